@@ -1,0 +1,1 @@
+"""Pixels only: decode, matte, compose, encode. No HTTP, queue, bucket or environment."""

@@ -1,0 +1,51 @@
+"""The errors of pixel work, under one root, each with a stable `code`."""
+
+from typing import ClassVar
+
+
+class InferenceError(Exception):
+    """Root of everything that `inference` raises on purpose; its text is safe to show a caller."""
+
+    code: ClassVar[str] = "inference_failed"
+    #: Would the same job succeed if it ran again?
+    retryable: ClassVar[bool] = False
+
+
+class InvalidImageError(InferenceError):
+    """The bytes are no image that can be read: empty, truncated, corrupt."""
+
+    code = "invalid_image"
+
+
+class UnsupportedFormatError(InferenceError):
+    """An image, but of a format that is not accepted here."""
+
+    code = "unsupported_format"
+
+
+class ImageTooLargeError(InferenceError):
+    """More pixels than allowed, judged from the header before anything is decoded."""
+
+    code = "too_many_pixels"
+
+
+class ImageTooSmallError(InferenceError):
+    """Too few pixels to hold a subject."""
+
+    code = "image_too_small"
+
+
+class InvalidOptionError(InferenceError):
+    """An option is out of its range; `field` names it."""
+
+    code = "invalid_parameter"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class ModelError(InferenceError):
+    """A model cannot be loaded or used."""
+
+    code = "model_unavailable"
