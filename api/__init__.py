@@ -1,0 +1,1 @@
+"""HTTP only: takes pictures, answers about tasks."""

@@ -1,0 +1,1 @@
+"""Jobs, queues, storage and the workers that run them."""

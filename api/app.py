@@ -1,0 +1,83 @@
+"""The Flask application."""
+
+from time import perf_counter
+from typing import Any
+
+import structlog
+from flask import Flask, Response, g, request
+from flask_swagger_ui import get_swaggerui_blueprint
+
+from api.context import EXTENSION
+from api.envelope import install_request_ids
+from api.failures import EnvelopeApi, install_error_handlers
+from api.resources import health, removals, tasks
+from api.services import Services
+from api.settings import ApiSettings
+from api.upload_limit import install_upload_limit
+from inference.version import __version__
+from tasks.log import configure_logging
+
+_log = structlog.get_logger(__name__)
+
+
+def create_app(services: Services | None = None) -> Flask:
+    """The application: with these services, or those that the environment's settings describe.
+
+    Raises:
+        SettingsError: a setting is wrong; the text lists all faults.
+    """
+    services = services or _services_from_environment()
+    # No static folder: this package serves no files of its own.
+    app = Flask("api", static_folder=None)
+    app.extensions[EXTENSION] = services
+    app.config.update(_configuration())
+    install_request_ids(app)
+    _log_requests(app)
+    install_upload_limit(app, services.settings.max_image_bytes)
+    install_error_handlers(app)
+    _add_routes(app)
+    return app
+
+
+def _services_from_environment() -> Services:
+    settings = ApiSettings.load()
+    configure_logging(settings)
+    return Services.from_settings(settings)
+
+
+def _add_routes(app: Flask) -> None:
+    api = EnvelopeApi(app)
+    for resource in (removals, tasks, health):
+        api.register_blueprint(resource.blueprint)
+    documentation = get_swaggerui_blueprint(
+        "/docs", "/openapi.json", config={"app_name": "rmbg-queue", "validatorUrl": None}
+    )
+    app.register_blueprint(documentation)
+
+
+def _configuration() -> dict[str, Any]:
+    return {
+        "API_TITLE": "rmbg-queue",
+        "API_VERSION": __version__,
+        "OPENAPI_VERSION": "3.1.0",
+        "OPENAPI_URL_PREFIX": "/",
+        "OPENAPI_JSON_PATH": "openapi.json",
+    }
+
+
+def _log_requests(app: Flask) -> None:
+    @app.before_request
+    def _start() -> None:
+        g.started = perf_counter()
+
+    @app.after_request
+    def _end(response: Response) -> Response:
+        # The path, never the query: a signed address must not reach a log.
+        _log.info(
+            "request",
+            method=request.method,
+            path=request.path,
+            status=response.status_code,
+            ms=round((perf_counter() - g.get("started", perf_counter())) * 1000, 1),
+        )
+        return response

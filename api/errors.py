@@ -1,0 +1,80 @@
+"""The one table of errors: what a caller can be told, and under which stable number.
+
+`code` is the HTTP status times 100 plus a number that never changes its meaning.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorType:
+    """A row of the table."""
+
+    type: str
+    status: int
+    number: int
+    message: str
+
+    @property
+    def code(self) -> int:
+        """HTTP status × 100 + number."""
+        return self.status * 100 + self.number
+
+
+_ROWS: Final = (
+    ErrorType("bad_request", 400, 0, "The request cannot be read."),
+    ErrorType("missing_image", 400, 1, "Send a picture in the form field `image`."),
+    ErrorType("empty_image", 400, 2, "The file `image` is empty."),
+    ErrorType("unauthorized", 401, 0, "Authentication is needed."),
+    ErrorType("forbidden", 403, 0, "That is not allowed."),
+    ErrorType("not_found", 404, 0, "There is nothing at this address."),
+    ErrorType("task_not_found", 404, 1, "There is no such task, or it has been erased."),
+    ErrorType("method_not_allowed", 405, 0, "This address does not take that method."),
+    ErrorType("not_acceptable", 406, 0, "That form of answer is not offered."),
+    ErrorType("conflict", 409, 0, "The request does not fit the present state."),
+    ErrorType("task_not_finished", 409, 1, "The task has not finished yet."),
+    ErrorType("task_failed", 409, 2, "The task failed; it has no result."),
+    ErrorType("gone", 410, 0, "What was here has been removed."),
+    ErrorType("task_expired", 410, 1, "The task's pictures have expired."),
+    ErrorType("payload_too_large", 413, 0, "The request is too large."),
+    ErrorType("image_too_large", 413, 1, "The image's file is too large."),
+    ErrorType("too_many_pixels", 413, 2, "The image has too many pixels."),
+    ErrorType("unsupported_media_type", 415, 0, "Send multipart/form-data."),
+    ErrorType("unsupported_format", 415, 1, "This kind of file is not accepted."),
+    ErrorType("invalid_parameter", 422, 1, "A parameter is out of its range."),
+    ErrorType("unknown_parameter", 422, 2, "A parameter is not known."),
+    ErrorType("invalid_image", 422, 10, "The file is no picture that can be read."),
+    ErrorType("image_too_small", 422, 11, "The image is too small to hold a subject."),
+    ErrorType("internal_error", 500, 0, "Something went wrong here; the service's log says what."),
+    ErrorType("queue_unavailable", 503, 1, "The queue does not answer; try again shortly."),
+    ErrorType("store_unavailable", 503, 2, "The object store does not answer; try again shortly."),
+    ErrorType("not_ready", 503, 3, "The service is not ready."),
+)
+
+#: Every error by its stable name.
+ERRORS: Final[Mapping[str, ErrorType]] = MappingProxyType({row.type: row for row in _ROWS})
+
+#: What stands for an HTTP status that Flask itself answers with.
+BY_STATUS: Final[Mapping[int, ErrorType]] = MappingProxyType(
+    {row.status: row for row in _ROWS if row.number == 0}
+)
+
+
+class ApiError(Exception):
+    """Ends a request with a row of the table."""
+
+    def __init__(
+        self,
+        error_type: str,
+        message: str | None = None,
+        *,
+        fields: Mapping[str, str] | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        self.row = ERRORS[error_type]
+        super().__init__(message or self.row.message)
+        self.fields = dict(fields or {})
+        self.retry_after = retry_after

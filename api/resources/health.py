@@ -1,0 +1,62 @@
+"""`/healthz`: is this process alive, and can the service do its work?"""
+
+from collections.abc import Callable
+from typing import Any
+
+from flask.views import MethodView
+
+from api.context import services
+from api.envelope import success
+from api.errors import ApiError
+from api.parsing import FormBlueprint
+from api.schemas import HealthSchema, envelope
+from tasks.errors import TaskError
+
+blueprint = FormBlueprint("health", __name__, url_prefix="/healthz", description="Health.")
+
+
+@blueprint.route("/live")
+class Live(MethodView):
+    """This process alone."""
+
+    @blueprint.response(200, envelope(HealthSchema))
+    def get(self) -> dict[str, Any]:
+        """Answers as long as the process does."""
+        return success({"checks": {"process": "ok"}})
+
+
+@blueprint.route("/ready")
+class Ready(MethodView):
+    """The process and all that it needs."""
+
+    @blueprint.response(200, envelope(HealthSchema))
+    @blueprint.alt_response(503, "NOT_READY")
+    def get(self) -> dict[str, Any]:
+        """Whether a picture that came now would be worked on."""
+        checks = {name: _outcome(check) for name, check in _checks().items()}
+        failed = {name: reason for name, reason in checks.items() if reason != "ok"}
+        if failed:
+            listed = " ".join(f"{name}: {reason}" for name, reason in failed.items())
+            raise ApiError("not_ready", listed, fields=failed, retry_after=2)
+        return success({"checks": checks})
+
+
+def _checks() -> dict[str, Callable[[], None]]:
+    return {
+        "redis": services().store.ping,
+        "store": services().objects.ping,
+        "worker": _require_worker,
+    }
+
+
+def _require_worker() -> None:
+    if not services().store.ready_workers():
+        raise TaskError("No worker has a model ready.")
+
+
+def _outcome(check: Callable[[], None]) -> str:
+    try:
+        check()
+    except TaskError as error:
+        return str(error)
+    return "ok"

@@ -1,0 +1,151 @@
+"""The contract of the API's inputs and answers, which the documentation is made from."""
+
+from typing import Any
+
+from flask_smorest.fields import Upload
+from marshmallow import RAISE, Schema, fields, validate
+
+from inference.options import OutputFormat
+
+
+class RemovalForm(Schema):
+    """The parameters of one submission."""
+
+    class Meta:
+        """Parameters that are not known are refused by name."""
+
+        unknown = RAISE
+
+    image = Upload(
+        required=True,
+        metadata={"description": "The picture: JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF."},
+    )
+    output_format = fields.Enum(
+        OutputFormat,
+        by_value=True,
+        load_default=OutputFormat.PNG,
+        metadata={"description": "The result's format; jpg needs a `matte_color`."},
+    )
+    matte_color = fields.String(
+        load_default=None,
+        metadata={
+            "description": "Fill behind the subject: #rgb, #rrggbb, #rrggbbaa or a CSS name.",
+            "example": "#ffffff",
+        },
+    )
+    quality = fields.Integer(
+        load_default=92,
+        validate=validate.Range(1, 100),
+        metadata={"description": "Quality of webp and jpg."},
+    )
+    cache = fields.Boolean(
+        load_default=True,
+        metadata={"description": "false: neither read from nor write to the cache."},
+    )
+
+
+class WaitQuery(Schema):
+    """How long a look-up may take."""
+
+    class Meta:
+        """Parameters that are not known are refused by name."""
+
+        unknown = RAISE
+
+    wait = fields.Float(
+        load_default=0,
+        validate=validate.Range(0, 300),
+        metadata={"description": "Seconds to wait for the task's end.", "example": 30},
+    )
+
+
+class ResultQuery(Schema):
+    """How a result is to be delivered."""
+
+    class Meta:
+        """Parameters that are not known are refused by name."""
+
+        unknown = RAISE
+
+    download = fields.Boolean(
+        load_default=False, metadata={"description": "Have browsers save it under a file name."}
+    )
+
+
+class TaskErrorSchema(Schema):
+    """Why a task failed."""
+
+    type = fields.String(required=True)
+    message = fields.String(required=True)
+    retryable = fields.Boolean(required=True)
+
+
+class SubmittedSchema(Schema):
+    """A task that was accepted."""
+
+    task_id = fields.String(required=True, metadata={"example": "rm-20261122-8w3kq5t7y2m4n6p9r2s4"})
+    status = fields.String(required=True)
+    status_url = fields.Url(required=True)
+    result_url = fields.Url(required=True, allow_none=True)
+    queue = fields.String(required=True)
+    created_at = fields.DateTime(required=True)
+
+
+class TaskSchema(Schema):
+    """A task, whatever its state."""
+
+    task_id = fields.String(required=True)
+    status = fields.String(required=True)
+    original_url = fields.Url(required=True, allow_none=True)
+    result_url = fields.Url(required=True, allow_none=True)
+    format = fields.String(required=True, allow_none=True)
+    width = fields.Integer(required=True, allow_none=True)
+    height = fields.Integer(required=True, allow_none=True)
+    size = fields.Integer(required=True, allow_none=True, metadata={"description": "Bytes."})
+    elapsed_ms = fields.Integer(required=True, allow_none=True)
+    cached = fields.Boolean(required=True)
+    model = fields.String(required=True)
+    attempts = fields.Integer(required=True)
+    worker = fields.String(required=True, allow_none=True)
+    timings = fields.Dict(keys=fields.String(), values=fields.Integer(), required=True)
+    created_at = fields.DateTime(required=True)
+    started_at = fields.DateTime(required=True, allow_none=True)
+    finished_at = fields.DateTime(required=True, allow_none=True)
+    expires_at = fields.DateTime(required=True)
+    error = fields.Nested(TaskErrorSchema, required=True, allow_none=True)
+
+
+class HealthSchema(Schema):
+    """What the service can reach."""
+
+    checks = fields.Dict(keys=fields.String(), values=fields.String(), required=True)
+
+
+class ErrorDetailSchema(Schema):
+    """The stable name of an error, and the parameters at fault."""
+
+    type = fields.String(required=True)
+    fields_ = fields.Dict(
+        keys=fields.String(), values=fields.String(), required=True, data_key="fields"
+    )
+
+
+class ErrorEnvelope(Schema):
+    """Every failure."""
+
+    code = fields.Integer(required=True, metadata={"example": 42201})
+    message = fields.String(required=True)
+    data = fields.Raw(required=True, allow_none=True)
+    error = fields.Nested(ErrorDetailSchema, required=True)
+    request_id = fields.String(required=True)
+
+
+def envelope(schema: type[Schema]) -> type[Schema]:
+    """The schema of a success that carries `schema` as its data."""
+    parts: dict[str, Any] = {
+        "code": fields.Integer(required=True, metadata={"example": 0}),
+        "message": fields.String(required=True, metadata={"example": "success"}),
+        "data": fields.Nested(schema, required=True),
+        "request_id": fields.String(required=True),
+    }
+    return type(f"{schema.__name__.removesuffix('Schema')}Envelope", (Schema,), parts)

@@ -1,0 +1,43 @@
+"""Refuses bodies that are too large before they are read into forms or files."""
+
+from typing import Final
+
+from flask import Flask, Response, request
+
+from api.envelope import failure
+from api.errors import ApiError
+
+#: A form's other fields and its boundaries.
+FORM_OVERHEAD_BYTES: Final = 2**20
+#: A client that is still sending sees our answer only if we read what it sends; up to here.
+_DRAIN_BYTES: Final = 64 * 2**20
+_CHUNK_BYTES: Final = 2**16
+
+
+def too_large(length: int, limit: int) -> ApiError:
+    """The error for an upload of `length` bytes where `limit` are allowed."""
+    sentence = f"The image is {length / 2**20:.1f} MB; the limit is {limit / 2**20:g} MB."
+    return ApiError("image_too_large", sentence, fields={"image": sentence})
+
+
+def install_upload_limit(app: Flask, max_image_bytes: int) -> None:
+    """Bound every request's body by the largest image and a form around it."""
+    most = max_image_bytes + FORM_OVERHEAD_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = most
+
+    @app.before_request
+    def _refuse() -> Response | None:
+        length = request.content_length
+        if length is None or length <= most:
+            return None
+        _drain(min(length, _DRAIN_BYTES))
+        return failure(too_large(length, max_image_bytes))
+
+
+def _drain(length: int) -> None:
+    body = request.environ["wsgi.input"]
+    while length > 0:
+        piece = body.read(min(_CHUNK_BYTES, length))
+        if not piece:
+            return
+        length -= len(piece)

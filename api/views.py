@@ -1,0 +1,67 @@
+"""How a job looks from outside."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import url_for
+
+from api.services import Services
+from tasks.jobs import Job, JobError, Status
+
+
+def submitted(job: Job) -> dict[str, Any]:
+    """The answer to a submission; see `SubmittedSchema`."""
+    return {
+        "task_id": job.task_id,
+        "status": job.status.value,
+        "status_url": status_url(job),
+        "result_url": None,
+        "queue": job.queue,
+        "created_at": _instant(job.created_at),
+    }
+
+
+def task(job: Job, services: Services) -> dict[str, Any]:
+    """A task's present state; see `TaskSchema`."""
+    return {
+        "task_id": job.task_id,
+        "status": visible_status(job, services),
+        "original_url": services.original_url(job),
+        "result_url": services.result_url(job),
+        "format": job.format,
+        "width": job.width,
+        "height": job.height,
+        "size": job.size,
+        "elapsed_ms": job.elapsed_ms,
+        "cached": False,
+        "model": job.model,
+        "attempts": job.attempts,
+        "worker": job.worker,
+        "timings": job.timings,
+        "created_at": _instant(job.created_at),
+        "started_at": _instant(job.started_at),
+        "finished_at": _instant(job.finished_at),
+        "expires_at": _instant(job.expires_at),
+        "error": _error(job.error),
+    }
+
+
+def visible_status(job: Job, services: Services) -> str:
+    """`expired` once the pictures of a finished job are gone."""
+    expired = job.status is Status.SUCCEEDED and job.expires_at <= services.clock()
+    return "expired" if expired else job.status.value
+
+
+def status_url(job: Job) -> str:
+    """The task's own address, as this caller reaches the service."""
+    return url_for("tasks.Task", task_id=job.task_id, _external=True)
+
+
+def _instant(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _error(error: JobError | None) -> dict[str, Any] | None:
+    if error is None:
+        return None
+    return {"type": error.type, "message": error.message, "retryable": error.retryable}

@@ -1,0 +1,83 @@
+"""The Celery application: `celery -A tasks.app worker|inspect|flower`.
+
+Each option that reliability rests on says what stock behaviour it replaces.
+"""
+
+from functools import cache
+from typing import Any, Final
+
+from celery import Celery
+
+from tasks import names
+from tasks.settings import Settings
+
+#: Seconds that a running job is given to end after SIGTERM.
+SHUTDOWN_GRACE_SECONDS: Final = 30
+#: The soft limit comes this much before the hard one.
+_SOFT_LIMIT_LEAD_SECONDS: Final = 10
+
+
+def create_celery(settings: Settings) -> Celery:
+    """An application for these settings; it connects when first used."""
+    app = Celery("rmbg", include=["tasks.worker.removal", "tasks.worker.io"])
+    app.conf.update(_configuration(settings))
+    # By name, so that whoever only sends imports no worker.
+    app.steps["worker"].add("tasks.worker.io:ReconcilerStep")
+    return app
+
+
+def _configuration(settings: Settings) -> dict[str, Any]:
+    return {
+        "broker_url": settings.redis_url.get_secret_value(),
+        "broker_transport_options": _transport_options(),
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "task_default_queue": names.IO_QUEUE,
+        "task_ignore_result": True,
+        "task_acks_late": True,
+        # A dead child's message comes back at once; the record's attempt count bounds it.
+        "task_reject_on_worker_lost": True,
+        # One attempt counter, the record's.
+        "task_retry_on_worker_lost": False,
+        "task_time_limit": settings.time_limit,
+        "task_soft_time_limit": settings.time_limit - _SOFT_LIMIT_LEAD_SECONDS,
+        "task_send_sent_event": True,
+        "worker_send_task_events": True,
+        "worker_pool_start_method": "spawn",
+        "worker_concurrency": 1,
+        "worker_prefetch_multiplier": 1,
+        # Loading a model takes longer than the 4 s after which Celery kills a silent new child.
+        "worker_proc_alive_timeout": 300,
+        # True loses the running task's message when the broker restarts.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_soft_shutdown_timeout": SHUTDOWN_GRACE_SECONDS,
+        "worker_enable_soft_shutdown_on_idle": True,
+        "worker_hijack_root_logger": False,
+    }
+
+
+def _transport_options() -> dict[str, Any]:
+    """Options of the Redis transport; they must be the same in every process."""
+    return {
+        "visibility_timeout": 30,
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        "queue_order_strategy": "priority",
+        "priority_steps": [0, 3, 6, 9],
+        "socket_timeout": 10,
+        "socket_connect_timeout": 3,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+    }
+
+
+@cache
+def _command_line_app() -> Celery:
+    return create_celery(Settings.load())
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attribute may be anything
+    """`tasks.app.app`, made when the celery command asks for it and not at import."""
+    if name == "app":
+        return _command_line_app()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,39 @@
+"""What can go wrong between the API, Redis and the object store, under one root."""
+
+from typing import ClassVar
+
+
+class TaskError(Exception):
+    """Root of everything that `tasks` raises on purpose."""
+
+    code: ClassVar[str] = "internal_error"
+
+
+class SettingsError(TaskError):
+    """One or more settings are wrong; the text lists all of them."""
+
+    code = "invalid_settings"
+
+
+class QueueUnavailableError(TaskError):
+    """Redis did not answer in time."""
+
+    code = "queue_unavailable"
+
+
+class StoreUnavailableError(TaskError):
+    """The object store did not answer in time, or refused."""
+
+    code = "store_unavailable"
+
+
+class ObjectNotFoundError(TaskError):
+    """The bucket holds no object under that key."""
+
+    code = "object_not_found"
+
+
+class LeaseLostError(TaskError):
+    """The job belongs to another worker now; nothing of this run may be published."""
+
+    code = "lease_lost"

@@ -1,0 +1,138 @@
+"""A job's record: what it is, what may become of it, and how it is written down."""
+
+import json
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final, Self
+
+
+class Status(StrEnum):
+    """Where a job stands."""
+
+    #: Accepted and recorded; no worker has begun it.
+    QUEUED = "queued"
+    #: A worker holds the lease.
+    PROCESSING = "processing"
+    #: The result lies in the bucket.
+    SUCCEEDED = "succeeded"
+    #: It will not be tried again; `error` says why.
+    FAILED = "failed"
+    #: Ended by its owner.
+    CANCELED = "canceled"
+
+    @property
+    def final(self) -> bool:
+        """Nothing follows this state."""
+        return not TRANSITIONS[self]
+
+
+#: What may follow what. The Lua scripts of `store` enforce the same.
+TRANSITIONS: Final = MappingProxyType(
+    {
+        Status.QUEUED: frozenset({Status.PROCESSING, Status.FAILED, Status.CANCELED}),
+        Status.PROCESSING: frozenset(
+            {Status.QUEUED, Status.SUCCEEDED, Status.FAILED, Status.CANCELED}
+        ),
+        Status.SUCCEEDED: frozenset[Status](),
+        Status.FAILED: frozenset[Status](),
+        Status.CANCELED: frozenset[Status](),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job failed."""
+
+    type: str
+    message: str
+    retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One picture's record. Times are unix seconds, durations milliseconds, sizes bytes."""
+
+    task_id: str
+    model: str
+    queue: str
+    original_key: str
+    created_at: float
+    expires_at: float
+    status: Status = Status.QUEUED
+    #: `inference.options.Options.to_dict()`.
+    options: dict[str, Any] = field(default_factory=dict)
+    #: The upload's name without folders or extension; names the download.
+    file_stem: str = "image"
+    sha256: str = ""
+    request_id: str = ""
+    attempts: int = 0
+    worker: str | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    result_key: str | None = None
+    format: str | None = None
+    width: int | None = None
+    height: int | None = None
+    size: int | None = None
+    timings: dict[str, int] = field(default_factory=dict)
+    error: JobError | None = None
+
+    def evolve(self, **changes: Any) -> Self:  # noqa: ANN401 - any field's type
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+    @property
+    def elapsed_ms(self) -> int | None:
+        """From submission to the end, once there is one."""
+        if self.finished_at is None:
+            return None
+        return round((self.finished_at - self.created_at) * 1000)
+
+    def log_context(self) -> dict[str, str]:
+        """What every log line about this job carries."""
+        return {"task_id": self.task_id, "request_id": self.request_id}
+
+
+_JSON_FIELDS: Final = frozenset({"options", "timings", "error"})
+_READERS: Final = MappingProxyType(
+    {
+        "created_at": float,
+        "expires_at": float,
+        "started_at": float,
+        "finished_at": float,
+        "attempts": int,
+        "width": int,
+        "height": int,
+        "size": int,
+        "status": Status,
+    }
+)
+
+
+def to_record(values: dict[str, Any]) -> dict[str, str]:
+    """Fields of a job as a Redis hash; absent stands for None."""
+    return {name: _write(name, value) for name, value in values.items() if value is not None}
+
+
+def _write(name: str, value: Any) -> str:  # noqa: ANN401 - any field's type
+    if isinstance(value, JobError):
+        value = {"type": value.type, "message": value.message, "retryable": value.retryable}
+    if name in _JSON_FIELDS:
+        return json.dumps(value, separators=(",", ":"), sort_keys=True)
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def from_record(record: dict[str, str]) -> Job:
+    """The inverse of `to_record`, for a whole job; fields unknown to this version are ignored."""
+    known = {each.name for each in fields(Job)}
+    return Job(**{name: _read(name, text) for name, text in record.items() if name in known})
+
+
+def _read(name: str, text: str) -> Any:  # noqa: ANN401 - any field's type
+    if name == "error":
+        return JobError(**json.loads(text))
+    if name in _JSON_FIELDS:
+        return json.loads(text)
+    return _READERS.get(name, str)(text)

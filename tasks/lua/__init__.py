@@ -1,0 +1,1 @@
+"""The scripts that make each transition of a job one atomic, fenced step."""

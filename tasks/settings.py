@@ -1,0 +1,149 @@
+"""Every setting of the service: read from `RMBG_*` once, checked at start, all faults at once.
+
+A secret, or anything else, can come from a file: `RMBG_S3_SECRET_KEY_FILE=/run/secrets/s3`.
+"""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from inference.probe import ImageLimits
+from tasks.errors import SettingsError
+
+PREFIX = "RMBG_"
+
+
+def _default_model_dir() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "rmbg-queue" / "models"
+
+
+class _FileSource(PydanticBaseSettingsSource):
+    """Reads `RMBG_<NAME>_FILE`: the setting is that file's content, without the last newline."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - the base class's signature
+        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
+        return (Path(path).read_text().rstrip("\n") if path else None), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found = {}
+        for name, field in self.settings_cls.model_fields.items():
+            value, key, _ = self.get_field_value(field, name)
+            if value is not None:
+                found[key] = value
+        return found
+
+
+class Settings(BaseSettings):
+    """What the API, the workers and the command line share."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey, with its password."
+    )
+    s3_endpoint: AnyHttpUrl = Field(
+        AnyHttpUrl("http://127.0.0.1:9000"), description="The object store, as the service sees it."
+    )
+    s3_public_endpoint: AnyHttpUrl | None = Field(
+        None, description="The object store as clients see it; signed URLs carry this address."
+    )
+    s3_access_key: str = Field("", description="Access key of the object store.")
+    s3_secret_key: SecretStr = Field(SecretStr(""), description="Secret key of the object store.")
+    s3_bucket: str = Field(
+        "rmbg", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="Bucket; made at start."
+    )
+    s3_region: str = Field("us-east-1", min_length=1, description="Region that requests sign with.")
+    retention_hours: float = Field(
+        24, gt=0, le=24 * 365, description="Hours that an original, its result and record are kept."
+    )
+    model: str = Field("u2netp", description="The model that is served; see `rmbg models list`.")
+    model_path: Path | None = Field(None, description="The model's file or folder, if not fetched.")
+    model_dir: Path = Field(
+        default_factory=_default_model_dir, description="Folder of the fetched models."
+    )
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N."
+    )
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
+        "auto", description="Arithmetic of the model: auto, fp32, fp16 or bf16."
+    )
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of a model worker; all cores if unset."
+    )
+    host: str = Field(
+        default_factory=socket.gethostname,
+        pattern=r"^[A-Za-z0-9_.-]+$",
+        description="This machine's name in queue names; keep it stable over restarts.",
+    )
+    time_limit: int = Field(
+        60, ge=15, description="Seconds after which a job's process is killed and the job retried."
+    )
+    max_image_mb: float = Field(10, gt=0, description="Largest upload, in MB of 2^20 bytes.")
+    max_megapixels: float = Field(50, gt=0, description="Largest picture, in millions of pixels.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug, info, warning or error."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="json or console; auto is console on a terminal."
+    )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_scheme(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("should look like redis://:password@host:6379/0")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, then the environment, then the `_FILE` variables."""
+        return init_settings, env_settings, _FileSource(settings_cls)
+
+    @classmethod
+    def load(cls, **values: object) -> Self:
+        """The settings of this process.
+
+        Raises:
+            SettingsError: with a line for each setting that is wrong.
+        """
+        try:
+            return cls(**values)  # type: ignore[arg-type] # checked by pydantic, which is the point
+        except (ValidationError, OSError) as error:
+            raise SettingsError(_explain(error)) from error
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """What is accepted, in pixels."""
+        return ImageLimits(max_pixels=int(self.max_megapixels * 1_000_000))
+
+    @property
+    def max_image_bytes(self) -> int:
+        """The largest upload, in bytes."""
+        return int(self.max_image_mb * 2**20)
+
+
+def _explain(error: ValidationError | OSError) -> str:
+    if isinstance(error, OSError):
+        return f"A settings file cannot be read: {error}"
+    lines = [
+        f"  {PREFIX}{str(fault['loc'][0]).upper()}: {fault['msg']}"
+        for fault in error.errors(include_input=False, include_url=False)
+    ]
+    return "\n".join(["These settings are wrong:", *lines])

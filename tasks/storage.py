@@ -1,0 +1,142 @@
+"""Pictures in the bucket, behind a protocol; plain S3, nothing that only MinIO has."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import BinaryIO, Final, Protocol
+from urllib.parse import urlsplit
+
+import urllib3
+from minio import Minio
+from minio.error import MinioException, S3Error
+
+from tasks.errors import ObjectNotFoundError, StoreUnavailableError
+from tasks.settings import Settings
+
+#: S3 signs for at most a week.
+MAX_PRESIGN_SECONDS: Final = 7 * 24 * 3600
+_CONNECTIONS: Final = 64
+_PART_BYTES: Final = 10 * 2**20
+
+
+class ObjectStore(Protocol):
+    """Bytes by key. Every method raises `StoreUnavailableError` when the store does not answer."""
+
+    def put(self, key: str, data: BinaryIO, length: int, media_type: str) -> None:
+        """Store `length` bytes under a key."""
+
+    def get(self, key: str) -> bytes:
+        """All bytes of an object; `ObjectNotFoundError` if there is none."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+
+    def url(self, key: str, *, seconds: int, file_name: str | None = None) -> str:
+        """A signed public address, valid for so long; with a name, it downloads under that name."""
+
+    def ensure_bucket(self) -> None:
+        """Make the bucket unless it is there."""
+
+    def ping(self) -> None:
+        """Raise unless the store answers and the bucket is there."""
+
+
+@contextmanager
+def _store_errors(key: str = "") -> Iterator[None]:
+    try:
+        yield
+    except S3Error as error:
+        if error.code in {"NoSuchKey", "NoSuchObject"}:
+            raise ObjectNotFoundError(f"There is no object {key!r}.") from error
+        raise StoreUnavailableError(f"The object store refused: {error.code}.") from error
+    except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise StoreUnavailableError(
+            f"The object store does not answer: {type(error).__name__}."
+        ) from error
+
+
+class MinioStore:
+    """`ObjectStore` on any S3 server."""
+
+    def __init__(self, client: Minio, public_client: Minio, bucket: str) -> None:
+        self._client = client
+        self._public_client = public_client
+        self._bucket = bucket
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "MinioStore":
+        """Connect lazily: nothing is sent before the first call."""
+        public = settings.s3_public_endpoint or settings.s3_endpoint
+        return cls(
+            _client(settings, str(settings.s3_endpoint)),
+            _client(settings, str(public)),
+            settings.s3_bucket,
+        )
+
+    def put(self, key: str, data: BinaryIO, length: int, media_type: str) -> None:
+        """Store `length` bytes under a key."""
+        with _store_errors(key):
+            self._client.put_object(
+                self._bucket, key, data, length, content_type=media_type, part_size=_PART_BYTES
+            )
+
+    def get(self, key: str) -> bytes:
+        """All bytes of an object."""
+        with _store_errors(key):
+            answer = self._client.get_object(self._bucket, key)
+            try:
+                return bytes(answer.read())
+            finally:
+                answer.close()
+                answer.release_conn()
+
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+        with _store_errors(key):
+            self._client.remove_object(self._bucket, key)
+
+    def url(self, key: str, *, seconds: int, file_name: str | None = None) -> str:
+        """A signed public address; made here, without asking the store."""
+        headers: dict[str, str | list[str] | tuple[str]] = {}
+        if file_name:
+            headers["response-content-disposition"] = f'attachment; filename="{file_name}"'
+        return self._public_client.presigned_get_object(
+            self._bucket,
+            key,
+            expires=timedelta(seconds=max(1, min(seconds, MAX_PRESIGN_SECONDS))),
+            response_headers=headers or None,
+        )
+
+    def ensure_bucket(self) -> None:
+        """Make the bucket unless it is there; two processes may do so at once."""
+        with _store_errors():
+            if self._client.bucket_exists(self._bucket):
+                return
+            try:
+                self._client.make_bucket(self._bucket)
+            except S3Error as error:
+                if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+                    raise
+
+    def ping(self) -> None:
+        """Raise unless the store answers and the bucket is there."""
+        with _store_errors():
+            if not self._client.bucket_exists(self._bucket):
+                raise StoreUnavailableError(f"The bucket {self._bucket!r} is not there.")
+
+
+def _client(settings: Settings, endpoint: str) -> Minio:
+    address = urlsplit(endpoint)
+    return Minio(
+        address.netloc,
+        access_key=settings.s3_access_key or None,
+        secret_key=settings.s3_secret_key.get_secret_value() or None,
+        secure=address.scheme == "https",
+        # Without a region, signing an address would ask the server for it first.
+        region=settings.s3_region,
+        http_client=urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=2, read=10),
+            maxsize=_CONNECTIONS,
+            retries=urllib3.Retry(total=1, backoff_factor=0.1, status_forcelist=[502, 503, 504]),
+        ),
+    )
