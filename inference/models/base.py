@@ -1,24 +1,19 @@
 """What every matting model offers, whatever runs it."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.stages import StageHook, no_stages
+
+__all__ = ["Alpha", "Matting", "Rgb", "StageHook", "no_stages"]
+
 #: (height, width, 3), sRGB, 0..255.
 Rgb = NDArray[np.uint8]
 #: (height, width), 0 (background) .. 1 (subject).
 Alpha = NDArray[np.float32]
-#: Called with a stage's name; the context lasts as long as the stage. It may raise on entry, to
-#: end the job between two stages (a cancel, a deadline).
-StageHook = Callable[[str], AbstractContextManager[None]]
-
-
-def no_stages(_stage: str) -> AbstractContextManager[None]:
-    """A stage hook that observes nothing."""
-    return nullcontext()
 
 
 class Matting(Protocol):
@@ -36,3 +31,4 @@ class Matting(Protocol):
         Marks the stages `preprocess` and `inference`, each ended only when its work is done (a
         GPU is waited for). Raises `ModelError` when the model cannot run.
         """
+        ...

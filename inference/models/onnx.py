@@ -1,0 +1,147 @@
+"""U²-Net on ONNX Runtime: the model that needs nobody's permission."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from PIL import Image
+
+from inference.errors import ModelError
+from inference.models.base import Alpha, Rgb
+from inference.models.registry import ModelSpec
+from inference.stages import StageHook, no_stages
+
+# Mean and standard deviation of ImageNet's training pictures, per channel, on a 0..1 scale.
+_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+_STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+_QUIET = 3  # ONNX Runtime's severity "error"
+
+
+class OnnxMatting:
+    """A U²-Net session; safe to call from several threads.
+
+    Args:
+        name: the registry's name of the model.
+        input_size: side of the square that the model sees, in pixels.
+        session: the loaded graph: (1, 3, side, side) float32 in, the matte as its first output.
+    """
+
+    def __init__(self, name: str, input_size: int, session: onnxruntime.InferenceSession) -> None:
+        self.name = name
+        self._side = input_size
+        self._session = session
+        self._input = session.get_inputs()[0].name
+        self._output = session.get_outputs()[0].name
+
+    def warm_up(self) -> None:
+        """Run once on a black picture."""
+        self.matte([np.zeros((self._side, self._side, 3), np.uint8)])
+
+    def matte(self, images: Sequence[Rgb], stages: StageHook = no_stages) -> list[Alpha]:
+        """The alpha matte of each picture, at that picture's own size.
+
+        Raises:
+            ModelError: the graph cannot be run.
+        """
+        with stages("preprocess"):
+            tensors = [_preprocess(image, self._side) for image in images]
+        with stages("inference"):
+            mattes = [self._run(tensor) for tensor in tensors]
+            return [
+                _resize_matte(matte, image.shape[1], image.shape[0])
+                for matte, image in zip(mattes, images, strict=True)
+            ]
+
+    def _run(self, tensor: NDArray[np.float32]) -> Alpha:
+        try:
+            (matte,) = self._session.run([self._output], {self._input: tensor})
+        except Exception as error:  # ONNX Runtime's own errors share no public root
+            raise ModelError(f"The model {self.name} failed to run: {error}") from error
+        result: Alpha = np.asarray(matte, np.float32)[0, 0]
+        return result
+
+
+def load_onnx(
+    spec: ModelSpec, path: Path, *, device: str, precision: str, threads: int | None
+) -> OnnxMatting:
+    """Load the graph on a device; see `load_model` for the arguments.
+
+    Raises:
+        ModelError: the device or the precision cannot be had, or the file is no model.
+    """
+    if precision not in {"auto", "float32"}:
+        raise ModelError(
+            f"The model {spec.name} runs in float32 only, not in {precision!r}: use precision=auto."
+        )
+    providers = _choose_providers(device)
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), sess_options=_session_options(threads), providers=providers
+        )
+    except Exception as error:  # ONNX Runtime's own errors share no public root
+        raise ModelError(f"The file {path} cannot be loaded as a model: {error}") from error
+    _refuse_silent_cpu(device, session.get_providers())
+    return OnnxMatting(spec.name, spec.input_size, session)
+
+
+def _session_options(threads: int | None) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _QUIET
+    options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
+    options.inter_op_num_threads = 1
+    # Waiting threads sleep instead of burning a core between two pictures.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _choose_providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
+    kind, _, index = device.partition(":")
+    has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if kind == "cpu" or (kind == "auto" and not has_cuda):
+        return ["CPUExecutionProvider"]
+    if kind not in {"auto", "cuda"}:
+        raise ModelError(f"There is no device {device!r}: use auto, cpu, cuda or cuda:N.")
+    if not has_cuda:
+        raise ModelError(
+            f"The device {device} was asked for, but this onnxruntime was built for the CPU: "
+            "install onnxruntime-gpu, or use device=cpu."
+        )
+    return [("CUDAExecutionProvider", {"device_id": index or "0"}), "CPUExecutionProvider"]
+
+
+def _refuse_silent_cpu(device: str, providers: Sequence[str]) -> None:
+    # ONNX Runtime goes on without a provider that fails to start.
+    if device.startswith("cuda") and "CUDAExecutionProvider" not in providers:
+        raise ModelError(
+            f"The device {device} was asked for, but CUDA did not start: check the driver with "
+            "nvidia-smi, or use device=cpu."
+        )
+
+
+def _preprocess(image: Rgb, side: int) -> NDArray[np.float32]:
+    """(1, 3, side, side), as U²-Net's authors prepare their pictures.
+
+    Their loader (`RescaleT`, then `ToTensorLab`, in the U-2-Net repository's data_loader.py) uses
+    scikit-image's `resize`: linear interpolation, with anti-aliasing when shrinking, and without
+    keeping the aspect. PIL's bilinear filter widens with the scale, which comes to the same. The
+    division by the brightest value comes after the resize.
+    """
+    small = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
+    pixels = np.asarray(small, np.float32)
+    brightest = max(float(pixels.max()), 1.0)  # a black picture stays black
+    pixels = (pixels / brightest - _MEAN) / _STD
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))[np.newaxis]
+
+
+def _resize_matte(matte: Alpha, width: int, height: int) -> Alpha:
+    """The matte at the picture's size, within 0..1.
+
+    Bicubic on floats; it may overshoot at hard edges, hence the clip. No stretching to the full
+    range: that would make up a subject where there is none.
+    """
+    resized = Image.fromarray(matte).resize((width, height), Image.Resampling.BICUBIC)
+    result: Alpha = np.clip(np.asarray(resized), 0.0, 1.0)
+    return result
