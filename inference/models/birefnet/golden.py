@@ -1,0 +1,90 @@
+"""Deterministic stand-in weights: real ones are large, and some are gated.
+
+Every tensor is a function of (seed, key, shape) alone, so any two implementations can be held
+against each other. Offset and modulator convolutions and BatchNorm statistics are not zero, as
+they are after a default initialisation, which hides mistakes.
+"""
+
+import hashlib
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from inference.models.birefnet.config import BiRefNetConfig
+from inference.models.birefnet.network import BiRefNet
+from inference.models.birefnet.windows import relative_position_index
+
+
+def golden_tensor(seed: str, name: str, shape: tuple[int, ...]) -> Tensor:
+    """One tensor of a stand-in checkpoint.
+
+    Returns:
+        `shape`, float32; int64 for the two kinds of integer buffers.
+    """
+    if name.endswith("relative_position_index"):
+        return relative_position_index(math.isqrt(shape[0]))
+    if name.endswith("num_batches_tracked"):
+        return torch.zeros(shape, dtype=torch.int64)
+    rng = _rng(seed, name)
+    noise = rng.standard_normal(shape, dtype=np.float32)
+    if name.endswith("running_var"):  # must be positive: a draw of its own
+        return torch.from_numpy(np.float32(0.5) + rng.random(shape, dtype=np.float32))
+    return torch.from_numpy(_scaled(name, noise))
+
+
+def golden_network(config: BiRefNetConfig, seed: str = "public") -> BiRefNet:
+    """A network with stand-in weights, in eval mode, float32 on the CPU.
+
+    The weights are taken to be in the network's own patch order.
+    """
+    with torch.device("meta"):
+        network = BiRefNet(config)
+    network.load_state_dict(golden_state(config, seed), assign=True)
+    return network.eval().requires_grad_(requires_grad=False)
+
+
+def golden_state(config: BiRefNetConfig, seed: str = "public") -> dict[str, Tensor]:
+    """All tensors of a stand-in checkpoint for a network of this shape."""
+    with torch.device("meta"):
+        layout = BiRefNet(config).state_dict()
+    return {name: golden_tensor(seed, name, tuple(like.shape)) for name, like in layout.items()}
+
+
+def golden_input(size: int, seed: str = "public") -> NDArray[np.float32]:
+    """A smooth random picture with a little noise, in the network's normalised input space.
+
+    Returns:
+        (1, 3, size, size) float32.
+    """
+    coarse = _rng(seed, f"input/{size}").standard_normal((3, 9, 9))
+    at = np.linspace(0, 8, size)
+    low = np.clip(at.astype(int), 0, 7)
+    part = at - low
+    rows = coarse[:, low] * (1 - part)[None, :, None] + coarse[:, low + 1] * part[None, :, None]
+    smooth = rows[:, :, low] * (1 - part) + rows[:, :, low + 1] * part
+    noise = _rng(seed, f"noise/{size}").standard_normal((3, size, size))
+    picture: NDArray[np.float32] = (smooth + 0.1 * noise)[None].astype(np.float32)
+    return picture
+
+
+def _rng(seed: str, name: str) -> np.random.Generator:
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return np.random.Generator(np.random.Philox(int.from_bytes(digest[:8], "big")))
+
+
+def _scaled(name: str, noise: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Spreads like a trained network's, so that signals neither die out nor blow up."""
+    if name.endswith("running_mean"):
+        return np.float32(0.1) * noise
+    if name.endswith("relative_position_bias_table"):
+        return np.float32(0.2) * noise
+    if name.endswith("bias"):
+        return np.float32(0.05) * noise
+    if noise.ndim == 1:  # the scale of a LayerNorm or BatchNorm
+        return np.float32(1) + np.float32(0.1) * noise
+    fan_in = math.prod(noise.shape[1:])
+    gain = 0.5 if "offset_conv" in name or "modulator_conv" in name else 1.2
+    return np.float32(gain / fan_in**0.5) * noise

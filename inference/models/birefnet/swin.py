@@ -1,0 +1,178 @@
+"""The Swin Transformer backbone: four stages of windowed self-attention.
+
+Feature maps travel as (batch, rows, columns, channels) inside, and leave as NCHW.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from inference.models.birefnet.config import SwinConfig
+from inference.models.birefnet.windows import (
+    join_windows,
+    relative_position_index,
+    shift_mask,
+    split_windows,
+)
+
+_PATCH = 4  # pixels on a side of one token of the first stage
+
+
+class PatchEmbed(nn.Module):
+    """Cuts the picture into 4x4 pixel tokens."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, kernel_size=_PATCH, stride=_PATCH)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 3, height, width) to (batch, height / 4, width / 4, dim)."""
+        tokens: Tensor = self.norm(self.proj(x).permute(0, 2, 3, 1))
+        return tokens
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention within windows, with a learned bias per relative position."""
+
+    relative_position_index: Tensor
+
+    def __init__(self, dim: int, window: int, heads: int, shift: int) -> None:
+        super().__init__()
+        self.window, self.heads, self.shift = window, heads, shift
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+        self.register_buffer("relative_position_index", relative_position_index(window))
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(batch, rows, columns, dim) to the same; the mask is `shift_mask`'s."""
+        rows, cols = x.shape[1:3]
+        qkv = self._padded(self.qkv(x)).roll((-self.shift, -self.shift), dims=(1, 2))
+        windows = self._attend(split_windows(qkv, self.window), mask if self.shift else None)
+        joined = join_windows(windows, self.window, qkv.shape[:3])
+        x = joined.roll((self.shift, self.shift), dims=(1, 2))[:, :rows, :cols]
+        out: Tensor = self.proj(x)
+        return out
+
+    def _padded(self, qkv: Tensor) -> Tensor:
+        """Fills up to whole windows with what the projection makes of a zero token: its bias.
+
+        The padding is part of the trained behaviour, as other tokens attend to it. Filling it in
+        here saves a third of the projections where windows are large beside the map.
+        """
+        batch, rows, cols, channels = qkv.shape
+        bottom, right = -rows % self.window, -cols % self.window
+        if not bottom and not right:
+            return qkv
+        bias = self.qkv.bias.to(qkv.dtype)
+        padded = bias.expand(batch, rows + bottom, cols + right, channels).contiguous()
+        padded[:, :rows, :cols] = qkv
+        return padded
+
+    def _attend(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
+        """(windows, tokens, 3 dim) to (windows, tokens, dim)."""
+        windows, tokens, channels = qkv.shape
+        heads = qkv.view(windows, tokens, 3, self.heads, channels // (3 * self.heads))
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        bias = self._bias(mask, windows)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return attended.transpose(1, 2).reshape(windows, tokens, channels // 3)
+
+    def _bias(self, mask: Tensor | None, windows: int) -> Tensor:
+        """(1 or windows, heads, tokens, tokens), added to the attention's logits."""
+        table = self.relative_position_bias_table[self.relative_position_index]
+        bias = table.permute(2, 0, 1)[None].contiguous()
+        if mask is None:
+            return bias
+        return (bias + mask[:, None].to(bias.dtype)).repeat(windows // len(mask), 1, 1, 1)
+
+
+class Mlp(nn.Module):
+    """The two linear layers of a block."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) to the same."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class Block(nn.Module):
+    """Attention over windows, shifted by half a window in every second block, and the MLP."""
+
+    def __init__(self, dim: int, window: int, heads: int, shift: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = WindowAttention(dim, window, heads, shift)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(batch, rows, columns, dim) to the same."""
+        x = x + self.attn(self.norm1(x), mask)
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+class PatchMerging(nn.Module):
+    """Halves the resolution: four neighbours become one token of twice the channels."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.norm = nn.LayerNorm(4 * dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, rows, columns, dim) to (batch, ceil(rows/2), ceil(columns/2), 2 dim)."""
+        rows, cols = x.shape[1:3]
+        x = F.pad(x, (0, 0, 0, cols % 2, 0, rows % 2))
+        corners = [x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)]
+        out: Tensor = self.reduction(self.norm(torch.cat(corners, dim=-1)))
+        return out
+
+
+class Stage(nn.Module):
+    """Blocks of one resolution, and the step to the next coarser one."""
+
+    def __init__(self, dim: int, depth: int, heads: int, window: int, *, last: bool) -> None:
+        super().__init__()
+        self.window = window
+        shifts = [0 if index % 2 == 0 else window // 2 for index in range(depth)]
+        self.blocks = nn.ModuleList(Block(dim, window, heads, shift) for shift in shifts)
+        self.downsample = None if last else PatchMerging(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, rows, columns, dim) to the same."""
+        mask = shift_mask(x.shape[1], x.shape[2], self.window, x.device)
+        for block in self.blocks:
+            x = block(x, mask)
+        return x
+
+
+class Swin(nn.Module):
+    """The backbone: a picture in, four feature maps out."""
+
+    def __init__(self, config: SwinConfig) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbed(config.embed_dim)
+        self.layers = nn.ModuleList()
+        shapes = zip(config.dims, config.depths, config.num_heads, strict=True)
+        for index, (dim, depth, heads) in enumerate(shapes):
+            self.layers.append(Stage(dim, depth, heads, config.window, last=dim == config.dims[-1]))
+            self.add_module(f"norm{index}", nn.LayerNorm(dim))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(batch, 3, height, width) to 1/4, 1/8, 1/16 and 1/32 of it, NCHW."""
+        x = self.patch_embed(x)
+        maps = []
+        for index, stage in enumerate(self.layers):
+            x = stage(x)
+            maps.append(self.get_submodule(f"norm{index}")(x).permute(0, 3, 1, 2).contiguous())
+            downsample = stage.downsample
+            x = downsample(x) if isinstance(downsample, PatchMerging) else x
+        return maps
