@@ -30,6 +30,8 @@ def create_app(services: Services | None = None) -> Flask:
     # No static folder: this package serves no files of its own.
     app = Flask("api", static_folder=None)
     app.extensions[EXTENSION] = services
+    # The envelope reads best in its own order.
+    app.json.sort_keys = False  # type: ignore[attr-defined] # of Flask's default provider
     app.config.update(_configuration())
     install_request_ids(app)
     _log_requests(app)

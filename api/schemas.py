@@ -1,5 +1,6 @@
 """The contract of the API's inputs and answers, which the documentation is made from."""
 
+from functools import cache
 from typing import Any
 
 from flask_smorest.fields import Upload
@@ -140,6 +141,7 @@ class ErrorEnvelope(Schema):
     request_id = fields.String(required=True)
 
 
+@cache
 def envelope(schema: type[Schema]) -> type[Schema]:
     """The schema of a success that carries `schema` as its data."""
     parts: dict[str, Any] = {

@@ -70,7 +70,9 @@ class Services:
         header = probe(upload.stream, self.settings.image_limits)
         digest = _sha256(upload.stream)
         job = self._new_job(upload, options, digest, request_id)
-        self.objects.put(job.original_key, upload.stream, upload.length, header.media_type)
+        self.objects.put(
+            job.original_key, upload.stream, upload.length, f"image/{header.format.lower()}"
+        )
         self._record(job)
         self._queue(job)
         return job

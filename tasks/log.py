@@ -45,10 +45,17 @@ def _processors() -> Sequence[Processor]:
 
 
 def _rendering(*, as_json: bool) -> Sequence[Processor]:
-    last: Processor = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
-    )
+    last: Processor = structlog.processors.JSONRenderer() if as_json else _console()
     tidy: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if as_json:
         tidy.append(structlog.processors.format_exc_info)
     return [*tidy, last]
+
+
+def _console() -> Processor:
+    return structlog.dev.ConsoleRenderer(
+        colors=sys.stdout.isatty(),
+        pad_event_to=0,
+        # The default shows local variables, and with them secrets.
+        exception_formatter=structlog.dev.plain_traceback,
+    )

@@ -1,0 +1,104 @@
+"""A small client of the service's own API, for the command line and the start's self-check."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Self, cast
+
+import urllib3
+
+#: Longest that one request waits for a task's end; the next request goes on waiting.
+_WAIT_SECONDS: Final = 30
+_FINAL: Final = frozenset({"succeeded", "failed", "canceled", "expired"})
+
+
+class ClientError(Exception):
+    """The service could not be asked, or said no; the text is for people."""
+
+
+class ServiceClient:
+    """Talks to one service, from as many threads as wanted.
+
+    Args:
+        url: the service's address, such as `http://127.0.0.1:8000`.
+        api_key: sent as `X-API-Key`, if given.
+        connections: how many requests run at once without queueing for a connection.
+    """
+
+    def __init__(self, url: str, *, api_key: str | None = None, connections: int = 4) -> None:
+        self._url = url.rstrip("/")
+        self._headers = {"X-API-Key": api_key} if api_key else {}
+        self._pool = urllib3.PoolManager(
+            maxsize=connections,
+            timeout=urllib3.Timeout(connect=5, read=_WAIT_SECONDS + 30),
+            retries=urllib3.Retry(total=3, connect=0, read=0, backoff_factor=0.5),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.clear()
+
+    def submit(self, photo: Path, options: Mapping[str, str]) -> str:
+        """Send a picture; its task's id.
+
+        Raises:
+            ClientError: the file cannot be read, or the service refused it.
+        """
+        try:
+            picture = photo.read_bytes()
+        except OSError as error:
+            raise ClientError(f"cannot be read: {error.strerror}") from error
+        fields = {**options, "image": (photo.name, picture, "application/octet-stream")}
+        answer = self._request("POST", f"{self._url}/api/v1/remove-bg", fields=fields)
+        return str(answer["task_id"])
+
+    def wait(self, task_id: str) -> dict[str, Any]:
+        """The task, once it is final; waits for as long as that takes.
+
+        Raises:
+            ClientError: the service does not know the task, or does not answer.
+        """
+        while True:
+            task = self._request("GET", f"{self._url}/api/v1/tasks/{task_id}?wait={_WAIT_SECONDS}")
+            if task["status"] in _FINAL:
+                return task
+
+    def cut_out(self, photo: Path, options: Mapping[str, str]) -> bytes:
+        """Send a picture, wait for its cutout and fetch it.
+
+        Raises:
+            ClientError: at whatever step it went wrong.
+        """
+        task = self.wait(self.submit(photo, options))
+        if task["status"] != "succeeded":
+            reason = (task.get("error") or {}).get("message") or f"the task is {task['status']}"
+            raise ClientError(reason)
+        return self.download(task["result_url"])
+
+    def download(self, url: str) -> bytes:
+        """The bytes behind a signed address."""
+        answer = self._send("GET", url)
+        if answer.status != 200:  # noqa: PLR2004 - HTTP's own number
+            raise ClientError(f"the cutout cannot be fetched: HTTP {answer.status}")
+        return answer.data
+
+    def _request(self, method: str, url: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - urllib3's
+        answer = self._send(method, url, headers=self._headers, **more)
+        try:
+            body = json.loads(answer.data)
+        except ValueError as error:
+            raise ClientError(f"{self._url} is no rmbg service (HTTP {answer.status})") from error
+        if body.get("code") != 0:
+            raise ClientError(body.get("message") or f"HTTP {answer.status}")
+        return cast("dict[str, Any]", body["data"])
+
+    def _send(self, method: str, url: str, **more: Any) -> urllib3.BaseHTTPResponse:  # noqa: ANN401 - the same
+        try:
+            return self._pool.request(method, url, **more)
+        except urllib3.exceptions.HTTPError as error:
+            reason = getattr(error, "reason", None) or error
+            raise ClientError(
+                f"no answer from {self._url} ({type(reason).__name__}); is the service running?"
+            ) from error

@@ -1,0 +1,59 @@
+import pytest
+
+from api.errors import BY_STATUS, ERRORS
+from api.failures import from_inference, from_validation
+from inference import errors as inference_errors
+from inference.errors import InferenceError, InvalidOptionError
+from tasks.errors import QueueUnavailableError, StoreUnavailableError
+
+
+def test_no_two_errors_share_a_code() -> None:
+    codes = [row.code for row in ERRORS.values()]
+    assert len(codes) == len(set(codes))
+    assert all(400 <= row.status < 600 for row in ERRORS.values())
+
+
+def test_codes_that_clients_rely_on_stay_what_they_are() -> None:
+    assert ERRORS["image_too_large"].code == 41301
+    assert ERRORS["task_not_found"].code == 40401
+    assert ERRORS["invalid_parameter"].code == 42201
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 413, 415, 500])
+def test_what_flask_itself_answers_has_a_row(status: int) -> None:
+    assert BY_STATUS[status].status == status
+
+
+def test_unavailable_dependencies_have_a_row() -> None:
+    assert ERRORS[QueueUnavailableError.code].status == 503
+    assert ERRORS[StoreUnavailableError.code].status == 503
+
+
+def test_a_picture_that_cannot_be_used_is_the_callers_fault() -> None:
+    met_at_submission = [
+        inference_errors.InvalidImageError,
+        inference_errors.UnsupportedFormatError,
+        inference_errors.ImageTooLargeError,
+        inference_errors.ImageTooSmallError,
+    ]
+    for kind in met_at_submission:
+        error = from_inference(kind("why"))
+        assert 400 <= error.row.status < 500, kind
+        assert str(error) == "why"
+
+
+def test_an_option_out_of_range_names_its_field() -> None:
+    error = from_inference(InvalidOptionError("matte_color", "Give a colour."))
+    assert error.row.type == "invalid_parameter"
+    assert error.fields == {"matte_color": "Give a colour."}
+
+
+def test_an_inference_error_without_a_row_is_our_fault() -> None:
+    assert from_inference(InferenceError("boom")).row.status == 500
+
+
+def test_unknown_parameters_are_named() -> None:
+    error = from_validation({"files": {"imgae": ["Unknown field."], "quality": ["Bad."]}})
+    assert error.row.type == "unknown_parameter"
+    assert "imgae" in str(error)
+    assert "quality" not in error.fields

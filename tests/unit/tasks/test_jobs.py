@@ -1,0 +1,58 @@
+import dataclasses
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.jobs import TRANSITIONS, Job, JobError, Status, from_record, to_record
+
+words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=40)
+times = st.floats(0, 4e9, allow_nan=False)
+jobs = st.builds(
+    Job,
+    task_id=words,
+    model=words,
+    queue=words,
+    original_key=words,
+    created_at=times,
+    expires_at=times,
+    status=st.sampled_from(Status),
+    options=st.dictionaries(words, st.one_of(st.none(), st.integers(), words), max_size=3),
+    attempts=st.integers(0, 20),
+    worker=st.one_of(st.none(), words),
+    started_at=st.one_of(st.none(), times),
+    finished_at=st.one_of(st.none(), times),
+    size=st.one_of(st.none(), st.integers(0, 10**9)),
+    timings=st.dictionaries(words, st.integers(0, 10**6), max_size=3),
+    error=st.one_of(st.none(), st.builds(JobError, words, words, st.booleans())),
+)
+
+
+def _record_of(job: Job) -> dict[str, str]:
+    return to_record({each.name: getattr(job, each.name) for each in dataclasses.fields(job)})
+
+
+@given(jobs)
+def test_a_record_reads_back_as_the_job_it_was_written_from(job: Job) -> None:
+    assert from_record(_record_of(job)) == job
+
+
+@given(jobs)
+def test_a_record_holds_only_text(job: Job) -> None:
+    assert all(isinstance(value, str) for value in _record_of(job).values())
+
+
+def test_a_field_of_a_later_version_is_ignored() -> None:
+    job = Job("rm-1", "u2netp", "q", "originals/rm-1", 1.0, 2.0)
+    assert from_record({**_record_of(job), "invented_later": "x"}) == job
+
+
+def test_nothing_follows_a_final_state() -> None:
+    final = {status for status in Status if status.final}
+    assert final == {Status.SUCCEEDED, Status.FAILED, Status.CANCELED}
+    assert all(not TRANSITIONS[status] for status in final)
+
+
+def test_elapsed_runs_from_submission_to_the_end() -> None:
+    job = Job("rm-1", "u2netp", "q", "originals/rm-1", created_at=10.0, expires_at=99.0)
+    assert job.elapsed_ms is None
+    assert job.evolve(finished_at=10.25).elapsed_ms == 250

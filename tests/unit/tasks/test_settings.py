@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import SettingsError
+from tasks.settings import Settings
+
+
+def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RMBG_REDIS_URL", "http://nowhere")
+    monkeypatch.setenv("RMBG_RETENTION_HOURS", "-1")
+    monkeypatch.setenv("RMBG_PRECISION", "fp8")
+    with pytest.raises(SettingsError) as caught:
+        Settings.load()
+    text = str(caught.value)
+    assert all(name in text for name in ("REDIS_URL", "RETENTION_HOURS", "PRECISION"))
+
+
+def test_a_wrong_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RMBG_REDIS_URL", "http://:hunter2@nowhere")
+    with pytest.raises(SettingsError) as caught:
+        Settings.load()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_secret_comes_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s3cr3t\n")
+    monkeypatch.delenv("RMBG_S3_SECRET_KEY", raising=False)
+    monkeypatch.setenv("RMBG_S3_SECRET_KEY_FILE", str(secret))
+    assert Settings.load().s3_secret_key.get_secret_value() == "s3cr3t"
+
+
+def test_a_secret_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RMBG_S3_SECRET_KEY_FILE", "/nowhere/secret")
+    with pytest.raises(SettingsError, match="/nowhere/secret"):
+        Settings.load()
+
+
+def test_secrets_do_not_show_in_a_printed_settings_object() -> None:
+    settings = Settings.load(redis_url="redis://:hunter2@localhost/0", s3_secret_key="hunter2")
+    assert "hunter2" not in repr(settings)
+
+
+def test_limits_are_in_bytes_and_pixels() -> None:
+    settings = Settings.load(max_image_mb=10, max_megapixels=50)
+    assert settings.max_image_bytes == 10 * 1024 * 1024
+    assert settings.image_limits.max_pixels == 50_000_000
