@@ -80,9 +80,10 @@ class Decoder(nn.Module):
         before it, so each part is narrowed to one channel first: the same sum in another order,
         without two wide maps at full size.
         """
-        (weight, bias), block = self.conv_out1[0].parameters(), self.ipt_blk1
+        weight, bias = self.conv_out1[0].parameters()
+        inner, inner_bias = self.ipt_blk1.conv_out.parameters()
         for_features, for_picture = weight[:, : p.shape[1]], weight[:, p.shape[1] :]
-        narrow = torch.einsum("po,ochw->pchw", for_picture[:, :, 0, 0], block.conv_out.weight)
-        constant = for_picture[:, :, 0, 0] @ block.conv_out.bias + bias
-        picture = F.conv2d(block.conv1(image), narrow, constant, padding=1)
+        narrow = torch.einsum("po,ochw->pchw", for_picture[:, :, 0, 0], inner)
+        constant = for_picture[:, :, 0, 0] @ inner_bias + bias
+        picture = F.conv2d(self.ipt_blk1.conv1(image), narrow, constant, padding=1)
         return resize(F.conv2d(p, for_features), image.shape[-2:]) + picture

@@ -7,6 +7,8 @@ they are after a default initialisation, which hides mistakes.
 
 import hashlib
 import math
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from torch import Tensor
 from inference.models.birefnet.config import BiRefNetConfig
 from inference.models.birefnet.network import BiRefNet
 from inference.models.birefnet.windows import relative_position_index
+
+_THREADS = 2
 
 
 def golden_tensor(seed: str, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -50,7 +54,12 @@ def golden_state(config: BiRefNetConfig, seed: str = "public") -> dict[str, Tens
     """All tensors of a stand-in checkpoint for a network of this shape."""
     with torch.device("meta"):
         layout = BiRefNet(config).state_dict()
-    return {name: golden_tensor(seed, name, tuple(like.shape)) for name, like in layout.items()}
+    with ThreadPoolExecutor(
+        max_workers=_THREADS
+    ) as pool:  # numpy draws outside the interpreter lock
+        shapes = [tuple(like.shape) for like in layout.values()]
+        tensors = pool.map(partial(golden_tensor, seed), layout, shapes)
+    return dict(zip(layout, tensors, strict=True))
 
 
 def golden_input(size: int, seed: str = "public") -> NDArray[np.float32]:

@@ -1,0 +1,124 @@
+"""Which device and which precision a network runs on, and what their failures are called."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from types import MappingProxyType
+
+import torch
+
+from inference.models.birefnet.errors import (
+    DeviceUnavailableError,
+    GpuFaultError,
+    GpuOutOfMemoryError,
+    PrecisionError,
+)
+
+
+class Precision(StrEnum):
+    """The numbers that a network's weights and activations are made of."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+_DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType(
+    {
+        Precision.FP32: torch.float32,
+        Precision.FP16: torch.float16,
+        Precision.BF16: torch.bfloat16,
+    }
+)
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device by name: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        DeviceUnavailableError: no such name, or the GPU is not there. It is never replaced by the
+            CPU, which would be a hundred times slower and look like a hang.
+    """
+    if wanted == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    kind, colon, number = wanted.partition(":")
+    if wanted == "cpu":
+        return torch.device("cpu")
+    if kind != "cuda" or (colon and not number.isdecimal()):
+        raise DeviceUnavailableError(
+            f"There is no device {wanted!r}: use auto, cpu, cuda or cuda:N."
+        )
+    return _gpu(wanted, int(number or 0))
+
+
+def _gpu(wanted: str, index: int) -> torch.device:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if index < count:
+        return torch.device("cuda", index)
+    if torch.version.cuda is None:
+        why = "this torch was built for the CPU: install a CUDA build of torch"
+    elif not count:
+        why = "CUDA finds no GPU: check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES"
+    else:
+        why = f"there are only {count}, numbered from 0: correct the number"
+    raise DeviceUnavailableError(
+        f"The device {wanted} was asked for, but {why}, or use device=cpu."
+    )
+
+
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """The type of a precision's numbers; `auto` is fp16 on a GPU and fp32 on the CPU.
+
+    Raises:
+        PrecisionError: there is no such precision.
+    """
+    try:
+        precision = Precision(wanted)
+    except ValueError:
+        names = ", ".join(Precision)
+        raise PrecisionError(f"There is no precision {wanted!r}: use one of {names}.") from None
+    if precision is Precision.AUTO:
+        precision = Precision.FP16 if device.type == "cuda" else Precision.FP32
+    return _DTYPES[precision]
+
+
+def finish(device: torch.device) -> None:
+    """Waits until a GPU has done all it was told to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def gpu_faults(device: torch.device) -> Iterator[None]:
+    """Turns torch's errors about a GPU into this project's.
+
+    Raises:
+        GpuOutOfMemoryError: after the cached memory was given back; the next job may fit.
+        GpuFaultError: the CUDA context is broken; only a new process helps.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise GpuOutOfMemoryError(
+            f"The memory of {device} is full. Use a smaller batch or fewer workers on this GPU, "
+            "or precision=fp16."
+        ) from error
+    except RuntimeError as error:
+        if not _is_gpu_fault(error):
+            raise
+        raise GpuFaultError(
+            f"{device} failed: {_first_line(error)}. This process cannot use it any more; it must "
+            "be started anew."
+        ) from error
+
+
+def _is_gpu_fault(error: RuntimeError) -> bool:
+    # Errors of cuBLAS and cuDNN are plain RuntimeErrors, told by their text alone.
+    marks = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuDNN error")
+    return isinstance(error, torch.AcceleratorError) or any(mark in str(error) for mark in marks)
+
+
+def _first_line(error: RuntimeError) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

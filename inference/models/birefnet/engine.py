@@ -1,0 +1,107 @@
+"""A BiRefNet that cuts out pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.models.base import Alpha, Rgb
+from inference.models.birefnet.checkpoint import load_network
+from inference.models.birefnet.config import BiRefNetConfig, PatchOrder
+from inference.models.birefnet.device import choose_device, choose_dtype, finish, gpu_faults
+from inference.models.birefnet.errors import PrecisionError
+from inference.models.birefnet.network import BiRefNet
+from inference.models.birefnet.pixels import prepare, to_matte
+from inference.stages import StageHook, no_stages
+
+
+class BiRefNetMatting:
+    """A loaded network on its device.
+
+    Args:
+        name: the registry's name of the model.
+        network: in eval mode; it is moved to the device and the precision.
+        device: where it runs, from `choose_device`.
+        dtype: of its weights and activations, from `choose_dtype`.
+    """
+
+    def __init__(
+        self, name: str, network: BiRefNet, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.name = name
+        self.device = device
+        self.dtype = dtype
+        self._side = network.config.input_size
+        with gpu_faults(device):
+            self._network = network.to(device, dtype)
+
+    def warm_up(self) -> None:
+        """Run once on a grey picture."""
+        self.matte([np.full((self._side, self._side, 3), 128, np.uint8)])
+
+    @torch.inference_mode()
+    def matte(self, images: Sequence[Rgb], stages: StageHook = no_stages) -> list[Alpha]:
+        """The alpha matte of each picture, at that picture's own size; one batch for them all.
+
+        Raises:
+            GpuOutOfMemoryError: fewer pictures at once may fit.
+            GpuFaultError: the process must be started anew.
+            PrecisionError: the logits are not finite in this precision.
+        """
+        if not images:
+            return []
+        with gpu_faults(self.device):
+            with stages("preprocess"):
+                batch = torch.cat([prepare(image, self._side, self.device) for image in images])
+                finish(self.device)
+            with stages("inference"):
+                logits = self._network(batch.to(self.dtype))
+                mattes = [
+                    to_matte(one, image.shape[0], image.shape[1])
+                    for one, image in zip(logits.split(1), images, strict=True)
+                ]
+                self._refuse_overflow(logits)
+                return mattes
+
+    def _refuse_overflow(self, logits: Tensor) -> None:
+        if not torch.isfinite(logits).all():
+            raise PrecisionError(
+                f"The model {self.name} overflowed in {self.dtype}: use precision=bf16 or fp32."
+            )
+
+
+def load_birefnet(
+    name: str,
+    path: Path,
+    config: BiRefNetConfig,
+    *,
+    patch_order: PatchOrder | None = None,
+    sha256: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+) -> BiRefNetMatting:
+    """Load a checkpoint onto a device.
+
+    Args:
+        name: the registry's name of the model.
+        path: a safetensors file, or a folder that holds `model.safetensors`.
+        config: the network that the checkpoint belongs to.
+        patch_order: the checkpoint's, where its SHA-256 is not a known one.
+        sha256: the file that is expected; None accepts any.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: `auto`, `fp32`, `fp16` or `bf16`.
+        threads: CPU threads of this process for one picture; None leaves it to torch.
+
+    Raises:
+        ModelError: the device, the precision or the checkpoint will not do; nothing is half-loaded.
+    """
+    # The cheap questions first: nobody should wait for a gigabyte to learn of a misspelt device.
+    chosen = choose_device(device)
+    dtype = choose_dtype(precision, chosen)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    network = load_network(path, config, patch_order=patch_order, sha256=sha256)
+    return BiRefNetMatting(name, network, chosen, dtype)

@@ -1,0 +1,112 @@
+"""What a file of weights is, told from its first bytes before any tensor is read.
+
+Format: https://huggingface.co/docs/safetensors - eight bytes with the header's length (unsigned,
+little endian), the header in JSON, then the tensors' bytes.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inference.models.birefnet.errors import (
+    CheckpointFormatError,
+    CheckpointNotFoundError,
+    CheckpointTruncatedError,
+)
+
+#: The name of the weights in a model's folder.
+FILE_NAME = "model.safetensors"
+
+_LENGTH_BYTES = 8
+_LONGEST_HEADER = 100_000_000  # the format's own limit
+_USE_SAFETENSORS = (
+    "Only safetensors is read, as it cannot run code. Take the model's model.safetensors, or "
+    "convert the file on a machine where you trust it."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor as the header describes it; dtype is the format's name, such as `F16`."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The file itself: `path`, or `model.safetensors` in the folder `path`.
+
+    Raises:
+        CheckpointNotFoundError: there is none.
+    """
+    file = path / FILE_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise CheckpointNotFoundError(
+            f"There are no weights at {file}. Name a .safetensors file, or a folder that holds "
+            f"{FILE_NAME}."
+        )
+    return file
+
+
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """The tensors that a safetensors file says it holds, having checked that it is all there.
+
+    Raises:
+        CheckpointNotFoundError: the file cannot be read.
+        CheckpointFormatError: it is no safetensors file; says what it is where that is known.
+        CheckpointTruncatedError: it ends before its last tensor does.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(_LENGTH_BYTES)
+            _refuse_others(path, start)
+            length = int.from_bytes(start, "little")
+            if length > _LONGEST_HEADER:
+                raise CheckpointFormatError(f"{path} is not a safetensors file. {_USE_SAFETENSORS}")
+            raw = file.read(length)
+        size = path.stat().st_size
+    except OSError as error:
+        raise CheckpointNotFoundError(f"{path} cannot be read: {error.strerror}.") from error
+    if len(raw) < length:
+        raise _truncated(path, size, _LENGTH_BYTES + length)
+    return _entries(path, raw, size)
+
+
+def _refuse_others(path: Path, start: bytes) -> None:
+    """Names the kinds of files that people mistake for safetensors."""
+    if len(start) < _LENGTH_BYTES:
+        raise _truncated(path, len(start), _LENGTH_BYTES)
+    # torch.save writes a zip archive, older versions a bare pickle of protocol 2 or later.
+    if start.startswith(b"PK\x03\x04") or (start[0] == 0x80 and start[1] in range(2, 6)):  # noqa: PLR2004 - pickle's opcode PROTO and its versions
+        raise CheckpointFormatError(f"{path} is a pickle (torch.save). {_USE_SAFETENSORS}")
+    if start == b"version ":
+        raise CheckpointFormatError(
+            f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its repository."
+        )
+
+
+def _entries(path: Path, raw: bytes, size: int) -> dict[str, TensorEntry]:
+    try:
+        header: dict[str, Any] = json.loads(raw)
+        header.pop("__metadata__", None)
+        data = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        entries = {
+            name: TensorEntry(tuple(entry["shape"]), entry["dtype"])
+            for name, entry in header.items()
+        }
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointFormatError(
+            f"{path} is not a safetensors file: its header cannot be read. {_USE_SAFETENSORS}"
+        ) from error
+    needed = _LENGTH_BYTES + len(raw) + data
+    if size < needed:
+        raise _truncated(path, size, needed)
+    return entries
+
+
+def _truncated(path: Path, size: int, needed: int) -> CheckpointTruncatedError:
+    return CheckpointTruncatedError(
+        f"{path} is truncated: {size:,} bytes where at least {needed:,} are needed. "
+        "Fetch or copy it again."
+    )

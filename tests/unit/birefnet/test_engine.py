@@ -1,0 +1,181 @@
+"""The engine: sizes, batches, devices, and its pixels against PIL's."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import save_file
+
+from inference.errors import ModelError
+from inference.models.base import Matting
+from inference.models.birefnet.config import PRESETS, PatchOrder
+from inference.models.birefnet.device import choose_device, choose_dtype, gpu_faults
+from inference.models.birefnet.engine import BiRefNetMatting, load_birefnet
+from inference.models.birefnet.errors import (
+    DeviceUnavailableError,
+    GpuFaultError,
+    GpuOutOfMemoryError,
+    PrecisionError,
+)
+from inference.models.birefnet.golden import golden_network
+from inference.models.birefnet.pixels import resize_levels, resize_matte, to_matte
+
+_CPU = torch.device("cpu")
+
+
+def _picture(seed: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Smooth areas, hard edges and noise: where resizing filters differ."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (7, 9, 3), np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).copy()
+    smooth[height // 3 : height // 2, width // 4 : width // 2] = 255
+    noisy = smooth[: height // 4]
+    noisy[:] = rng.integers(0, 256, noisy.shape, np.uint8)
+    return smooth
+
+
+@pytest.fixture(scope="module")
+def engine() -> Matting:
+    network = golden_network(PRESETS["birefnet-tiny"], "tiny")
+    return BiRefNetMatting("birefnet-tiny", network, _CPU, torch.float32)
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 451), (97, 64), (1300, 900)])
+@pytest.mark.parametrize("side", [128, 320])
+def test_the_resize_is_within_one_level_of_pils(height: int, width: int, side: int) -> None:
+    picture = _picture(height, height, width)
+    ours = resize_levels(torch.tensor(picture).permute(2, 0, 1)[None].float(), side)
+    pil = Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR)
+    difference = ours[0].permute(1, 2, 0).numpy() - np.asarray(pil, np.float32)
+    assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 451), (97, 64), (1300, 900)])
+def test_the_matte_is_within_two_levels_of_pils(height: int, width: int) -> None:
+    matte = np.float32(_picture(height, 256, 256)[..., 0]) / 255
+    ours = resize_matte(torch.tensor(matte)[None, None], height, width)[0, 0].numpy()
+    pil = Image.fromarray(matte).resize((width, height), Image.Resampling.BICUBIC)
+    assert np.abs(ours - np.clip(np.asarray(pil), 0, 1)).max() <= 2 / 255
+
+
+def test_mattes_have_their_pictures_sizes(engine: Matting) -> None:
+    pictures = [_picture(1, 60, 90), _picture(2, 200, 33)]
+    mattes = engine.matte(pictures)
+    assert [matte.shape for matte in mattes] == [(60, 90), (200, 33)]
+    assert all(matte.dtype == np.float32 for matte in mattes)
+    assert all(matte.min() >= 0 and matte.max() <= 1 for matte in mattes)
+
+
+def test_a_faint_matte_is_not_stretched() -> None:
+    logits = torch.linspace(-4, -3, 64 * 64).view(1, 1, 64, 64)  # a picture without a subject
+    matte = to_matte(logits, 100, 80)
+    assert 0.017 < matte.min() < matte.max() < 0.048
+
+
+def test_a_batch_is_the_same_as_one_by_one(engine: Matting) -> None:
+    pictures = [_picture(seed, 60 + 40 * seed, 200 - 30 * seed) for seed in range(4)]
+    together = engine.matte(pictures)
+    for picture, matte in zip(pictures, together, strict=True):
+        (alone,) = engine.matte([picture])
+        assert np.abs(matte - alone).max() <= 1e-4
+    assert engine.matte([]) == []
+
+
+def test_a_read_only_picture_will_do(engine: Matting) -> None:
+    picture = _picture(3, 40, 40)
+    picture.flags.writeable = False
+    assert engine.matte([picture])[0].shape == (40, 40)
+
+
+def test_stages_are_marked_in_order(engine: Matting) -> None:
+    seen: list[str] = []
+
+    @contextmanager
+    def record(stage: str) -> Iterator[None]:
+        seen.append(f"{stage} begins")
+        yield
+        seen.append(f"{stage} ends")
+
+    engine.warm_up()
+    engine.matte([_picture(4, 40, 40)], record)
+    assert seen == ["preprocess begins", "preprocess ends", "inference begins", "inference ends"]
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.05), ("fp16", 0.01)])
+def test_narrow_precisions_stay_close(precision: str, tolerance: float, engine: Matting) -> None:
+    network = golden_network(PRESETS["birefnet-tiny"], "tiny")
+    narrow = BiRefNetMatting("birefnet-tiny", network, _CPU, choose_dtype(precision, _CPU))
+    picture = _picture(5, 128, 128)
+    difference = np.abs(narrow.matte([picture])[0] - engine.matte([picture])[0])
+    assert 0 < difference.mean() <= tolerance
+
+
+def test_an_overflow_is_no_matte() -> None:
+    network = golden_network(PRESETS["birefnet-tiny"], "tiny")
+    network.decoder.conv_out1[0].weight.fill_(60_000)
+    narrow = BiRefNetMatting("birefnet-tiny", network, _CPU, torch.float16)
+    with pytest.raises(PrecisionError, match="use precision=bf16 or fp32"):
+        narrow.warm_up()
+
+
+def test_a_checkpoint_on_disk_becomes_an_engine(tmp_path: Path, engine: Matting) -> None:
+    config = PRESETS["birefnet-tiny"]
+    save_file(golden_network(config, "tiny").state_dict(), tmp_path / "model.safetensors")
+    loaded = load_birefnet(
+        "mine", tmp_path, config, patch_order=PatchOrder.BIREFNET, device="cpu", precision="fp32"
+    )
+    picture = _picture(6, 50, 70)
+    assert loaded.name == "mine"
+    assert np.abs(loaded.matte([picture])[0] - engine.matte([picture])[0]).max() <= 1e-4
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:", "cuda:-1", "cpu:0", ""])
+def test_a_misspelt_device_is_named(name: str) -> None:
+    with pytest.raises(DeviceUnavailableError, match="There is no device"):
+        choose_device(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_an_absent_gpu_is_never_replaced_by_the_cpu(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DeviceUnavailableError, match=rf"{name} was asked for, but .*device=cpu"):
+        load_birefnet("mine", tmp_path, PRESETS["birefnet-tiny"], device=name)
+    assert choose_device("auto") == _CPU
+
+
+def test_precisions_have_their_defaults() -> None:
+    assert choose_dtype("auto", _CPU) is torch.float32
+    assert choose_dtype("auto", torch.device("cuda", 0)) is torch.float16
+    with pytest.raises(PrecisionError, match="use one of auto, fp32, fp16, bf16"):
+        choose_dtype("int8", _CPU)
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "code"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), GpuOutOfMemoryError, "gpu_out_of_memory"),
+        (torch.AcceleratorError("an illegal access"), GpuFaultError, "gpu_fault"),
+        (RuntimeError("CUDA error: unspecified launch failure"), GpuFaultError, "gpu_fault"),
+        (RuntimeError("cuDNN error: EXECUTION_FAILED\nmore"), GpuFaultError, "gpu_fault"),
+    ],
+    ids=["memory", "accelerator", "cuda", "cudnn"],
+)
+def test_gpu_failures_have_their_own_errors(
+    raised: RuntimeError, expected: type[ModelError], code: str
+) -> None:
+    with pytest.raises(expected) as caught, gpu_faults(torch.device("cuda", 1)):
+        raise raised
+    assert caught.value.code == code
+    assert caught.value.retryable
+    assert "cuda:1" in str(caught.value)
+    assert caught.value.__cause__ is raised
+
+
+def test_other_errors_are_left_as_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shapes differ"), gpu_faults(_CPU):
+        raise RuntimeError("shapes differ")
