@@ -1,0 +1,1 @@
+"""What runs the service: on one machine here, in containers elsewhere; and the command line."""

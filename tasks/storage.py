@@ -1,5 +1,6 @@
 """Pictures in the bucket, behind a protocol; plain S3, nothing that only MinIO has."""
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +17,7 @@ from tasks.settings import Settings
 #: S3 signs for at most a week.
 MAX_PRESIGN_SECONDS: Final = 7 * 24 * 3600
 _CONNECTIONS: Final = 64
+_PROBE_KEY: Final = "probe"
 _PART_BYTES: Final = 10 * 2**20
 
 
@@ -117,6 +119,15 @@ class MinioStore:
             except S3Error as error:
                 if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
                     raise
+
+    def ensure_writable(self) -> None:
+        """Make the bucket, and prove that an object can be written to it and removed again.
+
+        A store that has just begun may list its buckets before it takes objects.
+        """
+        self.ensure_bucket()
+        self.put(_PROBE_KEY, io.BytesIO(b"ok"), 2, "text/plain")
+        self.delete(_PROBE_KEY)
 
     def ping(self) -> None:
         """Raise unless the store answers and the bucket is there."""

@@ -1,0 +1,1 @@
+"""`rmbg up`: the whole service on one machine, with servers of its own."""

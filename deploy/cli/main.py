@@ -1,0 +1,30 @@
+"""The entry point of `rmbg`."""
+
+import typer
+from rich.console import Console
+
+from deploy.cli import models
+from deploy.cli.remove import remove
+from inference.version import __version__
+from tasks.errors import SettingsError
+
+app = typer.Typer(
+    help="Self-hosted background removal.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+app.command()(remove)
+app.add_typer(models.app, name="models")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Run the command line; a wrong setting is a line for each, not a traceback."""
+    try:
+        app()
+    except SettingsError as error:
+        Console(stderr=True).print(str(error), markup=False)
+        raise SystemExit(2) from error
