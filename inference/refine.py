@@ -1,0 +1,186 @@
+"""The subject's own colour in soft edges, so that no halo of the old background stays.
+
+A pixel of a photo is I = a F + (1 - a) B: where the matte a is between 0 and 1, its colour holds
+some of the background B, and a cutout that keeps I shows it. F is estimated with the idea of
+Germer, Uelwer, Conrad and Harmeling, "Fast Multi-Level Foreground Estimation" (2020,
+https://arxiv.org/abs/2006.14970): minimise
+
+    |a F + (1 - a) B - I|**2 + sum over neighbours j of w_j (|F - F_j|**2 + |B - B_j|**2),
+    w_j = r + |a - a_j|,
+
+from coarse levels to fine ones. Here the fine levels are left out: beyond a few hundred pixels a
+side, F and B are taken from the last level by interpolation, and only the data term is solved for,
+and only in the soft zone. That is as good on composites with a known truth, and takes a tenth of
+the time.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Sides of the solver's finest level are at most this, pixels.
+SIDE = 256
+#: Below this a matte shows nothing of the picture, and above its complement nothing of the
+#: background: less than two levels of 255 either way.
+FAINT = np.float32(1.5 / 255)
+#: r of the formula: how much flat parts of the matte lean on their neighbours.
+SMOOTHNESS = 1e-5
+
+_SMALL_SIDE, _SMALL_PASSES, _PASSES = 64, 15, 3
+_CHUNK = 32_768  # soft pixels handled at a time: what a core's cache holds
+
+_Floats = NDArray[np.float32]
+_Bytes = NDArray[np.uint8]
+
+
+def estimate_foreground(rgb: _Bytes, alpha: _Floats, *, threads: int = 2) -> _Bytes:
+    """The picture with the old background's share taken out of its soft pixels.
+
+    Args:
+        rgb: (height, width, 3), 0..255.
+        alpha: (height, width), 0..1.
+        threads: cores to use.
+
+    Returns:
+        (height, width, 3), a new array; equal to `rgb` where the matte is as good as 0 or 1.
+    """
+    result = rgb.copy()
+    soft = np.flatnonzero((alpha > FAINT) & (alpha < 1 - FAINT))
+    if not len(soft):
+        return result
+    step = sampling_step(*alpha.shape)
+    sampled = slice(step // 2, None, step)
+    colours = rgb[sampled, sampled].transpose(2, 0, 1).astype(np.float32, order="C")
+    pair = _solve(colours, np.ascontiguousarray(alpha[sampled, sampled], np.float32))
+    fill = partial(_fill, result.reshape(-1, 3), alpha, _Coarse.of(pair, step, alpha.shape))
+    with ThreadPoolExecutor(threads) as pool:  # numpy computes outside the interpreter lock
+        list(pool.map(fill, (soft[at : at + _CHUNK] for at in range(0, len(soft), _CHUNK))))
+    return result
+
+
+def sampling_step(height: int, width: int) -> int:
+    """Every how many pixels the solver looks at the picture; its samples begin at half a step."""
+    return min(-(-max(height, width) // SIDE), 2 * min(height, width) - 1)
+
+
+def levels(height: int, width: int) -> Iterator[tuple[int, int, int]]:
+    """(height, width, passes) of the solver's levels, coarsest first, down to the given size."""
+    for halvings in reversed(range((max(height, width) - 1).bit_length() + 1)):
+        rows, cols = -(-height // 2**halvings), -(-width // 2**halvings)
+        yield rows, cols, _SMALL_PASSES if max(rows, cols) <= _SMALL_SIDE else _PASSES
+
+
+def _solve(colours: _Floats, alpha: _Floats) -> _Floats:
+    """F and B, (6, height, width), of a picture (3, height, width) and its matte."""
+    pair = np.tile(colours.mean(axis=(1, 2), keepdims=True), (2, 1, 1))
+    for rows, cols, passes in levels(*alpha.shape):
+        level_alpha = _nearest(alpha[None], rows, cols)[0]
+        pair = _nearest(pair, rows, cols)
+        _relax(pair, _nearest(colours, rows, cols), level_alpha, passes)
+    return pair
+
+
+def _nearest(x: _Floats, rows: int, cols: int) -> _Floats:
+    """(n, height, width) to (n, rows, cols)."""
+    at_rows = np.arange(rows) * x.shape[1] // rows
+    at_cols = np.arange(cols) * x.shape[2] // cols
+    return np.ascontiguousarray(x[:, at_rows[:, None], at_cols])
+
+
+def _relax(pair: _Floats, colours: _Floats, alpha: _Floats, passes: int) -> None:
+    """Jacobi passes over one level, in place.
+
+    With m the weighted mean of the neighbours and w the sum of their weights, a pixel's minimum is
+    F = m_F + a (I - a m_F - b m_B) / (w + a a + b b), b = 1 - a, and B likewise.
+    """
+    r = np.float32(SMOOTHNESS)
+    across = r + np.abs(np.diff(alpha, axis=1))
+    down = r + np.abs(np.diff(alpha, axis=0))
+    # A pixel counts among its own neighbours a little, so that no sum of weights is zero.
+    total = np.pad(across, ((0, 0), (1, 0))) + np.pad(across, ((0, 0), (0, 1)))
+    total += np.pad(down, ((1, 0), (0, 0))) + np.pad(down, ((0, 1), (0, 0))) + r
+    rest = 1 - alpha
+    scale = total + alpha * alpha + rest * rest
+    mean, scratch, residual = np.empty_like(pair), np.empty_like(pair), np.empty_like(colours)
+    for _ in range(passes):
+        _weighted_sum(pair, across, down, mean, scratch)
+        mean /= total
+        np.subtract(colours, np.multiply(mean[:3], alpha, out=scratch[:3]), out=residual)
+        residual -= np.multiply(mean[3:], rest, out=scratch[3:])
+        residual /= scale
+        mean[:3] += np.multiply(residual, alpha, out=scratch[:3])
+        mean[3:] += np.multiply(residual, rest, out=scratch[3:])
+        np.clip(mean, 0, 255, out=pair)
+
+
+def _weighted_sum(
+    x: _Floats, across: _Floats, down: _Floats, out: _Floats, scratch: _Floats
+) -> None:
+    """The four neighbours, each times the weight of the edge to it, and a little of x itself."""
+    np.multiply(x, np.float32(SMOOTHNESS), out=out)
+    out[:, :, :-1] += np.multiply(x[:, :, 1:], across, out=scratch[:, :, 1:])
+    out[:, :, 1:] += np.multiply(x[:, :, :-1], across, out=scratch[:, :, 1:])
+    out[:, :-1] += np.multiply(x[:, 1:], down, out=scratch[:, 1:])
+    out[:, 1:] += np.multiply(x[:, :-1], down, out=scratch[:, 1:])
+
+
+@dataclass(frozen=True, slots=True)
+class _Coarse:
+    """The solver's F and B, to be looked up at the picture's own pixels."""
+
+    #: (rows * columns, 6).
+    table: _Floats
+    columns: int
+    #: For every row of the picture: the sample above, and the share of the one below.
+    row_at: tuple[NDArray[np.int64], _Floats]
+    column_at: tuple[NDArray[np.int64], _Floats]
+
+    @classmethod
+    def of(cls, pair: _Floats, step: int, shape: tuple[int, ...]) -> "_Coarse":
+        _, rows, columns = pair.shape
+        table = np.ascontiguousarray(pair.reshape(6, -1).T)
+        return cls(
+            table, columns, _between(shape[0], rows, step), _between(shape[1], columns, step)
+        )
+
+    def at(self, row: NDArray[np.int64], column: NDArray[np.int64]) -> _Floats:
+        """F and B at pixels of the picture, bilinear, (pixels, 6)."""
+        (top, down), (left, right) = self.row_at, self.column_at
+        first, across = top[row] * self.columns + left[column], right[column]
+        upper = self._mix(first, across)
+        # The last row and column look at themselves, with a share of zero.
+        lower = self._mix(first + self.columns * (down[row] > 0)[:, 0], across)
+        upper += (lower - upper) * down[row]
+        return upper
+
+    def _mix(self, first: NDArray[np.int64], share: _Floats) -> _Floats:
+        near = self.table.take(first, axis=0)
+        far = self.table.take(first + (share > 0)[:, 0], axis=0)
+        far -= near
+        far *= share
+        near += far
+        return near
+
+
+def _between(length: int, samples: int, step: int) -> tuple[NDArray[np.int64], _Floats]:
+    """Of every pixel along an axis: the sample before it, and the share (n, 1) of the next."""
+    place = np.clip((np.arange(length) - step // 2) / step, 0, samples - 1)
+    before = place.astype(np.int64)
+    return before, (place - before).astype(np.float32)[:, None]
+
+
+def _fill(pixels: _Bytes, alpha: _Floats, coarse: _Coarse, soft: NDArray[np.int64]) -> None:
+    """Solves the data term at some pixels of the picture, (height * width, 3), in place."""
+    pair = coarse.at(*np.divmod(soft, alpha.shape[1]))
+    a = alpha.reshape(-1).take(soft)[:, None]
+    b = 1 - a
+    residual = pixels.take(soft, axis=0) - a * pair[:, :3]
+    residual -= b * pair[:, 3:]
+    residual *= a / (a * a + b * b)
+    residual += pair[:, :3]
+    np.clip(np.rint(residual, out=residual), 0, 255, out=residual)
+    pixels[soft] = residual.astype(np.uint8)

@@ -1,0 +1,78 @@
+"""`inference.refine` on the device that holds the matte; see there for the method."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from inference.refine import FAINT, SMOOTHNESS, levels, sampling_step
+
+
+@torch.inference_mode()
+def estimate_foreground(rgb: Tensor, alpha: Tensor) -> Tensor:
+    """The picture with the old background's share taken out of its soft pixels.
+
+    Args:
+        rgb: (height, width, 3) uint8.
+        alpha: (height, width) float32, 0..1, on the same device.
+
+    Returns:
+        (height, width, 3) uint8; equal to `rgb` where the matte is as good as 0 or 1, and within
+        a level of what `inference.refine` gives elsewhere.
+    """
+    step = sampling_step(*alpha.shape)
+    sampled = slice(step // 2, None, step)
+    pair = _solve(rgb[sampled, sampled].permute(2, 0, 1).float(), alpha[sampled, sampled])
+    pair = _enlarge(_enlarge(pair, alpha.shape[0], step).mT, alpha.shape[1], step).mT
+    # Dense, though the soft zone is sparse: a GPU does this faster than it finds the zone.
+    colours, rest = rgb.permute(2, 0, 1), 1 - alpha
+    residual = colours - alpha * pair[:3] - rest * pair[3:]
+    solved = pair[:3] + residual * (alpha / (alpha * alpha + rest * rest))
+    soft = (alpha > float(FAINT)) & (alpha < 1 - float(FAINT))
+    result = torch.where(soft, solved.round_().clamp_(0, 255).to(torch.uint8), colours)
+    return result.permute(1, 2, 0).contiguous()
+
+
+def _solve(colours: Tensor, alpha: Tensor) -> Tensor:
+    """F and B, (6, height, width), of a picture (3, height, width) and its matte."""
+    pair = colours.mean(dim=(1, 2), keepdim=True).repeat(2, 1, 1)
+    for rows, cols, passes in levels(*alpha.shape):
+        level_alpha = _nearest(alpha[None], rows, cols)[0]
+        pair = _nearest(pair, rows, cols)
+        pair = _relax(pair, _nearest(colours, rows, cols), level_alpha, passes)
+    return pair
+
+
+def _nearest(x: Tensor, rows: int, cols: int) -> Tensor:
+    """(n, height, width) to (n, rows, cols)."""
+    at_rows = torch.arange(rows, device=x.device) * x.shape[1] // rows
+    at_cols = torch.arange(cols, device=x.device) * x.shape[2] // cols
+    return x[:, at_rows[:, None], at_cols]
+
+
+def _relax(pair: Tensor, colours: Tensor, alpha: Tensor, passes: int) -> Tensor:
+    """Jacobi passes over one level."""
+    # Each edge's weight, with no edge beyond the border: (height, width + 1), (height + 1, width).
+    across = F.pad(SMOOTHNESS + alpha.diff(dim=1).abs(), (1, 1))
+    down = F.pad(SMOOTHNESS + alpha.diff(dim=0).abs(), (0, 0, 1, 1))
+    total = across[:, 1:] + across[:, :-1] + down[1:] + down[:-1] + SMOOTHNESS
+    rest = 1 - alpha
+    shares = torch.stack((alpha, rest))[:, None]
+    gains = shares / (total + alpha * alpha + rest * rest)
+    for _ in range(passes):
+        wide = F.pad(pair[None], (1, 1, 1, 1))[0]
+        mean = SMOOTHNESS * pair
+        mean = mean + wide[:, 1:-1, 2:] * across[:, 1:] + wide[:, 1:-1, :-2] * across[:, :-1]
+        mean = mean + wide[:, 2:, 1:-1] * down[1:] + wide[:, :-2, 1:-1] * down[:-1]
+        mean = (mean / total).view(2, 3, *alpha.shape)
+        residual = colours - (mean * shares).sum(dim=0)
+        pair = (mean + gains * residual).clamp(0, 255).flatten(0, 1)
+    return pair
+
+
+def _enlarge(x: Tensor, length: int, step: int) -> Tensor:
+    """(n, samples, m) to (n, length, m), linear; samples begin at half a step."""
+    place = (torch.arange(length, device=x.device) - step // 2) / step
+    place = place.clamp(0, x.shape[1] - 1)
+    before = place.long()
+    after = (before + 1).clamp(max=x.shape[1] - 1)
+    return torch.lerp(x[:, before], x[:, after], (place - before)[:, None])

@@ -1,0 +1,129 @@
+"""Foreground estimation on composites whose foreground and matte are known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+from pymatting import estimate_foreground_ml
+
+from inference import refine_torch
+from inference.refine import FAINT, estimate_foreground
+
+_PHOTOS = Path(__file__).parents[1] / "data"
+_SIZE = (600, 400)
+#: Subject, the background that it was taken before.
+_PAIRS = [("astronaut", "coffee"), ("chelsea", "astronaut"), ("coffee", "chelsea")]
+
+_Floats = NDArray[np.float32]
+_Bytes = NDArray[np.uint8]
+
+
+def _photo(name: str) -> _Floats:
+    with Image.open(_PHOTOS / f"{name}.jpg") as image:
+        resized = image.convert("RGB").resize(_SIZE, Image.Resampling.BICUBIC)
+    return np.asarray(resized, np.float32)
+
+
+def _hairy_matte(seed: int) -> _Floats:
+    """A head with stray hair, slightly out of focus."""
+    (width, height), rng = _SIZE, np.random.default_rng(seed)
+    image = Image.new("L", (2 * width, 2 * height))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((0.5 * width, 0.6 * height, 1.5 * width, 1.7 * height), fill=255)
+    for angle in rng.uniform(0, 2 * np.pi, 200):
+        x, y = width * (1 + 0.48 * np.cos(angle)), height * (1.15 + 0.53 * np.sin(angle))
+        bend, length = angle + rng.normal(0, 0.5), rng.uniform(0.03, 0.12) * width
+        end = (x + length * np.cos(bend), y + length * np.sin(bend))
+        draw.line((x, y, *end), fill=int(rng.integers(120, 256)), width=int(rng.integers(1, 4)))
+    half = image.resize(_SIZE, Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(2))
+    return np.asarray(half, np.float32) / 255
+
+
+def _over(foreground: _Floats, alpha: _Floats, background: _Floats) -> _Floats:
+    return alpha[..., None] * foreground + (1 - alpha[..., None]) * background
+
+
+@pytest.fixture(scope="module", params=range(3), ids=[f"{a}-on-{b}" for a, b in _PAIRS])
+def case(request: pytest.FixtureRequest) -> tuple[_Bytes, _Floats, _Floats]:
+    """A photo made of two, its matte and its true foreground."""
+    subject, background = (_photo(name) for name in _PAIRS[request.param])
+    alpha = _hairy_matte(seed=request.param)
+    taken = np.rint(_over(subject, alpha, background)).astype(np.uint8)
+    return taken, alpha, subject
+
+
+def _error(cutout: NDArray[np.generic], truth: _Floats, alpha: _Floats) -> float:
+    """Mean absolute error, in levels, of composites over three new backgrounds' soft zones."""
+    soft = (alpha > 0) & (alpha < 1)
+    checks = np.indices(alpha.shape).sum(axis=0)[..., None] // 16 % 2 * np.full(3, 255.0)
+    backgrounds = (np.full(3, 255.0), np.array([0.0, 160.0, 60.0]), checks)
+    estimate = cutout.astype(np.float32)
+    errors = [
+        np.abs(np.rint(_over(estimate, alpha, new)) - np.rint(_over(truth, alpha, new)))[soft]
+        for new in (background.astype(np.float32) for background in backgrounds)
+    ]
+    return float(np.mean(errors))
+
+
+def test_halves_the_error_of_the_naive_cutout(case: tuple[_Bytes, _Floats, _Floats]) -> None:
+    taken, alpha, truth = case
+    refined = estimate_foreground(taken, alpha)
+    assert _error(refined, truth, alpha) <= 0.5 * _error(taken, truth, alpha)
+
+
+# pymatting compiles its kernels while it is first run.
+@pytest.mark.filterwarnings("ignore::Warning:numba")
+def test_is_as_good_as_pymatting(case: tuple[_Bytes, _Floats, _Floats]) -> None:
+    taken, alpha, truth = case
+    theirs = 255 * estimate_foreground_ml(taken / 255.0, alpha.astype(np.float64)).clip(0, 1)
+    refined = estimate_foreground(taken, alpha)
+    assert _error(refined, truth, alpha) <= 1.1 * _error(theirs, truth, alpha)
+
+
+def test_the_torch_version_gives_the_same(case: tuple[_Bytes, _Floats, _Floats]) -> None:
+    taken, alpha, _ = case
+    ours = estimate_foreground(taken, alpha).astype(int)
+    theirs = refine_torch.estimate_foreground(torch.tensor(taken), torch.tensor(alpha)).numpy()
+    assert np.abs(ours - theirs).max() <= 1
+
+
+def test_leaves_all_else_and_its_input_alone(case: tuple[_Bytes, _Floats, _Floats]) -> None:
+    taken, alpha, _ = case
+    before = taken.copy()
+    refined = estimate_foreground(taken, alpha)
+    hard = (alpha <= FAINT) | (alpha >= 1 - FAINT)
+    np.testing.assert_array_equal(refined[hard], taken[hard])
+    np.testing.assert_array_equal(taken, before)
+    assert (refined[~hard] != taken[~hard]).any()
+
+
+def test_a_hard_matte_changes_nothing() -> None:
+    rgb = np.random.default_rng(1).integers(0, 256, (40, 30, 3), np.uint8)
+    alpha = np.zeros((40, 30), np.float32)
+    alpha[10:, 5:20] = 1
+    np.testing.assert_array_equal(estimate_foreground(rgb, alpha), rgb)
+
+
+def test_two_flat_colours_are_told_apart() -> None:
+    alpha = np.tile(np.clip(np.linspace(-0.5, 1.5, 500, dtype=np.float32), 0, 1), (80, 1))
+    red, blue = np.float32([200, 30, 20]), np.float32([10, 40, 180])
+    taken = np.rint(_over(red, alpha, blue)).astype(np.uint8)
+    refined = estimate_foreground(taken, alpha)
+    visible = (alpha > 0.1)[..., None]
+    assert np.abs((refined - red) * visible).max() <= 6
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 1), (1, 2), (2, 1), (1, 700), (700, 1), (3, 2000), (257, 256)]
+)
+def test_every_size_will_do(height: int, width: int) -> None:
+    rng = np.random.default_rng(height * width)
+    rgb = rng.integers(0, 256, (height, width, 3), np.uint8)
+    alpha = rng.random((height, width), np.float32)
+    alpha.flags.writeable = rgb.flags.writeable = False
+    ours = estimate_foreground(rgb, alpha)
+    theirs = refine_torch.estimate_foreground(torch.tensor(rgb), torch.tensor(alpha)).numpy()
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
