@@ -1,0 +1,117 @@
+"""One service for the length of a `with` block; the embedded servers for tests and tools."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from deploy.local import processes
+from deploy.local.credentials import credential
+from deploy.local.errors import NotReadyError, StartError
+from deploy.local.ports import reserved_ports
+from deploy.local.probes import wait_until
+from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
+from deploy.local.services import Service
+
+_START_SECONDS: Final = 30.0
+_LOG_LINES: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class S3Address:
+    """How to reach a store."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+
+@contextmanager
+def running(
+    service: Service, log: Path, *, seconds: float = _START_SECONDS
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a service, wait until it is ready, and end it with all its children at the end.
+
+    Args:
+        service: what to start.
+        log: file that its output is appended to.
+        seconds: how long it may take to become ready.
+
+    Raises:
+        StartError: it ended or did not become ready; with the last lines of its output.
+    """
+    since = time.time()
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            processes.command_line(service),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(processes.environment(service)),
+            cwd=service.folder,
+            start_new_session=True,
+        )
+    try:
+        _await_ready(service, process, since, seconds, log)
+        yield process
+    finally:
+        _end(service, process)
+
+
+def _await_ready(
+    service: Service, process: subprocess.Popen[bytes], since: float, seconds: float, log: Path
+) -> None:
+    def probe(start: float) -> None:
+        if process.poll() is not None:
+            raise StartError(_explain(service, f"ended with {process.returncode}", log))
+        service.probe(start)
+
+    try:
+        wait_until(probe, since=since, seconds=seconds, interval=0.05)
+    except NotReadyError as error:
+        raise StartError(
+            _explain(service, f"is not ready after {seconds:g} s: {error}", log)
+        ) from error
+
+
+def _explain(service: Service, what: str, log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+    return "\n".join([f"{service.name} {what}. Its last lines:", *lines])
+
+
+def _end(service: Service, process: subprocess.Popen[bytes]) -> None:
+    processes.signal_group(process.pid, service.stop_signal)
+    try:
+        process.wait(service.grace)
+    except subprocess.TimeoutExpired:
+        processes.signal_group(process.pid, signal.SIGKILL)
+        process.wait()
+    processes.end_group(process.pid)
+    service.remove_leftovers()
+
+
+@contextmanager
+def embedded_valkey(folder: Path) -> Iterator[str]:
+    """A Valkey of one's own, with its data in `folder`; yields its URL."""
+    folder.mkdir(parents=True, exist_ok=True)
+    password = credential(folder, "valkey-password")
+    with (
+        reserved_ports() as ports,
+        running(valkey_service(folder, ports[0], password), folder / "valkey.log"),
+    ):
+        yield valkey_url(ports[0], password)
+
+
+@contextmanager
+def embedded_store(folder: Path) -> Iterator[S3Address]:
+    """An S3 store of one's own, with its data in `folder`; it has one bucket, `rmbg`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    access, secret = credential(folder, "access-key"), credential(folder, "secret-key")
+    with reserved_ports() as ports:
+        service = store_service(folder, StorePorts.take(ports), access, secret)
+        with running(service, folder / "weed.log"):
+            yield S3Address(service.address, access, secret)

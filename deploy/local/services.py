@@ -1,0 +1,38 @@
+"""What a supervised process is: its command, how to see that it is ready, how to end it."""
+
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+#: Returns when the service is ready, else raises `NotReadyError`. Its argument is the unix time at
+#: which the process was started: what was announced before that is not its own.
+Probe = Callable[[float], None]
+
+
+def always_ready(since: float) -> None:
+    """The probe of a process that is ready as soon as it runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One process, as it is to be started each time."""
+
+    name: str
+    command: tuple[str, ...]
+    #: Added to the environment of whoever starts it.
+    env: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+    #: Where it listens, for people.
+    address: str = ""
+    probe: Probe = always_ready
+    stop_signal: signal.Signals = signal.SIGTERM
+    #: Seconds from the stop signal to SIGKILL.
+    grace: float = 5.0
+    #: Files that it leaves behind when it is killed.
+    leftovers: tuple[Path, ...] = ()
+
+    def remove_leftovers(self) -> None:
+        """Delete what a killed process could not delete itself."""
+        for path in self.leftovers:
+            path.unlink(missing_ok=True)
