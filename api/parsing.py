@@ -16,6 +16,7 @@ class FormParser(FlaskParser):
     DEFAULT_UNKNOWN_BY_LOCATION = {  # noqa: RUF012 - webargs' own attribute
         **FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION,
         # None leaves it to the schema, which refuses what it does not know.
+        "files": None,
         "query": None,
     }
 

@@ -1,0 +1,74 @@
+"""The bucket, against a real S3 server."""
+
+import io
+import secrets
+
+import pytest
+import urllib3
+
+from tasks.errors import ObjectNotFoundError, StoreUnavailableError
+from tasks.settings import Settings
+from tasks.storage import MinioStore
+
+
+def _put(objects: MinioStore, data: bytes) -> str:
+    key = f"tests/{secrets.token_hex(8)}"
+    objects.put(key, io.BytesIO(data), len(data), "image/png")
+    return key
+
+
+def test_what_is_put_can_be_got_and_deleted(objects: MinioStore) -> None:
+    key = _put(objects, b"picture")
+    assert objects.get(key) == b"picture"
+    objects.delete(key)
+    with pytest.raises(ObjectNotFoundError):
+        objects.get(key)
+
+
+def test_deleting_what_is_not_there_is_no_error(objects: MinioStore) -> None:
+    objects.delete("tests/never-there")
+
+
+def test_a_signed_address_serves_the_object_under_a_file_name(objects: MinioStore) -> None:
+    key = _put(objects, b"picture")
+    answer = urllib3.request("GET", objects.url(key, seconds=60, file_name="cat.png"))
+    assert answer.status == 200
+    assert answer.data == b"picture"
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="cat.png"'
+
+
+def test_nothing_is_served_without_a_signature(objects: MinioStore) -> None:
+    key = _put(objects, b"picture")
+    bare = objects.url(key, seconds=60).split("?")[0]
+    assert urllib3.request("GET", bare, retries=False).status == 403
+
+
+def test_a_large_object_comes_back_whole(objects: MinioStore) -> None:
+    data = secrets.token_bytes(23 * 2**20)
+    assert objects.get(_put(objects, data)) == data
+
+
+def test_the_bucket_is_made_once(objects: MinioStore) -> None:
+    objects.ensure_bucket()
+    objects.ensure_writable()
+    objects.ping()
+
+
+def test_signed_addresses_carry_the_public_address(server_settings: dict[str, object]) -> None:
+    public = {**server_settings, "s3_public_endpoint": "https://pictures.example.com"}
+    store = MinioStore.from_settings(Settings.load(**public))
+    assert store.url("a", seconds=60).startswith("https://pictures.example.com/rmbg/a?")
+
+
+def test_a_store_that_is_away_is_one_kind_of_error(server_settings: dict[str, object]) -> None:
+    away = {**server_settings, "s3_endpoint": "http://127.0.0.1:1"}
+    store = MinioStore.from_settings(Settings.load(**away))
+    with pytest.raises(StoreUnavailableError):
+        store.get("a")
+
+
+def test_wrong_keys_are_refused(server_settings: dict[str, object]) -> None:
+    wrong = {**server_settings, "s3_secret_key": "wrong"}
+    store = MinioStore.from_settings(Settings.load(**wrong))
+    with pytest.raises(StoreUnavailableError):
+        store.put("a", io.BytesIO(b"x"), 1, "image/png")
