@@ -3,7 +3,8 @@
 import typer
 from rich.console import Console
 
-from deploy.cli import models
+from deploy.cli import bench, models
+from deploy.cli.logits import logits
 from deploy.cli.remove import remove
 from inference.version import __version__
 from tasks.errors import SettingsError
@@ -12,7 +13,9 @@ app = typer.Typer(
     help="Self-hosted background removal.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.command()(remove)
+models.app.command()(logits)
 app.add_typer(models.app, name="models")
+app.add_typer(bench.app, name="bench")
 
 
 @app.command()
