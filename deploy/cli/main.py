@@ -6,12 +6,14 @@ from rich.console import Console
 from deploy.cli import bench, models
 from deploy.cli.logits import logits
 from deploy.cli.remove import remove
+from deploy.cli.up import up
 from inference.version import __version__
 from tasks.errors import SettingsError
 
 app = typer.Typer(
     help="Self-hosted background removal.", no_args_is_help=True, pretty_exceptions_enable=False
 )
+app.command()(up)
 app.command()(remove)
 models.app.command()(logits)
 app.add_typer(models.app, name="models")

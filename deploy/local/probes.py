@@ -3,7 +3,7 @@
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from deploy.local.errors import NotReadyError
 from deploy.local.services import Probe
 from tasks import keys
+from tasks.settings import Settings
 
 _SECONDS: Final = 2.0
 _OK: Final = 200
@@ -50,22 +51,35 @@ def worker_ready(url: str, worker: str) -> Probe:
     return probe
 
 
-def worker_online(url: str, worker: str) -> Probe:
+def worker_online(settings: Settings, worker: str) -> Probe:
     """A Celery worker answers the control command `ping`."""
 
     def probe(since: float) -> None:  # noqa: ARG001 - a probe's signature
-        # Slow to import, and only this probe needs it.
-        from celery import Celery  # noqa: PLC0415 - see above
+        # Celery is slow to import, and only this probe needs it.
+        from tasks.app import create_celery  # noqa: PLC0415 - see above
 
-        with Celery(broker=url, set_as_current=False) as app:
+        with create_celery(settings) as app:
             try:
-                answers = app.control.ping(destination=[worker], timeout=_SECONDS)
-            except OSError as error:
+                answers = app.control.ping(destination=[worker], timeout=_SECONDS, limit=1)
+            except (OSError, RedisError) as error:
                 raise NotReadyError(f"Redis does not answer: {_last_line(error)}") from error
         if not answers:
             raise NotReadyError("it does not answer a ping yet")
 
     return probe
+
+
+def flower_sees(url: str, workers: Collection[str]) -> Probe:
+    """Flower has received events of all these workers."""
+
+    def check(body: str) -> None:
+        missing = [
+            name for name in workers if f'flower_worker_online{{worker="{name}"}} 1' not in body
+        ]
+        if missing:
+            raise NotReadyError(f"it has received no event of {', '.join(missing)} yet")
+
+    return http_shows(f"{url}/metrics", check)
 
 
 def store_writes(endpoint: str, access_key: str, secret_key: str, bucket: str) -> Probe:

@@ -71,7 +71,7 @@ def _await_ready(
         service.probe(start)
 
     try:
-        wait_until(probe, since=since, seconds=seconds, interval=0.05)
+        wait_until(probe, since=since, seconds=seconds, interval=service.probe_interval)
     except NotReadyError as error:
         raise StartError(
             _explain(service, f"is not ready after {seconds:g} s: {error}", log)
@@ -84,7 +84,7 @@ def _explain(service: Service, what: str, log: Path) -> str:
 
 
 def _end(service: Service, process: subprocess.Popen[bytes]) -> None:
-    processes.signal_group(process.pid, service.stop_signal)
+    process.send_signal(service.stop_signal)
     try:
         process.wait(service.grace)
     except subprocess.TimeoutExpired:

@@ -11,6 +11,8 @@ from deploy.local.credentials import credential, write_private
 from deploy.local.ports import LOOPBACK
 from deploy.local.services import Service
 
+#: After everything that uses them.
+STOP_STAGE: Final = 9
 #: Objects are packed into volumes of up to this size; they grow, none is allocated ahead.
 _VOLUME_MB: Final = 1024
 _MAX_VOLUMES: Final = 1024
@@ -33,6 +35,7 @@ def valkey_service(folder: Path, port: int, password: str) -> Service:
         address=f"redis://{LOOPBACK}:{port}/0",
         probe=probes.redis_answers(valkey_url(port, password)),
         grace=10,
+        stop_stage=STOP_STAGE,
     )
 
 
@@ -96,7 +99,12 @@ def store_service(
     endpoint = f"http://{LOOPBACK}:{ports.s3}"
     return Service(
         name="weed",
-        command=(binaries.script("weed"), "server", *_store_flags(data, ports, config)),
+        command=(
+            binaries.script("weed"),
+            *_store_log_flags(folder),
+            "server",
+            *_store_flags(data, ports, config),
+        ),
         env=_store_env(folder),
         folder=folder,
         address=endpoint,
@@ -104,6 +112,8 @@ def store_service(
         # Its filer waits 15 s for its own S3 gateway to hang up, whatever one does. What it has
         # acknowledged is written: it may be killed at any time.
         grace=0.5,
+        reports_kill=False,
+        stop_stage=STOP_STAGE,
         leftovers=ports.sockets,
     )
 
@@ -115,6 +125,18 @@ def _identities(access_key: str, secret_key: str) -> str:
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     return json.dumps({"identities": [identity]})
+
+
+def _store_log_flags(folder: Path) -> tuple[str, ...]:
+    """All lines into files of limited size (else it makes them in /tmp), warnings on the screen."""
+    logs = folder / "logs"
+    logs.mkdir(exist_ok=True)
+    return (
+        f"-logdir={logs.resolve()}",
+        "-log_max_size_mb=10",
+        "-alsologtostderr=false",
+        "-stderrthreshold=WARNING",
+    )
 
 
 def _store_flags(data: Path, ports: StorePorts, config: Path) -> tuple[str, ...]:

@@ -26,9 +26,15 @@ class Service:
     #: Where it listens, for people.
     address: str = ""
     probe: Probe = always_ready
+    #: Seconds between two questions of the probe.
+    probe_interval: float = 0.1
     stop_signal: signal.Signals = signal.SIGTERM
     #: Seconds from the stop signal to SIGKILL.
     grace: float = 5.0
+    #: Whether having to kill it deserves a line.
+    reports_kill: bool = True
+    #: Services of a lower stage are ended first.
+    stop_stage: int = 0
     #: Files that it leaves behind when it is killed.
     leftovers: tuple[Path, ...] = ()
 

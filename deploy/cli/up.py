@@ -1,0 +1,54 @@
+"""`rmbg up`: the whole service on this machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from deploy.local.options import UpOptions
+from deploy.local.screen import Screen
+from deploy.local.up import run_up
+
+
+def up(  # noqa: PLR0917 - typer makes the options of a command from its parameters
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the API; 0 takes any free one.")
+    ] = 8000,
+    flower_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of Flower; 0 takes any free one.")
+    ] = 5555,
+    data: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder of jobs, pictures and passwords.")
+    ] = Path("data"),
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Model workers; the cores are divided among them.")
+    ] = 1,
+    model: Annotated[
+        str | None, typer.Option(help="The model to serve; see `rmbg models list`.")
+    ] = None,
+    redis_url: Annotated[
+        str | None, typer.Option(help="Your Redis or Valkey, instead of an embedded one.")
+    ] = None,
+    s3_endpoint: Annotated[
+        str | None,
+        typer.Option(help="Your S3 store, instead of an embedded one; keys: RMBG_S3_ACCESS_KEY."),
+    ] = None,
+    start_seconds: Annotated[
+        float, typer.Option(min=1, help="How long the start may take, in seconds.")
+    ] = 120.0,
+    *,
+    flower: Annotated[bool, typer.Option(help="Run Flower, which shows the workers.")] = True,
+) -> None:
+    """Run the service with all its servers on 127.0.0.1, until Ctrl-C."""
+    options = UpOptions(
+        port=port,
+        flower_port=flower_port if flower else None,
+        data=data,
+        workers=workers,
+        model=model,
+        redis_url=redis_url,
+        s3_endpoint=s3_endpoint,
+        start_seconds=start_seconds,
+    )
+    raise typer.Exit(run_up(options, Screen(Console())))

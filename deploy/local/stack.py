@@ -1,0 +1,242 @@
+"""Which services make up the stack, and what each of them is told."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from deploy.local import binaries, probes
+from deploy.local.credentials import credential
+from deploy.local.errors import NotReadyError, SetupError
+from deploy.local.options import UpOptions
+from deploy.local.ports import LOOPBACK, require_free
+from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
+from deploy.local.services import Service
+from deploy.local.settings import core_count
+from tasks import names
+from tasks.settings import Settings
+
+#: A worker is given this long to end its job before it is killed; the job is then done again.
+_WORKER_GRACE_SECONDS: Final = 15.0
+#: A request that waits for a task is cut off after this long.
+_API_GRACE_SECONDS: Final = 5.0
+#: Flower keeps nothing that would have to be saved.
+_FLOWER_GRACE_SECONDS: Final = 3.0
+_FLOWER_TASKS: Final = 2000
+#: The order of the end: no new pictures first; the servers, which all need, have a later stage.
+_API_STAGE, _FLOWER_STAGE, _WORKER_STAGE = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where everything listens."""
+
+    api: int
+    flower: int | None
+    valkey: int
+    store: StorePorts
+
+    @classmethod
+    def choose(cls, options: UpOptions, free: Sequence[int]) -> "Ports":
+        """Those that were asked for, and free ones for the rest.
+
+        Raises:
+            SetupError: one that was asked for is taken.
+        """
+        valkey, any_api, any_flower, *store = free
+        flower = options.flower_port
+        if options.port:
+            require_free(options.port, "--port")
+        if flower:
+            require_free(flower, "--flower-port")
+        return cls(
+            api=options.port or any_api,
+            flower=None if flower is None else flower or any_flower,
+            valkey=valkey,
+            store=StorePorts.take(store),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What is to be run.
+
+    Attributes:
+        settings: what all processes are told.
+        servers: the embedded servers, which have to be ready first.
+        services: the project's own processes.
+        api_url: address of the API.
+        flower_url: address of Flower, if it runs.
+    """
+
+    settings: Settings
+    servers: tuple[Service, ...]
+    services: tuple[Service, ...]
+    api_url: str
+    flower_url: str | None
+
+
+def plan_stack(options: UpOptions, given: Settings, folder: Path, ports: Ports) -> Stack:
+    """Choose passwords and commands; nothing is started yet.
+
+    Args:
+        options: what was asked for.
+        given: the settings as they are; those that name no Redis or no store get an embedded one.
+        folder: the data folder.
+        ports: where everything shall listen.
+
+    Raises:
+        SetupError: a program is not installed, or somebody else's server does not answer.
+    """
+    settings, servers = _with_servers(given, folder, ports)
+    return Stack(
+        settings=settings,
+        servers=servers,
+        services=_services(options, settings, ports),
+        api_url=f"http://{LOOPBACK}:{ports.api}",
+        flower_url=f"http://{LOOPBACK}:{ports.flower}" if ports.flower else None,
+    )
+
+
+def _with_servers(
+    given: Settings, folder: Path, ports: Ports
+) -> tuple[Settings, tuple[Service, ...]]:
+    """The settings with the servers' addresses in them, and the servers that are missing."""
+    servers, addresses = [], {}
+    if "redis_url" in given.model_fields_set:
+        _require_redis(given)
+    else:
+        password = credential(folder, "valkey-password")
+        servers.append(valkey_service(folder / "valkey", ports.valkey, password))
+        addresses["redis_url"] = valkey_url(ports.valkey, password)
+    if "s3_endpoint" in given.model_fields_set:
+        _require_store(given)
+    else:
+        access, secret = credential(folder, "s3-access-key"), credential(folder, "s3-secret-key")
+        store = store_service(folder / "store", ports.store, access, secret, given.s3_bucket)
+        servers.append(store)
+        addresses |= {
+            "s3_endpoint": store.address,
+            "s3_public_endpoint": store.address,
+            "s3_access_key": access,
+            "s3_secret_key": secret,
+        }
+    chosen = {name: getattr(given, name) for name in given.model_fields_set}
+    return Settings.load(**{**chosen, **addresses}), tuple(servers)
+
+
+def _require_redis(given: Settings) -> None:
+    url = given.redis_url.get_secret_value()
+    try:
+        probes.redis_answers(url)(0)
+    except NotReadyError as error:
+        raise SetupError(f"Redis at {urlsplit(url).hostname} does not answer: {error}") from error
+
+
+def _require_store(given: Settings) -> None:
+    endpoint, secret = str(given.s3_endpoint), given.s3_secret_key.get_secret_value()
+    try:
+        probes.store_answers(endpoint, given.s3_access_key, secret, given.s3_bucket)(0)
+    except NotReadyError as error:
+        raise SetupError(
+            f"{endpoint}: {error}. Check RMBG_S3_ACCESS_KEY and RMBG_S3_SECRET_KEY too."
+        ) from error
+
+
+def _services(options: UpOptions, settings: Settings, ports: Ports) -> tuple[Service, ...]:
+    env = child_environment(settings, options.workers)
+    workers = [_model_worker(index, settings, env) for index in range(options.workers)]
+    services = [*workers, _io_worker(settings, env), _api(ports.api, env)]
+    if ports.flower is not None:
+        binaries.require_module("flower")
+        seen = [_node(name, settings) for name in ("io", *(worker.name for worker in workers))]
+        services.append(_flower(ports.flower, seen, env))
+    return tuple(services)
+
+
+def child_environment(settings: Settings, workers: int) -> dict[str, str]:
+    """The settings as variables; the cores are divided among the model workers."""
+    public = settings.s3_public_endpoint or settings.s3_endpoint
+    return {
+        "RMBG_REDIS_URL": settings.redis_url.get_secret_value(),
+        "RMBG_S3_ENDPOINT": str(settings.s3_endpoint),
+        "RMBG_S3_PUBLIC_ENDPOINT": str(public),
+        "RMBG_S3_ACCESS_KEY": settings.s3_access_key,
+        "RMBG_S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
+        "RMBG_S3_BUCKET": settings.s3_bucket,
+        "RMBG_MODEL": settings.model,
+        "RMBG_MODEL_DIR": str(settings.model_dir.resolve()),
+        "RMBG_HOST": settings.host,
+        "RMBG_THREADS": str(settings.threads or max(1, core_count() // workers)),
+        "RMBG_LOG_FORMAT": settings.log_format,
+        # Everything listens on loopback alone.
+        "RMBG_AUTH": "off",
+    }
+
+
+def _node(name: str, settings: Settings) -> str:
+    return f"{name}@{settings.host}"
+
+
+def _worker(node: str, queues: Sequence[str], *pool: str) -> tuple[str, ...]:
+    options = ("-n", node, "-Q", ",".join(queues), *pool, "-l", "info")
+    return (binaries.script("celery"), "-A", "tasks.app", "worker", *options)
+
+
+def _model_worker(index: int, settings: Settings, env: Mapping[str, str]) -> Service:
+    name = f"gpu{index}"
+    node = _node(name, settings)
+    queues = (names.gpu_queue(settings.host, index), names.model_queue(settings.model))
+    return Service(
+        name=name,
+        command=_worker(node, queues, "-P", "prefork", "-c", "1"),
+        env={**env, "RMBG_WORKER_INDEX": str(index)},
+        address=", ".join(queues),
+        probe=probes.worker_ready(settings.redis_url.get_secret_value(), node),
+        grace=_WORKER_GRACE_SECONDS,
+        stop_stage=_WORKER_STAGE,
+    )
+
+
+def _io_worker(settings: Settings, env: Mapping[str, str]) -> Service:
+    queues = (names.IO_QUEUE, "webhooks")
+    return Service(
+        name="io",
+        command=_worker(_node("io", settings), queues, "-P", "threads", "-c", "8"),
+        env=env,
+        address=", ".join(queues),
+        probe=probes.worker_online(settings, _node("io", settings)),
+        grace=_WORKER_GRACE_SECONDS,
+        stop_stage=_WORKER_STAGE,
+    )
+
+
+def _api(port: int, env: Mapping[str, str]) -> Service:
+    url = f"http://{LOOPBACK}:{port}"
+    application = ("-c", "python:api.gunicorn_conf", "api.app:create_app()")
+    return Service(
+        name="api",
+        command=(binaries.script("gunicorn"), *application, "-b", f"{LOOPBACK}:{port}"),
+        env=env,
+        address=url,
+        probe=probes.http_ok(f"{url}/healthz/ready"),
+        # Every question is a line in its log.
+        probe_interval=0.5,
+        grace=_API_GRACE_SECONDS,
+        stop_stage=_API_STAGE,
+    )
+
+
+def _flower(port: int, workers: Sequence[str], env: Mapping[str, str]) -> Service:
+    url = f"http://{LOOPBACK}:{port}"
+    options = (f"--address={LOOPBACK}", f"--port={port}", f"--max_tasks={_FLOWER_TASKS}")
+    return Service(
+        name="flower",
+        command=(binaries.script("celery"), "-A", "tasks.app", "flower", *options),
+        env=env,
+        address=url,
+        probe=probes.flower_sees(url, workers),
+        grace=_FLOWER_GRACE_SECONDS,
+        stop_stage=_FLOWER_STAGE,
+    )
