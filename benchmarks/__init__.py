@@ -1,0 +1,1 @@
+"""Figures for the machine they run on, as tables; nothing is asserted."""
