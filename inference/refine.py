@@ -132,55 +132,50 @@ def _weighted_sum(
 class _Coarse:
     """The solver's F and B, to be looked up at the picture's own pixels."""
 
-    #: (rows * columns, 6).
+    #: (rows of the picture * samples across, 6).
     table: _Floats
-    columns: int
-    #: For every row of the picture: the sample above, and the share of the one below.
-    row_at: tuple[NDArray[np.int64], _Floats]
-    column_at: tuple[NDArray[np.int64], _Floats]
+    #: Samples across.
+    samples: int
+    #: For every column of the picture: the sample before it, and the share of the next.
+    columns: tuple[NDArray[np.int64], _Floats]
 
     @classmethod
     def of(cls, pair: _Floats, step: int, shape: tuple[int, ...]) -> "_Coarse":
-        _, rows, columns = pair.shape
-        table = np.ascontiguousarray(pair.reshape(6, -1).T)
-        return cls(
-            table, columns, _between(shape[0], rows, step), _between(shape[1], columns, step)
-        )
+        """Enlarged to all rows at once, as that is cheap; columns follow pixel by pixel."""
+        _, rows, samples = pair.shape
+        above, share = _between(shape[0], rows, step)
+        source = np.ascontiguousarray(pair.transpose(1, 2, 0))
+        table = source[above]
+        table += (source[np.minimum(above + 1, rows - 1)] - table) * share[:, None, None]
+        return cls(table.reshape(-1, 6), samples, _between(shape[1], samples, step))
 
-    def at(self, row: NDArray[np.int64], column: NDArray[np.int64]) -> _Floats:
-        """F and B at pixels of the picture, bilinear, (pixels, 6)."""
-        (top, down), (left, right) = self.row_at, self.column_at
-        first, across = top[row] * self.columns + left[column], right[column]
-        upper = self._mix(first, across)
-        # The last row and column look at themselves, with a share of zero.
-        lower = self._mix(first + self.columns * (down[row] > 0)[:, 0], across)
-        upper += (lower - upper) * down[row]
-        return upper
-
-    def _mix(self, first: NDArray[np.int64], share: _Floats) -> _Floats:
-        near = self.table.take(first, axis=0)
-        far = self.table.take(first + (share > 0)[:, 0], axis=0)
-        far -= near
-        far *= share
-        near += far
-        return near
+    def around(
+        self, row: NDArray[np.int64], column: NDArray[np.int64]
+    ) -> tuple[_Floats, _Floats, _Floats]:
+        """F and B left and right of some pixels, (pixels, 6), and the share of the right."""
+        before, share = self.columns
+        left, across = row * self.samples + before[column], share[column]
+        # The last column looks at itself, with a share of zero.
+        return self.table.take(left, axis=0), self.table.take(left + (across > 0), axis=0), across
 
 
 def _between(length: int, samples: int, step: int) -> tuple[NDArray[np.int64], _Floats]:
-    """Of every pixel along an axis: the sample before it, and the share (n, 1) of the next."""
+    """Of every pixel along an axis: the sample before it, and the share of the next."""
     place = np.clip((np.arange(length) - step // 2) / step, 0, samples - 1)
     before = place.astype(np.int64)
-    return before, (place - before).astype(np.float32)[:, None]
+    return before, (place - before).astype(np.float32)
 
 
 def _fill(pixels: _Bytes, alpha: _Floats, coarse: _Coarse, soft: NDArray[np.int64]) -> None:
     """Solves the data term at some pixels of the picture, (height * width, 3), in place."""
-    pair = coarse.at(*np.divmod(soft, alpha.shape[1]))
-    a = alpha.reshape(-1).take(soft)[:, None]
+    left, right, share = coarse.around(*np.divmod(soft, alpha.shape[1]))
+    colours, a = pixels.take(soft, axis=0), alpha.reshape(-1).take(soft)
     b = 1 - a
-    residual = pixels.take(soft, axis=0) - a * pair[:, :3]
-    residual -= b * pair[:, 3:]
-    residual *= a / (a * a + b * b)
-    residual += pair[:, :3]
-    np.clip(np.rint(residual, out=residual), 0, 255, out=residual)
-    pixels[soft] = residual.astype(np.uint8)
+    gain = a / (a * a + b * b)
+    for channel in range(3):  # one by one: numpy is slow at broadcasting over three values
+        foreground, background = (
+            left[:, at] + share * (right[:, at] - left[:, at]) for at in (channel, channel + 3)
+        )
+        residual = colours[:, channel] - a * foreground - b * background
+        foreground += gain * residual
+        pixels[soft, channel] = np.clip(np.rint(foreground), 0, 255).astype(np.uint8)
