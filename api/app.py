@@ -1,7 +1,7 @@
 """The Flask application."""
 
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from flask import Flask, Response, g, request
@@ -18,6 +18,7 @@ from inference.version import __version__
 from tasks.log import configure_logging
 
 _log = structlog.get_logger(__name__)
+_ERRORS_FROM: Final = 400
 
 
 def create_app(services: Services | None = None) -> Flask:
@@ -74,8 +75,10 @@ def _log_requests(app: Flask) -> None:
 
     @app.after_request
     def _end(response: Response) -> Response:
+        # Probes come every few seconds and tell nothing when they succeed.
+        quiet = request.path.startswith("/healthz/") and response.status_code < _ERRORS_FROM
         # The path, never the query: a signed address must not reach a log.
-        _log.info(
+        (_log.debug if quiet else _log.info)(
             "request",
             method=request.method,
             path=request.path,

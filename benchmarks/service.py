@@ -81,9 +81,9 @@ def api_facts(pid: int) -> list[tuple[str, str, str]]:
     processes = psutil.Process(pid).children()
     resident = max(each.memory_info().rss for each in processes) / 2**20
     script = "import time; t = time.perf_counter(); import api.app; print(time.perf_counter() - t)"
+    command = [sys.executable, "-c", script]
     runs = [
-        float(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
-        for _ in range(5)
+        float(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(5)
     ]
     return [
         ("API process, resident, largest", f"{resident:.0f} MB", "120 MB"),
@@ -105,7 +105,11 @@ def main() -> None:
         for run in stages
     ]
     rows += [
-        (f"submit a 500 kB JPEG, median of {RUNS}", f"{statistics.median(submits):.1f} ms", "30 ms"),
+        (
+            f"submit a 500 kB JPEG, median of {RUNS}",
+            f"{statistics.median(submits):.1f} ms",
+            "30 ms",
+        ),
         (
             f"all but inference, 2000 × 1333, median of {RUNS}",
             f"{statistics.median(around):.0f} ms",
