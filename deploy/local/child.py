@@ -1,9 +1,10 @@
 """One service kept running: started, watched until ready, restarted when it dies, ended."""
 
 import asyncio
+import os
 import signal
 import time
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
+from asyncio.subprocess import DEVNULL, STDOUT, Process
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -118,8 +119,12 @@ class Child:
         """One life of the process; how it ended."""
         started = time.time()
         self.state = State.STARTING
-        process = self._process = await self._spawn()
-        pump = asyncio.create_task(self._pump(process))
+        output = await _Output.open()
+        try:
+            process = self._process = await self._spawn(output)
+        finally:
+            output.close_writable()
+        pump = asyncio.create_task(self._pump(output.stream))
         watch = asyncio.create_task(self._watch(started))
         try:
             await self._until_ended(process)
@@ -129,20 +134,20 @@ class Child:
             await asyncio.to_thread(processes.end_group, process.pid)
             await asyncio.wait({pump}, timeout=_LAST_LINES_SECONDS)
             pump.cancel()
+            output.transport.close()
             self.service.remove_leftovers()
         return _how_it_ended(process)
 
-    async def _spawn(self) -> Process:
+    async def _spawn(self, output: "_Output") -> Process:
         return await asyncio.create_subprocess_exec(
             *processes.command_line(self.service),
             env=dict(processes.environment(self.service)),
             cwd=self.service.folder,
             stdin=DEVNULL,
-            stdout=PIPE,
+            stdout=output.writable,
             stderr=STDOUT,
             start_new_session=True,
             pass_fds=tuple(self._inherited),
-            limit=_LONGEST_LINE,
         )
 
     async def _until_ended(self, process: Process) -> None:
@@ -177,12 +182,10 @@ class Child:
         self.settled.set()
         self._say(f"ready after {time.time() - started:.1f} s")
 
-    async def _pump(self, process: Process) -> None:
-        if process.stdout is None:
-            return
+    async def _pump(self, output: asyncio.StreamReader) -> None:
         while True:
             try:
-                line = await process.stdout.readline()
+                line = await output.readline()
             except ValueError:
                 line = b"(a line too long to show)\n"
             if not line:
@@ -194,6 +197,32 @@ class Child:
 
     def _say(self, text: str) -> None:
         self._sink("rmbg", f"{self.service.name} {text}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """The pipe that a process writes to.
+
+    It is ours, not asyncio's: with one of its own, `Process.wait` does not return before the last
+    descendant that holds the pipe has ended, and an orphan would stop the restart.
+    """
+
+    stream: asyncio.StreamReader
+    transport: asyncio.ReadTransport
+    writable: int
+
+    @classmethod
+    async def open(cls) -> "_Output":
+        readable, writable = os.pipe()
+        stream = asyncio.StreamReader(_LONGEST_LINE)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(readable, "rb", buffering=0)
+        )
+        return cls(stream, transport, writable)
+
+    def close_writable(self) -> None:
+        """Leave the writing end to the process alone."""
+        os.close(self.writable)
 
 
 def _how_it_ended(process: Process) -> str:

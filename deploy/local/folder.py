@@ -70,7 +70,7 @@ def data_folder(path: Path, *, patience: float = _LOCK_SECONDS) -> Iterator[Data
 
 def _open_lock(path: Path) -> IO[str]:
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return (path / "lock").open("a")
     except OSError as error:
         raise SetupError(

@@ -30,7 +30,7 @@ def reserved_ports(preferred: int | None = None) -> Iterator[list[int]]:
         SetupError: there is no free block.
     """
     for first in _candidates(preferred):
-        guard = _bound(first)
+        guard = _bound(first, shared=False)
         if guard is None:
             continue
         with guard:
@@ -49,7 +49,7 @@ def _candidates(preferred: int | None) -> list[int]:
 
 def is_free(port: int) -> bool:
     """Whether a server could listen on this port of loopback now."""
-    held = _bound(port)
+    held = _bound(port, shared=True)
     if held is None:
         return False
     held.close()
@@ -75,10 +75,14 @@ def free_port() -> int:
         return ports[0]
 
 
-def _bound(port: int) -> socket.socket | None:
+def _bound(port: int, *, shared: bool) -> socket.socket | None:
+    """A socket with this port, or None.
+
+    Shared, as servers do: connections that are still closing are no obstacle. But two such
+    sockets may have the same port until one listens, so a guard is not shared.
+    """
     held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    # As servers do: connections that are still closing are no obstacle.
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(shared))
     try:
         held.bind((LOOPBACK, port))
     except OSError:

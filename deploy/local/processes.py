@@ -1,11 +1,11 @@
 """Starting processes so that they can be ended: a group of their own, tied to the parent."""
 
-import contextlib
 import os
 import signal
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from deploy.local.services import Service
@@ -52,6 +52,25 @@ def signal_group(group: int, number: signal.Signals) -> bool:
 def end_group(group: int, *, seconds: float = 2.0) -> None:
     """Kill whatever is left of a group, and wait for it to be gone (it may hold a port)."""
     end = time.monotonic() + seconds
-    with contextlib.suppress(InterruptedError):
-        while signal_group(group, signal.SIGKILL) and time.monotonic() < end:
-            time.sleep(0.01)
+    while signal_group(group, signal.SIGKILL) and time.monotonic() < end and _lives(group):
+        time.sleep(0.01)
+
+
+def _lives(group: int) -> bool:
+    """Whether a group has a process that is more than a zombie.
+
+    Orphans stay zombies until the system's first process, which takes its time, has reaped them.
+    """
+    if sys.platform != "linux":
+        return True
+    return any(_group_and_state(each) == (group, True) for each in Path("/proc").glob("[0-9]*"))
+
+
+def _group_and_state(process: Path) -> tuple[int, bool]:
+    """A process's group, and whether it still runs; from proc(5), `stat`."""
+    try:
+        # The name in parentheses may contain anything; state, parent and group follow it.
+        state, _, group, *_ = (process / "stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return 0, False
+    return int(group), state not in "ZX"
