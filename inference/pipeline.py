@@ -1,6 +1,6 @@
 """One picture's way, step by step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from inference.compose import compose
 from inference.decode import decode
@@ -9,6 +9,7 @@ from inference.models.base import Matting
 from inference.options import Options, OutputFormat
 from inference.pipeline_version import PIPELINE_VERSION
 from inference.probe import DEFAULT_LIMITS, ImageLimits
+from inference.refine import Refining, estimate_foreground
 from inference.stages import StageHook, no_stages
 
 __all__ = ["PIPELINE_VERSION", "Result", "remove_background"]
@@ -49,7 +50,9 @@ def remove_background(
         height, width = picture.rgb.shape[:2]
         options.check_size(width, height)
     (matte,) = model.matte([picture.rgb], stages)
+    refine = model.estimate_foreground if isinstance(model, Refining) else estimate_foreground
     with stages("compose"):
+        picture = replace(picture, rgb=refine(picture.rgb, matte))
         pixels = compose(picture, matte, options.matte_color)
         del picture, matte  # the largest arrays: not needed while the file is made
     with stages("encode"):

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,15 @@ _CHUNK = 32_768  # soft pixels handled at a time: what a core's cache holds
 
 _Floats = NDArray[np.float32]
 _Bytes = NDArray[np.uint8]
+
+
+@runtime_checkable
+class Refining(Protocol):
+    """A model that does this on its own device, which holds a GPU."""
+
+    def estimate_foreground(self, rgb: _Bytes, alpha: _Floats) -> _Bytes:
+        """As `estimate_foreground` below."""
+        ...
 
 
 def estimate_foreground(rgb: _Bytes, alpha: _Floats, *, threads: int = 2) -> _Bytes:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from inference.errors import ModelError
 from inference.models.base import Matting
+from inference.models.birefnet.config import PRESETS
 from inference.models.files import find_fault
 from inference.models.registry import ModelSpec
 
@@ -20,21 +21,45 @@ def load_model(
 
     Args:
         spec: the model's facts.
-        path: its file of weights.
+        path: its file of weights; for a BiRefNet, a folder with `model.safetensors` will do too.
         device: `auto`, `cpu`, `cuda` or `cuda:N`. Only `auto` may choose the CPU by itself.
-        precision: `auto`, `float32`, or what else the engine offers.
+        precision: `auto`, `fp32`, `fp16` or `bf16`, of which an engine may offer fewer.
         threads: CPU threads for one picture; None leaves it to the engine.
 
     Raises:
         ModelError: the file is missing or another one, or the device or the precision cannot be
             had; the message says what to do.
     """
-    _check_file(spec, path)
-    if spec.engine == "onnx":
+    try:
+        if spec.engine == "birefnet":
+            return _load_birefnet(spec, path, device, precision, threads)
+        _check_file(spec, path)
         from inference.models.onnx import load_onnx  # noqa: PLC0415 - one engine's library only
 
         return load_onnx(spec, path, device=device, precision=precision, threads=threads)
-    raise ModelError(f"The engine {spec.engine!r} of the model {spec.name} is not installed here.")
+    except ModuleNotFoundError as error:
+        extra = {"birefnet": "torch", "onnx": "cpu"}[spec.engine]
+        raise ModelError(
+            f"The model {spec.name} needs {error.name}: pip install 'rmbg-queue[{extra}]'"
+        ) from error
+
+
+def _load_birefnet(
+    spec: ModelSpec, path: Path, device: str, precision: str, threads: int | None
+) -> Matting:
+    """Its loader checks the file itself, as it has to read all of it to hash it."""
+    from inference.models.birefnet.engine import load_birefnet  # noqa: PLC0415 - imports torch
+
+    return load_birefnet(
+        spec.name,
+        path,
+        PRESETS[spec.name],
+        patch_order=spec.patch_order,
+        sha256=spec.sha256,
+        device=device,
+        precision=precision,
+        threads=threads,
+    )
 
 
 def _check_file(spec: ModelSpec, path: Path) -> None:

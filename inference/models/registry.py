@@ -1,18 +1,15 @@
 """The models that this service knows: facts only, so that the API can list them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
 from inference.errors import ModelError
+from inference.models.birefnet.config import PRESETS, PatchOrder
 
 #: What runs a model: ONNX Runtime, or the project's own BiRefNet code on torch.
 Engine = Literal["onnx", "birefnet"]
-
-#: How a BiRefNet checkpoint orders the image patches that its decoder is given. Two checkpoints
-#: with other orders have the same keys and shapes, so a wrong one loads and is silently wrong.
-PatchOrder = Literal["wg hg c", "c hg wg"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +23,12 @@ class PypiFile:
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a Hugging Face repository at one commit."""
+    """A file of a Hugging Face repository."""
 
     repo: str
-    revision: str
-    filename: str
+    filename: str = "model.safetensors"
+    #: A commit; None where none was verified, and then only a SHA-256 says which file is meant.
+    revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +46,13 @@ class ModelSpec:
     commercial_use: bool
     #: Name of the weights in the model folder.
     file_name: str
-    source: PypiFile | HubFile
+    #: None where the file is of one's own making.
+    source: PypiFile | HubFile | None
     #: None where the weights were never at hand to be measured.
     size_bytes: int | None = None
     #: Lower-case hexadecimal; None where unknown, and then the file is not checked.
     sha256: str | None = None
-    #: None for engines without it.
+    #: Of a BiRefNet checkpoint, where its SHA-256 does not tell; None for other engines.
     patch_order: PatchOrder | None = None
 
 
@@ -71,8 +70,54 @@ _U2NETP = ModelSpec(
     sha256="309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
 )
 
+_RMBG_2_0 = ModelSpec(
+    name="rmbg-2.0",
+    title="RMBG-2.0, by BRIA AI",
+    engine="birefnet",
+    input_size=PRESETS["rmbg-2.0"].input_size,
+    licence="CC BY-NC 4.0",
+    licence_url="https://huggingface.co/briaai/RMBG-2.0",
+    commercial_use=False,
+    file_name="rmbg-2.0.safetensors",
+    source=HubFile("briaai/RMBG-2.0"),
+    size_bytes=884_878_856,
+    sha256="566ed80c3d95f87ada6864d4cbe2290a1c5eb1c7bb0b123e984f60f76b02c3a7",
+    patch_order=PatchOrder.RMBG_2_0,
+)
+
+
+def _birefnet(name: str, title: str, source: HubFile | None) -> ModelSpec:
+    """One of BiRefNet's own releases, or a network of that shape."""
+    return ModelSpec(
+        name=name,
+        title=title,
+        engine="birefnet",
+        input_size=PRESETS[name].input_size,
+        licence="MIT",
+        licence_url="https://github.com/ZhengPeng7/BiRefNet/blob/main/LICENSE",
+        commercial_use=True,
+        file_name=f"{name}.safetensors",
+        source=source,
+        patch_order=PatchOrder.BIREFNET,
+    )
+
+
+_SPECS = (
+    _U2NETP,
+    _RMBG_2_0,
+    _birefnet("birefnet", "BiRefNet, general", HubFile("ZhengPeng7/BiRefNet")),
+    _birefnet("birefnet-hr", "BiRefNet, high resolution", HubFile("ZhengPeng7/BiRefNet_HR")),
+    _birefnet("birefnet-lite", "BiRefNet on Swin-T", HubFile("ZhengPeng7/BiRefNet_lite")),
+    _birefnet("birefnet-matting", "BiRefNet, matting", HubFile("ZhengPeng7/BiRefNet-matting")),
+    replace(
+        _birefnet("birefnet-tiny", "A tiny BiRefNet with made-up weights, for tests", None),
+        licence="Apache-2.0",
+        licence_url="https://www.apache.org/licenses/LICENSE-2.0",
+    ),
+)
+
 #: Every known model by name.
-MODELS: Mapping[str, ModelSpec] = MappingProxyType({spec.name: spec for spec in (_U2NETP,)})
+MODELS: Mapping[str, ModelSpec] = MappingProxyType({spec.name: spec for spec in _SPECS})
 
 
 def get_spec(name: str) -> ModelSpec:

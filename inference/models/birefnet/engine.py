@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inference import refine, refine_torch
 from inference.models.base import Alpha, Rgb
 from inference.models.birefnet.checkpoint import load_network
 from inference.models.birefnet.config import BiRefNetConfig, PatchOrder
@@ -64,6 +65,21 @@ class BiRefNetMatting:
                 ]
                 self._refuse_overflow(logits)
                 return mattes
+
+    def estimate_foreground(self, rgb: Rgb, alpha: Alpha) -> Rgb:
+        """`inference.refine.estimate_foreground`, on the GPU where the network is on one.
+
+        Raises:
+            GpuOutOfMemoryError: the picture's size in floats, twenty times, must fit.
+            GpuFaultError: the process must be started anew.
+        """
+        if self.device.type == "cpu":
+            return refine.estimate_foreground(rgb, alpha)
+        with gpu_faults(self.device):
+            pixels = torch.tensor(rgb, device=self.device)
+            matte = torch.tensor(alpha, device=self.device)
+            foreground: Rgb = refine_torch.estimate_foreground(pixels, matte).cpu().numpy()
+            return foreground
 
     def _refuse_overflow(self, logits: Tensor) -> None:
         if not torch.isfinite(logits).all():
