@@ -89,6 +89,9 @@ class SubmittedSchema(Schema):
     status_url = fields.Url(required=True)
     result_url = fields.Url(required=True, allow_none=True)
     queue = fields.String(required=True)
+    position = fields.Integer(
+        required=True, metadata={"description": "How many tasks wait ahead of this one."}
+    )
     created_at = fields.DateTime(required=True)
 
 

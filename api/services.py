@@ -111,6 +111,13 @@ class Services:
             # The record stands, so the job is accepted: the reconciler sends the message.
             _log.warning("submit.message_not_sent", **job.log_context())
 
+    def position(self, job: Job) -> int:
+        """How many jobs wait ahead; 0 when that cannot be told, which is no reason to fail."""
+        try:
+            return self.store.position(job.task_id)
+        except QueueUnavailableError:
+            return 0
+
     def wait_final(self, task_id: str, seconds: float) -> Job | None:
         """The job once it is final, or as it is when the time is up or too many wait already."""
         if seconds <= 0 or not self.waiting.acquire(blocking=False):

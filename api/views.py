@@ -9,7 +9,7 @@ from api.services import Services
 from tasks.jobs import Job, JobError, Status
 
 
-def submitted(job: Job) -> dict[str, Any]:
+def submitted(job: Job, services: Services) -> dict[str, Any]:
     """The answer to a submission; see `SubmittedSchema`."""
     return {
         "task_id": job.task_id,
@@ -17,6 +17,7 @@ def submitted(job: Job) -> dict[str, Any]:
         "status_url": status_url(job),
         "result_url": None,
         "queue": job.queue,
+        "position": services.position(job),
         "created_at": _instant(job.created_at),
     }
 

@@ -168,6 +168,12 @@ class JobStore:
             found = self._client.zrangebyscore(keys.index_key(status), "-inf", bound)
         return cast("list[str]", found)
 
+    def position(self, task_id: str) -> int:
+        """How many jobs wait ahead of this one, in all queues; 0 once it no longer waits."""
+        with _redis_errors():
+            rank = self._client.zrank(keys.index_key(Status.QUEUED), task_id)
+        return cast("int | None", rank) or 0
+
     def forget(self, task_id: str, status: Status) -> None:
         """Drop an index entry whose record has expired."""
         with _redis_errors():

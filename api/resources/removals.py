@@ -33,7 +33,7 @@ class RemoveBackground(MethodView):
         The answer comes at once, with the id under which the cutout can be asked for.
         """
         job = services().submit(_upload(form["image"]), _options(form), request_id())
-        return success(submitted(job)), 202, {"Location": status_url(job)}
+        return success(submitted(job, services())), 202, {"Location": status_url(job)}
 
 
 def _options(form: dict[str, Any]) -> Options:

@@ -41,6 +41,13 @@ def test_a_record_goes_away_by_itself(client: Redis, job: Job) -> None:
     assert client.expiretime(keys.job_key(job.task_id)) > job.expires_at
 
 
+def test_jobs_wait_in_the_order_they_came(store: JobStore, job: Job) -> None:
+    later = job.evolve(task_id=keys.new_task_id())
+    store.create(later)
+    assert store.position(later.task_id) > store.position(job.task_id)
+    assert store.position("rm-unknown") == 0
+
+
 def test_an_id_is_never_used_twice(store: JobStore, job: Job) -> None:
     with pytest.raises(QueueUnavailableError, match="taken"):
         store.create(job)
