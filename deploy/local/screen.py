@@ -30,9 +30,9 @@ class Screen:
     def line(self, name: str, text: str) -> None:
         """One line of a child, behind its name."""
         style = self._styles.setdefault(name, _COLORS[len(self._styles) % len(_COLORS)])
-        prefix = Text(f"{name:<{_PREFIX_WIDTH}} | ", style=style)
+        line = Text.assemble((f"{name:<{_PREFIX_WIDTH}} | ", style), Text.from_ansi(text))
         # As it came: neither wrapped nor read for markup.
-        self._console.print(prefix + Text.from_ansi(text), soft_wrap=True, highlight=False)
+        self._console.print(line, soft_wrap=True, highlight=False)
 
     def table(self, children: Iterable[Child]) -> None:
         """What runs where."""

@@ -70,6 +70,8 @@ def _require_model(settings: Settings) -> None:
 async def _run(options: UpOptions, stack: Stack, folder: DataFolder, screen: Screen) -> None:
     supervisor = Supervisor(screen.line, inherited=[folder.lock])
     told = _on_signals(supervisor)
+    # One that was killed could not do so itself.
+    folder.forget(RUN_FILE)
     try:
         await _until(told, _start(options, stack, folder, screen, supervisor))
         if not told.is_set():

@@ -1,0 +1,247 @@
+"""`rmbg up` for real: it starts, rides out kill -9 of every child, and leaves nothing behind."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+import pytest
+import urllib3
+from PIL import Image
+
+from deploy.client import ClientError, ServiceClient
+from deploy.local import binaries
+from inference.models.fetch import fetch_model
+from inference.models.registry import get_spec
+from tasks.settings import Settings
+
+T = TypeVar("T")
+
+NAMES = ("valkey", "weed", "gpu0", "io", "api", "flower")
+#: What `ps` shows of each.
+COMMANDS = {
+    "valkey": r"valkey-server",
+    "weed": r"weed .*server",
+    "gpu0": r"celery.* gpu0@",
+    "io": r"celery.* io@",
+    "api": r"gunicorn",
+    "flower": r"celery.* flower",
+}
+
+
+@dataclass(frozen=True)
+class Up:
+    """A running `rmbg up`."""
+
+    process: psutil.Popen
+    data: Path
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return str(json.loads((self.data / "run.json").read_text())["api_url"])
+
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def child(self, name: str) -> psutil.Process | None:
+        """The child of this name, if it runs."""
+        for process in self.process.children():
+            try:
+                if re.search(COMMANDS[name], " ".join(process.cmdline())):
+                    return process
+            except psutil.Error:
+                continue
+        return None
+
+    def times_ready(self, name: str) -> int:
+        return self.output().count(f"rmbg    | {name} ready after")
+
+
+def wait_for(what: str, ask: Callable[[], T | None], up: Up, *, seconds: float) -> T:
+    """Ask until the answer is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        answer = ask()
+        if answer:
+            return answer
+        time.sleep(0.05)
+    pytest.fail(f"no {what} within {seconds} s; the output:\n{up.output()[-8000:]}")
+
+
+@contextmanager
+def running_up(folder: Path, *options: str) -> Iterator[Up]:
+    """Start `rmbg up` and wait until it says that it is ready."""
+    fetch_model(get_spec("u2netp"), Settings.load().model_dir)
+    data, log = folder / "data", folder / "up.log"
+    command = [binaries.script("rmbg"), "up", "--port", "0", "--data", str(data), *options]
+    env = {
+        n: v for n, v in os.environ.items() if not n.startswith("RMBG_") or n == "RMBG_MODEL_DIR"
+    }
+    with log.open("wb") as output:
+        process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env)
+    up = Up(process, data, log)
+    try:
+        wait_for("end or ready", lambda: (data / "run.json").exists() or ended(up), up, seconds=90)
+        assert process.poll() is None, up.output()
+        yield up
+    finally:
+        end(up, signal.SIGTERM)
+
+
+def ended(up: Up) -> bool:
+    return up.process.poll() is not None
+
+
+def end(up: Up, number: signal.Signals) -> None:
+    """Ask it to end; if it does not, end it and what it started, and fail."""
+    if ended(up):
+        return
+    up.process.send_signal(number)
+    try:
+        up.process.wait(40)
+    except psutil.TimeoutExpired:
+        for process in [*up.process.children(recursive=True), up.process]:
+            process.kill()
+        pytest.fail(f"it did not end; the output:\n{up.output()[-8000:]}")
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with running_up(tmp_path_factory.mktemp("up"), "--flower-port", "0") as running:
+        yield running
+
+
+def cut_out(up: Up, photo: Path) -> bytes | None:
+    """A cutout, or None while the service recovers."""
+    try:
+        with ServiceClient(up.url) as client:
+            return client.cut_out(photo, {"cache": "false"})
+    except ClientError:
+        return None
+
+
+def test_ready_means_that_the_sample_was_cut_out(up: Up) -> None:
+    said = up.output()
+    assert f"ready: {up.url}" in said
+    sample = up.data.resolve() / "sample-cutout.png"
+    assert f"sample cutout  {sample}" in said
+    with Image.open(sample) as cutout, Image.open(_bundled_photo()) as photo:
+        assert (cutout.format, cutout.mode, cutout.size) == ("PNG", "RGBA", photo.size)
+        assert cutout.getchannel("A").getextrema() == (0, 255)
+
+
+def _bundled_photo() -> Path:
+    return Path(__file__).parents[2] / "deploy" / "local" / "sample.jpg"
+
+
+def test_the_screen_shows_what_runs_where(up: Up) -> None:
+    table = re.findall(r"│ (\S+) +│ (\d+) +│ (.+?) +│ ready │", up.output())
+    assert [row[0] for row in table] == list(NAMES)
+    assert {row[0]: row[2] for row in table}["api"] == up.url
+
+
+def test_everything_listens_on_loopback_alone(up: Up) -> None:
+    listening = [
+        (process.name(), each.laddr.ip)
+        for process in up.process.children(recursive=True)
+        for each in process.net_connections("inet")
+        if each.status in {psutil.CONN_LISTEN, psutil.CONN_NONE}
+    ]
+    assert len(listening) >= 4
+    assert {address for _, address in listening} == {"127.0.0.1"}, listening
+
+
+def test_secrets_are_private_and_not_on_the_screen(up: Up) -> None:
+    kept = [up.data / name for name in ("valkey-password", "s3-access-key", "s3-secret-key")]
+    for path in [*kept, up.data / "valkey" / "valkey.conf", up.data / "store" / "s3.json"]:
+        assert path.stat().st_mode & 0o077 == 0, path
+    assert not [path.name for path in kept if path.read_text() in up.output()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_killed_child_is_back_and_the_next_photo_works(up: Up, name: str, coffee: Path) -> None:
+    times_ready = up.times_ready(name)
+    victim = wait_for(name, lambda: up.child(name), up, seconds=10)
+    victim.kill()
+    began = time.monotonic()
+
+    def replacement() -> psutil.Process | None:
+        child = up.child(name)
+        return child if child and child.pid != victim.pid else None
+
+    wait_for(f"new {name}", replacement, up, seconds=10)
+    wait_for(f"{name} ready", lambda: up.times_ready(name) > times_ready, up, seconds=30)
+    wait_for("cutout", lambda: cut_out(up, coffee), up, seconds=40)
+    assert f"rmbg    | {name} was killed by SIGKILL; starting it again in" in up.output()
+    # For `pytest -rP`: how long the service took to be whole again.
+    print(f"{name}: whole again {time.monotonic() - began:.1f} s after kill -9")  # noqa: T201 - see above
+
+
+def test_the_end_leaves_nothing_and_a_restart_finds_everything(up: Up, coffee: Path) -> None:
+    """The last test here: it ends the stack that the others share."""
+    url, family = up.url, up.process.children(recursive=True)
+    ports = _listening(family)
+    with ServiceClient(url) as client:
+        before = client.wait(client.submit(coffee, {"cache": "false"}))
+    end(up, signal.SIGINT)
+    assert up.process.wait() == 0
+    assert not _alive(family)
+    assert not ports & {each.laddr.port for each in psutil.net_connections("tcp") if each.pid}
+    assert not _sockets(ports)
+
+    with running_up(up.data.parent, "--no-flower", "--workers", "2") as again:
+        assert again.child("flower") is None
+        # The same addresses, so that what was handed out before the restart stays good.
+        assert again.url == url
+        with ServiceClient(url) as client:
+            after = client.wait(before["task_id"])
+        assert after["status"] == "succeeded"
+        assert _fetch(before["result_url"]) == _fetch(after["result_url"])
+        _assert_a_second_one_is_refused(again)
+
+        family = again.process.children(recursive=True)
+        again.process.kill()
+        again.process.wait(10)
+        assert not _alive(family), "children of a killed `rmbg up` live on"
+    for path in _sockets(ports):
+        path.unlink()
+
+
+def _listening(processes: list[psutil.Process]) -> set[int]:
+    found = (each for process in processes for each in process.net_connections("tcp"))
+    return {each.laddr.port for each in found if each.status == psutil.CONN_LISTEN}
+
+
+def _sockets(ports: set[int]) -> list[Path]:
+    """What `weed` puts into /tmp."""
+    folder = Path("/tmp")  # noqa: S108 - weed's choice
+    return [path for port in ports for path in folder.glob(f"seaweedfs-*-{port}.sock")]
+
+
+def _alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run after a moment; zombies wait for the system's first process only."""
+    _, alive = psutil.wait_procs(processes, timeout=3)
+    return [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
+
+
+def _fetch(url: str) -> bytes:
+    answer = urllib3.request("GET", url, timeout=10, retries=False)
+    assert answer.status == 200, url
+    return answer.data
+
+
+def _assert_a_second_one_is_refused(up: Up) -> None:
+    command = [binaries.script("rmbg"), "up", "--port", "0", "--data", str(up.data)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "in use by another `rmbg up`" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
