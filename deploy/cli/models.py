@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from inference.models.fetch import Progress as Report
-from inference.models.fetch import fetch_model
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
 from inference.errors import ModelError
+from inference.models.fetch import Progress as Report
+from inference.models.fetch import fetch_model
 from inference.models.registry import MODELS, ModelSpec, get_spec
 from tasks.settings import Settings
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from inference.pipeline import Result, remove_background
 
 from inference.errors import InferenceError
 from inference.models.base import Matting
 from inference.options import Options
+from inference.pipeline import Result, remove_background
 from inference.probe import ImageLimits
 from inference.stages import StageTimer
 from tasks import keys
