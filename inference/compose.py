@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops
+from PIL import Image
 
 from inference.decode import Picture
 from inference.models.base import Alpha, Rgb
@@ -31,7 +31,7 @@ def compose(picture: Picture, matte: Alpha, matte_color: Rgba | None = None) -> 
         (height, width, 3 or 4).
     """
     alpha = _combine(matte, picture.alpha)
-    if matte_color is None:
+    if matte_color is None or matte_color[3] == 0:
         return cut_out(picture.rgb, alpha)
     if matte_color[3] == 255:  # noqa: PLR2004 - opaque
         return _fill_opaque(picture.rgb, alpha, matte_color)
@@ -58,7 +58,12 @@ def _combine(matte: Alpha, own: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     alpha = levels.astype(np.uint8)
     if own is None:
         return alpha
-    return np.asarray(ImageChops.multiply(Image.fromarray(alpha), Image.fromarray(own)))
+    # a * b / 255, rounded (Blinn, "Three Wrongs Make a Right", 1995); Pillow's would cut off.
+    product = np.multiply(alpha, own, dtype=np.uint16)
+    product += 128
+    product += product >> 8
+    product >>= 8
+    return product.astype(np.uint8)
 
 
 def _fill_opaque(rgb: Rgb, alpha: NDArray[np.uint8], color: Rgba) -> Pixels:

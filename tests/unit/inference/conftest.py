@@ -1,0 +1,69 @@
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inference.models.base import Alpha, Rgb
+from inference.models.fetch import fetch_model
+from inference.models.registry import get_spec
+from inference.stages import StageHook, no_stages
+
+PHOTOS = Path(__file__).parents[2] / "data"
+
+#: A picture's file in a format, with what Pillow's writer takes.
+Encode = Callable[..., bytes]
+
+
+@pytest.fixture(scope="session")
+def photo() -> Image.Image:
+    """96 x 64, with fine structure and strong colours."""
+    with Image.open(PHOTOS / "coffee.jpg") as image:
+        return image.convert("RGB").resize((96, 64), Image.Resampling.LANCZOS)
+
+
+@pytest.fixture(scope="session")
+def encode_as() -> Encode:
+    def encode_as(image: Image.Image, name: str, **parameters: object) -> bytes:
+        file = io.BytesIO()
+        image.save(file, name, **parameters)
+        return file.getvalue()
+
+    return encode_as
+
+
+@pytest.fixture(scope="session")
+def u2netp_file() -> Path:
+    """The real model, from the model folder; fetched when it is not there yet."""
+    default = Path.home() / ".cache" / "rmbg-queue" / "models"
+    return fetch_model(get_spec("u2netp"), Path(os.environ.get("RMBG_MODEL_DIR", default)))
+
+
+class EllipseModel:
+    """A `Matting` whose subject is always the ellipse that fills the picture."""
+
+    name = "ellipse"
+
+    def warm_up(self) -> None:
+        pass
+
+    def matte(self, images: Sequence[Rgb], stages: StageHook = no_stages) -> list[Alpha]:
+        with stages("preprocess"):
+            pass
+        with stages("inference"):
+            return [_ellipse(*image.shape[:2]) for image in images]
+
+
+def _ellipse(height: int, width: int) -> Alpha:
+    rows, cols = np.mgrid[:height, :width]
+    distance = np.hypot(2 * (rows + 0.5) / height - 1, 2 * (cols + 0.5) / width - 1)
+    alpha: Alpha = np.clip((1 - distance) * 5, 0, 1).astype(np.float32)
+    return alpha
+
+
+@pytest.fixture
+def ellipse_model() -> EllipseModel:
+    return EllipseModel()
