@@ -1,7 +1,8 @@
 """A PNG writer that is fast: one filter for all rows, and ISA-L's deflate at its first level.
 
 Pillow tries five filters on every row and deflates at zlib's level 6, which took longer than all
-other steps together. The layout is that of the PNG specification, third edition.
+other steps together (benchmarks/pixels.py). Of the five, Up gave the smallest file, Paeth the same
+at twenty times the work. The layout is that of the PNG specification, third edition.
 """
 
 import struct

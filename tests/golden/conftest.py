@@ -1,0 +1,22 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from inference.models.base import Matting
+from inference.models.fetch import fetch_model
+from inference.models.load import load_model
+from inference.models.registry import get_spec
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--regold", action="store_true", help="write the golden images anew")
+
+
+@pytest.fixture(scope="session")
+def u2netp() -> Matting:
+    """The real model, from the model folder; fetched when it is not there yet."""
+    default = Path.home() / ".cache" / "rmbg-queue" / "models"
+    spec = get_spec("u2netp")
+    path = fetch_model(spec, Path(os.environ.get("RMBG_MODEL_DIR", default)))
+    return load_model(spec, path, device="cpu", threads=2)
