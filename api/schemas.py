@@ -39,6 +39,10 @@ class RemovalForm(Schema):
         validate=validate.Range(1, 100),
         metadata={"description": "Quality of webp and jpg."},
     )
+    refine = fields.Boolean(
+        load_default=True,
+        metadata={"description": "false: keep the old background's colour in soft edges."},
+    )
     cache = fields.Boolean(
         load_default=True,
         metadata={"description": "false: neither read from nor write to the cache."},

@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 
 from api.errors import ERRORS
 from api.settings import ApiSettings
-from tasks.settings import PREFIX
+from tasks.settings import variable
 
 _MADE: Final = "made by `python -m deploy.reference`; change the code, not this file"
 #: Defaults that depend on the machine.
@@ -26,7 +26,7 @@ _DERIVED: Final = MappingProxyType(
 def settings_page() -> str:
     """`docs/settings.md`."""
     rows = "\n".join(
-        f"| `{_variable(name)}` | {_shown(name, field)} | {field.description} |"
+        f"| `{variable(name, field)}` | {_shown(name, field)} | {field.description} |"
         for name, field in ApiSettings.model_fields.items()
     )
     return (
@@ -42,7 +42,7 @@ def environment_example() -> str:
     parts = [f"# {_MADE}"]
     for name, field in ApiSettings.model_fields.items():
         value = _DERIVED.get(name) or _plain(field)
-        parts.append(f"\n# {field.description}\n#{_variable(name)}={value}")
+        parts.append(f"\n# {field.description}\n#{variable(name, field)}={value}")
     return "\n".join(parts) + "\n"
 
 
@@ -58,10 +58,6 @@ def errors_page() -> str:
         "wrong with which parameter. The message may change; the rest does not.\n\n"
         f"| HTTP | code | type | usual message |\n|---|---|---|---|\n{rows}\n"
     )
-
-
-def _variable(name: str) -> str:
-    return f"{PREFIX}{name.upper()}"
 
 
 def _shown(name: str, field: FieldInfo) -> str:

@@ -78,10 +78,14 @@ class Options:
     matte_color: Rgba | None = None
     #: 1..100, for webp and jpg.
     quality: int = 92
+    #: Take the old background's colour out of soft edges.
+    refine: bool = True
 
     def __post_init__(self) -> None:
         if type(self.quality) is not int or self.quality not in _QUALITIES:
             raise InvalidOptionError("quality", "Give a whole number from 1 to 100.")
+        if type(self.refine) is not bool:
+            raise InvalidOptionError("refine", "Give true or false.")
         if self.matte_color is not None:
             _check_color(self.matte_color)
         opaque = self.matte_color is not None and self.matte_color[3] == _OPAQUE
@@ -112,6 +116,7 @@ class Options:
             "output_format": self.output_format.value,
             "matte_color": None if self.matte_color is None else list(self.matte_color),
             "quality": self.quality,
+            "refine": self.refine,
         }
 
     @classmethod
@@ -127,6 +132,7 @@ class Options:
             output_format=parse_output_format(values.get("output_format", default.output_format)),
             matte_color=None if color is None else tuple(color),
             quality=values.get("quality", default.quality),
+            refine=values.get("refine", default.refine),
         )
 
 

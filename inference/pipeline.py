@@ -50,9 +50,12 @@ def remove_background(
         height, width = picture.rgb.shape[:2]
         options.check_size(width, height)
     (matte,) = model.matte([picture.rgb], stages)
-    refine = model.estimate_foreground if isinstance(model, Refining) else estimate_foreground
     with stages("compose"):
-        picture = replace(picture, rgb=refine(picture.rgb, matte))
+        if options.refine:
+            refine = (
+                model.estimate_foreground if isinstance(model, Refining) else estimate_foreground
+            )
+            picture = replace(picture, rgb=refine(picture.rgb, matte))
         pixels = compose(picture, matte, options.matte_color)
         del picture, matte  # the largest arrays: not needed while the file is made
     with stages("encode"):

@@ -5,6 +5,7 @@ A secret, or anything else, can come from a file: `RMBG_S3_SECRET_KEY_FILE=/run/
 
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -27,11 +28,17 @@ def _default_model_dir() -> Path:
     return Path(cache) / "rmbg-queue" / "models"
 
 
+def variable(name: str, field: FieldInfo) -> str:
+    """The environment variable of a setting: `RMBG_<NAME>`, or the name the world gave it."""
+    alias = field.validation_alias
+    return alias if isinstance(alias, str) else f"{PREFIX}{name.upper()}"
+
+
 class _FileSource(PydanticBaseSettingsSource):
     """Reads `RMBG_<NAME>_FILE`: the setting is that file's content, without the last newline."""
 
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - the base class's signature
-        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        path = os.environ.get(f"{variable(field_name, field)}_FILE")
         return (Path(path).read_text().rstrip("\n") if path else None), field_name, False
 
     def __call__(self) -> dict[str, Any]:
@@ -46,7 +53,9 @@ class _FileSource(PydanticBaseSettingsSource):
 class Settings(BaseSettings):
     """What the API, the workers and the command line share."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True
+    )
 
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey, with its password."
@@ -70,6 +79,21 @@ class Settings(BaseSettings):
     model_path: Path | None = Field(None, description="The model's file or folder, if not fetched.")
     model_dir: Path = Field(
         default_factory=_default_model_dir, description="Folder of the fetched models."
+    )
+    patch_order: Literal["auto", "rmbg-2.0", "birefnet"] = Field(
+        "auto",
+        description="How a BiRefNet checkpoint orders its image patches: rmbg-2.0 or birefnet; "
+        "auto goes by the file's SHA-256, else by the model's name.",
+    )
+    hf_token: SecretStr | None = Field(
+        None,
+        validation_alias="HF_TOKEN",
+        description="Token of the Hugging Face hub, for models that are gated.",
+    )
+    hf_hub_offline: bool = Field(
+        default=False,
+        validation_alias="HF_HUB_OFFLINE",
+        description="True: never ask the Hugging Face hub, only its cache on this machine.",
     )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N."
@@ -126,7 +150,7 @@ class Settings(BaseSettings):
         try:
             return cls(**values)  # type: ignore[arg-type] # checked by pydantic, which is the point
         except (ValidationError, OSError) as error:
-            raise SettingsError(_explain(error)) from error
+            raise SettingsError(_explain(error, cls.model_fields)) from error
 
     @property
     def image_limits(self) -> ImageLimits:
@@ -139,11 +163,16 @@ class Settings(BaseSettings):
         return int(self.max_image_mb * 2**20)
 
 
-def _explain(error: ValidationError | OSError) -> str:
+def _explain(error: ValidationError | OSError, fields: Mapping[str, FieldInfo]) -> str:
     if isinstance(error, OSError):
         return f"A settings file cannot be read: {error}"
     lines = [
-        f"  {PREFIX}{str(fault['loc'][0]).upper()}: {fault['msg']}"
+        f"  {_named(fields, str(fault['loc'][0]))}: {fault['msg']}"
         for fault in error.errors(include_input=False, include_url=False)
     ]
     return "\n".join(["These settings are wrong:", *lines])
+
+
+def _named(fields: Mapping[str, FieldInfo], place: str) -> str:
+    """The variable at fault; pydantic gives the field's name, or its alias."""
+    return variable(place, fields[place]) if place in fields else place

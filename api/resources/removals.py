@@ -43,6 +43,7 @@ def _options(form: dict[str, Any]) -> Options:
         # An empty field is what an HTML form sends for "none".
         matte_color=parse_color(color) if color else None,
         quality=form["quality"],
+        refine=form["refine"],
     )
 
 

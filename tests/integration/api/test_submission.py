@@ -78,7 +78,7 @@ def _job(services: Services, task_id: str) -> Job:
 def test_a_picture_is_stored_recorded_and_queued(
     submit: Submit, services: Services, settings: ApiSettings, coffee: Path
 ) -> None:
-    answer = submit(matte_color="white", output_format="jpg", quality="80")
+    answer = submit(matte_color="white", output_format="jpg", quality="80", refine="false")
     assert answer.status_code == 202
     data = _data(answer)
     assert answer.headers["Location"] == data["status_url"]
@@ -90,6 +90,7 @@ def test_a_picture_is_stored_recorded_and_queued(
         "output_format": "jpg",
         "matte_color": [255, 255, 255, 255],
         "quality": 80,
+        "refine": False,
     }
     assert job.file_stem == "coffee"
 
@@ -323,7 +324,7 @@ def test_the_api_describes_itself(client: FlaskClient) -> None:
     spec = client.get("/openapi.json").get_json()
     assert spec["openapi"] == "3.1.0"
     form = spec["components"]["schemas"]["RemovalForm"]["properties"]
-    assert set(form) == {"image", "output_format", "matte_color", "quality", "cache"}
+    assert set(form) == {"image", "output_format", "matte_color", "quality", "refine", "cache"}
     assert {"/api/v1/remove-bg", "/api/v1/tasks/{task_id}", "/healthz/ready"} <= set(spec["paths"])
 
 
