@@ -56,6 +56,16 @@ def test_a_matte_stays_within_its_range_and_is_not_stretched() -> None:
     assert (resize_matte(np.full((320, 320), 0.3, np.float32), 64, 48) == np.float32(0.3)).all()
 
 
+@pytest.mark.parametrize(
+    ("width", "height"), [(3000, 2001), (320, 320), (100, 75), (2, 5000), (300_000, 2)]
+)
+def test_strips_of_a_matte_join_without_a_seam(width: int, height: int) -> None:
+    matte = np.random.default_rng(1).random((320, 320), np.float32)
+    whole = Image.fromarray(matte).resize((width, height), Image.Resampling.BICUBIC)
+    difference = np.abs(resize_matte(matte, width, height) - np.clip(np.asarray(whole), 0, 1))
+    assert difference.max() < 1e-4
+
+
 def test_finds_the_cup(model: Matting) -> None:
     with Image.open(Path(__file__).parents[2] / "data" / "coffee.jpg") as image:
         rgb = np.asarray(image.convert("RGB"))
