@@ -1,5 +1,6 @@
 """`python -m benchmarks`: all of them."""
 
-from benchmarks import service
+from benchmarks import pixels, service
 
+pixels.main()
 service.main()
