@@ -152,6 +152,10 @@ class Settings(BaseSettings):
         except (ValidationError, OSError) as error:
             raise SettingsError(_explain(error, cls.model_fields)) from error
 
+    def model_file(self, fetched: str) -> Path:
+        """Where the weights lie: what `RMBG_MODEL_PATH` names, or the fetched file."""
+        return self.model_path or self.model_dir / fetched
+
     @property
     def image_limits(self) -> ImageLimits:
         """What is accepted, in pixels."""

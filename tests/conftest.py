@@ -20,8 +20,8 @@ PHOTOS = Path(__file__).parent / "data"
 
 @pytest.fixture(autouse=True)
 def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A developer's own RMBG_* variables must not change what is tested."""
-    for name in [name for name in os.environ if name.startswith("RMBG_")]:
+    """A developer's own RMBG_* and HF_* variables must not change what is tested."""
+    for name in [name for name in os.environ if name.startswith(("RMBG_", "HF_"))]:
         if name != "RMBG_MODEL_DIR":
             monkeypatch.delenv(name)
 

@@ -14,7 +14,7 @@ from deploy.local.selfcheck import cut_out_sample
 from deploy.local.stack import Ports, Stack, plan_stack
 from deploy.local.supervisor import Supervisor
 from inference.errors import ModelError
-from inference.models.files import find_fault
+from inference.models.files import check_weights
 from inference.models.registry import get_spec
 from tasks.errors import SettingsError
 from tasks.settings import Settings
@@ -61,10 +61,7 @@ def _settings(options: UpOptions, screen: Screen) -> Settings:
 
 def _require_model(settings: Settings) -> None:
     spec = get_spec(settings.model)
-    path = settings.model_path or settings.model_dir / spec.file_name
-    fault = find_fault(spec, path)
-    if fault is not None:
-        raise SetupError(f"The model file {path} {fault}. Fetch it: rmbg models fetch {spec.name}")
+    check_weights(spec, settings.model_file(spec.file_name))
 
 
 async def _run(options: UpOptions, stack: Stack, folder: DataFolder, screen: Screen) -> None:

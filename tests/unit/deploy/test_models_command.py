@@ -1,0 +1,66 @@
+"""`rmbg models`: what a person reads where a model is chosen."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from deploy.cli import models
+from deploy.local import binaries
+from inference.models.registry import MODELS
+
+
+def _run(*arguments: str, **environment: str) -> Result:
+    env = {"COLUMNS": "80", **environment}
+    return CliRunner().invoke(models.app, arguments, env=env, catch_exceptions=False)
+
+
+def test_every_model_is_listed_with_its_licence_and_its_source() -> None:
+    result = _run("list")
+    assert result.exit_code == 0
+    for spec in MODELS.values():
+        (line,) = (
+            line for line in result.output.splitlines() if line.startswith(f"│ {spec.name} ")
+        )
+        assert spec.licence in line
+        assert ("no, ask" in line) == (spec.name == "rmbg-2.0")
+    words = " ".join(result.output.replace("│", " ").split())
+    assert "briaai/RMBG-2.0, commit not pinned" in words
+    assert "566ed80c3d95" in words
+    assert "none could be verified" in words
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("no-such-model", "Known models: birefnet, birefnet-hr"),
+        ("birefnet-tiny", "name a file of your own by RMBG_MODEL_PATH"),
+    ],
+)
+def test_what_cannot_be_fetched_says_why(name: str, words: str, tmp_path: Path) -> None:
+    result = _run("fetch", name, "--into", str(tmp_path))
+    assert result.exit_code == 1
+    assert words in result.output
+
+
+def test_offline_is_respected(tmp_path: Path) -> None:
+    # A process of its own: the hub's library reads its variables once.
+    done = subprocess.run(
+        [binaries.script("rmbg"), "models", "fetch", "rmbg-2.0", "--into", str(tmp_path)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "HF_HUB_OFFLINE forbids to ask the hub" in done.stderr
+
+
+def test_fetching_ends_with_the_licence() -> None:
+    result = _run("fetch", "u2netp")
+    assert result.exit_code == 0
+    assert "u2netp: " in result.output
+    assert "Licence: Apache-2.0, https://" in result.output

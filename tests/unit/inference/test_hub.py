@@ -1,0 +1,260 @@
+"""Fetching from a hub on loopback, and everything that can go wrong with it."""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from inference.errors import ModelError
+from inference.models.birefnet.errors import CheckpointFormatError
+from inference.models.fetch import HubAccess, fetch_model
+from inference.models.registry import HubFile, ModelSpec, get_spec
+
+_COMMIT = "a" * 40
+_TOKEN = "hf_accepted"
+
+
+def _checkpoint() -> bytes:
+    header = {"weight": {"dtype": "F32", "shape": [500_000], "data_offsets": [0, 2_000_000]}}
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(2_000_000)
+
+
+@dataclass
+class Hub:
+    """What the server shows, and what it was asked."""
+
+    body: bytes = field(default_factory=_checkpoint)
+    #: Status and X-Error-Code of every answer, where it is to refuse.
+    refusal: tuple[int, str] | None = None
+    gated: bool = False
+    #: Bytes that are left out at the end.
+    cut: int = 0
+    endpoint: str = ""
+    asked: list[str] = field(default_factory=list)
+
+    def access(self, folder: Path) -> HubAccess:
+        return HubAccess(endpoint=self.endpoint, cache=folder / "cache")
+
+    def refuses(self, authorization: str | None) -> tuple[int, str] | None:
+        if self.gated and authorization != f"Bearer {_TOKEN}":
+            return (403 if authorization == "Bearer hf_other" else 401), "GatedRepo"
+        return self.refusal
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    shown = Hub()
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            shown.asked.append(f"{self.command} {self.path}")
+            refusal = shown.refuses(self.headers["Authorization"])
+            status, code = refusal or (200, "")
+            self.send_response(status)
+            if code:
+                self.send_header("X-Error-Code", code)
+            self.send_header("X-Repo-Commit", _COMMIT)
+            self.send_header("ETag", f'"{hashlib.sha256(shown.body).hexdigest()}"')
+            left_out = shown.cut if self.command == "GET" else 0
+            body = b"" if refusal else shown.body[: len(shown.body) - left_out]
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_GET = do_HEAD = _answer  # noqa: N815 - the base class's names
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        shown.endpoint = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield shown
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def access(hub: Hub, tmp_path: Path) -> HubAccess:
+    return hub.access(tmp_path)
+
+
+@pytest.fixture
+def spec(hub: Hub) -> ModelSpec:
+    return replace(
+        get_spec("rmbg-2.0"),
+        source=HubFile("briaai/RMBG-2.0", revision=_COMMIT),
+        size_bytes=len(hub.body),
+        sha256=hashlib.sha256(hub.body).hexdigest(),
+    )
+
+
+def _refusal(spec: ModelSpec, folder: Path, access: HubAccess) -> str:
+    with pytest.raises(ModelError) as caught:
+        fetch_model(spec, folder, hub=access)
+    assert not folder.exists() or not list(folder.iterdir()), "nothing is left behind"
+    return str(caught.value)
+
+
+def test_a_pinned_file_is_fetched_checked_and_its_progress_told(
+    hub: Hub, access: HubAccess, spec: ModelSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[tuple[int, int | None]] = []
+    folder = tmp_path / "models"
+    path = fetch_model(spec, folder, hub=access, progress=lambda *at: told.append(at))
+    assert path.read_bytes() == hub.body
+    assert [each.name for each in folder.iterdir()] == ["rmbg-2.0.safetensors"]
+    assert told[-1] == (len(hub.body), len(hub.body))
+    assert told == sorted(told)
+    assert f"GET /briaai/RMBG-2.0/resolve/{_COMMIT}/model.safetensors" in hub.asked
+    assert "pinned" not in caplog.text
+    hub.asked.clear()
+    assert fetch_model(spec, folder, hub=access) == path
+    assert not hub.asked
+
+
+def test_what_is_not_pinned_is_said_so_with_what_was_taken(
+    hub: Hub, access: HubAccess, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        fetch_model(get_spec("birefnet-lite"), tmp_path, hub=access)
+    assert f"no commit of ZhengPeng7/BiRefNet_lite was verified. Taking today's, {_COMMIT}" in (
+        caplog.text
+    )
+    assert hashlib.sha256(hub.body).hexdigest() in caplog.text
+    # What was resolved first is what is downloaded, whatever is pushed in between.
+    assert hub.asked[0].endswith("/resolve/main/model.safetensors")
+    assert hub.asked[-1] == f"GET /ZhengPeng7/BiRefNet_lite/resolve/{_COMMIT}/model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [
+        (None, "HF_TOKEN is not set: sign in at https://huggingface.co/briaai/RMBG-2.0 and accept"),
+        ("hf_unknown", "the hub does not know the token in HF_TOKEN"),
+        ("hf_other", "the account of HF_TOKEN may not read it: sign in"),
+    ],
+)
+def test_a_gated_model_says_how_to_be_let_in(
+    token: str | None, words: str, hub: Hub, spec: ModelSpec, tmp_path: Path
+) -> None:
+    hub.gated = True
+    said = _refusal(spec, tmp_path / "models", replace(hub.access(tmp_path), token=token))
+    assert words in said
+    assert token is None or token not in said
+
+
+def test_a_gated_model_is_fetched_with_a_token(
+    hub: Hub, access: HubAccess, spec: ModelSpec, tmp_path: Path
+) -> None:
+    hub.gated = True
+    allowed = replace(access, token=_TOKEN)
+    assert _TOKEN not in repr(allowed)
+    assert fetch_model(spec, tmp_path, hub=allowed).read_bytes() == hub.body
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [
+        ((404, "RepoNotFound"), "The hub shows no https://huggingface.co/briaai/RMBG-2.0 to us"),
+        ((404, "EntryNotFound"), "holds no model.safetensors at the commit aaaa"),
+        ((404, "RevisionNotFound"), "holds no model.safetensors at the commit aaaa"),
+        ((451, ""), "could not be fetched from the hub: Client error '451"),
+    ],
+)
+def test_a_hub_that_refuses_is_quoted(
+    refusal: tuple[int, str], words: str, hub: Hub, spec: ModelSpec, tmp_path: Path
+) -> None:
+    hub.refusal = refusal
+    said = _refusal(spec, tmp_path / "models", hub.access(tmp_path))
+    assert words in said
+    assert "RMBG_MODEL_PATH" in said
+
+
+def test_a_body_that_is_cut_off(
+    hub: Hub, access: HubAccess, spec: ModelSpec, tmp_path: Path
+) -> None:
+    hub.cut = 1000
+    said = _refusal(spec, tmp_path / "models", access)
+    assert f"file should be of size {len(hub.body)} but has size {len(hub.body) - 1000}" in said
+    assert "try again" in said
+
+
+def test_another_file_than_expected(
+    hub: Hub, access: HubAccess, spec: ModelSpec, tmp_path: Path
+) -> None:
+    hub.body = hub.body[:-1] + b"\x01"
+    said = _refusal(spec, tmp_path / "models", access)
+    assert "another SHA-256 than" in said
+    assert "it was not kept" in said
+
+
+def test_a_pickle_is_not_kept_where_no_hash_is_known(
+    hub: Hub, access: HubAccess, tmp_path: Path
+) -> None:
+    hub.body = b"PK\x03\x04" + bytes(100)
+    with pytest.raises(CheckpointFormatError, match="is a pickle"):
+        fetch_model(get_spec("birefnet"), tmp_path, hub=access)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_nobody_at_the_address(
+    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the library's pauses between its attempts
+    # Port 9 of loopback is the discard service, which nothing offers any more.
+    said = _refusal(spec, tmp_path / "models", HubAccess(endpoint="http://127.0.0.1:9"))
+    assert "rmbg-2.0 could not be fetched from the hub: " in said
+    assert "refused" in said
+    assert "Check the network and its proxy" in said
+
+
+def test_offline_takes_what_the_hubs_cache_holds_and_asks_nobody(
+    hub: Hub, access: HubAccess, spec: ModelSpec, tmp_path: Path
+) -> None:
+    offline = replace(access, offline=True)
+    said = _refusal(spec, tmp_path / "models", offline)
+    assert "is not in the hub's cache on this machine, and HF_HUB_OFFLINE forbids" in said
+    assert not hub.asked
+    huggingface_hub.hf_hub_download(
+        "briaai/RMBG-2.0",
+        "model.safetensors",
+        revision=_COMMIT,
+        cache_dir=access.cache,
+        endpoint=hub.endpoint,
+        token=False,
+    )
+    hub.asked.clear()
+    assert fetch_model(spec, tmp_path / "models", hub=offline).read_bytes() == hub.body
+    assert not hub.asked
+
+
+def test_a_full_disk_is_said_so(
+    access: HubAccess, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("huggingface_hub.file_download._download_to_tmp_and_move", full)
+    said = _refusal(spec, tmp_path / "models", access)
+    assert "cannot be used: No space left on device. Make room" in said
+
+
+def test_without_the_library_the_extra_is_named(
+    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    said = _refusal(spec, tmp_path / "models", HubAccess())
+    assert "pip install 'rmbg-queue[torch]'" in said
