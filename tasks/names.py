@@ -9,11 +9,20 @@ REMOVE_TASK: Final = "rmbg.remove"
 IO_QUEUE: Final = "io"
 
 
+_MODEL: Final = "model."
+_GPU: Final = "gpu."
+
+
 def model_queue(model: str) -> str:
     """The queue that every worker of a model takes from."""
-    return f"model.{model}"
+    return f"{_MODEL}{model}"
 
 
 def gpu_queue(host: str, index: int) -> str:
     """The queue of one GPU (or of one CPU worker) alone."""
-    return f"gpu.{host}.{index}"
+    return f"{_GPU}{host}.{index}"
+
+
+def is_model_queue(queue: str) -> bool:
+    """Whether what waits there needs a model."""
+    return queue.startswith((_MODEL, _GPU))

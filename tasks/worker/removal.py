@@ -5,11 +5,13 @@ from typing import Any
 
 import structlog
 from celery import Task, current_app, shared_task
-from celery.signals import setup_logging, worker_process_init, worker_process_shutdown
+from celery.signals import (
+    setup_logging,
+    worker_init,
+    worker_process_init,
+    worker_process_shutdown,
+)
 
-from inference.models.base import Matting
-from inference.models.load import load_model
-from inference.models.registry import get_spec
 from tasks import names
 from tasks.errors import TaskError
 from tasks.log import configure_logging
@@ -18,6 +20,7 @@ from tasks.storage import MinioStore
 from tasks.store import JobStore, connect
 from tasks.worker.readiness import Readiness
 from tasks.worker.runner import Runner
+from tasks.worker.startup import give_up, load_served_model, prepare_parent, serves_a_model
 
 _log = structlog.get_logger(__name__)
 
@@ -45,25 +48,6 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
         self.readiness.start()
 
 
-def load_served_model(settings: Settings) -> Matting:
-    """The model of these settings, warmed up.
-
-    Raises:
-        ModelError: the file is missing or wrong, or the device is not there.
-    """
-    spec = get_spec(settings.model)
-    path = settings.model_path or settings.model_dir / spec.file_name
-    model = load_model(
-        spec,
-        path,
-        device=settings.device,
-        precision=settings.precision,
-        threads=settings.threads,
-    )
-    model.warm_up()
-    return model
-
-
 @shared_task(name=names.REMOVE_TASK, base=RemovalTask, bind=True, max_retries=None)
 def remove(self: RemovalTask, task_id: str) -> None:
     """Cut one picture out."""
@@ -78,11 +62,20 @@ def _configure_logging(**_: Any) -> None:  # noqa: ANN401 - Celery's signal sign
     configure_logging(Settings.load())
 
 
+@worker_init.connect
+def _check_model(sender: Any, **_: Any) -> None:  # noqa: ANN401 - the same
+    if serves_a_model(sender.app):
+        prepare_parent(sender)
+
+
 @worker_process_init.connect
 def _load_model(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - the same
     settings = Settings.load()
     task = current_app.tasks[names.REMOVE_TASK]
-    task.load(settings, sender or "worker")
+    try:
+        task.load(settings, sender or "worker")
+    except Exception as error:  # noqa: BLE001 - Celery would go on without a model
+        give_up(error, settings.model)
     _log.info("worker.ready", worker=sender, model=settings.model)
 
 

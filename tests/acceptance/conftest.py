@@ -47,7 +47,7 @@ def service_environment(redis_url: str, s3: S3Address) -> dict[str, str]:
     }
 
 
-def _worker(
+def worker_service(
     name: str, queues: str, env: dict[str, str], probe: probes.Probe, *pool: str
 ) -> Service:
     command = (binaries.script("celery"), "-A", "tasks.app", "worker", "-n", name, "-Q", queues)
@@ -66,7 +66,7 @@ def service(
         io_worker = f"io@{HOST}"
         stack.enter_context(
             running(
-                _worker(
+                worker_service(
                     io_worker,
                     "io",
                     env,
@@ -80,19 +80,19 @@ def service(
         gpu = f"gpu0@{HOST}"
         model_worker = stack.enter_context(
             running(
-                _worker(
+                worker_service(
                     gpu, f"gpu.{HOST}.0,model.u2netp", env, probes.worker_ready(redis_url, gpu)
                 ),
                 logs / "gpu0.log",
                 seconds=60,
             )
         )
-        stack.enter_context(running(_api(port, env), logs / "api.log"))
+        stack.enter_context(running(api_service(port, env), logs / "api.log"))
         client = stack.enter_context(ServiceClient(url))
         yield RunningService(url, client, JobStore(connect(redis_url)), model_worker.pid)
 
 
-def _api(port: int, env: dict[str, str]) -> Service:
+def api_service(port: int, env: dict[str, str]) -> Service:
     address = f"127.0.0.1:{port}"
     return Service(
         "api",

@@ -1,0 +1,117 @@
+"""A worker whose model cannot be served ends, and says why.
+
+Celery by itself logs what a child's initialiser raises, and lets that child take jobs. So the
+parent looks at the model's file before it starts its pool, and a child that cannot load the model
+tells the parent to end with status 1; whoever runs the worker decides on a restart.
+"""
+
+import os
+import signal
+import time
+from typing import Any, Final
+
+import structlog
+from celery import Celery
+from celery.worker import state
+
+from inference.errors import ModelError
+from inference.models.base import Matting
+from inference.models.birefnet.config import PatchOrder
+from inference.models.files import check_weights
+from inference.models.load import load_model
+from inference.models.registry import ModelSpec, get_spec
+from tasks import names
+from tasks.log import configure_logging
+from tasks.settings import Settings
+
+_FAILURE: Final = 1
+#: Celery leaves this one alone; its SIGQUIT waits for the soft shutdown, and its SIGTERM ends in 0.
+_HOPELESS: Final = signal.SIGUSR2
+#: How long a child that cannot load waits to be ended, so that no other is started meanwhile.
+_PATIENCE_SECONDS: Final = 20.0
+
+_log = structlog.get_logger(__name__)
+
+
+def serves_a_model(app: Celery) -> bool:
+    """Whether the queues that this worker takes from hold jobs for a model."""
+    return any(names.is_model_queue(queue) for queue in app.amqp.queues.consume_from)
+
+
+def check_served_model(settings: Settings) -> ModelSpec:
+    """Look at the model's file before anything is started; no model library is loaded.
+
+    Raises:
+        ModelError: there is no such model, or its file will not do.
+    """
+    spec = get_spec(settings.model)
+    check_weights(spec, settings.model_file(spec.file_name))
+    return spec
+
+
+def load_served_model(settings: Settings) -> Matting:
+    """The model of these settings, warmed up.
+
+    Raises:
+        ModelError: the file is missing or wrong, or the device is not there.
+    """
+    spec = get_spec(settings.model)
+    order = settings.patch_order
+    model = load_model(
+        spec,
+        settings.model_file(spec.file_name),
+        device=settings.device,
+        precision=settings.precision,
+        threads=settings.threads,
+        patch_order=None if order == "auto" else PatchOrder(order),
+    )
+    model.warm_up()
+    return model
+
+
+def prepare_parent(worker: Any) -> None:  # noqa: ANN401 - celery publishes no types
+    """Before the pool starts: end with status 1 if the model's file will not do.
+
+    Raises:
+        SystemExit: it will not; the log says why.
+    """
+    settings = Settings.load()
+    configure_logging(settings)  # Celery has not done so yet
+    try:
+        spec = check_served_model(settings)
+    except ModelError as error:
+        _log.critical("worker.model_unusable", model=settings.model, reason=str(error))
+        raise SystemExit(_FAILURE) from error
+    if not spec.commercial_use:
+        _log.warning("worker.non_commercial_model", model=spec.name, reason=_licence(spec))
+    _end_when_hopeless(worker)
+
+
+def give_up(error: Exception, model: str) -> None:
+    """In a child that cannot load its model: say why, and have the parent end.
+
+    Raises:
+        SystemExit: the parent did not end this process within a while.
+    """
+    if isinstance(error, ModelError):
+        _log.critical("worker.model_unusable", model=model, reason=str(error))
+    else:
+        _log.critical("worker.load_failed", model=model, exc_info=error)
+    os.kill(os.getppid(), _HOPELESS)
+    time.sleep(_PATIENCE_SECONDS)
+    raise SystemExit(_FAILURE)
+
+
+def _licence(spec: ModelSpec) -> str:
+    return (
+        f"{spec.title}, is under {spec.licence}: commercial use needs its authors' permission. "
+        f"See {spec.licence_url}"
+    )
+
+
+def _end_when_hopeless(worker: Any) -> None:  # noqa: ANN401 - celery publishes no types
+    def end(*_: object) -> None:
+        worker.exitcode = _FAILURE
+        state.should_terminate = _FAILURE
+
+    signal.signal(_HOPELESS, end)
