@@ -26,8 +26,8 @@ def test_the_readme_has_commands_to_run() -> None:
     assert len(_commands("README.md")) >= 4
 
 
-@pytest.mark.parametrize("command", _commands("README.md"))
-def test_a_command_of_the_readme_works(
+@pytest.mark.parametrize("command", [*_commands("README.md"), *_commands("docs/models.md")])
+def test_a_command_of_the_documents_works(
     service: RunningService, coffee: Path, tmp_path: Path, command: str
 ) -> None:
     (tmp_path / "tests").symlink_to(ROOT / "tests")
