@@ -51,6 +51,7 @@ _ROWS: Final = (
     ErrorType("internal_error", 500, 0, "Something went wrong here; the service's log says what."),
     ErrorType("queue_unavailable", 503, 1, "The queue does not answer; try again shortly."),
     ErrorType("store_unavailable", 503, 2, "The object store does not answer; try again shortly."),
+    ErrorType("queue_full", 503, 4, "Too many jobs are waiting; try again shortly."),
     ErrorType("not_ready", 503, 3, "The service is not ready."),
 )
 

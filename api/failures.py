@@ -12,7 +12,7 @@ from api.envelope import failure
 from api.errors import BY_STATUS, ERRORS, ApiError
 from api.schemas import ErrorEnvelope
 from inference.errors import InferenceError, InvalidOptionError
-from tasks.errors import QueueUnavailableError, StoreUnavailableError
+from tasks.errors import QueueFullError, QueueUnavailableError, StoreUnavailableError
 
 _log = structlog.get_logger(__name__)
 _RETRY_AFTER_SECONDS: Final = 5
@@ -79,10 +79,13 @@ def install_error_handlers(app: Flask) -> None:
     def _inference(error: InferenceError) -> Response:
         return failure(from_inference(error))
 
+    @app.errorhandler(QueueFullError)
     @app.errorhandler(QueueUnavailableError)
     @app.errorhandler(StoreUnavailableError)
-    def _unavailable(error: QueueUnavailableError | StoreUnavailableError) -> Response:
-        _log.warning("request.dependency_away", reason=str(error))
+    def _unavailable(
+        error: QueueFullError | QueueUnavailableError | StoreUnavailableError,
+    ) -> Response:
+        _log.warning("request.not_accepted", reason=str(error))
         return failure(ApiError(error.code, retry_after=_RETRY_AFTER_SECONDS))
 
     @app.errorhandler(Exception)

@@ -14,11 +14,14 @@ import structlog
 from api.settings import ApiSettings
 from inference.options import Options
 from inference.probe import probe
-from tasks import keys, names
+from tasks import keys
 from tasks.app import create_celery
 from tasks.dispatch import Dispatcher
-from tasks.errors import QueueUnavailableError, TaskError
-from tasks.jobs import Job
+from tasks.errors import IdTakenError, QueueFullError, QueueUnavailableError, TaskError
+from tasks.fleet import Fleet
+from tasks.jobs import Job, Priority
+from tasks.manifest import write_manifest
+from tasks.routing import Router
 from tasks.storage import MinioStore, ObjectStore
 from tasks.store import JobStore, connect
 
@@ -46,17 +49,21 @@ class Services:
     store: JobStore
     objects: ObjectStore
     dispatcher: Dispatcher
+    router: Router
     waiting: threading.BoundedSemaphore
     clock: Callable[[], float] = time.time
 
     @classmethod
     def from_settings(cls, settings: ApiSettings) -> "Services":
         """Connect lazily: nothing is sent before the first request."""
+        client = connect(settings.redis_url.get_secret_value())
+        store = JobStore(client)
         return cls(
             settings=settings,
-            store=JobStore(connect(settings.redis_url.get_secret_value())),
+            store=store,
             objects=MinioStore.from_settings(settings),
-            dispatcher=Dispatcher(create_celery(settings)),
+            dispatcher=Dispatcher(create_celery(settings), store),
+            router=Router(client, Fleet(client), routing=settings.routing),
             waiting=threading.BoundedSemaphore(settings.max_waiting),
         )
 
@@ -71,9 +78,14 @@ class Services:
         digest = _sha256(upload.stream)
         job = self._new_job(upload, options, digest, request_id)
         self.objects.put(
-            job.original_key, upload.stream, upload.length, f"image/{header.format.lower()}"
+            job.original_key,
+            upload.stream,
+            upload.length,
+            f"image/{header.format.lower()}",
+            # Should Redis be lost, `rmbg restore` makes the record from it.
+            metadata=write_manifest(job),
         )
-        self._record(job)
+        job = self._record(job)
         self._queue(job)
         return job
 
@@ -83,20 +95,25 @@ class Services:
         return Job(
             task_id=task_id,
             model=self.settings.model,
-            queue=names.model_queue(self.settings.model),
+            queue=self.router.choose(self.settings.model, Priority.NORMAL),
             original_key=keys.original_key(task_id),
             created_at=now,
             expires_at=now + self.settings.retention_hours * 3600,
+            deadline=now + self.settings.queue_seconds if self.settings.queue_seconds else None,
             options=options.to_dict(),
             file_stem=safe_stem(upload.file_name),
             sha256=digest,
             request_id=request_id,
         )
 
-    def _record(self, job: Job) -> None:
+    def _record(self, job: Job) -> Job:
         try:
-            self.store.create(job)
-        except QueueUnavailableError:
+            return self.store.create(job, most_pending=self.settings.max_pending)
+        except IdTakenError:
+            # Ids are never drawn twice: this very record was written by an attempt whose answer
+            # was lost, or by `rmbg restore`, which found the original first.
+            return self.store.get(job.task_id) or job
+        except (QueueUnavailableError, QueueFullError):
             # Nothing is accepted, so nothing may stay.
             try:
                 self.objects.delete(job.original_key)

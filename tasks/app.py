@@ -9,12 +9,11 @@ from typing import Any, Final
 from celery import Celery
 
 from tasks import names
+from tasks.limits import soft_time_limit, time_limit
 from tasks.settings import Settings
 
 #: Seconds that a running job is given to end after SIGTERM.
 SHUTDOWN_GRACE_SECONDS: Final = 30
-#: The soft limit comes this much before the hard one.
-_SOFT_LIMIT_LEAD_SECONDS: Final = 10
 
 
 def create_celery(settings: Settings) -> Celery:
@@ -23,6 +22,7 @@ def create_celery(settings: Settings) -> Celery:
     app.conf.update(_configuration(settings))
     # By name, so that whoever only sends imports no worker.
     app.steps["worker"].add("tasks.worker.io:ReconcilerStep")
+    app.steps["worker"].add("tasks.worker.heartbeat:HeartbeatStep")
     return app
 
 
@@ -39,8 +39,11 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "task_reject_on_worker_lost": True,
         # One attempt counter, the record's.
         "task_retry_on_worker_lost": False,
-        "task_time_limit": settings.time_limit,
-        "task_soft_time_limit": settings.time_limit - _SOFT_LIMIT_LEAD_SECONDS,
+        # A job killed at its limit comes back at once too.
+        "task_acks_on_timeout": False,
+        "task_time_limit": time_limit(settings),
+        "task_soft_time_limit": soft_time_limit(settings),
+        "worker_max_memory_per_child": settings.max_memory_mb and settings.max_memory_mb * 1024,
         "task_send_sent_event": True,
         "worker_send_task_events": True,
         "worker_pool_start_method": "spawn",

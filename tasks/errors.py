@@ -21,6 +21,16 @@ class QueueUnavailableError(TaskError):
     code = "queue_unavailable"
 
 
+class IdTakenError(QueueUnavailableError):
+    """A job of that id is recorded already."""
+
+
+class QueueFullError(TaskError):
+    """As many jobs are pending as the operator allows."""
+
+    code = "queue_full"
+
+
 class StoreUnavailableError(TaskError):
     """The object store did not answer in time, or refused."""
 

@@ -1,8 +1,9 @@
 """A job's record: what it is, what may become of it, and how it is written down."""
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Any, Final, Self
 
@@ -25,6 +26,16 @@ class Status(StrEnum):
     def final(self) -> bool:
         """Nothing follows this state."""
         return not TRANSITIONS[self]
+
+
+class Priority(IntEnum):
+    """How urgent a job is: one of the steps that the Redis transport keeps a list for."""
+
+    #: Somebody is waiting for it right now.
+    HIGH = 0
+    NORMAL = 3
+    #: Bulk work.
+    LOW = 6
 
 
 #: What may follow what. The Lua scripts of `store` enforce the same.
@@ -67,7 +78,19 @@ class Job:
     file_stem: str = "image"
     sha256: str = ""
     request_id: str = ""
+    priority: Priority = Priority.NORMAL
+    #: Not begun by then, it fails.
+    deadline: float | None = None
+    #: Number of its last message's sending, and how often it was sent after the first time.
+    sending: int = 0
+    sends: int = 0
+    #: Runs that were begun; of these, those that its worker's process died over (a fault of the
+    #: picture, perhaps), and those that were lost by nobody's fault.
     attempts: int = 0
+    crashes: int = 0
+    losses: int = 0
+    #: The worker on which it went wrong.
+    avoid: str | None = None
     worker: str | None = None
     started_at: float | None = None
     finished_at: float | None = None
@@ -96,13 +119,19 @@ class Job:
 
 
 _JSON_FIELDS: Final = frozenset({"options", "timings", "error"})
-_READERS: Final = MappingProxyType(
+_READERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
     {
         "created_at": float,
         "expires_at": float,
         "started_at": float,
         "finished_at": float,
+        "deadline": float,
+        "priority": lambda text: Priority(int(text)),
+        "sending": int,
+        "sends": int,
         "attempts": int,
+        "crashes": int,
+        "losses": int,
         "width": int,
         "height": int,
         "size": int,
@@ -118,10 +147,21 @@ def to_record(values: dict[str, Any]) -> dict[str, str]:
 
 def _write(name: str, value: Any) -> str:  # noqa: ANN401 - any field's type
     if isinstance(value, JobError):
-        value = {"type": value.type, "message": value.message, "retryable": value.retryable}
+        return write_error(value)
+    if isinstance(value, IntEnum):
+        return str(int(value))
     if name in _JSON_FIELDS:
         return json.dumps(value, separators=(",", ":"), sort_keys=True)
     return repr(value) if isinstance(value, float) else str(value)
+
+
+def write_error(error: JobError) -> str:
+    """An error as it stands in a record."""
+    return json.dumps(
+        {"type": error.type, "message": error.message, "retryable": error.retryable},
+        separators=(",", ":"),
+        sort_keys=True,
+    )
 
 
 def from_record(record: dict[str, str]) -> Job:

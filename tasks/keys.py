@@ -6,12 +6,37 @@ from typing import Final
 
 PREFIX: Final = "rmbg:"
 
+#: Where the uploaded pictures lie in the bucket.
+ORIGINALS: Final = "originals/"
+
 #: The workers whose model answers: a sorted set by the unix time until which that holds.
 READY_INDEX: Final = f"{PREFIX}workers:ready"
 
 #: Letters and digits that survive being read aloud: no 0/o, 1/l/i.
 _ALPHABET: Final = "23456789abcdefghjkmnpqrstuvwxyz"
 _RANDOM_CHARACTERS: Final = 20  # 31^20: about 99 bits
+
+
+#: Queued jobs whose next message is to be sent: a sorted set by the unix time from which on.
+DUE: Final = f"{PREFIX}due"
+
+#: Queued jobs that nobody wants after a time: a sorted set by that unix time.
+DEADLINES: Final = f"{PREFIX}deadlines"
+
+#: The dead letters: a sorted set by the unix time of their end.
+DEAD: Final = f"{PREFIX}dead"
+
+#: The lists that messages were sent to, `<queue>|<priority>`: a set.
+LISTS: Final = f"{PREFIX}lists"
+
+#: Workers whose parent process lives: a sorted set by the unix time until which that holds.
+ALIVE_INDEX: Final = f"{PREFIX}workers:alive"
+
+#: Workers that take no jobs, and why: a hash.
+DRAINED: Final = f"{PREFIX}workers:drained"
+
+#: Counts of what happened, since the service's first day: a hash.
+COUNTERS: Final = f"{PREFIX}counters"
 
 
 def new_task_id(now: datetime | None = None) -> str:
@@ -22,12 +47,22 @@ def new_task_id(now: datetime | None = None) -> str:
 
 def original_key(task_id: str) -> str:
     """The uploaded picture, as it came."""
-    return f"originals/{task_id}"
+    return f"{ORIGINALS}{task_id}"
+
+
+def task_id_of(original: str) -> str:
+    """The inverse of `original_key`."""
+    return original.removeprefix(ORIGINALS)
 
 
 def result_key(task_id: str, token: str, extension: str) -> str:
-    """The cutout of one run; the lease's token keeps two runs from writing the same object."""
-    return f"results/{task_id}/{token}.{extension}"
+    """The cutout of one run; the end of the lease's token keeps two runs' objects apart."""
+    return f"{results_prefix(task_id)}{token.rpartition('/')[2]}.{extension}"
+
+
+def results_prefix(task_id: str) -> str:
+    """Beginning of the keys of all results of a job."""
+    return f"results/{task_id}/"
 
 
 def job_key(task_id: str) -> str:
@@ -53,3 +88,23 @@ def ready_key(worker: str) -> str:
 def done_channel(task_id: str) -> str:
     """Published once, when a job becomes final."""
     return f"{PREFIX}done:{task_id}"
+
+
+def sent_key(list_name: str) -> str:
+    """Queued jobs whose message went to a list: a sorted set by the number of the sending."""
+    return f"{PREFIX}sent:{list_name}"
+
+
+def worker_key(worker: str) -> str:
+    """What a worker says of itself: a hash of its queue, model, pid and seconds a job."""
+    return f"{PREFIX}worker:{worker}"
+
+
+def lease_holder(worker: str, pid: int) -> str:
+    """The beginning of the tokens of all leases that one process of a worker takes."""
+    return f"{worker}/{pid}/"
+
+
+def lease_token(worker: str, pid: int) -> str:
+    """A fresh token: it names the worker, its process, and one run."""
+    return f"{lease_holder(worker, pid)}{secrets.token_hex(8)}"

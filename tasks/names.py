@@ -20,9 +20,17 @@ def model_queue(model: str) -> str:
 
 def gpu_queue(host: str, index: int) -> str:
     """The queue of one GPU (or of one CPU worker) alone."""
-    return f"{_GPU}{host}.{index}"
+    return f"gpu.{host}.{index}"
 
 
-def is_model_queue(queue: str) -> bool:
-    """Whether what waits there needs a model."""
-    return queue.startswith((_MODEL, _GPU))
+#: Header of a message: the number of its sending, as the record has it.
+SENDING_HEADER: Final = "rmbg_sending"
+
+#: Beginning of the names of queues that one GPU alone takes from, and of models' shared ones.
+GPU_PREFIX: Final = "gpu."
+MODEL_PREFIX: Final = "model."
+
+
+def is_model_queue(name: str) -> bool:
+    """Does a queue carry removal jobs?"""
+    return name.startswith((GPU_PREFIX, MODEL_PREFIX))

@@ -1,30 +1,37 @@
-"""The Lua scripts of `tasks/lua`, loaded once per client."""
+"""The Lua scripts of `tasks/lua`, each behind the part that they share."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.resources import files
-from typing import Self
+from types import MappingProxyType
 
 from redis import Redis
 from redis.commands.core import Script
 
+_NAMES = (
+    "create",
+    "resend",
+    "claim",
+    "renew",
+    "finish",
+    "release",
+    "crash",
+    "cancel",
+    "requeue",
+    "overdue",
+    "forget",
+)
 
-@dataclass(frozen=True, slots=True)
-class Scripts:
-    """Each script as a callable that sends its hash, and its text when Redis forgot it."""
 
-    create: Script
-    claim: Script
-    renew: Script
-    finish: Script
-    release: Script
+def load_scripts(client: Redis) -> Mapping[str, Script]:
+    """Each script as a callable that sends its hash, and its text when Redis forgot it.
 
-    @classmethod
-    def load(cls, client: Redis) -> Self:
-        """Read the scripts from the package; nothing is sent yet."""
-        folder = files("tasks.lua")
-        return cls(
-            **{
-                name: client.register_script(folder.joinpath(f"{name}.lua").read_text())
-                for name in ("create", "claim", "renew", "finish", "release")
-            }
-        )
+    Nothing is sent yet.
+    """
+    folder = files("tasks.lua")
+    common = folder.joinpath("common.lua").read_text()
+    return MappingProxyType(
+        {
+            name: client.register_script(common + folder.joinpath(f"{name}.lua").read_text())
+            for name in _NAMES
+        }
+    )

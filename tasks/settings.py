@@ -109,8 +109,23 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9_.-]+$",
         description="This machine's name in queue names; keep it stable over restarts.",
     )
-    time_limit: int = Field(
-        60, ge=15, description="Seconds after which a job's process is killed and the job retried."
+    routing: Literal["gpu", "shared"] = Field(
+        "gpu", description="gpu binds jobs to the GPU that is free soonest; shared never does."
+    )
+    time_limit: int | None = Field(
+        None,
+        ge=2,
+        description="Seconds after which a job's process is killed and the job retried; "
+        "by model and device if unset.",
+    )
+    max_memory_mb: int | None = Field(
+        None, ge=256, description="A model process above this is replaced after its job."
+    )
+    max_pending: int = Field(
+        10_000, ge=0, description="Jobs that may wait or run at once; 0 for any number."
+    )
+    queue_seconds: float | None = Field(
+        None, gt=0, description="A job that nobody began after so long fails; unset for never."
     )
     max_image_mb: float = Field(10, gt=0, description="Largest upload, in MB of 2^20 bytes.")
     max_megapixels: float = Field(50, gt=0, description="Largest picture, in millions of pixels.")

@@ -1,7 +1,7 @@
 """Pictures in the bucket, behind a protocol; plain S3, nothing that only MinIO has."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import BinaryIO, Final, Protocol
@@ -19,13 +19,29 @@ MAX_PRESIGN_SECONDS: Final = 7 * 24 * 3600
 _CONNECTIONS: Final = 64
 _PROBE_KEY: Final = "probe"
 _PART_BYTES: Final = 10 * 2**20
+#: What S3 puts before the names of metadata.
+_METADATA: Final = "x-amz-meta-"
 
 
 class ObjectStore(Protocol):
     """Bytes by key. Every method raises `StoreUnavailableError` when the store does not answer."""
 
-    def put(self, key: str, data: BinaryIO, length: int, media_type: str) -> None:
-        """Store `length` bytes under a key."""
+    def put(
+        self,
+        key: str,
+        data: BinaryIO,
+        length: int,
+        media_type: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Store `length` bytes under a key, with metadata: ASCII, less than 2 kB in all."""
+
+    def metadata(self, key: str) -> dict[str, str]:
+        """An object's metadata, names in lower case; `ObjectNotFoundError` if there is none."""
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """The keys that begin so."""
 
     def get(self, key: str) -> bytes:
         """All bytes of an object; `ObjectNotFoundError` if there is none."""
@@ -75,12 +91,43 @@ class MinioStore:
             settings.s3_bucket,
         )
 
-    def put(self, key: str, data: BinaryIO, length: int, media_type: str) -> None:
-        """Store `length` bytes under a key."""
+    def put(
+        self,
+        key: str,
+        data: BinaryIO,
+        length: int,
+        media_type: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Store `length` bytes under a key, with metadata: ASCII, less than 2 kB in all."""
         with _store_errors(key):
             self._client.put_object(
-                self._bucket, key, data, length, content_type=media_type, part_size=_PART_BYTES
+                self._bucket,
+                key,
+                data,
+                length,
+                content_type=media_type,
+                metadata=dict(metadata or {}),
+                part_size=_PART_BYTES,
             )
+
+    def metadata(self, key: str) -> dict[str, str]:
+        """An object's metadata, names in lower case without their prefix."""
+        with _store_errors(key):
+            found = self._client.stat_object(self._bucket, key).metadata or {}
+        named = {str(name).lower(): str(value) for name, value in found.items()}
+        return {
+            name.removeprefix(_METADATA): value
+            for name, value in named.items()
+            if name.startswith(_METADATA)
+        }
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """The keys that begin so, fetched as they are asked for."""
+        with _store_errors(prefix):
+            for found in self._client.list_objects(self._bucket, prefix, recursive=True):
+                yield str(found.object_name)
 
     def get(self, key: str) -> bytes:
         """All bytes of an object."""

@@ -1,8 +1,7 @@
 """Jobs' records in Redis: every transition one Lua script, fenced by the lease's token."""
 
-import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, Final, cast
@@ -11,26 +10,23 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from tasks import keys
-from tasks.errors import QueueUnavailableError
-from tasks.jobs import Job, Status, from_record, to_record
-from tasks.scripts import Scripts
+from tasks.errors import IdTakenError, QueueFullError, QueueUnavailableError
+from tasks.jobs import Job, Priority, Status, from_record, to_record, write_error
+from tasks.reasons import LOST, OVERDUE, POISON
+from tasks.scripts import load_scripts
 
 #: How long a lease lasts unless renewed, and how often its owner renews it.
 LEASE_SECONDS: Final = 9.0
 RENEW_SECONDS: Final = 3.0
-#: Runs that may end with the worker's death before a job counts as poison.
-MAX_ATTEMPTS: Final = 3
+#: A job whose worker's child died over it so often is poison.
+MAX_CRASHES: Final = 3
+#: A job that was lost so often, by nobody's fault, is given up all the same.
+MAX_LOSSES: Final = 20
+#: Pause before the second loss's new try, doubled for each further one, up to the last.
+FIRST_PAUSE_SECONDS: Final = 2
+LAST_PAUSE_SECONDS: Final = 60
 #: A record outlives its pictures by this, so that "expired" can be told from "unknown".
 RECORD_GRACE_SECONDS: Final = 24 * 3600
-
-_POISON: Final = json.dumps(
-    {
-        "type": "poison",
-        "message": f"The worker died {MAX_ATTEMPTS} times over this picture; "
-        "it is not tried again.",
-        "retryable": False,
-    }
-)
 
 
 class Claim(StrEnum):
@@ -38,14 +34,25 @@ class Claim(StrEnum):
 
     #: The lease is ours.
     CLAIMED = "claimed"
-    #: Another worker is at it.
+    #: Another worker is at it, or was: the reconciler sees to that.
     LEASED = "leased"
     #: It is over already.
     FINAL = "final"
     #: There is no such record (expired or erased).
     MISSING = "missing"
-    #: It killed its worker too often, and has failed now.
-    EXHAUSTED = "exhausted"
+    #: It went wrong on this very worker: another one is to try.
+    AVOID = "avoid"
+
+
+class Returned(StrEnum):
+    """What became of a job that its worker did not finish."""
+
+    #: It waits again.
+    QUEUED = "queued"
+    #: It went wrong once too often, and has failed.
+    DEAD = "dead"
+    #: It was no longer that worker's.
+    NONE = "none"
 
 
 def connect(url: str, *, timeout: float = 3.0) -> Redis:
@@ -61,7 +68,8 @@ def connect(url: str, *, timeout: float = 3.0) -> Redis:
 
 
 @contextmanager
-def _redis_errors() -> Iterator[None]:
+def redis_errors() -> Iterator[None]:
+    """Turns every failure of Redis into `QueueUnavailableError`."""
     try:
         yield
     except RedisError as error:
@@ -73,123 +81,215 @@ class JobStore:
 
     def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
         self._client = client
-        self._scripts = Scripts.load(client)
+        self._scripts = load_scripts(client)
         self._clock = clock
 
-    def create(self, job: Job) -> None:
-        """Write a new record; from here on the job is accepted."""
-        record = [part for pair in to_record(_fields(job)).items() for part in pair]
-        expire_at = int(job.expires_at + RECORD_GRACE_SECONDS)
-        with _redis_errors():
-            made = self._scripts.create(
-                keys=[keys.job_key(job.task_id), keys.index_key(Status.QUEUED)],
-                args=[job.task_id, expire_at, self._clock(), *record],
-            )
-        if made != "created":
-            raise QueueUnavailableError(f"The id {job.task_id} is taken.")
+    def create(self, job: Job, *, most_pending: int = 0) -> Job:
+        """Write a new record; from here on the job is accepted.
+
+        Returns:
+            The job with the number of its first message, which is to be sent now.
+
+        Raises:
+            QueueFullError: so many jobs are queued or running already (0: any number may).
+            IdTakenError: there is a record of that id.
+        """
+        record = to_record({name: getattr(job, name) for name in job.__dataclass_fields__})
+        made = self._run(
+            "create",
+            job.task_id,
+            int(job.expires_at + RECORD_GRACE_SECONDS),
+            self._clock(),
+            most_pending,
+            "" if job.deadline is None else job.deadline,
+            *_flat(record),
+        )
+        if made == "full":
+            raise QueueFullError(f"{most_pending} jobs are waiting or running.")
+        if made == "exists":
+            raise IdTakenError(f"The id {job.task_id} is taken.")
+        return job.evolve(sending=int(made))
 
     def get(self, task_id: str) -> Job | None:
         """The record, or None."""
-        with _redis_errors():
+        with redis_errors():
             record = self._client.hgetall(keys.job_key(task_id))
         return from_record(cast("dict[str, str]", record)) if record else None
 
-    def claim(self, task_id: str, *, token: str, worker: str) -> Claim:
-        """Take the lease, if nobody has it, and count the attempt."""
-        with _redis_errors():
-            outcome = self._scripts.claim(
-                keys=[
-                    keys.job_key(task_id),
-                    keys.lease_key(task_id),
-                    keys.index_key(Status.QUEUED),
-                    keys.index_key(Status.PROCESSING),
-                    keys.index_key(Status.FAILED),
-                ],
-                args=[
-                    task_id,
-                    token,
-                    worker,
-                    self._clock(),
-                    int(LEASE_SECONDS * 1000),
-                    MAX_ATTEMPTS,
-                    _POISON,
-                ],
-            )
+    def get_many(self, task_ids: Sequence[str]) -> list[Job]:
+        """The records of those that have one, in that order, in one round trip."""
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for task_id in task_ids:
+                pipe.hgetall(keys.job_key(task_id))
+            return [from_record(record) for record in pipe.execute() if record]
+
+    def recorded(self, task_ids: Sequence[str]) -> set[str]:
+        """Those of the ids that have a record."""
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for task_id in task_ids:
+                pipe.exists(keys.job_key(task_id))
+            found = pipe.execute()
+        return {task_id for task_id, there in zip(task_ids, found, strict=True) if there}
+
+    def note_sending(self, task_id: str, *, queue: str, priority: Priority) -> Job | None:
+        """Number a queued job's next message and note its list; None if it is not queued."""
+        chosen = self._run("resend", task_id, queue, int(priority))
+        return self.get(task_id) if chosen else None
+
+    def claim(self, task_id: str, *, token: str, worker: str, choosy: bool = True) -> Claim:
+        """Take the lease, if nobody has it, and count the attempt.
+
+        Args:
+            task_id: the job.
+            token: names the worker, its process and this run; see `keys.lease_token`.
+            worker: as it is to stand in the record.
+            choosy: leave a job to others that went wrong on this worker.
+        """
+        outcome = self._run(
+            "claim",
+            task_id,
+            token,
+            worker,
+            self._clock(),
+            int(LEASE_SECONDS * 1000),
+            int(choosy),
+            write_error(OVERDUE),
+        )
         return Claim(outcome)
 
     def renew(self, task_id: str, *, token: str) -> bool:
-        """Prolong the lease; False when it is no longer ours."""
-        with _redis_errors():
-            kept = self._scripts.renew(
-                keys=[keys.lease_key(task_id)], args=[token, int(LEASE_SECONDS * 1000)]
-            )
-        return bool(kept)
+        """Prolong the lease; False when it is no longer ours, or the job was canceled."""
+        return bool(self._run("renew", task_id, token, int(LEASE_SECONDS * 1000)))
 
     def finish(self, task_id: str, *, token: str, status: Status, **changes: object) -> bool:
         """The final write; False when the lease was lost, and nothing was written."""
-        now = self._clock()
-        record = to_record({**changes, "status": status, "finished_at": now})
-        with _redis_errors():
-            outcome = self._scripts.finish(
-                keys=[
-                    keys.job_key(task_id),
-                    keys.lease_key(task_id),
-                    keys.index_key(Status.PROCESSING),
-                    keys.index_key(status),
-                ],
-                args=[
-                    task_id,
-                    token,
-                    now,
-                    keys.done_channel(task_id),
-                    *(part for pair in record.items() for part in pair),
-                ],
-            )
+        record = to_record(changes)
+        outcome = self._run("finish", task_id, token, self._clock(), status.value, *_flat(record))
         return bool(outcome == "finished")
 
-    def release(self, task_id: str, *, token: str = "") -> bool:
-        """Processing back to queued: by the owner, or, without a token, if no lease is left."""
-        with _redis_errors():
-            released = self._scripts.release(
-                keys=[
-                    keys.job_key(task_id),
-                    keys.lease_key(task_id),
-                    keys.index_key(Status.PROCESSING),
-                    keys.index_key(Status.QUEUED),
-                ],
-                args=[task_id, token, self._clock()],
-            )
-        return bool(released)
+    def release(self, task_id: str, *, token: str = "", avoid: str = "") -> Returned:
+        """Put a processing job back: a loss, counted.
 
-    def ids(self, status: Status, *, entered_before: float | None = None) -> list[str]:
-        """The ids of a status, oldest first; or those that entered it before a time."""
-        bound = "+inf" if entered_before is None else entered_before
-        with _redis_errors():
-            found = self._client.zrangebyscore(keys.index_key(status), "-inf", bound)
-        return cast("list[str]", found)
+        Args:
+            task_id: the job.
+            token: of its lease, or none if no lease is left.
+            avoid: the worker that should not try it again, if another can.
+        """
+        outcome = self._run(
+            "release",
+            task_id,
+            token,
+            self._clock(),
+            MAX_LOSSES,
+            write_error(LOST),
+            avoid,
+            FIRST_PAUSE_SECONDS,
+            LAST_PAUSE_SECONDS,
+        )
+        return Returned(outcome)
+
+    def crash(self, task_id: str, *, holder: str) -> Returned:
+        """A worker's process died over the job: its parent says so. Counted.
+
+        Args:
+            task_id: the job.
+            holder: beginning of the lease's token that names that process.
+        """
+        outcome = self._run(
+            "crash", task_id, holder, self._clock(), MAX_CRASHES, write_error(POISON)
+        )
+        return Returned(outcome)
+
+    def cancel(self, task_id: str, *, only: Status | None = None) -> str:
+        """End a job that is not final: `canceled`, else its state, or `missing`.
+
+        Args:
+            task_id: the job.
+            only: leave it alone unless it is in this state; purging a queue stops no worker.
+        """
+        return str(self._run("cancel", task_id, self._clock(), only.value if only else ""))
+
+    def requeue(self, task_id: str) -> str:
+        """Begin a failed or canceled job anew: `requeued`, else its state, or `missing`."""
+        return str(self._run("requeue", task_id, self._clock()))
+
+    def fail_overdue(self, task_id: str) -> bool:
+        """Fail a queued job whose deadline is over."""
+        return bool(self._run("overdue", task_id, self._clock(), write_error(OVERDUE)))
+
+    def forget(self, task_id: str, *, list_name: str = "") -> None:
+        """Drop a job whose record has expired from every set that names it."""
+        self._run("forget", task_id, list_name)
 
     def position(self, task_id: str) -> int:
         """How many jobs wait ahead of this one, in all queues; 0 once it no longer waits."""
-        with _redis_errors():
+        with redis_errors():
             rank = self._client.zrank(keys.index_key(Status.QUEUED), task_id)
         return cast("int | None", rank) or 0
 
-    def forget(self, task_id: str, status: Status) -> None:
-        """Drop an index entry whose record has expired."""
-        with _redis_errors():
-            self._client.zrem(keys.index_key(status), task_id)
+    def ids(self, status: Status) -> list[str]:
+        """The ids of a status, by the time they entered it."""
+        return self._members(keys.index_key(status), "+inf")
+
+    def dead(self) -> list[str]:
+        """The ids of the dead letters, oldest first."""
+        return self._members(keys.DEAD, "+inf")
+
+    def drop_dead(self, task_id: str) -> bool:
+        """Take a job off the dead letters; its record stays failed. False if it was none."""
+        with redis_errors():
+            return bool(self._client.zrem(keys.DEAD, task_id))
+
+    def newest(self, statuses: Iterable[Status], limit: int) -> list[Job]:
+        """The jobs of these statuses that were submitted last, newest first."""
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for status in statuses:
+                pipe.zrange(keys.index_key(status), 0, limit - 1, desc=True)
+            found = [task_id for ids in pipe.execute() for task_id in ids]
+        jobs = sorted(self.get_many(found), key=lambda job: job.created_at, reverse=True)
+        return jobs[:limit]
+
+    def counts(self) -> dict[Status, int]:
+        """How many jobs each status has."""
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for status in Status:
+                pipe.zcard(keys.index_key(status))
+            return dict(zip(Status, pipe.execute(), strict=True))
+
+    def due(self) -> list[str]:
+        """The ids of queued jobs whose next message is to be sent now."""
+        return self._members(keys.DUE, self._clock())
+
+    def overdue(self) -> list[str]:
+        """The ids of jobs whose deadline is over."""
+        return self._members(keys.DEADLINES, self._clock())
+
+    def has_lease(self, task_id: str) -> bool:
+        """Is a worker at it?"""
+        with redis_errors():
+            return bool(self._client.exists(keys.lease_key(task_id)))
 
     def ready_workers(self) -> list[str]:
         """The names of the workers whose model answered lately."""
-        with _redis_errors():
+        with redis_errors():
             found = self._client.zrangebyscore(keys.READY_INDEX, self._clock(), "+inf")
         return cast("list[str]", found)
 
     def ping(self) -> None:
         """Raise unless Redis answers."""
-        with _redis_errors():
+        with redis_errors():
             self._client.ping()
 
+    def _members(self, key: str, most: float | str) -> list[str]:
+        with redis_errors():
+            return cast("list[str]", self._client.zrangebyscore(key, "-inf", most))
 
-def _fields(job: Job) -> dict[str, Any]:
-    return {name: getattr(job, name) for name in job.__dataclass_fields__}
+    def _run(self, script: str, *arguments: Any) -> Any:  # noqa: ANN401 - what Redis takes and gives
+        with redis_errors():
+            return self._scripts[script](args=arguments)
+
+
+def _flat(record: dict[str, str]) -> Iterator[str]:
+    for name, value in record.items():
+        yield name
+        yield value

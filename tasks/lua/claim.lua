@@ -1,28 +1,34 @@
 -- Take the lease of a job that nobody holds. The attempt is counted here, before the picture is
--- touched, so that a picture which kills its worker is counted too.
--- KEYS: job, lease, queued index, processing index, failed index.
--- ARGV: task id, token, worker, now, lease ms, most attempts, error JSON of a poison job.
-local status = redis.call('HGET', KEYS[1], 'status')
+-- touched.
+-- ARGV: id, token, worker, now, lease ms, '1' to heed the record's worker to avoid, error JSON of
+--       a job that came too late, its deadline being over.
+local id, now = ARGV[1], ARGV[4]
+local status = get(id, 'status')
 if not status then
   return 'missing'
 end
 if status ~= 'queued' and status ~= 'processing' then
   return 'final'
 end
-if redis.call('EXISTS', KEYS[2]) == 1 then
+if redis.call('EXISTS', lease_key(id)) == 1 then
   return 'leased'
 end
-local attempts = tonumber(redis.call('HGET', KEYS[1], 'attempts') or '0')
-redis.call('ZREM', KEYS[3], ARGV[1])
-if attempts >= tonumber(ARGV[6]) then
-  redis.call('HSET', KEYS[1], 'status', 'failed', 'error', ARGV[7], 'finished_at', ARGV[4])
-  redis.call('ZREM', KEYS[4], ARGV[1])
-  redis.call('ZADD', KEYS[5], ARGV[4], ARGV[1])
-  return 'exhausted'
+if status == 'processing' then
+  -- Its worker is gone, but nobody has said yet whose fault that was: the reconciler will.
+  return 'leased'
 end
-redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[5])
-redis.call('HINCRBY', KEYS[1], 'attempts', 1)
-redis.call('HSETNX', KEYS[1], 'started_at', ARGV[4])
-redis.call('HSET', KEYS[1], 'status', 'processing', 'worker', ARGV[3])
-redis.call('ZADD', KEYS[4], ARGV[4], ARGV[1])
+local deadline = redis.call('ZSCORE', DEADLINES, id)
+if deadline and tonumber(deadline) <= tonumber(now) then
+  fail(id, now, ARGV[7], false)
+  return 'final'
+end
+if ARGV[6] == '1' and get(id, 'avoid') == ARGV[3] then
+  return 'avoid'
+end
+unqueue(id)
+move(id, 'processing', now)
+redis.call('SET', lease_key(id), ARGV[2], 'PX', ARGV[5])
+redis.call('HINCRBY', job_key(id), 'attempts', 1)
+redis.call('HSETNX', job_key(id), 'started_at', now)
+redis.call('HSET', job_key(id), 'worker', ARGV[3])
 return 'claimed'

@@ -1,9 +1,19 @@
--- Write a new job's record; refuse to overwrite one.
--- KEYS: job, queued index.  ARGV: task id, expire-at (unix seconds), now, field, value, ...
-if redis.call('EXISTS', KEYS[1]) == 1 then
+-- Accept a new job and return the number of its first sending; refuse when too many are pending.
+-- ARGV: id, expire-at (unix seconds), now, most pending (0: any), deadline ('': none),
+--       field, value, ...
+local id, now = ARGV[1], ARGV[3]
+if redis.call('EXISTS', job_key(id)) == 1 then
   return 'exists'
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 4))
-redis.call('EXPIREAT', KEYS[1], ARGV[2])
-redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
-return 'created'
+local most = tonumber(ARGV[4])
+local pending = redis.call('ZCARD', QUEUED) + redis.call('ZCARD', index('processing'))
+if most > 0 and pending >= most then
+  return 'full'
+end
+redis.call('HSET', job_key(id), unpack(ARGV, 6))
+redis.call('EXPIREAT', job_key(id), ARGV[2])
+redis.call('ZADD', QUEUED, now, id)
+if ARGV[5] ~= '' then
+  redis.call('ZADD', DEADLINES, ARGV[5], id)
+end
+return note_sending(id)

@@ -1,15 +1,11 @@
 -- The final write, fenced: only the lease's owner may make it, and only once.
--- KEYS: job, lease, processing index, final index.
--- ARGV: task id, token, now, channel, field, value, ...
-if redis.call('GET', KEYS[2]) ~= ARGV[2] then
+-- ARGV: id, token, now, status, field, value, ...
+local id = ARGV[1]
+if redis.call('GET', lease_key(id)) ~= ARGV[2] or get(id, 'status') ~= 'processing' then
   return 'lost'
 end
-if redis.call('HGET', KEYS[1], 'status') ~= 'processing' then
-  return 'lost'
-end
-redis.call('HSET', KEYS[1], unpack(ARGV, 5))
-redis.call('DEL', KEYS[2])
-redis.call('ZREM', KEYS[3], ARGV[1])
-redis.call('ZADD', KEYS[4], ARGV[3], ARGV[1])
-redis.call('PUBLISH', ARGV[4], 'done')
+redis.call('DEL', lease_key(id))
+move(id, ARGV[4], ARGV[3])
+redis.call('HSET', job_key(id), 'finished_at', ARGV[3], unpack(ARGV, 5))
+publish_end(id)
 return 'finished'

@@ -1,19 +1,28 @@
--- Put a processing job back into the queue: by its owner (token given), or, with an empty token,
--- by the reconciler, which may do so only when no lease is left.
--- KEYS: job, lease, processing index, queued index.  ARGV: task id, token, now.
-if redis.call('HGET', KEYS[1], 'status') ~= 'processing' then
-  return 0
+-- Put a processing job back: a loss, which is nobody's fault. By its owner (its token given), or
+-- by the reconciler (no token) once no lease is left.
+-- ARGV: id, token, now, most losses, error JSON of a job lost too often, worker to avoid ('': none),
+--       seconds of the first pause, longest pause.
+local id, now = ARGV[1], tonumber(ARGV[3])
+if get(id, 'status') ~= 'processing' then
+  return 'none'
 end
-local holder = redis.call('GET', KEYS[2]) or ''
-if holder ~= ARGV[2] then
-  return 0
+if (redis.call('GET', lease_key(id)) or '') ~= ARGV[2] then
+  return 'none'
 end
-if ARGV[2] ~= '' then
-  -- Given back on purpose: the run was cut short by no fault of the picture's.
-  redis.call('HINCRBY', KEYS[1], 'attempts', -1)
+redis.call('DEL', lease_key(id))
+local losses = redis.call('HINCRBY', job_key(id), 'losses', 1)
+if losses >= tonumber(ARGV[4]) then
+  fail(id, ARGV[3], ARGV[5], true)
+  return 'dead'
 end
-redis.call('DEL', KEYS[2])
-redis.call('HSET', KEYS[1], 'status', 'queued')
-redis.call('ZREM', KEYS[3], ARGV[1])
-redis.call('ZADD', KEYS[4], ARGV[3], ARGV[1])
-return 1
+if ARGV[6] ~= '' then
+  redis.call('HSET', job_key(id), 'avoid', ARGV[6])
+end
+move(id, 'queued', ARGV[3])
+-- The first loss costs no pause; a second one may be a sign of something that takes time.
+local pause = 0
+if losses > 1 then
+  pause = math.min(tonumber(ARGV[7]) * 2 ^ (losses - 2), tonumber(ARGV[8]))
+end
+postpone(id, now + pause)
+return 'queued'

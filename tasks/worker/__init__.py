@@ -1,1 +1,1 @@
-"""What runs inside Celery's worker processes. Nothing outside this package imports it."""
+"""What runs inside Celery's worker processes; only `tasks.commands` imports from it outside."""

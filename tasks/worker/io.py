@@ -8,6 +8,8 @@ from celery import Celery, bootsteps
 
 from tasks import names
 from tasks.dispatch import Dispatcher
+from tasks.fleet import Fleet
+from tasks.routing import Router
 from tasks.settings import Settings
 from tasks.store import JobStore, connect
 from tasks.worker.reconcile import INTERVAL_SECONDS, Reconciler
@@ -53,4 +55,6 @@ class ReconcilerStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery pu
 
 def _reconciler(app: Celery, settings: Settings) -> Reconciler:
     client = connect(settings.redis_url.get_secret_value())
-    return Reconciler(client, JobStore(client), Dispatcher(app))
+    store, fleet = JobStore(client), Fleet(client)
+    router = Router(client, fleet, routing=settings.routing)
+    return Reconciler(client, store, Dispatcher(app, store), fleet, router)

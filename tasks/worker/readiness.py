@@ -1,6 +1,7 @@
-"""Shows that a worker's model answers: a key in Redis that only an inference refreshes."""
+"""Shows that a worker's model answers: only an inference refreshes the announcement."""
 
 import json
+import os
 import threading
 import time
 from typing import Final
@@ -12,23 +13,48 @@ from redis.exceptions import RedisError
 
 from inference.models.base import Matting
 from tasks import keys
+from tasks.errors import QueueUnavailableError
+from tasks.fleet import Fleet
 
-#: The key outlives a few probes, so that one long job does not make its worker look dead.
-READY_SECONDS: Final = 90
+#: How often an idle model is asked.
 PROBE_SECONDS: Final = 30.0
 _PROBE_SIDE: Final = 64
+#: Weight of the newest job in the running mean of what a job takes.
+_NEWEST: Final = 0.3
 
 _log = structlog.get_logger(__name__)
 
 
 class Readiness:
-    """Probes the idle model, and announces the worker while the model answers."""
+    """Probes the idle model, and announces the worker while the model answers.
 
-    def __init__(self, client: Redis, model: Matting, lock: threading.Lock, worker: str) -> None:
+    Args:
+        client: Redis.
+        fleet: the workers' facts.
+        model: loaded and warm.
+        lock: held while the model runs.
+        worker: Celery's name of this worker.
+        seconds: how long an answer counts. Longer than the longest job may take, which keeps
+            the probe away: the time limit sees to that one.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        fleet: Fleet,
+        model: Matting,
+        lock: threading.Lock,
+        worker: str,
+        *,
+        seconds: float,
+    ) -> None:
         self._client = client
+        self._fleet = fleet
         self._model = model
         self._lock = lock
         self._worker = worker
+        self._seconds = seconds
+        self._mean: float | None = None
         self._ended = threading.Event()
 
     def start(self) -> None:
@@ -36,16 +62,34 @@ class Readiness:
         self.announce()
         threading.Thread(target=self._run, name="probe", daemon=True).start()
 
+    def begin(self) -> None:
+        """A job begins."""
+        try:
+            self._fleet.note(self._worker, running=1)
+        except QueueUnavailableError as error:
+            _log.warning("worker.note_failed", reason=str(error))
+
+    def end(self, took: float | None) -> None:
+        """A job has ended, after so many seconds of work; None if it did not run to its end."""
+        if took is not None:
+            self._mean = took if self._mean is None else self._mean + _NEWEST * (took - self._mean)
+        try:
+            if took is None or self._mean is None:
+                self._fleet.note(self._worker, running=0)
+            else:
+                self._fleet.finished(self._worker, self._mean)
+                self.announce()
+        except QueueUnavailableError as error:
+            _log.warning("worker.note_failed", reason=str(error))
+
     def announce(self) -> None:
         """Say that the model has just answered."""
-        now = time.time()
-        facts = json.dumps({"model": self._model.name, "at": now})
+        model, pid = self._model.name, os.getpid()
+        text = json.dumps({"model": model, "pid": pid, "at": time.time()})
         try:
-            with self._client.pipeline() as both:
-                both.set(keys.ready_key(self._worker), facts, ex=READY_SECONDS)
-                both.zadd(keys.READY_INDEX, {self._worker: now + READY_SECONDS})
-                both.execute()
-        except RedisError as error:
+            self._client.set(keys.ready_key(self._worker), text, ex=int(self._seconds))
+            self._fleet.announce(self._worker, self._seconds, model=model, pid=pid)
+        except (RedisError, QueueUnavailableError) as error:
             _log.warning("worker.announce_failed", reason=str(error))
 
     def withdraw(self) -> None:
@@ -53,8 +97,8 @@ class Readiness:
         self._ended.set()
         try:
             self._client.delete(keys.ready_key(self._worker))
-            self._client.zrem(keys.READY_INDEX, self._worker)
-        except RedisError as error:
+            self._fleet.withdraw(self._worker)
+        except (RedisError, QueueUnavailableError) as error:
             _log.warning("worker.withdraw_failed", reason=str(error))
 
     def _run(self) -> None:

@@ -1,97 +1,120 @@
 """Puts the records and the messages in step again, whatever died between them."""
 
-import time
 from collections.abc import Callable
 from typing import Final
 
 import structlog
 from redis import Redis
-from redis.exceptions import RedisError
 
 from tasks import keys, names
 from tasks.dispatch import Dispatcher
 from tasks.errors import QueueUnavailableError
-from tasks.jobs import Job, Status
-from tasks.store import JobStore
+from tasks.fleet import Fleet
+from tasks.jobs import Status
+from tasks.routing import Router
+from tasks.store import JobStore, redis_errors
+from tasks.worker.lost import LostMessages
 
 INTERVAL_SECONDS: Final = 2.0
-#: A queued job's message is looked for after this long.
-QUEUED_SECONDS: Final = 10.0
 _LOCK: Final = f"{keys.PREFIX}reconciler"
-_PRIORITY_SEPARATOR: Final = "\x06\x16"
-_PRIORITY_STEPS: Final = (0, 3, 6, 9)
 
 _log = structlog.get_logger(__name__)
 
 
 class Reconciler:
-    """One pass at a time over all workers' records; each pass may be repeated without harm."""
+    """One pass at a time over all records; each pass may be repeated without harm."""
 
     def __init__(
         self,
         client: Redis,
         store: JobStore,
         dispatcher: Dispatcher,
-        *,
-        clock: Callable[[], float] = time.time,
+        fleet: Fleet,
+        router: Router,
     ) -> None:
         self._client = client
         self._store = store
         self._dispatcher = dispatcher
-        self._clock = clock
+        self._fleet = fleet
+        self._router = router
+        self._lost = LostMessages(client)
 
-    def run_once(self) -> int:
-        """How many jobs were sent again; 0 as well when another process is at it."""
+    def run_once(self) -> bool:
+        """One pass; False when another process is at it, or Redis is away."""
         try:
-            if not self._client.set(_LOCK, "1", nx=True, px=int(INTERVAL_SECONDS * 900)):
-                return 0
-            return self._recover_processing() + self._recover_queued()
-        except (RedisError, QueueUnavailableError) as error:
+            with redis_errors():
+                ours = self._client.set(_LOCK, "1", nx=True, px=int(INTERVAL_SECONDS * 900))
+            if ours:
+                for step in self._steps():
+                    step()
+        except QueueUnavailableError as error:
             _log.warning("reconciler.redis_away", reason=str(error))
-            return 0
+            return False
+        return bool(ours)
 
-    def _recover_processing(self) -> int:
-        """Jobs whose worker is gone: their lease ran out."""
-        sent = 0
-        for task_id in self._store.ids(Status.PROCESSING):
-            if self._client.exists(keys.lease_key(task_id)):
-                continue
-            if self._store.release(task_id):
-                sent += self._send(task_id, Status.QUEUED, "lease_expired")
-            elif self._store.get(task_id) is None:
-                self._store.forget(task_id, Status.PROCESSING)
-        return sent
-
-    def _recover_queued(self) -> int:
-        """Jobs that wait although no message of their queue is left anywhere."""
-        waiting = self._store.ids(Status.QUEUED, entered_before=self._clock() - QUEUED_SECONDS)
-        if not waiting or self._client.hlen("unacked"):
-            return 0
-        jobs = [job for task_id in waiting if (job := self._queued(task_id))]
-        empty = {queue: self._is_empty(queue) for queue in {job.queue for job in jobs}}
-        return sum(
-            self._send(job.task_id, Status.QUEUED, "message_lost")
-            for job in jobs
-            if empty[job.queue]
+    def _steps(self) -> tuple[Callable[[], None], ...]:
+        return (
+            self._release_orphans,
+            self._fail_overdue,
+            self._move_backlogs,
+            self._resend_lost,
+            self._send_due,
         )
 
-    def _queued(self, task_id: str) -> Job | None:
+    def _release_orphans(self) -> None:
+        """Jobs in processing whose worker is gone: their lease ran out."""
+        for task_id in self._store.ids(Status.PROCESSING):
+            if self._store.has_lease(task_id):
+                continue
+            if self._store.get(task_id) is None:
+                self._store.forget(task_id)
+            else:
+                outcome = self._store.release(task_id)
+                self._count("lease_expired", task_id, outcome=outcome.value)
+
+    def _fail_overdue(self) -> None:
+        for task_id in self._store.overdue():
+            if self._store.fail_overdue(task_id):
+                self._count("deadline_exceeded", task_id)
+
+    def _move_backlogs(self) -> None:
+        """What waits for a GPU that is dead or drained goes to its model's shared queue."""
+        usable = {worker.queue for worker in self._fleet.workers() if worker.usable}
+        with redis_errors():
+            lists = {str(name) for name in self._client.smembers(keys.LISTS)}
+        for name in lists:
+            queue = name.rpartition("|")[0]
+            if queue.startswith(names.GPU_PREFIX) and queue not in usable:
+                self._empty(name)
+
+    def _empty(self, name: str) -> None:
+        with redis_errors():
+            waiting = self._client.zrange(keys.sent_key(name), 0, -1)
+        for task_id in map(str, waiting):
+            self._send_shared(task_id, "backlog_moved", name)
+
+    def _resend_lost(self) -> None:
+        for task_id in self._lost.find():
+            self._send_shared(task_id, "message_lost")
+
+    def _send_due(self) -> None:
+        for task_id in self._store.due():
+            job = self._store.get(task_id)
+            if job is None:
+                self._store.forget(task_id)
+                continue
+            queue = self._router.choose(job.model, job.priority, avoid=job.avoid)
+            if self._dispatcher.send_again(task_id, queue=queue):
+                self._count("sent_again", task_id, queue=queue)
+
+    def _send_shared(self, task_id: str, reason: str, list_name: str = "") -> None:
         job = self._store.get(task_id)
         if job is None:
-            self._store.forget(task_id, Status.QUEUED)
-        return job
+            self._store.forget(task_id, list_name=list_name)
+        elif self._dispatcher.send_again(task_id, queue=names.model_queue(job.model)):
+            self._count(reason, task_id)
 
-    def _is_empty(self, queue: str) -> bool:
-        lists = [
-            f"{queue}{_PRIORITY_SEPARATOR}{step}" if step else queue for step in _PRIORITY_STEPS
-        ]
-        return not any(self._client.llen(name) for name in lists)
-
-    def _send(self, task_id: str, expected: Status, reason: str) -> int:
-        job = self._store.get(task_id)
-        if job is None or job.status is not expected:
-            return 0
-        # The queue it was bound to may have died with its worker.
-        self._dispatcher.send(job.evolve(queue=names.model_queue(job.model)))
-        _log.warning("job.sent_again", reason=reason, **job.log_context())
-        return 1
+    def _count(self, reason: str, task_id: str, **facts: str) -> None:
+        with redis_errors():
+            self._client.hincrby(keys.COUNTERS, f"recovered:{reason}", 1)
+        _log.warning("job.recovered", by=reason, task_id=task_id, **facts)

@@ -1,12 +1,14 @@
 """One job, start to end: claim, fetch, cut out, store, write the outcome."""
 
 import io
-import secrets
+import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from billiard.exceptions import SoftTimeLimitExceeded
 
 from inference.errors import InferenceError
 from inference.models.base import Matting
@@ -14,63 +16,115 @@ from inference.options import Options
 from inference.pipeline import Result, remove_background
 from inference.probe import ImageLimits
 from inference.stages import StageTimer
-from tasks import keys
+from tasks import keys, names
+from tasks.dispatch import Dispatcher
 from tasks.errors import LeaseLostError, ObjectNotFoundError, TaskError
+from tasks.fleet import Fleet
 from tasks.jobs import Job, JobError, Status
 from tasks.storage import ObjectStore
-from tasks.store import Claim, JobStore
+from tasks.store import Claim, JobStore, Returned
 from tasks.worker.lease import LeaseKeeper
 
 _log = structlog.get_logger(__name__)
+#: Codes of `inference` errors that are the GPU's and not the picture's.
+_OUT_OF_MEMORY = "gpu_out_of_memory"
+_GPU_FAULT = "gpu_fault"
 
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """Everything a worker's process needs to run jobs, made once."""
+    """Everything a worker's process needs to run jobs, made once.
+
+    Attributes:
+        store: the records.
+        objects: the pictures.
+        dispatcher: sends a job to others.
+        fleet: where this worker's facts are kept.
+        model: loaded and warm.
+        model_lock: held while the model runs; the probe of an idle model takes it too.
+        limits: what is accepted, in pixels.
+        worker: Celery's name of this worker.
+        leave: ends this process, whose GPU context is broken.
+    """
 
     store: JobStore
     objects: ObjectStore
+    dispatcher: Dispatcher
+    fleet: Fleet
     model: Matting
     model_lock: AbstractContextManager[Any]
     limits: ImageLimits
     worker: str
+    leave: Callable[[], None]
 
-    def run(self, task_id: str) -> None:
+    def run(self, task_id: str) -> Job | None:
         """Run a job if its lease can be had; otherwise leave it to whoever has it.
 
+        Returns:
+            The job as it was claimed; None if it was not.
+
         Raises:
-            TaskError: Redis or the store went away; the job was put back, or will be by the
-                reconciler once its lease has run out.
+            QueueUnavailableError: Redis went away; once the lease has run out, the reconciler
+                puts the job back.
         """
-        token = secrets.token_hex(8)
-        outcome = self.store.claim(task_id, token=token, worker=self.worker)
+        if self.fleet.drained(self.worker):
+            self._pass_on(task_id, "drained")
+            return None
+        token = keys.lease_token(self.worker, os.getpid())
+        if not self._claim(task_id, token):
+            return None
         job = self.store.get(task_id)
-        if outcome is not Claim.CLAIMED or job is None:
-            _log.info("job.not_claimed", task_id=task_id, reason=str(outcome))
-            return
+        if job is None:
+            return None
         with (
             structlog.contextvars.bound_contextvars(**job.log_context(), worker=self.worker),
             LeaseKeeper(self.store, task_id, token) as lease,
         ):
             self._run_claimed(job, token, lease)
+        return job
+
+    def _claim(self, task_id: str, token: str) -> bool:
+        outcome = self.store.claim(task_id, token=token, worker=self.worker)
+        if outcome is Claim.AVOID:
+            if self._others_can():
+                self._pass_on(task_id, "went wrong here")
+                return False
+            outcome = self.store.claim(task_id, token=token, worker=self.worker, choosy=False)
+        if outcome is not Claim.CLAIMED:
+            _log.info("job.not_claimed", task_id=task_id, reason=outcome.value)
+        return outcome is Claim.CLAIMED
+
+    def _others_can(self) -> bool:
+        return any(
+            each.usable and each.model == self.model.name and each.name != self.worker
+            for each in self.fleet.workers()
+        )
+
+    def _pass_on(self, task_id: str, reason: str) -> None:
+        """To the shared queue, for whoever takes it."""
+        self.dispatcher.send_again(task_id, queue=names.model_queue(self.model.name))
+        _log.info("job.passed_on", task_id=task_id, reason=reason)
 
     def _run_claimed(self, job: Job, token: str, lease: LeaseKeeper) -> None:
         timer = StageTimer(before=lambda _stage: lease.check())
         try:
             result = self._cut_out(job, timer)
             key = self._store_result(job, token, result, timer)
+            self._succeed(job, token, key, result, timer)
         except LeaseLostError:
             _log.warning("job.lease_lost")
-        except (InferenceError, ObjectNotFoundError) as error:
+        except SoftTimeLimitExceeded:
+            # It may strike anywhere, between storing the result and the final write too.
+            self._time_out(job, token)
+        except InferenceError as error:
+            self._fail_or_return(job, token, error, timer)
+        except ObjectNotFoundError as error:
             self._fail(job, token, error, timer)
-        except TaskError:
-            self.store.release(job.task_id, token=token)
-            raise
+        except TaskError as error:
+            self._return(job, token, str(error))
         except Exception as error:  # noqa: BLE001 - the job must end whatever was met
             _log.exception("job.crashed")
             self._fail(job, token, error, timer)
-        else:
-            self._succeed(job, token, key, result, timer)
 
     def _cut_out(self, job: Job, timer: StageTimer) -> Result:
         options = Options.from_dict(job.options)
@@ -78,9 +132,17 @@ class Runner:
             original = self.objects.get(job.original_key)
         # The probe that shows an idle model to be alive must not run beside a job.
         with self.model_lock:
-            return remove_background(
-                original, options, self.model, limits=self.limits, stages=timer
-            )
+            try:
+                return self._pipeline(original, options, timer)
+            except InferenceError as error:
+                if error.code != _OUT_OF_MEMORY:
+                    raise
+                # The engine has freed its cache: once more, before others are bothered.
+                _log.warning("job.gpu_out_of_memory", retry="here")
+                return self._pipeline(original, options, timer)
+
+    def _pipeline(self, original: bytes, options: Options, timer: StageTimer) -> Result:
+        return remove_background(original, options, self.model, limits=self.limits, stages=timer)
 
     def _store_result(self, job: Job, token: str, result: Result, timer: StageTimer) -> str:
         key = keys.result_key(job.task_id, token, result.format.value)
@@ -111,7 +173,54 @@ class Runner:
             self.objects.delete(key)
             _log.warning("job.late", result="discarded")
             return
+        if job.attempts > 1:
+            self._sweep_other_results(job.task_id, key)
         _log.info("job.succeeded", **facts, **timings)
+
+    def _sweep_other_results(self, task_id: str, published: str) -> None:
+        """Remove what earlier runs stored before they died."""
+        try:
+            for key in self.objects.list(keys.results_prefix(task_id)):
+                if key != published:
+                    self.objects.delete(key)
+        except TaskError as error:
+            # The job is done all the same; the sweeper of the bucket comes by later.
+            _log.warning("job.results_left", reason=str(error))
+
+    def _fail_or_return(
+        self, job: Job, token: str, error: InferenceError, timer: StageTimer
+    ) -> None:
+        """A picture's fault fails the job; a GPU's fault gives it to another GPU."""
+        if error.code not in {_OUT_OF_MEMORY, _GPU_FAULT}:
+            self._fail(job, token, error, timer)
+            return
+        self._return(job, token, str(error), avoid=self.worker)
+        if self.fleet.fault(self.worker, error.code):
+            _log.error("worker.drained", reason=error.code)
+        if error.code == _GPU_FAULT:
+            # After a CUDA error the context is of no more use: a fresh process gets a fresh one.
+            _log.error("worker.leaves", reason=str(error))
+            self.leave()
+
+    def _return(self, job: Job, token: str, reason: str, *, avoid: str = "") -> None:
+        outcome = self.store.release(job.task_id, token=token, avoid=avoid)
+        _log.warning("job.returned", reason=reason, outcome=outcome.value)
+
+    def _time_out(self, job: Job, token: str) -> None:
+        """The soft limit: counted as a crash, since whatever hung may hang again."""
+        self._discard_unpublished(job, token)
+        holder = keys.lease_holder(self.worker, os.getpid())
+        outcome = self.store.crash(job.task_id, holder=holder)
+        _log.warning("job.timed_out", outcome=outcome.value)
+        if outcome is Returned.QUEUED:
+            self._pass_on(job.task_id, "timed out")
+
+    def _discard_unpublished(self, job: Job, token: str) -> None:
+        """Remove what this run may have stored, unless it is the result that counts."""
+        key = keys.result_key(job.task_id, token, str(job.options["output_format"]))
+        present = self.store.get(job.task_id)
+        if present is None or present.result_key != key:
+            self.objects.delete(key)
 
     def _fail(self, job: Job, token: str, error: Exception, timer: StageTimer) -> None:
         reason = explain(error)
@@ -136,5 +245,7 @@ def explain(error: Exception) -> JobError:
     if isinstance(error, ObjectNotFoundError):
         return JobError("original_missing", "The uploaded image is no longer stored.")
     return JobError(
-        "internal_error", "The image could not be processed; the service's log says why.", True
+        "internal_error",
+        "The image could not be processed; the service's log says why.",
+        retryable=True,
     )

@@ -21,7 +21,9 @@ from api.services import Services
 from api.settings import ApiSettings
 from tasks import keys
 from tasks.jobs import Job, JobError, Status
+from tasks.manifest import read_manifest
 from tasks.store import connect
+from tasks.worker.lost import list_key, message_id, sending_of
 
 Submit = Callable[..., TestResponse]
 
@@ -94,9 +96,10 @@ def test_a_picture_is_stored_recorded_and_queued(
     }
     assert job.file_stem == "coffee"
 
-    queued = connect(settings.redis_url.get_secret_value()).lrange(job.queue, 0, -1)
-    ids = [json.loads(message)["headers"]["id"] for message in queued]
-    assert data["task_id"] in ids
+    client = connect(settings.redis_url.get_secret_value())
+    queued = client.lrange(list_key(f"{job.queue}|{int(job.priority)}"), 0, -1)
+    sent = {message_id(each): sending_of(each) for each in map(json.loads, queued)}
+    assert sent[data["task_id"]] == job.sending > 0
 
 
 def test_the_request_id_of_the_caller_is_kept(client: FlaskClient) -> None:
@@ -290,13 +293,34 @@ class _Watched:
     def __init__(self, inner: Any, put: list[str], deleted: list[str]) -> None:  # noqa: ANN401
         self._inner, self._put, self._deleted = inner, put, deleted
 
-    def put(self, key: str, *rest: Any) -> None:  # noqa: ANN401
+    def put(self, key: str, *rest: Any, **options: Any) -> None:  # noqa: ANN401
         self._put.append(key)
-        self._inner.put(key, *rest)
+        self._inner.put(key, *rest, **options)
 
     def delete(self, key: str) -> None:
         self._deleted.append(key)
         self._inner.delete(key)
+
+
+def test_a_restore_that_was_quicker_does_not_unmake_the_job(
+    services: Services, coffee: Path
+) -> None:
+    class Restored(_Watched):
+        """`rmbg restore` finds the original between its upload and its record."""
+
+        def put(self, key: str, *rest: Any, **options: Any) -> None:  # noqa: ANN401
+            super().put(key, *rest, **options)
+            job = read_manifest(key, self._inner.metadata(key))
+            assert job is not None
+            services.store.create(job.evolve(queue="model.u2netp"))
+
+    deleted: list[str] = []
+    quick = replace(services, objects=Restored(services.objects, [], deleted))
+    with create_app(quick).test_client() as client:
+        answer = client.post("/api/v1/remove-bg", data={"image": (coffee.open("rb"), "a.jpg")})
+    assert answer.status_code == 202
+    assert deleted == []
+    assert _job(services, _data(answer)["task_id"]).status is Status.QUEUED
 
 
 def test_a_message_that_cannot_be_sent_does_not_unmake_the_job(
@@ -306,7 +330,7 @@ def test_a_message_that_cannot_be_sent_does_not_unmake_the_job(
         def send_task(self, *_: object, **__: object) -> None:
             raise OSError("broker away")
 
-    broken = replace(services, dispatcher=type(services.dispatcher)(Broken()))  # type: ignore[arg-type]
+    broken = replace(services, dispatcher=type(services.dispatcher)(Broken(), services.store))  # type: ignore[arg-type]
     with create_app(broken).test_client() as client:
         answer = client.post("/api/v1/remove-bg", data={"image": (coffee.open("rb"), "a.jpg")})
     assert answer.status_code == 202

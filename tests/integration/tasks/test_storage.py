@@ -72,3 +72,22 @@ def test_wrong_keys_are_refused(server_settings: dict[str, object]) -> None:
     store = MinioStore.from_settings(Settings.load(**wrong))
     with pytest.raises(StoreUnavailableError):
         store.put("a", io.BytesIO(b"x"), 1, "image/png")
+
+
+def test_metadata_comes_back_under_lower_case_names(objects: MinioStore) -> None:
+    key = f"tests/{secrets.token_hex(8)}"
+    text = '{"v":1,"options":{"matte_color":[1,2,3,4]},"name":"caf\\u00e9  two blanks"}'
+    objects.put(key, io.BytesIO(b"x"), 1, "image/png", metadata={"rmbg-job": text})
+    assert objects.metadata(key) == {"rmbg-job": text}
+    assert objects.metadata(_put(objects, b"bare")) == {}
+    with pytest.raises(ObjectNotFoundError):
+        objects.metadata("tests/never-there")
+
+
+def test_a_prefix_lists_all_its_keys(objects: MinioStore) -> None:
+    prefix = f"many/{secrets.token_hex(8)}/"
+    made = {f"{prefix}{number}" for number in range(7)}
+    for key in made:
+        objects.put(key, io.BytesIO(b"x"), 1, "image/png")
+    assert set(objects.list(prefix)) == made
+    assert list(objects.list("never/")) == []

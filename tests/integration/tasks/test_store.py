@@ -7,9 +7,9 @@ import pytest
 from redis import Redis
 
 from tasks import keys
-from tasks.errors import QueueUnavailableError
-from tasks.jobs import Job, Status
-from tasks.store import MAX_ATTEMPTS, Claim, JobStore, connect
+from tasks.errors import QueueFullError, QueueUnavailableError
+from tasks.jobs import Job, Priority, Status
+from tasks.store import MAX_CRASHES, MAX_LOSSES, Claim, JobStore, Returned, connect
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def job(store: JobStore) -> Job:
 
 
 def test_a_created_job_reads_back(store: JobStore, job: Job) -> None:
-    assert store.get(job.task_id) == job
+    assert _got(store, job).evolve(sending=0) == job
     assert job.task_id in store.ids(Status.QUEUED)
 
 
@@ -102,6 +102,8 @@ def test_a_late_worker_cannot_write_after_its_lease_went_to_another(
 ) -> None:
     store.claim(job.task_id, token="late", worker="w1")
     client.delete(keys.lease_key(job.task_id))  # as if it had run out
+    assert store.claim(job.task_id, token="hasty", worker="w2") is Claim.LEASED
+    assert store.release(job.task_id) is Returned.QUEUED
     assert store.claim(job.task_id, token="next", worker="w2") is Claim.CLAIMED
     assert not store.renew(job.task_id, token="late")
     assert not store.finish(job.task_id, token="late", status=Status.SUCCEEDED)
@@ -122,36 +124,124 @@ def test_a_finished_job_is_not_claimed_again(store: JobStore, job: Job) -> None:
     assert store.claim(job.task_id, token="u", worker="w") is Claim.FINAL
 
 
-def test_a_job_that_outlives_its_workers_too_often_is_poison(
+def test_a_job_that_kills_its_workers_is_poison(store: JobStore, job: Job) -> None:
+    outcomes = []
+    for number in range(MAX_CRASHES):
+        token = keys.lease_token("gpu0@a", number)
+        assert store.claim(job.task_id, token=token, worker="gpu0@a") is Claim.CLAIMED
+        outcomes.append(store.crash(job.task_id, holder=keys.lease_holder("gpu0@a", number)))
+    assert outcomes == [Returned.QUEUED] * (MAX_CRASHES - 1) + [Returned.DEAD]
+    dead = _got(store, job)
+    assert (dead.status, dead.attempts, dead.crashes) == (Status.FAILED, MAX_CRASHES, MAX_CRASHES)
+    assert dead.error is not None
+    assert dead.error.type == "poison"
+    assert job.task_id in store.dead()
+
+
+def test_a_crash_of_another_process_takes_no_lease(store: JobStore, job: Job) -> None:
+    store.claim(job.task_id, token=keys.lease_token("gpu0@a", 12), worker="gpu0@a")
+    assert store.crash(job.task_id, holder=keys.lease_holder("gpu0@a", 1)) is Returned.NONE
+    assert store.crash(job.task_id, holder=keys.lease_holder("gpu0@b", 12)) is Returned.NONE
+    assert _got(store, job).status is Status.PROCESSING
+
+
+def test_losses_are_counted_apart_and_pause_longer_and_longer(
     store: JobStore, client: Redis, job: Job
 ) -> None:
-    for number in range(MAX_ATTEMPTS):
+    now = [1e9]
+    timed = JobStore(client, clock=lambda: now[0])
+    pauses = []
+    for number in range(6):
+        timed.claim(job.task_id, token=f"t{number}", worker="w")
+        assert timed.release(job.task_id, token=f"t{number}") is Returned.QUEUED
+        pauses.append(client.zscore(keys.DUE, job.task_id) - now[0])
+        now[0] += 1000
+    assert pauses == [0, 2, 4, 8, 16, 32]
+    lost = _got(store, job)
+    assert (lost.losses, lost.crashes) == (6, 0)
+
+
+def test_a_job_lost_too_often_is_given_up(store: JobStore, job: Job) -> None:
+    for number in range(MAX_LOSSES):
         assert store.claim(job.task_id, token=f"t{number}", worker="w") is Claim.CLAIMED
-        client.delete(keys.lease_key(job.task_id))
-        assert store.release(job.task_id)
-    assert store.claim(job.task_id, token="last", worker="w") is Claim.EXHAUSTED
-    failed = store.get(job.task_id)
-    assert failed is not None
-    assert failed.status is Status.FAILED
-    assert failed.error is not None
-    assert failed.error.type == "poison"
-    assert failed.attempts == MAX_ATTEMPTS
-
-
-def test_giving_a_job_back_costs_no_attempt(store: JobStore, job: Job) -> None:
-    store.claim(job.task_id, token="t", worker="w")
-    assert store.release(job.task_id, token="t")
-    back = store.get(job.task_id)
-    assert back is not None
-    assert (back.status, back.attempts) == (Status.QUEUED, 0)
+        outcome = store.release(job.task_id, token=f"t{number}")
+    assert outcome is Returned.DEAD
+    error = _got(store, job).error
+    assert error is not None
+    assert (error.type, error.retryable) == ("lost", True)
 
 
 def test_the_reconciler_cannot_take_a_job_from_a_living_worker(store: JobStore, job: Job) -> None:
     store.claim(job.task_id, token="t", worker="w")
-    assert not store.release(job.task_id)
-    still = store.get(job.task_id)
-    assert still is not None
-    assert still.status is Status.PROCESSING
+    assert store.release(job.task_id) is Returned.NONE
+    assert _got(store, job).status is Status.PROCESSING
+
+
+def test_a_job_avoids_the_worker_it_went_wrong_on(store: JobStore, job: Job) -> None:
+    store.claim(job.task_id, token="t", worker="gpu0@a")
+    store.release(job.task_id, token="t", avoid="gpu0@a")
+    assert store.claim(job.task_id, token="u", worker="gpu0@a") is Claim.AVOID
+    assert store.claim(job.task_id, token="v", worker="gpu1@a") is Claim.CLAIMED
+
+
+def test_a_job_may_run_again_where_it_went_wrong_if_nobody_else_can(
+    store: JobStore, job: Job
+) -> None:
+    store.claim(job.task_id, token="t", worker="gpu0@a")
+    store.release(job.task_id, token="t", avoid="gpu0@a")
+    claim = store.claim(job.task_id, token="u", worker="gpu0@a", choosy=False)
+    assert claim is Claim.CLAIMED
+
+
+def test_a_canceled_job_stays_canceled(store: JobStore, job: Job) -> None:
+    store.claim(job.task_id, token="t", worker="w")
+    assert store.cancel(job.task_id) == "canceled"
+    assert not store.renew(job.task_id, token="t")
+    assert not store.finish(job.task_id, token="t", status=Status.SUCCEEDED)
+    assert store.cancel(job.task_id) == "canceled"
+    assert _got(store, job).status is Status.CANCELED
+
+
+def test_an_operator_can_begin_a_canceled_job_anew(store: JobStore, job: Job) -> None:
+    store.cancel(job.task_id)
+    assert store.requeue(job.task_id) == "requeued"
+    assert job.task_id in store.due()
+    assert store.note_sending(job.task_id, queue="q", priority=Priority.HIGH) is not None
+    again = _got(store, job)
+    assert (again.status, again.attempts, again.finished_at) == (Status.QUEUED, 0, None)
+    assert job.task_id not in store.due()
+
+
+def test_a_job_that_nobody_began_in_time_fails(store: JobStore, job: Job) -> None:
+    late = job.evolve(task_id=keys.new_task_id(), deadline=1.0)
+    store.create(late)
+    assert late.task_id in store.overdue()
+    assert store.claim(late.task_id, token="t", worker="w") is Claim.FINAL
+    error = _got(store, late).error
+    assert error is not None
+    assert error.type == "deadline_exceeded"
+
+
+def test_more_than_the_allowed_number_is_refused(store: JobStore, job: Job) -> None:
+    with pytest.raises(QueueFullError):
+        store.create(job.evolve(task_id=keys.new_task_id()), most_pending=1)
+
+
+def test_an_expired_record_leaves_no_trace(store: JobStore, client: Redis, job: Job) -> None:
+    client.delete(keys.job_key(job.task_id))
+    store.forget(job.task_id, list_name=f"{job.queue}|{int(job.priority)}")
+    traces = [name for name in client.scan_iter("rmbg:*") if _names(client, name, job.task_id)]
+    assert traces == []
+
+
+def _names(client: Redis, key: str, task_id: str) -> bool:
+    return client.type(key) == "zset" and client.zscore(key, task_id) is not None
+
+
+def _got(store: JobStore, job: Job) -> Job:
+    found = store.get(job.task_id)
+    assert found is not None
+    return found
 
 
 def test_redis_away_is_one_kind_of_error() -> None:

@@ -1,0 +1,173 @@
+"""The workers as Redis knows them: who lives, who is ready, who is drained, who is busy."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from redis import Redis
+
+from tasks import keys
+from tasks.store import redis_errors
+
+#: A parent process says so often that it lives, and counts as dead when silent for so long.
+BEAT_SECONDS: Final = 2.0
+ALIVE_SECONDS: Final = 6.0
+#: A worker that has been silent for so long is no longer missed.
+_FORGOTTEN_SECONDS: Final = 24 * 3600.0
+#: What a job is taken to last on a worker that has not finished one yet.
+_UNKNOWN_SECONDS: Final = 1.0
+#: Faults in a row after which a GPU is drained.
+MAX_FAULTS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One worker's facts.
+
+    Attributes:
+        name: Celery's name of it, `gpu0@host`.
+        queue: its own queue; empty if it has none.
+        model: what it serves.
+        pid: of the process that has the model.
+        seconds: a running mean of what a job takes.
+        running: jobs that it has begun, 0 or 1.
+        alive: its parent process said so lately.
+        ready: its model answered lately.
+        drained: why it takes no jobs; empty if it does.
+    """
+
+    name: str
+    queue: str = ""
+    model: str = ""
+    pid: int = 0
+    seconds: float = _UNKNOWN_SECONDS
+    running: int = 0
+    alive: bool = False
+    ready: bool = False
+    drained: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Would it take a job now?"""
+        return self.alive and self.ready and not self.drained
+
+
+class Fleet:
+    """Reads and writes the workers' facts. Raises `QueueUnavailableError` when Redis is away."""
+
+    def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
+        self._client = client
+        self._clock = clock
+
+    def beat(self, name: str, **facts: str | float) -> None:
+        """A worker's parent lives."""
+        with redis_errors(), self._client.pipeline() as pipe:
+            now = self._clock()
+            pipe.zremrangebyscore(keys.ALIVE_INDEX, "-inf", now - _FORGOTTEN_SECONDS)
+            pipe.zadd(keys.ALIVE_INDEX, {name: now + ALIVE_SECONDS})
+            self._set(pipe, name, facts)
+            pipe.execute()
+
+    def announce(self, name: str, seconds: float, **facts: str | float) -> None:
+        """A worker's model has answered; that holds for so many seconds."""
+        with redis_errors(), self._client.pipeline() as pipe:
+            pipe.zadd(keys.READY_INDEX, {name: self._clock() + seconds})
+            self._set(pipe, name, facts)
+            pipe.execute()
+
+    def note(self, name: str, **facts: str | float) -> None:
+        """Facts that changed."""
+        with redis_errors(), self._client.pipeline() as pipe:
+            self._set(pipe, name, facts)
+            pipe.execute()
+
+    def withdraw(self, name: str) -> None:
+        """A worker's model no longer answers."""
+        with redis_errors():
+            self._client.zrem(keys.READY_INDEX, name)
+
+    def leave(self, name: str) -> None:
+        """A worker ends."""
+        with redis_errors(), self._client.pipeline() as pipe:
+            pipe.zrem(keys.READY_INDEX, name)
+            pipe.zrem(keys.ALIVE_INDEX, name)
+            pipe.execute()
+
+    def drain(self, name: str, reason: str) -> None:
+        """Let a worker finish what it runs, and take nothing more."""
+        with redis_errors():
+            self._client.hset(keys.DRAINED, name, reason)
+
+    def undrain(self, name: str) -> bool:
+        """Let it work again; False if it was not drained."""
+        with redis_errors():
+            self._client.hset(keys.worker_key(name), "faults", 0)
+            return bool(self._client.hdel(keys.DRAINED, name))
+
+    def drained(self, name: str) -> str:
+        """Why a worker takes no jobs; empty if it does."""
+        with redis_errors():
+            return str(self._client.hget(keys.DRAINED, name) or "")
+
+    def fault(self, name: str, reason: str) -> bool:
+        """Count a fault of the worker's GPU; True when it has now been drained for them."""
+        with redis_errors():
+            faults = self._client.hincrby(keys.worker_key(name), "faults", 1)
+        if faults < MAX_FAULTS:
+            return False
+        self.drain(name, f"{faults} faults in a row, the last: {reason}")
+        return True
+
+    def finished(self, name: str, mean_seconds: float) -> None:
+        """A job came to its end: no fault now."""
+        self.note(name, faults=0, running=0, seconds=round(mean_seconds, 4))
+
+    def workers(self) -> list[Worker]:
+        """All workers that live, are ready, or are drained."""
+        now = self._clock()
+        with redis_errors(), self._client.pipeline() as pipe:
+            pipe.zrangebyscore(keys.ALIVE_INDEX, now, "+inf")
+            pipe.zrangebyscore(keys.READY_INDEX, now, "+inf")
+            pipe.hgetall(keys.DRAINED)
+            alive, ready, drained = pipe.execute()
+        names = sorted({*alive, *ready, *drained})
+        facts = self._facts(names)
+        return [
+            _worker(name, fact, name in alive, name in ready, drained.get(name, ""))
+            for name, fact in zip(names, facts, strict=True)
+        ]
+
+    def silent(self) -> dict[str, float]:
+        """Workers that fell silent without taking their leave, and for how many seconds now."""
+        now = self._clock()
+        with redis_errors():
+            found = self._client.zrangebyscore(keys.ALIVE_INDEX, "-inf", f"({now}", withscores=True)
+        gone = cast("list[tuple[str, float]]", found)
+        return {name: now - until + ALIVE_SECONDS for name, until in gone}
+
+    def _facts(self, names: Iterable[str]) -> list[dict[str, str]]:
+        with redis_errors(), self._client.pipeline() as pipe:
+            for name in names:
+                pipe.hgetall(keys.worker_key(name))
+            return cast("list[dict[str, str]]", pipe.execute())
+
+    @staticmethod
+    def _set(pipe: Redis, name: str, facts: dict[str, str | float]) -> None:
+        if facts:
+            # redis-py's types want keys of every kind that it takes.
+            pipe.hset(keys.worker_key(name), mapping=cast("dict[Any, Any]", facts))
+
+
+def _worker(name: str, facts: dict[str, str], alive: bool, ready: bool, drained: str) -> Worker:  # noqa: FBT001 - two flags of one record
+    return Worker(
+        name=name,
+        queue=facts.get("queue", ""),
+        model=facts.get("model", ""),
+        pid=int(facts.get("pid", 0)),
+        seconds=float(facts.get("seconds", _UNKNOWN_SECONDS)),
+        running=int(facts.get("running", 0)),
+        alive=alive,
+        ready=ready,
+        drained=drained,
+    )

@@ -1,0 +1,64 @@
+-- Put before every script. A record is a hash; what it waits for is said by sorted sets:
+--   jobs:<status>          every job of a status, by the time it entered it
+--   sent:<queue>|<step>    queued jobs whose message was sent, by the number of their sending
+--   due                    queued jobs whose message is to be sent, by the time from which on
+--   deadlines              queued jobs that nobody wants after a time, by that time
+local P = 'rmbg:'
+local QUEUED, DEADLINES, DUE, DEAD = P .. 'jobs:queued', P .. 'deadlines', P .. 'due', P .. 'dead'
+
+local function job_key(id) return P .. 'job:' .. id end
+local function lease_key(id) return P .. 'job:' .. id .. ':lease' end
+local function index(status) return P .. 'jobs:' .. status end
+local function get(id, name) return redis.call('HGET', job_key(id), name) end
+
+-- Which list its message went to.
+local function list_of(id)
+  return (get(id, 'queue') or '') .. '|' .. (get(id, 'priority') or '3')
+end
+
+-- It waits for nothing any more: neither for a worker nor to be sent.
+local function unqueue(id)
+  redis.call('ZREM', P .. 'sent:' .. list_of(id), id)
+  redis.call('ZREM', DUE, id)
+  redis.call('ZREM', DEADLINES, id)
+end
+
+local function move(id, status, now)
+  local before = get(id, 'status')
+  if before then
+    redis.call('ZREM', index(before), id)
+  end
+  redis.call('HSET', job_key(id), 'status', status)
+  redis.call('ZADD', index(status), now, id)
+end
+
+-- The number of a sending, noted before the message goes out: a message that never arrives, or
+-- that its list no longer holds, shows by it.
+local function note_sending(id)
+  local number = redis.call('INCR', P .. 'sendings')
+  redis.call('HSET', job_key(id), 'sending', number)
+  redis.call('SADD', P .. 'lists', list_of(id))
+  redis.call('ZADD', P .. 'sent:' .. list_of(id), number, id)
+  redis.call('ZREM', DUE, id)
+  return number
+end
+
+-- To be sent from a time on; until then it is on no list.
+local function postpone(id, due)
+  redis.call('ZREM', P .. 'sent:' .. list_of(id), id)
+  redis.call('ZADD', DUE, due, id)
+end
+
+local function publish_end(id)
+  redis.call('PUBLISH', P .. 'done:' .. id, 'done')
+end
+
+local function fail(id, now, reason, dead)
+  unqueue(id)
+  move(id, 'failed', now)
+  redis.call('HSET', job_key(id), 'error', reason, 'finished_at', now)
+  if dead then
+    redis.call('ZADD', DEAD, now, id)
+  end
+  publish_end(id)
+end

@@ -1,0 +1,71 @@
+"""Finds queued jobs whose message is nowhere: neither on its list nor in a worker's hands.
+
+Each sending has a number, in the message and in the record. Lists are first in, first out, so a
+job whose number is below that of its list's oldest message has no message on that list.
+"""
+
+import json
+from typing import Any, Final, cast
+
+from redis import Redis
+
+from tasks import keys, names
+from tasks.dispatch import job_id_of
+from tasks.store import redis_errors
+
+#: Kombu's key of a priority step's list.
+_STEP: Final = "\x06\x16"
+#: Kombu's hash of messages that a worker took and has not acknowledged.
+_UNACKED: Final = "unacked"
+#: Looked at in one pass.
+_MOST: Final = 1000
+
+
+class LostMessages:
+    """Remembers what looked lost at the last pass: a message on its way may look so once."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._suspects: set[str] = set()
+
+    def find(self) -> list[str]:
+        """The ids of queued jobs that two passes in a row found without a message."""
+        with redis_errors():
+            held = self._held()
+            missing = {
+                task_id
+                for name in cast("set[str]", self._client.smembers(keys.LISTS))
+                for task_id in self._overtaken(name)
+                if task_id not in held
+            }
+        lost = sorted(missing & self._suspects)
+        self._suspects = missing - set(lost)
+        return lost
+
+    def _overtaken(self, name: str) -> list[str]:
+        """Jobs sent to a list before its oldest message was; all of them if it is empty."""
+        oldest = cast("str | None", self._client.lindex(list_key(name), -1))
+        bound = f"({sending_of(json.loads(oldest))}" if oldest else "+inf"
+        found = self._client.zrangebyscore(keys.sent_key(name), "-inf", bound, start=0, num=_MOST)
+        return cast("list[str]", found)
+
+    def _held(self) -> set[str]:
+        """Jobs whose message a worker has taken and not acknowledged."""
+        messages = cast("list[str]", self._client.hvals(_UNACKED))
+        return {job_id_of(message_id(json.loads(text)[0])) for text in messages}
+
+
+def list_key(name: str) -> str:
+    """Kombu's key of the list that `<queue>|<priority>` names."""
+    queue, _, step = name.rpartition("|")
+    return queue if step == "0" else f"{queue}{_STEP}{step}"
+
+
+def sending_of(message: dict[str, Any]) -> int:
+    """The number of a message's sending; 0 for one that the project did not send."""
+    return int(message["headers"].get(names.SENDING_HEADER, 0))
+
+
+def message_id(message: dict[str, Any]) -> str:
+    """The id that Celery knows a message by."""
+    return str(message["headers"].get("id", ""))

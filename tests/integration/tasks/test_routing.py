@@ -1,0 +1,136 @@
+"""Which queue a job goes to, by what real Redis says of the workers."""
+
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+
+from tasks import keys
+from tasks.fleet import MAX_FAULTS, Fleet
+from tasks.jobs import Job, Priority
+from tasks.routing import MAX_BOUND, Router
+from tasks.store import JobStore, connect
+
+SHARED = "model.m"
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Redis]:
+    """A database of its own, emptied: these tests look at all workers there are."""
+    with connect(redis_url.removesuffix("/0") + "/2") as client:
+        client.flushdb()
+        yield client
+
+
+@pytest.fixture
+def fleet(client: Redis) -> Fleet:
+    return Fleet(client)
+
+
+@pytest.fixture
+def router(client: Redis, fleet: Fleet) -> Router:
+    return Router(client, fleet)
+
+
+def _join(fleet: Fleet, index: int, *, model: str = "m", seconds: float = 1.0) -> str:
+    name = f"gpu{index}@h"
+    fleet.beat(name, queue=f"gpu.h.{index}", model=model)
+    fleet.announce(name, 90, model=model)
+    fleet.note(name, seconds=seconds)
+    return name
+
+
+def _bind(client: Redis, queue: str, count: int, priority: Priority = Priority.NORMAL) -> None:
+    store = JobStore(client)
+    for _ in range(count):
+        task_id = keys.new_task_id()
+        original = keys.original_key(task_id)
+        store.create(Job(task_id, "m", queue, original, 1e9, 4e9, priority=priority))
+
+
+def test_without_workers_jobs_wait_in_the_shared_queue(router: Router) -> None:
+    assert router.choose("m", Priority.NORMAL) == SHARED
+
+
+def test_an_idle_gpu_is_given_the_job(router: Router, fleet: Fleet) -> None:
+    _join(fleet, 0)
+    assert router.choose("m", Priority.NORMAL) == "gpu.h.0"
+
+
+def test_the_gpu_that_is_free_soonest_gets_it(router: Router, fleet: Fleet, client: Redis) -> None:
+    _join(fleet, 0, seconds=1)
+    _join(fleet, 1, seconds=5)
+    _bind(client, "gpu.h.0", 1)
+    _bind(client, "gpu.h.1", 1)
+    assert router.choose("m", Priority.NORMAL) == "gpu.h.0"
+    _join(fleet, 0, seconds=9)
+    assert router.choose("m", Priority.NORMAL) == "gpu.h.1"
+
+
+def test_what_goes_after_the_job_does_not_count_against_a_gpu(
+    router: Router, fleet: Fleet, client: Redis
+) -> None:
+    _join(fleet, 0, seconds=2)
+    _join(fleet, 1, seconds=1)
+    _bind(client, "gpu.h.0", 1, Priority.LOW)
+    _bind(client, "gpu.h.1", 1, Priority.HIGH)
+    assert router.choose("m", Priority.NORMAL) == "gpu.h.0"
+
+
+def test_no_gpu_is_given_more_than_it_can_soon_begin(
+    router: Router, fleet: Fleet, client: Redis
+) -> None:
+    name = _join(fleet, 0)
+    _bind(client, "gpu.h.0", MAX_BOUND - 1)
+    assert router.choose("m", Priority.NORMAL) == "gpu.h.0"
+    fleet.note(name, running=1)
+    assert router.choose("m", Priority.NORMAL) == SHARED
+
+
+def test_only_gpus_that_serve_the_model_count(router: Router, fleet: Fleet) -> None:
+    _join(fleet, 0, model="other")
+    assert router.choose("m", Priority.NORMAL) == SHARED
+
+
+def test_a_gpu_that_is_drained_silent_or_not_ready_gets_nothing(
+    client: Redis, router: Router, fleet: Fleet
+) -> None:
+    name = _join(fleet, 0)
+    fleet.drain(name, "for a test")
+    assert router.choose("m", Priority.NORMAL) == SHARED
+    assert fleet.undrain(name)
+    assert router.choose("m", Priority.NORMAL) == "gpu.h.0"
+    fleet.withdraw(name)
+    assert router.choose("m", Priority.NORMAL) == SHARED
+    _join(fleet, 0)
+    client.zrem(keys.ALIVE_INDEX, name)
+    assert router.choose("m", Priority.NORMAL) == SHARED
+
+
+def test_a_job_avoids_the_gpu_it_went_wrong_on(router: Router, fleet: Fleet) -> None:
+    name = _join(fleet, 0)
+    assert router.choose("m", Priority.NORMAL, avoid=name) == SHARED
+    _join(fleet, 1)
+    assert router.choose("m", Priority.NORMAL, avoid=name) == "gpu.h.1"
+
+
+def test_routing_can_be_left_to_the_shared_queues(client: Redis, fleet: Fleet) -> None:
+    _join(fleet, 0)
+    assert Router(client, fleet, routing="shared").choose("m", Priority.NORMAL) == SHARED
+
+
+def test_redis_away_is_no_reason_not_to_choose() -> None:
+    away = connect("redis://127.0.0.1:1/0", timeout=0.2)
+    assert Router(away, Fleet(away)).choose("m", Priority.NORMAL) == SHARED
+
+
+def test_faults_in_a_row_drain_a_gpu_and_a_success_forgives_them(fleet: Fleet) -> None:
+    name = _join(fleet, 0)
+    for _ in range(MAX_FAULTS - 1):
+        assert not fleet.fault(name, "gpu_fault")
+    fleet.finished(name, 1.0)
+    for _ in range(MAX_FAULTS - 1):
+        assert not fleet.fault(name, "gpu_fault")
+    assert fleet.drained(name) == ""
+    assert fleet.fault(name, "gpu_fault")
+    assert "gpu_fault" in fleet.drained(name)

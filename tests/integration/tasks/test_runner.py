@@ -1,0 +1,206 @@
+"""One job through the runner: what a GPU's faults, a cancel and a lost lease come to."""
+
+import io
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
+from PIL import Image
+from redis import Redis
+
+from inference.models.base import Alpha, Rgb, StageHook, no_stages
+from inference.models.birefnet.errors import GpuFaultError, GpuOutOfMemoryError
+from inference.options import Options
+from inference.probe import ImageLimits
+from tasks import keys
+from tasks.app import create_celery
+from tasks.dispatch import Dispatcher
+from tasks.fleet import MAX_FAULTS, Fleet
+from tasks.jobs import Job, Status
+from tasks.settings import Settings
+from tasks.storage import MinioStore
+from tasks.store import JobStore, connect
+from tasks.worker.runner import Runner
+
+WORKER = "gpu0@h"
+
+
+class Model:
+    """Does what it is told to, in turn; then answers."""
+
+    name = "m"
+
+    def __init__(self) -> None:
+        self.faults: list[Callable[[], object]] = []
+        self.calls = 0
+
+    def warm_up(self) -> None:
+        pass
+
+    def matte(self, images: Sequence[Rgb], stages: StageHook = no_stages) -> list[Alpha]:
+        with stages("preprocess"), stages("inference"):
+            self.calls += 1
+            if self.faults:
+                self.faults.pop(0)()
+            return [np.ones(image.shape[:2], np.float32) for image in images]
+
+    def fail(self, error: Exception, times: int = 1) -> None:
+        def throw() -> None:
+            raise error
+
+        self.faults += [throw] * times
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Redis]:
+    with connect(redis_url.removesuffix("/0") + "/3") as client:
+        client.flushdb()
+        yield client
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()
+
+
+@pytest.fixture
+def left() -> list[bool]:
+    return []
+
+
+@pytest.fixture
+def runner(
+    client: Redis,
+    objects: MinioStore,
+    model: Model,
+    left: list[bool],
+    server_settings: dict[str, object],
+) -> Runner:
+    store = JobStore(client)
+    own = str(server_settings["redis_url"]).removesuffix("/0") + "/3"
+    app = create_celery(Settings.load(**{**server_settings, "redis_url": own}))
+    return Runner(
+        store=store,
+        objects=objects,
+        dispatcher=Dispatcher(app, store),
+        fleet=Fleet(client),
+        model=model,
+        model_lock=threading.Lock(),
+        limits=ImageLimits(),
+        worker=WORKER,
+        leave=lambda: left.append(True),
+    )
+
+
+@pytest.fixture
+def task_id(runner: Runner) -> str:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), "orange").save(file, "PNG")
+    made = keys.new_task_id()
+    original = keys.original_key(made)
+    runner.objects.put(original, io.BytesIO(file.getvalue()), file.tell(), "image/png")
+    options = Options().to_dict()
+    runner.store.create(Job(made, "m", "model.m", original, 1.7e9, 4e9, options=options))
+    return made
+
+
+def _job(runner: Runner, task_id: str) -> Job:
+    found = runner.store.get(task_id)
+    assert found is not None
+    return found
+
+
+def test_a_job_runs_to_its_end(runner: Runner, task_id: str) -> None:
+    runner.run(task_id)
+    done = _job(runner, task_id)
+    assert (done.status, done.attempts, done.worker) == (Status.SUCCEEDED, 1, WORKER)
+    assert done.result_key is not None
+    assert runner.objects.get(done.result_key)
+
+
+def test_out_of_memory_once_is_tried_again_here(runner: Runner, model: Model, task_id: str) -> None:
+    model.fail(GpuOutOfMemoryError("full"))
+    runner.run(task_id)
+    assert _job(runner, task_id).status is Status.SUCCEEDED
+    assert model.calls == 2
+
+
+def test_out_of_memory_twice_goes_to_another_gpu(
+    runner: Runner, model: Model, task_id: str, left: list[bool]
+) -> None:
+    model.fail(GpuOutOfMemoryError("full"), times=2)
+    runner.run(task_id)
+    waiting = _job(runner, task_id)
+    assert (waiting.status, waiting.avoid, waiting.losses) == (Status.QUEUED, WORKER, 1)
+    assert task_id in runner.store.due()
+    assert left == []
+
+
+def test_a_broken_gpu_context_ends_the_process(
+    runner: Runner, model: Model, task_id: str, left: list[bool]
+) -> None:
+    model.fail(GpuFaultError("illegal address"))
+    runner.run(task_id)
+    waiting = _job(runner, task_id)
+    assert (waiting.status, waiting.avoid, waiting.crashes) == (Status.QUEUED, WORKER, 0)
+    assert left == [True]
+
+
+def test_a_gpu_with_faults_in_a_row_is_drained_and_its_jobs_passed_on(
+    runner: Runner, model: Model, task_id: str
+) -> None:
+    for _ in range(MAX_FAULTS):
+        runner.fleet.fault(WORKER, "gpu_fault")
+    runner.run(task_id)
+    assert model.calls == 0
+    passed_on = _job(runner, task_id)
+    assert (passed_on.status, passed_on.queue, passed_on.sends) == (Status.QUEUED, "model.m", 1)
+
+
+def test_a_job_that_is_canceled_while_it_runs_leaves_nothing(
+    runner: Runner, model: Model, task_id: str
+) -> None:
+    model.faults = [lambda: runner.store.cancel(task_id)]
+    runner.run(task_id)
+    assert _job(runner, task_id).status is Status.CANCELED
+    assert list(runner.objects.list(keys.results_prefix(task_id))) == []
+
+
+def test_the_time_limit_after_storing_leaves_no_result_behind(
+    runner: Runner, client: Redis, task_id: str
+) -> None:
+    class Interrupted(JobStore):
+        def finish(self, *_: object, **__: object) -> bool:
+            raise SoftTimeLimitExceeded
+
+    replace(runner, store=Interrupted(client)).run(task_id)
+    waiting = _job(runner, task_id)
+    assert (waiting.status, waiting.crashes) == (Status.QUEUED, 1)
+    assert list(runner.objects.list(keys.results_prefix(task_id))) == []
+
+
+def test_an_unforeseen_error_fails_the_job_and_tells_nothing_of_it(
+    runner: Runner, model: Model, task_id: str
+) -> None:
+    model.fail(RuntimeError("secret detail"))
+    runner.run(task_id)
+    error = _job(runner, task_id).error
+    assert error is not None
+    assert error.type == "internal_error"
+    assert "secret" not in error.message
+    assert error.retryable
+
+
+def test_what_a_dead_run_stored_is_removed_by_the_run_that_counts(
+    runner: Runner, task_id: str
+) -> None:
+    stale = f"{keys.results_prefix(task_id)}stale.png"
+    runner.store.claim(task_id, token="gpu1@h/1/stale", worker="gpu1@h")
+    runner.objects.put(stale, io.BytesIO(b"x"), 1, "image/png")
+    runner.store.crash(task_id, holder="gpu1@h/1/")
+    runner.run(task_id)
+    done = _job(runner, task_id)
+    assert list(runner.objects.list(keys.results_prefix(task_id))) == [done.result_key]

@@ -1,0 +1,61 @@
+"""What the bucket knows of a job."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks import keys
+from tasks.jobs import Job, Priority, Status
+from tasks.manifest import MAX_BYTES, METADATA_NAME, read_manifest, write_manifest
+
+
+def _job(**changes: object) -> Job:
+    task_id = keys.new_task_id()
+    job = Job(task_id, "rmbg-2.0", "q", keys.original_key(task_id), 1.5e9, 1.6e9)
+    return job.evolve(**changes)
+
+
+@given(
+    options=st.dictionaries(st.text(max_size=8), st.text(max_size=20) | st.integers(), max_size=5),
+    stem=st.text(max_size=80),
+    priority=st.sampled_from(Priority),
+    deadline=st.none() | st.floats(1e9, 2e9),
+)
+def test_a_job_comes_back_as_it_was_submitted(
+    options: dict[str, object], stem: str, priority: Priority, deadline: float | None
+) -> None:
+    job = _job(options=options, file_stem=stem, priority=priority, deadline=deadline)
+    metadata = write_manifest(job.evolve(status=Status.PROCESSING, attempts=2))
+    assert read_manifest(job.original_key, metadata) == job.evolve(queue="")
+
+
+@given(st.text(max_size=3000), st.text(max_size=3000))
+def test_it_is_ascii_and_short_whatever_the_names(stem: str, request_id: str) -> None:
+    job = _job(file_stem=stem, request_id=request_id)
+    metadata = write_manifest(job)
+    assert metadata[METADATA_NAME].isascii()
+    assert metadata[METADATA_NAME].isprintable()
+    assert len(metadata[METADATA_NAME]) + len("x-amz-meta-") + len(METADATA_NAME) < 2048
+    assert len(metadata[METADATA_NAME]) <= MAX_BYTES
+    assert read_manifest(job.original_key, metadata) is not None
+
+
+def test_options_that_cannot_be_kept_are_refused() -> None:
+    with pytest.raises(ValueError, match="options"):
+        write_manifest(_job(options={"a": "x" * MAX_BYTES}))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "[1]", "{}", "null", '{"task_id": 1}', '{"v":1,"created_at":"soon"}']
+)
+def test_what_cannot_be_read_is_none(text: str) -> None:
+    assert read_manifest("originals/rm-1", {METADATA_NAME: text}) is None
+
+
+def test_an_original_without_a_manifest_is_none() -> None:
+    assert read_manifest("originals/rm-1", {}) is None
+
+
+def test_a_manifest_under_another_key_is_none() -> None:
+    metadata = write_manifest(_job())
+    assert read_manifest("originals/rm-1", metadata) is None
