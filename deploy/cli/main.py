@@ -4,8 +4,10 @@ import typer
 from rich.console import Console
 
 from deploy.cli import bench, models
+from deploy.cli.doctor import doctor
 from deploy.cli.logits import logits
 from deploy.cli.remove import remove
+from deploy.cli.restore import restore
 from deploy.cli.up import up
 from inference.version import __version__
 from tasks.errors import SettingsError
@@ -15,6 +17,8 @@ app = typer.Typer(
 )
 app.command()(up)
 app.command()(remove)
+app.command()(restore)
+app.command()(doctor)
 models.app.command()(logits)
 app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")

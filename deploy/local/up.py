@@ -11,7 +11,8 @@ from deploy.local.options import UpOptions
 from deploy.local.ports import reserved_ports
 from deploy.local.screen import Screen
 from deploy.local.selfcheck import cut_out_sample
-from deploy.local.stack import Ports, Stack, plan_stack
+from deploy.local.shell import write_shell_file
+from deploy.local.stack import Ports, Stack, child_environment, plan_stack
 from deploy.local.supervisor import Supervisor
 from inference.errors import ModelError
 from inference.models.files import check_weights
@@ -36,6 +37,7 @@ def run_up(options: UpOptions, screen: Screen) -> int:
             # The same ports at the next start: addresses that were given out stay good.
             folder.remember(_PORTS_FILE, {"first": free[0]})
             stack = plan_stack(options, given, folder.path, Ports.choose(options, free))
+            write_shell_file(folder.path, child_environment(stack.settings, options.workers))
             asyncio.run(_run(options, stack, folder, screen))
     except StackError as error:
         screen.fault(error)

@@ -1,7 +1,7 @@
 """The real service: gunicorn, a model worker and an I/O worker, each its own process."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from deploy.local.running import S3Address, running
 from deploy.local.services import Service
 from inference.models.fetch import fetch_model
 from inference.models.registry import get_spec
+from tasks.fleet import Fleet
 from tasks.settings import Settings
 from tasks.store import JobStore, connect
 
@@ -24,9 +25,11 @@ HOST = "acceptance"
 class RunningService:
     """Where the service is, and a way to look behind it."""
 
+    env: dict[str, str]
     url: str
     client: ServiceClient
     store: JobStore
+    fleet: Fleet
     model_worker_pid: int
 
 
@@ -39,6 +42,8 @@ def service_environment(redis_url: str, s3: S3Address) -> dict[str, str]:
         "RMBG_S3_ENDPOINT": s3.endpoint,
         "RMBG_S3_ACCESS_KEY": s3.access_key,
         "RMBG_S3_SECRET_KEY": s3.secret_key,
+        # Its own, lest a restore finds what other tests stored.
+        "RMBG_S3_BUCKET": "acceptance",
         "RMBG_MODEL": "u2netp",
         "RMBG_MODEL_DIR": str(settings.model_dir),
         "RMBG_HOST": HOST,
@@ -54,42 +59,38 @@ def worker_service(
     return Service(name, (*command, *pool), env=env, probe=probe, grace=20)
 
 
-@pytest.fixture(scope="session")
-def service(
-    service_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningService]:
-    env, logs = service_environment, tmp_path_factory.mktemp("logs")
-    redis_url = env["RMBG_REDIS_URL"]
+@contextmanager
+def running_service(env: dict[str, str], logs: Path) -> Iterator[RunningService]:
+    """An I/O worker, a model worker and the API with these settings, until the block ends."""
+    redis_url, host = env["RMBG_REDIS_URL"], env["RMBG_HOST"]
+    io_worker, gpu = f"io@{host}", f"gpu0@{host}"
     with ExitStack() as stack:
         port = stack.enter_context(reserved_ports())[0]
         url = f"http://127.0.0.1:{port}"
-        io_worker = f"io@{HOST}"
+        online = probes.worker_online(Settings.load(redis_url=redis_url), io_worker)
         stack.enter_context(
-            running(
-                worker_service(
-                    io_worker,
-                    "io",
-                    env,
-                    probes.worker_online(Settings.load(redis_url=redis_url), io_worker),
-                    "-P",
-                    "threads",
-                ),
-                logs / "io.log",
-            )
+            running(worker_service(io_worker, "io", env, online, "-P", "threads"), logs / "io.log")
         )
-        gpu = f"gpu0@{HOST}"
+        queues = f"gpu.{host}.0,model.u2netp"
         model_worker = stack.enter_context(
             running(
-                worker_service(
-                    gpu, f"gpu.{HOST}.0,model.u2netp", env, probes.worker_ready(redis_url, gpu)
-                ),
+                worker_service(gpu, queues, env, probes.worker_ready(redis_url, gpu)),
                 logs / "gpu0.log",
                 seconds=60,
             )
         )
         stack.enter_context(running(api_service(port, env), logs / "api.log"))
         client = stack.enter_context(ServiceClient(url))
-        yield RunningService(url, client, JobStore(connect(redis_url)), model_worker.pid)
+        redis = connect(redis_url)
+        yield RunningService(env, url, client, JobStore(redis), Fleet(redis), model_worker.pid)
+
+
+@pytest.fixture(scope="session")
+def service(
+    service_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningService]:
+    with running_service(service_environment, tmp_path_factory.mktemp("logs")) as service:
+        yield service
 
 
 def api_service(port: int, env: dict[str, str]) -> Service:

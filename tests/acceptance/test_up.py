@@ -162,9 +162,18 @@ def test_everything_listens_on_loopback_alone(up: Up) -> None:
 
 def test_secrets_are_private_and_not_on_the_screen(up: Up) -> None:
     kept = [up.data / name for name in ("valkey-password", "s3-access-key", "s3-secret-key")]
-    for path in [*kept, up.data / "valkey" / "valkey.conf", up.data / "store" / "s3.json"]:
+    others = ("valkey/valkey.conf", "store/s3.json", "service.env")
+    for path in [*kept, *(up.data / name for name in others)]:
         assert path.stat().st_mode & 0o077 == 0, path
     assert not [path.name for path in kept if path.read_text() in up.output()]
+
+
+def test_a_shell_finds_the_service(up: Up) -> None:
+    celery = binaries.script("celery")
+    line = f". {up.data}/service.env && {celery} -A tasks.app jobs workers --json"
+    done = subprocess.run(["bash", "-euc", line], capture_output=True, text=True, check=True)
+    (worker,) = json.loads(done.stdout)["workers"]
+    assert worker["state"] == "ready"
 
 
 @pytest.mark.parametrize("name", NAMES)

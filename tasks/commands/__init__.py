@@ -1,0 +1,1 @@
+"""`celery -A tasks.app jobs …`: what an operator does with jobs and workers."""

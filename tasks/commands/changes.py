@@ -1,0 +1,63 @@
+"""Doing one thing to many jobs, and saying of each what came of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tasks.commands.answer import Answer
+
+#: What a change answers: its own word for success, a reason against it, or that there is no record.
+MISSING = "missing"
+
+
+@dataclass(slots=True)
+class Changes:
+    """What came of one change to several jobs.
+
+    Attributes:
+        done: the word for it, such as `requeued`.
+        rule: which jobs can be changed so, in a sentence.
+        changed: ids.
+        refused: ids, with what stood against it.
+        unknown: ids without a record.
+    """
+
+    done: str
+    rule: str
+    changed: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+
+    def apply(self, task_ids: Sequence[str], change: Callable[[str], str]) -> "Changes":
+        """Change each, in order; an id that is named twice counts once."""
+        for task_id in dict.fromkeys(task_ids):
+            outcome = change(task_id)
+            if outcome == self.done:
+                self.changed.append(task_id)
+            elif outcome == MISSING:
+                self.unknown.append(task_id)
+            else:
+                self.refused[task_id] = outcome
+        return self
+
+    def answer(self, *, nothing: str = "", **facts: object) -> Answer:
+        """What to print.
+
+        Args:
+            nothing: said, and no failure, when there was no job to change.
+            facts: more for the JSON document.
+        """
+        refused = [{"task_id": each, "reason": why} for each, why in self.refused.items()]
+        return Answer(
+            {self.done: self.changed, "refused": refused, "unknown": self.unknown, **facts},
+            lines=[f"{self.done}  {task_id}" for task_id in self.changed],
+            notes=self._notes() or ([] if self.changed else [nothing]),
+            failed=bool(self.refused or self.unknown),
+        )
+
+    def _notes(self) -> list[str]:
+        refused = [f"{each}: {reason}. {self.rule}" for each, reason in self.refused.items()]
+        unknown = [
+            f"{each}: unknown. Find ids with: celery -A tasks.app jobs list"
+            for each in self.unknown
+        ]
+        return [*refused, *unknown]

@@ -1,0 +1,103 @@
+"""`jobs dead`: jobs that were given up after too many crashes or losses."""
+
+import click
+
+from tasks.commands.answer import Answer, AnsweringCommand, Table, confirm, instant, yes_option
+from tasks.commands.changes import MISSING, Changes
+from tasks.commands.changing import requeue_jobs
+from tasks.commands.listing import job_document
+from tasks.commands.operations import Operations
+from tasks.jobs import Job
+
+_NOTHING = "There are no dead letters: nothing to do."
+_RULE = "It is no dead letter; see them with: celery -A tasks.app jobs dead list"
+
+
+@click.group("dead")
+def dead() -> None:
+    """The dead letters: jobs that brought their workers down, or were lost, once too often."""
+
+
+@dead.command("list", cls=AnsweringCommand)
+@click.pass_context
+def list_dead(ctx: click.Context) -> Answer:
+    """List the dead letters, the oldest first, with their reasons."""
+    store = Operations.connect(ctx.obj).store
+    jobs = store.get_many(store.dead())
+    lines = _table(jobs).lines() or ["There are no dead letters."]
+    return Answer({"jobs": [job_document(job) for job in jobs]}, lines=lines)
+
+
+def _table(jobs: list[Job]) -> Table:
+    table = Table(("TASK", "ENDED", "REASON", "CRASHES", "LOSSES", "WORKER", "MESSAGE"))
+    for job in jobs:
+        table.rows.append(
+            (
+                job.task_id,
+                instant(job.finished_at) or "-",
+                job.error.type if job.error else "-",
+                str(job.crashes),
+                str(job.losses),
+                job.worker or "-",
+                job.error.message if job.error else "-",
+            )
+        )
+    return table
+
+
+@dead.command("requeue", cls=AnsweringCommand)
+@click.argument("task_ids", metavar="[ID]...", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="All of them; asks first.")
+@yes_option
+@click.pass_context
+def requeue_dead(ctx: click.Context, task_ids: tuple[str, ...], every: bool, yes: bool) -> Answer:  # noqa: FBT001 - click passes by name
+    """Begin dead letters anew."""
+    operations = Operations.connect(ctx.obj)
+    chosen = _choose(operations, task_ids, every=every)
+    if every and chosen:
+        confirm(f"Requeue all {len(chosen)} dead letters?", yes=yes)
+    letters = set(operations.store.dead())
+    others = Changes("requeued", _RULE).apply(
+        [each for each in chosen if each not in letters], lambda each: _state(operations, each)
+    )
+    answer = requeue_jobs(
+        operations, tuple(each for each in chosen if each in letters), nothing=_NOTHING
+    )
+    return _joined(answer, others) if others.refused or others.unknown else answer
+
+
+def _joined(answer: Answer, others: Changes) -> Answer:
+    more = others.answer()
+    document = {name: [*answer.document[name], *more.document[name]] for name in answer.document}
+    notes = [note for note in (*answer.notes, *more.notes) if note != _NOTHING]
+    return Answer(document, lines=answer.lines, notes=notes, failed=True)
+
+
+@dead.command("drop", cls=AnsweringCommand)
+@click.argument("task_ids", metavar="[ID]...", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="All of them.")
+@yes_option
+@click.pass_context
+def drop_dead(ctx: click.Context, task_ids: tuple[str, ...], every: bool, yes: bool) -> Answer:  # noqa: FBT001 - click passes by name
+    """Take jobs off the dead letters; they stay failed, until their records expire."""
+    operations = Operations.connect(ctx.obj)
+    chosen = _choose(operations, task_ids, every=every)
+    if chosen:
+        confirm(f"Drop {len(chosen)} dead letters?", yes=yes)
+    changes = Changes("dropped", _RULE).apply(chosen, lambda each: _drop(operations, each))
+    return changes.answer(nothing=_NOTHING)
+
+
+def _choose(operations: Operations, task_ids: tuple[str, ...], *, every: bool) -> tuple[str, ...]:
+    if bool(task_ids) == every:
+        raise click.UsageError("Give ids, or --all.")
+    return tuple(operations.store.dead()) if every else task_ids
+
+
+def _drop(operations: Operations, task_id: str) -> str:
+    return "dropped" if operations.store.drop_dead(task_id) else _state(operations, task_id)
+
+
+def _state(operations: Operations, task_id: str) -> str:
+    job = operations.store.get(task_id)
+    return job.status.value if job else MISSING

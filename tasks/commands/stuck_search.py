@@ -1,0 +1,96 @@
+"""Finds what the reconciler or a worker should have seen to."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, cast
+
+from tasks import keys
+from tasks.commands.operations import Operations
+from tasks.jobs import Status
+from tasks.store import redis_errors
+from tasks.worker.lost import LostMessages
+
+#: A message on its way from a list to a worker is in neither for less than this.
+_LOOK_AGAIN_SECONDS: Final = 0.5
+_RECONCILER: Final = (
+    "the reconciler sees to it within seconds: is an I/O worker running? "
+    "(celery -A tasks.app worker -n io@%h -Q io -P threads)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """One thing that does not go on.
+
+    Attributes:
+        name: a job's id, or a worker's name.
+        problem: what is wrong with it, a stable word.
+        seconds: since when.
+        advice: what to do.
+    """
+
+    name: str
+    problem: str
+    seconds: float
+    advice: str
+
+
+def find_stuck(operations: Operations, older_than: float) -> list[Stuck]:
+    """Everything that has been stuck for longer than so many seconds.
+
+    Raises:
+        QueueUnavailableError: Redis does not answer.
+    """
+    return [
+        *_without_lease(operations),
+        *_without_message(operations, older_than),
+        *_late(operations, keys.DUE, "due_not_sent", older_than),
+        *_late(operations, keys.DEADLINES, "overdue", older_than),
+        *_workers(operations),
+    ]
+
+
+def _without_lease(operations: Operations) -> Iterator[Stuck]:
+    for task_id, since in _scores(operations, keys.index_key(Status.PROCESSING)):
+        if not operations.store.has_lease(task_id):
+            yield Stuck(
+                task_id, "processing_without_lease", operations.clock() - since, _RECONCILER
+            )
+
+
+def _without_message(operations: Operations, older_than: float) -> Iterator[Stuck]:
+    queued = dict(_scores(operations, keys.index_key(Status.QUEUED)))
+    search = LostMessages(operations.client)
+    search.find()
+    time.sleep(_LOOK_AGAIN_SECONDS)
+    for task_id in search.find():
+        waited = operations.clock() - queued.get(task_id, operations.clock())
+        if waited > older_than:
+            yield Stuck(task_id, "queued_without_message", waited, _RECONCILER)
+
+
+def _late(operations: Operations, key: str, problem: str, older_than: float) -> Iterator[Stuck]:
+    for task_id, due in _scores(operations, key):
+        late = operations.clock() - due
+        if late > older_than:
+            yield Stuck(task_id, problem, late, _RECONCILER)
+
+
+def _workers(operations: Operations) -> Iterator[Stuck]:
+    for name, seconds in operations.fleet.silent().items():
+        yield Stuck(name, "worker_silent", seconds, "start it again; its jobs went to others")
+    for worker in operations.fleet.workers():
+        if worker.alive and not worker.ready:
+            yield Stuck(
+                worker.name,
+                "worker_not_ready",
+                0.0,
+                "its model is loading, or does not answer: see its log",
+            )
+
+
+def _scores(operations: Operations, key: str) -> list[tuple[str, float]]:
+    with redis_errors():
+        found = operations.client.zrange(key, 0, -1, withscores=True)
+    return cast("list[tuple[str, float]]", found)

@@ -1,0 +1,187 @@
+"""`rmbg doctor` against real servers, well and ill."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from typer.testing import CliRunner, Result
+
+from deploy.cli.main import app
+from deploy.doctor.findings import Finding, Level
+from deploy.doctor.redis_checks import check_redis
+from tasks import keys
+from tasks.fleet import Fleet
+from tasks.jobs import Job
+from tasks.store import MAX_CRASHES, JobStore, connect
+
+Doctor = Callable[..., dict[str, dict[str, Any]]]
+
+
+@pytest.fixture
+def client(
+    server_settings: dict[str, object], objects: object, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Redis]:
+    """Settings as in production; a database of its own."""
+    assert objects is not None  # the bucket is made
+    url = str(server_settings["redis_url"]).removesuffix("/0") + "/3"
+    monkeypatch.setenv("RMBG_REDIS_URL", url)
+    for name in ("s3_endpoint", "s3_access_key", "s3_secret_key"):
+        monkeypatch.setenv(f"RMBG_{name.upper()}", str(server_settings[name]))
+    monkeypatch.setenv("RMBG_DEVICE", "cpu")
+    with connect(url) as client:
+        client.flushdb()
+        yield client
+
+
+def _run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["doctor", *arguments])
+
+
+@pytest.fixture
+def doctor() -> Doctor:
+    def doctor(*, level: str, status: int) -> dict[str, dict[str, Any]]:
+        result = _run("--json")
+        assert result.exit_code == status, result.output
+        document = json.loads(result.stdout)
+        assert document["level"] == level, document
+        worst: dict[str, dict[str, Any]] = {}
+        for finding in document["findings"]:
+            if finding["level"] != "ok" or finding["subject"] not in worst:
+                worst[finding["subject"]] = finding
+        return worst
+
+    return doctor
+
+
+@pytest.mark.usefixtures("client")
+def test_servers_that_are_well_are_said_to_be(doctor: Doctor) -> None:
+    found = doctor(level="fail", status=1)  # no worker runs here
+    for subject in (
+        "settings",
+        "redis.version",
+        "redis.aof",
+        "redis.eviction",
+        "redis.memory",
+        "store.bucket",
+        "store.objects",
+        "store.signed",
+        "store.clock",
+        "model.device",
+        "queues.depth",
+        "dead_letters",
+    ):
+        assert found[subject]["level"] == "ok", found[subject]
+
+
+def test_no_trace_is_left_in_the_bucket(client: Redis, doctor: Doctor, objects: Any) -> None:  # noqa: ANN401 - the real store
+    assert client.ping()
+    doctor(level="fail", status=1)
+    assert list(objects.list("doctor/")) == []
+
+
+@pytest.mark.usefixtures("client")
+def test_without_workers_it_says_how_to_start_them(doctor: Doctor) -> None:
+    found = doctor(level="fail", status=1)
+    assert "celery -A tasks.app worker" in found["workers"]["advice"]
+    assert "model.u2netp" in found["workers"]["advice"]
+    assert "-Q io" in found["workers.io"]["advice"]
+
+
+def test_each_worker_is_judged(client: Redis, doctor: Doctor) -> None:
+    fleet = Fleet(client)
+    fleet.beat("gpu0@a", model="u2netp")
+    fleet.announce("gpu0@a", 60)
+    assert doctor(level="fail", status=1)["workers"]["level"] == "ok"
+    fleet.drain("gpu0@a", "new fan")
+    fleet.beat("gpu1@a", model="u2netp")
+    texts = _run().output
+    assert "gpu0@a is drained: new fan" in texts
+    assert "jobs undrain gpu0@a" in texts
+    assert "gpu1@a lives, but its model does not answer" in texts
+    assert "no worker is ready for u2netp" in texts
+
+
+def test_what_waits_and_what_died_is_told(client: Redis, doctor: Doctor) -> None:
+    store = JobStore(client)
+    ids = [keys.new_task_id() for _ in range(2)]
+    for task_id in ids:
+        store.create(Job(task_id, "u2netp", "q", keys.original_key(task_id), 1e9, 4e9))
+    for _ in range(MAX_CRASHES):
+        store.claim(ids[0], token="w/1/x", worker="w")
+        store.crash(ids[0], holder="w/1/")
+    found = doctor(level="fail", status=1)
+    assert "jobs dead list" in found["dead_letters"]["advice"]
+    assert ids[1] in found["queues.oldest"]["text"]
+    assert "1 jobs wait for u2netp" in found["queues"]["text"]
+
+
+@pytest.mark.usefixtures("client")
+def test_a_missing_model_file_says_how_to_fetch_it(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RMBG_MODEL_DIR", str(tmp_path))
+    assert "rmbg models fetch u2netp" in doctor(level="fail", status=1)["model.file"]["advice"]
+
+
+@pytest.mark.usefixtures("client")
+def test_a_gpu_that_is_not_there_is_a_failure(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RMBG_DEVICE", "cuda:99")
+    monkeypatch.setenv("RMBG_MODEL", "rmbg-2.0")
+    finding = doctor(level="fail", status=1)["model.device"]
+    assert finding["level"] == "fail"
+    assert "cuda:99" in finding["text"]
+
+
+def test_an_unsafe_redis_is_a_failure(redis_url: str) -> None:
+    with connect(redis_url.removesuffix("/0") + "/3") as client:
+        facts: dict[str, Any] = client.info()
+        ill = {**facts, "aof_enabled": 0, "maxmemory_policy": "allkeys-lru", "redis_version": "5.0"}
+        found = _by_subject(check_redis(_Ill(client, ill), redis_url))  # type: ignore[arg-type]
+    for subject in ("redis.aof", "redis.eviction", "redis.version"):
+        assert found[subject].level is Level.FAIL
+        assert found[subject].advice
+
+
+class _Ill:
+    """A server whose configuration is another: the tests' own is not to be changed."""
+
+    def __init__(self, client: Redis, facts: dict[str, Any]) -> None:
+        self.ping = client.ping
+        self.info = lambda: facts
+
+
+def _by_subject(findings: Iterator[Finding]) -> dict[str, Finding]:
+    return {finding.subject: finding for finding in findings}
+
+
+@pytest.mark.usefixtures("client")
+def test_redis_away_does_not_end_the_examination(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RMBG_REDIS_URL", "redis://:secret@127.0.0.1:1/0")
+    found = doctor(level="fail", status=1)
+    assert "127.0.0.1:1 does not answer" in found["redis"]["text"]
+    assert found["store.objects"]["level"] == "ok"
+    assert "secret" not in json.dumps(found)
+
+
+@pytest.mark.usefixtures("client")
+def test_a_store_that_refuses_is_a_failure(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RMBG_S3_SECRET_KEY", "wrong")
+    found = doctor(level="fail", status=1)
+    assert found["store.bucket"]["level"] == "fail"
+    assert "RMBG_S3_ENDPOINT" in found["store.bucket"]["advice"]
+
+
+def test_wrong_settings_are_all_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RMBG_THREADS", "none")
+    monkeypatch.setenv("RMBG_REDIS_URL", "http://x")
+    result = _run()
+    assert result.exit_code == 1
+    assert "RMBG_THREADS" in result.output
+    assert "RMBG_REDIS_URL" in result.output

@@ -1,0 +1,110 @@
+"""What `rmbg restore` makes of a bucket, with real Redis and S3 and no worker."""
+
+import io
+from collections.abc import Iterator
+
+import pytest
+
+from tasks import keys
+from tasks.app import create_celery
+from tasks.dispatch import Dispatcher
+from tasks.fleet import Fleet
+from tasks.jobs import Job, Priority, Status
+from tasks.manifest import write_manifest
+from tasks.restore import Restorer
+from tasks.routing import Router
+from tasks.settings import Settings
+from tasks.storage import MinioStore
+from tasks.store import JobStore, connect
+from tasks.worker.lost import list_key
+
+NOW = 1.7e9
+
+
+@pytest.fixture
+def settings(server_settings: dict[str, object]) -> Settings:
+    own = str(server_settings["redis_url"]).removesuffix("/0") + "/4"
+    return Settings.load(**{**server_settings, "redis_url": own, "s3_bucket": "restoring"})
+
+
+@pytest.fixture
+def bucket(settings: Settings) -> Iterator[MinioStore]:
+    bucket = MinioStore.from_settings(settings)
+    bucket.ensure_bucket()
+    yield bucket
+    for key in bucket.list(""):
+        bucket.delete(key)
+
+
+@pytest.fixture
+def restorer(settings: Settings, bucket: MinioStore) -> Iterator[Restorer]:
+    with connect(settings.redis_url.get_secret_value()) as client, create_celery(settings) as app:
+        client.flushdb()
+        store = JobStore(client)
+        yield Restorer(
+            store=store,
+            objects=bucket,
+            dispatcher=Dispatcher(app, store),
+            router=Router(client, Fleet(client)),
+            clock=lambda: NOW,
+        )
+
+
+def _submitted(bucket: MinioStore, *, created_at: float = NOW, expires_at: float = 4e9) -> Job:
+    task_id = keys.new_task_id()
+    job = Job(
+        task_id,
+        "u2netp",
+        "gpu.gone.0",
+        keys.original_key(task_id),
+        created_at,
+        expires_at,
+        options={"quality": 80},
+        priority=Priority.LOW,
+    )
+    bucket.put(job.original_key, io.BytesIO(b"x"), 1, "image/png", metadata=write_manifest(job))
+    return job
+
+
+def test_lost_jobs_are_found_the_oldest_first(bucket: MinioStore, restorer: Restorer) -> None:
+    late, early = _submitted(bucket, created_at=NOW - 1), _submitted(bucket, created_at=NOW - 9)
+    recorded = _submitted(bucket)
+    restorer.store.create(recorded)
+    _submitted(bucket, expires_at=NOW)
+    bucket.put("originals/rm-by-hand", io.BytesIO(b"x"), 1, "image/png")
+    bucket.put("results/rm-1/a.png", io.BytesIO(b"x"), 1, "image/png")
+
+    findings = restorer.find()
+    assert [job.task_id for job in findings.lost] == [early.task_id, late.task_id]
+    assert (findings.recorded, findings.expired) == (1, 1)
+    assert findings.unreadable == ["originals/rm-by-hand"]
+
+
+def test_a_restored_job_waits_with_a_message(
+    bucket: MinioStore, restorer: Restorer, settings: Settings
+) -> None:
+    job = _submitted(bucket)
+    (lost,) = restorer.find().lost
+    assert restorer.restore(lost)
+    restored = restorer.store.get(job.task_id)
+    assert restored is not None
+    # The queue of a worker that is gone is not what it is sent to.
+    assert restored.queue == "model.u2netp"
+    assert restored.evolve(queue=job.queue, sending=0) == job
+    assert restored.status is Status.QUEUED
+    with connect(settings.redis_url.get_secret_value()) as client:
+        assert client.llen(list_key("model.u2netp|6")) == 1
+
+
+def test_a_job_is_restored_once(bucket: MinioStore, restorer: Restorer) -> None:
+    _submitted(bucket)
+    (lost,) = restorer.find().lost
+    assert [restorer.restore(lost), restorer.restore(lost)] == [True, False]
+    assert restorer.find().lost == []
+
+
+def test_more_originals_than_one_answer_of_the_store_holds(
+    bucket: MinioStore, restorer: Restorer
+) -> None:
+    expected = {_submitted(bucket).task_id for _ in range(1005)}
+    assert {job.task_id for job in restorer.find().lost} == expected
