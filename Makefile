@@ -6,10 +6,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 MODEL ?= u2netp
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test test-slow lint fmt bench clean
+.PHONY: help install up test test-slow test-faults lint fmt bench clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(VENV)/.service: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,7 +32,11 @@ test: lint ## Lint, types, import rules and all tests but the full-size ones
 
 test-slow: install ## The full-size tests
 	$(BIN)/rmbg models fetch u2netp
-	$(BIN)/pytest -m 'slow' $(ARGS)
+	$(BIN)/pytest -m 'slow' --ignore=tests/acceptance/faults $(ARGS)
+
+test-faults: install ## The storm of faults at full size
+	$(BIN)/rmbg models fetch u2netp
+	$(BIN)/pytest -m 'slow' tests/acceptance/faults $(ARGS)
 
 lint: install ## Check style, types and import rules
 	$(BIN)/ruff check

@@ -18,6 +18,12 @@ settings.load_profile("tests")
 PHOTOS = Path(__file__).parent / "data"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fault-seed", type=int, default=None, help="Seed of the random faults, to repeat a run."
+    )
+
+
 @pytest.fixture(autouse=True)
 def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own RMBG_* and HF_* variables must not change what is tested."""

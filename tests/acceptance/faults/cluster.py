@@ -1,0 +1,280 @@
+"""A whole service of real processes that can be killed, stopped and started one by one."""
+
+import io
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+from faulty_worker import FaultyModel
+from PIL import Image
+
+from api.services import Services, Upload
+from api.settings import ApiSettings
+from deploy.local import binaries, probes, processes
+from deploy.local.ports import reserved_ports
+from deploy.local.probes import wait_until
+from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
+from deploy.local.services import Service, always_ready
+from inference.models.fetch import fetch_model
+from inference.models.registry import get_spec
+from inference.options import Options
+from inference.pipeline import remove_background
+from tasks.errors import TaskError
+from tasks.fleet import Fleet
+from tasks.jobs import Job, Status
+from tasks.settings import Settings
+from tasks.store import connect
+
+HERE = Path(__file__).parent
+HOST = "faults"
+PASSWORD = "test"
+KEYS = ("access", "secret-of-the-tests")
+_READY_SECONDS = 60.0
+
+
+@dataclass
+class Member:
+    """One process of the cluster, in its present life."""
+
+    service: Service
+    process: subprocess.Popen[bytes]
+    started: float
+
+
+@dataclass
+class Cluster:
+    """Starts, hurts and watches the processes; submits jobs as the API does."""
+
+    folder: Path
+    valkey_port: int
+    store_ports: StorePorts
+    time_limit: int = 15
+    members: dict[str, Member] = field(default_factory=dict)
+
+    @property
+    def redis_url(self) -> str:
+        return valkey_url(self.valkey_port, PASSWORD)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "RMBG_REDIS_URL": self.redis_url,
+            "RMBG_S3_ENDPOINT": f"http://127.0.0.1:{self.store_ports.s3}",
+            "RMBG_S3_ACCESS_KEY": KEYS[0],
+            "RMBG_S3_SECRET_KEY": KEYS[1],
+            "RMBG_MODEL_DIR": str(self.folder),
+            "RMBG_HOST": HOST,
+            "RMBG_TIME_LIMIT": str(self.time_limit),
+            "PYTHONPATH": os.pathsep.join(
+                [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
+        }
+
+    def services(self) -> Services:
+        settings = ApiSettings.load(
+            redis_url=self.redis_url,
+            s3_endpoint=f"http://127.0.0.1:{self.store_ports.s3}",
+            s3_access_key=KEYS[0],
+            s3_secret_key=KEYS[1],
+        )
+        return Services.from_settings(settings)
+
+    # -- processes -----------------------------------------------------------------------------
+
+    def start_servers(self) -> None:
+        self.start(valkey_service(self.folder / "valkey", self.valkey_port, PASSWORD))
+        self.start(store_service(self.folder / "store", self.store_ports, *KEYS))
+
+    def start_worker(self, index: int = 0, *, wait: bool = True) -> str:
+        name = f"gpu{index}"
+        queues = f"gpu.{HOST}.{index},model.u2netp"
+        ready = probes.worker_ready(self.redis_url, f"{name}@{HOST}")
+        self.start(self._celery(name, queues, ready), wait=wait)
+        return name
+
+    def start_io(self, index: int = 0) -> str:
+        name = f"io{index}"
+        self.start(self._celery(name, "io", always_ready, "-P", "threads", "-c", "2"))
+        return name
+
+    def _celery(self, name: str, queues: str, probe: probes.Probe, *pool: str) -> Service:
+        command = (binaries.script("celery"), "-A", "faulty_app", "worker", "-n", f"{name}@{HOST}")
+        env = self.environment
+        return Service(name, (*command, "-Q", queues, *pool), env=env, probe=probe, grace=30)
+
+    def start(self, service: Service, *, wait: bool = True) -> None:
+        started = time.time()
+        with (self.folder / f"{service.name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                processes.command_line(service),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=dict(processes.environment(service)),
+                start_new_session=True,
+            )
+        self.members[service.name] = Member(service, process, started)
+        if wait:
+            self.wait_ready(service.name)
+
+    def wait_ready(self, name: str) -> None:
+        member = self.members[name]
+        wait_until(member.service.probe, since=member.started, seconds=_READY_SECONDS, interval=0.1)
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        self.members[name].process.send_signal(number)
+
+    def kill(self, name: str) -> None:
+        """kill -9 of the process and all that is left of its group."""
+        process = self.members[name].process
+        process.kill()
+        process.wait()
+        processes.end_group(process.pid)
+
+    def kill_child(self, name: str) -> None:
+        """kill -9 of a worker's pool child alone."""
+        with suppress(psutil.NoSuchProcess, ValueError):
+            children = psutil.Process(self.members[name].process.pid).children()
+            max(children, key=lambda each: each.memory_info().rss).kill()
+
+    def restart(self, name: str, *, wait: bool = True) -> None:
+        self.start(self.members[name].service, wait=wait)
+
+    def end(self, name: str) -> None:
+        """SIGTERM, and as much time as it takes."""
+        process = self.members[name].process
+        process.terminate()
+        try:
+            process.wait(self.members[name].service.grace)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{name} did not end\n{self.logs()}") from None
+        processes.end_group(process.pid)
+
+    def heal(self) -> None:
+        """Whatever a test did: every member runs and is ready, and nobody is drained."""
+        for name, member in list(self.members.items()):
+            if member.process.poll() is not None:
+                self.restart(name, wait=False)
+        for name in self.members:
+            self.wait_ready(name)
+        fleet = Fleet(connect(self.redis_url))
+        for worker in fleet.workers():
+            fleet.undrain(worker.name)
+        (self.folder / "slow-start").unlink(missing_ok=True)
+        (self.folder / "hung").unlink(missing_ok=True)
+
+    def end_all(self) -> None:
+        for name, member in reversed(self.members.items()):
+            member.process.kill()
+            member.process.wait()
+            processes.end_group(member.process.pid)
+            member.service.remove_leftovers()
+            del name
+
+    def logs(self) -> str:
+        parts = []
+        for path in sorted(self.folder.glob("*.log")):
+            if not path.name.startswith(("valkey", "weed")):
+                parts += [f"== {path.name}", *path.read_text(errors="replace").splitlines()[-40:]]
+        return "\n".join(parts)
+
+
+@contextmanager
+def cluster(folder: Path, *, time_limit: int = 15) -> Iterator[Cluster]:
+    # The parent looks at the model's file; the faulty model does without it.
+    model = get_spec("u2netp")
+    fetched = fetch_model(model, Settings.load().model_dir)
+    (folder / model.file_name).symlink_to(fetched)
+    with reserved_ports() as ports:
+        made = Cluster(folder, ports[0], StorePorts.take(ports[1:]), time_limit)
+        try:
+            made.start_servers()
+            yield made
+        finally:
+            made.end_all()
+
+
+# -- jobs ----------------------------------------------------------------------------------------
+
+
+def picture(red: int = 200, number: int = 0) -> bytes:
+    """A small picture whose first pixel commands the faulty model; each number looks different."""
+    pixels = np.full((24, 32, 3), 128, np.uint8)
+    pixels[..., 0] = red
+    pixels[:, :, 1] = number % 256
+    pixels[:, :, 2] = number // 256
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def submit(services: Services, data: bytes) -> str:
+    upload = Upload(io.BytesIO(data), len(data), "test.png")
+    return services.submit(upload, Options(), "test").task_id
+
+
+def expected(data: bytes) -> bytes:
+    """The bytes of the right result."""
+    return remove_background(data, Options(), FaultyModel()).data
+
+
+def job(services: Services, task_id: str) -> Job:
+    found = services.store.get(task_id)
+    assert found is not None, task_id
+    return found
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, cluster: Cluster, what: str) -> None:
+    """Ask until it holds."""
+    end = time.monotonic() + seconds
+    while True:
+        # A server that a test has killed may be away for a moment.
+        with suppress(OSError, TaskError):
+            if condition():
+                return
+        assert time.monotonic() < end, f"{what} did not come within {seconds} s\n{cluster.logs()}"
+        time.sleep(0.05)
+
+
+def wait_final(
+    cluster: Cluster, services: Services, task_ids: list[str], seconds: float
+) -> list[Job]:
+    """All jobs, once all are final."""
+    left = set(task_ids)
+
+    def all_final() -> bool:
+        left.difference_update([each for each in left if job(services, each).status.final])
+        return not left
+
+    wait_for(all_final, seconds, cluster, f"the end of {len(task_ids)} jobs")
+    return [job(services, each) for each in task_ids]
+
+
+def assert_exactly_once(made: Cluster, services: Services, jobs: dict[str, bytes]) -> None:
+    """Every job succeeded, its one result object is there, and it has the right bytes."""
+    for task_id, data in jobs.items():
+        done = job(services, task_id)
+        assert done.status is Status.SUCCEEDED, done
+        assert done.result_key is not None
+        assert services.objects.get(done.result_key) == expected(data)
+        # A late run removes what it stored as soon as its final write was refused.
+        wait_for(
+            lambda: result_objects(services, task_id) == [done.result_key],  # noqa: B023 - called here
+            20,
+            made,
+            f"one result of {task_id} alone",
+        )
+
+
+def result_objects(services: Services, task_id: str) -> list[str]:
+    """The keys of all results that runs of a job left in the bucket."""
+    client = services.objects._client
+    found = client.list_objects("rmbg", prefix=f"results/{task_id}/", recursive=True)
+    return [str(each.object_name) for each in found]
