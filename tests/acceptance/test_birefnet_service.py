@@ -42,6 +42,7 @@ def client(
     redis_url = service_environment["RMBG_REDIS_URL"].removesuffix("/0") + "/3"
     env = service_environment | {
         "RMBG_REDIS_URL": redis_url,
+        "RMBG_S3_BUCKET": "birefnet",
         "RMBG_HOST": _HOST,
         "RMBG_MODEL": "birefnet-tiny",
         "RMBG_MODEL_PATH": str(checkpoint),

@@ -244,12 +244,18 @@ def wait_for(condition: Callable[[], bool], seconds: float, cluster: Cluster, wh
 
 
 def wait_final(
-    cluster: Cluster, services: Services, task_ids: list[str], seconds: float
+    cluster: Cluster,
+    services: Services,
+    task_ids: list[str],
+    seconds: float,
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> list[Job]:
     """All jobs, once all are final."""
     left = set(task_ids)
 
     def all_final() -> bool:
+        meanwhile()
         left.difference_update([each for each in left if job(services, each).status.final])
         return not left
 

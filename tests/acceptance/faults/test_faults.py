@@ -27,6 +27,8 @@ from tasks.jobs import Status
 from tasks.store import LEASE_SECONDS, connect
 from tasks.worker.lost import list_key
 
+pytestmark = pytest.mark.faults
+
 GPU0, GPU1 = f"gpu0@{HOST}", f"gpu1@{HOST}"
 
 
@@ -110,7 +112,8 @@ def test_a_worker_that_slept_through_its_lease_cannot_write(made: Cluster) -> No
 def test_a_revoked_job_is_canceled_until_it_is_asked_for_again(made: Cluster) -> None:
     services = made.services()
     app = services.dispatcher._app
-    jobs = _submit_many(services, 12)
+    # Enough to keep the last one waiting while the word goes round.
+    jobs = _submit_many(services, 60)
     last = list(jobs)[-1]
     app.control.revoke(last)
     wait_final(made, services, list(jobs), 40)

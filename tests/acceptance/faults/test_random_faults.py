@@ -3,6 +3,7 @@
 import random
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from cluster import Cluster, assert_exactly_once, cluster, picture, submit, wait_final
 
 from tasks.store import LEASE_SECONDS, connect
+
+pytestmark = pytest.mark.faults
 
 WORKERS = ("gpu0", "gpu1")
 Fault = Callable[[Cluster, random.Random], None]
@@ -101,29 +104,35 @@ def seed(request: pytest.FixtureRequest) -> int:
     return secrets.randbelow(10**6) if given is None else int(given)
 
 
+def every(pause: float, strike: Callable[[], None]) -> Callable[[], None]:
+    """Something to be called again and again that strikes at most once in so many seconds."""
+    due = time.monotonic() + pause
+
+    def call() -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            strike()
+            due = time.monotonic() + pause
+
+    return call
+
+
 def _storm(made: Cluster, seed: int, *, jobs: int, pause: float, seconds: float) -> None:
+    print(f"--fault-seed={seed}")  # noqa: T201 - shown with a failure
     chance = random.Random(seed)
     services = made.services()
     pictures = [picture(number=number) for number in range(jobs)]
     sent = {submit(services, each): each for each in pictures}
-    done = threading.Event()
     told: list[str] = []
 
     def strike() -> None:
-        while not done.wait(pause):
-            fault = chance.choice(FAULTS)
-            told.append(fault.__name__)
-            fault(made, chance)
+        fault = chance.choice(FAULTS)
+        told.append(fault.__name__)
+        fault(made, chance)
 
-    storm = threading.Thread(target=strike)
-    storm.start()
-    try:
-        print(f"--fault-seed={seed}")  # noqa: T201 - shown with a failure
-        wait_final(made, services, list(sent), seconds)
-    finally:
-        done.set()
-        storm.join()
-        print("faults:", *told)  # noqa: T201 - the same
+    # All from this thread: Linux ties a child's life to the thread that started it.
+    wait_final(made, services, list(sent), seconds, meanwhile=every(pause, strike))
+    print("faults:", *told)  # noqa: T201 - the same
     made.heal()
     assert_exactly_once(made, services, sent)
 
