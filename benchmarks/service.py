@@ -22,6 +22,7 @@ from PIL import Image
 from benchmarks.machine import machine
 from benchmarks.tables import table
 from deploy.client import ServiceClient
+from deploy.local import binaries
 
 RUNS = 30
 PHOTO = Path(__file__).parents[1] / "tests" / "data" / "coffee.jpg"
@@ -31,7 +32,7 @@ _START_SECONDS = 180
 @contextmanager
 def service(folder: Path) -> Iterator[dict[str, Any]]:
     """A running `rmbg up`; what it wrote to its `run.json`."""
-    command = [sys.executable, "-m", "deploy.cli.main", "up", "--port", "0", "--no-flower"]
+    command = [binaries.script("rmbg"), "up", "--port", "0", "--no-flower"]
     with (folder / "up.log").open("wb") as log:
         process = subprocess.Popen([*command, "--data", str(folder / "data")], stdout=log)
     facts = folder / "data" / "run.json"
@@ -41,7 +42,7 @@ def service(folder: Path) -> Iterator[dict[str, Any]]:
             if process.poll() is not None or time.monotonic() > end:
                 sys.exit((folder / "up.log").read_text())
             time.sleep(0.2)
-        yield json.loads(facts.read_text())
+        yield {**json.loads(facts.read_text()), "pid": process.pid}
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
@@ -76,10 +77,15 @@ def around_inference_ms(client: ServiceClient, picture: Path) -> list[dict[str, 
     return [client.wait(client.submit(picture, {}))["timings"] for _ in range(RUNS)]
 
 
+def api_processes(pid: int) -> list[psutil.Process]:
+    """The processes of the API below `rmbg up`."""
+    below = psutil.Process(pid).children(recursive=True)
+    return [each for each in below if "gunicorn: worker" in " ".join(each.cmdline())]
+
+
 def api_facts(pid: int) -> list[tuple[str, str, str]]:
     """Resident memory of each API process, and the seconds that importing it takes."""
-    processes = psutil.Process(pid).children()
-    resident = max(each.memory_info().rss for each in processes) / 2**20
+    resident = max(each.memory_info().rss for each in api_processes(pid)) / 2**20
     script = "import time; t = time.perf_counter(); import api.app; print(time.perf_counter() - t)"
     command = [sys.executable, "-c", script]
     runs = [
@@ -99,7 +105,7 @@ def main() -> None:
             client.cut_out(PHOTO, {})
             submits = submit_ms(client, photo(folder, (1600, 1067), 500))
             stages = around_inference_ms(client, photo(folder, (2000, 1333), 2000))
-        rows = api_facts(facts["pids"]["api"])
+        rows = api_facts(facts["pid"])
     around = [
         sum(ms for stage, ms in run.items() if stage not in {"inference_ms", "queue_ms"})
         for run in stages
