@@ -78,6 +78,8 @@ class Job:
     file_stem: str = "image"
     sha256: str = ""
     request_id: str = ""
+    #: Id of the `tasks.owners.Owner` whose it is; empty for anybody's.
+    owner: str = ""
     priority: Priority = Priority.NORMAL
     #: Not begun by then, it fails.
     deadline: float | None = None

@@ -27,6 +27,7 @@ _FIELDS: Final = (
     "file_stem",
     "sha256",
     "request_id",
+    "owner",
 )
 #: Left out, in this order, where all would be too much: the picture can be cut out without them.
 _SPARE: Final = ("request_id", "file_stem", "sha256")
