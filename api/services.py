@@ -1,44 +1,25 @@
 """What the handlers call: submitting, looking up, waiting. No HTTP in here."""
 
-import hashlib
-import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePath
-from typing import BinaryIO, Final
-
-import structlog
+from typing import Final
 
 from api.settings import ApiSettings
-from inference.options import Options
-from inference.probe import probe
-from tasks import keys
+from api.submission.intake import Intake
+from api.submission.submission import Submission
 from tasks.app import create_celery
 from tasks.dispatch import Dispatcher
-from tasks.errors import IdTakenError, QueueFullError, QueueUnavailableError, TaskError
+from tasks.errors import QueueUnavailableError
 from tasks.fleet import Fleet
-from tasks.jobs import Job, Priority
-from tasks.manifest import write_manifest
+from tasks.jobs import Job
 from tasks.routing import Router
 from tasks.storage import MinioStore, ObjectStore
 from tasks.store import JobStore, connect
 
-_log = structlog.get_logger(__name__)
-_UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
-_CHUNK_BYTES: Final = 2**18
 _FIRST_POLL_SECONDS: Final = 0.02
 _LAST_POLL_SECONDS: Final = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A picture as it came."""
-
-    stream: BinaryIO
-    length: int
-    file_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,66 +48,19 @@ class Services:
             waiting=threading.BoundedSemaphore(settings.max_waiting),
         )
 
-    def submit(self, upload: Upload, options: Options, request_id: str) -> Job:
-        """Accept a picture: check its header, store it, record it, queue it.
+    def submit(self, submission: Submission, request_id: str) -> Job:
+        """Accept a picture; see `Intake.accept`."""
+        return self._intake().accept(submission, request_id)
 
-        Raises:
-            InferenceError: the header shows that the picture cannot be used.
-            StoreUnavailableError, QueueUnavailableError: nothing was accepted.
-        """
-        header = probe(upload.stream, self.settings.image_limits)
-        digest = _sha256(upload.stream)
-        job = self._new_job(upload, options, digest, request_id)
-        self.objects.put(
-            job.original_key,
-            upload.stream,
-            upload.length,
-            f"image/{header.format.lower()}",
-            # Should Redis be lost, `rmbg restore` makes the record from it.
-            metadata=write_manifest(job),
+    def _intake(self) -> Intake:
+        return Intake(
+            settings=self.settings,
+            store=self.store,
+            objects=self.objects,
+            dispatcher=self.dispatcher,
+            router=self.router,
+            clock=self.clock,
         )
-        job = self._record(job)
-        self._queue(job)
-        return job
-
-    def _new_job(self, upload: Upload, options: Options, digest: str, request_id: str) -> Job:
-        now = self.clock()
-        task_id = keys.new_task_id()
-        return Job(
-            task_id=task_id,
-            model=self.settings.model,
-            queue=self.router.choose(self.settings.model, Priority.NORMAL),
-            original_key=keys.original_key(task_id),
-            created_at=now,
-            expires_at=now + self.settings.retention_hours * 3600,
-            deadline=now + self.settings.queue_seconds if self.settings.queue_seconds else None,
-            options=options.to_dict(),
-            file_stem=safe_stem(upload.file_name),
-            sha256=digest,
-            request_id=request_id,
-        )
-
-    def _record(self, job: Job) -> Job:
-        try:
-            return self.store.create(job, most_pending=self.settings.max_pending)
-        except IdTakenError:
-            # Ids are never drawn twice: this very record was written by an attempt whose answer
-            # was lost, or by `rmbg restore`, which found the original first.
-            return self.store.get(job.task_id) or job
-        except (QueueUnavailableError, QueueFullError):
-            # Nothing is accepted, so nothing may stay.
-            try:
-                self.objects.delete(job.original_key)
-            except TaskError:
-                _log.warning("submit.original_left", key=job.original_key)
-            raise
-
-    def _queue(self, job: Job) -> None:
-        try:
-            self.dispatcher.send(job)
-        except QueueUnavailableError:
-            # The record stands, so the job is accepted: the reconciler sends the message.
-            _log.warning("submit.message_not_sent", **job.log_context())
 
     def position(self, job: Job) -> int:
         """How many jobs wait ahead; 0 when that cannot be told, which is no reason to fail."""
@@ -170,19 +104,3 @@ class Services:
         if left <= 0:
             return None
         return self.objects.url(key, seconds=left, file_name=file_name)
-
-
-def _sha256(stream: BinaryIO) -> str:
-    """The digest of a whole stream, which is at its start again afterwards."""
-    digest = hashlib.sha256()
-    stream.seek(0)
-    while piece := stream.read(_CHUNK_BYTES):
-        digest.update(piece)
-    stream.seek(0)
-    return digest.hexdigest()
-
-
-def safe_stem(file_name: str) -> str:
-    """A client's file name, reduced to what is safe in a header and on any file system."""
-    stem = PurePath(file_name.replace("\\", "/")).stem
-    return _UNSAFE.sub("-", stem).strip("-.")[:80] or "image"

@@ -34,7 +34,7 @@ def task(job: Job, services: Services) -> dict[str, Any]:
         "height": job.height,
         "size": job.size,
         "elapsed_ms": job.elapsed_ms,
-        "cached": False,
+        "cached": job.cached,
         "model": job.model,
         "attempts": job.attempts,
         "worker": job.worker,

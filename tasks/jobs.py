@@ -80,6 +80,16 @@ class Job:
     request_id: str = ""
     #: Id of the `tasks.owners.Owner` whose it is; empty for anybody's.
     owner: str = ""
+    #: A JSON object that is echoed wherever the task is shown.
+    metadata: dict[str, Any] = field(default_factory=dict)
+    #: Who is to be told of the end, and of which ends; none named means all.
+    webhook_url: str | None = None
+    webhook_events: list[str] = field(default_factory=list)
+    batch_id: str | None = None
+    #: The picture that is put behind the subject.
+    background_key: str | None = None
+    #: Its result was made from that of an equal task: no model ran for it.
+    cached: bool = False
     priority: Priority = Priority.NORMAL
     #: Not begun by then, it fails.
     deadline: float | None = None
@@ -120,7 +130,7 @@ class Job:
         return {"task_id": self.task_id, "request_id": self.request_id}
 
 
-_JSON_FIELDS: Final = frozenset({"options", "timings", "error"})
+_JSON_FIELDS: Final = frozenset({"options", "timings", "error", "metadata", "webhook_events"})
 _READERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
     {
         "created_at": float,
@@ -138,6 +148,7 @@ _READERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
         "height": int,
         "size": int,
         "status": Status,
+        "cached": lambda text: text == "1",
     }
 )
 
@@ -150,7 +161,7 @@ def to_record(values: dict[str, Any]) -> dict[str, str]:
 def _write(name: str, value: Any) -> str:  # noqa: ANN401 - any field's type
     if isinstance(value, JobError):
         return write_error(value)
-    if isinstance(value, IntEnum):
+    if isinstance(value, (IntEnum, bool)):
         return str(int(value))
     if name in _JSON_FIELDS:
         return json.dumps(value, separators=(",", ":"), sort_keys=True)

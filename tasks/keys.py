@@ -50,6 +50,11 @@ def original_key(task_id: str) -> str:
     return f"{ORIGINALS}{task_id}"
 
 
+def background_key(task_id: str) -> str:
+    """The picture that is put behind the subject, as it came."""
+    return f"backgrounds/{task_id}"
+
+
 def task_id_of(original: str) -> str:
     """The inverse of `original_key`."""
     return original.removeprefix(ORIGINALS)

@@ -28,9 +28,14 @@ _FIELDS: Final = (
     "sha256",
     "request_id",
     "owner",
+    "metadata",
+    "webhook_url",
+    "webhook_events",
+    "batch_id",
+    "background_key",
 )
 #: Left out, in this order, where all would be too much: the picture can be cut out without them.
-_SPARE: Final = ("request_id", "file_stem", "sha256")
+_SPARE: Final = ("request_id", "file_stem", "sha256", "metadata")
 
 
 def write_manifest(job: Job) -> dict[str, str]:
@@ -39,7 +44,9 @@ def write_manifest(job: Job) -> dict[str, str]:
     Raises:
         ValueError: the options alone are too long.
     """
-    values = {name: getattr(job, name) for name in _FIELDS if getattr(job, name) is not None}
+    # What is left out is read as None, {} or [].
+    values = {name: getattr(job, name) for name in _FIELDS}
+    values = {name: value for name, value in values.items() if value not in (None, {}, [])}
     for spare in ("", *_SPARE):
         values.pop(spare, None)
         text = json.dumps({"v": _VERSION, **values}, separators=(",", ":"))

@@ -6,12 +6,13 @@ from typing import Any, BinaryIO, cast
 from flask.views import MethodView
 from werkzeug.datastructures import FileStorage
 
+from api.auth import current_owner
 from api.context import services
 from api.envelope import request_id, success
 from api.errors import ApiError
 from api.parsing import FormBlueprint
 from api.schemas import RemovalForm, SubmittedSchema, envelope
-from api.services import Upload
+from api.submission.submission import Submission, Upload
 from api.upload_limit import too_large
 from api.views import status_url, submitted
 from inference.options import Options, parse_color
@@ -32,8 +33,17 @@ class RemoveBackground(MethodView):
 
         The answer comes at once, with the id under which the cutout can be asked for.
         """
-        job = services().submit(_upload(form["image"]), _options(form), request_id())
+        job = services().submit(_submission(form), request_id())
         return success(submitted(job, services())), 202, {"Location": status_url(job)}
+
+
+def _submission(form: dict[str, Any]) -> Submission:
+    return Submission(
+        image=_upload(form["image"]),
+        options=_options(form),
+        owner=current_owner(),
+        cache=form["cache"],
+    )
 
 
 def _options(form: dict[str, Any]) -> Options:

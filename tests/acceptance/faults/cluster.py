@@ -15,8 +15,9 @@ import psutil
 from faulty_worker import FaultyModel
 from PIL import Image
 
-from api.services import Services, Upload
+from api.services import Services
 from api.settings import ApiSettings
+from api.submission.submission import Submission, Upload
 from deploy.local import binaries, probes, processes
 from deploy.local.ports import reserved_ports
 from deploy.local.probes import wait_until
@@ -217,7 +218,7 @@ def picture(red: int = 200, number: int = 0) -> bytes:
 
 def submit(services: Services, data: bytes) -> str:
     upload = Upload(io.BytesIO(data), len(data), "test.png")
-    return services.submit(upload, Options(), "test").task_id
+    return services.submit(Submission(image=upload, cache=False), "test").task_id
 
 
 def expected(data: bytes) -> bytes:

@@ -1,0 +1,1 @@
+"""How a picture is taken in, whichever way it came."""
