@@ -47,3 +47,9 @@ class LeaseLostError(TaskError):
     """The job belongs to another worker now; nothing of this run may be published."""
 
     code = "lease_lost"
+
+
+class KeyNameError(TaskError):
+    """An API key's name is taken, or nobody has it."""
+
+    code = "key_name"

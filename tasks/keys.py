@@ -113,3 +113,25 @@ def lease_holder(worker: str, pid: int) -> str:
 def lease_token(worker: str, pid: int) -> str:
     """A fresh token: it names the worker, its process, and one run."""
     return f"{lease_holder(worker, pid)}{secrets.token_hex(8)}"
+
+
+#: Owner's id by the SHA-256 of a key that is good: a hash.
+API_KEYS: Final = f"{PREFIX}keys"
+
+#: Owner's id by name, of those whose key is good: a hash.
+OWNER_NAMES: Final = f"{PREFIX}owners"
+
+
+def owner_key(owner_id: str) -> str:
+    """An owner and the SHA-256 of its key, a hash."""
+    return f"{PREFIX}owner:{owner_id}"
+
+
+def owner_tasks_key(owner_id: str) -> str:
+    """The ids of an owner's jobs, a sorted set by the unix time of their submission."""
+    return f"{PREFIX}tasks:{owner_id}"
+
+
+def rate_key(owner_id: str, policy: str) -> str:
+    """What is left of an owner's quota under a policy, a hash with a time to live."""
+    return f"{PREFIX}rate:{policy}:{owner_id}"

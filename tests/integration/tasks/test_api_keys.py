@@ -1,0 +1,98 @@
+"""Keys in a real Redis."""
+
+import base64
+
+import pytest
+
+from tasks import keys
+from tasks.api_keys import OLD_SECRET_SECONDS, ApiKeys, digest
+from tasks.errors import KeyNameError
+from tasks.owners import ANONYMOUS
+from tasks.store import connect
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def api_keys(redis_url: str, clock: Clock) -> ApiKeys:
+    client = connect(redis_url.removesuffix("/0") + "/9")
+    client.flushdb()
+    return ApiKeys(client, clock=clock)
+
+
+def test_a_key_stands_for_its_owner_until_it_is_revoked(api_keys: ApiKeys) -> None:
+    assert not api_keys.any()
+    owner, key = api_keys.add(
+        "shop", rate_per_minute=60, models=("u2netp",), webhook_url="https://shop.example/hook"
+    )
+    assert api_keys.find(key) == owner == api_keys.get(owner.id)
+    assert api_keys.list() == [owner]
+    assert api_keys.find(key + "x") is None
+    assert api_keys.find("") is None
+    revoked = api_keys.revoke("shop")
+    assert api_keys.find(key) is None
+    assert not api_keys.any()
+    assert api_keys.list() == []
+    # Webhooks of what it began are still signed.
+    assert api_keys.get(owner.id) == revoked
+    assert revoked.signing_secrets(0) == owner.signing_secrets(0)
+
+
+def test_redis_never_holds_the_key_itself(api_keys: ApiKeys, redis_url: str) -> None:
+    _, key = api_keys.add("shop")
+    client = connect(redis_url.removesuffix("/0") + "/9")
+    held = [client.hgetall(name) for name in client.keys("*")]
+    assert key not in str(held)
+    assert digest(key) in str(held)
+
+
+def test_a_name_belongs_to_one_key_at_a_time(api_keys: ApiKeys) -> None:
+    first, _ = api_keys.add("shop")
+    with pytest.raises(KeyNameError, match="shop"):
+        api_keys.add("shop")
+    api_keys.revoke("shop")
+    second, _ = api_keys.add("shop")
+    assert second.id != first.id
+
+
+def test_a_secret_has_the_form_of_standard_webhooks_and_outlives_its_rotation_by_a_day(
+    api_keys: ApiKeys, clock: Clock
+) -> None:
+    before, _ = api_keys.add("shop")
+    (old,) = before.signing_secrets(clock.now)
+    assert old.startswith("whsec_")
+    assert len(base64.b64decode(old.removeprefix("whsec_"), validate=True)) == 32
+    after = api_keys.rotate_secret("shop")
+    new = after.webhook_secret
+    assert new != old
+    assert after.signing_secrets(clock.now + OLD_SECRET_SECONDS - 1) == (new, old)
+    assert after.signing_secrets(clock.now + OLD_SECRET_SECONDS) == (new,)
+    assert api_keys.get(before.id) == after
+
+
+def test_what_is_not_there_is_said(api_keys: ApiKeys) -> None:
+    with pytest.raises(KeyNameError, match="rmbg keys list"):
+        api_keys.revoke("nobody")
+    with pytest.raises(KeyNameError, match="rmbg keys list"):
+        api_keys.rotate_secret("nobody")
+    assert api_keys.get("own-nobody") is None
+    assert api_keys.get("") is ANONYMOUS
+
+
+def test_a_hash_that_points_at_another_owner_is_no_way_in(
+    api_keys: ApiKeys, redis_url: str
+) -> None:
+    owner, _ = api_keys.add("shop")
+    client = connect(redis_url.removesuffix("/0") + "/9")
+    client.hset(keys.API_KEYS, digest("forged"), owner.id)
+    assert api_keys.find("forged") is None
