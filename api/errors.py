@@ -26,8 +26,13 @@ class ErrorType:
 
 _ROWS: Final = (
     ErrorType("bad_request", 400, 0, "The request cannot be read."),
-    ErrorType("missing_image", 400, 1, "Send a picture in the form field `image`."),
-    ErrorType("empty_image", 400, 2, "The file `image` is empty."),
+    ErrorType(
+        "missing_image",
+        400,
+        1,
+        "Send a picture: as the form field `image`, or by image_url, image_b64 or upload_id.",
+    ),
+    ErrorType("empty_image", 400, 2, "The picture is empty."),
     ErrorType("unauthorized", 401, 0, "Authentication is needed."),
     ErrorType("forbidden", 403, 0, "That is not allowed."),
     ErrorType("not_found", 404, 0, "There is nothing at this address."),
@@ -42,7 +47,7 @@ _ROWS: Final = (
     ErrorType("payload_too_large", 413, 0, "The request is too large."),
     ErrorType("image_too_large", 413, 1, "The image's file is too large."),
     ErrorType("too_many_pixels", 413, 2, "The image has too many pixels."),
-    ErrorType("unsupported_media_type", 415, 0, "Send multipart/form-data."),
+    ErrorType("unsupported_media_type", 415, 0, "Send multipart/form-data or application/json."),
     ErrorType("unsupported_format", 415, 1, "This kind of file is not accepted."),
     ErrorType("invalid_parameter", 422, 1, "A parameter is out of its range."),
     ErrorType("unknown_parameter", 422, 2, "A parameter is not known."),

@@ -3,50 +3,7 @@
 from functools import cache
 from typing import Any
 
-from flask_smorest.fields import Upload
 from marshmallow import RAISE, Schema, fields, validate
-
-from inference.options import OutputFormat
-
-
-class RemovalForm(Schema):
-    """The parameters of one submission."""
-
-    class Meta:
-        """Parameters that are not known are refused by name."""
-
-        unknown = RAISE
-
-    image = Upload(
-        required=True,
-        metadata={"description": "The picture: JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF."},
-    )
-    output_format = fields.Enum(
-        OutputFormat,
-        by_value=True,
-        load_default=OutputFormat.PNG,
-        metadata={"description": "The result's format; jpg needs a `matte_color`."},
-    )
-    matte_color = fields.String(
-        load_default=None,
-        metadata={
-            "description": "Fill behind the subject: #rgb, #rrggbb, #rrggbbaa or a CSS name.",
-            "example": "#ffffff",
-        },
-    )
-    quality = fields.Integer(
-        load_default=92,
-        validate=validate.Range(1, 100),
-        metadata={"description": "Quality of webp and jpg."},
-    )
-    refine = fields.Boolean(
-        load_default=True,
-        metadata={"description": "false: keep the old background's colour in soft edges."},
-    )
-    cache = fields.Boolean(
-        load_default=True,
-        metadata={"description": "false: neither read from nor write to the cache."},
-    )
 
 
 class WaitQuery(Schema):

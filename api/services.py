@@ -8,6 +8,7 @@ from typing import Final
 
 from api.settings import ApiSettings
 from api.submission.intake import Intake
+from api.submission.sources import Sources
 from api.submission.submission import Submission
 from tasks.app import create_celery
 from tasks.dispatch import Dispatcher
@@ -30,7 +31,9 @@ class Services:
     store: JobStore
     objects: ObjectStore
     dispatcher: Dispatcher
+    fleet: Fleet
     router: Router
+    sources: Sources
     waiting: threading.BoundedSemaphore
     clock: Callable[[], float] = time.time
 
@@ -38,13 +41,15 @@ class Services:
     def from_settings(cls, settings: ApiSettings) -> "Services":
         """Connect lazily: nothing is sent before the first request."""
         client = connect(settings.redis_url.get_secret_value())
-        store = JobStore(client)
+        store, fleet = JobStore(client), Fleet(client)
         return cls(
             settings=settings,
             store=store,
             objects=MinioStore.from_settings(settings),
             dispatcher=Dispatcher(create_celery(settings), store),
-            router=Router(client, Fleet(client), routing=settings.routing),
+            fleet=fleet,
+            router=Router(client, fleet, routing=settings.routing),
+            sources=Sources.from_settings(settings),
             waiting=threading.BoundedSemaphore(settings.max_waiting),
         )
 
@@ -58,6 +63,7 @@ class Services:
             store=self.store,
             objects=self.objects,
             dispatcher=self.dispatcher,
+            fleet=self.fleet,
             router=self.router,
             clock=self.clock,
         )

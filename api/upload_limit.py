@@ -7,23 +7,25 @@ from flask import Flask, Response, request
 from api.envelope import failure
 from api.errors import ApiError
 
-#: A form's other fields and its boundaries.
-FORM_OVERHEAD_BYTES: Final = 2**20
+#: The other parameters, and what separates them.
+OVERHEAD_BYTES: Final = 2**20
 #: A client that is still sending sees our answer only if we read what it sends; up to here.
 _DRAIN_BYTES: Final = 64 * 2**20
 _CHUNK_BYTES: Final = 2**16
 
 
-def too_large(length: int, limit: int) -> ApiError:
+def too_large(length: int, limit: int, field: str = "image") -> ApiError:
     """The error for an upload of `length` bytes where `limit` are allowed."""
     sentence = f"The image is {length / 2**20:.1f} MB; the limit is {limit / 2**20:g} MB."
-    return ApiError("image_too_large", sentence, fields={"image": sentence})
+    return ApiError("image_too_large", sentence, fields={field: sentence})
 
 
 def install_upload_limit(app: Flask, max_image_bytes: int) -> None:
-    """Bound every request's body by the largest image and a form around it."""
-    most = max_image_bytes + FORM_OVERHEAD_BYTES
+    """Bound every request's body by the largest image in base64, and what stands around it."""
+    most = -(-max_image_bytes // 3) * 4 + OVERHEAD_BYTES
     app.config["MAX_CONTENT_LENGTH"] = most
+    # Flask's own 500 kB for a form's text would refuse an image in base64.
+    app.config["MAX_FORM_MEMORY_SIZE"] = most
 
     @app.before_request
     def _refuse() -> Response | None:

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 
 import structlog
 
+from api.errors import ApiError
 from api.settings import ApiSettings
 from api.submission.files import safe_stem, sha256_of
 from api.submission.submission import Submission, Upload
+from inference.errors import InvalidOptionError
 from inference.probe import ImageHeader, probe
 from tasks import keys
 from tasks.dispatch import Dispatcher
 from tasks.errors import IdTakenError, QueueFullError, QueueUnavailableError, TaskError
+from tasks.fleet import Fleet
 from tasks.jobs import Job
 from tasks.manifest import write_manifest
 from tasks.routing import Router
@@ -29,6 +32,7 @@ class Intake:
     store: JobStore
     objects: ObjectStore
     dispatcher: Dispatcher
+    fleet: Fleet
     router: Router
     clock: Callable[[], float]
 
@@ -37,6 +41,7 @@ class Intake:
 
         Raises:
             InferenceError: the header shows that the picture cannot be used.
+            ApiError: the owner may not use that model.
             StoreUnavailableError, QueueUnavailableError, QueueFullError: nothing was accepted.
         """
         header = probe(submission.image.stream, self.settings.image_limits)
@@ -51,7 +56,7 @@ class Intake:
     def _new_job(self, submission: Submission, digest: str, request_id: str) -> Job:
         now = self.clock()
         task_id = keys.new_task_id()
-        model = submission.model or self.settings.model
+        model = self._model(submission)
         return Job(
             task_id=task_id,
             model=model,
@@ -72,6 +77,17 @@ class Intake:
             sha256=digest,
             request_id=request_id,
         )
+
+    def _model(self, submission: Submission) -> str:
+        name = submission.model or self.settings.model
+        if not submission.owner.may_use(name):
+            raise ApiError("forbidden", f"Your key is not for the model {name}.")
+        if name != self.settings.model:
+            served = {each.model for each in self.fleet.workers() if each.usable and each.model}
+            served.add(self.settings.model)
+            if name not in served:
+                raise InvalidOptionError("model", f"Choose one of {', '.join(sorted(served))}.")
+        return name
 
     def _deadline(self, submission: Submission, now: float) -> float | None:
         limits = [submission.expires_in, self.settings.queue_seconds]

@@ -347,8 +347,13 @@ def test_readiness_names_what_is_missing(client: FlaskClient, services: Services
 def test_the_api_describes_itself(client: FlaskClient) -> None:
     spec = client.get("/openapi.json").get_json()
     assert spec["openapi"] == "3.1.0"
-    form = spec["components"]["schemas"]["RemovalForm"]["properties"]
-    assert set(form) == {"image", "output_format", "matte_color", "quality", "refine", "cache"}
+    schemas = spec["components"]["schemas"]
+    assert set(schemas["RemovalForm"]["properties"]) == {
+        "image",
+        *schemas["RemovalJson"]["properties"],
+    }
+    content = spec["paths"]["/api/v1/remove-bg"]["post"]["requestBody"]["content"]
+    assert set(content) == {"multipart/form-data", "application/json"}
     assert {"/api/v1/remove-bg", "/api/v1/tasks/{task_id}", "/healthz/ready"} <= set(spec["paths"])
 
 

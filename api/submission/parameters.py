@@ -1,0 +1,145 @@
+"""The parameters of a submission as a contract: for forms, for JSON, for each item of a batch."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from flask_smorest.fields import Upload
+from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
+
+from inference.options import OutputFormat
+from tasks.jobs import Priority
+
+#: Largest `metadata`, as compact JSON in UTF-8.
+MAX_METADATA_BYTES: Final = 2048
+_MAX_URL: Final = 2048
+_MAX_EXPIRES_IN: Final = 30 * 24 * 3600
+_PRIORITIES: Final = tuple(each.name.lower() for each in Priority)
+
+
+class JsonObject(fields.Field[dict[str, Any]]):
+    """A small JSON object; in a form, its text."""
+
+    def _deserialize(
+        self,
+        value: Any,  # noqa: ANN401 - marshmallow's signature
+        attr: str | None,  # noqa: ARG002 - the same
+        data: Mapping[str, Any] | None,  # noqa: ARG002 - the same
+        **_: Any,  # noqa: ANN401 - the same
+    ) -> dict[str, Any]:
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                raise ValidationError("This is no JSON.") from None
+        if not isinstance(value, dict):
+            raise ValidationError('Give a JSON object, such as {"order": 17}.')
+        size = len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
+        if size > MAX_METADATA_BYTES:
+            raise ValidationError(f"It has {size} bytes; the limit is {MAX_METADATA_BYTES}.")
+        return value
+
+
+class TaskParameters(Schema):
+    """What may be asked for each picture, however the picture comes."""
+
+    class Meta:
+        """Parameters that are not known are refused by name."""
+
+        unknown = RAISE
+
+    output_format = fields.Enum(
+        OutputFormat,
+        by_value=True,
+        load_default=OutputFormat.PNG,
+        metadata={"description": "The result's format; jpg needs a background."},
+    )
+    matte_color = fields.String(
+        load_default=None,
+        metadata={
+            "description": "Fill behind the subject: #rgb, #rrggbb, #rrggbbaa or a CSS name.",
+            "example": "#ffffff",
+        },
+    )
+    quality = fields.Integer(
+        load_default=92,
+        validate=validate.Range(1, 100),
+        metadata={"description": "Quality of webp and jpg."},
+    )
+    refine = fields.Boolean(
+        load_default=True,
+        metadata={"description": "false: keep the old background's colour in soft edges."},
+    )
+    model = fields.String(
+        load_default=None,
+        validate=validate.Length(1, 64),
+        metadata={"description": "One of the models being served.", "example": "u2netp"},
+    )
+    priority = fields.String(
+        load_default=None,
+        validate=validate.OneOf(_PRIORITIES),
+        metadata={"description": "How urgent it is; normal unless said otherwise."},
+    )
+    metadata = JsonObject(
+        load_default=dict,
+        metadata={
+            "type": "object",
+            "description": "A JSON object up to 2 kB that is echoed wherever the task is shown.",
+            "example": {"order": 17},
+        },
+    )
+    webhook_url = fields.URL(
+        load_default=None,
+        schemes={"http", "https"},
+        require_tld=False,
+        validate=validate.Length(max=_MAX_URL),
+        metadata={"description": "Who is to be told of the task's end."},
+    )
+    expires_in = fields.Float(
+        load_default=None,
+        validate=validate.Range(1, _MAX_EXPIRES_IN),
+        metadata={"description": "Seconds; not begun by then, the task fails.", "example": 60},
+    )
+    cache = fields.Boolean(
+        load_default=True,
+        metadata={
+            "description": "false: neither read from nor write to the cache, and join no equal "
+            "task that is running."
+        },
+    )
+
+    @post_load
+    def _name_priority(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:  # noqa: ANN401 - marshmallow's
+        """`priority` as the enumeration, None if it was not said."""
+        name = data.pop("priority", None)
+        return {**data, "priority": Priority[name.upper()] if name else None}
+
+
+class RemovalJson(TaskParameters):
+    """A submission as JSON: exactly one of `image_url`, `image_b64` and `upload_id`."""
+
+    image_url = fields.URL(
+        load_default=None,
+        schemes={"http", "https"},
+        require_tld=False,
+        validate=validate.Length(max=_MAX_URL),
+        metadata={"description": "Address that the picture is fetched from."},
+    )
+    image_b64 = fields.String(
+        load_default=None,
+        metadata={"description": "The picture in base64; a `data:` prefix may stand before it."},
+    )
+    upload_id = fields.String(
+        load_default=None,
+        validate=validate.Length(1, 128),
+        metadata={"description": "A finished upload in pieces."},
+    )
+
+
+class RemovalForm(RemovalJson):
+    """A submission as a form: exactly one of `image` and what JSON may have in its place."""
+
+    image = Upload(
+        load_default=None,
+        metadata={"description": "The picture: JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF."},
+    )
