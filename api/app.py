@@ -7,9 +7,12 @@ import structlog
 from flask import Flask, Response, g, request
 from flask_swagger_ui import get_swaggerui_blueprint
 
+from api.auth import install_auth
 from api.context import EXTENSION
+from api.cors import install_cors
 from api.envelope import install_request_ids
 from api.failures import EnvelopeApi, install_error_handlers
+from api.limits import install_rate_headers
 from api.resources import health, removals, tasks
 from api.services import Services
 from api.settings import ApiSettings
@@ -36,7 +39,10 @@ def create_app(services: Services | None = None) -> Flask:
     app.config.update(_configuration())
     install_request_ids(app)
     _log_requests(app)
+    install_cors(app, services.settings.cors_allowed)
     install_upload_limit(app, services.settings.max_image_bytes)
+    install_auth(app)
+    install_rate_headers(app)
     install_error_handlers(app)
     _add_routes(app)
     return app

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from http import HTTPStatus
 from typing import Any, Final
 
 import structlog
@@ -28,6 +29,8 @@ def failure(error: ApiError) -> Response:
     }
     answer = jsonify(body)
     answer.status_code = error.row.status
+    if error.row.status == HTTPStatus.UNAUTHORIZED:
+        answer.headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after is not None:
         answer.headers["Retry-After"] = str(error.retry_after)
     return answer

@@ -1,12 +1,17 @@
 """How gunicorn serves the API; gunicorn reads these names."""
 
 from pathlib import Path
+from typing import Any
 
 import structlog
 
+from api.auth import LOOPBACK_ONLY
+from api.exposure import loopback_only, require_keys
 from api.settings import ApiSettings
-from tasks.errors import StoreUnavailableError
+from tasks.api_keys import ApiKeys
+from tasks.errors import SettingsError, StoreUnavailableError
 from tasks.storage import MinioStore
+from tasks.store import connect
 
 #: Threads, since a waiting request holds one; more than the waiters that are let in.
 worker_class = "gthread"
@@ -22,9 +27,24 @@ accesslog = None
 control_socket_disable = True
 
 
-def on_starting(server: object) -> None:  # noqa: ARG001 - gunicorn's signature
-    """Make the bucket; without a store, start all the same and answer 503 until it is there."""
+def on_starting(server: Any) -> None:  # noqa: ANN401 - gunicorn publishes no types
+    """Refuse an open address without keys; make the bucket, or do without it until it is there.
+
+    Raises:
+        SystemExit: others could reach the service, and nobody would be asked for a key.
+    """
+    settings = ApiSettings.load()
     try:
-        MinioStore.from_settings(ApiSettings.load()).ensure_bucket()
+        client = connect(settings.redis_url.get_secret_value())
+        require_keys(settings, server.cfg.address, ApiKeys(client))
+        MinioStore.from_settings(settings).ensure_bucket()
+    except SettingsError as error:
+        raise SystemExit(str(error)) from error
     except StoreUnavailableError as error:
         structlog.get_logger(__name__).warning("start.no_bucket", reason=str(error))
+
+
+def post_worker_init(worker: Any) -> None:  # noqa: ANN401 - the same
+    """Tell the application whether anybody but this machine can reach it."""
+    bound = [socket.getsockname() for socket in worker.sockets]
+    worker.wsgi.config[LOOPBACK_ONLY] = loopback_only(bound)

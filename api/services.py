@@ -10,11 +10,13 @@ from api.settings import ApiSettings
 from api.submission.intake import Intake
 from api.submission.sources import Sources
 from api.submission.submission import Submission
+from tasks.api_keys import ApiKeys
 from tasks.app import create_celery
 from tasks.dispatch import Dispatcher
 from tasks.errors import QueueUnavailableError
 from tasks.fleet import Fleet
 from tasks.jobs import Job
+from tasks.rates import RateLimiter
 from tasks.routing import Router
 from tasks.storage import MinioStore, ObjectStore
 from tasks.store import JobStore, connect
@@ -35,6 +37,8 @@ class Services:
     router: Router
     sources: Sources
     waiting: threading.BoundedSemaphore
+    api_keys: ApiKeys
+    rates: RateLimiter
     clock: Callable[[], float] = time.time
 
     @classmethod
@@ -51,6 +55,8 @@ class Services:
             router=Router(client, fleet, routing=settings.routing),
             sources=Sources.from_settings(settings),
             waiting=threading.BoundedSemaphore(settings.max_waiting),
+            api_keys=ApiKeys(client),
+            rates=RateLimiter(client),
         )
 
     def submit(self, submission: Submission, request_id: str) -> Job:

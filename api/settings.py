@@ -1,6 +1,8 @@
 """The settings that only the API has."""
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, field_validator
 
 from tasks.settings import Settings
 
@@ -15,3 +17,30 @@ class ApiSettings(Settings):
     max_wait_seconds: int = Field(
         60, ge=1, le=300, description="Longest that one request may wait for a task's end."
     )
+    auth: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="on: every request needs an API key; off: none does; auto: on, unless only "
+        "this machine can reach the service and there are no keys.",
+    )
+    cors_origins: str = Field(
+        "",
+        description="Origins, separated by commas, whose web pages may call the API from a "
+        "browser, such as https://shop.example; * for all.",
+    )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        for origin in _split(value):
+            if origin != "*" and not origin.startswith(("http://", "https://")):
+                raise ValueError(f"should be origins such as https://shop.example, not {origin}")
+        return value
+
+    @property
+    def cors_allowed(self) -> tuple[str, ...]:
+        """The origins, one by one."""
+        return _split(self.cors_origins)
+
+
+def _split(value: str) -> tuple[str, ...]:
+    return tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip())

@@ -8,6 +8,7 @@ from flask.views import MethodView
 from api.auth import current_owner
 from api.context import services
 from api.envelope import request_id, success
+from api.limits import charge
 from api.parsing import FormBlueprint
 from api.schemas import SubmittedSchema, envelope
 from api.submission.parameters import RemovalForm, RemovalJson
@@ -38,6 +39,7 @@ class RemoveBackground(MethodView):
 
         The answer comes at once, with the id under which the cutout can be asked for.
         """
+        charge()
         submission = build_submission(read_parameters(request), services().sources, current_owner())
         job = services().submit(submission, request_id())
         return success(submitted(job, services())), 202, {"Location": status_url(job)}
