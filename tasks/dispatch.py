@@ -1,13 +1,15 @@
 """Sends a job's id onto its queue; the record says everything else."""
 
+from collections.abc import Sequence
+
 from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from tasks import names
 from tasks.errors import QueueUnavailableError
-from tasks.jobs import Job, Priority
-from tasks.store import JobStore
+from tasks.jobs import Job
+from tasks.store import JobStore, Sending
 
 
 class Dispatcher:
@@ -33,25 +35,27 @@ class Dispatcher:
                 args=[job.task_id],
                 task_id=message_id,
                 queue=job.queue,
-                priority=int(job.priority),
+                priority=int(job.urgency),
                 headers={names.SENDING_HEADER: job.sending},
                 retry=False,
             )
         except (OperationalError, RedisError, OSError) as error:
             raise QueueUnavailableError(f"Redis does not answer: {error}") from error
 
-    def send_again(self, task_id: str, *, queue: str, priority: Priority | None = None) -> bool:
+    def send_again(self, task_id: str, *, queue: str) -> bool:
         """Number and send another message for a queued job; False if it is not queued."""
-        job = self._store.get(task_id)
-        if job is None:
-            return False
-        chosen = self._store.note_sending(
-            task_id, queue=queue, priority=job.priority if priority is None else priority
-        )
-        if chosen is None:
-            return False
-        self.send(chosen)
-        return True
+        return bool(self.send_all([Sending(task_id, queue)]))
+
+    def send_all(self, sendings: Sequence[Sending]) -> list[Job]:
+        """Number and send messages for those of the jobs that are queued; returns these.
+
+        Raises:
+            QueueUnavailableError: Redis went away; what is numbered and not sent will be missed.
+        """
+        chosen = [job for job in self._store.note_sendings(sendings) if job is not None]
+        for job in chosen:
+            self.send(job)
+        return chosen
 
 
 def job_id_of(message_id: str) -> str:

@@ -15,6 +15,8 @@ BEAT_SECONDS: Final = 2.0
 ALIVE_SECONDS: Final = 6.0
 #: A worker that has been silent for so long is no longer missed.
 _FORGOTTEN_SECONDS: Final = 24 * 3600.0
+#: What it said of itself is kept for longer, lest a drained GPU forget its faults.
+_KEPT_SECONDS: Final = 7 * 24 * 3600
 #: What a job is taken to last on a worker that has not finished one yet.
 _UNKNOWN_SECONDS: Final = 1.0
 #: Faults in a row after which a GPU is drained.
@@ -157,6 +159,7 @@ class Fleet:
         if facts:
             # redis-py's types want keys of every kind that it takes.
             pipe.hset(keys.worker_key(name), mapping=cast("dict[Any, Any]", facts))
+            pipe.expire(keys.worker_key(name), _KEPT_SECONDS)
 
 
 def _worker(name: str, facts: dict[str, str], alive: bool, ready: bool, drained: str) -> Worker:  # noqa: FBT001 - two flags of one record

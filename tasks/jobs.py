@@ -91,6 +91,8 @@ class Job:
     #: Its result was made from that of an equal task: no model ran for it.
     cached: bool = False
     priority: Priority = Priority.NORMAL
+    #: The priority that it was lifted to, having waited for too long; None if it was not.
+    step: Priority | None = None
     #: Not begun by then, it fails.
     deadline: float | None = None
     #: Number of its last message's sending, and how often it was sent after the first time.
@@ -119,6 +121,11 @@ class Job:
         return replace(self, **changes)
 
     @property
+    def urgency(self) -> Priority:
+        """The priority that its message is sent with."""
+        return self.priority if self.step is None else self.step
+
+    @property
     def elapsed_ms(self) -> int | None:
         """From submission to the end, once there is one."""
         if self.finished_at is None:
@@ -139,6 +146,7 @@ _READERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
         "finished_at": float,
         "deadline": float,
         "priority": lambda text: Priority(int(text)),
+        "step": lambda text: Priority(int(text)),
         "sending": int,
         "sends": int,
         "attempts": int,

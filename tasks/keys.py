@@ -100,6 +100,11 @@ def sent_key(list_name: str) -> str:
     return f"{PREFIX}sent:{list_name}"
 
 
+def lifted_key(list_name: str) -> str:
+    """Those of them that a lower priority let wait for too long: a set."""
+    return f"{PREFIX}lifted:{list_name}"
+
+
 def worker_key(worker: str) -> str:
     """What a worker says of itself: a hash of its queue, model, pid and seconds a job."""
     return f"{PREFIX}worker:{worker}"

@@ -10,9 +10,10 @@ from tasks.settings import Settings
 _SMALL_MODEL_SECONDS: Final = 30
 _GPU_SECONDS: Final = 60
 _CPU_SECONDS: Final = 180
-#: An idle model's answer counts at least so long: a few probes.
-_READY_SECONDS: Final = 90.0
-_LEAD_SECONDS: Final = 30
+#: An idle model's answer counts for so many probes at least, and for so many seconds more than a
+#: job may keep the probe away.
+_READY_PROBES: Final = 3
+_LEAD_SECONDS: Final = 10
 #: The soft limit comes at most so much before the hard one.
 _SOFT_LEAD_SECONDS: Final = 10
 
@@ -38,4 +39,4 @@ def soft_time_limit(settings: Settings) -> float:
 
 def ready_seconds(settings: Settings) -> float:
     """How long a model's answer counts: longer than a job may keep it from being asked."""
-    return max(_READY_SECONDS, time_limit(settings) + _LEAD_SECONDS)
+    return max(_READY_PROBES * settings.probe_seconds, time_limit(settings) + _LEAD_SECONDS)

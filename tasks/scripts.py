@@ -19,6 +19,7 @@ _NAMES = (
     "requeue",
     "overdue",
     "forget",
+    "forget_list",
 )
 
 

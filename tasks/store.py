@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, cast
 
@@ -42,6 +43,23 @@ class Claim(StrEnum):
     MISSING = "missing"
     #: It went wrong on this very worker: another one is to try.
     AVOID = "avoid"
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A queued job's next message, to be numbered.
+
+    Attributes:
+        task_id: the job.
+        queue: where it goes.
+        step: lift the job to this priority; None leaves it where it is.
+        repeats: the sending that it is to follow; nothing is sent if there was a later one.
+    """
+
+    task_id: str
+    queue: str
+    step: Priority | None = None
+    repeats: int | None = None
 
 
 class Returned(StrEnum):
@@ -131,10 +149,18 @@ class JobStore:
             found = pipe.execute()
         return {task_id for task_id, there in zip(task_ids, found, strict=True) if there}
 
-    def note_sending(self, task_id: str, *, queue: str, priority: Priority) -> Job | None:
+    def note_sending(self, task_id: str, *, queue: str) -> Job | None:
         """Number a queued job's next message and note its list; None if it is not queued."""
-        chosen = self._run("resend", task_id, queue, int(priority))
-        return self.get(task_id) if chosen else None
+        return self.note_sendings([Sending(task_id, queue)])[0]
+
+    def note_sendings(self, sendings: Sequence[Sending]) -> list[Job | None]:
+        """The same for many, in one round trip."""
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for each in sendings:
+                step = "" if each.step is None else int(each.step)
+                number = "" if each.repeats is None else each.repeats
+                self._scripts["resend"](args=[each.task_id, each.queue, step, number], client=pipe)
+            return [_from_flat(record) for record in pipe.execute()]
 
     def claim(self, task_id: str, *, token: str, worker: str, choosy: bool = True) -> Claim:
         """Take the lease, if nobody has it, and count the attempt.
@@ -221,6 +247,15 @@ class JobStore:
         """Drop a job whose record has expired from every set that names it."""
         self._run("forget", task_id, list_name)
 
+    def forget_list(self, list_name: str) -> bool:
+        """Drop a list that no job waits on; False if one does."""
+        return bool(self._run("forget_list", list_name))
+
+    def lists(self) -> list[str]:
+        """The lists that messages were sent to, as `<queue>|<step>`."""
+        with redis_errors():
+            return sorted(cast("set[str]", self._client.smembers(keys.LISTS)))
+
     def position(self, task_id: str) -> int:
         """How many jobs wait ahead of this one, in all queues; 0 once it no longer waits."""
         with redis_errors():
@@ -266,14 +301,24 @@ class JobStore:
 
     def has_lease(self, task_id: str) -> bool:
         """Is a worker at it?"""
-        with redis_errors():
-            return bool(self._client.exists(keys.lease_key(task_id)))
+        return task_id not in self.without_lease([task_id])
+
+    def without_lease(self, task_ids: Sequence[str]) -> list[str]:
+        """Those of the ids that no worker is at."""
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for task_id in task_ids:
+                pipe.exists(keys.lease_key(task_id))
+            found = pipe.execute()
+        return [task_id for task_id, held in zip(task_ids, found, strict=True) if not held]
 
     def ready_workers(self) -> list[str]:
-        """The names of the workers whose model answered lately."""
-        with redis_errors():
-            found = self._client.zrangebyscore(keys.READY_INDEX, self._clock(), "+inf")
-        return cast("list[str]", found)
+        """The names of the workers that live, and whose model answered lately."""
+        now = self._clock()
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for index in (keys.READY_INDEX, keys.ALIVE_INDEX):
+                pipe.zrangebyscore(index, now, "+inf")
+            ready, alive = pipe.execute()
+        return sorted({*ready} & {*alive})
 
     def ping(self) -> None:
         """Raise unless Redis answers."""
@@ -287,6 +332,10 @@ class JobStore:
     def _run(self, script: str, *arguments: Any) -> Any:  # noqa: ANN401 - what Redis takes and gives
         with redis_errors():
             return self._scripts[script](args=arguments)
+
+
+def _from_flat(values: list[str]) -> Job | None:
+    return from_record(dict(zip(values[::2], values[1::2], strict=True))) if values else None
 
 
 def _flat(record: dict[str, str]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 -- Put before every script. A record is a hash; what it waits for is said by sorted sets:
 --   jobs:<status>          every job of a status, by the time it entered it
 --   sent:<queue>|<step>    queued jobs whose message was sent, by the number of their sending
+--   lifted:<queue>|<step>  those of them that wait there since a lower step let them wait too long
 --   due                    queued jobs whose message is to be sent, by the time from which on
 --   deadlines              queued jobs that nobody wants after a time, by that time
 local P = 'rmbg:'
@@ -11,14 +12,25 @@ local function lease_key(id) return P .. 'job:' .. id .. ':lease' end
 local function index(status) return P .. 'jobs:' .. status end
 local function get(id, name) return redis.call('HGET', job_key(id), name) end
 
+-- Its place among the lists of its queue: its priority's, unless it was lifted.
+local function step_of(id)
+  return get(id, 'step') or get(id, 'priority') or '3'
+end
+
 -- Which list its message went to.
 local function list_of(id)
-  return (get(id, 'queue') or '') .. '|' .. (get(id, 'priority') or '3')
+  return (get(id, 'queue') or '') .. '|' .. step_of(id)
+end
+
+local function leave_list(id)
+  local list = list_of(id)
+  redis.call('ZREM', P .. 'sent:' .. list, id)
+  redis.call('SREM', P .. 'lifted:' .. list, id)
 end
 
 -- It waits for nothing any more: neither for a worker nor to be sent.
 local function unqueue(id)
-  redis.call('ZREM', P .. 'sent:' .. list_of(id), id)
+  leave_list(id)
   redis.call('ZREM', DUE, id)
   redis.call('ZREM', DEADLINES, id)
 end
@@ -35,17 +47,20 @@ end
 -- The number of a sending, noted before the message goes out: a message that never arrives, or
 -- that its list no longer holds, shows by it.
 local function note_sending(id)
-  local number = redis.call('INCR', P .. 'sendings')
+  local number, list = redis.call('INCR', P .. 'sendings'), list_of(id)
   redis.call('HSET', job_key(id), 'sending', number)
-  redis.call('SADD', P .. 'lists', list_of(id))
-  redis.call('ZADD', P .. 'sent:' .. list_of(id), number, id)
+  redis.call('SADD', P .. 'lists', list)
+  redis.call('ZADD', P .. 'sent:' .. list, number, id)
+  if step_of(id) ~= (get(id, 'priority') or '3') then
+    redis.call('SADD', P .. 'lifted:' .. list, id)
+  end
   redis.call('ZREM', DUE, id)
   return number
 end
 
 -- To be sent from a time on; until then it is on no list.
 local function postpone(id, due)
-  redis.call('ZREM', P .. 'sent:' .. list_of(id), id)
+  leave_list(id)
   redis.call('ZADD', DUE, due, id)
 end
 

@@ -12,5 +12,6 @@ redis.call('ZREM', DEADLINES, id)
 redis.call('ZREM', DEAD, id)
 if ARGV[2] ~= '' then
   redis.call('ZREM', P .. 'sent:' .. ARGV[2], id)
+  redis.call('SREM', P .. 'lifted:' .. ARGV[2], id)
 end
 return 1

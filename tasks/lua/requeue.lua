@@ -8,7 +8,7 @@ end
 if status ~= 'failed' and status ~= 'canceled' then
   return status
 end
-redis.call('HDEL', job_key(id), 'error', 'finished_at', 'started_at', 'avoid', 'worker')
+redis.call('HDEL', job_key(id), 'error', 'finished_at', 'started_at', 'avoid', 'worker', 'step')
 redis.call('HSET', job_key(id), 'attempts', 0, 'crashes', 0, 'losses', 0)
 redis.call('ZREM', DEAD, id)
 move(id, 'queued', ARGV[2])

@@ -1,10 +1,19 @@
 -- Choose the list of a queued job's next message, and number it.
--- ARGV: id, queue, priority.  Returns {queue, priority, sends}, or nothing if it isn't queued.
+-- ARGV: id, queue, step ('': as it is), number of the sending that is to be repeated ('': any).
+-- Returns the record, as fields and values, or nothing if the job is not queued, or was sent again
+-- since that number.
 local id = ARGV[1]
 if get(id, 'status') ~= 'queued' then
   return {}
 end
-redis.call('ZREM', P .. 'sent:' .. list_of(id), id)
-redis.call('HSET', job_key(id), 'queue', ARGV[2], 'priority', ARGV[3])
+if ARGV[4] ~= '' and ARGV[4] ~= get(id, 'sending') then
+  return {}
+end
+leave_list(id)
+redis.call('HSET', job_key(id), 'queue', ARGV[2])
+if ARGV[3] ~= '' then
+  redis.call('HSET', job_key(id), 'step', ARGV[3])
+end
 note_sending(id)
-return {ARGV[2], ARGV[3], redis.call('HINCRBY', job_key(id), 'sends', 1)}
+redis.call('HINCRBY', job_key(id), 'sends', 1)
+return redis.call('HGETALL', job_key(id))

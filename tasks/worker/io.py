@@ -57,4 +57,11 @@ def _reconciler(app: Celery, settings: Settings) -> Reconciler:
     client = connect(settings.redis_url.get_secret_value())
     store, fleet = JobStore(client), Fleet(client)
     router = Router(client, fleet, routing=settings.routing)
-    return Reconciler(client, store, Dispatcher(app, store), fleet, router)
+    return Reconciler(
+        client,
+        store,
+        Dispatcher(app, store),
+        fleet,
+        router,
+        ageing_seconds=settings.ageing_seconds,
+    )

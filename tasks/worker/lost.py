@@ -17,8 +17,8 @@ from tasks.store import redis_errors
 _STEP: Final = "\x06\x16"
 #: Kombu's hash of messages that a worker took and has not acknowledged.
 _UNACKED: Final = "unacked"
-#: Looked at in one pass.
-_MOST: Final = 1000
+#: Looked at on one list in one pass.
+_MOST: Final = 500
 
 
 class LostMessages:
@@ -31,23 +31,22 @@ class LostMessages:
     def find(self) -> list[str]:
         """The ids of queued jobs that two passes in a row found without a message."""
         with redis_errors():
-            held = self._held()
-            missing = {
-                task_id
-                for name in cast("set[str]", self._client.smembers(keys.LISTS))
-                for task_id in self._overtaken(name)
-                if task_id not in held
-            }
+            # In this order: a message that a worker takes meanwhile is seen twice, not never.
+            overtaken = self._overtaken(sorted(cast("set[str]", self._client.smembers(keys.LISTS))))
+            missing = overtaken - self._held() if overtaken else set()
         lost = sorted(missing & self._suspects)
         self._suspects = missing - set(lost)
         return lost
 
-    def _overtaken(self, name: str) -> list[str]:
+    def _overtaken(self, names: list[str]) -> set[str]:
         """Jobs sent to a list before its oldest message was; all of them if it is empty."""
-        oldest = cast("str | None", self._client.lindex(list_key(name), -1))
-        bound = f"({sending_of(json.loads(oldest))}" if oldest else "+inf"
-        found = self._client.zrangebyscore(keys.sent_key(name), "-inf", bound, start=0, num=_MOST)
-        return cast("list[str]", found)
+        with self._client.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.lindex(list_key(name), -1)
+            for name, oldest in zip(names, pipe.execute(), strict=True):
+                bound = f"({sending_of(json.loads(oldest))}" if oldest else "+inf"
+                pipe.zrangebyscore(keys.sent_key(name), "-inf", bound, start=0, num=_MOST)
+            return {task_id for found in pipe.execute() for task_id in found}
 
     def _held(self) -> set[str]:
         """Jobs whose message a worker has taken and not acknowledged."""

@@ -16,8 +16,6 @@ from tasks import keys
 from tasks.errors import QueueUnavailableError
 from tasks.fleet import Fleet
 
-#: How often an idle model is asked.
-PROBE_SECONDS: Final = 30.0
 _PROBE_SIDE: Final = 64
 #: Weight of the newest job in the running mean of what a job takes.
 _NEWEST: Final = 0.3
@@ -36,6 +34,7 @@ class Readiness:
         worker: Celery's name of this worker.
         seconds: how long an answer counts. Longer than the longest job may take, which keeps
             the probe away: the time limit sees to that one.
+        interval: seconds from one probe to the next.
     """
 
     def __init__(
@@ -47,6 +46,7 @@ class Readiness:
         worker: str,
         *,
         seconds: float,
+        interval: float,
     ) -> None:
         self._client = client
         self._fleet = fleet
@@ -54,6 +54,7 @@ class Readiness:
         self._lock = lock
         self._worker = worker
         self._seconds = seconds
+        self._interval = interval
         self._mean: float | None = None
         self._ended = threading.Event()
 
@@ -102,7 +103,7 @@ class Readiness:
             _log.warning("worker.withdraw_failed", reason=str(error))
 
     def _run(self) -> None:
-        while not self._ended.wait(PROBE_SECONDS):
+        while not self._ended.wait(self._interval):
             with self._lock:
                 self._model.matte([np.zeros((_PROBE_SIDE, _PROBE_SIDE, 3), np.uint8)])
             self.announce()

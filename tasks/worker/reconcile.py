@@ -1,28 +1,48 @@
 """Puts the records and the messages in step again, whatever died between them."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
 from redis import Redis
+from redis.exceptions import LockError, RedisError
 
 from tasks import keys, names
 from tasks.dispatch import Dispatcher
 from tasks.errors import QueueUnavailableError
 from tasks.fleet import Fleet
-from tasks.jobs import Status
+from tasks.jobs import Job, Status
 from tasks.routing import Router
-from tasks.store import JobStore, redis_errors
+from tasks.store import JobStore, Sending, redis_errors
+from tasks.worker.ageing import Ageing
 from tasks.worker.lost import LostMessages
+from tasks.worker.prune import Pruner
 
 INTERVAL_SECONDS: Final = 2.0
+#: A pass that died holds up the next one for so long at most.
+_LOCK_SECONDS: Final = 5.0
 _LOCK: Final = f"{keys.PREFIX}reconciler"
+#: Sent again by one step of one pass: a step must end well before the lock does.
+_MOST: Final = 500
+#: Of those that are due, so many are bound to a GPU; the others may wait for any.
+_ROUTED: Final = 32
 
 _log = structlog.get_logger(__name__)
 
 
 class Reconciler:
-    """One pass at a time over all records; each pass may be repeated without harm."""
+    """One pass at a time over what needs it; each pass may be repeated without harm.
+
+    Args:
+        client: Redis.
+        store: the records.
+        dispatcher: sends messages.
+        fleet: the workers.
+        router: chooses queues.
+        ageing_seconds: how long a job waits before it is lifted a step.
+        clock: gives unix seconds.
+    """
 
     def __init__(
         self,
@@ -31,6 +51,9 @@ class Reconciler:
         dispatcher: Dispatcher,
         fleet: Fleet,
         router: Router,
+        *,
+        ageing_seconds: float,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
         self._store = store
@@ -38,19 +61,38 @@ class Reconciler:
         self._fleet = fleet
         self._router = router
         self._lost = LostMessages(client)
+        self._ageing = Ageing(client, store, ageing_seconds, clock)
+        self._pruner = Pruner(client, store)
 
     def run_once(self) -> bool:
         """One pass; False when another process is at it, or Redis is away."""
         try:
             with redis_errors():
-                ours = self._client.set(_LOCK, "1", nx=True, px=int(INTERVAL_SECONDS * 900))
-            if ours:
-                for step in self._steps():
-                    step()
+                return self._pass()
         except QueueUnavailableError as error:
             _log.warning("reconciler.redis_away", reason=str(error))
+        except LockError:
+            _log.warning("reconciler.overtaken")
+        return False
+
+    def _pass(self) -> bool:
+        lock = self._client.lock(_LOCK, timeout=_LOCK_SECONDS, thread_local=False)
+        if not lock.acquire(blocking=False):
             return False
-        return bool(ours)
+        for step in self._steps():
+            self._attempt(step)
+            lock.reacquire()
+        lock.release()
+        return True
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        """One step; what it stumbles over must not keep the others from being made."""
+        try:
+            step()
+        except (QueueUnavailableError, RedisError):
+            raise
+        except Exception:  # noqa: BLE001 - whatever a record or a message holds
+            _log.exception("reconciler.step_failed", step=step.__name__)
 
     def _steps(self) -> tuple[Callable[[], None], ...]:
         return (
@@ -59,62 +101,66 @@ class Reconciler:
             self._move_backlogs,
             self._resend_lost,
             self._send_due,
+            self._lift_aged,
+            self._prune,
         )
 
     def _release_orphans(self) -> None:
         """Jobs in processing whose worker is gone: their lease ran out."""
-        for task_id in self._store.ids(Status.PROCESSING):
-            if self._store.has_lease(task_id):
-                continue
+        for task_id in self._store.without_lease(self._store.ids(Status.PROCESSING)):
             if self._store.get(task_id) is None:
                 self._store.forget(task_id)
             else:
                 outcome = self._store.release(task_id)
-                self._count("lease_expired", task_id, outcome=outcome.value)
+                self._count("lease_expired", [task_id], outcome=outcome.value)
 
     def _fail_overdue(self) -> None:
-        for task_id in self._store.overdue():
+        for task_id in self._store.overdue()[:_MOST]:
             if self._store.fail_overdue(task_id):
-                self._count("deadline_exceeded", task_id)
+                self._count("deadline_exceeded", [task_id])
 
     def _move_backlogs(self) -> None:
         """What waits for a GPU that is dead or drained goes to its model's shared queue."""
         usable = {worker.queue for worker in self._fleet.workers() if worker.usable}
-        with redis_errors():
-            lists = {str(name) for name in self._client.smembers(keys.LISTS)}
-        for name in lists:
+        for name in self._store.lists():
             queue = name.rpartition("|")[0]
             if queue.startswith(names.GPU_PREFIX) and queue not in usable:
-                self._empty(name)
-
-    def _empty(self, name: str) -> None:
-        with redis_errors():
-            waiting = self._client.zrange(keys.sent_key(name), 0, -1)
-        for task_id in map(str, waiting):
-            self._send_shared(task_id, "backlog_moved", name)
+                waiting = self._client.zrange(keys.sent_key(name), 0, _MOST - 1)
+                self._send([str(each) for each in waiting], _shared, "backlog_moved")
 
     def _resend_lost(self) -> None:
-        for task_id in self._lost.find():
-            self._send_shared(task_id, "message_lost")
+        self._send(self._lost.find(), _shared, "message_lost")
 
     def _send_due(self) -> None:
-        for task_id in self._store.due():
-            job = self._store.get(task_id)
-            if job is None:
-                self._store.forget(task_id)
-                continue
-            queue = self._router.choose(job.model, job.priority, avoid=job.avoid)
-            if self._dispatcher.send_again(task_id, queue=queue):
-                self._count("sent_again", task_id, queue=queue)
+        due = self._store.due()[:_MOST]
+        # One by one: each choice depends on where the one before went.
+        for task_id in due[:_ROUTED]:
+            self._send([task_id], self._route, "sent_again")
+        self._send(due[_ROUTED:], _shared, "sent_again")
 
-    def _send_shared(self, task_id: str, reason: str, list_name: str = "") -> None:
-        job = self._store.get(task_id)
-        if job is None:
-            self._store.forget(task_id, list_name=list_name)
-        elif self._dispatcher.send_again(task_id, queue=names.model_queue(job.model)):
-            self._count(reason, task_id)
+    def _lift_aged(self) -> None:
+        lifted = self._dispatcher.send_all(self._ageing.find())
+        self._count("lifted", [job.task_id for job in lifted])
 
-    def _count(self, reason: str, task_id: str, **facts: str) -> None:
-        with redis_errors():
-            self._client.hincrby(keys.COUNTERS, f"recovered:{reason}", 1)
-        _log.warning("job.recovered", by=reason, task_id=task_id, **facts)
+    def _prune(self) -> None:
+        self._pruner.run_once()
+
+    def _route(self, job: Job) -> str:
+        return self._router.choose(job.model, job.urgency, avoid=job.avoid)
+
+    def _send(self, task_ids: Sequence[str], queue_of: Callable[[Job], str], reason: str) -> None:
+        """Send jobs' messages again; those without a record are the pruner's."""
+        jobs = self._store.get_many(task_ids)
+        sent = self._dispatcher.send_all([Sending(job.task_id, queue_of(job)) for job in jobs])
+        self._count(reason, [job.task_id for job in sent])
+
+    def _count(self, reason: str, task_ids: Sequence[str], **facts: str) -> None:
+        if task_ids:
+            with redis_errors():
+                self._client.hincrby(keys.COUNTERS, f"recovered:{reason}", len(task_ids))
+        for task_id in task_ids:
+            _log.warning("job.recovered", by=reason, task_id=task_id, **facts)
+
+
+def _shared(job: Job) -> str:
+    return names.model_queue(job.model)

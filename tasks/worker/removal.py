@@ -63,7 +63,13 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
             leave=_leave,
         )
         self.readiness = Readiness(
-            client, fleet, model, lock, worker, seconds=ready_seconds(settings)
+            client,
+            fleet,
+            model,
+            lock,
+            worker,
+            seconds=ready_seconds(settings),
+            interval=settings.probe_seconds,
         )
         self.readiness.start()
 

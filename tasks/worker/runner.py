@@ -24,6 +24,7 @@ from tasks.jobs import Job, JobError, Status
 from tasks.storage import ObjectStore
 from tasks.store import Claim, JobStore, Returned
 from tasks.worker.lease import LeaseKeeper
+from tasks.worker.soft_limit import soft_limit_deferred
 
 _log = structlog.get_logger(__name__)
 #: Codes of `inference` errors that are the GPU's and not the picture's.
@@ -109,13 +110,12 @@ class Runner:
         timer = StageTimer(before=lambda _stage: lease.check())
         try:
             result = self._cut_out(job, timer)
-            key = self._store_result(job, token, result, timer)
-            self._succeed(job, token, key, result, timer)
+            with soft_limit_deferred():
+                self._publish(job, token, result, timer)
         except LeaseLostError:
             _log.warning("job.lease_lost")
         except SoftTimeLimitExceeded:
-            # It may strike anywhere, between storing the result and the final write too.
-            self._time_out(job, token)
+            self._time_out(job)
         except InferenceError as error:
             self._fail_or_return(job, token, error, timer)
         except ObjectNotFoundError as error:
@@ -143,6 +143,13 @@ class Runner:
 
     def _pipeline(self, original: bytes, options: Options, timer: StageTimer) -> Result:
         return remove_background(original, options, self.model, limits=self.limits, stages=timer)
+
+    def _publish(self, job: Job, token: str, result: Result, timer: StageTimer) -> None:
+        # A worker that was stopped for a while learns here what its lease's keeper has yet to ask.
+        if not self.store.renew(job.task_id, token=token):
+            raise LeaseLostError("The lease ran out before the result was stored.")
+        key = self._store_result(job, token, result, timer)
+        self._succeed(job, token, key, result, timer)
 
     def _store_result(self, job: Job, token: str, result: Result, timer: StageTimer) -> str:
         key = keys.result_key(job.task_id, token, result.format.value)
@@ -206,21 +213,13 @@ class Runner:
         outcome = self.store.release(job.task_id, token=token, avoid=avoid)
         _log.warning("job.returned", reason=reason, outcome=outcome.value)
 
-    def _time_out(self, job: Job, token: str) -> None:
+    def _time_out(self, job: Job) -> None:
         """The soft limit: counted as a crash, since whatever hung may hang again."""
-        self._discard_unpublished(job, token)
         holder = keys.lease_holder(self.worker, os.getpid())
         outcome = self.store.crash(job.task_id, holder=holder)
         _log.warning("job.timed_out", outcome=outcome.value)
         if outcome is Returned.QUEUED:
             self._pass_on(job.task_id, "timed out")
-
-    def _discard_unpublished(self, job: Job, token: str) -> None:
-        """Remove what this run may have stored, unless it is the result that counts."""
-        key = keys.result_key(job.task_id, token, str(job.options["output_format"]))
-        present = self.store.get(job.task_id)
-        if present is None or present.result_key != key:
-            self.objects.delete(key)
 
     def _fail(self, job: Job, token: str, error: Exception, timer: StageTimer) -> None:
         reason = explain(error)

@@ -134,3 +134,11 @@ def test_faults_in_a_row_drain_a_gpu_and_a_success_forgives_them(fleet: Fleet) -
     assert fleet.drained(name) == ""
     assert fleet.fault(name, "gpu_fault")
     assert "gpu_fault" in fleet.drained(name)
+
+
+def test_a_worker_is_ready_only_as_long_as_it_lives(client: Redis, fleet: Fleet) -> None:
+    store, name = JobStore(client), _join(fleet, 0)
+    assert store.ready_workers() == [name]
+    # Its parent fell silent; what its model answered counts for a minute yet.
+    client.zadd(keys.ALIVE_INDEX, {name: 1})
+    assert store.ready_workers() == []

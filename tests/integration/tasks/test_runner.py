@@ -1,6 +1,8 @@
 """One job through the runner: what a GPU's faults, a cancel and a lost lease come to."""
 
 import io
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -96,6 +98,18 @@ def runner(
 
 
 @pytest.fixture
+def soft_limit() -> Iterator[None]:
+    """What a pool's child does at the soft time limit."""
+
+    def strike(*_: object) -> None:
+        raise SoftTimeLimitExceeded
+
+    before = signal.signal(signal.SIGUSR1, strike)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.fixture
 def task_id(runner: Runner) -> str:
     file = io.BytesIO()
     Image.new("RGB", (40, 30), "orange").save(file, "PNG")
@@ -169,17 +183,46 @@ def test_a_job_that_is_canceled_while_it_runs_leaves_nothing(
     assert list(runner.objects.list(keys.results_prefix(task_id))) == []
 
 
-def test_the_time_limit_after_storing_leaves_no_result_behind(
+@pytest.mark.usefixtures("soft_limit")
+def test_the_time_limit_while_the_result_is_published_changes_nothing(
     runner: Runner, client: Redis, task_id: str
 ) -> None:
-    class Interrupted(JobStore):
-        def finish(self, *_: object, **__: object) -> bool:
-            raise SoftTimeLimitExceeded
+    class Late(JobStore):
+        def renew(self, task_id: str, *, token: str) -> bool:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return super().renew(task_id, token=token)
 
-    replace(runner, store=Interrupted(client)).run(task_id)
+    replace(runner, store=Late(client)).run(task_id)
+    done = _job(runner, task_id)
+    assert (done.status, done.crashes) == (Status.SUCCEEDED, 0)
+    assert list(runner.objects.list(keys.results_prefix(task_id))) == [done.result_key]
+
+
+@pytest.mark.usefixtures("soft_limit")
+def test_the_time_limit_before_storing_is_a_crash(
+    runner: Runner, model: Model, task_id: str
+) -> None:
+    model.faults = [lambda: os.kill(os.getpid(), signal.SIGUSR1)]
+    runner.run(task_id)
     waiting = _job(runner, task_id)
     assert (waiting.status, waiting.crashes) == (Status.QUEUED, 1)
     assert list(runner.objects.list(keys.results_prefix(task_id))) == []
+
+
+def test_a_worker_that_overslept_its_lease_stores_nothing(
+    runner: Runner,
+    model: Model,
+    client: Redis,
+    task_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model.faults = [lambda: client.delete(keys.lease_key(task_id))]
+    stored: list[str] = []
+
+    monkeypatch.setattr(MinioStore, "put", lambda *_, **__: stored.append(task_id))
+    runner.run(task_id)
+    assert stored == []
+    assert _job(runner, task_id).status is Status.PROCESSING
 
 
 def test_an_unforeseen_error_fails_the_job_and_tells_nothing_of_it(

@@ -8,7 +8,7 @@ from redis import Redis
 
 from tasks import keys
 from tasks.errors import QueueFullError, QueueUnavailableError
-from tasks.jobs import Job, Priority, Status
+from tasks.jobs import Job, Status
 from tasks.store import MAX_CRASHES, MAX_LOSSES, Claim, JobStore, Returned, connect
 
 
@@ -206,7 +206,7 @@ def test_an_operator_can_begin_a_canceled_job_anew(store: JobStore, job: Job) ->
     store.cancel(job.task_id)
     assert store.requeue(job.task_id) == "requeued"
     assert job.task_id in store.due()
-    assert store.note_sending(job.task_id, queue="q", priority=Priority.HIGH) is not None
+    assert store.note_sending(job.task_id, queue="q") is not None
     again = _got(store, job)
     assert (again.status, again.attempts, again.finished_at) == (Status.QUEUED, 0, None)
     assert job.task_id not in store.due()

@@ -1,0 +1,55 @@
+"""Drops what is left of expired records: Redis forgets a record by itself, not its places in sets.
+
+Each pass looks at a part of each set, so that a pass costs the same however many jobs there are.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from redis import Redis
+
+from tasks import keys
+from tasks.jobs import Status
+from tasks.store import JobStore, redis_errors
+
+#: Members of a set looked at in one pass, about.
+_PART: Final = 200
+_SETS: Final = (
+    *(keys.index_key(status) for status in Status),
+    keys.DUE,
+    keys.DEADLINES,
+    keys.DEAD,
+)
+
+
+class Pruner:
+    """Walks round the sets, remembering how far it came in each."""
+
+    def __init__(self, client: Redis, store: JobStore) -> None:
+        self._client = client
+        self._store = store
+        self._cursors: dict[str, int] = {}
+
+    def run_once(self) -> int:
+        """Look at one part of every set; how many jobs were dropped."""
+        dropped = 0
+        lists = {keys.sent_key(name): name for name in self._store.lists()}
+        for key, task_ids in self._parts([*_SETS, *lists]):
+            if key in lists and not task_ids:
+                self._store.forget_list(lists[key])
+            recorded = self._store.recorded(task_ids)
+            gone = [task_id for task_id in task_ids if task_id not in recorded]
+            for task_id in gone:
+                self._store.forget(task_id, list_name=lists.get(key, ""))
+            dropped += len(gone)
+        return dropped
+
+    def _parts(self, sets: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+        """The next part of each set, in one round trip."""
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for key in sets:
+                pipe.zscan(key, self._cursors.get(key, 0), count=_PART)
+            answers = pipe.execute()
+        self._cursors = {key: cursor for key, (cursor, _) in zip(sets, answers, strict=True)}
+        for key, (_, members) in zip(sets, answers, strict=True):
+            yield key, [member for member, _ in members]

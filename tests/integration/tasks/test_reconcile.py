@@ -1,0 +1,385 @@
+"""The reconciler against a real Valkey: what it sends again, lifts, moves and forgets."""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+from redis import Redis
+
+from tasks import keys
+from tasks.app import create_celery
+from tasks.dispatch import Dispatcher
+from tasks.fleet import Fleet
+from tasks.jobs import Job, Priority, Status
+from tasks.routing import Router
+from tasks.settings import Settings
+from tasks.store import Claim, JobStore, connect
+from tasks.worker.ageing import MAX_LIFTED
+from tasks.worker.lost import list_key, sending_of
+from tasks.worker.reconcile import Reconciler
+
+MODEL, SHARED = "m", "model.m"
+AGEING = 60.0
+_DATABASE = "/5"
+Make = Callable[[], Reconciler]
+Submit = Callable[..., str]
+
+
+@dataclass
+class Clock:
+    now: float = 1.7e9
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def url(server_settings: dict[str, object]) -> str:
+    return str(server_settings["redis_url"]).removesuffix("/0") + _DATABASE
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Redis]:
+    with connect(url) as client:
+        client.flushdb()
+        yield client
+
+
+@pytest.fixture
+def store(client: Redis, clock: Clock) -> JobStore:
+    return JobStore(client, clock=clock)
+
+
+@pytest.fixture
+def dispatcher(url: str, store: JobStore, server_settings: dict[str, object]) -> Dispatcher:
+    return Dispatcher(create_celery(Settings.load(**{**server_settings, "redis_url": url})), store)
+
+
+@pytest.fixture
+def make(client: Redis, store: JobStore, dispatcher: Dispatcher, clock: Clock) -> Make:
+    return lambda: Reconciler(
+        client,
+        store,
+        dispatcher,
+        Fleet(client, clock=clock),
+        Router(client, Fleet(client, clock=clock)),
+        ageing_seconds=AGEING,
+        clock=clock,
+    )
+
+
+@pytest.fixture
+def reconciler(make: Make) -> Reconciler:
+    return make()
+
+
+@pytest.fixture
+def submit(store: JobStore, dispatcher: Dispatcher, clock: Clock) -> Submit:
+    def submit(
+        priority: Priority = Priority.NORMAL, *, queue: str = SHARED, sent: bool = True
+    ) -> str:
+        task_id = keys.new_task_id()
+        original = keys.original_key(task_id)
+        job = Job(task_id, MODEL, queue, original, clock.now, clock.now + 1e9, priority=priority)
+        made = store.create(job)
+        if sent:
+            dispatcher.send(made)
+        return task_id
+
+    return submit
+
+
+def _job(store: JobStore, task_id: str) -> Job:
+    found = store.get(task_id)
+    assert found is not None
+    return found
+
+
+def _messages(client: Redis, step: Priority, queue: str = SHARED) -> list[str]:
+    """The jobs on a list, the next one first."""
+    found = client.lrange(list_key(f"{queue}|{int(step)}"), 0, -1)
+    return [json.loads(text)["headers"]["id"].partition(".")[0] for text in reversed(found)]
+
+
+def _consistent(client: Redis, store: JobStore) -> None:
+    """Each queued job is on the one list that its record names, or due; others are on none."""
+    named: dict[str, list[str]] = {}
+    for name in store.lists():
+        for task_id in client.zrange(keys.sent_key(name), 0, -1):
+            named.setdefault(task_id, []).append(name)
+        lifted = client.smembers(keys.lifted_key(name))
+        assert lifted <= set(client.zrange(keys.sent_key(name), 0, -1))
+    due = set(client.zrange(keys.DUE, 0, -1))
+    queued = set(store.ids(Status.QUEUED))
+    assert set(named) | due == queued
+    assert not set(named) & due
+    for task_id, lists in named.items():
+        job = _job(store, task_id)
+        assert lists == [f"{job.queue}|{int(job.urgency)}"]
+        assert client.zscore(keys.sent_key(lists[0]), task_id) == job.sending
+        lifted = client.sismember(keys.lifted_key(lists[0]), task_id)
+        assert bool(lifted) is (job.urgency is not job.priority)
+
+
+def test_a_message_that_is_nowhere_is_sent_again_at_the_second_look(
+    reconciler: Reconciler, store: JobStore, client: Redis, submit: Submit
+) -> None:
+    task_id = submit(Priority.LOW, sent=False)
+    assert reconciler.run_once()
+    assert _messages(client, Priority.LOW) == []
+    assert reconciler.run_once()
+    assert _messages(client, Priority.LOW) == [task_id]
+    assert _job(store, task_id).sends == 1
+    for _ in range(3):
+        reconciler.run_once()
+    assert _messages(client, Priority.LOW) == [task_id]
+
+
+def test_what_waits_for_a_gpu_that_is_gone_moves_to_the_shared_queue(
+    reconciler: Reconciler, store: JobStore, client: Redis, submit: Submit
+) -> None:
+    task_id = submit(queue="gpu.h.0")
+    reconciler.run_once()
+    assert _messages(client, Priority.NORMAL) == [task_id]
+    assert _job(store, task_id).queue == SHARED
+    _consistent(client, store)
+
+
+def test_many_due_jobs_are_not_all_bound_to_one_gpu(
+    reconciler: Reconciler, store: JobStore, client: Redis, submit: Submit, clock: Clock
+) -> None:
+    fleet = Fleet(client, clock=clock)
+    fleet.beat("gpu0@h", queue="gpu.h.0", model=MODEL)
+    fleet.announce("gpu0@h", 90)
+    for task_id in [submit() for _ in range(50)]:
+        store.cancel(task_id)
+        store.requeue(task_id)
+    reconciler.run_once()
+    assert store.due() == []
+    bound = [each for each in store.ids(Status.QUEUED) if _job(store, each).queue == "gpu.h.0"]
+    assert len(bound) == 2
+    _consistent(client, store)
+
+
+def test_a_step_that_stumbles_keeps_no_other_from_being_made(
+    reconciler: Reconciler, client: Redis, submit: Submit
+) -> None:
+    submit()
+    client.rpush(list_key(f"{SHARED}|{int(Priority.NORMAL)}"), "no message of ours")
+    late = submit(Priority.LOW, sent=False)
+    client.zadd(keys.DUE, {late: 0})
+    assert reconciler.run_once()
+    assert _messages(client, Priority.LOW) == [late]
+
+
+def test_one_pass_at_a_time(reconciler: Reconciler, client: Redis) -> None:
+    other = client.lock(f"{keys.PREFIX}reconciler", timeout=5, thread_local=False)
+    assert other.acquire(blocking=False)
+    assert not reconciler.run_once()
+    other.release()
+    assert reconciler.run_once()
+
+
+# -- ageing --------------------------------------------------------------------------------------
+
+
+def test_a_job_that_waited_is_lifted_a_step_and_later_another(
+    reconciler: Reconciler, store: JobStore, client: Redis, submit: Submit, clock: Clock
+) -> None:
+    task_id = submit(Priority.LOW)
+    clock.now += AGEING - 1
+    reconciler.run_once()
+    assert _job(store, task_id).urgency is Priority.LOW
+    for seconds, urgency in (
+        (1, Priority.NORMAL),
+        (AGEING, Priority.HIGH),
+        (AGEING, Priority.HIGH),
+    ):
+        clock.now += seconds
+        reconciler.run_once()
+        job = _job(store, task_id)
+        assert (job.urgency, job.priority) == (urgency, Priority.LOW)
+        assert task_id in _messages(client, urgency)
+        _consistent(client, store)
+    assert job.sends == 2
+
+
+def test_a_batch_is_lifted_a_few_at_a_time_oldest_first(
+    reconciler: Reconciler, store: JobStore, client: Redis, submit: Submit, clock: Clock
+) -> None:
+    batch = [submit(Priority.LOW) for _ in range(40)]
+    clock.now += AGEING
+    for _ in range(5):
+        reconciler.run_once()
+    assert _messages(client, Priority.NORMAL) == batch[:MAX_LIFTED]
+    for task_id in batch[:MAX_LIFTED]:
+        store.claim(task_id, token=f"t-{task_id}", worker="w")
+    reconciler.run_once()
+    assert _messages(client, Priority.NORMAL)[MAX_LIFTED:] == batch[MAX_LIFTED : 2 * MAX_LIFTED]
+    _consistent(client, store)
+
+
+def test_what_was_lifted_is_not_lifted_twice_by_two_reconcilers(
+    make: Make, store: JobStore, submit: Submit, clock: Clock
+) -> None:
+    task_id = submit(Priority.LOW)
+    clock.now += AGEING
+    first, second = make()._ageing.find(), make()._ageing.find()
+    sent = [store.note_sendings(each)[0] for each in (first, second)]
+    assert sent[0] is not None
+    assert sent[1] is None
+    assert _job(store, task_id).sends == 1
+
+
+def test_a_lifted_job_that_is_lost_or_requeued_keeps_its_books(
+    reconciler: Reconciler, store: JobStore, client: Redis, submit: Submit, clock: Clock
+) -> None:
+    task_id = submit(Priority.LOW)
+    clock.now += AGEING
+    reconciler.run_once()
+    assert store.claim(task_id, token="t", worker="w") == "claimed"
+    _consistent(client, store)
+    store.release(task_id, token="t")
+    _consistent(client, store)
+    reconciler.run_once()
+    assert _job(store, task_id).urgency is Priority.NORMAL
+    _consistent(client, store)
+    store.cancel(task_id)
+    store.requeue(task_id)
+    assert _job(store, task_id).urgency is Priority.LOW
+    _consistent(client, store)
+
+
+class Chance:
+    """Does any of the things that happen to jobs."""
+
+    def __init__(self, seed: int, make: Make, store: JobStore, client: Redis, clock: Clock) -> None:
+        self.random = random.Random(seed)
+        self._store, self._client, self._clock = store, client, clock
+        self._reconcilers = [make(), make()]
+        self._held: list[tuple[str, str]] = []
+        self.jobs: list[str] = []
+
+    def strike(self) -> None:
+        self.random.choice(
+            (
+                self._claim,
+                self._finish,
+                self._crash,
+                self._lose,
+                self._wait,
+                self._pop,
+                lambda: self._store.cancel(self._job()),
+                lambda: self._store.requeue(self._job()),
+                lambda: self.random.choice(self._reconcilers).run_once(),
+            )
+        )()
+
+    def _job(self) -> str:
+        return self.random.choice(self.jobs)
+
+    def _claim(self) -> None:
+        task_id, token = self._job(), keys.lease_token("w", self.random.randrange(4))
+        if self._store.claim(task_id, token=token, worker="w") is Claim.CLAIMED:
+            self._held.append((task_id, token))
+
+    def _finish(self) -> None:
+        for task_id, token in self._held[:1]:
+            self._store.finish(task_id, token=token, status=Status.SUCCEEDED)
+        del self._held[:1]
+
+    def _crash(self) -> None:
+        for task_id, token in self._held[:1]:
+            self._store.crash(task_id, holder=token.rpartition("/")[0] + "/")
+        del self._held[:1]
+
+    def _lose(self) -> None:
+        for task_id, _ in self._held[:1]:
+            self._client.delete(keys.lease_key(task_id))
+        del self._held[:1]
+
+    def _wait(self) -> None:
+        self._clock.now += self.random.choice((1, AGEING))
+
+    def _pop(self) -> None:
+        self._client.rpop(list_key(f"{SHARED}|{int(self.random.choice(list(Priority)))}"))
+
+
+def test_the_books_agree_whatever_happens_in_whatever_order(
+    make: Make, store: JobStore, client: Redis, submit: Submit, clock: Clock
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201 - shown with a failure
+    chance = Chance(seed, make, store, client, clock)
+    for number in range(200):
+        if number % 10 == 0:
+            chance.jobs.append(
+                submit(
+                    chance.random.choice(list(Priority)),
+                    queue=chance.random.choice((SHARED, "gpu.h.0")),
+                    sent=chance.random.random() < 0.8,
+                )
+            )
+        chance.strike()
+        _consistent(client, store)
+
+
+# -- what expired --------------------------------------------------------------------------------
+
+
+def _traces(client: Redis) -> list[str]:
+    """Sets that still name some job."""
+    return [
+        key
+        for key in client.scan_iter("rmbg:*")
+        if client.type(key) in {"zset", "set"} and key != keys.LISTS
+    ]
+
+
+def test_nothing_is_left_of_records_that_expired(
+    reconciler: Reconciler, store: JobStore, client: Redis, submit: Submit, clock: Clock
+) -> None:
+    jobs = [submit(chosen) for chosen in Priority for _ in range(5)]
+    done, poison, canceled, running, aged = jobs[:5]
+    store.claim(done, token="t", worker="w")
+    store.finish(done, token="t", status=Status.SUCCEEDED)
+    for number in range(3):
+        store.claim(poison, token=f"w/{number}/x", worker="w")
+        store.crash(poison, holder=f"w/{number}/")
+    store.cancel(canceled)
+    store.claim(running, token="r", worker="w")
+    clock.now += AGEING
+    reconciler.run_once()
+    assert aged in store.ids(Status.QUEUED)
+    for task_id in jobs:
+        # Redis's own clock is not ours to move.
+        client.expireat(keys.job_key(task_id), 1)
+    client.delete(keys.lease_key(running))
+    for _ in range(2):
+        reconciler.run_once()
+    assert _traces(client) == []
+    assert store.lists() == []
+
+
+def test_pruning_gets_round_a_large_set_in_parts(
+    make: Make, store: JobStore, client: Redis, submit: Submit
+) -> None:
+    kept = submit()
+    gone = {f"rm-gone-{number}": float(number) for number in range(1500)}
+    client.zadd(keys.index_key(Status.SUCCEEDED), gone)
+    pruner = make()._pruner
+    parts = []
+    while client.zcard(keys.index_key(Status.SUCCEEDED)):
+        parts.append(pruner.run_once())
+        assert len(parts) < 40
+    assert max(parts) < 1000
+    assert store.ids(Status.QUEUED) == [kept]
+    assert client.zcard(keys.sent_key(f"{SHARED}|3")) == 1
+    assert sending_of(json.loads(client.lindex(list_key(f"{SHARED}|3"), 0))) == 1
