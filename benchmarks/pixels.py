@@ -13,11 +13,12 @@ from PIL import Image, ImageFilter
 
 from benchmarks.machine import machine
 from benchmarks.tables import table
-from inference.compose import compose
+from inference.compose import Layer, compose
 from inference.decode import Picture, decode
 from inference.encode import encode
 from inference.models.base import Alpha, Rgb
 from inference.models.onnx import prepare, resize_matte
+from inference.opacity import combine
 from inference.options import Options, OutputFormat
 from inference.png import encode_png
 from inference.refine import estimate_foreground
@@ -61,13 +62,13 @@ def steps(data: bytes, picture: Picture, matte: Alpha) -> list[tuple[str, float]
     """Each step's milliseconds, as the pipeline takes them."""
     width, height = SIZE
     large = resize_matte(matte, width, height)
-    cutout = compose(picture, large)
+    cutout = compose(Layer(picture.rgb, combine(large, picture.alpha)))
     return [
         ("decode", milliseconds(lambda: decode(data))),
         ("preprocess", milliseconds(lambda: prepare(picture.rgb, SIDE))),
         ("resize the matte", milliseconds(lambda: resize_matte(matte, width, height))),
         ("estimate the foreground", milliseconds(lambda: estimate_foreground(picture.rgb, large))),
-        ("compose", milliseconds(lambda: compose(picture, large))),
+        ("compose", milliseconds(lambda: compose(Layer(picture.rgb, combine(large, None))))),
         ("encode", milliseconds(lambda: encode(cutout, Options()))),
     ]
 
@@ -142,8 +143,8 @@ def main() -> None:
         [(name, f"{ms:.0f} ms", "") for name, ms in rows]
         + [("all but inference", f"{total:.0f} ms", "150 ms")],
     )
-    large = resize_matte(matte, *SIZE)
-    compare_encoders(compose(picture, large), compose(picture, large, (255, 255, 255, 255)))
+    subject = Layer(picture.rgb, combine(resize_matte(matte, *SIZE), picture.alpha))
+    compare_encoders(compose(subject), compose(subject, (255, 255, 255, 255)))
 
 
 if __name__ == "__main__":

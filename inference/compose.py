@@ -1,12 +1,13 @@
 """From a picture and its matte to the pixels of a result."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from inference.decode import Picture
-from inference.models.base import Alpha, Rgb
-from inference.options import Rgba
+from inference.models.base import Rgb
+from inference.option_values import OPAQUE, Rgba
 
 #: (height, width, 3) RGB or (height, width, 4) RGBA, 0..255, not premultiplied.
 Pixels = NDArray[np.uint8]
@@ -15,27 +16,38 @@ Pixels = NDArray[np.uint8]
 _ROWS = 32
 
 
-def compose(picture: Picture, matte: Alpha, matte_color: Rgba | None = None) -> Pixels:
-    """Cut the subject out, and lay it on a colour where one is named.
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The subject, or more, before it lies on anything."""
 
-    The input's own alpha multiplies the matte. Where a result is fully transparent, its RGB is
-    zero: the file is smaller and nothing of the old background hides in it.
+    #: (height, width, 3).
+    rgb: Rgb
+    #: (height, width), 0..255.
+    alpha: NDArray[np.uint8]
+
+
+def compose(layer: Layer, behind: Rgba | Rgb | None = None) -> Pixels:
+    """Cut the subject out, and lay it on a colour or a background where there is one.
+
+    Where a result is fully transparent, its RGB is zero: the file is smaller and nothing of the
+    old background hides in it.
 
     Args:
-        picture: (height, width).
-        matte: (height, width), 0..1.
-        matte_color: fill behind the subject. An opaque one gives RGB, any other gives RGBA with
-            the alpha of the over operator.
+        layer: the subject.
+        behind: a colour, or a background of the layer's size. Opaque ones give RGB, a
+            translucent colour gives RGBA with the alpha of the over operator.
 
     Returns:
         (height, width, 3 or 4).
     """
-    alpha = _combine(matte, picture.alpha)
-    if matte_color is None or matte_color[3] == 0:
-        return cut_out(picture.rgb, alpha)
-    if matte_color[3] == 255:  # noqa: PLR2004 - opaque
-        return _fill_opaque(picture.rgb, alpha, matte_color)
-    return _fill(cut_out(picture.rgb, alpha), matte_color)
+    if isinstance(behind, np.ndarray):
+        return _lay_on(Image.fromarray(behind), layer.rgb, layer.alpha)
+    if behind is None or behind[3] == 0:
+        return cut_out(layer.rgb, layer.alpha)
+    if behind[3] == OPAQUE:
+        size = layer.alpha.shape[1], layer.alpha.shape[0]
+        return _lay_on(Image.new("RGB", size, behind[:3]), layer.rgb, layer.alpha)
+    return _fill(cut_out(layer.rgb, layer.alpha), behind)
 
 
 def cut_out(rgb: Rgb, alpha: NDArray[np.uint8]) -> Pixels:
@@ -52,25 +64,10 @@ def cut_out(rgb: Rgb, alpha: NDArray[np.uint8]) -> Pixels:
     return result
 
 
-def _combine(matte: Alpha, own: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
-    levels = matte * np.float32(255)
-    levels += np.float32(0.5)
-    alpha = levels.astype(np.uint8)
-    if own is None:
-        return alpha
-    # a * b / 255, rounded (Blinn, "Three Wrongs Make a Right", 1995); Pillow's would cut off.
-    product = np.multiply(alpha, own, dtype=np.uint16)
-    product += 128
-    product += product >> 8
-    product >>= 8
-    return product.astype(np.uint8)
-
-
-def _fill_opaque(rgb: Rgb, alpha: NDArray[np.uint8], color: Rgba) -> Pixels:
-    subject = Image.fromarray(rgb)
-    background = Image.new("RGB", subject.size, color[:3])
-    background.paste(subject, mask=Image.fromarray(alpha))
-    return np.asarray(background)
+def _lay_on(background: Image.Image, rgb: Rgb, alpha: NDArray[np.uint8]) -> Pixels:
+    canvas = background.copy()
+    canvas.paste(Image.fromarray(rgb), mask=Image.fromarray(alpha))
+    return np.asarray(canvas)
 
 
 def _fill(cutout: Pixels, color: Rgba) -> Pixels:

@@ -45,6 +45,18 @@ class InvalidOptionError(InferenceError):
         self.field = field
 
 
+class RoiExceedsBoundsError(InvalidOptionError):
+    """The region of interest reaches beyond the picture."""
+
+    code = "roi_exceeds_bounds"
+
+
+class RoiRegionEmptyError(InvalidOptionError):
+    """The region of interest holds no pixel."""
+
+    code = "roi_region_empty"
+
+
 class ModelError(InferenceError):
     """A model cannot be loaded or used."""
 

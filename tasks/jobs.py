@@ -113,6 +113,13 @@ class Job:
     width: int | None = None
     height: int | None = None
     size: int | None = None
+    #: The result's size without the limits on it that the options name.
+    full_width: int | None = None
+    full_height: int | None = None
+    #: `top`, `left`, `width` and `height` of the subject in the result; None: no subject.
+    foreground: dict[str, int] | None = None
+    #: The share of the input's pixels with alpha over one half, 0..1.
+    coverage: float | None = None
     timings: dict[str, int] = field(default_factory=dict)
     error: JobError | None = None
 
@@ -137,7 +144,9 @@ class Job:
         return {"task_id": self.task_id, "request_id": self.request_id}
 
 
-_JSON_FIELDS: Final = frozenset({"options", "timings", "error", "metadata", "webhook_events"})
+_JSON_FIELDS: Final = frozenset(
+    {"options", "timings", "error", "metadata", "webhook_events", "foreground"}
+)
 _READERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
     {
         "created_at": float,
@@ -155,6 +164,9 @@ _READERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
         "width": int,
         "height": int,
         "size": int,
+        "full_width": int,
+        "full_height": int,
+        "coverage": float,
         "status": Status,
         "cached": lambda text: text == "1",
     }

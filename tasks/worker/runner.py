@@ -130,19 +130,24 @@ class Runner:
         options = Options.from_dict(job.options)
         with timer("fetch"):
             original = self.objects.get(job.original_key)
+            behind = self.objects.get(job.background_key) if job.background_key else None
         # The probe that shows an idle model to be alive must not run beside a job.
         with self.model_lock:
             try:
-                return self._pipeline(original, options, timer)
+                return self._pipeline(original, behind, options, timer)
             except InferenceError as error:
                 if error.code != _OUT_OF_MEMORY:
                     raise
                 # The engine has freed its cache: once more, before others are bothered.
                 _log.warning("job.gpu_out_of_memory", retry="here")
-                return self._pipeline(original, options, timer)
+                return self._pipeline(original, behind, options, timer)
 
-    def _pipeline(self, original: bytes, options: Options, timer: StageTimer) -> Result:
-        return remove_background(original, options, self.model, limits=self.limits, stages=timer)
+    def _pipeline(
+        self, original: bytes, behind: bytes | None, options: Options, timer: StageTimer
+    ) -> Result:
+        return remove_background(
+            original, options, self.model, background=behind, limits=self.limits, stages=timer
+        )
 
     def _publish(self, job: Job, token: str, result: Result, timer: StageTimer) -> None:
         # A worker that was stopped for a while learns here what its lease's keeper has yet to ask.
@@ -160,12 +165,7 @@ class Runner:
         return key
 
     def _succeed(self, job: Job, token: str, key: str, result: Result, timer: StageTimer) -> None:
-        facts = {
-            "format": result.format.value,
-            "width": result.width,
-            "height": result.height,
-            "size": len(result.data),
-        }
+        facts = facts_of(result)
         timings = self._timings(job, timer)
         published = self.store.finish(
             job.task_id,
@@ -235,6 +235,22 @@ class Runner:
     def _timings(self, job: Job, timer: StageTimer) -> dict[str, int]:
         started = job.started_at or job.created_at
         return {"queue_ms": max(0, round((started - job.created_at) * 1000)), **timer.timings}
+
+
+def facts_of(result: Result) -> dict[str, Any]:
+    """What the record keeps of a result."""
+    box = result.foreground
+    return {
+        "format": result.format.value,
+        "width": result.width,
+        "height": result.height,
+        "size": len(result.data),
+        "full_width": result.full_width,
+        "full_height": result.full_height,
+        "coverage": result.coverage,
+        "foreground": box
+        and {"top": box.top, "left": box.left, "width": box.width, "height": box.height},
+    }
 
 
 def explain(error: Exception) -> JobError:

@@ -15,7 +15,7 @@ from redis import Redis
 
 from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.models.birefnet.errors import GpuFaultError, GpuOutOfMemoryError
-from inference.options import Options
+from inference.options import Options, OutputFormat
 from inference.probe import ImageLimits
 from tasks import keys
 from tasks.app import create_celery
@@ -247,3 +247,34 @@ def test_what_a_dead_run_stored_is_removed_by_the_run_that_counts(
     runner.run(task_id)
     done = _job(runner, task_id)
     assert list(runner.objects.list(keys.results_prefix(task_id))) == [done.result_key]
+
+
+def test_a_record_tells_where_the_subject_lies(runner: Runner, task_id: str) -> None:
+    runner.run(task_id)
+    done = _job(runner, task_id)
+    assert done.foreground == {"top": 0, "left": 0, "width": 40, "height": 30}
+    assert (done.coverage, done.full_width, done.full_height) == (1.0, 40, 30)
+
+
+def test_a_background_is_fetched_and_lies_behind(
+    runner: Runner, task_id: str, model: Model
+) -> None:
+    def nothing(images: Sequence[Rgb], _stages: StageHook = no_stages) -> list[Alpha]:
+        return [np.zeros(image.shape[:2], np.float32) for image in images]
+
+    model.matte = nothing  # type: ignore[method-assign] # a picture without a subject
+    blue = io.BytesIO()
+    Image.new("RGB", (9, 9), "blue").save(blue, "PNG")
+    made = keys.new_task_id()
+    behind = keys.background_key(made)
+    runner.objects.put(behind, io.BytesIO(blue.getvalue()), blue.tell(), "image/png")
+    options = Options(OutputFormat.AUTO, background_sha256="0" * 64).to_dict()
+    original = _job(runner, task_id).original_key
+    runner.store.create(
+        Job(made, "m", "model.m", original, 1.7e9, 4e9, options=options, background_key=behind)
+    )
+    runner.run(made)
+    done = _job(runner, made)
+    assert (done.format, done.foreground, done.coverage) == ("jpg", None, 0.0)
+    with Image.open(io.BytesIO(runner.objects.get(str(done.result_key)))) as image:
+        assert image.getpixel((20, 15)) == pytest.approx((0, 0, 255), abs=3)

@@ -1,10 +1,10 @@
 """Every mode of Pillow's, and ICC profiles made here whose effect is known."""
 
-import struct
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from icc_profiles import BLUE, GREEN, RED, gray_profile, inverted_cmyk_profile, rgb_profile
 from PIL import Image
 
 from inference.color import ToSrgb
@@ -12,63 +12,9 @@ from inference.decode import decode
 
 Encode = Callable[..., bytes]
 
-# Primaries of sRGB adapted to D50, as its own profile states them (X, Y, Z).
-_RED, _GREEN, _BLUE = (0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141)
-_D50 = (0.9642, 1.0, 0.8249)
-
-
-def _fixed(value: float) -> int:
-    return round(value * 65536)
-
-
-def _xyz(*values: float) -> bytes:
-    return b"XYZ " + bytes(4) + struct.pack(">3i", *(_fixed(value) for value in values))
-
-
-def _gamma(value: float) -> bytes:
-    return b"curv" + bytes(4) + struct.pack(">IH", 1, round(value * 256))
-
-
-def _profile(space: bytes, pcs: bytes, kind: bytes, tags: dict[bytes, bytes]) -> bytes:
-    """An ICC profile, version 2.1, of the given tags (ICC.1:2001-04, clause 6)."""
-    table, body, at = b"", b"", 128 + 4 + 12 * len(tags)
-    for name, data in tags.items():
-        table += name + struct.pack(">II", at + len(body), len(data))
-        body += data + bytes(-len(data) % 4)
-    size = at + len(body)
-    head = struct.pack(">I4sI4s4s4s", size, bytes(4), 0x02100000, kind, space, pcs)
-    head += bytes(12) + b"acsp" + bytes(28)
-    head += struct.pack(">3i", *(_fixed(value) for value in _D50))
-    return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
-
-
-def _rgb_profile(
-    red: tuple[float, ...], green: tuple[float, ...], blue: tuple[float, ...]
-) -> bytes:
-    curve = _gamma(2.2)
-    tags = {b"wtpt": _xyz(*_D50), b"rXYZ": _xyz(*red), b"gXYZ": _xyz(*green), b"bXYZ": _xyz(*blue)}
-    return _profile(
-        b"RGB ", b"XYZ ", b"mntr", {**tags, b"rTRC": curve, b"gTRC": curve, b"bTRC": curve}
-    )
-
-
-def _gray_profile(gamma: float) -> bytes:
-    return _profile(b"GRAY", b"XYZ ", b"mntr", {b"wtpt": _xyz(*_D50), b"kTRC": _gamma(gamma)})
-
-
-def _inverted_cmyk_profile() -> bytes:
-    """No ink is black and all ink is white: nothing but this profile can say so."""
-    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0])
-    lut += struct.pack(">9i", *(_fixed(value) for value in (1, 0, 0, 0, 1, 0, 0, 0, 1)))
-    lut += bytes(range(256)) * 4
-    for node in range(16):
-        lut += bytes([node.bit_count() * 255 // 4, 128, 128])
-    lut += bytes(range(256)) * 3
-    return _profile(b"CMYK", b"Lab ", b"prtr", {b"wtpt": _xyz(*_D50), b"A2B0": lut})
-
 
 def test_an_rgb_profile_is_applied(photo: Image.Image, encode_as: Encode) -> None:
-    swapped = _rgb_profile(_BLUE, _GREEN, _RED)
+    swapped = rgb_profile(BLUE, GREEN, RED)
     data = encode_as(photo, "PNG", icc_profile=swapped)
     expected = np.asarray(photo, int)[..., ::-1]
     assert np.abs(decode(data).rgb - expected).mean() < 4
@@ -78,7 +24,7 @@ def test_a_profile_leaves_the_alpha_alone(photo: Image.Image, encode_as: Encode)
     image = photo.copy()
     ramp = Image.linear_gradient("L").resize(photo.size)
     image.putalpha(ramp)
-    swapped = _rgb_profile(_BLUE, _GREEN, _RED)
+    swapped = rgb_profile(BLUE, GREEN, RED)
     picture = decode(encode_as(image, "PNG", icc_profile=swapped))
     assert np.abs(picture.rgb - np.asarray(photo, int)[..., ::-1]).mean() < 4
     assert np.array_equal(picture.alpha, np.asarray(ramp))
@@ -86,7 +32,7 @@ def test_a_profile_leaves_the_alpha_alone(photo: Image.Image, encode_as: Encode)
 
 def test_a_gray_profile_is_applied(encode_as: Encode) -> None:
     gray = Image.linear_gradient("L")
-    picture = decode(encode_as(gray, "PNG", icc_profile=_gray_profile(1.2)))
+    picture = decode(encode_as(gray, "PNG", icc_profile=gray_profile(1.2)))
     light = (np.asarray(gray, float) / 255) ** 1.2
     srgb = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     assert np.abs(picture.rgb[..., 0] - srgb * 255).mean() <= 1
@@ -95,7 +41,7 @@ def test_a_gray_profile_is_applied(encode_as: Encode) -> None:
 
 @pytest.mark.parametrize("name", ["TIFF", "JPEG"])
 def test_a_cmyk_profile_is_applied(name: str, encode_as: Encode) -> None:
-    profile = _inverted_cmyk_profile()
+    profile = inverted_cmyk_profile()
     for ink, low, high in ((0, 0, 5), (255, 250, 255)):
         image = Image.new("CMYK", (8, 8), (ink,) * 4)
         rgb = decode(encode_as(image, name, icc_profile=profile)).rgb

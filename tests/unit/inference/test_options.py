@@ -114,4 +114,10 @@ def test_a_size_that_the_format_cannot_hold(name: str, most: int) -> None:
 
 
 def test_media_types() -> None:
-    assert [each.media_type for each in OutputFormat] == ["image/png", "image/webp", "image/jpeg"]
+    assert {each.value: each.media_type for each in OutputFormat} == {
+        "png": "image/png",
+        "webp": "image/webp",
+        "jpg": "image/jpeg",
+        "zip": "application/zip",
+        "auto": "application/octet-stream",
+    }
