@@ -1,22 +1,30 @@
-"""Finds queued jobs whose message is nowhere: neither on its list nor in a worker's hands.
+"""Finds queued jobs whose message is nowhere: not on its list, nor in a living worker's hands.
 
 Each sending has a number, in the message and in the record. Lists are first in, first out, so a
 job whose number is below that of its list's oldest message has no message on that list.
 """
 
 import json
+import time
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 from redis import Redis
 
 from tasks import keys, names
 from tasks.dispatch import job_id_of
+from tasks.fleet import ALIVE_SECONDS
 from tasks.store import redis_errors
 
 #: Kombu's key of a priority step's list.
 _STEP: Final = "\x06\x16"
-#: Kombu's hash of messages that a worker took and has not acknowledged.
+#: Kombu's hash of messages that a worker took and has not acknowledged, and its sorted set of them
+#: by the unix time of taking, which the worker's heartbeat refreshes.
 _UNACKED: Final = "unacked"
+_UNACKED_INDEX: Final = "unacked_index"
+#: Not refreshed for so long, a message is in dead hands. Kombu itself waits for the visibility
+#: timeout.
+_ABANDONED_SECONDS: Final = ALIVE_SECONDS
 #: Looked at on one list in one pass.
 _MOST: Final = 500
 
@@ -24,8 +32,9 @@ _MOST: Final = 500
 class LostMessages:
     """Remembers what looked lost at the last pass: a message on its way may look so once."""
 
-    def __init__(self, client: Redis) -> None:
+    def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
         self._client = client
+        self._clock = clock
         self._suspects: set[str] = set()
 
     def find(self) -> list[str]:
@@ -49,9 +58,11 @@ class LostMessages:
             return {task_id for found in pipe.execute() for task_id in found}
 
     def _held(self) -> set[str]:
-        """Jobs whose message a worker has taken and not acknowledged."""
-        messages = cast("list[str]", self._client.hvals(_UNACKED))
-        return {job_id_of(message_id(json.loads(text)[0])) for text in messages}
+        """Jobs whose message a living worker has taken and not acknowledged."""
+        since = self._clock() - _ABANDONED_SECONDS
+        tags = cast("list[str]", self._client.zrangebyscore(_UNACKED_INDEX, since, "+inf"))
+        messages = cast("list[str | None]", self._client.hmget(_UNACKED, tags)) if tags else []
+        return {job_id_of(message_id(json.loads(text)[0])) for text in messages if text}
 
 
 def list_key(name: str) -> str:

@@ -18,6 +18,7 @@ from inference.errors import ModelError
 from inference.models.base import Matting
 from inference.models.birefnet.config import PatchOrder
 from inference.models.files import check_weights
+from inference.models.known_matte import require_known_matte
 from inference.models.load import load_model
 from inference.models.registry import ModelSpec, get_spec
 from tasks import names
@@ -50,10 +51,10 @@ def check_served_model(settings: Settings) -> ModelSpec:
 
 
 def load_served_model(settings: Settings) -> Matting:
-    """The model of these settings, warmed up.
+    """The model of these settings, warmed up; it has shown that it sees.
 
     Raises:
-        ModelError: the file is missing or wrong, or the device is not there.
+        ModelError: the file is missing or wrong, the device is not there, or the model is blind.
     """
     spec = get_spec(settings.model)
     order = settings.patch_order
@@ -66,6 +67,7 @@ def load_served_model(settings: Settings) -> Matting:
         patch_order=None if order == "auto" else PatchOrder(order),
     )
     model.warm_up()
+    require_known_matte(model)
     return model
 
 

@@ -270,7 +270,8 @@ def assert_exactly_once(made: Cluster, services: Services, jobs: dict[str, bytes
         done = job(services, task_id)
         assert done.status is Status.SUCCEEDED, done
         assert done.result_key is not None
-        assert services.objects.get(done.result_key) == expected(data)
+        result, right = services.objects.get(done.result_key), expected(data)
+        assert result == right, f"{done}\n{result.hex()}\n{right.hex()}\n{made.logs()}"
         # A late run removes what it stored as soon as its final write was refused.
         wait_for(
             lambda: result_objects(services, task_id) == [done.result_key],  # noqa: B023 - called here

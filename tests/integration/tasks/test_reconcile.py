@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -140,6 +141,21 @@ def test_a_message_that_is_nowhere_is_sent_again_at_the_second_look(
     for _ in range(3):
         reconciler.run_once()
     assert _messages(client, Priority.LOW) == [task_id]
+
+
+def test_a_message_in_dead_hands_is_sent_again_before_the_visibility_timeout(
+    reconciler: Reconciler, store: JobStore, client: Redis, submit: Submit
+) -> None:
+    held, abandoned = submit(), submit()
+    now = time.time()
+    for task_id, taken in ((held, now + 60), (abandoned, now - 7)):
+        message = client.rpop(list_key(f"{SHARED}|{int(Priority.NORMAL)}"))
+        client.hset("unacked", task_id, json.dumps([json.loads(message), "", SHARED]))
+        client.zadd("unacked_index", {task_id: taken})
+    for _ in range(2):
+        reconciler.run_once()
+    assert _messages(client, Priority.NORMAL) == [abandoned]
+    assert _job(store, held).sends == 0
 
 
 def test_what_waits_for_a_gpu_that_is_gone_moves_to_the_shared_queue(
