@@ -1,9 +1,12 @@
 """The contract of the API's inputs and answers, which the documentation is made from."""
 
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from marshmallow import RAISE, Schema, fields, validate
+
+#: A task's states, as a caller sees them.
+VISIBLE_STATUSES: Final = ("queued", "processing", "succeeded", "failed", "canceled", "expired")
 
 
 class WaitQuery(Schema):
@@ -31,6 +34,30 @@ class ResultQuery(Schema):
 
     download = fields.Boolean(
         load_default=False, metadata={"description": "Have browsers save it under a file name."}
+    )
+
+
+class TaskListQuery(Schema):
+    """Which of the caller's tasks are to be listed."""
+
+    class Meta:
+        """Parameters that are not known are refused by name."""
+
+        unknown = RAISE
+
+    status = fields.String(
+        load_default=None,
+        validate=validate.OneOf(VISIBLE_STATUSES),
+        metadata={"description": "Only tasks in this state.", "example": "succeeded"},
+    )
+    limit = fields.Integer(
+        load_default=20,
+        validate=validate.Range(1, 100),
+        metadata={"description": "How many tasks at most."},
+    )
+    cursor = fields.String(
+        load_default=None,
+        metadata={"description": "`next_cursor` of the page before, as it was given."},
     )
 
 
@@ -78,6 +105,24 @@ class TaskSchema(Schema):
     finished_at = fields.DateTime(required=True, allow_none=True)
     expires_at = fields.DateTime(required=True)
     error = fields.Nested(TaskErrorSchema, required=True, allow_none=True)
+
+
+class TaskListSchema(Schema):
+    """One page of the caller's tasks, newest first."""
+
+    tasks = fields.List(fields.Nested(TaskSchema), required=True)
+    next_cursor = fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Give it as `cursor` for the next page; null on the last one."},
+    )
+
+
+class ErasedSchema(Schema):
+    """What is left of a task that was erased."""
+
+    task_id = fields.String(required=True)
+    erased = fields.Boolean(required=True, metadata={"example": True})
 
 
 class HealthSchema(Schema):

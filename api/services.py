@@ -13,13 +13,16 @@ from api.submission.submission import Submission
 from tasks.api_keys import ApiKeys
 from tasks.app import create_celery
 from tasks.dispatch import Dispatcher
+from tasks.erasure import Eraser
 from tasks.errors import QueueUnavailableError
 from tasks.fleet import Fleet
 from tasks.jobs import Job
+from tasks.owned import OwnedTasks
 from tasks.rates import RateLimiter
 from tasks.routing import Router
 from tasks.storage import MinioStore, ObjectStore
 from tasks.store import JobStore, connect
+from tasks.watch import Watcher
 
 _FIRST_POLL_SECONDS: Final = 0.02
 _LAST_POLL_SECONDS: Final = 0.2
@@ -39,6 +42,9 @@ class Services:
     waiting: threading.BoundedSemaphore
     api_keys: ApiKeys
     rates: RateLimiter
+    owned: OwnedTasks
+    eraser: Eraser
+    watcher: Watcher
     clock: Callable[[], float] = time.time
 
     @classmethod
@@ -46,10 +52,11 @@ class Services:
         """Connect lazily: nothing is sent before the first request."""
         client = connect(settings.redis_url.get_secret_value())
         store, fleet = JobStore(client), Fleet(client)
+        objects = MinioStore.from_settings(settings)
         return cls(
             settings=settings,
             store=store,
-            objects=MinioStore.from_settings(settings),
+            objects=objects,
             dispatcher=Dispatcher(create_celery(settings), store),
             fleet=fleet,
             router=Router(client, fleet, routing=settings.routing),
@@ -57,6 +64,9 @@ class Services:
             waiting=threading.BoundedSemaphore(settings.max_waiting),
             api_keys=ApiKeys(client),
             rates=RateLimiter(client),
+            owned=OwnedTasks(client, store),
+            eraser=Eraser(store, objects),
+            watcher=Watcher(client),
         )
 
     def submit(self, submission: Submission, request_id: str) -> Job:

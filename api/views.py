@@ -5,8 +5,11 @@ from typing import Any
 
 from flask import url_for
 
+from api.envelope import request_id
 from api.services import Services
-from tasks.jobs import Job, JobError, Status
+from tasks.audit import Access
+from tasks.audit import record as audit
+from tasks.jobs import Job, JobError
 
 
 def submitted(job: Job, services: Services) -> dict[str, Any]:
@@ -23,12 +26,16 @@ def submitted(job: Job, services: Services) -> dict[str, Any]:
 
 
 def task(job: Job, services: Services) -> dict[str, Any]:
-    """A task's present state; see `TaskSchema`."""
+    """A task's present state; see `TaskSchema`. That its addresses were given out is recorded."""
+    original_url, result_url = services.original_url(job), services.result_url(job)
+    issued = [name for name, url in (("original", original_url), ("result", result_url)) if url]
+    if issued:
+        audit(Access.ADDRESSES, job, request_id=request_id(), pictures=" ".join(issued))
     return {
         "task_id": job.task_id,
         "status": visible_status(job, services),
-        "original_url": services.original_url(job),
-        "result_url": services.result_url(job),
+        "original_url": original_url,
+        "result_url": result_url,
         "format": job.format,
         "width": job.width,
         "height": job.height,
@@ -49,7 +56,7 @@ def task(job: Job, services: Services) -> dict[str, Any]:
 
 def visible_status(job: Job, services: Services) -> str:
     """`expired` once the pictures of a finished job are gone."""
-    expired = job.status is Status.SUCCEEDED and job.expires_at <= services.clock()
+    expired = job.status.final and job.expires_at <= services.clock()
     return "expired" if expired else job.status.value
 
 

@@ -20,6 +20,7 @@ _NAMES = (
     "overdue",
     "forget",
     "forget_list",
+    "erase",
 )
 
 

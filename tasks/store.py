@@ -235,6 +235,14 @@ class JobStore:
         """
         return str(self._run("cancel", task_id, self._clock(), only.value if only else ""))
 
+    def erase(self, task_id: str) -> bool:
+        """Remove a record and all that names it; what still runs for it writes in vain.
+
+        Returns:
+            False if there was none.
+        """
+        return bool(self._run("erase", task_id))
+
     def requeue(self, task_id: str) -> str:
         """Begin a failed or canceled job anew: `requeued`, else its state, or `missing`."""
         return str(self._run("requeue", task_id, self._clock()))

@@ -1,26 +1,55 @@
-"""`/api/v1/tasks`: how a submission is getting on, and what came of it."""
+"""`/api/v1/tasks`: how submissions are getting on, what came of them, and ending them."""
 
 from typing import Any
 
-from flask import Response, redirect
+from flask import Response, redirect, request, stream_with_context
 from flask.views import MethodView
 
+from api.auth import current_owner
 from api.context import services
-from api.envelope import success
+from api.envelope import request_id, success
 from api.errors import ApiError
+from api.events import stream
 from api.parsing import FormBlueprint
-from api.schemas import ResultQuery, TaskSchema, WaitQuery, envelope
+from api.schemas import (
+    ErasedSchema,
+    ResultQuery,
+    TaskListQuery,
+    TaskListSchema,
+    TaskSchema,
+    WaitQuery,
+    envelope,
+)
+from api.tenancy import own, own_job
 from api.views import task, visible_status
+from tasks.audit import Access
+from tasks.audit import record as audit
 from tasks.jobs import Job, Status
+from tasks.owned import Cursor
 
 blueprint = FormBlueprint("tasks", __name__, url_prefix="/api/v1/tasks", description="Follow them.")
 
 
-def found(job: Job | None) -> Job:
-    """The job, or the error for one that is not there."""
-    if job is None:
-        raise ApiError("task_not_found")
-    return job
+@blueprint.route("")
+class Tasks(MethodView):
+    """The caller's tasks."""
+
+    @blueprint.arguments(TaskListQuery, location="query")
+    @blueprint.response(200, envelope(TaskListSchema))
+    def get(self, query: dict[str, Any]) -> dict[str, Any]:
+        """The caller's own tasks, newest first."""
+        page = services().owned.page(
+            current_owner().id,
+            limit=query["limit"],
+            after=_cursor(query["cursor"]),
+            wanted=lambda job: query["status"] in {None, visible_status(job, services())},
+        )
+        return success(
+            {
+                "tasks": [task(job, services()) for job in page.jobs],
+                "next_cursor": page.after.write() if page.after else None,
+            }
+        )
 
 
 @blueprint.route("/<string:task_id>")
@@ -31,9 +60,36 @@ class Task(MethodView):
     @blueprint.response(200, envelope(TaskSchema))
     def get(self, query: dict[str, Any], task_id: str) -> dict[str, Any]:
         """A task's present state; with `wait`, its state once it is final or the time is up."""
+        own_job(task_id)
         seconds = min(query["wait"], services().settings.max_wait_seconds)
-        job = found(services().wait_final(task_id, seconds))
-        return success(task(job, services()))
+        return success(task(own(services().wait_final(task_id, seconds)), services()))
+
+    @blueprint.response(200, envelope(ErasedSchema))
+    def delete(self, task_id: str) -> dict[str, Any]:
+        """End the task if need be, and erase its pictures and its record.
+
+        Another task is never touched by that, even if it was made from the same bytes.
+        """
+        job = own_job(task_id)
+        services().eraser.erase(job)
+        audit(Access.ERASED, job, request_id=request_id())
+        return success({"task_id": task_id, "erased": True})
+
+
+@blueprint.route("/<string:task_id>/cancel")
+class TaskCancel(MethodView):
+    """A task's end before its time."""
+
+    @blueprint.response(200, envelope(TaskSchema))
+    def post(self, task_id: str) -> dict[str, Any]:
+        """End a task that is not final: a queued one never begins, a running one goes no further.
+
+        Its original stays until it expires; delete the task to erase it.
+        """
+        before = own_job(task_id)
+        if before.status.final or services().store.cancel(task_id) != Status.CANCELED:
+            raise ApiError("task_finished")
+        return success(task(own_job(task_id), services()))
 
 
 @blueprint.route("/<string:task_id>/result")
@@ -44,11 +100,44 @@ class TaskResult(MethodView):
     @blueprint.response(302, description="`Location` is the cutout's signed address.")
     def get(self, query: dict[str, Any], task_id: str) -> Response:
         """Redirect to the cutout."""
-        job = found(services().store.get(task_id))
+        job = own_job(task_id)
         url = services().result_url(job, download=query["download"])
         if url is None or job.status is not Status.SUCCEEDED:
             raise _no_result(job)
+        audit(Access.RESULT, job, request_id=request_id())
         return redirect(url)  # type: ignore[return-value] # werkzeug's class is Flask's base
+
+
+@blueprint.route("/<string:task_id>/events")
+class TaskEvents(MethodView):
+    """A task's states as they come."""
+
+    @blueprint.response(
+        200,
+        {"type": "string"},
+        content_type="text/event-stream",
+        description="An event `status` with the task as its data for each state, until it is "
+        "final; then the stream ends. While too many wait, it ends after the present state.",
+    )
+    def get(self, task_id: str) -> Response:
+        """Follow a task by server-sent events."""
+        job = own_job(task_id)
+        answer = Response(mimetype="text/event-stream")
+        # Proxies such as nginx would collect it first.
+        answer.headers |= {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        if request.method != "HEAD":
+            schema = TaskSchema()
+            answer.response = stream_with_context(
+                stream(services(), job, lambda each: dict(schema.dump(task(each, services()))))
+            )
+        return answer
+
+
+def _cursor(word: str | None) -> Cursor | None:
+    try:
+        return None if word is None else Cursor.read(word)
+    except ValueError as error:
+        raise ApiError("invalid_parameter", str(error), fields={"cursor": str(error)}) from error
 
 
 def _no_result(job: Job) -> ApiError:
@@ -56,4 +145,6 @@ def _no_result(job: Job) -> ApiError:
         return ApiError("task_expired")
     if job.error is not None:
         return ApiError("task_failed", f"The task failed: {job.error.message}")
+    if job.status is Status.CANCELED:
+        return ApiError("task_canceled")
     return ApiError("task_not_finished", f"The task is {job.status}.", retry_after=1)

@@ -4,6 +4,7 @@
 --   lifted:<queue>|<step>  those of them that wait there since a lower step let them wait too long
 --   due                    queued jobs whose message is to be sent, by the time from which on
 --   deadlines              queued jobs that nobody wants after a time, by that time
+--   tasks:<owner>          every job of an owner, by the time it was submitted
 local P = 'rmbg:'
 local QUEUED, DEADLINES, DUE, DEAD = P .. 'jobs:queued', P .. 'deadlines', P .. 'due', P .. 'dead'
 
@@ -11,6 +12,7 @@ local function job_key(id) return P .. 'job:' .. id end
 local function lease_key(id) return P .. 'job:' .. id .. ':lease' end
 local function index(status) return P .. 'jobs:' .. status end
 local function get(id, name) return redis.call('HGET', job_key(id), name) end
+local function tasks_of(id) return P .. 'tasks:' .. (get(id, 'owner') or '') end
 
 -- Its place among the lists of its queue: its priority's, unless it was lifted.
 local function step_of(id)

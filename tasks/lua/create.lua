@@ -16,4 +16,15 @@ redis.call('ZADD', QUEUED, now, id)
 if ARGV[5] ~= '' then
   redis.call('ZADD', DEADLINES, ARGV[5], id)
 end
+-- Its owner's list lives as long as the last job in it; two of those that have expired go now.
+local list = tasks_of(id)
+for _, old in ipairs(redis.call('ZRANGE', list, 0, 1)) do
+  if redis.call('EXISTS', job_key(old)) == 0 then
+    redis.call('ZREM', list, old)
+  end
+end
+redis.call('ZADD', list, get(id, 'created_at'), id)
+if redis.call('EXPIRETIME', list) < tonumber(ARGV[2]) then
+  redis.call('EXPIREAT', list, ARGV[2])
+end
 return note_sending(id)

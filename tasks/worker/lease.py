@@ -37,18 +37,24 @@ class LeaseKeeper:
         self._thread.join()
 
     def check(self) -> None:
-        """Raise `LeaseLostError` once the lease is gone; called between the stages of a job."""
+        """Raise `LeaseLostError` once the lease is gone; called between the stages of a job.
+
+        Redis is asked each time, so that a job that was canceled or erased goes no further.
+        """
+        self._renew()
         if self._lost.is_set():
-            raise LeaseLostError("The lease ran out while the job was running.")
+            raise LeaseLostError("The lease ran out, or the job was canceled, while it ran.")
 
     def _run(self) -> None:
-        while not self._ended.wait(RENEW_SECONDS):
-            try:
-                kept = self._store.renew(self._task_id, token=self._token)
-            except QueueUnavailableError:
-                # Redis may be back before the lease has run out: the final write decides.
-                _log.warning("lease.renewal_failed", task_id=self._task_id)
-                continue
-            if not kept:
-                self._lost.set()
-                return
+        while not self._ended.wait(RENEW_SECONDS) and not self._lost.is_set():
+            self._renew()
+
+    def _renew(self) -> None:
+        try:
+            kept = self._store.renew(self._task_id, token=self._token)
+        except QueueUnavailableError:
+            # Redis may be back before the lease has run out: the final write decides.
+            _log.warning("lease.renewal_failed", task_id=self._task_id)
+            return
+        if not kept:
+            self._lost.set()

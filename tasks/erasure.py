@@ -1,0 +1,41 @@
+"""Removes a job for good: pictures, results, record."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tasks import keys
+from tasks.jobs import Job
+from tasks.storage import ObjectStore
+from tasks.store import JobStore
+
+
+@dataclass(frozen=True, slots=True)
+class Eraser:
+    """Erases jobs; an erasure that was cut short may be repeated, and then goes on."""
+
+    store: JobStore
+    objects: ObjectStore
+
+    def erase(self, job: Job) -> None:
+        """End the job if need be, then remove its pictures, and its record last.
+
+        A run that is under way is fenced off first: it stores nothing that counts, and removes
+        what it has stored. The record goes last, since it alone tells what was not removed yet,
+        should the store fail on the way; and without its original no `rmbg restore` finds it.
+
+        Raises:
+            QueueUnavailableError, StoreUnavailableError: not all of it is gone; repeat it.
+        """
+        self.store.cancel(job.task_id)
+        for key in self._pictures(job):
+            self.objects.delete(key)
+        self.store.erase(job.task_id)
+
+    def _pictures(self, job: Job) -> Iterator[str]:
+        yield job.original_key
+        if job.background_key:
+            yield job.background_key
+        if job.result_key:
+            yield job.result_key
+        # Earlier runs may have died over theirs.
+        yield from self.objects.list(keys.results_prefix(job.task_id))
