@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 MODEL ?= u2netp
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test test-slow test-faults lint fmt bench clean
+.PHONY: help install clients up test test-slow test-faults lint fmt bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -20,7 +20,16 @@ $(VENV)/.development: $(VENV)/.service
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
-install: $(VENV)/.development ## Make .venv with all that the service and its tests need
+# Clients in JavaScript that tests drive; without npm those tests are skipped.
+CLIENTS := $(patsubst %/package-lock.json,%/node_modules/.installed,$(wildcard tests/clients/*/package-lock.json))
+
+clients: $(CLIENTS) ## Fetch the JavaScript clients that tests drive, where npm is
+
+tests/clients/%/node_modules/.installed: tests/clients/%/package-lock.json
+	@if command -v npm >/dev/null; then cd $(dir $<) && npm ci --no-audit --no-fund --silent && touch node_modules/.installed; \
+	else echo "no npm here: tests with the clients in $(dir $<) are skipped"; fi
+
+install: $(VENV)/.development clients ## Make .venv with all that the service and its tests need
 
 up: $(VENV)/.service ## Run the whole service on this machine, on 127.0.0.1:8000
 	$(BIN)/rmbg models fetch $(MODEL)

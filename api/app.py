@@ -13,7 +13,7 @@ from api.cors import install_cors
 from api.envelope import install_request_ids
 from api.failures import EnvelopeApi, install_error_handlers
 from api.limits import install_rate_headers
-from api.resources import health, info, removals, tasks
+from api.resources import health, info, removals, tasks, uploads
 from api.services import Services
 from api.settings import ApiSettings
 from api.upload_limit import install_upload_limit
@@ -56,7 +56,7 @@ def _services_from_environment() -> Services:
 
 def _add_routes(app: Flask) -> None:
     api = EnvelopeApi(app)
-    for resource in (removals, tasks, info, health):
+    for resource in (removals, uploads, tasks, info, health):
         api.register_blueprint(resource.blueprint)
     documentation = get_swaggerui_blueprint(
         "/docs", "/openapi.json", config={"app_name": "rmbg-queue", "validatorUrl": None}

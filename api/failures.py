@@ -13,6 +13,7 @@ from api.errors import BY_STATUS, ERRORS, ApiError
 from api.schemas import ErrorEnvelope
 from inference.errors import InferenceError, InvalidOptionError
 from tasks.errors import QueueFullError, QueueUnavailableError, StoreUnavailableError
+from tasks.uploads.errors import UploadError
 
 _log = structlog.get_logger(__name__)
 _RETRY_AFTER_SECONDS: Final = 5
@@ -78,6 +79,10 @@ def install_error_handlers(app: Flask) -> None:
     @app.errorhandler(InferenceError)
     def _inference(error: InferenceError) -> Response:
         return failure(from_inference(error))
+
+    @app.errorhandler(UploadError)
+    def _upload(error: UploadError) -> Response:
+        return failure(ApiError(error.code, str(error)))
 
     @app.errorhandler(QueueFullError)
     @app.errorhandler(QueueUnavailableError)

@@ -8,7 +8,7 @@ from typing import Final
 
 from api.settings import ApiSettings
 from api.submission.intake import Intake
-from api.submission.sources import Sources
+from api.submission.sources import Sources, from_uploads
 from api.submission.submission import Submission
 from tasks.api_keys import ApiKeys
 from tasks.app import create_celery
@@ -22,6 +22,7 @@ from tasks.rates import RateLimiter
 from tasks.routing import Router
 from tasks.storage import MinioStore, ObjectStore
 from tasks.store import JobStore, connect
+from tasks.uploads.service import Uploads
 from tasks.watch import Watcher
 
 _FIRST_POLL_SECONDS: Final = 0.02
@@ -45,6 +46,7 @@ class Services:
     owned: OwnedTasks
     eraser: Eraser
     watcher: Watcher
+    uploads: Uploads
     clock: Callable[[], float] = time.time
 
     @classmethod
@@ -53,6 +55,7 @@ class Services:
         client = connect(settings.redis_url.get_secret_value())
         store, fleet = JobStore(client), Fleet(client)
         objects = MinioStore.from_settings(settings)
+        uploads = Uploads.from_settings(settings, client, objects)
         return cls(
             settings=settings,
             store=store,
@@ -60,13 +63,14 @@ class Services:
             dispatcher=Dispatcher(create_celery(settings), store),
             fleet=fleet,
             router=Router(client, fleet, routing=settings.routing),
-            sources=Sources.from_settings(settings),
+            sources=Sources.from_settings(settings, upload_id=from_uploads(uploads)),
             waiting=threading.BoundedSemaphore(settings.max_waiting),
             api_keys=ApiKeys(client),
             rates=RateLimiter(client),
             owned=OwnedTasks(client, store),
             eraser=Eraser(store, objects),
             watcher=Watcher(client),
+            uploads=uploads,
         )
 
     def submit(self, submission: Submission, request_id: str) -> Job:

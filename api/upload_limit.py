@@ -4,6 +4,7 @@ from typing import Final
 
 from flask import Flask, Response, request
 
+from api.body import STREAMED
 from api.envelope import failure
 from api.errors import ApiError
 
@@ -30,7 +31,7 @@ def install_upload_limit(app: Flask, max_image_bytes: int) -> None:
     @app.before_request
     def _refuse() -> Response | None:
         length = request.content_length
-        if length is None or length <= most:
+        if length is None or length <= most or request.blueprint in STREAMED:
             return None
         _drain(min(length, _DRAIN_BYTES))
         return failure(too_large(length, max_image_bytes))

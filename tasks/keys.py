@@ -9,6 +9,13 @@ PREFIX: Final = "rmbg:"
 #: Where the uploaded pictures lie in the bucket.
 ORIGINALS: Final = "originals/"
 
+#: Where uploads in pieces lie in the bucket.
+UPLOADED: Final = "uploads/"
+
+#: Uploads in pieces, and files of batches on their way in: a sorted set by the unix time at which
+#: they expire.
+UPLOADS: Final = f"{PREFIX}uploads"
+
 #: The workers whose model answers: a sorted set by the unix time until which that holds.
 READY_INDEX: Final = f"{PREFIX}workers:ready"
 
@@ -42,7 +49,11 @@ COUNTERS: Final = f"{PREFIX}counters"
 def new_task_id(now: datetime | None = None) -> str:
     """A fresh id, `rm-YYYYMMDD-` (UTC) and 20 random characters: it can't be guessed."""
     day = (now or datetime.now(UTC)).strftime("%Y%m%d")
-    return f"rm-{day}-{''.join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_CHARACTERS))}"
+    return f"rm-{day}-{_random()}"
+
+
+def _random() -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_CHARACTERS))
 
 
 def original_key(task_id: str) -> str:
@@ -140,3 +151,33 @@ def owner_tasks_key(owner_id: str) -> str:
 def rate_key(owner_id: str, policy: str) -> str:
     """What is left of an owner's quota under a policy, a hash with a time to live."""
     return f"{PREFIX}rate:{policy}:{owner_id}"
+
+
+def new_upload_id() -> str:
+    """A fresh id of an upload in pieces: it can't be guessed."""
+    return f"up-{_random()}"
+
+
+def upload_prefix(upload_id: str) -> str:
+    """Beginning of the keys of all objects of an upload in pieces."""
+    return f"{UPLOADED}{upload_id}/"
+
+
+def upload_id_of(key: str) -> str:
+    """The upload that an object below `UPLOADED` belongs to."""
+    return key.removeprefix(UPLOADED).partition("/")[0]
+
+
+def upload_key(upload_id: str) -> str:
+    """The record of an upload in pieces, a hash."""
+    return f"{PREFIX}upload:{upload_id}"
+
+
+def upload_lock(upload_id: str) -> str:
+    """Held by the request that writes to an upload, a string with a time to live."""
+    return f"{PREFIX}upload:{upload_id}:lock"
+
+
+def upload_wanted(upload_id: str) -> str:
+    """Somebody waits for that lock, a string with a time to live."""
+    return f"{PREFIX}upload:{upload_id}:wanted"

@@ -60,11 +60,12 @@ class ObjectStore(Protocol):
 
 
 @contextmanager
-def _store_errors(key: str = "") -> Iterator[None]:
+def store_errors(key: str = "") -> Iterator[None]:
+    """Turns every failure of the store into one of `tasks.errors`."""
     try:
         yield
     except S3Error as error:
-        if error.code in {"NoSuchKey", "NoSuchObject"}:
+        if error.code in {"NoSuchKey", "NoSuchObject", "NoSuchUpload"}:
             raise ObjectNotFoundError(f"There is no object {key!r}.") from error
         raise StoreUnavailableError(f"The object store refused: {error.code}.") from error
     except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
@@ -86,8 +87,8 @@ class MinioStore:
         """Connect lazily: nothing is sent before the first call."""
         public = settings.s3_public_endpoint or settings.s3_endpoint
         return cls(
-            _client(settings, str(settings.s3_endpoint)),
-            _client(settings, str(public)),
+            s3_client(settings, str(settings.s3_endpoint)),
+            s3_client(settings, str(public)),
             settings.s3_bucket,
         )
 
@@ -101,7 +102,7 @@ class MinioStore:
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         """Store `length` bytes under a key, with metadata: ASCII, less than 2 kB in all."""
-        with _store_errors(key):
+        with store_errors(key):
             self._client.put_object(
                 self._bucket,
                 key,
@@ -114,7 +115,7 @@ class MinioStore:
 
     def metadata(self, key: str) -> dict[str, str]:
         """An object's metadata, names in lower case without their prefix."""
-        with _store_errors(key):
+        with store_errors(key):
             found = self._client.stat_object(self._bucket, key).metadata or {}
         named = {str(name).lower(): str(value) for name, value in found.items()}
         return {
@@ -125,13 +126,13 @@ class MinioStore:
 
     def list(self, prefix: str) -> Iterator[str]:
         """The keys that begin so, fetched as they are asked for."""
-        with _store_errors(prefix):
+        with store_errors(prefix):
             for found in self._client.list_objects(self._bucket, prefix, recursive=True):
                 yield str(found.object_name)
 
     def get(self, key: str) -> bytes:
         """All bytes of an object."""
-        with _store_errors(key):
+        with store_errors(key):
             answer = self._client.get_object(self._bucket, key)
             try:
                 return bytes(answer.read())
@@ -141,7 +142,7 @@ class MinioStore:
 
     def delete(self, key: str) -> None:
         """Remove an object."""
-        with _store_errors(key):
+        with store_errors(key):
             self._client.remove_object(self._bucket, key)
 
     def url(self, key: str, *, seconds: int, file_name: str | None = None) -> str:
@@ -158,7 +159,7 @@ class MinioStore:
 
     def ensure_bucket(self) -> None:
         """Make the bucket unless it is there; two processes may do so at once."""
-        with _store_errors():
+        with store_errors():
             if self._client.bucket_exists(self._bucket):
                 return
             try:
@@ -178,12 +179,13 @@ class MinioStore:
 
     def ping(self) -> None:
         """Raise unless the store answers and the bucket is there."""
-        with _store_errors():
+        with store_errors():
             if not self._client.bucket_exists(self._bucket):
                 raise StoreUnavailableError(f"The bucket {self._bucket!r} is not there.")
 
 
-def _client(settings: Settings, endpoint: str) -> Minio:
+def s3_client(settings: Settings, endpoint: str) -> Minio:
+    """A client of the store at an address, with the settings' keys."""
     address = urlsplit(endpoint)
     return Minio(
         address.netloc,

@@ -16,6 +16,7 @@ from api.settings import ApiSettings
 from api.submission.submission import Upload
 from api.upload_limit import too_large
 from tasks.owners import Owner
+from tasks.uploads.service import Uploads
 
 #: Opens what a parameter names, for whoever asks: an upload is its owner's alone.
 Opener = Callable[[str, Owner], Upload]
@@ -39,10 +40,10 @@ class Sources:
     openers: Mapping[str, Opener]
 
     @classmethod
-    def from_settings(cls, settings: ApiSettings) -> "Sources":
+    def from_settings(cls, settings: ApiSettings, **openers: Opener) -> "Sources":
         """Every way in that these settings offer."""
         most = settings.max_image_bytes
-        return cls(most, {"image_b64": from_base64("image_b64", most)})
+        return cls(most, {"image_b64": from_base64("image_b64", most), **openers})
 
     def open(self, name: str, value: FileStorage | str, owner: Owner) -> Upload:
         """The picture that a parameter gives or names.
@@ -98,3 +99,13 @@ def from_base64(name: str, max_bytes: int) -> Opener:
         return Upload(io.BytesIO(data), len(data))
 
     return open_base64
+
+
+def from_uploads(uploads: Uploads) -> Opener:
+    """An opener for finished uploads in pieces, which are read from the bucket as needed."""
+
+    def open_upload(upload_id: str, owner: Owner) -> Upload:
+        stream, upload = uploads.open(owner.id, upload_id)
+        return Upload(stream, upload.length, upload.file_name)
+
+    return open_upload

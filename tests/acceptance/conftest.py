@@ -93,7 +93,7 @@ def service(
         yield service
 
 
-def api_service(port: int, env: dict[str, str]) -> Service:
+def api_service(port: int, env: dict[str, str], probe: probes.Probe | None = None) -> Service:
     address = f"127.0.0.1:{port}"
     return Service(
         "api",
@@ -106,7 +106,7 @@ def api_service(port: int, env: dict[str, str]) -> Service:
             "api.app:create_app()",
         ),
         env=env,
-        probe=probes.http_ok(f"http://{address}/healthz/ready"),
+        probe=probe or probes.http_ok(f"http://{address}/healthz/ready"),
     )
 
 
