@@ -1,6 +1,6 @@
 """`/api/v1/info`: what this service is and takes."""
 
-from typing import Any
+from typing import Any, Final
 
 from flask.views import MethodView
 from marshmallow import Schema, fields
@@ -18,6 +18,8 @@ from inference.probe import accepted_formats
 from inference.version import __version__
 
 blueprint = FormBlueprint("info", __name__, url_prefix="/api/v1", description="What is offered.")
+
+_OUTPUTS: Final = (OutputFormat.PNG, OutputFormat.WEBP, OutputFormat.JPG)
 
 
 class ModelSchema(Schema):
@@ -71,7 +73,7 @@ class Info(MethodView):
                 "models": [_model(spec) for spec in _served()],
                 "limits": _limits(),
                 "input_formats": [name.lower() for name in accepted_formats()],
-                "output_formats": [each.value for each in OutputFormat],
+                "output_formats": [each.value for each in _OUTPUTS],
             }
         )
 

@@ -291,21 +291,35 @@ def test_events_end_when_the_task_is_erased(
 def test_events_count_among_the_waiting_and_give_their_place_back(
     services: Services, shop: Tenant
 ) -> None:
-    one = replace(services, waiting=threading.BoundedSemaphore(1))
+    places = _Places()
+    one = replace(services, waiting=places)
     caller = replace(shop, client=create_app(one).test_client())
     task_id = shop.submit()
     path = f"/api/v1/tasks/{task_id}/events"
-    with caller.call("GET", path) as idle:  # begun by nobody, so that it waits for nothing
+    with caller.call("GET", path) as idle:  # nobody reads it, so that it waits for nothing
         assert idle.status_code == 200
     first = threading.Thread(target=lambda: caller.call("GET", path).get_data())
     first.start()
-    while one.waiting.acquire(blocking=False):
-        one.waiting.release()
+    assert places.taken.wait(30)
     second = caller.call("GET", path)
     assert [data["status"] for _, data in _events(second.get_data(as_text=True))] == ["queued"]
     services.store.cancel(task_id)
     first.join()
-    assert one.waiting.acquire(blocking=False)
+    assert places.acquire(blocking=False)
+
+
+class _Places(threading.BoundedSemaphore):
+    """One place, that tells when it is taken."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.taken = threading.Event()
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:  # noqa: FBT001, FBT002 - the base class's
+        got = super().acquire(blocking, timeout)
+        if got:
+            self.taken.set()
+        return got
 
 
 def test_the_service_says_what_it_is(services: Services, shop: Tenant) -> None:
