@@ -13,6 +13,7 @@ from api.cors import install_cors
 from api.envelope import install_request_ids
 from api.failures import EnvelopeApi, install_error_handlers
 from api.limits import install_rate_headers
+from api.metrics import install_metrics, queue_metrics
 from api.resources import health, info, removals, tasks, uploads
 from api.services import Services
 from api.settings import ApiSettings
@@ -39,6 +40,7 @@ def create_app(services: Services | None = None) -> Flask:
     app.config.update(_configuration())
     install_request_ids(app)
     _log_requests(app)
+    install_metrics(app, queue_metrics(services))
     install_cors(app, services.settings.cors_allowed)
     install_upload_limit(app, services.settings.max_image_bytes)
     install_auth(app)

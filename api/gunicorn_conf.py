@@ -10,6 +10,7 @@ from api.exposure import loopback_only, require_keys
 from api.settings import ApiSettings
 from tasks.api_keys import ApiKeys
 from tasks.errors import SettingsError, StoreUnavailableError
+from tasks.meters import make_shared_folder, remove_shared_folder, share
 from tasks.storage import MinioStore
 from tasks.store import connect
 
@@ -33,6 +34,8 @@ def on_starting(server: Any) -> None:  # noqa: ANN401 - gunicorn publishes no ty
     Raises:
         SystemExit: others could reach the service, and nobody would be asked for a key.
     """
+    # The workers count together, whichever of them is asked.
+    make_shared_folder()
     settings = ApiSettings.load()
     try:
         client = connect(settings.redis_url.get_secret_value())
@@ -42,6 +45,16 @@ def on_starting(server: Any) -> None:  # noqa: ANN401 - gunicorn publishes no ty
         raise SystemExit(str(error)) from error
     except StoreUnavailableError as error:
         structlog.get_logger(__name__).warning("start.no_bucket", reason=str(error))
+
+
+def post_fork(server: object, worker: object) -> None:  # noqa: ARG001 - gunicorn's signature
+    """Before the application is loaded: count beside the other workers."""
+    share()
+
+
+def on_exit(server: object) -> None:  # noqa: ARG001 - the same
+    """Leave nothing behind."""
+    remove_shared_folder()
 
 
 def post_worker_init(worker: Any) -> None:  # noqa: ANN401 - the same

@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 
 from api.errors import ERRORS
 from api.settings import ApiSettings
+from tasks.metrics import METRICS
 from tasks.settings import variable
 
 _MADE: Final = "made by `python -m deploy.reference`; change the code, not this file"
@@ -60,6 +61,23 @@ def errors_page() -> str:
     )
 
 
+def metrics_page() -> str:
+    """`docs/metrics.md`."""
+    rows = "\n".join(
+        f"| `{each.name}` | {each.kind} | {', '.join(f'`{label}`' for label in each.labels)} "
+        f"| {each.home} | {each.text} |"
+        for each in METRICS
+    )
+    return (
+        f"# Metrics\n\n<!-- {_MADE} -->\n\n"
+        "The API's `/metrics` shows what it counts and what Redis counts for all; ask one API "
+        "host, or take the `max` over several. Each worker has a port of its own "
+        "(`RMBG_METRICS_PORT`) for what only it knows. A label never holds anything that a client "
+        "chose.\n\n"
+        f"| name | kind | labels | shown by | meaning |\n|---|---|---|---|---|\n{rows}\n"
+    )
+
+
 def _shown(name: str, field: FieldInfo) -> str:
     value = _DERIVED.get(name) or _plain(field)
     return f"`{value}`" if value and name not in _DERIVED else value or "none"
@@ -77,6 +95,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
     {
         "docs/settings.md": settings_page,
         "docs/errors.md": errors_page,
+        "docs/metrics.md": metrics_page,
         ".env.example": environment_example,
     }
 )

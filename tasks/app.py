@@ -23,6 +23,8 @@ def create_celery(settings: Settings) -> Celery:
     # By name, so that whoever only sends imports no worker.
     app.steps["worker"].add("tasks.worker.io:ReconcilerStep")
     app.steps["worker"].add("tasks.worker.heartbeat:HeartbeatStep")
+    app.steps["worker"].add("tasks.worker.metrics:MetricsStep")
+    app.steps["worker"].add("tasks.worker.events:EventsStep")
     return app
 
 

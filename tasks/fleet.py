@@ -21,6 +21,7 @@ _KEPT_SECONDS: Final = 7 * 24 * 3600
 _UNKNOWN_SECONDS: Final = 1.0
 #: Faults in a row after which a GPU is drained.
 MAX_FAULTS: Final = 5
+_FAULTS_IN_A_ROW: Final = "faults in a row"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,11 @@ class Worker:
     alive: bool = False
     ready: bool = False
     drained: str = ""
+
+    @property
+    def drained_by(self) -> str:
+        """Whose doing a drain is: `service` after faults in a row, else `operator`."""
+        return "service" if _FAULTS_IN_A_ROW in self.drained else "operator"
 
     @property
     def usable(self) -> bool:
@@ -118,7 +124,7 @@ class Fleet:
             faults = self._client.hincrby(keys.worker_key(name), "faults", 1)
         if faults < MAX_FAULTS:
             return False
-        self.drain(name, f"{faults} faults in a row, the last: {reason}")
+        self.drain(name, f"{faults} {_FAULTS_IN_A_ROW}, the last: {reason}")
         return True
 
     def finished(self, name: str, mean_seconds: float) -> None:
@@ -136,7 +142,13 @@ class Fleet:
         names = sorted({*alive, *ready, *drained})
         facts = self._facts(names)
         return [
-            _worker(name, fact, name in alive, name in ready, drained.get(name, ""))
+            _worker(
+                name,
+                fact,
+                alive=name in alive,
+                ready=name in ready,
+                drained=drained.get(name, ""),
+            )
             for name, fact in zip(names, facts, strict=True)
         ]
 
@@ -147,6 +159,14 @@ class Fleet:
             found = self._client.zrangebyscore(keys.ALIVE_INDEX, "-inf", f"({now}", withscores=True)
         gone = cast("list[tuple[str, float]]", found)
         return {name: now - until + ALIVE_SECONDS for name, until in gone}
+
+    def missed(self) -> list[Worker]:
+        """The workers of `silent`, as they were."""
+        names = sorted(self.silent())
+        return [
+            _worker(name, fact, alive=False, ready=False, drained="")
+            for name, fact in zip(names, self._facts(names), strict=True)
+        ]
 
     def _facts(self, names: Iterable[str]) -> list[dict[str, str]]:
         with redis_errors(), self._client.pipeline() as pipe:
@@ -162,7 +182,7 @@ class Fleet:
             pipe.expire(keys.worker_key(name), _KEPT_SECONDS)
 
 
-def _worker(name: str, facts: dict[str, str], alive: bool, ready: bool, drained: str) -> Worker:  # noqa: FBT001 - two flags of one record
+def _worker(name: str, facts: dict[str, str], *, alive: bool, ready: bool, drained: str) -> Worker:
     return Worker(
         name=name,
         queue=facts.get("queue", ""),

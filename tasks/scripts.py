@@ -7,6 +7,8 @@ from types import MappingProxyType
 from redis import Redis
 from redis.commands.core import Script
 
+from tasks.metrics import JOB_BUCKETS
+
 _NAMES = (
     "create",
     "resend",
@@ -30,10 +32,15 @@ def load_scripts(client: Redis) -> Mapping[str, Script]:
     Nothing is sent yet.
     """
     folder = files("tasks.lua")
-    common = folder.joinpath("common.lua").read_text()
+    common = _constants() + folder.joinpath("common.lua").read_text()
     return MappingProxyType(
         {
             name: client.register_script(common + folder.joinpath(f"{name}.lua").read_text())
             for name in _NAMES
         }
     )
+
+
+def _constants() -> str:
+    """What Lua and Python have to agree about, as one line of Lua."""
+    return f"local JOB_BUCKETS = {{{', '.join(map(str, JOB_BUCKETS))}}}\n"

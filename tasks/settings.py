@@ -34,6 +34,30 @@ def variable(name: str, field: FieldInfo) -> str:
     return alias if isinstance(alias, str) else f"{PREFIX}{name.upper()}"
 
 
+#: Where several processes count together; the name is that of Prometheus's client.
+_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """The GPUs that CUDA is limited to, by index or UUID; none named means all."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return tuple(gpu.strip() for gpu in named.split(",") if gpu.strip())
+
+
+def metrics_folder() -> Path | None:
+    """The folder in which this process and its siblings count together, if there is one."""
+    path = os.environ.get(_METRICS_FOLDER)
+    return Path(path) if path else None
+
+
+def set_metrics_folder(folder: Path | None) -> None:
+    """Note that folder for this process and those that it starts."""
+    if folder is None:
+        os.environ.pop(_METRICS_FOLDER, None)
+    else:
+        os.environ[_METRICS_FOLDER] = str(folder)
+
+
 class _FileSource(PydanticBaseSettingsSource):
     """Reads `RMBG_<NAME>_FILE`: the setting is that file's content, without the last newline."""
 
@@ -143,6 +167,17 @@ class Settings(BaseSettings):
     )
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="json or console; auto is console on a terminal."
+    )
+
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port of a worker's own metrics; 0 for none."
+    )
+    metrics_address: str = Field(
+        "127.0.0.1", min_length=1, description="Address that a worker's metrics port listens on."
+    )
+    celery_metrics: bool = Field(
+        default=False,
+        description="True: the I/O worker counts Celery's events too, as celery_* metrics.",
     )
 
     @field_validator("redis_url")

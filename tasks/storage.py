@@ -92,6 +92,13 @@ class MinioStore:
             settings.s3_bucket,
         )
 
+    @classmethod
+    def for_probing(cls, settings: Settings, *, seconds: float) -> "MinioStore":
+        """With connections of its own, and giving up after so many seconds."""
+        pool = urllib3.PoolManager(timeout=seconds, retries=False)
+        client = s3_client(settings, str(settings.s3_endpoint), pool)
+        return cls(client, client, settings.s3_bucket)
+
     def put(
         self,
         key: str,
@@ -184,7 +191,7 @@ class MinioStore:
                 raise StoreUnavailableError(f"The bucket {self._bucket!r} is not there.")
 
 
-def s3_client(settings: Settings, endpoint: str) -> Minio:
+def s3_client(settings: Settings, endpoint: str, pool: urllib3.PoolManager | None = None) -> Minio:
     """A client of the store at an address, with the settings' keys."""
     address = urlsplit(endpoint)
     return Minio(
@@ -194,9 +201,13 @@ def s3_client(settings: Settings, endpoint: str) -> Minio:
         secure=address.scheme == "https",
         # Without a region, signing an address would ask the server for it first.
         region=settings.s3_region,
-        http_client=urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=2, read=10),
-            maxsize=_CONNECTIONS,
-            retries=urllib3.Retry(total=1, backoff_factor=0.1, status_forcelist=[502, 503, 504]),
-        ),
+        http_client=pool or _pool(),
+    )
+
+
+def _pool() -> urllib3.PoolManager:
+    return urllib3.PoolManager(
+        timeout=urllib3.Timeout(connect=2, read=10),
+        maxsize=_CONNECTIONS,
+        retries=urllib3.Retry(total=1, backoff_factor=0.1, status_forcelist=[502, 503, 504]),
     )

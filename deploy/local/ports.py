@@ -13,7 +13,7 @@ LOOPBACK: Final = "127.0.0.1"
 #: that keeps trying a dead server can be given the server's own port, and connect to itself.
 _FIRST: Final = 20_000
 _LAST: Final = 31_999
-_BLOCK: Final = 16
+_BLOCK: Final = 32
 
 
 @contextmanager

@@ -25,6 +25,8 @@ class Service:
     folder: Path | None = None
     #: Where it listens, for people.
     address: str = ""
+    #: `host:port` whose `/metrics` Prometheus may scrape; empty if there is none.
+    metrics: str = ""
     probe: Probe = always_ready
     #: Seconds between two questions of the probe.
     probe_interval: float = 0.1

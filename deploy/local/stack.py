@@ -36,6 +36,8 @@ class Ports:
     flower: int | None
     valkey: int
     store: StorePorts
+    #: For as many workers as there are; further ones show no metrics of their own.
+    metrics: tuple[int, ...]
 
     @classmethod
     def choose(cls, options: UpOptions, free: Sequence[int]) -> "Ports":
@@ -44,7 +46,8 @@ class Ports:
         Raises:
             SetupError: one that was asked for is taken.
         """
-        valkey, any_api, any_flower, *store = free
+        valkey, any_api, any_flower, *rest = free
+        store, metrics = rest[:8], rest[8:]
         flower = options.flower_port
         if options.port:
             require_free(options.port, "--port")
@@ -55,6 +58,7 @@ class Ports:
             flower=None if flower is None else flower or any_flower,
             valkey=valkey,
             store=StorePorts.take(store),
+            metrics=tuple(metrics),
         )
 
 
@@ -146,8 +150,12 @@ def _require_store(given: Settings) -> None:
 
 def _services(options: UpOptions, settings: Settings, ports: Ports) -> tuple[Service, ...]:
     env = child_environment(settings, options.workers)
-    workers = [_model_worker(index, settings, env) for index in range(options.workers)]
-    services = [*workers, _io_worker(settings, env), _api(ports.api, env)]
+    # The I/O worker's first: a port of 0 serves no metrics, which many workers do without.
+    io_port, *metrics = (*ports.metrics, *(0 for _ in range(options.workers)))
+    workers = [
+        _model_worker(index, settings, env, metrics[index]) for index in range(options.workers)
+    ]
+    services = [*workers, _io_worker(settings, env, io_port), _api(ports.api, env)]
     if ports.flower is not None:
         binaries.require_module("flower")
         seen = [_node(name, settings) for name in ("io", *(worker.name for worker in workers))]
@@ -184,14 +192,17 @@ def _worker(node: str, queues: Sequence[str], *pool: str) -> tuple[str, ...]:
     return (binaries.script("celery"), "-A", "tasks.app", "worker", *options)
 
 
-def _model_worker(index: int, settings: Settings, env: Mapping[str, str]) -> Service:
+def _model_worker(
+    index: int, settings: Settings, env: Mapping[str, str], metrics_port: int
+) -> Service:
     name = f"gpu{index}"
     node = _node(name, settings)
     queues = (names.gpu_queue(settings.host, index), names.model_queue(settings.model))
     return Service(
         name=name,
         command=_worker(node, queues, "-P", "prefork", "-c", "1"),
-        env={**env, "RMBG_WORKER_INDEX": str(index)},
+        env={**env, "RMBG_WORKER_INDEX": str(index), **_metrics(metrics_port)},
+        metrics=_target(metrics_port),
         address=", ".join(queues),
         probe=probes.worker_ready(settings.redis_url.get_secret_value(), node),
         grace=_WORKER_GRACE_SECONDS,
@@ -199,12 +210,21 @@ def _model_worker(index: int, settings: Settings, env: Mapping[str, str]) -> Ser
     )
 
 
-def _io_worker(settings: Settings, env: Mapping[str, str]) -> Service:
+def _metrics(port: int) -> dict[str, str]:
+    return {"RMBG_METRICS_PORT": str(port), "RMBG_METRICS_ADDRESS": LOOPBACK}
+
+
+def _target(port: int) -> str:
+    return f"{LOOPBACK}:{port}" if port else ""
+
+
+def _io_worker(settings: Settings, env: Mapping[str, str], metrics_port: int) -> Service:
     queues = (names.IO_QUEUE, "webhooks")
     return Service(
         name="io",
         command=_worker(_node("io", settings), queues, "-P", "threads", "-c", "8"),
-        env=env,
+        env={**env, **_metrics(metrics_port)},
+        metrics=_target(metrics_port),
         address=", ".join(queues),
         probe=probes.worker_online(settings, _node("io", settings)),
         grace=_WORKER_GRACE_SECONDS,
@@ -219,6 +239,7 @@ def _api(port: int, env: Mapping[str, str]) -> Service:
         name="api",
         command=(binaries.script("gunicorn"), *application, "-b", f"{LOOPBACK}:{port}"),
         env=env,
+        metrics=f"{LOOPBACK}:{port}",
         address=url,
         probe=probes.http_ok(f"{url}/healthz/ready"),
         # Every question is a line in its log.

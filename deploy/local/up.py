@@ -14,6 +14,7 @@ from deploy.local.selfcheck import cut_out_sample
 from deploy.local.shell import write_shell_file
 from deploy.local.stack import Ports, Stack, child_environment, plan_stack
 from deploy.local.supervisor import Supervisor
+from deploy.local.targets import write_targets
 from inference.errors import ModelError
 from inference.models.files import check_weights
 from inference.models.registry import get_spec
@@ -38,6 +39,7 @@ def run_up(options: UpOptions, screen: Screen) -> int:
             folder.remember(_PORTS_FILE, {"first": free[0]})
             stack = plan_stack(options, given, folder.path, Ports.choose(options, free))
             write_shell_file(folder.path, child_environment(stack.settings, options.workers))
+            write_targets(folder.path, stack.services)
             asyncio.run(_run(options, stack, folder, screen))
     except StackError as error:
         screen.fault(error)

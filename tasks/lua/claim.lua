@@ -8,9 +8,11 @@ if not status then
   return 'missing'
 end
 if status ~= 'queued' and status ~= 'processing' then
+  count('duplicates_refused')
   return 'final'
 end
 if redis.call('EXISTS', lease_key(id)) == 1 then
+  count('duplicates_refused')
   return 'leased'
 end
 if status == 'processing' then
@@ -29,6 +31,7 @@ unqueue(id)
 move(id, 'processing', now)
 redis.call('SET', lease_key(id), ARGV[2], 'PX', ARGV[5])
 redis.call('HINCRBY', job_key(id), 'attempts', 1)
+count('attempts')
 redis.call('HSETNX', job_key(id), 'started_at', now)
 redis.call('HSET', job_key(id), 'worker', ARGV[3])
 return 'claimed'

@@ -66,7 +66,33 @@ local function postpone(id, due)
   redis.call('ZADD', DUE, due, id)
 end
 
+-- Counts since the service's first day, for the metrics.
+local function count(name)
+  redis.call('HINCRBY', P .. 'counters', name, 1)
+end
+
+-- A job's end, by what it was, and by how long it took since its submission.
+local function count_end(id)
+  local options = cjson.decode(get(id, 'options') or '{}')
+  local facts = {
+    get(id, 'status'), get(id, 'format') or options['output_format'] or 'none',
+    get(id, 'model') or 'none', get(id, 'worker') or 'none',
+  }
+  count('jobs|' .. table.concat(facts, '|'))
+  local took = math.max(0, tonumber(get(id, 'finished_at')) - tonumber(get(id, 'created_at')))
+  local bucket = 'inf'
+  for number, bound in ipairs(JOB_BUCKETS) do
+    if took <= bound then
+      bucket = number
+      break
+    end
+  end
+  count('job_seconds|' .. bucket)
+  redis.call('HINCRBYFLOAT', P .. 'counters', 'job_seconds_sum', took)
+end
+
 local function publish_end(id)
+  count_end(id)
   redis.call('PUBLISH', P .. 'done:' .. id, 'done')
 end
 

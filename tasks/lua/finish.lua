@@ -2,6 +2,7 @@
 -- ARGV: id, token, now, status, field, value, ...
 local id = ARGV[1]
 if redis.call('GET', lease_key(id)) ~= ARGV[2] or get(id, 'status') ~= 'processing' then
+  count('duplicates_refused')
   return 'lost'
 end
 redis.call('DEL', lease_key(id))

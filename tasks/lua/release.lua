@@ -10,6 +10,7 @@ if (redis.call('GET', lease_key(id)) or '') ~= ARGV[2] then
   return 'none'
 end
 redis.call('DEL', lease_key(id))
+count('losses')
 local losses = redis.call('HINCRBY', job_key(id), 'losses', 1)
 if losses >= tonumber(ARGV[4]) then
   fail(id, ARGV[3], ARGV[5], true)

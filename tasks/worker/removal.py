@@ -27,6 +27,7 @@ from tasks.log import configure_logging
 from tasks.settings import Settings
 from tasks.storage import MinioStore
 from tasks.store import JobStore, connect
+from tasks.worker.metrics import count_load, share_as_child
 from tasks.worker.readiness import Readiness
 from tasks.worker.runner import Runner
 from tasks.worker.startup import give_up, load_served_model, prepare_parent, serves_a_model
@@ -110,12 +111,15 @@ def _check_model(sender: Any, **_: Any) -> None:  # noqa: ANN401 - the same
 @worker_process_init.connect
 def _load_model(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - the same
     settings = Settings.load()
+    share_as_child()
     task = current_app.tasks[names.REMOVE_TASK]
     _shorten_farewell()
+    began = time.monotonic()
     try:
         task.load(current_app, settings, sender or "worker")
     except Exception as error:  # noqa: BLE001 - Celery would go on without a model
         give_up(error, settings.model)
+    count_load(settings.model, sender or "worker", time.monotonic() - began)
     _log.info("worker.ready", worker=sender, model=settings.model)
 
 

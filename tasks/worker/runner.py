@@ -25,6 +25,7 @@ from tasks.storage import ObjectStore
 from tasks.store import Claim, JobStore, Returned
 from tasks.worker.lease import LeaseKeeper
 from tasks.worker.soft_limit import soft_limit_deferred
+from tasks.worker.stage_metrics import MeteredTimer
 
 _log = structlog.get_logger(__name__)
 #: Codes of `inference` errors that are the GPU's and not the picture's.
@@ -107,7 +108,7 @@ class Runner:
         _log.info("job.passed_on", task_id=task_id, reason=reason)
 
     def _run_claimed(self, job: Job, token: str, lease: LeaseKeeper) -> None:
-        timer = StageTimer(before=lambda _stage: lease.check())
+        timer = MeteredTimer(job, self.model.name, self.worker, lambda _stage: lease.check())
         try:
             result = self._cut_out(job, timer)
             with soft_limit_deferred():

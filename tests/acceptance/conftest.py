@@ -31,6 +31,9 @@ class RunningService:
     store: JobStore
     fleet: Fleet
     model_worker_pid: int
+    #: Where each process shows its metrics, and what each wrote.
+    metrics: dict[str, str]
+    logs: Path
 
 
 @pytest.fixture(scope="session")
@@ -64,17 +67,26 @@ def running_service(env: dict[str, str], logs: Path) -> Iterator[RunningService]
     """An I/O worker, a model worker and the API with these settings, until the block ends."""
     redis_url, host = env["RMBG_REDIS_URL"], env["RMBG_HOST"]
     io_worker, gpu = f"io@{host}", f"gpu0@{host}"
+
+    def with_port(port: int) -> dict[str, str]:
+        return {**env, "RMBG_METRICS_PORT": str(port), "RMBG_CELERY_METRICS": "true"}
+
     with ExitStack() as stack:
-        port = stack.enter_context(reserved_ports())[0]
+        port, gpu_port, io_port, *_ = stack.enter_context(reserved_ports())
         url = f"http://127.0.0.1:{port}"
         online = probes.worker_online(Settings.load(redis_url=redis_url), io_worker)
         stack.enter_context(
-            running(worker_service(io_worker, "io", env, online, "-P", "threads"), logs / "io.log")
+            running(
+                worker_service(io_worker, "io", with_port(io_port), online, "-P", "threads"),
+                logs / "io.log",
+            )
         )
         queues = f"gpu.{host}.0,model.u2netp"
         model_worker = stack.enter_context(
             running(
-                worker_service(gpu, queues, env, probes.worker_ready(redis_url, gpu)),
+                worker_service(
+                    gpu, queues, with_port(gpu_port), probes.worker_ready(redis_url, gpu)
+                ),
                 logs / "gpu0.log",
                 seconds=60,
             )
@@ -82,7 +94,20 @@ def running_service(env: dict[str, str], logs: Path) -> Iterator[RunningService]
         stack.enter_context(running(api_service(port, env), logs / "api.log"))
         client = stack.enter_context(ServiceClient(url))
         redis = connect(redis_url)
-        yield RunningService(env, url, client, JobStore(redis), Fleet(redis), model_worker.pid)
+        yield RunningService(
+            env,
+            url,
+            client,
+            JobStore(redis),
+            Fleet(redis),
+            model_worker.pid,
+            {
+                "api": f"{url}/metrics",
+                "gpu0": f"http://127.0.0.1:{gpu_port}/metrics",
+                "io": f"http://127.0.0.1:{io_port}/metrics",
+            },
+            logs,
+        )
 
 
 @pytest.fixture(scope="session")

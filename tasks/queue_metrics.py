@@ -1,0 +1,181 @@
+"""What Redis knows of the service, as metrics: so that one scrape of the API shows it all.
+
+A scrape costs the same few commands however many jobs wait.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.core import Metric as Family
+from prometheus_client.registry import Collector
+from redis import Redis
+
+from tasks import keys, metrics
+from tasks.errors import QueueUnavailableError, TaskError
+from tasks.fleet import Fleet, Worker
+from tasks.jobs import Priority, Status
+from tasks.meters import gauge_family
+from tasks.metrics import Metric
+from tasks.store import redis_errors
+
+#: A metric's values by those of its labels, in order.
+Values = Mapping[Any, float]
+_PRIORITIES: Final = {str(int(step)): step.name.lower() for step in Priority}
+_SIMPLE: Final = (
+    (metrics.ATTEMPTS, "attempts"),
+    (metrics.CRASHES, "crashes"),
+    (metrics.LOSSES, "losses"),
+    (metrics.DUPLICATES, "duplicates_refused"),
+)
+#: Kombu's separator between a queue's name and a priority step.
+_STEP: Final = "\x06\x16"
+
+
+class QueueMetrics(Collector):
+    """Reads Redis at each scrape; when Redis is away, that alone is shown.
+
+    Args:
+        client: Redis.
+        fleet: the workers' facts.
+        ping_store: raises a `TaskError` unless the object store answers.
+        clock: unix seconds.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        fleet: Fleet,
+        ping_store: Callable[[], None],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = client
+        self._fleet = fleet
+        self._ping_store = ping_store
+        self._clock = clock
+
+    def collect(self) -> Iterable[Family]:
+        """One scrape."""
+        yield _single(metrics.STORE_UP, self._store_up())
+        try:
+            families = [*self._jobs(), *self._queues(), *self._workers()]
+        except QueueUnavailableError:
+            yield _single(metrics.REDIS_UP, 0)
+        else:
+            yield _single(metrics.REDIS_UP, 1)
+            yield from families
+
+    def _store_up(self) -> int:
+        try:
+            self._ping_store()
+        except TaskError:
+            return 0
+        return 1
+
+    def _jobs(self) -> Iterator[Family]:
+        queued = keys.index_key(Status.QUEUED)
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            pipe.zcard(queued)
+            pipe.zcard(keys.index_key(Status.PROCESSING))
+            pipe.zrange(queued, 0, 0, withscores=True)
+            pipe.zcard(keys.DEAD)
+            pipe.hgetall(keys.COUNTERS)
+            waiting, running, oldest, dead, counters = pipe.execute()
+        yield _single(metrics.PENDING, waiting + running)
+        yield _single(metrics.PROCESSING, running)
+        yield _single(metrics.DEAD_LETTERS, dead)
+        since = max(0.0, self._clock() - oldest[0][1]) if oldest else 0.0
+        yield _single(metrics.OLDEST_QUEUED, since)
+        yield from _counted(counters)
+
+    def _queues(self) -> Iterator[Family]:
+        with redis_errors():
+            lists = sorted(str(name) for name in self._client.smembers(keys.LISTS))
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for name in lists:
+                pipe.zcard(keys.sent_key(name))
+                queue, _, step = name.rpartition("|")
+                pipe.llen(queue if step == "0" else f"{queue}{_STEP}{step}")
+            answers = pipe.execute()
+        depth = gauge_family(metrics.QUEUE_DEPTH)
+        lengths: dict[str, int] = defaultdict(int)
+        for name, waiting, length in zip(lists, answers[::2], answers[1::2], strict=True):
+            queue, _, step = name.rpartition("|")
+            depth.add_metric([queue, _PRIORITIES.get(step, "other")], waiting)
+            lengths[queue] += length
+        yield depth
+        yield _split(metrics.CELERY_QUEUE_LENGTH, {(queue,): n for queue, n in lengths.items()})
+
+    def _workers(self) -> Iterator[Family]:
+        workers = self._fleet.workers()
+        up = {
+            (each.name, _gpu(each), each.model): int(each.alive and each.ready) for each in workers
+        }
+        known = {each.name for each in workers}
+        gone = (each for each in self._fleet.missed() if each.name not in known)
+        up |= {(each.name, _gpu(each), each.model): 0 for each in gone}
+        yield _split(metrics.WORKER_UP, up)
+        yield _split(
+            metrics.WORKER_DRAINED,
+            {(each.name, each.drained_by): 1 for each in workers if each.drained},
+        )
+
+
+def _gpu(worker: Worker) -> str:
+    """The number of the GPU: the last part of the worker's own queue."""
+    return worker.queue.rpartition(".")[2]
+
+
+def _counted(counters: Mapping[str, str]) -> Iterator[Family]:
+    for metric, field in _SIMPLE:
+        yield _counter(metric, {(): int(counters.get(field, 0))})
+    ends = {
+        tuple(field.split("|")[1:]): int(number)
+        for field, number in counters.items()
+        if field.startswith("jobs|")
+    }
+    yield _counter(metrics.JOBS, ends)
+    recovered = {
+        (field.partition(":")[2],): int(number)
+        for field, number in counters.items()
+        if field.startswith("recovered:")
+    }
+    yield _counter(metrics.RECOVERED, recovered)
+    yield _job_seconds(counters)
+
+
+def _job_seconds(counters: Mapping[str, str]) -> HistogramMetricFamily:
+    """Lua counts each job in one bucket, by its number; Prometheus wants them summed up."""
+    metric, total = metrics.JOB_SECONDS, 0
+    buckets = []
+    for number, bound in enumerate([*map(str, metric.buckets), "+Inf"], start=1):
+        field = "inf" if bound == "+Inf" else number
+        total += int(counters.get(f"job_seconds|{field}", 0))
+        buckets.append((bound, total))
+    sum_value = float(counters.get("job_seconds_sum", 0))
+    return HistogramMetricFamily(metric.name, metric.text, buckets=buckets, sum_value=sum_value)
+
+
+def _single(metric: Metric, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(metric.name, metric.text, value=value)
+
+
+def _split(metric: Metric, values: Values) -> GaugeMetricFamily:
+    family = gauge_family(metric)
+    for labels, value in values.items():
+        family.add_metric(labels, value)
+    return family
+
+
+def _counter(metric: Metric, values: Values) -> CounterMetricFamily:
+    family = CounterMetricFamily(metric.name, metric.text, labels=metric.labels)
+    for labels, value in values.items():
+        family.add_metric(labels, value)
+    return family

@@ -1,0 +1,161 @@
+"""What a scrape says of the jobs in a real Redis, and what it costs."""
+
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+from redis import Redis
+
+from tasks import keys, metrics
+from tasks.errors import StoreUnavailableError
+from tasks.fleet import MAX_FAULTS, Fleet
+from tasks.jobs import Job, JobError, Priority, Status
+from tasks.queue_metrics import QueueMetrics
+from tasks.store import MAX_CRASHES, JobStore, connect
+
+WORKER = "gpu0@h"
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Redis]:
+    with connect(redis_url.removesuffix("/0") + "/6") as client:
+        client.flushdb()
+        yield client
+
+
+@pytest.fixture
+def store(client: Redis) -> JobStore:
+    return JobStore(client, clock=lambda: 1000.0)
+
+
+def _registry(client: Redis, *, store_answers: bool = True) -> CollectorRegistry:
+    def ping() -> None:
+        if not store_answers:
+            raise StoreUnavailableError("gone")
+
+    registry = CollectorRegistry()
+    registry.register(QueueMetrics(client, Fleet(client), ping, clock=lambda: 1010.0))
+    return registry
+
+
+def _queued(store: JobStore, *, priority: Priority = Priority.NORMAL) -> str:
+    task_id = keys.new_task_id()
+    options = {"output_format": "webp"}
+    job = Job(task_id, "m", "model.m", "originals/x", 996.5, 4e9, options=options)
+    store.create(job.evolve(priority=priority))
+    return task_id
+
+
+def _value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
+    return registry.get_sample_value(name, labels)
+
+
+def test_jobs_are_counted_at_their_end_by_what_they_were(client: Redis, store: JobStore) -> None:
+    done, failed, canceled = _queued(store), _queued(store), _queued(store)
+    for task_id, status in ((done, Status.SUCCEEDED), (failed, Status.FAILED)):
+        store.claim(task_id, token=f"{WORKER}/1/x", worker=WORKER)
+        store.finish(
+            task_id, token=f"{WORKER}/1/x", status=status, error=JobError("a", "b"), format="webp"
+        )
+    store.cancel(canceled)
+    registry = _registry(client)
+    ended = {"format": "webp", "model": "m"}
+    for status in ("succeeded", "failed"):
+        labels = {**ended, "status": status, "worker": WORKER}
+        assert _value(registry, "rmbg_jobs_total", **labels) == 1
+    assert _value(registry, "rmbg_jobs_total", **ended, status="canceled", worker="none") == 1
+    assert _value(registry, "rmbg_job_seconds_count") == 3
+    assert _value(registry, "rmbg_job_seconds_sum") == pytest.approx(3 * 3.5)
+    assert _value(registry, "rmbg_job_seconds_bucket", le="2.0") == 0
+    assert _value(registry, "rmbg_job_seconds_bucket", le="5.0") == 3
+    assert _value(registry, "rmbg_attempts_total") == 2
+
+
+def test_crashes_losses_dead_letters_and_duplicates(client: Redis, store: JobStore) -> None:
+    task_id = _queued(store)
+    for _ in range(MAX_CRASHES):
+        store.claim(task_id, token=f"{WORKER}/1/x", worker=WORKER)
+        store.claim(task_id, token="gpu1@h/2/y", worker="gpu1@h")
+        store.crash(task_id, holder=f"{WORKER}/1/")
+    assert not store.finish(task_id, token=f"{WORKER}/1/x", status=Status.SUCCEEDED)
+    lost = _queued(store)
+    store.claim(lost, token="t/1/x", worker=WORKER)
+    store.release(lost, token="t/1/x")
+    registry = _registry(client)
+    assert _value(registry, "rmbg_crashes_total") == MAX_CRASHES
+    assert _value(registry, "rmbg_losses_total") == 1
+    assert _value(registry, "rmbg_dead_letters") == 1
+    assert _value(registry, "rmbg_duplicates_refused_total") == MAX_CRASHES + 1
+
+
+def test_what_waits_is_shown_by_queue_and_priority(client: Redis, store: JobStore) -> None:
+    _queued(store)
+    _queued(store, priority=Priority.LOW)
+    running = _queued(store)
+    store.claim(running, token="t/1/x", worker=WORKER)
+    registry = _registry(client)
+    for priority in ("normal", "low"):
+        depth = _value(registry, "rmbg_queue_depth", queue="model.m", priority=priority)
+        assert depth == 1
+    assert _value(registry, "rmbg_pending") == 3
+    assert _value(registry, "rmbg_processing") == 1
+    assert _value(registry, "rmbg_oldest_queued_seconds") == 10
+    assert _value(registry, "celery_queue_length", queue_name="model.m") == 0
+
+
+def test_workers_are_up_down_or_drained(client: Redis) -> None:
+    now = 1009.0
+    fleet = Fleet(client, clock=lambda: now)
+    fleet.beat(WORKER, queue="gpu.h.0", model="m")
+    fleet.announce(WORKER, 60, model="m", pid=1)
+    for _ in range(MAX_FAULTS):
+        fleet.fault(WORKER, "gpu_fault")
+    now = 900.0
+    fleet.beat("gpu1@h", queue="gpu.h.1", model="m")
+    reader = CollectorRegistry()
+    late = Fleet(client, clock=lambda: 1010.0)
+    reader.register(QueueMetrics(client, late, lambda: None))
+    assert _value(reader, "rmbg_worker_up", worker=WORKER, gpu="0", model="m") == 1
+    assert _value(reader, "rmbg_worker_up", worker="gpu1@h", gpu="1", model="m") == 0
+    assert _value(reader, "rmbg_worker_drained", worker=WORKER, by="service") == 1
+
+
+def test_without_redis_or_store_the_scrape_says_so() -> None:
+    with connect("redis://127.0.0.1:1/0", timeout=0.2) as nowhere:
+        registry = _registry(nowhere, store_answers=False)
+        assert _value(registry, "rmbg_redis_up") == 0
+        assert _value(registry, "rmbg_store_up") == 0
+        assert _value(registry, "rmbg_pending") is None
+
+
+def _commands(client: Redis) -> int:
+    calls = client.info("commandstats")
+    return sum(facts["calls"] for facts in calls.values())
+
+
+def _scrape_commands(client: Redis) -> int:
+    registry = _registry(client)
+    before = _commands(client)
+    names = {sample.name for family in registry.collect() for sample in family.samples}
+    assert "rmbg_pending" in names
+    # One of them is the question for the statistics itself.
+    return _commands(client) - before - 1
+
+
+def test_a_scrape_costs_the_same_however_many_jobs_wait(client: Redis, store: JobStore) -> None:
+    _queued(store)
+    few = _scrape_commands(client)
+    with client.pipeline(transaction=False) as pipe:
+        for number in range(10_000):
+            pipe.zadd(keys.index_key(Status.QUEUED), {f"rm-{number}": number})
+            pipe.zadd(keys.sent_key("model.m|3"), {f"rm-{number}": number})
+        pipe.execute()
+    assert _scrape_commands(client) == few
+    assert few < 30
+
+
+def test_every_metric_of_redis_is_collected(client: Redis, store: JobStore) -> None:
+    _queued(store)
+    shown = {family.name for family in _registry(client).collect()}
+    expected = {each.name for each in metrics.METRICS if each.home is metrics.Home.REDIS}
+    assert {name.removesuffix("_total") for name in expected} == shown
