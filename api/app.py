@@ -14,6 +14,7 @@ from api.envelope import install_request_ids
 from api.failures import EnvelopeApi, install_error_handlers
 from api.limits import install_rate_headers
 from api.metrics import install_metrics, queue_metrics
+from api.removebg.resource import install_removebg
 from api.resources import health, info, removals, tasks, uploads
 from api.services import Services
 from api.settings import ApiSettings
@@ -47,6 +48,7 @@ def create_app(services: Services | None = None) -> Flask:
     install_rate_headers(app)
     install_error_handlers(app)
     _add_routes(app)
+    install_removebg(app)
     return app
 
 

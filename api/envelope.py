@@ -2,14 +2,16 @@
 
 import re
 import secrets
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
-from flask import Flask, Response, g, jsonify, request
+from flask import Flask, Response, current_app, g, jsonify, request
 
 from api.errors import ApiError
 
+_SHAPES: Final = "rmbg-failure-shapes"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 
 
@@ -18,8 +20,20 @@ def success(data: object) -> dict[str, Any]:
     return {"code": 0, "message": "success", "data": data, "request_id": request_id()}
 
 
+def shape_failures(app: Flask, prefix: str, shape: Callable[[ApiError], Response]) -> None:
+    """Have all errors of addresses below a prefix answered in another shape."""
+    app.extensions.setdefault(_SHAPES, {})[prefix] = shape
+
+
 def failure(error: ApiError) -> Response:
-    """An error in the envelope, under its own HTTP status."""
+    """An error under its own HTTP status, in the envelope or the shape of the address asked."""
+    for prefix, shape in current_app.extensions.get(_SHAPES, {}).items():
+        if request.path.startswith(prefix):
+            return cast("Response", shape(error))
+    return _enveloped(error)
+
+
+def _enveloped(error: ApiError) -> Response:
     body: dict[str, Any] = {
         "code": error.row.code,
         "message": str(error),

@@ -28,6 +28,30 @@ class ApiSettings(Settings):
         "browser, such as https://shop.example; * for all.",
     )
 
+    removebg_wait_seconds: float = Field(
+        15, gt=0, le=300, description="Longest that /v1.0/removebg waits for a result."
+    )
+    removebg_megapixels_per_minute: float = Field(
+        500,
+        ge=0,
+        description="Megapixels that one caller may send to /v1.0/removebg in a minute; a picture "
+        "costs at least 1. 0: any number.",
+    )
+    removebg_png_megapixels: float = Field(
+        0, ge=0, description="Most megapixels of a PNG from /v1.0/removebg. 0: any number."
+    )
+    removebg_min_subject: float = Field(
+        0.001,
+        ge=0,
+        le=1,
+        description="Share of the pixels that must belong to a subject, or /v1.0/removebg answers "
+        "unknown_foreground.",
+    )
+    removebg_keep_improvements: bool = Field(
+        False,
+        description="Keep the pictures that callers send to /v1.0/improve.",
+    )
+
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, value: str) -> str:
