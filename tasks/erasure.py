@@ -27,9 +27,17 @@ class Eraser:
             QueueUnavailableError, StoreUnavailableError: not all of it is gone; repeat it.
         """
         self.store.cancel(job.task_id)
+        self.erase_pictures(job)
+        self.store.erase(job.task_id)
+
+    def erase_pictures(self, job: Job) -> None:
+        """Remove a job's original, background and results, and leave its record.
+
+        Raises:
+            StoreUnavailableError: not all of them are gone; repeat it.
+        """
         for key in self._pictures(job):
             self.objects.delete(key)
-        self.store.erase(job.task_id)
 
     def _pictures(self, job: Job) -> Iterator[str]:
         yield job.original_key

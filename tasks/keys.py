@@ -9,6 +9,13 @@ PREFIX: Final = "rmbg:"
 #: Where the uploaded pictures lie in the bucket.
 ORIGINALS: Final = "originals/"
 
+#: Where the pictures behind subjects lie, and the cutouts.
+BACKGROUNDS: Final = "backgrounds/"
+RESULTS: Final = "results/"
+
+#: Every task that is to be erased: a sorted set by the unix time of the next step of that.
+EXPIRIES: Final = f"{PREFIX}expiries"
+
 #: Where uploads in pieces lie in the bucket.
 UPLOADED: Final = "uploads/"
 
@@ -63,12 +70,17 @@ def original_key(task_id: str) -> str:
 
 def background_key(task_id: str) -> str:
     """The picture that is put behind the subject, as it came."""
-    return f"backgrounds/{task_id}"
+    return f"{BACKGROUNDS}{task_id}"
 
 
 def task_id_of(original: str) -> str:
     """The inverse of `original_key`."""
     return original.removeprefix(ORIGINALS)
+
+
+def task_of(key: str) -> str:
+    """The task that an original, a background or a result belongs to."""
+    return key.split("/")[1]
 
 
 def result_key(task_id: str, token: str, extension: str) -> str:
@@ -78,7 +90,7 @@ def result_key(task_id: str, token: str, extension: str) -> str:
 
 def results_prefix(task_id: str) -> str:
     """Beginning of the keys of all results of a job."""
-    return f"results/{task_id}/"
+    return f"{RESULTS}{task_id}/"
 
 
 def job_key(task_id: str) -> str:

@@ -12,6 +12,10 @@ POISON: Final = JobError(
 LOST: Final = JobError(
     "lost", "The service lost its worker too often while it ran; submit it again.", retryable=True
 )
+#: Its pictures' time was over before it was done.
+EXPIRED: Final = JobError(
+    "expired", "The task was not done before its pictures expired.", retryable=True
+)
 #: Nobody began it before its deadline.
 OVERDUE: Final = JobError(
     "deadline_exceeded", "No worker was free before the task's deadline.", retryable=True

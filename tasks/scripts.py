@@ -20,6 +20,7 @@ _NAMES = (
     "cancel",
     "requeue",
     "overdue",
+    "expire",
     "forget",
     "forget_list",
     "erase",

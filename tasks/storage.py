@@ -12,6 +12,7 @@ from minio import Minio
 from minio.error import MinioException, S3Error
 
 from tasks.errors import ObjectNotFoundError, StoreUnavailableError
+from tasks.lifecycle import net_days, spread_net
 from tasks.settings import Settings
 
 #: S3 signs for at most a week.
@@ -77,7 +78,10 @@ def store_errors(key: str = "") -> Iterator[None]:
 class MinioStore:
     """`ObjectStore` on any S3 server."""
 
-    def __init__(self, client: Minio, public_client: Minio, bucket: str) -> None:
+    def __init__(
+        self, client: Minio, public_client: Minio, bucket: str, *, days: int | None = None
+    ) -> None:
+        self._days = days
         self._client = client
         self._public_client = public_client
         self._bucket = bucket
@@ -90,6 +94,7 @@ class MinioStore:
             s3_client(settings, str(settings.s3_endpoint)),
             s3_client(settings, str(public)),
             settings.s3_bucket,
+            days=net_days(settings.retention_hours),
         )
 
     @classmethod
@@ -167,13 +172,17 @@ class MinioStore:
     def ensure_bucket(self) -> None:
         """Make the bucket unless it is there; two processes may do so at once."""
         with store_errors():
-            if self._client.bucket_exists(self._bucket):
-                return
-            try:
-                self._client.make_bucket(self._bucket)
-            except S3Error as error:
-                if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
-                    raise
+            if not self._client.bucket_exists(self._bucket):
+                self._make_bucket()
+            if self._days is not None:
+                spread_net(self._client, self._bucket, self._days)
+
+    def _make_bucket(self) -> None:
+        try:
+            self._client.make_bucket(self._bucket)
+        except S3Error as error:
+            if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+                raise
 
     def ensure_writable(self) -> None:
         """Make the bucket, and prove that an object can be written to it and removed again.

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from tasks import keys
 from tasks.errors import IdTakenError, QueueFullError, QueueUnavailableError
 from tasks.jobs import Job, Priority, Status, from_record, to_record, write_error
-from tasks.reasons import LOST, OVERDUE, POISON
+from tasks.reasons import EXPIRED, LOST, OVERDUE, POISON
 from tasks.scripts import load_scripts
 
 #: How long a lease lasts unless renewed, and how often its owner renews it.
@@ -250,6 +250,10 @@ class JobStore:
     def fail_overdue(self, task_id: str) -> bool:
         """Fail a queued job whose deadline is over."""
         return bool(self._run("overdue", task_id, self._clock(), write_error(OVERDUE)))
+
+    def expire(self, task_id: str) -> bool:
+        """Fail a job that is not final, since its pictures are about to go."""
+        return bool(self._run("expire", task_id, self._clock(), write_error(EXPIRED)))
 
     def forget(self, task_id: str, *, list_name: str = "") -> None:
         """Drop a job whose record has expired from every set that names it."""

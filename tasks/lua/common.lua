@@ -4,9 +4,11 @@
 --   lifted:<queue>|<step>  those of them that wait there since a lower step let them wait too long
 --   due                    queued jobs whose message is to be sent, by the time from which on
 --   deadlines              queued jobs that nobody wants after a time, by that time
+--   expiries               every job, by the time at which something of it is to be erased
 --   tasks:<owner>          every job of an owner, by the time it was submitted
 local P = 'rmbg:'
 local QUEUED, DEADLINES, DUE, DEAD = P .. 'jobs:queued', P .. 'deadlines', P .. 'due', P .. 'dead'
+local EXPIRIES = P .. 'expiries'
 
 local function job_key(id) return P .. 'job:' .. id end
 local function lease_key(id) return P .. 'job:' .. id .. ':lease' end

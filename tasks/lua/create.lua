@@ -13,6 +13,7 @@ end
 redis.call('HSET', job_key(id), unpack(ARGV, 6))
 redis.call('EXPIREAT', job_key(id), ARGV[2])
 redis.call('ZADD', QUEUED, now, id)
+redis.call('ZADD', EXPIRIES, get(id, 'expires_at'), id)
 if ARGV[5] ~= '' then
   redis.call('ZADD', DEADLINES, ARGV[5], id)
 end

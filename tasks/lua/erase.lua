@@ -9,6 +9,7 @@ end
 unqueue(id)
 redis.call('ZREM', index(status), id)
 redis.call('ZREM', DEAD, id)
+redis.call('ZREM', EXPIRIES, id)
 redis.call('ZREM', tasks_of(id), id)
 redis.call('DEL', lease_key(id), job_key(id))
 if status == 'queued' or status == 'processing' then

@@ -10,6 +10,7 @@ end
 redis.call('ZREM', DUE, id)
 redis.call('ZREM', DEADLINES, id)
 redis.call('ZREM', DEAD, id)
+redis.call('ZREM', EXPIRIES, id)
 if ARGV[2] ~= '' then
   redis.call('ZREM', P .. 'sent:' .. ARGV[2], id)
   redis.call('SREM', P .. 'lifted:' .. ARGV[2], id)

@@ -1,0 +1,288 @@
+"""What has expired goes, and nothing else: with a clock that is moved, real Redis and S3."""
+
+import io
+import time
+from dataclasses import dataclass, replace
+
+import pytest
+from minio.commonconfig import ENABLED, Filter
+from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
+from redis import Redis
+
+from tasks import keys
+from tasks.erasure import Eraser
+from tasks.jobs import Job, Status
+from tasks.lifecycle import net_days, spread_net
+from tasks.manifest import write_manifest
+from tasks.retention.expiry import Expiry
+from tasks.retention.orphans import GRACE_SECONDS, Orphans
+from tasks.retention.sweeper import Sweeper
+from tasks.settings import Settings
+from tasks.storage import MinioStore, s3_client
+from tasks.store import RECORD_GRACE_SECONDS, JobStore, connect
+from tasks.uploads.record import PART_BYTES
+from tasks.uploads.service import Uploads
+
+HOUR = 3600.0
+
+
+@dataclass
+class Clock:
+    now: float
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class World:
+    settings: Settings
+    clock: Clock
+    client: Redis
+    store: JobStore
+    objects: MinioStore
+    uploads: Uploads
+    sweeper: Sweeper
+
+    def bucket(self) -> set[str]:
+        return set(self.objects.list(""))
+
+    def redis(self) -> dict[str, object]:
+        """Everything in Redis; a key's content in a form that can be compared."""
+        read = {
+            "hash": self.client.hgetall,
+            "string": self.client.get,
+            "set": self.client.smembers,
+            "zset": lambda name: self.client.zrange(name, 0, -1, withscores=True),
+            "list": lambda name: self.client.lrange(name, 0, -1),
+        }
+        # Those of the sweeper itself, and a count that only goes up.
+        own = {"rmbg:retention", "rmbg:retention:bucket", "rmbg:sendings"}
+        names = set(self.client.scan_iter()) - own
+        return {name: read[str(self.client.type(name))](name) for name in names}
+
+
+@pytest.fixture
+def world(server_settings: dict[str, object]) -> World:
+    url = str(server_settings["redis_url"]).removesuffix("/0") + "/7"
+    settings = Settings.load(**{**server_settings, "redis_url": url, "s3_bucket": "retention"})
+    client, clock = connect(url), Clock(time.time())
+    client.flushdb()
+    objects = MinioStore.from_settings(settings)
+    objects.ensure_bucket()
+    for key in objects.list(""):
+        objects.delete(key)
+    store = JobStore(client, clock=clock)
+    uploads = replace(Uploads.from_settings(settings, client, objects), clock=clock)
+    sweeper = Sweeper(
+        client,
+        Expiry(client, store, Eraser(store, objects), uploads, clock),
+        Orphans(store, uploads.store, objects, uploads.large, clock),
+    )
+    return World(settings, clock, client, store, objects, uploads, sweeper)
+
+
+def _put(world: World, key: str, **metadata: str) -> None:
+    world.objects.put(
+        key,
+        io.BytesIO(b"bytes"),
+        5,
+        "image/png",
+        metadata={k.replace("_", "-"): v for k, v in metadata.items()},
+    )
+
+
+def _job(world: World, *, hours: float, end: Status | None = Status.SUCCEEDED) -> Job:
+    """A task with all that belongs to one, which expires so many hours from now."""
+    task_id = keys.new_task_id()
+    job = Job(
+        task_id=task_id,
+        model="u2netp",
+        queue="model.u2netp",
+        original_key=keys.original_key(task_id),
+        background_key=keys.background_key(task_id),
+        created_at=world.clock(),
+        expires_at=world.clock() + hours * HOUR,
+        owner="shop",
+    )
+    _put(world, keys.background_key(task_id))
+    world.objects.put(
+        job.original_key, io.BytesIO(b"bytes"), 5, "image/png", metadata=write_manifest(job)
+    )
+    world.store.create(job)
+    if end is not None:
+        token = keys.lease_token("gpu0@host", 1)
+        world.store.claim(task_id, token=token, worker="gpu0@host")
+        key = keys.result_key(task_id, token, "png")
+        _put(world, key)
+        world.store.finish(task_id, token=token, status=end, result_key=key)
+    return job
+
+
+def _names(world: World, word: str) -> list[str]:
+    """Where a word still stands, in Redis or in the bucket."""
+    return [
+        *(key for key in world.bucket() if word in key),
+        *(name for name, value in world.redis().items() if word in name or word in str(value)),
+    ]
+
+
+def test_an_expired_task_goes_in_two_steps_and_nothing_else_does(world: World) -> None:
+    stays = [_job(world, hours=100), _job(world, hours=100, end=None)]
+    kept_upload = replace(world.uploads, seconds=100 * HOUR).create("", 5)
+    bucket, redis = world.bucket(), world.redis()
+    goes = [_job(world, hours=24), _job(world, hours=24, end=Status.FAILED)]
+    waiting = _job(world, hours=24, end=None)
+
+    world.clock.now += 23 * HOUR
+    assert world.sweeper.run_once()
+    assert len([key for key in world.bucket() if key.startswith("originals/")]) == 5
+
+    world.clock.now += 1 * HOUR
+    assert world.sweeper.run_once()
+    assert world.bucket() == bucket
+    for job in [*goes, waiting]:
+        # Its record still says that there was one.
+        assert world.store.get(job.task_id) is not None
+    ended = world.store.get(waiting.task_id)
+    assert ended is not None
+    assert ended.error is not None
+    assert (ended.status, ended.error.type) == (Status.FAILED, "expired")
+
+    world.clock.now += RECORD_GRACE_SECONDS
+    assert world.sweeper.run_once()
+    for job in [*goes, waiting]:
+        assert _names(world, job.task_id) == []
+    after = world.redis()
+    assert {name: after.get(name) for name in redis} == redis
+    assert world.bucket() == bucket
+    assert world.store.recorded([job.task_id for job in stays]) == {j.task_id for j in stays}
+    assert world.uploads.store.get(kept_upload.upload_id) == kept_upload
+
+
+def test_what_a_running_job_still_writes_after_its_expiry_is_swept(world: World) -> None:
+    job = _job(world, hours=24, end=None)
+    token = keys.lease_token("gpu0@host", 1)
+    world.store.claim(job.task_id, token=token, worker="gpu0@host")
+    world.clock.now += 24 * HOUR
+    world.sweeper.run_once()
+    # It had the picture in memory; it stores its result, and dies before it could be told off.
+    _put(world, keys.result_key(job.task_id, token, "png"))
+    assert not world.store.finish(job.task_id, token=token, status=Status.SUCCEEDED)
+    world.client.delete("rmbg:retention:bucket")
+    world.sweeper.run_once()
+    assert world.bucket() == set()
+
+
+def test_what_a_running_job_still_writes_after_an_erasure_is_swept_at_once(world: World) -> None:
+    job = _job(world, hours=24, end=None)
+    token = keys.lease_token("gpu0@host", 1)
+    world.store.claim(job.task_id, token=token, worker="gpu0@host")
+    Eraser(world.store, world.objects).erase(job)
+    _put(world, keys.result_key(job.task_id, token, "png"))
+    world.sweeper.run_once()
+    assert world.bucket() == set()
+
+
+def test_results_of_earlier_runs_go_and_the_one_that_counts_stays(world: World) -> None:
+    job = _job(world, hours=24)
+    done = world.store.get(job.task_id)
+    assert done is not None
+    left = keys.result_key(job.task_id, keys.lease_token("gpu1@host", 1), "png")
+    _put(world, left)
+    world.clock.now += GRACE_SECONDS
+    assert world.sweeper.orphans.sweep() == [left]
+    assert done.result_key in world.bucket()
+
+
+def test_after_a_loss_of_redis_all_that_can_be_restored_stays_until_its_expiry(
+    world: World,
+) -> None:
+    _job(world, hours=24)
+    bucket = world.bucket()
+    assert len(bucket) == 3
+    world.client.flushdb()
+    world.clock.now += 23 * HOUR
+    world.sweeper.run_once()
+    assert world.bucket() == bucket
+    world.clock.now += HOUR
+    world.client.flushdb()
+    world.sweeper.run_once()
+    world.client.flushdb()
+    world.sweeper.run_once()
+    assert world.bucket() == set()
+
+
+def test_an_original_that_is_stored_before_its_record_is_left_alone(world: World) -> None:
+    key = keys.original_key(keys.new_task_id())
+    _put(world, key)
+    assert world.sweeper.orphans.sweep() == []
+    world.clock.now += GRACE_SECONDS + 5
+    assert world.sweeper.orphans.sweep() == [key]
+
+
+def test_an_object_that_is_not_ours_is_never_touched(world: World) -> None:
+    _put(world, "elsewhere/picture.png")
+    world.clock.now += 1000 * HOUR
+    world.sweeper.run_once()
+    assert world.bucket() == {"elsewhere/picture.png"}
+
+
+class _Body:
+    def __init__(self, data: bytes) -> None:
+        self.read = io.BytesIO(data).read
+
+
+def test_an_upload_expires_with_its_parts(world: World) -> None:
+    upload = world.uploads.create("", PART_BYTES + 10)
+    world.uploads.append("", upload.upload_id, 0, _Body(bytes(PART_BYTES + 4)))
+    assert world.uploads.large.unfinished(keys.UPLOADED)
+    world.clock.now += world.uploads.seconds
+    world.sweeper.run_once()
+    assert world.bucket() == set()
+    assert world.uploads.large.unfinished(keys.UPLOADED) == []
+    assert world.uploads.store.get(upload.upload_id) is not None
+    world.clock.now += RECORD_GRACE_SECONDS
+    world.sweeper.run_once()
+    assert _names(world, upload.upload_id) == []
+
+
+def test_an_upload_without_a_record_is_swept_with_its_parts(world: World) -> None:
+    upload = world.uploads.create("", PART_BYTES + 10)
+    world.uploads.append("", upload.upload_id, 0, _Body(bytes(PART_BYTES + 4)))
+    world.client.flushdb()
+    assert world.sweeper.orphans.sweep() == []
+    world.clock.now += GRACE_SECONDS + 5
+    assert len(world.sweeper.orphans.sweep()) == 2
+    assert world.bucket() == set()
+    assert world.uploads.large.unfinished(keys.UPLOADED) == []
+
+
+def test_one_sweeps_at_a_time(world: World) -> None:
+    with world.client.lock("rmbg:retention", timeout=30):
+        assert not world.sweeper.run_once()
+    assert world.sweeper.run_once()
+
+
+def test_the_net_is_wider_than_what_the_sweeper_leaves_and_spares_other_rules(
+    world: World,
+) -> None:
+    client = s3_client(world.settings, str(world.settings.s3_endpoint))
+    bucket = world.settings.s3_bucket
+    foreign = Rule(
+        ENABLED, rule_filter=Filter(prefix="logs/"), rule_id="theirs", expiration=Expiration(days=9)
+    )
+    client.set_bucket_lifecycle(bucket, LifecycleConfig([foreign]))
+    for days in (net_days(24), net_days(72), net_days(72)):
+        spread_net(client, bucket, days)
+    rules = client.get_bucket_lifecycle(bucket).rules
+    found = {rule.rule_id: rule.expiration and rule.expiration.days for rule in rules}
+    assert found == {
+        "theirs": 9,
+        "rmbg-originals": 5,
+        "rmbg-backgrounds": 5,
+        "rmbg-results": 5,
+        "rmbg-uploads": 5,
+        "rmbg-parts": None,
+    }
+    assert net_days(24) * 24 > 24 + RECORD_GRACE_SECONDS / 3600
