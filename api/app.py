@@ -22,6 +22,9 @@ from api.upload_limit import install_upload_limit
 from inference.version import __version__
 from tasks.log import configure_logging
 
+#: Where an application keeps its `EnvelopeApi`, which can describe it.
+API: Final = "rmbg.api"
+
 _log = structlog.get_logger(__name__)
 _ERRORS_FROM: Final = 400
 
@@ -60,6 +63,7 @@ def _services_from_environment() -> Services:
 
 def _add_routes(app: Flask) -> None:
     api = EnvelopeApi(app)
+    app.extensions[API] = api
     for resource in (removals, uploads, tasks, info, health):
         api.register_blueprint(resource.blueprint)
     documentation = get_swaggerui_blueprint(

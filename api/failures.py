@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import structlog
-from flask import Flask, Response
+from flask import Flask, Response, jsonify
 from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
 from api.envelope import failure
 from api.errors import BY_STATUS, ERRORS, ApiError
+from api.openapi.document import complete
 from api.schemas import ErrorEnvelope
 from inference.errors import InferenceError, InvalidOptionError
 from tasks.errors import QueueFullError, QueueUnavailableError, StoreUnavailableError
@@ -24,6 +25,17 @@ class EnvelopeApi(Api):  # type: ignore[misc] # flask-smorest publishes no types
     """flask-smorest's `Api`, answering errors in this project's envelope."""
 
     ERROR_SCHEMA = ErrorEnvelope
+    #: No "any other answer": each is documented by name.
+    DEFAULT_ERROR_RESPONSE_NAME = None
+
+    def _openapi_json(self) -> Response:
+        return jsonify(self.document())
+
+    def document(self) -> dict[str, Any]:
+        """The complete OpenAPI document."""
+        if "ErrorEnvelope" not in self.spec.components.schemas:
+            self.spec.components.schema("ErrorEnvelope", schema=ErrorEnvelope)
+        return complete(self.spec.to_dict())
 
     def handle_http_exception(self, error: HTTPException) -> Response:
         """Answer Flask's, Werkzeug's and webargs' exceptions."""

@@ -53,11 +53,14 @@ class TaskListQuery(Schema):
     limit = fields.Integer(
         load_default=20,
         validate=validate.Range(1, 100),
-        metadata={"description": "How many tasks at most."},
+        metadata={"description": "How many tasks at most.", "example": 50},
     )
     cursor = fields.String(
         load_default=None,
-        metadata={"description": "`next_cursor` of the page before, as it was given."},
+        metadata={
+            "description": "`next_cursor` of the page before, as it was given.",
+            "example": "MTc5NTM0NTI2Ny4yNSBybS0yMDI2MTEyMi04dzNrcTV0N3kybTRuNnA5cjJzNA",
+        },
     )
 
 

@@ -3,6 +3,7 @@
 A test holds what is committed against what the code says.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +13,9 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from api.app import API, create_app
 from api.errors import ERRORS
+from api.services import Services
 from api.settings import ApiSettings
 from tasks.metrics import METRICS
 from tasks.settings import variable
@@ -78,6 +81,12 @@ def metrics_page() -> str:
     )
 
 
+def openapi_document() -> str:
+    """`docs/openapi.json`."""
+    app = create_app(Services.from_settings(ApiSettings.load()))
+    return json.dumps(app.extensions[API].document(), indent=1, ensure_ascii=False) + "\n"
+
+
 def _shown(name: str, field: FieldInfo) -> str:
     value = _DERIVED.get(name) or _plain(field)
     return f"`{value}`" if value and name not in _DERIVED else value or "none"
@@ -97,6 +106,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
         "docs/errors.md": errors_page,
         "docs/metrics.md": metrics_page,
         ".env.example": environment_example,
+        "docs/openapi.json": openapi_document,
     }
 )
 

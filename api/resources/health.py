@@ -30,7 +30,7 @@ class Ready(MethodView):
     """The process and all that it needs."""
 
     @blueprint.response(200, envelope(HealthSchema))
-    @blueprint.alt_response(503, "NOT_READY")
+    @blueprint.fails("not_ready")
     def get(self) -> dict[str, Any]:
         """Whether a picture that came now would be worked on."""
         checks = {name: _outcome(check) for name, check in _checks().items()}

@@ -27,12 +27,28 @@ _BODY: Final = {
     },
 }
 
+#: What else a submission can end with; see `FormBlueprint.fails`.
+SUBMISSION_ERRORS: Final = (
+    "missing_image",
+    "empty_image",
+    "forbidden",
+    "image_too_large",
+    "too_many_pixels",
+    "unsupported_format",
+    "invalid_image",
+    "image_too_small",
+    "rate_limited",
+    "store_unavailable",
+    "queue_full",
+)
+
 
 @blueprint.route("/remove-bg")
 class RemoveBackground(MethodView):
     """Submissions."""
 
     @blueprint.doc(requestBody=_BODY)
+    @blueprint.fails(*SUBMISSION_ERRORS)
     @blueprint.response(202, envelope(SubmittedSchema), description="Accepted: stored and queued.")
     def post(self) -> tuple[dict[str, Any], int, dict[str, str]]:
         """Submit one picture.

@@ -64,6 +64,7 @@ class Task(MethodView):
         seconds = min(query["wait"], services().settings.max_wait_seconds)
         return success(task(own(services().wait_final(task_id, seconds)), services()))
 
+    @blueprint.fails("store_unavailable")
     @blueprint.response(200, envelope(ErasedSchema))
     def delete(self, task_id: str) -> dict[str, Any]:
         """End the task if need be, and erase its pictures and its record.
@@ -80,6 +81,7 @@ class Task(MethodView):
 class TaskCancel(MethodView):
     """A task's end before its time."""
 
+    @blueprint.fails("task_finished")
     @blueprint.response(200, envelope(TaskSchema))
     def post(self, task_id: str) -> dict[str, Any]:
         """End a task that is not final: a queued one never begins, a running one goes no further.
@@ -97,6 +99,7 @@ class TaskResult(MethodView):
     """A task's cutout."""
 
     @blueprint.arguments(ResultQuery, location="query")
+    @blueprint.fails("task_not_finished", "task_failed", "task_canceled", "task_expired")
     @blueprint.response(302, description="`Location` is the cutout's signed address.")
     def get(self, query: dict[str, Any], task_id: str) -> Response:
         """Redirect to the cutout."""

@@ -1,0 +1,1 @@
+"""The description of the API, complete: what flask-smorest gathers, and what holds everywhere."""
