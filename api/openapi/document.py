@@ -77,5 +77,5 @@ def _tidy(parameter: Document) -> None:
 
 
 def _secure(path: str, method: str, operation: Document) -> None:
-    needed = path.startswith(("/api/", "/v1.0/")) and method != "options"
+    needed = path.startswith("/api/") and method != "options"
     operation["security"] = [{name: []} for name in _SECURITY_SCHEMES] if needed else []

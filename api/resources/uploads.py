@@ -10,7 +10,7 @@ from api.body import StreamedBody
 from api.context import services
 from api.errors import ApiError
 from api.parsing import FormBlueprint
-from api.uploads import protocol
+from api.uploads import description, protocol
 from tasks.uploads.record import PieceUpload
 
 _DESCRIPTION: Final = (
@@ -50,6 +50,8 @@ class Uploads(MethodView):
         """What the server can do."""
         return _options()
 
+    @blueprint.doc(**description.BEGIN)
+    @blueprint.fails(*description.BEGIN_ERRORS)
     @blueprint.response(201, description="Begun; `Location` is the upload's address.")
     def post(self) -> Response:
         """Begin an upload of `Upload-Length` bytes; a first piece may come along as the body."""
@@ -77,6 +79,8 @@ class Upload(MethodView):
         """What the server can do."""
         return _options()
 
+    @blueprint.doc(**description.LOOK)
+    @blueprint.fails(*description.LOOK_ERRORS)
     @blueprint.response(200, description="`Upload-Offset` says how many bytes have come.")
     def head(self, upload_id: str) -> Response:
         """How many bytes have come."""
@@ -86,6 +90,8 @@ class Upload(MethodView):
             headers["Upload-Metadata"] = upload.metadata
         return Response(status=200, headers=headers)
 
+    @blueprint.doc(**description.APPEND)
+    @blueprint.fails(*description.APPEND_ERRORS)
     @blueprint.response(204, description="Taken; `Upload-Offset` says how many bytes have come.")
     def patch(self, upload_id: str) -> Response:
         """Add a piece, which begins at `Upload-Offset`."""
@@ -94,12 +100,16 @@ class Upload(MethodView):
         upload = _append(upload_id, protocol.number(request.headers, "Upload-Offset"))
         return Response(status=204, headers=protocol.state(upload))
 
+    @blueprint.doc(**description.LOOK)
+    @blueprint.fails(*description.DROP_ERRORS)
     @blueprint.response(204, description="Gone.")
     def delete(self, upload_id: str) -> Response:
         """Drop the upload with its bytes."""
         services().uploads.end(current_owner().id, upload_id)
         return Response(status=204)
 
+    @blueprint.doc(**description.OVERRIDE)
+    @blueprint.fails(*description.OVERRIDE_ERRORS)
     @blueprint.response(204, description="As the method in `X-HTTP-Method-Override`.")
     def post(self, upload_id: str) -> Response:
         """Do what `X-HTTP-Method-Override` says, for clients that can send nothing but POST."""
