@@ -19,6 +19,7 @@ from pydantic_settings import (
 
 from inference.probe import ImageLimits
 from tasks.errors import SettingsError
+from tasks.net.allow import Allow
 
 PREFIX = "RMBG_"
 
@@ -162,6 +163,11 @@ class Settings(BaseSettings):
     )
     max_image_mb: float = Field(10, gt=0, description="Largest upload, in MB of 2^20 bytes.")
     max_megapixels: float = Field(50, gt=0, description="Largest picture, in millions of pixels.")
+    url_allow: str = Field(
+        "",
+        description="Hosts and networks, comma-separated, that image URLs and webhooks may lead to "
+        "although they are not public: hooks.intra,.shop.intra,10.0.0.0/8.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug, info, warning or error."
     )
@@ -185,6 +191,12 @@ class Settings(BaseSettings):
     def _redis_scheme(cls, value: SecretStr) -> SecretStr:
         if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("should look like redis://:password@host:6379/0")
+        return value
+
+    @field_validator("url_allow")
+    @classmethod
+    def _url_allow(cls, value: str) -> str:
+        Allow.parse(value)
         return value
 
     @classmethod
