@@ -51,6 +51,14 @@ class Intake:
         self._store_original(job, submission.image, header)
         job = self._record(job)
         self._queue(job)
+        _log.info(
+            "job.accepted",
+            **job.log_context(),
+            model=job.model,
+            queue=job.queue,
+            bytes=submission.image.length,
+            batch_id=job.batch_id,
+        )
         return job
 
     def _new_job(self, submission: Submission, digest: str, request_id: str) -> Job:

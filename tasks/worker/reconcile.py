@@ -158,8 +158,8 @@ class Reconciler:
         if task_ids:
             with redis_errors():
                 self._client.hincrby(keys.COUNTERS, f"recovered:{reason}", len(task_ids))
-        for task_id in task_ids:
-            _log.warning("job.recovered", by=reason, task_id=task_id, **facts)
+        for job in self._store.get_many(task_ids):
+            _log.warning("job.recovered", by=reason, **job.log_context(), **facts)
 
 
 def _shared(job: Job) -> str:

@@ -44,8 +44,12 @@ class RemovalRequest(Request):  # type: ignore[misc] # celery publishes no types
         try:
             store = JobStore(connect(Settings.load().redis_url.get_secret_value()))
             outcome = store.crash(task_id, holder=holder)
+            job = store.get(task_id)
         except QueueUnavailableError as error:
             # The lease will run out by itself, and the reconciler will count a loss.
             _log.warning("job.crash_not_noted", task_id=task_id, reason=str(error))
         else:
-            _log.warning("job.worker_died", task_id=task_id, pid=pid, outcome=outcome.value)
+            known = job.log_context() if job else {"task_id": task_id}
+            _log.warning(
+                "job.worker_died", **known, worker=self.hostname, pid=pid, outcome=outcome.value
+            )
