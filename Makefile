@@ -37,13 +37,13 @@ up: $(VENV)/.service ## Run the whole service on this machine, on 127.0.0.1:8000
 
 test: lint ## Lint, types, import rules and all tests but the full-size ones
 	$(BIN)/rmbg models fetch u2netp
-	$(BIN)/pytest -m 'not slow and not gpu and not faults' $(ARGS)
+	$(BIN)/pytest -m 'not slow and not gpu' $(ARGS)
 
 test-slow: install ## The full-size tests
 	$(BIN)/rmbg models fetch u2netp
-	$(BIN)/pytest -m 'slow' --ignore=tests/acceptance/faults $(ARGS)
+	$(BIN)/pytest -m 'slow and not faults' $(ARGS)
 
-test-faults: install ## Kill, stop and cut off real processes, one by one and at random
+test-faults: install ## The fault suite at full size: kill, stop and cut off real processes
 	$(BIN)/rmbg models fetch u2netp
 	$(BIN)/pytest -m faults tests/acceptance/faults $(ARGS)
 

@@ -1,6 +1,7 @@
 """`python -m benchmarks`: all of them."""
 
-from benchmarks import pixels, service
+from benchmarks import pixels, reconciler, service
 
 pixels.main()
+reconciler.main()
 service.main()

@@ -23,10 +23,14 @@ INTERVAL_SECONDS: Final = 2.0
 #: A pass that died holds up the next one for so long at most.
 _LOCK_SECONDS: Final = 5.0
 _LOCK: Final = f"{keys.PREFIX}reconciler"
-#: Sent again by one step of one pass: a step must end well before the lock does.
+#: Looked at by one step of one pass.
 _MOST: Final = 500
+#: Sending takes as long as the machine's load makes it: what a pass has not sent after so many
+#: seconds is the next one's, lest the lock runs out. So many are sent at once.
+_SENDING_SECONDS: Final = 1.5
+_AT_ONCE: Final = 50
 #: Of those that are due, so many are bound to a GPU; the others may wait for any.
-_ROUTED: Final = 32
+_ROUTED: Final = 8
 
 _log = structlog.get_logger(__name__)
 
@@ -63,6 +67,7 @@ class Reconciler:
         self._lost = LostMessages(client)
         self._ageing = Ageing(client, store, ageing_seconds, clock)
         self._pruner = Pruner(client, store)
+        self._sending_until = 0.0
 
     def run_once(self) -> bool:
         """One pass; False when another process is at it, or Redis is away."""
@@ -79,6 +84,7 @@ class Reconciler:
         lock = self._client.lock(_LOCK, timeout=_LOCK_SECONDS, thread_local=False)
         if not lock.acquire(blocking=False):
             return False
+        self._sending_until = time.monotonic() + _SENDING_SECONDS
         for step in self._steps():
             self._attempt(step)
             lock.reacquire()
@@ -150,9 +156,12 @@ class Reconciler:
 
     def _send(self, task_ids: Sequence[str], queue_of: Callable[[Job], str], reason: str) -> None:
         """Send jobs' messages again; those without a record are the pruner's."""
-        jobs = self._store.get_many(task_ids)
-        sent = self._dispatcher.send_all([Sending(job.task_id, queue_of(job)) for job in jobs])
-        self._count(reason, [job.task_id for job in sent])
+        for start in range(0, len(task_ids), _AT_ONCE):
+            if time.monotonic() > self._sending_until:
+                return
+            jobs = self._store.get_many(task_ids[start : start + _AT_ONCE])
+            sent = self._dispatcher.send_all([Sending(job.task_id, queue_of(job)) for job in jobs])
+            self._count(reason, [job.task_id for job in sent])
 
     def _count(self, reason: str, task_ids: Sequence[str], **facts: str) -> None:
         if task_ids:

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from inference.options import Options
 from inference.pipeline import remove_background
 from tasks.errors import TaskError
 from tasks.fleet import Fleet
-from tasks.jobs import Job, Status
+from tasks.jobs import Job, Priority, Status
 from tasks.settings import Settings
 from tasks.store import connect
 
@@ -56,7 +56,7 @@ class Cluster:
     folder: Path
     valkey_port: int
     store_ports: StorePorts
-    time_limit: int = 15
+    settings: Mapping[str, str] = field(default_factory=dict)
     members: dict[str, Member] = field(default_factory=dict)
 
     @property
@@ -72,7 +72,8 @@ class Cluster:
             "RMBG_S3_SECRET_KEY": KEYS[1],
             "RMBG_MODEL_DIR": str(self.folder),
             "RMBG_HOST": HOST,
-            "RMBG_TIME_LIMIT": str(self.time_limit),
+            "RMBG_TIME_LIMIT": "15",
+            **self.settings,
             "PYTHONPATH": os.pathsep.join(
                 [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
             ),
@@ -139,11 +140,28 @@ class Cluster:
         process.wait()
         processes.end_group(process.pid)
 
+    def child(self, name: str) -> psutil.Process:
+        """A worker's pool child; `ValueError` if it has none just now."""
+        children = psutil.Process(self.members[name].process.pid).children()
+        return max(children, key=lambda each: each.memory_info().rss)
+
     def kill_child(self, name: str) -> None:
         """kill -9 of a worker's pool child alone."""
         with suppress(psutil.NoSuchProcess, ValueError):
-            children = psutil.Process(self.members[name].process.pid).children()
-            max(children, key=lambda each: each.memory_info().rss).kill()
+            self.child(name).kill()
+
+    def family(self, name: str) -> list[psutil.Process]:
+        """A worker's parent and all below it."""
+        parent = psutil.Process(self.members[name].process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def stopped(self, *names: str) -> list[str]:
+        """Those of the members that stand still by a SIGSTOP."""
+        return [
+            name
+            for name in names
+            if psutil.Process(self.members[name].process.pid).status() == psutil.STATUS_STOPPED
+        ]
 
     def restart(self, name: str, *, wait: bool = True) -> None:
         self.start(self.members[name].service, wait=wait)
@@ -160,6 +178,8 @@ class Cluster:
 
     def heal(self) -> None:
         """Whatever a test did: every member runs and is ready, and nobody is drained."""
+        for name in ("slow-start", "hung", "blind", "stop-after-pop"):
+            (self.folder / name).unlink(missing_ok=True)
         for name, member in list(self.members.items()):
             if member.process.poll() is not None:
                 self.restart(name, wait=False)
@@ -168,8 +188,6 @@ class Cluster:
         fleet = Fleet(connect(self.redis_url))
         for worker in fleet.workers():
             fleet.undrain(worker.name)
-        (self.folder / "slow-start").unlink(missing_ok=True)
-        (self.folder / "hung").unlink(missing_ok=True)
 
     def end_all(self) -> None:
         for name, member in reversed(self.members.items()):
@@ -188,13 +206,13 @@ class Cluster:
 
 
 @contextmanager
-def cluster(folder: Path, *, time_limit: int = 15) -> Iterator[Cluster]:
+def cluster(folder: Path, **settings: str) -> Iterator[Cluster]:
     # The parent looks at the model's file; the faulty model does without it.
     model = get_spec("u2netp")
     fetched = fetch_model(model, Settings.load().model_dir)
     (folder / model.file_name).symlink_to(fetched)
     with reserved_ports() as ports:
-        made = Cluster(folder, ports[0], StorePorts.take(ports[1:]), time_limit)
+        made = Cluster(folder, ports[0], StorePorts.take(ports[1:]), settings)
         try:
             made.start_servers()
             yield made
@@ -216,9 +234,29 @@ def picture(red: int = 200, number: int = 0) -> bytes:
     return file.getvalue()
 
 
-def submit(services: Services, data: bytes) -> str:
+def submit(services: Services, data: bytes, priority: Priority = Priority.NORMAL) -> str:
     upload = Upload(io.BytesIO(data), len(data), "test.png")
-    return services.submit(Submission(image=upload, cache=False), "test").task_id
+    return services.submit(Submission(image=upload, priority=priority, cache=False), "test").task_id
+
+
+def submit_many(
+    services: Services, count: int, *, first: int = 0, priority: Priority = Priority.NORMAL
+) -> dict[str, bytes]:
+    """Pictures by the ids of their jobs."""
+    pictures = [picture(number=number) for number in range(first, first + count)]
+    return {submit(services, each, priority): each for each in pictures}
+
+
+def await_processing(made: Cluster, services: Services) -> Job:
+    """Some job that runs, as soon as one does."""
+    found: list[str] = []
+
+    def any_runs() -> bool:
+        found[:] = services.store.ids(Status.PROCESSING)
+        return bool(found)
+
+    wait_for(any_runs, 20, made, "a running job")
+    return job(services, found[0])
 
 
 def expected(data: bytes) -> bytes:

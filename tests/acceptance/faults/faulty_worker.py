@@ -1,7 +1,9 @@
 """A model whose behaviour the picture commands, for `celery -A faulty_app`.
 
 The first pixel's red says what: 10 kill the process, 20 hang in native code the first time, 30
-hang there always, anything else sleep 100 ms. The matte is the left half.
+hang there always, 40 keep 250 MB of memory, 50 sleep 2 s, anything else sleep 100 ms. The matte is
+the left half. Files in the model folder command the process: `slow-start` (seconds), `blind` (fail
+the start check), `stop-after-pop` (stop between taking a message and noting that it is taken).
 """
 
 import os
@@ -12,13 +14,18 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from kombu.transport.redis import Channel, QoS
+from kombu.transport.virtual import Message
 
 from inference.models.base import Alpha, Rgb, StageHook, no_stages
+from inference.models.known_matte import require_known_matte
+from tasks.names import is_model_queue
 from tasks.settings import Settings
 from tasks.worker.removal import RemovalTask
 
-KILL, HANG_ONCE, HANG, GPU_FAULT = 10, 20, 30, 40
-WORK_SECONDS = 0.1
+KILL, HANG_ONCE, HANG, GROW, SLOW = 10, 20, 30, 40, 50
+WORK_SECONDS, SLOW_SECONDS = 0.1, 2.0
+GROWTH_BYTES = 250 * 2**20
 
 
 class FaultyModel:
@@ -26,6 +33,7 @@ class FaultyModel:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
+        self._kept: list[bytearray] = []
 
     def warm_up(self) -> None:
         slow = self._folder / "slow-start" if self._folder else None
@@ -48,10 +56,10 @@ class FaultyModel:
             # As in native code: no signal handler of Python's runs.
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             time.sleep(3600)
-        elif command < 50:
-            pass
+        elif command == GROW:
+            self._kept.append(bytearray(b"x") * GROWTH_BYTES)
         else:
-            time.sleep(WORK_SECONDS)
+            time.sleep(SLOW_SECONDS if command == SLOW else WORK_SECONDS)
 
     def _first(self, what: str) -> bool:
         with suppress(FileExistsError):
@@ -69,7 +77,23 @@ def left_half(image: Rgb) -> Alpha:
 def load_faulty_model(settings: Settings) -> FaultyModel:
     model = FaultyModel(settings.model_dir)
     model.warm_up()
+    if (settings.model_dir / "blind").exists():
+        # The left half is not what the model of that name makes of the drawing.
+        require_known_matte(model)
     return model
 
 
+class StoppingQoS(QoS):
+    """Stops its process, when told to, in the moment in which a message is nowhere in Redis."""
+
+    def append(self, message: Message, delivery_tag: str) -> None:
+        marker = Settings.load().model_dir / "stop-after-pop"
+        if is_model_queue(message.delivery_info["routing_key"]):
+            with suppress(FileNotFoundError):
+                marker.unlink()
+                os.kill(os.getpid(), signal.SIGSTOP)
+        super().append(message, delivery_tag)
+
+
+Channel.QoS = StoppingQoS
 RemovalTask.loader = staticmethod(load_faulty_model)

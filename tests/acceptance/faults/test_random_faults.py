@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
-from cluster import Cluster, assert_exactly_once, cluster, picture, submit, wait_final
+from cluster import Cluster, assert_exactly_once, cluster, submit_many, wait_final
 
 from tasks.store import LEASE_SECONDS, connect
 
@@ -41,13 +40,24 @@ def end_worker(made: Cluster, chance: random.Random) -> None:
 
 
 def sleep_through_lease(made: Cluster, chance: random.Random) -> None:
-    parent = psutil.Process(made.members[chance.choice(WORKERS)].process.pid)
-    family = [parent, *parent.children(recursive=True)]
+    family = made.family(chance.choice(WORKERS))
     for each in family:
         each.suspend()
     threading.Event().wait(LEASE_SECONDS + 2)
     for each in family:
         each.resume()
+
+
+def kill_after_pop(made: Cluster, _chance: random.Random) -> None:
+    marker = made.folder / "stop-after-pop"
+    marker.touch()
+    deadline = time.monotonic() + 3
+    while not made.stopped(*WORKERS) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    marker.unlink(missing_ok=True)
+    for name in made.stopped(*WORKERS):
+        made.kill(name)
+        made.restart(name, wait=False)
 
 
 def cut_connections(made: Cluster, _chance: random.Random) -> None:
@@ -81,6 +91,7 @@ FAULTS: tuple[Fault, ...] = (
     kill_io,
     end_worker,
     sleep_through_lease,
+    kill_after_pop,
     cut_connections,
     restart_redis,
     restart_store,
@@ -121,8 +132,7 @@ def _storm(made: Cluster, seed: int, *, jobs: int, pause: float, seconds: float)
     print(f"--fault-seed={seed}")  # noqa: T201 - shown with a failure
     chance = random.Random(seed)
     services = made.services()
-    pictures = [picture(number=number) for number in range(jobs)]
-    sent = {submit(services, each): each for each in pictures}
+    sent = submit_many(services, jobs)
     told: list[str] = []
 
     def strike() -> None:
@@ -137,6 +147,7 @@ def _storm(made: Cluster, seed: int, *, jobs: int, pause: float, seconds: float)
     assert_exactly_once(made, services, sent)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_small_storm_of_faults_loses_nothing(made: Cluster, seed: int) -> None:
     _storm(made, seed, jobs=100, pause=2, seconds=180)

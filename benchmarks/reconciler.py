@@ -1,0 +1,95 @@
+"""What a pass of the reconciler costs, by what there is to do, with a backlog of 10,000 jobs.
+
+Starts a Valkey of its own on a free port; nothing else is needed.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from redis import Redis
+
+from benchmarks.machine import machine
+from benchmarks.tables import table
+from deploy.local.running import embedded_valkey
+from tasks import keys
+from tasks.app import create_celery
+from tasks.dispatch import Dispatcher
+from tasks.fleet import Fleet
+from tasks.jobs import Job, Priority, Status
+from tasks.routing import Router
+from tasks.settings import Settings
+from tasks.store import JobStore, connect
+from tasks.worker.lost import list_key
+from tasks.worker.reconcile import Reconciler
+
+JOBS = 10_000
+RUNS = 5
+_QUEUE = "model.m"
+_LIST = list_key(f"{_QUEUE}|{int(Priority.LOW)}")
+
+
+def _fill(store: JobStore, dispatcher: Dispatcher) -> None:
+    now = time.time()
+    for _ in range(JOBS):
+        task_id = keys.new_task_id()
+        original = keys.original_key(task_id)
+        job = Job(task_id, "m", _QUEUE, original, now, now + 1e6, priority=Priority.LOW)
+        dispatcher.send(store.create(job))
+
+
+def _median(client: Redis, reconciler: Reconciler, before: Callable[[], object]) -> tuple[str, str]:
+    taken, counts = [], []
+    for _ in range(RUNS):
+        before()
+        began, sent = time.perf_counter(), _sendings(client)
+        reconciler.run_once()
+        taken.append(time.perf_counter() - began)
+        counts.append(_sendings(client) - sent)
+    return f"{statistics.median(taken) * 1000:.0f}", f"{statistics.median(counts):.0f}"
+
+
+def _sendings(client: Redis) -> int:
+    return int(str(client.get(f"{keys.PREFIX}sendings")))
+
+
+def _measure(client: Redis, store: JobStore, reconciler: Reconciler) -> list[tuple[str, ...]]:
+    queued = store.ids(Status.QUEUED)
+
+    def make_due() -> None:
+        client.zadd(keys.DUE, dict.fromkeys(queued[:500], 0.0))
+
+    def purge() -> None:
+        # The pass before the one that is measured finds them missing for the first time.
+        client.delete(_LIST)
+        reconciler.run_once()
+
+    cases = {"nothing": lambda: None, "500 due": make_due, "all messages lost": purge}
+    return [(name, *_median(client, reconciler, before)) for name, before in cases.items()]
+
+
+def main() -> None:
+    """Print the table."""
+    # A line for each job would be most of what is measured.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
+    with tempfile.TemporaryDirectory() as folder, embedded_valkey(Path(folder)) as url:
+        settings = Settings.load(redis_url=url)
+        client = connect(url)
+        store, fleet = JobStore(client), Fleet(client)
+        dispatcher = Dispatcher(create_celery(settings), store)
+        reconciler = Reconciler(
+            client, store, dispatcher, fleet, Router(client, fleet), ageing_seconds=3600
+        )
+        began = time.perf_counter()
+        _fill(store, dispatcher)
+        each = (time.perf_counter() - began) / JOBS * 1000
+        print(f"\nReconciler, {JOBS:,} queued jobs, {machine()}")
+        print(f"recording and queueing one: {each:.2f} ms\n")
+        table(("to do", "ms a pass", "sent"), _measure(client, store, reconciler))
+
+
+if __name__ == "__main__":
+    main()
