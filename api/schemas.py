@@ -102,6 +102,9 @@ class TaskSchema(Schema):
     model = fields.String(required=True)
     attempts = fields.Integer(required=True)
     worker = fields.String(required=True, allow_none=True)
+    metadata = fields.Dict(
+        keys=fields.String(), required=True, metadata={"description": "As it was submitted."}
+    )
     timings = fields.Dict(keys=fields.String(), values=fields.Integer(), required=True)
     created_at = fields.DateTime(required=True)
     started_at = fields.DateTime(required=True, allow_none=True)

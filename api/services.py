@@ -12,6 +12,7 @@ from api.submission.sources import Sources, from_uploads
 from api.submission.submission import Submission
 from tasks.api_keys import ApiKeys
 from tasks.app import create_celery
+from tasks.cache import ResultCache
 from tasks.dispatch import Dispatcher
 from tasks.erasure import Eraser
 from tasks.errors import QueueUnavailableError
@@ -35,6 +36,7 @@ class Services:
 
     settings: ApiSettings
     store: JobStore
+    cache: ResultCache
     objects: ObjectStore
     dispatcher: Dispatcher
     fleet: Fleet
@@ -59,6 +61,7 @@ class Services:
         return cls(
             settings=settings,
             store=store,
+            cache=ResultCache(client, store),
             objects=objects,
             dispatcher=Dispatcher(create_celery(settings), store),
             fleet=fleet,
@@ -81,6 +84,7 @@ class Services:
         return Intake(
             settings=self.settings,
             store=self.store,
+            cache=self.cache,
             objects=self.objects,
             dispatcher=self.dispatcher,
             fleet=self.fleet,

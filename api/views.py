@@ -45,6 +45,7 @@ def task(job: Job, services: Services) -> dict[str, Any]:
         "model": job.model,
         "attempts": job.attempts,
         "worker": job.worker,
+        "metadata": job.metadata,
         "timings": job.timings,
         "created_at": _instant(job.created_at),
         "started_at": _instant(job.started_at),

@@ -25,6 +25,18 @@ class IdTakenError(QueueUnavailableError):
     """A job of that id is recorded already."""
 
 
+class ResultKnownError(TaskError):
+    """A job that gives the same result has just succeeded: nothing was recorded.
+
+    Attributes:
+        task_id: that job.
+    """
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"The job {task_id} has the result already.")
+        self.task_id = task_id
+
+
 class QueueFullError(TaskError):
     """As many jobs are pending as the operator allows."""
 

@@ -7,6 +7,8 @@ from typing import Any, Final, cast
 
 from redis import Redis
 
+from inference.errors import ModelError
+from inference.models.registry import get_spec
 from tasks import keys
 from tasks.store import redis_errors
 
@@ -32,6 +34,7 @@ class Worker:
         name: Celery's name of it, `gpu0@host`.
         queue: its own queue; empty if it has none.
         model: what it serves.
+        revision: SHA-256 of the weights that it has loaded; empty if it has not said.
         pid: of the process that has the model.
         seconds: a running mean of what a job takes.
         running: jobs that it has begun, 0 or 1.
@@ -43,6 +46,7 @@ class Worker:
     name: str
     queue: str = ""
     model: str = ""
+    revision: str = ""
     pid: int = 0
     seconds: float = _UNKNOWN_SECONDS
     running: int = 0
@@ -152,6 +156,17 @@ class Fleet:
             for name, fact in zip(names, facts, strict=True)
         ]
 
+    def revision(self, model: str) -> str | None:
+        """Which weights a model's results are made with; None if that cannot be told now."""
+        try:
+            known = get_spec(model).sha256
+        except ModelError:
+            known = None
+        if known:
+            return known  # no other file is served
+        said = {each.revision for each in self.workers() if each.model == model and each.revision}
+        return "+".join(sorted(said)) or None
+
     def silent(self) -> dict[str, float]:
         """Workers that fell silent without taking their leave, and for how many seconds now."""
         now = self._clock()
@@ -187,6 +202,7 @@ def _worker(name: str, facts: dict[str, str], *, alive: bool, ready: bool, drain
         name=name,
         queue=facts.get("queue", ""),
         model=facts.get("model", ""),
+        revision=facts.get("revision", ""),
         pid=int(facts.get("pid", 0)),
         seconds=float(facts.get("seconds", _UNKNOWN_SECONDS)),
         running=int(facts.get("running", 0)),

@@ -90,6 +90,11 @@ class Job:
     background_key: str | None = None
     #: Its result was made from that of an equal task: no model ran for it.
     cached: bool = False
+    #: The same for jobs that give the same result; None keeps a job apart. How many seconds the
+    #: result is then reused for, and the running job whose result this one waits for.
+    cache_key: str | None = None
+    cache_seconds: int | None = None
+    leader: str | None = None
     priority: Priority = Priority.NORMAL
     #: The priority that it was lifted to, having waited for too long; None if it was not.
     step: Priority | None = None
@@ -168,6 +173,7 @@ _READERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
         "full_height": int,
         "coverage": float,
         "status": Status,
+        "cache_seconds": int,
         "cached": lambda text: text == "1",
     }
 )

@@ -68,6 +68,11 @@ def original_key(task_id: str) -> str:
     return f"{ORIGINALS}{task_id}"
 
 
+def copied_result_key(task_id: str, result: str) -> str:
+    """Where a job keeps its copy of another job's result: one place for each such result."""
+    return f"{results_prefix(task_id)}{result.rpartition('/')[2]}"
+
+
 def background_key(task_id: str) -> str:
     """The picture that is put behind the subject, as it came."""
     return f"{BACKGROUNDS}{task_id}"
@@ -101,6 +106,20 @@ def job_key(task_id: str) -> str:
 def lease_key(task_id: str) -> str:
     """The running worker's lease, a string with a time to live."""
     return f"{PREFIX}job:{task_id}:lease"
+
+
+def cached_key(cache_key: str) -> str:
+    """The id of a job whose result may be used again, a string with a time to live."""
+    return f"{PREFIX}cached:{cache_key}"
+
+
+def followers_key(task_id: str) -> str:
+    """The ids of the jobs that wait for an equal job's result, a set."""
+    return f"{PREFIX}followers:{task_id}"
+
+
+#: Jobs that have ended while others follow them: a sorted set by the unix time of their end.
+SETTLING: Final = f"{PREFIX}settling"
 
 
 def index_key(status: str) -> str:

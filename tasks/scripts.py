@@ -9,7 +9,13 @@ from redis.commands.core import Script
 
 from tasks.metrics import JOB_BUCKETS
 
+#: What every script can call.
+_SHARED = ("common", "twins")
 _NAMES = (
+    "create_finished",
+    "settle",
+    "promote",
+    "uncache",
     "create",
     "resend",
     "claim",
@@ -33,7 +39,7 @@ def load_scripts(client: Redis) -> Mapping[str, Script]:
     Nothing is sent yet.
     """
     folder = files("tasks.lua")
-    common = _constants() + folder.joinpath("common.lua").read_text()
+    common = _constants() + "".join(folder.joinpath(f"{name}.lua").read_text() for name in _SHARED)
     return MappingProxyType(
         {
             name: client.register_script(common + folder.joinpath(f"{name}.lua").read_text())

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio
+from minio.commonconfig import REPLACE, CopySource
 from minio.error import MinioException, S3Error
 
 from tasks.errors import ObjectNotFoundError, StoreUnavailableError
@@ -46,6 +47,15 @@ class ObjectStore(Protocol):
 
     def get(self, key: str) -> bytes:
         """All bytes of an object; `ObjectNotFoundError` if there is none."""
+
+    def copy(self, source: str, target: str, *, metadata: Mapping[str, str] | None = None) -> None:
+        """Copy an object within the store, with its media type.
+
+        Args:
+            source: the key of what is copied; `ObjectNotFoundError` if there is nothing.
+            target: the key of the copy.
+            metadata: of the copy; the source's own if none is given.
+        """
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
@@ -151,6 +161,23 @@ class MinioStore:
             finally:
                 answer.close()
                 answer.release_conn()
+
+    def copy(self, source: str, target: str, *, metadata: Mapping[str, str] | None = None) -> None:
+        """Copy an object within the store, with its media type."""
+        with store_errors(source):
+            copied = CopySource(self._bucket, source)
+            if metadata is None:
+                self._client.copy_object(self._bucket, target, copied)
+                return
+            # S3 replaces the media type with the metadata, so it has to be said again.
+            found = self._client.stat_object(self._bucket, source).content_type
+            self._client.copy_object(
+                self._bucket,
+                target,
+                copied,
+                metadata={**metadata, "Content-Type": found or "application/octet-stream"},
+                metadata_directive=REPLACE,
+            )
 
     def delete(self, key: str) -> None:
         """Remove an object."""

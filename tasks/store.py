@@ -11,7 +11,12 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from tasks import keys
-from tasks.errors import IdTakenError, QueueFullError, QueueUnavailableError
+from tasks.errors import (
+    IdTakenError,
+    QueueFullError,
+    QueueUnavailableError,
+    ResultKnownError,
+)
 from tasks.jobs import Job, Priority, Status, from_record, to_record, write_error
 from tasks.reasons import EXPIRED, LOST, OVERDUE, POISON
 from tasks.scripts import load_scripts
@@ -106,13 +111,15 @@ class JobStore:
         """Write a new record; from here on the job is accepted.
 
         Returns:
-            The job with the number of its first message, which is to be sent now.
+            The job with the number of its first message, which is to be sent now; or with the
+            leader that it follows, and then no message is.
 
         Raises:
             QueueFullError: so many jobs are queued or running already (0: any number may).
             IdTakenError: there is a record of that id.
+            ResultKnownError: a job of the same cache key has the result already.
         """
-        record = to_record({name: getattr(job, name) for name in job.__dataclass_fields__})
+        record = _whole(job)
         made = self._run(
             "create",
             job.task_id,
@@ -126,7 +133,23 @@ class JobStore:
             raise QueueFullError(f"{most_pending} jobs are waiting or running.")
         if made == "exists":
             raise IdTakenError(f"The id {job.task_id} is taken.")
+        word, _, other = str(made).partition(":")
+        if word == "known":
+            raise ResultKnownError(other)
+        if word == "joined":
+            return job.evolve(leader=other)
         return job.evolve(sending=int(made))
+
+    def create_finished(self, job: Job) -> None:
+        """Write the record of a job that is final from its beginning.
+
+        Raises:
+            IdTakenError: there is a record of that id.
+        """
+        expiry = int(job.expires_at + RECORD_GRACE_SECONDS)
+        record = _flat(_whole(job))
+        if self._run("create_finished", job.task_id, expiry, self._clock(), *record) == "exists":
+            raise IdTakenError(f"The id {job.task_id} is taken.")
 
     def get(self, task_id: str) -> Job | None:
         """The record, or None."""
@@ -307,6 +330,12 @@ class JobStore:
         """The ids of queued jobs whose next message is to be sent now."""
         return self._members(keys.DUE, self._clock())
 
+    def is_due(self, task_id: str) -> bool:
+        """Is a queued job's next message to be sent now?"""
+        with redis_errors():
+            score = self._client.zscore(keys.DUE, task_id)
+        return score is not None and score <= self._clock()
+
     def overdue(self) -> list[str]:
         """The ids of jobs whose deadline is over."""
         return self._members(keys.DEADLINES, self._clock())
@@ -348,6 +377,10 @@ class JobStore:
 
 def _from_flat(values: list[str]) -> Job | None:
     return from_record(dict(zip(values[::2], values[1::2], strict=True))) if values else None
+
+
+def _whole(job: Job) -> dict[str, str]:
+    return to_record({name: getattr(job, name) for name in job.__dataclass_fields__})
 
 
 def _flat(record: dict[str, str]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """`/api/v1/info`: what this service is and takes."""
 
-from typing import Any, Final
+from typing import Any
 
 from flask.views import MethodView
 from marshmallow import Schema, fields
@@ -10,16 +10,14 @@ from api.context import services
 from api.envelope import success
 from api.parsing import FormBlueprint
 from api.schemas import envelope
+from api.submission.parameters import FORMATS
 from inference.errors import ModelError
 from inference.models.registry import ModelSpec, get_spec
-from inference.options import OutputFormat
 from inference.pipeline_version import PIPELINE_VERSION
 from inference.probe import accepted_formats
 from inference.version import __version__
 
 blueprint = FormBlueprint("info", __name__, url_prefix="/api/v1", description="What is offered.")
-
-_OUTPUTS: Final = (OutputFormat.PNG, OutputFormat.WEBP, OutputFormat.JPG)
 
 
 class ModelSchema(Schema):
@@ -73,7 +71,7 @@ class Info(MethodView):
                 "models": [_model(spec) for spec in _served()],
                 "limits": _limits(),
                 "input_formats": [name.lower() for name in accepted_formats()],
-                "output_formats": [each.value for each in _OUTPUTS],
+                "output_formats": list(FORMATS),
             }
         )
 

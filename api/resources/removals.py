@@ -1,8 +1,8 @@
 """`/api/v1/remove-bg`: where pictures come in."""
 
-from typing import Any, Final
+from typing import Final
 
-from flask import request
+from flask import Response, jsonify, make_response, request
 from flask.views import MethodView
 
 from api.auth import current_owner
@@ -10,10 +10,11 @@ from api.context import services
 from api.envelope import request_id, success
 from api.limits import charge
 from api.parsing import FormBlueprint
-from api.schemas import SubmittedSchema, envelope
+from api.schemas import SubmittedSchema, TaskSchema, envelope
 from api.submission.parameters import RemovalForm, RemovalJson
 from api.submission.reading import build_submission, read_parameters
-from api.views import status_url, submitted
+from api.views import status_url, submitted, task
+from tasks.jobs import Job
 
 blueprint = FormBlueprint(
     "removals", __name__, url_prefix="/api/v1", description="Submit pictures."
@@ -53,12 +54,21 @@ class RemoveBackground(MethodView):
     @blueprint.doc(requestBody=_BODY)
     @blueprint.fails(*SUBMISSION_ERRORS)
     @blueprint.response(202, envelope(SubmittedSchema), description="Accepted: stored and queued.")
-    def post(self) -> tuple[dict[str, Any], int, dict[str, str]]:
+    @blueprint.alt_response(200, schema=envelope(TaskSchema), description="Finished already.")
+    def post(self) -> Response:
         """Submit one picture.
 
-        The answer comes at once, with the id under which the cutout can be asked for.
+        The answer comes at once, with the id under which the cutout can be asked for; or with the
+        finished task, if the result of an equal one could be used again.
         """
         charge()
         submission = build_submission(read_parameters(request), services().sources, current_owner())
-        job = services().submit(submission, request_id())
-        return success(submitted(job, services())), 202, {"Location": status_url(job)}
+        return answer(services().submit(submission, request_id()))
+
+
+def answer(job: Job) -> Response:
+    """200 with a task that is final, else 202."""
+    status = 200 if job.status.final else 202
+    schema = envelope(TaskSchema if job.status.final else SubmittedSchema)()
+    data = (task if job.status.final else submitted)(job, services())
+    return make_response(jsonify(schema.dump(success(data))), status, {"Location": status_url(job)})

@@ -12,14 +12,23 @@ from api.submission.submission import Submission, Upload
 from inference.errors import InvalidOptionError
 from inference.probe import ImageHeader, probe
 from tasks import keys
+from tasks.cache import ResultCache, cache_key, cache_seconds
+from tasks.copies import copy_inputs, copy_result, discard, result_facts
 from tasks.dispatch import Dispatcher
-from tasks.errors import IdTakenError, QueueFullError, QueueUnavailableError, TaskError
+from tasks.errors import (
+    IdTakenError,
+    QueueFullError,
+    QueueUnavailableError,
+    ResultKnownError,
+    TaskError,
+)
 from tasks.fleet import Fleet
-from tasks.jobs import Job
+from tasks.jobs import Job, Status
 from tasks.manifest import write_manifest
 from tasks.routing import Router
 from tasks.storage import ObjectStore
 from tasks.store import JobStore
+from tasks.twins import send_due
 
 _log = structlog.get_logger(__name__)
 
@@ -30,14 +39,25 @@ class Intake:
 
     settings: ApiSettings
     store: JobStore
+    cache: ResultCache
     objects: ObjectStore
     dispatcher: Dispatcher
     fleet: Fleet
     router: Router
     clock: Callable[[], float]
 
-    def accept(self, submission: Submission, request_id: str) -> Job:
+    def accept(self, submission: Submission, request_id: str, task_id: str | None = None) -> Job:
         """Accept a picture: check its header, store it, record it, queue it.
+
+        Where an equal job has the result already, it is copied; where one runs, it is awaited.
+
+        Args:
+            submission: what is asked for.
+            request_id: goes with the job through every log line.
+            task_id: the id that the job is to have; a fresh one if none is given.
+
+        Returns:
+            The job; final, if the cache had the result.
 
         Raises:
             InferenceError: the header shows that the picture cannot be used.
@@ -45,34 +65,43 @@ class Intake:
             StoreUnavailableError, QueueUnavailableError, QueueFullError: nothing was accepted.
         """
         header = probe(submission.image.stream, self.settings.image_limits)
-        job = self._new_job(submission, sha256_of(submission.image.stream), request_id)
+        job = self._new_job(submission, request_id, task_id or keys.new_task_id())
+        accepted = self._accept(job, submission, header)
+        _log.info(
+            "job.accepted",
+            **accepted.log_context(),
+            model=accepted.model,
+            queue=accepted.queue,
+            bytes=submission.image.length,
+            batch_id=accepted.batch_id,
+            cached=accepted.cached,
+            follows=accepted.leader,
+        )
+        return accepted
+
+    def _accept(self, job: Job, submission: Submission, header: ImageHeader) -> Job:
+        donor = self.cache.find(job.cache_key) if job.cache_key else None
+        if donor is not None:
+            done = self._reuse(job, donor, stored=False)
+            if done is not None:
+                return done
         if submission.background is not None:
             self._store_background(job, submission.background)
         self._store_original(job, submission.image, header)
-        job = self._record(job)
-        self._queue(job)
-        _log.info(
-            "job.accepted",
-            **job.log_context(),
-            model=job.model,
-            queue=job.queue,
-            bytes=submission.image.length,
-            batch_id=job.batch_id,
-        )
-        return job
+        return self._record(job)
 
-    def _new_job(self, submission: Submission, digest: str, request_id: str) -> Job:
+    def _new_job(self, submission: Submission, request_id: str, task_id: str) -> Job:
         now = self.clock()
-        task_id = keys.new_task_id()
         model = self._model(submission)
-        return Job(
+        retention = self.settings.retention_hours * 3600
+        job = Job(
             task_id=task_id,
             model=model,
             queue=self.router.choose(model, submission.priority),
             original_key=keys.original_key(task_id),
             background_key=keys.background_key(task_id) if submission.background else None,
             created_at=now,
-            expires_at=now + self.settings.retention_hours * 3600,
+            expires_at=now + retention,
             deadline=self._deadline(submission, now),
             options=submission.options.to_dict(),
             owner=submission.owner.id,
@@ -82,8 +111,24 @@ class Intake:
             webhook_events=list(submission.webhook_events),
             batch_id=submission.batch_id,
             file_stem=safe_stem(submission.image.file_name),
-            sha256=digest,
+            sha256=sha256_of(submission.image.stream),
             request_id=request_id,
+        )
+        return self._with_cache_key(job) if submission.cache else job
+
+    def _with_cache_key(self, job: Job) -> Job:
+        revision = self.fleet.revision(job.model)
+        if revision is None:
+            return job
+        key = cache_key(
+            owner=job.owner,
+            sha256=job.sha256,
+            options=job.options,
+            model=job.model,
+            revision=revision,
+        )
+        return job.evolve(
+            cache_key=key, cache_seconds=cache_seconds(job.expires_at - job.created_at)
         )
 
     def _model(self, submission: Submission) -> str:
@@ -122,25 +167,70 @@ class Intake:
         )
 
     def _record(self, job: Job) -> Job:
+        """Record the job whose pictures are stored, and have it run."""
         try:
-            return self.store.create(job, most_pending=self.settings.max_pending)
+            recorded = self.store.create(job, most_pending=self.settings.max_pending)
         except IdTakenError:
             # Ids are never drawn twice: this very record was written by an attempt whose answer
             # was lost, or by `rmbg restore`, which found the original first.
-            return self.store.get(job.task_id) or job
+            recorded = self.store.get(job.task_id) or job
+        except ResultKnownError as known:
+            return self._take_over(job, known.task_id)
         except (QueueUnavailableError, QueueFullError):
             self._discard(job)
             raise
+        self._queue(recorded)
+        return recorded
+
+    def _take_over(self, job: Job, task_id: str) -> Job:
+        """An equal job ended while this one's pictures were being stored."""
+        donor = self.cache.remember(job.cache_key or "", task_id)
+        done = self._reuse(job, donor, stored=True) if donor is not None else None
+        # Its result cannot be had, and is forgotten: so this does not go on for ever.
+        return done or self._record(job)
+
+    def _reuse(self, job: Job, donor: Job, *, stored: bool) -> Job | None:
+        """The job, finished with a copy of an equal one's result; None if it cannot be copied."""
+        now = self.clock()
+        done = job.evolve(
+            status=Status.SUCCEEDED,
+            started_at=now,
+            finished_at=now,
+            # Copies are not copied in their turn.
+            cache_key=None,
+            cache_seconds=None,
+            **result_facts(job, donor),
+        )
+        try:
+            if not stored:
+                copy_inputs(self.objects, done, donor)
+            copy_result(self.objects, done, donor)
+        except TaskError as error:
+            _log.info("cache.copy_failed", donor=donor.task_id, reason=str(error))
+            self.cache.forget(job.cache_key or "", donor.task_id)
+            return None
+        return self._record_finished(done)
+
+    def _record_finished(self, job: Job) -> Job:
+        try:
+            self.store.create_finished(job)
+        except IdTakenError:
+            return self.store.get(job.task_id) or job
+        except QueueUnavailableError:
+            self._discard(job)
+            raise
+        return job
 
     def _discard(self, job: Job) -> None:
         """Nothing is accepted, so nothing may stay."""
-        for key in filter(None, (job.original_key, job.background_key)):
-            try:
-                self.objects.delete(key)
-            except TaskError:
-                _log.warning("submit.object_left", key=key)
+        for key in filter(None, (job.original_key, job.background_key, job.result_key)):
+            discard(self.objects, key)
 
     def _queue(self, job: Job) -> None:
+        if job.leader is not None:
+            # It waits for an equal job, which may have become more urgent by it.
+            send_due(self.store, self.dispatcher, self.router, job.leader)
+            return
         try:
             self.dispatcher.send(job)
         except QueueUnavailableError:

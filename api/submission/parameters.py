@@ -7,9 +7,10 @@ from typing import Any, Final
 from flask_smorest.fields import Upload
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 
-from inference.options import OutputFormat
 from tasks.jobs import Priority
 
+#: The formats that are asked for here; another API has more.
+FORMATS: Final = ("png", "webp", "jpg")
 #: Largest `metadata`, as compact JSON in UTF-8.
 MAX_METADATA_BYTES: Final = 2048
 _MAX_URL: Final = 2048
@@ -48,10 +49,9 @@ class TaskParameters(Schema):
 
         unknown = RAISE
 
-    output_format = fields.Enum(
-        OutputFormat,
-        by_value=True,
-        load_default=OutputFormat.PNG,
+    output_format = fields.String(
+        load_default="png",
+        validate=validate.OneOf(FORMATS),
         metadata={"description": "The result's format; jpg needs a background."},
     )
     matte_color = fields.String(

@@ -12,7 +12,7 @@ from api.failures import from_validation
 from api.submission.parameters import RemovalForm, RemovalJson
 from api.submission.sources import Sources
 from api.submission.submission import Submission
-from inference.options import Options, parse_color
+from inference.options import Options, parse_color, parse_output_format
 from tasks.jobs import Priority
 from tasks.owners import Owner
 
@@ -119,7 +119,7 @@ def build_options(parameters: Mapping[str, Any]) -> Options:
     """
     color = parameters["matte_color"]
     return Options(
-        output_format=parameters["output_format"],
+        output_format=parse_output_format(parameters["output_format"]),
         matte_color=parse_color(color) if color else None,
         quality=parameters["quality"],
         refine=parameters["refine"],

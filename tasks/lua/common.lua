@@ -32,11 +32,32 @@ local function leave_list(id)
   redis.call('SREM', P .. 'lifted:' .. list, id)
 end
 
+-- What twins.lua sees to: a job that waits no more follows nobody; one that ends leads nobody.
+local leave_leader, end_twin
+
 -- It waits for nothing any more: neither for a worker nor to be sent.
 local function unqueue(id)
   leave_list(id)
   redis.call('ZREM', DUE, id)
   redis.call('ZREM', DEADLINES, id)
+  leave_leader(id)
+end
+
+-- A new record's place in time and with its owner, whose list lives as long as the last job in it;
+-- two of those that have expired go now.
+local function keep(id, expiry)
+  redis.call('EXPIREAT', job_key(id), expiry)
+  redis.call('ZADD', EXPIRIES, get(id, 'expires_at'), id)
+  local list = tasks_of(id)
+  for _, old in ipairs(redis.call('ZRANGE', list, 0, 1)) do
+    if redis.call('EXISTS', job_key(old)) == 0 then
+      redis.call('ZREM', list, old)
+    end
+  end
+  redis.call('ZADD', list, get(id, 'created_at'), id)
+  if redis.call('EXPIRETIME', list) < tonumber(expiry) then
+    redis.call('EXPIREAT', list, expiry)
+  end
 end
 
 local function move(id, status, now)
@@ -96,6 +117,7 @@ end
 local function publish_end(id)
   count_end(id)
   redis.call('PUBLISH', P .. 'done:' .. id, 'done')
+  end_twin(id)
 end
 
 local function fail(id, now, reason, dead)

@@ -1,31 +1,36 @@
--- Accept a new job and return the number of its first sending; refuse when too many are pending.
+-- Accept a new job and return the number of its first sending, or 'joined:' and the equal job that
+-- it follows. Nothing is written and 'exists' returned if there is one of that id, 'full' if too
+-- many are pending, 'known:' and a job if that one has the very result.
 -- ARGV: id, expire-at (unix seconds), now, most pending (0: any), deadline ('': none),
 --       field, value, ...
 local id, now = ARGV[1], ARGV[3]
+
+local function given(from, name)
+  for i = from, #ARGV, 2 do
+    if ARGV[i] == name then
+      return ARGV[i + 1]
+    end
+  end
+end
+
 if redis.call('EXISTS', job_key(id)) == 1 then
   return 'exists'
 end
+local known = given(6, 'cache_key')
+known = known and redis.call('GET', cached_key(known))
+if known then
+  return 'known:' .. known
+end
 local most = tonumber(ARGV[4])
-local pending = redis.call('ZCARD', QUEUED) + redis.call('ZCARD', index('processing'))
-if most > 0 and pending >= most then
+local jobs = redis.call('ZCARD', QUEUED) + redis.call('ZCARD', index('processing'))
+if most > 0 and jobs >= most then
   return 'full'
 end
 redis.call('HSET', job_key(id), unpack(ARGV, 6))
-redis.call('EXPIREAT', job_key(id), ARGV[2])
+keep(id, ARGV[2])
 redis.call('ZADD', QUEUED, now, id)
-redis.call('ZADD', EXPIRIES, get(id, 'expires_at'), id)
 if ARGV[5] ~= '' then
   redis.call('ZADD', DEADLINES, ARGV[5], id)
 end
--- Its owner's list lives as long as the last job in it; two of those that have expired go now.
-local list = tasks_of(id)
-for _, old in ipairs(redis.call('ZRANGE', list, 0, 1)) do
-  if redis.call('EXISTS', job_key(old)) == 0 then
-    redis.call('ZREM', list, old)
-  end
-end
-redis.call('ZADD', list, get(id, 'created_at'), id)
-if redis.call('EXPIRETIME', list) < tonumber(ARGV[2]) then
-  redis.call('EXPIREAT', list, ARGV[2])
-end
-return note_sending(id)
+local leader = join(id, now)
+return leader and 'joined:' .. leader or note_sending(id)

@@ -11,6 +11,7 @@ redis.call('ZREM', index(status), id)
 redis.call('ZREM', DEAD, id)
 redis.call('ZREM', EXPIRIES, id)
 redis.call('ZREM', tasks_of(id), id)
+end_twin(id)
 redis.call('DEL', lease_key(id), job_key(id))
 if status == 'queued' or status == 'processing' then
   -- Begun anew since it was canceled: whoever waits for it need wait no longer.

@@ -6,5 +6,8 @@ if get(id, 'status') ~= 'queued' or not deadline or tonumber(deadline) > tonumbe
   redis.call('ZREM', DEADLINES, id)
   return 0
 end
+if follows_running(id) then
+  return 0
+end
 fail(id, ARGV[2], ARGV[3], false)
 return 1

@@ -30,7 +30,13 @@ from tasks.store import JobStore, connect
 from tasks.worker.metrics import count_load, share_as_child
 from tasks.worker.readiness import Readiness
 from tasks.worker.runner import Runner
-from tasks.worker.startup import give_up, load_served_model, prepare_parent, serves_a_model
+from tasks.worker.startup import (
+    give_up,
+    load_served_model,
+    prepare_parent,
+    revision_of,
+    serves_a_model,
+)
 
 #: Exit status of a process whose GPU context is broken (sysexits.h: EX_SOFTWARE).
 _BROKEN_STATUS: Final = 70
@@ -50,6 +56,7 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
     def load(self, app: Celery, settings: Settings, worker: str) -> None:
         """Load and warm up the model, then announce the worker."""
         model = self.loader(settings)
+        revision = revision_of(settings)
         client = connect(settings.redis_url.get_secret_value())
         store, fleet, lock = JobStore(client), Fleet(client), threading.Lock()
         self.runner = Runner(
@@ -63,6 +70,7 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
             worker=worker,
             leave=_leave,
         )
+        fleet.note(worker, revision=revision)
         self.readiness = Readiness(
             client,
             fleet,

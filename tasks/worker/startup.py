@@ -17,7 +17,7 @@ from celery.worker import state
 from inference.errors import ModelError
 from inference.models.base import Matting
 from inference.models.birefnet.config import PatchOrder
-from inference.models.files import check_weights
+from inference.models.files import check_weights, sha256_of, weights_file
 from inference.models.known_matte import require_known_matte
 from inference.models.load import load_model
 from inference.models.registry import ModelSpec, get_spec
@@ -69,6 +69,17 @@ def load_served_model(settings: Settings) -> Matting:
     model.warm_up()
     require_known_matte(model)
     return model
+
+
+def revision_of(settings: Settings) -> str:
+    """SHA-256 of the weights that these settings name; empty if there is no such file."""
+    spec = get_spec(settings.model)
+    if spec.sha256 is not None:
+        return spec.sha256  # the loader takes no other
+    try:
+        return sha256_of(weights_file(spec, settings.model_file(spec.file_name)))
+    except OSError:
+        return ""
 
 
 def prepare_parent(worker: Any) -> None:  # noqa: ANN401 - celery publishes no types

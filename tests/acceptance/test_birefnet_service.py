@@ -68,7 +68,7 @@ def _pixels(data: bytes) -> np.ndarray:
 def test_its_matte_comes_through_the_service_unchanged(
     client: ServiceClient, checkpoint: Path, coffee: Path
 ) -> None:
-    task = client.wait(client.submit(coffee, {}))
+    task = client.wait(client.submit(coffee, {"cache": "false"}))
     assert (task["model"], task["worker"]) == ("birefnet-tiny", f"gpu0@{_HOST}")
     served = _pixels(client.cut_out(coffee, {}))
     assert served.shape == (400, 600, 4)

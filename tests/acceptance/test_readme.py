@@ -52,7 +52,7 @@ class Scene:
     made: list[str] = field(default_factory=list)
 
     def succeeded(self) -> str:
-        task_id = self.service.client.submit(self.coffee, {})
+        task_id = self.service.client.submit(self.coffee, {"cache": "false"})
         self.service.client.wait(task_id)
         return task_id
 

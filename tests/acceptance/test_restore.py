@@ -83,7 +83,9 @@ def waiting(restorable: Restorable, coffee: Path) -> list[str]:
     """Jobs that wait: the one worker takes none of them while it is drained."""
     Fleet(restorable.redis).drain(f"gpu0@{HOST}", "so that they wait")
     ids = [
-        restorable.service.client.submit(coffee, {"output_format": "webp", "quality": "60"})
+        restorable.service.client.submit(
+            coffee, {"output_format": "webp", "quality": "60", "cache": "false"}
+        )
         for _ in range(JOBS)
     ]
     assert set(restorable.service.store.ids(Status.QUEUED)) == set(ids)
@@ -127,7 +129,7 @@ def test_all_queued_jobs_succeed_after_redis_lost_everything(
 
 def test_a_job_that_had_succeeded_is_run_again(restorable: Restorable, coffee: Path) -> None:
     client = restorable.service.client
-    done = client.wait(client.submit(coffee, {}))
+    done = client.wait(client.submit(coffee, {"cache": "false"}))
     restorable.redis.flushall()
     assert restorable.restore_json()["restored"] == [done["task_id"]]
     assert client.wait(done["task_id"])["status"] == "succeeded"
@@ -135,7 +137,7 @@ def test_a_job_that_had_succeeded_is_run_again(restorable: Restorable, coffee: P
 
 def test_nothing_is_restored_without_a_yes(restorable: Restorable, coffee: Path) -> None:
     client = restorable.service.client
-    task_id = client.wait(client.submit(coffee, {}))["task_id"]
+    task_id = client.wait(client.submit(coffee, {"cache": "false"}))["task_id"]
     restorable.redis.flushall()
     asked = restorable.restore(status=1)
     assert f"lost  {task_id}" in asked.stdout

@@ -19,6 +19,7 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
+from inference.options import Options, OutputFormat
 from tasks import keys
 from tasks.jobs import Job, JobError, Status
 from tasks.manifest import read_manifest
@@ -50,7 +51,7 @@ def client(services: Services) -> Iterator[FlaskClient]:
 def submit(client: FlaskClient, coffee: Path) -> Submit:
     def send(image: bytes | None = None, name: str = "coffee.jpg", **form: str) -> TestResponse:
         picture = coffee.read_bytes() if image is None else image
-        body, kind = encode_multipart_formdata({**form, "image": (name, picture)})
+        body, kind = encode_multipart_formdata({"cache": "false", **form, "image": (name, picture)})
         return client.post("/api/v1/remove-bg", data=body, content_type=kind)
 
     return send
@@ -88,12 +89,8 @@ def test_a_picture_is_stored_recorded_and_queued(
 
     job = _job(services, data["task_id"])
     assert services.objects.get(job.original_key) == coffee.read_bytes()
-    assert job.options == {
-        "output_format": "jpg",
-        "matte_color": [255, 255, 255, 255],
-        "quality": 80,
-        "refine": False,
-    }
+    asked = Options(OutputFormat.JPG, (255, 255, 255, 255), quality=80, refine=False)
+    assert Options.from_dict(job.options) == asked
     assert job.file_stem == "coffee"
 
     client = connect(settings.redis_url.get_secret_value())
@@ -266,7 +263,9 @@ def test_a_store_that_is_away_is_503_and_accepts_nothing(
     services = Services.from_settings(away)
     before = set(services.store.ids(Status.QUEUED))
     with create_app(services).test_client() as client:
-        answer = client.post("/api/v1/remove-bg", data={"image": (coffee.open("rb"), "a.jpg")})
+        answer = client.post(
+            "/api/v1/remove-bg", data={"image": (coffee.open("rb"), "a.jpg"), "cache": "false"}
+        )
     assert _error(answer)[:2] == (503, "store_unavailable")
     assert answer.headers["Retry-After"].isdigit()
     assert set(services.store.ids(Status.QUEUED)) == before
@@ -280,8 +279,11 @@ def test_redis_away_is_503_and_leaves_no_picture_behind(
     put: list[str] = []
     deleted: list[str] = []
     watched = replace(services, objects=_Watched(services.objects, put, deleted))
+    # The cache would find Redis away before anything is put.
     with create_app(watched).test_client() as client:
-        answer = client.post("/api/v1/remove-bg", data={"image": (coffee.open("rb"), "a.jpg")})
+        answer = client.post(
+            "/api/v1/remove-bg", data={"image": (coffee.open("rb"), "a.jpg"), "cache": "false"}
+        )
     assert _error(answer)[:2] == (503, "queue_unavailable")
     assert put == deleted
     assert len(put) == 1
@@ -317,7 +319,9 @@ def test_a_restore_that_was_quicker_does_not_unmake_the_job(
     deleted: list[str] = []
     quick = replace(services, objects=Restored(services.objects, [], deleted))
     with create_app(quick).test_client() as client:
-        answer = client.post("/api/v1/remove-bg", data={"image": (coffee.open("rb"), "a.jpg")})
+        answer = client.post(
+            "/api/v1/remove-bg", data={"image": (coffee.open("rb"), "a.jpg"), "cache": "false"}
+        )
     assert answer.status_code == 202
     assert deleted == []
     assert _job(services, _data(answer)["task_id"]).status is Status.QUEUED
@@ -332,7 +336,9 @@ def test_a_message_that_cannot_be_sent_does_not_unmake_the_job(
 
     broken = replace(services, dispatcher=type(services.dispatcher)(Broken(), services.store))  # type: ignore[arg-type]
     with create_app(broken).test_client() as client:
-        answer = client.post("/api/v1/remove-bg", data={"image": (coffee.open("rb"), "a.jpg")})
+        answer = client.post(
+            "/api/v1/remove-bg", data={"image": (coffee.open("rb"), "a.jpg"), "cache": "false"}
+        )
     assert answer.status_code == 202
     assert _data(answer)["task_id"] in services.store.ids(Status.QUEUED)
 

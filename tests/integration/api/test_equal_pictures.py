@@ -1,0 +1,505 @@
+"""Equal pictures: results that are used again, and jobs that wait for their twin's."""
+
+import io
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+from PIL import Image
+from redis import Redis
+
+from api.app import create_app
+from api.services import Services
+from api.settings import ApiSettings
+from api.submission.submission import Submission, Upload
+from inference.errors import InvalidImageError
+from inference.models.base import Alpha, Rgb, StageHook, no_stages
+from inference.options import Options
+from tasks import keys
+from tasks.cache import FAR_SECONDS, JITTER_SECONDS, cache_key, cache_seconds
+from tasks.errors import ObjectNotFoundError, StoreUnavailableError
+from tasks.jobs import Job, JobError, Priority, Status
+from tasks.owners import Owner
+from tasks.reasons import LOST, POISON
+from tasks.store import connect
+from tasks.twins import Settler
+from tasks.worker.runner import Runner
+
+TOKEN = "gpu0@t/1/run"
+
+
+class Model:
+    """Finds a subject everywhere; says how often it was asked."""
+
+    name = "u2netp"
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.error: Exception | None = None
+
+    def warm_up(self) -> None:
+        pass
+
+    def matte(self, images: Sequence[Rgb], stages: StageHook = no_stages) -> list[Alpha]:
+        with stages("preprocess"), stages("inference"):
+            self.calls += 1
+            if self.error is not None:
+                raise self.error
+            return [np.ones(image.shape[:2], np.float32) for image in images]
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    with connect(redis_url.removesuffix("/0") + "/6") as client:
+        client.flushdb()
+        yield client
+
+
+@pytest.fixture
+def services(
+    server_settings: dict[str, object],
+    objects: object,  # noqa: ARG001 - makes the bucket
+    redis: Redis,  # noqa: ARG001 - empties the database
+) -> Services:
+    own = str(server_settings["redis_url"]).removesuffix("/0") + "/6"
+    return Services.from_settings(ApiSettings.load(**{**server_settings, "redis_url": own}))
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()
+
+
+@pytest.fixture
+def runner(services: Services, model: Model) -> Runner:
+    return Runner(
+        store=services.store,
+        objects=services.objects,
+        dispatcher=services.dispatcher,
+        fleet=services.fleet,
+        model=model,
+        model_lock=threading.Lock(),
+        limits=services.settings.image_limits,
+        worker="gpu0@t",
+        leave=lambda: None,
+    )
+
+
+@pytest.fixture
+def settler(redis: Redis, services: Services) -> Settler:
+    return Settler(redis, services.store, services.objects, services.dispatcher, services.router)
+
+
+@pytest.fixture
+def client(services: Services) -> Iterator[FlaskClient]:
+    with create_app(services).test_client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (60, 40), "orange").save(file, "PNG")
+    return file.getvalue()
+
+
+Submit = Callable[..., Job]
+
+
+@pytest.fixture
+def submit(services: Services, picture: bytes) -> Submit:
+    def send(**parts: object) -> Job:
+        upload = Upload(io.BytesIO(picture), len(picture), "a.png")
+        return services.submit(Submission(image=upload, **parts), "test")  # type: ignore[arg-type]
+
+    return send
+
+
+def _job(services: Services, job: Job | str) -> Job:
+    found = services.store.get(job if isinstance(job, str) else job.task_id)
+    assert found is not None
+    return found
+
+
+def _waiting(redis: Redis) -> int:
+    """Messages in all lists."""
+    lists = [key for key in redis.keys("model.*") if redis.type(key) == "list"]
+    return sum(redis.llen(key) for key in lists)
+
+
+def test_50_equal_pictures_at_once_run_the_model_once(
+    services: Services, runner: Runner, settler: Settler, model: Model, submit: Submit
+) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        sent = [pool.submit(submit) for _ in range(50)]
+        # What a worker and an I/O worker do, while the pictures come in.
+        while not all(each.done() for each in sent) or services.store.ids(Status.QUEUED):
+            for job in services.store.get_many(services.store.ids(Status.QUEUED)):
+                if job.leader is None:
+                    runner.run(job.task_id)
+            settler.run_once()
+    jobs = [each.result() for each in sent]
+    ended = [services.store.get(job.task_id) for job in jobs]
+    assert model.calls == 1
+    assert len({job.task_id for job in jobs}) == 50
+    bytes_of = set()
+    for job in ended:
+        assert job is not None
+        assert job.status is Status.SUCCEEDED
+        assert job.result_key is not None
+        assert job.result_key.startswith(keys.results_prefix(job.task_id))
+        assert services.objects.get(job.original_key)
+        bytes_of.add(services.objects.get(job.result_key))
+    assert len(bytes_of) == 1
+    assert sum(job.cached for job in ended if job) == 49
+
+
+def test_a_known_result_comes_at_once_with_objects_of_its_own(
+    client: FlaskClient, services: Services, runner: Runner, submit: Submit, picture: bytes
+) -> None:
+    first = submit()
+    runner.run(first.task_id)
+    answer = client.post("/api/v1/remove-bg", data={"image": (io.BytesIO(picture), "mine.png")})
+    assert answer.status_code == 200
+    data = answer.get_json()["data"]
+    assert (data["status"], data["cached"], data["width"]) == ("succeeded", True, 60)
+    assert data["task_id"] != first.task_id
+    mine = _job(services, data["task_id"])
+    assert services.objects.get(mine.original_key) == picture
+    assert Image.open(io.BytesIO(services.objects.get(str(mine.result_key)))).size == (60, 40)
+    assert mine.file_stem == "mine"
+    # Should Redis be lost, the copy tells whose it is.
+    assert mine.task_id in services.objects.metadata(mine.original_key)["rmbg-job"]
+
+
+@pytest.mark.parametrize("erased", ["the first", "the copy"])
+def test_erasing_one_of_two_equal_tasks_leaves_the_other_whole(
+    client: FlaskClient,
+    services: Services,
+    runner: Runner,
+    submit: Submit,
+    *,
+    erased: str,
+) -> None:
+    first = submit()
+    runner.run(first.task_id)
+    copy = submit()
+    gone, stays = (first, copy) if erased == "the first" else (copy, first)
+    assert client.delete(f"/api/v1/tasks/{gone.task_id}").status_code == 200
+    assert services.store.get(gone.task_id) is None
+    assert list(services.objects.list(keys.results_prefix(gone.task_id))) == []
+    left = _job(services, stays)
+    assert services.objects.get(left.original_key)
+    assert len(services.objects.get(str(left.result_key))) == left.size
+    # And the next one is a hit only where there still is something to copy.
+    assert submit().cached is (erased == "the copy")
+
+
+def test_erasing_a_leader_leaves_its_followers_a_run(
+    client: FlaskClient, services: Services, runner: Runner, settler: Settler, submit: Submit
+) -> None:
+    leader, follower = submit(), submit()
+    assert client.delete(f"/api/v1/tasks/{leader.task_id}").status_code == 200
+    settler.run_once()
+    runner.run(follower.task_id)
+    assert _job(services, follower).status is Status.SUCCEEDED
+
+
+def test_another_process_of_the_api_finds_it_in_redis(
+    services: Services, runner: Runner, submit: Submit
+) -> None:
+    runner.run(submit().task_id)
+    assert submit().cached
+    other = Services.from_settings(services.settings)
+    assert services.cache.find(str(_leaderless_key(services))) is not None
+    assert other.cache.find(str(_leaderless_key(services))) is not None
+
+
+def _leaderless_key(services: Services) -> str | None:
+    done = services.store.get_many(services.store.ids(Status.SUCCEEDED))
+    return next(job.cache_key for job in done if job.cache_key)
+
+
+def test_a_result_that_cannot_be_copied_is_a_miss(
+    services: Services, runner: Runner, submit: Submit, redis: Redis
+) -> None:
+    first = submit()
+    runner.run(first.task_id)
+    assert submit().cached  # now in memory too
+    services.objects.delete(str(_job(services, first).result_key))
+    again = submit()
+    assert (again.status, again.cached) == (Status.QUEUED, False)
+    assert redis.get(keys.cached_key(str(first.cache_key))) is None
+    runner.run(again.task_id)
+    assert submit().cached
+
+
+def test_whoever_refuses_the_cache_neither_reads_nor_writes_nor_joins(
+    services: Services, runner: Runner, model: Model, submit: Submit
+) -> None:
+    apart, other = submit(cache=False), submit(cache=False)
+    assert (apart.leader, other.leader) == (None, None)
+    runner.run(apart.task_id)
+    plain = submit()
+    assert (plain.cached, plain.leader) == (False, None)
+    runner.run(plain.task_id)
+    assert not submit(cache=False).cached
+    runner.run(other.task_id)
+    assert model.calls == 3
+    assert _job(services, other).status is Status.SUCCEEDED
+
+
+def test_nobody_profits_from_what_another_uploaded(runner: Runner, submit: Submit) -> None:
+    alice, bob = Owner("a", "alice"), Owner("b", "bob")
+    first = submit(owner=alice)
+    assert submit(owner=alice).leader == first.task_id
+    assert submit(owner=bob).leader is None
+    runner.run(first.task_id)
+    assert submit(owner=alice).cached
+    assert not submit(owner=bob).cached
+
+
+def test_other_options_are_another_result(runner: Runner, submit: Submit) -> None:
+    first = submit()
+    assert submit(options=Options(quality=50)).leader is None
+    runner.run(first.task_id)
+    assert not submit(options=Options(refine=False)).cached
+
+
+def test_what_was_made_together_does_not_end_together() -> None:
+    drawn = [cache_seconds(24 * 3600) for _ in range(500)]
+    assert min(drawn) >= FAR_SECONDS - JITTER_SECONDS
+    assert max(drawn) <= FAR_SECONDS + JITTER_SECONDS
+    assert max(drawn) - min(drawn) > JITTER_SECONDS
+    assert cache_seconds(60) == 60
+
+
+def test_the_key_tells_apart_whatever_changes_the_result() -> None:
+    base = {"owner": "a", "sha256": "f", "options": {"x": 1}, "model": "m", "revision": "r"}
+    changes = [
+        {},
+        {"owner": "b"},
+        {"sha256": "g"},
+        {"options": {"x": 2}},
+        {"model": "n"},
+        {"revision": "s"},
+    ]
+    made = [cache_key(**{**base, **change}) for change in changes]  # type: ignore[arg-type]
+    assert len(set(made)) == len(made)
+    assert cache_key(**base) == made[0]  # type: ignore[arg-type]
+
+
+def test_redis_keeps_a_result_for_the_time_that_was_drawn(
+    runner: Runner, submit: Submit, redis: Redis
+) -> None:
+    job = submit()
+    runner.run(job.task_id)
+    assert job.cache_seconds is not None
+    assert job.cache_seconds - 5 <= redis.ttl(keys.cached_key(str(job.cache_key)))
+    assert redis.ttl(keys.cached_key(str(job.cache_key))) <= job.cache_seconds
+
+
+def test_a_follower_has_no_message_and_takes_no_worker(submit: Submit, redis: Redis) -> None:
+    submit()
+    before = _waiting(redis)
+    assert submit().leader is not None
+    assert _waiting(redis) == before
+
+
+def test_when_the_leader_is_canceled_a_follower_runs_and_the_others_follow_it(
+    services: Services, runner: Runner, settler: Settler, model: Model, submit: Submit
+) -> None:
+    leader, *followers = [submit() for _ in range(4)]
+    services.store.cancel(leader.task_id)
+    settler.run_once()
+    present = [_job(services, each) for each in followers]
+    (new,) = [each for each in present if each.leader is None]
+    assert {each.leader for each in present} == {None, new.task_id}
+    assert submit().leader == new.task_id
+    # It has a message of its own now.
+    assert new.sends == 1
+    runner.run(new.task_id)
+    assert settler.run_once() == 3
+    assert {_job(services, each).status for each in followers} == {Status.SUCCEEDED}
+    assert _job(services, leader).status is Status.CANCELED
+    assert model.calls == 1
+
+
+def test_the_followers_of_a_canceled_leader_follow_whoever_leads_by_then(
+    services: Services, settler: Settler, submit: Submit
+) -> None:
+    leader, follower = submit(), submit()
+    services.store.cancel(leader.task_id)
+    new = submit()  # before anybody saw to the follower
+    assert new.leader is None
+    settler.run_once()
+    assert _job(services, follower).leader == new.task_id
+
+
+def test_a_leader_that_is_canceled_while_it_runs(
+    services: Services, runner: Runner, settler: Settler, submit: Submit
+) -> None:
+    leader, follower = submit(), submit()
+    services.store.claim(leader.task_id, token=TOKEN, worker="gpu0@t")
+    services.store.cancel(leader.task_id)
+    settler.run_once()
+    runner.run(follower.task_id)
+    assert _job(services, follower).status is Status.SUCCEEDED
+
+
+def test_a_pictures_fault_is_its_twins_too(
+    services: Services, runner: Runner, settler: Settler, model: Model, submit: Submit
+) -> None:
+    leader, follower = submit(), submit()
+    model.error = InvalidImageError("The picture is damaged.")
+    runner.run(leader.task_id)
+    assert settler.run_once() == 1
+    failed = _job(services, follower)
+    assert failed.status is Status.FAILED
+    assert failed.error == JobError("invalid_image", "The picture is damaged.")
+    # What failed is not kept: the next one is tried.
+    assert submit().leader is None
+    assert model.calls == 1
+
+
+@pytest.mark.parametrize(("reason", "shared"), [(POISON, True), (LOST, False)])
+def test_poison_is_shared_and_bad_luck_is_not(
+    services: Services, settler: Settler, submit: Submit, reason: JobError, *, shared: bool
+) -> None:
+    leader, follower = submit(), submit()
+    services.store.claim(leader.task_id, token=TOKEN, worker="gpu0@t")
+    services.store.finish(leader.task_id, token=TOKEN, status=Status.FAILED, error=reason)
+    settler.run_once()
+    present = _job(services, follower)
+    assert present.status is (Status.FAILED if shared else Status.QUEUED)
+    assert present.leader is None
+
+
+def test_a_leader_becomes_as_urgent_as_its_followers(
+    services: Services, submit: Submit, redis: Redis
+) -> None:
+    leader = submit(priority=Priority.LOW)
+    submit(priority=Priority.NORMAL)
+    assert _job(services, leader).priority is Priority.NORMAL
+    submit(priority=Priority.HIGH)
+    submit(priority=Priority.LOW)
+    lifted = _job(services, leader)
+    assert (lifted.priority, lifted.sends) == (Priority.HIGH, 2)
+    assert redis.zscore(keys.sent_key(f"{lifted.queue}|0"), leader.task_id) == lifted.sending
+    assert redis.zscore(keys.sent_key(f"{lifted.queue}|6"), leader.task_id) is None
+
+
+def test_the_most_urgent_follower_takes_over(
+    services: Services, settler: Settler, submit: Submit
+) -> None:
+    leader, normal, high = submit(), submit(), submit(priority=Priority.HIGH)
+    services.store.cancel(leader.task_id)
+    settler.run_once()
+    assert _job(services, normal).leader == high.task_id
+
+
+def test_a_follower_that_is_canceled_is_left_alone(
+    services: Services, runner: Runner, settler: Settler, submit: Submit
+) -> None:
+    leader, gone, stays = submit(), submit(), submit()
+    assert services.store.cancel(gone.task_id) == "canceled"
+    runner.run(leader.task_id)
+    assert settler.run_once() == 1
+    assert _job(services, gone).status is Status.CANCELED
+    assert list(services.objects.list(keys.results_prefix(gone.task_id))) == []
+    assert _job(services, stays).status is Status.SUCCEEDED
+
+
+def test_a_follower_that_is_canceled_while_its_copy_is_made_keeps_no_copy(
+    services: Services, runner: Runner, redis: Redis, submit: Submit
+) -> None:
+    leader, gone = submit(), submit()
+    runner.run(leader.task_id)
+
+    class Slow:
+        """The store, with a cancel in the middle of a copy."""
+
+        def copy(self, source: str, target: str) -> None:
+            services.objects.copy(source, target)
+            services.store.cancel(gone.task_id)
+
+        def delete(self, key: str) -> None:
+            services.objects.delete(key)
+
+    parts = (services.dispatcher, services.router)
+    assert Settler(redis, services.store, Slow(), *parts).run_once() == 0  # type: ignore[arg-type]
+    assert list(services.objects.list(keys.results_prefix(gone.task_id))) == []
+
+
+def test_when_the_result_is_erased_before_it_was_copied_a_follower_runs(
+    services: Services, runner: Runner, settler: Settler, model: Model, submit: Submit
+) -> None:
+    leader, first, second = submit(), submit(), submit()
+    runner.run(leader.task_id)
+    services.objects.delete(str(_job(services, leader).result_key))
+    assert settler.run_once() == 0
+    present = [_job(services, each) for each in (first, second)]
+    (new,) = [each for each in present if each.leader is None]
+    runner.run(new.task_id)
+    assert settler.run_once() == 1
+    assert model.calls == 2
+
+
+def test_a_store_that_is_away_holds_the_followers_up_and_loses_none(
+    services: Services, runner: Runner, settler: Settler, redis: Redis, submit: Submit
+) -> None:
+    leader, follower = submit(), submit()
+    runner.run(leader.task_id)
+
+    class Away:
+        def copy(self, *_: object, **__: object) -> None:
+            raise StoreUnavailableError("away")
+
+    parts = (services.dispatcher, services.router)
+    with pytest.raises(StoreUnavailableError):
+        Settler(redis, services.store, Away(), *parts).run_once()  # type: ignore[arg-type]
+    assert settler.run_once() == 1
+    assert _job(services, follower).status is Status.SUCCEEDED
+    assert redis.zcard(keys.SETTLING) == 1
+    settler.run_once()
+    assert redis.zcard(keys.SETTLING) == 0
+
+
+def test_a_follower_whose_leader_runs_has_begun_by_its_deadline(
+    services: Services, submit: Submit
+) -> None:
+    leader, follower = submit(), submit(expires_in=1)
+    clock = replace_clock(services, follower.created_at + 2)
+    services.store.claim(leader.task_id, token=TOKEN, worker="gpu0@t")
+    assert not clock.store.fail_overdue(follower.task_id)
+    services.store.release(leader.task_id, token=TOKEN)
+    assert clock.store.fail_overdue(follower.task_id)
+
+
+def replace_clock(services: Services, now: float) -> Services:
+    store = type(services.store)(services.store._client, clock=lambda: now)
+    return replace(services, store=store)
+
+
+def test_a_hit_behind_a_background_of_its_own(
+    services: Services, runner: Runner, submit: Submit, coffee: Path, picture: bytes
+) -> None:
+    digest = "0" * 64
+    options = Options(background_sha256=digest)
+
+    def behind() -> Upload:
+        return Upload(io.BytesIO(coffee.read_bytes()), coffee.stat().st_size, "b.jpg")
+
+    first = submit(background=behind(), options=options)
+    runner.run(first.task_id)
+    hit = submit(background=behind(), options=options)
+    assert hit.cached
+    assert services.objects.get(str(hit.background_key)) == coffee.read_bytes()
+    with pytest.raises(ObjectNotFoundError):
+        services.objects.get(keys.background_key(keys.new_task_id()))
+    assert services.objects.get(hit.original_key) == picture
