@@ -16,6 +16,18 @@ _HEARTBEAT_SECONDS: Final = 10.0
 #: What a browser waits before it connects again.
 _RETRY_MS: Final = 3000
 
+#: An event's schema, for the documentation.
+EVENT: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string", "description": "Need not be kept."},
+        "event": {"type": "string", "enum": ["status"]},
+        "data": {"type": "string", "description": "JSON: `data` of `GET /tasks/{task_id}`."},
+    },
+    "required": ["event", "data"],
+    "example": {"id": "queued", "event": "status", "data": '{"task_id":"rm-20261122-…",…}'},
+}
+
 Render = Callable[[Job], dict[str, Any]]
 
 

@@ -47,6 +47,7 @@ def complete(made: Document, *, server: str = "/") -> Document:
         for parameter in parameters:
             _tidy(parameter)
         _secure(path, method, operation)
+        _tidy_forms(operation, components["schemas"])
         describe_answers(path, operation, parameters, components)
     return document
 
@@ -59,16 +60,27 @@ def operations(document: Document) -> Iterator[tuple[str, str, Document]]:
                 yield path, method, item[method]
 
 
-def _tidy(parameter: Document) -> None:
-    """What is left out is left out: a query cannot hold null."""
-    schema = parameter.get("schema", {})
+def _tidy_forms(operation: Document, schemas: Document) -> None:
+    for kind, content in operation.get("requestBody", {}).get("content", {}).items():
+        if "form" in kind:
+            name = content["schema"].get("$ref", "").rpartition("/")[2]
+            for schema in schemas.get(name, {}).get("properties", {}).values():
+                _drop_null(schema)
+
+
+def _drop_null(schema: Document) -> None:
+    """What is left out is left out: neither a query nor a form can hold null."""
     if isinstance(schema.get("type"), list):
         kinds = [kind for kind in schema["type"] if kind != "null"]
         schema["type"] = kinds[0] if len(kinds) == 1 else kinds
-        if "enum" in schema:
-            schema["enum"] = [value for value in schema["enum"] if value is not None]
+    if "enum" in schema:
+        schema["enum"] = [value for value in schema["enum"] if value is not None]
     if schema.get("default", "") is None:
         del schema["default"]
+
+
+def _tidy(parameter: Document) -> None:
+    _drop_null(parameter.get("schema", {}))
     if parameter["name"] == "task_id":
         parameter["description"] = "As the submission was answered with."
         parameter["example"] = _TASK_ID

@@ -9,7 +9,7 @@ from api.auth import current_owner
 from api.context import services
 from api.envelope import request_id, success
 from api.errors import ApiError
-from api.events import stream
+from api.events import EVENT, stream
 from api.parsing import FormBlueprint
 from api.schemas import (
     ErasedSchema,
@@ -117,7 +117,7 @@ class TaskEvents(MethodView):
 
     @blueprint.response(
         200,
-        {"type": "string"},
+        EVENT,
         content_type="text/event-stream",
         description="An event `status` with the task as its data for each state, until it is "
         "final; then the stream ends. While too many wait, it ends after the present state.",

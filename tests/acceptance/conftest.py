@@ -52,6 +52,8 @@ def service_environment(redis_url: str, s3: S3Address) -> dict[str, str]:
         "RMBG_HOST": HOST,
         "RMBG_THREADS": "2",
         "RMBG_API_WORKERS": "1",
+        # Tests of keys start an API of their own beside it, on the same Redis.
+        "RMBG_AUTH": "off",
     }
 
 
