@@ -96,6 +96,9 @@ end
 
 -- A job's end, by what it was, and by how long it took since its submission.
 local function count_end(id)
+  if not get(id, 'finished_at') then
+    return -- erased before its end
+  end
   local options = cjson.decode(get(id, 'options') or '{}')
   local facts = {
     get(id, 'status'), get(id, 'format') or options['output_format'] or 'none',

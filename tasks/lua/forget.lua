@@ -15,4 +15,8 @@ if ARGV[2] ~= '' then
   redis.call('ZREM', P .. 'sent:' .. ARGV[2], id)
   redis.call('SREM', P .. 'lifted:' .. ARGV[2], id)
 end
+if redis.call('EXISTS', followers_key(id)) == 1 then
+  -- It cannot tell them how it ended: one of them is to run.
+  redis.call('ZADD', P .. 'settling', 0, id)
+end
 return 1

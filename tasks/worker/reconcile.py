@@ -25,8 +25,8 @@ _LOCK_SECONDS: Final = 5.0
 _LOCK: Final = f"{keys.PREFIX}reconciler"
 #: Looked at by one step of one pass.
 _MOST: Final = 500
-#: Sending takes as long as the machine's load makes it: what a pass has not sent after so many
-#: seconds is the next one's, lest the lock runs out. So many are sent at once.
+#: Sending takes as long as the machine's load makes it: what a step has not sent after so many
+#: seconds is the next pass's, lest the lock runs out. So many are sent at once.
 _SENDING_SECONDS: Final = 1.5
 _AT_ONCE: Final = 50
 #: Of those that are due, so many are bound to a GPU; the others may wait for any.
@@ -84,7 +84,6 @@ class Reconciler:
         lock = self._client.lock(_LOCK, timeout=_LOCK_SECONDS, thread_local=False)
         if not lock.acquire(blocking=False):
             return False
-        self._sending_until = time.monotonic() + _SENDING_SECONDS
         for step in self._steps():
             self._attempt(step)
             lock.reacquire()
@@ -93,6 +92,7 @@ class Reconciler:
 
     def _attempt(self, step: Callable[[], None]) -> None:
         """One step; what it stumbles over must not keep the others from being made."""
+        self._sending_until = time.monotonic() + _SENDING_SECONDS
         try:
             step()
         except (QueueUnavailableError, RedisError):

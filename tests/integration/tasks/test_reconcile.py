@@ -355,7 +355,7 @@ def _traces(client: Redis) -> list[str]:
     return [
         key
         for key in client.scan_iter("rmbg:*")
-        if client.type(key) in {"zset", "set"} and key != keys.LISTS
+        if client.type(key) in {"zset", "set"} and key not in {keys.LISTS, keys.owner_tasks_key("")}
     ]
 
 
