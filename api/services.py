@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from api.settings import ApiSettings
+from api.submission.fetching import from_url
 from api.submission.intake import Intake
 from api.submission.sources import Sources, from_uploads
 from api.submission.submission import Submission
@@ -18,6 +19,9 @@ from tasks.erasure import Eraser
 from tasks.errors import QueueUnavailableError
 from tasks.fleet import Fleet
 from tasks.jobs import Job
+from tasks.net.allow import Allow
+from tasks.net.client import Client
+from tasks.net.guard import Guard
 from tasks.owned import OwnedTasks
 from tasks.rates import RateLimiter
 from tasks.routing import Router
@@ -66,7 +70,7 @@ class Services:
             dispatcher=Dispatcher(create_celery(settings), store),
             fleet=fleet,
             router=Router(client, fleet, routing=settings.routing),
-            sources=Sources.from_settings(settings, upload_id=from_uploads(uploads)),
+            sources=_sources(settings, uploads),
             waiting=threading.BoundedSemaphore(settings.max_waiting),
             api_keys=ApiKeys(client),
             rates=RateLimiter(client),
@@ -76,9 +80,9 @@ class Services:
             uploads=uploads,
         )
 
-    def submit(self, submission: Submission, request_id: str) -> Job:
+    def submit(self, submission: Submission, request_id: str, task_id: str | None = None) -> Job:
         """Accept a picture; see `Intake.accept`."""
-        return self._intake().accept(submission, request_id)
+        return self._intake().accept(submission, request_id, task_id)
 
     def _intake(self) -> Intake:
         return Intake(
@@ -134,3 +138,12 @@ class Services:
         if left <= 0:
             return None
         return self.objects.url(key, seconds=left, file_name=file_name)
+
+
+def _sources(settings: ApiSettings, uploads: Uploads) -> Sources:
+    fetching = Client(Guard(Allow.parse(settings.url_allow)))
+    by_url = {
+        name: from_url(name, fetching, settings.max_image_bytes)
+        for name in ("image_url", "background_url")
+    }
+    return Sources.from_settings(settings, upload_id=from_uploads(uploads), **by_url)

@@ -9,7 +9,7 @@ from api.errors import ApiError
 from api.settings import ApiSettings
 from api.submission.files import safe_stem, sha256_of
 from api.submission.submission import Submission, Upload
-from inference.errors import InvalidOptionError
+from inference.errors import InferenceError, InvalidOptionError
 from inference.probe import ImageHeader, probe
 from tasks import keys
 from tasks.cache import ResultCache, cache_key, cache_seconds
@@ -65,6 +65,8 @@ class Intake:
             StoreUnavailableError, QueueUnavailableError, QueueFullError: nothing was accepted.
         """
         header = probe(submission.image.stream, self.settings.image_limits)
+        if submission.background is not None:
+            self._probe_background(submission.background)
         job = self._new_job(submission, request_id, task_id or keys.new_task_id())
         accepted = self._accept(job, submission, header)
         _log.info(
@@ -147,8 +149,14 @@ class Intake:
         known = [seconds for seconds in limits if seconds is not None]
         return now + min(known) if known else None
 
+    def _probe_background(self, background: Upload) -> ImageHeader:
+        try:
+            return probe(background.stream, self.settings.image_limits)
+        except InferenceError as error:
+            raise InvalidOptionError("background_image", str(error)) from error
+
     def _store_background(self, job: Job, background: Upload) -> None:
-        header = probe(background.stream, self.settings.image_limits)
+        header = self._probe_background(background)
         self.objects.put(
             keys.background_key(job.task_id),
             background.stream,

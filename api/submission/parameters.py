@@ -7,12 +7,14 @@ from typing import Any, Final
 from flask_smorest.fields import Upload
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 
+from inference.options import Output, Shadow
 from tasks.jobs import Priority
 
 #: The formats that are asked for here; another API has more.
 FORMATS: Final = ("png", "webp", "jpg")
 #: Largest `metadata`, as compact JSON in UTF-8.
 MAX_METADATA_BYTES: Final = 2048
+_MAX_TEXT: Final = 100
 _MAX_URL: Final = 2048
 _MAX_EXPIRES_IN: Final = 30 * 24 * 3600
 _PRIORITIES: Final = tuple(each.name.lower() for each in Priority)
@@ -69,6 +71,70 @@ class TaskParameters(Schema):
     refine = fields.Boolean(
         load_default=True,
         metadata={"description": "false: keep the old background's colour in soft edges."},
+    )
+    output = fields.String(
+        load_default="cutout",
+        validate=validate.OneOf([each.value for each in Output]),
+        metadata={"description": "cutout, or mask: the subject's alpha as an 8-bit gray picture."},
+    )
+    crop = fields.Boolean(
+        load_default=False, metadata={"description": "Trim the result to the subject."}
+    )
+    crop_margin = fields.String(
+        load_default="0",
+        validate=validate.Length(max=_MAX_TEXT),
+        metadata={
+            "description": "Left around a trimmed subject: 1, 2 or 4 values in px or % (of the "
+            "subject), in the order of CSS.",
+            "example": "10%",
+        },
+    )
+    max_side = fields.Integer(
+        load_default=None,
+        validate=validate.Range(16, 16_384),
+        metadata={"description": "The result's longer side is made no larger, in pixels."},
+    )
+    roi = fields.String(
+        load_default=None,
+        validate=validate.Length(max=_MAX_TEXT),
+        metadata={
+            "description": "The rectangle that the subject is looked for in: x1 y1 x2 y2, each in "
+            "px or %.",
+            "example": "10% 0px 90% 100%",
+        },
+    )
+    scale = fields.String(
+        load_default=None,
+        validate=validate.Length(max=_MAX_TEXT),
+        metadata={
+            "description": "How much of the result the subject fills: 10% to 100%, or original.",
+            "example": "80%",
+        },
+    )
+    position = fields.String(
+        load_default=None,
+        validate=validate.Length(max=_MAX_TEXT),
+        metadata={
+            "description": "Where the subject goes: original, center, x%, or x% y%.",
+            "example": "center",
+        },
+    )
+    shadow = fields.String(
+        load_default="none",
+        validate=validate.OneOf([each.value for each in Shadow]),
+        metadata={"description": "drop: a soft shadow behind and below the subject."},
+    )
+    shadow_opacity = fields.Integer(
+        load_default=50,
+        validate=validate.Range(0, 100),
+        metadata={"description": "Of the shadow, in percent."},
+    )
+    background_url = fields.URL(
+        load_default=None,
+        schemes={"http", "https"},
+        require_tld=False,
+        validate=validate.Length(max=_MAX_URL),
+        metadata={"description": "Address of a picture that goes behind the subject, and fills."},
     )
     model = fields.String(
         load_default=None,
@@ -142,4 +208,8 @@ class RemovalForm(RemovalJson):
     image = Upload(
         load_default=None,
         metadata={"description": "The picture: JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF."},
+    )
+    background_image = Upload(
+        load_default=None,
+        metadata={"description": "A picture that goes behind the subject, and fills."},
     )

@@ -1,6 +1,7 @@
 """Reads a request into the parameters of a submission, and those into a `Submission`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from flask import Request
@@ -9,15 +10,42 @@ from werkzeug.exceptions import BadRequest
 
 from api.errors import ApiError
 from api.failures import from_validation
+from api.submission.files import sha256_of
 from api.submission.parameters import RemovalForm, RemovalJson
 from api.submission.sources import Sources
-from api.submission.submission import Submission
-from inference.options import Options, parse_color, parse_output_format
+from api.submission.submission import Submission, Upload
+from inference.options import (
+    Options,
+    parse_color,
+    parse_crop_margin,
+    parse_output,
+    parse_output_format,
+    parse_position,
+    parse_roi,
+    parse_scale,
+    parse_shadow,
+)
 from tasks.jobs import Priority
 from tasks.owners import Owner
 
 #: The parameters of which exactly one says which picture is meant.
 PICTURES: Final = ("image", "image_url", "image_b64", "upload_id")
+#: Those that bring a picture to go behind the subject.
+BACKGROUNDS: Final = ("background_image", "background_url")
+#: Stands for the digest of a background that is still to be fetched.
+_PROMISED: Final = "0" * 64
+_PARSERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
+    {
+        "output_format": parse_output_format,
+        "matte_color": parse_color,
+        "output": parse_output,
+        "crop_margin": parse_crop_margin,
+        "roi": parse_roi,
+        "scale": parse_scale,
+        "position": parse_position,
+        "shadow": parse_shadow,
+    }
+)
 _FORMS: Final = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
 
 
@@ -80,11 +108,16 @@ def build_submission(
     Raises:
         ApiError, InferenceError: they do not go together, or a picture cannot be had.
     """
-    options = build_options(parameters)
     name = chosen_picture(parameters)
+    # What can be judged without a picture comes first, and the picture before what is behind it.
+    build_options(parameters, background_sha256=_PROMISED if _has_background(parameters) else None)
+    image = sources.open(name, parameters[name], owner)
+    background = _open_background(parameters, sources, owner)
+    digest = None if background is None else sha256_of(background.stream)
     return Submission(
-        image=sources.open(name, parameters[name], owner),
-        options=options,
+        image=image,
+        options=build_options(parameters, background_sha256=digest),
+        background=background,
         owner=owner,
         model=parameters["model"],
         priority=priority if parameters["priority"] is None else parameters["priority"],
@@ -111,16 +144,39 @@ def chosen_picture(parameters: Mapping[str, Any]) -> str:
     return given[0]
 
 
-def build_options(parameters: Mapping[str, Any]) -> Options:
+def build_options(
+    parameters: Mapping[str, Any], *, background_sha256: str | None = None
+) -> Options:
     """How the result is to look.
+
+    Args:
+        parameters: loaded by `TaskParameters`.
+        background_sha256: of the file that goes behind the subject.
 
     Raises:
         InvalidOptionError: a value is wrong, or two do not go together.
     """
-    color = parameters["matte_color"]
+    direct = ("quality", "refine", "crop", "max_side", "shadow_opacity")
+    parsed: dict[str, Any] = {
+        name: None if parameters[name] is None else parse(parameters[name])
+        for name, parse in _PARSERS.items()
+    }
     return Options(
-        output_format=parse_output_format(parameters["output_format"]),
-        matte_color=parse_color(color) if color else None,
-        quality=parameters["quality"],
-        refine=parameters["refine"],
+        **{name: parameters[name] for name in direct},
+        **parsed,
+        background_sha256=background_sha256,
     )
+
+
+def _has_background(parameters: Mapping[str, Any]) -> bool:
+    return any(parameters.get(name) is not None for name in BACKGROUNDS)
+
+
+def _open_background(
+    parameters: Mapping[str, Any], sources: Sources, owner: Owner
+) -> Upload | None:
+    given = [name for name in BACKGROUNDS if parameters.get(name) is not None]
+    if len(given) > 1:
+        sentence = f"Name one background, not {' and '.join(given)}."
+        raise ApiError("invalid_parameter", sentence, fields=dict.fromkeys(given, sentence))
+    return sources.open(given[0], parameters[given[0]], owner) if given else None
