@@ -18,6 +18,7 @@ from api.removebg.resource import install_removebg
 from api.resources import health, info, removals, tasks, uploads
 from api.services import Services
 from api.settings import ApiSettings
+from api.strict_json import StrictJsonProvider
 from api.upload_limit import install_upload_limit
 from inference.version import __version__
 from tasks.log import configure_logging
@@ -39,8 +40,7 @@ def create_app(services: Services | None = None) -> Flask:
     # No static folder: this package serves no files of its own.
     app = Flask("api", static_folder=None)
     app.extensions[EXTENSION] = services
-    # The envelope reads best in its own order.
-    app.json.sort_keys = False  # type: ignore[attr-defined] # of Flask's default provider
+    app.json = StrictJsonProvider(app)
     app.config.update(_configuration())
     install_request_ids(app)
     _log_requests(app)

@@ -7,6 +7,7 @@ from typing import Any, Final
 from flask_smorest.fields import Upload
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 
+from api.strict_json import read_json
 from inference.options import Output, Shadow
 from tasks.jobs import Priority
 
@@ -32,7 +33,7 @@ class JsonObject(fields.Field[dict[str, Any]]):
     ) -> dict[str, Any]:
         if isinstance(value, str):
             try:
-                value = json.loads(value)
+                value = read_json(value)
             except ValueError:
                 raise ValidationError("This is no JSON.") from None
         if not isinstance(value, dict):
