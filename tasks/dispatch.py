@@ -37,6 +37,7 @@ class Dispatcher:
                 queue=job.queue,
                 priority=int(job.urgency),
                 headers={names.SENDING_HEADER: job.sending},
+                kwargsrepr=_shown(job),
                 retry=False,
             )
         except (OperationalError, RedisError, OSError) as error:
@@ -56,6 +57,17 @@ class Dispatcher:
         for job in chosen:
             self.send(job)
         return chosen
+
+
+def _shown(job: Job) -> str:
+    """What Flower shows as the task's arguments beside its id; nothing in it is a secret."""
+    facts = {
+        "model": job.model,
+        "format": job.options.get("output_format"),
+        "priority": job.priority.name.lower(),
+        "request_id": job.request_id,
+    }
+    return repr(facts)
 
 
 def job_id_of(message_id: str) -> str:

@@ -145,6 +145,16 @@ PROCESSING: Final = Metric("rmbg_processing", Kind.GAUGE, Home.REDIS, "Jobs that
 DEAD_LETTERS: Final = Metric(
     "rmbg_dead_letters", Kind.GAUGE, Home.REDIS, "Jobs that were given up and not looked after."
 )
+WEBHOOK_ATTEMPTS: Final = Metric(
+    "rmbg_webhook_attempts_total",
+    Kind.COUNTER,
+    Home.REDIS,
+    "Attempts to deliver a webhook: delivered, or why not.",
+    ("outcome",),
+)
+WEBHOOK_PENDING: Final = Metric(
+    "rmbg_webhook_pending", Kind.GAUGE, Home.REDIS, "Webhooks that are still to be delivered."
+)
 WORKER_UP: Final = Metric(
     "rmbg_worker_up",
     Kind.GAUGE,
@@ -254,6 +264,8 @@ METRICS: Final = (
     PENDING,
     PROCESSING,
     DEAD_LETTERS,
+    WEBHOOK_ATTEMPTS,
+    WEBHOOK_PENDING,
     WORKER_UP,
     WORKER_DRAINED,
     REDIS_UP,

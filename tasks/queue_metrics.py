@@ -5,7 +5,7 @@ A scrape costs the same few commands however many jobs wait.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from prometheus_client.core import (
@@ -17,7 +17,7 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 from redis import Redis
 
-from tasks import keys, metrics
+from tasks import keys, metrics, names
 from tasks.errors import QueueUnavailableError, TaskError
 from tasks.fleet import Fleet, Worker
 from tasks.jobs import Priority, Status
@@ -65,7 +65,8 @@ class QueueMetrics(Collector):
         """One scrape."""
         yield _single(metrics.STORE_UP, self._store_up())
         try:
-            families = [*self._jobs(), *self._queues(), *self._workers()]
+            workers = self._fleet.workers()
+            families = [*self._jobs(), *self._queues(workers), *self._workers(workers)]
         except QueueUnavailableError:
             yield _single(metrics.REDIS_UP, 0)
         else:
@@ -86,18 +87,21 @@ class QueueMetrics(Collector):
             pipe.zcard(keys.index_key(Status.PROCESSING))
             pipe.zrange(queued, 0, 0, withscores=True)
             pipe.zcard(keys.DEAD)
+            pipe.zcard(keys.WEBHOOKS_DUE)
             pipe.hgetall(keys.COUNTERS)
-            waiting, running, oldest, dead, counters = pipe.execute()
+            waiting, running, oldest, dead, webhooks, counters = pipe.execute()
         yield _single(metrics.PENDING, waiting + running)
         yield _single(metrics.PROCESSING, running)
         yield _single(metrics.DEAD_LETTERS, dead)
+        yield _single(metrics.WEBHOOK_PENDING, webhooks)
         since = max(0.0, self._clock() - oldest[0][1]) if oldest else 0.0
         yield _single(metrics.OLDEST_QUEUED, since)
         yield from _counted(counters)
 
-    def _queues(self) -> Iterator[Family]:
+    def _queues(self, workers: Sequence[Worker]) -> Iterator[Family]:
         with redis_errors():
-            lists = sorted(str(name) for name in self._client.smembers(keys.LISTS))
+            used = {str(name) for name in self._client.smembers(keys.LISTS)}
+        lists = sorted(used | _lists_of(workers))
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             for name in lists:
                 pipe.zcard(keys.sent_key(name))
@@ -113,8 +117,7 @@ class QueueMetrics(Collector):
         yield depth
         yield _split(metrics.CELERY_QUEUE_LENGTH, {(queue,): n for queue, n in lengths.items()})
 
-    def _workers(self) -> Iterator[Family]:
-        workers = self._fleet.workers()
+    def _workers(self, workers: Sequence[Worker]) -> Iterator[Family]:
         up = {
             (each.name, _gpu(each), each.model): int(each.alive and each.ready) for each in workers
         }
@@ -126,6 +129,12 @@ class QueueMetrics(Collector):
             metrics.WORKER_DRAINED,
             {(each.name, each.drained_by): 1 for each in workers if each.drained},
         )
+
+
+def _lists_of(workers: Sequence[Worker]) -> set[str]:
+    """The lists that workers take from: empty ones are shown too, as long as somebody listens."""
+    queues = {each.queue for each in workers} | {names.model_queue(each.model) for each in workers}
+    return {f"{queue}|{step}" for queue in queues if queue for step in _PRIORITIES}
 
 
 def _gpu(worker: Worker) -> str:
@@ -142,13 +151,18 @@ def _counted(counters: Mapping[str, str]) -> Iterator[Family]:
         if field.startswith("jobs|")
     }
     yield _counter(metrics.JOBS, ends)
-    recovered = {
+    yield _counter(metrics.RECOVERED, _by_word(counters, "recovered"))
+    yield _counter(metrics.WEBHOOK_ATTEMPTS, _by_word(counters, "webhook"))
+    yield _job_seconds(counters)
+
+
+def _by_word(counters: Mapping[str, str], kind: str) -> Values:
+    """The counts of fields `<kind>:<word>`, by the word."""
+    return {
         (field.partition(":")[2],): int(number)
         for field, number in counters.items()
-        if field.startswith("recovered:")
+        if field.startswith(f"{kind}:")
     }
-    yield _counter(metrics.RECOVERED, recovered)
-    yield _job_seconds(counters)
 
 
 def _job_seconds(counters: Mapping[str, str]) -> HistogramMetricFamily:

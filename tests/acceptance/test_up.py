@@ -1,5 +1,6 @@
 """`rmbg up` for real: it starts, rides out kill -9 of every child, and leaves nothing behind."""
 
+import html
 import json
 import os
 import re
@@ -158,6 +159,34 @@ def test_everything_listens_on_loopback_alone(up: Up) -> None:
     ]
     assert len(listening) >= 4
     assert {address for _, address in listening} == {"127.0.0.1"}, listening
+
+
+def test_flower_finds_a_task_by_its_id_and_keeps_its_api_closed(up: Up, coffee: Path) -> None:
+    facts = json.loads((up.data / "run.json").read_text())
+    with ServiceClient(up.url) as client:
+        task_id = client.submit(coffee, {"output_format": "webp"})
+        client.wait(task_id)
+
+    def page() -> str | None:
+        answer = urllib3.request("GET", f"{facts['flower_url']}/task/{task_id}", retries=False)
+        text = html.unescape(answer.data.decode())
+        return text if answer.status == 200 and "SUCCESS" in text else None
+
+    text = wait_for("finished task in Flower", page, up, seconds=20)
+    assert task_id in text
+    assert "rmbg.remove" in text
+    assert "'model': 'u2netp', 'format': 'webp', 'priority': 'normal'" in text
+    for path in ("/api/tasks", "/api/workers"):
+        assert urllib3.request("GET", f"{facts['flower_url']}{path}").status == 401, path
+
+
+def test_prometheus_is_told_whom_to_scrape(up: Up) -> None:
+    groups = json.loads((up.data / "prometheus-targets.json").read_text())
+    assert {group["labels"]["service"] for group in groups} == {"api", "io", "gpu0"}
+    for group in groups:
+        (target,) = group["targets"]
+        answer = urllib3.request("GET", f"http://{target}/metrics")
+        assert "rmbg_build_info" in answer.data.decode()
 
 
 def test_secrets_are_private_and_not_on_the_screen(up: Up) -> None:

@@ -128,6 +128,17 @@ def test_without_redis_or_store_the_scrape_says_so() -> None:
         assert _value(registry, "rmbg_pending") is None
 
 
+def test_the_queues_of_workers_are_shown_while_they_are_empty(client: Redis) -> None:
+    fleet = Fleet(client, clock=lambda: 1009.0)
+    fleet.beat(WORKER, queue="gpu.h.0", model="m")
+    registry = CollectorRegistry()
+    registry.register(QueueMetrics(client, fleet, lambda: None))
+    for queue in ("gpu.h.0", "model.m"):
+        for priority in ("high", "normal", "low"):
+            assert _value(registry, "rmbg_queue_depth", queue=queue, priority=priority) == 0
+        assert _value(registry, "celery_queue_length", queue_name=queue) == 0
+
+
 def _commands(client: Redis) -> int:
     calls = client.info("commandstats")
     return sum(facts["calls"] for facts in calls.values())

@@ -1,0 +1,1 @@
+"""The dashboards, which `python -m deploy.reference` writes as files for Grafana."""

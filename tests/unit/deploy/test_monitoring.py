@@ -1,0 +1,104 @@
+"""The dashboards and alert rules ask only for what the service exports, and promtool takes them."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tasks.metrics import METRICS, series
+
+ROOT = Path(__file__).parents[3]
+PROMETHEUS = ROOT / "deploy" / "prometheus"
+DASHBOARDS = sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
+_NAME = re.compile(r"\b(?:rmbg|celery)[_:]\w+")
+_LABELS = re.compile(r"\b(?:by|without|on)\s*\(([^)]*)\)")
+#: Those that Prometheus adds to every target, and to what the targets file says.
+_TARGET_LABELS = {"instance", "job", "service", "le", "alertname", "alertstate", "severity"}
+
+
+def _rules() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((PROMETHEUS / "rules" / "rmbg.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def _panels() -> Iterator[tuple[str, str]]:
+    for path in DASHBOARDS:
+        for panel in json.loads(path.read_text())["panels"]:
+            for target in panel["targets"]:
+                yield f"{path.stem}: {panel['title']}", target["expr"]
+
+
+def _expressions() -> list[tuple[str, str]]:
+    rules = [(rule.get("alert") or rule["record"], rule["expr"]) for rule in _rules()]
+    return [*_panels(), *rules]
+
+
+def test_there_are_dashboards_and_rules() -> None:
+    assert len(DASHBOARDS) == 4
+    assert len(_rules()) > 10
+
+
+@pytest.mark.parametrize(("where", "expr"), _expressions())
+def test_every_metric_asked_for_is_exported(where: str, expr: str) -> None:
+    recorded = {rule["record"] for rule in _rules() if "record" in rule}
+    asked = set(_NAME.findall(expr)) or {"up"}
+    assert asked <= series() | recorded | {"up"}, where
+
+
+@pytest.mark.parametrize(("where", "expr"), _expressions())
+def test_every_label_asked_for_exists(where: str, expr: str) -> None:
+    known = {label for metric in METRICS for label in metric.labels} | _TARGET_LABELS
+    asked = {label.strip() for found in _LABELS.findall(expr) for label in found.split(",")}
+    asked |= set(re.findall(r"[{,]\s*(\w+)\s*(?:=|!=|=~)\s*\"", expr))
+    assert asked - {""} <= known, where
+
+
+def test_every_alert_names_a_section_of_the_runbook() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", each).lower().replace(" ", "-") for each in headings}
+    for rule in _rules():
+        if "alert" in rule:
+            page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+            assert page == "docs/operations.md"
+            assert anchor in anchors, rule["alert"]
+
+
+@pytest.fixture
+def promtool() -> str:
+    found = shutil.which("promtool")
+    if found is None and os.environ.get("REQUIRE_PROMTOOL"):
+        pytest.fail("promtool is missing; on Debian: apt install prometheus")
+    if found is None:
+        pytest.skip("promtool is missing; on Debian: apt install prometheus")
+    return found
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("check", "rules", "rules/rmbg.yml"),
+        ("check", "config", "prometheus.yml"),
+        ("test", "rules", "tests/rmbg_test.yml"),
+    ],
+)
+def test_promtool_takes_the_rules_and_sees_them_fire(
+    promtool: str, command: tuple[str, ...]
+) -> None:
+    done = subprocess.run(
+        [promtool, *command], cwd=PROMETHEUS, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_alert_fires_in_a_test_of_its_own() -> None:
+    tests = (PROMETHEUS / "tests" / "rmbg_test.yml").read_text()
+    alerts = {rule["alert"] for rule in _rules() if "alert" in rule}
+    assert {name for name in alerts if name not in tests} == set()
