@@ -46,10 +46,11 @@ def _owner(key: str | None) -> Owner:
     mode = services().settings.auth
     if mode == "off":
         return ANONYMOUS
+    if mode == "auto" and current_app.config.get(LOOPBACK_ONLY) and not services().api_keys.any():
+        # Whatever key was sent: clients of remove.bg cannot leave theirs out.
+        return ANONYMOUS
     if key is not None:
         return _holder(key)
-    if mode == "auto" and current_app.config.get(LOOPBACK_ONLY) and not services().api_keys.any():
-        return ANONYMOUS
     raise ApiError("unauthorized", f"An API key is needed. {_HOW}")
 
 

@@ -18,7 +18,7 @@ from tasks.jobs import Job, Status
 from tasks.store import MAX_CRASHES
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "docs/operations.md", "docs/models.md")
+DOCUMENTS = ("README.md", "docs/operations.md", "docs/models.md", "docs/removebg.md")
 _BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 #: Run elsewhere: `make up` by test_up.py, `make test` and `make lint` are how this test is run.
 _RUN_ELSEWHERE = re.compile(r"make (up|test|lint|install|bench|test-slow)\b")

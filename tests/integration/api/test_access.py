@@ -107,7 +107,8 @@ def test_auto_asks_for_a_key_unless_nobody_else_comes_by_and_there_is_none(
     app = create_app(_with(services, auth="auto"))
     app.config[LOOPBACK_ONLY] = local
     with app.test_client() as client:
-        assert client.get(_UNKNOWN_TASK).status_code == status
+        for headers in ({}, {"X-API-Key": "of nobody"}):
+            assert client.get(_UNKNOWN_TASK, headers=headers).status_code == status
 
 
 def test_while_redis_is_away_nobody_is_let_in(server_settings: dict[str, object]) -> None:
