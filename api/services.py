@@ -13,6 +13,7 @@ from api.submission.sources import Sources, from_uploads
 from api.submission.submission import Submission
 from tasks.api_keys import ApiKeys
 from tasks.app import create_celery
+from tasks.batches.store import BatchStore
 from tasks.cache import ResultCache
 from tasks.dispatch import Dispatcher
 from tasks.erasure import Eraser
@@ -53,6 +54,7 @@ class Services:
     eraser: Eraser
     watcher: Watcher
     uploads: Uploads
+    batches: BatchStore
     clock: Callable[[], float] = time.time
 
     @classmethod
@@ -78,6 +80,7 @@ class Services:
             eraser=Eraser(store, objects),
             watcher=Watcher(client),
             uploads=uploads,
+            batches=BatchStore(client),
         )
 
     def submit(self, submission: Submission, request_id: str, task_id: str | None = None) -> Job:

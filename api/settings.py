@@ -11,6 +11,9 @@ class ApiSettings(Settings):
     """The shared settings, and those of HTTP."""
 
     api_workers: int = Field(2, ge=1, description="Processes that serve HTTP.")
+    max_batch_images: int = Field(
+        100, ge=1, le=10_000, description="Pictures that one batch may have."
+    )
     max_waiting: int = Field(
         64, ge=0, description="Requests of one API process that may wait for a task's end at once."
     )

@@ -215,3 +215,17 @@ def upload_lock(upload_id: str) -> str:
 def upload_wanted(upload_id: str) -> str:
     """Somebody waits for that lock, a string with a time to live."""
     return f"{PREFIX}upload:{upload_id}:wanted"
+
+
+#: Every batch: a sorted set by the unix time at which its record expires.
+BATCHES: Final = f"{PREFIX}batches"
+
+
+def new_batch_id(now: datetime | None = None) -> str:
+    """A fresh id of a batch, `rb-YYYYMMDD-` (UTC) and 20 random characters."""
+    return f"rb-{(now or datetime.now(UTC)).strftime('%Y%m%d')}-{_random()}"
+
+
+def batch_key(batch_id: str) -> str:
+    """The record of a batch, a hash; `:items` is a list beside it, `:ends` another hash."""
+    return f"{PREFIX}batch:{batch_id}"

@@ -19,6 +19,7 @@ from tasks.settings import Settings
 from tasks.storage import s3_client, store_errors
 
 _MIN_PART_BYTES: Final = 5 * 2**20
+_STREAM_BYTES: Final = 2**18
 _READ_BYTES: Final = 4 * 2**20
 
 
@@ -101,6 +102,16 @@ class LargeObjects:
         """Store a stream of unknown length, of which one part at a time stands in memory."""
         with store_errors(key):
             self._client.put_object(self._bucket, key, stream, length=-1, part_size=_MIN_PART_BYTES)
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """An object piece by piece; `ObjectNotFoundError` if there is none."""
+        with store_errors(key):
+            answer = self._client.get_object(self._bucket, key)
+            try:
+                yield from answer.stream(_STREAM_BYTES)
+            finally:
+                answer.close()
+                answer.release_conn()
 
     def read(self, key: str, offset: int, length: int) -> bytes:
         """Some bytes of an object; `ObjectNotFoundError` if there is none."""

@@ -27,6 +27,7 @@ _NAMES = (
     "requeue",
     "overdue",
     "expire",
+    "seal_batch",
     "forget",
     "forget_list",
     "erase",

@@ -56,9 +56,9 @@ def read_parameters(request: Request) -> dict[str, Any]:
         ApiError: the body is neither, or a parameter is unknown or wrong.
     """
     if request.is_json:
-        return _load(RemovalJson(), _json(request))
+        return load(RemovalJson(), _json(request))
     if request.mimetype in _FORMS:
-        return _load(RemovalForm(), _form(request))
+        return load(RemovalForm(), _form(request))
     if not request.mimetype and not request.content_length:
         raise ApiError("missing_image")
     raise ApiError("unsupported_media_type")
@@ -80,7 +80,12 @@ def _form(request: Request) -> dict[str, Any]:
     return {name: value for name, value in both.items() if value != ""}
 
 
-def _load(schema: RemovalJson, given: Mapping[str, Any]) -> dict[str, Any]:
+def load(schema: RemovalJson, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that a schema reads from what was given.
+
+    Raises:
+        ApiError: one is unknown or wrong.
+    """
     try:
         return dict(schema.load(given))
     except ValidationError as error:
@@ -110,7 +115,7 @@ def build_submission(
     """
     name = chosen_picture(parameters)
     # What can be judged without a picture comes first, and the picture before what is behind it.
-    build_options(parameters, background_sha256=_PROMISED if _has_background(parameters) else None)
+    check_options(parameters)
     image = sources.open(name, parameters[name], owner)
     background = _open_background(parameters, sources, owner)
     digest = None if background is None else sha256_of(background.stream)
@@ -142,6 +147,15 @@ def chosen_picture(parameters: Mapping[str, Any]) -> str:
         sentence = f"Send one picture in one way, not by {' and '.join(given)}."
         raise ApiError("invalid_parameter", sentence, fields=dict.fromkeys(given, sentence))
     return given[0]
+
+
+def check_options(parameters: Mapping[str, Any]) -> None:
+    """Judge how the result is to look, without a picture.
+
+    Raises:
+        InvalidOptionError: a value is wrong, or two do not go together.
+    """
+    build_options(parameters, background_sha256=_PROMISED if _has_background(parameters) else None)
 
 
 def build_options(

@@ -117,8 +117,35 @@ local function count_end(id)
   redis.call('HINCRBYFLOAT', P .. 'counters', 'job_seconds_sum', took)
 end
 
+-- A batch is a hash; the ids of its jobs that have ended, with their ends, are another one. It is
+-- done once as many ended as it has jobs, which is known when all of it has been taken in.
+local function batch_key(batch) return P .. 'batch:' .. batch end
+
+local function complete_batch(batch, now)
+  local jobs = redis.call('HGET', batch_key(batch), 'jobs')
+  if not jobs or redis.call('HLEN', batch_key(batch) .. ':ends') < tonumber(jobs) then
+    return
+  end
+  -- Once, whatever is begun anew, and ends again, afterwards.
+  if redis.call('HSETNX', batch_key(batch), 'completed_at', now) == 1 then
+    redis.call('PUBLISH', P .. 'done:' .. batch, 'done')
+  end
+end
+
+local function count_in_batch(id)
+  local batch = get(id, 'batch_id')
+  if not batch or redis.call('EXISTS', batch_key(batch)) == 0 then
+    return
+  end
+  local ends = batch_key(batch) .. ':ends'
+  redis.call('HSET', ends, id, get(id, 'status'))
+  redis.call('EXPIREAT', ends, redis.call('EXPIRETIME', batch_key(batch)))
+  complete_batch(batch, get(id, 'finished_at'))
+end
+
 local function publish_end(id)
   count_end(id)
+  count_in_batch(id)
   redis.call('PUBLISH', P .. 'done:' .. id, 'done')
   end_twin(id)
 end

@@ -9,6 +9,7 @@ import structlog
 from redis import Redis
 
 from tasks import keys
+from tasks.batches.store import BatchStore
 from tasks.erasure import Eraser
 from tasks.store import RECORD_GRACE_SECONDS, JobStore, redis_errors
 from tasks.uploads.record import GRACE_SECONDS
@@ -31,6 +32,7 @@ class Expiry:
     store: JobStore
     eraser: Eraser
     uploads: Uploads
+    batches: BatchStore
     clock: Callable[[], float] = time.time
 
     def run_once(self) -> int:
@@ -45,6 +47,8 @@ class Expiry:
         due = cast("list[str]", found)
         for task_id in due:
             self._expire_task(task_id, now)
+        for batch_id in self.batches.expired(now):
+            self.batches.remove(batch_id)
         uploads = self.uploads.store.expired(now)
         for upload_id in uploads:
             self._expire_upload(upload_id, now)

@@ -8,6 +8,7 @@ from redis import Redis
 from redis.exceptions import LockError
 
 from tasks import keys
+from tasks.batches.store import BatchStore
 from tasks.erasure import Eraser
 from tasks.errors import QueueUnavailableError, StoreUnavailableError
 from tasks.retention.expiry import Expiry
@@ -42,7 +43,7 @@ class Sweeper:
         uploads = Uploads.from_settings(settings, client, objects)
         return cls(
             client=client,
-            expiry=Expiry(client, store, Eraser(store, objects), uploads),
+            expiry=Expiry(client, store, Eraser(store, objects), uploads, BatchStore(client)),
             orphans=Orphans(store, uploads.store, objects, uploads.large),
         )
 

@@ -25,7 +25,7 @@ from tasks.uploads.store import UploadStore
 from tasks.uploads.writer import Checksum, Writer
 
 #: A stored file is read from the bucket by so much at a time.
-_BUFFER_BYTES: Final = 2**20
+_BUFFER_BYTES: Final = 4 * 2**20
 _CHUNK_BYTES: Final = 2**16
 
 

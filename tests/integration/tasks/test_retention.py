@@ -10,6 +10,7 @@ from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 from redis import Redis
 
 from tasks import keys
+from tasks.batches.store import BatchStore
 from tasks.erasure import Eraser
 from tasks.jobs import Job, Status
 from tasks.lifecycle import net_days, spread_net
@@ -56,8 +57,8 @@ class World:
             "zset": lambda name: self.client.zrange(name, 0, -1, withscores=True),
             "list": lambda name: self.client.lrange(name, 0, -1),
         }
-        # Those of the sweeper itself, and a count that only goes up.
-        own = {"rmbg:retention", "rmbg:retention:bucket", "rmbg:sendings"}
+        # Those of the sweeper itself, and counts that only go up.
+        own = {"rmbg:retention", "rmbg:retention:bucket", "rmbg:sendings", "rmbg:counters"}
         names = set(self.client.scan_iter()) - own
         return {name: read[str(self.client.type(name))](name) for name in names}
 
@@ -76,7 +77,7 @@ def world(server_settings: dict[str, object]) -> World:
     uploads = replace(Uploads.from_settings(settings, client, objects), clock=clock)
     sweeper = Sweeper(
         client,
-        Expiry(client, store, Eraser(store, objects), uploads, clock),
+        Expiry(client, store, Eraser(store, objects), uploads, BatchStore(client), clock),
         Orphans(store, uploads.store, objects, uploads.large, clock),
     )
     return World(settings, clock, client, store, objects, uploads, sweeper)
@@ -190,7 +191,7 @@ def test_results_of_earlier_runs_go_and_the_one_that_counts_stays(world: World) 
     assert done is not None
     left = keys.result_key(job.task_id, keys.lease_token("gpu1@host", 1), "png")
     _put(world, left)
-    world.clock.now += GRACE_SECONDS
+    world.clock.now += GRACE_SECONDS + 60
     assert world.sweeper.orphans.sweep() == [left]
     assert done.result_key in world.bucket()
 
@@ -217,7 +218,7 @@ def test_an_original_that_is_stored_before_its_record_is_left_alone(world: World
     key = keys.original_key(keys.new_task_id())
     _put(world, key)
     assert world.sweeper.orphans.sweep() == []
-    world.clock.now += GRACE_SECONDS + 5
+    world.clock.now += GRACE_SECONDS + 60
     assert world.sweeper.orphans.sweep() == [key]
 
 
@@ -252,7 +253,7 @@ def test_an_upload_without_a_record_is_swept_with_its_parts(world: World) -> Non
     world.uploads.append("", upload.upload_id, 0, _Body(bytes(PART_BYTES + 4)))
     world.client.flushdb()
     assert world.sweeper.orphans.sweep() == []
-    world.clock.now += GRACE_SECONDS + 5
+    world.clock.now += GRACE_SECONDS + 60
     assert len(world.sweeper.orphans.sweep()) == 2
     assert world.bucket() == set()
     assert world.uploads.large.unfinished(keys.UPLOADED) == []

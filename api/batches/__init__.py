@@ -1,0 +1,1 @@
+"""Batches: many pictures in one request, each a task of its own."""
