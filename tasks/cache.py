@@ -18,6 +18,7 @@ from redis import Redis
 from inference.pipeline_version import PIPELINE_VERSION
 from tasks import keys
 from tasks.jobs import Job, Status
+from tasks.meters import meters
 from tasks.scripts import load_scripts
 from tasks.store import JobStore, redis_errors
 
@@ -81,10 +82,14 @@ class ResultCache:
         with self._lock:
             near = self._near.get(key)
         if near is not None and near.expires_at > self._clock():
+            _count("memory", hit=True)
             return near
+        _count("memory", hit=False)
         with redis_errors():
             task_id = self._client.get(keys.cached_key(key))
-        return self.remember(key, str(task_id)) if task_id else None
+        found = self.remember(key, str(task_id)) if task_id else None
+        _count("redis", hit=found is not None)
+        return found
 
     def remember(self, key: str, task_id: str) -> Job | None:
         """Read a job whose result Redis knows; None if it is of no use any more."""
@@ -102,3 +107,7 @@ class ResultCache:
             self._near.pop(key, None)
         with redis_errors():
             self._uncache(args=[key, task_id])
+
+
+def _count(level: str, *, hit: bool) -> None:
+    meters().cache.labels(level, "hit" if hit else "miss").inc()

@@ -15,6 +15,8 @@ from tasks.store import redis_errors
 #: A parent process says so often that it lives, and counts as dead when silent for so long.
 BEAT_SECONDS: Final = 2.0
 ALIVE_SECONDS: Final = 6.0
+#: For so long a process's start is remembered.
+STARTS_SECONDS: Final = 600.0
 #: A worker that has been silent for so long is no longer missed.
 _FORGOTTEN_SECONDS: Final = 24 * 3600.0
 #: What it said of itself is kept for longer, lest a drained GPU forget its faults.
@@ -93,6 +95,21 @@ class Fleet:
         with redis_errors(), self._client.pipeline() as pipe:
             self._set(pipe, name, facts)
             pipe.execute()
+
+    def note_start(self, name: str) -> None:
+        """A process of a worker begins to load the model."""
+        key, now = keys.starts_key(name), self._clock()
+        with redis_errors(), self._client.pipeline() as pipe:
+            pipe.zremrangebyscore(key, "-inf", now - STARTS_SECONDS)
+            pipe.zadd(key, {str(now): now})
+            pipe.expire(key, int(STARTS_SECONDS))
+            pipe.execute()
+
+    def starts(self, name: str) -> int:
+        """How many processes a worker has started lately; one that is well starts one."""
+        with redis_errors():
+            since = self._clock() - STARTS_SECONDS
+            return int(self._client.zcount(keys.starts_key(name), since, "+inf"))
 
     def withdraw(self, name: str) -> None:
         """A worker's model no longer answers."""

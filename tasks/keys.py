@@ -150,6 +150,11 @@ def lifted_key(list_name: str) -> str:
     return f"{PREFIX}lifted:{list_name}"
 
 
+def starts_key(worker: str) -> str:
+    """When a worker's processes were started: a sorted set by unix time."""
+    return f"{PREFIX}worker:{worker}:starts"
+
+
 def worker_key(worker: str) -> str:
     """What a worker says of itself: a hash of its queue, model, pid and seconds a job."""
     return f"{PREFIX}worker:{worker}"

@@ -36,6 +36,7 @@ class Meters:
     registry: CollectorRegistry
     http_requests: Counter
     http_seconds: Histogram
+    cache: Counter
     stage_seconds: Histogram
     inference_seconds: Histogram
     model_load_seconds: Gauge
@@ -52,6 +53,7 @@ class Meters:
             registry=registry,
             http_requests=_counter(metrics.HTTP_REQUESTS, registry),
             http_seconds=_histogram(metrics.HTTP_SECONDS, registry),
+            cache=_counter(metrics.CACHE, registry),
             stage_seconds=_histogram(metrics.STAGE_SECONDS, registry),
             inference_seconds=_histogram(metrics.INFERENCE_SECONDS, registry),
             model_load_seconds=_gauge(metrics.MODEL_LOAD_SECONDS, registry),

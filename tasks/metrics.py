@@ -89,6 +89,20 @@ HTTP_SECONDS: Final = Metric(
     REQUEST_BUCKETS,
 )
 
+CACHE: Final = Metric(
+    "rmbg_cache_total",
+    Kind.COUNTER,
+    Home.API,
+    "Questions to the cache: `level` is memory (of one process), then redis; `result` hit or miss.",
+    ("level", "result"),
+)
+JOINED: Final = Metric(
+    "rmbg_joined_total",
+    Kind.COUNTER,
+    Home.REDIS,
+    "Jobs that waited for an equal one that ran already.",
+)
+
 JOBS: Final = Metric(
     "rmbg_jobs_total",
     Kind.COUNTER,
@@ -252,6 +266,8 @@ METRICS: Final = (
     BUILD_INFO,
     HTTP_REQUESTS,
     HTTP_SECONDS,
+    CACHE,
+    JOINED,
     JOBS,
     JOB_SECONDS,
     ATTEMPTS,

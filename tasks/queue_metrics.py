@@ -32,6 +32,7 @@ _SIMPLE: Final = (
     (metrics.ATTEMPTS, "attempts"),
     (metrics.CRASHES, "crashes"),
     (metrics.LOSSES, "losses"),
+    (metrics.JOINED, "joined"),
     (metrics.DUPLICATES, "duplicates_refused"),
 )
 #: Kombu's separator between a queue's name and a priority step.

@@ -11,6 +11,7 @@ from api.errors import ApiError
 from api.parsing import FormBlueprint
 from api.schemas import HealthSchema, envelope
 from tasks.errors import TaskError
+from tasks.probing import probe_redis, probe_store
 
 blueprint = FormBlueprint("health", __name__, url_prefix="/healthz", description="Health.")
 
@@ -42,9 +43,11 @@ class Ready(MethodView):
 
 
 def _checks() -> dict[str, Callable[[], None]]:
+    settings = services().settings
     return {
-        "redis": services().store.ping,
-        "store": services().objects.ping,
+        # Over fresh connections: those of the pools may look well when nobody new gets in.
+        "redis": lambda: probe_redis(settings),
+        "store": lambda: probe_store(settings),
         "worker": _require_worker,
     }
 

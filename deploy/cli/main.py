@@ -3,7 +3,7 @@
 import typer
 from rich.console import Console
 
-from deploy.cli import bench, keys, models
+from deploy.cli import bench, health, keys, models
 from deploy.cli.doctor import doctor
 from deploy.cli.logits import logits
 from deploy.cli.remove import remove
@@ -23,6 +23,7 @@ models.app.command()(logits)
 app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")
 app.add_typer(keys.app, name="keys")
+app.add_typer(health.app, name="health")
 
 
 @app.command()

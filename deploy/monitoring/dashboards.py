@@ -97,6 +97,17 @@ SERVICE: Final = Dashboard(
             "percentunit",
         ),
         Panel(
+            "Cache",
+            (
+                Query(
+                    f"sum by (level, result) ({_rate('rmbg_cache_total')})", "{{level}} {{result}}"
+                ),
+                _count("rmbg_joined_total"),
+            ),
+            "ops",
+            "Hits run no model; a joined job waits for an equal one that runs.",
+        ),
+        Panel(
             "Do Redis and the store answer?",
             (
                 Query("min without (instance, service) (rmbg_redis_up)", "Redis"),

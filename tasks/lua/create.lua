@@ -33,4 +33,8 @@ if ARGV[5] ~= '' then
   redis.call('ZADD', DEADLINES, ARGV[5], id)
 end
 local leader = join(id, now)
-return leader and 'joined:' .. leader or note_sending(id)
+if leader then
+  count('joined')
+  return 'joined:' .. leader
+end
+return note_sending(id)

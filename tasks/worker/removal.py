@@ -123,12 +123,22 @@ def _load_model(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - 
     task = current_app.tasks[names.REMOVE_TASK]
     _shorten_farewell()
     began = time.monotonic()
+    _note_start(settings, sender or "worker")
     try:
         task.load(current_app, settings, sender or "worker")
     except Exception as error:  # noqa: BLE001 - Celery would go on without a model
         give_up(error, settings.model)
     count_load(settings.model, sender or "worker", time.monotonic() - began)
     _log.info("worker.ready", worker=sender, model=settings.model)
+
+
+def _note_start(settings: Settings, worker: str) -> None:
+    """So that `rmbg health worker` sees a process that dies again and again."""
+    try:
+        with connect(settings.redis_url.get_secret_value()) as client:
+            Fleet(client).note_start(worker)
+    except QueueUnavailableError as error:
+        _log.warning("worker.start_not_noted", reason=str(error))
 
 
 def _shorten_farewell() -> None:
