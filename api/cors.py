@@ -9,6 +9,7 @@ from flask_cors import CORS
 _EXPOSED: Final = (
     "Idempotency-Replayed",
     "Location",
+    "Preference-Applied",
     "RateLimit",
     "RateLimit-Policy",
     "Retry-After",

@@ -9,6 +9,7 @@ from typing import Final
 from api.settings import ApiSettings
 from api.submission.fetching import from_url
 from api.submission.intake import Intake
+from api.submission.once import Once
 from api.submission.sources import Sources, from_uploads
 from api.submission.submission import Submission
 from tasks.api_keys import ApiKeys
@@ -19,6 +20,7 @@ from tasks.dispatch import Dispatcher
 from tasks.erasure import Eraser
 from tasks.errors import QueueUnavailableError
 from tasks.fleet import Fleet
+from tasks.idempotency import IdempotencyKeys
 from tasks.jobs import Job
 from tasks.net.allow import Allow
 from tasks.net.client import Client
@@ -47,6 +49,7 @@ class Services:
     fleet: Fleet
     router: Router
     sources: Sources
+    once: Once
     waiting: threading.BoundedSemaphore
     api_keys: ApiKeys
     rates: RateLimiter
@@ -73,6 +76,7 @@ class Services:
             fleet=fleet,
             router=Router(client, fleet, routing=settings.routing),
             sources=_sources(settings, uploads),
+            once=Once(IdempotencyKeys(client), store),
             waiting=threading.BoundedSemaphore(settings.max_waiting),
             api_keys=ApiKeys(client),
             rates=RateLimiter(client),
@@ -112,6 +116,15 @@ class Services:
             return self.store.get(task_id)
         try:
             return self._poll(task_id, time.monotonic() + seconds)
+        finally:
+            self.waiting.release()
+
+    def wait_for(self, job: Job, seconds: float) -> tuple[Job, bool]:
+        """A task's state after a wait, and whether there was a place to wait in."""
+        if not self.waiting.acquire(blocking=False):
+            return job, False
+        try:
+            return self._poll(job.task_id, time.monotonic() + seconds) or job, True
         finally:
             self.waiting.release()
 

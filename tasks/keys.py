@@ -1,5 +1,6 @@
 """Where things lie: keys of the bucket and of Redis, and the ids they are made from."""
 
+import hashlib
 import secrets
 from datetime import UTC, datetime
 from typing import Final
@@ -114,6 +115,12 @@ def lease_key(task_id: str) -> str:
 def cached_key(cache_key: str) -> str:
     """The id of a job whose result may be used again, a string with a time to live."""
     return f"{PREFIX}cached:{cache_key}"
+
+
+def idempotency_key(owner: str, key: str) -> str:
+    """What an owner's Idempotency-Key stands for, a string with a time to live."""
+    digest = hashlib.sha256(f"{owner}\n{key}".encode()).hexdigest()
+    return f"{PREFIX}idempotency:{digest}"
 
 
 def followers_key(task_id: str) -> str:

@@ -16,6 +16,7 @@ _NAMES = (
     "settle",
     "promote",
     "uncache",
+    "exchange",
     "create",
     "resend",
     "claim",

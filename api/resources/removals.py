@@ -1,5 +1,6 @@
 """`/api/v1/remove-bg`: where pictures come in."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from flask import Response, jsonify, make_response, request
@@ -10,6 +11,7 @@ from api.context import services
 from api.envelope import request_id, success
 from api.limits import charge
 from api.parsing import FormBlueprint
+from api.preferences import preferred_wait
 from api.schemas import SubmittedSchema, TaskSchema, envelope
 from api.submission.parameters import RemovalForm, RemovalJson
 from api.submission.reading import build_submission, read_parameters
@@ -28,6 +30,24 @@ _BODY: Final = {
     },
 }
 
+_HEADERS: Final = [
+    {
+        "in": "header",
+        "name": "Idempotency-Key",
+        "description": "1 to 255 visible characters, bare or quoted. For 24 hours, the same key "
+        "and payload are answered with the same task (`Idempotency-Replayed: true`).",
+        "schema": {"type": "string", "pattern": r"^[!#-\[\]-~]{1,255}$"},
+        "example": "order-17-front",
+    },
+    {
+        "in": "header",
+        "name": "Prefer",
+        "description": "`wait=N`: up to so many seconds, 60 at most, until the task is finished.",
+        "schema": {"type": "string"},
+        "example": "wait=5",
+    },
+]
+
 #: What else a submission can end with; see `FormBlueprint.fails`.
 SUBMISSION_ERRORS: Final = (
     "missing_image",
@@ -44,6 +64,9 @@ SUBMISSION_ERRORS: Final = (
     "upload_not_found",
     "upload_unfinished",
     "upload_expired",
+    "idempotency_in_progress",
+    "idempotency_mismatch",
+    "gone",
     "rate_limited",
     "store_unavailable",
     "queue_full",
@@ -54,7 +77,7 @@ SUBMISSION_ERRORS: Final = (
 class RemoveBackground(MethodView):
     """Submissions."""
 
-    @blueprint.doc(requestBody=_BODY)
+    @blueprint.doc(requestBody=_BODY, parameters=_HEADERS)
     @blueprint.fails(*SUBMISSION_ERRORS)
     @blueprint.response(202, envelope(SubmittedSchema), description="Accepted: stored and queued.")
     @blueprint.alt_response(200, schema=envelope(TaskSchema), description="Finished already.")
@@ -62,16 +85,33 @@ class RemoveBackground(MethodView):
         """Submit one picture.
 
         The answer comes at once, with the id under which the cutout can be asked for; or with the
-        finished task, if the result of an equal one could be used again.
+        finished task, if the result of an equal one could be used again, or if it was waited for.
         """
         charge()
-        submission = build_submission(read_parameters(request), services().sources, current_owner())
-        return answer(services().submit(submission, request_id()))
+        owner, parameters = current_owner(), read_parameters(request)
+
+        def accept(task_id: str) -> Job:
+            submission = build_submission(parameters, services().sources, owner)
+            return services().submit(submission, request_id(), task_id)
+
+        key = request.headers.get("Idempotency-Key")
+        job, replayed = services().once.accept(owner, key, parameters, accept)
+        headers = {"Idempotency-Replayed": "true"} if replayed else {}
+        return answer(job, headers)
 
 
-def answer(job: Job) -> Response:
-    """200 with a task that is final, else 202."""
+def answer(job: Job, headers: Mapping[str, str]) -> Response:
+    """200 with a task that is final, waiting for it if the client would; else 202."""
+    seconds = min(preferred_wait(request), services().settings.max_wait_seconds)
+    applied = {}
+    if seconds and not job.status.final:
+        job, waited = services().wait_for(job, seconds)
+        applied = {"Preference-Applied": f"wait={seconds}"} if waited else {}
     status = 200 if job.status.final else 202
     schema = envelope(TaskSchema if job.status.final else SubmittedSchema)()
     data = (task if job.status.final else submitted)(job, services())
-    return make_response(jsonify(schema.dump(success(data))), status, {"Location": status_url(job)})
+    return make_response(
+        jsonify(schema.dump(success(data))),
+        status,
+        {"Location": status_url(job), **headers, **applied},
+    )

@@ -1,0 +1,116 @@
+"""Idempotency-Key: the same request again is answered with the same task."""
+
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final, cast
+
+import structlog
+from werkzeug.datastructures import FileStorage
+
+from api.errors import ApiError
+from api.submission.files import sha256_of
+from tasks import keys
+from tasks.errors import QueueUnavailableError
+from tasks.idempotency import IdempotencyKeys, Reservation, payload_digest
+from tasks.jobs import Job
+from tasks.owners import Owner
+from tasks.store import JobStore
+
+#: Makes a task of an id.
+Accept = Callable[[str], Job]
+
+_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"\Z')
+_VISIBLE: Final = re.compile(r"[\x21-\x7e]{1,255}\Z")
+_HEADER: Final = "Idempotency-Key"
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """Accepts each request once.
+
+    Attributes:
+        known: the keys that have been used.
+        store: the records.
+    """
+
+    known: IdempotencyKeys
+    store: JobStore
+
+    def accept(
+        self, owner: Owner, header: str | None, parameters: Mapping[str, Any], accept: Accept
+    ) -> tuple[Job, bool]:
+        """The task that the key stands for, or a new one.
+
+        Args:
+            owner: whose key it is.
+            header: `Idempotency-Key` as it came, if it did.
+            parameters: the checked payload; files are compared by their bytes.
+            accept: makes the new task.
+
+        Returns:
+            The task, and whether it is one that was accepted before.
+
+        Raises:
+            ApiError: the key is malformed, stands for another payload, for a task that has been
+                erased, or for one that is just being accepted.
+        """
+        if header is None:
+            return accept(keys.new_task_id()), False
+        key = parse_key(header)
+        wanted = Reservation(payload_digest(_comparable(parameters)), keys.new_task_id())
+        found = self.known.reserve(owner.id, key, wanted)
+        if found.ours:
+            return self._make(owner, key, wanted, accept), False
+        return self._replay(found, wanted), True
+
+    def _make(self, owner: Owner, key: str, wanted: Reservation, accept: Accept) -> Job:
+        try:
+            job = accept(wanted.task_id)
+        except BaseException:
+            with suppress(QueueUnavailableError):  # then it runs out by itself
+                self.known.free(owner.id, key, wanted)
+            raise
+        try:
+            self.known.keep(owner.id, key, wanted)
+        except QueueUnavailableError:
+            # The task stands, and the key leads to it for as long as it is reserved.
+            _log.warning("submit.key_not_kept", **job.log_context())
+        return job
+
+    def _replay(self, found: Reservation, wanted: Reservation) -> Job:
+        if found.payload != wanted.payload:
+            raise ApiError("idempotency_mismatch", fields={_HEADER: "It was used before."})
+        job = self.store.get(found.task_id)
+        if job is not None:
+            return job
+        if found.done:
+            raise ApiError("gone", f"The task of this {_HEADER} has been erased; use a new key.")
+        raise ApiError("idempotency_in_progress", retry_after=1)
+
+
+def parse_key(header: str) -> str:
+    """The key that a header gives, quoted as the draft standard has it, or bare.
+
+    Raises:
+        ApiError: it is neither.
+    """
+    text = header.strip()
+    quoted = _QUOTED.match(text)
+    key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else text
+    if not _VISIBLE.match(key) or (not quoted and '"' in key):
+        sentence = "Give 1 to 255 visible ASCII characters, bare or in double quotes."
+        raise ApiError("invalid_parameter", f"{_HEADER}: {sentence}", fields={_HEADER: sentence})
+    return key
+
+
+def _comparable(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: f"sha256:{sha256_of(cast('BinaryIO', value.stream))}"
+        if isinstance(value, FileStorage)
+        else value
+        for name, value in parameters.items()
+    }
