@@ -1,0 +1,72 @@
+"""What each Triton program does; see `triton_kernel` for why. Importing this needs Triton."""
+
+# Triton reads these functions' source: their annotations are its own, their names its language's.
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _corner(x, row, col, share, picture, height, width, channels, channel, known):
+    """(pixels, channels) float32: one of the four neighbours, times its share; zero outside."""
+    inside = known & (row >= 0) & (row < height) & (col >= 0) & (col < width)
+    at = ((picture * height + row) * width + col) * channels
+    wanted = inside[:, None] & (channel < channels)[None, :]
+    values = tl.load(x + at[:, None] + channel[None, :], mask=wanted, other=0.0)
+    return values.to(tl.float32) * share[:, None]
+
+
+@triton.jit
+def deformable_program(
+    x,
+    places,
+    weight,
+    bias,
+    out,
+    pixels,
+    height,
+    width,
+    channels,
+    outputs,
+    SIDE: tl.constexpr,  # noqa: N803 - Triton's convention for what is known when it compiles
+    PIXELS: tl.constexpr,  # noqa: N803 - the same
+    OUTPUTS: tl.constexpr,  # noqa: N803 - the same
+    CHANNELS: tl.constexpr,  # noqa: N803 - the same
+):
+    """A tile of PIXELS rows and OUTPUTS columns of the result."""
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    output = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+    known = pixel < pixels
+    picture, inside = pixel // (height * width), pixel % (height * width)
+    at_row, at_col = inside // width, inside % width
+    taps: tl.constexpr = SIDE * SIDE
+    total = tl.zeros((PIXELS, OUTPUTS), dtype=tl.float32)
+    for tap in range(taps):
+        place = places + pixel * (3 * taps)
+        row = tl.load(place + 2 * tap, mask=known, other=0.0).to(tl.float32)
+        col = tl.load(place + 2 * tap + 1, mask=known, other=0.0).to(tl.float32)
+        modulator = tl.load(place + 2 * taps + tap, mask=known, other=0.0).to(tl.float32)
+        modulator = 2 / (1 + tl.exp(-modulator))
+        row += at_row + tap // SIDE - SIDE // 2
+        col += at_col + tap % SIDE - SIDE // 2
+        # Far outside there are zeros only, and an integer could not hold how far.
+        row = tl.minimum(tl.maximum(row, -2.0), height + 1.0)
+        col = tl.minimum(tl.maximum(col, -2.0), width + 1.0)
+        top, left = tl.floor(row), tl.floor(col)
+        low, right = row - top, col - left
+        top, left = top.to(tl.int32), left.to(tl.int32)
+        for first in range(0, channels, CHANNELS):
+            channel = first + tl.arange(0, CHANNELS)
+            above, below = modulator * (1 - low), modulator * low
+            samples = _corner(x, top, left, above * (1 - right), picture, height, width, channels, channel, known)
+            samples += _corner(x, top, left + 1, above * right, picture, height, width, channels, channel, known)
+            samples += _corner(x, top + 1, left, below * (1 - right), picture, height, width, channels, channel, known)
+            samples += _corner(x, top + 1, left + 1, below * right, picture, height, width, channels, channel, known)
+            wanted = (channel < channels)[:, None] & (output < outputs)[None, :]
+            at = (tap * channels + channel)[:, None] * outputs + output[None, :]
+            part = tl.load(weight + at, mask=wanted, other=0.0)
+            total = tl.dot(samples.to(part.dtype), part, total, input_precision="ieee")
+    total += tl.load(bias + output, mask=output < outputs, other=0.0).to(tl.float32)[None, :]
+    total = tl.maximum(total, 0.0)
+    wanted = known[:, None] & (output < outputs)[None, :]
+    at = pixel[:, None] * outputs + output[None, :]
+    tl.store(out + at, total.to(out.dtype.element_ty), mask=wanted)

@@ -1,0 +1,156 @@
+"""The fast path against the reference path, part by part and whole."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from inference.models.birefnet.config import PRESETS, PatchOrder, SwinConfig
+from inference.models.birefnet.deformable import deform_conv2d
+from inference.models.birefnet.fast.deformable import deformable
+from inference.models.birefnet.fast.network import FastBiRefNet
+from inference.models.birefnet.fast.swin import FastSwin
+from inference.models.birefnet.fast.windows import plan_windows
+from inference.models.birefnet.golden import golden_input, golden_network
+from inference.models.birefnet.network import BiRefNet
+from inference.models.birefnet.swin import Swin
+
+_TOLERANCE = 2e-3
+_HALF = 2 / 255
+
+BuildFullSize = Callable[[PatchOrder, PatchOrder], BiRefNet]
+
+
+def _pictures(size: int, batch: int) -> Tensor:
+    return torch.from_numpy(
+        np.concatenate([golden_input(size, f"picture {n}") for n in range(batch)])
+    )
+
+
+def _fast(network: BiRefNet, size: int, batch: int) -> FastBiRefNet:
+    fast = FastBiRefNet(network, size)
+    fast.prepare(batch)
+    return fast
+
+
+def _rounding_to_half(fast: FastBiRefNet) -> FastBiRefNet:
+    """Every tensor of weights, and what every module answers, as float16 would hold it."""
+    for tensor in (*fast.parameters(), *fast.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.half().float()  # not in place: others hold the same memory
+
+    def round_answer(_module: nn.Module, _given: object, answer: object) -> object:
+        if isinstance(answer, Tensor):
+            return answer.half().float()
+        return [part.half().float() for part in answer] if isinstance(answer, list) else answer
+
+    for module in fast.modules():
+        module.register_forward_hook(round_answer)
+    return fast
+
+
+@pytest.mark.parametrize(("size", "batch"), [(64, 1), (128, 2), (192, 3)])
+@pytest.mark.parametrize("order", PatchOrder)
+@torch.inference_mode()
+def test_the_tiny_network_answers_as_the_reference(
+    size: int, batch: int, order: PatchOrder
+) -> None:
+    network = golden_network(replace(PRESETS["birefnet-tiny"], patch_order=order), "tiny")
+    pictures = _pictures(size, batch)
+    difference = _fast(network, size, batch)(pictures) - network(pictures)
+    assert difference.abs().max() <= 1e-4
+
+
+@torch.inference_mode()
+def test_pictures_of_a_batch_do_not_mix(tiny_network: BiRefNet) -> None:
+    fast, pictures = _fast(tiny_network, 128, 4), _pictures(128, 4)
+    fast.prepare(1)
+    together = fast(pictures)
+    for index in range(4):
+        assert (fast(pictures[index : index + 1]) - together[index]).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("window", [4, 7, 12])
+@pytest.mark.parametrize("side", [64, 160, 256])
+@torch.inference_mode()
+def test_windows_without_masks_and_padding_attend_alike(window: int, side: int) -> None:
+    generator = torch.Generator().manual_seed(window * side)
+    config = SwinConfig(embed_dim=8, depths=(2, 2, 3, 2), num_heads=(1, 2, 2, 4), window=window)
+    swin = Swin(config).eval()
+    for parameter in swin.parameters():
+        parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    picture = torch.randn(2, 3, side, side, generator=generator)
+    fast = FastSwin(swin, window, (side,))
+    fast.prepare(2)
+    for ours, reference in zip(fast(picture), swin(picture), strict=True):
+        torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shift", [0, 3])
+@pytest.mark.parametrize("length", [4, 7, 12, 13, 16])
+def test_every_token_is_in_one_window(length: int, shift: int) -> None:
+    plan = plan_windows(length, length + 2, 7, shift)
+    order = plan.batched(2)
+    assert sorted(order.tolist()) == list(range(2 * length * (length + 2)))
+    assert sum(group.count * group.shape.tokens for group in plan.groups) == len(order) // 2
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+@pytest.mark.parametrize(("height", "width"), [(6, 9), (1, 5), (40, 40)])
+def test_the_operator_equals_the_reference(kernel: int, height: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(kernel * width)
+    x, offset, modulator = (
+        scale * torch.randn(2, channels, height, width, generator=generator)
+        for scale, channels in ((1, 5), (4, 2 * kernel**2), (1, kernel**2))
+    )
+    offset[0, :, 0, 0] = 1e9  # leads nowhere
+    weight = torch.randn(6, 5, kernel, kernel, generator=generator) / kernel
+    bias = torch.randn(6, generator=generator)
+    expected = deform_conv2d(x, offset, 2 * torch.sigmoid(modulator), weight)
+    expected = torch.relu(expected + bias.view(-1, 1, 1))
+    rows = [
+        part.permute(0, 2, 3, 1).flatten(0, 2) for part in (x, torch.cat((offset, modulator), 1))
+    ]
+    taps = weight.permute(2, 3, 1, 0).flatten(0, 2)
+    answer = deformable(*rows, taps, bias, height, width)
+    torch.testing.assert_close(
+        answer.view(2, height, width, 6).permute(0, 3, 1, 2), expected, atol=2e-4, rtol=1e-4
+    )
+
+
+def test_torch_finds_the_operator_well_formed() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((24, 4), (24, 27), (36, 8), (8,))
+    tensors = [torch.randn(shape, generator=generator) for shape in shapes]
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(deformable, (*tensors, 4, 6), test_utils=checks)
+
+
+@torch.inference_mode()
+def test_torch_compile_sees_one_graph(tiny_network: BiRefNet) -> None:
+    fast = _fast(tiny_network, 64, 1)
+    torch._dynamo.reset()
+    explained = torch._dynamo.explain(fast)(_pictures(64, 1))
+    assert explained.graph_count == 1
+    assert explained.graph_break_count == 0, explained.break_reasons
+
+
+@pytest.mark.xdist_group("golden")
+@torch.inference_mode()
+def test_golden_weights_give_the_same_mattes_in_either_precision(
+    build_full_size: BuildFullSize, published_logits: Mapping[str, NDArray[np.float32]]
+) -> None:
+    network = build_full_size(PatchOrder.BIREFNET, PatchOrder.RMBG_2_0)
+    picture = torch.from_numpy(golden_input(256))
+    fast = _fast(network, 256, 1)
+    logits = fast(picture)
+    assert (logits - network(picture)).abs().max() <= _TOLERANCE
+    published = torch.from_numpy(published_logits["logits_256"])
+    assert (logits[0, 0] - published).abs().max() <= _TOLERANCE
+    halved = _rounding_to_half(fast)(picture)
+    assert 0 < (halved - logits).abs().max()
+    assert (halved.sigmoid() - published.sigmoid()).abs().max() <= _HALF
