@@ -43,6 +43,8 @@ class Worker:
         alive: its parent process said so lately.
         ready: its model answered lately.
         drained: why it takes no jobs; empty if it does.
+        path: how its model is run; empty where there is one way only.
+        path_reason: why not in a quicker way; empty if there is none.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Worker:
     alive: bool = False
     ready: bool = False
     drained: str = ""
+    path: str = ""
+    path_reason: str = ""
 
     @property
     def drained_by(self) -> str:
@@ -226,4 +230,6 @@ def _worker(name: str, facts: dict[str, str], *, alive: bool, ready: bool, drain
         alive=alive,
         ready=ready,
         drained=drained,
+        path=facts.get("path", ""),
+        path_reason=facts.get("path_reason", ""),
     )

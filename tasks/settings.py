@@ -126,6 +126,11 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
         "auto", description="Arithmetic of the model: auto, fp32, fp16 or bf16."
     )
+    compile: Literal["auto", "off"] = Field(
+        "auto",
+        description="How a BiRefNet model is run: auto takes the quickest path that the device "
+        "has, off the reference path.",
+    )
     threads: int | None = Field(
         None, ge=1, description="CPU threads of a model worker; all cores if unset."
     )

@@ -31,6 +31,15 @@ class ModelSchema(Schema):
         required=True, metadata={"description": "false: only with its authors' permission."}
     )
     default = fields.Boolean(required=True)
+    paths = fields.List(
+        fields.String(),
+        required=True,
+        metadata={
+            "description": "How live workers run it, and why not in a quicker way; empty where "
+            "there is one way only.",
+            "example": ["fast"],
+        },
+    )
 
 
 class LimitsSchema(Schema):
@@ -98,7 +107,14 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
         "licence_url": spec.licence_url,
         "commercial_use": spec.commercial_use,
         "default": spec.name == services().settings.model,
+        "paths": _paths(spec.name),
     }
+
+
+def _paths(model: str) -> list[str]:
+    workers = services().fleet.workers()
+    found = {(w.path, w.path_reason) for w in workers if w.usable and w.model == model and w.path}
+    return sorted(f"{path}: {reason}" if reason else path for path, reason in found)
 
 
 def _limits() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What every matting model offers, whatever runs it."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,4 +31,19 @@ class Matting(Protocol):
         Marks the stages `preprocess` and `inference`, each ended only when its work is done (a
         GPU is waited for). Raises `ModelError` when the model cannot run.
         """
+        ...
+
+
+@runtime_checkable
+class TakesPath(Protocol):
+    """A model that can be run in more than one way."""
+
+    @property
+    def path(self) -> str:
+        """The way that is taken."""
+        ...
+
+    @property
+    def path_reason(self) -> str:
+        """Why it is not a quicker one; empty if there is none."""
         ...

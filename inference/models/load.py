@@ -17,6 +17,8 @@ def load_model(
     precision: str = "auto",
     threads: int | None = None,
     patch_order: PatchOrder | None = None,
+    compile_: str = "auto",
+    cache: Path | None = None,
 ) -> Matting:
     """Check the weights and load them.
 
@@ -28,6 +30,8 @@ def load_model(
         threads: CPU threads for one picture; None leaves it to the engine.
         patch_order: of a BiRefNet checkpoint whose SHA-256 is not a known one; None goes by the
             model's name.
+        compile_: `auto` for an engine's quickest path, `off` for its plainest.
+        cache: folder for what an engine compiles, for its next start; None keeps nothing.
 
     Raises:
         ModelError: the file is missing or another one, or the device or the precision cannot be
@@ -43,6 +47,8 @@ def load_model(
                 precision=precision,
                 threads=threads,
                 patch_order=order,
+                compile_=compile_,
+                cache=cache,
             )
         check_weights(spec, path)
         from inference.models.onnx import load_onnx  # noqa: PLC0415 - one engine's library only
@@ -64,6 +70,8 @@ def _load_birefnet(
     precision: str,
     threads: int | None,
     patch_order: PatchOrder | None,
+    compile_: str,
+    cache: Path | None,
 ) -> Matting:
     """Its loader checks the file itself, as it has to read all of it to hash it."""
     from inference.models.birefnet.engine import load_birefnet  # noqa: PLC0415 - imports torch
@@ -77,4 +85,6 @@ def _load_birefnet(
         device=device,
         precision=precision,
         threads=threads,
+        compile_=compile_,
+        cache=cache,
     )

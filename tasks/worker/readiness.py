@@ -15,6 +15,7 @@ from inference.models.base import Matting
 from tasks import keys
 from tasks.errors import QueueUnavailableError
 from tasks.fleet import Fleet
+from tasks.worker.startup import path_facts
 
 _PROBE_SIDE: Final = 64
 #: Weight of the newest job in the running mean of what a job takes.
@@ -55,6 +56,7 @@ class Readiness:
         self._worker = worker
         self._seconds = seconds
         self._interval = interval
+        self._path = path_facts(model)
         self._mean: float | None = None
         self._ended = threading.Event()
 
@@ -89,7 +91,7 @@ class Readiness:
         text = json.dumps({"model": model, "pid": pid, "at": time.time()})
         try:
             self._client.set(keys.ready_key(self._worker), text, ex=int(self._seconds))
-            self._fleet.announce(self._worker, self._seconds, model=model, pid=pid)
+            self._fleet.announce(self._worker, self._seconds, model=model, pid=pid, **self._path)
         except (RedisError, QueueUnavailableError) as error:
             _log.warning("worker.announce_failed", reason=str(error))
 

@@ -15,7 +15,7 @@ from celery import Celery
 from celery.worker import state
 
 from inference.errors import ModelError
-from inference.models.base import Matting
+from inference.models.base import Matting, TakesPath
 from inference.models.birefnet.config import PatchOrder
 from inference.models.files import check_weights, sha256_of, weights_file
 from inference.models.known_matte import require_known_matte
@@ -58,6 +58,7 @@ def load_served_model(settings: Settings) -> Matting:
     """
     spec = get_spec(settings.model)
     order = settings.patch_order
+    began = time.monotonic()
     model = load_model(
         spec,
         settings.model_file(spec.file_name),
@@ -65,9 +66,13 @@ def load_served_model(settings: Settings) -> Matting:
         precision=settings.precision,
         threads=settings.threads,
         patch_order=None if order == "auto" else PatchOrder(order),
+        compile_=settings.compile,
+        cache=settings.model_dir / "compiled",
     )
     model.warm_up()
     require_known_matte(model)
+    took = round(time.monotonic() - began, 3)
+    _log.info("worker.model_loaded", model=spec.name, seconds=took, **path_facts(model))
     return model
 
 
@@ -80,6 +85,13 @@ def revision_of(settings: Settings) -> str:
         return sha256_of(weights_file(spec, settings.model_file(spec.file_name)))
     except OSError:
         return ""
+
+
+def path_facts(model: Matting) -> dict[str, str]:
+    """How the model is run, and why not in a quicker way, where there is more than one way."""
+    if not isinstance(model, TakesPath):
+        return {}
+    return {"path": model.path, "path_reason": model.path_reason}
 
 
 def prepare_parent(worker: Any) -> None:  # noqa: ANN401 - celery publishes no types

@@ -1,6 +1,7 @@
 """A BiRefNet that cuts out pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from inference.models.birefnet.checkpoint import load_network
 from inference.models.birefnet.config import BiRefNetConfig, PatchOrder
 from inference.models.birefnet.device import choose_device, choose_dtype, finish, gpu_faults
 from inference.models.birefnet.errors import PrecisionError
+from inference.models.birefnet.fast.runners import choose_path, make_runner
 from inference.models.birefnet.network import BiRefNet
 from inference.models.birefnet.pixels import prepare, to_matte
 from inference.stages import StageHook, no_stages
@@ -26,17 +28,45 @@ class BiRefNetMatting:
         network: in eval mode; it is moved to the device and the precision.
         device: where it runs, from `choose_device`.
         dtype: of its weights and activations, from `choose_dtype`.
+        compile_: `auto` for the quickest path that the device has, `off` for the reference.
+        cache: folder for what a compiler makes, to be used by the next start; None keeps nothing.
+
+    Raises:
+        GpuOutOfMemoryError: the network does not fit.
+        GpuFaultError: the process must be started anew.
     """
 
     def __init__(
-        self, name: str, network: BiRefNet, device: torch.device, dtype: torch.dtype
+        self,
+        name: str,
+        network: BiRefNet,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        compile_: str = "auto",
+        cache: Path | None = None,
     ) -> None:
         self.name = name
         self.device = device
         self.dtype = dtype
         self._side = network.config.input_size
-        with gpu_faults(device):
-            self._network = network.to(device, dtype)
+        self._most: int | None = None  # pictures at once, once the memory has been full
+        self._stream = _own_stream(device)
+        path, reason = choose_path(compile_, device, self._side)
+        with self._on_device():
+            self._run = make_runner(
+                path, network, device, dtype, side=self._side, cache=cache, reason=reason
+            )
+
+    @property
+    def path(self) -> str:
+        """How the network is run: `reference`, `fast`, `compiled` or `graphed`."""
+        return self._run.path.value
+
+    @property
+    def path_reason(self) -> str:
+        """Why not in a quicker way; empty if there is none."""
+        return self._run.reason
 
     def warm_up(self) -> None:
         """Run once on a grey picture."""
@@ -44,27 +74,57 @@ class BiRefNetMatting:
 
     @torch.inference_mode()
     def matte(self, images: Sequence[Rgb], stages: StageHook = no_stages) -> list[Alpha]:
-        """The alpha matte of each picture, at that picture's own size; one batch for them all.
+        """The alpha matte of each picture, at that picture's own size.
+
+        One batch for them all, or as many at once as the memory was found to hold.
 
         Raises:
-            GpuOutOfMemoryError: fewer pictures at once may fit.
+            GpuOutOfMemoryError: not even one picture fits.
             GpuFaultError: the process must be started anew.
             PrecisionError: the logits are not finite in this precision.
         """
         if not images:
             return []
-        with gpu_faults(self.device):
+        with self._on_device():
             with stages("preprocess"):
                 batch = torch.cat([prepare(image, self._side, self.device) for image in images])
                 finish(self.device)
             with stages("inference"):
-                logits = self._network(batch.to(self.dtype))
+                logits = self._logits(batch.to(self.dtype))
                 mattes = [
                     to_matte(one, image.shape[0], image.shape[1])
-                    for one, image in zip(logits.split(1), images, strict=True)
+                    for one, image in zip(torch.split(logits, 1), images, strict=True)
                 ]
                 self._refuse_overflow(logits)
                 return mattes
+
+    def _logits(self, pixels: Tensor) -> Tensor:
+        """In as few batches as fit; their size is remembered."""
+        answers: list[Tensor] = []
+        done = 0
+        while done < len(pixels):
+            part = pixels[done : done + (self._most or len(pixels))]
+            try:
+                answers.append(self._run(part))
+                done += len(part)
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                self._most = len(part) // 2
+            else:
+                continue
+            self._give_back()  # outside of the handler: its traceback holds the batch's tensors
+        return answers[0] if len(answers) == 1 else torch.cat(answers)
+
+    def _give_back(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """On the engine's own stream, with torch's errors made ours."""
+        with gpu_faults(self.device), torch.cuda.stream(self._stream):
+            yield
 
     def estimate_foreground(self, rgb: Rgb, alpha: Alpha) -> Rgb:
         """`inference.refine.estimate_foreground`, on the GPU where the network is on one.
@@ -75,7 +135,7 @@ class BiRefNetMatting:
         """
         if self.device.type == "cpu":
             return refine.estimate_foreground(rgb, alpha)
-        with gpu_faults(self.device):
+        with self._on_device():
             pixels = torch.tensor(rgb, device=self.device)
             matte = torch.tensor(alpha, device=self.device)
             foreground: Rgb = refine_torch.estimate_foreground(pixels, matte).cpu().numpy()
@@ -88,6 +148,13 @@ class BiRefNetMatting:
             )
 
 
+def _own_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """On a GPU: beside the default one, where anything would wait for everything."""
+    if device.type == "cpu":
+        return None
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 def load_birefnet(
     name: str,
     path: Path,
@@ -98,6 +165,8 @@ def load_birefnet(
     device: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
+    compile_: str = "auto",
+    cache: Path | None = None,
 ) -> BiRefNetMatting:
     """Load a checkpoint onto a device.
 
@@ -110,6 +179,8 @@ def load_birefnet(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `fp16` or `bf16`.
         threads: CPU threads of this process for one picture; None leaves it to torch.
+        compile_: `auto` for the quickest path that the device has, `off` for the reference.
+        cache: folder for what a compiler makes; None keeps nothing.
 
     Raises:
         ModelError: the device, the precision or the checkpoint will not do; nothing is half-loaded.
@@ -120,4 +191,4 @@ def load_birefnet(
     if threads is not None:
         torch.set_num_threads(threads)
     network = load_network(path, config, patch_order=patch_order, sha256=sha256)
-    return BiRefNetMatting(name, network, chosen, dtype)
+    return BiRefNetMatting(name, network, chosen, dtype, compile_=compile_, cache=cache)

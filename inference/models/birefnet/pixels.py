@@ -1,5 +1,6 @@
 """Pictures to what the network sees, and its answer to mattes, on the network's device."""
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
@@ -20,11 +21,29 @@ def prepare(image: Rgb, side: int, device: torch.device) -> Tensor:
     Returns:
         (1, 3, side, side) float32 on `device`.
     """
-    pixels = torch.tensor(image, device=device)  # a copy: the array may be read-only
+    pixels = upload(image, device)
     levels = resize_levels(pixels.permute(2, 0, 1)[None].float(), side)
     mean = torch.tensor(_MEAN, device=device).view(1, 3, 1, 1)
     std = torch.tensor(_STD, device=device).view(1, 3, 1, 1)
     return (levels / 255 - mean) / std
+
+
+def upload(pixels: Rgb, device: torch.device) -> Tensor:
+    """The same on the device; by pinned memory, which a GPU reads by itself."""
+    copy = torch.tensor(pixels)  # a copy: the array may be read-only
+    if device.type == "cpu":
+        return copy
+    return copy.pin_memory().to(device, non_blocking=True)
+
+
+def download(matte: Tensor) -> Alpha:
+    """The same as an array; waits for the device."""
+    if matte.device.type == "cpu":
+        return np.ascontiguousarray(matte.numpy())
+    pinned = torch.empty(matte.shape, dtype=matte.dtype, pin_memory=True)
+    pinned.copy_(matte, non_blocking=True)
+    torch.cuda.current_stream(matte.device).synchronize()
+    return pinned.numpy().copy()  # pinned memory is scarce; the matte may be kept for long
 
 
 def resize_levels(levels: Tensor, side: int) -> Tensor:
@@ -47,8 +66,7 @@ def to_matte(logits: Tensor, height: int, width: int) -> Alpha:
         (height, width), 0..1.
     """
     matte = resize_matte(logits.float().sigmoid(), height, width)
-    alpha: Alpha = matte[0, 0].cpu().numpy()
-    return alpha
+    return download(matte[0, 0])
 
 
 def resize_matte(matte: Tensor, height: int, width: int) -> Tensor:

@@ -53,7 +53,7 @@ def _rounding_to_half(fast: FastBiRefNet) -> FastBiRefNet:
     return fast
 
 
-@pytest.mark.parametrize(("size", "batch"), [(64, 1), (128, 2), (192, 3)])
+@pytest.mark.parametrize(("size", "batch"), [(64, 1), (192, 2)])
 @pytest.mark.parametrize("order", PatchOrder)
 @torch.inference_mode()
 def test_the_tiny_network_answers_as_the_reference(
@@ -74,7 +74,7 @@ def test_pictures_of_a_batch_do_not_mix(tiny_network: BiRefNet) -> None:
         assert (fast(pictures[index : index + 1]) - together[index]).abs().max() <= 1e-4
 
 
-@pytest.mark.parametrize("window", [4, 7, 12])
+@pytest.mark.parametrize("window", [7, 12])
 @pytest.mark.parametrize("side", [64, 160, 256])
 @torch.inference_mode()
 def test_windows_without_masks_and_padding_attend_alike(window: int, side: int) -> None:
@@ -152,5 +152,5 @@ def test_golden_weights_give_the_same_mattes_in_either_precision(
     published = torch.from_numpy(published_logits["logits_256"])
     assert (logits[0, 0] - published).abs().max() <= _TOLERANCE
     halved = _rounding_to_half(fast)(picture)
-    assert 0 < (halved - logits).abs().max()
+    assert (halved - logits).abs().max() > 0
     assert (halved.sigmoid() - published.sigmoid()).abs().max() <= _HALF

@@ -1,4 +1,4 @@
-"""The decoder, folded: rows of channels where it multiplies matrices, NCHW in channels_last else."""
+"""The decoder, folded: pixels as rows where it multiplies matrices, channels_last elsewhere."""
 
 from typing import cast
 
@@ -6,7 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from inference.models.birefnet.blocks import DecoderBlock, DeformableBranch, DeformablePyramid, resize
+from inference.models.birefnet.blocks import (
+    DecoderBlock,
+    DeformableBranch,
+    DeformablePyramid,
+    resize,
+)
 from inference.models.birefnet.config import PATCH_GRIDS, BiRefNetConfig, PatchOrder
 from inference.models.birefnet.decoder import Decoder
 from inference.models.birefnet.fast.deformable import deformable
@@ -45,7 +50,7 @@ class FastBranch(nn.Module):
         """(batch * pixels, inner): what is to be added to the other branches' shares."""
         places = to_rows(self.places(x))
         height, width = x.shape[-2:]
-        wide = deformable(rows, places, self.weight, self.bias, height, width)
+        wide: Tensor = deformable(rows, places, self.weight, self.bias, height, width)
         return wide @ self.narrow
 
 
@@ -61,7 +66,9 @@ class FastPyramid(nn.Module):
         super().__init__()
         joined = fold(pyramid.conv1, pyramid.bn1)
         branches = [pyramid.aspp1, *pyramid.aspp_deforms]
-        narrow = [part.t().contiguous() for part in joined.weight[:, :, 0, 0].chunk(len(branches) + 1, 1)]
+        narrow = [
+            part.t().contiguous() for part in joined.weight[:, :, 0, 0].chunk(len(branches) + 1, 1)
+        ]
         self.branches = nn.ModuleList(
             FastBranch(cast("DeformableBranch", branch), share)
             for branch, share in zip(branches, narrow, strict=False)
@@ -117,7 +124,11 @@ class FastDecoder(nn.Module):
         self.squeeze = FastBlock(squeeze, [sum(config.lateral_channels)])
         self.squeeze_out = fold(squeeze.conv_out, squeeze.bn_out)
         self.inject, self.blocks, self.outs = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
-        self.lateral_full, self.lateral_half, self.looks = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        self.lateral_full, self.lateral_half, self.looks = (
+            nn.ModuleDict(),
+            nn.ModuleDict(),
+            nn.ModuleDict(),
+        )
         for level in (*_ATTENDED_LEVELS, 1):
             self._add_block(decoder, level)
         for level in _ATTENDED_LEVELS:
@@ -146,7 +157,9 @@ class FastDecoder(nn.Module):
         folded = fold(cast("nn.Conv2d", conv), cast("nn.BatchNorm2d", norm))
         self.looks[name] = nn.Sequential(folded, nn.ReLU(), plain(attention), nn.Sigmoid())
 
-    def forward(self, image: Tensor, full: list[Tensor], half: list[Tensor], context: Tensor) -> Tensor:
+    def forward(
+        self, image: Tensor, full: list[Tensor], half: list[Tensor], context: Tensor
+    ) -> Tensor:
         """Logits.
 
         Args:

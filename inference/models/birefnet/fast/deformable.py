@@ -1,9 +1,9 @@
 """Modulated deformable convolution over rows of channels, as one operator for torch.compile.
 
-The operator `rmbg::deformable` takes pixels as rows, (batch * height * width, channels). On the CPU,
-sampling is a weighted sum of four rows of a table, which `embedding_bag` does in one pass, and the
-products are summed by one matrix product per chunk of pixels. On CUDA, a Triton kernel does both
-without the table of samples; see `triton_kernel`. Coordinates are float32 in every precision.
+The operator `rmbg::deformable` takes pixels as rows: (batch * height * width, channels). On the
+CPU, sampling is a weighted sum of four rows of a table, which `embedding_bag` does in one pass, and
+the products are summed by one matrix product per chunk of pixels. On CUDA, a Triton kernel does
+both without the table of samples; see `triton_kernel`. Coordinates are float32 in every precision.
 """
 
 import math
@@ -23,7 +23,7 @@ _BEFORE, _AFTER = 1, 2
 
 
 @torch.library.custom_op("rmbg::deformable", mutates_args=())
-def deformable(
+def deformable(  # noqa: PLR0917 - an operator's parameters are positional
     x: Tensor, places: Tensor, weight: Tensor, bias: Tensor, height: int, width: int
 ) -> Tensor:
     """Convolve, add the bias, and cut off below zero.
@@ -46,11 +46,11 @@ def deformable(
 
 
 @deformable.register_fake
-def _(x: Tensor, places: Tensor, weight: Tensor, bias: Tensor, height: int, width: int) -> Tensor:  # noqa: ARG001 - the operator's signature
+def _(x: Tensor, places: Tensor, weight: Tensor, bias: Tensor, height: int, width: int) -> Tensor:  # noqa: ARG001, PLR0917 - the operator's signature
     return x.new_empty(x.shape[0], weight.shape[1])
 
 
-def deformable_by_bags(
+def deformable_by_bags(  # noqa: PLR0917 - an operator's parameters are positional
     x: Tensor, places: Tensor, weight: Tensor, bias: Tensor, height: int, width: int
 ) -> Tensor:
     """`deformable` in torch's own operators, on any device."""
@@ -58,7 +58,9 @@ def deformable_by_bags(
     table = x.float().view(-1, height, width, channels)
     table = F.pad(table, (0, 0, _BEFORE, _AFTER, _BEFORE, _AFTER)).view(-1, channels)
     out = x.new_empty(x.shape[0], weight.shape[1])
-    chunk = max(_MIN_CHUNK, _CHUNK_BYTES // (4 * taps * channels)) if x.device.type == "cpu" else 8192
+    chunk = (
+        max(_MIN_CHUNK, _CHUNK_BYTES // (4 * taps * channels)) if x.device.type == "cpu" else 8192
+    )
     starts = _pixels(len(x), height, width, x.device)
     for first in range(0, len(x), chunk):
         part = slice(first, first + chunk)
@@ -76,9 +78,7 @@ def _pixels(count: int, height: int, width: int, device: torch.device) -> Tensor
     return torch.stack((inside // width, inside % width, number // (height * width)), 1).float()
 
 
-def _corners(
-    places: Tensor, pixels: Tensor, height: int, width: int
-) -> tuple[Tensor, Tensor]:
+def _corners(places: Tensor, pixels: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Which four rows of the padded table every sample is made of, and of how much of each.
 
     Returns:
@@ -95,7 +95,7 @@ def _corners(
     part = at.sub_(whole)
     first = (whole[..., 0] * wide + whole[..., 1]).int()
     # Pictures are added as integers: float32 has no odd numbers beyond 2**24.
-    first += (pixels[:, 2:].int() * ((height + _BEFORE + _AFTER) * wide))
+    first += pixels[:, 2:].int() * ((height + _BEFORE + _AFTER) * wide)
     corners = torch.tensor((0, 1, wide, wide + 1), dtype=torch.int32, device=places.device)
     modulator = places[:, 2 * taps :].sigmoid() * 2
     low = modulator * part[..., 0]

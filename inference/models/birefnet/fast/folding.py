@@ -51,6 +51,6 @@ def plain(conv: nn.Conv2d) -> Conv:
 
 def cut(conv: Conv, channels: Sequence[int]) -> nn.ModuleList:
     """The summands of a convolution over concatenated inputs; the first carries the bias."""
-    weights = conv.weight.split(list(channels), dim=1)
+    weights = torch.split(conv.weight, list(channels), dim=1)
     biases = [conv.bias, *[None] * (len(weights) - 1)]
     return nn.ModuleList(Conv(*pair) for pair in zip(weights, biases, strict=True))

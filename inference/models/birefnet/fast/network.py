@@ -43,6 +43,11 @@ class FastBiRefNet(nn.Module):
         """Must have been called for a batch's size, on the device, before `forward`."""
         self.backbone.prepare(batch)
 
+    def example(self, batch: int) -> Tensor:
+        """A batch of grey pictures, on the network's device and in its precision."""
+        like = self.backbone.patch.weight
+        return like.new_zeros(batch, 3, self.side, self.side)
+
     def forward(self, image: Tensor) -> Tensor:
         """The matte's logits.
 

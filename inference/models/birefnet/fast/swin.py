@@ -1,5 +1,7 @@
 """The backbone, in window order: tokens are (batch * tokens, channels) throughout."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
@@ -33,8 +35,8 @@ class FastBlock(nn.Module):
         x = x.add_(self.proj(attended))
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return x.add_(self._mlp(x))
-        for part in x.split(_CHUNK):
-            part += self._mlp(part)
+        for part in torch.split(x, _CHUNK):
+            part.add_(self._mlp(part))
         return x
 
     def _mlp(self, x: Tensor) -> Tensor:
@@ -46,7 +48,7 @@ class FastBlock(nn.Module):
         sizes = [batch * group.count * group.shape.tokens for group in plan.groups]
         parts = [
             self._attend_group(part, group.shape)
-            for part, group in zip(qkv.split(sizes), plan.groups, strict=True)
+            for part, group in zip(torch.split(qkv, sizes), plan.groups, strict=True)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -74,12 +76,14 @@ class FastStage(nn.Module):
 
     def __init__(self, stage: Stage, plans: list[StagePlan]) -> None:
         super().__init__()
+        self.depth = len(stage.blocks)
         by_shift = [
             {group.shape for plan in plans for group in plan.windows[shifted].groups}
             for shifted in (0, 1)
         ]
         self.blocks = nn.ModuleList(
-            FastBlock(block, by_shift[index % 2]) for index, block in enumerate(stage.blocks)
+            FastBlock(cast("Block", block), by_shift[index % 2])
+            for index, block in enumerate(stage.blocks)
         )
 
     def forward(self, x: Tensor, plan: StagePlan, orders: StageOrders, batch: int) -> Tensor:
@@ -123,7 +127,8 @@ class FastSwin(nn.Module):
             if (side, batch) not in self._orders:
                 stages = zip(self.stages, plans, strict=True)
                 self._orders[side, batch] = [
-                    plan.orders(len(stage.blocks), batch, device) for stage, plan in stages
+                    plan.orders(cast("FastStage", stage).depth, batch, device)
+                    for stage, plan in stages
                 ]
 
     def forward(self, image: Tensor) -> list[Tensor]:

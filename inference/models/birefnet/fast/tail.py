@@ -34,7 +34,7 @@ class Tail(nn.Module):
         self.both = _compose(self.first, self.second)
 
     def forward(self, image: Tensor, p: Tensor) -> Tensor:
-        """(batch, 3, side, side) and (batch, inner, side / 4, side / 4) to (batch, 1, side, side)."""
+        """The picture and (batch, inner, side / 4, side / 4) to (batch, 1, side, side)."""
         logits = resize(self.features(p), image.shape[-2:])
         return logits.add_(self._picture(image))
 

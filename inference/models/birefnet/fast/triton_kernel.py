@@ -38,7 +38,7 @@ def usable() -> bool:
     return reason_unusable() is None
 
 
-def deformable(
+def deformable(  # noqa: PLR0917 - an operator's parameters are positional
     x: Tensor, places: Tensor, weight: Tensor, bias: Tensor, height: int, width: int
 ) -> Tensor:
     """`rmbg::deformable`; parameters and result are described there."""

@@ -27,10 +27,10 @@ def deformable_program(
     width,
     channels,
     outputs,
-    SIDE: tl.constexpr,  # noqa: N803 - Triton's convention for what is known when it compiles
-    PIXELS: tl.constexpr,  # noqa: N803 - the same
-    OUTPUTS: tl.constexpr,  # noqa: N803 - the same
-    CHANNELS: tl.constexpr,  # noqa: N803 - the same
+    SIDE: tl.constexpr,
+    PIXELS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ):
     """A tile of PIXELS rows and OUTPUTS columns of the result."""
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
@@ -57,10 +57,36 @@ def deformable_program(
         for first in range(0, channels, CHANNELS):
             channel = first + tl.arange(0, CHANNELS)
             above, below = modulator * (1 - low), modulator * low
-            samples = _corner(x, top, left, above * (1 - right), picture, height, width, channels, channel, known)
-            samples += _corner(x, top, left + 1, above * right, picture, height, width, channels, channel, known)
-            samples += _corner(x, top + 1, left, below * (1 - right), picture, height, width, channels, channel, known)
-            samples += _corner(x, top + 1, left + 1, below * right, picture, height, width, channels, channel, known)
+            samples = _corner(
+                x, top, left, above * (1 - right), picture, height, width, channels, channel, known
+            )
+            samples += _corner(
+                x, top, left + 1, above * right, picture, height, width, channels, channel, known
+            )
+            samples += _corner(
+                x,
+                top + 1,
+                left,
+                below * (1 - right),
+                picture,
+                height,
+                width,
+                channels,
+                channel,
+                known,
+            )
+            samples += _corner(
+                x,
+                top + 1,
+                left + 1,
+                below * right,
+                picture,
+                height,
+                width,
+                channels,
+                channel,
+                known,
+            )
             wanted = (channel < channels)[:, None] & (output < outputs)[None, :]
             at = (tap * channels + channel)[:, None] * outputs + output[None, :]
             part = tl.load(weight + at, mask=wanted, other=0.0)

@@ -1,0 +1,170 @@
+"""Which path an engine takes, what it says of it, and what it does when the memory is full."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from inference.models.base import TakesPath
+from inference.models.birefnet.config import PRESETS, BiRefNetConfig, SwinConfig
+from inference.models.birefnet.engine import BiRefNetMatting
+from inference.models.birefnet.errors import GpuOutOfMemoryError
+from inference.models.birefnet.fast import artifacts
+from inference.models.birefnet.fast.graphs import CAPTURED_BATCHES, smallest_that_holds
+from inference.models.birefnet.fast.network import FastBiRefNet
+from inference.models.birefnet.fast.runners import (
+    CompiledRunner,
+    ExecutionPath,
+    choose_path,
+    make_runner,
+)
+from inference.models.birefnet.golden import golden_network
+from inference.models.birefnet.network import BiRefNet
+
+_CPU = torch.device("cpu")
+_SWIN = SwinConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window=4)
+#: The smallest that torch.compile is let at.
+_SMALLEST = BiRefNetConfig(
+    swin=_SWIN, input_size=64, inner_channels=8, aspp_channels=8, aspp_kernels=(1,)
+)
+
+
+def _engine(compile_: str = "auto", config: BiRefNetConfig | None = None) -> BiRefNetMatting:
+    network = golden_network(config or PRESETS["birefnet-tiny"], "tiny")
+    return BiRefNetMatting("birefnet-tiny", network, _CPU, torch.float32, compile_=compile_)
+
+
+def _pictures(count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(count)
+    return [rng.integers(0, 256, (60 + 7 * n, 90 - 5 * n, 3), np.uint8) for n in range(count)]
+
+
+def test_the_cpu_takes_the_fast_path_and_the_same_mattes_come_of_it() -> None:
+    fast, reference = _engine("auto"), _engine("off")
+    assert isinstance(fast, TakesPath)
+    assert (fast.path, reference.path) == ("fast", "reference")
+    assert "compiling" in fast.path_reason
+    assert reference.path_reason == "it was asked for"
+    pictures = _pictures(3)
+    for ours, expected in zip(fast.matte(pictures), reference.matte(pictures), strict=True):
+        assert np.abs(ours - expected).max() <= 1e-4
+
+
+def test_an_odd_side_takes_the_reference_path() -> None:
+    path, reason = choose_path("auto", _CPU, 1056)
+    assert path is ExecutionPath.REFERENCE
+    assert "1056 pixels are no multiple of 64" in reason
+
+
+def test_a_gpu_takes_graphs_and_says_what_it_lacks() -> None:
+    path, reason = choose_path("auto", torch.device("cuda", 0), 1024)
+    assert path is ExecutionPath.GRAPHED
+    if not torch.cuda.is_available():
+        assert reason == "deformable convolution without its own kernel: there is no CUDA device"
+
+
+def test_every_served_model_has_a_side_for_the_fast_path() -> None:
+    for config in PRESETS.values():
+        assert choose_path("auto", _CPU, config.input_size)[0] is ExecutionPath.FAST
+
+
+class _Small:
+    """A GPU that holds two pictures."""
+
+    path, reason = ExecutionPath.FAST, ""
+
+    def __init__(self, holds: int) -> None:
+        self.holds = holds
+        self.asked: list[int] = []
+
+    def warm_up(self) -> None:
+        """Nothing to do."""
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        self.asked.append(len(pixels))
+        if len(pixels) > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return pixels.mean(1, keepdim=True)
+
+
+def test_a_batch_that_does_not_fit_is_split_and_the_size_is_remembered() -> None:
+    engine, pictures = _engine(), _pictures(5)
+    engine._run = _Small(holds=9)
+    expected = engine.matte(pictures)
+    engine._run = small = _Small(holds=2)
+    mattes = engine.matte(pictures)
+    assert small.asked == [5, 2, 2, 1]
+    for ours, theirs in zip(mattes, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    small.asked.clear()
+    engine.matte(pictures[:3])
+    assert small.asked == [2, 1]
+
+
+def test_a_picture_that_does_not_fit_alone_is_an_error() -> None:
+    engine = _engine()
+    engine._run = small = _Small(holds=0)
+    with pytest.raises(GpuOutOfMemoryError):
+        engine.matte(_pictures(3))
+    assert small.asked == [3, 1]
+
+
+def test_a_compiler_that_fails_leaves_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_self: CompiledRunner) -> None:
+        raise RuntimeError("no compiler here\nand more")
+
+    monkeypatch.setattr(CompiledRunner, "warm_up", fail)
+    network = golden_network(_SMALLEST, "tiny")
+    runner = make_runner(ExecutionPath.COMPILED, network, _CPU, torch.float32, side=64, cache=None)
+    assert runner.path is ExecutionPath.FAST
+    assert runner.reason == "torch.compile failed: RuntimeError: no compiler here"
+    assert runner(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 64, 64)
+
+
+def test_batches_are_filled_up_to_the_next_recorded_one() -> None:
+    filled = [smallest_that_holds(count, CAPTURED_BATCHES) for count in range(1, 9)]
+    assert filled == [1, 2, 4, 4, 8, 8, 8, 8]
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def _network() -> BiRefNet:
+    return golden_network(_SMALLEST, "tiny")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("fresh_compiler")
+def test_compiled_products_are_kept_and_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    cache = tmp_path / "compiled"
+    with torch.inference_mode():
+        runner = make_runner(
+            ExecutionPath.COMPILED, _network(), _CPU, torch.float32, side=64, cache=cache
+        )
+        assert (runner.path, runner.reason) == (ExecutionPath.COMPILED, "")
+        picture = torch.ones(1, 3, 64, 64)
+        torch.testing.assert_close(runner(picture), _network()(picture), atol=2e-3, rtol=0)
+    (file,) = cache.iterdir()
+    assert file.stat().st_mode & 0o077 == 0
+    assert artifacts.reuse_artifacts(cache, FastBiRefNet(_network(), 64))
+    assert not artifacts.reuse_artifacts(cache, FastBiRefNet(_network(), 128))
+
+
+def test_products_of_another_user_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = FastBiRefNet(_network(), 64)
+    artifacts._file(tmp_path, network).write_bytes(b"code")
+    monkeypatch.setattr(artifacts.os, "getuid", lambda: -1)
+    assert not artifacts.reuse_artifacts(tmp_path, network)
