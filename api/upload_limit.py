@@ -22,11 +22,12 @@ def too_large(length: int, limit: int, field: str = "image") -> ApiError:
 
 
 def install_upload_limit(app: Flask, max_image_bytes: int) -> None:
-    """Bound every request's body by the largest image in base64, and what stands around it."""
-    most = -(-max_image_bytes // 3) * 4 + OVERHEAD_BYTES
+    """Bound a request's body: the largest image in base64, a background file, and some words."""
+    text = -(-max_image_bytes // 3) * 4 + OVERHEAD_BYTES
+    most = text + max_image_bytes
     app.config["MAX_CONTENT_LENGTH"] = most
     # Flask's own 500 kB for a form's text would refuse an image in base64.
-    app.config["MAX_FORM_MEMORY_SIZE"] = most
+    app.config["MAX_FORM_MEMORY_SIZE"] = text
 
     @app.before_request
     def _refuse() -> Response | None:

@@ -26,6 +26,7 @@ _OWN_NAMES: Final = {
     "bg_image_url": "background_url",
 }
 _FAILED: Final = {"image_url": "failed_image_download", "bg_image_url": "failed_bg_download"}
+_NO_IMAGE: Final = "This is no image of a known kind."
 _MEGAPIXEL: Final = 1_000_000
 
 
@@ -96,7 +97,7 @@ class Pictures:
     def _megapixels(self, name: str, upload: Upload) -> float:
         try:
             if identify(upload.stream.read(PREFIX_SIZE)) is None:
-                raise RemoveBgError("invalid_file_type", "This is no image of a known kind.")
+                raise RemoveBgError("invalid_file_type", _NO_IMAGE)
             header = probe(upload.stream, self.limits)
         except InferenceError as error:
             raise of_type(error.code, f"{name}: {error}") from None
@@ -128,8 +129,13 @@ def _check_url(name: str, text: str) -> None:
 
 
 def _cannot_be_had(name: str, error: ApiError) -> RemoveBgError:
-    if name in _FAILED and error.row.type != "image_too_large":
+    kind = error.row.type
+    if name in _FAILED and kind == "url_not_allowed":
+        return RemoveBgError(f"invalid_{name}", str(error))
+    if name in _FAILED and kind == "invalid_image":
+        return RemoveBgError("invalid_file_type", str(error))
+    if name in _FAILED and kind != "image_too_large":
         return RemoveBgError(_FAILED[name], str(error))
-    if name == "image_file_b64" and error.row.type == "invalid_parameter":
+    if name == "image_file_b64" and kind == "invalid_parameter":
         return RemoveBgError("failed_to_read_image", str(error))
     return translate(error)

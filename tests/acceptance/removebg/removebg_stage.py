@@ -52,6 +52,7 @@ def removebg_service(environment: dict[str, str], folder: Path) -> Iterator[Remo
         "RMBG_HOST": _HOST,
         "RMBG_AUTH": "off",
         "RMBG_MAX_IMAGE_MB": "4",
+        "RMBG_URL_ALLOW": "127.0.0.1",
         "PYTHONPATH": path,
         NOTES: str(folder / "notes"),
     }

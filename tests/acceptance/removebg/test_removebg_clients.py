@@ -55,10 +55,17 @@ def test_the_python_client_with_base64(
         assert image.format == "JPEG"
 
 
-def _npm(url: str, function: str, **options: object) -> dict[str, Any]:
+def test_the_python_client_with_an_address(
+    client: python_client.RemoveBg, subject_url: str, tmp_path: Path
+) -> None:
+    client.remove_background_from_img_url(subject_url)
+    _check((tmp_path / "no-bg.png").read_bytes())
+
+
+def _npm(address: str, function: str, /, **options: object) -> dict[str, Any]:
     if shutil.which("node") is None or not (_NPM / "node_modules").is_dir():
         pytest.skip("no npm client here: `make clients` fetches it where npm is")
-    call = ["node", "--no-deprecation", "removebg.js", url, function, json.dumps(options)]
+    call = ["node", "--no-deprecation", "removebg.js", address, function, json.dumps(options)]
     done = subprocess.run(call, cwd=_NPM, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
@@ -96,6 +103,19 @@ def test_the_npm_client_with_base64(removebg: RemoveBg, subject_file: Path, tmp_
         assert image.size == (120, 60)
 
 
+def test_the_npm_client_with_an_address(
+    removebg: RemoveBg, subject_url: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.png"
+    call = {"url": subject_url, "apiKey": "KEY", "outputFile": str(out)}
+    _npm(removebg.url, "removeBackgroundFromImageUrl", **call)
+    _check(out.read_bytes())
+    with_background = {**call, "bg_image_url": subject_url, "size": "full"}
+    _npm(removebg.url, "removeBackgroundFromImageUrl", **with_background)
+    with Image.open(out) as image:
+        assert (image.format, image.size) == ("JPEG", (300, 200))
+
+
 def test_the_npm_client_hears_of_errors(removebg: RemoveBg, subject_file: Path) -> None:
     answer = _npm(
         removebg.url,
@@ -114,14 +134,18 @@ def test_the_npm_client_hears_of_errors(removebg: RemoveBg, subject_file: Path) 
         ["-F", "image_file=@{file}"],
         ["-F", "image_file=@{file}", "-F", "size=preview", "-F", "type=auto", "-F", "roi="],
         ["-F", "image_file_b64=<{text}", "-F", "size=auto"],
+        ["-F", "image_url={url}", "-F", "size=auto"],
+        ["-d", "image_url={url}", "-d", "size=auto"],
         ["--data-urlencode", "image_file_b64@{text}", "-d", "size=full", "-d", "format=png"],
     ],
     ids=str,
 )
-def test_curl(removebg: RemoveBg, subject_file: Path, tmp_path: Path, arguments: list[str]) -> None:
+def test_curl(
+    removebg: RemoveBg, subject_file: Path, subject_url: str, tmp_path: Path, arguments: list[str]
+) -> None:
     text, out = tmp_path / "text", tmp_path / "no-bg.png"
     text.write_bytes(base64.b64encode(subject_file.read_bytes()))
-    filled = [each.format(file=subject_file, text=text) for each in arguments]
+    filled = [each.format(file=subject_file, text=text, url=subject_url) for each in arguments]
     call = ["curl", "-sSf", "-H", "X-Api-Key: INSERT_YOUR_API_KEY_HERE", *filled]
     subprocess.run([*call, f"{removebg.url}/v1.0/removebg", "-o", str(out)], check=True, timeout=60)
     _check(out.read_bytes())

@@ -4,8 +4,11 @@ import base64
 import io
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any, ClassVar
 
 import pytest
 from flask.testing import FlaskClient
@@ -313,6 +316,68 @@ def test_parameters_reach_the_options(
     assert accepted(post(client, **parameters))
     options = latest_options(services)
     assert {name: options[name] for name in expected} == expected
+
+
+class _Site(BaseHTTPRequestHandler):
+    """What addresses may lead to."""
+
+    bodies: ClassVar = {
+        "/a.png": PICTURE,
+        "/page": b"<!doctype html>" * 9,
+        "/large.png": PICTURE + bytes(3 * 2**20),
+        "/empty": b"",
+    }
+
+    def do_GET(self) -> None:
+        body = self.bodies.get(self.path)
+        self.send_response(404 if body is None else 200)
+        self.end_headers()
+        with suppress(OSError):  # where it is too much, the client hangs up
+            self.wfile.write(body or b"")
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def site() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Site) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_pictures_by_address(services: Services, site: str) -> None:
+    codes = {
+        "/nothing": "failed_{}_download",
+        "/empty": "failed_{}_download",
+        "/page": "invalid_file_type",
+        "/large.png": "file_too_large",
+    }
+    settings = services.settings.model_copy(update={"url_allow": "127.0.0.1"})
+    with create_app(Services.from_settings(settings)).test_client() as client:
+        assert accepted(send(client, image_url=f"{site}/a.png"))
+        assert accepted(client.post(REMOVE, json={"image_url": f"{site}/a.png"}))
+        for path, code in codes.items():
+            answer = send(client, image_url=site + path)
+            assert error_of(answer) == (400, code.format("image"))
+            answer = post(client, bg_image_url=site + path)
+            assert error_of(answer) == (400, code.format("bg"))
+        assert accepted(post(client, bg_image_url=f"{site}/a.png"))
+        (job,) = services.store.newest([Status.QUEUED], 1)
+        assert job.background_key is not None
+        assert services.objects.get(job.background_key) == PICTURE
+
+
+def test_inner_addresses_are_no_addresses(client: FlaskClient, site: str) -> None:
+    assert error_of(send(client, image_url=f"{site}/a.png")) == (400, "invalid_image_url")
+    assert error_of(post(client, bg_image_url=f"{site}/a.png")) == (400, "invalid_bg_image_url")
+
+
+def test_a_background_may_be_as_large_as_the_picture(client: FlaskClient) -> None:
+    data = PICTURE + bytes(2 * 2**20 - len(PICTURE))
+    assert accepted(post(client, data, bg_image_file=file(data)))
 
 
 def test_a_background_file_goes_along(client: FlaskClient, services: Services) -> None:
