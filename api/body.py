@@ -1,5 +1,6 @@
 """Bodies that are read as they come, and never by Flask's form parser."""
 
+import sys
 from typing import Final
 
 from flask import Request
@@ -18,7 +19,8 @@ class StreamedBody:
     """A request's body; it ends where its client goes away, and `cut_off` says so."""
 
     def __init__(self, request: Request) -> None:
-        request.max_content_length = None
+        # None would stand for the application's own limit.
+        request.max_content_length = sys.maxsize
         socket = request.environ.get("gunicorn.socket")
         if socket is not None:
             socket.settimeout(_SILENCE_SECONDS)

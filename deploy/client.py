@@ -71,7 +71,15 @@ class ServiceClient:
         Raises:
             ClientError: at whatever step it went wrong.
         """
-        task = self.wait(self.submit(photo, options))
+        return self.result(self.submit(photo, options))
+
+    def result(self, task_id: str) -> bytes:
+        """Wait for a task's cutout and fetch it.
+
+        Raises:
+            ClientError: the task came to nothing, or the service does not answer.
+        """
+        task = self.wait(task_id)
         if task["status"] != "succeeded":
             reason = (task.get("error") or {}).get("message") or f"the task is {task['status']}"
             raise ClientError(reason)
@@ -84,8 +92,23 @@ class ServiceClient:
             raise ClientError(f"the cutout cannot be fetched: HTTP {answer.status}")
         return answer.data
 
-    def _request(self, method: str, url: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - urllib3's
-        answer = self._send(method, url, headers=self._headers, **more)
+    def request(self, method: str, path: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - urllib3's
+        """What the service answers at a path of its own; `more` is urllib3's.
+
+        Raises:
+            ClientError: it says no, or does not answer.
+        """
+        return self._request(method, f"{self._url}{path}", **more)
+
+    def _request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **more: Any,  # noqa: ANN401 - urllib3's
+    ) -> dict[str, Any]:
+        answer = self._send(method, url, headers={**self._headers, **(headers or {})}, **more)
         try:
             body = json.loads(answer.data)
         except ValueError as error:

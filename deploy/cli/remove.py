@@ -2,10 +2,11 @@
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -17,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from deploy.batch_client import submit_batch
 from deploy.client import ClientError, ServiceClient
 from inference.options import OutputFormat
 
@@ -24,6 +26,9 @@ from inference.options import OutputFormat
 _SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".heic"}
 )
+
+#: No service need take more at once, and the first are cut out while the next are sent.
+_BATCH: Final = 25
 
 
 def remove(  # noqa: PLR0917 - typer makes the options of a command from its parameters
@@ -115,14 +120,16 @@ def _run(
     jobs: int,
     console: Console,
 ) -> list[Path]:
-    """Do them all, several at a time; those that failed."""
+    """Send them in batches, and fetch several cutouts at a time; those that failed."""
     failures = []
     with _progress(console) as progress, ThreadPoolExecutor(jobs) as pool:
+        sending = progress.add_task("sending", total=len(targets))
         bar = progress.add_task("cutting out", total=len(targets))
-        running = {
-            pool.submit(_cut_out, client, photo, target, options): photo
-            for photo, target in targets.items()
-        }
+        running = {}
+        for photos in _blocks(targets):
+            for photo, item in zip(photos, _send(client, photos, options), strict=True):
+                running[pool.submit(_fetch, client, item, targets[photo])] = photo
+            progress.advance(sending, len(photos))
         for done in as_completed(running):
             problem = done.result()
             if problem:
@@ -130,6 +137,29 @@ def _run(
                 progress.console.print(f"{running[done]}: {problem}", style="red", markup=False)
             progress.advance(bar)
     return failures
+
+
+def _blocks(photos: Iterable[Path]) -> Iterator[list[Path]]:
+    left = iter(photos)
+    while block := list(islice(left, _BATCH)):
+        yield block
+
+
+def _send(
+    client: ServiceClient, photos: Sequence[Path], options: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """What became of each picture: an item of a batch, with its task or the reason of its end."""
+    readable = [photo for photo in photos if os.access(photo, os.R_OK)]
+    try:
+        found = submit_batch(client, readable, options)["items"] if readable else []
+    except ClientError as error:
+        found = [_refused(str(error))] * len(readable)
+    items = dict(zip(readable, found, strict=True))
+    return [items.get(photo) or _refused("cannot be read") for photo in photos]
+
+
+def _refused(reason: str) -> dict[str, Any]:
+    return {"task_id": None, "error": {"message": reason}}
 
 
 def _progress(console: Console) -> Progress:
@@ -142,12 +172,12 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _cut_out(
-    client: ServiceClient, photo: Path, target: Path, options: dict[str, str]
-) -> str | None:
-    """One picture; what went wrong, or None."""
+def _fetch(client: ServiceClient, item: Mapping[str, Any], target: Path) -> str | None:
+    """One cutout, once it is done; what went wrong, or None."""
+    if item["task_id"] is None:
+        return str(item["error"]["message"])
     try:
-        write_atomically(target, client.cut_out(photo, options))
+        write_atomically(target, client.result(item["task_id"]))
     except ClientError as error:
         return str(error)
     except OSError as error:

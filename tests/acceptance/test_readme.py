@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import HOST, RunningService
 
+from deploy.batch_client import submit_batch
 from deploy.local import binaries
 from deploy.local.shell import SHELL_FILE, write_shell_file
 from tasks import keys
@@ -55,6 +56,12 @@ class Scene:
         task_id = self.service.client.submit(self.coffee, {"cache": "false"})
         self.service.client.wait(task_id)
         return task_id
+
+    def batch(self) -> str:
+        batch = submit_batch(self.service.client, [self.coffee], {})
+        for item in batch["items"]:
+            self.service.client.wait(item["task_id"])
+        return str(batch["batch_id"])
 
     def waiting(self) -> str:
         task_id = keys.new_task_id()
@@ -104,6 +111,7 @@ _BEFORE: tuple[tuple[str, Callable[[Scene], str]], ...] = (
     ("jobs purge", Scene.waiting),
     (" purge -f", Scene.waiting),
     ("jobs undrain", Scene.drained),
+    ("$BATCH_ID", Scene.batch),
     ("", Scene.succeeded),
 )
 #: What has become of the job of `$TASK_ID`, by the command's words.
@@ -146,7 +154,7 @@ def _run(
     here = command.replace("http://127.0.0.1:8000", service.url)
     for name in ("rmbg", "celery"):
         here = here.replace(f".venv/bin/{name}", binaries.script(name))
-    variables = {"TASK_ID": task_id, "WORKER": WORKER, "QUEUE": IDLE_QUEUE}
+    variables = {"TASK_ID": task_id, "BATCH_ID": task_id, "WORKER": WORKER, "QUEUE": IDLE_QUEUE}
     return subprocess.run(
         # In one shell, as a reader would: the settings first.
         ["bash", "-euc", f". data/{SHELL_FILE}\n{here}"],
