@@ -39,13 +39,29 @@ HEADERS: Final[dict[str, Any]] = {
         "schema": _TEXT,
         "example": '"pictures";r=59;t=1',
     },
+    "Preference-Applied": {
+        "description": "How long the answer was allowed to take; only if the client would wait.",
+        "schema": _TEXT,
+        "example": "wait=5",
+    },
+    "Idempotency-Replayed": {
+        "description": "true: the task was made by an earlier request under the same key.",
+        "schema": _TEXT,
+        "example": "true",
+    },
 }
 
 #: Headers of answers by HTTP status, beside the request's id.
 BY_STATUS: Final = MappingProxyType(
     {
         "201": ("Location",),
-        "202": ("Location", "RateLimit-Policy", "RateLimit"),
+        "202": (
+            "Location",
+            "RateLimit-Policy",
+            "RateLimit",
+            "Preference-Applied",
+            "Idempotency-Replayed",
+        ),
         "302": ("Location",),
         "401": ("WWW-Authenticate",),
         "409": ("Retry-After",),
