@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -15,11 +16,19 @@ from deploy.batch_client import submit_batch
 from deploy.local import binaries
 from deploy.local.shell import SHELL_FILE, write_shell_file
 from tasks import keys
+from tasks.api_keys import ApiKeys
+from tasks.errors import KeyNameError
 from tasks.jobs import Job, Status
-from tasks.store import MAX_CRASHES
+from tasks.store import MAX_CRASHES, connect
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "docs/operations.md", "docs/models.md", "docs/removebg.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/operations.md",
+    "docs/models.md",
+    "docs/removebg.md",
+    "docs/keys.md",
+)
 _BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 #: Run elsewhere: `make up` by test_up.py, `make test` and `make lint` are how this test is run.
 _RUN_ELSEWHERE = re.compile(r"make (up|test|lint|install|bench|test-slow)\b")
@@ -87,7 +96,16 @@ class Scene:
         self.service.fleet.drain(WORKER, "by a test")
         return task_id
 
+    def keyed(self) -> str:
+        self.keys().add("shop")
+        return self.succeeded()
+
+    def keys(self) -> ApiKeys:
+        return ApiKeys(connect(self.service.env["RMBG_REDIS_URL"]))
+
     def clear(self) -> None:
+        with suppress(KeyNameError):
+            self.keys().revoke("shop")
         self.service.fleet.undrain(WORKER)
         for task_id in self.made:
             self.service.store.cancel(task_id)
@@ -112,6 +130,8 @@ _BEFORE: tuple[tuple[str, Callable[[Scene], str]], ...] = (
     (" purge -f", Scene.waiting),
     ("jobs undrain", Scene.drained),
     ("$BATCH_ID", Scene.batch),
+    ("keys rotate-secret", Scene.keyed),
+    ("keys revoke", Scene.keyed),
     ("", Scene.succeeded),
 )
 #: What has become of the job of `$TASK_ID`, by the command's words.
