@@ -1,6 +1,5 @@
 """The picture of a request, and the one to go behind it: one of each, in any of three ways."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -8,6 +7,7 @@ from urllib.parse import urlsplit
 from api.errors import ApiError
 from api.removebg.errors import RemoveBgError, of_type, translate
 from api.removebg.form import Form
+from api.submission.files import sha256_of
 from api.submission.sources import Sources
 from api.submission.submission import Upload
 from inference.errors import InferenceError
@@ -39,11 +39,7 @@ class Picture:
 
     def sha256(self) -> str:
         """The digest of its bytes."""
-        stream = self.upload.stream
-        stream.seek(0)
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type] # any binary stream
-        stream.seek(0)
-        return digest
+        return sha256_of(self.upload.stream)
 
 
 @dataclass(frozen=True, slots=True)
