@@ -4,6 +4,7 @@ import typer
 from rich.console import Console
 
 from deploy.cli import bench, health, keys, models
+from deploy.cli.bucket import bucket
 from deploy.cli.doctor import doctor
 from deploy.cli.logits import logits
 from deploy.cli.remove import remove
@@ -19,6 +20,7 @@ app.command()(up)
 app.command()(remove)
 app.command()(restore)
 app.command()(doctor)
+app.command()(bucket)
 models.app.command()(logits)
 app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")

@@ -1,0 +1,24 @@
+# The API, the I/O worker and Flower: no torch, no onnxruntime, no weights.
+# No digest is set: pin what you have checked, --build-arg PYTHON_IMAGE=python:3.12-slim-bookworm@sha256:...
+ARG PYTHON_IMAGE=python:3.12-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS build
+WORKDIR /src
+COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY inference inference
+COPY tasks tasks
+COPY api api
+COPY deploy deploy
+RUN python -m venv /opt/rmbg \
+    && /opt/rmbg/bin/pip install --no-cache-dir --no-compile -c constraints.txt '.[flower]' \
+    && /opt/rmbg/bin/pip uninstall -y pip
+
+FROM ${PYTHON_IMAGE}
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin rmbg \
+    && install --directory --owner=10001 --group=10001 /models
+COPY --from=build /opt/rmbg /opt/rmbg
+ENV PATH=/opt/rmbg/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+USER 10001:10001
+WORKDIR /tmp
+EXPOSE 8000
+CMD ["gunicorn", "-c", "python:api.gunicorn_conf", "-b", "0.0.0.0:8000", "api.app:create_app()"]

@@ -1,0 +1,20 @@
+#!/bin/sh
+# Makes the secrets that compose.yaml reads, once: those that exist are kept.
+# usage: deploy/docker/secrets.sh [folder]
+set -eu
+umask 077
+folder=${1:-$(dirname "$0")/secrets}
+mkdir -p "$folder"
+cd "$folder"
+random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
+keep() { [ -s "$1" ] || printf '%s' "$2" > "$1"; }
+keep redis_password "$(random)"
+keep redis_url "redis://:$(cat redis_password)@redis:6379/0"
+keep s3_access_key "rmbg"
+keep s3_secret_key "$(random)"
+keep flower_basic_auth "operator:$(random)"
+keep grafana_password "$(random)"
+# The containers' users, who are nobody here, have to read the files, which are mounted one by one;
+# the folder keeps this machine's other users out.
+chmod 444 ./*
+chmod 700 .

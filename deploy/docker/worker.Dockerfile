@@ -1,0 +1,25 @@
+# A model worker. EXTRAS=torch for RMBG-2.0 and BiRefNet on a GPU, EXTRAS=cpu for u2netp.
+# Weights are never in the image: they come in a volume, /models.
+# No digest is set: pin what you have checked, --build-arg PYTHON_IMAGE=python:3.12-slim-bookworm@sha256:...
+ARG PYTHON_IMAGE=python:3.12-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS build
+ARG EXTRAS=torch
+WORKDIR /src
+COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY inference inference
+COPY tasks tasks
+COPY api api
+COPY deploy deploy
+RUN python -m venv /opt/rmbg \
+    && /opt/rmbg/bin/pip install --no-cache-dir --no-compile -c constraints.txt ".[${EXTRAS}]" nvidia-ml-py \
+    && /opt/rmbg/bin/pip uninstall -y pip
+
+FROM ${PYTHON_IMAGE}
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin rmbg \
+    && install --directory --owner=10001 --group=10001 /models
+COPY --from=build /opt/rmbg /opt/rmbg
+ENV PATH=/opt/rmbg/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 RMBG_MODEL_DIR=/models
+USER 10001:10001
+WORKDIR /tmp
+CMD ["celery", "-A", "tasks.app", "worker", "--help"]

@@ -1,0 +1,168 @@
+"""The commands and health checks of compose.yaml, run as they stand, outside of containers."""
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+import yaml
+
+from deploy.local.binaries import script, valkey_server
+from deploy.local.ports import reserved_ports
+from deploy.local.running import S3Address
+from inference.models.fetch import fetch_model
+from inference.models.registry import get_spec
+from tasks.settings import Settings
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+ROOT = Path(__file__).parents[2]
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())[
+    "services"
+]
+
+
+class Stage:
+    """What a container would find: its programs, its secrets, its addresses."""
+
+    def __init__(self, folder: Path, ports: list[int], s3: S3Address) -> None:
+        self.folder = folder
+        self.moved = dict(zip(("6379", "8000", "5555"), map(str, ports), strict=False))
+        self.metrics = {"io": str(ports[3]), "cpu0": str(ports[4])}
+        programs = folder / "bin"
+        programs.mkdir()
+        (programs / "redis-server").symlink_to(valkey_server())
+        cli = Path(valkey_server()).with_name("valkey-cli")
+        self.has_cli = cli.exists()
+        self.path = f"{programs}:{Path(script('celery')).parent}:{os.environ['PATH']}"
+        self.secrets = folder / "secrets"
+        subprocess.run([ROOT / "deploy/docker/secrets.sh", self.secrets], check=True)
+        for name, value in {"s3_access_key": s3.access_key, "s3_secret_key": s3.secret_key}.items():
+            (self.secrets / name).chmod(0o600)
+            (self.secrets / name).write_text(value)
+        url = self.secrets / "redis_url"
+        url.chmod(0o600)
+        url.write_text(url.read_text().replace("@redis:6379", f"@127.0.0.1:{self.moved['6379']}"))
+        self.s3 = s3
+
+    def here(self, text: str, name: str) -> str:
+        """A text of compose.yaml as it is on this machine."""
+        text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text).replace("$$", "$")
+        text = text.replace("/run/secrets/", f"{self.secrets}/")
+        text = text.replace("http://s3:9000", self.s3.endpoint)
+        text = text.replace("/usr/local/etc/redis.conf", str(self.folder / "redis.conf"))
+        text = re.sub(r"0\.0\.0\.0\b", "127.0.0.1", text)
+        for inside, outside in self.moved.items():
+            text = re.sub(rf"(?<=[:=]){inside}\b", outside, text)
+        return text.replace("9100", self.metrics.get(name, "0"))
+
+    def environment(self, name: str) -> dict[str, str]:
+        given = SERVICES[name].get("environment", {})
+        env = {key: self.here(str(value), name) for key, value in given.items()}
+        env |= {"PATH": self.path, "HOME": str(self.folder), "OMP_NUM_THREADS": "1"}
+        if "RMBG_MODEL_DIR" in env:
+            env["RMBG_MODEL_DIR"] = str(Settings.load().model_dir)
+            env["RMBG_S3_PUBLIC_ENDPOINT"] = self.s3.endpoint
+        return env
+
+    def command(self, name: str) -> list[str]:
+        return [self.here(word, name) for word in SERVICES[name]["command"]]
+
+    def healthy(self, name: str) -> bool:
+        kind, *words = (self.here(word, name) for word in SERVICES[name]["healthcheck"]["test"])
+        command = ["sh", "-c", *words] if kind == "CMD-SHELL" else words
+        done = subprocess.run(
+            command, env=self.environment(name), cwd=self.folder, capture_output=True, check=False
+        )
+        return done.returncode == 0
+
+    def run(self, name: str) -> str:
+        done = subprocess.run(
+            self.command(name),
+            env=self.environment(name),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    @contextmanager
+    def running(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
+        """The service's own command, until its own health check is content."""
+        log = self.folder / f"{name}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                self.command(name),
+                env=self.environment(name),
+                cwd=self.folder,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            end = time.monotonic() + 90
+            while not (name == "redis" and not self.has_cli) and not self.healthy(name):
+                if process.poll() is not None or time.monotonic() > end:
+                    pytest.fail(f"{name} is not healthy:\n{log.read_text()[-4000:]}")
+                time.sleep(0.3)
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture
+def stage(s3: S3Address, tmp_path: Path) -> Iterator[Stage]:
+    spec = get_spec("u2netp")
+    fetch_model(spec, Settings.load().model_dir)
+    with reserved_ports() as ports:
+        made = Stage(tmp_path, ports, s3)
+        config = (ROOT / "deploy/docker/redis.conf").read_text()
+        local = f"port {made.moved['6379']}\nbind 127.0.0.1\n"
+        (tmp_path / "redis.conf").write_text(config.replace("/data", str(tmp_path)) + local)
+        yield made
+
+
+def test_every_service_of_ours_starts_is_healthy_works_and_ends(stage: Stage, coffee: Path) -> None:
+    with ExitStack() as stack:
+        stack.enter_context(stage.running("redis"))
+        assert "The bucket rmbg is there" in stage.run("bucket")
+        made = subprocess.run(
+            [script("rmbg"), "keys", "add", "shop", "--json"],
+            env=stage.environment("api"),
+            cwd=stage.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert made.returncode == 0, made.stderr
+        (key,) = re.findall(r'"key": ?"([^"]+)"', made.stdout)
+        assert not stage.healthy("cpu0")
+        for name in ("cpu0", "io", "api", "flower"):
+            stack.enter_context(stage.running(name))
+        url = f"http://127.0.0.1:{stage.moved['8000']}/api/v1"
+        answer = urllib3.request(
+            "POST",
+            f"{url}/remove-bg",
+            fields={"image": ("coffee.jpg", coffee.read_bytes())},
+            headers={"X-API-Key": key},
+        )
+        assert answer.status == 202, answer.data
+        task_id = answer.json()["data"]["task_id"]
+        done = urllib3.request("GET", f"{url}/tasks/{task_id}?wait=60", headers={"X-API-Key": key})
+        assert done.json()["data"]["status"] == "succeeded"
+        flower = f"http://127.0.0.1:{stage.moved['5555']}"
+        assert urllib3.request("GET", f"{flower}/tasks").status == 401
+        user, _, password = (stage.secrets / "flower_basic_auth").read_text().partition(":")
+        headers = urllib3.make_headers(basic_auth=f"{user}:{password}")
+        assert urllib3.request("GET", f"{flower}/tasks", headers=headers).status == 200

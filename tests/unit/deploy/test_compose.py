@@ -1,0 +1,100 @@
+"""compose.yaml and the Dockerfiles keep the rules that no container engine is at hand to show."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tasks.app import SHUTDOWN_GRACE_SECONDS
+
+ROOT = Path(__file__).parents[3]
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+#: They do one thing and end.
+ONE_SHOT = {"bucket", "models", "s3-folder"}
+DOCKERFILES = sorted((ROOT / "deploy" / "docker").glob("*.Dockerfile"))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_keeps_the_rules(name: str) -> None:
+    service = SERVICES[name]
+    assert re.search(r":[^:/]*\d|^rmbg-queue/", service["image"]), "an image without a version"
+    assert not service["image"].endswith(":latest")
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert name in ONE_SHOT or "healthcheck" in service
+    # The one that hands a volume over has to be root.
+    assert service["user"].startswith("0:") == (name == "s3-folder")
+    for port in service.get("ports", ()):
+        assert port.startswith("127.0.0.1:"), "published beyond this machine"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_secrets_come_from_files(name: str) -> None:
+    service = SERVICES[name]
+    for secret in service.get("secrets", ()):
+        assert COMPOSE["secrets"][secret]["file"].startswith("./deploy/docker/secrets/")
+    for variable, value in service.get("environment", {}).items():
+        if re.search(r"PASSWORD|SECRET|ACCESS_KEY|ROOT_USER|REDIS_URL", variable):
+            assert variable.endswith("_FILE")
+            assert value.removeprefix("/run/secrets/") in service["secrets"]
+
+
+@pytest.mark.parametrize("name", ["cpu0", "gpu0", "io"])
+def test_a_worker_is_given_longer_to_end_than_it_takes(name: str) -> None:
+    assert int(SERVICES[name]["stop_grace_period"].rstrip("s")) > SHUTDOWN_GRACE_SECONDS
+
+
+def test_a_gpu_worker_has_its_own_device_and_queue_and_the_weights_a_volume() -> None:
+    gpu = SERVICES["gpu0"]
+    (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
+    assert device["device_ids"] == [gpu["environment"]["CUDA_VISIBLE_DEVICES"]]
+    queues = gpu["command"][gpu["command"].index("-Q") + 1]
+    assert queues.startswith("gpu.${RMBG_HOST:-rmbg}.0,")
+    assert "models:/models:ro" in gpu["volumes"]
+
+
+def test_every_file_that_is_mounted_or_built_from_exists() -> None:
+    for service in SERVICES.values():
+        sources = [volume.split(":")[0] for volume in service.get("volumes", ())]
+        for source in sources:
+            assert source in COMPOSE["volumes"] or (ROOT / source).exists(), source
+        if "build" in service:
+            assert (ROOT / service["build"]["dockerfile"]).exists()
+
+
+def test_what_a_service_waits_for_is_there() -> None:
+    for service in SERVICES.values():
+        for other, how in service.get("depends_on", {}).items():
+            healthy = how["condition"] == "service_healthy"
+            assert healthy == ("healthcheck" in SERVICES[other]), other
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_a_dockerfile_keeps_the_rules(path: Path) -> None:
+    text = path.read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    users = [line.split()[1] for line in lines if line.startswith("USER ")]
+    assert users == ["10001:10001"], "the last stage runs as nobody's user"
+    assert not [line for line in lines if line.startswith("ADD ") or ":latest" in line]
+    copied = [line for line in lines if line.startswith("COPY ") and "--from" not in line]
+    # Only what is installed: no weights, no secrets, no tests.
+    sources = {word for line in copied for word in line.split()[1:-1]}
+    wanted = {"constraints.txt", "pyproject.toml", "README.md", "LICENSE"}
+    assert sources == wanted | {"api", "deploy", "inference", "tasks"}
+    assert "-c constraints.txt" in text
+    assert "--no-cache-dir" in text
+
+
+def test_the_api_s_image_has_no_model_library() -> None:
+    text = (ROOT / "deploy" / "docker" / "api.Dockerfile").read_text()
+    (extras,) = re.findall(r"'\.\[([^]]*)\]'", text)
+    assert extras == "flower"
+
+
+def test_nothing_secret_goes_into_an_image_or_the_repository() -> None:
+    for name in (".dockerignore", ".gitignore"):
+        assert "deploy/docker/secrets" in (ROOT / name).read_text()
