@@ -3,15 +3,19 @@
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from inference.models.birefnet.config import BiRefNetConfig
 from inference.models.birefnet.device import finish, gpu_faults
+from inference.models.birefnet.fast.runners import ExecutionPath, make_runner
 from inference.models.birefnet.golden import golden_input, golden_network
 from inference.models.birefnet.network import BiRefNet
 
@@ -53,6 +57,10 @@ class Measurement:
     #: Floating-point operations of a batch, a multiply-add counted as two.
     flops: int
     peak: Peak
+    #: How the network was run, and why not as was asked.
+    path: str = ""
+    #: Largest difference of one matte from the float32 reference's, 0..1; None if not compared.
+    alpha_error: float | None = None
 
     @property
     def floor_milliseconds(self) -> float:
@@ -69,39 +77,63 @@ class Measurement:
 def measure(
     config: BiRefNetConfig,
     device: torch.device,
+    path: ExecutionPath,
     dtype: torch.dtype,
     *,
-    batch: int,
+    batches: Sequence[int],
     size: int,
     runs: int,
-) -> Measurement:
-    """Time a network with stand-in weights: the median of `runs`, after a warm-up.
+    check: bool = False,
+    cache: Path | None = None,
+) -> Iterator[Measurement]:
+    """Time a network with stand-in weights: for each batch the median of `runs`, after a warm-up.
 
     Args:
         config: the network.
         device: where it runs.
+        path: how it is run.
         dtype: of its weights and activations.
-        batch: pictures at once.
-        size: side of a picture, pixels; a multiple of 32.
+        batches: pictures at once.
+        size: side of a picture, pixels; a multiple of 32, off the reference path of 64.
         runs: batches to time.
+        check: first compare one picture's matte with the float32 reference's.
+        cache: folder for what a compiler makes.
 
     Raises:
         ModelError: the GPU failed or its memory is full.
     """
     peak = _peak(device, dtype)
+    picture = torch.from_numpy(golden_input(size))
+    expected = golden_network(config)(picture).sigmoid() if check else None
     with gpu_faults(device):
-        network = golden_network(config).to(device, dtype)
-        pictures = torch.from_numpy(golden_input(size)).to(device, dtype).repeat(batch, 1, 1, 1)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        milliseconds = median_milliseconds(lambda: network(pictures), device, runs)
-    return Measurement(
-        milliseconds=milliseconds,
-        images_per_second=1000 * batch / milliseconds,
-        peak_bytes=_peak_bytes(device),
-        flops=count_flops(config, batch, size),
-        peak=peak,
-    )
+        _forget_peak(device)
+        run = make_runner(path, golden_network(config), device, dtype, side=size, cache=cache)
+        picture = picture.to(device, dtype)
+        error = None if expected is None else _error(run(picture), expected)
+        for batch in batches:
+            pictures = picture.repeat(batch, 1, 1, 1)
+            milliseconds = median_milliseconds(partial(run, pictures), device, runs)
+            yield Measurement(
+                milliseconds=milliseconds,
+                images_per_second=1000 * batch / milliseconds,
+                peak_bytes=_peak_bytes(device),
+                flops=count_flops(config, batch, size),
+                peak=peak,
+                path=f"{run.path} ({run.reason})" if run.reason else run.path.value,
+                alpha_error=error,
+            )
+
+
+def _error(logits: Tensor, expected: Tensor) -> float:
+    """The largest difference between mattes, 0..1."""
+    return float((logits.float().sigmoid().cpu() - expected).abs().max())
+
+
+def _forget_peak(device: torch.device) -> None:
+    """Count a GPU's peak memory from here on."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def count_flops(config: BiRefNetConfig, batch: int, size: int) -> int:

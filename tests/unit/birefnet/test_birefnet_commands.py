@@ -73,21 +73,31 @@ def test_logits_name_what_is_wrong(app: typer.Typer, tmp_path: Path) -> None:
 
 
 def test_bench_model_prints_its_table(app: typer.Typer) -> None:
-    table = _run(app, "bench", "model", *_TINY, "--device", "cpu", "--size", "64", "--runs", "2")
+    options = ("--device", "cpu", "--size", "64", "--runs", "1", "--batch", "1", "--batch", "2")
+    table = _run(app, "bench", "model", *_TINY, *options, "--check")
     for part in (
-        "cpu, float32, batch 1, 64²",
+        "birefnet-tiny, cpu, 64²",
         "images/s",
         "MiB",
         "GFLOP",
         "floor",
         "share reached",
+        "0.000 / 255",
     ):
         assert part in table
+    for path in ("reference", "fast"):
+        rows = [line for line in table.splitlines() if path in line]
+        assert len(rows) == 2
+        assert all("float32" in row for row in rows)
+
+
+def test_bench_refuses_a_path_that_there_is_not(app: typer.Typer) -> None:
+    assert "There is no path 'quick'" in _fail(app, "bench", "model", *_TINY, "--path", "quick")
 
 
 def test_bench_refuses_what_it_cannot_run(app: typer.Typer) -> None:
     assert "birefnet-hr" in _fail(app, "bench", "model", "--model", "u2netp")
-    assert "multiple of 32" in _fail(app, "bench", "model", "--size", "100")
+    assert "multiple of 64" in _fail(app, "bench", "model", "--size", "100")
     assert "There is no device" in _fail(app, "bench", "model", "--device", "tpu")
 
 
