@@ -15,7 +15,7 @@ from api.failures import EnvelopeApi, install_error_handlers
 from api.limits import install_rate_headers
 from api.metrics import install_metrics, queue_metrics
 from api.removebg.resource import install_removebg
-from api.resources import batches, health, info, removals, tasks, uploads
+from api.resources import batches, deliveries, health, info, removals, tasks, uploads
 from api.services import Services
 from api.settings import ApiSettings
 from api.strict_json import StrictJsonProvider
@@ -64,7 +64,7 @@ def _services_from_environment() -> Services:
 def _add_routes(app: Flask) -> None:
     api = EnvelopeApi(app)
     app.extensions[API] = api
-    for resource in (removals, batches, uploads, tasks, info, health):
+    for resource in (removals, batches, uploads, tasks, deliveries, info, health):
         api.register_blueprint(resource.blueprint)
     documentation = get_swaggerui_blueprint(
         "/docs", "/openapi.json", config={"app_name": "rmbg-queue", "validatorUrl": None}

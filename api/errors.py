@@ -39,6 +39,7 @@ _ROWS: Final = (
     ErrorType("task_not_found", 404, 1, "There is no such task, or it has been erased."),
     ErrorType("upload_not_found", 404, 2, "There is no such upload, or it has been ended."),
     ErrorType("batch_not_found", 404, 3, "There is no such batch, or it has been erased."),
+    ErrorType("delivery_not_found", 404, 4, "The task has no webhook of that number."),
     ErrorType("method_not_allowed", 405, 0, "This address does not take that method."),
     ErrorType("not_acceptable", 406, 0, "That form of answer is not offered."),
     ErrorType("conflict", 409, 0, "The request does not fit the present state."),

@@ -5,6 +5,8 @@ from typing import Any, Final
 
 from marshmallow import RAISE, Schema, fields, validate
 
+from tasks.webhooks.delivery import State
+
 #: A task's states, as a caller sees them.
 VISIBLE_STATUSES: Final = ("queued", "processing", "succeeded", "failed", "canceled", "expired")
 
@@ -111,6 +113,41 @@ class TaskSchema(Schema):
     finished_at = fields.DateTime(required=True, allow_none=True)
     expires_at = fields.DateTime(required=True)
     error = fields.Nested(TaskErrorSchema, required=True, allow_none=True)
+
+
+class AttemptSchema(Schema):
+    """One attempt to bring a webhook to its receiver."""
+
+    at = fields.DateTime(required=True)
+    outcome = fields.String(
+        required=True,
+        metadata={"description": "delivered, refused, or the kind of network error."},
+    )
+    status = fields.Integer(required=True, allow_none=True, metadata={"description": "Of HTTP."})
+    ms = fields.Integer(required=True)
+    answer = fields.String(
+        required=True, metadata={"description": "The first 500 bytes, or why there is none."}
+    )
+
+
+class DeliverySchema(Schema):
+    """A webhook on its way."""
+
+    number = fields.Integer(required=True, metadata={"description": "From 1 on, for the replay."})
+    webhook_id = fields.String(required=True)
+    type = fields.String(required=True, metadata={"example": "removal.succeeded"})
+    url = fields.String(required=True)
+    state = fields.String(required=True, validate=validate.OneOf([each.value for each in State]))
+    reason = fields.String(required=True, metadata={"description": "Why it was given up."})
+    created_at = fields.DateTime(required=True)
+    next_attempt_at = fields.DateTime(required=True, allow_none=True)
+    attempts = fields.List(fields.Nested(AttemptSchema), required=True)
+
+
+class DeliveriesSchema(Schema):
+    """A task's webhooks."""
+
+    deliveries = fields.List(fields.Nested(DeliverySchema), required=True)
 
 
 class TaskListSchema(Schema):

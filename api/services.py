@@ -26,12 +26,14 @@ from tasks.net.allow import Allow
 from tasks.net.client import Client
 from tasks.net.guard import Guard
 from tasks.owned import OwnedTasks
+from tasks.presentation import result_url
 from tasks.rates import RateLimiter
 from tasks.routing import Router
 from tasks.storage import MinioStore, ObjectStore
 from tasks.store import JobStore, connect
 from tasks.uploads.service import Uploads
 from tasks.watch import Watcher
+from tasks.webhooks.store import DeliveryStore
 
 _FIRST_POLL_SECONDS: Final = 0.02
 _LAST_POLL_SECONDS: Final = 0.2
@@ -58,6 +60,8 @@ class Services:
     watcher: Watcher
     uploads: Uploads
     batches: BatchStore
+    guard: Guard
+    deliveries: DeliveryStore
     clock: Callable[[], float] = time.time
 
     @classmethod
@@ -85,6 +89,8 @@ class Services:
             watcher=Watcher(client),
             uploads=uploads,
             batches=BatchStore(client),
+            guard=Guard(Allow.parse(settings.url_allow)),
+            deliveries=DeliveryStore(client),
         )
 
     def submit(self, submission: Submission, request_id: str, task_id: str | None = None) -> Job:
@@ -100,6 +106,7 @@ class Services:
             dispatcher=self.dispatcher,
             fleet=self.fleet,
             router=self.router,
+            guard=self.guard,
             clock=self.clock,
         )
 
@@ -140,20 +147,7 @@ class Services:
 
     def result_url(self, job: Job, *, download: bool = False) -> str | None:
         """The signed address of the result, if there is one and it has not expired."""
-        if job.result_key is None:
-            return None
-        name = f"{job.file_stem}.{job.format}" if download else None
-        return self._url(job, job.result_key, name)
-
-    def original_url(self, job: Job) -> str | None:
-        """The signed address of the upload, until it expires."""
-        return self._url(job, job.original_key, None)
-
-    def _url(self, job: Job, key: str, file_name: str | None) -> str | None:
-        left = int(job.expires_at - self.clock())
-        if left <= 0:
-            return None
-        return self.objects.url(key, seconds=left, file_name=file_name)
+        return result_url(job, self.objects, self.clock(), download=download)
 
 
 def _sources(settings: ApiSettings, uploads: Uploads) -> Sources:

@@ -23,6 +23,7 @@ def create_celery(settings: Settings) -> Celery:
     # By name, so that whoever only sends imports no worker.
     app.steps["worker"].add("tasks.worker.io:ReconcilerStep")
     app.steps["worker"].add("tasks.worker.retention:RetentionStep")
+    app.steps["worker"].add("tasks.worker.webhooks:WebhookStep")
     app.steps["worker"].add("tasks.worker.settling:SettlerStep")
     app.steps["worker"].add("tasks.worker.heartbeat:HeartbeatStep")
     app.steps["worker"].add("tasks.worker.metrics:MetricsStep")

@@ -65,3 +65,9 @@ class KeyNameError(TaskError):
     """An API key's name is taken, or nobody has it."""
 
     code = "key_name"
+
+
+class WebhookSecretError(TaskError):
+    """A webhook secret is not in the form of Standard Webhooks."""
+
+    code = "webhook_secret"

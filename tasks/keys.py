@@ -241,3 +241,33 @@ def new_batch_id(now: datetime | None = None) -> str:
 def batch_key(batch_id: str) -> str:
     """The record of a batch, a hash; `:items` is a list beside it, `:ends` another hash."""
     return f"{PREFIX}batch:{batch_id}"
+
+
+#: Webhook deliveries that are to be sent: a sorted set by the unix time from which on.
+DELIVERIES_DUE: Final = f"{PREFIX}deliveries:due"
+
+#: Those that were given up: a sorted set by the unix time of that.
+DELIVERIES_DEAD: Final = f"{PREFIX}deliveries:dead"
+
+#: Targets that answered 410 and are not called again: a hash of unix times.
+DISABLED_TARGETS: Final = f"{PREFIX}webhooks:disabled"
+
+
+def delivery_key(delivery_id: str) -> str:
+    """A webhook delivery, a hash."""
+    return f"{PREFIX}delivery:{delivery_id}"
+
+
+def attempts_key(delivery_id: str) -> str:
+    """Its attempts, a list of JSON objects."""
+    return f"{PREFIX}delivery:{delivery_id}:attempts"
+
+
+def deliveries_key(subject: str) -> str:
+    """The ids of all deliveries about a task or a batch, a list."""
+    return f"{PREFIX}deliveries:{subject}"
+
+
+def receiver_key(host: str) -> str:
+    """How a host that webhooks go to has behaved, a hash with a time to live."""
+    return f"{PREFIX}webhooks:host:{host}"

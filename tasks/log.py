@@ -32,6 +32,8 @@ def configure_logging(settings: Settings) -> None:
     root.setLevel(settings.log_level.upper())
     # Its lines repeat ours, with the broker's address in them.
     logging.getLogger("kombu").setLevel(logging.WARNING)
+    # It warns with whole addresses, and a webhook's may hold a secret.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def _processors() -> Sequence[Processor]:

@@ -5,7 +5,7 @@ from typing import Final
 #: Cut one picture out. Its one argument is the job's id.
 REMOVE_TASK: Final = "rmbg.remove"
 
-#: Housekeeping, and later the webhooks, on the I/O worker.
+#: The I/O workers' queue. They keep house, and send the webhooks.
 IO_QUEUE: Final = "io"
 
 

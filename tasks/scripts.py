@@ -32,6 +32,9 @@ _NAMES = (
     "forget",
     "forget_list",
     "erase",
+    "claim_delivery",
+    "note_attempt",
+    "replay_delivery",
 )
 
 

@@ -18,8 +18,9 @@ from pydantic_settings import (
 )
 
 from inference.probe import ImageLimits
-from tasks.errors import SettingsError
+from tasks.errors import SettingsError, WebhookSecretError
 from tasks.net.allow import Allow
+from tasks.webhooks.signing import secret_bytes
 
 PREFIX = "RMBG_"
 
@@ -173,6 +174,25 @@ class Settings(BaseSettings):
         description="Hosts and networks, comma-separated, that image URLs and webhooks may lead to "
         "although they are not public: hooks.intra,.shop.intra,10.0.0.0/8.",
     )
+    webhook_secret: SecretStr | None = Field(
+        None,
+        description="Signs the webhooks of callers without an API key: whsec_ and base64 of 24 to "
+        "64 random bytes.",
+    )
+    webhook_retries: str = Field(
+        "5,300,1800,7200,18000,36000,50400,72000,86400",
+        pattern=r"^\d+(\.\d+)?(,\d+(\.\d+)?)*$",
+        description="Seconds after the first, second, ... failed attempt at a webhook.",
+    )
+    webhook_connect_seconds: float = Field(
+        3, gt=0, le=10, description="Longest that connecting to a webhook's receiver may take."
+    )
+    webhook_seconds: float = Field(
+        15, gt=0, le=20, description="Longest that a whole attempt at a webhook may take."
+    )
+    webhook_threads: int = Field(
+        32, ge=1, le=256, description="Webhooks that an I/O worker sends at the same time."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug, info, warning or error."
     )
@@ -196,6 +216,15 @@ class Settings(BaseSettings):
     def _redis_scheme(cls, value: SecretStr) -> SecretStr:
         if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("should look like redis://:password@host:6379/0")
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _webhook_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        try:
+            secret_bytes(value.get_secret_value()) if value else None
+        except WebhookSecretError as error:
+            raise ValueError(str(error)) from None
         return value
 
     @field_validator("url_allow")
@@ -231,6 +260,11 @@ class Settings(BaseSettings):
     def model_file(self, fetched: str) -> Path:
         """Where the weights lie: what `RMBG_MODEL_PATH` names, or the fetched file."""
         return self.model_path or self.model_dir / fetched
+
+    @property
+    def webhook_pauses(self) -> tuple[float, ...]:
+        """Seconds between the attempts at a webhook."""
+        return tuple(map(float, self.webhook_retries.split(",")))
 
     @property
     def image_limits(self) -> ImageLimits:

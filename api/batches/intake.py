@@ -14,6 +14,7 @@ from api.failures import from_inference
 from api.services import Services
 from api.submission.parameters import RemovalJson
 from api.submission.reading import PICTURES, build_submission, check_options, load
+from api.submission.receivers import receiver
 from api.upload_limit import too_large
 from inference.errors import InferenceError
 from tasks import keys
@@ -150,7 +151,9 @@ class BatchIntake:
             created_at=now,
             expires_at=now + self.services.settings.retention_hours * 3600,
             metadata=dict(common["metadata"]),
-            webhook_url=common["webhook_url"],
+            webhook_url=receiver(
+                common["webhook_url"], self.owner, self.services.guard, self.services.settings
+            ),
             request_id=self.request_id,
         )
 

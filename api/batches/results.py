@@ -1,7 +1,6 @@
 """How a batch looks from outside, and its archive."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,11 +12,12 @@ from api.batches.names import archive_names
 from api.context import services as current_services
 from api.errors import ApiError
 from api.services import Services
-from api.views import status_url, visible_status
+from api.views import status_url
 from tasks.audit import Access
 from tasks.audit import record as audit
-from tasks.batches.record import Batch, Item
-from tasks.jobs import Job, JobError, Status
+from tasks.batches.presentation import batch_data
+from tasks.batches.record import Batch
+from tasks.jobs import Job, Status
 
 _FAILED = Status.FAILED.value
 _UNDONE = frozenset({Status.QUEUED.value, Status.PROCESSING.value})
@@ -51,54 +51,19 @@ def completed(batch: Batch, services: Services) -> Batch:
 def batch_view(batch: Batch, services: Services) -> dict[str, Any]:
     """A batch's present state; see `BatchSchema`."""
     jobs = _jobs(batch, services)
-    items = [_item(number, each, jobs, services) for number, each in enumerate(batch.items)]
-    counts = Counter(item["status"] for item in items)
-    undone = sum(counts[status] for status in _UNDONE)
-    total = len(items)
+    data = batch_data(batch, jobs, services.clock())
+    for item in data["items"]:
+        job = jobs.get(item["task_id"] or "")
+        item["status_url"] = status_url(job) if job else None
     return {
-        "batch_id": batch.batch_id,
-        "status": _status(batch, services),
+        **data,
         "status_url": url_for("batches.BatchResource", batch_id=batch.batch_id, _external=True),
         "archive_url": url_for("batches.BatchArchive", batch_id=batch.batch_id, _external=True),
-        "total": total,
-        "counts": {status.value: counts[status.value] for status in Status},
-        "progress": round((total - undone) / total, 4) if total else 1.0,
-        "metadata": batch.metadata,
-        "created_at": _instant(batch.created_at),
-        "completed_at": _instant(batch.completed_at),
-        "expires_at": _instant(batch.expires_at),
-        "items": items,
     }
-
-
-def _status(batch: Batch, services: Services) -> str:
-    if batch.expires_at <= services.clock():
-        return "expired"
-    return "processing" if batch.completed_at is None else "completed"
 
 
 def _jobs(batch: Batch, services: Services) -> dict[str, Job]:
     return {job.task_id: job for job in services.store.get_many(batch.task_ids)}
-
-
-def _item(number: int, item: Item, jobs: Mapping[str, Job], services: Services) -> dict[str, Any]:
-    job = jobs.get(item.task_id or "")
-    error = item.error or (job.error if job else None)
-    status = _FAILED if item.error else "erased"
-    return {
-        "index": number,
-        "name": item.name,
-        "task_id": item.task_id,
-        "status": visible_status(job, services) if job else status,
-        "status_url": status_url(job) if job else None,
-        "error": _error(error),
-    }
-
-
-def _error(error: JobError | None) -> dict[str, Any] | None:
-    if error is None:
-        return None
-    return {"type": error.type, "message": error.message, "retryable": error.retryable}
 
 
 def archive(batch: Batch, services: Services, request_id: str) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ import structlog
 from api.errors import ApiError
 from api.settings import ApiSettings
 from api.submission.files import safe_stem, sha256_of
+from api.submission.receivers import receiver
 from api.submission.submission import Submission, Upload
 from inference.errors import InferenceError, InvalidOptionError
 from inference.probe import ImageHeader, probe
@@ -25,6 +26,7 @@ from tasks.errors import (
 from tasks.fleet import Fleet
 from tasks.jobs import Job, Status
 from tasks.manifest import write_manifest
+from tasks.net.guard import Guard
 from tasks.routing import Router
 from tasks.storage import ObjectStore
 from tasks.store import JobStore
@@ -44,6 +46,7 @@ class Intake:
     dispatcher: Dispatcher
     fleet: Fleet
     router: Router
+    guard: Guard
     clock: Callable[[], float]
 
     def accept(self, submission: Submission, request_id: str, task_id: str | None = None) -> Job:
@@ -109,7 +112,7 @@ class Intake:
             owner=submission.owner.id,
             priority=submission.priority,
             metadata=dict(submission.metadata),
-            webhook_url=submission.webhook_url,
+            webhook_url=self._webhook_url(submission),
             webhook_events=list(submission.webhook_events),
             batch_id=submission.batch_id,
             file_stem=safe_stem(submission.image.file_name),
@@ -132,6 +135,12 @@ class Intake:
         return job.evolve(
             cache_key=key, cache_seconds=cache_seconds(job.expires_at - job.created_at)
         )
+
+    def _webhook_url(self, submission: Submission) -> str | None:
+        if submission.batch_id is not None and submission.webhook_url is None:
+            # The batch itself has one.
+            return None
+        return receiver(submission.webhook_url, submission.owner, self.guard, self.settings)
 
     def _model(self, submission: Submission) -> str:
         name = submission.model or self.settings.model

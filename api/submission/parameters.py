@@ -10,6 +10,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, post_load, valid
 from api.strict_json import read_json
 from inference.options import Output, Shadow
 from tasks.jobs import Priority
+from tasks.webhooks.delivery import TASK_EVENTS
 
 #: The formats that are asked for here; another API has more.
 FORMATS: Final = ("png", "webp", "jpg")
@@ -42,6 +43,29 @@ class JsonObject(fields.Field[dict[str, Any]]):
         if size > MAX_METADATA_BYTES:
             raise ValidationError(f"It has {size} bytes; the limit is {MAX_METADATA_BYTES}.")
         return value
+
+
+class WordList(fields.Field[list[str]]):
+    """Some of a few words; in a form, comma-separated."""
+
+    def __init__(self, *, words: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - marshmallow's
+        super().__init__(**options)
+        self.words = words
+
+    def _deserialize(
+        self,
+        value: Any,  # noqa: ANN401 - marshmallow's signature
+        attr: str | None,  # noqa: ARG002 - the same
+        data: Mapping[str, Any] | None,  # noqa: ARG002 - the same
+        **_: Any,  # noqa: ANN401 - the same
+    ) -> list[str]:
+        given = value.split(",") if isinstance(value, str) else value
+        if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+            raise ValidationError("Give a list of words.")
+        chosen = [each.strip() for each in given]
+        if set(chosen) - set(self.words):
+            raise ValidationError(f"Choose from {', '.join(self.words)}.")
+        return sorted(set(chosen))
 
 
 class TaskParameters(Schema):
@@ -161,6 +185,17 @@ class TaskParameters(Schema):
         require_tld=False,
         validate=validate.Length(max=_MAX_URL),
         metadata={"description": "Who is to be told of the task's end."},
+    )
+    webhook_events = WordList(
+        load_default=list,
+        words=TASK_EVENTS,
+        metadata={
+            "type": "array",
+            "items": {"type": "string", "enum": list(TASK_EVENTS)},
+            "description": "What they are to be told; everything unless said otherwise. In a form, "
+            "comma-separated.",
+            "example": ["removal.succeeded"],
+        },
     )
     expires_in = fields.Float(
         load_default=None,

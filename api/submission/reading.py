@@ -128,6 +128,7 @@ def build_submission(
         priority=priority if parameters["priority"] is None else parameters["priority"],
         metadata=parameters["metadata"],
         webhook_url=parameters["webhook_url"],
+        webhook_events=tuple(parameters["webhook_events"]),
         expires_in=parameters["expires_in"],
         cache=parameters["cache"],
         batch_id=batch_id,

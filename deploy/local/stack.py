@@ -1,10 +1,13 @@
 """Which services make up the stack, and what each of them is told."""
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
+
+from pydantic import SecretStr
 
 from deploy.local import binaries, probes
 from deploy.local.credentials import credential
@@ -126,6 +129,9 @@ def _with_servers(
             "s3_access_key": access,
             "s3_secret_key": secret,
         }
+    if given.webhook_secret is None:
+        key = bytes.fromhex(credential(folder, "webhook-key"))
+        addresses["webhook_secret"] = f"whsec_{base64.b64encode(key).decode()}"
     chosen = {name: getattr(given, name) for name in given.model_fields_set}
     return Settings.load(**{**chosen, **addresses}), tuple(servers)
 
@@ -163,6 +169,10 @@ def _services(options: UpOptions, settings: Settings, ports: Ports) -> tuple[Ser
     return tuple(services)
 
 
+def _revealed(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret else ""
+
+
 def child_environment(settings: Settings, workers: int) -> dict[str, str]:
     """The settings as variables; the cores are divided among the model workers."""
     public = settings.s3_public_endpoint or settings.s3_endpoint
@@ -175,6 +185,7 @@ def child_environment(settings: Settings, workers: int) -> dict[str, str]:
         "RMBG_S3_BUCKET": settings.s3_bucket,
         "RMBG_MODEL": settings.model,
         "RMBG_MODEL_DIR": str(settings.model_dir.resolve()),
+        "RMBG_WEBHOOK_SECRET": _revealed(settings.webhook_secret),
         "RMBG_HOST": settings.host,
         "RMBG_THREADS": str(settings.threads or max(1, core_count() // workers)),
         "RMBG_LOG_FORMAT": settings.log_format,

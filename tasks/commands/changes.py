@@ -19,6 +19,7 @@ class Changes:
         changed: ids.
         refused: ids, with what stood against it.
         unknown: ids without a record.
+        find: the command that lists ids.
     """
 
     done: str
@@ -26,6 +27,7 @@ class Changes:
     changed: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
+    find: str = "jobs list"
 
     def apply(self, task_ids: Sequence[str], change: Callable[[str], str]) -> "Changes":
         """Change each, in order; an id that is named twice counts once."""
@@ -57,7 +59,7 @@ class Changes:
     def _notes(self) -> list[str]:
         refused = [f"{each}: {reason}. {self.rule}" for each, reason in self.refused.items()]
         unknown = [
-            f"{each}: unknown. Find ids with: celery -A tasks.app jobs list"
+            f"{each}: unknown. Find ids with: celery -A tasks.app {self.find}"
             for each in self.unknown
         ]
         return [*refused, *unknown]

@@ -33,3 +33,9 @@ class UnknownJobError(CommandError):
     """No record has that id."""
 
     code = "unknown_job"
+
+
+class UnknownDeliveryError(CommandError):
+    """No webhook has that id."""
+
+    code = "unknown_webhook"

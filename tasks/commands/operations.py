@@ -15,6 +15,7 @@ from tasks.jobs import Job
 from tasks.routing import Router
 from tasks.settings import Settings
 from tasks.store import JobStore, connect
+from tasks.webhooks.store import DeliveryStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Operations:
     fleet: Fleet
     router: Router
     dispatcher: Dispatcher
+    deliveries: DeliveryStore
     clock: Callable[[], float] = time.time
 
     @classmethod
@@ -42,6 +44,7 @@ class Operations:
             fleet=fleet,
             router=Router(client, fleet, routing=settings.routing),
             dispatcher=Dispatcher(celery_context.app, store),
+            deliveries=DeliveryStore(client),
         )
 
     def send(self, job: Job) -> None:

@@ -9,11 +9,14 @@
 local P = 'rmbg:'
 local QUEUED, DEADLINES, DUE, DEAD = P .. 'jobs:queued', P .. 'deadlines', P .. 'due', P .. 'dead'
 local EXPIRIES = P .. 'expiries'
+local DELIVERIES_DUE, DELIVERIES_DEAD = P .. 'deliveries:due', P .. 'deliveries:dead'
 
 local function job_key(id) return P .. 'job:' .. id end
 local function lease_key(id) return P .. 'job:' .. id .. ':lease' end
 local function index(status) return P .. 'jobs:' .. status end
 local function get(id, name) return redis.call('HGET', job_key(id), name) end
+local function delivery_key(id) return P .. 'delivery:' .. id end
+local function attempts_key(id) return P .. 'delivery:' .. id .. ':attempts' end
 local function tasks_of(id) return P .. 'tasks:' .. (get(id, 'owner') or '') end
 
 -- Its place among the lists of its queue: its priority's, unless it was lifted.
@@ -117,9 +120,47 @@ local function count_end(id)
   redis.call('HINCRBYFLOAT', P .. 'counters', 'job_seconds_sum', took)
 end
 
+-- The outbox: an event and the time from which it is due, written with what it tells of. `kind` is
+-- task or batch, `subject` its id, `keep` the seconds for which its record is kept.
+local function add_delivery(kind, subject, event, facts, keep)
+  local list = P .. 'deliveries:' .. subject
+  local id = 'msg_' .. subject .. '_' .. (redis.call('LLEN', list) + 1)
+  redis.call('RPUSH', list, id)
+  redis.call('HSET', delivery_key(id), 'id', id, 'kind', kind, 'subject', subject, 'event', event,
+    'url', facts.url, 'owner', facts.owner, 'created_at', facts.now,
+    'expires_at', facts.expires_at, 'state', 'pending', 'attempts', 0, 'tries', 0)
+  redis.call('EXPIRE', list, keep)
+  redis.call('EXPIRE', delivery_key(id), keep)
+  redis.call('ZADD', DELIVERIES_DUE, facts.now, id)
+end
+
+-- May an event be told? A list that is empty names all of them.
+local function wanted(events, event)
+  local names = cjson.decode(events or '[]')
+  for _, name in ipairs(names) do
+    if name == event then
+      return true
+    end
+  end
+  return #names == 0
+end
+
 -- A batch is a hash; the ids of its jobs that have ended, with their ends, are another one. It is
 -- done once as many ended as it has jobs, which is known when all of it has been taken in.
 local function batch_key(batch) return P .. 'batch:' .. batch end
+
+local function notify_batch(batch, now)
+  local url = redis.call('HGET', batch_key(batch), 'webhook_url')
+  if not url then
+    return
+  end
+  local facts = {
+    url = url, owner = redis.call('HGET', batch_key(batch), 'owner') or '', now = now,
+    expires_at = redis.call('HGET', batch_key(batch), 'expires_at'),
+  }
+  local keep = math.max(1, redis.call('TTL', batch_key(batch)))
+  add_delivery('batch', batch, 'batch.completed', facts, keep)
+end
 
 local function complete_batch(batch, now)
   local jobs = redis.call('HGET', batch_key(batch), 'jobs')
@@ -129,6 +170,7 @@ local function complete_batch(batch, now)
   -- Once, whatever is begun anew, and ends again, afterwards.
   if redis.call('HSETNX', batch_key(batch), 'completed_at', now) == 1 then
     redis.call('PUBLISH', P .. 'done:' .. batch, 'done')
+    notify_batch(batch, now)
   end
 end
 
@@ -143,10 +185,28 @@ local function count_in_batch(id)
   complete_batch(batch, get(id, 'finished_at'))
 end
 
+local function notify_end(id)
+  local url, event = get(id, 'webhook_url'), 'removal.' .. get(id, 'status')
+  if not url or url == '' or not wanted(get(id, 'webhook_events'), event) then
+    return
+  end
+  local facts = {
+    url = url, owner = get(id, 'owner') or '', now = get(id, 'finished_at'),
+    expires_at = get(id, 'expires_at'),
+  }
+  add_delivery('task', id, event, facts, math.max(1, redis.call('TTL', job_key(id))))
+end
+
+-- Wake up whoever waits for it.
+local function announce(id)
+  redis.call('PUBLISH', P .. 'done:' .. id, 'done')
+end
+
 local function publish_end(id)
   count_end(id)
   count_in_batch(id)
-  redis.call('PUBLISH', P .. 'done:' .. id, 'done')
+  notify_end(id)
+  announce(id)
   end_twin(id)
 end
 

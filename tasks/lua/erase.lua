@@ -12,9 +12,15 @@ redis.call('ZREM', DEAD, id)
 redis.call('ZREM', EXPIRIES, id)
 redis.call('ZREM', tasks_of(id), id)
 end_twin(id)
+for _, delivery in ipairs(redis.call('LRANGE', P .. 'deliveries:' .. id, 0, -1)) do
+  redis.call('ZREM', DELIVERIES_DUE, delivery)
+  redis.call('ZREM', DELIVERIES_DEAD, delivery)
+  redis.call('DEL', delivery_key(delivery), attempts_key(delivery))
+end
+redis.call('DEL', P .. 'deliveries:' .. id)
 redis.call('DEL', lease_key(id), job_key(id))
 if status == 'queued' or status == 'processing' then
   -- Begun anew since it was canceled: whoever waits for it need wait no longer.
-  publish_end(id)
+  announce(id)
 end
 return 1

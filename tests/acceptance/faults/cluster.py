@@ -79,8 +79,9 @@ class Cluster:
             ),
         }
 
-    def services(self) -> Services:
+    def services(self, **more: str) -> Services:
         settings = ApiSettings.load(
+            **more,
             redis_url=self.redis_url,
             s3_endpoint=f"http://127.0.0.1:{self.store_ports.s3}",
             s3_access_key=KEYS[0],
@@ -234,9 +235,19 @@ def picture(red: int = 200, number: int = 0) -> bytes:
     return file.getvalue()
 
 
-def submit(services: Services, data: bytes, priority: Priority = Priority.NORMAL) -> str:
-    upload = Upload(io.BytesIO(data), len(data), "test.png")
-    return services.submit(Submission(image=upload, priority=priority, cache=False), "test").task_id
+def submit(
+    services: Services,
+    data: bytes,
+    priority: Priority = Priority.NORMAL,
+    webhook_url: str | None = None,
+) -> str:
+    submission = Submission(
+        image=Upload(io.BytesIO(data), len(data), "test.png"),
+        priority=priority,
+        webhook_url=webhook_url,
+        cache=False,
+    )
+    return services.submit(submission, "test").task_id
 
 
 def submit_many(

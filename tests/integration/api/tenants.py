@@ -58,8 +58,8 @@ def services_with_keys(server_settings: dict[str, object], database: int) -> Ser
     )
 
 
-def tenant(services: Services, name: str) -> Tenant:
-    owner, key = services.api_keys.add(name)
+def tenant(services: Services, name: str, *, webhook_url: str | None = None) -> Tenant:
+    owner, key = services.api_keys.add(name, webhook_url=webhook_url)
     return Tenant(create_app(services).test_client(), services, owner.id, key)
 
 

@@ -14,6 +14,7 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
+from tasks.api_keys import new_webhook_secret
 from tasks.jobs import Job, Priority
 from tasks.manifest import read_manifest
 from tasks.store import connect
@@ -25,7 +26,11 @@ PATH = "/api/v1/remove-bg"
 def services(server_settings: dict[str, object], objects: object) -> Services:  # noqa: ARG001 - makes the bucket
     own = str(server_settings["redis_url"]).removesuffix("/0") + "/5"
     connect(own).flushdb()
-    return Services.from_settings(ApiSettings.load(**{**server_settings, "redis_url": own}))
+    return Services.from_settings(
+        ApiSettings.load(
+            **{**server_settings, "redis_url": own, "webhook_secret": new_webhook_secret()}
+        )
+    )
 
 
 @pytest.fixture
@@ -106,7 +111,7 @@ def test_every_parameter_reaches_the_record_and_the_bucket(
         "model": services.settings.model,
         "priority": "high",
         "metadata": {"order": 17, "ä": [1, {"b": None}]},
-        "webhook_url": "https://example.com/hook?a=b",
+        "webhook_url": "https://93.184.216.34/hook?a=b",
         "expires_in": 60,
         "cache": False,
     }

@@ -1,0 +1,119 @@
+"""The group `webhooks` of the celery command line, found by its entry point."""
+
+from typing import Any
+
+import click
+
+from tasks.commands.answer import Answer, AnsweringCommand, Table, confirm, instant, yes_option
+from tasks.commands.changes import MISSING, Changes
+from tasks.commands.errors import UnknownDeliveryError
+from tasks.commands.operations import Operations
+from tasks.webhooks.delivery import Delivery, State
+
+
+@click.group("webhooks")
+def webhooks() -> None:
+    """Look after the webhooks: those that wait, and those that were given up."""
+
+
+@webhooks.command("list", cls=AnsweringCommand)
+@click.option("--dead", is_flag=True, help="Those that were given up, the newest first.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
+@click.pass_context
+def list_deliveries(ctx: click.Context, dead: bool, limit: int) -> Answer:  # noqa: FBT001 - click passes by name
+    """List the webhooks that wait to be sent, the next one first."""
+    deliveries = Operations.connect(ctx.obj).deliveries
+    rows = deliveries.dead(limit) if dead else deliveries.waiting(limit)
+    table = Table(("WEBHOOK", "EVENT", "HOST", "ATTEMPTS", "DUE", "REASON"))
+    for row in rows:
+        due = instant(deliveries.next_due(row.id)) or "-"
+        table.rows.append((row.id, row.event, row.host, str(row.attempts), due, row.reason or "-"))
+    nothing = "No webhook was given up." if dead else "No webhook waits."
+    return Answer({"webhooks": [_document(row) for row in rows]}, lines=table.lines() or [nothing])
+
+
+def _document(row: Delivery) -> dict[str, Any]:
+    return {
+        "webhook_id": row.id,
+        "event": row.event,
+        "subject": row.subject,
+        "host": row.host,
+        "state": row.state.value,
+        "attempts": row.attempts,
+        "reason": row.reason,
+        "created_at": instant(row.created_at),
+    }
+
+
+@webhooks.command("show", cls=AnsweringCommand)
+@click.argument("webhook_id", metavar="ID")
+@click.pass_context
+def show(ctx: click.Context, webhook_id: str) -> Answer:
+    """Show one webhook with all its attempts."""
+    deliveries = Operations.connect(ctx.obj).deliveries
+    row = deliveries.get(webhook_id)
+    if row is None:
+        raise UnknownDeliveryError(
+            f"There is no webhook {webhook_id!r}, or its task has expired. "
+            "Find ids with: celery -A tasks.app webhooks list"
+        )
+    attempts = [
+        {"at": instant(each.at), "outcome": each.outcome, "status": each.status, "ms": each.ms}
+        for each in deliveries.attempts(webhook_id)
+    ]
+    facts = {**_document(row), "next_attempt_at": instant(deliveries.next_due(webhook_id))}
+    width = max(map(len, facts))
+    lines = [f"{name:{width}}  {value}" for name, value in facts.items()]
+    lines += [
+        f"{'attempt':{width}}  " + " ".join(f"{value}" for value in each.values())
+        for each in attempts
+    ]
+    return Answer({**facts, "attempts": attempts}, lines=lines)
+
+
+@webhooks.command("replay", cls=AnsweringCommand)
+@click.argument("webhook_ids", metavar="[ID]...", nargs=-1)
+@click.option("--dead", is_flag=True, help="All that were given up; asks first.")
+@yes_option
+@click.pass_context
+def replay(ctx: click.Context, webhook_ids: tuple[str, ...], dead: bool, yes: bool) -> Answer:  # noqa: FBT001 - click passes by name
+    """Send webhooks once more, under their old ids."""
+    operations = Operations.connect(ctx.obj)
+    chosen = _choose(operations, webhook_ids, dead=dead)
+    if dead and chosen:
+        confirm(f"Send {len(chosen)} webhooks again?", yes=yes)
+    now = operations.clock()
+    changes = Changes("replayed", "It cannot be sent.", find="webhooks list").apply(
+        chosen, lambda each: "replayed" if operations.deliveries.replay(each, now) else MISSING
+    )
+    return changes.answer(nothing="No webhook was given up: nothing to do.")
+
+
+@webhooks.command("drop", cls=AnsweringCommand)
+@click.argument("webhook_ids", metavar="[ID]...", nargs=-1)
+@click.option("--dead", is_flag=True, help="All that were given up.")
+@yes_option
+@click.pass_context
+def drop(ctx: click.Context, webhook_ids: tuple[str, ...], dead: bool, yes: bool) -> Answer:  # noqa: FBT001 - click passes by name
+    """Give webhooks up; they stay in the lists of their tasks, and can be replayed."""
+    operations = Operations.connect(ctx.obj)
+    chosen = _choose(operations, webhook_ids, dead=dead)
+    if chosen:
+        confirm(f"Drop {len(chosen)} webhooks?", yes=yes)
+    changes = Changes("dropped", "It waits for nothing.", find="webhooks list").apply(
+        chosen, lambda each: _drop(operations, each)
+    )
+    return changes.answer(nothing="No webhook was given up: nothing to do.")
+
+
+def _drop(operations: Operations, webhook_id: str) -> str:
+    row = operations.deliveries.get(webhook_id)
+    if row is None:
+        return MISSING
+    return State.DROPPED if operations.deliveries.drop(webhook_id) else row.state
+
+
+def _choose(operations: Operations, ids: tuple[str, ...], *, dead: bool) -> tuple[str, ...]:
+    if bool(ids) == dead:
+        raise click.UsageError("Give ids, or --dead.")
+    return tuple(row.id for row in operations.deliveries.dead(10_000)) if dead else ids

@@ -1,0 +1,102 @@
+"""Brings events to their receivers: claims what is due and posts it from a pool of threads."""
+
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import structlog
+
+from tasks.errors import TaskError
+from tasks.webhooks.courier import Courier, facts
+from tasks.webhooks.delivery import Delivery
+
+#: Attempts at one host at a time; at one that has failed again and again, a single one.
+_AT_ONE_HOST: Final = 4
+_LOOK_AHEAD: Final = 200
+#: A delivery for which no place was free is looked at again after this.
+_BUSY_SECONDS: Final = 0.5
+
+_log = structlog.get_logger(__name__)
+
+
+class Sender:
+    """Sends; any number of them may run at once. Tests call `run_once` and `settle`."""
+
+    def __init__(self, courier: Courier, *, threads: int) -> None:
+        self._courier, self._threads = courier, threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="webhook")
+        self._changed = threading.Condition()
+        self._running: Counter[str] = Counter()
+
+    def run_once(self) -> int:
+        """Begin what is due and has a place; the number of attempts that were begun.
+
+        Raises:
+            QueueUnavailableError: Redis is away.
+        """
+        now = self._courier.clock()
+        begun = 0
+        for delivery in self._courier.store.due(now, _LOOK_AHEAD):
+            if self._all_busy():
+                break
+            begun += self._begin(delivery, now)
+        return begun
+
+    def settle(self, seconds: float) -> bool:
+        """Wait until nothing runs any more, at most so long."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._running.total(), seconds)
+
+    def close(self) -> None:
+        """Begin nothing more, and wait for what runs."""
+        self._pool.shutdown()
+
+    def _all_busy(self) -> bool:
+        with self._changed:
+            return self._running.total() >= self._threads
+
+    def _begin(self, delivery: Delivery, now: float) -> bool:
+        health = self._courier.breaker.health(delivery.host)
+        if health.until > now and not delivery.replayed:
+            # Spread out, so that they do not all come at the moment the pause is over.
+            self._courier.store.postpone(delivery.id, health.until + self._running.total() * 0.01)
+            return False
+        if not self._enter(delivery.host, 1 if health.suspect else _AT_ONE_HOST):
+            self._courier.store.postpone(delivery.id, now + _BUSY_SECONDS)
+            return False
+        try:
+            claim = self._courier.store.claim(delivery.id, now, seconds=self._courier.claim_seconds)
+        except TaskError:
+            self._leave(delivery.host)
+            raise
+        if claim is None:
+            self._leave(delivery.host)
+            return False
+        self._pool.submit(self._send, delivery, claim)
+        return True
+
+    def _enter(self, host: str, most: int) -> bool:
+        with self._changed:
+            if self._running[host] >= most:
+                return False
+            self._running[host] += 1
+            return True
+
+    def _leave(self, host: str) -> None:
+        with self._changed:
+            self._running[host] -= 1
+            if not self._running[host]:
+                del self._running[host]
+            self._changed.notify_all()
+
+    def _send(self, delivery: Delivery, claim: str) -> None:
+        try:
+            self._courier.deliver(delivery, claim)
+        except TaskError as error:
+            # The claim runs out, and then it is due again.
+            _log.warning("webhook.not_settled", reason=str(error), **facts(delivery))
+        except Exception:  # noqa: BLE001 - one delivery must not end the sender
+            _log.exception("webhook.crashed", **facts(delivery))
+        finally:
+            self._leave(delivery.host)

@@ -1,0 +1,145 @@
+"""Deliveries in Redis: what is due, what came of it, and how the receivers behave."""
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from typing import cast
+
+from redis import Redis
+
+from tasks import keys
+from tasks.scripts import load_scripts
+from tasks.store import redis_errors
+from tasks.webhooks.delivery import Attempt, Delivery, State
+from tasks.webhooks.schedule import Verdict
+
+
+class DeliveryStore:
+    """The rows. Every method raises `QueueUnavailableError` when Redis does not answer."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._scripts = load_scripts(client)
+
+    def due(self, now: float, limit: int) -> list[Delivery]:
+        """The next deliveries to send, the one that is due longest first."""
+        with redis_errors():
+            ids = self._client.zrangebyscore(keys.DELIVERIES_DUE, "-inf", now, start=0, num=limit)
+        return self._rows(cast("list[str]", ids), forget=True)
+
+    def _rows(self, ids: Sequence[str], *, forget: bool = False) -> list[Delivery]:
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for each in ids:
+                pipe.hgetall(keys.delivery_key(each))
+            records = pipe.execute() if ids else []
+        gone = [each for each, record in zip(ids, records, strict=True) if not record]
+        if forget and gone:
+            with redis_errors():
+                self._client.zrem(keys.DELIVERIES_DUE, *gone)
+                self._client.zrem(keys.DELIVERIES_DEAD, *gone)
+        return [Delivery.from_record(record) for record in records if record]
+
+    def claim(self, delivery_id: str, now: float, *, seconds: float) -> str | None:
+        """Take a delivery that is due; the claim, or None if another sender has it.
+
+        Args:
+            delivery_id: which.
+            now: unix time.
+            seconds: after these it is due again, should its sender have died.
+        """
+        claim = secrets.token_hex(8)
+        with redis_errors():
+            ours = self._scripts["claim_delivery"](args=[delivery_id, claim, now, now + seconds])
+        return claim if ours else None
+
+    def postpone(self, delivery_id: str, due: float) -> None:
+        """Leave a delivery that was not claimed until later."""
+        with redis_errors():
+            self._client.zadd(keys.DELIVERIES_DUE, {delivery_id: due}, xx=True)
+
+    def note(
+        self, delivery: Delivery, claim: str, attempt: Attempt | None, verdict: Verdict
+    ) -> str:
+        """Write down an attempt and what follows; `late` if another sender has taken over."""
+        with redis_errors():
+            outcome = self._scripts["note_attempt"](
+                args=[
+                    delivery.id,
+                    claim,
+                    attempt.write() if attempt else "",
+                    verdict.state.value,
+                    verdict.due,
+                    verdict.reason,
+                ]
+            )
+        return str(outcome)
+
+    def get(self, delivery_id: str) -> Delivery | None:
+        """A row, or None."""
+        return next(iter(self._rows([delivery_id])), None)
+
+    def of(self, subject: str) -> list[Delivery]:
+        """All deliveries about a task or a batch, in the order of their birth."""
+        with redis_errors():
+            ids = self._client.lrange(keys.deliveries_key(subject), 0, -1)
+        return self._rows(cast("list[str]", ids))
+
+    def attempts(self, delivery_id: str) -> list[Attempt]:
+        """The latest 50 attempts, the first one first."""
+        with redis_errors():
+            found = self._client.lrange(keys.attempts_key(delivery_id), 0, -1)
+        return [Attempt.read(text) for text in cast("list[str]", found)]
+
+    def waiting(self, limit: int) -> list[Delivery]:
+        """Deliveries that are to be sent, the next one first."""
+        with redis_errors():
+            ids = self._client.zrange(keys.DELIVERIES_DUE, 0, limit - 1)
+        return self._rows(cast("list[str]", ids), forget=True)
+
+    def dead(self, limit: int) -> list[Delivery]:
+        """Deliveries that were given up, the newest first."""
+        with redis_errors():
+            ids = self._client.zrevrange(keys.DELIVERIES_DEAD, 0, limit - 1)
+        return self._rows(cast("list[str]", ids), forget=True)
+
+    def next_due(self, delivery_id: str) -> float | None:
+        """The unix time of the next attempt, if there is to be one."""
+        with redis_errors():
+            score = self._client.zscore(keys.DELIVERIES_DUE, delivery_id)
+        return None if score is None else float(score)
+
+    def replay(self, delivery_id: str, now: float) -> bool:
+        """Have it sent again, as if it were new; False if it is not known any more."""
+        with redis_errors():
+            return bool(self._scripts["replay_delivery"](args=[delivery_id, now]))
+
+    def drop(self, delivery_id: str) -> bool:
+        """Give it up on an operator's word; False if it was not waiting and not dead."""
+        with redis_errors(), self._client.pipeline(transaction=True) as pipe:
+            pipe.zrem(keys.DELIVERIES_DUE, delivery_id)
+            pipe.zrem(keys.DELIVERIES_DEAD, delivery_id)
+            removed = any(pipe.execute())
+            if removed:
+                self._client.hset(keys.delivery_key(delivery_id), "state", State.DROPPED.value)
+        return removed
+
+    def disable(self, delivery: Delivery, now: float) -> None:
+        """Its target is not to be called again for this owner."""
+        with redis_errors():
+            self._client.hset(keys.DISABLED_TARGETS, _target(delivery), str(now))
+
+    def enable(self, delivery: Delivery) -> None:
+        """Its target took an event, so it is there again."""
+        with redis_errors():
+            self._client.hdel(keys.DISABLED_TARGETS, _target(delivery))
+
+    def disabled(self, delivery: Delivery) -> bool:
+        """Did its target say that it is gone?"""
+        with redis_errors():
+            return bool(self._client.hexists(keys.DISABLED_TARGETS, _target(delivery)))
+
+
+def _target(delivery: Delivery) -> str:
+    # An address may hold a secret in its path: its hash will do.
+    digest = hashlib.sha256(delivery.url.encode()).hexdigest()
+    return f"{delivery.owner}|{digest}"

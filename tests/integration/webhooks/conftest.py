@@ -1,0 +1,20 @@
+"""A real Valkey and real receivers for the sender."""
+
+from collections.abc import Iterator
+
+import pytest
+from outbox import Post
+
+from tasks.storage import MinioStore
+from tasks.store import connect
+
+
+@pytest.fixture
+def post(redis_url: str, objects: MinioStore) -> Iterator[Post]:
+    client = connect(redis_url.removesuffix("/0") + "/9")
+    client.flushdb()
+    post = Post(client, objects)
+    yield post
+    post.sender.close()
+    client.flushdb()
+    client.close()

@@ -1,0 +1,103 @@
+"""The outbox and its sender, with a clock that tests move."""
+
+from dataclasses import dataclass, field
+
+from redis import Redis
+
+from tasks import keys
+from tasks.api_keys import new_webhook_secret
+from tasks.jobs import Job, JobError, Status
+from tasks.net.allow import Allow
+from tasks.net.client import Client
+from tasks.net.guard import Guard
+from tasks.storage import MinioStore
+from tasks.store import JobStore
+from tasks.webhooks.body import Bodies
+from tasks.webhooks.breaker import Breaker
+from tasks.webhooks.courier import Courier
+from tasks.webhooks.delivery import Delivery
+from tasks.webhooks.schedule import Schedule
+from tasks.webhooks.sender import Sender
+from tasks.webhooks.store import DeliveryStore
+from tasks.worker.webhooks import descriptions
+
+PAUSES = (5.0, 300.0, 1800.0)
+
+
+@dataclass
+class Clock:
+    now: float = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@dataclass
+class Post:
+    """The outbox and its sender."""
+
+    client: Redis
+    objects: MinioStore
+    clock: Clock = field(default_factory=Clock)
+    secret: str | None = field(default_factory=new_webhook_secret)
+    seconds: float = 10.0
+    outcomes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.jobs = JobStore(self.client, clock=self.clock)
+        self.deliveries = DeliveryStore(self.client)
+        self.sender = self.make_sender()
+
+    def make_sender(self) -> Sender:
+        courier = Courier(
+            self.deliveries,
+            Breaker(self.client),
+            Schedule(PAUSES, lambda: 0.5),
+            Bodies(descriptions(self.client, self.objects, self.clock)),
+            Client(Guard(Allow.parse("127.0.0.1"))),
+            lambda _owner, _now: (self.secret,) if self.secret else (),
+            1.0,
+            self.seconds,
+            self.clock,
+            self.outcomes.append,
+        )
+        return Sender(courier, threads=32)
+
+    def job(self, url: str | None, **values: object) -> Job:
+        task_id = keys.new_task_id()
+        now = self.clock()
+        given = {
+            "created_at": now,
+            "expires_at": now + 86400,
+            "webhook_url": url,
+            "options": {"output_format": "png"},
+            **values,
+        }
+        return self.jobs.create(
+            Job(task_id, "u2netp", "model.u2netp", keys.original_key(task_id), **given)
+        )
+
+    def finish(self, job: Job, status: Status = Status.SUCCEEDED, **facts: object) -> None:
+        token = keys.lease_token("gpu0@test", 1)
+        self.jobs.claim(job.task_id, token=token, worker="gpu0@test")
+        if status is Status.FAILED:
+            facts["error"] = JobError("invalid_image", "It is no picture.")
+        assert self.jobs.finish(job.task_id, token=token, status=status, **facts)
+
+    def finished(self, url: str | None, **values: object) -> Job:
+        job = self.job(url, **values)
+        self.finish(job, result_key=f"results/{job.task_id}/1.png", format="png")
+        return job
+
+    def run(self, seconds: float = 0) -> int:
+        """One pass after so many seconds, to its end."""
+        self.clock.pass_(seconds)
+        begun = self.sender.run_once()
+        assert self.sender.settle(60)
+        return begun
+
+    def delivery(self, job: Job, number: int = 1) -> Delivery:
+        return self.deliveries.of(job.task_id)[number - 1]

@@ -1,0 +1,351 @@
+"""From a job's end to a receiver that behaves well, badly, or not at all."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler
+
+import pytest
+from outbox import Post
+from receivers import answering, receiver
+from standardwebhooks.webhooks import Webhook
+from structlog.testing import capture_logs
+
+from tasks import keys
+from tasks.jobs import Status
+from tasks.store import MAX_CRASHES
+from tasks.webhooks.delivery import State
+
+PAUSES = (5.0, 300.0, 1800.0)
+
+
+def test_the_event_is_there_with_the_jobs_end(post: Post) -> None:
+    job = post.finished("http://127.0.0.1:9/")
+    (delivery,) = post.deliveries.of(job.task_id)
+    assert (delivery.event, delivery.state) == ("removal.succeeded", State.PENDING)
+    assert post.deliveries.next_due(delivery.id) == post.clock()
+    assert delivery.id.startswith(f"msg_{job.task_id}_")
+
+
+def test_every_way_to_end_has_its_event(post: Post) -> None:
+    url = "http://127.0.0.1:9/"
+    failed, canceled, poison = post.job(url), post.job(url), post.job(url)
+    late = post.job(url, deadline=post.clock() + 1)
+    post.finish(failed, Status.FAILED)
+    post.jobs.cancel(canceled.task_id)
+    for attempt in range(MAX_CRASHES):
+        token = keys.lease_token("gpu0@test", attempt)
+        post.jobs.claim(poison.task_id, token=token, worker="gpu0@test")
+        post.jobs.crash(poison.task_id, holder=keys.lease_holder("gpu0@test", attempt))
+    post.clock.pass_(2)
+    assert post.jobs.fail_overdue(late.task_id)
+    jobs = (failed, canceled, poison, late)
+    assert [post.delivery(job).event for job in jobs] == [
+        "removal.failed",
+        "removal.canceled",
+        "removal.failed",
+        "removal.failed",
+    ]
+    assert post.jobs.get(poison.task_id).error.type == "poison"
+
+
+def test_events_that_were_not_asked_for_are_not_born(post: Post) -> None:
+    quiet = post.finished("http://127.0.0.1:9/", webhook_events=["removal.failed"])
+    asked = post.finished("http://127.0.0.1:9/", webhook_events=["removal.succeeded"])
+    assert post.deliveries.of(quiet.task_id) == []
+    assert len(post.deliveries.of(asked.task_id)) == 1
+    assert post.deliveries.of(post.finished(None).task_id) == []
+
+
+def test_a_job_that_runs_anew_has_a_second_event(post: Post) -> None:
+    job = post.job("http://127.0.0.1:9/")
+    post.finish(job, Status.FAILED)
+    assert post.jobs.requeue(job.task_id)
+    post.finish(job, result_key="results/x", format="png")
+    first, second = post.deliveries.of(job.task_id)
+    assert (first.event, second.event) == ("removal.failed", "removal.succeeded")
+    assert first.id != second.id
+
+
+def test_rows_live_as_long_as_the_record_and_go_with_it(post: Post) -> None:
+    job = post.finished("http://127.0.0.1:9/")
+    record = post.client.ttl(keys.job_key(job.task_id))
+    assert abs(post.client.ttl(keys.delivery_key(post.delivery(job).id)) - record) <= 1
+    post.jobs.erase(job.task_id)
+    assert not post.client.keys("*deliver*"), "an erased task leaves nothing behind"
+
+
+def test_a_receiver_can_verify_what_it_gets(post: Post) -> None:
+    with receiver(answering(200)) as got:
+        # The package compares with the real time.
+        post.clock.now = time.time()
+        job = post.finished(got.url, metadata={"order": 17})
+        post.run()
+    told = Webhook(post.secret).verify(got.bodies[0], got.headers[0])
+    assert told["type"] == "removal.succeeded"
+    assert told["data"]["task_id"] == job.task_id
+    assert told["data"]["metadata"] == {"order": 17}
+    assert len(got.bodies[0]) < 20_000
+    assert post.delivery(job).state is State.DELIVERED
+    assert post.outcomes == ["delivered"]
+
+
+def test_500_500_200(post: Post) -> None:
+    with receiver(answering(500, 500, 200)) as got:
+        job = post.finished(got.url)
+        assert post.run() == 1
+        assert post.run(PAUSES[0] - 0.1) == 0, "not before its time"
+        assert post.run(0.2) == 1
+        assert post.run(PAUSES[1]) == 1
+        assert post.run(PAUSES[2]) == 0
+    delivery = post.delivery(job)
+    assert (delivery.state, delivery.attempts) == (State.DELIVERED, 3)
+    assert [each.status for each in post.deliveries.attempts(delivery.id)] == [500, 500, 200]
+    assert len(set(got.ids)) == 1
+    assert len({each["webhook-timestamp"] for each in got.headers}) == 3
+
+
+def test_the_body_is_made_anew_for_each_attempt(post: Post) -> None:
+    with receiver(answering(500, 200)) as got:
+        post.finished(got.url)
+        post.run()
+        post.run(PAUSES[0])
+    first, second = (json.loads(body)["data"] for body in got.bodies)
+    assert first["result_url"] != second["result_url"], "each is signed at its own time"
+    assert first["task_id"] == second["task_id"]
+
+
+def test_a_redirection_is_a_failure_and_not_followed(post: Post) -> None:
+    with receiver(answering(200)) as other, receiver(answering(301, Location=other.url)) as got:
+        job = post.finished(got.url)
+        post.run()
+        assert other.bodies == []
+    assert post.delivery(job).state is State.PENDING
+
+
+def test_410_disables_the_target_until_somebody_replays(post: Post) -> None:
+    with receiver(answering(410, 200)) as got:
+        first = post.finished(got.url)
+        post.run()
+        post.run(1)
+        assert post.delivery(first).state is State.DEAD
+        before = len(got.bodies)
+        third = post.finished(got.url)
+        post.run(1)
+        assert len(got.bodies) == before, "a disabled target is not called"
+        assert "410" in post.delivery(third).reason
+        assert post.deliveries.replay(post.delivery(third).id, post.clock())
+        post.run()
+        assert post.delivery(third).state is State.DELIVERED
+        post.finished(got.url)
+        post.run()
+        assert len(got.bodies) == before + 2, "it took one, so it is there again"
+
+
+def test_a_receiver_that_hangs_is_left_after_its_time(post: Post) -> None:
+    post.seconds = 0.3
+    post.sender = post.make_sender()
+    ended = threading.Event()
+    with receiver(lambda _request, _before: ended.wait(60)) as got:  # type: ignore[arg-type,return-value]
+        job = post.finished(got.url)
+        try:
+            post.run()
+        finally:
+            ended.set()
+    (attempt,) = post.deliveries.attempts(post.delivery(job).id)
+    assert (attempt.outcome, attempt.status) == ("url_timeout", None)
+
+
+@pytest.mark.parametrize("beginning", [b"", b"HTT", b"HTTP/1.1 20"])
+def test_a_receiver_that_breaks_off_is_tried_again(post: Post, beginning: bytes) -> None:
+    def close(request: BaseHTTPRequestHandler, before: int) -> None:
+        if before:
+            answering(200)(request, 0)
+        else:
+            request.wfile.write(beginning)
+
+    with receiver(close) as got:
+        job = post.finished(got.url)
+        post.run()
+        assert post.delivery(job).state is State.PENDING
+        post.run(PAUSES[0])
+    assert post.delivery(job).state is State.DELIVERED
+
+
+def test_a_receiver_that_sends_100_mb_is_not_read(post: Post) -> None:
+    sent = []
+
+    def flood(request: BaseHTTPRequestHandler, _before: int) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", str(100 * 2**20))
+        request.end_headers()
+        for _ in range(100):
+            request.wfile.write(b"x" * 2**20)
+            sent.append(1)
+
+    with receiver(flood) as got:
+        job = post.finished(got.url)
+        post.run()
+    (attempt,) = post.deliveries.attempts(post.delivery(job).id)
+    assert post.delivery(job).state is State.DELIVERED
+    assert len(attempt.answer) == 500
+    assert len(sent) < 50
+
+
+def test_a_receiver_that_is_down_for_a_minute(post: Post) -> None:
+    with receiver(answering(200)) as gone:
+        port = int(gone.url.split(":")[2].split("/")[0])
+    jobs = [post.finished(gone.url) for _ in range(12)]
+    for _ in range(60):
+        post.run(1)
+    assert {post.delivery(job).state for job in jobs} == {State.PENDING}
+    tried = sum(post.delivery(job).attempts for job in jobs)
+    assert tried < 12 * 2 + 5, "the breaker keeps most attempts back"
+    with receiver(answering(200), port) as got:
+        for _ in range(120):
+            if not post.deliveries.waiting(1):
+                break
+            post.run(10)
+        assert {post.delivery(job).state for job in jobs} == {State.DELIVERED}
+        assert sorted(got.ids) == sorted(post.delivery(job).id for job in jobs)
+
+
+def test_a_busy_receiver_is_left_alone_as_long_as_it_asks(post: Post) -> None:
+    with receiver(answering(503, 200, Retry_After="120")) as got:
+        first = post.finished(got.url)
+        post.run()
+        second = post.finished(got.url)
+        post.run(60)
+        assert len(got.bodies) == 1
+        assert post.delivery(second).attempts == 0, "a pause of the host is no attempt"
+        post.run(61)
+        post.run(5)
+    assert post.delivery(first).state is State.DELIVERED
+    assert post.delivery(second).state is State.DELIVERED
+
+
+def test_after_the_last_pause_it_is_dead_and_can_be_replayed(post: Post) -> None:
+    with receiver(answering(500, 500, 500, 500, 200)) as got:
+        job = post.finished(got.url)
+        post.run()
+        for pause in PAUSES:
+            post.run(pause)
+        assert post.delivery(job).state is State.DEAD
+        assert [each.id for each in post.deliveries.dead(10)] == [post.delivery(job).id]
+        assert post.run(86400 / 2) == 0
+        assert post.deliveries.replay(post.delivery(job).id, post.clock())
+        post.run()
+    assert post.delivery(job).state is State.DELIVERED
+    assert post.deliveries.dead(10) == []
+    assert len(set(got.ids)) == 1
+
+
+def test_what_has_expired_is_not_told(post: Post) -> None:
+    with receiver(answering(500)) as got:
+        job = post.finished(got.url, expires_at=post.clock() + 4)
+        post.run()
+        assert "expire" in post.delivery(job).reason
+        late = post.finished(got.url, expires_at=post.clock() + 4)
+        post.run(10)
+        assert "expired" in post.delivery(late).reason
+        assert len(got.bodies) == 1
+
+
+def test_without_a_secret_nothing_is_sent(post: Post) -> None:
+    post.secret = None
+    with receiver(answering(200)) as got:
+        job = post.finished(got.url)
+        post.run()
+        assert got.bodies == []
+    assert "RMBG_WEBHOOK_SECRET" in post.delivery(job).reason
+
+
+def test_a_sender_that_dies_leaves_its_claim_to_others(post: Post) -> None:
+    with receiver(answering(200)) as got:
+        job = post.finished(got.url)
+        assert post.deliveries.claim(post.delivery(job).id, post.clock(), seconds=30)
+        assert post.run() == 0, "somebody is at it"
+        assert post.run(31) == 1
+    assert post.delivery(job).state is State.DELIVERED
+    assert len(got.bodies) == 1
+
+
+def test_two_senders_send_it_once(post: Post) -> None:
+    other = post.make_sender()
+    with receiver(answering(200)) as got:
+        jobs = [post.finished(got.url) for _ in range(20)]
+        for _ in range(20):
+            threads = [threading.Thread(target=each.run_once) for each in (post.sender, other)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert post.sender.settle(30)
+            assert other.settle(30)
+            post.clock.pass_(1)
+        other.close()
+        assert len(got.bodies) == len(jobs)
+        assert len(set(got.ids)) == len(jobs)
+
+
+def test_one_dead_receiver_of_twenty_delays_nobody(post: Post) -> None:
+    post.seconds = 2.0
+    post.sender = post.make_sender()
+    ended = threading.Event()
+    with (
+        receiver(lambda _request, _before: ended.wait(60)) as dead,
+        receiver(  # type: ignore[arg-type,return-value]
+            answering(200)
+        ) as good,
+    ):
+        jobs = []
+        for number in range(200):
+            url = dead.url if number % 20 == 0 else good.url
+            jobs.append(post.finished(url))
+        try:
+            began = time.monotonic()
+            while len(good.bodies) < 190 and time.monotonic() - began < 30:
+                post.sender.run_once()
+                post.clock.pass_(0.5)
+                good.changed.acquire()
+                good.changed.wait(0.05)
+                good.changed.release()
+            assert len(set(good.ids)) == 190
+        finally:
+            ended.set()
+        assert post.sender.settle(30)
+
+
+def test_no_secret_and_no_address_reaches_the_log(post: Post) -> None:
+    with capture_logs() as lines, receiver(answering(500, 200)) as got:
+        job = post.finished(f"{got.url}?token=hush-hush")
+        post.run()
+        post.run(PAUSES[0])
+    assert post.delivery(job).state is State.DELIVERED
+    text = json.dumps(lines, default=str)
+    assert "webhook.attempted" in text
+    for hidden in ("hush-hush", str(post.secret), "X-Amz-Signature", got.url):
+        assert hidden not in text
+
+
+def test_an_attempt_that_took_too_long_settles_nothing(post: Post) -> None:
+    with receiver(answering(500)) as got:
+        job = post.finished(got.url)
+        row = post.delivery(job)
+        claim = post.deliveries.claim(row.id, post.clock(), seconds=30)
+        post.clock.pass_(31)
+        assert post.deliveries.claim(row.id, post.clock(), seconds=30), "another sender took over"
+        verdict = post.sender._courier.schedule.judge(row, 410, None, post.clock())
+        assert post.deliveries.note(row, claim, None, verdict) == "late"
+        assert post.delivery(job).state is State.PENDING
+
+
+@pytest.mark.parametrize("state", ["delivered", "dead"])
+def test_a_settled_delivery_is_dropped_only_while_it_waits(post: Post, state: str) -> None:
+    with receiver(answering(200 if state == "delivered" else 410)) as got:
+        job = post.finished(got.url)
+        waiting = post.finished(got.url)
+        assert post.deliveries.drop(post.delivery(waiting).id)
+        post.run()
+    assert post.delivery(waiting).state is State.DROPPED
+    assert post.deliveries.drop(post.delivery(job).id) is (state == "dead")
