@@ -5,10 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import urllib3
+
 from deploy.client import ClientError, ServiceClient
 
 _CHUNK_BYTES: Final = 2**18
 _END: Final = b"\r\n"
+#: The answer comes once every picture has been looked at and stored.
+_TIMEOUT: Final = urllib3.Timeout(connect=5, read=600)
 
 
 def submit_batch(
@@ -36,6 +40,7 @@ def submit_batch(
             "Content-Type": f"multipart/form-data; boundary={boundary}",
             "Content-Length": str(len(start) + sizes + len(end)),
         },
+        timeout=_TIMEOUT,
     )
 
 

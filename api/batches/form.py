@@ -1,5 +1,6 @@
 """Reads a multipart form as it comes: one file at a time, of which a piece stands in memory."""
 
+import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,6 +42,12 @@ class FilePart(io.RawIOBase):
         self._most = most
         self._rest = b""
         self.length = 0
+        self._hash = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Of what was kept of it, as hexadecimal digits."""
+        return self._hash.hexdigest()
 
     @property
     def too_large(self) -> bool:
@@ -58,6 +65,7 @@ class FilePart(io.RawIOBase):
             self.length += len(self._rest)
             if self.too_large:
                 self.skip()
+            self._hash.update(self._rest)
         size = min(len(buffer), len(self._rest))
         buffer[:size] = self._rest[:size]
         self._rest = self._rest[size:]

@@ -9,6 +9,7 @@ import structlog
 from werkzeug.datastructures import FileStorage
 
 from api.batches.form import FilePart, FormStream, TextPart
+from api.batches.once import BatchOnce
 from api.errors import ERRORS, ApiError
 from api.failures import from_inference
 from api.services import Services
@@ -17,7 +18,6 @@ from api.submission.reading import PICTURES, build_submission, check_options, lo
 from api.submission.receivers import receiver
 from api.upload_limit import too_large
 from inference.errors import InferenceError
-from tasks import keys
 from tasks.batches.record import Batch, Item
 from tasks.errors import QueueFullError, QueueUnavailableError, StoreUnavailableError, TaskError
 from tasks.jobs import JobError, Priority
@@ -43,12 +43,14 @@ class Entry:
         parameters: its own, raw; the shared ones stand behind them.
         upload: where its bytes wait, if it came as a file.
         error: why it cannot become a task.
+        sha256: of its bytes, if it came as a file.
     """
 
     name: str
     parameters: Mapping[str, Any]
     upload: PieceUpload | None = None
     error: JobError | None = None
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,9 @@ class BatchIntake:
     owner: Owner
     request_id: str
     charge: Callable[[float], object]
+    once: BatchOnce
 
-    def from_json(self, body: Mapping[str, Any]) -> Batch:
+    def from_json(self, body: Mapping[str, Any]) -> tuple[Batch, bool]:
         """A batch of `items`, each with its own parameters, and of shared ones beside them.
 
         Raises:
@@ -74,7 +77,7 @@ class BatchIntake:
         entries = [Entry(_name_of(item), item) for item in items]
         return self._accept(entries, shared)
 
-    def from_form(self, form: FormStream) -> Batch:
+    def from_form(self, form: FormStream) -> tuple[Batch, bool]:
         """A batch of files in a form; its other fields are shared parameters.
 
         Raises:
@@ -114,7 +117,7 @@ class BatchIntake:
         )
         most = self.services.settings.max_image_bytes
         error = explain(too_large(part.length, most)) if part.too_large else None
-        return Entry(part.file_name, {}, upload, error)
+        return Entry(part.file_name, {}, upload, error, part.sha256)
 
     def _discard(self, entry: Entry) -> None:
         if entry.upload is None:
@@ -126,10 +129,23 @@ class BatchIntake:
             # It expires like any other upload.
             _log.warning("batch.upload_left", upload_id=entry.upload.upload_id)
 
-    def _accept(self, entries: list[Entry], shared: Mapping[str, Any]) -> Batch:
+    def _accept(self, entries: list[Entry], shared: Mapping[str, Any]) -> tuple[Batch, bool]:
+        """The batch, and whether it is one that was accepted before."""
         common = self._shared(shared)
+        payload = [shared, [[each.name, each.parameters, each.sha256] for each in entries]]
+        return self.once.accept(
+            payload, lambda batch_id: self._make(batch_id, entries, shared, common)
+        )
+
+    def _make(
+        self,
+        batch_id: str,
+        entries: list[Entry],
+        shared: Mapping[str, Any],
+        common: Mapping[str, Any],
+    ) -> Batch:
         self.charge(len(entries))
-        batch = self._new_batch(common)
+        batch = self._new_batch(batch_id, common)
         self.services.batches.create(batch)
         each = {name: value for name, value in shared.items() if name not in _OF_BATCH}
         items = list(self._items(entries, each, batch.batch_id))
@@ -143,10 +159,10 @@ class BatchIntake:
             raise ApiError("invalid_parameter", sentence, fields=dict.fromkeys(pictures, sentence))
         return load(RemovalJson(), shared)
 
-    def _new_batch(self, common: Mapping[str, Any]) -> Batch:
+    def _new_batch(self, batch_id: str, common: Mapping[str, Any]) -> Batch:
         now = self.services.clock()
         return Batch(
-            batch_id=keys.new_batch_id(),
+            batch_id=batch_id,
             owner=self.owner.id,
             created_at=now,
             expires_at=now + self.services.settings.retention_hours * 3600,

@@ -8,6 +8,7 @@ from flask.views import MethodView
 from api.auth import current_owner
 from api.batches.form import FormStream
 from api.batches.intake import BatchIntake
+from api.batches.once import BatchOnce
 from api.batches.results import archive, batch_view, completed, own_batch
 from api.batches.schemas import BatchForm, BatchJson, BatchSchema, ErasedBatchSchema
 from api.body import StreamedBody
@@ -16,7 +17,7 @@ from api.envelope import request_id, success
 from api.errors import ApiError
 from api.limits import charge
 from api.parsing import FormBlueprint
-from api.resources.removals import SUBMISSION_ERRORS
+from api.resources.removals import HEADERS, SUBMISSION_ERRORS
 from api.schemas import envelope
 from api.upload_limit import OVERHEAD_BYTES
 from tasks.audit import Access
@@ -52,7 +53,7 @@ def _read_the_rest(response: Response) -> Response:
 class RemoveBackgrounds(MethodView):
     """Submissions of many pictures."""
 
-    @blueprint.doc(requestBody=_BODY)
+    @blueprint.doc(requestBody=_BODY, parameters=HEADERS[:1])
     @blueprint.fails(*SUBMISSION_ERRORS, "batch_too_large")
     @blueprint.response(202, envelope(BatchSchema), description="Accepted: each item is a task.")
     def post(self) -> tuple[dict[str, Any], int, dict[str, str]]:
@@ -61,8 +62,10 @@ class RemoveBackgrounds(MethodView):
         Each becomes a task of its own, of low priority unless said otherwise. One that cannot be
         used fails alone, with its reason. A `webhook_url` is told once, when all are done.
         """
-        view = batch_view(_take_in(), services())
-        return success(view), 202, {"Location": view["status_url"]}
+        batch, replayed = _take_in()
+        view = batch_view(batch, services())
+        headers = {"Idempotency-Replayed": "true"} if replayed else {}
+        return success(view), 202, {"Location": view["status_url"], **headers}
 
 
 @blueprint.route("/batches/<string:batch_id>")
@@ -124,8 +127,11 @@ class BatchArchive(MethodView):
         return answer
 
 
-def _take_in() -> Batch:
-    intake = BatchIntake(services(), current_owner(), request_id(), charge)
+def _take_in() -> tuple[Batch, bool]:
+    """The batch, and whether it is one that was accepted before."""
+    owner, header = current_owner(), request.headers.get("Idempotency-Key")
+    once = BatchOnce(services().once.known, services().batches, owner.id, header)
+    intake = BatchIntake(services(), owner, request_id(), charge, once)
     if request.is_json:
         return intake.from_json(_json())
     boundary = request.mimetype_params.get("boundary", "")

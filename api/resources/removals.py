@@ -30,7 +30,7 @@ _BODY: Final = {
     },
 }
 
-_HEADERS: Final = [
+HEADERS: Final = [
     {
         "in": "header",
         "name": "Idempotency-Key",
@@ -77,7 +77,7 @@ SUBMISSION_ERRORS: Final = (
 class RemoveBackground(MethodView):
     """Submissions."""
 
-    @blueprint.doc(requestBody=_BODY, parameters=_HEADERS)
+    @blueprint.doc(requestBody=_BODY, parameters=HEADERS)
     @blueprint.fails(*SUBMISSION_ERRORS)
     @blueprint.response(202, envelope(SubmittedSchema), description="Accepted: stored and queued.")
     @blueprint.alt_response(200, schema=envelope(TaskSchema), description="Finished already.")

@@ -327,3 +327,31 @@ def test_when_nothing_can_be_taken_in_nothing_is(services: Services) -> None:
         ]
         assert first["items"][1]["error"]["retryable"]
         assert _error(_send(client, _image("c.png", BLUE))) == (503, "queue_full")
+
+
+def test_the_same_request_again_is_answered_with_the_same_batch(
+    client: FlaskClient, services: Services
+) -> None:
+    def send(key: str, *pictures: bytes) -> TestResponse:
+        fields = [_image(f"{number}.png", data) for number, data in enumerate(pictures)]
+        body, kind = encode_multipart_formdata(fields)
+        headers = {"Idempotency-Key": key, "Content-Type": kind}
+        return client.post(BATCH, data=body, headers=headers)
+
+    first, again = send("order-7", RED, GREEN), send("order-7", RED, GREEN)
+    assert _data(first)["batch_id"] == _data(again)["batch_id"]
+    assert "Idempotency-Replayed" not in first.headers
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert services.store.counts()[Status.QUEUED] == 2
+    assert _error(send("order-7", RED, BLUE)) == (422, "idempotency_mismatch")
+    assert _data(send("order-8", RED, GREEN))["batch_id"] != _data(first)["batch_id"]
+    client.delete(f"/api/v1/batches/{_data(first)['batch_id']}")
+    assert _error(send("order-7", RED, GREEN)) == (410, "gone")
+
+
+def test_a_key_of_a_batch_that_was_refused_may_be_used_again(client: FlaskClient) -> None:
+    headers = {"Idempotency-Key": "order-9"}
+    bad = client.post(BATCH, json={"items": [{}], "quality": 0}, headers=headers)
+    assert bad.status_code == 422
+    good = {"items": [{"image_b64": base64.b64encode(RED).decode()}]}
+    assert client.post(BATCH, json=good, headers=headers).status_code == 202
