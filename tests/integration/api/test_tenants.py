@@ -1,10 +1,12 @@
 """One key sees nothing of another's; every access to a picture leaves a line."""
 
+import base64
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 from structlog.testing import capture_logs
-from tenants import Tenant, finish, services_with_keys, tenant
+from tenants import PHOTO, Tenant, finish, services_with_keys, tenant
 
 from api.services import Services
 from tasks import keys
@@ -62,6 +64,31 @@ def test_anothers_task_is_not_there(
         assert {**told, "request_id": ""} == {**untold, "request_id": ""}
     assert services.store.get(task_id) == before
     assert services.objects.get(keys.original_key(task_id))
+
+
+def test_anothers_batch_is_not_there(shop: Tenant, studio: Tenant) -> None:
+    picture = base64.b64encode(PHOTO.read_bytes()).decode()
+    answer = shop.call("POST", "/api/v1/remove-bg/batch", json={"items": [{"image_b64": picture}]})
+    assert answer.status_code == 202, answer.get_json()
+    batch = f"/api/v1/batches/{answer.get_json()['data']['batch_id']}"
+    for method, path in [("GET", ""), ("GET", "/archive"), ("POST", "/cancel"), ("DELETE", "")]:
+        assert studio.call(method, batch + path).status_code == 404, (method, path)
+    assert shop.data(batch)["total"] == 1
+
+
+def test_anothers_upload_is_not_there(shop: Tenant, studio: Tenant) -> None:
+    tus = {"Tus-Resumable": "1.0.0"}
+    begun = shop.call("POST", "/api/v1/uploads", headers={**tus, "Upload-Length": "3"})
+    assert begun.status_code == 201
+    path = urlsplit(begun.headers["Location"]).path
+    piece = {**tus, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+    assert studio.call("HEAD", path, headers=tus).status_code == 404
+    assert studio.call("PATCH", path, headers=piece, data=b"abc").status_code == 404
+    assert studio.call("DELETE", path, headers=tus).status_code == 404
+    upload = {"upload_id": path.rpartition("/")[2]}
+    assert shop.call("PATCH", path, headers=piece, data=b"abc").status_code == 204
+    assert studio.error("POST", "/api/v1/remove-bg", json=upload)[0] == 404
+    assert shop.call("HEAD", path, headers=tus).status_code == 200
 
 
 def test_a_list_holds_the_callers_own_tasks_alone(shop: Tenant, studio: Tenant) -> None:
