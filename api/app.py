@@ -19,9 +19,11 @@ from api.resources import batches, deliveries, health, info, removals, tasks, up
 from api.services import Services
 from api.settings import ApiSettings
 from api.strict_json import StrictJsonProvider
+from api.tracing import install_tracing
 from api.upload_limit import install_upload_limit
 from inference.version import __version__
 from tasks.log import configure_logging
+from tasks.tracing import configure_tracing
 
 #: Where an application keeps its `EnvelopeApi`, which can describe it.
 API: Final = "rmbg.api"
@@ -44,6 +46,7 @@ def create_app(services: Services | None = None) -> Flask:
     app.config.update(_configuration())
     install_request_ids(app)
     _log_requests(app)
+    install_tracing(app)
     install_metrics(app, queue_metrics(services))
     install_cors(app, services.settings.cors_allowed)
     install_upload_limit(app, services.settings.max_image_bytes)
@@ -58,6 +61,7 @@ def create_app(services: Services | None = None) -> Flask:
 def _services_from_environment() -> Services:
     settings = ApiSettings.load()
     configure_logging(settings)
+    configure_tracing(settings, "rmbg-api")
     return Services.from_settings(settings)
 
 

@@ -78,6 +78,8 @@ class Job:
     file_stem: str = "image"
     sha256: str = ""
     request_id: str = ""
+    #: Of the request (W3C Trace Context); the worker's and the webhook's spans go under it.
+    traceparent: str = ""
     #: Id of the `tasks.owners.Owner` whose it is; empty for anybody's.
     owner: str = ""
     #: A JSON object that is echoed wherever the task is shown.

@@ -206,6 +206,9 @@ class Settings(BaseSettings):
     metrics_address: str = Field(
         "127.0.0.1", min_length=1, description="Address that a worker's metrics port listens on."
     )
+    otlp_endpoint: AnyHttpUrl | None = Field(
+        None, description="Collector of OpenTelemetry traces (OTLP over HTTP); unset for none."
+    )
     celery_metrics: bool = Field(
         default=False,
         description="True: the I/O worker counts Celery's events too, as celery_* metrics.",

@@ -30,6 +30,7 @@ from tasks.net.guard import Guard
 from tasks.routing import Router
 from tasks.storage import ObjectStore
 from tasks.store import JobStore
+from tasks.tracing import current_traceparent, span
 from tasks.twins import send_due
 
 _log = structlog.get_logger(__name__)
@@ -118,6 +119,7 @@ class Intake:
             file_stem=safe_stem(submission.image.file_name),
             sha256=sha256_of(submission.image.stream),
             request_id=request_id,
+            traceparent=current_traceparent(),
         )
         return self._with_cache_key(job) if submission.cache else job
 
@@ -174,14 +176,15 @@ class Intake:
         )
 
     def _store_original(self, job: Job, image: Upload, header: ImageHeader) -> None:
-        self.objects.put(
-            job.original_key,
-            image.stream,
-            image.length,
-            _media_type(header),
-            # Should Redis be lost, `rmbg restore` makes the record from it.
-            metadata=write_manifest(job),
-        )
+        with span("store original"):
+            self.objects.put(
+                job.original_key,
+                image.stream,
+                image.length,
+                _media_type(header),
+                # Should Redis be lost, `rmbg restore` makes the record from it.
+                metadata=write_manifest(job),
+            )
 
     def _record(self, job: Job) -> Job:
         """Record the job whose pictures are stored, and have it run."""
@@ -249,7 +252,8 @@ class Intake:
             send_due(self.store, self.dispatcher, self.router, job.leader)
             return
         try:
-            self.dispatcher.send(job)
+            with span("queue"):
+                self.dispatcher.send(job)
         except QueueUnavailableError:
             # The record stands, so the job is accepted: the reconciler sends the message.
             _log.warning("submit.message_not_sent", **job.log_context())

@@ -27,6 +27,7 @@ from tasks.log import configure_logging
 from tasks.settings import Settings
 from tasks.storage import MinioStore
 from tasks.store import JobStore, connect
+from tasks.tracing import configure_tracing, flush_tracing
 from tasks.worker.metrics import count_load, share_as_child
 from tasks.worker.readiness import Readiness
 from tasks.worker.runner import Runner
@@ -120,6 +121,7 @@ def _check_model(sender: Any, **_: Any) -> None:  # noqa: ANN401 - the same
 def _load_model(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - the same
     settings = Settings.load()
     share_as_child()
+    configure_tracing(settings, "rmbg-worker")
     task = current_app.tasks[names.REMOVE_TASK]
     _shorten_farewell()
     began = time.monotonic()
@@ -152,6 +154,7 @@ def _shorten_farewell() -> None:
 
 @worker_process_shutdown.connect
 def _withdraw(**_: Any) -> None:  # noqa: ANN401 - the same
+    flush_tracing()
     readiness = current_app.tasks[names.REMOVE_TASK].readiness
     if readiness is not None:
         readiness.withdraw()

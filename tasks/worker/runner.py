@@ -23,6 +23,7 @@ from tasks.fleet import Fleet
 from tasks.jobs import Job, JobError, Status
 from tasks.storage import ObjectStore
 from tasks.store import Claim, JobStore, Returned
+from tasks.tracing import span
 from tasks.worker.lease import LeaseKeeper
 from tasks.worker.soft_limit import soft_limit_deferred
 from tasks.worker.stage_metrics import MeteredTimer
@@ -80,6 +81,7 @@ class Runner:
             return None
         with (
             structlog.contextvars.bound_contextvars(**job.log_context(), worker=self.worker),
+            span("job", parent=job.traceparent, **job.log_context(), worker=self.worker),
             LeaseKeeper(self.store, task_id, token) as lease,
         ):
             self._run_claimed(job, token, lease)

@@ -8,6 +8,7 @@ from typing import Final
 from inference.stages import StageTimer
 from tasks.jobs import Job
 from tasks.meters import meters
+from tasks.tracing import span
 
 _INFERENCE: Final = "inference"
 _QUEUE: Final = "queue"
@@ -33,7 +34,7 @@ class MeteredTimer(StageTimer):
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         """Measure one stage for as long as the context lasts."""
-        with super().__call__(stage):
+        with super().__call__(stage), span(stage):
             began, status = perf_counter(), "error"
             try:
                 yield
