@@ -132,5 +132,6 @@ def _check(api: Api, folder: Path, client: Client, size: int, chunk: int) -> Non
 
 def _assert_resumed(proxy: CuttingProxy, size: int, chunk: int) -> None:
     assert proxy.done == 2
-    # What was cut off was sent again, and nothing else.
-    assert size < proxy.passed < size + 2 * chunk + MB
+    # The pieces that were cut off were sent again, perhaps twice where the server was slow to see
+    # that its client had gone, and never the whole file.
+    assert size < proxy.passed < size + min(4 * chunk, size // 2) + MB
