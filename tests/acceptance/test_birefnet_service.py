@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import api_service, worker_service
 from PIL import Image
 from safetensors.torch import save_file
+from serving import api_service, worker_service
 
 from deploy.client import ServiceClient
 from deploy.local import probes

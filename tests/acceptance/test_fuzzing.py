@@ -14,9 +14,9 @@ import numpy as np
 import psutil
 import pytest
 import urllib3
-from conftest import RunningService, api_service
 from fuzzed_pictures import Fuzzed, fuzzed
 from PIL import Image
+from serving import RunningService, api_service
 
 from deploy.local.ports import reserved_ports
 from deploy.local.running import running

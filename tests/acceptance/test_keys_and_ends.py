@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import urllib3
-from conftest import RunningService, api_service
 from PIL import Image, ImageDraw
+from serving import RunningService, api_service
 
 from deploy.client import ServiceClient
 from deploy.local import binaries, probes

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 import urllib3
-from conftest import RunningService
 from PIL import Image, ImageDraw
+from serving import RunningService
 
 from tasks.jobs import Status
 

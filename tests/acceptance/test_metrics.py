@@ -11,8 +11,8 @@ from typing import TypeVar
 import psutil
 import pytest
 import urllib3
-from conftest import RunningService, api_service
 from prometheus_client.parser import text_string_to_metric_families
+from serving import RunningService, api_service
 
 from deploy.local.ports import reserved_ports
 from deploy.local.running import running

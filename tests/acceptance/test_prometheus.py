@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import RunningService, running_service
+from serving import RunningService, running_service
 
 from deploy.local.running import S3Address
 from deploy.monitoring.dashboards import DASHBOARDS

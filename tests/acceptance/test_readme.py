@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from conftest import HOST, RunningService
+from serving import HOST, RunningService
 
 from deploy.batch_client import submit_batch
 from deploy.local import binaries

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RunningService, running_service
 from redis import Redis
+from serving import RunningService, running_service
 
 from deploy.local import binaries
 from deploy.local.running import S3Address, embedded_valkey

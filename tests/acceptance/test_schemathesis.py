@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import RunningService, api_service
+from serving import RunningService, api_service
 
 from deploy.client import ServiceClient
 from deploy.local.ports import reserved_ports

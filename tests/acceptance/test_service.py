@@ -10,8 +10,8 @@ import numpy as np
 import psutil
 import pytest
 import urllib3
-from conftest import RunningService
 from PIL import Image, ImageDraw
+from serving import RunningService
 
 from deploy.client import ClientError
 from deploy.local import binaries

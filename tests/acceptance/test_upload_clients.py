@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import api_service
 from cutting_proxy import CuttingProxy, cutting_proxy
+from serving import api_service
 from tusclient.client import TusClient
 
 from deploy.local import probes

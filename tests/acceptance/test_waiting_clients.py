@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import urllib3
-from conftest import RunningService, api_service
+from serving import RunningService, api_service
 
 from deploy.client import ServiceClient
 from deploy.local import probes

@@ -37,7 +37,7 @@ def test_any_body_verifies(text: str) -> None:
     assert Webhook(NEW).verify(body, signed(NEW, body=body)) == {"text": text}
 
 
-@pytest.mark.parametrize("secret", [OLD, NEW])
+@pytest.mark.parametrize("secret", [OLD, NEW], ids=["old", "new"])
 def test_while_a_secret_is_replaced_either_verifies(secret: str) -> None:
     assert Webhook(secret).verify(BODY, signed(NEW, OLD))
 

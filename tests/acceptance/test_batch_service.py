@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 import urllib3
-from conftest import RunningService, api_service
 from PIL import Image
+from serving import RunningService, api_service
 
 from deploy.batch_client import submit_batch
 from deploy.client import ServiceClient
