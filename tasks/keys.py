@@ -50,9 +50,6 @@ ALIVE_INDEX: Final = f"{PREFIX}workers:alive"
 #: Workers that take no jobs, and why: a hash.
 DRAINED: Final = f"{PREFIX}workers:drained"
 
-#: Webhooks that are still to be delivered: a sorted set by the unix time of the next attempt.
-WEBHOOKS_DUE: Final = f"{PREFIX}webhooks:due"
-
 #: Counts of what happened, since the service's first day: a hash.
 COUNTERS: Final = f"{PREFIX}counters"
 

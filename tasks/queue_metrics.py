@@ -88,7 +88,7 @@ class QueueMetrics(Collector):
             pipe.zcard(keys.index_key(Status.PROCESSING))
             pipe.zrange(queued, 0, 0, withscores=True)
             pipe.zcard(keys.DEAD)
-            pipe.zcard(keys.WEBHOOKS_DUE)
+            pipe.zcard(keys.DELIVERIES_DUE)
             pipe.hgetall(keys.COUNTERS)
             waiting, running, oldest, dead, webhooks, counters = pipe.execute()
         yield _single(metrics.PENDING, waiting + running)

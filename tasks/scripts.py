@@ -34,6 +34,7 @@ _NAMES = (
     "erase",
     "claim_delivery",
     "note_attempt",
+    "drop_delivery",
     "replay_delivery",
 )
 

@@ -1,8 +1,9 @@
 -- Write down what came of an attempt, and what follows from it. Fenced by the claim: a sender that
 -- took too long may add its line, and may say that the event arrived, but settles nothing else.
 -- ARGV: delivery's id, claim, attempt as JSON ('': none was made), state that follows, due again at,
---       reason.
+--       reason, outcome for the metrics.
 local id = ARGV[1]
+count('webhook:' .. ARGV[7])
 if redis.call('EXISTS', delivery_key(id)) == 0 then
   redis.call('ZREM', DELIVERIES_DUE, id)
   return 'missing'

@@ -11,7 +11,7 @@ from tasks.net.client import Answer, Client
 from tasks.net.errors import NetError
 from tasks.webhooks.body import Bodies
 from tasks.webhooks.breaker import Breaker
-from tasks.webhooks.delivery import Attempt, Delivery, State
+from tasks.webhooks.delivery import Attempt, Delivery, State, outcome_of
 from tasks.webhooks.schedule import Schedule, Verdict
 from tasks.webhooks.signing import headers
 from tasks.webhooks.store import DeliveryStore
@@ -35,7 +35,6 @@ class Courier:
         connect_seconds: that connecting may take.
         seconds: that a whole attempt may take.
         clock: unix time.
-        attempted: told of each attempt's outcome, for the metrics.
     """
 
     store: DeliveryStore
@@ -47,7 +46,6 @@ class Courier:
     connect_seconds: float = 3.0
     seconds: float = 15.0
     clock: Callable[[], float] = time.time
-    attempted: Callable[[str], None] = lambda _outcome: None
 
     @property
     def claim_seconds(self) -> float:
@@ -74,7 +72,8 @@ class Courier:
 
     def _obstacle(self, delivery: Delivery, now: float) -> str:
         """Why no attempt is to be made."""
-        if delivery.expires_at <= now:
+        # Who asks for it once more knows that: the body says so, and holds no address.
+        if delivery.expires_at <= now and not delivery.replayed:
             return "The pictures have expired."
         if not delivery.replayed and self.store.disabled(delivery):
             return "The receiver answered 410 Gone to an earlier event."
@@ -125,11 +124,9 @@ class Courier:
         self, delivery: Delivery, claim: str, attempt: Attempt | None, verdict: Verdict
     ) -> None:
         state = self.store.note(delivery, claim, attempt, verdict)
-        outcome = attempt.outcome if attempt else "not_sent"
-        self.attempted(outcome)
         _log.info(
             "webhook.attempted",
-            outcome=outcome,
+            outcome=outcome_of(attempt),
             state=state,
             status=attempt.status if attempt else None,
             ms=attempt.ms if attempt else 0,

@@ -112,3 +112,8 @@ class Attempt:
         """The inverse of `write`."""
         values: dict[str, Any] = json.loads(text)
         return cls(**values)
+
+
+def outcome_of(attempt: Attempt | None) -> str:
+    """What the metrics and the log call it; `not_sent` if something stood against an attempt."""
+    return attempt.outcome if attempt else "not_sent"

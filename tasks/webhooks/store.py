@@ -10,7 +10,7 @@ from redis import Redis
 from tasks import keys
 from tasks.scripts import load_scripts
 from tasks.store import redis_errors
-from tasks.webhooks.delivery import Attempt, Delivery, State
+from tasks.webhooks.delivery import Attempt, Delivery, outcome_of
 from tasks.webhooks.schedule import Verdict
 
 
@@ -62,7 +62,7 @@ class DeliveryStore:
     ) -> str:
         """Write down an attempt and what follows; `late` if another sender has taken over."""
         with redis_errors():
-            outcome = self._scripts["note_attempt"](
+            settled = self._scripts["note_attempt"](
                 args=[
                     delivery.id,
                     claim,
@@ -70,9 +70,10 @@ class DeliveryStore:
                     verdict.state.value,
                     verdict.due,
                     verdict.reason,
+                    outcome_of(attempt),
                 ]
             )
-        return str(outcome)
+        return str(settled)
 
     def get(self, delivery_id: str) -> Delivery | None:
         """A row, or None."""
@@ -115,13 +116,8 @@ class DeliveryStore:
 
     def drop(self, delivery_id: str) -> bool:
         """Give it up on an operator's word; False if it was not waiting and not dead."""
-        with redis_errors(), self._client.pipeline(transaction=True) as pipe:
-            pipe.zrem(keys.DELIVERIES_DUE, delivery_id)
-            pipe.zrem(keys.DELIVERIES_DEAD, delivery_id)
-            removed = any(pipe.execute())
-            if removed:
-                self._client.hset(keys.delivery_key(delivery_id), "state", State.DROPPED.value)
-        return removed
+        with redis_errors():
+            return bool(self._scripts["drop_delivery"](args=[delivery_id]))
 
     def disable(self, delivery: Delivery, now: float) -> None:
         """Its target is not to be called again for this owner."""

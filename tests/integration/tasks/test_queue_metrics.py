@@ -12,6 +12,9 @@ from tasks.fleet import MAX_FAULTS, Fleet
 from tasks.jobs import Job, JobError, Priority, Status
 from tasks.queue_metrics import QueueMetrics
 from tasks.store import MAX_CRASHES, JobStore, connect
+from tasks.webhooks.delivery import Attempt, State
+from tasks.webhooks.schedule import Verdict
+from tasks.webhooks.store import DeliveryStore
 
 WORKER = "gpu0@h"
 
@@ -86,6 +89,28 @@ def test_crashes_losses_dead_letters_and_duplicates(client: Redis, store: JobSto
     assert _value(registry, "rmbg_losses_total") == 1
     assert _value(registry, "rmbg_dead_letters") == 1
     assert _value(registry, "rmbg_duplicates_refused_total") == MAX_CRASHES + 1
+
+
+def test_webhooks_are_counted_by_what_came_of_them(client: Redis, store: JobStore) -> None:
+    for number in range(3):
+        task_id = keys.new_task_id()
+        url = "http://127.0.0.1:9/"
+        store.create(Job(task_id, "m", "model.m", "o/x", 996.5, 4e9, webhook_url=url))
+        store.cancel(task_id)
+        assert _value(_registry(client), "rmbg_webhook_pending") == number + 1
+    rows = DeliveryStore(client)
+    first, second, _ = rows.waiting(10)
+    for row, outcome, state in (
+        (first, "delivered", State.DELIVERED),
+        (second, "url_timeout", State.PENDING),
+    ):
+        claim = rows.claim(row.id, 1000.0, seconds=30)
+        attempt = Attempt(1000.0, outcome, None, 1, "")
+        rows.note(row, str(claim), attempt, Verdict(state, 1030.0))
+    registry = _registry(client)
+    for outcome in ("delivered", "url_timeout"):
+        assert _value(registry, "rmbg_webhook_attempts_total", outcome=outcome) == 1
+    assert _value(registry, "rmbg_webhook_pending") == 2
 
 
 def test_what_waits_is_shown_by_queue_and_priority(client: Redis, store: JobStore) -> None:

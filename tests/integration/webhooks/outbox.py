@@ -44,7 +44,6 @@ class Post:
     clock: Clock = field(default_factory=Clock)
     secret: str | None = field(default_factory=new_webhook_secret)
     seconds: float = 10.0
-    outcomes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.jobs = JobStore(self.client, clock=self.clock)
@@ -62,7 +61,6 @@ class Post:
             1.0,
             self.seconds,
             self.clock,
-            self.outcomes.append,
         )
         return Sender(courier, threads=32)
 
@@ -98,6 +96,16 @@ class Post:
         begun = self.sender.run_once()
         assert self.sender.settle(60)
         return begun
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """As the metrics count them."""
+        counters = self.client.hgetall(keys.COUNTERS)
+        return {
+            name.removeprefix("webhook:"): int(number)
+            for name, number in counters.items()
+            if name.startswith("webhook:")
+        }
 
     def delivery(self, job: Job, number: int = 1) -> Delivery:
         return self.deliveries.of(job.task_id)[number - 1]

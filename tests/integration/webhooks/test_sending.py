@@ -87,7 +87,7 @@ def test_a_receiver_can_verify_what_it_gets(post: Post) -> None:
     assert told["data"]["metadata"] == {"order": 17}
     assert len(got.bodies[0]) < 20_000
     assert post.delivery(job).state is State.DELIVERED
-    assert post.outcomes == ["delivered"]
+    assert post.outcomes == {"delivered": 1}
 
 
 def test_500_500_200(post: Post) -> None:
@@ -103,6 +103,7 @@ def test_500_500_200(post: Post) -> None:
     assert [each.status for each in post.deliveries.attempts(delivery.id)] == [500, 500, 200]
     assert len(set(got.ids)) == 1
     assert len({each["webhook-timestamp"] for each in got.headers}) == 3
+    assert post.outcomes == {"refused": 2, "delivered": 1}
 
 
 def test_the_body_is_made_anew_for_each_attempt(post: Post) -> None:
@@ -251,12 +252,48 @@ def test_what_has_expired_is_not_told(post: Post) -> None:
         assert len(got.bodies) == 1
 
 
+def test_what_has_expired_is_told_to_who_asks_once_more(post: Post) -> None:
+    with receiver(answering(200)) as got:
+        job = post.finished(got.url, expires_at=post.clock() + 4)
+        post.run(10)
+        assert got.bodies == []
+        assert post.deliveries.replay(post.delivery(job).id, post.clock())
+        post.run()
+    data = json.loads(got.bodies[0])["data"]
+    assert (data["status"], data["result_url"]) == ("expired", None)
+    assert post.delivery(job).state is State.DELIVERED
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_what_is_dropped_during_an_attempt_is_not_tried_again(post: Post, status: int) -> None:
+    held = threading.Event()
+
+    def hold(request: BaseHTTPRequestHandler, _before: int) -> None:
+        held.wait(60)
+        answering(status)(request, 0)
+
+    with receiver(hold) as got:
+        job = post.finished(got.url)
+        post.sender.run_once()
+        assert got.wait_for(1)
+        try:
+            assert post.deliveries.drop(post.delivery(job).id)
+        finally:
+            held.set()
+        assert post.sender.settle(30)
+        assert post.run(86400 / 2) == 0
+    expected = State.DELIVERED if status == 200 else State.DROPPED
+    assert post.delivery(job).state is expected
+    assert post.deliveries.waiting(1) == []
+
+
 def test_without_a_secret_nothing_is_sent(post: Post) -> None:
     post.secret = None
     with receiver(answering(200)) as got:
         job = post.finished(got.url)
         post.run()
         assert got.bodies == []
+    assert post.outcomes == {"not_sent": 1}
     assert "RMBG_WEBHOOK_SECRET" in post.delivery(job).reason
 
 
