@@ -111,15 +111,18 @@ class Client:
     ) -> Answer:
         """POST a body; whatever the status, and never following a redirection.
 
+        An answer that breaks off once its status is there is an answer.
+
         Raises:
-            NetError: no answer came.
+            NetError: no answer came, or it took too long.
         """
         deadline = _Deadline(seconds)
         target = self.guard.check(url)
         with self._answer(
             "POST", target, deadline, connect_seconds, body=body, headers=headers
         ) as answer:
-            beginning = b"".join(_pieces(answer, max_answer_bytes))[:max_answer_bytes]
+            beginning = _beginning(answer, max_answer_bytes)
+            deadline.check()
             ms = round(deadline.spent() * 1000)
             return Answer(answer.status, beginning, answer.headers.get("Retry-After"), ms)
 
@@ -251,3 +254,12 @@ def _pieces(answer: BaseHTTPResponse, most: int) -> Iterator[bytes]:
             return
         had += len(piece)
         yield piece
+
+
+def _beginning(answer: BaseHTTPResponse, most: int) -> bytes:
+    """The first `most` bytes, or as many as came."""
+    pieces = []
+    with suppress(HTTPError, HTTPException, OSError):
+        for piece in _pieces(answer, most):
+            pieces.append(piece)  # noqa: PERF402 - what came before an error counts
+    return b"".join(pieces)[:most]

@@ -173,6 +173,48 @@ def test_a_receiver_that_breaks_off_is_tried_again(post: Post, beginning: bytes)
     assert post.delivery(job).state is State.DELIVERED
 
 
+@pytest.mark.parametrize(
+    ("status", "state"), [(204, State.DELIVERED), (200, State.DELIVERED), (500, State.PENDING)]
+)
+def test_an_answer_that_is_cut_off_counts_by_its_status(
+    post: Post, status: int, state: State
+) -> None:
+    def cut(request: BaseHTTPRequestHandler, _before: int) -> None:
+        request.send_response(status)
+        request.send_header("Content-Length", "1000")
+        request.end_headers()
+        request.wfile.write(b"a beginning")
+
+    with receiver(cut) as got:
+        job = post.finished(got.url)
+        post.run()
+    (attempt,) = post.deliveries.attempts(post.delivery(job).id)
+    assert attempt.status == status
+    assert attempt.answer in ("a beginning", "")
+    assert post.delivery(job).state is state
+
+
+def test_an_answer_that_never_ends_took_too_long(post: Post) -> None:
+    post.seconds = 0.5
+    post.sender = post.make_sender()
+    ended = threading.Event()
+
+    def linger(request: BaseHTTPRequestHandler, _before: int) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "1000")
+        request.end_headers()
+        ended.wait(60)
+
+    with receiver(linger) as got:
+        job = post.finished(got.url)
+        try:
+            post.run()
+        finally:
+            ended.set()
+    (attempt,) = post.deliveries.attempts(post.delivery(job).id)
+    assert attempt.outcome == "url_timeout"
+
+
 def test_a_receiver_that_sends_100_mb_is_not_read(post: Post) -> None:
     sent = []
 
