@@ -1,0 +1,214 @@
+"""Webhooks through the whole running service, to a real receiver."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from receivers import Receiver, answering, receiver
+from serving import RunningService, api_service, running_service
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+from deploy.client import ServiceClient
+from deploy.local import binaries
+from deploy.local.ports import reserved_ports
+from deploy.local.running import S3Address, running
+from tasks.api_keys import new_webhook_secret
+from tasks.settings import Settings
+from tasks.storage import MinioStore
+from tasks.store import connect
+from tasks.webhooks.signing import headers
+
+SECRET = new_webhook_secret()
+BUCKET = HOST = "webhooks"
+
+
+@pytest.fixture(scope="module")
+def telling(
+    service_environment: dict[str, str], s3: S3Address, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningService]:
+    """A service that signs, with a database and a bucket of its own."""
+    url = service_environment["RMBG_REDIS_URL"].removesuffix("/0") + "/15"
+    env = {
+        **service_environment,
+        "RMBG_REDIS_URL": url,
+        "RMBG_S3_BUCKET": BUCKET,
+        "RMBG_HOST": HOST,
+        "RMBG_WEBHOOK_SECRET": SECRET,
+        "RMBG_URL_ALLOW": "127.0.0.1",
+    }
+    settings = Settings.load(
+        s3_endpoint=s3.endpoint,
+        s3_access_key=s3.access_key,
+        s3_secret_key=s3.secret_key,
+        s3_bucket=BUCKET,
+    )
+    MinioStore.from_settings(settings).ensure_bucket()
+    connect(url).flushdb()
+    with running_service(env, tmp_path_factory.mktemp("webhooks")) as service:
+        yield service
+    connect(url).flushdb()
+
+
+@dataclass(frozen=True)
+class Told:
+    """A task whose end a receiver was told of."""
+
+    service: RunningService
+    task_id: str
+    got: Receiver
+
+    @property
+    def webhook_id(self) -> str:
+        return self.got.ids[0]
+
+    def data(self) -> dict[str, Any]:
+        return self.service.client.request("GET", f"/api/v1/tasks/{self.task_id}")
+
+    def deliveries(self) -> list[dict[str, Any]]:
+        path = f"/api/v1/tasks/{self.task_id}/deliveries"
+        return list(self.service.client.request("GET", path)["deliveries"])
+
+
+@pytest.fixture(scope="module")
+def told(telling: RunningService) -> Iterator[Told]:
+    photo = Path(__file__).parents[1] / "data" / "coffee.jpg"
+    with receiver(answering(200)) as got:
+        fields = {"webhook_url": f"{got.url}?token=hush-hush", "metadata": '{"order": 17}'}
+        task_id = telling.client.submit(photo, fields)
+        assert got.wait_for(1, 60), _logs(telling)
+        yield Told(telling, task_id, got)
+
+
+def _logs(service: RunningService) -> str:
+    return "\n".join(path.read_text() for path in sorted(service.logs.glob("*.log")))
+
+
+def _run(service: RunningService, program: str, *arguments: str) -> str:
+    command = [binaries.script(program), *arguments]
+    env = {**os.environ, **service.env}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_what_arrives_can_be_verified(told: Told) -> None:
+    event = Webhook(SECRET).verify(told.got.bodies[0], told.got.headers[0])
+    assert event["type"] == "removal.succeeded"
+    assert event["data"]["task_id"] == told.task_id
+    assert told.got.headers[0]["content-type"] == "application/json"
+    assert len(told.got.bodies[0]) < 20_000
+
+
+def test_what_was_tampered_with_cannot(told: Told) -> None:
+    body, sent = told.got.bodies[0], told.got.headers[0]
+    middle = len(body) // 2
+    changed = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
+    old = headers([SECRET], webhook_id=told.webhook_id, timestamp=int(time.time()) - 600, body=body)
+    for secret, given, over in (
+        (SECRET, sent, changed),
+        (SECRET, dict(old), body),
+        (new_webhook_secret(), sent, body),
+    ):
+        with pytest.raises(WebhookVerificationError):
+            Webhook(secret).verify(over, given)
+
+
+def test_it_says_what_the_api_says(told: Told) -> None:
+    said, shown = json.loads(told.got.bodies[0])["data"], told.data()
+    assert said["metadata"] == {"order": 17}
+    for name in ("original_url", "result_url"):
+        # Signed anew each time; they lead to the same object.
+        assert urlsplit(said.pop(name)).path == urlsplit(shown.pop(name)).path
+    assert said == shown
+
+
+def test_the_address_in_it_opens_the_result(told: Told) -> None:
+    address = json.loads(told.got.bodies[0])["data"]["result_url"]
+    assert told.service.client.download(address).startswith(b"\x89PNG")
+
+
+def _wait_until_delivered(told: Told, attempts: int) -> dict[str, Any]:
+    """The receiver has it a moment before the record says so."""
+    end = time.monotonic() + 30
+    while True:
+        (row,) = told.deliveries()
+        if (row["state"], len(row["attempts"])) == ("delivered", attempts):
+            return row
+        assert time.monotonic() < end, row
+        time.sleep(0.02)
+
+
+def test_it_is_listed_and_arrives_again_under_its_id(told: Told) -> None:
+    before = len(told.got.bodies)
+    row = _wait_until_delivered(told, before)
+    assert (row["webhook_id"], row["type"]) == (told.webhook_id, "removal.succeeded")
+    assert [each["status"] for each in row["attempts"]] == [200] * before
+    path = f"/api/v1/tasks/{told.task_id}/deliveries/1/replay"
+    told.service.client.request("POST", path)
+    assert told.got.wait_for(before + 1), _logs(told.service)
+    _wait_until_delivered(told, before + 1)
+    _run(told.service, "celery", "-A", "tasks.app", "webhooks", "replay", told.webhook_id)
+    assert told.got.wait_for(before + 2), _logs(told.service)
+    _wait_until_delivered(told, before + 2)
+    assert set(told.got.ids) == {told.webhook_id}
+    for body, sent in zip(told.got.bodies, told.got.headers, strict=True):
+        Webhook(SECRET).verify(body, sent)
+
+
+def test_a_scrape_counts_it(told: Told) -> None:
+    _wait_until_delivered(told, len(told.got.bodies))
+    text = told.service.client.download(told.service.metrics["api"]).decode()
+    assert 'rmbg_webhook_attempts_total{outcome="delivered"}' in text
+    assert "rmbg_webhook_pending" in text
+
+
+@pytest.fixture
+def keyed(telling: RunningService) -> Iterator[str]:
+    """The address of an API beside it that asks for keys."""
+    with reserved_ports() as (port, *_):
+        env = {**telling.env, "RMBG_AUTH": "on"}
+        with running(api_service(port, env), telling.logs / "keyed.log"):
+            yield f"http://127.0.0.1:{port}"
+
+
+def test_a_keys_webhooks_are_signed_with_its_secret_and_for_a_day_with_the_old_one(
+    telling: RunningService, keyed: str, coffee: Path
+) -> None:
+    with receiver(answering(200)) as got:
+        made = _run(telling, "rmbg", "keys", "add", "shop", "--webhook-url", got.url, "--json")
+        key, first = json.loads(made)["key"], json.loads(made)["webhook_secret"]
+        with ServiceClient(keyed, api_key=key) as client:
+            task_id = client.submit(coffee, {})
+            assert got.wait_for(1, 60), _logs(telling)
+            Webhook(first).verify(got.bodies[0], got.headers[0])
+            rotated = _run(telling, "rmbg", "keys", "rotate-secret", "shop", "--json")
+            second = json.loads(rotated)["webhook_secret"]
+            client.request("POST", f"/api/v1/tasks/{task_id}/deliveries/1/replay")
+            assert got.wait_for(2), _logs(telling)
+    assert second != first
+    assert len(got.headers[1]["webhook-signature"].split(" ")) == 2
+    for secret in (first, second):
+        Webhook(secret).verify(got.bodies[1], got.headers[1])
+    with pytest.raises(WebhookVerificationError):
+        Webhook(SECRET).verify(got.bodies[1], got.headers[1])
+    for hidden in (first, second, key):
+        assert hidden not in _logs(telling)
+
+
+def test_no_secret_and_no_signed_address_is_in_any_log(told: Told) -> None:
+    text = _logs(told.service)
+    assert "webhook.attempted" in text
+    for hidden in (
+        SECRET,
+        "hush-hush",
+        "X-Amz-Signature",
+        *(each["webhook-signature"] for each in told.got.headers),
+    ):
+        assert hidden not in text
