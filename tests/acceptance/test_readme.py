@@ -28,6 +28,7 @@ DOCUMENTS = (
     "docs/models.md",
     "docs/removebg.md",
     "docs/keys.md",
+    "docs/webhooks.md",
 )
 _BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 #: Run elsewhere: `make up` by test_up.py, `make test` and `make lint` are how this test is run.
@@ -96,6 +97,15 @@ class Scene:
         self.service.fleet.drain(WORKER, "by a test")
         return task_id
 
+    def telling(self) -> str:
+        """A job that had a webhook; with no secret to sign it, it is soon given up."""
+        task_id = keys.new_task_id()
+        original, url = keys.original_key(task_id), "http://127.0.0.1:9/"
+        job = Job(task_id, IDLE_MODEL, IDLE_QUEUE, original, 1.7e9, 4e9, webhook_url=url)
+        self.service.store.create(job)
+        self.service.store.cancel(task_id)
+        return task_id
+
     def keyed(self) -> str:
         self.keys().add("shop")
         return self.succeeded()
@@ -130,6 +140,7 @@ _BEFORE: tuple[tuple[str, Callable[[Scene], str]], ...] = (
     (" purge -f", Scene.waiting),
     ("jobs undrain", Scene.drained),
     ("$BATCH_ID", Scene.batch),
+    ("$WEBHOOK_ID", Scene.telling),
     ("keys rotate-secret", Scene.keyed),
     ("keys revoke", Scene.keyed),
     ("", Scene.succeeded),
@@ -174,7 +185,13 @@ def _run(
     here = command.replace("http://127.0.0.1:8000", service.url)
     for name in ("rmbg", "celery"):
         here = here.replace(f".venv/bin/{name}", binaries.script(name))
-    variables = {"TASK_ID": task_id, "BATCH_ID": task_id, "WORKER": WORKER, "QUEUE": IDLE_QUEUE}
+    variables = {
+        "TASK_ID": task_id,
+        "BATCH_ID": task_id,
+        "WEBHOOK_ID": f"msg_{task_id}_1",
+        "WORKER": WORKER,
+        "QUEUE": IDLE_QUEUE,
+    }
     return subprocess.run(
         # In one shell, as a reader would: the settings first.
         ["bash", "-euc", f". data/{SHELL_FILE}\n{here}"],
