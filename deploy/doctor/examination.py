@@ -6,6 +6,7 @@ from deploy.doctor.findings import Finding, Level, fail, ok, warn
 from deploy.doctor.model_checks import check_model
 from deploy.doctor.redis_checks import check_redis
 from deploy.doctor.store_checks import check_store
+from deploy.doctor.webhook_checks import check_webhooks
 from deploy.doctor.work_checks import (
     check_dead_letters,
     check_io_worker,
@@ -18,6 +19,7 @@ from tasks.fleet import Fleet
 from tasks.settings import Settings
 from tasks.storage import MinioStore
 from tasks.store import JobStore, connect
+from tasks.webhooks.store import DeliveryStore
 
 
 def examine() -> Iterator[Finding]:
@@ -38,10 +40,12 @@ def examine() -> Iterator[Finding]:
             yield from check_model(settings, served=False)
             yield warn("workers", "not known while Redis is away", "bring Redis back first")
             return
-        yield from _examine_work(settings, store, fleet)
+        yield from _examine_work(settings, store, fleet, DeliveryStore(client))
 
 
-def _examine_work(settings: Settings, store: JobStore, fleet: Fleet) -> Iterator[Finding]:
+def _examine_work(
+    settings: Settings, store: JobStore, fleet: Fleet, deliveries: DeliveryStore
+) -> Iterator[Finding]:
     try:
         workers = fleet.workers()
         served = any(each.usable and each.model == settings.model for each in workers)
@@ -51,5 +55,6 @@ def _examine_work(settings: Settings, store: JobStore, fleet: Fleet) -> Iterator
             yield check_io_worker(app)
         yield from check_queues(store, fleet, settings)
         yield check_dead_letters(store)
+        yield check_webhooks(deliveries, settings)
     except QueueUnavailableError as error:
         yield fail("redis", str(error), "it answered a moment ago: look at its log")

@@ -13,9 +13,13 @@ from deploy.cli.main import app
 from deploy.doctor.findings import Finding, Level
 from deploy.doctor.redis_checks import check_redis
 from tasks import keys
+from tasks.api_keys import new_webhook_secret
 from tasks.fleet import Fleet
 from tasks.jobs import Job
 from tasks.store import MAX_CRASHES, JobStore, connect
+from tasks.webhooks.delivery import State
+from tasks.webhooks.schedule import Verdict
+from tasks.webhooks.store import DeliveryStore
 
 Doctor = Callable[..., dict[str, dict[str, Any]]]
 
@@ -185,3 +189,23 @@ def test_wrong_settings_are_all_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 1
     assert "RMBG_THREADS" in result.output
     assert "RMBG_REDIS_URL" in result.output
+
+
+def test_webhooks_that_were_given_up_are_told_of(
+    client: Redis, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "RMBG_WEBHOOK_SECRET" in doctor(level="fail", status=1)["webhooks"]["text"]
+    monkeypatch.setenv("RMBG_WEBHOOK_SECRET", new_webhook_secret())
+    assert "signed with" in doctor(level="fail", status=1)["webhooks"]["text"]
+    url = "http://127.0.0.1:9/"
+    job = Job(keys.new_task_id(), "m", "model.m", "o/x", 1.7e9, 4e9, webhook_url=url)
+    JobStore(client).create(job)
+    JobStore(client).cancel(job.task_id)
+    rows = DeliveryStore(client)
+    (row,) = rows.waiting(1)
+    claim = rows.claim(row.id, 4e9, seconds=30)
+    rows.note(row, str(claim), None, Verdict(State.DEAD, 1.0, "It is gone."))
+    finding = doctor(level="fail", status=1)["webhooks"]
+    assert finding["level"] == "warn"
+    assert "1 were given up, the latest because: It is gone." in finding["text"]
+    assert "webhooks list --dead" in finding["advice"]
