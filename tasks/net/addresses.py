@@ -47,21 +47,31 @@ def is_public(address: Address) -> bool:
     through relays that nobody runs any more, are not either.
     """
     if isinstance(address, IPv6Address):
-        hidden = _hidden(address)
-        if hidden is not None:
-            return is_public(hidden)
+        carried = _carried(address)
+        if carried is not None:
+            return is_public(carried)
+        tunnelled = _tunnelled(address)
+        if tunnelled is not None and not is_public(tunnelled):
+            return False
     special = any(address in network for network in _SPECIAL)
     odd = address.is_multicast or address.is_reserved or address.is_unspecified
     return address.is_global and not special and not odd
 
 
-def _hidden(address: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that traffic to this one would reach in the end."""
-    low = IPv4Address(int(address) & _LOW_32)
+def _carried(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that this one is only another spelling of: its prefix says so."""
     if address.ipv4_mapped is not None or address in _NAT64 or address in _COMPATIBLE:
-        return low
+        return IPv4Address(int(address) & _LOW_32)
+    return None
+
+
+def _tunnelled(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that a tunnel may lead to, besides what the prefix means.
+
+    Anybody's IPv6 address may look like that in its lower half, one on a private network too.
+    """
     if (int(address) >> 32) & _LOW_32 in _ISATAP:
-        return low
+        return IPv4Address(int(address) & _LOW_32)
     return None
 
 

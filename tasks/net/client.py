@@ -96,7 +96,7 @@ class Client:
             with self._answer("GET", target, deadline, connect_seconds) as answer:
                 if answer.status not in _REDIRECTS:
                     return _fetched(answer, target, max_bytes, deadline)
-                url = urljoin(url, answer.headers.get("Location", ""))
+                url = _redirected(url, answer.headers.get("Location", ""))
         raise UrlUnreachableError(f"The address redirects more than {redirects} times.")
 
     def post(
@@ -227,6 +227,14 @@ def _net_errors(deadline: _Deadline) -> Iterator[None]:
     except (HTTPError, HTTPException, OSError) as error:
         deadline.check()
         raise UrlUnreachableError("The address's host broke off or did not speak HTTP.") from error
+
+
+def _redirected(url: str, location: str) -> str:
+    """The next address; not checked yet."""
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise UrlUnreachableError("The address redirects to a malformed one.") from None
 
 
 def _fetched(

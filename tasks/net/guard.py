@@ -20,7 +20,8 @@ Resolver = Callable[[str, int], Sequence[str]]
 
 _PORTS: Final = {"http": 80, "https": 443}
 _MAX_LENGTH: Final = 2048
-_BAD_SIGNS: Final = re.compile(r"[\x00-\x20\x7f\\]")
+# Half a surrogate pair, which JSON can spell, cannot be sent.
+_BAD_SIGNS: Final = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
 _HOST: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\Z")
 #: A last label like this makes browsers and `inet_aton` read the host as an IPv4 address.
 _NUMBER: Final = re.compile(r"(0x[0-9a-f]*|[0-9]+)\Z")

@@ -146,6 +146,11 @@ def test_each_redirection_is_checked(location: str) -> None:
         fetch(port)
 
 
+def test_a_malformed_redirection_is_the_servers_fault() -> None:
+    with serving(answer(302, Location="http://[")) as port, pytest.raises(UrlUnreachableError):
+        fetch(port)
+
+
 def test_redirections_are_followed_up_to_a_number() -> None:
     def count_down(request: BaseHTTPRequestHandler) -> None:
         left = int(request.path.strip("/"))
