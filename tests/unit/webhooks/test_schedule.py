@@ -89,6 +89,8 @@ def test_other_failures_pause_nobody_else() -> None:
         ("7", 7),
         ("-7", 0),
         ("soon", 0),
+        ("Mon, 01 Jan 2024 00:00:00 +99999999999999999999", 0),
+        ("Mon, 01 Jan 99999999999999999999999 00:00:00 GMT", 0),
         (formatdate(NOW + 60, usegmt=True), 60),
         (formatdate(NOW - 60, usegmt=True), 0),
     ],
