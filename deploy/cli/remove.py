@@ -134,7 +134,8 @@ def _run(
             problem = done.result()
             if problem:
                 failures.append(running[done])
-                progress.console.print(f"{running[done]}: {problem}", style="red", markup=False)
+                line = f"{running[done]}: {problem}"
+                progress.console.print(line, style="red", markup=False, soft_wrap=True)
             progress.advance(bar)
     return failures
 

@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 
 from tasks.errors import TaskError
+from tasks.webhooks.breaker import Health
 from tasks.webhooks.courier import Courier, facts
 from tasks.webhooks.delivery import Delivery
 
@@ -16,6 +17,7 @@ _AT_ONE_HOST: Final = 4
 _LOOK_AHEAD: Final = 200
 #: A delivery for which no place was free is looked at again after this.
 _BUSY_SECONDS: Final = 0.5
+_SPREAD_SECONDS: Final = 0.01
 
 _log = structlog.get_logger(__name__)
 
@@ -35,13 +37,40 @@ class Sender:
         Raises:
             QueueUnavailableError: Redis is away.
         """
-        now = self._courier.clock()
         begun = 0
-        for delivery in self._courier.store.due(now, _LOOK_AHEAD):
+        while not self._all_busy():
+            page = self._courier.store.due(self._courier.clock(), _LOOK_AHEAD)
+            begun += self._begin_page(page)
+            # What has no place was put off, so a host's long queue hides nobody behind it.
+            if len(page) < _LOOK_AHEAD:
+                break
+        return begun
+
+    def _begin_page(self, page: list[Delivery]) -> int:
+        now = self._courier.clock()
+        hosts = {each.host for each in page}
+        health = {host: self._courier.breaker.health(host) for host in hosts}
+        later: dict[str, float] = {}
+        begun = 0
+        for delivery in page:
             if self._all_busy():
                 break
-            begun += self._begin(delivery, now)
+            until = self._has_to_wait(delivery, health[delivery.host], now)
+            if until is None:
+                begun += self._begin(delivery, now)
+            else:
+                # Spread out, so that they do not all come at the moment the pause is over.
+                later[delivery.id] = until + len(later) * _SPREAD_SECONDS
+        self._courier.store.postpone(later)
         return begun
+
+    def _has_to_wait(self, delivery: Delivery, health: Health, now: float) -> float | None:
+        """Until when, as a unix time; None if it may begin, which takes a place at its host."""
+        if health.until > now and not delivery.replayed:
+            return health.until
+        if not self._enter(delivery.host, 1 if health.suspect else _AT_ONE_HOST):
+            return now + _BUSY_SECONDS
+        return None
 
     def settle(self, seconds: float) -> bool:
         """Wait until nothing runs any more, at most so long."""
@@ -57,16 +86,9 @@ class Sender:
             return self._running.total() >= self._threads
 
     def _begin(self, delivery: Delivery, now: float) -> bool:
-        health = self._courier.breaker.health(delivery.host)
-        if health.until > now and not delivery.replayed:
-            # Spread out, so that they do not all come at the moment the pause is over.
-            self._courier.store.postpone(delivery.id, health.until + self._running.total() * 0.01)
-            return False
-        if not self._enter(delivery.host, 1 if health.suspect else _AT_ONE_HOST):
-            self._courier.store.postpone(delivery.id, now + _BUSY_SECONDS)
-            return False
+        seconds = self._courier.claim_seconds
         try:
-            claim = self._courier.store.claim(delivery.id, now, seconds=self._courier.claim_seconds)
+            claim = self._courier.store.claim(delivery.id, now, seconds=seconds)
         except TaskError:
             self._leave(delivery.host)
             raise

@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from redis import Redis
@@ -52,10 +52,11 @@ class DeliveryStore:
             ours = self._scripts["claim_delivery"](args=[delivery_id, claim, now, now + seconds])
         return claim if ours else None
 
-    def postpone(self, delivery_id: str, due: float) -> None:
-        """Leave a delivery that was not claimed until later."""
-        with redis_errors():
-            self._client.zadd(keys.DELIVERIES_DUE, {delivery_id: due}, xx=True)
+    def postpone(self, due: Mapping[str, float]) -> None:
+        """Leave deliveries that were not claimed until later, each to its unix time."""
+        if due:
+            with redis_errors():
+                self._client.zadd(keys.DELIVERIES_DUE, dict(due), xx=True)
 
     def note(
         self, delivery: Delivery, claim: str, attempt: Attempt | None, verdict: Verdict

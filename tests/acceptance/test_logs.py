@@ -40,7 +40,7 @@ def _submit(service: RunningService, picture: Path, **headers: str) -> str:
     answer = urllib3.request(
         "POST",
         f"{service.url}/api/v1/remove-bg",
-        fields={"image": (picture.name, picture.read_bytes())},
+        fields={"image": (picture.name, picture.read_bytes()), "cache": "false"},
         headers=headers,
     )
     assert answer.status == 202, answer.data

@@ -54,7 +54,7 @@ def _await(what: str, ask: Callable[[], T], *, seconds: float = 30) -> T:
 
 def test_a_job_is_counted_by_those_who_worked_on_it(service: RunningService, coffee: Path) -> None:
     before = Scrape(service.metrics["api"])
-    service.client.cut_out(coffee, {})
+    service.client.cut_out(coffee, {"cache": "false"})
     after = Scrape(service.metrics["api"])
     labels = {"status": "succeeded", "format": "png", "model": "u2netp", "worker": WORKER}
     for name in ("rmbg_jobs_total", "rmbg_job_seconds_count", "rmbg_attempts_total"):
@@ -73,13 +73,13 @@ def test_a_job_is_counted_by_those_who_worked_on_it(service: RunningService, cof
 def test_a_worker_goes_on_counting_when_its_child_is_replaced(
     service: RunningService, coffee: Path
 ) -> None:
-    service.client.cut_out(coffee, {})
+    service.client.cut_out(coffee, {"cache": "false"})
     url = service.metrics["gpu0"]
     before = Scrape(url)
     children = psutil.Process(service.model_worker_pid).children()
     child = max(children, key=lambda each: each.memory_info().rss)
     os.kill(child.pid, signal.SIGKILL)
-    service.client.cut_out(coffee, {})
+    service.client.cut_out(coffee, {"cache": "false"})
     loads = "rmbg_model_loads_total"
     _await("a new child", lambda: Scrape(url).sum(loads) == before.sum(loads) + 1)
     done = {"status": "ok"}

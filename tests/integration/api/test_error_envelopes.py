@@ -144,7 +144,7 @@ def test_options_tells_the_methods_of_every_route_and_needs_no_key(services: Ser
         allowed.setdefault(rule, set()).update(methods)
     assert len(allowed) > 8
     for rule, methods in allowed.items():
-        answer = client.options(re.sub(r"<[^>]+>", "x", rule))
+        answer = client.options(re.sub(r"<[^>]+>", "1", rule))
         assert answer.status_code in {200, 204}, rule
         assert not answer.data
         if "Allow" in answer.headers:

@@ -356,6 +356,7 @@ def test_the_api_describes_itself(client: FlaskClient) -> None:
     schemas = spec["components"]["schemas"]
     assert set(schemas["RemovalForm"]["properties"]) == {
         "image",
+        "background_image",
         *schemas["RemovalJson"]["properties"],
     }
     content = spec["paths"]["/api/v1/remove-bg"]["post"]["requestBody"]["content"]

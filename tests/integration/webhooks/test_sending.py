@@ -428,3 +428,22 @@ def test_a_settled_delivery_is_dropped_only_while_it_waits(post: Post, state: st
         post.run()
     assert post.delivery(waiting).state is State.DROPPED
     assert post.deliveries.drop(post.delivery(job).id) is (state == "dead")
+
+
+def test_a_long_queue_of_one_host_hides_nobody_behind_it(post: Post) -> None:
+    ended = threading.Event()
+
+    def hold(request: BaseHTTPRequestHandler, _before: int) -> None:
+        ended.wait(60)
+        answering(200)(request, 0)
+
+    with receiver(hold) as slow, receiver(answering(200)) as good:
+        for _ in range(450):
+            post.finished(slow.url)
+        post.finished(good.url)
+        try:
+            post.sender.run_once()
+            assert good.wait_for(1), "one pass has to reach it"
+        finally:
+            ended.set()
+        assert post.sender.settle(60)

@@ -93,6 +93,8 @@ def _corners(places: Tensor, pixels: Tensor, height: int, width: int) -> tuple[T
     at = torch.minimum(at.clamp_(min=0), ends)
     whole = at.floor()
     part = at.sub_(whole)
+    # No number leads to no row; the shares carry it on, so that an overflow shows in the answer.
+    whole.nan_to_num_()
     first = (whole[..., 0] * wide + whole[..., 1]).int()
     # Pictures are added as integers: float32 has no odd numbers beyond 2**24.
     first += pixels[:, 2:].int() * ((height + _BEFORE + _AFTER) * wide)
