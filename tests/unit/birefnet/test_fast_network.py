@@ -8,6 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from inference.models.birefnet.config import PRESETS, PatchOrder, SwinConfig
 from inference.models.birefnet.deformable import deform_conv2d
@@ -44,9 +45,7 @@ def _rounding_to_half(fast: FastBiRefNet) -> FastBiRefNet:
             tensor.data = tensor.half().float()  # not in place: others hold the same memory
 
     def round_answer(_module: nn.Module, _given: object, answer: object) -> object:
-        if isinstance(answer, Tensor):
-            return answer.half().float()
-        return [part.half().float() for part in answer] if isinstance(answer, list) else answer
+        return tree_map_only(Tensor, lambda part: part.half().float(), answer)
 
     for module in fast.modules():
         module.register_forward_hook(round_answer)
@@ -83,19 +82,21 @@ def test_windows_without_masks_and_padding_attend_alike(window: int, side: int) 
     swin = Swin(config).eval()
     for parameter in swin.parameters():
         parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    picture = torch.randn(2, 3, side, side, generator=generator)
-    fast = FastSwin(swin, window, (side,))
+    sides = (side, 96)
+    pictures = [torch.randn(2, 3, one, one, generator=generator) for one in sides]
+    fast = FastSwin(swin, window, sides)
     fast.prepare(2)
-    for ours, reference in zip(fast(picture), swin(picture), strict=True):
-        torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)
+    for maps, picture in zip(fast(pictures), pictures, strict=True):
+        for ours, reference in zip(maps, swin(picture), strict=True):
+            torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("shift", [0, 3])
 @pytest.mark.parametrize("length", [4, 7, 12, 13, 16])
 def test_every_token_is_in_one_window(length: int, shift: int) -> None:
-    plan = plan_windows(length, length + 2, 7, shift)
+    plan = plan_windows([(length, length + 2), (5, length)], 7, shift)
     order = plan.batched(2)
-    assert sorted(order.tolist()) == list(range(2 * length * (length + 2)))
+    assert sorted(order.tolist()) == list(range(2 * (length * (length + 2) + 5 * length)))
     assert sum(group.count * group.shape.tokens for group in plan.groups) == len(order) // 2
 
 

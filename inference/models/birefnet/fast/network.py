@@ -58,8 +58,8 @@ class FastBiRefNet(nn.Module):
             (batch, 1, side, side); the matte is their sigmoid.
         """
         image = image.contiguous(memory_format=torch.channels_last)
-        full = self.backbone(image)
-        half = self.backbone(resize(image, (self.side // 2, self.side // 2)))
+        halved = resize(image, (self.side // 2, self.side // 2))
+        full, half = self.backbone([image, halved])
         logits: Tensor = self.decoder(image, full, half, self._context(full, half))
         return logits
 

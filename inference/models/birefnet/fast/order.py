@@ -1,5 +1,6 @@
 """The orders that a stage's tokens travel in: one gather between blocks, none inside them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +11,11 @@ from inference.models.birefnet.fast.windows import WindowPlan, plan_windows
 
 @dataclass(frozen=True, slots=True)
 class StageOrders:
-    """Gathers of one stage, for one size of map and one size of batch.
+    """Gathers of one stage, for one size of batch.
 
     Attributes:
         enter: for each block, from the order before it into the order of its windows.
-        leave: from the last block's order to the map's rows.
+        leave: from the last block's order to the rows of one map after the other.
         merge: the same, but with the four neighbours that become one token beside each other; None
             where a side is odd, which the last stage's alone may be.
     """
@@ -26,10 +27,10 @@ class StageOrders:
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """The windows of a stage's blocks on a map of one size."""
+    """The windows of a stage's blocks on all maps that go through it together."""
 
-    rows: int
-    cols: int
+    #: (rows, cols) in tokens.
+    maps: tuple[tuple[int, int], ...]
     #: Of unshifted and of shifted blocks; they take turns.
     windows: tuple[WindowPlan, WindowPlan]
 
@@ -48,16 +49,21 @@ class StagePlan:
 
     @property
     def _odd(self) -> bool:
-        return bool(self.rows % 2 or self.cols % 2)
+        return any(rows % 2 or cols % 2 for rows, cols in self.maps)
 
     def _neighbours(self, batch: int) -> Tensor:
         """Numbers of the tokens, four by four: down the column, then the next column."""
-        tokens = torch.arange(batch * self.rows * self.cols)
-        squares = tokens.view(batch, self.rows // 2, 2, self.cols // 2, 2)
-        return squares.permute(0, 1, 3, 4, 2).flatten()
+        found, first = [], 0
+        for rows, cols in self.maps:
+            count = batch * rows * cols
+            tokens = torch.arange(first, first + count)
+            squares = tokens.view(batch, rows // 2, 2, cols // 2, 2)
+            found.append(squares.permute(0, 1, 3, 4, 2).flatten())
+            first += count
+        return torch.cat(found)
 
 
-def plan_stage(rows: int, cols: int, window: int) -> StagePlan:
-    """For a map of rows x cols tokens."""
-    plain = plan_windows(rows, cols, window, 0)
-    return StagePlan(rows, cols, (plain, plan_windows(rows, cols, window, window // 2)))
+def plan_stage(maps: Sequence[tuple[int, int]], window: int) -> StagePlan:
+    """For maps of (rows, cols) tokens."""
+    plain = plan_windows(maps, window, 0)
+    return StagePlan(tuple(maps), (plain, plan_windows(maps, window, window // 2)))

@@ -13,7 +13,7 @@ from inference.models.birefnet.swin import Block, PatchMerging, Stage, Swin
 _PATCH = 4  # pixels on a side of one token of the first stage
 #: Rows of tokens that go through both linear layers at once on the CPU, so that what lies between
 #: the two stays near the processor.
-_CHUNK = 1024
+_CHUNK = 1536
 
 
 class FastBlock(nn.Module):
@@ -72,15 +72,12 @@ def _name(shape: WindowShape) -> str:
 
 
 class FastStage(nn.Module):
-    """Blocks of one resolution, for the maps of both scales."""
+    """Blocks of one resolution, for the maps of all scales at once."""
 
-    def __init__(self, stage: Stage, plans: list[StagePlan]) -> None:
+    def __init__(self, stage: Stage, plan: StagePlan) -> None:
         super().__init__()
         self.depth = len(stage.blocks)
-        by_shift = [
-            {group.shape for plan in plans for group in plan.windows[shifted].groups}
-            for shifted in (0, 1)
-        ]
+        by_shift = [{group.shape for group in windows.groups} for windows in plan.windows]
         self.blocks = nn.ModuleList(
             FastBlock(cast("Block", block), by_shift[index % 2])
             for index, block in enumerate(stage.blocks)
@@ -94,7 +91,9 @@ class FastStage(nn.Module):
 
 
 class FastSwin(nn.Module):
-    """The backbone for pictures of a few known sides.
+    """The backbone for one picture in a few known sides, which go through it together.
+
+    The weights are read once for all sides, and the small maps fill up the large ones' products.
 
     Args:
         swin: the reference; its linear layers are shared, not copied.
@@ -105,47 +104,51 @@ class FastSwin(nn.Module):
     def __init__(self, swin: Swin, window: int, sides: tuple[int, ...]) -> None:
         super().__init__()
         self.patch, self.patch_norm = swin.patch_embed.proj, swin.patch_embed.norm
-        tokens = {side: [side // _PATCH >> index for index in range(4)] for side in sides}
-        self._plans = {
-            side: [plan_stage(length, length, window) for length in lengths]
-            for side, lengths in tokens.items()
-        }
-        self._orders: dict[tuple[int, int], list[StageOrders]] = {}
+        lengths = [[side // _PATCH >> index for side in sides] for index in range(4)]
+        self._plans = [plan_stage([(n, n) for n in of_stage], window) for of_stage in lengths]
+        self._orders: dict[int, list[StageOrders]] = {}
         self.stages, self.merges, self.norms = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for index, stage in enumerate(swin.layers):
+        for index, (stage, plan) in enumerate(zip(swin.layers, self._plans, strict=True)):
             if not isinstance(stage, Stage):
                 raise TypeError("a backbone is made of stages")
-            self.stages.append(FastStage(stage, [plans[index] for plans in self._plans.values()]))
+            self.stages.append(FastStage(stage, plan))
             self.norms.append(swin.get_submodule(f"norm{index}"))
             if isinstance(stage.downsample, PatchMerging):
                 self.merges.append(stage.downsample)
 
     def prepare(self, batch: int) -> None:
         """Make the gathers for batches of this size; `forward` needs them."""
-        device = self.patch.weight.device
-        for side, plans in self._plans.items():
-            if (side, batch) not in self._orders:
-                stages = zip(self.stages, plans, strict=True)
-                self._orders[side, batch] = [
-                    plan.orders(cast("FastStage", stage).depth, batch, device)
-                    for stage, plan in stages
-                ]
+        if batch not in self._orders:
+            device = self.patch.weight.device
+            stages = zip(self.stages, self._plans, strict=True)
+            self._orders[batch] = [
+                plan.orders(cast("FastStage", stage).depth, batch, device) for stage, plan in stages
+            ]
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """(batch, 3, side, side) to 1/4, 1/8, 1/16 and 1/32 of it, NCHW in channels_last."""
-        batch, side = image.shape[0], image.shape[-1]
-        plans, orders = self._plans[side], self._orders[side, batch]
-        x = self.patch(image).permute(0, 2, 3, 1)
-        x = self.patch_norm(x).reshape(-1, x.shape[-1])
-        maps = []
-        for index, stage in enumerate(self.stages):
-            plan, order = plans[index], orders[index]
+    def forward(self, images: list[Tensor]) -> list[list[Tensor]]:
+        """One batch in every side, each (batch, 3, side, side), in the order of `sides`.
+
+        Returns:
+            For each side, maps of 1/4, 1/8, 1/16 and 1/32 of it, NCHW in channels_last.
+        """
+        batch = len(images[0])
+        x = torch.cat([self._embed(image) for image in images])
+        maps: list[list[Tensor]] = [[] for _ in images]
+        for index, (stage, plan) in enumerate(zip(self.stages, self._plans, strict=True)):
+            order = self._orders[batch][index]
             x = stage(x, plan, order, batch)
             rows = self.norms[index](x.index_select(0, order.leave))
-            maps.append(rows.view(batch, plan.rows, plan.cols, -1).permute(0, 3, 1, 2))
+            for of_side, one in zip(maps, _split(rows, plan, batch), strict=True):
+                of_side.append(one)
             if order.merge is not None and index < len(self.merges):
                 x = self._merge(x.index_select(0, order.merge), self.merges[index])
         return maps
+
+    def _embed(self, image: Tensor) -> Tensor:
+        """(batch, 3, side, side) to (batch * tokens, channels)."""
+        tokens = self.patch(image).permute(0, 2, 3, 1)
+        out: Tensor = self.patch_norm(tokens).reshape(-1, tokens.shape[-1])
+        return out
 
     @staticmethod
     def _merge(x: Tensor, merging: nn.Module) -> Tensor:
@@ -153,3 +156,12 @@ class FastSwin(nn.Module):
         four = x.view(-1, 4 * x.shape[1])
         out: Tensor = merging.get_submodule("reduction")(merging.get_submodule("norm")(four))
         return out
+
+
+def _split(rows: Tensor, plan: StagePlan, batch: int) -> list[Tensor]:
+    """(tokens of all maps, channels) to one (batch, channels, rows, cols) a map."""
+    parts = torch.split(rows, [batch * height * width for height, width in plan.maps])
+    return [
+        part.view(batch, height, width, -1).permute(0, 3, 1, 2)
+        for part, (height, width) in zip(parts, plan.maps, strict=True)
+    ]

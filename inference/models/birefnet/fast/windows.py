@@ -1,4 +1,4 @@
-"""Attention windows without masks and without padding, worked out once for a size of map.
+"""Attention windows without masks and without padding, worked out once for some sizes of maps.
 
 The reference pads a map to whole windows, rolls it by half a window and masks pairs of tokens that
 the roll alone made neighbours. The same sums come of smaller windows: along each axis, a shifted
@@ -7,6 +7,7 @@ have one key and one value, the bias of the projection, so their weights add up 
 token whose position bias is the log of the sum of theirs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -52,30 +53,53 @@ class WindowGroup:
 
 @dataclass(frozen=True, slots=True)
 class WindowPlan:
-    """How the tokens of a map are shared out among windows."""
+    """How the tokens of some maps are shared out among windows."""
 
     groups: tuple[WindowGroup, ...]
-    #: (groups' windows' tokens) int64: for each place, the token's number in the map, row by row.
-    order: tuple[Tensor, ...]
+    #: For each group and each map, (windows * tokens) int64: the tokens' numbers, row by row.
+    order: tuple[tuple[Tensor, ...], ...]
+    #: Tokens of each map.
+    sizes: tuple[int, ...]
 
     def batched(self, batch: int) -> Tensor:
-        """The order of a whole batch, (batch * tokens) int64: in each group, picture by picture."""
-        size = sum(part.numel() for part in self.order)
-        firsts = size * torch.arange(batch)[:, None]
-        return torch.cat([(firsts + part).flatten() for part in self.order])
+        """The order of a whole batch, (batch * tokens) int64: in each group, map by map.
+
+        Numbers go on from picture to picture of one map, and then from map to map.
+        """
+        return torch.cat([self._of_group(parts, batch) for parts in self.order])
+
+    def _of_group(self, parts: tuple[Tensor, ...], batch: int) -> Tensor:
+        numbers, first = [], 0
+        for part, size in zip(parts, self.sizes, strict=True):
+            pictures = first + size * torch.arange(batch)[:, None]
+            numbers.append((pictures + part).flatten())
+            first += batch * size
+        return torch.cat(numbers)
 
 
-def plan_windows(rows: int, cols: int, window: int, shift: int) -> WindowPlan:
-    """Share out a map of rows x cols tokens; `shift` is 0 or half a window."""
+def plan_windows(maps: Sequence[tuple[int, int]], window: int, shift: int) -> WindowPlan:
+    """Share out maps of (rows, cols) tokens; `shift` is 0 or half a window."""
+    shared = [_share_out(rows, cols, window, shift) for rows, cols in maps]
+    shapes = list(dict.fromkeys(shape for windows in shared for shape in windows))
+    nothing = torch.empty(0, dtype=torch.int64)
+    order = [tuple(windows.get(shape, nothing) for windows in shared) for shape in shapes]
+    groups = [
+        WindowGroup(shape, sum(map(len, parts)) // shape.tokens)
+        for shape, parts in zip(shapes, order, strict=True)
+    ]
+    return WindowPlan(tuple(groups), tuple(order), tuple(rows * cols for rows, cols in maps))
+
+
+def _share_out(rows: int, cols: int, window: int, shift: int) -> dict[WindowShape, Tensor]:
+    """The numbers of one map's tokens, for each shape of window."""
     by_row, by_col = _extents(rows, window, shift), _extents(cols, window, shift)
-    groups, order = [], []
+    shared = {}
     for row, col in product(by_row, by_col):
         at_row = torch.tensor(by_row[row])[:, None] + torch.arange(row.real)
         at_col = torch.tensor(by_col[col])[:, None] + torch.arange(col.real)
         tokens = at_row[:, None, :, None] * cols + at_col[None, :, None, :]
-        groups.append(WindowGroup(WindowShape(row, col), len(at_row) * len(at_col)))
-        order.append(tokens.flatten())
-    return WindowPlan(tuple(groups), tuple(order))
+        shared[WindowShape(row, col)] = tokens.flatten()
+    return shared
 
 
 def _extents(length: int, window: int, shift: int) -> dict[Extent, list[int]]:
