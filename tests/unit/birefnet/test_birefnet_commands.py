@@ -13,7 +13,7 @@ from deploy.cli import bench
 from deploy.cli.logits import logits
 from inference.models.birefnet.config import PRESETS, PatchOrder
 from inference.models.birefnet.golden import golden_input, golden_network, golden_state
-from inference.models.birefnet.measure import Measurement, Peak, count_flops
+from inference.models.birefnet.measuring.floor import Peak, count_flops
 
 _TINY = ("--model", "birefnet-tiny")
 
@@ -74,21 +74,25 @@ def test_logits_name_what_is_wrong(app: typer.Typer, tmp_path: Path) -> None:
 
 def test_bench_model_prints_its_table(app: typer.Typer) -> None:
     options = ("--device", "cpu", "--size", "64", "--runs", "1", "--batch", "1", "--batch", "2")
-    table = _run(app, "bench", "model", *_TINY, *options, "--check")
-    for part in (
-        "birefnet-tiny, cpu, 64²",
-        "images/s",
-        "MiB",
-        "GFLOP",
-        "floor",
-        "share reached",
-        "0.000 / 255",
-    ):
-        assert part in table
+    table = _run(app, "bench", "model", *_TINY, *options, "--check", "--loop")
+    assert "birefnet-tiny, cpu, 64², float32, median of 1" in table
+    (head,) = (line for line in table.splitlines() if line.startswith("path"))
+    names = ["batch", "ms", "loop", "ms", "images/s", "gain", "MiB", "floor", "start", "error"]
+    assert head.split() == ["path", *names]
+    assert len(head) <= 80
     for path in ("reference", "fast"):
-        rows = [line for line in table.splitlines() if path in line]
-        assert len(rows) == 2
-        assert all("float32" in row for row in rows)
+        rows = [line.split() for line in table.splitlines() if line.startswith(path)]
+        assert [row[1] for row in rows] == ["1", "2"]
+        assert all(row[-1] == "0.000" for row in rows)
+    assert "GFLOP a picture" in table
+
+
+def test_bench_model_measures_no_more_than_it_is_asked(app: typer.Typer) -> None:
+    options = ("--device", "cpu", "--size", "64", "--runs", "1", "--path", "fast")
+    table = _run(app, "bench", "model", *_TINY, *options)
+    assert "loop" not in table
+    assert "error" not in table
+    assert "gain: over fast" in table
 
 
 def test_bench_refuses_a_path_that_there_is_not(app: typer.Typer) -> None:
@@ -107,12 +111,7 @@ def test_bench_refine_prints_its_table(app: typer.Typer) -> None:
 
 
 def test_the_floor_is_the_arithmetic_at_the_devices_peak() -> None:
-    peak = Peak(tflops=2.0, source="made up")
-    result = Measurement(
-        milliseconds=100, images_per_second=10, peak_bytes=0, flops=10**11, peak=peak
-    )
-    assert result.floor_milliseconds == pytest.approx(50)
-    assert result.share == pytest.approx(0.5)
+    assert Peak(tflops=2.0, source="made up").milliseconds(10**11) == pytest.approx(50)
 
 
 def test_operations_are_those_of_the_published_cost() -> None:

@@ -1,20 +1,20 @@
 """Which path an engine takes, what it says of it, and what it does when the memory is full."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from inference.models.base import TakesPath
 from inference.models.birefnet.config import PRESETS, BiRefNetConfig, SwinConfig
 from inference.models.birefnet.engine import BiRefNetMatting
 from inference.models.birefnet.errors import GpuOutOfMemoryError
 from inference.models.birefnet.fast import artifacts
+from inference.models.birefnet.fast.artifacts import compiler_folder
 from inference.models.birefnet.fast.graphs import CAPTURED_BATCHES, smallest_that_holds
-from inference.models.birefnet.fast.network import FastBiRefNet
 from inference.models.birefnet.fast.runners import (
     CompiledRunner,
     ExecutionPath,
@@ -22,7 +22,6 @@ from inference.models.birefnet.fast.runners import (
     make_runner,
 )
 from inference.models.birefnet.golden import golden_network
-from inference.models.birefnet.network import BiRefNet
 
 _CPU = torch.device("cpu")
 _SWIN = SwinConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window=4)
@@ -129,42 +128,72 @@ def test_batches_are_filled_up_to_the_next_recorded_one() -> None:
     assert filled == [1, 2, 4, 4, 8, 8, 8, 8]
 
 
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
+def _start(cache: Path) -> CompiledRunner:
+    """A worker's start, as far as the compiler can tell."""
     torch.compiler.reset()
-    yield
-    torch.compiler.reset()
-
-
-def _network() -> BiRefNet:
-    return golden_network(_SMALLEST, "tiny")
+    counters.clear()
+    network = golden_network(_SMALLEST, "tiny")
+    runner = make_runner(ExecutionPath.COMPILED, network, _CPU, torch.float32, side=64, cache=cache)
+    assert runner.reason == ""
+    assert isinstance(runner, CompiledRunner)
+    return runner
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.usefixtures("fresh_compiler")
-def test_compiled_products_are_kept_and_used_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
-    cache = tmp_path / "compiled"
-    with torch.inference_mode():
-        runner = make_runner(
-            ExecutionPath.COMPILED, _network(), _CPU, torch.float32, side=64, cache=cache
-        )
-        assert (runner.path, runner.reason) == (ExecutionPath.COMPILED, "")
-        picture = torch.ones(1, 3, 64, 64)
-        torch.testing.assert_close(runner(picture), _network()(picture), atol=2e-3, rtol=0)
-    (file,) = cache.iterdir()
-    assert file.stat().st_mode & 0o077 == 0
-    assert artifacts.reuse_artifacts(cache, FastBiRefNet(_network(), 64))
-    assert not artifacts.reuse_artifacts(cache, FastBiRefNet(_network(), 128))
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
+@torch.inference_mode()
+def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
+    cache, picture = tmp_path / "compiled", torch.ones(1, 3, 64, 64)
+    first = _start(cache)
+    assert (counters["inductor"]["fxgraph_cache_miss"], cache.stat().st_mode & 0o077) == (1, 0)
+    torch.testing.assert_close(
+        first(picture), golden_network(_SMALLEST, "tiny")(picture), atol=2e-3, rtol=0
+    )
+    made = sorted(file for file in cache.rglob("*.so"))
+    assert made
+    second = _start(cache)
+    found = counters["inductor"]
+    assert (found["fxgraph_cache_hit"], found["fxgraph_cache_miss"]) == (1, 0)
+    assert sorted(cache.rglob("*.so")) == made
+    torch.testing.assert_close(second(picture), first(picture))
 
 
-def test_products_of_another_user_are_not_read(
+def test_a_folder_of_the_owners_alone_is_made(tmp_path: Path) -> None:
+    with compiler_folder(tmp_path / "new" / "compiled") as used:
+        assert used
+    assert (tmp_path / "new" / "compiled").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707])
+def test_a_folder_that_others_may_write_to_is_not_used(tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
+    with compiler_folder(tmp_path) as used:
+        assert not used
+
+
+def test_a_folder_of_another_user_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = FastBiRefNet(_network(), 64)
-    artifacts._file(tmp_path, network).write_bytes(b"code")
-    monkeypatch.setattr(artifacts.os, "getuid", lambda: -1)
-    assert not artifacts.reuse_artifacts(tmp_path, network)
+    monkeypatch.setattr(artifacts, "getuid", lambda: -1)
+    with compiler_folder(tmp_path) as used:
+        assert not used
+
+
+def test_without_a_folder_nothing_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (None, tmp_path / "file" / "below"):
+        with compiler_folder(folder) as used:
+            assert not used
+
+
+def test_a_compilers_own_error_is_looked_beneath(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_self: CompiledRunner) -> None:
+        error = RuntimeError("backend='inductor' raised:\nmany lines")
+        error.inner_exception = OSError("no gcc")  # as torch's BackendCompilerFailed has
+        raise error
+
+    monkeypatch.setattr(CompiledRunner, "warm_up", fail)
+    network = golden_network(_SMALLEST, "tiny")
+    runner = make_runner(ExecutionPath.COMPILED, network, _CPU, torch.float32, side=64, cache=None)
+    assert runner.reason == "torch.compile failed: OSError: no gcc"

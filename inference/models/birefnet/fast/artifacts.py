@@ -1,55 +1,39 @@
-"""What torch.compile made, kept between starts of a worker.
+"""What torch.compile made, kept in a folder between starts of a worker.
 
-The files hold code for this machine: whoever may write them may run code as the worker. They are
-written for their owner alone, and a file of another user is not read.
+The folder holds code for this machine: whoever may write there may run code as the worker. It is
+made for its owner alone, and a folder that others own or may write to is not used.
 """
 
-import hashlib
-import os
-import tempfile
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import getuid
 from pathlib import Path
 
-import torch
-
-from inference.models.birefnet.fast.network import FastBiRefNet
-from inference.version import __version__
+from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
 
 
-def reuse_artifacts(folder: Path | None, network: FastBiRefNet) -> bool:
-    """Hand an earlier start's products to torch; False if there are none for this network."""
-    if folder is None:
-        return False
-    file = _file(folder, network)
-    try:
-        if file.stat().st_uid != os.getuid():
-            return False
-        data = file.read_bytes()
-    except OSError:
-        return False
-    return torch.compiler.load_cache_artifacts(data) is not None
+@contextmanager
+def compiler_folder(folder: Path | None) -> Iterator[bool]:
+    """Have torch's compiler keep its products there, and take what an earlier start kept.
 
+    Torch names each product by all that it depends on: the graph, torch itself, the device.
 
-def keep_artifacts(folder: Path | None, network: FastBiRefNet) -> None:
-    """Keep this start's products; a folder that cannot be written costs the next start its time."""
-    made = torch.compiler.save_cache_artifacts()
-    if folder is None or made is None:
+    Yields:
+        Whether the folder is used; if not, the next start compiles again.
+    """
+    if folder is None or not _is_private(folder):
+        yield False
         return
-    file = _file(folder, network)
+    with temporary_cache_dir(str(folder)):
+        yield True
+
+
+def _is_private(folder: Path) -> bool:
+    """Is it ours, and nobody else's to write to? It is made if it is not there."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as part:
-            part.write(made[0])
-        Path(part.name).replace(file)  # whole, or not at all
+        state = folder.stat()
     except OSError:
-        return
-
-
-def _file(folder: Path, network: FastBiRefNet) -> Path:
-    """Named by all that the products depend on."""
-    pixels = network.example(1)
-    where = str(pixels.device.type)
-    if pixels.is_cuda:
-        where = f"{torch.cuda.get_device_name(pixels.device)} {torch.version.cuda}"
-    facts = (__version__, torch.__version__, where, pixels.dtype, network.config, network.side)
-    digest = hashlib.sha256(repr(facts).encode()).hexdigest()
-    return folder / f"{digest[:32]}.compiled"
+        return False
+    return state.st_uid == getuid() and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

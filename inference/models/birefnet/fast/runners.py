@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from inference.models.birefnet.errors import GpuFaultError, GpuOutOfMemoryError
 from inference.models.birefnet.fast import triton_kernel
-from inference.models.birefnet.fast.artifacts import keep_artifacts, reuse_artifacts
+from inference.models.birefnet.fast.artifacts import compiler_folder
 from inference.models.birefnet.fast.graphs import CapturedGraphs
 from inference.models.birefnet.fast.network import FAST_STRIDE, FastBiRefNet
 from inference.models.birefnet.network import BiRefNet
@@ -99,13 +99,11 @@ class CompiledRunner:
 
     def warm_up(self) -> None:
         """Compile, or take what an earlier start compiled; record the graphs."""
-        found = reuse_artifacts(self._cache, self._network)
-        if self._graphs:
-            self._captured = CapturedGraphs(self._run, self._network)
-        else:
-            self._run(self._network.example(1))
-        if not found:
-            keep_artifacts(self._cache, self._network)
+        with compiler_folder(self._cache):
+            if self._graphs:
+                self._captured = CapturedGraphs(self._run, self._network)
+            else:
+                self._run(self._network.example(1))
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """(batch, 3, side, side) to (batch, 1, side, side)."""
@@ -169,6 +167,12 @@ def make_runner(
     except (GpuFaultError, GpuOutOfMemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as error:  # noqa: BLE001 - whatever a compiler raises, there is another way
-        first = (str(error).splitlines() or [""])[0]
-        return FastRunner(fast, f"torch.compile failed: {type(error).__name__}: {first}")
+        return FastRunner(fast, f"torch.compile failed: {_cause(error)}")
     return runner
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong beneath the compiler's own error, in a line."""
+    inner = getattr(error, "inner_exception", error)  # of torch's BackendCompilerFailed
+    first = (str(inner).splitlines() or [""])[0]
+    return f"{type(inner).__name__}: {first}"
