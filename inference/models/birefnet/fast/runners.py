@@ -128,7 +128,7 @@ def choose_path(compile_: str, device: torch.device, side: int) -> tuple[Executi
     if side % FAST_STRIDE:
         return ExecutionPath.REFERENCE, f"{side} pixels are no multiple of {FAST_STRIDE}"
     if device.type == "cpu":
-        return ExecutionPath.FAST, "on a CPU compiling takes minutes and gains little"
+        return ExecutionPath.FAST, "on a CPU compiling takes minutes and gains nothing to speak of"
     return ExecutionPath.GRAPHED, deformable_note(device)
 
 
