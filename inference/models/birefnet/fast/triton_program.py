@@ -6,6 +6,13 @@ import triton.language as tl
 
 
 @triton.jit
+def _clamp(x, most):
+    """To -2 .. most."""
+    least = tl.maximum(x, -2.0, propagate_nan=tl.PropagateNan.ALL)
+    return tl.minimum(least, most, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def _corner(x, row, col, share, picture, height, width, channels, channel, known):
     """(pixels, channels) float32: one of the four neighbours, times its share; zero outside."""
     inside = known & (row >= 0) & (row < height) & (col >= 0) & (col < width)
@@ -48,9 +55,10 @@ def deformable_program(
         modulator = 2 / (1 + tl.exp(-modulator))
         row += at_row + tap // SIDE - SIDE // 2
         col += at_col + tap % SIDE - SIDE // 2
-        # Far outside there are zeros only, and an integer could not hold how far.
-        row = tl.minimum(tl.maximum(row, -2.0), height + 1.0)
-        col = tl.minimum(tl.maximum(col, -2.0), width + 1.0)
+        # Far outside there are zeros only, and an integer could not hold how far. No number stays
+        # none: its share makes the answer none, so that an overflow shows.
+        row = _clamp(row, height + 1.0)
+        col = _clamp(col, width + 1.0)
         top, left = tl.floor(row), tl.floor(col)
         low, right = row - top, col - left
         top, left = top.to(tl.int32), left.to(tl.int32)
@@ -92,7 +100,7 @@ def deformable_program(
             part = tl.load(weight + at, mask=wanted, other=0.0)
             total = tl.dot(samples.to(part.dtype), part, total, input_precision="ieee")
     total += tl.load(bias + output, mask=output < outputs, other=0.0).to(tl.float32)[None, :]
-    total = tl.maximum(total, 0.0)
+    total = tl.maximum(total, 0.0, propagate_nan=tl.PropagateNan.ALL)
     wanted = known[:, None] & (output < outputs)[None, :]
     at = pixel[:, None] * outputs + output[None, :]
     tl.store(out + at, total.to(out.dtype.element_ty), mask=wanted)
