@@ -19,8 +19,7 @@ cache=$(mktemp -d)
 trap 'rm -rf "$cache"' EXIT
 {
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
-  measure --path reference --path fast --precision fp16
-  measure --path graphed --precision fp16 --loop
+  measure --path reference --path fast --path graphed --precision fp16 --loop
   echo "started again, with what the first start compiled:"
   measure --path graphed --precision fp16 --batch 1
   measure --path compiled --precision fp16 --batch 1

@@ -127,6 +127,11 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
         "auto", description="Arithmetic of the model: auto, fp32, fp16 or bf16."
     )
+    compile_dir: Path | None = Field(
+        default=None,
+        description="Folder of what torch's compiler makes, kept for the next start; `compiled` in "
+        "the folder of the models where it is not set. It holds code: for its owner alone.",
+    )
     compile: Literal["auto", "off"] = Field(
         "auto",
         description="How a BiRefNet model is run: auto takes the quickest path that the device "

@@ -1,6 +1,7 @@
 """`rmbg bench model`: the ways to run a BiRefNet on this machine, side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,6 +59,7 @@ def bench_model(
         from inference.models.birefnet.measuring.contender import (  # noqa: PLC0415 - the same
             Setting,
         )
+    failures: list[ModelError] = []
     try:
         chosen = devices.choose_device(device)
         gpu = chosen.type == "cuda"
@@ -68,16 +70,17 @@ def bench_model(
             setting = Setting(PRESETS[model], chosen, dtype, side, loop=loop, cache=cache)
             # On a GPU each alone: its memory is what is asked, and its speed does not drift.
             together = [[way] for way in ways] if gpu else [ways]
-            rows = [
-                row
-                for group in together
-                for row in _rows(setting, group, batches, runs, check=check)
-            ]
             title = f"{model}, {chosen}, {side}², {_short(dtype)}, median of {runs}"
-            print_table(title, rows, _floor(setting))
+            groups = [
+                partial(_rows, setting, group, batches, runs, check=check) for group in together
+            ]
+            failures += _print_all(title, groups, _floor(setting))
     except ModelError as error:
-        Console(stderr=True).print(str(error), markup=False)
-        raise typer.Exit(1) from error
+        failures.append(error)
+    for failure in failures:
+        Console(stderr=True).print(str(failure), markup=False)
+    if failures:
+        raise typer.Exit(1)
 
 
 def _side(model: str, size: int | None) -> int:
@@ -96,14 +99,35 @@ def _known(names: Sequence[str]) -> Sequence[str]:
     return names
 
 
+def _print_all(
+    title: str, groups: "Sequence[Callable[[], Iterator[Measurement]]]", floor: Floor
+) -> list[ModelError]:
+    """A table for each group, as soon as it is measured, and what went wrong.
+
+    What was measured before a failure is shown all the same.
+    """
+    failures, baseline = [], None
+    for measure_group in groups:
+        rows = []
+        try:
+            for row in measure_group():
+                rows.append(row)  # noqa: PERF402 - those before a failure are kept
+        except ModelError as error:
+            failures.append(error)
+        if rows:
+            baseline = baseline or rows
+            print_table(title, rows, floor, baseline)
+    return failures
+
+
 def _rows(
     setting: "Setting", paths: Sequence[str], batches: Sequence[int], runs: int, *, check: bool
-) -> list["Measurement"]:
+) -> "Iterator[Measurement]":
     from inference.models.birefnet.fast.runners import ExecutionPath  # noqa: PLC0415 - imports torch
     from inference.models.birefnet.measuring.side_by_side import measure  # noqa: PLC0415 - the same
 
     ways = [ExecutionPath(path) for path in paths]
-    return list(measure(setting, ways, batches=batches, runs=runs, check=check))
+    return measure(setting, ways, batches=batches, runs=runs, check=check)
 
 
 def _floor(setting: "Setting") -> Floor:

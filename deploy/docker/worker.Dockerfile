@@ -16,10 +16,17 @@ RUN python -m venv /opt/rmbg \
     && /opt/rmbg/bin/pip uninstall -y pip
 
 FROM ${PYTHON_IMAGE}
+ARG EXTRAS=torch
+# torch.compile and Triton build their launchers with a C compiler.
+RUN if [ "${EXTRAS}" = torch ]; then apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*; fi
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin rmbg \
-    && install --directory --owner=10001 --group=10001 /models
+    && install --directory --owner=10001 --group=10001 /models \
+    && install --directory --owner=10001 --group=10001 --mode=0700 /compiled
 COPY --from=build /opt/rmbg /opt/rmbg
-ENV PATH=/opt/rmbg/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 RMBG_MODEL_DIR=/models
+ENV PATH=/opt/rmbg/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 RMBG_MODEL_DIR=/models \
+    RMBG_COMPILE_DIR=/compiled/torch TRITON_CACHE_DIR=/compiled/triton HOME=/tmp
 USER 10001:10001
 WORKDIR /tmp
 CMD ["celery", "-A", "tasks.app", "worker", "--help"]

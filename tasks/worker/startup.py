@@ -67,7 +67,7 @@ def load_served_model(settings: Settings) -> Matting:
         threads=settings.threads,
         patch_order=None if order == "auto" else PatchOrder(order),
         compile_=settings.compile,
-        cache=settings.model_dir / "compiled",
+        cache=settings.compile_dir or settings.model_dir / "compiled",
     )
     model.warm_up()
     require_known_matte(model)

@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 from deploy.cli import bench
 from deploy.cli.logits import logits
 from inference.models.birefnet.config import PRESETS, PatchOrder
+from inference.models.birefnet.errors import GpuOutOfMemoryError
 from inference.models.birefnet.golden import golden_input, golden_network, golden_state
+from inference.models.birefnet.measuring.contender import Contender, Rounds
 from inference.models.birefnet.measuring.floor import Peak, count_flops
 
 _TINY = ("--model", "birefnet-tiny")
@@ -93,6 +95,23 @@ def test_bench_model_measures_no_more_than_it_is_asked(app: typer.Typer) -> None
     assert "loop" not in table
     assert "error" not in table
     assert "gain: over fast" in table
+
+
+def test_bench_model_shows_what_it_measured_before_a_failure(
+    app: typer.Typer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = Contender.measure
+
+    def measure(self: Contender, batch: int, rounds: Rounds) -> None:
+        if batch > 1:
+            raise GpuOutOfMemoryError("no more memory")
+        measured(self, batch, rounds)
+
+    monkeypatch.setattr(Contender, "measure", measure)
+    options = ("--device", "cpu", "--size", "64", "--runs", "1", "--batch", "1", "--batch", "2")
+    output = _fail(app, "bench", "model", *_TINY, *options)
+    assert [line.split()[1] for line in output.splitlines() if line.startswith("fast ")] == ["1"]
+    assert "no more memory" in output
 
 
 def test_bench_refuses_a_path_that_there_is_not(app: typer.Typer) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from inference.models.base import TakesPath
 from inference.models.birefnet.config import PRESETS, BiRefNetConfig, SwinConfig
@@ -197,3 +198,32 @@ def test_a_compilers_own_error_is_looked_beneath(monkeypatch: pytest.MonkeyPatch
     network = golden_network(_SMALLEST, "tiny")
     runner = make_runner(ExecutionPath.COMPILED, network, _CPU, torch.float32, side=64, cache=None)
     assert runner.reason == "torch.compile failed: OSError: no gcc"
+
+
+@pytest.mark.parametrize(("mode", "expected"), [(0o770, "passing"), (0o1777, "kept")])
+def test_a_folder_that_others_may_replace_is_not_used(
+    tmp_path: Path, mode: int, expected: str
+) -> None:
+    above = tmp_path / "above"
+    above.mkdir()
+    above.chmod(mode)
+    with compiler_folder(above / "compiled") as kept:
+        assert ("kept" if kept else "passing") == expected
+
+
+def test_where_nothing_is_kept_a_passing_folder_of_our_own_is_used() -> None:
+    with compiler_folder(None):
+        passing = Path(cache_dir())
+        assert passing.stat().st_mode & 0o777 == 0o700
+    assert not passing.exists()
+
+
+def test_a_folder_that_is_not_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(CompiledRunner, "_run", lambda _self, pixels: pixels)
+    network = golden_network(_SMALLEST, "tiny")
+    cache = tmp_path / "file" / "compiled"
+    runner = make_runner(ExecutionPath.COMPILED, network, _CPU, torch.float32, side=64, cache=cache)
+    assert f"what was compiled is not kept: {cache}" in runner.reason

@@ -89,8 +89,8 @@ def _corners(places: Tensor, pixels: Tensor, height: int, width: int) -> tuple[T
     at = places[:, : 2 * taps].reshape(-1, taps, 2) + _tap_offsets(side, places.device)
     at += pixels[:, None, :2]
     # Beyond one pixel outside there is nothing but zeros: a sample there may stay at the border.
-    ends = at.new_tensor((height + 1, width + 1))
-    at = torch.minimum(at.clamp_(min=0), ends)
+    at[..., 0].clamp_(0, height + 1)
+    at[..., 1].clamp_(0, width + 1)
     whole = at.floor()
     part = at.sub_(whole)
     # No number leads to no row; the shares carry it on, so that an overflow shows in the answer.
@@ -98,7 +98,9 @@ def _corners(places: Tensor, pixels: Tensor, height: int, width: int) -> tuple[T
     first = (whole[..., 0] * wide + whole[..., 1]).int()
     # Pictures are added as integers: float32 has no odd numbers beyond 2**24.
     first += pixels[:, 2:].int() * ((height + _BEFORE + _AFTER) * wide)
-    corners = torch.tensor((0, 1, wide, wide + 1), dtype=torch.int32, device=places.device)
+    # Made on the device: a CUDA graph cannot be recorded over a copy from the host.
+    corners = torch.arange(4, dtype=torch.int32, device=places.device)
+    corners = corners % 2 + corners // 2 * wide
     modulator = places[:, 2 * taps :].sigmoid() * 2
     low = modulator * part[..., 0]
     by_row = torch.stack((modulator - low, low), -1)

@@ -95,21 +95,31 @@ class CompiledRunner:
         self.reason = reason
         self._network, self._cache, self._graphs = network, cache, graphs
         self._captured: CapturedGraphs | None = None
+        self._known: set[int] = set()  # sizes of batches that are compiled
         self._compiled = cast("nn.Module", torch.compile(network, fullgraph=True, dynamic=False))
 
     def warm_up(self) -> None:
         """Compile, or take what an earlier start compiled; record the graphs."""
-        with compiler_folder(self._cache):
+        with compiler_folder(self._cache) as kept:
             if self._graphs:
                 self._captured = CapturedGraphs(self._run, self._network)
             else:
                 self._run(self._network.example(1))
+        if self._cache is not None and not kept:
+            why = f"{self._cache} cannot be made, or is not its owner's alone"
+            self.reason = joined(self.reason, f"what was compiled is not kept: {why}")
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """(batch, 3, side, side) to (batch, 1, side, side)."""
-        return self._run(pixels) if self._captured is None else self._captured(pixels)
+        if self._captured is not None:
+            return self._captured(pixels)
+        if len(pixels) in self._known:
+            return self._run(pixels)
+        with compiler_folder(self._cache):
+            return self._run(pixels)
 
     def _run(self, pixels: Tensor) -> Tensor:
+        self._known.add(len(pixels))
         self._network.prepare(len(pixels))
         logits: Tensor = self._compiled(pixels)
         return logits
@@ -167,8 +177,13 @@ def make_runner(
     except (GpuFaultError, GpuOutOfMemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as error:  # noqa: BLE001 - whatever a compiler raises, there is another way
-        return FastRunner(fast, f"torch.compile failed: {_cause(error)}")
+        return FastRunner(fast, joined(reason, f"torch.compile failed: {_cause(error)}"))
     return runner
+
+
+def joined(*reasons: str) -> str:
+    """Those that there are, as one."""
+    return "; ".join(filter(None, reasons))
 
 
 def _cause(error: Exception) -> str:

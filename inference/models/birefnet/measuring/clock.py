@@ -4,6 +4,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -12,6 +13,11 @@ from inference.models.birefnet.device import finish
 
 _PROCESS = Path("/proc/self")
 _WARM_UPS_ON_GPU = 3
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Make a GPU the one that events and streams are made for."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def median_milliseconds(run: Callable[[], object], device: torch.device, runs: int) -> float:
@@ -51,6 +57,7 @@ def _time_on_gpu(run: Callable[[], object]) -> float:
 def forget_peak(device: torch.device) -> None:
     """Count the peak of memory from here on; where the system can't, the process's is kept."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return
     try:
@@ -60,9 +67,12 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Of the GPU's tensors, or of all that this process held."""
+    """Of what torch holds of the GPU, or of all that this process held.
+
+    Held, not allocated: what a recorded graph works in counts as free once it is recorded.
+    """
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)
     try:
         status = (_PROCESS / "status").read_text(encoding="ascii")
     except OSError:

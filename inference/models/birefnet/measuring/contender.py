@@ -13,7 +13,12 @@ from torch import Tensor
 from inference.models.base import Alpha, Rgb
 from inference.models.birefnet.config import BiRefNetConfig
 from inference.models.birefnet.device import finish
-from inference.models.birefnet.fast.runners import ExecutionPath, Runner, make_runner
+from inference.models.birefnet.fast.runners import (
+    ExecutionPath,
+    Runner,
+    deformable_note,
+    make_runner,
+)
 from inference.models.birefnet.golden import golden_input, golden_network
 from inference.models.birefnet.measuring import clock
 from inference.models.birefnet.pixels import prepare, to_matte
@@ -61,10 +66,11 @@ class Contender:
     def __init__(self, setting: Setting, path: ExecutionPath) -> None:
         self._setting = setting
         network = golden_network(setting.config)
+        note = "" if path is ExecutionPath.REFERENCE else deformable_note(setting.device)
         began = time.perf_counter()
         where = setting.device, setting.dtype
         self.run: Runner = make_runner(
-            path, network, *where, side=setting.size, cache=setting.cache
+            path, network, *where, side=setting.size, cache=setting.cache, reason=note
         )
         self.run(self._pixels(1))
         finish(setting.device)

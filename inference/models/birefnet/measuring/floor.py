@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from inference.models.birefnet.config import BiRefNetConfig
-from inference.models.birefnet.measuring.clock import median_milliseconds
+from inference.models.birefnet.measuring.clock import current, median_milliseconds
 from inference.models.birefnet.network import BiRefNet
 
 #: Dense half-precision tensor throughput by the makers' data sheets, TFLOP/s; the first name that
@@ -49,7 +49,8 @@ def find_peak(device: torch.device, dtype: torch.dtype) -> Peak:
                 return Peak(tflops, f"data sheet of the {name}")
     side = _GEMM_SIDE[device.type]
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    took = median_milliseconds(lambda: left @ right, device, runs=5)
+    with current(device):
+        took = median_milliseconds(lambda: left @ right, device, runs=5)
     return Peak(2 * side**3 / took / 1e9, f"measured on a {side}² matrix product")
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from inference.models.birefnet.device import gpu_faults
 from inference.models.birefnet.fast.runners import ExecutionPath
 from inference.models.birefnet.golden import golden_input, golden_network
+from inference.models.birefnet.measuring.clock import current
 from inference.models.birefnet.measuring.contender import Contender, Rounds, Setting
 
 
@@ -24,7 +25,7 @@ class Measurement:
     milliseconds: float
     #: The same with pictures as an engine gets them and mattes as it answers; None if not asked.
     loop_milliseconds: float | None
-    #: Most while it ran: of the GPU's tensors, or of all that the process held.
+    #: Most while it ran: of what torch holds of the GPU, or of all that the process held.
     peak_bytes: int
     #: From weights in memory to the first answer.
     start_seconds: float
@@ -62,7 +63,8 @@ def measure(
         ModelError: the GPU failed or its memory is full.
     """
     expected = _reference(setting) if check else None
-    with gpu_faults(setting.device):
+    torch.compiler.reset()  # what was compiled before would save a start its time
+    with gpu_faults(setting.device), current(setting.device):
         contenders = [Contender(setting, path) for path in paths]
         errors = [None if expected is None else one.error(expected) for one in contenders]
         for batch in batches:
