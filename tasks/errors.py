@@ -22,7 +22,11 @@ class QueueUnavailableError(TaskError):
 
 
 class IdTakenError(QueueUnavailableError):
-    """A job of that id is recorded already."""
+    """A job of that id is recorded already, or was withdrawn."""
+
+
+class UndecidedError(QueueUnavailableError):
+    """Redis went away over a new job's record: there may be one, now or later."""
 
 
 class ResultKnownError(TaskError):

@@ -13,6 +13,7 @@ from tasks.metrics import JOB_BUCKETS
 _SHARED = ("common", "twins")
 _NAMES = (
     "create_finished",
+    "withdraw",
     "settle",
     "promote",
     "uncache",

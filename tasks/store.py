@@ -33,6 +33,8 @@ FIRST_PAUSE_SECONDS: Final = 2
 LAST_PAUSE_SECONDS: Final = 60
 #: A record outlives its pictures by this, so that "expired" can be told from "unknown".
 RECORD_GRACE_SECONDS: Final = 24 * 3600
+#: A withdrawn job's record is refused for so long: whatever was on its way has arrived by then.
+WITHDRAWN_SECONDS: Final = 3600
 
 
 class Claim(StrEnum):
@@ -116,7 +118,7 @@ class JobStore:
 
         Raises:
             QueueFullError: so many jobs are queued or running already (0: any number may).
-            IdTakenError: there is a record of that id.
+            IdTakenError: there is a record of that id, or it was withdrawn.
             ResultKnownError: a job of the same cache key has the result already.
         """
         record = _whole(job)
@@ -144,12 +146,21 @@ class JobStore:
         """Write the record of a job that is final from its beginning.
 
         Raises:
-            IdTakenError: there is a record of that id.
+            IdTakenError: there is a record of that id, or it was withdrawn.
         """
         expiry = int(job.expires_at + RECORD_GRACE_SECONDS)
         record = _flat(_whole(job))
         if self._run("create_finished", job.task_id, expiry, self._clock(), *record) == "exists":
             raise IdTakenError(f"The id {job.task_id} is taken.")
+
+    def withdraw(self, task_id: str) -> Job | None:
+        """Settle whether a job was recorded, where the answer to `create` was lost.
+
+        Returns:
+            Its record; or None, and then there will be none, even if that `create` is still on
+            its way to Redis.
+        """
+        return _from_flat(self._run("withdraw", task_id, WITHDRAWN_SECONDS))
 
     def get(self, task_id: str) -> Job | None:
         """The record, or None."""

@@ -19,7 +19,13 @@ from api.submission.receivers import receiver
 from api.upload_limit import too_large
 from inference.errors import InferenceError
 from tasks.batches.record import Batch, Item
-from tasks.errors import QueueFullError, QueueUnavailableError, StoreUnavailableError, TaskError
+from tasks.errors import (
+    QueueFullError,
+    QueueUnavailableError,
+    StoreUnavailableError,
+    TaskError,
+    UndecidedError,
+)
 from tasks.jobs import JobError, Priority
 from tasks.owners import Owner
 from tasks.uploads.errors import UploadError
@@ -184,8 +190,9 @@ class BatchIntake:
             except (ApiError, InferenceError, UploadError) as error:
                 yield Item(entry.name, error=explain(error))
             except (QueueFullError, QueueUnavailableError, StoreUnavailableError) as error:
-                if not accepted:
-                    # Nothing was taken in: the request as a whole is not.
+                if not accepted or isinstance(error, UndecidedError):
+                    # Where nothing was taken in, the request as a whole is not; nor where nobody
+                    # knows what was, since a batch counts the ends of its own tasks alone.
                     self.services.batches.remove(batch_id)
                     raise
                 yield Item(entry.name, error=explain(error))

@@ -17,11 +17,11 @@ from tasks.cache import ResultCache, cache_key, cache_seconds
 from tasks.copies import copy_inputs, copy_result, discard, result_facts
 from tasks.dispatch import Dispatcher
 from tasks.errors import (
-    IdTakenError,
     QueueFullError,
     QueueUnavailableError,
     ResultKnownError,
     TaskError,
+    UndecidedError,
 )
 from tasks.fleet import Fleet
 from tasks.jobs import Job, Status
@@ -190,17 +190,36 @@ class Intake:
         """Record the job whose pictures are stored, and have it run."""
         try:
             recorded = self.store.create(job, most_pending=self.settings.max_pending)
-        except IdTakenError:
-            # Ids are never drawn twice: this very record was written by an attempt whose answer
-            # was lost, or by `rmbg restore`, which found the original first.
-            recorded = self.store.get(job.task_id) or job
         except ResultKnownError as known:
             return self._take_over(job, known.task_id)
-        except (QueueUnavailableError, QueueFullError):
+        except QueueFullError:
             self._discard(job)
             raise
+        except QueueUnavailableError as error:
+            recorded = self._settle(job, error)
         self._queue(recorded)
         return recorded
+
+    def _settle(self, job: Job, error: QueueUnavailableError) -> Job:
+        """The record, whose writing was not answered by a yes.
+
+        It may be there, written by an attempt whose answer was lost; ids are never drawn twice, so
+        one that is taken tells the same, or that `rmbg restore` found the original first.
+
+        Raises:
+            UndecidedError: nothing can be known. The pictures stay: a record that is written later
+                needs them, and otherwise the sweeper takes them.
+            QueueUnavailableError: there is no record, and there will be none.
+        """
+        try:
+            found = self.store.withdraw(job.task_id)
+        except QueueUnavailableError as again:
+            _log.warning("submit.undecided", **job.log_context())
+            raise UndecidedError(str(again)) from error
+        if found is None:
+            self._discard(job)
+            raise error
+        return found
 
     def _take_over(self, job: Job, task_id: str) -> Job:
         """An equal job ended while this one's pictures were being stored."""
@@ -234,11 +253,8 @@ class Intake:
     def _record_finished(self, job: Job) -> Job:
         try:
             self.store.create_finished(job)
-        except IdTakenError:
-            return self.store.get(job.task_id) or job
-        except QueueUnavailableError:
-            self._discard(job)
-            raise
+        except QueueUnavailableError as error:
+            return self._settle(job, error)
         return job
 
     def _discard(self, job: Job) -> None:

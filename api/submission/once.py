@@ -12,7 +12,7 @@ from werkzeug.datastructures import FileStorage
 from api.errors import ApiError
 from api.submission.files import sha256_of
 from tasks import keys
-from tasks.errors import QueueUnavailableError
+from tasks.errors import QueueUnavailableError, UndecidedError
 from tasks.idempotency import IdempotencyKeys, Reservation, payload_digest
 from tasks.jobs import Job
 from tasks.owners import Owner
@@ -70,6 +70,9 @@ class Once:
     def _make(self, owner: Owner, key: str, wanted: Reservation, accept: Accept) -> Job:
         try:
             job = accept(wanted.task_id)
+        except UndecidedError:
+            # The key has to lead to the task if there is one: it stays reserved.
+            raise
         except BaseException:
             with suppress(QueueUnavailableError):  # then it runs out by itself
                 self.known.free(owner.id, key, wanted)

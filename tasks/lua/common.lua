@@ -15,8 +15,14 @@ local function job_key(id) return P .. 'job:' .. id end
 local function lease_key(id) return P .. 'job:' .. id .. ':lease' end
 local function index(status) return P .. 'jobs:' .. status end
 local function get(id, name) return redis.call('HGET', job_key(id), name) end
+local function withdrawn_key(id) return P .. 'withdrawn:' .. id end
 local function delivery_key(id) return P .. 'delivery:' .. id end
 local function attempts_key(id) return P .. 'delivery:' .. id .. ':attempts' end
+-- May no record be made of that id, since there is one or since it was withdrawn?
+local function is_taken(id)
+  return redis.call('EXISTS', job_key(id), withdrawn_key(id)) > 0
+end
+
 local function tasks_of(id) return P .. 'tasks:' .. (get(id, 'owner') or '') end
 
 -- Its place among the lists of its queue: its priority's, unless it was lifted.

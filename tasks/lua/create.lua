@@ -1,5 +1,5 @@
 -- Accept a new job and return the number of its first sending, or 'joined:' and the equal job that
--- it follows. Nothing is written and 'exists' returned if there is one of that id, 'full' if too
+-- it follows. Nothing is written and 'exists' returned if the id is taken, 'full' if too
 -- many are pending, 'known:' and a job if that one has the very result.
 -- ARGV: id, expire-at (unix seconds), now, most pending (0: any), deadline ('': none),
 --       field, value, ...
@@ -13,7 +13,7 @@ local function given(from, name)
   end
 end
 
-if redis.call('EXISTS', job_key(id)) == 1 then
+if is_taken(id) then
   return 'exists'
 end
 local known = given(6, 'cache_key')

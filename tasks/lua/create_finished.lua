@@ -1,7 +1,7 @@
 -- Record a job that is final from its beginning: its result was that of an equal one.
 -- ARGV: id, expire-at (unix seconds), now, field, value, ...
 local id = ARGV[1]
-if redis.call('EXISTS', job_key(id)) == 1 then
+if is_taken(id) then
   return 'exists'
 end
 redis.call('HSET', job_key(id), unpack(ARGV, 4))

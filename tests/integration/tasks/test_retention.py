@@ -222,6 +222,29 @@ def test_an_original_that_is_stored_before_its_record_is_left_alone(world: World
     assert world.sweeper.orphans.sweep() == [key]
 
 
+def test_what_a_refused_submission_left_stays_until_its_expiry(world: World) -> None:
+    """It was told 503, since nobody knew whether its record was written; it was not."""
+    task_id = keys.new_task_id()
+    job = Job(
+        task_id=task_id,
+        model="u2netp",
+        queue="model.u2netp",
+        original_key=keys.original_key(task_id),
+        background_key=keys.background_key(task_id),
+        created_at=world.clock(),
+        expires_at=world.clock() + 24 * HOUR,
+    )
+    _put(world, keys.background_key(task_id))
+    world.objects.put(
+        job.original_key, io.BytesIO(b"bytes"), 5, "image/png", metadata=write_manifest(job)
+    )
+    world.clock.now += 23 * HOUR
+    assert world.sweeper.orphans.sweep() == []
+    world.clock.now += HOUR
+    assert set(world.sweeper.orphans.sweep()) == {job.original_key, job.background_key}
+    assert world.bucket() == set()
+
+
 def test_an_object_that_is_not_ours_is_never_touched(world: World) -> None:
     _put(world, "elsewhere/picture.png")
     world.clock.now += 1000 * HOUR
