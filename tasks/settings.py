@@ -160,8 +160,12 @@ class Settings(BaseSettings):
     max_pending: int = Field(
         10_000, ge=0, description="Jobs that may wait or run at once; 0 for any number."
     )
-    queue_seconds: float | None = Field(
-        None, gt=0, description="A job that nobody began after so long fails; unset for never."
+    queue_seconds: float = Field(
+        24 * 3600,
+        gt=0,
+        description="A job that nobody began after so many seconds fails; a caller's own "
+        "`expires_in` may only shorten that, and it is never longer than RMBG_RETENTION_HOURS, "
+        "after which the picture is gone. Raise both for batches that take longer than a day.",
     )
     ageing_seconds: float = Field(
         60, gt=0, description="A job that waited so long is lifted a priority, a few at a time."

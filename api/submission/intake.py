@@ -108,7 +108,7 @@ class Intake:
             background_key=keys.background_key(task_id) if submission.background else None,
             created_at=now,
             expires_at=now + retention,
-            deadline=self._deadline(submission, now),
+            deadline=now + self._patience(submission),
             options=submission.options.to_dict(),
             owner=submission.owner.id,
             priority=submission.priority,
@@ -155,10 +155,10 @@ class Intake:
                 raise InvalidOptionError("model", f"Choose one of {', '.join(sorted(served))}.")
         return name
 
-    def _deadline(self, submission: Submission, now: float) -> float | None:
-        limits = [submission.expires_in, self.settings.queue_seconds]
-        known = [seconds for seconds in limits if seconds is not None]
-        return now + min(known) if known else None
+    def _patience(self, submission: Submission) -> float:
+        """Seconds after which nobody wants a job that was not begun."""
+        default = min(self.settings.queue_seconds, self.settings.retention_hours * 3600)
+        return default if submission.expires_in is None else min(default, submission.expires_in)
 
     def _probe_background(self, background: Upload) -> ImageHeader:
         try:

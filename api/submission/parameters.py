@@ -200,7 +200,11 @@ class TaskParameters(Schema):
     expires_in = fields.Float(
         load_default=None,
         validate=validate.Range(1, _MAX_EXPIRES_IN),
-        metadata={"description": "Seconds; not begun by then, the task fails.", "example": 60},
+        metadata={
+            "description": "Seconds; not begun by then, the task fails. The service "
+            "has a limit of its own, a day unless set otherwise.",
+            "example": 60,
+        },
     )
     cache = fields.Boolean(
         load_default=True,

@@ -19,7 +19,7 @@ from api.settings import ApiSettings
 from tasks import keys
 from tasks.batches.record import Batch
 from tasks.jobs import Job, Priority, Status
-from tasks.store import connect
+from tasks.store import JobStore, connect
 
 BATCH = "/api/v1/remove-bg/batch"
 
@@ -254,6 +254,24 @@ def test_a_batch_completes_once_even_if_a_task_is_begun_anew(
     assert first is not None
     assert second is not None
     assert first.completed_at == second.completed_at is not None
+
+
+def test_a_batch_that_nobody_begins_is_over_after_a_day(
+    client: FlaskClient, services: Services
+) -> None:
+    batch = _data(_send(client, _image("a.png", RED), _image("b.png", GREEN)))
+    first, second = (_job(services, item["task_id"]) for item in batch["items"])
+    _end(services, first.task_id)
+    redis = connect(services.settings.redis_url.get_secret_value())
+    later = JobStore(redis, clock=lambda: second.created_at + 24 * 3600 + 1)
+    assert later.overdue() == [second.task_id]
+    assert later.fail_overdue(second.task_id)
+    done = _data(client.get(f"/api/v1/batches/{batch['batch_id']}"), 200)
+    assert (done["status"], done["counts"]["succeeded"], done["counts"]["failed"]) == (
+        "completed",
+        1,
+        1,
+    )
 
 
 def test_a_batch_of_nothing_but_bad_pictures_is_complete_at_once(client: FlaskClient) -> None:

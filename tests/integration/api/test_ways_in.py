@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from api.settings import ApiSettings
 from tasks.api_keys import new_webhook_secret
 from tasks.jobs import Job, Priority
 from tasks.manifest import read_manifest
-from tasks.store import connect
+from tasks.store import JobStore, connect
 
 PATH = "/api/v1/remove-bg"
 
@@ -98,6 +99,34 @@ def test_the_largest_picture_fits_in_json_and_a_larger_one_does_not(
     answer = client.post(PATH, json={"image_b64": _text(full + b"x")})
     assert _refused(answer)[:2] == (413, "image_too_large")
     assert set(_refused(answer)[2]) == {"image_b64"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked", "seconds"),
+    [
+        ({}, None, 24 * 3600),
+        ({"retention_hours": 72.0}, None, 24 * 3600),
+        ({"retention_hours": 1.0}, None, 3600),
+        ({"queue_seconds": 600.0}, None, 600),
+        ({"queue_seconds": 600.0}, 60, 60),
+        ({"queue_seconds": 600.0}, 6000, 600),
+    ],
+)
+def test_a_task_that_nobody_begins_has_a_deadline(
+    services: Services, photo: bytes, settings: dict[str, float], asked: int | None, seconds: float
+) -> None:
+    changed = replace(services, settings=services.settings.model_copy(update=settings))
+    body = {"image_b64": _text(photo), "cache": False}
+    with create_app(changed).test_client() as client:
+        answer = client.post(PATH, json=body | ({"expires_in": asked} if asked else {}))
+    job = _accepted(answer, services)
+    assert job.deadline == pytest.approx(job.created_at + seconds)
+    assert job.deadline <= job.expires_at
+    waiting = JobStore(connect(services.settings.redis_url.get_secret_value()), clock=lambda: now)
+    now = job.created_at + seconds - 1
+    assert not waiting.fail_overdue(job.task_id)
+    now = job.created_at + seconds + 1
+    assert waiting.fail_overdue(job.task_id)
 
 
 def test_every_parameter_reaches_the_record_and_the_bucket(
