@@ -41,6 +41,24 @@ class ResultKnownError(TaskError):
         self.task_id = task_id
 
 
+class UnreadableRecordError(TaskError):
+    """A record is not what this version writes: it was damaged, or written by another version.
+
+    Attributes:
+        task_id: the job.
+        reason: what is wrong with its record.
+    """
+
+    code = "unreadable_record"
+
+    def __init__(self, task_id: str, reason: str) -> None:
+        super().__init__(
+            f"The record of {task_id} cannot be read: {reason}. "
+            f"What to do about it: celery -A tasks.app jobs stuck"
+        )
+        self.task_id, self.reason = task_id, reason
+
+
 class QueueFullError(TaskError):
     """As many jobs are pending as the operator allows."""
 

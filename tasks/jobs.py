@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Any, Final, Self
@@ -151,8 +151,15 @@ class Job:
         return {"task_id": self.task_id, "request_id": self.request_id}
 
 
-_JSON_FIELDS: Final = frozenset(
-    {"options", "timings", "error", "metadata", "webhook_events", "foreground"}
+_JSON_FIELDS: Final = MappingProxyType(
+    {
+        "options": dict,
+        "timings": dict,
+        "error": dict,
+        "metadata": dict,
+        "webhook_events": list,
+        "foreground": dict,
+    }
 )
 _READERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
     {
@@ -178,6 +185,10 @@ _READERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
         "cache_seconds": int,
         "cached": lambda text: text == "1",
     }
+)
+
+_REQUIRED: Final = tuple(
+    each.name for each in fields(Job) if each.default is each.default_factory is MISSING
 )
 
 
@@ -206,14 +217,29 @@ def write_error(error: JobError) -> str:
 
 
 def from_record(record: dict[str, str]) -> Job:
-    """The inverse of `to_record`, for a whole job; fields unknown to this version are ignored."""
+    """The inverse of `to_record`, for a whole job; fields unknown to this version are ignored.
+
+    Raises:
+        ValueError: a field is missing, or is not what `to_record` writes; the text names it.
+    """
     known = {each.name for each in fields(Job)}
-    return Job(**{name: _read(name, text) for name, text in record.items() if name in known})
+    values = {name: _read(name, text) for name, text in record.items() if name in known}
+    missing = [name for name in _REQUIRED if name not in values]
+    if missing:
+        raise ValueError(f"without {', '.join(missing)}")
+    return Job(**values)
 
 
 def _read(name: str, text: str) -> Any:  # noqa: ANN401 - any field's type
-    if name == "error":
-        return JobError(**json.loads(text))
-    if name in _JSON_FIELDS:
-        return json.loads(text)
-    return _READERS.get(name, str)(text)
+    try:
+        return _read_json(name, text) if name in _JSON_FIELDS else _READERS.get(name, str)(text)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _read_json(name: str, text: str) -> Any:  # noqa: ANN401 - any field's type
+    value = json.loads(text)
+    if not isinstance(value, _JSON_FIELDS[name]):
+        wanted = "array" if _JSON_FIELDS[name] is list else "object"
+        raise TypeError(f"a JSON {wanted} was expected")
+    return JobError(**value) if name == "error" else value

@@ -133,6 +133,13 @@ RECOVERED: Final = Metric(
     "Jobs that the reconciler set going again, and why.",
     ("by",),
 )
+SKIPPED: Final = Metric(
+    "rmbg_skipped_total",
+    Kind.COUNTER,
+    Home.REDIS,
+    "Jobs whose record stopped a step of the reconciler; see `jobs stuck`.",
+    ("step",),
+)
 DUPLICATES: Final = Metric(
     "rmbg_duplicates_refused_total",
     Kind.COUNTER,
@@ -274,6 +281,7 @@ METRICS: Final = (
     CRASHES,
     LOSSES,
     RECOVERED,
+    SKIPPED,
     DUPLICATES,
     QUEUE_DEPTH,
     OLDEST_QUEUED,

@@ -153,6 +153,7 @@ def _counted(counters: Mapping[str, str]) -> Iterator[Family]:
     }
     yield _counter(metrics.JOBS, ends)
     yield _counter(metrics.RECOVERED, _by_word(counters, "recovered"))
+    yield _counter(metrics.SKIPPED, _by_word(counters, "skipped"))
     yield _counter(metrics.WEBHOOK_ATTEMPTS, _by_word(counters, "webhook"))
     yield _job_seconds(counters)
 

@@ -27,6 +27,7 @@ _NAMES = (
     "crash",
     "cancel",
     "requeue",
+    "set_aside",
     "overdue",
     "expire",
     "seal_batch",

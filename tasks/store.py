@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Final, cast
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from tasks import keys
 from tasks.errors import (
@@ -16,9 +16,11 @@ from tasks.errors import (
     QueueFullError,
     QueueUnavailableError,
     ResultKnownError,
+    UnreadableRecordError,
 )
-from tasks.jobs import Job, Priority, Status, from_record, to_record, write_error
+from tasks.jobs import Job, Priority, Status, to_record, write_error
 from tasks.reasons import EXPIRED, LOST, OVERDUE, POISON
+from tasks.records import Records, is_about_one, parse_flat, read_records, sent_job
 from tasks.scripts import load_scripts
 
 #: How long a lease lasts unless renewed, and how often its owner renews it.
@@ -160,20 +162,27 @@ class JobStore:
             Its record; or None, and then there will be none, even if that `create` is still on
             its way to Redis.
         """
-        return _from_flat(self._run("withdraw", task_id, WITHDRAWN_SECONDS))
+        return parse_flat(task_id, self._run("withdraw", task_id, WITHDRAWN_SECONDS))
 
     def get(self, task_id: str) -> Job | None:
-        """The record, or None."""
-        with redis_errors():
-            record = self._client.hgetall(keys.job_key(task_id))
-        return from_record(cast("dict[str, str]", record)) if record else None
+        """The record, or None.
+
+        Raises:
+            UnreadableRecordError: it is damaged.
+        """
+        found = self.read([task_id])
+        for each, reason in found.unreadable.items():
+            raise UnreadableRecordError(each, reason)
+        return next(iter(found.jobs), None)
 
     def get_many(self, task_ids: Sequence[str]) -> list[Job]:
-        """The records of those that have one, in that order, in one round trip."""
-        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
-            for task_id in task_ids:
-                pipe.hgetall(keys.job_key(task_id))
-            return [from_record(record) for record in pipe.execute() if record]
+        """The records of those that have one that can be read, in that order, in one round trip."""
+        return self.read(task_ids).told()
+
+    def read(self, task_ids: Sequence[str]) -> Records:
+        """The records of those that have one, and what is wrong with the others."""
+        with redis_errors():
+            return read_records(self._client, task_ids)
 
     def recorded(self, task_ids: Sequence[str]) -> set[str]:
         """Those of the ids that have a record."""
@@ -194,7 +203,14 @@ class JobStore:
                 step = "" if each.step is None else int(each.step)
                 number = "" if each.repeats is None else each.repeats
                 self._scripts["resend"](args=[each.task_id, each.queue, step, number], client=pipe)
-            return [_from_flat(record) for record in pipe.execute()]
+            answers = pipe.execute(raise_on_error=False)
+            return [
+                sent_job(each.task_id, row) for each, row in zip(sendings, answers, strict=True)
+            ]
+
+    def set_aside(self, task_id: str, until: float) -> bool:
+        """Look at a queued job that cannot be read again at a unix time; False if it waits not."""
+        return bool(self._run("set_aside", task_id, until))
 
     def claim(self, task_id: str, *, token: str, worker: str, choosy: bool = True) -> Claim:
         """Take the lease, if nobody has it, and count the attempt.
@@ -235,7 +251,7 @@ class JobStore:
             token: of its lease, or none if no lease is left.
             avoid: the worker that should not try it again, if another can.
         """
-        outcome = self._run(
+        outcome = self._change(
             "release",
             task_id,
             token,
@@ -255,7 +271,7 @@ class JobStore:
             task_id: the job.
             holder: beginning of the lease's token that names that process.
         """
-        outcome = self._run(
+        outcome = self._change(
             "crash", task_id, holder, self._clock(), MAX_CRASHES, write_error(POISON)
         )
         return Returned(outcome)
@@ -267,7 +283,7 @@ class JobStore:
             task_id: the job.
             only: leave it alone unless it is in this state; purging a queue stops no worker.
         """
-        return str(self._run("cancel", task_id, self._clock(), only.value if only else ""))
+        return str(self._change("cancel", task_id, self._clock(), only.value if only else ""))
 
     def erase(self, task_id: str) -> bool:
         """Remove a record and all that names it; what still runs for it writes in vain.
@@ -275,19 +291,19 @@ class JobStore:
         Returns:
             False if there was none.
         """
-        return bool(self._run("erase", task_id))
+        return bool(self._change("erase", task_id))
 
     def requeue(self, task_id: str) -> str:
         """Begin a failed or canceled job anew: `requeued`, else its state, or `missing`."""
-        return str(self._run("requeue", task_id, self._clock()))
+        return str(self._change("requeue", task_id, self._clock()))
 
     def fail_overdue(self, task_id: str) -> bool:
         """Fail a queued job whose deadline is over."""
-        return bool(self._run("overdue", task_id, self._clock(), write_error(OVERDUE)))
+        return bool(self._change("overdue", task_id, self._clock(), write_error(OVERDUE)))
 
     def expire(self, task_id: str) -> bool:
         """Fail a job that is not final, since its pictures are about to go."""
-        return bool(self._run("expire", task_id, self._clock(), write_error(EXPIRED)))
+        return bool(self._change("expire", task_id, self._clock(), write_error(EXPIRED)))
 
     def forget(self, task_id: str, *, list_name: str = "") -> None:
         """Drop a job whose record has expired from every set that names it."""
@@ -337,9 +353,9 @@ class JobStore:
                 pipe.zcard(keys.index_key(status))
             return dict(zip(Status, pipe.execute(), strict=True))
 
-    def due(self) -> list[str]:
-        """The ids of queued jobs whose next message is to be sent now."""
-        return self._members(keys.DUE, self._clock())
+    def due(self, most: int | None = None) -> list[str]:
+        """The ids of queued jobs whose next message is to be sent now; the first `most` of them."""
+        return self._members(keys.DUE, self._clock(), most)
 
     def is_due(self, task_id: str) -> bool:
         """Is a queued job's next message to be sent now?"""
@@ -347,9 +363,9 @@ class JobStore:
             score = self._client.zscore(keys.DUE, task_id)
         return score is not None and score <= self._clock()
 
-    def overdue(self) -> list[str]:
-        """The ids of jobs whose deadline is over."""
-        return self._members(keys.DEADLINES, self._clock())
+    def overdue(self, most: int | None = None) -> list[str]:
+        """The ids of jobs whose deadline is over; the first `most` of them."""
+        return self._members(keys.DEADLINES, self._clock(), most)
 
     def has_lease(self, task_id: str) -> bool:
         """Is a worker at it?"""
@@ -377,17 +393,29 @@ class JobStore:
         with redis_errors():
             self._client.ping()
 
-    def _members(self, key: str, most: float | str) -> list[str]:
+    def _members(self, key: str, until: float | str, most: int | None = None) -> list[str]:
+        start = None if most is None else 0
         with redis_errors():
-            return cast("list[str]", self._client.zrangebyscore(key, "-inf", most))
+            found = self._client.zrangebyscore(key, "-inf", until, start=start, num=most)
+        return cast("list[str]", found)
+
+    def _change(self, script: str, task_id: str, *arguments: Any) -> Any:  # noqa: ANN401 - the same
+        """One record's transition.
+
+        Raises:
+            UnreadableRecordError: what the record holds allows none.
+        """
+        with redis_errors():
+            try:
+                return self._scripts[script](args=[task_id, *arguments])
+            except ResponseError as error:
+                if not is_about_one(error):
+                    raise
+                raise UnreadableRecordError(task_id, str(error)) from error
 
     def _run(self, script: str, *arguments: Any) -> Any:  # noqa: ANN401 - what Redis takes and gives
         with redis_errors():
             return self._scripts[script](args=arguments)
-
-
-def _from_flat(values: list[str]) -> Job | None:
-    return from_record(dict(zip(values[::2], values[1::2], strict=True))) if values else None
 
 
 def _whole(job: Job) -> dict[str, str]:

@@ -103,18 +103,30 @@ local function count(name)
   redis.call('HINCRBY', P .. 'counters', name, 1)
 end
 
+-- What an end is told with comes from outside and is read after the end was written: text that is
+-- no JSON must not break the script off in between.
+local function decode(text)
+  local read, value = pcall(cjson.decode, text)
+  return read and type(value) == 'table' and value or {}
+end
+
+local function asked_format(id)
+  local format = decode(get(id, 'options') or '{}')['output_format']
+  return type(format) == 'string' and format
+end
+
 -- A job's end, by what it was, and by how long it took since its submission.
 local function count_end(id)
   if not get(id, 'finished_at') then
     return -- erased before its end
   end
-  local options = cjson.decode(get(id, 'options') or '{}')
   local facts = {
-    get(id, 'status'), get(id, 'format') or options['output_format'] or 'none',
+    get(id, 'status'), get(id, 'format') or asked_format(id) or 'none',
     get(id, 'model') or 'none', get(id, 'worker') or 'none',
   }
   count('jobs|' .. table.concat(facts, '|'))
-  local took = math.max(0, tonumber(get(id, 'finished_at')) - tonumber(get(id, 'created_at')))
+  local finished = tonumber(get(id, 'finished_at')) or 0
+  local took = math.max(0, finished - (tonumber(get(id, 'created_at')) or finished))
   local bucket = 'inf'
   for number, bound in ipairs(JOB_BUCKETS) do
     if took <= bound then
@@ -142,7 +154,7 @@ end
 
 -- May an event be told? A list that is empty names all of them.
 local function wanted(events, event)
-  local names = cjson.decode(events or '[]')
+  local names = decode(events or '[]')
   for _, name in ipairs(names) do
     if name == event then
       return true
@@ -198,7 +210,7 @@ local function notify_end(id)
   end
   local facts = {
     url = url, owner = get(id, 'owner') or '', now = get(id, 'finished_at'),
-    expires_at = get(id, 'expires_at'),
+    expires_at = get(id, 'expires_at') or 0,
   }
   add_delivery('task', id, event, facts, math.max(1, redis.call('TTL', job_key(id))))
 end

@@ -13,13 +13,17 @@ from redis import Redis
 from tasks import keys
 from tasks.jobs import Job, Priority, Status
 from tasks.store import JobStore, Sending, redis_errors
+from tasks.worker.skipped import Skipped
 
 #: Lifted jobs on one list.
 MAX_LIFTED: Final = 2
 #: Looked at on one list in one pass; the oldest stand first.
 _MOST: Final = 16
 #: The step above each.
-_ABOVE: Final = {Priority.LOW: Priority.NORMAL, Priority.NORMAL: Priority.HIGH}
+_ABOVE: Final = {
+    f"{int(Priority.LOW)}": Priority.NORMAL,
+    f"{int(Priority.NORMAL)}": Priority.HIGH,
+}
 
 
 class Ageing:
@@ -28,15 +32,22 @@ class Ageing:
     Args:
         client: Redis.
         store: the records.
+        skipped: takes those that cannot be read.
         seconds: how long a job waits on each step.
         clock: gives unix seconds.
     """
 
     def __init__(
-        self, client: Redis, store: JobStore, seconds: float, clock: Callable[[], float]
+        self,
+        client: Redis,
+        store: JobStore,
+        skipped: Skipped,
+        seconds: float,
+        clock: Callable[[], float],
     ) -> None:
         self._client = client
         self._store = store
+        self._skipped = skipped
         self._seconds = seconds
         self._clock = clock
 
@@ -46,7 +57,7 @@ class Ageing:
 
     def _lift_from(self, name: str) -> Iterator[Sending]:
         queue, _, step = name.rpartition("|")
-        above = _ABOVE.get(Priority(int(step)))
+        above = _ABOVE.get(step)
         if above is None:
             return
         free, oldest = self._look_at(name, f"{queue}|{int(above)}")
@@ -68,7 +79,10 @@ class Ageing:
             for task_id in task_ids:
                 pipe.zscore(keys.index_key(Status.QUEUED), task_id)
             since = dict(zip(task_ids, pipe.execute(), strict=True))
-        for job in self._store.get_many(task_ids):
+        found = self._store.read(task_ids)
+        for task_id, reason in found.unreadable.items():
+            self._skipped.note(task_id, "lift", reason)
+        for job in found.jobs:
             entered = since[job.task_id]
             if entered is not None:
                 yield job, float(entered)

@@ -6,14 +6,16 @@ job whose number is below that of its list's oldest message has no message on th
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
+import structlog
 from redis import Redis
 
 from tasks import keys, names
 from tasks.dispatch import job_id_of
 from tasks.fleet import ALIVE_SECONDS
+from tasks.records import ask_each
 from tasks.store import redis_errors
 
 #: Kombu's key of a priority step's list.
@@ -27,15 +29,33 @@ _UNACKED_INDEX: Final = "unacked_index"
 _ABANDONED_SECONDS: Final = ALIVE_SECONDS
 #: Looked at on one list in one pass.
 _MOST: Final = 500
+#: Anybody can put something on a list of Redis: what reading it as a message of ours then raises,
+#: and behind how much of that ours are looked for.
+_FOREIGN: Final = (
+    AttributeError,
+    KeyError,
+    IndexError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+_FOREIGN_MOST: Final = 100
+
+_log = structlog.get_logger(__name__)
 
 
 class LostMessages:
-    """Remembers what looked lost at the last pass: a message on its way may look so once."""
+    """Remembers what looked lost at the last pass: a message on its way may look so once.
+
+    Attributes:
+        foreign: lists whose oldest message is none of ours, as the last pass found them.
+    """
 
     def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
         self._client = client
         self._clock = clock
         self._suspects: set[str] = set()
+        self.foreign: set[str] = set()
 
     def find(self) -> list[str]:
         """The ids of queued jobs that two passes in a row found without a message."""
@@ -47,22 +67,66 @@ class LostMessages:
         self._suspects = missing - set(lost)
         return lost
 
-    def _overtaken(self, names: list[str]) -> set[str]:
+    def _overtaken(self, lists: list[str]) -> set[str]:
         """Jobs sent to a list before its oldest message was; all of them if it is empty."""
+        oldest = ask_each(self._client, lists, lambda pipe, name: pipe.lindex(list_key(name), -1))
+        heads = dict(zip(lists, oldest, strict=True))
+        self._note_foreign({name for name, text in heads.items() if text and not _number_in(text)})
         with self._client.pipeline(transaction=False) as pipe:
-            for name in names:
-                pipe.lindex(list_key(name), -1)
-            for name, oldest in zip(names, pipe.execute(), strict=True):
-                bound = f"({sending_of(json.loads(oldest))}" if oldest else "+inf"
+            for name, text in heads.items():
+                bound = self._behind_foreign(name) if name in self.foreign else _bound([text])
                 pipe.zrangebyscore(keys.sent_key(name), "-inf", bound, start=0, num=_MOST)
             return {task_id for found in pipe.execute() for task_id in found}
+
+    def _behind_foreign(self, name: str) -> str:
+        """The bound of a list whose oldest message is none of ours, and might hide what is lost."""
+        return _bound(
+            ask_each(
+                self._client,
+                [str(-place) for place in range(1, _FOREIGN_MOST + 1)],
+                lambda pipe, place: pipe.lindex(list_key(name), int(place)),
+            )
+        )
+
+    def _note_foreign(self, lists: set[str]) -> None:
+        for name in sorted(lists - self.foreign):
+            _log.error("queue.foreign_message", list=name)
+        self.foreign = lists
 
     def _held(self) -> set[str]:
         """Jobs whose message a living worker has taken and not acknowledged."""
         since = self._clock() - _ABANDONED_SECONDS
         tags = cast("list[str]", self._client.zrangebyscore(_UNACKED_INDEX, since, "+inf"))
-        messages = cast("list[str | None]", self._client.hmget(_UNACKED, tags)) if tags else []
-        return {job_id_of(message_id(json.loads(text)[0])) for text in messages if text}
+        taken = ask_each(self._client, tags, lambda pipe, tag: pipe.hget(_UNACKED, tag))
+        return {job_id_of(_id_in(text)) for text in taken}
+
+
+def _bound(texts: Sequence[Any]) -> str:
+    """Which numbers are below that of the first of these messages that is ours, as Redis puts it.
+
+    Args:
+        texts: a list's messages, the oldest first; None behind the last one.
+    """
+    numbers = [number for number in map(_number_in, texts) if number]
+    if numbers:
+        return f"({numbers[0]}"
+    return "+inf" if None in texts else "(0"
+
+
+def _number_in(text: Any) -> int:  # noqa: ANN401 - what `ask_each` gives
+    """The number of a message's sending; 0 of what the project did not send."""
+    try:
+        return sending_of(json.loads(text))
+    except _FOREIGN:
+        return 0
+
+
+def _id_in(text: Any) -> str:  # noqa: ANN401 - what `ask_each` gives
+    """The id of a message that a worker has taken; none of what the project did not send."""
+    try:
+        return message_id(json.loads(text)[0])
+    except _FOREIGN:
+        return ""
 
 
 def list_key(name: str) -> str:

@@ -1,8 +1,8 @@
 """Puts the records and the messages in step again, whatever died between them."""
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, TypeVar
 
 import structlog
 from redis import Redis
@@ -18,6 +18,7 @@ from tasks.store import JobStore, Sending, redis_errors
 from tasks.worker.ageing import Ageing
 from tasks.worker.lost import LostMessages
 from tasks.worker.prune import Pruner
+from tasks.worker.skipped import Skipped
 
 INTERVAL_SECONDS: Final = 2.0
 #: A pass that died holds up the next one for so long at most.
@@ -25,12 +26,14 @@ _LOCK_SECONDS: Final = 5.0
 _LOCK: Final = f"{keys.PREFIX}reconciler"
 #: Looked at by one step of one pass.
 _MOST: Final = 500
-#: Sending takes as long as the machine's load makes it: what a step has not sent after so many
-#: seconds is the next pass's, lest the lock runs out. So many are sent at once.
-_SENDING_SECONDS: Final = 1.5
+#: A step takes as long as the machine's load makes it: what it has not done after so many seconds
+#: is the next pass's, lest the lock runs out. So many are sent at once.
+_STEP_SECONDS: Final = 1.5
 _AT_ONCE: Final = 50
 #: Of those that are due, so many are bound to a GPU; the others may wait for any.
 _ROUTED: Final = 8
+
+_Item = TypeVar("_Item")
 
 _log = structlog.get_logger(__name__)
 
@@ -65,9 +68,10 @@ class Reconciler:
         self._fleet = fleet
         self._router = router
         self._lost = LostMessages(client)
-        self._ageing = Ageing(client, store, ageing_seconds, clock)
+        self._skipped = Skipped(client, store, clock)
+        self._ageing = Ageing(client, store, self._skipped, ageing_seconds, clock)
         self._pruner = Pruner(client, store)
-        self._sending_until = 0.0
+        self._until = 0.0
 
     def run_once(self) -> bool:
         """One pass; False when another process is at it, or Redis is away."""
@@ -92,7 +96,7 @@ class Reconciler:
 
     def _attempt(self, step: Callable[[], None]) -> None:
         """One step; what it stumbles over must not keep the others from being made."""
-        self._sending_until = time.monotonic() + _SENDING_SECONDS
+        self._until = time.monotonic() + _STEP_SECONDS
         try:
             step()
         except (QueueUnavailableError, RedisError):
@@ -113,17 +117,23 @@ class Reconciler:
 
     def _release_orphans(self) -> None:
         """Jobs in processing whose worker is gone: their lease ran out."""
-        for task_id in self._store.without_lease(self._store.ids(Status.PROCESSING)):
-            if self._store.get(task_id) is None:
-                self._store.forget(task_id)
-            else:
-                outcome = self._store.release(task_id)
-                self._count("lease_expired", [task_id], outcome=outcome.value)
+        orphans = self._store.without_lease(self._store.ids(Status.PROCESSING))
+        orphans = self._skipped.last(orphans)[:_MOST]
+        recorded = self._store.recorded(orphans)
+        for task_id in self._in_time(orphans):
+            with self._skipped.guard(task_id, "release"):
+                if task_id in recorded:
+                    outcome = self._store.release(task_id)
+                    self._count("lease_expired", [task_id], outcome=outcome.value)
+                else:
+                    self._store.forget(task_id)
 
     def _fail_overdue(self) -> None:
-        for task_id in self._store.overdue()[:_MOST]:
-            if self._store.fail_overdue(task_id):
-                self._count("deadline_exceeded", [task_id])
+        overdue = self._store.overdue(_MOST + len(self._skipped))
+        for task_id in self._in_time(self._skipped.last(overdue)):
+            with self._skipped.guard(task_id, "overdue"):
+                if self._store.fail_overdue(task_id):
+                    self._count("deadline_exceeded", [task_id])
 
     def _move_backlogs(self) -> None:
         """What waits for a GPU that is dead or drained goes to its model's shared queue."""
@@ -138,7 +148,7 @@ class Reconciler:
         self._send(self._lost.find(), _shared, "message_lost")
 
     def _send_due(self) -> None:
-        due = self._store.due()[:_MOST]
+        due = self._store.due(_MOST)
         # One by one: each choice depends on where the one before went.
         for task_id in due[:_ROUTED]:
             self._send([task_id], self._route, "sent_again")
@@ -149,26 +159,35 @@ class Reconciler:
         self._count("lifted", [job.task_id for job in lifted])
 
     def _prune(self) -> None:
-        self._pruner.run_once()
+        self._pruner.run_once(until=self._until)
 
     def _route(self, job: Job) -> str:
         return self._router.choose(job.model, job.urgency, avoid=job.avoid)
 
+    def _in_time(self, items: Iterable[_Item]) -> Iterator[_Item]:
+        """As many as the step has time for."""
+        for item in items:
+            if time.monotonic() > self._until:
+                return
+            yield item
+
     def _send(self, task_ids: Sequence[str], queue_of: Callable[[Job], str], reason: str) -> None:
         """Send jobs' messages again; those without a record are the pruner's."""
-        for start in range(0, len(task_ids), _AT_ONCE):
-            if time.monotonic() > self._sending_until:
-                return
-            jobs = self._store.get_many(task_ids[start : start + _AT_ONCE])
-            sent = self._dispatcher.send_all([Sending(job.task_id, queue_of(job)) for job in jobs])
-            self._count(reason, [job.task_id for job in sent])
+        for start in self._in_time(range(0, len(task_ids), _AT_ONCE)):
+            found = self._store.read(task_ids[start : start + _AT_ONCE])
+            for task_id, why in found.unreadable.items():
+                self._skipped.note(task_id, "send", why)
+            sendings = [Sending(job.task_id, queue_of(job)) for job in found.jobs]
+            self._count(reason, [job.task_id for job in self._dispatcher.send_all(sendings)])
 
     def _count(self, reason: str, task_ids: Sequence[str], **facts: str) -> None:
         if task_ids:
             with redis_errors():
                 self._client.hincrby(keys.COUNTERS, f"recovered:{reason}", len(task_ids))
-        for job in self._store.get_many(task_ids):
-            _log.warning("job.recovered", by=reason, **job.log_context(), **facts)
+        known = {job.task_id: job.log_context() for job in self._store.read(task_ids).jobs}
+        for task_id in task_ids:
+            context = known.get(task_id, {"task_id": task_id})
+            _log.warning("job.recovered", by=reason, **context, **facts)
 
 
 def _shared(job: Job) -> str:

@@ -1,0 +1,332 @@
+"""Records and messages that are not what this version writes, among good ones: those go on."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from redis import Redis
+from structlog.testing import capture_logs
+
+from tasks import keys
+from tasks.app import create_celery
+from tasks.dispatch import Dispatcher
+from tasks.errors import UnreadableRecordError
+from tasks.fleet import Fleet
+from tasks.jobs import Job, Priority, Status
+from tasks.routing import Router
+from tasks.settings import Settings
+from tasks.store import JobStore, connect
+from tasks.worker.lost import list_key
+from tasks.worker.reconcile import Reconciler
+
+MODEL, SHARED, GONE = "m", "model.m", "gpu.h.0"
+AGEING = 60.0
+_DATABASE = "/11"
+
+
+@dataclass
+class Scene:
+    client: Redis
+    dispatcher: Dispatcher
+    now: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        self.store = JobStore(self.client, clock=self.clock)
+        self.reconciler = self.another()
+
+    def clock(self) -> float:
+        return self.now
+
+    def another(self) -> Reconciler:
+        fleet = Fleet(self.client, clock=self.clock)
+        return Reconciler(
+            self.client,
+            self.store,
+            self.dispatcher,
+            fleet,
+            Router(self.client, fleet),
+            ageing_seconds=AGEING,
+            clock=self.clock,
+        )
+
+    def queued(
+        self,
+        *,
+        sent: bool = True,
+        queue: str = SHARED,
+        priority: Priority = Priority.NORMAL,
+        deadline: float | None = None,
+    ) -> str:
+        task_id = keys.new_task_id()
+        job = Job(
+            task_id,
+            MODEL,
+            queue,
+            keys.original_key(task_id),
+            self.now,
+            self.now + 1e6,
+            priority=priority,
+            deadline=deadline,
+        )
+        made = self.store.create(job)
+        if sent:
+            self.dispatcher.send(made)
+        return task_id
+
+    def due(self) -> str:
+        task_id = self.queued()
+        self.store.cancel(task_id)
+        self.store.requeue(task_id)
+        return task_id
+
+    def orphan(self) -> str:
+        task_id = self.queued(sent=False)
+        self.store.claim(task_id, token="t", worker="w")
+        self.client.delete(keys.lease_key(task_id))
+        return task_id
+
+    def messages(self, step: Priority = Priority.NORMAL, queue: str = SHARED) -> list[str]:
+        """The jobs whose messages wait on a list, the next one first."""
+        found = self.client.lrange(list_key(f"{queue}|{int(step)}"), 0, -1)
+        heads = (json.loads(text)["headers"]["id"] for text in reversed(found))
+        return [head.partition(".")[0] for head in heads]
+
+    def passes(self, number: int = 2) -> None:
+        for _ in range(number):
+            assert self.reconciler.run_once()
+
+
+@pytest.fixture
+def scene(server_settings: dict[str, object]) -> Iterator[Scene]:
+    url = str(server_settings["redis_url"]).removesuffix("/0") + _DATABASE
+    with (
+        connect(url) as client,
+        create_celery(Settings.load(**{**server_settings, "redis_url": url})) as app,
+    ):
+        client.flushdb()
+        yield Scene(client, Dispatcher(app, JobStore(client)))
+
+
+def _no_json(client: Redis, task_id: str) -> None:
+    client.hset(keys.job_key(task_id), "options", "{no json")
+
+
+def _another_kind_of_json(client: Redis, task_id: str) -> None:
+    client.hset(keys.job_key(task_id), "options", "[1]")
+
+
+def _no_number(client: Redis, task_id: str) -> None:
+    client.hset(keys.job_key(task_id), mapping={"sends": "x", "losses": "x", "created_at": "x"})
+
+
+def _of_a_later_version(client: Redis, task_id: str) -> None:
+    client.hset(keys.job_key(task_id), "priority", "1")
+
+
+def _half_of_it(client: Redis, task_id: str) -> None:
+    client.hdel(keys.job_key(task_id), "model")
+
+
+def _no_text(client: Redis, task_id: str) -> None:
+    client.hset(keys.job_key(task_id), "file_stem", b"\xff\xfe")
+
+
+def _another_type(client: Redis, task_id: str) -> None:
+    client.set(keys.job_key(task_id), "no hash")
+
+
+DAMAGES = (
+    _no_json,
+    _another_kind_of_json,
+    _no_number,
+    _of_a_later_version,
+    _half_of_it,
+    _no_text,
+    _another_type,
+)
+damages = pytest.mark.parametrize("damage", DAMAGES)
+Damage = Callable[[Redis, str], None]
+
+
+@damages
+def test_a_damaged_record_hides_no_other(scene: Scene, damage: Damage) -> None:
+    before, bad, after = (scene.queued() for _ in range(3))
+    damage(scene.client, bad)
+    assert [job.task_id for job in scene.store.get_many([before, bad, after])] == [before, after]
+    assert list(scene.store.read([before, bad, after]).unreadable) == [bad]
+    with pytest.raises(UnreadableRecordError, match=f"{bad} cannot be read: .+ jobs stuck"):
+        scene.store.get(bad)
+
+
+@damages
+def test_what_lost_its_worker_is_put_back_beside_a_damaged_record(
+    scene: Scene, damage: Damage
+) -> None:
+    before, bad, after = (scene.orphan() for _ in range(3))
+    damage(scene.client, bad)
+    scene.passes()
+    assert sorted(scene.messages()) == sorted([before, after])
+
+
+@damages
+def test_lost_messages_are_sent_again_beside_a_damaged_record(scene: Scene, damage: Damage) -> None:
+    before, bad, after = (scene.queued(sent=False) for _ in range(3))
+    damage(scene.client, bad)
+    scene.passes()
+    assert sorted(scene.messages()) == sorted([before, after])
+
+
+@damages
+def test_what_is_due_is_sent_beside_damaged_records(scene: Scene, damage: Damage) -> None:
+    jobs = [scene.due() for _ in range(30)]
+    # Of those that are routed one by one, and of those that go together.
+    for bad in (jobs[0], jobs[20]):
+        damage(scene.client, bad)
+    scene.client.delete(list_key(f"{SHARED}|3"))
+    scene.passes()
+    assert sorted(scene.messages()) == sorted({*jobs} - {jobs[0], jobs[20]})
+
+
+@damages
+def test_a_backlog_is_moved_beside_a_damaged_record(scene: Scene, damage: Damage) -> None:
+    before, bad, after = (scene.queued(queue=GONE) for _ in range(3))
+    damage(scene.client, bad)
+    scene.passes()
+    assert sorted(scene.messages()) == sorted([before, after])
+
+
+@damages
+def test_a_damaged_record_takes_no_turn_at_being_lifted(scene: Scene, damage: Damage) -> None:
+    bad = [scene.queued(priority=Priority.LOW) for _ in range(20)]
+    good = scene.queued(priority=Priority.LOW)
+    for task_id in bad:
+        damage(scene.client, task_id)
+    scene.now += AGEING
+    scene.passes(3)
+    assert scene.messages(Priority.NORMAL) == [good]
+
+
+@damages
+def test_deadlines_are_kept_beside_a_damaged_record(scene: Scene, damage: Damage) -> None:
+    before, bad, after = (scene.queued(deadline=scene.now + 1) for _ in range(3))
+    damage(scene.client, bad)
+    scene.now += 2
+    scene.passes()
+    assert {before, after} <= set(scene.store.ids(Status.FAILED))
+
+
+@damages
+def test_a_damaged_record_is_told_and_counted_once_and_looked_at_once_a_minute(
+    scene: Scene, damage: Damage
+) -> None:
+    bad = scene.due()
+    damage(scene.client, bad)
+    with capture_logs() as logs:
+        for _ in range(5):
+            scene.passes(1)
+            scene.now += 30
+    (line,) = [line for line in logs if line["log_level"] == "error"]
+    assert (line["event"], line["task_id"], line["step"]) == ("job.skipped", bad, "send")
+    assert line["reason"]
+    assert scene.client.hget(keys.COUNTERS, "skipped:send") == "1"
+    assert bad in scene.store.ids(Status.QUEUED)
+
+
+def test_a_record_that_was_mended_goes_on_by_itself(scene: Scene) -> None:
+    task_id = scene.queued(sent=False)
+    _no_json(scene.client, task_id)
+    scene.passes()
+    assert scene.messages() == []
+    scene.client.hset(keys.job_key(task_id), "options", "{}")
+    scene.now += 61
+    scene.passes(1)
+    assert scene.messages() == [task_id]
+
+
+@damages
+def test_nothing_is_left_of_a_damaged_record_that_expired(scene: Scene, damage: Damage) -> None:
+    bad = scene.queued()
+    damage(scene.client, bad)
+    scene.passes()
+    scene.client.delete(keys.job_key(bad))
+    scene.passes(1)
+    assert scene.store.ids(Status.QUEUED) == scene.client.zrange(keys.DUE, 0, -1) == []
+
+
+# -- what ends a job -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", [each for each in DAMAGES if each is not _another_type])
+def test_a_damaged_job_is_ended_and_told_of_as_any_other(scene: Scene, damage: Damage) -> None:
+    bad = scene.queued()
+    for name, value in (("webhook_url", "http://h/"), ("webhook_events", "{no json")):
+        scene.client.hset(keys.job_key(bad), name, value)
+    damage(scene.client, bad)
+    with scene.client.pubsub() as heard:
+        heard.subscribe(keys.done_channel(bad))
+        assert heard.get_message(timeout=5) is not None
+        assert scene.store.cancel(bad) == "canceled"
+        assert heard.get_message(timeout=5) is not None
+    assert scene.client.zcard(keys.DELIVERIES_DUE) == 1
+
+
+# -- messages ------------------------------------------------------------------------------------
+
+FOREIGN = ("no json", "[]", "{}", '{"headers": null}', '{"headers": {}}', b"\xff", "[" * 10**5)
+
+
+@pytest.mark.parametrize("foreign", FOREIGN, ids=range(len(FOREIGN)))
+def test_a_foreign_message_hides_nothing_that_was_lost(scene: Scene, foreign: str | bytes) -> None:
+    lost = scene.queued(sent=False)
+    elsewhere = scene.queued(sent=False, priority=Priority.LOW)
+    waits = scene.queued()
+    scene.client.rpush(list_key(f"{SHARED}|3"), foreign)
+    with capture_logs() as logs:
+        scene.passes(3)
+    scene.client.ltrim(list_key(f"{SHARED}|3"), 0, -2)
+    assert scene.messages() == [waits, lost]
+    assert scene.messages(Priority.LOW) == [elsewhere]
+    told = [line for line in logs if line["event"] == "queue.foreign_message"]
+    assert [line["list"] for line in told] == [f"{SHARED}|3"]
+
+
+@pytest.mark.parametrize("foreign", FOREIGN, ids=range(len(FOREIGN)))
+def test_a_foreign_message_in_a_workers_hands_hides_nothing_that_was_lost(
+    scene: Scene, foreign: str | bytes
+) -> None:
+    lost = scene.queued(sent=False)
+    scene.client.hset("unacked", "tag", foreign)
+    scene.client.zadd("unacked_index", {"tag": time.time() + 60})
+    scene.passes()
+    assert scene.messages() == [lost]
+
+
+def test_a_list_with_nothing_but_foreign_messages_has_lost_ours(scene: Scene) -> None:
+    lost = scene.queued(sent=False)
+    scene.client.rpush(list_key(f"{SHARED}|3"), "no json", "{}")
+    scene.passes()
+    assert scene.client.llen(list_key(f"{SHARED}|3")) == 3
+    assert scene.store.read([lost]).jobs[0].sends == 1
+
+
+# -- many ----------------------------------------------------------------------------------------
+
+
+def test_many_orphans_take_several_passes_and_none_outlasts_its_lock(scene: Scene) -> None:
+    several = 700
+    jobs = [scene.queued(sent=False) for _ in range(several)]
+    with scene.client.pipeline() as pipe:
+        for task_id in jobs:
+            pipe.hset(keys.job_key(task_id), "status", "processing")
+            pipe.zadd(keys.index_key(Status.PROCESSING), {task_id: 1})
+            pipe.zrem(keys.index_key(Status.QUEUED), task_id)
+        pipe.execute()
+    passes = 0
+    while scene.store.ids(Status.PROCESSING):
+        began = scene.store.counts()[Status.PROCESSING]
+        scene.passes(1)
+        assert 0 < began - scene.store.counts()[Status.PROCESSING] <= 500
+        passes += 1
+    assert passes >= 2
