@@ -50,11 +50,14 @@ class UnreadableRecordError(TaskError):
     """
 
     code = "unreadable_record"
+    ADVICE: ClassVar[str] = (
+        "Mend it, or delete the key rmbg:job:{0}: "
+        "`rmbg restore` then makes the record anew, as long as its picture is kept"
+    )
 
     def __init__(self, task_id: str, reason: str) -> None:
         super().__init__(
-            f"The record of {task_id} cannot be read: {reason}. "
-            f"What to do about it: celery -A tasks.app jobs stuck"
+            f"The record of {task_id} cannot be read: {reason}. {self.ADVICE.format(task_id)}"
         )
         self.task_id, self.reason = task_id, reason
 

@@ -31,6 +31,10 @@ class Records:
     jobs: list[Job]
     unreadable: dict[str, str]
 
+    def notes(self) -> list[str]:
+        """What a person is told of the unreadable ones."""
+        return [str(UnreadableRecordError(each, why)) for each, why in self.unreadable.items()]
+
     def told(self) -> list[Job]:
         """The jobs, when the log has been told of the others."""
         for task_id, reason in self.unreadable.items():

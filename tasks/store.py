@@ -20,7 +20,7 @@ from tasks.errors import (
 )
 from tasks.jobs import Job, Priority, Status, to_record, write_error
 from tasks.reasons import EXPIRED, LOST, OVERDUE, POISON
-from tasks.records import Records, is_about_one, parse_flat, read_records, sent_job
+from tasks.records import Records, ask_each, is_about_one, parse_flat, read_records, sent_job
 from tasks.scripts import load_scripts
 
 #: How long a lease lasts unless renewed, and how often its owner renews it.
@@ -313,6 +313,14 @@ class JobStore:
         """Drop a list that no job waits on; False if one does."""
         return bool(self._run("forget_list", list_name))
 
+    def waiting_in(self, queue: str, task_ids: Sequence[str]) -> list[str]:
+        """Those of the ids whose record names a queue, even if the rest of it cannot be read."""
+        with redis_errors():
+            named = ask_each(
+                self._client, task_ids, lambda pipe, each: pipe.hget(keys.job_key(each), "queue")
+            )
+        return [task_id for task_id, name in zip(task_ids, named, strict=True) if name == queue]
+
     def lists(self) -> list[str]:
         """The lists that messages were sent to, as `<queue>|<step>`."""
         with redis_errors():
@@ -339,12 +347,17 @@ class JobStore:
 
     def newest(self, statuses: Iterable[Status], limit: int) -> list[Job]:
         """The jobs of these statuses that were submitted last, newest first."""
+        return self.read_newest(statuses, limit).told()
+
+    def read_newest(self, statuses: Iterable[Status], limit: int) -> Records:
+        """The same, and what is wrong with those that cannot be read."""
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             for status in statuses:
                 pipe.zrange(keys.index_key(status), 0, limit - 1, desc=True)
             found = [task_id for ids in pipe.execute() for task_id in ids]
-        jobs = sorted(self.get_many(found), key=lambda job: job.created_at, reverse=True)
-        return jobs[:limit]
+        records = self.read(found)
+        jobs = sorted(records.jobs, key=lambda job: job.created_at, reverse=True)
+        return Records(jobs[:limit], records.unreadable)
 
     def counts(self) -> dict[Status, int]:
         """How many jobs each status has."""

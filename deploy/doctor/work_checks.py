@@ -82,9 +82,12 @@ def check_io_worker(app: Celery) -> Finding:
 
 def check_queues(store: JobStore, fleet: Fleet, settings: Settings) -> Iterator[Finding]:
     """How much waits, for how long, and whether somebody takes it."""
-    queued = _queued(store)
+    queued, unreadable = _queued(store)
+    if unreadable:
+        text = f"{len(unreadable)} jobs that wait have records that cannot be read"
+        yield fail("queues.records", text, f"see {_JOBS} stuck")
     running = store.counts()[Status.PROCESSING]
-    yield _depth(len(queued), running, settings.max_pending)
+    yield _depth(len(queued) + len(unreadable), running, settings.max_pending)
     if queued:
         yield _oldest(queued)
     models = {worker.model for worker in fleet.workers() if worker.usable}
@@ -94,10 +97,12 @@ def check_queues(store: JobStore, fleet: Fleet, settings: Settings) -> Iterator[
             yield fail("queues", text, f"start a worker for {model}, or cancel them: {_JOBS} purge")
 
 
-def _queued(store: JobStore) -> list[Job]:
+def _queued(store: JobStore) -> tuple[list[Job], list[str]]:
+    """The jobs that wait, and the ids of those whose records cannot be read."""
     ids = store.ids(Status.QUEUED)
-    blocks = range(0, len(ids), _BLOCK)
-    return [job for start in blocks for job in store.get_many(ids[start : start + _BLOCK])]
+    blocks = [store.read(ids[start : start + _BLOCK]) for start in range(0, len(ids), _BLOCK)]
+    jobs = [job for block in blocks for job in block.jobs]
+    return jobs, [task_id for block in blocks for task_id in block.unreadable]
 
 
 def _depth(queued: int, running: int, most: int) -> Finding:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tasks.commands.answer import Answer
+from tasks.errors import UnreadableRecordError
 
 #: What a change answers: its own word for success, a reason against it, or that there is no record.
 MISSING = "missing"
@@ -19,6 +20,7 @@ class Changes:
         changed: ids.
         refused: ids, with what stood against it.
         unknown: ids without a record.
+        unreadable: ids whose record cannot be read, with what to do.
         find: the command that lists ids.
     """
 
@@ -27,12 +29,17 @@ class Changes:
     changed: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
     find: str = "jobs list"
 
     def apply(self, task_ids: Sequence[str], change: Callable[[str], str]) -> "Changes":
         """Change each, in order; an id that is named twice counts once."""
         for task_id in dict.fromkeys(task_ids):
-            outcome = change(task_id)
+            try:
+                outcome = change(task_id)
+            except UnreadableRecordError as error:
+                self.unreadable[task_id] = str(error)
+                continue
             if outcome == self.done:
                 self.changed.append(task_id)
             elif outcome == MISSING:
@@ -48,12 +55,13 @@ class Changes:
             nothing: said, and no failure, when there was no job to change.
             facts: more for the JSON document.
         """
-        refused = [{"task_id": each, "reason": why} for each, why in self.refused.items()]
+        reasons = {**self.refused, **dict.fromkeys(self.unreadable, UnreadableRecordError.code)}
+        refused = [{"task_id": each, "reason": why} for each, why in reasons.items()]
         return Answer(
             {self.done: self.changed, "refused": refused, "unknown": self.unknown, **facts},
             lines=[f"{self.done}  {task_id}" for task_id in self.changed],
             notes=self._notes() or ([] if self.changed else [nothing]),
-            failed=bool(self.refused or self.unknown),
+            failed=bool(reasons or self.unknown),
         )
 
     def _notes(self) -> list[str]:
@@ -62,4 +70,4 @@ class Changes:
             f"{each}: unknown. Find ids with: celery -A tasks.app {self.find}"
             for each in self.unknown
         ]
-        return [*refused, *unknown]
+        return [*refused, *unknown, *self.unreadable.values()]

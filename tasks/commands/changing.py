@@ -63,7 +63,7 @@ def cancel(ctx: click.Context, task_ids: tuple[str, ...], yes: bool) -> Answer: 
     store = Operations.connect(ctx.obj).store
     confirm(f"Cancel {', '.join(task_ids)}?", yes=yes)
     # One that is canceled already is refused: nothing was done about it.
-    ended = {job.task_id for job in store.get_many(task_ids) if job.status.final}
+    ended = {job.task_id for job in store.read(task_ids).jobs if job.status.final}
     changes = Changes("canceled", _CANCEL_RULE)
     return changes.apply(
         task_ids,
@@ -127,10 +127,11 @@ def _waiting(operations: Operations, queue: str | None) -> list[str]:
         return task_ids
     blocks = range(0, len(task_ids), _RECORDS_AT_ONCE)
     return [
-        job.task_id
+        task_id
         for start in blocks
-        for job in operations.store.get_many(task_ids[start : start + _RECORDS_AT_ONCE])
-        if job.queue == queue
+        for task_id in operations.store.waiting_in(
+            queue, task_ids[start : start + _RECORDS_AT_ONCE]
+        )
     ]
 
 

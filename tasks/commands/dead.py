@@ -23,9 +23,18 @@ def dead() -> None:
 def list_dead(ctx: click.Context) -> Answer:
     """List the dead letters, the oldest first, with their reasons."""
     store = Operations.connect(ctx.obj).store
-    jobs = store.get_many(store.dead())
-    lines = _table(jobs).lines() or ["There are no dead letters."]
-    return Answer({"jobs": [job_document(job) for job in jobs]}, lines=lines)
+    found = store.read(store.dead())
+    lines = _table(found.jobs).lines()
+    if not lines and not found.unreadable:
+        lines = ["There are no dead letters."]
+    return Answer(
+        {
+            "jobs": [job_document(job) for job in found.jobs],
+            "unreadable": list(found.unreadable),
+        },
+        lines=lines,
+        notes=found.notes(),
+    )
 
 
 def _table(jobs: list[Job]) -> Table:
@@ -63,7 +72,7 @@ def requeue_dead(ctx: click.Context, task_ids: tuple[str, ...], every: bool, yes
     answer = requeue_jobs(
         operations, tuple(each for each in chosen if each in letters), nothing=_NOTHING
     )
-    return _joined(answer, others) if others.refused or others.unknown else answer
+    return _joined(answer, others) if others.answer().failed else answer
 
 
 def _joined(answer: Answer, others: Changes) -> Answer:

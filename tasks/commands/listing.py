@@ -32,15 +32,18 @@ def job_document(job: Job) -> dict[str, Any]:
 def list_jobs(ctx: click.Context, status: tuple[str, ...], limit: int) -> Answer:
     """List jobs, the newest first, and how many there are of each status."""
     operations = Operations.connect(ctx.obj)
-    jobs = operations.store.newest(map(Status, status or Status), limit)
+    found = operations.store.read_newest(map(Status, status or Status), limit)
+    jobs = found.jobs
     counts = operations.store.counts()
     summary = ", ".join(f"{count} {status}" for status, count in counts.items())
     return Answer(
         {
             "jobs": [job_document(job) for job in jobs],
             "counts": {status.value: count for status, count in counts.items()},
+            "unreadable": list(found.unreadable),
         },
         lines=[*_table(jobs, operations.clock()).lines(), f"{len(jobs)} shown; {summary}"],
+        notes=found.notes(),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Final, cast
 
 from tasks import keys
 from tasks.commands.operations import Operations
+from tasks.errors import UnreadableRecordError
 from tasks.jobs import Status
 from tasks.store import redis_errors
 from tasks.worker.lost import LostMessages
@@ -17,6 +18,11 @@ _RECONCILER: Final = (
     "the reconciler sees to it within seconds: is an I/O worker running? "
     "(celery -A tasks.app worker -n io@%h -Q io -P threads)"
 )
+_FOREIGN: Final = (
+    "what this list begins with was not sent by the service: whatever puts it there should use "
+    "another database; a worker drops it"
+)
+_RECORDS_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +30,7 @@ class Stuck:
     """One thing that does not go on.
 
     Attributes:
-        name: a job's id, or a worker's name.
+        name: a job's id, a worker's name, or a list as `<queue>|<priority>`.
         problem: what is wrong with it, a stable word.
         seconds: since when.
         advice: what to do.
@@ -43,12 +49,29 @@ def find_stuck(operations: Operations, older_than: float) -> list[Stuck]:
         QueueUnavailableError: Redis does not answer.
     """
     return [
+        *_unreadable(operations),
         *_without_lease(operations),
         *_without_message(operations, older_than),
         *_late(operations, keys.DUE, "due_not_sent", older_than),
         *_late(operations, keys.DEADLINES, "overdue", older_than),
         *_workers(operations),
     ]
+
+
+def _unreadable(operations: Operations) -> Iterator[Stuck]:
+    """The reconciler passes over them: nobody else can tell what was meant."""
+    for status in (Status.QUEUED, Status.PROCESSING):
+        since = dict(_scores(operations, keys.index_key(status)))
+        for start in range(0, len(since), _RECORDS_AT_ONCE):
+            found = operations.store.read(list(since)[start : start + _RECORDS_AT_ONCE])
+            for task_id, reason in found.unreadable.items():
+                waited = operations.clock() - since[task_id]
+                yield Stuck(task_id, "unreadable_record", waited, _mending(task_id, reason))
+
+
+def _mending(task_id: str, reason: str) -> str:
+    advice = UnreadableRecordError.ADVICE.format(task_id)
+    return f"{reason}. {advice}. Or: celery -A tasks.app jobs cancel {task_id}"
 
 
 def _without_lease(operations: Operations) -> Iterator[Stuck]:
@@ -64,7 +87,10 @@ def _without_message(operations: Operations, older_than: float) -> Iterator[Stuc
     search = LostMessages(operations.client)
     search.find()
     time.sleep(_LOOK_AGAIN_SECONDS)
-    for task_id in search.find():
+    lost = search.find()
+    for name in sorted(search.foreign):
+        yield Stuck(name, "foreign_message", 0.0, _FOREIGN)
+    for task_id in lost:
         waited = operations.clock() - queued.get(task_id, operations.clock())
         if waited > older_than:
             yield Stuck(task_id, "queued_without_message", waited, _RECONCILER)

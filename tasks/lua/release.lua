@@ -3,7 +3,11 @@
 -- ARGV: id, token, now, most losses, error JSON of a job lost too often, worker to avoid ('': none),
 --       seconds of the first pause, longest pause.
 local id, now = ARGV[1], tonumber(ARGV[3])
-if get(id, 'status') ~= 'processing' then
+local status = get(id, 'status')
+if status ~= 'processing' then
+  if status and redis.call('ZSCORE', index(status), id) then
+    redis.call('ZREM', index('processing'), id)
+  end
   return 'none'
 end
 if (redis.call('GET', lease_key(id)) or '') ~= ARGV[2] then

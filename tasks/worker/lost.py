@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
-import structlog
 from redis import Redis
 
 from tasks import keys, names
@@ -41,8 +40,6 @@ _FOREIGN: Final = (
 )
 _FOREIGN_MOST: Final = 100
 
-_log = structlog.get_logger(__name__)
-
 
 class LostMessages:
     """Remembers what looked lost at the last pass: a message on its way may look so once.
@@ -71,7 +68,7 @@ class LostMessages:
         """Jobs sent to a list before its oldest message was; all of them if it is empty."""
         oldest = ask_each(self._client, lists, lambda pipe, name: pipe.lindex(list_key(name), -1))
         heads = dict(zip(lists, oldest, strict=True))
-        self._note_foreign({name for name, text in heads.items() if text and not _number_in(text)})
+        self.foreign = {name for name, text in heads.items() if text and not _number_in(text)}
         with self._client.pipeline(transaction=False) as pipe:
             for name, text in heads.items():
                 bound = self._behind_foreign(name) if name in self.foreign else _bound([text])
@@ -87,11 +84,6 @@ class LostMessages:
                 lambda pipe, place: pipe.lindex(list_key(name), int(place)),
             )
         )
-
-    def _note_foreign(self, lists: set[str]) -> None:
-        for name in sorted(lists - self.foreign):
-            _log.error("queue.foreign_message", list=name)
-        self.foreign = lists
 
     def _held(self) -> set[str]:
         """Jobs whose message a living worker has taken and not acknowledged."""

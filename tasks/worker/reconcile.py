@@ -14,7 +14,7 @@ from tasks.errors import QueueUnavailableError
 from tasks.fleet import Fleet
 from tasks.jobs import Job, Status
 from tasks.routing import Router
-from tasks.store import JobStore, Sending, redis_errors
+from tasks.store import JobStore, Returned, Sending, redis_errors
 from tasks.worker.ageing import Ageing
 from tasks.worker.lost import LostMessages
 from tasks.worker.prune import Pruner
@@ -124,7 +124,8 @@ class Reconciler:
             with self._skipped.guard(task_id, "release"):
                 if task_id in recorded:
                     outcome = self._store.release(task_id)
-                    self._count("lease_expired", [task_id], outcome=outcome.value)
+                    if outcome is not Returned.NONE:
+                        self._count("lease_expired", [task_id], outcome=outcome.value)
                 else:
                     self._store.forget(task_id)
 
@@ -145,7 +146,11 @@ class Reconciler:
                 self._send([str(each) for each in waiting], _shared, "backlog_moved")
 
     def _resend_lost(self) -> None:
-        self._send(self._lost.find(), _shared, "message_lost")
+        known = self._lost.foreign
+        lost = self._lost.find()
+        for name in sorted(self._lost.foreign - known):
+            _log.error("queue.foreign_message", list=name)
+        self._send(lost, _shared, "message_lost")
 
     def _send_due(self) -> None:
         due = self._store.due(_MOST)

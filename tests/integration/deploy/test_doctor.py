@@ -122,6 +122,18 @@ def test_what_waits_and_what_died_is_told(client: Redis, doctor: Doctor) -> None
     assert "1 jobs wait for u2netp" in found["queues"]["text"]
 
 
+def test_a_record_that_cannot_be_read_is_told(client: Redis, doctor: Doctor) -> None:
+    store = JobStore(client)
+    ids = [keys.new_task_id() for _ in range(2)]
+    for task_id in ids:
+        store.create(Job(task_id, "u2netp", "q", keys.original_key(task_id), 1e9, 4e9))
+    client.hset(keys.job_key(ids[0]), "options", "{no json")
+    found = doctor(level="fail", status=1)
+    assert "1 jobs that wait have records that cannot be read" in found["queues.records"]["text"]
+    assert "jobs stuck" in found["queues.records"]["advice"]
+    assert ids[1] in found["queues.oldest"]["text"]
+
+
 @pytest.mark.usefixtures("client")
 def test_a_missing_model_file_says_how_to_fetch_it(
     doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

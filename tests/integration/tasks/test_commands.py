@@ -416,3 +416,111 @@ def test_redis_away_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     assert "Redis does not answer" in result.stderr
     error = _json(run("workers", "--json", status=1))["error"]
     assert error["type"] == "queue_unavailable"
+
+
+# -- records that cannot be read -----------------------------------------------------------------
+
+
+@pytest.fixture
+def damage(client: Redis) -> Callable[[str], str]:
+    def damage(task_id: str) -> str:
+        client.hset(keys.job_key(task_id), "options", "{no json")
+        return task_id
+
+    return damage
+
+
+def test_listings_show_what_can_be_read_and_name_the_rest(
+    run: Run, make: Make, damage: Callable[[str], str]
+) -> None:
+    good, bad = make("dead"), damage(make("dead"))
+    for command in (("list",), ("dead", "list")):
+        result = run(*command)
+        assert good in result.stdout
+        assert bad not in result.stdout
+        assert f"The record of {bad} cannot be read: options: Expecting" in result.stderr
+        document = _json(run(*command, "--json"))
+        assert [job["task_id"] for job in document["jobs"]] == [good]
+        assert document["unreadable"] == [bad]
+
+
+def test_show_of_an_unreadable_record_is_a_clear_line(
+    run: Run, make: Make, damage: Callable[[str], str]
+) -> None:
+    bad = damage(make())
+    result = run("show", bad, status=1)
+    assert len(result.stderr.splitlines()) == 1
+    assert "rmbg restore" in result.stderr
+    assert _json(run("show", bad, "--json", status=1))["error"]["type"] == "unreadable_record"
+
+
+@pytest.mark.parametrize("command", [("requeue", "--failed"), ("dead", "requeue", "--all")])
+def test_an_unreadable_record_is_not_begun_anew_but_the_others_are(
+    run: Run,
+    make: Make,
+    damage: Callable[[str], str],
+    store: JobStore,
+    command: tuple[str, ...],
+) -> None:
+    before, bad, after = make("dead"), damage(make("dead")), make("dead")
+    answer = _json(run(*command, "--yes", "--json", status=1))
+    assert sorted(answer["requeued"]) == sorted([before, after])
+    assert answer["refused"] == [{"task_id": bad, "reason": "unreadable_record"}]
+    assert {_status(store, each) for each in (before, after)} == {"queued"}
+    by_id = run(*command[:-1], bad, UNKNOWN, status=1)
+    assert f"{bad} cannot be read" in by_id.stderr
+    assert f"{UNKNOWN}: unknown" in by_id.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("cancel",), ("purge", "--queue", QUEUE), ("purge", "--status", "queued")]
+)
+def test_a_job_whose_record_is_unreadable_can_be_ended(
+    run: Run,
+    make: Make,
+    damage: Callable[[str], str],
+    client: Redis,
+    command: tuple[str, ...],
+) -> None:
+    jobs = [make(), damage(make()), make()]
+    named = jobs if command == ("cancel",) else ()
+    answer = _json(run(*command, *named, "--yes", "--json"))
+    assert sorted(answer["canceled"]) == sorted(jobs)
+    assert {client.hget(keys.job_key(each), "status") for each in jobs} == {"canceled"}
+
+
+def test_what_is_no_record_at_all_is_named_and_the_others_are_canceled(
+    run: Run, make: Make, client: Redis
+) -> None:
+    before, bad, after = make(), make(), make()
+    client.set(keys.job_key(bad), "no hash")
+    answer = _json(run("purge", "--status", "queued", "--yes", "--json", status=1))
+    assert sorted(answer["canceled"]) == sorted([before, after])
+    assert answer["refused"] == [{"task_id": bad, "reason": "unreadable_record"}]
+    assert f"rmbg:job:{bad}" in run("cancel", bad, "--yes", status=1).stderr
+
+
+@pytest.mark.parametrize("state", ["queued", "processing"])
+def test_stuck_shows_what_cannot_be_read_and_what_to_do(
+    run: Run, make: Make, damage: Callable[[str], str], state: str
+) -> None:
+    make()
+    bad = damage(make(state))
+    ((name, problem, advice),) = [
+        (each["name"], each["problem"], each["advice"]) for each in _stuck(run, "30")
+    ]
+    assert (name, problem) == (bad, "unreadable_record")
+    for part in ("options: Expecting", f"rmbg:job:{bad}", f"jobs cancel {bad}"):
+        assert part in advice
+    run("cancel", bad, "--yes")
+    assert _stuck(run, "30") == []
+
+
+def test_stuck_shows_lists_that_begin_with_something_foreign(
+    run: Run, make: Make, client: Redis
+) -> None:
+    make()
+    client.rpush(list_key(f"{QUEUE}|3"), "no message")
+    assert [(each["name"], each["problem"]) for each in _stuck(run, "30")] == [
+        (f"{QUEUE}|3", "foreign_message")
+    ]

@@ -156,7 +156,7 @@ def test_a_damaged_record_hides_no_other(scene: Scene, damage: Damage) -> None:
     damage(scene.client, bad)
     assert [job.task_id for job in scene.store.get_many([before, bad, after])] == [before, after]
     assert list(scene.store.read([before, bad, after]).unreadable) == [bad]
-    with pytest.raises(UnreadableRecordError, match=f"{bad} cannot be read: .+ jobs stuck"):
+    with pytest.raises(UnreadableRecordError, match=f"{bad} cannot be read: .+ `rmbg restore`"):
         scene.store.get(bad)
 
 
@@ -253,6 +253,16 @@ def test_nothing_is_left_of_a_damaged_record_that_expired(scene: Scene, damage: 
     scene.client.delete(keys.job_key(bad))
     scene.passes(1)
     assert scene.store.ids(Status.QUEUED) == scene.client.zrange(keys.DUE, 0, -1) == []
+
+
+def test_a_job_in_two_indices_is_not_recovered_for_ever(scene: Scene) -> None:
+    done = scene.queued()
+    scene.store.cancel(done)
+    scene.client.zadd(keys.index_key(Status.PROCESSING), {done: 1})
+    scene.passes()
+    assert scene.store.ids(Status.PROCESSING) == []
+    assert scene.store.ids(Status.CANCELED) == [done]
+    assert not scene.client.hget(keys.COUNTERS, "recovered:lease_expired")
 
 
 # -- what ends a job -----------------------------------------------------------------------------
