@@ -93,7 +93,7 @@ class ResultCache:
 
     def remember(self, key: str, task_id: str) -> Job | None:
         """Read a job whose result Redis knows; None if it is of no use any more."""
-        job = self._store.get(task_id)
+        job = next(iter(self._store.get_many([task_id])), None)
         if job is None or job.status is not Status.SUCCEEDED or job.expires_at <= self._clock():
             self.forget(key, task_id)
             return None

@@ -39,6 +39,17 @@ class Eraser:
         for key in self._pictures(job):
             self.objects.delete(key)
 
+    def erase_unread(self, task_id: str) -> None:
+        """Remove the pictures of a job whose record cannot be read, by where they always lie.
+
+        Raises:
+            StoreUnavailableError: not all of them are gone; repeat it.
+        """
+        for key in (keys.original_key(task_id), keys.background_key(task_id)):
+            self.objects.delete(key)
+        for key in list(self.objects.list(keys.results_prefix(task_id))):
+            self.objects.delete(key)
+
     def _pictures(self, job: Job) -> Iterator[str]:
         yield job.original_key
         if job.background_key:

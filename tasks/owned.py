@@ -107,8 +107,10 @@ class OwnedTasks:
         return found[:_BLOCK]
 
     def _records(self, owner_id: str, places: list[Cursor]) -> Iterator[tuple[Job | None, Cursor]]:
-        by_id = {job.task_id: job for job in self._store.get_many([e.task_id for e in places])}
-        expired = [each.task_id for each in places if each.task_id not in by_id]
+        records = self._store.read([each.task_id for each in places])
+        by_id = {job.task_id: job for job in records.told()}
+        present = by_id.keys() | records.unreadable.keys()
+        expired = [each.task_id for each in places if each.task_id not in present]
         if expired:
             with redis_errors():
                 self._client.zrem(keys.owner_tasks_key(owner_id), *expired)

@@ -10,7 +10,7 @@ from redis import Redis
 from tasks import keys
 from tasks.copies import copy_result, discard, result_facts
 from tasks.dispatch import Dispatcher
-from tasks.errors import ObjectNotFoundError, QueueUnavailableError
+from tasks.errors import ObjectNotFoundError, QueueUnavailableError, StoreUnavailableError
 from tasks.jobs import Job, Status, to_record
 from tasks.reasons import EXPIRED, LOST, OVERDUE
 from tasks.routing import Router
@@ -57,7 +57,26 @@ class Settler:
         """
         with redis_errors():
             ended = cast("list[str]", self._client.zrange(keys.SETTLING, 0, -1))
-        return sum(self._settle_alone(leader_id) for leader_id in ended)
+        return sum(self._attempt(leader_id) for leader_id in ended)
+
+    def _attempt(self, leader_id: str) -> int:
+        """One leader; if its followers cannot be settled now, the others come before it."""
+        try:
+            return self._settle_alone(leader_id)
+        except QueueUnavailableError:
+            raise
+        except StoreUnavailableError:
+            # The store may be away; or it is this one result alone that it does not give.
+            self._put_last(leader_id)
+            raise
+        except Exception:  # noqa: BLE001 - whatever its record holds
+            _log.exception("twin.not_settled", leader=leader_id)
+            self._put_last(leader_id)
+        return 0
+
+    def _put_last(self, leader_id: str) -> None:
+        with redis_errors():
+            self._client.zadd(keys.SETTLING, {leader_id: self._clock()}, xx=True)
 
     def _settle_alone(self, leader_id: str) -> int:
         lock = f"{keys.SETTLING}:{leader_id}"
@@ -73,7 +92,7 @@ class Settler:
     def settle(self, leader_id: str) -> int:
         """Settle a leader's followers, or let one of them run; how many were settled."""
         followers = self._followers(leader_id)
-        leader = self._store.get(leader_id)
+        leader = next(iter(self._store.read([leader_id]).jobs), None)
         if not followers:
             self._drop(leader_id)
             return 0
@@ -90,7 +109,11 @@ class Settler:
         with redis_errors():
             found = cast("set[str]", self._client.smembers(keys.followers_key(leader_id)))
         some = sorted(found)[:_AT_ONCE]
-        present = self._store.get_many(some)
+        records = self._store.read(some)
+        for task_id in records.unreadable:
+            # It cannot be told what it wants: it waits by itself, and the reconciler looks at it.
+            self._store.set_aside(task_id, self._clock())
+        present = records.told()
         gone = set(some) - {job.task_id for job in present}
         if gone:
             with redis_errors():

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from tasks import keys
-from tasks.errors import ObjectNotFoundError
+from tasks.errors import ObjectNotFoundError, StoreUnavailableError
 from tasks.jobs import Job
 from tasks.large_objects import LargeObjects, Listed
 from tasks.manifest import read_manifest
@@ -26,6 +26,8 @@ from tasks.uploads.store import UploadStore
 #: What is younger may still get its record, or its manifest.
 GRACE_SECONDS: Final = 3600
 _AT_ONCE: Final = 500
+#: Objects that may refuse to go before a look is given up.
+_MOST_FAILURES: Final = 3
 
 _log = structlog.get_logger(__name__)
 
@@ -48,15 +50,26 @@ class Orphans:
         Raises:
             QueueUnavailableError, StoreUnavailableError: the rest is for the next time.
         """
-        swept = []
+        swept, failures = [], 0
         for found in self._orphans():
-            if found.multipart_id:
-                self.large.abort(found.key, found.multipart_id)
-            else:
-                self.objects.delete(found.key)
+            try:
+                self._remove(found)
+            except StoreUnavailableError as error:
+                # One object may be locked; the store may be away.
+                failures += 1
+                if failures > _MOST_FAILURES:
+                    raise
+                _log.warning("retention.orphan_stays", key=found.key, reason=str(error))
+                continue
             swept.append(found.key)
             _log.info("retention.orphan_removed", key=found.key)
         return swept
+
+    def _remove(self, found: Listed) -> None:
+        if found.multipart_id:
+            self.large.abort(found.key, found.multipart_id)
+        else:
+            self.objects.delete(found.key)
 
     def _orphans(self) -> Iterator[Listed]:
         for block in self._blocks(self.large.list(keys.ORIGINALS)):
@@ -77,8 +90,11 @@ class Orphans:
     def _of_tasks(
         self, block: Sequence[Listed], lost: Callable[[Listed], bool]
     ) -> Iterator[Listed]:
-        jobs = {job.task_id: job for job in self.store.get_many(_tasks_of(block))}
+        records = self.store.read(_tasks_of(block))
+        jobs = {job.task_id: job for job in records.told()}
         for each in block:
+            if keys.task_of(each.key) in records.unreadable:
+                continue  # it is recorded; which result counts cannot be told
             job = jobs.get(keys.task_of(each.key))
             if self._is_left_over(each, job) if job else lost(each):
                 yield each

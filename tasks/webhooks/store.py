@@ -3,15 +3,22 @@
 import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, Final, cast
 
+import structlog
 from redis import Redis
 
 from tasks import keys
+from tasks.records import ask_each
 from tasks.scripts import load_scripts
 from tasks.store import redis_errors
 from tasks.webhooks.delivery import Attempt, Delivery, outcome_of
 from tasks.webhooks.schedule import Verdict
+
+#: A row that cannot be read is looked at again after so long.
+_ASIDE_SECONDS: Final = 60
+
+_log = structlog.get_logger(__name__)
 
 
 class DeliveryStore:
@@ -25,19 +32,30 @@ class DeliveryStore:
         """The next deliveries to send, the one that is due longest first."""
         with redis_errors():
             ids = self._client.zrangebyscore(keys.DELIVERIES_DUE, "-inf", now, start=0, num=limit)
-        return self._rows(cast("list[str]", ids), forget=True)
+        records = self._records(cast("list[str]", ids))
+        for each in [each for each, record in records.items() if record and not _read(record)]:
+            # Until somebody mends it; the others are not to wait behind it.
+            self.postpone({each: now + _ASIDE_SECONDS})
+            _log.error("webhook.unreadable", webhook_id=each)
+        return self._readable(records, forget=True)
 
     def _rows(self, ids: Sequence[str], *, forget: bool = False) -> list[Delivery]:
-        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
-            for each in ids:
-                pipe.hgetall(keys.delivery_key(each))
-            records = pipe.execute() if ids else []
-        gone = [each for each, record in zip(ids, records, strict=True) if not record]
+        return self._readable(self._records(ids), forget=forget)
+
+    def _records(self, ids: Sequence[str]) -> dict[str, Any]:
+        with redis_errors():
+            found = ask_each(
+                self._client, ids, lambda pipe, each: pipe.hgetall(keys.delivery_key(each))
+            )
+        return dict(zip(ids, found, strict=True))
+
+    def _readable(self, records: Mapping[str, Any], *, forget: bool) -> list[Delivery]:
+        gone = [each for each, record in records.items() if not record]
         if forget and gone:
             with redis_errors():
                 self._client.zrem(keys.DELIVERIES_DUE, *gone)
                 self._client.zrem(keys.DELIVERIES_DEAD, *gone)
-        return [Delivery.from_record(record) for record in records if record]
+        return [row for row in map(_read, records.values()) if row]
 
     def claim(self, delivery_id: str, now: float, *, seconds: float) -> str | None:
         """Take a delivery that is due; the claim, or None if another sender has it.
@@ -134,6 +152,14 @@ class DeliveryStore:
         """Did its target say that it is gone?"""
         with redis_errors():
             return bool(self._client.hexists(keys.DISABLED_TARGETS, _target(delivery)))
+
+
+def _read(record: Any) -> Delivery | None:  # noqa: ANN401 - what `ask_each` gives
+    """A row; None if it is not what this version writes."""
+    try:
+        return Delivery.from_record(record)
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _target(delivery: Delivery) -> str:

@@ -4,6 +4,7 @@ import io
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from tasks.errors import ObjectNotFoundError, StoreUnavailableError
 from tasks.jobs import Job, JobError, Priority, Status
 from tasks.owners import Owner
 from tasks.reasons import LOST, POISON
+from tasks.storage import MinioStore
 from tasks.store import connect
 from tasks.twins import Settler
 from tasks.worker.runner import Runner
@@ -328,6 +330,70 @@ def test_when_the_leader_is_canceled_a_follower_runs_and_the_others_follow_it(
     assert {_job(services, each).status for each in followers} == {Status.SUCCEEDED}
     assert _job(services, leader).status is Status.CANCELED
     assert model.calls == 1
+
+
+def test_a_follower_whose_record_cannot_be_read_holds_up_no_other(
+    services: Services, runner: Runner, settler: Settler, submit: Submit, redis: Redis
+) -> None:
+    leader, bad, good = submit(), submit(), submit()
+    redis.hset(keys.job_key(bad.task_id), "options", "{no json")
+    runner.run(leader.task_id)
+    assert settler.run_once() == 1
+    assert settler.run_once() == 0
+    assert _job(services, good).status is Status.SUCCEEDED
+    # The reconciler looks at it from time to time, should somebody mend it.
+    assert services.store.is_due(bad.task_id)
+    assert redis.zcard(keys.SETTLING) == 0
+
+
+def test_a_leader_whose_record_cannot_be_read_leaves_its_followers_a_run(
+    services: Services, runner: Runner, settler: Settler, submit: Submit, redis: Redis
+) -> None:
+    leader, follower = submit(), submit()
+    runner.run(leader.task_id)
+    redis.hset(keys.job_key(leader.task_id), "options", "{no json")
+    settler.run_once()
+    runner.run(follower.task_id)
+    assert _job(services, follower).status is Status.SUCCEEDED
+
+
+def test_a_result_that_the_store_does_not_give_holds_up_no_other_leader(
+    services: Services,
+    runner: Runner,
+    settler: Settler,
+    submit: Submit,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pairs = [[submit(options=Options(quality=each)) for _ in range(2)] for each in (50, 60)]
+    for leader, _ in pairs:
+        runner.run(leader.task_id)
+    (stays, _), (_, goes) = pairs
+    copy = MinioStore.copy
+
+    def refuse(store: MinioStore, source: str, key: str, **more: object) -> None:
+        if stays.task_id in source:
+            raise StoreUnavailableError("Access Denied")
+        copy(store, source, key, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MinioStore, "copy", refuse)
+    for _ in range(2):
+        with suppress(StoreUnavailableError):
+            settler.run_once()
+    assert _job(services, goes).status is Status.SUCCEEDED
+    monkeypatch.undo()
+    assert settler.run_once() == 1
+
+
+def test_a_known_result_whose_record_cannot_be_read_is_a_miss(
+    runner: Runner, submit: Submit, redis: Redis
+) -> None:
+    first = submit()
+    runner.run(first.task_id)
+    redis.hset(keys.job_key(first.task_id), "options", "{no json")
+    again = submit()
+    assert (again.status, again.cached) == (Status.QUEUED, False)
+    runner.run(again.task_id)
+    assert submit().cached
 
 
 def test_the_followers_of_a_canceled_leader_follow_whoever_leads_by_then(

@@ -12,9 +12,11 @@ from redis import Redis
 from tasks import keys
 from tasks.batches.store import BatchStore
 from tasks.erasure import Eraser
+from tasks.errors import StoreUnavailableError
 from tasks.jobs import Job, Status
 from tasks.lifecycle import net_days, spread_net
 from tasks.manifest import write_manifest
+from tasks.owned import OwnedTasks
 from tasks.retention.expiry import Expiry
 from tasks.retention.orphans import GRACE_SECONDS, Orphans
 from tasks.retention.sweeper import Sweeper
@@ -310,3 +312,86 @@ def test_the_net_is_wider_than_what_the_sweeper_leaves_and_spares_other_rules(
         "rmbg-parts": None,
     }
     assert net_days(24) * 24 > 24 + RECORD_GRACE_SECONDS / 3600
+
+
+# -- what cannot be read, or does not go --------------------------------------------------------
+
+
+def test_the_pictures_of_a_record_that_cannot_be_read_go_at_their_time_too(world: World) -> None:
+    bad, waiting = _job(world, hours=24), _job(world, hours=24, end=None)
+    good = _job(world, hours=24)
+    for job in (bad, waiting):
+        world.client.hset(keys.job_key(job.task_id), "options", "{no json")
+    assert world.sweeper.run_once()
+    assert len(world.bucket()) == 8
+    world.clock.now += 24 * HOUR
+    assert world.sweeper.run_once()
+    assert world.bucket() == set()
+    assert world.client.hget(keys.job_key(waiting.task_id), "status") == "failed"
+    for job in (bad, waiting):
+        # Redis drops it by its own clock.
+        world.client.delete(keys.job_key(job.task_id))
+    world.clock.now += RECORD_GRACE_SECONDS
+    assert world.sweeper.run_once()
+    for job in (bad, good, waiting):
+        assert job.task_id not in world.client.zrange(keys.EXPIRIES, 0, -1)
+
+
+def test_a_record_that_cannot_be_read_keeps_its_results_and_its_place(world: World) -> None:
+    job = _job(world, hours=100)
+    world.client.hset(keys.job_key(job.task_id), "options", "{no json")
+    bucket = world.bucket()
+    world.clock.now += 2 * GRACE_SECONDS
+    # Without a manifest, only the record keeps them.
+    _put(world, job.original_key)
+    assert world.sweeper.run_once()
+    assert world.bucket() == bucket
+    tasks = OwnedTasks(world.client, world.store)
+    assert tasks.page("shop", limit=10, after=None, wanted=lambda _: True).jobs == []
+    assert world.client.zrange(keys.owner_tasks_key("shop"), 0, -1) == [job.task_id]
+
+
+def test_an_object_that_does_not_go_holds_up_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stays, goes = _job(world, hours=24), _job(world, hours=24)
+    delete = MinioStore.delete
+
+    def locked(store: MinioStore, key: str) -> None:
+        if stays.task_id in key:
+            raise StoreUnavailableError("Access Denied: the object is locked")
+        delete(store, key)
+
+    monkeypatch.setattr(MinioStore, "delete", locked)
+    world.clock.now += 24 * HOUR
+    for _ in range(2):
+        world.sweeper.run_once()
+    assert _names_in_bucket(world, goes.task_id) == []
+    assert len(_names_in_bucket(world, stays.task_id)) == 3
+    monkeypatch.undo()
+    world.clock.now += 600
+    assert world.sweeper.run_once()
+    assert world.bucket() == set()
+
+
+def test_an_orphan_that_does_not_go_holds_up_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked, left = f"results/{keys.new_task_id()}/a.png", f"results/{keys.new_task_id()}/a.png"
+    for key in (locked, left):
+        _put(world, key)
+    delete = MinioStore.delete
+
+    def refuse(store: MinioStore, key: str) -> None:
+        if key == locked:
+            raise StoreUnavailableError("Access Denied: the object is locked")
+        delete(store, key)
+
+    monkeypatch.setattr(MinioStore, "delete", refuse)
+    world.clock.now += 2 * GRACE_SECONDS
+    assert world.sweeper.run_once()
+    assert world.bucket() == {locked}
+
+
+def _names_in_bucket(world: World, word: str) -> list[str]:
+    return [key for key in world.bucket() if word in key]

@@ -447,3 +447,17 @@ def test_a_long_queue_of_one_host_hides_nobody_behind_it(post: Post) -> None:
         finally:
             ended.set()
         assert post.sender.settle(60)
+
+
+def test_a_row_that_cannot_be_read_holds_up_no_other(post: Post) -> None:
+    with receiver(answering(200)) as there:
+        bad, good = post.finished(there.url), post.finished(there.url)
+        row = post.delivery(bad)
+        post.client.hset(keys.delivery_key(row.id), "created_at", "x")
+        assert post.run() == 1
+        assert post.delivery(good).state is State.DELIVERED
+        assert post.deliveries.next_due(row.id) == post.clock() + 60
+        # Mended by hand, it goes out.
+        post.client.hset(keys.delivery_key(row.id), "created_at", row.created_at)
+        assert post.run(61) == 1
+    assert post.delivery(bad).state is State.DELIVERED
