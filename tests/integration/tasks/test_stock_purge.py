@@ -1,0 +1,114 @@
+"""Celery's own `purge`, run as an operator would: the reconciler undoes it."""
+
+import json
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import pytest
+from redis import Redis
+
+from deploy.local import binaries
+from tasks import keys
+from tasks.app import create_celery
+from tasks.dispatch import Dispatcher
+from tasks.fleet import Fleet
+from tasks.jobs import Job, Priority, Status
+from tasks.routing import Router
+from tasks.settings import Settings
+from tasks.store import JobStore, connect
+from tasks.worker.lost import list_key
+from tasks.worker.reconcile import Reconciler
+
+SHARED, OWN = "model.u2netp", "gpu.h.0"
+_DATABASE = "/12"
+
+
+@dataclass
+class Queues:
+    url: str
+    client: Redis
+    store: JobStore
+    dispatcher: Dispatcher
+    reconciler: Reconciler
+
+    def submit(self, queue: str, priority: Priority) -> str:
+        task_id = keys.new_task_id()
+        original = keys.original_key(task_id)
+        job = Job(task_id, "u2netp", queue, original, 1.7e9, 4e9, priority=priority)
+        self.dispatcher.send(self.store.create(job))
+        return task_id
+
+    def messages(self) -> Counter[str]:
+        """How many messages each job has, on all lists together."""
+        found = [text for name in self.store.lists() for text in self._texts(name)]
+        return Counter(json.loads(text)["headers"]["id"].partition(".")[0] for text in found)
+
+    def waiting(self, queue: str) -> int:
+        return sum(len(self._texts(f"{queue}|{int(step)}")) for step in Priority)
+
+    def _texts(self, name: str) -> list[str]:
+        return list(self.client.lrange(list_key(name), 0, -1))
+
+    def purge(self, *arguments: str) -> str:
+        """Run the command; what it says."""
+        done = subprocess.run(
+            [binaries.script("celery"), "-A", "tasks.app", "purge", "-f", *arguments],
+            env={**os.environ, "RMBG_REDIS_URL": self.url},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+
+@pytest.fixture
+def queues(server_settings: dict[str, object]) -> Iterator[Queues]:
+    url = str(server_settings["redis_url"]).removesuffix("/0") + _DATABASE
+    with (
+        connect(url) as client,
+        create_celery(Settings.load(**{**server_settings, "redis_url": url})) as app,
+    ):
+        client.flushdb()
+        store, fleet = JobStore(client), Fleet(client)
+        dispatcher = Dispatcher(app, store)
+        router = Router(client, fleet)
+        reconciler = Reconciler(client, store, dispatcher, fleet, router, ageing_seconds=60)
+        yield Queues(url, client, store, dispatcher, reconciler)
+
+
+def test_a_stock_purge_of_all_queues_is_undone_for_every_job_exactly_once(queues: Queues) -> None:
+    jobs = [queues.submit(*each) for each in product((SHARED, OWN), Priority) for _ in range(3)]
+    everyone = Counter(dict.fromkeys(jobs, 1))
+    # It knows the queues that the application declares: that of the I/O workers alone.
+    assert "No messages purged from 1 queue" in queues.purge()
+    assert queues.messages() == everyone
+    assert "Purged 18 messages from 2 known task queues" in queues.purge("-Q", f"{SHARED},{OWN}")
+    assert queues.messages() == Counter()
+    for _ in range(4):
+        assert queues.reconciler.run_once()
+    assert queues.messages() == everyone
+    assert set(queues.store.ids(Status.QUEUED)) == set(jobs)
+    for job in queues.store.get_many(jobs):
+        assert job.queue == SHARED
+        assert queues.client.zscore(keys.sent_key(f"{SHARED}|{int(job.priority)}"), job.task_id)
+
+
+def test_a_stock_purge_of_one_queue_leaves_the_others_alone(queues: Queues) -> None:
+    fleet = Fleet(queues.client)
+    fleet.beat("gpu0@h", queue=OWN, model="u2netp")
+    fleet.announce("gpu0@h", 90)
+    shared = [queues.submit(SHARED, step) for step in Priority]
+    bound = [queues.submit(OWN, step) for step in Priority]
+    for _ in range(2):
+        assert "Purged 3 messages from 1 known task queue" in queues.purge("-Q", SHARED)
+        assert queues.messages() == Counter(bound)
+        for _ in range(3):
+            assert queues.reconciler.run_once()
+        assert queues.messages() == Counter(shared + bound)
+    assert (queues.waiting(SHARED), queues.waiting(OWN)) == (3, 3)
+    sends = {job.task_id: job.sends for job in queues.store.get_many(shared + bound)}
+    assert sends == {**dict.fromkeys(shared, 2), **dict.fromkeys(bound, 0)}
