@@ -4,7 +4,7 @@ Each option that reliability rests on says what stock behaviour it replaces.
 """
 
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
 from celery import Celery
 
@@ -12,13 +12,12 @@ from tasks import names
 from tasks.limits import soft_time_limit, time_limit
 from tasks.settings import Settings
 
-#: Seconds that a running job is given to end after SIGTERM.
-SHUTDOWN_GRACE_SECONDS: Final = 30
-
 
 def create_celery(settings: Settings) -> Celery:
     """An application for these settings; it connects when first used."""
-    app = Celery("rmbg", include=["tasks.worker.removal", "tasks.worker.io"])
+    app = Celery(
+        "rmbg", include=["tasks.worker.removal", "tasks.worker.farewell", "tasks.worker.io"]
+    )
     app.conf.update(_configuration(settings))
     # By name, so that whoever only sends imports no worker.
     app.steps["worker"].add("tasks.worker.io:ReconcilerStep")
@@ -58,8 +57,9 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "worker_proc_alive_timeout": 300,
         # True loses the running task's message when the broker restarts.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        "worker_soft_shutdown_timeout": SHUTDOWN_GRACE_SECONDS,
-        "worker_enable_soft_shutdown_on_idle": True,
+        # The soft shutdown sleeps for all of its time, whatever is left to do: the worker's own
+        # farewell takes its place, so that SIGTERM ends a worker as soon as its job has ended.
+        "worker_soft_shutdown_timeout": 0,
         "worker_hijack_root_logger": False,
     }
 

@@ -1,11 +1,13 @@
 """The workers as Redis knows them: who lives, who is ready, who is drained, who is busy."""
 
+import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from redis import Redis
+from redis.client import Pipeline
 
 from inference.errors import ModelError
 from inference.models.registry import get_spec
@@ -87,12 +89,25 @@ class Fleet:
             self._set(pipe, name, facts)
             pipe.execute()
 
-    def announce(self, name: str, seconds: float, **facts: str | float) -> None:
-        """A worker's model has answered; that holds for so many seconds."""
+    def announce(
+        self, name: str, seconds: float, *, model: str = "", pid: int = 0, **facts: str | float
+    ) -> None:
+        """The model in a worker's process has answered; that holds for so many seconds."""
+        now = self._clock()
+        answer = json.dumps({"model": model, "pid": pid, "at": now})
         with redis_errors(), self._client.pipeline() as pipe:
-            pipe.zadd(keys.READY_INDEX, {name: self._clock() + seconds})
-            self._set(pipe, name, facts)
+            pipe.set(keys.ready_key(name), answer, px=int(seconds * 1000))
+            pipe.zadd(keys.READY_INDEX, {name: now + seconds})
+            self._set(pipe, name, {"model": model, "pid": pid, **facts})
             pipe.execute()
+
+    def answer(self, name: str) -> tuple[int, bool]:
+        """The process whose model answered last, 0 for none, and whether that counts still."""
+        with redis_errors(), self._client.pipeline() as pipe:
+            pipe.hget(keys.worker_key(name), "pid")
+            pipe.exists(keys.ready_key(name))
+            pid, counts = pipe.execute()
+        return int(pid or 0), bool(counts)
 
     def note(self, name: str, **facts: str | float) -> None:
         """Facts that changed."""
@@ -115,10 +130,25 @@ class Fleet:
             since = self._clock() - STARTS_SECONDS
             return int(self._client.zcount(keys.starts_key(name), since, "+inf"))
 
-    def withdraw(self, name: str) -> None:
-        """A worker's model no longer answers."""
+    def withdraw(self, name: str, *, pid: int | None = None) -> None:
+        """A worker's model no longer answers, and runs nothing.
+
+        Args:
+            name: the worker.
+            pid: leave it alone if another process than this one has answered meanwhile.
+        """
+        key = keys.worker_key(name)
+
+        def take_back(pipe: Pipeline) -> None:
+            if pid is not None and pipe.hget(key, "pid") != str(pid):
+                return
+            pipe.multi()
+            pipe.delete(keys.ready_key(name))
+            pipe.zrem(keys.READY_INDEX, name)
+            self._set(pipe, name, {"running": 0, "pid": 0})
+
         with redis_errors():
-            self._client.zrem(keys.READY_INDEX, name)
+            self._client.transaction(take_back, key)
 
     def leave(self, name: str) -> None:
         """A worker ends."""
@@ -135,7 +165,7 @@ class Fleet:
     def undrain(self, name: str) -> bool:
         """Let it work again; False if it was not drained."""
         with redis_errors():
-            self._client.hset(keys.worker_key(name), "faults", 0)
+            self._client.delete(keys.faults_key(name))
             return bool(self._client.hdel(keys.DRAINED, name))
 
     def drained(self, name: str) -> str:
@@ -143,18 +173,28 @@ class Fleet:
         with redis_errors():
             return str(self._client.hget(keys.DRAINED, name) or "")
 
-    def fault(self, name: str, reason: str) -> bool:
-        """Count a fault of the worker's GPU; True when it has now been drained for them."""
-        with redis_errors():
-            faults = self._client.hincrby(keys.worker_key(name), "faults", 1)
-        if faults < MAX_FAULTS:
+    def fault(self, name: str, task_id: str, reason: str) -> bool:
+        """Count a fault of the worker's GPU; True when it has now been drained for them.
+
+        A job counts once, lest one picture that is too much for any GPU drains them all.
+        """
+        key = keys.faults_key(name)
+        with redis_errors(), self._client.pipeline() as pipe:
+            pipe.sadd(key, task_id)
+            pipe.scard(key)
+            pipe.expire(key, _KEPT_SECONDS)
+            added, faults, _ = pipe.execute()
+        if not added or faults < MAX_FAULTS:
             return False
         self.drain(name, f"{faults} {_FAULTS_IN_A_ROW}, the last: {reason}")
         return True
 
     def finished(self, name: str, mean_seconds: float) -> None:
-        """A job came to its end: no fault now."""
-        self.note(name, faults=0, running=0, seconds=round(mean_seconds, 4))
+        """The model made a job's result: no fault now."""
+        with redis_errors(), self._client.pipeline() as pipe:
+            pipe.delete(keys.faults_key(name))
+            self._set(pipe, name, {"running": 0, "seconds": round(mean_seconds, 4)})
+            pipe.execute()
 
     def workers(self) -> list[Worker]:
         """All workers that live, are ready, or are drained."""

@@ -139,6 +139,11 @@ def ready_key(worker: str) -> str:
     return f"{PREFIX}worker:{worker}:ready"
 
 
+def faults_key(worker: str) -> str:
+    """The jobs over which its GPU failed since one last succeeded there: a set."""
+    return f"{PREFIX}worker:{worker}:faults"
+
+
 def done_channel(task_id: str) -> str:
     """Published once, when a job becomes final."""
     return f"{PREFIX}done:{task_id}"

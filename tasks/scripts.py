@@ -26,6 +26,7 @@ _NAMES = (
     "release",
     "crash",
     "cancel",
+    "postpone",
     "requeue",
     "set_aside",
     "overdue",

@@ -154,6 +154,12 @@ class Settings(BaseSettings):
         description="Seconds after which a job's process is killed and the job retried; "
         "by model and device if unset.",
     )
+    shutdown_seconds: float = Field(
+        30,
+        ge=0,
+        description="Seconds that the running job is given to end after SIGTERM; then it is handed "
+        "back to the queue.",
+    )
     max_memory_mb: int | None = Field(
         None, ge=256, description="A model process above this is replaced after its job."
     )

@@ -248,7 +248,7 @@ class JobStore:
 
         Args:
             task_id: the job.
-            token: of its lease, or none if no lease is left.
+            token: of its lease, or the beginning that names its process; none if no lease is left.
             avoid: the worker that should not try it again, if another can.
         """
         outcome = self._change(
@@ -263,6 +263,10 @@ class JobStore:
             LAST_PAUSE_SECONDS,
         )
         return Returned(outcome)
+
+    def postpone(self, task_id: str, *, seconds: float) -> bool:
+        """Have a queued job's next message sent in so many seconds; False if it is not queued."""
+        return bool(self._run("postpone", task_id, self._clock() + seconds))
 
     def crash(self, task_id: str, *, holder: str) -> Returned:
         """A worker's process died over the job: its parent says so. Counted.

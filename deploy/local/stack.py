@@ -20,8 +20,8 @@ from deploy.local.settings import core_count
 from tasks import names
 from tasks.settings import Settings
 
-#: A worker is given this long to end its job before it is killed; the job is then done again.
-_WORKER_GRACE_SECONDS: Final = 15.0
+#: A worker that has handed its job back is given so much longer to end before it is killed.
+_WORKER_LEAD_SECONDS: Final = 10.0
 #: A request that waits for a task is cut off after this long.
 _API_GRACE_SECONDS: Final = 5.0
 #: Flower keeps nothing that would have to be saved.
@@ -216,7 +216,7 @@ def _model_worker(
         metrics=_target(metrics_port),
         address=", ".join(queues),
         probe=probes.worker_ready(settings.redis_url.get_secret_value(), node),
-        grace=_WORKER_GRACE_SECONDS,
+        grace=settings.shutdown_seconds + _WORKER_LEAD_SECONDS,
         stop_stage=_WORKER_STAGE,
     )
 
@@ -238,7 +238,7 @@ def _io_worker(settings: Settings, env: Mapping[str, str], metrics_port: int) ->
         metrics=_target(metrics_port),
         address=", ".join(queues),
         probe=probes.worker_online(settings, _node("io", settings)),
-        grace=_WORKER_GRACE_SECONDS,
+        grace=settings.shutdown_seconds + _WORKER_LEAD_SECONDS,
         stop_stage=_WORKER_STAGE,
     )
 

@@ -1,6 +1,7 @@
--- Put a processing job back: a loss, which is nobody's fault. By its owner (its token given), or
--- by the reconciler (no token) once no lease is left.
--- ARGV: id, token, now, most losses, error JSON of a job lost too often, worker to avoid ('': none),
+-- Put a processing job back: a loss, which is nobody's fault. By its owner (its token given), by the
+-- owner's parent (the beginning of the token, which names its process), or by the reconciler (no
+-- token) once no lease is left.
+-- ARGV: id, token or its beginning, now, most losses, error JSON of a job lost too often, worker to avoid ('': none),
 --       seconds of the first pause, longest pause.
 local id, now = ARGV[1], tonumber(ARGV[3])
 local status = get(id, 'status')
@@ -10,7 +11,8 @@ if status ~= 'processing' then
   end
   return 'none'
 end
-if (redis.call('GET', lease_key(id)) or '') ~= ARGV[2] then
+local token = redis.call('GET', lease_key(id)) or ''
+if token:sub(1, #ARGV[2]) ~= ARGV[2] or (ARGV[2] == '' and token ~= '') then
   return 'none'
 end
 redis.call('DEL', lease_key(id))

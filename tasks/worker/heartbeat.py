@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -15,16 +16,25 @@ from celery import bootsteps
 from celery.worker import state
 from redis import Redis
 
-from tasks import keys, names
+from tasks import names
 from tasks.errors import QueueUnavailableError
-from tasks.fleet import BEAT_SECONDS, Fleet
+from tasks.fleet import ALIVE_SECONDS, BEAT_SECONDS, Fleet
+from tasks.limits import ready_seconds
 from tasks.settings import Settings
 from tasks.store import connect, redis_errors
+from tasks.worker.silence import Silence
 
 #: Kombu's sorted set of messages taken and not acknowledged, by the time they were taken.
 _UNACKED_INDEX: Final = "unacked_index"
 
 _log = structlog.get_logger(__name__)
+
+
+def _children() -> set[int]:
+    """Pids of the pool's processes."""
+    from billiard.process import active_children  # noqa: PLC0415 - of the running pool
+
+    return {child.pid for child in active_children()}
 
 
 class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
@@ -43,7 +53,8 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery pub
         """Begin to beat."""
         settings = Settings.load()
         client = connect(settings.redis_url.get_secret_value())
-        heart = Heart(client, worker, settings.model)
+        silence = Silence(ready_seconds(settings), ALIVE_SECONDS)
+        heart = Heart(client, worker, settings.model, silence)
         self._thread = threading.Thread(
             target=heart.run, args=(self._ended,), name="heartbeat", daemon=True
         )
@@ -61,15 +72,23 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery pub
 class Heart:
     """One beat does each of the parent's duties once."""
 
-    def __init__(self, client: Redis, worker: Any, model: str) -> None:  # noqa: ANN401 - celery's
+    def __init__(
+        self,
+        client: Redis,
+        worker: Any,  # noqa: ANN401 - celery publishes no types
+        model: str,
+        silence: Silence,
+        *,
+        children: Callable[[], set[int]] = _children,
+    ) -> None:
         self._client = client
         self._fleet = Fleet(client)
-        self._app = worker.app
+        self._worker = worker
         self._name = str(worker.hostname)
         self._queues = sorted(worker.app.amqp.queues.consume_from)
         self._model = model
-        self._answered_pid = 0
-        self._paused = False
+        self._silence = silence
+        self._children = children
 
     def run(self, ended: threading.Event) -> None:
         """Beat until told to end; whatever one beat meets, the next one comes."""
@@ -93,7 +112,7 @@ class Heart:
         self._fleet.beat(self._name, queue=own, model=self._model)
         self._keep_messages()
         self._obey_drain()
-        self._replace_silent_child()
+        self._mind_child()
 
     def _keep_messages(self) -> None:
         """Refresh the messages in hand, so that no visibility timeout gives them to others."""
@@ -103,30 +122,29 @@ class Heart:
                 self._client.zadd(_UNACKED_INDEX, dict.fromkeys(tags, time.time()), xx=True)
 
     def _obey_drain(self) -> None:
+        """Go by what is consumed from: whatever the consumer was told before may have been lost."""
+        consumer = getattr(self._worker, "consumer", None)
+        if consumer is None or state.should_stop is not None or state.should_terminate is not None:
+            return  # It has yet to begin, or has been told to end.
         drained = bool(self._fleet.drained(self._name))
-        if drained == self._paused:
-            return
-        change = self._app.control.cancel_consumer if drained else self._app.control.add_consumer
-        for queue in self._queues:
-            change(queue, destination=[self._name])
-        self._paused = drained
-        _log.warning("worker.drained" if drained else "worker.undrained", worker=self._name)
+        selected = self._worker.app.amqp.queues.consume_from
+        wrong = [queue for queue in self._queues if (queue in selected) == drained]
+        for queue in wrong:
+            # The consumer is its own thread's.
+            change = consumer.cancel_task_queue if drained else consumer.add_task_queue
+            consumer.call_soon(change, queue)
+        if wrong:
+            _log.warning("worker.drained" if drained else "worker.undrained", worker=self._name)
 
-    def _replace_silent_child(self) -> None:
-        """Kill the child whose announcement has lapsed; the pool starts another."""
-        with redis_errors():
-            announced = self._client.exists(keys.ready_key(self._name))
-            pid = int(str(self._client.hget(keys.worker_key(self._name), "pid") or 0))
-        if announced:
-            self._answered_pid = pid
-        elif pid and pid == self._answered_pid and pid in _children():
-            _log.error("worker.child_silent", pid=pid)
-            self._answered_pid = 0
+    def _mind_child(self) -> None:
+        """Kill the child whose answers ceased, and take back the word of one that is gone."""
+        pid, counts = self._fleet.answer(self._name)
+        silent = self._silence.look(answered=counts)
+        if pid not in self._children():
+            if counts:
+                _log.warning("worker.child_gone", worker=self._name, pid=pid)
+                self._fleet.withdraw(self._name, pid=pid)
+        elif silent:
+            _log.error("worker.child_silent", worker=self._name, pid=pid)
+            self._fleet.withdraw(self._name, pid=pid)
             os.kill(pid, signal.SIGKILL)
-
-
-def _children() -> set[int]:
-    """Pids of the pool's processes."""
-    from billiard.process import active_children  # noqa: PLC0415 - of the running pool
-
-    return {child.pid for child in active_children()}

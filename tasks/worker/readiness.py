@@ -1,25 +1,25 @@
 """Shows that a worker's model answers: only an inference refreshes the announcement."""
 
-import json
 import os
 import threading
-import time
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 import structlog
-from redis import Redis
-from redis.exceptions import RedisError
 
+from inference.errors import InferenceError
 from inference.models.base import Matting
-from tasks import keys
 from tasks.errors import QueueUnavailableError
 from tasks.fleet import Fleet
+from tasks.worker.gpu_faults import GPU_FAULT
 from tasks.worker.startup import path_facts
 
 _PROBE_SIDE: Final = 64
 #: Weight of the newest job in the running mean of what a job takes.
 _NEWEST: Final = 0.3
+#: The next probe comes so soon if Redis did not take the last announcement.
+_SOON_SECONDS: Final = 2.0
 
 _log = structlog.get_logger(__name__)
 
@@ -28,7 +28,6 @@ class Readiness:
     """Probes the idle model, and announces the worker while the model answers.
 
     Args:
-        client: Redis.
         fleet: the workers' facts.
         model: loaded and warm.
         lock: held while the model runs.
@@ -36,11 +35,11 @@ class Readiness:
         seconds: how long an answer counts. Longer than the longest job may take, which keeps
             the probe away: the time limit sees to that one.
         interval: seconds from one probe to the next.
+        leave: ends this process, whose GPU context is broken.
     """
 
     def __init__(
         self,
-        client: Redis,
         fleet: Fleet,
         model: Matting,
         lock: threading.Lock,
@@ -48,16 +47,18 @@ class Readiness:
         *,
         seconds: float,
         interval: float,
+        leave: Callable[[], None],
     ) -> None:
-        self._client = client
         self._fleet = fleet
         self._model = model
         self._lock = lock
         self._worker = worker
         self._seconds = seconds
         self._interval = interval
+        self._leave = leave
         self._path = path_facts(model)
         self._mean: float | None = None
+        self._untold = False
         self._ended = threading.Event()
 
     def start(self) -> None:
@@ -67,45 +68,59 @@ class Readiness:
 
     def begin(self) -> None:
         """A job begins."""
-        try:
-            self._fleet.note(self._worker, running=1)
-        except QueueUnavailableError as error:
-            _log.warning("worker.note_failed", reason=str(error))
+        self._note(running=1)
 
     def end(self, took: float | None) -> None:
-        """A job has ended, after so many seconds of work; None if it did not run to its end."""
-        if took is not None:
-            self._mean = took if self._mean is None else self._mean + _NEWEST * (took - self._mean)
+        """A job is over: after so many seconds of work, or None if the model made no result."""
+        if took is None:
+            self._note(running=0)
+            return
+        self._mean = took if self._mean is None else self._mean + _NEWEST * (took - self._mean)
         try:
-            if took is None or self._mean is None:
-                self._fleet.note(self._worker, running=0)
-            else:
-                self._fleet.finished(self._worker, self._mean)
-                self.announce()
+            self._fleet.finished(self._worker, self._mean)
         except QueueUnavailableError as error:
             _log.warning("worker.note_failed", reason=str(error))
+        self.announce()
 
     def announce(self) -> None:
         """Say that the model has just answered."""
         model, pid = self._model.name, os.getpid()
-        text = json.dumps({"model": model, "pid": pid, "at": time.time()})
         try:
-            self._client.set(keys.ready_key(self._worker), text, ex=int(self._seconds))
             self._fleet.announce(self._worker, self._seconds, model=model, pid=pid, **self._path)
-        except (RedisError, QueueUnavailableError) as error:
+        except QueueUnavailableError as error:
+            self._untold = True
             _log.warning("worker.announce_failed", reason=str(error))
+        else:
+            self._untold = False
 
     def withdraw(self) -> None:
         """Stop, and take the announcement back."""
         self._ended.set()
         try:
-            self._client.delete(keys.ready_key(self._worker))
             self._fleet.withdraw(self._worker)
-        except (RedisError, QueueUnavailableError) as error:
+        except QueueUnavailableError as error:
             _log.warning("worker.withdraw_failed", reason=str(error))
 
-    def _run(self) -> None:
-        while not self._ended.wait(self._interval):
+    def probe(self) -> None:
+        """Ask the model, and announce its answer; without one the announcement lapses."""
+        try:
             with self._lock:
                 self._model.matte([np.zeros((_PROBE_SIDE, _PROBE_SIDE, 3), np.uint8)])
+        except InferenceError as error:
+            _log.error("worker.probe_failed", worker=self._worker, reason=str(error))
+            if error.code == GPU_FAULT:
+                self._leave()
+        except Exception:  # noqa: BLE001 - the next probe may fare better
+            _log.exception("worker.probe_failed", worker=self._worker)
+        else:
             self.announce()
+
+    def _run(self) -> None:
+        while not self._ended.wait(_SOON_SECONDS if self._untold else self._interval):
+            self.probe()
+
+    def _note(self, **facts: int) -> None:
+        try:
+            self._fleet.note(self._worker, **facts)
+        except QueueUnavailableError as error:
+            _log.warning("worker.note_failed", reason=str(error))

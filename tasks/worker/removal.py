@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import structlog
 from billiard import pool
-from celery import Celery, Task, current_app, shared_task
+from celery import Task, current_app, shared_task
 from celery.signals import (
     setup_logging,
     task_revoked,
@@ -19,7 +19,7 @@ from celery.signals import (
 
 from inference.models.base import Matting
 from tasks import names
-from tasks.dispatch import Dispatcher, job_id_of
+from tasks.dispatch import job_id_of
 from tasks.errors import QueueUnavailableError, TaskError
 from tasks.fleet import Fleet
 from tasks.limits import ready_seconds
@@ -54,16 +54,15 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
     runner: Runner | None = None
     readiness: Readiness | None = None
 
-    def load(self, app: Celery, settings: Settings, worker: str) -> None:
+    def load(self, settings: Settings, worker: str) -> None:
         """Load and warm up the model, then announce the worker."""
         model = self.loader(settings)
         revision = revision_of(settings)
         client = connect(settings.redis_url.get_secret_value())
-        store, fleet, lock = JobStore(client), Fleet(client), threading.Lock()
+        fleet, lock = Fleet(client), threading.Lock()
         self.runner = Runner(
-            store=store,
+            store=JobStore(client),
             objects=MinioStore.from_settings(settings),
-            dispatcher=Dispatcher(app, store),
             fleet=fleet,
             model=model,
             model_lock=lock,
@@ -73,13 +72,13 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
         )
         fleet.note(worker, revision=revision)
         self.readiness = Readiness(
-            client,
             fleet,
             model,
             lock,
             worker,
             seconds=ready_seconds(settings),
             interval=settings.probe_seconds,
+            leave=_leave,
         )
         self.readiness.start()
 
@@ -99,11 +98,11 @@ def remove(self: RemovalTask, task_id: str) -> None:
         raise TaskError("This process has loaded no model: run the task on a model worker.")
     self.readiness.begin()
     began = time.monotonic()
-    job = None
+    answered = False
     try:
-        job = self.runner.run(task_id)
+        answered = self.runner.run(task_id)
     finally:
-        self.readiness.end(time.monotonic() - began if job else None)
+        self.readiness.end(time.monotonic() - began if answered else None)
 
 
 @setup_logging.connect
@@ -115,6 +114,16 @@ def _configure_logging(**_: Any) -> None:  # noqa: ANN401 - Celery's signal sign
 def _check_model(sender: Any, **_: Any) -> None:  # noqa: ANN401 - the same
     if serves_a_model(sender.app):
         prepare_parent(sender)
+        _withdraw_former(sender.hostname)
+
+
+def _withdraw_former(worker: str) -> None:
+    """A worker of that name that was killed may have left word that its model answers."""
+    try:
+        with connect(Settings.load().redis_url.get_secret_value()) as client:
+            Fleet(client).withdraw(worker)
+    except QueueUnavailableError as error:
+        _log.warning("worker.withdraw_failed", reason=str(error))
 
 
 @worker_process_init.connect
@@ -127,7 +136,7 @@ def _load_model(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - 
     began = time.monotonic()
     _note_start(settings, sender or "worker")
     try:
-        task.load(current_app, settings, sender or "worker")
+        task.load(settings, sender or "worker")
     except Exception as error:  # noqa: BLE001 - Celery would go on without a model
         give_up(error, settings.model)
     count_load(settings.model, sender or "worker", time.monotonic() - began)

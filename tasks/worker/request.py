@@ -1,5 +1,9 @@
 """Tells the records when a worker's process died over a job, before its message comes back."""
 
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -9,8 +13,9 @@ from celery.worker.request import Request
 from tasks import keys
 from tasks.dispatch import job_id_of
 from tasks.errors import QueueUnavailableError
+from tasks.fleet import Fleet
 from tasks.settings import Settings
-from tasks.store import JobStore, connect
+from tasks.store import JobStore, Returned, connect
 
 _log = structlog.get_logger(__name__)
 
@@ -27,29 +32,64 @@ class RemovalRequest(Request):  # type: ignore[misc] # celery publishes no types
         # Billiard wraps what it carries from one process to another.
         error = getattr(exc_info.exception, "exc", exc_info.exception)
         if isinstance(error, (WorkerLostError, TimeLimitExceeded, SystemExit)):
-            self._release_lease()
+            self._note_crash()
         return super().on_failure(exc_info, *arguments, **options)
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:  # noqa: ANN401, FBT001 - the same
         """The time limit: the hard one kills the child."""
         if not soft:
-            self._release_lease()
+            self._note_crash()
         return super().on_timeout(soft, timeout)
 
-    def _release_lease(self) -> None:
-        task_id, pid = job_id_of(self.id), self.worker_pid
-        # A child that dies within milliseconds takes the news of its pid with it. The worker has
-        # but one child, so its name alone says whose lease it was.
-        holder = f"{self.hostname}/" if pid is None else keys.lease_holder(self.hostname, pid)
+    def cancel(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - the same
+        """Celery ends the child in a hurry: a cold shutdown."""
+        self.hand_back()
+        return super().cancel(*arguments, **options)
+
+    def hand_back(self) -> None:
+        """Put the job back, though its child is still at it; that one can write nothing more."""
+        self._put_back(
+            "job.handed_back", lambda store, holder: store.release(self._job, token=holder)
+        )
+
+    def kill_process(self) -> None:
+        """Kill the child; a call of native code would keep it from a gentler end."""
+        if self.worker_pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self.worker_pid, signal.SIGKILL)
+
+    def _note_crash(self) -> None:
+        """The child died over the job, or is about to be killed for it."""
+        self._put_back(
+            "job.worker_died", lambda store, holder: store.crash(self._job, holder=holder)
+        )
+
+    def _put_back(self, event: str, change: Callable[[JobStore, str], Returned]) -> None:
         try:
-            store = JobStore(connect(Settings.load().redis_url.get_secret_value()))
-            outcome = store.crash(task_id, holder=holder)
-            job = store.get(task_id)
+            client = connect(Settings.load().redis_url.get_secret_value())
+            # Until the next child is ready, others are to be preferred.
+            Fleet(client).withdraw(self.hostname)
+            store = JobStore(client)
+            outcome = change(store, self._holder())
+            job = store.get(self._job)
         except QueueUnavailableError as error:
             # The lease will run out by itself, and the reconciler will count a loss.
-            _log.warning("job.crash_not_noted", task_id=task_id, reason=str(error))
+            _log.warning("job.return_not_noted", task_id=self._job, reason=str(error))
         else:
-            known = job.log_context() if job else {"task_id": task_id}
-            _log.warning(
-                "job.worker_died", **known, worker=self.hostname, pid=pid, outcome=outcome.value
-            )
+            known = job.log_context() if job else {"task_id": self._job}
+            facts = {"worker": self.hostname, "pid": self.worker_pid, "outcome": outcome.value}
+            _log.warning(event, **known, **facts)
+
+    @property
+    def _job(self) -> str:
+        return job_id_of(self.id)
+
+    def _holder(self) -> str:
+        """Whose lease it is.
+
+        A child that dies within milliseconds takes the news of its pid with it. The worker has but
+        one child, so its name alone says it.
+        """
+        if self.worker_pid is None:
+            return f"{self.hostname}/"
+        return keys.lease_holder(self.hostname, self.worker_pid)

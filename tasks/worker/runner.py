@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -16,22 +16,23 @@ from inference.options import Options
 from inference.pipeline import Result, remove_background
 from inference.probe import ImageLimits
 from inference.stages import StageTimer
-from tasks import keys, names
-from tasks.dispatch import Dispatcher
+from tasks import keys
 from tasks.errors import LeaseLostError, ObjectNotFoundError, TaskError
 from tasks.fleet import Fleet
 from tasks.jobs import Job, JobError, Status
 from tasks.storage import ObjectStore
 from tasks.store import Claim, JobStore, Returned
 from tasks.tracing import span
+from tasks.worker.gpu_faults import GPU_FAULT, OUT_OF_MEMORY
 from tasks.worker.lease import LeaseKeeper
 from tasks.worker.soft_limit import soft_limit_deferred
 from tasks.worker.stage_metrics import MeteredTimer
 
+#: A job that this worker may not begin is sent on after so long: at once, it might be taken by the
+#: same worker again and again.
+_PASS_ON_SECONDS: Final = 1.0
+
 _log = structlog.get_logger(__name__)
-#: Codes of `inference` errors that are the GPU's and not the picture's.
-_OUT_OF_MEMORY = "gpu_out_of_memory"
-_GPU_FAULT = "gpu_fault"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,6 @@ class Runner:
     Attributes:
         store: the records.
         objects: the pictures.
-        dispatcher: sends a job to others.
         fleet: where this worker's facts are kept.
         model: loaded and warm.
         model_lock: held while the model runs; the probe of an idle model takes it too.
@@ -52,7 +52,6 @@ class Runner:
 
     store: JobStore
     objects: ObjectStore
-    dispatcher: Dispatcher
     fleet: Fleet
     model: Matting
     model_lock: AbstractContextManager[Any]
@@ -60,11 +59,11 @@ class Runner:
     worker: str
     leave: Callable[[], None]
 
-    def run(self, task_id: str) -> Job | None:
+    def run(self, task_id: str) -> bool:
         """Run a job if its lease can be had; otherwise leave it to whoever has it.
 
         Returns:
-            The job as it was claimed; None if it was not.
+            Whether the model made a result of it, whatever became of that.
 
         Raises:
             QueueUnavailableError: Redis went away; once the lease has run out, the reconciler
@@ -72,20 +71,19 @@ class Runner:
         """
         if self.fleet.drained(self.worker):
             self._pass_on(task_id, "drained")
-            return None
+            return False
         token = keys.lease_token(self.worker, os.getpid())
         if not self._claim(task_id, token):
-            return None
+            return False
         job = self.store.get(task_id)
         if job is None:
-            return None
+            return False
         with (
             structlog.contextvars.bound_contextvars(**job.log_context(), worker=self.worker),
             span("job", parent=job.traceparent, **job.log_context(), worker=self.worker),
             LeaseKeeper(self.store, task_id, token) as lease,
         ):
-            self._run_claimed(job, token, lease)
-        return job
+            return self._run_claimed(job, token, lease)
 
     def _claim(self, task_id: str, token: str) -> bool:
         outcome = self.store.claim(task_id, token=token, worker=self.worker)
@@ -105,14 +103,16 @@ class Runner:
         )
 
     def _pass_on(self, task_id: str, reason: str) -> None:
-        """To the shared queue, for whoever takes it."""
-        self.dispatcher.send_again(task_id, queue=names.model_queue(self.model.name))
+        """To whoever the reconciler sends it to."""
+        self.store.postpone(task_id, seconds=_PASS_ON_SECONDS)
         _log.info("job.passed_on", task_id=task_id, reason=reason)
 
-    def _run_claimed(self, job: Job, token: str, lease: LeaseKeeper) -> None:
+    def _run_claimed(self, job: Job, token: str, lease: LeaseKeeper) -> bool:
+        answered = False
         timer = MeteredTimer(job, self.model.name, self.worker, lambda _stage: lease.check())
         try:
             result = self._cut_out(job, timer)
+            answered = True
             with soft_limit_deferred():
                 self._publish(job, token, result, timer)
         except LeaseLostError:
@@ -128,6 +128,7 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - the job must end whatever was met
             _log.exception("job.crashed")
             self._fail(job, token, error, timer)
+        return answered
 
     def _cut_out(self, job: Job, timer: StageTimer) -> Result:
         options = Options.from_dict(job.options)
@@ -139,7 +140,7 @@ class Runner:
             try:
                 return self._pipeline(original, behind, options, timer)
             except InferenceError as error:
-                if error.code != _OUT_OF_MEMORY:
+                if error.code != OUT_OF_MEMORY:
                     raise
                 # The engine has freed its cache: once more, before others are bothered.
                 _log.warning("job.gpu_out_of_memory", retry="here")
@@ -201,16 +202,19 @@ class Runner:
         self, job: Job, token: str, error: InferenceError, timer: StageTimer
     ) -> None:
         """A picture's fault fails the job; a GPU's fault gives it to another GPU."""
-        if error.code not in {_OUT_OF_MEMORY, _GPU_FAULT}:
+        if error.code not in {OUT_OF_MEMORY, GPU_FAULT}:
             self._fail(job, token, error, timer)
             return
-        self._return(job, token, str(error), avoid=self.worker)
-        if self.fleet.fault(self.worker, error.code):
-            _log.error("worker.drained", reason=error.code)
-        if error.code == _GPU_FAULT:
-            # After a CUDA error the context is of no more use: a fresh process gets a fresh one.
-            _log.error("worker.leaves", reason=str(error))
-            self.leave()
+        try:
+            self._return(job, token, str(error), avoid=self.worker)
+            if self.fleet.fault(self.worker, job.task_id, error.code):
+                _log.error("worker.drained", worker=self.worker, reason=error.code)
+        finally:
+            if error.code == GPU_FAULT:
+                # After a CUDA error the context is of no more use, also if Redis is away just now:
+                # a fresh process gets a fresh one.
+                _log.error("worker.leaves", reason=str(error))
+                self.leave()
 
     def _return(self, job: Job, token: str, reason: str, *, avoid: str = "") -> None:
         outcome = self.store.release(job.task_id, token=token, avoid=avoid)

@@ -133,8 +133,8 @@ def test_workers_are_up_down_or_drained(client: Redis) -> None:
     fleet = Fleet(client, clock=lambda: now)
     fleet.beat(WORKER, queue="gpu.h.0", model="m")
     fleet.announce(WORKER, 60, model="m", pid=1)
-    for _ in range(MAX_FAULTS):
-        fleet.fault(WORKER, "gpu_fault")
+    for number in range(MAX_FAULTS):
+        fleet.fault(WORKER, f"job{number}", "gpu_fault")
     now = 900.0
     fleet.beat("gpu1@h", queue="gpu.h.1", model="m")
     reader = CollectorRegistry()

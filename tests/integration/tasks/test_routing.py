@@ -126,14 +126,21 @@ def test_redis_away_is_no_reason_not_to_choose() -> None:
 
 def test_faults_in_a_row_drain_a_gpu_and_a_success_forgives_them(fleet: Fleet) -> None:
     name = _join(fleet, 0)
-    for _ in range(MAX_FAULTS - 1):
-        assert not fleet.fault(name, "gpu_fault")
+    for number in range(MAX_FAULTS - 1):
+        assert not fleet.fault(name, f"job{number}", "gpu_fault")
     fleet.finished(name, 1.0)
-    for _ in range(MAX_FAULTS - 1):
-        assert not fleet.fault(name, "gpu_fault")
+    for number in range(MAX_FAULTS - 1):
+        assert not fleet.fault(name, f"job{number}", "gpu_fault")
     assert fleet.drained(name) == ""
-    assert fleet.fault(name, "gpu_fault")
+    assert fleet.fault(name, "another", "gpu_fault")
     assert "gpu_fault" in fleet.drained(name)
+
+
+def test_one_picture_that_is_too_much_drains_no_gpu(fleet: Fleet) -> None:
+    name = _join(fleet, 0)
+    for _ in range(2 * MAX_FAULTS):
+        assert not fleet.fault(name, "job", "gpu_out_of_memory")
+    assert fleet.drained(name) == ""
 
 
 def test_a_worker_is_ready_only_as_long_as_it_lives(client: Redis, fleet: Fleet) -> None:

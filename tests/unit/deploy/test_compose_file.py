@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.app import SHUTDOWN_GRACE_SECONDS
+from tasks.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -45,7 +45,8 @@ def test_secrets_come_from_files(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cpu0", "gpu0", "io"])
 def test_a_worker_is_given_longer_to_end_than_it_takes(name: str) -> None:
-    assert int(SERVICES[name]["stop_grace_period"].rstrip("s")) > SHUTDOWN_GRACE_SECONDS
+    grace = Settings.load().shutdown_seconds
+    assert int(SERVICES[name]["stop_grace_period"].rstrip("s")) > grace
 
 
 def test_a_gpu_worker_has_its_own_device_and_queue_and_the_weights_a_volume() -> None:

@@ -1,0 +1,197 @@
+"""The parent's beats: what it makes of a drain, and of the process that has the model."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+from celery import Celery
+from redis import Redis
+
+from tasks import keys
+from tasks.app import create_celery
+from tasks.fleet import Fleet, Worker
+from tasks.settings import Settings
+from tasks.store import connect
+from tasks.worker.heartbeat import Heart
+from tasks.worker.silence import Silence
+
+WORKER = "gpu0@h"
+QUEUES = ["gpu.h.0", "model.m"]
+
+
+class Consumer:
+    """Celery's, as far as a heart sees it: what it is told, its own thread does later, or never."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self.told: list[str] = []
+        self.deaf = False
+
+    def call_soon(self, change: Callable[[str], None], queue: str) -> None:
+        if not self.deaf:
+            change(queue)
+
+    def cancel_task_queue(self, queue: str) -> None:
+        self._app.amqp.queues.deselect(queue)
+        self.told.append(f"-{queue}")
+
+    def add_task_queue(self, queue: str) -> None:
+        self._app.amqp.queues.select_add(self._app.amqp.queues[queue])
+        self.told.append(f"+{queue}")
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def settings(server_settings: dict[str, object]) -> Settings:
+    url = str(server_settings["redis_url"]).removesuffix("/0") + "/5"
+    return Settings.load(**{**server_settings, "redis_url": url})
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[Redis]:
+    with connect(settings.redis_url.get_secret_value()) as client:
+        client.flushdb()
+        yield client
+
+
+@pytest.fixture
+def app(settings: Settings) -> Iterator[Celery]:
+    with create_celery(settings) as app:
+        app.amqp.queues.select(QUEUES)
+        yield app
+
+
+@pytest.fixture
+def consumer(app: Celery) -> Consumer:
+    return Consumer(app)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "600"]) as child:
+        yield child
+        child.kill()
+
+
+@pytest.fixture
+def heart(
+    client: Redis,
+    app: Celery,
+    consumer: Consumer,
+    clock: Clock,
+    child: subprocess.Popen[bytes],
+) -> Heart:
+    """Of a worker whose pool has one process."""
+    worker = SimpleNamespace(hostname=WORKER, app=app, consumer=consumer)
+    silence = Silence(90, 6, clock=clock)
+    return Heart(client, worker, "m", silence, children=lambda: {child.pid})
+
+
+def _worker(client: Redis) -> Worker:
+    (worker,) = Fleet(client).workers()
+    return worker
+
+
+def test_a_drained_worker_is_told_until_it_heeds(
+    heart: Heart, client: Redis, app: Celery, consumer: Consumer
+) -> None:
+    Fleet(client).drain(WORKER, "new fan")
+    consumer.deaf = True
+    heart.beat()
+    assert sorted(app.amqp.queues.consume_from) == QUEUES
+    consumer.deaf = False
+    heart.beat()
+    assert dict(app.amqp.queues.consume_from) == {}
+    heart.beat()
+    assert consumer.told == ["-gpu.h.0", "-model.m"]
+
+
+def test_an_undrained_worker_is_told_until_it_heeds(
+    heart: Heart, client: Redis, app: Celery, consumer: Consumer
+) -> None:
+    Fleet(client).drain(WORKER, "new fan")
+    heart.beat()
+    Fleet(client).undrain(WORKER)
+    consumer.deaf = True
+    heart.beat()
+    consumer.deaf = False
+    heart.beat()
+    assert sorted(app.amqp.queues.consume_from) == QUEUES
+    assert consumer.told[2:] == ["+gpu.h.0", "+model.m"]
+
+
+def test_a_worker_that_has_no_consumer_yet_beats_all_the_same(
+    client: Redis, app: Celery, clock: Clock
+) -> None:
+    worker = SimpleNamespace(hostname=WORKER, app=app, consumer=None)
+    Fleet(client).drain(WORKER, "new fan")
+    Heart(client, worker, "m", Silence(90, 6, clock=clock), children=set).beat()
+    assert _worker(client).alive
+
+
+def test_a_child_whose_answer_lapsed_is_killed_and_not_sent_to(
+    heart: Heart, client: Redis, child: subprocess.Popen[bytes], clock: Clock
+) -> None:
+    Fleet(client).announce(WORKER, 90, model="m", pid=child.pid)
+    heart.beat()
+    assert child.poll() is None
+    client.delete(keys.ready_key(WORKER))
+    clock.now += 2
+    heart.beat()
+    assert child.wait(10) != 0
+    assert not _worker(client).ready
+
+
+def test_a_child_whose_answer_lapsed_in_an_outage_is_given_time(
+    heart: Heart, client: Redis, child: subprocess.Popen[bytes], clock: Clock
+) -> None:
+    Fleet(client).announce(WORKER, 90, model="m", pid=child.pid)
+    heart.beat()
+    client.delete(keys.ready_key(WORKER))
+    clock.now += 300
+    for _ in range(44):
+        clock.now += 2
+        heart.beat()
+    assert child.poll() is None
+    clock.now += 5
+    heart.beat()
+    assert child.wait(10) != 0
+
+
+def test_a_child_that_has_not_answered_yet_is_left_to_load(
+    heart: Heart, child: subprocess.Popen[bytes], clock: Clock
+) -> None:
+    for _ in range(100):
+        clock.now += 2
+        heart.beat()
+    assert child.poll() is None
+
+
+def test_the_word_of_a_child_that_is_gone_is_taken_back(heart: Heart, client: Redis) -> None:
+    Fleet(client).announce(WORKER, 90, model="m", pid=os.getpid())
+    heart.beat()
+    gone = _worker(client)
+    assert (gone.alive, gone.ready) == (True, False)
+
+
+def test_the_word_of_the_next_child_is_not_taken_back(client: Redis) -> None:
+    fleet = Fleet(client)
+    fleet.beat(WORKER)
+    fleet.announce(WORKER, 90, model="m", pid=2)
+    fleet.withdraw(WORKER, pid=1)
+    assert _worker(client).ready
+    fleet.withdraw(WORKER, pid=2)
+    assert not _worker(client).ready

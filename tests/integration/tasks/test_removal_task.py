@@ -1,0 +1,182 @@
+"""The task as Celery calls it: what a run tells others of its worker."""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+from celery import Celery
+from PIL import Image
+from redis import Redis
+
+from inference.models.base import Alpha, Rgb, StageHook, no_stages
+from inference.models.birefnet.errors import GpuFaultError, GpuOutOfMemoryError
+from inference.options import Options
+from tasks import keys, names
+from tasks.app import create_celery
+from tasks.fleet import MAX_FAULTS, Fleet, Worker
+from tasks.jobs import Job, Status
+from tasks.settings import Settings
+from tasks.storage import MinioStore
+from tasks.store import JobStore, connect
+from tasks.worker.removal import RemovalTask
+
+WORKER = "gpu0@h"
+
+
+class Model:
+    """Out of memory as long as it is told to be."""
+
+    name = "m"
+
+    def __init__(self) -> None:
+        self.full = False
+
+    def warm_up(self) -> None:
+        pass
+
+    def matte(self, images: Sequence[Rgb], stages: StageHook = no_stages) -> list[Alpha]:
+        with stages("preprocess"), stages("inference"):
+            if self.full:
+                raise GpuOutOfMemoryError("full")
+            return [np.ones(image.shape[:2], np.float32) for image in images]
+
+
+@pytest.fixture
+def settings(server_settings: dict[str, object]) -> Settings:
+    url = str(server_settings["redis_url"]).removesuffix("/0") + "/4"
+    return Settings.load(**{**server_settings, "redis_url": url, "model": "u2netp"})
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[Redis]:
+    with connect(settings.redis_url.get_secret_value()) as client:
+        client.flushdb()
+        yield client
+
+
+@pytest.fixture
+def app(settings: Settings) -> Iterator[Celery]:
+    with create_celery(settings) as app:
+        app.loader.import_default_modules()
+        yield app
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()
+
+
+@pytest.fixture
+def task(app: Celery, settings: Settings, model: Model, client: Redis) -> Iterator[RemovalTask]:
+    """Loaded; `client` is there to have emptied the database."""
+    task = app.tasks[names.REMOVE_TASK]
+    task.loader = lambda _settings: model
+    task.load(settings, WORKER)
+    Fleet(client).beat(WORKER, queue="gpu.h.0")
+    yield task
+    task.readiness.withdraw()
+
+
+@pytest.fixture
+def submit(client: Redis, objects: MinioStore) -> Callable[[bytes], str]:
+    def submit(data: bytes) -> str:
+        task_id = keys.new_task_id()
+        original = keys.original_key(task_id)
+        objects.put(original, io.BytesIO(data), len(data), "image/png")
+        options = Options().to_dict()
+        JobStore(client).create(Job(task_id, "m", "model.m", original, 1.7e9, 4e9, options=options))
+        return task_id
+
+    return submit
+
+
+@pytest.fixture
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), "orange").save(file, "PNG")
+    return file.getvalue()
+
+
+def _worker(client: Redis) -> Worker:
+    (worker,) = Fleet(client).workers()
+    return worker
+
+
+def test_jobs_that_find_no_memory_drain_their_gpu(
+    task: RemovalTask,
+    client: Redis,
+    model: Model,
+    png: bytes,
+    submit: Callable[[bytes], str],
+) -> None:
+    model.full = True
+    for number in range(MAX_FAULTS):
+        assert not _worker(client).drained, number
+        task(submit(png))
+    drained = _worker(client)
+    assert f"{MAX_FAULTS} faults in a row" in drained.drained
+    assert drained.drained_by == "service"
+    assert drained.running == 0
+    model.full = False
+    left = submit(png)
+    task(left)
+    waiting = JobStore(client).get(left)
+    assert waiting is not None
+    assert (waiting.status, waiting.attempts) == (Status.QUEUED, 0)
+
+
+def test_a_job_that_is_done_forgives_the_faults_before_it(
+    task: RemovalTask,
+    client: Redis,
+    model: Model,
+    png: bytes,
+    submit: Callable[[bytes], str],
+) -> None:
+    for model.full in (*[True] * (MAX_FAULTS - 1), False, True):
+        task(submit(png))
+    assert not _worker(client).drained
+
+
+def test_only_a_result_shows_that_the_model_answers(
+    task: RemovalTask, client: Redis, model: Model, png: bytes, submit: Callable[[bytes], str]
+) -> None:
+    Fleet(client).withdraw(WORKER)
+    task(submit(b"no picture"))
+    model.full = True
+    task(submit(png))
+    failed = _worker(client)
+    assert not failed.ready
+    # What did not come to its end says nothing of how long a job takes.
+    assert not client.hexists(keys.worker_key(WORKER), "seconds")
+    model.full = False
+    task(submit(png))
+    assert _worker(client).ready
+    assert client.hexists(keys.worker_key(WORKER), "seconds")
+
+
+def test_a_probe_that_fails_announces_nothing(
+    task: RemovalTask, client: Redis, model: Model
+) -> None:
+    assert task.readiness is not None
+    model.full = True
+    Fleet(client).withdraw(WORKER)
+    task.readiness.probe()
+    assert not _worker(client).ready
+    model.full = False
+    task.readiness.probe()
+    assert _worker(client).ready
+
+
+def test_a_probe_that_breaks_the_gpu_context_ends_the_process(
+    task: RemovalTask, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> list[Alpha]:
+        raise GpuFaultError("illegal address")
+
+    left: list[bool] = []
+    assert task.readiness is not None
+    monkeypatch.setattr(model, "matte", fail)
+    monkeypatch.setattr(task.readiness, "_leave", lambda: left.append(True))
+    task.readiness.probe()
+    assert left == [True]
