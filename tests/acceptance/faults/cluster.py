@@ -95,11 +95,11 @@ class Cluster:
         self.start(valkey_service(self.folder / "valkey", self.valkey_port, PASSWORD))
         self.start(store_service(self.folder / "store", self.store_ports, *KEYS))
 
-    def start_worker(self, index: int = 0, *, wait: bool = True) -> str:
+    def start_worker(self, index: int = 0, *, wait: bool = True, **settings: str) -> str:
         name = f"gpu{index}"
         queues = f"gpu.{HOST}.{index},model.u2netp"
         ready = probes.worker_ready(self.redis_url, f"{name}@{HOST}")
-        self.start(self._celery(name, queues, ready), wait=wait)
+        self.start(self._celery(name, queues, ready, **settings), wait=wait)
         return name
 
     def start_io(self, index: int = 0) -> str:
@@ -107,10 +107,12 @@ class Cluster:
         self.start(self._celery(name, "io", always_ready, "-P", "threads", "-c", "2"))
         return name
 
-    def _celery(self, name: str, queues: str, probe: probes.Probe, *pool: str) -> Service:
+    def _celery(
+        self, name: str, queues: str, probe: probes.Probe, *pool: str, **settings: str
+    ) -> Service:
         command = (binaries.script("celery"), "-A", "faulty_app", "worker", "-n", f"{name}@{HOST}")
-        env = self.environment
-        return Service(name, (*command, "-Q", queues, *pool), env=env, probe=probe, grace=30)
+        env = {**self.environment, **settings}
+        return Service(name, (*command, "-Q", queues, *pool), env=env, probe=probe, grace=60)
 
     def start(self, service: Service, *, wait: bool = True) -> None:
         started = time.time()
@@ -177,9 +179,15 @@ class Cluster:
             raise AssertionError(f"{name} did not end\n{self.logs()}") from None
         processes.end_group(process.pid)
 
+    def remove(self, name: str) -> None:
+        """Kill a member, if it was started, for good."""
+        if name in self.members:
+            self.kill(name)
+            del self.members[name]
+
     def heal(self) -> None:
         """Whatever a test did: every member runs and is ready, and nobody is drained."""
-        for name in ("slow-start", "hung", "blind", "stop-after-pop"):
+        for name in ("slow-start", "hung", "hang", "blind", "stop-after-pop"):
             (self.folder / name).unlink(missing_ok=True)
         for name, member in list(self.members.items()):
             if member.process.poll() is not None:
@@ -191,12 +199,11 @@ class Cluster:
             fleet.undrain(worker.name)
 
     def end_all(self) -> None:
-        for name, member in reversed(self.members.items()):
+        for member in reversed(self.members.values()):
             member.process.kill()
             member.process.wait()
             processes.end_group(member.process.pid)
             member.service.remove_leftovers()
-            del name
 
     def logs(self) -> str:
         parts = []

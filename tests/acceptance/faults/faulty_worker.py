@@ -3,7 +3,8 @@
 The first pixel's red says what: 10 kill the process, 20 hang in native code the first time, 30
 hang there always, 40 keep 250 MB of memory, 50 sleep 2 s, anything else sleep 100 ms. The matte is
 the left half. Files in the model folder command the process: `slow-start` (seconds), `blind` (fail
-the start check), `stop-after-pop` (stop between taking a message and noting that it is taken).
+the start check), `hang` (the next call hangs as with 20), `stop-after-pop` (stop between taking a
+message and noting that it is taken).
 """
 
 import os
@@ -52,7 +53,9 @@ class FaultyModel:
     def _obey(self, command: int) -> None:
         if command == KILL:
             os.kill(os.getpid(), signal.SIGKILL)
-        elif command == HANG or (command == HANG_ONCE and self._first("hung")):
+        elif (
+            command == HANG or (command == HANG_ONCE and self._first("hung")) or self._told("hang")
+        ):
             # As in native code: no signal handler of Python's runs.
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             time.sleep(3600)
@@ -64,6 +67,13 @@ class FaultyModel:
     def _first(self, what: str) -> bool:
         with suppress(FileExistsError):
             (self._folder / what).touch(exist_ok=False)  # type: ignore[operator]
+            return True
+        return False
+
+    def _told(self, what: str) -> bool:
+        """Is there a file of that name? Once: it is gone then."""
+        with suppress(FileNotFoundError):
+            (self._folder / what).unlink()  # type: ignore[operator]
             return True
         return False
 

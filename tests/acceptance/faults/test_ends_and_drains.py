@@ -1,0 +1,132 @@
+"""Workers that are told to end, or to take nothing more."""
+
+from collections.abc import Iterator
+
+import pytest
+from cluster import (
+    HOST,
+    Cluster,
+    assert_exactly_once,
+    await_processing,
+    job,
+    picture,
+    submit,
+    submit_many,
+    wait_final,
+    wait_for,
+)
+from faulty_worker import HANG_ONCE, SLOW
+from scenes import GPU0, GPU1, usable
+
+from api.services import Services
+from tasks.fleet import Fleet
+from tasks.jobs import Status
+from tasks.store import LEASE_SECONDS, connect
+
+pytestmark = pytest.mark.faults
+
+GPU2 = f"gpu2@{HOST}"
+#: The promise: so soon a drained worker's backlog is elsewhere.
+AFTER_DRAIN_SECONDS = 10
+
+
+@pytest.fixture
+def fleet(made: Cluster) -> Fleet:
+    return Fleet(connect(made.redis_url))
+
+
+@pytest.fixture
+def third(made: Cluster, fleet: Fleet) -> Iterator[str]:
+    """A worker that is to be started: it alone is not drained, and it is gone afterwards."""
+    for name in (GPU0, GPU1):
+        fleet.drain(name, "for the test")
+    yield "gpu2"
+    made.remove("gpu2")
+    fleet.undrain(GPU2)
+
+
+@pytest.mark.parametrize("count", [30, pytest.param(200, marks=pytest.mark.slow)])
+def test_sigterm_under_load_loses_nothing_and_runs_nothing_twice(
+    made: Cluster, services: Services, count: int
+) -> None:
+    jobs = submit_many(services, count)
+    await_processing(made, services)
+    made.end("gpu0")
+    made.restart("gpu0", wait=False)
+    made.end("gpu1")
+    wait_final(made, services, list(jobs), 90)
+    assert_exactly_once(made, services, jobs)
+    assert all(job(services, each).attempts == 1 for each in jobs)
+
+
+def test_a_drained_worker_takes_nothing_and_its_backlog_moves(
+    made: Cluster, services: Services, fleet: Fleet
+) -> None:
+    slow = [submit(services, picture(red=SLOW, number=number)) for number in range(4)]
+    own = f"gpu.{HOST}.0"
+    fleet.drain(GPU0, "for the test")
+
+    def left_behind() -> list[str]:
+        return [
+            each for each in services.store.ids(Status.QUEUED) if job(services, each).queue == own
+        ]
+
+    wait_for(lambda: not left_behind(), AFTER_DRAIN_SECONDS, made, "gpu0's backlog elsewhere")
+    jobs = submit_many(services, 10)
+    done = wait_final(made, services, [*slow, *jobs], 60)
+    assert [each for each in done[len(slow) :] if each.worker == GPU0] == []
+    fleet.undrain(GPU0)
+    wait_for(lambda: usable(made, GPU0), 10, made, "gpu0's return")
+
+
+def test_a_worker_that_starts_drained_takes_nothing(
+    made: Cluster, services: Services, fleet: Fleet, third: str
+) -> None:
+    fleet.drain(GPU2, "new fan")
+    jobs = submit_many(services, 3)
+    made.start_worker(2)
+    inspect = services.dispatcher._app.control.inspect(destination=[GPU2], timeout=1)
+    wait_for(
+        lambda: (inspect.active_queues() or {}).get(GPU2) == [], 20, made, f"{third} taking nothing"
+    )
+    waiting = [job(services, each) for each in jobs]
+    assert {each.attempts for each in waiting} == {0}
+    # What it took before it heard was sent on, and not by it to itself, again and again.
+    assert max(each.sends for each in waiting) <= 3
+    fleet.undrain(GPU2)
+    done = wait_final(made, services, list(jobs), 30)
+    assert {each.worker for each in done} == {GPU2}
+    assert_exactly_once(made, services, jobs)
+
+
+@pytest.mark.parametrize("command", [SLOW, HANG_ONCE], ids=["slow", "hung in native code"])
+def test_a_job_that_outlasts_the_grace_time_is_handed_back(
+    made: Cluster, services: Services, fleet: Fleet, third: str, command: int
+) -> None:
+    made.start_worker(2, RMBG_SHUTDOWN_SECONDS="0.5")
+    data = picture(red=command)
+    task_id = submit(services, data)
+    wait_for(
+        lambda: job(services, task_id).status is Status.PROCESSING, 20, made, f"{task_id}'s run"
+    )
+    made.members[third].process.terminate()
+    # Long before its lease has run out.
+    wait_for(
+        lambda: job(services, task_id).status is Status.QUEUED,
+        LEASE_SECONDS / 2,
+        made,
+        f"{task_id} handed back",
+    )
+    assert made.members[third].process.wait(20) == 0
+    for name in (GPU0, GPU1):
+        fleet.undrain(name)
+    (done,) = wait_final(made, services, [task_id], 30)
+    # Nobody's fault, least of all the picture's.
+    assert (done.crashes, done.losses, done.attempts) == (0, 1, 2)
+    assert done.worker in {GPU0, GPU1}
+    assert_exactly_once(made, services, {task_id: data})
+
+
+def test_an_idle_worker_ends_without_waiting_for_a_timeout(made: Cluster) -> None:
+    made.members["gpu0"].process.terminate()
+    assert made.members["gpu0"].process.wait(15) == 0
