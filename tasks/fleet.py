@@ -1,6 +1,5 @@
 """The workers as Redis knows them: who lives, who is ready, who is drained, who is busy."""
 
-import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -89,16 +88,13 @@ class Fleet:
             self._set(pipe, name, facts)
             pipe.execute()
 
-    def announce(
-        self, name: str, seconds: float, *, model: str = "", pid: int = 0, **facts: str | float
-    ) -> None:
-        """The model in a worker's process has answered; that holds for so many seconds."""
+    def announce(self, name: str, seconds: float, **facts: str | float) -> None:
+        """A worker's model has answered, in the process `pid`; that holds for so many seconds."""
         now = self._clock()
-        answer = json.dumps({"model": model, "pid": pid, "at": now})
         with redis_errors(), self._client.pipeline() as pipe:
-            pipe.set(keys.ready_key(name), answer, px=int(seconds * 1000))
+            pipe.set(keys.ready_key(name), now, px=int(seconds * 1000))
             pipe.zadd(keys.READY_INDEX, {name: now + seconds})
-            self._set(pipe, name, {"model": model, "pid": pid, **facts})
+            self._set(pipe, name, facts)
             pipe.execute()
 
     def answer(self, name: str) -> tuple[int, bool]:

@@ -135,7 +135,7 @@ def index_key(status: str) -> str:
 
 
 def ready_key(worker: str) -> str:
-    """Held by a worker whose model is loaded and answers, a string with a time to live."""
+    """When a worker's model last answered, in unix seconds; gone once that no longer counts."""
     return f"{PREFIX}worker:{worker}:ready"
 
 

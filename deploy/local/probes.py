@@ -42,10 +42,10 @@ def worker_ready(url: str, worker: str) -> Probe:
     def probe(since: float) -> None:
         try:
             with _redis(url) as client:
-                facts = client.get(keys.ready_key(worker))
+                answered = client.get(keys.ready_key(worker))
         except RedisError as error:
             raise NotReadyError(f"Redis does not answer: {_last_line(error)}") from error
-        if facts is None or json.loads(str(facts))["at"] < since:
+        if answered is None or float(str(answered)) < since:
             raise NotReadyError("its model is not loaded yet")
 
     return probe

@@ -154,7 +154,6 @@ def one_job(given: dict[str, object], coffee: Path, endpoint: str) -> None:
     runner = Runner(
         store=services.store,
         objects=services.objects,
-        dispatcher=services.dispatcher,
         fleet=Fleet(connect(settings.redis_url.get_secret_value())),
         model=Model(),
         model_lock=threading.Lock(),
