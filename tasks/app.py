@@ -15,9 +15,7 @@ from tasks.settings import Settings
 
 def create_celery(settings: Settings) -> Celery:
     """An application for these settings; it connects when first used."""
-    app = Celery(
-        "rmbg", include=["tasks.worker.removal", "tasks.worker.farewell", "tasks.worker.io"]
-    )
+    app = Celery("rmbg", include=["tasks.worker.removal", "tasks.worker.io"])
     app.conf.update(_configuration(settings))
     # By name, so that whoever only sends imports no worker.
     app.steps["worker"].add("tasks.worker.io:ReconcilerStep")
@@ -25,6 +23,7 @@ def create_celery(settings: Settings) -> Celery:
     app.steps["worker"].add("tasks.worker.webhooks:WebhookStep")
     app.steps["worker"].add("tasks.worker.settling:SettlerStep")
     app.steps["worker"].add("tasks.worker.heartbeat:HeartbeatStep")
+    app.steps["worker"].add("tasks.worker.farewell:FarewellStep")
     app.steps["worker"].add("tasks.worker.metrics:MetricsStep")
     app.steps["worker"].add("tasks.worker.events:EventsStep")
     return app

@@ -157,8 +157,8 @@ class Settings(BaseSettings):
     shutdown_seconds: float = Field(
         30,
         ge=0,
-        description="Seconds that the running job is given to end after SIGTERM; then it is handed "
-        "back to the queue.",
+        description="Seconds that the running job is given when its worker is told to end; then it "
+        "is handed back.",
     )
     max_memory_mb: int | None = Field(
         None, ge=256, description="A model process above this is replaced after its job."

@@ -1,6 +1,6 @@
 """Workers that are told to end, or to take nothing more."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from cluster import (
@@ -24,6 +24,8 @@ from tasks.jobs import Status
 from tasks.store import LEASE_SECONDS, connect
 
 pytestmark = pytest.mark.faults
+
+End = Callable[[Cluster, str, Services], None]
 
 GPU2 = f"gpu2@{HOST}"
 #: The promise: so soon a drained worker's backlog is elsewhere.
@@ -99,9 +101,23 @@ def test_a_worker_that_starts_drained_takes_nothing(
     assert_exactly_once(made, services, jobs)
 
 
-@pytest.mark.parametrize("command", [SLOW, HANG_ONCE], ids=["slow", "hung in native code"])
+def sigterm(made: Cluster, name: str, _services: Services) -> None:
+    made.members[name].process.terminate()
+
+
+def control_shutdown(_made: Cluster, name: str, services: Services) -> None:
+    services.dispatcher._app.control.shutdown(destination=[f"{name}@{HOST}"])
+
+
+@pytest.mark.parametrize(
+    ("command", "end"),
+    [
+        pytest.param(SLOW, sigterm, id="slow"),
+        pytest.param(HANG_ONCE, control_shutdown, id="hung in native code"),
+    ],
+)
 def test_a_job_that_outlasts_the_grace_time_is_handed_back(
-    made: Cluster, services: Services, fleet: Fleet, third: str, command: int
+    made: Cluster, services: Services, third: str, command: int, end: End
 ) -> None:
     made.start_worker(2, RMBG_SHUTDOWN_SECONDS="0.5")
     data = picture(red=command)
@@ -109,7 +125,7 @@ def test_a_job_that_outlasts_the_grace_time_is_handed_back(
     wait_for(
         lambda: job(services, task_id).status is Status.PROCESSING, 20, made, f"{task_id}'s run"
     )
-    made.members[third].process.terminate()
+    end(made, third, services)
     # Long before its lease has run out.
     wait_for(
         lambda: job(services, task_id).status is Status.QUEUED,
@@ -119,7 +135,7 @@ def test_a_job_that_outlasts_the_grace_time_is_handed_back(
     )
     assert made.members[third].process.wait(20) == 0
     for name in (GPU0, GPU1):
-        fleet.undrain(name)
+        services.fleet.undrain(name)
     (done,) = wait_final(made, services, [task_id], 30)
     # Nobody's fault, least of all the picture's.
     assert (done.crashes, done.losses, done.attempts) == (0, 1, 2)
