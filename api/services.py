@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from api.gates.redis import connect_gated, queue_gate
+from api.gates.store import GatedPool, store_gate
 from api.settings import ApiSettings
 from api.submission.fetching import from_url
 from api.submission.intake import Intake
@@ -30,13 +32,15 @@ from tasks.presentation import result_url
 from tasks.rates import RateLimiter
 from tasks.routing import Router
 from tasks.storage import MinioStore, ObjectStore
-from tasks.store import JobStore, connect
+from tasks.store import JobStore
 from tasks.uploads.service import Uploads
 from tasks.watch import Watcher
 from tasks.webhooks.store import DeliveryStore
 
 _FIRST_POLL_SECONDS: Final = 0.02
 _LAST_POLL_SECONDS: Final = 0.2
+#: Longest that a job's message may take while its caller waits; the reconciler sends it otherwise.
+SENDING_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +71,17 @@ class Services:
     @classmethod
     def from_settings(cls, settings: ApiSettings) -> "Services":
         """Connect lazily: nothing is sent before the first request."""
-        client = connect(settings.redis_url.get_secret_value())
+        gate, pool = queue_gate(settings), GatedPool(store_gate(settings))
+        client = connect_gated(settings.redis_url.get_secret_value(), gate)
         store, fleet = JobStore(client), Fleet(client)
-        objects = MinioStore.from_settings(settings)
-        uploads = Uploads.from_settings(settings, client, objects)
+        objects = MinioStore.from_settings(settings, pool)
+        uploads = Uploads.from_settings(settings, client, objects, pool)
         return cls(
             settings=settings,
             store=store,
             cache=ResultCache(client, store),
             objects=objects,
-            dispatcher=Dispatcher(create_celery(settings), store),
+            dispatcher=Dispatcher(create_celery(settings, socket_timeout=SENDING_SECONDS), store),
             fleet=fleet,
             router=Router(client, fleet, routing=settings.routing),
             sources=_sources(settings, uploads),

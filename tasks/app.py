@@ -13,10 +13,16 @@ from tasks.limits import soft_time_limit, time_limit
 from tasks.settings import Settings
 
 
-def create_celery(settings: Settings) -> Celery:
-    """An application for these settings; it connects when first used."""
+def create_celery(settings: Settings, *, socket_timeout: float = 10) -> Celery:
+    """An application for these settings; it connects when first used.
+
+    Args:
+        settings: where Redis is, and how long tasks may take.
+        socket_timeout: seconds after which a silent Redis counts as away.
+    """
     app = Celery("rmbg", include=["tasks.worker.removal", "tasks.worker.io"])
     app.conf.update(_configuration(settings))
+    app.conf.broker_transport_options = _transport_options(socket_timeout)
     # By name, so that whoever only sends imports no worker.
     app.steps["worker"].add("tasks.worker.io:ReconcilerStep")
     app.steps["worker"].add("tasks.worker.retention:RetentionStep")
@@ -32,7 +38,6 @@ def create_celery(settings: Settings) -> Celery:
 def _configuration(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": settings.redis_url.get_secret_value(),
-        "broker_transport_options": _transport_options(),
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "task_default_queue": names.IO_QUEUE,
@@ -63,15 +68,15 @@ def _configuration(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _transport_options() -> dict[str, Any]:
-    """Options of the Redis transport; they must be the same in every process."""
+def _transport_options(socket_timeout: float) -> dict[str, Any]:
+    """Options of the Redis transport; but for timeouts they must be the same in every process."""
     return {
         "visibility_timeout": 30,
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
         "queue_order_strategy": "priority",
         "priority_steps": [0, 3, 6, 9],
-        "socket_timeout": 10,
+        "socket_timeout": socket_timeout,
         "socket_connect_timeout": 3,
         "socket_keepalive": True,
         "health_check_interval": 10,

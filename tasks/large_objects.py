@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, Final
 
+import urllib3
 from minio import Minio
 from minio.datatypes import Part
 
@@ -40,9 +41,11 @@ class LargeObjects:
         self._bucket = bucket
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "LargeObjects":
-        """Connect lazily: nothing is sent before the first call."""
-        return cls(s3_client(settings, str(settings.s3_endpoint)), settings.s3_bucket)
+    def from_settings(
+        cls, settings: Settings, pool: urllib3.PoolManager | None = None
+    ) -> "LargeObjects":
+        """Connect lazily, over a pool or one of its own: nothing is sent before the first call."""
+        return cls(s3_client(settings, str(settings.s3_endpoint), pool), settings.s3_bucket)
 
     def begin(self, key: str) -> str:
         """Begin a multipart upload; its id."""

@@ -3,9 +3,6 @@
 A pool's connections may look well long after nobody new gets in.
 """
 
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
 from tasks.settings import Settings
 from tasks.storage import MinioStore
 from tasks.store import connect, redis_errors
@@ -17,11 +14,10 @@ PROBE_SECONDS = 1.0
 def probe_redis(settings: Settings) -> None:
     """Raise `QueueUnavailableError`, which says why, unless Redis answers."""
     client = connect(settings.redis_url.get_secret_value(), timeout=PROBE_SECONDS)
-    client.set_retry(Retry(NoBackoff(), 0))
     with redis_errors(), client:
         client.ping()
 
 
-def probe_store(settings: Settings) -> None:
+def probe_store(settings: Settings, *, seconds: float = PROBE_SECONDS) -> None:
     """Raise `StoreUnavailableError`, which says why, unless the store has the bucket."""
-    MinioStore.for_probing(settings, seconds=PROBE_SECONDS).ping()
+    MinioStore.for_probing(settings, seconds=seconds).ping()

@@ -4,7 +4,8 @@ import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import BinaryIO, Final, Protocol
+from types import MappingProxyType
+from typing import Any, BinaryIO, Final, Protocol
 from urllib.parse import urlsplit
 
 import urllib3
@@ -18,7 +19,11 @@ from tasks.settings import Settings
 
 #: S3 signs for at most a week.
 MAX_PRESIGN_SECONDS: Final = 7 * 24 * 3600
-_CONNECTIONS: Final = 64
+CONNECTIONS: Final = 64
+#: Once more, where a connection was dropped or a gateway has nobody behind it.
+STALE_RETRIES: Final[Mapping[str, Any]] = MappingProxyType(
+    {"total": 1, "backoff_factor": 0.1, "status_forcelist": (502, 503, 504)}
+)
 _PROBE_KEY: Final = "probe"
 _PART_BYTES: Final = 10 * 2**20
 #: What S3 puts before the names of metadata.
@@ -97,11 +102,13 @@ class MinioStore:
         self._bucket = bucket
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "MinioStore":
-        """Connect lazily: nothing is sent before the first call."""
+    def from_settings(
+        cls, settings: Settings, pool: urllib3.PoolManager | None = None
+    ) -> "MinioStore":
+        """Connect lazily, over a pool or one of its own: nothing is sent before the first call."""
         public = settings.s3_public_endpoint or settings.s3_endpoint
         return cls(
-            s3_client(settings, str(settings.s3_endpoint)),
+            s3_client(settings, str(settings.s3_endpoint), pool),
             s3_client(settings, str(public)),
             settings.s3_bucket,
             days=net_days(settings.retention_hours),
@@ -244,6 +251,6 @@ def s3_client(settings: Settings, endpoint: str, pool: urllib3.PoolManager | Non
 def _pool() -> urllib3.PoolManager:
     return urllib3.PoolManager(
         timeout=urllib3.Timeout(connect=2, read=10),
-        maxsize=_CONNECTIONS,
-        retries=urllib3.Retry(total=1, backoff_factor=0.1, status_forcelist=[502, 503, 504]),
+        maxsize=CONNECTIONS,
+        retries=urllib3.Retry(**STALE_RETRIES),
     )

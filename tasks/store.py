@@ -8,7 +8,9 @@ from enum import StrEnum
 from typing import Any, Final, cast
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
+from redis.retry import Retry
 
 from tasks import keys
 from tasks.errors import (
@@ -82,16 +84,22 @@ class Returned(StrEnum):
     NONE = "none"
 
 
+def client_options(*, timeout: float = 3.0) -> dict[str, Any]:
+    """How a client of Redis is to be made, so that it fails within `timeout` seconds."""
+    return {
+        "decode_responses": True,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": min(timeout, 3.0),
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+        # No second try: a script whose answer was lost has run, and a silent Redis stays silent.
+        "retry": Retry(NoBackoff(), 0),
+    }
+
+
 def connect(url: str, *, timeout: float = 3.0) -> Redis:
     """A client that fails within `timeout` seconds instead of hanging."""
-    return Redis.from_url(
-        url,
-        decode_responses=True,
-        socket_timeout=timeout,
-        socket_connect_timeout=min(timeout, 3.0),
-        socket_keepalive=True,
-        health_check_interval=10,
-    )
+    return Redis.from_url(url, **client_options(timeout=timeout))
 
 
 @contextmanager

@@ -91,6 +91,8 @@ class Intake:
             done = self._reuse(job, donor, stored=False)
             if done is not None:
                 return done
+        # Nothing is stored that could not be recorded.
+        self.store.ping()
         if submission.background is not None:
             self._store_background(job, submission.background)
         self._store_original(job, submission.image, header)

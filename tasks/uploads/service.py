@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final, Protocol
 
+import urllib3
 from redis import Redis
 
 from tasks import keys
@@ -51,12 +52,18 @@ class Uploads:
     clock: Callable[[], float] = time.time
 
     @classmethod
-    def from_settings(cls, settings: Settings, client: Redis, objects: ObjectStore) -> "Uploads":
+    def from_settings(
+        cls,
+        settings: Settings,
+        client: Redis,
+        objects: ObjectStore,
+        pool: urllib3.PoolManager | None = None,
+    ) -> "Uploads":
         """Connect lazily: nothing is sent before the first call."""
         return cls(
             store=UploadStore(client),
             objects=objects,
-            large=LargeObjects.from_settings(settings),
+            large=LargeObjects.from_settings(settings, pool),
             seconds=settings.retention_hours * 3600,
         )
 

@@ -82,7 +82,6 @@ def runner(services: Services, model: Model) -> Runner:
     return Runner(
         store=services.store,
         objects=services.objects,
-        dispatcher=services.dispatcher,
         fleet=services.fleet,
         model=model,
         model_lock=threading.Lock(),

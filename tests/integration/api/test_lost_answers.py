@@ -2,6 +2,7 @@
 
 import io
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from PIL import Image
+from pydantic import SecretStr
 from redis import Redis
 from redis_proxy import Fault, RedisProxy, redis_proxy
 from werkzeug.test import TestResponse
@@ -120,7 +122,6 @@ def _run_all(services: Services) -> list[str]:
     runner = Runner(
         store=services.store,
         objects=services.objects,
-        dispatcher=services.dispatcher,
         fleet=services.fleet,
         model=Model(),
         model_lock=threading.Lock(),
@@ -220,3 +221,21 @@ def test_a_batch_takes_part_in_none_of_that(
     job = services.store.get(task_id)
     assert job is not None
     assert job.original_key in set(services.objects.list("originals/"))
+
+
+def test_a_message_that_is_not_taken_holds_nobody_for_long(
+    services: Services, proxy: tuple[RedisProxy, int]
+) -> None:
+    """The record stands by then: the job is accepted, and the reconciler will send it."""
+    faulty, port = proxy
+    parts = urlsplit(services.settings.redis_url.get_secret_value())
+    address = parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{port}").geturl()
+    settings = services.settings.model_copy(update={"redis_url": SecretStr(address)})
+    dispatcher = Services.from_settings(settings).dispatcher
+    faulty.marker, faulty.fault = b"LPUSH", Fault.STALL
+    with create_app(replace(services, dispatcher=dispatcher)).test_client() as client:
+        began = time.monotonic()
+        task_id = _id(_send(client))
+        assert time.monotonic() - began < 8
+    assert faulty.met.is_set()
+    assert services.store.ids(Status.QUEUED) == [task_id]

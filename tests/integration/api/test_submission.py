@@ -271,22 +271,21 @@ def test_a_store_that_is_away_is_503_and_accepts_nothing(
     assert set(services.store.ids(Status.QUEUED)) == before
 
 
-def test_redis_away_is_503_and_leaves_no_picture_behind(
+def test_redis_away_is_503_and_no_picture_is_stored(
     server_settings: dict[str, object], coffee: Path
 ) -> None:
     away = ApiSettings.load(**{**server_settings, "redis_url": "redis://127.0.0.1:1/0"})
     services = Services.from_settings(away)
     put: list[str] = []
-    deleted: list[str] = []
-    watched = replace(services, objects=_Watched(services.objects, put, deleted))
-    # The cache would find Redis away before anything is put.
+    watched = replace(services, objects=_Watched(services.objects, put, []))
+    # The cache would find Redis away before anything could be put.
     with create_app(watched).test_client() as client:
         answer = client.post(
             "/api/v1/remove-bg", data={"image": (coffee.open("rb"), "a.jpg"), "cache": "false"}
         )
     assert _error(answer)[:2] == (503, "queue_unavailable")
-    assert put == deleted
-    assert len(put) == 1
+    assert answer.headers["Retry-After"].isdigit()
+    assert put == []
 
 
 class _Watched:
