@@ -20,7 +20,7 @@ _RECONCILER: Final = (
 )
 _FOREIGN: Final = (
     "what this list begins with was not sent by the service: whatever puts it there should use "
-    "another database; a worker drops it"
+    "another database; the worker that takes it drops it, and may end over it"
 )
 _RECORDS_AT_ONCE: Final = 500
 
