@@ -12,7 +12,7 @@ from celery.worker.request import Request
 
 from tasks import keys
 from tasks.dispatch import job_id_of
-from tasks.errors import QueueUnavailableError
+from tasks.errors import TaskError
 from tasks.fleet import Fleet
 from tasks.settings import Settings
 from tasks.store import JobStore, Returned, connect
@@ -72,8 +72,9 @@ class RemovalRequest(Request):  # type: ignore[misc] # celery publishes no types
             store = JobStore(client)
             outcome = change(store, self._holder())
             job = store.get(self._job)
-        except QueueUnavailableError as error:
-            # The lease will run out by itself, and the reconciler will count a loss.
+        except TaskError as error:
+            # Redis is away, or the record cannot be read. The lease will run out by itself, and
+            # the reconciler will count a loss.
             _log.warning("job.return_not_noted", task_id=self._job, reason=str(error))
         else:
             known = job.log_context() if job else {"task_id": self._job}

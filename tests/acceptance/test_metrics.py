@@ -52,7 +52,14 @@ def _await(what: str, ask: Callable[[], T], *, seconds: float = 30) -> T:
     pytest.fail(f"not within {seconds} s: {what}")
 
 
+def _quiet(url: str) -> bool:
+    """Has all ended that other tests began, but for what waits for a model that nobody serves?"""
+    now = Scrape(url)
+    return now.sum("rmbg_pending") == now.sum("rmbg_queue_depth", queue="model.nobody")
+
+
 def test_a_job_is_counted_by_those_who_worked_on_it(service: RunningService, coffee: Path) -> None:
+    _await("the end of other tests' jobs", lambda: _quiet(service.metrics["api"]), seconds=90)
     before = Scrape(service.metrics["api"])
     service.client.cut_out(coffee, {"cache": "false"})
     after = Scrape(service.metrics["api"])

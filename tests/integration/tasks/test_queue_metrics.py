@@ -166,7 +166,8 @@ def test_the_queues_of_workers_are_shown_while_they_are_empty(client: Redis) -> 
 
 def _commands(client: Redis) -> int:
     calls = client.info("commandstats")
-    return sum(facts["calls"] for facts in calls.values())
+    # A connection that was idle for a while is tried by a PING first.
+    return sum(facts["calls"] for name, facts in calls.items() if name != "cmdstat_ping")
 
 
 def _scrape_commands(client: Redis) -> int:
