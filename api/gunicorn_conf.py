@@ -9,10 +9,10 @@ from api.auth import LOOPBACK_ONLY
 from api.exposure import loopback_only, require_keys
 from api.settings import ApiSettings
 from tasks.api_keys import ApiKeys
+from tasks.connection import connect
 from tasks.errors import SettingsError, StoreUnavailableError
 from tasks.meters import make_shared_folder, remove_shared_folder, share
 from tasks.storage import MinioStore
-from tasks.store import connect
 
 #: Threads, since a waiting request holds one; more than the waiters that are let in.
 worker_class = "gthread"

@@ -7,11 +7,11 @@ from flask import Flask, Response, g, request
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from api.services import Services
+from tasks.connection import connect
 from tasks.fleet import Fleet
 from tasks.meters import meters, scraped
 from tasks.probing import PROBE_SECONDS, probe_store
 from tasks.queue_metrics import QueueMetrics
-from tasks.store import connect
 
 PATH: Final = "/metrics"
 _METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})

@@ -17,12 +17,13 @@ from benchmarks.tables import table
 from deploy.local.running import embedded_valkey
 from tasks import keys
 from tasks.app import create_celery
+from tasks.connection import connect
 from tasks.dispatch import Dispatcher
 from tasks.fleet import Fleet
 from tasks.jobs import Job, Priority, Status
 from tasks.routing import Router
 from tasks.settings import Settings
-from tasks.store import JobStore, connect
+from tasks.store import JobStore
 from tasks.worker.lost import list_key
 from tasks.worker.reconcile import Reconciler
 

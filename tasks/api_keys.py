@@ -13,9 +13,9 @@ from typing import Any, Final, cast
 from redis import Redis
 
 from tasks import keys
+from tasks.connection import redis_errors
 from tasks.errors import KeyNameError
 from tasks.owners import ANONYMOUS, Owner
-from tasks.store import redis_errors
 
 #: How long a webhook secret that was replaced goes on signing beside the new one.
 OLD_SECRET_SECONDS: Final = 24 * 3600

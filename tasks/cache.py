@@ -17,10 +17,11 @@ from redis import Redis
 
 from inference.pipeline_version import PIPELINE_VERSION
 from tasks import keys
+from tasks.connection import redis_errors
 from tasks.jobs import Job, Status
 from tasks.meters import meters
 from tasks.scripts import load_scripts
-from tasks.store import JobStore, redis_errors
+from tasks.store import JobStore
 
 #: The first level: entries of one process, and seconds that one stays.
 NEAR_ENTRIES: Final = 1000

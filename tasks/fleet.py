@@ -11,7 +11,7 @@ from redis.client import Pipeline
 from inference.errors import ModelError
 from inference.models.registry import get_spec
 from tasks import keys
-from tasks.store import redis_errors
+from tasks.connection import redis_errors
 
 #: A parent process says so often that it lives, and counts as dead when silent for so long.
 BEAT_SECONDS: Final = 2.0

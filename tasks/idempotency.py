@@ -8,8 +8,8 @@ from typing import Final
 from redis import Redis
 
 from tasks import keys
+from tasks.connection import redis_errors
 from tasks.scripts import load_scripts
-from tasks.store import redis_errors
 
 #: How long a key stands for its task.
 KEPT_SECONDS: Final = 24 * 3600

@@ -9,8 +9,9 @@ from typing import Final, Self, cast
 from redis import Redis
 
 from tasks import keys
+from tasks.connection import redis_errors
 from tasks.jobs import Job
-from tasks.store import JobStore, redis_errors
+from tasks.store import JobStore
 
 #: Read at once, and looked at for one page at most: a filter that nothing passes must end too.
 _BLOCK: Final = 100

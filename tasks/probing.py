@@ -3,9 +3,9 @@
 A pool's connections may look well long after nobody new gets in.
 """
 
+from tasks.connection import connect, redis_errors
 from tasks.settings import Settings
 from tasks.storage import MinioStore
-from tasks.store import connect, redis_errors
 
 #: A server that does not answer within so many seconds counts as away.
 PROBE_SECONDS = 1.0

@@ -18,12 +18,12 @@ from prometheus_client.registry import Collector
 from redis import Redis
 
 from tasks import keys, metrics, names
+from tasks.connection import redis_errors
 from tasks.errors import QueueUnavailableError, TaskError
 from tasks.fleet import Fleet, Worker
 from tasks.jobs import Priority, Status
 from tasks.meters import gauge_family
 from tasks.metrics import Metric
-from tasks.store import redis_errors
 
 #: A metric's values by those of its labels, in order.
 Values = Mapping[Any, float]

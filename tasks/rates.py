@@ -8,7 +8,7 @@ from typing import cast
 from redis import Redis
 
 from tasks import keys
-from tasks.store import redis_errors
+from tasks.connection import redis_errors
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from typing import Final, Literal
 from redis import Redis
 
 from tasks import keys, names
+from tasks.connection import redis_errors
 from tasks.errors import QueueUnavailableError
 from tasks.fleet import Fleet, Worker
 from tasks.jobs import Priority
-from tasks.store import redis_errors
 
 Routing = Literal["gpu", "shared"]
 

@@ -8,6 +8,7 @@ import structlog
 from redis import Redis
 
 from tasks import keys
+from tasks.connection import redis_errors
 from tasks.copies import copy_result, discard, result_facts
 from tasks.dispatch import Dispatcher
 from tasks.errors import ObjectNotFoundError, QueueUnavailableError, StoreUnavailableError
@@ -16,7 +17,7 @@ from tasks.reasons import EXPIRED, LOST, OVERDUE
 from tasks.routing import Router
 from tasks.scripts import load_scripts
 from tasks.storage import ObjectStore
-from tasks.store import JobStore, redis_errors
+from tasks.store import JobStore
 
 #: A leader failed for a reason that is not its followers': one of them is to try.
 _OWN_REASONS: Final = frozenset({LOST.type, OVERDUE.type, EXPIRED.type, "original_missing"})

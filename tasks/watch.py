@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from redis import Redis
 
 from tasks import keys
-from tasks.store import redis_errors
+from tasks.connection import redis_errors
 
 
 class Watcher:

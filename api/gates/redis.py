@@ -8,9 +8,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from api.gates.gate import ClosedError, Gate
+from tasks.connection import client_options
 from tasks.probing import probe_redis
 from tasks.settings import Settings
-from tasks.store import client_options
 
 _AWAY = (RedisConnectionError, RedisTimeoutError)
 
@@ -57,7 +57,7 @@ def queue_gate(settings: Settings) -> Gate:
 
 
 def connect_gated(url: str, gate: Gate) -> GatedRedis:
-    """`tasks.store.connect`, through a gate."""
+    """`tasks.connection.connect`, through a gate."""
     client = cast("GatedRedis", GatedRedis.from_url(url, **client_options()))
     client.gate = gate
     return client

@@ -7,10 +7,10 @@ import urllib3
 
 from deploy.local.errors import NotReadyError
 from deploy.local.probes import http_ok, worker_online
+from tasks.connection import connect
 from tasks.errors import QueueUnavailableError
 from tasks.fleet import STARTS_SECONDS, Fleet
 from tasks.settings import Settings
-from tasks.store import connect
 
 app = typer.Typer(help="Is one process well? For containers.", no_args_is_help=True)
 

@@ -14,10 +14,10 @@ from rich.table import Table
 from inference.errors import ModelError
 from inference.models.registry import get_spec
 from tasks.api_keys import OLD_SECRET_SECONDS, ApiKeys
+from tasks.connection import connect
 from tasks.errors import TaskError
 from tasks.owners import Owner
 from tasks.settings import Settings
-from tasks.store import connect
 
 app = typer.Typer(help="API keys: add, list, revoke.", no_args_is_help=True)
 

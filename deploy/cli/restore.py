@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from tasks.app import create_celery
+from tasks.connection import connect
 from tasks.dispatch import Dispatcher
 from tasks.errors import TaskError
 from tasks.fleet import Fleet
@@ -15,7 +16,7 @@ from tasks.restore import Findings, Restorer
 from tasks.routing import Router
 from tasks.settings import Settings
 from tasks.storage import MinioStore
-from tasks.store import JobStore, connect
+from tasks.store import JobStore
 
 
 def restore(

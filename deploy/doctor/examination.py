@@ -14,11 +14,12 @@ from deploy.doctor.work_checks import (
     check_workers,
 )
 from tasks.app import create_celery
+from tasks.connection import connect
 from tasks.errors import QueueUnavailableError, SettingsError
 from tasks.fleet import Fleet
 from tasks.settings import Settings
 from tasks.storage import MinioStore
-from tasks.store import JobStore, connect
+from tasks.store import JobStore
 from tasks.webhooks.store import DeliveryStore
 
 

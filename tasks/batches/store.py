@@ -8,8 +8,9 @@ from redis import Redis
 
 from tasks import keys
 from tasks.batches.record import Batch, Item
+from tasks.connection import redis_errors
 from tasks.scripts import load_scripts
-from tasks.store import RECORD_GRACE_SECONDS, redis_errors
+from tasks.store import RECORD_GRACE_SECONDS
 
 #: Too little time for a batch to be taken in would have it vanish in the middle.
 _SUFFIXES: Final = ("", ":items", ":ends")

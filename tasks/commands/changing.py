@@ -9,9 +9,9 @@ from tasks.commands.answer import Answer, AnsweringCommand, confirm, yes_option
 from tasks.commands.changes import MISSING, Changes
 from tasks.commands.errors import UnknownQueueError
 from tasks.commands.operations import Operations
+from tasks.connection import redis_errors
 from tasks.errors import QueueUnavailableError
 from tasks.jobs import Status
-from tasks.store import redis_errors
 
 _REQUEUE_RULE = "Only failed and canceled jobs can be requeued, until their pictures expire."
 _CANCEL_RULE = "Only queued and processing jobs can be canceled."

@@ -8,13 +8,14 @@ from typing import Any
 from celery import Celery
 from redis import Redis
 
+from tasks.connection import connect
 from tasks.dispatch import Dispatcher
 from tasks.errors import QueueUnavailableError
 from tasks.fleet import Fleet
 from tasks.jobs import Job
 from tasks.routing import Router
 from tasks.settings import Settings
-from tasks.store import JobStore, connect
+from tasks.store import JobStore
 from tasks.webhooks.store import DeliveryStore
 
 

@@ -7,9 +7,9 @@ from typing import Final, cast
 
 from tasks import keys
 from tasks.commands.operations import Operations
+from tasks.connection import redis_errors
 from tasks.errors import UnreadableRecordError
 from tasks.jobs import Status
-from tasks.store import redis_errors
 from tasks.worker.lost import LostMessages
 
 #: A message on its way from a list to a worker is in neither for less than this.

@@ -11,9 +11,10 @@ from redis import Redis
 
 from tasks import keys
 from tasks.batches.store import BatchStore
+from tasks.connection import redis_errors
 from tasks.erasure import Eraser
 from tasks.errors import QueueUnavailableError, StoreUnavailableError, UnreadableRecordError
-from tasks.store import RECORD_GRACE_SECONDS, JobStore, redis_errors
+from tasks.store import RECORD_GRACE_SECONDS, JobStore
 from tasks.uploads.record import GRACE_SECONDS
 from tasks.uploads.service import Uploads
 

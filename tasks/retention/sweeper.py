@@ -9,13 +9,14 @@ from redis.exceptions import LockError
 
 from tasks import keys
 from tasks.batches.store import BatchStore
+from tasks.connection import redis_errors
 from tasks.erasure import Eraser
 from tasks.errors import QueueUnavailableError, StoreUnavailableError
 from tasks.retention.expiry import Expiry
 from tasks.retention.orphans import Orphans
 from tasks.settings import Settings
 from tasks.storage import MinioStore
-from tasks.store import JobStore, redis_errors
+from tasks.store import JobStore
 from tasks.uploads.service import Uploads
 
 #: Between two looks at what has expired, and between two looks through the whole bucket.

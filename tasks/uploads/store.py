@@ -5,7 +5,7 @@ from typing import Final, cast
 from redis import Redis
 
 from tasks import keys
-from tasks.store import redis_errors
+from tasks.connection import redis_errors
 from tasks.uploads.errors import LockLostError
 from tasks.uploads.record import GRACE_SECONDS, PieceUpload
 

@@ -6,7 +6,7 @@ from typing import Final, cast
 from redis import Redis
 
 from tasks import keys
-from tasks.store import redis_errors
+from tasks.connection import redis_errors
 
 #: So many failures in a row open the breaker.
 THRESHOLD: Final = 5

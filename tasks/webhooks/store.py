@@ -9,9 +9,9 @@ import structlog
 from redis import Redis
 
 from tasks import keys
+from tasks.connection import redis_errors
 from tasks.records import ask_each
 from tasks.scripts import load_scripts
-from tasks.store import redis_errors
 from tasks.webhooks.delivery import Attempt, Delivery, outcome_of
 from tasks.webhooks.schedule import Verdict
 

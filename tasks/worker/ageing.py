@@ -11,8 +11,9 @@ from typing import Final
 from redis import Redis
 
 from tasks import keys
+from tasks.connection import redis_errors
 from tasks.jobs import Job, Priority, Status
-from tasks.store import JobStore, Sending, redis_errors
+from tasks.store import JobStore, Sending
 from tasks.worker.skipped import Skipped
 
 #: Lifted jobs on one list.

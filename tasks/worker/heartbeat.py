@@ -17,11 +17,11 @@ from celery.worker import state
 from redis import Redis
 
 from tasks import names
+from tasks.connection import connect, redis_errors
 from tasks.errors import QueueUnavailableError
 from tasks.fleet import ALIVE_SECONDS, BEAT_SECONDS, Fleet
 from tasks.limits import ready_seconds
 from tasks.settings import Settings
-from tasks.store import connect, redis_errors
 from tasks.worker.silence import Silence
 
 #: Kombu's sorted set of messages taken and not acknowledged, by the time they were taken.

@@ -7,11 +7,12 @@ import structlog
 from celery import Celery, bootsteps
 
 from tasks import names
+from tasks.connection import connect
 from tasks.dispatch import Dispatcher
 from tasks.fleet import Fleet
 from tasks.routing import Router
 from tasks.settings import Settings
-from tasks.store import JobStore, connect
+from tasks.store import JobStore
 from tasks.worker.reconcile import INTERVAL_SECONDS, Reconciler
 
 _log = structlog.get_logger(__name__)

@@ -12,10 +12,10 @@ from typing import Any, Final, cast
 from redis import Redis
 
 from tasks import keys, names
+from tasks.connection import redis_errors
 from tasks.dispatch import job_id_of
 from tasks.fleet import ALIVE_SECONDS
 from tasks.records import ask_each
-from tasks.store import redis_errors
 
 #: Kombu's key of a priority step's list.
 _STEP: Final = "\x06\x16"

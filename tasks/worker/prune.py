@@ -11,8 +11,9 @@ from typing import Final
 from redis import Redis
 
 from tasks import keys
+from tasks.connection import redis_errors
 from tasks.jobs import Status
-from tasks.store import JobStore, redis_errors
+from tasks.store import JobStore
 
 #: Members of a set looked at in one pass, about.
 _PART: Final = 200

@@ -9,12 +9,13 @@ from redis import Redis
 from redis.exceptions import LockError, RedisError
 
 from tasks import keys, names
+from tasks.connection import redis_errors
 from tasks.dispatch import Dispatcher
 from tasks.errors import QueueUnavailableError
 from tasks.fleet import Fleet
 from tasks.jobs import Job, Status
 from tasks.routing import Router
-from tasks.store import JobStore, Returned, Sending, redis_errors
+from tasks.store import JobStore, Returned, Sending
 from tasks.worker.ageing import Ageing
 from tasks.worker.lost import LostMessages
 from tasks.worker.prune import Pruner

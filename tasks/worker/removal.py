@@ -19,6 +19,7 @@ from celery.signals import (
 
 from inference.models.base import Matting
 from tasks import names
+from tasks.connection import connect
 from tasks.dispatch import job_id_of
 from tasks.errors import QueueUnavailableError, TaskError
 from tasks.fleet import Fleet
@@ -26,7 +27,7 @@ from tasks.limits import ready_seconds
 from tasks.log import configure_logging
 from tasks.settings import Settings
 from tasks.storage import MinioStore
-from tasks.store import JobStore, connect
+from tasks.store import JobStore
 from tasks.tracing import configure_tracing, flush_tracing
 from tasks.worker.metrics import count_load, share_as_child
 from tasks.worker.readiness import Readiness

@@ -11,11 +11,12 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.worker.request import Request
 
 from tasks import keys
+from tasks.connection import connect
 from tasks.dispatch import job_id_of
 from tasks.errors import TaskError
 from tasks.fleet import Fleet
 from tasks.settings import Settings
-from tasks.store import JobStore, Returned, connect
+from tasks.store import JobStore, Returned
 
 _log = structlog.get_logger(__name__)
 

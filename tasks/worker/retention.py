@@ -7,9 +7,9 @@ import structlog
 from celery import bootsteps
 
 from tasks import names
+from tasks.connection import connect
 from tasks.retention.sweeper import INTERVAL_SECONDS, Sweeper
 from tasks.settings import Settings
-from tasks.store import connect
 
 _log = structlog.get_logger(__name__)
 

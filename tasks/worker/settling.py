@@ -10,13 +10,14 @@ import structlog
 from celery import Celery, bootsteps
 
 from tasks import names
+from tasks.connection import connect
 from tasks.dispatch import Dispatcher
 from tasks.errors import TaskError
 from tasks.fleet import Fleet
 from tasks.routing import Router
 from tasks.settings import Settings
 from tasks.storage import MinioStore
-from tasks.store import JobStore, connect
+from tasks.store import JobStore
 from tasks.twins import Settler
 
 #: How long a follower waits after its leader has ended, at most.

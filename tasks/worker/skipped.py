@@ -10,8 +10,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from tasks import keys
+from tasks.connection import redis_errors
 from tasks.errors import QueueUnavailableError
-from tasks.store import JobStore, redis_errors
+from tasks.store import JobStore
 
 #: A queued job is looked at again after so long: by then somebody may have mended its record, or
 #: a process of the version that wrote it is running.

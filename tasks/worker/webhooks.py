@@ -15,6 +15,7 @@ from tasks import names
 from tasks.api_keys import ApiKeys
 from tasks.batches.presentation import batch_data
 from tasks.batches.store import BatchStore
+from tasks.connection import connect
 from tasks.errors import QueueUnavailableError
 from tasks.net.allow import Allow
 from tasks.net.client import Client
@@ -22,7 +23,7 @@ from tasks.net.guard import Guard
 from tasks.presentation import task_data
 from tasks.settings import Settings
 from tasks.storage import MinioStore, ObjectStore
-from tasks.store import JobStore, connect
+from tasks.store import JobStore
 from tasks.webhooks.body import Bodies, Describe
 from tasks.webhooks.breaker import Breaker
 from tasks.webhooks.courier import Courier

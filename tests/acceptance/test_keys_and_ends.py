@@ -16,10 +16,10 @@ from deploy.local.ports import reserved_ports
 from deploy.local.running import running
 from tasks import keys
 from tasks.api_keys import ApiKeys
+from tasks.connection import connect
 from tasks.jobs import Status
 from tasks.settings import Settings
 from tasks.storage import MinioStore
-from tasks.store import connect
 
 
 @pytest.fixture

@@ -20,10 +20,11 @@ from deploy.local import binaries
 from deploy.local.shell import SHELL_FILE, write_shell_file
 from tasks import keys
 from tasks.api_keys import ApiKeys
+from tasks.connection import connect
 from tasks.dispatch import job_id_of
 from tasks.errors import KeyNameError
 from tasks.jobs import Job, Priority, Status
-from tasks.store import MAX_CRASHES, connect
+from tasks.store import MAX_CRASHES
 from tasks.worker.lost import list_key
 
 ROOT = Path(__file__).parents[2]

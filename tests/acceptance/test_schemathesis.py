@@ -13,7 +13,7 @@ from deploy.client import ServiceClient
 from deploy.local.ports import reserved_ports
 from deploy.local.running import running
 from tasks.api_keys import ApiKeys
-from tasks.store import connect
+from tasks.connection import connect
 
 HERE = Path(__file__).parent
 _RUN = "from schemathesis.cli import schemathesis; schemathesis()"

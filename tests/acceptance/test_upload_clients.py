@@ -20,9 +20,9 @@ from tusclient.client import TusClient
 from deploy.local import probes
 from deploy.local.ports import reserved_ports
 from deploy.local.running import running
+from tasks.connection import connect
 from tasks.settings import Settings
 from tasks.storage import MinioStore
-from tasks.store import connect
 from tasks.uploads.service import Uploads
 
 MB = 2**20

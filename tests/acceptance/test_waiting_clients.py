@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import urllib3
@@ -16,8 +16,11 @@ from deploy.client import ServiceClient
 from deploy.local import probes
 from deploy.local.ports import reserved_ports
 from deploy.local.running import running
+from tasks.connection import connect
 from tasks.jobs import Status
-from tasks.store import JobStore, connect
+
+if TYPE_CHECKING:
+    from tasks.store import JobStore
 
 CLIENTS = 100
 #: `RMBG_MAX_WAITING`'s default.

@@ -20,9 +20,9 @@ from deploy.local import binaries
 from deploy.local.ports import reserved_ports
 from deploy.local.running import S3Address, running
 from tasks.api_keys import new_webhook_secret
+from tasks.connection import connect
 from tasks.settings import Settings
 from tasks.storage import MinioStore
-from tasks.store import connect
 from tasks.webhooks.signing import headers
 
 SECRET = new_webhook_secret()

@@ -27,11 +27,11 @@ from inference.models.fetch import fetch_model
 from inference.models.registry import get_spec
 from inference.options import Options
 from inference.pipeline import remove_background
+from tasks.connection import connect
 from tasks.errors import TaskError
 from tasks.fleet import Fleet
 from tasks.jobs import Job, Priority, Status
 from tasks.settings import Settings
-from tasks.store import connect
 
 HERE = Path(__file__).parent
 HOST = "faults"

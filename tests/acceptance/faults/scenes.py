@@ -9,9 +9,9 @@ from faulty_worker import SLOW
 from api.services import Services
 from deploy.local import binaries, processes
 from deploy.local.services import Service
+from tasks.connection import connect
 from tasks.fleet import Fleet
 from tasks.jobs import Status
-from tasks.store import connect
 
 GPU0, GPU1 = f"gpu0@{HOST}", f"gpu1@{HOST}"
 #: All lists of the cluster's model queues, for the celery command.

@@ -19,9 +19,10 @@ from faulty_worker import HANG_ONCE, SLOW
 from scenes import GPU0, GPU1, usable
 
 from api.services import Services
+from tasks.connection import connect
 from tasks.fleet import Fleet
 from tasks.jobs import Status
-from tasks.store import LEASE_SECONDS, connect
+from tasks.store import LEASE_SECONDS
 
 pytestmark = pytest.mark.faults
 

@@ -13,8 +13,9 @@ from cluster import Cluster, assert_exactly_once, cluster, submit_many, wait_for
 from scenes import QUEUES, celery
 
 from api.services import Services
+from tasks.connection import connect
 from tasks.jobs import Status
-from tasks.store import LEASE_SECONDS, connect
+from tasks.store import LEASE_SECONDS
 
 pytestmark = pytest.mark.faults
 

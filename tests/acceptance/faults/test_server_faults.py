@@ -19,11 +19,11 @@ from cluster import (
 from scenes import GPU0, GPU1, QUEUES, celery, signal_workers, usable
 
 from api.services import Services
+from tasks.connection import connect
 from tasks.dispatch import job_id_of
 from tasks.errors import StoreUnavailableError
 from tasks.fleet import BEAT_SECONDS
 from tasks.jobs import Status
-from tasks.store import connect
 from tasks.worker.lost import list_key
 
 pytestmark = pytest.mark.faults

@@ -21,9 +21,9 @@ from scenes import GPU0, GPU1, HOST, await_claimable, signal_workers, start_slow
 
 from api.services import Services
 from tasks import keys
+from tasks.connection import connect
 from tasks.errors import StoreUnavailableError
 from tasks.jobs import Priority, Status
-from tasks.store import connect
 
 pytestmark = pytest.mark.faults
 

@@ -16,7 +16,7 @@ from deploy.local.ports import reserved_ports
 from deploy.local.running import running
 from deploy.local.services import Service
 from inference.geometry import Box
-from tasks.store import connect
+from tasks.connection import connect
 
 _HERE = Path(__file__).parent
 _HOST = "removebg"

@@ -12,8 +12,8 @@ from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
 from tasks import keys
+from tasks.connection import connect
 from tasks.jobs import Job, Status
-from tasks.store import connect
 
 PHOTO = Path(__file__).parents[2] / "data" / "coffee.jpg"
 

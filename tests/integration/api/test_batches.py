@@ -18,8 +18,9 @@ from api.services import Services
 from api.settings import ApiSettings
 from tasks import keys
 from tasks.batches.record import Batch
+from tasks.connection import connect
 from tasks.jobs import Job, Priority, Status
-from tasks.store import JobStore, connect
+from tasks.store import JobStore
 
 BATCH = "/api/v1/remove-bg/batch"
 

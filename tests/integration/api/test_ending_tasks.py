@@ -12,9 +12,9 @@ from tenants import Tenant, begin, finish, job_of, services_with_keys, tenant
 from api.app import create_app
 from api.services import Services
 from tasks import keys
+from tasks.connection import connect
 from tasks.errors import ObjectNotFoundError, StoreUnavailableError
 from tasks.jobs import Status
-from tasks.store import connect
 
 
 @pytest.fixture(scope="module")

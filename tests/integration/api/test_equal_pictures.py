@@ -23,12 +23,12 @@ from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.options import Options
 from tasks import keys
 from tasks.cache import FAR_SECONDS, JITTER_SECONDS, cache_key, cache_seconds
+from tasks.connection import connect
 from tasks.errors import ObjectNotFoundError, StoreUnavailableError
 from tasks.jobs import Job, JobError, Priority, Status
 from tasks.owners import Owner
 from tasks.reasons import LOST, POISON
 from tasks.storage import MinioStore
-from tasks.store import connect
 from tasks.twins import Settler
 from tasks.worker.runner import Runner
 

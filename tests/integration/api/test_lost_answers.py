@@ -21,10 +21,11 @@ from api.services import Services
 from api.settings import ApiSettings
 from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from tasks import keys
+from tasks.connection import connect
 from tasks.jobs import Status
 from tasks.restore import Restorer
 from tasks.scripts import load_scripts
-from tasks.store import JobStore, connect
+from tasks.store import JobStore
 from tasks.worker.runner import Runner
 
 #: A field that only `create` and `create_finished` name.

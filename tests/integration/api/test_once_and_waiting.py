@@ -19,11 +19,11 @@ from api.services import Services
 from api.settings import ApiSettings
 from api.submission.once import Once, parse_key
 from tasks import keys
+from tasks.connection import connect
 from tasks.errors import QueueUnavailableError, StoreUnavailableError
 from tasks.idempotency import KEPT_SECONDS, IdempotencyKeys, Reservation
 from tasks.jobs import Job, Status
 from tasks.owners import ANONYMOUS, Owner
-from tasks.store import connect
 
 PATH = "/api/v1/remove-bg"
 

@@ -21,9 +21,9 @@ from api.services import Services
 from api.settings import ApiSettings
 from inference.options import Options, OutputFormat
 from tasks import keys
+from tasks.connection import connect
 from tasks.jobs import Job, JobError, Status
 from tasks.manifest import read_manifest
-from tasks.store import connect
 from tasks.worker.lost import list_key, message_id, sending_of
 
 Submit = Callable[..., TestResponse]

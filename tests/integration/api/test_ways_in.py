@@ -16,9 +16,10 @@ from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
 from tasks.api_keys import new_webhook_secret
+from tasks.connection import connect
 from tasks.jobs import Job, Priority
 from tasks.manifest import read_manifest
-from tasks.store import JobStore, connect
+from tasks.store import JobStore
 
 PATH = "/api/v1/remove-bg"
 

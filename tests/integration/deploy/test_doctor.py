@@ -14,9 +14,10 @@ from deploy.doctor.findings import Finding, Level
 from deploy.doctor.redis_checks import check_redis
 from tasks import keys
 from tasks.api_keys import new_webhook_secret
+from tasks.connection import connect
 from tasks.fleet import Fleet
 from tasks.jobs import Job
-from tasks.store import MAX_CRASHES, JobStore, connect
+from tasks.store import MAX_CRASHES, JobStore
 from tasks.webhooks.delivery import State
 from tasks.webhooks.schedule import Verdict
 from tasks.webhooks.store import DeliveryStore

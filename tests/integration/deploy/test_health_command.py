@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from deploy.cli.health import MOST_STARTS, trouble
 from deploy.cli.main import app
+from tasks.connection import connect
 from tasks.fleet import Fleet
-from tasks.store import connect
 
 WORKER = "gpu0@h"
 

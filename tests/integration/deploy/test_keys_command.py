@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from deploy.cli.main import app
 from tasks.api_keys import ApiKeys
-from tasks.store import connect
+from tasks.connection import connect
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 
 from tasks import keys
 from tasks.api_keys import OLD_SECRET_SECONDS, ApiKeys, digest
+from tasks.connection import connect
 from tasks.errors import KeyNameError
 from tasks.owners import ANONYMOUS
-from tasks.store import connect
 
 
 class Clock:

@@ -16,11 +16,12 @@ from deploy.local import binaries
 from tasks import keys
 from tasks.app import create_celery
 from tasks.commands.jobs import jobs
+from tasks.connection import connect
 from tasks.dispatch import Dispatcher
 from tasks.fleet import ALIVE_SECONDS, Fleet
 from tasks.jobs import Job, Priority, Status
 from tasks.settings import Settings
-from tasks.store import MAX_CRASHES, JobStore, connect
+from tasks.store import MAX_CRASHES, JobStore
 from tasks.worker.lost import list_key
 
 QUEUE = "model.u2netp"

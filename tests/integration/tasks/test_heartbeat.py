@@ -11,9 +11,9 @@ from redis import Redis
 
 from tasks import keys
 from tasks.app import create_celery
+from tasks.connection import connect
 from tasks.fleet import Fleet, Worker
 from tasks.settings import Settings
-from tasks.store import connect
 from tasks.worker.heartbeat import Heart
 from tasks.worker.silence import Silence
 

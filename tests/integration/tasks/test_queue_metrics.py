@@ -7,11 +7,12 @@ from prometheus_client import CollectorRegistry
 from redis import Redis
 
 from tasks import keys, metrics
+from tasks.connection import connect
 from tasks.errors import StoreUnavailableError
 from tasks.fleet import MAX_FAULTS, Fleet
 from tasks.jobs import Job, JobError, Priority, Status
 from tasks.queue_metrics import QueueMetrics
-from tasks.store import MAX_CRASHES, JobStore, connect
+from tasks.store import MAX_CRASHES, JobStore
 from tasks.webhooks.delivery import Attempt, State
 from tasks.webhooks.schedule import Verdict
 from tasks.webhooks.store import DeliveryStore

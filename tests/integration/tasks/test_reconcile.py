@@ -11,12 +11,13 @@ from redis import Redis
 
 from tasks import keys
 from tasks.app import create_celery
+from tasks.connection import connect
 from tasks.dispatch import Dispatcher
 from tasks.fleet import Fleet
 from tasks.jobs import Job, Priority, Status
 from tasks.routing import Router
 from tasks.settings import Settings
-from tasks.store import Claim, JobStore, connect
+from tasks.store import Claim, JobStore
 from tasks.worker.ageing import MAX_LIFTED
 from tasks.worker.lost import list_key, sending_of
 from tasks.worker.reconcile import Reconciler

@@ -14,11 +14,12 @@ from inference.models.birefnet.errors import GpuFaultError, GpuOutOfMemoryError
 from inference.options import Options
 from tasks import keys, names
 from tasks.app import create_celery
+from tasks.connection import connect
 from tasks.fleet import MAX_FAULTS, Fleet, Worker
 from tasks.jobs import Job, Status
 from tasks.settings import Settings
 from tasks.storage import MinioStore
-from tasks.store import JobStore, connect
+from tasks.store import JobStore
 from tasks.worker.removal import RemovalTask
 
 WORKER = "gpu0@h"

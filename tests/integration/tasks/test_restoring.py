@@ -7,6 +7,7 @@ import pytest
 
 from tasks import keys
 from tasks.app import create_celery
+from tasks.connection import connect
 from tasks.dispatch import Dispatcher
 from tasks.fleet import Fleet
 from tasks.jobs import Job, Priority, Status
@@ -15,7 +16,7 @@ from tasks.restore import Restorer
 from tasks.routing import Router
 from tasks.settings import Settings
 from tasks.storage import MinioStore
-from tasks.store import JobStore, connect
+from tasks.store import JobStore
 from tasks.worker.lost import list_key
 
 NOW = 1.7e9

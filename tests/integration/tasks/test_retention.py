@@ -11,6 +11,7 @@ from redis import Redis
 
 from tasks import keys
 from tasks.batches.store import BatchStore
+from tasks.connection import connect
 from tasks.erasure import Eraser
 from tasks.errors import StoreUnavailableError
 from tasks.jobs import Job, Status
@@ -22,7 +23,7 @@ from tasks.retention.orphans import GRACE_SECONDS, Orphans
 from tasks.retention.sweeper import Sweeper
 from tasks.settings import Settings
 from tasks.storage import MinioStore, s3_client
-from tasks.store import RECORD_GRACE_SECONDS, JobStore, connect
+from tasks.store import RECORD_GRACE_SECONDS, JobStore
 from tasks.uploads.record import PART_BYTES
 from tasks.uploads.service import Uploads
 

@@ -6,10 +6,11 @@ import pytest
 from redis import Redis
 
 from tasks import keys
+from tasks.connection import connect
 from tasks.fleet import MAX_FAULTS, Fleet
 from tasks.jobs import Job, Priority
 from tasks.routing import MAX_BOUND, Router
-from tasks.store import JobStore, connect
+from tasks.store import JobStore
 
 SHARED = "model.m"
 

@@ -20,11 +20,12 @@ from inference.models.birefnet.errors import GpuFaultError, GpuOutOfMemoryError
 from inference.options import Options, OutputFormat
 from inference.probe import ImageLimits
 from tasks import keys
+from tasks.connection import connect
 from tasks.errors import QueueUnavailableError
 from tasks.fleet import MAX_FAULTS, Fleet
 from tasks.jobs import Job, Status
 from tasks.storage import MinioStore
-from tasks.store import JobStore, connect
+from tasks.store import JobStore
 from tasks.worker.runner import Runner
 
 WORKER = "gpu0@h"

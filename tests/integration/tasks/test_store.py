@@ -7,9 +7,10 @@ import pytest
 from redis import Redis
 
 from tasks import keys
+from tasks.connection import connect
 from tasks.errors import QueueFullError, QueueUnavailableError
 from tasks.jobs import Job, Status
-from tasks.store import MAX_CRASHES, MAX_LOSSES, Claim, JobStore, Returned, connect
+from tasks.store import MAX_CRASHES, MAX_LOSSES, Claim, JobStore, Returned
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from api.services import Services
 from api.settings import ApiSettings
 from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.probe import ImageLimits
+from tasks.connection import connect
 from tasks.fleet import Fleet
 from tasks.settings import Settings
-from tasks.store import connect
 from tasks.tracing import configure_tracing
 from tasks.worker.runner import Runner
 

@@ -15,9 +15,10 @@ from deploy.local import binaries
 from tasks import keys
 from tasks.app import create_celery
 from tasks.commands.webhooks import webhooks
+from tasks.connection import connect
 from tasks.jobs import Job
 from tasks.settings import Settings
-from tasks.store import JobStore, connect
+from tasks.store import JobStore
 from tasks.webhooks.delivery import Attempt, Delivery, State
 from tasks.webhooks.schedule import Verdict
 from tasks.webhooks.store import DeliveryStore

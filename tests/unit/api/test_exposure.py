@@ -3,8 +3,8 @@ import pytest
 from api.exposure import Address, loopback_only, require_keys
 from api.settings import ApiSettings
 from tasks.api_keys import ApiKeys
+from tasks.connection import connect
 from tasks.errors import SettingsError
-from tasks.store import connect
 
 
 @pytest.mark.parametrize(

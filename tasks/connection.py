@@ -1,0 +1,39 @@
+"""Clients of Redis that fail within a known time, and what their failures become."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from tasks.errors import QueueUnavailableError
+
+
+def client_options(*, timeout: float = 3.0) -> dict[str, Any]:
+    """How a client of Redis is to be made, so that it fails within `timeout` seconds."""
+    return {
+        "decode_responses": True,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": min(timeout, 3.0),
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+        # No second try: a script whose answer was lost has run, and a silent Redis stays silent.
+        "retry": Retry(NoBackoff(), 0),
+    }
+
+
+def connect(url: str, *, timeout: float = 3.0) -> Redis:
+    """A client that fails within `timeout` seconds instead of hanging."""
+    return Redis.from_url(url, **client_options(timeout=timeout))
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Turns every failure of Redis into `QueueUnavailableError`."""
+    try:
+        yield
+    except RedisError as error:
+        raise QueueUnavailableError(f"Redis does not answer: {error}") from error
