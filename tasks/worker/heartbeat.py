@@ -4,8 +4,6 @@ It says that it lives, keeps its messages from being given to others, obeys a dr
 a child that no longer answers.
 """
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -22,19 +20,15 @@ from tasks.errors import QueueUnavailableError
 from tasks.fleet import ALIVE_SECONDS, BEAT_SECONDS, Fleet
 from tasks.limits import ready_seconds
 from tasks.settings import Settings
+from tasks.worker import pool
 from tasks.worker.silence import Silence
 
+#: A parent looks so often whether its new process has loaded the model.
+_LOADING_SECONDS: Final = 0.5
 #: Kombu's sorted set of messages taken and not acknowledged, by the time they were taken.
 _UNACKED_INDEX: Final = "unacked_index"
 
 _log = structlog.get_logger(__name__)
-
-
-def _children() -> set[int]:
-    """Pids of the pool's processes."""
-    from billiard.process import active_children  # noqa: PLC0415 - of the running pool
-
-    return {child.pid for child in active_children()}
 
 
 class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
@@ -55,6 +49,8 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery pub
         client = connect(settings.redis_url.get_secret_value())
         silence = Silence(ready_seconds(settings), ALIVE_SECONDS)
         heart = Heart(client, worker, settings.model, silence)
+        # The consumer starts after this step: it is to take nothing before a model is ready.
+        heart.hold()
         self._thread = threading.Thread(
             target=heart.run, args=(self._ended,), name="heartbeat", daemon=True
         )
@@ -79,7 +75,7 @@ class Heart:
         model: str,
         silence: Silence,
         *,
-        children: Callable[[], set[int]] = _children,
+        children: Callable[[], set[int]] = pool.children,
     ) -> None:
         self._client = client
         self._fleet = Fleet(client)
@@ -89,6 +85,12 @@ class Heart:
         self._model = model
         self._silence = silence
         self._children = children
+        self._loaded = 0
+
+    def hold(self) -> None:
+        """Take from no queue, until a process has shown that its model answers."""
+        for queue in self._queues:
+            self._worker.app.amqp.queues.deselect(queue)
 
     def run(self, ended: threading.Event) -> None:
         """Beat until told to end; whatever one beat meets, the next one comes."""
@@ -99,7 +101,7 @@ class Heart:
                 _log.warning("heartbeat.redis_away", reason=str(error))
             except Exception:  # noqa: BLE001 - the heart must not stop
                 _log.exception("heartbeat.failed")
-            if ended.wait(BEAT_SECONDS):
+            if ended.wait(BEAT_SECONDS if self._ready() else _LOADING_SECONDS):
                 break
         try:
             self._fleet.leave(self._name)
@@ -110,9 +112,15 @@ class Heart:
         """Once."""
         own = next((name for name in self._queues if name.startswith(names.GPU_PREFIX)), "")
         self._fleet.beat(self._name, queue=own, model=self._model)
-        self._keep_messages()
-        self._obey_drain()
         self._mind_child()
+        if self._ready():
+            # What a worker without a model has in hand is for others: the reconciler misses it.
+            self._keep_messages()
+        self._choose_queues()
+
+    def _ready(self) -> bool:
+        """Has the process that there is now shown that its model answers?"""
+        return self._loaded in self._children()
 
     def _keep_messages(self) -> None:
         """Refresh the messages in hand, so that no visibility timeout gives them to others."""
@@ -121,25 +129,33 @@ class Heart:
             with redis_errors():
                 self._client.zadd(_UNACKED_INDEX, dict.fromkeys(tags, time.time()), xx=True)
 
-    def _obey_drain(self) -> None:
-        """Go by what is consumed from: whatever the consumer was told before may have been lost."""
+    def _choose_queues(self) -> None:
+        """Take from its queues if it is ready and not drained.
+
+        This goes by what is consumed from: whatever the consumer was told before may have been
+        lost.
+        """
         consumer = getattr(self._worker, "consumer", None)
         if consumer is None or state.should_stop is not None or state.should_terminate is not None:
             return  # It has yet to begin, or has been told to end.
         drained = bool(self._fleet.drained(self._name))
+        take = self._ready() and not drained
         selected = self._worker.app.amqp.queues.consume_from
-        wrong = [queue for queue in self._queues if (queue in selected) == drained]
+        wrong = [queue for queue in self._queues if (queue in selected) != take]
         for queue in wrong:
             # The consumer is its own thread's.
-            change = consumer.cancel_task_queue if drained else consumer.add_task_queue
+            change = consumer.add_task_queue if take else consumer.cancel_task_queue
             consumer.call_soon(change, queue)
         if wrong:
-            _log.warning("worker.drained" if drained else "worker.undrained", worker=self._name)
+            event = "worker.takes" if take else "worker.takes_nothing"
+            _log.warning(event, worker=self._name, drained=drained, ready=self._ready())
 
     def _mind_child(self) -> None:
         """Kill the child whose answers ceased, and take back the word of one that is gone."""
         pid, counts = self._fleet.answer(self._name)
         silent = self._silence.look(answered=counts)
+        if counts and pid in self._children():
+            self._loaded = pid
         if pid not in self._children():
             if counts:
                 _log.warning("worker.child_gone", worker=self._name, pid=pid)
@@ -147,4 +163,4 @@ class Heart:
         elif silent:
             _log.error("worker.child_silent", worker=self._name, pid=pid)
             self._fleet.withdraw(self._name, pid=pid)
-            os.kill(pid, signal.SIGKILL)
+            pool.kill(pid)

@@ -1,9 +1,6 @@
 """Tells the records when a worker's process died over a job, before its message comes back."""
 
-import os
-import signal
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -53,12 +50,6 @@ class RemovalRequest(Request):  # type: ignore[misc] # celery publishes no types
             "job.handed_back", lambda store, holder: store.release(self._job, token=holder)
         )
 
-    def kill_process(self) -> None:
-        """Kill the child; a call of native code would keep it from a gentler end."""
-        if self.worker_pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(self.worker_pid, signal.SIGKILL)
-
     def _note_crash(self) -> None:
         """The child died over the job, or is about to be killed for it."""
         self._put_back(
@@ -66,21 +57,26 @@ class RemovalRequest(Request):  # type: ignore[misc] # celery publishes no types
         )
 
     def _put_back(self, event: str, change: Callable[[JobStore, str], Returned]) -> None:
+        """Whatever is met here, Celery must go on: it has a message to give back."""
+        facts = {"task_id": self._job, "worker": self.hostname, "pid": self.worker_pid}
         try:
-            client = connect(Settings.load().redis_url.get_secret_value())
-            # Until the next child is ready, others are to be preferred.
-            Fleet(client).withdraw(self.hostname)
-            store = JobStore(client)
-            outcome = change(store, self._holder())
-            job = store.get(self._job)
+            with connect(Settings.load().redis_url.get_secret_value()) as client:
+                # Until the next child is ready, others are to be preferred.
+                Fleet(client).withdraw(self.hostname)
+                store = JobStore(client)
+                outcome = change(store, self._holder())
+                _log.warning(event, **{**facts, **self._known(store)}, outcome=outcome.value)
         except TaskError as error:
             # Redis is away, or the record cannot be read. The lease will run out by itself, and
             # the reconciler will count a loss.
-            _log.warning("job.return_not_noted", task_id=self._job, reason=str(error))
-        else:
-            known = job.log_context() if job else {"task_id": self._job}
-            facts = {"worker": self.hostname, "pid": self.worker_pid, "outcome": outcome.value}
-            _log.warning(event, **known, **facts)
+            _log.warning("job.return_not_noted", **facts, reason=str(error))
+        except Exception:  # noqa: BLE001 - see above
+            _log.exception("job.return_failed", **facts)
+
+    def _known(self, store: JobStore) -> dict[str, Any]:
+        """What the log tells of a job; no more than its id if its record cannot be read."""
+        found = store.get_many([self._job])
+        return found[0].log_context() if found else {}
 
     @property
     def _job(self) -> str:

@@ -24,7 +24,8 @@ class Silence:
         self._gap = gap
         self._clock = clock
         self._looked = clock()
-        self._patient_until = self._looked
+        # What was said before, a former process of the same number may have said.
+        self._patient_until = self._looked + seconds
 
     def look(self, *, answered: bool) -> bool:
         """Note whether an answer counts at this moment; True if the process is silent."""

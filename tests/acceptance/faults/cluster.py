@@ -187,7 +187,7 @@ class Cluster:
 
     def heal(self) -> None:
         """Whatever a test did: every member runs and is ready, and nobody is drained."""
-        for name in ("slow-start", "hung", "hang", "blind", "stop-after-pop"):
+        for name in ("slow-start", "slow", "hung", "hang", "blind", "stop-after-pop"):
             (self.folder / name).unlink(missing_ok=True)
         for name, member in list(self.members.items()):
             if member.process.poll() is not None:

@@ -1,10 +1,12 @@
 """A model whose behaviour the picture commands, for `celery -A faulty_app`.
 
 The first pixel's red says what: 10 kill the process, 20 hang in native code the first time, 30
-hang there always, 40 keep 250 MB of memory, 50 sleep 2 s, anything else sleep 100 ms. The matte is
-the left half. Files in the model folder command the process: `slow-start` (seconds), `blind` (fail
-the start check), `hang` (the next call hangs as with 20), `stop-after-pop` (stop between taking a
-message and noting that it is taken).
+hang there always, 40 keep 250 MB of memory, 50 sleep 2 s, 60 sleep 10 s the first time, anything
+else sleep 100 ms. The matte is the left half.
+
+Files in the model folder command the process: `slow-start` (seconds), `blind` (fail the start
+check), `hang` (the next call hangs as with 20), `stop-after-pop` (stop between taking a message and
+noting that it is taken).
 """
 
 import os
@@ -24,8 +26,8 @@ from tasks.names import is_model_queue
 from tasks.settings import Settings
 from tasks.worker.removal import RemovalTask
 
-KILL, HANG_ONCE, HANG, GROW, SLOW = 10, 20, 30, 40, 50
-WORK_SECONDS, SLOW_SECONDS = 0.1, 2.0
+KILL, HANG_ONCE, HANG, GROW, SLOW, SLOW_ONCE = 10, 20, 30, 40, 50, 60
+WORK_SECONDS, SLOW_SECONDS, LONG_SECONDS = 0.1, 2.0, 10.0
 GROWTH_BYTES = 250 * 2**20
 
 
@@ -59,6 +61,8 @@ class FaultyModel:
             # As in native code: no signal handler of Python's runs.
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             time.sleep(3600)
+        elif command == SLOW_ONCE and self._first("slow"):
+            time.sleep(LONG_SECONDS)
         elif command == GROW:
             self._kept.append(bytearray(b"x") * GROWTH_BYTES)
         else:

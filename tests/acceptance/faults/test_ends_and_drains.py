@@ -1,5 +1,6 @@
 """Workers that are told to end, or to take nothing more."""
 
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -15,7 +16,7 @@ from cluster import (
     wait_final,
     wait_for,
 )
-from faulty_worker import HANG_ONCE, SLOW
+from faulty_worker import HANG_ONCE, SLOW, SLOW_ONCE
 from scenes import GPU0, GPU1, usable
 
 from api.services import Services
@@ -82,20 +83,23 @@ def test_a_drained_worker_takes_nothing_and_its_backlog_moves(
     wait_for(lambda: usable(made, GPU0), 10, made, "gpu0's return")
 
 
+def takes_nothing(services: Services, worker: str) -> bool:
+    inspect = services.dispatcher._app.control.inspect(destination=[worker], timeout=1)
+    return (inspect.active_queues() or {}).get(worker) == []
+
+
 def test_a_worker_that_starts_drained_takes_nothing(
     made: Cluster, services: Services, fleet: Fleet, third: str
 ) -> None:
     fleet.drain(GPU2, "new fan")
+    for name in (GPU0, GPU1):
+        wait_for(lambda: takes_nothing(services, name), 20, made, f"{name} taking nothing")  # noqa: B023 - called here
     jobs = submit_many(services, 3)
     made.start_worker(2)
-    inspect = services.dispatcher._app.control.inspect(destination=[GPU2], timeout=1)
-    wait_for(
-        lambda: (inspect.active_queues() or {}).get(GPU2) == [], 20, made, f"{third} taking nothing"
-    )
+    wait_for(lambda: takes_nothing(services, GPU2), 20, made, f"{third} taking nothing")
     waiting = [job(services, each) for each in jobs]
     assert {each.attempts for each in waiting} == {0}
-    # What it took before it heard was sent on, and not by it to itself, again and again.
-    assert max(each.sends for each in waiting) <= 3
+    assert {each.sends for each in waiting} == {0}
     fleet.undrain(GPU2)
     done = wait_final(made, services, list(jobs), 30)
     assert {each.worker for each in done} == {GPU2}
@@ -113,14 +117,14 @@ def control_shutdown(_made: Cluster, name: str, services: Services) -> None:
 @pytest.mark.parametrize(
     ("command", "end"),
     [
-        pytest.param(SLOW, sigterm, id="slow"),
+        pytest.param(SLOW_ONCE, sigterm, id="slow"),
         pytest.param(HANG_ONCE, control_shutdown, id="hung in native code"),
     ],
 )
 def test_a_job_that_outlasts_the_grace_time_is_handed_back(
     made: Cluster, services: Services, third: str, command: int, end: End
 ) -> None:
-    made.start_worker(2, RMBG_SHUTDOWN_SECONDS="0.5")
+    made.start_worker(2, RMBG_SHUTDOWN_SECONDS="0.5", RMBG_TIME_LIMIT="30")
     data = picture(red=command)
     task_id = submit(services, data)
     wait_for(
@@ -147,3 +151,40 @@ def test_a_job_that_outlasts_the_grace_time_is_handed_back(
 def test_an_idle_worker_ends_without_waiting_for_a_timeout(made: Cluster) -> None:
     made.members["gpu0"].process.terminate()
     assert made.members["gpu0"].process.wait(15) == 0
+
+
+@pytest.fixture
+def loading(made: Cluster, fleet: Fleet) -> Iterator[str]:
+    """A third worker that loads its model for 20 s."""
+    (made.folder / "slow-start").write_text("20")
+    before = fleet.starts(GPU2)
+    name = made.start_worker(2, wait=False)
+    wait_for(lambda: fleet.starts(GPU2) > before, 20, made, f"{name}'s process")
+    yield name
+    made.remove(name)
+
+
+def test_a_worker_that_loads_its_model_ends_at_once(made: Cluster, loading: str) -> None:
+    made.members[loading].process.terminate()
+    assert made.members[loading].process.wait(15) == 0
+
+
+def test_a_worker_that_loads_its_model_holds_no_job_up(
+    made: Cluster, services: Services, loading: str
+) -> None:
+    jobs = submit_many(services, 30)
+    done = wait_final(made, services, list(jobs), 15)
+    assert not usable(made, f"{loading}@{HOST}")
+    assert {each.worker for each in done} == {GPU0, GPU1}
+    assert_exactly_once(made, services, jobs)
+
+
+def test_a_worker_ends_though_redis_hangs(made: Cluster, third: str) -> None:
+    made.start_worker(2, RMBG_SHUTDOWN_SECONDS="1")
+    made.signal("valkey", signal.SIGSTOP)
+    try:
+        made.members[third].process.terminate()
+        # The grace time, the time-outs of what is asked, and then it waits no longer.
+        assert made.members[third].process.wait(25) == 0
+    finally:
+        made.signal("valkey", signal.SIGCONT)

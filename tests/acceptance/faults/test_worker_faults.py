@@ -60,6 +60,20 @@ def test_a_killed_worker_costs_a_job_its_lease(made: Cluster, services: Services
     assert_exactly_once(made, services, jobs)
 
 
+def test_a_damaged_record_holds_up_no_other_when_its_child_dies(
+    made: Cluster, services: Services
+) -> None:
+    task_id, _, name = start_slow_job(made, services)
+    connect(made.redis_url).hset(keys.job_key(task_id), "crashes", "many")
+    made.kill_child(name)
+    # One process is left to them, and it is the next one.
+    services.fleet.drain(GPU1 if name == "gpu0" else GPU0, "for the test")
+    jobs = submit_many(services, 5)
+    wait_final(made, services, list(jobs), 40)
+    assert_exactly_once(made, services, jobs)
+    assert services.store.cancel(task_id) == "canceled"
+
+
 def test_a_worker_that_slept_through_its_lease_cannot_write(
     made: Cluster, services: Services
 ) -> None:

@@ -97,7 +97,19 @@ def heart(
     """Of a worker whose pool has one process."""
     worker = SimpleNamespace(hostname=WORKER, app=app, consumer=consumer)
     silence = Silence(90, 6, clock=clock)
-    return Heart(client, worker, "m", silence, children=lambda: {child.pid})
+    heart = Heart(client, worker, "m", silence, children=lambda: {child.pid})
+    heart.hold()
+    return heart
+
+
+@pytest.fixture
+def ready(heart: Heart, client: Redis, child: subprocess.Popen[bytes], clock: Clock) -> Heart:
+    """Its process has answered, and it has been well for longer than an answer counts."""
+    Fleet(client).announce(WORKER, 90, model="m", pid=child.pid)
+    for _ in range(50):
+        heart.beat()
+        clock.now += 2
+    return heart
 
 
 def _worker(client: Redis) -> Worker:
@@ -105,32 +117,71 @@ def _worker(client: Redis) -> Worker:
     return worker
 
 
-def test_a_drained_worker_is_told_until_it_heeds(
-    heart: Heart, client: Redis, app: Celery, consumer: Consumer
+def test_a_worker_takes_nothing_before_its_model_answers(
+    heart: Heart, client: Redis, app: Celery, child: subprocess.Popen[bytes]
 ) -> None:
-    Fleet(client).drain(WORKER, "new fan")
-    consumer.deaf = True
-    heart.beat()
-    assert sorted(app.amqp.queues.consume_from) == QUEUES
-    consumer.deaf = False
     heart.beat()
     assert dict(app.amqp.queues.consume_from) == {}
+    Fleet(client).announce(WORKER, 90, model="m", pid=child.pid)
     heart.beat()
+    assert sorted(app.amqp.queues.consume_from) == QUEUES
+
+
+def test_a_worker_whose_child_died_takes_nothing_until_the_next_one_answers(
+    client: Redis, app: Celery, consumer: Consumer, clock: Clock
+) -> None:
+    children = {7}
+    worker = SimpleNamespace(hostname=WORKER, app=app, consumer=consumer)
+    heart = Heart(client, worker, "m", Silence(90, 6, clock=clock), children=lambda: children)
+    heart.hold()
+    fleet = Fleet(client)
+    fleet.announce(WORKER, 90, model="m", pid=7)
+    heart.beat()
+    assert sorted(app.amqp.queues.consume_from) == QUEUES
+    children = {8}
+    heart.beat()
+    assert dict(app.amqp.queues.consume_from) == {}
+    fleet.announce(WORKER, 90, model="m", pid=8)
+    heart.beat()
+    assert sorted(app.amqp.queues.consume_from) == QUEUES
+
+
+def test_a_worker_whose_answers_are_not_heard_goes_on_taking(
+    ready: Heart, client: Redis, app: Celery
+) -> None:
+    client.flushdb()
+    ready.beat()
+    assert sorted(app.amqp.queues.consume_from) == QUEUES
+
+
+def test_a_drained_worker_is_told_until_it_heeds(
+    ready: Heart, client: Redis, app: Celery, consumer: Consumer
+) -> None:
+    consumer.told.clear()
+    Fleet(client).drain(WORKER, "new fan")
+    consumer.deaf = True
+    ready.beat()
+    assert sorted(app.amqp.queues.consume_from) == QUEUES
+    consumer.deaf = False
+    ready.beat()
+    assert dict(app.amqp.queues.consume_from) == {}
+    ready.beat()
     assert consumer.told == ["-gpu.h.0", "-model.m"]
 
 
 def test_an_undrained_worker_is_told_until_it_heeds(
-    heart: Heart, client: Redis, app: Celery, consumer: Consumer
+    ready: Heart, client: Redis, app: Celery, consumer: Consumer
 ) -> None:
     Fleet(client).drain(WORKER, "new fan")
-    heart.beat()
+    ready.beat()
     Fleet(client).undrain(WORKER)
+    consumer.told.clear()
     consumer.deaf = True
-    heart.beat()
+    ready.beat()
     consumer.deaf = False
-    heart.beat()
+    ready.beat()
     assert sorted(app.amqp.queues.consume_from) == QUEUES
-    assert consumer.told[2:] == ["+gpu.h.0", "+model.m"]
+    assert consumer.told == ["+gpu.h.0", "+model.m"]
 
 
 def test_a_worker_that_has_no_consumer_yet_beats_all_the_same(
@@ -143,32 +194,39 @@ def test_a_worker_that_has_no_consumer_yet_beats_all_the_same(
 
 
 def test_a_child_whose_answer_lapsed_is_killed_and_not_sent_to(
-    heart: Heart, client: Redis, child: subprocess.Popen[bytes], clock: Clock
+    ready: Heart, client: Redis, child: subprocess.Popen[bytes]
 ) -> None:
-    Fleet(client).announce(WORKER, 90, model="m", pid=child.pid)
-    heart.beat()
     assert child.poll() is None
     client.delete(keys.ready_key(WORKER))
-    clock.now += 2
-    heart.beat()
+    ready.beat()
     assert child.wait(10) != 0
     assert not _worker(client).ready
 
 
 def test_a_child_whose_answer_lapsed_in_an_outage_is_given_time(
-    heart: Heart, client: Redis, child: subprocess.Popen[bytes], clock: Clock
+    ready: Heart, client: Redis, child: subprocess.Popen[bytes], clock: Clock
 ) -> None:
-    Fleet(client).announce(WORKER, 90, model="m", pid=child.pid)
-    heart.beat()
     client.delete(keys.ready_key(WORKER))
     clock.now += 300
     for _ in range(44):
         clock.now += 2
-        heart.beat()
+        ready.beat()
     assert child.poll() is None
     clock.now += 5
-    heart.beat()
+    ready.beat()
     assert child.wait(10) != 0
+
+
+def test_a_child_of_the_number_of_a_former_one_is_left_to_load(
+    heart: Heart, client: Redis, child: subprocess.Popen[bytes], clock: Clock
+) -> None:
+    """In a container the numbers begin anew with each start."""
+    Fleet(client).announce(WORKER, 90, model="m", pid=child.pid)
+    client.delete(keys.ready_key(WORKER))
+    for _ in range(40):
+        clock.now += 2
+        heart.beat()
+    assert child.poll() is None
 
 
 def test_a_child_that_has_not_answered_yet_is_left_to_load(

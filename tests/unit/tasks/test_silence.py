@@ -30,7 +30,7 @@ def test_an_answer_that_lapsed_while_all_was_well_is_silence() -> None:
 def test_after_an_outage_the_process_is_given_the_time_of_an_answer() -> None:
     clock = Clock()
     silence = Silence(90, 6, clock=clock)
-    _look(silence, clock, seconds=10, answered=True)
+    _look(silence, clock, seconds=100, answered=True)
     clock.now += 600
     assert not any(_look(silence, clock, seconds=88, answered=False))
     assert any(_look(silence, clock, seconds=10, answered=False))
@@ -39,7 +39,15 @@ def test_after_an_outage_the_process_is_given_the_time_of_an_answer() -> None:
 def test_an_answer_after_an_outage_ends_nothing_of_the_time_given() -> None:
     clock = Clock()
     silence = Silence(90, 6, clock=clock)
+    _look(silence, clock, seconds=100, answered=True)
     clock.now += 600
     assert not silence.look(answered=False)
     assert not silence.look(answered=True)
     assert not silence.look(answered=False)
+
+
+def test_at_first_the_process_is_given_that_time_too() -> None:
+    clock = Clock()
+    silence = Silence(90, 6, clock=clock)
+    assert not any(_look(silence, clock, seconds=88, answered=False))
+    assert any(_look(silence, clock, seconds=4, answered=False))
