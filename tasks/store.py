@@ -170,8 +170,11 @@ class JobStore(JobReader):
             token: names the worker, its process and this run; see `keys.lease_token`.
             worker: as it is to stand in the record.
             choosy: leave a job to others that went wrong on this worker.
+
+        Raises:
+            UnreadableRecordError: its attempts cannot be counted; nothing was changed.
         """
-        outcome = self._run(
+        outcome = self._change(
             "claim",
             task_id,
             token,

@@ -27,10 +27,11 @@ end
 if ARGV[6] == '1' and get(id, 'avoid') == ARGV[3] then
   return 'avoid'
 end
+-- First what a damaged record refuses.
+redis.call('HINCRBY', job_key(id), 'attempts', 1)
 unqueue(id)
 move(id, 'processing', now)
 redis.call('SET', lease_key(id), ARGV[2], 'PX', ARGV[5])
-redis.call('HINCRBY', job_key(id), 'attempts', 1)
 count('attempts')
 redis.call('HSETNX', job_key(id), 'started_at', now)
 redis.call('HSET', job_key(id), 'worker', ARGV[3])

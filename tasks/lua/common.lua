@@ -1,4 +1,5 @@
--- Put before every script. A record is a hash; what it waits for is said by sorted sets:
+-- Put before every script. Redis does not take back what a script did before it failed: a command that
+-- a damaged record can refuse goes before all that change something. A record is a hash; what it waits for is said by sorted sets:
 --   jobs:<status>          every job of a status, by the time it entered it
 --   sent:<queue>|<step>    queued jobs whose message was sent, by the number of their sending
 --   lifted:<queue>|<step>  those of them that wait there since a lower step let them wait too long
@@ -21,6 +22,12 @@ local function attempts_key(id) return P .. 'delivery:' .. id .. ':attempts' end
 -- May no record be made of that id, since there is one or since it was withdrawn?
 local function is_taken(id)
   return redis.call('EXISTS', job_key(id), withdrawn_key(id)) > 0
+end
+
+-- A finite number, or nil: records may hold anything, and Lua reads 'nan' and 'inf' too.
+local function number(text)
+  local value = tonumber(text or nil)
+  return value and value - value == 0 and value or nil
 end
 
 local function tasks_of(id) return P .. 'tasks:' .. (get(id, 'owner') or '') end
@@ -125,8 +132,8 @@ local function count_end(id)
     get(id, 'model') or 'none', get(id, 'worker') or 'none',
   }
   count('jobs|' .. table.concat(facts, '|'))
-  local finished = tonumber(get(id, 'finished_at')) or 0
-  local took = math.max(0, finished - (tonumber(get(id, 'created_at')) or finished))
+  local finished = number(get(id, 'finished_at')) or 0
+  local took = math.max(0, finished - (number(get(id, 'created_at')) or finished))
   local bucket = 'inf'
   for number, bound in ipairs(JOB_BUCKETS) do
     if took <= bound then
@@ -174,15 +181,15 @@ local function notify_batch(batch, now)
   end
   local facts = {
     url = url, owner = redis.call('HGET', batch_key(batch), 'owner') or '', now = now,
-    expires_at = redis.call('HGET', batch_key(batch), 'expires_at'),
+    expires_at = redis.call('HGET', batch_key(batch), 'expires_at') or 0,
   }
   local keep = math.max(1, redis.call('TTL', batch_key(batch)))
   add_delivery('batch', batch, 'batch.completed', facts, keep)
 end
 
 local function complete_batch(batch, now)
-  local jobs = redis.call('HGET', batch_key(batch), 'jobs')
-  if not jobs or redis.call('HLEN', batch_key(batch) .. ':ends') < tonumber(jobs) then
+  local jobs = number(redis.call('HGET', batch_key(batch), 'jobs'))
+  if not jobs or redis.call('HLEN', batch_key(batch) .. ':ends') < jobs then
     return
   end
   -- Once, whatever is begun anew, and ends again, afterwards.

@@ -6,9 +6,10 @@ local token = redis.call('GET', lease_key(id)) or ''
 if get(id, 'status') ~= 'processing' or token:sub(1, #ARGV[2]) ~= ARGV[2] then
   return 'none'
 end
+-- First what a damaged record refuses.
+local crashes = redis.call('HINCRBY', job_key(id), 'crashes', 1)
 redis.call('DEL', lease_key(id))
 count('crashes')
-local crashes = redis.call('HINCRBY', job_key(id), 'crashes', 1)
 if crashes >= tonumber(ARGV[4]) then
   fail(id, ARGV[3], ARGV[5], true)
   return 'dead'

@@ -15,9 +15,10 @@ local token = redis.call('GET', lease_key(id)) or ''
 if token:sub(1, #ARGV[2]) ~= ARGV[2] or (ARGV[2] == '' and token ~= '') then
   return 'none'
 end
+-- First what a damaged record refuses.
+local losses = redis.call('HINCRBY', job_key(id), 'losses', 1)
 redis.call('DEL', lease_key(id))
 count('losses')
-local losses = redis.call('HINCRBY', job_key(id), 'losses', 1)
 if losses >= tonumber(ARGV[4]) then
   fail(id, ARGV[3], ARGV[5], true)
   return 'dead'

@@ -9,11 +9,12 @@ end
 if ARGV[4] ~= '' and ARGV[4] ~= get(id, 'sending') then
   return {}
 end
+-- First what a damaged record refuses.
+redis.call('HINCRBY', job_key(id), 'sends', 1)
 leave_list(id)
 redis.call('HSET', job_key(id), 'queue', ARGV[2])
 if ARGV[3] ~= '' then
   redis.call('HSET', job_key(id), 'step', ARGV[3])
 end
 note_sending(id)
-redis.call('HINCRBY', job_key(id), 'sends', 1)
 return redis.call('HGETALL', job_key(id))

@@ -22,7 +22,9 @@ end
 -- As urgent as its most urgent follower. It is sent again at its new place; the message that it
 -- had before finds it running or done.
 local function lift(leader, step, now)
-  if get(leader, 'status') ~= 'queued' or (tonumber(step_of(leader)) or 0) <= tonumber(step) then
+  local wanted_step = number(step)
+  if get(leader, 'status') ~= 'queued' or not wanted_step
+    or (number(step_of(leader)) or 0) <= wanted_step then
     return
   end
   local due = redis.call('ZSCORE', DUE, leader)
@@ -77,10 +79,10 @@ end_twin = function(id)
     redis.call('DEL', twin_key(key))
   end
   if get(id, 'status') == 'succeeded' then
-    local seconds = math.max(1, math.floor(tonumber(get(id, 'cache_seconds')) or 1))
+    local seconds = math.max(1, math.min(math.floor(number(get(id, 'cache_seconds')) or 1), 1e6))
     redis.call('SET', cached_key(key), id, 'EX', seconds, 'NX')
   end
   if redis.call('EXISTS', followers_key(id)) == 1 then
-    redis.call('ZADD', P .. 'settling', get(id, 'finished_at') or '0', id)
+    redis.call('ZADD', P .. 'settling', number(get(id, 'finished_at')) or 0, id)
   end
 end

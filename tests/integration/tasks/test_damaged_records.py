@@ -88,6 +88,21 @@ class Scene:
         self.client.delete(keys.lease_key(task_id))
         return task_id
 
+    def running(self) -> str:
+        task_id = self.queued(sent=False)
+        self.store.claim(task_id, token="t", worker="w")
+        return task_id
+
+    def content(self, task_id: str) -> object:
+        """All that may tell of a job, but for its lease's end."""
+        sets = self.client.scan_iter(_type="zset")
+        return (
+            self.client.hgetall(keys.job_key(task_id)),
+            self.client.get(keys.lease_key(task_id)),
+            self.client.hgetall(keys.COUNTERS),
+            {name: self.client.zrange(name, 0, -1, withscores=True) for name in sets},
+        )
+
     def messages(self, step: Priority = Priority.NORMAL, queue: str = SHARED) -> list[str]:
         """The jobs whose messages wait on a list, the next one first."""
         found = self.client.lrange(list_key(f"{queue}|{int(step)}"), 0, -1)
@@ -264,6 +279,66 @@ def test_a_job_in_two_indices_is_not_recovered_for_ever(scene: Scene) -> None:
     assert scene.store.ids(Status.PROCESSING) == []
     assert scene.store.ids(Status.CANCELED) == [done]
     assert not scene.client.hget(keys.COUNTERS, "recovered:lease_expired")
+
+
+# -- what counts --------------------------------------------------------------------------------
+
+
+def _claim(scene: Scene, task_id: str) -> object:
+    return scene.store.claim(task_id, token="t", worker="w")
+
+
+def _lose(scene: Scene, task_id: str) -> object:
+    return scene.store.release(task_id, token="t")
+
+
+def _crash(scene: Scene, task_id: str) -> object:
+    return scene.store.crash(task_id, holder="t")
+
+
+@pytest.mark.parametrize(
+    ("step", "counted"), [(_claim, "attempts"), (_lose, "losses"), (_crash, "crashes")]
+)
+def test_a_step_that_a_damaged_count_refuses_changes_nothing(
+    scene: Scene, step: Callable[[Scene, str], object], counted: str
+) -> None:
+    bad = scene.queued() if step is _claim else scene.running()
+    scene.client.hset(keys.job_key(bad), counted, "x")
+    before = scene.content(bad)
+    with pytest.raises(UnreadableRecordError, match="not an integer"):
+        step(scene, bad)
+    assert scene.content(bad) == before
+
+
+def test_a_sending_that_a_damaged_count_refuses_changes_nothing(scene: Scene) -> None:
+    bad = scene.due()
+    scene.client.hset(keys.job_key(bad), "sends", "x")
+    before = scene.content(bad)
+    assert scene.store.note_sending(bad, queue="another") is None
+    assert scene.content(bad) == before
+
+
+def test_the_loss_of_a_damaged_record_is_not_counted_in_every_pass(scene: Scene) -> None:
+    bad = scene.orphan()
+    scene.client.hset(keys.job_key(bad), "losses", "x")
+    scene.passes(3)
+    assert scene.client.hget(keys.COUNTERS, "losses") is None
+    assert scene.store.ids(Status.PROCESSING) == [bad]
+
+
+@pytest.mark.parametrize("value", ["x", "nan", "inf", "-inf", "1e300"])
+def test_a_job_whose_numbers_are_damaged_ends_whole(scene: Scene, value: str) -> None:
+    bad, follower = scene.queued(), scene.queued(sent=False)
+    damaged = dict.fromkeys(("created_at", "cache_seconds", "expires_at", "priority"), value)
+    scene.client.hset(keys.job_key(bad), mapping={**damaged, "cache_key": "k"})
+    scene.client.sadd(keys.followers_key(bad), follower)
+    assert scene.store.claim(bad, token="t", worker="w") == "claimed"
+    assert scene.store.finish(bad, token="t", status=Status.SUCCEEDED)
+    assert scene.store.ids(Status.SUCCEEDED) == [bad]
+    assert scene.client.zrange(keys.SETTLING, 0, -1) == [bad]
+    scene.client.hset(keys.job_key(bad), "finished_at", value)
+    assert scene.store.erase(bad)
+    assert not scene.client.exists(keys.job_key(bad))
 
 
 # -- what ends a job -----------------------------------------------------------------------------

@@ -12,9 +12,11 @@ from standardwebhooks.webhooks import Webhook
 from structlog.testing import capture_logs
 
 from tasks import keys
+from tasks.errors import QueueUnavailableError
 from tasks.jobs import Status
 from tasks.store import MAX_CRASHES
-from tasks.webhooks.delivery import State
+from tasks.webhooks.delivery import Attempt, State
+from tasks.webhooks.schedule import Verdict
 
 PAUSES = (5.0, 300.0, 1800.0)
 
@@ -65,6 +67,19 @@ def test_a_job_that_runs_anew_has_a_second_event(post: Post) -> None:
     first, second = post.deliveries.of(job.task_id)
     assert (first.event, second.event) == ("removal.failed", "removal.succeeded")
     assert first.id != second.id
+
+
+@pytest.mark.parametrize("counted", ["attempts", "tries"])
+def test_an_attempt_that_a_damaged_count_refuses_changes_nothing(post: Post, counted: str) -> None:
+    delivery = post.delivery(post.finished("http://127.0.0.1:9/"))
+    post.client.hset(keys.delivery_key(delivery.id), counted, "x")
+    record = post.client.hgetall(keys.delivery_key(delivery.id))
+    attempt = Attempt(post.clock(), "refused", 500, 1, "no")
+    with pytest.raises(QueueUnavailableError, match="not an integer"):
+        post.deliveries.note(delivery, "", attempt, Verdict(State.DELIVERED, post.clock()))
+    assert post.client.hgetall(keys.delivery_key(delivery.id)) == record
+    assert post.outcomes == {}
+    assert not post.client.exists(keys.attempts_key(delivery.id))
 
 
 def test_rows_live_as_long_as_the_record_and_go_with_it(post: Post) -> None:
