@@ -1,6 +1,7 @@
 """The records' transitions, against a real Valkey."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -211,6 +212,59 @@ def test_an_operator_can_begin_a_canceled_job_anew(store: JobStore, job: Job) ->
     again = _got(store, job)
     assert (again.status, again.attempts, again.finished_at) == (Status.QUEUED, 0, None)
     assert job.task_id not in store.due()
+
+
+def _patient(store: JobStore, job: Job, now: float, seconds: float | None) -> Job:
+    deadline = None if seconds is None else now + seconds
+    patient = job.evolve(
+        task_id=keys.new_task_id(), created_at=now, expires_at=now + 1000, deadline=deadline
+    )
+    store.create(patient)
+    return patient
+
+
+def test_a_job_begun_anew_has_as_long_as_at_first_each_time(client: Redis, job: Job) -> None:
+    now = time.time()
+    patient = _patient(JobStore(client), job, now, 60)
+    for later in (100, 500):
+        then = JobStore(client, clock=lambda later=later: now + later)
+        then.cancel(patient.task_id)
+        assert client.zscore(keys.DEADLINES, patient.task_id) is None
+        assert then.requeue(patient.task_id) == "requeued"
+        assert client.zscore(keys.DEADLINES, patient.task_id) == pytest.approx(now + later + 60)
+        assert _got(then, patient).deadline == pytest.approx(now + later + 60)
+        assert patient.task_id not in then.overdue()
+
+
+def test_a_job_begun_anew_that_nobody_begins_fails(client: Redis, job: Job) -> None:
+    now = time.time()
+    patient = _patient(JobStore(client), job, now, 60)
+    JobStore(client).cancel(patient.task_id)
+    JobStore(client, clock=lambda: now + 100).requeue(patient.task_id)
+    late = JobStore(client, clock=lambda: now + 161)
+    assert patient.task_id in late.overdue()
+    assert late.fail_overdue(patient.task_id)
+    error = _got(late, patient).error
+    assert error is not None
+    assert error.type == "deadline_exceeded"
+
+
+def test_a_job_begun_anew_waits_no_longer_than_its_pictures_are_kept(
+    client: Redis, job: Job
+) -> None:
+    now = time.time()
+    patient = _patient(JobStore(client), job, now, 900)
+    JobStore(client).cancel(patient.task_id)
+    JobStore(client, clock=lambda: now + 500).requeue(patient.task_id)
+    assert client.zscore(keys.DEADLINES, patient.task_id) == pytest.approx(now + 1000)
+
+
+def test_a_job_begun_anew_has_no_deadline_if_it_had_none(client: Redis, job: Job) -> None:
+    patient = _patient(JobStore(client), job, time.time(), None)
+    JobStore(client).cancel(patient.task_id)
+    JobStore(client).requeue(patient.task_id)
+    assert client.zscore(keys.DEADLINES, patient.task_id) is None
+    assert _got(JobStore(client), patient).deadline is None
 
 
 def test_a_job_that_nobody_began_in_time_fails(store: JobStore, job: Job) -> None:
