@@ -43,10 +43,24 @@ def test_secrets_come_from_files(name: str) -> None:
             assert value.removeprefix("/run/secrets/") in service["secrets"]
 
 
-@pytest.mark.parametrize("name", ["cpu0", "gpu0", "io"])
-def test_a_worker_is_given_longer_to_end_than_it_takes(name: str) -> None:
-    grace = Settings.load().shutdown_seconds
-    assert int(SERVICES[name]["stop_grace_period"].rstrip("s")) > grace
+def _with_defaults(text: str) -> str:
+    """As compose reads it where none of its variables is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
+def test_the_io_worker_is_given_longer_to_end_than_it_takes() -> None:
+    assert int(SERVICES["io"]["stop_grace_period"].rstrip("s")) > Settings.load().shutdown_seconds
+
+
+@pytest.mark.parametrize("name", ["cpu0", "gpu0"])
+def test_a_model_worker_is_given_15_s_more_to_end_than_its_job(name: str) -> None:
+    given = SERVICES[name]["environment"]["RMBG_SHUTDOWN_SECONDS"]
+    assert given.startswith("${RMBG_SHUTDOWN_SECONDS:-")
+    default = Settings.model_fields["shutdown_seconds"].default
+    assert int(_with_defaults(given)) == default
+    stop = SERVICES[name]["stop_grace_period"]
+    assert stop.startswith("${WORKER_STOP_GRACE:-")
+    assert _with_defaults(stop) == f"{default + 15:.0f}s"
 
 
 def test_a_gpu_worker_has_its_own_device_and_queue_and_the_weights_a_volume() -> None:
