@@ -2,11 +2,12 @@
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 from celery import Celery
+from fake_consumer import FakeConsumer
 from redis import Redis
 
 from tasks import keys
@@ -19,27 +20,6 @@ from tasks.worker.silence import Silence
 
 WORKER = "gpu0@h"
 QUEUES = ["gpu.h.0", "model.m"]
-
-
-class Consumer:
-    """Celery's, as far as a heart sees it: what it is told, its own thread does later, or never."""
-
-    def __init__(self, app: Celery) -> None:
-        self._app = app
-        self.told: list[str] = []
-        self.deaf = False
-
-    def call_soon(self, change: Callable[[str], None], queue: str) -> None:
-        if not self.deaf:
-            change(queue)
-
-    def cancel_task_queue(self, queue: str) -> None:
-        self._app.amqp.queues.deselect(queue)
-        self.told.append(f"-{queue}")
-
-    def add_task_queue(self, queue: str) -> None:
-        self._app.amqp.queues.select_add(self._app.amqp.queues[queue])
-        self.told.append(f"+{queue}")
 
 
 class Clock:
@@ -70,8 +50,8 @@ def app(settings: Settings) -> Iterator[Celery]:
 
 
 @pytest.fixture
-def consumer(app: Celery) -> Consumer:
-    return Consumer(app)
+def consumer(app: Celery) -> FakeConsumer:
+    return FakeConsumer(app)
 
 
 @pytest.fixture
@@ -90,7 +70,7 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 def heart(
     client: Redis,
     app: Celery,
-    consumer: Consumer,
+    consumer: FakeConsumer,
     clock: Clock,
     child: subprocess.Popen[bytes],
 ) -> Heart:
@@ -128,7 +108,7 @@ def test_a_worker_takes_nothing_before_its_model_answers(
 
 
 def test_a_worker_whose_child_died_takes_nothing_until_the_next_one_answers(
-    client: Redis, app: Celery, consumer: Consumer, clock: Clock
+    client: Redis, app: Celery, consumer: FakeConsumer, clock: Clock
 ) -> None:
     children = {7}
     worker = SimpleNamespace(hostname=WORKER, app=app, consumer=consumer)
@@ -155,7 +135,7 @@ def test_a_worker_whose_answers_are_not_heard_goes_on_taking(
 
 
 def test_a_drained_worker_is_told_until_it_heeds(
-    ready: Heart, client: Redis, app: Celery, consumer: Consumer
+    ready: Heart, client: Redis, app: Celery, consumer: FakeConsumer
 ) -> None:
     consumer.told.clear()
     Fleet(client).drain(WORKER, "new fan")
@@ -170,7 +150,7 @@ def test_a_drained_worker_is_told_until_it_heeds(
 
 
 def test_an_undrained_worker_is_told_until_it_heeds(
-    ready: Heart, client: Redis, app: Celery, consumer: Consumer
+    ready: Heart, client: Redis, app: Celery, consumer: FakeConsumer
 ) -> None:
     Fleet(client).drain(WORKER, "new fan")
     ready.beat()
