@@ -17,6 +17,7 @@ from tasks.errors import UnreadableRecordError
 from tasks.fleet import Fleet
 from tasks.jobs import Job, Priority, Status
 from tasks.routing import Router
+from tasks.scripts import load_scripts
 from tasks.settings import Settings
 from tasks.store import JobStore
 from tasks.worker.lost import list_key
@@ -339,6 +340,19 @@ def test_a_job_whose_numbers_are_damaged_ends_whole(scene: Scene, value: str) ->
     scene.client.hset(keys.job_key(bad), "finished_at", value)
     assert scene.store.erase(bad)
     assert not scene.client.exists(keys.job_key(bad))
+
+
+def test_followers_get_a_new_leader_beside_one_whose_priority_is_damaged(scene: Scene) -> None:
+    old, chosen, bad = (scene.queued(sent=False) for _ in range(3))
+    for follower in (chosen, bad):
+        scene.client.hset(keys.job_key(follower), mapping={"leader": old, "cache_key": "k"})
+        scene.client.sadd(keys.followers_key(old), follower)
+    scene.client.zadd(keys.SETTLING, {old: 1})
+    scene.client.hset(keys.job_key(bad), "priority", "x")
+    promote = load_scripts(scene.client)["promote"]
+    assert promote(args=[old, chosen, scene.now]) == chosen
+    assert scene.client.smembers(keys.followers_key(chosen)) == {bad}
+    assert scene.client.zrange(keys.SETTLING, 0, -1) == []
 
 
 # -- what ends a job -----------------------------------------------------------------------------
