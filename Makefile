@@ -7,6 +7,7 @@ MODEL ?= u2netp
 # Each has servers of its own; a file's tests stay together, since they share a service. One more than
 # two cores: much of the time is waiting. In the files' order, which begins with the longest.
 TEST_PROCESSES ?= 3
+FAULT_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install clients up test test-slow test-faults lint fmt bench clean
@@ -48,7 +49,7 @@ test-slow: install ## The full-size tests
 
 test-faults: install ## The fault suite at full size: kill, stop and cut off real processes
 	$(BIN)/rmbg models fetch u2netp
-	$(BIN)/pytest -m faults tests/acceptance/faults $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(FAULT_PROCESSES) --dist loadfile --no-loadscope-reorder -m faults tests/acceptance/faults $(ARGS)
 
 lint: install ## Check style, types and import rules
 	$(BIN)/ruff check

@@ -59,6 +59,8 @@ class Readiness:
         self._path = path_facts(model)
         self._mean: float | None = None
         self._untold = False
+        self._busy = False
+        self._broken = False
         self._ended = threading.Event()
 
     def start(self) -> None:
@@ -68,10 +70,14 @@ class Readiness:
 
     def begin(self) -> None:
         """A job begins."""
+        self._busy = True
         self._note(running=1)
 
     def end(self, took: float | None) -> None:
         """A job is over: after so many seconds of work, or None if the model made no result."""
+        self._busy = False
+        if self._broken:
+            self._leave()
         if took is None:
             self._note(running=0)
             return
@@ -109,11 +115,21 @@ class Readiness:
         except InferenceError as error:
             _log.error("worker.probe_failed", worker=self._worker, reason=str(error))
             if error.code == GPU_FAULT:
-                self._leave()
+                self._end_broken(error.code)
         except Exception:  # noqa: BLE001 - the next probe may fare better
             _log.exception("worker.probe_failed", worker=self._worker)
         else:
             self.announce()
+
+    def _end_broken(self, reason: str) -> None:
+        """A fresh process gets a fresh context; but a job that is at its store is let go first."""
+        try:
+            self._fleet.fault(self._worker, f"probe:{os.getpid()}", reason)
+        except QueueUnavailableError as error:
+            _log.warning("worker.note_failed", reason=str(error))
+        self._broken = True
+        if not self._busy:
+            self._leave()
 
     def _run(self) -> None:
         while not self._ended.wait(_SOON_SECONDS if self._untold else self._interval):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
+import urllib3
 from billiard import pool
 from celery import Task, current_app, shared_task
 from celery.signals import (
@@ -23,10 +24,10 @@ from tasks.connection import connect
 from tasks.dispatch import job_id_of
 from tasks.errors import QueueUnavailableError, TaskError
 from tasks.fleet import Fleet
-from tasks.limits import ready_seconds
+from tasks.limits import ready_seconds, soft_time_limit
 from tasks.log import configure_logging
 from tasks.settings import Settings
-from tasks.storage import MinioStore
+from tasks.storage import STALE_RETRIES, MinioStore
 from tasks.store import JobStore
 from tasks.tracing import configure_tracing, flush_tracing
 from tasks.worker.metrics import count_load, share_as_child
@@ -42,6 +43,9 @@ from tasks.worker.startup import (
 
 #: Exit status of a process whose GPU context is broken (sysexits.h: EX_SOFTWARE).
 _BROKEN_STATUS: Final = 70
+
+#: The store is silent for so long at most before it counts as away.
+_STORE_SECONDS: Final = 5.0
 
 _log = structlog.get_logger(__name__)
 
@@ -63,7 +67,7 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
         fleet, lock = Fleet(client), threading.Lock()
         self.runner = Runner(
             store=JobStore(client),
-            objects=MinioStore.from_settings(settings),
+            objects=MinioStore.from_settings(settings, _store_pool(settings)),
             fleet=fleet,
             model=model,
             model_lock=lock,
@@ -82,6 +86,15 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
             leave=_leave,
         )
         self.readiness.start()
+
+
+def _store_pool(settings: Settings) -> urllib3.PoolManager:
+    """Connections that give a store up that hangs, twice, well before the soft time limit."""
+    seconds = min(_STORE_SECONDS, soft_time_limit(settings) / 4)
+    return urllib3.PoolManager(
+        timeout=urllib3.Timeout(connect=min(2.0, seconds), read=seconds),
+        retries=urllib3.Retry(**STALE_RETRIES),
+    )
 
 
 RemovalTask.loader = staticmethod(load_served_model)

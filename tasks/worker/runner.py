@@ -35,6 +35,10 @@ _PASS_ON_SECONDS: Final = 1.0
 _log = structlog.get_logger(__name__)
 
 
+class _HungError(Exception):
+    """The soft time limit struck while the picture was being worked on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Runner:
     """Everything a worker's process needs to run jobs, made once.
@@ -117,8 +121,10 @@ class Runner:
                 self._publish(job, token, result, timer)
         except LeaseLostError:
             _log.warning("job.lease_lost")
-        except SoftTimeLimitExceeded:
+        except _HungError:
             self._time_out(job)
+        except SoftTimeLimitExceeded:
+            self._return(job, token, "The time limit struck before the model had the picture.")
         except InferenceError as error:
             self._fail_or_return(job, token, error, timer)
         except ObjectNotFoundError as error:
@@ -138,13 +144,21 @@ class Runner:
         # The probe that shows an idle model to be alive must not run beside a job.
         with self.model_lock:
             try:
-                return self._pipeline(original, behind, options, timer)
-            except InferenceError as error:
-                if error.code != OUT_OF_MEMORY:
-                    raise
-                # The engine has freed its cache: once more, before others are bothered.
-                _log.warning("job.gpu_out_of_memory", retry="here")
-                return self._pipeline(original, behind, options, timer)
+                return self._try_twice(original, behind, options, timer)
+            except SoftTimeLimitExceeded as error:
+                raise _HungError from error
+
+    def _try_twice(
+        self, original: bytes, behind: bytes | None, options: Options, timer: StageTimer
+    ) -> Result:
+        try:
+            return self._pipeline(original, behind, options, timer)
+        except InferenceError as error:
+            if error.code != OUT_OF_MEMORY:
+                raise
+            # The engine has freed its cache: once more, before others are bothered.
+            _log.warning("job.gpu_out_of_memory", retry="here")
+            return self._pipeline(original, behind, options, timer)
 
     def _pipeline(
         self, original: bytes, behind: bytes | None, options: Options, timer: StageTimer
@@ -221,7 +235,7 @@ class Runner:
         _log.warning("job.returned", reason=reason, outcome=outcome.value)
 
     def _time_out(self, job: Job) -> None:
-        """The soft limit: counted as a crash, since whatever hung may hang again."""
+        """The soft limit, over a picture: a crash, since what hung over it may hang again."""
         holder = keys.lease_holder(self.worker, os.getpid())
         outcome = self.store.crash(job.task_id, holder=holder)
         _log.warning("job.timed_out", outcome=outcome.value)

@@ -2,6 +2,7 @@
 
 import random
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -103,6 +104,19 @@ def take_store_away(made: Cluster, _chance: random.Random, storm: Storm) -> None
     made.restart("weed")
 
 
+def stop_store(made: Cluster, _chance: random.Random, storm: Storm) -> None:
+    """It takes connections and answers nothing."""
+    made.signal("weed", signal.SIGSTOP)
+    threading.Event().wait(storm.outage)
+    made.signal("weed", signal.SIGCONT)
+
+
+def stop_redis(made: Cluster, _chance: random.Random, storm: Storm) -> None:
+    made.signal("valkey", signal.SIGSTOP)
+    threading.Event().wait(storm.outage)
+    made.signal("valkey", signal.SIGCONT)
+
+
 def purge(made: Cluster, _chance: random.Random, _storm: Storm) -> None:
     celery(made, "purge", "-f", "-Q", QUEUES)
 
@@ -141,6 +155,8 @@ FAULTS: tuple[Fault, ...] = (
     cut_connections,
     restart_redis,
     take_store_away,
+    stop_redis,
+    stop_store,
     purge,
     revoke,
     hang,
@@ -188,8 +204,8 @@ def _ask_again(services: Services) -> None:
     "storm",
     [
         pytest.param(Storm(40, 1, 3, faults=5), id="small"),
-        pytest.param(Storm(130, 2, 5, faults=13), id="dense", marks=pytest.mark.slow),
-        pytest.param(Storm(300, 8, 30), id="full", marks=pytest.mark.slow),
+        pytest.param(Storm(150, 2, 5, faults=15), id="dense", marks=pytest.mark.slow),
+        pytest.param(Storm(300, 8, 30, faults=10), id="full", marks=pytest.mark.slow),
     ],
 )
 def test_a_storm_of_faults_loses_nothing(made: Cluster, seed: int, storm: Storm) -> None:

@@ -78,6 +78,23 @@ def test_accepted_jobs_wait_for_a_store_that_is_away(
     assert_exactly_once(made, services, jobs)
 
 
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("seconds", [8, pytest.param(30, marks=pytest.mark.slow)])
+def test_a_store_that_hangs_is_no_pictures_fault(
+    made: Cluster, services: Services, seconds: float
+) -> None:
+    """It takes connections and answers nothing, for longer than a job may take."""
+    jobs = submit_many(services, 10)
+    await_processing(made, services)
+    made.signal("weed", signal.SIGSTOP)
+    time.sleep(seconds)
+    made.signal("weed", signal.SIGCONT)
+    done = wait_final(made, services, list(jobs), 180)
+    assert sum(each.losses for each in done) > 0
+    assert sum(each.crashes for each in done) == 0
+    assert_exactly_once(made, services, jobs)
+
+
 @pytest.mark.slow
 def test_idle_workers_keep_their_processes_through_an_outage_of_redis(
     made: Cluster, services: Services

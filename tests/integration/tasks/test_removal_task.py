@@ -169,15 +169,32 @@ def test_a_probe_that_fails_announces_nothing(
     assert _worker(client).ready
 
 
-def test_a_probe_that_breaks_the_gpu_context_ends_the_process(
-    task: RemovalTask, model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def left(task: RemovalTask, model: Model, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Is added to when the process would leave; the model's context is broken."""
+
     def fail(*_: object) -> list[Alpha]:
         raise GpuFaultError("illegal address")
 
     left: list[bool] = []
-    assert task.readiness is not None
     monkeypatch.setattr(model, "matte", fail)
     monkeypatch.setattr(task.readiness, "_leave", lambda: left.append(True))
+    return left
+
+
+def test_a_probe_that_finds_a_broken_gpu_context_ends_the_process(
+    task: RemovalTask, client: Redis, left: list[bool]
+) -> None:
+    assert task.readiness is not None
     task.readiness.probe()
+    assert left == [True]
+    assert client.scard(keys.faults_key(WORKER)) == 1
+
+
+def test_it_ends_after_the_job_that_is_at_its_store(task: RemovalTask, left: list[bool]) -> None:
+    assert task.readiness is not None
+    task.readiness.begin()
+    task.readiness.probe()
+    assert left == []
+    task.readiness.end(0.5)
     assert left == [True]

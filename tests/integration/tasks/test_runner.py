@@ -219,6 +219,24 @@ def test_the_time_limit_before_storing_is_a_crash(
     assert list(runner.objects.list(keys.results_prefix(task_id))) == []
 
 
+@pytest.mark.usefixtures("soft_limit")
+def test_the_time_limit_while_the_picture_is_fetched_is_nobodys_fault(
+    runner: Runner, model: Model, task_id: str
+) -> None:
+    class Silent(MinioStore):
+        def get(self, key: str) -> bytes:
+            signal.raise_signal(signal.SIGUSR1)
+            return super().get(key)
+
+    objects = runner.objects
+    assert isinstance(objects, MinioStore)
+    silent = Silent(objects._client, objects._public_client, objects._bucket)
+    replace(runner, objects=silent).run(task_id)
+    waiting = _job(runner, task_id)
+    assert (waiting.status, waiting.crashes, waiting.losses) == (Status.QUEUED, 0, 1)
+    assert model.calls == 0
+
+
 def test_a_worker_that_overslept_its_lease_stores_nothing(
     runner: Runner,
     model: Model,
