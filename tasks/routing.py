@@ -1,4 +1,8 @@
-"""Which queue a job goes to: a GPU's own while it is nearly idle, else its model's shared one."""
+"""Which queue a job goes to: a GPU's own while it is nearly idle, else its model's shared one.
+
+A worker looks into its own queue before the shared one. So none is given what would pass others of
+its urgency that wait in the shared one: while jobs keep coming, these might wait for ever.
+"""
 
 from typing import Final, Literal
 
@@ -31,9 +35,19 @@ class Router:
         if self._routing == "shared":
             return shared
         try:
+            if self._waits(shared, priority):
+                return shared
             return self._soonest(model, priority, avoid) or shared
         except QueueUnavailableError:
             return shared
+
+    def _waits(self, queue: str, priority: Priority) -> bool:
+        """Does any job of that urgency, or of more, wait in a queue?"""
+        with redis_errors(), self._client.pipeline() as pipe:
+            for step in Priority:
+                if step <= priority:
+                    pipe.zcard(keys.sent_key(f"{queue}|{int(step)}"))
+            return any(pipe.execute())
 
     def _soonest(self, model: str, priority: Priority, avoid: str | None) -> str | None:
         candidates = [

@@ -12,10 +12,13 @@ class FakeConsumer:
         self._app = app
         self.told: list[str] = []
         self.deaf = False
+        self.calls = 0
 
-    def call_soon(self, change: Callable[[str], None], queue: str) -> None:
+    def call_soon(self, change: Callable[..., None], *arguments: object) -> None:
+        """Celery's promises no order among several calls."""
+        self.calls += 1
         if not self.deaf:
-            change(queue)
+            change(*arguments)
 
     def cancel_task_queue(self, queue: str) -> None:
         self._app.amqp.queues.deselect(queue)

@@ -142,11 +142,10 @@ class Heart:
         take = self._ready() and not drained
         selected = self._worker.app.amqp.queues.consume_from
         wrong = [queue for queue in self._queues if (queue in selected) != take]
-        for queue in wrong:
-            # The consumer is its own thread's.
-            change = consumer.add_task_queue if take else consumer.cancel_task_queue
-            consumer.call_soon(change, queue)
         if wrong:
+            # The consumer is its own thread's. Its own queue comes first, and is looked into first;
+            # of several calls any might be made first.
+            consumer.call_soon(_change, consumer, wrong, take)
             event = "worker.takes" if take else "worker.takes_nothing"
             _log.warning(event, worker=self._name, drained=drained, ready=self._ready())
 
@@ -164,3 +163,8 @@ class Heart:
             _log.error("worker.child_silent", worker=self._name, pid=pid)
             self._fleet.withdraw(self._name, pid=pid)
             pool.kill(pid)
+
+
+def _change(consumer: Any, queues: list[str], take: bool) -> None:  # noqa: ANN401, FBT001 - celery's
+    for queue in queues:
+        (consumer.add_task_queue if take else consumer.cancel_task_queue)(queue)

@@ -8,7 +8,7 @@ import pytest
 from removebg_stage import RemoveBg, removebg_service, subject_picture
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def removebg(
     service_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RemoveBg]:

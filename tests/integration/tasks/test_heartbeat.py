@@ -164,6 +164,12 @@ def test_an_undrained_worker_is_told_until_it_heeds(
     assert consumer.told == ["+gpu.h.0", "+model.m"]
 
 
+def test_its_own_queue_is_looked_into_first(ready: Heart, consumer: FakeConsumer) -> None:
+    ready.beat()
+    assert consumer.told == ["+gpu.h.0", "+model.m"]
+    assert consumer.calls == 1, "several might be made in any order"
+
+
 def test_a_worker_that_has_no_consumer_yet_beats_all_the_same(
     client: Redis, app: Celery, clock: Clock
 ) -> None:

@@ -68,6 +68,17 @@ def test_the_gpu_that_is_free_soonest_gets_it(router: Router, fleet: Fleet, clie
     assert router.choose("m", Priority.NORMAL) == "gpu.h.1"
 
 
+def test_no_job_passes_others_of_its_urgency_that_wait_in_the_shared_queue(
+    router: Router, fleet: Fleet, client: Redis
+) -> None:
+    _join(fleet, 0)
+    _bind(client, SHARED, 1)
+    assert router.choose("m", Priority.NORMAL) == SHARED
+    assert router.choose("m", Priority.LOW) == SHARED
+    # It passes them in any case.
+    assert router.choose("m", Priority.HIGH) == "gpu.h.0"
+
+
 def test_what_goes_after_the_job_does_not_count_against_a_gpu(
     router: Router, fleet: Fleet, client: Redis
 ) -> None:
