@@ -142,12 +142,12 @@ class JobStore(JobReader):
         """
         return parse_flat(task_id, self._run("withdraw", task_id, WITHDRAWN_SECONDS))
 
-    def note_sending(self, task_id: str, *, queue: str) -> Job | None:
-        """Number a queued job's next message and note its list; None if it is not queued."""
-        return self.note_sendings([Sending(task_id, queue)])[0]
-
     def note_sendings(self, sendings: Sequence[Sending]) -> list[Job | None]:
-        """The same for many, in one round trip."""
+        """Number queued jobs' next messages and note their lists, in one round trip.
+
+        Returns:
+            The records as they are now, in that order; None for a job that is not queued.
+        """
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             for each in sendings:
                 step = "" if each.step is None else int(each.step)

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from listening import listening
+
 _CHUNK = 2**16
 
 
@@ -81,13 +83,6 @@ def cutting_proxy(
     target: int, cuts: list[tuple[int, Callable[[int], None]]]
 ) -> Iterator[tuple[CuttingProxy, int]]:
     """The proxy, and its own port."""
-    listener = socket.create_server(("127.0.0.1", 0))
     proxy = CuttingProxy(target, cuts)
-    thread = threading.Thread(target=proxy.serve, args=(listener,), daemon=True)
-    thread.start()
-    try:
-        yield proxy, listener.getsockname()[1]
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join(10)
+    with listening(proxy.serve) as port:
+        yield proxy, port

@@ -24,7 +24,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def made(shared: Cluster) -> Cluster:
-    """Two model workers and one I/O worker, all well."""
+    """The file's cluster, by default two model workers and one I/O worker, all well."""
     shared.heal()
     return shared
 

@@ -36,12 +36,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def made(shared: Cluster) -> Cluster:
-    shared.heal()
-    return shared
-
-
-@pytest.fixture
 def services(made: Cluster) -> Services:
     return made.services(webhook_secret=SECRET, url_allow="127.0.0.1")
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import pytest
 from cluster import (
+    HOST,
     Cluster,
     assert_exactly_once,
     await_processing,
@@ -17,7 +18,7 @@ from cluster import (
     wait_for,
 )
 from faulty_worker import GROW, HANG_ONCE, KILL
-from scenes import GPU0, GPU1, HOST, await_claimable, signal_workers, start_slow_job, usable
+from scenes import GPU0, GPU1, await_claimable, signal_workers, start_slow_job, usable
 
 from api.services import Services
 from tasks import keys

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from listening import listening
+
 _CHUNK = 2**16
 
 
@@ -92,14 +94,7 @@ class RedisProxy:
 @contextlib.contextmanager
 def redis_proxy(target: int, marker: bytes) -> Iterator[tuple[RedisProxy, int]]:
     """The proxy, and its own port."""
-    listener = socket.create_server(("127.0.0.1", 0))
     proxy = RedisProxy(target, marker)
-    thread = threading.Thread(target=proxy.serve, args=(listener,), daemon=True)
-    thread.start()
-    try:
-        yield proxy, listener.getsockname()[1]
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join(10)
+    with listening(proxy.serve) as port:
+        yield proxy, port
         proxy.close()

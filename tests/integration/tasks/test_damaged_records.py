@@ -19,7 +19,7 @@ from tasks.jobs import Job, Priority, Status
 from tasks.routing import Router
 from tasks.scripts import load_scripts
 from tasks.settings import Settings
-from tasks.store import JobStore
+from tasks.store import JobStore, Sending
 from tasks.worker.lost import list_key
 from tasks.worker.reconcile import Reconciler
 
@@ -315,7 +315,7 @@ def test_a_sending_that_a_damaged_count_refuses_changes_nothing(scene: Scene) ->
     bad = scene.due()
     scene.client.hset(keys.job_key(bad), "sends", "x")
     before = scene.content(bad)
-    assert scene.store.note_sending(bad, queue="another") is None
+    assert scene.store.note_sendings([Sending(bad, "another")]) == [None]
     assert scene.content(bad) == before
 
 

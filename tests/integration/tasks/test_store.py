@@ -11,7 +11,7 @@ from tasks import keys
 from tasks.connection import connect
 from tasks.errors import QueueFullError, QueueUnavailableError
 from tasks.jobs import Job, Status
-from tasks.store import MAX_CRASHES, MAX_LOSSES, Claim, JobStore, Returned
+from tasks.store import MAX_CRASHES, MAX_LOSSES, Claim, JobStore, Returned, Sending
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_an_operator_can_begin_a_canceled_job_anew(store: JobStore, job: Job) ->
     store.cancel(job.task_id)
     assert store.requeue(job.task_id) == "requeued"
     assert job.task_id in store.due()
-    assert store.note_sending(job.task_id, queue="q") is not None
+    assert store.note_sendings([Sending(job.task_id, "q")]) != [None]
     again = _got(store, job)
     assert (again.status, again.attempts, again.finished_at) == (Status.QUEUED, 0, None)
     assert job.task_id not in store.due()
