@@ -102,6 +102,8 @@ class Job:
     step: Priority | None = None
     #: Not begun by then, it fails.
     deadline: float | None = None
+    #: Seconds from submission to its first deadline, where a later one has taken its place.
+    patience: float | None = None
     #: Number of its last message's sending, and how often it was sent after the first time.
     sending: int = 0
     sends: int = 0
@@ -139,6 +141,16 @@ class Job:
         """The priority that its message is sent with."""
         return self.priority if self.step is None else self.step
 
+    def begun_anew(self, now: float) -> Self:
+        """As it was submitted, and from `now` on with as long to wait as it had then.
+
+        No longer than its pictures are kept, though.
+        """
+        if self.deadline is None:
+            return self
+        patience = self.deadline - self.created_at
+        return self.evolve(patience=patience, deadline=min(now + patience, self.expires_at))
+
     @property
     def elapsed_ms(self) -> int | None:
         """From submission to the end, once there is one."""
@@ -168,6 +180,7 @@ _READERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
         "started_at": float,
         "finished_at": float,
         "deadline": float,
+        "patience": float,
         "priority": lambda text: Priority(int(text)),
         "step": lambda text: Priority(int(text)),
         "sending": int,

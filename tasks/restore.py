@@ -85,7 +85,8 @@ class Restorer:
         """
         queue = self.router.choose(job.model, job.priority)
         try:
-            recorded = self.store.create(job.evolve(queue=queue))
+            # Its deadline may be over; that it waits is no fault of its submitter's.
+            recorded = self.store.create(job.begun_anew(self.clock()).evolve(queue=queue))
         except IdTakenError:
             return False
         # The record stands: if Redis goes away now, the reconciler sends the message later.

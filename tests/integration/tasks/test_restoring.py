@@ -51,7 +51,13 @@ def restorer(settings: Settings, bucket: MinioStore) -> Iterator[Restorer]:
         )
 
 
-def _submitted(bucket: MinioStore, *, created_at: float = NOW, expires_at: float = 4e9) -> Job:
+def _submitted(
+    bucket: MinioStore,
+    *,
+    created_at: float = NOW,
+    expires_at: float = 4e9,
+    deadline: float | None = None,
+) -> Job:
     task_id = keys.new_task_id()
     job = Job(
         task_id,
@@ -62,6 +68,7 @@ def _submitted(bucket: MinioStore, *, created_at: float = NOW, expires_at: float
         expires_at,
         options={"quality": 80},
         priority=Priority.LOW,
+        deadline=deadline,
     )
     bucket.put(job.original_key, io.BytesIO(b"x"), 1, "image/png", metadata=write_manifest(job))
     return job
@@ -95,6 +102,20 @@ def test_a_restored_job_waits_with_a_message(
     assert restored.status is Status.QUEUED
     with connect(settings.redis_url.get_secret_value()) as client:
         assert client.llen(list_key("model.u2netp|6")) == 1
+
+
+@pytest.mark.parametrize(("patience", "until"), [(60, NOW + 60), (3e9, 4e9)])
+def test_a_restored_job_has_as_long_to_wait_as_at_first(
+    bucket: MinioStore, restorer: Restorer, patience: float, until: float
+) -> None:
+    """But no longer than its picture is kept."""
+    created_at = NOW - 500
+    _submitted(bucket, created_at=created_at, deadline=created_at + patience)
+    (lost,) = restorer.find().lost
+    assert restorer.restore(lost)
+    restored = restorer.store.get(lost.task_id)
+    assert restored is not None
+    assert (restored.deadline, restored.patience) == (until, patience)
 
 
 def test_a_job_is_restored_once(bucket: MinioStore, restorer: Restorer) -> None:
