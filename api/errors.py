@@ -89,6 +89,7 @@ _ROWS: Final = (
     ErrorType("upload_locked", 423, 0, "Another request is writing to this upload; try again."),
     ErrorType("checksum_mismatch", 460, 0, "The piece came damaged; send it again."),
     ErrorType("internal_error", 500, 0, "Something went wrong here; the service's log says what."),
+    ErrorType("task_unreadable", 500, 1, "The task's record is damaged; tell those who run this."),
     ErrorType("queue_unavailable", 503, 1, "The queue does not answer; try again shortly."),
     ErrorType("store_unavailable", 503, 2, "The object store does not answer; try again shortly."),
     ErrorType("queue_full", 503, 4, "Too many jobs are waiting; try again shortly."),

@@ -13,7 +13,12 @@ from api.errors import BY_STATUS, ERRORS, ApiError
 from api.openapi.document import complete
 from api.schemas import ErrorEnvelope
 from inference.errors import InferenceError, InvalidOptionError
-from tasks.errors import QueueFullError, QueueUnavailableError, StoreUnavailableError
+from tasks.errors import (
+    QueueFullError,
+    QueueUnavailableError,
+    StoreUnavailableError,
+    UnreadableRecordError,
+)
 from tasks.uploads.errors import UploadError
 
 _log = structlog.get_logger(__name__)
@@ -104,6 +109,11 @@ def install_error_handlers(app: Flask) -> None:
     ) -> Response:
         _log.warning("request.not_accepted", reason=str(error))
         return failure(ApiError(error.code, retry_after=_RETRY_AFTER_SECONDS))
+
+    @app.errorhandler(UnreadableRecordError)
+    def _unreadable(error: UnreadableRecordError) -> Response:
+        _log.error("record.unreadable", task_id=error.task_id, reason=error.reason)
+        return failure(ApiError("task_unreadable"))
 
     @app.errorhandler(Exception)
     def _unforeseen(_error: Exception) -> Response:

@@ -58,6 +58,8 @@ def _general(
     for parameter in parameters:
         if parameter["in"] == "path":
             yield _not_found(parameter["name"])
+            if parameter["name"] == "task_id":
+                yield "task_unreadable"
         if parameter["in"] == "query":
             yield from _WITH_QUERY
     if "requestBody" in operation:

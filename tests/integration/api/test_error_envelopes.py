@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from structlog.testing import capture_logs
 from tenants import PHOTO, Tenant, finish, services_with_keys, tenant
 from urllib3.filepost import encode_multipart_formdata
 from werkzeug.test import TestResponse
@@ -14,6 +15,8 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.errors import ERRORS
 from api.services import Services
+from tasks import keys
+from tasks.connection import connect
 
 _FORM = "multipart/form-data; boundary=b"
 _SUBMIT = "/api/v1/remove-bg"
@@ -128,6 +131,23 @@ def test_a_crash_tells_no_secrets(services: Services) -> None:
     answer = caller.call("GET", "/api/v1/tasks")
     assert _check(answer) == (500, "internal_error")
     assert "password" not in answer.get_data(as_text=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", ""), ("GET", "/result"), ("GET", "/events"), ("POST", "/cancel"), ("DELETE", "")],
+)
+def test_a_damaged_record_is_told_apart_from_a_crash(
+    services: Services, shop: Tenant, method: str, path: str
+) -> None:
+    task_id = shop.submit()
+    with connect(services.settings.redis_url.get_secret_value()) as client:
+        client.hset(keys.job_key(task_id), "options", "{a secret")
+    with capture_logs() as lines:
+        answer = shop.call(method, f"/api/v1/tasks/{task_id}{path}")
+    assert _check(answer) == (500, "task_unreadable")
+    assert "secret" not in answer.get_data(as_text=True)
+    assert [each["task_id"] for each in lines if each["event"] == "record.unreadable"] == [task_id]
 
 
 def _routes(app: Flask) -> Iterator[tuple[str, set[str]]]:
