@@ -57,18 +57,28 @@ class FarewellStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publ
         if self._begun.is_set():
             return
         self._begun.set()
-        seconds = Settings.load().shutdown_seconds
+        # Here and not in the thread: the interpreter aborts if it ends while a thread of this kind
+        # is in pydantic's native code.
+        settings = Settings.load()
         threading.Thread(
-            target=_run, args=(self._name, seconds), name="farewell", daemon=True
+            target=bid_farewell, args=(self._name, settings), name="farewell", daemon=True
         ).start()
 
 
-def _run(worker: str, seconds: float) -> None:
+def bid_farewell(worker: str, settings: Settings) -> None:
+    """See to it that this process ends, within the grace time and `LAST_SECONDS`.
+
+    Args:
+        worker: Celery's name of it.
+        settings: where Redis is, and how long the grace time.
+    """
+    seconds = settings.shutdown_seconds
     _log.info("worker.ends", worker=worker, grace_seconds=seconds)
     until, ready = time.monotonic() + seconds, set[int]()
+    fleet = Fleet(connect(settings.redis_url.get_secret_value()))
     while time.monotonic() < until:
         # Again and again: the pool replaces what is killed, until it has heard that it is to end.
-        end_loading(worker, ready)
+        end_loading(fleet, worker, ready)
         time.sleep(min(_LOOK_SECONDS, max(0.0, until - time.monotonic())))
     hand_back_all()
     time.sleep(LAST_SECONDS)
@@ -77,16 +87,16 @@ def _run(worker: str, seconds: float) -> None:
     os._exit(0)
 
 
-def end_loading(worker: str, ready: set[int]) -> None:
+def end_loading(fleet: Fleet, worker: str, ready: set[int]) -> None:
     """Kill a process that is still loading its model: nothing is lost with it.
 
     Args:
+        fleet: knows whose model has answered.
         worker: Celery's name of it.
         ready: processes whose model is known to have answered; added to.
     """
     try:
-        with connect(Settings.load().redis_url.get_secret_value()) as client:
-            answered, _ = Fleet(client).answer(worker)
+        answered, _ = fleet.answer(worker)
     except QueueUnavailableError as error:
         _log.warning("farewell.redis_away", reason=str(error))
         return

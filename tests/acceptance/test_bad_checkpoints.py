@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def _run_worker(redis_url: str, model: str, path: Path) -> tuple[int, list[dict[
         check=False,
     )
     assert "Traceback" not in done.stdout + done.stderr
+    sys.stderr.write(done.stderr)  # pytest shows it beside a failure
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return done.returncode, lines
 
