@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from inference.models.birefnet.config import PatchOrder
+from inference.models.birefnet.fast.network import FastBiRefNet
 from inference.models.birefnet.golden import golden_input
 from inference.models.birefnet.network import BiRefNet
-
-# The group keeps the large weights in one process when tests run in several.
-pytestmark = pytest.mark.xdist_group("golden")
 
 #: Of the order that the network runs in, and the order that its weights are taken to be in.
 BuildFullSize = Callable[[PatchOrder, PatchOrder], BiRefNet]
 
 _TOLERANCE = 1e-3  # of logits whose standard deviation is 1.15
+_FAST_TOLERANCE = 2e-3
+_HALF = 2 / 255
 
 
 def _max_error(network: BiRefNet, size: int, logits: Mapping[str, NDArray[np.float32]]) -> float:
@@ -41,6 +43,35 @@ def test_the_wrong_patch_order_is_far_off(
 ) -> None:
     network = build_full_size(PatchOrder.BIREFNET, PatchOrder.BIREFNET)
     assert _max_error(network, 256, published_logits) > 0.05
+
+
+def _rounding_to_half(fast: FastBiRefNet) -> FastBiRefNet:
+    """Every tensor of weights, and what every module answers, as float16 would hold it."""
+    for tensor in (*fast.parameters(), *fast.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.half().float()  # not in place: others hold the same memory
+
+    def round_answer(_module: nn.Module, _given: object, answer: object) -> object:
+        return tree_map_only(Tensor, lambda part: part.half().float(), answer)
+
+    for module in fast.modules():
+        module.register_forward_hook(round_answer)
+    return fast
+
+
+@torch.inference_mode()
+def test_the_fast_path_equals_the_original_in_either_precision(
+    build_full_size: BuildFullSize, published_logits: Mapping[str, NDArray[np.float32]]
+) -> None:
+    fast = FastBiRefNet(build_full_size(PatchOrder.BIREFNET, PatchOrder.RMBG_2_0), 256)
+    fast.prepare(1)
+    picture = torch.from_numpy(golden_input(256))
+    logits = fast(picture)
+    published = torch.from_numpy(published_logits["logits_256"])
+    assert (logits[0, 0] - published).abs().max() <= _FAST_TOLERANCE
+    halved = _rounding_to_half(fast)(picture)
+    assert (halved - logits).abs().max() > 0
+    assert (halved.sigmoid() - published.sigmoid()).abs().max() <= _HALF
 
 
 @pytest.mark.slow
