@@ -135,7 +135,14 @@ def test_a_crash_tells_no_secrets(services: Services) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", ""), ("GET", "/result"), ("GET", "/events"), ("POST", "/cancel"), ("DELETE", "")],
+    [
+        ("GET", ""),
+        ("GET", "/result"),
+        ("GET", "/events"),
+        ("GET", "/deliveries"),
+        ("POST", "/cancel"),
+        ("DELETE", ""),
+    ],
 )
 def test_a_damaged_record_is_told_apart_from_a_crash(
     services: Services, shop: Tenant, method: str, path: str
