@@ -9,7 +9,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 
-/** java RemoveBackground ADDRESS IN OUT: with nothing but the JDK. */
+/** Removes a background through /v1.0/removebg with the JDK alone: java RemoveBackground ADDRESS IN OUT. */
 public class RemoveBackground {
     public static void main(String[] arguments) throws Exception {
         Path source = Path.of(arguments[1]);

@@ -1,4 +1,4 @@
-"""Makes `docs/before-after.png` from a photo and its cutout, side by side.
+"""Make `docs/before-after.png` from a photo and its cutout, side by side.
 
 rmbg remove tests/data/coffee.jpg -o out
 python docs/pictures/before_after.py tests/data/coffee.jpg out/coffee.png docs/before-after.png
@@ -14,7 +14,7 @@ LIGHT, DARK = (255, 255, 255, 255), (221, 221, 221, 255)
 
 
 def checkerboard(width: int, height: int) -> Image.Image:
-    """What image editors show behind transparency."""
+    """Return the gray checkerboard that image editors show behind transparent pixels."""
     small = Image.new("RGBA", (width // SQUARE + 1, height // SQUARE + 1), LIGHT)
     for x in range(small.width):
         for y in range(small.height):
@@ -25,7 +25,7 @@ def checkerboard(width: int, height: int) -> Image.Image:
 
 
 def side_by_side(before: Image.Image, after: Image.Image) -> Image.Image:
-    """The photo on the left, its cutout on a checkerboard on the right."""
+    """Return a picture with the photo on the left and its cutout on a checkerboard on the right."""
     width, height = after.size
     both = Image.new("RGBA", (2 * width + SQUARE, height), LIGHT)
     both.paste(before, (0, 0))
@@ -36,7 +36,7 @@ def side_by_side(before: Image.Image, after: Image.Image) -> Image.Image:
 
 
 def main(before: Path, after: Path, target: Path) -> None:
-    """Write the picture."""
+    """Write the picture for the photo `before` and the cutout `after` to `target`."""
     with Image.open(before) as photo, Image.open(after) as cutout:
         side_by_side(photo, cutout).quantize(192).save(target, optimize=True)
 

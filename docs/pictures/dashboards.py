@@ -1,4 +1,4 @@
-"""Draws what the dashboards show: a real `rmbg up`, a real Prometheus, twenty mixed jobs.
+"""Draw the dashboards' panels from a real `rmbg up`, a real Prometheus and twenty mixed jobs.
 
 pip install -e '.[docs]'
 python docs/pictures/dashboards.py
@@ -33,7 +33,7 @@ _UNITS = {"s": "seconds", "reqps": "per second", "ops": "per second", "percentun
 
 
 def work(url: str) -> None:
-    """Twenty jobs, two at a time."""
+    """Submit twenty jobs to the service at `url`, two at a time, and wait for all of them."""
     with ServiceClient(url) as client:
         ids: list[str] = []
         for number in range(JOBS):
@@ -45,7 +45,7 @@ def work(url: str) -> None:
 
 
 def draw(dashboard: Dashboard, server: Prometheus, start: float, end: float, path: Path) -> None:
-    """One picture of all panels of a dashboard."""
+    """Draw all panels of a dashboard, from `start` to `end` (unix seconds), as one picture."""
     panels = [panel for panel in dashboard.panels if not panel.gpu]
     rows = (len(panels) + 1) // 2
     figure, axes = plt.subplots(rows, 2, figsize=(12, 2.6 * rows), layout="constrained")
@@ -58,7 +58,7 @@ def draw(dashboard: Dashboard, server: Prometheus, start: float, end: float, pat
 
 
 def draw_panel(axis: plt.Axes, panel: Panel, server: Prometheus, start: float, end: float) -> None:
-    """One panel's queries as lines."""
+    """Draw the queries of one panel as lines."""
     for query in panel.queries:
         series = server.query_range(query.expr, start=start, end=end)
         if not series:
@@ -77,7 +77,7 @@ def draw_panel(axis: plt.Axes, panel: Panel, server: Prometheus, start: float, e
 
 
 def main() -> None:
-    """Run it all and write the pictures beside this file."""
+    """Run the service and Prometheus, submit the jobs, and write the pictures beside this file."""
     mpl.use("Agg")
     with (
         tempfile.TemporaryDirectory() as name,

@@ -1,4 +1,4 @@
-"""Photographs Flower's list of tasks with a headless Chromium: `python docs/pictures/flower.py`."""
+"""Save a screenshot of Flower's task list by headless Chromium: python docs/pictures/flower.py."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ _START_SECONDS = 180
 
 
 def photograph(url: str, target: Path) -> None:
-    """Open an address and keep what it shows once its scripts have run."""
+    """Open `url`, let its scripts run, and save a screenshot as `target`."""
     browser = shutil.which("chromium") or sys.exit("apt install chromium")
     with tempfile.TemporaryDirectory() as profile:
         command = (
@@ -38,7 +38,7 @@ def photograph(url: str, target: Path) -> None:
 
 
 def main() -> None:
-    """Run the service, give it some jobs, and photograph."""
+    """Run the service, submit some jobs, and take the screenshot."""
     with tempfile.TemporaryDirectory() as name:
         data = Path(name) / "data"
         options = ("--port", "0", "--flower-port", "0", "--data", str(data))

@@ -7,11 +7,11 @@ import java.util.Base64;
 import javax.crypto.Mac;
 import javax.crypto.spec.SecretKeySpec;
 
-/** java VerifyWebhook SECRET ID TIMESTAMP SIGNATURE, the body on standard input: with nothing but the JDK. */
+/** Verifies a webhook with the JDK alone: java VerifyWebhook SECRET ID TIMESTAMP SIGNATURE < BODY. */
 public class VerifyWebhook {
     private static final long TOLERANCE_SECONDS = 300;
 
-    /** Is this body, exactly as it was received, from whoever has the secret, and not old? */
+    /** Returns whether the signature of the body, exactly as received, is valid and recent. */
     static boolean verify(String secret, String id, String timestamp, String signatures, byte[] body)
             throws GeneralSecurityException {
         if (!timestamp.matches("[0-9]{1,15}")
@@ -24,7 +24,7 @@ public class VerifyWebhook {
         mac.update((id + "." + timestamp + ".").getBytes(StandardCharsets.UTF_8));
         byte[] expected = ("v1," + Base64.getEncoder().encodeToString(mac.doFinal(body)))
             .getBytes(StandardCharsets.UTF_8);
-        // Several stand there while a secret is replaced: one that is right will do.
+        // There are several while a secret is being replaced; one valid signature is enough.
         for (String given : signatures.split(" ")) {
             if (MessageDigest.isEqual(expected, given.getBytes(StandardCharsets.UTF_8))) {
                 return true;
