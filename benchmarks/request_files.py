@@ -1,0 +1,287 @@
+"""List the files that one `POST /api/v1/remove-bg` passes on its way to its webhook.
+
+Starts an API, a model worker and an I/O worker on embedded servers, each with a call tracer, and
+submits a picture with an API key, an Idempotency-Key and a webhook. A file counts if one of its
+functions ran for the request: a call counts if it, or one of its callers, does not also run while
+the service is idle. A Lua file counts if Redis ran a script that contains it.
+
+python -m benchmarks.request_files           # prints the table
+python -m benchmarks.request_files --write   # writes it into docs/architecture.md
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final
+
+import requests
+from redis import Redis
+from redis.exceptions import RedisError
+
+from benchmarks import call_tracer
+from deploy.local import binaries, probes
+from deploy.local.ports import reserved_ports
+from deploy.local.running import embedded_store, embedded_valkey, running
+from deploy.local.services import Service
+from tasks.api_keys import ApiKeys
+from tasks.connection import connect
+from tasks.settings import Settings
+from tasks.storage import MinioStore
+
+ROOT: Final = Path(__file__).parents[1]
+PAGE: Final = ROOT / "docs" / "architecture.md"
+PHOTOS: Final = ROOT / "tests" / "data"
+HOST, MODEL = "traced", "u2netp"
+#: Longer than the interval of every periodic function but the orphan sweep.
+IDLE_SECONDS: Final = 45.0
+#: After the webhook arrived, its outcome is still being recorded.
+SETTLE_SECONDS: Final = 2.0
+START_SECONDS: Final = 120.0
+_BLOCK: Final = re.compile(r"(<!-- request files -->\n).*(<!-- end of request files -->)", re.DOTALL)
+
+
+@dataclass
+class Trace:
+    """What was seen: each file with the processes that ran it, in the order of first use."""
+
+    files: dict[str, set[str]] = field(default_factory=dict)
+
+    def add(self, file: str, process: str) -> None:
+        """Note that a process ran a function of a file."""
+        self.files.setdefault(file, set()).add(process)
+
+
+class Receiver(ThreadingHTTPServer):
+    """A webhook receiver on loopback that counts what it gets."""
+
+    def __init__(self) -> None:
+        """Listen on a free port."""
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.received = threading.Semaphore(0)
+
+    @property
+    def url(self) -> str:
+        """The address that webhooks are sent to."""
+        return f"http://127.0.0.1:{self.server_port}/hook"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(204)
+        self.end_headers()
+        assert isinstance(self.server, Receiver)  # noqa: S101 - for the type
+        self.server.received.release()
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+@contextmanager
+def receiver() -> Iterator[Receiver]:
+    """A receiver that runs for the length of the block."""
+    with Receiver() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def service(folder: Path, trace_folder: Path) -> Iterator[tuple[str, str]]:
+    """A traced service; yields the API's address and Redis's."""
+    with ExitStack() as stack:
+        redis_url = stack.enter_context(embedded_valkey(folder / "valkey"))
+        store = stack.enter_context(embedded_store(folder / "store"))
+        env = {
+            "RMBG_REDIS_URL": redis_url,
+            "RMBG_S3_ENDPOINT": store.endpoint,
+            "RMBG_S3_ACCESS_KEY": store.access_key,
+            "RMBG_S3_SECRET_KEY": store.secret_key,
+            "RMBG_HOST": HOST,
+            "RMBG_MODEL": MODEL,
+            "RMBG_AUTH": "on",
+            "RMBG_API_WORKERS": "1",
+            "RMBG_URL_ALLOW": "127.0.0.1",
+            "PYTHONPATH": str(trace_folder / "path"),
+            "CALL_TRACE_FOLDER": str(trace_folder),
+        }
+        settings = Settings.load(
+            redis_url=redis_url,
+            s3_endpoint=store.endpoint,
+            s3_access_key=store.access_key,
+            s3_secret_key=store.secret_key,
+        )
+        MinioStore.from_settings(settings).ensure_bucket()
+        port, *_ = stack.enter_context(reserved_ports())
+        io_worker, gpu = f"io@{HOST}", f"gpu0@{HOST}"
+        started = (
+            _worker(io_worker, "io", "threads", env, probes.worker_online(settings, io_worker)),
+            _worker(
+                gpu,
+                f"gpu.{HOST}.0,model.{MODEL}",
+                "prefork",
+                env,
+                probes.worker_ready(redis_url, gpu),
+            ),
+            _api(port, env),
+        )
+        for each in started:
+            stack.enter_context(running(each, folder / f"{each.name}.log", seconds=START_SECONDS))
+        yield f"http://127.0.0.1:{port}", redis_url
+
+
+def _worker(name: str, queues: str, pool: str, env: dict[str, str], probe: probes.Probe) -> Service:
+    celery = (binaries.script("celery"), "-A", "tasks.app", "worker", "-n", name, "-Q", queues)
+    return Service(name, (*celery, "-P", pool), env=env, probe=probe, grace=20)
+
+
+def _api(port: int, env: dict[str, str]) -> Service:
+    address = f"127.0.0.1:{port}"
+    gunicorn = (binaries.script("gunicorn"), "-c", "python:api.gunicorn_conf", "-b", address)
+    probe = probes.http_ok(f"http://{address}/healthz/ready")
+    return Service("api", (*gunicorn, "api.app:create_app()"), env=env, probe=probe)
+
+
+def submit(url: str, key: str, photo: str, hooks: Receiver) -> None:
+    """Submit a photo and wait for its webhook."""
+    with (PHOTOS / photo).open("rb") as file:
+        answer = requests.post(
+            f"{url}/api/v1/remove-bg",
+            files={"image": file},
+            data={"webhook_url": hooks.url},
+            headers={"X-API-Key": key, "Idempotency-Key": photo},
+            timeout=60,
+        )
+    answer.raise_for_status()
+    if not hooks.received.acquire(timeout=60):
+        sys.exit(f"no webhook within 60 s for {answer.text}")
+
+
+def run_and_record(trace_folder: Path) -> set[str]:
+    """Run the service through all phases; returns the texts of the Lua scripts of the request."""
+    phase = trace_folder / "phase"
+    phase.write_bytes(bytes([call_tracer.OFF]))
+    path = trace_folder / "path"
+    path.mkdir()
+    shutil.copy(call_tracer.__file__, path / "sitecustomize.py")
+    with (
+        tempfile.TemporaryDirectory() as name,
+        receiver() as hooks,
+        service(Path(name), trace_folder) as (url, redis_url),
+    ):
+        redis = connect(redis_url)
+        _, key = ApiKeys(redis).add("traced")
+        # The first request imports and connects what later ones find in place.
+        submit(url, key, "coffee.jpg", hooks)
+        time.sleep(SETTLE_SECONDS)
+        _switch(phase, call_tracer.IDLE)
+        time.sleep(IDLE_SECONDS)
+        with _scripts(redis_url) as scripts:
+            _switch(phase, call_tracer.REQUEST)
+            submit(url, key, "chelsea.jpg", hooks)
+            time.sleep(SETTLE_SECONDS)
+            _switch(phase, call_tracer.OFF)
+        return {str(redis.execute_command("SCRIPT SHOW", sha)) for sha in scripts}
+
+
+def _switch(phase: Path, value: int) -> None:
+    """Change the phase in place, where the traced processes have it mapped."""
+    with phase.open("r+b") as file:
+        file.write(bytes([value]))
+
+
+@contextmanager
+def _scripts(redis_url: str) -> Iterator[set[str]]:
+    """Collect the digests of the scripts that Redis runs during the block."""
+    seen: set[str] = set()
+    client = Redis.from_url(redis_url, decode_responses=True)
+
+    def watch() -> None:
+        with suppress(RedisError, OSError, ValueError), client.monitor() as monitor:
+            ready.set()
+            for command in monitor.listen():
+                words = command["command"].split()
+                if words[0].upper() == "EVALSHA":
+                    seen.add(words[1].strip('"'))
+
+    ready = threading.Event()
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    ready.wait(10)
+    yield seen
+
+
+def evaluate(trace_folder: Path, scripts: set[str]) -> Trace:
+    """The files of the request, from what the processes wrote and the scripts that Redis ran."""
+    lines = [
+        json.loads(text)
+        for path in trace_folder.glob("*.jsonl")
+        for text in path.read_text().splitlines()
+    ]
+    idle = {tuple(line["chain"][0]) for line in lines if line["phase"] == call_tracer.IDLE}
+    trace = Trace()
+    for line in sorted(lines, key=lambda line: float(line["at"])):
+        chain = [tuple(function) for function in line["chain"]]
+        if line["phase"] == call_tracer.REQUEST and any(each not in idle for each in chain):
+            trace.add(_file(str(chain[0][0])), _process(line["arguments"]))
+    for path in sorted((ROOT / "tasks").rglob("*.lua")):
+        if any(path.read_text().strip() in script for script in scripts):
+            trace.add(str(path.relative_to(ROOT)), "Redis")
+    return trace
+
+
+def _file(module: str) -> str:
+    """The path of a module in the repository."""
+    base = ROOT / module.replace(".", "/")
+    path = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+    return str(path.relative_to(ROOT))
+
+
+def _process(arguments: list[str]) -> str:
+    """Which process has this command line."""
+    line = " ".join(arguments)
+    if "gunicorn" in line:
+        return "API"
+    if f"gpu0@{HOST}" in line:
+        return "model worker, parent"
+    return "I/O worker" if f"io@{HOST}" in line else "model worker, child"
+
+
+def table(trace: Trace) -> str:
+    """The files as a Markdown table, in the order in which the request reached them."""
+    rows = [
+        f"| {number} | `{file}` | {', '.join(sorted(processes))} |"
+        for number, (file, processes) in enumerate(trace.files.items(), 1)
+    ]
+    return "\n".join(["| | file | where it runs |", "|---|---|---|", *rows]) + "\n"
+
+
+def main(arguments: list[str]) -> None:
+    """Trace one request; print the table, or write it into the page."""
+    with tempfile.TemporaryDirectory() as name:
+        trace_folder = Path(name)
+        scripts = run_and_record(trace_folder)
+        text = table(evaluate(trace_folder, scripts))
+    if "--write" in arguments:
+        page = PAGE.read_text()
+        PAGE.write_text(_BLOCK.sub(lambda found: found[1] + "\n" + text + "\n" + found[2], page))
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
