@@ -46,7 +46,11 @@ def _owner(key: str | None) -> Owner:
     mode = services().settings.auth
     if mode == "off":
         return ANONYMOUS
-    if mode == "auto" and current_app.config.get(LOOPBACK_ONLY) and not services().api_keys.any():
+    if (
+        mode == "auto"
+        and current_app.config.get(LOOPBACK_ONLY)
+        and not services().runtime.api_keys.any()
+    ):
         # Whatever key was sent: clients of remove.bg cannot leave theirs out.
         return ANONYMOUS
     if key is not None:
@@ -55,7 +59,7 @@ def _owner(key: str | None) -> Owner:
 
 
 def _holder(key: str) -> Owner:
-    owner = services().api_keys.find(key)
+    owner = services().runtime.api_keys.find(key)
     if owner is None:
         raise ApiError("unauthorized", f"This API key is not known, or was revoked. {_HOW}")
     return owner

@@ -56,9 +56,9 @@ def stream(services: Services, job: Job, render: Render) -> Iterator[str]:
 
 def _follow(services: Services, job: Job, render: Render) -> Iterator[str]:
     known, written = job, time.monotonic()
-    with services.watcher.watch(job.task_id) as wait:
+    with services.runtime.watcher.watch(job.task_id) as wait:
         while True:
-            present = services.store.get(job.task_id)
+            present = services.runtime.job_store.get(job.task_id)
             if present is None:
                 return  # erased
             if present.status is not known.status:

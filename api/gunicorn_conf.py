@@ -8,11 +8,9 @@ import structlog
 from api.auth import LOOPBACK_ONLY
 from api.exposure import loopback_only, require_keys
 from api.settings import ApiSettings
-from tasks.api_keys import ApiKeys
-from tasks.connection import connect
 from tasks.errors import SettingsError, StoreUnavailableError
 from tasks.meters import make_shared_folder, remove_shared_folder, share
-from tasks.storage import MinioStore
+from tasks.runtime import Runtime
 
 #: Threads, since a waiting request holds one; more than the waiters that are let in.
 worker_class = "gthread"
@@ -38,9 +36,9 @@ def on_starting(server: Any) -> None:  # noqa: ANN401 - gunicorn publishes no ty
     make_shared_folder()
     settings = ApiSettings.load()
     try:
-        client = connect(settings.redis_url.get_secret_value())
-        require_keys(settings, server.cfg.address, ApiKeys(client))
-        MinioStore.from_settings(settings).ensure_bucket()
+        with Runtime.from_settings(settings) as runtime:
+            require_keys(settings, server.cfg.address, runtime.api_keys)
+            runtime.object_store.ensure_bucket()
     except SettingsError as error:
         raise SystemExit(str(error)) from error
     except StoreUnavailableError as error:

@@ -50,7 +50,7 @@ def take(cost: float = 1, *, policy: str = PICTURES, rate: Rate | None = None) -
         if owner.rate_per_minute is None:
             return None
         rate = Rate(owner.rate_per_minute, _MINUTE)
-    allowance = services().rates.take(owner.id, rate, cost=cost, policy=policy)
+    allowance = services().runtime.rate_limiter.take(owner.id, rate, cost=cost, policy=policy)
     g.allowance = allowance
     return allowance
 

@@ -7,11 +7,10 @@ from flask import Flask, Response, g, request
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from api.services import Services
-from tasks.connection import connect
-from tasks.fleet import Fleet
 from tasks.meters import meters, scraped
 from tasks.probing import PROBE_SECONDS, probe_store
 from tasks.queue_metrics import QueueMetrics
+from tasks.runtime import Runtime
 
 PATH: Final = "/metrics"
 _METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
@@ -37,8 +36,8 @@ def install_metrics(app: Flask, queues: QueueMetrics) -> None:
 def queue_metrics(services: Services) -> QueueMetrics:
     """What Redis knows, over connections of its own that give up quickly."""
     settings = services.settings
-    client = connect(settings.redis_url.get_secret_value(), timeout=PROBE_SECONDS)
-    return QueueMetrics(client, Fleet(client), lambda: probe_store(settings))
+    quick = Runtime.from_settings(settings, redis_timeout=PROBE_SECONDS)
+    return QueueMetrics(quick.redis, quick.registry, lambda: probe_store(settings))
 
 
 def count_request(status: int) -> None:

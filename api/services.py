@@ -14,28 +14,11 @@ from api.submission.intake import Intake
 from api.submission.once import Once
 from api.submission.sources import Sources, from_uploads
 from api.submission.submission import Submission
-from tasks.api_keys import ApiKeys
 from tasks.app import create_celery
-from tasks.batches.store import BatchStore
-from tasks.cache import ResultCache
-from tasks.dispatch import Dispatcher
-from tasks.erasure import Eraser
 from tasks.errors import QueueUnavailableError
-from tasks.fleet import Fleet
-from tasks.idempotency import IdempotencyKeys
 from tasks.jobs import Job
-from tasks.net.allow import Allow
-from tasks.net.client import Client
-from tasks.net.guard import Guard
-from tasks.owned import OwnedTasks
 from tasks.presentation import result_url
-from tasks.rates import RateLimiter
-from tasks.routing import Router
-from tasks.storage import MinioStore, ObjectStore
-from tasks.store import JobStore
-from tasks.uploads.service import Uploads
-from tasks.watch import Watcher
-from tasks.webhooks.store import DeliveryStore
+from tasks.runtime import Runtime
 
 _FIRST_POLL_SECONDS: Final = 0.02
 _LAST_POLL_SECONDS: Final = 0.2
@@ -45,87 +28,58 @@ SENDING_SECONDS: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The API's dependencies, made once per process."""
+    """The runtime, and what only the API needs beside it; made once per process.
+
+    Attributes:
+        settings: the API's own.
+        runtime: the parts that the API shares with the workers and the command line.
+        inputs: loads the images of a submission.
+        idempotency: accepts each request with an `Idempotency-Key` once.
+        waiting: a place for each request that waits for the end of a job.
+        clock: unix seconds.
+    """
 
     settings: ApiSettings
-    store: JobStore
-    cache: ResultCache
-    objects: ObjectStore
-    dispatcher: Dispatcher
-    fleet: Fleet
-    router: Router
-    sources: Sources
-    once: Once
+    runtime: Runtime
+    inputs: Sources
+    idempotency: Once
     waiting: threading.BoundedSemaphore
-    api_keys: ApiKeys
-    rates: RateLimiter
-    owned: OwnedTasks
-    eraser: Eraser
-    watcher: Watcher
-    uploads: Uploads
-    batches: BatchStore
-    guard: Guard
-    deliveries: DeliveryStore
     clock: Callable[[], float] = time.time
 
     @classmethod
     def from_settings(cls, settings: ApiSettings) -> "Services":
         """Connect lazily: nothing is sent before the first request."""
-        gate, pool = queue_gate(settings), GatedPool(store_gate(settings))
-        client = connect_gated(settings.redis_url.get_secret_value(), gate)
-        store, fleet = JobStore(client), Fleet(client)
-        objects = MinioStore.from_settings(settings, pool)
-        uploads = Uploads.from_settings(settings, client, objects, pool)
+        url, gate = settings.redis_url.get_secret_value(), queue_gate(settings)
+        runtime = Runtime(
+            settings,
+            redis=connect_gated(url, gate),
+            celery_app=create_celery(settings, socket_timeout=SENDING_SECONDS),
+            s3_pool=GatedPool(store_gate(settings)),
+        )
         return cls(
             settings=settings,
-            store=store,
-            cache=ResultCache(client, store),
-            objects=objects,
-            dispatcher=Dispatcher(create_celery(settings, socket_timeout=SENDING_SECONDS), store),
-            fleet=fleet,
-            router=Router(client, fleet, routing=settings.routing),
-            sources=_sources(settings, uploads),
-            once=Once(IdempotencyKeys(client), store),
+            runtime=runtime,
+            inputs=_inputs(settings, runtime),
+            idempotency=Once(runtime.idempotency_keys, runtime.job_store),
             waiting=threading.BoundedSemaphore(settings.max_waiting),
-            api_keys=ApiKeys(client),
-            rates=RateLimiter(client),
-            owned=OwnedTasks(client, store),
-            eraser=Eraser(store, objects),
-            watcher=Watcher(client),
-            uploads=uploads,
-            batches=BatchStore(client),
-            guard=Guard(Allow.parse(settings.url_allow)),
-            deliveries=DeliveryStore(client),
         )
 
     def submit(self, submission: Submission, request_id: str, task_id: str | None = None) -> Job:
         """Accept a picture; see `Intake.accept`."""
-        return self._intake().accept(submission, request_id, task_id)
-
-    def _intake(self) -> Intake:
-        return Intake(
-            settings=self.settings,
-            store=self.store,
-            cache=self.cache,
-            objects=self.objects,
-            dispatcher=self.dispatcher,
-            fleet=self.fleet,
-            router=self.router,
-            guard=self.guard,
-            clock=self.clock,
-        )
+        intake = Intake(self.settings, self.runtime, self.clock)
+        return intake.accept(submission, request_id, task_id)
 
     def position(self, job: Job) -> int:
         """How many jobs wait ahead; 0 when that cannot be told, which is no reason to fail."""
         try:
-            return self.store.position(job.task_id)
+            return self.runtime.job_store.position(job.task_id)
         except QueueUnavailableError:
             return 0
 
     def wait_final(self, task_id: str, seconds: float) -> Job | None:
         """The job once it is final, or as it is when the time is up or too many wait already."""
         if seconds <= 0 or not self.waiting.acquire(blocking=False):
-            return self.store.get(task_id)
+            return self.runtime.job_store.get(task_id)
         try:
             return self._poll(task_id, time.monotonic() + seconds)
         finally:
@@ -143,7 +97,7 @@ class Services:
     def _poll(self, task_id: str, deadline: float) -> Job | None:
         pause = _FIRST_POLL_SECONDS
         while True:
-            job = self.store.get(task_id)
+            job = self.runtime.job_store.get(task_id)
             left = deadline - time.monotonic()
             if job is None or job.status.final or left <= 0:
                 return job
@@ -152,13 +106,12 @@ class Services:
 
     def result_url(self, job: Job, *, download: bool = False) -> str | None:
         """The signed address of the result, if there is one and it has not expired."""
-        return result_url(job, self.objects, self.clock(), download=download)
+        return result_url(job, self.runtime.object_store, self.clock(), download=download)
 
 
-def _sources(settings: ApiSettings, uploads: Uploads) -> Sources:
-    fetching = Client(Guard(Allow.parse(settings.url_allow)))
+def _inputs(settings: ApiSettings, runtime: Runtime) -> Sources:
     by_url = {
-        name: from_url(name, fetching, settings.max_image_bytes)
+        name: from_url(name, runtime.http_client, settings.max_image_bytes)
         for name in ("image_url", "background_url")
     }
-    return Sources.from_settings(settings, upload_id=from_uploads(uploads), **by_url)
+    return Sources.from_settings(settings, upload_id=from_uploads(runtime.uploads), **by_url)

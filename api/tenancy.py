@@ -19,4 +19,4 @@ def own(job: Job | None) -> Job:
 
 def own_job(task_id: str) -> Job:
     """The caller's job of that id; raises as `own` does."""
-    return own(services().store.get(task_id))
+    return own(services().runtime.job_store.get(task_id))

@@ -28,7 +28,7 @@ def submitted(job: Job, services: Services) -> dict[str, Any]:
 
 def task(job: Job, services: Services) -> dict[str, Any]:
     """A task's present state; see `TaskSchema`. That its addresses were given out is recorded."""
-    data = task_data(job, services.objects, services.clock())
+    data = task_data(job, services.runtime.object_store, services.clock())
     issued = [name for name in ("original", "result") if data[f"{name}_url"]]
     if issued:
         audit(Access.ADDRESSES, job, request_id=request_id(), pictures=" ".join(issued))

@@ -16,12 +16,9 @@ from benchmarks.machine import machine
 from benchmarks.tables import table
 from deploy.local.running import embedded_valkey
 from tasks import keys
-from tasks.app import create_celery
-from tasks.connection import connect
 from tasks.dispatch import Dispatcher
-from tasks.fleet import Fleet
 from tasks.jobs import Job, Priority, Status
-from tasks.routing import Router
+from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.store import JobStore
 from tasks.worker.lost import list_key
@@ -78,11 +75,10 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
     with tempfile.TemporaryDirectory() as folder, embedded_valkey(Path(folder)) as url:
         settings = Settings.load(redis_url=url)
-        client = connect(url)
-        store, fleet = JobStore(client), Fleet(client)
-        dispatcher = Dispatcher(create_celery(settings), store)
+        runtime = Runtime.from_settings(settings)
+        client, store, dispatcher = runtime.redis, runtime.job_store, runtime.dispatcher
         reconciler = Reconciler(
-            client, store, dispatcher, fleet, Router(client, fleet), ageing_seconds=3600
+            client, store, dispatcher, runtime.registry, runtime.router, ageing_seconds=3600
         )
         began = time.perf_counter()
         _fill(store, dispatcher)

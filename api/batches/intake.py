@@ -118,7 +118,7 @@ class BatchIntake:
 
     def _stage(self, part: FilePart) -> Entry:
         """Put a file into the bucket as it comes: what it is to become may stand behind it."""
-        upload = self.services.uploads.stage(
+        upload = self.services.runtime.uploads.stage(
             self.owner.id, io.BufferedReader(part, _BUFFER_BYTES), part.file_name
         )
         most = self.services.settings.max_image_bytes
@@ -129,8 +129,8 @@ class BatchIntake:
         if entry.upload is None:
             return
         try:
-            self.services.uploads.erase(entry.upload)
-            self.services.uploads.store.remove(entry.upload.upload_id)
+            self.services.runtime.uploads.erase(entry.upload)
+            self.services.runtime.uploads.store.remove(entry.upload.upload_id)
         except TaskError:
             # It expires like any other upload.
             _log.warning("batch.upload_left", upload_id=entry.upload.upload_id)
@@ -152,11 +152,11 @@ class BatchIntake:
     ) -> Batch:
         self.charge(len(entries))
         batch = self._new_batch(batch_id, common)
-        self.services.batches.create(batch)
+        self.services.runtime.batches.create(batch)
         each = {name: value for name, value in shared.items() if name not in _OF_BATCH}
         items = list(self._items(entries, each, batch.batch_id))
-        self.services.batches.seal(batch, items)
-        return self.services.batches.get(batch.batch_id) or batch
+        self.services.runtime.batches.seal(batch, items)
+        return self.services.runtime.batches.get(batch.batch_id) or batch
 
     def _shared(self, shared: Mapping[str, Any]) -> dict[str, Any]:
         pictures = [name for name in PICTURES if name in shared]
@@ -174,7 +174,10 @@ class BatchIntake:
             expires_at=now + self.services.settings.retention_hours * 3600,
             metadata=dict(common["metadata"]),
             webhook_url=receiver(
-                common["webhook_url"], self.owner, self.services.guard, self.services.settings
+                common["webhook_url"],
+                self.owner,
+                self.services.runtime.url_guard,
+                self.services.settings,
             ),
             request_id=self.request_id,
         )
@@ -193,7 +196,7 @@ class BatchIntake:
                 if not accepted or isinstance(error, UndecidedError):
                     # Where nothing was taken in, the request as a whole is not; nor where nobody
                     # knows what was, since a batch counts the ends of its own tasks alone.
-                    self.services.batches.remove(batch_id)
+                    self.services.runtime.batches.remove(batch_id)
                     raise
                 yield Item(entry.name, error=explain(error))
 
@@ -203,11 +206,11 @@ class BatchIntake:
         parameters = load(RemovalJson(), {**shared, **entry.parameters})
         if entry.upload is not None:
             parameters["image"] = FileStorage(
-                self.services.uploads.stream(entry.upload), filename=entry.name
+                self.services.runtime.uploads.stream(entry.upload), filename=entry.name
             )
         submission = build_submission(
             parameters,
-            self.services.sources,
+            self.services.inputs,
             self.owner,
             priority=Priority.LOW,
             batch_id=batch_id,

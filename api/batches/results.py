@@ -29,7 +29,7 @@ def own_batch(batch_id: str) -> Batch:
     Raises:
         ApiError: `batch_not_found`: there is none, or it is somebody else's.
     """
-    batch = current_services().batches.get(batch_id)
+    batch = current_services().runtime.batches.get(batch_id)
     if batch is None or batch.owner != current_owner().id:
         raise ApiError("batch_not_found")
     return batch
@@ -63,7 +63,7 @@ def batch_view(batch: Batch, services: Services) -> dict[str, Any]:
 
 
 def _jobs(batch: Batch, services: Services) -> dict[str, Job]:
-    return {job.task_id: job for job in services.store.get_many(batch.task_ids)}
+    return {job.task_id: job for job in services.runtime.job_store.get_many(batch.task_ids)}
 
 
 def archive(batch: Batch, services: Services, request_id: str) -> Iterator[bytes]:
@@ -84,7 +84,7 @@ def archive(batch: Batch, services: Services, request_id: str) -> Iterator[bytes
         audit(Access.RESULT, job, request_id=request_id)
     names = archive_names((item.name or job.file_stem, job.format or "") for item, job in done)
     return stream_zip(
-        (name, _when(job), services.uploads.large.chunks(str(job.result_key)))
+        (name, _when(job), services.runtime.uploads.large.chunks(str(job.result_key)))
         for name, (_, job) in zip(names, done, strict=True)
     )
 

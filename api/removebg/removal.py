@@ -47,7 +47,7 @@ class Removal:
         return self._finished(job), detected_type(form.texts)
 
     def _submission(self, form: Form) -> Submission:
-        pictures = Pictures(self.services.sources, self.services.settings.image_limits, self.owner)
+        pictures = Pictures(self.services.inputs, self.services.settings.image_limits, self.owner)
         image = pictures.image(form)
         background = None if is_mask(form.texts) else pictures.background(form)
         most = self.services.settings.removebg_png_megapixels

@@ -45,7 +45,7 @@ def _identify() -> None:
 def remove_background() -> Response:
     """Cut the subject out while the caller waits."""
     job, detected = Removal(services(), current_owner()).run(request)
-    data = services().objects.get(str(job.result_key))
+    data = services().runtime.object_store.get(str(job.result_key))
     response = success(data, job, as_json=wants_json(request))
     response.headers.update(fact_headers(job, detected))
     return response
@@ -63,10 +63,14 @@ def account() -> Response:
 def improve() -> Response:
     """Take a picture that a model may learn from."""
     settings = services().settings
-    pictures = Pictures(services().sources, settings.image_limits, current_owner())
+    pictures = Pictures(services().inputs, settings.image_limits, current_owner())
     keep = settings.removebg_keep_improvements
     return jsonify(
-        {"id": take_improvement(read_form(request), pictures, services().objects, keep=keep)}
+        {
+            "id": take_improvement(
+                read_form(request), pictures, services().runtime.object_store, keep=keep
+            )
+        }
     )
 
 

@@ -82,10 +82,10 @@ class BatchResource(MethodView):
     def delete(self, batch_id: str) -> dict[str, Any]:
         """End what is not done yet, and erase all tasks of the batch with their pictures."""
         batch = own_batch(batch_id)
-        for job in services().store.get_many(batch.task_ids):
-            services().eraser.erase(job)
+        for job in services().runtime.job_store.get_many(batch.task_ids):
+            services().runtime.eraser.erase(job)
             audit(Access.ERASED, job, request_id=request_id())
-        services().batches.remove(batch_id)
+        services().runtime.batches.remove(batch_id)
         return success({"batch_id": batch_id, "erased": True})
 
 
@@ -101,7 +101,7 @@ class BatchCancel(MethodView):
         if batch.completed_at is not None:
             raise ApiError("batch_finished")
         for task_id in batch.task_ids:
-            services().store.cancel(task_id)
+            services().runtime.job_store.cancel(task_id)
         return success(batch_view(own_batch(batch_id), services()))
 
 
@@ -130,7 +130,7 @@ class BatchArchive(MethodView):
 def _take_in() -> tuple[Batch, bool]:
     """The batch, and whether it is one that was accepted before."""
     owner, header = current_owner(), request.headers.get("Idempotency-Key")
-    once = BatchOnce(services().once.known, services().batches, owner.id, header)
+    once = BatchOnce(services().idempotency.known, services().runtime.batches, owner.id, header)
     intake = BatchIntake(services(), owner, request_id(), charge, once)
     if request.is_json:
         return intake.from_json(_json())

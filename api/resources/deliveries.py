@@ -29,7 +29,7 @@ class Deliveries(MethodView):
     def get(self, task_id: str) -> dict[str, Any]:
         """All webhooks of a task, with each attempt."""
         own_job(task_id)
-        found = services().deliveries.of(task_id)
+        found = services().runtime.deliveries.of(task_id)
         return success({"deliveries": [_shown(number, row) for number, row in enumerate(found, 1)]})
 
 
@@ -42,19 +42,19 @@ class DeliveryReplay(MethodView):
     def post(self, task_id: str, number: int) -> dict[str, Any]:
         """Send a webhook once more, under its old id, whatever came of it before."""
         own_job(task_id)
-        found = services().deliveries.of(task_id)
+        found = services().runtime.deliveries.of(task_id)
         if not 1 <= number <= len(found):
             raise ApiError("delivery_not_found")
         delivery_id = found[number - 1].id
-        services().deliveries.replay(delivery_id, services().clock())
-        row = services().deliveries.get(delivery_id)
+        services().runtime.deliveries.replay(delivery_id, services().clock())
+        row = services().runtime.deliveries.get(delivery_id)
         if row is None:
             raise ApiError("delivery_not_found")
         return success(_shown(number, row))
 
 
 def _shown(number: int, row: Delivery) -> dict[str, Any]:
-    store = services().deliveries
+    store = services().runtime.deliveries
     due = store.next_due(row.id) if row.state is State.PENDING else None
     return {
         "number": number,

@@ -53,7 +53,7 @@ def _checks() -> dict[str, Callable[[], None]]:
 
 
 def _require_worker() -> None:
-    if not services().store.ready_workers():
+    if not services().runtime.job_store.ready_workers():
         raise TaskError("No worker has a model ready.")
 
 

@@ -87,7 +87,7 @@ class Info(MethodView):
 
 def _served() -> list[ModelSpec]:
     """The models with a live worker, and the default one, as far as the caller's key goes."""
-    names = {worker.model for worker in services().fleet.workers() if worker.usable}
+    names = {worker.model for worker in services().runtime.registry.workers() if worker.usable}
     names.add(services().settings.model)
     return [spec for spec in map(_spec, sorted(filter(None, names))) if spec is not None]
 
@@ -112,7 +112,7 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _paths(model: str) -> list[str]:
-    workers = services().fleet.workers()
+    workers = services().runtime.registry.workers()
     found = {(w.path, w.path_reason) for w in workers if w.usable and w.model == model and w.path}
     return sorted(f"{path}: {reason}" if reason else path for path, reason in found)
 

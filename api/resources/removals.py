@@ -91,11 +91,11 @@ class RemoveBackground(MethodView):
         owner, parameters = current_owner(), read_parameters(request)
 
         def accept(task_id: str) -> Job:
-            submission = build_submission(parameters, services().sources, owner)
+            submission = build_submission(parameters, services().inputs, owner)
             return services().submit(submission, request_id(), task_id)
 
         key = request.headers.get("Idempotency-Key")
-        job, replayed = services().once.accept(owner, key, parameters, accept)
+        job, replayed = services().idempotency.accept(owner, key, parameters, accept)
         headers = {"Idempotency-Replayed": "true"} if replayed else {}
         return answer(job, headers)
 

@@ -38,7 +38,7 @@ class Tasks(MethodView):
     @blueprint.response(200, envelope(TaskListSchema))
     def get(self, query: dict[str, Any]) -> dict[str, Any]:
         """The caller's own tasks, newest first."""
-        page = services().owned.page(
+        page = services().runtime.task_list.page(
             current_owner().id,
             limit=query["limit"],
             after=_cursor(query["cursor"]),
@@ -72,7 +72,7 @@ class Task(MethodView):
         Another task is never touched by that, even if it was made from the same bytes.
         """
         job = own_job(task_id)
-        services().eraser.erase(job)
+        services().runtime.eraser.erase(job)
         audit(Access.ERASED, job, request_id=request_id())
         return success({"task_id": task_id, "erased": True})
 
@@ -89,7 +89,7 @@ class TaskCancel(MethodView):
         Its original stays until it expires; delete the task to erase it.
         """
         before = own_job(task_id)
-        if before.status.final or services().store.cancel(task_id) != Status.CANCELED:
+        if before.status.final or services().runtime.job_store.cancel(task_id) != Status.CANCELED:
             raise ApiError("task_finished")
         return success(task(own_job(task_id), services()))
 

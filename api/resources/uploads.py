@@ -58,7 +58,7 @@ class Uploads(MethodView):
         length = protocol.length(request.headers, services().settings.max_image_bytes)
         names = protocol.metadata(request.headers)
         with_piece = _has_piece()
-        upload = services().uploads.create(
+        upload = services().runtime.uploads.create(
             current_owner().id,
             length,
             metadata=request.headers.get("Upload-Metadata", ""),
@@ -84,7 +84,7 @@ class Upload(MethodView):
     @blueprint.response(200, description="`Upload-Offset` says how many bytes have come.")
     def head(self, upload_id: str) -> Response:
         """How many bytes have come."""
-        upload = services().uploads.look(current_owner().id, upload_id)
+        upload = services().runtime.uploads.look(current_owner().id, upload_id)
         headers = {**protocol.state(upload), "Upload-Length": str(upload.length)}
         if upload.metadata:
             headers["Upload-Metadata"] = upload.metadata
@@ -105,7 +105,7 @@ class Upload(MethodView):
     @blueprint.response(204, description="Gone.")
     def delete(self, upload_id: str) -> Response:
         """Drop the upload with its bytes."""
-        services().uploads.end(current_owner().id, upload_id)
+        services().runtime.uploads.end(current_owner().id, upload_id)
         return Response(status=204)
 
     @blueprint.doc(**description.OVERRIDE)
@@ -131,7 +131,7 @@ def _has_piece() -> bool:
 
 
 def _append(upload_id: str, offset: int) -> PieceUpload:
-    return services().uploads.append(
+    return services().runtime.uploads.append(
         current_owner().id,
         upload_id,
         offset,

@@ -13,9 +13,8 @@ from api.submission.submission import Submission, Upload
 from inference.errors import InferenceError, InvalidOptionError
 from inference.probe import ImageHeader, probe
 from tasks import keys
-from tasks.cache import ResultCache, cache_key, cache_seconds
+from tasks.cache import cache_key, cache_seconds
 from tasks.copies import copy_inputs, copy_result, discard, result_facts
-from tasks.dispatch import Dispatcher
 from tasks.errors import (
     QueueFullError,
     QueueUnavailableError,
@@ -23,13 +22,9 @@ from tasks.errors import (
     TaskError,
     UndecidedError,
 )
-from tasks.fleet import Fleet
 from tasks.jobs import Job, Status
 from tasks.manifest import write_manifest
-from tasks.net.guard import Guard
-from tasks.routing import Router
-from tasks.storage import ObjectStore
-from tasks.store import JobStore
+from tasks.runtime import Runtime
 from tasks.tracing import current_traceparent, span
 from tasks.twins import send_due
 
@@ -41,13 +36,7 @@ class Intake:
     """Everything that accepting a picture takes."""
 
     settings: ApiSettings
-    store: JobStore
-    cache: ResultCache
-    objects: ObjectStore
-    dispatcher: Dispatcher
-    fleet: Fleet
-    router: Router
-    guard: Guard
+    runtime: Runtime
     clock: Callable[[], float]
 
     def accept(self, submission: Submission, request_id: str, task_id: str | None = None) -> Job:
@@ -86,13 +75,13 @@ class Intake:
         return accepted
 
     def _accept(self, job: Job, submission: Submission, header: ImageHeader) -> Job:
-        donor = self.cache.find(job.cache_key) if job.cache_key else None
+        donor = self.runtime.result_cache.find(job.cache_key) if job.cache_key else None
         if donor is not None:
             done = self._reuse(job, donor, stored=False)
             if done is not None:
                 return done
         # Nothing is stored that could not be recorded.
-        self.store.ping()
+        self.runtime.job_store.ping()
         if submission.background is not None:
             self._store_background(job, submission.background)
         self._store_original(job, submission.image, header)
@@ -105,7 +94,7 @@ class Intake:
         job = Job(
             task_id=task_id,
             model=model,
-            queue=self.router.choose(model, submission.priority),
+            queue=self.runtime.router.choose(model, submission.priority),
             original_key=keys.original_key(task_id),
             background_key=keys.background_key(task_id) if submission.background else None,
             created_at=now,
@@ -126,7 +115,7 @@ class Intake:
         return self._with_cache_key(job) if submission.cache else job
 
     def _with_cache_key(self, job: Job) -> Job:
-        revision = self.fleet.revision(job.model)
+        revision = self.runtime.registry.revision(job.model)
         if revision is None:
             return job
         key = cache_key(
@@ -144,14 +133,18 @@ class Intake:
         if submission.batch_id is not None and submission.webhook_url is None:
             # The batch itself has one.
             return None
-        return receiver(submission.webhook_url, submission.owner, self.guard, self.settings)
+        return receiver(
+            submission.webhook_url, submission.owner, self.runtime.url_guard, self.settings
+        )
 
     def _model(self, submission: Submission) -> str:
         name = submission.model or self.settings.model
         if not submission.owner.may_use(name):
             raise ApiError("forbidden", f"Your key is not for the model {name}.")
         if name != self.settings.model:
-            served = {each.model for each in self.fleet.workers() if each.usable and each.model}
+            served = {
+                each.model for each in self.runtime.registry.workers() if each.usable and each.model
+            }
             served.add(self.settings.model)
             if name not in served:
                 raise InvalidOptionError("model", f"Choose one of {', '.join(sorted(served))}.")
@@ -170,7 +163,7 @@ class Intake:
 
     def _store_background(self, job: Job, background: Upload) -> None:
         header = self._probe_background(background)
-        self.objects.put(
+        self.runtime.object_store.put(
             keys.background_key(job.task_id),
             background.stream,
             background.length,
@@ -179,7 +172,7 @@ class Intake:
 
     def _store_original(self, job: Job, image: Upload, header: ImageHeader) -> None:
         with span("store original"):
-            self.objects.put(
+            self.runtime.object_store.put(
                 job.original_key,
                 image.stream,
                 image.length,
@@ -191,7 +184,7 @@ class Intake:
     def _record(self, job: Job) -> Job:
         """Record the job whose pictures are stored, and have it run."""
         try:
-            recorded = self.store.create(job, most_pending=self.settings.max_pending)
+            recorded = self.runtime.job_store.create(job, most_pending=self.settings.max_pending)
         except ResultKnownError as known:
             return self._take_over(job, known.task_id)
         except QueueFullError:
@@ -214,7 +207,7 @@ class Intake:
             QueueUnavailableError: there is no record, and there will be none.
         """
         try:
-            found = self.store.withdraw(job.task_id)
+            found = self.runtime.job_store.withdraw(job.task_id)
         except QueueUnavailableError as again:
             _log.warning("submit.undecided", **job.log_context())
             raise UndecidedError(str(again)) from error
@@ -225,7 +218,7 @@ class Intake:
 
     def _take_over(self, job: Job, task_id: str) -> Job:
         """An equal job ended while this one's pictures were being stored."""
-        donor = self.cache.remember(job.cache_key or "", task_id)
+        donor = self.runtime.result_cache.remember(job.cache_key or "", task_id)
         done = self._reuse(job, donor, stored=True) if donor is not None else None
         # Its result cannot be had, and is forgotten: so this does not go on for ever.
         return done or self._record(job)
@@ -244,17 +237,17 @@ class Intake:
         )
         try:
             if not stored:
-                copy_inputs(self.objects, done, donor)
-            copy_result(self.objects, done, donor)
+                copy_inputs(self.runtime.object_store, done, donor)
+            copy_result(self.runtime.object_store, done, donor)
         except TaskError as error:
             _log.info("cache.copy_failed", donor=donor.task_id, reason=str(error))
-            self.cache.forget(job.cache_key or "", donor.task_id)
+            self.runtime.result_cache.forget(job.cache_key or "", donor.task_id)
             return None
         return self._record_finished(done)
 
     def _record_finished(self, job: Job) -> Job:
         try:
-            self.store.create_finished(job)
+            self.runtime.job_store.create_finished(job)
         except QueueUnavailableError as error:
             return self._settle(job, error)
         return job
@@ -262,16 +255,18 @@ class Intake:
     def _discard(self, job: Job) -> None:
         """Nothing is accepted, so nothing may stay."""
         for key in filter(None, (job.original_key, job.background_key, job.result_key)):
-            discard(self.objects, key)
+            discard(self.runtime.object_store, key)
 
     def _queue(self, job: Job) -> None:
         if job.leader is not None:
             # It waits for an equal job, which may have become more urgent by it.
-            send_due(self.store, self.dispatcher, self.router, job.leader)
+            send_due(
+                self.runtime.job_store, self.runtime.dispatcher, self.runtime.router, job.leader
+            )
             return
         try:
             with span("queue"):
-                self.dispatcher.send(job)
+                self.runtime.dispatcher.send(job)
         except QueueUnavailableError:
             # The record stands, so the job is accepted: the reconciler sends the message.
             _log.warning("submit.message_not_sent", **job.log_context())

@@ -3,8 +3,8 @@
 import typer
 
 from tasks.errors import StoreUnavailableError
+from tasks.runtime import Runtime
 from tasks.settings import Settings
-from tasks.storage import MinioStore
 
 
 def bucket() -> None:
@@ -14,7 +14,7 @@ def bucket() -> None:
     """
     settings = Settings.load()
     try:
-        MinioStore.from_settings(settings).ensure_bucket()
+        Runtime.from_settings(settings).object_store.ensure_bucket()
     except StoreUnavailableError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error

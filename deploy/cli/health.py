@@ -7,9 +7,9 @@ import urllib3
 
 from deploy.local.errors import NotReadyError
 from deploy.local.probes import http_ok, worker_online
-from tasks.connection import connect
 from tasks.errors import QueueUnavailableError
 from tasks.fleet import STARTS_SECONDS, Fleet
+from tasks.runtime import Runtime
 from tasks.settings import Settings
 
 app = typer.Typer(help="Is one process well? For containers.", no_args_is_help=True)
@@ -26,8 +26,8 @@ def worker(
     """A model worker: its parent lives, its model answers, and its process does not keep dying."""
     settings = Settings.load()
     try:
-        with connect(settings.redis_url.get_secret_value(), timeout=_SECONDS) as client:
-            reason = trouble(Fleet(client), name)
+        with Runtime.from_settings(settings, redis_timeout=_SECONDS) as runtime:
+            reason = trouble(runtime.registry, name)
     except QueueUnavailableError as error:
         reason = str(error)
     _answer(reason, name)

@@ -14,9 +14,9 @@ from rich.table import Table
 from inference.errors import ModelError
 from inference.models.registry import get_spec
 from tasks.api_keys import OLD_SECRET_SECONDS, ApiKeys
-from tasks.connection import connect
 from tasks.errors import TaskError
 from tasks.owners import Owner
+from tasks.runtime import Runtime
 from tasks.settings import Settings
 
 app = typer.Typer(help="API keys: add, list, revoke.", no_args_is_help=True)
@@ -121,7 +121,7 @@ def rotate_secret(name: Name, *, as_json: AsJson = False) -> None:
 
 
 def _keys() -> ApiKeys:
-    return ApiKeys(connect(Settings.load().redis_url.get_secret_value()))
+    return Runtime.from_settings(Settings.load()).api_keys
 
 
 def _say(sentence: str) -> None:

@@ -6,17 +6,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tasks.app import create_celery
-from tasks.connection import connect
-from tasks.dispatch import Dispatcher
 from tasks.errors import TaskError
-from tasks.fleet import Fleet
 from tasks.jobs import Job
 from tasks.restore import Findings, Restorer
-from tasks.routing import Router
+from tasks.runtime import Runtime
 from tasks.settings import Settings
-from tasks.storage import MinioStore
-from tasks.store import JobStore
 
 
 def restore(
@@ -31,7 +25,7 @@ def restore(
     May be run again at any time: a job with a record is left alone.
     """
     console = Console(stderr=True, soft_wrap=True)
-    restorer = _restorer(Settings.load())
+    restorer = _restorer(Runtime.from_settings(Settings.load()))
     try:
         findings = restorer.find()
         agreed = bool(findings.lost) and (yes or (not as_json and _ask(findings)))
@@ -48,14 +42,12 @@ def restore(
         raise typer.Exit(1)
 
 
-def _restorer(settings: Settings) -> Restorer:
-    client = connect(settings.redis_url.get_secret_value())
-    store = JobStore(client)
+def _restorer(runtime: Runtime) -> Restorer:
     return Restorer(
-        store=store,
-        objects=MinioStore.from_settings(settings),
-        dispatcher=Dispatcher(create_celery(settings), store),
-        router=Router(client, Fleet(client), routing=settings.routing),
+        store=runtime.job_store,
+        objects=runtime.object_store,
+        dispatcher=runtime.dispatcher,
+        router=runtime.router,
     )
 
 

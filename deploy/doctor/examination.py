@@ -13,14 +13,9 @@ from deploy.doctor.work_checks import (
     check_queues,
     check_workers,
 )
-from tasks.app import create_celery
-from tasks.connection import connect
 from tasks.errors import QueueUnavailableError, SettingsError
-from tasks.fleet import Fleet
+from tasks.runtime import Runtime
 from tasks.settings import Settings
-from tasks.storage import MinioStore
-from tasks.store import JobStore
-from tasks.webhooks.store import DeliveryStore
 
 
 def examine() -> Iterator[Finding]:
@@ -32,30 +27,27 @@ def examine() -> Iterator[Finding]:
         return
     yield ok("settings", f"all valid; model {settings.model}, host {settings.host}")
     url = settings.redis_url.get_secret_value()
-    with connect(url) as client:
-        redis = list(check_redis(client, url))
+    with Runtime.from_settings(settings) as runtime:
+        redis = list(check_redis(runtime.redis, url))
         yield from redis
-        yield from check_store(MinioStore.from_settings(settings), settings)
-        store, fleet = JobStore(client), Fleet(client)
+        yield from check_store(runtime.object_store, settings)
         if redis[0].level is Level.FAIL and redis[0].subject == "redis":
             yield from check_model(settings, served=False)
             yield warn("workers", "not known while Redis is away", "bring Redis back first")
             return
-        yield from _examine_work(settings, store, fleet, DeliveryStore(client))
+        yield from _examine_work(runtime)
 
 
-def _examine_work(
-    settings: Settings, store: JobStore, fleet: Fleet, deliveries: DeliveryStore
-) -> Iterator[Finding]:
+def _examine_work(runtime: Runtime) -> Iterator[Finding]:
+    settings, registry, job_store = runtime.settings, runtime.registry, runtime.job_store
     try:
-        workers = fleet.workers()
+        workers = registry.workers()
         served = any(each.usable and each.model == settings.model for each in workers)
         yield from check_model(settings, served=served)
-        yield from check_workers(fleet, settings)
-        with create_celery(settings) as app:
-            yield check_io_worker(app)
-        yield from check_queues(store, fleet, settings)
-        yield check_dead_letters(store)
-        yield check_webhooks(deliveries, settings)
+        yield from check_workers(registry, settings)
+        yield check_io_worker(runtime.celery_app)
+        yield from check_queues(job_store, registry, settings)
+        yield check_dead_letters(job_store)
+        yield check_webhooks(runtime.deliveries, settings)
     except QueueUnavailableError as error:
         yield fail("redis", str(error), "it answered a moment ago: look at its log")

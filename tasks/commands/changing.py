@@ -1,5 +1,7 @@
 """`jobs requeue`, `jobs cancel` and `jobs purge`."""
 
+import time
+
 import click
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
@@ -8,10 +10,11 @@ from tasks import keys, names
 from tasks.commands.answer import Answer, AnsweringCommand, confirm, yes_option
 from tasks.commands.changes import MISSING, Changes
 from tasks.commands.errors import UnknownQueueError
-from tasks.commands.operations import Operations
+from tasks.commands.operations import send_requeued
 from tasks.connection import redis_errors
 from tasks.errors import QueueUnavailableError
 from tasks.jobs import Status
+from tasks.runtime import Runtime, runtime_of
 
 _REQUEUE_RULE = "Only failed and canceled jobs can be requeued, until their pictures expire."
 _CANCEL_RULE = "Only queued and processing jobs can be canceled."
@@ -27,30 +30,30 @@ def requeue(ctx: click.Context, task_ids: tuple[str, ...], failed: bool, yes: bo
     """Begin failed or canceled jobs anew, with their attempts counted from zero."""
     if bool(task_ids) == failed:
         raise click.UsageError("Give ids, or --failed for all failed jobs.")
-    operations = Operations.connect(ctx.obj)
+    runtime = runtime_of(ctx.obj.app)
     if failed:
-        task_ids = tuple(operations.store.ids(Status.FAILED))
+        task_ids = tuple(runtime.job_store.ids(Status.FAILED))
         if task_ids:
             confirm(f"Requeue all {len(task_ids)} failed jobs?", yes=yes)
-    return requeue_jobs(operations, task_ids, nothing="No job has failed: nothing to do.")
+    return requeue_jobs(runtime, task_ids, nothing="No job has failed: nothing to do.")
 
 
-def requeue_jobs(operations: Operations, task_ids: tuple[str, ...], *, nothing: str) -> Answer:
+def requeue_jobs(runtime: Runtime, task_ids: tuple[str, ...], *, nothing: str) -> Answer:
     """Requeue and send each."""
     changes = Changes("requeued", _REQUEUE_RULE)
-    return changes.apply(task_ids, lambda each: _requeue(operations, each)).answer(nothing=nothing)
+    return changes.apply(task_ids, lambda each: _requeue(runtime, each)).answer(nothing=nothing)
 
 
-def _requeue(operations: Operations, task_id: str) -> str:
-    job = operations.store.get(task_id)
+def _requeue(runtime: Runtime, task_id: str) -> str:
+    job = runtime.job_store.get(task_id)
     if job is None:
-        operations.store.forget(task_id)
+        runtime.job_store.forget(task_id)
         return MISSING
-    if job.expires_at <= operations.clock():
+    if job.expires_at <= time.time():
         return "expired"
-    outcome = operations.store.requeue(task_id)
+    outcome = runtime.job_store.requeue(task_id)
     if outcome == "requeued":
-        operations.send(job)
+        send_requeued(runtime, job)
     return outcome
 
 
@@ -60,7 +63,7 @@ def _requeue(operations: Operations, task_id: str) -> str:
 @click.pass_context
 def cancel(ctx: click.Context, task_ids: tuple[str, ...], yes: bool) -> Answer:  # noqa: FBT001 - click passes by name
     """End jobs for good, also one that a worker is busy with: its result is discarded."""
-    store = Operations.connect(ctx.obj).store
+    store = runtime_of(ctx.obj.app).job_store
     confirm(f"Cancel {', '.join(task_ids)}?", yes=yes)
     # One that is canceled already is refused: nothing was done about it.
     ended = {job.task_id for job in store.read(task_ids).jobs if job.status.final}
@@ -86,15 +89,15 @@ def purge(ctx: click.Context, queue: str | None, status: str | None, yes: bool) 
     """Cancel waiting jobs. Their records say so: stock `celery purge` is undone, this is not."""
     if (queue is None) == (status is None):
         raise click.UsageError("Give either --queue QUEUE or --status queued.")
-    operations = Operations.connect(ctx.obj)
+    runtime = runtime_of(ctx.obj.app)
     if queue is not None:
-        _require_queue(operations, queue)
-    task_ids = _waiting(operations, queue)
+        _require_queue(runtime, queue)
+    task_ids = _waiting(runtime, queue)
     where = f"in the queue {queue}" if queue else "in all queues"
     confirm(f"Cancel {len(task_ids)} jobs that wait {where}?", yes=yes)
     changes = Changes("canceled", "It was begun meanwhile: cancel it by its id if it is to end.")
-    changes.apply(task_ids, lambda each: operations.store.cancel(each, only=Status.QUEUED))
-    messages = _empty(operations, queue) if queue else 0
+    changes.apply(task_ids, lambda each: runtime.job_store.cancel(each, only=Status.QUEUED))
+    messages = _empty(runtime, queue) if queue else 0
     answer = changes.answer(nothing=f"No job waits {where}: nothing to do.", messages=messages)
     if not queue:
         return answer
@@ -106,11 +109,11 @@ def purge(ctx: click.Context, queue: str | None, status: str | None, yes: bool) 
     )
 
 
-def _require_queue(operations: Operations, queue: str) -> None:
+def _require_queue(runtime: Runtime, queue: str) -> None:
     """Only queues that carry jobs: the others' messages are nobody's to drop here."""
     with redis_errors():
-        lists = {str(name).rpartition("|")[0] for name in operations.client.smembers(keys.LISTS)}
-    workers = operations.fleet.workers()
+        lists = {str(name).rpartition("|")[0] for name in runtime.redis.smembers(keys.LISTS)}
+    workers = runtime.registry.workers()
     served = {worker.queue for worker in workers} | {
         names.model_queue(worker.model) for worker in workers if worker.model
     }
@@ -120,25 +123,25 @@ def _require_queue(operations: Operations, queue: str) -> None:
         raise UnknownQueueError(f"There is no queue {queue!r}. Queues with jobs: {choice}.")
 
 
-def _waiting(operations: Operations, queue: str | None) -> list[str]:
+def _waiting(runtime: Runtime, queue: str | None) -> list[str]:
     """The ids of queued jobs, of one queue or of all."""
-    task_ids = operations.store.ids(Status.QUEUED)
+    task_ids = runtime.job_store.ids(Status.QUEUED)
     if queue is None:
         return task_ids
     blocks = range(0, len(task_ids), _RECORDS_AT_ONCE)
     return [
         task_id
         for start in blocks
-        for task_id in operations.store.waiting_in(
+        for task_id in runtime.job_store.waiting_in(
             queue, task_ids[start : start + _RECORDS_AT_ONCE]
         )
     ]
 
 
-def _empty(operations: Operations, queue: str) -> int:
+def _empty(runtime: Runtime, queue: str) -> int:
     """Remove a queue's messages of every priority; a job submitted meanwhile is sent again."""
     try:
-        with operations.app.connection_for_write() as connection:
+        with runtime.celery_app.connection_for_write() as connection:
             return int(connection.default_channel.queue_purge(queue))
     except (OperationalError, RedisError, OSError) as error:
         raise QueueUnavailableError(f"Redis does not answer: {error}") from error

@@ -6,8 +6,8 @@ from tasks.commands.answer import Answer, AnsweringCommand, Table, confirm, inst
 from tasks.commands.changes import MISSING, Changes
 from tasks.commands.changing import requeue_jobs
 from tasks.commands.listing import job_document
-from tasks.commands.operations import Operations
 from tasks.jobs import Job
+from tasks.runtime import Runtime, runtime_of
 
 _NOTHING = "There are no dead letters: nothing to do."
 _RULE = "It is no dead letter; see them with: celery -A tasks.app jobs dead list"
@@ -22,7 +22,7 @@ def dead() -> None:
 @click.pass_context
 def list_dead(ctx: click.Context) -> Answer:
     """List the dead letters, the oldest first, with their reasons."""
-    store = Operations.connect(ctx.obj).store
+    store = runtime_of(ctx.obj.app).job_store
     found = store.read(store.dead())
     lines = _table(found.jobs).lines()
     if not lines and not found.unreadable:
@@ -61,16 +61,16 @@ def _table(jobs: list[Job]) -> Table:
 @click.pass_context
 def requeue_dead(ctx: click.Context, task_ids: tuple[str, ...], every: bool, yes: bool) -> Answer:  # noqa: FBT001 - click passes by name
     """Begin dead letters anew."""
-    operations = Operations.connect(ctx.obj)
-    chosen = _choose(operations, task_ids, every=every)
+    runtime = runtime_of(ctx.obj.app)
+    chosen = _choose(runtime, task_ids, every=every)
     if every and chosen:
         confirm(f"Requeue all {len(chosen)} dead letters?", yes=yes)
-    letters = set(operations.store.dead())
+    letters = set(runtime.job_store.dead())
     others = Changes("requeued", _RULE).apply(
-        [each for each in chosen if each not in letters], lambda each: _state(operations, each)
+        [each for each in chosen if each not in letters], lambda each: _state(runtime, each)
     )
     answer = requeue_jobs(
-        operations, tuple(each for each in chosen if each in letters), nothing=_NOTHING
+        runtime, tuple(each for each in chosen if each in letters), nothing=_NOTHING
     )
     return _joined(answer, others) if others.answer().failed else answer
 
@@ -89,24 +89,24 @@ def _joined(answer: Answer, others: Changes) -> Answer:
 @click.pass_context
 def drop_dead(ctx: click.Context, task_ids: tuple[str, ...], every: bool, yes: bool) -> Answer:  # noqa: FBT001 - click passes by name
     """Take jobs off the dead letters; they stay failed, until their records expire."""
-    operations = Operations.connect(ctx.obj)
-    chosen = _choose(operations, task_ids, every=every)
+    runtime = runtime_of(ctx.obj.app)
+    chosen = _choose(runtime, task_ids, every=every)
     if chosen:
         confirm(f"Drop {len(chosen)} dead letters?", yes=yes)
-    changes = Changes("dropped", _RULE).apply(chosen, lambda each: _drop(operations, each))
+    changes = Changes("dropped", _RULE).apply(chosen, lambda each: _drop(runtime, each))
     return changes.answer(nothing=_NOTHING)
 
 
-def _choose(operations: Operations, task_ids: tuple[str, ...], *, every: bool) -> tuple[str, ...]:
+def _choose(runtime: Runtime, task_ids: tuple[str, ...], *, every: bool) -> tuple[str, ...]:
     if bool(task_ids) == every:
         raise click.UsageError("Give ids, or --all.")
-    return tuple(operations.store.dead()) if every else task_ids
+    return tuple(runtime.job_store.dead()) if every else task_ids
 
 
-def _drop(operations: Operations, task_id: str) -> str:
-    return "dropped" if operations.store.drop_dead(task_id) else _state(operations, task_id)
+def _drop(runtime: Runtime, task_id: str) -> str:
+    return "dropped" if runtime.job_store.drop_dead(task_id) else _state(runtime, task_id)
 
 
-def _state(operations: Operations, task_id: str) -> str:
-    job = operations.store.get(task_id)
+def _state(runtime: Runtime, task_id: str) -> str:
+    job = runtime.job_store.get(task_id)
     return job.status.value if job else MISSING

@@ -6,15 +6,15 @@ import click
 
 from tasks.commands.answer import Answer, AnsweringCommand, Table, span
 from tasks.commands.errors import CommandError, UnknownWorkerError
-from tasks.commands.operations import Operations
 from tasks.fleet import Fleet, Worker
+from tasks.runtime import runtime_of
 
 
 @click.command("workers", cls=AnsweringCommand)
 @click.pass_context
 def workers(ctx: click.Context) -> Answer:
     """List the model workers: who lives, who is ready, who is drained, who fell silent."""
-    fleet = Operations.connect(ctx.obj).fleet
+    fleet = runtime_of(ctx.obj.app).registry
     found, silent = fleet.workers(), fleet.silent()
     table = Table(("WORKER", "STATE", "MODEL", "QUEUE", "RUNNING", "SECONDS/JOB", "WHY"))
     for worker in found:
@@ -64,7 +64,7 @@ def _row(worker: Worker, word: str) -> tuple[str, ...]:
 @click.pass_context
 def drain(ctx: click.Context, worker: str, reason: str) -> Answer:
     """Let WORKER finish its job and take no more; what waits for it goes to others."""
-    fleet = Operations.connect(ctx.obj).fleet
+    fleet = runtime_of(ctx.obj.app).registry
     _require_worker(fleet, worker)
     fleet.drain(worker, reason or "by an operator")
     return Answer(
@@ -79,7 +79,7 @@ def drain(ctx: click.Context, worker: str, reason: str) -> Answer:
 @click.pass_context
 def undrain(ctx: click.Context, worker: str) -> Answer:
     """Let WORKER take jobs again."""
-    fleet = Operations.connect(ctx.obj).fleet
+    fleet = runtime_of(ctx.obj.app).registry
     if fleet.drained(worker):
         fleet.undrain(worker)
         return Answer({"undrained": worker}, lines=[f"undrained  {worker}"])

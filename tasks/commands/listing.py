@@ -1,5 +1,6 @@
 """`jobs list` and `jobs show`."""
 
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -7,8 +8,8 @@ import click
 
 from tasks.commands.answer import Answer, AnsweringCommand, Table, instant, span
 from tasks.commands.errors import UnknownJobError
-from tasks.commands.operations import Operations
 from tasks.jobs import Job, Status
+from tasks.runtime import runtime_of
 
 _TIMES = ("created_at", "started_at", "finished_at", "expires_at", "deadline")
 
@@ -31,10 +32,10 @@ def job_document(job: Job) -> dict[str, Any]:
 @click.pass_context
 def list_jobs(ctx: click.Context, status: tuple[str, ...], limit: int) -> Answer:
     """List jobs, the newest first, and how many there are of each status."""
-    operations = Operations.connect(ctx.obj)
-    found = operations.store.read_newest(map(Status, status or Status), limit)
+    runtime = runtime_of(ctx.obj.app)
+    found = runtime.job_store.read_newest(map(Status, status or Status), limit)
     jobs = found.jobs
-    counts = operations.store.counts()
+    counts = runtime.job_store.counts()
     summary = ", ".join(f"{count} {status}" for status, count in counts.items())
     return Answer(
         {
@@ -42,7 +43,7 @@ def list_jobs(ctx: click.Context, status: tuple[str, ...], limit: int) -> Answer
             "counts": {status.value: count for status, count in counts.items()},
             "unreadable": list(found.unreadable),
         },
-        lines=[*_table(jobs, operations.clock()).lines(), f"{len(jobs)} shown; {summary}"],
+        lines=[*_table(jobs, time.time()).lines(), f"{len(jobs)} shown; {summary}"],
         notes=found.notes(),
     )
 
@@ -70,7 +71,7 @@ def _table(jobs: list[Job], now: float) -> Table:
 @click.pass_context
 def show(ctx: click.Context, task_id: str) -> Answer:
     """Show everything about one job."""
-    store = Operations.connect(ctx.obj).store
+    store = runtime_of(ctx.obj.app).job_store
     job = store.get(task_id)
     if job is None:
         raise UnknownJobError(

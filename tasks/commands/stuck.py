@@ -5,8 +5,8 @@ from dataclasses import asdict
 import click
 
 from tasks.commands.answer import Answer, AnsweringCommand, Table, span
-from tasks.commands.operations import Operations
 from tasks.commands.stuck_search import find_stuck
+from tasks.runtime import runtime_of
 
 
 @click.command("stuck", cls=AnsweringCommand)
@@ -20,7 +20,7 @@ from tasks.commands.stuck_search import find_stuck
 @click.pass_context
 def stuck(ctx: click.Context, older_than: float) -> Answer:
     """Show jobs and workers that the service should have seen to, each with what to do."""
-    found = find_stuck(Operations.connect(ctx.obj), older_than)
+    found = find_stuck(runtime_of(ctx.obj.app), older_than)
     table = Table(("WHAT", "PROBLEM", "SINCE", "WHAT TO DO"))
     for each in found:
         table.rows.append((each.name, each.problem, span(each.seconds), each.advice))

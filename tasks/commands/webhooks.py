@@ -1,5 +1,6 @@
 """The group `webhooks` of the celery command line, found by its entry point."""
 
+import time
 from typing import Any
 
 import click
@@ -7,7 +8,7 @@ import click
 from tasks.commands.answer import Answer, AnsweringCommand, Table, confirm, instant, yes_option
 from tasks.commands.changes import MISSING, Changes
 from tasks.commands.errors import UnknownDeliveryError
-from tasks.commands.operations import Operations
+from tasks.runtime import Runtime, runtime_of
 from tasks.webhooks.delivery import Delivery, State
 
 
@@ -22,7 +23,7 @@ def webhooks() -> None:
 @click.pass_context
 def list_deliveries(ctx: click.Context, dead: bool, limit: int) -> Answer:  # noqa: FBT001 - click passes by name
     """List the webhooks that wait to be sent, the next one first."""
-    deliveries = Operations.connect(ctx.obj).deliveries
+    deliveries = runtime_of(ctx.obj.app).deliveries
     rows = deliveries.dead(limit) if dead else deliveries.waiting(limit)
     table = Table(("WEBHOOK", "EVENT", "HOST", "ATTEMPTS", "DUE", "REASON"))
     for row in rows:
@@ -50,7 +51,7 @@ def _document(row: Delivery) -> dict[str, Any]:
 @click.pass_context
 def show(ctx: click.Context, webhook_id: str) -> Answer:
     """Show one webhook with all its attempts."""
-    deliveries = Operations.connect(ctx.obj).deliveries
+    deliveries = runtime_of(ctx.obj.app).deliveries
     row = deliveries.get(webhook_id)
     if row is None:
         raise UnknownDeliveryError(
@@ -78,13 +79,13 @@ def show(ctx: click.Context, webhook_id: str) -> Answer:
 @click.pass_context
 def replay(ctx: click.Context, webhook_ids: tuple[str, ...], dead: bool, yes: bool) -> Answer:  # noqa: FBT001 - click passes by name
     """Send webhooks once more, under their old ids."""
-    operations = Operations.connect(ctx.obj)
-    chosen = _choose(operations, webhook_ids, dead=dead)
+    runtime = runtime_of(ctx.obj.app)
+    chosen = _choose(runtime, webhook_ids, dead=dead)
     if dead and chosen:
         confirm(f"Send {len(chosen)} webhooks again?", yes=yes)
-    now = operations.clock()
+    now = time.time()
     changes = Changes("replayed", "It cannot be sent.", find="webhooks list").apply(
-        chosen, lambda each: "replayed" if operations.deliveries.replay(each, now) else MISSING
+        chosen, lambda each: "replayed" if runtime.deliveries.replay(each, now) else MISSING
     )
     return changes.answer(nothing="No webhook was given up: nothing to do.")
 
@@ -96,24 +97,24 @@ def replay(ctx: click.Context, webhook_ids: tuple[str, ...], dead: bool, yes: bo
 @click.pass_context
 def drop(ctx: click.Context, webhook_ids: tuple[str, ...], dead: bool, yes: bool) -> Answer:  # noqa: FBT001 - click passes by name
     """Give webhooks up; they stay in the lists of their tasks, and can be replayed."""
-    operations = Operations.connect(ctx.obj)
-    chosen = _choose(operations, webhook_ids, dead=dead)
+    runtime = runtime_of(ctx.obj.app)
+    chosen = _choose(runtime, webhook_ids, dead=dead)
     if chosen:
         confirm(f"Drop {len(chosen)} webhooks?", yes=yes)
     changes = Changes("dropped", "It waits for nothing.", find="webhooks list").apply(
-        chosen, lambda each: _drop(operations, each)
+        chosen, lambda each: _drop(runtime, each)
     )
     return changes.answer(nothing="No webhook was given up: nothing to do.")
 
 
-def _drop(operations: Operations, webhook_id: str) -> str:
-    row = operations.deliveries.get(webhook_id)
+def _drop(runtime: Runtime, webhook_id: str) -> str:
+    row = runtime.deliveries.get(webhook_id)
     if row is None:
         return MISSING
-    return State.DROPPED if operations.deliveries.drop(webhook_id) else row.state
+    return State.DROPPED if runtime.deliveries.drop(webhook_id) else row.state
 
 
-def _choose(operations: Operations, ids: tuple[str, ...], *, dead: bool) -> tuple[str, ...]:
+def _choose(runtime: Runtime, ids: tuple[str, ...], *, dead: bool) -> tuple[str, ...]:
     if bool(ids) == dead:
         raise click.UsageError("Give ids, or --dead.")
-    return tuple(row.id for row in operations.deliveries.dead(10_000)) if dead else ids
+    return tuple(row.id for row in runtime.deliveries.dead(10_000)) if dead else ids

@@ -8,16 +8,11 @@ from redis import Redis
 from redis.exceptions import LockError
 
 from tasks import keys
-from tasks.batches.store import BatchStore
 from tasks.connection import redis_errors
-from tasks.erasure import Eraser
 from tasks.errors import QueueUnavailableError, StoreUnavailableError
 from tasks.retention.expiry import Expiry
 from tasks.retention.orphans import Orphans
-from tasks.settings import Settings
-from tasks.storage import MinioStore
-from tasks.store import JobStore
-from tasks.uploads.service import Uploads
+from tasks.runtime import Runtime
 
 #: Between two looks at what has expired, and between two looks through the whole bucket.
 INTERVAL_SECONDS: Final = 10.0
@@ -38,14 +33,13 @@ class Sweeper:
     orphans: Orphans
 
     @classmethod
-    def from_settings(cls, settings: Settings, client: Redis) -> "Sweeper":
-        """Connect lazily: nothing is sent before the first pass."""
-        store, objects = JobStore(client), MinioStore.from_settings(settings)
-        uploads = Uploads.from_settings(settings, client, objects)
+    def from_runtime(cls, runtime: Runtime) -> "Sweeper":
+        """Build both sweeps from a runtime's parts; nothing is sent before the first pass."""
+        store, uploads = runtime.job_store, runtime.uploads
         return cls(
-            client=client,
-            expiry=Expiry(client, store, Eraser(store, objects), uploads, BatchStore(client)),
-            orphans=Orphans(store, uploads.store, objects, uploads.large),
+            client=runtime.redis,
+            expiry=Expiry(runtime.redis, store, runtime.eraser, uploads, runtime.batches),
+            orphans=Orphans(store, uploads.store, runtime.object_store, uploads.large),
         )
 
     def run_once(self) -> bool:

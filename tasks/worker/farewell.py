@@ -14,10 +14,9 @@ from celery import bootsteps
 from celery.signals import worker_shutting_down
 from celery.worker import state
 
-from tasks.connection import connect
 from tasks.errors import QueueUnavailableError
 from tasks.fleet import Fleet
-from tasks.settings import Settings
+from tasks.runtime import Runtime, runtime_of
 from tasks.worker import pool
 from tasks.worker.request import RemovalRequest
 from tasks.worker.startup import serves_a_model
@@ -36,6 +35,7 @@ class FarewellStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publ
     def __init__(self, worker: Any, **options: Any) -> None:  # noqa: ANN401 - celery's signature
         super().__init__(worker, **options)
         self._name = str(worker.hostname)
+        self._app = worker.app
         self._begun = threading.Event()
 
     def include_if(self, worker: Any) -> bool:  # noqa: ANN401 - the same
@@ -57,28 +57,29 @@ class FarewellStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publ
         if self._begun.is_set():
             return
         self._begun.set()
-        # Here and not in the thread: the interpreter aborts if it ends while a thread of this kind
-        # is in pydantic's native code.
-        settings = Settings.load()
+        # Looked up here and not in the thread: the interpreter aborts if it ends while a thread of
+        # this kind is in pydantic's native code.
         threading.Thread(
-            target=bid_farewell, args=(self._name, settings), name="farewell", daemon=True
+            target=bid_farewell,
+            args=(self._name, runtime_of(self._app)),
+            name="farewell",
+            daemon=True,
         ).start()
 
 
-def bid_farewell(worker: str, settings: Settings) -> None:
+def bid_farewell(worker: str, runtime: Runtime) -> None:
     """See to it that this process ends, within the grace time and `LAST_SECONDS`.
 
     Args:
         worker: Celery's name of it.
-        settings: where Redis is, and how long the grace time.
+        runtime: how long the grace time is, and the worker registry.
     """
-    seconds = settings.shutdown_seconds
+    seconds = runtime.settings.shutdown_seconds
     _log.info("worker.ends", worker=worker, grace_seconds=seconds)
     until, ready = time.monotonic() + seconds, set[int]()
-    fleet = Fleet(connect(settings.redis_url.get_secret_value()))
     while time.monotonic() < until:
         # Again and again: the pool replaces what is killed, until it has heard that it is to end.
-        end_loading(fleet, worker, ready)
+        end_loading(runtime.registry, worker, ready)
         time.sleep(min(_LOOK_SECONDS, max(0.0, until - time.monotonic())))
     hand_back_all()
     time.sleep(LAST_SECONDS)

@@ -12,14 +12,13 @@ from typing import Any, Final
 import structlog
 from celery import bootsteps
 from celery.worker import state
-from redis import Redis
 
 from tasks import names
-from tasks.connection import connect, redis_errors
+from tasks.connection import redis_errors
 from tasks.errors import QueueUnavailableError
-from tasks.fleet import ALIVE_SECONDS, BEAT_SECONDS, Fleet
+from tasks.fleet import ALIVE_SECONDS, BEAT_SECONDS
 from tasks.limits import ready_seconds
-from tasks.settings import Settings
+from tasks.runtime import Runtime, runtime_of
 from tasks.worker import pool
 from tasks.worker.silence import Silence
 
@@ -45,10 +44,11 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery pub
 
     def start(self, worker: Any) -> None:  # noqa: ANN401 - the same
         """Begin to beat."""
-        settings = Settings.load()
-        client = connect(settings.redis_url.get_secret_value())
+        settings = runtime_of(worker.app).settings
+        # Connections of its own: nothing else that the parent does is to delay a beat.
+        runtime = Runtime.from_settings(settings, celery_app=worker.app)
         silence = Silence(ready_seconds(settings), ALIVE_SECONDS)
-        heart = Heart(client, worker, settings.model, silence)
+        heart = Heart(runtime, worker, silence)
         # The consumer starts after this step: it is to take nothing before a model is ready.
         heart.hold()
         self._thread = threading.Thread(
@@ -70,19 +70,18 @@ class Heart:
 
     def __init__(
         self,
-        client: Redis,
+        runtime: Runtime,
         worker: Any,  # noqa: ANN401 - celery publishes no types
-        model: str,
         silence: Silence,
         *,
         children: Callable[[], set[int]] = pool.children,
     ) -> None:
-        self._client = client
-        self._fleet = Fleet(client)
+        self._client = runtime.redis
+        self._fleet = runtime.registry
         self._worker = worker
         self._name = str(worker.hostname)
         self._queues = sorted(worker.app.amqp.queues.consume_from)
-        self._model = model
+        self._model = runtime.settings.model
         self._silence = silence
         self._children = children
         self._loaded = 0

@@ -4,15 +4,10 @@ import threading
 from typing import Any
 
 import structlog
-from celery import Celery, bootsteps
+from celery import bootsteps
 
 from tasks import names
-from tasks.connection import connect
-from tasks.dispatch import Dispatcher
-from tasks.fleet import Fleet
-from tasks.routing import Router
-from tasks.settings import Settings
-from tasks.store import JobStore
+from tasks.runtime import Runtime, runtime_of
 from tasks.worker.reconcile import INTERVAL_SECONDS, Reconciler
 
 _log = structlog.get_logger(__name__)
@@ -32,7 +27,7 @@ class ReconcilerStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery pu
 
     def start(self, worker: Any) -> None:  # noqa: ANN401 - the same
         """Begin reconciling."""
-        reconciler = _reconciler(worker.app, Settings.load())
+        reconciler = _reconciler(runtime_of(worker.app))
         self._thread = threading.Thread(
             target=self._run, args=(reconciler,), name="reconciler", daemon=True
         )
@@ -54,15 +49,12 @@ class ReconcilerStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery pu
                 _log.exception("reconciler.failed")
 
 
-def _reconciler(app: Celery, settings: Settings) -> Reconciler:
-    client = connect(settings.redis_url.get_secret_value())
-    store, fleet = JobStore(client), Fleet(client)
-    router = Router(client, fleet, routing=settings.routing)
+def _reconciler(runtime: Runtime) -> Reconciler:
     return Reconciler(
-        client,
-        store,
-        Dispatcher(app, store),
-        fleet,
-        router,
-        ageing_seconds=settings.ageing_seconds,
+        runtime.redis,
+        runtime.job_store,
+        runtime.dispatcher,
+        runtime.registry,
+        runtime.router,
+        ageing_seconds=runtime.settings.ageing_seconds,
     )

@@ -20,15 +20,13 @@ from celery.signals import (
 
 from inference.models.base import Matting
 from tasks import names
-from tasks.connection import connect
 from tasks.dispatch import job_id_of
 from tasks.errors import QueueUnavailableError, TaskError
-from tasks.fleet import Fleet
 from tasks.limits import ready_seconds, soft_time_limit
 from tasks.log import configure_logging
+from tasks.runtime import Runtime, runtime_of
 from tasks.settings import Settings
-from tasks.storage import STALE_RETRIES, MinioStore
-from tasks.store import JobStore
+from tasks.storage import STALE_RETRIES
 from tasks.tracing import configure_tracing, flush_tracing
 from tasks.worker.metrics import count_load, share_as_child
 from tasks.worker.readiness import Readiness
@@ -59,25 +57,25 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
     runner: Runner | None = None
     readiness: Readiness | None = None
 
-    def load(self, settings: Settings, worker: str) -> None:
+    def load(self, runtime: Runtime, worker: str) -> None:
         """Load and warm up the model, then announce the worker."""
+        settings, registry = runtime.settings, runtime.registry
         model = self.loader(settings)
         revision = revision_of(settings)
-        client = connect(settings.redis_url.get_secret_value())
-        fleet, lock = Fleet(client), threading.Lock()
+        lock = threading.Lock()
         self.runner = Runner(
-            store=JobStore(client),
-            objects=MinioStore.from_settings(settings, _store_pool(settings)),
-            fleet=fleet,
+            store=runtime.job_store,
+            objects=runtime.object_store,
+            fleet=registry,
             model=model,
             model_lock=lock,
             limits=settings.image_limits,
             worker=worker,
             leave=_leave,
         )
-        fleet.note(worker, revision=revision)
+        registry.note(worker, revision=revision)
         self.readiness = Readiness(
-            fleet,
+            registry,
             model,
             lock,
             worker,
@@ -128,14 +126,13 @@ def _configure_logging(**_: Any) -> None:  # noqa: ANN401 - Celery's signal sign
 def _check_model(sender: Any, **_: Any) -> None:  # noqa: ANN401 - the same
     if serves_a_model(sender.app):
         prepare_parent(sender)
-        _withdraw_former(sender.hostname)
+        _withdraw_former(runtime_of(sender.app), sender.hostname)
 
 
-def _withdraw_former(worker: str) -> None:
+def _withdraw_former(runtime: Runtime, worker: str) -> None:
     """A worker of that name that was killed may have left word that its model answers."""
     try:
-        with connect(Settings.load().redis_url.get_secret_value()) as client:
-            Fleet(client).withdraw(worker)
+        runtime.registry.withdraw(worker)
     except QueueUnavailableError as error:
         _log.warning("worker.withdraw_failed", reason=str(error))
 
@@ -143,25 +140,25 @@ def _withdraw_former(worker: str) -> None:
 @worker_process_init.connect
 def _load_model(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - the same
     settings = Settings.load()
+    runtime = Runtime.from_settings(settings, celery_app=current_app, s3_pool=_store_pool(settings))
     share_as_child()
     configure_tracing(settings, "rmbg-worker")
     task = current_app.tasks[names.REMOVE_TASK]
     _shorten_farewell()
     began = time.monotonic()
-    _note_start(settings, sender or "worker")
+    _note_start(runtime, sender or "worker")
     try:
-        task.load(settings, sender or "worker")
+        task.load(runtime, sender or "worker")
     except Exception as error:  # noqa: BLE001 - Celery would go on without a model
         give_up(error, settings.model)
     count_load(settings.model, sender or "worker", time.monotonic() - began)
     _log.info("worker.ready", worker=sender, model=settings.model)
 
 
-def _note_start(settings: Settings, worker: str) -> None:
+def _note_start(runtime: Runtime, worker: str) -> None:
     """So that `rmbg health worker` sees a process that dies again and again."""
     try:
-        with connect(settings.redis_url.get_secret_value()) as client:
-            Fleet(client).note_start(worker)
+        runtime.registry.note_start(worker)
     except QueueUnavailableError as error:
         _log.warning("worker.start_not_noted", reason=str(error))
 
@@ -188,8 +185,7 @@ def _cancel_revoked(request: Any = None, **_: Any) -> None:  # noqa: ANN401 - th
     """Flower or the celery command revoked a message: its job is canceled for good."""
     task_id = job_id_of(request.id)
     try:
-        store = JobStore(connect(Settings.load().redis_url.get_secret_value()))
-        outcome = store.cancel(task_id)
+        outcome = runtime_of(current_app).job_store.cancel(task_id)
     except QueueUnavailableError as error:
         _log.warning("job.revocation_not_noted", task_id=task_id, reason=str(error))
     else:

@@ -8,11 +8,9 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.worker.request import Request
 
 from tasks import keys
-from tasks.connection import connect
 from tasks.dispatch import job_id_of
 from tasks.errors import TaskError
-from tasks.fleet import Fleet
-from tasks.settings import Settings
+from tasks.runtime import runtime_of
 from tasks.store import JobStore, Returned
 
 _log = structlog.get_logger(__name__)
@@ -60,12 +58,12 @@ class RemovalRequest(Request):  # type: ignore[misc] # celery publishes no types
         """Whatever is met here, Celery must go on: it has a message to give back."""
         facts = {"task_id": self._job, "worker": self.hostname, "pid": self.worker_pid}
         try:
-            with connect(Settings.load().redis_url.get_secret_value()) as client:
-                # Until the next child is ready, others are to be preferred.
-                Fleet(client).withdraw(self.hostname)
-                store = JobStore(client)
-                outcome = change(store, self._holder())
-                _log.warning(event, **{**facts, **self._known(store)}, outcome=outcome.value)
+            runtime = runtime_of(self.app)
+            # Until the next child is ready, others are to be preferred.
+            runtime.registry.withdraw(self.hostname)
+            store = runtime.job_store
+            outcome = change(store, self._holder())
+            _log.warning(event, **{**facts, **self._known(store)}, outcome=outcome.value)
         except TaskError as error:
             # Redis is away, or the record cannot be read. The lease will run out by itself, and
             # the reconciler will count a loss.

@@ -7,9 +7,8 @@ import structlog
 from celery import bootsteps
 
 from tasks import names
-from tasks.connection import connect
 from tasks.retention.sweeper import INTERVAL_SECONDS, Sweeper
-from tasks.settings import Settings
+from tasks.runtime import runtime_of
 
 _log = structlog.get_logger(__name__)
 
@@ -26,10 +25,9 @@ class RetentionStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery pub
         """Only on I/O workers; a model worker has one job."""
         return names.IO_QUEUE in worker.app.amqp.queues.consume_from
 
-    def start(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - the same
+    def start(self, worker: Any) -> None:  # noqa: ANN401 - the same
         """Begin sweeping."""
-        settings = Settings.load()
-        sweeper = Sweeper.from_settings(settings, connect(settings.redis_url.get_secret_value()))
+        sweeper = Sweeper.from_runtime(runtime_of(worker.app))
         self._thread = threading.Thread(
             target=self._run, args=(sweeper,), name="retention", daemon=True
         )

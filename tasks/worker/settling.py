@@ -7,17 +7,11 @@ import threading
 from typing import Any, Final
 
 import structlog
-from celery import Celery, bootsteps
+from celery import bootsteps
 
 from tasks import names
-from tasks.connection import connect
-from tasks.dispatch import Dispatcher
 from tasks.errors import TaskError
-from tasks.fleet import Fleet
-from tasks.routing import Router
-from tasks.settings import Settings
-from tasks.storage import MinioStore
-from tasks.store import JobStore
+from tasks.runtime import Runtime, runtime_of
 from tasks.twins import Settler
 
 #: How long a follower waits after its leader has ended, at most.
@@ -42,7 +36,7 @@ class SettlerStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publi
 
     def start(self, worker: Any) -> None:  # noqa: ANN401 - the same
         """Begin settling."""
-        settler = _settler(worker.app, Settings.load())
+        settler = _settler(runtime_of(worker.app))
         self._thread = threading.Thread(
             target=self._run, args=(settler,), name="settler", daemon=True
         )
@@ -70,9 +64,11 @@ class SettlerStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publi
                 pause = _PAUSE_SECONDS
 
 
-def _settler(app: Celery, settings: Settings) -> Settler:
-    client = connect(settings.redis_url.get_secret_value())
-    store = JobStore(client)
-    router = Router(client, Fleet(client), routing=settings.routing)
-    objects = MinioStore.from_settings(settings)
-    return Settler(client, store, objects, Dispatcher(app, store), router)
+def _settler(runtime: Runtime) -> Settler:
+    return Settler(
+        runtime.redis,
+        runtime.job_store,
+        runtime.object_store,
+        runtime.dispatcher,
+        runtime.router,
+    )

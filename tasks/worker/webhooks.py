@@ -9,27 +9,22 @@ from typing import Any, Final
 
 import structlog
 from celery import bootsteps
-from redis import Redis
 
 from tasks import names
 from tasks.api_keys import ApiKeys
 from tasks.batches.presentation import batch_data
 from tasks.batches.store import BatchStore
-from tasks.connection import connect
 from tasks.errors import QueueUnavailableError
-from tasks.net.allow import Allow
-from tasks.net.client import Client
-from tasks.net.guard import Guard
 from tasks.presentation import task_data
+from tasks.runtime import Runtime, runtime_of
 from tasks.settings import Settings
-from tasks.storage import MinioStore, ObjectStore
+from tasks.storage import ObjectStore
 from tasks.store import JobStore
 from tasks.webhooks.body import Bodies, Describe
 from tasks.webhooks.breaker import Breaker
 from tasks.webhooks.courier import Courier
 from tasks.webhooks.schedule import Schedule
 from tasks.webhooks.sender import Sender
-from tasks.webhooks.store import DeliveryStore
 
 _INTERVAL_SECONDS: Final = 0.2
 _REDIS_AWAY_SECONDS: Final = 1.0
@@ -49,9 +44,9 @@ class WebhookStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publi
         """Only on I/O workers."""
         return names.IO_QUEUE in worker.app.amqp.queues.consume_from
 
-    def start(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - the same
+    def start(self, worker: Any) -> None:  # noqa: ANN401 - the same
         """Begin sending."""
-        sender = make_sender(Settings.load())
+        sender = make_sender(runtime_of(worker.app))
         self._thread = threading.Thread(
             target=self._run, args=(sender,), name="webhooks", daemon=True
         )
@@ -79,16 +74,16 @@ class WebhookStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publi
         sender.close()
 
 
-def make_sender(settings: Settings) -> Sender:
-    """The sender that these settings describe."""
-    client = connect(settings.redis_url.get_secret_value())
+def make_sender(runtime: Runtime) -> Sender:
+    """Build the sender of a runtime."""
+    settings = runtime.settings
     courier = Courier(
-        DeliveryStore(client),
-        Breaker(client),
+        runtime.deliveries,
+        Breaker(runtime.redis),
         Schedule(settings.webhook_pauses, random.random),
-        Bodies(descriptions(client, MinioStore.from_settings(settings))),
-        Client(Guard(Allow.parse(settings.url_allow))),
-        partial(signing_secrets, ApiKeys(client), settings),
+        Bodies(descriptions(runtime.job_store, runtime.batches, runtime.object_store)),
+        runtime.http_client,
+        partial(signing_secrets, runtime.api_keys, settings),
         settings.webhook_connect_seconds,
         settings.webhook_seconds,
     )
@@ -96,22 +91,22 @@ def make_sender(settings: Settings) -> Sender:
 
 
 def descriptions(
-    client: Redis, objects: ObjectStore, clock: Callable[[], float] = time.time
+    job_store: JobStore,
+    batches: BatchStore,
+    object_store: ObjectStore,
+    clock: Callable[[], float] = time.time,
 ) -> dict[str, Describe]:
-    """What is told of each kind of subject."""
-    store = JobStore(client)
+    """Return, for each kind of subject, the function that renders its data."""
 
     def describe_task(task_id: str) -> dict[str, Any] | None:
-        job = store.get(task_id)
-        return None if job is None else task_data(job, objects, clock())
-
-    batches = BatchStore(client)
+        job = job_store.get(task_id)
+        return None if job is None else task_data(job, object_store, clock())
 
     def describe_batch(batch_id: str) -> dict[str, Any] | None:
         batch = batches.get(batch_id)
         if batch is None:
             return None
-        jobs = {job.task_id: job for job in store.get_many(batch.task_ids)}
+        jobs = {job.task_id: job for job in job_store.get_many(batch.task_ids)}
         return batch_data(batch, jobs, clock())
 
     return {"task": describe_task, "batch": describe_batch}

@@ -270,7 +270,7 @@ def await_processing(made: Cluster, services: Services) -> Job:
     found: list[str] = []
 
     def any_runs() -> bool:
-        found[:] = services.store.ids(Status.PROCESSING)
+        found[:] = services.runtime.job_store.ids(Status.PROCESSING)
         return bool(found)
 
     wait_for(any_runs, 20, made, "a running job")
@@ -283,7 +283,7 @@ def expected(data: bytes) -> bytes:
 
 
 def job(services: Services, task_id: str) -> Job:
-    found = services.store.get(task_id)
+    found = services.runtime.job_store.get(task_id)
     assert found is not None, task_id
     return found
 
@@ -326,7 +326,7 @@ def assert_exactly_once(made: Cluster, services: Services, jobs: dict[str, bytes
         done = job(services, task_id)
         assert done.status is Status.SUCCEEDED, done
         assert done.result_key is not None
-        result, right = services.objects.get(done.result_key), expected(data)
+        result, right = services.runtime.object_store.get(done.result_key), expected(data)
         assert result == right, f"{done}\n{result.hex()}\n{right.hex()}\n{made.logs()}"
         # A late run removes what it stored as soon as its final write was refused.
         wait_for(
@@ -339,6 +339,6 @@ def assert_exactly_once(made: Cluster, services: Services, jobs: dict[str, bytes
 
 def result_objects(services: Services, task_id: str) -> list[str]:
     """The keys of all results that runs of a job left in the bucket."""
-    client = services.objects._client
+    client = services.runtime.object_store._client
     found = client.list_objects("rmbg", prefix=f"results/{task_id}/", recursive=True)
     return [str(each.object_name) for each in found]

@@ -72,7 +72,9 @@ def test_a_drained_worker_takes_nothing_and_its_backlog_moves(
 
     def left_behind() -> list[str]:
         return [
-            each for each in services.store.ids(Status.QUEUED) if job(services, each).queue == own
+            each
+            for each in services.runtime.job_store.ids(Status.QUEUED)
+            if job(services, each).queue == own
         ]
 
     wait_for(lambda: not left_behind(), AFTER_DRAIN_SECONDS, made, "gpu0's backlog elsewhere")
@@ -84,7 +86,7 @@ def test_a_drained_worker_takes_nothing_and_its_backlog_moves(
 
 
 def takes_nothing(services: Services, worker: str) -> bool:
-    inspect = services.dispatcher._app.control.inspect(destination=[worker], timeout=1)
+    inspect = services.runtime.dispatcher._app.control.inspect(destination=[worker], timeout=1)
     return (inspect.active_queues() or {}).get(worker) == []
 
 
@@ -111,7 +113,7 @@ def sigterm(made: Cluster, name: str, _services: Services) -> None:
 
 
 def control_shutdown(_made: Cluster, name: str, services: Services) -> None:
-    services.dispatcher._app.control.shutdown(destination=[f"{name}@{HOST}"])
+    services.runtime.dispatcher._app.control.shutdown(destination=[f"{name}@{HOST}"])
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_a_job_that_outlasts_the_grace_time_is_handed_back(
     )
     assert made.members[third].process.wait(20) == 0
     for name in (GPU0, GPU1):
-        services.fleet.undrain(name)
+        services.runtime.registry.undrain(name)
     (done,) = wait_final(made, services, [task_id], 30)
     # Nobody's fault, least of all the picture's.
     assert (done.crashes, done.losses, done.attempts) == (0, 1, 2)

@@ -124,11 +124,11 @@ def purge(made: Cluster, _chance: random.Random, _storm: Storm) -> None:
 def revoke(made: Cluster, chance: random.Random, _storm: Storm) -> None:
     """As Flower does it; `_ask_again` has the job done all the same."""
     services = made.services()
-    waiting = services.store.get_many(services.store.ids(Status.QUEUED))
+    waiting = services.runtime.job_store.get_many(services.runtime.job_store.ids(Status.QUEUED))
     if waiting:
         found = chance.choice(waiting)
         message_id = f"{found.task_id}.{found.sends + 1}" if found.sends else found.task_id
-        services.dispatcher._app.control.revoke(message_id)
+        services.runtime.dispatcher._app.control.revoke(message_id)
 
 
 def hang(made: Cluster, _chance: random.Random, _storm: Storm) -> None:
@@ -195,8 +195,8 @@ def every(pause: float, strike: Callable[[], None]) -> Callable[[], None]:
 
 def _ask_again(services: Services) -> None:
     """What an operator does about jobs that a revocation canceled."""
-    for task_id in services.store.ids(Status.CANCELED):
-        services.store.requeue(task_id)
+    for task_id in services.runtime.job_store.ids(Status.CANCELED):
+        services.runtime.job_store.requeue(task_id)
 
 
 @pytest.mark.timeout(1200)
@@ -240,7 +240,7 @@ def test_a_storm_of_faults_loses_nothing(made: Cluster, seed: int, storm: Storm)
         blow()
         _ask_again(services)
         enough = len(struck) >= storm.faults
-        return enough and set(sent) <= set(services.store.ids(Status.SUCCEEDED))
+        return enough and set(sent) <= set(services.runtime.job_store.ids(Status.SUCCEEDED))
 
     began = time.monotonic()
     submit_share()

@@ -116,14 +116,14 @@ def test_idle_workers_keep_their_processes_through_an_outage_of_redis(
 def test_a_revoked_job_is_canceled_until_it_is_asked_for_again(
     made: Cluster, services: Services, count: int
 ) -> None:
-    app = services.dispatcher._app
+    app = services.runtime.dispatcher._app
     # Enough to keep the last one waiting while the word goes round.
     jobs = submit_many(services, count)
     last = list(jobs)[-1]
     app.control.revoke(last)
     wait_final(made, services, list(jobs), 40)
     assert job(services, last).status is Status.CANCELED
-    assert services.store.requeue(last) == "requeued"
+    assert services.runtime.job_store.requeue(last) == "requeued"
     wait_for(lambda: job(services, last).status is Status.SUCCEEDED, 30, made, "the requeued job")
     assert_exactly_once(made, services, jobs)
 
@@ -160,9 +160,11 @@ def test_a_worker_that_dies_between_popping_a_message_and_noting_it_loses_nothin
 
 def _in_no_list(services: Services, task_ids: list[str]) -> list[str]:
     """Queued jobs whose message no list of the broker holds."""
-    client = services.store._client
+    client = services.runtime.job_store._client
     messages = [
-        text for name in services.store.lists() for text in client.lrange(list_key(name), 0, -1)
+        text
+        for name in services.runtime.job_store.lists()
+        for text in client.lrange(list_key(name), 0, -1)
     ]
     waiting = " ".join(messages)
     return [

@@ -53,7 +53,7 @@ def ended(services: Services, task_ids: list[str]) -> bool:
 
 
 def delivered(services: Services, task_id: str) -> bool:
-    return [each.state for each in services.deliveries.of(task_id)] == [State.DELIVERED]
+    return [each.state for each in services.runtime.deliveries.of(task_id)] == [State.DELIVERED]
 
 
 def verified(got: Receiver) -> list[str]:
@@ -144,8 +144,8 @@ def hang(until: threading.Event) -> None:
 
 def delay(services: Services, task_id: str) -> float:
     """Seconds from a job's end to its event's arrival."""
-    (row,) = services.deliveries.of(task_id)
-    (attempt,) = services.deliveries.attempts(row.id)
+    (row,) = services.runtime.deliveries.of(task_id)
+    (attempt,) = services.runtime.deliveries.attempts(row.id)
     return attempt.at + attempt.ms / 1000 - row.created_at
 
 

@@ -68,11 +68,11 @@ def test_a_damaged_record_holds_up_no_other_when_its_child_dies(
     connect(made.redis_url).hset(keys.job_key(task_id), "crashes", "many")
     made.kill_child(name)
     # One process is left to them, and it is the next one.
-    services.fleet.drain(GPU1 if name == "gpu0" else GPU0, "for the test")
+    services.runtime.registry.drain(GPU1 if name == "gpu0" else GPU0, "for the test")
     jobs = submit_many(services, 5)
     wait_final(made, services, list(jobs), 40)
     assert_exactly_once(made, services, jobs)
-    assert services.store.cancel(task_id) == "canceled"
+    assert services.runtime.job_store.cancel(task_id) == "canceled"
 
 
 def test_a_worker_that_slept_through_its_lease_cannot_write(
@@ -167,7 +167,7 @@ def test_a_poison_image_fails_alone(made: Cluster, services: Services, good: int
     assert (dead.status, dead.crashes, dead.attempts) == (Status.FAILED, 3, 3)
     assert dead.error is not None
     assert dead.error.type == "poison"
-    assert poison in services.store.dead()
+    assert poison in services.runtime.job_store.dead()
 
 
 def test_a_hanging_model_call_is_killed_and_the_job_tried_again(
@@ -206,7 +206,7 @@ def test_jobs_that_keep_coming_starve_none_of_those_that_wait(
     later: list[str] = []
 
     def keep_coming() -> None:
-        while len(services.store.ids(Status.QUEUED)) < 20:
+        while len(services.runtime.job_store.ids(Status.QUEUED)) < 20:
             later.append(submit(services, picture(number=20 + len(later))))
 
     wait_final(made, services, list(first), 40, meanwhile=keep_coming)
@@ -228,7 +228,7 @@ def test_a_bulk_batch_is_not_starved(made: Cluster, services: Services) -> None:
 
     def keep_coming() -> None:
         with suppress(StoreUnavailableError):
-            if len(services.store.ids(Status.QUEUED)) < 30:
+            if len(services.runtime.job_store.ids(Status.QUEUED)) < 30:
                 urgent.update(submit_many(services, 5, first=len(urgent), priority=Priority.HIGH))
 
     wait_final(made, services, list(bulk), 60, meanwhile=keep_coming)

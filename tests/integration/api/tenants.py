@@ -59,12 +59,12 @@ def services_with_keys(server_settings: dict[str, object], database: int) -> Ser
 
 
 def tenant(services: Services, name: str, *, webhook_url: str | None = None) -> Tenant:
-    owner, key = services.api_keys.add(name, webhook_url=webhook_url)
+    owner, key = services.runtime.api_keys.add(name, webhook_url=webhook_url)
     return Tenant(create_app(services).test_client(), services, owner.id, key)
 
 
 def job_of(services: Services, task_id: str) -> Job:
-    job = services.store.get(task_id)
+    job = services.runtime.job_store.get(task_id)
     assert job is not None
     return job
 
@@ -72,7 +72,7 @@ def job_of(services: Services, task_id: str) -> Job:
 def begin(services: Services, task_id: str) -> str:
     """Claim a job as a worker would; the lease's token."""
     token = keys.lease_token("gpu0@test", 1)
-    assert services.store.claim(task_id, token=token, worker="gpu0@test") == "claimed"
+    assert services.runtime.job_store.claim(task_id, token=token, worker="gpu0@test") == "claimed"
     return token
 
 
@@ -81,7 +81,7 @@ def finish(services: Services, task_id: str, picture: bytes = b"a cutout") -> st
 
     token = begin(services, task_id)
     key = keys.result_key(task_id, token, "png")
-    services.objects.put(key, io.BytesIO(picture), len(picture), "image/png")
+    services.runtime.object_store.put(key, io.BytesIO(picture), len(picture), "image/png")
     facts = {"format": "png", "width": 2, "height": 2, "size": len(picture), "result_key": key}
-    assert services.store.finish(task_id, token=token, status=Status.SUCCEEDED, **facts)
+    assert services.runtime.job_store.finish(task_id, token=token, status=Status.SUCCEEDED, **facts)
     return key

@@ -56,11 +56,11 @@ def test_without_a_key_the_answer_says_how_to_send_one(client: FlaskClient) -> N
 def test_a_key_is_taken_in_either_form_until_it_is_revoked(
     client: FlaskClient, services: Services, form: str
 ) -> None:
-    _, key = services.api_keys.add("shop")
+    _, key = services.runtime.api_keys.add("shop")
     name, _, value = form.format(key).partition(": ")
     headers = {name: value} if value else {"x-api-key": key}
     assert _type(client.get(_UNKNOWN_TASK, headers=headers)) == (404, "task_not_found")
-    services.api_keys.revoke("shop")
+    services.runtime.api_keys.revoke("shop")
     answer = client.get(_UNKNOWN_TASK, headers=headers)
     assert _type(answer) == (401, "unauthorized")
     assert "revoked" in answer.get_json()["message"]
@@ -81,7 +81,7 @@ def test_a_key_is_taken_in_either_form_until_it_is_revoked(
 def test_what_is_no_key_opens_nothing(
     client: FlaskClient, services: Services, headers: dict[str, str]
 ) -> None:
-    services.api_keys.add("shop")
+    services.runtime.api_keys.add("shop")
     assert _type(client.get(_UNKNOWN_TASK, headers=headers)) == (401, "unauthorized")
 
 
@@ -103,7 +103,7 @@ def test_auto_asks_for_a_key_unless_nobody_else_comes_by_and_there_is_none(
     services: Services, *, local: bool, keys: bool, status: int
 ) -> None:
     if keys:
-        services.api_keys.add("shop")
+        services.runtime.api_keys.add("shop")
     app = create_app(_with(services, auth="auto"))
     app.config[LOOPBACK_ONLY] = local
     with app.test_client() as client:
@@ -130,7 +130,7 @@ def _submit(client: FlaskClient, coffee: Path, key: str) -> TestResponse:
 def test_a_quota_counts_pictures_and_is_told(
     client: FlaskClient, services: Services, coffee: Path
 ) -> None:
-    _, key = services.api_keys.add("shop", rate_per_minute=2)
+    _, key = services.runtime.api_keys.add("shop", rate_per_minute=2)
     first = _submit(client, coffee, key)
     assert first.status_code == 202
     assert first.headers["RateLimit-Policy"] == '"pictures";q=2;w=60'
@@ -143,7 +143,7 @@ def test_a_quota_counts_pictures_and_is_told(
     # Looking costs nothing, and other keys have their own.
     task = first.get_json()["data"]["task_id"]
     assert client.get(f"/api/v1/tasks/{task}", headers={"X-API-Key": key}).status_code == 200
-    _, other = services.api_keys.add("studio")
+    _, other = services.runtime.api_keys.add("studio")
     free = _submit(client, coffee, other)
     assert free.status_code == 202
     assert "RateLimit" not in free.headers

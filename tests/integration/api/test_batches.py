@@ -45,7 +45,7 @@ def settings(server_settings: dict[str, object]) -> ApiSettings:
 @pytest.fixture
 def services(settings: ApiSettings) -> Services:
     services = Services.from_settings(settings)
-    services.objects.ensure_bucket()
+    services.runtime.object_store.ensure_bucket()
     return services
 
 
@@ -74,20 +74,22 @@ def _error(answer: TestResponse) -> tuple[int, str]:
 
 
 def _job(services: Services, task_id: str) -> Job:
-    job = services.store.get(task_id)
+    job = services.runtime.job_store.get(task_id)
     assert job is not None
     return job
 
 
 def _end(services: Services, task_id: str, status: Status = Status.SUCCEEDED) -> None:
     token = keys.lease_token("gpu0@host", 1)
-    services.store.claim(task_id, token=token, worker="gpu0@host")
+    services.runtime.job_store.claim(task_id, token=token, worker="gpu0@host")
     facts: dict[str, object] = {}
     if status is Status.SUCCEEDED:
         key = keys.result_key(task_id, token, "png")
-        services.objects.put(key, io.BytesIO(task_id.encode()), len(task_id), "image/png")
+        services.runtime.object_store.put(
+            key, io.BytesIO(task_id.encode()), len(task_id), "image/png"
+        )
         facts = {"result_key": key, "format": "png"}
-    assert services.store.finish(task_id, token=token, status=status, **facts)
+    assert services.runtime.job_store.finish(task_id, token=token, status=status, **facts)
 
 
 def test_files_become_tasks_of_low_priority_with_the_shared_options(
@@ -116,12 +118,12 @@ def test_files_become_tasks_of_low_priority_with_the_shared_options(
     assert [item["name"] for item in batch["items"]] == ["red.png", "green.png"]
     for item, picture in zip(batch["items"], (RED, GREEN), strict=True):
         job = _job(services, item["task_id"])
-        assert services.objects.get(job.original_key) == picture
+        assert services.runtime.object_store.get(job.original_key) == picture
         assert (job.priority, job.batch_id) == (Priority.LOW, batch["batch_id"])
         assert (job.options["output_format"], job.options["quality"]) == ("webp", 70)
         assert job.metadata == {"order": 7}
     # Nothing waits in the bucket any more, and nowhere else.
-    assert list(services.objects.list(keys.UPLOADED)) == []
+    assert list(services.runtime.object_store.list(keys.UPLOADED)) == []
     assert connect(services.settings.redis_url.get_secret_value()).zcard(keys.UPLOADS) == 0
 
 
@@ -147,8 +149,8 @@ def test_a_bad_picture_fails_alone_with_its_reason(client: FlaskClient) -> None:
 def test_items_come_in_every_way_with_options_of_their_own(
     client: FlaskClient, services: Services
 ) -> None:
-    upload = services.uploads.stage("", io.BytesIO(GREEN), "green.png")
-    services.uploads.store.create(upload)
+    upload = services.runtime.uploads.stage("", io.BytesIO(GREEN), "green.png")
+    services.runtime.uploads.store.create(upload)
     items = [
         {"image_b64": base64.b64encode(RED).decode(), "output_format": "webp", "priority": "high"},
         {"upload_id": upload.upload_id},
@@ -185,20 +187,20 @@ def test_a_form_that_is_wrong_is_refused_whole_and_leaves_nothing(
     status: int,
     kind: str,
 ) -> None:
-    before = set(services.objects.list(""))
+    before = set(services.runtime.object_store.list(""))
     assert _error(_send(client, *fields)) == (status, kind)
-    assert set(services.objects.list("")) == before
+    assert set(services.runtime.object_store.list("")) == before
     redis = connect(services.settings.redis_url.get_secret_value())
     assert [name for name in redis.scan_iter() if "batch" in name or "upload" in name] == []
 
 
 def test_a_form_that_is_cut_off_leaves_nothing(client: FlaskClient, services: Services) -> None:
     body, kind = encode_multipart_formdata([_image("a.png", RED), _image("b.png", GREEN)])
-    before = set(services.objects.list(""))
+    before = set(services.runtime.object_store.list(""))
     answer = client.post(BATCH, data=body[:-40], content_type=kind)
     assert _error(answer) == (400, "bad_request")
-    assert set(services.objects.list("")) == before
-    assert services.store.counts()[Status.QUEUED] == 0
+    assert set(services.runtime.object_store.list("")) == before
+    assert services.runtime.job_store.counts()[Status.QUEUED] == 0
 
 
 @pytest.mark.parametrize(
@@ -248,10 +250,10 @@ def test_a_batch_completes_once_even_if_a_task_is_begun_anew(
     batch = _data(_send(client, _image("a.png", RED)))
     task_id = batch["items"][0]["task_id"]
     _end(services, task_id, Status.FAILED)
-    first = services.batches.get(batch["batch_id"])
-    services.store.requeue(task_id)
+    first = services.runtime.batches.get(batch["batch_id"])
+    services.runtime.job_store.requeue(task_id)
     _end(services, task_id)
-    second = services.batches.get(batch["batch_id"])
+    second = services.runtime.batches.get(batch["batch_id"])
     assert first is not None
     assert second is not None
     assert first.completed_at == second.completed_at is not None
@@ -298,13 +300,13 @@ def test_deleting_erases_everything_of_it_and_nothing_else(
     client: FlaskClient, services: Services
 ) -> None:
     other = _data(_send(client, _image("other.png", BLUE)))
-    before = set(services.objects.list(""))
+    before = set(services.runtime.object_store.list(""))
     batch = _data(_send(client, _image("a.png", RED), _image("b.png", GREEN)))
     _end(services, batch["items"][0]["task_id"])
     url = f"/api/v1/batches/{batch['batch_id']}"
     assert _data(client.delete(url), 200) == {"batch_id": batch["batch_id"], "erased": True}
     assert _error(client.get(url)) == (404, "batch_not_found")
-    assert set(services.objects.list("")) == before
+    assert set(services.runtime.object_store.list("")) == before
     redis = connect(services.settings.redis_url.get_secret_value())
     for word in [batch["batch_id"], *(item["task_id"] for item in batch["items"])]:
         assert [name for name in redis.scan_iter() if word in name] == []
@@ -314,7 +316,7 @@ def test_deleting_erases_everything_of_it_and_nothing_else(
 def test_a_batch_of_somebody_else_is_not_found(client: FlaskClient, services: Services) -> None:
     now = services.clock()
     batch = Batch(keys.new_batch_id(), "another-owner", now, now + 3600)
-    services.batches.create(batch)
+    services.runtime.batches.create(batch)
     url = f"/api/v1/batches/{batch.batch_id}"
     answers = [
         client.get(url),
@@ -361,7 +363,7 @@ def test_the_same_request_again_is_answered_with_the_same_batch(
     assert _data(first)["batch_id"] == _data(again)["batch_id"]
     assert "Idempotency-Replayed" not in first.headers
     assert again.headers["Idempotency-Replayed"] == "true"
-    assert services.store.counts()[Status.QUEUED] == 2
+    assert services.runtime.job_store.counts()[Status.QUEUED] == 2
     assert _error(send("order-7", RED, BLUE)) == (422, "idempotency_mismatch")
     assert _data(send("order-8", RED, GREEN))["batch_id"] != _data(first)["batch_id"]
     client.delete(f"/api/v1/batches/{_data(first)['batch_id']}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+from parts import with_parts
 from tenants import Tenant, begin, finish, job_of, services_with_keys, tenant
 
 from api.app import create_app
@@ -24,7 +25,7 @@ def services(server_settings: dict[str, object], objects: object) -> Services:  
 
 @pytest.fixture
 def shop(services: Services) -> Tenant:
-    return tenant(services, f"shop-{len(services.api_keys.list())}")
+    return tenant(services, f"shop-{len(services.runtime.api_keys.list())}")
 
 
 def _pages(shop: Tenant, query: str) -> list[list[str]]:
@@ -102,7 +103,7 @@ def test_a_queued_task_is_canceled_at_once(services: Services, shop: Tenant) -> 
     answer = shop.call("POST", f"/api/v1/tasks/{task_id}/cancel")
     assert answer.status_code == 200
     assert answer.get_json()["data"]["status"] == "canceled"
-    assert services.store.claim(task_id, token="t", worker="w") == "final"
+    assert services.runtime.job_store.claim(task_id, token="t", worker="w") == "final"
     assert shop.error("POST", f"/api/v1/tasks/{task_id}/cancel") == (409, "task_finished")
     assert shop.error("GET", f"/api/v1/tasks/{task_id}/result") == (409, "task_canceled")
 
@@ -113,8 +114,8 @@ def test_a_running_task_is_canceled_and_its_workers_last_write_refused(
     task_id = shop.submit()
     token = begin(services, task_id)
     assert shop.call("POST", f"/api/v1/tasks/{task_id}/cancel").status_code == 200
-    assert not services.store.renew(task_id, token=token)
-    assert not services.store.finish(task_id, token=token, status=Status.SUCCEEDED)
+    assert not services.runtime.job_store.renew(task_id, token=token)
+    assert not services.runtime.job_store.finish(task_id, token=token, status=Status.SUCCEEDED)
     assert shop.data(f"/api/v1/tasks/{task_id}")["status"] == "canceled"
 
 
@@ -137,7 +138,7 @@ def test_cancel_against_finish_leaves_one_final_state(services: Services, shop: 
         ) -> None:
             start.wait()
             finished.append(  # noqa: B023 - joined below
-                services.store.finish(task_id, token=token, status=Status.SUCCEEDED)
+                services.runtime.job_store.finish(task_id, token=token, status=Status.SUCCEEDED)
             )
 
         threads = [threading.Thread(target=cancel), threading.Thread(target=end)]
@@ -151,7 +152,9 @@ def test_cancel_against_finish_leaves_one_final_state(services: Services, shop: 
         assert canceled != finished[0]
         state = job_of(services, task_id).status
         assert state is (Status.CANCELED if canceled else Status.SUCCEEDED)
-        assert [status for status in Status if task_id in services.store.ids(status)] == [state]
+        assert [
+            status for status in Status if task_id in services.runtime.job_store.ids(status)
+        ] == [state]
         outcomes.add(state)
     assert outcomes <= {Status.CANCELED, Status.SUCCEEDED}
 
@@ -160,18 +163,18 @@ def test_an_erased_task_leaves_nothing_behind(services: Services, shop: Tenant) 
     task_id, other = shop.submit(), shop.submit()
     result, others = finish(services, task_id), finish(services, other)
     stray = keys.result_key(task_id, "w/1/stray", "png")
-    services.objects.put(stray, io.BytesIO(b"x"), 1, "image/png")
+    services.runtime.object_store.put(stray, io.BytesIO(b"x"), 1, "image/png")
     answer = shop.call("DELETE", f"/api/v1/tasks/{task_id}")
     assert answer.get_json()["data"] == {"task_id": task_id, "erased": True}
     for key in (keys.original_key(task_id), result, stray):
         with pytest.raises(ObjectNotFoundError):
-            services.objects.get(key)
+            services.runtime.object_store.get(key)
     client = connect(services.settings.redis_url.get_secret_value())
     assert _mentions(client, task_id) == []
     assert shop.error("DELETE", f"/api/v1/tasks/{task_id}") == (404, "task_not_found")
     # Its twin, of the same bytes, is whole.
-    assert services.objects.get(others) == b"a cutout"
-    assert services.objects.get(keys.original_key(other))
+    assert services.runtime.object_store.get(others) == b"a cutout"
+    assert services.runtime.object_store.get(keys.original_key(other))
     assert shop.call("GET", f"/api/v1/tasks/{other}/result").status_code == 302
 
 
@@ -198,11 +201,13 @@ def test_a_run_that_was_under_way_cannot_bring_an_erased_task_back(
     task_id = shop.submit()
     token = begin(services, task_id)
     assert shop.call("DELETE", f"/api/v1/tasks/{task_id}").status_code == 200
-    assert not services.store.finish(task_id, token=token, status=Status.SUCCEEDED, size=1)
-    assert services.store.release(task_id, token=token) == "none"
-    assert services.store.crash(task_id, holder="gpu0@test/1/") == "none"
-    assert services.store.requeue(task_id) == "missing"
-    assert services.store.get(task_id) is None
+    assert not services.runtime.job_store.finish(
+        task_id, token=token, status=Status.SUCCEEDED, size=1
+    )
+    assert services.runtime.job_store.release(task_id, token=token) == "none"
+    assert services.runtime.job_store.crash(task_id, holder="gpu0@test/1/") == "none"
+    assert services.runtime.job_store.requeue(task_id) == "missing"
+    assert services.runtime.job_store.get(task_id) is None
 
 
 def test_an_erasure_that_the_store_cut_short_can_be_repeated(
@@ -213,11 +218,11 @@ def test_an_erasure_that_the_store_cut_short_can_be_repeated(
             raise StoreUnavailableError("away")
 
     task_id = shop.submit()
-    broken = replace(services, eraser=replace(services.eraser, objects=Away()))  # type: ignore[arg-type]
+    broken = with_parts(services, eraser=replace(services.runtime.eraser, objects=Away()))  # type: ignore[type-var]
     away = replace(shop, client=create_app(broken).test_client())
     assert away.error("DELETE", f"/api/v1/tasks/{task_id}") == (503, "store_unavailable")
     assert shop.call("DELETE", f"/api/v1/tasks/{task_id}").status_code == 200
-    assert services.store.get(task_id) is None
+    assert services.runtime.job_store.get(task_id) is None
 
 
 def _events(text: str) -> list[tuple[str, dict[str, object]]]:
@@ -283,7 +288,7 @@ def test_events_end_when_the_task_is_erased(
     for piece in shop.call("GET", f"/api/v1/tasks/{task_id}/events").response:
         told.append(piece if isinstance(piece, str) else piece.decode())
         if len(told) == 2:
-            later(lambda: services.eraser.erase(job))
+            later(lambda: services.runtime.eraser.erase(job))
     states = [data["status"] for _, data in _events("".join(told))]
     assert states in (["queued"], ["queued", "canceled"])
 
@@ -303,7 +308,7 @@ def test_events_count_among_the_waiting_and_give_their_place_back(
     assert places.taken.wait(30)
     second = caller.call("GET", path)
     assert [data["status"] for _, data in _events(second.get_data(as_text=True))] == ["queued"]
-    services.store.cancel(task_id)
+    services.runtime.job_store.cancel(task_id)
     first.join()
     assert places.acquire(blocking=False)
 
@@ -343,8 +348,8 @@ def test_the_service_says_how_workers_run_their_models(services: Services, shop:
         ]
     ):
         worker = f"gpu{number}@h"
-        services.fleet.beat(worker, queue=f"gpu.h.{number}", model="rmbg-2.0")
-        services.fleet.announce(worker, 60, **facts)
+        services.runtime.registry.beat(worker, queue=f"gpu.h.{number}", model="rmbg-2.0")
+        services.runtime.registry.announce(worker, 60, **facts)
     models = {model["name"]: model for model in shop.data("/api/v1/info")["models"]}
     assert models["u2netp"]["paths"] == []
     assert models["rmbg-2.0"]["paths"] == ["fast: no compiler", "graphed"]

@@ -5,12 +5,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
+from parts import with_parts
 from PIL import Image
 from redis import Redis
 
@@ -80,9 +80,9 @@ def model() -> Model:
 @pytest.fixture
 def runner(services: Services, model: Model) -> Runner:
     return Runner(
-        store=services.store,
-        objects=services.objects,
-        fleet=services.fleet,
+        store=services.runtime.job_store,
+        objects=services.runtime.object_store,
+        fleet=services.runtime.registry,
         model=model,
         model_lock=threading.Lock(),
         limits=services.settings.image_limits,
@@ -93,7 +93,13 @@ def runner(services: Services, model: Model) -> Runner:
 
 @pytest.fixture
 def settler(redis: Redis, services: Services) -> Settler:
-    return Settler(redis, services.store, services.objects, services.dispatcher, services.router)
+    return Settler(
+        redis,
+        services.runtime.job_store,
+        services.runtime.object_store,
+        services.runtime.dispatcher,
+        services.runtime.router,
+    )
 
 
 @pytest.fixture
@@ -122,7 +128,7 @@ def submit(services: Services, picture: bytes) -> Submit:
 
 
 def _job(services: Services, job: Job | str) -> Job:
-    found = services.store.get(job if isinstance(job, str) else job.task_id)
+    found = services.runtime.job_store.get(job if isinstance(job, str) else job.task_id)
     assert found is not None
     return found
 
@@ -139,13 +145,17 @@ def test_50_equal_pictures_at_once_run_the_model_once(
     with ThreadPoolExecutor(20) as pool:
         sent = [pool.submit(submit) for _ in range(50)]
         # What a worker and an I/O worker do, while the pictures come in.
-        while not all(each.done() for each in sent) or services.store.ids(Status.QUEUED):
-            for job in services.store.get_many(services.store.ids(Status.QUEUED)):
+        while not all(each.done() for each in sent) or services.runtime.job_store.ids(
+            Status.QUEUED
+        ):
+            for job in services.runtime.job_store.get_many(
+                services.runtime.job_store.ids(Status.QUEUED)
+            ):
                 if job.leader is None:
                     runner.run(job.task_id)
             settler.run_once()
     jobs = [each.result() for each in sent]
-    ended = [services.store.get(job.task_id) for job in jobs]
+    ended = [services.runtime.job_store.get(job.task_id) for job in jobs]
     assert model.calls == 1
     assert len({job.task_id for job in jobs}) == 50
     bytes_of = set()
@@ -154,8 +164,8 @@ def test_50_equal_pictures_at_once_run_the_model_once(
         assert job.status is Status.SUCCEEDED
         assert job.result_key is not None
         assert job.result_key.startswith(keys.results_prefix(job.task_id))
-        assert services.objects.get(job.original_key)
-        bytes_of.add(services.objects.get(job.result_key))
+        assert services.runtime.object_store.get(job.original_key)
+        bytes_of.add(services.runtime.object_store.get(job.result_key))
     assert len(bytes_of) == 1
     assert sum(job.cached for job in ended if job) == 49
 
@@ -171,11 +181,14 @@ def test_a_known_result_comes_at_once_with_objects_of_its_own(
     assert (data["status"], data["cached"], data["width"]) == ("succeeded", True, 60)
     assert data["task_id"] != first.task_id
     mine = _job(services, data["task_id"])
-    assert services.objects.get(mine.original_key) == picture
-    assert Image.open(io.BytesIO(services.objects.get(str(mine.result_key)))).size == (60, 40)
+    assert services.runtime.object_store.get(mine.original_key) == picture
+    assert Image.open(io.BytesIO(services.runtime.object_store.get(str(mine.result_key)))).size == (
+        60,
+        40,
+    )
     assert mine.file_stem == "mine"
     # Should Redis be lost, the copy tells whose it is.
-    assert mine.task_id in services.objects.metadata(mine.original_key)["rmbg-job"]
+    assert mine.task_id in services.runtime.object_store.metadata(mine.original_key)["rmbg-job"]
 
 
 @pytest.mark.parametrize("erased", ["the first", "the copy"])
@@ -192,11 +205,11 @@ def test_erasing_one_of_two_equal_tasks_leaves_the_other_whole(
     copy = submit()
     gone, stays = (first, copy) if erased == "the first" else (copy, first)
     assert client.delete(f"/api/v1/tasks/{gone.task_id}").status_code == 200
-    assert services.store.get(gone.task_id) is None
-    assert list(services.objects.list(keys.results_prefix(gone.task_id))) == []
+    assert services.runtime.job_store.get(gone.task_id) is None
+    assert list(services.runtime.object_store.list(keys.results_prefix(gone.task_id))) == []
     left = _job(services, stays)
-    assert services.objects.get(left.original_key)
-    assert len(services.objects.get(str(left.result_key))) == left.size
+    assert services.runtime.object_store.get(left.original_key)
+    assert len(services.runtime.object_store.get(str(left.result_key))) == left.size
     # And the next one is a hit only where there still is something to copy.
     assert submit().cached is (erased == "the copy")
 
@@ -217,12 +230,12 @@ def test_another_process_of_the_api_finds_it_in_redis(
     runner.run(submit().task_id)
     assert submit().cached
     other = Services.from_settings(services.settings)
-    assert services.cache.find(str(_leaderless_key(services))) is not None
-    assert other.cache.find(str(_leaderless_key(services))) is not None
+    assert services.runtime.result_cache.find(str(_leaderless_key(services))) is not None
+    assert other.runtime.result_cache.find(str(_leaderless_key(services))) is not None
 
 
 def _leaderless_key(services: Services) -> str | None:
-    done = services.store.get_many(services.store.ids(Status.SUCCEEDED))
+    done = services.runtime.job_store.get_many(services.runtime.job_store.ids(Status.SUCCEEDED))
     return next(job.cache_key for job in done if job.cache_key)
 
 
@@ -232,7 +245,7 @@ def test_a_result_that_cannot_be_copied_is_a_miss(
     first = submit()
     runner.run(first.task_id)
     assert submit().cached  # now in memory too
-    services.objects.delete(str(_job(services, first).result_key))
+    services.runtime.object_store.delete(str(_job(services, first).result_key))
     again = submit()
     assert (again.status, again.cached) == (Status.QUEUED, False)
     assert redis.get(keys.cached_key(str(first.cache_key))) is None
@@ -316,7 +329,7 @@ def test_when_the_leader_is_canceled_a_follower_runs_and_the_others_follow_it(
     services: Services, runner: Runner, settler: Settler, model: Model, submit: Submit
 ) -> None:
     leader, *followers = [submit() for _ in range(4)]
-    services.store.cancel(leader.task_id)
+    services.runtime.job_store.cancel(leader.task_id)
     settler.run_once()
     present = [_job(services, each) for each in followers]
     (new,) = [each for each in present if each.leader is None]
@@ -341,7 +354,7 @@ def test_a_follower_whose_record_cannot_be_read_holds_up_no_other(
     assert settler.run_once() == 0
     assert _job(services, good).status is Status.SUCCEEDED
     # The reconciler looks at it from time to time, should somebody mend it.
-    assert services.store.is_due(bad.task_id)
+    assert services.runtime.job_store.is_due(bad.task_id)
     assert redis.zcard(keys.SETTLING) == 0
 
 
@@ -399,7 +412,7 @@ def test_the_followers_of_a_canceled_leader_follow_whoever_leads_by_then(
     services: Services, settler: Settler, submit: Submit
 ) -> None:
     leader, follower = submit(), submit()
-    services.store.cancel(leader.task_id)
+    services.runtime.job_store.cancel(leader.task_id)
     new = submit()  # before anybody saw to the follower
     assert new.leader is None
     settler.run_once()
@@ -410,8 +423,8 @@ def test_a_leader_that_is_canceled_while_it_runs(
     services: Services, runner: Runner, settler: Settler, submit: Submit
 ) -> None:
     leader, follower = submit(), submit()
-    services.store.claim(leader.task_id, token=TOKEN, worker="gpu0@t")
-    services.store.cancel(leader.task_id)
+    services.runtime.job_store.claim(leader.task_id, token=TOKEN, worker="gpu0@t")
+    services.runtime.job_store.cancel(leader.task_id)
     settler.run_once()
     runner.run(follower.task_id)
     assert _job(services, follower).status is Status.SUCCEEDED
@@ -437,8 +450,10 @@ def test_poison_is_shared_and_bad_luck_is_not(
     services: Services, settler: Settler, submit: Submit, reason: JobError, *, shared: bool
 ) -> None:
     leader, follower = submit(), submit()
-    services.store.claim(leader.task_id, token=TOKEN, worker="gpu0@t")
-    services.store.finish(leader.task_id, token=TOKEN, status=Status.FAILED, error=reason)
+    services.runtime.job_store.claim(leader.task_id, token=TOKEN, worker="gpu0@t")
+    services.runtime.job_store.finish(
+        leader.task_id, token=TOKEN, status=Status.FAILED, error=reason
+    )
     settler.run_once()
     present = _job(services, follower)
     assert present.status is (Status.FAILED if shared else Status.QUEUED)
@@ -463,7 +478,7 @@ def test_the_most_urgent_follower_takes_over(
     services: Services, settler: Settler, submit: Submit
 ) -> None:
     leader, normal, high = submit(), submit(), submit(priority=Priority.HIGH)
-    services.store.cancel(leader.task_id)
+    services.runtime.job_store.cancel(leader.task_id)
     settler.run_once()
     assert _job(services, normal).leader == high.task_id
 
@@ -472,11 +487,11 @@ def test_a_follower_that_is_canceled_is_left_alone(
     services: Services, runner: Runner, settler: Settler, submit: Submit
 ) -> None:
     leader, gone, stays = submit(), submit(), submit()
-    assert services.store.cancel(gone.task_id) == "canceled"
+    assert services.runtime.job_store.cancel(gone.task_id) == "canceled"
     runner.run(leader.task_id)
     assert settler.run_once() == 1
     assert _job(services, gone).status is Status.CANCELED
-    assert list(services.objects.list(keys.results_prefix(gone.task_id))) == []
+    assert list(services.runtime.object_store.list(keys.results_prefix(gone.task_id))) == []
     assert _job(services, stays).status is Status.SUCCEEDED
 
 
@@ -490,15 +505,15 @@ def test_a_follower_that_is_canceled_while_its_copy_is_made_keeps_no_copy(
         """The store, with a cancel in the middle of a copy."""
 
         def copy(self, source: str, target: str) -> None:
-            services.objects.copy(source, target)
-            services.store.cancel(gone.task_id)
+            services.runtime.object_store.copy(source, target)
+            services.runtime.job_store.cancel(gone.task_id)
 
         def delete(self, key: str) -> None:
-            services.objects.delete(key)
+            services.runtime.object_store.delete(key)
 
-    parts = (services.dispatcher, services.router)
-    assert Settler(redis, services.store, Slow(), *parts).run_once() == 0  # type: ignore[arg-type]
-    assert list(services.objects.list(keys.results_prefix(gone.task_id))) == []
+    parts = (services.runtime.dispatcher, services.runtime.router)
+    assert Settler(redis, services.runtime.job_store, Slow(), *parts).run_once() == 0  # type: ignore[arg-type]
+    assert list(services.runtime.object_store.list(keys.results_prefix(gone.task_id))) == []
 
 
 def test_when_the_result_is_erased_before_it_was_copied_a_follower_runs(
@@ -506,7 +521,7 @@ def test_when_the_result_is_erased_before_it_was_copied_a_follower_runs(
 ) -> None:
     leader, first, second = submit(), submit(), submit()
     runner.run(leader.task_id)
-    services.objects.delete(str(_job(services, leader).result_key))
+    services.runtime.object_store.delete(str(_job(services, leader).result_key))
     assert settler.run_once() == 0
     present = [_job(services, each) for each in (first, second)]
     (new,) = [each for each in present if each.leader is None]
@@ -525,9 +540,9 @@ def test_a_store_that_is_away_holds_the_followers_up_and_loses_none(
         def copy(self, *_: object, **__: object) -> None:
             raise StoreUnavailableError("away")
 
-    parts = (services.dispatcher, services.router)
+    parts = (services.runtime.dispatcher, services.runtime.router)
     with pytest.raises(StoreUnavailableError):
-        Settler(redis, services.store, Away(), *parts).run_once()  # type: ignore[arg-type]
+        Settler(redis, services.runtime.job_store, Away(), *parts).run_once()  # type: ignore[arg-type]
     assert settler.run_once() == 1
     assert _job(services, follower).status is Status.SUCCEEDED
     assert redis.zcard(keys.SETTLING) == 1
@@ -540,15 +555,15 @@ def test_a_follower_whose_leader_runs_has_begun_by_its_deadline(
 ) -> None:
     leader, follower = submit(), submit(expires_in=1)
     clock = replace_clock(services, follower.created_at + 2)
-    services.store.claim(leader.task_id, token=TOKEN, worker="gpu0@t")
-    assert not clock.store.fail_overdue(follower.task_id)
-    services.store.release(leader.task_id, token=TOKEN)
-    assert clock.store.fail_overdue(follower.task_id)
+    services.runtime.job_store.claim(leader.task_id, token=TOKEN, worker="gpu0@t")
+    assert not clock.runtime.job_store.fail_overdue(follower.task_id)
+    services.runtime.job_store.release(leader.task_id, token=TOKEN)
+    assert clock.runtime.job_store.fail_overdue(follower.task_id)
 
 
 def replace_clock(services: Services, now: float) -> Services:
-    store = type(services.store)(services.store._client, clock=lambda: now)
-    return replace(services, store=store)
+    store = type(services.runtime.job_store)(services.runtime.job_store._client, clock=lambda: now)
+    return with_parts(services, job_store=store)
 
 
 def test_a_hit_behind_a_background_of_its_own(
@@ -564,7 +579,7 @@ def test_a_hit_behind_a_background_of_its_own(
     runner.run(first.task_id)
     hit = submit(background=behind(), options=options)
     assert hit.cached
-    assert services.objects.get(str(hit.background_key)) == coffee.read_bytes()
+    assert services.runtime.object_store.get(str(hit.background_key)) == coffee.read_bytes()
     with pytest.raises(ObjectNotFoundError):
-        services.objects.get(keys.background_key(keys.new_task_id()))
-    assert services.objects.get(hit.original_key) == picture
+        services.runtime.object_store.get(keys.background_key(keys.new_task_id()))
+    assert services.runtime.object_store.get(hit.original_key) == picture

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from flask import Flask
+from parts import with_parts
 from structlog.testing import capture_logs
 from tenants import PHOTO, Tenant, finish, services_with_keys, tenant
 from urllib3.filepost import encode_multipart_formdata
@@ -126,7 +126,7 @@ def test_a_crash_tells_no_secrets(services: Services) -> None:
         def page(self, *_: object, **__: object) -> None:
             raise RuntimeError("redis://:password@host")
 
-    broken = replace(services, owned=Broken())  # type: ignore[arg-type]
+    broken = with_parts(services, task_list=Broken())
     caller = tenant(broken, "crash")
     answer = caller.call("GET", "/api/v1/tasks")
     assert _check(answer) == (500, "internal_error")

@@ -4,12 +4,12 @@ import io
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
+from parts import with_parts
 from PIL import Image
 from pydantic import SecretStr
 from redis import Redis
@@ -57,9 +57,9 @@ def services(server_settings: dict[str, object], redis: Redis) -> Services:
     parts = urlsplit(str(server_settings["redis_url"]))
     own = {"redis_url": parts._replace(path="/14").geturl(), "s3_bucket": "lost-answers"}
     services = Services.from_settings(ApiSettings.load(**{**server_settings, **own}))
-    services.objects.ensure_bucket()
-    for key in services.objects.list(""):
-        services.objects.delete(key)
+    services.runtime.object_store.ensure_bucket()
+    for key in services.runtime.object_store.list(""):
+        services.runtime.object_store.delete(key)
     # So that none has to be sent as a text first.
     for script in load_scripts(redis).values():
         redis.script_load(script.script)
@@ -84,9 +84,7 @@ def client(services: Services, proxy: tuple[RedisProxy, int]) -> Iterator[FlaskC
     parts = urlsplit(services.settings.redis_url.get_secret_value())
     address = parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{proxy[1]}").geturl()
     with connect(address, timeout=0.7) as through:
-        store = JobStore(through)
-        once = replace(services.once, store=store)
-        tampered = replace(services, store=store, once=once)
+        tampered = with_parts(services, job_store=JobStore(through))
         with create_app(tampered).test_client() as client:
             yield client
 
@@ -121,18 +119,18 @@ def _assert_refused(answer: TestResponse) -> None:
 def _run_all(services: Services) -> list[str]:
     """What a worker does, and the ids of those that succeeded."""
     runner = Runner(
-        store=services.store,
-        objects=services.objects,
-        fleet=services.fleet,
+        store=services.runtime.job_store,
+        objects=services.runtime.object_store,
+        fleet=services.runtime.registry,
         model=Model(),
         model_lock=threading.Lock(),
         limits=services.settings.image_limits,
         worker="gpu0@t",
         leave=lambda: None,
     )
-    for task_id in services.store.ids(Status.QUEUED):
+    for task_id in services.runtime.job_store.ids(Status.QUEUED):
         runner.run(task_id)
-    return services.store.ids(Status.SUCCEEDED)
+    return services.runtime.job_store.ids(Status.SUCCEEDED)
 
 
 def _messages(redis: Redis) -> int:
@@ -165,14 +163,14 @@ def test_a_record_that_comes_after_the_refusal_is_not_written(
     client: FlaskClient, services: Services, faulty: RedisProxy, *, known: bool
 ) -> None:
     before = _make_known(client, services) if known else []
-    bucket = set(services.objects.list(""))
+    bucket = set(services.runtime.object_store.list(""))
     faulty.fault = Fault.DELAY
     _assert_refused(_send(client, key="order-17"))
     # Nothing is accepted, nothing stays, and the key is free.
-    assert set(services.objects.list("")) == bucket
+    assert set(services.runtime.object_store.list("")) == bucket
     faulty.release()
     assert _run_all(services) == before
-    assert services.store.dead() == []
+    assert services.runtime.job_store.dead() == []
     task_id = _id(_send(client, key="order-17"))
     assert sorted(_run_all(services)) == sorted([*before, task_id])
 
@@ -182,10 +180,10 @@ def test_where_nothing_can_be_known_a_late_record_finds_its_pictures(
     client: FlaskClient, services: Services, faulty: RedisProxy, *, known: bool
 ) -> None:
     before = _make_known(client, services) if known else []
-    bucket = set(services.objects.list(""))
+    bucket = set(services.runtime.object_store.list(""))
     faulty.fault = Fault.STALL
     _assert_refused(_send(client, key="order-17"))
-    left = set(services.objects.list("")) - bucket
+    left = set(services.runtime.object_store.list("")) - bucket
     assert {key.partition("/")[0] for key in left} >= {"originals", "backgrounds"}
     # While nobody knows, the key stands for neither that task nor another one.
     with create_app(services).test_client() as beside:
@@ -204,10 +202,15 @@ def test_a_refused_job_whose_pictures_could_not_be_removed_is_not_restored(
     monkeypatch.setattr("api.submission.intake.discard", lambda *_: None)
     faulty.fault = Fault.DELAY
     _assert_refused(_send(client))
-    restorer = Restorer(services.store, services.objects, services.dispatcher, services.router)
+    restorer = Restorer(
+        services.runtime.job_store,
+        services.runtime.object_store,
+        services.runtime.dispatcher,
+        services.runtime.router,
+    )
     (lost,) = restorer.find().lost
     assert not restorer.restore(lost)
-    assert services.store.ids(Status.QUEUED) == []
+    assert services.runtime.job_store.ids(Status.QUEUED) == []
 
 
 def test_a_batch_takes_part_in_none_of_that(
@@ -219,9 +222,9 @@ def test_a_batch_takes_part_in_none_of_that(
     faulty.release()
     # A task of its own, which no batch waits for.
     (task_id,) = _run_all(services)
-    job = services.store.get(task_id)
+    job = services.runtime.job_store.get(task_id)
     assert job is not None
-    assert job.original_key in set(services.objects.list("originals/"))
+    assert job.original_key in set(services.runtime.object_store.list("originals/"))
 
 
 def test_a_message_that_is_not_taken_holds_nobody_for_long(
@@ -232,11 +235,11 @@ def test_a_message_that_is_not_taken_holds_nobody_for_long(
     parts = urlsplit(services.settings.redis_url.get_secret_value())
     address = parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{port}").geturl()
     settings = services.settings.model_copy(update={"redis_url": SecretStr(address)})
-    dispatcher = Services.from_settings(settings).dispatcher
+    dispatcher = Services.from_settings(settings).runtime.dispatcher
     faulty.marker, faulty.fault = b"LPUSH", Fault.STALL
-    with create_app(replace(services, dispatcher=dispatcher)).test_client() as client:
+    with create_app(with_parts(services, dispatcher=dispatcher)).test_client() as client:
         began = time.monotonic()
         task_id = _id(_send(client))
         assert time.monotonic() - began < 8
     assert faulty.met.is_set()
-    assert services.store.ids(Status.QUEUED) == [task_id]
+    assert services.runtime.job_store.ids(Status.QUEUED) == [task_id]

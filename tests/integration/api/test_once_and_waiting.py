@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from parts import with_parts
 from redis import Redis
 from werkzeug.test import TestResponse
 
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
-from api.submission.once import Once, parse_key
+from api.submission.once import parse_key
 from tasks import keys
 from tasks.connection import connect
 from tasks.errors import QueueUnavailableError, StoreUnavailableError
@@ -85,7 +86,7 @@ def test_the_same_request_again_is_the_same_task(client: FlaskClient, services: 
     assert "Idempotency-Replayed" not in first.headers
     assert again.headers["Idempotency-Replayed"] == "true"
     assert again.headers["Location"] == first.headers["Location"]
-    assert services.store.ids(Status.QUEUED) == [_id(first)]
+    assert services.runtime.job_store.ids(Status.QUEUED) == [_id(first)]
     assert _id(_send(client, "order-18")) != _id(first)
     assert _id(_send(client, None)) != _id(first)
 
@@ -106,8 +107,12 @@ def test_twenty_threads_with_one_key_make_one_task(app: Flask, services: Service
     with ThreadPoolExecutor(20) as pool:
         made = set(pool.map(send, range(20)))
     assert len(made) == 1
-    assert services.store.ids(Status.QUEUED) == list(made)
-    stored = [key for key in services.objects.list(keys.ORIGINALS) if keys.task_id_of(key) in made]
+    assert services.runtime.job_store.ids(Status.QUEUED) == list(made)
+    stored = [
+        key
+        for key in services.runtime.object_store.list(keys.ORIGINALS)
+        if keys.task_id_of(key) in made
+    ]
     assert len(stored) == 1
 
 
@@ -129,7 +134,7 @@ def test_what_was_not_accepted_leaves_its_key_free(services: Services) -> None:
         def put(self, *_: object, **__: object) -> None:
             raise StoreUnavailableError("away")
 
-    with create_app(replace(services, objects=Away())).test_client() as client:  # type: ignore[arg-type]
+    with create_app(with_parts(services, object_store=Away())).test_client() as client:
         assert _send(client, "order-17").status_code == 503
     with create_app(services).test_client() as client:
         assert _send(client, "order-17").status_code == 202
@@ -144,10 +149,10 @@ def test_a_request_that_is_just_being_accepted(app: Flask, services: Services) -
         def put(self, *parts: Any, **more: Any) -> None:  # noqa: ANN401 - any store's
             with ThreadPoolExecutor(1) as pool:
                 self.answer = pool.submit(_send, app.test_client(), "order-17").result()
-            services.objects.put(*parts, **more)
+            services.runtime.object_store.put(*parts, **more)
 
     slow = Slow()
-    with create_app(replace(services, objects=slow)).test_client() as first:  # type: ignore[arg-type]
+    with create_app(with_parts(services, object_store=slow)).test_client() as first:
         assert _send(first, "order-17").status_code == 202
     assert slow.answer is not None
     assert _refusal(slow.answer) == (409, "idempotency_in_progress")
@@ -160,7 +165,7 @@ def test_a_process_that_died_having_recorded_the_task_is_no_reason_for_a_second_
         def keep(self, *_: object) -> None:
             raise QueueUnavailableError("this stands for a kill")
 
-    dying = replace(services, once=Once(Dying(redis), services.store))
+    dying = with_parts(services, idempotency_keys=Dying(redis))
     with create_app(dying).test_client() as client:
         first = _id(_send(client, "order-17"))
     with create_app(services).test_client() as client:
@@ -181,7 +186,7 @@ def test_keys_are_their_owners_own(services: Services) -> None:
         return Job(task_id, "m", "q", "o", 0, 0)
 
     for owner in (ANONYMOUS, Owner("a", "alice"), Owner("b", "bob")):
-        services.once.accept(owner, "k", {}, accept)
+        services.idempotency.accept(owner, "k", {}, accept)
     assert len(set(made)) == 3
 
 
@@ -199,7 +204,7 @@ def test_a_reservation_that_ran_out_is_not_written_over(services: Services, redi
     known.keep("", "k", mine)
     known.free("", "k", mine)
     assert known.reserve("", "k", mine) == other
-    assert services.store.get("rm-1") is None
+    assert services.runtime.job_store.get("rm-1") is None
 
 
 @pytest.mark.parametrize(
@@ -219,9 +224,9 @@ def test_a_malformed_key_is_refused(client: FlaskClient, header: str) -> None:
 
 def _finish_when_queued(services: Services, over: threading.Event) -> None:
     while not over.wait(0.02):
-        for task_id in services.store.ids(Status.QUEUED):
-            services.store.claim(task_id, token="t", worker="w")
-            services.store.finish(task_id, token="t", status=Status.SUCCEEDED)
+        for task_id in services.runtime.job_store.ids(Status.QUEUED):
+            services.runtime.job_store.claim(task_id, token="t", worker="w")
+            services.runtime.job_store.finish(task_id, token="t", status=Status.SUCCEEDED)
 
 
 def test_a_client_that_would_wait_gets_the_finished_task(

@@ -85,7 +85,7 @@ def client(services: Services) -> Iterator[FlaskClient]:
 
 def _accepted(answer: TestResponse, services: Services) -> Job:
     assert answer.status_code == 202, answer.get_json()
-    job = services.store.get(answer.get_json()["data"]["task_id"])
+    job = services.runtime.job_store.get(answer.get_json()["data"]["task_id"])
     assert job is not None
     return job
 
@@ -95,7 +95,7 @@ def test_a_picture_by_its_address(
     client: FlaskClient, services: Services, site: str, coffee_bytes: bytes, path: str
 ) -> None:
     job = _accepted(client.post(PATH, json={"image_url": site + path}), services)
-    assert services.objects.get(job.original_key) == coffee_bytes
+    assert services.runtime.object_store.get(job.original_key) == coffee_bytes
     assert job.file_stem == "cup"
 
 
@@ -124,7 +124,7 @@ def test_what_comes_from_an_address_and_will_not_do(
     body = client.post(PATH, json={"image_url": site + path}).get_json()
     assert (body["code"] // 100, body["error"]["type"]) == (status, kind)
     assert words in body["message"]
-    assert services.store.ids(Status.QUEUED) == []
+    assert services.runtime.job_store.ids(Status.QUEUED) == []
 
 
 @pytest.mark.parametrize("name", ["image_url", "background_url"])
@@ -155,7 +155,7 @@ def test_a_background_lies_beside_the_original(
         form["background_url"] = f"{site}/cup.jpg"
     body, kind = encode_multipart_formdata(form)
     job = _accepted(client.post(PATH, data=body, content_type=kind), services)
-    assert services.objects.get(str(job.background_key)) == coffee_bytes
+    assert services.runtime.object_store.get(str(job.background_key)) == coffee_bytes
     assert Options.from_dict(job.options).background_sha256 == job.sha256
 
 

@@ -90,7 +90,7 @@ def accepted(answer: TestResponse) -> bool:
 
 
 def latest_options(services: Services) -> dict[str, Any]:
-    (job,) = services.store.newest([Status.QUEUED], 1)
+    (job,) = services.runtime.job_store.newest([Status.QUEUED], 1)
     assert job.priority is Priority.HIGH
     return job.options
 
@@ -255,8 +255,8 @@ def test_base64_as_clients_spoil_it(client: FlaskClient, services: Services, spo
     text = base64.b64encode(data).decode()
     assert "+" in text
     assert accepted(send(client, image_file_b64=spoil(text)))
-    (job,) = services.store.newest([Status.QUEUED], 1)
-    assert services.objects.get(job.original_key) == data
+    (job,) = services.runtime.job_store.newest([Status.QUEUED], 1)
+    assert services.runtime.object_store.get(job.original_key) == data
 
 
 def test_a_large_text_is_no_reason_for_413(client: FlaskClient) -> None:
@@ -365,9 +365,9 @@ def test_pictures_by_address(services: Services, site: str) -> None:
             answer = post(client, bg_image_url=site + path)
             assert error_of(answer) == (400, code.format("bg"))
         assert accepted(post(client, bg_image_url=f"{site}/a.png"))
-        (job,) = services.store.newest([Status.QUEUED], 1)
+        (job,) = services.runtime.job_store.newest([Status.QUEUED], 1)
         assert job.background_key is not None
-        assert services.objects.get(job.background_key) == PICTURE
+        assert services.runtime.object_store.get(job.background_key) == PICTURE
 
 
 def test_inner_addresses_are_no_addresses(client: FlaskClient, site: str) -> None:
@@ -383,9 +383,9 @@ def test_a_background_may_be_as_large_as_the_picture(client: FlaskClient) -> Non
 def test_a_background_file_goes_along(client: FlaskClient, services: Services) -> None:
     behind = picture("JPEG")
     assert accepted(post(client, bg_image_file=file(behind, "bg.jpg"), format="jpg"))
-    (job,) = services.store.newest([Status.QUEUED], 1)
+    (job,) = services.runtime.job_store.newest([Status.QUEUED], 1)
     assert job.background_key is not None
-    assert services.objects.get(job.background_key) == behind
+    assert services.runtime.object_store.get(job.background_key) == behind
     assert job.options["background_sha256"]
     assert job.options["matte_color"] is None
 
@@ -428,7 +428,7 @@ def test_what_a_worker_found(
     ],
 )
 def test_a_bad_key_is_403(services: Services, headers: dict[str, str], title: str) -> None:
-    services.api_keys.add("shop")
+    services.runtime.api_keys.add("shop")
     with create_app(with_settings(services, auth="on")).test_client() as client:
         for answer in (
             client.post(REMOVE, headers=headers),
@@ -441,7 +441,7 @@ def test_a_bad_key_is_403(services: Services, headers: dict[str, str], title: st
 
 @pytest.mark.parametrize("header", ["X-Api-Key: {}", "x-api-key: {}", "Authorization: Bearer {}"])
 def test_a_good_key_in_any_form(services: Services, header: str) -> None:
-    _, key = services.api_keys.add("shop")
+    _, key = services.runtime.api_keys.add("shop")
     name, _, value = header.format(key).partition(": ")
     with create_app(with_settings(services, auth="on")).test_client() as client:
         assert client.get("/v1.0/account", headers={name: value}).status_code == 200
@@ -462,7 +462,7 @@ def test_the_account_has_no_key_more_and_none_less(client: FlaskClient) -> None:
 
 
 def test_improve_keeps_a_picture_only_where_that_is_wanted(services: Services) -> None:
-    before = set(services.objects.list("improvements/"))
+    before = set(services.runtime.object_store.list("improvements/"))
     for keep in (False, True):
         app = create_app(with_settings(services, removebg_keep_improvements=keep))
         with app.test_client() as client:
@@ -470,7 +470,7 @@ def test_improve_keeps_a_picture_only_where_that_is_wanted(services: Services) -
             assert answer.status_code == 200
             assert set(answer.get_json()) == {"id"}
             assert error_of(client.post("/v1.0/improve")) == (400, "missing_source")
-        added = set(services.objects.list("improvements/")) - before
+        added = set(services.runtime.object_store.list("improvements/")) - before
         assert added == ({f"improvements/{answer.get_json()['id']}"} if keep else set())
 
 

@@ -12,6 +12,7 @@ from urllib.parse import urljoin
 import pytest
 import urllib3
 from flask.testing import FlaskClient
+from parts import with_parts
 from PIL import Image
 from urllib3.filepost import encode_multipart_formdata
 from werkzeug.test import TestResponse
@@ -22,6 +23,7 @@ from api.settings import ApiSettings
 from inference.options import Options, OutputFormat
 from tasks import keys
 from tasks.connection import connect
+from tasks.dispatch import Dispatcher
 from tasks.jobs import Job, JobError, Status
 from tasks.manifest import read_manifest
 from tasks.worker.lost import list_key, message_id, sending_of
@@ -73,7 +75,7 @@ def _error(answer: TestResponse) -> tuple[int, str, str]:
 
 
 def _job(services: Services, task_id: str) -> Job:
-    job = services.store.get(task_id)
+    job = services.runtime.job_store.get(task_id)
     assert job is not None
     return job
 
@@ -88,7 +90,7 @@ def test_a_picture_is_stored_recorded_and_queued(
     assert data["status"] == "queued"
 
     job = _job(services, data["task_id"])
-    assert services.objects.get(job.original_key) == coffee.read_bytes()
+    assert services.runtime.object_store.get(job.original_key) == coffee.read_bytes()
     asked = Options(OutputFormat.JPG, (255, 255, 255, 255), quality=80, refine=False)
     assert Options.from_dict(job.options) == asked
     assert job.file_stem == "coffee"
@@ -116,7 +118,7 @@ def test_a_task_shows_its_states(submit: Submit, client: FlaskClient, services: 
     answer = client.get(f"/api/v1/tasks/{task_id}/result")
     assert _error(answer)[:2] == (409, "task_not_finished")
 
-    services.store.claim(task_id, token="t", worker="gpu0@a")
+    services.runtime.job_store.claim(task_id, token="t", worker="gpu0@a")
     task = _data(client.get(f"/api/v1/tasks/{task_id}"))
     assert (task["status"], task["worker"], task["attempts"]) == ("processing", "gpu0@a", 1)
 
@@ -132,17 +134,17 @@ def test_a_task_shows_its_states(submit: Submit, client: FlaskClient, services: 
 
 def _finish(services: Services, task_id: str, data: bytes) -> None:
     key = keys.result_key(task_id, "t", "png")
-    services.objects.put(key, io.BytesIO(data), len(data), "image/png")
-    assert services.store.finish(
+    services.runtime.object_store.put(key, io.BytesIO(data), len(data), "image/png")
+    assert services.runtime.job_store.finish(
         task_id, token="t", status=Status.SUCCEEDED, result_key=key, format="png"
     )
 
 
 def test_a_failed_task_says_why(submit: Submit, client: FlaskClient, services: Services) -> None:
     task_id = _data(submit())["task_id"]
-    services.store.claim(task_id, token="t", worker="w")
+    services.runtime.job_store.claim(task_id, token="t", worker="w")
     reason = JobError("invalid_image", "The picture is damaged.")
-    services.store.finish(task_id, token="t", status=Status.FAILED, error=reason)
+    services.runtime.job_store.finish(task_id, token="t", status=Status.FAILED, error=reason)
     task = _data(client.get(f"/api/v1/tasks/{task_id}"))
     assert task["error"] == {
         "type": "invalid_image",
@@ -156,7 +158,7 @@ def test_a_failed_task_says_why(submit: Submit, client: FlaskClient, services: S
 
 def test_an_expired_task_is_gone(submit: Submit, services: Services) -> None:
     task_id = _data(submit())["task_id"]
-    services.store.claim(task_id, token="t", worker="w")
+    services.runtime.job_store.claim(task_id, token="t", worker="w")
     _finish(services, task_id, b"cutout")
     later = replace(services, clock=lambda: _job(services, task_id).expires_at + 1)
     with create_app(later).test_client() as client:
@@ -226,10 +228,10 @@ def test_a_bad_parameter_gets_its_own_clear_error(
 
 
 def test_nothing_is_stored_for_what_is_refused(submit: Submit, services: Services) -> None:
-    before = set(services.store.ids(Status.QUEUED))
+    before = set(services.runtime.job_store.ids(Status.QUEUED))
     submit(b"no picture")
     submit(quality="0")
-    assert set(services.store.ids(Status.QUEUED)) == before
+    assert set(services.runtime.job_store.ids(Status.QUEUED)) == before
 
 
 @pytest.mark.parametrize(
@@ -261,14 +263,14 @@ def test_a_store_that_is_away_is_503_and_accepts_nothing(
 ) -> None:
     away = ApiSettings.load(**{**server_settings, "s3_endpoint": "http://127.0.0.1:1"})
     services = Services.from_settings(away)
-    before = set(services.store.ids(Status.QUEUED))
+    before = set(services.runtime.job_store.ids(Status.QUEUED))
     with create_app(services).test_client() as client:
         answer = client.post(
             "/api/v1/remove-bg", data={"image": (coffee.open("rb"), "a.jpg"), "cache": "false"}
         )
     assert _error(answer)[:2] == (503, "store_unavailable")
     assert answer.headers["Retry-After"].isdigit()
-    assert set(services.store.ids(Status.QUEUED)) == before
+    assert set(services.runtime.job_store.ids(Status.QUEUED)) == before
 
 
 def test_redis_away_is_503_and_no_picture_is_stored(
@@ -277,7 +279,7 @@ def test_redis_away_is_503_and_no_picture_is_stored(
     away = ApiSettings.load(**{**server_settings, "redis_url": "redis://127.0.0.1:1/0"})
     services = Services.from_settings(away)
     put: list[str] = []
-    watched = replace(services, objects=_Watched(services.objects, put, []))
+    watched = with_parts(services, object_store=_Watched(services.runtime.object_store, put, []))
     # The cache would find Redis away before anything could be put.
     with create_app(watched).test_client() as client:
         answer = client.post(
@@ -313,10 +315,10 @@ def test_a_restore_that_was_quicker_does_not_unmake_the_job(
             super().put(key, *rest, **options)
             job = read_manifest(key, self._inner.metadata(key))
             assert job is not None
-            services.store.create(job.evolve(queue="model.u2netp"))
+            services.runtime.job_store.create(job.evolve(queue="model.u2netp"))
 
     deleted: list[str] = []
-    quick = replace(services, objects=Restored(services.objects, [], deleted))
+    quick = with_parts(services, object_store=Restored(services.runtime.object_store, [], deleted))
     with create_app(quick).test_client() as client:
         answer = client.post(
             "/api/v1/remove-bg", data={"image": (coffee.open("rb"), "a.jpg"), "cache": "false"}
@@ -333,17 +335,20 @@ def test_a_message_that_cannot_be_sent_does_not_unmake_the_job(
         def send_task(self, *_: object, **__: object) -> None:
             raise OSError("broker away")
 
-    broken = replace(services, dispatcher=type(services.dispatcher)(Broken(), services.store))  # type: ignore[arg-type]
+    broken = with_parts(
+        services,
+        dispatcher=Dispatcher(Broken(), services.runtime.job_store),  # type: ignore[arg-type]
+    )
     with create_app(broken).test_client() as client:
         answer = client.post(
             "/api/v1/remove-bg", data={"image": (coffee.open("rb"), "a.jpg"), "cache": "false"}
         )
     assert answer.status_code == 202
-    assert _data(answer)["task_id"] in services.store.ids(Status.QUEUED)
+    assert _data(answer)["task_id"] in services.runtime.job_store.ids(Status.QUEUED)
 
 
 def test_readiness_names_what_is_missing(client: FlaskClient, services: Services) -> None:
-    assert not services.store.ready_workers()
+    assert not services.runtime.job_store.ready_workers()
     status, kind, message = _error(client.get("/healthz/ready"))
     assert (status, kind) == (503, "not_ready")
     assert "worker" in message

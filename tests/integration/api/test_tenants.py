@@ -54,7 +54,7 @@ def test_anothers_task_is_not_there(
     task_id = shop.submit()
     if done:
         finish(services, task_id)
-    before = services.store.get(task_id)
+    before = services.runtime.job_store.get(task_id)
     theirs = studio.call(method, f"/api/v1/tasks/{task_id}{path}")
     nobodys = studio.call(method, f"/api/v1/tasks/rm-20261122-nothing{path}")
     assert theirs.status_code == nobodys.status_code == 404
@@ -62,8 +62,8 @@ def test_anothers_task_is_not_there(
         told, untold = theirs.get_json(), nobodys.get_json()
         assert told["error"]["type"] == "task_not_found"
         assert {**told, "request_id": ""} == {**untold, "request_id": ""}
-    assert services.store.get(task_id) == before
-    assert services.objects.get(keys.original_key(task_id))
+    assert services.runtime.job_store.get(task_id) == before
+    assert services.runtime.object_store.get(keys.original_key(task_id))
 
 
 def test_anothers_batch_is_not_there(shop: Tenant, studio: Tenant) -> None:
@@ -102,7 +102,7 @@ def test_what_a_key_submitted_is_hidden_from_nobody_in_particular(
     shop: Tenant, services: Services
 ) -> None:
     task_id = shop.submit()
-    job = services.store.get(task_id)
+    job = services.runtime.job_store.get(task_id)
     assert job is not None
     assert job.owner == shop.id
     assert shop.client.get(f"/api/v1/tasks/{task_id}").status_code == 401
@@ -140,4 +140,4 @@ def test_a_refused_access_is_no_access(
     studio.call("DELETE", f"/api/v1/tasks/{task_id}")
     assert shop.error("GET", f"/api/v1/tasks/{task_id}/result") == (409, "task_not_finished")
     assert [line for line in audited if str(line["event"]).startswith("audit.")] == []
-    assert task_id in services.store.ids(Status.QUEUED)
+    assert task_id in services.runtime.job_store.ids(Status.QUEUED)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
+from parts import with_parts
 from werkzeug.test import TestResponse
 
 from api.app import create_app
@@ -56,7 +57,7 @@ def _offset(client: FlaskClient, url: str) -> int:
 
 
 def _whole(services: Services, url: str, owner: str = "") -> bytes:
-    stream, _ = services.uploads.open(owner, _id(url))
+    stream, _ = services.runtime.uploads.open(owner, _id(url))
     return stream.read()
 
 
@@ -129,12 +130,11 @@ def test_pieces_of_any_size_make_the_file(
         assert _offset(client, url) == at
     assert _whole(services, url) == data
     # Nothing of its making is left.
-    assert list(services.objects.list(keys.upload_prefix(_id(url)))) == [
+    assert list(services.runtime.object_store.list(keys.upload_prefix(_id(url)))) == [
         f"{keys.upload_prefix(_id(url))}whole"
     ]
-    assert not [
-        each for each in services.uploads.large.unfinished(keys.UPLOADED) if _id(url) in each.key
-    ]
+    unfinished = services.runtime.uploads.large.unfinished(keys.UPLOADED)
+    assert not [each for each in unfinished if _id(url) in each.key]
 
 
 def test_head_tells_how_it_stands(client: FlaskClient) -> None:
@@ -239,10 +239,9 @@ def test_an_ended_upload_is_gone(client: FlaskClient, services: Services) -> Non
     _add(client, url, 0, _bytes(6 * MB))
     assert client.delete(url, headers=TUS).status_code == 204
     assert client.head(url, headers=TUS).status_code == 404
-    assert not list(services.objects.list(keys.upload_prefix(_id(url))))
-    assert not [
-        each for each in services.uploads.large.unfinished(keys.UPLOADED) if _id(url) in each.key
-    ]
+    assert not list(services.runtime.object_store.list(keys.upload_prefix(_id(url))))
+    unfinished = services.runtime.uploads.large.unfinished(keys.UPLOADED)
+    assert not [each for each in unfinished if _id(url) in each.key]
 
 
 def test_an_unknown_upload_is_not_found(client: FlaskClient) -> None:
@@ -253,17 +252,17 @@ def test_an_unknown_upload_is_not_found(client: FlaskClient) -> None:
 
 
 def test_an_upload_of_somebody_else_is_not_found(client: FlaskClient, services: Services) -> None:
-    upload = services.uploads.create("another-owner", 5)
+    upload = services.runtime.uploads.create("another-owner", 5)
     url = f"{UPLOADS}/{upload.upload_id}"
     assert client.head(url, headers=TUS).status_code == 404
     assert _type(_add(client, url, 0, b"abcde")) == (404, "upload_not_found")
 
 
 def test_an_expired_upload_is_gone(services: Services) -> None:
-    later = services.uploads.clock() + services.uploads.seconds + 1
+    later = services.runtime.uploads.clock() + services.runtime.uploads.seconds + 1
     with create_app(services).test_client() as client:
         url = _begin(client, 5)
-    moved = replace(services, uploads=replace(services.uploads, clock=lambda: later))
+    moved = with_parts(services, uploads=replace(services.runtime.uploads, clock=lambda: later))
     with create_app(moved).test_client() as client:
         assert client.head(url, headers=TUS).status_code == 410
         assert _type(_add(client, url, 0, b"abcde")) == (410, "upload_expired")
@@ -311,7 +310,9 @@ def test_a_later_request_takes_over_from_one_whose_client_is_gone(
 
     old = threading.Thread(
         target=lambda: _ignore(
-            lambda: services.uploads.append("", _id(url), 0, _Body(data[: 5 * MB + 9], nothing))
+            lambda: services.runtime.uploads.append(
+                "", _id(url), 0, _Body(data[: 5 * MB + 9], nothing)
+            )
         )
     )
     old.start()
@@ -334,9 +335,9 @@ def _ignore(call: Callable[[], object]) -> None:
 def test_two_writers_never_interleave(client: FlaskClient, services: Services) -> None:
     url = _begin(client, 5)
     upload_id = _id(url)
-    with UploadLock(services.uploads.store, upload_id):
+    with UploadLock(services.runtime.uploads.store, upload_id):
         # Alive and not waiting for its client: it is not pushed aside.
-        other = UploadLock(services.uploads.store, upload_id, wait_seconds=0.3)
+        other = UploadLock(services.runtime.uploads.store, upload_id, wait_seconds=0.3)
         with pytest.raises(Exception, match="Another request"):
             other.__enter__()
     assert _add(client, url, 0, b"abcde").status_code == 204
@@ -348,7 +349,7 @@ def test_a_process_that_died_between_completing_and_recording(
     data = _bytes(7 * MB)
     url = _begin(client, len(data))
     _add(client, url, 0, data[: 6 * MB])
-    uploads = services.uploads
+    uploads = services.runtime.uploads
     upload = uploads.store.get(_id(url))
     assert upload is not None
     last = uploads.large.put_part(upload.key, upload.multipart_id, 2, data[PART_BYTES:])
@@ -369,15 +370,15 @@ def test_a_finished_upload_can_be_submitted(
     _add(client, url, 0, picture)
     answer = client.post("/api/v1/remove-bg", json=submission)
     assert answer.status_code == 202, answer.text
-    job = services.store.get(answer.get_json()["data"]["task_id"])
+    job = services.runtime.job_store.get(answer.get_json()["data"]["task_id"])
     assert job is not None
     assert job.file_stem == "cup"
-    assert services.objects.get(job.original_key) == picture
+    assert services.runtime.object_store.get(job.original_key) == picture
 
 
 def test_an_upload_of_somebody_else_cannot_be_submitted(
     client: FlaskClient, services: Services
 ) -> None:
-    upload = services.uploads.create("another-owner", 0)
+    upload = services.runtime.uploads.create("another-owner", 0)
     answer = client.post("/api/v1/remove-bg", json={"upload_id": upload.upload_id})
     assert (answer.status_code, answer.get_json()["error"]["type"]) == (404, "upload_not_found")

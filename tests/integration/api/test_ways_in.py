@@ -53,7 +53,7 @@ def _text(photo: bytes) -> str:
 def _accepted(answer: TestResponse, services: Services) -> Job:
     body = answer.get_json()
     assert answer.status_code == 202, body
-    job = services.store.get(body["data"]["task_id"])
+    job = services.runtime.job_store.get(body["data"]["task_id"])
     assert job is not None
     return job
 
@@ -71,13 +71,13 @@ def test_base64_with_and_without_a_prefix(
     client: FlaskClient, services: Services, photo: bytes, prefix: str
 ) -> None:
     job = _accepted(client.post(PATH, json={"image_b64": prefix + _text(photo)}), services)
-    assert services.objects.get(job.original_key) == photo
+    assert services.runtime.object_store.get(job.original_key) == photo
 
 
 def test_base64_with_line_breaks(client: FlaskClient, services: Services, photo: bytes) -> None:
     broken = base64.encodebytes(photo).decode()
     job = _accepted(client.post(PATH, json={"image_b64": broken}), services)
-    assert services.objects.get(job.original_key) == photo
+    assert services.runtime.object_store.get(job.original_key) == photo
 
 
 def test_base64_in_a_form_may_be_larger_than_flask_allows_by_itself(
@@ -87,7 +87,7 @@ def test_base64_in_a_form_may_be_larger_than_flask_allows_by_itself(
     large = photo + bytes(2 * 2**20)
     body, kind = encode_multipart_formdata({"image_b64": _text(large)})
     job = _accepted(client.post(PATH, data=body, content_type=kind), services)
-    assert services.objects.get(job.original_key) == large
+    assert services.runtime.object_store.get(job.original_key) == large
 
 
 def test_the_largest_picture_fits_in_json_and_a_larger_one_does_not(
@@ -96,7 +96,7 @@ def test_the_largest_picture_fits_in_json_and_a_larger_one_does_not(
     most = services.settings.max_image_bytes
     full = photo + bytes(most - len(photo))
     job = _accepted(client.post(PATH, json={"image_b64": _text(full)}), services)
-    services.objects.delete(job.original_key)
+    services.runtime.object_store.delete(job.original_key)
     answer = client.post(PATH, json={"image_b64": _text(full + b"x")})
     assert _refused(answer)[:2] == (413, "image_too_large")
     assert set(_refused(answer)[2]) == {"image_b64"}
@@ -159,7 +159,9 @@ def test_every_parameter_reaches_the_record_and_the_bucket(
         assert (job.priority, job.metadata) == (Priority.HIGH, asked["metadata"])
         assert job.webhook_url == asked["webhook_url"]
         assert job.deadline == pytest.approx(job.created_at + 60)
-        kept = read_manifest(job.original_key, services.objects.metadata(job.original_key))
+        kept = read_manifest(
+            job.original_key, services.runtime.object_store.metadata(job.original_key)
+        )
         assert kept is not None
         assert kept.metadata == job.metadata
         assert (kept.webhook_url, kept.priority) == (job.webhook_url, job.priority)
@@ -217,8 +219,8 @@ def test_a_model_that_nobody_serves_is_refused_with_those_that_are(
     assert (status, kind, set(fields)) == (422, "invalid_parameter", {"model"})
     assert services.settings.model in message
 
-    services.fleet.beat("gpu0@a", model="rmbg-2.0", queue="gpu.a.0")
-    services.fleet.announce("gpu0@a", 60)
+    services.runtime.registry.beat("gpu0@a", model="rmbg-2.0", queue="gpu.a.0")
+    services.runtime.registry.announce("gpu0@a", 60)
     assert _accepted(client.post(PATH, json=asked), services).model == "rmbg-2.0"
 
 

@@ -66,11 +66,11 @@ def test_the_tasks_webhooks_are_listed_and_sent_again(
     assert (shown["number"], shown["type"], shown["state"]) == (1, "removal.succeeded", "pending")
     assert shown["url"] == PUBLIC
     assert shown["next_attempt_at"]
-    assert services.deliveries.drop(shown["webhook_id"])
+    assert services.runtime.deliveries.drop(shown["webhook_id"])
     again = shop.call("POST", f"{path}/1/replay")
     assert again.status_code == 202
     assert again.get_json()["data"]["webhook_id"] == shown["webhook_id"]
-    (row,) = services.deliveries.of(task_id)
+    (row,) = services.runtime.deliveries.of(task_id)
     assert row.state is State.PENDING
 
 
@@ -92,7 +92,7 @@ def test_an_owners_own_receiver_is_told_unless_a_task_names_another(
 ) -> None:
     named = tenant(services, "named", webhook_url="https://93.184.216.34/own")
     own, other = task(named, coffee), task(named, coffee, webhook_url=PUBLIC)
-    urls = [services.store.get(each).webhook_url for each in (own, other)]  # type: ignore[union-attr]
+    urls = [services.runtime.job_store.get(each).webhook_url for each in (own, other)]  # type: ignore[union-attr]
     assert urls == ["https://93.184.216.34/own", PUBLIC]
 
 
@@ -106,8 +106,10 @@ def test_a_batch_tells_once(shop: Tenant, services: Services, coffee: Path) -> N
     batch = shop.call("POST", "/api/v1/remove-bg/batch", data=data).get_json()["data"]
     ids = [item["task_id"] for item in batch["items"]]
     for task_id in ids:
-        assert services.deliveries.of(batch["batch_id"]) == []
+        assert services.runtime.deliveries.of(batch["batch_id"]) == []
         finish(services, task_id)
-    (row,) = services.deliveries.of(batch["batch_id"])
+    (row,) = services.runtime.deliveries.of(batch["batch_id"])
     assert (row.event, row.kind, row.url) == (BATCH_COMPLETED, "batch", PUBLIC)
-    assert all(services.deliveries.of(task_id) == [] for task_id in ids), "the batch's, not theirs"
+    assert all(services.runtime.deliveries.of(task_id) == [] for task_id in ids), (
+        "the batch's, not theirs"
+    )

@@ -11,14 +11,15 @@ _WORKER = "gpu0@farewell"
 #: would do so in one run of many; so it is taken away, and any call of it from there shows.
 _PROGRAM = """
 import sys, threading
+from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.worker import farewell
 
 farewell._LOOK_SECONDS = 0.0
 worker, url = sys.argv[1:]
-settings = Settings.load(redis_url=url, shutdown_seconds=60)
+runtime = Runtime.from_settings(Settings.load(redis_url=url, shutdown_seconds=60))
 Settings.load = None
-threading.Thread(target=farewell.bid_farewell, args=(worker, settings), daemon=True).start()
+threading.Thread(target=farewell.bid_farewell, args=(worker, runtime), daemon=True).start()
 input()
 """
 

@@ -14,6 +14,7 @@ from tasks import keys
 from tasks.app import create_celery
 from tasks.connection import connect
 from tasks.fleet import Fleet, Worker
+from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.worker.heartbeat import Heart
 from tasks.worker.silence import Silence
@@ -66,6 +67,10 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
         child.kill()
 
 
+def _runtime(client: Redis) -> Runtime:
+    return Runtime(Settings.load().model_copy(update={"model": "m"}), redis=client)
+
+
 @pytest.fixture
 def heart(
     client: Redis,
@@ -77,7 +82,7 @@ def heart(
     """Of a worker whose pool has one process."""
     worker = SimpleNamespace(hostname=WORKER, app=app, consumer=consumer)
     silence = Silence(90, 6, clock=clock)
-    heart = Heart(client, worker, "m", silence, children=lambda: {child.pid})
+    heart = Heart(_runtime(client), worker, silence, children=lambda: {child.pid})
     heart.hold()
     return heart
 
@@ -112,7 +117,7 @@ def test_a_worker_whose_child_died_takes_nothing_until_the_next_one_answers(
 ) -> None:
     children = {7}
     worker = SimpleNamespace(hostname=WORKER, app=app, consumer=consumer)
-    heart = Heart(client, worker, "m", Silence(90, 6, clock=clock), children=lambda: children)
+    heart = Heart(_runtime(client), worker, Silence(90, 6, clock=clock), children=lambda: children)
     heart.hold()
     fleet = Fleet(client)
     fleet.announce(WORKER, 90, model="m", pid=7)
@@ -175,7 +180,7 @@ def test_a_worker_that_has_no_consumer_yet_beats_all_the_same(
 ) -> None:
     worker = SimpleNamespace(hostname=WORKER, app=app, consumer=None)
     Fleet(client).drain(WORKER, "new fan")
-    Heart(client, worker, "m", Silence(90, 6, clock=clock), children=set).beat()
+    Heart(_runtime(client), worker, Silence(90, 6, clock=clock), children=set).beat()
     assert _worker(client).alive
 
 

@@ -17,6 +17,7 @@ from tasks.app import create_celery
 from tasks.connection import connect
 from tasks.fleet import MAX_FAULTS, Fleet, Worker
 from tasks.jobs import Job, Status
+from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.storage import MinioStore
 from tasks.store import JobStore
@@ -73,7 +74,7 @@ def task(app: Celery, settings: Settings, model: Model, client: Redis) -> Iterat
     """Loaded; `client` is there to have emptied the database."""
     task = app.tasks[names.REMOVE_TASK]
     task.loader = lambda _settings: model
-    task.load(settings, WORKER)
+    task.load(Runtime.from_settings(settings, celery_app=app), WORKER)
     Fleet(client).beat(WORKER, queue="gpu.h.0")
     yield task
     task.readiness.withdraw()

@@ -148,12 +148,12 @@ def one_job(given: dict[str, object], coffee: Path, endpoint: str) -> None:
     services = Services.from_settings(settings)
     with create_app(services).test_client() as client:
         task_id = _submit(client, coffee)
-    job = services.store.get(task_id)
+    job = services.runtime.job_store.get(task_id)
     assert job is not None
     assert job.traceparent.split("-")[1] == TRACE
     runner = Runner(
-        store=services.store,
-        objects=services.objects,
+        store=services.runtime.job_store,
+        objects=services.runtime.object_store,
         fleet=Fleet(connect(settings.redis_url.get_secret_value())),
         model=Model(),
         model_lock=threading.Lock(),

@@ -6,6 +6,7 @@ from redis import Redis
 
 from tasks import keys
 from tasks.api_keys import new_webhook_secret
+from tasks.batches.store import BatchStore
 from tasks.jobs import Job, JobError, Status
 from tasks.net.allow import Allow
 from tasks.net.client import Client
@@ -55,7 +56,7 @@ class Post:
             self.deliveries,
             Breaker(self.client),
             Schedule(PAUSES, lambda: 0.5),
-            Bodies(descriptions(self.client, self.objects, self.clock)),
+            Bodies(descriptions(self.jobs, BatchStore(self.client), self.objects, self.clock)),
             Client(Guard(Allow.parse("127.0.0.1"))),
             lambda _owner, _now: (self.secret,) if self.secret else (),
             1.0,

@@ -1,0 +1,199 @@
+"""The composition root: the clients, stores and services of one process, each built once.
+
+The API, the workers, the command line, the doctor and the tests take them from here.
+"""
+
+from functools import cached_property
+from typing import Final, Self, cast
+
+import urllib3
+from celery import Celery
+from redis import Redis
+
+from tasks.api_keys import ApiKeys
+from tasks.app import create_celery
+from tasks.batches.store import BatchStore
+from tasks.cache import ResultCache
+from tasks.connection import connect
+from tasks.dispatch import Dispatcher
+from tasks.erasure import Eraser
+from tasks.fleet import Fleet
+from tasks.idempotency import IdempotencyKeys
+from tasks.net.allow import Allow
+from tasks.net.client import Client
+from tasks.net.guard import Guard
+from tasks.owned import OwnedTasks
+from tasks.rates import RateLimiter
+from tasks.routing import Router
+from tasks.settings import Settings
+from tasks.storage import MinioStore, ObjectStore
+from tasks.store import JobStore
+from tasks.uploads.service import Uploads
+from tasks.watch import Watcher
+from tasks.webhooks.store import DeliveryStore
+
+#: The attribute of a Celery application that keeps its process's runtime.
+_ATTRIBUTE: Final = "rmbg_runtime"
+
+
+class Runtime:
+    """Builds each part at its first use; nothing connects before a part is called.
+
+    Two threads that use a part for the first time at once may build it twice; one of the two is
+    kept, and no part holds anything that the other would miss.
+
+    Args:
+        settings: what the parts are built from.
+        redis: the client that all parts share.
+        celery_app: sends the messages; one of these settings is made if none is given.
+        s3_pool: the connections to the object store; urllib3's defaults if none are given.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        redis: Redis,
+        celery_app: Celery | None = None,
+        s3_pool: urllib3.PoolManager | None = None,
+    ) -> None:
+        self.settings = settings
+        self.redis = redis
+        self.s3_pool = s3_pool
+        self._given_app = celery_app
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: Settings,
+        *,
+        redis_timeout: float = 3.0,
+        celery_app: Celery | None = None,
+        s3_pool: urllib3.PoolManager | None = None,
+    ) -> Self:
+        """Build a runtime with a Redis client of its own.
+
+        Args:
+            settings: what the parts are built from.
+            redis_timeout: seconds after which a silent Redis counts as away.
+            celery_app: see the class.
+            s3_pool: see the class.
+        """
+        client = connect(settings.redis_url.get_secret_value(), timeout=redis_timeout)
+        return cls(settings, redis=client, celery_app=celery_app, s3_pool=s3_pool)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections to Redis, and the Celery application if it was made here."""
+        self.redis.close()
+        if self._given_app is None and "celery_app" in vars(self):
+            self.celery_app.close()
+
+    @cached_property
+    def celery_app(self) -> Celery:
+        """The application through which messages are sent."""
+        return self._given_app or create_celery(self.settings)
+
+    @cached_property
+    def job_store(self) -> JobStore:
+        """The records of jobs, in Redis."""
+        return JobStore(self.redis)
+
+    @cached_property
+    def object_store(self) -> ObjectStore:
+        """The images, in the S3 bucket."""
+        return MinioStore.from_settings(self.settings, self.s3_pool)
+
+    @cached_property
+    def registry(self) -> Fleet:
+        """The worker registry."""
+        return Fleet(self.redis)
+
+    @cached_property
+    def router(self) -> Router:
+        """Chooses the queue of a job."""
+        return Router(self.redis, self.registry, routing=self.settings.routing)
+
+    @cached_property
+    def dispatcher(self) -> Dispatcher:
+        """Sends the messages of jobs."""
+        return Dispatcher(self.celery_app, self.job_store)
+
+    @cached_property
+    def result_cache(self) -> ResultCache:
+        """Results that an equal job may reuse."""
+        return ResultCache(self.redis, self.job_store)
+
+    @cached_property
+    def batches(self) -> BatchStore:
+        """The records of batches."""
+        return BatchStore(self.redis)
+
+    @cached_property
+    def uploads(self) -> Uploads:
+        """Resumable uploads."""
+        return Uploads.from_settings(self.settings, self.redis, self.object_store, self.s3_pool)
+
+    @cached_property
+    def deliveries(self) -> DeliveryStore:
+        """The records of webhook deliveries."""
+        return DeliveryStore(self.redis)
+
+    @cached_property
+    def api_keys(self) -> ApiKeys:
+        """The API keys and their owners."""
+        return ApiKeys(self.redis)
+
+    @cached_property
+    def rate_limiter(self) -> RateLimiter:
+        """The token buckets of the owners."""
+        return RateLimiter(self.redis)
+
+    @cached_property
+    def task_list(self) -> OwnedTasks:
+        """The tasks of an owner, page by page."""
+        return OwnedTasks(self.redis, self.job_store)
+
+    @cached_property
+    def idempotency_keys(self) -> IdempotencyKeys:
+        """The idempotency keys that are in use."""
+        return IdempotencyKeys(self.redis)
+
+    @cached_property
+    def watcher(self) -> Watcher:
+        """Waits for the end of a job."""
+        return Watcher(self.redis)
+
+    @cached_property
+    def eraser(self) -> Eraser:
+        """Removes a job with its images."""
+        return Eraser(self.job_store, self.object_store)
+
+    @cached_property
+    def url_guard(self) -> Guard:
+        """Refuses addresses that the service must not call."""
+        return Guard(Allow.parse(self.settings.url_allow))
+
+    @cached_property
+    def http_client(self) -> Client:
+        """Calls addresses that clients name, past the guard."""
+        return Client(self.url_guard)
+
+
+def runtime_of(app: Celery) -> Runtime:
+    """Return the runtime of a Celery application, built from the environment at the first call.
+
+    A process has one Celery application, hence one runtime; a spawned child unpickles an
+    application of its own, which does not carry its parent's.
+
+    Raises:
+        SettingsError: a setting is wrong.
+    """
+    if not hasattr(app, _ATTRIBUTE):
+        setattr(app, _ATTRIBUTE, Runtime.from_settings(Settings.load(), celery_app=app))
+    return cast("Runtime", getattr(app, _ATTRIBUTE))
