@@ -14,7 +14,6 @@ from redis import Redis
 
 from benchmarks.machine import machine
 from benchmarks.tables import table
-from deploy.local.running import embedded_valkey
 from tasks import keys
 from tasks.dispatch import Dispatcher
 from tasks.jobs import Job, Priority, Status
@@ -23,6 +22,7 @@ from tasks.settings import Settings
 from tasks.store import JobStore
 from tasks.worker.lost import list_key
 from tasks.worker.reconcile import Reconciler
+from tests.support.servers import embedded_valkey
 
 JOBS = 10_000
 RUNS = 5

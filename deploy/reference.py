@@ -17,8 +17,6 @@ from api.app import API, create_app
 from api.errors import ERRORS
 from api.services import Services
 from api.settings import ApiSettings
-from deploy.monitoring.dashboards import DASHBOARDS
-from deploy.monitoring.panels import Dashboard, to_json
 from tasks.metrics import METRICS
 from tasks.settings import variable
 
@@ -101,10 +99,6 @@ def _plain(field: FieldInfo) -> str:
     return default.get_secret_value() if isinstance(default, SecretStr) else str(default)
 
 
-def _dashboard(dashboard: Dashboard) -> Callable[[], str]:
-    return lambda: to_json(dashboard)
-
-
 #: Every made file by its path in the repository.
 PAGES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
     {
@@ -112,7 +106,6 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
         "docs/errors.md": errors_page,
         "docs/metrics.md": metrics_page,
         ".env.example": environment_example,
-        **{f"deploy/grafana/dashboards/{each.uid}.json": _dashboard(each) for each in DASHBOARDS},
         "docs/openapi.json": openapi_document,
     }
 )

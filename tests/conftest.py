@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from deploy.local.running import S3Address, embedded_store, embedded_valkey
 from tasks.settings import Settings
 from tasks.storage import MinioStore
+from tests.support.servers import S3Address, embedded_store, embedded_valkey
 
 # The seed of a failing example is printed; shared machines are slow now and then.
 settings.register_profile("tests", deadline=None, print_blob=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from deploy.local import processes
 from deploy.local.errors import NotReadyError
+from deploy.local.processes import command_line, end_group, environment, signal_group
 from deploy.local.services import Service
 
 #: A child that has ended so often before it was ever ready will not become so.
@@ -107,7 +107,7 @@ class Child:
         """Have it ended at once."""
         self._stop.set()
         if self.pid is not None:
-            processes.signal_group(self.pid, signal.SIGKILL)
+            signal_group(self.pid, signal.SIGKILL)
 
     def _count_death(self) -> None:
         self.state = State.PAUSING
@@ -131,7 +131,7 @@ class Child:
         finally:
             watch.cancel()
             # Whatever is left of its group may hold its port or its memory.
-            await asyncio.to_thread(processes.end_group, process.pid)
+            await asyncio.to_thread(end_group, process.pid)
             await asyncio.wait({pump}, timeout=_LAST_LINES_SECONDS)
             pump.cancel()
             output.transport.close()
@@ -140,8 +140,8 @@ class Child:
 
     async def _spawn(self, output: "_Output") -> Process:
         return await asyncio.create_subprocess_exec(
-            *processes.command_line(self.service),
-            env=dict(processes.environment(self.service)),
+            *command_line(self.service),
+            env=dict(environment(self.service)),
             cwd=self.service.folder,
             stdin=DEVNULL,
             stdout=output.writable,
@@ -167,7 +167,7 @@ class Child:
         if not ended.done():
             if self.service.reports_kill:
                 self._say(f"did not end within {self.service.grace:g} s; killed")
-            processes.signal_group(process.pid, signal.SIGKILL)
+            signal_group(process.pid, signal.SIGKILL)
 
     async def _watch(self, started: float) -> None:
         """Ask until it is ready."""

@@ -69,12 +69,6 @@ def require_free(port: int, option: str) -> None:
         )
 
 
-def free_port() -> int:
-    """Any free port; nothing holds it for the caller."""
-    with reserved_ports() as ports:
-        return ports[0]
-
-
 def _bound(port: int, *, shared: bool) -> socket.socket | None:
     """A socket with this port, or None.
 

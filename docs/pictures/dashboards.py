@@ -15,9 +15,8 @@ from matplotlib import pyplot as plt
 from benchmarks.service import service
 from deploy.client import ServiceClient
 from deploy.local.targets import TARGETS_FILE
-from deploy.monitoring.dashboards import DASHBOARDS
-from deploy.monitoring.local import Prometheus, running_prometheus
-from deploy.monitoring.panels import Dashboard, Panel
+from tests.support.grafana import Dashboard, Panel, dashboards
+from tests.support.prometheus import Prometheus, running_prometheus
 
 HERE = Path(__file__).parent
 PHOTOS = sorted((HERE.parents[1] / "tests" / "data").glob("*.jpg"))
@@ -46,7 +45,7 @@ def work(url: str) -> None:
 
 def draw(dashboard: Dashboard, server: Prometheus, start: float, end: float, path: Path) -> None:
     """Draw all panels of a dashboard, from `start` to `end` (unix seconds), as one picture."""
-    panels = [panel for panel in dashboard.panels if not panel.gpu]
+    panels = [panel for panel in dashboard.panels if not panel.needs_gpu]
     rows = (len(panels) + 1) // 2
     figure, axes = plt.subplots(rows, 2, figsize=(12, 2.6 * rows), layout="constrained")
     for axis, panel in zip(axes.flat, panels, strict=False):
@@ -83,14 +82,14 @@ def main() -> None:
         tempfile.TemporaryDirectory() as name,
         service(Path(name)) as facts,
         running_prometheus(
-            Path(name) / "prometheus", Path(name) / "data" / TARGETS_FILE, patience="1m"
+            Path(name) / "prometheus", Path(name) / "data" / TARGETS_FILE, delay="1m"
         ) as server,
     ):
         start = time.time()
         time.sleep(QUIET_SECONDS)
         work(facts["api_url"])
         time.sleep(QUIET_SECONDS)
-        for dashboard in DASHBOARDS:
+        for dashboard in dashboards():
             draw(dashboard, server, start, time.time(), HERE / f"{dashboard.uid}.png")
 
 

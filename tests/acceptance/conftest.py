@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from serving import HOST, RunningService, running_service
 
-from deploy.local.running import S3Address
 from inference.models.fetch import fetch_model
 from inference.models.registry import get_spec
 from tasks.settings import Settings
+from tests.support.servers import S3Address
 
 
 @pytest.fixture(scope="session")

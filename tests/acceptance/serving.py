@@ -8,12 +8,12 @@ from pathlib import Path
 from deploy.client import ServiceClient
 from deploy.local import binaries, probes
 from deploy.local.ports import reserved_ports
-from deploy.local.running import running
 from deploy.local.services import Service
 from tasks.connection import connect
 from tasks.fleet import Fleet
 from tasks.settings import Settings
 from tasks.store import JobStore
+from tests.support.servers import running
 
 HOST = "acceptance"
 

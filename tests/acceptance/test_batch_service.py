@@ -20,7 +20,7 @@ from deploy.batch_client import submit_batch
 from deploy.client import ServiceClient
 from deploy.local import probes
 from deploy.local.ports import reserved_ports
-from deploy.local.running import running
+from tests.support.servers import running
 
 MB = 2**20
 WAIT_SECONDS = 240

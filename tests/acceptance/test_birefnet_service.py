@@ -14,13 +14,13 @@ from serving import api_service, worker_service
 from deploy.client import ServiceClient
 from deploy.local import probes
 from deploy.local.ports import reserved_ports
-from deploy.local.running import running
 from inference.models.birefnet.config import PRESETS, PatchOrder
 from inference.models.birefnet.golden import golden_state
 from inference.models.load import load_model
 from inference.models.registry import get_spec
 from inference.options import Options
 from inference.pipeline import remove_background
+from tests.support.servers import running
 
 _HOST = "birefnet"
 _SEED = "service"

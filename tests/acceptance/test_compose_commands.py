@@ -15,10 +15,10 @@ import yaml
 
 from deploy.local.binaries import script, valkey_server
 from deploy.local.ports import reserved_ports
-from deploy.local.running import S3Address
 from inference.models.fetch import fetch_model
 from inference.models.registry import get_spec
 from tasks.settings import Settings
+from tests.support.servers import S3Address
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]

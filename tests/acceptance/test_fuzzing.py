@@ -19,13 +19,13 @@ from PIL import Image
 from serving import RunningService, api_service
 
 from deploy.local.ports import reserved_ports
-from deploy.local.running import running
 from inference.errors import InferenceError, ModelError
 from inference.models.base import Alpha, Rgb
 from inference.options import Options
 from inference.pipeline import remove_background
 from inference.probe import probe
 from inference.stages import StageHook, no_stages
+from tests.support.servers import running
 
 #: What only a fault of the service's own is called.
 _OUR_FAULTS = frozenset({"internal_error", "poison", "lost", "original_missing"})

@@ -20,9 +20,9 @@ from serving import RunningService, running_service
 
 from deploy.local.ports import reserved_ports
 from deploy.local.processes import signal_group
-from deploy.local.running import running
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
 from tasks.jobs import Status
+from tests.support.servers import running
 
 #: What was promised is 5 s; it was some 20 s before there was a limit.
 BOUND_SECONDS = 8.0

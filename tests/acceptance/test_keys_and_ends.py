@@ -13,13 +13,13 @@ from serving import RunningService, api_service
 from deploy.client import ServiceClient
 from deploy.local import binaries, probes
 from deploy.local.ports import reserved_ports
-from deploy.local.running import running
 from tasks import keys
 from tasks.api_keys import ApiKeys
 from tasks.connection import connect
 from tasks.jobs import Status
 from tasks.settings import Settings
 from tasks.storage import MinioStore
+from tests.support.servers import running
 
 
 @pytest.fixture

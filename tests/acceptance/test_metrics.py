@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import RunningService, api_service
 
 from deploy.local.ports import reserved_ports
-from deploy.local.running import running
 from tasks import metrics
+from tests.support.servers import running
 
 T = TypeVar("T")
 WORKER = "gpu0@acceptance"

@@ -14,9 +14,9 @@ import psutil
 import pytest
 from serving import RunningService, running_service
 
-from deploy.local.running import S3Address
-from deploy.monitoring.dashboards import DASHBOARDS
-from deploy.monitoring.local import Prometheus, prometheus_server, running_prometheus
+from tests.support.grafana import dashboards
+from tests.support.prometheus import Prometheus, prometheus_server, running_prometheus
+from tests.support.servers import S3Address
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,7 +53,7 @@ def prometheus(
         for n, url in own_service.metrics.items()
     ]
     (folder / "targets.json").write_text(json.dumps(groups))
-    with running_prometheus(folder, folder / "targets.json", patience="2s") as server:
+    with running_prometheus(folder, folder / "targets.json", delay="2s") as server:
         yield server
 
 
@@ -82,10 +82,10 @@ def test_every_panel_has_data_after_mixed_jobs(
     def all_have_data() -> bool:
         empty[:] = [
             f"{dashboard.title}: {panel.title}: {query.expr}"
-            for dashboard in DASHBOARDS
+            for dashboard in dashboards()
             for panel in dashboard.panels
             for query in panel.queries
-            if not panel.gpu and not prometheus.query(query.expr)
+            if not panel.needs_gpu and not prometheus.query(query.expr)
         ]
         return not empty
 

@@ -13,13 +13,13 @@ from redis import Redis
 from serving import RunningService, running_service
 
 from deploy.local import binaries
-from deploy.local.running import S3Address, embedded_valkey
 from tasks import keys
 from tasks.connection import connect
 from tasks.fleet import Fleet
 from tasks.jobs import Status
 from tasks.settings import Settings
 from tasks.storage import MinioStore
+from tests.support.servers import S3Address, embedded_valkey
 
 HOST = "restore"
 JOBS = 20

@@ -11,9 +11,9 @@ from serving import RunningService, api_service
 
 from deploy.client import ServiceClient
 from deploy.local.ports import reserved_ports
-from deploy.local.running import running
 from tasks.api_keys import ApiKeys
 from tasks.connection import connect
+from tests.support.servers import running
 
 HERE = Path(__file__).parent
 _RUN = "from schemathesis.cli import schemathesis; schemathesis()"

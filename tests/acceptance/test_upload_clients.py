@@ -19,11 +19,11 @@ from tusclient.client import TusClient
 
 from deploy.local import probes
 from deploy.local.ports import reserved_ports
-from deploy.local.running import running
 from tasks.connection import connect
 from tasks.settings import Settings
 from tasks.storage import MinioStore
 from tasks.uploads.service import Uploads
+from tests.support.servers import running
 
 MB = 2**20
 JS = Path(__file__).parents[1] / "clients" / "tus-js"

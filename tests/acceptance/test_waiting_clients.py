@@ -15,9 +15,9 @@ from serving import RunningService, api_service
 from deploy.client import ServiceClient
 from deploy.local import probes
 from deploy.local.ports import reserved_ports
-from deploy.local.running import running
 from tasks.connection import connect
 from tasks.jobs import Status
+from tests.support.servers import running
 
 if TYPE_CHECKING:
     from tasks.store import JobStore

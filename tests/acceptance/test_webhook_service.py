@@ -18,12 +18,12 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from deploy.client import ServiceClient
 from deploy.local import binaries
 from deploy.local.ports import reserved_ports
-from deploy.local.running import S3Address, running
 from tasks.api_keys import new_webhook_secret
 from tasks.connection import connect
 from tasks.settings import Settings
 from tasks.storage import MinioStore
 from tasks.webhooks.signing import headers
+from tests.support.servers import S3Address, running
 
 SECRET = new_webhook_secret()
 BUCKET = HOST = "webhooks"

@@ -13,10 +13,10 @@ from subject_worker import BLUE, NOTES, RED
 
 from deploy.local import binaries, probes
 from deploy.local.ports import reserved_ports
-from deploy.local.running import running
 from deploy.local.services import Service
 from inference.geometry import Box
 from tasks.connection import connect
+from tests.support.servers import running
 
 _HERE = Path(__file__).parent
 _HOST = "removebg"

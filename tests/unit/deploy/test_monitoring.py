@@ -1,6 +1,5 @@
 """The dashboards and alert rules ask only for what the service exports, and promtool takes them."""
 
-import json
 import os
 import re
 import shutil
@@ -13,10 +12,10 @@ import pytest
 import yaml
 
 from tasks.metrics import METRICS, series
+from tests.support.grafana import dashboards
 
 ROOT = Path(__file__).parents[3]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
-DASHBOARDS = sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
 _NAME = re.compile(r"\b(?:rmbg|celery)[_:]\w+")
 _LABELS = re.compile(r"\b(?:by|without|on)\s*\(([^)]*)\)")
 #: Those that Prometheus adds to every target, and to what the targets file says.
@@ -29,10 +28,10 @@ def _rules() -> list[dict[str, Any]]:
 
 
 def _panels() -> Iterator[tuple[str, str]]:
-    for path in DASHBOARDS:
-        for panel in json.loads(path.read_text())["panels"]:
-            for target in panel["targets"]:
-                yield f"{path.stem}: {panel['title']}", target["expr"]
+    for dashboard in dashboards():
+        for panel in dashboard.panels:
+            for query in panel.queries:
+                yield f"{dashboard.uid}: {panel.title}", query.expr
 
 
 def _expressions() -> list[tuple[str, str]]:
@@ -41,7 +40,7 @@ def _expressions() -> list[tuple[str, str]]:
 
 
 def test_there_are_dashboards_and_rules() -> None:
-    assert len(DASHBOARDS) == 4
+    assert len(dashboards()) == 4
     assert len(_rules()) > 10
 
 

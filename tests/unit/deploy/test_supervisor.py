@@ -238,7 +238,7 @@ def test_children_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
     script = textwrap.dedent(f"""
         import os, signal, sys
         from pathlib import Path
-        from deploy.local.running import running
+        from tests.support.servers import running
         from deploy.local.services import Service
         toy = Service("toy", (sys.executable, "-c", {SLEEP!r}))
         with running(toy, Path({str(tmp_path / "log")!r})) as process:

@@ -1,4 +1,7 @@
-"""One service for the length of a `with` block; the embedded servers for tests and tools."""
+"""One service for the length of a `with` block, and the embedded servers for tests and benchmarks.
+
+`rmbg up` supervises its services and restarts them; a test wants one that starts, and then ends.
+"""
 
 import signal
 import subprocess
@@ -9,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deploy.local import processes
 from deploy.local.credentials import credential
 from deploy.local.errors import NotReadyError, StartError
 from deploy.local.ports import reserved_ports
 from deploy.local.probes import wait_until
+from deploy.local.processes import command_line, end_group, environment, signal_group
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
 from deploy.local.services import Service
 
@@ -23,7 +26,7 @@ _LOG_LINES: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class S3Address:
-    """How to reach a store."""
+    """The endpoint and the keys of an object store."""
 
     endpoint: str
     access_key: str
@@ -34,7 +37,7 @@ class S3Address:
 def running(
     service: Service, log: Path, *, seconds: float = _START_SECONDS
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a service, wait until it is ready, and end it with all its children at the end.
+    """Start a service, wait until it is ready, and end its whole process group after the block.
 
     Args:
         service: what to start.
@@ -47,38 +50,38 @@ def running(
     since = time.time()
     with log.open("ab") as output:
         process = subprocess.Popen(
-            processes.command_line(service),
+            command_line(service),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=dict(processes.environment(service)),
+            env=dict(environment(service)),
             cwd=service.folder,
             start_new_session=True,
         )
     try:
-        _await_ready(service, process, since, seconds, log)
+        _wait_until_ready(service, process, since, seconds, log)
         yield process
     finally:
         _end(service, process)
 
 
-def _await_ready(
+def _wait_until_ready(
     service: Service, process: subprocess.Popen[bytes], since: float, seconds: float, log: Path
 ) -> None:
     def probe(start: float) -> None:
         if process.poll() is not None:
-            raise StartError(_explain(service, f"ended with {process.returncode}", log))
+            raise StartError(_with_last_lines(service, f"ended with {process.returncode}", log))
         service.probe(start)
 
     try:
         wait_until(probe, since=since, seconds=seconds, interval=service.probe_interval)
     except NotReadyError as error:
         raise StartError(
-            _explain(service, f"is not ready after {seconds:g} s: {error}", log)
+            _with_last_lines(service, f"is not ready after {seconds:g} s: {error}", log)
         ) from error
 
 
-def _explain(service: Service, what: str, log: Path) -> str:
+def _with_last_lines(service: Service, what: str, log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
     return "\n".join([f"{service.name} {what}. Its last lines:", *lines])
 
@@ -88,15 +91,15 @@ def _end(service: Service, process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(service.grace)
     except subprocess.TimeoutExpired:
-        processes.signal_group(process.pid, signal.SIGKILL)
+        signal_group(process.pid, signal.SIGKILL)
         process.wait()
-    processes.end_group(process.pid)
+    end_group(process.pid)
     service.remove_leftovers()
 
 
 @contextmanager
 def embedded_valkey(folder: Path) -> Iterator[str]:
-    """A Valkey of one's own, with its data in `folder`; yields its URL."""
+    """Run a Valkey with its data in `folder`, and yield its URL."""
     folder.mkdir(parents=True, exist_ok=True)
     password = credential(folder, "valkey-password")
     with (
@@ -108,7 +111,7 @@ def embedded_valkey(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def embedded_store(folder: Path) -> Iterator[S3Address]:
-    """An S3 store of one's own, with its data in `folder`; it has one bucket, `rmbg`."""
+    """Run an object store with one bucket, `rmbg`, and its data in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     access, secret = credential(folder, "access-key"), credential(folder, "secret-key")
     with reserved_ports() as ports:

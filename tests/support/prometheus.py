@@ -1,4 +1,4 @@
-"""A real Prometheus for the length of a `with` block, for tests and the pictures of the docs."""
+"""A real Prometheus for the length of a `with` block, for tests and the docs' pictures."""
 
 import re
 import shutil
@@ -13,39 +13,39 @@ import urllib3
 from deploy.local import probes
 from deploy.local.errors import SetupError
 from deploy.local.ports import LOOPBACK, reserved_ports
-from deploy.local.running import running
 from deploy.local.services import Service
+from tests.support.servers import running
 
-RULES: Final = Path(__file__).parents[1] / "prometheus" / "rules" / "rmbg.yml"
+RULES: Final = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules" / "rmbg.yml"
 _SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Prometheus:
-    """A running server."""
+    """The HTTP API of a running Prometheus."""
 
     url: str
 
     def query(self, expr: str, *, window: str = "30s") -> list[dict[str, Any]]:
-        """The present samples of an expression; Grafana's range variable becomes `window`."""
+        """Return an expression's samples now; Grafana's range variable becomes `window`."""
         answer = self._get("query", query=expr.replace("$__rate_interval", window))
         return list(answer["result"])
 
     def query_range(
         self, expr: str, *, start: float, end: float, step: float = 1.0, window: str = "30s"
     ) -> list[dict[str, Any]]:
-        """The series of an expression between two unix times."""
+        """Return an expression's series between two unix times."""
         text = expr.replace("$__rate_interval", window)
         answer = self._get("query_range", query=text, start=start, end=end, step=step)
         return list(answer["result"])
 
     def firing(self) -> set[str]:
-        """The names of the alerts that fire."""
+        """Return the names of the alerts that fire."""
         found = self.query('ALERTS{alertstate="firing"}')
         return {each["metric"]["alertname"] for each in found}
 
-    def _get(self, what: str, **fields: str | float) -> dict[str, Any]:
-        url = f"{self.url}/api/v1/{what}"
+    def _get(self, endpoint: str, **fields: str | float) -> dict[str, Any]:
+        url = f"{self.url}/api/v1/{endpoint}"
         answer = urllib3.request(
             "GET",
             url,
@@ -58,18 +58,18 @@ class Prometheus:
 
 
 def prometheus_server() -> str | None:
-    """Path of the server, if it is installed (Debian: `apt install prometheus`)."""
+    """Return the path of the server, if it is installed (Debian: `apt install prometheus`)."""
     return shutil.which("prometheus")
 
 
 @contextmanager
-def running_prometheus(folder: Path, targets: Path, *, patience: str) -> Iterator[Prometheus]:
-    """Scrape every second what a target file names, under the project's own rules.
+def running_prometheus(folder: Path, targets: Path, *, delay: str) -> Iterator[Prometheus]:
+    """Run a Prometheus that scrapes the targets of a file every second, with the project's rules.
 
     Args:
-        folder: for its data and its log.
-        targets: as `rmbg up` writes it.
-        patience: what takes the place of each rule's `for`.
+        folder: holds its data and its log.
+        targets: a file of `file_sd_configs`, such as `rmbg up` writes.
+        delay: replaces the `for` of each rule, such as `2s`.
 
     Raises:
         SetupError: it is not installed.
@@ -78,7 +78,7 @@ def running_prometheus(folder: Path, targets: Path, *, patience: str) -> Iterato
     if server is None:
         raise SetupError("The program prometheus is missing; on Debian: apt install prometheus")
     folder.mkdir(parents=True, exist_ok=True)
-    rules = re.sub(r"(?m)^( +for:) .*$", rf"\1 {patience}", RULES.read_text())
+    rules = re.sub(r"(?m)^( +for:) .*$", rf"\1 {delay}", RULES.read_text())
     (folder / "rules.yml").write_text(rules)
     (folder / "prometheus.yml").write_text(_config(targets))
     with reserved_ports() as ports:

@@ -1,1 +1,0 @@
-"""The dashboards, which `python -m deploy.reference` writes as files for Grafana."""
