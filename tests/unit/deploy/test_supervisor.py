@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -233,20 +232,26 @@ def test_pauses_double_up_to_a_limit_and_begin_anew_after_a_long_life() -> None:
     assert pauses == [0.5, 1, 2, 4, 8, 10, 10, 0.5, 1]
 
 
+KILLED_SUPERVISOR = """
+import os, signal, sys
+from pathlib import Path
+from deploy.local.services import Service
+from tests.support.servers import running
+
+toy = Service("toy", (sys.executable, "-c", sys.argv[1]))
+with running(toy, Path(sys.argv[2])) as process:
+    print(process.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_children_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
-    script = textwrap.dedent(f"""
-        import os, signal, sys
-        from pathlib import Path
-        from tests.support.servers import running
-        from deploy.local.services import Service
-        toy = Service("toy", (sys.executable, "-c", {SLEEP!r}))
-        with running(toy, Path({str(tmp_path / "log")!r})) as process:
-            print(process.pid, flush=True)
-            os.kill(os.getpid(), signal.SIGKILL)
-    """)
     done = subprocess.run(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, check=False, timeout=60
+        [sys.executable, "-c", KILLED_SUPERVISOR, SLEEP, str(tmp_path / "log")],
+        stdout=subprocess.PIPE,
+        check=False,
+        timeout=60,
     )
     assert done.returncode == -signal.SIGKILL
     psutil.wait_procs([p for p in psutil.process_iter() if p.pid == int(done.stdout)], timeout=10)
