@@ -33,7 +33,7 @@ def charge(
         QueueUnavailableError: Redis does not answer.
     """
     allowance = take(cost, policy=policy, rate=rate)
-    if allowance is not None and not allowance.taken:
+    if allowance is not None and not allowance.allowed:
         raise ApiError(
             "rate_limited",
             f"Your key's quota of {allowance.rate.quota:g} {policy} in {allowance.rate.seconds} s "
@@ -44,7 +44,7 @@ def charge(
 
 
 def take(cost: float = 1, *, policy: str = PICTURES, rate: Rate | None = None) -> Allowance | None:
-    """As `charge`, for those that answer in a shape of their own: `Allowance.taken` tells."""
+    """As `charge`, for those that answer in a shape of their own: see `Allowance.allowed`."""
     owner = current_owner()
     if rate is None:
         if owner.rate_per_minute is None:

@@ -1,7 +1,7 @@
-"""Results that may be used again, in two levels: this process's memory, then Redis.
+"""The result cache in two levels: this process's memory, then Redis.
 
-What Redis has is written by the very script that ends a job, so that at every moment an equal job
-finds either one that runs or its result.
+The Lua command that ends a job writes the entry in Redis, so that an equal job always finds either
+a pending primary or its result.
 """
 
 import hashlib
@@ -16,17 +16,16 @@ from cachetools import TTLCache
 from redis import Redis
 
 from inference.pipeline_version import PIPELINE_VERSION
-from tasks import keys
+from tasks import keys, scripts
 from tasks.connection import redis_errors
 from tasks.jobs import Job, Status
 from tasks.meters import meters
-from tasks.scripts import load_scripts
 from tasks.store import JobStore
 
-#: The first level: entries of one process, and seconds that one stays.
+#: The first level: entries of one process, and seconds that an entry is kept.
 NEAR_ENTRIES: Final = 1000
 NEAR_SECONDS: Final = 600
-#: The second level, give or take: what was made together does not end together.
+#: The second level: seconds, with a random jitter, so that entries do not all expire at once.
 FAR_SECONDS: Final = 3600
 JITTER_SECONDS: Final = 300
 
@@ -34,14 +33,14 @@ JITTER_SECONDS: Final = 300
 def cache_key(
     *, owner: str, sha256: str, options: Mapping[str, Any], model: str, revision: str
 ) -> str:
-    """The same for jobs of one owner that give the same result.
+    """Return a digest that is equal for jobs of one owner with equal results.
 
     Args:
-        owner: its id: nobody learns what another uploaded.
-        sha256: of the picture's file.
-        options: `Options.to_dict()`; a background is in it by its digest.
-        model: its name.
-        revision: which weights they are.
+        owner: id; it keeps an owner from learning what another uploaded.
+        sha256: digest of the uploaded file.
+        options: `Options.to_dict()`, with the digest of a background picture.
+        model: name.
+        revision: of the weights.
     """
     parts = {
         "owner": owner,
@@ -56,17 +55,17 @@ def cache_key(
 
 
 def cache_seconds(retention: float) -> int:
-    """How long a new job's result will be used again: drawn anew for each, kept within reason.
+    """Return how long a new job's result may be reused, with a random jitter.
 
     Args:
-        retention: seconds that its pictures are kept.
+        retention: seconds that its pictures are kept; the result is not reused after that.
     """
     drawn = FAR_SECONDS + random.uniform(-JITTER_SECONDS, JITTER_SECONDS)  # noqa: S311 - no secret
     return max(1, int(min(drawn, retention)))
 
 
 class ResultCache:
-    """Finds a job that has the result. Raises `QueueUnavailableError` when Redis is away."""
+    """Finds a job that has the result; raises `QueueUnavailableError` if Redis does not answer."""
 
     def __init__(
         self, client: Redis, store: JobStore, *, clock: Callable[[], float] = time.time
@@ -74,12 +73,11 @@ class ResultCache:
         self._client = client
         self._store = store
         self._clock = clock
-        self._uncache = load_scripts(client)["uncache"]
         self._near: TTLCache[str, Job] = TTLCache(NEAR_ENTRIES, NEAR_SECONDS)
         self._lock = threading.Lock()
 
     def find(self, key: str) -> Job | None:
-        """A job whose result may be copied, or None; its objects may have gone all the same."""
+        """Return a job whose result may be copied, or None; its objects may be gone by then."""
         with self._lock:
             near = self._near.get(key)
         if near is not None and near.expires_at > self._clock():
@@ -93,7 +91,7 @@ class ResultCache:
         return found
 
     def remember(self, key: str, task_id: str) -> Job | None:
-        """Read a job whose result Redis knows; None if it is of no use any more."""
+        """Read a job that Redis names for a cache key; None, and forgotten, if it has no result."""
         job = next(iter(self._store.get_many([task_id])), None)
         if job is None or job.status is not Status.SUCCEEDED or job.expires_at <= self._clock():
             self.forget(key, task_id)
@@ -103,11 +101,11 @@ class ResultCache:
         return job
 
     def forget(self, key: str, task_id: str) -> None:
-        """Drop a job whose result cannot be copied."""
+        """Forget a job whose result cannot be copied."""
         with self._lock:
             self._near.pop(key, None)
         with redis_errors():
-            self._uncache(args=[key, task_id])
+            scripts.JOBS.run(self._client, "uncache", id=task_id, cache_key=key)
 
 
 def _count(level: str, *, hit: bool) -> None:

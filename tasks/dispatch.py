@@ -28,15 +28,17 @@ class Dispatcher:
         Raises:
             QueueUnavailableError: Redis does not answer; the reconciler will send it again.
         """
-        message_id = job.task_id if job.sends == 0 else f"{job.task_id}.{job.sends + 1}"
+        message_id = (
+            job.task_id if job.redispatches == 0 else f"{job.task_id}.{job.redispatches + 1}"
+        )
         try:
             self._app.send_task(
                 names.REMOVE_TASK,
                 args=[job.task_id],
                 task_id=message_id,
                 queue=job.queue,
-                priority=int(job.urgency),
-                headers={names.SENDING_HEADER: job.sending},
+                priority=int(job.effective_priority),
+                headers={names.SENDING_HEADER: job.dispatch_seq},
                 kwargsrepr=_shown(job),
                 retry=False,
             )
@@ -53,7 +55,7 @@ class Dispatcher:
         Raises:
             QueueUnavailableError: Redis went away; what is numbered and not sent will be missed.
         """
-        chosen = [job for job in self._store.note_sendings(sendings) if job is not None]
+        chosen = [job for job in self._store.record_dispatches(sendings) if job is not None]
         for job in chosen:
             self.send(job)
         return chosen

@@ -1,4 +1,4 @@
-"""Which task an Idempotency-Key stands for. Keys are their owner's own."""
+"""Idempotency records: the task that an owner's Idempotency-Key stands for."""
 
 import hashlib
 import json
@@ -7,26 +7,25 @@ from typing import Final
 
 from redis import Redis
 
-from tasks import keys
+from tasks import keys, scripts
 from tasks.connection import redis_errors
-from tasks.scripts import load_scripts
 
 #: How long a key stands for its task.
 KEPT_SECONDS: Final = 24 * 3600
-#: How long a request may take to be accepted. Should its process die, the key is free after that.
+#: How long a key is reserved for a request; if its process dies, the key is free after that.
 _HELD_SECONDS: Final = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A key's use.
+    """The use of a key.
 
     Attributes:
-        payload: digest of what was asked for under it.
-        task_id: the task, whose id is drawn before there is one: so a task that was recorded is
-            found, even if the process that recorded it died before it could say so.
+        payload: digest of the request.
+        task_id: the task. Its id is drawn before the task is recorded, so that the task is found
+            even if the process died right after recording it.
         done: the task was accepted.
-        ours: this very call reserved it.
+        ours: this call made the reservation.
     """
 
     payload: str
@@ -36,17 +35,16 @@ class Reservation:
 
 
 class IdempotencyKeys:
-    """The keys in Redis. Raises `QueueUnavailableError` when it is away."""
+    """The records in Redis; raises `QueueUnavailableError` if Redis does not answer."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
-        self._exchange = load_scripts(client)["exchange"]
 
     def reserve(self, owner: str, key: str, wanted: Reservation) -> Reservation:
-        """Reserve a key for a task to be, or find what it stands for already."""
+        """Reserve a key for a new task, or return its existing reservation."""
         place = keys.idempotency_key(owner, key)
         with redis_errors():
-            # An entry may run out between the two: then it is ours after all.
+            # The existing entry may expire before it is read: then the key is free.
             while True:
                 if self._client.set(place, _write(wanted), nx=True, ex=_HELD_SECONDS):
                     return replace(wanted, ours=True)
@@ -55,21 +53,29 @@ class IdempotencyKeys:
                     return _read(str(found))
 
     def keep(self, owner: str, key: str, reserved: Reservation) -> None:
-        """The task was accepted: from now on the key stands for it."""
-        self._replace(owner, key, reserved, _write(replace(reserved, done=True)))
+        """Keep the key for a task that was accepted."""
+        self._compare_and_set(owner, key, reserved, _write(replace(reserved, done=True)))
 
     def free(self, owner: str, key: str, reserved: Reservation) -> None:
-        """Nothing was accepted: the key may be used again."""
-        self._replace(owner, key, reserved, "")
+        """Free the key: nothing was accepted."""
+        self._compare_and_set(owner, key, reserved, None)
 
-    def _replace(self, owner: str, key: str, reserved: Reservation, new: str) -> None:
-        place = keys.idempotency_key(owner, key)
+    def _compare_and_set(
+        self, owner: str, key: str, reserved: Reservation, value: str | None
+    ) -> None:
         with redis_errors():
-            self._exchange(args=[place, _write(reserved), new, KEPT_SECONDS])
+            scripts.PRIMITIVES.run(
+                self._client,
+                "compare_and_set",
+                key=keys.idempotency_key(owner, key),
+                expected=_write(reserved),
+                value=value,
+                seconds=KEPT_SECONDS,
+            )
 
 
 def payload_digest(payload: object) -> str:
-    """The same for equal payloads, which are JSON."""
+    """Return a digest of a JSON payload, equal for equal payloads."""
     text = json.dumps(payload, separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

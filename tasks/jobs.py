@@ -1,4 +1,4 @@
-"""A job's record: what it is, what may become of it, and how it is written down."""
+"""A job: its record, its states and transitions, and how Redis stores it."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -9,27 +9,27 @@ from typing import Any, Final, Self
 
 
 class Status(StrEnum):
-    """Where a job stands."""
+    """A job's state."""
 
-    #: Accepted and recorded; no worker has begun it.
+    #: Accepted and recorded; no worker runs it.
     QUEUED = "queued"
     #: A worker holds the lease.
     PROCESSING = "processing"
-    #: The result lies in the bucket.
+    #: The result is in the bucket.
     SUCCEEDED = "succeeded"
-    #: It will not be tried again; `error` says why.
+    #: It is not tried again; `error` says why.
     FAILED = "failed"
-    #: Ended by its owner.
+    #: Ended by its owner or an operator.
     CANCELED = "canceled"
 
     @property
     def final(self) -> bool:
-        """Nothing follows this state."""
+        """True if no other state follows."""
         return not TRANSITIONS[self]
 
 
 class Priority(IntEnum):
-    """How urgent a job is: one of the steps that the Redis transport keeps a list for."""
+    """How urgent a job is; the Redis transport keeps a list for each of these levels."""
 
     #: Somebody is waiting for it right now.
     HIGH = 0
@@ -38,7 +38,7 @@ class Priority(IntEnum):
     LOW = 6
 
 
-#: What may follow what. The Lua scripts of `store` enforce the same.
+#: The allowed transitions, which `jobs.lua` enforces.
 TRANSITIONS: Final = MappingProxyType(
     {
         Status.QUEUED: frozenset({Status.PROCESSING, Status.FAILED, Status.CANCELED}),
@@ -63,7 +63,7 @@ class JobError:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One picture's record. Times are unix seconds, durations milliseconds, sizes bytes."""
+    """One picture's job. Times are unix seconds, durations milliseconds, sizes bytes."""
 
     task_id: str
     model: str
@@ -78,42 +78,44 @@ class Job:
     file_stem: str = "image"
     sha256: str = ""
     request_id: str = ""
-    #: Of the request (W3C Trace Context); the worker's and the webhook's spans go under it.
+    #: Of the request (W3C Trace Context): the parent of the worker's and the webhook's spans.
     traceparent: str = ""
-    #: Id of the `tasks.owners.Owner` whose it is; empty for anybody's.
+    #: Id of its `tasks.owners.Owner`; empty where API keys are off.
     owner: str = ""
-    #: A JSON object that is echoed wherever the task is shown.
+    #: A JSON object that is repeated in each answer about the task.
     metadata: dict[str, Any] = field(default_factory=dict)
-    #: Who is to be told of the end, and of which ends; none named means all.
+    #: Where the webhook goes, and for which events; an empty list means all.
     webhook_url: str | None = None
     webhook_events: list[str] = field(default_factory=list)
     batch_id: str | None = None
-    #: The picture that is put behind the subject.
+    #: The background picture.
     background_key: str | None = None
-    #: Its result was made from that of an equal task: no model ran for it.
+    #: Its result is a copy of an equal job's: no model ran for it.
     cached: bool = False
-    #: The same for jobs that give the same result; None keeps a job apart. How many seconds the
-    #: result is then reused for, and the running job whose result this one waits for.
+    #: Equal for jobs of one owner with equal results; None: neither cached nor deduplicated.
     cache_key: str | None = None
+    #: How many seconds the result may be reused.
     cache_seconds: int | None = None
-    leader: str | None = None
+    #: The primary whose result this job waits for, as its duplicate.
+    primary: str | None = None
     priority: Priority = Priority.NORMAL
-    #: The priority that it was lifted to, having waited for too long; None if it was not.
-    step: Priority | None = None
-    #: Not begun by then, it fails.
+    #: The priority that the job was raised to by ageing; None if it was not.
+    priority_level: Priority | None = None
+    #: The job fails unless a worker begins it by then.
     deadline: float | None = None
-    #: Seconds from submission to its first deadline, where a later one has taken its place.
-    patience: float | None = None
-    #: Number of its last message's sending, and how often it was sent after the first time.
-    sending: int = 0
-    sends: int = 0
-    #: Runs that were begun; of these, those that its worker's process died over (a fault of the
-    #: picture, perhaps), and those that were lost by nobody's fault.
+    #: Seconds from submission to the first deadline, once a requeue has set a later deadline.
+    queue_timeout: float | None = None
+    #: Number of its latest message's dispatch, and how many came after the first one.
+    dispatch_seq: int = 0
+    redispatches: int = 0
+    #: Runs that were begun.
     attempts: int = 0
+    #: Runs over which the worker's process died, perhaps by the picture's fault.
     crashes: int = 0
+    #: Runs that ended by the fault of a worker, host or server.
     losses: int = 0
-    #: The worker on which it went wrong.
-    avoid: str | None = None
+    #: The worker that failed to run it, and leaves it to others.
+    excluded_worker: str | None = None
     worker: str | None = None
     started_at: float | None = None
     finished_at: float | None = None
@@ -127,39 +129,39 @@ class Job:
     full_height: int | None = None
     #: `top`, `left`, `width` and `height` of the subject in the result; None: no subject.
     foreground: dict[str, int] | None = None
-    #: The share of the input's pixels with alpha over one half, 0..1.
+    #: Share of the input's pixels with alpha over one half, 0..1.
     coverage: float | None = None
     timings: dict[str, int] = field(default_factory=dict)
     error: JobError | None = None
 
     def evolve(self, **changes: Any) -> Self:  # noqa: ANN401 - any field's type
-        """A copy with some fields changed."""
+        """Return a copy with some fields changed."""
         return replace(self, **changes)
 
     @property
-    def urgency(self) -> Priority:
+    def effective_priority(self) -> Priority:
         """The priority that its message is sent with."""
-        return self.priority if self.step is None else self.step
+        return self.priority if self.priority_level is None else self.priority_level
 
-    def begun_anew(self, now: float) -> Self:
-        """As it was submitted, and from `now` on with as long to wait as it had then.
+    def restarted(self, now: float) -> Self:
+        """Return the job as it was submitted, with the whole of its queue timeout from `now` on.
 
-        No longer than its pictures are kept, though.
+        The new deadline is not later than the expiry of its pictures.
         """
         if self.deadline is None:
             return self
-        patience = self.deadline - self.created_at
-        return self.evolve(patience=patience, deadline=min(now + patience, self.expires_at))
+        timeout = self.deadline - self.created_at
+        return self.evolve(queue_timeout=timeout, deadline=min(now + timeout, self.expires_at))
 
     @property
     def elapsed_ms(self) -> int | None:
-        """From submission to the end, once there is one."""
+        """Milliseconds from submission to the end; None before the end."""
         if self.finished_at is None:
             return None
         return round((self.finished_at - self.created_at) * 1000)
 
     def log_context(self) -> dict[str, str]:
-        """What every log line about this job carries."""
+        """Return what every log line about this job carries."""
         return {"task_id": self.task_id, "request_id": self.request_id}
 
 
@@ -180,11 +182,11 @@ _READERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
         "started_at": float,
         "finished_at": float,
         "deadline": float,
-        "patience": float,
+        "queue_timeout": float,
         "priority": lambda text: Priority(int(text)),
-        "step": lambda text: Priority(int(text)),
-        "sending": int,
-        "sends": int,
+        "priority_level": lambda text: Priority(int(text)),
+        "dispatch_seq": int,
+        "redispatches": int,
         "attempts": int,
         "crashes": int,
         "losses": int,
@@ -206,7 +208,7 @@ _REQUIRED: Final = tuple(
 
 
 def to_record(values: dict[str, Any]) -> dict[str, str]:
-    """Fields of a job as a Redis hash; absent stands for None."""
+    """Return fields of a job as a Redis hash; None is left out."""
     return {name: _write(name, value) for name, value in values.items() if value is not None}
 
 
@@ -221,7 +223,7 @@ def _write(name: str, value: Any) -> str:  # noqa: ANN401 - any field's type
 
 
 def write_error(error: JobError) -> str:
-    """An error as it stands in a record."""
+    """Return an error as a record stores it."""
     return json.dumps(
         {"type": error.type, "message": error.message, "retryable": error.retryable},
         separators=(",", ":"),
@@ -230,16 +232,16 @@ def write_error(error: JobError) -> str:
 
 
 def from_record(record: dict[str, str]) -> Job:
-    """The inverse of `to_record`, for a whole job; fields unknown to this version are ignored.
+    """Parse the record of a whole job; fields that this version does not know are ignored.
 
     Raises:
-        ValueError: a field is missing, or is not what `to_record` writes; the text names it.
+        ValueError: a field is missing or malformed; the message names it.
     """
     known = {each.name for each in fields(Job)}
     values = {name: _read(name, text) for name, text in record.items() if name in known}
     missing = [name for name in _REQUIRED if name not in values]
     if missing:
-        raise ValueError(f"without {', '.join(missing)}")
+        raise ValueError(f"missing fields: {', '.join(missing)}")
     return Job(**values)
 
 
@@ -254,5 +256,5 @@ def _read_json(name: str, text: str) -> Any:  # noqa: ANN401 - any field's type
     value = json.loads(text)
     if not isinstance(value, _JSON_FIELDS[name]):
         wanted = "array" if _JSON_FIELDS[name] is list else "object"
-        raise TypeError(f"a JSON {wanted} was expected")
+        raise TypeError(f"expected a JSON {wanted}")
     return JobError(**value) if name == "error" else value

@@ -32,16 +32,16 @@ _ALPHABET: Final = "23456789abcdefghjkmnpqrstuvwxyz"
 _RANDOM_CHARACTERS: Final = 20  # 31^20: about 99 bits
 
 
-#: Queued jobs whose next message is to be sent: a sorted set by the unix time from which on.
+#: Queued jobs whose next message is to be dispatched: a sorted set by the unix time from which.
 DUE: Final = f"{PREFIX}due"
 
-#: Queued jobs that nobody wants after a time: a sorted set by that unix time.
+#: Queued jobs that fail unless begun by a time: a sorted set by that unix time.
 DEADLINES: Final = f"{PREFIX}deadlines"
 
 #: The dead letters: a sorted set by the unix time of their end.
 DEAD: Final = f"{PREFIX}dead"
 
-#: The lists that messages were sent to, `<queue>|<priority>`: a set.
+#: The lists that messages were dispatched to, `<queue>|<priority level>`: a set.
 LISTS: Final = f"{PREFIX}lists"
 
 #: Workers whose parent process lives: a sorted set by the unix time until which that holds.
@@ -121,12 +121,12 @@ def idempotency_key(owner: str, key: str) -> str:
 
 
 def followers_key(task_id: str) -> str:
-    """The ids of the jobs that wait for an equal job's result, a set."""
-    return f"{PREFIX}followers:{task_id}"
+    """The ids of the jobs that wait for a primary's result, a set."""
+    return f"{PREFIX}duplicates:{task_id}"
 
 
-#: Jobs that have ended while others follow them: a sorted set by the unix time of their end.
-SETTLING: Final = f"{PREFIX}settling"
+#: Primaries that have ended and still have duplicates: a sorted set by the unix time of their end.
+SETTLING: Final = f"{PREFIX}primaries:ended"
 
 
 def index_key(status: str) -> str:
@@ -150,13 +150,13 @@ def done_channel(task_id: str) -> str:
 
 
 def sent_key(list_name: str) -> str:
-    """Queued jobs whose message went to a list: a sorted set by the number of the sending."""
-    return f"{PREFIX}sent:{list_name}"
+    """Queued jobs whose message was dispatched to a list: a sorted set by `dispatch_seq`."""
+    return f"{PREFIX}dispatched:{list_name}"
 
 
 def lifted_key(list_name: str) -> str:
-    """Those of them that a lower priority let wait for too long: a set."""
-    return f"{PREFIX}lifted:{list_name}"
+    """Those of them that were raised to the list's level after waiting for too long: a set."""
+    return f"{PREFIX}aged:{list_name}"
 
 
 def starts_key(worker: str) -> str:

@@ -23,8 +23,8 @@ def gpu_queue(host: str, index: int) -> str:
     return f"gpu.{host}.{index}"
 
 
-#: Header of a message: the number of its sending, as the record has it.
-SENDING_HEADER: Final = "rmbg_sending"
+#: Header of a message: its `dispatch_seq`, as in the record.
+SENDING_HEADER: Final = "rmbg_dispatch_seq"
 
 #: Beginning of the names of queues that one GPU alone takes from, and of models' shared ones.
 GPU_PREFIX: Final = "gpu."

@@ -109,7 +109,7 @@ class OwnedTasks:
 
     def _records(self, owner_id: str, places: list[Cursor]) -> Iterator[tuple[Job | None, Cursor]]:
         records = self._store.read([each.task_id for each in places])
-        by_id = {job.task_id: job for job in records.told()}
+        by_id = {job.task_id: job for job in records.readable()}
         present = by_id.keys() | records.unreadable.keys()
         expired = [each.task_id for each in places if each.task_id not in present]
         if expired:

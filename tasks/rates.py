@@ -1,13 +1,12 @@
-"""How much an owner may ask for in a time: token buckets in Redis."""
+"""Rate limits: a token bucket in Redis for each owner and policy."""
 
 import math
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import cast
 
 from redis import Redis
 
-from tasks import keys
+from tasks import keys, scripts
 from tasks.connection import redis_errors
 
 
@@ -16,8 +15,8 @@ class Rate:
     """A quota that refills evenly.
 
     Attributes:
-        quota: what a full bucket holds.
-        seconds: in which an empty one fills up.
+        quota: tokens in a full bucket.
+        seconds: time in which an empty bucket fills up.
     """
 
     quota: float
@@ -26,43 +25,47 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What came of taking from a bucket.
+    """The outcome of a request for tokens.
 
     Attributes:
         policy: the bucket's name.
         rate: its quota.
-        taken: was there enough?
-        left: what it holds now.
-        retry_after: whole seconds until what was asked for is there; 0 if it was taken.
+        allowed: the tokens were taken.
+        left: tokens in the bucket now.
+        retry_after: whole seconds until the cost is there; 0 if the request was allowed.
         reset_after: whole seconds until the bucket is full.
     """
 
     policy: str
     rate: Rate
-    taken: bool
+    allowed: bool
     left: float
     retry_after: int
     reset_after: int
 
 
 class RateLimiter:
-    """The buckets; raises `QueueUnavailableError` when Redis does not answer."""
+    """Takes from the buckets; raises `QueueUnavailableError` if Redis does not answer."""
 
     def __init__(self, client: Redis) -> None:
-        script = files("tasks.lua").joinpath("take.lua").read_text()
-        self._take = client.register_script(script)
+        self._client = client
 
     def take(self, owner_id: str, rate: Rate, *, cost: float = 1, policy: str) -> Allowance:
-        """Take `cost` from an owner's bucket, all of it or nothing."""
+        """Take `cost` tokens from an owner's bucket, all of them or none."""
         with redis_errors():
-            answer = self._take(
-                keys=[keys.rate_key(owner_id, policy)], args=[rate.quota, rate.seconds, cost]
+            answer = scripts.PRIMITIVES.run(
+                self._client,
+                "token_bucket",
+                key=keys.rate_key(owner_id, policy),
+                quota=rate.quota,
+                seconds=rate.seconds,
+                cost=cost,
             )
-        taken, left, wait_ms, full_ms = cast("tuple[int, str, int, int]", answer)
+        allowed, left, wait_ms, full_ms = cast("tuple[int, str, int, int]", answer)
         return Allowance(
             policy=policy,
             rate=rate,
-            taken=bool(taken),
+            allowed=bool(allowed),
             left=float(left),
             retry_after=math.ceil(wait_ms / 1000),
             reset_after=math.ceil(full_ms / 1000),

@@ -1,4 +1,4 @@
-"""Jobs' records as they are: everything that changes none of them."""
+"""Reads job records and their indices."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,17 +14,17 @@ from tasks.records import Records, ask_each, read_records
 
 
 class JobReader:
-    """The records. Every method raises `QueueUnavailableError` when Redis does not answer."""
+    """Reads records; every method raises `QueueUnavailableError` if Redis does not answer."""
 
     def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
         self._client = client
         self._clock = clock
 
     def get(self, task_id: str) -> Job | None:
-        """The record, or None.
+        """Return a job, or None.
 
         Raises:
-            UnreadableRecordError: it is damaged.
+            UnreadableRecordError: its record is damaged.
         """
         found = self.read([task_id])
         for each, reason in found.unreadable.items():
@@ -32,16 +32,16 @@ class JobReader:
         return next(iter(found.jobs), None)
 
     def get_many(self, task_ids: Sequence[str]) -> list[Job]:
-        """The records of those that have one that can be read, in that order, in one round trip."""
-        return self.read(task_ids).told()
+        """Return the jobs of those ids that have a readable record, in one round trip."""
+        return self.read(task_ids).readable()
 
     def read(self, task_ids: Sequence[str]) -> Records:
-        """The records of those that have one, and what is wrong with the others."""
+        """Read the records of those ids that have one, with the reasons of unreadable ones."""
         with redis_errors():
             return read_records(self._client, task_ids)
 
     def recorded(self, task_ids: Sequence[str]) -> set[str]:
-        """Those of the ids that have a record."""
+        """Return those of the ids that have a record."""
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             for task_id in task_ids:
                 pipe.exists(keys.job_key(task_id))
@@ -49,7 +49,7 @@ class JobReader:
         return {task_id for task_id, there in zip(task_ids, found, strict=True) if there}
 
     def waiting_in(self, queue: str, task_ids: Sequence[str]) -> list[str]:
-        """Those of the ids whose record names a queue, even if the rest of it cannot be read."""
+        """Return those of the ids whose record names a queue, even if the record is damaged."""
         with redis_errors():
             named = ask_each(
                 self._client, task_ids, lambda pipe, each: pipe.hget(keys.job_key(each), "queue")
@@ -57,30 +57,30 @@ class JobReader:
         return [task_id for task_id, name in zip(task_ids, named, strict=True) if name == queue]
 
     def lists(self) -> list[str]:
-        """The lists that messages were sent to, as `<queue>|<step>`."""
+        """Return the lists that messages were dispatched to, as `<queue>|<priority level>`."""
         with redis_errors():
             return sorted(cast("set[str]", self._client.smembers(keys.LISTS)))
 
     def position(self, task_id: str) -> int:
-        """How many jobs wait ahead of this one, in all queues; 0 once it no longer waits."""
+        """Return how many jobs wait ahead of this one in all queues; 0 if it does not wait."""
         with redis_errors():
             rank = self._client.zrank(keys.index_key(Status.QUEUED), task_id)
         return cast("int | None", rank) or 0
 
     def ids(self, status: Status) -> list[str]:
-        """The ids of a status, by the time they entered it."""
+        """Return the ids of a status, by the time of entry."""
         return self._members(keys.index_key(status), "+inf")
 
     def dead(self) -> list[str]:
-        """The ids of the dead letters, oldest first."""
+        """Return the ids of the dead letters, the oldest first."""
         return self._members(keys.DEAD, "+inf")
 
     def newest(self, statuses: Iterable[Status], limit: int) -> list[Job]:
-        """The jobs of these statuses that were submitted last, newest first."""
-        return self.read_newest(statuses, limit).told()
+        """Return the latest jobs of these statuses, the newest first."""
+        return self.read_newest(statuses, limit).readable()
 
     def read_newest(self, statuses: Iterable[Status], limit: int) -> Records:
-        """The same, and what is wrong with those that cannot be read."""
+        """Read the latest jobs of these statuses, with the reasons of unreadable ones."""
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             for status in statuses:
                 pipe.zrange(keys.index_key(status), 0, limit - 1, desc=True)
@@ -90,32 +90,32 @@ class JobReader:
         return Records(jobs[:limit], records.unreadable)
 
     def counts(self) -> dict[Status, int]:
-        """How many jobs each status has."""
+        """Return the number of jobs by status."""
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             for status in Status:
                 pipe.zcard(keys.index_key(status))
             return dict(zip(Status, pipe.execute(), strict=True))
 
     def due(self, most: int | None = None) -> list[str]:
-        """The ids of queued jobs whose next message is to be sent now; the first `most` of them."""
+        """Return the ids of queued jobs that are to be dispatched now, the first `most` of them."""
         return self._members(keys.DUE, self._clock(), most)
 
     def is_due(self, task_id: str) -> bool:
-        """Is a queued job's next message to be sent now?"""
+        """Return whether a queued job is to be dispatched now."""
         with redis_errors():
             score = self._client.zscore(keys.DUE, task_id)
         return score is not None and score <= self._clock()
 
     def overdue(self, most: int | None = None) -> list[str]:
-        """The ids of jobs whose deadline is over; the first `most` of them."""
+        """Return the ids of jobs whose deadline has passed, the first `most` of them."""
         return self._members(keys.DEADLINES, self._clock(), most)
 
     def has_lease(self, task_id: str) -> bool:
-        """Is a worker at it?"""
+        """Return whether a worker holds the lease."""
         return task_id not in self.without_lease([task_id])
 
     def without_lease(self, task_ids: Sequence[str]) -> list[str]:
-        """Those of the ids that no worker is at."""
+        """Return those of the ids whose lease no worker holds."""
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             for task_id in task_ids:
                 pipe.exists(keys.lease_key(task_id))
@@ -123,7 +123,7 @@ class JobReader:
         return [task_id for task_id, held in zip(task_ids, found, strict=True) if not held]
 
     def ready_workers(self) -> list[str]:
-        """The names of the workers that live, and whose model answered lately."""
+        """Return the names of the workers that are alive and ready."""
         now = self._clock()
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             for index in (keys.READY_INDEX, keys.ALIVE_INDEX):

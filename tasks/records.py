@@ -1,4 +1,4 @@
-"""Reads records that may be damaged: one that is must not hide the others."""
+"""Reads job records, of which some may be damaged, without losing the others."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tasks import keys
 from tasks.errors import UnreadableRecordError
 from tasks.jobs import Job, from_record
 
-#: What Redis says of a key of another kind; it puts no `ERR` before it.
+#: The beginning of Redis's error about a key of another type, in place of `ERR`.
 _WRONG_TYPE: Final = "WRONGTYPE"
 
 _log = structlog.get_logger(__name__)
@@ -21,29 +21,29 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """What was found under several ids.
+    """The records found under several ids.
 
     Attributes:
-        jobs: those that could be read, in the order of the ids.
-        unreadable: by id, why the others that are there could not.
+        jobs: the readable ones, in the order of the ids.
+        unreadable: the reason by id for those that are damaged.
     """
 
     jobs: list[Job]
     unreadable: dict[str, str]
 
     def notes(self) -> list[str]:
-        """What a person is told of the unreadable ones."""
+        """Return a message for each unreadable record."""
         return [str(UnreadableRecordError(each, why)) for each, why in self.unreadable.items()]
 
-    def told(self) -> list[Job]:
-        """The jobs, when the log has been told of the others."""
+    def readable(self) -> list[Job]:
+        """Return the readable jobs, and log the unreadable ones."""
         for task_id, reason in self.unreadable.items():
             _log.error("record.unreadable", task_id=task_id, reason=reason)
         return self.jobs
 
 
 def read_records(client: Redis, task_ids: Sequence[str]) -> Records:
-    """The records of those that have one, in one round trip."""
+    """Read the records of those ids that have one, in one round trip."""
     answers = ask_each(client, task_ids, lambda pipe, each: pipe.hgetall(keys.job_key(each)))
     found = Records([], {})
     for task_id, answer in zip(task_ids, answers, strict=True):
@@ -59,10 +59,13 @@ def read_records(client: Redis, task_ids: Sequence[str]) -> Records:
 def ask_each(
     client: Redis, items: Sequence[str], ask: Callable[[Pipeline, str], object]
 ) -> list[Any]:
-    """An answer for each item, in one round trip; where it is no text, or refused, the exception.
+    """Ask Redis once for each item, in one round trip.
+
+    Returns:
+        The answers; an exception in place of an answer that is refused or is not UTF-8.
 
     Raises:
-        RedisError: Redis is away, or refuses everything just now.
+        RedisError: Redis does not answer, or refuses everything, as with full memory.
     """
     if not items:
         return []
@@ -83,14 +86,14 @@ def ask_each(
 
 
 def is_about_one(error: ResponseError) -> bool:
-    """Does Redis refuse for what one key holds, and not for its own state, such as full memory?"""
+    """Return whether an error is about one key, not about Redis itself, such as full memory."""
     return type(error) is ResponseError and (
         error.status_code == "ERR" or str(error).startswith(_WRONG_TYPE)
     )
 
 
 def parse(task_id: str, answer: Any) -> Job | None:  # noqa: ANN401 - what `ask_each` gives
-    """The job of a record as Redis gave it; None of an empty one.
+    """Parse a record as `ask_each` returns it; None if it is empty.
 
     Raises:
         UnreadableRecordError: it is damaged.
@@ -104,11 +107,11 @@ def parse(task_id: str, answer: Any) -> Job | None:  # noqa: ANN401 - what `ask_
 
 
 def parse_flat(task_id: str, answer: Any) -> Job | None:  # noqa: ANN401 - what Redis gives
-    """The same of a script's answer: fields and values in turn.
+    """Parse a record as a script returns it: fields and values in turn; None if it is empty.
 
     Raises:
         UnreadableRecordError: it is damaged.
-        RedisError: Redis refuses everything just now.
+        RedisError: Redis refuses everything, as with full memory.
     """
     if isinstance(answer, ResponseError) and not is_about_one(answer):
         raise answer
@@ -117,8 +120,8 @@ def parse_flat(task_id: str, answer: Any) -> Job | None:  # noqa: ANN401 - what 
     return parse(task_id, answer)
 
 
-def sent_job(task_id: str, answer: Any) -> Job | None:  # noqa: ANN401 - the same
-    """The job that `resend` has numbered; None of one that is not queued, or is damaged."""
+def sent_job(task_id: str, answer: Any) -> Job | None:  # noqa: ANN401 - what Redis gives
+    """Parse the answer of `record_dispatch`; None if the job is not queued, or damaged."""
     try:
         return parse_flat(task_id, answer)
     except UnreadableRecordError as error:

@@ -86,7 +86,7 @@ class Restorer:
         queue = self.router.choose(job.model, job.priority)
         try:
             # Its deadline may be over; that it waits is no fault of its submitter's.
-            recorded = self.store.create(job.begun_anew(self.clock()).evolve(queue=queue))
+            recorded = self.store.create(job.restarted(self.clock()).evolve(queue=queue))
         except IdTakenError:
             return False
         # The record stands: if Redis goes away now, the reconciler sends the message later.

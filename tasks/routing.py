@@ -29,7 +29,7 @@ class Router:
         self._fleet = fleet
         self._routing = routing
 
-    def choose(self, model: str, priority: Priority, *, avoid: str | None = None) -> str:
+    def choose(self, model: str, priority: Priority, *, excluded_worker: str | None = None) -> str:
         """The queue of the worker that would begin it soonest; the shared one if none is free."""
         shared = names.model_queue(model)
         if self._routing == "shared":
@@ -37,7 +37,7 @@ class Router:
         try:
             if self._waits(shared, priority):
                 return shared
-            return self._soonest(model, priority, avoid) or shared
+            return self._soonest(model, priority, excluded_worker) or shared
         except QueueUnavailableError:
             return shared
 
@@ -49,11 +49,14 @@ class Router:
                     pipe.zcard(keys.sent_key(f"{queue}|{int(step)}"))
             return any(pipe.execute())
 
-    def _soonest(self, model: str, priority: Priority, avoid: str | None) -> str | None:
+    def _soonest(self, model: str, priority: Priority, excluded_worker: str | None) -> str | None:
         candidates = [
             worker
             for worker in self._fleet.workers()
-            if worker.usable and worker.model == model and worker.queue and worker.name != avoid
+            if worker.usable
+            and worker.model == model
+            and worker.queue
+            and worker.name != excluded_worker
         ]
         waits = [
             (self._wait(worker, lengths, priority), worker.queue)

@@ -1,62 +1,105 @@
-"""The Lua scripts of `tasks/lua`, each behind the part that they share."""
+"""The Lua scripts: several steps on Redis as one, called by the name of a command.
 
-from collections.abc import Mapping
+Each file of `tasks/lua` is one script behind `shared.lua`, with the table of its keys on top.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
-from types import MappingProxyType
+from typing import Any, Final, Self, TypeAlias
 
 from redis import Redis
-from redis.commands.core import Script
+from redis.exceptions import NoScriptError
 
 from tasks.metrics import JOB_BUCKETS
 
-#: What every script can call.
-_SHARED = ("common", "twins")
-_NAMES = (
-    "create_finished",
-    "withdraw",
-    "settle",
-    "promote",
-    "uncache",
-    "exchange",
-    "create",
-    "resend",
-    "claim",
-    "renew",
-    "finish",
-    "release",
-    "crash",
-    "cancel",
-    "postpone",
-    "requeue",
-    "set_aside",
-    "overdue",
-    "expire",
-    "seal_batch",
-    "forget",
-    "forget_list",
-    "erase",
-    "claim_delivery",
-    "note_attempt",
-    "drop_delivery",
-    "replay_delivery",
-)
+#: What a command takes: numbers become text, None is left out.
+Argument: TypeAlias = str | float | Mapping[str, str] | Sequence[Sequence[str]] | None
 
 
-def load_scripts(client: Redis) -> Mapping[str, Script]:
-    """Each script as a callable that sends its hash, and its text when Redis forgot it.
+@dataclass(frozen=True, slots=True)
+class LuaScript:
+    """One script, which Redis knows by the hash of its text.
 
-    Nothing is sent yet.
+    Two versions of the service on one Redis each call their own text, so that an upgrade may run
+    both side by side.
     """
-    folder = files("tasks.lua")
-    common = _constants() + "".join(folder.joinpath(f"{name}.lua").read_text() for name in _SHARED)
-    return MappingProxyType(
+
+    text: str
+    sha1: str
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """Read one file of `tasks/lua`, with what stands in front of it."""
+        folder = files("tasks.lua")
+        buckets = ", ".join(map(str, JOB_BUCKETS))
+        text = "\n".join(
+            (
+                f"local JOB_BUCKETS = {{{buckets}}}",
+                folder.joinpath("shared.lua").read_text(),
+                folder.joinpath(f"{name}.lua").read_text(),
+            )
+        )
+        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+    def run(self, client: Redis, command: str, **arguments: Argument) -> Any:  # noqa: ANN401 - what Redis gives
+        """Run one command.
+
+        Raises:
+            ResponseError: the record that the command changes is damaged; nothing was written.
+        """
+        packed = _pack(arguments)
+        try:
+            return client.evalsha(self.sha1, 0, command, packed)
+        except NoScriptError:
+            return client.eval(self.text, 0, command, packed)
+
+    def run_each(
+        self, client: Redis, command: str, calls: Sequence[Mapping[str, Argument]]
+    ) -> list[Any]:
+        """Run one command several times in one round trip; where a call fails, its exception."""
+        packed = [_pack(arguments) for arguments in calls]
+        with client.pipeline(transaction=False) as pipe:
+            for each in packed:
+                pipe.evalsha(self.sha1, 0, command, each)
+            answers = pipe.execute(raise_on_error=False)
+            if not any(isinstance(answer, NoScriptError) for answer in answers):
+                return answers
+            # Redis was restarted and has forgotten the script.
+            pipe.script_load(self.text)
+            missing = [
+                place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)
+            ]
+            for place in missing:
+                pipe.evalsha(self.sha1, 0, command, packed[place])
+            repeated = pipe.execute(raise_on_error=False)[1:]
+        for place, answer in zip(missing, repeated, strict=True):
+            answers[place] = answer
+        return answers
+
+
+def _pack(arguments: Mapping[str, Argument]) -> str:
+    """The arguments as JSON, numbers as text: Lua's JSON would round a unix time."""
+    return json.dumps(
         {
-            name: client.register_script(common + folder.joinpath(f"{name}.lua").read_text())
-            for name in _NAMES
-        }
+            name: str(value) if _is_number(value) else value
+            for name, value in arguments.items()
+            if value is not None
+        },
+        ensure_ascii=False,
+        separators=(",", ":"),
     )
 
 
-def _constants() -> str:
-    """What Lua and Python have to agree about, as one line of Lua."""
-    return f"local JOB_BUCKETS = {{{', '.join(map(str, JOB_BUCKETS))}}}\n"
+def _is_number(value: Argument) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+#: Jobs, duplicates and batches.
+JOBS: Final = LuaScript.load("jobs")
+#: Webhook deliveries.
+DELIVERIES: Final = LuaScript.load("deliveries")
+#: Compare-and-set, locks, token buckets.
+PRIMITIVES: Final = LuaScript.load("primitives")

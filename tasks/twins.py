@@ -1,4 +1,4 @@
-"""Jobs that wait for an equal job's result: seen to when that job, their leader, has ended."""
+"""Deduplication: completes the duplicates of a primary once the primary has ended."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 import structlog
 from redis import Redis
 
-from tasks import keys
+from tasks import keys, scripts
 from tasks.connection import redis_errors
 from tasks.copies import copy_result, discard, result_facts
 from tasks.dispatch import Dispatcher
@@ -15,22 +15,21 @@ from tasks.errors import ObjectNotFoundError, QueueUnavailableError, StoreUnavai
 from tasks.jobs import Job, Status, to_record
 from tasks.reasons import EXPIRED, LOST, OVERDUE
 from tasks.routing import Router
-from tasks.scripts import load_scripts
 from tasks.storage import ObjectStore
 from tasks.store import JobStore
 
-#: A leader failed for a reason that is not its followers': one of them is to try.
+#: Errors of a primary that do not concern its duplicates: one of these runs instead.
 _OWN_REASONS: Final = frozenset({LOST.type, OVERDUE.type, EXPIRED.type, "original_missing"})
-#: Followers that are seen to before the next leader's are.
+#: Duplicates of one primary that are completed before the next primary's turn.
 _AT_ONCE: Final = 100
-#: One process at a time sees to a leader; should it die, another takes over after so long.
+#: Lock of the process that completes a primary's duplicates; if it dies, another goes on after.
 _LOCK_MS: Final = 15_000
 
 _log = structlog.get_logger(__name__)
 
 
 class Settler:
-    """Gives followers what their leaders came to; each step may be repeated without harm."""
+    """Completes duplicates as their primaries ended; each step may be repeated."""
 
     def __init__(
         self,
@@ -48,145 +47,153 @@ class Settler:
         self._dispatcher = dispatcher
         self._router = router
         self._clock = clock
-        self._scripts = load_scripts(client)
 
     def run_once(self) -> int:
-        """See to the leaders that have ended; how many followers were settled.
+        """Complete the duplicates of all primaries that have ended; return how many were completed.
 
         Raises:
-            QueueUnavailableError, StoreUnavailableError: the rest waits for the next call.
+            QueueUnavailableError, StoreUnavailableError: the next call does the rest.
         """
         with redis_errors():
             ended = cast("list[str]", self._client.zrange(keys.SETTLING, 0, -1))
-        return sum(self._attempt(leader_id) for leader_id in ended)
+        return sum(self._attempt(primary_id) for primary_id in ended)
 
-    def _attempt(self, leader_id: str) -> int:
-        """One leader; if its followers cannot be settled now, the others come before it."""
+    def _attempt(self, primary_id: str) -> int:
+        """Complete one primary's duplicates; if that fails, the other primaries come first."""
         try:
-            return self._settle_alone(leader_id)
+            return self._complete_locked(primary_id)
         except QueueUnavailableError:
             raise
         except StoreUnavailableError:
-            # The store may be away; or it is this one result alone that it does not give.
-            self._put_last(leader_id)
+            # Either the object store is down, or it cannot deliver this one result.
+            self._put_last(primary_id)
             raise
-        except Exception:  # noqa: BLE001 - whatever its record holds
-            _log.exception("twin.not_settled", leader=leader_id)
-            self._put_last(leader_id)
+        except Exception:  # noqa: BLE001 - a damaged record may raise anything
+            _log.exception("duplicate.not_completed", primary=primary_id)
+            self._put_last(primary_id)
         return 0
 
-    def _put_last(self, leader_id: str) -> None:
+    def _put_last(self, primary_id: str) -> None:
         with redis_errors():
-            self._client.zadd(keys.SETTLING, {leader_id: self._clock()}, xx=True)
+            self._client.zadd(keys.SETTLING, {primary_id: self._clock()}, xx=True)
 
-    def _settle_alone(self, leader_id: str) -> int:
-        lock = f"{keys.SETTLING}:{leader_id}"
+    def _complete_locked(self, primary_id: str) -> int:
+        lock = f"{keys.SETTLING}:{primary_id}"
         with redis_errors():
             if not self._client.set(lock, "1", nx=True, px=_LOCK_MS):
                 return 0
         try:
-            return self.settle(leader_id)
+            return self.complete(primary_id)
         finally:
             with redis_errors():
                 self._client.delete(lock)
 
-    def settle(self, leader_id: str) -> int:
-        """Settle a leader's followers, or let one of them run; how many were settled."""
-        followers = self._followers(leader_id)
-        leader = next(iter(self._store.read([leader_id]).jobs), None)
-        if not followers:
-            self._drop(leader_id)
+    def complete(self, primary_id: str) -> int:
+        """Complete a primary's duplicates, or let one of them run; return how many completed."""
+        duplicates = self._duplicates(primary_id)
+        primary = next(iter(self._store.read([primary_id]).jobs), None)
+        if not duplicates:
+            self._drop(primary_id)
             return 0
-        if leader is not None and not leader.status.final:
-            return 0  # begun anew by an operator: they go on waiting
-        if leader is not None and leader.status is Status.SUCCEEDED:
-            return self._succeed(leader, followers)
-        if leader is not None and leader.error and leader.error.type not in _OWN_REASONS:
-            return sum(self._end(each, leader, error=leader.error) for each in followers)
-        self._promote(leader_id, followers)
+        if primary is not None and not primary.status.final:
+            return 0  # requeued by an operator: its duplicates wait for its next end
+        if primary is not None and primary.status is Status.SUCCEEDED:
+            return self._succeed(primary, duplicates)
+        if primary is not None and primary.error and primary.error.type not in _OWN_REASONS:
+            return sum(self._end(each, primary, error=primary.error) for each in duplicates)
+        self._promote(primary_id, duplicates)
         return 0
 
-    def _followers(self, leader_id: str) -> list[Job]:
+    def _duplicates(self, primary_id: str) -> list[Job]:
         with redis_errors():
-            found = cast("set[str]", self._client.smembers(keys.followers_key(leader_id)))
+            found = cast("set[str]", self._client.smembers(keys.followers_key(primary_id)))
         some = sorted(found)[:_AT_ONCE]
         records = self._store.read(some)
         for task_id in records.unreadable:
-            # It cannot be told what it wants: it waits by itself, and the reconciler looks at it.
-            self._store.set_aside(task_id, self._clock())
-        present = records.told()
+            # It leaves the primary and becomes due: the reconciler quarantines it.
+            self._store.quarantine(task_id, self._clock())
+        present = records.readable()
         gone = set(some) - {job.task_id for job in present}
         if gone:
             with redis_errors():
-                self._client.srem(keys.followers_key(leader_id), *gone)
+                self._client.srem(keys.followers_key(primary_id), *gone)
         return present
 
-    def _drop(self, leader_id: str) -> None:
+    def _drop(self, primary_id: str) -> None:
         with redis_errors():
-            self._client.zrem(keys.SETTLING, leader_id)
+            self._client.zrem(keys.SETTLING, primary_id)
 
-    def _succeed(self, leader: Job, followers: Sequence[Job]) -> int:
-        settled = 0
-        for follower in followers:
+    def _succeed(self, primary: Job, duplicates: Sequence[Job]) -> int:
+        completed = 0
+        for duplicate in duplicates:
             try:
-                settled += self._copy(leader, follower)
+                completed += self._copy(primary, duplicate)
             except ObjectNotFoundError:
-                # Erased in the meantime: those that are left need a run of their own.
-                self._promote(leader.task_id, self._followers(leader.task_id))
+                # The primary was erased meanwhile: one of the remaining duplicates must run.
+                self._promote(primary.task_id, self._duplicates(primary.task_id))
                 break
-        return settled
+        return completed
 
-    def _copy(self, leader: Job, follower: Job) -> bool:
-        copy_result(self._objects, follower, leader)
-        facts = result_facts(follower, leader)
-        began = max(leader.started_at or follower.created_at, follower.created_at)
-        waited = {"queue_ms": max(0, round((self._clock() - follower.created_at) * 1000))}
+    def _copy(self, primary: Job, duplicate: Job) -> bool:
+        copy_result(self._objects, duplicate, primary)
+        facts = result_facts(duplicate, primary)
+        began = max(primary.started_at or duplicate.created_at, duplicate.created_at)
+        waited = {"queue_ms": max(0, round((self._clock() - duplicate.created_at) * 1000))}
         done = self._end(
-            follower, leader, started_at=began, worker=leader.worker, timings=waited, **facts
+            duplicate, primary, started_at=began, worker=primary.worker, timings=waited, **facts
         )
         if not done:
-            self._discard(follower, facts["result_key"])
+            self._discard(duplicate, facts["result_key"])
         return done
 
-    def _discard(self, follower: Job, key: str) -> None:
-        """Canceled or erased while its copy was made; unless another process was quicker."""
-        present = self._store.get(follower.task_id)
+    def _discard(self, duplicate: Job, key: str) -> None:
+        """Remove the copy of a job that was canceled or erased meanwhile.
+
+        The copy stays if another process completed the job with it.
+        """
+        present = self._store.get(duplicate.task_id)
         if present is None or present.result_key != key:
             discard(self._objects, key)
 
-    def _end(self, follower: Job, leader: Job, **changes: Any) -> bool:  # noqa: ANN401 - any field's type
-        """End a follower as its leader ended; False if it does not wait for it any more."""
-        record = [part for pair in to_record(changes).items() for part in pair]
-        ended = self._run(
-            "settle",
-            follower.task_id,
-            leader.task_id,
-            self._clock(),
-            leader.status.value,
-            *record,
-        )
+    def _end(self, duplicate: Job, primary: Job, **changes: Any) -> bool:  # noqa: ANN401 - any field's type
+        """End a duplicate as its primary ended; False if it no longer waits for that one."""
+        with redis_errors():
+            ended = scripts.JOBS.run(
+                self._client,
+                "complete_duplicate",
+                id=duplicate.task_id,
+                primary=primary.task_id,
+                now=self._clock(),
+                status=primary.status.value,
+                fields=to_record(changes),
+            )
         return bool(ended)
 
-    def _promote(self, leader_id: str, followers: Sequence[Job]) -> None:
-        """The most urgent one runs, and the others follow it."""
-        for chosen in sorted(followers, key=lambda job: (job.priority, job.created_at)):
-            leads = self._run("promote", leader_id, chosen.task_id, self._clock())
-            if leads:
-                _log.info("twin.promoted", task_id=leads, instead_of=leader_id)
-                send_due(self._store, self._dispatcher, self._router, leads)
+    def _promote(self, primary_id: str, duplicates: Sequence[Job]) -> None:
+        """Let the most urgent duplicate run as the primary of the others."""
+        for chosen in sorted(duplicates, key=lambda job: (job.priority, job.created_at)):
+            with redis_errors():
+                promoted = scripts.JOBS.run(
+                    self._client,
+                    "promote_duplicate",
+                    id=chosen.task_id,
+                    primary=primary_id,
+                    now=self._clock(),
+                )
+            if promoted:
+                _log.info("duplicate.promoted", task_id=promoted, instead_of=primary_id)
+                send_due(self._store, self._dispatcher, self._router, promoted)
                 return
-
-    def _run(self, script: str, *arguments: Any) -> Any:  # noqa: ANN401 - what Redis takes and gives
-        with redis_errors():
-            return self._scripts[script](args=arguments)
 
 
 def send_due(store: JobStore, dispatcher: Dispatcher, router: Router, task_id: str) -> None:
-    """Send a job at once whose message is due; the reconciler sends it if this fails."""
+    """Send the message of a job that is due; if that fails, the reconciler sends it."""
     try:
         job = store.get(task_id)
         if job is not None and store.is_due(task_id):
-            queue = router.choose(job.model, job.urgency, avoid=job.avoid)
+            queue = router.choose(
+                job.model, job.effective_priority, excluded_worker=job.excluded_worker
+            )
             dispatcher.send_again(task_id, queue=queue)
     except QueueUnavailableError as error:
-        _log.warning("twin.not_sent", task_id=task_id, reason=str(error))
+        _log.warning("duplicate.not_sent", task_id=task_id, reason=str(error))

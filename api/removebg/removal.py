@@ -74,7 +74,7 @@ class Removal:
             cost = min(max(1.0, image.megapixels), quota)
             allowances.append(take(cost, policy=_MEGAPIXELS, rate=Rate(quota, _MINUTE)))
         for allowance in allowances:
-            if allowance is not None and not allowance.taken:
+            if allowance is not None and not allowance.allowed:
                 raise _too_fast(allowance)
 
     def _finished(self, job: Job) -> Job:

@@ -70,7 +70,7 @@ class Intake:
             bytes=submission.image.length,
             batch_id=accepted.batch_id,
             cached=accepted.cached,
-            follows=accepted.leader,
+            duplicate_of=accepted.primary,
         )
         return accepted
 
@@ -99,7 +99,7 @@ class Intake:
             background_key=keys.background_key(task_id) if submission.background else None,
             created_at=now,
             expires_at=now + retention,
-            deadline=now + self._patience(submission),
+            deadline=now + self._queue_timeout(submission),
             options=submission.options.to_dict(),
             owner=submission.owner.id,
             priority=submission.priority,
@@ -150,7 +150,7 @@ class Intake:
                 raise InvalidOptionError("model", f"Choose one of {', '.join(sorted(served))}.")
         return name
 
-    def _patience(self, submission: Submission) -> float:
+    def _queue_timeout(self, submission: Submission) -> float:
         """Seconds after which nobody wants a job that was not begun."""
         default = min(self.settings.queue_seconds, self.settings.retention_hours * 3600)
         return default if submission.expires_in is None else min(default, submission.expires_in)
@@ -184,7 +184,7 @@ class Intake:
     def _record(self, job: Job) -> Job:
         """Record the job whose pictures are stored, and have it run."""
         try:
-            recorded = self.runtime.job_store.create(job, most_pending=self.settings.max_pending)
+            recorded = self.runtime.job_store.create(job, max_pending=self.settings.max_pending)
         except ResultKnownError as known:
             return self._take_over(job, known.task_id)
         except QueueFullError:
@@ -207,7 +207,7 @@ class Intake:
             QueueUnavailableError: there is no record, and there will be none.
         """
         try:
-            found = self.runtime.job_store.withdraw(job.task_id)
+            found = self.runtime.job_store.tombstone(job.task_id)
         except QueueUnavailableError as again:
             _log.warning("submit.undecided", **job.log_context())
             raise UndecidedError(str(again)) from error
@@ -258,11 +258,9 @@ class Intake:
             discard(self.runtime.object_store, key)
 
     def _queue(self, job: Job) -> None:
-        if job.leader is not None:
-            # It waits for an equal job, which may have become more urgent by it.
-            send_due(
-                self.runtime.job_store, self.runtime.dispatcher, self.runtime.router, job.leader
-            )
+        if job.primary is not None:
+            # It waits for its primary, which may have become more urgent by it.
+            send_due(self.runtime.job_store, self.runtime.dispatcher, self.runtime.router, job.primary)
             return
         try:
             with span("queue"):

@@ -1,4 +1,4 @@
-"""The records of batches in Redis. Their jobs' ends are counted by the scripts that end jobs."""
+"""Batch records in Redis. The Lua command that ends a job counts that end in its batch."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,26 +6,23 @@ from typing import Any, Final, cast
 
 from redis import Redis
 
-from tasks import keys
+from tasks import keys, scripts
 from tasks.batches.record import Batch, Item
 from tasks.connection import redis_errors
-from tasks.scripts import load_scripts
 from tasks.store import RECORD_GRACE_SECONDS
 
-#: Too little time for a batch to be taken in would have it vanish in the middle.
 _SUFFIXES: Final = ("", ":items", ":ends")
 
 
 class BatchStore:
-    """Every method raises `QueueUnavailableError` when Redis does not answer."""
+    """The records. Every method raises `QueueUnavailableError` if Redis does not answer."""
 
     def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
         self._client = client
-        self._scripts = load_scripts(client)
         self._clock = clock
 
     def create(self, batch: Batch) -> None:
-        """Begin a batch; its jobs may be submitted from now on."""
+        """Record a new batch; its jobs may be submitted from now on."""
         name = keys.batch_key(batch.batch_id)
         flat: list[Any] = [part for pair in batch.to_record().items() for part in pair]
         with redis_errors(), self._client.pipeline(transaction=True) as pipe:
@@ -35,19 +32,19 @@ class BatchStore:
             pipe.execute()
 
     def seal(self, batch: Batch, items: Sequence[Item]) -> None:
-        """Say what belongs to a batch; it is done once all of that has ended, maybe now."""
+        """Record the items of a batch; it completes once all their jobs have ended, perhaps now."""
         with redis_errors():
-            self._scripts["seal_batch"](
-                args=[
-                    batch.batch_id,
-                    self._clock(),
-                    int(batch.expires_at + RECORD_GRACE_SECONDS),
-                    *(part for item in items for part in (item.write(), item.task_id or "")),
-                ]
+            scripts.JOBS.run(
+                self._client,
+                "seal_batch",
+                batch=batch.batch_id,
+                now=self._clock(),
+                expiry=int(batch.expires_at + RECORD_GRACE_SECONDS),
+                items=[(item.write(), item.task_id or "") for item in items],
             )
 
     def get(self, batch_id: str) -> Batch | None:
-        """The record, or None."""
+        """Return a batch, or None."""
         name = keys.batch_key(batch_id)
         with redis_errors(), self._client.pipeline(transaction=True) as pipe:
             pipe.hgetall(name)
@@ -56,7 +53,7 @@ class BatchStore:
         return Batch.from_record(record, items) if record else None
 
     def remove(self, batch_id: str) -> None:
-        """Forget a batch; its jobs are their own."""
+        """Remove a batch's record; its jobs stay."""
         name = keys.batch_key(batch_id)
         with redis_errors(), self._client.pipeline(transaction=True) as pipe:
             pipe.delete(*(f"{name}{suffix}" for suffix in _SUFFIXES))
@@ -64,6 +61,6 @@ class BatchStore:
             pipe.execute()
 
     def expired(self, now: float) -> list[str]:
-        """The ids of batches whose records' time was over at `now`."""
+        """Return the ids of batches whose records had expired at `now`."""
         with redis_errors():
             return cast("list[str]", self._client.zrangebyscore(keys.BATCHES, "-inf", now))

@@ -8,7 +8,7 @@ from tasks.runtime import Runtime
 def send_requeued(runtime: Runtime, job: Job) -> None:
     """Send a job that was requeued at once; failing that, the reconciler does."""
     try:
-        queue = runtime.router.choose(job.model, job.priority, avoid=job.avoid)
+        queue = runtime.router.choose(job.model, job.priority, excluded_worker=job.excluded_worker)
         runtime.dispatcher.send_again(job.task_id, queue=queue)
     except QueueUnavailableError:
         # The record says that it is due: nothing is lost.

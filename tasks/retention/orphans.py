@@ -91,7 +91,7 @@ class Orphans:
         self, block: Sequence[Listed], lost: Callable[[Listed], bool]
     ) -> Iterator[Listed]:
         records = self.store.read(_tasks_of(block))
-        jobs = {job.task_id: job for job in records.told()}
+        jobs = {job.task_id: job for job in records.readable()}
         for each in block:
             if keys.task_of(each.key) in records.unreadable:
                 continue  # it is recorded; which result counts cannot be told

@@ -123,7 +123,7 @@ class Courier:
     def _settle(
         self, delivery: Delivery, claim: str, attempt: Attempt | None, verdict: Verdict
     ) -> None:
-        state = self.store.note(delivery, claim, attempt, verdict)
+        state = self.store.record_attempt(delivery, claim, attempt, verdict)
         _log.info(
             "webhook.attempted",
             outcome=outcome_of(attempt),

@@ -1,4 +1,4 @@
-"""Deliveries in Redis: what is due, what came of it, and how the receivers behave."""
+"""Webhook deliveries in Redis: what is due, claims, attempts, dead letters, disabled targets."""
 
 import hashlib
 import secrets
@@ -8,33 +8,31 @@ from typing import Any, Final, cast
 import structlog
 from redis import Redis
 
-from tasks import keys
+from tasks import keys, scripts
 from tasks.connection import redis_errors
 from tasks.records import ask_each
-from tasks.scripts import load_scripts
 from tasks.webhooks.delivery import Attempt, Delivery, outcome_of
 from tasks.webhooks.schedule import Verdict
 
-#: A row that cannot be read is looked at again after so long.
+#: How long a delivery that cannot be read is kept from the due ones.
 _ASIDE_SECONDS: Final = 60
 
 _log = structlog.get_logger(__name__)
 
 
 class DeliveryStore:
-    """The rows. Every method raises `QueueUnavailableError` when Redis does not answer."""
+    """The records. Every method raises `QueueUnavailableError` if Redis does not answer."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
-        self._scripts = load_scripts(client)
 
     def due(self, now: float, limit: int) -> list[Delivery]:
-        """The next deliveries to send, the one that is due longest first."""
+        """Return the next deliveries to attempt, the longest due first."""
         with redis_errors():
             ids = self._client.zrangebyscore(keys.DELIVERIES_DUE, "-inf", now, start=0, num=limit)
         records = self._records(cast("list[str]", ids))
         for each in [each for each, record in records.items() if record and not _read(record)]:
-            # Until somebody mends it; the others are not to wait behind it.
+            # An operator must repair it; until then the others do not wait behind it.
             self.postpone({each: now + _ASIDE_SECONDS})
             _log.error("webhook.unreadable", webhook_id=each)
         return self._readable(records, forget=True)
@@ -58,104 +56,110 @@ class DeliveryStore:
         return [row for row in map(_read, records.values()) if row]
 
     def claim(self, delivery_id: str, now: float, *, seconds: float) -> str | None:
-        """Take a delivery that is due; the claim, or None if another sender has it.
+        """Claim a delivery that is due; None if another dispatcher has it.
 
         Args:
             delivery_id: which.
             now: unix time.
-            seconds: after these it is due again, should its sender have died.
+            seconds: after which it is due again if its dispatcher has died.
         """
         claim = secrets.token_hex(8)
         with redis_errors():
-            ours = self._scripts["claim_delivery"](args=[delivery_id, claim, now, now + seconds])
-        return claim if ours else None
+            claimed = scripts.DELIVERIES.run(
+                self._client, "claim", id=delivery_id, claim=claim, now=now, again=now + seconds
+            )
+        return claim if claimed else None
 
     def postpone(self, due: Mapping[str, float]) -> None:
-        """Leave deliveries that were not claimed until later, each to its unix time."""
+        """Make deliveries that were not claimed due later, each at its unix time."""
         if due:
             with redis_errors():
                 self._client.zadd(keys.DELIVERIES_DUE, dict(due), xx=True)
 
-    def note(
-        self, delivery: Delivery, claim: str, attempt: Attempt | None, verdict: Verdict
+    def record_attempt(
+        self, delivery: Delivery, claim: str, attempt: Attempt | None, decision: Verdict
     ) -> str:
-        """Write down an attempt and what follows; `late` if another sender has taken over."""
+        """Record an attempt and the state that follows from it.
+
+        Returns:
+            The state; `late` if another dispatcher has claimed the delivery, or `missing`.
+        """
         with redis_errors():
-            settled = self._scripts["note_attempt"](
-                args=[
-                    delivery.id,
-                    claim,
-                    attempt.write() if attempt else "",
-                    verdict.state.value,
-                    verdict.due,
-                    verdict.reason,
-                    outcome_of(attempt),
-                ]
+            outcome = scripts.DELIVERIES.run(
+                self._client,
+                "record_attempt",
+                id=delivery.id,
+                claim=claim,
+                attempt=attempt.write() if attempt else None,
+                state=decision.state.value,
+                due=decision.due,
+                reason=decision.reason,
+                outcome=outcome_of(attempt),
             )
-        return str(settled)
+        return str(outcome)
 
     def get(self, delivery_id: str) -> Delivery | None:
-        """A row, or None."""
+        """Return a delivery, or None."""
         return next(iter(self._rows([delivery_id])), None)
 
     def of(self, subject: str) -> list[Delivery]:
-        """All deliveries about a task or a batch, in the order of their birth."""
+        """Return all deliveries of a task or a batch, the oldest first."""
         with redis_errors():
             ids = self._client.lrange(keys.deliveries_key(subject), 0, -1)
         return self._rows(cast("list[str]", ids))
 
     def attempts(self, delivery_id: str) -> list[Attempt]:
-        """The latest 50 attempts, the first one first."""
+        """Return the latest 50 attempts, the oldest first."""
         with redis_errors():
             found = self._client.lrange(keys.attempts_key(delivery_id), 0, -1)
         return [Attempt.read(text) for text in cast("list[str]", found)]
 
     def waiting(self, limit: int) -> list[Delivery]:
-        """Deliveries that are to be sent, the next one first."""
+        """Return pending deliveries, the next one due first."""
         with redis_errors():
             ids = self._client.zrange(keys.DELIVERIES_DUE, 0, limit - 1)
         return self._rows(cast("list[str]", ids), forget=True)
 
     def dead(self, limit: int) -> list[Delivery]:
-        """Deliveries that were given up, the newest first."""
+        """Return dead deliveries, the newest first."""
         with redis_errors():
             ids = self._client.zrevrange(keys.DELIVERIES_DEAD, 0, limit - 1)
         return self._rows(cast("list[str]", ids), forget=True)
 
     def next_due(self, delivery_id: str) -> float | None:
-        """The unix time of the next attempt, if there is to be one."""
+        """Return the unix time of the next attempt, or None."""
         with redis_errors():
             score = self._client.zscore(keys.DELIVERIES_DUE, delivery_id)
         return None if score is None else float(score)
 
     def replay(self, delivery_id: str, now: float) -> bool:
-        """Have it sent again, as if it were new; False if it is not known any more."""
+        """Send it again as if it were new; False if there is no such delivery."""
         with redis_errors():
-            return bool(self._scripts["replay_delivery"](args=[delivery_id, now]))
+            return bool(scripts.DELIVERIES.run(self._client, "replay", id=delivery_id, now=now))
 
     def drop(self, delivery_id: str) -> bool:
-        """Give it up on an operator's word; False if it was not waiting and not dead."""
+        """Give it up for an operator; False if it was neither pending nor dead."""
         with redis_errors():
-            return bool(self._scripts["drop_delivery"](args=[delivery_id]))
+            return bool(scripts.DELIVERIES.run(self._client, "drop", id=delivery_id))
 
     def disable(self, delivery: Delivery, now: float) -> None:
-        """Its target is not to be called again for this owner."""
+        """Stop calling its target for this owner."""
         with redis_errors():
             self._client.hset(keys.DISABLED_TARGETS, _target(delivery), str(now))
 
     def enable(self, delivery: Delivery) -> None:
-        """Its target took an event, so it is there again."""
+        """Call its target again, since it took an event."""
         with redis_errors():
             self._client.hdel(keys.DISABLED_TARGETS, _target(delivery))
 
     def disabled(self, delivery: Delivery) -> bool:
-        """Did its target say that it is gone?"""
+        """Return whether its target has answered 410."""
         with redis_errors():
             return bool(self._client.hexists(keys.DISABLED_TARGETS, _target(delivery)))
 
 
 def _read(record: Any) -> Delivery | None:  # noqa: ANN401 - what `ask_each` gives
-    """A row; None if it is not what this version writes."""
+    """Parse a record; None if it is damaged."""
     try:
         return Delivery.from_record(record)
     except (KeyError, TypeError, ValueError):
@@ -163,6 +167,6 @@ def _read(record: Any) -> Delivery | None:  # noqa: ANN401 - what `ask_each` giv
 
 
 def _target(delivery: Delivery) -> str:
-    # An address may hold a secret in its path: its hash will do.
+    # A URL may hold a secret in its path: only its hash is stored.
     digest = hashlib.sha256(delivery.url.encode()).hexdigest()
     return f"{delivery.owner}|{digest}"

@@ -64,7 +64,7 @@ class Ageing:
         free, oldest = self._look_at(name, f"{queue}|{int(above)}")
         ripe = (job for job, since in self._waiting(oldest) if self._is_ripe(job, since))
         for _, job in zip(range(free), ripe, strict=False):
-            yield Sending(job.task_id, queue, above, repeats=job.sending)
+            yield Sending(job.task_id, queue, above, after=job.dispatch_seq)
 
     def _look_at(self, name: str, above: str) -> tuple[int, list[str]]:
         """How many may be lifted from a list now, and its oldest jobs."""
@@ -90,5 +90,5 @@ class Ageing:
 
     def _is_ripe(self, job: Job, since: float) -> bool:
         steps = list(Priority)
-        lifted = steps.index(job.priority) - steps.index(job.urgency)
+        lifted = steps.index(job.priority) - steps.index(job.effective_priority)
         return self._clock() - since >= self._seconds * (lifted + 1)

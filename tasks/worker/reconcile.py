@@ -168,7 +168,9 @@ class Reconciler:
         self._pruner.run_once(until=self._until)
 
     def _route(self, job: Job) -> str:
-        return self._router.choose(job.model, job.urgency, avoid=job.avoid)
+        return self._router.choose(
+            job.model, job.effective_priority, excluded_worker=job.excluded_worker
+        )
 
     def _in_time(self, items: Iterable[_Item]) -> Iterator[_Item]:
         """As many as the step has time for."""

@@ -91,11 +91,13 @@ class Runner:
 
     def _claim(self, task_id: str, token: str) -> bool:
         outcome = self.store.claim(task_id, token=token, worker=self.worker)
-        if outcome is Claim.AVOID:
+        if outcome is Claim.EXCLUDED:
             if self._others_can():
                 self._pass_on(task_id, "went wrong here")
                 return False
-            outcome = self.store.claim(task_id, token=token, worker=self.worker, choosy=False)
+            outcome = self.store.claim(
+                task_id, token=token, worker=self.worker, respect_exclusion=False
+            )
         if outcome is not Claim.CLAIMED:
             _log.info("job.not_claimed", task_id=task_id, reason=outcome.value)
         return outcome is Claim.CLAIMED
@@ -220,7 +222,7 @@ class Runner:
             self._fail(job, token, error, timer)
             return
         try:
-            self._return(job, token, str(error), avoid=self.worker)
+            self._return(job, token, str(error), excluded_worker=self.worker)
             if self.fleet.fault(self.worker, job.task_id, error.code):
                 _log.error("worker.drained", worker=self.worker, reason=error.code)
         finally:
@@ -230,8 +232,8 @@ class Runner:
                 _log.error("worker.leaves", reason=str(error))
                 self.leave()
 
-    def _return(self, job: Job, token: str, reason: str, *, avoid: str = "") -> None:
-        outcome = self.store.release(job.task_id, token=token, avoid=avoid)
+    def _return(self, job: Job, token: str, reason: str, *, excluded_worker: str = "") -> None:
+        outcome = self.store.release(job.task_id, token=token, excluded_worker=excluded_worker)
         _log.warning("job.returned", reason=reason, outcome=outcome.value)
 
     def _time_out(self, job: Job) -> None:

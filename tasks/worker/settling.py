@@ -14,7 +14,7 @@ from tasks.errors import TaskError
 from tasks.runtime import Runtime, runtime_of
 from tasks.twins import Settler
 
-#: How long a follower waits after its leader has ended, at most.
+#: How long a duplicate waits after its primary has ended, at most.
 _INTERVAL_SECONDS: Final = 0.2
 #: The pause after Redis or the store did not answer.
 _PAUSE_SECONDS: Final = 2.0

@@ -53,7 +53,7 @@ class Skipped:
 
     def note(self, task_id: str, step: str, reason: str) -> None:
         """Go on without a job; one that is queued leaves its list for a while."""
-        self._store.set_aside(task_id, self._clock() + _ASIDE_SECONDS)
+        self._store.quarantine(task_id, self._clock() + _ASIDE_SECONDS)
         now = time.monotonic()
         self._told = {each: at for each, at in self._told.items() if now - at < _QUIET_SECONDS}
         if task_id in self._told:

@@ -98,7 +98,7 @@ class Scene:
         return task_id
 
     def sends(self, task_id: str) -> int:
-        return int(self.redis.hget(keys.job_key(task_id), "sends") or 0)
+        return int(self.redis.hget(keys.job_key(task_id), "redispatches") or 0)
 
     def unreadable(self) -> str:
         task_id = self.waiting()

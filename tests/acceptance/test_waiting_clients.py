@@ -98,7 +98,7 @@ def test_50_equal_uploads_at_once_run_the_model_once(service: RunningService, co
     assert (again["status"], again["cached"]) == ("succeeded", True)
 
 
-def test_a_follower_is_settled_when_its_leader_was_canceled(
+def test_a_duplicate_is_completed_when_its_primary_was_canceled(
     service: RunningService, coffee: Path
 ) -> None:
     """Through every process: the I/O worker promotes it, the model's worker runs it."""
@@ -106,9 +106,9 @@ def test_a_follower_is_settled_when_its_leader_was_canceled(
     for _ in range(5):
         photo = coffee.read_bytes() + str(time.time_ns()).encode()
         pool = urllib3.PoolManager(timeout=60)
-        leader, follower = (_send(service, photo, pool) for _ in range(2))
-        canceled = store.cancel(leader["task_id"], only=Status.QUEUED)
-        task = service.client.wait(follower["task_id"])
+        primary, duplicate = (_send(service, photo, pool) for _ in range(2))
+        canceled = store.cancel(primary["task_id"], only=Status.QUEUED)
+        task = service.client.wait(duplicate["task_id"])
         assert task["status"] == "succeeded"
         if canceled == "canceled":
             assert not task["cached"]

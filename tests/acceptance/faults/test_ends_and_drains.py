@@ -101,7 +101,7 @@ def test_a_worker_that_starts_drained_takes_nothing(
     wait_for(lambda: takes_nothing(services, GPU2), 20, made, f"{third} taking nothing")
     waiting = [job(services, each) for each in jobs]
     assert {each.attempts for each in waiting} == {0}
-    assert {each.sends for each in waiting} == {0}
+    assert {each.redispatches for each in waiting} == {0}
     fleet.undrain(GPU2)
     done = wait_final(made, services, list(jobs), 30)
     assert {each.worker for each in done} == {GPU2}

@@ -127,7 +127,9 @@ def revoke(made: Cluster, chance: random.Random, _storm: Storm) -> None:
     waiting = services.runtime.job_store.get_many(services.runtime.job_store.ids(Status.QUEUED))
     if waiting:
         found = chance.choice(waiting)
-        message_id = f"{found.task_id}.{found.sends + 1}" if found.sends else found.task_id
+        message_id = (
+            f"{found.task_id}.{found.redispatches + 1}" if found.redispatches else found.task_id
+        )
         services.runtime.dispatcher._app.control.revoke(message_id)
 
 

@@ -155,7 +155,7 @@ def test_a_worker_that_dies_between_popping_a_message_and_noting_it_loses_nothin
     made.kill(made.stopped("gpu0", "gpu1")[0])
     wait_final(made, services, list(jobs), 60)
     assert_exactly_once(made, services, jobs)
-    assert sum(job(services, each).sends for each in jobs) >= 1
+    assert sum(job(services, each).redispatches for each in jobs) >= 1
 
 
 def _in_no_list(services: Services, task_ids: list[str]) -> list[str]:

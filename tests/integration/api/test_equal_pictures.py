@@ -92,14 +92,8 @@ def runner(services: Services, model: Model) -> Runner:
 
 
 @pytest.fixture
-def settler(redis: Redis, services: Services) -> Settler:
-    return Settler(
-        redis,
-        services.runtime.job_store,
-        services.runtime.object_store,
-        services.runtime.dispatcher,
-        services.runtime.router,
-    )
+def completer(redis: Redis, services: Services) -> Settler:
+    return Settler(redis, services.runtime.job_store, services.runtime.object_store, services.runtime.dispatcher, services.runtime.router)
 
 
 @pytest.fixture
@@ -140,20 +134,16 @@ def _waiting(redis: Redis) -> int:
 
 
 def test_50_equal_pictures_at_once_run_the_model_once(
-    services: Services, runner: Runner, settler: Settler, model: Model, submit: Submit
+    services: Services, runner: Runner, completer: Settler, model: Model, submit: Submit
 ) -> None:
     with ThreadPoolExecutor(20) as pool:
         sent = [pool.submit(submit) for _ in range(50)]
         # What a worker and an I/O worker do, while the pictures come in.
-        while not all(each.done() for each in sent) or services.runtime.job_store.ids(
-            Status.QUEUED
-        ):
-            for job in services.runtime.job_store.get_many(
-                services.runtime.job_store.ids(Status.QUEUED)
-            ):
-                if job.leader is None:
+        while not all(each.done() for each in sent) or services.runtime.job_store.ids(Status.QUEUED):
+            for job in services.runtime.job_store.get_many(services.runtime.job_store.ids(Status.QUEUED)):
+                if job.primary is None:
                     runner.run(job.task_id)
-            settler.run_once()
+            completer.run_once()
     jobs = [each.result() for each in sent]
     ended = [services.runtime.job_store.get(job.task_id) for job in jobs]
     assert model.calls == 1
@@ -214,14 +204,14 @@ def test_erasing_one_of_two_equal_tasks_leaves_the_other_whole(
     assert submit().cached is (erased == "the copy")
 
 
-def test_erasing_a_leader_leaves_its_followers_a_run(
-    client: FlaskClient, services: Services, runner: Runner, settler: Settler, submit: Submit
+def test_erasing_a_primary_leaves_its_duplicates_a_run(
+    client: FlaskClient, services: Services, runner: Runner, completer: Settler, submit: Submit
 ) -> None:
-    leader, follower = submit(), submit()
-    assert client.delete(f"/api/v1/tasks/{leader.task_id}").status_code == 200
-    settler.run_once()
-    runner.run(follower.task_id)
-    assert _job(services, follower).status is Status.SUCCEEDED
+    primary, duplicate = submit(), submit()
+    assert client.delete(f"/api/v1/tasks/{primary.task_id}").status_code == 200
+    completer.run_once()
+    runner.run(duplicate.task_id)
+    assert _job(services, duplicate).status is Status.SUCCEEDED
 
 
 def test_another_process_of_the_api_finds_it_in_redis(
@@ -230,11 +220,11 @@ def test_another_process_of_the_api_finds_it_in_redis(
     runner.run(submit().task_id)
     assert submit().cached
     other = Services.from_settings(services.settings)
-    assert services.runtime.result_cache.find(str(_leaderless_key(services))) is not None
-    assert other.runtime.result_cache.find(str(_leaderless_key(services))) is not None
+    assert services.cache.find(str(_primary_key(services))) is not None
+    assert other.cache.find(str(_primary_key(services))) is not None
 
 
-def _leaderless_key(services: Services) -> str | None:
+def _primary_key(services: Services) -> str | None:
     done = services.runtime.job_store.get_many(services.runtime.job_store.ids(Status.SUCCEEDED))
     return next(job.cache_key for job in done if job.cache_key)
 
@@ -257,10 +247,10 @@ def test_whoever_refuses_the_cache_neither_reads_nor_writes_nor_joins(
     services: Services, runner: Runner, model: Model, submit: Submit
 ) -> None:
     apart, other = submit(cache=False), submit(cache=False)
-    assert (apart.leader, other.leader) == (None, None)
+    assert (apart.primary, other.primary) == (None, None)
     runner.run(apart.task_id)
     plain = submit()
-    assert (plain.cached, plain.leader) == (False, None)
+    assert (plain.cached, plain.primary) == (False, None)
     runner.run(plain.task_id)
     assert not submit(cache=False).cached
     runner.run(other.task_id)
@@ -271,8 +261,8 @@ def test_whoever_refuses_the_cache_neither_reads_nor_writes_nor_joins(
 def test_nobody_profits_from_what_another_uploaded(runner: Runner, submit: Submit) -> None:
     alice, bob = Owner("a", "alice"), Owner("b", "bob")
     first = submit(owner=alice)
-    assert submit(owner=alice).leader == first.task_id
-    assert submit(owner=bob).leader is None
+    assert submit(owner=alice).primary == first.task_id
+    assert submit(owner=bob).primary is None
     runner.run(first.task_id)
     assert submit(owner=alice).cached
     assert not submit(owner=bob).cached
@@ -280,7 +270,7 @@ def test_nobody_profits_from_what_another_uploaded(runner: Runner, submit: Submi
 
 def test_other_options_are_another_result(runner: Runner, submit: Submit) -> None:
     first = submit()
-    assert submit(options=Options(quality=50)).leader is None
+    assert submit(options=Options(quality=50)).primary is None
     runner.run(first.task_id)
     assert not submit(options=Options(refine=False)).cached
 
@@ -318,67 +308,67 @@ def test_redis_keeps_a_result_for_the_time_that_was_drawn(
     assert redis.ttl(keys.cached_key(str(job.cache_key))) <= job.cache_seconds
 
 
-def test_a_follower_has_no_message_and_takes_no_worker(submit: Submit, redis: Redis) -> None:
+def test_a_duplicate_has_no_message_and_takes_no_worker(submit: Submit, redis: Redis) -> None:
     submit()
     before = _waiting(redis)
-    assert submit().leader is not None
+    assert submit().primary is not None
     assert _waiting(redis) == before
 
 
-def test_when_the_leader_is_canceled_a_follower_runs_and_the_others_follow_it(
-    services: Services, runner: Runner, settler: Settler, model: Model, submit: Submit
+def test_when_the_primary_is_canceled_a_duplicate_runs_and_the_others_follow_it(
+    services: Services, runner: Runner, completer: Settler, model: Model, submit: Submit
 ) -> None:
-    leader, *followers = [submit() for _ in range(4)]
-    services.runtime.job_store.cancel(leader.task_id)
-    settler.run_once()
-    present = [_job(services, each) for each in followers]
-    (new,) = [each for each in present if each.leader is None]
-    assert {each.leader for each in present} == {None, new.task_id}
-    assert submit().leader == new.task_id
+    primary, *duplicates = [submit() for _ in range(4)]
+    services.runtime.job_store.cancel(primary.task_id)
+    completer.run_once()
+    present = [_job(services, each) for each in duplicates]
+    (new,) = [each for each in present if each.primary is None]
+    assert {each.primary for each in present} == {None, new.task_id}
+    assert submit().primary == new.task_id
     # It has a message of its own now.
-    assert new.sends == 1
+    assert new.redispatches == 1
     runner.run(new.task_id)
-    assert settler.run_once() == 3
-    assert {_job(services, each).status for each in followers} == {Status.SUCCEEDED}
-    assert _job(services, leader).status is Status.CANCELED
+    assert completer.run_once() == 3
+    assert {_job(services, each).status for each in duplicates} == {Status.SUCCEEDED}
+    assert _job(services, primary).status is Status.CANCELED
     assert model.calls == 1
 
 
-def test_a_follower_whose_record_cannot_be_read_holds_up_no_other(
-    services: Services, runner: Runner, settler: Settler, submit: Submit, redis: Redis
+def test_a_duplicate_whose_record_cannot_be_read_holds_up_no_other(
+    services: Services, runner: Runner, completer: Settler, submit: Submit, redis: Redis
 ) -> None:
-    leader, bad, good = submit(), submit(), submit()
+    primary, bad, good = submit(), submit(), submit()
     redis.hset(keys.job_key(bad.task_id), "options", "{no json")
-    runner.run(leader.task_id)
-    assert settler.run_once() == 1
-    assert settler.run_once() == 0
+    runner.run(primary.task_id)
+    assert completer.run_once() == 1
+    assert completer.run_once() == 0
     assert _job(services, good).status is Status.SUCCEEDED
     # The reconciler looks at it from time to time, should somebody mend it.
     assert services.runtime.job_store.is_due(bad.task_id)
     assert redis.zcard(keys.SETTLING) == 0
 
 
-def test_a_leader_whose_record_cannot_be_read_leaves_its_followers_a_run(
-    services: Services, runner: Runner, settler: Settler, submit: Submit, redis: Redis
+def test_a_primary_whose_record_cannot_be_read_leaves_its_duplicates_a_run(
+    services: Services, runner: Runner, completer: Settler, submit: Submit, redis: Redis
 ) -> None:
-    leader, follower = submit(), submit()
-    runner.run(leader.task_id)
-    redis.hset(keys.job_key(leader.task_id), "options", "{no json")
-    settler.run_once()
-    runner.run(follower.task_id)
-    assert _job(services, follower).status is Status.SUCCEEDED
+    primary, duplicate = submit(), submit()
+    runner.run(primary.task_id)
+    redis.hset(keys.job_key(primary.task_id), "options", "{no json")
+    completer.run_once()
+    runner.run(duplicate.task_id)
+    assert _job(services, duplicate).status is Status.SUCCEEDED
 
 
-def test_a_result_that_the_store_does_not_give_holds_up_no_other_leader(
+def test_a_result_that_the_store_does_not_give_holds_up_no_other_primary(
     services: Services,
     runner: Runner,
-    settler: Settler,
+    completer: Settler,
     submit: Submit,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pairs = [[submit(options=Options(quality=each)) for _ in range(2)] for each in (50, 60)]
-    for leader, _ in pairs:
-        runner.run(leader.task_id)
+    for primary, _ in pairs:
+        runner.run(primary.task_id)
     (stays, _), (_, goes) = pairs
     copy = MinioStore.copy
 
@@ -390,10 +380,10 @@ def test_a_result_that_the_store_does_not_give_holds_up_no_other_leader(
     monkeypatch.setattr(MinioStore, "copy", refuse)
     for _ in range(2):
         with suppress(StoreUnavailableError):
-            settler.run_once()
+            completer.run_once()
     assert _job(services, goes).status is Status.SUCCEEDED
     monkeypatch.undo()
-    assert settler.run_once() == 1
+    assert completer.run_once() == 1
 
 
 def test_a_known_result_whose_record_cannot_be_read_is_a_miss(
@@ -408,98 +398,96 @@ def test_a_known_result_whose_record_cannot_be_read_is_a_miss(
     assert submit().cached
 
 
-def test_the_followers_of_a_canceled_leader_follow_whoever_leads_by_then(
-    services: Services, settler: Settler, submit: Submit
+def test_the_duplicates_of_a_canceled_primary_follow_whoever_leads_by_then(
+    services: Services, completer: Settler, submit: Submit
 ) -> None:
-    leader, follower = submit(), submit()
-    services.runtime.job_store.cancel(leader.task_id)
-    new = submit()  # before anybody saw to the follower
-    assert new.leader is None
-    settler.run_once()
-    assert _job(services, follower).leader == new.task_id
+    primary, duplicate = submit(), submit()
+    services.runtime.job_store.cancel(primary.task_id)
+    new = submit()  # before anybody saw to the duplicate
+    assert new.primary is None
+    completer.run_once()
+    assert _job(services, duplicate).primary == new.task_id
 
 
-def test_a_leader_that_is_canceled_while_it_runs(
-    services: Services, runner: Runner, settler: Settler, submit: Submit
+def test_a_primary_that_is_canceled_while_it_runs(
+    services: Services, runner: Runner, completer: Settler, submit: Submit
 ) -> None:
-    leader, follower = submit(), submit()
-    services.runtime.job_store.claim(leader.task_id, token=TOKEN, worker="gpu0@t")
-    services.runtime.job_store.cancel(leader.task_id)
-    settler.run_once()
-    runner.run(follower.task_id)
-    assert _job(services, follower).status is Status.SUCCEEDED
+    primary, duplicate = submit(), submit()
+    services.runtime.job_store.claim(primary.task_id, token=TOKEN, worker="gpu0@t")
+    services.runtime.job_store.cancel(primary.task_id)
+    completer.run_once()
+    runner.run(duplicate.task_id)
+    assert _job(services, duplicate).status is Status.SUCCEEDED
 
 
 def test_a_pictures_fault_is_its_twins_too(
-    services: Services, runner: Runner, settler: Settler, model: Model, submit: Submit
+    services: Services, runner: Runner, completer: Settler, model: Model, submit: Submit
 ) -> None:
-    leader, follower = submit(), submit()
+    primary, duplicate = submit(), submit()
     model.error = InvalidImageError("The picture is damaged.")
-    runner.run(leader.task_id)
-    assert settler.run_once() == 1
-    failed = _job(services, follower)
+    runner.run(primary.task_id)
+    assert completer.run_once() == 1
+    failed = _job(services, duplicate)
     assert failed.status is Status.FAILED
     assert failed.error == JobError("invalid_image", "The picture is damaged.")
     # What failed is not kept: the next one is tried.
-    assert submit().leader is None
+    assert submit().primary is None
     assert model.calls == 1
 
 
 @pytest.mark.parametrize(("reason", "shared"), [(POISON, True), (LOST, False)])
 def test_poison_is_shared_and_bad_luck_is_not(
-    services: Services, settler: Settler, submit: Submit, reason: JobError, *, shared: bool
+    services: Services, completer: Settler, submit: Submit, reason: JobError, *, shared: bool
 ) -> None:
-    leader, follower = submit(), submit()
-    services.runtime.job_store.claim(leader.task_id, token=TOKEN, worker="gpu0@t")
-    services.runtime.job_store.finish(
-        leader.task_id, token=TOKEN, status=Status.FAILED, error=reason
-    )
-    settler.run_once()
-    present = _job(services, follower)
+    primary, duplicate = submit(), submit()
+    services.runtime.job_store.claim(primary.task_id, token=TOKEN, worker="gpu0@t")
+    services.runtime.job_store.finish(primary.task_id, token=TOKEN, status=Status.FAILED, error=reason)
+    completer.run_once()
+    present = _job(services, duplicate)
     assert present.status is (Status.FAILED if shared else Status.QUEUED)
-    assert present.leader is None
+    assert present.primary is None
 
 
-def test_a_leader_becomes_as_urgent_as_its_followers(
+def test_a_primary_becomes_as_urgent_as_its_duplicates(
     services: Services, submit: Submit, redis: Redis
 ) -> None:
-    leader = submit(priority=Priority.LOW)
+    primary = submit(priority=Priority.LOW)
     submit(priority=Priority.NORMAL)
-    assert _job(services, leader).priority is Priority.NORMAL
+    assert _job(services, primary).priority is Priority.NORMAL
     submit(priority=Priority.HIGH)
     submit(priority=Priority.LOW)
-    lifted = _job(services, leader)
-    assert (lifted.priority, lifted.sends) == (Priority.HIGH, 2)
-    assert redis.zscore(keys.sent_key(f"{lifted.queue}|0"), leader.task_id) == lifted.sending
-    assert redis.zscore(keys.sent_key(f"{lifted.queue}|6"), leader.task_id) is None
+    lifted = _job(services, primary)
+    assert (lifted.priority, lifted.redispatches) == (Priority.HIGH, 2)
+    assert redis.zscore(keys.sent_key(f"{lifted.queue}|0"), primary.task_id) == lifted.dispatch_seq
+    assert redis.zscore(keys.sent_key(f"{lifted.queue}|6"), primary.task_id) is None
 
 
-def test_the_most_urgent_follower_takes_over(
-    services: Services, settler: Settler, submit: Submit
+def test_the_most_urgent_duplicate_takes_over(
+    services: Services, completer: Settler, submit: Submit
 ) -> None:
-    leader, normal, high = submit(), submit(), submit(priority=Priority.HIGH)
-    services.runtime.job_store.cancel(leader.task_id)
-    settler.run_once()
-    assert _job(services, normal).leader == high.task_id
+    primary, normal, high = submit(), submit(), submit(priority=Priority.HIGH)
+    services.runtime.job_store.cancel(primary.task_id)
+    completer.run_once()
+    assert _job(services, normal).primary == high.task_id
 
 
-def test_a_follower_that_is_canceled_is_left_alone(
-    services: Services, runner: Runner, settler: Settler, submit: Submit
+def test_a_duplicate_that_is_canceled_is_left_alone(
+    services: Services, runner: Runner, completer: Settler, submit: Submit
 ) -> None:
-    leader, gone, stays = submit(), submit(), submit()
+    primary, gone, stays = submit(), submit(), submit()
     assert services.runtime.job_store.cancel(gone.task_id) == "canceled"
-    runner.run(leader.task_id)
-    assert settler.run_once() == 1
+    runner.run(primary.task_id)
+    assert completer.run_once() == 1
     assert _job(services, gone).status is Status.CANCELED
     assert list(services.runtime.object_store.list(keys.results_prefix(gone.task_id))) == []
     assert _job(services, stays).status is Status.SUCCEEDED
 
 
-def test_a_follower_that_is_canceled_while_its_copy_is_made_keeps_no_copy(
+def test_a_duplicate_that_is_canceled_while_its_copy_is_made_keeps_no_copy(
     services: Services, runner: Runner, redis: Redis, submit: Submit
 ) -> None:
-    leader, gone = submit(), submit()
-    runner.run(leader.task_id)
+    primary, gone = submit(), submit()
+    runner.run(primary.task_id)
 
     class Slow:
         """The store, with a cancel in the middle of a copy."""
@@ -516,25 +504,25 @@ def test_a_follower_that_is_canceled_while_its_copy_is_made_keeps_no_copy(
     assert list(services.runtime.object_store.list(keys.results_prefix(gone.task_id))) == []
 
 
-def test_when_the_result_is_erased_before_it_was_copied_a_follower_runs(
-    services: Services, runner: Runner, settler: Settler, model: Model, submit: Submit
+def test_when_the_result_is_erased_before_it_was_copied_a_duplicate_runs(
+    services: Services, runner: Runner, completer: Settler, model: Model, submit: Submit
 ) -> None:
-    leader, first, second = submit(), submit(), submit()
-    runner.run(leader.task_id)
-    services.runtime.object_store.delete(str(_job(services, leader).result_key))
-    assert settler.run_once() == 0
+    primary, first, second = submit(), submit(), submit()
+    runner.run(primary.task_id)
+    services.runtime.object_store.delete(str(_job(services, primary).result_key))
+    assert completer.run_once() == 0
     present = [_job(services, each) for each in (first, second)]
-    (new,) = [each for each in present if each.leader is None]
+    (new,) = [each for each in present if each.primary is None]
     runner.run(new.task_id)
-    assert settler.run_once() == 1
+    assert completer.run_once() == 1
     assert model.calls == 2
 
 
-def test_a_store_that_is_away_holds_the_followers_up_and_loses_none(
-    services: Services, runner: Runner, settler: Settler, redis: Redis, submit: Submit
+def test_a_store_that_is_away_holds_the_duplicates_up_and_loses_none(
+    services: Services, runner: Runner, completer: Settler, redis: Redis, submit: Submit
 ) -> None:
-    leader, follower = submit(), submit()
-    runner.run(leader.task_id)
+    primary, duplicate = submit(), submit()
+    runner.run(primary.task_id)
 
     class Away:
         def copy(self, *_: object, **__: object) -> None:
@@ -543,22 +531,22 @@ def test_a_store_that_is_away_holds_the_followers_up_and_loses_none(
     parts = (services.runtime.dispatcher, services.runtime.router)
     with pytest.raises(StoreUnavailableError):
         Settler(redis, services.runtime.job_store, Away(), *parts).run_once()  # type: ignore[arg-type]
-    assert settler.run_once() == 1
-    assert _job(services, follower).status is Status.SUCCEEDED
+    assert completer.run_once() == 1
+    assert _job(services, duplicate).status is Status.SUCCEEDED
     assert redis.zcard(keys.SETTLING) == 1
-    settler.run_once()
+    completer.run_once()
     assert redis.zcard(keys.SETTLING) == 0
 
 
-def test_a_follower_whose_leader_runs_has_begun_by_its_deadline(
+def test_a_duplicate_whose_primary_runs_has_begun_by_its_deadline(
     services: Services, submit: Submit
 ) -> None:
-    leader, follower = submit(), submit(expires_in=1)
-    clock = replace_clock(services, follower.created_at + 2)
-    services.runtime.job_store.claim(leader.task_id, token=TOKEN, worker="gpu0@t")
-    assert not clock.runtime.job_store.fail_overdue(follower.task_id)
-    services.runtime.job_store.release(leader.task_id, token=TOKEN)
-    assert clock.runtime.job_store.fail_overdue(follower.task_id)
+    primary, duplicate = submit(), submit(expires_in=1)
+    clock = replace_clock(services, duplicate.created_at + 2)
+    services.runtime.job_store.claim(primary.task_id, token=TOKEN, worker="gpu0@t")
+    assert not clock.store.fail_overdue(duplicate.task_id)
+    services.runtime.job_store.release(primary.task_id, token=TOKEN)
+    assert clock.store.fail_overdue(duplicate.task_id)
 
 
 def replace_clock(services: Services, now: float) -> Services:

@@ -20,11 +20,10 @@ from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
 from inference.models.base import Alpha, Rgb, StageHook, no_stages
-from tasks import keys
+from tasks import keys, scripts
 from tasks.connection import connect
 from tasks.jobs import Status
 from tasks.restore import Restorer
-from tasks.scripts import load_scripts
 from tasks.store import JobStore
 from tasks.worker.runner import Runner
 
@@ -61,8 +60,7 @@ def services(server_settings: dict[str, object], redis: Redis) -> Services:
     for key in services.runtime.object_store.list(""):
         services.runtime.object_store.delete(key)
     # So that none has to be sent as a text first.
-    for script in load_scripts(redis).values():
-        redis.script_load(script.script)
+    redis.script_load(scripts.JOBS.text)
     return services
 
 

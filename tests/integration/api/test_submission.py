@@ -98,7 +98,7 @@ def test_a_picture_is_stored_recorded_and_queued(
     client = connect(settings.redis_url.get_secret_value())
     queued = client.lrange(list_key(f"{job.queue}|{int(job.priority)}"), 0, -1)
     sent = {message_id(each): sending_of(each) for each in map(json.loads, queued)}
-    assert sent[data["task_id"]] == job.sending > 0
+    assert sent[data["task_id"]] == job.dispatch_seq > 0
 
 
 def test_the_request_id_of_the_caller_is_kept(client: FlaskClient) -> None:

@@ -217,7 +217,7 @@ def test_webhooks_that_were_given_up_are_told_of(
     rows = DeliveryStore(client)
     (row,) = rows.waiting(1)
     claim = rows.claim(row.id, 4e9, seconds=30)
-    rows.note(row, str(claim), None, Verdict(State.DEAD, 1.0, "It is gone."))
+    rows.record_attempt(row, str(claim), None, Verdict(State.DEAD, 1.0, "It is gone."))
     finding = doctor(level="fail", status=1)["webhooks"]
     assert finding["level"] == "warn"
     assert "1 were given up, the latest because: It is gone." in finding["text"]

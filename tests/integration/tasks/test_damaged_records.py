@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
-from tasks import keys
+from tasks import keys, scripts
 from tasks.app import create_celery
 from tasks.connection import connect
 from tasks.dispatch import Dispatcher
@@ -17,7 +17,6 @@ from tasks.errors import UnreadableRecordError
 from tasks.fleet import Fleet
 from tasks.jobs import Job, Priority, Status
 from tasks.routing import Router
-from tasks.scripts import load_scripts
 from tasks.settings import Settings
 from tasks.store import JobStore, Sending
 from tasks.worker.lost import list_key
@@ -135,7 +134,9 @@ def _another_kind_of_json(client: Redis, task_id: str) -> None:
 
 
 def _no_number(client: Redis, task_id: str) -> None:
-    client.hset(keys.job_key(task_id), mapping={"sends": "x", "losses": "x", "created_at": "x"})
+    client.hset(
+        keys.job_key(task_id), mapping={"redispatches": "x", "losses": "x", "created_at": "x"}
+    )
 
 
 def _of_a_later_version(client: Redis, task_id: str) -> None:
@@ -311,11 +312,11 @@ def test_a_step_that_a_damaged_count_refuses_changes_nothing(
     assert scene.content(bad) == before
 
 
-def test_a_sending_that_a_damaged_count_refuses_changes_nothing(scene: Scene) -> None:
+def test_a_dispatch_that_a_damaged_count_refuses_changes_nothing(scene: Scene) -> None:
     bad = scene.due()
-    scene.client.hset(keys.job_key(bad), "sends", "x")
+    scene.client.hset(keys.job_key(bad), "redispatches", "x")
     before = scene.content(bad)
-    assert scene.store.note_sendings([Sending(bad, "another")]) == [None]
+    assert scene.store.record_dispatches([Sending(bad, "another")]) == [None]
     assert scene.content(bad) == before
 
 
@@ -329,10 +330,10 @@ def test_the_loss_of_a_damaged_record_is_not_counted_in_every_pass(scene: Scene)
 
 @pytest.mark.parametrize("value", ["x", "nan", "inf", "-inf", "1e300"])
 def test_a_job_whose_numbers_are_damaged_ends_whole(scene: Scene, value: str) -> None:
-    bad, follower = scene.queued(), scene.queued(sent=False)
+    bad, duplicate = scene.queued(), scene.queued(sent=False)
     damaged = dict.fromkeys(("created_at", "cache_seconds", "expires_at", "priority"), value)
     scene.client.hset(keys.job_key(bad), mapping={**damaged, "cache_key": "k"})
-    scene.client.sadd(keys.followers_key(bad), follower)
+    scene.client.sadd(keys.followers_key(bad), duplicate)
     assert scene.store.claim(bad, token="t", worker="w") == "claimed"
     assert scene.store.finish(bad, token="t", status=Status.SUCCEEDED)
     assert scene.store.ids(Status.SUCCEEDED) == [bad]
@@ -342,15 +343,17 @@ def test_a_job_whose_numbers_are_damaged_ends_whole(scene: Scene, value: str) ->
     assert not scene.client.exists(keys.job_key(bad))
 
 
-def test_followers_get_a_new_leader_beside_one_whose_priority_is_damaged(scene: Scene) -> None:
+def test_duplicates_get_a_new_primary_beside_one_whose_priority_is_damaged(scene: Scene) -> None:
     old, chosen, bad = (scene.queued(sent=False) for _ in range(3))
-    for follower in (chosen, bad):
-        scene.client.hset(keys.job_key(follower), mapping={"leader": old, "cache_key": "k"})
-        scene.client.sadd(keys.followers_key(old), follower)
+    for duplicate in (chosen, bad):
+        scene.client.hset(keys.job_key(duplicate), mapping={"primary": old, "cache_key": "k"})
+        scene.client.sadd(keys.followers_key(old), duplicate)
     scene.client.zadd(keys.SETTLING, {old: 1})
     scene.client.hset(keys.job_key(bad), "priority", "x")
-    promote = load_scripts(scene.client)["promote"]
-    assert promote(args=[old, chosen, scene.now]) == chosen
+    promoted = scripts.JOBS.run(
+        scene.client, "promote_duplicate", id=chosen, primary=old, now=scene.now
+    )
+    assert promoted == chosen
     assert scene.client.smembers(keys.followers_key(chosen)) == {bad}
     assert scene.client.zrange(keys.SETTLING, 0, -1) == []
 
@@ -408,7 +411,7 @@ def test_a_list_with_nothing_but_foreign_messages_has_lost_ours(scene: Scene) ->
     scene.client.rpush(list_key(f"{SHARED}|3"), "no json", "{}")
     scene.passes()
     assert scene.client.llen(list_key(f"{SHARED}|3")) == 3
-    assert scene.store.read([lost]).jobs[0].sends == 1
+    assert scene.store.read([lost]).jobs[0].redispatches == 1
 
 
 # -- many ----------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def test_webhooks_are_counted_by_what_came_of_them(client: Redis, store: JobStor
     ):
         claim = rows.claim(row.id, 1000.0, seconds=30)
         attempt = Attempt(1000.0, outcome, None, 1, "")
-        rows.note(row, str(claim), attempt, Verdict(state, 1030.0))
+        rows.record_attempt(row, str(claim), attempt, Verdict(state, 1030.0))
     registry = _registry(client)
     for outcome in ("delivered", "url_timeout"):
         assert _value(registry, "rmbg_webhook_attempts_total", outcome=outcome) == 1

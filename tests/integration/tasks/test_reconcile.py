@@ -124,10 +124,10 @@ def _consistent(client: Redis, store: JobStore) -> None:
     assert not set(named) & due
     for task_id, lists in named.items():
         job = _job(store, task_id)
-        assert lists == [f"{job.queue}|{int(job.urgency)}"]
-        assert client.zscore(keys.sent_key(lists[0]), task_id) == job.sending
+        assert lists == [f"{job.queue}|{int(job.effective_priority)}"]
+        assert client.zscore(keys.sent_key(lists[0]), task_id) == job.dispatch_seq
         lifted = client.sismember(keys.lifted_key(lists[0]), task_id)
-        assert bool(lifted) is (job.urgency is not job.priority)
+        assert bool(lifted) is (job.effective_priority is not job.priority)
 
 
 def test_a_message_that_is_nowhere_is_sent_again_at_the_second_look(
@@ -138,7 +138,7 @@ def test_a_message_that_is_nowhere_is_sent_again_at_the_second_look(
     assert _messages(client, Priority.LOW) == []
     assert reconciler.run_once()
     assert _messages(client, Priority.LOW) == [task_id]
-    assert _job(store, task_id).sends == 1
+    assert _job(store, task_id).redispatches == 1
     for _ in range(3):
         reconciler.run_once()
     assert _messages(client, Priority.LOW) == [task_id]
@@ -156,7 +156,7 @@ def test_a_message_in_dead_hands_is_sent_again_before_the_visibility_timeout(
     for _ in range(2):
         reconciler.run_once()
     assert _messages(client, Priority.NORMAL) == [abandoned]
-    assert _job(store, held).sends == 0
+    assert _job(store, held).redispatches == 0
 
 
 def test_what_waits_for_a_gpu_that_is_gone_moves_to_the_shared_queue(
@@ -213,7 +213,7 @@ def test_a_job_that_waited_is_lifted_a_step_and_later_another(
     task_id = submit(Priority.LOW)
     clock.now += AGEING - 1
     reconciler.run_once()
-    assert _job(store, task_id).urgency is Priority.LOW
+    assert _job(store, task_id).effective_priority is Priority.LOW
     for seconds, urgency in (
         (1, Priority.NORMAL),
         (AGEING, Priority.HIGH),
@@ -222,10 +222,10 @@ def test_a_job_that_waited_is_lifted_a_step_and_later_another(
         clock.now += seconds
         reconciler.run_once()
         job = _job(store, task_id)
-        assert (job.urgency, job.priority) == (urgency, Priority.LOW)
+        assert (job.effective_priority, job.priority) == (urgency, Priority.LOW)
         assert task_id in _messages(client, urgency)
         _consistent(client, store)
-    assert job.sends == 2
+    assert job.redispatches == 2
 
 
 def test_a_batch_is_lifted_a_few_at_a_time_oldest_first(
@@ -249,10 +249,10 @@ def test_what_was_lifted_is_not_lifted_twice_by_two_reconcilers(
     task_id = submit(Priority.LOW)
     clock.now += AGEING
     first, second = make()._ageing.find(), make()._ageing.find()
-    sent = [store.note_sendings(each)[0] for each in (first, second)]
+    sent = [store.record_dispatches(each)[0] for each in (first, second)]
     assert sent[0] is not None
     assert sent[1] is None
-    assert _job(store, task_id).sends == 1
+    assert _job(store, task_id).redispatches == 1
 
 
 def test_a_lifted_job_that_is_lost_or_requeued_keeps_its_books(
@@ -266,11 +266,11 @@ def test_a_lifted_job_that_is_lost_or_requeued_keeps_its_books(
     store.release(task_id, token="t")
     _consistent(client, store)
     reconciler.run_once()
-    assert _job(store, task_id).urgency is Priority.NORMAL
+    assert _job(store, task_id).effective_priority is Priority.NORMAL
     _consistent(client, store)
     store.cancel(task_id)
     store.requeue(task_id)
-    assert _job(store, task_id).urgency is Priority.LOW
+    assert _job(store, task_id).effective_priority is Priority.LOW
     _consistent(client, store)
 
 

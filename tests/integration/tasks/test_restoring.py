@@ -98,7 +98,7 @@ def test_a_restored_job_waits_with_a_message(
     assert restored is not None
     # The queue of a worker that is gone is not what it is sent to.
     assert restored.queue == "model.u2netp"
-    assert restored.evolve(queue=job.queue, sending=0) == job
+    assert restored.evolve(queue=job.queue, dispatch_seq=0) == job
     assert restored.status is Status.QUEUED
     with connect(settings.redis_url.get_secret_value()) as client:
         assert client.llen(list_key("model.u2netp|6")) == 1
@@ -115,7 +115,7 @@ def test_a_restored_job_has_as_long_to_wait_as_at_first(
     assert restorer.restore(lost)
     restored = restorer.store.get(lost.task_id)
     assert restored is not None
-    assert (restored.deadline, restored.patience) == (until, patience)
+    assert (restored.deadline, restored.queue_timeout) == (until, patience)
 
 
 def test_a_job_is_restored_once(bucket: MinioStore, restorer: Restorer) -> None:

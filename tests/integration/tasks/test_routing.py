@@ -121,9 +121,9 @@ def test_a_gpu_that_is_drained_silent_or_not_ready_gets_nothing(
 
 def test_a_job_avoids_the_gpu_it_went_wrong_on(router: Router, fleet: Fleet) -> None:
     name = _join(fleet, 0)
-    assert router.choose("m", Priority.NORMAL, avoid=name) == SHARED
+    assert router.choose("m", Priority.NORMAL, excluded_worker=name) == SHARED
     _join(fleet, 1)
-    assert router.choose("m", Priority.NORMAL, avoid=name) == "gpu.h.1"
+    assert router.choose("m", Priority.NORMAL, excluded_worker=name) == "gpu.h.1"
 
 
 def test_routing_can_be_left_to_the_shared_queues(client: Redis, fleet: Fleet) -> None:

@@ -144,7 +144,7 @@ def test_out_of_memory_twice_goes_to_another_gpu(
     model.fail(GpuOutOfMemoryError("full"), times=2)
     runner.run(task_id)
     waiting = _job(runner, task_id)
-    assert (waiting.status, waiting.avoid, waiting.losses) == (Status.QUEUED, WORKER, 1)
+    assert (waiting.status, waiting.excluded_worker, waiting.losses) == (Status.QUEUED, WORKER, 1)
     assert task_id in runner.store.due()
     assert left == []
 
@@ -155,7 +155,7 @@ def test_a_broken_gpu_context_ends_the_process(
     model.fail(GpuFaultError("illegal address"))
     runner.run(task_id)
     waiting = _job(runner, task_id)
-    assert (waiting.status, waiting.avoid, waiting.crashes) == (Status.QUEUED, WORKER, 0)
+    assert (waiting.status, waiting.excluded_worker, waiting.crashes) == (Status.QUEUED, WORKER, 0)
     assert left == [True]
 
 

@@ -112,5 +112,5 @@ def test_a_stock_purge_of_one_queue_leaves_the_others_alone(queues: Queues) -> N
             assert queues.reconciler.run_once()
         assert queues.messages() == Counter(shared + bound)
     assert (queues.waiting(SHARED), queues.waiting(OWN)) == (3, 3)
-    sends = {job.task_id: job.sends for job in queues.store.get_many(shared + bound)}
+    sends = {job.task_id: job.redispatches for job in queues.store.get_many(shared + bound)}
     assert sends == {**dict.fromkeys(shared, 2), **dict.fromkeys(bound, 0)}

@@ -35,7 +35,7 @@ def job(store: JobStore) -> Job:
 
 
 def test_a_created_job_reads_back(store: JobStore, job: Job) -> None:
-    assert _got(store, job).evolve(sending=0) == job
+    assert _got(store, job).evolve(dispatch_seq=0) == job
     assert job.task_id in store.ids(Status.QUEUED)
 
 
@@ -181,8 +181,8 @@ def test_the_reconciler_cannot_take_a_job_from_a_living_worker(store: JobStore, 
 
 def test_a_job_avoids_the_worker_it_went_wrong_on(store: JobStore, job: Job) -> None:
     store.claim(job.task_id, token="t", worker="gpu0@a")
-    store.release(job.task_id, token="t", avoid="gpu0@a")
-    assert store.claim(job.task_id, token="u", worker="gpu0@a") is Claim.AVOID
+    store.release(job.task_id, token="t", excluded_worker="gpu0@a")
+    assert store.claim(job.task_id, token="u", worker="gpu0@a") is Claim.EXCLUDED
     assert store.claim(job.task_id, token="v", worker="gpu1@a") is Claim.CLAIMED
 
 
@@ -190,8 +190,8 @@ def test_a_job_may_run_again_where_it_went_wrong_if_nobody_else_can(
     store: JobStore, job: Job
 ) -> None:
     store.claim(job.task_id, token="t", worker="gpu0@a")
-    store.release(job.task_id, token="t", avoid="gpu0@a")
-    claim = store.claim(job.task_id, token="u", worker="gpu0@a", choosy=False)
+    store.release(job.task_id, token="t", excluded_worker="gpu0@a")
+    claim = store.claim(job.task_id, token="u", worker="gpu0@a", respect_exclusion=False)
     assert claim is Claim.CLAIMED
 
 
@@ -208,7 +208,7 @@ def test_an_operator_can_begin_a_canceled_job_anew(store: JobStore, job: Job) ->
     store.cancel(job.task_id)
     assert store.requeue(job.task_id) == "requeued"
     assert job.task_id in store.due()
-    assert store.note_sendings([Sending(job.task_id, "q")]) != [None]
+    assert store.record_dispatches([Sending(job.task_id, "q")]) != [None]
     again = _got(store, job)
     assert (again.status, again.attempts, again.finished_at) == (Status.QUEUED, 0, None)
     assert job.task_id not in store.due()
@@ -279,7 +279,7 @@ def test_a_job_that_nobody_began_in_time_fails(store: JobStore, job: Job) -> Non
 
 def test_more_than_the_allowed_number_is_refused(store: JobStore, job: Job) -> None:
     with pytest.raises(QueueFullError):
-        store.create(job.evolve(task_id=keys.new_task_id()), most_pending=1)
+        store.create(job.evolve(task_id=keys.new_task_id()), max_pending=1)
 
 
 def test_an_expired_record_leaves_no_trace(store: JobStore, client: Redis, job: Job) -> None:
@@ -302,17 +302,17 @@ def test_a_job_that_was_begun_anew_can_be_erased(
     assert not store.finish(job.task_id, token="t", status=Status.SUCCEEDED)
 
 
-def test_followers_of_a_job_whose_record_is_gone_are_seen_to(
+def test_duplicates_of_a_job_whose_record_is_gone_are_seen_to(
     store: JobStore, client: Redis, job: Job
 ) -> None:
-    leader = job.evolve(task_id=keys.new_task_id(), cache_key=f"key of {job.task_id}")
-    follower = leader.evolve(task_id=keys.new_task_id())
-    store.create(leader)
-    store.create(follower)
-    assert client.smembers(keys.followers_key(leader.task_id)) == {follower.task_id}
-    client.delete(keys.job_key(leader.task_id))
-    store.forget(leader.task_id)
-    assert client.zscore(keys.SETTLING, leader.task_id) is not None
+    primary = job.evolve(task_id=keys.new_task_id(), cache_key=f"key of {job.task_id}")
+    duplicate = primary.evolve(task_id=keys.new_task_id())
+    store.create(primary)
+    store.create(duplicate)
+    assert client.smembers(keys.followers_key(primary.task_id)) == {duplicate.task_id}
+    client.delete(keys.job_key(primary.task_id))
+    store.forget(primary.task_id)
+    assert client.zscore(keys.SETTLING, primary.task_id) is not None
 
 
 def _names(client: Redis, key: str, task_id: str) -> bool:

@@ -88,7 +88,7 @@ def _end(deliveries: DeliveryStore, row: Delivery, state: State) -> None:
     claim = deliveries.claim(row.id, 1000.0, seconds=30)
     status = 200 if state is State.DELIVERED else 410
     attempt = Attempt(1000.0, "refused", status, 7, "what it answered")
-    deliveries.note(row, str(claim), attempt, Verdict(state, 1001.0, "it says so"))
+    deliveries.record_attempt(row, str(claim), attempt, Verdict(state, 1001.0, "it says so"))
 
 
 def _json(result: Result) -> dict[str, Any]:

@@ -76,7 +76,9 @@ def test_an_attempt_that_a_damaged_count_refuses_changes_nothing(post: Post, cou
     record = post.client.hgetall(keys.delivery_key(delivery.id))
     attempt = Attempt(post.clock(), "refused", 500, 1, "no")
     with pytest.raises(QueueUnavailableError, match="not an integer"):
-        post.deliveries.note(delivery, "", attempt, Verdict(State.DELIVERED, post.clock()))
+        post.deliveries.record_attempt(
+            delivery, "", attempt, Verdict(State.DELIVERED, post.clock())
+        )
     assert post.client.hgetall(keys.delivery_key(delivery.id)) == record
     assert post.outcomes == {}
     assert not post.client.exists(keys.attempts_key(delivery.id))
@@ -430,7 +432,7 @@ def test_an_attempt_that_took_too_long_settles_nothing(post: Post) -> None:
         post.clock.pass_(31)
         assert post.deliveries.claim(row.id, post.clock(), seconds=30), "another sender took over"
         verdict = post.sender._courier.schedule.judge(row, 410, None, post.clock())
-        assert post.deliveries.note(row, claim, None, verdict) == "late"
+        assert post.deliveries.record_attempt(row, claim, None, verdict) == "late"
         assert post.delivery(job).state is State.PENDING
 
 

@@ -1,0 +1,773 @@
+-- Jobs: every transition of a record, the lists on which their messages wait, duplicates, batches.
+-- A job's end writes its record, its webhook's delivery and its batch's count in one script.
+--
+-- <list> is a Celery list as `<queue>|<priority level>`; a priority level is a job's priority, or
+-- the one that it was raised to.
+--
+-- key                       type    what for                                       expiry
+-- rmbg:job:<id>             hash    a record: the fields of `Job` in Python        pictures + 1 day
+-- rmbg:job:<id>:lease       string  token of the worker that runs it               9 s, renewed
+-- rmbg:jobs:<status>        zset    jobs of a status by the time of entry          none
+-- rmbg:due                  zset    queued jobs to dispatch, by the time from when none
+-- rmbg:deadlines            zset    queued jobs with a deadline, by that           none
+-- rmbg:dead                 zset    dead letters by the time of their end          none
+-- rmbg:expiries             zset    all jobs by the time of the next erasure       none
+-- rmbg:tasks:<owner>        zset    an owner's jobs by the time of submission      last record's
+-- rmbg:tombstone:<id>       string  an id that must not be recorded any more       1 h
+-- rmbg:dispatch_seq         string  number of the latest dispatch                  none
+-- rmbg:lists                set     lists that messages were dispatched to         none
+-- rmbg:dispatched:<list>    zset    jobs dispatched to a list, by dispatch_seq     none
+-- rmbg:aged:<list>          set     those of them that were raised to this list    none
+-- rmbg:primary:<cache key>  string  the pending job of that key that runs          its record's
+-- rmbg:cached:<cache key>   string  a succeeded job of that key to copy from       about 1 h
+-- rmbg:duplicates:<id>      set     jobs that wait for a primary's result          last record's
+-- rmbg:primaries:ended      zset    ended primaries with duplicates, by that time  none
+-- rmbg:batch:<id>           hash    a batch's record                               pictures + 1 day
+-- rmbg:batch:<id>:items     list    its items, as JSON                             its record's
+-- rmbg:batch:<id>:ends      hash    status by id of its jobs that have ended       its record's
+-- rmbg:done:<id>            channel published when a job or batch ends
+
+local QUEUED, PROCESSING = P .. 'jobs:queued', P .. 'jobs:processing'
+local DUE, DEADLINES, DEAD, EXPIRIES = P .. 'due', P .. 'deadlines', P .. 'dead', P .. 'expiries'
+local LISTS, DISPATCH_SEQ = P .. 'lists', P .. 'dispatch_seq'
+local ENDED_PRIMARIES = P .. 'primaries:ended'
+local STATUSES = {'queued', 'processing', 'succeeded', 'failed', 'canceled'}
+local NORMAL = '3'
+
+local function job_key(id) return P .. 'job:' .. id end
+local function lease_key(id) return P .. 'job:' .. id .. ':lease' end
+local function index_key(status) return P .. 'jobs:' .. status end
+local function owner_key(owner) return P .. 'tasks:' .. owner end
+local function tombstone_key(id) return P .. 'tombstone:' .. id end
+local function dispatched_key(list) return P .. 'dispatched:' .. list end
+local function aged_key(list) return P .. 'aged:' .. list end
+local function primary_key(cache_key) return P .. 'primary:' .. cache_key end
+local function cached_key(cache_key) return P .. 'cached:' .. cache_key end
+local function duplicates_key(id) return P .. 'duplicates:' .. id end
+local function batch_key(batch) return P .. 'batch:' .. batch end
+
+local function get(id, name) return field(job_key(id), name) end
+
+local function is_pending(id)
+  local status = get(id, 'status')
+  return status == 'queued' or status == 'processing'
+end
+
+-- Whether no record may be created under an id.
+local function is_taken(id)
+  return redis.call('EXISTS', job_key(id), tombstone_key(id)) > 0
+end
+
+local function set_status(id, status, now)
+  local before = get(id, 'status')
+  if before then
+    redis.call('ZREM', index_key(before), id)
+  end
+  redis.call('HSET', job_key(id), 'status', status)
+  redis.call('ZADD', index_key(status), now, id)
+end
+
+-- Enters a new record into the indices of time and owner. The owner's index lives as long as its
+-- last job; two members at a time that have expired are dropped from it.
+local function index_record(id, expiry)
+  redis.call('EXPIREAT', job_key(id), expiry)
+  redis.call('ZADD', EXPIRIES, get(id, 'expires_at'), id)
+  local index = owner_key(get(id, 'owner') or '')
+  for _, old in ipairs(redis.call('ZRANGE', index, 0, 1)) do
+    if redis.call('EXISTS', job_key(old)) == 0 then
+      redis.call('ZREM', index, old)
+    end
+  end
+  redis.call('ZADD', index, get(id, 'created_at'), id)
+  if redis.call('EXPIRETIME', index) < tonumber(expiry) then
+    redis.call('EXPIREAT', index, expiry)
+  end
+end
+
+-- Lists and dispatches ---------------------------------------------------------------------------
+
+local function level_of(id)
+  return get(id, 'priority_level') or get(id, 'priority') or NORMAL
+end
+
+local function list_of(id)
+  return (get(id, 'queue') or '') .. '|' .. level_of(id)
+end
+
+local function leave(list, id)
+  redis.call('ZREM', dispatched_key(list), id)
+  redis.call('SREM', aged_key(list), id)
+end
+
+-- Numbers the dispatch of a queued job's next message before it is sent. By that number a message
+-- that never arrived, or that its list no longer holds, is found missing.
+local function number_dispatch(id)
+  local seq, list = redis.call('INCR', DISPATCH_SEQ), list_of(id)
+  redis.call('HSET', job_key(id), 'dispatch_seq', seq)
+  redis.call('SADD', LISTS, list)
+  redis.call('ZADD', dispatched_key(list), seq, id)
+  if level_of(id) ~= (get(id, 'priority') or NORMAL) then
+    redis.call('SADD', aged_key(list), id)
+  end
+  redis.call('ZREM', DUE, id)
+  return seq
+end
+
+-- Takes a queued job off its list; its next message is dispatched from `due` on.
+local function postpone(id, due)
+  leave(list_of(id), id)
+  redis.call('ZADD', DUE, due, id)
+end
+
+-- Duplicates -------------------------------------------------------------------------------------
+-- Jobs with one cache key give one result. One of them runs, the primary; the others are queued
+-- without a message and get its result.
+
+-- Raises a queued primary to the priority of its most urgent duplicate. It is dispatched anew at
+-- that level; the message that it had before finds it running or final.
+local function raise(primary, priority, now)
+  local wanted = number(priority)
+  if get(primary, 'status') ~= 'queued' or not wanted
+    or (number(level_of(primary)) or 0) <= wanted then
+    return
+  end
+  local due = redis.call('ZSCORE', DUE, primary)
+  postpone(primary, due or now)
+  redis.call('HDEL', job_key(primary), 'priority_level')
+  redis.call('HSET', job_key(primary), 'priority', priority)
+end
+
+local function add_duplicate(id, primary)
+  redis.call('HSET', job_key(id), 'primary', primary)
+  redis.call('SADD', duplicates_key(primary), id)
+  local left = redis.call('TTL', job_key(id))
+  if left > redis.call('TTL', duplicates_key(primary)) then
+    redis.call('EXPIRE', duplicates_key(primary), left)
+  end
+end
+
+local function remove_duplicate(id)
+  local primary = get(id, 'primary')
+  if primary then
+    redis.call('SREM', duplicates_key(primary), id)
+    redis.call('HDEL', job_key(id), 'primary')
+  end
+end
+
+local function make_primary(id, cache_key)
+  redis.call('SET', primary_key(cache_key), id, 'EX', math.max(1, redis.call('TTL', job_key(id))))
+end
+
+-- Makes a new job the duplicate of the pending job of its cache key, which it returns, or else the
+-- primary.
+local function join(id, now)
+  local cache_key = get(id, 'cache_key')
+  if not cache_key then
+    return nil
+  end
+  local primary = redis.call('GET', primary_key(cache_key))
+  if not primary or not is_pending(primary) then
+    make_primary(id, cache_key)
+    return nil
+  end
+  add_duplicate(id, primary)
+  raise(primary, get(id, 'priority'), now)
+  return primary
+end
+
+-- Ends the role of a job as a primary: its result is cached, its duplicates are to be completed.
+local function end_primary(id)
+  local cache_key = get(id, 'cache_key')
+  if not cache_key then
+    return
+  end
+  if redis.call('GET', primary_key(cache_key)) == id then
+    redis.call('DEL', primary_key(cache_key))
+  end
+  if get(id, 'status') == 'succeeded' then
+    local seconds = math.max(1, math.min(math.floor(number(get(id, 'cache_seconds')) or 1), 1e6))
+    redis.call('SET', cached_key(cache_key), id, 'EX', seconds, 'NX')
+  end
+  if redis.call('EXISTS', duplicates_key(id)) == 1 then
+    redis.call('ZADD', ENDED_PRIMARIES, number(get(id, 'finished_at')) or 0, id)
+  end
+end
+
+-- A job's end ------------------------------------------------------------------------------------
+
+local function count_end(id)
+  if not get(id, 'finished_at') then
+    return -- erased before it ended
+  end
+  local asked = decode(get(id, 'options') or '{}')['output_format']
+  local labels = {
+    get(id, 'status'), get(id, 'format') or (type(asked) == 'string' and asked) or 'none',
+    get(id, 'model') or 'none', get(id, 'worker') or 'none',
+  }
+  count('jobs|' .. table.concat(labels, '|'))
+  local finished = number(get(id, 'finished_at')) or 0
+  local took = math.max(0, finished - (number(get(id, 'created_at')) or finished))
+  local bucket = 'inf'
+  for position, bound in ipairs(JOB_BUCKETS) do
+    if took <= bound then
+      bucket = position
+      break
+    end
+  end
+  count('job_seconds|' .. bucket)
+  redis.call('HINCRBYFLOAT', COUNTERS, 'job_seconds_sum', took)
+end
+
+-- Whether an event is among those that a job's webhook takes; an empty list takes all of them.
+local function takes(events, event)
+  local names = decode(events or '[]')
+  for _, name in ipairs(names) do
+    if name == event then
+      return true
+    end
+  end
+  return #names == 0
+end
+
+-- Creates the delivery of an event in the step that writes what it reports (an outbox).
+-- kind: task or batch; subject: its id; seconds: for which its record is kept.
+local function add_delivery(kind, subject, event, facts, seconds)
+  local list = deliveries_key(subject)
+  local id = 'msg_' .. subject .. '_' .. (redis.call('LLEN', list) + 1)
+  redis.call('RPUSH', list, id)
+  redis.call('HSET', delivery_key(id), 'id', id, 'kind', kind, 'subject', subject, 'event', event,
+    'url', facts.url, 'owner', facts.owner, 'created_at', facts.now,
+    'expires_at', facts.expires_at, 'state', 'pending', 'attempts', 0, 'tries', 0)
+  redis.call('EXPIRE', list, seconds)
+  redis.call('EXPIRE', delivery_key(id), seconds)
+  redis.call('ZADD', DELIVERIES_DUE, facts.now, id)
+end
+
+local function notify_batch(batch, now)
+  local record = batch_key(batch)
+  local url = field(record, 'webhook_url')
+  if not url then
+    return
+  end
+  local facts = {
+    url = url, owner = field(record, 'owner') or '', now = now,
+    expires_at = field(record, 'expires_at') or 0,
+  }
+  add_delivery('batch', batch, 'batch.completed', facts, math.max(1, redis.call('TTL', record)))
+end
+
+-- Completes a batch once all of its jobs have ended; `jobs` is known when the batch is sealed.
+local function complete_batch(batch, now)
+  local jobs = number(field(batch_key(batch), 'jobs'))
+  if not jobs or redis.call('HLEN', batch_key(batch) .. ':ends') < jobs then
+    return
+  end
+  -- Once only, even if a job is requeued and ends again afterwards.
+  if redis.call('HSETNX', batch_key(batch), 'completed_at', now) == 1 then
+    redis.call('PUBLISH', P .. 'done:' .. batch, 'done')
+    notify_batch(batch, now)
+  end
+end
+
+local function count_in_batch(id)
+  local batch = get(id, 'batch_id')
+  if not batch or redis.call('EXISTS', batch_key(batch)) == 0 then
+    return
+  end
+  local ends = batch_key(batch) .. ':ends'
+  redis.call('HSET', ends, id, get(id, 'status'))
+  redis.call('EXPIREAT', ends, redis.call('EXPIRETIME', batch_key(batch)))
+  complete_batch(batch, get(id, 'finished_at'))
+end
+
+local function notify_end(id)
+  local url, event = get(id, 'webhook_url'), 'removal.' .. get(id, 'status')
+  if not url or url == '' or not takes(get(id, 'webhook_events'), event) then
+    return
+  end
+  local facts = {
+    url = url, owner = get(id, 'owner') or '', now = get(id, 'finished_at'),
+    expires_at = get(id, 'expires_at') or 0,
+  }
+  add_delivery('task', id, event, facts, math.max(1, redis.call('TTL', job_key(id))))
+end
+
+-- Wakes up the requests that wait for a job's end.
+local function announce(id)
+  redis.call('PUBLISH', P .. 'done:' .. id, 'done')
+end
+
+local function report_end(id)
+  count_end(id)
+  count_in_batch(id)
+  notify_end(id)
+  announce(id)
+  end_primary(id)
+end
+
+-- Takes a job out of all that waits: lists, due, deadlines, duplicates.
+local function leave_queue(id)
+  leave(list_of(id), id)
+  redis.call('ZREM', DUE, id)
+  redis.call('ZREM', DEADLINES, id)
+  remove_duplicate(id)
+end
+
+local function fail(id, now, error, is_dead)
+  leave_queue(id)
+  set_status(id, 'failed', now)
+  redis.call('HSET', job_key(id), 'error', error, 'finished_at', now)
+  if is_dead then
+    redis.call('ZADD', DEAD, now, id)
+  end
+  report_end(id)
+end
+
+-- Commands ---------------------------------------------------------------------------------------
+
+local commands = {}
+
+-- Accepts a new job. Nothing is written unless it is 'created' or 'joined'.
+-- Arguments: id, fields, expiry (unix seconds), now, max_pending ('0': no limit), deadline.
+-- Returns {'created', dispatch_seq of its first message}, {'joined', its primary},
+-- {'exists'}, {'full'}, or {'known', a succeeded job of its cache key}.
+commands.create = function(a)
+  if is_taken(a.id) then
+    return {'exists'}
+  end
+  local cache_key = a.fields.cache_key
+  local known = cache_key and redis.call('GET', cached_key(cache_key))
+  if known then
+    return {'known', known}
+  end
+  local limit = tonumber(a.max_pending)
+  if limit > 0 and redis.call('ZCARD', QUEUED) + redis.call('ZCARD', PROCESSING) >= limit then
+    return {'full'}
+  end
+  redis.call('HSET', job_key(a.id), unpack(flat(a.fields)))
+  index_record(a.id, a.expiry)
+  redis.call('ZADD', QUEUED, a.now, a.id)
+  if a.deadline then
+    redis.call('ZADD', DEADLINES, a.deadline, a.id)
+  end
+  local primary = join(a.id, a.now)
+  if primary then
+    count('joined')
+    return {'joined', primary}
+  end
+  return {'created', number_dispatch(a.id)}
+end
+
+-- Records a job that is final from its creation, since it has a copy of a cached result.
+-- Arguments: id, fields, expiry (unix seconds), now.  Returns 'created' or 'exists'.
+commands.create_finished = function(a)
+  if is_taken(a.id) then
+    return 'exists'
+  end
+  redis.call('HSET', job_key(a.id), unpack(flat(a.fields)))
+  index_record(a.id, a.expiry)
+  redis.call('ZADD', index_key(a.fields.status), a.now, a.id)
+  report_end(a.id)
+  return 'created'
+end
+
+-- Decides whether a job was recorded when the answer to its `create` was lost. Without a record a
+-- tombstone refuses a `create` that is still on its way.
+-- Arguments: id, seconds (of the tombstone).  Returns the record as fields and values in turn.
+commands.tombstone = function(a)
+  local record = redis.call('HGETALL', job_key(a.id))
+  if #record == 0 then
+    redis.call('SET', tombstone_key(a.id), 1, 'EX', a.seconds)
+  end
+  return record
+end
+
+-- Numbers a queued job's next message and puts the job on that message's list.
+-- Arguments: id, queue, priority_level (none: unchanged), after (a dispatch_seq: only if none came
+-- after that one).
+-- Returns the record as fields and values in turn; nothing if no message is to be sent.
+commands.record_dispatch = function(a)
+  if get(a.id, 'status') ~= 'queued' or (a.after and a.after ~= get(a.id, 'dispatch_seq')) then
+    return {}
+  end
+  leave(list_of(a.id), a.id)
+  redis.call('HINCRBY', job_key(a.id), 'redispatches', 1)
+  redis.call('HSET', job_key(a.id), 'queue', a.queue)
+  if a.priority_level then
+    redis.call('HSET', job_key(a.id), 'priority_level', a.priority_level)
+  end
+  number_dispatch(a.id)
+  return redis.call('HGETALL', job_key(a.id))
+end
+
+-- Has a queued job's next message dispatched later; a message that is on its way still counts.
+-- Arguments: id, due (unix time).  Returns 1 if the job is queued.
+commands.postpone = function(a)
+  if get(a.id, 'status') ~= 'queued' then
+    return 0
+  end
+  postpone(a.id, a.due)
+  return 1
+end
+
+-- Takes a queued job whose record cannot be read off the lists, where it would block the others,
+-- until `due`. The record itself is not read.
+-- Arguments: id, due (unix time).  Returns 1 if the job is queued.
+commands.quarantine = function(a)
+  if not redis.call('ZSCORE', QUEUED, a.id) then
+    return 0
+  end
+  for _, list in ipairs(redis.call('SMEMBERS', LISTS)) do
+    leave(list, a.id)
+  end
+  redis.call('ZADD', DUE, a.due, a.id)
+  return 1
+end
+
+-- Takes the lease of a queued job and counts the attempt, before the picture is touched.
+-- Arguments: id, token, worker, now, lease_ms, respect_exclusion (boolean), overdue (the error of
+-- a job whose deadline has passed).
+-- Returns 'claimed', 'leased', 'final', 'missing' or 'excluded'.
+commands.claim = function(a)
+  local status = get(a.id, 'status')
+  if not status then
+    return 'missing'
+  end
+  if status ~= 'queued' and status ~= 'processing' then
+    count('duplicates_refused')
+    return 'final'
+  end
+  if redis.call('EXISTS', lease_key(a.id)) == 1 then
+    count('duplicates_refused')
+    return 'leased'
+  end
+  if status == 'processing' then
+    -- Its worker is gone. The reconciler decides whether that counts as a loss.
+    return 'leased'
+  end
+  local deadline = redis.call('ZSCORE', DEADLINES, a.id)
+  if deadline and tonumber(deadline) <= tonumber(a.now) then
+    fail(a.id, a.now, a.overdue, false)
+    return 'final'
+  end
+  if a.respect_exclusion and get(a.id, 'excluded_worker') == a.worker then
+    return 'excluded'
+  end
+  leave_queue(a.id)
+  set_status(a.id, 'processing', a.now)
+  redis.call('SET', lease_key(a.id), a.token, 'PX', a.lease_ms)
+  count('attempts')
+  redis.call('HINCRBY', job_key(a.id), 'attempts', 1)
+  redis.call('HSETNX', job_key(a.id), 'started_at', a.now)
+  redis.call('HSET', job_key(a.id), 'worker', a.worker)
+  return 'claimed'
+end
+
+-- Prolongs a lease that its token still holds.
+-- Arguments: id, token, lease_ms.  Returns 1 if it did.
+commands.renew = function(a)
+  if redis.call('GET', lease_key(a.id)) ~= a.token or get(a.id, 'status') ~= 'processing' then
+    return 0
+  end
+  return redis.call('PEXPIRE', lease_key(a.id), a.lease_ms)
+end
+
+-- Writes a job's end. Fenced: only the lease's token may, and only once.
+-- Arguments: id, token, now, status, fields.  Returns 'finished' or 'lost'.
+commands.finish = function(a)
+  if redis.call('GET', lease_key(a.id)) ~= a.token or get(a.id, 'status') ~= 'processing' then
+    count('duplicates_refused')
+    return 'lost'
+  end
+  redis.call('DEL', lease_key(a.id))
+  set_status(a.id, a.status, a.now)
+  redis.call('HSET', job_key(a.id), 'finished_at', a.now, unpack(flat(a.fields)))
+  report_end(a.id)
+  return 'finished'
+end
+
+-- Puts a processing job back and counts a loss, which is no fault of the picture.
+-- Called by its worker (with the token), by the worker's parent (with the token's beginning, which
+-- names the process), or by the reconciler (with an empty token) once there is no lease.
+-- Arguments: id, token, now, max_losses, lost (the error after too many losses), excluded_worker,
+-- first_pause, last_pause (seconds).  Returns 'queued', 'dead' or 'none'.
+commands.release = function(a)
+  local status = get(a.id, 'status')
+  if status ~= 'processing' then
+    if status and redis.call('ZSCORE', index_key(status), a.id) then
+      redis.call('ZREM', PROCESSING, a.id)
+    end
+    return 'none'
+  end
+  local token = redis.call('GET', lease_key(a.id)) or ''
+  if token:sub(1, #a.token) ~= a.token or (a.token == '' and token ~= '') then
+    return 'none'
+  end
+  redis.call('DEL', lease_key(a.id))
+  count('losses')
+  local losses = redis.call('HINCRBY', job_key(a.id), 'losses', 1)
+  if losses >= tonumber(a.max_losses) then
+    fail(a.id, a.now, a.lost, true)
+    return 'dead'
+  end
+  if a.excluded_worker then
+    redis.call('HSET', job_key(a.id), 'excluded_worker', a.excluded_worker)
+  end
+  set_status(a.id, 'queued', a.now)
+  -- No pause after the first loss; a second one may have a cause that takes time to pass.
+  local pause = 0
+  if losses > 1 then
+    pause = math.min(tonumber(a.first_pause) * 2 ^ (losses - 2), tonumber(a.last_pause))
+  end
+  postpone(a.id, tonumber(a.now) + pause)
+  return 'queued'
+end
+
+-- Counts a crash of the worker's child over a job, also one that was killed at the time limit.
+-- Arguments: id, holder (the beginning of the lease's token: worker and pid), now, max_crashes,
+-- poison (the error after too many crashes).  Returns 'queued', 'dead' or 'none'.
+commands.crash = function(a)
+  local token = redis.call('GET', lease_key(a.id)) or ''
+  if get(a.id, 'status') ~= 'processing' or token:sub(1, #a.holder) ~= a.holder then
+    return 'none'
+  end
+  redis.call('DEL', lease_key(a.id))
+  count('crashes')
+  if redis.call('HINCRBY', job_key(a.id), 'crashes', 1) >= tonumber(a.max_crashes) then
+    fail(a.id, a.now, a.poison, true)
+    return 'dead'
+  end
+  set_status(a.id, 'queued', a.now)
+  -- Celery itself returns the message; if it does not, the reconciler finds it missing.
+  number_dispatch(a.id)
+  return 'queued'
+end
+
+-- Cancels a job that is not final. A worker that runs it finds its lease gone.
+-- Arguments: id, now, only (a status: no job of another one is canceled).
+-- Returns 'canceled', 'missing', or the status of a job that is not canceled.
+commands.cancel = function(a)
+  local status = get(a.id, 'status')
+  if not status then
+    return 'missing'
+  end
+  if (status ~= 'queued' and status ~= 'processing') or (a.only and a.only ~= status) then
+    return status
+  end
+  leave_queue(a.id)
+  redis.call('DEL', lease_key(a.id))
+  set_status(a.id, 'canceled', a.now)
+  redis.call('HSET', job_key(a.id), 'finished_at', a.now)
+  report_end(a.id)
+  return 'canceled'
+end
+
+-- Queues a failed or canceled job anew for an operator, with its counters at zero. It may wait as
+-- long as after its submission, but not beyond the expiry of its pictures.
+-- Arguments: id, now.  Returns 'requeued', 'missing', or the status of a job that is not requeued.
+commands.requeue = function(a)
+  local status = get(a.id, 'status')
+  if not status then
+    return 'missing'
+  end
+  if status ~= 'failed' and status ~= 'canceled' then
+    return status
+  end
+  redis.call('HDEL', job_key(a.id), 'error', 'finished_at', 'started_at', 'excluded_worker',
+    'worker', 'priority_level')
+  redis.call('HSET', job_key(a.id), 'attempts', 0, 'crashes', 0, 'losses', 0)
+  redis.call('ZREM', DEAD, a.id)
+  set_status(a.id, 'queued', a.now)
+  postpone(a.id, a.now)
+  local timeout = number(get(a.id, 'queue_timeout'))
+  if not timeout then
+    local deadline, created = number(get(a.id, 'deadline')), number(get(a.id, 'created_at'))
+    timeout = deadline and created and deadline - created
+  end
+  if timeout then
+    local latest = number(get(a.id, 'expires_at')) or math.huge
+    local deadline = string.format('%.6f', math.min(tonumber(a.now) + timeout, latest))
+    -- The deadline no longer tells the timeout, which the next requeue needs.
+    redis.call('HSET', job_key(a.id), 'deadline', deadline, 'queue_timeout', timeout)
+    redis.call('ZADD', DEADLINES, deadline, a.id)
+  end
+  return 'requeued'
+end
+
+-- Fails a queued job whose deadline has passed, unless the primary that it waits for is running.
+-- Arguments: id, now, overdue (the error).  Returns 1 if it did.
+commands.fail_overdue = function(a)
+  if get(a.id, 'status') ~= 'queued' then
+    redis.call('ZREM', DEADLINES, a.id)
+    return 0
+  end
+  local deadline = redis.call('ZSCORE', DEADLINES, a.id)
+  local primary = get(a.id, 'primary')
+  if not deadline or tonumber(deadline) > tonumber(a.now)
+    or (primary and get(primary, 'status') == 'processing') then
+    return 0
+  end
+  fail(a.id, a.now, a.overdue, false)
+  return 1
+end
+
+-- Fails a job that is not final when its pictures expire.
+-- Arguments: id, now, expired (the error).  Returns 1 if it did.
+commands.expire = function(a)
+  if not is_pending(a.id) then
+    return 0
+  end
+  redis.call('DEL', lease_key(a.id))
+  fail(a.id, a.now, a.expired, false)
+  return 1
+end
+
+-- Erases a record and all that names it. A worker that still runs the job finds neither lease nor
+-- record, so that nothing it writes counts.
+-- Arguments: id.  Returns 1, or 0 if there was no record.
+commands.erase = function(a)
+  local id = a.id
+  local status = get(id, 'status')
+  if not status then
+    return 0
+  end
+  leave_queue(id)
+  redis.call('ZREM', index_key(status), id)
+  redis.call('ZREM', DEAD, id)
+  redis.call('ZREM', EXPIRIES, id)
+  redis.call('ZREM', owner_key(get(id, 'owner') or ''), id)
+  end_primary(id)
+  for _, delivery in ipairs(redis.call('LRANGE', deliveries_key(id), 0, -1)) do
+    redis.call('ZREM', DELIVERIES_DUE, delivery)
+    redis.call('ZREM', DELIVERIES_DEAD, delivery)
+    redis.call('DEL', delivery_key(delivery), attempts_key(delivery))
+  end
+  redis.call('DEL', deliveries_key(id), lease_key(id), job_key(id))
+  if status == 'queued' or status == 'processing' then
+    -- Requeued since it was canceled: the requests that wait for its end need wait no longer.
+    announce(id)
+  end
+  return 1
+end
+
+-- Drops a job whose record has expired from all sets that name it.
+-- Arguments: id, list (that it was dispatched to; none: unknown).
+-- Returns 1, or 0 if it has a record.
+commands.forget = function(a)
+  if redis.call('EXISTS', job_key(a.id)) == 1 then
+    return 0
+  end
+  for _, status in ipairs(STATUSES) do
+    redis.call('ZREM', index_key(status), a.id)
+  end
+  for _, set in ipairs({DUE, DEADLINES, DEAD, EXPIRIES}) do
+    redis.call('ZREM', set, a.id)
+  end
+  if a.list then
+    leave(a.list, a.id)
+  end
+  if redis.call('EXISTS', duplicates_key(a.id)) == 1 then
+    -- It has no result for its duplicates: one of them is to be promoted.
+    redis.call('ZADD', ENDED_PRIMARIES, 0, a.id)
+  end
+  return 1
+end
+
+-- Drops a list to which no job is dispatched.
+-- Arguments: list.  Returns 1 if it did.
+commands.forget_list = function(a)
+  if redis.call('EXISTS', dispatched_key(a.list)) == 1 then
+    return 0
+  end
+  redis.call('DEL', aged_key(a.list))
+  return redis.call('SREM', LISTS, a.list)
+end
+
+-- Ends a duplicate as its primary ended.
+-- Arguments: id, primary, now, status, fields.  Returns 1, or 0 if it does not wait for that one.
+commands.complete_duplicate = function(a)
+  if get(a.id, 'status') ~= 'queued' or get(a.id, 'primary') ~= a.primary then
+    return 0
+  end
+  leave_queue(a.id)
+  set_status(a.id, a.status, a.now)
+  redis.call('HSET', job_key(a.id), 'finished_at', a.now, unpack(flat(a.fields)))
+  report_end(a.id)
+  return 1
+end
+
+-- Lets a duplicate run, as the new primary of the others, when its primary ended without a result
+-- for them. If another job has become the primary meanwhile, all of them wait for that one.
+-- Arguments: id, primary (that has ended), now.
+-- Returns the new primary; '' if the job is no duplicate of the old one.
+commands.promote_duplicate = function(a)
+  local cache_key = get(a.id, 'cache_key')
+  if get(a.id, 'status') ~= 'queued' or get(a.id, 'primary') ~= a.primary or not cache_key then
+    return ''
+  end
+  local primary = redis.call('GET', primary_key(cache_key))
+  if not primary or not is_pending(primary) then
+    primary = a.id
+  end
+  if primary == a.id then
+    remove_duplicate(a.id)
+    make_primary(a.id, cache_key)
+    postpone(a.id, a.now)
+  end
+  for _, id in ipairs(redis.call('SMEMBERS', duplicates_key(a.primary))) do
+    remove_duplicate(id)
+    if id ~= primary and is_pending(id) then
+      add_duplicate(id, primary)
+      raise(primary, get(id, 'priority'), a.now)
+    end
+  end
+  redis.call('ZREM', ENDED_PRIMARIES, a.primary)
+  return primary
+end
+
+-- Forgets a cached job whose result cannot be copied, unless another one has replaced it.
+-- Arguments: id, cache_key.
+commands.uncache = function(a)
+  if redis.call('GET', cached_key(a.cache_key)) == a.id then
+    redis.call('DEL', cached_key(a.cache_key))
+  end
+end
+
+-- Says which items a batch has. Jobs that have ended by now are counted here, others as they end.
+-- Arguments: batch, now, expiry (unix seconds), items (pairs of an item as JSON and its job's id;
+-- '' for an item that was refused).  Returns 1, or 0 if there is no such batch.
+commands.seal_batch = function(a)
+  local batch, jobs = batch_key(a.batch), 0
+  if redis.call('EXISTS', batch) == 0 then
+    return 0
+  end
+  for _, item in ipairs(a.items) do
+    local text, id = item[1], item[2]
+    redis.call('RPUSH', batch .. ':items', text)
+    if id ~= '' then
+      jobs = jobs + 1
+      if not is_pending(id) then
+        -- A job that is gone was erased meanwhile: the batch does not wait for it.
+        redis.call('HSET', batch .. ':ends', id, get(id, 'status') or 'erased')
+      end
+    end
+  end
+  redis.call('HSET', batch, 'jobs', jobs)
+  redis.call('EXPIREAT', batch .. ':items', a.expiry)
+  redis.call('EXPIREAT', batch .. ':ends', a.expiry)
+  complete_batch(a.batch, a.now)
+  return 1
+end
+
+return dispatch(commands, {
+  record = function(a)
+    return a.id and job_key(a.id) or a.batch and batch_key(a.batch)
+  end,
+  counters = {
+    claim = {'attempts'}, crash = {'crashes'}, release = {'losses'},
+    record_dispatch = {'redispatches'},
+  },
+  any_type = {
+    create = true, create_finished = true, quarantine = true, forget = true, uncache = true,
+  },
+})
