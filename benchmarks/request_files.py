@@ -47,7 +47,9 @@ IDLE_SECONDS: Final = 45.0
 #: After the webhook arrived, its outcome is still being recorded.
 SETTLE_SECONDS: Final = 2.0
 START_SECONDS: Final = 120.0
-_BLOCK: Final = re.compile(r"(<!-- request files -->\n).*(<!-- end of request files -->)", re.DOTALL)
+_BLOCK: Final = re.compile(
+    r"(<!-- request files -->\n).*(<!-- end of request files -->)", re.DOTALL
+)
 
 
 @dataclass

@@ -260,7 +260,9 @@ class Intake:
     def _queue(self, job: Job) -> None:
         if job.primary is not None:
             # It waits for its primary, which may have become more urgent by it.
-            send_due(self.runtime.job_store, self.runtime.dispatcher, self.runtime.router, job.primary)
+            send_due(
+                self.runtime.job_store, self.runtime.dispatcher, self.runtime.router, job.primary
+            )
             return
         try:
             with span("queue"):

@@ -93,7 +93,13 @@ def runner(services: Services, model: Model) -> Runner:
 
 @pytest.fixture
 def completer(redis: Redis, services: Services) -> Settler:
-    return Settler(redis, services.runtime.job_store, services.runtime.object_store, services.runtime.dispatcher, services.runtime.router)
+    return Settler(
+        redis,
+        services.runtime.job_store,
+        services.runtime.object_store,
+        services.runtime.dispatcher,
+        services.runtime.router,
+    )
 
 
 @pytest.fixture
@@ -139,8 +145,12 @@ def test_50_equal_pictures_at_once_run_the_model_once(
     with ThreadPoolExecutor(20) as pool:
         sent = [pool.submit(submit) for _ in range(50)]
         # What a worker and an I/O worker do, while the pictures come in.
-        while not all(each.done() for each in sent) or services.runtime.job_store.ids(Status.QUEUED):
-            for job in services.runtime.job_store.get_many(services.runtime.job_store.ids(Status.QUEUED)):
+        while not all(each.done() for each in sent) or services.runtime.job_store.ids(
+            Status.QUEUED
+        ):
+            for job in services.runtime.job_store.get_many(
+                services.runtime.job_store.ids(Status.QUEUED)
+            ):
                 if job.primary is None:
                     runner.run(job.task_id)
             completer.run_once()
@@ -441,7 +451,9 @@ def test_poison_is_shared_and_bad_luck_is_not(
 ) -> None:
     primary, duplicate = submit(), submit()
     services.runtime.job_store.claim(primary.task_id, token=TOKEN, worker="gpu0@t")
-    services.runtime.job_store.finish(primary.task_id, token=TOKEN, status=Status.FAILED, error=reason)
+    services.runtime.job_store.finish(
+        primary.task_id, token=TOKEN, status=Status.FAILED, error=reason
+    )
     completer.run_once()
     present = _job(services, duplicate)
     assert present.status is (Status.FAILED if shared else Status.QUEUED)
