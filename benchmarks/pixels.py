@@ -19,7 +19,8 @@ from inference.encode import encode
 from inference.models.base import Alpha, Rgb
 from inference.models.onnx import prepare, resize_matte
 from inference.opacity import combine
-from inference.options import Options, OutputFormat
+from inference.option_values import OutputFormat
+from inference.options import Options
 from inference.png import encode_png
 from inference.refine import estimate_foreground
 

@@ -12,7 +12,6 @@ python -m benchmarks.request_files --write   # writes it into docs/architecture.
 import json
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -22,21 +21,22 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import requests
 from redis import Redis
 from redis.exceptions import RedisError
 
 from benchmarks import call_tracer
-from deploy.local import binaries, probes
+from deploy.local import probes, programs
+from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
-from deploy.local.running import embedded_store, embedded_valkey, running
-from deploy.local.services import Service
+from deploy.local.service import Service
 from tasks.api_keys import ApiKeys
 from tasks.connection import connect
 from tasks.settings import Settings
 from tasks.storage import MinioStore
+from tests.support.servers import embedded_store, embedded_valkey, running
 
 ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = ROOT / "docs" / "architecture.md"
@@ -146,14 +146,16 @@ def service(folder: Path, trace_folder: Path) -> Iterator[tuple[str, str]]:
         yield f"http://127.0.0.1:{port}", redis_url
 
 
-def _worker(name: str, queues: str, pool: str, env: dict[str, str], probe: probes.Probe) -> Service:
-    celery = (binaries.script("celery"), "-A", "tasks.app", "worker", "-n", name, "-Q", queues)
+def _worker(
+    name: str, queues: str, pool: str, env: dict[str, str], probe: local_service.Probe
+) -> Service:
+    celery = (programs.script("celery"), "-A", "tasks.app", "worker", "-n", name, "-Q", queues)
     return Service(name, (*celery, "-P", pool), env=env, probe=probe, grace=20)
 
 
 def _api(port: int, env: dict[str, str]) -> Service:
     address = f"127.0.0.1:{port}"
-    gunicorn = (binaries.script("gunicorn"), "-c", "python:api.gunicorn_conf", "-b", address)
+    gunicorn = (programs.script("gunicorn"), "-c", "python:api.gunicorn_conf", "-b", address)
     probe = probes.http_ok(f"http://{address}/healthz/ready")
     return Service("api", (*gunicorn, "api.app:create_app()"), env=env, probe=probe)
 

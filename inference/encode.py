@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from inference.option_values import OPAQUE
-from inference.options import Options, OutputFormat
+from inference.option_values import OPAQUE, OutputFormat
+from inference.options import Options
 from inference.png import encode_png
 
 # 0 (fast) .. 6 (small): method 4, the usual one, takes 2.7 times as long for a file that is 12 %

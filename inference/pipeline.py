@@ -12,7 +12,8 @@ from inference.encode import encode, resolve
 from inference.geometry import Box, Layout, coverage, foreground_box, limited_size, plan
 from inference.models.base import Alpha, Matting, Rgb
 from inference.opacity import combine, fill
-from inference.options import Options, Output, OutputFormat, Shadow
+from inference.option_values import Output, OutputFormat, Shadow
+from inference.options import Options
 from inference.pipeline_version import PIPELINE_VERSION
 from inference.placement import place
 from inference.probe import DEFAULT_LIMITS, ImageLimits

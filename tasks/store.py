@@ -11,12 +11,7 @@ from redis.exceptions import ResponseError
 
 from tasks import keys, scripts
 from tasks.connection import redis_errors
-from tasks.errors import (
-    IdTakenError,
-    QueueFullError,
-    ResultKnownError,
-    UnreadableRecordError,
-)
+from tasks.errors import IdTakenError, QueueFullError, ResultKnownError, UnreadableRecordError
 from tasks.jobs import Job, Priority, Status, to_record, write_error
 from tasks.reading import JobReader
 from tasks.reasons import EXPIRED, LOST, OVERDUE, POISON

@@ -8,8 +8,7 @@ from typing import Final
 
 from api.removebg.errors import RemoveBgError, invalid
 from inference.errors import InvalidOptionError
-from inference.options import (
-    Options,
+from inference.option_values import (
     Output,
     OutputFormat,
     Rgba,
@@ -21,6 +20,7 @@ from inference.options import (
     parse_scale,
     parse_shadow,
 )
+from inference.options import Options
 
 _MILLION: Final = 1_000_000
 #: Most pixels of a result; `auto` is the largest that is allowed.

@@ -14,8 +14,7 @@ from api.submission.files import sha256_of
 from api.submission.parameters import RemovalForm, RemovalJson
 from api.submission.sources import Sources
 from api.submission.submission import Submission, Upload
-from inference.options import (
-    Options,
+from inference.option_values import (
     parse_color,
     parse_crop_margin,
     parse_output,
@@ -25,6 +24,7 @@ from inference.options import (
     parse_scale,
     parse_shadow,
 )
+from inference.options import Options
 from tasks.jobs import Priority
 from tasks.owners import Owner
 

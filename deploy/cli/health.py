@@ -1,21 +1,78 @@
-"""`rmbg health`: is one process well? For a container's health check: status 0, or 1 with why."""
+"""`rmbg doctor` checks the whole installation; `rmbg health` checks one process, for containers."""
 
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from types import MappingProxyType
 from typing import Annotated, Final
 
 import typer
 import urllib3
+from rich.console import Console
+from rich.text import Text
 
-from deploy.local.errors import NotReadyError
+from deploy.doctor import CheckResult, Level, run_checks
 from deploy.local.probes import http_ok, worker_online
+from deploy.local.service import NotReadyError
 from tasks.errors import QueueUnavailableError
 from tasks.fleet import STARTS_SECONDS, Fleet
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 
+_COLORS: Final[Mapping[Level, str]] = MappingProxyType(
+    {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
+)
+
+_WIDTH: Final = 14
+
+
+def doctor(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Answer in one JSON document.")] = False,
+) -> None:
+    """Check settings, Redis, the store, the model, the workers and the queues.
+
+    Exits with 1 if something fails; a warning is no failure.
+    """
+    console = Console(soft_wrap=True)
+    findings = []
+    for finding in run_checks():
+        findings.append(finding)
+        if not as_json:
+            _print(finding, console)
+    if as_json:
+        typer.echo(json.dumps(_document(findings)))
+    if _worst(findings) is Level.FAIL:
+        raise typer.Exit(1)
+
+
+def _print(finding: CheckResult, console: Console) -> None:
+    line = Text.assemble(
+        (f"{finding.level.value:5}", _COLORS[finding.level]),
+        f"{finding.subject:{_WIDTH}}  {finding.text}",
+    )
+    console.print(line)
+    if finding.advice:
+        console.print(Text(f"{'':5}{'':{_WIDTH}}  → {finding.advice}"))
+
+
+def _document(findings: list[CheckResult]) -> dict[str, object]:
+    return {
+        "level": _worst(findings).value,
+        "findings": [asdict(finding) for finding in findings],
+    }
+
+
+def _worst(findings: list[CheckResult]) -> Level:
+    levels = list(Level)
+    return max((finding.level for finding in findings), key=levels.index)
+
+
 app = typer.Typer(help="Is one process well? For containers.", no_args_is_help=True)
 
 #: A picture may bring a worker down three times before it is given up. More is not a picture.
-MOST_STARTS: Final = 5
+MAX_STARTS: Final = 5
+
 _SECONDS: Final = 3.0
 
 
@@ -27,10 +84,10 @@ def worker(
     settings = Settings.load()
     try:
         with Runtime.from_settings(settings, redis_timeout=_SECONDS) as runtime:
-            reason = trouble(runtime.registry, name)
+            reason = unhealthy_reason(runtime.registry, name)
     except QueueUnavailableError as error:
         reason = str(error)
-    _answer(reason, name)
+    _exit_with(reason, name)
 
 
 @app.command()
@@ -41,8 +98,8 @@ def io(
     try:
         worker_online(Settings.load(), name)(0)
     except NotReadyError as error:
-        _answer(str(error), name)
-    _answer("", name)
+        _exit_with(str(error), name)
+    _exit_with("", name)
 
 
 @app.command()
@@ -53,11 +110,11 @@ def api(
     try:
         http_ok(f"{url.rstrip('/')}/healthz/live")(0)
     except (NotReadyError, urllib3.exceptions.HTTPError) as error:
-        _answer(str(error), url)
-    _answer("", url)
+        _exit_with(str(error), url)
+    _exit_with("", url)
 
 
-def trouble(fleet: Fleet, name: str) -> str:
+def unhealthy_reason(fleet: Fleet, name: str) -> str:
     """What is wrong with a model worker; empty if nothing is.
 
     A drained worker is well: it does what it was told.
@@ -66,13 +123,13 @@ def trouble(fleet: Fleet, name: str) -> str:
     if found is None or not found.alive:
         return "it does not say that it lives"
     starts = fleet.starts(name)
-    if starts > MOST_STARTS:
+    if starts > MAX_STARTS:
         return f"its process was started {starts} times in {STARTS_SECONDS / 60:.0f} min"
     if not found.ready:
         return "its model does not answer (yet)"
     return ""
 
 
-def _answer(reason: str, name: str) -> None:
+def _exit_with(reason: str, name: str) -> None:
     typer.echo(f"{name}: {reason or 'well'}", err=bool(reason))
     raise typer.Exit(bool(reason))

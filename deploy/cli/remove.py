@@ -18,9 +18,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from deploy.batch_client import submit_batch
-from deploy.client import ClientError, ServiceClient
-from inference.options import OutputFormat
+from deploy.client import ClientError, ServiceClient, submit_batch
+from inference.option_values import OutputFormat
 
 #: What a folder is searched for; a file that is named is sent whatever it is called.
 _SUFFIXES: Final = frozenset(
@@ -51,7 +50,7 @@ def remove(  # noqa: PLR0917 - typer makes the options of a command from its par
 ) -> None:
     """Cut out PHOTOS and write NAME.png for each into the folder given by -o."""
     console = Console(stderr=True)
-    targets = plan(photos, out, output_format.value)
+    targets = plan_cutouts(photos, out, output_format.value)
     if not targets:
         console.print("No pictures found. Name files, or a folder with pictures in it.")
         raise typer.Exit(2)
@@ -64,7 +63,7 @@ def remove(  # noqa: PLR0917 - typer makes the options of a command from its par
         raise typer.Exit(1)
 
 
-def plan(photos: Iterable[Path], out: Path, extension: str) -> dict[Path, Path]:
+def plan_cutouts(photos: Iterable[Path], out: Path, extension: str) -> dict[Path, Path]:
     """Which file becomes which cutout; no two inputs share one.
 
     Pictures of the same name, `a.jpg` and `a.png`, keep their own extension in the cutout's name.

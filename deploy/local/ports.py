@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from deploy.local.errors import SetupError
+from deploy.local.service import SetupError
 
 LOOPBACK: Final = "127.0.0.1"
 #: Below the ports that Linux and macOS hand to outgoing connections. Inside that range, a client

@@ -13,8 +13,7 @@ from minio.error import MinioException
 from redis import Redis
 from redis.exceptions import RedisError
 
-from deploy.local.errors import NotReadyError
-from deploy.local.services import Probe
+from deploy.local.service import NotReadyError, Probe
 from tasks import keys
 from tasks.settings import Settings
 

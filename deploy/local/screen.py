@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from deploy.local.child import Child, State
+from deploy.local.supervisor import Child, ChildState
 
 _COLORS: Final = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green")
 _PREFIX_WIDTH: Final = 7
@@ -38,7 +38,7 @@ class Screen:
         """What runs where."""
         table = Table("name", "pid", "address", "state")
         for child in children:
-            colour = "green" if child.state is State.READY else "yellow"
+            colour = "green" if child.state is ChildState.READY else "yellow"
             state = f"[{colour}]{child.state}[/]"
             service = child.service
             table.add_row(service.name, str(child.pid or "-"), escape(service.address), state)

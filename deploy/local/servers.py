@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from deploy.local import binaries, probes
-from deploy.local.credentials import credential, write_private
+from deploy.local import probes, programs
+from deploy.local.data_folder import load_credential, write_private
 from deploy.local.ports import LOOPBACK
-from deploy.local.services import Service
+from deploy.local.service import Service
 
 #: After everything that uses them.
 STOP_STAGE: Final = 9
@@ -30,7 +30,7 @@ def valkey_service(folder: Path, port: int, password: str) -> Service:
     write_private(config, _valkey_config(folder, port, password))
     return Service(
         name="valkey",
-        command=(binaries.valkey_server(), str(config)),
+        command=(programs.valkey_server(), str(config)),
         folder=folder,
         address=f"redis://{LOOPBACK}:{port}/0",
         probe=probes.redis_answers(valkey_url(port, password)),
@@ -100,7 +100,7 @@ def store_service(
     return Service(
         name="weed",
         command=(
-            binaries.script("weed"),
+            programs.script("weed"),
             *_store_log_flags(folder),
             "server",
             *_store_flags(data, ports, config),
@@ -176,6 +176,6 @@ def _store_env(folder: Path) -> dict[str, str]:
         "JWT_FILER_SIGNING_KEY",
         "JWT_FILER_SIGNING_READ_KEY",
     )
-    signing = {f"WEED_{name}": credential(folder, name.lower()) for name in names}
+    signing = {f"WEED_{name}": load_credential(folder, name.lower()) for name in names}
     # Two volumes at a time for a new bucket instead of seven.
     return {**signing, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "2"}

@@ -1,4 +1,4 @@
-"""Which services make up the stack, and what each of them is told."""
+"""The services that make up `rmbg up`, with their commands, environment and ports."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -9,24 +9,53 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from deploy.local import binaries, probes
-from deploy.local.credentials import credential
-from deploy.local.errors import NotReadyError, SetupError
-from deploy.local.options import UpOptions
+from deploy.local import probes, programs
+from deploy.local.data_folder import load_credential
 from deploy.local.ports import LOOPBACK, require_free
+from deploy.local.programs import core_count
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
-from deploy.local.services import Service
-from deploy.local.settings import core_count
+from deploy.local.service import NotReadyError, Service, SetupError
 from tasks import names
 from tasks.settings import Settings
 
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """The command's options; a port of 0 means any free one.
+
+    Attributes:
+        port: of the API.
+        flower_port: of Flower; None to do without it.
+        data: folder of jobs, pictures and passwords.
+        workers: model workers to run side by side.
+        model: the model they serve; None for the setting's.
+        redis_url: a Redis to use in place of an embedded Valkey; None for the setting's, if any.
+        s3_endpoint: an object store to use in place of an embedded SeaweedFS; None for the
+            setting's, if any. Its keys come from the settings.
+        start_seconds: how long the whole start may take.
+    """
+
+    port: int = 8000
+    flower_port: int | None = 5555
+    data: Path = Path("data")
+    workers: int = 1
+    model: str | None = None
+    redis_url: str | None = None
+    s3_endpoint: str | None = None
+    start_seconds: float = 120.0
+
+
 #: A worker that has handed its job back is given so much longer to end before it is killed.
 _WORKER_LEAD_SECONDS: Final = 10.0
+
 #: A request that waits for a task is cut off after this long.
 _API_GRACE_SECONDS: Final = 5.0
+
 #: Flower keeps nothing that would have to be saved.
 _FLOWER_GRACE_SECONDS: Final = 3.0
+
 _FLOWER_TASKS: Final = 2000
+
 #: The order of the end: no new pictures first; the servers, which all need, have a later stage.
 _API_STAGE, _FLOWER_STAGE, _WORKER_STAGE = range(3)
 
@@ -114,13 +143,16 @@ def _with_servers(
     if "redis_url" in given.model_fields_set:
         _require_redis(given)
     else:
-        password = credential(folder, "valkey-password")
+        password = load_credential(folder, "valkey-password")
         servers.append(valkey_service(folder / "valkey", ports.valkey, password))
         addresses["redis_url"] = valkey_url(ports.valkey, password)
     if "s3_endpoint" in given.model_fields_set:
         _require_store(given)
     else:
-        access, secret = credential(folder, "s3-access-key"), credential(folder, "s3-secret-key")
+        access, secret = (
+            load_credential(folder, "s3-access-key"),
+            load_credential(folder, "s3-secret-key"),
+        )
         store = store_service(folder / "store", ports.store, access, secret, given.s3_bucket)
         servers.append(store)
         addresses |= {
@@ -130,7 +162,7 @@ def _with_servers(
             "s3_secret_key": secret,
         }
     if given.webhook_secret is None:
-        key = bytes.fromhex(credential(folder, "webhook-key"))
+        key = bytes.fromhex(load_credential(folder, "webhook-key"))
         addresses["webhook_secret"] = f"whsec_{base64.b64encode(key).decode()}"
     chosen = {name: getattr(given, name) for name in given.model_fields_set}
     return Settings.load(**{**chosen, **addresses}), tuple(servers)
@@ -163,7 +195,7 @@ def _services(options: UpOptions, settings: Settings, ports: Ports) -> tuple[Ser
     ]
     services = [*workers, _io_worker(settings, env, io_port), _api(ports.api, env)]
     if ports.flower is not None:
-        binaries.require_module("flower")
+        programs.require_module("flower")
         seen = [_node(name, settings) for name in ("io", *(worker.name for worker in workers))]
         services.append(_flower(ports.flower, seen, env))
     return tuple(services)
@@ -200,7 +232,7 @@ def _node(name: str, settings: Settings) -> str:
 
 def _worker(node: str, queues: Sequence[str], *pool: str) -> tuple[str, ...]:
     options = ("-n", node, "-Q", ",".join(queues), *pool, "-l", "info")
-    return (binaries.script("celery"), "-A", "tasks.app", "worker", *options)
+    return (programs.script("celery"), "-A", "tasks.app", "worker", *options)
 
 
 def _model_worker(
@@ -248,7 +280,7 @@ def _api(port: int, env: Mapping[str, str]) -> Service:
     application = ("-c", "python:api.gunicorn_conf", "api.app:create_app()")
     return Service(
         name="api",
-        command=(binaries.script("gunicorn"), *application, "-b", f"{LOOPBACK}:{port}"),
+        command=(programs.script("gunicorn"), *application, "-b", f"{LOOPBACK}:{port}"),
         env=env,
         metrics=f"{LOOPBACK}:{port}",
         address=url,
@@ -265,7 +297,7 @@ def _flower(port: int, workers: Sequence[str], env: Mapping[str, str]) -> Servic
     options = (f"--address={LOOPBACK}", f"--port={port}", f"--max_tasks={_FLOWER_TASKS}")
     return Service(
         name="flower",
-        command=(binaries.script("celery"), "-A", "tasks.app", "flower", *options),
+        command=(programs.script("celery"), "-A", "tasks.app", "flower", *options),
         env=env,
         address=url,
         probe=probes.flower_sees(url, workers),

@@ -1,28 +1,73 @@
-"""One run of the stack, from the first port to the last process."""
+"""Run the whole service on this machine: start it, cut out a sample photo, wait for Ctrl-C."""
 
 import asyncio
+import io
 import signal
 import time
-from typing import Any, Final
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, Final, cast
 
-from deploy.local.errors import SetupError, StackError
-from deploy.local.folder import DataFolder, data_folder
-from deploy.local.options import UpOptions
+from PIL import Image, UnidentifiedImageError
+
+from deploy.client import ClientError, ServiceClient
+from deploy.local.data_folder import DataFolder, open_data_folder, write_shell_file, write_targets
 from deploy.local.ports import reserved_ports
 from deploy.local.screen import Screen
-from deploy.local.selfcheck import cut_out_sample
-from deploy.local.shell import write_shell_file
-from deploy.local.stack import Ports, Stack, child_environment, plan_stack
+from deploy.local.service import SelfCheckError, SetupError, StackError
+from deploy.local.stack import Ports, Stack, UpOptions, child_environment, plan_stack
 from deploy.local.supervisor import Supervisor
-from deploy.local.targets import write_targets
 from inference.errors import ModelError
 from inference.models.files import check_weights
 from inference.models.registry import get_spec
 from tasks.errors import SettingsError
 from tasks.settings import Settings
 
+#: Alpha of a background and of a subject; a matte may miss both ends by a little.
+_NEARLY_CLEAR: Final = 10
+
+_NEARLY_SOLID: Final = 245
+
+
+def run_self_check(api_url: str, target: Path) -> None:
+    """Send the bundled photo, fetch its cutout, look at it and keep it.
+
+    Raises:
+        SelfCheckError: the service failed, or what came back is no cutout of that photo.
+    """
+    sample = files("deploy.local").joinpath("sample.jpg")
+    with as_file(sample) as photo, ServiceClient(api_url) as client:
+        try:
+            cutout = client.cut_out(photo, {"cache": "false"})
+        except ClientError as error:
+            raise SelfCheckError(f"The sample photo was not cut out: {error}") from error
+        with Image.open(photo) as image:
+            size = image.size
+    check_cutout(cutout, size)
+    target.write_bytes(cutout)
+
+
+def check_cutout(png: bytes, size: tuple[int, int]) -> None:
+    """Insist on a PNG of this width and height, in part transparent and in part opaque.
+
+    Raises:
+        SelfCheckError: it is something else.
+    """
+    try:
+        with Image.open(io.BytesIO(png)) as image:
+            if image.format != "PNG" or image.mode != "RGBA" or image.size != size:
+                what = f"{image.format} {image.mode} of {image.width}×{image.height}"
+                raise SelfCheckError(f"The sample came back as {what}, not as an RGBA PNG {size}.")
+            low, high = cast("tuple[int, int]", image.getchannel("A").getextrema())
+    except UnidentifiedImageError as error:
+        raise SelfCheckError("What came back for the sample is no picture.") from error
+    if low > _NEARLY_CLEAR or high < _NEARLY_SOLID:
+        raise SelfCheckError(f"The sample's alpha runs from {low} to {high}: nothing was cut out.")
+
+
 #: For scripts: the addresses, written when everything is ready and removed at the end.
 RUN_FILE: Final = "run.json"
+
 _PORTS_FILE: Final = "ports.json"
 
 
@@ -32,7 +77,7 @@ def run_up(options: UpOptions, screen: Screen) -> int:
         given = _settings(options, screen)
         _require_model(given)
         with (
-            data_folder(options.data) as folder,
+            open_data_folder(options.data) as folder,
             reserved_ports(folder.recall(_PORTS_FILE).get("first")) as free,
         ):
             # The same ports at the next start: addresses that were given out stay good.
@@ -122,6 +167,6 @@ async def _start(
     await supervisor.start(stack.servers, seconds=options.start_seconds)
     await supervisor.start(stack.services, seconds=max(1.0, end - time.monotonic()))
     screen.table(supervisor.children)
-    await asyncio.to_thread(cut_out_sample, stack.api_url, folder.sample_cutout)
+    await asyncio.to_thread(run_self_check, stack.api_url, folder.sample_cutout)
     folder.remember(RUN_FILE, {"api_url": stack.api_url, "flower_url": stack.flower_url})
     screen.ready(stack.api_url, stack.flower_url, folder.sample_cutout)

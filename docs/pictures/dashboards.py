@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 
 from benchmarks.service import service
 from deploy.client import ServiceClient
-from deploy.local.targets import TARGETS_FILE
+from deploy.local.data_folder import TARGETS_FILE
 from tests.support.grafana import Dashboard, Panel, dashboards
 from tests.support.prometheus import Prometheus, running_prometheus
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.client import ServiceClient
-from deploy.local import binaries, probes
+from deploy.local import probes, programs, service
 from deploy.local.ports import reserved_ports
-from deploy.local.services import Service
+from deploy.local.service import Service
 from tasks.connection import connect
 from tasks.fleet import Fleet
 from tasks.settings import Settings
@@ -34,9 +34,9 @@ class RunningService:
 
 
 def worker_service(
-    name: str, queues: str, env: dict[str, str], probe: probes.Probe, *pool: str
+    name: str, queues: str, env: dict[str, str], probe: service.Probe, *pool: str
 ) -> Service:
-    command = (binaries.script("celery"), "-A", "tasks.app", "worker", "-n", name, "-Q", queues)
+    command = (programs.script("celery"), "-A", "tasks.app", "worker", "-n", name, "-Q", queues)
     return Service(name, (*command, *pool), env=env, probe=probe, grace=20)
 
 
@@ -88,12 +88,12 @@ def running_service(env: dict[str, str], logs: Path) -> Iterator[RunningService]
         )
 
 
-def api_service(port: int, env: dict[str, str], probe: probes.Probe | None = None) -> Service:
+def api_service(port: int, env: dict[str, str], probe: service.Probe | None = None) -> Service:
     address = f"127.0.0.1:{port}"
     return Service(
         "api",
         (
-            binaries.script("gunicorn"),
+            programs.script("gunicorn"),
             "-c",
             "python:api.gunicorn_conf",
             "-b",

@@ -16,8 +16,7 @@ import urllib3
 from PIL import Image
 from serving import RunningService, api_service
 
-from deploy.batch_client import submit_batch
-from deploy.client import ServiceClient
+from deploy.client import ServiceClient, submit_batch
 from deploy.local import probes
 from deploy.local.ports import reserved_ports
 from tests.support.servers import running

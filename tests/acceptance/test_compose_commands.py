@@ -13,8 +13,8 @@ import pytest
 import urllib3
 import yaml
 
-from deploy.local.binaries import script, valkey_server
 from deploy.local.ports import reserved_ports
+from deploy.local.programs import script, valkey_server
 from inference.models.fetch import fetch_model
 from inference.models.registry import get_spec
 from tasks.settings import Settings

@@ -19,8 +19,8 @@ import urllib3
 from serving import RunningService, running_service
 
 from deploy.local.ports import reserved_ports
-from deploy.local.processes import signal_group
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
+from deploy.local.supervisor import signal_group
 from tasks.jobs import Status
 from tests.support.servers import running
 

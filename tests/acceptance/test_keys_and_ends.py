@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from serving import RunningService, api_service
 
 from deploy.client import ServiceClient
-from deploy.local import binaries, probes
+from deploy.local import probes, programs
 from deploy.local.ports import reserved_ports
 from tasks import keys
 from tasks.api_keys import ApiKeys
@@ -93,7 +93,7 @@ def own_database(service: RunningService) -> Iterator[dict[str, str]]:
 def test_an_open_address_without_keys_is_not_served(own_database: dict[str, str]) -> None:
     with reserved_ports() as ports:
         address = f"0.0.0.0:{ports[0]}"  # refused before it is bound
-        command = (binaries.script("gunicorn"), "-c", "python:api.gunicorn_conf", "-b", address)
+        command = (programs.script("gunicorn"), "-c", "python:api.gunicorn_conf", "-b", address)
         done = subprocess.run(
             [*command, "api.app:create_app()"],
             env={**os.environ, **own_database},

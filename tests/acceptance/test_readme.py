@@ -15,9 +15,9 @@ import pytest
 from redis import Redis
 from serving import HOST, RunningService
 
-from deploy.batch_client import submit_batch
-from deploy.local import binaries
-from deploy.local.shell import SHELL_FILE, write_shell_file
+from deploy.client import submit_batch
+from deploy.local import programs
+from deploy.local.data_folder import SHELL_FILE, write_shell_file
 from tasks import keys
 from tasks.api_keys import ApiKeys
 from tasks.connection import connect
@@ -313,7 +313,7 @@ def _run(
     write_shell_file(folder / "data", service.env)
     here = command.replace("http://127.0.0.1:8000", service.url)
     for name in ("rmbg", "celery"):
-        here = here.replace(f".venv/bin/{name}", binaries.script(name))
+        here = here.replace(f".venv/bin/{name}", programs.script(name))
     variables = {
         "TASK_ID": task_id,
         "BATCH_ID": task_id,

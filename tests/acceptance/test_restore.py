@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 from serving import RunningService, running_service
 
-from deploy.local import binaries
+from deploy.local import programs
 from tasks import keys
 from tasks.connection import connect
 from tasks.fleet import Fleet
@@ -36,7 +36,7 @@ class Restorable:
 
     def restore(self, *options: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [binaries.script("rmbg"), "restore", *options],
+            [programs.script("rmbg"), "restore", *options],
             env={**os.environ, **self.env},
             stdin=subprocess.DEVNULL,
             capture_output=True,

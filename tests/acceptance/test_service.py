@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from serving import RunningService
 
 from deploy.client import ClientError
-from deploy.local import binaries
+from deploy.local import programs
 from tasks.jobs import Status
 
 
@@ -132,7 +132,7 @@ def test_the_worker_parent_loads_no_model_library(service: RunningService) -> No
 
 
 def _rmbg(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [binaries.script("rmbg"), *arguments]
+    command = [programs.script("rmbg"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -16,7 +16,7 @@ from serving import RunningService, api_service, running_service
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from deploy.client import ServiceClient
-from deploy.local import binaries
+from deploy.local import programs
 from deploy.local.ports import reserved_ports
 from tasks.api_keys import new_webhook_secret
 from tasks.connection import connect
@@ -91,7 +91,7 @@ def _logs(service: RunningService) -> str:
 
 
 def _run(service: RunningService, program: str, *arguments: str) -> str:
-    command = [binaries.script(program), *arguments]
+    command = [programs.script(program), *arguments]
     env = {**os.environ, **service.env}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

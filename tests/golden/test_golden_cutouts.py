@@ -8,7 +8,8 @@ from PIL import Image
 
 from inference.models.base import Matting
 from inference.options import Options
-from inference.pipeline import PIPELINE_VERSION, remove_background
+from inference.pipeline import remove_background
+from inference.pipeline_version import PIPELINE_VERSION
 
 _HERE = Path(__file__).parent
 _PHOTOS = _HERE.parent / "data"

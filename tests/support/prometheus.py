@@ -11,9 +11,8 @@ from typing import Any, Final
 import urllib3
 
 from deploy.local import probes
-from deploy.local.errors import SetupError
 from deploy.local.ports import LOOPBACK, reserved_ports
-from deploy.local.services import Service
+from deploy.local.service import Service, SetupError
 from tests.support.servers import running
 
 RULES: Final = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules" / "rmbg.yml"

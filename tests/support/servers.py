@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deploy.local.credentials import credential
-from deploy.local.errors import NotReadyError, StartError
+from deploy.local.data_folder import load_credential
 from deploy.local.ports import reserved_ports
 from deploy.local.probes import wait_until
-from deploy.local.processes import command_line, end_group, environment, signal_group
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
-from deploy.local.services import Service
+from deploy.local.service import NotReadyError, Service, StartError
+from deploy.local.supervisor import command_line, end_group, environment, signal_group
 
 _START_SECONDS: Final = 30.0
 _LOG_LINES: Final = 10
@@ -101,7 +100,7 @@ def _end(service: Service, process: subprocess.Popen[bytes]) -> None:
 def embedded_valkey(folder: Path) -> Iterator[str]:
     """Run a Valkey with its data in `folder`, and yield its URL."""
     folder.mkdir(parents=True, exist_ok=True)
-    password = credential(folder, "valkey-password")
+    password = load_credential(folder, "valkey-password")
     with (
         reserved_ports() as ports,
         running(valkey_service(folder, ports[0], password), folder / "valkey.log"),
@@ -113,7 +112,7 @@ def embedded_valkey(folder: Path) -> Iterator[str]:
 def embedded_store(folder: Path) -> Iterator[S3Address]:
     """Run an object store with one bucket, `rmbg`, and its data in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    access, secret = credential(folder, "access-key"), credential(folder, "secret-key")
+    access, secret = load_credential(folder, "access-key"), load_credential(folder, "secret-key")
     with reserved_ports() as ports:
         service = store_service(folder, StorePorts.take(ports), access, secret)
         with running(service, folder / "weed.log"):

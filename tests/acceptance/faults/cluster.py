@@ -18,11 +18,12 @@ from PIL import Image
 from api.services import Services
 from api.settings import ApiSettings
 from api.submission.submission import Submission, Upload
-from deploy.local import binaries, probes, processes
+from deploy.local import probes, programs, supervisor
+from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
 from deploy.local.probes import wait_until
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
-from deploy.local.services import Service, always_ready
+from deploy.local.service import Service, always_ready
 from inference.models.fetch import fetch_model
 from inference.models.registry import get_spec
 from inference.options import Options
@@ -108,9 +109,9 @@ class Cluster:
         return name
 
     def _celery(
-        self, name: str, queues: str, probe: probes.Probe, *pool: str, **settings: str
+        self, name: str, queues: str, probe: local_service.Probe, *pool: str, **settings: str
     ) -> Service:
-        command = (binaries.script("celery"), "-A", "faulty_app", "worker", "-n", f"{name}@{HOST}")
+        command = (programs.script("celery"), "-A", "faulty_app", "worker", "-n", f"{name}@{HOST}")
         env = {**self.environment, **settings}
         return Service(name, (*command, "-Q", queues, *pool), env=env, probe=probe, grace=60)
 
@@ -118,11 +119,11 @@ class Cluster:
         started = time.time()
         with (self.folder / f"{service.name}.log").open("ab") as log:
             process = subprocess.Popen(
-                processes.command_line(service),
+                supervisor.command_line(service),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=dict(processes.environment(service)),
+                env=dict(supervisor.environment(service)),
                 start_new_session=True,
             )
         self.members[service.name] = Member(service, process, started)
@@ -141,7 +142,7 @@ class Cluster:
         process = self.members[name].process
         process.kill()
         process.wait()
-        processes.end_group(process.pid)
+        supervisor.end_group(process.pid)
 
     def child(self, name: str) -> psutil.Process:
         """A worker's pool child; `ValueError` if it has none just now."""
@@ -177,7 +178,7 @@ class Cluster:
             process.wait(self.members[name].service.grace)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{name} did not end\n{self.logs()}") from None
-        processes.end_group(process.pid)
+        supervisor.end_group(process.pid)
 
     def remove(self, name: str) -> None:
         """Kill a member, if it was started, for good."""
@@ -202,7 +203,7 @@ class Cluster:
         for member in reversed(self.members.values()):
             member.process.kill()
             member.process.wait()
-            processes.end_group(member.process.pid)
+            supervisor.end_group(member.process.pid)
             member.service.remove_leftovers()
 
     def logs(self) -> str:

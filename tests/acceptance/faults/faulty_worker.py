@@ -20,8 +20,9 @@ import numpy as np
 from kombu.transport.redis import Channel, QoS
 from kombu.transport.virtual import Message
 
-from inference.models.base import Alpha, Rgb, StageHook, no_stages
+from inference.models.base import Alpha, Rgb
 from inference.models.known_matte import require_known_matte
+from inference.stages import StageHook, no_stages
 from tasks.names import is_model_queue
 from tasks.settings import Settings
 from tasks.worker.removal import RemovalTask

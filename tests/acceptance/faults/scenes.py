@@ -7,8 +7,8 @@ from cluster import HOST, Cluster, job, picture, submit, wait_for
 from faulty_worker import SLOW
 
 from api.services import Services
-from deploy.local import binaries, processes
-from deploy.local.services import Service
+from deploy.local import programs, supervisor
+from deploy.local.service import Service
 from tasks.connection import connect
 from tasks.fleet import Fleet
 from tasks.jobs import Status
@@ -45,8 +45,8 @@ def signal_workers(made: Cluster, number: signal.Signals) -> None:
 
 def celery(made: Cluster, *arguments: str) -> str:
     """What a stock celery command prints."""
-    command = (binaries.script("celery"), "-A", "faulty_app", *arguments)
-    env = processes.environment(Service("celery", command, env=made.environment))
+    command = (programs.script("celery"), "-A", "faulty_app", *arguments)
+    env = supervisor.environment(Service("celery", command, env=made.environment))
     done = subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=60)
     return done.stdout
 

@@ -11,9 +11,10 @@ from PIL import Image
 from redis import Redis
 from subject_worker import BLUE, NOTES, RED
 
-from deploy.local import binaries, probes
+from deploy.local import probes, programs
+from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
-from deploy.local.services import Service
+from deploy.local.service import Service
 from inference.geometry import Box
 from tasks.connection import connect
 from tests.support.servers import running
@@ -76,15 +77,15 @@ def removebg_service(environment: dict[str, str], folder: Path) -> Iterator[Remo
 
 
 def _celery(
-    name: str, queues: str, env: dict[str, str], probe: probes.Probe, *pool: str
+    name: str, queues: str, env: dict[str, str], probe: local_service.Probe, *pool: str
 ) -> Service:
-    command = (binaries.script("celery"), "-A", "subject_app", "worker", "-n", name, "-Q", queues)
+    command = (programs.script("celery"), "-A", "subject_app", "worker", "-n", name, "-Q", queues)
     return Service(name, (*command, *pool), env=env, probe=probe, grace=20)
 
 
 def _api(port: int, env: dict[str, str]) -> Service:
     address = f"127.0.0.1:{port}"
-    command = (binaries.script("gunicorn"), "-c", "python:api.gunicorn_conf", "-b", address)
+    command = (programs.script("gunicorn"), "-c", "python:api.gunicorn_conf", "-b", address)
     return Service(
         f"api-{port}",
         (*command, "api.app:create_app()"),

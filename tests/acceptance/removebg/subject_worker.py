@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.models.base import Alpha, Rgb, StageHook, no_stages
+from inference.models.base import Alpha, Rgb
+from inference.stages import StageHook, no_stages
 from tasks.settings import Settings
 from tasks.worker.removal import RemovalTask
 

@@ -19,8 +19,9 @@ from api.services import Services
 from api.settings import ApiSettings
 from api.submission.submission import Submission, Upload
 from inference.errors import InvalidImageError
-from inference.models.base import Alpha, Rgb, StageHook, no_stages
+from inference.models.base import Alpha, Rgb
 from inference.options import Options
+from inference.stages import StageHook, no_stages
 from tasks import keys
 from tasks.cache import FAR_SECONDS, JITTER_SECONDS, cache_key, cache_seconds
 from tasks.connection import connect

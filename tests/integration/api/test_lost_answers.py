@@ -19,7 +19,8 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
-from inference.models.base import Alpha, Rgb, StageHook, no_stages
+from inference.models.base import Alpha, Rgb
+from inference.stages import StageHook, no_stages
 from tasks import keys, scripts
 from tasks.connection import connect
 from tasks.jobs import Status

@@ -20,7 +20,8 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
-from inference.options import Options, OutputFormat
+from inference.option_values import OutputFormat
+from inference.options import Options
 from tasks import keys
 from tasks.connection import connect
 from tasks.dispatch import Dispatcher

@@ -10,8 +10,7 @@ from redis import Redis
 from typer.testing import CliRunner, Result
 
 from deploy.cli.main import app
-from deploy.doctor.findings import Finding, Level
-from deploy.doctor.redis_checks import check_redis
+from deploy.doctor import CheckResult, Level, check_redis
 from tasks import keys
 from tasks.api_keys import new_webhook_secret
 from tasks.connection import connect
@@ -172,7 +171,7 @@ class _Ill:
         self.info = lambda: facts
 
 
-def _by_subject(findings: Iterator[Finding]) -> dict[str, Finding]:
+def _by_subject(findings: Iterator[CheckResult]) -> dict[str, CheckResult]:
     return {finding.subject: finding for finding in findings}
 
 

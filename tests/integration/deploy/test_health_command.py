@@ -6,7 +6,7 @@ import pytest
 from redis import Redis
 from typer.testing import CliRunner
 
-from deploy.cli.health import MOST_STARTS, trouble
+from deploy.cli.health import MAX_STARTS, unhealthy_reason
 from deploy.cli.main import app
 from tasks.connection import connect
 from tasks.fleet import Fleet
@@ -31,30 +31,30 @@ def fleet(client: Redis) -> Fleet:
 
 
 def test_a_worker_that_lives_and_answers_is_well(fleet: Fleet) -> None:
-    assert trouble(fleet, WORKER) == ""
+    assert unhealthy_reason(fleet, WORKER) == ""
 
 
 def test_a_drained_worker_is_well(fleet: Fleet) -> None:
     fleet.drain(WORKER, "new fan")
-    assert trouble(fleet, WORKER) == ""
+    assert unhealthy_reason(fleet, WORKER) == ""
 
 
 def test_one_that_is_loading_or_gone_is_not(fleet: Fleet) -> None:
     fleet.withdraw(WORKER)
-    assert "does not answer" in trouble(fleet, WORKER)
+    assert "does not answer" in unhealthy_reason(fleet, WORKER)
     fleet.leave(WORKER)
-    assert "lives" in trouble(fleet, WORKER)
-    assert "lives" in trouble(fleet, "gpu9@h")
+    assert "lives" in unhealthy_reason(fleet, WORKER)
+    assert "lives" in unhealthy_reason(fleet, "gpu9@h")
 
 
 def test_a_child_that_dies_again_and_again_is_seen_although_its_worker_looks_ready(
     fleet: Fleet,
 ) -> None:
-    for _ in range(MOST_STARTS - 1):
+    for _ in range(MAX_STARTS - 1):
         fleet.note_start(WORKER)
-    assert trouble(fleet, WORKER) == ""
+    assert unhealthy_reason(fleet, WORKER) == ""
     fleet.note_start(WORKER)
-    assert f"started {MOST_STARTS + 1} times" in trouble(fleet, WORKER)
+    assert f"started {MAX_STARTS + 1} times" in unhealthy_reason(fleet, WORKER)
 
 
 def test_the_command_says_so_by_its_status(

@@ -12,7 +12,7 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 from redis import Redis
 
-from deploy.local import binaries
+from deploy.local import programs
 from tasks import keys
 from tasks.app import create_celery
 from tasks.commands.jobs import jobs
@@ -117,7 +117,7 @@ def _status(store: JobStore, task_id: str) -> str:
 
 def test_celery_finds_the_commands_by_their_entry_point(settings: Settings, make: Make) -> None:
     task_id = make()
-    command = [binaries.script("celery"), "-A", "tasks.app", "jobs", "list", "--json"]
+    command = [programs.script("celery"), "-A", "tasks.app", "jobs", "list", "--json"]
     url = settings.redis_url.get_secret_value()
     done = subprocess.run(
         command,

@@ -9,9 +9,10 @@ from celery import Celery
 from PIL import Image
 from redis import Redis
 
-from inference.models.base import Alpha, Rgb, StageHook, no_stages
+from inference.models.base import Alpha, Rgb
 from inference.models.birefnet.errors import GpuFaultError, GpuOutOfMemoryError
 from inference.options import Options
+from inference.stages import StageHook, no_stages
 from tasks import keys, names
 from tasks.app import create_celery
 from tasks.connection import connect

@@ -15,10 +15,12 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from PIL import Image
 from redis import Redis
 
-from inference.models.base import Alpha, Rgb, StageHook, no_stages
+from inference.models.base import Alpha, Rgb
 from inference.models.birefnet.errors import GpuFaultError, GpuOutOfMemoryError
-from inference.options import Options, OutputFormat
+from inference.option_values import OutputFormat
+from inference.options import Options
 from inference.probe import ImageLimits
+from inference.stages import StageHook, no_stages
 from tasks import keys
 from tasks.connection import connect
 from tasks.errors import QueueUnavailableError

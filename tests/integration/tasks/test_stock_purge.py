@@ -11,7 +11,7 @@ from itertools import product
 import pytest
 from redis import Redis
 
-from deploy.local import binaries
+from deploy.local import programs
 from tasks import keys
 from tasks.app import create_celery
 from tasks.connection import connect
@@ -57,7 +57,7 @@ class Queues:
     def purge(self, *arguments: str) -> str:
         """Run the command; what it says."""
         done = subprocess.run(
-            [binaries.script("celery"), "-A", "tasks.app", "purge", "-f", *arguments],
+            [programs.script("celery"), "-A", "tasks.app", "purge", "-f", *arguments],
             env={**os.environ, "RMBG_REDIS_URL": self.url},
             capture_output=True,
             text=True,

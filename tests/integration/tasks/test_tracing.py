@@ -18,8 +18,9 @@ from redis import Redis
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
-from inference.models.base import Alpha, Rgb, StageHook, no_stages
+from inference.models.base import Alpha, Rgb
 from inference.probe import ImageLimits
+from inference.stages import StageHook, no_stages
 from tasks.connection import connect
 from tasks.fleet import Fleet
 from tasks.settings import Settings

@@ -11,7 +11,7 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 from redis import Redis
 
-from deploy.local import binaries
+from deploy.local import programs
 from tasks import keys
 from tasks.app import create_celery
 from tasks.commands.webhooks import webhooks
@@ -108,7 +108,7 @@ def _state(deliveries: DeliveryStore, webhook_id: str) -> State:
 def test_celery_finds_the_commands_by_their_entry_point(settings: Settings, make: Make) -> None:
     webhook_id = make()
     done = subprocess.run(
-        [binaries.script("celery"), "-A", "tasks.app", "webhooks", "list", "--json"],
+        [programs.script("celery"), "-A", "tasks.app", "webhooks", "list", "--json"],
         env={**os.environ, "RMBG_REDIS_URL": settings.redis_url.get_secret_value()},
         capture_output=True,
         text=True,

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from deploy.cli import bench
-from deploy.cli.logits import logits
+from deploy.cli.models import logits
 from inference.models.birefnet.config import PRESETS, PatchOrder
 from inference.models.birefnet.errors import GpuOutOfMemoryError
 from inference.models.birefnet.golden import golden_input, golden_network, golden_state

@@ -9,7 +9,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from deploy.cli import models
-from deploy.local import binaries
+from deploy.local import programs
 from inference.models.registry import MODELS
 
 
@@ -49,7 +49,7 @@ def test_what_cannot_be_fetched_says_why(name: str, words: str, tmp_path: Path) 
 def test_offline_is_respected(tmp_path: Path) -> None:
     # A process of its own: the hub's library reads its variables once.
     done = subprocess.run(
-        [binaries.script("rmbg"), "models", "fetch", "rmbg-2.0", "--into", str(tmp_path)],
+        [programs.script("rmbg"), "models", "fetch", "rmbg-2.0", "--into", str(tmp_path)],
         env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
         capture_output=True,
         text=True,

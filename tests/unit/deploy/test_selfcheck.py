@@ -5,8 +5,8 @@ import io
 import pytest
 from PIL import Image
 
-from deploy.local.errors import SelfCheckError
-from deploy.local.selfcheck import require_cutout
+from deploy.local.service import SelfCheckError
+from deploy.local.up import check_cutout
 
 SIZE = (40, 30)
 
@@ -24,7 +24,7 @@ def cutout(size: tuple[int, int] = SIZE, low: int = 0, high: int = 255) -> Image
 
 
 def test_a_cutout_passes() -> None:
-    require_cutout(encoded(cutout()), SIZE)
+    check_cutout(encoded(cutout()), SIZE)
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,4 @@ def test_a_cutout_passes() -> None:
 )
 def test_anything_else_does_not(data: bytes, complaint: str) -> None:
     with pytest.raises(SelfCheckError, match=complaint):
-        require_cutout(data, SIZE)
+        check_cutout(data, SIZE)

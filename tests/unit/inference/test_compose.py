@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from inference.compose import Layer, Pixels, compose
 from inference.decode import Picture
 from inference.opacity import combine
-from inference.options import Rgba
+from inference.option_values import Rgba
 
 _HEIGHT, _WIDTH = 70, 31  # no multiple of the rows that are handled at a time
 

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from inference.encode import encode
-from inference.options import Options, OutputFormat
+from inference.option_values import OutputFormat
+from inference.options import Options
 
 _WHITE = (255, 255, 255, 255)
 

@@ -17,7 +17,8 @@ import pytest
 
 from inference.errors import ModelError
 from inference.models.birefnet.errors import CheckpointFormatError
-from inference.models.fetch import HubAccess, fetch_model
+from inference.models.fetch import fetch_model
+from inference.models.hub import HubAccess
 from inference.models.registry import HubFile, ModelSpec, get_spec
 
 _COMMIT = "a" * 40

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from inference.errors import ModelError
-from inference.models.base import Alpha, Matting, Rgb, StageHook, no_stages
+from inference.models.base import Alpha, Matting, Rgb
 from inference.models.known_matte import require_known_matte
 from inference.models.load import load_model
 from inference.models.registry import get_spec
+from inference.stages import StageHook, no_stages
 
 
 class Model:

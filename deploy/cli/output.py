@@ -1,4 +1,4 @@
-"""What a command says where torch is not installed."""
+"""How commands print messages and errors for people, or one JSON document for programs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from rich.console import Console
 
 
 @contextmanager
-def torch_needed() -> Iterator[None]:
+def require_torch() -> Iterator[None]:
     """Turns a failed import of torch into a line that says what to install."""
     try:
         yield

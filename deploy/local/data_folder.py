@@ -1,15 +1,46 @@
-"""The data folder: writable, and used by one `rmbg up` at a time."""
+"""The data folder of `rmbg up`: its lock, its passwords, and files for other programs."""
 
 import fcntl
 import json
+import os
+import secrets
+import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-from deploy.local.errors import SetupError
+from deploy.local.service import Service, SetupError
+
+_BYTES: Final = 24
+
+
+def load_credential(folder: Path, name: str) -> str:
+    """The credential of this name: made at the first call, the same ever after.
+
+    Raises:
+        SetupError: it can be neither read nor written.
+    """
+    path = folder / name
+    try:
+        if not path.exists():
+            write_private(path, secrets.token_hex(_BYTES))
+        return path.read_text().strip()
+    except OSError as error:
+        raise SetupError(f"{path} cannot be used: {error.strerror}.") from error
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    draft.replace(path)
+
 
 #: The children of an `rmbg up` that was killed need a moment to follow it.
 _LOCK_SECONDS: Final = 3.0
@@ -53,7 +84,7 @@ class DataFolder:
 
 
 @contextmanager
-def data_folder(path: Path, *, patience: float = _LOCK_SECONDS) -> Iterator[DataFolder]:
+def open_data_folder(path: Path, *, patience: float = _LOCK_SECONDS) -> Iterator[DataFolder]:
     """Make the folder and hold its lock for as long as the block runs.
 
     Raises:
@@ -90,3 +121,33 @@ def _lock(file: IO[str], patience: float) -> bool:
             time.sleep(0.1)
         else:
             return True
+
+
+#: In the data folder.
+SHELL_FILE: Final = "service.env"
+
+
+def write_shell_file(folder: Path, environment: Mapping[str, str]) -> None:
+    """Write the settings as exported variables; there are passwords among them."""
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    write_private(folder / SHELL_FILE, "\n".join([*lines, ""]))
+
+
+#: In the data folder.
+TARGETS_FILE: Final = "prometheus-targets.json"
+
+
+def scrape_targets(services: Iterable[Service]) -> list[dict[str, Any]]:
+    """The target groups of those that serve metrics, each labelled with its service's name."""
+    return [
+        {"targets": [service.metrics], "labels": {"service": service.name}}
+        for service in services
+        if service.metrics
+    ]
+
+
+def write_targets(folder: Path, services: Iterable[Service]) -> None:
+    """Write them, whole or not at all: Prometheus reads the file whenever it changes."""
+    draft = folder / f".{TARGETS_FILE}.draft"
+    draft.write_text(json.dumps(scrape_targets(services), indent=2))
+    draft.replace(folder / TARGETS_FILE)
