@@ -13,15 +13,13 @@ from PIL import Image, ImageFilter
 
 from benchmarks.machine import machine
 from benchmarks.tables import table
+from inference.alpha import combine_alpha
 from inference.compose import Layer, compose
 from inference.decode import Picture, decode
-from inference.encode import encode
+from inference.encode import encode, encode_png
 from inference.models.base import Alpha, Rgb
-from inference.models.onnx import prepare, resize_matte
-from inference.opacity import combine
-from inference.option_values import OutputFormat
-from inference.options import Options
-from inference.png import encode_png
+from inference.models.onnx import preprocess, resize_matte
+from inference.options import Options, OutputFormat
 from inference.refine import estimate_foreground
 
 RUNS = 7
@@ -63,13 +61,13 @@ def steps(data: bytes, picture: Picture, matte: Alpha) -> list[tuple[str, float]
     """Each step's milliseconds, as the pipeline takes them."""
     width, height = SIZE
     large = resize_matte(matte, width, height)
-    cutout = compose(Layer(picture.rgb, combine(large, picture.alpha)))
+    cutout = compose(Layer(picture.rgb, combine_alpha(large, picture.alpha)))
     return [
         ("decode", milliseconds(lambda: decode(data))),
-        ("preprocess", milliseconds(lambda: prepare(picture.rgb, SIDE))),
+        ("preprocess", milliseconds(lambda: preprocess(picture.rgb, SIDE))),
         ("resize the matte", milliseconds(lambda: resize_matte(matte, width, height))),
         ("estimate the foreground", milliseconds(lambda: estimate_foreground(picture.rgb, large))),
-        ("compose", milliseconds(lambda: compose(Layer(picture.rgb, combine(large, None))))),
+        ("compose", milliseconds(lambda: compose(Layer(picture.rgb, combine_alpha(large, None))))),
         ("encode", milliseconds(lambda: encode(cutout, Options()))),
     ]
 
@@ -144,7 +142,7 @@ def main() -> None:
         [(name, f"{ms:.0f} ms", "") for name, ms in rows]
         + [("all but inference", f"{total:.0f} ms", "150 ms")],
     )
-    subject = Layer(picture.rgb, combine(resize_matte(matte, *SIZE), picture.alpha))
+    subject = Layer(picture.rgb, combine_alpha(resize_matte(matte, *SIZE), picture.alpha))
     compare_encoders(compose(subject), compose(subject, (255, 255, 255, 255)))
 
 

@@ -23,8 +23,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from inference.errors import ModelError
-from inference.models.files import find_fault
 from inference.models.registry import ModelSpec, get_spec
+from inference.models.weights import find_weights_problem
 from tasks import names
 from tasks.errors import QueueUnavailableError, SettingsError, TaskError
 from tasks.fleet import Fleet, Worker
@@ -266,7 +266,7 @@ def check_model(settings: Settings, *, served: bool) -> Iterator[CheckResult]:
 def _file(spec: ModelSpec, settings: Settings, *, served: bool) -> CheckResult:
     path = settings.model_file(spec.file_name)
     try:
-        fault = find_fault(spec, path)
+        fault = find_weights_problem(spec, path)
     except OSError as error:
         fault = f"cannot be read ({error.strerror})"
     if fault is None:

@@ -7,13 +7,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 # The profile's colour space that fits each mode that can be transformed.
-_SPACES = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}
+_PROFILE_SPACES = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
-_16_BIT = 65535
-_8_BIT = 255
+_MAX_16_BIT = 65535
+_MAX_8_BIT = 255
 
 
-class ToSrgb:
+class SrgbConverter:
     """Converts strips of one picture.
 
     Args:
@@ -24,7 +24,7 @@ class ToSrgb:
         self._transparent = image.info.get("transparency")
         self._scale = _scale_to_8_bit(image)
         self.has_alpha = image.mode in _ALPHA_MODES or self._transparent is not None
-        self._transform = _to_srgb_transform(image.info.get("icc_profile"), _base_mode(image))
+        self._transform = _to_srgb_transform(image.info.get("icc_profile"), _opaque_mode(image))
 
     def __call__(self, strip: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         """The strip's colours in mode RGB, and its alpha in mode L where the picture has one."""
@@ -37,12 +37,12 @@ class ToSrgb:
         if self._scale is not None:
             return self._split_deep(strip, self._scale)
         if not self.has_alpha:
-            return strip.convert(_base_mode(strip)), None
+            return strip.convert(_opaque_mode(strip)), None
         if strip.mode in {"1", "L", "LA", "La"}:
             gray = strip.convert("LA")
             return gray.getchannel("L"), gray.getchannel("A")
         if strip.mode == "RGB":
-            strip.info["transparency"] = _within_8_bit(strip.info["transparency"])
+            strip.info["transparency"] = _transparency_to_8_bit(strip.info["transparency"])
         colors = strip.convert("RGBA")
         return colors.convert("RGB"), colors.getchannel("A")
 
@@ -56,7 +56,7 @@ class ToSrgb:
         return gray, Image.fromarray(np.where(values == self._transparent, 0, 255).astype(np.uint8))
 
 
-def _base_mode(image: Image.Image) -> str:
+def _opaque_mode(image: Image.Image) -> str:
     """The mode, without alpha, in which a picture's colours are transformed."""
     if image.mode in {"1", "L", "LA", "La", "I", "F"} or image.mode.startswith("I;16"):
         return "L"
@@ -70,23 +70,23 @@ def _scale_to_8_bit(image: Image.Image) -> float | None:
     (F only), 255, 65535 and 2^32 - 1 that holds the brightest value.
     """
     if image.mode.startswith("I;16"):
-        return _8_BIT / _16_BIT
+        return _MAX_8_BIT / _MAX_16_BIT
     if image.mode not in {"I", "F"}:
         return None
     brightest = float(np.nan_to_num(np.asarray(image.getextrema()[1], float)))
-    ranges = (1, _8_BIT, _16_BIT) if image.mode == "F" else (_8_BIT, _16_BIT)
-    return _8_BIT / next((top for top in ranges if brightest <= top), max(brightest, 2**32 - 1))
+    ranges = (1, _MAX_8_BIT, _MAX_16_BIT) if image.mode == "F" else (_MAX_8_BIT, _MAX_16_BIT)
+    return _MAX_8_BIT / next((top for top in ranges if brightest <= top), max(brightest, 2**32 - 1))
 
 
 def _round_to_8_bit(values: NDArray[np.generic], scale: float) -> NDArray[np.uint8]:
     levels = np.nan_to_num(np.asarray(values, np.float64)) * scale
-    result: NDArray[np.uint8] = np.clip(np.rint(levels), 0, _8_BIT).astype(np.uint8)
+    result: NDArray[np.uint8] = np.clip(np.rint(levels), 0, _MAX_8_BIT).astype(np.uint8)
     return result
 
 
-def _within_8_bit(color: tuple[int, int, int]) -> tuple[int, int, int]:
+def _transparency_to_8_bit(color: tuple[int, int, int]) -> tuple[int, int, int]:
     """Pillow reads a 16-bit RGB file to 8 bits, but leaves its transparent colour at 16."""
-    if max(color) <= _8_BIT:
+    if max(color) <= _MAX_8_BIT:
         return color
     red, green, blue = (level >> 8 for level in color)
     return red, green, blue
@@ -98,18 +98,18 @@ def _to_srgb_transform(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTra
         return None
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
-        if source.profile.xcolor_space != _SPACES[mode]:
+        if source.profile.xcolor_space != _PROFILE_SPACES[mode]:
             return None
         srgb = ImageCms.createProfile("sRGB")
         transform = ImageCms.buildTransform(source, srgb, mode, "RGB")
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
         return None  # a picture is not refused for its broken metadata
-    return None if mode == "RGB" and _does_nothing(transform) else transform
+    return None if mode == "RGB" and _is_identity(transform) else transform
 
 
-def _does_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
+def _is_identity(transform: ImageCms.ImageCmsTransform) -> bool:
     """Is it sRGB to sRGB, as most are? Tried on a lattice of colours; one level off is rounding."""
-    levels = np.linspace(0, _8_BIT, 9).astype(np.uint8)
+    levels = np.linspace(0, _MAX_8_BIT, 9).astype(np.uint8)
     lattice = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(9, 81, 3)
     there = np.asarray(transform.apply(Image.fromarray(lattice)))
     return int(np.abs(there.astype(int) - lattice).max()) <= 1

@@ -5,21 +5,30 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.background import cover, decode_background
-from inference.compose import Layer, Pixels, compose
-from inference.decode import Picture, decode
-from inference.encode import encode, resolve
-from inference.geometry import Box, Layout, coverage, foreground_box, limited_size, plan
-from inference.models.base import Alpha, Matting, Rgb
-from inference.opacity import combine, fill
-from inference.option_values import Output, OutputFormat, Shadow
-from inference.options import Options
-from inference.pipeline_version import PIPELINE_VERSION
-from inference.placement import place
+from inference.alpha import (
+    combine_alpha,
+    fill_translucent_parts,
+    find_subject_box,
+    measure_coverage,
+)
+from inference.compose import (
+    Layer,
+    Pixels,
+    cast_shadow,
+    compose,
+    cover_background,
+    place_subject,
+    shadow_extent,
+)
+from inference.decode import Picture, decode, decode_background
+from inference.encode import encode, resolve_format
+from inference.layout import Box, Layout, limit_size, plan_layout
+from inference.models.base import Alpha, MattingModel, Rgb
+from inference.options import Options, Output, OutputFormat, Shadow
 from inference.probe import DEFAULT_LIMITS, ImageLimits
-from inference.refine import Refining, estimate_foreground
-from inference.shadow import cast_shadow, reach
+from inference.refine import ForegroundEstimator, estimate_foreground
 from inference.stages import StageHook, no_stages
+from inference.version import PIPELINE_VERSION
 
 __all__ = ["PIPELINE_VERSION", "Result", "remove_background"]
 
@@ -45,7 +54,7 @@ class Result:
 def remove_background(
     data: bytes,
     options: Options,
-    model: Matting,
+    model: MattingModel,
     *,
     background: bytes | None = None,
     limits: ImageLimits = DEFAULT_LIMITS,
@@ -68,32 +77,32 @@ def remove_background(
     with stages("decode"):
         picture = decode(data, limits)
         behind = decode_background(background, options, limits)
-        region = _check(picture, options, limits)
+        region = _check_before_inference(picture, options, limits)
     matte = _find_matte(picture.rgb, region, model, stages)
     with stages("compose"):
-        alpha = combine(matte, picture.alpha)
-        share = coverage(alpha)
-        rgb = _refine(picture.rgb, matte, model) if options.refine else picture.rgb
+        alpha = combine_alpha(matte, picture.alpha)
+        share = measure_coverage(alpha)
+        rgb = _estimate_foreground(picture.rgb, matte, model) if options.refine else picture.rgb
         del picture, matte  # the largest arrays: each goes when it is not needed any more
-        layout, placed = _lay_out(rgb, alpha, options, limits)
+        layout, placed = _lay_out_subject(rgb, alpha, options, limits)
         del rgb, alpha
-        pixels = _finish(placed, layout, options, behind)
+        pixels = _compose_result(placed, layout, options, behind)
         del placed
     with stages("encode"):
-        wanted = resolve(pixels, options.output_format)
+        wanted = resolve_format(pixels, options.output_format)
         encoded = encode(pixels, options, wanted)
     return Result(encoded, wanted, *layout.size, *layout.full_size, layout.subject, share)
 
 
-def _check(picture: Picture, options: Options, limits: ImageLimits) -> Box | None:
+def _check_before_inference(picture: Picture, options: Options, limits: ImageLimits) -> Box | None:
     """The region of interest; what cannot be done is found before the model runs."""
     height, width = picture.rgb.shape[:2]
     if not options.crop:
-        options.check_size(*limited_size(width, height, options, limits.max_pixels))
+        options.check_size(*limit_size(width, height, options, limits.max_pixels))
     return None if options.roi is None else Box(*options.roi.pixels(width, height))
 
 
-def _find_matte(rgb: Rgb, region: Box | None, model: Matting, stages: StageHook) -> Alpha:
+def _find_matte(rgb: Rgb, region: Box | None, model: MattingModel, stages: StageHook) -> Alpha:
     """The matte of the picture, or of a region with nothing around it."""
     if region is None:
         return model.matte([rgb], stages)[0]
@@ -102,39 +111,41 @@ def _find_matte(rgb: Rgb, region: Box | None, model: Matting, stages: StageHook)
     return matte
 
 
-def _refine(rgb: Rgb, matte: Alpha, model: Matting) -> Rgb:
-    estimate = model.estimate_foreground if isinstance(model, Refining) else estimate_foreground
+def _estimate_foreground(rgb: Rgb, matte: Alpha, model: MattingModel) -> Rgb:
+    estimate = (
+        model.estimate_foreground if isinstance(model, ForegroundEstimator) else estimate_foreground
+    )
     return estimate(rgb, matte)
 
 
-def _lay_out(
+def _lay_out_subject(
     rgb: Rgb, alpha: NDArray[np.uint8], options: Options, limits: ImageLimits
 ) -> tuple[Layout, Layer]:
     """Crop, scale, move and shrink, in one go."""
     if not options.semitransparency:
-        alpha = fill(alpha)
+        alpha = fill_translucent_parts(alpha)
     height, width = alpha.shape
-    subject = foreground_box(alpha)
+    subject = find_subject_box(alpha)
     shadow = options.shadow is not Shadow.NONE and subject is not None
-    layout = plan(
+    layout = plan_layout(
         width,
         height,
         subject,
         options,
         max_pixels=limits.max_pixels,
-        reach=reach(subject) if shadow and subject else (0, 0, 0, 0),
+        reach=shadow_extent(subject) if shadow and subject else (0, 0, 0, 0),
     )
     options.check_size(*layout.size)
-    return layout, place(rgb, alpha, layout)
+    return layout, place_subject(rgb, alpha, layout)
 
 
-def _finish(placed: Layer, layout: Layout, options: Options, behind: Rgb | None) -> Pixels:
+def _compose_result(placed: Layer, layout: Layout, options: Options, behind: Rgb | None) -> Pixels:
     """The result's pixels: the mask, or the subject with its shadow on what lies behind."""
     if options.output is Output.MASK:
         return placed.alpha
     if options.shadow is not Shadow.NONE and layout.subject is not None:
         placed = cast_shadow(placed, layout.subject, options.shadow_opacity)
-    fitted = None if behind is None else cover(behind, *layout.size)
+    fitted = None if behind is None else cover_background(behind, *layout.size)
     color = options.matte_color
     if options.output_format is OutputFormat.ZIP and fitted is None and not (color and color[3]):
         return np.dstack([placed.rgb, placed.alpha])

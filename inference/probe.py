@@ -1,9 +1,18 @@
-"""Facts that a picture's header tells, judged before a single pixel is decoded."""
+"""Read a picture's header: its format, its size, and whether the file is complete.
+
+`PIL.Image.open` is not used: it tries every format it knows, and its guard against huge pictures
+warns or raises by a global figure. Here the signature decides the format, the one reader for it
+is called, and the limits are the caller's. No pixel is decoded.
+"""
 
 import math
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from io import BytesIO
 from typing import BinaryIO
+
+from PIL import Image, ImageFile, features
 
 from inference.errors import (
     ImageTooLargeError,
@@ -11,10 +20,211 @@ from inference.errors import (
     InvalidImageError,
     UnsupportedFormatError,
 )
-from inference.formats import PREFIX_SIZE, accepted_formats, identify, open_image, webp_size
-from inference.truncation import is_cut_off
 
-__all__ = ["DEFAULT_LIMITS", "ImageHeader", "ImageLimits", "accepted_formats", "probe"]
+#: Bytes that `identify` and `webp_size` want to see.
+PREFIX_SIZE = 64
+
+# (format, offset, bytes there); the first that fits wins.
+_SIGNATURES = (
+    ("JPEG", 0, b"\xff\xd8\xff"),
+    ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
+    ("WEBP", 8, b"WEBP"),
+    ("GIF", 0, b"GIF87a"),
+    ("GIF", 0, b"GIF89a"),
+    ("TIFF", 0, b"II*\0"),
+    ("TIFF", 0, b"MM\0*"),
+    ("TIFF", 0, b"II+\0"),
+    ("TIFF", 0, b"MM\0+"),
+    ("BMP", 0, b"BM"),
+    # Known only to be refused by name.
+    ("JPEG 2000", 0, b"\0\0\0\x0cjP  \r\n\x87\n"),
+    ("JPEG XL", 0, b"\xff\x0a"),
+    ("JPEG XL", 0, b"\0\0\0\x0cJXL \r\n\x87\n"),
+    ("Photoshop", 0, b"8BPS"),
+    ("PDF", 0, b"%PDF"),
+    ("SVG", 0, b"<svg"),
+    ("ICO", 0, b"\0\0\1\0"),
+)
+
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+
+# Pillow's plugin of each format, in the order in which they are shown to people.
+_PLUGINS = {
+    "JPEG": "JpegImagePlugin",
+    "PNG": "PngImagePlugin",
+    "WEBP": "WebPImagePlugin",
+    "AVIF": "AvifImagePlugin",
+    "TIFF": "TiffImagePlugin",
+    "BMP": "BmpImagePlugin",
+    "GIF": "GifImagePlugin",
+}
+
+
+def accepted_formats() -> tuple[str, ...]:
+    """The formats that can be read here, such as `("JPEG", "PNG", "WEBP")`.
+
+    WebP and AVIF depend on how Pillow was built, HEIC on whether `pillow-heif` is installed.
+    """
+    optional = {"WEBP": features.check("webp"), "AVIF": features.check("avif")}
+    names = tuple(name for name in _PLUGINS if optional.get(name, True))
+    return (*names, "HEIC") if find_spec("pillow_heif") else names
+
+
+def identify_format(prefix: bytes) -> str | None:
+    """The format that the first `PREFIX_SIZE` bytes belong to, accepted or not; None: unknown."""
+    if prefix[4:8] == b"ftyp":
+        return _identify_iso_media(prefix)
+    for name, offset, magic in _SIGNATURES:
+        if prefix.startswith(magic, offset):
+            return name
+    return None
+
+
+def _identify_iso_media(prefix: bytes) -> str:
+    # ISO 14496-12: size, "ftyp", major brand, version, compatible brands.
+    end = min(int.from_bytes(prefix[:4], "big"), len(prefix))
+    brands = {prefix[8:12], *(prefix[at : at + 4] for at in range(16, end, 4))}
+    if brands & _AVIF_BRANDS:
+        return "AVIF"
+    return "HEIC" if brands & _HEIC_BRANDS else "MP4 or QuickTime"
+
+
+def read_webp_size(prefix: bytes) -> tuple[int, int] | None:
+    """Width and height from the first bytes of a WebP; None when they are not there.
+
+    Pillow's reader takes in the whole file and sets up a canvas first. The three layouts are
+    those of the WebP container specification and, for VP8, of RFC 6386, section 9.1.
+    """
+    kind, body = prefix[12:16], prefix[20:30]
+    if kind == b"VP8X" and len(body) >= 10:  # noqa: PLR2004 - the chunk's fixed size
+        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+    if kind == b"VP8L" and body[:1] == b"\x2f" and len(body) >= 5:  # noqa: PLR2004 - fixed size
+        bits = int.from_bytes(body[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a" and len(body) >= 10:  # noqa: PLR2004 - fixed
+        width, height = body[6:8], body[8:10]
+        return int.from_bytes(width, "little") & 0x3FFF, int.from_bytes(height, "little") & 0x3FFF
+    return None
+
+
+def open_image(file: BinaryIO, name: str) -> ImageFile.ImageFile:
+    """Read the header with the one reader for the format; pixels are read by `.load()`.
+
+    Args:
+        file: at its start.
+        name: one of `accepted_formats()`.
+
+    Raises:
+        InvalidImageError: the header cannot be read; the reader's error is the cause.
+    """
+    factory, _ = Image.OPEN[_register_reader(name)]
+    try:
+        return factory(file, "")
+    except Exception as error:  # readers raise whatever they stumble over
+        raise InvalidImageError(
+            f"The header of this {name} file is damaged or incomplete."
+        ) from error
+
+
+def _register_reader(name: str) -> str:
+    # Importing a plugin enters it in Pillow's table; done again, it costs nothing.
+    if name == "HEIC":
+        import_module("pillow_heif").register_heif_opener()
+        return "HEIF"
+    import_module(f"PIL.{_PLUGINS[name]}")
+    return name
+
+
+_CHUNK_BYTES = 1 << 18
+
+_TAIL_BYTES = 1 << 12
+
+_JPEG_MARKER = 0xFF
+
+_JPEG_SOS = 0xDA
+
+_JPEG_EOI = b"\xff\xd9"
+
+
+def is_truncated(file: BinaryIO, name: str) -> bool:
+    """Does the file end before its picture does?
+
+    Only what is certain counts: bytes after the picture, as cameras and editors append them, are
+    none of its business, and formats that do not tell are never cut off.
+
+    Args:
+        file: seekable; its position is not kept.
+        name: the format, as `identify` names it.
+    """
+    size = file.seek(0, 2)
+    if name == "JPEG":
+        return not _has_jpeg_end(file, size)
+    if name == "PNG":
+        return not _has_png_end(file, size)
+    if name == "WEBP":
+        return _riff_end(file) > size + 1  # some writers leave out the last padding byte
+    return False
+
+
+def _has_jpeg_end(file: BinaryIO, size: int) -> bool:
+    """Is there an end marker after the first scan begins?
+
+    Within a scan, 0xFF is followed by 0 or a restart marker (ITU-T T.81, B.1.1.5), so an EOI there
+    is a real one. Those of thumbnails lie before, in the application segments. The file's tail is
+    looked at first, since that is where it nearly always is.
+    """
+    scan = _find_first_jpeg_scan(file, size)
+    if scan is None:
+        return False
+    tail = max(scan, size - _TAIL_BYTES)
+    return _contains_after(file, tail, _JPEG_EOI) or _contains_after(file, scan, _JPEG_EOI)
+
+
+def _find_first_jpeg_scan(file: BinaryIO, size: int) -> int | None:
+    at = 2
+    while at + 4 <= size:
+        file.seek(at)
+        mark, kind, high, low = file.read(4)
+        if mark != _JPEG_MARKER or kind in {
+            0x00,
+            _JPEG_MARKER,
+        }:  # fill bytes, or stray ones that readers skip
+            at += 1
+        elif kind == _JPEG_SOS:
+            return at
+        elif kind == 0x01 or 0xD0 <= kind <= 0xD8:  # noqa: PLR2004 - markers without a length
+            at += 2
+        else:
+            at += 2 + (high << 8 | low)
+    return None
+
+
+def _contains_after(file: BinaryIO, start: int, wanted: bytes) -> bool:
+    file.seek(start)
+    carried = b""
+    while piece := file.read(_CHUNK_BYTES):
+        if wanted in carried + piece:
+            return True
+        carried = piece[1 - len(wanted) :]
+    return False
+
+
+def _has_png_end(file: BinaryIO, size: int) -> bool:
+    at = 8
+    while at + 8 <= size:
+        file.seek(at)
+        head = file.read(8)
+        if head[4:] == b"IEND":
+            return True
+        at += 12 + int.from_bytes(head[:4], "big")
+    return False
+
+
+def _riff_end(file: BinaryIO) -> int:
+    file.seek(4)
+    return 8 + int.from_bytes(file.read(4), "little")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +249,7 @@ class ImageHeader:
     height: int
 
 
-def probe(source: BinaryIO | bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
+def probe_image(source: BinaryIO | bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
     """Read the header and judge it; no pixel is decoded.
 
     Args:
@@ -54,18 +264,18 @@ def probe(source: BinaryIO | bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Ima
     """
     file = BytesIO(source) if isinstance(source, bytes) else source
     try:
-        return _judge(file, limits)
+        return _read_header(file, limits)
     finally:
         file.seek(0)
 
 
-def _judge(file: BinaryIO, limits: ImageLimits) -> ImageHeader:
+def _read_header(file: BinaryIO, limits: ImageLimits) -> ImageHeader:
     file.seek(0)
     prefix = file.read(PREFIX_SIZE)
-    name = _require_accepted(prefix)
+    name = _identify_accepted_format(prefix)
     width, height = _read_size(file, name, prefix)
     _check_size(width, height, limits)
-    if is_cut_off(file, name):
+    if is_truncated(file, name):
         raise InvalidImageError(
             "The file ends before the picture does: it was probably not sent or saved completely. "
             "Send it again."
@@ -73,11 +283,11 @@ def _judge(file: BinaryIO, limits: ImageLimits) -> ImageHeader:
     return ImageHeader(format=name, width=width, height=height)
 
 
-def _require_accepted(prefix: bytes) -> str:
+def _identify_accepted_format(prefix: bytes) -> str:
     accepted = ", ".join(accepted_formats())
     if not prefix:
         raise InvalidImageError("The file is empty: it holds no bytes at all.")
-    name = identify(prefix)
+    name = identify_format(prefix)
     if name is None:
         raise InvalidImageError(
             "This is no picture: its first bytes are those of no known image format. "
@@ -92,7 +302,7 @@ def _require_accepted(prefix: bytes) -> str:
 
 def _read_size(file: BinaryIO, name: str, prefix: bytes) -> tuple[int, int]:
     if name == "WEBP":
-        size = webp_size(prefix)
+        size = read_webp_size(prefix)
     else:
         file.seek(0)
         size = open_image(file, name).size

@@ -24,22 +24,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: Sides of the solver's finest level are at most this, pixels.
-SIDE = 256
+SOLVER_SIDE = 256
 #: Below this a matte shows nothing of the picture, and above its complement nothing of the
 #: background: less than two levels of 255 either way.
-FAINT = np.float32(1.5 / 255)
+NEGLIGIBLE_ALPHA = np.float32(1.5 / 255)
 #: r of the formula: how much flat parts of the matte lean on their neighbours.
 SMOOTHNESS = 1e-5
 
 _SMALL_SIDE, _SMALL_PASSES, _PASSES = 64, 15, 3
-_CHUNK = 32_768  # soft pixels handled at a time: what a core's cache holds
+_CHUNK_PIXELS = 32_768  # soft pixels handled at a time: what a core's cache holds
 
 _Floats = NDArray[np.float32]
 _Bytes = NDArray[np.uint8]
 
 
 @runtime_checkable
-class Refining(Protocol):
+class ForegroundEstimator(Protocol):
     """A model that does this on its own device, which holds a GPU."""
 
     def estimate_foreground(self, rgb: _Bytes, alpha: _Floats) -> _Bytes:
@@ -59,25 +59,34 @@ def estimate_foreground(rgb: _Bytes, alpha: _Floats, *, threads: int = 2) -> _By
         (height, width, 3), a new array; equal to `rgb` where the matte is as good as 0 or 1.
     """
     result = rgb.copy()
-    soft = np.flatnonzero((alpha > FAINT) & (alpha < 1 - FAINT))
+    soft = np.flatnonzero((alpha > NEGLIGIBLE_ALPHA) & (alpha < 1 - NEGLIGIBLE_ALPHA))
     if not len(soft):
         return result
     step = sampling_step(*alpha.shape)
     sampled = slice(step // 2, None, step)
     colours = rgb[sampled, sampled].transpose(2, 0, 1).astype(np.float32, order="C")
     pair = _solve(colours, np.ascontiguousarray(alpha[sampled, sampled], np.float32))
-    fill = partial(_fill, result.reshape(-1, 3), alpha, _Coarse.of(pair, step, alpha.shape))
+    fill = partial(
+        _solve_soft_pixels,
+        result.reshape(-1, 3),
+        alpha,
+        _CoarseSolution.of(pair, step, alpha.shape),
+    )
     with ThreadPoolExecutor(threads) as pool:  # numpy computes outside the interpreter lock
-        list(pool.map(fill, (soft[at : at + _CHUNK] for at in range(0, len(soft), _CHUNK))))
+        list(
+            pool.map(
+                fill, (soft[at : at + _CHUNK_PIXELS] for at in range(0, len(soft), _CHUNK_PIXELS))
+            )
+        )
     return result
 
 
 def sampling_step(height: int, width: int) -> int:
     """Every how many pixels the solver looks at the picture; its samples begin at half a step."""
-    return min(-(-max(height, width) // SIDE), 2 * min(height, width) - 1)
+    return min(-(-max(height, width) // SOLVER_SIDE), 2 * min(height, width) - 1)
 
 
-def levels(height: int, width: int) -> Iterator[tuple[int, int, int]]:
+def solver_levels(height: int, width: int) -> Iterator[tuple[int, int, int]]:
     """(height, width, passes) of the solver's levels, coarsest first, down to the given size."""
     for halvings in reversed(range((max(height, width) - 1).bit_length() + 1)):
         rows, cols = -(-height // 2**halvings), -(-width // 2**halvings)
@@ -87,14 +96,14 @@ def levels(height: int, width: int) -> Iterator[tuple[int, int, int]]:
 def _solve(colours: _Floats, alpha: _Floats) -> _Floats:
     """F and B, (6, height, width), of a picture (3, height, width) and its matte."""
     pair = np.tile(colours.mean(axis=(1, 2), keepdims=True), (2, 1, 1))
-    for rows, cols, passes in levels(*alpha.shape):
-        level_alpha = _nearest(alpha[None], rows, cols)[0]
-        pair = _nearest(pair, rows, cols)
-        _relax(pair, _nearest(colours, rows, cols), level_alpha, passes)
+    for rows, cols, passes in solver_levels(*alpha.shape):
+        level_alpha = _resize_nearest(alpha[None], rows, cols)[0]
+        pair = _resize_nearest(pair, rows, cols)
+        _relax(pair, _resize_nearest(colours, rows, cols), level_alpha, passes)
     return pair
 
 
-def _nearest(x: _Floats, rows: int, cols: int) -> _Floats:
+def _resize_nearest(x: _Floats, rows: int, cols: int) -> _Floats:
     """(n, height, width) to (n, rows, cols)."""
     at_rows = np.arange(rows) * x.shape[1] // rows
     at_cols = np.arange(cols) * x.shape[2] // cols
@@ -139,7 +148,7 @@ def _weighted_sum(
 
 
 @dataclass(frozen=True, slots=True)
-class _Coarse:
+class _CoarseSolution:
     """The solver's F and B, to be looked up at the picture's own pixels."""
 
     #: (rows of the picture * samples across, 6).
@@ -150,14 +159,14 @@ class _Coarse:
     columns: tuple[NDArray[np.int64], _Floats]
 
     @classmethod
-    def of(cls, pair: _Floats, step: int, shape: tuple[int, ...]) -> "_Coarse":
+    def of(cls, pair: _Floats, step: int, shape: tuple[int, ...]) -> "_CoarseSolution":
         """Enlarged to all rows at once, as that is cheap; columns follow pixel by pixel."""
         _, rows, samples = pair.shape
-        above, share = _between(shape[0], rows, step)
+        above, share = _interpolation(shape[0], rows, step)
         source = np.ascontiguousarray(pair.transpose(1, 2, 0))
         table = source[above]
         table += (source[np.minimum(above + 1, rows - 1)] - table) * share[:, None, None]
-        return cls(table.reshape(-1, 6), samples, _between(shape[1], samples, step))
+        return cls(table.reshape(-1, 6), samples, _interpolation(shape[1], samples, step))
 
     def around(
         self, row: NDArray[np.int64], column: NDArray[np.int64]
@@ -169,14 +178,16 @@ class _Coarse:
         return self.table.take(left, axis=0), self.table.take(left + (across > 0), axis=0), across
 
 
-def _between(length: int, samples: int, step: int) -> tuple[NDArray[np.int64], _Floats]:
+def _interpolation(length: int, samples: int, step: int) -> tuple[NDArray[np.int64], _Floats]:
     """Of every pixel along an axis: the sample before it, and the share of the next."""
     place = np.clip((np.arange(length) - step // 2) / step, 0, samples - 1)
     before = place.astype(np.int64)
     return before, (place - before).astype(np.float32)
 
 
-def _fill(pixels: _Bytes, alpha: _Floats, coarse: _Coarse, soft: NDArray[np.int64]) -> None:
+def _solve_soft_pixels(
+    pixels: _Bytes, alpha: _Floats, coarse: _CoarseSolution, soft: NDArray[np.int64]
+) -> None:
     """Solves the data term at some pixels of the picture, (height * width, 3), in place."""
     left, right, share = coarse.around(*np.divmod(soft, alpha.shape[1]))
     colours, a = pixels.take(soft, axis=0), alpha.reshape(-1).take(soft)

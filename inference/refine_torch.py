@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from inference.refine import FAINT, SMOOTHNESS, levels, sampling_step
+from inference.refine import NEGLIGIBLE_ALPHA, SMOOTHNESS, sampling_step, solver_levels
 
 
 @torch.inference_mode()
@@ -22,12 +22,12 @@ def estimate_foreground(rgb: Tensor, alpha: Tensor) -> Tensor:
     step = sampling_step(*alpha.shape)
     sampled = slice(step // 2, None, step)
     pair = _solve(rgb[sampled, sampled].permute(2, 0, 1).float(), alpha[sampled, sampled])
-    pair = _enlarge(_enlarge(pair, alpha.shape[0], step).mT, alpha.shape[1], step).mT
+    pair = _enlarge_rows(_enlarge_rows(pair, alpha.shape[0], step).mT, alpha.shape[1], step).mT
     # Dense, though the soft zone is sparse: a GPU does this faster than it finds the zone.
     colours, rest = rgb.permute(2, 0, 1), 1 - alpha
     residual = colours - alpha * pair[:3] - rest * pair[3:]
     solved = pair[:3] + residual * (alpha / (alpha * alpha + rest * rest))
-    soft = (alpha > float(FAINT)) & (alpha < 1 - float(FAINT))
+    soft = (alpha > float(NEGLIGIBLE_ALPHA)) & (alpha < 1 - float(NEGLIGIBLE_ALPHA))
     result = torch.where(soft, solved.round_().clamp_(0, 255).to(torch.uint8), colours)
     return result.permute(1, 2, 0).contiguous()
 
@@ -35,14 +35,14 @@ def estimate_foreground(rgb: Tensor, alpha: Tensor) -> Tensor:
 def _solve(colours: Tensor, alpha: Tensor) -> Tensor:
     """F and B, (6, height, width), of a picture (3, height, width) and its matte."""
     pair = colours.mean(dim=(1, 2), keepdim=True).repeat(2, 1, 1)
-    for rows, cols, passes in levels(*alpha.shape):
-        level_alpha = _nearest(alpha[None], rows, cols)[0]
-        pair = _nearest(pair, rows, cols)
-        pair = _relax(pair, _nearest(colours, rows, cols), level_alpha, passes)
+    for rows, cols, passes in solver_levels(*alpha.shape):
+        level_alpha = _resize_nearest(alpha[None], rows, cols)[0]
+        pair = _resize_nearest(pair, rows, cols)
+        pair = _relax(pair, _resize_nearest(colours, rows, cols), level_alpha, passes)
     return pair
 
 
-def _nearest(x: Tensor, rows: int, cols: int) -> Tensor:
+def _resize_nearest(x: Tensor, rows: int, cols: int) -> Tensor:
     """(n, height, width) to (n, rows, cols)."""
     at_rows = torch.arange(rows, device=x.device) * x.shape[1] // rows
     at_cols = torch.arange(cols, device=x.device) * x.shape[2] // cols
@@ -69,7 +69,7 @@ def _relax(pair: Tensor, colours: Tensor, alpha: Tensor, passes: int) -> Tensor:
     return pair
 
 
-def _enlarge(x: Tensor, length: int, step: int) -> Tensor:
+def _enlarge_rows(x: Tensor, length: int, step: int) -> Tensor:
     """(n, samples, m) to (n, length, m), linear; samples begin at half a step."""
     place = (torch.arange(length, device=x.device) - step // 2) / step
     place = place.clamp(0, x.shape[1] - 1)

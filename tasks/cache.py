@@ -15,7 +15,7 @@ from typing import Any, Final
 from cachetools import TTLCache
 from redis import Redis
 
-from inference.pipeline_version import PIPELINE_VERSION
+from inference.version import PIPELINE_VERSION
 from tasks import keys, scripts
 from tasks.connection import redis_errors
 from tasks.jobs import Job, Status

@@ -4,7 +4,7 @@ import base64
 
 from flask import Request, Response, jsonify
 
-from inference.option_values import OutputFormat
+from inference.options import OutputFormat
 from tasks.jobs import Job
 from tasks.rates import Allowance
 

@@ -8,7 +8,8 @@ from typing import Final
 
 from api.removebg.errors import RemoveBgError, invalid
 from inference.errors import InvalidOptionError
-from inference.option_values import (
+from inference.options import (
+    Options,
     Output,
     OutputFormat,
     Rgba,
@@ -20,7 +21,6 @@ from inference.option_values import (
     parse_scale,
     parse_shadow,
 )
-from inference.options import Options
 
 _MILLION: Final = 1_000_000
 #: Most pixels of a result; `auto` is the largest that is allowed.

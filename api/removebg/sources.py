@@ -11,8 +11,7 @@ from api.submission.files import sha256_of
 from api.submission.sources import Sources
 from api.submission.submission import Upload
 from inference.errors import InferenceError
-from inference.formats import PREFIX_SIZE, identify
-from inference.probe import ImageLimits, probe
+from inference.probe import PREFIX_SIZE, ImageLimits, identify_format, probe_image
 from tasks.owners import Owner
 
 _IMAGES: Final = ("image_file", "image_file_b64", "image_url")
@@ -92,9 +91,9 @@ class Pictures:
 
     def _megapixels(self, name: str, upload: Upload) -> float:
         try:
-            if identify(upload.stream.read(PREFIX_SIZE)) is None:
+            if identify_format(upload.stream.read(PREFIX_SIZE)) is None:
                 raise RemoveBgError("invalid_file_type", _NO_IMAGE)
-            header = probe(upload.stream, self.limits)
+            header = probe_image(upload.stream, self.limits)
         except InferenceError as error:
             raise of_type(error.code, f"{name}: {error}") from None
         return header.width * header.height / _MEGAPIXEL

@@ -12,10 +12,9 @@ from api.parsing import FormBlueprint
 from api.schemas import envelope
 from api.submission.parameters import FORMATS
 from inference.errors import ModelError
-from inference.formats import accepted_formats
 from inference.models.registry import ModelSpec, get_spec
-from inference.pipeline_version import PIPELINE_VERSION
-from inference.version import __version__
+from inference.probe import accepted_formats
+from inference.version import PIPELINE_VERSION, __version__
 
 blueprint = FormBlueprint("info", __name__, url_prefix="/api/v1", description="What is offered.")
 

@@ -7,7 +7,7 @@ from api.errors import ApiError
 from api.submission.sources import Opener
 from api.submission.submission import Upload
 from api.upload_limit import too_large
-from inference.formats import PREFIX_SIZE, identify
+from inference.probe import PREFIX_SIZE, identify_format
 from tasks.net.client import Client, Fetched
 from tasks.net.errors import NetError, UrlTooLargeError
 from tasks.owners import Owner
@@ -36,7 +36,7 @@ def from_url(name: str, client: Client, max_bytes: int) -> Opener:
 
 
 def _require_picture(name: str, fetched: Fetched) -> None:
-    if identify(fetched.data[:PREFIX_SIZE]) is None:
+    if identify_format(fetched.data[:PREFIX_SIZE]) is None:
         kind = fetched.media_type or "something of no declared type"
         sentence = f"The address answered with {kind}, and its bytes are no picture."
         raise ApiError("invalid_image", f"{name}: {sentence}", fields={name: sentence})

@@ -11,7 +11,7 @@ from api.submission.files import safe_stem, sha256_of
 from api.submission.receivers import receiver
 from api.submission.submission import Submission, Upload
 from inference.errors import InferenceError, InvalidOptionError
-from inference.probe import ImageHeader, probe
+from inference.probe import ImageHeader, probe_image
 from tasks import keys
 from tasks.cache import cache_key, cache_seconds
 from tasks.copies import copy_inputs, copy_result, discard, result_facts
@@ -57,7 +57,7 @@ class Intake:
             ApiError: the owner may not use that model.
             StoreUnavailableError, QueueUnavailableError, QueueFullError: nothing was accepted.
         """
-        header = probe(submission.image.stream, self.settings.image_limits)
+        header = probe_image(submission.image.stream, self.settings.image_limits)
         if submission.background is not None:
             self._probe_background(submission.background)
         job = self._new_job(submission, request_id, task_id or keys.new_task_id())
@@ -157,7 +157,7 @@ class Intake:
 
     def _probe_background(self, background: Upload) -> ImageHeader:
         try:
-            return probe(background.stream, self.settings.image_limits)
+            return probe_image(background.stream, self.settings.image_limits)
         except InferenceError as error:
             raise InvalidOptionError("background_image", str(error)) from error
 

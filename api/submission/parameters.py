@@ -8,7 +8,7 @@ from flask_smorest.fields import Upload
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 
 from api.strict_json import read_json
-from inference.option_values import Output, Shadow
+from inference.options import Output, Shadow
 from tasks.jobs import Priority
 from tasks.webhooks.delivery import TASK_EVENTS
 

@@ -14,7 +14,8 @@ from api.submission.files import sha256_of
 from api.submission.parameters import RemovalForm, RemovalJson
 from api.submission.sources import Sources
 from api.submission.submission import Submission, Upload
-from inference.option_values import (
+from inference.options import (
+    Options,
     parse_color,
     parse_crop_margin,
     parse_output,
@@ -24,7 +25,6 @@ from inference.option_values import (
     parse_scale,
     parse_shadow,
 )
-from inference.options import Options
 from tasks.jobs import Priority
 from tasks.owners import Owner
 

@@ -17,8 +17,7 @@ from inference.models.birefnet.config import PRESETS
 if TYPE_CHECKING:
     import torch
 
-    from inference.models.birefnet.measuring.contender import Setting
-    from inference.models.birefnet.measuring.side_by_side import Measurement
+    from inference.models.birefnet.bench import BenchmarkSettings, Measurement
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +123,7 @@ def bench_model(
     side = _side(model, size)
     with require_torch():
         from inference.models.birefnet import device as devices  # noqa: PLC0415 - imports torch
-        from inference.models.birefnet.measuring.contender import (  # noqa: PLC0415 - the same
-            Setting,
-        )
+        from inference.models.birefnet.bench import BenchmarkSettings  # noqa: PLC0415 - imports torch
     failures: list[ModelError] = []
     try:
         chosen = devices.choose_device(device)
@@ -135,7 +132,7 @@ def bench_model(
         batches = batch or ([1, 2, 4, 8] if gpu else [1])
         for name in precision or (["fp16", "bf16"] if gpu else ["auto"]):
             dtype = devices.choose_dtype(name, chosen)
-            setting = Setting(PRESETS[model], chosen, dtype, side, loop=loop, cache=cache)
+            setting = BenchmarkSettings(PRESETS[model], chosen, dtype, side, loop=loop, cache=cache)
             # On a GPU each alone: its memory is what is asked, and its speed does not drift.
             together = [[way] for way in ways] if gpu else [ways]
             title = f"{model}, {chosen}, {side}², {_short(dtype)}, median of {runs}"
@@ -189,21 +186,26 @@ def _print_all(
 
 
 def _rows(
-    setting: "Setting", paths: Sequence[str], batches: Sequence[int], runs: int, *, check: bool
+    setting: "BenchmarkSettings",
+    paths: Sequence[str],
+    batches: Sequence[int],
+    runs: int,
+    *,
+    check: bool,
 ) -> "Iterator[Measurement]":
+    from inference.models.birefnet.bench import compare_paths  # noqa: PLC0415 - the same
     from inference.models.birefnet.fast.runners import ExecutionPath  # noqa: PLC0415 - imports torch
-    from inference.models.birefnet.measuring.side_by_side import measure  # noqa: PLC0415 - the same
 
     ways = [ExecutionPath(path) for path in paths]
-    return measure(setting, ways, batches=batches, runs=runs, check=check)
+    return compare_paths(setting, ways, batches=batches, runs=runs, check=check)
 
 
-def _roofline(setting: "Setting") -> Roofline:
+def _roofline(setting: "BenchmarkSettings") -> Roofline:
     """For one picture; the work of a batch is as many times that."""
-    from inference.models.birefnet.measuring.floor import count_flops, find_peak  # noqa: PLC0415
+    from inference.models.birefnet.bench import count_flops, find_peak_throughput  # noqa: PLC0415
 
     flops = count_flops(setting.config, 1, setting.size)
-    peak = find_peak(setting.device, setting.dtype)
+    peak = find_peak_throughput(setting.device, setting.dtype)
     return Roofline(peak.milliseconds(flops), flops / 1e9, peak.tflops, peak.source)
 
 
@@ -226,9 +228,9 @@ def bench_refine(
 ) -> None:
     """Time the foreground estimation on a made-up picture with a soft-edged subject."""
     with require_torch():
-        from inference.refine_measure import measure_refine  # noqa: PLC0415 - imports numpy
+        from inference.refine_bench import benchmark_refine  # noqa: PLC0415 - imports numpy
     try:
-        milliseconds, soft = measure_refine(width, height, device, runs)
+        milliseconds, soft = benchmark_refine(width, height, device, runs)
     except ModelError as error:
         Console(stderr=True).print(str(error), markup=False)
         raise typer.Exit(1) from error

@@ -14,10 +14,9 @@ from rich.table import Table
 from deploy.cli.output import require_torch
 from inference.errors import ModelError
 from inference.models.birefnet.config import PRESETS, PatchOrder
-from inference.models.fetch import fetch_model
-from inference.models.files import Progress as Report
-from inference.models.hub import HubAccess
 from inference.models.registry import MODELS, HubFile, ModelSpec, PypiFile, get_spec
+from inference.models.weights import HubAccess, fetch_model
+from inference.models.weights import ProgressCallback as Report
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -87,11 +86,11 @@ def _compute_logits(
     if model not in PRESETS:
         raise typer.BadParameter(f"There is no BiRefNet {model!r}: use {', '.join(PRESETS)}.")
     with require_torch():
-        from inference.models.birefnet import logits as source  # noqa: PLC0415 - imports torch
+        from inference.models.birefnet import golden  # noqa: PLC0415 - imports torch
     if keys_from is KeysFrom.GOLDEN and weights is None and picture is None:
-        return source.golden_logits(PRESETS[model], seed, size)
+        return golden.golden_logits(PRESETS[model], seed, size)
     if keys_from is None and weights is not None and picture is not None:
-        return source.checkpoint_logits(PRESETS[model], weights, picture, patch_order)
+        return golden.checkpoint_logits(PRESETS[model], weights, picture, patch_order)
     raise typer.BadParameter(
         "Give either --keys-from golden (with --seed and --size), or --weights and --input."
     )

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from deploy.client import ClientError, ServiceClient, submit_batch
-from inference.option_values import OutputFormat
+from inference.options import OutputFormat
 
 #: What a folder is searched for; a file that is named is sent whatever it is called.
 _SUFFIXES: Final = frozenset(

@@ -18,8 +18,8 @@ from deploy.local.service import SelfCheckError, SetupError, StackError
 from deploy.local.stack import Ports, Stack, UpOptions, child_environment, plan_stack
 from deploy.local.supervisor import Supervisor
 from inference.errors import ModelError
-from inference.models.files import check_weights
 from inference.models.registry import get_spec
+from inference.models.weights import check_weights
 from tasks.errors import SettingsError
 from tasks.settings import Settings
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from inference.stages import StageHook, no_stages
 
-__all__ = ["Alpha", "Matting", "Rgb", "StageHook", "no_stages"]
+__all__ = ["Alpha", "MattingModel", "Rgb", "StageHook", "no_stages"]
 
 #: (height, width, 3), sRGB, 0..255.
 Rgb = NDArray[np.uint8]
@@ -16,7 +16,7 @@ Rgb = NDArray[np.uint8]
 Alpha = NDArray[np.float32]
 
 
-class Matting(Protocol):
+class MattingModel(Protocol):
     """A loaded model: pictures in, mattes out."""
 
     #: The registry's name of the model, such as `u2netp`.
@@ -35,7 +35,7 @@ class Matting(Protocol):
 
 
 @runtime_checkable
-class TakesPath(Protocol):
+class HasExecutionPath(Protocol):
     """A model that can be run in more than one way."""
 
     @property

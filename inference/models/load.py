@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from inference.errors import ModelError
-from inference.models.base import Matting
+from inference.models.base import MattingModel
 from inference.models.birefnet.config import PRESETS, PatchOrder
-from inference.models.files import check_weights, weights_file
 from inference.models.registry import ModelSpec
+from inference.models.weights import check_weights, find_weights_file
 
 
 def load_model(
@@ -19,7 +19,7 @@ def load_model(
     patch_order: PatchOrder | None = None,
     compile_: str = "auto",
     cache: Path | None = None,
-) -> Matting:
+) -> MattingModel:
     """Check the weights and load them.
 
     Args:
@@ -53,7 +53,7 @@ def load_model(
         check_weights(spec, path)
         from inference.models.onnx import load_onnx  # noqa: PLC0415 - one engine's library only
 
-        file = weights_file(spec, path)
+        file = find_weights_file(spec, path)
         return load_onnx(spec, file, device=device, precision=precision, threads=threads)
     except ModuleNotFoundError as error:
         extra = {"birefnet": "torch", "onnx": "cpu"}[spec.engine]
@@ -72,7 +72,7 @@ def _load_birefnet(
     patch_order: PatchOrder | None,
     compile_: str,
     cache: Path | None,
-) -> Matting:
+) -> MattingModel:
     """Its loader checks the file itself, as it has to read all of it to hash it."""
     from inference.models.birefnet.engine import load_birefnet  # noqa: PLC0415 - imports torch
 

@@ -19,12 +19,12 @@ _STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 # Pixels of a matte that are resized at a time: they stay in the processor's cache until clipped,
 # which is twice as fast as the whole at once, and takes less memory.
-_STRIP = 1 << 18
+_STRIP_PIXELS = 1 << 18
 
-_QUIET = 3  # ONNX Runtime's severity "error"
+_LOG_ERRORS_ONLY = 3  # ONNX Runtime's severity "error"
 
 
-class OnnxMatting:
+class OnnxModel:
     """A U²-Net session; safe to call from several threads.
 
     Args:
@@ -51,7 +51,7 @@ class OnnxMatting:
             ModelError: the graph cannot be run.
         """
         with stages("preprocess"):
-            tensors = [prepare(image, self._side) for image in images]
+            tensors = [preprocess(image, self._side) for image in images]
         with stages("inference"):
             mattes = [self._run(tensor) for tensor in tensors]
             return [
@@ -70,7 +70,7 @@ class OnnxMatting:
 
 def load_onnx(
     spec: ModelSpec, path: Path, *, device: str, precision: str, threads: int | None
-) -> OnnxMatting:
+) -> OnnxModel:
     """Load the graph on a device; see `load_model` for the arguments.
 
     Raises:
@@ -87,13 +87,13 @@ def load_onnx(
         )
     except Exception as error:  # ONNX Runtime's own errors share no public root
         raise ModelError(f"The file {path} cannot be loaded as a model: {error}") from error
-    _refuse_silent_cpu(device, session.get_providers())
-    return OnnxMatting(spec.name, spec.input_size, session)
+    _require_cuda_started(device, session.get_providers())
+    return OnnxModel(spec.name, spec.input_size, session)
 
 
 def _session_options(threads: int | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _QUIET
+    options.log_severity_level = _LOG_ERRORS_ONLY
     options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
     options.inter_op_num_threads = 1
     # Waiting threads sleep instead of burning a core between two pictures.
@@ -116,7 +116,7 @@ def _choose_providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
     return [("CUDAExecutionProvider", {"device_id": index or "0"}), "CPUExecutionProvider"]
 
 
-def _refuse_silent_cpu(device: str, providers: Sequence[str]) -> None:
+def _require_cuda_started(device: str, providers: Sequence[str]) -> None:
     # ONNX Runtime goes on without a provider that fails to start.
     if device.startswith("cuda") and "CUDAExecutionProvider" not in providers:
         raise ModelError(
@@ -125,7 +125,7 @@ def _refuse_silent_cpu(device: str, providers: Sequence[str]) -> None:
         )
 
 
-def prepare(image: Rgb, side: int) -> NDArray[np.float32]:
+def preprocess(image: Rgb, side: int) -> NDArray[np.float32]:
     """(1, 3, side, side), as U²-Net's authors prepare their pictures.
 
     Their loader (`RescaleT`, then `ToTensorLab`, in the U-2-Net repository's data_loader.py) uses
@@ -151,7 +151,7 @@ def resize_matte(matte: Alpha, width: int, height: int) -> Alpha:
     """
     source = Image.fromarray(matte)
     scale = source.height / height
-    rows = max(1, _STRIP // width)
+    rows = max(1, _STRIP_PIXELS // width)
     result = np.empty((height, width), np.float32)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)

@@ -9,7 +9,7 @@ import numpy as np
 import structlog
 
 from inference.errors import InferenceError
-from inference.models.base import Matting
+from inference.models.base import MattingModel
 from tasks.errors import QueueUnavailableError
 from tasks.fleet import Fleet
 from tasks.worker.gpu_faults import GPU_FAULT
@@ -41,7 +41,7 @@ class Readiness:
     def __init__(
         self,
         fleet: Fleet,
-        model: Matting,
+        model: MattingModel,
         lock: threading.Lock,
         worker: str,
         *,

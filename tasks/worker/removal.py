@@ -18,7 +18,7 @@ from celery.signals import (
     worker_process_shutdown,
 )
 
-from inference.models.base import Matting
+from inference.models.base import MattingModel
 from tasks import names
 from tasks.dispatch import job_id_of
 from tasks.errors import QueueUnavailableError, TaskError
@@ -53,7 +53,7 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
 
     Request = "tasks.worker.request:RemovalRequest"
     #: Where the model comes from; the fault tests put a faulty one in its place.
-    loader: Callable[[Settings], Matting]
+    loader: Callable[[Settings], MattingModel]
     runner: Runner | None = None
     readiness: Readiness | None = None
 

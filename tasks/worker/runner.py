@@ -11,7 +11,7 @@ import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from inference.errors import InferenceError
-from inference.models.base import Matting
+from inference.models.base import MattingModel
 from inference.options import Options
 from inference.pipeline import Result, remove_background
 from inference.probe import ImageLimits
@@ -57,7 +57,7 @@ class Runner:
     store: JobStore
     objects: ObjectStore
     fleet: Fleet
-    model: Matting
+    model: MattingModel
     model_lock: AbstractContextManager[Any]
     limits: ImageLimits
     worker: str

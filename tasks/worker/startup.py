@@ -15,12 +15,12 @@ from celery import Celery
 from celery.worker import state
 
 from inference.errors import ModelError
-from inference.models.base import Matting, TakesPath
+from inference.models.base import HasExecutionPath, MattingModel
 from inference.models.birefnet.config import PatchOrder
-from inference.models.files import check_weights, sha256_of, weights_file
-from inference.models.known_matte import require_known_matte
 from inference.models.load import load_model
 from inference.models.registry import ModelSpec, get_spec
+from inference.models.selftest import check_model_output
+from inference.models.weights import check_weights, file_sha256, find_weights_file
 from tasks import names
 from tasks.log import configure_logging
 from tasks.settings import Settings
@@ -50,7 +50,7 @@ def check_served_model(settings: Settings) -> ModelSpec:
     return spec
 
 
-def load_served_model(settings: Settings) -> Matting:
+def load_served_model(settings: Settings) -> MattingModel:
     """The model of these settings, warmed up; it has shown that it sees.
 
     Raises:
@@ -70,7 +70,7 @@ def load_served_model(settings: Settings) -> Matting:
         cache=settings.compile_dir or settings.model_dir / "compiled",
     )
     model.warm_up()
-    require_known_matte(model)
+    check_model_output(model)
     took = round(time.monotonic() - began, 3)
     _log.info("worker.model_loaded", model=spec.name, seconds=took, **path_facts(model))
     return model
@@ -82,14 +82,14 @@ def revision_of(settings: Settings) -> str:
     if spec.sha256 is not None:
         return spec.sha256  # the loader takes no other
     try:
-        return sha256_of(weights_file(spec, settings.model_file(spec.file_name)))
+        return file_sha256(find_weights_file(spec, settings.model_file(spec.file_name)))
     except OSError:
         return ""
 
 
-def path_facts(model: Matting) -> dict[str, str]:
+def path_facts(model: MattingModel) -> dict[str, str]:
     """How the model is run, and why not in a quicker way, where there is more than one way."""
-    if not isinstance(model, TakesPath):
+    if not isinstance(model, HasExecutionPath):
         return {}
     return {"path": model.path, "path_reason": model.path_reason}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from serving import HOST, RunningService, running_service
 
-from inference.models.fetch import fetch_model
 from inference.models.registry import get_spec
+from inference.models.weights import fetch_model
 from tasks.settings import Settings
 from tests.support.servers import S3Address
 

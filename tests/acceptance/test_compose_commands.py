@@ -15,8 +15,8 @@ import yaml
 
 from deploy.local.ports import reserved_ports
 from deploy.local.programs import script, valkey_server
-from inference.models.fetch import fetch_model
 from inference.models.registry import get_spec
+from inference.models.weights import fetch_model
 from tasks.settings import Settings
 from tests.support.servers import S3Address
 

@@ -23,7 +23,7 @@ from inference.errors import InferenceError, ModelError
 from inference.models.base import Alpha, Rgb
 from inference.options import Options
 from inference.pipeline import remove_background
-from inference.probe import probe
+from inference.probe import probe_image
 from inference.stages import StageHook, no_stages
 from tests.support.servers import running
 
@@ -59,7 +59,7 @@ def test_the_pipeline_refuses_with_a_reason_or_cuts_out_right() -> None:
 
 def _cut_out_here(each: Fuzzed) -> str:
     try:
-        probe(each.data)
+        probe_image(each.data)
         result = remove_background(each.data, Options(), _HalfModel())
     except InferenceError as error:
         refusal = error

@@ -20,8 +20,8 @@ from PIL import Image
 
 from deploy.client import ClientError, ServiceClient
 from deploy.local import programs
-from inference.models.fetch import fetch_model
 from inference.models.registry import get_spec
+from inference.models.weights import fetch_model
 from tasks.settings import Settings
 
 T = TypeVar("T")

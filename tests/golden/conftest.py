@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from inference.models.base import Matting
-from inference.models.fetch import fetch_model
+from inference.models.base import MattingModel
 from inference.models.load import load_model
 from inference.models.registry import get_spec
+from inference.models.weights import fetch_model
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -14,7 +14,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def u2netp() -> Matting:
+def u2netp() -> MattingModel:
     """The real model, from the model folder; fetched when it is not there yet."""
     default = Path.home() / ".cache" / "rmbg-queue" / "models"
     spec = get_spec("u2netp")

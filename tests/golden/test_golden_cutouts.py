@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.models.base import Matting
+from inference.models.base import MattingModel
 from inference.options import Options
 from inference.pipeline import remove_background
-from inference.pipeline_version import PIPELINE_VERSION
+from inference.version import PIPELINE_VERSION
 
 _HERE = Path(__file__).parent
 _PHOTOS = _HERE.parent / "data"
@@ -23,7 +23,7 @@ _COLOR_TOLERANCE = 0.2
 
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee"])
 def test_cutouts_stay_as_they_were(
-    name: str, u2netp: Matting, tmp_path: Path, request: pytest.FixtureRequest
+    name: str, u2netp: MattingModel, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     result = remove_background((_PHOTOS / f"{name}.jpg").read_bytes(), Options(), u2netp)
     golden = _HERE / f"{name}-u2netp-v{PIPELINE_VERSION}.png"

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from pymatting import estimate_foreground_ml
 
 from inference import refine_torch
-from inference.refine import FAINT, estimate_foreground
+from inference.refine import NEGLIGIBLE_ALPHA, estimate_foreground
 
 _PHOTOS = Path(__file__).parents[1] / "data"
 _SIZE = (600, 400)
@@ -94,7 +94,7 @@ def test_leaves_all_else_and_its_input_alone(case: tuple[_Bytes, _Floats, _Float
     taken, alpha, _ = case
     before = taken.copy()
     refined = estimate_foreground(taken, alpha)
-    hard = (alpha <= FAINT) | (alpha >= 1 - FAINT)
+    hard = (alpha <= NEGLIGIBLE_ALPHA) | (alpha >= 1 - NEGLIGIBLE_ALPHA)
     np.testing.assert_array_equal(refined[hard], taken[hard])
     np.testing.assert_array_equal(taken, before)
     assert (refined[~hard] != taken[~hard]).any()

@@ -1,4 +1,4 @@
-"""From a file of weights to a network: everything is checked before anything is loaded."""
+"""Load a network from a file of weights, after checking all of it."""
 
 import hashlib
 from collections.abc import Mapping
@@ -10,26 +10,56 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from inference.models.birefnet.config import BiRefNetConfig, PatchOrder
-from inference.models.birefnet.errors import (
+from inference.errors import (
     CheckpointFormatError,
     CheckpointHashError,
     CheckpointKeysError,
     CheckpointShapeError,
     PatchOrderUnknownError,
 )
+from inference.models.birefnet.config import PATCH_GRIDS, BiRefNetConfig, PatchOrder
+from inference.models.birefnet.decoder import image_to_patches
 from inference.models.birefnet.network import BiRefNet
-from inference.models.birefnet.patches import permute_patch_order
 from inference.models.birefnet.safetensors_file import TensorEntry, find_checkpoint, read_header
+
+_COLORS = 3
+
+
+def permute_patch_order(
+    state: dict[str, Tensor], source: PatchOrder, target: PatchOrder
+) -> dict[str, Tensor]:
+    """A checkpoint written for one patch order, made to fit a network that runs in the other.
+
+    Only the inputs of `decoder.ipt_blk{5,4,3,2}.conv1` are reordered; all else is passed through.
+    """
+    if source is target:
+        return state
+    permuted = dict(state)
+    for level, grid in PATCH_GRIDS.items():
+        name = f"decoder.ipt_blk{level}.conv1.weight"
+        permuted[name] = state[name][:, _channel_permutation(grid, source, target)].contiguous()
+    return permuted
+
+
+def _channel_permutation(grid: int, source: PatchOrder, target: PatchOrder) -> Tensor:
+    """For every channel in the target order, its number in the source order."""
+    # The order of the channels is read off a picture whose every tile is one numbered pixel.
+    numbers = torch.arange(_COLORS * grid * grid).view(1, _COLORS, grid, grid)
+    in_source = image_to_patches(numbers, grid, source).flatten()
+    in_target = image_to_patches(numbers, grid, target).flatten()
+    return in_source.argsort()[in_target]
+
 
 #: Patch orders by the SHA-256 of the file: what a checkpoint is outranks what anybody says it is.
 KNOWN_PATCH_ORDERS: Mapping[str, PatchOrder] = MappingProxyType(
     {"566ed80c3d95f87ada6864d4cbe2290a1c5eb1c7bb0b123e984f60f76b02c3a7": PatchOrder.RMBG_2_0}
 )
 
-_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-_INTEGERS = frozenset({"I64", "I32"})
-_NAMED = 3  # keys that a message names before it only counts
+_FLOAT_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
+
+_INTEGER_TYPES = frozenset({"I64", "I32"})
+
+_MAX_NAMED_KEYS = 3  # keys that a message names before it only counts
 
 
 def load_network(
@@ -60,8 +90,8 @@ def load_network(
             f"{file} is not the expected file: its SHA-256 is {digest}, expected {sha256}. "
             "Fetch it again, or correct the expected hash if you mean to use this file."
         )
-    order = _patch_order(file, digest, patch_order)
-    state = permute_patch_order(_read(file), order, config.patch_order)
+    order = _resolve_patch_order(file, digest, patch_order)
+    state = permute_patch_order(_read_tensors(file), order, config.patch_order)
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval().requires_grad_(requires_grad=False)
 
@@ -70,12 +100,12 @@ def _check_layout(file: Path, entries: dict[str, TensorEntry], layout: dict[str,
     """Same keys, shapes and kinds of numbers, or an error that names the first that differ."""
     if missing := [key for key in layout if key not in entries]:
         raise CheckpointKeysError(
-            f"{file} lacks {_listing(missing)}. It is not a checkpoint of this model: choose the "
+            f"{file} lacks {_name_keys(missing)}. It is not a checkpoint of this model: choose the "
             "model that it belongs to, or fetch it again."
         )
     if unexpected := [key for key in entries if key not in layout]:
         raise CheckpointKeysError(
-            f"{file} has {_listing(unexpected)}, unknown to this model. Choose the model that it "
+            f"{file} has {_name_keys(unexpected)}, unknown to this model. Choose the model that it "
             "belongs to."
         )
     for key, like in layout.items():
@@ -85,19 +115,19 @@ def _check_layout(file: Path, entries: dict[str, TensorEntry], layout: dict[str,
                 f"{file}: {key} has the shape {list(entry.shape)}, expected {list(shape)}. Choose "
                 "the model that the checkpoint belongs to."
             )
-        if entry.dtype not in (_FLOATS if like.is_floating_point() else _INTEGERS):
+        if entry.dtype not in (_FLOAT_TYPES if like.is_floating_point() else _INTEGER_TYPES):
             raise CheckpointShapeError(
                 f"{file}: {key} is of type {entry.dtype}, which this model cannot use. Take a "
                 "checkpoint in float32 or float16."
             )
 
 
-def _listing(keys: list[str]) -> str:
-    rest = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
-    return f"the key{'s' if len(keys) > 1 else ''} {', '.join(keys[:_NAMED])}{rest}"
+def _name_keys(keys: list[str]) -> str:
+    rest = f" and {len(keys) - _MAX_NAMED_KEYS} more" if len(keys) > _MAX_NAMED_KEYS else ""
+    return f"the key{'s' if len(keys) > 1 else ''} {', '.join(keys[:_MAX_NAMED_KEYS])}{rest}"
 
 
-def _patch_order(file: Path, digest: str, told: PatchOrder | None) -> PatchOrder:
+def _resolve_patch_order(file: Path, digest: str, told: PatchOrder | None) -> PatchOrder:
     order = KNOWN_PATCH_ORDERS.get(digest, told)
     if order is None:
         raise PatchOrderUnknownError(
@@ -108,7 +138,7 @@ def _patch_order(file: Path, digest: str, told: PatchOrder | None) -> PatchOrder
     return order
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def _read_tensors(file: Path) -> dict[str, Tensor]:
     """All tensors; float32 whatever the file holds, and integers int64."""
     try:
         state = load_file(file)

@@ -1,14 +1,193 @@
-"""The decoder: from the coarsest map to logits at full size, the picture injected at each level."""
+"""The decoder: from the coarsest map to logits at full size, with image patches at each level.
+
+Its deformable convolutions (Zhu et al., 2018, https://arxiv.org/abs/1811.11168) are made of
+`grid_sample` and matrix products, so that they run on any device and in any precision without a
+compiled operator. Coordinates stay float32 whatever the network's precision: in float16 a
+coordinate of 200 is known to no better than an eighth of a pixel.
+"""
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own convention
+from torch.nn import functional as F  # noqa: N812 - the name that torch code uses
 
-from inference.models.birefnet.blocks import DecoderBlock, InputBlock, LateralBlock, resize
-from inference.models.birefnet.config import PATCH_GRIDS, BiRefNetConfig
-from inference.models.birefnet.patches import image_to_patches
+from inference.models.birefnet.config import PATCH_GRIDS, BiRefNetConfig, PatchOrder
+
+
+def deform_conv2d(x: Tensor, offset: Tensor, modulator: Tensor, weight: Tensor) -> Tensor:
+    """A stride 1, "same"-padded deformable convolution; outside the map lies zero.
+
+    Args:
+        x: (batch, channels, height, width).
+        offset: (batch, 2 * kernel**2, height, width), pixels; (dy, dx) pairs, taps row by row.
+        modulator: (batch, kernel**2, height, width), what each tap's sample is multiplied by.
+        weight: (outputs, channels, kernel, kernel).
+
+    Returns:
+        (batch, outputs, height, width), in x's precision; sums over kernel rows are float32.
+    """
+    batch, _, height, width = x.shape
+    outputs, channels, kernel, _ = weight.shape
+    source = x.float()
+    offset = offset.float().view(batch, kernel, kernel, 2, height, width)
+    modulator = modulator.float().view(batch, kernel, kernel, 1, height * width)
+    total = torch.zeros(batch, outputs, height * width, device=x.device)
+    # One kernel row at a time bounds the memory: all 49 taps at once would be 0.8 GB at 1024.
+    for row in range(kernel):
+        at = _tap_positions(offset[:, row], row - kernel // 2)
+        columns = _sample_bilinear(source, at).view(batch, kernel, channels, -1) * modulator[:, row]
+        taps = weight[:, :, row].transpose(1, 2).reshape(outputs, kernel * channels)
+        total += taps @ columns.view(batch, kernel * channels, -1).to(taps.dtype)
+    return total.view(batch, outputs, height, width).to(x.dtype)
+
+
+def _tap_positions(offset: Tensor, row: int) -> Tensor:
+    """Where one kernel row's taps look: (batch, taps, height, width, 2), (x, y) in pixels."""
+    kernel, (height, width) = offset.shape[1], offset.shape[-2:]
+    taps = torch.arange(kernel, device=offset.device).view(-1, 1, 1) - kernel // 2
+    rows = torch.arange(height, device=offset.device).view(-1, 1) + row
+    cols = torch.arange(width, device=offset.device)
+    return torch.stack((offset[:, :, 1] + cols + taps, offset[:, :, 0] + rows), dim=-1)
+
+
+def _sample_bilinear(x: Tensor, at: Tensor) -> Tensor:
+    """Bilinear samples of x, (batch * taps, channels, height, width)."""
+    taps, (height, width) = at.shape[1], x.shape[-2:]
+    # Taps go into the batch, over which torch's CPU kernel shares out its work.
+    source = x[:, None].expand(-1, taps, -1, -1, -1).flatten(0, 1)
+    # The units of align_corners=False, which exist for a side of one pixel too.
+    size = torch.tensor((width, height), device=x.device)
+    grid = ((2 * at + 1) / size - 1).flatten(0, 1)
+    return F.grid_sample(source, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+class DeformableConv2d(nn.Module):
+    """A convolution whose taps move and fade by what two plain convolutions say."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__()
+        taps, pad = kernel * kernel, kernel // 2
+        self.offset_conv = nn.Conv2d(in_channels, 2 * taps, kernel, padding=pad)
+        self.modulator_conv = nn.Conv2d(in_channels, taps, kernel, padding=pad)
+        self.regular_conv = nn.Conv2d(in_channels, out_channels, kernel, padding=pad, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) to (batch, out_channels, height, width)."""
+        modulator = 2 * torch.sigmoid(self.modulator_conv(x))
+        return deform_conv2d(x, self.offset_conv(x), modulator, self.regular_conv.weight)
+
+
+def resize(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """Bilinear, corner pixels on corner pixels, as the network was trained."""
+    if x.shape[-2:] == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
+
+
+class DeformableBranch(nn.Module):
+    """One branch of the pyramid."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__()
+        self.atrous_conv = DeformableConv2d(in_channels, out_channels, kernel)
+        self.bn = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) to (batch, out_channels, height, width)."""
+        return F.relu(self.bn(self.atrous_conv(x)))
+
+
+class DeformablePyramid(nn.Module):
+    """Pyramid pooling with deformable kernels instead of dilated ones ("ASPPDeformable")."""
+
+    def __init__(self, config: BiRefNetConfig) -> None:
+        super().__init__()
+        inner, wide, kernels = config.inner_channels, config.aspp_channels, config.aspp_kernels
+        self.aspp1 = DeformableBranch(inner, wide, 1)
+        self.aspp_deforms = nn.ModuleList(DeformableBranch(inner, wide, side) for side in kernels)
+        self.global_avg_pool = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(inner, wide, 1, bias=False),
+            nn.BatchNorm2d(wide),
+            nn.ReLU(),
+        )
+        self.conv1 = nn.Conv2d((len(kernels) + 2) * wide, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, inner, height, width) to the same."""
+        branches = [self.aspp1(x), *(branch(x) for branch in self.aspp_deforms)]
+        pooled = self.global_avg_pool(x).expand_as(branches[0])
+        return F.relu(self.bn1(self.conv1(torch.cat([*branches, pooled], dim=1))))
+
+
+class DecoderBlock(nn.Module):
+    """Narrow, look around with the pyramid, widen."""
+
+    def __init__(self, in_channels: int, out_channels: int, config: BiRefNetConfig) -> None:
+        super().__init__()
+        inner = config.inner_channels
+        self.conv_in = nn.Conv2d(in_channels, inner, 3, padding=1)
+        self.dec_att = DeformablePyramid(config)
+        self.conv_out = nn.Conv2d(inner, out_channels, 3, padding=1)
+        self.bn_in = nn.BatchNorm2d(inner)
+        self.bn_out = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) to (batch, out_channels, height, width)."""
+        x = F.relu(self.bn_in(self.conv_in(x)))
+        out: Tensor = self.bn_out(self.conv_out(self.dec_att(x)))
+        return out
+
+
+class LateralBlock(nn.Module):
+    """A 1x1 convolution from an encoder map into the decoder."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) to the same."""
+        out: Tensor = self.conv(x)
+        return out
+
+
+class InputBlock(nn.Module):
+    """Brings the picture's own pixels into a decoder level; two convolutions, nothing between."""
+
+    def __init__(self, in_channels: int, out_channels: int, inner: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, inner, 3, padding=1)
+        self.conv_out = nn.Conv2d(inner, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) to (batch, out_channels, height, width)."""
+        out: Tensor = self.conv_out(self.conv1(x))
+        return out
+
+
+def image_to_patches(image: Tensor, grid: int, order: PatchOrder) -> Tensor:
+    """Cuts a picture into grid x grid tiles and stacks them along the channels.
+
+    Args:
+        image: (batch, 3, height, width), sides divisible by `grid`.
+        grid: tiles on a side.
+        order: how the tiles follow each other.
+
+    Returns:
+        (batch, 3 * grid**2, height / grid, width / grid).
+    """
+    batch, colours, height, width = image.shape
+    tiles = image.view(batch, colours, grid, height // grid, grid, width // grid)
+    if order is PatchOrder.BIREFNET:
+        tiles = tiles.permute(0, 1, 2, 4, 3, 5)  # colour, row, column
+    else:
+        tiles = tiles.permute(0, 4, 2, 1, 3, 5)  # column, row, colour
+    return tiles.reshape(batch, colours * grid * grid, height // grid, width // grid)
+
 
 _GRADIENT_CHANNELS = 16  # of the maps that attend to outlines ("gdt")
+
 _ATTENDED_LEVELS = (4, 3, 2)
 
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import torch
 
-from inference.models.birefnet.errors import (
+from inference.errors import (
     DeviceUnavailableError,
     GpuFaultError,
     GpuOutOfMemoryError,
@@ -49,10 +49,10 @@ def choose_device(wanted: str) -> torch.device:
         raise DeviceUnavailableError(
             f"There is no device {wanted!r}: use auto, cpu, cuda or cuda:N."
         )
-    return _gpu(wanted, int(number or 0))
+    return _choose_gpu(wanted, int(number or 0))
 
 
-def _gpu(wanted: str, index: int) -> torch.device:
+def _choose_gpu(wanted: str, index: int) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if index < count:
         return torch.device("cuda", index)
@@ -83,14 +83,14 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     return _DTYPES[precision]
 
 
-def finish(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Waits until a GPU has done all it was told to."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @contextmanager
-def gpu_faults(device: torch.device) -> Iterator[None]:
+def translate_gpu_errors(device: torch.device) -> Iterator[None]:
     """Turns torch's errors about a GPU into this project's.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A BiRefNet that cuts out pictures."""
+"""BiRefNet as a matting model: preprocess pictures, run the network, return mattes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,20 +7,93 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name that torch code uses
 
 from inference import refine, refine_torch
+from inference.errors import PrecisionError
 from inference.models.base import Alpha, Rgb
 from inference.models.birefnet.checkpoint import load_network
 from inference.models.birefnet.config import BiRefNetConfig, PatchOrder
-from inference.models.birefnet.device import choose_device, choose_dtype, finish, gpu_faults
-from inference.models.birefnet.errors import PrecisionError
-from inference.models.birefnet.fast.runners import choose_path, make_runner
+from inference.models.birefnet.device import (
+    choose_device,
+    choose_dtype,
+    synchronize,
+    translate_gpu_errors,
+)
+from inference.models.birefnet.fast.runners import choose_execution_path, make_runner
 from inference.models.birefnet.network import BiRefNet
-from inference.models.birefnet.pixels import prepare, to_matte
 from inference.stages import StageHook, no_stages
 
+# Mean and standard deviation of ImageNet's training pictures, per channel, on a 0..1 scale.
+_MEAN = (0.485, 0.456, 0.406)
 
-class BiRefNetMatting:
+_STD = (0.229, 0.224, 0.225)
+
+
+def preprocess(image: Rgb, side: int, device: torch.device) -> Tensor:
+    """A picture as the network was trained on them: squashed to a square, then normalised.
+
+    The antialiased bilinear resize is within one level of PIL's; without antialiasing it would be
+    up to 16 levels off.
+
+    Returns:
+        (1, 3, side, side) float32 on `device`.
+    """
+    pixels = upload(image, device)
+    levels = resize_levels(pixels.permute(2, 0, 1)[None].float(), side)
+    mean = torch.tensor(_MEAN, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(_STD, device=device).view(1, 3, 1, 1)
+    return (levels / 255 - mean) / std
+
+
+def upload(pixels: Rgb, device: torch.device) -> Tensor:
+    """The same on the device; by pinned memory, which a GPU reads by itself."""
+    copy = torch.tensor(pixels)  # a copy: the array may be read-only
+    if device.type == "cpu":
+        return copy
+    return copy.pin_memory().to(device, non_blocking=True)
+
+
+def download(matte: Tensor) -> Alpha:
+    """The same as an array; waits for the device."""
+    if matte.device.type == "cpu":
+        return np.ascontiguousarray(matte.numpy())
+    pinned = torch.empty(matte.shape, dtype=matte.dtype, pin_memory=True)
+    pinned.copy_(matte, non_blocking=True)
+    torch.cuda.current_stream(matte.device).synchronize()
+    return pinned.numpy().copy()  # pinned memory is scarce; the matte may be kept for long
+
+
+def resize_levels(levels: Tensor, side: int) -> Tensor:
+    """(1, 3, height, width) float to (1, 3, side, side), on the same scale."""
+    return F.interpolate(levels, size=(side, side), mode="bilinear", antialias=True)
+
+
+def logits_to_matte(logits: Tensor, height: int, width: int) -> Alpha:
+    """One picture's matte at its own size.
+
+    Bicubic with antialiasing, on floats; it may overshoot at hard edges, hence the clamp. No
+    stretching to the full range: that would make up a subject where there is none.
+
+    Args:
+        logits: (1, 1, side, side), of any precision.
+        height: of the picture, pixels.
+        width: of the picture, pixels.
+
+    Returns:
+        (height, width), 0..1.
+    """
+    matte = resize_matte(logits.float().sigmoid(), height, width)
+    return download(matte[0, 0])
+
+
+def resize_matte(matte: Tensor, height: int, width: int) -> Tensor:
+    """(1, 1, side, side) to (1, 1, height, width), within 0..1."""
+    resized = F.interpolate(matte, size=(height, width), mode="bicubic", antialias=True)
+    return resized.clamp_(0, 1)
+
+
+class BiRefNetModel:
     """A loaded network on its device.
 
     Args:
@@ -51,8 +124,8 @@ class BiRefNetMatting:
         self.dtype = dtype
         self._side = network.config.input_size
         self._most: int | None = None  # pictures at once, once the memory has been full
-        self._stream = _own_stream(device)
-        path, reason = choose_path(compile_, device, self._side)
+        self._stream = _create_stream(device)
+        path, reason = choose_execution_path(compile_, device, self._side)
         with self._on_device():
             self._run = make_runner(
                 path, network, device, dtype, side=self._side, cache=cache, reason=reason
@@ -87,12 +160,12 @@ class BiRefNetMatting:
             return []
         with self._on_device():
             with stages("preprocess"):
-                batch = torch.cat([prepare(image, self._side, self.device) for image in images])
-                finish(self.device)
+                batch = torch.cat([preprocess(image, self._side, self.device) for image in images])
+                synchronize(self.device)
             with stages("inference"):
                 logits = self._logits(batch.to(self.dtype))
                 mattes = [
-                    to_matte(one, image.shape[0], image.shape[1])
+                    logits_to_matte(one, image.shape[0], image.shape[1])
                     for one, image in zip(torch.split(logits, 1), images, strict=True)
                 ]
                 self._refuse_overflow(logits)
@@ -123,7 +196,7 @@ class BiRefNetMatting:
     @contextmanager
     def _on_device(self) -> Iterator[None]:
         """On the engine's own stream, with torch's errors made ours."""
-        with gpu_faults(self.device), torch.cuda.stream(self._stream):
+        with translate_gpu_errors(self.device), torch.cuda.stream(self._stream):
             yield
 
     def estimate_foreground(self, rgb: Rgb, alpha: Alpha) -> Rgb:
@@ -148,7 +221,7 @@ class BiRefNetMatting:
             )
 
 
-def _own_stream(device: torch.device) -> torch.cuda.Stream | None:
+def _create_stream(device: torch.device) -> torch.cuda.Stream | None:
     """On a GPU: beside the default one, where anything would wait for everything."""
     if device.type == "cpu":
         return None
@@ -167,7 +240,7 @@ def load_birefnet(
     threads: int | None = None,
     compile_: str = "auto",
     cache: Path | None = None,
-) -> BiRefNetMatting:
+) -> BiRefNetModel:
     """Load a checkpoint onto a device.
 
     Args:
@@ -191,4 +264,4 @@ def load_birefnet(
     if threads is not None:
         torch.set_num_threads(threads)
     network = load_network(path, config, patch_order=patch_order, sha256=sha256)
-    return BiRefNetMatting(name, network, chosen, dtype, compile_=compile_, cache=cache)
+    return BiRefNetModel(name, network, chosen, dtype, compile_=compile_, cache=cache)

@@ -1,23 +1,28 @@
-"""Deterministic stand-in weights: real ones are large, and some are gated.
+"""Deterministic stand-in weights, and the logits of a network for comparison with another one's.
 
-Every tensor is a function of (seed, key, shape) alone, so any two implementations can be held
-against each other. Offset and modulator convolutions and BatchNorm statistics are not zero, as
-they are after a default initialisation, which hides mistakes.
+Real weights are large, and some are gated. Every stand-in tensor is a function of (seed, key,
+shape) alone, so any two implementations can be compared. Offset and modulator convolutions and
+BatchNorm statistics are not zero, as they are after a default initialisation, which hides
+mistakes.
 """
 
 import hashlib
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.models.birefnet.config import BiRefNetConfig
-from inference.models.birefnet.network import BiRefNet
-from inference.models.birefnet.windows import relative_position_index
+from inference.errors import ModelError
+from inference.models.birefnet.checkpoint import load_network
+from inference.models.birefnet.config import BiRefNetConfig, PatchOrder
+from inference.models.birefnet.network import STRIDE, BiRefNet
+from inference.models.birefnet.swin import relative_position_index
 
 _THREADS = 2
 
@@ -36,7 +41,7 @@ def golden_tensor(seed: str, name: str, shape: tuple[int, ...]) -> Tensor:
     noise = rng.standard_normal(shape, dtype=np.float32)
     if name.endswith("running_var"):  # must be positive: a draw of its own
         return torch.from_numpy(np.float32(0.5) + rng.random(shape, dtype=np.float32))
-    return torch.from_numpy(_scaled(name, noise))
+    return torch.from_numpy(_scale_noise(name, noise))
 
 
 def golden_network(config: BiRefNetConfig, seed: str = "public") -> BiRefNet:
@@ -84,7 +89,7 @@ def _rng(seed: str, name: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(int.from_bytes(digest[:8], "big")))
 
 
-def _scaled(name: str, noise: NDArray[np.float32]) -> NDArray[np.float32]:
+def _scale_noise(name: str, noise: NDArray[np.float32]) -> NDArray[np.float32]:
     """Spreads like a trained network's, so that signals neither die out nor blow up."""
     if name.endswith("running_mean"):
         return np.float32(0.1) * noise
@@ -97,3 +102,66 @@ def _scaled(name: str, noise: NDArray[np.float32]) -> NDArray[np.float32]:
     fan_in = math.prod(noise.shape[1:])
     gain = 0.5 if "offset_conv" in name or "modulator_conv" in name else 1.2
     return np.float32(gain / fan_in**0.5) * noise
+
+
+_DIMENSIONS = 4
+
+
+def golden_logits(config: BiRefNetConfig, seed: str, size: int) -> NDArray[np.float32]:
+    """What the network answers with weights and input made from a seed, in RMBG-2.0's patch order.
+
+    Returns:
+        (size, size) float32.
+
+    Raises:
+        ModelError: `size` is no multiple of 32.
+    """
+    _check_sides(size)
+    network = golden_network(replace(config, patch_order=PatchOrder.RMBG_2_0), seed)
+    return _run_network(network, torch.from_numpy(golden_input(size, seed)))
+
+
+def checkpoint_logits(
+    config: BiRefNetConfig, weights: Path, picture: Path, order: PatchOrder | None
+) -> NDArray[np.float32]:
+    """What a checkpoint answers to a saved input.
+
+    Args:
+        config: the network.
+        weights: a safetensors file or its folder.
+        picture: a .npy file, (3 or batch x 3, height, width), normalised, sides multiples of 32.
+        order: the checkpoint's patch order; None where its SHA-256 is a known one.
+
+    Returns:
+        (height, width) float32 of one picture, (batch, height, width) of several.
+
+    Raises:
+        ModelError: the weights or the input will not do.
+    """
+    pixels = _read_array(picture)
+    return _run_network(load_network(weights, config, patch_order=order), pixels)
+
+
+def _read_array(path: Path) -> Tensor:
+    try:
+        pixels = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ModelError(f"{path} cannot be read as a .npy array: {error}.") from error
+    if pixels.ndim == _DIMENSIONS - 1:
+        pixels = pixels[None]
+    if pixels.ndim != _DIMENSIONS or pixels.shape[1] != 3:  # noqa: PLR2004 - red, green, blue
+        raise ModelError(f"{path} has the shape {pixels.shape}: give (batch, 3, height, width).")
+    _check_sides(*pixels.shape[2:])
+    return torch.from_numpy(pixels.astype(np.float32))
+
+
+def _check_sides(*sides: int) -> None:
+    if any(side <= 0 or side % STRIDE for side in sides):
+        shown = " x ".join(map(str, sides))
+        raise ModelError(f"A side of {shown} pixels will not do: take a multiple of {STRIDE}.")
+
+
+@torch.inference_mode()
+def _run_network(network: BiRefNet, pixels: Tensor) -> NDArray[np.float32]:
+    logits: NDArray[np.float32] = network(pixels)[:, 0].numpy()
+    return logits[0] if len(logits) == 1 else logits

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from inference.models.birefnet.blocks import DecoderBlock, resize
 from inference.models.birefnet.config import BiRefNetConfig
-from inference.models.birefnet.decoder import Decoder
+from inference.models.birefnet.decoder import Decoder, DecoderBlock, resize
 from inference.models.birefnet.swin import Swin
 
 #: Sides of the input must be divisible by this.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference.models.birefnet.errors import (
+from inference.errors import (
     CheckpointFormatError,
     CheckpointNotFoundError,
     CheckpointTruncatedError,
@@ -19,7 +19,7 @@ from inference.models.birefnet.errors import (
 FILE_NAME = "model.safetensors"
 
 _LENGTH_BYTES = 8
-_LONGEST_HEADER = 100_000_000  # the format's own limit
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _USE_SAFETENSORS = (
     "Only safetensors is read, as it cannot run code. Take the model's model.safetensors, or "
     "convert the file on a machine where you trust it."
@@ -60,23 +60,23 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     try:
         with path.open("rb") as file:
             start = file.read(_LENGTH_BYTES)
-            _refuse_others(path, start)
+            _refuse_other_formats(path, start)
             length = int.from_bytes(start, "little")
-            if length > _LONGEST_HEADER:
+            if length > _MAX_HEADER_BYTES:
                 raise CheckpointFormatError(f"{path} is not a safetensors file. {_USE_SAFETENSORS}")
             raw = file.read(length)
         size = path.stat().st_size
     except OSError as error:
         raise CheckpointNotFoundError(f"{path} cannot be read: {error.strerror}.") from error
     if len(raw) < length:
-        raise _truncated(path, size, _LENGTH_BYTES + length)
-    return _entries(path, raw, size)
+        raise _truncated_error(path, size, _LENGTH_BYTES + length)
+    return _parse_header(path, raw, size)
 
 
-def _refuse_others(path: Path, start: bytes) -> None:
+def _refuse_other_formats(path: Path, start: bytes) -> None:
     """Names the kinds of files that people mistake for safetensors."""
     if len(start) < _LENGTH_BYTES:
-        raise _truncated(path, len(start), _LENGTH_BYTES)
+        raise _truncated_error(path, len(start), _LENGTH_BYTES)
     # torch.save writes a zip archive, older versions a bare pickle of protocol 2 or later.
     if start.startswith(b"PK\x03\x04") or (start[0] == 0x80 and start[1] in range(2, 6)):  # noqa: PLR2004 - pickle's opcode PROTO and its versions
         raise CheckpointFormatError(f"{path} is a pickle (torch.save). {_USE_SAFETENSORS}")
@@ -86,7 +86,7 @@ def _refuse_others(path: Path, start: bytes) -> None:
         )
 
 
-def _entries(path: Path, raw: bytes, size: int) -> dict[str, TensorEntry]:
+def _parse_header(path: Path, raw: bytes, size: int) -> dict[str, TensorEntry]:
     try:
         header: dict[str, Any] = json.loads(raw)
         header.pop("__metadata__", None)
@@ -101,11 +101,11 @@ def _entries(path: Path, raw: bytes, size: int) -> dict[str, TensorEntry]:
         ) from error
     needed = _LENGTH_BYTES + len(raw) + data
     if size < needed:
-        raise _truncated(path, size, needed)
+        raise _truncated_error(path, size, needed)
     return entries
 
 
-def _truncated(path: Path, size: int, needed: int) -> CheckpointTruncatedError:
+def _truncated_error(path: Path, size: int, needed: int) -> CheckpointTruncatedError:
     return CheckpointTruncatedError(
         f"{path} is truncated: {size:,} bytes where at least {needed:,} are needed. "
         "Fetch or copy it again."

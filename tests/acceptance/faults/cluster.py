@@ -24,8 +24,8 @@ from deploy.local.ports import reserved_ports
 from deploy.local.probes import wait_until
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
 from deploy.local.service import Service, always_ready
-from inference.models.fetch import fetch_model
 from inference.models.registry import get_spec
+from inference.models.weights import fetch_model
 from inference.options import Options
 from inference.pipeline import remove_background
 from tasks.connection import connect

@@ -15,7 +15,7 @@ from deploy.local import probes, programs
 from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
 from deploy.local.service import Service
-from inference.geometry import Box
+from inference.layout import Box
 from tasks.connection import connect
 from tests.support.servers import running
 

@@ -13,7 +13,7 @@ from PIL import Image
 from removebg_stage import RATE, SUBJECT, RemoveBg, subject_picture
 from subject_worker import BLUE, RED, SLOW
 
-from inference.geometry import Box
+from inference.layout import Box
 from tasks.rates import Rate, RateLimiter
 
 _SECONDS = 60

@@ -15,8 +15,7 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
-from inference.option_values import Output, Shadow
-from inference.options import Options
+from inference.options import Options, Output, Shadow
 from tasks.connection import connect
 from tasks.jobs import Job, Status
 

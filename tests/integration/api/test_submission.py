@@ -20,8 +20,7 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
-from inference.option_values import OutputFormat
-from inference.options import Options
+from inference.options import Options, OutputFormat
 from tasks import keys
 from tasks.connection import connect
 from tasks.dispatch import Dispatcher

@@ -9,8 +9,8 @@ from celery import Celery
 from PIL import Image
 from redis import Redis
 
+from inference.errors import GpuFaultError, GpuOutOfMemoryError
 from inference.models.base import Alpha, Rgb
-from inference.models.birefnet.errors import GpuFaultError, GpuOutOfMemoryError
 from inference.options import Options
 from inference.stages import StageHook, no_stages
 from tasks import keys, names

@@ -15,10 +15,9 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from PIL import Image
 from redis import Redis
 
+from inference.errors import GpuFaultError, GpuOutOfMemoryError
 from inference.models.base import Alpha, Rgb
-from inference.models.birefnet.errors import GpuFaultError, GpuOutOfMemoryError
-from inference.option_values import OutputFormat
-from inference.options import Options
+from inference.options import Options, OutputFormat
 from inference.probe import ImageLimits
 from inference.stages import StageHook, no_stages
 from tasks import keys

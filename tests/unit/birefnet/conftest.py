@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inference.models.birefnet.checkpoint import permute_patch_order
 from inference.models.birefnet.config import PRESETS, PatchOrder
 from inference.models.birefnet.golden import golden_network, golden_state
 from inference.models.birefnet.network import BiRefNet
-from inference.models.birefnet.patches import permute_patch_order
 
 _GOLDEN = Path(__file__).parents[2] / "data" / "golden_model"
 

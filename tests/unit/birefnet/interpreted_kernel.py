@@ -4,8 +4,8 @@ import sys
 
 import torch
 
-from inference.models.birefnet.fast import triton_kernel
-from inference.models.birefnet.fast.deformable import deformable_by_bags
+from inference.models.birefnet.fast import deformable
+from inference.models.birefnet.fast.deformable import deformable_by_embedding_bag
 
 kernel, channels, outputs, batch, height, width = map(int, sys.argv[1:7])
 dtype = getattr(torch, sys.argv[7])
@@ -30,8 +30,10 @@ arguments = (
     height,
     width,
 )
-exact = deformable_by_bags(*(a.float() if isinstance(a, torch.Tensor) else a for a in arguments))
-answer = triton_kernel.deformable(*arguments).float()
+exact = deformable_by_embedding_bag(
+    *(a.float() if isinstance(a, torch.Tensor) else a for a in arguments)
+)
+answer = deformable.deformable_triton(*arguments).float()
 assert exact[1:4].isnan().all()
 assert torch.equal(answer.isnan(), exact.isnan())
 print((answer - exact).nan_to_num(0).abs().max().item())  # noqa: T201

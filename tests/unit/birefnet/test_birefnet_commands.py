@@ -11,11 +11,10 @@ from typer.testing import CliRunner
 
 from deploy.cli import bench
 from deploy.cli.models import logits
+from inference.errors import GpuOutOfMemoryError
+from inference.models.birefnet.bench import Candidate, PeakThroughput, Timings, count_flops
 from inference.models.birefnet.config import PRESETS, PatchOrder
-from inference.models.birefnet.errors import GpuOutOfMemoryError
 from inference.models.birefnet.golden import golden_input, golden_network, golden_state
-from inference.models.birefnet.measuring.contender import Contender, Rounds
-from inference.models.birefnet.measuring.floor import Peak, count_flops
 
 _TINY = ("--model", "birefnet-tiny")
 
@@ -100,14 +99,14 @@ def test_bench_model_measures_no_more_than_it_is_asked(app: typer.Typer) -> None
 def test_bench_model_shows_what_it_measured_before_a_failure(
     app: typer.Typer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = Contender.measure
+    measured = Candidate.measure
 
-    def measure(self: Contender, batch: int, rounds: Rounds) -> None:
+    def measure(self: Candidate, batch: int, rounds: Timings) -> None:
         if batch > 1:
             raise GpuOutOfMemoryError("no more memory")
         measured(self, batch, rounds)
 
-    monkeypatch.setattr(Contender, "measure", measure)
+    monkeypatch.setattr(Candidate, "measure", measure)
     options = ("--device", "cpu", "--size", "64", "--runs", "1", "--batch", "1", "--batch", "2")
     output = _fail(app, "bench", "model", *_TINY, *options)
     assert [line.split()[1] for line in output.splitlines() if line.startswith("fast ")] == ["1"]
@@ -130,7 +129,7 @@ def test_bench_refine_prints_its_table(app: typer.Typer) -> None:
 
 
 def test_the_floor_is_the_arithmetic_at_the_devices_peak() -> None:
-    assert Peak(tflops=2.0, source="made up").milliseconds(10**11) == pytest.approx(50)
+    assert PeakThroughput(tflops=2.0, source="made up").milliseconds(10**11) == pytest.approx(50)
 
 
 def test_operations_are_those_of_the_published_cost() -> None:

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 
+from inference.models.birefnet.checkpoint import permute_patch_order
 from inference.models.birefnet.config import PATCH_GRIDS, PRESETS, PatchOrder
+from inference.models.birefnet.decoder import image_to_patches
 from inference.models.birefnet.golden import golden_input, golden_state
 from inference.models.birefnet.network import BiRefNet
-from inference.models.birefnet.patches import image_to_patches, permute_patch_order
 
 
 def _layout(name: str) -> dict[str, tuple[list[int], str]]:

@@ -16,7 +16,7 @@ from inference.models.load import load_model
 from inference.models.registry import MODELS, get_spec
 from inference.options import Options
 from inference.pipeline import remove_background
-from inference.refine import Refining
+from inference.refine import ForegroundEstimator
 from inference.stages import StageTimer
 
 
@@ -45,7 +45,7 @@ def test_a_checkpoint_cuts_a_picture_out(checkpoint: Path) -> None:
         assert len(np.unique(np.asarray(cutout)[..., 3])) > 10
     stages = ["decode_ms", "preprocess_ms", "inference_ms", "compose_ms", "encode_ms"]
     assert list(timer.timings) == stages
-    assert isinstance(model, Refining)
+    assert isinstance(model, ForegroundEstimator)
 
 
 def test_a_checkpoint_of_another_model_is_refused(checkpoint: Path) -> None:

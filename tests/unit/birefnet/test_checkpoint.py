@@ -13,18 +13,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from inference.errors import ModelError
-from inference.models.birefnet.checkpoint import load_network
-from inference.models.birefnet.config import PRESETS, PatchOrder
-from inference.models.birefnet.errors import (
+from inference.errors import (
     CheckpointFormatError,
     CheckpointHashError,
     CheckpointKeysError,
     CheckpointNotFoundError,
     CheckpointShapeError,
     CheckpointTruncatedError,
+    ModelError,
     PatchOrderUnknownError,
 )
+from inference.models.birefnet.checkpoint import load_network
+from inference.models.birefnet.config import PRESETS, PatchOrder
 from inference.models.birefnet.golden import golden_input, golden_state
 from inference.models.birefnet.network import BiRefNet
 

@@ -11,19 +11,24 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
-from inference.errors import ModelError
-from inference.models.base import Matting
-from inference.models.birefnet.config import PRESETS, PatchOrder
-from inference.models.birefnet.device import choose_device, choose_dtype, gpu_faults
-from inference.models.birefnet.engine import BiRefNetMatting, load_birefnet
-from inference.models.birefnet.errors import (
+from inference.errors import (
     DeviceUnavailableError,
     GpuFaultError,
     GpuOutOfMemoryError,
+    ModelError,
     PrecisionError,
 )
+from inference.models.base import MattingModel
+from inference.models.birefnet.config import PRESETS, PatchOrder
+from inference.models.birefnet.device import choose_device, choose_dtype, translate_gpu_errors
+from inference.models.birefnet.engine import (
+    BiRefNetModel,
+    load_birefnet,
+    logits_to_matte,
+    resize_levels,
+    resize_matte,
+)
 from inference.models.birefnet.golden import golden_network
-from inference.models.birefnet.pixels import resize_levels, resize_matte, to_matte
 
 _CPU = torch.device("cpu")
 
@@ -40,9 +45,9 @@ def _picture(seed: int, height: int, width: int) -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def engine() -> Matting:
+def engine() -> MattingModel:
     network = golden_network(PRESETS["birefnet-tiny"], "tiny")
-    return BiRefNetMatting("birefnet-tiny", network, _CPU, torch.float32)
+    return BiRefNetModel("birefnet-tiny", network, _CPU, torch.float32)
 
 
 @pytest.mark.parametrize(("height", "width"), [(300, 451), (97, 64), (1300, 900)])
@@ -63,7 +68,7 @@ def test_the_matte_is_within_two_levels_of_pils(height: int, width: int) -> None
     assert np.abs(ours - np.clip(np.asarray(pil), 0, 1)).max() <= 2 / 255
 
 
-def test_mattes_have_their_pictures_sizes(engine: Matting) -> None:
+def test_mattes_have_their_pictures_sizes(engine: MattingModel) -> None:
     pictures = [_picture(1, 60, 90), _picture(2, 200, 33)]
     mattes = engine.matte(pictures)
     assert [matte.shape for matte in mattes] == [(60, 90), (200, 33)]
@@ -73,11 +78,11 @@ def test_mattes_have_their_pictures_sizes(engine: Matting) -> None:
 
 def test_a_faint_matte_is_not_stretched() -> None:
     logits = torch.linspace(-4, -3, 64 * 64).view(1, 1, 64, 64)  # a picture without a subject
-    matte = to_matte(logits, 100, 80)
+    matte = logits_to_matte(logits, 100, 80)
     assert 0.017 < matte.min() < matte.max() < 0.048
 
 
-def test_a_batch_is_the_same_as_one_by_one(engine: Matting) -> None:
+def test_a_batch_is_the_same_as_one_by_one(engine: MattingModel) -> None:
     pictures = [_picture(seed, 60 + 40 * seed, 200 - 30 * seed) for seed in range(4)]
     together = engine.matte(pictures)
     for picture, matte in zip(pictures, together, strict=True):
@@ -86,13 +91,13 @@ def test_a_batch_is_the_same_as_one_by_one(engine: Matting) -> None:
     assert engine.matte([]) == []
 
 
-def test_a_read_only_picture_will_do(engine: Matting) -> None:
+def test_a_read_only_picture_will_do(engine: MattingModel) -> None:
     picture = _picture(3, 40, 40)
     picture.flags.writeable = False
     assert engine.matte([picture])[0].shape == (40, 40)
 
 
-def test_stages_are_marked_in_order(engine: Matting) -> None:
+def test_stages_are_marked_in_order(engine: MattingModel) -> None:
     seen: list[str] = []
 
     @contextmanager
@@ -107,9 +112,11 @@ def test_stages_are_marked_in_order(engine: Matting) -> None:
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.05), ("fp16", 0.01)])
-def test_narrow_precisions_stay_close(precision: str, tolerance: float, engine: Matting) -> None:
+def test_narrow_precisions_stay_close(
+    precision: str, tolerance: float, engine: MattingModel
+) -> None:
     network = golden_network(PRESETS["birefnet-tiny"], "tiny")
-    narrow = BiRefNetMatting("birefnet-tiny", network, _CPU, choose_dtype(precision, _CPU))
+    narrow = BiRefNetModel("birefnet-tiny", network, _CPU, choose_dtype(precision, _CPU))
     picture = _picture(5, 128, 128)
     difference = np.abs(narrow.matte([picture])[0] - engine.matte([picture])[0])
     assert 0 < difference.mean() <= tolerance
@@ -118,12 +125,12 @@ def test_narrow_precisions_stay_close(precision: str, tolerance: float, engine: 
 def test_an_overflow_is_no_matte() -> None:
     network = golden_network(PRESETS["birefnet-tiny"], "tiny")
     network.decoder.conv_out1[0].weight.fill_(60_000)
-    narrow = BiRefNetMatting("birefnet-tiny", network, _CPU, torch.float16)
+    narrow = BiRefNetModel("birefnet-tiny", network, _CPU, torch.float16)
     with pytest.raises(PrecisionError, match="use precision=bf16 or fp32"):
         narrow.warm_up()
 
 
-def test_a_checkpoint_on_disk_becomes_an_engine(tmp_path: Path, engine: Matting) -> None:
+def test_a_checkpoint_on_disk_becomes_an_engine(tmp_path: Path, engine: MattingModel) -> None:
     config = PRESETS["birefnet-tiny"]
     save_file(golden_network(config, "tiny").state_dict(), tmp_path / "model.safetensors")
     loaded = load_birefnet(
@@ -168,7 +175,7 @@ def test_precisions_have_their_defaults() -> None:
 def test_gpu_failures_have_their_own_errors(
     raised: RuntimeError, expected: type[ModelError], code: str
 ) -> None:
-    with pytest.raises(expected) as caught, gpu_faults(torch.device("cuda", 1)):
+    with pytest.raises(expected) as caught, translate_gpu_errors(torch.device("cuda", 1)):
         raise raised
     assert caught.value.code == code
     assert caught.value.retryable
@@ -177,5 +184,5 @@ def test_gpu_failures_have_their_own_errors(
 
 
 def test_other_errors_are_left_as_they_are() -> None:
-    with pytest.raises(RuntimeError, match="shapes differ"), gpu_faults(_CPU):
+    with pytest.raises(RuntimeError, match="shapes differ"), translate_gpu_errors(_CPU):
         raise RuntimeError("shapes differ")

@@ -9,18 +9,19 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-from inference.models.base import TakesPath
+from inference.errors import GpuOutOfMemoryError
+from inference.models.base import HasExecutionPath
 from inference.models.birefnet.config import PRESETS, BiRefNetConfig, SwinConfig
-from inference.models.birefnet.engine import BiRefNetMatting
-from inference.models.birefnet.errors import GpuOutOfMemoryError
-from inference.models.birefnet.fast import artifacts
-from inference.models.birefnet.fast.artifacts import compiler_folder
-from inference.models.birefnet.fast.graphs import CAPTURED_BATCHES, smallest_that_holds
+from inference.models.birefnet.engine import BiRefNetModel
+from inference.models.birefnet.fast import runners
 from inference.models.birefnet.fast.runners import (
+    CAPTURED_BATCHES,
     CompiledRunner,
     ExecutionPath,
-    choose_path,
+    choose_execution_path,
+    compiler_cache_folder,
     make_runner,
+    smallest_fitting_batch,
 )
 from inference.models.birefnet.golden import golden_network
 
@@ -32,9 +33,9 @@ _SMALLEST = BiRefNetConfig(
 )
 
 
-def _engine(compile_: str = "auto", config: BiRefNetConfig | None = None) -> BiRefNetMatting:
+def _engine(compile_: str = "auto", config: BiRefNetConfig | None = None) -> BiRefNetModel:
     network = golden_network(config or PRESETS["birefnet-tiny"], "tiny")
-    return BiRefNetMatting("birefnet-tiny", network, _CPU, torch.float32, compile_=compile_)
+    return BiRefNetModel("birefnet-tiny", network, _CPU, torch.float32, compile_=compile_)
 
 
 def _pictures(count: int) -> list[np.ndarray]:
@@ -44,7 +45,7 @@ def _pictures(count: int) -> list[np.ndarray]:
 
 def test_the_cpu_takes_the_fast_path_and_the_same_mattes_come_of_it() -> None:
     fast, reference = _engine("auto"), _engine("off")
-    assert isinstance(fast, TakesPath)
+    assert isinstance(fast, HasExecutionPath)
     assert (fast.path, reference.path) == ("fast", "reference")
     assert "compiling" in fast.path_reason
     assert reference.path_reason == "it was asked for"
@@ -54,13 +55,13 @@ def test_the_cpu_takes_the_fast_path_and_the_same_mattes_come_of_it() -> None:
 
 
 def test_an_odd_side_takes_the_reference_path() -> None:
-    path, reason = choose_path("auto", _CPU, 1056)
+    path, reason = choose_execution_path("auto", _CPU, 1056)
     assert path is ExecutionPath.REFERENCE
     assert "1056 pixels are no multiple of 64" in reason
 
 
 def test_a_gpu_takes_graphs_and_says_what_it_lacks() -> None:
-    path, reason = choose_path("auto", torch.device("cuda", 0), 1024)
+    path, reason = choose_execution_path("auto", torch.device("cuda", 0), 1024)
     assert path is ExecutionPath.GRAPHED
     if not torch.cuda.is_available():
         assert reason == "deformable convolution without its own kernel: there is no CUDA device"
@@ -68,7 +69,7 @@ def test_a_gpu_takes_graphs_and_says_what_it_lacks() -> None:
 
 def test_every_served_model_has_a_side_for_the_fast_path() -> None:
     for config in PRESETS.values():
-        assert choose_path("auto", _CPU, config.input_size)[0] is ExecutionPath.FAST
+        assert choose_execution_path("auto", _CPU, config.input_size)[0] is ExecutionPath.FAST
 
 
 class _Small:
@@ -125,7 +126,7 @@ def test_a_compiler_that_fails_leaves_the_fast_path(monkeypatch: pytest.MonkeyPa
 
 
 def test_batches_are_filled_up_to_the_next_recorded_one() -> None:
-    filled = [smallest_that_holds(count, CAPTURED_BATCHES) for count in range(1, 9)]
+    filled = [smallest_fitting_batch(count, CAPTURED_BATCHES) for count in range(1, 9)]
     assert filled == [1, 2, 4, 4, 8, 8, 8, 8]
 
 
@@ -161,7 +162,7 @@ def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_the_owners_alone_is_made(tmp_path: Path) -> None:
-    with compiler_folder(tmp_path / "new" / "compiled") as used:
+    with compiler_cache_folder(tmp_path / "new" / "compiled") as used:
         assert used
     assert (tmp_path / "new" / "compiled").stat().st_mode & 0o777 == 0o700
 
@@ -169,22 +170,22 @@ def test_a_folder_of_the_owners_alone_is_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [0o770, 0o707])
 def test_a_folder_that_others_may_write_to_is_not_used(tmp_path: Path, mode: int) -> None:
     tmp_path.chmod(mode)
-    with compiler_folder(tmp_path) as used:
+    with compiler_cache_folder(tmp_path) as used:
         assert not used
 
 
 def test_a_folder_of_another_user_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifacts, "getuid", lambda: -1)
-    with compiler_folder(tmp_path) as used:
+    monkeypatch.setattr(runners, "getuid", lambda: -1)
+    with compiler_cache_folder(tmp_path) as used:
         assert not used
 
 
 def test_without_a_folder_nothing_is_kept(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (None, tmp_path / "file" / "below"):
-        with compiler_folder(folder) as used:
+        with compiler_cache_folder(folder) as used:
             assert not used
 
 
@@ -207,12 +208,12 @@ def test_a_folder_that_others_may_replace_is_not_used(
     above = tmp_path / "above"
     above.mkdir()
     above.chmod(mode)
-    with compiler_folder(above / "compiled") as kept:
+    with compiler_cache_folder(above / "compiled") as kept:
         assert ("kept" if kept else "passing") == expected
 
 
 def test_where_nothing_is_kept_a_passing_folder_of_our_own_is_used() -> None:
-    with compiler_folder(None):
+    with compiler_cache_folder(None):
         passing = Path(cache_dir())
         assert passing.stat().st_mode & 0o777 == 0o700
     assert not passing.exists()

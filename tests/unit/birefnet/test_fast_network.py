@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from inference.models.birefnet.config import PRESETS, PatchOrder, SwinConfig
-from inference.models.birefnet.deformable import deform_conv2d
+from inference.models.birefnet.decoder import deform_conv2d
 from inference.models.birefnet.fast.deformable import deformable
 from inference.models.birefnet.fast.network import FastBiRefNet
 from inference.models.birefnet.fast.swin import FastSwin

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference.models.birefnet.fast import triton_kernel
+from inference.models.birefnet.fast import deformable
 
 _SCRIPT = Path(__file__).with_name("interpreted_kernel.py")
 
@@ -37,5 +37,5 @@ def test_the_program_equals_torchs_way(sizes: str, dtype: str, tolerance: float)
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_card_it_says_so() -> None:
-    assert triton_kernel.reason_unusable() == "there is no CUDA device"
-    assert not triton_kernel.usable()
+    assert deformable.triton_unusable_reason() == "there is no CUDA device"
+    assert not deformable.triton_usable()

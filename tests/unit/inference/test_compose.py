@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from inference.alpha import combine_alpha
 from inference.compose import Layer, Pixels, compose
 from inference.decode import Picture
-from inference.opacity import combine
-from inference.option_values import Rgba
+from inference.options import Rgba
 
 _HEIGHT, _WIDTH = 70, 31  # no multiple of the rows that are handled at a time
 
@@ -21,7 +21,7 @@ def _picture(seed: int, *, own_alpha: bool) -> tuple[Picture, NDArray[np.float32
 
 
 def _compose(picture: Picture, matte: NDArray[np.float32], color: Rgba | None = None) -> Pixels:
-    return compose(Layer(picture.rgb, combine(matte, picture.alpha)), color)
+    return compose(Layer(picture.rgb, combine_alpha(matte, picture.alpha)), color)
 
 
 def _alpha(picture: Picture, matte: NDArray[np.float32]) -> NDArray[np.float64]:

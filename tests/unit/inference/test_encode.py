@@ -5,8 +5,7 @@ import pytest
 from PIL import Image
 
 from inference.encode import encode
-from inference.option_values import OutputFormat
-from inference.options import Options
+from inference.options import Options, OutputFormat
 
 _WHITE = (255, 255, 255, 255)
 

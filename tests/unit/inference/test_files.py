@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from inference.errors import ModelError
-from inference.models.files import check_weights, find_fault
 from inference.models.registry import ModelSpec, get_spec
+from inference.models.weights import check_weights, find_weights_problem
 
 _EMPTY = (2).to_bytes(8, "little") + b"{}"
 
@@ -24,7 +24,7 @@ def test_a_file_or_its_folder_will_do(spec: ModelSpec, tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(_EMPTY)
     for path in (file, tmp_path):
-        assert find_fault(spec, path) is None
+        assert find_weights_problem(spec, path) is None
         check_weights(spec, path)
 
 
@@ -42,7 +42,7 @@ def test_a_hash_is_left_to_the_loader_of_a_large_file(spec: ModelSpec, tmp_path:
     file.write_bytes(_EMPTY)
     other = replace(spec, sha256="0" * 64)
     check_weights(other, file)
-    assert "another SHA-256" in (find_fault(other, file) or "")
+    assert "another SHA-256" in (find_weights_problem(other, file) or "")
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from inference.errors import ImageTooLargeError, InvalidOptionError
-from inference.geometry import Box, limited_size, plan
+from inference.layout import Box, limit_size, plan_layout
 from inference.models.base import Alpha, Rgb
-from inference.option_values import OutputFormat
-from inference.options import Options
+from inference.options import Options, OutputFormat
 from inference.pipeline import Result, remove_background
 from inference.probe import ImageLimits
 from inference.stages import StageHook, no_stages
@@ -149,7 +148,7 @@ def test_limits_hold_and_proportions_stay(
     width: int, height: int, max_side: int | None, max_pixels: int | None
 ) -> None:
     options = Options(max_side=max_side, max_pixels=max_pixels)
-    across, down = limited_size(width, height, options, 50_000_000)
+    across, down = limit_size(width, height, options, 50_000_000)
     assert 1 <= across <= width
     assert 1 <= down <= height
     assert across * down <= (max_pixels or 50_000_000)
@@ -167,7 +166,7 @@ def test_limits_hold_and_proportions_stay(
 def test_a_preview_has_a_quarter_of_a_megapixel(
     size: tuple[int, int], limited: tuple[int, int]
 ) -> None:
-    assert limited_size(*size, Options(max_pixels=250_000), 50_000_000) == limited
+    assert limit_size(*size, Options(max_pixels=250_000), 50_000_000) == limited
 
 
 @given(
@@ -194,7 +193,7 @@ def test_a_subject_never_leaves_its_result(
             "max_side": max_side,
         }
     )
-    layout = plan(100, 50, subject, options, max_pixels=10_000)
+    layout = plan_layout(100, 50, subject, options, max_pixels=10_000)
     whole = Box(0, 0, *layout.size)
     assert layout.subject is not None
     for box in (layout.target, layout.subject):

@@ -15,11 +15,9 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from inference.errors import ModelError
-from inference.models.birefnet.errors import CheckpointFormatError
-from inference.models.fetch import fetch_model
-from inference.models.hub import HubAccess
+from inference.errors import CheckpointFormatError, ModelError
 from inference.models.registry import HubFile, ModelSpec, get_spec
+from inference.models.weights import HubAccess, fetch_model
 
 _COMMIT = "a" * 40
 _TOKEN = "hf_accepted"

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from inference.errors import ModelError
-from inference.models.base import Matting
+from inference.models.base import MattingModel
 from inference.models.load import load_model
-from inference.models.onnx import prepare, resize_matte
+from inference.models.onnx import preprocess, resize_matte
 from inference.models.registry import get_spec
 from inference.stages import StageTimer
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def model(u2netp_file: Path) -> Matting:
+def model(u2netp_file: Path) -> MattingModel:
     return load_model(get_spec("u2netp"), u2netp_file, device="cpu", threads=2)
 
 
 def test_prepares_pictures_as_the_network_was_trained(photo: Image.Image) -> None:
     rgb = np.asarray(photo)
-    tensor = prepare(rgb, 320)
+    tensor = preprocess(rgb, 320)
     assert (tensor.shape, tensor.dtype) == ((1, 3, 320, 320), np.float32)
     small = np.asarray(photo.resize((320, 320), Image.Resampling.BILINEAR), float)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -39,12 +39,12 @@ def test_shrinking_is_antialiased() -> None:
     stripes = np.zeros((1280, 1280, 3), np.uint8)
     stripes[:, ::2] = 254
     stripes[0, :64] = 255
-    inner = prepare(stripes, 320)[0, 0, 10:, 10:310]
+    inner = preprocess(stripes, 320)[0, 0, 10:, 10:310]
     assert np.ptp(inner) < 0.05
 
 
 def test_a_black_picture_divides_by_no_zero() -> None:
-    assert np.isfinite(prepare(np.zeros((10, 10, 3), np.uint8), 320)).all()
+    assert np.isfinite(preprocess(np.zeros((10, 10, 3), np.uint8), 320)).all()
 
 
 def test_a_matte_stays_within_its_range_and_is_not_stretched() -> None:
@@ -66,7 +66,7 @@ def test_strips_of_a_matte_join_without_a_seam(width: int, height: int) -> None:
     assert difference.max() < 1e-4
 
 
-def test_finds_the_cup(model: Matting) -> None:
+def test_finds_the_cup(model: MattingModel) -> None:
     with Image.open(Path(__file__).parents[2] / "data" / "coffee.jpg") as image:
         rgb = np.asarray(image.convert("RGB"))
     timer = StageTimer()
@@ -77,12 +77,12 @@ def test_finds_the_cup(model: Matting) -> None:
     assert list(timer.timings) == ["preprocess_ms", "inference_ms"]
 
 
-def test_makes_up_no_subject_where_there_is_none(model: Matting) -> None:
+def test_makes_up_no_subject_where_there_is_none(model: MattingModel) -> None:
     (alpha,) = model.matte([np.full((64, 64, 3), 128, np.uint8)])
     assert alpha.max() < 0.9  # stretched to its own range, it would be 1 somewhere
 
 
-def test_each_picture_gets_its_own_matte_at_its_own_size(model: Matting) -> None:
+def test_each_picture_gets_its_own_matte_at_its_own_size(model: MattingModel) -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((40, 90), (300, 200))]
     together = model.matte(images)
@@ -91,18 +91,18 @@ def test_each_picture_gets_its_own_matte_at_its_own_size(model: Matting) -> None
         assert np.array_equal(model.matte([image])[0], matte)
 
 
-def test_no_picture_gives_no_matte(model: Matting) -> None:
+def test_no_picture_gives_no_matte(model: MattingModel) -> None:
     assert model.matte([]) == []
 
 
-def test_an_idle_model_burns_no_processor(model: Matting) -> None:
+def test_an_idle_model_burns_no_processor(model: MattingModel) -> None:
     model.warm_up()
     before = time.process_time()
     time.sleep(0.3)  # nothing happens, and that is what is measured
     assert time.process_time() - before < 0.1
 
 
-def test_read_only_pictures_will_do(model: Matting) -> None:
+def test_read_only_pictures_will_do(model: MattingModel) -> None:
     rgb: NDArray[np.uint8] = np.zeros((32, 32, 3), np.uint8)
     rgb.flags.writeable = False
     assert model.matte([rgb])[0].shape == (32, 32)

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.errors import InvalidOptionError
-from inference.option_values import (
+from inference.options import (
+    Options,
     Output,
     OutputFormat,
     Position,
@@ -16,7 +17,6 @@ from inference.option_values import (
     parse_scale,
     parse_shadow,
 )
-from inference.options import Options
 
 _WHITE = (255, 255, 255, 255)
 _SHARES = st.floats(0, 100).map(lambda value: round(value, 2))

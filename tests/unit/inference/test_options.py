@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.errors import InvalidOptionError
-from inference.option_values import OutputFormat, Rgba, parse_color, parse_output_format
-from inference.options import Options
+from inference.options import Options, OutputFormat, Rgba, parse_color, parse_output_format
 
 _LEVELS = st.integers(0, 255)
 _COLORS = st.tuples(_LEVELS, _LEVELS, _LEVELS, _LEVELS)

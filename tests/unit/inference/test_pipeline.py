@@ -8,9 +8,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from inference.errors import InvalidImageError, InvalidOptionError
-from inference.models.base import Alpha, Matting
-from inference.option_values import OutputFormat
-from inference.options import Options
+from inference.models.base import Alpha, MattingModel
+from inference.options import Options, OutputFormat
 from inference.pipeline import Result, remove_background
 from inference.stages import STAGES, StageTimer
 
@@ -29,7 +28,7 @@ def _read(result: Result) -> Image.Image:
 
 @pytest.mark.parametrize("name", _FILES)
 def test_a_result_is_what_it_says(
-    name: OutputFormat, photo: Image.Image, encode_as: Encode, ellipse_model: Matting
+    name: OutputFormat, photo: Image.Image, encode_as: Encode, ellipse_model: MattingModel
 ) -> None:
     options = Options(output_format=name, matte_color=_WHITE if name == "jpg" else None)
     result = remove_background(encode_as(photo, "JPEG"), options, ellipse_model)
@@ -43,7 +42,7 @@ def test_a_result_is_what_it_says(
 
 
 def test_the_stages_come_in_order(
-    photo: Image.Image, encode_as: Encode, ellipse_model: Matting
+    photo: Image.Image, encode_as: Encode, ellipse_model: MattingModel
 ) -> None:
     told: list[str] = []
     timer = StageTimer(told.append)
@@ -54,7 +53,7 @@ def test_the_stages_come_in_order(
 
 @pytest.mark.parametrize("last", STAGES)
 def test_a_job_can_be_ended_before_each_stage(
-    last: str, photo: Image.Image, encode_as: Encode, ellipse_model: Matting
+    last: str, photo: Image.Image, encode_as: Encode, ellipse_model: MattingModel
 ) -> None:
     class Canceled(Exception):  # noqa: N818 - as a caller's own would be
         pass
@@ -70,7 +69,7 @@ def test_a_job_can_be_ended_before_each_stage(
 
 
 def test_the_inputs_own_alpha_multiplies_the_matte(
-    photo: Image.Image, encode_as: Encode, ellipse_model: Matting
+    photo: Image.Image, encode_as: Encode, ellipse_model: MattingModel
 ) -> None:
     image = photo.copy()
     image.putalpha(Image.linear_gradient("L").resize(photo.size))
@@ -83,7 +82,7 @@ def test_the_inputs_own_alpha_multiplies_the_matte(
 
 
 def test_a_result_stands_upright(
-    photo: Image.Image, encode_as: Encode, ellipse_model: Matting
+    photo: Image.Image, encode_as: Encode, ellipse_model: MattingModel
 ) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -108,7 +107,7 @@ def test_a_size_that_the_format_cannot_hold_is_found_before_the_model_runs(
         remove_background(data, Options(output_format=OutputFormat.WEBP), Unused())
 
 
-def test_what_is_no_picture_is_refused(ellipse_model: Matting) -> None:
+def test_what_is_no_picture_is_refused(ellipse_model: MattingModel) -> None:
     with pytest.raises(InvalidImageError):
         remove_background(b"hello", Options(), ellipse_model)
 
@@ -134,7 +133,11 @@ def _with_secrets(photo: Image.Image, name: str, encode_as: Encode) -> bytes:
 @pytest.mark.parametrize("source", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF"])
 @pytest.mark.parametrize("target", _FILES)
 def test_no_metadata_of_the_input_reaches_a_result(
-    source: str, target: OutputFormat, photo: Image.Image, encode_as: Encode, ellipse_model: Matting
+    source: str,
+    target: OutputFormat,
+    photo: Image.Image,
+    encode_as: Encode,
+    ellipse_model: MattingModel,
 ) -> None:
     data = _with_secrets(photo, source, encode_as)
     assert _SECRET in data
@@ -150,8 +153,8 @@ def test_no_metadata_of_the_input_reaches_a_result(
 
 def test_the_version_is_to_be_had_without_numpy() -> None:
     script = (
-        "import sys, inference.pipeline_version, inference.options, inference.probe;"
-        "import inference.errors, inference.models.registry, inference.models.fetch;"
+        "import sys, inference.version, inference.options, inference.probe;"
+        "import inference.errors, inference.models.registry, inference.models.weights;"
         "sys.exit(bool({'numpy', 'torch', 'onnxruntime', 'isal'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from inference.png import encode_png
+from inference.encode import encode_png
 
 _SHAPES = {"L": (), "RGB": (3,), "RGBA": (4,)}
 

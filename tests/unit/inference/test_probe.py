@@ -14,8 +14,7 @@ from inference.errors import (
     InvalidImageError,
     UnsupportedFormatError,
 )
-from inference.formats import accepted_formats
-from inference.probe import ImageHeader, ImageLimits, probe
+from inference.probe import ImageHeader, ImageLimits, accepted_formats, probe_image
 
 Encode = Callable[..., bytes]
 
@@ -42,7 +41,7 @@ def test_tells_format_and_size_of_each_format(
 ) -> None:
     assert name in accepted_formats()
     data = encode_as(photo, name)
-    assert probe(data) == ImageHeader(format=name, width=96, height=64)
+    assert probe_image(data) == ImageHeader(format=name, width=96, height=64)
 
 
 @pytest.mark.parametrize("parameters", [{"lossless": True}, {"quality": 80}, {"exact": True}])
@@ -51,25 +50,25 @@ def test_reads_the_size_of_every_layout_of_webp(
     mode: str, parameters: dict[str, object], photo: Image.Image, encode_as: Encode
 ) -> None:
     data = encode_as(photo.convert(mode), "WEBP", **parameters)
-    assert probe(data) == ImageHeader(format="WEBP", width=96, height=64)
+    assert probe_image(data) == ImageHeader(format="WEBP", width=96, height=64)
 
 
 def test_a_picture_for_stereo_viewers_is_a_jpeg(photo: Image.Image, encode_as: Encode) -> None:
     data = encode_as(photo, "MPO", save_all=True, append_images=[photo.rotate(180)])
-    assert probe(data) == ImageHeader(format="JPEG", width=96, height=64)
+    assert probe_image(data) == ImageHeader(format="JPEG", width=96, height=64)
 
 
 def test_takes_a_file_and_leaves_it_at_its_start(photo: Image.Image, encode_as: Encode) -> None:
     file = io.BytesIO(encode_as(photo, "PNG"))
     file.seek(7)
-    assert probe(file).width == 96
+    assert probe_image(file).width == 96
     assert file.tell() == 0
 
 
 def test_a_refused_file_is_left_at_its_start_too() -> None:
     file = io.BytesIO(b"no picture")
     with pytest.raises(InvalidImageError):
-        probe(file)
+        probe_image(file)
     assert file.tell() == 0
 
 
@@ -92,19 +91,19 @@ def test_a_refused_file_is_left_at_its_start_too() -> None:
 )
 def test_refuses_with_clear_words(data: bytes, error: type[InferenceError], words: str) -> None:
     with pytest.raises(error, match=words):
-        probe(data)
+        probe_image(data)
 
 
 @pytest.mark.skipif("HEIC" in accepted_formats(), reason="pillow-heif is installed here")
 def test_heic_is_refused_by_name_where_no_reader_is_installed() -> None:
     with pytest.raises(UnsupportedFormatError, match="HEIC files are not accepted here"):
-        probe(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+        probe_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
 
 
 @pytest.mark.parametrize("make", [_png_header, _webp_header])
 def test_refuses_too_many_pixels_by_the_header_alone(make: Callable[[int, int], bytes]) -> None:
     with pytest.raises(ImageTooLargeError) as caught:
-        probe(make(30_000, 30_000) if make is _png_header else make(16_383, 16_383))
+        probe_image(make(30_000, 30_000) if make is _png_header else make(16_383, 16_383))
     figure = "900.0" if make is _png_header else "268.5"
     assert str(caught.value) == f"The image has {figure} megapixels; the limit is 50."
 
@@ -112,26 +111,26 @@ def test_refuses_too_many_pixels_by_the_header_alone(make: Callable[[int, int], 
 def test_a_gif_or_bmp_that_claims_to_be_huge_is_refused_the_same() -> None:
     bmp = b"BM" + bytes(8) + struct.pack("<IIiiHHIIiiII", 54, 40, 30_000, 30_000, 1, 24, *[0] * 6)
     with pytest.raises(ImageTooLargeError, match="900"):
-        probe(bmp)
+        probe_image(bmp)
 
 
 def test_a_picture_just_over_the_limit_never_reads_as_one_at_the_limit() -> None:
     with pytest.raises(ImageTooLargeError, match=r"has 0\.3 megapixels; the limit is 0\.2\."):
-        probe(_png_header(401, 500), ImageLimits(max_pixels=200_000))
-    assert probe(_png_header(400, 500), ImageLimits(max_pixels=200_000)).width == 400
+        probe_image(_png_header(401, 500), ImageLimits(max_pixels=200_000))
+    assert probe_image(_png_header(400, 500), ImageLimits(max_pixels=200_000)).width == 400
 
 
 def test_a_limit_above_pillows_own_guard_holds_without_a_warning() -> None:
-    assert probe(_png_header(20_000, 20_000), ImageLimits(max_pixels=10**9)).height == 20_000
+    assert probe_image(_png_header(20_000, 20_000), ImageLimits(max_pixels=10**9)).height == 20_000
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1)])
 def test_refuses_too_few_pixels(size: tuple[int, int], encode_as: Encode) -> None:
     with pytest.raises(ImageTooSmallError, match=f"{size[0]} x {size[1]} pixels.* at least 2"):
-        probe(encode_as(Image.new("RGB", size), "PNG"))
+        probe_image(encode_as(Image.new("RGB", size), "PNG"))
 
 
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee"])
 def test_accepts_the_photos(name: str) -> None:
     photo = Path(__file__).parents[2] / "data" / f"{name}.jpg"
-    assert probe(photo.read_bytes()).format == "JPEG"
+    assert probe_image(photo.read_bytes()).format == "JPEG"

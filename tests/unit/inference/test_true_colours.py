@@ -9,7 +9,7 @@ import pytest
 from icc_profiles import BLUE, GREEN, RED, rgb_profile
 from PIL import Image, ImageCms
 
-from inference.models.base import Alpha, Matting, Rgb
+from inference.models.base import Alpha, MattingModel, Rgb
 from inference.options import Options
 from inference.pipeline import remove_background
 from inference.stages import StageHook, no_stages
@@ -29,7 +29,7 @@ class _Everything:
             return [np.ones(image.shape[:2], np.float32) for image in images]
 
 
-def _pixels(data: bytes, model: Matting, options: Options | None = None) -> np.ndarray:
+def _pixels(data: bytes, model: MattingModel, options: Options | None = None) -> np.ndarray:
     result = remove_background(data, options or Options(), model)
     with Image.open(io.BytesIO(result.data)) as image:
         return np.asarray(image)
@@ -79,7 +79,7 @@ def test_an_srgb_profile_and_none_are_the_same(photo: Image.Image, encode_as: En
 
 
 def test_all_eight_orientations_give_one_result(
-    photo: Image.Image, encode_as: Encode, ellipse_model: Matting
+    photo: Image.Image, encode_as: Encode, ellipse_model: MattingModel
 ) -> None:
     options = Options(crop=True, max_side=40)
     results = []

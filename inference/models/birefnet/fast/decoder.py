@@ -1,22 +1,128 @@
-"""The decoder, folded: pixels as rows where it multiplies matrices, channels_last elsewhere."""
+"""The decoder with folded convolutions: rows for matrix products, channels_last elsewhere."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own convention
+from torch.nn import functional as F  # noqa: N812 - the name that torch code uses
 
-from inference.models.birefnet.blocks import (
+from inference.models.birefnet.config import PATCH_GRIDS, BiRefNetConfig, PatchOrder
+from inference.models.birefnet.decoder import (
+    Decoder,
     DecoderBlock,
     DeformableBranch,
     DeformablePyramid,
     resize,
 )
-from inference.models.birefnet.config import PATCH_GRIDS, BiRefNetConfig, PatchOrder
-from inference.models.birefnet.decoder import Decoder
 from inference.models.birefnet.fast.deformable import deformable
-from inference.models.birefnet.fast.folding import Conv, cut, fold, plain, scale_and_shift
-from inference.models.birefnet.fast.tail import Tail
+
+
+class FixedConv(nn.Module):
+    """A stride 1, "same"-padded convolution whose weights are made, not trained.
+
+    Args:
+        weight: (outputs, inputs, kernel, kernel).
+        bias: (outputs).
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        weight = weight.detach().contiguous(memory_format=torch.channels_last)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", None if bias is None else bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, inputs, height, width) to (batch, outputs, height, width)."""
+        return F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
+
+
+def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """What a BatchNorm multiplies by and adds when it does not learn, each (channels)."""
+    if norm.running_var is None or norm.running_mean is None:
+        raise TypeError("a BatchNorm without statistics cannot be folded")
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
+
+
+def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> FixedConv:
+    """The convolution and the BatchNorm behind it as one."""
+    scale, shift = scale_and_shift(norm)
+    bias = shift if conv.bias is None else shift + conv.bias * scale
+    return FixedConv(conv.weight * scale.view(-1, 1, 1, 1), bias)
+
+
+def freeze_conv(conv: nn.Conv2d) -> FixedConv:
+    """A convolution as it is."""
+    return FixedConv(conv.weight, conv.bias)
+
+
+def split_by_input(conv: FixedConv, channels: Sequence[int]) -> nn.ModuleList:
+    """The summands of a convolution over concatenated inputs; the first carries the bias."""
+    weights = torch.split(conv.weight, list(channels), dim=1)
+    biases = [conv.bias, *[None] * (len(weights) - 1)]
+    return nn.ModuleList(FixedConv(*pair) for pair in zip(weights, biases, strict=True))
+
+
+class FusedTail(nn.Module):
+    """From the last pyramid's output and the picture to logits.
+
+    Convolution after convolution is one convolution, so that neither the 48 or so channels of the
+    picture nor the hundreds of features exist at full size. Two 3x3 convolutions differ from their
+    5x5 on the outermost pixels alone, where the second sees zeros and not the first's answer for
+    pixels outside; these are computed both ways.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        block = cast("DecoderBlock", decoder.get_submodule("decoder_block1"))
+        out = fold_batch_norm(block.conv_out, block.bn_out)
+        last, last_bias = (value.detach() for value in decoder.conv_out1[0].parameters())
+        features, picture = last[:, : len(out.weight), 0, 0], last[:, len(out.weight) :, 0, 0]
+        self.features = FixedConv(
+            _narrow_outputs(features, out.weight), features @ cast("Tensor", out.bias)
+        )
+        inject = decoder.ipt_blk1
+        bias = picture @ cast("Tensor", inject.conv_out.bias) + last_bias
+        self.first = FixedConv(inject.conv1.weight, inject.conv1.bias)
+        self.second = FixedConv(_narrow_outputs(picture, inject.conv_out.weight), bias)
+        self.both = _fuse_convs(self.first, self.second)
+
+    def forward(self, image: Tensor, p: Tensor) -> Tensor:
+        """The picture and (batch, inner, side / 4, side / 4) to (batch, 1, side, side)."""
+        logits = resize(self.features(p), image.shape[-2:])
+        return logits.add_(self._picture(image))
+
+    def _picture(self, image: Tensor) -> Tensor:
+        out: Tensor = self.both(image)
+        # A strip three pixels wide holds all that the outermost line looks at.
+        out[:, :, 0] = self._exact(image[:, :, :3])[:, :, 0]
+        out[:, :, -1] = self._exact(image[:, :, -3:])[:, :, -1]
+        out[:, :, :, 0] = self._exact(image[:, :, :, :3])[:, :, :, 0]
+        out[:, :, :, -1] = self._exact(image[:, :, :, -3:])[:, :, :, -1]
+        return out
+
+    def _exact(self, strip: Tensor) -> Tensor:
+        out: Tensor = self.second(self.first(strip))
+        return out
+
+
+def _narrow_outputs(rows: Tensor, weight: Tensor) -> Tensor:
+    """A 1x1 convolution, (1, outputs), after one of `weight`."""
+    return torch.einsum("po,ochw->pchw", rows, weight)
+
+
+def _fuse_convs(first: FixedConv, second: FixedConv) -> FixedConv:
+    """3x3 after 3x3 as 5x5, where no border is near."""
+    kernels = first.weight.detach().permute(1, 0, 2, 3)
+    # Correlating one kernel with the other, turned round, lays them end to end.
+    weight = F.conv2d(kernels, second.weight.flip(2, 3), padding=2).permute(1, 0, 2, 3)
+    bias = second.weight.sum((2, 3)) @ cast("Tensor", first.bias) + cast("Tensor", second.bias)
+    return FixedConv(weight, bias)
+
 
 _ATTENDED_LEVELS = (4, 3, 2)
 
@@ -26,7 +132,7 @@ def to_rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-class FastBranch(nn.Module):
+class FastDeformableBranch(nn.Module):
     """A deformable branch of the pyramid, and its share of the convolution behind all branches."""
 
     weight: Tensor
@@ -36,9 +142,9 @@ class FastBranch(nn.Module):
     def __init__(self, branch: DeformableBranch, narrow: Tensor) -> None:
         super().__init__()
         conv = branch.atrous_conv
-        self.places = Conv(
+        self.places = FixedConv(
             torch.cat((conv.offset_conv.weight, conv.modulator_conv.weight)),
-            torch.cat((_bias(conv.offset_conv), _bias(conv.modulator_conv))),
+            torch.cat((_require_bias(conv.offset_conv), _require_bias(conv.modulator_conv))),
         )
         scale, shift = scale_and_shift(branch.bn)
         weight = conv.regular_conv.weight * scale.view(-1, 1, 1, 1)
@@ -54,7 +160,7 @@ class FastBranch(nn.Module):
         return wide @ self.narrow
 
 
-class FastPyramid(nn.Module):
+class FastDeformablePyramid(nn.Module):
     """The pyramid without the concatenation of its branches; the pooled one is a bias."""
 
     pool: Tensor
@@ -64,17 +170,17 @@ class FastPyramid(nn.Module):
 
     def __init__(self, pyramid: DeformablePyramid) -> None:
         super().__init__()
-        joined = fold(pyramid.conv1, pyramid.bn1)
+        joined = fold_batch_norm(pyramid.conv1, pyramid.bn1)
         branches = [pyramid.aspp1, *pyramid.aspp_deforms]
         narrow = [
             part.t().contiguous() for part in joined.weight[:, :, 0, 0].chunk(len(branches) + 1, 1)
         ]
         self.branches = nn.ModuleList(
-            FastBranch(cast("DeformableBranch", branch), share)
+            FastDeformableBranch(cast("DeformableBranch", branch), share)
             for branch, share in zip(branches, narrow, strict=False)
         )
         conv, norm = cast("nn.Conv2d", pyramid.global_avg_pool[1]), pyramid.global_avg_pool[2]
-        pool = fold(conv, cast("nn.BatchNorm2d", norm))
+        pool = fold_batch_norm(conv, cast("nn.BatchNorm2d", norm))
         self.register_buffer("pool", pool.weight[:, :, 0, 0].t().contiguous())
         self.register_buffer("pool_bias", pool.bias)
         self.register_buffer("pool_narrow", narrow[-1])
@@ -92,13 +198,13 @@ class FastPyramid(nn.Module):
         return total.relu_().view(batch, height, width, inner).permute(0, 3, 1, 2)
 
 
-class FastBlock(nn.Module):
+class FastDecoderBlock(nn.Module):
     """A decoder block up to its last convolution, over inputs that are never concatenated."""
 
     def __init__(self, block: DecoderBlock, channels: list[int]) -> None:
         super().__init__()
-        self.conv_in = cut(fold(block.conv_in, block.bn_in), channels)
-        self.pyramid = FastPyramid(block.dec_att)
+        self.conv_in = split_by_input(fold_batch_norm(block.conv_in, block.bn_in), channels)
+        self.pyramid = FastDeformablePyramid(block.dec_att)
 
     def forward(self, parts: list[Tensor]) -> Tensor:
         """Maps of one size to (batch, inner, height, width)."""
@@ -121,8 +227,8 @@ class FastDecoder(nn.Module):
     def __init__(self, decoder: Decoder, squeeze: DecoderBlock, config: BiRefNetConfig) -> None:
         super().__init__()
         self._birefnet_order = config.patch_order is PatchOrder.BIREFNET
-        self.squeeze = FastBlock(squeeze, [sum(config.lateral_channels)])
-        self.squeeze_out = fold(squeeze.conv_out, squeeze.bn_out)
+        self.squeeze = FastDecoderBlock(squeeze, [sum(config.lateral_channels)])
+        self.squeeze_out = fold_batch_norm(squeeze.conv_out, squeeze.bn_out)
         self.inject, self.blocks, self.outs = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         self.lateral_full, self.lateral_half, self.looks = (
             nn.ModuleDict(),
@@ -133,29 +239,31 @@ class FastDecoder(nn.Module):
             self._add_block(decoder, level)
         for level in _ATTENDED_LEVELS:
             self._add_attended(decoder, level)
-        self.tail = Tail(decoder)
+        self.tail = FusedTail(decoder)
 
     def _add_block(self, decoder: Decoder, level: int) -> None:
         name = str(level)
         block = cast("DecoderBlock", decoder.get_submodule(f"decoder_block{level}"))
         source = decoder.get_submodule(f"ipt_blk{level + 1}")
         convs = [cast("nn.Conv2d", source.get_submodule(part)) for part in ("conv1", "conv_out")]
-        self.inject[name] = nn.Sequential(*map(plain, convs))
+        self.inject[name] = nn.Sequential(*map(freeze_conv, convs))
         injected = convs[1].out_channels
-        self.blocks[name] = FastBlock(block, [block.conv_in.in_channels - injected, injected])
+        self.blocks[name] = FastDecoderBlock(
+            block, [block.conv_in.in_channels - injected, injected]
+        )
         if level > 1:  # the tail has the last one's
-            self.outs[name] = fold(block.conv_out, block.bn_out)
+            self.outs[name] = fold_batch_norm(block.conv_out, block.bn_out)
 
     def _add_attended(self, decoder: Decoder, level: int) -> None:
         name = str(level)
         lateral = cast("nn.Conv2d", decoder.get_submodule(f"lateral_block{level}.conv"))
-        full, half = cut(plain(lateral), [lateral.in_channels // 2] * 2)
+        full, half = split_by_input(freeze_conv(lateral), [lateral.in_channels // 2] * 2)
         self.lateral_full[name], self.lateral_half[name] = full, half
         gradient = decoder.get_submodule(f"gdt_convs_{level}")
         conv, norm = gradient.get_submodule("0"), gradient.get_submodule("1")
         attention = cast("nn.Conv2d", decoder.get_submodule(f"gdt_convs_attn_{level}.0"))
-        folded = fold(cast("nn.Conv2d", conv), cast("nn.BatchNorm2d", norm))
-        self.looks[name] = nn.Sequential(folded, nn.ReLU(), plain(attention), nn.Sigmoid())
+        folded = fold_batch_norm(cast("nn.Conv2d", conv), cast("nn.BatchNorm2d", norm))
+        self.looks[name] = nn.Sequential(folded, nn.ReLU(), freeze_conv(attention), nn.Sigmoid())
 
     def forward(
         self, image: Tensor, full: list[Tensor], half: list[Tensor], context: Tensor
@@ -196,7 +304,7 @@ class FastDecoder(nn.Module):
         return rows.permute(0, 3, 1, 2)
 
 
-def _bias(conv: nn.Conv2d) -> Tensor:
+def _require_bias(conv: nn.Conv2d) -> Tensor:
     if conv.bias is None:
         raise TypeError("the convolutions of offsets and modulators have a bias")
     return conv.bias

@@ -1,25 +1,97 @@
 """Modulated deformable convolution over rows of channels, as one operator for torch.compile.
 
-The operator `rmbg::deformable` takes pixels as rows: (batch * height * width, channels). On the
-CPU, sampling is a weighted sum of four rows of a table, which `embedding_bag` does in one pass, and
-the products are summed by one matrix product per chunk of pixels. On CUDA, a Triton kernel does
-both without the table of samples; see `triton_kernel`. Coordinates are float32 in every precision.
+The operator `rmbg::deformable` takes pixels as rows: (batch * height * width, channels).
+Coordinates, bilinear shares and sums are float32 in every precision.
+
+On the CPU, sampling is a weighted sum of four rows of a table, which `embedding_bag` does in one
+pass, and one matrix product per chunk of pixels sums the products.
+
+On CUDA, one Triton kernel samples and multiplies, as an implicit GEMM over pixels as rows: a
+program makes a tile of (pixels, outputs), and for each tap gathers the samples of a slice of
+channels, rounds them to the weights' precision and multiplies. The samples, 411 MB for a 7x7
+kernel at 1024 in half precision, never exist in memory. Triton comes with the CUDA builds of
+torch. Without a GPU, `TRITON_INTERPRET=1` in the environment before the import runs the kernel on
+the CPU, slowly; the tests do so.
 """
 
 import math
+from functools import cache
 from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - torch's own convention
+from torch.nn import functional as F  # noqa: N812 - the name that torch code uses
 
-from inference.models.birefnet.fast import triton_kernel
+_PIXELS, _OUTPUTS, _CHANNELS = 64, 256, 32  # of a program's tile, and of a slice of channels
+
+_MIN_TILE_SIDE = 16  # the shortest side that a matrix product takes
+
+
+@cache
+def triton_unusable_reason() -> str | None:
+    """Why the kernel cannot run in this process; None if it can."""
+    if not torch.cuda.is_available():
+        return "there is no CUDA device"
+    try:
+        _try_triton(torch.device("cuda", torch.cuda.current_device()))
+    except ImportError:
+        return "Triton is not installed"
+    except Exception as error:  # noqa: BLE001 - whatever a compiler raises, there is another way
+        return f"Triton failed: {(str(error).splitlines() or [type(error).__name__])[0]}"
+    return None
+
+
+def triton_usable() -> bool:
+    """May `deformable` be called with tensors on CUDA?"""
+    return triton_unusable_reason() is None
+
+
+def deformable_triton(  # noqa: PLR0917 - an operator's parameters are positional
+    x: Tensor, places: Tensor, weight: Tensor, bias: Tensor, height: int, width: int
+) -> Tensor:
+    """`rmbg::deformable`; parameters and result are described there."""
+    from inference.models.birefnet.fast.triton_program import deformable_program  # noqa: PLC0415 - Triton may be absent
+
+    channels, outputs = x.shape[1], weight.shape[1]
+    across = min(_OUTPUTS, max(_MIN_TILE_SIDE, 1 << (outputs - 1).bit_length()))
+    slice_of_channels = min(_CHANNELS, max(_MIN_TILE_SIDE, 1 << (channels - 1).bit_length()))
+    out = x.new_empty(len(x), outputs)
+    grid = (-(-len(x) // _PIXELS), -(-outputs // across))
+    deformable_program[grid](
+        x.contiguous(),
+        places.contiguous(),
+        weight.contiguous(),
+        bias,
+        out,
+        len(x),
+        height,
+        width,
+        channels,
+        outputs,
+        SIDE=math.isqrt(places.shape[1] // 3),
+        PIXELS=_PIXELS,
+        OUTPUTS=across,
+        CHANNELS=slice_of_channels,
+        num_warps=8,
+    )
+    return out
+
+
+def _try_triton(device: torch.device) -> None:
+    """Compile and run the smallest case."""
+    x, weight = (torch.ones(16, 16, device=device) for _ in range(2))
+    places, bias = torch.zeros(16, 3, device=device), torch.zeros(16, device=device)
+    if not torch.allclose(deformable_triton(x, places, weight, bias, 4, 4), torch.full_like(x, 16)):
+        raise RuntimeError("its sum is wrong")
+
 
 #: Bytes of samples that are held at once on the CPU: what its caches can hold.
 _CHUNK_BYTES: Final = 8 << 20
-_MIN_CHUNK: Final = 256
+
+_MIN_CHUNK_PIXELS: Final = 256
+
 #: A map's zero border, in pixels: samples end one pixel outside of it, and look one further.
-_BEFORE, _AFTER = 1, 2
+_BORDER_BEFORE, _BORDER_AFTER = 1, 2
 
 
 @torch.library.custom_op("rmbg::deformable", mutates_args=())
@@ -40,9 +112,9 @@ def deformable(  # noqa: PLR0917 - an operator's parameters are positional
     Returns:
         (batch * height * width, outputs), in x's precision.
     """
-    if x.is_cuda and triton_kernel.usable():
-        return triton_kernel.deformable(x, places, weight, bias, height, width)
-    return deformable_by_bags(x, places, weight, bias, height, width)
+    if x.is_cuda and triton_usable():
+        return deformable_triton(x, places, weight, bias, height, width)
+    return deformable_by_embedding_bag(x, places, weight, bias, height, width)
 
 
 @deformable.register_fake
@@ -50,42 +122,48 @@ def _(x: Tensor, places: Tensor, weight: Tensor, bias: Tensor, height: int, widt
     return x.new_empty(x.shape[0], weight.shape[1])
 
 
-def deformable_by_bags(  # noqa: PLR0917 - an operator's parameters are positional
+def deformable_by_embedding_bag(  # noqa: PLR0917 - an operator's parameters are positional
     x: Tensor, places: Tensor, weight: Tensor, bias: Tensor, height: int, width: int
 ) -> Tensor:
     """`deformable` in torch's own operators, on any device."""
     taps, channels = places.shape[1] // 3, x.shape[1]
     table = x.float().view(-1, height, width, channels)
-    table = F.pad(table, (0, 0, _BEFORE, _AFTER, _BEFORE, _AFTER)).view(-1, channels)
+    table = F.pad(table, (0, 0, _BORDER_BEFORE, _BORDER_AFTER, _BORDER_BEFORE, _BORDER_AFTER)).view(
+        -1, channels
+    )
     out = x.new_empty(x.shape[0], weight.shape[1])
     chunk = (
-        max(_MIN_CHUNK, _CHUNK_BYTES // (4 * taps * channels)) if x.device.type == "cpu" else 8192
+        max(_MIN_CHUNK_PIXELS, _CHUNK_BYTES // (4 * taps * channels))
+        if x.device.type == "cpu"
+        else 8192
     )
-    starts = _pixels(len(x), height, width, x.device)
+    starts = _pixel_positions(len(x), height, width, x.device)
     for first in range(0, len(x), chunk):
         part = slice(first, first + chunk)
-        rows, shares = _corners(places[part].float(), starts[part], height, width)
+        rows, shares = _corner_rows_and_shares(places[part].float(), starts[part], height, width)
         samples = F.embedding_bag(rows, table, per_sample_weights=shares, mode="sum")
         columns = samples.view(-1, taps * channels).to(weight.dtype)
         torch.addmm(bias, columns, weight, out=out[part])
     return out.relu_()
 
 
-def _pixels(count: int, height: int, width: int, device: torch.device) -> Tensor:
+def _pixel_positions(count: int, height: int, width: int, device: torch.device) -> Tensor:
     """(count, 3) float32: every pixel's row and column, and the number of its picture."""
     number = torch.arange(count, device=device)
     inside = number % (height * width)
     return torch.stack((inside // width, inside % width, number // (height * width)), 1).float()
 
 
-def _corners(places: Tensor, pixels: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+def _corner_rows_and_shares(
+    places: Tensor, pixels: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor]:
     """Which four rows of the padded table every sample is made of, and of how much of each.
 
     Returns:
         (pixels * taps, 4) int32 and float32.
     """
     taps = places.shape[1] // 3
-    side, wide = math.isqrt(taps), width + _BEFORE + _AFTER
+    side, wide = math.isqrt(taps), width + _BORDER_BEFORE + _BORDER_AFTER
     at = places[:, : 2 * taps].reshape(-1, taps, 2) + _tap_offsets(side, places.device)
     at += pixels[:, None, :2]
     # Beyond one pixel outside there is nothing but zeros: a sample there may stay at the border.
@@ -97,7 +175,7 @@ def _corners(places: Tensor, pixels: Tensor, height: int, width: int) -> tuple[T
     whole.nan_to_num_()
     first = (whole[..., 0] * wide + whole[..., 1]).int()
     # Pictures are added as integers: float32 has no odd numbers beyond 2**24.
-    first += pixels[:, 2:].int() * ((height + _BEFORE + _AFTER) * wide)
+    first += pixels[:, 2:].int() * ((height + _BORDER_BEFORE + _BORDER_AFTER) * wide)
     # Made on the device: a CUDA graph cannot be recorded over a copy from the host.
     corners = torch.arange(4, dtype=torch.int32, device=places.device)
     corners = corners % 2 + corners // 2 * wide
@@ -111,5 +189,5 @@ def _corners(places: Tensor, pixels: Tensor, height: int, width: int) -> tuple[T
 
 def _tap_offsets(side: int, device: torch.device) -> Tensor:
     """(side**2, 2) float32: where taps look, counted in the padded table."""
-    along = torch.arange(side, device=device) - side // 2 + _BEFORE
+    along = torch.arange(side, device=device) - side // 2 + _BORDER_BEFORE
     return torch.stack(torch.meshgrid(along, along, indexing="ij"), -1).view(-1, 2).float()

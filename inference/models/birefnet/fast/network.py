@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from inference.models.birefnet.blocks import DecoderBlock, resize
+from inference.models.birefnet.decoder import DecoderBlock, resize
 from inference.models.birefnet.fast.decoder import FastDecoder
 from inference.models.birefnet.fast.swin import FastSwin
 from inference.models.birefnet.network import BiRefNet
@@ -36,7 +36,9 @@ class FastBiRefNet(nn.Module):
             coarse = side // 32
             for index in range(4):
                 long = coarse << (3 - index)
-                self.register_buffer(f"context_{index}", _twice(long // 2, long, coarse))
+                self.register_buffer(
+                    f"context_{index}", _interpolation_matrix(long // 2, long, coarse)
+                )
         self.eval().requires_grad_(requires_grad=False)
 
     def prepare(self, batch: int) -> None:
@@ -74,7 +76,7 @@ class FastBiRefNet(nn.Module):
         return torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
 
 
-def _twice(short: int, long: int, coarse: int) -> Tensor:
+def _interpolation_matrix(short: int, long: int, coarse: int) -> Tensor:
     """(coarse, short): interpolating a line of `short` to `long` and that to `coarse`, at once."""
     line = torch.eye(short, dtype=torch.float64)[None]
     for length in (long, coarse):

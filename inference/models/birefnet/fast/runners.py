@@ -1,18 +1,133 @@
-"""The ways to run a loaded network, and which of them a device takes."""
+"""The execution paths of a loaded network, and the choice of one for a device."""
 
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
+from os import getuid
+from pathlib import Path
 from pathlib import Path as FilePath
-from typing import Protocol, cast
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
 
-from inference.models.birefnet.errors import GpuFaultError, GpuOutOfMemoryError
-from inference.models.birefnet.fast import triton_kernel
-from inference.models.birefnet.fast.artifacts import compiler_folder
-from inference.models.birefnet.fast.graphs import CapturedGraphs
+from inference.errors import GpuFaultError, GpuOutOfMemoryError
+from inference.models.birefnet.fast import deformable
 from inference.models.birefnet.fast.network import FAST_STRIDE, FastBiRefNet
 from inference.models.birefnet.network import BiRefNet
+
+_ROOT_UID = 0
+
+_GROUP_OR_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+@contextmanager
+def compiler_cache_folder(folder: Path | None) -> Iterator[bool]:
+    """Have torch's compiler keep its products there, and take what an earlier start kept.
+
+    Torch names each product by all that it depends on: the graph, torch itself, the device. Where
+    the folder won't do, a passing one of our own is used: torch's default has a name that anybody
+    may have taken before.
+
+    Yields:
+        Whether the products are kept; if not, the next start compiles again.
+    """
+    if folder is not None and _is_private(folder):
+        with temporary_cache_dir(str(folder.resolve())):
+            yield True
+    else:
+        with TemporaryDirectory(prefix="rmbg-compiled-") as own, temporary_cache_dir(own):
+            yield False
+
+
+def _is_private(folder: Path) -> bool:
+    """Is it ours, and nobody else's to write to or to replace? It is made if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        own, *above = (path.stat() for path in (folder.resolve(), *folder.resolve().parents))
+    except OSError:
+        return False
+    ours = own.st_uid == getuid() and not own.st_mode & _GROUP_OR_OTHERS_WRITE
+    return ours and all(
+        state.st_uid in {getuid(), _ROOT_UID}
+        and (not state.st_mode & _GROUP_OR_OTHERS_WRITE or state.st_mode & stat.S_ISVTX)
+        for state in above
+    )
+
+
+#: Batches that graphs are recorded for, largest first so that the others fit into its memory.
+CAPTURED_BATCHES: Final = (8, 4, 2, 1)
+
+_WARM_UP_RUNS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _CapturedGraph:
+    graph: torch.cuda.CUDAGraph
+    given: Tensor
+    answer: Tensor
+
+
+class CapturedGraphs:
+    """Runs batches of any size in recorded pieces; the last piece is filled up.
+
+    Args:
+        run: the network; it is called on the current stream.
+        network: gives pictures of the right kind.
+        batches: sizes to record.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Tensor], Tensor],
+        network: FastBiRefNet,
+        batches: tuple[int, ...] = CAPTURED_BATCHES,
+    ) -> None:
+        self._recordings: dict[int, _CapturedGraph] = {}
+        pool = torch.cuda.graph_pool_handle()
+        for batch in batches:
+            try:
+                self._recordings[batch] = _capture_graph(run, network.example(batch), pool)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+        if not self._recordings:
+            raise torch.OutOfMemoryError("no batch fits into the memory as a CUDA graph")
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(batch, 3, side, side) to (batch, 1, side, side)."""
+        largest = max(self._recordings)
+        answers = [self._replay(part) for part in torch.split(pixels, largest)]
+        return answers[0] if len(answers) == 1 else torch.cat(answers)
+
+    def _replay(self, pixels: Tensor) -> Tensor:
+        count = len(pixels)
+        recording = self._recordings[smallest_fitting_batch(count, tuple(self._recordings))]
+        recording.given[:count].copy_(pixels, non_blocking=True)
+        recording.graph.replay()
+        return recording.answer[:count].clone()  # the next replay writes there again
+
+
+def smallest_fitting_batch(count: int, sizes: tuple[int, ...]) -> int:
+    """The smallest of the sizes that is at least `count`."""
+    return min(size for size in sizes if size >= count)
+
+
+def _capture_graph(run: Callable[[Tensor], Tensor], given: Tensor, pool: Any) -> _CapturedGraph:  # noqa: ANN401 - torch names no type for it
+    """Run on a stream of its own until nothing is allocated for the first time, then record."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(_WARM_UP_RUNS):
+            run(given)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        answer = run(given)
+    return _CapturedGraph(graph, given, answer)
 
 
 class ExecutionPath(StrEnum):
@@ -100,14 +215,14 @@ class CompiledRunner:
 
     def warm_up(self) -> None:
         """Compile, or take what an earlier start compiled; record the graphs."""
-        with compiler_folder(self._cache) as kept:
+        with compiler_cache_folder(self._cache) as kept:
             if self._graphs:
                 self._captured = CapturedGraphs(self._run, self._network)
             else:
                 self._run(self._network.example(1))
         if self._cache is not None and not kept:
             why = f"{self._cache} cannot be made, or is not its owner's alone"
-            self.reason = joined(self.reason, f"what was compiled is not kept: {why}")
+            self.reason = join_reasons(self.reason, f"what was compiled is not kept: {why}")
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """(batch, 3, side, side) to (batch, 1, side, side)."""
@@ -115,7 +230,7 @@ class CompiledRunner:
             return self._captured(pixels)
         if len(pixels) in self._known:
             return self._run(pixels)
-        with compiler_folder(self._cache):
+        with compiler_cache_folder(self._cache):
             return self._run(pixels)
 
     def _run(self, pixels: Tensor) -> Tensor:
@@ -125,7 +240,9 @@ class CompiledRunner:
         return logits
 
 
-def choose_path(compile_: str, device: torch.device, side: int) -> tuple[ExecutionPath, str]:
+def choose_execution_path(
+    compile_: str, device: torch.device, side: int
+) -> tuple[ExecutionPath, str]:
     """Which path to take, and why not a quicker one.
 
     Args:
@@ -139,12 +256,12 @@ def choose_path(compile_: str, device: torch.device, side: int) -> tuple[Executi
         return ExecutionPath.REFERENCE, f"{side} pixels are no multiple of {FAST_STRIDE}"
     if device.type == "cpu":
         return ExecutionPath.FAST, "on a CPU compiling takes minutes and gains nothing to speak of"
-    return ExecutionPath.GRAPHED, deformable_note(device)
+    return ExecutionPath.GRAPHED, deformable_fallback_reason(device)
 
 
-def deformable_note(device: torch.device) -> str:
+def deformable_fallback_reason(device: torch.device) -> str:
     """What the deformable convolution has to do without on this device; empty if nothing."""
-    why = triton_kernel.reason_unusable() if device.type == "cuda" else None
+    why = deformable.triton_unusable_reason() if device.type == "cuda" else None
     return f"deformable convolution without its own kernel: {why}" if why else ""
 
 
@@ -177,16 +294,18 @@ def make_runner(
     except (GpuFaultError, GpuOutOfMemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as error:  # noqa: BLE001 - whatever a compiler raises, there is another way
-        return FastRunner(fast, joined(reason, f"torch.compile failed: {_cause(error)}"))
+        return FastRunner(
+            fast, join_reasons(reason, f"torch.compile failed: {_compiler_error_line(error)}")
+        )
     return runner
 
 
-def joined(*reasons: str) -> str:
+def join_reasons(*reasons: str) -> str:
     """Those that there are, as one."""
     return "; ".join(filter(None, reasons))
 
 
-def _cause(error: Exception) -> str:
+def _compiler_error_line(error: Exception) -> str:
     """What went wrong beneath the compiler's own error, in a line."""
     inner = getattr(error, "inner_exception", error)  # of torch's BackendCompilerFailed
     first = (str(inner).splitlines() or [""])[0]

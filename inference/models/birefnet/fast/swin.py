@@ -6,17 +6,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-from inference.models.birefnet.fast.order import StageOrders, StagePlan, plan_stage
-from inference.models.birefnet.fast.windows import WindowPlan, WindowShape, window_bias
+from inference.models.birefnet.fast.windows import (
+    StageOrders,
+    StagePlan,
+    WindowPlan,
+    WindowShape,
+    plan_stage,
+    window_bias,
+)
 from inference.models.birefnet.swin import Block, PatchMerging, Stage, Swin
 
-_PATCH = 4  # pixels on a side of one token of the first stage
+_PATCH_SIDE = 4  # pixels on a side of one token of the first stage
 #: Rows of tokens that go through both linear layers at once on the CPU, so that what lies between
 #: the two stays near the processor.
-_CHUNK = 1536
+_CHUNK_ROWS = 1536
 
 
-class FastBlock(nn.Module):
+class FastSwinBlock(nn.Module):
     """One block, with its position biases made for every shape of window that it will meet."""
 
     def __init__(self, block: Block, shapes: set[WindowShape]) -> None:
@@ -27,7 +33,7 @@ class FastBlock(nn.Module):
         self.norm2, self.fc1, self.fc2 = block.norm2, block.mlp.fc1, block.mlp.fc2
         table = attention.relative_position_bias_table.detach()
         for shape in shapes:
-            self.register_buffer(_name(shape), window_bias(table, attention.window, shape))
+            self.register_buffer(_bias_name(shape), window_bias(table, attention.window, shape))
 
     def forward(self, x: Tensor, plan: WindowPlan, batch: int) -> Tensor:
         """(batch * tokens, dim), in the plan's order, to the same; x is overwritten."""
@@ -35,7 +41,7 @@ class FastBlock(nn.Module):
         x = x.add_(self.proj(attended))
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return x.add_(self._mlp(x))
-        for part in torch.split(x, _CHUNK):
+        for part in torch.split(x, _CHUNK_ROWS):
             part.add_(self._mlp(part))
         return x
 
@@ -61,12 +67,12 @@ class FastBlock(nn.Module):
             windows = len(heads)
             key = torch.cat((key, pad_key.expand(windows, -1, -1, -1)), dim=2)
             value = torch.cat((value, pad_value.expand(windows, -1, -1, -1)), dim=2)
-        bias = self.get_buffer(_name(shape))
+        bias = self.get_buffer(_bias_name(shape))
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return attended.transpose(1, 2).reshape(-1, dim)
 
 
-def _name(shape: WindowShape) -> str:
+def _bias_name(shape: WindowShape) -> str:
     rows, cols = shape.rows, shape.cols
     return f"bias_{rows.real}_{rows.total}_{cols.real}_{cols.total}"
 
@@ -79,7 +85,7 @@ class FastStage(nn.Module):
         self.depth = len(stage.blocks)
         by_shift = [{group.shape for group in windows.groups} for windows in plan.windows]
         self.blocks = nn.ModuleList(
-            FastBlock(cast("Block", block), by_shift[index % 2])
+            FastSwinBlock(cast("Block", block), by_shift[index % 2])
             for index, block in enumerate(stage.blocks)
         )
 
@@ -104,7 +110,7 @@ class FastSwin(nn.Module):
     def __init__(self, swin: Swin, window: int, sides: tuple[int, ...]) -> None:
         super().__init__()
         self.patch, self.patch_norm = swin.patch_embed.proj, swin.patch_embed.norm
-        lengths = [[side // _PATCH >> index for side in sides] for index in range(4)]
+        lengths = [[side // _PATCH_SIDE >> index for side in sides] for index in range(4)]
         self._plans = [plan_stage([(n, n) for n in of_stage], window) for of_stage in lengths]
         self._orders: dict[int, list[StageOrders]] = {}
         self.stages, self.merges, self.norms = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
@@ -138,7 +144,7 @@ class FastSwin(nn.Module):
             order = self._orders[batch][index]
             x = stage(x, plan, order, batch)
             rows = self.norms[index](x.index_select(0, order.leave))
-            for of_side, one in zip(maps, _split(rows, plan, batch), strict=True):
+            for of_side, one in zip(maps, _split_maps(rows, plan, batch), strict=True):
                 of_side.append(one)
             if order.merge is not None and index < len(self.merges):
                 x = self._merge(x.index_select(0, order.merge), self.merges[index])
@@ -158,7 +164,7 @@ class FastSwin(nn.Module):
         return out
 
 
-def _split(rows: Tensor, plan: StagePlan, batch: int) -> list[Tensor]:
+def _split_maps(rows: Tensor, plan: StagePlan, batch: int) -> list[Tensor]:
     """(tokens of all maps, channels) to one (batch, channels, rows, cols) a map."""
     parts = torch.split(rows, [batch * height * width for height, width in plan.maps])
     return [

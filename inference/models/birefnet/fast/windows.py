@@ -1,10 +1,12 @@
-"""Attention windows without masks and without padding, worked out once for some sizes of maps.
+"""Attention windows without masks and padding, and the token orders between blocks.
 
 The reference pads a map to whole windows, rolls it by half a window and masks pairs of tokens that
-the roll alone made neighbours. The same sums come of smaller windows: along each axis, a shifted
-map is half a window, whole windows, half a window. And all tokens of the padding are alike: they
-have one key and one value, the bias of the projection, so their weights add up to that of a single
-token whose position bias is the log of the sum of theirs.
+only the roll made neighbours. Smaller windows give equal sums: along each axis, a shifted map is
+half a window, whole windows, half a window. All tokens of the padding are alike: they have one key
+and one value, the bias of the projection, so their weights add up to that of a single token whose
+position bias is the log of the sum of theirs.
+
+Tokens travel in the order of their windows: one gather between blocks, none inside them.
 """
 
 from collections.abc import Sequence
@@ -79,7 +81,7 @@ class WindowPlan:
 
 def plan_windows(maps: Sequence[tuple[int, int]], window: int, shift: int) -> WindowPlan:
     """Share out maps of (rows, cols) tokens; `shift` is 0 or half a window."""
-    shared = [_share_out(rows, cols, window, shift) for rows, cols in maps]
+    shared = [_windows_of_map(rows, cols, window, shift) for rows, cols in maps]
     shapes = list(dict.fromkeys(shape for windows in shared for shape in windows))
     nothing = torch.empty(0, dtype=torch.int64)
     order = [tuple(windows.get(shape, nothing) for windows in shared) for shape in shapes]
@@ -90,9 +92,12 @@ def plan_windows(maps: Sequence[tuple[int, int]], window: int, shift: int) -> Wi
     return WindowPlan(tuple(groups), tuple(order), tuple(rows * cols for rows, cols in maps))
 
 
-def _share_out(rows: int, cols: int, window: int, shift: int) -> dict[WindowShape, Tensor]:
+def _windows_of_map(rows: int, cols: int, window: int, shift: int) -> dict[WindowShape, Tensor]:
     """The numbers of one map's tokens, for each shape of window."""
-    by_row, by_col = _extents(rows, window, shift), _extents(cols, window, shift)
+    by_row, by_col = (
+        _extents_along_axis(rows, window, shift),
+        _extents_along_axis(cols, window, shift),
+    )
     shared = {}
     for row, col in product(by_row, by_col):
         at_row = torch.tensor(by_row[row])[:, None] + torch.arange(row.real)
@@ -102,7 +107,7 @@ def _share_out(rows: int, cols: int, window: int, shift: int) -> dict[WindowShap
     return shared
 
 
-def _extents(length: int, window: int, shift: int) -> dict[Extent, list[int]]:
+def _extents_along_axis(length: int, window: int, shift: int) -> dict[Extent, list[int]]:
     """The windows along one axis: where those of each extent start."""
     padded = length + -length % window
     starts = list(range(shift, padded - window + 1, window))
@@ -140,3 +145,63 @@ def window_bias(table: Tensor, window: int, shape: WindowShape) -> Tensor:
         outside = bias[:, :, ~real].float().logsumexp(-1, keepdim=True).to(bias.dtype)
         inside = torch.cat((inside, outside), dim=-1)
     return inside[None].contiguous()
+
+
+@dataclass(frozen=True, slots=True)
+class StageOrders:
+    """Gathers of one stage, for one size of batch.
+
+    Attributes:
+        enter: for each block, from the order before it into the order of its windows.
+        leave: from the last block's order to the rows of one map after the other.
+        merge: the same, but with the four neighbours that become one token beside each other; None
+            where a side is odd, which the last stage's alone may be.
+    """
+
+    enter: tuple[Tensor, ...]
+    leave: Tensor
+    merge: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """The windows of a stage's blocks on all maps that go through it together."""
+
+    #: (rows, cols) in tokens.
+    maps: tuple[tuple[int, int], ...]
+    #: Of unshifted and of shifted blocks; they take turns.
+    windows: tuple[WindowPlan, WindowPlan]
+
+    def orders(self, depth: int, batch: int, device: torch.device) -> StageOrders:
+        """For a batch of so many pictures, on the device."""
+        own = [plan.batched(batch) for plan in self.windows]
+        inverse = [torch.argsort(order) for order in own]
+        between = (inverse[1][own[0]], inverse[0][own[1]])  # into unshifted, into shifted
+        enter = [own[0], *(between[index % 2] for index in range(1, depth))]
+        leave = inverse[(depth - 1) % 2]
+        return StageOrders(
+            enter=tuple(order.to(device) for order in enter),
+            leave=leave.to(device),
+            merge=None if self._odd else leave[self._neighbours(batch)].to(device),
+        )
+
+    @property
+    def _odd(self) -> bool:
+        return any(rows % 2 or cols % 2 for rows, cols in self.maps)
+
+    def _neighbours(self, batch: int) -> Tensor:
+        """Numbers of the tokens, four by four: down the column, then the next column."""
+        found, first = [], 0
+        for rows, cols in self.maps:
+            count = batch * rows * cols
+            tokens = torch.arange(first, first + count)
+            squares = tokens.view(batch, rows // 2, 2, cols // 2, 2)
+            found.append(squares.permute(0, 1, 3, 4, 2).flatten())
+            first += count
+        return torch.cat(found)
+
+
+def plan_stage(maps: Sequence[tuple[int, int]], window: int) -> StagePlan:
+    """For maps of (rows, cols) tokens."""
+    plain = plan_windows(maps, window, 0)
+    return StagePlan(tuple(maps), (plain, plan_windows(maps, window, window // 2)))

@@ -1,4 +1,4 @@
-"""How long the foreground estimation takes here."""
+"""Measure how long the foreground estimation takes on this machine."""
 
 import statistics
 import time
@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.refine import FAINT, estimate_foreground
+from inference.refine import NEGLIGIBLE_ALPHA, estimate_foreground
 
 
-def measure_refine(width: int, height: int, device: str, runs: int) -> tuple[float, float]:
+def benchmark_refine(width: int, height: int, device: str, runs: int) -> tuple[float, float]:
     """Time a made-up picture: a noisy one, with a disc for a subject, its rim soft.
 
     Args:
@@ -25,14 +25,14 @@ def measure_refine(width: int, height: int, device: str, runs: int) -> tuple[flo
     Raises:
         ModelError: the device is not there.
     """
-    rgb, alpha = _picture(width, height)
+    rgb, alpha = _synthetic_picture(width, height)
     run = _on_cpu(rgb, alpha) if device == "cpu" else _on_gpu(rgb, alpha, device)
-    soft = float(((alpha > FAINT) & (alpha < 1 - FAINT)).mean())
+    soft = float(((alpha > NEGLIGIBLE_ALPHA) & (alpha < 1 - NEGLIGIBLE_ALPHA)).mean())
     run()
-    return statistics.median(_milliseconds(run) for _ in range(runs)), soft
+    return statistics.median(_time_call(run) for _ in range(runs)), soft
 
 
-def _picture(width: int, height: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def _synthetic_picture(width: int, height: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     rng = np.random.default_rng(0)
     rgb = rng.integers(0, 256, (height, width, 3), np.uint8)
     rows, columns = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
@@ -52,19 +52,19 @@ def _on_gpu(
     import torch  # noqa: PLC0415 - the CPU's way does without
 
     from inference import refine_torch  # noqa: PLC0415 - imports torch
-    from inference.models.birefnet.device import choose_device, finish  # noqa: PLC0415 - the same
+    from inference.models.birefnet.device import choose_device, synchronize  # noqa: PLC0415 - the same
 
     chosen = choose_device(device)
     pixels, matte = torch.tensor(rgb, device=chosen), torch.tensor(alpha, device=chosen)
 
     def run() -> None:
         refine_torch.estimate_foreground(pixels, matte)
-        finish(chosen)
+        synchronize(chosen)
 
     return run
 
 
-def _milliseconds(run: Callable[[], object]) -> float:
+def _time_call(run: Callable[[], object]) -> float:
     began = time.perf_counter()
     run()
     return 1000 * (time.perf_counter() - began)

@@ -1,7 +1,7 @@
-"""Does a loaded model see? Asked with a drawing whose matte is known, before it is given work.
+"""Self-test of a loaded model: it must reproduce the known matte of a drawn picture.
 
-A wrong file, a broken GPU or an arithmetic that overflows may load without a word and then cut
-nothing out, or anything. Such a model must not be given anybody's pictures.
+A wrong file, a broken GPU or an overflow may load without an error and then remove nothing, or
+anything. Such a model must not be given anybody's pictures.
 """
 
 from collections.abc import Mapping
@@ -12,21 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.errors import ModelError
-from inference.models.base import Alpha, Matting, Rgb
+from inference.models.base import Alpha, MattingModel, Rgb
 
 #: Side of the drawing, in pixels.
 _SIDE: Final = 96
 #: The matte is compared by the means of squares of so many pixels a side.
 _CELL: Final = 8
-_HAIRLINE: Final = 0.24
+_HAIRLINE_Y: Final = 0.24
 #: Mean difference from the known matte, of 0..1. Devices and precisions differ by far less; a
 #: model that sees nothing, everything or noise by far more (0.22 and up).
 _TOLERANCE: Final = 0.08
 #: A model whose matte of the drawing nobody knows has to tell one part of it from another.
-_LEAST_SPREAD: Final = 0.01
+_MIN_SPREAD: Final = 0.01
 
 #: What the models answered whose weights were at hand, in percent, row by row.
-_KNOWN: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+_EXPECTED_MATTES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "u2netp": (
             "  0   0   0   0   0   0   0   0   0   0   0   0",
@@ -46,28 +46,28 @@ _KNOWN: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 
 
-def require_known_matte(model: Matting) -> None:
+def check_model_output(model: MattingModel) -> None:
     """Have the model cut the drawing out, and compare.
 
     Raises:
         ModelError: the matte is not one, or not the known one.
     """
-    picture = draw_person()
+    picture = draw_test_picture()
     (matte,) = model.matte([picture])
-    _require_matte(model.name, matte)
-    known = _KNOWN.get(model.name)
+    _check_values(model.name, matte)
+    known = _EXPECTED_MATTES.get(model.name)
     if known is not None:
-        _require_likeness(model.name, matte, known)
+        _check_likeness(model.name, matte, known)
 
 
-def draw_person() -> Rgb:
+def draw_test_picture() -> Rgb:
     """Head and shoulders before a pale wall, (96, 96, 3)."""
     y, x = np.mgrid[:_SIDE, :_SIDE] / _SIDE
     picture = np.array([210.0, 222.0, 232.0]) - 30 * y[..., None]
     head = _ellipse(x, y, (0.5, 0.32), (0.16, 0.19))
     picture[_ellipse(x, y, (0.5, 0.92), (0.28, 0.42))] = (60, 80, 150)
     picture[head] = (205, 150, 120)
-    picture[head & (y < _HAIRLINE)] = (60, 40, 30)
+    picture[head & (y < _HAIRLINE_Y)] = (60, 40, 30)
     drawn: Rgb = picture.round().astype(np.uint8)
     return drawn
 
@@ -84,28 +84,28 @@ def _ellipse(
     return inside
 
 
-def _require_matte(name: str, matte: Alpha) -> None:
+def _check_values(name: str, matte: Alpha) -> None:
     if matte.shape != (_SIDE, _SIDE):
-        raise _blind(name, f"it has the shape {matte.shape}")
+        raise _self_test_error(name, f"it has the shape {matte.shape}")
     if not np.isfinite(matte).all():
-        raise _blind(name, "it holds values that are no numbers")
+        raise _self_test_error(name, "it holds values that are no numbers")
     low, high = float(matte.min()), float(matte.max())
     if low < 0 or high > 1:
-        raise _blind(name, f"it runs from {low:.2f} to {high:.2f}, beyond 0 to 1")
-    if high - low < _LEAST_SPREAD:
-        raise _blind(name, f"it is {low:.2f} everywhere")
+        raise _self_test_error(name, f"it runs from {low:.2f} to {high:.2f}, beyond 0 to 1")
+    if high - low < _MIN_SPREAD:
+        raise _self_test_error(name, f"it is {low:.2f} everywhere")
 
 
-def _require_likeness(name: str, matte: Alpha, known: tuple[str, ...]) -> None:
+def _check_likeness(name: str, matte: Alpha, known: tuple[str, ...]) -> None:
     expected = np.array([row.split() for row in known], np.float32) / 100
     cells = _SIDE // _CELL
     found = matte.reshape(cells, _CELL, cells, _CELL).mean((1, 3))
     difference = float(np.abs(found - expected).mean())
     if difference > _TOLERANCE:
-        raise _blind(name, f"it differs by {difference:.2f} from the known one")
+        raise _self_test_error(name, f"it differs by {difference:.2f} from the known one")
 
 
-def _blind(name: str, what: str) -> ModelError:
+def _self_test_error(name: str, what: str) -> ModelError:
     return ModelError(
         f"The model {name} fails its start check. The matte of a test drawing is wrong: {what}. "
         "Check the weights (rmbg doctor), RMBG_PRECISION, RMBG_PATCH_ORDER and the device."

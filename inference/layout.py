@@ -1,20 +1,9 @@
-"""Where the subject comes to lie, and how large the result is. Whole pixels, no picture in here."""
+"""Compute where the subject lies in the result and how large the result is, in whole pixels."""
 
 import math
 from dataclasses import dataclass
-from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from inference.lengths import WHOLE
-from inference.option_values import CENTER, Margin, Position
-from inference.options import Options
-
-#: Alpha from which on a pixel counts as the subject's, of 255: mattes have faint specks.
-SUBJECT_LEVEL: Final = 13
-#: Alpha over which a pixel is more subject than background.
-_HALF: Final = 127
+from inference.options import CENTER, HUNDRED_PERCENT, Margin, Options, Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,25 +72,7 @@ class Layout:
         return self.source == self.target == whole
 
 
-def foreground_box(alpha: NDArray[np.uint8]) -> Box | None:
-    """The smallest box around the subject; None where there is none.
-
-    Args:
-        alpha: (height, width), 0..255.
-    """
-    seen = alpha >= SUBJECT_LEVEL
-    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
-    if not len(rows):
-        return None
-    return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-
-
-def coverage(alpha: NDArray[np.uint8]) -> float:
-    """The share of the pixels that are more subject than background, 0..1."""
-    return float(np.count_nonzero(alpha > _HALF) / alpha.size)
-
-
-def limited_size(width: int, height: int, options: Options, max_pixels: int) -> tuple[int, int]:
+def limit_size(width: int, height: int, options: Options, max_pixels: int) -> tuple[int, int]:
     """A result's size under the limits on its longer side and on its pixels; never enlarged."""
     most = min(max_pixels, options.max_pixels or max_pixels)
     if options.max_side is not None and options.max_side < max(width, height):
@@ -116,7 +87,7 @@ def limited_size(width: int, height: int, options: Options, max_pixels: int) -> 
     return width, height
 
 
-def plan(
+def plan_layout(
     width: int,
     height: int,
     subject: Box | None,
@@ -138,9 +109,9 @@ def plan(
     picture = Box(0, 0, width, height)
     view = picture
     if options.crop and subject is not None:
-        view = subject.grown(*reach).grown(*_margins(subject, options.crop_margin))
-    size = limited_size(view.width, view.height, options, max_pixels)
-    moved = _moved(subject, view, size, options)
+        view = subject.grown(*reach).grown(*_margin_pixels(subject, options.crop_margin))
+    size = limit_size(view.width, view.height, options, max_pixels)
+    moved = _placed_box(subject, view, size, options)
     if subject is not None and moved is not None:
         source, target = subject, moved
     else:
@@ -150,7 +121,7 @@ def plan(
     return Layout(size, (view.width, view.height), source, target, moved)
 
 
-def _margins(subject: Box, margin: Margin) -> tuple[int, int, int, int]:
+def _margin_pixels(subject: Box, margin: Margin) -> tuple[int, int, int, int]:
     return (
         margin.top.pixels(subject.height),
         margin.right.pixels(subject.width),
@@ -159,34 +130,40 @@ def _margins(subject: Box, margin: Margin) -> tuple[int, int, int, int]:
     )
 
 
-def _moved(subject: Box | None, view: Box, size: tuple[int, int], options: Options) -> Box | None:
+def _placed_box(
+    subject: Box | None, view: Box, size: tuple[int, int], options: Options
+) -> Box | None:
     """Where a subject goes that is scaled or given a position; None if it is neither."""
     position = options.position or (CENTER if options.scale is not None else Position())
     if subject is None or (options.scale is None and position.x is None):
         return None
-    width, height = _scaled(subject, view, size, options.scale)
-    left, top = _corner(subject.seen_from(view, *size), (width, height), size, position)
+    width, height = _scaled_size(subject, view, size, options.scale)
+    left, top = _top_left(subject.seen_from(view, *size), (width, height), size, position)
     return Box(left, top, left + width, top + height)
 
 
-def _scaled(subject: Box, view: Box, size: tuple[int, int], scale: float | None) -> tuple[int, int]:
+def _scaled_size(
+    subject: Box, view: Box, size: tuple[int, int], scale: float | None
+) -> tuple[int, int]:
     """The subject's size in the result: its larger share of a side is the scale."""
     factor = size[0] / view.width
     if scale is not None:
-        factor = scale / WHOLE * min(size[0] / subject.width, size[1] / subject.height)
+        factor = scale / HUNDRED_PERCENT * min(size[0] / subject.width, size[1] / subject.height)
     return (
         min(size[0], max(1, round(subject.width * factor))),
         min(size[1], max(1, round(subject.height * factor))),
     )
 
 
-def _corner(
+def _top_left(
     stands: Box, subject: tuple[int, int], size: tuple[int, int], position: Position
 ) -> tuple[int, int]:
     """The left and top of the subject: by the share of the free room, or about its old middle."""
     room = size[0] - subject[0], size[1] - subject[1]
     if position.x is not None and position.y is not None:
-        return round(room[0] * position.x / WHOLE), round(room[1] * position.y / WHOLE)
+        return round(room[0] * position.x / HUNDRED_PERCENT), round(
+            room[1] * position.y / HUNDRED_PERCENT
+        )
     left = round((stands.left + stands.right - subject[0]) / 2)
     top = round((stands.top + stands.bottom - subject[1]) / 2)
     return min(max(left, 0), room[0]), min(max(top, 0), room[1])

