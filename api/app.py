@@ -1,35 +1,34 @@
 """The Flask application."""
 
-from time import perf_counter
 from typing import Any, Final
 
-import structlog
-from flask import Flask, Response, g, request
+from flask import Flask
 from flask_swagger_ui import get_swaggerui_blueprint
 
-from api.auth import install_auth
-from api.context import EXTENSION
-from api.cors import install_cors
-from api.envelope import install_request_ids
-from api.failures import EnvelopeApi, install_error_handlers
-from api.limits import install_rate_headers
-from api.metrics import install_metrics, queue_metrics
-from api.removebg.resource import install_removebg
-from api.resources import batches, deliveries, health, info, removals, tasks, uploads
+from api.auth import SERVICES_EXTENSION, install_auth
+from api.envelope import install_error_handlers
+from api.forms import StrictJsonProvider
+from api.hooks import (
+    install_cors,
+    install_metrics,
+    install_request_ids,
+    install_request_log,
+    install_tracing,
+    install_upload_limit,
+    queue_metrics,
+)
+from api.openapi import EnvelopeApi
+from api.rate_limits import install_rate_headers
+from api.removebg.route import install_removebg
+from api.routes import batches, deliveries, health, info, submissions, tasks, uploads
 from api.services import Services
 from api.settings import ApiSettings
-from api.strict_json import StrictJsonProvider
-from api.tracing import install_tracing
-from api.upload_limit import install_upload_limit
 from inference.version import __version__
 from tasks.log import configure_logging
 from tasks.tracing import configure_tracing
 
 #: Where an application keeps its `EnvelopeApi`, which can describe it.
-API: Final = "rmbg.api"
-
-_log = structlog.get_logger(__name__)
-_ERRORS_FROM: Final = 400
+API_EXTENSION: Final = "rmbg.api"
 
 
 def create_app(services: Services | None = None) -> Flask:
@@ -41,11 +40,11 @@ def create_app(services: Services | None = None) -> Flask:
     services = services or _services_from_environment()
     # No static folder: this package serves no files of its own.
     app = Flask("api", static_folder=None)
-    app.extensions[EXTENSION] = services
+    app.extensions[SERVICES_EXTENSION] = services
     app.json = StrictJsonProvider(app)
     app.config.update(_configuration())
     install_request_ids(app)
-    _log_requests(app)
+    install_request_log(app)
     install_tracing(app)
     install_metrics(app, queue_metrics(services))
     install_cors(app, services.settings.cors_allowed)
@@ -67,8 +66,8 @@ def _services_from_environment() -> Services:
 
 def _add_routes(app: Flask) -> None:
     api = EnvelopeApi(app)
-    app.extensions[API] = api
-    for resource in (removals, batches, uploads, tasks, deliveries, info, health):
+    app.extensions[API_EXTENSION] = api
+    for resource in (submissions, batches, uploads, tasks, deliveries, info, health):
         api.register_blueprint(resource.blueprint)
     documentation = get_swaggerui_blueprint(
         "/docs", "/openapi.json", config={"app_name": "rmbg-queue", "validatorUrl": None}
@@ -84,23 +83,3 @@ def _configuration() -> dict[str, Any]:
         "OPENAPI_URL_PREFIX": "/",
         "OPENAPI_JSON_PATH": "openapi.json",
     }
-
-
-def _log_requests(app: Flask) -> None:
-    @app.before_request
-    def _start() -> None:
-        g.started = perf_counter()
-
-    @app.after_request
-    def _end(response: Response) -> Response:
-        # Probes come every few seconds and tell nothing when they succeed.
-        quiet = request.path.startswith("/healthz/") and response.status_code < _ERRORS_FROM
-        # The path, never the query: a signed address must not reach a log.
-        (_log.debug if quiet else _log.info)(
-            "request",
-            method=request.method,
-            path=request.path,
-            status=response.status_code,
-            ms=round((perf_counter() - g.get("started", perf_counter())) * 1000, 1),
-        )
-        return response

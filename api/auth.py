@@ -1,17 +1,52 @@
-"""Who is calling: the owner of the key that came along, or anybody where none is asked for."""
+"""Who calls, and what is theirs.
 
-from typing import Final
+An API key (`X-API-Key` or a bearer token) names the owner of a request. Tasks and batches of other
+owners answer 404. A service that others can reach refuses to start without a key.
+"""
+
+import ipaddress
+from collections.abc import Iterable
+from typing import Final, cast
 
 from flask import Flask, current_app, g, request
 
-from api.context import services
 from api.errors import ApiError
+from api.services import Services
+from api.settings import ApiSettings
+from tasks.api_keys import ApiKeys
+from tasks.batches.record import Batch
+from tasks.errors import QueueUnavailableError, SettingsError
+from tasks.jobs import Job
 from tasks.owners import ANONYMOUS, Owner
+
+
+def get_owned_batch(batch_id: str) -> Batch:
+    """The caller's batch.
+
+    Raises:
+        ApiError: `batch_not_found`: there is none, or it is somebody else's.
+    """
+    batch = services().runtime.batches.get(batch_id)
+    if batch is None or batch.owner != current_owner().id:
+        raise ApiError("batch_not_found")
+    return batch
+
+
+SERVICES_EXTENSION: Final = "rmbg"
+
+
+def services() -> Services:
+    """The services of the application that handles this request."""
+    return cast("Services", current_app.extensions[SERVICES_EXTENSION])
+
 
 #: Set for an application that only this machine can reach.
 LOOPBACK_ONLY: Final = "RMBG_LOOPBACK_ONLY"
+
 _PROTECTED: Final = "/api/"
+
 _BEARER: Final = "bearer"
+
 _HOW: Final = "Send your API key in the header X-API-Key, or as `Authorization: Bearer <key>`."
 
 
@@ -71,3 +106,62 @@ def _given_key() -> str | None:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     bearer = token.strip() if scheme.lower() == _BEARER else ""
     return given or bearer or None
+
+
+def require_owned(job: Job | None) -> Job:
+    """The job, if there is one and it is the caller's.
+
+    Raises:
+        ApiError: `task_not_found`, the same for what is another's and for what never was.
+    """
+    if job is None or job.owner != current_owner().id:
+        raise ApiError("task_not_found")
+    return job
+
+
+def get_owned_task(task_id: str) -> Job:
+    """The caller's job of that id; raises as `own` does."""
+    return require_owned(services().runtime.job_store.get(task_id))
+
+
+#: What a socket is bound to: host and port (and more), or the path of a Unix socket.
+Address = tuple[object, ...] | str | bytes | int
+
+
+def loopback_only(addresses: Iterable[Address]) -> bool:
+    """Does each address belong to this machine alone? What cannot be told does not."""
+    return all(map(_is_local, addresses))
+
+
+def _is_local(address: Address) -> bool:
+    if isinstance(address, int):
+        return False  # an inherited socket, wherever it listens
+    if not isinstance(address, tuple):
+        return True  # a Unix socket
+    host = str(address[0])
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def refuse_public_bind_without_keys(
+    settings: ApiSettings, addresses: Iterable[Address], api_keys: ApiKeys
+) -> None:
+    """Refuse to serve an address that others can reach without a single key.
+
+    Raises:
+        SettingsError: there is none. While Redis is away nobody is let in, so that is no reason.
+    """
+    if settings.auth == "off" or loopback_only(addresses):
+        return
+    try:
+        if api_keys.any():
+            return
+    except QueueUnavailableError:
+        return
+    raise SettingsError(
+        "The service would listen where others can reach it, and has no API keys. Make one with "
+        "`rmbg keys add NAME`, or listen on 127.0.0.1, or set RMBG_AUTH=off if something in front "
+        "of it, or a closed network, sees to who may use it."
+    )

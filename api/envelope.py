@@ -1,4 +1,4 @@
-"""The one shape of every answer, and the request id that goes with it."""
+"""The envelope around each answer, success or failure, and the request id in it."""
 
 import re
 import secrets
@@ -9,9 +9,58 @@ from typing import Any, Final, cast
 import structlog
 from flask import Flask, Response, current_app, g, jsonify, request
 
-from api.errors import ApiError
+from api.errors import ApiError, from_inference
+from inference.errors import InferenceError
+from tasks.errors import (
+    QueueFullError,
+    QueueUnavailableError,
+    StoreUnavailableError,
+    UnreadableRecordError,
+)
+from tasks.uploads.errors import UploadError
+
+_log = structlog.get_logger(__name__)
+
+_RETRY_AFTER_SECONDS: Final = 5
+
+
+def install_error_handlers(app: Flask) -> None:
+    """Answer the project's own exceptions, and whatever nobody foresaw."""
+
+    @app.errorhandler(ApiError)
+    def _api(error: ApiError) -> Response:
+        return failure(error)
+
+    @app.errorhandler(InferenceError)
+    def _inference(error: InferenceError) -> Response:
+        return failure(from_inference(error))
+
+    @app.errorhandler(UploadError)
+    def _upload(error: UploadError) -> Response:
+        return failure(ApiError(error.code, str(error)))
+
+    @app.errorhandler(QueueFullError)
+    @app.errorhandler(QueueUnavailableError)
+    @app.errorhandler(StoreUnavailableError)
+    def _unavailable(
+        error: QueueFullError | QueueUnavailableError | StoreUnavailableError,
+    ) -> Response:
+        _log.warning("request.not_accepted", reason=str(error))
+        return failure(ApiError(error.code, retry_after=_RETRY_AFTER_SECONDS))
+
+    @app.errorhandler(UnreadableRecordError)
+    def _unreadable(error: UnreadableRecordError) -> Response:
+        _log.error("record.unreadable", task_id=error.task_id, reason=error.reason)
+        return failure(ApiError("task_unreadable"))
+
+    @app.errorhandler(Exception)
+    def _unforeseen(_error: Exception) -> Response:
+        _log.exception("request.crashed")
+        return failure(ApiError("internal_error"))
+
 
 _SHAPES: Final = "rmbg-failure-shapes"
+
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 
 
@@ -56,17 +105,3 @@ def request_id() -> str:
         given = request.headers.get("X-Request-Id", "")
         g.request_id = given if _REQUEST_ID.match(given) else f"req-{secrets.token_hex(8)}"
     return str(g.request_id)
-
-
-def install_request_ids(app: Flask) -> None:
-    """Bind the id to every log line of a request, and return it in a header."""
-
-    @app.before_request
-    def _bind() -> None:
-        structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=request_id())
-
-    @app.after_request
-    def _return(response: Response) -> Response:
-        response.headers["X-Request-Id"] = request_id()
-        return response

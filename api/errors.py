@@ -1,4 +1,4 @@
-"""The one table of errors: what a caller can be told, and under which stable number.
+"""The table of errors: the stable name, number, HTTP status and text of each error a caller sees.
 
 `code` is the HTTP status times 100 plus a number that never changes its meaning.
 """
@@ -6,7 +6,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
+
+from werkzeug.exceptions import HTTPException
+
+from inference.errors import InferenceError, InvalidOptionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,3 +124,48 @@ class ApiError(Exception):
         super().__init__(message or self.row.message)
         self.fields = dict(fields or {})
         self.retry_after = retry_after
+
+
+_UNKNOWN: Final = "Unknown field."
+
+
+def from_http(error: HTTPException) -> ApiError:
+    """The row for an HTTP exception; a status without a row is a bad request or our fault."""
+    status = error.code or 500
+    messages = getattr(error, "data", {}).get("messages", {})
+    if messages:
+        return from_validation(messages)
+    row = BY_STATUS.get(status) or BY_STATUS[400 if status < 500 else 500]  # noqa: PLR2004
+    return ApiError(row.type)
+
+
+def from_validation(messages: Mapping[str, Any]) -> ApiError:
+    """The row for what a schema found; `messages` is location → field → faults."""
+    fields = {
+        name: _sentence(faults)
+        for by_field in messages.values()
+        if isinstance(by_field, Mapping)
+        for name, faults in by_field.items()
+    }
+    unknown = sorted(name for name, fault in fields.items() if fault == _UNKNOWN)
+    if unknown:
+        return ApiError(
+            "unknown_parameter",
+            f"Not a parameter of this request: {', '.join(unknown)}. Check its spelling.",
+            fields=dict.fromkeys(unknown, "Not a parameter of this request."),
+        )
+    if "image" in fields:
+        return ApiError("missing_image", fields={"image": "Send the picture as a file."})
+    listed = " ".join(f"{name}: {fault}" for name, fault in sorted(fields.items()))
+    return ApiError("invalid_parameter", listed or None, fields=fields)
+
+
+def _sentence(faults: object) -> str:
+    return " ".join(map(str, faults)) if isinstance(faults, list) else str(faults)
+
+
+def from_inference(error: InferenceError) -> ApiError:
+    """The row for a picture or an option that cannot be used."""
+    field = error.field if isinstance(error, InvalidOptionError) else "image"
+    name = error.code if error.code in ERRORS else "internal_error"
+    return ApiError(name, str(error), fields={field: str(error)})

@@ -5,8 +5,7 @@ from typing import Any
 
 import structlog
 
-from api.auth import LOOPBACK_ONLY
-from api.exposure import loopback_only, require_keys
+from api.auth import LOOPBACK_ONLY, loopback_only, refuse_public_bind_without_keys
 from api.settings import ApiSettings
 from tasks.errors import SettingsError, StoreUnavailableError
 from tasks.meters import make_shared_folder, remove_shared_folder, share
@@ -37,7 +36,7 @@ def on_starting(server: Any) -> None:  # noqa: ANN401 - gunicorn publishes no ty
     settings = ApiSettings.load()
     try:
         with Runtime.from_settings(settings) as runtime:
-            require_keys(settings, server.cfg.address, runtime.api_keys)
+            refuse_public_bind_without_keys(settings, server.cfg.address, runtime.api_keys)
             runtime.object_store.ensure_bucket()
     except SettingsError as error:
         raise SystemExit(str(error)) from error

@@ -6,14 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from api.gates.redis import connect_gated, queue_gate
-from api.gates.store import GatedPool, store_gate
+from api.circuit_breaker import (
+    BreakerPool,
+    connect_with_breaker,
+    object_store_breaker,
+    redis_breaker,
+)
+from api.idempotency import IdempotencyGuard
+from api.inputs import ImageInputs, Submission, from_uploads, from_url
 from api.settings import ApiSettings
-from api.submission.fetching import from_url
-from api.submission.intake import Intake
-from api.submission.once import Once
-from api.submission.sources import Sources, from_uploads
-from api.submission.submission import Submission
+from api.submission import SubmissionService
 from tasks.app import create_celery
 from tasks.errors import QueueUnavailableError
 from tasks.jobs import Job
@@ -41,32 +43,32 @@ class Services:
 
     settings: ApiSettings
     runtime: Runtime
-    inputs: Sources
-    idempotency: Once
+    inputs: ImageInputs
+    idempotency: IdempotencyGuard
     waiting: threading.BoundedSemaphore
     clock: Callable[[], float] = time.time
 
     @classmethod
     def from_settings(cls, settings: ApiSettings) -> "Services":
         """Connect lazily: nothing is sent before the first request."""
-        url, gate = settings.redis_url.get_secret_value(), queue_gate(settings)
+        url, gate = settings.redis_url.get_secret_value(), redis_breaker(settings)
         runtime = Runtime(
             settings,
-            redis=connect_gated(url, gate),
+            redis=connect_with_breaker(url, gate),
             celery_app=create_celery(settings, socket_timeout=SENDING_SECONDS),
-            s3_pool=GatedPool(store_gate(settings)),
+            s3_pool=BreakerPool(object_store_breaker(settings)),
         )
         return cls(
             settings=settings,
             runtime=runtime,
             inputs=_inputs(settings, runtime),
-            idempotency=Once(runtime.idempotency_keys, runtime.job_store),
+            idempotency=IdempotencyGuard(runtime.idempotency_keys, runtime.job_store),
             waiting=threading.BoundedSemaphore(settings.max_waiting),
         )
 
     def submit(self, submission: Submission, request_id: str, task_id: str | None = None) -> Job:
         """Accept a picture; see `Intake.accept`."""
-        intake = Intake(self.settings, self.runtime, self.clock)
+        intake = SubmissionService(self.settings, self.runtime, self.clock)
         return intake.accept(submission, request_id, task_id)
 
     def position(self, job: Job) -> int:
@@ -109,9 +111,9 @@ class Services:
         return result_url(job, self.runtime.object_store, self.clock(), download=download)
 
 
-def _inputs(settings: ApiSettings, runtime: Runtime) -> Sources:
+def _inputs(settings: ApiSettings, runtime: Runtime) -> ImageInputs:
     by_url = {
         name: from_url(name, runtime.http_client, settings.max_image_bytes)
         for name in ("image_url", "background_url")
     }
-    return Sources.from_settings(settings, upload_id=from_uploads(runtime.uploads), **by_url)
+    return ImageInputs.from_settings(settings, upload_id=from_uploads(runtime.uploads), **by_url)

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from api.app import API, create_app
+from api.app import API_EXTENSION, create_app
 from api.errors import ERRORS
 from api.services import Services
 from api.settings import ApiSettings
@@ -84,7 +84,7 @@ def metrics_page() -> str:
 def openapi_document() -> str:
     """`docs/openapi.json`."""
     app = create_app(Services.from_settings(ApiSettings.load()))
-    return json.dumps(app.extensions[API].document(), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(app.extensions[API_EXTENSION].document(), indent=1, ensure_ascii=False) + "\n"
 
 
 def _shown(name: str, field: FieldInfo) -> str:

@@ -1,13 +1,20 @@
-"""remove.bg's parameters, as options of this service."""
+"""Reads a remove.bg request: its form, its pictures, and its parameters as our options."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
+from urllib.parse import urlsplit
 
-from api.removebg.errors import RemoveBgError, invalid
-from inference.errors import InvalidOptionError
+from flask import Request
+from werkzeug.datastructures import FileStorage
+from werkzeug.exceptions import BadRequest
+
+from api.errors import ApiError
+from api.inputs import ImageInputs, InputFile, sha256_of
+from api.removebg.responses import RemoveBgError, error_of_type, invalid_parameter, translate_error
+from inference.errors import InferenceError, InvalidOptionError
 from inference.options import (
     Options,
     Output,
@@ -21,8 +28,192 @@ from inference.options import (
     parse_scale,
     parse_shadow,
 )
+from inference.probe import PREFIX_SIZE, ImageLimits, identify_format, probe_image
+from tasks.owners import Owner
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What came, by name; parameters that remove.bg does not know are there too, and no harm."""
+
+    texts: Mapping[str, str]
+    files: Mapping[str, FileStorage]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.texts or name in self.files
+
+    def given(self, *names: str) -> list[str]:
+        """Those of the names that came with something in them."""
+        return [name for name in names if name in self]
+
+
+def read_form(request: Request) -> Form:
+    """The parameters of a multipart, urlencoded or JSON body.
+
+    Raises:
+        RemoveBgError: it is JSON, and cannot be read.
+    """
+    if request.is_json:
+        return Form(dict(_flatten(_json(request))), {})
+    files = {name: file for name, file in request.files.items() if not _is_blank(file)}
+    return Form({name: text for name, text in request.form.items() if text != ""}, files)
+
+
+def _json(request: Request) -> Mapping[str, object]:
+    try:
+        body = request.get_json()
+    except BadRequest:
+        body = None
+    if not isinstance(body, dict):
+        raise RemoveBgError("bad_request", "The body must be one JSON object.")
+    return body
+
+
+def _flatten(body: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """JSON's values as a form would send them; a nested name as `outer[inner]`."""
+    for name, value in body.items():
+        if isinstance(value, bool):
+            yield name, str(value).lower()
+        elif isinstance(value, dict):
+            yield from ((f"{name}[{inner}]", text) for inner, text in _flatten(value))
+        elif value is not None and value != "":
+            yield name, str(value)
+
+
+def _is_blank(file: FileStorage) -> bool:
+    """What a browser sends for a file that nobody chose."""
+    return not file.filename and not file.stream.read(1) and file.stream.seek(0) == 0
+
+
+_IMAGES: Final = ("image_file", "image_file_b64", "image_url")
+
+_BACKGROUNDS: Final = ("bg_color", "bg_image_url", "bg_image_file")
+
+#: What the shared code calls them.
+_OWN_NAMES: Final = {
+    "image_file": "image",
+    "image_file_b64": "image_b64",
+    "image_url": "image_url",
+    "bg_image_file": "background_image",
+    "bg_image_url": "background_url",
+}
+
+_FAILED: Final = {"image_url": "failed_image_download", "bg_image_url": "failed_bg_download"}
+
+_NO_IMAGE: Final = "This is no image of a known kind."
+
+_MEGAPIXEL: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture whose header has been read."""
+
+    upload: InputFile
+    megapixels: float
+
+    def sha256(self) -> str:
+        """The digest of its bytes."""
+        return sha256_of(self.upload.stream)
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Opens what a form brings or names.
+
+    Attributes:
+        sources: the shared ways in.
+        limits: what is accepted, in pixels.
+        owner: who is asking.
+    """
+
+    sources: ImageInputs
+    limits: ImageLimits
+    owner: Owner
+
+    def image(self, form: Form) -> Picture:
+        """The picture.
+
+        Raises:
+            RemoveBgError: there is none, or more than one, or it cannot be had or used.
+        """
+        return self._open(form, source_name(form))
+
+    def background(self, form: Form) -> Picture | None:
+        """The picture to go behind the subject, if one is asked for.
+
+        Raises:
+            RemoveBgError: there is more than one background, or it cannot be had or used.
+        """
+        names = form.given(*_BACKGROUNDS)
+        if len(names) > 1:
+            raise RemoveBgError("multiple_bg_sources", f"Choose one of {', '.join(names)}.")
+        if not names or names == ["bg_color"]:
+            return None
+        return self._open(form, names[0])
+
+    def _open(self, form: Form, name: str) -> Picture:
+        text = form.texts.get(name, "")
+        if name in _FAILED:
+            _check_url(name, text)
+        if name == "image_file_b64":
+            # In an urlencoded body, a plus sign that was not escaped stands for a space.
+            text = text.strip().replace("base64, ", "base64,").replace(" ", "+")
+        try:
+            upload = self.sources.open(_OWN_NAMES[name], form.files.get(name) or text, self.owner)
+        except ApiError as error:
+            raise _cannot_be_had(name, error) from None
+        return Picture(upload, self._megapixels(name, upload))
+
+    def _megapixels(self, name: str, upload: InputFile) -> float:
+        try:
+            if identify_format(upload.stream.read(PREFIX_SIZE)) is None:
+                raise RemoveBgError("invalid_file_type", _NO_IMAGE)
+            header = probe_image(upload.stream, self.limits)
+        except InferenceError as error:
+            raise error_of_type(error.code, f"{name}: {error}") from None
+        return header.width * header.height / _MEGAPIXEL
+
+
+def source_name(form: Form) -> str:
+    """The one parameter that brings the picture.
+
+    Raises:
+        RemoveBgError: there is none, or more than one.
+    """
+    names = form.given(*_IMAGES)
+    if not names:
+        raise RemoveBgError("missing_source", f"Send one of {', '.join(_IMAGES)}.")
+    if len(names) > 1:
+        raise RemoveBgError("multiple_sources", f"Send only one of {', '.join(names)}.")
+    return names[0]
+
+
+def _check_url(name: str, text: str) -> None:
+    try:
+        address = urlsplit(text)
+        usable = address.scheme in {"http", "https"} and bool(address.hostname)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise RemoveBgError(f"invalid_{name}", "Give an address that begins with https://.")
+
+
+def _cannot_be_had(name: str, error: ApiError) -> RemoveBgError:
+    kind = error.row.type
+    if name in _FAILED and kind == "url_not_allowed":
+        return RemoveBgError(f"invalid_{name}", str(error))
+    if name in _FAILED and kind == "invalid_image":
+        return RemoveBgError("invalid_file_type", str(error))
+    if name in _FAILED and kind != "image_too_large":
+        return RemoveBgError(_FAILED[name], str(error))
+    if name == "image_file_b64" and kind == "invalid_parameter":
+        return RemoveBgError("failed_to_read_image", str(error))
+    return translate_error(error)
+
 
 _MILLION: Final = 1_000_000
+
 #: Most pixels of a result; `auto` is the largest that is allowed.
 SIZES: Final[Mapping[str, int]] = MappingProxyType(
     {
@@ -33,14 +224,20 @@ SIZES: Final[Mapping[str, int]] = MappingProxyType(
         "50MP": 50 * _MILLION,
     }
 )
+
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
+
 _FALSE: Final = frozenset({"false", "0", "no", "off"})
+
 _WHITE: Final[Rgba] = (255, 255, 255, 255)
+
 _HEX: Final = re.compile(r"[0-9a-fA-F]{3,8}\Z")
+
 #: Types that this service echoes; it does not look for them itself.
 _TYPES: Final = frozenset(
     {"car", "product", "person", "animal", "graphic", "transportation", "car_interior", "car_part"}
 )
+
 _OTHER: Final = "other"
 
 
@@ -70,7 +267,7 @@ def from_option(error: InvalidOptionError) -> RemoveBgError:
     """The error for an option that will not do."""
     if error.code in {"roi_exceeds_bounds", "roi_region_empty"}:
         return RemoveBgError(error.code, str(error))
-    return invalid(error.field, str(error))
+    return invalid_parameter(error.field, str(error))
 
 
 def is_mask(texts: Mapping[str, str]) -> bool:
@@ -118,14 +315,14 @@ def _choice(texts: Mapping[str, str], name: str, choices: tuple[str, ...]) -> st
     """One of the choices; the first of them is the default."""
     value = texts.get(name, choices[0])
     if value not in choices:
-        raise invalid(name, f"Choose one of {', '.join(choices)}.")
+        raise invalid_parameter(name, f"Choose one of {', '.join(choices)}.")
     return value
 
 
 def _flag(texts: Mapping[str, str], name: str, *, default: bool) -> bool:
     value = texts.get(name, str(default)).lower()
     if value not in _TRUE | _FALSE:
-        raise invalid(name, "Give true or false.")
+        raise invalid_parameter(name, "Give true or false.")
     return value in _TRUE
 
 
@@ -145,7 +342,7 @@ def _named_color(text: str) -> Rgba:
     try:
         return parse_color(f"#{text}" if _HEX.match(text) else text)
     except InvalidOptionError as error:
-        raise invalid("bg_color", str(error)) from None
+        raise invalid_parameter("bg_color", str(error)) from None
 
 
 def _shadow(texts: Mapping[str, str]) -> Shadow:
@@ -172,5 +369,5 @@ def _opacity(texts: Mapping[str, str]) -> int:
     if text == "auto":
         return Options().shadow_opacity
     if not text.isascii() or not text.isdigit():
-        raise invalid("shadow_opacity", "Give auto, or a whole number from 0 to 100.")
+        raise invalid_parameter("shadow_opacity", "Give auto, or a whole number from 0 to 100.")
     return int(text[:4])

@@ -9,9 +9,7 @@ import pytest
 
 from api.app import create_app
 from api.errors import ERRORS
-from api.openapi.document import operations
-from api.openapi.examples import example_of
-from api.parsing import FormBlueprint
+from api.openapi import ApiBlueprint, example_of, operations
 from api.services import Services
 from api.settings import ApiSettings
 
@@ -75,7 +73,7 @@ def test_nothing_is_referred_to_that_is_not_there() -> None:
 
 def test_an_error_that_is_not_in_the_table_cannot_be_documented() -> None:
     with pytest.raises(ValueError, match="no_such_error"):
-        FormBlueprint("x", __name__).fails("no_such_error")
+        ApiBlueprint("x", __name__).fails("no_such_error")
 
 
 def test_an_example_is_made_of_what_the_properties_say() -> None:

@@ -15,9 +15,9 @@ import psutil
 from faulty_worker import FaultyModel
 from PIL import Image
 
+from api.inputs import InputFile, Submission
 from api.services import Services
 from api.settings import ApiSettings
-from api.submission.submission import Submission, Upload
 from deploy.local import probes, programs, supervisor
 from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
@@ -250,7 +250,7 @@ def submit(
     webhook_url: str | None = None,
 ) -> str:
     submission = Submission(
-        image=Upload(io.BytesIO(data), len(data), "test.png"),
+        image=InputFile(io.BytesIO(data), len(data), "test.png"),
         priority=priority,
         webhook_url=webhook_url,
         cache=False,

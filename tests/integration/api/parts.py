@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from api.idempotency import IdempotencyGuard
 from api.services import Services
-from api.submission.once import Once
 from tasks.runtime import Runtime
 
 
@@ -15,5 +15,5 @@ def with_parts(services: Services, **parts: object) -> Services:
     )
     for name, part in parts.items():
         setattr(runtime, name, part)
-    idempotency = Once(runtime.idempotency_keys, runtime.job_store)
+    idempotency = IdempotencyGuard(runtime.idempotency_keys, runtime.job_store)
     return replace(services, runtime=runtime, idempotency=idempotency)

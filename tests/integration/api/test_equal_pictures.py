@@ -15,9 +15,9 @@ from PIL import Image
 from redis import Redis
 
 from api.app import create_app
+from api.inputs import InputFile, Submission
 from api.services import Services
 from api.settings import ApiSettings
-from api.submission.submission import Submission, Upload
 from inference.errors import InvalidImageError
 from inference.models.base import Alpha, Rgb
 from inference.options import Options
@@ -122,7 +122,7 @@ Submit = Callable[..., Job]
 @pytest.fixture
 def submit(services: Services, picture: bytes) -> Submit:
     def send(**parts: object) -> Job:
-        upload = Upload(io.BytesIO(picture), len(picture), "a.png")
+        upload = InputFile(io.BytesIO(picture), len(picture), "a.png")
         return services.submit(Submission(image=upload, **parts), "test")  # type: ignore[arg-type]
 
     return send
@@ -573,8 +573,8 @@ def test_a_hit_behind_a_background_of_its_own(
     digest = "0" * 64
     options = Options(background_sha256=digest)
 
-    def behind() -> Upload:
-        return Upload(io.BytesIO(coffee.read_bytes()), coffee.stat().st_size, "b.jpg")
+    def behind() -> InputFile:
+        return InputFile(io.BytesIO(coffee.read_bytes()), coffee.stat().st_size, "b.jpg")
 
     first = submit(background=behind(), options=options)
     runner.run(first.task_id)

@@ -16,9 +16,9 @@ from redis import Redis
 from werkzeug.test import TestResponse
 
 from api.app import create_app
+from api.idempotency import parse_key
 from api.services import Services
 from api.settings import ApiSettings
-from api.submission.once import parse_key
 from tasks import keys
 from tasks.connection import connect
 from tasks.errors import QueueUnavailableError, StoreUnavailableError

@@ -61,7 +61,7 @@ class World:
             "list": lambda name: self.client.lrange(name, 0, -1),
         }
         # Those of the sweeper itself, and counts that only go up.
-        own = {"rmbg:retention", "rmbg:retention:bucket", "rmbg:sendings", "rmbg:counters"}
+        own = {"rmbg:retention", "rmbg:retention:bucket", "rmbg:dispatch_seq", "rmbg:counters"}
         names = set(self.client.scan_iter()) - own
         return {name: read[str(self.client.type(name))](name) for name in names}
 

@@ -4,8 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from api.batches.archive import stream_zip
-from api.batches.names import archive_names
+from api.archive import archive_names, stream_zip
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 import pytest
 
-from api.errors import BY_STATUS, ERRORS
-from api.failures import from_inference, from_validation
+from api.errors import BY_STATUS, ERRORS, from_inference, from_validation
 from inference import errors as inference_errors
 from inference.errors import InferenceError, InvalidOptionError
 from tasks.errors import QueueUnavailableError, StoreUnavailableError

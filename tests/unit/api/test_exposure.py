@@ -1,6 +1,6 @@
 import pytest
 
-from api.exposure import Address, loopback_only, require_keys
+from api.auth import Address, loopback_only, refuse_public_bind_without_keys
 from api.settings import ApiSettings
 from tasks.api_keys import ApiKeys
 from tasks.connection import connect
@@ -44,19 +44,21 @@ _OPEN = [("0.0.0.0", 8000)]  # noqa: S104 - nothing listens in this test
 @pytest.mark.parametrize("auth", ["auto", "on"])
 def test_an_open_address_without_keys_is_refused_with_three_ways_out(auth: str) -> None:
     with pytest.raises(SettingsError, match="rmbg keys add") as caught:
-        require_keys(ApiSettings.load(auth=auth), _OPEN, _Keys(there=False))
+        refuse_public_bind_without_keys(ApiSettings.load(auth=auth), _OPEN, _Keys(there=False))
     assert "127.0.0.1" in str(caught.value)
     assert "RMBG_AUTH=off" in str(caught.value)
 
 
 def test_keys_or_loopback_or_the_operators_word_will_do() -> None:
-    require_keys(ApiSettings.load(), _OPEN, _Keys(there=True))
-    require_keys(ApiSettings.load(), [("127.0.0.1", 8000)], _Keys(there=False))
-    require_keys(ApiSettings.load(auth="off"), _OPEN, _Keys(there=False))
+    refuse_public_bind_without_keys(ApiSettings.load(), _OPEN, _Keys(there=True))
+    refuse_public_bind_without_keys(ApiSettings.load(), [("127.0.0.1", 8000)], _Keys(there=False))
+    refuse_public_bind_without_keys(ApiSettings.load(auth="off"), _OPEN, _Keys(there=False))
 
 
 def test_while_redis_is_away_the_start_goes_on_since_nobody_is_let_in() -> None:
-    require_keys(ApiSettings.load(), _OPEN, ApiKeys(connect("redis://127.0.0.1:1/0")))
+    refuse_public_bind_without_keys(
+        ApiSettings.load(), _OPEN, ApiKeys(connect("redis://127.0.0.1:1/0"))
+    )
 
 
 @pytest.mark.parametrize("origins", ["shop.example", "https://a.example,b.example"])

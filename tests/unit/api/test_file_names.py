@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.submission.files import safe_stem
+from api.inputs import safe_stem
 
 
 @pytest.mark.parametrize(

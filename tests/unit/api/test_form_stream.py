@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from urllib3.filepost import encode_multipart_formdata
 
-from api.batches.form import FilePart, FormStream, TextPart
 from api.errors import ApiError
+from api.forms import FilePart, FormStream, TextPart
 
 
 class _Dribble:

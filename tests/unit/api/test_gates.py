@@ -9,8 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from api.gates.gate import PAUSE_SECONDS, ClosedError, Gate
-from api.gates.store import GatedPool, SilentStoreError
+from api.circuit_breaker import (
+    PAUSE_SECONDS,
+    BreakerPool,
+    CircuitBreaker,
+    CircuitOpenError,
+    SilentStoreError,
+)
 from tasks.errors import StoreUnavailableError
 
 
@@ -25,7 +30,7 @@ class Server:
         self.asked = threading.Event()
         self.answers = threading.Event()
         self.answers.set()
-        self.gate = Gate(self._probe, trust=trust, clock=lambda: self.now)
+        self.gate = CircuitBreaker(self._probe, trust=trust, clock=lambda: self.now)
 
     def _probe(self) -> None:
         self.probes += 1
@@ -37,7 +42,7 @@ class Server:
     def passes(self) -> bool:
         try:
             self.gate.check()
-        except ClosedError as error:
+        except CircuitOpenError as error:
             self.reasons.add(str(error))
             return False
         return True
@@ -147,15 +152,15 @@ def serve() -> Iterator[Callable[[Callable[[], None]], str]]:
         server.server_close()
 
 
-def _live(probes: list[float]) -> Gate:
-    return Gate(lambda: probes.append(time.monotonic()), trust=1.0)
+def _live(probes: list[float]) -> CircuitBreaker:
+    return CircuitBreaker(lambda: probes.append(time.monotonic()), trust=1.0)
 
 
 def test_a_slow_store_that_lives_is_waited_for(
     serve: Callable[[Callable[[], None]], str],
 ) -> None:
     probes: list[float] = []
-    pool = GatedPool(_live(probes))
+    pool = BreakerPool(_live(probes))
     answer = pool.request("PUT", serve(lambda: time.sleep(2.5)), body=bytes(10 * 2**20))
     assert answer.status == 200
     # Before it, and while it was silent; since it answered, it need not be asked again.
@@ -179,7 +184,7 @@ def test_a_store_that_falls_silent_is_left_alone(
         calls.append(1)
         told.wait(30)
 
-    pool, address = GatedPool(Gate(probe, trust=1.0)), serve(act)
+    pool, address = BreakerPool(CircuitBreaker(probe, trust=1.0)), serve(act)
     began = time.monotonic()
     with pytest.raises(SilentStoreError, match="gone"):
         pool.request("PUT", address, body=b"picture")

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from api.strict_json import read_json
+from api.forms import read_json
 
 
 @pytest.mark.parametrize(

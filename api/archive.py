@@ -1,0 +1,121 @@
+"""The ZIP archive of a batch, written as it is sent; each file is named after its input."""
+
+import io
+import re
+import zipfile
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Final
+
+from api.errors import ApiError
+from api.representations import batch_jobs
+from api.services import Services
+from tasks.audit import Access
+from tasks.audit import record as audit
+from tasks.batches.record import Batch
+from tasks.jobs import Job, Status
+
+
+class _Sink(io.RawIOBase):
+    """Takes what zipfile writes until it is sent on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pieces: list[bytes] = []
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def write(self, data: "bytes | bytearray | memoryview[int]") -> int:  # type: ignore[override] # narrower than the base's
+        """Keep a piece."""
+        self._pieces.append(bytes(data))
+        return len(data)
+
+    def take(self) -> bytes:
+        """What was written since the last time."""
+        taken = b"".join(self._pieces)
+        self._pieces.clear()
+        return taken
+
+
+def stream_zip(files: Iterable[tuple[str, datetime, Iterator[bytes]]]) -> Iterator[bytes]:
+    """An archive of these names, times and bytes, written as it is read.
+
+    At most one piece of one file stands in memory.
+    """
+    sink = _Sink()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
+        for name, when, pieces in files:
+            entry = zipfile.ZipInfo(name, when.astimezone(UTC).timetuple()[:6])
+            entry.external_attr = 0o644 << 16
+            with archive.open(entry, "w") as target:
+                for piece in pieces:
+                    target.write(piece)
+                    yield sink.take()
+    yield sink.take()
+
+
+#: What some file system cannot keep, or what would lead out of a folder.
+_UNSAFE: Final = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]+')
+
+_MAX_STEM: Final = 100
+
+
+def archive_names(wanted: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """For each input's name and result's extension, a name that none before it has.
+
+    `a.jpg` and `a.png`, both cut out to PNG, become `a.png` and `a-2.png`.
+    """
+    taken: set[str] = set()
+    for name, extension in wanted:
+        stem = _stem(name)
+        found, number = f"{stem}.{extension}", 1
+        # Some file systems know no difference between upper and lower case.
+        while found.casefold() in taken:
+            number += 1
+            found = f"{stem}-{number}.{extension}"
+        taken.add(found.casefold())
+        yield found
+
+
+def _stem(name: str) -> str:
+    stem = PurePosixPath(name.replace("\\", "/")).stem
+    return _UNSAFE.sub("-", stem).strip(" .-")[:_MAX_STEM] or "image"
+
+
+_FAILED = Status.FAILED.value
+
+_UNDONE = frozenset({Status.QUEUED.value, Status.PROCESSING.value})
+
+
+def stream_archive(batch: Batch, services: Services, request_id: str) -> Iterator[bytes]:
+    """The cutouts of a batch as a ZIP, written as it is read.
+
+    Raises:
+        ApiError: `batch_empty`: none of its items succeeded.
+    """
+    jobs = batch_jobs(batch, services)
+    done = [
+        (item, jobs[item.task_id])
+        for item in batch.items
+        if item.task_id in jobs and jobs[item.task_id].result_key
+    ]
+    if not done:
+        raise ApiError("batch_empty")
+    for _, job in done:
+        audit(Access.RESULT, job, request_id=request_id)
+    names = archive_names((item.name or job.file_stem, job.format or "") for item, job in done)
+    return stream_zip(
+        (name, _when(job), services.runtime.uploads.large.chunks(str(job.result_key)))
+        for name, (_, job) in zip(names, done, strict=True)
+    )
+
+
+def _when(job: Job) -> datetime:
+    return datetime.fromtimestamp(job.finished_at or job.created_at, UTC)
+
+
+def _instant(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

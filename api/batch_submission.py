@@ -1,0 +1,239 @@
+"""Accepts a batch: each item becomes a task of its own, or carries the reason why it could not."""
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from werkzeug.datastructures import FileStorage
+
+from api.errors import ERRORS, ApiError, from_inference
+from api.forms import FilePart, FormStream, TextPart
+from api.idempotency import BatchIdempotencyGuard
+from api.inputs import too_large
+from api.parameters import PICTURES, RemovalJson, build_submission, check_options, load
+from api.services import Services
+from api.submission import validate_webhook_url
+from inference.errors import InferenceError
+from tasks.batches.record import Batch, Item
+from tasks.errors import (
+    QueueFullError,
+    QueueUnavailableError,
+    StoreUnavailableError,
+    TaskError,
+    UndecidedError,
+)
+from tasks.jobs import JobError, Priority
+from tasks.owners import Owner
+from tasks.uploads.errors import UploadError
+from tasks.uploads.record import PieceUpload
+
+_BUFFER_BYTES: Final = 2**16
+#: The file field of a batch.
+IMAGES: Final = ("images", "images[]", "image")
+#: What a shared parameter says of the batch, not of each of its tasks.
+_OF_BATCH: Final = frozenset({"webhook_url"})
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One picture of a request, before it is a task.
+
+    Attributes:
+        name: the input's.
+        parameters: its own, raw; the shared ones stand behind them.
+        upload: where its bytes wait, if it came as a file.
+        error: why it cannot become a task.
+        sha256: of its bytes, if it came as a file.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+    upload: PieceUpload | None = None
+    error: JobError | None = None
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSubmissionService:
+    """Everything that taking a batch in takes."""
+
+    services: Services
+    owner: Owner
+    request_id: str
+    charge: Callable[[float], object]
+    once: BatchIdempotencyGuard
+
+    def from_json(self, body: Mapping[str, Any]) -> tuple[Batch, bool]:
+        """A batch of `items`, each with its own parameters, and of shared ones beside them.
+
+        Raises:
+            ApiError: `items` or the shared parameters are wrong.
+        """
+        shared = dict(body)
+        items = shared.pop("items", None)
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise ApiError("invalid_parameter", "Send `items`: a list of objects.")
+        self._check_number(len(items))
+        entries = [Entry(_name_of(item), item) for item in items]
+        return self._accept(entries, shared)
+
+    def from_form(self, form: FormStream) -> tuple[Batch, bool]:
+        """A batch of files in a form; its other fields are shared parameters.
+
+        Raises:
+            ApiError: the form or the shared parameters are wrong; nothing of it stays.
+        """
+        entries: list[Entry] = []
+        shared: dict[str, str] = {}
+        try:
+            for part in form.parts():
+                if isinstance(part, TextPart):
+                    # An empty field is what an HTML form sends for "none".
+                    shared |= {part.name: part.value} if part.value else {}
+                elif part.name in IMAGES:
+                    self._check_number(len(entries) + 1)
+                    entries.append(self._stage(part))
+                else:
+                    raise _unknown(part)
+            self._check_number(len(entries))
+            # No item can mend what does not go together here.
+            check_options(self._shared(shared))
+            return self._accept(entries, shared)
+        finally:
+            for entry in entries:
+                self._discard(entry)
+
+    def _check_number(self, count: int) -> None:
+        most = self.services.settings.max_batch_images
+        if count == 0:
+            raise ApiError("missing_image", "Send pictures, as the form's files `images`.")
+        if count > most:
+            raise ApiError("batch_too_large", f"A batch may have {most} pictures.")
+
+    def _stage(self, part: FilePart) -> Entry:
+        """Put a file into the bucket as it comes: what it is to become may stand behind it."""
+        upload = self.services.runtime.uploads.stage(
+            self.owner.id, io.BufferedReader(part, _BUFFER_BYTES), part.file_name
+        )
+        most = self.services.settings.max_image_bytes
+        error = explain(too_large(part.length, most)) if part.too_large else None
+        return Entry(part.file_name, {}, upload, error, part.sha256)
+
+    def _discard(self, entry: Entry) -> None:
+        if entry.upload is None:
+            return
+        try:
+            self.services.runtime.uploads.erase(entry.upload)
+            self.services.runtime.uploads.store.remove(entry.upload.upload_id)
+        except TaskError:
+            # It expires like any other upload.
+            _log.warning("batch.upload_left", upload_id=entry.upload.upload_id)
+
+    def _accept(self, entries: list[Entry], shared: Mapping[str, Any]) -> tuple[Batch, bool]:
+        """The batch, and whether it is one that was accepted before."""
+        common = self._shared(shared)
+        payload = [shared, [[each.name, each.parameters, each.sha256] for each in entries]]
+        return self.once.accept(
+            payload, lambda batch_id: self._make(batch_id, entries, shared, common)
+        )
+
+    def _make(
+        self,
+        batch_id: str,
+        entries: list[Entry],
+        shared: Mapping[str, Any],
+        common: Mapping[str, Any],
+    ) -> Batch:
+        self.charge(len(entries))
+        batch = self._new_batch(batch_id, common)
+        self.services.runtime.batches.create(batch)
+        each = {name: value for name, value in shared.items() if name not in _OF_BATCH}
+        items = list(self._items(entries, each, batch.batch_id))
+        self.services.runtime.batches.seal(batch, items)
+        return self.services.runtime.batches.get(batch.batch_id) or batch
+
+    def _shared(self, shared: Mapping[str, Any]) -> dict[str, Any]:
+        pictures = [name for name in PICTURES if name in shared]
+        if pictures:
+            sentence = "This belongs into an item."
+            raise ApiError("invalid_parameter", sentence, fields=dict.fromkeys(pictures, sentence))
+        return load(RemovalJson(), shared)
+
+    def _new_batch(self, batch_id: str, common: Mapping[str, Any]) -> Batch:
+        now = self.services.clock()
+        return Batch(
+            batch_id=batch_id,
+            owner=self.owner.id,
+            created_at=now,
+            expires_at=now + self.services.settings.retention_hours * 3600,
+            metadata=dict(common["metadata"]),
+            webhook_url=validate_webhook_url(
+                common["webhook_url"],
+                self.owner,
+                self.services.runtime.url_guard,
+                self.services.settings,
+            ),
+            request_id=self.request_id,
+        )
+
+    def _items(
+        self, entries: Iterable[Entry], shared: Mapping[str, Any], batch_id: str
+    ) -> Iterator[Item]:
+        accepted = 0
+        for entry in entries:
+            try:
+                yield self._item(entry, shared, batch_id)
+                accepted += 1
+            except (ApiError, InferenceError, UploadError) as error:
+                yield Item(entry.name, error=explain(error))
+            except (QueueFullError, QueueUnavailableError, StoreUnavailableError) as error:
+                if not accepted or isinstance(error, UndecidedError):
+                    # Where nothing was taken in, the request as a whole is not; nor where nobody
+                    # knows what was, since a batch counts the ends of its own tasks alone.
+                    self.services.runtime.batches.remove(batch_id)
+                    raise
+                yield Item(entry.name, error=explain(error))
+
+    def _item(self, entry: Entry, shared: Mapping[str, Any], batch_id: str) -> Item:
+        if entry.error is not None:
+            return Item(entry.name, error=entry.error)
+        parameters = load(RemovalJson(), {**shared, **entry.parameters})
+        if entry.upload is not None:
+            parameters["image"] = FileStorage(
+                self.services.runtime.uploads.stream(entry.upload), filename=entry.name
+            )
+        submission = build_submission(
+            parameters,
+            self.services.inputs,
+            self.owner,
+            priority=Priority.LOW,
+            batch_id=batch_id,
+        )
+        job = self.services.submit(submission, self.request_id)
+        return Item(entry.name or submission.image.file_name, job.task_id)
+
+
+def explain(error: Exception) -> JobError:
+    """Why an item was refused, in the terms of the error table."""
+    if isinstance(error, InferenceError):
+        error = from_inference(error)
+    if isinstance(error, ApiError):
+        return JobError(error.row.type, str(error), retryable=error.row.status >= 500)  # noqa: PLR2004 - HTTP's
+    if isinstance(error, UploadError):
+        return JobError(error.code, str(error))
+    code = error.code if isinstance(error, TaskError) else "internal_error"
+    return JobError(code, ERRORS[code].message, retryable=True)
+
+
+def _name_of(item: Mapping[str, Any]) -> str:
+    address = item.get("image_url")
+    return address.partition("?")[0].rpartition("/")[2] if isinstance(address, str) else ""
+
+
+def _unknown(part: FilePart) -> ApiError:
+    sentence = "Send pictures as `images`."
+    return ApiError("unknown_parameter", f"{part.name}: {sentence}", fields={part.name: sentence})

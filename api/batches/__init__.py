@@ -1,1 +1,0 @@
-"""Batches: many pictures in one request, each a task of its own."""

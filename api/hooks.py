@@ -1,0 +1,182 @@
+"""Hooks around each request: request id, log line, span, metrics, CORS, body limit."""
+
+from contextlib import ExitStack
+from time import perf_counter
+from typing import Final
+
+import structlog
+from flask import Flask, Response, g, request
+from flask_cors import CORS
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from api.envelope import failure, request_id
+from api.forms import STREAMED_BLUEPRINTS
+from api.inputs import too_large
+from api.services import Services
+from tasks.meters import meters, scraped
+from tasks.probing import PROBE_SECONDS, probe_store
+from tasks.queue_metrics import QueueMetrics
+from tasks.runtime import Runtime
+from tasks.tracing import HEADER, request_span
+
+_log = structlog.get_logger(__name__)
+
+_ERRORS_FROM: Final = 400
+
+
+def install_request_log(app: Flask) -> None:
+    """Log each request with its status and duration; successful health checks at debug level."""
+
+    @app.before_request
+    def _start() -> None:
+        g.started = perf_counter()
+
+    @app.after_request
+    def _end(response: Response) -> Response:
+        # Probes come every few seconds and tell nothing when they succeed.
+        quiet = request.path.startswith("/healthz/") and response.status_code < _ERRORS_FROM
+        # The path, never the query: a signed address must not reach a log.
+        (_log.debug if quiet else _log.info)(
+            "request",
+            method=request.method,
+            path=request.path,
+            status=response.status_code,
+            ms=round((perf_counter() - g.get("started", perf_counter())) * 1000, 1),
+        )
+        return response
+
+
+def install_request_ids(app: Flask) -> None:
+    """Bind the id to every log line of a request, and return it in a header."""
+
+    @app.before_request
+    def _bind() -> None:
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id())
+
+    @app.after_request
+    def _return(response: Response) -> Response:
+        response.headers["X-Request-Id"] = request_id()
+        return response
+
+
+#: The other parameters, and what separates them.
+OVERHEAD_BYTES: Final = 2**20
+
+#: A client that is still sending sees our answer only if we read what it sends; up to here.
+_DRAIN_BYTES: Final = 64 * 2**20
+
+_CHUNK_BYTES: Final = 2**16
+
+
+def install_upload_limit(app: Flask, max_image_bytes: int) -> None:
+    """Bound a request's body: the largest image in base64, a background file, and some words."""
+    text = -(-max_image_bytes // 3) * 4 + OVERHEAD_BYTES
+    most = text + max_image_bytes
+    app.config["MAX_CONTENT_LENGTH"] = most
+    # Flask's own 500 kB for a form's text would refuse an image in base64.
+    app.config["MAX_FORM_MEMORY_SIZE"] = text
+
+    @app.before_request
+    def _refuse() -> Response | None:
+        length = request.content_length
+        if length is None or length <= most or request.blueprint in STREAMED_BLUEPRINTS:
+            return None
+        _drain(min(length, _DRAIN_BYTES))
+        return failure(too_large(length, max_image_bytes))
+
+
+def _drain(length: int) -> None:
+    body = request.environ["wsgi.input"]
+    while length > 0:
+        piece = body.read(min(_CHUNK_BYTES, length))
+        if not piece:
+            return
+        length -= len(piece)
+
+
+#: Answers' headers that such a page may read.
+_EXPOSED: Final = (
+    "Idempotency-Replayed",
+    "Location",
+    "Preference-Applied",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Retry-After",
+    "Tus-Extension",
+    "Tus-Max-Size",
+    "Tus-Resumable",
+    "Tus-Version",
+    "Upload-Expires",
+    "Upload-Length",
+    "Upload-Offset",
+    "X-Request-Id",
+)
+
+_PREFLIGHT_SECONDS: Final = 3600
+
+
+def install_cors(app: Flask, origins: tuple[str, ...]) -> None:
+    """Let the pages of these origins in; none but the service's own by default."""
+    if origins:
+        CORS(
+            app,
+            resources={r"/api/*": {"origins": list(origins)}},
+            expose_headers=list(_EXPOSED),
+            max_age=_PREFLIGHT_SECONDS,
+        )
+
+
+def install_tracing(app: Flask) -> None:
+    """Begin a span with each request, and end it with it."""
+
+    @app.before_request
+    def _begin() -> None:
+        route = request.url_rule.rule if request.url_rule else "none"
+        g.tracing = ExitStack()
+        given = request.headers.get(HEADER, "")
+        g.tracing.enter_context(request_span(f"{request.method} {route}", given))
+
+    @app.teardown_request
+    def _end(_error: BaseException | None) -> None:
+        tracing = g.pop("tracing", None)
+        if tracing is not None:
+            tracing.close()
+
+
+METRICS_PATH: Final = "/metrics"
+
+_METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+
+
+def install_metrics(app: Flask, queues: QueueMetrics) -> None:
+    """Count every request of the application, and add the page for Prometheus."""
+
+    @app.before_request
+    def _start() -> None:
+        g.metrics_started = perf_counter()
+
+    @app.after_request
+    def _count(response: Response) -> Response:
+        count_request(response.status_code)
+        return response
+
+    @app.get(METRICS_PATH)
+    def _metrics() -> Response:
+        return Response(generate_latest(scraped(queues)), content_type=CONTENT_TYPE_LATEST)
+
+
+def queue_metrics(services: Services) -> QueueMetrics:
+    """What Redis knows, over connections of its own that give up quickly."""
+    settings = services.settings
+    quick = Runtime.from_settings(settings, redis_timeout=PROBE_SECONDS)
+    return QueueMetrics(quick.redis, quick.registry, lambda: probe_store(settings))
+
+
+def count_request(status: int) -> None:
+    """Count the present request; its route is the pattern, since a path holds ids."""
+    method = request.method if request.method in _METHODS else "other"
+    route = request.url_rule.rule if request.url_rule else "none"
+    took = perf_counter() - g.get("metrics_started", perf_counter())
+    meters().http_requests.labels(method, route, str(status)).inc()
+    meters().http_seconds.labels(method, route).observe(took)

@@ -1,0 +1,224 @@
+"""Where a submission's pictures come from: form files, base64, URLs and finished uploads."""
+
+import base64
+import binascii
+import hashlib
+import io
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any, BinaryIO, Final
+
+from werkzeug.datastructures import FileStorage
+
+from api.errors import ApiError
+from api.settings import ApiSettings
+from inference.options import Options
+from inference.probe import PREFIX_SIZE, identify_format
+from tasks.jobs import Priority
+from tasks.net.client import Client, Fetched
+from tasks.net.errors import NetError, UrlTooLargeError
+from tasks.owners import ANONYMOUS, Owner
+from tasks.uploads.service import Uploads
+
+
+def too_large(length: int, limit: int, field: str = "image") -> ApiError:
+    """The error for an upload of `length` bytes where `limit` are allowed."""
+    sentence = f"The image is {length / 2**20:.1f} MB; the limit is {limit / 2**20:g} MB."
+    return ApiError("image_too_large", sentence, fields={field: sentence})
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file as it came.
+
+    Attributes:
+        stream: at its start, and seekable.
+        length: of the stream, in bytes.
+        file_name: as its sender calls it; may be empty, and is not to be trusted.
+    """
+
+    stream: BinaryIO
+    length: int
+    file_name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One picture, and what is to be done with it. All of it has been checked but the pictures.
+
+    Attributes:
+        image: the picture.
+        options: how the result is to look.
+        background: the picture to be put behind the subject.
+        owner: who submits it.
+        model: name of a served model; None for the service's own.
+        priority: how urgent it is.
+        metadata: a JSON object that is echoed wherever the task is shown.
+        webhook_url: who is to be told of the end.
+        webhook_events: what they are to be told; empty for everything.
+        expires_in: seconds; not begun by then, the task fails.
+        cache: False neither reads nor writes the cache, and joins no running twin.
+        batch_id: the batch that it belongs to.
+    """
+
+    image: InputFile
+    options: Options = field(default_factory=Options)
+    background: InputFile | None = None
+    owner: Owner = ANONYMOUS
+    model: str | None = None
+    priority: Priority = Priority.NORMAL
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    webhook_url: str | None = None
+    webhook_events: tuple[str, ...] = ()
+    expires_in: float | None = None
+    cache: bool = True
+    batch_id: str | None = None
+
+
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
+
+_CHUNK_BYTES: Final = 2**18
+
+
+def sha256_of(stream: BinaryIO) -> str:
+    """The digest of a whole stream, which is at its start again afterwards."""
+    digest = hashlib.sha256()
+    stream.seek(0)
+    while piece := stream.read(_CHUNK_BYTES):
+        digest.update(piece)
+    stream.seek(0)
+    return digest.hexdigest()
+
+
+def safe_stem(file_name: str) -> str:
+    """A client's file name, reduced to what is safe in a header and on any file system."""
+    stem = PurePath(file_name.replace("\\", "/")).stem
+    return _UNSAFE.sub("-", stem).strip("-.")[:80] or "image"
+
+
+#: Opens what a parameter names, for whoever asks: an upload is its owner's alone.
+ImageLoader = Callable[[str, Owner], InputFile]
+
+#: Parameters that are files of a form.
+FILE_FIELDS: Final = frozenset({"image", "background_image"})
+
+_DATA_PREFIX: Final = re.compile(r"data:[\w.+-]*/?[\w.+-]*(;[\w=.+-]+)*,", re.ASCII)
+
+_SPACE: Final = re.compile(r"\s+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInputs:
+    """The ways in.
+
+    Attributes:
+        max_bytes: of one picture.
+        openers: by the parameter's name; one that is not there is not offered.
+    """
+
+    max_bytes: int
+    openers: Mapping[str, ImageLoader]
+
+    @classmethod
+    def from_settings(cls, settings: ApiSettings, **openers: ImageLoader) -> "ImageInputs":
+        """Every way in that these settings offer."""
+        most = settings.max_image_bytes
+        return cls(most, {"image_b64": from_base64("image_b64", most), **openers})
+
+    def open(self, name: str, value: FileStorage | str, owner: Owner) -> InputFile:
+        """The picture that a parameter gives or names.
+
+        Raises:
+            ApiError: there is none, or it is empty or too large; `fields` names the parameter.
+        """
+        upload = self._open(name, value, owner)
+        check_length(upload.length, self.max_bytes, name)
+        return upload
+
+    def _open(self, name: str, value: FileStorage | str, owner: Owner) -> InputFile:
+        if isinstance(value, FileStorage):
+            return from_form(value)
+        if name in FILE_FIELDS:
+            sentence = f"The field `{name}` holds text; send it as a file."
+            raise ApiError("missing_image", sentence, fields={name: sentence})
+        if name not in self.openers:
+            sentence = "This service does not take pictures that way."
+            raise ApiError("invalid_parameter", f"{name}: {sentence}", fields={name: sentence})
+        return self.openers[name](value, owner)
+
+
+def check_length(length: int, limit: int, name: str) -> None:
+    """Raise `ApiError` for a file that is empty, or longer than the limit in bytes."""
+    if length == 0:
+        raise ApiError("empty_image", fields={name: "0 bytes."})
+    if length > limit:
+        raise too_large(length, limit, name)
+
+
+def from_form(file: FileStorage) -> InputFile:
+    """A file field, which the form's parser has put in memory or on disk."""
+    length = file.stream.seek(0, os.SEEK_END)
+    file.stream.seek(0)
+    return InputFile(file.stream, length, file.filename or "")  # type: ignore[arg-type] # typed IO[bytes]
+
+
+def from_base64(name: str, max_bytes: int) -> ImageLoader:
+    """An opener for base64, perhaps with a `data:` prefix and line breaks."""
+
+    def open_base64(text: str, _owner: Owner) -> InputFile:
+        plain = _SPACE.sub("", _DATA_PREFIX.sub("", text.lstrip(), count=1))
+        # Judged before it is decoded: four characters stand for three bytes.
+        check_length(len(plain) * 3 // 4 - plain[-2:].count("="), max_bytes, name)
+        try:
+            data = base64.b64decode(plain, validate=True)
+        except (binascii.Error, ValueError):
+            sentence = "This is no base64 (RFC 4648, with + and /, padded with =)."
+            raise ApiError(
+                "invalid_parameter", f"{name}: {sentence}", fields={name: sentence}
+            ) from None
+        return InputFile(io.BytesIO(data), len(data))
+
+    return open_base64
+
+
+def from_uploads(uploads: Uploads) -> ImageLoader:
+    """An opener for finished uploads in pieces, which are read from the bucket as needed."""
+
+    def open_upload(upload_id: str, owner: Owner) -> InputFile:
+        stream, upload = uploads.open(owner.id, upload_id)
+        return InputFile(stream, upload.length, upload.file_name)
+
+    return open_upload
+
+
+#: All of one fetch, look-ups and redirections included: a client is waiting.
+_FETCH_SECONDS: Final = 20.0
+
+
+def from_url(name: str, client: Client, max_bytes: int) -> ImageLoader:
+    """An opener for addresses; what comes must be a picture, and no larger than is allowed."""
+
+    def open_url(url: str, _owner: Owner) -> InputFile:
+        try:
+            fetched = client.fetch(url, max_bytes=max_bytes, seconds=_FETCH_SECONDS)
+        except UrlTooLargeError:
+            # It is cut off at the limit, so how much more it is cannot be told.
+            raise too_large(max_bytes + 1, max_bytes, name) from None
+        except NetError as error:
+            raise ApiError(error.code, f"{name}: {error}", fields={name: str(error)}) from None
+        if not fetched.data:
+            raise ApiError("empty_image", fields={name: "0 bytes."})
+        _require_picture(name, fetched)
+        return InputFile(io.BytesIO(fetched.data), len(fetched.data), fetched.file_name)
+
+    return open_url
+
+
+def _require_picture(name: str, fetched: Fetched) -> None:
+    if identify_format(fetched.data[:PREFIX_SIZE]) is None:
+        kind = fetched.media_type or "something of no declared type"
+        sentence = f"The address answered with {kind}, and its bytes are no picture."
+        raise ApiError("invalid_image", f"{name}: {sentence}", fields={name: sentence})

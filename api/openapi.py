@@ -1,0 +1,379 @@
+"""The OpenAPI document: flask-smorest's, completed with errors, headers, examples and security."""
+
+from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
+from itertools import groupby
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
+
+from flask import Response, jsonify
+from flask_smorest import Api, Blueprint
+from webargs.flaskparser import FlaskParser
+from werkzeug.exceptions import HTTPException
+
+from api.envelope import failure
+from api.errors import ERRORS, ErrorType, from_http
+from api.schemas import ErrorEnvelope
+
+
+class EnvelopeApi(Api):  # type: ignore[misc] # flask-smorest publishes no types
+    """flask-smorest's `Api`, answering errors in this project's envelope."""
+
+    ERROR_SCHEMA = ErrorEnvelope
+    #: No "any other answer": each is documented by name.
+    DEFAULT_ERROR_RESPONSE_NAME = None
+
+    def _openapi_json(self) -> Response:
+        return jsonify(self.document())
+
+    def document(self) -> dict[str, Any]:
+        """The complete OpenAPI document."""
+        if "ErrorEnvelope" not in self.spec.components.schemas:
+            self.spec.components.schema("ErrorEnvelope", schema=ErrorEnvelope)
+        return complete_document(self.spec.to_dict())
+
+    def handle_http_exception(self, error: HTTPException) -> Response:
+        """Answer Flask's, Werkzeug's and webargs' exceptions."""
+        answer = failure(from_http(error))
+        for name, value in error.get_headers():
+            if name in {"Allow", "Location"}:
+                answer.headers[name] = value
+        return answer
+
+
+_TEXT: Final = {"type": "string"}
+
+RESPONSE_HEADERS: Final[dict[str, Any]] = {
+    "X-Request-Id": {
+        "description": "Names this request in every log line; the caller's own, if it sent one.",
+        "required": True,
+        "schema": _TEXT,
+        "example": "req-5b1f0c9a7e3d2468",
+    },
+    "Location": {
+        "description": "Where to go on.",
+        "required": True,
+        "schema": {"type": "string"},
+        "example": "http://127.0.0.1:8000/api/v1/tasks/rm-20261122-8w3kq5t7y2m4n6p9r2s4",
+    },
+    "Retry-After": {
+        "description": "Seconds after which to try again.",
+        "schema": {"type": "integer"},
+        "example": 5,
+    },
+    "WWW-Authenticate": {
+        "description": "How to authenticate.",
+        "required": True,
+        "schema": _TEXT,
+        "example": "Bearer",
+    },
+    "RateLimit-Policy": {
+        "description": "The key's quota `q` in `w` seconds; only for a key that has one.",
+        "schema": _TEXT,
+        "example": '"pictures";q=60;w=60',
+    },
+    "RateLimit": {
+        "description": "What is left, `r`, and the seconds `t` until the quota is full again.",
+        "schema": _TEXT,
+        "example": '"pictures";r=59;t=1',
+    },
+    "Preference-Applied": {
+        "description": "How long the answer was allowed to take; only if the client would wait.",
+        "schema": _TEXT,
+        "example": "wait=5",
+    },
+    "Idempotency-Replayed": {
+        "description": "true: the task was made by an earlier request under the same key.",
+        "schema": _TEXT,
+        "example": "true",
+    },
+}
+
+#: Headers of answers by HTTP status, beside the request's id.
+HEADERS_BY_STATUS: Final = MappingProxyType(
+    {
+        "201": ("Location",),
+        "202": (
+            "Location",
+            "RateLimit-Policy",
+            "RateLimit",
+            "Preference-Applied",
+            "Idempotency-Replayed",
+        ),
+        "302": ("Location",),
+        "401": ("WWW-Authenticate",),
+        "409": ("Retry-After",),
+        "429": ("Retry-After", "RateLimit-Policy", "RateLimit"),
+        "503": ("Retry-After",),
+    }
+)
+
+
+def headers_of_status(status: str) -> dict[str, Any]:
+    """References to the headers of an answer."""
+    names = ("X-Request-Id", *HEADERS_BY_STATUS.get(status, ()))
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+_BY_FORMAT: Final = MappingProxyType(
+    {
+        "date-time": "2026-11-22T09:41:07.250000+00:00",
+        "url": "https://pictures.example/rmbg/…",
+        "uri": "https://pictures.example/rmbg/…",
+    }
+)
+
+_BY_TYPE: Final = MappingProxyType(
+    {"string": "…", "integer": 1, "number": 1.0, "boolean": False, "object": {}, "array": []}
+)
+
+
+def example_of(schema: dict[str, Any], components: dict[str, Any]) -> Any:  # noqa: ANN401 - any JSON
+    """A value that fits a schema.
+
+    Args:
+        schema: in JSON Schema, as apispec writes it.
+        components: those of the document, for what it refers to.
+    """
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return example_of(components["schemas"][name], components)
+    if "example" in schema:
+        return schema["example"]
+    for choice in ("allOf", "anyOf", "oneOf"):
+        if choice in schema:
+            return example_of(schema[choice][0], components)
+    if "enum" in schema:
+        return schema["enum"][0]
+    return _by_type(schema, components)
+
+
+def _by_type(schema: dict[str, Any], components: dict[str, Any]) -> Any:  # noqa: ANN401 - any JSON
+    kinds = schema.get("type", "object")
+    kind = kinds[0] if isinstance(kinds, list) else kinds
+    if "properties" in schema:
+        named = schema["properties"].items()
+        return {name: example_of(part, components) for name, part in named}
+    if kind == "array" and "items" in schema:
+        return [example_of(schema["items"], components)]
+    return _BY_FORMAT.get(schema.get("format", ""), _BY_TYPE.get(kind))
+
+
+#: Where a handler's own errors are noted until the document is complete; see `FormBlueprint.fails`.
+ERRORS_NOTE: Final = "x-errors"
+
+_API: Final = "/api/v1"
+
+_JSON: Final = "application/json"
+
+_ALWAYS: Final = ("internal_error",)
+
+_WITH_KEYS: Final = ("unauthorized", "queue_unavailable")
+
+_WITH_QUERY: Final = ("invalid_parameter", "unknown_parameter")
+
+_WITH_BODY: Final = (
+    "bad_request",
+    "payload_too_large",
+    "unsupported_media_type",
+    "invalid_parameter",
+    "unknown_parameter",
+)
+
+_ERROR_SCHEMA: Final = {"$ref": "#/components/schemas/ErrorEnvelope"}
+
+
+def describe_answers(
+    path: str,
+    operation: dict[str, Any],
+    parameters: Iterable[dict[str, Any]],
+    components: dict[str, Any],
+) -> None:
+    """Give an operation its errors, and every answer headers and an example."""
+    responses = operation["responses"]
+    responses.pop("default", None)
+    own = operation.pop(ERRORS_NOTE, [])
+    if path.startswith((_API, "/healthz")):
+        # What refers to flask-smorest's own errors is said better below.
+        for status in [each for each, answer in responses.items() if "$ref" in answer]:
+            del responses[status]
+        names = {*own, *_general(path, operation, parameters)}
+        responses.update(_errors(sorted(names)))
+    for status, answer in responses.items():
+        answer["headers"] = {**headers_of_status(str(status)), **answer.get("headers", {})}
+        _show(answer, components)
+    operation["responses"] = dict(sorted(responses.items(), key=lambda item: str(item[0])))
+
+
+def _general(
+    path: str, operation: dict[str, Any], parameters: Iterable[dict[str, Any]]
+) -> Iterator[str]:
+    """The errors that a caller meets for where and what it asks."""
+    yield from _ALWAYS
+    if path.startswith(_API) and operation["security"]:
+        yield from _WITH_KEYS
+    for parameter in parameters:
+        if parameter["in"] == "path":
+            yield _not_found(parameter["name"])
+            if parameter["name"] == "task_id":
+                yield "task_unreadable"
+        if parameter["in"] == "query":
+            yield from _WITH_QUERY
+    if "requestBody" in operation:
+        yield from _WITH_BODY
+
+
+def _not_found(name: str) -> str:
+    """`task_not_found` for `task_id`, and so on, where there is such a row."""
+    own = f"{name.removesuffix('_id')}_not_found"
+    return own if own in ERRORS else "not_found"
+
+
+def _errors(names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    rows = sorted((ERRORS[name] for name in names), key=lambda row: row.code)
+    for status, found in groupby(rows, key=lambda row: row.status):
+        kinds = list(found)
+        examples = {row.type: {"value": _error_example(row)} for row in kinds}
+        yield (
+            str(status),
+            {
+                "description": " ".join(row.message for row in kinds),
+                "content": {_JSON: {"schema": _ERROR_SCHEMA, "examples": examples}},
+            },
+        )
+
+
+def _error_example(row: ErrorType) -> dict[str, Any]:
+    return {
+        "code": row.code,
+        "message": row.message,
+        "data": None,
+        "error": {"type": row.type, "fields": {}},
+        "request_id": "req-5b1f0c9a7e3d2468",
+    }
+
+
+def _show(answer: dict[str, Any], components: dict[str, Any]) -> None:
+    content = answer.get("content", {}).get(_JSON)
+    if content is not None and not content.keys() & {"example", "examples"}:
+        content["example"] = example_of(content["schema"], components)
+
+
+Document = dict[str, Any]
+
+_METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch")
+
+_TASK_ID: Final = "rm-20261122-8w3kq5t7y2m4n6p9r2s4"
+
+_SECURITY_SCHEMES: Final = {
+    "ApiKey": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "Made with `rmbg keys add`.",
+    },
+    "Bearer": {"type": "http", "scheme": "bearer", "description": "The same key."},
+}
+
+_DESCRIPTION: Final = (
+    "Removes the background of pictures. Submit one, then follow its task, wait for it, or be "
+    "told by a webhook. Every answer below /api/v1 is an envelope: `code` is 0 and `data` the "
+    "answer, or `code` is the HTTP status × 100 + a stable number and `error` says what was wrong."
+)
+
+
+def complete_document(made: Document, *, server: str = "/") -> Document:
+    """The whole document: with every error, header, example and way to authenticate.
+
+    Args:
+        made: by flask-smorest; left as it is.
+        server: address that the paths are below.
+    """
+    document = deepcopy(made)
+    document["info"]["description"] = _DESCRIPTION
+    document["servers"] = [{"url": server}]
+    components = document.setdefault("components", {})
+    components.pop("responses", None)
+    components["securitySchemes"] = deepcopy(_SECURITY_SCHEMES)
+    components["headers"] = deepcopy(RESPONSE_HEADERS)
+    for path, method, operation in operations(document):
+        shared = document["paths"][path].get("parameters", [])
+        parameters = [*shared, *operation.get("parameters", [])]
+        for parameter in parameters:
+            _tidy(parameter)
+        _secure(path, method, operation)
+        _tidy_forms(operation, components["schemas"])
+        describe_answers(path, operation, parameters, components)
+    return document
+
+
+def operations(document: Document) -> Iterator[tuple[str, str, Document]]:
+    """Path, method and description of every operation."""
+    for path, item in document["paths"].items():
+        for method in _METHODS:
+            if method in item:
+                yield path, method, item[method]
+
+
+def _tidy_forms(operation: Document, schemas: Document) -> None:
+    for kind, content in operation.get("requestBody", {}).get("content", {}).items():
+        if "form" in kind:
+            name = content["schema"].get("$ref", "").rpartition("/")[2]
+            for schema in schemas.get(name, {}).get("properties", {}).values():
+                _drop_null(schema)
+
+
+def _drop_null(schema: Document) -> None:
+    """What is left out is left out: neither a query nor a form can hold null."""
+    if isinstance(schema.get("type"), list):
+        kinds = [kind for kind in schema["type"] if kind != "null"]
+        schema["type"] = kinds[0] if len(kinds) == 1 else kinds
+    if "enum" in schema:
+        schema["enum"] = [value for value in schema["enum"] if value is not None]
+    if schema.get("default", "") is None:
+        del schema["default"]
+
+
+def _tidy(parameter: Document) -> None:
+    _drop_null(parameter.get("schema", {}))
+    if parameter["name"] == "task_id":
+        parameter["description"] = "As the submission was answered with."
+        parameter["example"] = _TASK_ID
+    elif parameter["in"] == "path":
+        parameter.setdefault("description", f"The {parameter['name'].replace('_', ' ')}.")
+
+
+def _secure(path: str, method: str, operation: Document) -> None:
+    needed = path.startswith("/api/") and method != "options"
+    operation["security"] = [{name: []} for name in _SECURITY_SCHEMES] if needed else []
+
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+class StrictParser(FlaskParser):
+    """Leaves it to each schema what it does with a query that it does not know."""
+
+    DEFAULT_UNKNOWN_BY_LOCATION = {  # noqa: RUF012 - webargs' own attribute
+        **FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION,
+        # None leaves it to the schema, which refuses what it does not know.
+        "query": None,
+    }
+
+
+class ApiBlueprint(Blueprint):  # type: ignore[misc] # flask-smorest publishes no types
+    """A blueprint whose queries are read strictly, and whose errors are noted by name."""
+
+    ARGUMENTS_PARSER = StrictParser()
+
+    def fails(self, *errors: str) -> Callable[[Handler], Handler]:
+        """Note which errors of the table a handler ends with, beside those that many do.
+
+        These are documented for every handler that they fit: 401, 404 for what its path names,
+        400, 413, 415 and 422 for what it reads, 500, and 503 while Redis is away.
+        """
+        unknown = set(errors) - set(ERRORS)
+        if unknown:
+            raise ValueError(f"Not in the table of errors: {', '.join(sorted(unknown))}.")
+        note: Callable[[Handler], Handler] = self.doc(**{ERRORS_NOTE: list(errors)})
+        return note

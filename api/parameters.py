@@ -1,0 +1,451 @@
+"""The parameters of a submission: their schemas, and how a request is read into them."""
+
+import json
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from flask import Request
+from flask_smorest.fields import Upload
+from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
+from werkzeug.exceptions import BadRequest
+
+from api.errors import ApiError, from_validation
+from api.forms import read_json
+from api.inputs import ImageInputs, InputFile, Submission, sha256_of
+from inference.options import (
+    Options,
+    Output,
+    Shadow,
+    parse_color,
+    parse_crop_margin,
+    parse_output,
+    parse_output_format,
+    parse_position,
+    parse_roi,
+    parse_scale,
+    parse_shadow,
+)
+from tasks.jobs import Priority
+from tasks.owners import Owner
+from tasks.webhooks.delivery import TASK_EVENTS
+
+#: The formats that are asked for here; another API has more.
+FORMATS: Final = ("png", "webp", "jpg")
+
+#: Largest `metadata`, as compact JSON in UTF-8.
+MAX_METADATA_BYTES: Final = 2048
+
+_MAX_TEXT: Final = 100
+
+_MAX_URL: Final = 2048
+
+_MAX_EXPIRES_IN: Final = 30 * 24 * 3600
+
+_PRIORITIES: Final = tuple(each.name.lower() for each in Priority)
+
+
+class JsonObject(fields.Field[dict[str, Any]]):
+    """A small JSON object; in a form, its text."""
+
+    def _deserialize(
+        self,
+        value: Any,  # noqa: ANN401 - marshmallow's signature
+        attr: str | None,  # noqa: ARG002 - the same
+        data: Mapping[str, Any] | None,  # noqa: ARG002 - the same
+        **_: Any,  # noqa: ANN401 - the same
+    ) -> dict[str, Any]:
+        if isinstance(value, str):
+            try:
+                value = read_json(value)
+            except ValueError:
+                raise ValidationError("This is no JSON.") from None
+        if not isinstance(value, dict):
+            raise ValidationError('Give a JSON object, such as {"order": 17}.')
+        size = len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
+        if size > MAX_METADATA_BYTES:
+            raise ValidationError(f"It has {size} bytes; the limit is {MAX_METADATA_BYTES}.")
+        return value
+
+
+class WordList(fields.Field[list[str]]):
+    """Some of a few words; in a form, comma-separated."""
+
+    def __init__(self, *, words: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - marshmallow's
+        super().__init__(**options)
+        self.words = words
+
+    def _deserialize(
+        self,
+        value: Any,  # noqa: ANN401 - marshmallow's signature
+        attr: str | None,  # noqa: ARG002 - the same
+        data: Mapping[str, Any] | None,  # noqa: ARG002 - the same
+        **_: Any,  # noqa: ANN401 - the same
+    ) -> list[str]:
+        given = value.split(",") if isinstance(value, str) else value
+        if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+            raise ValidationError("Give a list of words.")
+        chosen = [each.strip() for each in given]
+        if set(chosen) - set(self.words):
+            raise ValidationError(f"Choose from {', '.join(self.words)}.")
+        return sorted(set(chosen))
+
+
+class TaskParameters(Schema):
+    """What may be asked for each picture, however the picture comes."""
+
+    class Meta:
+        """Parameters that are not known are refused by name."""
+
+        unknown = RAISE
+
+    output_format = fields.String(
+        load_default="png",
+        validate=validate.OneOf(FORMATS),
+        metadata={"description": "The result's format; jpg needs a background."},
+    )
+    matte_color = fields.String(
+        load_default=None,
+        metadata={
+            "description": "Fill behind the subject: #rgb, #rrggbb, #rrggbbaa or a CSS name.",
+            "example": "#ffffff",
+        },
+    )
+    quality = fields.Integer(
+        load_default=92,
+        validate=validate.Range(1, 100),
+        metadata={"description": "Quality of webp and jpg."},
+    )
+    refine = fields.Boolean(
+        load_default=True,
+        metadata={"description": "false: keep the old background's colour in soft edges."},
+    )
+    output = fields.String(
+        load_default="cutout",
+        validate=validate.OneOf([each.value for each in Output]),
+        metadata={"description": "cutout, or mask: the subject's alpha as an 8-bit gray picture."},
+    )
+    crop = fields.Boolean(
+        load_default=False, metadata={"description": "Trim the result to the subject."}
+    )
+    crop_margin = fields.String(
+        load_default="0",
+        validate=validate.Length(max=_MAX_TEXT),
+        metadata={
+            "description": "Left around a trimmed subject: 1, 2 or 4 values in px or % (of the "
+            "subject), in the order of CSS.",
+            "example": "10%",
+        },
+    )
+    max_side = fields.Integer(
+        load_default=None,
+        validate=validate.Range(16, 16_384),
+        metadata={"description": "The result's longer side is made no larger, in pixels."},
+    )
+    roi = fields.String(
+        load_default=None,
+        validate=validate.Length(max=_MAX_TEXT),
+        metadata={
+            "description": "The rectangle that the subject is looked for in: x1 y1 x2 y2, each in "
+            "px or %.",
+            "example": "10% 0px 90% 100%",
+        },
+    )
+    scale = fields.String(
+        load_default=None,
+        validate=validate.Length(max=_MAX_TEXT),
+        metadata={
+            "description": "How much of the result the subject fills: 10% to 100%, or original.",
+            "example": "80%",
+        },
+    )
+    position = fields.String(
+        load_default=None,
+        validate=validate.Length(max=_MAX_TEXT),
+        metadata={
+            "description": "Where the subject goes: original, center, x%, or x% y%.",
+            "example": "center",
+        },
+    )
+    shadow = fields.String(
+        load_default="none",
+        validate=validate.OneOf([each.value for each in Shadow]),
+        metadata={"description": "drop: a soft shadow behind and below the subject."},
+    )
+    shadow_opacity = fields.Integer(
+        load_default=50,
+        validate=validate.Range(0, 100),
+        metadata={"description": "Of the shadow, in percent."},
+    )
+    background_url = fields.URL(
+        load_default=None,
+        schemes={"http", "https"},
+        require_tld=False,
+        validate=validate.Length(max=_MAX_URL),
+        metadata={"description": "Address of a picture that goes behind the subject, and fills."},
+    )
+    model = fields.String(
+        load_default=None,
+        validate=validate.Length(1, 64),
+        metadata={"description": "One of the models being served.", "example": "u2netp"},
+    )
+    priority = fields.String(
+        load_default=None,
+        validate=validate.OneOf(_PRIORITIES),
+        metadata={"description": "How urgent it is; normal unless said otherwise."},
+    )
+    metadata = JsonObject(
+        load_default=dict,
+        metadata={
+            "type": "object",
+            "description": "A JSON object up to 2 kB that is echoed wherever the task is shown.",
+            "example": {"order": 17},
+        },
+    )
+    webhook_url = fields.URL(
+        load_default=None,
+        schemes={"http", "https"},
+        require_tld=False,
+        validate=validate.Length(max=_MAX_URL),
+        metadata={"description": "Who is to be told of the task's end."},
+    )
+    webhook_events = WordList(
+        load_default=list,
+        words=TASK_EVENTS,
+        metadata={
+            "type": "array",
+            "items": {"type": "string", "enum": list(TASK_EVENTS)},
+            "description": "What they are to be told; everything unless said otherwise. In a form, "
+            "comma-separated.",
+            "example": ["removal.succeeded"],
+        },
+    )
+    expires_in = fields.Float(
+        load_default=None,
+        validate=validate.Range(1, _MAX_EXPIRES_IN),
+        metadata={
+            "description": "Seconds; not begun by then, the task fails. The service "
+            "has a limit of its own, a day unless set otherwise.",
+            "example": 60,
+        },
+    )
+    cache = fields.Boolean(
+        load_default=True,
+        metadata={
+            "description": "false: neither read from nor write to the cache, and join no equal "
+            "task that is running."
+        },
+    )
+
+    @post_load
+    def _name_priority(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:  # noqa: ANN401 - marshmallow's
+        """`priority` as the enumeration, None if it was not said."""
+        name = data.pop("priority", None)
+        return {**data, "priority": Priority[name.upper()] if name else None}
+
+
+class RemovalJson(TaskParameters):
+    """A submission as JSON: exactly one of `image_url`, `image_b64` and `upload_id`."""
+
+    image_url = fields.URL(
+        load_default=None,
+        schemes={"http", "https"},
+        require_tld=False,
+        validate=validate.Length(max=_MAX_URL),
+        metadata={"description": "Address that the picture is fetched from."},
+    )
+    image_b64 = fields.String(
+        load_default=None,
+        metadata={"description": "The picture in base64; a `data:` prefix may stand before it."},
+    )
+    upload_id = fields.String(
+        load_default=None,
+        validate=validate.Length(1, 128),
+        metadata={"description": "A finished upload in pieces."},
+    )
+
+
+class RemovalForm(RemovalJson):
+    """A submission as a form: exactly one of `image` and what JSON may have in its place."""
+
+    image = Upload(
+        load_default=None,
+        metadata={"description": "The picture: JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF."},
+    )
+    background_image = Upload(
+        load_default=None,
+        metadata={"description": "A picture that goes behind the subject, and fills."},
+    )
+
+
+#: The parameters of which exactly one says which picture is meant.
+PICTURES: Final = ("image", "image_url", "image_b64", "upload_id")
+
+#: Those that bring a picture to go behind the subject.
+BACKGROUNDS: Final = ("background_image", "background_url")
+
+#: Stands for the digest of a background that is still to be fetched.
+_PROMISED: Final = "0" * 64
+
+_PARSERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
+    {
+        "output_format": parse_output_format,
+        "matte_color": parse_color,
+        "output": parse_output,
+        "crop_margin": parse_crop_margin,
+        "roi": parse_roi,
+        "scale": parse_scale,
+        "position": parse_position,
+        "shadow": parse_shadow,
+    }
+)
+
+_FORMS: Final = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
+
+
+def read_parameters(request: Request) -> dict[str, Any]:
+    """The checked parameters of a form or a JSON object.
+
+    Raises:
+        ApiError: the body is neither, or a parameter is unknown or wrong.
+    """
+    if request.is_json:
+        return load(RemovalJson(), _json(request))
+    if request.mimetype in _FORMS:
+        return load(RemovalForm(), _form(request))
+    if not request.mimetype and not request.content_length:
+        raise ApiError("missing_image")
+    raise ApiError("unsupported_media_type")
+
+
+def _json(request: Request) -> dict[str, Any]:
+    try:
+        body = request.get_json()
+    except BadRequest:
+        raise ApiError("bad_request", "The body is no JSON that can be read.") from None
+    if not isinstance(body, dict):
+        raise ApiError("bad_request", "The body must be one JSON object.")
+    return body
+
+
+def _form(request: Request) -> dict[str, Any]:
+    both = {**request.form.to_dict(), **request.files.to_dict()}
+    # An empty field is what an HTML form sends for "none".
+    return {name: value for name, value in both.items() if value != ""}
+
+
+def load(schema: RemovalJson, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that a schema reads from what was given.
+
+    Raises:
+        ApiError: one is unknown or wrong.
+    """
+    try:
+        return dict(schema.load(given))
+    except ValidationError as error:
+        faults = error.normalized_messages()  # type: ignore[no-untyped-call] # marshmallow leaves it so
+        raise from_validation({"body": faults}) from None
+
+
+def build_submission(
+    parameters: Mapping[str, Any],
+    sources: ImageInputs,
+    owner: Owner,
+    *,
+    priority: Priority = Priority.NORMAL,
+    batch_id: str | None = None,
+) -> Submission:
+    """What these parameters ask for; a file that one of them names is fetched now.
+
+    Args:
+        parameters: loaded by `RemovalForm` or `RemovalJson`.
+        sources: the ways in.
+        owner: whose it is to be.
+        priority: where the parameters name none.
+        batch_id: the batch that it belongs to.
+
+    Raises:
+        ApiError, InferenceError: they do not go together, or a picture cannot be had.
+    """
+    name = chosen_picture(parameters)
+    # What can be judged without a picture comes first, and the picture before what is behind it.
+    check_options(parameters)
+    image = sources.open(name, parameters[name], owner)
+    background = _open_background(parameters, sources, owner)
+    digest = None if background is None else sha256_of(background.stream)
+    return Submission(
+        image=image,
+        options=build_options(parameters, background_sha256=digest),
+        background=background,
+        owner=owner,
+        model=parameters["model"],
+        priority=priority if parameters["priority"] is None else parameters["priority"],
+        metadata=parameters["metadata"],
+        webhook_url=parameters["webhook_url"],
+        webhook_events=tuple(parameters["webhook_events"]),
+        expires_in=parameters["expires_in"],
+        cache=parameters["cache"],
+        batch_id=batch_id,
+    )
+
+
+def chosen_picture(parameters: Mapping[str, Any]) -> str:
+    """The one parameter that says which picture is meant.
+
+    Raises:
+        ApiError: there is none, or more than one.
+    """
+    given = [name for name in PICTURES if parameters.get(name) is not None]
+    if not given:
+        raise ApiError("missing_image", fields={"image": "There is no picture in the request."})
+    if len(given) > 1:
+        sentence = f"Send one picture in one way, not by {' and '.join(given)}."
+        raise ApiError("invalid_parameter", sentence, fields=dict.fromkeys(given, sentence))
+    return given[0]
+
+
+def check_options(parameters: Mapping[str, Any]) -> None:
+    """Judge how the result is to look, without a picture.
+
+    Raises:
+        InvalidOptionError: a value is wrong, or two do not go together.
+    """
+    build_options(parameters, background_sha256=_PROMISED if _has_background(parameters) else None)
+
+
+def build_options(
+    parameters: Mapping[str, Any], *, background_sha256: str | None = None
+) -> Options:
+    """How the result is to look.
+
+    Args:
+        parameters: loaded by `TaskParameters`.
+        background_sha256: of the file that goes behind the subject.
+
+    Raises:
+        InvalidOptionError: a value is wrong, or two do not go together.
+    """
+    direct = ("quality", "refine", "crop", "max_side", "shadow_opacity")
+    parsed: dict[str, Any] = {
+        name: None if parameters[name] is None else parse(parameters[name])
+        for name, parse in _PARSERS.items()
+    }
+    return Options(
+        **{name: parameters[name] for name in direct},
+        **parsed,
+        background_sha256=background_sha256,
+    )
+
+
+def _has_background(parameters: Mapping[str, Any]) -> bool:
+    return any(parameters.get(name) is not None for name in BACKGROUNDS)
+
+
+def _open_background(
+    parameters: Mapping[str, Any], sources: ImageInputs, owner: Owner
+) -> InputFile | None:
+    given = [name for name in BACKGROUNDS if parameters.get(name) is not None]
+    if len(given) > 1:
+        sentence = f"Name one background, not {' and '.join(given)}."
+        raise ApiError("invalid_parameter", sentence, fields=dict.fromkeys(given, sentence))
+    return sources.open(given[0], parameters[given[0]], owner) if given else None

@@ -1,1 +1,0 @@
-"""The handlers: each reads its arguments, calls a service and shows the outcome."""

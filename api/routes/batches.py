@@ -1,0 +1,175 @@
+"""`/api/v1/remove-bg/batch` and `/api/v1/batches`: many pictures in one request."""
+
+from typing import Any, Final
+
+from flask import Response, g, request, stream_with_context
+from flask.views import MethodView
+
+from api.archive import stream_archive
+from api.auth import current_owner, get_owned_batch, services
+from api.batch_submission import BatchSubmissionService
+from api.envelope import request_id, success
+from api.errors import ApiError
+from api.forms import FormStream, StreamedBody
+from api.hooks import OVERHEAD_BYTES
+from api.idempotency import BatchIdempotencyGuard
+from api.openapi import ApiBlueprint
+from api.rate_limits import charge
+from api.representations import batch_view
+from api.routes.submissions import SUBMISSION_ERRORS, SUBMISSION_HEADERS
+from api.schemas import BatchForm, BatchJson, BatchSchema, ErasedBatchSchema, envelope
+from api.services import Services
+from tasks.audit import Access
+from tasks.audit import record as audit
+from tasks.batches.record import Batch
+
+
+def require_completed(batch: Batch, services: Services) -> Batch:
+    """A batch whose results can be had.
+
+    Raises:
+        ApiError: it is not done yet, or has expired.
+    """
+    if batch.expires_at <= services.clock():
+        raise ApiError("batch_expired")
+    if batch.completed_at is None:
+        raise ApiError("batch_not_finished", retry_after=1)
+    return batch
+
+
+blueprint = ApiBlueprint("batches", __name__, url_prefix="/api/v1", description="Many at once.")
+
+_BODY: Final = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {"schema": BatchForm},
+        "application/json": {"schema": BatchJson},
+    },
+}
+
+
+@blueprint.before_request
+def _read_the_body_here() -> None:
+    if request.method == "POST":
+        g.body = StreamedBody(request)
+
+
+@blueprint.after_request
+def _read_the_rest(response: Response) -> Response:
+    body = g.get("body")
+    if body is not None:
+        body.drain()
+    return response
+
+
+@blueprint.route("/remove-bg/batch")
+class RemoveBackgrounds(MethodView):
+    """Submissions of many pictures."""
+
+    @blueprint.doc(requestBody=_BODY, parameters=SUBMISSION_HEADERS[:1])
+    @blueprint.fails(*SUBMISSION_ERRORS, "batch_too_large")
+    @blueprint.response(202, envelope(BatchSchema), description="Accepted: each item is a task.")
+    def post(self) -> tuple[dict[str, Any], int, dict[str, str]]:
+        """Submit many pictures, with parameters that they share.
+
+        Each becomes a task of its own, of low priority unless said otherwise. One that cannot be
+        used fails alone, with its reason. A `webhook_url` is told once, when all are done.
+        """
+        batch, replayed = _take_in()
+        view = batch_view(batch, services())
+        headers = {"Idempotency-Replayed": "true"} if replayed else {}
+        return success(view), 202, {"Location": view["status_url"], **headers}
+
+
+@blueprint.route("/batches/<string:batch_id>")
+class BatchResource(MethodView):
+    """One batch."""
+
+    @blueprint.response(200, envelope(BatchSchema))
+    def get(self, batch_id: str) -> dict[str, Any]:
+        """How a batch is getting on, with each of its items."""
+        return success(batch_view(get_owned_batch(batch_id), services()))
+
+    @blueprint.fails("store_unavailable")
+    @blueprint.response(200, envelope(ErasedBatchSchema))
+    def delete(self, batch_id: str) -> dict[str, Any]:
+        """End what is not done yet, and erase all tasks of the batch with their pictures."""
+        batch = get_owned_batch(batch_id)
+        for job in services().runtime.job_store.get_many(batch.task_ids):
+            services().runtime.eraser.erase(job)
+            audit(Access.ERASED, job, request_id=request_id())
+        services().runtime.batches.remove(batch_id)
+        return success({"batch_id": batch_id, "erased": True})
+
+
+@blueprint.route("/batches/<string:batch_id>/cancel")
+class BatchCancel(MethodView):
+    """A batch's end before its time."""
+
+    @blueprint.fails("batch_finished")
+    @blueprint.response(200, envelope(BatchSchema))
+    def post(self, batch_id: str) -> dict[str, Any]:
+        """End the tasks that are not final; what was done stays."""
+        batch = get_owned_batch(batch_id)
+        if batch.completed_at is not None:
+            raise ApiError("batch_finished")
+        for task_id in batch.task_ids:
+            services().runtime.job_store.cancel(task_id)
+        return success(batch_view(get_owned_batch(batch_id), services()))
+
+
+@blueprint.route("/batches/<string:batch_id>/archive")
+class BatchArchive(MethodView):
+    """A batch's cutouts."""
+
+    @blueprint.fails("batch_not_finished", "batch_empty", "batch_expired", "store_unavailable")
+    @blueprint.response(
+        200,
+        {"type": "string", "format": "binary"},
+        content_type="application/zip",
+        description="The cutouts, named after their inputs.",
+    )
+    def get(self, batch_id: str) -> Response:
+        """All cutouts of a batch that is done, as one ZIP."""
+        batch = require_completed(get_owned_batch(batch_id), services())
+        headers = {"Content-Disposition": f'attachment; filename="{batch_id}.zip"'}
+        answer = Response(mimetype="application/zip", headers=headers)
+        content = stream_archive(batch, services(), request_id())
+        if request.method != "HEAD":
+            answer.response = stream_with_context(content)
+        return answer
+
+
+def _take_in() -> tuple[Batch, bool]:
+    """The batch, and whether it is one that was accepted before."""
+    owner, header = current_owner(), request.headers.get("Idempotency-Key")
+    once = BatchIdempotencyGuard(
+        services().idempotency.known, services().runtime.batches, owner.id, header
+    )
+    intake = BatchSubmissionService(services(), owner, request_id(), charge, once)
+    if request.is_json:
+        return intake.from_json(_json())
+    boundary = request.mimetype_params.get("boundary", "")
+    if request.mimetype != "multipart/form-data" or not boundary:
+        raise ApiError("unsupported_media_type")
+    settings = services().settings
+    most = settings.max_batch_images
+    if (request.content_length or 0) > most * (settings.max_image_bytes + OVERHEAD_BYTES):
+        raise ApiError("payload_too_large", f"A batch may have {most} pictures of allowed size.")
+    form = FormStream(g.body, boundary, settings.max_image_bytes, most)
+    return intake.from_form(form)
+
+
+def _json() -> dict[str, Any]:
+    """A JSON body stands in memory as a whole: it may be as large as that of one picture."""
+    most = services().settings.max_image_bytes * 4 // 3 + OVERHEAD_BYTES
+    if (request.content_length or 0) > most:
+        raise ApiError(
+            "payload_too_large",
+            f"JSON may have {most / 2**20:.0f} MB; send larger pictures as the form's `images`.",
+        )
+    request.max_content_length = most
+    body = request.get_json(silent=True)
+    if not isinstance(body, dict):
+        raise ApiError("bad_request", "The body must be one JSON object.")
+    return body

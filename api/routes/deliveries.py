@@ -1,0 +1,77 @@
+"""`/api/v1/tasks/<id>/deliveries`: a task's webhooks, and sending one again."""
+
+from typing import Any
+
+from flask.views import MethodView
+
+from api.auth import get_owned_task, services
+from api.envelope import success
+from api.errors import ApiError
+from api.openapi import ApiBlueprint
+from api.schemas import DeliveriesSchema, DeliverySchema, envelope
+from tasks.presentation import instant
+from tasks.webhooks.delivery import Delivery, State
+
+blueprint = ApiBlueprint(
+    "deliveries",
+    __name__,
+    url_prefix="/api/v1/tasks/<string:task_id>/deliveries",
+    description="Webhooks.",
+)
+
+
+@blueprint.route("")
+class Deliveries(MethodView):
+    """A task's webhooks."""
+
+    @blueprint.response(200, envelope(DeliveriesSchema))
+    def get(self, task_id: str) -> dict[str, Any]:
+        """All webhooks of a task, with each attempt."""
+        get_owned_task(task_id)
+        found = services().runtime.deliveries.of(task_id)
+        return success({"deliveries": [_shown(number, row) for number, row in enumerate(found, 1)]})
+
+
+@blueprint.route("/<int:number>/replay")
+class DeliveryReplay(MethodView):
+    """Sending a webhook again."""
+
+    @blueprint.fails("delivery_not_found")
+    @blueprint.response(202, envelope(DeliverySchema))
+    def post(self, task_id: str, number: int) -> dict[str, Any]:
+        """Send a webhook once more, under its old id, whatever came of it before."""
+        get_owned_task(task_id)
+        found = services().runtime.deliveries.of(task_id)
+        if not 1 <= number <= len(found):
+            raise ApiError("delivery_not_found")
+        delivery_id = found[number - 1].id
+        services().runtime.deliveries.replay(delivery_id, services().clock())
+        row = services().runtime.deliveries.get(delivery_id)
+        if row is None:
+            raise ApiError("delivery_not_found")
+        return success(_shown(number, row))
+
+
+def _shown(number: int, row: Delivery) -> dict[str, Any]:
+    store = services().runtime.deliveries
+    due = store.next_due(row.id) if row.state is State.PENDING else None
+    return {
+        "number": number,
+        "webhook_id": row.id,
+        "type": row.event,
+        "url": row.url,
+        "state": row.state.value,
+        "reason": row.reason,
+        "created_at": instant(row.created_at),
+        "next_attempt_at": instant(due),
+        "attempts": [
+            {
+                "at": instant(each.at),
+                "outcome": each.outcome,
+                "status": each.status,
+                "ms": each.ms,
+                "answer": each.answer,
+            }
+            for each in store.attempts(row.id)
+        ],
+    }

@@ -1,0 +1,65 @@
+"""`/healthz`: liveness of this process, and readiness of the service."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flask.views import MethodView
+
+from api.auth import services
+from api.envelope import success
+from api.errors import ApiError
+from api.openapi import ApiBlueprint
+from api.schemas import HealthSchema, envelope
+from tasks.errors import TaskError
+from tasks.probing import probe_redis, probe_store
+
+blueprint = ApiBlueprint("health", __name__, url_prefix="/healthz", description="Health.")
+
+
+@blueprint.route("/live")
+class Live(MethodView):
+    """This process alone."""
+
+    @blueprint.response(200, envelope(HealthSchema))
+    def get(self) -> dict[str, Any]:
+        """Answers as long as the process does."""
+        return success({"checks": {"process": "ok"}})
+
+
+@blueprint.route("/ready")
+class Ready(MethodView):
+    """The process and all that it needs."""
+
+    @blueprint.response(200, envelope(HealthSchema))
+    @blueprint.fails("not_ready")
+    def get(self) -> dict[str, Any]:
+        """Whether a picture that came now would be worked on."""
+        checks = {name: _outcome(check) for name, check in _checks().items()}
+        failed = {name: reason for name, reason in checks.items() if reason != "ok"}
+        if failed:
+            listed = " ".join(f"{name}: {reason}" for name, reason in failed.items())
+            raise ApiError("not_ready", listed, fields=failed, retry_after=2)
+        return success({"checks": checks})
+
+
+def _checks() -> dict[str, Callable[[], None]]:
+    settings = services().settings
+    return {
+        # Over fresh connections: those of the pools may look well when nobody new gets in.
+        "redis": lambda: probe_redis(settings),
+        "store": lambda: probe_store(settings),
+        "worker": _require_worker,
+    }
+
+
+def _require_worker() -> None:
+    if not services().runtime.job_store.ready_workers():
+        raise TaskError("No worker has a model ready.")
+
+
+def _outcome(check: Callable[[], None]) -> str:
+    try:
+        check()
+    except TaskError as error:
+        return str(error)
+    return "ok"

@@ -1,0 +1,113 @@
+"""`POST /api/v1/remove-bg`: submit a picture."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from flask import Response, jsonify, make_response, request
+from flask.views import MethodView
+
+from api.auth import current_owner, services
+from api.envelope import request_id, success
+from api.openapi import ApiBlueprint
+from api.parameters import RemovalForm, RemovalJson, build_submission, read_parameters
+from api.rate_limits import charge
+from api.representations import status_url, submitted_view, task_view
+from api.schemas import SubmittedSchema, TaskSchema, envelope
+from api.waiting import preferred_wait
+from tasks.jobs import Job
+
+blueprint = ApiBlueprint("removals", __name__, url_prefix="/api/v1", description="Submit pictures.")
+
+_SUBMISSION_BODY: Final = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {"schema": RemovalForm},
+        "application/json": {"schema": RemovalJson},
+    },
+}
+
+SUBMISSION_HEADERS: Final = [
+    {
+        "in": "header",
+        "name": "Idempotency-Key",
+        "description": "1 to 255 visible characters, bare or quoted. For 24 hours, the same key "
+        "and payload are answered with the same task (`Idempotency-Replayed: true`).",
+        "schema": {"type": "string", "pattern": r"^[!#-\[\]-~]{1,255}$"},
+        "example": "order-17-front",
+    },
+    {
+        "in": "header",
+        "name": "Prefer",
+        "description": "`wait=N`: up to so many seconds, 60 at most, until the task is finished.",
+        "schema": {"type": "string"},
+        "example": "wait=5",
+    },
+]
+
+#: What else a submission can end with; see `FormBlueprint.fails`.
+SUBMISSION_ERRORS: Final = (
+    "missing_image",
+    "empty_image",
+    "forbidden",
+    "image_too_large",
+    "too_many_pixels",
+    "unsupported_format",
+    "invalid_image",
+    "image_too_small",
+    "url_not_allowed",
+    "url_unreachable",
+    "url_timeout",
+    "upload_not_found",
+    "upload_unfinished",
+    "upload_expired",
+    "idempotency_in_progress",
+    "idempotency_mismatch",
+    "gone",
+    "rate_limited",
+    "store_unavailable",
+    "queue_full",
+)
+
+
+@blueprint.route("/remove-bg")
+class RemoveBackground(MethodView):
+    """Submissions."""
+
+    @blueprint.doc(requestBody=_SUBMISSION_BODY, parameters=SUBMISSION_HEADERS)
+    @blueprint.fails(*SUBMISSION_ERRORS)
+    @blueprint.response(202, envelope(SubmittedSchema), description="Accepted: stored and queued.")
+    @blueprint.alt_response(200, schema=envelope(TaskSchema), description="Finished already.")
+    def post(self) -> Response:
+        """Submit one picture.
+
+        The answer comes at once, with the id under which the cutout can be asked for; or with the
+        finished task, if the result of an equal one could be used again, or if it was waited for.
+        """
+        charge()
+        owner, parameters = current_owner(), read_parameters(request)
+
+        def accept(task_id: str) -> Job:
+            submission = build_submission(parameters, services().inputs, owner)
+            return services().submit(submission, request_id(), task_id)
+
+        key = request.headers.get("Idempotency-Key")
+        job, replayed = services().idempotency.accept(owner, key, parameters, accept)
+        headers = {"Idempotency-Replayed": "true"} if replayed else {}
+        return answer(job, headers)
+
+
+def answer(job: Job, headers: Mapping[str, str]) -> Response:
+    """200 with a task that is final, waiting for it if the client would; else 202."""
+    seconds = min(preferred_wait(request), services().settings.max_wait_seconds)
+    applied = {}
+    if seconds and not job.status.final:
+        job, waited = services().wait_for(job, seconds)
+        applied = {"Preference-Applied": f"wait={seconds}"} if waited else {}
+    status = 200 if job.status.final else 202
+    schema = envelope(TaskSchema if job.status.final else SubmittedSchema)()
+    data = (task_view if job.status.final else submitted_view)(job, services())
+    return make_response(
+        jsonify(schema.dump(success(data))),
+        status,
+        {"Location": status_url(job), **headers, **applied},
+    )

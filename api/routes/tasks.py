@@ -1,0 +1,155 @@
+"""`/api/v1/tasks`: list, follow, cancel and erase tasks, and fetch their results."""
+
+from typing import Any
+
+from flask import Response, redirect, request, stream_with_context
+from flask.views import MethodView
+
+from api.auth import current_owner, get_owned_task, require_owned, services
+from api.envelope import request_id, success
+from api.errors import ApiError
+from api.openapi import ApiBlueprint
+from api.representations import task_view, visible_status
+from api.schemas import (
+    ErasedSchema,
+    ResultQuery,
+    TaskListQuery,
+    TaskListSchema,
+    TaskSchema,
+    WaitQuery,
+    envelope,
+)
+from api.waiting import EVENT, stream_events
+from tasks.audit import Access
+from tasks.audit import record as audit
+from tasks.jobs import Job, Status
+from tasks.owned import Cursor
+
+blueprint = ApiBlueprint("tasks", __name__, url_prefix="/api/v1/tasks", description="Follow them.")
+
+
+@blueprint.route("")
+class Tasks(MethodView):
+    """The caller's tasks."""
+
+    @blueprint.arguments(TaskListQuery, location="query")
+    @blueprint.response(200, envelope(TaskListSchema))
+    def get(self, query: dict[str, Any]) -> dict[str, Any]:
+        """The caller's own tasks, newest first."""
+        page = services().runtime.task_list.page(
+            current_owner().id,
+            limit=query["limit"],
+            after=_cursor(query["cursor"]),
+            wanted=lambda job: query["status"] in {None, visible_status(job, services())},
+        )
+        return success(
+            {
+                "tasks": [task_view(job, services()) for job in page.jobs],
+                "next_cursor": page.after.write() if page.after else None,
+            }
+        )
+
+
+@blueprint.route("/<string:task_id>")
+class Task(MethodView):
+    """One task."""
+
+    @blueprint.arguments(WaitQuery, location="query")
+    @blueprint.response(200, envelope(TaskSchema))
+    def get(self, query: dict[str, Any], task_id: str) -> dict[str, Any]:
+        """A task's present state; with `wait`, its state once it is final or the time is up."""
+        get_owned_task(task_id)
+        seconds = min(query["wait"], services().settings.max_wait_seconds)
+        return success(
+            task_view(require_owned(services().wait_final(task_id, seconds)), services())
+        )
+
+    @blueprint.fails("store_unavailable")
+    @blueprint.response(200, envelope(ErasedSchema))
+    def delete(self, task_id: str) -> dict[str, Any]:
+        """End the task if need be, and erase its pictures and its record.
+
+        Another task is never touched by that, even if it was made from the same bytes.
+        """
+        job = get_owned_task(task_id)
+        services().runtime.eraser.erase(job)
+        audit(Access.ERASED, job, request_id=request_id())
+        return success({"task_id": task_id, "erased": True})
+
+
+@blueprint.route("/<string:task_id>/cancel")
+class TaskCancel(MethodView):
+    """A task's end before its time."""
+
+    @blueprint.fails("task_finished")
+    @blueprint.response(200, envelope(TaskSchema))
+    def post(self, task_id: str) -> dict[str, Any]:
+        """End a task that is not final: a queued one never begins, a running one goes no further.
+
+        Its original stays until it expires; delete the task to erase it.
+        """
+        before = get_owned_task(task_id)
+        if before.status.final or services().runtime.job_store.cancel(task_id) != Status.CANCELED:
+            raise ApiError("task_finished")
+        return success(task_view(get_owned_task(task_id), services()))
+
+
+@blueprint.route("/<string:task_id>/result")
+class TaskResult(MethodView):
+    """A task's cutout."""
+
+    @blueprint.arguments(ResultQuery, location="query")
+    @blueprint.fails("task_not_finished", "task_failed", "task_canceled", "task_expired")
+    @blueprint.response(302, description="`Location` is the cutout's signed address.")
+    def get(self, query: dict[str, Any], task_id: str) -> Response:
+        """Redirect to the cutout."""
+        job = get_owned_task(task_id)
+        url = services().result_url(job, download=query["download"])
+        if url is None or job.status is not Status.SUCCEEDED:
+            raise _no_result(job)
+        audit(Access.RESULT, job, request_id=request_id())
+        return redirect(url)  # type: ignore[return-value] # werkzeug's class is Flask's base
+
+
+@blueprint.route("/<string:task_id>/events")
+class TaskEvents(MethodView):
+    """A task's states as they come."""
+
+    @blueprint.response(
+        200,
+        EVENT,
+        content_type="text/event-stream",
+        description="An event `status` with the task as its data for each state, until it is "
+        "final; then the stream ends. While too many wait, it ends after the present state.",
+    )
+    def get(self, task_id: str) -> Response:
+        """Follow a task by server-sent events."""
+        job = get_owned_task(task_id)
+        answer = Response(mimetype="text/event-stream")
+        # Proxies such as nginx would collect it first.
+        answer.headers |= {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        if request.method != "HEAD":
+            schema = TaskSchema()
+            answer.response = stream_with_context(
+                stream_events(
+                    services(), job, lambda each: dict(schema.dump(task_view(each, services())))
+                )
+            )
+        return answer
+
+
+def _cursor(word: str | None) -> Cursor | None:
+    try:
+        return None if word is None else Cursor.read(word)
+    except ValueError as error:
+        raise ApiError("invalid_parameter", str(error), fields={"cursor": str(error)}) from error
+
+
+def _no_result(job: Job) -> ApiError:
+    if visible_status(job, services()) == "expired":
+        return ApiError("task_expired")
+    if job.error is not None:
+        return ApiError("task_failed", f"The task failed: {job.error.message}")
+    if job.status is Status.CANCELED:
+        return ApiError("task_canceled")
+    return ApiError("task_not_finished", f"The task is {job.status}.", retry_after=1)

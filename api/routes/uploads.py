@@ -1,0 +1,145 @@
+"""`/api/v1/uploads`: large files in pieces, by tus 1.0.0."""
+
+from typing import Final
+
+from flask import Response, g, request, url_for
+from flask.views import MethodView
+
+from api import tus, tus_description
+from api.auth import current_owner, services
+from api.errors import ApiError
+from api.forms import StreamedBody
+from api.openapi import ApiBlueprint
+from tasks.uploads.record import PieceUpload
+
+_DESCRIPTION: Final = (
+    "Large files in pieces, by the protocol tus 1.0.0 (https://tus.io): any of its clients "
+    "will do. The last part of `Location` is the `upload_id` of a submission."
+)
+blueprint = ApiBlueprint(
+    "uploads", __name__, url_prefix="/api/v1/uploads", description=_DESCRIPTION
+)
+
+
+@blueprint.before_request
+def _read_the_body_here() -> None:
+    g.body = StreamedBody(request)
+    if request.method != "OPTIONS":
+        tus.check_version(request.headers)
+
+
+@blueprint.after_request
+def _name_the_protocol(response: Response) -> Response:
+    response.headers["Tus-Resumable"] = tus.VERSION
+    response.headers["Cache-Control"] = "no-store"
+    if response.status_code == 412:  # noqa: PLR2004 - HTTP's own number
+        response.headers["Tus-Version"] = tus.VERSION
+    body = g.get("body")
+    if body is not None:
+        body.drain()
+    return response
+
+
+@blueprint.route("")
+class Uploads(MethodView):
+    """All uploads."""
+
+    @blueprint.response(204, description="What the server can do, in `Tus-*` headers.")
+    def options(self) -> Response:
+        """What the server can do."""
+        return _options()
+
+    @blueprint.doc(**tus_description.BEGIN)
+    @blueprint.fails(*tus_description.BEGIN_ERRORS)
+    @blueprint.response(201, description="Begun; `Location` is the upload's address.")
+    def post(self) -> Response:
+        """Begin an upload of `Upload-Length` bytes; a first piece may come along as the body."""
+        length = tus.length(request.headers, services().settings.max_image_bytes)
+        names = tus.metadata(request.headers)
+        with_piece = _has_piece()
+        upload = services().runtime.uploads.create(
+            current_owner().id,
+            length,
+            metadata=request.headers.get("Upload-Metadata", ""),
+            file_name=names.get("filename") or names.get("name", ""),
+        )
+        if with_piece:
+            upload = _append(upload.upload_id, 0)
+        location = url_for("uploads.Upload", upload_id=upload.upload_id, _external=True)
+        return Response(status=201, headers={**tus.state(upload), "Location": location})
+
+
+@blueprint.route("/<string:upload_id>")
+class Upload(MethodView):
+    """One upload."""
+
+    @blueprint.response(204, description="What the server can do, in `Tus-*` headers.")
+    def options(self, upload_id: str) -> Response:  # noqa: ARG002 - the same for all
+        """What the server can do."""
+        return _options()
+
+    @blueprint.doc(**tus_description.LOOK)
+    @blueprint.fails(*tus_description.LOOK_ERRORS)
+    @blueprint.response(200, description="`Upload-Offset` says how many bytes have come.")
+    def head(self, upload_id: str) -> Response:
+        """How many bytes have come."""
+        upload = services().runtime.uploads.look(current_owner().id, upload_id)
+        headers = {**tus.state(upload), "Upload-Length": str(upload.length)}
+        if upload.metadata:
+            headers["Upload-Metadata"] = upload.metadata
+        return Response(status=200, headers=headers)
+
+    @blueprint.doc(**tus_description.APPEND)
+    @blueprint.fails(*tus_description.APPEND_ERRORS)
+    @blueprint.response(204, description="Taken; `Upload-Offset` says how many bytes have come.")
+    def patch(self, upload_id: str) -> Response:
+        """Add a piece, which begins at `Upload-Offset`."""
+        if request.mimetype != tus.PIECE_TYPE:
+            raise ApiError("unsupported_media_type", f"Send the piece as {tus.PIECE_TYPE}.")
+        upload = _append(upload_id, tus.number(request.headers, "Upload-Offset"))
+        return Response(status=204, headers=tus.state(upload))
+
+    @blueprint.doc(**tus_description.LOOK)
+    @blueprint.fails(*tus_description.DROP_ERRORS)
+    @blueprint.response(204, description="Gone.")
+    def delete(self, upload_id: str) -> Response:
+        """Drop the upload with its bytes."""
+        services().runtime.uploads.end(current_owner().id, upload_id)
+        return Response(status=204)
+
+    @blueprint.doc(**tus_description.OVERRIDE)
+    @blueprint.fails(*tus_description.OVERRIDE_ERRORS)
+    @blueprint.response(204, description="As the method in `X-HTTP-Method-Override`.")
+    def post(self, upload_id: str) -> Response:
+        """Do what `X-HTTP-Method-Override` says, for clients that can send nothing but POST."""
+        override = request.headers.get("X-HTTP-Method-Override", "").upper()
+        handlers = {"PATCH": self.patch, "DELETE": self.delete, "HEAD": self.head}
+        if override not in handlers:
+            raise ApiError("method_not_allowed")
+        answer: Response = handlers[override](upload_id)
+        return answer
+
+
+def _has_piece() -> bool:
+    """Does the first piece come with the request?"""
+    if request.mimetype == tus.PIECE_TYPE:
+        return True
+    if request.content_length:
+        raise ApiError("unsupported_media_type", f"Send a first piece as {tus.PIECE_TYPE}.")
+    return False
+
+
+def _append(upload_id: str, offset: int) -> PieceUpload:
+    return services().runtime.uploads.append(
+        current_owner().id,
+        upload_id,
+        offset,
+        g.body,
+        announced=request.content_length,
+        checksum=tus.checksum(request.headers),
+    )
+
+
+def _options() -> Response:
+    headers = tus.capabilities(services().settings.max_image_bytes)
+    return Response(status=204, headers=dict(headers))

@@ -1,1 +1,0 @@
-"""How a picture is taken in, whichever way it came."""

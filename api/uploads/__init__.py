@@ -1,1 +1,0 @@
-"""Large files in pieces, by the protocol tus 1.0.0."""
