@@ -11,10 +11,10 @@ from typing import Final
 from api.errors import ApiError
 from api.representations import batch_jobs
 from api.services import Services
-from tasks.audit import Access
-from tasks.audit import record as audit
-from tasks.batches.record import Batch
-from tasks.jobs import Job, Status
+from tasks.accounts.audit import Access
+from tasks.accounts.audit import audit_access as audit
+from tasks.jobs.batches import Batch
+from tasks.jobs.model import Job, Status
 
 
 class _Sink(io.RawIOBase):

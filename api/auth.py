@@ -13,11 +13,10 @@ from flask import Flask, current_app, g, request
 from api.errors import ApiError
 from api.services import Services
 from api.settings import ApiSettings
-from tasks.api_keys import ApiKeys
-from tasks.batches.record import Batch
+from tasks.accounts.api_keys import ANONYMOUS, ApiKeys, Owner
 from tasks.errors import QueueUnavailableError, SettingsError
-from tasks.jobs import Job
-from tasks.owners import ANONYMOUS, Owner
+from tasks.jobs.batches import Batch
+from tasks.jobs.model import Job
 
 
 def get_owned_batch(batch_id: str) -> Batch:

@@ -16,18 +16,18 @@ from api.parameters import PICTURES, RemovalJson, build_submission, check_option
 from api.services import Services
 from api.submission import validate_webhook_url
 from inference.errors import InferenceError
-from tasks.batches.record import Batch, Item
+from tasks.accounts.api_keys import Owner
 from tasks.errors import (
+    ObjectStoreUnavailableError,
     QueueFullError,
     QueueUnavailableError,
-    StoreUnavailableError,
     TaskError,
-    UndecidedError,
+    UncertainWriteError,
+    UploadError,
 )
-from tasks.jobs import JobError, Priority
-from tasks.owners import Owner
-from tasks.uploads.errors import UploadError
-from tasks.uploads.record import PieceUpload
+from tasks.jobs.batches import Batch, BatchItem
+from tasks.jobs.model import JobError, Priority
+from tasks.uploads.store import ResumableUpload
 
 _BUFFER_BYTES: Final = 2**16
 #: The file field of a batch.
@@ -52,7 +52,7 @@ class Entry:
 
     name: str
     parameters: Mapping[str, Any]
-    upload: PieceUpload | None = None
+    upload: ResumableUpload | None = None
     error: JobError | None = None
     sha256: str = ""
 
@@ -182,25 +182,25 @@ class BatchSubmissionService:
 
     def _items(
         self, entries: Iterable[Entry], shared: Mapping[str, Any], batch_id: str
-    ) -> Iterator[Item]:
+    ) -> Iterator[BatchItem]:
         accepted = 0
         for entry in entries:
             try:
                 yield self._item(entry, shared, batch_id)
                 accepted += 1
             except (ApiError, InferenceError, UploadError) as error:
-                yield Item(entry.name, error=explain(error))
-            except (QueueFullError, QueueUnavailableError, StoreUnavailableError) as error:
-                if not accepted or isinstance(error, UndecidedError):
+                yield BatchItem(entry.name, error=explain(error))
+            except (QueueFullError, QueueUnavailableError, ObjectStoreUnavailableError) as error:
+                if not accepted or isinstance(error, UncertainWriteError):
                     # Where nothing was taken in, the request as a whole is not; nor where nobody
                     # knows what was, since a batch counts the ends of its own tasks alone.
                     self.services.runtime.batches.remove(batch_id)
                     raise
-                yield Item(entry.name, error=explain(error))
+                yield BatchItem(entry.name, error=explain(error))
 
-    def _item(self, entry: Entry, shared: Mapping[str, Any], batch_id: str) -> Item:
+    def _item(self, entry: Entry, shared: Mapping[str, Any], batch_id: str) -> BatchItem:
         if entry.error is not None:
-            return Item(entry.name, error=entry.error)
+            return BatchItem(entry.name, error=entry.error)
         parameters = load(RemovalJson(), {**shared, **entry.parameters})
         if entry.upload is not None:
             parameters["image"] = FileStorage(
@@ -214,7 +214,7 @@ class BatchSubmissionService:
             batch_id=batch_id,
         )
         job = self.services.submit(submission, self.request_id)
-        return Item(entry.name or submission.image.file_name, job.task_id)
+        return BatchItem(entry.name or submission.image.file_name, job.task_id)
 
 
 def explain(error: Exception) -> JobError:

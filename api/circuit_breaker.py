@@ -15,11 +15,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from urllib3.exceptions import HTTPError
 
-from tasks.connection import client_options
-from tasks.errors import StoreUnavailableError, TaskError
-from tasks.probing import probe_redis, probe_store
+from tasks.errors import ObjectStoreUnavailableError, TaskError
+from tasks.redis_client import client_options, probe_redis
 from tasks.settings import Settings
-from tasks.storage import CONNECTIONS, STALE_RETRIES
+from tasks.storage.object_store import CONNECTIONS, STALE_RETRIES, probe_object_store
 
 #: After a probe without an answer, everybody is refused for so long.
 PAUSE_SECONDS: Final = 1.0
@@ -149,7 +148,7 @@ def redis_breaker(settings: Settings) -> CircuitBreaker:
 
 
 def connect_with_breaker(url: str, gate: CircuitBreaker) -> BreakerRedis:
-    """`tasks.connection.connect`, through a gate."""
+    """`tasks.redis_client.connect`, through a gate."""
     client = cast("BreakerRedis", BreakerRedis.from_url(url, **client_options()))
     client.gate = gate
     return client
@@ -245,8 +244,8 @@ def object_store_breaker(settings: Settings) -> CircuitBreaker:
 
 def _probe_object_store(settings: Settings) -> None:
     try:
-        probe_store(settings, seconds=_PROBE_SECONDS)
-    except StoreUnavailableError as error:
+        probe_object_store(settings, seconds=_PROBE_SECONDS)
+    except ObjectStoreUnavailableError as error:
         # That the bucket is not there, or may not be asked for, is an answer too.
         if error.__cause__ is not None and not isinstance(error.__cause__, S3Error):
             raise

@@ -12,12 +12,12 @@ from flask import Flask, Response, current_app, g, jsonify, request
 from api.errors import ApiError, from_inference
 from inference.errors import InferenceError
 from tasks.errors import (
+    ObjectStoreUnavailableError,
     QueueFullError,
     QueueUnavailableError,
-    StoreUnavailableError,
     UnreadableRecordError,
+    UploadError,
 )
-from tasks.uploads.errors import UploadError
 
 _log = structlog.get_logger(__name__)
 
@@ -41,9 +41,9 @@ def install_error_handlers(app: Flask) -> None:
 
     @app.errorhandler(QueueFullError)
     @app.errorhandler(QueueUnavailableError)
-    @app.errorhandler(StoreUnavailableError)
+    @app.errorhandler(ObjectStoreUnavailableError)
     def _unavailable(
-        error: QueueFullError | QueueUnavailableError | StoreUnavailableError,
+        error: QueueFullError | QueueUnavailableError | ObjectStoreUnavailableError,
     ) -> Response:
         _log.warning("request.not_accepted", reason=str(error))
         return failure(ApiError(error.code, retry_after=_RETRY_AFTER_SECONDS))

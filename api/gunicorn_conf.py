@@ -7,8 +7,8 @@ import structlog
 
 from api.auth import LOOPBACK_ONLY, loopback_only, refuse_public_bind_without_keys
 from api.settings import ApiSettings
-from tasks.errors import SettingsError, StoreUnavailableError
-from tasks.meters import make_shared_folder, remove_shared_folder, share
+from tasks.errors import ObjectStoreUnavailableError, SettingsError
+from tasks.metrics.instruments import make_shared_folder, remove_shared_folder, use_shared_folder
 from tasks.runtime import Runtime
 
 #: Threads, since a waiting request holds one; more than the waiters that are let in.
@@ -40,13 +40,13 @@ def on_starting(server: Any) -> None:  # noqa: ANN401 - gunicorn publishes no ty
             runtime.object_store.ensure_bucket()
     except SettingsError as error:
         raise SystemExit(str(error)) from error
-    except StoreUnavailableError as error:
+    except ObjectStoreUnavailableError as error:
         structlog.get_logger(__name__).warning("start.no_bucket", reason=str(error))
 
 
 def post_fork(server: object, worker: object) -> None:  # noqa: ARG001 - gunicorn's signature
     """Before the application is loaded: count beside the other workers."""
-    share()
+    use_shared_folder()
 
 
 def on_exit(server: object) -> None:  # noqa: ARG001 - the same

@@ -13,10 +13,11 @@ from api.envelope import failure, request_id
 from api.forms import STREAMED_BLUEPRINTS
 from api.inputs import too_large
 from api.services import Services
-from tasks.meters import meters, scraped
-from tasks.probing import PROBE_SECONDS, probe_store
-from tasks.queue_metrics import QueueMetrics
+from tasks.metrics.instruments import instruments, scrape_registry
+from tasks.queue_metrics import QueueCollector
+from tasks.redis_client import PROBE_SECONDS
 from tasks.runtime import Runtime
+from tasks.storage.object_store import probe_object_store
 from tasks.tracing import HEADER, request_span
 
 _log = structlog.get_logger(__name__)
@@ -149,7 +150,7 @@ METRICS_PATH: Final = "/metrics"
 _METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 
 
-def install_metrics(app: Flask, queues: QueueMetrics) -> None:
+def install_metrics(app: Flask, queues: QueueCollector) -> None:
     """Count every request of the application, and add the page for Prometheus."""
 
     @app.before_request
@@ -163,14 +164,14 @@ def install_metrics(app: Flask, queues: QueueMetrics) -> None:
 
     @app.get(METRICS_PATH)
     def _metrics() -> Response:
-        return Response(generate_latest(scraped(queues)), content_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(scrape_registry(queues)), content_type=CONTENT_TYPE_LATEST)
 
 
-def queue_metrics(services: Services) -> QueueMetrics:
+def queue_metrics(services: Services) -> QueueCollector:
     """What Redis knows, over connections of its own that give up quickly."""
     settings = services.settings
     quick = Runtime.from_settings(settings, redis_timeout=PROBE_SECONDS)
-    return QueueMetrics(quick.redis, quick.registry, lambda: probe_store(settings))
+    return QueueCollector(quick.redis, quick.registry, lambda: probe_object_store(settings))
 
 
 def count_request(status: int) -> None:
@@ -178,5 +179,5 @@ def count_request(status: int) -> None:
     method = request.method if request.method in _METHODS else "other"
     route = request.url_rule.rule if request.url_rule else "none"
     took = perf_counter() - g.get("metrics_started", perf_counter())
-    meters().http_requests.labels(method, route, str(status)).inc()
-    meters().http_seconds.labels(method, route).observe(took)
+    instruments().http_requests.labels(method, route, str(status)).inc()
+    instruments().http_seconds.labels(method, route).observe(took)

@@ -11,14 +11,13 @@ from werkzeug.datastructures import FileStorage
 
 from api.errors import ApiError
 from api.inputs import sha256_of
-from tasks import keys
-from tasks.batches.record import Batch
-from tasks.batches.store import BatchStore
-from tasks.errors import QueueUnavailableError, UndecidedError
-from tasks.idempotency import IdempotencyKeys, Reservation, payload_digest
-from tasks.jobs import Job
-from tasks.owners import Owner
-from tasks.store import JobStore
+from tasks import redis_keys
+from tasks.accounts.api_keys import Owner
+from tasks.errors import QueueUnavailableError, UncertainWriteError
+from tasks.jobs.batches import Batch, BatchStore
+from tasks.jobs.idempotency import IdempotencyStore, Reservation, payload_digest
+from tasks.jobs.model import Job
+from tasks.jobs.store import JobStore
 
 #: Makes a task of an id.
 Accept = Callable[[str], Job]
@@ -41,7 +40,7 @@ class IdempotencyGuard:
         store: the records.
     """
 
-    known: IdempotencyKeys
+    known: IdempotencyStore
     store: JobStore
 
     def accept(
@@ -63,9 +62,9 @@ class IdempotencyGuard:
                 erased, or for one that is just being accepted.
         """
         if header is None:
-            return accept(keys.new_task_id()), False
+            return accept(redis_keys.new_task_id()), False
         key = parse_key(header)
-        wanted = Reservation(payload_digest(_comparable(parameters)), keys.new_task_id())
+        wanted = Reservation(payload_digest(_comparable(parameters)), redis_keys.new_task_id())
         found = self.known.reserve(owner.id, key, wanted)
         if found.ours:
             return self._make(owner, key, wanted, accept), False
@@ -74,7 +73,7 @@ class IdempotencyGuard:
     def _make(self, owner: Owner, key: str, wanted: Reservation, accept: Accept) -> Job:
         try:
             job = accept(wanted.task_id)
-        except UndecidedError:
+        except UncertainWriteError:
             # The key has to lead to the task if there is one: it stays reserved.
             raise
         except BaseException:
@@ -137,7 +136,7 @@ class BatchIdempotencyGuard:
         header: `Idempotency-Key` as it came, if it did.
     """
 
-    known: IdempotencyKeys
+    known: IdempotencyStore
     batches: BatchStore
     owner: str
     header: str | None
@@ -153,9 +152,9 @@ class BatchIdempotencyGuard:
             ApiError: the key is malformed, or stands for something else.
         """
         if self.header is None:
-            return make(keys.new_batch_id()), False
+            return make(redis_keys.new_batch_id()), False
         key = parse_key(self.header)
-        wanted = Reservation(payload_digest(["batch", payload]), keys.new_batch_id())
+        wanted = Reservation(payload_digest(["batch", payload]), redis_keys.new_batch_id())
         found = self.known.reserve(self.owner, key, wanted)
         if not found.ours:
             return self._earlier(found, wanted), True

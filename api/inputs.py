@@ -17,11 +17,11 @@ from api.errors import ApiError
 from api.settings import ApiSettings
 from inference.options import Options
 from inference.probe import PREFIX_SIZE, identify_format
-from tasks.jobs import Priority
-from tasks.net.client import Client, Fetched
-from tasks.net.errors import NetError, UrlTooLargeError
-from tasks.owners import ANONYMOUS, Owner
-from tasks.uploads.service import Uploads
+from tasks.accounts.api_keys import ANONYMOUS, Owner
+from tasks.errors import OutboundRequestError, UrlTooLargeError
+from tasks.jobs.model import Priority
+from tasks.net.http_client import FetchedFile, HttpClient
+from tasks.uploads.service import UploadService
 
 
 def too_large(length: int, limit: int, field: str = "image") -> ApiError:
@@ -184,7 +184,7 @@ def from_base64(name: str, max_bytes: int) -> ImageLoader:
     return open_base64
 
 
-def from_uploads(uploads: Uploads) -> ImageLoader:
+def from_uploads(uploads: UploadService) -> ImageLoader:
     """An opener for finished uploads in pieces, which are read from the bucket as needed."""
 
     def open_upload(upload_id: str, owner: Owner) -> InputFile:
@@ -198,7 +198,7 @@ def from_uploads(uploads: Uploads) -> ImageLoader:
 _FETCH_SECONDS: Final = 20.0
 
 
-def from_url(name: str, client: Client, max_bytes: int) -> ImageLoader:
+def from_url(name: str, client: HttpClient, max_bytes: int) -> ImageLoader:
     """An opener for addresses; what comes must be a picture, and no larger than is allowed."""
 
     def open_url(url: str, _owner: Owner) -> InputFile:
@@ -207,7 +207,7 @@ def from_url(name: str, client: Client, max_bytes: int) -> ImageLoader:
         except UrlTooLargeError:
             # It is cut off at the limit, so how much more it is cannot be told.
             raise too_large(max_bytes + 1, max_bytes, name) from None
-        except NetError as error:
+        except OutboundRequestError as error:
             raise ApiError(error.code, f"{name}: {error}", fields={name: str(error)}) from None
         if not fetched.data:
             raise ApiError("empty_image", fields={name: "0 bytes."})
@@ -217,7 +217,7 @@ def from_url(name: str, client: Client, max_bytes: int) -> ImageLoader:
     return open_url
 
 
-def _require_picture(name: str, fetched: Fetched) -> None:
+def _require_picture(name: str, fetched: FetchedFile) -> None:
     if identify_format(fetched.data[:PREFIX_SIZE]) is None:
         kind = fetched.media_type or "something of no declared type"
         sentence = f"The address answered with {kind}, and its bytes are no picture."

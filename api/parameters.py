@@ -26,8 +26,8 @@ from inference.options import (
     parse_scale,
     parse_shadow,
 )
-from tasks.jobs import Priority
-from tasks.owners import Owner
+from tasks.accounts.api_keys import Owner
+from tasks.jobs.model import Priority
 from tasks.webhooks.delivery import TASK_EVENTS
 
 #: The formats that are asked for here; another API has more.

@@ -7,7 +7,7 @@ from flask import Flask, Response, g
 
 from api.auth import current_owner, services
 from api.errors import ApiError
-from tasks.rates import Allowance, Rate
+from tasks.accounts.rate_limit import Rate, RateLimitResult
 
 #: The policy of submissions: one for each picture.
 PICTURES: Final = "pictures"
@@ -16,7 +16,7 @@ _MINUTE: Final = 60
 
 def charge(
     cost: float = 1, *, policy: str = PICTURES, rate: Rate | None = None
-) -> Allowance | None:
+) -> RateLimitResult | None:
     """Take from the caller's quota, and tell it so in the answer's headers.
 
     Args:
@@ -44,7 +44,7 @@ def charge(
 
 def consume(
     cost: float = 1, *, policy: str = PICTURES, rate: Rate | None = None
-) -> Allowance | None:
+) -> RateLimitResult | None:
     """As `charge`, for those that answer in a shape of their own: see `Allowance.allowed`."""
     owner = current_owner()
     if rate is None:
@@ -61,7 +61,7 @@ def install_rate_headers(app: Flask) -> None:
 
     @app.after_request
     def _tell(response: Response) -> Response:
-        allowance: Allowance | None = g.get("allowance")
+        allowance: RateLimitResult | None = g.get("allowance")
         if allowance is not None:
             rate, name = allowance.rate, allowance.policy
             left = math.floor(allowance.left)

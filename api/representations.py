@@ -6,13 +6,12 @@ from flask import url_for
 
 from api.envelope import request_id
 from api.services import Services
-from tasks import presentation
-from tasks.audit import Access
-from tasks.audit import record as audit
-from tasks.batches.presentation import batch_data
-from tasks.batches.record import Batch
-from tasks.jobs import Job
-from tasks.presentation import instant, task_data
+from tasks.accounts.audit import Access
+from tasks.accounts.audit import audit_access as audit
+from tasks.jobs import serializers
+from tasks.jobs.batches import Batch
+from tasks.jobs.model import Job
+from tasks.jobs.serializers import batch_data, iso_time, task_data
 
 
 def batch_view(batch: Batch, services: Services) -> dict[str, Any]:
@@ -43,7 +42,7 @@ def submitted_view(job: Job, services: Services) -> dict[str, Any]:
         "result_url": None,
         "queue": job.queue,
         "position": services.position(job),
-        "created_at": instant(job.created_at),
+        "created_at": iso_time(job.created_at),
     }
 
 
@@ -58,7 +57,7 @@ def task_view(job: Job, services: Services) -> dict[str, Any]:
 
 def visible_status(job: Job, services: Services) -> str:
     """`expired` once the pictures of a finished job are gone."""
-    return presentation.visible_status(job, services.clock())
+    return serializers.visible_status(job, services.clock())
 
 
 def status_url(job: Job) -> str:

@@ -7,7 +7,7 @@ from flask_smorest.fields import Upload
 from marshmallow import RAISE, Schema, fields, validate
 
 from api.parameters import RemovalJson, TaskParameters
-from tasks.webhooks.delivery import State
+from tasks.webhooks.delivery import DeliveryState
 
 #: A task's states, as a caller sees them.
 VISIBLE_STATUSES: Final = ("queued", "processing", "succeeded", "failed", "canceled", "expired")
@@ -139,7 +139,9 @@ class DeliverySchema(Schema):
     webhook_id = fields.String(required=True)
     type = fields.String(required=True, metadata={"example": "removal.succeeded"})
     url = fields.String(required=True)
-    state = fields.String(required=True, validate=validate.OneOf([each.value for each in State]))
+    state = fields.String(
+        required=True, validate=validate.OneOf([each.value for each in DeliveryState])
+    )
     reason = fields.String(required=True, metadata={"description": "Why it was given up."})
     created_at = fields.DateTime(required=True)
     next_attempt_at = fields.DateTime(required=True, allow_none=True)

@@ -18,8 +18,8 @@ from api.settings import ApiSettings
 from api.submission import SubmissionService
 from tasks.app import create_celery
 from tasks.errors import QueueUnavailableError
-from tasks.jobs import Job
-from tasks.presentation import result_url
+from tasks.jobs.model import Job
+from tasks.jobs.serializers import result_url
 from tasks.runtime import Runtime
 
 _FIRST_POLL_SECONDS: Final = 0.02

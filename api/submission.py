@@ -10,30 +10,37 @@ from api.inputs import InputFile, Submission, safe_stem, sha256_of
 from api.settings import ApiSettings
 from inference.errors import InferenceError, InvalidOptionError
 from inference.probe import ImageHeader, probe_image
-from tasks import keys
-from tasks.cache import cache_key, cache_seconds
-from tasks.copies import copy_inputs, copy_result, discard, result_facts
+from tasks import redis_keys
+from tasks.accounts.api_keys import Owner
 from tasks.errors import (
     QueueFullError,
     QueueUnavailableError,
     ResultKnownError,
     TaskError,
-    UndecidedError,
+    UncertainWriteError,
+    UrlNotAllowedError,
+    UrlUnreachableError,
 )
-from tasks.jobs import Job, Status
-from tasks.manifest import write_manifest
-from tasks.net.errors import UrlNotAllowedError, UrlUnreachableError
-from tasks.net.guard import Guard
-from tasks.owners import Owner
+from tasks.jobs.artifacts import (
+    copied_result_fields,
+    copy_inputs,
+    copy_result,
+    discard_object,
+    write_manifest,
+)
+from tasks.jobs.cache import cache_key, cache_ttl
+from tasks.jobs.dedup import send_if_due
+from tasks.jobs.model import Job, Status
+from tasks.net.url_guard import UrlGuard
 from tasks.runtime import Runtime
+from tasks.storage import object_keys
 from tasks.tracing import current_traceparent, span
-from tasks.twins import send_due
 
 _log = structlog.get_logger(__name__)
 
 
 def validate_webhook_url(
-    url: str | None, owner: Owner, guard: Guard, settings: ApiSettings
+    url: str | None, owner: Owner, guard: UrlGuard, settings: ApiSettings
 ) -> str | None:
     """The address that webhooks go to: the one asked for, or the owner's own.
 
@@ -90,7 +97,7 @@ class SubmissionService:
         header = probe_image(submission.image.stream, self.settings.image_limits)
         if submission.background is not None:
             self._probe_background(submission.background)
-        job = self._new_job(submission, request_id, task_id or keys.new_task_id())
+        job = self._new_job(submission, request_id, task_id or redis_keys.new_task_id())
         accepted = self._accept(job, submission, header)
         _log.info(
             "job.accepted",
@@ -125,8 +132,8 @@ class SubmissionService:
             task_id=task_id,
             model=model,
             queue=self.runtime.router.choose(model, submission.priority),
-            original_key=keys.original_key(task_id),
-            background_key=keys.background_key(task_id) if submission.background else None,
+            original_key=object_keys.original_key(task_id),
+            background_key=object_keys.background_key(task_id) if submission.background else None,
             created_at=now,
             expires_at=now + retention,
             deadline=now + self._queue_timeout(submission),
@@ -155,9 +162,7 @@ class SubmissionService:
             model=job.model,
             revision=revision,
         )
-        return job.evolve(
-            cache_key=key, cache_seconds=cache_seconds(job.expires_at - job.created_at)
-        )
+        return job.evolve(cache_key=key, cache_seconds=cache_ttl(job.expires_at - job.created_at))
 
     def _webhook_url(self, submission: Submission) -> str | None:
         if submission.batch_id is not None and submission.webhook_url is None:
@@ -194,7 +199,7 @@ class SubmissionService:
     def _store_background(self, job: Job, background: InputFile) -> None:
         header = self._probe_background(background)
         self.runtime.object_store.put(
-            keys.background_key(job.task_id),
+            object_keys.background_key(job.task_id),
             background.stream,
             background.length,
             _media_type(header),
@@ -240,7 +245,7 @@ class SubmissionService:
             found = self.runtime.job_store.tombstone(job.task_id)
         except QueueUnavailableError as again:
             _log.warning("submit.undecided", **job.log_context())
-            raise UndecidedError(str(again)) from error
+            raise UncertainWriteError(str(again)) from error
         if found is None:
             self._discard(job)
             raise error
@@ -263,7 +268,7 @@ class SubmissionService:
             # Copies are not copied in their turn.
             cache_key=None,
             cache_seconds=None,
-            **result_facts(job, donor),
+            **copied_result_fields(job, donor),
         )
         try:
             if not stored:
@@ -285,12 +290,12 @@ class SubmissionService:
     def _discard(self, job: Job) -> None:
         """Nothing is accepted, so nothing may stay."""
         for key in filter(None, (job.original_key, job.background_key, job.result_key)):
-            discard(self.runtime.object_store, key)
+            discard_object(self.runtime.object_store, key)
 
     def _queue(self, job: Job) -> None:
         if job.primary is not None:
             # It waits for its primary, which may have become more urgent by it.
-            send_due(
+            send_if_due(
                 self.runtime.job_store, self.runtime.dispatcher, self.runtime.router, job.primary
             )
             return

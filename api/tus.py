@@ -12,8 +12,8 @@ from typing import Final
 from werkzeug.datastructures import Headers
 
 from api.errors import ApiError
-from tasks.uploads.record import PieceUpload
-from tasks.uploads.writer import Checksum
+from tasks.uploads.service import Checksum
+from tasks.uploads.store import ResumableUpload
 
 VERSION: Final = "1.0.0"
 EXTENSIONS: Final = "creation,creation-with-upload,expiration,termination,checksum"
@@ -119,7 +119,7 @@ def checksum(headers: Headers) -> Checksum | None:
     return Checksum(hashlib.new(algorithm, usedforsecurity=False), digest)
 
 
-def state(upload: PieceUpload) -> dict[str, str]:
+def state(upload: ResumableUpload) -> dict[str, str]:
     """The headers that tell how an upload stands."""
     return {
         "Upload-Offset": str(upload.offset),

@@ -10,7 +10,7 @@ from flask import Request
 
 from api.services import Services
 from tasks.errors import QueueUnavailableError
-from tasks.jobs import Job
+from tasks.jobs.model import Job
 
 _WAIT: Final = re.compile(r"wait\s*=\s*\"?(\d{1,6})\"?\Z", re.IGNORECASE)
 

@@ -14,14 +14,15 @@ from redis import Redis
 
 from benchmarks.machine import machine
 from benchmarks.tables import table
-from tasks import keys
-from tasks.dispatch import Dispatcher
-from tasks.jobs import Job, Priority, Status
+from tasks import redis_keys
+from tasks.housekeeping.missing_messages import list_key
+from tasks.housekeeping.reconcile import Reconciler
+from tasks.jobs.model import Job, Priority, Status
+from tasks.jobs.routing import JobDispatcher
+from tasks.jobs.store import JobStore
 from tasks.runtime import Runtime
 from tasks.settings import Settings
-from tasks.store import JobStore
-from tasks.worker.lost import list_key
-from tasks.worker.reconcile import Reconciler
+from tasks.storage import object_keys
 from tests.support.servers import embedded_valkey
 
 JOBS = 10_000
@@ -30,11 +31,11 @@ _QUEUE = "model.m"
 _LIST = list_key(f"{_QUEUE}|{int(Priority.LOW)}")
 
 
-def _fill(store: JobStore, dispatcher: Dispatcher) -> None:
+def _fill(store: JobStore, dispatcher: JobDispatcher) -> None:
     now = time.time()
     for _ in range(JOBS):
-        task_id = keys.new_task_id()
-        original = keys.original_key(task_id)
+        task_id = redis_keys.new_task_id()
+        original = object_keys.original_key(task_id)
         job = Job(task_id, "m", _QUEUE, original, now, now + 1e6, priority=Priority.LOW)
         dispatcher.send(store.create(job))
 
@@ -51,14 +52,14 @@ def _median(client: Redis, reconciler: Reconciler, before: Callable[[], object])
 
 
 def _sendings(client: Redis) -> int:
-    return int(str(client.get(f"{keys.PREFIX}sendings")))
+    return int(str(client.get(f"{redis_keys.PREFIX}sendings")))
 
 
 def _measure(client: Redis, store: JobStore, reconciler: Reconciler) -> list[tuple[str, ...]]:
     queued = store.ids(Status.QUEUED)
 
     def make_due() -> None:
-        client.zadd(keys.DUE, dict.fromkeys(queued[:500], 0.0))
+        client.zadd(redis_keys.DUE_JOBS, dict.fromkeys(queued[:500], 0.0))
 
     def purge() -> None:
         # The pass before the one that is measured finds them missing for the first time.

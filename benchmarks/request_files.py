@@ -32,10 +32,10 @@ from deploy.local import probes, programs
 from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
 from deploy.local.service import Service
-from tasks.api_keys import ApiKeys
-from tasks.connection import connect
+from tasks.accounts.api_keys import ApiKeys
+from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage import MinioStore
+from tasks.storage.object_store import MinioStore
 from tests.support.servers import embedded_store, embedded_valkey, running
 
 ROOT: Final = Path(__file__).parents[1]

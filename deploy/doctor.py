@@ -25,15 +25,15 @@ from redis.exceptions import RedisError
 from inference.errors import ModelError
 from inference.models.registry import ModelSpec, get_spec
 from inference.models.weights import find_weights_problem
-from tasks import names
 from tasks.errors import QueueUnavailableError, SettingsError, TaskError
-from tasks.fleet import Fleet, Worker
-from tasks.jobs import Job, Status
+from tasks.jobs import routing
+from tasks.jobs.model import Job, Status
+from tasks.jobs.store import JobStore
 from tasks.runtime import Runtime
 from tasks.settings import Settings
-from tasks.storage import ObjectStore
-from tasks.store import JobStore
+from tasks.storage.object_store import ObjectStore
 from tasks.webhooks.store import DeliveryStore
+from tasks.worker_registry import Worker, WorkerRegistry
 
 
 class Level(StrEnum):
@@ -331,7 +331,7 @@ _ANSWER_SECONDS: Final = 1.5
 _BLOCK: Final = 500
 
 
-def check_workers(fleet: Fleet, settings: Settings) -> Iterator[CheckResult]:
+def check_workers(fleet: WorkerRegistry, settings: Settings) -> Iterator[CheckResult]:
     """One line for each model worker, and one if none can do the model's jobs."""
     workers = fleet.workers()
     for worker in workers:
@@ -345,7 +345,7 @@ def check_workers(fleet: Fleet, settings: Settings) -> Iterator[CheckResult]:
             "workers",
             f"no worker is ready for {settings.model}: its jobs wait",
             f"start one: celery -A tasks.app worker -n gpu0@%h -c 1 "
-            f"-Q {names.gpu_queue(settings.host, 0)},{names.model_queue(settings.model)}",
+            f"-Q {routing.gpu_queue(settings.host, 0)},{routing.model_queue(settings.model)}",
         )
 
 
@@ -376,7 +376,7 @@ def check_io_worker(app: Celery) -> CheckResult:
     found = [
         worker
         for worker, queues in answers.items()
-        if any(queue["name"] == names.IO_QUEUE for queue in queues)
+        if any(queue["name"] == routing.IO_QUEUE for queue in queues)
     ]
     if found:
         return ok("workers.io", f"{', '.join(sorted(found))} keeps records and messages in step")
@@ -387,7 +387,9 @@ def check_io_worker(app: Celery) -> CheckResult:
     )
 
 
-def check_queues(store: JobStore, fleet: Fleet, settings: Settings) -> Iterator[CheckResult]:
+def check_queues(
+    store: JobStore, fleet: WorkerRegistry, settings: Settings
+) -> Iterator[CheckResult]:
     """How much waits, for how long, and whether somebody takes it."""
     queued, unreadable = _queued(store)
     if unreadable:

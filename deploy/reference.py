@@ -17,7 +17,7 @@ from api.app import API_EXTENSION, create_app
 from api.errors import ERRORS
 from api.services import Services
 from api.settings import ApiSettings
-from tasks.metrics import METRICS
+from tasks.metrics.definitions import METRICS
 from tasks.settings import variable
 
 _MADE: Final = "made by `python -m deploy.reference`; change the code, not this file"

@@ -1,16 +1,59 @@
-"""The Celery application: `celery -A tasks.app worker|inspect|flower`.
+"""The Celery application: `celery -A tasks.app worker|inspect|flower`, with its time limits.
 
-Each option that reliability rests on says what stock behaviour it replaces.
+Each option that reliability rests on says which stock behaviour it replaces.
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from celery import Celery
 
-from tasks import names
-from tasks.limits import soft_time_limit, time_limit
+from inference.errors import ModelError
+from inference.models.registry import get_spec
+from tasks.jobs import routing
 from tasks.settings import Settings
+
+#: Seconds after which a job's process is killed.
+_SMALL_MODEL_SECONDS: Final = 30
+
+_GPU_SECONDS: Final = 60
+
+_CPU_SECONDS: Final = 180
+
+#: An idle model's answer counts for so many probes at least, and for so many seconds more than a
+#: job may keep the probe away.
+_READY_PROBES: Final = 3
+
+_HARD_LIMIT_LEAD_SECONDS: Final = 10
+
+#: The soft limit comes at most so much before the hard one.
+_SOFT_LEAD_SECONDS: Final = 10
+
+
+def time_limit(settings: Settings) -> int:
+    """The hard limit of one run, in seconds: the setting, or what the model and device need."""
+    if settings.time_limit is not None:
+        return settings.time_limit
+    try:
+        small = get_spec(settings.model).engine == "onnx"
+    except ModelError:
+        small = False
+    if small:
+        return _SMALL_MODEL_SECONDS
+    return _GPU_SECONDS if settings.device.startswith("cuda") else _CPU_SECONDS
+
+
+def soft_time_limit(settings: Settings) -> float:
+    """When Python code is told to stop, some seconds before the process is killed."""
+    hard = time_limit(settings)
+    return hard - min(_SOFT_LEAD_SECONDS, hard / 3)
+
+
+def ready_seconds(settings: Settings) -> float:
+    """How long a model's answer counts: longer than a job may keep it from being asked."""
+    return max(
+        _READY_PROBES * settings.probe_seconds, time_limit(settings) + _HARD_LIMIT_LEAD_SECONDS
+    )
 
 
 def create_celery(settings: Settings, *, socket_timeout: float = 10) -> Celery:
@@ -20,18 +63,18 @@ def create_celery(settings: Settings, *, socket_timeout: float = 10) -> Celery:
         settings: where Redis is, and how long tasks may take.
         socket_timeout: seconds after which a silent Redis counts as away.
     """
-    app = Celery("rmbg", include=["tasks.worker.removal", "tasks.worker.io"])
+    app = Celery("rmbg", include=["tasks.worker.removal", "tasks.housekeeping.periodic"])
     app.conf.update(_configuration(settings))
     app.conf.broker_transport_options = _transport_options(socket_timeout)
     # By name, so that whoever only sends imports no worker.
-    app.steps["worker"].add("tasks.worker.io:ReconcilerStep")
-    app.steps["worker"].add("tasks.worker.retention:RetentionStep")
-    app.steps["worker"].add("tasks.worker.webhooks:WebhookStep")
-    app.steps["worker"].add("tasks.worker.settling:SettlerStep")
-    app.steps["worker"].add("tasks.worker.heartbeat:HeartbeatStep")
-    app.steps["worker"].add("tasks.worker.farewell:FarewellStep")
+    app.steps["worker"].add("tasks.housekeeping.periodic:ReconcilerStep")
+    app.steps["worker"].add("tasks.housekeeping.periodic:RetentionStep")
+    app.steps["worker"].add("tasks.housekeeping.periodic:WebhookStep")
+    app.steps["worker"].add("tasks.housekeeping.periodic:DuplicatesStep")
+    app.steps["worker"].add("tasks.worker.monitor:WorkerMonitorStep")
+    app.steps["worker"].add("tasks.worker.shutdown:ShutdownStep")
     app.steps["worker"].add("tasks.worker.metrics:MetricsStep")
-    app.steps["worker"].add("tasks.worker.events:EventsStep")
+    app.steps["worker"].add("tasks.housekeeping.periodic:CeleryEventsStep")
     return app
 
 
@@ -40,7 +83,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "broker_url": settings.redis_url.get_secret_value(),
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
-        "task_default_queue": names.IO_QUEUE,
+        "task_default_queue": routing.IO_QUEUE,
         "task_ignore_result": True,
         "task_acks_late": True,
         # A dead child's message comes back at once; the record's attempt count bounds it.
@@ -84,12 +127,12 @@ def _transport_options(socket_timeout: float) -> dict[str, Any]:
 
 
 @cache
-def _command_line_app() -> Celery:
+def _cached_app() -> Celery:
     return create_celery(Settings.load())
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attribute may be anything
     """`tasks.app.app`, made when the celery command asks for it and not at import."""
     if name == "app":
-        return _command_line_app()
+        return _cached_app()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

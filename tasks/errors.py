@@ -1,4 +1,4 @@
-"""What can go wrong between the API, Redis and the object store, under one root."""
+"""Every error that this package raises, each with a stable code."""
 
 from typing import ClassVar
 
@@ -25,7 +25,7 @@ class IdTakenError(QueueUnavailableError):
     """A job of that id is recorded already, or was withdrawn."""
 
 
-class UndecidedError(QueueUnavailableError):
+class UncertainWriteError(QueueUnavailableError):
     """Redis went away over a new job's record: there may be one, now or later."""
 
 
@@ -68,7 +68,7 @@ class QueueFullError(TaskError):
     code = "queue_full"
 
 
-class StoreUnavailableError(TaskError):
+class ObjectStoreUnavailableError(TaskError):
     """The object store did not answer in time, or refused."""
 
     code = "store_unavailable"
@@ -96,3 +96,83 @@ class WebhookSecretError(TaskError):
     """A webhook secret is not in the form of Standard Webhooks."""
 
     code = "webhook_secret"
+
+
+class OutboundRequestError(TaskError):
+    """Root of the package. The texts are fit for outsiders: they name no inner address."""
+
+    code = "url_unreachable"
+
+
+class UrlNotAllowedError(OutboundRequestError):
+    """The address is malformed, or leads where outsiders may not send this service."""
+
+    code = "url_not_allowed"
+
+
+class UrlUnreachableError(OutboundRequestError):
+    """Its host has no address, does not answer, or breaks off."""
+
+    code = "url_unreachable"
+
+
+class UrlTimeoutError(OutboundRequestError):
+    """It took longer than was allowed."""
+
+    code = "url_timeout"
+
+
+class UrlTooLargeError(OutboundRequestError):
+    """It sent more bytes than were allowed."""
+
+    code = "url_too_large"
+
+
+class UploadError(TaskError):
+    """Root of them."""
+
+
+class UploadNotFoundError(UploadError):
+    """There is no such upload, or it is somebody else's."""
+
+    code = "upload_not_found"
+
+
+class UploadExpiredError(UploadError):
+    """The upload's time is over; its bytes are gone."""
+
+    code = "upload_expired"
+
+
+class UploadLockedError(UploadError):
+    """Another request is writing to this upload, and goes on doing so."""
+
+    code = "upload_locked"
+
+
+class OffsetMismatchError(UploadError):
+    """A piece does not begin where the upload ends."""
+
+    code = "upload_offset_mismatch"
+
+
+class UploadTooLongError(UploadError):
+    """A piece goes beyond the length that was announced."""
+
+    code = "upload_too_long"
+
+
+class ChecksumMismatchError(UploadError):
+    """A piece is not what its checksum says."""
+
+    code = "checksum_mismatch"
+
+
+class UploadUnfinishedError(UploadError):
+    """The upload is not whole yet."""
+
+    code = "upload_unfinished"
+
+
+class LockLostError(UploadLockedError):
+    """The lock of an upload ran out while its holder stood still."""

@@ -17,29 +17,31 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 from redis import Redis
 
-from tasks import keys, metrics, names
-from tasks.connection import redis_errors
+from tasks import redis_keys
 from tasks.errors import QueueUnavailableError, TaskError
-from tasks.fleet import Fleet, Worker
-from tasks.jobs import Priority, Status
-from tasks.meters import gauge_family
-from tasks.metrics import Metric
+from tasks.jobs import routing
+from tasks.jobs.model import Priority, Status
+from tasks.metrics import definitions
+from tasks.metrics.definitions import Metric
+from tasks.metrics.instruments import gauge_family
+from tasks.redis_client import redis_errors
+from tasks.worker_registry import Worker, WorkerRegistry
 
 #: A metric's values by those of its labels, in order.
 Values = Mapping[Any, float]
 _PRIORITIES: Final = {str(int(step)): step.name.lower() for step in Priority}
 _SIMPLE: Final = (
-    (metrics.ATTEMPTS, "attempts"),
-    (metrics.CRASHES, "crashes"),
-    (metrics.LOSSES, "losses"),
-    (metrics.JOINED, "joined"),
-    (metrics.DUPLICATES, "duplicates_refused"),
+    (definitions.ATTEMPTS, "attempts"),
+    (definitions.CRASHES, "crashes"),
+    (definitions.LOSSES, "losses"),
+    (definitions.JOINED, "joined"),
+    (definitions.DUPLICATES, "duplicates_refused"),
 )
 #: Kombu's separator between a queue's name and a priority step.
 _STEP: Final = "\x06\x16"
 
 
-class QueueMetrics(Collector):
+class QueueCollector(Collector):
     """Reads Redis at each scrape; when Redis is away, that alone is shown.
 
     Args:
@@ -52,7 +54,7 @@ class QueueMetrics(Collector):
     def __init__(
         self,
         client: Redis,
-        fleet: Fleet,
+        fleet: WorkerRegistry,
         ping_store: Callable[[], None],
         *,
         clock: Callable[[], float] = time.time,
@@ -64,14 +66,14 @@ class QueueMetrics(Collector):
 
     def collect(self) -> Iterable[Family]:
         """One scrape."""
-        yield _single(metrics.STORE_UP, self._store_up())
+        yield _single_value(definitions.STORE_UP, self._store_up())
         try:
             workers = self._fleet.workers()
             families = [*self._jobs(), *self._queues(workers), *self._workers(workers)]
         except QueueUnavailableError:
-            yield _single(metrics.REDIS_UP, 0)
+            yield _single_value(definitions.REDIS_UP, 0)
         else:
-            yield _single(metrics.REDIS_UP, 1)
+            yield _single_value(definitions.REDIS_UP, 1)
             yield from families
 
     def _store_up(self) -> int:
@@ -82,68 +84,71 @@ class QueueMetrics(Collector):
         return 1
 
     def _jobs(self) -> Iterator[Family]:
-        queued = keys.index_key(Status.QUEUED)
+        queued = redis_keys.index_key(Status.QUEUED)
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             pipe.zcard(queued)
-            pipe.zcard(keys.index_key(Status.PROCESSING))
+            pipe.zcard(redis_keys.index_key(Status.PROCESSING))
             pipe.zrange(queued, 0, 0, withscores=True)
-            pipe.zcard(keys.DEAD)
-            pipe.zcard(keys.DELIVERIES_DUE)
-            pipe.hgetall(keys.COUNTERS)
+            pipe.zcard(redis_keys.DEAD_LETTERS)
+            pipe.zcard(redis_keys.DELIVERIES_DUE)
+            pipe.hgetall(redis_keys.COUNTERS)
             waiting, running, oldest, dead, webhooks, counters = pipe.execute()
-        yield _single(metrics.PENDING, waiting + running)
-        yield _single(metrics.PROCESSING, running)
-        yield _single(metrics.DEAD_LETTERS, dead)
-        yield _single(metrics.WEBHOOK_PENDING, webhooks)
+        yield _single_value(definitions.PENDING, waiting + running)
+        yield _single_value(definitions.PROCESSING, running)
+        yield _single_value(definitions.DEAD_LETTERS, dead)
+        yield _single_value(definitions.WEBHOOK_PENDING, webhooks)
         since = max(0.0, self._clock() - oldest[0][1]) if oldest else 0.0
-        yield _single(metrics.OLDEST_QUEUED, since)
-        yield from _counted(counters)
+        yield _single_value(definitions.OLDEST_QUEUED, since)
+        yield from _counts(counters)
 
     def _queues(self, workers: Sequence[Worker]) -> Iterator[Family]:
         with redis_errors():
-            used = {str(name) for name in self._client.smembers(keys.LISTS)}
+            used = {str(name) for name in self._client.smembers(redis_keys.QUEUE_LISTS)}
         lists = sorted(used | _lists_of(workers))
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             for name in lists:
-                pipe.zcard(keys.sent_key(name))
+                pipe.zcard(redis_keys.dispatched_key(name))
                 queue, _, step = name.rpartition("|")
                 pipe.llen(queue if step == "0" else f"{queue}{_STEP}{step}")
             answers = pipe.execute()
-        depth = gauge_family(metrics.QUEUE_DEPTH)
+        depth = gauge_family(definitions.QUEUE_DEPTH)
         lengths: dict[str, int] = defaultdict(int)
         for name, waiting, length in zip(lists, answers[::2], answers[1::2], strict=True):
             queue, _, step = name.rpartition("|")
             depth.add_metric([queue, _PRIORITIES.get(step, "other")], waiting)
             lengths[queue] += length
         yield depth
-        yield _split(metrics.CELERY_QUEUE_LENGTH, {(queue,): n for queue, n in lengths.items()})
+        yield _split(definitions.CELERY_QUEUE_LENGTH, {(queue,): n for queue, n in lengths.items()})
 
     def _workers(self, workers: Sequence[Worker]) -> Iterator[Family]:
         up = {
-            (each.name, _gpu(each), each.model): int(each.alive and each.ready) for each in workers
+            (each.name, _gpu_of(each), each.model): int(each.alive and each.ready)
+            for each in workers
         }
         known = {each.name for each in workers}
         gone = (each for each in self._fleet.missed() if each.name not in known)
-        up |= {(each.name, _gpu(each), each.model): 0 for each in gone}
-        yield _split(metrics.WORKER_UP, up)
+        up |= {(each.name, _gpu_of(each), each.model): 0 for each in gone}
+        yield _split(definitions.WORKER_UP, up)
         yield _split(
-            metrics.WORKER_DRAINED,
+            definitions.WORKER_DRAINED,
             {(each.name, each.drained_by): 1 for each in workers if each.drained},
         )
 
 
 def _lists_of(workers: Sequence[Worker]) -> set[str]:
     """The lists that workers take from: empty ones are shown too, as long as somebody listens."""
-    queues = {each.queue for each in workers} | {names.model_queue(each.model) for each in workers}
+    queues = {each.queue for each in workers} | {
+        routing.model_queue(each.model) for each in workers
+    }
     return {f"{queue}|{step}" for queue in queues if queue for step in _PRIORITIES}
 
 
-def _gpu(worker: Worker) -> str:
+def _gpu_of(worker: Worker) -> str:
     """The number of the GPU: the last part of the worker's own queue."""
     return worker.queue.rpartition(".")[2]
 
 
-def _counted(counters: Mapping[str, str]) -> Iterator[Family]:
+def _counts(counters: Mapping[str, str]) -> Iterator[Family]:
     for metric, field in _SIMPLE:
         yield _counter(metric, {(): int(counters.get(field, 0))})
     ends = {
@@ -151,10 +156,10 @@ def _counted(counters: Mapping[str, str]) -> Iterator[Family]:
         for field, number in counters.items()
         if field.startswith("jobs|")
     }
-    yield _counter(metrics.JOBS, ends)
-    yield _counter(metrics.RECOVERED, _by_word(counters, "recovered"))
-    yield _counter(metrics.SKIPPED, _by_word(counters, "skipped"))
-    yield _counter(metrics.WEBHOOK_ATTEMPTS, _by_word(counters, "webhook"))
+    yield _counter(definitions.JOBS, ends)
+    yield _counter(definitions.RECOVERED, _by_word(counters, "recovered"))
+    yield _counter(definitions.SKIPPED, _by_word(counters, "skipped"))
+    yield _counter(definitions.WEBHOOK_ATTEMPTS, _by_word(counters, "webhook"))
     yield _job_seconds(counters)
 
 
@@ -169,7 +174,7 @@ def _by_word(counters: Mapping[str, str], kind: str) -> Values:
 
 def _job_seconds(counters: Mapping[str, str]) -> HistogramMetricFamily:
     """Lua counts each job in one bucket, by its number; Prometheus wants them summed up."""
-    metric, total = metrics.JOB_SECONDS, 0
+    metric, total = definitions.JOB_SECONDS, 0
     buckets = []
     for number, bound in enumerate([*map(str, metric.buckets), "+Inf"], start=1):
         field = "inf" if bound == "+Inf" else number
@@ -179,7 +184,7 @@ def _job_seconds(counters: Mapping[str, str]) -> HistogramMetricFamily:
     return HistogramMetricFamily(metric.name, metric.text, buckets=buckets, sum_value=sum_value)
 
 
-def _single(metric: Metric, value: float) -> GaugeMetricFamily:
+def _single_value(metric: Metric, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(metric.name, metric.text, value=value)
 
 

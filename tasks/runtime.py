@@ -10,27 +10,24 @@ import urllib3
 from celery import Celery
 from redis import Redis
 
-from tasks.api_keys import ApiKeys
+from tasks.accounts.api_keys import ApiKeys
+from tasks.accounts.rate_limit import RateLimiter
 from tasks.app import create_celery
-from tasks.batches.store import BatchStore
-from tasks.cache import ResultCache
-from tasks.connection import connect
-from tasks.dispatch import Dispatcher
-from tasks.erasure import Eraser
-from tasks.fleet import Fleet
-from tasks.idempotency import IdempotencyKeys
-from tasks.net.allow import Allow
-from tasks.net.client import Client
-from tasks.net.guard import Guard
-from tasks.owned import OwnedTasks
-from tasks.rates import RateLimiter
-from tasks.routing import Router
+from tasks.jobs.artifacts import Eraser
+from tasks.jobs.batches import BatchStore
+from tasks.jobs.cache import ResultCache
+from tasks.jobs.idempotency import IdempotencyStore
+from tasks.jobs.routing import JobDispatcher, Router
+from tasks.jobs.store import JobStore, JobWatcher
+from tasks.jobs.task_listing import TaskList
+from tasks.net.http_client import HttpClient
+from tasks.net.url_guard import AllowList, UrlGuard
+from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage import MinioStore, ObjectStore
-from tasks.store import JobStore
-from tasks.uploads.service import Uploads
-from tasks.watch import Watcher
+from tasks.storage.object_store import MinioStore, ObjectStore
+from tasks.uploads.service import UploadService
 from tasks.webhooks.store import DeliveryStore
+from tasks.worker_registry import WorkerRegistry
 
 #: The attribute of a Celery application that keeps its process's runtime.
 _ATTRIBUTE: Final = "rmbg_runtime"
@@ -110,9 +107,9 @@ class Runtime:
         return MinioStore.from_settings(self.settings, self.s3_pool)
 
     @cached_property
-    def registry(self) -> Fleet:
+    def registry(self) -> WorkerRegistry:
         """The worker registry."""
-        return Fleet(self.redis)
+        return WorkerRegistry(self.redis)
 
     @cached_property
     def router(self) -> Router:
@@ -120,9 +117,9 @@ class Runtime:
         return Router(self.redis, self.registry, routing=self.settings.routing)
 
     @cached_property
-    def dispatcher(self) -> Dispatcher:
+    def dispatcher(self) -> JobDispatcher:
         """Sends the messages of jobs."""
-        return Dispatcher(self.celery_app, self.job_store)
+        return JobDispatcher(self.celery_app, self.job_store)
 
     @cached_property
     def result_cache(self) -> ResultCache:
@@ -135,9 +132,11 @@ class Runtime:
         return BatchStore(self.redis)
 
     @cached_property
-    def uploads(self) -> Uploads:
+    def uploads(self) -> UploadService:
         """Resumable uploads."""
-        return Uploads.from_settings(self.settings, self.redis, self.object_store, self.s3_pool)
+        return UploadService.from_settings(
+            self.settings, self.redis, self.object_store, self.s3_pool
+        )
 
     @cached_property
     def deliveries(self) -> DeliveryStore:
@@ -155,19 +154,19 @@ class Runtime:
         return RateLimiter(self.redis)
 
     @cached_property
-    def task_list(self) -> OwnedTasks:
+    def task_list(self) -> TaskList:
         """The tasks of an owner, page by page."""
-        return OwnedTasks(self.redis, self.job_store)
+        return TaskList(self.redis, self.job_store)
 
     @cached_property
-    def idempotency_keys(self) -> IdempotencyKeys:
+    def idempotency_keys(self) -> IdempotencyStore:
         """The idempotency keys that are in use."""
-        return IdempotencyKeys(self.redis)
+        return IdempotencyStore(self.redis)
 
     @cached_property
-    def watcher(self) -> Watcher:
+    def watcher(self) -> JobWatcher:
         """Waits for the end of a job."""
-        return Watcher(self.redis)
+        return JobWatcher(self.redis)
 
     @cached_property
     def eraser(self) -> Eraser:
@@ -175,14 +174,14 @@ class Runtime:
         return Eraser(self.job_store, self.object_store)
 
     @cached_property
-    def url_guard(self) -> Guard:
+    def url_guard(self) -> UrlGuard:
         """Refuses addresses that the service must not call."""
-        return Guard(Allow.parse(self.settings.url_allow))
+        return UrlGuard(AllowList.parse(self.settings.url_allow))
 
     @cached_property
-    def http_client(self) -> Client:
+    def http_client(self) -> HttpClient:
         """Calls addresses that clients name, past the guard."""
-        return Client(self.url_guard)
+        return HttpClient(self.url_guard)
 
 
 def runtime_of(app: Celery) -> Runtime:

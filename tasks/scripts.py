@@ -13,7 +13,7 @@ from typing import Any, Final, Self, TypeAlias
 from redis import Redis
 from redis.exceptions import NoScriptError
 
-from tasks.metrics import JOB_BUCKETS
+from tasks.metrics.definitions import JOB_BUCKETS
 
 #: What a command takes: numbers become text, None is left out.
 Argument: TypeAlias = str | float | Mapping[str, str] | Sequence[Sequence[str]] | None

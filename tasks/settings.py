@@ -19,8 +19,8 @@ from pydantic_settings import (
 
 from inference.probe import ImageLimits
 from tasks.errors import SettingsError, WebhookSecretError
-from tasks.net.allow import Allow
-from tasks.webhooks.signing import secret_bytes
+from tasks.net.url_guard import AllowList
+from tasks.signing import secret_bytes
 
 PREFIX = "RMBG_"
 
@@ -248,7 +248,7 @@ class Settings(BaseSettings):
     @field_validator("url_allow")
     @classmethod
     def _url_allow(cls, value: str) -> str:
-        Allow.parse(value)
+        AllowList.parse(value)
         return value
 
     @classmethod

@@ -29,7 +29,7 @@ from inference.options import (
     parse_shadow,
 )
 from inference.probe import PREFIX_SIZE, ImageLimits, identify_format, probe_image
-from tasks.owners import Owner
+from tasks.accounts.api_keys import Owner
 
 
 @dataclass(frozen=True, slots=True)

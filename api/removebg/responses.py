@@ -12,8 +12,8 @@ from flask import Request, Response, jsonify
 
 from api.errors import ApiError
 from inference.options import OutputFormat
-from tasks.jobs import Job
-from tasks.rates import Allowance
+from tasks.accounts.rate_limit import RateLimitResult
+from tasks.jobs.model import Job
 
 _TITLES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -163,7 +163,7 @@ def fact_headers(job: Job, detected: str | None) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value is not None}
 
 
-def rate_headers(allowance: Allowance, now: float) -> dict[str, str]:
+def rate_headers(allowance: RateLimitResult, now: float) -> dict[str, str]:
     """What is left of the caller's megapixels."""
     return {
         "X-RateLimit-Limit": str(int(allowance.rate.quota)),

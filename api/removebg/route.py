@@ -33,10 +33,10 @@ from api.removebg.responses import (
     wants_json,
 )
 from api.services import Services
-from tasks.jobs import Job, Priority, Status
-from tasks.owners import Owner
-from tasks.rates import Allowance, Rate
-from tasks.storage import ObjectStore
+from tasks.accounts.api_keys import Owner
+from tasks.accounts.rate_limit import Rate, RateLimitResult
+from tasks.jobs.model import Job, Priority, Status
+from tasks.storage.object_store import ObjectStore
 
 _MINUTE: Final = 60
 
@@ -123,7 +123,7 @@ class Removal:
             )
 
 
-def _too_fast(allowance: Allowance) -> RemoveBgError:
+def _too_fast(allowance: RateLimitResult) -> RemoveBgError:
     return RemoveBgError(
         "rate_limit_exceeded",
         f"{allowance.rate.quota:g} {allowance.policy} a minute are allowed.",

@@ -19,9 +19,9 @@ from api.representations import batch_view
 from api.routes.submissions import SUBMISSION_ERRORS, SUBMISSION_HEADERS
 from api.schemas import BatchForm, BatchJson, BatchSchema, ErasedBatchSchema, envelope
 from api.services import Services
-from tasks.audit import Access
-from tasks.audit import record as audit
-from tasks.batches.record import Batch
+from tasks.accounts.audit import Access
+from tasks.accounts.audit import audit_access as audit
+from tasks.jobs.batches import Batch
 
 
 def require_completed(batch: Batch, services: Services) -> Batch:

@@ -9,8 +9,8 @@ from api.envelope import success
 from api.errors import ApiError
 from api.openapi import ApiBlueprint
 from api.schemas import DeliveriesSchema, DeliverySchema, envelope
-from tasks.presentation import instant
-from tasks.webhooks.delivery import Delivery, State
+from tasks.jobs.serializers import iso_time
+from tasks.webhooks.delivery import Delivery, DeliveryState
 
 blueprint = ApiBlueprint(
     "deliveries",
@@ -54,7 +54,7 @@ class DeliveryReplay(MethodView):
 
 def _shown(number: int, row: Delivery) -> dict[str, Any]:
     store = services().runtime.deliveries
-    due = store.next_due(row.id) if row.state is State.PENDING else None
+    due = store.next_due(row.id) if row.state is DeliveryState.PENDING else None
     return {
         "number": number,
         "webhook_id": row.id,
@@ -62,11 +62,11 @@ def _shown(number: int, row: Delivery) -> dict[str, Any]:
         "url": row.url,
         "state": row.state.value,
         "reason": row.reason,
-        "created_at": instant(row.created_at),
-        "next_attempt_at": instant(due),
+        "created_at": iso_time(row.created_at),
+        "next_attempt_at": iso_time(due),
         "attempts": [
             {
-                "at": instant(each.at),
+                "at": iso_time(each.at),
                 "outcome": each.outcome,
                 "status": each.status,
                 "ms": each.ms,

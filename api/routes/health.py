@@ -11,7 +11,8 @@ from api.errors import ApiError
 from api.openapi import ApiBlueprint
 from api.schemas import HealthSchema, envelope
 from tasks.errors import TaskError
-from tasks.probing import probe_redis, probe_store
+from tasks.redis_client import probe_redis
+from tasks.storage.object_store import probe_object_store
 
 blueprint = ApiBlueprint("health", __name__, url_prefix="/healthz", description="Health.")
 
@@ -47,7 +48,7 @@ def _checks() -> dict[str, Callable[[], None]]:
     return {
         # Over fresh connections: those of the pools may look well when nobody new gets in.
         "redis": lambda: probe_redis(settings),
-        "store": lambda: probe_store(settings),
+        "store": lambda: probe_object_store(settings),
         "worker": _require_worker,
     }
 

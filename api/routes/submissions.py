@@ -14,7 +14,7 @@ from api.rate_limits import charge
 from api.representations import status_url, submitted_view, task_view
 from api.schemas import SubmittedSchema, TaskSchema, envelope
 from api.waiting import preferred_wait
-from tasks.jobs import Job
+from tasks.jobs.model import Job
 
 blueprint = ApiBlueprint("removals", __name__, url_prefix="/api/v1", description="Submit pictures.")
 

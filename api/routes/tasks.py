@@ -20,10 +20,10 @@ from api.schemas import (
     envelope,
 )
 from api.waiting import EVENT, stream_events
-from tasks.audit import Access
-from tasks.audit import record as audit
-from tasks.jobs import Job, Status
-from tasks.owned import Cursor
+from tasks.accounts.audit import Access
+from tasks.accounts.audit import audit_access as audit
+from tasks.jobs.model import Job, Status
+from tasks.jobs.task_listing import Cursor
 
 blueprint = ApiBlueprint("tasks", __name__, url_prefix="/api/v1/tasks", description="Follow them.")
 

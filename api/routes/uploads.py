@@ -10,7 +10,7 @@ from api.auth import current_owner, services
 from api.errors import ApiError
 from api.forms import StreamedBody
 from api.openapi import ApiBlueprint
-from tasks.uploads.record import PieceUpload
+from tasks.uploads.store import ResumableUpload
 
 _DESCRIPTION: Final = (
     "Large files in pieces, by the protocol tus 1.0.0 (https://tus.io): any of its clients "
@@ -129,7 +129,7 @@ def _has_piece() -> bool:
     return False
 
 
-def _append(upload_id: str, offset: int) -> PieceUpload:
+def _append(upload_id: str, offset: int) -> ResumableUpload:
     return services().runtime.uploads.append(
         current_owner().id,
         upload_id,

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tasks.errors import StoreUnavailableError, TaskError
-from tasks.jobs import Job
-from tasks.restore import Findings, Restorer
+from tasks.errors import ObjectStoreUnavailableError, TaskError
+from tasks.jobs.model import Job
+from tasks.jobs.restore import Restorer, RestoreReport
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 
@@ -21,7 +21,7 @@ def bucket() -> None:
     settings = Settings.load()
     try:
         Runtime.from_settings(settings).object_store.ensure_bucket()
-    except StoreUnavailableError as error:
+    except ObjectStoreUnavailableError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
     typer.echo(f"The bucket {settings.s3_bucket} is there.")
@@ -65,7 +65,7 @@ def _restorer(runtime: Runtime) -> Restorer:
     )
 
 
-def _ask(findings: Findings) -> bool:
+def _ask(findings: RestoreReport) -> bool:
     for job in findings.lost:
         typer.echo(_line("lost", job))
     try:
@@ -79,7 +79,7 @@ def _line(word: str, job: Job) -> str:
     return f"{word}  {job.task_id}  {job.model}  {job.file_stem}"
 
 
-def _document(findings: Findings, restored: list[str]) -> dict[str, Any]:
+def _document(findings: RestoreReport, restored: list[str]) -> dict[str, Any]:
     return {
         "lost": [job.task_id for job in findings.lost],
         "restored": restored,
@@ -89,7 +89,7 @@ def _document(findings: Findings, restored: list[str]) -> dict[str, Any]:
     }
 
 
-def _report(findings: Findings, restored: list[str], console: Console) -> None:
+def _report(findings: RestoreReport, restored: list[str], console: Console) -> None:
     for task_id in restored:
         typer.echo(f"restored  {task_id}")
     console.print(

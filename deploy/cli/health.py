@@ -15,9 +15,9 @@ from deploy.doctor import CheckResult, Level, run_checks
 from deploy.local.probes import http_ok, worker_online
 from deploy.local.service import NotReadyError
 from tasks.errors import QueueUnavailableError
-from tasks.fleet import STARTS_SECONDS, Fleet
 from tasks.runtime import Runtime
 from tasks.settings import Settings
+from tasks.worker_registry import STARTS_SECONDS, WorkerRegistry
 
 _COLORS: Final[Mapping[Level, str]] = MappingProxyType(
     {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
@@ -114,7 +114,7 @@ def api(
     _exit_with("", url)
 
 
-def unhealthy_reason(fleet: Fleet, name: str) -> str:
+def unhealthy_reason(fleet: WorkerRegistry, name: str) -> str:
     """What is wrong with a model worker; empty if nothing is.
 
     A drained worker is well: it does what it was told.

@@ -13,9 +13,8 @@ from rich.table import Table
 
 from inference.errors import ModelError
 from inference.models.registry import get_spec
-from tasks.api_keys import OLD_SECRET_SECONDS, ApiKeys
+from tasks.accounts.api_keys import OLD_SECRET_SECONDS, ApiKeys, Owner
 from tasks.errors import TaskError
-from tasks.owners import Owner
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 

@@ -14,7 +14,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from deploy.local.service import NotReadyError, Probe
-from tasks import keys
+from tasks import redis_keys
 from tasks.settings import Settings
 
 _SECONDS: Final = 2.0
@@ -41,7 +41,7 @@ def worker_ready(url: str, worker: str) -> Probe:
     def probe(since: float) -> None:
         try:
             with _redis(url) as client:
-                answered = client.get(keys.ready_key(worker))
+                answered = client.get(redis_keys.ready_key(worker))
         except RedisError as error:
             raise NotReadyError(f"Redis does not answer: {_last_line(error)}") from error
         if answered is None or float(str(answered)) < since:

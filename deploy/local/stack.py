@@ -15,7 +15,7 @@ from deploy.local.ports import LOOPBACK, require_free
 from deploy.local.programs import core_count
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
 from deploy.local.service import NotReadyError, Service, SetupError
-from tasks import names
+from tasks.jobs import routing
 from tasks.settings import Settings
 
 
@@ -240,7 +240,7 @@ def _model_worker(
 ) -> Service:
     name = f"gpu{index}"
     node = _node(name, settings)
-    queues = (names.gpu_queue(settings.host, index), names.model_queue(settings.model))
+    queues = (routing.gpu_queue(settings.host, index), routing.model_queue(settings.model))
     return Service(
         name=name,
         command=_worker(node, queues, "-P", "prefork", "-c", "1"),
@@ -262,7 +262,7 @@ def _target(port: int) -> str:
 
 
 def _io_worker(settings: Settings, env: Mapping[str, str], metrics_port: int) -> Service:
-    queues = (names.IO_QUEUE, "webhooks")
+    queues = (routing.IO_QUEUE, "webhooks")
     return Service(
         name="io",
         command=_worker(_node("io", settings), queues, "-P", "threads", "-c", "8"),

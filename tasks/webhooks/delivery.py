@@ -1,4 +1,4 @@
-"""One event on its way to one receiver, and the attempts to bring it there."""
+"""A webhook delivery and its attempts."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ TASK_EVENTS: Final = ("removal.succeeded", "removal.failed", "removal.canceled")
 BATCH_COMPLETED: Final = "batch.completed"
 
 
-class State(StrEnum):
+class DeliveryState(StrEnum):
     """Where a delivery stands."""
 
     #: To be sent, perhaps again.
@@ -54,7 +54,7 @@ class Delivery:
     owner: str
     created_at: float
     expires_at: float
-    state: State = State.PENDING
+    state: DeliveryState = DeliveryState.PENDING
     attempts: int = 0
     tries: int = 0
     reason: str = ""
@@ -77,7 +77,7 @@ class Delivery:
             owner=record["owner"],
             created_at=float(record["created_at"]),
             expires_at=float(record["expires_at"]),
-            state=State(record["state"]),
+            state=DeliveryState(record["state"]),
             attempts=int(record["attempts"]),
             tries=int(record["tries"]),
             reason=record.get("reason", ""),
@@ -114,6 +114,6 @@ class Attempt:
         return cls(**values)
 
 
-def outcome_of(attempt: Attempt | None) -> str:
+def attempt_outcome(attempt: Attempt | None) -> str:
     """What the metrics and the log call it; `not_sent` if something stood against an attempt."""
     return attempt.outcome if attempt else "not_sent"

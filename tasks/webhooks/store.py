@@ -1,4 +1,4 @@
-"""Webhook deliveries in Redis: what is due, claims, attempts, dead letters, disabled targets."""
+"""Deliveries in Redis: what is due, claims, attempts, dead letters and disabled targets."""
 
 import hashlib
 import secrets
@@ -8,14 +8,14 @@ from typing import Any, Final, cast
 import structlog
 from redis import Redis
 
-from tasks import keys, scripts
-from tasks.connection import redis_errors
-from tasks.records import ask_each
-from tasks.webhooks.delivery import Attempt, Delivery, outcome_of
-from tasks.webhooks.schedule import Verdict
+from tasks import redis_keys, scripts
+from tasks.jobs.records import pipeline_each
+from tasks.redis_client import redis_errors
+from tasks.webhooks.delivery import Attempt, Delivery, attempt_outcome
+from tasks.webhooks.retry import RetryDecision
 
 #: How long a delivery that cannot be read is kept from the due ones.
-_ASIDE_SECONDS: Final = 60
+_QUARANTINE_SECONDS: Final = 60
 
 _log = structlog.get_logger(__name__)
 
@@ -29,11 +29,15 @@ class DeliveryStore:
     def due(self, now: float, limit: int) -> list[Delivery]:
         """Return the next deliveries to attempt, the longest due first."""
         with redis_errors():
-            ids = self._client.zrangebyscore(keys.DELIVERIES_DUE, "-inf", now, start=0, num=limit)
+            ids = self._client.zrangebyscore(
+                redis_keys.DELIVERIES_DUE, "-inf", now, start=0, num=limit
+            )
         records = self._records(cast("list[str]", ids))
-        for each in [each for each, record in records.items() if record and not _read(record)]:
+        for each in [
+            each for each, record in records.items() if record and not _parse_delivery(record)
+        ]:
             # An operator must repair it; until then the others do not wait behind it.
-            self.postpone({each: now + _ASIDE_SECONDS})
+            self.postpone({each: now + _QUARANTINE_SECONDS})
             _log.error("webhook.unreadable", webhook_id=each)
         return self._readable(records, forget=True)
 
@@ -42,8 +46,8 @@ class DeliveryStore:
 
     def _records(self, ids: Sequence[str]) -> dict[str, Any]:
         with redis_errors():
-            found = ask_each(
-                self._client, ids, lambda pipe, each: pipe.hgetall(keys.delivery_key(each))
+            found = pipeline_each(
+                self._client, ids, lambda pipe, each: pipe.hgetall(redis_keys.delivery_key(each))
             )
         return dict(zip(ids, found, strict=True))
 
@@ -51,9 +55,9 @@ class DeliveryStore:
         gone = [each for each, record in records.items() if not record]
         if forget and gone:
             with redis_errors():
-                self._client.zrem(keys.DELIVERIES_DUE, *gone)
-                self._client.zrem(keys.DELIVERIES_DEAD, *gone)
-        return [row for row in map(_read, records.values()) if row]
+                self._client.zrem(redis_keys.DELIVERIES_DUE, *gone)
+                self._client.zrem(redis_keys.DELIVERIES_DEAD, *gone)
+        return [row for row in map(_parse_delivery, records.values()) if row]
 
     def claim(self, delivery_id: str, now: float, *, seconds: float) -> str | None:
         """Claim a delivery that is due; None if another dispatcher has it.
@@ -74,10 +78,10 @@ class DeliveryStore:
         """Make deliveries that were not claimed due later, each at its unix time."""
         if due:
             with redis_errors():
-                self._client.zadd(keys.DELIVERIES_DUE, dict(due), xx=True)
+                self._client.zadd(redis_keys.DELIVERIES_DUE, dict(due), xx=True)
 
     def record_attempt(
-        self, delivery: Delivery, claim: str, attempt: Attempt | None, decision: Verdict
+        self, delivery: Delivery, claim: str, attempt: Attempt | None, decision: RetryDecision
     ) -> str:
         """Record an attempt and the state that follows from it.
 
@@ -94,7 +98,7 @@ class DeliveryStore:
                 state=decision.state.value,
                 due=decision.due,
                 reason=decision.reason,
-                outcome=outcome_of(attempt),
+                outcome=attempt_outcome(attempt),
             )
         return str(outcome)
 
@@ -105,31 +109,31 @@ class DeliveryStore:
     def of(self, subject: str) -> list[Delivery]:
         """Return all deliveries of a task or a batch, the oldest first."""
         with redis_errors():
-            ids = self._client.lrange(keys.deliveries_key(subject), 0, -1)
+            ids = self._client.lrange(redis_keys.deliveries_key(subject), 0, -1)
         return self._rows(cast("list[str]", ids))
 
     def attempts(self, delivery_id: str) -> list[Attempt]:
         """Return the latest 50 attempts, the oldest first."""
         with redis_errors():
-            found = self._client.lrange(keys.attempts_key(delivery_id), 0, -1)
+            found = self._client.lrange(redis_keys.attempts_key(delivery_id), 0, -1)
         return [Attempt.read(text) for text in cast("list[str]", found)]
 
     def waiting(self, limit: int) -> list[Delivery]:
         """Return pending deliveries, the next one due first."""
         with redis_errors():
-            ids = self._client.zrange(keys.DELIVERIES_DUE, 0, limit - 1)
+            ids = self._client.zrange(redis_keys.DELIVERIES_DUE, 0, limit - 1)
         return self._rows(cast("list[str]", ids), forget=True)
 
     def dead(self, limit: int) -> list[Delivery]:
         """Return dead deliveries, the newest first."""
         with redis_errors():
-            ids = self._client.zrevrange(keys.DELIVERIES_DEAD, 0, limit - 1)
+            ids = self._client.zrevrange(redis_keys.DELIVERIES_DEAD, 0, limit - 1)
         return self._rows(cast("list[str]", ids), forget=True)
 
     def next_due(self, delivery_id: str) -> float | None:
         """Return the unix time of the next attempt, or None."""
         with redis_errors():
-            score = self._client.zscore(keys.DELIVERIES_DUE, delivery_id)
+            score = self._client.zscore(redis_keys.DELIVERIES_DUE, delivery_id)
         return None if score is None else float(score)
 
     def replay(self, delivery_id: str, now: float) -> bool:
@@ -145,20 +149,20 @@ class DeliveryStore:
     def disable(self, delivery: Delivery, now: float) -> None:
         """Stop calling its target for this owner."""
         with redis_errors():
-            self._client.hset(keys.DISABLED_TARGETS, _target(delivery), str(now))
+            self._client.hset(redis_keys.DISABLED_TARGETS, _target_field(delivery), str(now))
 
     def enable(self, delivery: Delivery) -> None:
         """Call its target again, since it took an event."""
         with redis_errors():
-            self._client.hdel(keys.DISABLED_TARGETS, _target(delivery))
+            self._client.hdel(redis_keys.DISABLED_TARGETS, _target_field(delivery))
 
     def disabled(self, delivery: Delivery) -> bool:
         """Return whether its target has answered 410."""
         with redis_errors():
-            return bool(self._client.hexists(keys.DISABLED_TARGETS, _target(delivery)))
+            return bool(self._client.hexists(redis_keys.DISABLED_TARGETS, _target_field(delivery)))
 
 
-def _read(record: Any) -> Delivery | None:  # noqa: ANN401 - what `ask_each` gives
+def _parse_delivery(record: Any) -> Delivery | None:  # noqa: ANN401 - what `ask_each` gives
     """Parse a record; None if it is damaged."""
     try:
         return Delivery.from_record(record)
@@ -166,7 +170,7 @@ def _read(record: Any) -> Delivery | None:  # noqa: ANN401 - what `ask_each` giv
         return None
 
 
-def _target(delivery: Delivery) -> str:
+def _target_field(delivery: Delivery) -> str:
     # A URL may hold a secret in its path: only its hash is stored.
     digest = hashlib.sha256(delivery.url.encode()).hexdigest()
     return f"{delivery.owner}|{digest}"

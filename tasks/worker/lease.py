@@ -7,7 +7,7 @@ from typing import Self
 import structlog
 
 from tasks.errors import LeaseLostError, QueueUnavailableError
-from tasks.store import RENEW_SECONDS, JobStore
+from tasks.jobs.store import RENEW_SECONDS, JobStore
 
 _log = structlog.get_logger(__name__)
 

@@ -1,19 +1,127 @@
-"""A worker's own port for Prometheus, served by its parent: it outlives every child."""
+"""A worker's metrics: its port, its stages and its GPU."""
 
 import errno
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from time import perf_counter
 from typing import Any, Final
 
 import structlog
 from celery import bootsteps
 from prometheus_client import start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
-from tasks import names
-from tasks.meters import make_shared_folder, meters, remove_shared_folder, scraped, share
-from tasks.settings import Settings
-from tasks.worker.gpu_metrics import gpu_metrics
+from inference.stages import StageTimer
+from tasks.jobs import routing
+from tasks.jobs.model import Job
+from tasks.metrics import definitions
+from tasks.metrics.instruments import (
+    gauge_family,
+    instruments,
+    make_shared_folder,
+    remove_shared_folder,
+    scrape_registry,
+    use_shared_folder,
+)
+from tasks.settings import Settings, visible_gpus
+from tasks.tracing import span
+
+_gpu_log = structlog.get_logger(__name__)
+
+
+class GpuCollector(Collector):
+    """Memory and utilisation.
+
+    Args:
+        nvml: the library, initialised.
+        worker: Celery's name of this worker.
+        gpus: the GPU's index or UUID, as CUDA_VISIBLE_DEVICES has it.
+    """
+
+    def __init__(self, nvml: Any, worker: str, gpus: Iterable[str]) -> None:  # noqa: ANN401 - a module
+        self._nvml = nvml
+        self._worker = worker
+        self._gpus = tuple(gpus)
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """One scrape; a GPU that does not answer is left out."""
+        memory = gauge_family(definitions.GPU_MEMORY)
+        busy = gauge_family(definitions.GPU_UTILISATION)
+        for gpu in self._gpus:
+            with suppress(self._nvml.NVMLError):
+                handle = self._handle(gpu)
+                facts = self._nvml.nvmlDeviceGetMemoryInfo(handle)
+                memory.add_metric([self._worker, gpu, "used"], facts.used)
+                memory.add_metric([self._worker, gpu, "total"], facts.total)
+                percent = self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu
+                busy.add_metric([self._worker, gpu], percent / 100)
+        yield memory
+        yield busy
+
+    def _handle(self, gpu: str) -> Any:  # noqa: ANN401 - the library's
+        if gpu.isdigit():
+            return self._nvml.nvmlDeviceGetHandleByIndex(int(gpu))
+        return self._nvml.nvmlDeviceGetHandleByUUID(gpu)
+
+
+def gpu_collectors(worker: str) -> tuple[Collector, ...]:
+    """The collector of this worker's GPU, if it has one and the library is installed."""
+    try:
+        nvml = import_module("pynvml")
+    except ImportError:
+        return ()
+    try:
+        nvml.nvmlInit()
+        gpus = visible_gpus() or tuple(map(str, range(nvml.nvmlDeviceGetCount())))
+    except nvml.NVMLError as error:
+        _gpu_log.debug("metrics.no_gpu", reason=str(error))
+        return ()
+    return (GpuCollector(nvml, worker, gpus[:1]),) if gpus else ()
+
+
+_INFERENCE_STAGE: Final = "inference"
+
+_QUEUE_STAGE: Final = "queue"
+
+
+class MeteredStageTimer(StageTimer):
+    """A `StageTimer` that tells Prometheus too.
+
+    Args:
+        job: as it was claimed.
+        model: the model's name.
+        worker: Celery's name of this worker.
+        before: see `StageTimer`.
+    """
+
+    def __init__(self, job: Job, model: str, worker: str, before: Callable[[str], None]) -> None:
+        super().__init__(before)
+        self._labels = (model, worker)
+        if job.attempts == 1 and job.started_at is not None:
+            waited = max(0.0, job.started_at - job.created_at)
+            instruments().stage_seconds.labels(_QUEUE_STAGE).observe(waited)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Measure one stage for as long as the context lasts."""
+        with super().__call__(stage), span(stage):
+            began, status = perf_counter(), "error"
+            try:
+                yield
+                status = "ok"
+            finally:
+                self._count(stage, status, perf_counter() - began)
+
+    def _count(self, stage: str, status: str, seconds: float) -> None:
+        instruments().stage_seconds.labels(stage).observe(seconds)
+        if stage == _INFERENCE_STAGE:
+            instruments().inference_seconds.labels(*self._labels, status).observe(seconds)
+
 
 #: A model worker has one child at a time, and each goes on where the one before ended.
-_CHILD: Final = "child"
+_CHILD_NAME: Final = "child"
 
 _log = structlog.get_logger(__name__)
 
@@ -35,10 +143,10 @@ class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publi
         port = self._settings.metrics_port
         if not port:
             return
-        more = gpu_metrics(worker.hostname) if _serves_a_model(worker) else ()
+        more = gpu_collectors(worker.hostname) if _serves_a_model(worker) else ()
         try:
             self._server, _ = start_http_server(
-                port, addr=self._settings.metrics_address, registry=scraped(*more)
+                port, addr=self._settings.metrics_address, registry=scrape_registry(*more)
             )
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
@@ -61,14 +169,14 @@ class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publi
 
 def share_as_child() -> None:
     """In a worker's child: count where the one before it stopped counting."""
-    share(_CHILD)
+    use_shared_folder(_CHILD_NAME)
 
 
 def count_load(model: str, worker: str, seconds: float) -> None:
     """A child has loaded its model."""
-    meters().model_loads.labels(model, worker).inc()
-    meters().model_load_seconds.labels(model, worker).set(seconds)
+    instruments().model_loads.labels(model, worker).inc()
+    instruments().model_load_seconds.labels(model, worker).set(seconds)
 
 
 def _serves_a_model(worker: Any) -> bool:  # noqa: ANN401 - the same
-    return any(names.is_model_queue(name) for name in worker.app.amqp.queues.consume_from)
+    return any(routing.is_model_queue(name) for name in worker.app.amqp.queues.consume_from)

@@ -1,4 +1,4 @@
-"""Shows that a worker's model answers: only an inference refreshes the announcement."""
+"""A child's readiness: the model's self-check while idle, and the GPU faults that end it."""
 
 import os
 import threading
@@ -11,15 +11,22 @@ import structlog
 from inference.errors import InferenceError
 from inference.models.base import MattingModel
 from tasks.errors import QueueUnavailableError
-from tasks.fleet import Fleet
-from tasks.worker.gpu_faults import GPU_FAULT
-from tasks.worker.startup import path_facts
+from tasks.worker.startup import execution_path_facts
+from tasks.worker_registry import WorkerRegistry
 
-_PROBE_SIDE: Final = 64
+#: Its memory is full, also after its cache was freed.
+OUT_OF_MEMORY: Final = "gpu_out_of_memory"
+
+#: Its context is broken: nothing more can be done with it in this process.
+GPU_FAULT: Final = "gpu_fault"
+
+_PROBE_PIXELS: Final = 64
+
 #: Weight of the newest job in the running mean of what a job takes.
 _NEWEST: Final = 0.3
+
 #: The next probe comes so soon if Redis did not take the last announcement.
-_SOON_SECONDS: Final = 2.0
+_RETRY_SECONDS: Final = 2.0
 
 _log = structlog.get_logger(__name__)
 
@@ -40,7 +47,7 @@ class Readiness:
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: WorkerRegistry,
         model: MattingModel,
         lock: threading.Lock,
         worker: str,
@@ -56,7 +63,7 @@ class Readiness:
         self._seconds = seconds
         self._interval = interval
         self._leave = leave
-        self._path = path_facts(model)
+        self._path = execution_path_facts(model)
         self._mean: float | None = None
         self._untold = False
         self._busy = False
@@ -111,7 +118,7 @@ class Readiness:
         """Ask the model, and announce its answer; without one the announcement lapses."""
         try:
             with self._lock:
-                self._model.matte([np.zeros((_PROBE_SIDE, _PROBE_SIDE, 3), np.uint8)])
+                self._model.matte([np.zeros((_PROBE_PIXELS, _PROBE_PIXELS, 3), np.uint8)])
         except InferenceError as error:
             _log.error("worker.probe_failed", worker=self._worker, reason=str(error))
             if error.code == GPU_FAULT:
@@ -132,7 +139,7 @@ class Readiness:
             self._leave()
 
     def _run(self) -> None:
-        while not self._ended.wait(_SOON_SECONDS if self._untold else self._interval):
+        while not self._ended.wait(_RETRY_SECONDS if self._untold else self._interval):
             self.probe()
 
     def _note(self, **facts: int) -> None:

@@ -19,20 +19,20 @@ from celery.signals import (
 )
 
 from inference.models.base import MattingModel
-from tasks import names
-from tasks.dispatch import job_id_of
+from tasks.app import ready_seconds, soft_time_limit
 from tasks.errors import QueueUnavailableError, TaskError
-from tasks.limits import ready_seconds, soft_time_limit
+from tasks.jobs import routing
+from tasks.jobs.routing import task_id_of_message
 from tasks.log import configure_logging
 from tasks.runtime import Runtime, runtime_of
 from tasks.settings import Settings
-from tasks.storage import STALE_RETRIES
+from tasks.storage.object_store import STALE_RETRIES
 from tasks.tracing import configure_tracing, flush_tracing
 from tasks.worker.metrics import count_load, share_as_child
 from tasks.worker.readiness import Readiness
 from tasks.worker.runner import Runner
 from tasks.worker.startup import (
-    give_up,
+    abort_startup,
     load_served_model,
     prepare_parent,
     revision_of,
@@ -51,7 +51,7 @@ _log = structlog.get_logger(__name__)
 class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
     """Holds what its process has loaded; Celery makes one instance in each process."""
 
-    Request = "tasks.worker.request:RemovalRequest"
+    Request = "tasks.worker.shutdown:RemovalRequest"
     #: Where the model comes from; the fault tests put a faulty one in its place.
     loader: Callable[[Settings], MattingModel]
     runner: Runner | None = None
@@ -71,7 +71,7 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
             model_lock=lock,
             limits=settings.image_limits,
             worker=worker,
-            leave=_leave,
+            leave=_exit_child,
         )
         registry.note(worker, revision=revision)
         self.readiness = Readiness(
@@ -81,12 +81,12 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
             worker,
             seconds=ready_seconds(settings),
             interval=settings.probe_seconds,
-            leave=_leave,
+            leave=_exit_child,
         )
         self.readiness.start()
 
 
-def _store_pool(settings: Settings) -> urllib3.PoolManager:
+def _object_store_pool(settings: Settings) -> urllib3.PoolManager:
     """Connections that give a store up that hangs, twice, well before the soft time limit."""
     seconds = min(_STORE_SECONDS, soft_time_limit(settings) / 4)
     return urllib3.PoolManager(
@@ -98,12 +98,12 @@ def _store_pool(settings: Settings) -> urllib3.PoolManager:
 RemovalTask.loader = staticmethod(load_served_model)
 
 
-def _leave() -> None:
+def _exit_child() -> None:
     """End this process at once: a broken GPU context would hang an orderly end."""
     os._exit(_BROKEN_STATUS)
 
 
-@shared_task(name=names.REMOVE_TASK, base=RemovalTask, bind=True, max_retries=None)
+@shared_task(name=routing.REMOVE_TASK, base=RemovalTask, bind=True, max_retries=None)
 def remove(self: RemovalTask, task_id: str) -> None:
     """Cut one picture out."""
     if self.runner is None or self.readiness is None:
@@ -126,10 +126,10 @@ def _configure_logging(**_: Any) -> None:  # noqa: ANN401 - Celery's signal sign
 def _check_model(sender: Any, **_: Any) -> None:  # noqa: ANN401 - the same
     if serves_a_model(sender.app):
         prepare_parent(sender)
-        _withdraw_former(runtime_of(sender.app), sender.hostname)
+        _mark_former_not_ready(runtime_of(sender.app), sender.hostname)
 
 
-def _withdraw_former(runtime: Runtime, worker: str) -> None:
+def _mark_former_not_ready(runtime: Runtime, worker: str) -> None:
     """A worker of that name that was killed may have left word that its model answers."""
     try:
         runtime.registry.withdraw(worker)
@@ -140,22 +140,24 @@ def _withdraw_former(runtime: Runtime, worker: str) -> None:
 @worker_process_init.connect
 def _load_model(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - the same
     settings = Settings.load()
-    runtime = Runtime.from_settings(settings, celery_app=current_app, s3_pool=_store_pool(settings))
+    runtime = Runtime.from_settings(
+        settings, celery_app=current_app, s3_pool=_object_store_pool(settings)
+    )
     share_as_child()
     configure_tracing(settings, "rmbg-worker")
-    task = current_app.tasks[names.REMOVE_TASK]
-    _shorten_farewell()
+    task = current_app.tasks[routing.REMOVE_TASK]
+    _shorten_shutdown()
     began = time.monotonic()
-    _note_start(runtime, sender or "worker")
+    _record_start(runtime, sender or "worker")
     try:
         task.load(runtime, sender or "worker")
     except Exception as error:  # noqa: BLE001 - Celery would go on without a model
-        give_up(error, settings.model)
+        abort_startup(error, settings.model)
     count_load(settings.model, sender or "worker", time.monotonic() - began)
     _log.info("worker.ready", worker=sender, model=settings.model)
 
 
-def _note_start(runtime: Runtime, worker: str) -> None:
+def _record_start(runtime: Runtime, worker: str) -> None:
     """So that `rmbg health worker` sees a process that dies again and again."""
     try:
         runtime.registry.note_start(worker)
@@ -163,7 +165,7 @@ def _note_start(runtime: Runtime, worker: str) -> None:
         _log.warning("worker.start_not_noted", reason=str(error))
 
 
-def _shorten_farewell() -> None:
+def _shorten_shutdown() -> None:
     """Let a child that ends wait 1 s, not 30, for its parent to have read its last message.
 
     Billiard's parent sometimes stops reading before that message during a warm shutdown. Nothing
@@ -173,9 +175,9 @@ def _shorten_farewell() -> None:
 
 
 @worker_process_shutdown.connect
-def _withdraw(**_: Any) -> None:  # noqa: ANN401 - the same
+def _mark_not_ready(**_: Any) -> None:  # noqa: ANN401 - the same
     flush_tracing()
-    readiness = current_app.tasks[names.REMOVE_TASK].readiness
+    readiness = current_app.tasks[routing.REMOVE_TASK].readiness
     if readiness is not None:
         readiness.withdraw()
 
@@ -183,7 +185,7 @@ def _withdraw(**_: Any) -> None:  # noqa: ANN401 - the same
 @task_revoked.connect
 def _cancel_revoked(request: Any = None, **_: Any) -> None:  # noqa: ANN401 - the same
     """Flower or the celery command revoked a message: its job is canceled for good."""
-    task_id = job_id_of(request.id)
+    task_id = task_id_of_message(request.id)
     try:
         outcome = runtime_of(current_app).job_store.cancel(task_id)
     except QueueUnavailableError as error:

@@ -1,13 +1,16 @@
-"""One job, start to end: claim, fetch, cut out, store, write the outcome."""
+"""Run one job in the child process: claim, cut out, store, finish."""
 
 import io
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Final
 
 import structlog
+from billiard import pool
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from inference.errors import InferenceError
@@ -16,26 +19,48 @@ from inference.options import Options
 from inference.pipeline import Result, remove_background
 from inference.probe import ImageLimits
 from inference.stages import StageTimer
-from tasks import keys
+from tasks import redis_keys
 from tasks.errors import LeaseLostError, ObjectNotFoundError, TaskError
-from tasks.fleet import Fleet
-from tasks.jobs import Job, JobError, Status
-from tasks.storage import ObjectStore
-from tasks.store import Claim, JobStore, Returned
+from tasks.jobs.model import Job, JobError, Status
+from tasks.jobs.store import Claim, JobStore, ReleaseOutcome
+from tasks.storage import object_keys
+from tasks.storage.object_store import ObjectStore
 from tasks.tracing import span
-from tasks.worker.gpu_faults import GPU_FAULT, OUT_OF_MEMORY
 from tasks.worker.lease import LeaseKeeper
-from tasks.worker.soft_limit import soft_limit_deferred
-from tasks.worker.stage_metrics import MeteredTimer
+from tasks.worker.metrics import MeteredStageTimer
+from tasks.worker.readiness import GPU_FAULT, OUT_OF_MEMORY
+from tasks.worker_registry import WorkerRegistry
+
+_soft_limit_log = structlog.get_logger(__name__)
+
+
+@contextmanager
+def soft_limit_deferred() -> Iterator[None]:
+    """For steps that are short, and whose own timeouts bound them; in a main thread only.
+
+    The soft limit is a signal whose handler raises. In the middle of a PUT that leaves an object
+    which the store may finish after whatever was done to remove it. Once the block has run to its
+    end there is nothing left to be stopped, so the signal is forgotten.
+    """
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        _soft_limit_log.warning("job.soft_limit_deferred")
+
+    before = signal.signal(pool.SIG_SOFT_TIMEOUT, note)
+    try:
+        yield
+    finally:
+        signal.signal(pool.SIG_SOFT_TIMEOUT, before)
+
 
 #: A job that this worker may not begin is sent on after so long: at once, it might be taken by the
 #: same worker again and again.
-_PASS_ON_SECONDS: Final = 1.0
+_REDIRECT_SECONDS: Final = 1.0
 
 _log = structlog.get_logger(__name__)
 
 
-class _HungError(Exception):
+class _StalledError(Exception):
     """The soft time limit struck while the picture was being worked on."""
 
 
@@ -56,7 +81,7 @@ class Runner:
 
     store: JobStore
     objects: ObjectStore
-    fleet: Fleet
+    fleet: WorkerRegistry
     model: MattingModel
     model_lock: AbstractContextManager[Any]
     limits: ImageLimits
@@ -76,7 +101,7 @@ class Runner:
         if self.fleet.drained(self.worker):
             self._pass_on(task_id, "drained")
             return False
-        token = keys.lease_token(self.worker, os.getpid())
+        token = redis_keys.lease_token(self.worker, os.getpid())
         if not self._claim(task_id, token):
             return False
         job = self.store.get(task_id)
@@ -110,12 +135,12 @@ class Runner:
 
     def _pass_on(self, task_id: str, reason: str) -> None:
         """To whoever the reconciler sends it to."""
-        self.store.postpone(task_id, seconds=_PASS_ON_SECONDS)
+        self.store.postpone(task_id, seconds=_REDIRECT_SECONDS)
         _log.info("job.passed_on", task_id=task_id, reason=reason)
 
     def _run_claimed(self, job: Job, token: str, lease: LeaseKeeper) -> bool:
         answered = False
-        timer = MeteredTimer(job, self.model.name, self.worker, lambda _stage: lease.check())
+        timer = MeteredStageTimer(job, self.model.name, self.worker, lambda _stage: lease.check())
         try:
             result = self._cut_out(job, timer)
             answered = True
@@ -123,7 +148,7 @@ class Runner:
                 self._publish(job, token, result, timer)
         except LeaseLostError:
             _log.warning("job.lease_lost")
-        except _HungError:
+        except _StalledError:
             self._time_out(job)
         except SoftTimeLimitExceeded:
             self._return(job, token, "The time limit struck before the model had the picture.")
@@ -148,7 +173,7 @@ class Runner:
             try:
                 return self._try_twice(original, behind, options, timer)
             except SoftTimeLimitExceeded as error:
-                raise _HungError from error
+                raise _StalledError from error
 
     def _try_twice(
         self, original: bytes, behind: bytes | None, options: Options, timer: StageTimer
@@ -177,7 +202,7 @@ class Runner:
         self._succeed(job, token, key, result, timer)
 
     def _store_result(self, job: Job, token: str, result: Result, timer: StageTimer) -> str:
-        key = keys.result_key(job.task_id, token, result.format.value)
+        key = object_keys.result_key(job.task_id, token, result.format.value)
         with timer("store"):
             self.objects.put(
                 key, io.BytesIO(result.data), len(result.data), result.format.media_type
@@ -185,7 +210,7 @@ class Runner:
         return key
 
     def _succeed(self, job: Job, token: str, key: str, result: Result, timer: StageTimer) -> None:
-        facts = facts_of(result)
+        facts = result_fields(result)
         timings = self._timings(job, timer)
         published = self.store.finish(
             job.task_id,
@@ -207,7 +232,7 @@ class Runner:
     def _sweep_other_results(self, task_id: str, published: str) -> None:
         """Remove what earlier runs stored before they died."""
         try:
-            for key in self.objects.list(keys.results_prefix(task_id)):
+            for key in self.objects.list(object_keys.results_prefix(task_id)):
                 if key != published:
                     self.objects.delete(key)
         except TaskError as error:
@@ -238,14 +263,14 @@ class Runner:
 
     def _time_out(self, job: Job) -> None:
         """The soft limit, over a picture: a crash, since what hung over it may hang again."""
-        holder = keys.lease_holder(self.worker, os.getpid())
+        holder = redis_keys.lease_holder(self.worker, os.getpid())
         outcome = self.store.crash(job.task_id, holder=holder)
         _log.warning("job.timed_out", outcome=outcome.value)
-        if outcome is Returned.QUEUED:
+        if outcome is ReleaseOutcome.QUEUED:
             self._pass_on(job.task_id, "timed out")
 
     def _fail(self, job: Job, token: str, error: Exception, timer: StageTimer) -> None:
-        reason = explain(error)
+        reason = describe_error(error)
         self.store.finish(
             job.task_id,
             token=token,
@@ -260,7 +285,7 @@ class Runner:
         return {"queue_ms": max(0, round((started - job.created_at) * 1000)), **timer.timings}
 
 
-def facts_of(result: Result) -> dict[str, Any]:
+def result_fields(result: Result) -> dict[str, Any]:
     """What the record keeps of a result."""
     box = result.foreground
     return {
@@ -276,7 +301,7 @@ def facts_of(result: Result) -> dict[str, Any]:
     }
 
 
-def explain(error: Exception) -> JobError:
+def describe_error(error: Exception) -> JobError:
     """What the caller is told; the text of an error that nobody foresaw stays in the log."""
     if isinstance(error, InferenceError):
         return JobError(error.code, str(error), error.retryable)

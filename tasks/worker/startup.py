@@ -21,22 +21,22 @@ from inference.models.load import load_model
 from inference.models.registry import ModelSpec, get_spec
 from inference.models.selftest import check_model_output
 from inference.models.weights import check_weights, file_sha256, find_weights_file
-from tasks import names
+from tasks.jobs import routing
 from tasks.log import configure_logging
 from tasks.settings import Settings
 
 _FAILURE: Final = 1
 #: Celery leaves this one alone; its SIGQUIT waits for the soft shutdown, and its SIGTERM ends in 0.
-_HOPELESS: Final = signal.SIGUSR2
+_SIG_ABORT_STARTUP: Final = signal.SIGUSR2
 #: How long a child that cannot load waits to be ended, so that no other is started meanwhile.
-_PATIENCE_SECONDS: Final = 20.0
+_RETRY_PAUSE_SECONDS: Final = 20.0
 
 _log = structlog.get_logger(__name__)
 
 
 def serves_a_model(app: Celery) -> bool:
     """Whether the queues that this worker takes from hold jobs for a model."""
-    return any(names.is_model_queue(queue) for queue in app.amqp.queues.consume_from)
+    return any(routing.is_model_queue(queue) for queue in app.amqp.queues.consume_from)
 
 
 def check_served_model(settings: Settings) -> ModelSpec:
@@ -72,7 +72,7 @@ def load_served_model(settings: Settings) -> MattingModel:
     model.warm_up()
     check_model_output(model)
     took = round(time.monotonic() - began, 3)
-    _log.info("worker.model_loaded", model=spec.name, seconds=took, **path_facts(model))
+    _log.info("worker.model_loaded", model=spec.name, seconds=took, **execution_path_facts(model))
     return model
 
 
@@ -87,7 +87,7 @@ def revision_of(settings: Settings) -> str:
         return ""
 
 
-def path_facts(model: MattingModel) -> dict[str, str]:
+def execution_path_facts(model: MattingModel) -> dict[str, str]:
     """How the model is run, and why not in a quicker way, where there is more than one way."""
     if not isinstance(model, HasExecutionPath):
         return {}
@@ -108,11 +108,11 @@ def prepare_parent(worker: Any) -> None:  # noqa: ANN401 - celery publishes no t
         _log.critical("worker.model_unusable", model=settings.model, reason=str(error))
         raise SystemExit(_FAILURE) from error
     if not spec.commercial_use:
-        _log.warning("worker.non_commercial_model", model=spec.name, reason=_licence(spec))
-    _end_when_hopeless(worker)
+        _log.warning("worker.non_commercial_model", model=spec.name, reason=_license_notice(spec))
+    _exit_on_abort_signal(worker)
 
 
-def give_up(error: Exception, model: str) -> None:
+def abort_startup(error: Exception, model: str) -> None:
     """In a child that cannot load its model: say why, and have the parent end.
 
     Raises:
@@ -122,21 +122,21 @@ def give_up(error: Exception, model: str) -> None:
         _log.critical("worker.model_unusable", model=model, reason=str(error))
     else:
         _log.critical("worker.load_failed", model=model, exc_info=error)
-    os.kill(os.getppid(), _HOPELESS)
-    time.sleep(_PATIENCE_SECONDS)
+    os.kill(os.getppid(), _SIG_ABORT_STARTUP)
+    time.sleep(_RETRY_PAUSE_SECONDS)
     raise SystemExit(_FAILURE)
 
 
-def _licence(spec: ModelSpec) -> str:
+def _license_notice(spec: ModelSpec) -> str:
     return (
         f"{spec.title}, is under {spec.licence}: commercial use needs its authors' permission. "
         f"See {spec.licence_url}"
     )
 
 
-def _end_when_hopeless(worker: Any) -> None:  # noqa: ANN401 - celery publishes no types
+def _exit_on_abort_signal(worker: Any) -> None:  # noqa: ANN401 - celery publishes no types
     def end(*_: object) -> None:
         worker.exitcode = _FAILURE
         state.should_terminate = _FAILURE
 
-    signal.signal(_HOPELESS, end)
+    signal.signal(_SIG_ABORT_STARTUP, end)

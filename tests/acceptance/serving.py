@@ -9,10 +9,10 @@ from deploy.client import ServiceClient
 from deploy.local import probes, programs, service
 from deploy.local.ports import reserved_ports
 from deploy.local.service import Service
-from tasks.connection import connect
-from tasks.fleet import Fleet
+from tasks.jobs.store import JobStore
+from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.store import JobStore
+from tasks.worker_registry import WorkerRegistry
 from tests.support.servers import running
 
 HOST = "acceptance"
@@ -26,7 +26,7 @@ class RunningService:
     url: str
     client: ServiceClient
     store: JobStore
-    fleet: Fleet
+    fleet: WorkerRegistry
     model_worker_pid: int
     #: Where each process shows its metrics, and what each wrote.
     metrics: dict[str, str]
@@ -77,7 +77,7 @@ def running_service(env: dict[str, str], logs: Path) -> Iterator[RunningService]
             url,
             client,
             JobStore(redis),
-            Fleet(redis),
+            WorkerRegistry(redis),
             model_worker.pid,
             {
                 "api": f"{url}/metrics",

@@ -13,12 +13,12 @@ from serving import RunningService, api_service
 from deploy.client import ServiceClient
 from deploy.local import probes, programs
 from deploy.local.ports import reserved_ports
-from tasks import keys
-from tasks.api_keys import ApiKeys
-from tasks.connection import connect
-from tasks.jobs import Status
+from tasks.accounts.api_keys import ApiKeys
+from tasks.jobs.model import Status
+from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage import MinioStore
+from tasks.storage import object_keys
+from tasks.storage.object_store import MinioStore
 from tests.support.servers import running
 
 
@@ -71,11 +71,11 @@ def test_a_job_that_runs_is_ended_and_leaves_nothing_that_it_made(
         answer = urllib3.request("POST", f"{address}/cancel")
     assert answer.status == 200, answer.data
     _next_is_done(service, coffee)
-    assert list(objects.list(keys.results_prefix(task_id))) == []
+    assert list(objects.list(object_keys.results_prefix(task_id))) == []
     job = service.store.get(task_id)
     if method == "delete":
         assert job is None
-        assert list(objects.list(keys.original_key(task_id))) == []
+        assert list(objects.list(object_keys.original_key(task_id))) == []
     else:
         assert job is not None
         assert (job.status, job.result_key) == (Status.CANCELED, None)

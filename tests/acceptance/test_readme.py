@@ -18,14 +18,15 @@ from serving import HOST, RunningService
 from deploy.client import submit_batch
 from deploy.local import programs
 from deploy.local.data_folder import SHELL_FILE, write_shell_file
-from tasks import keys
-from tasks.api_keys import ApiKeys
-from tasks.connection import connect
-from tasks.dispatch import job_id_of
+from tasks import redis_keys
+from tasks.accounts.api_keys import ApiKeys
 from tasks.errors import KeyNameError
-from tasks.jobs import Job, Priority, Status
-from tasks.store import MAX_CRASHES
-from tasks.worker.lost import list_key
+from tasks.housekeeping.missing_messages import list_key
+from tasks.jobs.model import Job, Priority, Status
+from tasks.jobs.routing import task_id_of_message
+from tasks.jobs.store import MAX_CRASHES
+from tasks.redis_client import connect
+from tasks.storage import object_keys
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (
@@ -80,8 +81,8 @@ class Scene:
         return str(batch["batch_id"])
 
     def waiting(self) -> str:
-        task_id = keys.new_task_id()
-        original = keys.original_key(task_id)
+        task_id = redis_keys.new_task_id()
+        original = object_keys.original_key(task_id)
         self.service.store.create(Job(task_id, IDLE_MODEL, IDLE_QUEUE, original, 1.7e9, 4e9))
         self.made.append(task_id)
         return task_id
@@ -98,11 +99,11 @@ class Scene:
         return task_id
 
     def sends(self, task_id: str) -> int:
-        return int(self.redis.hget(keys.job_key(task_id), "redispatches") or 0)
+        return int(self.redis.hget(redis_keys.job_key(task_id), "redispatches") or 0)
 
     def unreadable(self) -> str:
         task_id = self.waiting()
-        self.redis.hset(keys.job_key(task_id), "options", "{no json")
+        self.redis.hset(redis_keys.job_key(task_id), "options", "{no json")
         return task_id
 
     def canceled(self) -> str:
@@ -124,8 +125,8 @@ class Scene:
 
     def telling(self) -> str:
         """A job that had a webhook; with no secret to sign it, it is soon given up."""
-        task_id = keys.new_task_id()
-        original, url = keys.original_key(task_id), "http://127.0.0.1:9/"
+        task_id = redis_keys.new_task_id()
+        original, url = object_keys.original_key(task_id), "http://127.0.0.1:9/"
         job = Job(task_id, IDLE_MODEL, IDLE_QUEUE, original, 1.7e9, 4e9, webhook_url=url)
         self.service.store.create(job)
         self.service.store.cancel(task_id)
@@ -144,7 +145,7 @@ class Scene:
 
     def status(self, task_id: str) -> str | None:
         """As it stands in the record, of which the rest may be damaged."""
-        return self.redis.hget(keys.job_key(task_id), "status")
+        return self.redis.hget(redis_keys.job_key(task_id), "status")
 
     def messages(self, queue: str) -> list[str]:
         """The ids of the jobs whose messages wait in a queue."""
@@ -153,7 +154,7 @@ class Scene:
             for step in Priority
             for text in self.redis.lrange(list_key(f"{queue}|{int(step)}"), 0, -1)
         ]
-        return [job_id_of(json.loads(text)["headers"]["id"]) for text in found]
+        return [task_id_of_message(json.loads(text)["headers"]["id"]) for text in found]
 
     def clear(self) -> None:
         with suppress(KeyNameError):

@@ -13,12 +13,12 @@ from redis import Redis
 from serving import RunningService, running_service
 
 from deploy.local import programs
-from tasks import keys
-from tasks.connection import connect
-from tasks.fleet import Fleet
-from tasks.jobs import Status
+from tasks.jobs.model import Status
+from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage import MinioStore
+from tasks.storage import object_keys
+from tasks.storage.object_store import MinioStore
+from tasks.worker_registry import WorkerRegistry
 from tests.support.servers import S3Address, embedded_valkey
 
 HOST = "restore"
@@ -74,14 +74,14 @@ def restorable(
 def empty_bucket(restorable: Restorable) -> Iterator[None]:
     """One test's originals are not for the next one to restore."""
     yield
-    for key in restorable.objects.list(keys.ORIGINALS):
+    for key in restorable.objects.list(object_keys.ORIGINALS):
         restorable.objects.delete(key)
 
 
 @pytest.fixture
 def waiting(restorable: Restorable, coffee: Path) -> list[str]:
     """Jobs that wait: the one worker takes none of them while it is drained."""
-    Fleet(restorable.redis).drain(f"gpu0@{HOST}", "so that they wait")
+    WorkerRegistry(restorable.redis).drain(f"gpu0@{HOST}", "so that they wait")
     ids = [
         restorable.service.client.submit(
             coffee, {"output_format": "webp", "quality": "60", "cache": "false"}
@@ -93,7 +93,7 @@ def waiting(restorable: Restorable, coffee: Path) -> list[str]:
 
 
 def _results(restorable: Restorable, task_id: str) -> list[str]:
-    return list(restorable.objects.list(keys.results_prefix(task_id)))
+    return list(restorable.objects.list(object_keys.results_prefix(task_id)))
 
 
 def test_all_queued_jobs_succeed_after_redis_lost_everything(

@@ -15,7 +15,7 @@ from serving import RunningService
 
 from deploy.client import ClientError
 from deploy.local import programs
-from tasks.jobs import Status
+from tasks.jobs.model import Status
 
 
 def _open(data: bytes) -> Image.Image:

@@ -19,10 +19,10 @@ from tusclient.client import TusClient
 
 from deploy.local import probes
 from deploy.local.ports import reserved_ports
-from tasks.connection import connect
+from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage import MinioStore
-from tasks.uploads.service import Uploads
+from tasks.storage.object_store import MinioStore
+from tasks.uploads.service import UploadService
 from tests.support.servers import running
 
 MB = 2**20
@@ -38,7 +38,7 @@ Client = Callable[[str, Path, int], str]
 class Api:
     port: int
     pid: int
-    uploads: Uploads
+    uploads: UploadService
 
     def kill_reader(self, port: int) -> None:
         """The process that has a connection to this port."""
@@ -65,7 +65,7 @@ def api(
     values = {name.removeprefix("RMBG_").lower(): value for name, value in env.items()}
     settings = Settings.load(**values)
     objects = MinioStore.from_settings(settings)
-    uploads = Uploads.from_settings(settings, connect(env["RMBG_REDIS_URL"]), objects)
+    uploads = UploadService.from_settings(settings, connect(env["RMBG_REDIS_URL"]), objects)
     log = tmp_path_factory.mktemp("logs") / "api.log"
     with reserved_ports() as ports:
         service = api_service(

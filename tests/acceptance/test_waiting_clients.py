@@ -15,12 +15,12 @@ from serving import RunningService, api_service
 from deploy.client import ServiceClient
 from deploy.local import probes
 from deploy.local.ports import reserved_ports
-from tasks.connection import connect
-from tasks.jobs import Status
+from tasks.jobs.model import Status
+from tasks.redis_client import connect
 from tests.support.servers import running
 
 if TYPE_CHECKING:
-    from tasks.store import JobStore
+    from tasks.jobs.store import JobStore
 
 CLIENTS = 100
 #: `RMBG_MAX_WAITING`'s default.

@@ -18,11 +18,11 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from deploy.client import ServiceClient
 from deploy.local import programs
 from deploy.local.ports import reserved_ports
-from tasks.api_keys import new_webhook_secret
-from tasks.connection import connect
+from tasks.accounts.api_keys import new_webhook_secret
+from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage import MinioStore
-from tasks.webhooks.signing import headers
+from tasks.signing import signed_headers
+from tasks.storage.object_store import MinioStore
 from tests.support.servers import S3Address, running
 
 SECRET = new_webhook_secret()
@@ -110,7 +110,9 @@ def test_what_was_tampered_with_cannot(told: Told) -> None:
     body, sent = told.got.bodies[0], told.got.headers[0]
     middle = len(body) // 2
     changed = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
-    old = headers([SECRET], webhook_id=told.webhook_id, timestamp=int(time.time()) - 600, body=body)
+    old = signed_headers(
+        [SECRET], webhook_id=told.webhook_id, timestamp=int(time.time()) - 600, body=body
+    )
     for secret, given, over in (
         (SECRET, sent, changed),
         (SECRET, dict(old), body),

@@ -28,11 +28,11 @@ from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
 from inference.options import Options
 from inference.pipeline import remove_background
-from tasks.connection import connect
 from tasks.errors import TaskError
-from tasks.fleet import Fleet
-from tasks.jobs import Job, Priority, Status
+from tasks.jobs.model import Job, Priority, Status
+from tasks.redis_client import connect
 from tasks.settings import Settings
+from tasks.worker_registry import WorkerRegistry
 
 HERE = Path(__file__).parent
 HOST = "faults"
@@ -195,7 +195,7 @@ class Cluster:
                 self.restart(name, wait=False)
         for name in self.members:
             self.wait_ready(name)
-        fleet = Fleet(connect(self.redis_url))
+        fleet = WorkerRegistry(connect(self.redis_url))
         for worker in fleet.workers():
             fleet.undrain(worker.name)
 

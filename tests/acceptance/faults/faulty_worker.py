@@ -23,7 +23,7 @@ from kombu.transport.virtual import Message
 from inference.models.base import Alpha, Rgb
 from inference.models.selftest import check_model_output
 from inference.stages import StageHook, no_stages
-from tasks.names import is_model_queue
+from tasks.jobs.routing import is_model_queue
 from tasks.settings import Settings
 from tasks.worker.removal import RemovalTask
 

@@ -9,9 +9,9 @@ from faulty_worker import SLOW
 from api.services import Services
 from deploy.local import programs, supervisor
 from deploy.local.service import Service
-from tasks.connection import connect
-from tasks.fleet import Fleet
-from tasks.jobs import Status
+from tasks.jobs.model import Status
+from tasks.redis_client import connect
+from tasks.worker_registry import WorkerRegistry
 
 GPU0, GPU1 = f"gpu0@{HOST}", f"gpu1@{HOST}"
 #: All lists of the cluster's model queues, for the celery command.
@@ -53,5 +53,5 @@ def celery(made: Cluster, *arguments: str) -> str:
 
 def usable(made: Cluster, worker: str) -> bool:
     """Would a worker be sent jobs?"""
-    fleet = Fleet(connect(made.redis_url))
+    fleet = WorkerRegistry(connect(made.redis_url))
     return any(each.name == worker and each.usable for each in fleet.workers())

@@ -20,10 +20,10 @@ from faulty_worker import HANG_ONCE, SLOW, SLOW_ONCE
 from scenes import GPU0, GPU1, usable
 
 from api.services import Services
-from tasks.connection import connect
-from tasks.fleet import Fleet
-from tasks.jobs import Status
-from tasks.store import LEASE_SECONDS
+from tasks.jobs.model import Status
+from tasks.jobs.store import LEASE_SECONDS
+from tasks.redis_client import connect
+from tasks.worker_registry import WorkerRegistry
 
 pytestmark = pytest.mark.faults
 
@@ -35,12 +35,12 @@ AFTER_DRAIN_SECONDS = 10
 
 
 @pytest.fixture
-def fleet(made: Cluster) -> Fleet:
-    return Fleet(connect(made.redis_url))
+def fleet(made: Cluster) -> WorkerRegistry:
+    return WorkerRegistry(connect(made.redis_url))
 
 
 @pytest.fixture
-def third(made: Cluster, fleet: Fleet) -> Iterator[str]:
+def third(made: Cluster, fleet: WorkerRegistry) -> Iterator[str]:
     """A worker that is to be started: it alone is not drained, and it is gone afterwards."""
     for name in (GPU0, GPU1):
         fleet.drain(name, "for the test")
@@ -64,7 +64,7 @@ def test_sigterm_under_load_loses_nothing_and_runs_nothing_twice(
 
 
 def test_a_drained_worker_takes_nothing_and_its_backlog_moves(
-    made: Cluster, services: Services, fleet: Fleet
+    made: Cluster, services: Services, fleet: WorkerRegistry
 ) -> None:
     slow = [submit(services, picture(red=SLOW, number=number)) for number in range(4)]
     own = f"gpu.{HOST}.0"
@@ -91,7 +91,7 @@ def takes_nothing(services: Services, worker: str) -> bool:
 
 
 def test_a_worker_that_starts_drained_takes_nothing(
-    made: Cluster, services: Services, fleet: Fleet, third: str
+    made: Cluster, services: Services, fleet: WorkerRegistry, third: str
 ) -> None:
     fleet.drain(GPU2, "new fan")
     for name in (GPU0, GPU1):
@@ -156,7 +156,7 @@ def test_an_idle_worker_ends_without_waiting_for_a_timeout(made: Cluster) -> Non
 
 
 @pytest.fixture
-def loading(made: Cluster, fleet: Fleet) -> Iterator[str]:
+def loading(made: Cluster, fleet: WorkerRegistry) -> Iterator[str]:
     """A third worker that loads its model for 20 s."""
     (made.folder / "slow-start").write_text("20")
     before = fleet.starts(GPU2)

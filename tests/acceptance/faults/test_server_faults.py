@@ -19,12 +19,12 @@ from cluster import (
 from scenes import GPU0, GPU1, QUEUES, celery, signal_workers, usable
 
 from api.services import Services
-from tasks.connection import connect
-from tasks.dispatch import job_id_of
-from tasks.errors import StoreUnavailableError
-from tasks.fleet import BEAT_SECONDS
-from tasks.jobs import Status
-from tasks.worker.lost import list_key
+from tasks.errors import ObjectStoreUnavailableError
+from tasks.housekeeping.missing_messages import list_key
+from tasks.jobs.model import Status
+from tasks.jobs.routing import task_id_of_message
+from tasks.redis_client import connect
+from tasks.worker_registry import HEARTBEAT_SECONDS
 
 pytestmark = pytest.mark.faults
 
@@ -67,7 +67,7 @@ def test_accepted_jobs_wait_for_a_store_that_is_away(
     refused = 0
     while refused == 0 or time.monotonic() < end:
         began = time.monotonic()
-        with pytest.raises(StoreUnavailableError):
+        with pytest.raises(ObjectStoreUnavailableError):
             submit(services, picture())
         # At once, for whoever waits; a hang would take the sockets' timeouts.
         assert time.monotonic() - began < 5
@@ -107,7 +107,7 @@ def test_idle_workers_keep_their_processes_through_an_outage_of_redis(
     wait_for(lambda: usable(made, GPU0) and usable(made, GPU1), 30, made, "both workers' return")
     jobs = submit_many(services, 10)
     wait_final(made, services, list(jobs), 60)
-    time.sleep(2 * BEAT_SECONDS)
+    time.sleep(2 * HEARTBEAT_SECONDS)
     assert {name: made.child(name).pid for name in before} == before
     assert_exactly_once(made, services, jobs)
 
@@ -192,4 +192,8 @@ def test_a_message_lost_between_two_servers_is_sent_again(
 
 
 def test_message_ids_name_their_job() -> None:
-    assert job_id_of("rm-20261122-abc") == job_id_of("rm-20261122-abc.2") == "rm-20261122-abc"
+    assert (
+        task_id_of_message("rm-20261122-abc")
+        == task_id_of_message("rm-20261122-abc.2")
+        == "rm-20261122-abc"
+    )

@@ -11,8 +11,8 @@ from receivers import Receiver, answering, receiver
 from standardwebhooks.webhooks import Webhook
 
 from api.services import Services
-from tasks.api_keys import new_webhook_secret
-from tasks.webhooks.delivery import State
+from tasks.accounts.api_keys import new_webhook_secret
+from tasks.webhooks.delivery import DeliveryState
 
 pytestmark = pytest.mark.faults
 
@@ -53,7 +53,9 @@ def ended(services: Services, task_ids: list[str]) -> bool:
 
 
 def delivered(services: Services, task_id: str) -> bool:
-    return [each.state for each in services.runtime.deliveries.of(task_id)] == [State.DELIVERED]
+    return [each.state for each in services.runtime.deliveries.of(task_id)] == [
+        DeliveryState.DELIVERED
+    ]
 
 
 def verified(got: Receiver) -> list[str]:

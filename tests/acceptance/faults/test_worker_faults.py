@@ -21,10 +21,10 @@ from faulty_worker import GROW, HANG_ONCE, KILL
 from scenes import GPU0, GPU1, await_claimable, signal_workers, start_slow_job, usable
 
 from api.services import Services
-from tasks import keys
-from tasks.connection import connect
-from tasks.errors import StoreUnavailableError
-from tasks.jobs import Priority, Status
+from tasks import redis_keys
+from tasks.errors import ObjectStoreUnavailableError
+from tasks.jobs.model import Priority, Status
+from tasks.redis_client import connect
 
 pytestmark = pytest.mark.faults
 
@@ -65,7 +65,7 @@ def test_a_damaged_record_holds_up_no_other_when_its_child_dies(
     made: Cluster, services: Services
 ) -> None:
     task_id, _, name = start_slow_job(made, services)
-    connect(made.redis_url).hset(keys.job_key(task_id), "crashes", "many")
+    connect(made.redis_url).hset(redis_keys.job_key(task_id), "crashes", "many")
     made.kill_child(name)
     # One process is left to them, and it is the next one.
     services.runtime.registry.drain(GPU1 if name == "gpu0" else GPU0, "for the test")
@@ -222,12 +222,12 @@ def test_a_bulk_batch_is_not_starved(made: Cluster, services: Services) -> None:
     bulk = submit_many(services, 6, priority=Priority.LOW)
     # They have waited for longer than the longest wait on each step.
     for task_id in bulk:
-        client.zadd(keys.index_key(Status.QUEUED), {task_id: time.time() - 3600}, xx=True)
+        client.zadd(redis_keys.index_key(Status.QUEUED), {task_id: time.time() - 3600}, xx=True)
     urgent = submit_many(services, 30, priority=Priority.HIGH)
     signal_workers(made, signal.SIGCONT)
 
     def keep_coming() -> None:
-        with suppress(StoreUnavailableError):
+        with suppress(ObjectStoreUnavailableError):
             if len(services.runtime.job_store.ids(Status.QUEUED)) < 30:
                 urgent.update(submit_many(services, 5, first=len(urgent), priority=Priority.HIGH))
 

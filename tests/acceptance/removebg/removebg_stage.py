@@ -16,7 +16,7 @@ from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
 from deploy.local.service import Service
 from inference.layout import Box
-from tasks.connection import connect
+from tasks.redis_client import connect
 from tests.support.servers import running
 
 _HERE = Path(__file__).parent

@@ -11,9 +11,10 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
-from tasks import keys
-from tasks.connection import connect
-from tasks.jobs import Job, Status
+from tasks import redis_keys
+from tasks.jobs.model import Job, Status
+from tasks.redis_client import connect
+from tasks.storage import object_keys
 
 PHOTO = Path(__file__).parents[2] / "data" / "coffee.jpg"
 
@@ -71,7 +72,7 @@ def job_of(services: Services, task_id: str) -> Job:
 
 def begin(services: Services, task_id: str) -> str:
     """Claim a job as a worker would; the lease's token."""
-    token = keys.lease_token("gpu0@test", 1)
+    token = redis_keys.lease_token("gpu0@test", 1)
     assert services.runtime.job_store.claim(task_id, token=token, worker="gpu0@test") == "claimed"
     return token
 
@@ -80,7 +81,7 @@ def finish(services: Services, task_id: str, picture: bytes = b"a cutout") -> st
     """Do a job as a worker would; the key of its result."""
 
     token = begin(services, task_id)
-    key = keys.result_key(task_id, token, "png")
+    key = object_keys.result_key(task_id, token, "png")
     services.runtime.object_store.put(key, io.BytesIO(picture), len(picture), "image/png")
     facts = {"format": "png", "width": 2, "height": 2, "size": len(picture), "result_key": key}
     assert services.runtime.job_store.finish(task_id, token=token, status=Status.SUCCEEDED, **facts)

@@ -13,7 +13,7 @@ from api.app import create_app
 from api.auth import LOOPBACK_ONLY
 from api.services import Services
 from api.settings import ApiSettings
-from tasks.connection import connect
+from tasks.redis_client import connect
 
 _UNKNOWN_TASK = "/api/v1/tasks/rm-20261122-nothing"
 

@@ -16,11 +16,12 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
-from tasks import keys
-from tasks.batches.record import Batch
-from tasks.connection import connect
-from tasks.jobs import Job, Priority, Status
-from tasks.store import JobStore
+from tasks import redis_keys
+from tasks.jobs.batches import Batch
+from tasks.jobs.model import Job, Priority, Status
+from tasks.jobs.store import JobStore
+from tasks.redis_client import connect
+from tasks.storage import object_keys
 
 BATCH = "/api/v1/remove-bg/batch"
 
@@ -80,11 +81,11 @@ def _job(services: Services, task_id: str) -> Job:
 
 
 def _end(services: Services, task_id: str, status: Status = Status.SUCCEEDED) -> None:
-    token = keys.lease_token("gpu0@host", 1)
+    token = redis_keys.lease_token("gpu0@host", 1)
     services.runtime.job_store.claim(task_id, token=token, worker="gpu0@host")
     facts: dict[str, object] = {}
     if status is Status.SUCCEEDED:
-        key = keys.result_key(task_id, token, "png")
+        key = object_keys.result_key(task_id, token, "png")
         services.runtime.object_store.put(
             key, io.BytesIO(task_id.encode()), len(task_id), "image/png"
         )
@@ -123,8 +124,8 @@ def test_files_become_tasks_of_low_priority_with_the_shared_options(
         assert (job.options["output_format"], job.options["quality"]) == ("webp", 70)
         assert job.metadata == {"order": 7}
     # Nothing waits in the bucket any more, and nowhere else.
-    assert list(services.runtime.object_store.list(keys.UPLOADED)) == []
-    assert connect(services.settings.redis_url.get_secret_value()).zcard(keys.UPLOADS) == 0
+    assert list(services.runtime.object_store.list(object_keys.UPLOAD_OBJECTS)) == []
+    assert connect(services.settings.redis_url.get_secret_value()).zcard(redis_keys.UPLOADS) == 0
 
 
 def test_a_bad_picture_fails_alone_with_its_reason(client: FlaskClient) -> None:
@@ -315,7 +316,7 @@ def test_deleting_erases_everything_of_it_and_nothing_else(
 
 def test_a_batch_of_somebody_else_is_not_found(client: FlaskClient, services: Services) -> None:
     now = services.clock()
-    batch = Batch(keys.new_batch_id(), "another-owner", now, now + 3600)
+    batch = Batch(redis_keys.new_batch_id(), "another-owner", now, now + 3600)
     services.runtime.batches.create(batch)
     url = f"/api/v1/batches/{batch.batch_id}"
     answers = [

@@ -12,10 +12,11 @@ from tenants import Tenant, begin, finish, job_of, services_with_keys, tenant
 
 from api.app import create_app
 from api.services import Services
-from tasks import keys
-from tasks.connection import connect
-from tasks.errors import ObjectNotFoundError, StoreUnavailableError
-from tasks.jobs import Status
+from tasks import redis_keys
+from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
+from tasks.jobs.model import Status
+from tasks.redis_client import connect
+from tasks.storage import object_keys
 
 
 @pytest.fixture(scope="module")
@@ -85,17 +86,17 @@ def test_what_has_expired_leaves_the_lists(services: Services, shop: Tenant) -> 
     client = connect(services.settings.redis_url.get_secret_value())
     first, second = shop.submit(), shop.submit()
     for task_id in (first, second):
-        client.delete(keys.job_key(task_id))
-    listed = keys.owner_tasks_key(shop.id)
+        client.delete(redis_keys.job_key(task_id))
+    listed = redis_keys.owner_tasks_key(shop.id)
     # A new task's way in, and a look at the list, each clear some away.
     third = shop.submit()
     assert client.zrange(listed, 0, -1) == [third]
-    client.delete(keys.job_key(third))
+    client.delete(redis_keys.job_key(third))
     assert _pages(shop, "") == [[]]
     assert client.zrange(listed, 0, -1) == []
     # A list that nobody looks at goes with its last record.
     fourth = shop.submit()
-    assert client.expiretime(listed) == client.expiretime(keys.job_key(fourth))
+    assert client.expiretime(listed) == client.expiretime(redis_keys.job_key(fourth))
 
 
 def test_a_queued_task_is_canceled_at_once(services: Services, shop: Tenant) -> None:
@@ -162,11 +163,11 @@ def test_cancel_against_finish_leaves_one_final_state(services: Services, shop: 
 def test_an_erased_task_leaves_nothing_behind(services: Services, shop: Tenant) -> None:
     task_id, other = shop.submit(), shop.submit()
     result, others = finish(services, task_id), finish(services, other)
-    stray = keys.result_key(task_id, "w/1/stray", "png")
+    stray = object_keys.result_key(task_id, "w/1/stray", "png")
     services.runtime.object_store.put(stray, io.BytesIO(b"x"), 1, "image/png")
     answer = shop.call("DELETE", f"/api/v1/tasks/{task_id}")
     assert answer.get_json()["data"] == {"task_id": task_id, "erased": True}
-    for key in (keys.original_key(task_id), result, stray):
+    for key in (object_keys.original_key(task_id), result, stray):
         with pytest.raises(ObjectNotFoundError):
             services.runtime.object_store.get(key)
     client = connect(services.settings.redis_url.get_secret_value())
@@ -174,7 +175,7 @@ def test_an_erased_task_leaves_nothing_behind(services: Services, shop: Tenant) 
     assert shop.error("DELETE", f"/api/v1/tasks/{task_id}") == (404, "task_not_found")
     # Its twin, of the same bytes, is whole.
     assert services.runtime.object_store.get(others) == b"a cutout"
-    assert services.runtime.object_store.get(keys.original_key(other))
+    assert services.runtime.object_store.get(object_keys.original_key(other))
     assert shop.call("GET", f"/api/v1/tasks/{other}/result").status_code == 302
 
 
@@ -190,7 +191,7 @@ def _mentions(client: object, task_id: str) -> list[str]:
             "hash": lambda name=name: redis.hgetall(name),  # type: ignore[attr-defined]
             "string": lambda name=name: redis.get(name),  # type: ignore[attr-defined]
         }.get(kind, list)()
-        if name.startswith(keys.PREFIX) and (task_id in name or task_id in str(held)):
+        if name.startswith(redis_keys.PREFIX) and (task_id in name or task_id in str(held)):
             found.append(name)
     return found
 
@@ -215,7 +216,7 @@ def test_an_erasure_that_the_store_cut_short_can_be_repeated(
 ) -> None:
     class Away:
         def delete(self, _key: str) -> None:
-            raise StoreUnavailableError("away")
+            raise ObjectStoreUnavailableError("away")
 
     task_id = shop.submit()
     broken = with_parts(services, eraser=replace(services.runtime.eraser, objects=Away()))  # type: ignore[type-var]

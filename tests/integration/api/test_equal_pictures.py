@@ -22,15 +22,15 @@ from inference.errors import InvalidImageError
 from inference.models.base import Alpha, Rgb
 from inference.options import Options
 from inference.stages import StageHook, no_stages
-from tasks import keys
-from tasks.cache import FAR_SECONDS, JITTER_SECONDS, cache_key, cache_seconds
-from tasks.connection import connect
-from tasks.errors import ObjectNotFoundError, StoreUnavailableError
-from tasks.jobs import Job, JobError, Priority, Status
-from tasks.owners import Owner
-from tasks.reasons import LOST, POISON
-from tasks.storage import MinioStore
-from tasks.twins import Settler
+from tasks import redis_keys
+from tasks.accounts.api_keys import Owner
+from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
+from tasks.jobs.cache import JITTER_SECONDS, REDIS_SECONDS, cache_key, cache_ttl
+from tasks.jobs.dedup import DuplicateCompleter
+from tasks.jobs.model import LOST, POISON, Job, JobError, Priority, Status
+from tasks.redis_client import connect
+from tasks.storage import object_keys
+from tasks.storage.object_store import MinioStore
 from tasks.worker.runner import Runner
 
 TOKEN = "gpu0@t/1/run"
@@ -93,8 +93,8 @@ def runner(services: Services, model: Model) -> Runner:
 
 
 @pytest.fixture
-def completer(redis: Redis, services: Services) -> Settler:
-    return Settler(
+def completer(redis: Redis, services: Services) -> DuplicateCompleter:
+    return DuplicateCompleter(
         redis,
         services.runtime.job_store,
         services.runtime.object_store,
@@ -141,7 +141,7 @@ def _waiting(redis: Redis) -> int:
 
 
 def test_50_equal_pictures_at_once_run_the_model_once(
-    services: Services, runner: Runner, completer: Settler, model: Model, submit: Submit
+    services: Services, runner: Runner, completer: DuplicateCompleter, model: Model, submit: Submit
 ) -> None:
     with ThreadPoolExecutor(20) as pool:
         sent = [pool.submit(submit) for _ in range(50)]
@@ -164,7 +164,7 @@ def test_50_equal_pictures_at_once_run_the_model_once(
         assert job is not None
         assert job.status is Status.SUCCEEDED
         assert job.result_key is not None
-        assert job.result_key.startswith(keys.results_prefix(job.task_id))
+        assert job.result_key.startswith(object_keys.results_prefix(job.task_id))
         assert services.runtime.object_store.get(job.original_key)
         bytes_of.add(services.runtime.object_store.get(job.result_key))
     assert len(bytes_of) == 1
@@ -207,7 +207,7 @@ def test_erasing_one_of_two_equal_tasks_leaves_the_other_whole(
     gone, stays = (first, copy) if erased == "the first" else (copy, first)
     assert client.delete(f"/api/v1/tasks/{gone.task_id}").status_code == 200
     assert services.runtime.job_store.get(gone.task_id) is None
-    assert list(services.runtime.object_store.list(keys.results_prefix(gone.task_id))) == []
+    assert list(services.runtime.object_store.list(object_keys.results_prefix(gone.task_id))) == []
     left = _job(services, stays)
     assert services.runtime.object_store.get(left.original_key)
     assert len(services.runtime.object_store.get(str(left.result_key))) == left.size
@@ -216,7 +216,11 @@ def test_erasing_one_of_two_equal_tasks_leaves_the_other_whole(
 
 
 def test_erasing_a_primary_leaves_its_duplicates_a_run(
-    client: FlaskClient, services: Services, runner: Runner, completer: Settler, submit: Submit
+    client: FlaskClient,
+    services: Services,
+    runner: Runner,
+    completer: DuplicateCompleter,
+    submit: Submit,
 ) -> None:
     primary, duplicate = submit(), submit()
     assert client.delete(f"/api/v1/tasks/{primary.task_id}").status_code == 200
@@ -249,7 +253,7 @@ def test_a_result_that_cannot_be_copied_is_a_miss(
     services.runtime.object_store.delete(str(_job(services, first).result_key))
     again = submit()
     assert (again.status, again.cached) == (Status.QUEUED, False)
-    assert redis.get(keys.cached_key(str(first.cache_key))) is None
+    assert redis.get(redis_keys.cached_result_key(str(first.cache_key))) is None
     runner.run(again.task_id)
     assert submit().cached
 
@@ -287,11 +291,11 @@ def test_other_options_are_another_result(runner: Runner, submit: Submit) -> Non
 
 
 def test_what_was_made_together_does_not_end_together() -> None:
-    drawn = [cache_seconds(24 * 3600) for _ in range(500)]
-    assert min(drawn) >= FAR_SECONDS - JITTER_SECONDS
-    assert max(drawn) <= FAR_SECONDS + JITTER_SECONDS
+    drawn = [cache_ttl(24 * 3600) for _ in range(500)]
+    assert min(drawn) >= REDIS_SECONDS - JITTER_SECONDS
+    assert max(drawn) <= REDIS_SECONDS + JITTER_SECONDS
     assert max(drawn) - min(drawn) > JITTER_SECONDS
-    assert cache_seconds(60) == 60
+    assert cache_ttl(60) == 60
 
 
 def test_the_key_tells_apart_whatever_changes_the_result() -> None:
@@ -315,8 +319,8 @@ def test_redis_keeps_a_result_for_the_time_that_was_drawn(
     job = submit()
     runner.run(job.task_id)
     assert job.cache_seconds is not None
-    assert job.cache_seconds - 5 <= redis.ttl(keys.cached_key(str(job.cache_key)))
-    assert redis.ttl(keys.cached_key(str(job.cache_key))) <= job.cache_seconds
+    assert job.cache_seconds - 5 <= redis.ttl(redis_keys.cached_result_key(str(job.cache_key)))
+    assert redis.ttl(redis_keys.cached_result_key(str(job.cache_key))) <= job.cache_seconds
 
 
 def test_a_duplicate_has_no_message_and_takes_no_worker(submit: Submit, redis: Redis) -> None:
@@ -327,7 +331,7 @@ def test_a_duplicate_has_no_message_and_takes_no_worker(submit: Submit, redis: R
 
 
 def test_when_the_primary_is_canceled_a_duplicate_runs_and_the_others_follow_it(
-    services: Services, runner: Runner, completer: Settler, model: Model, submit: Submit
+    services: Services, runner: Runner, completer: DuplicateCompleter, model: Model, submit: Submit
 ) -> None:
     primary, *duplicates = [submit() for _ in range(4)]
     services.runtime.job_store.cancel(primary.task_id)
@@ -346,25 +350,25 @@ def test_when_the_primary_is_canceled_a_duplicate_runs_and_the_others_follow_it(
 
 
 def test_a_duplicate_whose_record_cannot_be_read_holds_up_no_other(
-    services: Services, runner: Runner, completer: Settler, submit: Submit, redis: Redis
+    services: Services, runner: Runner, completer: DuplicateCompleter, submit: Submit, redis: Redis
 ) -> None:
     primary, bad, good = submit(), submit(), submit()
-    redis.hset(keys.job_key(bad.task_id), "options", "{no json")
+    redis.hset(redis_keys.job_key(bad.task_id), "options", "{no json")
     runner.run(primary.task_id)
     assert completer.run_once() == 1
     assert completer.run_once() == 0
     assert _job(services, good).status is Status.SUCCEEDED
     # The reconciler looks at it from time to time, should somebody mend it.
     assert services.runtime.job_store.is_due(bad.task_id)
-    assert redis.zcard(keys.SETTLING) == 0
+    assert redis.zcard(redis_keys.COMPLETING) == 0
 
 
 def test_a_primary_whose_record_cannot_be_read_leaves_its_duplicates_a_run(
-    services: Services, runner: Runner, completer: Settler, submit: Submit, redis: Redis
+    services: Services, runner: Runner, completer: DuplicateCompleter, submit: Submit, redis: Redis
 ) -> None:
     primary, duplicate = submit(), submit()
     runner.run(primary.task_id)
-    redis.hset(keys.job_key(primary.task_id), "options", "{no json")
+    redis.hset(redis_keys.job_key(primary.task_id), "options", "{no json")
     completer.run_once()
     runner.run(duplicate.task_id)
     assert _job(services, duplicate).status is Status.SUCCEEDED
@@ -373,7 +377,7 @@ def test_a_primary_whose_record_cannot_be_read_leaves_its_duplicates_a_run(
 def test_a_result_that_the_store_does_not_give_holds_up_no_other_primary(
     services: Services,
     runner: Runner,
-    completer: Settler,
+    completer: DuplicateCompleter,
     submit: Submit,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -385,12 +389,12 @@ def test_a_result_that_the_store_does_not_give_holds_up_no_other_primary(
 
     def refuse(store: MinioStore, source: str, key: str, **more: object) -> None:
         if stays.task_id in source:
-            raise StoreUnavailableError("Access Denied")
+            raise ObjectStoreUnavailableError("Access Denied")
         copy(store, source, key, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(MinioStore, "copy", refuse)
     for _ in range(2):
-        with suppress(StoreUnavailableError):
+        with suppress(ObjectStoreUnavailableError):
             completer.run_once()
     assert _job(services, goes).status is Status.SUCCEEDED
     monkeypatch.undo()
@@ -402,7 +406,7 @@ def test_a_known_result_whose_record_cannot_be_read_is_a_miss(
 ) -> None:
     first = submit()
     runner.run(first.task_id)
-    redis.hset(keys.job_key(first.task_id), "options", "{no json")
+    redis.hset(redis_keys.job_key(first.task_id), "options", "{no json")
     again = submit()
     assert (again.status, again.cached) == (Status.QUEUED, False)
     runner.run(again.task_id)
@@ -410,7 +414,7 @@ def test_a_known_result_whose_record_cannot_be_read_is_a_miss(
 
 
 def test_the_duplicates_of_a_canceled_primary_follow_whoever_leads_by_then(
-    services: Services, completer: Settler, submit: Submit
+    services: Services, completer: DuplicateCompleter, submit: Submit
 ) -> None:
     primary, duplicate = submit(), submit()
     services.runtime.job_store.cancel(primary.task_id)
@@ -421,7 +425,7 @@ def test_the_duplicates_of_a_canceled_primary_follow_whoever_leads_by_then(
 
 
 def test_a_primary_that_is_canceled_while_it_runs(
-    services: Services, runner: Runner, completer: Settler, submit: Submit
+    services: Services, runner: Runner, completer: DuplicateCompleter, submit: Submit
 ) -> None:
     primary, duplicate = submit(), submit()
     services.runtime.job_store.claim(primary.task_id, token=TOKEN, worker="gpu0@t")
@@ -432,7 +436,7 @@ def test_a_primary_that_is_canceled_while_it_runs(
 
 
 def test_a_pictures_fault_is_its_twins_too(
-    services: Services, runner: Runner, completer: Settler, model: Model, submit: Submit
+    services: Services, runner: Runner, completer: DuplicateCompleter, model: Model, submit: Submit
 ) -> None:
     primary, duplicate = submit(), submit()
     model.error = InvalidImageError("The picture is damaged.")
@@ -448,7 +452,12 @@ def test_a_pictures_fault_is_its_twins_too(
 
 @pytest.mark.parametrize(("reason", "shared"), [(POISON, True), (LOST, False)])
 def test_poison_is_shared_and_bad_luck_is_not(
-    services: Services, completer: Settler, submit: Submit, reason: JobError, *, shared: bool
+    services: Services,
+    completer: DuplicateCompleter,
+    submit: Submit,
+    reason: JobError,
+    *,
+    shared: bool,
 ) -> None:
     primary, duplicate = submit(), submit()
     services.runtime.job_store.claim(primary.task_id, token=TOKEN, worker="gpu0@t")
@@ -471,12 +480,15 @@ def test_a_primary_becomes_as_urgent_as_its_duplicates(
     submit(priority=Priority.LOW)
     lifted = _job(services, primary)
     assert (lifted.priority, lifted.redispatches) == (Priority.HIGH, 2)
-    assert redis.zscore(keys.sent_key(f"{lifted.queue}|0"), primary.task_id) == lifted.dispatch_seq
-    assert redis.zscore(keys.sent_key(f"{lifted.queue}|6"), primary.task_id) is None
+    assert (
+        redis.zscore(redis_keys.dispatched_key(f"{lifted.queue}|0"), primary.task_id)
+        == lifted.dispatch_seq
+    )
+    assert redis.zscore(redis_keys.dispatched_key(f"{lifted.queue}|6"), primary.task_id) is None
 
 
 def test_the_most_urgent_duplicate_takes_over(
-    services: Services, completer: Settler, submit: Submit
+    services: Services, completer: DuplicateCompleter, submit: Submit
 ) -> None:
     primary, normal, high = submit(), submit(), submit(priority=Priority.HIGH)
     services.runtime.job_store.cancel(primary.task_id)
@@ -485,14 +497,14 @@ def test_the_most_urgent_duplicate_takes_over(
 
 
 def test_a_duplicate_that_is_canceled_is_left_alone(
-    services: Services, runner: Runner, completer: Settler, submit: Submit
+    services: Services, runner: Runner, completer: DuplicateCompleter, submit: Submit
 ) -> None:
     primary, gone, stays = submit(), submit(), submit()
     assert services.runtime.job_store.cancel(gone.task_id) == "canceled"
     runner.run(primary.task_id)
     assert completer.run_once() == 1
     assert _job(services, gone).status is Status.CANCELED
-    assert list(services.runtime.object_store.list(keys.results_prefix(gone.task_id))) == []
+    assert list(services.runtime.object_store.list(object_keys.results_prefix(gone.task_id))) == []
     assert _job(services, stays).status is Status.SUCCEEDED
 
 
@@ -513,12 +525,12 @@ def test_a_duplicate_that_is_canceled_while_its_copy_is_made_keeps_no_copy(
             services.runtime.object_store.delete(key)
 
     parts = (services.runtime.dispatcher, services.runtime.router)
-    assert Settler(redis, services.runtime.job_store, Slow(), *parts).run_once() == 0  # type: ignore[arg-type]
-    assert list(services.runtime.object_store.list(keys.results_prefix(gone.task_id))) == []
+    assert DuplicateCompleter(redis, services.runtime.job_store, Slow(), *parts).run_once() == 0  # type: ignore[arg-type]
+    assert list(services.runtime.object_store.list(object_keys.results_prefix(gone.task_id))) == []
 
 
 def test_when_the_result_is_erased_before_it_was_copied_a_duplicate_runs(
-    services: Services, runner: Runner, completer: Settler, model: Model, submit: Submit
+    services: Services, runner: Runner, completer: DuplicateCompleter, model: Model, submit: Submit
 ) -> None:
     primary, first, second = submit(), submit(), submit()
     runner.run(primary.task_id)
@@ -532,23 +544,23 @@ def test_when_the_result_is_erased_before_it_was_copied_a_duplicate_runs(
 
 
 def test_a_store_that_is_away_holds_the_duplicates_up_and_loses_none(
-    services: Services, runner: Runner, completer: Settler, redis: Redis, submit: Submit
+    services: Services, runner: Runner, completer: DuplicateCompleter, redis: Redis, submit: Submit
 ) -> None:
     primary, duplicate = submit(), submit()
     runner.run(primary.task_id)
 
     class Away:
         def copy(self, *_: object, **__: object) -> None:
-            raise StoreUnavailableError("away")
+            raise ObjectStoreUnavailableError("away")
 
     parts = (services.runtime.dispatcher, services.runtime.router)
-    with pytest.raises(StoreUnavailableError):
-        Settler(redis, services.runtime.job_store, Away(), *parts).run_once()  # type: ignore[arg-type]
+    with pytest.raises(ObjectStoreUnavailableError):
+        DuplicateCompleter(redis, services.runtime.job_store, Away(), *parts).run_once()  # type: ignore[arg-type]
     assert completer.run_once() == 1
     assert _job(services, duplicate).status is Status.SUCCEEDED
-    assert redis.zcard(keys.SETTLING) == 1
+    assert redis.zcard(redis_keys.COMPLETING) == 1
     completer.run_once()
-    assert redis.zcard(keys.SETTLING) == 0
+    assert redis.zcard(redis_keys.COMPLETING) == 0
 
 
 def test_a_duplicate_whose_primary_runs_has_begun_by_its_deadline(
@@ -582,5 +594,5 @@ def test_a_hit_behind_a_background_of_its_own(
     assert hit.cached
     assert services.runtime.object_store.get(str(hit.background_key)) == coffee.read_bytes()
     with pytest.raises(ObjectNotFoundError):
-        services.runtime.object_store.get(keys.background_key(keys.new_task_id()))
+        services.runtime.object_store.get(object_keys.background_key(redis_keys.new_task_id()))
     assert services.runtime.object_store.get(hit.original_key) == picture

@@ -15,8 +15,8 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.errors import ERRORS
 from api.services import Services
-from tasks import keys
-from tasks.connection import connect
+from tasks import redis_keys
+from tasks.redis_client import connect
 
 _FORM = "multipart/form-data; boundary=b"
 _SUBMIT = "/api/v1/remove-bg"
@@ -149,7 +149,7 @@ def test_a_damaged_record_is_told_apart_from_a_crash(
 ) -> None:
     task_id = shop.submit()
     with connect(services.settings.redis_url.get_secret_value()) as client:
-        client.hset(keys.job_key(task_id), "options", "{a secret")
+        client.hset(redis_keys.job_key(task_id), "options", "{a secret")
     with capture_logs() as lines:
         answer = shop.call(method, f"/api/v1/tasks/{task_id}{path}")
     assert _check(answer) == (500, "task_unreadable")

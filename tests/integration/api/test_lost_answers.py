@@ -21,11 +21,12 @@ from api.services import Services
 from api.settings import ApiSettings
 from inference.models.base import Alpha, Rgb
 from inference.stages import StageHook, no_stages
-from tasks import keys, scripts
-from tasks.connection import connect
-from tasks.jobs import Status
-from tasks.restore import Restorer
-from tasks.store import JobStore
+from tasks import scripts
+from tasks.jobs.model import Status
+from tasks.jobs.restore import Restorer
+from tasks.jobs.store import JobStore
+from tasks.redis_client import connect
+from tasks.storage import object_keys
 from tasks.worker.runner import Runner
 
 #: A field that only `create` and `create_finished` name.
@@ -190,7 +191,7 @@ def test_where_nothing_can_be_known_a_late_record_finds_its_pictures(
         assert again.get_json()["error"]["type"] == "idempotency_in_progress"
 
     faulty.release()
-    (task_id,) = {keys.task_of(key) for key in left}
+    (task_id,) = {object_keys.task_id_of_object(key) for key in left}
     assert sorted(_run_all(services)) == sorted([*before, task_id])
     assert _id(_send(client, key="order-17")) == task_id
 

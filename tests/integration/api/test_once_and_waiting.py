@@ -19,12 +19,13 @@ from api.app import create_app
 from api.idempotency import parse_key
 from api.services import Services
 from api.settings import ApiSettings
-from tasks import keys
-from tasks.connection import connect
-from tasks.errors import QueueUnavailableError, StoreUnavailableError
-from tasks.idempotency import KEPT_SECONDS, IdempotencyKeys, Reservation
-from tasks.jobs import Job, Status
-from tasks.owners import ANONYMOUS, Owner
+from tasks import redis_keys
+from tasks.accounts.api_keys import ANONYMOUS, Owner
+from tasks.errors import ObjectStoreUnavailableError, QueueUnavailableError
+from tasks.jobs.idempotency import IDEMPOTENCY_SECONDS, IdempotencyStore, Reservation
+from tasks.jobs.model import Job, Status
+from tasks.redis_client import connect
+from tasks.storage import object_keys
 
 PATH = "/api/v1/remove-bg"
 
@@ -110,8 +111,8 @@ def test_twenty_threads_with_one_key_make_one_task(app: Flask, services: Service
     assert services.runtime.job_store.ids(Status.QUEUED) == list(made)
     stored = [
         key
-        for key in services.runtime.object_store.list(keys.ORIGINALS)
-        if keys.task_id_of(key) in made
+        for key in services.runtime.object_store.list(object_keys.ORIGINALS)
+        if object_keys.task_id_of_original(key) in made
     ]
     assert len(stored) == 1
 
@@ -132,7 +133,7 @@ def test_what_was_refused_leaves_its_key_free(client: FlaskClient) -> None:
 def test_what_was_not_accepted_leaves_its_key_free(services: Services) -> None:
     class Away:
         def put(self, *_: object, **__: object) -> None:
-            raise StoreUnavailableError("away")
+            raise ObjectStoreUnavailableError("away")
 
     with create_app(with_parts(services, object_store=Away())).test_client() as client:
         assert _send(client, "order-17").status_code == 503
@@ -161,7 +162,7 @@ def test_a_request_that_is_just_being_accepted(app: Flask, services: Services) -
 def test_a_process_that_died_having_recorded_the_task_is_no_reason_for_a_second_one(
     services: Services, redis: Redis
 ) -> None:
-    class Dying(IdempotencyKeys):
+    class Dying(IdempotencyStore):
         def keep(self, *_: object) -> None:
             raise QueueUnavailableError("this stands for a kill")
 
@@ -192,14 +193,18 @@ def test_keys_are_their_owners_own(services: Services) -> None:
 
 def test_a_key_is_kept_for_a_day(client: FlaskClient, redis: Redis) -> None:
     _send(client, "order-17")
-    assert KEPT_SECONDS - 60 < redis.ttl(keys.idempotency_key("", "order-17")) <= KEPT_SECONDS
+    assert (
+        IDEMPOTENCY_SECONDS - 60
+        < redis.ttl(redis_keys.idempotency_key("", "order-17"))
+        <= IDEMPOTENCY_SECONDS
+    )
 
 
 def test_a_reservation_that_ran_out_is_not_written_over(services: Services, redis: Redis) -> None:
-    known = IdempotencyKeys(redis)
+    known = IdempotencyStore(redis)
     mine, other = Reservation("p", "rm-1"), Reservation("p", "rm-2")
     assert known.reserve("", "k", mine).ours
-    redis.delete(keys.idempotency_key("", "k"))
+    redis.delete(redis_keys.idempotency_key("", "k"))
     assert known.reserve("", "k", other).ours
     known.keep("", "k", mine)
     known.free("", "k", mine)

@@ -20,8 +20,8 @@ from api.app import create_app
 from api.removebg.parameters import SIZES
 from api.services import Services
 from api.settings import ApiSettings
-from tasks.connection import connect
-from tasks.jobs import Job, JobError, Priority, Status
+from tasks.jobs.model import Job, JobError, Priority, Status
+from tasks.redis_client import connect
 
 REMOVE = "/v1.0/removebg"
 #: Name, bytes and declared type.

@@ -21,12 +21,12 @@ from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
 from inference.options import Options, OutputFormat
-from tasks import keys
-from tasks.connection import connect
-from tasks.dispatch import Dispatcher
-from tasks.jobs import Job, JobError, Status
-from tasks.manifest import read_manifest
-from tasks.worker.lost import list_key, message_id, sending_of
+from tasks.housekeeping.missing_messages import dispatch_seq_of, list_key, message_id
+from tasks.jobs.artifacts import read_manifest
+from tasks.jobs.model import Job, JobError, Status
+from tasks.jobs.routing import JobDispatcher
+from tasks.redis_client import connect
+from tasks.storage import object_keys
 
 Submit = Callable[..., TestResponse]
 
@@ -97,7 +97,7 @@ def test_a_picture_is_stored_recorded_and_queued(
 
     client = connect(settings.redis_url.get_secret_value())
     queued = client.lrange(list_key(f"{job.queue}|{int(job.priority)}"), 0, -1)
-    sent = {message_id(each): sending_of(each) for each in map(json.loads, queued)}
+    sent = {message_id(each): dispatch_seq_of(each) for each in map(json.loads, queued)}
     assert sent[data["task_id"]] == job.dispatch_seq > 0
 
 
@@ -133,7 +133,7 @@ def test_a_task_shows_its_states(submit: Submit, client: FlaskClient, services: 
 
 
 def _finish(services: Services, task_id: str, data: bytes) -> None:
-    key = keys.result_key(task_id, "t", "png")
+    key = object_keys.result_key(task_id, "t", "png")
     services.runtime.object_store.put(key, io.BytesIO(data), len(data), "image/png")
     assert services.runtime.job_store.finish(
         task_id, token="t", status=Status.SUCCEEDED, result_key=key, format="png"
@@ -337,7 +337,7 @@ def test_a_message_that_cannot_be_sent_does_not_unmake_the_job(
 
     broken = with_parts(
         services,
-        dispatcher=Dispatcher(Broken(), services.runtime.job_store),  # type: ignore[arg-type]
+        dispatcher=JobDispatcher(Broken(), services.runtime.job_store),  # type: ignore[arg-type]
     )
     with create_app(broken).test_client() as client:
         answer = client.post(

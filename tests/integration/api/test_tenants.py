@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 from tenants import PHOTO, Tenant, finish, services_with_keys, tenant
 
 from api.services import Services
-from tasks import keys
-from tasks.jobs import Status
+from tasks.jobs.model import Status
+from tasks.storage import object_keys
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_anothers_task_is_not_there(
         assert told["error"]["type"] == "task_not_found"
         assert {**told, "request_id": ""} == {**untold, "request_id": ""}
     assert services.runtime.job_store.get(task_id) == before
-    assert services.runtime.object_store.get(keys.original_key(task_id))
+    assert services.runtime.object_store.get(object_keys.original_key(task_id))
 
 
 def test_anothers_batch_is_not_there(shop: Tenant, studio: Tenant) -> None:

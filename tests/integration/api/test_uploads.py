@@ -17,9 +17,9 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
-from tasks import keys
-from tasks.uploads.lock import UploadLock
-from tasks.uploads.record import PART_BYTES
+from tasks import redis_keys
+from tasks.storage import object_keys
+from tasks.uploads.store import PART_BYTES, UploadLock
 
 TUS = {"Tus-Resumable": "1.0.0"}
 PIECE = {**TUS, "Content-Type": "application/offset+octet-stream"}
@@ -130,10 +130,10 @@ def test_pieces_of_any_size_make_the_file(
         assert _offset(client, url) == at
     assert _whole(services, url) == data
     # Nothing of its making is left.
-    assert list(services.runtime.object_store.list(keys.upload_prefix(_id(url)))) == [
-        f"{keys.upload_prefix(_id(url))}whole"
+    assert list(services.runtime.object_store.list(object_keys.upload_prefix(_id(url)))) == [
+        f"{object_keys.upload_prefix(_id(url))}whole"
     ]
-    unfinished = services.runtime.uploads.large.unfinished(keys.UPLOADED)
+    unfinished = services.runtime.uploads.large.unfinished(object_keys.UPLOAD_OBJECTS)
     assert not [each for each in unfinished if _id(url) in each.key]
 
 
@@ -239,13 +239,13 @@ def test_an_ended_upload_is_gone(client: FlaskClient, services: Services) -> Non
     _add(client, url, 0, _bytes(6 * MB))
     assert client.delete(url, headers=TUS).status_code == 204
     assert client.head(url, headers=TUS).status_code == 404
-    assert not list(services.runtime.object_store.list(keys.upload_prefix(_id(url))))
-    unfinished = services.runtime.uploads.large.unfinished(keys.UPLOADED)
+    assert not list(services.runtime.object_store.list(object_keys.upload_prefix(_id(url))))
+    unfinished = services.runtime.uploads.large.unfinished(object_keys.UPLOAD_OBJECTS)
     assert not [each for each in unfinished if _id(url) in each.key]
 
 
 def test_an_unknown_upload_is_not_found(client: FlaskClient) -> None:
-    url = f"{UPLOADS}/{keys.new_upload_id()}"
+    url = f"{UPLOADS}/{redis_keys.new_upload_id()}"
     assert client.head(url, headers=TUS).status_code == 404
     assert _add(client, url, 0, b"a").status_code == 404
     assert client.delete(url, headers=TUS).status_code == 404

@@ -15,11 +15,11 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
-from tasks.api_keys import new_webhook_secret
-from tasks.connection import connect
-from tasks.jobs import Job, Priority
-from tasks.manifest import read_manifest
-from tasks.store import JobStore
+from tasks.accounts.api_keys import new_webhook_secret
+from tasks.jobs.artifacts import read_manifest
+from tasks.jobs.model import Job, Priority
+from tasks.jobs.store import JobStore
+from tasks.redis_client import connect
 
 PATH = "/api/v1/remove-bg"
 

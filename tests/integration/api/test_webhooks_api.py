@@ -7,7 +7,7 @@ import pytest
 from tenants import Tenant, finish, services_with_keys, tenant
 
 from api.services import Services
-from tasks.webhooks.delivery import BATCH_COMPLETED, State
+from tasks.webhooks.delivery import BATCH_COMPLETED, DeliveryState
 
 PUBLIC = "https://93.184.216.34/hook"
 
@@ -71,7 +71,7 @@ def test_the_tasks_webhooks_are_listed_and_sent_again(
     assert again.status_code == 202
     assert again.get_json()["data"]["webhook_id"] == shown["webhook_id"]
     (row,) = services.runtime.deliveries.of(task_id)
-    assert row.state is State.PENDING
+    assert row.state is DeliveryState.PENDING
 
 
 def test_anothers_webhooks_are_not_there(

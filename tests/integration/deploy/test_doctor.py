@@ -11,15 +11,16 @@ from typer.testing import CliRunner, Result
 
 from deploy.cli.main import app
 from deploy.doctor import CheckResult, Level, check_redis
-from tasks import keys
-from tasks.api_keys import new_webhook_secret
-from tasks.connection import connect
-from tasks.fleet import Fleet
-from tasks.jobs import Job
-from tasks.store import MAX_CRASHES, JobStore
-from tasks.webhooks.delivery import State
-from tasks.webhooks.schedule import Verdict
+from tasks import redis_keys
+from tasks.accounts.api_keys import new_webhook_secret
+from tasks.jobs.model import Job
+from tasks.jobs.store import MAX_CRASHES, JobStore
+from tasks.redis_client import connect
+from tasks.storage import object_keys
+from tasks.webhooks.delivery import DeliveryState
+from tasks.webhooks.retry import RetryDecision
 from tasks.webhooks.store import DeliveryStore
+from tasks.worker_registry import WorkerRegistry
 
 Doctor = Callable[..., dict[str, dict[str, Any]]]
 
@@ -95,7 +96,7 @@ def test_without_workers_it_says_how_to_start_them(doctor: Doctor) -> None:
 
 
 def test_each_worker_is_judged(client: Redis, doctor: Doctor) -> None:
-    fleet = Fleet(client)
+    fleet = WorkerRegistry(client)
     fleet.beat("gpu0@a", model="u2netp")
     fleet.announce("gpu0@a", 60)
     assert doctor(level="fail", status=1)["workers"]["level"] == "ok"
@@ -110,9 +111,9 @@ def test_each_worker_is_judged(client: Redis, doctor: Doctor) -> None:
 
 def test_what_waits_and_what_died_is_told(client: Redis, doctor: Doctor) -> None:
     store = JobStore(client)
-    ids = [keys.new_task_id() for _ in range(2)]
+    ids = [redis_keys.new_task_id() for _ in range(2)]
     for task_id in ids:
-        store.create(Job(task_id, "u2netp", "q", keys.original_key(task_id), 1e9, 4e9))
+        store.create(Job(task_id, "u2netp", "q", object_keys.original_key(task_id), 1e9, 4e9))
     for _ in range(MAX_CRASHES):
         store.claim(ids[0], token="w/1/x", worker="w")
         store.crash(ids[0], holder="w/1/")
@@ -124,10 +125,10 @@ def test_what_waits_and_what_died_is_told(client: Redis, doctor: Doctor) -> None
 
 def test_a_record_that_cannot_be_read_is_told(client: Redis, doctor: Doctor) -> None:
     store = JobStore(client)
-    ids = [keys.new_task_id() for _ in range(2)]
+    ids = [redis_keys.new_task_id() for _ in range(2)]
     for task_id in ids:
-        store.create(Job(task_id, "u2netp", "q", keys.original_key(task_id), 1e9, 4e9))
-    client.hset(keys.job_key(ids[0]), "options", "{no json")
+        store.create(Job(task_id, "u2netp", "q", object_keys.original_key(task_id), 1e9, 4e9))
+    client.hset(redis_keys.job_key(ids[0]), "options", "{no json")
     found = doctor(level="fail", status=1)
     assert "1 jobs that wait have records that cannot be read" in found["queues.records"]["text"]
     assert "jobs stuck" in found["queues.records"]["advice"]
@@ -210,13 +211,15 @@ def test_webhooks_that_were_given_up_are_told_of(
     monkeypatch.setenv("RMBG_WEBHOOK_SECRET", new_webhook_secret())
     assert "signed with" in doctor(level="fail", status=1)["webhooks"]["text"]
     url = "http://127.0.0.1:9/"
-    job = Job(keys.new_task_id(), "m", "model.m", "o/x", 1.7e9, 4e9, webhook_url=url)
+    job = Job(redis_keys.new_task_id(), "m", "model.m", "o/x", 1.7e9, 4e9, webhook_url=url)
     JobStore(client).create(job)
     JobStore(client).cancel(job.task_id)
     rows = DeliveryStore(client)
     (row,) = rows.waiting(1)
     claim = rows.claim(row.id, 4e9, seconds=30)
-    rows.record_attempt(row, str(claim), None, Verdict(State.DEAD, 1.0, "It is gone."))
+    rows.record_attempt(
+        row, str(claim), None, RetryDecision(DeliveryState.DEAD, 1.0, "It is gone.")
+    )
     finding = doctor(level="fail", status=1)["webhooks"]
     assert finding["level"] == "warn"
     assert "1 were given up, the latest because: It is gone." in finding["text"]

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from deploy.cli.health import MAX_STARTS, unhealthy_reason
 from deploy.cli.main import app
-from tasks.connection import connect
-from tasks.fleet import Fleet
+from tasks.redis_client import connect
+from tasks.worker_registry import WorkerRegistry
 
 WORKER = "gpu0@h"
 
@@ -22,24 +22,24 @@ def client(redis_url: str) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def fleet(client: Redis) -> Fleet:
-    fleet = Fleet(client)
+def fleet(client: Redis) -> WorkerRegistry:
+    fleet = WorkerRegistry(client)
     fleet.note_start(WORKER)
     fleet.beat(WORKER, queue="gpu.h.0", model="m")
     fleet.announce(WORKER, 60, model="m", pid=1)
     return fleet
 
 
-def test_a_worker_that_lives_and_answers_is_well(fleet: Fleet) -> None:
+def test_a_worker_that_lives_and_answers_is_well(fleet: WorkerRegistry) -> None:
     assert unhealthy_reason(fleet, WORKER) == ""
 
 
-def test_a_drained_worker_is_well(fleet: Fleet) -> None:
+def test_a_drained_worker_is_well(fleet: WorkerRegistry) -> None:
     fleet.drain(WORKER, "new fan")
     assert unhealthy_reason(fleet, WORKER) == ""
 
 
-def test_one_that_is_loading_or_gone_is_not(fleet: Fleet) -> None:
+def test_one_that_is_loading_or_gone_is_not(fleet: WorkerRegistry) -> None:
     fleet.withdraw(WORKER)
     assert "does not answer" in unhealthy_reason(fleet, WORKER)
     fleet.leave(WORKER)
@@ -48,7 +48,7 @@ def test_one_that_is_loading_or_gone_is_not(fleet: Fleet) -> None:
 
 
 def test_a_child_that_dies_again_and_again_is_seen_although_its_worker_looks_ready(
-    fleet: Fleet,
+    fleet: WorkerRegistry,
 ) -> None:
     for _ in range(MAX_STARTS - 1):
         fleet.note_start(WORKER)
@@ -58,7 +58,7 @@ def test_a_child_that_dies_again_and_again_is_seen_although_its_worker_looks_rea
 
 
 def test_the_command_says_so_by_its_status(
-    fleet: Fleet, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    fleet: WorkerRegistry, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RMBG_REDIS_URL", redis_url.removesuffix("/0") + "/7")
     assert CliRunner().invoke(app, ["health", "worker", WORKER]).exit_code == 0

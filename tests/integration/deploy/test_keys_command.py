@@ -7,8 +7,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from deploy.cli.main import app
-from tasks.api_keys import ApiKeys
-from tasks.connection import connect
+from tasks.accounts.api_keys import ApiKeys
+from tasks.redis_client import connect
 
 
 @pytest.fixture

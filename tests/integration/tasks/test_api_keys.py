@@ -4,11 +4,10 @@ import base64
 
 import pytest
 
-from tasks import keys
-from tasks.api_keys import OLD_SECRET_SECONDS, ApiKeys, digest
-from tasks.connection import connect
+from tasks import redis_keys
+from tasks.accounts.api_keys import ANONYMOUS, OLD_SECRET_SECONDS, ApiKeys, key_digest
 from tasks.errors import KeyNameError
-from tasks.owners import ANONYMOUS
+from tasks.redis_client import connect
 
 
 class Clock:
@@ -53,7 +52,7 @@ def test_redis_never_holds_the_key_itself(api_keys: ApiKeys, redis_url: str) -> 
     client = connect(redis_url.removesuffix("/0") + "/9")
     held = [client.hgetall(name) for name in client.keys("*")]
     assert key not in str(held)
-    assert digest(key) in str(held)
+    assert key_digest(key) in str(held)
 
 
 def test_a_name_belongs_to_one_key_at_a_time(api_keys: ApiKeys) -> None:
@@ -94,5 +93,5 @@ def test_a_hash_that_points_at_another_owner_is_no_way_in(
 ) -> None:
     owner, _ = api_keys.add("shop")
     client = connect(redis_url.removesuffix("/0") + "/9")
-    client.hset(keys.API_KEYS, digest("forged"), owner.id)
+    client.hset(redis_keys.API_KEYS, key_digest("forged"), owner.id)
     assert api_keys.find("forged") is None

@@ -13,16 +13,17 @@ from click.testing import CliRunner, Result
 from redis import Redis
 
 from deploy.local import programs
-from tasks import keys
+from tasks import redis_keys
 from tasks.app import create_celery
-from tasks.commands.jobs import jobs
-from tasks.connection import connect
-from tasks.dispatch import Dispatcher
-from tasks.fleet import ALIVE_SECONDS, Fleet
-from tasks.jobs import Job, Priority, Status
+from tasks.cli.jobs import jobs
+from tasks.housekeeping.missing_messages import list_key
+from tasks.jobs.model import Job, Priority, Status
+from tasks.jobs.routing import JobDispatcher
+from tasks.jobs.store import MAX_CRASHES, JobStore
+from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.store import MAX_CRASHES, JobStore
-from tasks.worker.lost import list_key
+from tasks.storage import object_keys
+from tasks.worker_registry import ALIVE_SECONDS, WorkerRegistry
 
 QUEUE = "model.u2netp"
 WORKER = "gpu0@testhost"
@@ -53,8 +54,8 @@ def store(client: Redis) -> JobStore:
 
 
 @pytest.fixture
-def fleet(client: Redis) -> Fleet:
-    return Fleet(client)
+def fleet(client: Redis) -> WorkerRegistry:
+    return WorkerRegistry(client)
 
 
 @pytest.fixture
@@ -80,11 +81,11 @@ def make(store: JobStore, app: Celery) -> Make:
     """Makes jobs of each state; those that wait have a message."""
 
     def make(state: str = "queued", *, queue: str = QUEUE) -> str:
-        task_id = keys.new_task_id()
-        original = keys.original_key(task_id)
+        task_id = redis_keys.new_task_id()
+        original = object_keys.original_key(task_id)
         job = store.create(Job(task_id, "u2netp", queue, original, 1.7e9, 4e9))
         if state == "queued":
-            Dispatcher(app, store).send(job)
+            JobDispatcher(app, store).send(job)
         elif state == "canceled":
             store.cancel(task_id)
         elif state == "dead":
@@ -208,7 +209,7 @@ def test_requeue_refuses_a_job_whose_pictures_have_expired(
     run: Run, make: Make, store: JobStore, client: Redis
 ) -> None:
     task_id = make("failed")
-    client.hset(keys.job_key(task_id), "expires_at", 1.0)
+    client.hset(redis_keys.job_key(task_id), "expires_at", 1.0)
     assert f"{task_id}: expired" in run("requeue", task_id, status=1).stderr
     assert _status(store, task_id) == "failed"
 
@@ -271,7 +272,7 @@ def test_purge_of_all_that_waits(run: Run, make: Make, store: JobStore) -> None:
     assert _status(store, running) == "processing"
 
 
-def test_purge_knows_the_queues_of_workers_that_had_no_job(run: Run, fleet: Fleet) -> None:
+def test_purge_knows_the_queues_of_workers_that_had_no_job(run: Run, fleet: WorkerRegistry) -> None:
     fleet.beat(WORKER, queue="gpu.testhost.0", model="u2netp")
     for queue in ("gpu.testhost.0", QUEUE):
         assert "nothing to do" in run("purge", "--queue", queue, "--yes").stderr
@@ -327,7 +328,7 @@ def test_a_dropped_dead_letter_stays_failed(run: Run, make: Make, store: JobStor
     assert _status(store, first) == "failed"
 
 
-def test_nothing_is_stuck_while_all_is_well(run: Run, make: Make, fleet: Fleet) -> None:
+def test_nothing_is_stuck_while_all_is_well(run: Run, make: Make, fleet: WorkerRegistry) -> None:
     make()
     make("processing")
     fleet.beat(WORKER)
@@ -337,15 +338,15 @@ def test_nothing_is_stuck_while_all_is_well(run: Run, make: Make, fleet: Fleet) 
 
 
 def test_stuck_finds_each_kind(
-    run: Run, make: Make, client: Redis, store: JobStore, fleet: Fleet
+    run: Run, make: Make, client: Redis, store: JobStore, fleet: WorkerRegistry
 ) -> None:
     orphan, lost, due, overdue = make("processing"), make(), make("canceled"), make()
-    client.delete(keys.lease_key(orphan))
+    client.delete(redis_keys.lease_key(orphan))
     client.delete(list_key(f"{QUEUE}|3"))
     store.requeue(due)
-    client.zadd(keys.DUE, {due: 1e9})
-    client.zadd(keys.DEADLINES, {overdue: 1e9})
-    Fleet(client, clock=lambda: 1e9).beat("gpu1@testhost")
+    client.zadd(redis_keys.DUE_JOBS, {due: 1e9})
+    client.zadd(redis_keys.JOB_DEADLINES, {overdue: 1e9})
+    WorkerRegistry(client, clock=lambda: 1e9).beat("gpu1@testhost")
     fleet.beat(WORKER)
     found = {(each["name"], each["problem"]) for each in _stuck(run, "0")}
     # The beat of a living worker forgets those that were silent for a day.
@@ -369,9 +370,11 @@ def _stuck(run: Run, seconds: str) -> list[dict[str, Any]]:
     return list(_json(run("stuck", "--older-than", seconds, "--json"))["stuck"])
 
 
-def test_a_silent_worker_is_shown_until_it_is_back(run: Run, client: Redis, fleet: Fleet) -> None:
+def test_a_silent_worker_is_shown_until_it_is_back(
+    run: Run, client: Redis, fleet: WorkerRegistry
+) -> None:
     fleet.beat(WORKER)
-    client.zincrby(keys.ALIVE_INDEX, -ALIVE_SECONDS - 60, WORKER)
+    client.zincrby(redis_keys.ALIVE_WORKERS, -ALIVE_SECONDS - 60, WORKER)
     assert [(each["name"], each["problem"]) for each in _stuck(run, "30")] == [
         (WORKER, "worker_silent")
     ]
@@ -381,7 +384,7 @@ def test_a_silent_worker_is_shown_until_it_is_back(run: Run, client: Redis, flee
     assert _stuck(run, "30") == []
 
 
-def test_workers_shows_what_each_is_doing(run: Run, fleet: Fleet) -> None:
+def test_workers_shows_what_each_is_doing(run: Run, fleet: WorkerRegistry) -> None:
     assert "start one" in run("workers").stdout
     fleet.beat(WORKER, queue="gpu.testhost.0", model="u2netp")
     assert _json(run("workers", "--json"))["workers"][0]["state"] == "not-ready"
@@ -391,7 +394,7 @@ def test_workers_shows_what_each_is_doing(run: Run, fleet: Fleet) -> None:
     assert run("workers").stdout.splitlines()[1].split()[:2] == [WORKER, "ready"]
 
 
-def test_a_worker_is_drained_and_undrained(run: Run, fleet: Fleet) -> None:
+def test_a_worker_is_drained_and_undrained(run: Run, fleet: WorkerRegistry) -> None:
     fleet.beat(WORKER)
     result = run("drain", WORKER, "--reason", "new fan")
     assert f"undrain {WORKER}" in result.stderr
@@ -404,7 +407,7 @@ def test_a_worker_is_drained_and_undrained(run: Run, fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("command", ["drain", "undrain"])
-def test_a_mistyped_worker_is_not_drained(run: Run, fleet: Fleet, command: str) -> None:
+def test_a_mistyped_worker_is_not_drained(run: Run, fleet: WorkerRegistry, command: str) -> None:
     fleet.beat(WORKER)
     assert f"Model workers: {WORKER}" in run(command, "gpu9", status=1).stderr
     assert _json(run(command, "gpu9", "--json", status=1))["error"]["type"] == "unknown_worker"
@@ -425,7 +428,7 @@ def test_redis_away_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.fixture
 def damage(client: Redis) -> Callable[[str], str]:
     def damage(task_id: str) -> str:
-        client.hset(keys.job_key(task_id), "options", "{no json")
+        client.hset(redis_keys.job_key(task_id), "options", "{no json")
         return task_id
 
     return damage
@@ -487,14 +490,14 @@ def test_a_job_whose_record_is_unreadable_can_be_ended(
     named = jobs if command == ("cancel",) else ()
     answer = _json(run(*command, *named, "--yes", "--json"))
     assert sorted(answer["canceled"]) == sorted(jobs)
-    assert {client.hget(keys.job_key(each), "status") for each in jobs} == {"canceled"}
+    assert {client.hget(redis_keys.job_key(each), "status") for each in jobs} == {"canceled"}
 
 
 def test_what_is_no_record_at_all_is_named_and_the_others_are_canceled(
     run: Run, make: Make, client: Redis
 ) -> None:
     before, bad, after = make(), make(), make()
-    client.set(keys.job_key(bad), "no hash")
+    client.set(redis_keys.job_key(bad), "no hash")
     answer = _json(run("purge", "--status", "queued", "--yes", "--json", status=1))
     assert sorted(answer["canceled"]) == sorted([before, after])
     assert answer["refused"] == [{"task_id": bad, "reason": "unreadable_record"}]

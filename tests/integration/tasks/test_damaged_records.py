@@ -9,18 +9,18 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
-from tasks import keys, scripts
+from tasks import redis_keys, scripts
 from tasks.app import create_celery
-from tasks.connection import connect
-from tasks.dispatch import Dispatcher
 from tasks.errors import UnreadableRecordError
-from tasks.fleet import Fleet
-from tasks.jobs import Job, Priority, Status
-from tasks.routing import Router
+from tasks.housekeeping.missing_messages import list_key
+from tasks.housekeeping.reconcile import Reconciler
+from tasks.jobs.model import Job, Priority, Status
+from tasks.jobs.routing import JobDispatcher, Router
+from tasks.jobs.store import Dispatch, JobStore
+from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.store import JobStore, Sending
-from tasks.worker.lost import list_key
-from tasks.worker.reconcile import Reconciler
+from tasks.storage import object_keys
+from tasks.worker_registry import WorkerRegistry
 
 MODEL, SHARED, GONE = "m", "model.m", "gpu.h.0"
 AGEING = 60.0
@@ -30,7 +30,7 @@ _DATABASE = "/11"
 @dataclass
 class Scene:
     client: Redis
-    dispatcher: Dispatcher
+    dispatcher: JobDispatcher
     now: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class Scene:
         return self.now
 
     def another(self) -> Reconciler:
-        fleet = Fleet(self.client, clock=self.clock)
+        fleet = WorkerRegistry(self.client, clock=self.clock)
         return Reconciler(
             self.client,
             self.store,
@@ -60,12 +60,12 @@ class Scene:
         priority: Priority = Priority.NORMAL,
         deadline: float | None = None,
     ) -> str:
-        task_id = keys.new_task_id()
+        task_id = redis_keys.new_task_id()
         job = Job(
             task_id,
             MODEL,
             queue,
-            keys.original_key(task_id),
+            object_keys.original_key(task_id),
             self.now,
             self.now + 1e6,
             priority=priority,
@@ -85,7 +85,7 @@ class Scene:
     def orphan(self) -> str:
         task_id = self.queued(sent=False)
         self.store.claim(task_id, token="t", worker="w")
-        self.client.delete(keys.lease_key(task_id))
+        self.client.delete(redis_keys.lease_key(task_id))
         return task_id
 
     def running(self) -> str:
@@ -97,9 +97,9 @@ class Scene:
         """All that may tell of a job, but for its lease's end."""
         sets = self.client.scan_iter(_type="zset")
         return (
-            self.client.hgetall(keys.job_key(task_id)),
-            self.client.get(keys.lease_key(task_id)),
-            self.client.hgetall(keys.COUNTERS),
+            self.client.hgetall(redis_keys.job_key(task_id)),
+            self.client.get(redis_keys.lease_key(task_id)),
+            self.client.hgetall(redis_keys.COUNTERS),
             {name: self.client.zrange(name, 0, -1, withscores=True) for name in sets},
         )
 
@@ -122,37 +122,37 @@ def scene(server_settings: dict[str, object]) -> Iterator[Scene]:
         create_celery(Settings.load(**{**server_settings, "redis_url": url})) as app,
     ):
         client.flushdb()
-        yield Scene(client, Dispatcher(app, JobStore(client)))
+        yield Scene(client, JobDispatcher(app, JobStore(client)))
 
 
 def _no_json(client: Redis, task_id: str) -> None:
-    client.hset(keys.job_key(task_id), "options", "{no json")
+    client.hset(redis_keys.job_key(task_id), "options", "{no json")
 
 
 def _another_kind_of_json(client: Redis, task_id: str) -> None:
-    client.hset(keys.job_key(task_id), "options", "[1]")
+    client.hset(redis_keys.job_key(task_id), "options", "[1]")
 
 
 def _no_number(client: Redis, task_id: str) -> None:
     client.hset(
-        keys.job_key(task_id), mapping={"redispatches": "x", "losses": "x", "created_at": "x"}
+        redis_keys.job_key(task_id), mapping={"redispatches": "x", "losses": "x", "created_at": "x"}
     )
 
 
 def _of_a_later_version(client: Redis, task_id: str) -> None:
-    client.hset(keys.job_key(task_id), "priority", "1")
+    client.hset(redis_keys.job_key(task_id), "priority", "1")
 
 
 def _half_of_it(client: Redis, task_id: str) -> None:
-    client.hdel(keys.job_key(task_id), "model")
+    client.hdel(redis_keys.job_key(task_id), "model")
 
 
 def _no_text(client: Redis, task_id: str) -> None:
-    client.hset(keys.job_key(task_id), "file_stem", b"\xff\xfe")
+    client.hset(redis_keys.job_key(task_id), "file_stem", b"\xff\xfe")
 
 
 def _another_type(client: Redis, task_id: str) -> None:
-    client.set(keys.job_key(task_id), "no hash")
+    client.set(redis_keys.job_key(task_id), "no hash")
 
 
 DAMAGES = (
@@ -248,7 +248,7 @@ def test_a_damaged_record_is_told_and_counted_once_and_looked_at_once_a_minute(
     (line,) = [line for line in logs if line["log_level"] == "error"]
     assert (line["event"], line["task_id"], line["step"]) == ("job.skipped", bad, "send")
     assert line["reason"]
-    assert scene.client.hget(keys.COUNTERS, "skipped:send") == "1"
+    assert scene.client.hget(redis_keys.COUNTERS, "skipped:send") == "1"
     assert bad in scene.store.ids(Status.QUEUED)
 
 
@@ -257,7 +257,7 @@ def test_a_record_that_was_mended_goes_on_by_itself(scene: Scene) -> None:
     _no_json(scene.client, task_id)
     scene.passes()
     assert scene.messages() == []
-    scene.client.hset(keys.job_key(task_id), "options", "{}")
+    scene.client.hset(redis_keys.job_key(task_id), "options", "{}")
     scene.now += 61
     scene.passes(1)
     assert scene.messages() == [task_id]
@@ -268,19 +268,19 @@ def test_nothing_is_left_of_a_damaged_record_that_expired(scene: Scene, damage: 
     bad = scene.queued()
     damage(scene.client, bad)
     scene.passes()
-    scene.client.delete(keys.job_key(bad))
+    scene.client.delete(redis_keys.job_key(bad))
     scene.passes(1)
-    assert scene.store.ids(Status.QUEUED) == scene.client.zrange(keys.DUE, 0, -1) == []
+    assert scene.store.ids(Status.QUEUED) == scene.client.zrange(redis_keys.DUE_JOBS, 0, -1) == []
 
 
 def test_a_job_in_two_indices_is_not_recovered_for_ever(scene: Scene) -> None:
     done = scene.queued()
     scene.store.cancel(done)
-    scene.client.zadd(keys.index_key(Status.PROCESSING), {done: 1})
+    scene.client.zadd(redis_keys.index_key(Status.PROCESSING), {done: 1})
     scene.passes()
     assert scene.store.ids(Status.PROCESSING) == []
     assert scene.store.ids(Status.CANCELED) == [done]
-    assert not scene.client.hget(keys.COUNTERS, "recovered:lease_expired")
+    assert not scene.client.hget(redis_keys.COUNTERS, "recovered:lease_expired")
 
 
 # -- what counts --------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_a_step_that_a_damaged_count_refuses_changes_nothing(
     scene: Scene, step: Callable[[Scene, str], object], counted: str
 ) -> None:
     bad = scene.queued() if step is _claim else scene.running()
-    scene.client.hset(keys.job_key(bad), counted, "x")
+    scene.client.hset(redis_keys.job_key(bad), counted, "x")
     before = scene.content(bad)
     with pytest.raises(UnreadableRecordError, match="not an integer"):
         step(scene, bad)
@@ -314,17 +314,17 @@ def test_a_step_that_a_damaged_count_refuses_changes_nothing(
 
 def test_a_dispatch_that_a_damaged_count_refuses_changes_nothing(scene: Scene) -> None:
     bad = scene.due()
-    scene.client.hset(keys.job_key(bad), "redispatches", "x")
+    scene.client.hset(redis_keys.job_key(bad), "redispatches", "x")
     before = scene.content(bad)
-    assert scene.store.record_dispatches([Sending(bad, "another")]) == [None]
+    assert scene.store.record_dispatches([Dispatch(bad, "another")]) == [None]
     assert scene.content(bad) == before
 
 
 def test_the_loss_of_a_damaged_record_is_not_counted_in_every_pass(scene: Scene) -> None:
     bad = scene.orphan()
-    scene.client.hset(keys.job_key(bad), "losses", "x")
+    scene.client.hset(redis_keys.job_key(bad), "losses", "x")
     scene.passes(3)
-    assert scene.client.hget(keys.COUNTERS, "losses") is None
+    assert scene.client.hget(redis_keys.COUNTERS, "losses") is None
     assert scene.store.ids(Status.PROCESSING) == [bad]
 
 
@@ -332,30 +332,30 @@ def test_the_loss_of_a_damaged_record_is_not_counted_in_every_pass(scene: Scene)
 def test_a_job_whose_numbers_are_damaged_ends_whole(scene: Scene, value: str) -> None:
     bad, duplicate = scene.queued(), scene.queued(sent=False)
     damaged = dict.fromkeys(("created_at", "cache_seconds", "expires_at", "priority"), value)
-    scene.client.hset(keys.job_key(bad), mapping={**damaged, "cache_key": "k"})
-    scene.client.sadd(keys.followers_key(bad), duplicate)
+    scene.client.hset(redis_keys.job_key(bad), mapping={**damaged, "cache_key": "k"})
+    scene.client.sadd(redis_keys.duplicates_key(bad), duplicate)
     assert scene.store.claim(bad, token="t", worker="w") == "claimed"
     assert scene.store.finish(bad, token="t", status=Status.SUCCEEDED)
     assert scene.store.ids(Status.SUCCEEDED) == [bad]
-    assert scene.client.zrange(keys.SETTLING, 0, -1) == [bad]
-    scene.client.hset(keys.job_key(bad), "finished_at", value)
+    assert scene.client.zrange(redis_keys.COMPLETING, 0, -1) == [bad]
+    scene.client.hset(redis_keys.job_key(bad), "finished_at", value)
     assert scene.store.erase(bad)
-    assert not scene.client.exists(keys.job_key(bad))
+    assert not scene.client.exists(redis_keys.job_key(bad))
 
 
 def test_duplicates_get_a_new_primary_beside_one_whose_priority_is_damaged(scene: Scene) -> None:
     old, chosen, bad = (scene.queued(sent=False) for _ in range(3))
     for duplicate in (chosen, bad):
-        scene.client.hset(keys.job_key(duplicate), mapping={"primary": old, "cache_key": "k"})
-        scene.client.sadd(keys.followers_key(old), duplicate)
-    scene.client.zadd(keys.SETTLING, {old: 1})
-    scene.client.hset(keys.job_key(bad), "priority", "x")
+        scene.client.hset(redis_keys.job_key(duplicate), mapping={"primary": old, "cache_key": "k"})
+        scene.client.sadd(redis_keys.duplicates_key(old), duplicate)
+    scene.client.zadd(redis_keys.COMPLETING, {old: 1})
+    scene.client.hset(redis_keys.job_key(bad), "priority", "x")
     promoted = scripts.JOBS.run(
         scene.client, "promote_duplicate", id=chosen, primary=old, now=scene.now
     )
     assert promoted == chosen
-    assert scene.client.smembers(keys.followers_key(chosen)) == {bad}
-    assert scene.client.zrange(keys.SETTLING, 0, -1) == []
+    assert scene.client.smembers(redis_keys.duplicates_key(chosen)) == {bad}
+    assert scene.client.zrange(redis_keys.COMPLETING, 0, -1) == []
 
 
 # -- what ends a job -----------------------------------------------------------------------------
@@ -365,14 +365,14 @@ def test_duplicates_get_a_new_primary_beside_one_whose_priority_is_damaged(scene
 def test_a_damaged_job_is_ended_and_told_of_as_any_other(scene: Scene, damage: Damage) -> None:
     bad = scene.queued()
     for name, value in (("webhook_url", "http://h/"), ("webhook_events", "{no json")):
-        scene.client.hset(keys.job_key(bad), name, value)
+        scene.client.hset(redis_keys.job_key(bad), name, value)
     damage(scene.client, bad)
     with scene.client.pubsub() as heard:
-        heard.subscribe(keys.done_channel(bad))
+        heard.subscribe(redis_keys.done_channel(bad))
         assert heard.get_message(timeout=5) is not None
         assert scene.store.cancel(bad) == "canceled"
         assert heard.get_message(timeout=5) is not None
-    assert scene.client.zcard(keys.DELIVERIES_DUE) == 1
+    assert scene.client.zcard(redis_keys.DELIVERIES_DUE) == 1
 
 
 # -- messages ------------------------------------------------------------------------------------
@@ -422,9 +422,9 @@ def test_many_orphans_take_several_passes_and_none_outlasts_its_lock(scene: Scen
     jobs = [scene.queued(sent=False) for _ in range(several)]
     with scene.client.pipeline() as pipe:
         for task_id in jobs:
-            pipe.hset(keys.job_key(task_id), "status", "processing")
-            pipe.zadd(keys.index_key(Status.PROCESSING), {task_id: 1})
-            pipe.zrem(keys.index_key(Status.QUEUED), task_id)
+            pipe.hset(redis_keys.job_key(task_id), "status", "processing")
+            pipe.zadd(redis_keys.index_key(Status.PROCESSING), {task_id: 1})
+            pipe.zrem(redis_keys.index_key(Status.QUEUED), task_id)
         pipe.execute()
     passes = 0
     while scene.store.ids(Status.PROCESSING):

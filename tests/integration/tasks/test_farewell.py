@@ -4,7 +4,7 @@ import subprocess
 import sys
 from itertools import islice
 
-from tasks.connection import connect
+from tasks.redis_client import connect
 
 _WORKER = "gpu0@farewell"
 #: `Settings.load` is native code: an interpreter that ends while a thread is in it aborts. Here it

@@ -10,14 +10,13 @@ from celery import Celery
 from fake_consumer import FakeConsumer
 from redis import Redis
 
-from tasks import keys
+from tasks import redis_keys
 from tasks.app import create_celery
-from tasks.connection import connect
-from tasks.fleet import Fleet, Worker
+from tasks.redis_client import connect
 from tasks.runtime import Runtime
 from tasks.settings import Settings
-from tasks.worker.heartbeat import Heart
-from tasks.worker.silence import Silence
+from tasks.worker.monitor import LivenessTimeout, WorkerMonitor
+from tasks.worker_registry import Worker, WorkerRegistry
 
 WORKER = "gpu0@h"
 QUEUES = ["gpu.h.0", "model.m"]
@@ -78,19 +77,21 @@ def heart(
     consumer: FakeConsumer,
     clock: Clock,
     child: subprocess.Popen[bytes],
-) -> Heart:
+) -> WorkerMonitor:
     """Of a worker whose pool has one process."""
     worker = SimpleNamespace(hostname=WORKER, app=app, consumer=consumer)
-    silence = Silence(90, 6, clock=clock)
-    heart = Heart(_runtime(client), worker, silence, children=lambda: {child.pid})
+    silence = LivenessTimeout(90, 6, clock=clock)
+    heart = WorkerMonitor(_runtime(client), worker, silence, children=lambda: {child.pid})
     heart.hold()
     return heart
 
 
 @pytest.fixture
-def ready(heart: Heart, client: Redis, child: subprocess.Popen[bytes], clock: Clock) -> Heart:
+def ready(
+    heart: WorkerMonitor, client: Redis, child: subprocess.Popen[bytes], clock: Clock
+) -> WorkerMonitor:
     """Its process has answered, and it has been well for longer than an answer counts."""
-    Fleet(client).announce(WORKER, 90, model="m", pid=child.pid)
+    WorkerRegistry(client).announce(WORKER, 90, model="m", pid=child.pid)
     for _ in range(50):
         heart.beat()
         clock.now += 2
@@ -98,16 +99,16 @@ def ready(heart: Heart, client: Redis, child: subprocess.Popen[bytes], clock: Cl
 
 
 def _worker(client: Redis) -> Worker:
-    (worker,) = Fleet(client).workers()
+    (worker,) = WorkerRegistry(client).workers()
     return worker
 
 
 def test_a_worker_takes_nothing_before_its_model_answers(
-    heart: Heart, client: Redis, app: Celery, child: subprocess.Popen[bytes]
+    heart: WorkerMonitor, client: Redis, app: Celery, child: subprocess.Popen[bytes]
 ) -> None:
     heart.beat()
     assert dict(app.amqp.queues.consume_from) == {}
-    Fleet(client).announce(WORKER, 90, model="m", pid=child.pid)
+    WorkerRegistry(client).announce(WORKER, 90, model="m", pid=child.pid)
     heart.beat()
     assert sorted(app.amqp.queues.consume_from) == QUEUES
 
@@ -117,9 +118,11 @@ def test_a_worker_whose_child_died_takes_nothing_until_the_next_one_answers(
 ) -> None:
     children = {7}
     worker = SimpleNamespace(hostname=WORKER, app=app, consumer=consumer)
-    heart = Heart(_runtime(client), worker, Silence(90, 6, clock=clock), children=lambda: children)
+    heart = WorkerMonitor(
+        _runtime(client), worker, LivenessTimeout(90, 6, clock=clock), children=lambda: children
+    )
     heart.hold()
-    fleet = Fleet(client)
+    fleet = WorkerRegistry(client)
     fleet.announce(WORKER, 90, model="m", pid=7)
     heart.beat()
     assert sorted(app.amqp.queues.consume_from) == QUEUES
@@ -132,7 +135,7 @@ def test_a_worker_whose_child_died_takes_nothing_until_the_next_one_answers(
 
 
 def test_a_worker_whose_answers_are_not_heard_goes_on_taking(
-    ready: Heart, client: Redis, app: Celery
+    ready: WorkerMonitor, client: Redis, app: Celery
 ) -> None:
     client.flushdb()
     ready.beat()
@@ -140,10 +143,10 @@ def test_a_worker_whose_answers_are_not_heard_goes_on_taking(
 
 
 def test_a_drained_worker_is_told_until_it_heeds(
-    ready: Heart, client: Redis, app: Celery, consumer: FakeConsumer
+    ready: WorkerMonitor, client: Redis, app: Celery, consumer: FakeConsumer
 ) -> None:
     consumer.told.clear()
-    Fleet(client).drain(WORKER, "new fan")
+    WorkerRegistry(client).drain(WORKER, "new fan")
     consumer.deaf = True
     ready.beat()
     assert sorted(app.amqp.queues.consume_from) == QUEUES
@@ -155,11 +158,11 @@ def test_a_drained_worker_is_told_until_it_heeds(
 
 
 def test_an_undrained_worker_is_told_until_it_heeds(
-    ready: Heart, client: Redis, app: Celery, consumer: FakeConsumer
+    ready: WorkerMonitor, client: Redis, app: Celery, consumer: FakeConsumer
 ) -> None:
-    Fleet(client).drain(WORKER, "new fan")
+    WorkerRegistry(client).drain(WORKER, "new fan")
     ready.beat()
-    Fleet(client).undrain(WORKER)
+    WorkerRegistry(client).undrain(WORKER)
     consumer.told.clear()
     consumer.deaf = True
     ready.beat()
@@ -169,7 +172,7 @@ def test_an_undrained_worker_is_told_until_it_heeds(
     assert consumer.told == ["+gpu.h.0", "+model.m"]
 
 
-def test_its_own_queue_is_looked_into_first(ready: Heart, consumer: FakeConsumer) -> None:
+def test_its_own_queue_is_looked_into_first(ready: WorkerMonitor, consumer: FakeConsumer) -> None:
     ready.beat()
     assert consumer.told == ["+gpu.h.0", "+model.m"]
     assert consumer.calls == 1, "several might be made in any order"
@@ -179,25 +182,27 @@ def test_a_worker_that_has_no_consumer_yet_beats_all_the_same(
     client: Redis, app: Celery, clock: Clock
 ) -> None:
     worker = SimpleNamespace(hostname=WORKER, app=app, consumer=None)
-    Fleet(client).drain(WORKER, "new fan")
-    Heart(_runtime(client), worker, Silence(90, 6, clock=clock), children=set).beat()
+    WorkerRegistry(client).drain(WORKER, "new fan")
+    WorkerMonitor(
+        _runtime(client), worker, LivenessTimeout(90, 6, clock=clock), children=set
+    ).beat()
     assert _worker(client).alive
 
 
 def test_a_child_whose_answer_lapsed_is_killed_and_not_sent_to(
-    ready: Heart, client: Redis, child: subprocess.Popen[bytes]
+    ready: WorkerMonitor, client: Redis, child: subprocess.Popen[bytes]
 ) -> None:
     assert child.poll() is None
-    client.delete(keys.ready_key(WORKER))
+    client.delete(redis_keys.ready_key(WORKER))
     ready.beat()
     assert child.wait(10) != 0
     assert not _worker(client).ready
 
 
 def test_a_child_whose_answer_lapsed_in_an_outage_is_given_time(
-    ready: Heart, client: Redis, child: subprocess.Popen[bytes], clock: Clock
+    ready: WorkerMonitor, client: Redis, child: subprocess.Popen[bytes], clock: Clock
 ) -> None:
-    client.delete(keys.ready_key(WORKER))
+    client.delete(redis_keys.ready_key(WORKER))
     clock.now += 300
     for _ in range(44):
         clock.now += 2
@@ -209,11 +214,11 @@ def test_a_child_whose_answer_lapsed_in_an_outage_is_given_time(
 
 
 def test_a_child_of_the_number_of_a_former_one_is_left_to_load(
-    heart: Heart, client: Redis, child: subprocess.Popen[bytes], clock: Clock
+    heart: WorkerMonitor, client: Redis, child: subprocess.Popen[bytes], clock: Clock
 ) -> None:
     """In a container the numbers begin anew with each start."""
-    Fleet(client).announce(WORKER, 90, model="m", pid=child.pid)
-    client.delete(keys.ready_key(WORKER))
+    WorkerRegistry(client).announce(WORKER, 90, model="m", pid=child.pid)
+    client.delete(redis_keys.ready_key(WORKER))
     for _ in range(40):
         clock.now += 2
         heart.beat()
@@ -221,7 +226,7 @@ def test_a_child_of_the_number_of_a_former_one_is_left_to_load(
 
 
 def test_a_child_that_has_not_answered_yet_is_left_to_load(
-    heart: Heart, child: subprocess.Popen[bytes], clock: Clock
+    heart: WorkerMonitor, child: subprocess.Popen[bytes], clock: Clock
 ) -> None:
     for _ in range(100):
         clock.now += 2
@@ -229,15 +234,17 @@ def test_a_child_that_has_not_answered_yet_is_left_to_load(
     assert child.poll() is None
 
 
-def test_the_word_of_a_child_that_is_gone_is_taken_back(heart: Heart, client: Redis) -> None:
-    Fleet(client).announce(WORKER, 90, model="m", pid=os.getpid())
+def test_the_word_of_a_child_that_is_gone_is_taken_back(
+    heart: WorkerMonitor, client: Redis
+) -> None:
+    WorkerRegistry(client).announce(WORKER, 90, model="m", pid=os.getpid())
     heart.beat()
     gone = _worker(client)
     assert (gone.alive, gone.ready) == (True, False)
 
 
 def test_the_word_of_the_next_child_is_not_taken_back(client: Redis) -> None:
-    fleet = Fleet(client)
+    fleet = WorkerRegistry(client)
     fleet.beat(WORKER)
     fleet.announce(WORKER, 90, model="m", pid=2)
     fleet.withdraw(WORKER, pid=1)

@@ -7,16 +7,17 @@ import pytest
 from prometheus_client import CollectorRegistry
 from redis import Redis
 
-from tasks import keys, metrics
-from tasks.connection import connect
-from tasks.errors import StoreUnavailableError
-from tasks.fleet import MAX_FAULTS, Fleet
-from tasks.jobs import Job, JobError, Priority, Status
-from tasks.queue_metrics import QueueMetrics
-from tasks.store import MAX_CRASHES, JobStore
-from tasks.webhooks.delivery import Attempt, State
-from tasks.webhooks.schedule import Verdict
+from tasks import redis_keys
+from tasks.errors import ObjectStoreUnavailableError
+from tasks.jobs.model import Job, JobError, Priority, Status
+from tasks.jobs.store import MAX_CRASHES, JobStore
+from tasks.metrics import definitions
+from tasks.queue_metrics import QueueCollector
+from tasks.redis_client import connect
+from tasks.webhooks.delivery import Attempt, DeliveryState
+from tasks.webhooks.retry import RetryDecision
 from tasks.webhooks.store import DeliveryStore
+from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
 
 WORKER = "gpu0@h"
 #: What a new connection begins with, and one that was idle for a while.
@@ -38,15 +39,15 @@ def store(client: Redis) -> JobStore:
 def _registry(client: Redis, *, store_answers: bool = True) -> CollectorRegistry:
     def ping() -> None:
         if not store_answers:
-            raise StoreUnavailableError("gone")
+            raise ObjectStoreUnavailableError("gone")
 
     registry = CollectorRegistry()
-    registry.register(QueueMetrics(client, Fleet(client), ping, clock=lambda: 1010.0))
+    registry.register(QueueCollector(client, WorkerRegistry(client), ping, clock=lambda: 1010.0))
     return registry
 
 
 def _queued(store: JobStore, *, priority: Priority = Priority.NORMAL) -> str:
-    task_id = keys.new_task_id()
+    task_id = redis_keys.new_task_id()
     options = {"output_format": "webp"}
     job = Job(task_id, "m", "model.m", "originals/x", 996.5, 4e9, options=options)
     store.create(job.evolve(priority=priority))
@@ -97,7 +98,7 @@ def test_crashes_losses_dead_letters_and_duplicates(client: Redis, store: JobSto
 
 def test_webhooks_are_counted_by_what_came_of_them(client: Redis, store: JobStore) -> None:
     for number in range(3):
-        task_id = keys.new_task_id()
+        task_id = redis_keys.new_task_id()
         url = "http://127.0.0.1:9/"
         store.create(Job(task_id, "m", "model.m", "o/x", 996.5, 4e9, webhook_url=url))
         store.cancel(task_id)
@@ -105,12 +106,12 @@ def test_webhooks_are_counted_by_what_came_of_them(client: Redis, store: JobStor
     rows = DeliveryStore(client)
     first, second, _ = rows.waiting(10)
     for row, outcome, state in (
-        (first, "delivered", State.DELIVERED),
-        (second, "url_timeout", State.PENDING),
+        (first, "delivered", DeliveryState.DELIVERED),
+        (second, "url_timeout", DeliveryState.PENDING),
     ):
         claim = rows.claim(row.id, 1000.0, seconds=30)
         attempt = Attempt(1000.0, outcome, None, 1, "")
-        rows.record_attempt(row, str(claim), attempt, Verdict(state, 1030.0))
+        rows.record_attempt(row, str(claim), attempt, RetryDecision(state, 1030.0))
     registry = _registry(client)
     for outcome in ("delivered", "url_timeout"):
         assert _value(registry, "rmbg_webhook_attempts_total", outcome=outcome) == 1
@@ -134,7 +135,7 @@ def test_what_waits_is_shown_by_queue_and_priority(client: Redis, store: JobStor
 
 def test_workers_are_up_down_or_drained(client: Redis) -> None:
     now = 1009.0
-    fleet = Fleet(client, clock=lambda: now)
+    fleet = WorkerRegistry(client, clock=lambda: now)
     fleet.beat(WORKER, queue="gpu.h.0", model="m")
     fleet.announce(WORKER, 60, model="m", pid=1)
     for number in range(MAX_FAULTS):
@@ -142,8 +143,8 @@ def test_workers_are_up_down_or_drained(client: Redis) -> None:
     now = 900.0
     fleet.beat("gpu1@h", queue="gpu.h.1", model="m")
     reader = CollectorRegistry()
-    late = Fleet(client, clock=lambda: 1010.0)
-    reader.register(QueueMetrics(client, late, lambda: None))
+    late = WorkerRegistry(client, clock=lambda: 1010.0)
+    reader.register(QueueCollector(client, late, lambda: None))
     assert _value(reader, "rmbg_worker_up", worker=WORKER, gpu="0", model="m") == 1
     assert _value(reader, "rmbg_worker_up", worker="gpu1@h", gpu="1", model="m") == 0
     assert _value(reader, "rmbg_worker_drained", worker=WORKER, by="service") == 1
@@ -158,10 +159,10 @@ def test_without_redis_or_store_the_scrape_says_so() -> None:
 
 
 def test_the_queues_of_workers_are_shown_while_they_are_empty(client: Redis) -> None:
-    fleet = Fleet(client, clock=lambda: 1009.0)
+    fleet = WorkerRegistry(client, clock=lambda: 1009.0)
     fleet.beat(WORKER, queue="gpu.h.0", model="m")
     registry = CollectorRegistry()
-    registry.register(QueueMetrics(client, fleet, lambda: None))
+    registry.register(QueueCollector(client, fleet, lambda: None))
     for queue in ("gpu.h.0", "model.m"):
         for priority in ("high", "normal", "low"):
             assert _value(registry, "rmbg_queue_depth", queue=queue, priority=priority) == 0
@@ -191,8 +192,8 @@ def test_a_scrape_costs_the_same_however_many_jobs_wait(client: Redis, store: Jo
     few = _scrape_commands(client)
     with client.pipeline(transaction=False) as pipe:
         for number in range(10_000):
-            pipe.zadd(keys.index_key(Status.QUEUED), {f"rm-{number}": number})
-            pipe.zadd(keys.sent_key("model.m|3"), {f"rm-{number}": number})
+            pipe.zadd(redis_keys.index_key(Status.QUEUED), {f"rm-{number}": number})
+            pipe.zadd(redis_keys.dispatched_key("model.m|3"), {f"rm-{number}": number})
         pipe.execute()
     assert _scrape_commands(client) == few
     assert 0 < len(few) < 30
@@ -201,5 +202,7 @@ def test_a_scrape_costs_the_same_however_many_jobs_wait(client: Redis, store: Jo
 def test_every_metric_of_redis_is_collected(client: Redis, store: JobStore) -> None:
     _queued(store)
     shown = {family.name for family in _registry(client).collect()}
-    expected = {each.name for each in metrics.METRICS if each.home is metrics.Home.REDIS}
+    expected = {
+        each.name for each in definitions.METRICS if each.home is definitions.MetricSource.REDIS
+    }
     assert {name.removesuffix("_total") for name in expected} == shown

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from tasks.connection import connect
-from tasks.rates import Rate, RateLimiter
+from tasks.accounts.rate_limit import Rate, RateLimiter
+from tasks.redis_client import connect
 
 
 @pytest.fixture

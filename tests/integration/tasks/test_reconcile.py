@@ -9,18 +9,17 @@ from dataclasses import dataclass
 import pytest
 from redis import Redis
 
-from tasks import keys
+from tasks import redis_keys
 from tasks.app import create_celery
-from tasks.connection import connect
-from tasks.dispatch import Dispatcher
-from tasks.fleet import Fleet
-from tasks.jobs import Job, Priority, Status
-from tasks.routing import Router
+from tasks.housekeeping.missing_messages import dispatch_seq_of, list_key
+from tasks.housekeeping.reconcile import MAX_AGED, Reconciler
+from tasks.jobs.model import Job, Priority, Status
+from tasks.jobs.routing import JobDispatcher, Router
+from tasks.jobs.store import Claim, JobStore
+from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.store import Claim, JobStore
-from tasks.worker.ageing import MAX_LIFTED
-from tasks.worker.lost import list_key, sending_of
-from tasks.worker.reconcile import Reconciler
+from tasks.storage import object_keys
+from tasks.worker_registry import WorkerRegistry
 
 MODEL, SHARED = "m", "model.m"
 AGEING = 60.0
@@ -60,18 +59,20 @@ def store(client: Redis, clock: Clock) -> JobStore:
 
 
 @pytest.fixture
-def dispatcher(url: str, store: JobStore, server_settings: dict[str, object]) -> Dispatcher:
-    return Dispatcher(create_celery(Settings.load(**{**server_settings, "redis_url": url})), store)
+def dispatcher(url: str, store: JobStore, server_settings: dict[str, object]) -> JobDispatcher:
+    return JobDispatcher(
+        create_celery(Settings.load(**{**server_settings, "redis_url": url})), store
+    )
 
 
 @pytest.fixture
-def make(client: Redis, store: JobStore, dispatcher: Dispatcher, clock: Clock) -> Make:
+def make(client: Redis, store: JobStore, dispatcher: JobDispatcher, clock: Clock) -> Make:
     return lambda: Reconciler(
         client,
         store,
         dispatcher,
-        Fleet(client, clock=clock),
-        Router(client, Fleet(client, clock=clock)),
+        WorkerRegistry(client, clock=clock),
+        Router(client, WorkerRegistry(client, clock=clock)),
         ageing_seconds=AGEING,
         clock=clock,
     )
@@ -83,12 +84,12 @@ def reconciler(make: Make) -> Reconciler:
 
 
 @pytest.fixture
-def submit(store: JobStore, dispatcher: Dispatcher, clock: Clock) -> Submit:
+def submit(store: JobStore, dispatcher: JobDispatcher, clock: Clock) -> Submit:
     def submit(
         priority: Priority = Priority.NORMAL, *, queue: str = SHARED, sent: bool = True
     ) -> str:
-        task_id = keys.new_task_id()
-        original = keys.original_key(task_id)
+        task_id = redis_keys.new_task_id()
+        original = object_keys.original_key(task_id)
         job = Job(task_id, MODEL, queue, original, clock.now, clock.now + 1e9, priority=priority)
         made = store.create(job)
         if sent:
@@ -114,19 +115,19 @@ def _consistent(client: Redis, store: JobStore) -> None:
     """Each queued job is on the one list that its record names, or due; others are on none."""
     named: dict[str, list[str]] = {}
     for name in store.lists():
-        for task_id in client.zrange(keys.sent_key(name), 0, -1):
+        for task_id in client.zrange(redis_keys.dispatched_key(name), 0, -1):
             named.setdefault(task_id, []).append(name)
-        lifted = client.smembers(keys.lifted_key(name))
-        assert lifted <= set(client.zrange(keys.sent_key(name), 0, -1))
-    due = set(client.zrange(keys.DUE, 0, -1))
+        lifted = client.smembers(redis_keys.aged_key(name))
+        assert lifted <= set(client.zrange(redis_keys.dispatched_key(name), 0, -1))
+    due = set(client.zrange(redis_keys.DUE_JOBS, 0, -1))
     queued = set(store.ids(Status.QUEUED))
     assert set(named) | due == queued
     assert not set(named) & due
     for task_id, lists in named.items():
         job = _job(store, task_id)
         assert lists == [f"{job.queue}|{int(job.effective_priority)}"]
-        assert client.zscore(keys.sent_key(lists[0]), task_id) == job.dispatch_seq
-        lifted = client.sismember(keys.lifted_key(lists[0]), task_id)
+        assert client.zscore(redis_keys.dispatched_key(lists[0]), task_id) == job.dispatch_seq
+        lifted = client.sismember(redis_keys.aged_key(lists[0]), task_id)
         assert bool(lifted) is (job.effective_priority is not job.priority)
 
 
@@ -172,7 +173,7 @@ def test_what_waits_for_a_gpu_that_is_gone_moves_to_the_shared_queue(
 def test_many_due_jobs_are_not_all_bound_to_one_gpu(
     reconciler: Reconciler, store: JobStore, client: Redis, submit: Submit, clock: Clock
 ) -> None:
-    fleet = Fleet(client, clock=clock)
+    fleet = WorkerRegistry(client, clock=clock)
     fleet.beat("gpu0@h", queue="gpu.h.0", model=MODEL)
     fleet.announce("gpu0@h", 90)
     for task_id in [submit() for _ in range(50)]:
@@ -191,13 +192,13 @@ def test_a_step_that_stumbles_keeps_no_other_from_being_made(
     submit()
     client.rpush(list_key(f"{SHARED}|{int(Priority.NORMAL)}"), "no message of ours")
     late = submit(Priority.LOW, sent=False)
-    client.zadd(keys.DUE, {late: 0})
+    client.zadd(redis_keys.DUE_JOBS, {late: 0})
     assert reconciler.run_once()
     assert _messages(client, Priority.LOW) == [late]
 
 
 def test_one_pass_at_a_time(reconciler: Reconciler, client: Redis) -> None:
-    other = client.lock(f"{keys.PREFIX}reconciler", timeout=5, thread_local=False)
+    other = client.lock(f"{redis_keys.PREFIX}reconciler", timeout=5, thread_local=False)
     assert other.acquire(blocking=False)
     assert not reconciler.run_once()
     other.release()
@@ -235,11 +236,11 @@ def test_a_batch_is_lifted_a_few_at_a_time_oldest_first(
     clock.now += AGEING
     for _ in range(5):
         reconciler.run_once()
-    assert _messages(client, Priority.NORMAL) == batch[:MAX_LIFTED]
-    for task_id in batch[:MAX_LIFTED]:
+    assert _messages(client, Priority.NORMAL) == batch[:MAX_AGED]
+    for task_id in batch[:MAX_AGED]:
         store.claim(task_id, token=f"t-{task_id}", worker="w")
     reconciler.run_once()
-    assert _messages(client, Priority.NORMAL)[MAX_LIFTED:] == batch[MAX_LIFTED : 2 * MAX_LIFTED]
+    assert _messages(client, Priority.NORMAL)[MAX_AGED:] == batch[MAX_AGED : 2 * MAX_AGED]
     _consistent(client, store)
 
 
@@ -303,7 +304,7 @@ class Chance:
         return self.random.choice(self.jobs)
 
     def _claim(self) -> None:
-        task_id, token = self._job(), keys.lease_token("w", self.random.randrange(4))
+        task_id, token = self._job(), redis_keys.lease_token("w", self.random.randrange(4))
         if self._store.claim(task_id, token=token, worker="w") is Claim.CLAIMED:
             self._held.append((task_id, token))
 
@@ -319,7 +320,7 @@ class Chance:
 
     def _lose(self) -> None:
         for task_id, _ in self._held[:1]:
-            self._client.delete(keys.lease_key(task_id))
+            self._client.delete(redis_keys.lease_key(task_id))
         del self._held[:1]
 
     def _wait(self) -> None:
@@ -356,7 +357,8 @@ def _traces(client: Redis) -> list[str]:
     return [
         key
         for key in client.scan_iter("rmbg:*")
-        if client.type(key) in {"zset", "set"} and key not in {keys.LISTS, keys.owner_tasks_key("")}
+        if client.type(key) in {"zset", "set"}
+        and key not in {redis_keys.QUEUE_LISTS, redis_keys.owner_tasks_key("")}
     ]
 
 
@@ -377,8 +379,8 @@ def test_nothing_is_left_of_records_that_expired(
     assert aged in store.ids(Status.QUEUED)
     for task_id in jobs:
         # Redis's own clock is not ours to move.
-        client.expireat(keys.job_key(task_id), 1)
-    client.delete(keys.lease_key(running))
+        client.expireat(redis_keys.job_key(task_id), 1)
+    client.delete(redis_keys.lease_key(running))
     for _ in range(2):
         reconciler.run_once()
     assert _traces(client) == []
@@ -390,13 +392,13 @@ def test_pruning_gets_round_a_large_set_in_parts(
 ) -> None:
     kept = submit()
     gone = {f"rm-gone-{number}": float(number) for number in range(1500)}
-    client.zadd(keys.index_key(Status.SUCCEEDED), gone)
+    client.zadd(redis_keys.index_key(Status.SUCCEEDED), gone)
     pruner = make()._pruner
     parts = []
-    while client.zcard(keys.index_key(Status.SUCCEEDED)):
+    while client.zcard(redis_keys.index_key(Status.SUCCEEDED)):
         parts.append(pruner.run_once())
         assert len(parts) < 40
     assert max(parts) < 1000
     assert store.ids(Status.QUEUED) == [kept]
-    assert client.zcard(keys.sent_key(f"{SHARED}|3")) == 1
-    assert sending_of(json.loads(client.lindex(list_key(f"{SHARED}|3"), 0))) == 1
+    assert client.zcard(redis_keys.dispatched_key(f"{SHARED}|3")) == 1
+    assert dispatch_seq_of(json.loads(client.lindex(list_key(f"{SHARED}|3"), 0))) == 1

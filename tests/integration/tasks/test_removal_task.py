@@ -13,16 +13,18 @@ from inference.errors import GpuFaultError, GpuOutOfMemoryError
 from inference.models.base import Alpha, Rgb
 from inference.options import Options
 from inference.stages import StageHook, no_stages
-from tasks import keys, names
+from tasks import redis_keys
 from tasks.app import create_celery
-from tasks.connection import connect
-from tasks.fleet import MAX_FAULTS, Fleet, Worker
-from tasks.jobs import Job, Status
+from tasks.jobs import routing
+from tasks.jobs.model import Job, Status
+from tasks.jobs.store import JobStore
+from tasks.redis_client import connect
 from tasks.runtime import Runtime
 from tasks.settings import Settings
-from tasks.storage import MinioStore
-from tasks.store import JobStore
+from tasks.storage import object_keys
+from tasks.storage.object_store import MinioStore
 from tasks.worker.removal import RemovalTask
+from tasks.worker_registry import MAX_FAULTS, Worker, WorkerRegistry
 
 WORKER = "gpu0@h"
 
@@ -73,10 +75,10 @@ def model() -> Model:
 @pytest.fixture
 def task(app: Celery, settings: Settings, model: Model, client: Redis) -> Iterator[RemovalTask]:
     """Loaded; `client` is there to have emptied the database."""
-    task = app.tasks[names.REMOVE_TASK]
+    task = app.tasks[routing.REMOVE_TASK]
     task.loader = lambda _settings: model
     task.load(Runtime.from_settings(settings, celery_app=app), WORKER)
-    Fleet(client).beat(WORKER, queue="gpu.h.0")
+    WorkerRegistry(client).beat(WORKER, queue="gpu.h.0")
     yield task
     task.readiness.withdraw()
 
@@ -84,8 +86,8 @@ def task(app: Celery, settings: Settings, model: Model, client: Redis) -> Iterat
 @pytest.fixture
 def submit(client: Redis, objects: MinioStore) -> Callable[[bytes], str]:
     def submit(data: bytes) -> str:
-        task_id = keys.new_task_id()
-        original = keys.original_key(task_id)
+        task_id = redis_keys.new_task_id()
+        original = object_keys.original_key(task_id)
         objects.put(original, io.BytesIO(data), len(data), "image/png")
         options = Options().to_dict()
         JobStore(client).create(Job(task_id, "m", "model.m", original, 1.7e9, 4e9, options=options))
@@ -102,7 +104,7 @@ def png() -> bytes:
 
 
 def _worker(client: Redis) -> Worker:
-    (worker,) = Fleet(client).workers()
+    (worker,) = WorkerRegistry(client).workers()
     return worker
 
 
@@ -144,18 +146,18 @@ def test_a_job_that_is_done_forgives_the_faults_before_it(
 def test_only_a_result_shows_that_the_model_answers(
     task: RemovalTask, client: Redis, model: Model, png: bytes, submit: Callable[[bytes], str]
 ) -> None:
-    Fleet(client).withdraw(WORKER)
+    WorkerRegistry(client).withdraw(WORKER)
     task(submit(b"no picture"))
     model.full = True
     task(submit(png))
     failed = _worker(client)
     assert not failed.ready
     # What did not come to its end says nothing of how long a job takes.
-    assert not client.hexists(keys.worker_key(WORKER), "seconds")
+    assert not client.hexists(redis_keys.worker_key(WORKER), "seconds")
     model.full = False
     task(submit(png))
     assert _worker(client).ready
-    assert client.hexists(keys.worker_key(WORKER), "seconds")
+    assert client.hexists(redis_keys.worker_key(WORKER), "seconds")
 
 
 def test_a_probe_that_fails_announces_nothing(
@@ -163,7 +165,7 @@ def test_a_probe_that_fails_announces_nothing(
 ) -> None:
     assert task.readiness is not None
     model.full = True
-    Fleet(client).withdraw(WORKER)
+    WorkerRegistry(client).withdraw(WORKER)
     task.readiness.probe()
     assert not _worker(client).ready
     model.full = False
@@ -190,7 +192,7 @@ def test_a_probe_that_finds_a_broken_gpu_context_ends_the_process(
     assert task.readiness is not None
     task.readiness.probe()
     assert left == [True]
-    assert client.scard(keys.faults_key(WORKER)) == 1
+    assert client.scard(redis_keys.gpu_faults_key(WORKER)) == 1
 
 
 def test_it_ends_after_the_job_that_is_at_its_store(task: RemovalTask, left: list[bool]) -> None:

@@ -5,19 +5,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks import keys
+from tasks import redis_keys
 from tasks.app import create_celery
-from tasks.connection import connect
-from tasks.dispatch import Dispatcher
-from tasks.fleet import Fleet
-from tasks.jobs import Job, Priority, Status
-from tasks.manifest import write_manifest
-from tasks.restore import Restorer
-from tasks.routing import Router
+from tasks.housekeeping.missing_messages import list_key
+from tasks.jobs.artifacts import write_manifest
+from tasks.jobs.model import Job, Priority, Status
+from tasks.jobs.restore import Restorer
+from tasks.jobs.routing import JobDispatcher, Router
+from tasks.jobs.store import JobStore
+from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage import MinioStore
-from tasks.store import JobStore
-from tasks.worker.lost import list_key
+from tasks.storage import object_keys
+from tasks.storage.object_store import MinioStore
+from tasks.worker_registry import WorkerRegistry
 
 NOW = 1.7e9
 
@@ -45,8 +45,8 @@ def restorer(settings: Settings, bucket: MinioStore) -> Iterator[Restorer]:
         yield Restorer(
             store=store,
             objects=bucket,
-            dispatcher=Dispatcher(app, store),
-            router=Router(client, Fleet(client)),
+            dispatcher=JobDispatcher(app, store),
+            router=Router(client, WorkerRegistry(client)),
             clock=lambda: NOW,
         )
 
@@ -58,12 +58,12 @@ def _submitted(
     expires_at: float = 4e9,
     deadline: float | None = None,
 ) -> Job:
-    task_id = keys.new_task_id()
+    task_id = redis_keys.new_task_id()
     job = Job(
         task_id,
         "u2netp",
         "gpu.gone.0",
-        keys.original_key(task_id),
+        object_keys.original_key(task_id),
         created_at,
         expires_at,
         options={"quality": 80},

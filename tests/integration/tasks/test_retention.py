@@ -9,23 +9,25 @@ from minio.commonconfig import ENABLED, Filter
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 from redis import Redis
 
-from tasks import keys
-from tasks.batches.store import BatchStore
-from tasks.connection import connect
-from tasks.erasure import Eraser
-from tasks.errors import StoreUnavailableError
-from tasks.jobs import Job, Status
-from tasks.lifecycle import net_days, spread_net
-from tasks.manifest import write_manifest
-from tasks.owned import OwnedTasks
-from tasks.retention.expiry import Expiry
-from tasks.retention.orphans import GRACE_SECONDS, Orphans
-from tasks.retention.sweeper import Sweeper
+from tasks import redis_keys
+from tasks.errors import ObjectStoreUnavailableError
+from tasks.housekeeping.retention import (
+    ORPHAN_GRACE_SECONDS,
+    ExpirySweep,
+    OrphanSweep,
+    RetentionSweeper,
+)
+from tasks.jobs.artifacts import Eraser, write_manifest
+from tasks.jobs.batches import BatchStore
+from tasks.jobs.model import Job, Status
+from tasks.jobs.store import RECORD_GRACE_SECONDS, JobStore
+from tasks.jobs.task_listing import TaskList
+from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage import MinioStore, s3_client
-from tasks.store import RECORD_GRACE_SECONDS, JobStore
-from tasks.uploads.record import PART_BYTES
-from tasks.uploads.service import Uploads
+from tasks.storage import object_keys
+from tasks.storage.object_store import MinioStore, apply_lifecycle_rules, lifecycle_days, s3_client
+from tasks.uploads.service import UploadService
+from tasks.uploads.store import PART_BYTES
 
 HOUR = 3600.0
 
@@ -45,8 +47,8 @@ class World:
     client: Redis
     store: JobStore
     objects: MinioStore
-    uploads: Uploads
-    sweeper: Sweeper
+    uploads: UploadService
+    sweeper: RetentionSweeper
 
     def bucket(self) -> set[str]:
         return set(self.objects.list(""))
@@ -77,11 +79,11 @@ def world(server_settings: dict[str, object]) -> World:
     for key in objects.list(""):
         objects.delete(key)
     store = JobStore(client, clock=clock)
-    uploads = replace(Uploads.from_settings(settings, client, objects), clock=clock)
-    sweeper = Sweeper(
+    uploads = replace(UploadService.from_settings(settings, client, objects), clock=clock)
+    sweeper = RetentionSweeper(
         client,
-        Expiry(client, store, Eraser(store, objects), uploads, BatchStore(client), clock),
-        Orphans(store, uploads.store, objects, uploads.large, clock),
+        ExpirySweep(client, store, Eraser(store, objects), uploads, BatchStore(client), clock),
+        OrphanSweep(store, uploads.store, objects, uploads.large, clock),
     )
     return World(settings, clock, client, store, objects, uploads, sweeper)
 
@@ -98,26 +100,26 @@ def _put(world: World, key: str, **metadata: str) -> None:
 
 def _job(world: World, *, hours: float, end: Status | None = Status.SUCCEEDED) -> Job:
     """A task with all that belongs to one, which expires so many hours from now."""
-    task_id = keys.new_task_id()
+    task_id = redis_keys.new_task_id()
     job = Job(
         task_id=task_id,
         model="u2netp",
         queue="model.u2netp",
-        original_key=keys.original_key(task_id),
-        background_key=keys.background_key(task_id),
+        original_key=object_keys.original_key(task_id),
+        background_key=object_keys.background_key(task_id),
         created_at=world.clock(),
         expires_at=world.clock() + hours * HOUR,
         owner="shop",
     )
-    _put(world, keys.background_key(task_id))
+    _put(world, object_keys.background_key(task_id))
     world.objects.put(
         job.original_key, io.BytesIO(b"bytes"), 5, "image/png", metadata=write_manifest(job)
     )
     world.store.create(job)
     if end is not None:
-        token = keys.lease_token("gpu0@host", 1)
+        token = redis_keys.lease_token("gpu0@host", 1)
         world.store.claim(task_id, token=token, worker="gpu0@host")
-        key = keys.result_key(task_id, token, "png")
+        key = object_keys.result_key(task_id, token, "png")
         _put(world, key)
         world.store.finish(task_id, token=token, status=end, result_key=key)
     return job
@@ -166,12 +168,12 @@ def test_an_expired_task_goes_in_two_steps_and_nothing_else_does(world: World) -
 
 def test_what_a_running_job_still_writes_after_its_expiry_is_swept(world: World) -> None:
     job = _job(world, hours=24, end=None)
-    token = keys.lease_token("gpu0@host", 1)
+    token = redis_keys.lease_token("gpu0@host", 1)
     world.store.claim(job.task_id, token=token, worker="gpu0@host")
     world.clock.now += 24 * HOUR
     world.sweeper.run_once()
     # It had the picture in memory; it stores its result, and dies before it could be told off.
-    _put(world, keys.result_key(job.task_id, token, "png"))
+    _put(world, object_keys.result_key(job.task_id, token, "png"))
     assert not world.store.finish(job.task_id, token=token, status=Status.SUCCEEDED)
     world.client.delete("rmbg:retention:bucket")
     world.sweeper.run_once()
@@ -180,10 +182,10 @@ def test_what_a_running_job_still_writes_after_its_expiry_is_swept(world: World)
 
 def test_what_a_running_job_still_writes_after_an_erasure_is_swept_at_once(world: World) -> None:
     job = _job(world, hours=24, end=None)
-    token = keys.lease_token("gpu0@host", 1)
+    token = redis_keys.lease_token("gpu0@host", 1)
     world.store.claim(job.task_id, token=token, worker="gpu0@host")
     Eraser(world.store, world.objects).erase(job)
-    _put(world, keys.result_key(job.task_id, token, "png"))
+    _put(world, object_keys.result_key(job.task_id, token, "png"))
     world.sweeper.run_once()
     assert world.bucket() == set()
 
@@ -192,9 +194,9 @@ def test_results_of_earlier_runs_go_and_the_one_that_counts_stays(world: World) 
     job = _job(world, hours=24)
     done = world.store.get(job.task_id)
     assert done is not None
-    left = keys.result_key(job.task_id, keys.lease_token("gpu1@host", 1), "png")
+    left = object_keys.result_key(job.task_id, redis_keys.lease_token("gpu1@host", 1), "png")
     _put(world, left)
-    world.clock.now += GRACE_SECONDS + 60
+    world.clock.now += ORPHAN_GRACE_SECONDS + 60
     assert world.sweeper.orphans.sweep() == [left]
     assert done.result_key in world.bucket()
 
@@ -218,26 +220,26 @@ def test_after_a_loss_of_redis_all_that_can_be_restored_stays_until_its_expiry(
 
 
 def test_an_original_that_is_stored_before_its_record_is_left_alone(world: World) -> None:
-    key = keys.original_key(keys.new_task_id())
+    key = object_keys.original_key(redis_keys.new_task_id())
     _put(world, key)
     assert world.sweeper.orphans.sweep() == []
-    world.clock.now += GRACE_SECONDS + 60
+    world.clock.now += ORPHAN_GRACE_SECONDS + 60
     assert world.sweeper.orphans.sweep() == [key]
 
 
 def test_what_a_refused_submission_left_stays_until_its_expiry(world: World) -> None:
     """It was told 503, since nobody knew whether its record was written; it was not."""
-    task_id = keys.new_task_id()
+    task_id = redis_keys.new_task_id()
     job = Job(
         task_id=task_id,
         model="u2netp",
         queue="model.u2netp",
-        original_key=keys.original_key(task_id),
-        background_key=keys.background_key(task_id),
+        original_key=object_keys.original_key(task_id),
+        background_key=object_keys.background_key(task_id),
         created_at=world.clock(),
         expires_at=world.clock() + 24 * HOUR,
     )
-    _put(world, keys.background_key(task_id))
+    _put(world, object_keys.background_key(task_id))
     world.objects.put(
         job.original_key, io.BytesIO(b"bytes"), 5, "image/png", metadata=write_manifest(job)
     )
@@ -263,11 +265,11 @@ class _Body:
 def test_an_upload_expires_with_its_parts(world: World) -> None:
     upload = world.uploads.create("", PART_BYTES + 10)
     world.uploads.append("", upload.upload_id, 0, _Body(bytes(PART_BYTES + 4)))
-    assert world.uploads.large.unfinished(keys.UPLOADED)
+    assert world.uploads.large.unfinished(object_keys.UPLOAD_OBJECTS)
     world.clock.now += world.uploads.seconds
     world.sweeper.run_once()
     assert world.bucket() == set()
-    assert world.uploads.large.unfinished(keys.UPLOADED) == []
+    assert world.uploads.large.unfinished(object_keys.UPLOAD_OBJECTS) == []
     assert world.uploads.store.get(upload.upload_id) is not None
     world.clock.now += RECORD_GRACE_SECONDS
     world.sweeper.run_once()
@@ -279,10 +281,10 @@ def test_an_upload_without_a_record_is_swept_with_its_parts(world: World) -> Non
     world.uploads.append("", upload.upload_id, 0, _Body(bytes(PART_BYTES + 4)))
     world.client.flushdb()
     assert world.sweeper.orphans.sweep() == []
-    world.clock.now += GRACE_SECONDS + 60
+    world.clock.now += ORPHAN_GRACE_SECONDS + 60
     assert len(world.sweeper.orphans.sweep()) == 2
     assert world.bucket() == set()
-    assert world.uploads.large.unfinished(keys.UPLOADED) == []
+    assert world.uploads.large.unfinished(object_keys.UPLOAD_OBJECTS) == []
 
 
 def test_one_sweeps_at_a_time(world: World) -> None:
@@ -300,8 +302,8 @@ def test_the_net_is_wider_than_what_the_sweeper_leaves_and_spares_other_rules(
         ENABLED, rule_filter=Filter(prefix="logs/"), rule_id="theirs", expiration=Expiration(days=9)
     )
     client.set_bucket_lifecycle(bucket, LifecycleConfig([foreign]))
-    for days in (net_days(24), net_days(72), net_days(72)):
-        spread_net(client, bucket, days)
+    for days in (lifecycle_days(24), lifecycle_days(72), lifecycle_days(72)):
+        apply_lifecycle_rules(client, bucket, days)
     rules = client.get_bucket_lifecycle(bucket).rules
     found = {rule.rule_id: rule.expiration and rule.expiration.days for rule in rules}
     assert found == {
@@ -312,7 +314,7 @@ def test_the_net_is_wider_than_what_the_sweeper_leaves_and_spares_other_rules(
         "rmbg-uploads": 5,
         "rmbg-parts": None,
     }
-    assert net_days(24) * 24 > 24 + RECORD_GRACE_SECONDS / 3600
+    assert lifecycle_days(24) * 24 > 24 + RECORD_GRACE_SECONDS / 3600
 
 
 # -- what cannot be read, or does not go --------------------------------------------------------
@@ -322,34 +324,34 @@ def test_the_pictures_of_a_record_that_cannot_be_read_go_at_their_time_too(world
     bad, waiting = _job(world, hours=24), _job(world, hours=24, end=None)
     good = _job(world, hours=24)
     for job in (bad, waiting):
-        world.client.hset(keys.job_key(job.task_id), "options", "{no json")
+        world.client.hset(redis_keys.job_key(job.task_id), "options", "{no json")
     assert world.sweeper.run_once()
     assert len(world.bucket()) == 8
     world.clock.now += 24 * HOUR
     assert world.sweeper.run_once()
     assert world.bucket() == set()
-    assert world.client.hget(keys.job_key(waiting.task_id), "status") == "failed"
+    assert world.client.hget(redis_keys.job_key(waiting.task_id), "status") == "failed"
     for job in (bad, waiting):
         # Redis drops it by its own clock.
-        world.client.delete(keys.job_key(job.task_id))
+        world.client.delete(redis_keys.job_key(job.task_id))
     world.clock.now += RECORD_GRACE_SECONDS
     assert world.sweeper.run_once()
     for job in (bad, good, waiting):
-        assert job.task_id not in world.client.zrange(keys.EXPIRIES, 0, -1)
+        assert job.task_id not in world.client.zrange(redis_keys.EXPIRIES, 0, -1)
 
 
 def test_a_record_that_cannot_be_read_keeps_its_results_and_its_place(world: World) -> None:
     job = _job(world, hours=100)
-    world.client.hset(keys.job_key(job.task_id), "options", "{no json")
+    world.client.hset(redis_keys.job_key(job.task_id), "options", "{no json")
     bucket = world.bucket()
-    world.clock.now += 2 * GRACE_SECONDS
+    world.clock.now += 2 * ORPHAN_GRACE_SECONDS
     # Without a manifest, only the record keeps them.
     _put(world, job.original_key)
     assert world.sweeper.run_once()
     assert world.bucket() == bucket
-    tasks = OwnedTasks(world.client, world.store)
+    tasks = TaskList(world.client, world.store)
     assert tasks.page("shop", limit=10, after=None, wanted=lambda _: True).jobs == []
-    assert world.client.zrange(keys.owner_tasks_key("shop"), 0, -1) == [job.task_id]
+    assert world.client.zrange(redis_keys.owner_tasks_key("shop"), 0, -1) == [job.task_id]
 
 
 def test_an_object_that_does_not_go_holds_up_no_other(
@@ -360,7 +362,7 @@ def test_an_object_that_does_not_go_holds_up_no_other(
 
     def locked(store: MinioStore, key: str) -> None:
         if stays.task_id in key:
-            raise StoreUnavailableError("Access Denied: the object is locked")
+            raise ObjectStoreUnavailableError("Access Denied: the object is locked")
         delete(store, key)
 
     monkeypatch.setattr(MinioStore, "delete", locked)
@@ -378,18 +380,21 @@ def test_an_object_that_does_not_go_holds_up_no_other(
 def test_an_orphan_that_does_not_go_holds_up_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    locked, left = f"results/{keys.new_task_id()}/a.png", f"results/{keys.new_task_id()}/a.png"
+    locked, left = (
+        f"results/{redis_keys.new_task_id()}/a.png",
+        f"results/{redis_keys.new_task_id()}/a.png",
+    )
     for key in (locked, left):
         _put(world, key)
     delete = MinioStore.delete
 
     def refuse(store: MinioStore, key: str) -> None:
         if key == locked:
-            raise StoreUnavailableError("Access Denied: the object is locked")
+            raise ObjectStoreUnavailableError("Access Denied: the object is locked")
         delete(store, key)
 
     monkeypatch.setattr(MinioStore, "delete", refuse)
-    world.clock.now += 2 * GRACE_SECONDS
+    world.clock.now += 2 * ORPHAN_GRACE_SECONDS
     assert world.sweeper.run_once()
     assert world.bucket() == {locked}
 

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from tasks import keys
-from tasks.connection import connect
-from tasks.fleet import MAX_FAULTS, Fleet
-from tasks.jobs import Job, Priority
-from tasks.routing import MAX_BOUND, Router
-from tasks.store import JobStore
+from tasks import redis_keys
+from tasks.jobs.model import Job, Priority
+from tasks.jobs.routing import MAX_ASSIGNED, Router
+from tasks.jobs.store import JobStore
+from tasks.redis_client import connect
+from tasks.storage import object_keys
+from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
 
 SHARED = "model.m"
 
@@ -24,16 +25,16 @@ def client(redis_url: str) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def fleet(client: Redis) -> Fleet:
-    return Fleet(client)
+def fleet(client: Redis) -> WorkerRegistry:
+    return WorkerRegistry(client)
 
 
 @pytest.fixture
-def router(client: Redis, fleet: Fleet) -> Router:
+def router(client: Redis, fleet: WorkerRegistry) -> Router:
     return Router(client, fleet)
 
 
-def _join(fleet: Fleet, index: int, *, model: str = "m", seconds: float = 1.0) -> str:
+def _join(fleet: WorkerRegistry, index: int, *, model: str = "m", seconds: float = 1.0) -> str:
     name = f"gpu{index}@h"
     fleet.beat(name, queue=f"gpu.h.{index}", model=model)
     fleet.announce(name, 90, model=model)
@@ -44,8 +45,8 @@ def _join(fleet: Fleet, index: int, *, model: str = "m", seconds: float = 1.0) -
 def _bind(client: Redis, queue: str, count: int, priority: Priority = Priority.NORMAL) -> None:
     store = JobStore(client)
     for _ in range(count):
-        task_id = keys.new_task_id()
-        original = keys.original_key(task_id)
+        task_id = redis_keys.new_task_id()
+        original = object_keys.original_key(task_id)
         store.create(Job(task_id, "m", queue, original, 1e9, 4e9, priority=priority))
 
 
@@ -53,12 +54,14 @@ def test_without_workers_jobs_wait_in_the_shared_queue(router: Router) -> None:
     assert router.choose("m", Priority.NORMAL) == SHARED
 
 
-def test_an_idle_gpu_is_given_the_job(router: Router, fleet: Fleet) -> None:
+def test_an_idle_gpu_is_given_the_job(router: Router, fleet: WorkerRegistry) -> None:
     _join(fleet, 0)
     assert router.choose("m", Priority.NORMAL) == "gpu.h.0"
 
 
-def test_the_gpu_that_is_free_soonest_gets_it(router: Router, fleet: Fleet, client: Redis) -> None:
+def test_the_gpu_that_is_free_soonest_gets_it(
+    router: Router, fleet: WorkerRegistry, client: Redis
+) -> None:
     _join(fleet, 0, seconds=1)
     _join(fleet, 1, seconds=5)
     _bind(client, "gpu.h.0", 1)
@@ -69,7 +72,7 @@ def test_the_gpu_that_is_free_soonest_gets_it(router: Router, fleet: Fleet, clie
 
 
 def test_no_job_passes_others_of_its_urgency_that_wait_in_the_shared_queue(
-    router: Router, fleet: Fleet, client: Redis
+    router: Router, fleet: WorkerRegistry, client: Redis
 ) -> None:
     _join(fleet, 0)
     _bind(client, SHARED, 1)
@@ -80,7 +83,7 @@ def test_no_job_passes_others_of_its_urgency_that_wait_in_the_shared_queue(
 
 
 def test_what_goes_after_the_job_does_not_count_against_a_gpu(
-    router: Router, fleet: Fleet, client: Redis
+    router: Router, fleet: WorkerRegistry, client: Redis
 ) -> None:
     _join(fleet, 0, seconds=2)
     _join(fleet, 1, seconds=1)
@@ -90,22 +93,22 @@ def test_what_goes_after_the_job_does_not_count_against_a_gpu(
 
 
 def test_no_gpu_is_given_more_than_it_can_soon_begin(
-    router: Router, fleet: Fleet, client: Redis
+    router: Router, fleet: WorkerRegistry, client: Redis
 ) -> None:
     name = _join(fleet, 0)
-    _bind(client, "gpu.h.0", MAX_BOUND - 1)
+    _bind(client, "gpu.h.0", MAX_ASSIGNED - 1)
     assert router.choose("m", Priority.NORMAL) == "gpu.h.0"
     fleet.note(name, running=1)
     assert router.choose("m", Priority.NORMAL) == SHARED
 
 
-def test_only_gpus_that_serve_the_model_count(router: Router, fleet: Fleet) -> None:
+def test_only_gpus_that_serve_the_model_count(router: Router, fleet: WorkerRegistry) -> None:
     _join(fleet, 0, model="other")
     assert router.choose("m", Priority.NORMAL) == SHARED
 
 
 def test_a_gpu_that_is_drained_silent_or_not_ready_gets_nothing(
-    client: Redis, router: Router, fleet: Fleet
+    client: Redis, router: Router, fleet: WorkerRegistry
 ) -> None:
     name = _join(fleet, 0)
     fleet.drain(name, "for a test")
@@ -115,28 +118,28 @@ def test_a_gpu_that_is_drained_silent_or_not_ready_gets_nothing(
     fleet.withdraw(name)
     assert router.choose("m", Priority.NORMAL) == SHARED
     _join(fleet, 0)
-    client.zrem(keys.ALIVE_INDEX, name)
+    client.zrem(redis_keys.ALIVE_WORKERS, name)
     assert router.choose("m", Priority.NORMAL) == SHARED
 
 
-def test_a_job_avoids_the_gpu_it_went_wrong_on(router: Router, fleet: Fleet) -> None:
+def test_a_job_avoids_the_gpu_it_went_wrong_on(router: Router, fleet: WorkerRegistry) -> None:
     name = _join(fleet, 0)
     assert router.choose("m", Priority.NORMAL, excluded_worker=name) == SHARED
     _join(fleet, 1)
     assert router.choose("m", Priority.NORMAL, excluded_worker=name) == "gpu.h.1"
 
 
-def test_routing_can_be_left_to_the_shared_queues(client: Redis, fleet: Fleet) -> None:
+def test_routing_can_be_left_to_the_shared_queues(client: Redis, fleet: WorkerRegistry) -> None:
     _join(fleet, 0)
     assert Router(client, fleet, routing="shared").choose("m", Priority.NORMAL) == SHARED
 
 
 def test_redis_away_is_no_reason_not_to_choose() -> None:
     away = connect("redis://127.0.0.1:1/0", timeout=0.2)
-    assert Router(away, Fleet(away)).choose("m", Priority.NORMAL) == SHARED
+    assert Router(away, WorkerRegistry(away)).choose("m", Priority.NORMAL) == SHARED
 
 
-def test_faults_in_a_row_drain_a_gpu_and_a_success_forgives_them(fleet: Fleet) -> None:
+def test_faults_in_a_row_drain_a_gpu_and_a_success_forgives_them(fleet: WorkerRegistry) -> None:
     name = _join(fleet, 0)
     for number in range(MAX_FAULTS - 1):
         assert not fleet.fault(name, f"job{number}", "gpu_fault")
@@ -148,16 +151,16 @@ def test_faults_in_a_row_drain_a_gpu_and_a_success_forgives_them(fleet: Fleet) -
     assert "gpu_fault" in fleet.drained(name)
 
 
-def test_one_picture_that_is_too_much_drains_no_gpu(fleet: Fleet) -> None:
+def test_one_picture_that_is_too_much_drains_no_gpu(fleet: WorkerRegistry) -> None:
     name = _join(fleet, 0)
     for _ in range(2 * MAX_FAULTS):
         assert not fleet.fault(name, "job", "gpu_out_of_memory")
     assert fleet.drained(name) == ""
 
 
-def test_a_worker_is_ready_only_as_long_as_it_lives(client: Redis, fleet: Fleet) -> None:
+def test_a_worker_is_ready_only_as_long_as_it_lives(client: Redis, fleet: WorkerRegistry) -> None:
     store, name = JobStore(client), _join(fleet, 0)
     assert store.ready_workers() == [name]
     # Its parent fell silent; what its model answered counts for a minute yet.
-    client.zadd(keys.ALIVE_INDEX, {name: 1})
+    client.zadd(redis_keys.ALIVE_WORKERS, {name: 1})
     assert store.ready_workers() == []

@@ -20,14 +20,15 @@ from inference.models.base import Alpha, Rgb
 from inference.options import Options, OutputFormat
 from inference.probe import ImageLimits
 from inference.stages import StageHook, no_stages
-from tasks import keys
-from tasks.connection import connect
+from tasks import redis_keys
 from tasks.errors import QueueUnavailableError
-from tasks.fleet import MAX_FAULTS, Fleet
-from tasks.jobs import Job, Status
-from tasks.storage import MinioStore
-from tasks.store import JobStore
+from tasks.jobs.model import Job, Status
+from tasks.jobs.store import JobStore
+from tasks.redis_client import connect
+from tasks.storage import object_keys
+from tasks.storage.object_store import MinioStore
 from tasks.worker.runner import Runner
+from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
 
 WORKER = "gpu0@h"
 
@@ -85,7 +86,7 @@ def runner(
     return Runner(
         store=JobStore(client),
         objects=objects,
-        fleet=Fleet(client),
+        fleet=WorkerRegistry(client),
         model=model,
         model_lock=threading.Lock(),
         limits=ImageLimits(),
@@ -110,8 +111,8 @@ def soft_limit() -> Iterator[None]:
 def task_id(runner: Runner) -> str:
     file = io.BytesIO()
     Image.new("RGB", (40, 30), "orange").save(file, "PNG")
-    made = keys.new_task_id()
-    original = keys.original_key(made)
+    made = redis_keys.new_task_id()
+    original = object_keys.original_key(made)
     runner.objects.put(original, io.BytesIO(file.getvalue()), file.tell(), "image/png")
     options = Options().to_dict()
     runner.store.create(Job(made, "m", "model.m", original, 1.7e9, 4e9, options=options))
@@ -163,7 +164,7 @@ def test_a_broken_gpu_context_ends_the_process(
 def test_a_broken_gpu_context_ends_the_process_though_redis_is_away(
     runner: Runner, model: Model, task_id: str, left: list[bool]
 ) -> None:
-    class Away(Fleet):
+    class Away(WorkerRegistry):
         def fault(self, *_: str) -> bool:
             raise QueueUnavailableError("away")
 
@@ -182,7 +183,7 @@ def test_a_gpu_with_faults_in_a_row_is_drained_and_its_jobs_passed_on(
     assert model.calls == 0
     assert _job(runner, task_id).status is Status.QUEUED
     # After a pause: at once, this very worker might be the one that takes it, again and again.
-    assert client.zscore(keys.DUE, task_id) > time.time()
+    assert client.zscore(redis_keys.DUE_JOBS, task_id) > time.time()
 
 
 def test_a_job_that_is_canceled_while_it_runs_leaves_nothing(
@@ -191,7 +192,7 @@ def test_a_job_that_is_canceled_while_it_runs_leaves_nothing(
     model.faults = [lambda: runner.store.cancel(task_id)]
     runner.run(task_id)
     assert _job(runner, task_id).status is Status.CANCELED
-    assert list(runner.objects.list(keys.results_prefix(task_id))) == []
+    assert list(runner.objects.list(object_keys.results_prefix(task_id))) == []
 
 
 @pytest.mark.usefixtures("soft_limit")
@@ -206,7 +207,7 @@ def test_the_time_limit_while_the_result_is_published_changes_nothing(
     replace(runner, store=Late(client)).run(task_id)
     done = _job(runner, task_id)
     assert (done.status, done.crashes) == (Status.SUCCEEDED, 0)
-    assert list(runner.objects.list(keys.results_prefix(task_id))) == [done.result_key]
+    assert list(runner.objects.list(object_keys.results_prefix(task_id))) == [done.result_key]
 
 
 @pytest.mark.usefixtures("soft_limit")
@@ -217,7 +218,7 @@ def test_the_time_limit_before_storing_is_a_crash(
     runner.run(task_id)
     waiting = _job(runner, task_id)
     assert (waiting.status, waiting.crashes) == (Status.QUEUED, 1)
-    assert list(runner.objects.list(keys.results_prefix(task_id))) == []
+    assert list(runner.objects.list(object_keys.results_prefix(task_id))) == []
 
 
 @pytest.mark.usefixtures("soft_limit")
@@ -245,7 +246,7 @@ def test_a_worker_that_overslept_its_lease_stores_nothing(
     task_id: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model.faults = [lambda: client.delete(keys.lease_key(task_id))]
+    model.faults = [lambda: client.delete(redis_keys.lease_key(task_id))]
     stored: list[str] = []
 
     monkeypatch.setattr(MinioStore, "put", lambda *_, **__: stored.append(task_id))
@@ -269,13 +270,13 @@ def test_an_unforeseen_error_fails_the_job_and_tells_nothing_of_it(
 def test_what_a_dead_run_stored_is_removed_by_the_run_that_counts(
     runner: Runner, task_id: str
 ) -> None:
-    stale = f"{keys.results_prefix(task_id)}stale.png"
+    stale = f"{object_keys.results_prefix(task_id)}stale.png"
     runner.store.claim(task_id, token="gpu1@h/1/stale", worker="gpu1@h")
     runner.objects.put(stale, io.BytesIO(b"x"), 1, "image/png")
     runner.store.crash(task_id, holder="gpu1@h/1/")
     runner.run(task_id)
     done = _job(runner, task_id)
-    assert list(runner.objects.list(keys.results_prefix(task_id))) == [done.result_key]
+    assert list(runner.objects.list(object_keys.results_prefix(task_id))) == [done.result_key]
 
 
 def test_a_record_tells_where_the_subject_lies(runner: Runner, task_id: str) -> None:
@@ -294,8 +295,8 @@ def test_a_background_is_fetched_and_lies_behind(
     model.matte = nothing  # type: ignore[method-assign] # a picture without a subject
     blue = io.BytesIO()
     Image.new("RGB", (9, 9), "blue").save(blue, "PNG")
-    made = keys.new_task_id()
-    behind = keys.background_key(made)
+    made = redis_keys.new_task_id()
+    behind = object_keys.background_key(made)
     runner.objects.put(behind, io.BytesIO(blue.getvalue()), blue.tell(), "image/png")
     options = Options(OutputFormat.AUTO, background_sha256="0" * 64).to_dict()
     original = _job(runner, task_id).original_key

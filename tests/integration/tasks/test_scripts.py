@@ -6,8 +6,8 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from tasks import keys, scripts
-from tasks.connection import connect
+from tasks import redis_keys, scripts
+from tasks.redis_client import connect
 
 LATE = 1732652242.123456
 
@@ -50,17 +50,17 @@ def test_arguments_arrive_as_they_were_given(client: Redis, text: str) -> None:
 
 
 def test_a_time_loses_no_digit(client: Redis) -> None:
-    client.hset(keys.job_key("rm-1"), "status", "queued")
+    client.hset(redis_keys.job_key("rm-1"), "status", "queued")
     assert scripts.JOBS.run(client, "cancel", id="rm-1", now=LATE) == "canceled"
-    assert client.hget(keys.job_key("rm-1"), "finished_at") == repr(LATE)
-    assert client.zscore(keys.index_key("canceled"), "rm-1") == LATE
+    assert client.hget(redis_keys.job_key("rm-1"), "finished_at") == repr(LATE)
+    assert client.zscore(redis_keys.index_key("canceled"), "rm-1") == LATE
 
 
 @pytest.mark.parametrize("count", ["x", "1.5", "", "9" * 20])
 def test_a_damaged_counter_is_refused_before_anything_is_written(client: Redis, count: str) -> None:
-    client.hset(keys.job_key("rm-1"), mapping={"status": "queued", "attempts": count})
+    client.hset(redis_keys.job_key("rm-1"), mapping={"status": "queued", "attempts": count})
     with pytest.raises(ResponseError, match="not an integer: attempts"):
         scripts.JOBS.run(
             client, "claim", id="rm-1", token="t", worker="w", now=LATE, lease_ms=9000, overdue="{}"
         )
-    assert client.keys("*") == [keys.job_key("rm-1")]
+    assert client.keys("*") == [redis_keys.job_key("rm-1")]

@@ -12,17 +12,17 @@ import pytest
 from redis import Redis
 
 from deploy.local import programs
-from tasks import keys
+from tasks import redis_keys
 from tasks.app import create_celery
-from tasks.connection import connect
-from tasks.dispatch import Dispatcher
-from tasks.fleet import Fleet
-from tasks.jobs import Job, Priority, Status
-from tasks.routing import Router
+from tasks.housekeeping.missing_messages import list_key
+from tasks.housekeeping.reconcile import Reconciler
+from tasks.jobs.model import Job, Priority, Status
+from tasks.jobs.routing import JobDispatcher, Router
+from tasks.jobs.store import JobStore
+from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.store import JobStore
-from tasks.worker.lost import list_key
-from tasks.worker.reconcile import Reconciler
+from tasks.storage import object_keys
+from tasks.worker_registry import WorkerRegistry
 
 SHARED, OWN = "model.u2netp", "gpu.h.0"
 _DATABASE = "/12"
@@ -33,12 +33,12 @@ class Queues:
     url: str
     client: Redis
     store: JobStore
-    dispatcher: Dispatcher
+    dispatcher: JobDispatcher
     reconciler: Reconciler
 
     def submit(self, queue: str, priority: Priority) -> str:
-        task_id = keys.new_task_id()
-        original = keys.original_key(task_id)
+        task_id = redis_keys.new_task_id()
+        original = object_keys.original_key(task_id)
         job = Job(task_id, "u2netp", queue, original, 1.7e9, 4e9, priority=priority)
         self.dispatcher.send(self.store.create(job))
         return task_id
@@ -74,8 +74,8 @@ def queues(server_settings: dict[str, object]) -> Iterator[Queues]:
         create_celery(Settings.load(**{**server_settings, "redis_url": url})) as app,
     ):
         client.flushdb()
-        store, fleet = JobStore(client), Fleet(client)
-        dispatcher = Dispatcher(app, store)
+        store, fleet = JobStore(client), WorkerRegistry(client)
+        dispatcher = JobDispatcher(app, store)
         router = Router(client, fleet)
         reconciler = Reconciler(client, store, dispatcher, fleet, router, ageing_seconds=60)
         yield Queues(url, client, store, dispatcher, reconciler)
@@ -95,11 +95,13 @@ def test_a_stock_purge_of_all_queues_is_undone_for_every_job_exactly_once(queues
     assert set(queues.store.ids(Status.QUEUED)) == set(jobs)
     for job in queues.store.get_many(jobs):
         assert job.queue == SHARED
-        assert queues.client.zscore(keys.sent_key(f"{SHARED}|{int(job.priority)}"), job.task_id)
+        assert queues.client.zscore(
+            redis_keys.dispatched_key(f"{SHARED}|{int(job.priority)}"), job.task_id
+        )
 
 
 def test_a_stock_purge_of_one_queue_leaves_the_others_alone(queues: Queues) -> None:
-    fleet = Fleet(queues.client)
+    fleet = WorkerRegistry(queues.client)
     fleet.announce("gpu0@h", 90, model="u2netp")
     shared = [queues.submit(SHARED, step) for step in Priority]
     bound = [queues.submit(OWN, step) for step in Priority]

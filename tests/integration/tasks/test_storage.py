@@ -6,9 +6,9 @@ import secrets
 import pytest
 import urllib3
 
-from tasks.errors import ObjectNotFoundError, StoreUnavailableError
+from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
 from tasks.settings import Settings
-from tasks.storage import MinioStore
+from tasks.storage.object_store import MinioStore
 
 
 def _put(objects: MinioStore, data: bytes) -> str:
@@ -63,14 +63,14 @@ def test_signed_addresses_carry_the_public_address(server_settings: dict[str, ob
 def test_a_store_that_is_away_is_one_kind_of_error(server_settings: dict[str, object]) -> None:
     away = {**server_settings, "s3_endpoint": "http://127.0.0.1:1"}
     store = MinioStore.from_settings(Settings.load(**away))
-    with pytest.raises(StoreUnavailableError):
+    with pytest.raises(ObjectStoreUnavailableError):
         store.get("a")
 
 
 def test_wrong_keys_are_refused(server_settings: dict[str, object]) -> None:
     wrong = {**server_settings, "s3_secret_key": "wrong"}
     store = MinioStore.from_settings(Settings.load(**wrong))
-    with pytest.raises(StoreUnavailableError):
+    with pytest.raises(ObjectStoreUnavailableError):
         store.put("a", io.BytesIO(b"x"), 1, "image/png")
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from tasks import keys
-from tasks.connection import connect
+from tasks import redis_keys
 from tasks.errors import QueueFullError, QueueUnavailableError
-from tasks.jobs import Job, Status
-from tasks.store import MAX_CRASHES, MAX_LOSSES, Claim, JobStore, Returned, Sending
+from tasks.jobs.model import Job, Status
+from tasks.jobs.store import MAX_CRASHES, MAX_LOSSES, Claim, Dispatch, JobStore, ReleaseOutcome
+from tasks.redis_client import connect
+from tasks.storage import object_keys
 
 
 @pytest.fixture
@@ -28,8 +29,8 @@ def store(client: Redis) -> JobStore:
 
 @pytest.fixture
 def job(store: JobStore) -> Job:
-    task_id = keys.new_task_id()
-    job = Job(task_id, "u2netp", "model.u2netp", keys.original_key(task_id), 1e9, 4e9)
+    task_id = redis_keys.new_task_id()
+    job = Job(task_id, "u2netp", "model.u2netp", object_keys.original_key(task_id), 1e9, 4e9)
     store.create(job)
     return job
 
@@ -40,11 +41,11 @@ def test_a_created_job_reads_back(store: JobStore, job: Job) -> None:
 
 
 def test_a_record_goes_away_by_itself(client: Redis, job: Job) -> None:
-    assert client.expiretime(keys.job_key(job.task_id)) > job.expires_at
+    assert client.expiretime(redis_keys.job_key(job.task_id)) > job.expires_at
 
 
 def test_jobs_wait_in_the_order_they_came(store: JobStore, job: Job) -> None:
-    later = job.evolve(task_id=keys.new_task_id())
+    later = job.evolve(task_id=redis_keys.new_task_id())
     store.create(later)
     assert store.position(later.task_id) > store.position(job.task_id)
     assert store.position("rm-unknown") == 0
@@ -103,9 +104,9 @@ def test_a_late_worker_cannot_write_after_its_lease_went_to_another(
     store: JobStore, client: Redis, job: Job
 ) -> None:
     store.claim(job.task_id, token="late", worker="w1")
-    client.delete(keys.lease_key(job.task_id))  # as if it had run out
+    client.delete(redis_keys.lease_key(job.task_id))  # as if it had run out
     assert store.claim(job.task_id, token="hasty", worker="w2") is Claim.LEASED
-    assert store.release(job.task_id) is Returned.QUEUED
+    assert store.release(job.task_id) is ReleaseOutcome.QUEUED
     assert store.claim(job.task_id, token="next", worker="w2") is Claim.CLAIMED
     assert not store.renew(job.task_id, token="late")
     assert not store.finish(job.task_id, token="late", status=Status.SUCCEEDED)
@@ -114,10 +115,10 @@ def test_a_late_worker_cannot_write_after_its_lease_went_to_another(
 
 def test_a_lease_is_prolonged_by_its_owner_alone(store: JobStore, client: Redis, job: Job) -> None:
     store.claim(job.task_id, token="mine", worker="w")
-    client.pexpire(keys.lease_key(job.task_id), 50)
+    client.pexpire(redis_keys.lease_key(job.task_id), 50)
     assert not store.renew(job.task_id, token="other")
     assert store.renew(job.task_id, token="mine")
-    assert client.pttl(keys.lease_key(job.task_id)) > 5000
+    assert client.pttl(redis_keys.lease_key(job.task_id)) > 5000
 
 
 def test_a_finished_job_is_not_claimed_again(store: JobStore, job: Job) -> None:
@@ -129,10 +130,10 @@ def test_a_finished_job_is_not_claimed_again(store: JobStore, job: Job) -> None:
 def test_a_job_that_kills_its_workers_is_poison(store: JobStore, job: Job) -> None:
     outcomes = []
     for number in range(MAX_CRASHES):
-        token = keys.lease_token("gpu0@a", number)
+        token = redis_keys.lease_token("gpu0@a", number)
         assert store.claim(job.task_id, token=token, worker="gpu0@a") is Claim.CLAIMED
-        outcomes.append(store.crash(job.task_id, holder=keys.lease_holder("gpu0@a", number)))
-    assert outcomes == [Returned.QUEUED] * (MAX_CRASHES - 1) + [Returned.DEAD]
+        outcomes.append(store.crash(job.task_id, holder=redis_keys.lease_holder("gpu0@a", number)))
+    assert outcomes == [ReleaseOutcome.QUEUED] * (MAX_CRASHES - 1) + [ReleaseOutcome.DEAD]
     dead = _got(store, job)
     assert (dead.status, dead.attempts, dead.crashes) == (Status.FAILED, MAX_CRASHES, MAX_CRASHES)
     assert dead.error is not None
@@ -141,9 +142,14 @@ def test_a_job_that_kills_its_workers_is_poison(store: JobStore, job: Job) -> No
 
 
 def test_a_crash_of_another_process_takes_no_lease(store: JobStore, job: Job) -> None:
-    store.claim(job.task_id, token=keys.lease_token("gpu0@a", 12), worker="gpu0@a")
-    assert store.crash(job.task_id, holder=keys.lease_holder("gpu0@a", 1)) is Returned.NONE
-    assert store.crash(job.task_id, holder=keys.lease_holder("gpu0@b", 12)) is Returned.NONE
+    store.claim(job.task_id, token=redis_keys.lease_token("gpu0@a", 12), worker="gpu0@a")
+    assert (
+        store.crash(job.task_id, holder=redis_keys.lease_holder("gpu0@a", 1)) is ReleaseOutcome.NONE
+    )
+    assert (
+        store.crash(job.task_id, holder=redis_keys.lease_holder("gpu0@b", 12))
+        is ReleaseOutcome.NONE
+    )
     assert _got(store, job).status is Status.PROCESSING
 
 
@@ -155,8 +161,8 @@ def test_losses_are_counted_apart_and_pause_longer_and_longer(
     pauses = []
     for number in range(6):
         timed.claim(job.task_id, token=f"t{number}", worker="w")
-        assert timed.release(job.task_id, token=f"t{number}") is Returned.QUEUED
-        pauses.append(client.zscore(keys.DUE, job.task_id) - now[0])
+        assert timed.release(job.task_id, token=f"t{number}") is ReleaseOutcome.QUEUED
+        pauses.append(client.zscore(redis_keys.DUE_JOBS, job.task_id) - now[0])
         now[0] += 1000
     assert pauses == [0, 2, 4, 8, 16, 32]
     lost = _got(store, job)
@@ -167,7 +173,7 @@ def test_a_job_lost_too_often_is_given_up(store: JobStore, job: Job) -> None:
     for number in range(MAX_LOSSES):
         assert store.claim(job.task_id, token=f"t{number}", worker="w") is Claim.CLAIMED
         outcome = store.release(job.task_id, token=f"t{number}")
-    assert outcome is Returned.DEAD
+    assert outcome is ReleaseOutcome.DEAD
     error = _got(store, job).error
     assert error is not None
     assert (error.type, error.retryable) == ("lost", True)
@@ -175,7 +181,7 @@ def test_a_job_lost_too_often_is_given_up(store: JobStore, job: Job) -> None:
 
 def test_the_reconciler_cannot_take_a_job_from_a_living_worker(store: JobStore, job: Job) -> None:
     store.claim(job.task_id, token="t", worker="w")
-    assert store.release(job.task_id) is Returned.NONE
+    assert store.release(job.task_id) is ReleaseOutcome.NONE
     assert _got(store, job).status is Status.PROCESSING
 
 
@@ -208,7 +214,7 @@ def test_an_operator_can_begin_a_canceled_job_anew(store: JobStore, job: Job) ->
     store.cancel(job.task_id)
     assert store.requeue(job.task_id) == "requeued"
     assert job.task_id in store.due()
-    assert store.record_dispatches([Sending(job.task_id, "q")]) != [None]
+    assert store.record_dispatches([Dispatch(job.task_id, "q")]) != [None]
     again = _got(store, job)
     assert (again.status, again.attempts, again.finished_at) == (Status.QUEUED, 0, None)
     assert job.task_id not in store.due()
@@ -217,7 +223,7 @@ def test_an_operator_can_begin_a_canceled_job_anew(store: JobStore, job: Job) ->
 def _patient(store: JobStore, job: Job, now: float, seconds: float | None) -> Job:
     deadline = None if seconds is None else now + seconds
     patient = job.evolve(
-        task_id=keys.new_task_id(), created_at=now, expires_at=now + 1000, deadline=deadline
+        task_id=redis_keys.new_task_id(), created_at=now, expires_at=now + 1000, deadline=deadline
     )
     store.create(patient)
     return patient
@@ -229,9 +235,11 @@ def test_a_job_begun_anew_has_as_long_as_at_first_each_time(client: Redis, job: 
     for later in (100, 500):
         then = JobStore(client, clock=lambda later=later: now + later)
         then.cancel(patient.task_id)
-        assert client.zscore(keys.DEADLINES, patient.task_id) is None
+        assert client.zscore(redis_keys.JOB_DEADLINES, patient.task_id) is None
         assert then.requeue(patient.task_id) == "requeued"
-        assert client.zscore(keys.DEADLINES, patient.task_id) == pytest.approx(now + later + 60)
+        assert client.zscore(redis_keys.JOB_DEADLINES, patient.task_id) == pytest.approx(
+            now + later + 60
+        )
         assert _got(then, patient).deadline == pytest.approx(now + later + 60)
         assert patient.task_id not in then.overdue()
 
@@ -256,19 +264,19 @@ def test_a_job_begun_anew_waits_no_longer_than_its_pictures_are_kept(
     patient = _patient(JobStore(client), job, now, 900)
     JobStore(client).cancel(patient.task_id)
     JobStore(client, clock=lambda: now + 500).requeue(patient.task_id)
-    assert client.zscore(keys.DEADLINES, patient.task_id) == pytest.approx(now + 1000)
+    assert client.zscore(redis_keys.JOB_DEADLINES, patient.task_id) == pytest.approx(now + 1000)
 
 
 def test_a_job_begun_anew_has_no_deadline_if_it_had_none(client: Redis, job: Job) -> None:
     patient = _patient(JobStore(client), job, time.time(), None)
     JobStore(client).cancel(patient.task_id)
     JobStore(client).requeue(patient.task_id)
-    assert client.zscore(keys.DEADLINES, patient.task_id) is None
+    assert client.zscore(redis_keys.JOB_DEADLINES, patient.task_id) is None
     assert _got(JobStore(client), patient).deadline is None
 
 
 def test_a_job_that_nobody_began_in_time_fails(store: JobStore, job: Job) -> None:
-    late = job.evolve(task_id=keys.new_task_id(), deadline=1.0)
+    late = job.evolve(task_id=redis_keys.new_task_id(), deadline=1.0)
     store.create(late)
     assert late.task_id in store.overdue()
     assert store.claim(late.task_id, token="t", worker="w") is Claim.FINAL
@@ -279,11 +287,11 @@ def test_a_job_that_nobody_began_in_time_fails(store: JobStore, job: Job) -> Non
 
 def test_more_than_the_allowed_number_is_refused(store: JobStore, job: Job) -> None:
     with pytest.raises(QueueFullError):
-        store.create(job.evolve(task_id=keys.new_task_id()), max_pending=1)
+        store.create(job.evolve(task_id=redis_keys.new_task_id()), max_pending=1)
 
 
 def test_an_expired_record_leaves_no_trace(store: JobStore, client: Redis, job: Job) -> None:
-    client.delete(keys.job_key(job.task_id))
+    client.delete(redis_keys.job_key(job.task_id))
     store.forget(job.task_id, list_name=f"{job.queue}|{int(job.priority)}")
     traces = [name for name in client.scan_iter("rmbg:*") if _names(client, name, job.task_id)]
     assert traces == []
@@ -305,19 +313,19 @@ def test_a_job_that_was_begun_anew_can_be_erased(
 def test_duplicates_of_a_job_whose_record_is_gone_are_seen_to(
     store: JobStore, client: Redis, job: Job
 ) -> None:
-    primary = job.evolve(task_id=keys.new_task_id(), cache_key=f"key of {job.task_id}")
-    duplicate = primary.evolve(task_id=keys.new_task_id())
+    primary = job.evolve(task_id=redis_keys.new_task_id(), cache_key=f"key of {job.task_id}")
+    duplicate = primary.evolve(task_id=redis_keys.new_task_id())
     store.create(primary)
     store.create(duplicate)
-    assert client.smembers(keys.followers_key(primary.task_id)) == {duplicate.task_id}
-    client.delete(keys.job_key(primary.task_id))
+    assert client.smembers(redis_keys.duplicates_key(primary.task_id)) == {duplicate.task_id}
+    client.delete(redis_keys.job_key(primary.task_id))
     store.forget(primary.task_id)
-    assert client.zscore(keys.SETTLING, primary.task_id) is not None
+    assert client.zscore(redis_keys.COMPLETING, primary.task_id) is not None
 
 
 def _names(client: Redis, key: str, task_id: str) -> bool:
     # An owner's list is trimmed as jobs are added to it: of an expired record nobody knows whose.
-    if key.startswith(keys.owner_tasks_key("")):
+    if key.startswith(redis_keys.owner_tasks_key("")):
         return False
     return client.type(key) == "zset" and client.zscore(key, task_id) is not None
 

@@ -21,11 +21,11 @@ from api.settings import ApiSettings
 from inference.models.base import Alpha, Rgb
 from inference.probe import ImageLimits
 from inference.stages import StageHook, no_stages
-from tasks.connection import connect
-from tasks.fleet import Fleet
+from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.tracing import configure_tracing
 from tasks.worker.runner import Runner
+from tasks.worker_registry import WorkerRegistry
 
 pytest.importorskip("opentelemetry.sdk")
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -155,7 +155,7 @@ def one_job(given: dict[str, object], coffee: Path, endpoint: str) -> None:
     runner = Runner(
         store=services.runtime.job_store,
         objects=services.runtime.object_store,
-        fleet=Fleet(connect(settings.redis_url.get_secret_value())),
+        fleet=WorkerRegistry(connect(settings.redis_url.get_secret_value())),
         model=Model(),
         model_lock=threading.Lock(),
         limits=ImageLimits(),

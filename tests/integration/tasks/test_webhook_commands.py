@@ -12,15 +12,16 @@ from click.testing import CliRunner, Result
 from redis import Redis
 
 from deploy.local import programs
-from tasks import keys
+from tasks import redis_keys
 from tasks.app import create_celery
-from tasks.commands.webhooks import webhooks
-from tasks.connection import connect
-from tasks.jobs import Job
+from tasks.cli.webhooks import webhooks
+from tasks.jobs.model import Job
+from tasks.jobs.store import JobStore
+from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.store import JobStore
-from tasks.webhooks.delivery import Attempt, Delivery, State
-from tasks.webhooks.schedule import Verdict
+from tasks.storage import object_keys
+from tasks.webhooks.delivery import Attempt, Delivery, DeliveryState
+from tasks.webhooks.retry import RetryDecision
 from tasks.webhooks.store import DeliveryStore
 
 UNKNOWN = "msg_rm-20260101-unknown_1"
@@ -71,24 +72,24 @@ def make(client: Redis, deliveries: DeliveryStore) -> Make:
     """Makes webhooks of each state; their ids."""
     store = JobStore(client, clock=lambda: 1000.0)
 
-    def make(state: State = State.PENDING) -> str:
-        task_id = keys.new_task_id()
-        original = keys.original_key(task_id)
+    def make(state: DeliveryState = DeliveryState.PENDING) -> str:
+        task_id = redis_keys.new_task_id()
+        original = object_keys.original_key(task_id)
         store.create(Job(task_id, "m", "model.m", original, 999.0, 4e9, webhook_url=URL))
         store.cancel(task_id)
         (row,) = deliveries.of(task_id)
-        if state is not State.PENDING:
+        if state is not DeliveryState.PENDING:
             _end(deliveries, row, state)
         return row.id
 
     return make
 
 
-def _end(deliveries: DeliveryStore, row: Delivery, state: State) -> None:
+def _end(deliveries: DeliveryStore, row: Delivery, state: DeliveryState) -> None:
     claim = deliveries.claim(row.id, 1000.0, seconds=30)
-    status = 200 if state is State.DELIVERED else 410
+    status = 200 if state is DeliveryState.DELIVERED else 410
     attempt = Attempt(1000.0, "refused", status, 7, "what it answered")
-    deliveries.record_attempt(row, str(claim), attempt, Verdict(state, 1001.0, "it says so"))
+    deliveries.record_attempt(row, str(claim), attempt, RetryDecision(state, 1001.0, "it says so"))
 
 
 def _json(result: Result) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def _ids(result: Result) -> set[str]:
     return {each["webhook_id"] for each in _json(result)["webhooks"]}
 
 
-def _state(deliveries: DeliveryStore, webhook_id: str) -> State:
+def _state(deliveries: DeliveryStore, webhook_id: str) -> DeliveryState:
     row = deliveries.get(webhook_id)
     assert row is not None
     return row.state
@@ -119,7 +120,7 @@ def test_celery_finds_the_commands_by_their_entry_point(settings: Settings, make
 
 
 def test_list_shows_what_waits_and_what_was_given_up(run: Run, make: Make) -> None:
-    waiting, dead, _ = make(), make(State.DEAD), make(State.DELIVERED)
+    waiting, dead, _ = make(), make(DeliveryState.DEAD), make(DeliveryState.DELIVERED)
     assert _ids(run("list", "--json")) == {waiting}
     assert _ids(run("list", "--dead", "--json")) == {dead}
     heading, row = run("list").stdout.splitlines()
@@ -135,7 +136,7 @@ def test_list_of_nothing_is_no_error(run: Run) -> None:
 
 
 def test_show_tells_of_each_attempt(run: Run, make: Make) -> None:
-    dead = make(State.DEAD)
+    dead = make(DeliveryState.DEAD)
     shown = _json(run("show", dead, "--json"))
     assert (shown["state"], shown["reason"], shown["next_attempt_at"]) == (
         "dead",
@@ -150,31 +151,31 @@ def test_show_tells_of_each_attempt(run: Run, make: Make) -> None:
 def test_replay_sends_again_whatever_came_of_it(
     run: Run, make: Make, deliveries: DeliveryStore
 ) -> None:
-    delivered, dead = make(State.DELIVERED), make(State.DEAD)
+    delivered, dead = make(DeliveryState.DELIVERED), make(DeliveryState.DEAD)
     answer = _json(run("replay", delivered, dead, UNKNOWN, "--json", status=1))
     assert answer == {"replayed": [delivered, dead], "refused": [], "unknown": [UNKNOWN]}
     assert _ids(run("list", "--json")) == {delivered, dead}
     assert _ids(run("list", "--dead", "--json")) == set()
-    assert _state(deliveries, dead) is State.PENDING
+    assert _state(deliveries, dead) is DeliveryState.PENDING
 
 
 def test_replay_of_all_that_were_given_up_asks(
     run: Run, make: Make, deliveries: DeliveryStore
 ) -> None:
-    dead = {make(State.DEAD), make(State.DEAD)}
+    dead = {make(DeliveryState.DEAD), make(DeliveryState.DEAD)}
     assert "Send 2 webhooks again?" in run("replay", "--dead", answers="n\n", status=1).stderr
-    assert {_state(deliveries, each) for each in dead} == {State.DEAD}
+    assert {_state(deliveries, each) for each in dead} == {DeliveryState.DEAD}
     assert set(_json(run("replay", "--dead", "--yes", "--json"))["replayed"]) == dead
     assert "nothing to do" in run("replay", "--dead", "--yes").stderr
 
 
 def test_drop_asks_and_gives_up(run: Run, make: Make, deliveries: DeliveryStore) -> None:
-    waiting, dead, delivered = make(), make(State.DEAD), make(State.DELIVERED)
+    waiting, dead, delivered = make(), make(DeliveryState.DEAD), make(DeliveryState.DELIVERED)
     assert "give --yes" in run("drop", waiting, status=1).stderr
-    assert _state(deliveries, waiting) is State.PENDING
+    assert _state(deliveries, waiting) is DeliveryState.PENDING
     run("drop", waiting, answers="y\n")
     assert run("drop", "--dead", "--yes").stdout.split() == ["dropped", dead]
-    assert {_state(deliveries, each) for each in (waiting, dead)} == {State.DROPPED}
+    assert {_state(deliveries, each) for each in (waiting, dead)} == {DeliveryState.DROPPED}
     refused = run("drop", delivered, UNKNOWN, "--yes", status=1)
     assert f"{delivered}: delivered. It waits for nothing." in refused.stderr
     assert f"{UNKNOWN}: unknown" in refused.stderr

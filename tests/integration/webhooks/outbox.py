@@ -4,23 +4,21 @@ from dataclasses import dataclass, field
 
 from redis import Redis
 
-from tasks import keys
-from tasks.api_keys import new_webhook_secret
-from tasks.batches.store import BatchStore
-from tasks.jobs import Job, JobError, Status
-from tasks.net.allow import Allow
-from tasks.net.client import Client
-from tasks.net.guard import Guard
-from tasks.storage import MinioStore
-from tasks.store import JobStore
-from tasks.webhooks.body import Bodies
-from tasks.webhooks.breaker import Breaker
-from tasks.webhooks.courier import Courier
+from tasks import redis_keys
+from tasks.accounts.api_keys import new_webhook_secret
+from tasks.housekeeping.periodic import payload_data
+from tasks.jobs.batches import BatchStore
+from tasks.jobs.model import Job, JobError, Status
+from tasks.jobs.store import JobStore
+from tasks.net.http_client import HttpClient
+from tasks.net.url_guard import AllowList, UrlGuard
+from tasks.storage import object_keys
+from tasks.storage.object_store import MinioStore
+from tasks.webhooks.attempt import DeliveryRunner, PayloadRenderer
 from tasks.webhooks.delivery import Delivery
-from tasks.webhooks.schedule import Schedule
-from tasks.webhooks.sender import Sender
+from tasks.webhooks.dispatcher import WebhookDispatcher
+from tasks.webhooks.retry import HostBreaker, RetryPolicy
 from tasks.webhooks.store import DeliveryStore
-from tasks.worker.webhooks import descriptions
 
 PAUSES = (5.0, 300.0, 1800.0)
 
@@ -51,22 +49,24 @@ class Post:
         self.deliveries = DeliveryStore(self.client)
         self.sender = self.make_sender()
 
-    def make_sender(self) -> Sender:
-        courier = Courier(
+    def make_sender(self) -> WebhookDispatcher:
+        courier = DeliveryRunner(
             self.deliveries,
-            Breaker(self.client),
-            Schedule(PAUSES, lambda: 0.5),
-            Bodies(descriptions(self.jobs, BatchStore(self.client), self.objects, self.clock)),
-            Client(Guard(Allow.parse("127.0.0.1"))),
+            HostBreaker(self.client),
+            RetryPolicy(PAUSES, lambda: 0.5),
+            PayloadRenderer(
+                payload_data(self.jobs, BatchStore(self.client), self.objects, self.clock)
+            ),
+            HttpClient(UrlGuard(AllowList.parse("127.0.0.1"))),
             lambda _owner, _now: (self.secret,) if self.secret else (),
             1.0,
             self.seconds,
             self.clock,
         )
-        return Sender(courier, threads=32)
+        return WebhookDispatcher(courier, threads=32)
 
     def job(self, url: str | None, **values: object) -> Job:
-        task_id = keys.new_task_id()
+        task_id = redis_keys.new_task_id()
         now = self.clock()
         given = {
             "created_at": now,
@@ -76,11 +76,11 @@ class Post:
             **values,
         }
         return self.jobs.create(
-            Job(task_id, "u2netp", "model.u2netp", keys.original_key(task_id), **given)
+            Job(task_id, "u2netp", "model.u2netp", object_keys.original_key(task_id), **given)
         )
 
     def finish(self, job: Job, status: Status = Status.SUCCEEDED, **facts: object) -> None:
-        token = keys.lease_token("gpu0@test", 1)
+        token = redis_keys.lease_token("gpu0@test", 1)
         self.jobs.claim(job.task_id, token=token, worker="gpu0@test")
         if status is Status.FAILED:
             facts["error"] = JobError("invalid_image", "It is no picture.")
@@ -101,7 +101,7 @@ class Post:
     @property
     def outcomes(self) -> dict[str, int]:
         """As the metrics count them."""
-        counters = self.client.hgetall(keys.COUNTERS)
+        counters = self.client.hgetall(redis_keys.COUNTERS)
         return {
             name.removeprefix("webhook:"): int(number)
             for name, number in counters.items()

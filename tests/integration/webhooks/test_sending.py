@@ -11,12 +11,12 @@ from receivers import answering, receiver
 from standardwebhooks.webhooks import Webhook
 from structlog.testing import capture_logs
 
-from tasks import keys
+from tasks import redis_keys
 from tasks.errors import QueueUnavailableError
-from tasks.jobs import Status
-from tasks.store import MAX_CRASHES
-from tasks.webhooks.delivery import Attempt, State
-from tasks.webhooks.schedule import Verdict
+from tasks.jobs.model import Status
+from tasks.jobs.store import MAX_CRASHES
+from tasks.webhooks.delivery import Attempt, DeliveryState
+from tasks.webhooks.retry import RetryDecision
 
 PAUSES = (5.0, 300.0, 1800.0)
 
@@ -24,7 +24,7 @@ PAUSES = (5.0, 300.0, 1800.0)
 def test_the_event_is_there_with_the_jobs_end(post: Post) -> None:
     job = post.finished("http://127.0.0.1:9/")
     (delivery,) = post.deliveries.of(job.task_id)
-    assert (delivery.event, delivery.state) == ("removal.succeeded", State.PENDING)
+    assert (delivery.event, delivery.state) == ("removal.succeeded", DeliveryState.PENDING)
     assert post.deliveries.next_due(delivery.id) == post.clock()
     assert delivery.id.startswith(f"msg_{job.task_id}_")
 
@@ -36,9 +36,9 @@ def test_every_way_to_end_has_its_event(post: Post) -> None:
     post.finish(failed, Status.FAILED)
     post.jobs.cancel(canceled.task_id)
     for attempt in range(MAX_CRASHES):
-        token = keys.lease_token("gpu0@test", attempt)
+        token = redis_keys.lease_token("gpu0@test", attempt)
         post.jobs.claim(poison.task_id, token=token, worker="gpu0@test")
-        post.jobs.crash(poison.task_id, holder=keys.lease_holder("gpu0@test", attempt))
+        post.jobs.crash(poison.task_id, holder=redis_keys.lease_holder("gpu0@test", attempt))
     post.clock.pass_(2)
     assert post.jobs.fail_overdue(late.task_id)
     jobs = (failed, canceled, poison, late)
@@ -72,22 +72,22 @@ def test_a_job_that_runs_anew_has_a_second_event(post: Post) -> None:
 @pytest.mark.parametrize("counted", ["attempts", "tries"])
 def test_an_attempt_that_a_damaged_count_refuses_changes_nothing(post: Post, counted: str) -> None:
     delivery = post.delivery(post.finished("http://127.0.0.1:9/"))
-    post.client.hset(keys.delivery_key(delivery.id), counted, "x")
-    record = post.client.hgetall(keys.delivery_key(delivery.id))
+    post.client.hset(redis_keys.delivery_key(delivery.id), counted, "x")
+    record = post.client.hgetall(redis_keys.delivery_key(delivery.id))
     attempt = Attempt(post.clock(), "refused", 500, 1, "no")
     with pytest.raises(QueueUnavailableError, match="not an integer"):
         post.deliveries.record_attempt(
-            delivery, "", attempt, Verdict(State.DELIVERED, post.clock())
+            delivery, "", attempt, RetryDecision(DeliveryState.DELIVERED, post.clock())
         )
-    assert post.client.hgetall(keys.delivery_key(delivery.id)) == record
+    assert post.client.hgetall(redis_keys.delivery_key(delivery.id)) == record
     assert post.outcomes == {}
-    assert not post.client.exists(keys.attempts_key(delivery.id))
+    assert not post.client.exists(redis_keys.attempts_key(delivery.id))
 
 
 def test_rows_live_as_long_as_the_record_and_go_with_it(post: Post) -> None:
     job = post.finished("http://127.0.0.1:9/")
-    record = post.client.ttl(keys.job_key(job.task_id))
-    assert abs(post.client.ttl(keys.delivery_key(post.delivery(job).id)) - record) <= 1
+    record = post.client.ttl(redis_keys.job_key(job.task_id))
+    assert abs(post.client.ttl(redis_keys.delivery_key(post.delivery(job).id)) - record) <= 1
     post.jobs.erase(job.task_id)
     assert not post.client.keys("*deliver*"), "an erased task leaves nothing behind"
 
@@ -103,7 +103,7 @@ def test_a_receiver_can_verify_what_it_gets(post: Post) -> None:
     assert told["data"]["task_id"] == job.task_id
     assert told["data"]["metadata"] == {"order": 17}
     assert len(got.bodies[0]) < 20_000
-    assert post.delivery(job).state is State.DELIVERED
+    assert post.delivery(job).state is DeliveryState.DELIVERED
     assert post.outcomes == {"delivered": 1}
 
 
@@ -116,7 +116,7 @@ def test_500_500_200(post: Post) -> None:
         assert post.run(PAUSES[1]) == 1
         assert post.run(PAUSES[2]) == 0
     delivery = post.delivery(job)
-    assert (delivery.state, delivery.attempts) == (State.DELIVERED, 3)
+    assert (delivery.state, delivery.attempts) == (DeliveryState.DELIVERED, 3)
     assert [each.status for each in post.deliveries.attempts(delivery.id)] == [500, 500, 200]
     assert len(set(got.ids)) == 1
     assert len({each["webhook-timestamp"] for each in got.headers}) == 3
@@ -138,7 +138,7 @@ def test_a_redirection_is_a_failure_and_not_followed(post: Post) -> None:
         job = post.finished(got.url)
         post.run()
         assert other.bodies == []
-    assert post.delivery(job).state is State.PENDING
+    assert post.delivery(job).state is DeliveryState.PENDING
 
 
 def test_410_disables_the_target_until_somebody_replays(post: Post) -> None:
@@ -146,7 +146,7 @@ def test_410_disables_the_target_until_somebody_replays(post: Post) -> None:
         first = post.finished(got.url)
         post.run()
         post.run(1)
-        assert post.delivery(first).state is State.DEAD
+        assert post.delivery(first).state is DeliveryState.DEAD
         before = len(got.bodies)
         third = post.finished(got.url)
         post.run(1)
@@ -154,7 +154,7 @@ def test_410_disables_the_target_until_somebody_replays(post: Post) -> None:
         assert "410" in post.delivery(third).reason
         assert post.deliveries.replay(post.delivery(third).id, post.clock())
         post.run()
-        assert post.delivery(third).state is State.DELIVERED
+        assert post.delivery(third).state is DeliveryState.DELIVERED
         post.finished(got.url)
         post.run()
         assert len(got.bodies) == before + 2, "it took one, so it is there again"
@@ -185,16 +185,17 @@ def test_a_receiver_that_breaks_off_is_tried_again(post: Post, beginning: bytes)
     with receiver(close) as got:
         job = post.finished(got.url)
         post.run()
-        assert post.delivery(job).state is State.PENDING
+        assert post.delivery(job).state is DeliveryState.PENDING
         post.run(PAUSES[0])
-    assert post.delivery(job).state is State.DELIVERED
+    assert post.delivery(job).state is DeliveryState.DELIVERED
 
 
 @pytest.mark.parametrize(
-    ("status", "state"), [(204, State.DELIVERED), (200, State.DELIVERED), (500, State.PENDING)]
+    ("status", "state"),
+    [(204, DeliveryState.DELIVERED), (200, DeliveryState.DELIVERED), (500, DeliveryState.PENDING)],
 )
 def test_an_answer_that_is_cut_off_counts_by_its_status(
-    post: Post, status: int, state: State
+    post: Post, status: int, state: DeliveryState
 ) -> None:
     def cut(request: BaseHTTPRequestHandler, _before: int) -> None:
         request.send_response(status)
@@ -247,7 +248,7 @@ def test_a_receiver_that_sends_100_mb_is_not_read(post: Post) -> None:
         job = post.finished(got.url)
         post.run()
     (attempt,) = post.deliveries.attempts(post.delivery(job).id)
-    assert post.delivery(job).state is State.DELIVERED
+    assert post.delivery(job).state is DeliveryState.DELIVERED
     assert len(attempt.answer) == 500
     assert len(sent) < 50
 
@@ -258,7 +259,7 @@ def test_a_receiver_that_is_down_for_a_minute(post: Post) -> None:
     jobs = [post.finished(gone.url) for _ in range(12)]
     for _ in range(60):
         post.run(1)
-    assert {post.delivery(job).state for job in jobs} == {State.PENDING}
+    assert {post.delivery(job).state for job in jobs} == {DeliveryState.PENDING}
     tried = sum(post.delivery(job).attempts for job in jobs)
     assert tried < 12 * 2 + 5, "the breaker keeps most attempts back"
     with receiver(answering(200), port) as got:
@@ -266,7 +267,7 @@ def test_a_receiver_that_is_down_for_a_minute(post: Post) -> None:
             if not post.deliveries.waiting(1):
                 break
             post.run(10)
-        assert {post.delivery(job).state for job in jobs} == {State.DELIVERED}
+        assert {post.delivery(job).state for job in jobs} == {DeliveryState.DELIVERED}
         assert sorted(got.ids) == sorted(post.delivery(job).id for job in jobs)
 
 
@@ -280,8 +281,8 @@ def test_a_busy_receiver_is_left_alone_as_long_as_it_asks(post: Post) -> None:
         assert post.delivery(second).attempts == 0, "a pause of the host is no attempt"
         post.run(61)
         post.run(5)
-    assert post.delivery(first).state is State.DELIVERED
-    assert post.delivery(second).state is State.DELIVERED
+    assert post.delivery(first).state is DeliveryState.DELIVERED
+    assert post.delivery(second).state is DeliveryState.DELIVERED
 
 
 def test_after_the_last_pause_it_is_dead_and_can_be_replayed(post: Post) -> None:
@@ -290,12 +291,12 @@ def test_after_the_last_pause_it_is_dead_and_can_be_replayed(post: Post) -> None
         post.run()
         for pause in PAUSES:
             post.run(pause)
-        assert post.delivery(job).state is State.DEAD
+        assert post.delivery(job).state is DeliveryState.DEAD
         assert [each.id for each in post.deliveries.dead(10)] == [post.delivery(job).id]
         assert post.run(86400 / 2) == 0
         assert post.deliveries.replay(post.delivery(job).id, post.clock())
         post.run()
-    assert post.delivery(job).state is State.DELIVERED
+    assert post.delivery(job).state is DeliveryState.DELIVERED
     assert post.deliveries.dead(10) == []
     assert len(set(got.ids)) == 1
 
@@ -320,7 +321,7 @@ def test_what_has_expired_is_told_to_who_asks_once_more(post: Post) -> None:
         post.run()
     data = json.loads(got.bodies[0])["data"]
     assert (data["status"], data["result_url"]) == ("expired", None)
-    assert post.delivery(job).state is State.DELIVERED
+    assert post.delivery(job).state is DeliveryState.DELIVERED
 
 
 @pytest.mark.parametrize("status", [200, 500])
@@ -341,7 +342,7 @@ def test_what_is_dropped_during_an_attempt_is_not_tried_again(post: Post, status
             held.set()
         assert post.sender.settle(30)
         assert post.run(86400 / 2) == 0
-    expected = State.DELIVERED if status == 200 else State.DROPPED
+    expected = DeliveryState.DELIVERED if status == 200 else DeliveryState.DROPPED
     assert post.delivery(job).state is expected
     assert post.deliveries.waiting(1) == []
 
@@ -362,7 +363,7 @@ def test_a_sender_that_dies_leaves_its_claim_to_others(post: Post) -> None:
         assert post.deliveries.claim(post.delivery(job).id, post.clock(), seconds=30)
         assert post.run() == 0, "somebody is at it"
         assert post.run(31) == 1
-    assert post.delivery(job).state is State.DELIVERED
+    assert post.delivery(job).state is DeliveryState.DELIVERED
     assert len(got.bodies) == 1
 
 
@@ -417,7 +418,7 @@ def test_no_secret_and_no_address_reaches_the_log(post: Post) -> None:
         job = post.finished(f"{got.url}?token=hush-hush")
         post.run()
         post.run(PAUSES[0])
-    assert post.delivery(job).state is State.DELIVERED
+    assert post.delivery(job).state is DeliveryState.DELIVERED
     text = json.dumps(lines, default=str)
     assert "webhook.attempted" in text
     for hidden in ("hush-hush", str(post.secret), "X-Amz-Signature", got.url):
@@ -433,7 +434,7 @@ def test_an_attempt_that_took_too_long_settles_nothing(post: Post) -> None:
         assert post.deliveries.claim(row.id, post.clock(), seconds=30), "another sender took over"
         verdict = post.sender._courier.schedule.judge(row, 410, None, post.clock())
         assert post.deliveries.record_attempt(row, claim, None, verdict) == "late"
-        assert post.delivery(job).state is State.PENDING
+        assert post.delivery(job).state is DeliveryState.PENDING
 
 
 @pytest.mark.parametrize("state", ["delivered", "dead"])
@@ -443,7 +444,7 @@ def test_a_settled_delivery_is_dropped_only_while_it_waits(post: Post, state: st
         waiting = post.finished(got.url)
         assert post.deliveries.drop(post.delivery(waiting).id)
         post.run()
-    assert post.delivery(waiting).state is State.DROPPED
+    assert post.delivery(waiting).state is DeliveryState.DROPPED
     assert post.deliveries.drop(post.delivery(job).id) is (state == "dead")
 
 
@@ -470,11 +471,11 @@ def test_a_row_that_cannot_be_read_holds_up_no_other(post: Post) -> None:
     with receiver(answering(200)) as there:
         bad, good = post.finished(there.url), post.finished(there.url)
         row = post.delivery(bad)
-        post.client.hset(keys.delivery_key(row.id), "created_at", "x")
+        post.client.hset(redis_keys.delivery_key(row.id), "created_at", "x")
         assert post.run() == 1
-        assert post.delivery(good).state is State.DELIVERED
+        assert post.delivery(good).state is DeliveryState.DELIVERED
         assert post.deliveries.next_due(row.id) == post.clock() + 60
         # Mended by hand, it goes out.
-        post.client.hset(keys.delivery_key(row.id), "created_at", row.created_at)
+        post.client.hset(redis_keys.delivery_key(row.id), "created_at", row.created_at)
         assert post.run(61) == 1
-    assert post.delivery(bad).state is State.DELIVERED
+    assert post.delivery(bad).state is DeliveryState.DELIVERED

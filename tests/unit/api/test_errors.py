@@ -3,7 +3,7 @@ import pytest
 from api.errors import BY_STATUS, ERRORS, from_inference, from_validation
 from inference import errors as inference_errors
 from inference.errors import InferenceError, InvalidOptionError
-from tasks.errors import QueueUnavailableError, StoreUnavailableError
+from tasks.errors import ObjectStoreUnavailableError, QueueUnavailableError
 
 
 def test_no_two_errors_share_a_code() -> None:
@@ -25,7 +25,7 @@ def test_what_flask_itself_answers_has_a_row(status: int) -> None:
 
 def test_unavailable_dependencies_have_a_row() -> None:
     assert ERRORS[QueueUnavailableError.code].status == 503
-    assert ERRORS[StoreUnavailableError.code].status == 503
+    assert ERRORS[ObjectStoreUnavailableError.code].status == 503
 
 
 def test_a_picture_that_cannot_be_used_is_the_callers_fault() -> None:

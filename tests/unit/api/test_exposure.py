@@ -2,9 +2,9 @@ import pytest
 
 from api.auth import Address, loopback_only, refuse_public_bind_without_keys
 from api.settings import ApiSettings
-from tasks.api_keys import ApiKeys
-from tasks.connection import connect
+from tasks.accounts.api_keys import ApiKeys
 from tasks.errors import SettingsError
+from tasks.redis_client import connect
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from api.circuit_breaker import (
     CircuitOpenError,
     SilentStoreError,
 )
-from tasks.errors import StoreUnavailableError
+from tasks.errors import ObjectStoreUnavailableError
 
 
 class Server:
@@ -37,7 +37,7 @@ class Server:
         self.asked.set()
         assert self.answers.wait(10)
         if self.away:
-            raise StoreUnavailableError("gone")
+            raise ObjectStoreUnavailableError("gone")
 
     def passes(self) -> bool:
         try:
@@ -178,7 +178,7 @@ def test_a_store_that_falls_silent_is_left_alone(
 
     def probe() -> None:
         if calls:
-            raise StoreUnavailableError("gone")
+            raise ObjectStoreUnavailableError("gone")
 
     def act() -> None:
         calls.append(1)

@@ -10,15 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import trustme
 
-from tasks.net.allow import Allow
-from tasks.net.client import Client
-from tasks.net.errors import (
-    UrlNotAllowedError,
-    UrlTimeoutError,
-    UrlTooLargeError,
-    UrlUnreachableError,
-)
-from tasks.net.guard import Guard
+from tasks.errors import UrlNotAllowedError, UrlTimeoutError, UrlTooLargeError, UrlUnreachableError
+from tasks.net.http_client import HttpClient
+from tasks.net.url_guard import AllowList, UrlGuard
 
 Handle = Callable[[BaseHTTPRequestHandler], None]
 MOST = 1000
@@ -62,10 +56,10 @@ def answer(status: int, body: bytes = b"", **headers: str) -> Handle:
     return handle
 
 
-def client(*hosts: str) -> Client:
+def client(*hosts: str) -> HttpClient:
     """Names lead to loopback; only those named, and 127.0.0.1, are open."""
-    allow = Allow(frozenset(hosts or {"127.0.0.1"}))
-    return Client(Guard(allow, lambda _host, _port: ["127.0.0.1"]))
+    allow = AllowList(frozenset(hosts or {"127.0.0.1"}))
+    return HttpClient(UrlGuard(allow, lambda _host, _port: ["127.0.0.1"]))
 
 
 def fetch(port: int, path: str = "/", seconds: float = 10) -> bytes:
@@ -92,7 +86,7 @@ def test_the_connection_goes_to_the_checked_address_under_the_original_name() ->
         answer(200, b"x")(request)
 
     with serving(handle) as port:
-        pinned = Client(Guard(Allow.parse("127.0.0.0/8"), changing))
+        pinned = HttpClient(UrlGuard(AllowList.parse("127.0.0.0/8"), changing))
         pinned.fetch(f"http://shop.example:{port}/", max_bytes=MOST, seconds=10)
     assert seen == [f"shop.example:{port}"]
     assert looked_up == ["shop.example"], "a second look-up could have another answer"
@@ -100,7 +94,9 @@ def test_the_connection_goes_to_the_checked_address_under_the_original_name() ->
 
 def test_a_name_that_turns_private_is_refused_the_next_time() -> None:
     answers = iter([["127.0.0.1"], ["10.0.0.1"]])
-    changing = Client(Guard(Allow.parse("127.0.0.0/8"), lambda _host, _port: next(answers)))
+    changing = HttpClient(
+        UrlGuard(AllowList.parse("127.0.0.0/8"), lambda _host, _port: next(answers))
+    )
     with serving(answer(302, Location="/again")) as port, pytest.raises(UrlNotAllowedError):
         changing.fetch(f"http://shop.example:{port}/", max_bytes=MOST, seconds=10)
 
@@ -117,14 +113,14 @@ def test_certificates_are_checked_against_the_original_name() -> None:
         authority.configure_trust(context)
         return context
 
-    open_ = Guard(Allow.parse("127.0.0.0/8"), lambda _host, _port: ["127.0.0.1"])
+    open_ = UrlGuard(AllowList.parse("127.0.0.0/8"), lambda _host, _port: ["127.0.0.1"])
     with serving(answer(200, b"safe"), server) as port:
-        calling = Client(open_, trusting)
+        calling = HttpClient(open_, trusting)
         good = calling.fetch(f"https://shop.example:{port}/", max_bytes=MOST, seconds=10)
         with pytest.raises(UrlUnreachableError):
             calling.fetch(f"https://other.example:{port}/", max_bytes=MOST, seconds=10)
         with pytest.raises(UrlUnreachableError):
-            Client(open_).fetch(f"https://shop.example:{port}/", max_bytes=MOST, seconds=10)
+            HttpClient(open_).fetch(f"https://shop.example:{port}/", max_bytes=MOST, seconds=10)
     assert good.data == b"safe"
     assert names == ["shop.example", "other.example", "shop.example"]
 

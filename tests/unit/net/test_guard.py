@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from tasks.net.allow import Allow
-from tasks.net.errors import UrlNotAllowedError, UrlUnreachableError
-from tasks.net.guard import Guard
+from tasks.errors import UrlNotAllowedError, UrlUnreachableError
+from tasks.net.url_guard import AllowList, UrlGuard
 
 PUBLIC = "93.184.216.34"
 NAMES = {
@@ -27,8 +26,8 @@ def look_up(host: str, _port: int) -> list[str]:
     return [NAMES[host]] if host in NAMES else []
 
 
-def guard(allow: str = "") -> Guard:
-    return Guard(Allow.parse(allow), look_up)
+def guard(allow: str = "") -> UrlGuard:
+    return UrlGuard(AllowList.parse(allow), look_up)
 
 
 HOSTILE = [
@@ -169,7 +168,7 @@ def test_the_host_header_is_the_callers(url: str, header: str) -> None:
 
 
 def test_one_private_address_among_several_is_enough_to_refuse() -> None:
-    two = Guard(Allow(), lambda _host, _port: [PUBLIC, "127.0.0.1"])
+    two = UrlGuard(AllowList(), lambda _host, _port: [PUBLIC, "127.0.0.1"])
     with pytest.raises(UrlNotAllowedError):
         two.check("http://public.example/")
 
@@ -181,7 +180,7 @@ def _fails(_host: str, _port: int) -> Sequence[str]:
 @pytest.mark.parametrize("resolver", [_fails, lambda _host, _port: []])
 def test_an_unknown_host_is_unreachable(resolver: Callable[[str, int], Sequence[str]]) -> None:
     with pytest.raises(UrlUnreachableError, match="not known"):
-        Guard(Allow(), resolver).check("http://public.example/")
+        UrlGuard(AllowList(), resolver).check("http://public.example/")
 
 
 @pytest.mark.parametrize(
@@ -218,4 +217,4 @@ def test_what_is_opened_opens_nothing_else(allow: str, url: str) -> None:
 @pytest.mark.parametrize("entry", ["10.0.0.0/99", "http://hooks.intra", "host:80", "two words"])
 def test_a_faulty_list_is_refused_by_name(entry: str) -> None:
     with pytest.raises(ValueError, match="neither a host's name nor a network"):
-        Allow.parse(f"good.intra,{entry}")
+        AllowList.parse(f"good.intra,{entry}")

@@ -4,14 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import keys
-from tasks.jobs import Job, Priority, Status
-from tasks.manifest import MAX_BYTES, METADATA_NAME, read_manifest, write_manifest
+from tasks import redis_keys
+from tasks.jobs.artifacts import (
+    MANIFEST_MAX_BYTES,
+    MANIFEST_METADATA,
+    read_manifest,
+    write_manifest,
+)
+from tasks.jobs.model import Job, Priority, Status
+from tasks.storage import object_keys
 
 
 def _job(**changes: object) -> Job:
-    task_id = keys.new_task_id()
-    job = Job(task_id, "rmbg-2.0", "q", keys.original_key(task_id), 1.5e9, 1.6e9)
+    task_id = redis_keys.new_task_id()
+    job = Job(task_id, "rmbg-2.0", "q", object_keys.original_key(task_id), 1.5e9, 1.6e9)
     return job.evolve(**changes)
 
 
@@ -33,23 +39,23 @@ def test_a_job_comes_back_as_it_was_submitted(
 def test_it_is_ascii_and_short_whatever_the_names(stem: str, request_id: str) -> None:
     job = _job(file_stem=stem, request_id=request_id)
     metadata = write_manifest(job)
-    assert metadata[METADATA_NAME].isascii()
-    assert metadata[METADATA_NAME].isprintable()
-    assert len(metadata[METADATA_NAME]) + len("x-amz-meta-") + len(METADATA_NAME) < 2048
-    assert len(metadata[METADATA_NAME]) <= MAX_BYTES
+    assert metadata[MANIFEST_METADATA].isascii()
+    assert metadata[MANIFEST_METADATA].isprintable()
+    assert len(metadata[MANIFEST_METADATA]) + len("x-amz-meta-") + len(MANIFEST_METADATA) < 2048
+    assert len(metadata[MANIFEST_METADATA]) <= MANIFEST_MAX_BYTES
     assert read_manifest(job.original_key, metadata) is not None
 
 
 def test_options_that_cannot_be_kept_are_refused() -> None:
     with pytest.raises(ValueError, match="options"):
-        write_manifest(_job(options={"a": "x" * MAX_BYTES}))
+        write_manifest(_job(options={"a": "x" * MANIFEST_MAX_BYTES}))
 
 
 @pytest.mark.parametrize(
     "text", ["", "[]", "[1]", "{}", "null", '{"task_id": 1}', '{"v":1,"created_at":"soon"}']
 )
 def test_what_cannot_be_read_is_none(text: str) -> None:
-    assert read_manifest("originals/rm-1", {METADATA_NAME: text}) is None
+    assert read_manifest("originals/rm-1", {MANIFEST_METADATA: text}) is None
 
 
 def test_an_original_without_a_manifest_is_none() -> None:

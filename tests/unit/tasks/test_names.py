@@ -1,7 +1,7 @@
-from tasks import names
+from tasks.jobs import routing
 
 
 def test_each_gpu_has_a_queue_of_its_own() -> None:
-    queues = {names.gpu_queue(host, index) for host in ("a", "b") for index in (0, 1)}
+    queues = {routing.gpu_queue(host, index) for host in ("a", "b") for index in (0, 1)}
     assert len(queues) == 4
-    assert names.model_queue("u2netp") == "model.u2netp"
+    assert routing.model_queue("u2netp") == "model.u2netp"

@@ -1,6 +1,6 @@
-from tasks.jobs import Job
-from tasks.manifest import read_manifest, write_manifest
-from tasks.owners import ANONYMOUS, Owner
+from tasks.accounts.api_keys import ANONYMOUS, Owner
+from tasks.jobs.artifacts import read_manifest, write_manifest
+from tasks.jobs.model import Job
 
 
 def test_anybody_has_no_id_and_no_secret() -> None:

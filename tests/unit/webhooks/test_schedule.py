@@ -5,8 +5,8 @@ from email.utils import formatdate
 import pytest
 
 from tasks.settings import Settings
-from tasks.webhooks.delivery import Delivery, State
-from tasks.webhooks.schedule import Schedule, pause_asked_for
+from tasks.webhooks.delivery import Delivery, DeliveryState
+from tasks.webhooks.retry import RetryPolicy, parse_retry_after
 
 NOW = 1_000_000.0
 PAUSES = (5.0, 300.0, 1800.0)
@@ -27,8 +27,8 @@ def delivery(tries: int = 0, expires_at: float = NOW + 86400) -> Delivery:
     )
 
 
-def schedule(random: float = 0.5) -> Schedule:
-    return Schedule(PAUSES, lambda: random)
+def schedule(random: float = 0.5) -> RetryPolicy:
+    return RetryPolicy(PAUSES, lambda: random)
 
 
 def test_the_contracts_pauses_are_the_default() -> None:
@@ -38,14 +38,14 @@ def test_the_contracts_pauses_are_the_default() -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
 def test_2xx_delivers(status: int) -> None:
-    assert schedule().judge(delivery(), status, None, NOW).state is State.DELIVERED
+    assert schedule().judge(delivery(), status, None, NOW).state is DeliveryState.DELIVERED
 
 
 @pytest.mark.parametrize("status", [None, 199, 301, 302, 400, 404, 429, 500, 503])
 @pytest.mark.parametrize("tries", [0, 1, 2])
 def test_all_else_is_tried_again(status: int | None, tries: int) -> None:
     verdict = schedule().judge(delivery(tries), status, None, NOW)
-    assert (verdict.state, verdict.due) == (State.PENDING, NOW + PAUSES[tries])
+    assert (verdict.state, verdict.due) == (DeliveryState.PENDING, NOW + PAUSES[tries])
 
 
 @pytest.mark.parametrize("random", [0.0, 0.25, 0.999])
@@ -56,17 +56,17 @@ def test_the_jitter_is_a_tenth_either_way(random: float) -> None:
 
 def test_after_the_last_pause_it_is_dead() -> None:
     verdict = schedule().judge(delivery(len(PAUSES)), 500, None, NOW)
-    assert (verdict.state, verdict.reason) == (State.DEAD, "4 attempts failed.")
+    assert (verdict.state, verdict.reason) == (DeliveryState.DEAD, "4 attempts failed.")
 
 
 def test_410_ends_it_and_its_target() -> None:
     verdict = schedule().judge(delivery(), 410, None, NOW)
-    assert (verdict.state, verdict.disable) == (State.DEAD, True)
+    assert (verdict.state, verdict.disable) == (DeliveryState.DEAD, True)
 
 
 def test_nothing_is_planned_beyond_the_pictures_expiry() -> None:
     verdict = schedule().judge(delivery(1, expires_at=NOW + 299), 500, None, NOW)
-    assert verdict.state is State.DEAD
+    assert verdict.state is DeliveryState.DEAD
     assert "expire" in verdict.reason
 
 
@@ -96,7 +96,7 @@ def test_other_failures_pause_nobody_else() -> None:
     ],
 )
 def test_retry_after_has_two_forms(text: str | None, seconds: float) -> None:
-    assert pause_asked_for(text, NOW) == seconds
+    assert parse_retry_after(text, NOW) == seconds
 
 
 def test_an_absurd_retry_after_is_cut() -> None:

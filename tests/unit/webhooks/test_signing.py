@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from tasks.api_keys import new_webhook_secret
+from tasks.accounts.api_keys import new_webhook_secret
 from tasks.errors import SettingsError, WebhookSecretError
 from tasks.settings import Settings
-from tasks.webhooks.signing import headers, secret_bytes
+from tasks.signing import secret_bytes, signed_headers
 
 OLD, NEW = new_webhook_secret(), new_webhook_secret()
 BODY = json.dumps({"type": "removal.succeeded", "data": {"name": "Grüße"}}).encode()
@@ -24,7 +24,7 @@ def now() -> int:
 
 def signed(*secrets: str, timestamp: int | None = None, body: bytes = BODY) -> dict[str, str]:
     at = now() if timestamp is None else timestamp
-    return dict(headers(secrets, webhook_id="msg_1", timestamp=at, body=body))
+    return dict(signed_headers(secrets, webhook_id="msg_1", timestamp=at, body=body))
 
 
 def test_a_receiver_verifies_it() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.api_keys import new_webhook_secret
-from tasks.webhooks.signing import headers
+from tasks.accounts.api_keys import new_webhook_secret
+from tasks.signing import signed_headers
 
 SAMPLES = Path(__file__).parents[3] / "docs" / "examples" / "webhooks"
 SECRET, OTHER = new_webhook_secret(), new_webhook_secret()
@@ -56,7 +56,7 @@ def verify(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def sent(*secrets: str, age: int = 0) -> dict[str, str]:
     now = int(time.time())
-    return dict(headers(secrets, webhook_id=ID, timestamp=now - age, body=BODY))
+    return dict(signed_headers(secrets, webhook_id=ID, timestamp=now - age, body=BODY))
 
 
 def test_what_this_service_signs_is_taken(verify: Verify) -> None:

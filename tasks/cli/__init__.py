@@ -1,0 +1,1 @@
+"""Commands of `celery -A tasks.app jobs` and `… webhooks`."""

@@ -1,0 +1,146 @@
+"""`celery jobs stuck`: find jobs that do not advance, and say what will mend them."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Final, cast
+
+import click
+
+from tasks import redis_keys
+from tasks.cli.output import CommandOutput, OutputCommand, Table, duration
+from tasks.errors import UnreadableRecordError
+from tasks.housekeeping.missing_messages import MissingMessageDetector
+from tasks.jobs.model import Status
+from tasks.redis_client import redis_errors
+from tasks.runtime import Runtime, runtime_of
+
+#: A message on its way from a list to a worker is in neither for less than this.
+_RECHECK_SECONDS: Final = 0.5
+
+_RECONCILER: Final = (
+    "the reconciler sees to it within seconds: is an I/O worker running? "
+    "(celery -A tasks.app worker -n io@%h -Q io -P threads)"
+)
+
+_UNKNOWN_MESSAGE: Final = (
+    "what this list begins with was not sent by the service: whatever puts it there should use "
+    "another database; the worker that takes it drops it, and may end over it"
+)
+
+_RECORDS_PER_READ: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class StuckJob:
+    """One thing that does not go on.
+
+    Attributes:
+        name: a job's id, a worker's name, or a list as `<queue>|<priority>`.
+        problem: what is wrong with it, a stable word.
+        seconds: since when.
+        advice: what to do.
+    """
+
+    name: str
+    problem: str
+    seconds: float
+    advice: str
+
+
+def find_stuck(runtime: Runtime, older_than: float) -> list[StuckJob]:
+    """Everything that has been stuck for longer than so many seconds.
+
+    Raises:
+        QueueUnavailableError: Redis does not answer.
+    """
+    return [
+        *_unreadable(runtime),
+        *_without_lease(runtime),
+        *_without_message(runtime, older_than),
+        *_overdue(runtime, redis_keys.DUE_JOBS, "due_not_sent", older_than),
+        *_overdue(runtime, redis_keys.JOB_DEADLINES, "overdue", older_than),
+        *_stuck_workers(runtime),
+    ]
+
+
+def _unreadable(runtime: Runtime) -> Iterator[StuckJob]:
+    """The reconciler passes over them: nobody else can tell what was meant."""
+    for status in (Status.QUEUED, Status.PROCESSING):
+        since = dict(_scores(runtime, redis_keys.index_key(status)))
+        for start in range(0, len(since), _RECORDS_PER_READ):
+            found = runtime.job_store.read(list(since)[start : start + _RECORDS_PER_READ])
+            for task_id, reason in found.unreadable.items():
+                waited = time.time() - since[task_id]
+                yield StuckJob(task_id, "unreadable_record", waited, _remedy(task_id, reason))
+
+
+def _remedy(task_id: str, reason: str) -> str:
+    advice = UnreadableRecordError.ADVICE.format(task_id)
+    return f"{reason}. {advice}. Or: celery -A tasks.app jobs cancel {task_id}"
+
+
+def _without_lease(runtime: Runtime) -> Iterator[StuckJob]:
+    for task_id, since in _scores(runtime, redis_keys.index_key(Status.PROCESSING)):
+        if not runtime.job_store.has_lease(task_id):
+            yield StuckJob(task_id, "processing_without_lease", time.time() - since, _RECONCILER)
+
+
+def _without_message(runtime: Runtime, older_than: float) -> Iterator[StuckJob]:
+    queued = dict(_scores(runtime, redis_keys.index_key(Status.QUEUED)))
+    search = MissingMessageDetector(runtime.redis)
+    search.find()
+    time.sleep(_RECHECK_SECONDS)
+    lost = search.find()
+    for name in sorted(search.foreign):
+        yield StuckJob(name, "foreign_message", 0.0, _UNKNOWN_MESSAGE)
+    for task_id in lost:
+        waited = time.time() - queued.get(task_id, time.time())
+        if waited > older_than:
+            yield StuckJob(task_id, "queued_without_message", waited, _RECONCILER)
+
+
+def _overdue(runtime: Runtime, key: str, problem: str, older_than: float) -> Iterator[StuckJob]:
+    for task_id, due in _scores(runtime, key):
+        late = time.time() - due
+        if late > older_than:
+            yield StuckJob(task_id, problem, late, _RECONCILER)
+
+
+def _stuck_workers(runtime: Runtime) -> Iterator[StuckJob]:
+    for name, seconds in runtime.registry.silent().items():
+        yield StuckJob(name, "worker_silent", seconds, "start it again; its jobs went to others")
+    for worker in runtime.registry.workers():
+        if worker.alive and not worker.ready:
+            yield StuckJob(
+                worker.name,
+                "worker_not_ready",
+                0.0,
+                "its model is loading, or does not answer: see its log",
+            )
+
+
+def _scores(runtime: Runtime, key: str) -> list[tuple[str, float]]:
+    with redis_errors():
+        found = runtime.redis.zrange(key, 0, -1, withscores=True)
+    return cast("list[tuple[str, float]]", found)
+
+
+@click.command("stuck", cls=OutputCommand)
+@click.option(
+    "--older-than",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Seconds that something may take before it counts.",
+)
+@click.pass_context
+def stuck(ctx: click.Context, older_than: float) -> CommandOutput:
+    """Show jobs and workers that the service should have seen to, each with what to do."""
+    found = find_stuck(runtime_of(ctx.obj.app), older_than)
+    table = Table(("WHAT", "PROBLEM", "SINCE", "WHAT TO DO"))
+    for each in found:
+        table.rows.append((each.name, each.problem, duration(each.seconds), each.advice))
+    return CommandOutput(
+        {"stuck": [asdict(each) for each in found]}, lines=table.lines() or ["Nothing is stuck."]
+    )

@@ -1,1 +1,0 @@
-"""`celery -A tasks.app jobs …`: what an operator does with jobs and workers."""

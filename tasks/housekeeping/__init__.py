@@ -1,0 +1,1 @@
+"""What keeps records, queues and the bucket consistent: periodic work of the I/O worker."""

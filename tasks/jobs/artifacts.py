@@ -1,0 +1,197 @@
+"""A job's objects in the bucket: the manifest on its original, copies, and erasure."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from tasks.errors import TaskError
+from tasks.jobs.model import Job, Priority
+from tasks.jobs.store import JobStore
+from tasks.storage import object_keys
+from tasks.storage.object_store import ObjectStore
+
+#: One header, `x-amz-meta-rmbg-job`.
+MANIFEST_METADATA: Final = "rmbg-job"
+
+#: S3 keeps at most 2 kB of metadata, names included.
+MANIFEST_MAX_BYTES: Final = 1900
+
+_MANIFEST_VERSION: Final = 1
+
+#: What a record is begun with; the rest is the story of its runs.
+_MANIFEST_FIELDS: Final = (
+    "task_id",
+    "model",
+    "priority",
+    "created_at",
+    "expires_at",
+    "deadline",
+    "options",
+    "file_stem",
+    "sha256",
+    "request_id",
+    "owner",
+    "metadata",
+    "webhook_url",
+    "webhook_events",
+    "batch_id",
+    "background_key",
+)
+
+#: Left out, in this order, where all would be too much: the picture can be cut out without them.
+_DROPPED_WHEN_LARGE: Final = ("request_id", "file_stem", "sha256", "metadata")
+
+
+def write_manifest(job: Job) -> dict[str, str]:
+    """The metadata of a job's original: ASCII, and within what S3 keeps.
+
+    Raises:
+        ValueError: the options alone are too long.
+    """
+    # What is left out is read as None, {} or [].
+    values = {name: getattr(job, name) for name in _MANIFEST_FIELDS}
+    values = {name: value for name, value in values.items() if value not in (None, {}, [])}
+    for spare in ("", *_DROPPED_WHEN_LARGE):
+        values.pop(spare, None)
+        text = json.dumps({"v": _MANIFEST_VERSION, **values}, separators=(",", ":"))
+        if len(text) <= MANIFEST_MAX_BYTES:
+            return {MANIFEST_METADATA: text}
+    raise ValueError(f"The job {job.task_id} has {len(text)} bytes of options.")
+
+
+def read_manifest(key: str, metadata: Mapping[str, str]) -> Job | None:
+    """The job that an original belongs to, as it was submitted; None if that is not told.
+
+    Args:
+        key: of the original.
+        metadata: of the original, names in lower case without their prefix.
+    """
+    try:
+        values = dict(json.loads(metadata[MANIFEST_METADATA]))
+        job = _job_from_manifest(key, values)
+    except (KeyError, TypeError, ValueError):
+        return None
+    return job if object_keys.original_key(job.task_id) == key else None
+
+
+def _job_from_manifest(key: str, values: Mapping[str, Any]) -> Job:
+    known = {name: values[name] for name in _MANIFEST_FIELDS if name in values}
+    return Job(
+        **{
+            **known,
+            "created_at": float(values["created_at"]),
+            "expires_at": float(values["expires_at"]),
+            "options": dict(values.get("options", {})),
+            "priority": Priority(values.get("priority", Priority.NORMAL)),
+        },
+        original_key=key,
+        # Chosen when it is sent.
+        queue="",
+    )
+
+
+#: The fields of a record that describe the result.
+_RESULT_FIELDS: Final = (
+    "format",
+    "width",
+    "height",
+    "size",
+    "full_width",
+    "full_height",
+    "foreground",
+    "coverage",
+)
+
+_log = structlog.get_logger(__name__)
+
+
+def copied_result_fields(job: Job, cached_from: Job) -> dict[str, Any]:
+    """Return the result fields of a job whose result is a copy of another job's."""
+    return {
+        "result_key": _copied_key(job, cached_from),
+        "cached": True,
+        **{name: getattr(cached_from, name) for name in _RESULT_FIELDS},
+    }
+
+
+def copy_result(objects: ObjectStore, job: Job, cached_from: Job) -> None:
+    """Copy another job's result to a key of this job.
+
+    Raises:
+        ObjectNotFoundError: the other job's result is gone.
+        StoreUnavailableError: whether the copy was made is unknown.
+    """
+    objects.copy(cached_from.result_key or "", _copied_key(job, cached_from))
+
+
+def copy_inputs(objects: ObjectStore, job: Job, cached_from: Job) -> None:
+    """Copy another job's original and background; raises what `copy_result` raises."""
+    objects.copy(cached_from.original_key, job.original_key, metadata=write_manifest(job))
+    if job.background_key:
+        objects.copy(cached_from.background_key or "", job.background_key)
+
+
+def discard_object(objects: ObjectStore, key: str) -> None:
+    """Remove an object that no record names; if this fails, the sweeper removes it."""
+    try:
+        objects.delete(key)
+    except TaskError:
+        _log.warning("object.left", key=key)
+
+
+def _copied_key(job: Job, cached_from: Job) -> str:
+    return object_keys.copied_result_key(job.task_id, cached_from.result_key or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Eraser:
+    """Erases jobs; an erasure that was cut short may be repeated, and then goes on."""
+
+    store: JobStore
+    objects: ObjectStore
+
+    def erase(self, job: Job) -> None:
+        """End the job if need be, then remove its pictures, and its record last.
+
+        A run that is under way is fenced off first: it stores nothing that counts, and removes
+        what it has stored. The record goes last, since it alone tells what was not removed yet,
+        should the store fail on the way; and without its original no `rmbg restore` finds it.
+
+        Raises:
+            QueueUnavailableError, StoreUnavailableError: not all of it is gone; repeat it.
+        """
+        self.store.cancel(job.task_id)
+        self.erase_pictures(job)
+        self.store.erase(job.task_id)
+
+    def erase_pictures(self, job: Job) -> None:
+        """Remove a job's original, background and results, and leave its record.
+
+        Raises:
+            StoreUnavailableError: not all of them are gone; repeat it.
+        """
+        for key in self._pictures(job):
+            self.objects.delete(key)
+
+    def erase_unread(self, task_id: str) -> None:
+        """Remove the pictures of a job whose record cannot be read, by where they always lie.
+
+        Raises:
+            StoreUnavailableError: not all of them are gone; repeat it.
+        """
+        for key in (object_keys.original_key(task_id), object_keys.background_key(task_id)):
+            self.objects.delete(key)
+        for key in list(self.objects.list(object_keys.results_prefix(task_id))):
+            self.objects.delete(key)
+
+    def _pictures(self, job: Job) -> Iterator[str]:
+        yield job.original_key
+        if job.background_key:
+            yield job.background_key
+        if job.result_key:
+            yield job.result_key
+        # Earlier runs may have died over theirs.
+        yield from self.objects.list(object_keys.results_prefix(job.task_id))

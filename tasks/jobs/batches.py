@@ -1,0 +1,155 @@
+"""Batches: their records in Redis, items and counters."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Self, cast
+
+from redis import Redis
+
+from tasks import redis_keys, scripts
+from tasks.jobs.model import JobError
+from tasks.jobs.store import RECORD_GRACE_SECONDS
+from tasks.redis_client import redis_errors
+
+
+@dataclass(frozen=True, slots=True)
+class BatchItem:
+    """One picture of a batch.
+
+    Attributes:
+        name: the input's, as its sender calls it; not to be trusted.
+        task_id: its job; None if it was refused.
+        error: why it was refused.
+    """
+
+    name: str
+    task_id: str | None = None
+    error: JobError | None = None
+
+    def write(self) -> str:
+        """As it stands in Redis."""
+        error = self.error and [self.error.type, self.error.message, self.error.retryable]
+        return json.dumps([self.name, self.task_id, error], separators=(",", ":"))
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """The inverse of `write`."""
+        name, task_id, error = json.loads(text)
+        return cls(name, task_id, JobError(*error) if error else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch's record. Times are unix seconds.
+
+    Attributes:
+        batch_id: its name, which cannot be guessed.
+        owner: id of whoever sent it.
+        total: how many items it has.
+        metadata: echoed wherever the batch is shown.
+        webhook_url: who is to be told when all of it is done.
+        completed_at: when the last item ended; None before.
+        items: in the order in which they came.
+    """
+
+    batch_id: str
+    owner: str
+    created_at: float
+    expires_at: float
+    total: int = 0
+    metadata: dict[str, Any] = field(default_factory=dict)
+    webhook_url: str | None = None
+    request_id: str = ""
+    completed_at: float | None = None
+    items: tuple[BatchItem, ...] = ()
+
+    @property
+    def task_ids(self) -> list[str]:
+        """The jobs of the items that were not refused."""
+        return [item.task_id for item in self.items if item.task_id]
+
+    def to_record(self) -> dict[str, str]:
+        """As a Redis hash, without the items."""
+        record = {
+            "batch_id": self.batch_id,
+            "owner": self.owner,
+            "created_at": repr(self.created_at),
+            "expires_at": repr(self.expires_at),
+            "metadata": json.dumps(self.metadata),
+            "request_id": self.request_id,
+        }
+        return {**record, "webhook_url": self.webhook_url} if self.webhook_url else record
+
+    @classmethod
+    def from_record(cls, record: dict[str, str], items: list[str]) -> Self:
+        """The inverse of `to_record`, with the items."""
+        completed = record.get("completed_at")
+        return cls(
+            batch_id=record["batch_id"],
+            owner=record["owner"],
+            created_at=float(record["created_at"]),
+            expires_at=float(record["expires_at"]),
+            total=len(items),
+            metadata=json.loads(record["metadata"]),
+            webhook_url=record.get("webhook_url"),
+            request_id=record["request_id"],
+            completed_at=float(completed) if completed else None,
+            items=tuple(map(BatchItem.read, items)),
+        )
+
+
+_SUFFIXES: Final = ("", ":items", ":ends")
+
+
+class BatchStore:
+    """The records. Every method raises `QueueUnavailableError` if Redis does not answer."""
+
+    def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
+        self._client = client
+        self._clock = clock
+
+    def create(self, batch: Batch) -> None:
+        """Record a new batch; its jobs may be submitted from now on."""
+        name = redis_keys.batch_key(batch.batch_id)
+        flat: list[Any] = [part for pair in batch.to_record().items() for part in pair]
+        with redis_errors(), self._client.pipeline(transaction=True) as pipe:
+            pipe.hset(name, items=flat)
+            pipe.expireat(name, int(batch.expires_at + RECORD_GRACE_SECONDS))
+            pipe.zadd(redis_keys.BATCHES, {batch.batch_id: batch.expires_at + RECORD_GRACE_SECONDS})
+            pipe.execute()
+
+    def seal(self, batch: Batch, items: Sequence[BatchItem]) -> None:
+        """Record the items of a batch; it completes once all their jobs have ended, perhaps now."""
+        with redis_errors():
+            scripts.JOBS.run(
+                self._client,
+                "seal_batch",
+                batch=batch.batch_id,
+                now=self._clock(),
+                expiry=int(batch.expires_at + RECORD_GRACE_SECONDS),
+                items=[(item.write(), item.task_id or "") for item in items],
+            )
+
+    def get(self, batch_id: str) -> Batch | None:
+        """Return a batch, or None."""
+        name = redis_keys.batch_key(batch_id)
+        with redis_errors(), self._client.pipeline(transaction=True) as pipe:
+            pipe.hgetall(name)
+            pipe.lrange(f"{name}:items", 0, -1)
+            record, items = pipe.execute()
+        return Batch.from_record(record, items) if record else None
+
+    def remove(self, batch_id: str) -> None:
+        """Remove a batch's record; its jobs stay."""
+        name = redis_keys.batch_key(batch_id)
+        with redis_errors(), self._client.pipeline(transaction=True) as pipe:
+            pipe.delete(*(f"{name}{suffix}" for suffix in _SUFFIXES))
+            pipe.zrem(redis_keys.BATCHES, batch_id)
+            pipe.execute()
+
+    def expired(self, now: float) -> list[str]:
+        """Return the ids of batches whose records had expired at `now`."""
+        with redis_errors():
+            return cast("list[str]", self._client.zrangebyscore(redis_keys.BATCHES, "-inf", now))

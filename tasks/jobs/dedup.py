@@ -1,0 +1,197 @@
+"""Deduplication: complete the duplicates of a primary job once it has ended."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
+
+import structlog
+from redis import Redis
+
+from tasks import redis_keys, scripts
+from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError, QueueUnavailableError
+from tasks.jobs.artifacts import copied_result_fields, copy_result, discard_object
+from tasks.jobs.model import EXPIRED, LOST, OVERDUE, Job, Status, to_record
+from tasks.jobs.routing import JobDispatcher, Router
+from tasks.jobs.store import JobStore
+from tasks.redis_client import redis_errors
+from tasks.storage.object_store import ObjectStore
+
+#: Errors of a primary that do not concern its duplicates: one of these runs instead.
+_PRIMARY_ONLY_ERRORS: Final = frozenset({LOST.type, OVERDUE.type, EXPIRED.type, "original_missing"})
+#: Duplicates of one primary that are completed before the next primary's turn.
+_DUPLICATES_PER_PASS: Final = 100
+#: Lock of the process that completes a primary's duplicates; if it dies, another goes on after.
+_LOCK_MS: Final = 15_000
+
+_log = structlog.get_logger(__name__)
+
+
+class DuplicateCompleter:
+    """Completes duplicates as their primaries ended; each step may be repeated."""
+
+    def __init__(
+        self,
+        client: Redis,
+        store: JobStore,
+        objects: ObjectStore,
+        dispatcher: JobDispatcher,
+        router: Router,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._objects = objects
+        self._dispatcher = dispatcher
+        self._router = router
+        self._clock = clock
+
+    def run_once(self) -> int:
+        """Complete the duplicates of all primaries that have ended; return how many were completed.
+
+        Raises:
+            QueueUnavailableError, StoreUnavailableError: the next call does the rest.
+        """
+        with redis_errors():
+            ended = cast("list[str]", self._client.zrange(redis_keys.COMPLETING, 0, -1))
+        return sum(self._attempt(primary_id) for primary_id in ended)
+
+    def _attempt(self, primary_id: str) -> int:
+        """Complete one primary's duplicates; if that fails, the other primaries come first."""
+        try:
+            return self._complete_locked(primary_id)
+        except QueueUnavailableError:
+            raise
+        except ObjectStoreUnavailableError:
+            # Either the object store is down, or it cannot deliver this one result.
+            self._put_last(primary_id)
+            raise
+        except Exception:  # noqa: BLE001 - a damaged record may raise anything
+            _log.exception("duplicate.not_completed", primary=primary_id)
+            self._put_last(primary_id)
+        return 0
+
+    def _put_last(self, primary_id: str) -> None:
+        with redis_errors():
+            self._client.zadd(redis_keys.COMPLETING, {primary_id: self._clock()}, xx=True)
+
+    def _complete_locked(self, primary_id: str) -> int:
+        lock = f"{redis_keys.COMPLETING}:{primary_id}"
+        with redis_errors():
+            if not self._client.set(lock, "1", nx=True, px=_LOCK_MS):
+                return 0
+        try:
+            return self.complete(primary_id)
+        finally:
+            with redis_errors():
+                self._client.delete(lock)
+
+    def complete(self, primary_id: str) -> int:
+        """Complete a primary's duplicates, or let one of them run; return how many completed."""
+        duplicates = self._duplicates(primary_id)
+        primary = next(iter(self._store.read([primary_id]).jobs), None)
+        if not duplicates:
+            self._drop(primary_id)
+            return 0
+        if primary is not None and not primary.status.final:
+            return 0  # requeued by an operator: its duplicates wait for its next end
+        if primary is not None and primary.status is Status.SUCCEEDED:
+            return self._succeed(primary, duplicates)
+        if primary is not None and primary.error and primary.error.type not in _PRIMARY_ONLY_ERRORS:
+            return sum(self._end(each, primary, error=primary.error) for each in duplicates)
+        self._promote(primary_id, duplicates)
+        return 0
+
+    def _duplicates(self, primary_id: str) -> list[Job]:
+        with redis_errors():
+            found = cast("set[str]", self._client.smembers(redis_keys.duplicates_key(primary_id)))
+        some = sorted(found)[:_DUPLICATES_PER_PASS]
+        records = self._store.read(some)
+        for task_id in records.unreadable:
+            # It leaves the primary and becomes due: the reconciler quarantines it.
+            self._store.quarantine(task_id, self._clock())
+        present = records.readable()
+        gone = set(some) - {job.task_id for job in present}
+        if gone:
+            with redis_errors():
+                self._client.srem(redis_keys.duplicates_key(primary_id), *gone)
+        return present
+
+    def _drop(self, primary_id: str) -> None:
+        with redis_errors():
+            self._client.zrem(redis_keys.COMPLETING, primary_id)
+
+    def _succeed(self, primary: Job, duplicates: Sequence[Job]) -> int:
+        completed = 0
+        for duplicate in duplicates:
+            try:
+                completed += self._copy(primary, duplicate)
+            except ObjectNotFoundError:
+                # The primary was erased meanwhile: one of the remaining duplicates must run.
+                self._promote(primary.task_id, self._duplicates(primary.task_id))
+                break
+        return completed
+
+    def _copy(self, primary: Job, duplicate: Job) -> bool:
+        copy_result(self._objects, duplicate, primary)
+        facts = copied_result_fields(duplicate, primary)
+        began = max(primary.started_at or duplicate.created_at, duplicate.created_at)
+        waited = {"queue_ms": max(0, round((self._clock() - duplicate.created_at) * 1000))}
+        done = self._end(
+            duplicate, primary, started_at=began, worker=primary.worker, timings=waited, **facts
+        )
+        if not done:
+            self._discard(duplicate, facts["result_key"])
+        return done
+
+    def _discard(self, duplicate: Job, key: str) -> None:
+        """Remove the copy of a job that was canceled or erased meanwhile.
+
+        The copy stays if another process completed the job with it.
+        """
+        present = self._store.get(duplicate.task_id)
+        if present is None or present.result_key != key:
+            discard_object(self._objects, key)
+
+    def _end(self, duplicate: Job, primary: Job, **changes: Any) -> bool:  # noqa: ANN401 - any field's type
+        """End a duplicate as its primary ended; False if it no longer waits for that one."""
+        with redis_errors():
+            ended = scripts.JOBS.run(
+                self._client,
+                "complete_duplicate",
+                id=duplicate.task_id,
+                primary=primary.task_id,
+                now=self._clock(),
+                status=primary.status.value,
+                fields=to_record(changes),
+            )
+        return bool(ended)
+
+    def _promote(self, primary_id: str, duplicates: Sequence[Job]) -> None:
+        """Let the most urgent duplicate run as the primary of the others."""
+        for chosen in sorted(duplicates, key=lambda job: (job.priority, job.created_at)):
+            with redis_errors():
+                promoted = scripts.JOBS.run(
+                    self._client,
+                    "promote_duplicate",
+                    id=chosen.task_id,
+                    primary=primary_id,
+                    now=self._clock(),
+                )
+            if promoted:
+                _log.info("duplicate.promoted", task_id=promoted, instead_of=primary_id)
+                send_if_due(self._store, self._dispatcher, self._router, promoted)
+                return
+
+
+def send_if_due(store: JobStore, dispatcher: JobDispatcher, router: Router, task_id: str) -> None:
+    """Send the message of a job that is due; if that fails, the reconciler sends it."""
+    try:
+        job = store.get(task_id)
+        if job is not None and store.is_due(task_id):
+            queue = router.choose(
+                job.model, job.effective_priority, excluded_worker=job.excluded_worker
+            )
+            dispatcher.send_again(task_id, queue=queue)
+    except QueueUnavailableError as error:
+        _log.warning("duplicate.not_sent", task_id=task_id, reason=str(error))

@@ -1,0 +1,282 @@
+"""A job: its record, its states and transitions, and errors that its input has no part in."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
+from typing import Any, Final, Self
+
+
+class Status(StrEnum):
+    """A job's state."""
+
+    #: Accepted and recorded; no worker runs it.
+    QUEUED = "queued"
+    #: A worker holds the lease.
+    PROCESSING = "processing"
+    #: The result is in the bucket.
+    SUCCEEDED = "succeeded"
+    #: It is not tried again; `error` says why.
+    FAILED = "failed"
+    #: Ended by its owner or an operator.
+    CANCELED = "canceled"
+
+    @property
+    def final(self) -> bool:
+        """True if no other state follows."""
+        return not TRANSITIONS[self]
+
+
+class Priority(IntEnum):
+    """How urgent a job is; the Redis transport keeps a list for each of these levels."""
+
+    #: Somebody is waiting for it right now.
+    HIGH = 0
+    NORMAL = 3
+    #: Bulk work.
+    LOW = 6
+
+
+#: The allowed transitions, which `jobs.lua` enforces.
+TRANSITIONS: Final = MappingProxyType(
+    {
+        Status.QUEUED: frozenset({Status.PROCESSING, Status.FAILED, Status.CANCELED}),
+        Status.PROCESSING: frozenset(
+            {Status.QUEUED, Status.SUCCEEDED, Status.FAILED, Status.CANCELED}
+        ),
+        Status.SUCCEEDED: frozenset[Status](),
+        Status.FAILED: frozenset[Status](),
+        Status.CANCELED: frozenset[Status](),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job failed."""
+
+    type: str
+    message: str
+    retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One picture's job. Times are unix seconds, durations milliseconds, sizes bytes."""
+
+    task_id: str
+    model: str
+    queue: str
+    original_key: str
+    created_at: float
+    expires_at: float
+    status: Status = Status.QUEUED
+    #: `inference.options.Options.to_dict()`.
+    options: dict[str, Any] = field(default_factory=dict)
+    #: The upload's name without folders or extension; names the download.
+    file_stem: str = "image"
+    sha256: str = ""
+    request_id: str = ""
+    #: Of the request (W3C Trace Context): the parent of the worker's and the webhook's spans.
+    traceparent: str = ""
+    #: Id of its `tasks.accounts.api_keys.Owner`; empty where API keys are off.
+    owner: str = ""
+    #: A JSON object that is repeated in each answer about the task.
+    metadata: dict[str, Any] = field(default_factory=dict)
+    #: Where the webhook goes, and for which events; an empty list means all.
+    webhook_url: str | None = None
+    webhook_events: list[str] = field(default_factory=list)
+    batch_id: str | None = None
+    #: The background picture.
+    background_key: str | None = None
+    #: Its result is a copy of an equal job's: no model ran for it.
+    cached: bool = False
+    #: Equal for jobs of one owner with equal results; None: neither cached nor deduplicated.
+    cache_key: str | None = None
+    #: How many seconds the result may be reused.
+    cache_seconds: int | None = None
+    #: The primary whose result this job waits for, as its duplicate.
+    primary: str | None = None
+    priority: Priority = Priority.NORMAL
+    #: The priority that the job was raised to by ageing; None if it was not.
+    priority_level: Priority | None = None
+    #: The job fails unless a worker begins it by then.
+    deadline: float | None = None
+    #: Seconds from submission to the first deadline, once a requeue has set a later deadline.
+    queue_timeout: float | None = None
+    #: Number of its latest message's dispatch, and how many came after the first one.
+    dispatch_seq: int = 0
+    redispatches: int = 0
+    #: Runs that were begun.
+    attempts: int = 0
+    #: Runs over which the worker's process died, perhaps by the picture's fault.
+    crashes: int = 0
+    #: Runs that ended by the fault of a worker, host or server.
+    losses: int = 0
+    #: The worker that failed to run it, and leaves it to others.
+    excluded_worker: str | None = None
+    worker: str | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    result_key: str | None = None
+    format: str | None = None
+    width: int | None = None
+    height: int | None = None
+    size: int | None = None
+    #: The result's size without the limits on it that the options name.
+    full_width: int | None = None
+    full_height: int | None = None
+    #: `top`, `left`, `width` and `height` of the subject in the result; None: no subject.
+    foreground: dict[str, int] | None = None
+    #: Share of the input's pixels with alpha over one half, 0..1.
+    coverage: float | None = None
+    timings: dict[str, int] = field(default_factory=dict)
+    error: JobError | None = None
+
+    def evolve(self, **changes: Any) -> Self:  # noqa: ANN401 - any field's type
+        """Return a copy with some fields changed."""
+        return replace(self, **changes)
+
+    @property
+    def effective_priority(self) -> Priority:
+        """The priority that its message is sent with."""
+        return self.priority if self.priority_level is None else self.priority_level
+
+    def restarted(self, now: float) -> Self:
+        """Return the job as it was submitted, with the whole of its queue timeout from `now` on.
+
+        The new deadline is not later than the expiry of its pictures.
+        """
+        if self.deadline is None:
+            return self
+        timeout = self.deadline - self.created_at
+        return self.evolve(queue_timeout=timeout, deadline=min(now + timeout, self.expires_at))
+
+    @property
+    def elapsed_ms(self) -> int | None:
+        """Milliseconds from submission to the end; None before the end."""
+        if self.finished_at is None:
+            return None
+        return round((self.finished_at - self.created_at) * 1000)
+
+    def log_context(self) -> dict[str, str]:
+        """Return what every log line about this job carries."""
+        return {"task_id": self.task_id, "request_id": self.request_id}
+
+
+_JSON_FIELDS: Final = MappingProxyType(
+    {
+        "options": dict,
+        "timings": dict,
+        "error": dict,
+        "metadata": dict,
+        "webhook_events": list,
+        "foreground": dict,
+    }
+)
+
+_READERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
+    {
+        "created_at": float,
+        "expires_at": float,
+        "started_at": float,
+        "finished_at": float,
+        "deadline": float,
+        "queue_timeout": float,
+        "priority": lambda text: Priority(int(text)),
+        "priority_level": lambda text: Priority(int(text)),
+        "dispatch_seq": int,
+        "redispatches": int,
+        "attempts": int,
+        "crashes": int,
+        "losses": int,
+        "width": int,
+        "height": int,
+        "size": int,
+        "full_width": int,
+        "full_height": int,
+        "coverage": float,
+        "status": Status,
+        "cache_seconds": int,
+        "cached": lambda text: text == "1",
+    }
+)
+
+_REQUIRED: Final = tuple(
+    each.name for each in fields(Job) if each.default is each.default_factory is MISSING
+)
+
+
+def to_record(values: dict[str, Any]) -> dict[str, str]:
+    """Return fields of a job as a Redis hash; None is left out."""
+    return {name: _write(name, value) for name, value in values.items() if value is not None}
+
+
+def _write(name: str, value: Any) -> str:  # noqa: ANN401 - any field's type
+    if isinstance(value, JobError):
+        return write_error(value)
+    if isinstance(value, (IntEnum, bool)):
+        return str(int(value))
+    if name in _JSON_FIELDS:
+        return json.dumps(value, separators=(",", ":"), sort_keys=True)
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def write_error(error: JobError) -> str:
+    """Return an error as a record stores it."""
+    return json.dumps(
+        {"type": error.type, "message": error.message, "retryable": error.retryable},
+        separators=(",", ":"),
+        sort_keys=True,
+    )
+
+
+def from_record(record: dict[str, str]) -> Job:
+    """Parse the record of a whole job; fields that this version does not know are ignored.
+
+    Raises:
+        ValueError: a field is missing or malformed; the message names it.
+    """
+    known = {each.name for each in fields(Job)}
+    values = {name: _read(name, text) for name, text in record.items() if name in known}
+    missing = [name for name in _REQUIRED if name not in values]
+    if missing:
+        raise ValueError(f"missing fields: {', '.join(missing)}")
+    return Job(**values)
+
+
+def _read(name: str, text: str) -> Any:  # noqa: ANN401 - any field's type
+    try:
+        return _read_json(name, text) if name in _JSON_FIELDS else _READERS.get(name, str)(text)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _read_json(name: str, text: str) -> Any:  # noqa: ANN401 - any field's type
+    value = json.loads(text)
+    if not isinstance(value, _JSON_FIELDS[name]):
+        wanted = "array" if _JSON_FIELDS[name] is list else "object"
+        raise TypeError(f"expected a JSON {wanted}")
+    return JobError(**value) if name == "error" else value
+
+
+#: Its worker's process died over it too often, or was killed at the time limit.
+POISON: Final = JobError(
+    "poison", "The image brought its worker down repeatedly; it is not tried again."
+)
+
+#: Workers, hosts or servers went away too often while it ran.
+LOST: Final = JobError(
+    "lost", "The service lost its worker too often while it ran; submit it again.", retryable=True
+)
+
+#: Its pictures' time was over before it was done.
+EXPIRED: Final = JobError(
+    "expired", "The task was not done before its pictures expired.", retryable=True
+)
+
+#: Nobody began it before its deadline.
+OVERDUE: Final = JobError(
+    "deadline_exceeded", "No worker was free before the task's deadline.", retryable=True
+)

@@ -1,0 +1,126 @@
+"""Serializers: what the API and webhooks say about a task or a batch."""
+
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from tasks.jobs.batches import Batch, BatchItem
+from tasks.jobs.model import Job, JobError, Status
+from tasks.storage.object_store import ObjectStore
+
+
+def task_data(job: Job, objects: ObjectStore, now: float) -> dict[str, Any]:
+    """A task's data; its addresses are signed now.
+
+    Args:
+        job: the record.
+        objects: signs.
+        now: unix time.
+    """
+    return {
+        "task_id": job.task_id,
+        "status": visible_status(job, now),
+        "original_url": original_url(job, objects, now),
+        "result_url": result_url(job, objects, now),
+        "format": job.format,
+        "width": job.width,
+        "height": job.height,
+        "size": job.size,
+        "elapsed_ms": job.elapsed_ms,
+        "cached": job.cached,
+        "model": job.model,
+        "attempts": job.attempts,
+        "worker": job.worker,
+        "metadata": job.metadata,
+        "timings": job.timings,
+        "created_at": iso_time(job.created_at),
+        "started_at": iso_time(job.started_at),
+        "finished_at": iso_time(job.finished_at),
+        "expires_at": iso_time(job.expires_at),
+        "error": error_data(job.error),
+    }
+
+
+def visible_status(job: Job, now: float) -> str:
+    """`expired` once the pictures of a finished job are gone."""
+    return "expired" if job.status.final and job.expires_at <= now else job.status.value
+
+
+def result_url(job: Job, objects: ObjectStore, now: float, *, download: bool = False) -> str | None:
+    """The signed address of the result, if there is one and it has not expired."""
+    if job.result_key is None or job.status is not Status.SUCCEEDED:
+        return None
+    name = f"{job.file_stem}.{job.format}" if download else None
+    return _presigned_url(job, objects, job.result_key, now, name)
+
+
+def original_url(job: Job, objects: ObjectStore, now: float) -> str | None:
+    """The signed address of the upload, until it expires."""
+    return _presigned_url(job, objects, job.original_key, now, None)
+
+
+def _presigned_url(
+    job: Job, objects: ObjectStore, key: str, now: float, file_name: str | None
+) -> str | None:
+    left = int(job.expires_at - now)
+    return objects.url(key, seconds=left, file_name=file_name) if left > 0 else None
+
+
+def iso_time(seconds: float | None) -> datetime | None:
+    """A unix time in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def error_data(error: JobError | None) -> dict[str, Any] | None:
+    """Why something failed."""
+    if error is None:
+        return None
+    return {"type": error.type, "message": error.message, "retryable": error.retryable}
+
+
+_UNFINISHED: Final = (Status.QUEUED.value, Status.PROCESSING.value)
+
+
+def batch_data(batch: Batch, jobs: Mapping[str, Job], now: float) -> dict[str, Any]:
+    """A batch's data.
+
+    Args:
+        batch: the record.
+        jobs: those of its items that are still known, by id.
+        now: unix time.
+    """
+    items = [_item_data(number, each, jobs, now) for number, each in enumerate(batch.items)]
+    counts = Counter(item["status"] for item in items)
+    undone = sum(counts[status] for status in _UNFINISHED)
+    total = len(items)
+    return {
+        "batch_id": batch.batch_id,
+        "status": _batch_status(batch, now),
+        "total": total,
+        "counts": {status.value: counts[status.value] for status in Status},
+        "progress": round((total - undone) / total, 4) if total else 1.0,
+        "metadata": batch.metadata,
+        "created_at": iso_time(batch.created_at),
+        "completed_at": iso_time(batch.completed_at),
+        "expires_at": iso_time(batch.expires_at),
+        "items": items,
+    }
+
+
+def _batch_status(batch: Batch, now: float) -> str:
+    if batch.expires_at <= now:
+        return "expired"
+    return "processing" if batch.completed_at is None else "completed"
+
+
+def _item_data(number: int, item: BatchItem, jobs: Mapping[str, Job], now: float) -> dict[str, Any]:
+    job = jobs.get(item.task_id or "")
+    unknown = Status.FAILED.value if item.error else "erased"
+    return {
+        "index": number,
+        "name": item.name,
+        "task_id": item.task_id,
+        "status": visible_status(job, now) if job else unknown,
+        "error": error_data(item.error or (job.error if job else None)),
+    }

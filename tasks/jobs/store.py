@@ -1,0 +1,517 @@
+"""Job records in Redis: every transition is one Lua script, fenced by the lease's token."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, cast
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from tasks import redis_keys, scripts
+from tasks.errors import IdTakenError, QueueFullError, ResultKnownError, UnreadableRecordError
+from tasks.jobs.model import (
+    EXPIRED,
+    LOST,
+    OVERDUE,
+    POISON,
+    Job,
+    Priority,
+    Status,
+    to_record,
+    write_error,
+)
+from tasks.jobs.records import (
+    ReadRecords,
+    concerns_one_record,
+    parse_dispatched,
+    parse_flat_record,
+    pipeline_each,
+    read_records,
+)
+from tasks.redis_client import redis_errors
+
+
+class JobReader:
+    """Reads records; every method raises `QueueUnavailableError` if Redis does not answer."""
+
+    def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
+        self._client = client
+        self._clock = clock
+
+    def get(self, task_id: str) -> Job | None:
+        """Return a job, or None.
+
+        Raises:
+            UnreadableRecordError: its record is damaged.
+        """
+        found = self.read([task_id])
+        for each, reason in found.unreadable.items():
+            raise UnreadableRecordError(each, reason)
+        return next(iter(found.jobs), None)
+
+    def get_many(self, task_ids: Sequence[str]) -> list[Job]:
+        """Return the jobs of those ids that have a readable record, in one round trip."""
+        return self.read(task_ids).readable()
+
+    def read(self, task_ids: Sequence[str]) -> ReadRecords:
+        """Read the records of those ids that have one, with the reasons of unreadable ones."""
+        with redis_errors():
+            return read_records(self._client, task_ids)
+
+    def recorded(self, task_ids: Sequence[str]) -> set[str]:
+        """Return those of the ids that have a record."""
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for task_id in task_ids:
+                pipe.exists(redis_keys.job_key(task_id))
+            found = pipe.execute()
+        return {task_id for task_id, there in zip(task_ids, found, strict=True) if there}
+
+    def waiting_in(self, queue: str, task_ids: Sequence[str]) -> list[str]:
+        """Return those of the ids whose record names a queue, even if the record is damaged."""
+        with redis_errors():
+            named = pipeline_each(
+                self._client,
+                task_ids,
+                lambda pipe, each: pipe.hget(redis_keys.job_key(each), "queue"),
+            )
+        return [task_id for task_id, name in zip(task_ids, named, strict=True) if name == queue]
+
+    def lists(self) -> list[str]:
+        """Return the lists that messages were dispatched to, as `<queue>|<priority level>`."""
+        with redis_errors():
+            return sorted(cast("set[str]", self._client.smembers(redis_keys.QUEUE_LISTS)))
+
+    def position(self, task_id: str) -> int:
+        """Return how many jobs wait ahead of this one in all queues; 0 if it does not wait."""
+        with redis_errors():
+            rank = self._client.zrank(redis_keys.index_key(Status.QUEUED), task_id)
+        return cast("int | None", rank) or 0
+
+    def ids(self, status: Status) -> list[str]:
+        """Return the ids of a status, by the time of entry."""
+        return self._members(redis_keys.index_key(status), "+inf")
+
+    def dead(self) -> list[str]:
+        """Return the ids of the dead letters, the oldest first."""
+        return self._members(redis_keys.DEAD_LETTERS, "+inf")
+
+    def newest(self, statuses: Iterable[Status], limit: int) -> list[Job]:
+        """Return the latest jobs of these statuses, the newest first."""
+        return self.read_newest(statuses, limit).readable()
+
+    def read_newest(self, statuses: Iterable[Status], limit: int) -> ReadRecords:
+        """Read the latest jobs of these statuses, with the reasons of unreadable ones."""
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for status in statuses:
+                pipe.zrange(redis_keys.index_key(status), 0, limit - 1, desc=True)
+            found = [task_id for ids in pipe.execute() for task_id in ids]
+        records = self.read(found)
+        jobs = sorted(records.jobs, key=lambda job: job.created_at, reverse=True)
+        return ReadRecords(jobs[:limit], records.unreadable)
+
+    def counts(self) -> dict[Status, int]:
+        """Return the number of jobs by status."""
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for status in Status:
+                pipe.zcard(redis_keys.index_key(status))
+            return dict(zip(Status, pipe.execute(), strict=True))
+
+    def due(self, most: int | None = None) -> list[str]:
+        """Return the ids of queued jobs that are to be dispatched now, the first `most` of them."""
+        return self._members(redis_keys.DUE_JOBS, self._clock(), most)
+
+    def is_due(self, task_id: str) -> bool:
+        """Return whether a queued job is to be dispatched now."""
+        with redis_errors():
+            score = self._client.zscore(redis_keys.DUE_JOBS, task_id)
+        return score is not None and score <= self._clock()
+
+    def overdue(self, most: int | None = None) -> list[str]:
+        """Return the ids of jobs whose deadline has passed, the first `most` of them."""
+        return self._members(redis_keys.JOB_DEADLINES, self._clock(), most)
+
+    def has_lease(self, task_id: str) -> bool:
+        """Return whether a worker holds the lease."""
+        return task_id not in self.without_lease([task_id])
+
+    def without_lease(self, task_ids: Sequence[str]) -> list[str]:
+        """Return those of the ids whose lease no worker holds."""
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for task_id in task_ids:
+                pipe.exists(redis_keys.lease_key(task_id))
+            found = pipe.execute()
+        return [task_id for task_id, held in zip(task_ids, found, strict=True) if not held]
+
+    def ready_workers(self) -> list[str]:
+        """Return the names of the workers that are alive and ready."""
+        now = self._clock()
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for index in (redis_keys.READY_WORKERS, redis_keys.ALIVE_WORKERS):
+                pipe.zrangebyscore(index, now, "+inf")
+            ready, alive = pipe.execute()
+        return sorted({*ready} & {*alive})
+
+    def ping(self) -> None:
+        """Raise unless Redis answers."""
+        with redis_errors():
+            self._client.ping()
+
+    def _members(self, key: str, until: float | str, most: int | None = None) -> list[str]:
+        start = None if most is None else 0
+        with redis_errors():
+            found = self._client.zrangebyscore(key, "-inf", until, start=start, num=most)
+        return cast("list[str]", found)
+
+
+class JobWatcher:
+    """Listens to what the scripts publish when a job becomes final."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+
+    @contextmanager
+    def watch(self, task_id: str) -> Iterator[Callable[[float], bool]]:
+        """Listen from here on; the block gets a function that waits so many seconds for the end.
+
+        It returns True when the job became final meanwhile. A job that was final before will not
+        be told again: look at its record once the block has begun.
+
+        Raises:
+            QueueUnavailableError: Redis does not answer.
+        """
+        with redis_errors():
+            listener = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call] # redis leaves it so
+            try:
+                listener.subscribe(redis_keys.done_channel(task_id))
+
+                def wait(seconds: float) -> bool:
+                    with redis_errors():
+                        return listener.get_message(timeout=seconds) is not None
+
+                yield wait
+            finally:
+                listener.close()
+
+
+#: How long a lease lasts unless renewed, and how often its owner renews it.
+LEASE_SECONDS: Final = 9.0
+
+RENEW_SECONDS: Final = 3.0
+
+#: Crashes of a worker's child over one job, after which the job fails as poison.
+MAX_CRASHES: Final = 3
+
+#: Losses after which a job fails.
+MAX_LOSSES: Final = 20
+
+#: Pause before the attempt after the second loss, doubled for each further one up to the last.
+FIRST_PAUSE_SECONDS: Final = 2
+
+LAST_PAUSE_SECONDS: Final = 60
+
+#: A record is kept for so long after its pictures, so that "expired" differs from "unknown".
+RECORD_GRACE_SECONDS: Final = 24 * 3600
+
+#: How long a tombstone refuses a record: a late `create` arrives within that time.
+TOMBSTONE_SECONDS: Final = 3600
+
+
+class Claim(StrEnum):
+    """The outcome of a claim."""
+
+    #: The caller holds the lease.
+    CLAIMED = "claimed"
+    #: Another worker holds the lease, or held it until it died: the reconciler releases that job.
+    LEASED = "leased"
+    #: The job has ended.
+    FINAL = "final"
+    #: There is no such record; it has expired or was erased.
+    MISSING = "missing"
+    #: This worker failed to run it before: it is left to others.
+    EXCLUDED = "excluded"
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """A queued job's next message.
+
+    Attributes:
+        task_id: the job.
+        queue: the queue that the message goes to.
+        priority_level: raises the job to this priority; None leaves it as it is.
+        after: the job's `dispatch_seq` as the caller knows it; nothing is sent if a later message
+            was dispatched.
+    """
+
+    task_id: str
+    queue: str
+    priority_level: Priority | None = None
+    after: int | None = None
+
+
+class ReleaseOutcome(StrEnum):
+    """The outcome of returning a job that its worker did not finish."""
+
+    #: It is queued again.
+    QUEUED = "queued"
+    #: It reached the limit of losses or crashes, and has failed.
+    DEAD = "dead"
+    #: The worker no longer held it.
+    NONE = "none"
+
+
+class JobStore(JobReader):
+    """Writes job records. Every method raises `QueueUnavailableError` if Redis does not answer."""
+
+    def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(client, clock=clock)
+
+    def create(self, job: Job, *, max_pending: int = 0) -> Job:
+        """Write a new record; from here on the job is accepted.
+
+        Args:
+            job: the new job.
+            max_pending: limit of jobs that are queued or running; 0: no limit.
+
+        Returns:
+            The job with the `dispatch_seq` of its first message, which the caller sends now; or
+            with its primary, and then there is no message.
+
+        Raises:
+            QueueFullError: the limit is reached.
+            IdTakenError: there is a record of that id, or a tombstone.
+            ResultKnownError: a job of the same cache key has the result.
+        """
+        outcome, *value = self._run(
+            "create",
+            job.task_id,
+            fields=_full_record(job),
+            expiry=int(job.expires_at + RECORD_GRACE_SECONDS),
+            now=self._clock(),
+            max_pending=max_pending,
+            deadline=job.deadline,
+        )
+        if outcome == "full":
+            raise QueueFullError(f"{max_pending} jobs are waiting or running.")
+        if outcome == "exists":
+            raise IdTakenError(f"The id {job.task_id} is taken.")
+        if outcome == "known":
+            raise ResultKnownError(str(value[0]))
+        if outcome == "joined":
+            return job.evolve(primary=str(value[0]))
+        return job.evolve(dispatch_seq=int(value[0]))
+
+    def create_finished(self, job: Job) -> None:
+        """Write the record of a job that is final from its creation.
+
+        Raises:
+            IdTakenError: there is a record of that id, or a tombstone.
+        """
+        outcome = self._run(
+            "create_finished",
+            job.task_id,
+            fields=_full_record(job),
+            expiry=int(job.expires_at + RECORD_GRACE_SECONDS),
+            now=self._clock(),
+        )
+        if outcome == "exists":
+            raise IdTakenError(f"The id {job.task_id} is taken.")
+
+    def tombstone(self, task_id: str) -> Job | None:
+        """Decide whether a job was recorded, after the answer to `create` was lost.
+
+        Returns:
+            Its record. Without one, None, and a tombstone refuses the `create` if that still
+            reaches Redis.
+        """
+        return parse_flat_record(
+            task_id, self._run("tombstone", task_id, seconds=TOMBSTONE_SECONDS)
+        )
+
+    def record_dispatches(self, sendings: Sequence[Dispatch]) -> list[Job | None]:
+        """Number queued jobs' next messages and note their lists, in one round trip.
+
+        Returns:
+            The records after that, in the order of the arguments; None for a job that is not
+            queued or whose record is damaged.
+        """
+        calls: list[dict[str, scripts.Argument]] = [
+            {
+                "id": each.task_id,
+                "queue": each.queue,
+                "priority_level": each.priority_level,
+                "after": each.after,
+            }
+            for each in sendings
+        ]
+        with redis_errors():
+            answers = scripts.JOBS.run_each(self._client, "record_dispatch", calls)
+            return [
+                parse_dispatched(each.task_id, row)
+                for each, row in zip(sendings, answers, strict=True)
+            ]
+
+    def quarantine(self, task_id: str, until: float) -> bool:
+        """Take a queued job that cannot be read off its list until a unix time.
+
+        Returns:
+            False if it is not queued.
+        """
+        return bool(self._run("quarantine", task_id, due=until))
+
+    def claim(
+        self, task_id: str, *, token: str, worker: str, respect_exclusion: bool = True
+    ) -> Claim:
+        """Take the lease if it is free, and count the attempt.
+
+        Args:
+            task_id: the job.
+            token: names the worker, its process and this run; see `keys.lease_token`.
+            worker: its name, for the record.
+            respect_exclusion: refuse a job that this worker failed to run before.
+
+        Raises:
+            UnreadableRecordError: the record is damaged; nothing was changed.
+        """
+        outcome = self._change(
+            "claim",
+            task_id,
+            token=token,
+            worker=worker,
+            now=self._clock(),
+            lease_ms=int(LEASE_SECONDS * 1000),
+            respect_exclusion=respect_exclusion,
+            overdue=write_error(OVERDUE),
+        )
+        return Claim(outcome)
+
+    def renew(self, task_id: str, *, token: str) -> bool:
+        """Prolong the lease; False if it was lost, or the job was canceled."""
+        return bool(self._run("renew", task_id, token=token, lease_ms=int(LEASE_SECONDS * 1000)))
+
+    def finish(self, task_id: str, *, token: str, status: Status, **changes: object) -> bool:
+        """Write the job's end; False if the lease was lost, and nothing was written."""
+        outcome = self._run(
+            "finish",
+            task_id,
+            token=token,
+            now=self._clock(),
+            status=status.value,
+            fields=to_record(changes),
+        )
+        return bool(outcome == "finished")
+
+    def release(
+        self, task_id: str, *, token: str = "", excluded_worker: str = ""
+    ) -> ReleaseOutcome:
+        """Put a processing job back and count a loss.
+
+        Args:
+            task_id: the job.
+            token: of its lease, or the beginning that names its process; empty if the lease has
+                run out.
+            excluded_worker: the worker that leaves it to others from now on.
+        """
+        outcome = self._change(
+            "release",
+            task_id,
+            token=token,
+            now=self._clock(),
+            max_losses=MAX_LOSSES,
+            lost=write_error(LOST),
+            excluded_worker=excluded_worker or None,
+            first_pause=FIRST_PAUSE_SECONDS,
+            last_pause=LAST_PAUSE_SECONDS,
+        )
+        return ReleaseOutcome(outcome)
+
+    def postpone(self, task_id: str, *, seconds: float) -> bool:
+        """Have a queued job's next message sent after a pause; False if it is not queued."""
+        return bool(self._run("postpone", task_id, due=self._clock() + seconds))
+
+    def crash(self, task_id: str, *, holder: str) -> ReleaseOutcome:
+        """Count a crash of the worker's process over the job, and put it back.
+
+        Args:
+            task_id: the job.
+            holder: beginning of the lease's token, which names that process.
+        """
+        outcome = self._change(
+            "crash",
+            task_id,
+            holder=holder,
+            now=self._clock(),
+            max_crashes=MAX_CRASHES,
+            poison=write_error(POISON),
+        )
+        return ReleaseOutcome(outcome)
+
+    def cancel(self, task_id: str, *, only: Status | None = None) -> str:
+        """Cancel a job that is not final: `canceled`, else its status, or `missing`.
+
+        Args:
+            task_id: the job.
+            only: cancel it only in this state; purging a queue stops no worker.
+        """
+        return str(
+            self._change("cancel", task_id, now=self._clock(), only=only.value if only else None)
+        )
+
+    def erase(self, task_id: str) -> bool:
+        """Remove a record and all that names it; False if there was none."""
+        return bool(self._change("erase", task_id))
+
+    def requeue(self, task_id: str) -> str:
+        """Queue a failed or canceled job again: `requeued`, else its status, or `missing`."""
+        return str(self._change("requeue", task_id, now=self._clock()))
+
+    def fail_overdue(self, task_id: str) -> bool:
+        """Fail a queued job whose deadline has passed."""
+        return bool(
+            self._change("fail_overdue", task_id, now=self._clock(), overdue=write_error(OVERDUE))
+        )
+
+    def expire(self, task_id: str) -> bool:
+        """Fail a job that is not final before its pictures are erased."""
+        return bool(
+            self._change("expire", task_id, now=self._clock(), expired=write_error(EXPIRED))
+        )
+
+    def forget(self, task_id: str, *, list_name: str = "") -> None:
+        """Drop a job whose record has expired from all sets that name it."""
+        self._run("forget", task_id, list=list_name or None)
+
+    def forget_list(self, list_name: str) -> bool:
+        """Drop a list to which no job is dispatched; False if one is."""
+        with redis_errors():
+            return bool(scripts.JOBS.run(self._client, "forget_list", list=list_name))
+
+    def drop_dead(self, task_id: str) -> bool:
+        """Take a failed job off the dead letters; False if it is none."""
+        with redis_errors():
+            return bool(self._client.zrem(redis_keys.DEAD_LETTERS, task_id))
+
+    def _change(self, command: str, task_id: str, **arguments: scripts.Argument) -> Any:  # noqa: ANN401 - what Redis gives
+        """Run a command that changes one record.
+
+        Raises:
+            UnreadableRecordError: the record is damaged; nothing was changed.
+        """
+        with redis_errors():
+            try:
+                return scripts.JOBS.run(self._client, command, id=task_id, **arguments)
+            except ResponseError as error:
+                if not concerns_one_record(error):
+                    raise
+                raise UnreadableRecordError(task_id, str(error)) from error
+
+    def _run(self, command: str, task_id: str, **arguments: scripts.Argument) -> Any:  # noqa: ANN401 - what Redis gives
+        with redis_errors():
+            return scripts.JOBS.run(self._client, command, id=task_id, **arguments)
+
+
+def _full_record(job: Job) -> dict[str, str]:
+    return to_record({name: getattr(job, name) for name in job.__dataclass_fields__})

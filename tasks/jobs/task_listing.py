@@ -1,0 +1,124 @@
+"""A caller's tasks, the newest first, page by page."""
+
+import base64
+import binascii
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Self, cast
+
+from redis import Redis
+
+from tasks import redis_keys
+from tasks.jobs.model import Job
+from tasks.jobs.store import JobStore
+from tasks.redis_client import redis_errors
+
+#: Read at once, and looked at for one page at most: a filter that nothing passes must end too.
+_BLOCK_SIZE: Final = 100
+_MAX_BLOCKS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The place after a job, in the order of an owner's list."""
+
+    submitted: float
+    task_id: str
+
+    def write(self) -> str:
+        """As one opaque word."""
+        text = f"{self.submitted!r} {self.task_id}"
+        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+    @classmethod
+    def read(cls, word: str) -> Self:
+        """The inverse of `write`.
+
+        Raises:
+            ValueError: nobody wrote that.
+        """
+        try:
+            padded = word + "=" * (-len(word) % 4)
+            text = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+            submitted, task_id = text.split(" ")
+            return cls(float(submitted), task_id)
+        except (binascii.Error, UnicodeError, ValueError) as error:
+            raise ValueError("This is no cursor of this service.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPage:
+    """Some jobs, and where the next ones begin; None after the last."""
+
+    jobs: list[Job]
+    after: Cursor | None
+
+
+class TaskList:
+    """The lists; raises `QueueUnavailableError` when Redis does not answer."""
+
+    def __init__(self, client: Redis, store: JobStore) -> None:
+        self._client = client
+        self._store = store
+
+    def page(
+        self, owner_id: str, *, limit: int, after: Cursor | None, wanted: Callable[[Job], bool]
+    ) -> TaskPage:
+        """Up to `limit` wanted jobs after a place; fewer, with more to come, if they are rare."""
+        jobs: list[Job] = []
+        for _ in range(_MAX_BLOCKS):
+            block = self._block(owner_id, after)
+            for job, place in self._records(owner_id, block):
+                if len(jobs) == limit:
+                    return TaskPage(jobs, after)
+                after = place
+                if job is not None and wanted(job):
+                    jobs.append(job)
+            if len(block) < _BLOCK_SIZE:
+                return TaskPage(jobs, None)
+        return TaskPage(jobs, after)
+
+    def _block(self, owner_id: str, after: Cursor | None) -> list[Cursor]:
+        """The next places, some of which may be those of records that have expired."""
+        name = redis_keys.owner_tasks_key(owner_id)
+        start = "+inf" if after is None else repr(after.submitted)
+        found: list[Cursor] = []
+        offset = 0
+        while len(found) < _BLOCK_SIZE:
+            with redis_errors():
+                rows = cast(
+                    "list[tuple[str, float]]",
+                    self._client.zrange(
+                        name,
+                        start,
+                        "-inf",
+                        desc=True,
+                        byscore=True,
+                        offset=offset,
+                        num=_BLOCK_SIZE,
+                        withscores=True,
+                    ),
+                )
+            places = (Cursor(float(score), task_id) for task_id, score in rows)
+            # Of those submitted at the very same time, the ones up to the cursor's were shown.
+            found += [
+                each for each in places if after is None or _sort_key(each) < _sort_key(after)
+            ]
+            offset += len(rows)
+            if len(rows) < _BLOCK_SIZE:
+                break
+        return found[:_BLOCK_SIZE]
+
+    def _records(self, owner_id: str, places: list[Cursor]) -> Iterator[tuple[Job | None, Cursor]]:
+        records = self._store.read([each.task_id for each in places])
+        by_id = {job.task_id: job for job in records.readable()}
+        present = by_id.keys() | records.unreadable.keys()
+        expired = [each.task_id for each in places if each.task_id not in present]
+        if expired:
+            with redis_errors():
+                self._client.zrem(redis_keys.owner_tasks_key(owner_id), *expired)
+        yield from ((by_id.get(each.task_id), each) for each in places)
+
+
+def _sort_key(place: Cursor) -> tuple[float, str]:
+    return place.submitted, place.task_id

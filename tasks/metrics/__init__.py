@@ -1,0 +1,1 @@
+"""Definitions of the metrics and the instruments that record them."""

@@ -1,1 +1,0 @@
-"""What is kept how long, and what sweeps away the rest; see docs/adr/0006-retention.md."""
