@@ -1,1 +1,1 @@
-"""What runs inside Celery's worker processes; only `tasks.commands` imports from it outside."""
+"""What runs inside Celery's worker processes; only `tasks.cli` imports from it outside."""
