@@ -35,26 +35,47 @@ from tasks.storage.object_store import ObjectStore
 from tasks.webhooks.store import DeliveryStore
 from tasks.worker_registry import Worker, WorkerRegistry
 
+#: The Lua scripts call EXPIRETIME, which came with Redis 7.0. Every release of Valkey has it.
+_MINIMUM_REDIS: Final = (7, 0)
+_SLOW_MILLISECONDS: Final = 10.0
+_PINGS: Final = 5
+#: Above this share of a limit, a check warns.
+_NEARLY_FULL: Final = 0.8
+
+_HTTP_SECONDS: Final = 5.0
+_HTTP_OK: Final = 200
+#: S3 refuses requests whose clock is off by 15 minutes.
+_MAX_SKEW_SECONDS: Final = 900
+_WARN_SKEW_SECONDS: Final = 60
+
+_INSPECT_SECONDS: Final = 1.5
+_LONG_WAIT_SECONDS: Final = 300
+#: Records that are read from Redis at once.
+_READ_BATCH: Final = 500
+#: Dead deliveries are counted up to this number.
+_MAX_COUNTED: Final = 1000
+_JOBS: Final = "celery -A tasks.app jobs"
+
 
 class Level(StrEnum):
-    """How bad it is."""
+    """The severity of a result."""
 
     OK = "ok"
-    #: It works, but somebody should look.
+    #: The service works, but an operator should look.
     WARN = "warn"
-    #: Jobs are not done, or may be lost, until somebody acts.
+    #: Jobs wait, or may be lost, until an operator acts.
     FAIL = "fail"
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One line.
+    """The result of one check, shown as one line.
 
     Attributes:
-        subject: what was looked at, a stable name such as `redis.aof`.
-        level: how bad it is.
-        text: what was seen.
-        advice: what to do; empty if nothing.
+        subject: stable name of what was checked, such as `redis.aof`.
+        level: severity.
+        text: what was found.
+        advice: what to do about it; empty if nothing.
     """
 
     subject: str
@@ -64,421 +85,42 @@ class CheckResult:
 
 
 def ok(subject: str, text: str) -> CheckResult:
-    """Nothing to do."""
+    """Return a result that needs no action."""
     return CheckResult(subject, Level.OK, text)
 
 
 def warn(subject: str, text: str, advice: str) -> CheckResult:
-    """Somebody should look."""
+    """Return a result that an operator should look at."""
     return CheckResult(subject, Level.WARN, text, advice)
 
 
 def fail(subject: str, text: str, advice: str) -> CheckResult:
-    """Somebody has to act."""
+    """Return a result that an operator has to act on."""
     return CheckResult(subject, Level.FAIL, text, advice)
 
 
-#: The oldest with all commands that the service and its broker use.
-_MINIMUM_VERSION: Final = (6, 2)
-
-_SLOW_MILLISECONDS: Final = 10.0
-
-_PINGS: Final = 5
-
-_NEARLY_FULL: Final = 0.8
-
-
-def check_redis(client: Redis, url: str) -> Iterator[CheckResult]:
-    """Reachable, version, append-only file, eviction, memory, latency."""
-    place = _place(url)
-    try:
-        facts: dict[str, Any] = client.info()
-        milliseconds = _latency(client)
-    except RedisError as error:
-        yield fail(
-            "redis", f"{place} does not answer: {error}", "start it, or correct RMBG_REDIS_URL"
-        )
-        return
-    yield _version(facts, place)
-    yield _append_only(facts)
-    yield _eviction(facts)
-    yield _memory(facts)
-    yield _speed(milliseconds)
-
-
-def _place(url: str) -> str:
-    """The address without its password."""
-    address = urlsplit(url)
-    return f"{address.hostname}:{address.port or 6379}" if address.hostname else address.path
-
-
-def _latency(client: Redis) -> float:
-    times = []
-    for _ in range(_PINGS):
-        began = time.perf_counter()
-        client.ping()
-        times.append(time.perf_counter() - began)
-    return median(times) * 1000
-
-
-def _version(facts: dict[str, Any], place: str) -> CheckResult:
-    text = str(facts.get("redis_version", "0.0"))
-    name = f"Valkey {facts['valkey_version']}" if "valkey_version" in facts else f"Redis {text}"
-    if tuple(int(part) for part in text.split(".")[:2]) < _MINIMUM_VERSION:
-        return fail(
-            "redis.version", f"{name} at {place}", "update it: 6.2 is the oldest that will do"
-        )
-    return ok("redis.version", f"{name} at {place}")
-
-
-def _append_only(facts: dict[str, Any]) -> CheckResult:
-    if not facts.get("aof_enabled"):
-        return fail(
-            "redis.aof",
-            "the append-only file is off: a restart of Redis loses jobs",
-            "set `appendonly yes` in its configuration",
-        )
-    if facts.get("aof_last_write_status", "ok") != "ok":
-        return fail("redis.aof", "the last write failed", "look at its disk: is it full?")
-    return ok("redis.aof", "the append-only file is on")
-
-
-def _eviction(facts: dict[str, Any]) -> CheckResult:
-    policy = str(facts.get("maxmemory_policy", "unknown"))
-    if policy == "noeviction":
-        return ok("redis.eviction", "nothing is evicted")
-    return fail(
-        "redis.eviction",
-        f"maxmemory-policy is {policy}: jobs may be thrown away",
-        "set `maxmemory-policy noeviction` in its configuration",
-    )
-
-
-def _memory(facts: dict[str, Any]) -> CheckResult:
-    used, most = int(facts.get("used_memory", 0)), int(facts.get("maxmemory", 0))
-    text = f"{used / 2**20:,.0f} MiB used" + (f" of {most / 2**20:,.0f}" if most else "")
-    if most and used > _NEARLY_FULL * most:
-        return warn("redis.memory", text, "raise maxmemory: when it is full, uploads are refused")
-    return ok("redis.memory", text)
-
-
-def _speed(milliseconds: float) -> CheckResult:
-    text = f"answers in {milliseconds:.1f} ms"
-    if milliseconds > _SLOW_MILLISECONDS:
-        return warn("redis.latency", text, "bring it nearer, or look for what keeps it busy")
-    return ok("redis.latency", text)
-
-
-_STORE_SECONDS: Final = 5.0
-
-#: S3 refuses requests whose clock is off by 15 minutes.
-_MOST_SKEW_SECONDS: Final = 900
-
-_SKEW_SECONDS: Final = 60
-
-_OK: Final = 200
-
-
-def check_object_store(objects: ObjectStore, settings: Settings) -> Iterator[CheckResult]:
-    """Bucket, write, read, delete, signed address, clock."""
-    place = f"{settings.s3_endpoint}{settings.s3_bucket}"
-    try:
-        objects.ping()
-    except TaskError as error:
-        yield fail(
-            "store.bucket",
-            f"{place}: {error}",
-            "start the store, correct RMBG_S3_ENDPOINT and the keys, or make the bucket",
-        )
-        return
-    yield ok("store.bucket", f"{place} is there")
-    yield from _objects(objects)
-    yield _clock(str(settings.s3_endpoint))
-
-
-def _objects(objects: ObjectStore) -> Iterator[CheckResult]:
-    key, data = f"doctor/{secrets.token_hex(8)}", secrets.token_bytes(1024)
-    began = time.perf_counter()
-    try:
-        objects.put(key, io.BytesIO(data), len(data), "application/octet-stream")
-        try:
-            whole = objects.get(key) == data
-            signed = _signed(objects, key)
-        finally:
-            objects.delete(key)
-    except TaskError as error:
-        yield fail("store.objects", str(error), "let the keys put, get and delete objects there")
-        return
-    milliseconds = (time.perf_counter() - began) * 1000
-    if not whole:
-        yield fail("store.objects", "what was read is not what was written", "look at the store")
-        return
-    yield ok("store.objects", f"written, read and deleted in {milliseconds:.0f} ms")
-    yield signed
-
-
-def _signed(objects: ObjectStore, key: str) -> CheckResult:
-    advice = "set RMBG_S3_PUBLIC_ENDPOINT to the store's address as clients reach it"
-    try:
-        answer = urllib3.request(
-            "GET", objects.url(key, seconds=60), timeout=_STORE_SECONDS, retries=False
-        )
-    except urllib3.exceptions.HTTPError as error:
-        text = f"signed addresses do not work from here: {type(error).__name__}"
-        return warn("store.signed", text, advice)
-    if answer.status != _OK:
-        return warn("store.signed", f"a signed address answered {answer.status}", advice)
-    return ok("store.signed", "signed addresses work from here")
-
-
-def _clock(endpoint: str) -> CheckResult:
-    try:
-        answer = urllib3.request(
-            "GET", endpoint, timeout=_STORE_SECONDS, retries=False, redirect=False
-        )
-        skew = time.time() - parsedate_to_datetime(answer.headers["Date"]).timestamp()
-    except (urllib3.exceptions.HTTPError, KeyError, ValueError):
-        return ok("store.clock", "the store does not tell its time")
-    text = f"{abs(skew):.0f} s between this clock and the store's"
-    if abs(skew) > _MOST_SKEW_SECONDS:
-        return fail("store.clock", text, "set the clock: S3 refuses such requests")
-    if abs(skew) > _SKEW_SECONDS:
-        return warn("store.clock", text, "set the clock, by NTP for example")
-    return ok("store.clock", text)
-
-
-def check_model(settings: Settings, *, served: bool) -> Iterator[CheckResult]:
-    """File and device.
-
-    Args:
-        settings: which model, where its file lies, which device.
-        served: a worker serves the model already, so that this machine need not be able to.
-    """
-    try:
-        spec = get_spec(settings.model)
-    except ModelError as error:
-        yield fail("model.file", str(error), "correct RMBG_MODEL; see `rmbg models list`")
-        return
-    yield _file(spec, settings, served=served)
-    yield _device(spec, settings)
-
-
-def _file(spec: ModelSpec, settings: Settings, *, served: bool) -> CheckResult:
-    path = settings.model_file(spec.file_name)
-    try:
-        fault = find_weights_problem(spec, path)
-    except OSError as error:
-        fault = f"cannot be read ({error.strerror})"
-    if fault is None:
-        return ok("model.file", f"{spec.name}: {path}")
-    advice = f"fetch it: rmbg models fetch {spec.name}"
-    if served:
-        text = f"{path} {fault} on this machine, but a worker has the model"
-        return warn("model.file", text, f"if a model worker is to run here, {advice}")
-    return fail("model.file", f"{path} {fault}", advice)
-
-
-def _device(spec: ModelSpec, settings: Settings) -> CheckResult:
-    wanted = settings.device
-    if wanted == "cpu":
-        return ok("model.device", "cpu, as asked for")
-    module = "onnxruntime" if spec.engine == "onnx" else "torch"
-    if importlib.util.find_spec(module) is None:
-        text = f"{module}, which runs {spec.name}, is not installed on this machine"
-        extra = "cpu" if spec.engine == "onnx" else "torch"
-        advice = f"if a model worker is to run here: pip install 'rmbg-queue[{extra}]'"
-        return warn("model.device", text, advice)
-    return _onnx_device(wanted) if spec.engine == "onnx" else _torch_device(wanted)
-
-
-def _onnx_device(wanted: str) -> CheckResult:
-    import onnxruntime  # noqa: PLC0415 - the command line starts without it
-
-    has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    if wanted == "auto":
-        return ok("model.device", f"auto: {'CUDA' if has_cuda else 'the CPU'}")
-    if has_cuda:
-        return ok("model.device", f"{wanted}, by ONNX Runtime")
-    return fail(
-        "model.device",
-        f"{wanted} was asked for, but this ONNX Runtime has no CUDA",
-        "install onnxruntime-gpu, or set RMBG_DEVICE=cpu",
-    )
-
-
-def _torch_device(wanted: str) -> CheckResult:
-    from inference.models.birefnet.device import choose_device  # noqa: PLC0415 - imports torch
-
-    try:
-        chosen = choose_device(wanted)
-    except ModelError as error:
-        return fail("model.device", str(error), "correct RMBG_DEVICE, or the driver")
-    if wanted == "auto" and chosen.type == "cpu":
-        text = "no GPU was found, and the CPU takes seconds a picture"
-        return warn(
-            "model.device", text, "if there is a GPU, check nvidia-smi; else RMBG_DEVICE=cpu"
-        )
-    return ok("model.device", f"{wanted}: {chosen}")
-
-
-_JOBS: Final = "celery -A tasks.app jobs"
-
-#: A job that waits longer deserves a look.
-_LONG_SECONDS: Final = 300
-
-_ANSWER_SECONDS: Final = 1.5
-
-_BLOCK: Final = 500
-
-
-def check_workers(fleet: WorkerRegistry, settings: Settings) -> Iterator[CheckResult]:
-    """One line for each model worker, and one if none can do the model's jobs."""
-    workers = fleet.workers()
-    for worker in workers:
-        yield _worker(worker)
-    for name, seconds in fleet.silent().items():
-        text = f"{name} fell silent {seconds:.0f} s ago"
-        yield warn("workers", text, "start it again, unless it was taken away on purpose")
-    usable = [worker for worker in workers if worker.usable and worker.model == settings.model]
-    if not usable:
-        yield fail(
-            "workers",
-            f"no worker is ready for {settings.model}: its jobs wait",
-            f"start one: celery -A tasks.app worker -n gpu0@%h -c 1 "
-            f"-Q {routing.gpu_queue(settings.host, 0)},{routing.model_queue(settings.model)}",
-        )
-
-
-def _worker(worker: Worker) -> CheckResult:
-    text = f"{worker.name}: {worker.model or 'unknown model'}, {worker.seconds:.2f} s a job"
-    if worker.drained:
-        return warn(
-            "workers",
-            f"{worker.name} is drained: {worker.drained}",
-            f"when it is well again: {_JOBS} undrain {worker.name}",
-        )
-    if not worker.alive:
-        return warn("workers", f"{worker.name} does not say that it lives", "start it again")
-    if not worker.ready:
-        advice = "wait while its model loads; if that lasts, see its log"
-        return warn("workers", f"{worker.name} lives, but its model does not answer", advice)
-    return ok("workers", f"{text}, {'busy' if worker.running else 'ready'}")
-
-
-def check_io_worker(app: Celery) -> CheckResult:
-    """Somebody takes from the I/O queue, and so runs the reconciler."""
-    try:
-        answers = app.control.inspect(timeout=_ANSWER_SECONDS).active_queues() or {}
-    except (OperationalError, RedisError, OSError) as error:
-        answers, why = {}, f" ({type(error).__name__})"
-    else:
-        why = ""
-    found = [
-        worker
-        for worker, queues in answers.items()
-        if any(queue["name"] == routing.IO_QUEUE for queue in queues)
-    ]
-    if found:
-        return ok("workers.io", f"{', '.join(sorted(found))} keeps records and messages in step")
-    return fail(
-        "workers.io",
-        f"no I/O worker answers{why}: what is lost is not found, what is due is not sent",
-        "start one: celery -A tasks.app worker -n io@%h -Q io -P threads",
-    )
-
-
-def check_queues(
-    store: JobStore, fleet: WorkerRegistry, settings: Settings
-) -> Iterator[CheckResult]:
-    """How much waits, for how long, and whether somebody takes it."""
-    queued, unreadable = _queued(store)
-    if unreadable:
-        text = f"{len(unreadable)} jobs that wait have records that cannot be read"
-        yield fail("queues.records", text, f"see {_JOBS} stuck")
-    running = store.counts()[Status.PROCESSING]
-    yield _depth(len(queued) + len(unreadable), running, settings.max_pending)
-    if queued:
-        yield _oldest(queued)
-    models = {worker.model for worker in fleet.workers() if worker.usable}
-    for model, number in sorted(Counter(job.model for job in queued).items()):
-        if model not in models:
-            text = f"{number} jobs wait for {model}, which no ready worker serves"
-            yield fail("queues", text, f"start a worker for {model}, or cancel them: {_JOBS} purge")
-
-
-def _queued(store: JobStore) -> tuple[list[Job], list[str]]:
-    """The jobs that wait, and the ids of those whose records cannot be read."""
-    ids = store.ids(Status.QUEUED)
-    blocks = [store.read(ids[start : start + _BLOCK]) for start in range(0, len(ids), _BLOCK)]
-    jobs = [job for block in blocks for job in block.jobs]
-    return jobs, [task_id for block in blocks for task_id in block.unreadable]
-
-
-def _depth(queued: int, running: int, most: int) -> CheckResult:
-    text = f"{queued} jobs wait, {running} run"
-    if most and queued + running > _NEARLY_FULL * most:
-        advice = "add workers; at RMBG_MAX_PENDING, uploads are answered with 503"
-        return warn("queues.depth", f"{text}, of {most} at most", advice)
-    return ok("queues.depth", text)
-
-
-def _oldest(queued: list[Job]) -> CheckResult:
-    oldest = min(queued, key=lambda job: job.created_at)
-    seconds = time.time() - oldest.created_at
-    text = f"the oldest, {oldest.task_id}, waits for {seconds:.0f} s"
-    if seconds > _LONG_SECONDS:
-        return warn("queues.oldest", text, f"see {_JOBS} stuck; if that is empty, add workers")
-    return ok("queues.oldest", text)
-
-
-def check_dead_letters(store: JobStore) -> CheckResult:
-    """Jobs that were given up."""
-    number = len(store.dead())
-    if number:
-        advice = f"see {_JOBS} dead list, then dead requeue or dead drop"
-        return warn("dead_letters", f"{number} jobs were given up", advice)
-    return ok("dead_letters", "none")
-
-
-_MAX_COUNTED: Final = 1000
-
-
-def check_webhooks(deliveries: DeliveryStore, settings: Settings) -> CheckResult:
-    """One line. That nobody without a key can have webhooks is a choice, and no fault."""
-    dead = deliveries.dead(_MAX_COUNTED)
-    if dead:
-        number = f"{_MAX_COUNTED} or more" if len(dead) == _MAX_COUNTED else str(len(dead))
-        return warn(
-            "webhooks",
-            f"{number} were given up, the latest because: {dead[0].reason}",
-            "look: celery -A tasks.app webhooks list --dead; then replay or drop them",
-        )
-    if settings.webhook_secret is None:
-        return ok("webhooks", "none was given up; RMBG_WEBHOOK_SECRET is not set: API keys only")
-    return ok("webhooks", "none was given up; signed with RMBG_WEBHOOK_SECRET, or a key's secret")
-
-
 def run_checks() -> Iterator[CheckResult]:
-    """Look at everything; each finding comes as soon as it is known."""
+    """Run all checks, those first whose failures explain others; yield each result at once."""
     try:
         settings = Settings.load()
     except SettingsError as error:
-        yield fail("settings", str(error), "correct them; docs/settings.md has them all")
+        yield fail("settings", str(error), "correct them; docs/settings.md lists all settings")
         return
     yield ok("settings", f"all valid; model {settings.model}, host {settings.host}")
     url = settings.redis_url.get_secret_value()
     with Runtime.from_settings(settings) as runtime:
-        redis = list(check_redis(runtime.redis, url))
-        yield from redis
+        redis_results = list(check_redis(runtime.redis, url))
+        yield from redis_results
         yield from check_object_store(runtime.object_store, settings)
-        if redis[0].level is Level.FAIL and redis[0].subject == "redis":
+        if redis_results[0].level is Level.FAIL and redis_results[0].subject == "redis":
             yield from check_model(settings, served=False)
-            yield warn("workers", "not known while Redis is away", "bring Redis back first")
+            yield warn("workers", "unknown while Redis does not answer", "fix Redis first")
             return
-        yield from _examine_work(runtime)
+        yield from _check_work(runtime)
 
 
-def _examine_work(runtime: Runtime) -> Iterator[CheckResult]:
+def _check_work(runtime: Runtime) -> Iterator[CheckResult]:
+    """Run the checks that need Redis: model, workers, queues, dead letters, webhooks."""
     settings, registry, job_store = runtime.settings, runtime.registry, runtime.job_store
     try:
         workers = registry.workers()
@@ -490,4 +132,377 @@ def _examine_work(runtime: Runtime) -> Iterator[CheckResult]:
         yield check_dead_letters(job_store)
         yield check_webhooks(runtime.deliveries, settings)
     except QueueUnavailableError as error:
-        yield fail("redis", str(error), "it answered a moment ago: look at its log")
+        yield fail("redis", str(error), "it answered a moment ago: see its log")
+
+
+# Redis
+
+
+def check_redis(client: Redis, url: str) -> Iterator[CheckResult]:
+    """Check that Redis answers, its version, append-only file, eviction, memory and latency."""
+    address = _redis_address(url)
+    try:
+        info: dict[str, Any] = client.info()
+        milliseconds = _measure_latency(client)
+    except RedisError as error:
+        yield fail(
+            "redis", f"{address} does not answer: {error}", "start it, or correct RMBG_REDIS_URL"
+        )
+        return
+    yield _check_version(info, address)
+    yield _check_append_only_file(info)
+    yield _check_eviction(info)
+    yield _check_memory(info)
+    yield _check_latency(milliseconds)
+
+
+def _redis_address(url: str) -> str:
+    """Return the address without its password."""
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port or 6379}" if parts.hostname else parts.path
+
+
+def _measure_latency(client: Redis) -> float:
+    """Return the median time of a PING in milliseconds."""
+    times = []
+    for _ in range(_PINGS):
+        started = time.perf_counter()
+        client.ping()
+        times.append(time.perf_counter() - started)
+    return median(times) * 1000
+
+
+def _check_version(info: dict[str, Any], address: str) -> CheckResult:
+    # Valkey gives the Redis version that it is compatible with here, and its own in another field.
+    version = str(info.get("redis_version", "0.0"))
+    name = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {version}"
+    if tuple(int(part) for part in version.split(".")[:2]) < _MINIMUM_REDIS:
+        return fail(
+            "redis.version",
+            f"{name} at {address} has no EXPIRETIME command",
+            "upgrade to Redis 7.0 or later, or to Valkey",
+        )
+    return ok("redis.version", f"{name} at {address}")
+
+
+def _check_append_only_file(info: dict[str, Any]) -> CheckResult:
+    if not info.get("aof_enabled"):
+        return fail(
+            "redis.aof",
+            "the append-only file is off: a restart of Redis loses jobs",
+            "set `appendonly yes` in its configuration",
+        )
+    if info.get("aof_last_write_status", "ok") != "ok":
+        return fail("redis.aof", "the last write failed", "check its disk for free space")
+    return ok("redis.aof", "the append-only file is on")
+
+
+def _check_eviction(info: dict[str, Any]) -> CheckResult:
+    policy = str(info.get("maxmemory_policy", "unknown"))
+    if policy == "noeviction":
+        return ok("redis.eviction", "maxmemory-policy is noeviction")
+    return fail(
+        "redis.eviction",
+        f"maxmemory-policy is {policy}: Redis may evict jobs",
+        "set `maxmemory-policy noeviction` in its configuration",
+    )
+
+
+def _check_memory(info: dict[str, Any]) -> CheckResult:
+    used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+    text = f"{used / 2**20:,.0f} MiB used" + (f" of {limit / 2**20:,.0f}" if limit else "")
+    if limit and used > _NEARLY_FULL * limit:
+        return warn("redis.memory", text, "raise maxmemory: when it is full, uploads are refused")
+    return ok("redis.memory", text)
+
+
+def _check_latency(milliseconds: float) -> CheckResult:
+    text = f"answers in {milliseconds:.1f} ms"
+    if milliseconds > _SLOW_MILLISECONDS:
+        advice = "run it closer to the API, and check its load with `redis-cli slowlog get`"
+        return warn("redis.latency", text, advice)
+    return ok("redis.latency", text)
+
+
+# The object store
+
+
+def check_object_store(object_store: ObjectStore, settings: Settings) -> Iterator[CheckResult]:
+    """Check the bucket, write, read and delete an object, a signed URL, and the clock."""
+    address = f"{settings.s3_endpoint}{settings.s3_bucket}"
+    try:
+        object_store.ping()
+    except TaskError as error:
+        yield fail(
+            "store.bucket",
+            f"{address}: {error}",
+            "start the object store, correct RMBG_S3_ENDPOINT and the keys, or run `rmbg bucket`",
+        )
+        return
+    yield ok("store.bucket", f"{address} exists")
+    yield from _check_objects(object_store)
+    yield _check_clock(str(settings.s3_endpoint))
+
+
+def _check_objects(object_store: ObjectStore) -> Iterator[CheckResult]:
+    key, data = f"doctor/{secrets.token_hex(8)}", secrets.token_bytes(1024)
+    started = time.perf_counter()
+    try:
+        object_store.put(key, io.BytesIO(data), len(data), "application/octet-stream")
+        try:
+            is_intact = object_store.get(key) == data
+            signed_url_result = _check_signed_url(object_store, key)
+        finally:
+            object_store.delete(key)
+    except TaskError as error:
+        advice = "allow the S3 keys to put, get and delete objects in the bucket"
+        yield fail("store.objects", str(error), advice)
+        return
+    milliseconds = (time.perf_counter() - started) * 1000
+    if not is_intact:
+        advice = "see the object store's log, and check its disk"
+        yield fail("store.objects", "the object that was read differs from the written one", advice)
+        return
+    yield ok("store.objects", f"written, read and deleted in {milliseconds:.0f} ms")
+    yield signed_url_result
+
+
+def _check_signed_url(object_store: ObjectStore, key: str) -> CheckResult:
+    advice = "set RMBG_S3_PUBLIC_ENDPOINT to the address at which clients reach the object store"
+    try:
+        response = urllib3.request(
+            "GET", object_store.url(key, seconds=60), timeout=_HTTP_SECONDS, retries=False
+        )
+    except urllib3.exceptions.HTTPError as error:
+        text = f"signed URLs do not work from this machine: {type(error).__name__}"
+        return warn("store.signed", text, advice)
+    if response.status != _HTTP_OK:
+        return warn("store.signed", f"a signed URL was answered with {response.status}", advice)
+    return ok("store.signed", "signed URLs work from this machine")
+
+
+def _check_clock(endpoint: str) -> CheckResult:
+    try:
+        response = urllib3.request(
+            "GET", endpoint, timeout=_HTTP_SECONDS, retries=False, redirect=False
+        )
+        skew = time.time() - parsedate_to_datetime(response.headers["Date"]).timestamp()
+    except (urllib3.exceptions.HTTPError, KeyError, ValueError):
+        return ok("store.clock", "not checked: the object store sends no Date header")
+    text = f"{abs(skew):.0f} s between this machine's clock and the object store's"
+    if abs(skew) > _MAX_SKEW_SECONDS:
+        advice = f"set the clock: S3 refuses requests that are off by {_MAX_SKEW_SECONDS // 60} min"
+        return fail("store.clock", text, advice)
+    if abs(skew) > _WARN_SKEW_SECONDS:
+        return warn("store.clock", text, "set the clock, by NTP for example")
+    return ok("store.clock", text)
+
+
+# The model
+
+
+def check_model(settings: Settings, *, served: bool) -> Iterator[CheckResult]:
+    """Check the model's file and the device, on this machine.
+
+    Args:
+        settings: the model, the folder of its file, and the device.
+        served: a worker serves the model already, so that its file may be missing here.
+    """
+    try:
+        spec = get_spec(settings.model)
+    except ModelError as error:
+        yield fail("model.file", str(error), "correct RMBG_MODEL; see `rmbg models list`")
+        return
+    yield _check_model_file(spec, settings, served=served)
+    yield _check_device(spec, settings)
+
+
+def _check_model_file(spec: ModelSpec, settings: Settings, *, served: bool) -> CheckResult:
+    path = settings.model_file(spec.file_name)
+    try:
+        problem = find_weights_problem(spec, path)
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    if problem is None:
+        return ok("model.file", f"{spec.name}: {path}")
+    advice = f"fetch it: rmbg models fetch {spec.name}"
+    if served:
+        text = f"{path} {problem} on this machine, but a worker serves the model"
+        return warn("model.file", text, f"to run a model worker on this machine, {advice}")
+    return fail("model.file", f"{path} {problem}", advice)
+
+
+def _check_device(spec: ModelSpec, settings: Settings) -> CheckResult:
+    device = settings.device
+    if device == "cpu":
+        return ok("model.device", "cpu, as RMBG_DEVICE says")
+    module = "onnxruntime" if spec.engine == "onnx" else "torch"
+    if importlib.util.find_spec(module) is None:
+        text = f"{module}, which runs {spec.name}, is not installed on this machine"
+        extra = "cpu" if spec.engine == "onnx" else "torch"
+        advice = f"to run a model worker on this machine: pip install 'rmbg-queue[{extra}]'"
+        return warn("model.device", text, advice)
+    return _check_onnx_device(device) if spec.engine == "onnx" else _check_torch_device(device)
+
+
+def _check_onnx_device(device: str) -> CheckResult:
+    import onnxruntime  # noqa: PLC0415 - the command line starts without it
+
+    has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if device == "auto":
+        return ok("model.device", f"auto: {'CUDA' if has_cuda else 'the CPU'}")
+    if has_cuda:
+        return ok("model.device", f"{device}, by ONNX Runtime")
+    return fail(
+        "model.device",
+        f"RMBG_DEVICE is {device}, but this ONNX Runtime has no CUDA",
+        "install onnxruntime-gpu, or set RMBG_DEVICE=cpu",
+    )
+
+
+def _check_torch_device(device: str) -> CheckResult:
+    from inference.models.birefnet.device import choose_device  # noqa: PLC0415 - imports torch
+
+    try:
+        chosen = choose_device(device)
+    except ModelError as error:
+        return fail("model.device", str(error), "correct RMBG_DEVICE, or the GPU's driver")
+    if device == "auto" and chosen.type == "cpu":
+        text = "no GPU was found, and the CPU needs seconds for a picture"
+        advice = "if this machine has a GPU, check nvidia-smi; else set RMBG_DEVICE=cpu"
+        return warn("model.device", text, advice)
+    return ok("model.device", f"{device}: {chosen}")
+
+
+# Workers, queues, dead letters and webhooks
+
+
+def check_workers(registry: WorkerRegistry, settings: Settings) -> Iterator[CheckResult]:
+    """Check each model worker, and that one is ready for the configured model."""
+    workers = registry.workers()
+    for worker in workers:
+        yield _check_worker(worker)
+    for name, seconds in registry.silent().items():
+        text = f"{name}: no heartbeat for {seconds:.0f} s"
+        yield warn("workers", text, "restart it, unless it was removed on purpose")
+    usable = [worker for worker in workers if worker.usable and worker.model == settings.model]
+    if not usable:
+        yield fail(
+            "workers",
+            f"no worker is ready for {settings.model}: its jobs wait",
+            f"start one: celery -A tasks.app worker -n gpu0@%h -c 1 "
+            f"-Q {routing.gpu_queue(settings.host, 0)},{routing.model_queue(settings.model)}",
+        )
+
+
+def _check_worker(worker: Worker) -> CheckResult:
+    text = f"{worker.name}: {worker.model or 'unknown model'}, {worker.seconds:.2f} s a job"
+    if worker.drained:
+        return warn(
+            "workers",
+            f"{worker.name} is drained: {worker.drained}",
+            f"to let it take jobs again: {_JOBS} undrain {worker.name}",
+        )
+    if not worker.alive:
+        return warn("workers", f"{worker.name}: no heartbeat", "restart it")
+    if not worker.ready:
+        advice = "wait while its model loads; if that takes minutes, see its log"
+        return warn("workers", f"{worker.name} is alive, but its model does not answer", advice)
+    return ok("workers", f"{text}, {'busy' if worker.running else 'ready'}")
+
+
+def check_io_worker(app: Celery) -> CheckResult:
+    """Check that a worker consumes the I/O queue, and so does the periodic work."""
+    try:
+        answers = app.control.inspect(timeout=_INSPECT_SECONDS).active_queues() or {}
+    except (OperationalError, RedisError, OSError) as error:
+        answers, why = {}, f" ({type(error).__name__})"
+    else:
+        why = ""
+    found = [
+        worker
+        for worker, queues in answers.items()
+        if any(queue["name"] == routing.IO_QUEUE for queue in queues)
+    ]
+    if found:
+        return ok("workers.io", f"{', '.join(sorted(found))}: ready")
+    return fail(
+        "workers.io",
+        f"no I/O worker answers{why}: webhooks and missing messages are not sent",
+        "start one: celery -A tasks.app worker -n io@%h -Q io -P threads",
+    )
+
+
+def check_queues(
+    job_store: JobStore, registry: WorkerRegistry, settings: Settings
+) -> Iterator[CheckResult]:
+    """Check how many jobs wait, for how long, and whether a worker serves their models."""
+    queued, unreadable = _read_queued(job_store)
+    if unreadable:
+        text = f"{len(unreadable)} queued with records that cannot be read"
+        yield fail("queues.records", text, f"see {_JOBS} stuck")
+    running = job_store.counts()[Status.PROCESSING]
+    yield _check_depth(len(queued) + len(unreadable), running, settings.max_pending)
+    if queued:
+        yield _check_oldest(queued)
+    served = {worker.model for worker in registry.workers() if worker.usable}
+    for model, number in sorted(Counter(job.model for job in queued).items()):
+        if model not in served:
+            text = f"{number} queued for {model}, which no ready worker serves"
+            advice = f"start a worker for {model}, or cancel them: {_JOBS} purge"
+            yield fail("queues", text, advice)
+
+
+def _read_queued(job_store: JobStore) -> tuple[list[Job], list[str]]:
+    """Return the queued jobs, and the ids of those whose records cannot be read."""
+    ids = job_store.ids(Status.QUEUED)
+    batches = [
+        job_store.read(ids[start : start + _READ_BATCH])
+        for start in range(0, len(ids), _READ_BATCH)
+    ]
+    jobs = [job for batch in batches for job in batch.jobs]
+    return jobs, [task_id for batch in batches for task_id in batch.unreadable]
+
+
+def _check_depth(queued: int, running: int, limit: int) -> CheckResult:
+    text = f"{queued} queued, {running} running"
+    if limit and queued + running > _NEARLY_FULL * limit:
+        advice = "add workers; at RMBG_MAX_PENDING, uploads are answered with 503"
+        return warn("queues.depth", f"{text}, of at most {limit}", advice)
+    return ok("queues.depth", text)
+
+
+def _check_oldest(queued: list[Job]) -> CheckResult:
+    oldest = min(queued, key=lambda job: job.created_at)
+    seconds = time.time() - oldest.created_at
+    text = f"the oldest, {oldest.task_id}, has waited for {seconds:.0f} s"
+    if seconds > _LONG_WAIT_SECONDS:
+        return warn("queues.oldest", text, f"see {_JOBS} stuck; if that is empty, add workers")
+    return ok("queues.oldest", text)
+
+
+def check_dead_letters(job_store: JobStore) -> CheckResult:
+    """Check that no job was given up."""
+    number = len(job_store.dead())
+    if number:
+        advice = f"see {_JOBS} dead list; then {_JOBS} dead requeue, or dead drop"
+        return warn("dead_letters", f"{number} given up", advice)
+    return ok("dead_letters", "none")
+
+
+def check_webhooks(deliveries: DeliveryStore, settings: Settings) -> CheckResult:
+    """Check that no webhook was given up, and say which secrets sign them.
+
+    Without RMBG_WEBHOOK_SECRET only owners of API keys have webhooks, which is a valid choice.
+    """
+    dead = deliveries.dead(_MAX_COUNTED)
+    if dead:
+        number = f"{_MAX_COUNTED} or more" if len(dead) == _MAX_COUNTED else str(len(dead))
+        return warn(
+            "webhooks",
+            f"{number} given up; the latest: {dead[0].reason}",
+            "see celery -A tasks.app webhooks list --dead; then replay or drop them",
+        )
+    if settings.webhook_secret is None:
+        return ok("webhooks", "none given up; RMBG_WEBHOOK_SECRET is not set: API keys only")
+    return ok("webhooks", "none given up; signed with RMBG_WEBHOOK_SECRET, or a key's secret")

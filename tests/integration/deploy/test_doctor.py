@@ -1,9 +1,10 @@
-"""`rmbg doctor` against real servers, well and ill."""
+"""`rmbg doctor` against real servers, with and without faults."""
 
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from redis import Redis
@@ -29,8 +30,8 @@ Doctor = Callable[..., dict[str, dict[str, Any]]]
 def client(
     server_settings: dict[str, object], objects: object, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Redis]:
-    """Settings as in production; a database of its own."""
-    assert objects is not None  # the bucket is made
+    """A Redis database of its own, and settings that name this run's servers."""
+    assert objects is not None  # the bucket exists
     url = str(server_settings["redis_url"]).removesuffix("/0") + "/3"
     monkeypatch.setenv("RMBG_REDIS_URL", url)
     for name in ("s3_endpoint", "s3_access_key", "s3_secret_key"):
@@ -53,16 +54,16 @@ def doctor() -> Doctor:
         document = json.loads(result.stdout)
         assert document["level"] == level, document
         worst: dict[str, dict[str, Any]] = {}
-        for finding in document["findings"]:
-            if finding["level"] != "ok" or finding["subject"] not in worst:
-                worst[finding["subject"]] = finding
+        for result in document["findings"]:
+            if result["level"] != "ok" or result["subject"] not in worst:
+                worst[result["subject"]] = result
         return worst
 
     return doctor
 
 
 @pytest.mark.usefixtures("client")
-def test_servers_that_are_well_are_said_to_be(doctor: Doctor) -> None:
+def test_healthy_servers_pass_their_checks(doctor: Doctor) -> None:
     found = doctor(level="fail", status=1)  # no worker runs here
     for subject in (
         "settings",
@@ -81,21 +82,21 @@ def test_servers_that_are_well_are_said_to_be(doctor: Doctor) -> None:
         assert found[subject]["level"] == "ok", found[subject]
 
 
-def test_no_trace_is_left_in_the_bucket(client: Redis, doctor: Doctor, objects: Any) -> None:  # noqa: ANN401 - the real store
+def test_no_object_is_left_in_the_bucket(client: Redis, doctor: Doctor, objects: Any) -> None:  # noqa: ANN401 - the real store
     assert client.ping()
     doctor(level="fail", status=1)
     assert list(objects.list("doctor/")) == []
 
 
 @pytest.mark.usefixtures("client")
-def test_without_workers_it_says_how_to_start_them(doctor: Doctor) -> None:
+def test_without_workers_the_advice_is_how_to_start_them(doctor: Doctor) -> None:
     found = doctor(level="fail", status=1)
     assert "celery -A tasks.app worker" in found["workers"]["advice"]
     assert "model.u2netp" in found["workers"]["advice"]
     assert "-Q io" in found["workers.io"]["advice"]
 
 
-def test_each_worker_is_judged(client: Redis, doctor: Doctor) -> None:
+def test_each_worker_is_checked(client: Redis, doctor: Doctor) -> None:
     fleet = WorkerRegistry(client)
     fleet.beat("gpu0@a", model="u2netp")
     fleet.announce("gpu0@a", 60)
@@ -105,11 +106,11 @@ def test_each_worker_is_judged(client: Redis, doctor: Doctor) -> None:
     texts = _run().output
     assert "gpu0@a is drained: new fan" in texts
     assert "jobs undrain gpu0@a" in texts
-    assert "gpu1@a lives, but its model does not answer" in texts
+    assert "gpu1@a is alive, but its model does not answer" in texts
     assert "no worker is ready for u2netp" in texts
 
 
-def test_what_waits_and_what_died_is_told(client: Redis, doctor: Doctor) -> None:
+def test_queued_jobs_and_dead_letters_are_reported(client: Redis, doctor: Doctor) -> None:
     store = JobStore(client)
     ids = [redis_keys.new_task_id() for _ in range(2)]
     for task_id in ids:
@@ -120,23 +121,23 @@ def test_what_waits_and_what_died_is_told(client: Redis, doctor: Doctor) -> None
     found = doctor(level="fail", status=1)
     assert "jobs dead list" in found["dead_letters"]["advice"]
     assert ids[1] in found["queues.oldest"]["text"]
-    assert "1 jobs wait for u2netp" in found["queues"]["text"]
+    assert "1 queued for u2netp" in found["queues"]["text"]
 
 
-def test_a_record_that_cannot_be_read_is_told(client: Redis, doctor: Doctor) -> None:
+def test_an_unreadable_record_is_reported(client: Redis, doctor: Doctor) -> None:
     store = JobStore(client)
     ids = [redis_keys.new_task_id() for _ in range(2)]
     for task_id in ids:
         store.create(Job(task_id, "u2netp", "q", object_keys.original_key(task_id), 1e9, 4e9))
     client.hset(redis_keys.job_key(ids[0]), "options", "{no json")
     found = doctor(level="fail", status=1)
-    assert "1 jobs that wait have records that cannot be read" in found["queues.records"]["text"]
+    assert "1 queued with records that cannot be read" in found["queues.records"]["text"]
     assert "jobs stuck" in found["queues.records"]["advice"]
     assert ids[1] in found["queues.oldest"]["text"]
 
 
 @pytest.mark.usefixtures("client")
-def test_a_missing_model_file_says_how_to_fetch_it(
+def test_a_missing_model_file_is_reported_with_the_command_to_fetch_it(
     doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("RMBG_MODEL_DIR", str(tmp_path))
@@ -144,9 +145,7 @@ def test_a_missing_model_file_says_how_to_fetch_it(
 
 
 @pytest.mark.usefixtures("client")
-def test_a_gpu_that_is_not_there_is_a_failure(
-    doctor: Doctor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_gpu_fails(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RMBG_DEVICE", "cuda:99")
     monkeypatch.setenv("RMBG_MODEL", "rmbg-2.0")
     finding = doctor(level="fail", status=1)["model.device"]
@@ -154,30 +153,45 @@ def test_a_gpu_that_is_not_there_is_a_failure(
     assert "cuda:99" in finding["text"]
 
 
-def test_an_unsafe_redis_is_a_failure(redis_url: str) -> None:
-    with connect(redis_url.removesuffix("/0") + "/3") as client:
-        facts: dict[str, Any] = client.info()
-        ill = {**facts, "aof_enabled": 0, "maxmemory_policy": "allkeys-lru", "redis_version": "5.0"}
-        found = _by_subject(check_redis(_Ill(client, ill), redis_url))  # type: ignore[arg-type]
-    for subject in ("redis.aof", "redis.eviction", "redis.version"):
+@pytest.fixture
+def check_redis_with(client: Redis, redis_url: str) -> Callable[..., dict[str, CheckResult]]:
+    """Check a Redis whose INFO differs: the configuration of the tests' own is not changed."""
+
+    def check(**changed: object) -> dict[str, CheckResult]:
+        info = {**client.info(), **changed}
+        fake = SimpleNamespace(ping=client.ping, info=lambda: info)
+        results = check_redis(cast("Redis", fake), redis_url)
+        return {result.subject: result for result in results}
+
+    return check
+
+
+def test_an_unsafe_redis_fails(check_redis_with: Callable[..., dict[str, CheckResult]]) -> None:
+    found = check_redis_with(aof_enabled=0, maxmemory_policy="allkeys-lru")
+    for subject in ("redis.aof", "redis.eviction"):
         assert found[subject].level is Level.FAIL
         assert found[subject].advice
 
 
-class _Ill:
-    """A server whose configuration is another: the tests' own is not to be changed."""
+@pytest.mark.parametrize("version", ["5.0.14", "6.2.17", "6.9"])
+def test_a_redis_without_expiretime_fails(
+    version: str, check_redis_with: Callable[..., dict[str, CheckResult]]
+) -> None:
+    result = check_redis_with(redis_version=version)["redis.version"]
+    assert result.level is Level.FAIL
+    assert "EXPIRETIME" in result.text
+    assert "Redis 7.0" in result.advice
 
-    def __init__(self, client: Redis, facts: dict[str, Any]) -> None:
-        self.ping = client.ping
-        self.info = lambda: facts
 
-
-def _by_subject(findings: Iterator[CheckResult]) -> dict[str, CheckResult]:
-    return {finding.subject: finding for finding in findings}
+@pytest.mark.parametrize("version", ["7.0.0", "7.2.4", "8.2.1", "10.0"])
+def test_a_redis_with_expiretime_passes(
+    version: str, check_redis_with: Callable[..., dict[str, CheckResult]]
+) -> None:
+    assert check_redis_with(redis_version=version)["redis.version"].level is Level.OK
 
 
 @pytest.mark.usefixtures("client")
-def test_redis_away_does_not_end_the_examination(
+def test_without_redis_the_other_checks_run(
     doctor: Doctor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RMBG_REDIS_URL", "redis://:secret@127.0.0.1:1/0")
@@ -188,14 +202,16 @@ def test_redis_away_does_not_end_the_examination(
 
 
 @pytest.mark.usefixtures("client")
-def test_a_store_that_refuses_is_a_failure(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_store_that_refuses_the_keys_fails(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RMBG_S3_SECRET_KEY", "wrong")
     found = doctor(level="fail", status=1)
     assert found["store.bucket"]["level"] == "fail"
     assert "RMBG_S3_ENDPOINT" in found["store.bucket"]["advice"]
 
 
-def test_wrong_settings_are_all_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_invalid_settings_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RMBG_THREADS", "none")
     monkeypatch.setenv("RMBG_REDIS_URL", "http://x")
     result = _run()
@@ -204,7 +220,7 @@ def test_wrong_settings_are_all_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "RMBG_REDIS_URL" in result.output
 
 
-def test_webhooks_that_were_given_up_are_told_of(
+def test_webhooks_that_were_given_up_are_reported(
     client: Redis, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "RMBG_WEBHOOK_SECRET" in doctor(level="fail", status=1)["webhooks"]["text"]
@@ -222,5 +238,5 @@ def test_webhooks_that_were_given_up_are_told_of(
     )
     finding = doctor(level="fail", status=1)["webhooks"]
     assert finding["level"] == "warn"
-    assert "1 were given up, the latest because: It is gone." in finding["text"]
+    assert "1 given up; the latest: It is gone." in finding["text"]
     assert "webhooks list --dead" in finding["advice"]
