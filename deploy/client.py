@@ -8,23 +8,27 @@ from typing import Any, Final, Self, cast
 
 import urllib3
 
-#: Longest that one request waits for a task's end; the next request goes on waiting.
+#: The longest that one request waits for a task to end; another request follows it.
 _WAIT_SECONDS: Final = 30
-
-_FINAL: Final = frozenset({"succeeded", "failed", "canceled", "expired"})
+_FINAL_STATUSES: Final = frozenset({"succeeded", "failed", "canceled", "expired"})
+_HTTP_OK: Final = 200
+#: A batch is answered once every picture has been checked and stored.
+_BATCH_TIMEOUT: Final = urllib3.Timeout(connect=5, read=600)
+_CHUNK_BYTES: Final = 2**18
+_CRLF: Final = b"\r\n"
 
 
 class ClientError(Exception):
-    """The service could not be asked, or said no; the text is for people."""
+    """The service did not answer, or refused a request; the text is for people."""
 
 
 class ServiceClient:
-    """Talks to one service, from as many threads as wanted.
+    """Sends requests to one service, from any number of threads.
 
     Args:
         url: the service's address, such as `http://127.0.0.1:8000`.
         api_key: sent as `X-API-Key`, if given.
-        connections: how many requests run at once without queueing for a connection.
+        connections: connections that are kept open for reuse.
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, connections: int = 4) -> None:
@@ -43,43 +47,42 @@ class ServiceClient:
         self._pool.clear()
 
     def submit(self, photo: Path, options: Mapping[str, str]) -> str:
-        """Send a picture; its task's id.
+        """Submit a picture, and return its task's id.
 
         Raises:
             ClientError: the file cannot be read, or the service refused it.
         """
         try:
-            picture = photo.read_bytes()
+            content = photo.read_bytes()
         except OSError as error:
-            raise ClientError(f"cannot be read: {error.strerror}") from error
-        fields = {**options, "image": (photo.name, picture, "application/octet-stream")}
-        answer = self._request("POST", f"{self._url}/api/v1/remove-bg", fields=fields)
-        return str(answer["task_id"])
+            raise ClientError(f"{photo} cannot be read: {error.strerror}") from error
+        fields = {**options, "image": (photo.name, content, "application/octet-stream")}
+        return str(self.request("POST", "/api/v1/remove-bg", fields=fields)["task_id"])
 
     def wait(self, task_id: str) -> dict[str, Any]:
-        """The task, once it is final; waits for as long as that takes.
+        """Wait until a task is final, without a limit, and return it.
 
         Raises:
             ClientError: the service does not know the task, or does not answer.
         """
         while True:
-            task = self._request("GET", f"{self._url}/api/v1/tasks/{task_id}?wait={_WAIT_SECONDS}")
-            if task["status"] in _FINAL:
+            task = self.request("GET", f"/api/v1/tasks/{task_id}?wait={_WAIT_SECONDS}")
+            if task["status"] in _FINAL_STATUSES:
                 return task
 
     def cut_out(self, photo: Path, options: Mapping[str, str]) -> bytes:
-        """Send a picture, wait for its cutout and fetch it.
+        """Submit a picture, wait for its cutout, and return the file.
 
         Raises:
-            ClientError: at whatever step it went wrong.
+            ClientError: the picture was refused, its task failed, or the service does not answer.
         """
         return self.result(self.submit(photo, options))
 
     def result(self, task_id: str) -> bytes:
-        """Wait for a task's cutout and fetch it.
+        """Wait for a task's cutout, and return the file.
 
         Raises:
-            ClientError: the task came to nothing, or the service does not answer.
+            ClientError: the task did not succeed, or the service does not answer.
         """
         task = self.wait(task_id)
         if task["status"] != "succeeded":
@@ -88,38 +91,42 @@ class ServiceClient:
         return self.download(task["result_url"])
 
     def download(self, url: str) -> bytes:
-        """The bytes behind a signed address."""
-        answer = self._send("GET", url)
-        if answer.status != 200:  # noqa: PLR2004 - HTTP's own number
-            raise ClientError(f"the cutout cannot be fetched: HTTP {answer.status}")
-        return answer.data
-
-    def request(self, method: str, path: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - urllib3's
-        """What the service answers at a path of its own; `more` is urllib3's.
+        """Return the content of a signed URL.
 
         Raises:
-            ClientError: it says no, or does not answer.
+            ClientError: it cannot be fetched.
         """
-        return self._request(method, f"{self._url}{path}", **more)
+        response = self._send("GET", url)
+        if response.status != _HTTP_OK:
+            raise ClientError(f"the cutout cannot be fetched: HTTP {response.status}")
+        return response.data
 
-    def _request(
+    def request(
         self,
         method: str,
-        url: str,
+        path: str,
         *,
         headers: Mapping[str, str] | None = None,
-        **more: Any,  # noqa: ANN401 - urllib3's
+        **more: Any,  # noqa: ANN401 - arguments of urllib3's `request`
     ) -> dict[str, Any]:
-        answer = self._send(method, url, headers={**self._headers, **(headers or {})}, **more)
+        """Send a request to a path of the service, and return the `data` of the answer's envelope.
+
+        Raises:
+            ClientError: the service answers with an error, or does not answer.
+        """
+        url = f"{self._url}{path}"
+        response = self._send(method, url, headers={**self._headers, **(headers or {})}, **more)
         try:
-            body = json.loads(answer.data)
+            body = json.loads(response.data)
         except ValueError as error:
-            raise ClientError(f"{self._url} is no rmbg service (HTTP {answer.status})") from error
+            raise ClientError(
+                f"{self._url} is not an rmbg service (HTTP {response.status})"
+            ) from error
         if body.get("code") != 0:
-            raise ClientError(body.get("message") or f"HTTP {answer.status}")
+            raise ClientError(body.get("message") or f"HTTP {response.status}")
         return cast("dict[str, Any]", body["data"])
 
-    def _send(self, method: str, url: str, **more: Any) -> urllib3.BaseHTTPResponse:  # noqa: ANN401 - the same
+    def _send(self, method: str, url: str, **more: Any) -> urllib3.BaseHTTPResponse:  # noqa: ANN401 - urllib3's
         try:
             return self._pool.request(method, url, **more)
         except urllib3.exceptions.HTTPError as error:
@@ -129,65 +136,56 @@ class ServiceClient:
             ) from error
 
 
-_CHUNK_BYTES: Final = 2**18
-
-_CRLF: Final = b"\r\n"
-
-#: The answer comes once every picture has been looked at and stored.
-_BATCH_TIMEOUT: Final = urllib3.Timeout(connect=5, read=600)
-
-
 def submit_batch(
     client: ServiceClient, photos: Sequence[Path], options: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Send pictures as one batch; the batch, its items in the order of the pictures.
+    """Submit pictures as one batch, and return it, its items in the order of the pictures.
 
-    One piece of one picture at a time stands in memory.
+    The files are streamed: one chunk of one picture is in memory at a time.
 
     Raises:
         ClientError: a file cannot be read, or the service refused the batch.
     """
     boundary = secrets.token_hex(16)
-    heads = [_file_head(boundary, photo.name) for photo in photos]
-    start = b"".join(_field(boundary, name, value) for name, value in options.items())
+    start = b"".join(_field_part(boundary, name, value) for name, value in options.items())
+    files = [(_file_head(boundary, photo.name), photo) for photo in photos]
     end = f"--{boundary}--\r\n".encode()
-    sizes = sum(
-        len(head) + _size(photo) + len(_CRLF) for head, photo in zip(heads, photos, strict=True)
-    )
+    size = len(start) + sum(len(head) + _file_size(photo) + len(_CRLF) for head, photo in files)
     return client.request(
         "POST",
         "/api/v1/remove-bg/batch",
-        body=_body(start, list(zip(heads, photos, strict=True)), end),
+        body=_stream_body(start, files, end),
         headers={
             "Content-Type": f"multipart/form-data; boundary={boundary}",
-            "Content-Length": str(len(start) + sizes + len(end)),
+            "Content-Length": str(size + len(end)),
         },
         timeout=_BATCH_TIMEOUT,
     )
 
 
-def _field(boundary: str, name: str, value: str) -> bytes:
+def _field_part(boundary: str, name: str, value: str) -> bytes:
     head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'
     return f"{head}{value}\r\n".encode()
 
 
 def _file_head(boundary: str, name: str) -> bytes:
-    safe = name.replace("\\", "\\\\").replace('"', '\\"').replace("\r", " ").replace("\n", " ")
+    """Return the head of a file's part, with the file's name quoted."""
+    quoted = name.replace("\\", "\\\\").replace('"', '\\"').replace("\r", " ").replace("\n", " ")
     return (
         f"--{boundary}\r\n"
-        f'Content-Disposition: form-data; name="images"; filename="{safe}"\r\n'
+        f'Content-Disposition: form-data; name="images"; filename="{quoted}"\r\n'
         "Content-Type: application/octet-stream\r\n\r\n"
     ).encode()
 
 
-def _size(photo: Path) -> int:
+def _file_size(photo: Path) -> int:
     try:
         return photo.stat().st_size
     except OSError as error:
         raise ClientError(f"{photo} cannot be read: {error.strerror}") from error
 
 
-def _body(start: bytes, files: Sequence[tuple[bytes, Path]], end: bytes) -> Iterator[bytes]:
+def _stream_body(start: bytes, files: Sequence[tuple[bytes, Path]], end: bytes) -> Iterator[bytes]:
     yield start
     for head, photo in files:
         yield head

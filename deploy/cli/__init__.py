@@ -1,1 +1,1 @@
-"""The command `rmbg`."""
+"""The commands of `rmbg`."""

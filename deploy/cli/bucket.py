@@ -4,59 +4,50 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from tasks.errors import ObjectStoreUnavailableError, TaskError
-from tasks.jobs.model import Job
+from deploy.cli.output import exit_on_error, say
 from tasks.jobs.restore import Restorer, RestoreReport
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 
 
 def bucket() -> None:
-    """Make the bucket, private, with rules by which the store itself drops what is too old.
+    """Create the private bucket, with lifecycle rules that delete expired objects.
 
-    May be run again. Exits with 1 if the store does not answer.
+    May be run again. Exits with 1 if the object store does not answer.
     """
     settings = Settings.load()
-    try:
+    with exit_on_error():
         Runtime.from_settings(settings).object_store.ensure_bucket()
-    except ObjectStoreUnavailableError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from error
-    typer.echo(f"The bucket {settings.s3_bucket} is there.")
+    typer.echo(f"The bucket {settings.s3_bucket} is ready.")
 
 
 def restore(
     *,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Answer in one JSON document; needs --yes to restore.")
+        bool, typer.Option("--json", help="Print one JSON document; needs --yes to restore.")
     ] = False,
 ) -> None:
-    """Make the records that Redis lost anew, from the originals in the bucket, and queue them.
+    """Rebuild job records that Redis lost from the originals in the bucket, and queue the jobs.
 
-    May be run again at any time: a job with a record is left alone.
+    May be run again at any time: jobs that have a record are left alone.
     """
-    console = Console(stderr=True, soft_wrap=True)
-    restorer = _restorer(Runtime.from_settings(Settings.load()))
-    try:
-        findings = restorer.find()
-        agreed = bool(findings.lost) and (yes or (not as_json and _ask(findings)))
-        restored = [job.task_id for job in findings.lost if agreed and restorer.restore(job)]
-    except TaskError as error:
-        _report_failure(error, console, as_json=as_json)
-        raise typer.Exit(1) from error
+    restorer = _make_restorer(Runtime.from_settings(Settings.load()))
+    with exit_on_error(as_json=as_json, hint="Jobs restored so far stay restored; run this again."):
+        report = restorer.find()
+        confirmed = bool(report.lost) and (yes or (not as_json and _confirm(report)))
+        restored = [job.task_id for job in report.lost if confirmed and restorer.restore(job)]
     if as_json:
-        typer.echo(json.dumps(_document(findings, restored)))
+        typer.echo(json.dumps(_document(report, restored)))
     else:
-        _report(findings, restored, console)
-    if findings.lost and not agreed:
-        console.print("Nothing was restored. Answer y, or give --yes, to go on.")
+        _print_report(report, restored)
+    if report.lost and not confirmed:
+        say("Nothing was restored. Answer y, or use --yes, to restore the lost jobs.")
         raise typer.Exit(1)
 
 
-def _restorer(runtime: Runtime) -> Restorer:
+def _make_restorer(runtime: Runtime) -> Restorer:
     return Restorer(
         store=runtime.job_store,
         objects=runtime.object_store,
@@ -65,48 +56,35 @@ def _restorer(runtime: Runtime) -> Restorer:
     )
 
 
-def _ask(findings: RestoreReport) -> bool:
-    for job in findings.lost:
-        typer.echo(_line("lost", job))
+def _confirm(report: RestoreReport) -> bool:
+    for job in report.lost:
+        typer.echo(f"lost  {job.task_id}  {job.model}  {job.file_stem}")
     try:
-        return typer.confirm(f"Queue these {len(findings.lost)} jobs again?", err=True)
+        return typer.confirm(f"Queue these {len(report.lost)} jobs again?", err=True)
     except typer.Abort:
         typer.echo(err=True)
         return False
 
 
-def _line(word: str, job: Job) -> str:
-    return f"{word}  {job.task_id}  {job.model}  {job.file_stem}"
-
-
-def _document(findings: RestoreReport, restored: list[str]) -> dict[str, Any]:
+def _document(report: RestoreReport, restored: list[str]) -> dict[str, Any]:
     return {
-        "lost": [job.task_id for job in findings.lost],
+        "lost": [job.task_id for job in report.lost],
         "restored": restored,
-        "recorded": findings.recorded,
-        "expired": findings.expired,
-        "unreadable": findings.unreadable,
+        "recorded": report.recorded,
+        "expired": report.expired,
+        "unreadable": report.unreadable,
     }
 
 
-def _report(findings: RestoreReport, restored: list[str], console: Console) -> None:
+def _print_report(report: RestoreReport, restored: list[str]) -> None:
     for task_id in restored:
         typer.echo(f"restored  {task_id}")
-    console.print(
-        f"{len(restored)} of {len(findings.lost)} lost jobs restored; {findings.recorded} "
-        f"originals have their records, {findings.expired} have expired."
+    say(
+        f"{len(restored)} of {len(report.lost)} lost jobs restored; {report.recorded} originals "
+        f"have their records, {report.expired} have expired."
     )
-    if findings.unreadable:
-        console.print(
-            f"{len(findings.unreadable)} originals do not say whose they are, and were left "
-            f"alone: {', '.join(findings.unreadable[:5])} …",
-            markup=False,
+    if report.unreadable:
+        say(
+            f"{len(report.unreadable)} originals have no readable manifest, and were left alone: "
+            f"{', '.join(report.unreadable[:5])} …"
         )
-
-
-def _report_failure(error: TaskError, console: Console, *, as_json: bool) -> None:
-    message = f"{error} What was restored so far stays: run this again."
-    if as_json:
-        typer.echo(json.dumps({"error": {"type": error.code, "message": message}}))
-    else:
-        console.print(message, markup=False)

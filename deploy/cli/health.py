@@ -4,10 +4,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from types import MappingProxyType
-from typing import Annotated, Final
+from typing import Annotated, Final, NoReturn
 
 import typer
-import urllib3
 from rich.console import Console
 from rich.text import Text
 
@@ -19,117 +18,116 @@ from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.worker_registry import STARTS_SECONDS, WorkerRegistry
 
+app = typer.Typer(help="Check one process, for a container's health check.", no_args_is_help=True)
+
+#: A job that crashes its worker restarts the model's process up to three times before it is given
+#: up. More starts than this are not a job's fault.
+MAX_STARTS: Final = 5
+
+_REDIS_SECONDS: Final = 3.0
 _COLORS: Final[Mapping[Level, str]] = MappingProxyType(
     {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 )
-
-_WIDTH: Final = 14
+_LEVEL_WIDTH: Final = 5
+_SUBJECT_WIDTH: Final = 14
 
 
 def doctor(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer in one JSON document.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Check settings, Redis, the store, the model, the workers and the queues.
+    """Check settings, Redis, object store, model, workers and queues, and say what to do.
 
-    Exits with 1 if something fails; a warning is no failure.
+    Exits with 1 if a check fails; a warning is no failure.
     """
     console = Console(soft_wrap=True)
-    findings = []
-    for finding in run_checks():
-        findings.append(finding)
+    results = []
+    for result in run_checks():
+        results.append(result)
         if not as_json:
-            _print(finding, console)
+            _print(result, console)
     if as_json:
-        typer.echo(json.dumps(_document(findings)))
-    if _worst(findings) is Level.FAIL:
+        typer.echo(json.dumps(_document(results)))
+    if _worst_level(results) is Level.FAIL:
         raise typer.Exit(1)
 
 
-def _print(finding: CheckResult, console: Console) -> None:
+def _print(result: CheckResult, console: Console) -> None:
     line = Text.assemble(
-        (f"{finding.level.value:5}", _COLORS[finding.level]),
-        f"{finding.subject:{_WIDTH}}  {finding.text}",
+        (f"{result.level.value:{_LEVEL_WIDTH}}", _COLORS[result.level]),
+        f"{result.subject:{_SUBJECT_WIDTH}}  {result.text}",
     )
     console.print(line)
-    if finding.advice:
-        console.print(Text(f"{'':5}{'':{_WIDTH}}  → {finding.advice}"))
+    if result.advice:
+        console.print(Text(f"{'':{_LEVEL_WIDTH + _SUBJECT_WIDTH}}  → {result.advice}"))
 
 
-def _document(findings: list[CheckResult]) -> dict[str, object]:
+def _document(results: list[CheckResult]) -> dict[str, object]:
     return {
-        "level": _worst(findings).value,
-        "findings": [asdict(finding) for finding in findings],
+        "level": _worst_level(results).value,
+        "findings": [asdict(result) for result in results],
     }
 
 
-def _worst(findings: list[CheckResult]) -> Level:
+def _worst_level(results: list[CheckResult]) -> Level:
     levels = list(Level)
-    return max((finding.level for finding in findings), key=levels.index)
-
-
-app = typer.Typer(help="Is one process well? For containers.", no_args_is_help=True)
-
-#: A picture may bring a worker down three times before it is given up. More is not a picture.
-MAX_STARTS: Final = 5
-
-_SECONDS: Final = 3.0
+    return max((result.level for result in results), key=levels.index)
 
 
 @app.command()
 def worker(
-    name: Annotated[str, typer.Argument(help="Celery's name of it, such as gpu0@host.")],
+    name: Annotated[str, typer.Argument(help="The worker's Celery name, such as gpu0@host.")],
 ) -> None:
-    """A model worker: its parent lives, its model answers, and its process does not keep dying."""
+    """Check a model worker: its heartbeat, its model, and that its process stays up."""
     settings = Settings.load()
     try:
-        with Runtime.from_settings(settings, redis_timeout=_SECONDS) as runtime:
+        with Runtime.from_settings(settings, redis_timeout=_REDIS_SECONDS) as runtime:
             reason = unhealthy_reason(runtime.registry, name)
     except QueueUnavailableError as error:
         reason = str(error)
-    _exit_with(reason, name)
+    _exit(name, reason)
 
 
 @app.command()
 def io(
-    name: Annotated[str, typer.Argument(help="Celery's name of it, such as io@host.")],
+    name: Annotated[str, typer.Argument(help="The worker's Celery name, such as io@host.")],
 ) -> None:
-    """An I/O worker: it answers a ping."""
+    """Check an I/O worker: it answers a ping."""
     try:
         worker_online(Settings.load(), name)(0)
     except NotReadyError as error:
-        _exit_with(str(error), name)
-    _exit_with("", name)
+        _exit(name, str(error))
+    _exit(name)
 
 
 @app.command()
 def api(
-    url: Annotated[str, typer.Argument(help="Its address.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Argument(help="The API's address.")] = "http://127.0.0.1:8000",
 ) -> None:
-    """An API: it answers at all. Whether the service can work is `/healthz/ready`'s matter."""
+    """Check that an API answers; `/healthz/ready` checks Redis and the object store, too."""
     try:
         http_ok(f"{url.rstrip('/')}/healthz/live")(0)
-    except (NotReadyError, urllib3.exceptions.HTTPError) as error:
-        _exit_with(str(error), url)
-    _exit_with("", url)
+    except NotReadyError as error:
+        _exit(url, str(error))
+    _exit(url)
 
 
-def unhealthy_reason(fleet: WorkerRegistry, name: str) -> str:
-    """What is wrong with a model worker; empty if nothing is.
+def unhealthy_reason(registry: WorkerRegistry, name: str) -> str:
+    """Return what is wrong with a model worker; empty if nothing is.
 
-    A drained worker is well: it does what it was told.
+    A drained worker is healthy.
     """
-    found = next((each for each in fleet.workers() if each.name == name), None)
-    if found is None or not found.alive:
-        return "it does not say that it lives"
-    starts = fleet.starts(name)
+    worker = next((each for each in registry.workers() if each.name == name), None)
+    if worker is None or not worker.alive:
+        return "no heartbeat"
+    starts = registry.starts(name)
     if starts > MAX_STARTS:
         return f"its process was started {starts} times in {STARTS_SECONDS / 60:.0f} min"
-    if not found.ready:
-        return "its model does not answer (yet)"
+    if not worker.ready:
+        return "its model does not answer"
     return ""
 
 
-def _exit_with(reason: str, name: str) -> None:
-    typer.echo(f"{name}: {reason or 'well'}", err=bool(reason))
+def _exit(name: str, reason: str = "") -> NoReturn:
+    typer.echo(f"{name}: {reason or 'healthy'}", err=bool(reason))
     raise typer.Exit(bool(reason))

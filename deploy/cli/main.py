@@ -8,8 +8,7 @@ from rich.console import Console
 
 from deploy.cli import bench, health, keys, models
 from deploy.cli.bucket import bucket, restore
-from deploy.cli.health import doctor
-from deploy.cli.models import logits
+from deploy.cli.output import say
 from deploy.cli.remove import remove
 from deploy.local.screen import Screen
 from deploy.local.stack import UpOptions
@@ -17,7 +16,12 @@ from deploy.local.up import run_up
 from inference.version import __version__
 from tasks.errors import SettingsError
 
+app = typer.Typer(
+    help="Self-hosted background removal.", no_args_is_help=True, pretty_exceptions_enable=False
+)
 
+
+@app.command()
 def up(  # noqa: PLR0917 - typer makes the options of a command from its parameters
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the API; 0 takes any free one.")
@@ -29,23 +33,25 @@ def up(  # noqa: PLR0917 - typer makes the options of a command from its paramet
         Path, typer.Option(file_okay=False, help="Folder of jobs, pictures and passwords.")
     ] = Path("data"),
     workers: Annotated[
-        int, typer.Option(min=1, max=64, help="Model workers; the cores are divided among them.")
+        int, typer.Option(min=1, max=64, help="Model workers, which share the CPU cores.")
     ] = 1,
     model: Annotated[
-        str | None, typer.Option(help="The model to serve; see `rmbg models list`.")
+        str | None, typer.Option(help="Model to serve; see `rmbg models list`.")
     ] = None,
     redis_url: Annotated[
         str | None, typer.Option(help="Your Redis or Valkey, instead of an embedded one.")
     ] = None,
     s3_endpoint: Annotated[
         str | None,
-        typer.Option(help="Your S3 store, instead of an embedded one; keys: RMBG_S3_ACCESS_KEY."),
+        typer.Option(
+            help="Your S3 object store, instead of an embedded one; keys: RMBG_S3_ACCESS_KEY."
+        ),
     ] = None,
     start_seconds: Annotated[
         float, typer.Option(min=1, help="How long the start may take, in seconds.")
     ] = 120.0,
     *,
-    flower: Annotated[bool, typer.Option(help="Run Flower, which shows the workers.")] = True,
+    flower: Annotated[bool, typer.Option(help="Run Flower, which shows tasks and workers.")] = True,
 ) -> None:
     """Run the service with all its servers on 127.0.0.1, until Ctrl-C."""
     options = UpOptions(
@@ -61,28 +67,13 @@ def up(  # noqa: PLR0917 - typer makes the options of a command from its paramet
     raise typer.Exit(run_up(options, Screen(Console())))
 
 
-app = typer.Typer(
-    help="Self-hosted background removal.", no_args_is_help=True, pretty_exceptions_enable=False
-)
-
-app.command()(up)
-
 app.command()(remove)
-
 app.command()(restore)
-
-app.command()(doctor)
-
+app.command()(health.doctor)
 app.command()(bucket)
-
-models.app.command()(logits)
-
 app.add_typer(models.app, name="models")
-
 app.add_typer(bench.app, name="bench")
-
 app.add_typer(keys.app, name="keys")
-
 app.add_typer(health.app, name="health")
 
 
@@ -93,9 +84,9 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run the command line; a wrong setting is a line for each, not a traceback."""
+    """Run the command line; wrong settings print one line each and exit with 2."""
     try:
         app()
     except SettingsError as error:
-        Console(stderr=True).print(str(error), markup=False)
+        say(str(error))
         raise SystemExit(2) from error

@@ -1,4 +1,4 @@
-"""`rmbg remove`: cut out files and whole folders through a running service."""
+"""`rmbg remove`: cut out files and folders of pictures with a running service."""
 
 import os
 import tempfile
@@ -18,16 +18,17 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from deploy.cli.output import say
 from deploy.client import ClientError, ServiceClient, submit_batch
 from inference.options import OutputFormat
 
-#: What a folder is searched for; a file that is named is sent whatever it is called.
+#: The files of a folder that are sent. A file that is named itself is sent whatever its suffix.
 _SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".heic"}
 )
 
-#: No service need take more at once, and the first are cut out while the next are sent.
-_BATCH: Final = 25
+#: Pictures of a batch: few, so that the first are cut out while the next are sent.
+_BATCH_SIZE: Final = 25
 
 
 def remove(  # noqa: PLR0917 - typer makes the options of a command from its parameters
@@ -43,47 +44,52 @@ def remove(  # noqa: PLR0917 - typer makes the options of a command from its par
         OutputFormat, typer.Option("--format", help="Format of the cutouts.")
     ] = OutputFormat.PNG,
     quality: Annotated[int | None, typer.Option(min=1, max=100, help="For webp and jpg.")] = None,
-    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, max=64, help="At a time.")] = 4,
+    jobs: Annotated[
+        int, typer.Option("-j", "--jobs", min=1, max=64, help="Cutouts to fetch at a time.")
+    ] = 4,
     api_key: Annotated[
-        str | None, typer.Option(envvar="RMBG_API_KEY", help="Key of the service.")
+        str | None, typer.Option(envvar="RMBG_API_KEY", help="Your API key of the service.")
     ] = None,
 ) -> None:
-    """Cut out PHOTOS and write NAME.png for each into the folder given by -o."""
-    console = Console(stderr=True)
+    """Cut out PHOTOS, and write NAME.png for each into the folder given by -o."""
     targets = plan_cutouts(photos, out, output_format.value)
     if not targets:
-        console.print("No pictures found. Name files, or a folder with pictures in it.")
+        say("No pictures found. Name files, or a folder with pictures in it.")
         raise typer.Exit(2)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        say(f"The folder {out} cannot be created: {error.strerror}. Choose another with -o.")
+        raise typer.Exit(2) from error
     options = _options(matte_color, output_format, quality)
-    _make_folder(out, console)
     with ServiceClient(url, api_key=api_key, connections=jobs) as client:
-        failures = _run(client, targets, options, jobs, console)
-    console.print(f"{len(targets) - len(failures)} of {len(targets)} cut out into {out}")
+        failures = _cut_out_all(client, targets, options, jobs)
+    say(f"{len(targets) - failures} of {len(targets)} cut out into {out}")
     if failures:
         raise typer.Exit(1)
 
 
 def plan_cutouts(photos: Iterable[Path], out: Path, extension: str) -> dict[Path, Path]:
-    """Which file becomes which cutout; no two inputs share one.
+    """Return the cutout's path for each picture; all differ, and none is a picture's own path.
 
-    Pictures of the same name, `a.jpg` and `a.png`, keep their own extension in the cutout's name.
+    Pictures with equal stems, such as `a.jpg` and `a.png`, keep their suffix in the cutout's name.
     """
-    found = list(dict.fromkeys(_pictures(photos)))
     targets: dict[Path, Path] = {}
     taken: set[Path] = set()
-    for photo in found:
+    for photo in dict.fromkeys(_find_pictures(photos)):
         target = out / f"{photo.stem}.{extension}"
         number = 1
         while target in taken or target.resolve() == photo.resolve():
-            more = f"-{number}" if number > 1 else ""
-            target = out / f"{photo.stem}-{photo.suffix.lstrip('.') or 'cutout'}{more}.{extension}"
+            suffix = f"-{number}" if number > 1 else ""
+            kind = photo.suffix.lstrip(".") or "cutout"
+            target = out / f"{photo.stem}-{kind}{suffix}.{extension}"
             number += 1
         taken.add(target)
         targets[photo] = target
     return targets
 
 
-def _pictures(photos: Iterable[Path]) -> Iterator[Path]:
+def _find_pictures(photos: Iterable[Path]) -> Iterator[Path]:
     for photo in photos:
         if photo.is_dir():
             yield from sorted(
@@ -95,8 +101,10 @@ def _pictures(photos: Iterable[Path]) -> Iterator[Path]:
             yield photo
 
 
-def _options(matte_color: str | None, form: OutputFormat, quality: int | None) -> dict[str, str]:
-    options = {"output_format": form.value}
+def _options(
+    matte_color: str | None, output_format: OutputFormat, quality: int | None
+) -> dict[str, str]:
+    options = {"output_format": output_format.value}
     if matte_color:
         options["matte_color"] = matte_color
     if quality:
@@ -104,80 +112,68 @@ def _options(matte_color: str | None, form: OutputFormat, quality: int | None) -
     return options
 
 
-def _make_folder(out: Path, console: Console) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        console.print(f"The folder {out} cannot be made: {error.strerror}.")
-        raise typer.Exit(2) from error
-
-
-def _run(
-    client: ServiceClient,
-    targets: dict[Path, Path],
-    options: dict[str, str],
-    jobs: int,
-    console: Console,
-) -> list[Path]:
-    """Send them in batches, and fetch several cutouts at a time; those that failed."""
-    failures = []
-    with _progress(console) as progress, ThreadPoolExecutor(jobs) as pool:
+def _cut_out_all(
+    client: ServiceClient, targets: Mapping[Path, Path], options: Mapping[str, str], jobs: int
+) -> int:
+    """Send the pictures in batches, fetch `jobs` cutouts at a time; return how many failed."""
+    failures = 0
+    with _progress() as progress, ThreadPoolExecutor(jobs) as pool:
         sending = progress.add_task("sending", total=len(targets))
-        bar = progress.add_task("cutting out", total=len(targets))
-        running = {}
-        for photos in _blocks(targets):
+        cutting_out = progress.add_task("cutting out", total=len(targets))
+        fetches = {}
+        for photos in _batches(targets):
             for photo, item in zip(photos, _send(client, photos, options), strict=True):
-                running[pool.submit(_fetch, client, item, targets[photo])] = photo
+                fetches[pool.submit(_fetch, client, item, targets[photo])] = photo
             progress.advance(sending, len(photos))
-        for done in as_completed(running):
-            problem = done.result()
+        for fetch in as_completed(fetches):
+            problem = fetch.result()
             if problem:
-                failures.append(running[done])
-                line = f"{running[done]}: {problem}"
+                failures += 1
+                line = f"{fetches[fetch]}: {problem}"
                 progress.console.print(line, style="red", markup=False, soft_wrap=True)
-            progress.advance(bar)
+            progress.advance(cutting_out)
     return failures
 
 
-def _blocks(photos: Iterable[Path]) -> Iterator[list[Path]]:
-    left = iter(photos)
-    while block := list(islice(left, _BATCH)):
-        yield block
+def _batches(photos: Iterable[Path]) -> Iterator[list[Path]]:
+    remaining = iter(photos)
+    while batch := list(islice(remaining, _BATCH_SIZE)):
+        yield batch
 
 
 def _send(
     client: ServiceClient, photos: Sequence[Path], options: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """What became of each picture: an item of a batch, with its task or the reason of its end."""
+    """Return a batch item for each picture, which holds its task's id or an error."""
     readable = [photo for photo in photos if os.access(photo, os.R_OK)]
     try:
         found = submit_batch(client, readable, options)["items"] if readable else []
     except ClientError as error:
-        found = [_refused(str(error))] * len(readable)
+        found = [_refused_item(str(error))] * len(readable)
     items = dict(zip(readable, found, strict=True))
-    return [items.get(photo) or _refused("cannot be read") for photo in photos]
+    return [items.get(photo) or _refused_item("cannot be read") for photo in photos]
 
 
-def _refused(reason: str) -> dict[str, Any]:
+def _refused_item(reason: str) -> dict[str, Any]:
     return {"task_id": None, "error": {"message": reason}}
 
 
-def _progress(console: Console) -> Progress:
+def _progress() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        console=console,
+        console=Console(stderr=True),
     )
 
 
 def _fetch(client: ServiceClient, item: Mapping[str, Any], target: Path) -> str | None:
-    """One cutout, once it is done; what went wrong, or None."""
+    """Wait for a cutout and write it to its file; return what went wrong, or None."""
     if item["task_id"] is None:
         return str(item["error"]["message"])
     try:
-        write_atomically(target, client.result(item["task_id"]))
+        _write_atomically(target, client.result(item["task_id"]))
     except ClientError as error:
         return str(error)
     except OSError as error:
@@ -185,14 +181,14 @@ def _fetch(client: ServiceClient, item: Mapping[str, Any], target: Path) -> str 
     return None
 
 
-def write_atomically(target: Path, data: bytes) -> None:
-    """Either the whole file appears under its name, or nothing does."""
+def _write_atomically(target: Path, data: bytes) -> None:
+    """Write a file so that it appears under its name complete, or not at all."""
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     draft = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        # mkstemp makes files that only their owner can read; a cutout is an ordinary file.
+        # mkstemp creates files that only their owner can read; a cutout is an ordinary file.
         draft.chmod(0o644)
         draft.replace(target)
     except BaseException:

@@ -1,4 +1,4 @@
-"""`rmbg health`: what a container's health check sees of a worker in a real Redis."""
+"""`rmbg health`, for workers registered in a real Redis."""
 
 from collections.abc import Iterator
 
@@ -22,52 +22,52 @@ def client(redis_url: str) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def fleet(client: Redis) -> WorkerRegistry:
-    fleet = WorkerRegistry(client)
-    fleet.note_start(WORKER)
-    fleet.beat(WORKER, queue="gpu.h.0", model="m")
-    fleet.announce(WORKER, 60, model="m", pid=1)
-    return fleet
+def registry(client: Redis) -> WorkerRegistry:
+    registry = WorkerRegistry(client)
+    registry.note_start(WORKER)
+    registry.beat(WORKER, queue="gpu.h.0", model="m")
+    registry.announce(WORKER, 60, model="m", pid=1)
+    return registry
 
 
-def test_a_worker_that_lives_and_answers_is_well(fleet: WorkerRegistry) -> None:
-    assert unhealthy_reason(fleet, WORKER) == ""
+def test_a_worker_with_heartbeat_and_model_is_healthy(registry: WorkerRegistry) -> None:
+    assert unhealthy_reason(registry, WORKER) == ""
 
 
-def test_a_drained_worker_is_well(fleet: WorkerRegistry) -> None:
-    fleet.drain(WORKER, "new fan")
-    assert unhealthy_reason(fleet, WORKER) == ""
+def test_a_drained_worker_is_healthy(registry: WorkerRegistry) -> None:
+    registry.drain(WORKER, "new fan")
+    assert unhealthy_reason(registry, WORKER) == ""
 
 
-def test_one_that_is_loading_or_gone_is_not(fleet: WorkerRegistry) -> None:
-    fleet.withdraw(WORKER)
-    assert "does not answer" in unhealthy_reason(fleet, WORKER)
-    fleet.leave(WORKER)
-    assert "lives" in unhealthy_reason(fleet, WORKER)
-    assert "lives" in unhealthy_reason(fleet, "gpu9@h")
+def test_a_worker_without_model_or_heartbeat_is_unhealthy(registry: WorkerRegistry) -> None:
+    registry.withdraw(WORKER)
+    assert "does not answer" in unhealthy_reason(registry, WORKER)
+    registry.leave(WORKER)
+    assert "no heartbeat" in unhealthy_reason(registry, WORKER)
+    assert "no heartbeat" in unhealthy_reason(registry, "gpu9@h")
 
 
-def test_a_child_that_dies_again_and_again_is_seen_although_its_worker_looks_ready(
-    fleet: WorkerRegistry,
+def test_a_worker_whose_process_keeps_restarting_is_unhealthy(
+    registry: WorkerRegistry,
 ) -> None:
     for _ in range(MAX_STARTS - 1):
-        fleet.note_start(WORKER)
-    assert unhealthy_reason(fleet, WORKER) == ""
-    fleet.note_start(WORKER)
-    assert f"started {MAX_STARTS + 1} times" in unhealthy_reason(fleet, WORKER)
+        registry.note_start(WORKER)
+    assert unhealthy_reason(registry, WORKER) == ""
+    registry.note_start(WORKER)
+    assert f"started {MAX_STARTS + 1} times" in unhealthy_reason(registry, WORKER)
 
 
-def test_the_command_says_so_by_its_status(
-    fleet: WorkerRegistry, redis_url: str, monkeypatch: pytest.MonkeyPatch
+def test_the_exit_status_is_the_health(
+    registry: WorkerRegistry, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RMBG_REDIS_URL", redis_url.removesuffix("/0") + "/7")
     assert CliRunner().invoke(app, ["health", "worker", WORKER]).exit_code == 0
-    fleet.leave(WORKER)
+    registry.leave(WORKER)
     gone = CliRunner().invoke(app, ["health", "worker", WORKER])
-    assert (gone.exit_code, gone.stderr) == (1, f"{WORKER}: it does not say that it lives\n")
+    assert (gone.exit_code, gone.stderr) == (1, f"{WORKER}: no heartbeat\n")
 
 
-def test_without_redis_or_api_the_command_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_redis_or_api_the_reason_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RMBG_REDIS_URL", "redis://127.0.0.1:1/0")
     away = CliRunner().invoke(app, ["health", "worker", WORKER])
     assert away.exit_code == 1

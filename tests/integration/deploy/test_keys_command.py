@@ -42,7 +42,7 @@ def test_a_key_is_added_listed_rotated_and_revoked(url: str) -> None:
     assert ApiKeys(connect(url)).find(made["key"]) is None
 
 
-def test_people_read_sentences(url: str) -> None:
+def test_without_json_the_output_is_sentences(url: str) -> None:
     assert "no keys" in _rmbg("list").output
     added = _rmbg("add", "shop", "--webhook-url", "https://shop.example/hook")
     assert added.exit_code == 0
@@ -75,7 +75,7 @@ def test_a_bad_option_is_explained(arguments: list[str], word: str) -> None:
 
 
 @pytest.mark.usefixtures("url")
-def test_a_name_that_nobody_has_is_an_error_in_json_too() -> None:
+def test_an_unknown_name_is_an_error_in_json_too() -> None:
     result = _rmbg("revoke", "nobody", "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["error"]["type"] == "key_name"

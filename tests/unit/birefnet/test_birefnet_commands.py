@@ -78,7 +78,7 @@ def test_bench_model_prints_its_table(app: typer.Typer) -> None:
     table = _run(app, "bench", "model", *_TINY, *options, "--check", "--loop")
     assert "birefnet-tiny, cpu, 64², float32, median of 1" in table
     (head,) = (line for line in table.splitlines() if line.startswith("path"))
-    names = ["batch", "ms", "loop", "ms", "images/s", "gain", "MiB", "floor", "start", "error"]
+    names = ["batch", "ms", "loop", "ms", "images/s", "gain", "MiB", "roofline", "start", "error"]
     assert head.split() == ["path", *names]
     assert len(head) <= 80
     for path in ("reference", "fast"):
@@ -93,7 +93,7 @@ def test_bench_model_measures_no_more_than_it_is_asked(app: typer.Typer) -> None
     table = _run(app, "bench", "model", *_TINY, *options)
     assert "loop" not in table
     assert "error" not in table
-    assert "gain: over fast" in table
+    assert "gain: speed-up over fast." in table
 
 
 def test_bench_model_shows_what_it_measured_before_a_failure(

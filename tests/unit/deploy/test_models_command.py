@@ -1,4 +1,4 @@
-"""`rmbg models`: what a person reads where a model is chosen."""
+"""`rmbg models`: the list, and what fetching prints."""
 
 import os
 import subprocess
@@ -40,7 +40,9 @@ def test_every_model_is_listed_with_its_licence_and_its_source() -> None:
         ("birefnet-tiny", "name a file of your own by RMBG_MODEL_PATH"),
     ],
 )
-def test_what_cannot_be_fetched_says_why(name: str, words: str, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_fetched_is_reported_with_the_reason(
+    name: str, words: str, tmp_path: Path
+) -> None:
     result = _run("fetch", name, "--into", str(tmp_path))
     assert result.exit_code == 1
     assert words in result.output
