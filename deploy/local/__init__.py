@@ -1,1 +1,1 @@
-"""`rmbg up`: the whole service on one machine, with servers of its own."""
+"""`rmbg up`: run the whole service, with embedded servers, on one machine."""

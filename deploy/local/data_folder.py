@@ -14,36 +14,13 @@ from typing import IO, Any, Final
 
 from deploy.local.service import Service, SetupError
 
-_BYTES: Final = 24
-
-
-def load_credential(folder: Path, name: str) -> str:
-    """The credential of this name: made at the first call, the same ever after.
-
-    Raises:
-        SetupError: it can be neither read nor written.
-    """
-    path = folder / name
-    try:
-        if not path.exists():
-            write_private(path, secrets.token_hex(_BYTES))
-        return path.read_text().strip()
-    except OSError as error:
-        raise SetupError(f"{path} cannot be used: {error.strerror}.") from error
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.unlink(missing_ok=True)
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-    draft.replace(path)
-
-
-#: The children of an `rmbg up` that was killed need a moment to follow it.
+#: The settings as shell variables: `. data/service.env`.
+SHELL_FILE: Final = "service.env"
+#: The processes that serve metrics, for Prometheus's `file_sd_configs`.
+TARGETS_FILE: Final = "prometheus-targets.json"
+#: The processes of an `rmbg up` that was killed need a moment to exit after it.
 _LOCK_SECONDS: Final = 3.0
+_CREDENTIAL_BYTES: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +29,8 @@ class DataFolder:
 
     Attributes:
         path: the folder.
-        lock: descriptor of the lock. A child that inherits it keeps the folder locked for as long
-            as it lives: no second Valkey can come upon the files of a left-over one.
+        lock: file descriptor of the lock. The folder stays locked while a child that inherited it
+            runs, so that no second Valkey opens the files of one that was left behind.
     """
 
     path: Path
@@ -61,45 +38,47 @@ class DataFolder:
 
     @property
     def sample_cutout(self) -> Path:
-        """Where the start's self-check puts its result."""
+        """The result of the self-check."""
         return self.path / "sample-cutout.png"
 
-    def remember(self, name: str, facts: dict[str, Any]) -> None:
-        """Keep some facts in a small file, whole or not at all."""
-        draft = self.path / f".{name}.draft"
-        draft.write_text(json.dumps(facts))
-        draft.replace(self.path / name)
+    def write_json(self, name: str, document: dict[str, Any]) -> None:
+        """Write a small JSON file."""
+        _replace(self.path / name, json.dumps(document))
 
-    def recall(self, name: str) -> dict[str, Any]:
-        """The facts under that name; none if the file is missing or broken."""
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return the content of a JSON file; an empty one if it is missing or damaged."""
         try:
-            facts = json.loads((self.path / name).read_text())
+            document = json.loads((self.path / name).read_text())
         except (OSError, ValueError):
             return {}
-        return facts if isinstance(facts, dict) else {}
+        return document if isinstance(document, dict) else {}
 
-    def forget(self, name: str) -> None:
-        """Delete those facts."""
+    def delete(self, name: str) -> None:
+        """Delete a file, if it exists."""
         (self.path / name).unlink(missing_ok=True)
 
 
 @contextmanager
-def open_data_folder(path: Path, *, patience: float = _LOCK_SECONDS) -> Iterator[DataFolder]:
-    """Make the folder and hold its lock for as long as the block runs.
+def open_data_folder(path: Path, *, timeout: float = _LOCK_SECONDS) -> Iterator[DataFolder]:
+    """Create the folder, and lock it for as long as the context lasts.
+
+    Args:
+        path: the folder.
+        timeout: seconds to wait for the lock.
 
     Raises:
-        SetupError: it cannot be written, or another `rmbg up` uses it.
+        SetupError: the folder cannot be written, or is locked by another `rmbg up`.
     """
-    with _open_lock(path) as file:
-        if not _lock(file, patience):
+    with _open_lock_file(path) as file:
+        if not _lock(file, timeout):
             raise SetupError(
                 f"The data folder {path} is in use by another `rmbg up`, or by a process that it "
-                "left behind. End that one, or choose another folder: rmbg up --data FOLDER"
+                "left behind. Stop that one, or choose another folder: rmbg up --data FOLDER"
             )
         yield DataFolder(path.resolve(), file.fileno())
 
 
-def _open_lock(path: Path) -> IO[str]:
+def _open_lock_file(path: Path) -> IO[str]:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return (path / "lock").open("a")
@@ -110,44 +89,60 @@ def _open_lock(path: Path) -> IO[str]:
         ) from error
 
 
-def _lock(file: IO[str], patience: float) -> bool:
-    end = time.monotonic() + patience
+def _lock(file: IO[str], timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 return False
             time.sleep(0.1)
         else:
             return True
 
 
-#: In the data folder.
-SHELL_FILE: Final = "service.env"
+def load_credential(folder: Path, name: str) -> str:
+    """Return the random password kept in a file, which the first call creates.
+
+    Raises:
+        SetupError: the file can be neither read nor written.
+    """
+    path = folder / name
+    try:
+        if not path.exists():
+            write_private(path, secrets.token_hex(_CREDENTIAL_BYTES))
+        return path.read_text().strip()
+    except OSError as error:
+        raise SetupError(f"{path} cannot be read or written: {error.strerror}.") from error
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read."""
+    _replace(path, text, mode=0o600)
 
 
 def write_shell_file(folder: Path, environment: Mapping[str, str]) -> None:
-    """Write the settings as exported variables; there are passwords among them."""
+    """Write the settings, passwords included, as variables that a shell exports."""
     lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     write_private(folder / SHELL_FILE, "\n".join([*lines, ""]))
 
 
-#: In the data folder.
-TARGETS_FILE: Final = "prometheus-targets.json"
-
-
-def scrape_targets(services: Iterable[Service]) -> list[dict[str, Any]]:
-    """The target groups of those that serve metrics, each labelled with its service's name."""
-    return [
+def write_targets(folder: Path, services: Iterable[Service]) -> None:
+    """Write the processes that serve metrics, each labelled with its service's name."""
+    groups = [
         {"targets": [service.metrics], "labels": {"service": service.name}}
         for service in services
         if service.metrics
     ]
+    _replace(folder / TARGETS_FILE, json.dumps(groups, indent=2))
 
 
-def write_targets(folder: Path, services: Iterable[Service]) -> None:
-    """Write them, whole or not at all: Prometheus reads the file whenever it changes."""
-    draft = folder / f".{TARGETS_FILE}.draft"
-    draft.write_text(json.dumps(scrape_targets(services), indent=2))
-    draft.replace(folder / TARGETS_FILE)
+def _replace(path: Path, text: str, *, mode: int = 0o666) -> None:
+    """Write a file so that a reader finds the old content or the new, never a part."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    draft.replace(path)

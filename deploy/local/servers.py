@@ -1,4 +1,4 @@
-"""The two embedded servers: Valkey as Redis, SeaweedFS as the S3 store; on loopback alone."""
+"""The embedded servers: Valkey as Redis, SeaweedFS as the object store, both on loopback only."""
 
 import json
 from collections.abc import Sequence
@@ -11,20 +11,20 @@ from deploy.local.data_folder import load_credential, write_private
 from deploy.local.ports import LOOPBACK
 from deploy.local.service import Service
 
-#: After everything that uses them.
+#: The servers are stopped after all services that use them.
 STOP_STAGE: Final = 9
-#: Objects are packed into volumes of up to this size; they grow, none is allocated ahead.
+#: SeaweedFS packs objects into volumes that grow up to this size.
 _VOLUME_MB: Final = 1024
 _MAX_VOLUMES: Final = 1024
 
 
 def valkey_url(port: int, password: str) -> str:
-    """The address that clients use."""
+    """Return the URL for clients."""
     return f"redis://:{password}@{LOOPBACK}:{port}/0"
 
 
 def valkey_service(folder: Path, port: int, password: str) -> Service:
-    """Valkey with an append-only file in `folder`, which is made."""
+    """Return a Valkey with an append-only file in `folder`, which is created."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "valkey.conf"
     write_private(config, _valkey_config(folder, port, password))
@@ -44,9 +44,9 @@ def _valkey_config(folder: Path, port: int, password: str) -> str:
         f"bind {LOOPBACK}",
         f"port {port}",
         f"requirepass {password}",
-        # Quoted: a folder's name may have spaces in it.
+        # Quoted: the folder's name may contain spaces.
         f"dir {json.dumps(str(folder.resolve()))}",
-        # A queue must survive its server's death, and must never be evicted.
+        # The jobs must survive a crash of the server, and must never be evicted.
         "appendonly yes",
         "appendfsync everysec",
         "maxmemory-policy noeviction",
@@ -58,7 +58,7 @@ def _valkey_config(folder: Path, port: int, password: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StorePorts:
-    """Every port that SeaweedFS opens; one left out would be its default, on a guess."""
+    """All ports that SeaweedFS opens; one that is not given would get its well-known default."""
 
     s3: int
     s3_grpc: int
@@ -71,12 +71,12 @@ class StorePorts:
 
     @classmethod
     def take(cls, ports: Sequence[int]) -> Self:
-        """The first eight of these."""
+        """Take the first eight of these ports."""
         return cls(*ports[:8])
 
     @property
     def sockets(self) -> tuple[Path, ...]:
-        """Sockets that `weed` makes beside its ports, under names that cannot be chosen."""
+        """The Unix sockets that `weed` opens beside its ports; their names cannot be chosen."""
         names = (
             f"s3-{self.s3}",
             f"s3-grpc-{self.s3_grpc}",
@@ -91,26 +91,26 @@ class StorePorts:
 def store_service(
     folder: Path, ports: StorePorts, access_key: str, secret_key: str, bucket: str = "rmbg"
 ) -> Service:
-    """SeaweedFS with its S3 gateway over `folder`, which is made; so is the bucket."""
-    data = folder / "volumes"
-    data.mkdir(parents=True, exist_ok=True)
+    """Return a SeaweedFS with its S3 gateway; its data folder and the bucket are created."""
+    volumes = folder / "volumes"
+    volumes.mkdir(parents=True, exist_ok=True)
     config = folder / "s3.json"
-    write_private(config, _identities(access_key, secret_key))
+    write_private(config, _s3_config(access_key, secret_key))
     endpoint = f"http://{LOOPBACK}:{ports.s3}"
     return Service(
         name="weed",
         command=(
             programs.script("weed"),
-            *_store_log_flags(folder),
+            *_log_flags(folder),
             "server",
-            *_store_flags(data, ports, config),
+            *_server_flags(volumes, ports, config),
         ),
-        env=_store_env(folder),
+        env=_seaweedfs_environment(folder),
         folder=folder,
         address=endpoint,
-        probe=probes.store_writes(endpoint, access_key, secret_key, bucket),
-        # Its filer waits 15 s for its own S3 gateway to hang up, whatever one does. What it has
-        # acknowledged is written: it may be killed at any time.
+        probe=probes.object_store_writable(endpoint, access_key, secret_key, bucket),
+        # On SIGTERM its filer waits 15 s for its own S3 gateway. What it has acknowledged is
+        # written, so that it may be killed at any time.
         grace=0.5,
         reports_kill=False,
         stop_stage=STOP_STAGE,
@@ -118,7 +118,7 @@ def store_service(
     )
 
 
-def _identities(access_key: str, secret_key: str) -> str:
+def _s3_config(access_key: str, secret_key: str) -> str:
     identity = {
         "name": "rmbg",
         "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
@@ -127,8 +127,8 @@ def _identities(access_key: str, secret_key: str) -> str:
     return json.dumps({"identities": [identity]})
 
 
-def _store_log_flags(folder: Path) -> tuple[str, ...]:
-    """All lines into files of limited size (else it makes them in /tmp), warnings on the screen."""
+def _log_flags(folder: Path) -> tuple[str, ...]:
+    """Log to files of limited size (by default in /tmp), and warnings to standard error, too."""
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
     return (
@@ -139,15 +139,15 @@ def _store_log_flags(folder: Path) -> tuple[str, ...]:
     )
 
 
-def _store_flags(data: Path, ports: StorePorts, config: Path) -> tuple[str, ...]:
+def _server_flags(volumes: Path, ports: StorePorts, config: Path) -> tuple[str, ...]:
     return (
-        f"-dir={data.resolve()}",
+        f"-dir={volumes.resolve()}",
         f"-ip={LOOPBACK}",
         f"-ip.bind={LOOPBACK}",
         f"-master.port={ports.master}",
         f"-master.port.grpc={ports.master_grpc}",
         f"-master.volumeSizeLimitMB={_VOLUME_MB}",
-        # It votes alone: with the default of 10 s, a restart after kill -9 takes 20 s.
+        # There is one master: with the default of 10 s, a restart after kill -9 takes 20 s.
         "-master.electionTimeout=300ms",
         "-master.telemetry=false",
         f"-volume.port={ports.volume}",
@@ -168,14 +168,17 @@ def _store_flags(data: Path, ports: StorePorts, config: Path) -> tuple[str, ...]
     )
 
 
-def _store_env(folder: Path) -> dict[str, str]:
-    """Settings that have no flag: keys without which anyone on this machine could read volumes."""
+def _seaweedfs_environment(folder: Path) -> dict[str, str]:
+    """Return the settings that have no flag.
+
+    Without the signing keys, every user of this machine could read the volumes.
+    """
     names = (
         "JWT_SIGNING_KEY",
         "JWT_SIGNING_READ_KEY",
         "JWT_FILER_SIGNING_KEY",
         "JWT_FILER_SIGNING_READ_KEY",
     )
-    signing = {f"WEED_{name}": load_credential(folder, name.lower()) for name in names}
-    # Two volumes at a time for a new bucket instead of seven.
-    return {**signing, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "2"}
+    keys = {f"WEED_{name}": load_credential(folder, name.lower()) for name in names}
+    # A new bucket gets two volumes at a time instead of seven.
+    return {**keys, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "2"}

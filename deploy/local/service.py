@@ -8,22 +8,22 @@ from typing import ClassVar
 
 
 class StackError(Exception):
-    """Root of everything that `deploy.local` raises on purpose."""
+    """Root of the errors of `deploy.local`; the text is for people."""
 
     code: ClassVar[str] = "stack_failed"
-    #: What `rmbg up` ends with.
+    #: The exit status of `rmbg up`.
     exit_code: ClassVar[int] = 1
 
 
 class SetupError(StackError):
-    """Something here has to be put right first: a folder, a port, a missing file."""
+    """A precondition is not met: a folder, a port, a program or a model's file."""
 
     code = "setup_wrong"
     exit_code = 2
 
 
 class NotReadyError(StackError):
-    """A process does not answer yet, or not as it should."""
+    """A process does not answer yet, or answers with an error."""
 
     code = "not_ready"
 
@@ -35,47 +35,55 @@ class StartError(StackError):
 
 
 class SelfCheckError(StackError):
-    """Everything runs, but the sample photo did not come back as a cutout."""
+    """All processes are ready, but the sample photo was not cut out."""
 
     code = "self_check_failed"
 
 
-#: Returns when the service is ready, else raises `NotReadyError`. Its argument is the unix time at
-#: which the process was started: what was announced before that is not its own.
+#: Returns if a service is ready, else raises `NotReadyError`. The argument is the unix time at
+#: which its process was started: what an earlier process announced does not count.
 Probe = Callable[[float], None]
 
 
 def always_ready(since: float) -> None:
-    """The probe of a process that is ready as soon as it runs."""
+    """Probe a process that is ready as soon as it runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One process, as it is to be started each time."""
+    """A process that is started, probed, restarted and stopped.
+
+    Attributes:
+        name: stable name, shown before its lines.
+        command: program and arguments.
+        env: variables added to the inherited environment.
+        folder: working directory; None for this process's.
+        address: where it listens, for people.
+        metrics: `host:port` whose `/metrics` Prometheus may scrape; empty if there is none.
+        probe: tells whether it is ready.
+        probe_interval: seconds between two calls of the probe.
+        stop_signal: sent to stop it.
+        grace: seconds from the stop signal to SIGKILL.
+        reports_kill: whether a SIGKILL after the grace time is reported.
+        stop_stage: services of a lower stage are stopped first.
+        leftovers: files that it leaves behind when it is killed.
+    """
 
     name: str
     command: tuple[str, ...]
-    #: Added to the environment of whoever starts it.
     env: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
-    #: Where it listens, for people.
     address: str = ""
-    #: `host:port` whose `/metrics` Prometheus may scrape; empty if there is none.
     metrics: str = ""
     probe: Probe = always_ready
-    #: Seconds between two questions of the probe.
     probe_interval: float = 0.1
     stop_signal: signal.Signals = signal.SIGTERM
-    #: Seconds from the stop signal to SIGKILL.
     grace: float = 5.0
-    #: Whether having to kill it deserves a line.
     reports_kill: bool = True
-    #: Services of a lower stage are ended first.
     stop_stage: int = 0
-    #: Files that it leaves behind when it is killed.
     leftovers: tuple[Path, ...] = ()
 
     def remove_leftovers(self) -> None:
-        """Delete what a killed process could not delete itself."""
+        """Delete the files that a killed process leaves behind."""
         for path in self.leftovers:
             path.unlink(missing_ok=True)

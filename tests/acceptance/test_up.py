@@ -219,7 +219,7 @@ def test_a_killed_child_is_back_and_the_next_photo_works(up: Up, name: str, coff
     wait_for(f"new {name}", replacement, up, seconds=10)
     wait_for(f"{name} ready", lambda: up.times_ready(name) > times_ready, up, seconds=30)
     wait_for("cutout", lambda: cut_out(up, coffee), up, seconds=40)
-    assert f"rmbg    | {name} was killed by SIGKILL; starting it again in" in up.output()
+    assert f"rmbg    | {name} was killed by SIGKILL; restarting in" in up.output()
     # For `pytest -rP`: how long the service took to be whole again.
     print(f"{name}: whole again {time.monotonic() - began:.1f} s after kill -9")  # noqa: T201 - see above
 

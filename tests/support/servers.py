@@ -17,7 +17,7 @@ from deploy.local.ports import reserved_ports
 from deploy.local.probes import wait_until
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
 from deploy.local.service import NotReadyError, Service, StartError
-from deploy.local.supervisor import command_line, end_group, environment, signal_group
+from deploy.local.supervisor import command_line, environment, kill_group, signal_group
 
 _START_SECONDS: Final = 30.0
 _LOG_LINES: Final = 10
@@ -92,7 +92,7 @@ def _end(service: Service, process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         signal_group(process.pid, signal.SIGKILL)
         process.wait()
-    end_group(process.pid)
+    kill_group(process.pid)
     service.remove_leftovers()
 
 

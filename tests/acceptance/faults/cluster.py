@@ -142,7 +142,7 @@ class Cluster:
         process = self.members[name].process
         process.kill()
         process.wait()
-        supervisor.end_group(process.pid)
+        supervisor.kill_group(process.pid)
 
     def child(self, name: str) -> psutil.Process:
         """A worker's pool child; `ValueError` if it has none just now."""
@@ -178,7 +178,7 @@ class Cluster:
             process.wait(self.members[name].service.grace)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{name} did not end\n{self.logs()}") from None
-        supervisor.end_group(process.pid)
+        supervisor.kill_group(process.pid)
 
     def remove(self, name: str) -> None:
         """Kill a member, if it was started, for good."""
@@ -203,7 +203,7 @@ class Cluster:
         for member in reversed(self.members.values()):
             member.process.kill()
             member.process.wait()
-            supervisor.end_group(member.process.pid)
+            supervisor.kill_group(member.process.pid)
             member.service.remove_leftovers()
 
     def logs(self) -> str:

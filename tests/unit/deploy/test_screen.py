@@ -1,4 +1,4 @@
-"""The merged log: coloured on a terminal, plain elsewhere, never read for markup."""
+"""The lines of `rmbg up`: coloured on a terminal, plain elsewhere, never read for markup."""
 
 import io
 from typing import Literal
@@ -17,7 +17,7 @@ from deploy.local.screen import Screen
     ],
     ids=["plain", "terminal"],
 )
-def test_a_line_stands_behind_its_prefix_as_it_came(*, is_terminal: bool, expected: str) -> None:
+def test_a_line_is_printed_unchanged_behind_its_name(*, is_terminal: bool, expected: str) -> None:
     text = io.StringIO()
     colors: Literal["auto", "standard"] = "standard" if is_terminal else "auto"
     console = Console(file=text, force_terminal=is_terminal, color_system=colors, width=80)

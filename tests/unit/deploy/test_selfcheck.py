@@ -1,4 +1,4 @@
-"""The self-check tells a cutout from anything else."""
+"""The self-check accepts a cutout, and nothing else."""
 
 import io
 
@@ -35,9 +35,9 @@ def test_a_cutout_passes() -> None:
         pytest.param(encoded(cutout(), "WEBP"), "WEBP", id="another format"),
         pytest.param(encoded(cutout(low=255)), "from 255 to 255", id="all opaque"),
         pytest.param(encoded(cutout(high=0)), "from 0 to 0", id="all clear"),
-        pytest.param(b"<html>", "no picture", id="no picture"),
+        pytest.param(b"<html>", "no image", id="no image"),
     ],
 )
-def test_anything_else_does_not(data: bytes, complaint: str) -> None:
+def test_anything_else_is_refused(data: bytes, complaint: str) -> None:
     with pytest.raises(SelfCheckError, match=complaint):
         check_cutout(data, SIZE)

@@ -1,4 +1,4 @@
-"""The supervisor with toy children: real processes that die, linger and disobey."""
+"""The supervisor with real processes that exit, leave orphans and ignore signals."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from deploy.local.supervisor import RestartBackoff, Supervisor
 
 QUICK = RestartBackoff(first=0.01, longest=0.05)
 SLEEP = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
-#: Starts a grandchild that outlives it, as an orphaned gunicorn worker would.
+#: Starts a grandchild that survives it, as an orphaned gunicorn worker would.
 PARENT = """
 import os, subprocess, sys, time
 grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -33,7 +33,7 @@ time.sleep(600)
 
 
 class Lines:
-    """A sink whose lines can be awaited."""
+    """Collects the lines of all children, which a test can await."""
 
     def __init__(self) -> None:
         self.all: list[tuple[str, str]] = []
@@ -44,10 +44,10 @@ class Lines:
         self._arrived.set()
 
     def of(self, name: str) -> list[str]:
-        return [text for whose, text in self.all if whose == name]
+        return [text for each, text in self.all if each == name]
 
     async def until(self, name: str, count: int) -> list[str]:
-        """Wait until a child has said so many lines."""
+        """Wait until a child has printed this number of lines."""
         async with asyncio.timeout(20):
             while len(self.of(name)) < count:
                 self._arrived.clear()
@@ -67,29 +67,29 @@ def is_gone(pid: int) -> bool:
 
 
 def supervise(
-    scene: Callable[[Supervisor, Lines], Coroutine[None, None, None]],
+    scenario: Callable[[Supervisor, Lines], Coroutine[None, None, None]],
     backoff: RestartBackoff = QUICK,
 ) -> Lines:
-    """Play a scene, and end every child whatever comes of it."""
+    """Run a scenario with a supervisor, and stop all children after it."""
 
-    async def play() -> Lines:
+    async def run() -> Lines:
         lines = Lines()
         supervisor = Supervisor(lines, backoff=backoff)
         try:
-            await scene(supervisor, lines)
+            await scenario(supervisor, lines)
         finally:
             await supervisor.stop()
         return lines
 
-    return asyncio.run(play())
+    return asyncio.run(run())
 
 
 def never_ready(since: float) -> None:
     raise NotReadyError(f"still asleep, {since > 0}")
 
 
-def test_a_killed_child_comes_back_and_the_log_says_why() -> None:
-    async def scene(supervisor: Supervisor, lines: Lines) -> None:
+def test_a_killed_child_is_restarted_and_the_reason_is_printed() -> None:
+    async def scenario(supervisor: Supervisor, lines: Lines) -> None:
         await supervisor.start([toy(SLEEP)], seconds=20)
         first = int((await lines.until("toy", 1))[0])
         os.kill(first, signal.SIGKILL)
@@ -97,41 +97,41 @@ def test_a_killed_child_comes_back_and_the_log_says_why() -> None:
         assert second != first
         assert supervisor.children[0].pid == second
 
-    lines = supervise(scene)
-    assert "toy was killed by SIGKILL; starting it again in 0.01 s" in lines.of("rmbg")
+    lines = supervise(scenario)
+    assert "toy was killed by SIGKILL; restarting in 0.01 s" in lines.of("rmbg")
 
 
-def test_nothing_is_left_after_the_end() -> None:
+def test_stop_ends_all_descendants() -> None:
     pids: list[int] = []
 
-    async def scene(supervisor: Supervisor, lines: Lines) -> None:
+    async def scenario(supervisor: Supervisor, lines: Lines) -> None:
         await supervisor.start([toy(PARENT)], seconds=20)
         pids.extend(int(pid) for pid in (await lines.until("toy", 1))[0].split())
 
-    supervise(scene)
+    supervise(scenario)
     assert len(pids) == 2
     assert all(is_gone(pid) for pid in pids)
 
 
-def test_an_orphaned_grandchild_is_gone_before_the_restart() -> None:
-    async def scene(supervisor: Supervisor, lines: Lines) -> None:
+def test_an_orphaned_grandchild_is_killed_before_the_restart() -> None:
+    async def scenario(supervisor: Supervisor, lines: Lines) -> None:
         await supervisor.start([toy(PARENT)], seconds=20)
         leader, grandchild = map(int, (await lines.until("toy", 1))[0].split())
         os.kill(leader, signal.SIGKILL)
         await lines.until("toy", 2)
         assert is_gone(grandchild)
 
-    supervise(scene)
+    supervise(scenario)
 
 
 def test_a_child_that_ignores_sigterm_is_killed_after_its_grace() -> None:
     pids: list[int] = []
 
-    async def scene(supervisor: Supervisor, lines: Lines) -> None:
+    async def scenario(supervisor: Supervisor, lines: Lines) -> None:
         await supervisor.start([toy(STUBBORN, grace=0.2)], seconds=20)
         pids.append(int((await lines.until("toy", 1))[0]))
 
-    lines = supervise(scene)
+    lines = supervise(scenario)
     assert is_gone(pids[0])
     assert lines.of("rmbg")[-1] == "toy did not end within 0.2 s; killed"
 
@@ -139,7 +139,7 @@ def test_a_child_that_ignores_sigterm_is_killed_after_its_grace() -> None:
 def test_kill_does_not_wait_for_grace() -> None:
     took: list[float] = []
 
-    async def scene(supervisor: Supervisor, lines: Lines) -> None:
+    async def scenario(supervisor: Supervisor, lines: Lines) -> None:
         await supervisor.start([toy(STUBBORN, grace=60)], seconds=20)
         await lines.until("toy", 1)
         began = time.monotonic()
@@ -149,12 +149,12 @@ def test_kill_does_not_wait_for_grace() -> None:
         await ending
         took.append(time.monotonic() - began)
 
-    supervise(scene)
+    supervise(scenario)
     assert took[0] < 30
 
 
-def test_stages_end_one_after_the_other() -> None:
-    polite = """
+def test_stages_are_stopped_one_after_the_other() -> None:
+    obedient = """
 import signal, sys, time
 def end(*_):
     print("bye", flush=True)
@@ -164,69 +164,69 @@ print("hello", flush=True)
 time.sleep(600)
 """
 
-    async def scene(supervisor: Supervisor, lines: Lines) -> None:
+    async def scenario(supervisor: Supervisor, lines: Lines) -> None:
         stages = {"server": 9, "api": 0, "worker": 2}
-        services = [toy(polite, name, stop_stage=stage) for name, stage in stages.items()]
+        services = [toy(obedient, name, stop_stage=stage) for name, stage in stages.items()]
         await supervisor.start(services, seconds=20)
         for name in stages:
             await lines.until(name, 1)
 
-    lines = supervise(scene)
+    lines = supervise(scenario)
     assert [name for name, text in lines.all if text == "bye"] == ["api", "worker", "server"]
 
 
-def test_a_child_that_keeps_dying_ends_the_start_with_its_last_lines() -> None:
-    async def scene(supervisor: Supervisor, _: Lines) -> None:
+def test_a_child_that_keeps_exiting_fails_the_start_with_its_last_lines() -> None:
+    async def scenario(supervisor: Supervisor, _: Lines) -> None:
         code = "import sys; print('no such model'); sys.exit(3)"
         with pytest.raises(StartError, match=r"toy ended 3 times while starting") as caught:
             await supervisor.start([toy(code, probe=never_ready)], seconds=20)
         assert "no such model" in str(caught.value)
 
-    lines = supervise(scene)
-    assert "toy ended with status 3; starting it again in 0.01 s" in lines.of("rmbg")
+    lines = supervise(scenario)
+    assert "toy ended with status 3; restarting in 0.01 s" in lines.of("rmbg")
 
 
-def test_a_child_that_is_never_ready_ends_the_start_with_the_reason() -> None:
-    async def scene(supervisor: Supervisor, lines: Lines) -> None:
+def test_a_child_that_is_never_ready_fails_the_start_with_the_reason() -> None:
+    async def scenario(supervisor: Supervisor, lines: Lines) -> None:
         start = supervisor.start([toy(SLEEP, probe=never_ready)], seconds=1)
         with pytest.raises(StartError, match=r"toy is not ready after 1 s: still asleep, True"):
             await start
         assert len(lines.of("toy")) == 1
 
-    supervise(scene)
+    supervise(scenario)
 
 
-def test_the_probe_is_asked_again_after_a_restart_with_the_new_start() -> None:
+def test_after_a_restart_the_probe_is_called_with_the_new_start() -> None:
     starts: list[float] = []
 
-    async def scene(supervisor: Supervisor, lines: Lines) -> None:
+    async def scenario(supervisor: Supervisor, lines: Lines) -> None:
         await supervisor.start([toy(SLEEP, probe=starts.append)], seconds=20)
         os.kill(int((await lines.until("toy", 1))[0]), signal.SIGKILL)
-        # Its death, and that it was ready, twice.
+        # One exit, and ready twice.
         await lines.until("rmbg", 3)
 
-    supervise(scene)
+    supervise(scenario)
     assert len(starts) == 2
     assert starts[0] < starts[1] <= time.time()
 
 
-def test_a_line_without_end_does_not_stop_the_log() -> None:
+def test_a_line_that_is_too_long_does_not_stop_the_output() -> None:
     code = f"print('x' * {2**21}); print('after it', flush=True); import time; time.sleep(600)"
 
-    async def scene(supervisor: Supervisor, lines: Lines) -> None:
+    async def scenario(supervisor: Supervisor, lines: Lines) -> None:
         await supervisor.start([toy(code)], seconds=20)
         while "after it" not in lines.of("toy"):
             await lines.until("toy", len(lines.of("toy")) + 1)
 
-    assert supervise(scene).of("toy")[-1] == "after it"
+    assert supervise(scenario).of("toy")[-1] == "after it"
 
 
-def test_pauses_double_up_to_a_limit_and_begin_anew_after_a_long_life() -> None:
+def test_pauses_double_up_to_a_limit_and_start_over_after_a_long_run() -> None:
     backoff = RestartBackoff(first=0.5, longest=10, stable=30)
     pauses: list[float] = []
     pause: float | None = None
-    for lived in (1, 1, 1, 1, 1, 1, 29.9, 30, 1):
-        pause = backoff.after(pause, lived)
+    for uptime in (1, 1, 1, 1, 1, 1, 29.9, 30, 1):
+        pause = backoff.next_pause(pause, uptime)
         pauses.append(pause)
     assert pauses == [0.5, 1, 2, 4, 8, 10, 10, 0.5, 1]
 
