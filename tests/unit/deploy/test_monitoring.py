@@ -1,4 +1,4 @@
-"""The dashboards and alert rules ask only for what the service exports, and promtool takes them."""
+"""Dashboards and alert rules use only exported metrics, and promtool accepts the rules."""
 
 import os
 import re
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 _NAME = re.compile(r"\b(?:rmbg|celery)[_:]\w+")
 _LABELS = re.compile(r"\b(?:by|without|on)\s*\(([^)]*)\)")
-#: Those that Prometheus adds to every target, and to what the targets file says.
+#: Labels that Prometheus adds, and those of the targets file.
 _TARGET_LABELS = {"instance", "job", "service", "le", "alertname", "alertstate", "severity"}
 
 
@@ -88,7 +88,7 @@ def promtool() -> str:
         ("test", "rules", "tests/rmbg_test.yml"),
     ],
 )
-def test_promtool_takes_the_rules_and_sees_them_fire(
+def test_promtool_accepts_the_rules_and_runs_their_tests(
     promtool: str, command: tuple[str, ...]
 ) -> None:
     done = subprocess.run(
