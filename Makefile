@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 MODEL ?= u2netp
-# Each has servers of its own; a file's tests stay together, since they share a service. One more than
-# two cores: much of the time is waiting. In the files' order, which begins with the longest.
+# Each test process has its own servers. A file's tests run in one process, since they share a service.
+# One process more than two cores, as the tests mostly wait. Files run in order, the longest first.
 TEST_PROCESSES ?= 3
 FAULT_PROCESSES ?= 2
 
@@ -24,30 +24,30 @@ $(VENV)/.development: $(VENV)/.service
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
-# Clients in JavaScript that tests drive; without npm those tests are skipped.
+# JavaScript clients that tests run; without npm those tests are skipped.
 CLIENTS := $(patsubst %/package-lock.json,%/node_modules/.installed,$(wildcard tests/clients/*/package-lock.json))
 
-clients: $(CLIENTS) ## Fetch the JavaScript clients that tests drive, where npm is
+clients: $(CLIENTS) ## Fetch the JavaScript clients that tests run, if npm is installed
 
 tests/clients/%/node_modules/.installed: tests/clients/%/package-lock.json
 	@if command -v npm >/dev/null; then cd $(dir $<) && npm ci --no-audit --no-fund --silent && touch node_modules/.installed; \
 	else echo "no npm here: tests with the clients in $(dir $<) are skipped"; fi
 
-install: $(VENV)/.development clients ## Make .venv with all that the service and its tests need
+install: $(VENV)/.development clients ## Create .venv with all that the service and its tests need
 
 up: $(VENV)/.service ## Run the whole service on this machine, on 127.0.0.1:8000
 	$(BIN)/rmbg models fetch $(MODEL)
 	exec $(BIN)/rmbg up --model $(MODEL) $(ARGS)
 
-test: lint ## Lint, types, import rules and all tests but the full-size ones
+test: lint ## Check style, types and import rules, and run all tests but the full-size ones
 	$(BIN)/rmbg models fetch u2netp
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu' $(ARGS)
 
-test-slow: install ## The full-size tests
+test-slow: install ## Run the full-size tests
 	$(BIN)/rmbg models fetch u2netp
 	$(BIN)/pytest -m 'slow and not faults' $(ARGS)
 
-test-faults: install ## The fault suite at full size: kill, stop and cut off real processes
+test-faults: install ## Run the whole fault suite: kill, stop and cut off real processes
 	$(BIN)/rmbg models fetch u2netp
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(FAULT_PROCESSES) --dist loadfile --no-loadscope-reorder -m faults tests/acceptance/faults $(ARGS)
 
@@ -61,9 +61,9 @@ fmt: install ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: install ## Measure on this machine; prints tables, asserts nothing
+bench: install ## Run the benchmarks on this machine, and print their tables
 	$(BIN)/rmbg models fetch u2netp
 	$(BIN)/python -m benchmarks
 
-clean: ## Remove what was installed, built and cached here (not ./data)
+clean: ## Remove what was installed, built and cached here (but not ./data)
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

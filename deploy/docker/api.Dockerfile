@@ -1,5 +1,5 @@
 # The API, the I/O worker and Flower: no torch, no onnxruntime, no weights.
-# No digest is set: pin what you have checked, --build-arg PYTHON_IMAGE=python:3.12-slim-bookworm@sha256:...
+# The base image has no digest: pin one that you have checked, --build-arg PYTHON_IMAGE=python:3.12-slim-bookworm@sha256:...
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build

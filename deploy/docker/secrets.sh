@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the secrets that compose.yaml reads, once: those that exist are kept.
+# Creates the secrets that compose.yaml reads; existing ones are kept.
 # usage: deploy/docker/secrets.sh [folder]
 set -eu
 umask 077
@@ -14,7 +14,7 @@ keep s3_access_key "rmbg"
 keep s3_secret_key "$(random)"
 keep flower_basic_auth "operator:$(random)"
 keep grafana_password "$(random)"
-# The containers' users, who are nobody here, have to read the files, which are mounted one by one;
-# the folder keeps this machine's other users out.
+# The containers' users, which do not exist on this machine, have to read the files, which are
+# mounted one by one. The folder's mode keeps other users of this machine out.
 chmod 444 ./*
 chmod 700 .

@@ -1,6 +1,6 @@
 # A model worker. EXTRAS=torch for RMBG-2.0 and BiRefNet on a GPU, EXTRAS=cpu for u2netp.
-# Weights are never in the image: they come in a volume, /models.
-# No digest is set: pin what you have checked, --build-arg PYTHON_IMAGE=python:3.12-slim-bookworm@sha256:...
+# The image holds no weights: they are mounted as a volume, /models.
+# The base image has no digest: pin one that you have checked, --build-arg PYTHON_IMAGE=python:3.12-slim-bookworm@sha256:...
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build

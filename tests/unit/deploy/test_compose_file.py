@@ -1,4 +1,4 @@
-"""compose.yaml and the Dockerfiles keep the rules that no container engine is at hand to show."""
+"""The rules that compose.yaml and the Dockerfiles keep, checked without a container engine."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from tasks.settings import Settings
 ROOT = Path(__file__).parents[3]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-#: They do one thing and end.
+#: They end by themselves.
 ONE_SHOT = {"bucket", "models", "s3-folder"}
 DOCKERFILES = sorted((ROOT / "deploy" / "docker").glob("*.Dockerfile"))
 
@@ -44,16 +44,16 @@ def test_secrets_come_from_files(name: str) -> None:
 
 
 def _with_defaults(text: str) -> str:
-    """As compose reads it where none of its variables is set."""
+    """Replace compose's variables by their defaults."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
 
-def test_the_io_worker_is_given_longer_to_end_than_it_takes() -> None:
+def test_the_io_worker_may_take_longer_to_end_than_its_grace_time() -> None:
     assert int(SERVICES["io"]["stop_grace_period"].rstrip("s")) > Settings.load().shutdown_seconds
 
 
 @pytest.mark.parametrize("name", ["cpu0", "gpu0"])
-def test_a_model_worker_is_given_15_s_more_to_end_than_its_job(name: str) -> None:
+def test_a_model_worker_may_take_15_s_longer_to_end_than_its_job(name: str) -> None:
     given = SERVICES[name]["environment"]["RMBG_SHUTDOWN_SECONDS"]
     assert given.startswith("${RMBG_SHUTDOWN_SECONDS:-")
     default = Settings.model_fields["shutdown_seconds"].default
@@ -81,7 +81,7 @@ def test_every_file_that_is_mounted_or_built_from_exists() -> None:
             assert (ROOT / service["build"]["dockerfile"]).exists()
 
 
-def test_what_a_service_waits_for_is_there() -> None:
+def test_every_dependency_can_be_waited_for() -> None:
     for service in SERVICES.values():
         for other, how in service.get("depends_on", {}).items():
             healthy = how["condition"] == "service_healthy"
