@@ -1,1 +1,1 @@
-"""What runs the service: on one machine here, in containers elsewhere; and the command line."""
+"""The command line, the local supervisor of `rmbg up`, the doctor, and container files."""
