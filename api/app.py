@@ -60,7 +60,7 @@ def create_app(services: Services | None = None) -> Flask:
 def _services_from_environment() -> Services:
     settings = ApiSettings.load()
     configure_logging(settings)
-    configure_tracing(settings, "rmbg-api")
+    configure_tracing("rmbg-api")
     return Services.from_settings(settings)
 
 

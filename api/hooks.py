@@ -18,7 +18,7 @@ from tasks.queue_metrics import QueueCollector
 from tasks.redis_client import PROBE_SECONDS
 from tasks.runtime import Runtime
 from tasks.storage.object_store import probe_object_store
-from tasks.tracing import HEADER, request_span
+from tasks.tracing import HEADER, span
 
 _log = structlog.get_logger(__name__)
 
@@ -136,7 +136,7 @@ def install_tracing(app: Flask) -> None:
         route = request.url_rule.rule if request.url_rule else "none"
         g.tracing = ExitStack()
         given = request.headers.get(HEADER, "")
-        g.tracing.enter_context(request_span(f"{request.method} {route}", given))
+        g.tracing.enter_context(span(f"{request.method} {route}", parent=given))
 
     @app.teardown_request
     def _end(_error: BaseException | None) -> None:

@@ -30,7 +30,7 @@ _MACHINE_DEFAULTS: Final = MappingProxyType(
 def settings_page() -> str:
     """Return the content of `docs/settings.md`."""
     rows = "\n".join(
-        f"| `{variable(name, field)}` | {_default_cell(name, field)} | {field.description} |"
+        f"| `{variable(name)}` | {_default_cell(name, field)} | {field.description} |"
         for name, field in ApiSettings.model_fields.items()
     )
     return (
@@ -38,6 +38,10 @@ def settings_page() -> str:
         "Settings are environment variables, read once at start. Each can come from a file: "
         "`RMBG_S3_SECRET_KEY_FILE=/run/secrets/s3` takes that file's content, without its last "
         "newline.\n\n"
+        "Some libraries read their own variables: OpenTelemetry `OTEL_*` (traces go to the "
+        "collector that `OTEL_EXPORTER_OTLP_ENDPOINT` names, with the extra `tracing`), the "
+        "Hugging Face hub `HF_*` (`HF_TOKEN` or `HF_TOKEN_PATH` for gated models, "
+        "`HF_HUB_OFFLINE`), CUDA `CUDA_VISIBLE_DEVICES`.\n\n"
         f"| variable | default | meaning |\n|---|---|---|\n{rows}\n"
     )
 
@@ -47,7 +51,7 @@ def environment_example() -> str:
     parts = [f"# {_NOTICE}"]
     for name, field in ApiSettings.model_fields.items():
         value = _MACHINE_DEFAULTS.get(name) or _default(field)
-        parts.append(f"\n# {field.description}\n#{variable(name, field)}={value}")
+        parts.append(f"\n# {field.description}\n#{variable(name)}={value}")
     return "\n".join(parts) + "\n"
 
 

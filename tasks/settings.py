@@ -5,7 +5,6 @@ A secret, or anything else, can come from a file: `RMBG_S3_SECRET_KEY_FILE=/run/
 
 import os
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -30,11 +29,13 @@ def _default_model_dir() -> Path:
     return Path(cache) / "rmbg-queue" / "models"
 
 
-def variable(name: str, field: FieldInfo) -> str:
-    """The environment variable of a setting: `RMBG_<NAME>`, or the name the world gave it."""
-    alias = field.validation_alias
-    return alias if isinstance(alias, str) else f"{PREFIX}{name.upper()}"
+def variable(name: str) -> str:
+    """Return the environment variable of a setting: `RMBG_<NAME>`."""
+    return f"{PREFIX}{name.upper()}"
 
+
+#: OpenTelemetry's variables that name a collector, read by its SDK.
+_TRACE_COLLECTORS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 #: Where several processes count together; the name is that of Prometheus's client.
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -44,6 +45,11 @@ def visible_gpus() -> tuple[str, ...]:
     """The GPUs that CUDA is limited to, by index or UUID; none named means all."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return tuple(gpu.strip() for gpu in named.split(",") if gpu.strip())
+
+
+def is_tracing_configured() -> bool:
+    """Whether OpenTelemetry's own variables name a collector for traces."""
+    return any(os.environ.get(name) for name in _TRACE_COLLECTORS)
 
 
 def metrics_folder() -> Path | None:
@@ -63,8 +69,12 @@ def set_metrics_folder(folder: Path | None) -> None:
 class _FileSource(PydanticBaseSettingsSource):
     """Reads `RMBG_<NAME>_FILE`: the setting is that file's content, without the last newline."""
 
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        path = os.environ.get(f"{variable(field_name, field)}_FILE")
+    def get_field_value(
+        self,
+        field: FieldInfo,  # noqa: ARG002 - the base class's signature
+        field_name: str,
+    ) -> tuple[Any, str, bool]:
+        path = os.environ.get(f"{variable(field_name)}_FILE")
         return (Path(path).read_text().rstrip("\n") if path else None), field_name, False
 
     def __call__(self) -> dict[str, Any]:
@@ -79,9 +89,7 @@ class _FileSource(PydanticBaseSettingsSource):
 class Settings(BaseSettings):
     """What the API, the workers and the command line share."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey, with its password."
@@ -110,16 +118,6 @@ class Settings(BaseSettings):
         "auto",
         description="How a BiRefNet checkpoint orders its image patches: rmbg-2.0 or birefnet; "
         "auto goes by the file's SHA-256, else by the model's name.",
-    )
-    hf_token: SecretStr | None = Field(
-        None,
-        validation_alias="HF_TOKEN",
-        description="Token of the Hugging Face hub, for models that are gated.",
-    )
-    hf_hub_offline: bool = Field(
-        default=False,
-        validation_alias="HF_HUB_OFFLINE",
-        description="True: never ask the Hugging Face hub, only its cache on this machine.",
     )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N."
@@ -221,9 +219,6 @@ class Settings(BaseSettings):
     metrics_address: str = Field(
         "127.0.0.1", min_length=1, description="Address that a worker's metrics port listens on."
     )
-    otlp_endpoint: AnyHttpUrl | None = Field(
-        None, description="Collector of OpenTelemetry traces (OTLP over HTTP); unset for none."
-    )
     celery_metrics: bool = Field(
         default=False,
         description="True: the I/O worker counts Celery's events too, as celery_* metrics.",
@@ -273,7 +268,7 @@ class Settings(BaseSettings):
         try:
             return cls(**values)  # type: ignore[arg-type] # checked by pydantic, which is the point
         except (ValidationError, OSError) as error:
-            raise SettingsError(_explain(error, cls.model_fields)) from error
+            raise SettingsError(_explain(error)) from error
 
     def model_file(self, fetched: str) -> Path:
         """Where the weights lie: what `RMBG_MODEL_PATH` names, or the fetched file."""
@@ -295,16 +290,11 @@ class Settings(BaseSettings):
         return int(self.max_image_mb * 2**20)
 
 
-def _explain(error: ValidationError | OSError, fields: Mapping[str, FieldInfo]) -> str:
+def _explain(error: ValidationError | OSError) -> str:
     if isinstance(error, OSError):
         return f"A settings file cannot be read: {error}"
     lines = [
-        f"  {_named(fields, str(fault['loc'][0]))}: {fault['msg']}"
+        f"  {variable(str(fault['loc'][0]))}: {fault['msg']}"
         for fault in error.errors(include_input=False, include_url=False)
     ]
     return "\n".join(["These settings are wrong:", *lines])
-
-
-def _named(fields: Mapping[str, FieldInfo], place: str) -> str:
-    """The variable at fault; pydantic gives the field's name, or its alias."""
-    return variable(place, fields[place]) if place in fields else place

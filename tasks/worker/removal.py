@@ -144,7 +144,7 @@ def _load_model(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - 
         settings, celery_app=current_app, s3_pool=_object_store_pool(settings)
     )
     share_as_child()
-    configure_tracing(settings, "rmbg-worker")
+    configure_tracing("rmbg-worker")
     task = current_app.tasks[routing.REMOVE_TASK]
     _shorten_shutdown()
     began = time.monotonic()

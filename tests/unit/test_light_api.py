@@ -17,7 +17,7 @@ def test_the_api_loads_no_model_library_and_no_worker() -> None:
     loaded = _loaded_by("api.app")
     assert "flask" in loaded
     assert not loaded & set(HEAVY)
-    assert not {name for name in loaded if name.startswith("tasks.worker")}
+    assert not {name for name in loaded if f"{name}.".startswith("tasks.worker.")}
 
 
 def test_the_command_line_starts_without_a_model_library() -> None:

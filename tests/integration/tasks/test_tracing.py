@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -22,7 +23,6 @@ from inference.models.base import Alpha, Rgb
 from inference.probe import ImageLimits
 from inference.stages import StageHook, no_stages
 from tasks.redis_client import connect
-from tasks.settings import Settings
 from tasks.tracing import configure_tracing
 from tasks.worker.runner import Runner
 from tasks.worker_registry import WorkerRegistry
@@ -75,14 +75,15 @@ def test_without_tracing_the_caller_s_trace_is_kept_all_the_same() -> None:
     # In a process of its own: once it is on, tracing cannot be taken back.
     script = (
         "import tasks.tracing as t\n"
-        f"with t.request_span('r', '00-{TRACE}-{SPAN}-01'): print(t.current_traceparent())\n"
-        "with t.request_span('r', 'evil\\nheader'): print(repr(t.current_traceparent()))\n"
-        "import sys; print('opentelemetry' in sys.modules)"
+        f"with t.span('r', parent='00-{TRACE}-{SPAN}-01'): print(t.current_traceparent())\n"
+        "with t.span('r', parent='evil\\nheader'): print(repr(t.current_traceparent()))\n"
+        "with t.span('r'): print(repr(t.current_traceparent()))\n"
+        "import sys; print('opentelemetry.sdk' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines() == [f"00-{TRACE}-{SPAN}-01", "''", "False"]
+    assert done.stdout.splitlines() == [f"00-{TRACE}-{SPAN}-01", "''", "''", "False"]
 
 
 class Collector:
@@ -137,15 +138,15 @@ sys.path.insert(0, {folder!r})
 import test_tracing as t
 from pathlib import Path
 from tasks.tracing import flush_tracing
-t.one_job(json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+t.one_job(json.loads(sys.argv[1]), Path(sys.argv[2]))
 flush_tracing()
 """
 
 
-def one_job(given: dict[str, object], coffee: Path, endpoint: str) -> None:
+def one_job(given: dict[str, object], coffee: Path) -> None:
     """A job through the API's code and the worker's, with tracing on; run in its own process."""
     settings = ApiSettings.load(**given)
-    configure_tracing(Settings.load(otlp_endpoint=endpoint), "rmbg-test")
+    configure_tracing("rmbg-test")
     services = Services.from_settings(settings)
     with create_app(services).test_client() as client:
         task_id = _submit(client, coffee)
@@ -181,7 +182,8 @@ def test_one_trace_runs_from_the_caller_to_the_stored_result(
     }
     script = _WORK.format(folder=str(Path(__file__).parent))
     done = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(given), str(coffee), collector.url],
+        [sys.executable, "-c", script, json.dumps(given), str(coffee)],
+        env={**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url},
         capture_output=True,
         text=True,
         check=False,

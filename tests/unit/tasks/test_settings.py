@@ -46,21 +46,3 @@ def test_limits_are_in_bytes_and_pixels() -> None:
     settings = Settings.load(max_image_mb=10, max_megapixels=50)
     assert settings.max_image_bytes == 10 * 1024 * 1024
     assert settings.image_limits.max_pixels == 50_000_000
-
-
-def test_the_hubs_variables_keep_the_hubs_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    secret = tmp_path / "token"
-    secret.write_text("hf_secret\n")
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setenv("HF_TOKEN_FILE", str(secret))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    settings = Settings.load()
-    assert settings.hf_token is not None
-    assert settings.hf_token.get_secret_value() == "hf_secret"
-    assert settings.hf_hub_offline
-    monkeypatch.setenv("HF_HUB_OFFLINE", "perhaps")
-    with pytest.raises(SettingsError, match=r"\n  HF_HUB_OFFLINE: ") as caught:
-        Settings.load()
-    assert "RMBG" not in str(caught.value)
