@@ -10,9 +10,8 @@ from deploy.cli import bench, health, keys, models
 from deploy.cli.bucket import bucket, restore
 from deploy.cli.output import say
 from deploy.cli.remove import remove
-from deploy.local.screen import Screen
 from deploy.local.stack import UpOptions
-from deploy.local.up import run_up
+from deploy.local.up import Screen, run_up
 from inference.version import __version__
 from tasks.errors import SettingsError
 

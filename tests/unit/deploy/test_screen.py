@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 from rich.console import Console
 
-from deploy.local.screen import Screen
+from deploy.local.up import Screen
 
 
 @pytest.mark.parametrize(

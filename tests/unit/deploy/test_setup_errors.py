@@ -10,10 +10,9 @@ from rich.console import Console
 
 from deploy.local import programs
 from deploy.local.ports import LOOPBACK, reserved_ports
-from deploy.local.screen import Screen
 from deploy.local.service import SetupError
 from deploy.local.stack import Ports, UpOptions
-from deploy.local.up import run_up
+from deploy.local.up import Screen, run_up
 
 
 def refusal(options: UpOptions) -> str:

@@ -116,8 +116,8 @@ def test_stop_ends_all_descendants() -> None:
 def test_an_orphaned_grandchild_is_killed_before_the_restart() -> None:
     async def scenario(supervisor: Supervisor, lines: Lines) -> None:
         await supervisor.start([toy(PARENT)], seconds=20)
-        leader, grandchild = map(int, (await lines.until("toy", 1))[0].split())
-        os.kill(leader, signal.SIGKILL)
+        first, grandchild = map(int, (await lines.until("toy", 1))[0].split())
+        os.kill(first, signal.SIGKILL)
         await lines.until("toy", 2)
         assert is_gone(grandchild)
 
