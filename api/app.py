@@ -7,7 +7,7 @@ from flask_swagger_ui import get_swaggerui_blueprint
 
 from api.auth import SERVICES_EXTENSION, install_auth
 from api.envelope import install_error_handlers
-from api.forms import StrictJsonProvider
+from api.forms import StrictJsonProvider, install_bodies
 from api.hooks import (
     install_cors,
     install_metrics,
@@ -48,6 +48,7 @@ def create_app(services: Services | None = None) -> Flask:
     install_tracing(app)
     install_metrics(app, queue_metrics(services))
     install_cors(app, services.settings.cors_allowed)
+    install_bodies(app)
     install_upload_limit(app, services.settings.max_image_bytes)
     install_auth(app)
     install_rate_headers(app)

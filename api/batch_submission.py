@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
-from werkzeug.datastructures import FileStorage
 
 from api.errors import ERRORS, ApiError, from_inference
 from api.forms import FilePart, FormStream, TextPart
 from api.idempotency import BatchIdempotencyGuard
-from api.inputs import too_large
+from api.inputs import InputFile, too_large
 from api.parameters import PICTURES, RemovalJson, build_submission, check_options, load
 from api.services import Services
 from api.submission import validate_webhook_url
@@ -203,8 +202,11 @@ class BatchSubmissionService:
             return BatchItem(entry.name, error=entry.error)
         parameters = load(RemovalJson(), {**shared, **entry.parameters})
         if entry.upload is not None:
-            parameters["image"] = FileStorage(
-                self.services.runtime.uploads.stream(entry.upload), filename=entry.name
+            parameters["image"] = InputFile(
+                self.services.runtime.uploads.stream(entry.upload),
+                entry.upload.length,
+                entry.name,
+                sha256=entry.sha256,
             )
         submission = build_submission(
             parameters,

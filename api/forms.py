@@ -3,17 +3,22 @@
 import hashlib
 import io
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, BinaryIO, Final, NoReturn, Protocol, cast
 
-from flask import Request
+from flask import Flask, Request, Response, g
 from flask.json.provider import DefaultJSONProvider
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+from werkzeug.http import parse_options_header
 
 from api.errors import ApiError
+from api.inputs import InputFile
 
 #: What is nested deeper is no parameter of this API, and would only wear out the stack.
 _MOST_NESTED: Final = 32
@@ -65,24 +70,45 @@ class StrictJsonProvider(DefaultJSONProvider):
         return read_json(s)
 
 
-#: Blueprints whose handlers read their bodies themselves, and bound them too.
+#: Blueprints whose handlers read their bodies as they arrive, and bound the bodies themselves.
 STREAMED_BLUEPRINTS: Final = frozenset({"uploads", "batches"})
 
-#: A client that sends nothing for so long has gone.
+#: A client that sends nothing for this long is taken to be gone.
 _SILENCE_SECONDS: Final = 60
 
-#: A client that is still sending sees our answer only if we read what it sends; up to here.
+#: Of a body that nobody needs, this much is read: a client that is still sending reads no answer.
 _DRAIN_BYTES: Final = 64 * 2**20
 
 _CHUNK_BYTES: Final = 2**16
 
+#: Largest text field of a form, unless the caller allows more.
+_MAX_FIELD_BYTES: Final = 2**20
+
+#: Most text fields of a form.
+_MAX_FIELDS: Final = 64
+
+#: Files of a form that is read whole: an image, a background, and a few that are refused by name.
+_MAX_FILES: Final = 8
+
+#: A file of a form stays in memory up to this size, and goes to a temporary file beyond it.
+_MEMORY_BYTES: Final = 2**19
+
+#: Charsets that a text field may name; each other field is read as UTF-8.
+_CHARSETS: Final = frozenset({"ascii", "us-ascii", "utf-8", "iso-8859-1"})
+
 
 class StreamedBody:
-    """A request's body; it ends where its client goes away, and `cut_off` says so."""
+    """A request's body, read as it arrives. It ends where the client disconnects (`cut_off`).
 
-    def __init__(self, request: Request) -> None:
-        # None would stand for the application's own limit.
-        request.max_content_length = sys.maxsize
+    Args:
+        request: whose body it is.
+        bounded: keep to the application's `MAX_CONTENT_LENGTH`; else the handler sets the bound.
+    """
+
+    def __init__(self, request: Request, *, bounded: bool = False) -> None:
+        if not bounded:
+            # None would stand for the application's own limit.
+            request.max_content_length = sys.maxsize
         socket = request.environ.get("gunicorn.socket")
         if socket is not None:
             socket.settimeout(_SILENCE_SECONDS)
@@ -90,75 +116,96 @@ class StreamedBody:
         self.cut_off = False
 
     def read(self, size: int, /) -> bytes:
-        """Up to so many bytes; none at the end."""
+        """Read up to `size` bytes; none at the end.
+
+        Raises:
+            RequestEntityTooLarge: a body of unknown length passed the application's limit.
+        """
         if self.cut_off:
             return b""
         try:
             return self._stream.read(size)
-        except (ClientDisconnected, RequestEntityTooLarge, OSError):
+        except (ClientDisconnected, OSError):
             self.cut_off = True
             return b""
 
     def drain(self) -> None:
-        """Read what is still being sent, so that the client comes to read the answer."""
+        """Read what is still being sent, so that the client gets to read the answer."""
         left = _DRAIN_BYTES
-        while left > 0:
-            piece = self.read(_CHUNK_BYTES)
-            if not piece:
-                return
-            left -= len(piece)
+        with suppress(RequestEntityTooLarge):
+            while left > 0:
+                piece = self.read(_CHUNK_BYTES)
+                if not piece:
+                    return
+                left -= len(piece)
 
 
-#: Of a field that is no file.
-_MAX_FIELD_BYTES: Final = 2**20
+def install_bodies(app: Flask) -> None:
+    """Drain the body and close the files of each request whose handler read them from here."""
 
-_MAX_FIELD_PARTS: Final = 64
+    @app.after_request
+    def _drain(response: Response) -> Response:
+        body: StreamedBody | None = g.get("body")
+        if body is not None:
+            body.drain()
+        return response
+
+    @app.teardown_request
+    def _close(_error: BaseException | None) -> None:
+        for stream in g.pop("form_files", ()):
+            stream.close()
 
 
 class Body(Protocol):
     """A request's body."""
 
     def read(self, size: int, /) -> bytes:
-        """Up to so many bytes; none at the end."""
+        """Read up to `size` bytes; none at the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """A field of the form."""
+    """A text field of a form."""
 
     name: str
     value: str
 
 
 class FilePart(io.RawIOBase):
-    """A file of the form, to be read before the next part is asked for."""
+    """A file of a form, to be read before the next part is asked for.
 
-    def __init__(self, name: str, file_name: str, chunks: Iterator[bytes], most: int) -> None:
+    Attributes:
+        name: of the field.
+        file_name: the sender's name for the file.
+        length: bytes that have come so far; all of them once the part has been read.
+    """
+
+    def __init__(self, name: str, file_name: str, chunks: Iterator[bytes], max_bytes: int) -> None:
         super().__init__()
         self.name = name
         self.file_name = file_name
         self._chunks = chunks
-        self._most = most
+        self._max_bytes = max_bytes
         self._rest = b""
         self.length = 0
         self._hash = hashlib.sha256()
 
     @property
     def sha256(self) -> str:
-        """Of what was kept of it, as hexadecimal digits."""
+        """Hexadecimal digest of the bytes that were kept."""
         return self._hash.hexdigest()
 
     @property
     def too_large(self) -> bool:
-        """Did more come than is allowed? What is beyond that is read away, and kept nowhere."""
-        return self.length > self._most
+        """Whether more came than `max_bytes`; the bytes beyond that are read and dropped."""
+        return self.length > self._max_bytes
 
     def readable(self) -> bool:
-        """It is."""
+        """Always True: the stream is readable."""
         return True
 
     def readinto(self, buffer: "memoryview[int] | bytearray") -> int:  # type: ignore[override] # narrower than the base's
-        """Fill a buffer as far as there is something."""
+        """Fill a buffer as far as there are bytes."""
         if not self._rest:
             self._rest = next(self._chunks, b"")
             self.length += len(self._rest)
@@ -171,54 +218,70 @@ class FilePart(io.RawIOBase):
         return size
 
     def skip(self) -> None:
-        """Read what is left, and keep none of it."""
+        """Read the rest, and keep none of it."""
         self._rest = b""
         for chunk in self._chunks:
             self.length += len(chunk)
 
 
 class FormStream:
-    """The parts of a form in their order.
+    """The parts of a multipart form, one after the other.
 
-    Werkzeug's decoder is not used: it adds a carriage return to a file where a piece of the body
-    ends inside the last boundary.
+    Werkzeug's parser is not used: for one body length in 65,536 it appends a carriage return to a
+    file, namely where one of its reads of 64 KiB ends inside the closing boundary.
 
     Args:
         body: the request's.
-        boundary: from its content type.
-        max_file_bytes: of one file.
-        max_files: more are refused.
+        boundary: from the content type.
+        max_file_bytes: of one file; see `FilePart.too_large`.
+        max_files: a form with more is refused.
+        max_field_bytes: of one text field; a form with a larger one is refused.
     """
 
-    def __init__(self, body: Body, boundary: str, max_file_bytes: int, max_files: int) -> None:
+    def __init__(
+        self,
+        body: Body,
+        boundary: str,
+        *,
+        max_file_bytes: int,
+        max_files: int,
+        max_field_bytes: int = _MAX_FIELD_BYTES,
+    ) -> None:
         self._max_file_bytes = max_file_bytes
-        # One more, so that it is ours to say what is too many.
-        most = max_files + _MAX_FIELD_PARTS + 1
-        self._events = _events(body, boundary, most)
+        self._max_field_bytes = max_field_bytes
+        # One more file than allowed, so that the caller can name its own limit.
+        self._max_parts = max_files + 1 + _MAX_FIELDS
+        self._events = self._parse(body, boundary)
 
     def parts(self) -> Iterator[TextPart | FilePart]:
-        """Each part; a file's bytes are read from it, and skipped if they are not.
+        """Yield each part; a file that is not read by then is skipped.
 
         Raises:
-            ApiError: the form is cut off, malformed, or has too much in it.
+            ApiError: the form is cut off, malformed, or has too many or too large parts.
         """
         for event in self._events:
             if not isinstance(event, MultipartSegment):
                 continue
-            if event.filename is None:
-                yield TextPart(event.name, self._text())
+            name, file_name = _utf8(event.name), _file_name(event)
+            if file_name is None:
+                yield TextPart(name, self._text(name, event.charset))
                 continue
-            part = FilePart(event.name, event.filename, self._data(), self._max_file_bytes)
+            part = FilePart(name, file_name, self._data(), self._max_file_bytes)
             yield part
             part.skip()
 
-    def _text(self) -> str:
+    def _text(self, name: str, charset: str | None) -> str:
         text = bytearray()
         for piece in self._data():
             text += piece
-            if len(text) > _MAX_FIELD_BYTES:
-                raise ApiError("payload_too_large", "A field of the form is too large.")
-        return text.decode("utf-8", "replace")
+            if len(text) > self._max_field_bytes:
+                limit = self._max_field_bytes / 2**20
+                raise ApiError(
+                    "payload_too_large",
+                    f"The form's field {name!r} has more than {limit:.1f} MB; send a file instead.",
+                )
+        known = (charset or "").lower()
+        return text.decode(known if known in _CHARSETS else "utf-8", "replace")
 
     def _data(self) -> Iterator[bytes]:
         """The bytes of the part that has begun."""
@@ -227,17 +290,105 @@ class FormStream:
                 return
             yield bytes(event)
 
+    def _parse(self, body: Body, boundary: str) -> Iterator[Any]:
+        """The parser's events: for each part its head, its bytes in pieces, and None at its end."""
+        try:
+            # Decoded as UTF-8 later: a file name in another charset is no reason to refuse.
+            parser = PushMultipartParser(
+                boundary, max_segment_count=self._max_parts, header_charset="latin-1"
+            )
+            with parser:
+                while not parser.closed:
+                    yield from parser.parse(body.read(_CHUNK_BYTES))
+        except ParserLimitReached:
+            raise ApiError(
+                "payload_too_large",
+                f"The form has more than {self._max_parts} parts, or a part's head is too long.",
+            ) from None
+        except MultipartError:
+            raise ApiError(
+                "bad_request", "The form is cut off, or is no multipart/form-data."
+            ) from None
 
-def _events(body: Body, boundary: str, most: int) -> Iterator[Any]:
-    """A part's head, its bytes in pieces, and None at its end; and so on."""
-    try:
-        parser = PushMultipartParser(boundary, max_segment_count=most)
-        with parser:
-            while not parser.closed:
-                yield from parser.parse(body.read(_CHUNK_BYTES))
-    except ParserLimitReached:
-        raise ApiError(
-            "payload_too_large", "The form has too many parts, or too large ones."
-        ) from None
-    except MultipartError:
-        raise ApiError("bad_request", "The form is cut off, or is none.") from None
+
+def _utf8(text: str) -> str:
+    return text.encode("latin-1").decode("utf-8", "replace")
+
+
+def _file_name(segment: MultipartSegment) -> str | None:
+    """The name of a part that is a file, in either of its two forms; None for a text field."""
+    disposition = segment.header("Content-Disposition", "")
+    if segment.filename is None and "filename*" in disposition.lower():
+        # RFC 5987: filename*=UTF-8''%C3%BC.jpg, as some HTTP libraries still send it.
+        name: str | None = parse_options_header(disposition)[1].get("filename")
+        return name
+    return None if segment.filename is None else _utf8(segment.filename)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The fields of a form by name; of a name that came twice, the first one.
+
+    Attributes:
+        texts: the text fields, empty ones left out: an HTML form sends them for "none".
+        files: the files; one that has neither a name nor bytes was not chosen, and is left out.
+    """
+
+    texts: dict[str, str]
+    files: dict[str, InputFile]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.texts or name in self.files
+
+
+def read_form(request: Request, *, max_file_bytes: int) -> Form:
+    """Read a whole form, multipart or urlencoded.
+
+    Of a file that is larger than allowed the length is right and the bytes are not all there.
+
+    Raises:
+        ApiError: the form cannot be read, or has too many or too large fields.
+    """
+    form = Form({}, {})
+    if request.mimetype != "multipart/form-data":
+        form.texts.update((name, text) for name, text in request.form.items() if text)
+        return form
+    if request.content_length == 0:
+        return form
+    # Bounded by `MAX_CONTENT_LENGTH`, like each body that is not streamed.
+    g.body = StreamedBody(request, bounded=True)
+    stream = FormStream(
+        g.body,
+        form_boundary(request),
+        max_file_bytes=max_file_bytes,
+        max_files=_MAX_FILES,
+        max_field_bytes=request.max_form_memory_size or _MAX_FIELD_BYTES,
+    )
+    for part in stream.parts():
+        if isinstance(part, FilePart):
+            file = _read_file(part)
+            if file.file_name or file.length:
+                form.files.setdefault(part.name, file)
+        elif part.value:
+            form.texts.setdefault(part.name, part.value)
+    return form
+
+
+def form_boundary(request: Request) -> str:
+    """Return the boundary of a multipart request.
+
+    Raises:
+        ApiError: the content type names none.
+    """
+    boundary = request.mimetype_params.get("boundary", "")
+    if not boundary:
+        raise ApiError("bad_request", "The header `Content-Type` names no boundary of the form.")
+    return boundary
+
+
+def _read_file(part: FilePart) -> InputFile:
+    stream = tempfile.SpooledTemporaryFile(_MEMORY_BYTES)  # noqa: SIM115 - closed with the request
+    g.setdefault("form_files", []).append(stream)
+    shutil.copyfileobj(io.BufferedReader(part, _CHUNK_BYTES), stream, _CHUNK_BYTES)
+    stream.seek(0)
+    return InputFile(cast("BinaryIO", stream), part.length, part.file_name, sha256=part.sha256)

@@ -10,7 +10,7 @@ from flask_cors import CORS
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from api.envelope import failure, request_id
-from api.forms import STREAMED_BLUEPRINTS
+from api.forms import STREAMED_BLUEPRINTS, StreamedBody
 from api.inputs import too_large
 from api.services import Services
 from tasks.metrics.instruments import instruments, scrape_registry
@@ -64,11 +64,6 @@ def install_request_ids(app: Flask) -> None:
 #: The other parameters, and what separates them.
 OVERHEAD_BYTES: Final = 2**20
 
-#: A client that is still sending sees our answer only if we read what it sends; up to here.
-_DRAIN_BYTES: Final = 64 * 2**20
-
-_CHUNK_BYTES: Final = 2**16
-
 
 def install_upload_limit(app: Flask, max_image_bytes: int) -> None:
     """Bound a request's body: the largest image in base64, a background file, and some words."""
@@ -83,17 +78,8 @@ def install_upload_limit(app: Flask, max_image_bytes: int) -> None:
         length = request.content_length
         if length is None or length <= most or request.blueprint in STREAMED_BLUEPRINTS:
             return None
-        _drain(min(length, _DRAIN_BYTES))
+        g.body = StreamedBody(request)
         return failure(too_large(length, max_image_bytes))
-
-
-def _drain(length: int) -> None:
-    body = request.environ["wsgi.input"]
-    while length > 0:
-        piece = body.read(min(_CHUNK_BYTES, length))
-        if not piece:
-            return
-        length -= len(piece)
 
 
 #: Answers' headers that such a page may read.

@@ -4,13 +4,12 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, Final
 
 import structlog
-from werkzeug.datastructures import FileStorage
 
 from api.errors import ApiError
-from api.inputs import sha256_of
+from api.inputs import InputFile
 from tasks import redis_keys
 from tasks.accounts.api_keys import Owner
 from tasks.errors import QueueUnavailableError, UncertainWriteError
@@ -115,9 +114,7 @@ def parse_key(header: str) -> str:
 
 def _comparable(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: f"sha256:{sha256_of(cast('BinaryIO', value.stream))}"
-        if isinstance(value, FileStorage)
-        else value
+        name: f"sha256:{value.sha256}" if isinstance(value, InputFile) else value
         for name, value in parameters.items()
     }
 

@@ -4,19 +4,16 @@ import base64
 import binascii
 import hashlib
 import io
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, BinaryIO, Final
 
-from werkzeug.datastructures import FileStorage
-
 from api.errors import ApiError
 from api.settings import ApiSettings
 from inference.options import Options
-from inference.probe import PREFIX_SIZE, identify_format
+from inference.probe import PREFIX_SIZE, ImageHeader, ImageLimits, identify_format, probe_image
 from tasks.accounts.api_keys import ANONYMOUS, Owner
 from tasks.errors import OutboundRequestError, UrlTooLargeError
 from tasks.jobs.model import Priority
@@ -30,19 +27,44 @@ def too_large(length: int, limit: int, field: str = "image") -> ApiError:
     return ApiError("image_too_large", sentence, fields={field: sentence})
 
 
-@dataclass(frozen=True, slots=True)
 class InputFile:
-    """A file as it came.
+    """One file of a submission. Its digest and its header are read once at most.
 
-    Attributes:
+    Args:
         stream: at its start, and seekable.
         length: of the stream, in bytes.
-        file_name: as its sender calls it; may be empty, and is not to be trusted.
+        file_name: the sender's name for it; may be empty, and is not to be trusted.
+        sha256: hexadecimal digest of the bytes, where it is known already.
     """
 
-    stream: BinaryIO
-    length: int
-    file_name: str = ""
+    def __init__(
+        self, stream: BinaryIO, length: int, file_name: str = "", *, sha256: str | None = None
+    ) -> None:
+        self.stream = stream
+        self.length = length
+        self.file_name = file_name
+        self._sha256 = sha256
+        self._header: ImageHeader | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal digest of the bytes."""
+        if self._sha256 is None:
+            self._sha256 = _sha256_of(self.stream)
+        return self._sha256
+
+    def probe(self, limits: ImageLimits) -> ImageHeader:
+        """Read and judge the picture's header.
+
+        Args:
+            limits: of this service; they are one and the same for each call.
+
+        Raises:
+            InferenceError: the header shows that the picture cannot be used.
+        """
+        if self._header is None:
+            self._header = probe_image(self.stream, limits)
+        return self._header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +105,8 @@ _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _CHUNK_BYTES: Final = 2**18
 
 
-def sha256_of(stream: BinaryIO) -> str:
-    """The digest of a whole stream, which is at its start again afterwards."""
+def _sha256_of(stream: BinaryIO) -> str:
+    """Hash a whole stream, and leave it at its start."""
     digest = hashlib.sha256()
     stream.seek(0)
     while piece := stream.read(_CHUNK_BYTES):
@@ -128,7 +150,7 @@ class ImageInputs:
         most = settings.max_image_bytes
         return cls(most, {"image_b64": from_base64("image_b64", most), **openers})
 
-    def open(self, name: str, value: FileStorage | str, owner: Owner) -> InputFile:
+    def open(self, name: str, value: InputFile | str, owner: Owner) -> InputFile:
         """The picture that a parameter gives or names.
 
         Raises:
@@ -138,9 +160,9 @@ class ImageInputs:
         check_length(upload.length, self.max_bytes, name)
         return upload
 
-    def _open(self, name: str, value: FileStorage | str, owner: Owner) -> InputFile:
-        if isinstance(value, FileStorage):
-            return from_form(value)
+    def _open(self, name: str, value: InputFile | str, owner: Owner) -> InputFile:
+        if isinstance(value, InputFile):
+            return value
         if name in FILE_FIELDS:
             sentence = f"The field `{name}` holds text; send it as a file."
             raise ApiError("missing_image", sentence, fields={name: sentence})
@@ -156,13 +178,6 @@ def check_length(length: int, limit: int, name: str) -> None:
         raise ApiError("empty_image", fields={name: "0 bytes."})
     if length > limit:
         raise too_large(length, limit, name)
-
-
-def from_form(file: FileStorage) -> InputFile:
-    """A file field, which the form's parser has put in memory or on disk."""
-    length = file.stream.seek(0, os.SEEK_END)
-    file.stream.seek(0)
-    return InputFile(file.stream, length, file.filename or "")  # type: ignore[arg-type] # typed IO[bytes]
 
 
 def from_base64(name: str, max_bytes: int) -> ImageLoader:

@@ -11,8 +11,8 @@ from marshmallow import RAISE, Schema, ValidationError, fields, post_load, valid
 from werkzeug.exceptions import BadRequest
 
 from api.errors import ApiError, from_validation
-from api.forms import read_json
-from api.inputs import ImageInputs, InputFile, Submission, sha256_of
+from api.forms import read_form, read_json
+from api.inputs import ImageInputs, InputFile, Submission
 from inference.options import (
     Options,
     Output,
@@ -303,8 +303,8 @@ _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
 _FORMS: Final = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
 
 
-def read_parameters(request: Request) -> dict[str, Any]:
-    """The checked parameters of a form or a JSON object.
+def read_parameters(request: Request, *, max_file_bytes: int) -> dict[str, Any]:
+    """Read and check the parameters of a form or a JSON object.
 
     Raises:
         ApiError: the body is neither, or a parameter is unknown or wrong.
@@ -312,7 +312,8 @@ def read_parameters(request: Request) -> dict[str, Any]:
     if request.is_json:
         return load(RemovalJson(), _json(request))
     if request.mimetype in _FORMS:
-        return load(RemovalForm(), _form(request))
+        form = read_form(request, max_file_bytes=max_file_bytes)
+        return load(RemovalForm(), {**form.texts, **form.files})
     if not request.mimetype and not request.content_length:
         raise ApiError("missing_image")
     raise ApiError("unsupported_media_type")
@@ -326,12 +327,6 @@ def _json(request: Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise ApiError("bad_request", "The body must be one JSON object.")
     return body
-
-
-def _form(request: Request) -> dict[str, Any]:
-    both = {**request.form.to_dict(), **request.files.to_dict()}
-    # An empty field is what an HTML form sends for "none".
-    return {name: value for name, value in both.items() if value != ""}
 
 
 def load(schema: RemovalJson, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -372,7 +367,7 @@ def build_submission(
     check_options(parameters)
     image = sources.open(name, parameters[name], owner)
     background = _open_background(parameters, sources, owner)
-    digest = None if background is None else sha256_of(background.stream)
+    digest = None if background is None else background.sha256
     return Submission(
         image=image,
         options=build_options(parameters, background_sha256=digest),

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import structlog
 
 from api.errors import ApiError
-from api.inputs import InputFile, Submission, safe_stem, sha256_of
+from api.inputs import InputFile, Submission, safe_stem
 from api.settings import ApiSettings
 from inference.errors import InferenceError, InvalidOptionError
-from inference.probe import ImageHeader, probe_image
+from inference.probe import ImageHeader
 from tasks import redis_keys
 from tasks.accounts.api_keys import Owner
 from tasks.errors import (
@@ -94,11 +94,11 @@ class SubmissionService:
             ApiError: the owner may not use that model.
             StoreUnavailableError, QueueUnavailableError, QueueFullError: nothing was accepted.
         """
-        header = probe_image(submission.image.stream, self.settings.image_limits)
+        submission.image.probe(self.settings.image_limits)
         if submission.background is not None:
             self._probe_background(submission.background)
         job = self._new_job(submission, request_id, task_id or redis_keys.new_task_id())
-        accepted = self._accept(job, submission, header)
+        accepted = self._accept(job, submission)
         _log.info(
             "job.accepted",
             **accepted.log_context(),
@@ -111,7 +111,7 @@ class SubmissionService:
         )
         return accepted
 
-    def _accept(self, job: Job, submission: Submission, header: ImageHeader) -> Job:
+    def _accept(self, job: Job, submission: Submission) -> Job:
         donor = self.runtime.result_cache.find(job.cache_key) if job.cache_key else None
         if donor is not None:
             done = self._reuse(job, donor, stored=False)
@@ -121,7 +121,7 @@ class SubmissionService:
         self.runtime.job_store.ping()
         if submission.background is not None:
             self._store_background(job, submission.background)
-        self._store_original(job, submission.image, header)
+        self._store_original(job, submission.image)
         return self._record(job)
 
     def _new_job(self, submission: Submission, request_id: str, task_id: str) -> Job:
@@ -145,7 +145,7 @@ class SubmissionService:
             webhook_events=list(submission.webhook_events),
             batch_id=submission.batch_id,
             file_stem=safe_stem(submission.image.file_name),
-            sha256=sha256_of(submission.image.stream),
+            sha256=submission.image.sha256,
             request_id=request_id,
             traceparent=current_traceparent(),
         )
@@ -192,7 +192,7 @@ class SubmissionService:
 
     def _probe_background(self, background: InputFile) -> ImageHeader:
         try:
-            return probe_image(background.stream, self.settings.image_limits)
+            return background.probe(self.settings.image_limits)
         except InferenceError as error:
             raise InvalidOptionError("background_image", str(error)) from error
 
@@ -205,7 +205,8 @@ class SubmissionService:
             _media_type(header),
         )
 
-    def _store_original(self, job: Job, image: InputFile, header: ImageHeader) -> None:
+    def _store_original(self, job: Job, image: InputFile) -> None:
+        header = image.probe(self.settings.image_limits)
         with span("store original"):
             self.runtime.object_store.put(
                 job.original_key,

@@ -8,11 +8,11 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from flask import Request
-from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import BadRequest
 
 from api.errors import ApiError
-from api.inputs import ImageInputs, InputFile, sha256_of
+from api.forms import Form, read_form
+from api.inputs import ImageInputs, InputFile
 from api.removebg.responses import RemoveBgError, error_of_type, invalid_parameter, translate_error
 from inference.errors import InferenceError, InvalidOptionError
 from inference.options import (
@@ -28,35 +28,20 @@ from inference.options import (
     parse_scale,
     parse_shadow,
 )
-from inference.probe import PREFIX_SIZE, ImageLimits, identify_format, probe_image
+from inference.probe import PREFIX_SIZE, ImageLimits, identify_format
 from tasks.accounts.api_keys import Owner
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """What came, by name; parameters that remove.bg does not know are there too, and no harm."""
-
-    texts: Mapping[str, str]
-    files: Mapping[str, FileStorage]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.texts or name in self.files
-
-    def given(self, *names: str) -> list[str]:
-        """Those of the names that came with something in them."""
-        return [name for name in names if name in self]
-
-
-def read_form(request: Request) -> Form:
-    """The parameters of a multipart, urlencoded or JSON body.
+def read_body(request: Request, *, max_file_bytes: int) -> Form:
+    """Read the parameters of a multipart, urlencoded or JSON body; unknown ones do no harm.
 
     Raises:
-        RemoveBgError: it is JSON, and cannot be read.
+        RemoveBgError: a JSON body cannot be read.
+        ApiError: a form cannot be read.
     """
     if request.is_json:
         return Form(dict(_flatten(_json(request))), {})
-    files = {name: file for name, file in request.files.items() if not _is_blank(file)}
-    return Form({name: text for name, text in request.form.items() if text != ""}, files)
+    return read_form(request, max_file_bytes=max_file_bytes)
 
 
 def _json(request: Request) -> Mapping[str, object]:
@@ -78,11 +63,6 @@ def _flatten(body: Mapping[str, object]) -> Iterator[tuple[str, str]]:
             yield from ((f"{name}[{inner}]", text) for inner, text in _flatten(value))
         elif value is not None and value != "":
             yield name, str(value)
-
-
-def _is_blank(file: FileStorage) -> bool:
-    """What a browser sends for a file that nobody chose."""
-    return not file.filename and not file.stream.read(1) and file.stream.seek(0) == 0
 
 
 _IMAGES: Final = ("image_file", "image_file_b64", "image_url")
@@ -114,7 +94,7 @@ class Picture:
 
     def sha256(self) -> str:
         """The digest of its bytes."""
-        return sha256_of(self.upload.stream)
+        return self.upload.sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +125,7 @@ class Pictures:
         Raises:
             RemoveBgError: there is more than one background, or it cannot be had or used.
         """
-        names = form.given(*_BACKGROUNDS)
+        names = [name for name in _BACKGROUNDS if name in form]
         if len(names) > 1:
             raise RemoveBgError("multiple_bg_sources", f"Choose one of {', '.join(names)}.")
         if not names or names == ["bg_color"]:
@@ -169,7 +149,7 @@ class Pictures:
         try:
             if identify_format(upload.stream.read(PREFIX_SIZE)) is None:
                 raise RemoveBgError("invalid_file_type", _NO_IMAGE)
-            header = probe_image(upload.stream, self.limits)
+            header = upload.probe(self.limits)
         except InferenceError as error:
             raise error_of_type(error.code, f"{name}: {error}") from None
         return header.width * header.height / _MEGAPIXEL
@@ -181,7 +161,7 @@ def source_name(form: Form) -> str:
     Raises:
         RemoveBgError: there is none, or more than one.
     """
-    names = form.given(*_IMAGES)
+    names = [name for name in _IMAGES if name in form]
     if not names:
         raise RemoveBgError("missing_source", f"Send one of {', '.join(_IMAGES)}.")
     if len(names) > 1:

@@ -10,15 +10,15 @@ from flask import Blueprint, Flask, Request, Response, g, jsonify, request
 from api.auth import current_owner, identify, services
 from api.envelope import request_id, shape_failures
 from api.errors import ApiError
+from api.forms import Form
 from api.inputs import Submission
 from api.rate_limits import consume
 from api.removebg.parameters import (
-    Form,
     Picture,
     Pictures,
     detected_type,
     is_mask,
-    read_form,
+    read_body,
     read_options,
     source_name,
 )
@@ -65,7 +65,7 @@ class Removal:
         Raises:
             RemoveBgError: a parameter or the picture will not do, or the time is up.
         """
-        form = read_form(request)
+        form = read_body(request, max_file_bytes=self.services.settings.max_image_bytes)
         job = self.services.submit(self._submission(form), request_id())
         return self._finished(job), detected_type(form.texts)
 
@@ -217,12 +217,9 @@ def improve() -> Response:
     settings = services().settings
     pictures = Pictures(services().inputs, settings.image_limits, current_owner())
     keep = settings.removebg_keep_improvements
+    form = read_body(request, max_file_bytes=settings.max_image_bytes)
     return jsonify(
-        {
-            "id": accept_improvement(
-                read_form(request), pictures, services().runtime.object_store, keep=keep
-            )
-        }
+        {"id": accept_improvement(form, pictures, services().runtime.object_store, keep=keep)}
     )
 
 

@@ -10,7 +10,7 @@ from api.auth import current_owner, get_owned_batch, services
 from api.batch_submission import BatchSubmissionService
 from api.envelope import request_id, success
 from api.errors import ApiError
-from api.forms import FormStream, StreamedBody
+from api.forms import FormStream, StreamedBody, form_boundary
 from api.hooks import OVERHEAD_BYTES
 from api.idempotency import BatchIdempotencyGuard
 from api.openapi import ApiBlueprint
@@ -52,14 +52,6 @@ _BODY: Final = {
 def _read_the_body_here() -> None:
     if request.method == "POST":
         g.body = StreamedBody(request)
-
-
-@blueprint.after_request
-def _read_the_rest(response: Response) -> Response:
-    body = g.get("body")
-    if body is not None:
-        body.drain()
-    return response
 
 
 @blueprint.route("/remove-bg/batch")
@@ -149,14 +141,18 @@ def _take_in() -> tuple[Batch, bool]:
     intake = BatchSubmissionService(services(), owner, request_id(), charge, once)
     if request.is_json:
         return intake.from_json(_json())
-    boundary = request.mimetype_params.get("boundary", "")
-    if request.mimetype != "multipart/form-data" or not boundary:
+    if request.mimetype != "multipart/form-data":
         raise ApiError("unsupported_media_type")
     settings = services().settings
     most = settings.max_batch_images
     if (request.content_length or 0) > most * (settings.max_image_bytes + OVERHEAD_BYTES):
         raise ApiError("payload_too_large", f"A batch may have {most} pictures of allowed size.")
-    form = FormStream(g.body, boundary, settings.max_image_bytes, most)
+    form = FormStream(
+        g.body,
+        form_boundary(request),
+        max_file_bytes=settings.max_image_bytes,
+        max_files=most,
+    )
     return intake.from_form(form)
 
 

@@ -84,7 +84,8 @@ class RemoveBackground(MethodView):
         finished task, if the result of an equal one could be used again, or if it was waited for.
         """
         charge()
-        owner, parameters = current_owner(), read_parameters(request)
+        owner = current_owner()
+        parameters = read_parameters(request, max_file_bytes=services().settings.max_image_bytes)
 
         def accept(task_id: str) -> Job:
             submission = build_submission(parameters, services().inputs, owner)

@@ -34,9 +34,6 @@ def _name_the_protocol(response: Response) -> Response:
     response.headers["Cache-Control"] = "no-store"
     if response.status_code == 412:  # noqa: PLR2004 - HTTP's own number
         response.headers["Tus-Version"] = tus.VERSION
-    body = g.get("body")
-    if body is not None:
-        body.drain()
     return response
 
 

@@ -199,7 +199,7 @@ def test_where_nothing_can_be_known_a_late_record_finds_its_pictures(
 def test_a_refused_job_whose_pictures_could_not_be_removed_is_not_restored(
     client: FlaskClient, services: Services, faulty: RedisProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.submission.discard", lambda *_: None)
+    monkeypatch.setattr("api.submission.discard_object", lambda *_: None)
     faulty.fault = Fault.DELAY
     _assert_refused(_send(client))
     restorer = Restorer(
