@@ -1,186 +1,168 @@
-"""Circuit breakers for Redis and S3: fail at once while a server is known not to answer."""
+"""Circuit breakers for Redis and S3: fail at once while a server is known not to answer.
+
+A server that refuses connections costs a caller next to nothing. One that accepts them and stays
+silent costs each caller a timeout; with a breaker the first callers pay, and the others do not.
+"""
 
 import math
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Self, cast
 
 import urllib3
-from minio.error import S3Error
 from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ProtocolError
 
-from tasks.errors import ObjectStoreUnavailableError, TaskError
-from tasks.redis_client import client_options, probe_redis
-from tasks.settings import Settings
-from tasks.storage.object_store import CONNECTIONS, STALE_RETRIES, probe_object_store
+from tasks.redis_client import client_options
+from tasks.storage.object_store import CONNECTIONS, STALE_RETRIES
 
-#: After a probe without an answer, everybody is refused for so long.
-PAUSE_SECONDS: Final = 1.0
+#: After a failure calls are refused for this long; then one caller probes.
+OPEN_SECONDS: Final = 1.0
+#: Longest silence of S3 in a call. With it and `CONNECT_SECONDS` a request ends within 5 s.
+READ_SECONDS: Final = 4.0
+CONNECT_SECONDS: Final = 2.0
+#: What a call that the server did not answer ends with; any other error is an answer.
+_NO_ANSWER: Final = (RedisConnectionError, RedisTimeoutError, HTTPError)
 
 
-class CircuitOpenError(Exception):
-    """The server does not answer; nothing was sent to it."""
+class CircuitOpenError(RedisConnectionError, HTTPError):
+    """The breaker is open: nothing was sent. Each client takes it for an error of its own."""
 
 
 class CircuitBreaker:
-    """One server's, for all threads of a process.
+    """What one server's last calls came to, for all threads of a process.
 
-    Args:
-        probe: asks the server over a connection of its own, with a short timeout; raises
-            `TaskError` if it does not answer.
-        trust: seconds for which an answer counts; without a newer one, the next caller probes.
-        clock: in seconds, from any beginning.
+    Closed: calls pass. One without an answer opens the breaker, unless the server answered another
+    call in the meantime, and so is merely slow.
+    Open: calls are refused for `OPEN_SECONDS`.
+    Half-open: then one call passes as a probe. Its outcome closes or opens the breaker; the others
+    are refused until then.
     """
 
-    def __init__(
-        self,
-        probe: Callable[[], None],
-        *,
-        trust: float = math.inf,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._probe = probe
-        self._trust = trust
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._good_until = -math.inf
-        self._bad_until = -math.inf
-        self._reason = ""
         self._lock = threading.Lock()
+        self._reason = ""
+        self._open_until: float | None = None  # None: closed
+        self._prober: int | None = None  # the thread whose call is the probe
+        self._answered_at = -math.inf
 
-    def check(self) -> None:
-        """Pass, at the price of a look at the clock; or find out, as the first of many.
+    @contextmanager
+    def call(self, drop_idle: Callable[[], object]) -> Iterator[None]:
+        """Make a call in the block, unless the breaker is open, and record what came of it.
+
+        Args:
+            drop_idle: closes the client's idle connections. It is called when the breaker opens:
+                they are likely to be dead too, and one probe after the other would meet them.
 
         Raises:
-            ClosedError: the server does not answer.
+            CircuitOpenError: the server does not answer, as far as is known.
         """
-        if self._clock() >= self._good_until:
-            self._find_out()
-
-    def answered(self) -> None:
-        """The server did."""
-        self._good_until = self._clock() + self._trust
-
-    def failed(self) -> None:
-        """A call came to nothing: the next caller is to probe."""
-        self._good_until = -math.inf
-
-    def _find_out(self) -> None:
-        self._refuse()
-        # While it is known to be away, one asks, and the others need not wait for that.
-        if not self._lock.acquire(blocking=not self._reason):
-            raise CircuitOpenError(self._reason)
+        began = self._clock()
+        self._admit(began)
         try:
-            if self._clock() >= self._good_until:
-                self._refuse()
-                self._ask()
-        finally:
-            self._lock.release()
+            yield
+        except _NO_ANSWER as error:
+            if self.record_failure(str(error), since=began):
+                drop_idle()
+            raise
+        except Exception:
+            self.record_success()
+            raise
+        except BaseException:
+            self._end_probe()
+            raise
+        self.record_success()
 
-    def _refuse(self) -> None:
-        if self._clock() < self._bad_until:
-            raise CircuitOpenError(self._reason)
+    def record_success(self) -> None:
+        """Close the breaker: the server answered."""
+        with self._lock:
+            self._answered_at = self._clock()
+            self._open_until = None
+            self._prober = None
 
-    def _ask(self) -> None:
-        try:
-            self._probe()
-        except TaskError as error:
-            self._reason = str(error)
-            self._bad_until = self._clock() + PAUSE_SECONDS
-            raise CircuitOpenError(self._reason) from error
-        self._reason = ""
-        self.answered()
+    def record_failure(self, reason: str, *, since: float) -> bool:
+        """Open the breaker, unless the server has answered since a time of the clock.
 
+        Returns:
+            Whether it was opened.
+        """
+        with self._lock:
+            if self._prober == threading.get_ident():
+                self._prober = None
+            if self._answered_at > since:
+                return False
+            self._reason = reason
+            self._open_until = self._clock() + OPEN_SECONDS
+            return True
 
-_AWAY = (RedisConnectionError, RedisTimeoutError)
+    def _admit(self, now: float) -> None:
+        me = threading.get_ident()
+        with self._lock:
+            if self._open_until is None or self._prober == me:
+                return
+            if now < self._open_until or self._prober is not None:
+                raise CircuitOpenError(self._reason)
+            self._prober = me
+
+    def _end_probe(self) -> None:
+        with self._lock:
+            if self._prober == threading.get_ident():
+                self._prober = None
 
 
 class BreakerRedis(Redis):
-    """Waits once for a Redis that does not answer, not once for each command."""
+    """A client of Redis behind a breaker."""
 
-    gate: CircuitBreaker
+    breaker: CircuitBreaker
+
+    @classmethod
+    def connect(cls, url: str, breaker: CircuitBreaker) -> Self:
+        """As `tasks.redis_client.connect`, behind a breaker."""
+        client = cast("Self", cls.from_url(url, **client_options()))
+        client.breaker = breaker
+        return client
 
     def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis's signature
-        """As the base class; `ConnectionError` at once while Redis is known to be away."""
-        _check_redis(self.gate)
-        try:
+        """Send a command and read its reply."""
+        with self.breaker.call(lambda: _drop_idle(self)):
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call] # redis leaves it so
-        except _AWAY:
-            self.gate.failed()
-            raise
 
     def pipeline(
         self,
-        transaction: bool = True,  # noqa: FBT001, FBT002 - the base class's signature
+        transaction: bool = True,  # noqa: FBT001, FBT002 - redis's signature
         shard_hint: str | None = None,
     ) -> "BreakerPipeline":
-        """As the base class, through the same gate."""
+        """Make a pipeline behind the same breaker."""
         made = BreakerPipeline(
             self.connection_pool, self.response_callbacks, transaction, shard_hint
         )
-        made.gate = self.gate
+        made.breaker = self.breaker
         return made
 
 
 class BreakerPipeline(Pipeline):
-    """Several commands in one round trip."""
+    """Several commands in one round trip, behind a breaker."""
 
-    gate: CircuitBreaker
+    breaker: CircuitBreaker
 
-    def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - the same
-        """As the base class; `ConnectionError` at once while Redis is known to be away."""
-        _check_redis(self.gate)
-        try:
+    def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - redis's signature
+        """Send the commands and read their replies."""
+        with self.breaker.call(lambda: _drop_idle(self)):
             return super().execute(raise_on_error)
-        except _AWAY:
-            self.gate.failed()
-            raise
 
 
-def redis_breaker(settings: Settings) -> CircuitBreaker:
-    """Redis's: whatever it answers counts until a call comes to nothing."""
-    return CircuitBreaker(lambda: probe_redis(settings))
+def _drop_idle(client: Redis | Pipeline) -> None:
+    client.connection_pool.disconnect(inuse_connections=False)
 
 
-def connect_with_breaker(url: str, gate: CircuitBreaker) -> BreakerRedis:
-    """`tasks.redis_client.connect`, through a gate."""
-    client = cast("BreakerRedis", BreakerRedis.from_url(url, **client_options()))
-    client.gate = gate
-    return client
-
-
-def _check_redis(gate: CircuitBreaker) -> None:
-    try:
-        gate.check()
-    except CircuitOpenError as error:
-        # What the probe said; `redis_errors` begins the sentence anew.
-        raise RedisConnectionError(str(error).partition(": ")[2] or str(error)) from error
-
-
-#: An answer of the store counts for so long, and a call that takes longer is looked after.
-TRUST_SECONDS: Final = 1.0
-
-#: A store that does not answer a probe within so many seconds counts as away.
-_PROBE_SECONDS: Final = 2.0
-
-#: Longest silence in a call, while the store answers otherwise.
-_READ_SECONDS: Final = 20.0
-
-#: More than gunicorn has threads, each with a call of its own.
-_CALLS: Final = 128
-
-
-class SilentStoreError(HTTPError):
-    """The store does not answer, as far as is known."""
-
-
-class _RetryUnlessSlow(urllib3.Retry):
-    """Tries again where a connection was dropped, not where it was silent for its time."""
+class _RetryUnlessSilent(urllib3.Retry):
+    """Retries where a connection was dropped or a gateway found nobody, not after a timeout."""
 
     def increment(
         self,
@@ -188,64 +170,37 @@ class _RetryUnlessSlow(urllib3.Retry):
         url: str | None = None,
         response: urllib3.BaseHTTPResponse | None = None,
         error: Exception | None = None,
-        *more: Any,  # noqa: ANN401 - urllib3's own
-        **named: Any,  # noqa: ANN401 - the same
+        *more: Any,  # noqa: ANN401 - urllib3's signature
+        **named: Any,  # noqa: ANN401 - urllib3's signature
     ) -> Self:
-        """What is left of the tries; raises what is not to be tried again."""
-        if isinstance(error, urllib3.exceptions.TimeoutError):
+        """Return the retries that are left; raise an error that is not to be retried."""
+        # While a body is being sent, a timeout comes inside a ProtocolError.
+        causes = (error, *error.args) if isinstance(error, ProtocolError) else (error,)
+        if error and any(
+            isinstance(each, (urllib3.exceptions.TimeoutError, TimeoutError)) for each in causes
+        ):
             raise error
         return super().increment(method, url, response, error, *more, **named)
 
 
 class BreakerPool(urllib3.PoolManager):
-    """Connections to the store, behind a gate."""
+    """Connections to S3 with short timeouts, behind a breaker."""
 
-    def __init__(self, gate: CircuitBreaker) -> None:
+    def __init__(self, breaker: CircuitBreaker) -> None:
         super().__init__(
-            timeout=urllib3.Timeout(connect=2, read=_READ_SECONDS),
+            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
             maxsize=CONNECTIONS,
-            retries=_RetryUnlessSlow(**STALE_RETRIES),
+            retries=_RetryUnlessSilent(**STALE_RETRIES),
         )
-        self._gate = gate
-        self._calls = ThreadPoolExecutor(_CALLS, thread_name_prefix="store")
+        self._breaker = breaker
 
     def urlopen(
         self,
         method: str,
         url: str,
-        *args: Any,  # noqa: ANN401 - urllib3's own
-        **more: Any,  # noqa: ANN401 - the same
+        *args: Any,  # noqa: ANN401 - urllib3's signature
+        **more: Any,  # noqa: ANN401 - urllib3's signature
     ) -> urllib3.BaseHTTPResponse:
-        """As the base class; `SilentStoreError` soon, or at once, when the store is silent."""
-        self._check()
-        # In another thread, so that it can be left alone.
-        call = self._calls.submit(super().urlopen, method, url, *args, **more)
-        while not wait([call], TRUST_SECONDS).done:
-            try:
-                self._check()
-            except SilentStoreError:
-                call.cancel()
-                raise
-        answer = call.result()
-        self._gate.answered()
-        return answer
-
-    def _check(self) -> None:
-        try:
-            self._gate.check()
-        except CircuitOpenError as error:
-            raise SilentStoreError(str(error)) from error
-
-
-def object_store_breaker(settings: Settings) -> CircuitBreaker:
-    """The store's: its silence is no sign of life."""
-    return CircuitBreaker(lambda: _probe_object_store(settings), trust=TRUST_SECONDS)
-
-
-def _probe_object_store(settings: Settings) -> None:
-    try:
-        probe_object_store(settings, seconds=_PROBE_SECONDS)
-    except ObjectStoreUnavailableError as error:
-        # That the bucket is not there, or may not be asked for, is an answer too.
-        if error.__cause__ is not None and not isinstance(error.__cause__, S3Error):
-            raise
+        """Send a request and read the head of its answer."""
+        with self._breaker.call(self.clear):
+            return super().urlopen(method, url, *args, **more)

@@ -6,12 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from api.circuit_breaker import (
-    BreakerPool,
-    connect_with_breaker,
-    object_store_breaker,
-    redis_breaker,
-)
+from api.circuit_breaker import BreakerPool, BreakerRedis, CircuitBreaker
 from api.idempotency import IdempotencyGuard
 from api.inputs import ImageInputs, Submission, from_uploads, from_url
 from api.settings import ApiSettings
@@ -51,12 +46,11 @@ class Services:
     @classmethod
     def from_settings(cls, settings: ApiSettings) -> "Services":
         """Connect lazily: nothing is sent before the first request."""
-        url, gate = settings.redis_url.get_secret_value(), redis_breaker(settings)
         runtime = Runtime(
             settings,
-            redis=connect_with_breaker(url, gate),
+            redis=BreakerRedis.connect(settings.redis_url.get_secret_value(), CircuitBreaker()),
             celery_app=create_celery(settings, socket_timeout=SENDING_SECONDS),
-            s3_pool=BreakerPool(object_store_breaker(settings)),
+            s3_pool=BreakerPool(CircuitBreaker()),
         )
         return cls(
             settings=settings,
