@@ -1,9 +1,9 @@
 """Record which of this project's functions run in a process; loaded there as `sitecustomize`.
 
-`benchmarks.request_files` puts a copy of this file on the path of the processes that it starts.
-What is recorded depends on the first byte of the file `phase` in the folder `CALL_TRACE_FOLDER`:
-nothing, each function once (idle), or each chain of calls once (request). One JSON object a line is
-written to `<pid>.jsonl` in that folder, at once, so that nothing is lost when a process is killed.
+`benchmarks.request_files` puts a copy of this file on the path of the processes that it starts. What is
+recorded depends on the first byte of the file `phase` in the folder `CALL_TRACE_FOLDER`: nothing (off), or
+each chain of calls once (idle, request). One JSON object a line is written to `<pid>.jsonl` in that
+folder, at once, so that nothing is lost when a process is killed.
 """
 
 import json
@@ -35,10 +35,9 @@ class CallTracer:
         phase = self._phase[0]
         if phase == OFF or event != "call":
             return
-        function = _function(frame)
-        if function is None:
+        if _function(frame) is None:
             return
-        chain = (function,) if phase == IDLE else _chain(frame)
+        chain = _chain(frame)
         if chain and (phase, chain) not in self._seen:
             self._seen.add((phase, chain))
             self._write({"phase": phase, "at": time.monotonic(), "chain": chain})

@@ -236,7 +236,12 @@ def evaluate(trace_folder: Path, scripts: set[str]) -> Trace:
         for path in trace_folder.glob("*.jsonl")
         for text in path.read_text().splitlines()
     ]
-    idle = {tuple(line["chain"][0]) for line in lines if line["phase"] == call_tracer.IDLE}
+    idle = {
+        tuple(function)
+        for line in lines
+        if line["phase"] == call_tracer.IDLE
+        for function in line["chain"]
+    }
     trace = Trace()
     for line in sorted(lines, key=lambda line: float(line["at"])):
         chain = [tuple(function) for function in line["chain"]]
