@@ -1,9 +1,9 @@
 """Record which of this project's functions run in a process; loaded there as `sitecustomize`.
 
-`benchmarks.request_files` puts a copy of this file on the path of the processes that it starts. What is
-recorded depends on the first byte of the file `phase` in the folder `CALL_TRACE_FOLDER`: nothing (off), or
-each chain of calls once (idle, request). One JSON object a line is written to `<pid>.jsonl` in that
-folder, at once, so that nothing is lost when a process is killed.
+`benchmarks.request_files` puts a copy of this file on the path of the processes that it starts.
+What is recorded depends on the first byte of the file `phase` in the folder `CALL_TRACE_FOLDER`:
+nothing (off), or each chain of calls once (idle, request). One JSON object a line is written to
+`<pid>.jsonl` in that folder, at once, so that nothing is lost when a process is killed.
 """
 
 import json

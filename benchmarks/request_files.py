@@ -3,7 +3,8 @@
 Starts an API, a model worker and an I/O worker on embedded servers, each with a call tracer, and
 submits a picture with an API key, an Idempotency-Key and a webhook. A file counts if one of its
 functions ran for the request: a call counts if it, or one of its callers, does not also run while
-the service is idle. A Lua file counts if Redis ran a script that contains it.
+the service is idle. A Lua file counts if Redis ran a script that contains it. What the reconciler
+does while it happens to see the job pending does not count.
 
 python -m benchmarks.request_files           # prints the table
 python -m benchmarks.request_files --write   # writes it into docs/architecture.md
@@ -32,10 +33,8 @@ from deploy.local import probes, programs
 from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
 from deploy.local.service import Service
-from tasks.accounts.api_keys import ApiKeys
-from tasks.redis_client import connect
+from tasks.runtime import Runtime
 from tasks.settings import Settings
-from tasks.storage.object_store import MinioStore
 from tests.support.servers import embedded_store, embedded_valkey, running
 
 ROOT: Final = Path(__file__).parents[1]
@@ -45,8 +44,10 @@ HOST, MODEL = "traced", "u2netp"
 #: Longer than the interval of every periodic function but the orphan sweep.
 IDLE_SECONDS: Final = 45.0
 #: After the webhook arrived, its outcome is still being recorded.
-SETTLE_SECONDS: Final = 2.0
+TRAILING_SECONDS: Final = 2.0
 START_SECONDS: Final = 120.0
+#: It watches pending jobs; a request is not passed on by it.
+RECONCILER: Final = "tasks.housekeeping.reconcile"
 _BLOCK: Final = re.compile(
     r"(<!-- request files -->\n).*(<!-- end of request files -->)", re.DOTALL
 )
@@ -103,8 +104,8 @@ def receiver() -> Iterator[Receiver]:
 
 
 @contextmanager
-def service(folder: Path, trace_folder: Path) -> Iterator[tuple[str, str]]:
-    """A traced service; yields the API's address and Redis's."""
+def service(folder: Path, trace_folder: Path) -> Iterator[tuple[str, Runtime]]:
+    """A traced service; yields the API's address, and a runtime on the same servers."""
     with ExitStack() as stack:
         redis_url = stack.enter_context(embedded_valkey(folder / "valkey"))
         store = stack.enter_context(embedded_store(folder / "store"))
@@ -127,23 +128,24 @@ def service(folder: Path, trace_folder: Path) -> Iterator[tuple[str, str]]:
             s3_access_key=store.access_key,
             s3_secret_key=store.secret_key,
         )
-        MinioStore.from_settings(settings).ensure_bucket()
+        runtime = stack.enter_context(Runtime.from_settings(settings))
+        runtime.object_store.ensure_bucket()
         port, *_ = stack.enter_context(reserved_ports())
-        io_worker, gpu = f"io@{HOST}", f"gpu0@{HOST}"
-        started = (
-            _worker(io_worker, "io", "threads", env, probes.worker_online(settings, io_worker)),
-            _worker(
-                gpu,
-                f"gpu.{HOST}.0,model.{MODEL}",
-                "prefork",
-                env,
-                probes.worker_ready(redis_url, gpu),
-            ),
-            _api(port, env),
-        )
+        started = (_io_worker(env, settings), _model_worker(env, redis_url), _api(port, env))
         for each in started:
             stack.enter_context(running(each, folder / f"{each.name}.log", seconds=START_SECONDS))
-        yield f"http://127.0.0.1:{port}", redis_url
+        yield f"http://127.0.0.1:{port}", runtime
+
+
+def _io_worker(env: dict[str, str], settings: Settings) -> Service:
+    name = f"io@{HOST}"
+    return _worker(name, "io,webhooks", "threads", env, probes.worker_online(settings, name))
+
+
+def _model_worker(env: dict[str, str], redis_url: str) -> Service:
+    name = f"gpu0@{HOST}"
+    queues = f"gpu.{HOST}.0,model.{MODEL}"
+    return _worker(name, queues, "prefork", env, probes.worker_ready(redis_url, name))
 
 
 def _worker(
@@ -185,21 +187,20 @@ def run_and_record(trace_folder: Path) -> set[str]:
     with (
         tempfile.TemporaryDirectory() as name,
         receiver() as hooks,
-        service(Path(name), trace_folder) as (url, redis_url),
+        service(Path(name), trace_folder) as (url, runtime),
     ):
-        redis = connect(redis_url)
-        _, key = ApiKeys(redis).add("traced")
+        _, key = runtime.api_keys.add("traced")
         # The first request imports and connects what later ones find in place.
         submit(url, key, "coffee.jpg", hooks)
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(TRAILING_SECONDS)
         _switch(phase, call_tracer.IDLE)
         time.sleep(IDLE_SECONDS)
-        with _scripts(redis_url) as scripts:
+        with _scripts(runtime.redis) as scripts:
             _switch(phase, call_tracer.REQUEST)
             submit(url, key, "chelsea.jpg", hooks)
-            time.sleep(SETTLE_SECONDS)
+            time.sleep(TRAILING_SECONDS)
             _switch(phase, call_tracer.OFF)
-        return {str(redis.execute_command("SCRIPT SHOW", sha)) for sha in scripts}
+        return {str(runtime.redis.execute_command("SCRIPT SHOW", sha)) for sha in scripts}
 
 
 def _switch(phase: Path, value: int) -> None:
@@ -209,10 +210,9 @@ def _switch(phase: Path, value: int) -> None:
 
 
 @contextmanager
-def _scripts(redis_url: str) -> Iterator[set[str]]:
+def _scripts(client: Redis) -> Iterator[set[str]]:
     """Collect the digests of the scripts that Redis runs during the block."""
     seen: set[str] = set()
-    client = Redis.from_url(redis_url, decode_responses=True)
 
     def watch() -> None:
         with suppress(RedisError, OSError, ValueError), client.monitor() as monitor:
@@ -245,7 +245,9 @@ def evaluate(trace_folder: Path, scripts: set[str]) -> Trace:
     trace = Trace()
     for line in sorted(lines, key=lambda line: float(line["at"])):
         chain = [tuple(function) for function in line["chain"]]
-        if line["phase"] == call_tracer.REQUEST and any(each not in idle for each in chain):
+        if line["phase"] != call_tracer.REQUEST or any(each[0] == RECONCILER for each in chain):
+            continue
+        if any(each not in idle for each in chain):
             trace.add(_file(str(chain[0][0])), _process(line["arguments"]))
     for path in sorted((ROOT / "tasks").rglob("*.lua")):
         if any(path.read_text().strip() in script for script in scripts):
@@ -266,8 +268,8 @@ def _process(arguments: list[str]) -> str:
     if "gunicorn" in line:
         return "API"
     if f"gpu0@{HOST}" in line:
-        return "model worker, parent"
-    return "I/O worker" if f"io@{HOST}" in line else "model worker, child"
+        return "model worker (parent)"
+    return "I/O worker" if f"io@{HOST}" in line else "model worker (child)"
 
 
 def table(trace: Trace) -> str:
