@@ -52,7 +52,7 @@ def _median(client: Redis, reconciler: Reconciler, before: Callable[[], object])
 
 
 def _sendings(client: Redis) -> int:
-    return int(str(client.get(f"{redis_keys.PREFIX}sendings")))
+    return int(str(client.get(f"{redis_keys.PREFIX}dispatch_seq")))
 
 
 def _measure(client: Redis, store: JobStore, reconciler: Reconciler) -> list[tuple[str, ...]]:
