@@ -108,7 +108,7 @@ def stream_archive(batch: Batch, services: Services, request_id: str) -> Iterato
         audit(Access.RESULT, job, request_id=request_id)
     names = archive_names((item.name or job.file_stem, job.format or "") for item, job in done)
     return stream_zip(
-        (name, _when(job), services.runtime.uploads.large.chunks(str(job.result_key)))
+        (name, _when(job), services.runtime.object_store.chunks(str(job.result_key)))
         for name, (_, job) in zip(names, done, strict=True)
     )
 

@@ -9,10 +9,9 @@ from typing import Any, Final
 import structlog
 
 from api.errors import ApiError
-from api.inputs import InputFile
-from tasks import redis_keys
 from tasks.accounts.api_keys import Owner
 from tasks.errors import QueueUnavailableError, UncertainWriteError
+from tasks.ids import new_batch_id, new_task_id
 from tasks.jobs.batches import Batch, BatchStore
 from tasks.jobs.idempotency import IdempotencyStore, Reservation, payload_digest
 from tasks.jobs.model import Job
@@ -61,9 +60,9 @@ class IdempotencyGuard:
                 erased, or for one that is just being accepted.
         """
         if header is None:
-            return accept(redis_keys.new_task_id()), False
+            return accept(new_task_id()), False
         key = parse_key(header)
-        wanted = Reservation(payload_digest(_comparable(parameters)), redis_keys.new_task_id())
+        wanted = Reservation(payload_digest(_comparable(parameters)), new_task_id())
         found = self.known.reserve(owner.id, key, wanted)
         if found.ours:
             return self._make(owner, key, wanted, accept), False
@@ -149,9 +148,9 @@ class BatchIdempotencyGuard:
             ApiError: the key is malformed, or stands for something else.
         """
         if self.header is None:
-            return make(redis_keys.new_batch_id()), False
+            return make(new_batch_id()), False
         key = parse_key(self.header)
-        wanted = Reservation(payload_digest(["batch", payload]), redis_keys.new_batch_id())
+        wanted = Reservation(payload_digest(["batch", payload]), new_batch_id())
         found = self.known.reserve(self.owner, key, wanted)
         if not found.ours:
             return self._earlier(found, wanted), True

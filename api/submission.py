@@ -10,7 +10,6 @@ from api.inputs import InputFile, Submission, safe_stem
 from api.settings import ApiSettings
 from inference.errors import InferenceError, InvalidOptionError
 from inference.probe import ImageHeader
-from tasks import redis_keys
 from tasks.accounts.api_keys import Owner
 from tasks.errors import (
     QueueFullError,
@@ -21,6 +20,7 @@ from tasks.errors import (
     UrlNotAllowedError,
     UrlUnreachableError,
 )
+from tasks.ids import new_task_id
 from tasks.jobs.artifacts import (
     copied_result_fields,
     copy_inputs,
@@ -97,8 +97,8 @@ class SubmissionService:
         submission.image.probe(self.settings.image_limits)
         if submission.background is not None:
             self._probe_background(submission.background)
-        job = self._new_job(submission, request_id, task_id or redis_keys.new_task_id())
-        accepted = self._accept(job, submission)
+        job = self._new_job(submission, request_id, task_id or new_task_id())
+        accepted = self._accept(job, submission, header)
         _log.info(
             "job.accepted",
             **accepted.log_context(),

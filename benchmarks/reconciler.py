@@ -17,6 +17,7 @@ from benchmarks.tables import table
 from tasks import redis_keys
 from tasks.housekeeping.missing_messages import list_key
 from tasks.housekeeping.reconcile import Reconciler
+from tasks.ids import new_task_id
 from tasks.jobs.model import Job, Priority, Status
 from tasks.jobs.routing import JobDispatcher
 from tasks.jobs.store import JobStore
@@ -34,7 +35,7 @@ _LIST = list_key(f"{_QUEUE}|{int(Priority.LOW)}")
 def _fill(store: JobStore, dispatcher: JobDispatcher) -> None:
     now = time.time()
     for _ in range(JOBS):
-        task_id = redis_keys.new_task_id()
+        task_id = new_task_id()
         original = object_keys.original_key(task_id)
         job = Job(task_id, "m", _QUEUE, original, now, now + 1e6, priority=Priority.LOW)
         dispatcher.send(store.create(job))

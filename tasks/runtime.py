@@ -24,8 +24,9 @@ from tasks.net.http_client import HttpClient
 from tasks.net.url_guard import AllowList, UrlGuard
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage.object_store import MinioStore, ObjectStore
+from tasks.storage.object_store import ObjectStore
 from tasks.uploads.service import UploadService
+from tasks.uploads.store import UploadStore
 from tasks.webhooks.store import DeliveryStore
 from tasks.worker_registry import WorkerRegistry
 
@@ -104,7 +105,7 @@ class Runtime:
     @cached_property
     def object_store(self) -> ObjectStore:
         """The images, in the S3 bucket."""
-        return MinioStore.from_settings(self.settings, self.s3_pool)
+        return ObjectStore.from_settings(self.settings, self.s3_pool)
 
     @cached_property
     def registry(self) -> WorkerRegistry:
@@ -134,8 +135,10 @@ class Runtime:
     @cached_property
     def uploads(self) -> UploadService:
         """Resumable uploads."""
-        return UploadService.from_settings(
-            self.settings, self.redis, self.object_store, self.s3_pool
+        return UploadService(
+            store=UploadStore(self.redis),
+            objects=self.object_store,
+            seconds=self.settings.retention_hours * 3600,
         )
 
     @cached_property

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 
 from tasks.settings import Settings
-from tasks.storage.object_store import MinioStore
+from tasks.storage.object_store import ObjectStore
 from tests.support.servers import S3Address, embedded_store, embedded_valkey
 
 # The seed of a failing example is printed; shared machines are slow now and then.
@@ -60,8 +60,8 @@ def server_settings(redis_url: str, s3: S3Address) -> dict[str, object]:
 
 
 @pytest.fixture(scope="session")
-def objects(server_settings: dict[str, object]) -> MinioStore:
-    store = MinioStore.from_settings(Settings.load(**server_settings))
+def objects(server_settings: dict[str, object]) -> ObjectStore:
+    store = ObjectStore.from_settings(Settings.load(**server_settings))
     store.ensure_bucket()
     return store
 

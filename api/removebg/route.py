@@ -36,6 +36,7 @@ from api.services import Services
 from tasks.accounts.api_keys import Owner
 from tasks.accounts.rate_limit import Rate, RateLimitResult
 from tasks.jobs.model import Job, Priority, Status
+from tasks.storage import object_keys
 from tasks.storage.object_store import ObjectStore
 
 _MINUTE: Final = 60
@@ -138,9 +139,6 @@ def _failed(job: Job) -> RemoveBgError:
     return error_of_type(job.error.type, job.error.message)
 
 
-_IMPROVEMENTS = "improvements/"
-
-
 def accept_improvement(form: Form, pictures: Pictures, objects: ObjectStore, *, keep: bool) -> str:
     """Accept a picture, and store it only where the operator wants that.
 
@@ -157,7 +155,7 @@ def accept_improvement(form: Form, pictures: Pictures, objects: ObjectStore, *, 
     upload = pictures.image(form).upload
     if keep:
         objects.put(
-            f"{_IMPROVEMENTS}{contribution}",
+            f"{object_keys.IMPROVEMENTS}{contribution}",
             upload.stream,
             upload.length,
             "application/octet-stream",

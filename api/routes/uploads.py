@@ -80,7 +80,7 @@ class Upload(MethodView):
     @blueprint.response(200, description="`Upload-Offset` says how many bytes have come.")
     def head(self, upload_id: str) -> Response:
         """How many bytes have come."""
-        upload = services().runtime.uploads.look(current_owner().id, upload_id)
+        upload = services().runtime.uploads.status(current_owner().id, upload_id)
         headers = {**tus.state(upload), "Upload-Length": str(upload.length)}
         if upload.metadata:
             headers["Upload-Metadata"] = upload.metadata

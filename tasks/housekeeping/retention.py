@@ -25,8 +25,7 @@ from tasks.jobs.store import RECORD_GRACE_SECONDS, JobStore
 from tasks.redis_client import redis_errors
 from tasks.runtime import Runtime
 from tasks.storage import object_keys
-from tasks.storage.multipart import LargeObjectStore, ListedObject
-from tasks.storage.object_store import ObjectStore
+from tasks.storage.object_store import ListedObject, ObjectStore
 from tasks.uploads.service import UploadService
 from tasks.uploads.store import UPLOAD_GRACE_SECONDS, UploadStore
 
@@ -155,7 +154,6 @@ class OrphanSweep:
     store: JobStore
     uploads: UploadStore
     objects: ObjectStore
-    large: LargeObjectStore
     clock: Callable[[], float] = time.time
     #: Called now and then during a long look.
     alive: Callable[[], object] = lambda: None
@@ -183,20 +181,20 @@ class OrphanSweep:
 
     def _remove(self, found: ListedObject) -> None:
         if found.multipart_id:
-            self.large.abort(found.key, found.multipart_id)
+            self.objects.abort_multipart(found.key, found.multipart_id)
         else:
             self.objects.delete(found.key)
 
     def _orphans(self) -> Iterator[ListedObject]:
-        for block in self._blocks(self.large.list(object_keys.ORIGINALS)):
+        for block in self._blocks(self.objects.list_entries(object_keys.ORIGINALS)):
             yield from self._of_tasks(block, self._is_lost_original)
-        for block in self._blocks(self.large.list(object_keys.BACKGROUNDS)):
+        for block in self._blocks(self.objects.list_entries(object_keys.BACKGROUNDS)):
             yield from self._of_tasks(block, self._is_lost_companion)
-        for block in self._blocks(self.large.list(object_keys.RESULTS)):
+        for block in self._blocks(self.objects.list_entries(object_keys.RESULTS)):
             yield from self._of_tasks(block, self._is_lost_companion)
-        for block in self._blocks(self.large.list(object_keys.UPLOAD_OBJECTS)):
+        for block in self._blocks(self.objects.list_entries(object_keys.UPLOAD_OBJECTS)):
             yield from self._of_uploads(block)
-        yield from self._of_uploads(self.large.unfinished(object_keys.UPLOAD_OBJECTS))
+        yield from self._of_uploads(self.objects.list_multipart(object_keys.UPLOAD_OBJECTS))
 
     def _blocks(self, listed: Iterator[ListedObject]) -> Iterator[list[ListedObject]]:
         while block := list(islice(listed, _OBJECTS_PER_BLOCK)):
@@ -284,7 +282,7 @@ class RetentionSweeper:
         return cls(
             client=runtime.redis,
             expiry=ExpirySweep(runtime.redis, store, runtime.eraser, uploads, runtime.batches),
-            orphans=OrphanSweep(store, uploads.store, runtime.object_store, uploads.large),
+            orphans=OrphanSweep(store, uploads.store, runtime.object_store),
         )
 
     def run_once(self) -> bool:

@@ -1,59 +1,63 @@
-"""The keys of all objects in the bucket."""
+"""The keys of all objects in the bucket.
+
+originals/<task>                      the uploaded picture
+backgrounds/<task>                    the background picture
+results/<task>/<run>.<extension>      the cutout of one run, or a copy of an equal job's
+uploads/<upload>/whole, tail-<bytes>  a resumable upload, or the bytes after its last whole part
+improvements/<name>                   what callers of remove.bg's `improve` send in
+"""
 
 from typing import Final
 
-#: Where the uploaded pictures lie in the bucket.
 ORIGINALS: Final = "originals/"
-
-#: Where the pictures behind subjects lie, and the cutouts.
 BACKGROUNDS: Final = "backgrounds/"
-
 RESULTS: Final = "results/"
-
-#: Where uploads in pieces lie in the bucket.
 UPLOAD_OBJECTS: Final = "uploads/"
+IMPROVEMENTS: Final = "improvements/"
+#: All prefixes; the bucket's lifecycle rules cover each of them.
+PREFIXES: Final = (ORIGINALS, BACKGROUNDS, RESULTS, UPLOAD_OBJECTS, IMPROVEMENTS)
 
 
 def original_key(task_id: str) -> str:
-    """The uploaded picture, as it came."""
+    """Return the key of a task's uploaded picture."""
     return f"{ORIGINALS}{task_id}"
 
 
-def copied_result_key(task_id: str, result: str) -> str:
-    """Where a job keeps its copy of another job's result: one place for each such result."""
-    return f"{results_prefix(task_id)}{result.rpartition('/')[2]}"
-
-
 def background_key(task_id: str) -> str:
-    """The picture that is put behind the subject, as it came."""
+    """Return the key of a task's background picture."""
     return f"{BACKGROUNDS}{task_id}"
 
 
+def results_prefix(task_id: str) -> str:
+    """Return the prefix of the keys of all results of a task."""
+    return f"{RESULTS}{task_id}/"
+
+
+def result_key(task_id: str, token: str, extension: str) -> str:
+    """Return the key of one run's result; the end of the lease's token tells the runs apart."""
+    return f"{results_prefix(task_id)}{token.rpartition('/')[2]}.{extension}"
+
+
+def copied_result_key(task_id: str, result: str) -> str:
+    """Return the key of a task's copy of another task's result: one key for each such result."""
+    return f"{results_prefix(task_id)}{result.rpartition('/')[2]}"
+
+
+def upload_prefix(upload_id: str) -> str:
+    """Return the prefix of the keys of all objects of a resumable upload."""
+    return f"{UPLOAD_OBJECTS}{upload_id}/"
+
+
 def task_id_of_original(original: str) -> str:
-    """The inverse of `original_key`."""
+    """Return the task of an original's key."""
     return original.removeprefix(ORIGINALS)
 
 
 def task_id_of_object(key: str) -> str:
-    """The task that an original, a background or a result belongs to."""
+    """Return the task of an original, a background or a result."""
     return key.split("/")[1]
 
 
-def result_key(task_id: str, token: str, extension: str) -> str:
-    """The cutout of one run; the end of the lease's token keeps two runs' objects apart."""
-    return f"{results_prefix(task_id)}{token.rpartition('/')[2]}.{extension}"
-
-
-def results_prefix(task_id: str) -> str:
-    """Beginning of the keys of all results of a job."""
-    return f"{RESULTS}{task_id}/"
-
-
-def upload_prefix(upload_id: str) -> str:
-    """Beginning of the keys of all objects of an upload in pieces."""
-    return f"{UPLOAD_OBJECTS}{upload_id}/"
-
-
 def upload_id_of(key: str) -> str:
-    """The upload that an object below `UPLOADED` belongs to."""
+    """Return the upload of an object below `uploads/`."""
     return key.removeprefix(UPLOAD_OBJECTS).partition("/")[0]

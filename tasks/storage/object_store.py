@@ -1,18 +1,21 @@
-"""The object store: an S3 bucket for originals and results, with its lifecycle rules."""
+"""The object store: one S3 bucket, its lifecycle rules, and reading and writing of its objects."""
+# ruff: noqa: SLF001 - minio offers multipart uploads by parts only in methods that begin with `_`
 
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Any, BinaryIO, Final, Protocol
+from typing import Any, BinaryIO, Final, Self
 from urllib.parse import urlsplit
 
 import structlog
 import urllib3
 from minio import Minio
 from minio.commonconfig import ENABLED, REPLACE, CopySource, Filter
+from minio.datatypes import Part
 from minio.error import MinioException, S3Error
 from minio.lifecycleconfig import AbortIncompleteMultipartUpload, Expiration, LifecycleConfig, Rule
 
@@ -21,174 +24,104 @@ from tasks.redis_client import PROBE_SECONDS
 from tasks.settings import Settings
 from tasks.storage import object_keys
 
-_RULE_PREFIX: Final = "rmbg-"
-
-_EXPIRING_PREFIXES: Final = (
-    object_keys.ORIGINALS,
-    object_keys.BACKGROUNDS,
-    object_keys.RESULTS,
-    object_keys.UPLOAD_OBJECTS,
-)
-
-_log = structlog.get_logger(__name__)
-
-
-def lifecycle_days(retention_hours: float) -> int:
-    """Days after which an object of ours is dropped: always later than the sweeper should have."""
-    return math.ceil(retention_hours / 24) + 2
-
-
-def apply_lifecycle_rules(client: Minio, bucket: str, days: int) -> None:
-    """Set the rules, beside those that others made for the bucket.
-
-    A store that knows no such rules, or does not let us set them, is no reason to stop.
-    """
-    try:
-        present = client.get_bucket_lifecycle(bucket)
-        before = list(present.rules) if present else []
-        foreign = [rule for rule in before if not (rule.rule_id or "").startswith(_RULE_PREFIX)]
-        rules = _rules(days)
-        if _rule_shape(before) != _rule_shape([*foreign, *rules]):
-            client.set_bucket_lifecycle(bucket, LifecycleConfig([*foreign, *rules]))
-    except (MinioException, ValueError) as error:
-        _log.warning("store.no_lifecycle", bucket=bucket, reason=str(error))
-
-
-def _rules(days: int) -> list[Rule]:
-    expiring = [
-        Rule(
-            ENABLED,
-            rule_filter=Filter(prefix=prefix),
-            rule_id=f"{_RULE_PREFIX}{prefix.rstrip('/')}",
-            expiration=Expiration(days=days),
-        )
-        for prefix in _EXPIRING_PREFIXES
-    ]
-    parts = Rule(
-        ENABLED,
-        rule_filter=Filter(prefix=object_keys.UPLOAD_OBJECTS),
-        rule_id=f"{_RULE_PREFIX}parts",
-        abort_incomplete_multipart_upload=AbortIncompleteMultipartUpload(
-            days_after_initiation=days
-        ),
-    )
-    return [*expiring, parts]
-
-
-def _rule_shape(rules: list[Rule]) -> set[tuple[str, int | None]]:
-    return {
-        (rule.rule_id or "", rule.expiration.days if rule.expiration else None) for rule in rules
-    }
-
-
-#: S3 signs for at most a week.
+#: S3 signs a URL for a week at most.
 MAX_PRESIGN_SECONDS: Final = 7 * 24 * 3600
-
+#: Connections of one pool.
 CONNECTIONS: Final = 64
-
-#: Once more, where a connection was dropped or a gateway has nobody behind it.
+#: One retry, for a connection that was dropped or a gateway without a server behind it.
 STALE_RETRIES: Final[Mapping[str, Any]] = MappingProxyType(
     {"total": 1, "backoff_factor": 0.1, "status_forcelist": (502, 503, 504)}
 )
 
-_PROBE_KEY: Final = "probe"
-
+#: S3's smallest part but for the last one; a stream of unknown length is stored by such parts.
+_MIN_PART_BYTES: Final = 5 * 2**20
 _PART_BYTES: Final = 10 * 2**20
-
-#: What S3 puts before the names of metadata.
+_STREAM_BYTES: Final = 2**18
+_READ_BYTES: Final = 4 * 2**20
+#: S3's prefix of the names of metadata.
 _METADATA_HEADER: Final = "x-amz-meta-"
+_RULE_PREFIX: Final = "rmbg-"
+
+_log = structlog.get_logger(__name__)
 
 
-class ObjectStore(Protocol):
-    """Bytes by key. Every method raises `StoreUnavailableError` when the store does not answer."""
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """An object, or an unfinished multipart upload (which has an id), in a listing."""
 
-    def put(
-        self,
-        key: str,
-        data: BinaryIO,
-        length: int,
-        media_type: str,
-        *,
-        metadata: Mapping[str, str] | None = None,
-    ) -> None:
-        """Store `length` bytes under a key, with metadata: ASCII, less than 2 kB in all."""
-
-    def metadata(self, key: str) -> dict[str, str]:
-        """An object's metadata, names in lower case; `ObjectNotFoundError` if there is none."""
-
-    def list(self, prefix: str) -> Iterator[str]:
-        """The keys that begin so."""
-
-    def get(self, key: str) -> bytes:
-        """All bytes of an object; `ObjectNotFoundError` if there is none."""
-
-    def copy(self, source: str, target: str, *, metadata: Mapping[str, str] | None = None) -> None:
-        """Copy an object within the store, with its media type.
-
-        Args:
-            source: the key of what is copied; `ObjectNotFoundError` if there is nothing.
-            target: the key of the copy.
-            metadata: of the copy; the source's own if none is given.
-        """
-
-    def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is no error."""
-
-    def url(self, key: str, *, seconds: int, file_name: str | None = None) -> str:
-        """A signed public address, valid for so long; with a name, it downloads under that name."""
-
-    def ensure_bucket(self) -> None:
-        """Make the bucket unless it is there."""
-
-    def ping(self) -> None:
-        """Raise unless the store answers and the bucket is there."""
+    key: str
+    modified: datetime
+    multipart_id: str = ""
 
 
-@contextmanager
-def object_store_errors(key: str = "") -> Iterator[None]:
-    """Turns every failure of the store into one of `tasks.errors`."""
-    try:
-        yield
-    except S3Error as error:
-        if error.code in {"NoSuchKey", "NoSuchObject", "NoSuchUpload"}:
-            raise ObjectNotFoundError(f"There is no object {key!r}.") from error
-        raise ObjectStoreUnavailableError(f"The object store refused: {error.code}.") from error
-    except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise ObjectStoreUnavailableError(
-            f"The object store does not answer: {type(error).__name__}."
-        ) from error
+class ObjectStore:
+    """Reads and writes objects by key.
 
+    Every method raises `ObjectStoreUnavailableError` if the store does not answer or refuses, and
+    those that read an object raise `ObjectNotFoundError` if there is none.
 
-class MinioStore:
-    """`ObjectStore` on any S3 server."""
+    Args:
+        client: calls the store.
+        public_client: signs URLs for the address at which callers reach the store.
+        bucket: its name.
+        lifecycle_days: the age at which the bucket itself drops an object; None sets no rules.
+    """
 
     def __init__(
-        self, client: Minio, public_client: Minio, bucket: str, *, days: int | None = None
+        self,
+        client: Minio,
+        public_client: Minio,
+        bucket: str,
+        *,
+        lifecycle_days: int | None = None,
     ) -> None:
-        self._days = days
         self._client = client
         self._public_client = public_client
         self._bucket = bucket
+        self._lifecycle_days = lifecycle_days
 
     @classmethod
-    def from_settings(
-        cls, settings: Settings, pool: urllib3.PoolManager | None = None
-    ) -> "MinioStore":
-        """Connect lazily, over a pool or one of its own: nothing is sent before the first call."""
+    def from_settings(cls, settings: Settings, pool: urllib3.PoolManager | None = None) -> Self:
+        """Build a store over a pool, or one of its own; nothing is sent before the first call."""
         public = settings.s3_public_endpoint or settings.s3_endpoint
         return cls(
             s3_client(settings, str(settings.s3_endpoint), pool),
             s3_client(settings, str(public)),
             settings.s3_bucket,
-            days=lifecycle_days(settings.retention_hours),
+            lifecycle_days=lifecycle_days(settings.retention_hours),
         )
 
     @classmethod
-    def for_probing(cls, settings: Settings, *, seconds: float) -> "MinioStore":
-        """With connections of its own, and giving up after so many seconds."""
+    def for_probing(cls, settings: Settings, *, seconds: float) -> Self:
+        """Build a store with its own connections, that gives up after some seconds."""
         pool = urllib3.PoolManager(timeout=seconds, retries=False)
         client = s3_client(settings, str(settings.s3_endpoint), pool)
         return cls(client, client, settings.s3_bucket)
+
+    def ping(self) -> None:
+        """Raise unless the store answers and has the bucket."""
+        with object_store_errors():
+            if not self._client.bucket_exists(self._bucket):
+                raise ObjectStoreUnavailableError(
+                    f"The object store has no bucket {self._bucket!r}; the service creates it "
+                    "when it starts, if its access key may."
+                )
+
+    def ensure_bucket(self) -> None:
+        """Create the bucket if it is missing, and set its lifecycle rules."""
+        with object_store_errors():
+            if not self._client.bucket_exists(self._bucket):
+                self._make_bucket()
+            if self._lifecycle_days is not None:
+                apply_lifecycle_rules(self._client, self._bucket, self._lifecycle_days)
+
+    def _make_bucket(self) -> None:
+        try:
+            self._client.make_bucket(self._bucket)
+        except S3Error as error:
+            # Another process may have created it meanwhile.
+            if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+                raise
 
     def put(
         self,
@@ -211,8 +144,42 @@ class MinioStore:
                 part_size=_PART_BYTES,
             )
 
+    def put_stream(self, key: str, stream: BinaryIO) -> None:
+        """Store a stream of unknown length; one part of 5 MiB at a time is in memory."""
+        with object_store_errors(key):
+            self._client.put_object(self._bucket, key, stream, length=-1, part_size=_MIN_PART_BYTES)
+
+    def get(self, key: str) -> bytes:
+        """Return all bytes of an object."""
+        return b"".join(self.chunks(key))
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """Yield an object in chunks of 256 KiB."""
+        with object_store_errors(key):
+            answer = self._client.get_object(self._bucket, key)
+            try:
+                yield from answer.stream(_STREAM_BYTES)
+            finally:
+                answer.close()
+                answer.release_conn()
+
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        """Return a range of bytes of an object."""
+        with object_store_errors(key):
+            answer = self._client.get_object(self._bucket, key, offset=offset, length=length)
+            try:
+                return bytes(answer.read())
+            finally:
+                answer.close()
+                answer.release_conn()
+
+    def size(self, key: str) -> int:
+        """Return an object's length in bytes."""
+        with object_store_errors(key):
+            return int(self._client.stat_object(self._bucket, key).size or 0)
+
     def metadata(self, key: str) -> dict[str, str]:
-        """An object's metadata, names in lower case without their prefix."""
+        """Return an object's metadata, names in lower case without S3's prefix."""
         with object_store_errors(key):
             found = self._client.stat_object(self._bucket, key).metadata or {}
         named = {str(name).lower(): str(value) for name, value in found.items()}
@@ -223,29 +190,32 @@ class MinioStore:
         }
 
     def list(self, prefix: str) -> Iterator[str]:
-        """The keys that begin so, fetched as they are asked for."""
+        """Yield the keys below a prefix, fetched as they are consumed."""
         with object_store_errors(prefix):
             for found in self._client.list_objects(self._bucket, prefix, recursive=True):
                 yield str(found.object_name)
 
-    def get(self, key: str) -> bytes:
-        """All bytes of an object."""
-        with object_store_errors(key):
-            answer = self._client.get_object(self._bucket, key)
-            try:
-                return bytes(answer.read())
-            finally:
-                answer.close()
-                answer.release_conn()
+    def list_entries(self, prefix: str) -> Iterator[ListedObject]:
+        """Yield the objects below a prefix with their times, fetched as they are consumed."""
+        with object_store_errors(prefix):
+            for found in self._client.list_objects(self._bucket, prefix, recursive=True):
+                if found.last_modified is not None:
+                    yield ListedObject(str(found.object_name), found.last_modified)
 
     def copy(self, source: str, target: str, *, metadata: Mapping[str, str] | None = None) -> None:
-        """Copy an object within the store, with its media type."""
+        """Copy an object within the store, with its media type.
+
+        Args:
+            source: key of the original.
+            target: key of the copy.
+            metadata: of the copy; by default the original's.
+        """
         with object_store_errors(source):
             copied = CopySource(self._bucket, source)
             if metadata is None:
                 self._client.copy_object(self._bucket, target, copied)
                 return
-            # S3 replaces the media type with the metadata, so it has to be said again.
+            # S3 replaces the media type together with the metadata, so it must be given again.
             found = self._client.stat_object(self._bucket, source).content_type
             self._client.copy_object(
                 self._bucket,
@@ -256,12 +226,18 @@ class MinioStore:
             )
 
     def delete(self, key: str) -> None:
-        """Remove an object."""
+        """Remove an object, if it exists."""
         with object_store_errors(key):
             self._client.remove_object(self._bucket, key)
 
     def url(self, key: str, *, seconds: int, file_name: str | None = None) -> str:
-        """A signed public address; made here, without asking the store."""
+        """Sign a public URL, without asking the store.
+
+        Args:
+            key: of the object.
+            seconds: for which the URL is valid, a week at most.
+            file_name: if given, browsers download the object under this name.
+        """
         headers: dict[str, str | list[str] | tuple[str]] = {}
         if file_name:
             headers["response-content-disposition"] = f'attachment; filename="{file_name}"'
@@ -272,46 +248,129 @@ class MinioStore:
             response_headers=headers or None,
         )
 
-    def ensure_bucket(self) -> None:
-        """Make the bucket unless it is there; two processes may do so at once."""
-        with object_store_errors():
-            if not self._client.bucket_exists(self._bucket):
-                self._make_bucket()
-            if self._days is not None:
-                apply_lifecycle_rules(self._client, self._bucket, self._days)
+    def begin_multipart(self, key: str) -> str:
+        """Begin a multipart upload and return its id."""
+        with object_store_errors(key):
+            return self._client._create_multipart_upload(self._bucket, key, {})
 
-    def _make_bucket(self) -> None:
-        try:
-            self._client.make_bucket(self._bucket)
-        except S3Error as error:
-            if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
-                raise
+    def put_part(self, key: str, multipart_id: str, number: int, data: bytes) -> str:
+        """Store a part, numbered from 1, in place of an earlier one of that number.
 
-    def ensure_writable(self) -> None:
-        """Make the bucket, and prove that an object can be written to it and removed again.
+        Returns:
+            Its ETag.
 
-        A store that has just begun may list its buckets before it takes objects.
+        Raises:
+            ObjectNotFoundError: the multipart upload no longer exists.
         """
-        self.ensure_bucket()
-        self.put(_PROBE_KEY, io.BytesIO(b"ok"), 2, "text/plain")
-        self.delete(_PROBE_KEY)
+        with object_store_errors(key):
+            return self._client._upload_part(self._bucket, key, data, None, multipart_id, number)
 
-    def ping(self) -> None:
-        """Raise unless the store answers and the bucket is there."""
-        with object_store_errors():
-            if not self._client.bucket_exists(self._bucket):
-                raise ObjectStoreUnavailableError(f"The bucket {self._bucket!r} is not there.")
+    def complete_multipart(self, key: str, multipart_id: str, etags: Sequence[str]) -> None:
+        """Make one object of the parts, in this order.
+
+        Raises:
+            ObjectNotFoundError: the multipart upload no longer exists.
+        """
+        parts = [Part(number, etag) for number, etag in enumerate(etags, 1)]
+        with object_store_errors(key):
+            self._client._complete_multipart_upload(self._bucket, key, multipart_id, parts)
+
+    def abort_multipart(self, key: str, multipart_id: str) -> None:
+        """Drop a multipart upload with its parts, if it exists."""
+        try:
+            with object_store_errors(key):
+                self._client._abort_multipart_upload(self._bucket, key, multipart_id)
+        except ObjectNotFoundError:
+            return
+
+    def list_multipart(self, prefix: str) -> Sequence[ListedObject]:
+        """Return the multipart uploads below a prefix that are not finished, 1,000 at most."""
+        with object_store_errors(prefix):
+            found = self._client._list_multipart_uploads(self._bucket, prefix=prefix).uploads
+        return [
+            ListedObject(each.object_name, each.initiated_time, each.upload_id or "")
+            for each in found
+            if each.initiated_time is not None
+        ]
+
+
+class ObjectStream(io.RawIOBase):
+    """Reads an object by ranges, so that it need not be in memory as a whole."""
+
+    def __init__(self, objects: ObjectStore, key: str, length: int) -> None:
+        super().__init__()
+        self._objects = objects
+        self._key = key
+        self._length = length
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the current offset."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Set the offset of the next read; nothing is fetched."""
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
+        self._at = max(0, origin + offset)
+        return self._at
+
+    def readinto(self, buffer: "memoryview[int] | bytearray") -> int:  # type: ignore[override] # narrower than the base's
+        """Fill a buffer, as far as the object reaches."""
+        wanted = min(len(buffer), self._length - self._at)
+        if wanted <= 0:
+            return 0
+        data = self._objects.read(self._key, self._at, wanted)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def readall(self) -> bytes:
+        """Read the rest in pieces of 4 MiB; the base class would ask for 8 KiB at a time."""
+        pieces = []
+        while piece := self.read(_READ_BYTES):
+            pieces.append(piece)
+        return b"".join(pieces)
+
+
+@contextmanager
+def object_store_errors(key: str = "") -> Iterator[None]:
+    """Turn the S3 client's errors into those of `tasks.errors`."""
+    try:
+        yield
+    except S3Error as error:
+        if error.code in {"NoSuchKey", "NoSuchObject", "NoSuchUpload"}:
+            raise ObjectNotFoundError(f"There is no object {key!r}.") from error
+        raise ObjectStoreUnavailableError(
+            f"The object store refused with {error.code}: check the S3 keys and the bucket policy."
+        ) from error
+    except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise ObjectStoreUnavailableError(
+            f"The object store does not answer: {type(error).__name__}."
+        ) from error
+
+
+def probe_object_store(settings: Settings, *, seconds: float = PROBE_SECONDS) -> None:
+    """Raise `ObjectStoreUnavailableError` unless the store answers in time and has the bucket."""
+    ObjectStore.for_probing(settings, seconds=seconds).ping()
 
 
 def s3_client(settings: Settings, endpoint: str, pool: urllib3.PoolManager | None = None) -> Minio:
-    """A client of the store at an address, with the settings' keys."""
+    """Build a client for an endpoint, with the keys of the settings."""
     address = urlsplit(endpoint)
     return Minio(
         address.netloc,
         access_key=settings.s3_access_key or None,
         secret_key=settings.s3_secret_key.get_secret_value() or None,
         secure=address.scheme == "https",
-        # Without a region, signing an address would ask the server for it first.
+        # Without a region, the client asks the server for it before it signs a URL.
         region=settings.s3_region,
         http_client=pool or _connection_pool(),
     )
@@ -325,6 +384,50 @@ def _connection_pool() -> urllib3.PoolManager:
     )
 
 
-def probe_object_store(settings: Settings, *, seconds: float = PROBE_SECONDS) -> None:
-    """Raise `StoreUnavailableError`, which says why, unless the store has the bucket."""
-    MinioStore.for_probing(settings, seconds=seconds).ping()
+def lifecycle_days(retention_hours: float) -> int:
+    """Return the age in days at which the bucket drops an object, later than the sweeper does."""
+    return math.ceil(retention_hours / 24) + 2
+
+
+def apply_lifecycle_rules(client: Minio, bucket: str, days: int) -> None:
+    """Set the service's lifecycle rules beside the bucket's other ones.
+
+    They are a backstop for the retention sweeper: a store that does not support or permit them is
+    logged and used without.
+    """
+    try:
+        present = client.get_bucket_lifecycle(bucket)
+        before = list(present.rules) if present else []
+        others = [rule for rule in before if not (rule.rule_id or "").startswith(_RULE_PREFIX)]
+        rules = [*others, *_rules(days)]
+        if _rule_shape(before) != _rule_shape(rules):
+            client.set_bucket_lifecycle(bucket, LifecycleConfig(rules))
+    except (MinioException, ValueError) as error:
+        _log.warning("store.no_lifecycle", bucket=bucket, reason=str(error))
+
+
+def _rules(days: int) -> list[Rule]:
+    expiring = [
+        Rule(
+            ENABLED,
+            rule_filter=Filter(prefix=prefix),
+            rule_id=f"{_RULE_PREFIX}{prefix.rstrip('/')}",
+            expiration=Expiration(days=days),
+        )
+        for prefix in object_keys.PREFIXES
+    ]
+    parts = Rule(
+        ENABLED,
+        rule_filter=Filter(prefix=object_keys.UPLOAD_OBJECTS),
+        rule_id=f"{_RULE_PREFIX}parts",
+        abort_incomplete_multipart_upload=AbortIncompleteMultipartUpload(
+            days_after_initiation=days
+        ),
+    )
+    return [*expiring, parts]
+
+
+def _rule_shape(rules: Sequence[Rule]) -> set[tuple[str, int | None]]:
+    return {
+        (rule.rule_id or "", rule.expiration.days if rule.expiration else None) for rule in rules
+    }

@@ -7,10 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final, Protocol
 
-import urllib3
-from redis import Redis
-
-from tasks import redis_keys
 from tasks.errors import (
     ChecksumMismatchError,
     ObjectNotFoundError,
@@ -20,66 +16,71 @@ from tasks.errors import (
     UploadTooLongError,
     UploadUnfinishedError,
 )
-from tasks.settings import Settings
+from tasks.ids import new_upload_id
 from tasks.storage import object_keys
-from tasks.storage.multipart import LargeObjectStore, ObjectStream
-from tasks.storage.object_store import ObjectStore
+from tasks.storage.object_store import ObjectStore, ObjectStream
 from tasks.uploads.store import PART_BYTES, ResumableUpload, UploadLock, UploadStore
 
-_MEDIA_TYPE = "application/octet-stream"
+_MEDIA_TYPE: Final = "application/octet-stream"
 
 
 class Hash(Protocol):
-    """What hashlib makes."""
+    """A hash of hashlib."""
 
     def update(self, data: bytes, /) -> None:
         """Add bytes."""
 
     def digest(self) -> bytes:
-        """The hash of all bytes."""
+        """Return the hash of all bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """What the bytes of a piece must hash to."""
+    """The checksum that a client announces for a chunk.
+
+    Attributes:
+        hash: of the bytes received so far.
+        digest: announced.
+    """
 
     hash: Hash
     digest: bytes
 
     @property
-    def right(self) -> bool:
-        """Do the bytes so far hash to it?"""
+    def matches(self) -> bool:
+        """True if the bytes received so far have the announced digest."""
         return hmac.compare_digest(self.hash.digest(), self.digest)
 
 
 class UploadWriter:
-    """Writes one piece; made for it, by the holder of the upload's lock."""
+    """Writes the body of one request to an upload, while that request holds the upload's lock."""
 
     def __init__(
         self,
         store: UploadStore,
         objects: ObjectStore,
-        large: LargeObjectStore,
         upload: ResumableUpload,
         token: str,
     ) -> None:
         self._store = store
         self._objects = objects
-        self._large = large
         self._token = token
         self._upload = upload
         self._rest = bytearray()
 
     def append(self, chunks: Iterable[bytes], checksum: Checksum | None = None) -> ResumableUpload:
-        """Add what comes, and record it; all of it that came, should the chunks end early.
+        """Store and record chunks; if they end early, what has come is kept.
 
         Args:
-            chunks: the bytes after the present offset, none of them beyond the length.
-            checksum: of all of them; nothing is recorded unless they fit.
+            chunks: the bytes after the current offset, not beyond the upload's length.
+            checksum: of all of them; nothing is recorded unless it matches.
+
+        Returns:
+            The upload after that.
 
         Raises:
-            ChecksumMismatchError: nothing of the piece was kept.
-            StoreUnavailableError, QueueUnavailableError: what was recorded so far stays.
+            ChecksumMismatchError: nothing of the chunks was kept.
+            ObjectStoreUnavailableError, QueueUnavailableError: what was recorded so far is kept.
         """
         before = self._upload
         self._rest = bytearray(self._objects.get(before.tail) if before.tail else b"")
@@ -88,8 +89,10 @@ class UploadWriter:
                 if checksum:
                     checksum.hash.update(chunk)
                 self._add(chunk, record=checksum is None)
-            if checksum and not checksum.right:
-                raise ChecksumMismatchError("The piece is not what its checksum says.")
+            if checksum and not checksum.matches:
+                raise ChecksumMismatchError(
+                    "The chunk does not match its checksum; send it again from the same offset."
+                )
             self._close(before)
         except ObjectNotFoundError:
             self._upload = self._completed_before(before)
@@ -106,7 +109,7 @@ class UploadWriter:
     def _put_part(self, data: bytes) -> None:
         upload = self._begun()
         number = len(upload.etags) + 1
-        etag = self._large.put_part(upload.key, upload.multipart_id, number, data)
+        etag = self._objects.put_part(upload.key, upload.multipart_id, number, data)
         self._upload = upload.evolve(
             etags=(*upload.etags, etag), offset=(number - 1) * PART_BYTES + len(data), tail=""
         )
@@ -115,8 +118,8 @@ class UploadWriter:
         upload = self._upload
         if upload.multipart_id:
             return upload
-        upload = upload.evolve(multipart_id=self._large.begin(upload.key))
-        # At once, lest nobody know of it.
+        upload = upload.evolve(multipart_id=self._objects.begin_multipart(upload.key))
+        # Recorded at once, so that the sweeper finds it if this process dies.
         self._store.commit(upload, self._token)
         return upload
 
@@ -136,7 +139,7 @@ class UploadWriter:
         else:
             if self._rest:
                 self._put_part(bytes(self._rest))
-            self._large.complete(upload.key, upload.multipart_id, self._upload.etags)
+            self._objects.complete_multipart(upload.key, upload.multipart_id, self._upload.etags)
         self._record(_completed(self._upload))
 
     def _put_tail(self, offset: int) -> None:
@@ -153,8 +156,8 @@ class UploadWriter:
         self._upload = upload
 
     def _completed_before(self, before: ResumableUpload) -> ResumableUpload:
-        """The multipart upload is gone: a process died after completing it, before recording it."""
-        if self._large.size(before.key) != before.length:
+        """Record an upload that a process completed and did not record before it died."""
+        if self._objects.size(before.key) != before.length:
             raise ObjectNotFoundError(f"The upload {before.upload_id} has lost its parts.")
         self._record(_completed(before))
         return self._upload
@@ -164,56 +167,42 @@ def _completed(upload: ResumableUpload) -> ResumableUpload:
     return upload.evolve(offset=upload.length, complete=True, multipart_id="", etags=(), tail="")
 
 
-#: A stored file is read from the bucket by so much at a time.
+#: Buffer of a stored file that is read from the bucket.
 _BUFFER_BYTES: Final = 4 * 2**20
 
 _CHUNK_BYTES: Final = 2**16
 
 
 class Body(Protocol):
-    """What a client sends, as it comes."""
+    """The body of a request."""
 
     def read(self, size: int, /) -> bytes:
-        """Up to so many bytes; none at the end, or when the client is gone."""
+        """Read up to `size` bytes; none at the end, or if the client is gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class UploadService:
-    """All of them. Every method raises `StoreUnavailableError` or `QueueUnavailableError`.
+    """Creates, fills, reads and removes uploads.
+
+    Every method raises `ObjectStoreUnavailableError` or `QueueUnavailableError` if a server does
+    not answer.
 
     Attributes:
-        seconds: how long an upload is kept after its beginning.
+        seconds: how long an upload is kept after its creation.
     """
 
     store: UploadStore
     objects: ObjectStore
-    large: LargeObjectStore
     seconds: float
     clock: Callable[[], float] = time.time
-
-    @classmethod
-    def from_settings(
-        cls,
-        settings: Settings,
-        client: Redis,
-        objects: ObjectStore,
-        pool: urllib3.PoolManager | None = None,
-    ) -> "UploadService":
-        """Connect lazily: nothing is sent before the first call."""
-        return cls(
-            store=UploadStore(client),
-            objects=objects,
-            large=LargeObjectStore.from_settings(settings, pool),
-            seconds=settings.retention_hours * 3600,
-        )
 
     def create(
         self, owner: str, length: int, *, metadata: str = "", file_name: str = ""
     ) -> ResumableUpload:
-        """Begin an upload of so many bytes."""
+        """Create an upload of `length` bytes."""
         now = self.clock()
         upload = ResumableUpload(
-            upload_id=redis_keys.new_upload_id(),
+            upload_id=new_upload_id(),
             owner=owner,
             length=length,
             created_at=now,
@@ -223,15 +212,15 @@ class UploadService:
         )
         if length == 0:
             upload = upload.evolve(complete=True)
-            self.objects.put(upload.key, io.BytesIO(), 0, "application/octet-stream")
+            self.objects.put(upload.key, io.BytesIO(), 0, _MEDIA_TYPE)
         self.store.create(upload)
         return upload
 
     def stage(self, owner: str, stream: BinaryIO, file_name: str) -> ResumableUpload:
-        """Take in a file that comes at once, of unknown length, as an upload that is whole."""
+        """Store a file of unknown length that comes in one request, as a complete upload."""
         now = self.clock()
         upload = ResumableUpload(
-            upload_id=redis_keys.new_upload_id(),
+            upload_id=new_upload_id(),
             owner=owner,
             length=0,
             created_at=now,
@@ -239,16 +228,16 @@ class UploadService:
             file_name=file_name,
             complete=True,
         )
-        # Recorded first, so that whatever becomes of this process it is swept in time.
+        # Recorded first, so that the sweeper removes it if this process dies.
         self.store.create(upload)
-        self.large.put_stream(upload.key, stream)
-        return upload.evolve(length=self.large.size(upload.key))
+        self.objects.put_stream(upload.key, stream)
+        return upload.evolve(length=self.objects.size(upload.key))
 
-    def look(self, owner: str, upload_id: str) -> ResumableUpload:
-        """How an upload stands, once nobody is writing to it.
+    def status(self, owner: str, upload_id: str) -> ResumableUpload:
+        """Return an upload once no other request writes to it, so that its offset is final.
 
         Raises:
-            UploadNotFoundError, UploadExpiredError, UploadLockedError: it cannot be told.
+            UploadNotFoundError, UploadExpiredError, UploadLockedError: it cannot be read.
         """
         self._found(owner, upload_id)
         with UploadLock(self.store, upload_id):
@@ -264,41 +253,47 @@ class UploadService:
         announced: int | None = None,
         checksum: Checksum | None = None,
     ) -> ResumableUpload:
-        """Add a piece that begins at `offset`; how the upload stands then.
+        """Append a chunk to an upload.
 
         Args:
-            owner: id of whoever asks.
+            owner: id of the caller.
             upload_id: the upload.
-            offset: where the piece begins.
-            body: the piece.
-            announced: its length, if that was said.
-            checksum: what it must hash to.
+            offset: at which the chunk begins.
+            body: the chunk.
+            announced: its length, if the client announced it.
+            checksum: of the chunk.
+
+        Returns:
+            The upload after that.
 
         Raises:
-            UploadNotFoundError, UploadExpiredError, UploadLockedError: it cannot be added to.
-            OffsetMismatchError, UploadTooLongError: the piece does not fit.
-            ChecksumMismatchError: the piece came damaged, and none of it was kept.
+            UploadNotFoundError, UploadExpiredError, UploadLockedError: it cannot be written to.
+            OffsetMismatchError: the chunk does not begin at the upload's offset.
+            UploadTooLongError: the chunk reaches beyond the upload's length.
+            ChecksumMismatchError: the chunk was damaged on its way, and none of it was kept.
         """
         self._found(owner, upload_id)
         with UploadLock(self.store, upload_id) as lock:
             upload = self._found(owner, upload_id)
             if offset != upload.offset:
                 raise OffsetMismatchError(
-                    f"The upload has {upload.offset} bytes, and the piece begins at {offset}."
+                    f"The upload's offset is {upload.offset}, and the chunk begins at {offset}."
                 )
             left = upload.length - upload.offset
             if announced is not None and announced > left:
-                raise UploadTooLongError(f"The piece has {announced} bytes; {left} are missing.")
+                raise UploadTooLongError(
+                    f"The chunk has {announced} bytes, and the upload lacks only {left}."
+                )
             if upload.complete:
                 return upload
-            writer = UploadWriter(self.store, self.objects, self.large, upload, lock.token)
+            writer = UploadWriter(self.store, self.objects, upload, lock.token)
             return writer.append(_read_chunks(body, left, lock), checksum)
 
     def end(self, owner: str, upload_id: str) -> None:
-        """Drop an upload with its bytes, whole or not.
+        """Remove an upload with its bytes, complete or not.
 
         Raises:
-            UploadNotFoundError, UploadExpiredError, UploadLockedError: there is none to drop.
+            UploadNotFoundError, UploadExpiredError, UploadLockedError: it cannot be removed.
         """
         self._found(owner, upload_id)
         with UploadLock(self.store, upload_id):
@@ -309,26 +304,28 @@ class UploadService:
     def erase(self, upload: ResumableUpload) -> None:
         """Remove an upload's bytes from the bucket."""
         if upload.multipart_id:
-            self.large.abort(upload.key, upload.multipart_id)
+            self.objects.abort_multipart(upload.key, upload.multipart_id)
         for key in self.objects.list(object_keys.upload_prefix(upload.upload_id)):
             self.objects.delete(key)
 
     def open(self, owner: str, upload_id: str) -> tuple[BinaryIO, ResumableUpload]:
-        """A whole upload as a stream that is read from the bucket as it is needed.
+        """Return a complete upload as a stream that reads from the bucket on demand.
 
         Raises:
-            UploadNotFoundError, UploadExpiredError: it is not there.
-            UploadUnfinishedError: some of it is still missing.
+            UploadNotFoundError, UploadExpiredError: it does not exist, or no longer.
+            UploadUnfinishedError: some of its bytes are missing.
         """
         upload = self._found(owner, upload_id)
         if not upload.complete:
             missing = upload.length - upload.offset
-            raise UploadUnfinishedError(f"The upload {upload_id} still lacks {missing} bytes.")
+            raise UploadUnfinishedError(
+                f"The upload {upload_id} still lacks {missing} bytes; send these first."
+            )
         return self.stream(upload), upload
 
     def stream(self, upload: ResumableUpload) -> BinaryIO:
-        """The bytes of a whole upload."""
-        file = ObjectStream(self.large, upload.key, upload.length)
+        """Return a stream of a complete upload's bytes."""
+        file = ObjectStream(self.objects, upload.key, upload.length)
         return io.BufferedReader(file, _BUFFER_BYTES)
 
     def _found(self, owner: str, upload_id: str) -> ResumableUpload:
@@ -341,8 +338,8 @@ class UploadService:
 
 
 def _read_chunks(body: Body, left: int, lock: UploadLock) -> Iterator[bytes]:
-    """The body until its end, its client's, or another request's wish to go on instead."""
-    while left > 0 and not lock.wanted:
+    """Yield the body until it ends, the client is gone, or another request waits for the lock."""
+    while left > 0 and not lock.takeover_requested:
         lock.reading()
         chunk = body.read(min(_CHUNK_BYTES, left))
         lock.working()

@@ -1,4 +1,4 @@
-"""Records of resumable uploads in Redis, and the lock that a later request takes over."""
+"""Resumable uploads in Redis: their records, and the lock that a later request can take over."""
 
 import json
 import secrets
@@ -11,36 +11,36 @@ from typing import Any, Final, Self, cast
 import structlog
 from redis import Redis
 
-from tasks import redis_keys
+from tasks import redis_keys, scripts
 from tasks.errors import LockLostError, QueueUnavailableError, UploadLockedError
 from tasks.redis_client import redis_errors
 from tasks.storage import object_keys
 
-#: Every part of an S3 multipart upload but the last one must have at least so many bytes.
+#: Size of a part; S3 takes no smaller ones but for the last.
 PART_BYTES: Final = 5 * 2**20
 
-#: An expired upload's record outlives its bytes by this, so that 410 can be told from 404.
+#: How long an upload's record is kept after its bytes, so that 410 is answered and not 404.
 UPLOAD_GRACE_SECONDS: Final = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
 class ResumableUpload:
-    """An upload's record. Times are unix seconds, sizes bytes.
+    """The record of an upload. Times are unix seconds, sizes bytes.
 
-    The bytes so far are `parts` parts of `PART_BYTES` in the multipart upload, then what the
-    object `tail` holds, which is too small to be a part.
+    The bytes received so far are the parts of a multipart upload, each of `PART_BYTES`, followed by
+    the object `tail`, which is too small to be a part.
 
     Attributes:
-        upload_id: its name, which cannot be guessed.
-        owner: id of whoever began it.
+        upload_id: its id, which cannot be guessed.
+        owner: id of the owner that created it.
         length: of the whole file.
-        offset: how many bytes there are.
-        metadata: the header `Upload-Metadata`, as it came.
-        file_name: as its sender calls it; not to be trusted.
-        multipart_id: the store's name of the multipart upload, once there is one.
+        offset: number of bytes received.
+        metadata: the header `Upload-Metadata`, verbatim.
+        file_name: as the client calls it; not to be trusted.
+        multipart_id: the object store's id of the multipart upload, if there is one.
         etags: of the parts, in order.
         tail: key of the bytes after the last whole part; empty if there are none.
-        complete: the file lies whole under `key`.
+        complete: the whole file is stored under `key`.
     """
 
     upload_id: str
@@ -58,19 +58,19 @@ class ResumableUpload:
 
     @property
     def key(self) -> str:
-        """Where the whole file lies, once it is whole."""
+        """The key of the whole file."""
         return f"{object_keys.upload_prefix(self.upload_id)}whole"
 
     def tail_key(self, offset: int) -> str:
-        """Where the tail lies while the upload has so many bytes."""
+        """Return the key of the tail at an offset."""
         return f"{object_keys.upload_prefix(self.upload_id)}tail-{offset}"
 
     def evolve(self, **changes: Any) -> Self:  # noqa: ANN401 - any field's type
-        """A copy with some fields changed."""
+        """Return a copy with some fields changed."""
         return replace(self, **changes)
 
     def to_record(self) -> dict[str, str]:
-        """As a Redis hash."""
+        """Return the record as a Redis hash."""
         return {
             "upload_id": self.upload_id,
             "owner": self.owner,
@@ -88,7 +88,7 @@ class ResumableUpload:
 
     @classmethod
     def from_record(cls, record: dict[str, str]) -> Self:
-        """The inverse of `to_record`."""
+        """Parse a Redis hash."""
         return cls(
             upload_id=record["upload_id"],
             owner=record["owner"],
@@ -105,43 +105,18 @@ class ResumableUpload:
         )
 
 
-#: A process that stood still for longer than its lock lasts must not write any more.
-_COMMIT_SCRIPT: Final = """
-if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('EXISTS', KEYS[1]) == 0 then
-  return 0
-end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
-return 1
-"""
-
-_UNLOCK_SCRIPT: Final = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-  return redis.call('DEL', KEYS[1])
-end
-return 0
-"""
-
-_RENEW_SCRIPT: Final = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-  return redis.call('PEXPIRE', KEYS[1], ARGV[2])
-end
-return 0
-"""
-
-#: How long a lock lasts unless it is renewed: so long a killed process keeps an upload.
+#: Life of a lock that is not renewed: how long a killed process blocks an upload.
 LOCK_MS: Final = 4000
 
+#: How long a request for the lock stands.
 _TAKEOVER_MS: Final = 3000
 
 
 class UploadStore:
-    """Every method raises `QueueUnavailableError` when Redis does not answer."""
+    """Records and locks; every method raises `QueueUnavailableError` if Redis does not answer."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
-        self._commit = client.register_script(_COMMIT_SCRIPT)
-        self._release = client.register_script(_UNLOCK_SCRIPT)
-        self._renew = client.register_script(_RENEW_SCRIPT)
 
     def create(self, upload: ResumableUpload) -> None:
         """Write a new record."""
@@ -153,13 +128,13 @@ class UploadStore:
             pipe.execute()
 
     def get(self, upload_id: str) -> ResumableUpload | None:
-        """The record, or None."""
+        """Return an upload, or None."""
         with redis_errors():
             record = self._client.hgetall(redis_keys.upload_key(upload_id))
         return ResumableUpload.from_record(cast("dict[str, str]", record)) if record else None
 
     def recorded(self, upload_ids: list[str]) -> set[str]:
-        """Those of the ids that have a record."""
+        """Return those of the ids that have a record."""
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             for upload_id in upload_ids:
                 pipe.exists(redis_keys.upload_key(upload_id))
@@ -167,86 +142,99 @@ class UploadStore:
         return {each for each, there in zip(upload_ids, found, strict=True) if there}
 
     def commit(self, upload: ResumableUpload, token: str) -> None:
-        """Write a record anew.
+        """Update a record, fenced by the lock: a process that slept through its lock cannot write.
 
         Raises:
-            LockLostError: the lock is no longer this token's, or the upload was ended.
+            LockLostError: the token no longer holds the lock, or the upload was removed.
         """
-        flat = [part for pair in upload.to_record().items() for part in pair]
-        names = [
-            redis_keys.upload_key(upload.upload_id),
-            redis_keys.upload_lock_key(upload.upload_id),
-        ]
         with redis_errors():
-            written = self._commit(keys=names, args=[token, *flat])
+            written = scripts.PRIMITIVES.run(
+                self._client,
+                "update_locked",
+                key=redis_keys.upload_key(upload.upload_id),
+                lock=redis_keys.upload_lock_key(upload.upload_id),
+                token=token,
+                fields=upload.to_record(),
+            )
         if not written:
-            raise LockLostError(f"The upload {upload.upload_id} is another request's by now.")
+            raise LockLostError(f"Another request has taken over the upload {upload.upload_id}.")
 
     def remove(self, upload_id: str) -> None:
-        """Forget an upload altogether."""
+        """Remove an upload's record."""
         with redis_errors(), self._client.pipeline(transaction=True) as pipe:
             pipe.delete(redis_keys.upload_key(upload_id), redis_keys.upload_takeover_key(upload_id))
             pipe.zrem(redis_keys.UPLOADS, upload_id)
             pipe.execute()
 
     def expired(self, now: float) -> list[str]:
-        """The ids of uploads whose time was over at `now`."""
+        """Return the ids of uploads that had expired at `now`."""
         with redis_errors():
             return cast("list[str]", self._client.zrangebyscore(redis_keys.UPLOADS, "-inf", now))
 
     def postpone(self, upload_id: str, until: float) -> None:
-        """Look at an expired upload again at a later time."""
+        """Have `expired` return an upload again from a unix time on."""
         with redis_errors():
             self._client.zadd(redis_keys.UPLOADS, {upload_id: until}, xx=True)
 
     def lock(self, upload_id: str, token: str) -> bool:
-        """Take the lock, if nobody has it."""
+        """Take the lock if it is free; False if it is not."""
         with redis_errors():
             return bool(
                 self._client.set(redis_keys.upload_lock_key(upload_id), token, nx=True, px=LOCK_MS)
             )
 
     def renew(self, upload_id: str, token: str) -> bool:
-        """Prolong the lock; False when it is no longer ours."""
+        """Prolong the lock; False if the token no longer holds it."""
         with redis_errors():
             return bool(
-                self._renew(keys=[redis_keys.upload_lock_key(upload_id)], args=[token, LOCK_MS])
+                scripts.PRIMITIVES.run(
+                    self._client,
+                    "compare_and_expire",
+                    key=redis_keys.upload_lock_key(upload_id),
+                    expected=token,
+                    ms=LOCK_MS,
+                )
             )
 
     def unlock(self, upload_id: str, token: str) -> None:
-        """Give the lock back, if it is still ours."""
+        """Release the lock, if the token still holds it."""
         with redis_errors():
-            self._release(keys=[redis_keys.upload_lock_key(upload_id)], args=[token])
+            scripts.PRIMITIVES.run(
+                self._client,
+                "compare_and_set",
+                key=redis_keys.upload_lock_key(upload_id),
+                expected=token,
+            )
 
-    def want(self, upload_id: str) -> None:
-        """Ask the holder of the lock to stop at the next piece."""
+    def request_takeover(self, upload_id: str) -> None:
+        """Ask the holder of the lock to stop after its current chunk."""
         with redis_errors():
             self._client.set(redis_keys.upload_takeover_key(upload_id), "1", px=_TAKEOVER_MS)
 
-    def wanted(self, upload_id: str) -> bool:
-        """Is somebody else waiting for the lock?"""
+    def takeover_requested(self, upload_id: str) -> bool:
+        """Return whether another request waits for the lock."""
         with redis_errors():
             return bool(self._client.exists(redis_keys.upload_takeover_key(upload_id)))
 
 
-#: Longer than a lock lasts, so that the upload of a killed process is had within one request.
+#: Longer than the life of a lock, so that one request can outwait that of a killed process.
 LOCK_WAIT_SECONDS: Final = 8.0
 
 _LOCK_RENEW_SECONDS: Final = 1.0
 
 _LOCK_POLL_SECONDS: Final = 0.1
 
-#: A holder that is asked to stop and got nothing from its client for so long loses the lock.
+#: A holder whose client has sent nothing for so long loses the lock when another request waits.
 _LOCK_IDLE_SECONDS: Final = 2.0
 
 _log = structlog.get_logger(__name__)
 
 
 class UploadLock:
-    """Holds an upload's lock for a block of code, and renews it meanwhile.
+    """Holds an upload's lock for a block of code, and renews it in a thread.
 
     Raises:
-        UploadLockedError: on entering, when nobody gave it up in time.
+        UploadLockedError: on entering, if the present holder did not release it in time.
     """
 
     def __init__(
@@ -256,7 +244,7 @@ class UploadLock:
         self._upload_id = upload_id
         self._wait_seconds = wait_seconds
         self._ended = threading.Event()
-        self._wanted = threading.Event()
+        self._takeover = threading.Event()
         self._reading_since: float | None = None
         self._keeper = threading.Thread(target=self._keep, name="upload-lock", daemon=True)
         self.token = secrets.token_hex(8)
@@ -265,8 +253,10 @@ class UploadLock:
         deadline = time.monotonic() + self._wait_seconds
         while not self._store.lock(self._upload_id, self.token):
             if time.monotonic() > deadline:
-                raise UploadLockedError("Another request is writing to this upload.")
-            self._store.want(self._upload_id)
+                raise UploadLockedError(
+                    "Another request is writing to this upload; try again in a few seconds."
+                )
+            self._store.request_takeover(self._upload_id)
             time.sleep(_LOCK_POLL_SECONDS)
         self._keeper.start()
         return self
@@ -285,31 +275,31 @@ class UploadLock:
         self._keeper.join(timeout=_LOCK_RENEW_SECONDS * 5)
 
     @property
-    def wanted(self) -> bool:
-        """Somebody waits for the lock: stop here, and keep what has come."""
-        return self._wanted.is_set()
+    def takeover_requested(self) -> bool:
+        """True once another request waits for the lock: the holder stops, and keeps its bytes."""
+        return self._takeover.is_set()
 
     def reading(self) -> None:
-        """From here on this request waits for its client."""
+        """Note that the holder waits for its client from now on."""
         self._reading_since = time.monotonic()
 
     def working(self) -> None:
-        """The client has sent something: what follows is the server's own work."""
+        """Note that the holder processes what its client has sent."""
         self._reading_since = None
 
     def _keep(self) -> None:
         while not self._ended.wait(_LOCK_RENEW_SECONDS):
             try:
-                if self._store.wanted(self._upload_id):
-                    self._wanted.set()
-                    if self._stands_still():
+                if self._store.takeover_requested(self._upload_id):
+                    self._takeover.set()
+                    if self._is_idle():
                         return
                 if not self._store.renew(self._upload_id, self.token):
                     return
             except QueueUnavailableError:
-                # Should it last, the lock runs out, and no write is taken any more.
+                # If that lasts, the lock expires, and later writes are refused.
                 _log.warning("upload.lock_not_renewed", upload_id=self._upload_id)
 
-    def _stands_still(self) -> bool:
+    def _is_idle(self) -> bool:
         since = self._reading_since
         return since is not None and time.monotonic() - since > _LOCK_IDLE_SECONDS

@@ -19,8 +19,8 @@ from inference.options import Options
 from inference.pipeline import Result, remove_background
 from inference.probe import ImageLimits
 from inference.stages import StageTimer
-from tasks import redis_keys
 from tasks.errors import LeaseLostError, ObjectNotFoundError, TaskError
+from tasks.ids import lease_holder, lease_token
 from tasks.jobs.model import Job, JobError, Status
 from tasks.jobs.store import Claim, JobStore, ReleaseOutcome
 from tasks.storage import object_keys
@@ -101,7 +101,7 @@ class Runner:
         if self.fleet.drained(self.worker):
             self._pass_on(task_id, "drained")
             return False
-        token = redis_keys.lease_token(self.worker, os.getpid())
+        token = lease_token(self.worker, os.getpid())
         if not self._claim(task_id, token):
             return False
         job = self.store.get(task_id)
@@ -263,7 +263,7 @@ class Runner:
 
     def _time_out(self, job: Job) -> None:
         """The soft limit, over a picture: a crash, since what hung over it may hang again."""
-        holder = redis_keys.lease_holder(self.worker, os.getpid())
+        holder = lease_holder(self.worker, os.getpid())
         outcome = self.store.crash(job.task_id, holder=holder)
         _log.warning("job.timed_out", outcome=outcome.value)
         if outcome is ReleaseOutcome.QUEUED:

@@ -16,8 +16,8 @@ from celery.signals import worker_shutting_down
 from celery.worker import state
 from celery.worker.request import Request
 
-from tasks import redis_keys
 from tasks.errors import QueueUnavailableError, TaskError
+from tasks.ids import lease_holder
 from tasks.jobs.routing import task_id_of_message
 from tasks.jobs.store import JobStore, ReleaseOutcome
 from tasks.runtime import Runtime, runtime_of
@@ -100,7 +100,7 @@ class RemovalRequest(Request):  # type: ignore[misc] # celery publishes no types
         """
         if self.worker_pid is None:
             return f"{self.hostname}/"
-        return redis_keys.lease_holder(self.hostname, self.worker_pid)
+        return lease_holder(self.hostname, self.worker_pid)
 
 
 #: Once nothing runs any more, the parent is given so long to end by itself.

@@ -18,7 +18,7 @@ from tasks.jobs.model import Status
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.storage import object_keys
-from tasks.storage.object_store import MinioStore
+from tasks.storage.object_store import ObjectStore
 from tests.support.servers import running
 
 
@@ -33,9 +33,9 @@ def large(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def objects(service: RunningService) -> MinioStore:
+def objects(service: RunningService) -> ObjectStore:
     env = service.env
-    return MinioStore.from_settings(
+    return ObjectStore.from_settings(
         Settings.load(
             s3_endpoint=env["RMBG_S3_ENDPOINT"],
             s3_access_key=env["RMBG_S3_ACCESS_KEY"],
@@ -61,7 +61,7 @@ def _next_is_done(service: RunningService, coffee: Path) -> None:
 
 @pytest.mark.parametrize("method", ["cancel", "delete"])
 def test_a_job_that_runs_is_ended_and_leaves_nothing_that_it_made(
-    service: RunningService, objects: MinioStore, large: Path, coffee: Path, method: str
+    service: RunningService, objects: ObjectStore, large: Path, coffee: Path, method: str
 ) -> None:
     task_id = _begun(service, large)
     address = f"{service.url}/api/v1/tasks/{task_id}"

@@ -22,6 +22,7 @@ from tasks import redis_keys
 from tasks.accounts.api_keys import ApiKeys
 from tasks.errors import KeyNameError
 from tasks.housekeeping.missing_messages import list_key
+from tasks.ids import new_task_id
 from tasks.jobs.model import Job, Priority, Status
 from tasks.jobs.routing import task_id_of_message
 from tasks.jobs.store import MAX_CRASHES
@@ -81,7 +82,7 @@ class Scene:
         return str(batch["batch_id"])
 
     def waiting(self) -> str:
-        task_id = redis_keys.new_task_id()
+        task_id = new_task_id()
         original = object_keys.original_key(task_id)
         self.service.store.create(Job(task_id, IDLE_MODEL, IDLE_QUEUE, original, 1.7e9, 4e9))
         self.made.append(task_id)
@@ -125,7 +126,7 @@ class Scene:
 
     def telling(self) -> str:
         """A job that had a webhook; with no secret to sign it, it is soon given up."""
-        task_id = redis_keys.new_task_id()
+        task_id = new_task_id()
         original, url = object_keys.original_key(task_id), "http://127.0.0.1:9/"
         job = Job(task_id, IDLE_MODEL, IDLE_QUEUE, original, 1.7e9, 4e9, webhook_url=url)
         self.service.store.create(job)

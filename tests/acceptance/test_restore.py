@@ -17,7 +17,7 @@ from tasks.jobs.model import Status
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.storage import object_keys
-from tasks.storage.object_store import MinioStore
+from tasks.storage.object_store import ObjectStore
 from tasks.worker_registry import WorkerRegistry
 from tests.support.servers import S3Address, embedded_valkey
 
@@ -31,7 +31,7 @@ class Restorable:
 
     service: RunningService
     redis: Redis
-    objects: MinioStore
+    objects: ObjectStore
     env: dict[str, str]
 
     def restore(self, *options: str, status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -64,7 +64,7 @@ def restorable(
             s3_secret_key=s3.secret_key,
             s3_bucket="restorable",
         )
-        objects = MinioStore.from_settings(settings)
+        objects = ObjectStore.from_settings(settings)
         objects.ensure_bucket()
         with running_service(env, folder) as service, connect(url) as redis:
             yield Restorable(service, redis, objects, env)

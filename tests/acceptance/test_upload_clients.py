@@ -21,8 +21,9 @@ from deploy.local import probes
 from deploy.local.ports import reserved_ports
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage.object_store import MinioStore
+from tasks.storage.object_store import ObjectStore
 from tasks.uploads.service import UploadService
+from tasks.uploads.store import UploadStore
 from tests.support.servers import running
 
 MB = 2**20
@@ -64,8 +65,8 @@ def api(
     }
     values = {name.removeprefix("RMBG_").lower(): value for name, value in env.items()}
     settings = Settings.load(**values)
-    objects = MinioStore.from_settings(settings)
-    uploads = UploadService.from_settings(settings, connect(env["RMBG_REDIS_URL"]), objects)
+    objects = ObjectStore.from_settings(settings)
+    uploads = UploadService(UploadStore(connect(env["RMBG_REDIS_URL"])), objects, seconds=3600)
     log = tmp_path_factory.mktemp("logs") / "api.log"
     with reserved_ports() as ports:
         service = api_service(

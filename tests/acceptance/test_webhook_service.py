@@ -22,7 +22,7 @@ from tasks.accounts.api_keys import new_webhook_secret
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.signing import signed_headers
-from tasks.storage.object_store import MinioStore
+from tasks.storage.object_store import ObjectStore
 from tests.support.servers import S3Address, running
 
 SECRET = new_webhook_secret()
@@ -49,7 +49,7 @@ def telling(
         s3_secret_key=s3.secret_key,
         s3_bucket=BUCKET,
     )
-    MinioStore.from_settings(settings).ensure_bucket()
+    ObjectStore.from_settings(settings).ensure_bucket()
     connect(url).flushdb()
     with running_service(env, tmp_path_factory.mktemp("webhooks")) as service:
         yield service

@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
-from tasks import redis_keys
+from tasks.ids import lease_token
 from tasks.jobs.model import Job, Status
 from tasks.redis_client import connect
 from tasks.storage import object_keys
@@ -72,7 +72,7 @@ def job_of(services: Services, task_id: str) -> Job:
 
 def begin(services: Services, task_id: str) -> str:
     """Claim a job as a worker would; the lease's token."""
-    token = redis_keys.lease_token("gpu0@test", 1)
+    token = lease_token("gpu0@test", 1)
     assert services.runtime.job_store.claim(task_id, token=token, worker="gpu0@test") == "claimed"
     return token
 

@@ -17,6 +17,7 @@ from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
 from tasks import redis_keys
+from tasks.ids import lease_token, new_batch_id
 from tasks.jobs.batches import Batch
 from tasks.jobs.model import Job, Priority, Status
 from tasks.jobs.store import JobStore
@@ -81,7 +82,7 @@ def _job(services: Services, task_id: str) -> Job:
 
 
 def _end(services: Services, task_id: str, status: Status = Status.SUCCEEDED) -> None:
-    token = redis_keys.lease_token("gpu0@host", 1)
+    token = lease_token("gpu0@host", 1)
     services.runtime.job_store.claim(task_id, token=token, worker="gpu0@host")
     facts: dict[str, object] = {}
     if status is Status.SUCCEEDED:
@@ -316,7 +317,7 @@ def test_deleting_erases_everything_of_it_and_nothing_else(
 
 def test_a_batch_of_somebody_else_is_not_found(client: FlaskClient, services: Services) -> None:
     now = services.clock()
-    batch = Batch(redis_keys.new_batch_id(), "another-owner", now, now + 3600)
+    batch = Batch(new_batch_id(), "another-owner", now, now + 3600)
     services.runtime.batches.create(batch)
     url = f"/api/v1/batches/{batch.batch_id}"
     answers = [

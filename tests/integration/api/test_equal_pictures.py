@@ -25,12 +25,13 @@ from inference.stages import StageHook, no_stages
 from tasks import redis_keys
 from tasks.accounts.api_keys import Owner
 from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
+from tasks.ids import new_task_id
 from tasks.jobs.cache import JITTER_SECONDS, REDIS_SECONDS, cache_key, cache_ttl
 from tasks.jobs.dedup import DuplicateCompleter
 from tasks.jobs.model import LOST, POISON, Job, JobError, Priority, Status
 from tasks.redis_client import connect
 from tasks.storage import object_keys
-from tasks.storage.object_store import MinioStore
+from tasks.storage.object_store import ObjectStore
 from tasks.worker.runner import Runner
 
 TOKEN = "gpu0@t/1/run"
@@ -385,14 +386,14 @@ def test_a_result_that_the_store_does_not_give_holds_up_no_other_primary(
     for primary, _ in pairs:
         runner.run(primary.task_id)
     (stays, _), (_, goes) = pairs
-    copy = MinioStore.copy
+    copy = ObjectStore.copy
 
-    def refuse(store: MinioStore, source: str, key: str, **more: object) -> None:
+    def refuse(store: ObjectStore, source: str, key: str, **more: object) -> None:
         if stays.task_id in source:
             raise ObjectStoreUnavailableError("Access Denied")
         copy(store, source, key, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(MinioStore, "copy", refuse)
+    monkeypatch.setattr(ObjectStore, "copy", refuse)
     for _ in range(2):
         with suppress(ObjectStoreUnavailableError):
             completer.run_once()
@@ -594,5 +595,5 @@ def test_a_hit_behind_a_background_of_its_own(
     assert hit.cached
     assert services.runtime.object_store.get(str(hit.background_key)) == coffee.read_bytes()
     with pytest.raises(ObjectNotFoundError):
-        services.runtime.object_store.get(object_keys.background_key(redis_keys.new_task_id()))
+        services.runtime.object_store.get(object_keys.background_key(new_task_id()))
     assert services.runtime.object_store.get(hit.original_key) == picture

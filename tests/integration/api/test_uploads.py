@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
-from tasks import redis_keys
+from tasks.ids import new_upload_id
 from tasks.storage import object_keys
 from tasks.uploads.store import PART_BYTES, UploadLock
 
@@ -133,7 +133,7 @@ def test_pieces_of_any_size_make_the_file(
     assert list(services.runtime.object_store.list(object_keys.upload_prefix(_id(url)))) == [
         f"{object_keys.upload_prefix(_id(url))}whole"
     ]
-    unfinished = services.runtime.uploads.large.unfinished(object_keys.UPLOAD_OBJECTS)
+    unfinished = services.runtime.object_store.list_multipart(object_keys.UPLOAD_OBJECTS)
     assert not [each for each in unfinished if _id(url) in each.key]
 
 
@@ -240,12 +240,12 @@ def test_an_ended_upload_is_gone(client: FlaskClient, services: Services) -> Non
     assert client.delete(url, headers=TUS).status_code == 204
     assert client.head(url, headers=TUS).status_code == 404
     assert not list(services.runtime.object_store.list(object_keys.upload_prefix(_id(url))))
-    unfinished = services.runtime.uploads.large.unfinished(object_keys.UPLOAD_OBJECTS)
+    unfinished = services.runtime.object_store.list_multipart(object_keys.UPLOAD_OBJECTS)
     assert not [each for each in unfinished if _id(url) in each.key]
 
 
 def test_an_unknown_upload_is_not_found(client: FlaskClient) -> None:
-    url = f"{UPLOADS}/{redis_keys.new_upload_id()}"
+    url = f"{UPLOADS}/{new_upload_id()}"
     assert client.head(url, headers=TUS).status_code == 404
     assert _add(client, url, 0, b"a").status_code == 404
     assert client.delete(url, headers=TUS).status_code == 404
@@ -352,8 +352,8 @@ def test_a_process_that_died_between_completing_and_recording(
     uploads = services.runtime.uploads
     upload = uploads.store.get(_id(url))
     assert upload is not None
-    last = uploads.large.put_part(upload.key, upload.multipart_id, 2, data[PART_BYTES:])
-    uploads.large.complete(upload.key, upload.multipart_id, [*upload.etags, last])
+    last = uploads.objects.put_part(upload.key, upload.multipart_id, 2, data[PART_BYTES:])
+    uploads.objects.complete_multipart(upload.key, upload.multipart_id, [*upload.etags, last])
     assert _offset(client, url) == 6 * MB
     assert _add(client, url, 6 * MB, data[6 * MB :]).status_code == 204
     assert _whole(services, url) == data

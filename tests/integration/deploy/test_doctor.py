@@ -14,6 +14,7 @@ from deploy.cli.main import app
 from deploy.doctor import CheckResult, Level, check_redis
 from tasks import redis_keys
 from tasks.accounts.api_keys import new_webhook_secret
+from tasks.ids import new_task_id
 from tasks.jobs.model import Job
 from tasks.jobs.store import MAX_CRASHES, JobStore
 from tasks.redis_client import connect
@@ -112,7 +113,7 @@ def test_each_worker_is_checked(client: Redis, doctor: Doctor) -> None:
 
 def test_queued_jobs_and_dead_letters_are_reported(client: Redis, doctor: Doctor) -> None:
     store = JobStore(client)
-    ids = [redis_keys.new_task_id() for _ in range(2)]
+    ids = [new_task_id() for _ in range(2)]
     for task_id in ids:
         store.create(Job(task_id, "u2netp", "q", object_keys.original_key(task_id), 1e9, 4e9))
     for _ in range(MAX_CRASHES):
@@ -126,7 +127,7 @@ def test_queued_jobs_and_dead_letters_are_reported(client: Redis, doctor: Doctor
 
 def test_an_unreadable_record_is_reported(client: Redis, doctor: Doctor) -> None:
     store = JobStore(client)
-    ids = [redis_keys.new_task_id() for _ in range(2)]
+    ids = [new_task_id() for _ in range(2)]
     for task_id in ids:
         store.create(Job(task_id, "u2netp", "q", object_keys.original_key(task_id), 1e9, 4e9))
     client.hset(redis_keys.job_key(ids[0]), "options", "{no json")
@@ -227,7 +228,7 @@ def test_webhooks_that_were_given_up_are_reported(
     monkeypatch.setenv("RMBG_WEBHOOK_SECRET", new_webhook_secret())
     assert "signed with" in doctor(level="fail", status=1)["webhooks"]["text"]
     url = "http://127.0.0.1:9/"
-    job = Job(redis_keys.new_task_id(), "m", "model.m", "o/x", 1.7e9, 4e9, webhook_url=url)
+    job = Job(new_task_id(), "m", "model.m", "o/x", 1.7e9, 4e9, webhook_url=url)
     JobStore(client).create(job)
     JobStore(client).cancel(job.task_id)
     rows = DeliveryStore(client)

@@ -17,6 +17,7 @@ from tasks import redis_keys
 from tasks.app import create_celery
 from tasks.cli.jobs import jobs
 from tasks.housekeeping.missing_messages import list_key
+from tasks.ids import new_task_id
 from tasks.jobs.model import Job, Priority, Status
 from tasks.jobs.routing import JobDispatcher
 from tasks.jobs.store import MAX_CRASHES, JobStore
@@ -81,7 +82,7 @@ def make(store: JobStore, app: Celery) -> Make:
     """Makes jobs of each state; those that wait have a message."""
 
     def make(state: str = "queued", *, queue: str = QUEUE) -> str:
-        task_id = redis_keys.new_task_id()
+        task_id = new_task_id()
         original = object_keys.original_key(task_id)
         job = store.create(Job(task_id, "u2netp", queue, original, 1.7e9, 4e9))
         if state == "queued":

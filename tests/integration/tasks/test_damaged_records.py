@@ -14,6 +14,7 @@ from tasks.app import create_celery
 from tasks.errors import UnreadableRecordError
 from tasks.housekeeping.missing_messages import list_key
 from tasks.housekeeping.reconcile import Reconciler
+from tasks.ids import new_task_id
 from tasks.jobs.model import Job, Priority, Status
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import Dispatch, JobStore
@@ -60,7 +61,7 @@ class Scene:
         priority: Priority = Priority.NORMAL,
         deadline: float | None = None,
     ) -> str:
-        task_id = redis_keys.new_task_id()
+        task_id = new_task_id()
         job = Job(
             task_id,
             MODEL,

@@ -9,6 +9,7 @@ from redis import Redis
 
 from tasks import redis_keys
 from tasks.errors import ObjectStoreUnavailableError
+from tasks.ids import new_task_id
 from tasks.jobs.model import Job, JobError, Priority, Status
 from tasks.jobs.store import MAX_CRASHES, JobStore
 from tasks.metrics import definitions
@@ -47,7 +48,7 @@ def _registry(client: Redis, *, store_answers: bool = True) -> CollectorRegistry
 
 
 def _queued(store: JobStore, *, priority: Priority = Priority.NORMAL) -> str:
-    task_id = redis_keys.new_task_id()
+    task_id = new_task_id()
     options = {"output_format": "webp"}
     job = Job(task_id, "m", "model.m", "originals/x", 996.5, 4e9, options=options)
     store.create(job.evolve(priority=priority))
@@ -98,7 +99,7 @@ def test_crashes_losses_dead_letters_and_duplicates(client: Redis, store: JobSto
 
 def test_webhooks_are_counted_by_what_came_of_them(client: Redis, store: JobStore) -> None:
     for number in range(3):
-        task_id = redis_keys.new_task_id()
+        task_id = new_task_id()
         url = "http://127.0.0.1:9/"
         store.create(Job(task_id, "m", "model.m", "o/x", 996.5, 4e9, webhook_url=url))
         store.cancel(task_id)

@@ -13,6 +13,7 @@ from tasks import redis_keys
 from tasks.app import create_celery
 from tasks.housekeeping.missing_messages import dispatch_seq_of, list_key
 from tasks.housekeeping.reconcile import MAX_AGED, Reconciler
+from tasks.ids import lease_token, new_task_id
 from tasks.jobs.model import Job, Priority, Status
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import Claim, JobStore
@@ -88,7 +89,7 @@ def submit(store: JobStore, dispatcher: JobDispatcher, clock: Clock) -> Submit:
     def submit(
         priority: Priority = Priority.NORMAL, *, queue: str = SHARED, sent: bool = True
     ) -> str:
-        task_id = redis_keys.new_task_id()
+        task_id = new_task_id()
         original = object_keys.original_key(task_id)
         job = Job(task_id, MODEL, queue, original, clock.now, clock.now + 1e9, priority=priority)
         made = store.create(job)
@@ -304,7 +305,7 @@ class Chance:
         return self.random.choice(self.jobs)
 
     def _claim(self) -> None:
-        task_id, token = self._job(), redis_keys.lease_token("w", self.random.randrange(4))
+        task_id, token = self._job(), lease_token("w", self.random.randrange(4))
         if self._store.claim(task_id, token=token, worker="w") is Claim.CLAIMED:
             self._held.append((task_id, token))
 

@@ -15,6 +15,7 @@ from inference.options import Options
 from inference.stages import StageHook, no_stages
 from tasks import redis_keys
 from tasks.app import create_celery
+from tasks.ids import new_task_id
 from tasks.jobs import routing
 from tasks.jobs.model import Job, Status
 from tasks.jobs.store import JobStore
@@ -22,7 +23,7 @@ from tasks.redis_client import connect
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.storage import object_keys
-from tasks.storage.object_store import MinioStore
+from tasks.storage.object_store import ObjectStore
 from tasks.worker.removal import RemovalTask
 from tasks.worker_registry import MAX_FAULTS, Worker, WorkerRegistry
 
@@ -84,9 +85,9 @@ def task(app: Celery, settings: Settings, model: Model, client: Redis) -> Iterat
 
 
 @pytest.fixture
-def submit(client: Redis, objects: MinioStore) -> Callable[[bytes], str]:
+def submit(client: Redis, objects: ObjectStore) -> Callable[[bytes], str]:
     def submit(data: bytes) -> str:
-        task_id = redis_keys.new_task_id()
+        task_id = new_task_id()
         original = object_keys.original_key(task_id)
         objects.put(original, io.BytesIO(data), len(data), "image/png")
         options = Options().to_dict()

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks import redis_keys
 from tasks.app import create_celery
 from tasks.housekeeping.missing_messages import list_key
+from tasks.ids import new_task_id
 from tasks.jobs.artifacts import write_manifest
 from tasks.jobs.model import Job, Priority, Status
 from tasks.jobs.restore import Restorer
@@ -16,7 +16,7 @@ from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.storage import object_keys
-from tasks.storage.object_store import MinioStore
+from tasks.storage.object_store import ObjectStore
 from tasks.worker_registry import WorkerRegistry
 
 NOW = 1.7e9
@@ -29,8 +29,8 @@ def settings(server_settings: dict[str, object]) -> Settings:
 
 
 @pytest.fixture
-def bucket(settings: Settings) -> Iterator[MinioStore]:
-    bucket = MinioStore.from_settings(settings)
+def bucket(settings: Settings) -> Iterator[ObjectStore]:
+    bucket = ObjectStore.from_settings(settings)
     bucket.ensure_bucket()
     yield bucket
     for key in bucket.list(""):
@@ -38,7 +38,7 @@ def bucket(settings: Settings) -> Iterator[MinioStore]:
 
 
 @pytest.fixture
-def restorer(settings: Settings, bucket: MinioStore) -> Iterator[Restorer]:
+def restorer(settings: Settings, bucket: ObjectStore) -> Iterator[Restorer]:
     with connect(settings.redis_url.get_secret_value()) as client, create_celery(settings) as app:
         client.flushdb()
         store = JobStore(client)
@@ -52,13 +52,13 @@ def restorer(settings: Settings, bucket: MinioStore) -> Iterator[Restorer]:
 
 
 def _submitted(
-    bucket: MinioStore,
+    bucket: ObjectStore,
     *,
     created_at: float = NOW,
     expires_at: float = 4e9,
     deadline: float | None = None,
 ) -> Job:
-    task_id = redis_keys.new_task_id()
+    task_id = new_task_id()
     job = Job(
         task_id,
         "u2netp",
@@ -74,7 +74,7 @@ def _submitted(
     return job
 
 
-def test_lost_jobs_are_found_the_oldest_first(bucket: MinioStore, restorer: Restorer) -> None:
+def test_lost_jobs_are_found_the_oldest_first(bucket: ObjectStore, restorer: Restorer) -> None:
     late, early = _submitted(bucket, created_at=NOW - 1), _submitted(bucket, created_at=NOW - 9)
     recorded = _submitted(bucket)
     restorer.store.create(recorded)
@@ -89,7 +89,7 @@ def test_lost_jobs_are_found_the_oldest_first(bucket: MinioStore, restorer: Rest
 
 
 def test_a_restored_job_waits_with_a_message(
-    bucket: MinioStore, restorer: Restorer, settings: Settings
+    bucket: ObjectStore, restorer: Restorer, settings: Settings
 ) -> None:
     job = _submitted(bucket)
     (lost,) = restorer.find().lost
@@ -106,7 +106,7 @@ def test_a_restored_job_waits_with_a_message(
 
 @pytest.mark.parametrize(("patience", "until"), [(60, NOW + 60), (3e9, 4e9)])
 def test_a_restored_job_has_as_long_to_wait_as_at_first(
-    bucket: MinioStore, restorer: Restorer, patience: float, until: float
+    bucket: ObjectStore, restorer: Restorer, patience: float, until: float
 ) -> None:
     """But no longer than its picture is kept."""
     created_at = NOW - 500
@@ -118,7 +118,7 @@ def test_a_restored_job_has_as_long_to_wait_as_at_first(
     assert (restored.deadline, restored.queue_timeout) == (until, patience)
 
 
-def test_a_job_is_restored_once(bucket: MinioStore, restorer: Restorer) -> None:
+def test_a_job_is_restored_once(bucket: ObjectStore, restorer: Restorer) -> None:
     _submitted(bucket)
     (lost,) = restorer.find().lost
     assert [restorer.restore(lost), restorer.restore(lost)] == [True, False]
@@ -126,7 +126,7 @@ def test_a_job_is_restored_once(bucket: MinioStore, restorer: Restorer) -> None:
 
 
 def test_more_originals_than_one_answer_of_the_store_holds(
-    bucket: MinioStore, restorer: Restorer
+    bucket: ObjectStore, restorer: Restorer
 ) -> None:
     expected = {_submitted(bucket).task_id for _ in range(1005)}
     assert {job.task_id for job in restorer.find().lost} == expected

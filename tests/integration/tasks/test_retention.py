@@ -17,6 +17,7 @@ from tasks.housekeeping.retention import (
     OrphanSweep,
     RetentionSweeper,
 )
+from tasks.ids import lease_token, new_task_id
 from tasks.jobs.artifacts import Eraser, write_manifest
 from tasks.jobs.batches import BatchStore
 from tasks.jobs.model import Job, Status
@@ -25,9 +26,9 @@ from tasks.jobs.task_listing import TaskList
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.storage import object_keys
-from tasks.storage.object_store import MinioStore, apply_lifecycle_rules, lifecycle_days, s3_client
+from tasks.storage.object_store import ObjectStore, apply_lifecycle_rules, lifecycle_days, s3_client
 from tasks.uploads.service import UploadService
-from tasks.uploads.store import PART_BYTES
+from tasks.uploads.store import PART_BYTES, UploadStore
 
 HOUR = 3600.0
 
@@ -46,7 +47,7 @@ class World:
     clock: Clock
     client: Redis
     store: JobStore
-    objects: MinioStore
+    objects: ObjectStore
     uploads: UploadService
     sweeper: RetentionSweeper
 
@@ -74,16 +75,18 @@ def world(server_settings: dict[str, object]) -> World:
     settings = Settings.load(**{**server_settings, "redis_url": url, "s3_bucket": "retention"})
     client, clock = connect(url), Clock(time.time())
     client.flushdb()
-    objects = MinioStore.from_settings(settings)
+    objects = ObjectStore.from_settings(settings)
     objects.ensure_bucket()
     for key in objects.list(""):
         objects.delete(key)
     store = JobStore(client, clock=clock)
-    uploads = replace(UploadService.from_settings(settings, client, objects), clock=clock)
+    uploads = UploadService(
+        UploadStore(client), objects, seconds=settings.retention_hours * HOUR, clock=clock
+    )
     sweeper = RetentionSweeper(
         client,
         ExpirySweep(client, store, Eraser(store, objects), uploads, BatchStore(client), clock),
-        OrphanSweep(store, uploads.store, objects, uploads.large, clock),
+        OrphanSweep(store, uploads.store, objects, clock),
     )
     return World(settings, clock, client, store, objects, uploads, sweeper)
 
@@ -100,7 +103,7 @@ def _put(world: World, key: str, **metadata: str) -> None:
 
 def _job(world: World, *, hours: float, end: Status | None = Status.SUCCEEDED) -> Job:
     """A task with all that belongs to one, which expires so many hours from now."""
-    task_id = redis_keys.new_task_id()
+    task_id = new_task_id()
     job = Job(
         task_id=task_id,
         model="u2netp",
@@ -117,7 +120,7 @@ def _job(world: World, *, hours: float, end: Status | None = Status.SUCCEEDED) -
     )
     world.store.create(job)
     if end is not None:
-        token = redis_keys.lease_token("gpu0@host", 1)
+        token = lease_token("gpu0@host", 1)
         world.store.claim(task_id, token=token, worker="gpu0@host")
         key = object_keys.result_key(task_id, token, "png")
         _put(world, key)
@@ -168,7 +171,7 @@ def test_an_expired_task_goes_in_two_steps_and_nothing_else_does(world: World) -
 
 def test_what_a_running_job_still_writes_after_its_expiry_is_swept(world: World) -> None:
     job = _job(world, hours=24, end=None)
-    token = redis_keys.lease_token("gpu0@host", 1)
+    token = lease_token("gpu0@host", 1)
     world.store.claim(job.task_id, token=token, worker="gpu0@host")
     world.clock.now += 24 * HOUR
     world.sweeper.run_once()
@@ -182,7 +185,7 @@ def test_what_a_running_job_still_writes_after_its_expiry_is_swept(world: World)
 
 def test_what_a_running_job_still_writes_after_an_erasure_is_swept_at_once(world: World) -> None:
     job = _job(world, hours=24, end=None)
-    token = redis_keys.lease_token("gpu0@host", 1)
+    token = lease_token("gpu0@host", 1)
     world.store.claim(job.task_id, token=token, worker="gpu0@host")
     Eraser(world.store, world.objects).erase(job)
     _put(world, object_keys.result_key(job.task_id, token, "png"))
@@ -194,7 +197,7 @@ def test_results_of_earlier_runs_go_and_the_one_that_counts_stays(world: World) 
     job = _job(world, hours=24)
     done = world.store.get(job.task_id)
     assert done is not None
-    left = object_keys.result_key(job.task_id, redis_keys.lease_token("gpu1@host", 1), "png")
+    left = object_keys.result_key(job.task_id, lease_token("gpu1@host", 1), "png")
     _put(world, left)
     world.clock.now += ORPHAN_GRACE_SECONDS + 60
     assert world.sweeper.orphans.sweep() == [left]
@@ -220,7 +223,7 @@ def test_after_a_loss_of_redis_all_that_can_be_restored_stays_until_its_expiry(
 
 
 def test_an_original_that_is_stored_before_its_record_is_left_alone(world: World) -> None:
-    key = object_keys.original_key(redis_keys.new_task_id())
+    key = object_keys.original_key(new_task_id())
     _put(world, key)
     assert world.sweeper.orphans.sweep() == []
     world.clock.now += ORPHAN_GRACE_SECONDS + 60
@@ -229,7 +232,7 @@ def test_an_original_that_is_stored_before_its_record_is_left_alone(world: World
 
 def test_what_a_refused_submission_left_stays_until_its_expiry(world: World) -> None:
     """It was told 503, since nobody knew whether its record was written; it was not."""
-    task_id = redis_keys.new_task_id()
+    task_id = new_task_id()
     job = Job(
         task_id=task_id,
         model="u2netp",
@@ -265,11 +268,11 @@ class _Body:
 def test_an_upload_expires_with_its_parts(world: World) -> None:
     upload = world.uploads.create("", PART_BYTES + 10)
     world.uploads.append("", upload.upload_id, 0, _Body(bytes(PART_BYTES + 4)))
-    assert world.uploads.large.unfinished(object_keys.UPLOAD_OBJECTS)
+    assert world.objects.list_multipart(object_keys.UPLOAD_OBJECTS)
     world.clock.now += world.uploads.seconds
     world.sweeper.run_once()
     assert world.bucket() == set()
-    assert world.uploads.large.unfinished(object_keys.UPLOAD_OBJECTS) == []
+    assert world.objects.list_multipart(object_keys.UPLOAD_OBJECTS) == []
     assert world.uploads.store.get(upload.upload_id) is not None
     world.clock.now += RECORD_GRACE_SECONDS
     world.sweeper.run_once()
@@ -284,7 +287,7 @@ def test_an_upload_without_a_record_is_swept_with_its_parts(world: World) -> Non
     world.clock.now += ORPHAN_GRACE_SECONDS + 60
     assert len(world.sweeper.orphans.sweep()) == 2
     assert world.bucket() == set()
-    assert world.uploads.large.unfinished(object_keys.UPLOAD_OBJECTS) == []
+    assert world.objects.list_multipart(object_keys.UPLOAD_OBJECTS) == []
 
 
 def test_one_sweeps_at_a_time(world: World) -> None:
@@ -358,14 +361,14 @@ def test_an_object_that_does_not_go_holds_up_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stays, goes = _job(world, hours=24), _job(world, hours=24)
-    delete = MinioStore.delete
+    delete = ObjectStore.delete
 
-    def locked(store: MinioStore, key: str) -> None:
+    def locked(store: ObjectStore, key: str) -> None:
         if stays.task_id in key:
             raise ObjectStoreUnavailableError("Access Denied: the object is locked")
         delete(store, key)
 
-    monkeypatch.setattr(MinioStore, "delete", locked)
+    monkeypatch.setattr(ObjectStore, "delete", locked)
     world.clock.now += 24 * HOUR
     for _ in range(2):
         world.sweeper.run_once()
@@ -381,19 +384,19 @@ def test_an_orphan_that_does_not_go_holds_up_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     locked, left = (
-        f"results/{redis_keys.new_task_id()}/a.png",
-        f"results/{redis_keys.new_task_id()}/a.png",
+        f"results/{new_task_id()}/a.png",
+        f"results/{new_task_id()}/a.png",
     )
     for key in (locked, left):
         _put(world, key)
-    delete = MinioStore.delete
+    delete = ObjectStore.delete
 
-    def refuse(store: MinioStore, key: str) -> None:
+    def refuse(store: ObjectStore, key: str) -> None:
         if key == locked:
             raise ObjectStoreUnavailableError("Access Denied: the object is locked")
         delete(store, key)
 
-    monkeypatch.setattr(MinioStore, "delete", refuse)
+    monkeypatch.setattr(ObjectStore, "delete", refuse)
     world.clock.now += 2 * ORPHAN_GRACE_SECONDS
     assert world.sweeper.run_once()
     assert world.bucket() == {locked}

@@ -6,6 +6,7 @@ import pytest
 from redis import Redis
 
 from tasks import redis_keys
+from tasks.ids import new_task_id
 from tasks.jobs.model import Job, Priority
 from tasks.jobs.routing import MAX_ASSIGNED, Router
 from tasks.jobs.store import JobStore
@@ -45,7 +46,7 @@ def _join(fleet: WorkerRegistry, index: int, *, model: str = "m", seconds: float
 def _bind(client: Redis, queue: str, count: int, priority: Priority = Priority.NORMAL) -> None:
     store = JobStore(client)
     for _ in range(count):
-        task_id = redis_keys.new_task_id()
+        task_id = new_task_id()
         original = object_keys.original_key(task_id)
         store.create(Job(task_id, "m", queue, original, 1e9, 4e9, priority=priority))
 

@@ -22,11 +22,12 @@ from inference.probe import ImageLimits
 from inference.stages import StageHook, no_stages
 from tasks import redis_keys
 from tasks.errors import QueueUnavailableError
+from tasks.ids import new_task_id
 from tasks.jobs.model import Job, Status
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
 from tasks.storage import object_keys
-from tasks.storage.object_store import MinioStore
+from tasks.storage.object_store import ObjectStore
 from tasks.worker.runner import Runner
 from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
 
@@ -79,7 +80,7 @@ def left() -> list[bool]:
 @pytest.fixture
 def runner(
     client: Redis,
-    objects: MinioStore,
+    objects: ObjectStore,
     model: Model,
     left: list[bool],
 ) -> Runner:
@@ -111,7 +112,7 @@ def soft_limit() -> Iterator[None]:
 def task_id(runner: Runner) -> str:
     file = io.BytesIO()
     Image.new("RGB", (40, 30), "orange").save(file, "PNG")
-    made = redis_keys.new_task_id()
+    made = new_task_id()
     original = object_keys.original_key(made)
     runner.objects.put(original, io.BytesIO(file.getvalue()), file.tell(), "image/png")
     options = Options().to_dict()
@@ -225,13 +226,13 @@ def test_the_time_limit_before_storing_is_a_crash(
 def test_the_time_limit_while_the_picture_is_fetched_is_nobodys_fault(
     runner: Runner, model: Model, task_id: str
 ) -> None:
-    class Silent(MinioStore):
+    class Silent(ObjectStore):
         def get(self, key: str) -> bytes:
             signal.raise_signal(signal.SIGUSR1)
             return super().get(key)
 
     objects = runner.objects
-    assert isinstance(objects, MinioStore)
+    assert isinstance(objects, ObjectStore)
     silent = Silent(objects._client, objects._public_client, objects._bucket)
     replace(runner, objects=silent).run(task_id)
     waiting = _job(runner, task_id)
@@ -249,7 +250,7 @@ def test_a_worker_that_overslept_its_lease_stores_nothing(
     model.faults = [lambda: client.delete(redis_keys.lease_key(task_id))]
     stored: list[str] = []
 
-    monkeypatch.setattr(MinioStore, "put", lambda *_, **__: stored.append(task_id))
+    monkeypatch.setattr(ObjectStore, "put", lambda *_, **__: stored.append(task_id))
     runner.run(task_id)
     assert stored == []
     assert _job(runner, task_id).status is Status.PROCESSING
@@ -295,7 +296,7 @@ def test_a_background_is_fetched_and_lies_behind(
     model.matte = nothing  # type: ignore[method-assign] # a picture without a subject
     blue = io.BytesIO()
     Image.new("RGB", (9, 9), "blue").save(blue, "PNG")
-    made = redis_keys.new_task_id()
+    made = new_task_id()
     behind = object_keys.background_key(made)
     runner.objects.put(behind, io.BytesIO(blue.getvalue()), blue.tell(), "image/png")
     options = Options(OutputFormat.AUTO, background_sha256="0" * 64).to_dict()

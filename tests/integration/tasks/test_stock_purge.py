@@ -16,6 +16,7 @@ from tasks import redis_keys
 from tasks.app import create_celery
 from tasks.housekeeping.missing_messages import list_key
 from tasks.housekeeping.reconcile import Reconciler
+from tasks.ids import new_task_id
 from tasks.jobs.model import Job, Priority, Status
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
@@ -37,7 +38,7 @@ class Queues:
     reconciler: Reconciler
 
     def submit(self, queue: str, priority: Priority) -> str:
-        task_id = redis_keys.new_task_id()
+        task_id = new_task_id()
         original = object_keys.original_key(task_id)
         job = Job(task_id, "u2netp", queue, original, 1.7e9, 4e9, priority=priority)
         self.dispatcher.send(self.store.create(job))

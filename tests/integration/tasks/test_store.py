@@ -9,6 +9,7 @@ from redis import Redis
 
 from tasks import redis_keys
 from tasks.errors import QueueFullError, QueueUnavailableError
+from tasks.ids import lease_holder, lease_token, new_task_id
 from tasks.jobs.model import Job, Status
 from tasks.jobs.store import MAX_CRASHES, MAX_LOSSES, Claim, Dispatch, JobStore, ReleaseOutcome
 from tasks.redis_client import connect
@@ -29,7 +30,7 @@ def store(client: Redis) -> JobStore:
 
 @pytest.fixture
 def job(store: JobStore) -> Job:
-    task_id = redis_keys.new_task_id()
+    task_id = new_task_id()
     job = Job(task_id, "u2netp", "model.u2netp", object_keys.original_key(task_id), 1e9, 4e9)
     store.create(job)
     return job
@@ -45,7 +46,7 @@ def test_a_record_goes_away_by_itself(client: Redis, job: Job) -> None:
 
 
 def test_jobs_wait_in_the_order_they_came(store: JobStore, job: Job) -> None:
-    later = job.evolve(task_id=redis_keys.new_task_id())
+    later = job.evolve(task_id=new_task_id())
     store.create(later)
     assert store.position(later.task_id) > store.position(job.task_id)
     assert store.position("rm-unknown") == 0
@@ -130,9 +131,9 @@ def test_a_finished_job_is_not_claimed_again(store: JobStore, job: Job) -> None:
 def test_a_job_that_kills_its_workers_is_poison(store: JobStore, job: Job) -> None:
     outcomes = []
     for number in range(MAX_CRASHES):
-        token = redis_keys.lease_token("gpu0@a", number)
+        token = lease_token("gpu0@a", number)
         assert store.claim(job.task_id, token=token, worker="gpu0@a") is Claim.CLAIMED
-        outcomes.append(store.crash(job.task_id, holder=redis_keys.lease_holder("gpu0@a", number)))
+        outcomes.append(store.crash(job.task_id, holder=lease_holder("gpu0@a", number)))
     assert outcomes == [ReleaseOutcome.QUEUED] * (MAX_CRASHES - 1) + [ReleaseOutcome.DEAD]
     dead = _got(store, job)
     assert (dead.status, dead.attempts, dead.crashes) == (Status.FAILED, MAX_CRASHES, MAX_CRASHES)
@@ -142,14 +143,9 @@ def test_a_job_that_kills_its_workers_is_poison(store: JobStore, job: Job) -> No
 
 
 def test_a_crash_of_another_process_takes_no_lease(store: JobStore, job: Job) -> None:
-    store.claim(job.task_id, token=redis_keys.lease_token("gpu0@a", 12), worker="gpu0@a")
-    assert (
-        store.crash(job.task_id, holder=redis_keys.lease_holder("gpu0@a", 1)) is ReleaseOutcome.NONE
-    )
-    assert (
-        store.crash(job.task_id, holder=redis_keys.lease_holder("gpu0@b", 12))
-        is ReleaseOutcome.NONE
-    )
+    store.claim(job.task_id, token=lease_token("gpu0@a", 12), worker="gpu0@a")
+    assert store.crash(job.task_id, holder=lease_holder("gpu0@a", 1)) is ReleaseOutcome.NONE
+    assert store.crash(job.task_id, holder=lease_holder("gpu0@b", 12)) is ReleaseOutcome.NONE
     assert _got(store, job).status is Status.PROCESSING
 
 
@@ -223,7 +219,7 @@ def test_an_operator_can_begin_a_canceled_job_anew(store: JobStore, job: Job) ->
 def _patient(store: JobStore, job: Job, now: float, seconds: float | None) -> Job:
     deadline = None if seconds is None else now + seconds
     patient = job.evolve(
-        task_id=redis_keys.new_task_id(), created_at=now, expires_at=now + 1000, deadline=deadline
+        task_id=new_task_id(), created_at=now, expires_at=now + 1000, deadline=deadline
     )
     store.create(patient)
     return patient
@@ -276,7 +272,7 @@ def test_a_job_begun_anew_has_no_deadline_if_it_had_none(client: Redis, job: Job
 
 
 def test_a_job_that_nobody_began_in_time_fails(store: JobStore, job: Job) -> None:
-    late = job.evolve(task_id=redis_keys.new_task_id(), deadline=1.0)
+    late = job.evolve(task_id=new_task_id(), deadline=1.0)
     store.create(late)
     assert late.task_id in store.overdue()
     assert store.claim(late.task_id, token="t", worker="w") is Claim.FINAL
@@ -287,7 +283,7 @@ def test_a_job_that_nobody_began_in_time_fails(store: JobStore, job: Job) -> Non
 
 def test_more_than_the_allowed_number_is_refused(store: JobStore, job: Job) -> None:
     with pytest.raises(QueueFullError):
-        store.create(job.evolve(task_id=redis_keys.new_task_id()), max_pending=1)
+        store.create(job.evolve(task_id=new_task_id()), max_pending=1)
 
 
 def test_an_expired_record_leaves_no_trace(store: JobStore, client: Redis, job: Job) -> None:
@@ -313,8 +309,8 @@ def test_a_job_that_was_begun_anew_can_be_erased(
 def test_duplicates_of_a_job_whose_record_is_gone_are_seen_to(
     store: JobStore, client: Redis, job: Job
 ) -> None:
-    primary = job.evolve(task_id=redis_keys.new_task_id(), cache_key=f"key of {job.task_id}")
-    duplicate = primary.evolve(task_id=redis_keys.new_task_id())
+    primary = job.evolve(task_id=new_task_id(), cache_key=f"key of {job.task_id}")
+    duplicate = primary.evolve(task_id=new_task_id())
     store.create(primary)
     store.create(duplicate)
     assert client.smembers(redis_keys.duplicates_key(primary.task_id)) == {duplicate.task_id}

@@ -12,9 +12,9 @@ from click.testing import CliRunner, Result
 from redis import Redis
 
 from deploy.local import programs
-from tasks import redis_keys
 from tasks.app import create_celery
 from tasks.cli.webhooks import webhooks
+from tasks.ids import new_task_id
 from tasks.jobs.model import Job
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
@@ -73,7 +73,7 @@ def make(client: Redis, deliveries: DeliveryStore) -> Make:
     store = JobStore(client, clock=lambda: 1000.0)
 
     def make(state: DeliveryState = DeliveryState.PENDING) -> str:
-        task_id = redis_keys.new_task_id()
+        task_id = new_task_id()
         original = object_keys.original_key(task_id)
         store.create(Job(task_id, "m", "model.m", original, 999.0, 4e9, webhook_url=URL))
         store.cancel(task_id)

@@ -7,13 +7,14 @@ from redis import Redis
 from tasks import redis_keys
 from tasks.accounts.api_keys import new_webhook_secret
 from tasks.housekeeping.periodic import payload_data
+from tasks.ids import lease_token, new_task_id
 from tasks.jobs.batches import BatchStore
 from tasks.jobs.model import Job, JobError, Status
 from tasks.jobs.store import JobStore
 from tasks.net.http_client import HttpClient
 from tasks.net.url_guard import AllowList, UrlGuard
 from tasks.storage import object_keys
-from tasks.storage.object_store import MinioStore
+from tasks.storage.object_store import ObjectStore
 from tasks.webhooks.attempt import DeliveryRunner, PayloadRenderer
 from tasks.webhooks.delivery import Delivery
 from tasks.webhooks.dispatcher import WebhookDispatcher
@@ -39,7 +40,7 @@ class Post:
     """The outbox and its sender."""
 
     client: Redis
-    objects: MinioStore
+    objects: ObjectStore
     clock: Clock = field(default_factory=Clock)
     secret: str | None = field(default_factory=new_webhook_secret)
     seconds: float = 10.0
@@ -66,7 +67,7 @@ class Post:
         return WebhookDispatcher(courier, threads=32)
 
     def job(self, url: str | None, **values: object) -> Job:
-        task_id = redis_keys.new_task_id()
+        task_id = new_task_id()
         now = self.clock()
         given = {
             "created_at": now,
@@ -80,7 +81,7 @@ class Post:
         )
 
     def finish(self, job: Job, status: Status = Status.SUCCEEDED, **facts: object) -> None:
-        token = redis_keys.lease_token("gpu0@test", 1)
+        token = lease_token("gpu0@test", 1)
         self.jobs.claim(job.task_id, token=token, worker="gpu0@test")
         if status is Status.FAILED:
             facts["error"] = JobError("invalid_image", "It is no picture.")

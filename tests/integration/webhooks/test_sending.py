@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from tasks import redis_keys
 from tasks.errors import QueueUnavailableError
+from tasks.ids import lease_holder, lease_token
 from tasks.jobs.model import Status
 from tasks.jobs.store import MAX_CRASHES
 from tasks.webhooks.delivery import Attempt, DeliveryState
@@ -36,9 +37,9 @@ def test_every_way_to_end_has_its_event(post: Post) -> None:
     post.finish(failed, Status.FAILED)
     post.jobs.cancel(canceled.task_id)
     for attempt in range(MAX_CRASHES):
-        token = redis_keys.lease_token("gpu0@test", attempt)
+        token = lease_token("gpu0@test", attempt)
         post.jobs.claim(poison.task_id, token=token, worker="gpu0@test")
-        post.jobs.crash(poison.task_id, holder=redis_keys.lease_holder("gpu0@test", attempt))
+        post.jobs.crash(poison.task_id, holder=lease_holder("gpu0@test", attempt))
     post.clock.pass_(2)
     assert post.jobs.fail_overdue(late.task_id)
     jobs = (failed, canceled, poison, late)

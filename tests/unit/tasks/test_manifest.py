@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import redis_keys
+from tasks.ids import new_task_id
 from tasks.jobs.artifacts import (
     MANIFEST_MAX_BYTES,
     MANIFEST_METADATA,
@@ -16,7 +16,7 @@ from tasks.storage import object_keys
 
 
 def _job(**changes: object) -> Job:
-    task_id = redis_keys.new_task_id()
+    task_id = new_task_id()
     job = Job(task_id, "rmbg-2.0", "q", object_keys.original_key(task_id), 1.5e9, 1.6e9)
     return job.evolve(**changes)
 
