@@ -328,7 +328,7 @@ def test_a_later_request_takes_over_from_one_whose_client_is_gone(
 
 
 def _ignore(call: Callable[[], object]) -> None:
-    with pytest.raises(Exception, match="another request"):
+    with pytest.raises(Exception, match="Another request"):
         call()
 
 

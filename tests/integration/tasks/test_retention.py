@@ -296,15 +296,15 @@ def test_one_sweeps_at_a_time(world: World) -> None:
     assert world.sweeper.run_once()
 
 
-def test_the_net_is_wider_than_what_the_sweeper_leaves_and_spares_other_rules(
+def test_lifecycle_rules_are_later_than_the_sweeper_and_spare_other_rules(
     world: World,
 ) -> None:
     client = s3_client(world.settings, str(world.settings.s3_endpoint))
     bucket = world.settings.s3_bucket
-    foreign = Rule(
+    other = Rule(
         ENABLED, rule_filter=Filter(prefix="logs/"), rule_id="theirs", expiration=Expiration(days=9)
     )
-    client.set_bucket_lifecycle(bucket, LifecycleConfig([foreign]))
+    client.set_bucket_lifecycle(bucket, LifecycleConfig([other]))
     for days in (lifecycle_days(24), lifecycle_days(72), lifecycle_days(72)):
         apply_lifecycle_rules(client, bucket, days)
     rules = client.get_bucket_lifecycle(bucket).rules
@@ -315,6 +315,7 @@ def test_the_net_is_wider_than_what_the_sweeper_leaves_and_spares_other_rules(
         "rmbg-backgrounds": 5,
         "rmbg-results": 5,
         "rmbg-uploads": 5,
+        "rmbg-improvements": 5,
         "rmbg-parts": None,
     }
     assert lifecycle_days(24) * 24 > 24 + RECORD_GRACE_SECONDS / 3600
