@@ -9,6 +9,7 @@ from typing import Any, Final
 import structlog
 
 from api.errors import ApiError
+from api.inputs import InputFile
 from tasks.accounts.api_keys import Owner
 from tasks.errors import QueueUnavailableError, UncertainWriteError
 from tasks.ids import new_batch_id, new_task_id

@@ -98,7 +98,7 @@ class SubmissionService:
         if submission.background is not None:
             self._probe_background(submission.background)
         job = self._new_job(submission, request_id, task_id or new_task_id())
-        accepted = self._accept(job, submission, header)
+        accepted = self._accept(job, submission)
         _log.info(
             "job.accepted",
             **accepted.log_context(),

@@ -35,7 +35,6 @@ from deploy.local.ports import reserved_ports
 from deploy.local.service import Service
 from tasks.runtime import Runtime
 from tasks.settings import Settings
-from tasks.storage.object_store import ObjectStore
 from tests.support.servers import embedded_store, embedded_valkey, running
 
 ROOT: Final = Path(__file__).parents[1]
@@ -129,7 +128,8 @@ def service(folder: Path, trace_folder: Path) -> Iterator[tuple[str, Runtime]]:
             s3_access_key=store.access_key,
             s3_secret_key=store.secret_key,
         )
-        ObjectStore.from_settings(settings).ensure_bucket()
+        runtime = stack.enter_context(Runtime.from_settings(settings))
+        runtime.object_store.ensure_bucket()
         port, *_ = stack.enter_context(reserved_ports())
         started = (_io_worker(env, settings), _model_worker(env, redis_url), _api(port, env))
         for each in started:
