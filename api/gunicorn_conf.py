@@ -6,15 +6,17 @@ from typing import Any
 import structlog
 
 from api.auth import LOOPBACK_ONLY, loopback_only, refuse_public_bind_without_keys
+from api.services import WAITING_REQUESTS
 from api.settings import ApiSettings
 from tasks.errors import ObjectStoreUnavailableError, SettingsError
 from tasks.metrics.instruments import make_shared_folder, remove_shared_folder, use_shared_folder
 from tasks.runtime import Runtime
 
-#: Threads, since a waiting request holds one; more than the waiters that are let in.
+#: Threads, since a waiting request holds one.
 worker_class = "gthread"
 workers = ApiSettings.load().api_workers
-threads = 80
+#: Enough for the requests that wait, and for others beside them.
+threads = WAITING_REQUESTS + 16
 timeout = 120
 graceful_timeout = 20
 keepalive = 5

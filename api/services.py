@@ -21,6 +21,8 @@ _FIRST_POLL_SECONDS: Final = 0.02
 _LAST_POLL_SECONDS: Final = 0.2
 #: Longest that a job's message may take while its caller waits; the reconciler sends it otherwise.
 SENDING_SECONDS: Final = 3.0
+#: Requests of one process that may wait for a task's end at once; gunicorn has more threads.
+WAITING_REQUESTS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Services:
             runtime=runtime,
             inputs=_inputs(settings, runtime),
             idempotency=IdempotencyGuard(runtime.idempotency_keys, runtime.job_store),
-            waiting=threading.BoundedSemaphore(settings.max_waiting),
+            waiting=threading.BoundedSemaphore(WAITING_REQUESTS),
         )
 
     def submit(self, submission: Submission, request_id: str, task_id: str | None = None) -> Job:

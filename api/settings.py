@@ -14,12 +14,6 @@ class ApiSettings(Settings):
     max_batch_images: int = Field(
         100, ge=1, le=10_000, description="Pictures that one batch may have."
     )
-    max_waiting: int = Field(
-        64, ge=0, description="Requests of one API process that may wait for a task's end at once."
-    )
-    max_wait_seconds: int = Field(
-        60, ge=1, le=300, description="Longest that one request may wait for a task's end."
-    )
     auth: Literal["auto", "on", "off"] = Field(
         "auto",
         description="on: every request needs an API key; off: none does; auto: on, unless only "
@@ -31,9 +25,6 @@ class ApiSettings(Settings):
         "browser, such as https://shop.example; * for all.",
     )
 
-    removebg_wait_seconds: float = Field(
-        15, gt=0, le=300, description="Longest that /v1.0/removebg waits for a result."
-    )
     removebg_megapixels_per_minute: float = Field(
         500,
         ge=0,
@@ -42,13 +33,6 @@ class ApiSettings(Settings):
     )
     removebg_png_megapixels: float = Field(
         0, ge=0, description="Most megapixels of a PNG from /v1.0/removebg. 0: any number."
-    )
-    removebg_min_subject: float = Field(
-        0.001,
-        ge=0,
-        le=1,
-        description="Share of the pixels that must belong to a subject, or /v1.0/removebg answers "
-        "unknown_foreground.",
     )
     removebg_keep_improvements: bool = Field(
         False,

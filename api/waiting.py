@@ -14,8 +14,8 @@ from tasks.jobs.model import Job
 
 _WAIT: Final = re.compile(r"wait\s*=\s*\"?(\d{1,6})\"?\Z", re.IGNORECASE)
 
-#: Longest wait, in seconds.
-MAX_PREFERRED_WAIT: Final = 60
+#: Longest that one request may wait for a task's end.
+MAX_WAIT_SECONDS: Final = 60
 
 
 def preferred_wait(request: Request) -> int:
@@ -28,7 +28,7 @@ def preferred_wait(request: Request) -> int:
             # Parameters of a preference follow a semicolon; none is known.
             match = _WAIT.match(preference.partition(";")[0].strip())
             if match:
-                return min(int(match[1]), MAX_PREFERRED_WAIT)
+                return min(int(match[1]), MAX_WAIT_SECONDS)
     return 0
 
 

@@ -20,10 +20,12 @@ _GPU_SECONDS: Final = 60
 
 _CPU_SECONDS: Final = 180
 
-#: An idle model's answer counts for so many probes at least, and for so many seconds more than a
-#: job may keep the probe away.
-_READY_PROBES: Final = 3
+#: An idle model is asked this often whether it answers, and three times within the time limit.
+_PROBE_SECONDS: Final = 30
 
+_PROBES_PER_LIMIT: Final = 3
+
+#: A model's answer counts for so many seconds more than a job may keep the probe away.
 _HARD_LIMIT_LEAD_SECONDS: Final = 10
 
 #: The soft limit comes at most so much before the hard one.
@@ -49,11 +51,14 @@ def soft_time_limit(settings: Settings) -> float:
     return hard - min(_SOFT_LEAD_SECONDS, hard / 3)
 
 
+def probe_seconds(settings: Settings) -> float:
+    """Return how often an idle model is asked whether it answers."""
+    return min(_PROBE_SECONDS, time_limit(settings) / _PROBES_PER_LIMIT)
+
+
 def ready_seconds(settings: Settings) -> float:
-    """How long a model's answer counts: longer than a job may keep it from being asked."""
-    return max(
-        _READY_PROBES * settings.probe_seconds, time_limit(settings) + _HARD_LIMIT_LEAD_SECONDS
-    )
+    """Return how long a model's answer counts: longer than a job may keep it from being asked."""
+    return time_limit(settings) + _HARD_LIMIT_LEAD_SECONDS
 
 
 def create_celery(settings: Settings, *, socket_timeout: float = 10) -> Celery:

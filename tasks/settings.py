@@ -174,12 +174,6 @@ class Settings(BaseSettings):
     ageing_seconds: float = Field(
         60, gt=0, description="A job that waited so long is lifted a priority, a few at a time."
     )
-    probe_seconds: float = Field(
-        30,
-        gt=0,
-        description="An idle model is asked so often whether it answers; after three such times "
-        "without an answer, or the time limit and 10 s, its process is replaced.",
-    )
     max_image_mb: float = Field(10, gt=0, description="Largest upload, in MB of 2^20 bytes.")
     max_megapixels: float = Field(50, gt=0, description="Largest picture, in millions of pixels.")
     url_allow: str = Field(

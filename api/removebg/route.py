@@ -39,6 +39,12 @@ from tasks.jobs.model import Job, Priority, Status
 from tasks.storage import object_keys
 from tasks.storage.object_store import ObjectStore
 
+#: Longest that a request waits for its result.
+WAIT_SECONDS: Final = 15.0
+
+#: Share of the pixels below which a picture counts as one without a subject.
+_LEAST_COVERAGE: Final = 0.001
+
 _MINUTE: Final = 60
 
 _MILLION: Final = 1_000_000
@@ -102,8 +108,7 @@ class Removal:
                 raise _too_fast(allowance)
 
     def _finished(self, job: Job) -> Job:
-        seconds = self.services.settings.removebg_wait_seconds
-        done = job if job.status.final else self.services.wait_final(job.task_id, seconds)
+        done = job if job.status.final else self.services.wait_final(job.task_id, WAIT_SECONDS)
         if done is None or not done.status.final:
             raise RemoveBgError(
                 "not_finished",
@@ -117,10 +122,10 @@ class Removal:
         return done
 
     def _require_subject(self, job: Job) -> None:
-        least = self.services.settings.removebg_min_subject
-        if job.coverage is not None and job.coverage < least:
+        if job.coverage is not None and job.coverage < _LEAST_COVERAGE:
             raise RemoveBgError(
-                "unknown_foreground", f"Less than {least:.1%} of the pixels belong to a subject."
+                "unknown_foreground",
+                f"Less than {_LEAST_COVERAGE:.1%} of the pixels belong to a subject.",
             )
 
 

@@ -10,6 +10,7 @@ from api.envelope import success
 from api.openapi import ApiBlueprint
 from api.parameters import FORMATS
 from api.schemas import envelope
+from api.waiting import MAX_WAIT_SECONDS
 from inference.errors import ModelError
 from inference.models.registry import ModelSpec, get_spec
 from inference.probe import accepted_formats
@@ -121,7 +122,7 @@ def _limits() -> dict[str, Any]:
         "max_image_bytes": settings.max_image_bytes,
         "max_megapixels": settings.max_megapixels,
         "min_side": settings.image_limits.min_side,
-        "max_wait_seconds": settings.max_wait_seconds,
+        "max_wait_seconds": MAX_WAIT_SECONDS,
         "retention_hours": settings.retention_hours,
         "pictures_per_minute": current_owner().rate_per_minute,
     }

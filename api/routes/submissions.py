@@ -99,7 +99,7 @@ class RemoveBackground(MethodView):
 
 def answer(job: Job, headers: Mapping[str, str]) -> Response:
     """200 with a task that is final, waiting for it if the client would; else 202."""
-    seconds = min(preferred_wait(request), services().settings.max_wait_seconds)
+    seconds = preferred_wait(request)
     applied = {}
     if seconds and not job.status.final:
         job, waited = services().wait_for(job, seconds)

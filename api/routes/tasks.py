@@ -19,7 +19,7 @@ from api.schemas import (
     WaitQuery,
     envelope,
 )
-from api.waiting import EVENT, stream_events
+from api.waiting import EVENT, MAX_WAIT_SECONDS, stream_events
 from tasks.accounts.audit import Access
 from tasks.accounts.audit import audit_access as audit
 from tasks.jobs.model import Job, Status
@@ -59,7 +59,7 @@ class Task(MethodView):
     def get(self, query: dict[str, Any], task_id: str) -> dict[str, Any]:
         """A task's present state; with `wait`, its state once it is final or the time is up."""
         get_owned_task(task_id)
-        seconds = min(query["wait"], services().settings.max_wait_seconds)
+        seconds = min(query["wait"], MAX_WAIT_SECONDS)
         return success(
             task_view(require_owned(services().wait_final(task_id, seconds)), services())
         )

@@ -19,7 +19,7 @@ from celery.signals import (
 )
 
 from inference.models.base import MattingModel
-from tasks.app import ready_seconds, soft_time_limit
+from tasks.app import probe_seconds, ready_seconds, soft_time_limit
 from tasks.errors import QueueUnavailableError, TaskError
 from tasks.jobs import routing
 from tasks.jobs.routing import task_id_of_message
@@ -80,7 +80,7 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
             lock,
             worker,
             seconds=ready_seconds(settings),
-            interval=settings.probe_seconds,
+            interval=probe_seconds(settings),
             leave=_exit_child,
         )
         self.readiness.start()

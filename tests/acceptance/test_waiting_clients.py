@@ -12,6 +12,7 @@ import pytest
 import urllib3
 from serving import RunningService, api_service
 
+from api.services import WAITING_REQUESTS
 from deploy.client import ServiceClient
 from deploy.local import probes
 from deploy.local.ports import reserved_ports
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from tasks.jobs.store import JobStore
 
 CLIENTS = 100
-#: `RMBG_MAX_WAITING`'s default.
-SEATS = 64
 
 
 @pytest.fixture
@@ -60,16 +59,16 @@ def test_100_waiting_clients_do_not_keep_the_101st_from_submitting(
         task_id = client.submit(coffee, {"cache": "false"})
         waiting = [threads.submit(wait, task_id) for _ in range(CLIENTS)]
         # Those for whom there is no seat are answered at once, with the present state.
-        for _ in range(CLIENTS - SEATS):
+        for _ in range(CLIENTS - WAITING_REQUESTS):
             assert answered.acquire(timeout=40)
         began = time.monotonic()
         client.submit(coffee, {"cache": "false"})
         took = time.monotonic() - began
-        assert early == ["queued"] * (CLIENTS - SEATS)
+        assert early == ["queued"] * (CLIENTS - WAITING_REQUESTS)
         ended.set()
         pool.request("POST", f"{api_alone}/api/v1/tasks/{task_id}/cancel")
         states = [each.result(timeout=60) for each in waiting]
-    assert states.count("canceled") == SEATS
+    assert states.count("canceled") == WAITING_REQUESTS
     # A place for it was free all the time; without one it would have had to wait for theirs.
     assert took < 20
 

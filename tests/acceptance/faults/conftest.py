@@ -12,7 +12,6 @@ from api.services import Services
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     settings = {
         "RMBG_TIME_LIMIT": "6",
-        "RMBG_PROBE_SECONDS": "2",
         "RMBG_MAX_MEMORY_MB": "300",
     }
     with cluster(tmp_path_factory.mktemp("cluster"), **settings) as made:

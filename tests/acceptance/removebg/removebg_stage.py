@@ -57,10 +57,7 @@ def removebg_service(environment: dict[str, str], folder: Path) -> Iterator[Remo
         "PYTHONPATH": path,
         NOTES: str(folder / "notes"),
     }
-    hasty = env | {
-        "RMBG_REMOVEBG_WAIT_SECONDS": "1",
-        "RMBG_REMOVEBG_MEGAPIXELS_PER_MINUTE": str(RATE),
-    }
+    hasty = env | {"RMBG_REMOVEBG_MEGAPIXELS_PER_MINUTE": str(RATE)}
     gpu, io = f"gpu0@{_HOST}", f"io@{_HOST}"
     with ExitStack() as stack:
         ports = stack.enter_context(reserved_ports())[:2]
@@ -69,8 +66,10 @@ def removebg_service(environment: dict[str, str], folder: Path) -> Iterator[Remo
             _celery(io, "io", env, probes.worker_ready(redis_url, gpu), "-P", "threads"),
         ):
             stack.enter_context(running(service, folder / f"{service.name}.log", seconds=60))
-        for port, own in zip(ports, (env, hasty), strict=True):
-            stack.enter_context(running(_api(port, own), folder / f"api-{port}.log", seconds=60))
+        apps = (("api.app", env), ("hasty_api", hasty))
+        for port, (module, own) in zip(ports, apps, strict=True):
+            api = _api(port, module, own)
+            stack.enter_context(running(api, folder / f"api-{port}.log", seconds=60))
         url, hasty_url = (f"http://127.0.0.1:{port}" for port in ports)
         redis = stack.enter_context(connect(redis_url))
         yield RemoveBg(url, hasty_url, redis, folder / "notes")
@@ -83,12 +82,12 @@ def _celery(
     return Service(name, (*command, *pool), env=env, probe=probe, grace=20)
 
 
-def _api(port: int, env: dict[str, str]) -> Service:
+def _api(port: int, module: str, env: dict[str, str]) -> Service:
     address = f"127.0.0.1:{port}"
     command = (programs.script("gunicorn"), "-c", "python:api.gunicorn_conf", "-b", address)
     return Service(
         f"api-{port}",
-        (*command, "api.app:create_app()"),
+        (*command, f"{module}:create_app()"),
         env=env,
         probe=probes.http_ok(f"http://{address}/healthz/ready"),
     )

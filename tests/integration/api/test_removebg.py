@@ -28,6 +28,12 @@ REMOVE = "/v1.0/removebg"
 File = tuple[str, bytes, str]
 
 
+@pytest.fixture(autouse=True)
+def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no worker here: what gets so far that it is waited for has been accepted."""
+    monkeypatch.setattr("api.removebg.route.WAIT_SECONDS", 0.05)
+
+
 @pytest.fixture
 def services(server_settings: dict[str, object], objects: object) -> Services:  # noqa: ARG001 - makes the bucket
     own = str(server_settings["redis_url"]).removesuffix("/0") + "/12"
@@ -36,8 +42,6 @@ def services(server_settings: dict[str, object], objects: object) -> Services:  
         **{
             **server_settings,
             "redis_url": own,
-            # There is no worker here: what gets that far has been accepted.
-            "removebg_wait_seconds": 0.05,
             "max_image_mb": 2,
         }
     )
