@@ -36,7 +36,8 @@ class ApiSettings(Settings):
     )
     removebg_keep_improvements: bool = Field(
         False,
-        description="Keep the pictures that callers send to /v1.0/improve.",
+        description="Keep the pictures that callers send to /v1.0/improve, for "
+        "RMBG_RETENTION_HOURS.",
     )
 
     @field_validator("cors_origins")

@@ -149,13 +149,22 @@ _orphans_log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class OrphanSweep:
-    """One look through the bucket; it may be repeated, or cut short, without harm."""
+    """Removes objects that no record names; it may be repeated, or cut short, without harm.
+
+    Attributes:
+        store: the records of jobs.
+        uploads: the records of uploads.
+        objects: the bucket.
+        retention_seconds: how long an object is kept that never has a record: an improvement.
+        clock: unix seconds.
+        alive: called now and then during a long look.
+    """
 
     store: JobStore
     uploads: UploadStore
     objects: ObjectStore
+    retention_seconds: float
     clock: Callable[[], float] = time.time
-    #: Called now and then during a long look.
     alive: Callable[[], object] = lambda: None
 
     def sweep(self) -> list[str]:
@@ -195,6 +204,8 @@ class OrphanSweep:
         for block in self._blocks(self.objects.list_entries(object_keys.UPLOAD_OBJECTS)):
             yield from self._of_uploads(block)
         yield from self._of_uploads(self.objects.list_multipart(object_keys.UPLOAD_OBJECTS))
+        for block in self._blocks(self.objects.list_entries(object_keys.IMPROVEMENTS)):
+            yield from (each for each in block if self._is_old(each, self.retention_seconds))
 
     def _blocks(self, listed: Iterator[ListedObject]) -> Iterator[list[ListedObject]]:
         while block := list(islice(listed, _OBJECTS_PER_BLOCK)):
@@ -245,8 +256,8 @@ class OrphanSweep:
             return False
         return job is not None and job.expires_at > self.clock()
 
-    def _is_old(self, found: ListedObject) -> bool:
-        return found.modified.timestamp() + ORPHAN_GRACE_SECONDS <= self.clock()
+    def _is_old(self, found: ListedObject, seconds: float = ORPHAN_GRACE_SECONDS) -> bool:
+        return found.modified.timestamp() + seconds <= self.clock()
 
 
 def _task_ids_of(block: Iterable[ListedObject]) -> list[str]:
@@ -282,7 +293,7 @@ class RetentionSweeper:
         return cls(
             client=runtime.redis,
             expiry=ExpirySweep(runtime.redis, store, runtime.eraser, uploads, runtime.batches),
-            orphans=OrphanSweep(store, uploads.store, runtime.object_store),
+            orphans=OrphanSweep(store, uploads.store, runtime.object_store, uploads.seconds),
         )
 
     def run_once(self) -> bool:

@@ -86,7 +86,7 @@ def world(server_settings: dict[str, object]) -> World:
     sweeper = RetentionSweeper(
         client,
         ExpirySweep(client, store, Eraser(store, objects), uploads, BatchStore(client), clock),
-        OrphanSweep(store, uploads.store, objects, clock),
+        OrphanSweep(store, uploads.store, objects, uploads.seconds, clock),
     )
     return World(settings, clock, client, store, objects, uploads, sweeper)
 
@@ -288,6 +288,18 @@ def test_an_upload_without_a_record_is_swept_with_its_parts(world: World) -> Non
     assert len(world.sweeper.orphans.sweep()) == 2
     assert world.bucket() == set()
     assert world.objects.list_multipart(object_keys.UPLOAD_OBJECTS) == []
+
+
+def test_an_improvement_goes_after_the_retention_time(world: World) -> None:
+    key = f"{object_keys.IMPROVEMENTS}picture"
+    _put(world, key)
+    world.clock.now += world.settings.retention_hours * HOUR - 60
+    world.sweeper.run_once()
+    assert key in world.bucket()
+    world.client.delete("rmbg:retention:bucket")
+    world.clock.now += 120
+    world.sweeper.run_once()
+    assert key not in world.bucket()
 
 
 def test_one_sweeps_at_a_time(world: World) -> None:
