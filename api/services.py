@@ -70,7 +70,7 @@ class Services:
     def position(self, job: Job) -> int:
         """How many jobs wait ahead; 0 when that cannot be told, which is no reason to fail."""
         try:
-            return self.runtime.job_store.position(job.task_id)
+            return self.runtime.job_store.position(job)
         except QueueUnavailableError:
             return 0
 

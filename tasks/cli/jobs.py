@@ -99,7 +99,7 @@ def show(ctx: click.Context, task_id: str) -> CommandOutput:
     document = {
         **job_document(job),
         "leased": store.has_lease(task_id),
-        "jobs_ahead": store.position(task_id),
+        "jobs_ahead": store.position(job),
     }
     width = max(map(len, document))
     return CommandOutput(

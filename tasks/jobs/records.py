@@ -1,8 +1,10 @@
-"""Read job records from Redis, and tell readable ones from corrupt ones."""
+"""Reads job records and their indexes, of which some may be damaged, and waits for ends of jobs."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 from redis import Redis
@@ -11,7 +13,8 @@ from redis.exceptions import ResponseError
 
 from tasks import redis_keys
 from tasks.errors import UnreadableRecordError
-from tasks.jobs.model import Job, from_record
+from tasks.jobs.model import Job, Priority, Status, from_record
+from tasks.redis_client import redis_errors
 
 #: The beginning of Redis's error about a key of another type, in place of `ERR`.
 _WRONGTYPE: Final = "WRONGTYPE"
@@ -132,3 +135,178 @@ def parse_dispatched(task_id: str, answer: Any) -> Job | None:  # noqa: ANN401 -
     except UnreadableRecordError as error:
         _log.error("record.unreadable", task_id=task_id, reason=error.reason)
     return None
+
+
+class JobReader:
+    """Reads records; every method raises `QueueUnavailableError` if Redis does not answer."""
+
+    def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
+        self._client = client
+        self._clock = clock
+
+    def get(self, task_id: str) -> Job | None:
+        """Return a job, or None.
+
+        Raises:
+            UnreadableRecordError: its record is damaged.
+        """
+        found = self.read([task_id])
+        for each, reason in found.unreadable.items():
+            raise UnreadableRecordError(each, reason)
+        return next(iter(found.jobs), None)
+
+    def get_many(self, task_ids: Sequence[str]) -> list[Job]:
+        """Return the jobs of those ids that have a readable record, in one round trip."""
+        return self.read(task_ids).readable()
+
+    def read(self, task_ids: Sequence[str]) -> ReadRecords:
+        """Read the records of those ids that have one, with the reasons of unreadable ones."""
+        with redis_errors():
+            return read_records(self._client, task_ids)
+
+    def recorded(self, task_ids: Sequence[str]) -> set[str]:
+        """Return those of the ids that have a record."""
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for task_id in task_ids:
+                pipe.exists(redis_keys.job_key(task_id))
+            found = pipe.execute()
+        return {task_id for task_id, there in zip(task_ids, found, strict=True) if there}
+
+    def waiting_in(self, queue: str, task_ids: Sequence[str]) -> list[str]:
+        """Return those of the ids whose record names a queue, even if the record is damaged."""
+        with redis_errors():
+            named = pipeline_each(
+                self._client,
+                task_ids,
+                lambda pipe, each: pipe.hget(redis_keys.job_key(each), "queue"),
+            )
+        return [task_id for task_id, name in zip(task_ids, named, strict=True) if name == queue]
+
+    def lists(self) -> list[str]:
+        """Return the lists that messages were dispatched to, as `<queue>|<priority level>`."""
+        with redis_errors():
+            return sorted(cast("set[str]", self._client.smembers(redis_keys.QUEUE_LISTS)))
+
+    def position(self, job: Job) -> int:
+        """Return how many jobs of its queue go before a queued one; 0 if it has no message.
+
+        These are the jobs at more urgent priority levels, and the earlier ones at its own. A
+        duplicate has the position of its primary.
+        """
+        waiting = job
+        if job.primary is not None:
+            waiting = next(iter(self.read([job.primary]).jobs), job)
+        level = waiting.effective_priority
+        urgent = [each for each in Priority if each < level]
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            pipe.zrank(_dispatched(waiting.queue, level), waiting.task_id)
+            for each in urgent:
+                pipe.zcard(_dispatched(waiting.queue, each))
+            rank, *ahead = pipe.execute()
+        return 0 if rank is None else int(rank) + sum(ahead)
+
+    def ids(self, status: Status) -> list[str]:
+        """Return the ids of a status, by the time of entry."""
+        return self._members(redis_keys.index_key(status), "+inf")
+
+    def dead(self) -> list[str]:
+        """Return the ids of the dead letters, the oldest first."""
+        return self._members(redis_keys.DEAD_LETTERS, "+inf")
+
+    def read_newest(self, statuses: Iterable[Status], limit: int) -> ReadRecords:
+        """Read the latest jobs of these statuses, with the reasons of unreadable ones."""
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for status in statuses:
+                pipe.zrange(redis_keys.index_key(status), 0, limit - 1, desc=True)
+            found = [task_id for ids in pipe.execute() for task_id in ids]
+        records = self.read(found)
+        jobs = sorted(records.jobs, key=lambda job: job.created_at, reverse=True)
+        return ReadRecords(jobs[:limit], records.unreadable)
+
+    def counts(self) -> dict[Status, int]:
+        """Return the number of jobs by status."""
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for status in Status:
+                pipe.zcard(redis_keys.index_key(status))
+            return dict(zip(Status, pipe.execute(), strict=True))
+
+    def due(self, most: int | None = None) -> list[str]:
+        """Return the ids of queued jobs that are to be dispatched now, the first `most` of them."""
+        return self._members(redis_keys.DUE_JOBS, self._clock(), most)
+
+    def is_due(self, task_id: str) -> bool:
+        """Return whether a queued job is to be dispatched now."""
+        with redis_errors():
+            score = self._client.zscore(redis_keys.DUE_JOBS, task_id)
+        return score is not None and score <= self._clock()
+
+    def overdue(self, most: int | None = None) -> list[str]:
+        """Return the ids of jobs whose deadline has passed, the first `most` of them."""
+        return self._members(redis_keys.JOB_DEADLINES, self._clock(), most)
+
+    def has_lease(self, task_id: str) -> bool:
+        """Return whether a worker holds the lease."""
+        return task_id not in self.without_lease([task_id])
+
+    def without_lease(self, task_ids: Sequence[str]) -> list[str]:
+        """Return those of the ids whose lease no worker holds."""
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for task_id in task_ids:
+                pipe.exists(redis_keys.lease_key(task_id))
+            found = pipe.execute()
+        return [task_id for task_id, held in zip(task_ids, found, strict=True) if not held]
+
+    def ready_workers(self) -> list[str]:
+        """Return the names of the workers that are alive and ready."""
+        now = self._clock()
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for index in (redis_keys.READY_WORKERS, redis_keys.ALIVE_WORKERS):
+                pipe.zrangebyscore(index, now, "+inf")
+            ready, alive = pipe.execute()
+        return sorted({*ready} & {*alive})
+
+    def ping(self) -> None:
+        """Raise unless Redis answers."""
+        with redis_errors():
+            self._client.ping()
+
+    def _members(self, key: str, until: float | str, most: int | None = None) -> list[str]:
+        start = None if most is None else 0
+        with redis_errors():
+            found = self._client.zrangebyscore(key, "-inf", until, start=start, num=most)
+        return cast("list[str]", found)
+
+
+class JobWatcher:
+    """Waits for the ends of jobs, which the Lua scripts publish."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+
+    @contextmanager
+    def watch(self, task_id: str) -> Iterator[Callable[[float], bool]]:
+        """Subscribe for a block of code, which gets a function that waits for the job's end.
+
+        The function takes the seconds to wait, and returns True if the job has ended within them.
+        The end of a job that was final before the block is not published again: read the record
+        once the block has begun.
+
+        Raises:
+            QueueUnavailableError: Redis does not answer.
+        """
+        with redis_errors():
+            listener = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call] # redis does not annotate it
+            try:
+                listener.subscribe(redis_keys.done_channel(task_id))
+
+                def wait(seconds: float) -> bool:
+                    with redis_errors():
+                        return listener.get_message(timeout=seconds) is not None
+
+                yield wait
+            finally:
+                listener.close()
+
+
+def _dispatched(queue: str, level: Priority) -> str:
+    return redis_keys.dispatched_key(f"{queue}|{int(level)}")

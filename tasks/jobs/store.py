@@ -1,11 +1,10 @@
-"""Job records in Redis: every transition is one Lua script, fenced by the lease's token."""
+"""Changes job records: every transition is one Lua command, fenced by the lease's token."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from redis import Redis
 from redis.exceptions import ResponseError
@@ -24,177 +23,12 @@ from tasks.jobs.model import (
     write_error,
 )
 from tasks.jobs.records import (
-    ReadRecords,
+    JobReader,
     concerns_one_record,
     parse_dispatched,
     parse_flat_record,
-    pipeline_each,
-    read_records,
 )
 from tasks.redis_client import redis_errors
-
-
-class JobReader:
-    """Reads records; every method raises `QueueUnavailableError` if Redis does not answer."""
-
-    def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
-        self._client = client
-        self._clock = clock
-
-    def get(self, task_id: str) -> Job | None:
-        """Return a job, or None.
-
-        Raises:
-            UnreadableRecordError: its record is damaged.
-        """
-        found = self.read([task_id])
-        for each, reason in found.unreadable.items():
-            raise UnreadableRecordError(each, reason)
-        return next(iter(found.jobs), None)
-
-    def get_many(self, task_ids: Sequence[str]) -> list[Job]:
-        """Return the jobs of those ids that have a readable record, in one round trip."""
-        return self.read(task_ids).readable()
-
-    def read(self, task_ids: Sequence[str]) -> ReadRecords:
-        """Read the records of those ids that have one, with the reasons of unreadable ones."""
-        with redis_errors():
-            return read_records(self._client, task_ids)
-
-    def recorded(self, task_ids: Sequence[str]) -> set[str]:
-        """Return those of the ids that have a record."""
-        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
-            for task_id in task_ids:
-                pipe.exists(redis_keys.job_key(task_id))
-            found = pipe.execute()
-        return {task_id for task_id, there in zip(task_ids, found, strict=True) if there}
-
-    def waiting_in(self, queue: str, task_ids: Sequence[str]) -> list[str]:
-        """Return those of the ids whose record names a queue, even if the record is damaged."""
-        with redis_errors():
-            named = pipeline_each(
-                self._client,
-                task_ids,
-                lambda pipe, each: pipe.hget(redis_keys.job_key(each), "queue"),
-            )
-        return [task_id for task_id, name in zip(task_ids, named, strict=True) if name == queue]
-
-    def lists(self) -> list[str]:
-        """Return the lists that messages were dispatched to, as `<queue>|<priority level>`."""
-        with redis_errors():
-            return sorted(cast("set[str]", self._client.smembers(redis_keys.QUEUE_LISTS)))
-
-    def position(self, task_id: str) -> int:
-        """Return how many jobs wait ahead of this one in all queues; 0 if it does not wait."""
-        with redis_errors():
-            rank = self._client.zrank(redis_keys.index_key(Status.QUEUED), task_id)
-        return cast("int | None", rank) or 0
-
-    def ids(self, status: Status) -> list[str]:
-        """Return the ids of a status, by the time of entry."""
-        return self._members(redis_keys.index_key(status), "+inf")
-
-    def dead(self) -> list[str]:
-        """Return the ids of the dead letters, the oldest first."""
-        return self._members(redis_keys.DEAD_LETTERS, "+inf")
-
-    def newest(self, statuses: Iterable[Status], limit: int) -> list[Job]:
-        """Return the latest jobs of these statuses, the newest first."""
-        return self.read_newest(statuses, limit).readable()
-
-    def read_newest(self, statuses: Iterable[Status], limit: int) -> ReadRecords:
-        """Read the latest jobs of these statuses, with the reasons of unreadable ones."""
-        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
-            for status in statuses:
-                pipe.zrange(redis_keys.index_key(status), 0, limit - 1, desc=True)
-            found = [task_id for ids in pipe.execute() for task_id in ids]
-        records = self.read(found)
-        jobs = sorted(records.jobs, key=lambda job: job.created_at, reverse=True)
-        return ReadRecords(jobs[:limit], records.unreadable)
-
-    def counts(self) -> dict[Status, int]:
-        """Return the number of jobs by status."""
-        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
-            for status in Status:
-                pipe.zcard(redis_keys.index_key(status))
-            return dict(zip(Status, pipe.execute(), strict=True))
-
-    def due(self, most: int | None = None) -> list[str]:
-        """Return the ids of queued jobs that are to be dispatched now, the first `most` of them."""
-        return self._members(redis_keys.DUE_JOBS, self._clock(), most)
-
-    def is_due(self, task_id: str) -> bool:
-        """Return whether a queued job is to be dispatched now."""
-        with redis_errors():
-            score = self._client.zscore(redis_keys.DUE_JOBS, task_id)
-        return score is not None and score <= self._clock()
-
-    def overdue(self, most: int | None = None) -> list[str]:
-        """Return the ids of jobs whose deadline has passed, the first `most` of them."""
-        return self._members(redis_keys.JOB_DEADLINES, self._clock(), most)
-
-    def has_lease(self, task_id: str) -> bool:
-        """Return whether a worker holds the lease."""
-        return task_id not in self.without_lease([task_id])
-
-    def without_lease(self, task_ids: Sequence[str]) -> list[str]:
-        """Return those of the ids whose lease no worker holds."""
-        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
-            for task_id in task_ids:
-                pipe.exists(redis_keys.lease_key(task_id))
-            found = pipe.execute()
-        return [task_id for task_id, held in zip(task_ids, found, strict=True) if not held]
-
-    def ready_workers(self) -> list[str]:
-        """Return the names of the workers that are alive and ready."""
-        now = self._clock()
-        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
-            for index in (redis_keys.READY_WORKERS, redis_keys.ALIVE_WORKERS):
-                pipe.zrangebyscore(index, now, "+inf")
-            ready, alive = pipe.execute()
-        return sorted({*ready} & {*alive})
-
-    def ping(self) -> None:
-        """Raise unless Redis answers."""
-        with redis_errors():
-            self._client.ping()
-
-    def _members(self, key: str, until: float | str, most: int | None = None) -> list[str]:
-        start = None if most is None else 0
-        with redis_errors():
-            found = self._client.zrangebyscore(key, "-inf", until, start=start, num=most)
-        return cast("list[str]", found)
-
-
-class JobWatcher:
-    """Listens to what the scripts publish when a job becomes final."""
-
-    def __init__(self, client: Redis) -> None:
-        self._client = client
-
-    @contextmanager
-    def watch(self, task_id: str) -> Iterator[Callable[[float], bool]]:
-        """Listen from here on; the block gets a function that waits so many seconds for the end.
-
-        It returns True when the job became final meanwhile. A job that was final before will not
-        be told again: look at its record once the block has begun.
-
-        Raises:
-            QueueUnavailableError: Redis does not answer.
-        """
-        with redis_errors():
-            listener = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call] # redis leaves it so
-            try:
-                listener.subscribe(redis_keys.done_channel(task_id))
-
-                def wait(seconds: float) -> bool:
-                    with redis_errors():
-                        return listener.get_message(timeout=seconds) is not None
-
-                yield wait
-            finally:
-                listener.close()
-
 
 #: How long a lease lasts unless renewed, and how often its owner renews it.
 LEASE_SECONDS: Final = 9.0

@@ -94,7 +94,7 @@ def accepted(answer: TestResponse) -> bool:
 
 
 def latest_options(services: Services) -> dict[str, Any]:
-    (job,) = services.runtime.job_store.newest([Status.QUEUED], 1)
+    (job,) = services.runtime.job_store.read_newest([Status.QUEUED], 1).jobs
     assert job.priority is Priority.HIGH
     return job.options
 
@@ -259,7 +259,7 @@ def test_base64_as_clients_spoil_it(client: FlaskClient, services: Services, spo
     text = base64.b64encode(data).decode()
     assert "+" in text
     assert accepted(send(client, image_file_b64=spoil(text)))
-    (job,) = services.runtime.job_store.newest([Status.QUEUED], 1)
+    (job,) = services.runtime.job_store.read_newest([Status.QUEUED], 1).jobs
     assert services.runtime.object_store.get(job.original_key) == data
 
 
@@ -369,7 +369,7 @@ def test_pictures_by_address(services: Services, site: str) -> None:
             answer = post(client, bg_image_url=site + path)
             assert error_of(answer) == (400, code.format("bg"))
         assert accepted(post(client, bg_image_url=f"{site}/a.png"))
-        (job,) = services.runtime.job_store.newest([Status.QUEUED], 1)
+        (job,) = services.runtime.job_store.read_newest([Status.QUEUED], 1).jobs
         assert job.background_key is not None
         assert services.runtime.object_store.get(job.background_key) == PICTURE
 
@@ -387,7 +387,7 @@ def test_a_background_may_be_as_large_as_the_picture(client: FlaskClient) -> Non
 def test_a_background_file_goes_along(client: FlaskClient, services: Services) -> None:
     behind = picture("JPEG")
     assert accepted(post(client, bg_image_file=file(behind, "bg.jpg"), format="jpg"))
-    (job,) = services.runtime.job_store.newest([Status.QUEUED], 1)
+    (job,) = services.runtime.job_store.read_newest([Status.QUEUED], 1).jobs
     assert job.background_key is not None
     assert services.runtime.object_store.get(job.background_key) == behind
     assert job.options["background_sha256"]

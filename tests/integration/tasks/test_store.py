@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -10,7 +11,7 @@ from redis import Redis
 from tasks import redis_keys
 from tasks.errors import QueueFullError, QueueUnavailableError
 from tasks.ids import lease_holder, lease_token, new_task_id
-from tasks.jobs.model import Job, Status
+from tasks.jobs.model import Job, Priority, Status
 from tasks.jobs.store import MAX_CRASHES, MAX_LOSSES, Claim, Dispatch, JobStore, ReleaseOutcome
 from tasks.redis_client import connect
 from tasks.storage import object_keys
@@ -45,11 +46,24 @@ def test_a_record_goes_away_by_itself(client: Redis, job: Job) -> None:
     assert client.expiretime(redis_keys.job_key(job.task_id)) > job.expires_at
 
 
-def test_jobs_wait_in_the_order_they_came(store: JobStore, job: Job) -> None:
-    later = job.evolve(task_id=new_task_id())
-    store.create(later)
-    assert store.position(later.task_id) > store.position(job.task_id)
-    assert store.position("rm-unknown") == 0
+def test_a_position_counts_the_jobs_of_the_queue_that_go_first(store: JobStore, job: Job) -> None:
+    def submit(**changes: Any) -> Job:  # noqa: ANN401 - any field's type
+        changes = {"queue": f"model.{job.task_id}", **changes}
+        return store.create(job.evolve(task_id=new_task_id(), **changes))
+
+    first = submit()
+    submit(queue="model.another")
+    submit(priority=Priority.LOW)
+    submit(priority=Priority.HIGH)
+    last = submit()
+    assert (store.position(first), store.position(last)) == (1, 2)
+    shared = {"cache_key": job.task_id, "priority": Priority.LOW}
+    primary, duplicate = submit(**shared), submit(**shared)
+    assert duplicate.primary == primary.task_id
+    assert store.position(duplicate) == store.position(primary) == 4
+    assert store.cancel(last.task_id) == "canceled"
+    assert store.position(last) == 0
+    assert store.position(primary) == 3
 
 
 def test_an_id_is_never_used_twice(store: JobStore, job: Job) -> None:
