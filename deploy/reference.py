@@ -62,9 +62,9 @@ def errors_page() -> str:
     )
     return (
         f"# Errors\n\n<!-- {_NOTICE} -->\n\n"
-        "An error has the HTTP status it says, and a body with the stable `code` (status × 100 + "
-        "number), the stable `error.type`, a `message` for people and, in `error.fields`, what is "
-        "wrong with which parameter. The message may change; the rest does not.\n\n"
+        "The body of an error holds a `code` (status × 100 + number), an `error.type`, a `message` "
+        "for people and, in `error.fields`, what is wrong with each parameter. Status, code and "
+        "type are stable; messages may change.\n\n"
         f"| HTTP | code | type | usual message |\n|---|---|---|---|\n{rows}\n"
     )
 
@@ -78,10 +78,9 @@ def metrics_page() -> str:
     )
     return (
         f"# Metrics\n\n<!-- {_NOTICE} -->\n\n"
-        "The API's `/metrics` shows what it counts and what Redis counts for all; ask one API "
-        "host, or take the `max` over several. Each worker has a port of its own "
-        "(`RMBG_METRICS_PORT`) for what only it knows. A label never holds anything that a client "
-        "chose.\n\n"
+        "The API's `/metrics` exports what its host counts, and what Redis counts for all hosts: "
+        "scrape one API host, or take the `max` over several. Each worker exports what only it "
+        "knows on `RMBG_METRICS_PORT`. No label value is chosen by a client.\n\n"
         f"| name | kind | labels | shown by | meaning |\n|---|---|---|---|---|\n{rows}\n"
     )
 

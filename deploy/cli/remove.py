@@ -22,7 +22,7 @@ from deploy.cli.output import say
 from deploy.client import ClientError, ServiceClient, submit_batch
 from inference.options import OutputFormat
 
-#: The files of a folder that are sent. A file that is named itself is sent whatever its suffix.
+#: The files of a folder that are sent. A file that is named itself is sent with any suffix.
 _SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".heic"}
 )

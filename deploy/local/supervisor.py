@@ -1,6 +1,6 @@
 """Start services together, restart those that exit, and stop all of them in order.
 
-Each process has a process group of its own. Linux kills it when the supervisor dies.
+Each child leads its own process group. On Linux the kernel kills it when the supervisor exits.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from typing import Final
 from deploy.local.programs import inherited_environment
 from deploy.local.service import NotReadyError, Service, StartError
 
-#: A child that has exited so many times before it was ever ready will not become ready.
+#: After this number of exits without having been ready, a child has failed to start.
 MAX_START_FAILURES: Final = 3
 _KEPT_LINES: Final = 15
 _MAX_LINE_BYTES: Final = 2**20
@@ -49,7 +49,7 @@ class RestartBackoff:
     Attributes:
         first: seconds of the first pause.
         longest: seconds of the longest pause.
-        stable: a child that ran for so many seconds is restarted after the first pause again.
+        stable: after this number of seconds without an exit, the next pause is the first one again.
     """
 
     first: float = 0.5
@@ -256,7 +256,7 @@ def _describe_exit(process: Process) -> str:
 
 
 #: A bare Python runs this in the new process, and then becomes the real program: it has Linux kill
-#: the process when the parent dies, even by kill -9. (`preexec_fn` could do this as well, but may
+#: the process when the parent exits, even by kill -9. (`preexec_fn` could do this as well, but may
 #: deadlock in a parent that has threads.)
 _DIE_WITH_PARENT: Final = """\
 import ctypes, os, signal, sys
@@ -270,7 +270,7 @@ os.execv(command[0], command)
 
 
 def command_line(service: Service) -> tuple[str, ...]:
-    """Return the command that starts a service; on Linux it dies with this process."""
+    """Return the command that starts a service; on Linux it is killed when this process exits."""
     if sys.platform != "linux":
         return service.command
     return (sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), *service.command)
