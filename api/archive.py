@@ -115,7 +115,3 @@ def stream_archive(batch: Batch, services: Services, request_id: str) -> Iterato
 
 def _when(job: Job) -> datetime:
     return datetime.fromtimestamp(job.finished_at or job.created_at, UTC)
-
-
-def _instant(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -11,9 +11,7 @@ class ApiSettings(Settings):
     """The shared settings, and those of HTTP."""
 
     api_workers: int = Field(2, ge=1, description="Processes that serve HTTP.")
-    max_batch_images: int = Field(
-        100, ge=1, le=10_000, description="Pictures that one batch may have."
-    )
+    max_batch_images: int = Field(100, ge=1, le=10_000, description="Most images in one batch.")
     auth: Literal["auto", "on", "off"] = Field(
         "auto",
         description="on: every request needs an API key; off: none does; auto: on, unless only "
@@ -21,23 +19,22 @@ class ApiSettings(Settings):
     )
     cors_origins: str = Field(
         "",
-        description="Origins, separated by commas, whose web pages may call the API from a "
-        "browser, such as https://shop.example; * for all.",
+        description="Origins, comma-separated, whose web pages may call the API from a browser: "
+        "https://shop.example; * for all.",
     )
 
     removebg_megapixels_per_minute: float = Field(
         500,
         ge=0,
-        description="Megapixels that one caller may send to /v1.0/removebg in a minute; a picture "
-        "costs at least 1. 0: any number.",
+        description="Megapixels that one caller may send to /v1.0/removebg in a minute; an image "
+        "costs at least 1. 0 for no limit.",
     )
     removebg_png_megapixels: float = Field(
-        0, ge=0, description="Most megapixels of a PNG from /v1.0/removebg. 0: any number."
+        0, ge=0, description="Most megapixels of a PNG from /v1.0/removebg; 0 for no limit."
     )
     removebg_keep_improvements: bool = Field(
         False,
-        description="Keep the pictures that callers send to /v1.0/improve, for "
-        "RMBG_RETENTION_HOURS.",
+        description="Keep images sent to /v1.0/improve, for RMBG_RETENTION_HOURS.",
     )
 
     @field_validator("cors_origins")

@@ -1,10 +1,10 @@
-"""Every error that this package raises, each with a stable code."""
+"""The errors that `tasks` raises on purpose, each with a stable code."""
 
 from typing import ClassVar
 
 
 class TaskError(Exception):
-    """Root of everything that `tasks` raises on purpose."""
+    """Base of all errors here."""
 
     code: ClassVar[str] = "internal_error"
 
@@ -22,18 +22,18 @@ class QueueUnavailableError(TaskError):
 
 
 class IdTakenError(QueueUnavailableError):
-    """A job of that id is recorded already, or was withdrawn."""
+    """The id has a job record already, or a tombstone."""
 
 
 class UncertainWriteError(QueueUnavailableError):
-    """Redis went away over a new job's record: there may be one, now or later."""
+    """Redis failed while a new job was recorded: the record may exist, now or later."""
 
 
 class ResultKnownError(TaskError):
-    """A job that gives the same result has just succeeded: nothing was recorded.
+    """A job with an equal result has just succeeded, so nothing was recorded.
 
     Attributes:
-        task_id: that job.
+        task_id: the job that succeeded.
     """
 
     def __init__(self, task_id: str) -> None:
@@ -42,17 +42,17 @@ class ResultKnownError(TaskError):
 
 
 class UnreadableRecordError(TaskError):
-    """A record is not what this version writes: it was damaged, or written by another version.
+    """A job record is damaged, or was written by another version.
 
     Attributes:
         task_id: the job.
-        reason: what is wrong with its record.
+        reason: what is wrong with the record.
     """
 
     code = "unreadable_record"
     ADVICE: ClassVar[str] = (
-        "Mend it, or delete the key rmbg:job:{0}: "
-        "`rmbg restore` then makes the record anew, as long as its picture is kept"
+        "Repair it, or delete the key rmbg:job:{0}: "
+        "`rmbg restore` then recreates the record, as long as its original is kept"
     )
 
     def __init__(self, task_id: str, reason: str) -> None:
@@ -63,13 +63,13 @@ class UnreadableRecordError(TaskError):
 
 
 class QueueFullError(TaskError):
-    """As many jobs are pending as the operator allows."""
+    """`RMBG_MAX_PENDING` jobs are pending."""
 
     code = "queue_full"
 
 
 class ObjectStoreUnavailableError(TaskError):
-    """The object store did not answer in time, or refused."""
+    """The object store did not answer in time, or refused the request."""
 
     code = "store_unavailable"
 
@@ -81,98 +81,98 @@ class ObjectNotFoundError(TaskError):
 
 
 class LeaseLostError(TaskError):
-    """The job belongs to another worker now; nothing of this run may be published."""
+    """Another worker holds the job's lease; nothing of this run may be published."""
 
     code = "lease_lost"
 
 
 class KeyNameError(TaskError):
-    """An API key's name is taken, or nobody has it."""
+    """An API key's name is taken or unknown."""
 
     code = "key_name"
 
 
 class WebhookSecretError(TaskError):
-    """A webhook secret is not in the form of Standard Webhooks."""
+    """A webhook secret has not the form that Standard Webhooks defines."""
 
     code = "webhook_secret"
 
 
 class OutboundRequestError(TaskError):
-    """Root of the package. The texts are fit for outsiders: they name no inner address."""
+    """Base of the errors of outbound HTTP requests; their texts name no internal address."""
 
     code = "url_unreachable"
 
 
 class UrlNotAllowedError(OutboundRequestError):
-    """The address is malformed, or leads where outsiders may not send this service."""
+    """The URL is malformed, or leads to an address that the service must not call."""
 
     code = "url_not_allowed"
 
 
 class UrlUnreachableError(OutboundRequestError):
-    """Its host has no address, does not answer, or breaks off."""
+    """The host has no address, does not answer, or closes the connection early."""
 
     code = "url_unreachable"
 
 
 class UrlTimeoutError(OutboundRequestError):
-    """It took longer than was allowed."""
+    """The request took longer than its time limit."""
 
     code = "url_timeout"
 
 
 class UrlTooLargeError(OutboundRequestError):
-    """It sent more bytes than were allowed."""
+    """The response is larger than its limit."""
 
     code = "url_too_large"
 
 
 class UploadError(TaskError):
-    """Root of them."""
+    """Base of the errors of resumable uploads."""
 
 
 class UploadNotFoundError(UploadError):
-    """There is no such upload, or it is somebody else's."""
+    """The upload does not exist, or belongs to another owner."""
 
     code = "upload_not_found"
 
 
 class UploadExpiredError(UploadError):
-    """The upload's time is over; its bytes are gone."""
+    """The upload has expired, and its bytes are deleted."""
 
     code = "upload_expired"
 
 
 class UploadLockedError(UploadError):
-    """Another request is writing to this upload, and goes on doing so."""
+    """Another request is writing to the upload and did not stop in time."""
 
     code = "upload_locked"
 
 
 class OffsetMismatchError(UploadError):
-    """A piece does not begin where the upload ends."""
+    """The bytes sent do not begin at the upload's offset."""
 
     code = "upload_offset_mismatch"
 
 
 class UploadTooLongError(UploadError):
-    """A piece goes beyond the length that was announced."""
+    """The bytes sent go beyond the announced length."""
 
     code = "upload_too_long"
 
 
 class ChecksumMismatchError(UploadError):
-    """A piece is not what its checksum says."""
+    """The bytes sent do not match their checksum."""
 
     code = "checksum_mismatch"
 
 
 class UploadUnfinishedError(UploadError):
-    """The upload is not whole yet."""
+    """The upload is incomplete."""
 
     code = "upload_unfinished"
 
 
 class LockLostError(UploadLockedError):
-    """The lock of an upload ran out while its holder stood still."""
+    """The upload's lock expired while its holder was stalled."""

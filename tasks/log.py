@@ -1,4 +1,4 @@
-"""Structured logs: JSON for machines, columns for a person at a terminal."""
+"""Structured logs: JSON for machines, columns at a terminal."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ from tasks.settings import Settings
 
 
 def configure_logging(settings: Settings) -> None:
-    """Send everything, the libraries' lines too, to standard output in one form."""
+    """Write all log lines, those of libraries too, to standard output in one format."""
     as_json = settings.log_format == "json" or (
         settings.log_format == "auto" and not sys.stdout.isatty()
     )
@@ -30,9 +30,9 @@ def configure_logging(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
-    # Its lines repeat ours, with the broker's address in them.
+    # Kombu repeats our lines, with the broker's password in them.
     logging.getLogger("kombu").setLevel(logging.WARNING)
-    # It warns with whole addresses, and a webhook's may hold a secret.
+    # urllib3 warns with whole URLs, and a webhook's URL may hold a secret.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 

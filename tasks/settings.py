@@ -1,6 +1,6 @@
-"""Every setting of the service: read from `RMBG_*` once, checked at start, all faults at once.
+"""The settings, read from `RMBG_*` once and checked at start; one error lists all that are wrong.
 
-A secret, or anything else, can come from a file: `RMBG_S3_SECRET_KEY_FILE=/run/secrets/s3`.
+A secret, or any other setting, can come from a file: `RMBG_S3_SECRET_KEY_FILE=/run/secrets/s3`.
 """
 
 import os
@@ -42,7 +42,7 @@ _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """The GPUs that CUDA is limited to, by index or UUID; none named means all."""
+    """Return the GPUs that CUDA is limited to, by index or UUID; empty means all."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return tuple(gpu.strip() for gpu in named.split(",") if gpu.strip())
 
@@ -53,13 +53,13 @@ def is_tracing_configured() -> bool:
 
 
 def metrics_folder() -> Path | None:
-    """The folder in which this process and its siblings count together, if there is one."""
+    """Return the folder in which this process and its siblings count together, if there is one."""
     path = os.environ.get(_METRICS_FOLDER)
     return Path(path) if path else None
 
 
 def set_metrics_folder(folder: Path | None) -> None:
-    """Note that folder for this process and those that it starts."""
+    """Set that folder for this process and the processes that it starts."""
     if folder is None:
         os.environ.pop(_METRICS_FOLDER, None)
     else:
@@ -67,7 +67,7 @@ def set_metrics_folder(folder: Path | None) -> None:
 
 
 class _FileSource(PydanticBaseSettingsSource):
-    """Reads `RMBG_<NAME>_FILE`: the setting is that file's content, without the last newline."""
+    """Reads a setting from the file that `RMBG_<NAME>_FILE` names, without its last newline."""
 
     def get_field_value(
         self,
@@ -87,53 +87,66 @@ class _FileSource(PydanticBaseSettingsSource):
 
 
 class Settings(BaseSettings):
-    """What the API, the workers and the command line share."""
+    """The settings that the API, the workers and the command line share."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     redis_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey, with its password."
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="URL of Redis or Valkey, with its password.",
     )
     s3_endpoint: AnyHttpUrl = Field(
-        AnyHttpUrl("http://127.0.0.1:9000"), description="The object store, as the service sees it."
+        AnyHttpUrl("http://127.0.0.1:9000"),
+        description="URL of the object store, as the service reaches it.",
     )
     s3_public_endpoint: AnyHttpUrl | None = Field(
-        None, description="The object store as clients see it; signed URLs carry this address."
+        None, description="URL of the object store as clients reach it, for signed URLs."
     )
     s3_access_key: str = Field("", description="Access key of the object store.")
     s3_secret_key: SecretStr = Field(SecretStr(""), description="Secret key of the object store.")
     s3_bucket: str = Field(
-        "rmbg", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", description="Bucket; made at start."
+        "rmbg",
+        pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+        description="Name of the bucket; created at start.",
     )
-    s3_region: str = Field("us-east-1", min_length=1, description="Region that requests sign with.")
+    s3_region: str = Field(
+        "us-east-1", min_length=1, description="Region that requests are signed for."
+    )
     retention_hours: float = Field(
-        24, gt=0, le=24 * 365, description="Hours that an original, its result and record are kept."
+        24,
+        gt=0,
+        le=24 * 365,
+        description="Hours for which an original, its result and its record are kept.",
     )
-    model: str = Field("u2netp", description="The model that is served; see `rmbg models list`.")
-    model_path: Path | None = Field(None, description="The model's file or folder, if not fetched.")
+    model: str = Field("u2netp", description="Name of the served model; see `rmbg models list`.")
+    model_path: Path | None = Field(
+        None, description="File or folder of the weights, if they are not fetched."
+    )
     model_dir: Path = Field(
-        default_factory=_default_model_dir, description="Folder of the fetched models."
+        default_factory=_default_model_dir, description="Folder of the fetched weights."
     )
     patch_order: Literal["auto", "rmbg-2.0", "birefnet"] = Field(
         "auto",
-        description="How a BiRefNet checkpoint orders its image patches: rmbg-2.0 or birefnet; "
-        "auto goes by the file's SHA-256, else by the model's name.",
+        description="Patch order of a BiRefNet checkpoint: rmbg-2.0 or birefnet; auto looks it up "
+        "by the file's SHA-256, else by the model's name.",
     )
     device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N."
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="Device of the model: auto, cpu, cuda or cuda:N.",
     )
     precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
-        "auto", description="Arithmetic of the model: auto, fp32, fp16 or bf16."
+        "auto", description="Precision of the model: auto, fp32, fp16 or bf16."
     )
     compile_dir: Path | None = Field(
         default=None,
-        description="Folder of what torch's compiler makes, kept for the next start; `compiled` in "
-        "the folder of the models where it is not set. It holds code: for its owner alone.",
+        description="Folder in which torch's compiler keeps its output for the next start; "
+        "`compiled` in RMBG_MODEL_DIR if unset. It holds code: give nobody else access.",
     )
     compile: Literal["auto", "off"] = Field(
         "auto",
-        description="How a BiRefNet model is run: auto takes the quickest path that the device "
-        "has, off the reference path.",
+        description="Execution path of a BiRefNet model: auto takes the fastest one that the "
+        "device supports, off the reference path.",
     )
     threads: int | None = Field(
         None, ge=1, description="CPU threads of a model worker; all cores if unset."
@@ -141,44 +154,44 @@ class Settings(BaseSettings):
     host: str = Field(
         default_factory=socket.gethostname,
         pattern=r"^[A-Za-z0-9_.-]+$",
-        description="This machine's name in queue names; keep it stable over restarts.",
+        description="Name of this machine in queue names; keep it stable over restarts.",
     )
     routing: Literal["gpu", "shared"] = Field(
-        "gpu", description="gpu binds jobs to the GPU that is free soonest; shared never does."
+        "gpu", description="gpu sends a job to the GPU that is free soonest; shared never binds it."
     )
     time_limit: int | None = Field(
         None,
         ge=2,
-        description="Seconds after which a job's process is killed and the job retried; "
-        "by model and device if unset.",
+        description="Seconds after which a job's process is killed and the job retried; if unset, "
+        "30 for small models, 60 on a GPU, 180 on a CPU.",
     )
     shutdown_seconds: float = Field(
         30,
         ge=0,
-        description="Seconds that the running job is given when its worker is told to end; then it "
-        "is handed back.",
+        description="Grace period in seconds of a worker's shutdown: a job that still runs after "
+        "it goes back to the queue.",
     )
     max_memory_mb: int | None = Field(
-        None, ge=256, description="A model process above this is replaced after its job."
+        None, ge=256, description="Memory above which a model process is replaced after its job."
     )
     max_pending: int = Field(
-        10_000, ge=0, description="Jobs that may wait or run at once; 0 for any number."
+        10_000, ge=0, description="Most jobs that may be queued or running; 0 for no limit."
     )
     queue_seconds: float = Field(
         24 * 3600,
         gt=0,
-        description="A job that nobody began after so many seconds fails; a caller's own "
-        "`expires_in` may only shorten that, and it is never longer than RMBG_RETENTION_HOURS, "
-        "after which the picture is gone. Raise both for batches that take longer than a day.",
+        description="Seconds after which a job that no worker has begun fails. A caller's "
+        "`expires_in` can only shorten that, and RMBG_RETENTION_HOURS limits it. Raise both for "
+        "batches that take longer than a day.",
     )
     ageing_seconds: float = Field(
         60, gt=0, description="A job that waited so long is lifted a priority, a few at a time."
     )
     max_image_mb: float = Field(10, gt=0, description="Largest upload, in MB of 2^20 bytes.")
-    max_megapixels: float = Field(50, gt=0, description="Largest picture, in millions of pixels.")
+    max_megapixels: float = Field(50, gt=0, description="Largest image, in millions of pixels.")
     url_allow: str = Field(
         "",
-        description="Hosts and networks, comma-separated, that image URLs and webhooks may lead to "
+        description="Hosts and networks, comma-separated, that image and webhook URLs may lead to "
         "although they are not public: hooks.intra,.shop.intra,10.0.0.0/8.",
     )
     webhook_secret: SecretStr | None = Field(
@@ -201,10 +214,11 @@ class Settings(BaseSettings):
         32, ge=1, le=256, description="Webhooks that an I/O worker sends at the same time."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="debug, info, warning or error."
+        "info", description="Least level that is logged: debug, info, warning or error."
     )
     log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="json or console; auto is console on a terminal."
+        "auto",
+        description="Format of the log: json, console, or auto, which is console on a terminal.",
     )
 
     metrics_port: int = Field(
@@ -249,15 +263,15 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class's signature
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments first, then the environment, then the `_FILE` variables."""
+        """Take arguments first, then the environment, then the `_FILE` variables."""
         return init_settings, env_settings, _FileSource(settings_cls)
 
     @classmethod
     def load(cls, **values: object) -> Self:
-        """The settings of this process.
+        """Read the settings of this process.
 
         Raises:
-            SettingsError: with a line for each setting that is wrong.
+            SettingsError: settings are wrong; its text has a line for each.
         """
         try:
             return cls(**values)  # type: ignore[arg-type] # checked by pydantic, which is the point
@@ -265,22 +279,22 @@ class Settings(BaseSettings):
             raise SettingsError(_explain(error)) from error
 
     def model_file(self, fetched: str) -> Path:
-        """Where the weights lie: what `RMBG_MODEL_PATH` names, or the fetched file."""
+        """Return the path of the weights: `RMBG_MODEL_PATH`, or the fetched file."""
         return self.model_path or self.model_dir / fetched
 
     @property
     def webhook_pauses(self) -> tuple[float, ...]:
-        """Seconds between the attempts at a webhook."""
+        """Pauses between the attempts at a webhook, in seconds."""
         return tuple(map(float, self.webhook_retries.split(",")))
 
     @property
     def image_limits(self) -> ImageLimits:
-        """What is accepted, in pixels."""
+        """Limits of an image's pixels."""
         return ImageLimits(max_pixels=int(self.max_megapixels * 1_000_000))
 
     @property
     def max_image_bytes(self) -> int:
-        """The largest upload, in bytes."""
+        """Size of the largest upload, in bytes."""
         return int(self.max_image_mb * 2**20)
 
 

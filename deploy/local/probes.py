@@ -5,7 +5,6 @@ A probe returns if the process is ready, and raises `NotReadyError` with the rea
 
 import io
 import json
-import time
 from collections.abc import Callable, Collection
 from typing import Final
 from urllib.parse import urlsplit
@@ -23,22 +22,6 @@ from tasks.settings import Settings
 _TIMEOUT_SECONDS: Final = 2.0
 _HTTP_OK: Final = 200
 _REGION: Final = "us-east-1"
-
-
-def wait_until(probe: Probe, *, since: float, seconds: float, interval: float = 0.1) -> None:
-    """Call a probe until it passes.
-
-    Raises:
-        NotReadyError: it did not pass within that many seconds; with its last reason.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return probe(since)
-        except NotReadyError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(interval)
 
 
 def redis_answers(url: str) -> Probe:

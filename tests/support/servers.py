@@ -14,9 +14,8 @@ from typing import Final
 
 from deploy.local.data_folder import load_credential
 from deploy.local.ports import reserved_ports
-from deploy.local.probes import wait_until
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
-from deploy.local.service import NotReadyError, Service, StartError
+from deploy.local.service import NotReadyError, Probe, Service, StartError
 from deploy.local.supervisor import command_line, environment, kill_group, signal_group
 
 _START_SECONDS: Final = 30.0
@@ -30,6 +29,22 @@ class S3Address:
     endpoint: str
     access_key: str
     secret_key: str
+
+
+def wait_until(probe: Probe, *, since: float, seconds: float, interval: float = 0.1) -> None:
+    """Call a probe until it passes.
+
+    Raises:
+        NotReadyError: it did not pass within that many seconds; with its last reason.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return probe(since)
+        except NotReadyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(interval)
 
 
 @contextmanager

@@ -21,7 +21,6 @@ from api.settings import ApiSettings
 from deploy.local import probes, programs, supervisor
 from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
-from deploy.local.probes import wait_until
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
 from deploy.local.service import Service, always_ready
 from inference.models.registry import get_spec
@@ -33,6 +32,7 @@ from tasks.jobs.model import Job, Priority, Status
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
+from tests.support.servers import wait_until
 
 HERE = Path(__file__).parent
 HOST = "faults"
