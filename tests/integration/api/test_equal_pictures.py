@@ -236,8 +236,8 @@ def test_another_process_of_the_api_finds_it_in_redis(
     runner.run(submit().task_id)
     assert submit().cached
     other = Services.from_settings(services.settings)
-    assert services.cache.find(str(_primary_key(services))) is not None
-    assert other.cache.find(str(_primary_key(services))) is not None
+    assert services.runtime.result_cache.find(str(_primary_key(services))) is not None
+    assert other.runtime.result_cache.find(str(_primary_key(services))) is not None
 
 
 def _primary_key(services: Services) -> str | None:
@@ -570,9 +570,9 @@ def test_a_duplicate_whose_primary_runs_has_begun_by_its_deadline(
     primary, duplicate = submit(), submit(expires_in=1)
     clock = replace_clock(services, duplicate.created_at + 2)
     services.runtime.job_store.claim(primary.task_id, token=TOKEN, worker="gpu0@t")
-    assert not clock.store.fail_overdue(duplicate.task_id)
+    assert not clock.runtime.job_store.fail_overdue(duplicate.task_id)
     services.runtime.job_store.release(primary.task_id, token=TOKEN)
-    assert clock.store.fail_overdue(duplicate.task_id)
+    assert clock.runtime.job_store.fail_overdue(duplicate.task_id)
 
 
 def replace_clock(services: Services, now: float) -> Services:
