@@ -136,7 +136,7 @@ def stage(s3: S3Address, tmp_path: Path) -> Iterator[Stage]:
 def test_every_service_of_ours_starts_is_healthy_works_and_ends(stage: Stage, coffee: Path) -> None:
     with ExitStack() as stack:
         stack.enter_context(stage.running("redis"))
-        assert "The bucket rmbg is there" in stage.run("bucket")
+        assert "The bucket rmbg is ready" in stage.run("bucket")
         made = subprocess.run(
             [script("rmbg"), "keys", "add", "shop", "--json"],
             env=stage.environment("api"),
