@@ -412,7 +412,7 @@ def _check_worker(worker: Worker) -> CheckResult:
 
 
 def check_io_worker(app: Celery) -> CheckResult:
-    """Check that a worker consumes the I/O queue, and so does the periodic work."""
+    """Check that a worker consumes the queue of webhooks, and so does the periodic work."""
     try:
         answers = app.control.inspect(timeout=_INSPECT_SECONDS).active_queues() or {}
     except (OperationalError, RedisError, OSError) as error:
@@ -422,14 +422,14 @@ def check_io_worker(app: Celery) -> CheckResult:
     found = [
         worker
         for worker, queues in answers.items()
-        if any(queue["name"] == routing.IO_QUEUE for queue in queues)
+        if any(queue["name"] == routing.WEBHOOK_QUEUE for queue in queues)
     ]
     if found:
         return ok("workers.io", f"{', '.join(sorted(found))}: ready")
     return fail(
         "workers.io",
         f"no I/O worker answers{why}: webhooks and missing messages are not sent",
-        "start one: celery -A tasks.app worker -n io@%h -Q io -P threads",
+        "start one: celery -A tasks.app worker -n io@%h -Q webhooks -P threads -c 32",
     )
 
 

@@ -68,18 +68,15 @@ def create_celery(settings: Settings, *, socket_timeout: float = 10) -> Celery:
         settings: where Redis is, and how long tasks may take.
         socket_timeout: seconds after which a silent Redis counts as away.
     """
-    app = Celery("rmbg", include=["tasks.worker.removal", "tasks.housekeeping.periodic"])
+    app = Celery("rmbg", include=["tasks.worker.removal", "tasks.worker.delivery"])
     app.conf.update(_configuration(settings))
     app.conf.broker_transport_options = _transport_options(socket_timeout)
     # By name, so that whoever only sends imports no worker.
-    app.steps["worker"].add("tasks.housekeeping.periodic:ReconcilerStep")
-    app.steps["worker"].add("tasks.housekeeping.periodic:RetentionStep")
-    app.steps["worker"].add("tasks.housekeeping.periodic:WebhookStep")
-    app.steps["worker"].add("tasks.housekeeping.periodic:DuplicatesStep")
+    app.steps["worker"].add("tasks.housekeeping.periodic:HousekeepingStep")
     app.steps["worker"].add("tasks.worker.monitor:WorkerMonitorStep")
     app.steps["worker"].add("tasks.worker.shutdown:ShutdownStep")
     app.steps["worker"].add("tasks.worker.metrics:MetricsStep")
-    app.steps["worker"].add("tasks.housekeeping.periodic:CeleryEventsStep")
+    app.steps["worker"].add("tasks.worker.metrics:CeleryEventsStep")
     return app
 
 
@@ -88,7 +85,7 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "broker_url": settings.redis_url.get_secret_value(),
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
-        "task_default_queue": routing.IO_QUEUE,
+        "task_default_queue": routing.WEBHOOK_QUEUE,
         "task_ignore_result": True,
         "task_acks_late": True,
         # A dead child's message comes back at once; the record's attempt count bounds it.

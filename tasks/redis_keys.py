@@ -186,3 +186,8 @@ def deliveries_key(subject: str) -> str:
 def webhook_host_key(host: str) -> str:
     """The state of a receiving host's circuit breaker, a hash that expires."""
     return f"{PREFIX}webhooks:host:{host}"
+
+
+def webhook_in_flight_key(host: str) -> str:
+    """The deliveries to a host that are with the queue or a worker, a sorted set by lapse."""
+    return f"{PREFIX}webhooks:in_flight:{host}"

@@ -3,7 +3,8 @@
 The API, the workers, the command line, the doctor and the tests take them from here.
 """
 
-from functools import cached_property
+import random
+from functools import cached_property, partial
 from typing import Final, Self, cast
 
 import urllib3
@@ -28,6 +29,9 @@ from tasks.settings import Settings
 from tasks.storage.object_store import ObjectStore
 from tasks.uploads.service import UploadService
 from tasks.uploads.store import UploadStore
+from tasks.webhooks.attempt import DeliveryRunner, PayloadRenderer, signing_secrets
+from tasks.webhooks.dispatcher import WebhookDispatcher
+from tasks.webhooks.retry import HostBreaker, RetryPolicy
 from tasks.webhooks.store import DeliveryStore
 from tasks.worker_registry import WorkerRegistry
 
@@ -146,6 +150,31 @@ class Runtime:
     def deliveries(self) -> DeliveryStore:
         """The records of webhook deliveries."""
         return DeliveryStore(self.redis)
+
+    @cached_property
+    def webhook_dispatcher(self) -> WebhookDispatcher:
+        """Sends the messages of deliveries that are due."""
+        return WebhookDispatcher(self.celery_app, self.redis, self.deliveries, self.host_breaker)
+
+    @cached_property
+    def host_breaker(self) -> HostBreaker:
+        """The circuit breakers of the hosts that webhooks go to."""
+        return HostBreaker(self.redis)
+
+    @cached_property
+    def delivery_runner(self) -> DeliveryRunner:
+        """Makes attempts at deliveries."""
+        settings = self.settings
+        return DeliveryRunner(
+            self.deliveries,
+            self.host_breaker,
+            RetryPolicy(settings.webhook_pauses, random.random),
+            PayloadRenderer(self.job_store, self.batches, self.object_store),
+            self.http_client,
+            partial(signing_secrets, self.api_keys, settings.webhook_secret),
+            settings.webhook_connect_seconds,
+            settings.webhook_seconds,
+        )
 
     @cached_property
     def api_keys(self) -> ApiKeys:

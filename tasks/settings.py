@@ -210,9 +210,6 @@ class Settings(BaseSettings):
     webhook_seconds: float = Field(
         15, gt=0, le=20, description="Longest that a whole attempt at a webhook may take."
     )
-    webhook_threads: int = Field(
-        32, ge=1, le=256, description="Webhooks that an I/O worker sends at the same time."
-    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged: debug, info, warning or error."
     )

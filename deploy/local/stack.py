@@ -243,10 +243,10 @@ def _model_worker(
 
 
 def _io_worker(settings: Settings, env: Mapping[str, str], metrics_port: int) -> Service:
-    queues = (routing.IO_QUEUE, "webhooks")
+    queues = (routing.WEBHOOK_QUEUE,)
     return Service(
         name="io",
-        command=_worker_command(_node("io", settings), queues, "-P", "threads", "-c", "8"),
+        command=_worker_command(_node("io", settings), queues, "-P", "threads", "-c", "32"),
         env={**env, **_metrics_environment(metrics_port)},
         metrics=_metrics_address(metrics_port),
         address=", ".join(queues),

@@ -20,7 +20,7 @@ _RECHECK_SECONDS: Final = 0.5
 
 _RECONCILER: Final = (
     "the reconciler sees to it within seconds: is an I/O worker running? "
-    "(celery -A tasks.app worker -n io@%h -Q io -P threads)"
+    "(celery -A tasks.app worker -n io@%h -Q webhooks -P threads -c 32)"
 )
 
 _UNKNOWN_MESSAGE: Final = (

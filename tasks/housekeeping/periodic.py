@@ -1,175 +1,78 @@
-"""The I/O worker's periodic work: reconciling, retention, duplicates and due webhooks."""
+"""The I/O worker's periodic work: reconciling, retention, duplicates and due webhooks.
 
-import random
+Every I/O worker runs all of it. Locks in Redis, or scripts that one of several callers wins, see to
+it that no step is done twice.
+"""
+
 import threading
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 from celery import bootsteps
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
 
-from tasks.accounts.api_keys import ApiKeys
-from tasks.errors import QueueUnavailableError, TaskError
+from tasks.errors import TaskError
 from tasks.housekeeping.reconcile import RECONCILE_SECONDS, Reconciler
 from tasks.housekeeping.retention import SWEEP_SECONDS, RetentionSweeper
-from tasks.jobs import routing
-from tasks.jobs.batches import BatchStore
 from tasks.jobs.dedup import DuplicateCompleter
-from tasks.jobs.serializers import batch_data, task_data
-from tasks.jobs.store import JobStore
-from tasks.metrics.instruments import Instruments, instruments
+from tasks.jobs.routing import is_io_worker
 from tasks.runtime import Runtime, runtime_of
-from tasks.settings import Settings
-from tasks.storage.object_store import ObjectStore
-from tasks.webhooks.attempt import DeliveryRunner, PayloadData, PayloadRenderer
-from tasks.webhooks.dispatcher import WebhookDispatcher
-from tasks.webhooks.retry import HostBreaker, RetryPolicy
+from tasks.webhooks.dispatcher import MAX_PER_HOST
 
-_reconciler_log = structlog.get_logger(__name__)
+#: How long a duplicate waits at most after its primary has ended.
+_DUPLICATES_SECONDS: Final = 0.2
+#: How long a delivery that is due waits at most for its message.
+_WEBHOOKS_SECONDS: Final = 0.1
+#: The pause after a failure, if it is longer than the interval.
+_FAILURE_SECONDS: Final = 2.0
+#: How long a shutdown waits for the runs that it meets.
+_STOP_SECONDS: Final = 1.0
+
+_log = structlog.get_logger(__name__)
 
 
-class ReconcilerStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
-    """Runs the reconciler in every worker that takes from the I/O queue."""
+@dataclass(frozen=True, slots=True)
+class Periodic:
+    """A piece of work that is done again and again.
 
-    def __init__(self, worker: Any, **options: Any) -> None:  # noqa: ANN401 - celery's signature
-        super().__init__(worker, **options)
-        self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
+    Attributes:
+        name: in the log.
+        seconds: from the end of one run to the beginning of the next.
+        run: does it once.
+    """
 
-    def include_if(self, worker: Any) -> bool:  # noqa: ANN401 - the same
-        """Only on I/O workers; a model worker has one job."""
-        return routing.IO_QUEUE in worker.app.amqp.queues.consume_from
+    name: str
+    seconds: float
+    run: Callable[[], object]
 
-    def start(self, worker: Any) -> None:  # noqa: ANN401 - the same
-        """Begin reconciling."""
-        reconciler = _make_reconciler(runtime_of(worker.app))
-        self._thread = threading.Thread(
-            target=self._run, args=(reconciler,), name="reconciler", daemon=True
-        )
-        self._thread.start()
-
-    def stop(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - the same
-        """End after the pass that is running."""
-        self._ended.set()
-        if self._thread is not None:
-            self._thread.join(timeout=RECONCILE_SECONDS)
-
-    terminate = stop
-
-    def _run(self, reconciler: Reconciler) -> None:
-        while not self._ended.wait(RECONCILE_SECONDS):
+    def run_until(self, stopped: threading.Event) -> None:
+        """Run in a thread of its own; no failure of a run ends it."""
+        pause = self.seconds
+        while not stopped.wait(pause):
+            pause = self.seconds
             try:
-                reconciler.run_once()
-            except Exception:  # noqa: BLE001 - it must outlive whatever one pass met
-                _reconciler_log.exception("reconciler.failed")
+                self.run()
+            except TaskError as error:
+                _log.warning(f"{self.name}.unavailable", reason=str(error))
+                pause = max(pause, _FAILURE_SECONDS)
+            except Exception:  # noqa: BLE001 - see above
+                _log.exception(f"{self.name}.failed")
+                pause = max(pause, _FAILURE_SECONDS)
 
 
-def _make_reconciler(runtime: Runtime) -> Reconciler:
-    return Reconciler(
-        runtime.redis,
-        runtime.job_store,
-        runtime.dispatcher,
-        runtime.registry,
-        runtime.router,
-        ageing_seconds=runtime.settings.ageing_seconds,
+def periodic_work(runtime: Runtime) -> tuple[Periodic, ...]:
+    """Return all periodic work of an I/O worker."""
+    return (
+        Periodic("reconciler", RECONCILE_SECONDS, Reconciler.from_runtime(runtime).run_once),
+        Periodic("retention", SWEEP_SECONDS, RetentionSweeper.from_runtime(runtime).run_once),
+        Periodic("duplicates", _DUPLICATES_SECONDS, _completer(runtime).run_once),
+        Periodic("webhooks", _WEBHOOKS_SECONDS, runtime.webhook_dispatcher.run_once),
     )
 
 
-_retention_log = structlog.get_logger(__name__)
-
-
-class RetentionStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
-    """Sweeps in every worker that takes from the I/O queue; a lock lets one at a time do so."""
-
-    def __init__(self, worker: Any, **options: Any) -> None:  # noqa: ANN401 - celery's signature
-        super().__init__(worker, **options)
-        self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def include_if(self, worker: Any) -> bool:  # noqa: ANN401 - the same
-        """Only on I/O workers; a model worker has one job."""
-        return routing.IO_QUEUE in worker.app.amqp.queues.consume_from
-
-    def start(self, worker: Any) -> None:  # noqa: ANN401 - the same
-        """Begin sweeping."""
-        sweeper = RetentionSweeper.from_runtime(runtime_of(worker.app))
-        self._thread = threading.Thread(
-            target=self._run, args=(sweeper,), name="retention", daemon=True
-        )
-        self._thread.start()
-
-    def stop(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - the same
-        """End; a pass that is cut short is made again."""
-        self._ended.set()
-        if self._thread is not None:
-            self._thread.join(timeout=1)
-
-    terminate = stop
-
-    def _run(self, sweeper: RetentionSweeper) -> None:
-        while not self._ended.wait(SWEEP_SECONDS):
-            try:
-                sweeper.run_once()
-            except Exception:  # noqa: BLE001 - it must outlive whatever one pass met
-                _retention_log.exception("retention.failed")
-
-
-#: How long a duplicate waits after its primary has ended, at most.
-_DUPLICATES_SECONDS: Final = 0.2
-
-#: The pause after Redis or the store did not answer.
-_DUPLICATES_PAUSE_SECONDS: Final = 2.0
-
-_duplicates_log = structlog.get_logger(__name__)
-
-
-class DuplicatesStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
-    """Runs the settler in every worker that takes from the I/O queue."""
-
-    def __init__(self, worker: Any, **options: Any) -> None:  # noqa: ANN401 - celery's signature
-        super().__init__(worker, **options)
-        self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def include_if(self, worker: Any) -> bool:  # noqa: ANN401 - the same
-        """Only on I/O workers."""
-        return routing.IO_QUEUE in worker.app.amqp.queues.consume_from
-
-    def start(self, worker: Any) -> None:  # noqa: ANN401 - the same
-        """Begin settling."""
-        settler = _make_completer(runtime_of(worker.app))
-        self._thread = threading.Thread(
-            target=self._run, args=(settler,), name="settler", daemon=True
-        )
-        self._thread.start()
-
-    def stop(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - the same
-        """End after the pass that is running."""
-        self._ended.set()
-        if self._thread is not None:
-            self._thread.join(timeout=_DUPLICATES_PAUSE_SECONDS)
-
-    terminate = stop
-
-    def _run(self, settler: DuplicateCompleter) -> None:
-        pause = _DUPLICATES_SECONDS
-        while not self._ended.wait(pause):
-            pause = _DUPLICATES_SECONDS
-            try:
-                settler.run_once()
-            except TaskError as error:
-                _duplicates_log.warning("settler.away", reason=str(error))
-                pause = _DUPLICATES_PAUSE_SECONDS
-            except Exception:  # noqa: BLE001 - it must outlive whatever one pass met
-                _duplicates_log.exception("settler.failed")
-                pause = _DUPLICATES_PAUSE_SECONDS
-
-
-def _make_completer(runtime: Runtime) -> DuplicateCompleter:
+def _completer(runtime: Runtime) -> DuplicateCompleter:
     return DuplicateCompleter(
         runtime.redis,
         runtime.job_store,
@@ -179,187 +82,35 @@ def _make_completer(runtime: Runtime) -> DuplicateCompleter:
     )
 
 
-_WEBHOOK_SECONDS: Final = 0.2
-
-_REDIS_AWAY_SECONDS: Final = 1.0
-
-_webhooks_log = structlog.get_logger(__name__)
-
-
-class WebhookStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
-    """Sends webhooks from every worker that takes from the I/O queue."""
+class HousekeepingStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
+    """Runs the periodic work of an I/O worker, each piece in a thread of its own."""
 
     def __init__(self, worker: Any, **options: Any) -> None:  # noqa: ANN401 - celery's signature
         super().__init__(worker, **options)
-        self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+        self._threads: list[threading.Thread] = []
 
-    def include_if(self, worker: Any) -> bool:  # noqa: ANN401 - the same
-        """Only on I/O workers."""
-        return routing.IO_QUEUE in worker.app.amqp.queues.consume_from
+    def include_if(self, worker: Any) -> bool:  # noqa: ANN401 - celery's signature
+        """Run on I/O workers only; a model worker has one job."""
+        return is_io_worker(worker.app)
 
-    def start(self, worker: Any) -> None:  # noqa: ANN401 - the same
-        """Begin sending."""
-        sender = make_dispatcher(runtime_of(worker.app))
-        self._thread = threading.Thread(
-            target=self._run, args=(sender,), name="webhooks", daemon=True
-        )
-        self._thread.start()
+    def start(self, worker: Any) -> None:  # noqa: ANN401 - celery's signature
+        """Start the threads."""
+        if worker.concurrency <= MAX_PER_HOST:
+            advice = "start the worker with -c 32"
+            _log.warning("webhooks.few_threads", threads=worker.concurrency, advice=advice)
+        for periodic in periodic_work(runtime_of(worker.app)):
+            thread = threading.Thread(
+                target=periodic.run_until, args=(self._stopped,), name=periodic.name, daemon=True
+            )
+            thread.start()
+            self._threads.append(thread)
 
-    def stop(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - the same
-        """Begin nothing more; what runs is brought to its end, or claimed again by others."""
-        self._ended.set()
-        if self._thread is not None:
-            self._thread.join(timeout=_REDIS_AWAY_SECONDS)
-
-    terminate = stop
-
-    def _run(self, sender: WebhookDispatcher) -> None:
-        pause = _WEBHOOK_SECONDS
-        while not self._ended.wait(pause):
-            pause = _WEBHOOK_SECONDS
-            try:
-                sender.run_once()
-            except QueueUnavailableError as error:
-                _webhooks_log.warning("webhooks.redis_away", reason=str(error))
-                pause = _REDIS_AWAY_SECONDS
-            except Exception:  # noqa: BLE001 - it must outlive whatever one pass met
-                _webhooks_log.exception("webhooks.failed")
-        sender.close()
-
-
-def make_dispatcher(runtime: Runtime) -> WebhookDispatcher:
-    """Build the sender of a runtime."""
-    settings = runtime.settings
-    courier = DeliveryRunner(
-        runtime.deliveries,
-        HostBreaker(runtime.redis),
-        RetryPolicy(settings.webhook_pauses, random.random),
-        PayloadRenderer(payload_data(runtime.job_store, runtime.batches, runtime.object_store)),
-        runtime.http_client,
-        partial(signing_secrets, runtime.api_keys, settings),
-        settings.webhook_connect_seconds,
-        settings.webhook_seconds,
-    )
-    return WebhookDispatcher(courier, threads=settings.webhook_threads)
-
-
-def payload_data(
-    job_store: JobStore,
-    batches: BatchStore,
-    object_store: ObjectStore,
-    clock: Callable[[], float] = time.time,
-) -> dict[str, PayloadData]:
-    """Return, for each kind of subject, the function that renders its data."""
-
-    def describe_task(task_id: str) -> dict[str, Any] | None:
-        job = job_store.get(task_id)
-        return None if job is None else task_data(job, object_store, clock())
-
-    def describe_batch(batch_id: str) -> dict[str, Any] | None:
-        batch = batches.get(batch_id)
-        if batch is None:
-            return None
-        jobs = {job.task_id: job for job in job_store.get_many(batch.task_ids)}
-        return batch_data(batch, jobs, clock())
-
-    return {"task": describe_task, "batch": describe_batch}
-
-
-def signing_secrets(
-    api_keys: ApiKeys, settings: Settings, owner_id: str, now: float
-) -> tuple[str, ...]:
-    """The secrets of an owner; of anybody, the service's own."""
-    if not owner_id:
-        secret = settings.webhook_secret
-        return (secret.get_secret_value(),) if secret else ()
-    owner = api_keys.get(owner_id)
-    return owner.signing_secrets(now) if owner else ()
-
-
-#: A worker whose last heartbeat is older counts as gone.
-_WORKER_GONE_SECONDS: Final = 10.0
-
-_EVENTS_PAUSE_SECONDS: Final = 2.0
-
-_TASK_EVENTS: Final = frozenset(
-    {
-        "task-sent",
-        "task-received",
-        "task-started",
-        "task-succeeded",
-        "task-failed",
-        "task-rejected",
-        "task-retried",
-        "task-revoked",
-    }
-)
-
-_events_log = structlog.get_logger(__name__)
-
-
-class CeleryEventCounter:
-    """Turns events into counts. Its labels come from workers, never from a client."""
-
-    def __init__(self, counted: Instruments) -> None:
-        self._meters = counted
-        self._seen: dict[str, float] = {}
-
-    def count(self, event: Mapping[str, Any]) -> None:
-        """One event, as Celery gives it."""
-        kind, host = str(event.get("type")), str(event.get("hostname", ""))
-        if kind in _TASK_EVENTS:
-            self._meters.celery_events.labels(kind.removeprefix("task-"), host).inc()
-        if kind == "task-succeeded":
-            self._meters.celery_runtime.labels(host).observe(float(event.get("runtime") or 0))
-        if kind.startswith("worker-"):
-            self._note(host, online=kind != "worker-offline")
-
-    def _note(self, host: str, *, online: bool) -> None:
-        now = time.monotonic()
-        self._seen[host] = now if online else 0.0
-        for each, seen in self._seen.items():
-            self._meters.celery_worker_up.labels(each).set(now - seen < _WORKER_GONE_SECONDS)
-
-
-class CeleryEventsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
-    """A thread of the I/O worker that listens to all workers' events."""
-
-    def __init__(self, worker: Any, **options: Any) -> None:  # noqa: ANN401 - celery's signature
-        super().__init__(worker, **options)
-        self._ended = threading.Event()
-        self._receiver: Any = None
-
-    def include_if(self, worker: Any) -> bool:  # noqa: ANN401 - the same
-        """Only on I/O workers, and only if asked for."""
-        return Settings.load().celery_metrics and (
-            routing.IO_QUEUE in worker.app.amqp.queues.consume_from
-        )
-
-    def start(self, worker: Any) -> None:  # noqa: ANN401 - the same
-        """Begin to listen."""
-        threading.Thread(
-            target=self._run, args=(worker.app,), name="celery-events", daemon=True
-        ).start()
-
-    def stop(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - the same
-        """Listen no more."""
-        self._ended.set()
-        if self._receiver is not None:
-            self._receiver.should_stop = True
+    def stop(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - celery's signature
+        """Start no more runs, and give those that run a moment; each may be cut short."""
+        self._stopped.set()
+        end = time.monotonic() + _STOP_SECONDS
+        for thread in self._threads:
+            thread.join(timeout=max(0.0, end - time.monotonic()))
 
     terminate = stop
-
-    def _run(self, app: Any) -> None:  # noqa: ANN401 - the same
-        counter = CeleryEventCounter(instruments())
-        while not self._ended.is_set():
-            try:
-                self._listen(app, counter)
-            except (OperationalError, RedisError, OSError) as error:
-                _events_log.warning("events.broker_away", reason=str(error))
-            self._ended.wait(_EVENTS_PAUSE_SECONDS)
-
-    def _listen(self, app: Any, counter: CeleryEventCounter) -> None:  # noqa: ANN401 - the same
-        with app.connection_for_read() as connection:
-            self._receiver = app.events.Receiver(connection, handlers={"*": counter.count}, app=app)
-            self._receiver.capture(limit=None, timeout=None, wakeup=False)

@@ -18,6 +18,7 @@ from tasks.jobs.model import Job, Priority, Status
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import Dispatch, JobStore, ReleaseOutcome
 from tasks.redis_client import redis_errors
+from tasks.runtime import Runtime
 from tasks.worker_registry import WorkerRegistry
 
 #: A queued job is looked at again after so long: by then somebody may have mended its record, or
@@ -264,6 +265,18 @@ class Reconciler:
         self._ageing = PriorityAgeing(client, store, self._skipped, ageing_seconds, clock)
         self._pruner = IndexPruner(client, store)
         self._until = 0.0
+
+    @classmethod
+    def from_runtime(cls, runtime: Runtime) -> "Reconciler":
+        """Build a reconciler from a runtime's parts; nothing is sent before the first pass."""
+        return cls(
+            runtime.redis,
+            runtime.job_store,
+            runtime.dispatcher,
+            runtime.registry,
+            runtime.router,
+            ageing_seconds=runtime.settings.ageing_seconds,
+        )
 
     def run_once(self) -> bool:
         """One pass; False when another process is at it, or Redis is away."""

@@ -21,8 +21,11 @@ from tasks.worker_registry import Worker, WorkerRegistry
 #: Cut one picture out. Its one argument is the job's id.
 REMOVE_TASK: Final = "rmbg.remove"
 
-#: The I/O workers' queue. They keep house, and send the webhooks.
-IO_QUEUE: Final = "io"
+#: Attempt a webhook delivery. Its one argument is the delivery's id.
+DELIVER_TASK: Final = "rmbg.deliver"
+
+#: The queue of attempts at webhooks. Who takes from it is an I/O worker: it keeps house as well.
+WEBHOOK_QUEUE: Final = "webhooks"
 
 _MODEL_PREFIX: Final = "model."
 
@@ -46,6 +49,11 @@ DISPATCH_SEQ_HEADER: Final = "rmbg_dispatch_seq"
 GPU_PREFIX: Final = "gpu."
 
 MODEL_PREFIX: Final = "model."
+
+
+def is_io_worker(app: Celery) -> bool:
+    """Return whether the worker of this application takes from the queue of webhooks."""
+    return WEBHOOK_QUEUE in app.amqp.queues.consume_from
 
 
 def is_model_queue(name: str) -> bool:

@@ -1,12 +1,27 @@
 -- Webhook deliveries after their creation, which is part of a job's or batch's end (jobs.lua).
 -- The table of their keys is in shared.lua. A record has the fields of `Delivery` in Python, and
--- `claim`, which names the dispatcher that attempts it now.
+-- dispatches   messages that were sent for it
+-- dispatched   unix time of the message that waits for a worker; absent if there is none
+-- claim        names the attempt that runs; absent if there is none
+--
+-- A pending delivery's score in DELIVERIES_DUE is the time from which it may be dispatched: of the
+-- next attempt, or when its message or its claim lapses.
 
 local commands = {}
 
--- Takes a delivery that is due. If its dispatcher dies, it is due again at `again`.
--- Arguments: id, claim, now, again.  Returns 1 if it was taken.
-commands.claim = function(a)
+local function in_flight_key(host) return P .. 'webhooks:in_flight:' .. host end
+
+-- Notes that a delivery is with the queue or a worker until `lapse`.
+local function enter_flight(host, id, lapse)
+  redis.call('ZADD', in_flight_key(host), lapse, id)
+  redis.call('EXPIRE', in_flight_key(host), 60)
+end
+
+-- Hands a due delivery over to the queue: the caller sends its message. It is due again at `lapse`,
+-- if no worker has claimed it by then.
+-- Arguments: id, host, now, lapse, limit (deliveries to a host in flight).
+-- Returns the number of the message, 0 if the delivery is not due, or -1 if its host is busy.
+commands.dispatch = function(a)
   local due = redis.call('ZSCORE', DELIVERIES_DUE, a.id)
   if not due or tonumber(due) > tonumber(a.now) then
     return 0
@@ -15,14 +30,60 @@ commands.claim = function(a)
     redis.call('ZREM', DELIVERIES_DUE, a.id)
     return 0
   end
-  redis.call('HSET', delivery_key(a.id), 'claim', a.claim)
-  redis.call('ZADD', DELIVERIES_DUE, a.again, a.id)
+  local flight = in_flight_key(a.host)
+  redis.call('ZREMRANGEBYSCORE', flight, '-inf', a.now)
+  if not redis.call('ZSCORE', flight, a.id)
+    and redis.call('ZCARD', flight) >= tonumber(a.limit) then
+    return -1
+  end
+  local dispatches = redis.call('HINCRBY', delivery_key(a.id), 'dispatches', 1)
+  redis.call('HSET', delivery_key(a.id), 'dispatched', a.now)
+  redis.call('ZADD', DELIVERIES_DUE, a.lapse, a.id)
+  enter_flight(a.host, a.id, a.lapse)
+  return dispatches
+end
+
+-- Makes deliveries due later that are due and were not dispatched.
+-- Arguments: now, due (a table of ids and times).
+commands.postpone = function(a)
+  for id, time in pairs(a.due) do
+    local due = redis.call('ZSCORE', DELIVERIES_DUE, id)
+    if due and tonumber(due) <= tonumber(a.now) then
+      redis.call('ZADD', DELIVERIES_DUE, time, id)
+    end
+  end
+end
+
+-- Claims a dispatched delivery for one attempt; a message that comes twice finds it claimed. If
+-- the worker dies, it is due again at `lapse`.
+-- Arguments: id, host, claim, lapse.  Returns 1 if it was claimed.
+commands.claim = function(a)
+  local record = delivery_key(a.id)
+  if field(record, 'state') ~= 'pending' or redis.call('HDEL', record, 'dispatched') == 0 then
+    return 0
+  end
+  redis.call('HSET', record, 'claim', a.claim)
+  redis.call('ZADD', DELIVERIES_DUE, a.lapse, a.id)
+  enter_flight(a.host, a.id, a.lapse)
   return 1
 end
 
--- Records an attempt, and the state that follows from it. Fenced by the claim: a dispatcher that
+-- Gives a claim up without an attempt: the delivery is due now.
+-- Arguments: id, host, claim, now.  Returns 1, or 0 if the claim was lost.
+commands.release = function(a)
+  local record = delivery_key(a.id)
+  if field(record, 'claim') ~= a.claim then
+    return 0
+  end
+  redis.call('HDEL', record, 'claim')
+  redis.call('ZADD', DELIVERIES_DUE, a.now, a.id)
+  redis.call('ZREM', in_flight_key(a.host), a.id)
+  return 1
+end
+
+-- Records an attempt, and the state that follows from it. Fenced by the claim: a worker that
 -- took too long may add its attempt, and may report that the event arrived, but nothing else.
--- Arguments: id, claim, attempt (JSON; none: no attempt was made), state, due (of the next
+-- Arguments: id, host, claim, attempt (JSON; none: no attempt was made), state, due (of the next
 -- attempt), reason, outcome (for the metrics).
 -- Returns the state, 'late' if the claim was lost, or 'missing'.
 commands.record_attempt = function(a)
@@ -42,7 +103,8 @@ commands.record_attempt = function(a)
   if field(record, 'claim') ~= a.claim and a.state ~= 'delivered' then
     return 'late'
   end
-  redis.call('HDEL', record, 'claim')
+  redis.call('HDEL', record, 'claim', 'dispatched')
+  redis.call('ZREM', in_flight_key(a.host), a.id)
   redis.call('HSET', record, 'state', a.state, 'reason', a.reason)
   if a.state == 'pending' then
     redis.call('ZADD', DELIVERIES_DUE, a.due, a.id)
@@ -66,7 +128,7 @@ commands.drop = function(a)
   if listed == 0 or redis.call('EXISTS', delivery_key(a.id)) == 0 then
     return 0
   end
-  redis.call('HDEL', delivery_key(a.id), 'claim')
+  redis.call('HDEL', delivery_key(a.id), 'claim', 'dispatched')
   redis.call('HSET', delivery_key(a.id), 'state', 'dropped', 'reason', '')
   return 1
 end
@@ -78,7 +140,7 @@ commands.replay = function(a)
   if redis.call('EXISTS', record) == 0 then
     return 0
   end
-  redis.call('HDEL', record, 'claim')
+  redis.call('HDEL', record, 'claim', 'dispatched')
   redis.call('HSET', record, 'state', 'pending', 'tries', 0, 'reason', '', 'replayed', 1)
   redis.call('ZREM', DELIVERIES_DEAD, a.id)
   redis.call('ZADD', DELIVERIES_DUE, a.now, a.id)
@@ -86,7 +148,7 @@ commands.replay = function(a)
 end
 
 return dispatch(commands, {
-  record = function(a) return delivery_key(a.id) end,
-  counters = {record_attempt = {'attempts', 'tries'}},
+  record = function(a) return a.id and delivery_key(a.id) end,
+  counters = {record_attempt = {'attempts', 'tries'}, dispatch = {'dispatches'}},
   any_type = {},
 })

@@ -11,6 +11,8 @@
 -- rmbg:deliveries:<subject>   list        ids of a task's or batch's deliveries       its subject's
 -- rmbg:deliveries:due         sorted set  pending deliveries by the next attempt      none
 -- rmbg:deliveries:dead        sorted set  deliveries given up, by the time of that    none
+-- rmbg:webhooks:in_flight:<host> sorted set  deliveries to a host that are with the  a minute
+--                                         queue or a worker, by the time they lapse
 
 local P = 'rmbg:'
 local COUNTERS = P .. 'counters'

@@ -62,6 +62,56 @@ class HttpResponse:
     ms: int
 
 
+class Deadline:
+    """One limit over look-ups, connections and bodies; it can be made to expire early.
+
+    Args:
+        seconds: from now on.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._began = time.monotonic()
+        self._seconds = seconds
+        self._expired = threading.Event()
+        self._connected: socket.socket | None = None
+
+    def spent(self) -> float:
+        """Return the seconds since the beginning."""
+        return time.monotonic() - self._began
+
+    def left(self) -> float:
+        """Return the seconds that are left; none once it has expired."""
+        return 0.0 if self._expired.is_set() else self._seconds - self.spent()
+
+    def check(self) -> None:
+        """Raise `UrlTimeoutError` once no time is left."""
+        if self.left() <= 0:
+            raise UrlTimeoutError(f"The address took longer than {self._seconds:g} s.")
+
+    def expire(self) -> None:
+        """Let it end now, from any thread: the connection that it watches is shut down."""
+        self._expired.set()
+        connected = self._connected
+        if connected is not None:
+            _shut_down_socket(connected)
+
+    @contextmanager
+    def watch(self, connected: socket.socket) -> Iterator[None]:
+        """Shut a connection down when the time is up, whatever it is doing.
+
+        It takes the socket, since a connection lets go of its own once the headers are there.
+        """
+        self._connected = connected
+        timer = threading.Timer(max(0.0, self.left()), _shut_down_socket, [connected])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self._connected = None
+
+
 @dataclass(frozen=True, slots=True)
 class HttpClient:
     """Calls what its guard lets through.
@@ -95,7 +145,7 @@ class HttpClient:
         Raises:
             NetError: the reason, fit for the outsider.
         """
-        deadline = _Deadline(seconds)
+        deadline = Deadline(seconds)
         for _ in range(redirects + 1):
             target = self.guard.check(url)
             with self._answer("GET", target, deadline, connect_seconds) as answer:
@@ -110,7 +160,7 @@ class HttpClient:
         body: bytes,
         headers: Mapping[str, str],
         *,
-        seconds: float = 15.0,
+        deadline: Deadline,
         connect_seconds: float = 3.0,
         max_answer_bytes: int = 500,
     ) -> HttpResponse:
@@ -121,7 +171,6 @@ class HttpClient:
         Raises:
             NetError: no answer came, or it took too long.
         """
-        deadline = _Deadline(seconds)
         target = self.guard.check(url)
         with self._answer(
             "POST", target, deadline, connect_seconds, body=body, headers=headers
@@ -136,7 +185,7 @@ class HttpClient:
         self,
         method: str,
         target: PinnedTarget,
-        deadline: "_Deadline",
+        deadline: Deadline,
         connect_seconds: float,
         *,
         body: bytes | None = None,
@@ -159,7 +208,7 @@ class HttpClient:
                 connection.close()
 
     def _connect(
-        self, target: PinnedTarget, deadline: "_Deadline", connect_seconds: float
+        self, target: PinnedTarget, deadline: Deadline, connect_seconds: float
     ) -> HTTPConnection:
         """A connection to the first of the checked addresses that takes one."""
         for address in target.addresses:
@@ -186,45 +235,13 @@ class HttpClient:
         )
 
 
-class _Deadline:
-    """One limit over look-ups, connections and bodies."""
-
-    def __init__(self, seconds: float) -> None:
-        self._began = time.monotonic()
-        self._seconds = seconds
-
-    def spent(self) -> float:
-        return time.monotonic() - self._began
-
-    def left(self) -> float:
-        return self._seconds - self.spent()
-
-    def check(self) -> None:
-        if self.left() <= 0:
-            raise UrlTimeoutError(f"The address took longer than {self._seconds:g} s.")
-
-    @contextmanager
-    def watch(self, connected: socket.socket) -> Iterator[None]:
-        """Cut a connection off when the time is up, whatever it is doing.
-
-        It takes the socket, since a connection lets go of its own once the headers are there.
-        """
-        timer = threading.Timer(max(0.0, self.left()), _shut_down_socket, [connected])
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-
 def _shut_down_socket(connected: socket.socket) -> None:
     with suppress(OSError):  # it may just have been closed
         connected.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
-def _request_errors(deadline: _Deadline) -> Iterator[None]:
+def _request_errors(deadline: Deadline) -> Iterator[None]:
     try:
         yield
     except OutboundRequestError:
@@ -243,7 +260,7 @@ def _redirect_url(url: str, location: str) -> str:
 
 
 def _to_fetched_file(
-    answer: BaseHTTPResponse, target: PinnedTarget, max_bytes: int, deadline: _Deadline
+    answer: BaseHTTPResponse, target: PinnedTarget, max_bytes: int, deadline: Deadline
 ) -> FetchedFile:
     if answer.status != _OK:
         raise UrlUnreachableError(f"The address answered with status {answer.status}.")

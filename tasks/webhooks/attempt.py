@@ -1,41 +1,52 @@
-"""One attempt at a delivery: render the payload, sign and post it, record the outcome."""
+"""One attempt at a delivery: claim it, render the payload, sign and post it, record the outcome."""
 
 import json
+import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import structlog
+from pydantic import SecretStr
 
-from tasks.errors import OutboundRequestError
-from tasks.net.http_client import HttpClient, HttpResponse
+from tasks.accounts.api_keys import ApiKeys
+from tasks.errors import OutboundRequestError, TaskError
+from tasks.jobs.batches import BatchStore
+from tasks.jobs.serializers import batch_data, task_data
+from tasks.jobs.store import JobStore
+from tasks.net.http_client import Deadline, HttpClient, HttpResponse
 from tasks.signing import signed_headers
+from tasks.storage.object_store import ObjectStore
 from tasks.webhooks.delivery import Attempt, Delivery, DeliveryState, attempt_outcome
 from tasks.webhooks.retry import HostBreaker, RetryDecision, RetryPolicy
 from tasks.webhooks.store import DeliveryStore
 
-#: Most that a receiver is sent.
+#: A receiver is never sent a larger payload.
 MAX_PAYLOAD_BYTES: Final = 20_000
+#: How long a claim outlives the attempt's time limit, so that its outcome can be recorded.
+_RECORDING_SECONDS: Final = 5.0
 
-#: The data of a task or a batch, by its id; None if there is no such record any more.
-PayloadData = Callable[[str], dict[str, Any] | None]
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class PayloadRenderer:
-    """Renders bodies anew for each attempt, so that the addresses in them are freshly signed.
+    """Renders the payload of each attempt, so that the URLs in it are freshly signed."""
 
-    Attributes:
-        describe: by the kind of the delivery.
-    """
-
-    describe: Mapping[str, PayloadData]
+    job_store: JobStore
+    batches: BatchStore
+    object_store: ObjectStore
+    clock: Callable[[], float] = time.time
 
     def render(self, delivery: Delivery) -> bytes | None:
-        """The body; None if there is nothing left to tell of."""
-        data = self.describe[delivery.kind](delivery.subject)
+        """Return the payload; None if the task or the batch was erased.
+
+        A batch that is too large for a payload is sent without its items: its id leads to them.
+        """
+        data = self._data(delivery)
         if data is None:
             return None
         event = {
@@ -43,80 +54,175 @@ class PayloadRenderer:
             "timestamp": datetime.fromtimestamp(delivery.created_at, UTC),
             "data": data,
         }
-        body = _to_json(event)
-        if len(body) >= MAX_PAYLOAD_BYTES and "items" in data:
-            # A large batch's items: their ids lead to them, and so does the batch's.
-            body = _to_json({**event, "data": {**data, "items": None}})
-        return body
+        payload = _to_json(event)
+        if len(payload) >= MAX_PAYLOAD_BYTES and "items" in data:
+            payload = _to_json({**event, "data": {**data, "items": None}})
+        return payload
+
+    def _data(self, delivery: Delivery) -> dict[str, Any] | None:
+        """Return what the API answers about the delivery's subject."""
+        if delivery.kind == "task":
+            job = self.job_store.get(delivery.subject)
+            return None if job is None else task_data(job, self.object_store, self.clock())
+        batch = self.batches.get(delivery.subject)
+        if batch is None:
+            return None
+        jobs = {job.task_id: job for job in self.job_store.get_many(batch.task_ids)}
+        return batch_data(batch, jobs, self.clock())
 
 
 def _to_json(event: dict[str, Any]) -> bytes:
-    return json.dumps(event, separators=(",", ":"), default=_without_urls).encode()
+    return json.dumps(event, separators=(",", ":"), default=_iso_time).encode()
 
 
-def _without_urls(value: object) -> str:
+def _iso_time(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
-    raise TypeError(f"{type(value).__name__} cannot stand in a webhook")
+    raise TypeError(f"{type(value).__name__} cannot be part of a webhook's payload")
 
 
-_RECORDING_SECONDS: Final = 5.0
+def signing_secrets(
+    api_keys: ApiKeys, default: SecretStr | None, owner_id: str, now: float
+) -> tuple[str, ...]:
+    """Return the secrets that sign an owner's webhooks, the newest first.
 
-_log = structlog.get_logger(__name__)
+    Args:
+        api_keys: the owners.
+        default: signs the webhooks of callers without an API key.
+        owner_id: the owner; empty for callers without an API key.
+        now: unix time; the former secret of a rotation signs too for a day.
+    """
+    if not owner_id:
+        return (default.get_secret_value(),) if default else ()
+    owner = api_keys.get(owner_id)
+    return owner.signing_secrets(now) if owner else ()
+
+
+@dataclass(eq=False, slots=True)
+class RunningAttempt:
+    """An attempt that a thread of this process makes.
+
+    Attributes:
+        delivery: as it was when it was claimed.
+        claim: fences the outcome.
+        deadline: of the request.
+        released: its claim was given up, so that no outcome is recorded.
+    """
+
+    delivery: Delivery
+    claim: str
+    deadline: Deadline
+    released: bool = False
+
+
+class RunningAttempts:
+    """The attempts of this process, so that a shutdown can wait for them and end them."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._attempts: set[RunningAttempt] = set()
+
+    @contextmanager
+    def track(self, attempt: RunningAttempt) -> Iterator[RunningAttempt]:
+        """Count an attempt as running until the block ends."""
+        with self._changed:
+            self._attempts.add(attempt)
+        try:
+            yield attempt
+        finally:
+            with self._changed:
+                self._attempts.discard(attempt)
+                self._changed.notify_all()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until no attempt runs, for so many seconds at most; False if one still does."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._attempts, seconds)
+
+    def all(self) -> list[RunningAttempt]:
+        """Return those that run now."""
+        with self._changed:
+            return list(self._attempts)
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRunner:
-    """Everything that an attempt takes.
+    """Makes attempts; the Celery task `rmbg.deliver` runs it in the threads of an I/O worker.
 
     Attributes:
-        store: the rows.
-        breaker: of each host.
-        schedule: of the retries.
-        bodies: what is said.
-        client: posts.
-        secrets: of an owner at a unix time.
-        connect_seconds: that connecting may take.
-        seconds: that a whole attempt may take.
+        store: the deliveries.
+        breaker: the circuit breakers of the receiving hosts.
+        policy: decides on retries.
+        renderer: renders the payloads.
+        client: posts them.
+        secrets: returns the secrets of an owner at a unix time.
+        connect_seconds: longest that connecting may take.
+        seconds: longest that a whole attempt may take.
         clock: unix time.
+        running: the attempts of this process.
     """
 
     store: DeliveryStore
     breaker: HostBreaker
-    schedule: RetryPolicy
-    bodies: PayloadRenderer
+    policy: RetryPolicy
+    renderer: PayloadRenderer
     client: HttpClient
     secrets: Callable[[str, float], tuple[str, ...]]
     connect_seconds: float = 3.0
     seconds: float = 15.0
     clock: Callable[[], float] = time.time
+    running: RunningAttempts = field(default_factory=RunningAttempts)
 
-    @property
-    def claim_seconds(self) -> float:
-        """How long a sender may hold a delivery: an attempt, and time to write down its outcome."""
-        return self.seconds + _RECORDING_SECONDS
+    def run(self, delivery_id: str) -> str:
+        """Make one attempt at a delivery that was dispatched.
 
-    def deliver(self, delivery: Delivery, claim: str) -> None:
-        """One attempt at a claimed delivery.
+        Returns:
+            The outcome: that of the attempt, `not_claimed` if another message came first, or
+            `released` if the worker was shut down meanwhile.
 
         Raises:
-            QueueUnavailableError: Redis went away; the claim runs out, and it is due again.
+            QueueUnavailableError: Redis does not answer; the claim lapses, and it is due again.
         """
-        now = self.clock()
+        delivery = self.store.get(delivery_id)
+        if delivery is None:
+            return "not_claimed"
+        seconds = self.seconds + _RECORDING_SECONDS
+        claim = self.store.claim(delivery, self.clock(), seconds=seconds)
+        if claim is None:
+            return "not_claimed"
+        with self.running.track(RunningAttempt(delivery, claim, Deadline(self.seconds))) as attempt:
+            return self._attempt(attempt)
+
+    def release_all(self) -> None:
+        """Give up the claims of all running attempts, and end them: they are due at once."""
+        for attempt in self.running.all():
+            attempt.released = True
+            try:
+                self.store.release(attempt.delivery, attempt.claim, self.clock())
+                _log.warning("webhook.released", **log_fields(attempt.delivery))
+            except TaskError as error:
+                # The claim lapses by itself.
+                fields = log_fields(attempt.delivery)
+                _log.warning("webhook.not_released", reason=str(error), **fields)
+            attempt.deadline.expire()
+
+    def _attempt(self, running: RunningAttempt) -> str:
+        delivery, now = running.delivery, self.clock()
         obstacle = self._obstacle(delivery, now)
-        body = None if obstacle else self.bodies.render(delivery)
-        if body is None:
-            reason = obstacle or "What it tells of has been erased."
-            self._settle(delivery, claim, None, RetryDecision(DeliveryState.DEAD, now, reason))
-            return
-        attempt, retry_after = self._post(delivery, body, now)
-        verdict = self.schedule.judge(delivery, attempt.status, retry_after, self.clock())
-        self._note_host(delivery, attempt, verdict)
-        self._settle(delivery, claim, attempt, verdict)
+        payload = None if obstacle else self.renderer.render(delivery)
+        if payload is None:
+            reason = obstacle or "Its task or batch has been erased."
+            return self._record(running, None, RetryDecision(DeliveryState.DEAD, now, reason))
+        attempt, retry_after = self._post(running, payload, now)
+        if running.released:
+            return "released"
+        decision = self.policy.decide(delivery, attempt.status, retry_after, self.clock())
+        self._record_host(delivery, attempt, decision)
+        return self._record(running, attempt, decision)
 
     def _obstacle(self, delivery: Delivery, now: float) -> str:
-        """Why no attempt is to be made."""
-        # Who asks for it once more knows that: the body says so, and holds no address.
+        """Return why no attempt is to be made, or nothing."""
+        # Whoever replays an expired one knows: its payload says so, and holds no URL.
         if delivery.expires_at <= now and not delivery.replayed:
             return "The pictures have expired."
         if not delivery.replayed and self.store.disabled(delivery):
@@ -125,61 +231,69 @@ class DeliveryRunner:
             return "There is no secret to sign with; set RMBG_WEBHOOK_SECRET."
         return ""
 
-    def _post(self, delivery: Delivery, body: bytes, now: float) -> tuple[Attempt, str | None]:
+    def _post(
+        self, running: RunningAttempt, payload: bytes, now: float
+    ) -> tuple[Attempt, str | None]:
+        """Post a payload; returns the attempt, and the answer's `Retry-After`."""
         began = time.monotonic()
         try:
-            answer = self._call(delivery, body, now)
+            response = self._call(running, payload, now)
         except OutboundRequestError as error:
             ms = round((time.monotonic() - began) * 1000)
             return Attempt(now, error.code, None, ms, str(error)), None
-        outcome = "delivered" if answer.status // 100 == 2 else "refused"  # noqa: PLR2004 - 2xx
-        text = answer.body.decode(errors="replace")
-        return Attempt(now, outcome, answer.status, answer.ms, text), answer.retry_after
+        outcome = "delivered" if response.status // 100 == 2 else "refused"  # noqa: PLR2004 - 2xx
+        text = response.body.decode(errors="replace")
+        ms = round((time.monotonic() - began) * 1000)
+        return Attempt(now, outcome, response.status, ms, text), response.retry_after
 
-    def _call(self, delivery: Delivery, body: bytes, now: float) -> HttpResponse:
-        signed = signed_headers(
+    def _call(self, running: RunningAttempt, payload: bytes, now: float) -> HttpResponse:
+        delivery = running.delivery
+        headers = signed_headers(
             self.secrets(delivery.owner, now),
             webhook_id=delivery.id,
             timestamp=int(now),
-            body=body,
+            body=payload,
         )
         return self.client.post(
             delivery.url,
-            body,
-            signed,
-            seconds=self.seconds,
+            payload,
+            headers,
+            deadline=running.deadline,
             connect_seconds=self.connect_seconds,
         )
 
-    def _note_host(self, delivery: Delivery, attempt: Attempt, verdict: RetryDecision) -> None:
+    def _record_host(self, delivery: Delivery, attempt: Attempt, decision: RetryDecision) -> None:
         now = self.clock()
-        if verdict.state is DeliveryState.DELIVERED:
-            self.breaker.succeeded(delivery.host)
+        if decision.state is DeliveryState.DELIVERED:
+            self.breaker.record_success(delivery.host)
             self.store.enable(delivery)
-        elif verdict.pause_host:
-            self.breaker.pause(delivery.host, now, verdict.pause_host)
+        elif decision.pause_host:
+            self.breaker.pause(delivery.host, now, decision.pause_host)
         elif attempt.status is None:
-            # It answers nothing at all: no use in keeping threads waiting for it.
-            self.breaker.failed(delivery.host, now)
-        if verdict.disable:
+            # It answers nothing at all: threads must not wait for it again and again.
+            self.breaker.record_failure(delivery.host, now)
+        if decision.disable:
             self.store.disable(delivery, now)
 
-    def _settle(
-        self, delivery: Delivery, claim: str, attempt: Attempt | None, verdict: RetryDecision
-    ) -> None:
-        state = self.store.record_attempt(delivery, claim, attempt, verdict)
+    def _record(
+        self, running: RunningAttempt, attempt: Attempt | None, decision: RetryDecision
+    ) -> str:
+        """Record an attempt, and return its outcome."""
+        outcome = attempt_outcome(attempt)
+        state = self.store.record_attempt(running.delivery, running.claim, attempt, decision)
         _log.info(
             "webhook.attempted",
-            outcome=attempt_outcome(attempt),
+            outcome=outcome,
             state=state,
             status=attempt.status if attempt else None,
             ms=attempt.ms if attempt else 0,
-            **log_fields(delivery),
+            **log_fields(running.delivery),
         )
+        return outcome
 
 
 def log_fields(delivery: Delivery) -> dict[str, str | int]:
-    """What a log line says of a delivery; never the address, which may hold a secret."""
+    """Return what a log line says about a delivery; never the URL, which may hold a secret."""
     return {
         "webhook_id": delivery.id,
         "subject": delivery.subject,

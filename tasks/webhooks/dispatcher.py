@@ -1,124 +1,136 @@
-"""The webhook dispatcher: start attempts at the deliveries that are due."""
+"""The webhook dispatcher: send a message for each delivery that is due.
 
-import threading
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+The delivery's record is the truth, and a message only a trigger: one that is lost is sent again
+after `DISPATCH_SECONDS`, and one that comes twice finds nothing to claim.
+"""
+
+import time
+from collections.abc import Callable
 from typing import Final
 
-import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis import Redis
+from redis.exceptions import RedisError
 
-from tasks.errors import TaskError
-from tasks.webhooks.attempt import DeliveryRunner, log_fields
+from tasks.errors import QueueUnavailableError
+from tasks.jobs.routing import DELIVER_TASK, WEBHOOK_QUEUE
+from tasks.redis_client import redis_errors
 from tasks.webhooks.delivery import Delivery
-from tasks.webhooks.retry import BreakerState
+from tasks.webhooks.retry import BreakerState, HostBreaker
+from tasks.webhooks.store import HOST_BUSY, NOT_DUE, DeliveryStore
 
-#: Attempts at one host at a time; at one that has failed again and again, a single one.
-_MAX_PER_HOST: Final = 4
+#: A message that no worker has claimed within this time is sent again.
+DISPATCH_SECONDS: Final = 20.0
+#: Messages that wait in the queue at most; what else is due waits in Redis.
+MAX_QUEUED: Final = 256
+#: Deliveries to one host that are with the queue or a worker at once, so that a slow receiver
+#: leaves most of a worker's threads to others.
+MAX_PER_HOST: Final = 4
+#: The same for a host whose circuit breaker is half open.
+_MAX_PER_HALF_OPEN_HOST: Final = 1
 _PAGE_SIZE: Final = 200
-#: A delivery for which no place was free is looked at again after this.
+#: A delivery to a busy host is due again after this.
 _BUSY_SECONDS: Final = 0.5
+#: Between two deliveries that are put off for one reason, so that they do not come due at once.
 _SPREAD_SECONDS: Final = 0.01
-
-_log = structlog.get_logger(__name__)
 
 
 class WebhookDispatcher:
-    """Sends; any number of them may run at once. Tests call `run_once` and `settle`."""
+    """Sends the messages of deliveries; any number of dispatchers may run at once.
 
-    def __init__(self, courier: DeliveryRunner, *, threads: int) -> None:
-        self._courier, self._threads = courier, threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="webhook")
-        self._changed = threading.Condition()
-        self._running: Counter[str] = Counter()
+    Args:
+        app: sends the messages.
+        client: Redis, which holds the queue.
+        store: the deliveries.
+        breaker: the circuit breakers of the receiving hosts.
+        clock: unix time.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        client: Redis,
+        store: DeliveryStore,
+        breaker: HostBreaker,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._app = app
+        self._client = client
+        self._store = store
+        self._breaker = breaker
+        self._clock = clock
 
     def run_once(self) -> int:
-        """Begin what is due and has a place; the number of attempts that were begun.
+        """Send messages for what is due, as far as the queue and the hosts have room.
+
+        Returns:
+            The number of messages.
 
         Raises:
-            QueueUnavailableError: Redis is away.
+            QueueUnavailableError: Redis does not answer.
         """
-        begun = 0
-        while not self._all_busy():
-            page = self._courier.store.due(self._courier.clock(), _PAGE_SIZE)
-            begun += self._begin_page(page)
-            # What has no place was put off, so a host's long queue hides nobody behind it.
+        sent, room = 0, self._room()
+        while sent < room:
+            page = self._store.due(self._clock(), _PAGE_SIZE)
+            sent += self._dispatch_page(page, room - sent)
+            # What was not sent is not due any more: a busy host's backlog hides nobody behind it.
             if len(page) < _PAGE_SIZE:
                 break
-        return begun
+        return sent
 
-    def _begin_page(self, page: list[Delivery]) -> int:
-        now = self._courier.clock()
-        hosts = {each.host for each in page}
-        health = {host: self._courier.breaker.health(host) for host in hosts}
+    def _room(self) -> int:
+        """Return how many messages the queue takes; an abandoned queue does not grow for ever."""
+        with redis_errors():
+            return MAX_QUEUED - int(self._client.llen(WEBHOOK_QUEUE))
+
+    def _dispatch_page(self, page: list[Delivery], room: int) -> int:
+        now = self._clock()
+        states = {host: self._breaker.state(host) for host in {each.host for each in page}}
+        busy: set[str] = set()
         later: dict[str, float] = {}
-        begun = 0
+        sent = 0
         for delivery in page:
-            if self._all_busy():
+            if sent == room:
                 break
-            until = self._has_to_wait(delivery, health[delivery.host], now)
-            if until is None:
-                begun += self._begin(delivery, now)
-            else:
-                # Spread out, so that they do not all come at the moment the pause is over.
+            host, state = delivery.host, states[delivery.host]
+            paused = state.open_until > now and not delivery.replayed
+            if not paused and host not in busy:
+                number = self._dispatch(delivery, state, now)
+                if number == HOST_BUSY:
+                    busy.add(host)
+                elif number != NOT_DUE:
+                    self._send(delivery, number)
+                    sent += 1
+            if paused or host in busy:
+                until = state.open_until if paused else now + _BUSY_SECONDS
                 later[delivery.id] = until + len(later) * _SPREAD_SECONDS
-        self._courier.store.postpone(later)
-        return begun
+        self._store.postpone(later, now)
+        return sent
 
-    def _has_to_wait(self, delivery: Delivery, health: BreakerState, now: float) -> float | None:
-        """Until when, as a unix time; None if it may begin, which takes a place at its host."""
-        if health.until > now and not delivery.replayed:
-            return health.until
-        if not self._enter(delivery.host, 1 if health.suspect else _MAX_PER_HOST):
-            return now + _BUSY_SECONDS
-        return None
+    def _dispatch(self, delivery: Delivery, state: BreakerState, now: float) -> int:
+        limit = _MAX_PER_HALF_OPEN_HOST if state.half_open else MAX_PER_HOST
+        return self._store.dispatch(delivery, now, seconds=DISPATCH_SECONDS, limit=limit)
 
-    def settle(self, seconds: float) -> bool:
-        """Wait until nothing runs any more, at most so long."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._running.total(), seconds)
+    def _send(self, delivery: Delivery, number: int) -> None:
+        """Send a message; the first one's id is the delivery's, so that Flower finds it.
 
-    def close(self) -> None:
-        """Begin nothing more, and wait for what runs."""
-        self._pool.shutdown()
-
-    def _all_busy(self) -> bool:
-        with self._changed:
-            return self._running.total() >= self._threads
-
-    def _begin(self, delivery: Delivery, now: float) -> bool:
-        seconds = self._courier.claim_seconds
+        A later one has a number in its id, since a worker never runs a revoked id again.
+        """
         try:
-            claim = self._courier.store.claim(delivery.id, now, seconds=seconds)
-        except TaskError:
-            self._leave(delivery.host)
-            raise
-        if claim is None:
-            self._leave(delivery.host)
-            return False
-        self._pool.submit(self._send, delivery, claim)
-        return True
+            self._app.send_task(
+                DELIVER_TASK,
+                args=[delivery.id],
+                task_id=delivery.id if number == 1 else f"{delivery.id}.{number}",
+                queue=WEBHOOK_QUEUE,
+                kwargsrepr=_displayed_arguments(delivery),
+                retry=False,
+            )
+        except (OperationalError, RedisError, OSError) as error:
+            raise QueueUnavailableError(f"Redis does not answer: {error}") from error
 
-    def _enter(self, host: str, most: int) -> bool:
-        with self._changed:
-            if self._running[host] >= most:
-                return False
-            self._running[host] += 1
-            return True
 
-    def _leave(self, host: str) -> None:
-        with self._changed:
-            self._running[host] -= 1
-            if not self._running[host]:
-                del self._running[host]
-            self._changed.notify_all()
-
-    def _send(self, delivery: Delivery, claim: str) -> None:
-        try:
-            self._courier.deliver(delivery, claim)
-        except TaskError as error:
-            # The claim runs out, and then it is due again.
-            _log.warning("webhook.not_settled", reason=str(error), **log_fields(delivery))
-        except Exception:  # noqa: BLE001 - one delivery must not end the sender
-            _log.exception("webhook.crashed", **log_fields(delivery))
-        finally:
-            self._leave(delivery.host)
+def _displayed_arguments(delivery: Delivery) -> str:
+    """Return what Flower shows beside the id; the URL may hold a secret, its host does not."""
+    return repr({"event": delivery.event, "host": delivery.host, "try": delivery.tries + 1})

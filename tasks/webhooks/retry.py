@@ -56,7 +56,7 @@ class RetryPolicy:
     pauses: Sequence[float]
     random: Callable[[], float]
 
-    def judge(
+    def decide(
         self, delivery: Delivery, status: int | None, retry_after: str | None, now: float
     ) -> RetryDecision:
         """What follows from one more attempt.
@@ -121,14 +121,14 @@ class BreakerState:
 
     Attributes:
         failures: in a row.
-        until: unix time until which it is left alone.
+        open_until: unix time until which it is left alone.
     """
 
     failures: int = 0
-    until: float = 0.0
+    open_until: float = 0.0
 
     @property
-    def suspect(self) -> bool:
+    def half_open(self) -> bool:
         """It has failed so often that one attempt at a time is enough."""
         return self.failures >= FAILURE_THRESHOLD
 
@@ -139,19 +139,19 @@ class HostBreaker:
     def __init__(self, client: Redis) -> None:
         self._client = client
 
-    def health(self, host: str) -> BreakerState:
+    def state(self, host: str) -> BreakerState:
         """What is known of a host."""
         with redis_errors():
             values = self._client.hmget(redis_keys.webhook_host_key(host), ["failures", "until"])
         failures, until = cast("list[str | None]", values)
         return BreakerState(int(failures or 0), float(until or 0))
 
-    def succeeded(self, host: str) -> None:
+    def record_success(self, host: str) -> None:
         """It took an event: all is forgotten."""
         with redis_errors():
             self._client.delete(redis_keys.webhook_host_key(host))
 
-    def failed(self, host: str, now: float) -> None:
+    def record_failure(self, host: str, now: float) -> None:
         """It did not; after some failures in a row it is left alone, longer each time."""
         with redis_errors():
             failures = self._client.hincrby(redis_keys.webhook_host_key(host), "failures", 1)

@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 
 import structlog
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from tasks import redis_keys, scripts
 from tasks.jobs.records import pipeline_each
@@ -16,6 +17,10 @@ from tasks.webhooks.retry import RetryDecision
 
 #: How long a delivery that cannot be read is kept from the due ones.
 _QUARANTINE_SECONDS: Final = 60
+
+#: What `DeliveryStore.dispatch` returns instead of a message's number.
+NOT_DUE: Final = 0
+HOST_BUSY: Final = -1
 
 _log = structlog.get_logger(__name__)
 
@@ -33,12 +38,10 @@ class DeliveryStore:
                 redis_keys.DELIVERIES_DUE, "-inf", now, start=0, num=limit
             )
         records = self._records(cast("list[str]", ids))
-        for each in [
-            each for each, record in records.items() if record and not _parse_delivery(record)
-        ]:
-            # An operator must repair it; until then the others do not wait behind it.
-            self.postpone({each: now + _QUARANTINE_SECONDS})
-            _log.error("webhook.unreadable", webhook_id=each)
+        for each, record in records.items():
+            if record and not _parse_delivery(record):
+                # The others do not wait behind it.
+                self._quarantine(each, now)
         return self._readable(records, forget=True)
 
     def _rows(self, ids: Sequence[str], *, forget: bool = False) -> list[Delivery]:
@@ -59,26 +62,80 @@ class DeliveryStore:
                 self._client.zrem(redis_keys.DELIVERIES_DEAD, *gone)
         return [row for row in map(_parse_delivery, records.values()) if row]
 
-    def claim(self, delivery_id: str, now: float, *, seconds: float) -> str | None:
-        """Claim a delivery that is due; None if another dispatcher has it.
+    def dispatch(self, delivery: Delivery, now: float, *, seconds: float, limit: int) -> int:
+        """Hand a due delivery over to the queue; the caller sends its message.
 
         Args:
-            delivery_id: which.
+            delivery: which.
             now: unix time.
-            seconds: after which it is due again if its dispatcher has died.
+            seconds: after which it is due again, if no worker has claimed it.
+            limit: most deliveries to its host that may be with the queue or a worker at once.
+
+        Returns:
+            The number of its message, from 1; `NOT_DUE`, or `HOST_BUSY`.
+        """
+        with redis_errors():
+            try:
+                return int(
+                    scripts.DELIVERIES.run(
+                        self._client,
+                        "dispatch",
+                        id=delivery.id,
+                        host=delivery.host,
+                        now=now,
+                        lapse=now + seconds,
+                        limit=limit,
+                    )
+                )
+            except ResponseError:
+                self._quarantine(delivery.id, now)
+                return NOT_DUE
+
+    def postpone(self, due: Mapping[str, float], now: float) -> None:
+        """Make deliveries that are still due later, each at its unix time."""
+        if due:
+            times = {delivery_id: str(time) for delivery_id, time in due.items()}
+            with redis_errors():
+                scripts.DELIVERIES.run(self._client, "postpone", now=now, due=times)
+
+    def _quarantine(self, delivery_id: str, now: float) -> None:
+        """Keep a damaged delivery back until an operator has repaired it, for a while at a time."""
+        self.postpone({delivery_id: now + _QUARANTINE_SECONDS}, now)
+        _log.error("webhook.unreadable", webhook_id=delivery_id)
+
+    def claim(self, delivery: Delivery, now: float, *, seconds: float) -> str | None:
+        """Claim a dispatched delivery for one attempt; None if there is no attempt to make.
+
+        Args:
+            delivery: which.
+            now: unix time.
+            seconds: after which it is due again, if its worker has died.
         """
         claim = secrets.token_hex(8)
         with redis_errors():
             claimed = scripts.DELIVERIES.run(
-                self._client, "claim", id=delivery_id, claim=claim, now=now, again=now + seconds
+                self._client,
+                "claim",
+                id=delivery.id,
+                host=delivery.host,
+                claim=claim,
+                lapse=now + seconds,
             )
         return claim if claimed else None
 
-    def postpone(self, due: Mapping[str, float]) -> None:
-        """Make deliveries that were not claimed due later, each at its unix time."""
-        if due:
-            with redis_errors():
-                self._client.zadd(redis_keys.DELIVERIES_DUE, dict(due), xx=True)
+    def release(self, delivery: Delivery, claim: str, now: float) -> bool:
+        """Give a claim up without an attempt: it is due now. False if the claim was lost."""
+        with redis_errors():
+            return bool(
+                scripts.DELIVERIES.run(
+                    self._client,
+                    "release",
+                    id=delivery.id,
+                    host=delivery.host,
+                    claim=claim,
+                    now=now,
+                )
+            )
 
     def record_attempt(
         self, delivery: Delivery, claim: str, attempt: Attempt | None, decision: RetryDecision
@@ -86,13 +143,14 @@ class DeliveryStore:
         """Record an attempt and the state that follows from it.
 
         Returns:
-            The state; `late` if another dispatcher has claimed the delivery, or `missing`.
+            The state; `late` if the claim was lost, or `missing`.
         """
         with redis_errors():
             outcome = scripts.DELIVERIES.run(
                 self._client,
                 "record_attempt",
                 id=delivery.id,
+                host=delivery.host,
                 claim=claim,
                 attempt=attempt.write() if attempt else None,
                 state=decision.state.value,

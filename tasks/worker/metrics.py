@@ -1,7 +1,9 @@
 """A worker's metrics: its port, its stages and its GPU."""
 
 import errno
-from collections.abc import Callable, Iterable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from time import perf_counter
@@ -9,15 +11,18 @@ from typing import Any, Final
 
 import structlog
 from celery import bootsteps
+from kombu.exceptions import OperationalError
 from prometheus_client import start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+from redis.exceptions import RedisError
 
 from inference.stages import StageTimer
 from tasks.jobs import routing
 from tasks.jobs.model import Job
 from tasks.metrics import definitions
 from tasks.metrics.instruments import (
+    Instruments,
     gauge_family,
     instruments,
     make_shared_folder,
@@ -180,3 +185,87 @@ def count_load(model: str, worker: str, seconds: float) -> None:
 
 def _serves_a_model(worker: Any) -> bool:  # noqa: ANN401 - the same
     return any(routing.is_model_queue(name) for name in worker.app.amqp.queues.consume_from)
+
+
+#: A worker whose last heartbeat is older counts as gone.
+_WORKER_GONE_SECONDS: Final = 10.0
+
+_EVENTS_PAUSE_SECONDS: Final = 2.0
+
+_TASK_EVENTS: Final = frozenset(
+    {
+        "task-sent",
+        "task-received",
+        "task-started",
+        "task-succeeded",
+        "task-failed",
+        "task-rejected",
+        "task-retried",
+        "task-revoked",
+    }
+)
+
+
+class CeleryEventCounter:
+    """Turns events into counts. Its labels come from workers, never from a client."""
+
+    def __init__(self, counted: Instruments) -> None:
+        self._meters = counted
+        self._seen: dict[str, float] = {}
+
+    def count(self, event: Mapping[str, Any]) -> None:
+        """One event, as Celery gives it."""
+        kind, host = str(event.get("type")), str(event.get("hostname", ""))
+        if kind in _TASK_EVENTS:
+            self._meters.celery_events.labels(kind.removeprefix("task-"), host).inc()
+        if kind == "task-succeeded":
+            self._meters.celery_runtime.labels(host).observe(float(event.get("runtime") or 0))
+        if kind.startswith("worker-"):
+            self._note(host, online=kind != "worker-offline")
+
+    def _note(self, host: str, *, online: bool) -> None:
+        now = time.monotonic()
+        self._seen[host] = now if online else 0.0
+        for each, seen in self._seen.items():
+            self._meters.celery_worker_up.labels(each).set(now - seen < _WORKER_GONE_SECONDS)
+
+
+class CeleryEventsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
+    """A thread of the I/O worker that listens to all workers' events."""
+
+    def __init__(self, worker: Any, **options: Any) -> None:  # noqa: ANN401 - celery's signature
+        super().__init__(worker, **options)
+        self._ended = threading.Event()
+        self._receiver: Any = None
+
+    def include_if(self, worker: Any) -> bool:  # noqa: ANN401 - the same
+        """Only on I/O workers, and only if asked for."""
+        return Settings.load().celery_metrics and routing.is_io_worker(worker.app)
+
+    def start(self, worker: Any) -> None:  # noqa: ANN401 - the same
+        """Begin to listen."""
+        threading.Thread(
+            target=self._run, args=(worker.app,), name="celery-events", daemon=True
+        ).start()
+
+    def stop(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - the same
+        """Listen no more."""
+        self._ended.set()
+        if self._receiver is not None:
+            self._receiver.should_stop = True
+
+    terminate = stop
+
+    def _run(self, app: Any) -> None:  # noqa: ANN401 - the same
+        counter = CeleryEventCounter(instruments())
+        while not self._ended.is_set():
+            try:
+                self._listen(app, counter)
+            except (OperationalError, RedisError, OSError) as error:
+                _log.warning("events.broker_away", reason=str(error))
+            self._ended.wait(_EVENTS_PAUSE_SECONDS)
+
+    def _listen(self, app: Any, counter: CeleryEventCounter) -> None:  # noqa: ANN401 - the same
+        with app.connection_for_read() as connection:
+            self._receiver = app.events.Receiver(connection, handlers={"*": counter.count}, app=app)
+            self._receiver.capture(limit=None, timeout=None, wakeup=False)

@@ -18,7 +18,7 @@ from celery.worker.request import Request
 
 from tasks.errors import QueueUnavailableError, TaskError
 from tasks.ids import lease_holder
-from tasks.jobs.routing import task_id_of_message
+from tasks.jobs.routing import is_io_worker, task_id_of_message
 from tasks.jobs.store import JobStore, ReleaseOutcome
 from tasks.runtime import Runtime, runtime_of
 from tasks.worker import monitor
@@ -109,11 +109,14 @@ EXIT_SECONDS: Final = 3.0
 #: It is looked so often for processes that are still loading.
 _POLL_SECONDS: Final = 0.5
 
+#: Attempts at webhooks that a shutdown meets may end within this time.
+_DELIVERY_SECONDS: Final = 3.0
+
 _log = structlog.get_logger(__name__)
 
 
 class ShutdownStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
-    """A thread of a model worker's parent, from the moment in which the parent is told to end."""
+    """Starts a thread, once the worker is told to end, that bounds how long that takes."""
 
     def __init__(self, worker: Any, **options: Any) -> None:  # noqa: ANN401 - celery's signature
         super().__init__(worker, **options)
@@ -121,16 +124,16 @@ class ShutdownStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publ
         self._app = worker.app
         self._begun = threading.Event()
 
-    def include_if(self, worker: Any) -> bool:  # noqa: ANN401 - the same
-        """Only on model workers."""
-        return serves_a_model(worker.app)
+    def include_if(self, worker: Any) -> bool:  # noqa: ANN401 - celery's signature
+        """Run on model workers and I/O workers."""
+        return serves_a_model(worker.app) or is_io_worker(worker.app)
 
-    def create(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - the same
+    def create(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - celery's signature
         """Listen for signals, from before the pool starts."""
         worker_shutting_down.connect(self._on_signal, weak=False)
 
-    def close(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - the same
-        """A shutdown begins; of one by `celery control shutdown` no signal tells."""
+    def close(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - celery's signature
+        """Begin here too: no signal announces a shutdown by `celery control shutdown`."""
         self._begin()
 
     def _on_signal(self, **_: object) -> None:
@@ -142,20 +145,19 @@ class ShutdownStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publ
         self._begun.set()
         # Looked up here and not in the thread: the interpreter aborts if it ends while a thread of
         # this kind is in pydantic's native code.
+        runtime = runtime_of(self._app)
+        enforce = enforce_grace_period if serves_a_model(self._app) else end_deliveries
         threading.Thread(
-            target=enforce_grace_period,
-            args=(self._name, runtime_of(self._app)),
-            name="farewell",
-            daemon=True,
+            target=enforce, args=(self._name, runtime), name="shutdown", daemon=True
         ).start()
 
 
 def enforce_grace_period(worker: str, runtime: Runtime) -> None:
-    """See to it that this process ends, within the grace time and `LAST_SECONDS`.
+    """End a model worker within the grace period and `EXIT_SECONDS`.
 
     Args:
         worker: Celery's name of it.
-        runtime: how long the grace time is, and the worker registry.
+        runtime: how long the grace period is, and the worker registry.
     """
     seconds = runtime.settings.shutdown_seconds
     _log.info("worker.ends", worker=worker, grace_seconds=seconds)
@@ -165,6 +167,25 @@ def enforce_grace_period(worker: str, runtime: Runtime) -> None:
         kill_loading_children(runtime.registry, worker, ready)
         time.sleep(min(_POLL_SECONDS, max(0.0, until - time.monotonic())))
     return_running_jobs()
+    _force_exit(worker)
+
+
+def end_deliveries(worker: str, runtime: Runtime) -> None:
+    """End an I/O worker: its attempts at webhooks have a moment, then others make them.
+
+    Args:
+        worker: Celery's name of it.
+        runtime: runs the attempts.
+    """
+    _log.info("worker.ends", worker=worker, grace_seconds=_DELIVERY_SECONDS)
+    runner = runtime.delivery_runner
+    if not runner.running.wait(_DELIVERY_SECONDS):
+        runner.release_all()
+    _force_exit(worker)
+
+
+def _force_exit(worker: str) -> None:
+    """Exit, unless the process ends by itself within `EXIT_SECONDS`."""
     time.sleep(EXIT_SECONDS)
     # It waits for a server that is silent. The record and the reconciler see to the rest.
     _log.error("worker.end_forced", worker=worker)

@@ -16,6 +16,7 @@ from tasks.worker_registry import WorkerRegistry
 from tests.support.servers import running
 
 HOST = "acceptance"
+IO_POOL = ("-P", "threads", "-c", "32")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def running_service(env: dict[str, str], logs: Path) -> Iterator[RunningService]
         online = probes.worker_online(Settings.load(redis_url=redis_url), io_worker)
         stack.enter_context(
             running(
-                worker_service(io_worker, "io", with_port(io_port), online, "-P", "threads"),
+                worker_service(io_worker, "webhooks", with_port(io_port), online, *IO_POOL),
                 logs / "io.log",
             )
         )

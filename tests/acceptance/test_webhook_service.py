@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from celery.events.state import State
 from receivers import Receiver, answering, receiver
 from serving import RunningService, api_service, running_service
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
@@ -19,6 +21,8 @@ from deploy.client import ServiceClient
 from deploy.local import programs
 from deploy.local.ports import reserved_ports
 from tasks.accounts.api_keys import new_webhook_secret
+from tasks.app import create_celery
+from tasks.jobs.routing import DELIVER_TASK
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.signing import signed_headers
@@ -96,6 +100,41 @@ def _run(service: RunningService, program: str, *arguments: str) -> str:
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+@pytest.fixture
+def seen(telling: RunningService) -> Iterator[State]:
+    """What Celery's events tell Flower, and whoever listens."""
+    state = State()
+    with (
+        create_celery(Settings.load(redis_url=telling.env["RMBG_REDIS_URL"])) as app,
+        app.connection_for_read() as connection,
+    ):
+        listener = app.events.Receiver(connection, handlers={"*": state.event}, app=app)
+        thread = threading.Thread(target=listener.capture, daemon=True)
+        thread.start()
+        yield state
+        listener.should_stop = True
+        thread.join(10)
+
+
+def test_celerys_events_show_a_delivery_by_its_id(
+    telling: RunningService, seen: State, coffee: Path
+) -> None:
+    with receiver(answering(500, 200)) as got:
+        telling.client.submit(coffee, {"webhook_url": got.url})
+        end = time.monotonic() + 60
+        while [task.result for task in _deliveries(seen)] != ["'refused'", "'delivered'"]:
+            assert time.monotonic() < end, f"{_deliveries(seen)}\n{_logs(telling)}"
+            time.sleep(0.05)
+    first, second = _deliveries(seen)
+    assert (first.uuid, second.uuid) == (got.ids[0], f"{got.ids[0]}.2")
+    assert got.url not in f"{first.args}{first.kwargs}", "a URL may hold a secret"
+
+
+def _deliveries(seen: State) -> list[Any]:
+    found = [task for task in seen.tasks.values() if task.name == DELIVER_TASK]
+    return sorted(found, key=lambda task: len(task.uuid))
 
 
 def test_what_arrives_can_be_verified(told: Told) -> None:

@@ -105,7 +105,7 @@ class Cluster:
 
     def start_io(self, index: int = 0) -> str:
         name = f"io{index}"
-        self.start(self._celery(name, "io", always_ready, "-P", "threads", "-c", "2"))
+        self.start(self._celery(name, "webhooks", always_ready, "-P", "threads", "-c", "8"))
         return name
 
     def _celery(

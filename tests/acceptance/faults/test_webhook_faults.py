@@ -89,6 +89,30 @@ def test_the_io_worker_dies_in_the_middle_of_a_delivery(made: Cluster, services:
         assert len(got.bodies) == 2
 
 
+def test_sigterm_does_not_wait_for_a_receiver_that_hangs(made: Cluster, services: Services) -> None:
+    held = threading.Event()
+
+    def hang_once(request: object, before: int) -> None:
+        if not before:
+            held.wait(60)
+        answering(200)(request, 0)  # type: ignore[arg-type]
+
+    with receiver(hang_once) as got:
+        task_id = submit(services, picture(), webhook_url=got.url)
+        try:
+            assert got.wait_for(1), made.logs()
+            made.end("io0")
+        finally:
+            held.set()
+        assert "worker.end_forced" not in (made.folder / "io0.log").read_text()
+        (row,) = services.runtime.deliveries.of(task_id)
+        assert (row.state, row.attempts) == (DeliveryState.PENDING, 0), "handed back, not counted"
+        made.restart("io0")
+        wait_for(lambda: delivered(services, task_id), 10, made, "the attempt of another worker")
+        assert set(verified(got)) == {task_id}
+        assert len(set(got.ids)) == 1
+
+
 def test_every_process_dies_between_the_final_write_and_the_delivery(
     made: Cluster, services: Services
 ) -> None:

@@ -63,7 +63,9 @@ def removebg_service(environment: dict[str, str], folder: Path) -> Iterator[Remo
         ports = stack.enter_context(reserved_ports())[:2]
         for service in (
             _celery(gpu, f"gpu.{_HOST}.0,model.u2netp", env, probes.worker_ready(redis_url, gpu)),
-            _celery(io, "io", env, probes.worker_ready(redis_url, gpu), "-P", "threads"),
+            _celery(
+                io, "webhooks", env, probes.worker_ready(redis_url, gpu), "-P", "threads", "-c", "8"
+            ),
         ):
             stack.enter_context(running(service, folder / f"{service.name}.log", seconds=60))
         apps = (("api.app", env), ("hasty_api", hasty))

@@ -94,7 +94,7 @@ def test_without_workers_the_advice_is_how_to_start_them(doctor: Doctor) -> None
     found = doctor(level="fail", status=1)
     assert "celery -A tasks.app worker" in found["workers"]["advice"]
     assert "model.u2netp" in found["workers"]["advice"]
-    assert "-Q io" in found["workers.io"]["advice"]
+    assert "-Q webhooks" in found["workers.io"]["advice"]
 
 
 def test_each_worker_is_checked(client: Redis, doctor: Doctor) -> None:

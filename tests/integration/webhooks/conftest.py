@@ -1,4 +1,4 @@
-"""A real Valkey and real receivers for the sender."""
+"""A real Valkey and real receivers for the dispatcher."""
 
 from collections.abc import Iterator
 
@@ -11,10 +11,11 @@ from tasks.storage.object_store import ObjectStore
 
 @pytest.fixture
 def post(redis_url: str, objects: ObjectStore) -> Iterator[Post]:
-    client = connect(redis_url.removesuffix("/0") + "/9")
+    url = redis_url.removesuffix("/0") + "/9"
+    client = connect(url)
     client.flushdb()
-    post = Post(client, objects)
+    post = Post(client, url, objects)
     yield post
-    post.sender.close()
+    post.close()
     client.flushdb()
     client.close()

@@ -1,18 +1,23 @@
-"""The outbox and its sender, with a clock that tests move."""
+"""The outbox and its dispatcher, with a clock that tests move."""
 
+import base64
+import json
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from redis import Redis
 
 from tasks import redis_keys
 from tasks.accounts.api_keys import new_webhook_secret
-from tasks.housekeeping.periodic import payload_data
+from tasks.app import create_celery
 from tasks.ids import lease_token, new_task_id
 from tasks.jobs.batches import BatchStore
 from tasks.jobs.model import Job, JobError, Status
+from tasks.jobs.routing import DELIVER_TASK, WEBHOOK_QUEUE
 from tasks.jobs.store import JobStore
 from tasks.net.http_client import HttpClient
 from tasks.net.url_guard import AllowList, UrlGuard
+from tasks.settings import Settings
 from tasks.storage import object_keys
 from tasks.storage.object_store import ObjectStore
 from tasks.webhooks.attempt import DeliveryRunner, PayloadRenderer
@@ -37,9 +42,10 @@ class Clock:
 
 @dataclass
 class Post:
-    """The outbox and its sender."""
+    """The outbox, its dispatcher, and the threads of a worker that takes its messages."""
 
     client: Redis
+    redis_url: str
     objects: ObjectStore
     clock: Clock = field(default_factory=Clock)
     secret: str | None = field(default_factory=new_webhook_secret)
@@ -48,23 +54,67 @@ class Post:
     def __post_init__(self) -> None:
         self.jobs = JobStore(self.client, clock=self.clock)
         self.deliveries = DeliveryStore(self.client)
-        self.sender = self.make_sender()
+        self.breaker = HostBreaker(self.client)
+        self.app = create_celery(Settings.load(redis_url=self.redis_url))
+        self.dispatcher = self.make_dispatcher()
+        self.runner = self.make_runner()
+        self.threads = ThreadPoolExecutor(32)
+        self._futures: list[Future[str]] = []
 
-    def make_sender(self) -> WebhookDispatcher:
-        courier = DeliveryRunner(
+    def close(self) -> None:
+        self.threads.shutdown()
+        self.app.close()
+
+    def make_dispatcher(self) -> WebhookDispatcher:
+        return WebhookDispatcher(
+            self.app, self.client, self.deliveries, self.breaker, clock=self.clock
+        )
+
+    def make_runner(self) -> DeliveryRunner:
+        return DeliveryRunner(
             self.deliveries,
-            HostBreaker(self.client),
+            self.breaker,
             RetryPolicy(PAUSES, lambda: 0.5),
-            PayloadRenderer(
-                payload_data(self.jobs, BatchStore(self.client), self.objects, self.clock)
-            ),
+            PayloadRenderer(self.jobs, BatchStore(self.client), self.objects, self.clock),
             HttpClient(UrlGuard(AllowList.parse("127.0.0.1"))),
             lambda _owner, _now: (self.secret,) if self.secret else (),
             1.0,
             self.seconds,
             self.clock,
         )
-        return WebhookDispatcher(courier, threads=32)
+
+    def messages(self) -> list[tuple[str, str]]:
+        """Take all messages off the queue: their ids, and those of their deliveries."""
+        taken = []
+        while text := self.client.rpop(WEBHOOK_QUEUE):
+            message = json.loads(str(text))
+            assert message["headers"]["task"] == DELIVER_TASK
+            ((delivery_id,), _, _) = json.loads(base64.b64decode(message["body"]))
+            taken.append((message["headers"]["id"], delivery_id))
+        return taken
+
+    def work(self) -> None:
+        """Begin the attempts that the messages ask for."""
+        for _, delivery_id in self.messages():
+            self._futures.append(self.threads.submit(self.runner.run, delivery_id))
+
+    def start(self) -> int:
+        """Dispatch what is due, and begin its attempts; returns their number."""
+        sent = self.dispatcher.run_once()
+        self.work()
+        return sent
+
+    def settle(self, seconds: float = 60) -> list[str]:
+        """Wait for the end of all attempts; returns their outcomes."""
+        done, self._futures = self._futures, []
+        return [each.result(seconds) for each in done]
+
+    def run(self, seconds: float = 0) -> int:
+        """One pass after so many seconds, to its end."""
+        self.clock.pass_(seconds)
+        sent = self.start()
+        self.settle()
+        return sent
 
     def job(self, url: str | None, **values: object) -> Job:
         task_id = new_task_id()
@@ -91,13 +141,6 @@ class Post:
         job = self.job(url, **values)
         self.finish(job, result_key=f"results/{job.task_id}/1.png", format="png")
         return job
-
-    def run(self, seconds: float = 0) -> int:
-        """One pass after so many seconds, to its end."""
-        self.clock.pass_(seconds)
-        begun = self.sender.run_once()
-        assert self.sender.settle(60)
-        return begun
 
     @property
     def outcomes(self) -> dict[str, int]:

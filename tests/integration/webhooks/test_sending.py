@@ -16,7 +16,8 @@ from tasks.errors import QueueUnavailableError
 from tasks.ids import lease_holder, lease_token
 from tasks.jobs.model import Status
 from tasks.jobs.store import MAX_CRASHES
-from tasks.webhooks.delivery import Attempt, DeliveryState
+from tasks.webhooks.delivery import Attempt, Delivery, DeliveryState
+from tasks.webhooks.dispatcher import DISPATCH_SECONDS, MAX_PER_HOST, MAX_QUEUED
 from tasks.webhooks.retry import RetryDecision
 
 PAUSES = (5.0, 300.0, 1800.0)
@@ -163,7 +164,7 @@ def test_410_disables_the_target_until_somebody_replays(post: Post) -> None:
 
 def test_a_receiver_that_hangs_is_left_after_its_time(post: Post) -> None:
     post.seconds = 0.3
-    post.sender = post.make_sender()
+    post.runner = post.make_runner()
     ended = threading.Event()
     with receiver(lambda _request, _before: ended.wait(60)) as got:  # type: ignore[arg-type,return-value]
         job = post.finished(got.url)
@@ -215,7 +216,7 @@ def test_an_answer_that_is_cut_off_counts_by_its_status(
 
 def test_an_answer_that_never_ends_took_too_long(post: Post) -> None:
     post.seconds = 0.5
-    post.sender = post.make_sender()
+    post.runner = post.make_runner()
     ended = threading.Event()
 
     def linger(request: BaseHTTPRequestHandler, _before: int) -> None:
@@ -335,13 +336,13 @@ def test_what_is_dropped_during_an_attempt_is_not_tried_again(post: Post, status
 
     with receiver(hold) as got:
         job = post.finished(got.url)
-        post.sender.run_once()
+        post.start()
         assert got.wait_for(1)
         try:
             assert post.deliveries.drop(post.delivery(job).id)
         finally:
             held.set()
-        assert post.sender.settle(30)
+        post.settle()
         assert post.run(86400 / 2) == 0
     expected = DeliveryState.DELIVERED if status == 200 else DeliveryState.DROPPED
     assert post.delivery(job).state is expected
@@ -358,37 +359,134 @@ def test_without_a_secret_nothing_is_sent(post: Post) -> None:
     assert "RMBG_WEBHOOK_SECRET" in post.delivery(job).reason
 
 
-def test_a_sender_that_dies_leaves_its_claim_to_others(post: Post) -> None:
+def test_a_worker_that_dies_leaves_its_claim_to_others(post: Post) -> None:
     with receiver(answering(200)) as got:
         job = post.finished(got.url)
-        assert post.deliveries.claim(post.delivery(job).id, post.clock(), seconds=30)
-        assert post.run() == 0, "somebody is at it"
+        assert claimed(post, post.delivery(job), seconds=30)
+        assert post.run() == 0, "an attempt runs"
         assert post.run(31) == 1
     assert post.delivery(job).state is DeliveryState.DELIVERED
     assert len(got.bodies) == 1
 
 
-def test_two_senders_send_it_once(post: Post) -> None:
-    other = post.make_sender()
+def claimed(post: Post, delivery: Delivery, *, seconds: float) -> str | None:
+    """The claim of a worker that has the delivery's message."""
+    post.dispatcher.run_once()
+    assert delivery.id in [each for _, each in post.messages()]
+    return post.deliveries.claim(delivery, post.clock(), seconds=seconds)
+
+
+def test_a_lost_message_is_sent_again_and_not_before_its_time(post: Post) -> None:
+    with receiver(answering(200)) as got:
+        job = post.finished(got.url)
+        assert post.dispatcher.run_once() == 1
+        webhook_id = post.delivery(job).id
+        assert post.messages() == [(webhook_id, webhook_id)], "Flower finds it by its id"
+        assert post.run(DISPATCH_SECONDS - 1) == 0
+        assert post.dispatcher.run_once() == 0
+        post.clock.pass_(2)
+        assert post.dispatcher.run_once() == 1
+        assert post.messages() == [(f"{webhook_id}.2", webhook_id)], "the first may be revoked"
+        assert post.run(DISPATCH_SECONDS + 1) == 1
+    assert post.delivery(job).state is DeliveryState.DELIVERED
+    assert post.delivery(job).attempts == 1
+
+
+def test_a_message_that_comes_twice_makes_one_attempt(post: Post) -> None:
+    with receiver(answering(500, 200)) as got:
+        webhook_id = post.delivery(post.finished(got.url)).id
+        assert post.run() == 1
+        assert post.runner.run(webhook_id) == "not_claimed", "after the attempt"
+        post.clock.pass_(PAUSES[0] + 1)
+        assert post.runner.run(webhook_id) == "not_claimed", "before it is dispatched"
+        post.dispatcher.run_once()
+        assert sorted([post.runner.run(webhook_id), post.runner.run(webhook_id)]) == [
+            "delivered",
+            "not_claimed",
+        ]
+        post.run()
+        assert len(got.bodies) == 2
+    assert post.runner.run("msg_unknown_1") == "not_claimed"
+
+
+def test_a_queue_that_nobody_takes_from_does_not_grow_for_ever(post: Post) -> None:
+    for number in range(MAX_QUEUED + 20):
+        post.finished(f"http://127.0.0.1:{9 + number}/")
+    for _ in range(5):
+        post.dispatcher.run_once()
+        post.clock.pass_(DISPATCH_SECONDS + 1)
+    assert post.client.llen("webhooks") == MAX_QUEUED
+
+
+def test_a_host_has_a_few_deliveries_in_flight(post: Post) -> None:
+    with receiver(answering(200)) as got:
+        jobs = [post.finished(got.url) for _ in range(MAX_PER_HOST + 3)]
+        assert post.dispatcher.run_once() == MAX_PER_HOST
+        assert post.make_dispatcher().run_once() == 0, "whoever dispatches"
+        post.clock.pass_(1)
+        assert post.dispatcher.run_once() == 0, "none has ended"
+        post.work()
+        post.settle()
+        assert post.run(1) == 3
+    assert {post.delivery(job).state for job in jobs} == {DeliveryState.DELIVERED}
+
+
+def test_a_released_attempt_is_due_at_once_and_counts_as_none(post: Post) -> None:
+    held = threading.Event()
+
+    def hang_once(request: BaseHTTPRequestHandler, before: int) -> None:
+        if not before:
+            held.wait(60)
+        answering(200)(request, 0)
+
+    with receiver(hang_once) as got:
+        job = post.finished(got.url)
+        post.start()
+        try:
+            assert got.wait_for(1)
+            assert not post.runner.running.wait(0.1)
+            began = time.monotonic()
+            post.runner.release_all()
+            assert post.settle() == ["released"]
+            assert time.monotonic() - began < 2, "its connection is shut down"
+            assert post.runner.running.wait(0)
+        finally:
+            held.set()
+        assert post.delivery(job).attempts == 0
+        assert post.run() == 1
+    assert post.delivery(job).state is DeliveryState.DELIVERED
+    assert len(set(got.ids)) == 1
+
+
+def test_a_damaged_count_of_messages_holds_up_no_other(post: Post) -> None:
+    with receiver(answering(200)) as got:
+        bad, good = post.finished(got.url), post.finished(got.url)
+        post.client.hset(redis_keys.delivery_key(post.delivery(bad).id), "dispatches", "x")
+        assert post.run() == 1
+    assert post.delivery(good).state is DeliveryState.DELIVERED
+    assert post.deliveries.next_due(post.delivery(bad).id) == post.clock() + 60
+
+
+def test_two_dispatchers_send_it_once(post: Post) -> None:
+    other = post.make_dispatcher()
     with receiver(answering(200)) as got:
         jobs = [post.finished(got.url) for _ in range(20)]
         for _ in range(20):
-            threads = [threading.Thread(target=each.run_once) for each in (post.sender, other)]
+            threads = [threading.Thread(target=each.run_once) for each in (post.dispatcher, other)]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
-            assert post.sender.settle(30)
-            assert other.settle(30)
+            post.work()
+            post.settle()
             post.clock.pass_(1)
-        other.close()
         assert len(got.bodies) == len(jobs)
         assert len(set(got.ids)) == len(jobs)
 
 
 def test_one_dead_receiver_of_twenty_delays_nobody(post: Post) -> None:
     post.seconds = 2.0
-    post.sender = post.make_sender()
+    post.runner = post.make_runner()
     ended = threading.Event()
     with (
         receiver(lambda _request, _before: ended.wait(60)) as dead,
@@ -403,7 +501,7 @@ def test_one_dead_receiver_of_twenty_delays_nobody(post: Post) -> None:
         try:
             began = time.monotonic()
             while len(good.bodies) < 190 and time.monotonic() - began < 30:
-                post.sender.run_once()
+                post.start()
                 post.clock.pass_(0.5)
                 good.changed.acquire()
                 good.changed.wait(0.05)
@@ -411,7 +509,7 @@ def test_one_dead_receiver_of_twenty_delays_nobody(post: Post) -> None:
             assert len(set(good.ids)) == 190
         finally:
             ended.set()
-        assert post.sender.settle(30)
+        post.settle()
 
 
 def test_no_secret_and_no_address_reaches_the_log(post: Post) -> None:
@@ -430,10 +528,10 @@ def test_an_attempt_that_took_too_long_settles_nothing(post: Post) -> None:
     with receiver(answering(500)) as got:
         job = post.finished(got.url)
         row = post.delivery(job)
-        claim = post.deliveries.claim(row.id, post.clock(), seconds=30)
+        claim = claimed(post, row, seconds=30)
         post.clock.pass_(31)
-        assert post.deliveries.claim(row.id, post.clock(), seconds=30), "another sender took over"
-        verdict = post.sender._courier.schedule.judge(row, 410, None, post.clock())
+        assert claimed(post, row, seconds=30), "another worker took over"
+        verdict = post.runner.policy.decide(row, 410, None, post.clock())
         assert post.deliveries.record_attempt(row, claim, None, verdict) == "late"
         assert post.delivery(job).state is DeliveryState.PENDING
 
@@ -461,11 +559,11 @@ def test_a_long_queue_of_one_host_hides_nobody_behind_it(post: Post) -> None:
             post.finished(slow.url)
         post.finished(good.url)
         try:
-            post.sender.run_once()
+            post.start()
             assert good.wait_for(1), "one pass has to reach it"
         finally:
             ended.set()
-        assert post.sender.settle(60)
+        post.settle()
 
 
 def test_a_row_that_cannot_be_read_holds_up_no_other(post: Post) -> None:

@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from tasks.errors import UrlNotAllowedError, UrlTimeoutError, UrlTooLargeError, UrlUnreachableError
-from tasks.net.http_client import HttpClient
+from tasks.net.http_client import Deadline, HttpClient
 from tasks.net.url_guard import AllowList, UrlGuard
 
 Handle = Callable[[BaseHTTPRequestHandler], None]
@@ -248,13 +248,17 @@ def test_a_closed_port_is_unreachable() -> None:
 def test_a_post_tells_the_status_and_the_beginning_of_the_answer() -> None:
     slow = answer(503, b"y" * 2000, Retry_After="7")
     with serving(slow) as port:
-        got = client().post(f"http://127.0.0.1:{port}/", b"{}", {"X-Own": "1"})
+        got = client().post(
+            f"http://127.0.0.1:{port}/", b"{}", {"X-Own": "1"}, deadline=Deadline(15)
+        )
     assert (got.status, got.body, got.retry_after) == (503, b"y" * 500, "7")
 
 
 def test_a_post_does_not_follow() -> None:
     with serving(answer(301, Location="http://127.0.0.1/")) as port:
-        assert client().post(f"http://127.0.0.1:{port}/", b"", {}).status == 301
+        assert (
+            client().post(f"http://127.0.0.1:{port}/", b"", {}, deadline=Deadline(15)).status == 301
+        )
 
 
 def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

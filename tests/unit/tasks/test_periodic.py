@@ -1,0 +1,31 @@
+import threading
+
+import pytest
+from structlog.testing import capture_logs
+
+from tasks.errors import QueueUnavailableError
+from tasks.housekeeping import periodic
+from tasks.housekeeping.periodic import Periodic
+
+
+def test_no_failure_of_a_run_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(periodic, "_FAILURE_SECONDS", 0.01)
+    stopped, runs = threading.Event(), []
+    errors = [QueueUnavailableError("Redis does not answer."), KeyError("x")]
+
+    def run() -> None:
+        runs.append(1)
+        if errors:
+            raise errors.pop(0)
+        stopped.set()
+
+    with capture_logs() as lines:
+        Periodic("sweeping", 0.001, run).run_until(stopped)
+    assert len(runs) == 3
+    assert [line["event"] for line in lines] == ["sweeping.unavailable", "sweeping.failed"]
+
+
+def test_a_stopped_work_does_not_run() -> None:
+    stopped = threading.Event()
+    stopped.set()
+    Periodic("sweeping", 0.0, lambda: pytest.fail("it runs")).run_until(stopped)
