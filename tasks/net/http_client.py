@@ -219,7 +219,9 @@ class HttpClient:
             except (HTTPError, HTTPException, OSError):
                 connection.close()
                 continue
-            connection.sock.settimeout(max(0.001, deadline.left()))
+            # It would set its own timeout, that of connecting, again before it reads.
+            connection.timeout = max(0.001, deadline.left())
+            connection.sock.settimeout(connection.timeout)
             return connection
         deadline.check()
         raise UrlUnreachableError("The address's host takes no connection.")

@@ -106,7 +106,7 @@ def test_sigterm_does_not_wait_for_a_receiver_that_hangs(made: Cluster, services
             held.set()
         assert "worker.end_forced" not in (made.folder / "io0.log").read_text()
         (row,) = services.runtime.deliveries.of(task_id)
-        assert (row.state, row.attempts) == (DeliveryState.PENDING, 0), "handed back, not counted"
+        assert (row.state, row.attempts) == (DeliveryState.PENDING, 0), made.logs()
         made.restart("io0")
         wait_for(lambda: delivered(services, task_id), 10, made, "the attempt of another worker")
         assert set(verified(got)) == {task_id}

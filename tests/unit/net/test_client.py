@@ -3,6 +3,7 @@
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -252,6 +253,32 @@ def test_a_post_tells_the_status_and_the_beginning_of_the_answer() -> None:
             f"http://127.0.0.1:{port}/", b"{}", {"X-Own": "1"}, deadline=Deadline(15)
         )
     assert (got.status, got.body, got.retry_after) == (503, b"y" * 500, "7")
+
+
+def test_an_answer_may_take_longer_than_a_connection() -> None:
+    def slow(request: BaseHTTPRequestHandler) -> None:
+        time.sleep(0.5)
+        answer(200)(request)
+
+    with serving(slow) as port:
+        url = f"http://127.0.0.1:{port}/"
+        got = client().post(url, b"", {}, deadline=Deadline(15), connect_seconds=0.2)
+        assert got.status == 200
+        assert client().fetch(url, max_bytes=1, seconds=15, connect_seconds=0.2).data == b""
+
+
+def test_a_deadline_that_expires_early_ends_a_request() -> None:
+    ended, deadline = threading.Event(), Deadline(15)
+    with serving(lambda _request: ended.wait(30)) as port:  # type: ignore[arg-type,return-value]
+        timer = threading.Timer(0.2, deadline.expire)
+        timer.start()
+        try:
+            with pytest.raises(UrlTimeoutError):
+                client().post(f"http://127.0.0.1:{port}/", b"", {}, deadline=deadline)
+            assert deadline.spent() < 5
+        finally:
+            ended.set()
+            timer.join()
 
 
 def test_a_post_does_not_follow() -> None:
