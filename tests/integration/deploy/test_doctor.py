@@ -233,7 +233,8 @@ def test_webhooks_that_were_given_up_are_reported(
     JobStore(client).cancel(job.task_id)
     rows = DeliveryStore(client)
     (row,) = rows.waiting(1)
-    claim = rows.claim(row.id, 4e9, seconds=30)
+    rows.dispatch(row, 4e9, seconds=30, limit=99)
+    claim = rows.claim(row, 4e9, seconds=30)
     rows.record_attempt(
         row, str(claim), None, RetryDecision(DeliveryState.DEAD, 1.0, "It is gone.")
     )

@@ -110,7 +110,8 @@ def test_webhooks_are_counted_by_what_came_of_them(client: Redis, store: JobStor
         (first, "delivered", DeliveryState.DELIVERED),
         (second, "url_timeout", DeliveryState.PENDING),
     ):
-        claim = rows.claim(row.id, 1000.0, seconds=30)
+        rows.dispatch(row, 1000.0, seconds=30, limit=99)
+        claim = rows.claim(row, 1000.0, seconds=30)
         attempt = Attempt(1000.0, outcome, None, 1, "")
         rows.record_attempt(row, str(claim), attempt, RetryDecision(state, 1030.0))
     registry = _registry(client)

@@ -86,7 +86,8 @@ def make(client: Redis, deliveries: DeliveryStore) -> Make:
 
 
 def _end(deliveries: DeliveryStore, row: Delivery, state: DeliveryState) -> None:
-    claim = deliveries.claim(row.id, 1000.0, seconds=30)
+    deliveries.dispatch(row, 1000.0, seconds=30, limit=99)
+    claim = deliveries.claim(row, 1000.0, seconds=30)
     status = 200 if state is DeliveryState.DELIVERED else 410
     attempt = Attempt(1000.0, "refused", status, 7, "what it answered")
     deliveries.record_attempt(row, str(claim), attempt, RetryDecision(state, 1001.0, "it says so"))

@@ -13,13 +13,13 @@ _PROGRAM = """
 import sys, threading
 from tasks.runtime import Runtime
 from tasks.settings import Settings
-from tasks.worker import farewell
+from tasks.worker import shutdown
 
-farewell._LOOK_SECONDS = 0.0
+shutdown._POLL_SECONDS = 0.0
 worker, url = sys.argv[1:]
 runtime = Runtime.from_settings(Settings.load(redis_url=url, shutdown_seconds=60))
 Settings.load = None
-threading.Thread(target=farewell.bid_farewell, args=(worker, runtime), daemon=True).start()
+threading.Thread(target=shutdown.enforce_grace_period, args=(worker, runtime), daemon=True).start()
 input()
 """
 
