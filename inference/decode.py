@@ -15,33 +15,48 @@ from inference.probe import DEFAULT_LIMITS, ImageLimits, open_image, probe_image
 
 _Transpose = Image.Transpose
 
+# Pixels converted at a time: beside the decoded picture and the result, memory stays small, and
+# the strip stays in the processor's cache.
+_STRIP_PIXELS = 1 << 18
+# What shows through a background picture that is itself transparent.
+_WHITE = (255, 255, 255)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture."""
+
+    #: (height, width, 3), sRGB, not premultiplied.
+    rgb: Rgb
+    #: (height, width), 0..255; None if the input is opaque.
+    alpha: NDArray[np.uint8] | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """How stored rows become shown ones."""
+    """How stored rows are turned into displayed ones, as the EXIF orientation says."""
 
     method: _Transpose | None = None
-    #: Do stored rows become columns?
+    #: Whether stored rows become columns.
     sideways: bool = False
-    #: Does the first stored row come last?
+    #: Whether the first stored row comes last.
     backwards: bool = False
 
-    def size(self, width: int, height: int) -> tuple[int, int]:
-        """The shown width and height of a picture stored with these."""
+    def displayed_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the displayed width and height of a picture that is stored as width x height."""
         return (height, width) if self.sideways else (width, height)
 
-    def apply(self, strip: Image.Image) -> Image.Image:
-        """A strip of stored rows as it is shown."""
+    def turn(self, strip: Image.Image) -> Image.Image:
+        """Turn a strip of stored rows as it is displayed."""
         return strip if self.method is None else strip.transpose(self.method)
 
-    def place(self, top: int, bottom: int, height: int) -> tuple[slice, ...]:
-        """Where the stored rows top..bottom, of `height`, lie in the shown array."""
+    def strip_slices(self, top: int, bottom: int, height: int) -> tuple[slice, ...]:
+        """Return where the stored rows top..bottom, of `height`, lie in the displayed array."""
         rows = slice(height - bottom, height - top) if self.backwards else slice(top, bottom)
         return (slice(None), rows) if self.sideways else (rows,)
 
 
 _UPRIGHT = Orientation()
-
 # Exif 3.0, 4.6.5.1.6 "Orientation".
 _ORIENTATIONS = (
     _UPRIGHT,
@@ -55,8 +70,33 @@ _ORIENTATIONS = (
 )
 
 
+def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Picture:
+    """Decode the first frame: upright by its EXIF orientation, in sRGB by its ICC profile.
+
+    Args:
+        data: the whole file.
+        limits: checked against the header, before pixels are decoded.
+
+    Raises:
+        InferenceError: as `probe_image` does; and `InvalidImageError` if the pixels cannot be
+            decoded, with the reader's error as its cause.
+    """
+    header = probe_image(data, limits)
+    try:
+        image = open_image(BytesIO(data), header.format)
+        image.load()
+        return _convert(image)
+    except (InferenceError, MemoryError):
+        raise
+    except Exception as error:  # readers raise errors of any class
+        raise InvalidImageError(
+            f"The picture is damaged: its {header.format} data cannot be decoded. "
+            "Save it again in an image editor, or send another file."
+        ) from error
+
+
 def read_orientation(image: Image.Image) -> Orientation:
-    """What the EXIF data of a loaded picture say; upright when they are absent or broken."""
+    """Read the EXIF orientation of a loaded picture; upright if it is absent or broken."""
     try:
         number = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # noqa: BLE001 - a picture is not refused for its broken metadata
@@ -66,83 +106,30 @@ def read_orientation(image: Image.Image) -> Orientation:
     return _UPRIGHT
 
 
-# Pixels that are converted at a time: what stands beside the decoded picture and the result stays
-# small, and in the processor's cache.
-_STRIP_PIXELS = 1 << 18
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A decoded picture."""
-
-    #: (height, width, 3), sRGB, not premultiplied.
-    rgb: Rgb
-    #: (height, width), 0..255, of the same size; None when the input is opaque.
-    alpha: NDArray[np.uint8] | None = None
-
-
-def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Picture:
-    """Decode the first frame: upright by its EXIF orientation, in sRGB by its ICC profile.
-
-    Args:
-        data: the whole file.
-        limits: judged from the header, before pixels are decoded.
-
-    Raises:
-        InferenceError: see `probe`; and `InvalidImageError` when the pixels cannot be decoded,
-            with the reader's error as its cause.
-    """
-    header = probe_image(data, limits)
-    try:
-        image = open_image(BytesIO(data), header.format)
-        image.load()
-        return _convert(image)
-    except (InferenceError, MemoryError):
-        raise
-    except Exception as error:  # readers raise whatever they stumble over
-        raise InvalidImageError(
-            f"The picture is damaged: its {header.format} data cannot be decoded. "
-            "Save it again in an image editor, or send another file."
-        ) from error
-
-
 def _convert(image: Image.Image) -> Picture:
     """Convert and turn a loaded picture strip by strip."""
-    turn = read_orientation(image)
-    convert = SrgbConverter(image)
-    width, height = turn.size(image.width, image.height)
+    orientation = read_orientation(image)
+    converter = SrgbConverter(image)
+    width, height = orientation.displayed_size(image.width, image.height)
     rgb = np.empty((height, width, 3), np.uint8)
-    alpha = np.empty((height, width), np.uint8) if convert.has_alpha else None
-    for top, bottom in _strip_bounds(image.width, image.height):
-        colors, opacity = convert(image.crop((0, top, image.width, bottom)))
-        _write_strip(rgb, colors, turn, top, image.height)
+    alpha = np.empty((height, width), np.uint8) if converter.has_alpha else None
+    strip_rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, strip_rows):
+        bottom = min(top + strip_rows, image.height)
+        colors, opacity = converter.convert(image.crop((0, top, image.width, bottom)))
+        place = orientation.strip_slices(top, bottom, image.height)
+        rgb[place] = np.asarray(orientation.turn(colors))
         if alpha is not None and opacity is not None:
-            _write_strip(alpha, opacity, turn, top, image.height)
+            alpha[place] = np.asarray(orientation.turn(opacity))
     return Picture(rgb=rgb, alpha=alpha)
 
 
-def _strip_bounds(width: int, height: int) -> list[tuple[int, int]]:
-    rows = max(1, _STRIP_PIXELS // width)
-    return [(top, min(top + rows, height)) for top in range(0, height, rows)]
-
-
-def _write_strip(
-    target: NDArray[np.uint8], strip: Image.Image, turn: Orientation, top: int, height: int
-) -> None:
-    place = turn.place(top, top + strip.height, height)
-    target[place] = np.asarray(turn.apply(strip))
-
-
-# What shows through a background that is itself transparent.
-_WHITE = (255, 255, 255)
-
-
 def decode_background(data: bytes | None, options: Options, limits: ImageLimits) -> Rgb | None:
-    """The background that the options tell of; (height, width, 3), opaque.
+    """Decode the background picture that the options name; (height, width, 3), opaque.
 
     Raises:
-        InvalidOptionError: it cannot be read, or there is one where none was asked for, or none
-            where one was.
+        InvalidOptionError: the file cannot be read, or only one of the file and its SHA-256 in the
+            options is given.
     """
     if (data is None) is not (options.background_sha256 is None):
         raise InvalidOptionError(
@@ -162,6 +149,7 @@ def decode_background(data: bytes | None, options: Options, limits: ImageLimits)
 def _flatten_on_white(picture: Picture) -> Rgb:
     if picture.alpha is None:
         return picture.rgb
-    paper = Image.new("RGB", (picture.rgb.shape[1], picture.rgb.shape[0]), _WHITE)
-    paper.paste(Image.fromarray(picture.rgb), mask=Image.fromarray(picture.alpha))
-    return np.asarray(paper)
+    height, width = picture.alpha.shape
+    canvas = Image.new("RGB", (width, height), _WHITE)
+    canvas.paste(Image.fromarray(picture.rgb), mask=Image.fromarray(picture.alpha))
+    return np.asarray(canvas)

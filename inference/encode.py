@@ -18,26 +18,92 @@ from PIL import Image
 
 from inference.options import OPAQUE, Options, OutputFormat
 
+_COLOR_CHANNELS = 3
+# 0 (fast) .. 6 (small): method 4, Pillow's default, takes 2.7 times as long for a file that is
+# 12 % smaller (benchmarks/pixels.py).
+_WEBP_METHOD = 0
+# 4:4:4: halved color smears along a cutout's edges, on a flat background most of all.
+_JPEG_SUBSAMPLING = 0
+# Fixed, so that equal pixels give equal files; zip knows no earlier year.
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-_DEFLATE_LEVEL = 1
-
-_FILTER_UP = 2
-
+# PNG's color types by number of channels; 8 bits each.
+_PNG_COLOR_TYPES = {1: 0, 3: 2, 4: 6}
 _PERCEPTUAL_INTENT = 0
-
+_FILTER_UP = 2
+_DEFLATE_LEVEL = 1
 # Rows handled at a time, so that filtered bytes are deflated while still in the processor's cache.
 _ROWS_AT_A_TIME = 32
-
-# Bytes deflated apart from the rest; see `_deflate`. ISA-L's other routine takes up to 16.
+# Bytes deflated apart from the rest; see `_filter_and_deflate`. ISA-L's routine for short input,
+# which they have to go through, takes up to 16.
 _FIRST_BLOCK_BYTES = 8
 
-# PNG's colour types by channels; 8 bits each.
-_PNG_COLOR_TYPES = {1: 0, 3: 2, 4: 6}
+
+def resolve_format(pixels: NDArray[np.uint8], requested: OutputFormat) -> OutputFormat:
+    """Return the format to write: `auto` becomes jpg for opaque pixels that fit, else png."""
+    if requested is not OutputFormat.AUTO:
+        return requested
+    fits = max(pixels.shape[:2]) <= OutputFormat.JPG.max_side
+    return OutputFormat.JPG if fits and _is_opaque(pixels) else OutputFormat.PNG
+
+
+def _is_opaque(pixels: NDArray[np.uint8]) -> bool:
+    """Return whether pixels are RGB, or RGBA without transparency; gray ones are an alpha."""
+    if pixels.ndim != _COLOR_CHANNELS:
+        return False
+    return pixels.shape[2] == _COLOR_CHANNELS or bool((pixels[..., 3] == OPAQUE).all())
+
+
+def encode(
+    pixels: NDArray[np.uint8], options: Options, output_format: OutputFormat | None = None
+) -> bytes:
+    """Encode pixels as a file.
+
+    Args:
+        pixels: (height, width) gray, (height, width, 3) RGB or (height, width, 4) RGBA; the last
+            for jpg only where it is opaque.
+        options: format and quality. The size must be one that `Options.check_size` passes.
+        output_format: instead of the options' format; never `auto`.
+    """
+    output_format = output_format or options.output_format
+    if output_format is OutputFormat.PNG:
+        return encode_png(pixels)
+    if output_format is OutputFormat.ZIP:
+        return _encode_zip(pixels, options.quality)
+    if output_format is OutputFormat.WEBP:
+        return _save_with_pillow(pixels, "WEBP", quality=options.quality, method=_WEBP_METHOD)
+    return _encode_jpeg(pixels, options.quality)
+
+
+def _encode_zip(pixels: NDArray[np.uint8], quality: int) -> bytes:
+    """Store colors and alpha as two files; both are compressed already."""
+    height, width, channels = pixels.shape
+    if channels > _COLOR_CHANNELS:
+        alpha = pixels[..., 3]
+    else:
+        alpha = np.full((height, width), OPAQUE, np.uint8)
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(zipfile.ZipInfo("color.jpg", _ZIP_DATE), _encode_jpeg(pixels, quality))
+        archive.writestr(zipfile.ZipInfo("alpha.png", _ZIP_DATE), encode_png(alpha))
+    return file.getvalue()
+
+
+def _encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
+    if pixels.ndim == _COLOR_CHANNELS:
+        pixels = np.ascontiguousarray(pixels[..., :_COLOR_CHANNELS])
+    return _save_with_pillow(pixels, "JPEG", quality=quality, subsampling=_JPEG_SUBSAMPLING)
+
+
+def _save_with_pillow(pixels: NDArray[np.uint8], name: str, **parameters: int) -> bytes:
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, name, **parameters)
+    return file.getvalue()
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """A PNG file of 8-bit pixels, marked as sRGB, with no other metadata.
+    """Encode 8-bit pixels as a PNG that is marked as sRGB and holds no other metadata.
 
     Args:
         pixels: (height, width) for gray, or (height, width, channels) with 1, 3 or 4 channels.
@@ -63,12 +129,13 @@ def _png_chunk(kind: bytes, body: bytes) -> tuple[bytes, bytes, bytes, bytes]:
 
 
 def _filter_and_deflate(rows: NDArray[np.uint8]) -> Iterator[bytes]:
-    """The filtered rows, deflated: each row less the one above it, with the filter's number.
+    """Subtract from each row the one above it, prefix the filter's number, and deflate.
 
-    The first bytes are a block of their own, or equal pixels might not be equal files: ISA-L's
-    routine for long input (2.32.1, igzip_icf_body_h1_gr_bt.asm) enters the third byte into its
-    table under the hash of a register that it has not set, which holds an address. A stream that
-    has begun does not get there; the routine for short input, which begins it, has no such slip.
+    The first bytes are a block of their own; otherwise equal pixels might not give equal files:
+    ISA-L's routine for long input (2.32.1, igzip_icf_body_h1_gr_bt.asm) enters the third byte into
+    its table under the hash of a register that it has not set, which holds an address. A stream
+    that has begun does not get there; the routine for short input, which begins it, has no such
+    flaw.
     """
     compressor = isal_zlib.compressobj(_DEFLATE_LEVEL)
     height, stride = rows.shape
@@ -88,80 +155,3 @@ def _filter_and_deflate(rows: NDArray[np.uint8]) -> Iterator[bytes]:
         yield compressor.compress(data)
         above = block[-1:]
     yield compressor.flush()
-
-
-# 0 (fast) .. 6 (small): method 4, the usual one, takes 2.7 times as long for a file that is 12 %
-# smaller (benchmarks/pixels.py).
-_WEBP_METHOD = 0
-
-# 4:4:4: halved colour smears along a cutout's edges, on a flat background most of all.
-_JPEG_SUBSAMPLING = 0
-
-# The same for equal pixels, whenever the file is made; zip knows no earlier year.
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
-
-_COLOR_CHANNELS = 3
-
-
-def resolve_format(pixels: NDArray[np.uint8], wanted: OutputFormat) -> OutputFormat:
-    """The format to write: `auto` is png where something can be seen through, else jpg."""
-    if wanted is not OutputFormat.AUTO:
-        return wanted
-    fits = max(pixels.shape[:2]) <= OutputFormat.JPG.max_side
-    opaque = pixels.ndim == _COLOR_CHANNELS and (
-        pixels.shape[2] == _COLOR_CHANNELS or _is_opaque(pixels)
-    )
-    return OutputFormat.JPG if opaque and fits else OutputFormat.PNG
-
-
-def _is_opaque(pixels: NDArray[np.uint8]) -> bool:
-    return bool((pixels[..., 3] == OPAQUE).all())
-
-
-def encode(
-    pixels: NDArray[np.uint8], options: Options, wanted: OutputFormat | None = None
-) -> bytes:
-    """A file in the format that the options name.
-
-    Args:
-        pixels: (height, width) gray, (height, width, 3) RGB or (height, width, 4) RGBA; the last
-            for jpg only where it is opaque.
-        options: format and quality. The size must be one that `Options.check_size` passes.
-        wanted: instead of the options' format; never `auto`.
-    """
-    wanted = wanted or options.output_format
-    if wanted is OutputFormat.PNG:
-        return encode_png(pixels)
-    if wanted is OutputFormat.ZIP:
-        return _encode_zip(pixels, options.quality)
-    if wanted is OutputFormat.WEBP:
-        return _save_with_pillow(pixels, "WEBP", quality=options.quality, method=_WEBP_METHOD)
-    return _encode_jpeg(pixels, options.quality)
-
-
-def _encode_zip(pixels: NDArray[np.uint8], quality: int) -> bytes:
-    """Colours and alpha in two files, not packed any further: they are so already."""
-    height, width, channels = pixels.shape
-    alpha = (
-        pixels[..., 3] if channels > _COLOR_CHANNELS else np.full((height, width), OPAQUE, np.uint8)
-    )
-    file = BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(zipfile.ZipInfo("color.jpg", _ZIP_DATE), _encode_jpeg(pixels, quality))
-        archive.writestr(zipfile.ZipInfo("alpha.png", _ZIP_DATE), encode_png(alpha))
-    return file.getvalue()
-
-
-def _encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
-    colors = (
-        pixels
-        if pixels.ndim < _COLOR_CHANNELS
-        else np.ascontiguousarray(pixels[..., :_COLOR_CHANNELS])
-    )
-    return _save_with_pillow(colors, "JPEG", quality=quality, subsampling=_JPEG_SUBSAMPLING)
-
-
-def _save_with_pillow(pixels: NDArray[np.uint8], name: str, **parameters: int) -> bytes:
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, name, **parameters)
-    return file.getvalue()

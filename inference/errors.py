@@ -7,36 +7,36 @@ class InferenceError(Exception):
     """Root of everything that `inference` raises on purpose; its text is safe to show a caller."""
 
     code: ClassVar[str] = "inference_failed"
-    #: Would the same job succeed if it ran again?
+    #: Whether the job may succeed when it runs again.
     retryable: ClassVar[bool] = False
 
 
 class InvalidImageError(InferenceError):
-    """The bytes are no image that can be read: empty, truncated, corrupt."""
+    """The file is not a readable picture: empty, truncated or corrupt."""
 
     code = "invalid_image"
 
 
 class UnsupportedFormatError(InferenceError):
-    """An image, but of a format that is not accepted here."""
+    """The file is a picture or document in a format that is not accepted."""
 
     code = "unsupported_format"
 
 
 class ImageTooLargeError(InferenceError):
-    """More pixels than allowed, judged from the header before anything is decoded."""
+    """The picture's header announces more pixels than allowed."""
 
     code = "too_many_pixels"
 
 
 class ImageTooSmallError(InferenceError):
-    """Too few pixels to hold a subject."""
+    """The picture has too few pixels to hold a subject."""
 
     code = "image_too_small"
 
 
 class InvalidOptionError(InferenceError):
-    """An option is out of its range; `field` names it."""
+    """An option is out of its range, or does not fit the others; `field` names it."""
 
     code = "invalid_parameter"
 
@@ -58,60 +58,60 @@ class RoiRegionEmptyError(InvalidOptionError):
 
 
 class ModelError(InferenceError):
-    """A model cannot be loaded or used."""
+    """A model cannot be fetched, loaded or run."""
 
     code = "model_unavailable"
 
 
 class CheckpointError(ModelError):
-    """The file of weights cannot be used."""
+    """A file of weights cannot be used."""
 
 
 class CheckpointNotFoundError(CheckpointError):
-    """There is no such file, or the folder holds no `model.safetensors`."""
+    """The file of weights does not exist or cannot be opened."""
 
 
 class CheckpointFormatError(CheckpointError):
-    """The file is not safetensors; most often a pickle, which could run code when read."""
+    """The file is not safetensors; most often it is a pickle, which could run code when read."""
 
 
 class CheckpointTruncatedError(CheckpointError):
-    """The file ends early: a download or a copy broke off."""
+    """The file ends before its last tensor: a download or a copy was interrupted."""
 
 
 class CheckpointKeysError(CheckpointError):
-    """Tensors are missing, or there are some that the network does not have."""
+    """The checkpoint lacks tensors of the network, or has others."""
 
 
 class CheckpointShapeError(CheckpointError):
-    """A tensor has another shape than the network's."""
+    """A tensor's shape or number type differs from the network's."""
 
 
 class CheckpointHashError(CheckpointError):
-    """The file is not the one that was expected."""
+    """The file's SHA-256 differs from the expected one."""
 
 
 class PatchOrderUnknownError(CheckpointError):
-    """Nothing says in which order the checkpoint wants its image patches."""
+    """The patch order of a checkpoint is neither known nor given."""
 
 
 class DeviceUnavailableError(ModelError):
-    """The device that was asked for is not there."""
+    """The requested device does not exist."""
 
 
 class PrecisionError(ModelError):
-    """The precision is unknown, or too narrow for this checkpoint."""
+    """The precision is unknown, or the network overflows in it."""
 
 
 class GpuOutOfMemoryError(ModelError):
-    """The GPU's memory is full; the process can go on."""
+    """The GPU's memory is full; the process can continue."""
 
     code = "gpu_out_of_memory"
     retryable = True
 
 
 class GpuFaultError(ModelError):
-    """CUDA failed in a way that lasts as long as the process."""
+    """CUDA failed; the process cannot use the GPU any more."""
 
     code = "gpu_fault"
     retryable = True

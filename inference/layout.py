@@ -8,7 +8,7 @@ from inference.options import CENTER, HUNDRED_PERCENT, Margin, Options, Position
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle of whole pixels; right and bottom lie outside."""
+    """A rectangle of whole pixels; `right` and `bottom` are exclusive."""
 
     left: int
     top: int
@@ -17,25 +17,25 @@ class Box:
 
     @property
     def width(self) -> int:
-        """In pixels."""
+        """Pixels from left to right."""
         return self.right - self.left
 
     @property
     def height(self) -> int:
-        """In pixels."""
+        """Pixels from top to bottom."""
         return self.bottom - self.top
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Its place in an array of rows and columns."""
+        """The index of the box in an array of (rows, columns)."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
-    def grown(self, top: int, right: int, bottom: int, left: int) -> "Box":
-        """Larger by so many pixels a side."""
+    def expand(self, top: int, right: int, bottom: int, left: int) -> "Box":
+        """Move each side outwards by a number of pixels."""
         return Box(self.left - left, self.top - top, self.right + right, self.bottom + bottom)
 
-    def within(self, other: "Box") -> "Box":
-        """The part that lies in another."""
+    def intersect(self, other: "Box") -> "Box":
+        """Return the part that lies in the other box."""
         return Box(
             max(self.left, other.left),
             max(self.top, other.top),
@@ -43,8 +43,11 @@ class Box:
             min(self.bottom, other.bottom),
         )
 
-    def seen_from(self, view: "Box", width: int, height: int) -> "Box":
-        """Where it lies in a result of this size that shows `view`."""
+    def map_to_result(self, view: "Box", width: int, height: int) -> "Box":
+        """Convert to the coordinates of a result of width x height pixels that shows `view`.
+
+        The box that is returned is at least one pixel wide and high.
+        """
         across, down = width / view.width, height / view.height
         left, top = round((self.left - view.left) * across), round((self.top - view.top) * down)
         right = round((self.right - view.left) * across)
@@ -54,36 +57,38 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a picture becomes a result."""
+    """How a picture is cropped, scaled and moved into a result."""
 
-    #: The result's size, and what it would be without a limit on it.
+    #: The result's width and height.
     size: tuple[int, int]
+    #: The width and height that the result would have without `max_side` and `max_pixels`.
     full_size: tuple[int, int]
-    #: The part of the picture that is shown, and where in the result; all else is empty.
+    #: The part of the picture that is shown; everything else is empty.
     source: Box
+    #: Where the shown part lies in the result.
     target: Box
-    #: The subject in the result; None where there is none.
+    #: Where the subject lies in the result; None if there is no subject.
     subject: Box | None
 
     @property
-    def unchanged(self) -> bool:
-        """Is the result as large as the picture, and everything in its place?"""
+    def is_identity(self) -> bool:
+        """Whether every pixel of the picture keeps its place."""
         whole = Box(0, 0, *self.size)
         return self.source == self.target == whole
 
 
 def limit_size(width: int, height: int, options: Options, max_pixels: int) -> tuple[int, int]:
-    """A result's size under the limits on its longer side and on its pixels; never enlarged."""
-    most = min(max_pixels, options.max_pixels or max_pixels)
+    """Shrink a result's size to the limits on its longer side and on its number of pixels."""
+    pixel_limit = min(max_pixels, options.max_pixels or max_pixels)
     if options.max_side is not None and options.max_side < max(width, height):
         factor = options.max_side / max(width, height)
         width, height = max(1, round(width * factor)), max(1, round(height * factor))
-    if width * height > most:
-        factor = math.sqrt(most / (width * height))
+    if width * height > pixel_limit:
+        factor = math.sqrt(pixel_limit / (width * height))
         width, height = max(1, int(width * factor)), max(1, int(height * factor))
-        # Where one side cannot shrink any more, the other has to.
-        width = min(width, most)
-        height = min(height, most // width)
+        # If one side is one pixel already, only the other can shrink.
+        width = min(width, pixel_limit)
+        height = min(height, pixel_limit // width)
     return width, height
 
 
@@ -94,58 +99,61 @@ def plan_layout(
     options: Options,
     *,
     max_pixels: int,
-    reach: tuple[int, int, int, int] = (0, 0, 0, 0),
+    shadow_extent: tuple[int, int, int, int] = (0, 0, 0, 0),
 ) -> Layout:
-    """Lay a result out.
+    """Compute the layout of a result.
 
     Args:
         width: of the picture, pixels.
-        height: the same.
-        subject: its box in the picture; without one, nothing is cropped or moved.
-        options: what is asked for.
-        max_pixels: no result has more, whatever is asked for.
-        reach: how far a shadow extends beyond the subject: top, right, bottom, left.
+        height: of the picture, pixels.
+        subject: its box in the picture; without a subject, nothing is cropped or moved.
+        options: crop, margin, scale, position and limits.
+        max_pixels: the most pixels of any result, whatever the options say.
+        shadow_extent: how far a shadow reaches beyond the subject: top, right, bottom, left.
     """
     picture = Box(0, 0, width, height)
     view = picture
     if options.crop and subject is not None:
-        view = subject.grown(*reach).grown(*_margin_pixels(subject, options.crop_margin))
+        margins = _margin_pixels(subject, options.crop_margin)
+        view = subject.expand(*shadow_extent).expand(*margins)
     size = limit_size(view.width, view.height, options, max_pixels)
-    moved = _placed_box(subject, view, size, options)
-    if subject is not None and moved is not None:
-        source, target = subject, moved
-    else:
-        source = view.within(picture)
-        target = source.seen_from(view, *size).within(Box(0, 0, *size))
-        moved = subject and subject.seen_from(view, *size).within(Box(0, 0, *size))
-    return Layout(size, (view.width, view.height), source, target, moved)
+    full_size = view.width, view.height
+    placed = _placed_box(subject, view, size, options)
+    if subject is not None and placed is not None:
+        return Layout(size, full_size, subject, placed, placed)
+    whole = Box(0, 0, *size)
+    source = view.intersect(picture)
+    target = source.map_to_result(view, *size).intersect(whole)
+    kept = subject and subject.map_to_result(view, *size).intersect(whole)
+    return Layout(size, full_size, source, target, kept)
 
 
 def _margin_pixels(subject: Box, margin: Margin) -> tuple[int, int, int, int]:
     return (
-        margin.top.pixels(subject.height),
-        margin.right.pixels(subject.width),
-        margin.bottom.pixels(subject.height),
-        margin.left.pixels(subject.width),
+        margin.top.to_pixels(subject.height),
+        margin.right.to_pixels(subject.width),
+        margin.bottom.to_pixels(subject.height),
+        margin.left.to_pixels(subject.width),
     )
 
 
 def _placed_box(
     subject: Box | None, view: Box, size: tuple[int, int], options: Options
 ) -> Box | None:
-    """Where a subject goes that is scaled or given a position; None if it is neither."""
+    """Return the box of a subject that is scaled or given a position; None if it is neither."""
     position = options.position or (CENTER if options.scale is not None else Position())
     if subject is None or (options.scale is None and position.x is None):
         return None
     width, height = _scaled_size(subject, view, size, options.scale)
-    left, top = _top_left(subject.seen_from(view, *size), (width, height), size, position)
+    unmoved = subject.map_to_result(view, *size)
+    left, top = _top_left(unmoved, (width, height), size, position)
     return Box(left, top, left + width, top + height)
 
 
 def _scaled_size(
     subject: Box, view: Box, size: tuple[int, int], scale: float | None
 ) -> tuple[int, int]:
-    """The subject's size in the result: its larger share of a side is the scale."""
+    """Return the subject's size in the result: `scale` is its share of the tighter side."""
     factor = size[0] / view.width
     if scale is not None:
         factor = scale / HUNDRED_PERCENT * min(size[0] / subject.width, size[1] / subject.height)
@@ -156,14 +164,19 @@ def _scaled_size(
 
 
 def _top_left(
-    stands: Box, subject: tuple[int, int], size: tuple[int, int], position: Position
+    unmoved: Box, subject: tuple[int, int], size: tuple[int, int], position: Position
 ) -> tuple[int, int]:
-    """The left and top of the subject: by the share of the free room, or about its old middle."""
+    """Return left and top of the subject.
+
+    A position divides the free room; without one, the subject keeps its center where it fits.
+    """
     room = size[0] - subject[0], size[1] - subject[1]
     if position.x is not None and position.y is not None:
-        return round(room[0] * position.x / HUNDRED_PERCENT), round(
-            room[1] * position.y / HUNDRED_PERCENT
+        left, top = (
+            room[0] * position.x / HUNDRED_PERCENT,
+            room[1] * position.y / HUNDRED_PERCENT,
         )
-    left = round((stands.left + stands.right - subject[0]) / 2)
-    top = round((stands.top + stands.bottom - subject[1]) / 2)
+        return round(left), round(top)
+    left = round((unmoved.left + unmoved.right - subject[0]) / 2)
+    top = round((unmoved.top + unmoved.bottom - subject[1]) / 2)
     return min(max(left, 0), room[0]), min(max(top, 0), room[1])

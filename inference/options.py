@@ -14,16 +14,42 @@ from PIL import ImageColor
 
 from inference.errors import InvalidOptionError, RoiExceedsBoundsError, RoiRegionEmptyError
 
-_LENGTH_PATTERN: Final = re.compile(r"(\d{1,6}(?:\.\d{1,4})?)(px|%)?\Z")
+#: Red, green, blue, alpha; 0..255 each, not premultiplied.
+Rgba = tuple[int, int, int, int]
 
+OPAQUE: Final = 255
 HUNDRED_PERCENT: Final = 100
+_CHANNELS: Final = 4
+_CHANNEL_RANGE: Final = range(256)
+
+_LENGTH_PATTERN: Final = re.compile(r"(\d{1,6}(?:\.\d{1,4})?)(px|%)?\Z")
+_PERCENT_PATTERN: Final = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)%\Z")
+_HEX_COLOR: Final = re.compile(r"#(?:[0-9a-fA-F]{3,4}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})\Z")
+_SHA256_PATTERN: Final = re.compile(r"[0-9a-f]{64}\Z")
+
+_MAX_MARGIN: Final = {"%": 50, "px": 500}
+#: The smallest and largest `scale`, in percent.
+_SCALE_LIMITS: Final = (10, 100)
+#: `auto`, `car` and `3d` are names of the remove.bg API.
+_SHADOW_NAMES: Final = {"none": "none", "drop": "drop", "auto": "drop", "car": "drop", "3d": "drop"}
+
+_BOOLEAN_OPTIONS: Final = ("refine", "crop", "semitransparency")
+_INTEGER_RANGES: Final[Mapping[str, range]] = {
+    "quality": range(1, 101),
+    "max_side": range(16, 16_385),
+    "max_pixels": range(1, 2**31),
+    "shadow_opacity": range(101),
+}
+#: Options of `_INTEGER_RANGES` that may be None.
+_NULLABLE_INTEGERS: Final = frozenset({"max_side", "max_pixels"})
 
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """A number of pixels, or of percent."""
+    """A number of pixels, or a percentage of some side."""
 
     value: float
+    #: `px` or `%`.
     unit: str
 
     @classmethod
@@ -31,33 +57,19 @@ class Length:
         """Read `30px`, `12.5%` or `0`.
 
         Raises:
-            ValueError: it is none of these.
+            ValueError: the text has another form, or more than six digits before the point.
         """
         match = _LENGTH_PATTERN.match(text)
         if match is None or (match[2] is None and float(match[1])):
             raise ValueError(text)
         return cls(float(match[1]), match[2] or "px")
 
-    def pixels(self, whole: int) -> int:
-        """In whole pixels, of a side that is `whole` long."""
-        return round(self.value * whole / HUNDRED_PERCENT if self.unit == "%" else self.value)
+    def to_pixels(self, side: int) -> int:
+        """Convert to whole pixels; percents are of a side of `side` pixels."""
+        return round(self.value * side / HUNDRED_PERCENT if self.unit == "%" else self.value)
 
     def __str__(self) -> str:
         return f"{self.value:.10g}{self.unit}"
-
-
-#: Red, green, blue, alpha; 0..255 each, not premultiplied.
-Rgba = tuple[int, int, int, int]
-
-OPAQUE: Final = 255
-
-_HEX_COLOR: Final = re.compile(r"#(?:[0-9a-fA-F]{3,4}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})\Z")
-
-_PERCENT_PATTERN: Final = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)%\Z")
-
-_MAX_MARGIN: Final = {"%": 50, "px": 500}
-
-_SHADOW_NAMES: Final = {"none": "none", "drop": "drop", "auto": "drop", "car": "drop", "3d": "drop"}
 
 
 class OutputFormat(StrEnum):
@@ -66,14 +78,14 @@ class OutputFormat(StrEnum):
     PNG = "png"
     WEBP = "webp"
     JPG = "jpg"
-    #: `color.jpg` and `alpha.png`, stored: quick to make, and small.
+    #: `color.jpg` and `alpha.png` without further compression: fast to write, and small.
     ZIP = "zip"
     #: png where the result has transparency, else jpg.
     AUTO = "auto"
 
     @property
     def media_type(self) -> str:
-        """The registered media type, such as `image/png`; `auto` has none of its own."""
+        """The registered media type, such as `image/png`; that of unknown bytes for `auto`."""
         return {
             "png": "image/png",
             "webp": "image/webp",
@@ -84,30 +96,30 @@ class OutputFormat(StrEnum):
 
     @property
     def max_side(self) -> int:
-        """The most pixels on a side that a file of this format can hold."""
+        """The most pixels that a file of this format can have on a side."""
         jpg, png = 65_500, 2**31 - 1
         return {"png": png, "webp": 16_383, "jpg": jpg, "zip": jpg, "auto": png}[self.value]
 
 
 class Output(StrEnum):
-    """What is shown of the subject."""
+    """What the result shows: the subject, or its alpha."""
 
     CUTOUT = "cutout"
-    #: Its alpha, 8-bit gray.
+    #: The alpha, as 8-bit gray.
     MASK = "mask"
 
 
 class Shadow(StrEnum):
-    """What the subject casts."""
+    """The kinds of shadow under a subject."""
 
     NONE = "none"
-    #: A soft one, behind and a little below.
+    #: A soft shadow, behind the subject and a little below it.
     DROP = "drop"
 
 
 @dataclass(frozen=True, slots=True)
 class Roi:
-    """The rectangle that the subject is looked for in."""
+    """Region of interest: the rectangle in which the subject is looked for."""
 
     left: Length
     top: Length
@@ -122,20 +134,20 @@ class Roi:
     def __str__(self) -> str:
         return f"{self.left} {self.top} {self.right} {self.bottom}"
 
-    def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom in a picture of this size.
+    def to_pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Return left, top, right and bottom in a picture of width x height pixels.
 
         Raises:
-            RoiExceedsBoundsError: it reaches beyond the picture.
-            RoiRegionEmptyError: no pixel lies within.
+            RoiExceedsBoundsError: the region reaches beyond the picture.
+            RoiRegionEmptyError: the region holds no pixel.
         """
-        left, right = self.left.pixels(width), self.right.pixels(width)
-        top, bottom = self.top.pixels(height), self.bottom.pixels(height)
+        left, right = self.left.to_pixels(width), self.right.to_pixels(width)
+        top, bottom = self.top.to_pixels(height), self.bottom.to_pixels(height)
         if max(left, right) > width or max(top, bottom) > height:
             raise RoiExceedsBoundsError(
                 "roi",
                 f"The region ends at {right} x {bottom} pixels, but the picture has only "
-                f"{width} x {height}.",
+                f"{width} x {height}: make the region smaller, or give it in percent.",
             )
         if left >= right or top >= bottom:
             raise _empty_roi_error()
@@ -144,7 +156,7 @@ class Roi:
 
 @dataclass(frozen=True, slots=True)
 class Margin:
-    """What is kept around a subject that is cropped to: percents are of the subject's sides."""
+    """The margin kept around the subject by `crop`; percents are of the subject's sides."""
 
     top: Length
     right: Length
@@ -156,12 +168,12 @@ class Margin:
             if side.value > _MAX_MARGIN[side.unit]:
                 raise InvalidOptionError(
                     "crop_margin",
-                    f"A margin of {side} is too wide: at most 50% of the subject, or 500px.",
+                    f"A margin of {side} is too wide: give at most 50% of the subject, or 500px.",
                 )
 
     @classmethod
     def none(cls) -> Self:
-        """No margin."""
+        """Return a margin of zero on all sides."""
         return cls(*[Length(0, "px")] * 4)
 
     def __str__(self) -> str:
@@ -170,9 +182,9 @@ class Margin:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where the subject goes: the share of the free room, in percent, left of it and above it.
+    """Where the subject goes: the shares of the free room left of it and above it, in percent.
 
-    Both are None where it keeps its place.
+    Both are None if the subject keeps its place.
     """
 
     x: float | None = None
@@ -190,12 +202,12 @@ class Position:
         return f"{self.x:.10g}% {self.y:.10g}%"
 
 
-#: The default of a subject that is scaled.
+#: The default position of a subject that is scaled.
 CENTER: Final = Position(50.0, 50.0)
 
 
 def parse_output_format(text: str) -> OutputFormat:
-    """The format of this name."""
+    """Parse the name of an output format."""
     try:
         return OutputFormat(text)
     except ValueError:
@@ -203,7 +215,7 @@ def parse_output_format(text: str) -> OutputFormat:
 
 
 def parse_output(text: str) -> Output:
-    """`cutout` or `mask`."""
+    """Parse `cutout` or `mask`."""
     try:
         return Output(text)
     except ValueError:
@@ -211,18 +223,17 @@ def parse_output(text: str) -> Output:
 
 
 def parse_color(text: str) -> Rgba:
-    """A colour as 8-bit RGBA, from `#rgb`, `#rgba`, `#rrggbb`, `#rrggbbaa` or a CSS name."""
-    known = text.lower() in ImageColor.colormap or _HEX_COLOR.match(text)
-    if not known:
+    """Parse `#rgb`, `#rgba`, `#rrggbb`, `#rrggbbaa` or a CSS name into 8-bit RGBA."""
+    if text.lower() not in ImageColor.colormap and not _HEX_COLOR.match(text):
         raise InvalidOptionError(
-            "matte_color", "Give a colour as #rgb, #rrggbb, #rrggbbaa or a CSS name such as white."
+            "matte_color", "Give a color as #rgb, #rrggbb, #rrggbbaa or a CSS name such as white."
         )
     red, green, blue, *alpha = ImageColor.getrgb(text)
     return red, green, blue, alpha[0] if alpha else OPAQUE
 
 
 def parse_roi(text: str) -> Roi | None:
-    """`x1 y1 x2 y2`, each in px or %; None for the whole picture."""
+    """Parse `x1 y1 x2 y2`, each in px or %; None stands for the whole picture."""
     try:
         left, top, right, bottom = map(Length.parse, text.split())
     except ValueError:
@@ -232,28 +243,31 @@ def parse_roi(text: str) -> Roi | None:
     if any(
         each.unit == "%" and each.value > HUNDRED_PERCENT for each in (left, top, right, bottom)
     ):
-        raise RoiExceedsBoundsError("roi", "The region reaches beyond 100% of the picture.")
+        raise RoiExceedsBoundsError(
+            "roi", "The region reaches beyond 100% of the picture: give at most 100%."
+        )
     ends = (right.unit, right.value, bottom.unit, bottom.value)
     if (left.value, top.value) == (0, 0) and ends == ("%", HUNDRED_PERCENT, "%", HUNDRED_PERCENT):
         return None
-    zero = Length(0, "%")  # one form for all zeros
+    zero = Length(0, "%")  # equal regions must have one form
     return Roi(left if left.value else zero, top if top.value else zero, right, bottom)
 
 
 def parse_crop_margin(text: str) -> Margin:
-    """1, 2 or 4 values in px or %: all sides; top and bottom, the others; or clockwise from top."""
+    """Parse 1, 2 or 4 lengths: all sides; top and bottom, left and right; or clockwise from top."""
     try:
-        values = [Length.parse(each) for each in text.split()]
-        one_side = {1: (0, 0, 0, 0), 2: (0, 1, 0, 1), 4: (0, 1, 2, 3)}[len(values)]
+        lengths = [Length.parse(each) for each in text.split()]
+        indices = {1: (0, 0, 0, 0), 2: (0, 1, 0, 1), 4: (0, 1, 2, 3)}[len(lengths)]
     except (KeyError, ValueError):
         raise InvalidOptionError(
             "crop_margin", "Give 1, 2 or 4 values in px or %, such as 10% or 20px 5%."
         ) from None
-    return Margin(*(values[at] if values[at].value else Length(0, "px") for at in one_side))
+    zero = Length(0, "px")  # equal margins must have one form
+    return Margin(*(lengths[index] if lengths[index].value else zero for index in indices))
 
 
 def parse_scale(text: str) -> float | None:
-    """10% to 100%, in percent; None for `original`."""
+    """Parse `10%` to `100%` into percent; `original` into None."""
     if text == "original":
         return None
     match = _PERCENT_PATTERN.match(text)
@@ -263,7 +277,7 @@ def parse_scale(text: str) -> float | None:
 
 
 def parse_position(text: str) -> Position:
-    """`original`, `center`, one `x%`, or `x% y%`."""
+    """Parse `original`, `center`, one value for both axes, or `x% y%`."""
     if text == "original":
         return Position()
     if text == "center":
@@ -276,7 +290,7 @@ def parse_position(text: str) -> Position:
 
 
 def parse_shadow(text: str) -> Shadow:
-    """`none` or `drop`; `auto`, `car` and `3D` are drawn as a drop shadow too."""
+    """Parse `none` or `drop`; `auto`, `car` and `3D` are drawn as a drop shadow too."""
     try:
         return Shadow(_SHADOW_NAMES[text.lower()])
     except KeyError:
@@ -295,64 +309,41 @@ def _empty_roi_error() -> RoiRegionEmptyError:
     )
 
 
-_SHA256_PATTERN: Final = re.compile(r"[0-9a-f]{64}\Z")
-
-_CHANNEL_RANGE: Final = range(256)
-
-_CHANNELS: Final = 4
-
-#: Options that are true or false.
-_BOOLEAN_OPTIONS: Final = ("refine", "crop", "semitransparency")
-
-#: Whole numbers and their ranges; those that may be absent are None then.
-_INTEGER_RANGES: Final[Mapping[str, range]] = {
-    "quality": range(1, 101),
-    "max_side": range(16, 16_385),
-    "max_pixels": range(1, 2**31),
-    "shadow_opacity": range(101),
-}
-
-_NULLABLE_INTEGERS: Final = frozenset({"max_side", "max_pixels"})
-
-#: The smallest and largest `scale`, in percent.
-_SCALE_LIMITS: Final = (10, 100)
-
-
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a result is to look. Values are valid by construction.
+    """What a result looks like. Values are valid by construction.
 
     Raises:
-        InvalidOptionError: a value is out of its range, or two do not go together.
+        InvalidOptionError: a value is out of its range, or contradicts another.
     """
 
     output_format: OutputFormat = OutputFormat.PNG
-    #: Fill behind the subject, 8-bit RGBA; None leaves it transparent.
+    #: Color behind the subject, 8-bit RGBA; None leaves it transparent.
     matte_color: Rgba | None = None
     #: 1..100, for webp and jpg.
     quality: int = 92
-    #: Take the old background's colour out of soft edges.
+    #: Remove the old background's color from soft edges.
     refine: bool = True
     output: Output = Output.CUTOUT
-    #: Where the subject is looked for; None: everywhere.
+    #: Where the subject is looked for; None: in the whole picture.
     roi: Roi | None = None
-    #: Trim to the subject, but for the margin.
+    #: Crop to the subject and its margin.
     crop: bool = False
     crop_margin: Margin = field(default_factory=Margin.none)
     #: How much of the result's width or height the subject fills, 10..100 percent.
     scale: float | None = None
-    #: Where the subject goes in the result; None: where it stands, or the middle if it is scaled.
+    #: Where the subject goes; None: it keeps its place, or is centered if it is scaled.
     position: Position | None = None
     #: Longest side of the result, pixels, 16..16384.
     max_side: int | None = None
-    #: The result has at most so many pixels.
+    #: The most pixels of the result.
     max_pixels: int | None = None
     shadow: Shadow = Shadow.NONE
     #: Percent, 0..100.
     shadow_opacity: int = 50
-    #: Keep glass and the like see-through; false makes all but the edges opaque.
+    #: Keep glass and similar parts translucent; false makes all but the edges opaque.
     semitransparency: bool = True
-    #: Of the file that goes behind the subject; its bytes travel beside the options.
+    #: SHA-256 of the background picture; its bytes are passed beside the options.
     background_sha256: str | None = None
 
     def __post_init__(self) -> None:
@@ -367,7 +358,7 @@ class Options:
             _check_scale(self.scale)
         self._check_background()
         self._check_mask()
-        self._check_opacity()
+        self._check_jpg_background()
 
     def _check_background(self) -> None:
         digest = self.background_sha256
@@ -377,64 +368,65 @@ class Options:
             raise InvalidOptionError("background_sha256", "Give a SHA-256 in 64 hex digits.")
         if self.matte_color is not None:
             raise InvalidOptionError(
-                "matte_color", "Name a colour or a background image, not both: one hides the other."
+                "matte_color",
+                "Give a color or a background image, not both: one would hide the other.",
             )
 
     def _check_mask(self) -> None:
         if self.output is not Output.MASK:
             return
-        unfit = {
+        conflicts = {
             "matte_color": self.matte_color is not None,
             "background_image": self.background_sha256 is not None,
             "shadow": self.shadow is not Shadow.NONE,
             "output_format": self.output_format is OutputFormat.ZIP,
         }
-        for name, given in unfit.items():
+        for name, given in conflicts.items():
             if given:
                 raise InvalidOptionError(
-                    name, "A mask is the subject's alpha alone: leave this out, or output=mask."
+                    name, "A mask is the subject's alpha alone: leave out this, or output=mask."
                 )
 
-    def _check_opacity(self) -> None:
+    def _check_jpg_background(self) -> None:
         opaque = self.matte_color is not None and self.matte_color[3] == OPAQUE
         opaque = opaque or self.background_sha256 is not None or self.output is Output.MASK
         if self.output_format is OutputFormat.JPG and not opaque:
             raise InvalidOptionError(
                 "matte_color",
-                "A jpg has no transparency: name an opaque background, such as matte_color=white, "
+                "A jpg has no transparency: give an opaque background, such as matte_color=white, "
                 "or ask for output_format=png.",
             )
 
     def check_size(self, width: int, height: int) -> None:
-        """Can the output format hold a result of this many pixels a side?
+        """Check that the output format can hold a result of this size.
 
         Raises:
-            InvalidOptionError: it cannot.
+            InvalidOptionError: a side is too long for it.
         """
-        most = self.output_format.max_side
-        if max(width, height) > most:
+        limit = self.output_format.max_side
+        if max(width, height) > limit:
             raise InvalidOptionError(
                 "output_format",
-                f"A {self.output_format} holds at most {most:,} pixels a side and the result would "
-                f"be {width:,} x {height:,}: ask for output_format=png.",
+                f"A {self.output_format} holds at most {limit:,} pixels a side and the result "
+                f"would be {width:,} x {height:,}: ask for output_format=png, or lower max_side.",
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, the same for equal options."""
+        """Return JSON values; equal options give equal ones."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         if self.scale is not None:
             values["scale"] = float(self.scale)
-        return {name: _to_plain(value) for name, value in values.items()}
+        return {name: _to_json(value) for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`; what is absent takes its default.
+        """Make options from what `to_dict` returned; absent ones take their default.
 
         Raises:
-            InvalidOptionError: a value is not one that `to_dict` writes.
+            InvalidOptionError: `to_dict` does not write such a value.
         """
         known = {each.name for each in fields(cls)}
-        return cls(**{name: _from_plain(name, values[name]) for name in known & set(values)})
+        return cls(**{name: _from_json(name, values[name]) for name in known & set(values)})
 
 
 _PARSERS: Final[Mapping[str, Any]] = {
@@ -448,12 +440,12 @@ _PARSERS: Final[Mapping[str, Any]] = {
 }
 
 
-def _from_plain(name: str, value: Any) -> Any:  # noqa: ANN401 - any option's type
+def _from_json(name: str, value: Any) -> Any:  # noqa: ANN401 - any option's type
     parse = _PARSERS.get(name)
     return value if value is None or parse is None else parse(value)
 
 
-def _to_plain(value: Any) -> Any:  # noqa: ANN401 - any option's type
+def _to_json(value: Any) -> Any:  # noqa: ANN401 - any option's type
     if isinstance(value, Roi | Margin | Position | Output | OutputFormat | Shadow):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
@@ -476,8 +468,8 @@ def _check_scale(scale: float) -> None:
 
 
 def _check_color(color: Rgba) -> None:
-    levels = all(type(level) is int and level in _CHANNEL_RANGE for level in color)
-    if len(color) != _CHANNELS or not levels:
+    valid = all(type(level) is int and level in _CHANNEL_RANGE for level in color)
+    if len(color) != _CHANNELS or not valid:
         raise InvalidOptionError(
             "matte_color", "Give red, green, blue and alpha, each a whole number from 0 to 255."
         )

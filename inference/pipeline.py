@@ -1,4 +1,4 @@
-"""One picture's way, step by step."""
+"""The pipeline: decode, find the matte, estimate the foreground, lay out, compose, encode."""
 
 from dataclasses import dataclass
 
@@ -28,9 +28,6 @@ from inference.options import Options, Output, OutputFormat, Shadow
 from inference.probe import DEFAULT_LIMITS, ImageLimits
 from inference.refine import ForegroundEstimator, estimate_foreground
 from inference.stages import StageHook, no_stages
-from inference.version import PIPELINE_VERSION
-
-__all__ = ["PIPELINE_VERSION", "Result", "remove_background"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +42,9 @@ class Result:
     #: The size without `max_side` and `max_pixels`.
     full_width: int
     full_height: int
-    #: Where the subject lies in the result; None where none was found.
+    #: Where the subject lies in the result; None if none was found.
     foreground: Box | None
-    #: The share of the input's pixels whose alpha is over one half, 0..1.
+    #: The share of the input's pixels whose alpha is more than one half, 0..1.
     coverage: float
 
 
@@ -60,50 +57,59 @@ def remove_background(
     limits: ImageLimits = DEFAULT_LIMITS,
     stages: StageHook = no_stages,
 ) -> Result:
-    """Cut the subject out of a picture.
+    """Remove a picture's background.
 
     Args:
         data: the picture's file.
-        options: how the result is to look.
+        options: what the result looks like.
         model: finds the subject; it marks the stages `preprocess` and `inference` itself.
-        background: the file that goes behind the subject; there must be one if the options name
-            its digest, which is not checked.
-        limits: what is accepted, in pixels; a result has no more either.
-        stages: told of every stage in `STAGES`, in that order; may end the job before each.
+        background: the file that goes behind the subject; required if the options name its digest,
+            which is not checked here.
+        limits: the accepted size of the picture; `max_pixels` limits the result too.
+        stages: called for every stage in `STAGES`, in that order; may end the job before each.
 
     Raises:
-        InferenceError: the picture, the options for it or the model will not do.
+        InferenceError: the picture, its options or the model cannot be used.
     """
     with stages("decode"):
         picture = decode(data, limits)
-        behind = decode_background(background, options, limits)
+        background_rgb = decode_background(background, options, limits)
         region = _check_before_inference(picture, options, limits)
     matte = _find_matte(picture.rgb, region, model, stages)
     with stages("compose"):
         alpha = combine_alpha(matte, picture.alpha)
-        share = measure_coverage(alpha)
+        coverage = measure_coverage(alpha)
         rgb = _estimate_foreground(picture.rgb, matte, model) if options.refine else picture.rgb
-        del picture, matte  # the largest arrays: each goes when it is not needed any more
-        layout, placed = _lay_out_subject(rgb, alpha, options, limits)
+        del picture, matte  # the largest arrays: each is freed as soon as it is not needed
+        layout, layer = _lay_out_subject(rgb, alpha, options, limits)
         del rgb, alpha
-        pixels = _compose_result(placed, layout, options, behind)
-        del placed
+        pixels = _compose_result(layer, layout, options, background_rgb)
+        del layer
     with stages("encode"):
-        wanted = resolve_format(pixels, options.output_format)
-        encoded = encode(pixels, options, wanted)
-    return Result(encoded, wanted, *layout.size, *layout.full_size, layout.subject, share)
+        output_format = resolve_format(pixels, options.output_format)
+        encoded = encode(pixels, options, output_format)
+    return Result(
+        data=encoded,
+        format=output_format,
+        width=layout.size[0],
+        height=layout.size[1],
+        full_width=layout.full_size[0],
+        full_height=layout.full_size[1],
+        foreground=layout.subject,
+        coverage=coverage,
+    )
 
 
 def _check_before_inference(picture: Picture, options: Options, limits: ImageLimits) -> Box | None:
-    """The region of interest; what cannot be done is found before the model runs."""
+    """Return the region of interest in pixels; refuse impossible options before the model runs."""
     height, width = picture.rgb.shape[:2]
     if not options.crop:
         options.check_size(*limit_size(width, height, options, limits.max_pixels))
-    return None if options.roi is None else Box(*options.roi.pixels(width, height))
+    return None if options.roi is None else Box(*options.roi.to_pixels(width, height))
 
 
 def _find_matte(rgb: Rgb, region: Box | None, model: MattingModel, stages: StageHook) -> Alpha:
-    """The matte of the picture, or of a region with nothing around it."""
+    """Return the matte of the whole picture, or of a region with zeros around it."""
     if region is None:
         return model.matte([rgb], stages)[0]
     matte = np.zeros(rgb.shape[:2], np.float32)
@@ -112,41 +118,45 @@ def _find_matte(rgb: Rgb, region: Box | None, model: MattingModel, stages: Stage
 
 
 def _estimate_foreground(rgb: Rgb, matte: Alpha, model: MattingModel) -> Rgb:
-    estimate = (
-        model.estimate_foreground if isinstance(model, ForegroundEstimator) else estimate_foreground
-    )
-    return estimate(rgb, matte)
+    """Estimate the foreground where the matte is: on the model's device if it can, else here."""
+    if isinstance(model, ForegroundEstimator):
+        return model.estimate_foreground(rgb, matte)
+    return estimate_foreground(rgb, matte)
 
 
 def _lay_out_subject(
     rgb: Rgb, alpha: NDArray[np.uint8], options: Options, limits: ImageLimits
 ) -> tuple[Layout, Layer]:
-    """Crop, scale, move and shrink, in one go."""
+    """Crop, scale, move and shrink the picture in one step."""
     if not options.semitransparency:
         alpha = fill_translucent_parts(alpha)
     height, width = alpha.shape
     subject = find_subject_box(alpha)
-    shadow = options.shadow is not Shadow.NONE and subject is not None
+    has_shadow = options.shadow is not Shadow.NONE and subject is not None
     layout = plan_layout(
         width,
         height,
         subject,
         options,
         max_pixels=limits.max_pixels,
-        reach=shadow_extent(subject) if shadow and subject else (0, 0, 0, 0),
+        shadow_extent=shadow_extent(subject) if has_shadow and subject else (0, 0, 0, 0),
     )
     options.check_size(*layout.size)
     return layout, place_subject(rgb, alpha, layout)
 
 
-def _compose_result(placed: Layer, layout: Layout, options: Options, behind: Rgb | None) -> Pixels:
-    """The result's pixels: the mask, or the subject with its shadow on what lies behind."""
+def _compose_result(
+    layer: Layer, layout: Layout, options: Options, background: Rgb | None
+) -> Pixels:
+    """Return the mask, or the subject with its shadow on the background."""
     if options.output is Output.MASK:
-        return placed.alpha
+        return layer.alpha
     if options.shadow is not Shadow.NONE and layout.subject is not None:
-        placed = cast_shadow(placed, layout.subject, options.shadow_opacity)
-    fitted = None if behind is None else cover_background(behind, *layout.size)
+        layer = cast_shadow(layer, layout.subject, options.shadow_opacity)
+    if background is not None:
+        return compose(layer, cover_background(background, *layout.size))
     color = options.matte_color
-    if options.output_format is OutputFormat.ZIP and fitted is None and not (color and color[3]):
-        return np.dstack([placed.rgb, placed.alpha])
-    return compose(placed, color if fitted is None else fitted)
+    if options.output_format is OutputFormat.ZIP and not (color and color[3]):
+        # The zip's color.jpg keeps the colors of transparent pixels, which a cutout sets to zero.
+        return np.dstack([layer.rgb, layer.alpha])
+    return compose(layer, color)

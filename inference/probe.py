@@ -21,10 +21,10 @@ from inference.errors import (
     UnsupportedFormatError,
 )
 
-#: Bytes that `identify` and `webp_size` want to see.
+#: Bytes that `identify_format` and `read_webp_size` need.
 PREFIX_SIZE = 64
 
-# (format, offset, bytes there); the first that fits wins.
+# (format, offset, bytes at the offset); the first match wins.
 _SIGNATURES = (
     ("JPEG", 0, b"\xff\xd8\xff"),
     ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
@@ -36,7 +36,7 @@ _SIGNATURES = (
     ("TIFF", 0, b"II+\0"),
     ("TIFF", 0, b"MM\0+"),
     ("BMP", 0, b"BM"),
-    # Known only to be refused by name.
+    # Known only so that the error message can name them.
     ("JPEG 2000", 0, b"\0\0\0\x0cjP  \r\n\x87\n"),
     ("JPEG XL", 0, b"\xff\x0a"),
     ("JPEG XL", 0, b"\0\0\0\x0cJXL \r\n\x87\n"),
@@ -50,7 +50,7 @@ _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 
-# Pillow's plugin of each format, in the order in which they are shown to people.
+# Pillow's plugin of each format, in the order in which messages list the formats.
 _PLUGINS = {
     "JPEG": "JpegImagePlugin",
     "PNG": "PngImagePlugin",
@@ -62,8 +62,116 @@ _PLUGINS = {
 }
 
 
+_CHUNK_BYTES = 1 << 18
+_TAIL_BYTES = 1 << 12
+_JPEG_MARKER = 0xFF
+_JPEG_START_OF_SCAN = 0xDA
+_JPEG_END_OF_IMAGE = b"\xff\xd9"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """The accepted size of a picture, in pixels."""
+
+    max_pixels: int = 50_000_000
+    min_side: int = 2
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What the file's first bytes say; file names and declared types are not trusted."""
+
+    #: One of `accepted_formats()`.
+    format: str
+    #: As stored, before an EXIF orientation is applied.
+    width: int
+    height: int
+
+
+def probe_image(source: BinaryIO | bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
+    """Read the header and check it against the limits; no pixel is decoded.
+
+    Args:
+        source: the whole file, as bytes or as a seekable file, which is left at its start.
+        limits: the accepted size.
+
+    Raises:
+        InvalidImageError: the file is empty, no picture, truncated, or has a damaged header.
+        UnsupportedFormatError: the file is a picture or document of a format not accepted.
+        ImageTooLargeError: the picture has more pixels than the limit.
+        ImageTooSmallError: a side of the picture is shorter than the limit.
+    """
+    file = BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        return _read_header(file, limits)
+    finally:
+        file.seek(0)
+
+
+def _read_header(file: BinaryIO, limits: ImageLimits) -> ImageHeader:
+    file.seek(0)
+    prefix = file.read(PREFIX_SIZE)
+    name = _identify_accepted_format(prefix)
+    width, height = _read_size(file, name, prefix)
+    _check_size(width, height, limits)
+    if is_truncated(file, name):
+        raise InvalidImageError(
+            "The file ends before the picture does: it was probably not sent or saved completely. "
+            "Send it again."
+        )
+    return ImageHeader(format=name, width=width, height=height)
+
+
+def _identify_accepted_format(prefix: bytes) -> str:
+    accepted = ", ".join(accepted_formats())
+    if not prefix:
+        raise InvalidImageError("The file is empty: it has no bytes. Send a picture.")
+    name = identify_format(prefix)
+    if name is None:
+        raise InvalidImageError(
+            "The file is no picture: its first bytes match no known image format. "
+            f"Accepted are {accepted}."
+        )
+    if name not in accepted_formats():
+        raise UnsupportedFormatError(
+            f"{name} files are not accepted here. Accepted are {accepted}."
+        )
+    return name
+
+
+def _read_size(file: BinaryIO, name: str, prefix: bytes) -> tuple[int, int]:
+    if name == "WEBP":
+        size = read_webp_size(prefix)
+    else:
+        file.seek(0)
+        size = open_image(file, name).size
+    if size is None or min(size) < 1:
+        raise InvalidImageError(
+            f"The header of this {name} file is damaged or incomplete: send another file."
+        )
+    return size
+
+
+def _check_size(width: int, height: int, limits: ImageLimits) -> None:
+    if width * height > limits.max_pixels:
+        # Rounded up, so that a picture just over the limit never reads as one at the limit.
+        megapixels = math.ceil(width * height / 100_000) / 10
+        raise ImageTooLargeError(
+            f"The image has {megapixels:.1f} megapixels; "
+            f"the limit is {limits.max_pixels / 1_000_000:g}."
+        )
+    if min(width, height) < limits.min_side:
+        raise ImageTooSmallError(
+            f"The image is {width} x {height} pixels; "
+            f"each side must have at least {limits.min_side}."
+        )
+
+
 def accepted_formats() -> tuple[str, ...]:
-    """The formats that can be read here, such as `("JPEG", "PNG", "WEBP")`.
+    """Return the formats that this installation reads, such as `("JPEG", "PNG", "WEBP")`.
 
     WebP and AVIF depend on how Pillow was built, HEIC on whether `pillow-heif` is installed.
     """
@@ -73,7 +181,7 @@ def accepted_formats() -> tuple[str, ...]:
 
 
 def identify_format(prefix: bytes) -> str | None:
-    """The format that the first `PREFIX_SIZE` bytes belong to, accepted or not; None: unknown."""
+    """Name the format, accepted or not, by a file's first `PREFIX_SIZE` bytes; None if unknown."""
     if prefix[4:8] == b"ftyp":
         return _identify_iso_media(prefix)
     for name, offset, magic in _SIGNATURES:
@@ -92,9 +200,9 @@ def _identify_iso_media(prefix: bytes) -> str:
 
 
 def read_webp_size(prefix: bytes) -> tuple[int, int] | None:
-    """Width and height from the first bytes of a WebP; None when they are not there.
+    """Read width and height from the first bytes of a WebP; None if they are not there.
 
-    Pillow's reader takes in the whole file and sets up a canvas first. The three layouts are
+    Pillow's reader would read the whole file and allocate a canvas first. The three layouts are
     those of the WebP container specification and, for VP8, of RFC 6386, section 9.1.
     """
     kind, body = prefix[12:16], prefix[20:30]
@@ -110,7 +218,7 @@ def read_webp_size(prefix: bytes) -> tuple[int, int] | None:
 
 
 def open_image(file: BinaryIO, name: str) -> ImageFile.ImageFile:
-    """Read the header with the one reader for the format; pixels are read by `.load()`.
+    """Read the header with the reader of the format; the pixels are read by `.load()`.
 
     Args:
         file: at its start.
@@ -122,14 +230,14 @@ def open_image(file: BinaryIO, name: str) -> ImageFile.ImageFile:
     factory, _ = Image.OPEN[_register_reader(name)]
     try:
         return factory(file, "")
-    except Exception as error:  # readers raise whatever they stumble over
+    except Exception as error:  # readers raise errors of any class
         raise InvalidImageError(
-            f"The header of this {name} file is damaged or incomplete."
+            f"The header of this {name} file is damaged or incomplete: send another file."
         ) from error
 
 
 def _register_reader(name: str) -> str:
-    # Importing a plugin enters it in Pillow's table; done again, it costs nothing.
+    # Importing a plugin registers it in Pillow's table; a second import costs nothing.
     if name == "HEIC":
         import_module("pillow_heif").register_heif_opener()
         return "HEIF"
@@ -137,26 +245,15 @@ def _register_reader(name: str) -> str:
     return name
 
 
-_CHUNK_BYTES = 1 << 18
-
-_TAIL_BYTES = 1 << 12
-
-_JPEG_MARKER = 0xFF
-
-_JPEG_SOS = 0xDA
-
-_JPEG_EOI = b"\xff\xd9"
-
-
 def is_truncated(file: BinaryIO, name: str) -> bool:
-    """Does the file end before its picture does?
+    """Return whether the file certainly ends before its picture does.
 
-    Only what is certain counts: bytes after the picture, as cameras and editors append them, are
-    none of its business, and formats that do not tell are never cut off.
+    Bytes after the picture, as cameras and editors append them, are ignored. Formats whose
+    structure does not show where the picture ends never count as truncated.
 
     Args:
-        file: seekable; its position is not kept.
-        name: the format, as `identify` names it.
+        file: seekable; its position changes.
+        name: the format, as `identify_format` names it.
     """
     size = file.seek(0, 2)
     if name == "JPEG":
@@ -164,22 +261,24 @@ def is_truncated(file: BinaryIO, name: str) -> bool:
     if name == "PNG":
         return not _has_png_end(file, size)
     if name == "WEBP":
-        return _riff_end(file) > size + 1  # some writers leave out the last padding byte
+        return _riff_end(file) > size + 1  # some writers omit the last padding byte
     return False
 
 
 def _has_jpeg_end(file: BinaryIO, size: int) -> bool:
-    """Is there an end marker after the first scan begins?
+    """Return whether an end marker follows the start of the first scan.
 
     Within a scan, 0xFF is followed by 0 or a restart marker (ITU-T T.81, B.1.1.5), so an EOI there
-    is a real one. Those of thumbnails lie before, in the application segments. The file's tail is
-    looked at first, since that is where it nearly always is.
+    is a real one. Those of thumbnails come before, in the application segments. The file's tail is
+    searched first, because the marker is nearly always there.
     """
     scan = _find_first_jpeg_scan(file, size)
     if scan is None:
         return False
     tail = max(scan, size - _TAIL_BYTES)
-    return _contains_after(file, tail, _JPEG_EOI) or _contains_after(file, scan, _JPEG_EOI)
+    return _contains_after(file, tail, _JPEG_END_OF_IMAGE) or _contains_after(
+        file, scan, _JPEG_END_OF_IMAGE
+    )
 
 
 def _find_first_jpeg_scan(file: BinaryIO, size: int) -> int | None:
@@ -187,12 +286,9 @@ def _find_first_jpeg_scan(file: BinaryIO, size: int) -> int | None:
     while at + 4 <= size:
         file.seek(at)
         mark, kind, high, low = file.read(4)
-        if mark != _JPEG_MARKER or kind in {
-            0x00,
-            _JPEG_MARKER,
-        }:  # fill bytes, or stray ones that readers skip
+        if mark != _JPEG_MARKER or kind in {0x00, _JPEG_MARKER}:  # fill and stray bytes
             at += 1
-        elif kind == _JPEG_SOS:
+        elif kind == _JPEG_START_OF_SCAN:
             return at
         elif kind == 0x01 or 0xD0 <= kind <= 0xD8:  # noqa: PLR2004 - markers without a length
             at += 2
@@ -225,102 +321,3 @@ def _has_png_end(file: BinaryIO, size: int) -> bool:
 def _riff_end(file: BinaryIO) -> int:
     file.seek(4)
     return 8 + int.from_bytes(file.read(4), "little")
-
-
-@dataclass(frozen=True, slots=True)
-class ImageLimits:
-    """What is accepted, in pixels."""
-
-    max_pixels: int = 50_000_000
-    min_side: int = 2
-
-
-DEFAULT_LIMITS = ImageLimits()
-
-
-@dataclass(frozen=True, slots=True)
-class ImageHeader:
-    """The facts, sniffed from the bytes; names and declared types are not believed."""
-
-    #: One of `accepted_formats()`.
-    format: str
-    #: As stored: before an EXIF orientation is applied.
-    width: int
-    height: int
-
-
-def probe_image(source: BinaryIO | bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
-    """Read the header and judge it; no pixel is decoded.
-
-    Args:
-        source: the whole file, as bytes or as a seekable file, which is left at its start.
-        limits: what is accepted.
-
-    Raises:
-        InvalidImageError: empty, no picture, a damaged header, or cut off.
-        UnsupportedFormatError: a picture or document of a kind that is not accepted.
-        ImageTooLargeError: more pixels than allowed.
-        ImageTooSmallError: too few pixels to hold a subject.
-    """
-    file = BytesIO(source) if isinstance(source, bytes) else source
-    try:
-        return _read_header(file, limits)
-    finally:
-        file.seek(0)
-
-
-def _read_header(file: BinaryIO, limits: ImageLimits) -> ImageHeader:
-    file.seek(0)
-    prefix = file.read(PREFIX_SIZE)
-    name = _identify_accepted_format(prefix)
-    width, height = _read_size(file, name, prefix)
-    _check_size(width, height, limits)
-    if is_truncated(file, name):
-        raise InvalidImageError(
-            "The file ends before the picture does: it was probably not sent or saved completely. "
-            "Send it again."
-        )
-    return ImageHeader(format=name, width=width, height=height)
-
-
-def _identify_accepted_format(prefix: bytes) -> str:
-    accepted = ", ".join(accepted_formats())
-    if not prefix:
-        raise InvalidImageError("The file is empty: it holds no bytes at all.")
-    name = identify_format(prefix)
-    if name is None:
-        raise InvalidImageError(
-            "This is no picture: its first bytes are those of no known image format. "
-            f"Accepted are {accepted}."
-        )
-    if name not in accepted_formats():
-        raise UnsupportedFormatError(
-            f"{name} files are not accepted here. Accepted are {accepted}."
-        )
-    return name
-
-
-def _read_size(file: BinaryIO, name: str, prefix: bytes) -> tuple[int, int]:
-    if name == "WEBP":
-        size = read_webp_size(prefix)
-    else:
-        file.seek(0)
-        size = open_image(file, name).size
-    if size is None or min(size) < 1:
-        raise InvalidImageError(f"The header of this {name} file is damaged or incomplete.")
-    return size
-
-
-def _check_size(width: int, height: int, limits: ImageLimits) -> None:
-    if width * height > limits.max_pixels:
-        # Rounded up, so that a picture just over the limit never reads as one at the limit.
-        megapixels = math.ceil(width * height / 100_000) / 10
-        raise ImageTooLargeError(
-            f"The image has {megapixels:.1f} megapixels; "
-            f"the limit is {limits.max_pixels / 1_000_000:g}."
-        )
-    if min(width, height) < limits.min_side:
-        raise ImageTooSmallError(
-            f"The image is {width} x {height} pixels; "
-            f"each side must have at least {limits.min_side}."
-        )

@@ -1,4 +1,7 @@
-"""Measure how long the foreground estimation takes on this machine."""
+"""Measure how long the foreground estimation takes on this machine.
+
+Apart from the benchmark of networks, because on the CPU it needs no torch.
+"""
 
 import statistics
 import time
@@ -11,25 +14,27 @@ from inference.refine import NEGLIGIBLE_ALPHA, estimate_foreground
 
 
 def benchmark_refine(width: int, height: int, device: str, runs: int) -> tuple[float, float]:
-    """Time a made-up picture: a noisy one, with a disc for a subject, its rim soft.
+    """Time the estimation on a synthetic picture: noise, with a soft-edged disc as its subject.
 
     Args:
         width: of the picture, pixels.
         height: of the picture, pixels.
         device: `cpu` for numpy, else torch's name of a GPU.
-        runs: pictures to time, after a warm-up.
+        runs: calls to time, after a warm-up.
 
     Returns:
         The median in milliseconds, and the share of soft pixels, 0..1.
 
     Raises:
-        ModelError: the device is not there.
+        ModelError: the device does not exist.
     """
     rgb, alpha = _synthetic_picture(width, height)
-    run = _on_cpu(rgb, alpha) if device == "cpu" else _on_gpu(rgb, alpha, device)
-    soft = float(((alpha > NEGLIGIBLE_ALPHA) & (alpha < 1 - NEGLIGIBLE_ALPHA)).mean())
-    run()
-    return statistics.median(_time_call(run) for _ in range(runs)), soft
+    if device == "cpu":
+        milliseconds = _median_time(lambda: estimate_foreground(rgb, alpha), runs)
+    else:
+        milliseconds = _median_time(_prepare_on_gpu(rgb, alpha, device), runs)
+    soft = (alpha > NEGLIGIBLE_ALPHA) & (alpha < 1 - NEGLIGIBLE_ALPHA)
+    return milliseconds, float(soft.mean())
 
 
 def _synthetic_picture(width: int, height: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -41,30 +46,31 @@ def _synthetic_picture(width: int, height: int) -> tuple[NDArray[np.uint8], NDAr
     return rgb, alpha.astype(np.float32)
 
 
-def _on_cpu(rgb: NDArray[np.uint8], alpha: NDArray[np.float32]) -> Callable[[], object]:
-    return lambda: estimate_foreground(rgb, alpha)
-
-
-def _on_gpu(
+def _prepare_on_gpu(
     rgb: NDArray[np.uint8], alpha: NDArray[np.float32], device: str
 ) -> Callable[[], object]:
-    """The picture's way to the GPU and back is not timed: its matte is there already."""
-    import torch  # noqa: PLC0415 - the CPU's way does without
+    """Upload the picture and return the call to time; an engine's matte is on the GPU already."""
+    import torch  # noqa: PLC0415 - the measurement on the CPU does without
 
     from inference import refine_torch  # noqa: PLC0415 - imports torch
-    from inference.models.birefnet.device import choose_device, synchronize  # noqa: PLC0415 - the same
+    from inference.models.birefnet import device as devices  # noqa: PLC0415 - imports torch
 
-    chosen = choose_device(device)
+    chosen = devices.choose_device(device)
     pixels, matte = torch.tensor(rgb, device=chosen), torch.tensor(alpha, device=chosen)
 
     def run() -> None:
         refine_torch.estimate_foreground(pixels, matte)
-        synchronize(chosen)
+        devices.synchronize(chosen)
 
     return run
 
 
-def _time_call(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def _median_time(run: Callable[[], object], runs: int) -> float:
+    """Return the median of some calls in milliseconds, after one more to warm up."""
     run()
-    return 1000 * (time.perf_counter() - began)
+    times = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        run()
+        times.append(1000 * (time.perf_counter() - started))
+    return statistics.median(times)

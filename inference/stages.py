@@ -1,4 +1,4 @@
-"""The stages of one picture's way, and a stopwatch for them."""
+"""The stages of the pipeline: their names, the hook that observes them, and a timer."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,23 +7,23 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 #: Every stage of the pipeline, in the order in which a picture passes them.
 STAGES = ("decode", "preprocess", "inference", "compose", "encode")
 
-#: Called with a stage's name; the context lasts as long as the stage. It may raise on entry, to
-#: end the job between two stages (a cancel, a deadline).
+#: Called with a stage's name; the context lasts as long as the stage. It may raise on entry to end
+#: the job between two stages, on a cancel or a deadline.
 StageHook = Callable[[str], AbstractContextManager[None]]
 
 
 def no_stages(_stage: str) -> AbstractContextManager[None]:
-    """A stage hook that observes nothing."""
+    """Observe nothing: the stage hook for callers that need none."""
     return nullcontext()
 
 
 class StageTimer:
     """A stage hook that measures how long each stage takes.
 
-    A stage that is entered twice counts the sum; one that fails still counts the time it took.
+    The times of a stage that is entered twice are added; a stage that fails counts until it failed.
 
     Args:
-        before: called with the stage's name as it is entered; what it raises ends the job.
+        before: called with the stage's name on entry; what it raises ends the job.
         clock: seconds from any fixed point, never going back.
     """
 
@@ -41,12 +41,12 @@ class StageTimer:
         """Measure one stage for as long as the context lasts."""
         if self._before is not None:
             self._before(stage)
-        began = self._clock()
+        started = self._clock()
         try:
             yield
         finally:
-            took = self._clock() - began
-            self._seconds[stage] = self._seconds.get(stage, 0.0) + took
+            elapsed = self._clock() - started
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + elapsed
 
     @property
     def timings(self) -> dict[str, int]:

@@ -53,9 +53,9 @@ def test_a_cmyk_profile_is_applied(name: str, encode_as: Encode) -> None:
 )
 def test_every_opaque_mode(mode: str, photo: Image.Image) -> None:
     image = photo.convert("L").convert(mode) if mode == "I;16" else photo.convert(mode)
-    convert = SrgbConverter(image)
-    rgb, alpha = convert(image)
-    assert (rgb.mode, rgb.size, alpha, convert.has_alpha) == ("RGB", photo.size, None, False)
+    converter = SrgbConverter(image)
+    rgb, alpha = converter.convert(image)
+    assert (rgb.mode, rgb.size, alpha, converter.has_alpha) == ("RGB", photo.size, None, False)
     if mode != "I;16":  # Pillow's own way there does not widen the range
         same = {
             "1": image,
@@ -73,9 +73,9 @@ def test_every_mode_with_alpha(mode: str) -> None:
     source = "LA" if mode[0] == "L" else "RGBA"
     color = (200, 128) if source == "LA" else (200, 100, 50, 128)
     image = Image.new(source, (8, 8), color).convert(mode)
-    convert = SrgbConverter(image)
-    rgb, alpha = convert(image)
-    assert convert.has_alpha
+    converter = SrgbConverter(image)
+    rgb, alpha = converter.convert(image)
+    assert converter.has_alpha
     assert alpha is not None
     assert (np.asarray(alpha) == 128).all()
     expected = (200, 200, 200) if source == "LA" else (200, 100, 50)
@@ -86,6 +86,6 @@ def test_a_16_bit_transparent_colour_meets_8_bit_pixels() -> None:
     image = Image.new("RGB", (2, 1), (18, 52, 86))
     image.putpixel((1, 0), (9, 9, 9))
     image.info["transparency"] = (18 * 257, 52 * 257, 86 * 257)
-    _, alpha = SrgbConverter(image)(image)
+    _, alpha = SrgbConverter(image).convert(image)
     assert alpha is not None
     assert np.asarray(alpha).tolist() == [[0, 255]]

@@ -197,9 +197,9 @@ def test_a_subject_never_leaves_its_result(
     whole = Box(0, 0, *layout.size)
     assert layout.subject is not None
     for box in (layout.target, layout.subject):
-        assert box.within(whole) == box
+        assert box.intersect(whole) == box
         assert min(box.width, box.height) >= 1
-    assert layout.source.within(Box(0, 0, 100, 50)) == layout.source
+    assert layout.source.intersect(Box(0, 0, 100, 50)) == layout.source
 
 
 def test_a_region_restricts_the_subject() -> None:

@@ -95,7 +95,7 @@ def test_a_region_is_judged_by_the_pictures_size(ends: str, code: str) -> None:
     roi = parse_roi(ends)
     assert roi is not None
     with pytest.raises(InvalidOptionError) as caught:
-        roi.pixels(100, 50)
+        roi.to_pixels(100, 50)
     assert caught.value.code == code
 
 

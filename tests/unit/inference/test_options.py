@@ -71,7 +71,7 @@ def test_names_and_short_forms(text: str, color: Rgba) -> None:
     "text", ["", "#", "#12", "#12345", "#gggggg", "fff", "whitish", "rgb(1,2,3)", "#fff\n", " #fff"]
 )
 def test_other_texts_are_no_colours(text: str) -> None:
-    with pytest.raises(InvalidOptionError, match="Give a colour as #rgb"):
+    with pytest.raises(InvalidOptionError, match="Give a color as #rgb"):
         parse_color(text)
 
 
