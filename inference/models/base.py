@@ -1,4 +1,4 @@
-"""What every matting model offers, whatever runs it."""
+"""The interface of every matting model, and the types of its arrays."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -7,8 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.stages import StageHook, no_stages
-
-__all__ = ["Alpha", "MattingModel", "Rgb", "StageHook", "no_stages"]
 
 #: (height, width, 3), sRGB, 0..255.
 Rgb = NDArray[np.uint8]
@@ -23,27 +21,27 @@ class MattingModel(Protocol):
     name: str
 
     def warm_up(self) -> None:
-        """Run once on a made-up picture, so that the first real one pays for nothing."""
+        """Run once on a synthetic picture, so that the first real one does not take longer."""
 
     def matte(self, images: Sequence[Rgb], stages: StageHook = no_stages) -> list[Alpha]:
-        """The alpha matte of each picture, at that picture's own size.
+        """Return the matte of each picture, at that picture's own size.
 
-        Marks the stages `preprocess` and `inference`, each ended only when its work is done (a
-        GPU is waited for). Raises `ModelError` when the model cannot run.
+        Marks the stages `preprocess` and `inference`; each ends only when its work is done, on a
+        GPU too. Raises `ModelError` if the model cannot run.
         """
         ...
 
 
 @runtime_checkable
 class HasExecutionPath(Protocol):
-    """A model that can be run in more than one way."""
+    """A model that has more than one execution path."""
 
     @property
     def path(self) -> str:
-        """The way that is taken."""
+        """The path in use."""
         ...
 
     @property
     def path_reason(self) -> str:
-        """Why it is not a quicker one; empty if there is none."""
+        """Why no faster path is in use; empty if there is none."""
         ...

@@ -1,4 +1,4 @@
-"""From a model's facts and its file to a model that can run."""
+"""Load a model: check its weights, and hand them to the engine that runs it."""
 
 from pathlib import Path
 
@@ -20,38 +20,44 @@ def load_model(
     compile_: str = "auto",
     cache: Path | None = None,
 ) -> MattingModel:
-    """Check the weights and load them.
+    """Check a model's weights and load them.
 
     Args:
-        spec: the model's facts.
+        spec: the model's entry in the registry.
         path: its file of weights, or a folder with a file of the usual name.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`. Only `auto` may choose the CPU by itself.
-        precision: `auto`, `fp32`, `fp16` or `bf16`, of which an engine may offer fewer.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`. Only `auto` may fall back to the CPU.
+        precision: `auto`, `fp32`, `fp16` or `bf16`; ONNX models run in `fp32` only.
         threads: CPU threads for one picture; None leaves it to the engine.
-        patch_order: of a BiRefNet checkpoint whose SHA-256 is not a known one; None goes by the
-            model's name.
-        compile_: `auto` for an engine's quickest path, `off` for its plainest.
-        cache: folder for what an engine compiles, for its next start; None keeps nothing.
+        patch_order: of a BiRefNet checkpoint whose SHA-256 is not known; None takes the
+            registry's.
+        compile_: `auto` for an engine's fastest execution path, `off` for the reference path.
+        cache: folder in which an engine keeps what it compiles for the next start; None keeps
+            nothing.
 
     Raises:
-        ModelError: the file is missing or another one, or the device or the precision cannot be
-            had; the message says what to do.
+        ModelError: the file is missing or another one, or the device or the precision is not
+            available; the message says what to do.
     """
+    # Each engine is imported only when it is needed: an installation has the library of one.
     try:
         if spec.engine == "birefnet":
-            order = patch_order or spec.patch_order
-            return _load_birefnet(
-                spec,
+            from inference.models.birefnet.engine import load_birefnet  # noqa: PLC0415 - see above
+
+            # It checks the file itself, because it has to read all of it anyway.
+            return load_birefnet(
+                spec.name,
                 path,
+                PRESETS[spec.name],
+                patch_order=patch_order or spec.patch_order,
+                sha256=spec.sha256,
                 device=device,
                 precision=precision,
                 threads=threads,
-                patch_order=order,
                 compile_=compile_,
                 cache=cache,
             )
         check_weights(spec, path)
-        from inference.models.onnx import load_onnx  # noqa: PLC0415 - one engine's library only
+        from inference.models.onnx import load_onnx  # noqa: PLC0415 - see above
 
         file = find_weights_file(spec, path)
         return load_onnx(spec, file, device=device, precision=precision, threads=threads)
@@ -60,31 +66,3 @@ def load_model(
         raise ModelError(
             f"The model {spec.name} needs {error.name}: pip install 'rmbg-queue[{extra}]'"
         ) from error
-
-
-def _load_birefnet(
-    spec: ModelSpec,
-    path: Path,
-    *,
-    device: str,
-    precision: str,
-    threads: int | None,
-    patch_order: PatchOrder | None,
-    compile_: str,
-    cache: Path | None,
-) -> MattingModel:
-    """Its loader checks the file itself, as it has to read all of it to hash it."""
-    from inference.models.birefnet.engine import load_birefnet  # noqa: PLC0415 - imports torch
-
-    return load_birefnet(
-        spec.name,
-        path,
-        PRESETS[spec.name],
-        patch_order=patch_order,
-        sha256=spec.sha256,
-        device=device,
-        precision=precision,
-        threads=threads,
-        compile_=compile_,
-        cache=cache,
-    )

@@ -1,4 +1,4 @@
-"""U²-Net on ONNX Runtime: the model that needs nobody's permission."""
+"""U²-Net on ONNX Runtime."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +17,8 @@ from inference.stages import StageHook, no_stages
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _STD = np.array([0.229, 0.224, 0.225], np.float32)
 
-# Pixels of a matte that are resized at a time: they stay in the processor's cache until clipped,
-# which is twice as fast as the whole at once, and takes less memory.
+# Pixels of a matte resized at a time: they stay in the processor's cache until they are clipped,
+# which is twice as fast as the whole matte at once, and takes less memory.
 _STRIP_PIXELS = 1 << 18
 
 _LOG_ERRORS_ONLY = 3  # ONNX Runtime's severity "error"
@@ -29,7 +29,7 @@ class OnnxModel:
 
     Args:
         name: the registry's name of the model.
-        input_size: side of the square that the model sees, in pixels.
+        input_size: side of the square that pictures are resized to, in pixels.
         session: the loaded graph: (1, 3, side, side) float32 in, the matte as its first output.
     """
 
@@ -45,7 +45,7 @@ class OnnxModel:
         self.matte([np.zeros((self._side, self._side, 3), np.uint8)])
 
     def matte(self, images: Sequence[Rgb], stages: StageHook = no_stages) -> list[Alpha]:
-        """The alpha matte of each picture, at that picture's own size.
+        """Return the matte of each picture, at that picture's own size.
 
         Raises:
             ModelError: the graph cannot be run.
@@ -71,10 +71,10 @@ class OnnxModel:
 def load_onnx(
     spec: ModelSpec, path: Path, *, device: str, precision: str, threads: int | None
 ) -> OnnxModel:
-    """Load the graph on a device; see `load_model` for the arguments.
+    """Load the graph on a device; `load_model` describes the arguments.
 
     Raises:
-        ModelError: the device or the precision cannot be had, or the file is no model.
+        ModelError: the device or the precision is not available, or the file is no model.
     """
     if precision not in {"auto", "fp32"}:
         raise ModelError(
@@ -94,9 +94,9 @@ def load_onnx(
 def _session_options(threads: int | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _LOG_ERRORS_ONLY
-    options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
+    options.intra_op_num_threads = threads or 0  # 0: one per core
     options.inter_op_num_threads = 1
-    # Waiting threads sleep instead of burning a core between two pictures.
+    # Waiting threads sleep instead of keeping a core busy between two pictures.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
@@ -117,7 +117,7 @@ def _choose_providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
 
 
 def _require_cuda_started(device: str, providers: Sequence[str]) -> None:
-    # ONNX Runtime goes on without a provider that fails to start.
+    # ONNX Runtime continues without a provider that fails to start.
     if device.startswith("cuda") and "CUDAExecutionProvider" not in providers:
         raise ModelError(
             f"The device {device} was asked for, but CUDA did not start: check the driver with "
@@ -126,11 +126,11 @@ def _require_cuda_started(device: str, providers: Sequence[str]) -> None:
 
 
 def preprocess(image: Rgb, side: int) -> NDArray[np.float32]:
-    """(1, 3, side, side), as U²-Net's authors prepare their pictures.
+    """Resize and normalize a picture to (1, 3, side, side), as U²-Net's authors do.
 
     Their loader (`RescaleT`, then `ToTensorLab`, in the U-2-Net repository's data_loader.py) uses
     scikit-image's `resize`: linear interpolation, with anti-aliasing when shrinking, and without
-    keeping the aspect. PIL's bilinear filter widens with the scale, which comes to the same. The
+    keeping the aspect. PIL's bilinear filter widens with the scale, which is equivalent. The
     division by the brightest value comes after the resize.
     """
     small = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
@@ -141,10 +141,10 @@ def preprocess(image: Rgb, side: int) -> NDArray[np.float32]:
 
 
 def resize_matte(matte: Alpha, width: int, height: int) -> Alpha:
-    """The matte at the picture's size, within 0..1.
+    """Resize a matte to the picture's size, within 0..1.
 
-    Bicubic on floats; it may overshoot at hard edges, hence the clip. No stretching to the full
-    range: that would make up a subject where there is none.
+    Bicubic on floats, clipped because it may overshoot at hard edges. The matte is not stretched
+    to the full range: that would invent a subject where there is none.
 
     Returns:
         (height, width).
@@ -155,7 +155,7 @@ def resize_matte(matte: Alpha, width: int, height: int) -> Alpha:
     result = np.empty((height, width), np.float32)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        # Pixels beyond a box's edges still count, so that the strips join without a seam.
+        # Pillow also reads pixels beyond the box, so that the strips join without a seam.
         box = (0, top * scale, source.width, min(bottom * scale, source.height))
         strip = source.resize((width, bottom - top), Image.Resampling.BICUBIC, box=box)
         np.clip(np.asarray(strip), 0.0, 1.0, out=result[top:bottom])

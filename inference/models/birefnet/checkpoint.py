@@ -28,9 +28,9 @@ _COLORS = 3
 def permute_patch_order(
     state: dict[str, Tensor], source: PatchOrder, target: PatchOrder
 ) -> dict[str, Tensor]:
-    """A checkpoint written for one patch order, made to fit a network that runs in the other.
+    """Convert a checkpoint of one patch order for a network that runs in the other.
 
-    Only the inputs of `decoder.ipt_blk{5,4,3,2}.conv1` are reordered; all else is passed through.
+    Only the inputs of `decoder.ipt_blk{5,4,3,2}.conv1` are reordered.
     """
     if source is target:
         return state
@@ -42,15 +42,15 @@ def permute_patch_order(
 
 
 def _channel_permutation(grid: int, source: PatchOrder, target: PatchOrder) -> Tensor:
-    """For every channel in the target order, its number in the source order."""
-    # The order of the channels is read off a picture whose every tile is one numbered pixel.
+    """Return, for every channel in the target order, its number in the source order."""
+    # Each tile of this picture is one numbered pixel, so its patches show the order of channels.
     numbers = torch.arange(_COLORS * grid * grid).view(1, _COLORS, grid, grid)
     in_source = image_to_patches(numbers, grid, source).flatten()
     in_target = image_to_patches(numbers, grid, target).flatten()
     return in_source.argsort()[in_target]
 
 
-#: Patch orders by the SHA-256 of the file: what a checkpoint is outranks what anybody says it is.
+#: Patch orders by the SHA-256 of the file; they override the order that a caller gives.
 KNOWN_PATCH_ORDERS: Mapping[str, PatchOrder] = MappingProxyType(
     {"566ed80c3d95f87ada6864d4cbe2290a1c5eb1c7bb0b123e984f60f76b02c3a7": PatchOrder.RMBG_2_0}
 )
@@ -59,7 +59,7 @@ _FLOAT_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
 
 _INTEGER_TYPES = frozenset({"I64", "I32"})
 
-_MAX_NAMED_KEYS = 3  # keys that a message names before it only counts
+_MAX_NAMED_KEYS = 3  # keys that a message lists before it only counts
 
 
 def load_network(
@@ -69,16 +69,16 @@ def load_network(
     patch_order: PatchOrder | None = None,
     sha256: str | None = None,
 ) -> BiRefNet:
-    """The network with a checkpoint's weights, in eval mode, float32 on the CPU.
+    """Load a checkpoint into a network in eval mode, float32 on the CPU.
 
     Args:
         path: a safetensors file, or a folder that holds `model.safetensors`.
-        config: the network; a checkpoint in the other patch order is permuted to fit it.
-        patch_order: the checkpoint's, used where its SHA-256 is not a known one.
-        sha256: the file that is expected, lower-case hexadecimal; None accepts any.
+        config: the network's shape; a checkpoint in the other patch order is permuted to fit it.
+        patch_order: of the checkpoint, used if its SHA-256 is not known.
+        sha256: the expected one, lower-case hexadecimal; None accepts any.
 
     Raises:
-        CheckpointError: of a class that says what is wrong; its message says what to do.
+        CheckpointError: the file cannot be used; the class says why, the message what to do.
     """
     file = find_checkpoint(path)
     with torch.device("meta"):
@@ -97,7 +97,7 @@ def load_network(
 
 
 def _check_layout(file: Path, entries: dict[str, TensorEntry], layout: dict[str, Tensor]) -> None:
-    """Same keys, shapes and kinds of numbers, or an error that names the first that differ."""
+    """Refuse a file whose keys, shapes or number types differ from the network's."""
     if missing := [key for key in layout if key not in entries]:
         raise CheckpointKeysError(
             f"{file} lacks {_name_keys(missing)}. It is not a checkpoint of this model: choose the "
@@ -127,19 +127,19 @@ def _name_keys(keys: list[str]) -> str:
     return f"the key{'s' if len(keys) > 1 else ''} {', '.join(keys[:_MAX_NAMED_KEYS])}{rest}"
 
 
-def _resolve_patch_order(file: Path, digest: str, told: PatchOrder | None) -> PatchOrder:
-    order = KNOWN_PATCH_ORDERS.get(digest, told)
+def _resolve_patch_order(file: Path, digest: str, given: PatchOrder | None) -> PatchOrder:
+    order = KNOWN_PATCH_ORDERS.get(digest, given)
     if order is None:
         raise PatchOrderUnknownError(
-            f"{file} is not a known checkpoint, and its patch order cannot be seen from outside: "
-            "with the wrong one every matte is wrong. Say which it is: rmbg-2.0 for weights "
-            "derived from RMBG-2.0, birefnet for those of BiRefNet."
+            f"{file} is not a known checkpoint, and a file does not show its patch order: with the "
+            "wrong one every matte is wrong. Say which it is: rmbg-2.0 for weights derived from "
+            "RMBG-2.0, birefnet for those of BiRefNet."
         )
     return order
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:
-    """All tensors; float32 whatever the file holds, and integers int64."""
+    """Read all tensors; floats become float32, integers int64."""
     try:
         state = load_file(file)
     except SafetensorError as error:

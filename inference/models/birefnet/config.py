@@ -1,30 +1,33 @@
-"""The shape of a network, as plain values: no torch here, so that a registry may read it."""
+"""The shapes of the networks, as plain values: the registry reads them without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
-#: Side of the grid of image patches that decoder level n takes in (`decoder.ipt_blk<n>`).
+#: Side of the grid of image patches at decoder level n (`decoder.ipt_blk<n>`).
 PATCH_GRIDS: Mapping[int, int] = MappingProxyType({5: 32, 4: 16, 3: 8, 2: 4})
 
 
 class PatchOrder(StrEnum):
-    """How the image patches injected into the decoder are laid along the channels.
+    """The order in which the decoder receives the channels of image patches.
 
-    Keys and shapes of a checkpoint do not tell which: with the wrong one it loads, and its
-    mattes are silently wrong.
+    Keys and shapes of a checkpoint do not show it: with the wrong one the checkpoint loads, and
+    its mattes are silently wrong.
     """
 
-    #: (column, row, colour): channel = (column * rows + row) * 3 + colour.
+    #: (column, row, color): channel = (column * rows + row) * 3 + color.
     RMBG_2_0 = "rmbg-2.0"
-    #: (colour, row, column): BiRefNet's own releases since November 2024.
+    #: (color, row, column): BiRefNet's own releases since November 2024.
     BIREFNET = "birefnet"
 
 
 @dataclass(frozen=True, slots=True)
 class SwinConfig:
-    """The backbone (Liu et al., 2021, https://arxiv.org/abs/2103.14030). Default: Swin-L."""
+    """The shape of the backbone (Liu et al., 2021, https://arxiv.org/abs/2103.14030).
+
+    The defaults are those of Swin-L.
+    """
 
     embed_dim: int = 192
     depths: tuple[int, int, int, int] = (2, 2, 18, 2)
@@ -41,7 +44,7 @@ class SwinConfig:
 
 @dataclass(frozen=True, slots=True)
 class BiRefNetConfig:
-    """A whole network."""
+    """The shape of a whole network."""
 
     swin: SwinConfig = field(default_factory=SwinConfig)
     #: Side of the square that pictures are resized to, pixels; a multiple of 32.
@@ -52,12 +55,12 @@ class BiRefNetConfig:
     aspp_channels: int = 256
     #: Kernel sides of the pyramid's deformable branches, beside a first one of 1.
     aspp_kernels: tuple[int, ...] = (1, 3, 7)
-    #: The order that the network itself runs in; a checkpoint in the other is permuted at load.
+    #: The order in which the network itself runs; a checkpoint in the other is permuted at load.
     patch_order: PatchOrder = PatchOrder.BIREFNET
 
     @property
     def lateral_channels(self) -> tuple[int, int, int, int]:
-        """Channels of x1..x4, finest first: both scales of the backbone side by side."""
+        """Channels of x1..x4, finest first: both scales of the backbone are concatenated."""
         first, second, third, fourth = self.swin.dims
         return 2 * first, 2 * second, 2 * third, 2 * fourth
 
@@ -65,7 +68,7 @@ class BiRefNetConfig:
 _SWIN_TINY = SwinConfig(embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window=7)
 _SWIN_STAND_IN = SwinConfig(embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8), window=4)
 
-#: The networks that this code serves, by the registry's names.
+#: The known networks, by the registry's names.
 PRESETS: Mapping[str, BiRefNetConfig] = MappingProxyType(
     {
         "rmbg-2.0": BiRefNetConfig(),

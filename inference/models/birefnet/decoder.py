@@ -8,18 +8,18 @@ coordinate of 200 is known to no better than an eighth of a pixel.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name that torch code uses
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from inference.models.birefnet.config import PATCH_GRIDS, BiRefNetConfig, PatchOrder
 
 
 def deform_conv2d(x: Tensor, offset: Tensor, modulator: Tensor, weight: Tensor) -> Tensor:
-    """A stride 1, "same"-padded deformable convolution; outside the map lies zero.
+    """Compute a deformable convolution of stride 1 with zeros outside the map ("same" padding).
 
     Args:
         x: (batch, channels, height, width).
         offset: (batch, 2 * kernel**2, height, width), pixels; (dy, dx) pairs, taps row by row.
-        modulator: (batch, kernel**2, height, width), what each tap's sample is multiplied by.
+        modulator: (batch, kernel**2, height, width), the factor of each tap's sample.
         weight: (outputs, channels, kernel, kernel).
 
     Returns:
@@ -31,7 +31,7 @@ def deform_conv2d(x: Tensor, offset: Tensor, modulator: Tensor, weight: Tensor) 
     offset = offset.float().view(batch, kernel, kernel, 2, height, width)
     modulator = modulator.float().view(batch, kernel, kernel, 1, height * width)
     total = torch.zeros(batch, outputs, height * width, device=x.device)
-    # One kernel row at a time bounds the memory: all 49 taps at once would be 0.8 GB at 1024.
+    # One kernel row at a time limits the memory: all 49 taps at once would take 0.8 GB at 1024.
     for row in range(kernel):
         at = _tap_positions(offset[:, row], row - kernel // 2)
         columns = _sample_bilinear(source, at).view(batch, kernel, channels, -1) * modulator[:, row]
@@ -41,7 +41,7 @@ def deform_conv2d(x: Tensor, offset: Tensor, modulator: Tensor, weight: Tensor) 
 
 
 def _tap_positions(offset: Tensor, row: int) -> Tensor:
-    """Where one kernel row's taps look: (batch, taps, height, width, 2), (x, y) in pixels."""
+    """Return where one kernel row samples: (batch, taps, height, width, 2), (x, y) in pixels."""
     kernel, (height, width) = offset.shape[1], offset.shape[-2:]
     taps = torch.arange(kernel, device=offset.device).view(-1, 1, 1) - kernel // 2
     rows = torch.arange(height, device=offset.device).view(-1, 1) + row
@@ -50,18 +50,18 @@ def _tap_positions(offset: Tensor, row: int) -> Tensor:
 
 
 def _sample_bilinear(x: Tensor, at: Tensor) -> Tensor:
-    """Bilinear samples of x, (batch * taps, channels, height, width)."""
+    """Sample x bilinearly: (batch * taps, channels, height, width)."""
     taps, (height, width) = at.shape[1], x.shape[-2:]
-    # Taps go into the batch, over which torch's CPU kernel shares out its work.
+    # Taps go into the batch, because torch's CPU kernel runs in parallel over it.
     source = x[:, None].expand(-1, taps, -1, -1, -1).flatten(0, 1)
-    # The units of align_corners=False, which exist for a side of one pixel too.
+    # The units of align_corners=False, which are defined for a side of one pixel too.
     size = torch.tensor((width, height), device=x.device)
     grid = ((2 * at + 1) / size - 1).flatten(0, 1)
     return F.grid_sample(source, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 class DeformableConv2d(nn.Module):
-    """A convolution whose taps move and fade by what two plain convolutions say."""
+    """A deformable convolution whose offsets and modulators come from two plain convolutions."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__()
@@ -77,14 +77,14 @@ class DeformableConv2d(nn.Module):
 
 
 def resize(x: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Bilinear, corner pixels on corner pixels, as the network was trained."""
+    """Resize bilinearly with aligned corners, as in the network's training."""
     if x.shape[-2:] == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
 
 
 class DeformableBranch(nn.Module):
-    """One branch of the pyramid."""
+    """One branch of the pyramid: deformable convolution, BatchNorm, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class DeformablePyramid(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Narrow, look around with the pyramid, widen."""
+    """A convolution to few channels, the pyramid, and a convolution to many channels."""
 
     def __init__(self, in_channels: int, out_channels: int, config: BiRefNetConfig) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class DecoderBlock(nn.Module):
 
 
 class LateralBlock(nn.Module):
-    """A 1x1 convolution from an encoder map into the decoder."""
+    """The 1x1 convolution from a map of the backbone into the decoder."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class LateralBlock(nn.Module):
 
 
 class InputBlock(nn.Module):
-    """Brings the picture's own pixels into a decoder level; two convolutions, nothing between."""
+    """Two convolutions, with nothing between them, from patches into a decoder level."""
 
     def __init__(self, in_channels: int, out_channels: int, inner: int) -> None:
         super().__init__()
@@ -167,32 +167,31 @@ class InputBlock(nn.Module):
 
 
 def image_to_patches(image: Tensor, grid: int, order: PatchOrder) -> Tensor:
-    """Cuts a picture into grid x grid tiles and stacks them along the channels.
+    """Cut a picture into grid x grid tiles and stack them along the channels.
 
     Args:
         image: (batch, 3, height, width), sides divisible by `grid`.
         grid: tiles on a side.
-        order: how the tiles follow each other.
+        order: of the channels.
 
     Returns:
         (batch, 3 * grid**2, height / grid, width / grid).
     """
-    batch, colours, height, width = image.shape
-    tiles = image.view(batch, colours, grid, height // grid, grid, width // grid)
+    batch, colors, height, width = image.shape
+    tiles = image.view(batch, colors, grid, height // grid, grid, width // grid)
     if order is PatchOrder.BIREFNET:
-        tiles = tiles.permute(0, 1, 2, 4, 3, 5)  # colour, row, column
+        tiles = tiles.permute(0, 1, 2, 4, 3, 5)  # color, row, column
     else:
-        tiles = tiles.permute(0, 4, 2, 1, 3, 5)  # column, row, colour
-    return tiles.reshape(batch, colours * grid * grid, height // grid, width // grid)
+        tiles = tiles.permute(0, 4, 2, 1, 3, 5)  # column, row, color
+    return tiles.reshape(batch, colors * grid * grid, height // grid, width // grid)
 
 
-_GRADIENT_CHANNELS = 16  # of the maps that attend to outlines ("gdt")
-
+_GRADIENT_CHANNELS = 16  # of the maps that the outline attention is made of ("gdt")
 _ATTENDED_LEVELS = (4, 3, 2)
 
 
 class Decoder(nn.Module):
-    """Levels 4 (coarsest) to 1; a level is named as in the checkpoints."""
+    """Levels 4 (coarsest) to 1, named as in the checkpoints."""
 
     def __init__(self, config: BiRefNetConfig) -> None:
         super().__init__()
@@ -216,7 +215,7 @@ class Decoder(nn.Module):
             self._add_attended(level, channels)
 
     def _add_attended(self, level: int, channels: int) -> None:
-        """The lateral connection and the outline attention of levels 4, 3 and 2."""
+        """Add the lateral connection and the outline attention of level 4, 3 or 2."""
         thin = _GRADIENT_CHANNELS
         self.add_module(f"lateral_block{level}", LateralBlock(channels))
         convs = nn.Sequential(
@@ -224,7 +223,7 @@ class Decoder(nn.Module):
         )
         self.add_module(f"gdt_convs_{level}", convs)
         self.add_module(f"gdt_convs_attn_{level}", nn.Sequential(nn.Conv2d(thin, 1, 1)))
-        # Only training runs these two; they are part of every checkpoint.
+        # Only training uses these two, but every checkpoint holds them.
         self.add_module(f"conv_ms_spvn_{level}", nn.Conv2d(channels, 1, 1))
         self.add_module(f"gdt_convs_pred_{level}", nn.Sequential(nn.Conv2d(thin, 1, 1)))
 
@@ -243,20 +242,20 @@ class Decoder(nn.Module):
         return out
 
     def _inject(self, image: Tensor, p: Tensor, level: int) -> Tensor:
-        """The level's features and, beside them, the picture's patches."""
+        """Concatenate a level's features with the picture's patches."""
         patches = image_to_patches(image, PATCH_GRIDS[level], self.patch_order)
         return torch.cat((p, self._run(f"ipt_blk{level}", patches)), dim=1)
 
     def _outlines(self, p: Tensor, level: int) -> Tensor:
-        """(batch, 1, height, width) in 0..1: where the level should look."""
+        """Return the outline attention of a level: (batch, 1, height, width), 0..1."""
         gradient = self._run(f"gdt_convs_{level}", p)
         return torch.sigmoid(self._run(f"gdt_convs_attn_{level}", gradient))
 
     def _logits(self, image: Tensor, p: Tensor) -> Tensor:
-        """The last 1x1 convolution, over upsampled features and the injected picture.
+        """Apply the last 1x1 convolution to upsampled features and the injected picture.
 
         A 1x1 convolution commutes with bilinear upsampling and composes with the convolution
-        before it, so each part is narrowed to one channel first: the same sum in another order,
+        before it, so each part is reduced to one channel first: an equal sum in another order,
         without two wide maps at full size.
         """
         weight, bias = self.conv_out1[0].parameters()

@@ -1,4 +1,4 @@
-"""Which device and which precision a network runs on, and what their failures are called."""
+"""Choose the device and the precision of a network, and translate the errors of GPUs."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from inference.errors import (
 
 
 class Precision(StrEnum):
-    """The numbers that a network's weights and activations are made of."""
+    """The number formats of a network's weights and activations."""
 
     AUTO = "auto"
     FP32 = "fp32"
@@ -34,11 +34,11 @@ _DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType(
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device by name: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
+    """Return a device by name: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        DeviceUnavailableError: no such name, or the GPU is not there. It is never replaced by the
-            CPU, which would be a hundred times slower and look like a hang.
+        DeviceUnavailableError: the name is unknown, or the GPU does not exist. The CPU never
+            replaces it: that would be a hundred times slower and look like a hang.
     """
     if wanted == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -68,10 +68,10 @@ def _choose_gpu(wanted: str, index: int) -> torch.device:
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """The type of a precision's numbers; `auto` is fp16 on a GPU and fp32 on the CPU.
+    """Return the number type of a precision; `auto` is fp16 on a GPU and fp32 on the CPU.
 
     Raises:
-        PrecisionError: there is no such precision.
+        PrecisionError: the precision is unknown.
     """
     try:
         precision = Precision(wanted)
@@ -84,17 +84,17 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until a GPU has done all it was told to."""
+    """Wait until a GPU has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @contextmanager
 def translate_gpu_errors(device: torch.device) -> Iterator[None]:
-    """Turns torch's errors about a GPU into this project's.
+    """Turn torch's errors about a GPU into this project's.
 
     Raises:
-        GpuOutOfMemoryError: after the cached memory was given back; the next job may fit.
+        GpuOutOfMemoryError: the memory is full; the cache was emptied, so the next job may fit.
         GpuFaultError: the CUDA context is broken; only a new process helps.
     """
     try:
@@ -109,13 +109,13 @@ def translate_gpu_errors(device: torch.device) -> Iterator[None]:
         if not _is_gpu_fault(error):
             raise
         raise GpuFaultError(
-            f"{device} failed: {_first_line(error)}. This process cannot use it any more; it must "
-            "be started anew."
+            f"{device} failed: {_first_line(error)}. This process cannot use it any more; restart "
+            "the process."
         ) from error
 
 
 def _is_gpu_fault(error: RuntimeError) -> bool:
-    # Errors of cuBLAS and cuDNN are plain RuntimeErrors, told by their text alone.
+    # Errors of cuBLAS and cuDNN are plain RuntimeErrors, recognizable by their text alone.
     marks = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuDNN error")
     return isinstance(error, torch.AcceleratorError) or any(mark in str(error) for mark in marks)
 

@@ -25,10 +25,11 @@ from inference.models.birefnet.network import STRIDE, BiRefNet
 from inference.models.birefnet.swin import relative_position_index
 
 _THREADS = 2
+_BATCH_DIMENSIONS = 4
 
 
 def golden_tensor(seed: str, name: str, shape: tuple[int, ...]) -> Tensor:
-    """One tensor of a stand-in checkpoint.
+    """Make one tensor of a stand-in checkpoint.
 
     Returns:
         `shape`, float32; int64 for the two kinds of integer buffers.
@@ -39,15 +40,15 @@ def golden_tensor(seed: str, name: str, shape: tuple[int, ...]) -> Tensor:
         return torch.zeros(shape, dtype=torch.int64)
     rng = _rng(seed, name)
     noise = rng.standard_normal(shape, dtype=np.float32)
-    if name.endswith("running_var"):  # must be positive: a draw of its own
+    if name.endswith("running_var"):  # must be positive, so it is drawn differently
         return torch.from_numpy(np.float32(0.5) + rng.random(shape, dtype=np.float32))
     return torch.from_numpy(_scale_noise(name, noise))
 
 
 def golden_network(config: BiRefNetConfig, seed: str = "public") -> BiRefNet:
-    """A network with stand-in weights, in eval mode, float32 on the CPU.
+    """Make a network with stand-in weights, in eval mode, float32 on the CPU.
 
-    The weights are taken to be in the network's own patch order.
+    The weights count as being in the network's own patch order.
     """
     with torch.device("meta"):
         network = BiRefNet(config)
@@ -56,7 +57,7 @@ def golden_network(config: BiRefNetConfig, seed: str = "public") -> BiRefNet:
 
 
 def golden_state(config: BiRefNetConfig, seed: str = "public") -> dict[str, Tensor]:
-    """All tensors of a stand-in checkpoint for a network of this shape."""
+    """Make all tensors of a stand-in checkpoint for a network of this shape."""
     with torch.device("meta"):
         layout = BiRefNet(config).state_dict()
     with ThreadPoolExecutor(
@@ -68,7 +69,7 @@ def golden_state(config: BiRefNetConfig, seed: str = "public") -> dict[str, Tens
 
 
 def golden_input(size: int, seed: str = "public") -> NDArray[np.float32]:
-    """A smooth random picture with a little noise, in the network's normalised input space.
+    """Make a smooth random picture with a little noise, normalized as a network's input.
 
     Returns:
         (1, 3, size, size) float32.
@@ -90,7 +91,7 @@ def _rng(seed: str, name: str) -> np.random.Generator:
 
 
 def _scale_noise(name: str, noise: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Spreads like a trained network's, so that signals neither die out nor blow up."""
+    """Scale noise as in a trained network, so that signals neither vanish nor explode."""
     if name.endswith("running_mean"):
         return np.float32(0.1) * noise
     if name.endswith("relative_position_bias_table"):
@@ -104,17 +105,14 @@ def _scale_noise(name: str, noise: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.float32(gain / fan_in**0.5) * noise
 
 
-_DIMENSIONS = 4
-
-
 def golden_logits(config: BiRefNetConfig, seed: str, size: int) -> NDArray[np.float32]:
-    """What the network answers with weights and input made from a seed, in RMBG-2.0's patch order.
+    """Compute the logits of stand-in weights and input, in RMBG-2.0's patch order.
 
     Returns:
         (size, size) float32.
 
     Raises:
-        ModelError: `size` is no multiple of 32.
+        ModelError: `size` is not a multiple of 32.
     """
     _check_sides(size)
     network = golden_network(replace(config, patch_order=PatchOrder.RMBG_2_0), seed)
@@ -124,19 +122,19 @@ def golden_logits(config: BiRefNetConfig, seed: str, size: int) -> NDArray[np.fl
 def checkpoint_logits(
     config: BiRefNetConfig, weights: Path, picture: Path, order: PatchOrder | None
 ) -> NDArray[np.float32]:
-    """What a checkpoint answers to a saved input.
+    """Compute a checkpoint's logits for a saved input.
 
     Args:
-        config: the network.
+        config: the network's shape.
         weights: a safetensors file or its folder.
-        picture: a .npy file, (3 or batch x 3, height, width), normalised, sides multiples of 32.
-        order: the checkpoint's patch order; None where its SHA-256 is a known one.
+        picture: a .npy file, (3 or batch x 3, height, width), normalized, sides multiples of 32.
+        order: the checkpoint's patch order; None if its SHA-256 is known.
 
     Returns:
         (height, width) float32 of one picture, (batch, height, width) of several.
 
     Raises:
-        ModelError: the weights or the input will not do.
+        ModelError: the weights or the input cannot be used.
     """
     pixels = _read_array(picture)
     return _run_network(load_network(weights, config, patch_order=order), pixels)
@@ -147,9 +145,9 @@ def _read_array(path: Path) -> Tensor:
         pixels = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ModelError(f"{path} cannot be read as a .npy array: {error}.") from error
-    if pixels.ndim == _DIMENSIONS - 1:
+    if pixels.ndim == _BATCH_DIMENSIONS - 1:
         pixels = pixels[None]
-    if pixels.ndim != _DIMENSIONS or pixels.shape[1] != 3:  # noqa: PLR2004 - red, green, blue
+    if pixels.ndim != _BATCH_DIMENSIONS or pixels.shape[1] != 3:  # noqa: PLR2004 - red, green, blue
         raise ModelError(f"{path} has the shape {pixels.shape}: give (batch, 3, height, width).")
     _check_sides(*pixels.shape[2:])
     return torch.from_numpy(pixels.astype(np.float32))
@@ -158,7 +156,7 @@ def _read_array(path: Path) -> Tensor:
 def _check_sides(*sides: int) -> None:
     if any(side <= 0 or side % STRIDE for side in sides):
         shown = " x ".join(map(str, sides))
-        raise ModelError(f"A side of {shown} pixels will not do: take a multiple of {STRIDE}.")
+        raise ModelError(f"The sides are {shown} pixels: give multiples of {STRIDE}.")
 
 
 @torch.inference_mode()

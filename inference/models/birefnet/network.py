@@ -1,4 +1,4 @@
-"""BiRefNet: the backbone at two scales, a squeeze, and the decoder."""
+"""BiRefNet: the backbone at two scales, the squeeze module, and the decoder."""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ STRIDE = 32
 
 
 class BiRefNet(nn.Module):
-    """The network of RMBG-2.0 and BiRefNet, for inference; its keys are the checkpoints' own."""
+    """The network of RMBG-2.0 and BiRefNet, for inference, with the checkpoints' own keys."""
 
     def __init__(self, config: BiRefNetConfig) -> None:
         super().__init__()
@@ -23,10 +23,10 @@ class BiRefNet(nn.Module):
         self.decoder = Decoder(config)
 
     def forward(self, image: Tensor) -> Tensor:
-        """The matte's logits.
+        """Compute the matte's logits.
 
         Args:
-            image: (batch, 3, height, width), ImageNet-normalised; sides are multiples of 32.
+            image: (batch, 3, height, width), ImageNet-normalized; sides are multiples of 32.
 
         Returns:
             (batch, 1, height, width); the matte is their sigmoid.
@@ -38,7 +38,7 @@ class BiRefNet(nn.Module):
         return logits
 
     def _encode(self, image: Tensor) -> list[Tensor]:
-        """Both scales of the backbone, side by side along the channels."""
+        """Concatenate the maps of both scales of the backbone along the channels."""
         height, width = image.shape[-2:]
         full = self.bb(image)
         half = self.bb(resize(image, (height // 2, width // 2)))

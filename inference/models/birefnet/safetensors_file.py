@@ -1,4 +1,4 @@
-"""What a file of weights is, told from its first bytes before any tensor is read.
+"""Find a file of weights, and read its header before any tensor is loaded.
 
 Format: https://huggingface.co/docs/safetensors - eight bytes with the header's length (unsigned,
 little endian), the header in JSON, then the tensors' bytes.
@@ -19,9 +19,9 @@ from inference.errors import (
 FILE_NAME = "model.safetensors"
 
 _LENGTH_BYTES = 8
-_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_MAX_HEADER_BYTES = 100_000_000  # the format's limit
 _USE_SAFETENSORS = (
-    "Only safetensors is read, as it cannot run code. Take the model's model.safetensors, or "
+    "Only safetensors is read, because it cannot run code. Take the model's model.safetensors, or "
     "convert the file on a machine where you trust it."
 )
 
@@ -35,10 +35,10 @@ class TensorEntry:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The file itself: `path`, or `model.safetensors` in the folder `path`.
+    """Return the file itself: `path`, or `model.safetensors` in the folder `path`.
 
     Raises:
-        CheckpointNotFoundError: there is none.
+        CheckpointNotFoundError: the file does not exist.
     """
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
@@ -50,12 +50,12 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
-    """The tensors that a safetensors file says it holds, having checked that it is all there.
+    """Read which tensors a safetensors file holds, and check that the file is complete.
 
     Raises:
         CheckpointNotFoundError: the file cannot be read.
-        CheckpointFormatError: it is no safetensors file; says what it is where that is known.
-        CheckpointTruncatedError: it ends before its last tensor does.
+        CheckpointFormatError: the file is not safetensors; the message says what it is, if known.
+        CheckpointTruncatedError: the file ends before its last tensor does.
     """
     try:
         with path.open("rb") as file:
@@ -74,7 +74,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
 
 
 def _refuse_other_formats(path: Path, start: bytes) -> None:
-    """Names the kinds of files that people mistake for safetensors."""
+    """Refuse, by name, the kinds of files that people mistake for safetensors."""
     if len(start) < _LENGTH_BYTES:
         raise _truncated_error(path, len(start), _LENGTH_BYTES)
     # torch.save writes a zip archive, older versions a bare pickle of protocol 2 or later.

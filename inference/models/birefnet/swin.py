@@ -5,31 +5,32 @@ Feature maps travel as (batch, rows, columns, channels) inside, and leave as NCH
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name that torch code uses
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from inference.models.birefnet.config import SwinConfig
 
-#: Added to the logits of token pairs that a cyclic shift made neighbours: their weight becomes 0
-#: in every precision, and, unlike with -inf, no row can become NaN.
+# Added to the logits of token pairs that a cyclic shift made neighbors: their weight becomes 0 in
+# every precision, and, unlike with -inf, no row can become NaN.
 _MASKED_LOGIT = -100.0
+_PATCH_SIDE = 4  # pixels on a side of one token of the first stage
 
 
 def split_windows(x: Tensor, window: int) -> Tensor:
-    """(batch, rows, columns, dim) to (batch * windows, window**2, dim), row by row."""
+    """Split (batch, rows, columns, dim) into (batch * windows, window**2, dim), row by row."""
     batch, rows, cols, dim = x.shape
     x = x.view(batch, rows // window, window, cols // window, window, dim)
     return x.transpose(2, 3).reshape(-1, window * window, dim)
 
 
 def join_windows(windows: Tensor, window: int, shape: torch.Size) -> Tensor:
-    """The inverse of `split_windows`; `shape` is the map's (batch, rows, columns)."""
+    """Undo `split_windows`; `shape` is the map's (batch, rows, columns)."""
     batch, rows, cols = shape
     x = windows.view(batch, rows // window, cols // window, window, window, -1)
     return x.transpose(2, 3).reshape(batch, rows, cols, -1)
 
 
 def relative_position_index(window: int) -> Tensor:
-    """(window**2, window**2) int64: the row of the bias table for every pair of tokens."""
+    """Return the row of the bias table for every pair of tokens: (window**2, window**2) int64."""
     at = torch.arange(window)
     rows, cols = (grid.flatten() for grid in torch.meshgrid(at, at, indexing="ij"))
     row_delta = rows[:, None] - rows[None, :] + window - 1
@@ -38,11 +39,11 @@ def relative_position_index(window: int) -> Tensor:
 
 
 def shift_mask(rows: int, cols: int, window: int, device: torch.device) -> Tensor:
-    """What keeps tokens apart that a shift by half a window brought together.
+    """Return a mask that separates tokens which a shift by half a window brought together.
 
     Args:
         rows: of the map, in tokens, before padding.
-        cols: the same, across.
+        cols: of the map, in tokens, before padding.
         window: side of a window, in tokens.
         device: where the mask is needed.
 
@@ -58,16 +59,13 @@ def shift_mask(rows: int, cols: int, window: int, device: torch.device) -> Tenso
 
 
 def _shift_zones(length: int, window: int, device: torch.device) -> Tensor:
-    """0 for the windows that stay whole, 1 and 2 for the two halves of the last one."""
+    """Mark tokens along an axis: 0 in whole windows, 1 and 2 in the halves of the last one."""
     at = torch.arange(length, device=device)
     return (at >= length - window).long() + (at >= length - window // 2).long()
 
 
-_PATCH_SIDE = 4  # pixels on a side of one token of the first stage
-
-
 class PatchEmbed(nn.Module):
-    """Cuts the picture into 4x4 pixel tokens."""
+    """The convolution that turns 4x4 pixels into a token."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -94,7 +92,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(batch, rows, columns, dim) to the same; the mask is `shift_mask`'s."""
+        """Map (batch, rows, columns, dim) to that shape; the mask comes from `shift_mask`."""
         rows, cols = x.shape[1:3]
         qkv = self._padded(self.qkv(x)).roll((-self.shift, -self.shift), dims=(1, 2))
         windows = self._attend(split_windows(qkv, self.window), mask if self.shift else None)
@@ -104,10 +102,10 @@ class WindowAttention(nn.Module):
         return out
 
     def _padded(self, qkv: Tensor) -> Tensor:
-        """Fills up to whole windows with what the projection makes of a zero token: its bias.
+        """Pad to whole windows with the projection of a zero token, which is the bias.
 
-        The padding is part of the trained behaviour, as other tokens attend to it. Filling it in
-        here saves a third of the projections where windows are large beside the map.
+        The padding is part of the trained behavior, because other tokens attend to it. Padding
+        after the projection saves a third of it where windows are large compared with the map.
         """
         batch, rows, cols, channels = qkv.shape
         bottom, right = -rows % self.window, -cols % self.window
@@ -119,7 +117,7 @@ class WindowAttention(nn.Module):
         return padded
 
     def _attend(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
-        """(windows, tokens, 3 dim) to (windows, tokens, dim)."""
+        """Attend within windows: (windows, tokens, 3 dim) to (windows, tokens, dim)."""
         windows, tokens, channels = qkv.shape
         heads = qkv.view(windows, tokens, 3, self.heads, channels // (3 * self.heads))
         query, key, value = heads.permute(2, 0, 3, 1, 4)
@@ -128,7 +126,7 @@ class WindowAttention(nn.Module):
         return attended.transpose(1, 2).reshape(windows, tokens, channels // 3)
 
     def _bias(self, mask: Tensor | None, windows: int) -> Tensor:
-        """(1 or windows, heads, tokens, tokens), added to the attention's logits."""
+        """Return what is added to the attention's logits: (1 or windows, heads, tokens, tokens)."""
         table = self.relative_position_bias_table[self.relative_position_index]
         bias = table.permute(2, 0, 1)[None].contiguous()
         if mask is None:
@@ -145,7 +143,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(4 * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., dim) to the same."""
+        """Map (..., dim) to that shape."""
         out: Tensor = self.fc2(F.gelu(self.fc1(x)))
         return out
 
@@ -161,14 +159,14 @@ class Block(nn.Module):
         self.mlp = Mlp(dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(batch, rows, columns, dim) to the same."""
+        """Map (batch, rows, columns, dim) to that shape."""
         x = x + self.attn(self.norm1(x), mask)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
 
 class PatchMerging(nn.Module):
-    """Halves the resolution: four neighbours become one token of twice the channels."""
+    """Halves the resolution: four neighbors become one token of twice the channels."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -195,7 +193,7 @@ class Stage(nn.Module):
         self.downsample = None if last else PatchMerging(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, rows, columns, dim) to the same."""
+        """Map (batch, rows, columns, dim) to that shape."""
         mask = shift_mask(x.shape[1], x.shape[2], self.window, x.device)
         for block in self.blocks:
             x = block(x, mask)

@@ -150,7 +150,7 @@ def test_a_worker_whose_model_is_blind_takes_no_work(made: Cluster, services: Se
     blind = made.members.pop(name).process
     jobs = submit_many(services, 20)
     assert blind.wait(60) == 1
-    assert "fails its start check" in (made.folder / f"{name}.log").read_text()
+    assert "fails its self-test" in (made.folder / f"{name}.log").read_text()
     done = wait_final(made, services, list(jobs), 40)
     assert {each.worker for each in done} <= {GPU0, GPU1}
     assert_exactly_once(made, services, jobs)

@@ -37,7 +37,7 @@ def test_every_model_is_listed_with_its_licence_and_its_source() -> None:
     ("name", "words"),
     [
         ("no-such-model", "Known models: birefnet, birefnet-hr"),
-        ("birefnet-tiny", "name a file of your own by RMBG_MODEL_PATH"),
+        ("birefnet-tiny", "set RMBG_MODEL_PATH to a file of your own"),
     ],
 )
 def test_a_model_that_cannot_be_fetched_is_reported_with_the_reason(

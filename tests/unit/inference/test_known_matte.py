@@ -1,4 +1,4 @@
-"""The start check passes a model that sees, and no other."""
+"""The self-test passes a model that finds the subject, and no other."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,8 +63,8 @@ def test_the_small_model_sees(u2netp: MattingModel) -> None:
     [
         (_full(0), "0.00 everywhere"),
         (_full(1), "1.00 everywhere"),
-        (_partly_nan, "no numbers"),
-        (lambda image: 2 * _half(image), "beyond 0 to 1"),
+        (_partly_nan, "not finite"),
+        (lambda image: 2 * _half(image), "must be 0 to 1"),
         (lambda image: _half(image)[1:], r"shape \(95, 96\)"),
     ],
 )

@@ -1,5 +1,5 @@
-"""A second path through the same weights: the same sums, in an order that costs less.
+"""The fast path: a network with a checkpoint's weights, computed in a cheaper order.
 
-Everything that depends on the weights and the picture's side alone is made once, from a loaded
-`BiRefNet`. Which levers are in it, and what each brought, stands in `docs/performance.md`.
+Everything that depends only on the weights and the picture's side is computed once, from a loaded
+`BiRefNet`. `docs/performance.md` lists the optimizations, and what each brought.
 """

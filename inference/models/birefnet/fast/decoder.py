@@ -5,7 +5,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name that torch code uses
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from inference.models.birefnet.config import PATCH_GRIDS, BiRefNetConfig, PatchOrder
 from inference.models.birefnet.decoder import (
@@ -19,7 +19,7 @@ from inference.models.birefnet.fast.deformable import deformable
 
 
 class FixedConv(nn.Module):
-    """A stride 1, "same"-padded convolution whose weights are made, not trained.
+    """A convolution of stride 1 and "same" padding with given weights.
 
     Args:
         weight: (outputs, inputs, kernel, kernel).
@@ -41,7 +41,7 @@ class FixedConv(nn.Module):
 
 
 def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """What a BatchNorm multiplies by and adds when it does not learn, each (channels)."""
+    """Return the factor and the summand of a BatchNorm in eval mode, each (channels)."""
     if norm.running_var is None or norm.running_mean is None:
         raise TypeError("a BatchNorm without statistics cannot be folded")
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
@@ -49,31 +49,32 @@ def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> FixedConv:
-    """The convolution and the BatchNorm behind it as one."""
+    """Fold a BatchNorm into the convolution before it."""
     scale, shift = scale_and_shift(norm)
     bias = shift if conv.bias is None else shift + conv.bias * scale
     return FixedConv(conv.weight * scale.view(-1, 1, 1, 1), bias)
 
 
 def freeze_conv(conv: nn.Conv2d) -> FixedConv:
-    """A convolution as it is."""
+    """Copy a convolution unchanged."""
     return FixedConv(conv.weight, conv.bias)
 
 
 def split_by_input(conv: FixedConv, channels: Sequence[int]) -> nn.ModuleList:
-    """The summands of a convolution over concatenated inputs; the first carries the bias."""
+    """Split a convolution over concatenated inputs into summands; the first has the bias."""
     weights = torch.split(conv.weight, list(channels), dim=1)
     biases = [conv.bias, *[None] * (len(weights) - 1)]
     return nn.ModuleList(FixedConv(*pair) for pair in zip(weights, biases, strict=True))
 
 
 class FusedTail(nn.Module):
-    """From the last pyramid's output and the picture to logits.
+    """The last convolutions, fused: from the last pyramid's output and the picture to logits.
 
-    Convolution after convolution is one convolution, so that neither the 48 or so channels of the
-    picture nor the hundreds of features exist at full size. Two 3x3 convolutions differ from their
-    5x5 on the outermost pixels alone, where the second sees zeros and not the first's answer for
-    pixels outside; these are computed both ways.
+    Only additions lie between these convolutions and the logits, and a convolution after another
+    is one convolution, so neither the picture's 48 or so channels nor the hundreds of features
+    exist at full size. Two 3x3 convolutions differ from their 5x5 only on the outermost pixels,
+    where the second one sees zeros instead of the first one's output for pixels outside; those
+    pixels are computed by the two.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -92,13 +93,13 @@ class FusedTail(nn.Module):
         self.both = _fuse_convs(self.first, self.second)
 
     def forward(self, image: Tensor, p: Tensor) -> Tensor:
-        """The picture and (batch, inner, side / 4, side / 4) to (batch, 1, side, side)."""
+        """Map the picture and (batch, inner, side / 4, side / 4) to (batch, 1, side, side)."""
         logits = resize(self.features(p), image.shape[-2:])
         return logits.add_(self._picture(image))
 
     def _picture(self, image: Tensor) -> Tensor:
         out: Tensor = self.both(image)
-        # A strip three pixels wide holds all that the outermost line looks at.
+        # A strip of three pixels holds everything that the outermost line depends on.
         out[:, :, 0] = self._exact(image[:, :, :3])[:, :, 0]
         out[:, :, -1] = self._exact(image[:, :, -3:])[:, :, -1]
         out[:, :, :, 0] = self._exact(image[:, :, :, :3])[:, :, :, 0]
@@ -111,14 +112,14 @@ class FusedTail(nn.Module):
 
 
 def _narrow_outputs(rows: Tensor, weight: Tensor) -> Tensor:
-    """A 1x1 convolution, (1, outputs), after one of `weight`."""
+    """Apply a 1x1 convolution, (1, outputs), to the outputs of another one's weight."""
     return torch.einsum("po,ochw->pchw", rows, weight)
 
 
 def _fuse_convs(first: FixedConv, second: FixedConv) -> FixedConv:
-    """3x3 after 3x3 as 5x5, where no border is near."""
+    """Fuse two 3x3 convolutions into a 5x5 that is equal except at the border."""
     kernels = first.weight.detach().permute(1, 0, 2, 3)
-    # Correlating one kernel with the other, turned round, lays them end to end.
+    # Correlating one kernel with the other one flipped convolves the two.
     weight = F.conv2d(kernels, second.weight.flip(2, 3), padding=2).permute(1, 0, 2, 3)
     bias = second.weight.sum((2, 3)) @ cast("Tensor", first.bias) + cast("Tensor", second.bias)
     return FixedConv(weight, bias)
@@ -128,12 +129,12 @@ _ATTENDED_LEVELS = (4, 3, 2)
 
 
 def to_rows(x: Tensor) -> Tensor:
-    """(batch, channels, height, width) to (batch * height * width, channels)."""
+    """Reshape (batch, channels, height, width) to (batch * height * width, channels)."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
 class FastDeformableBranch(nn.Module):
-    """A deformable branch of the pyramid, and its share of the convolution behind all branches."""
+    """A deformable branch of the pyramid, with its part of the convolution behind all branches."""
 
     weight: Tensor
     bias: Tensor
@@ -153,7 +154,7 @@ class FastDeformableBranch(nn.Module):
         self.register_buffer("narrow", narrow)
 
     def forward(self, x: Tensor, rows: Tensor) -> Tensor:
-        """(batch * pixels, inner): what is to be added to the other branches' shares."""
+        """Return this branch's summand of the pyramid's output, (batch * pixels, inner)."""
         places = to_rows(self.places(x))
         height, width = x.shape[-2:]
         wide: Tensor = deformable(rows, places, self.weight, self.bias, height, width)
@@ -161,7 +162,7 @@ class FastDeformableBranch(nn.Module):
 
 
 class FastDeformablePyramid(nn.Module):
-    """The pyramid without the concatenation of its branches; the pooled one is a bias."""
+    """The pyramid without the concatenation of its branches; the pooled branch is a bias."""
 
     pool: Tensor
     pool_bias: Tensor
@@ -187,7 +188,7 @@ class FastDeformablePyramid(nn.Module):
         self.register_buffer("bias", joined.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, inner, height, width) to the same."""
+        """Map (batch, inner, height, width) to that shape."""
         batch, inner, height, width = x.shape
         rows = to_rows(x)
         pooled = F.relu(torch.addmm(self.pool_bias, x.mean((2, 3)), self.pool))
@@ -199,7 +200,7 @@ class FastDeformablePyramid(nn.Module):
 
 
 class FastDecoderBlock(nn.Module):
-    """A decoder block up to its last convolution, over inputs that are never concatenated."""
+    """A decoder block up to its last convolution; its inputs are never concatenated."""
 
     def __init__(self, block: DecoderBlock, channels: list[int]) -> None:
         super().__init__()
@@ -207,7 +208,7 @@ class FastDecoderBlock(nn.Module):
         self.pyramid = FastDeformablePyramid(block.dec_att)
 
     def forward(self, parts: list[Tensor]) -> Tensor:
-        """Maps of one size to (batch, inner, height, width)."""
+        """Map inputs of one size to (batch, inner, height, width)."""
         first, *others = (conv(part) for conv, part in zip(self.conv_in, parts, strict=True))
         for other in others:
             first = first.add_(other)
@@ -219,9 +220,9 @@ class FastDecoder(nn.Module):
     """Levels 4 (coarsest) to 1.
 
     Args:
-        decoder: the reference.
+        decoder: the decoder of the reference path.
         squeeze: the block before it.
-        config: of both.
+        config: the shape of both.
     """
 
     def __init__(self, decoder: Decoder, squeeze: DecoderBlock, config: BiRefNetConfig) -> None:
@@ -251,7 +252,7 @@ class FastDecoder(nn.Module):
         self.blocks[name] = FastDecoderBlock(
             block, [block.conv_in.in_channels - injected, injected]
         )
-        if level > 1:  # the tail has the last one's
+        if level > 1:  # the fused tail contains the last one
             self.outs[name] = fold_batch_norm(block.conv_out, block.bn_out)
 
     def _add_attended(self, decoder: Decoder, level: int) -> None:
@@ -268,7 +269,7 @@ class FastDecoder(nn.Module):
     def forward(
         self, image: Tensor, full: list[Tensor], half: list[Tensor], context: Tensor
     ) -> Tensor:
-        """Logits.
+        """Compute logits.
 
         Args:
             image: (batch, 3, side, side).
@@ -284,7 +285,7 @@ class FastDecoder(nn.Module):
             name = str(level)
             p = self.outs[name](self._block(image, p, level))
             p = p.mul_(self.looks[name](p))
-            # Both were to be upsampled to the same size: once will do for their sum.
+            # Both are upsampled to one size, so their sum is upsampled once.
             p = p.add_(self.lateral_half[name](half[level - 2]))
             p = resize(p, full[level - 2].shape[-2:]).add_(self.lateral_full[name](full[level - 2]))
         out: Tensor = self.tail(image, self._block(image, p, 1))
@@ -296,9 +297,9 @@ class FastDecoder(nn.Module):
         return out
 
     def _patches(self, image: Tensor, grid: int) -> Tensor:
-        """`image_to_patches` in channels_last."""
-        batch, colours, height, width = image.shape
-        tiles = image.reshape(batch, colours, grid, height // grid, grid, width // grid)
+        """Do what `image_to_patches` does, in channels_last."""
+        batch, colors, height, width = image.shape
+        tiles = image.reshape(batch, colors, grid, height // grid, grid, width // grid)
         order = (0, 3, 5, 1, 2, 4) if self._birefnet_order else (0, 3, 5, 4, 2, 1)
         rows = tiles.permute(order).reshape(batch, height // grid, width // grid, -1)
         return rows.permute(0, 3, 1, 2)

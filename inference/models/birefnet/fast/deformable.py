@@ -20,43 +20,44 @@ from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name that torch code uses
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-_PIXELS, _OUTPUTS, _CHANNELS = 64, 256, 32  # of a program's tile, and of a slice of channels
+# The Triton kernel's tile of pixels and outputs, and its slice of channels.
+_TILE_PIXELS, _TILE_OUTPUTS, _SLICE_CHANNELS = 64, 256, 32
 
-_MIN_TILE_SIDE = 16  # the shortest side that a matrix product takes
+_MIN_TILE_SIDE = 16  # the shortest side of Triton's matrix products
 
 
 @cache
 def triton_unusable_reason() -> str | None:
-    """Why the kernel cannot run in this process; None if it can."""
+    """Say why the Triton kernel cannot run in this process; None if it can."""
     if not torch.cuda.is_available():
         return "there is no CUDA device"
     try:
         _try_triton(torch.device("cuda", torch.cuda.current_device()))
     except ImportError:
         return "Triton is not installed"
-    except Exception as error:  # noqa: BLE001 - whatever a compiler raises, there is another way
+    except Exception as error:  # noqa: BLE001 - whatever the compiler raises, torch's operators remain
         return f"Triton failed: {(str(error).splitlines() or [type(error).__name__])[0]}"
     return None
 
 
 def triton_usable() -> bool:
-    """May `deformable` be called with tensors on CUDA?"""
+    """Return whether the Triton kernel can run in this process."""
     return triton_unusable_reason() is None
 
 
 def deformable_triton(  # noqa: PLR0917 - an operator's parameters are positional
     x: Tensor, places: Tensor, weight: Tensor, bias: Tensor, height: int, width: int
 ) -> Tensor:
-    """`rmbg::deformable`; parameters and result are described there."""
+    """Run the Triton kernel; `deformable` describes parameters and result."""
     from inference.models.birefnet.fast.triton_program import deformable_program  # noqa: PLC0415 - Triton may be absent
 
     channels, outputs = x.shape[1], weight.shape[1]
-    across = min(_OUTPUTS, max(_MIN_TILE_SIDE, 1 << (outputs - 1).bit_length()))
-    slice_of_channels = min(_CHANNELS, max(_MIN_TILE_SIDE, 1 << (channels - 1).bit_length()))
+    tile_outputs = min(_TILE_OUTPUTS, max(_MIN_TILE_SIDE, 1 << (outputs - 1).bit_length()))
+    slice_channels = min(_SLICE_CHANNELS, max(_MIN_TILE_SIDE, 1 << (channels - 1).bit_length()))
     out = x.new_empty(len(x), outputs)
-    grid = (-(-len(x) // _PIXELS), -(-outputs // across))
+    grid = (-(-len(x) // _TILE_PIXELS), -(-outputs // tile_outputs))
     deformable_program[grid](
         x.contiguous(),
         places.contiguous(),
@@ -69,9 +70,9 @@ def deformable_triton(  # noqa: PLR0917 - an operator's parameters are positiona
         channels,
         outputs,
         SIDE=math.isqrt(places.shape[1] // 3),
-        PIXELS=_PIXELS,
-        OUTPUTS=across,
-        CHANNELS=slice_of_channels,
+        PIXELS=_TILE_PIXELS,
+        OUTPUTS=tile_outputs,
+        CHANNELS=slice_channels,
         num_warps=8,
     )
     return out
@@ -85,12 +86,12 @@ def _try_triton(device: torch.device) -> None:
         raise RuntimeError("its sum is wrong")
 
 
-#: Bytes of samples that are held at once on the CPU: what its caches can hold.
+#: Bytes of samples held at once on the CPU: what fits into its caches.
 _CHUNK_BYTES: Final = 8 << 20
 
 _MIN_CHUNK_PIXELS: Final = 256
 
-#: A map's zero border, in pixels: samples end one pixel outside of it, and look one further.
+#: A map's zero border, in pixels: samples end one pixel outside, and read one pixel further.
 _BORDER_BEFORE, _BORDER_AFTER = 1, 2
 
 
@@ -98,7 +99,7 @@ _BORDER_BEFORE, _BORDER_AFTER = 1, 2
 def deformable(  # noqa: PLR0917 - an operator's parameters are positional
     x: Tensor, places: Tensor, weight: Tensor, bias: Tensor, height: int, width: int
 ) -> Tensor:
-    """Convolve, add the bias, and cut off below zero.
+    """Convolve, add the bias, and set negative values to zero.
 
     Args:
         x: (batch * height * width, channels).
@@ -125,7 +126,7 @@ def _(x: Tensor, places: Tensor, weight: Tensor, bias: Tensor, height: int, widt
 def deformable_by_embedding_bag(  # noqa: PLR0917 - an operator's parameters are positional
     x: Tensor, places: Tensor, weight: Tensor, bias: Tensor, height: int, width: int
 ) -> Tensor:
-    """`deformable` in torch's own operators, on any device."""
+    """Compute `deformable` by torch's operators, on any device."""
     taps, channels = places.shape[1] // 3, x.shape[1]
     table = x.float().view(-1, height, width, channels)
     table = F.pad(table, (0, 0, _BORDER_BEFORE, _BORDER_AFTER, _BORDER_BEFORE, _BORDER_AFTER)).view(
@@ -148,7 +149,7 @@ def deformable_by_embedding_bag(  # noqa: PLR0917 - an operator's parameters are
 
 
 def _pixel_positions(count: int, height: int, width: int, device: torch.device) -> Tensor:
-    """(count, 3) float32: every pixel's row and column, and the number of its picture."""
+    """Return each pixel's row, column and picture number: (count, 3) float32."""
     number = torch.arange(count, device=device)
     inside = number % (height * width)
     return torch.stack((inside // width, inside % width, number // (height * width)), 1).float()
@@ -157,7 +158,7 @@ def _pixel_positions(count: int, height: int, width: int, device: torch.device) 
 def _corner_rows_and_shares(
     places: Tensor, pixels: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor]:
-    """Which four rows of the padded table every sample is made of, and of how much of each.
+    """Return the four rows of the padded table that every sample is made of, and their weights.
 
     Returns:
         (pixels * taps, 4) int32 and float32.
@@ -166,17 +167,17 @@ def _corner_rows_and_shares(
     side, wide = math.isqrt(taps), width + _BORDER_BEFORE + _BORDER_AFTER
     at = places[:, : 2 * taps].reshape(-1, taps, 2) + _tap_offsets(side, places.device)
     at += pixels[:, None, :2]
-    # Beyond one pixel outside there is nothing but zeros: a sample there may stay at the border.
+    # Further outside than one pixel there are only zeros: samples may be clamped to there.
     at[..., 0].clamp_(0, height + 1)
     at[..., 1].clamp_(0, width + 1)
     whole = at.floor()
     part = at.sub_(whole)
-    # No number leads to no row; the shares carry it on, so that an overflow shows in the answer.
+    # NaN is no row number, but the weights keep it, so that an overflow shows in the result.
     whole.nan_to_num_()
     first = (whole[..., 0] * wide + whole[..., 1]).int()
-    # Pictures are added as integers: float32 has no odd numbers beyond 2**24.
+    # Added as integers: float32 has no odd numbers beyond 2**24.
     first += pixels[:, 2:].int() * ((height + _BORDER_BEFORE + _BORDER_AFTER) * wide)
-    # Made on the device: a CUDA graph cannot be recorded over a copy from the host.
+    # Made on the device: a CUDA graph cannot capture a copy from the host.
     corners = torch.arange(4, dtype=torch.int32, device=places.device)
     corners = corners % 2 + corners // 2 * wide
     modulator = places[:, 2 * taps :].sigmoid() * 2
@@ -188,6 +189,6 @@ def _corner_rows_and_shares(
 
 
 def _tap_offsets(side: int, device: torch.device) -> Tensor:
-    """(side**2, 2) float32: where taps look, counted in the padded table."""
+    """Return the taps' offsets in the padded table: (side**2, 2) float32."""
     along = torch.arange(side, device=device) - side // 2 + _BORDER_BEFORE
     return torch.stack(torch.meshgrid(along, along, indexing="ij"), -1).view(-1, 2).float()

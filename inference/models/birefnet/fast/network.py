@@ -1,4 +1,4 @@
-"""BiRefNet's second path, for square pictures of one side."""
+"""BiRefNet on the fast path, for square pictures of one side."""
 
 from typing import cast
 
@@ -11,16 +11,16 @@ from inference.models.birefnet.fast.decoder import FastDecoder
 from inference.models.birefnet.fast.swin import FastSwin
 from inference.models.birefnet.network import BiRefNet
 
-#: Sides must be divisible by this: then no map of either scale has an odd side before it is halved.
+#: Sides must be divisible by this, so that no map of either scale that is halved has an odd side.
 FAST_STRIDE = 64
 
 
 class FastBiRefNet(nn.Module):
-    """Made from a loaded network, with which it shares its largest tensors.
+    """A network made from a loaded `BiRefNet`, with which it shares its largest tensors.
 
     Args:
         network: in eval mode, float32 on the CPU.
-        side: of the square pictures that it will see, pixels; a multiple of 64.
+        side: of the square pictures, pixels; a multiple of 64.
     """
 
     def __init__(self, network: BiRefNet, side: int) -> None:
@@ -42,19 +42,19 @@ class FastBiRefNet(nn.Module):
         self.eval().requires_grad_(requires_grad=False)
 
     def prepare(self, batch: int) -> None:
-        """Must have been called for a batch's size, on the device, before `forward`."""
+        """Prepare for a batch size, on the device; required before `forward`."""
         self.backbone.prepare(batch)
 
     def example(self, batch: int) -> Tensor:
-        """A batch of grey pictures, on the network's device and in its precision."""
+        """Return a batch of gray pictures, on the network's device and in its precision."""
         like = self.backbone.patch.weight
         return like.new_zeros(batch, 3, self.side, self.side)
 
     def forward(self, image: Tensor) -> Tensor:
-        """The matte's logits.
+        """Compute the matte's logits.
 
         Args:
-            image: (batch, 3, side, side), ImageNet-normalised.
+            image: (batch, 3, side, side), ImageNet-normalized.
 
         Returns:
             (batch, 1, side, side); the matte is their sigmoid.
@@ -66,7 +66,7 @@ class FastBiRefNet(nn.Module):
         return logits
 
     def _context(self, full: list[Tensor], half: list[Tensor]) -> Tensor:
-        """All maps of both scales at the coarsest size, side by side along the channels."""
+        """Concatenate all maps of both scales, resized to the coarsest, along the channels."""
         parts = []
         for index, (large, small) in enumerate(zip(full, half, strict=True)):
             parts.append(resize(large, full[-1].shape[-2:]))
@@ -77,7 +77,7 @@ class FastBiRefNet(nn.Module):
 
 
 def _interpolation_matrix(short: int, long: int, coarse: int) -> Tensor:
-    """(coarse, short): interpolating a line of `short` to `long` and that to `coarse`, at once."""
+    """Return a matrix that resizes a line from `short` to `long` and then to `coarse`."""
     line = torch.eye(short, dtype=torch.float64)[None]
     for length in (long, coarse):
         line = F.interpolate(line, size=length, mode="linear", align_corners=True)

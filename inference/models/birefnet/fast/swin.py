@@ -1,4 +1,4 @@
-"""The backbone, in window order: tokens are (batch * tokens, channels) throughout."""
+"""The backbone in window order: tokens are (batch * tokens, channels) throughout."""
 
 from typing import cast
 
@@ -17,13 +17,13 @@ from inference.models.birefnet.fast.windows import (
 from inference.models.birefnet.swin import Block, PatchMerging, Stage, Swin
 
 _PATCH_SIDE = 4  # pixels on a side of one token of the first stage
-#: Rows of tokens that go through both linear layers at once on the CPU, so that what lies between
-#: the two stays near the processor.
+#: Tokens that go through both linear layers at once on the CPU, so that the values between the two
+#: layers stay in its cache.
 _CHUNK_ROWS = 1536
 
 
 class FastSwinBlock(nn.Module):
-    """One block, with its position biases made for every shape of window that it will meet."""
+    """One block, with its position biases computed for every window shape that it meets."""
 
     def __init__(self, block: Block, shapes: set[WindowShape]) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class FastSwinBlock(nn.Module):
             self.register_buffer(_bias_name(shape), window_bias(table, attention.window, shape))
 
     def forward(self, x: Tensor, plan: WindowPlan, batch: int) -> Tensor:
-        """(batch * tokens, dim), in the plan's order, to the same; x is overwritten."""
+        """Map (batch * tokens, dim), in the plan's order, to that shape; x is overwritten."""
         attended = self._attend(self.qkv(self.norm1(x)), plan, batch)
         x = x.add_(self.proj(attended))
         if x.device.type != "cpu" or torch.compiler.is_compiling():
@@ -50,7 +50,7 @@ class FastSwinBlock(nn.Module):
         return out
 
     def _attend(self, qkv: Tensor, plan: WindowPlan, batch: int) -> Tensor:
-        """(tokens, 3 dim) to (tokens, dim), group by group."""
+        """Attend within windows, group by group: (tokens, 3 dim) to (tokens, dim)."""
         sizes = [batch * group.count * group.shape.tokens for group in plan.groups]
         parts = [
             self._attend_group(part, group.shape)
@@ -78,7 +78,7 @@ def _bias_name(shape: WindowShape) -> str:
 
 
 class FastStage(nn.Module):
-    """Blocks of one resolution, for the maps of all scales at once."""
+    """The blocks of one resolution, for the maps of all scales at once."""
 
     def __init__(self, stage: Stage, plan: StagePlan) -> None:
         super().__init__()
@@ -90,21 +90,21 @@ class FastStage(nn.Module):
         )
 
     def forward(self, x: Tensor, plan: StagePlan, orders: StageOrders, batch: int) -> Tensor:
-        """Tokens row by row, to tokens in the last block's order."""
+        """Map tokens row by row to tokens in the last block's order."""
         for index, (block, order) in enumerate(zip(self.blocks, orders.enter, strict=True)):
             x = block(x.index_select(0, order), plan.windows[index % 2], batch)
         return x
 
 
 class FastSwin(nn.Module):
-    """The backbone for one picture in a few known sides, which go through it together.
+    """The backbone for one picture at several sides, which go through it together.
 
-    The weights are read once for all sides, and the small maps fill up the large ones' products.
+    The weights are read once for all sides, and small maps share matrix products with large ones.
 
     Args:
         swin: the reference; its linear layers are shared, not copied.
         window: side of an attention window, tokens.
-        sides: of the square pictures that it will see, pixels; multiples of 32.
+        sides: of the square pictures, pixels; multiples of 32.
     """
 
     def __init__(self, swin: Swin, window: int, sides: tuple[int, ...]) -> None:
@@ -123,7 +123,7 @@ class FastSwin(nn.Module):
                 self.merges.append(stage.downsample)
 
     def prepare(self, batch: int) -> None:
-        """Make the gathers for batches of this size; `forward` needs them."""
+        """Compute the token orders for batches of this size; `forward` needs them."""
         if batch not in self._orders:
             device = self.patch.weight.device
             stages = zip(self.stages, self._plans, strict=True)
@@ -132,7 +132,7 @@ class FastSwin(nn.Module):
             ]
 
     def forward(self, images: list[Tensor]) -> list[list[Tensor]]:
-        """One batch in every side, each (batch, 3, side, side), in the order of `sides`.
+        """Map one batch at every side, each (batch, 3, side, side), in the order of `sides`.
 
         Returns:
             For each side, maps of 1/4, 1/8, 1/16 and 1/32 of it, NCHW in channels_last.
@@ -158,14 +158,14 @@ class FastSwin(nn.Module):
 
     @staticmethod
     def _merge(x: Tensor, merging: nn.Module) -> Tensor:
-        """(4 tokens, dim) to (tokens, 2 dim); neighbours lie beside each other already."""
+        """Merge (4 tokens, dim) into (tokens, 2 dim); the four neighbors follow each other."""
         four = x.view(-1, 4 * x.shape[1])
         out: Tensor = merging.get_submodule("reduction")(merging.get_submodule("norm")(four))
         return out
 
 
 def _split_maps(rows: Tensor, plan: StagePlan, batch: int) -> list[Tensor]:
-    """(tokens of all maps, channels) to one (batch, channels, rows, cols) a map."""
+    """Split (tokens of all maps, channels) into one (batch, channels, rows, cols) per map."""
     parts = torch.split(rows, [batch * height * width for height, width in plan.maps])
     return [
         part.view(batch, height, width, -1).permute(0, 3, 1, 2)

@@ -1,20 +1,23 @@
-"""What each Triton program does; see `triton_kernel` for why. Importing this needs Triton."""
+"""The Triton program of the deformable convolution; `deformable` describes it.
 
-# Triton reads these functions' source: their annotations are its own, their names its language's.
+Importing this needs Triton.
+"""
+
+# Triton reads the source of these functions: annotations and names follow its conventions.
 import triton
 import triton.language as tl
 
 
 @triton.jit
 def _clamp(x, most):
-    """To -2 .. most."""
+    """Clamp to -2 .. most; NaN stays."""
     least = tl.maximum(x, -2.0, propagate_nan=tl.PropagateNan.ALL)
     return tl.minimum(least, most, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def _corner(x, row, col, share, picture, height, width, channels, channel, known):
-    """(pixels, channels) float32: one of the four neighbours, times its share; zero outside."""
+    """Load one of the four neighbors, times its weight: (pixels, channels) float32."""
     inside = known & (row >= 0) & (row < height) & (col >= 0) & (col < width)
     at = ((picture * height + row) * width + col) * channels
     wanted = inside[:, None] & (channel < channels)[None, :]
@@ -39,7 +42,7 @@ def deformable_program(
     OUTPUTS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """A tile of PIXELS rows and OUTPUTS columns of the result."""
+    """Compute a tile of PIXELS rows and OUTPUTS columns of the result."""
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     output = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
     known = pixel < pixels
@@ -55,8 +58,8 @@ def deformable_program(
         modulator = 2 / (1 + tl.exp(-modulator))
         row += at_row + tap // SIDE - SIDE // 2
         col += at_col + tap % SIDE - SIDE // 2
-        # Far outside there are zeros only, and an integer could not hold how far. No number stays
-        # none: its share makes the answer none, so that an overflow shows.
+        # Far outside there are only zeros, and an integer could not hold the distance. NaN stays
+        # NaN and makes the result NaN, so that an overflow shows.
         row = _clamp(row, height + 1.0)
         col = _clamp(col, width + 1.0)
         top, left = tl.floor(row), tl.floor(col)

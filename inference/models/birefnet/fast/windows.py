@@ -1,7 +1,7 @@
 """Attention windows without masks and padding, and the token orders between blocks.
 
 The reference pads a map to whole windows, rolls it by half a window and masks pairs of tokens that
-only the roll made neighbours. Smaller windows give equal sums: along each axis, a shifted map is
+only the roll made neighbors. Smaller windows give equal sums: along each axis, a shifted map is
 half a window, whole windows, half a window. All tokens of the padding are alike: they have one key
 and one value, the bias of the projection, so their weights add up to that of a single token whose
 position bias is the log of the sum of theirs.
@@ -23,31 +23,31 @@ class Extent:
 
     #: Tokens of the map.
     real: int
-    #: The same and the padding behind them.
+    #: Tokens of the map and of the padding behind them.
     total: int
 
 
 @dataclass(frozen=True, slots=True)
 class WindowShape:
-    """What windows must share to be attended to in one call."""
+    """The shape that windows must share to be attended to in one call."""
 
     rows: Extent
     cols: Extent
 
     @property
     def tokens(self) -> int:
-        """Of the map, in one window."""
+        """Tokens of the map in one window."""
         return self.rows.real * self.cols.real
 
     @property
     def padded(self) -> bool:
-        """Is there padding to attend to?"""
+        """Whether the window has padding to attend to."""
         return self.tokens < self.rows.total * self.cols.total
 
 
 @dataclass(frozen=True, slots=True)
 class WindowGroup:
-    """Windows of one shape; they follow each other in the plan's order."""
+    """Windows of one shape, which follow each other in the plan's order."""
 
     shape: WindowShape
     count: int
@@ -55,7 +55,7 @@ class WindowGroup:
 
 @dataclass(frozen=True, slots=True)
 class WindowPlan:
-    """How the tokens of some maps are shared out among windows."""
+    """The assignment of the tokens of several maps to windows."""
 
     groups: tuple[WindowGroup, ...]
     #: For each group and each map, (windows * tokens) int64: the tokens' numbers, row by row.
@@ -64,9 +64,9 @@ class WindowPlan:
     sizes: tuple[int, ...]
 
     def batched(self, batch: int) -> Tensor:
-        """The order of a whole batch, (batch * tokens) int64: in each group, map by map.
+        """Return the order of a whole batch, (batch * tokens) int64: in each group, map by map.
 
-        Numbers go on from picture to picture of one map, and then from map to map.
+        Numbers continue from picture to picture of one map, and then from map to map.
         """
         return torch.cat([self._of_group(parts, batch) for parts in self.order])
 
@@ -80,7 +80,7 @@ class WindowPlan:
 
 
 def plan_windows(maps: Sequence[tuple[int, int]], window: int, shift: int) -> WindowPlan:
-    """Share out maps of (rows, cols) tokens; `shift` is 0 or half a window."""
+    """Assign the tokens of maps of (rows, cols) to windows; `shift` is 0 or half a window."""
     shared = [_windows_of_map(rows, cols, window, shift) for rows, cols in maps]
     shapes = list(dict.fromkeys(shape for windows in shared for shape in windows))
     nothing = torch.empty(0, dtype=torch.int64)
@@ -93,7 +93,7 @@ def plan_windows(maps: Sequence[tuple[int, int]], window: int, shift: int) -> Wi
 
 
 def _windows_of_map(rows: int, cols: int, window: int, shift: int) -> dict[WindowShape, Tensor]:
-    """The numbers of one map's tokens, for each shape of window."""
+    """Return the numbers of one map's tokens for each window shape."""
     by_row, by_col = (
         _extents_along_axis(rows, window, shift),
         _extents_along_axis(cols, window, shift),
@@ -108,7 +108,7 @@ def _windows_of_map(rows: int, cols: int, window: int, shift: int) -> dict[Windo
 
 
 def _extents_along_axis(length: int, window: int, shift: int) -> dict[Extent, list[int]]:
-    """The windows along one axis: where those of each extent start."""
+    """Return, for each extent along one axis, where its windows start."""
     padded = length + -length % window
     starts = list(range(shift, padded - window + 1, window))
     spans = [(start, window) for start in starts]
@@ -122,15 +122,15 @@ def _extents_along_axis(length: int, window: int, shift: int) -> dict[Extent, li
 
 
 def window_bias(table: Tensor, window: int, shape: WindowShape) -> Tensor:
-    """What is added to the attention's logits in windows of one shape.
+    """Compute what is added to the attention's logits in windows of one shape.
 
     Args:
         table: ((2 window - 1)**2, heads), by relative position.
         window: side of a whole window.
-        shape: of these.
+        shape: of these windows.
 
     Returns:
-        (1, heads, tokens, keys), where there is one key more than tokens for padding.
+        (1, heads, tokens, keys); windows with padding have one key more than tokens.
     """
     rows, cols = torch.meshgrid(
         torch.arange(shape.rows.total), torch.arange(shape.cols.total), indexing="ij"
@@ -149,31 +149,28 @@ def window_bias(table: Tensor, window: int, shape: WindowShape) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class StageOrders:
-    """Gathers of one stage, for one size of batch.
+    """The gathers of one stage for one batch size."""
 
-    Attributes:
-        enter: for each block, from the order before it into the order of its windows.
-        leave: from the last block's order to the rows of one map after the other.
-        merge: the same, but with the four neighbours that become one token beside each other; None
-            where a side is odd, which the last stage's alone may be.
-    """
-
+    #: For each block, from the order before it into the order of its windows.
     enter: tuple[Tensor, ...]
+    #: From the last block's order to row by row, map by map.
     leave: Tensor
+    #: Like `leave`, but with the four neighbors that become one token after each other; None if a
+    #: side is odd, which only the last stage's may be.
     merge: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """The windows of a stage's blocks on all maps that go through it together."""
+    """The windows of a stage's blocks, on all maps that go through it together."""
 
     #: (rows, cols) in tokens.
     maps: tuple[tuple[int, int], ...]
-    #: Of unshifted and of shifted blocks; they take turns.
+    #: Those of unshifted and of shifted blocks, which alternate.
     windows: tuple[WindowPlan, WindowPlan]
 
     def orders(self, depth: int, batch: int, device: torch.device) -> StageOrders:
-        """For a batch of so many pictures, on the device."""
+        """Compute the orders for a batch size, on the device."""
         own = [plan.batched(batch) for plan in self.windows]
         inverse = [torch.argsort(order) for order in own]
         between = (inverse[1][own[0]], inverse[0][own[1]])  # into unshifted, into shifted
@@ -182,15 +179,15 @@ class StagePlan:
         return StageOrders(
             enter=tuple(order.to(device) for order in enter),
             leave=leave.to(device),
-            merge=None if self._odd else leave[self._neighbours(batch)].to(device),
+            merge=None if self._odd else leave[self._neighbors(batch)].to(device),
         )
 
     @property
     def _odd(self) -> bool:
         return any(rows % 2 or cols % 2 for rows, cols in self.maps)
 
-    def _neighbours(self, batch: int) -> Tensor:
-        """Numbers of the tokens, four by four: down the column, then the next column."""
+    def _neighbors(self, batch: int) -> Tensor:
+        """Return the tokens' numbers in groups of four neighbors: down a column, then the next."""
         found, first = [], 0
         for rows, cols in self.maps:
             count = batch * rows * cols
@@ -202,6 +199,6 @@ class StagePlan:
 
 
 def plan_stage(maps: Sequence[tuple[int, int]], window: int) -> StagePlan:
-    """For maps of (rows, cols) tokens."""
+    """Plan the windows of a stage for maps of (rows, cols) tokens."""
     plain = plan_windows(maps, window, 0)
     return StagePlan(tuple(maps), (plain, plan_windows(maps, window, window // 2)))
