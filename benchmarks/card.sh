@@ -22,7 +22,6 @@ trap 'rm -rf "$cache"' EXIT
   measure --path reference --path fast --path graphed --precision fp16 --loop
   echo "started again, with what the first start compiled:"
   measure --path graphed --precision fp16 --batch 1
-  measure --path compiled --precision fp16 --batch 1
   measure --path graphed --precision bf16
   measure --path reference --precision bf16 --batch 1
   echo "took $(($(date +%s) - began)) s"

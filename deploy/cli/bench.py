@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Time the image processing on this machine.", no_args_is_help=True)
 
 _MODELS: Final = ", ".join(PRESETS)
-_PATHS: Final = ("reference", "fast", "compiled", "graphed")
+_PATHS: Final = ("reference", "fast", "graphed")
 _PATHS_ON_CPU: Final = ("reference", "fast")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the name that torch code uses
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from inference import refine, refine_torch
 from inference.errors import PrecisionError
@@ -26,15 +26,14 @@ from inference.stages import StageHook, no_stages
 
 # Mean and standard deviation of ImageNet's training pictures, per channel, on a 0..1 scale.
 _MEAN = (0.485, 0.456, 0.406)
-
 _STD = (0.229, 0.224, 0.225)
 
 
 def preprocess(image: Rgb, side: int, device: torch.device) -> Tensor:
-    """A picture as the network was trained on them: squashed to a square, then normalised.
+    """Resize a picture to a square and normalize it, as in the network's training.
 
     The antialiased bilinear resize is within one level of PIL's; without antialiasing it would be
-    up to 16 levels off.
+    up to 16 levels off. The aspect is not kept.
 
     Returns:
         (1, 3, side, side) float32 on `device`.
@@ -47,7 +46,7 @@ def preprocess(image: Rgb, side: int, device: torch.device) -> Tensor:
 
 
 def upload(pixels: Rgb, device: torch.device) -> Tensor:
-    """The same on the device; by pinned memory, which a GPU reads by itself."""
+    """Copy pixels to the device, through pinned memory, which a GPU reads by itself."""
     copy = torch.tensor(pixels)  # a copy: the array may be read-only
     if device.type == "cpu":
         return copy
@@ -55,25 +54,25 @@ def upload(pixels: Rgb, device: torch.device) -> Tensor:
 
 
 def download(matte: Tensor) -> Alpha:
-    """The same as an array; waits for the device."""
+    """Copy a matte from the device into an array, and wait for it."""
     if matte.device.type == "cpu":
         return np.ascontiguousarray(matte.numpy())
     pinned = torch.empty(matte.shape, dtype=matte.dtype, pin_memory=True)
     pinned.copy_(matte, non_blocking=True)
     torch.cuda.current_stream(matte.device).synchronize()
-    return pinned.numpy().copy()  # pinned memory is scarce; the matte may be kept for long
+    return pinned.numpy().copy()  # pinned memory is scarce, and the matte may be kept for long
 
 
 def resize_levels(levels: Tensor, side: int) -> Tensor:
-    """(1, 3, height, width) float to (1, 3, side, side), on the same scale."""
+    """Resize (1, 3, height, width) float to (1, 3, side, side)."""
     return F.interpolate(levels, size=(side, side), mode="bilinear", antialias=True)
 
 
 def logits_to_matte(logits: Tensor, height: int, width: int) -> Alpha:
-    """One picture's matte at its own size.
+    """Turn logits into the matte of one picture, at that picture's size.
 
-    Bicubic with antialiasing, on floats; it may overshoot at hard edges, hence the clamp. No
-    stretching to the full range: that would make up a subject where there is none.
+    Bicubic with antialiasing on floats, clamped because it may overshoot at hard edges. The matte
+    is not stretched to the full range: that would invent a subject where there is none.
 
     Args:
         logits: (1, 1, side, side), of any precision.
@@ -88,25 +87,25 @@ def logits_to_matte(logits: Tensor, height: int, width: int) -> Alpha:
 
 
 def resize_matte(matte: Tensor, height: int, width: int) -> Tensor:
-    """(1, 1, side, side) to (1, 1, height, width), within 0..1."""
+    """Resize (1, 1, side, side) to (1, 1, height, width), within 0..1."""
     resized = F.interpolate(matte, size=(height, width), mode="bicubic", antialias=True)
     return resized.clamp_(0, 1)
 
 
 class BiRefNetModel:
-    """A loaded network on its device.
+    """A BiRefNet network on its device, as a `MattingModel`.
 
     Args:
         name: the registry's name of the model.
         network: in eval mode; it is moved to the device and the precision.
         device: where it runs, from `choose_device`.
         dtype: of its weights and activations, from `choose_dtype`.
-        compile_: `auto` for the quickest path that the device has, `off` for the reference.
-        cache: folder for what a compiler makes, to be used by the next start; None keeps nothing.
+        compile_: `auto` for the fastest execution path of the device, `off` for the reference path.
+        cache: folder in which compiled code is kept for the next start; None keeps nothing.
 
     Raises:
         GpuOutOfMemoryError: the network does not fit.
-        GpuFaultError: the process must be started anew.
+        GpuFaultError: the process cannot use the GPU any more.
     """
 
     def __init__(
@@ -123,7 +122,7 @@ class BiRefNetModel:
         self.device = device
         self.dtype = dtype
         self._side = network.config.input_size
-        self._most: int | None = None  # pictures at once, once the memory has been full
+        self._batch_limit: int | None = None  # set when the memory has been full
         self._stream = _create_stream(device)
         path, reason = choose_execution_path(compile_, device, self._side)
         with self._on_device():
@@ -133,27 +132,27 @@ class BiRefNetModel:
 
     @property
     def path(self) -> str:
-        """How the network is run: `reference`, `fast`, `compiled` or `graphed`."""
+        """The execution path: `reference`, `fast` or `graphed`."""
         return self._run.path.value
 
     @property
     def path_reason(self) -> str:
-        """Why not in a quicker way; empty if there is none."""
+        """Why no faster path is used; empty if there is none."""
         return self._run.reason
 
     def warm_up(self) -> None:
-        """Run once on a grey picture."""
+        """Run once on a gray picture."""
         self.matte([np.full((self._side, self._side, 3), 128, np.uint8)])
 
     @torch.inference_mode()
     def matte(self, images: Sequence[Rgb], stages: StageHook = no_stages) -> list[Alpha]:
-        """The alpha matte of each picture, at that picture's own size.
+        """Return the matte of each picture, at that picture's own size.
 
-        One batch for them all, or as many at once as the memory was found to hold.
+        All pictures are one batch, or several if the memory has been found too small for that.
 
         Raises:
             GpuOutOfMemoryError: not even one picture fits.
-            GpuFaultError: the process must be started anew.
+            GpuFaultError: the process cannot use the GPU any more.
             PrecisionError: the logits are not finite in this precision.
         """
         if not images:
@@ -172,39 +171,37 @@ class BiRefNetModel:
                 return mattes
 
     def _logits(self, pixels: Tensor) -> Tensor:
-        """In as few batches as fit; their size is remembered."""
-        answers: list[Tensor] = []
+        """Run the network in as few batches as fit; the size that fits is remembered."""
+        logits: list[Tensor] = []
         done = 0
         while done < len(pixels):
-            part = pixels[done : done + (self._most or len(pixels))]
+            part = pixels[done : done + (self._batch_limit or len(pixels))]
             try:
-                answers.append(self._run(part))
+                logits.append(self._run(part))
                 done += len(part)
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise
-                self._most = len(part) // 2
+                self._batch_limit = len(part) // 2
             else:
                 continue
-            self._give_back()  # outside of the handler: its traceback holds the batch's tensors
-        return answers[0] if len(answers) == 1 else torch.cat(answers)
-
-    def _give_back(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+            # Outside of the handler, whose traceback holds the batch's tensors.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return logits[0] if len(logits) == 1 else torch.cat(logits)
 
     @contextmanager
     def _on_device(self) -> Iterator[None]:
-        """On the engine's own stream, with torch's errors made ours."""
+        """Run on the model's own stream, and translate torch's errors."""
         with translate_gpu_errors(self.device), torch.cuda.stream(self._stream):
             yield
 
     def estimate_foreground(self, rgb: Rgb, alpha: Alpha) -> Rgb:
-        """`inference.refine.estimate_foreground`, on the GPU where the network is on one.
+        """Estimate the foreground on the GPU if the network is on one, else on the CPU.
 
         Raises:
-            GpuOutOfMemoryError: the picture's size in floats, twenty times, must fit.
-            GpuFaultError: the process must be started anew.
+            GpuOutOfMemoryError: the picture in floats, twenty times, does not fit.
+            GpuFaultError: the process cannot use the GPU any more.
         """
         if self.device.type == "cpu":
             return refine.estimate_foreground(rgb, alpha)
@@ -222,7 +219,7 @@ class BiRefNetModel:
 
 
 def _create_stream(device: torch.device) -> torch.cuda.Stream | None:
-    """On a GPU: beside the default one, where anything would wait for everything."""
+    """Return a stream of its own on a GPU: on the default one, all work waits for all other."""
     if device.type == "cpu":
         return None
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -246,19 +243,19 @@ def load_birefnet(
     Args:
         name: the registry's name of the model.
         path: a safetensors file, or a folder that holds `model.safetensors`.
-        config: the network that the checkpoint belongs to.
-        patch_order: the checkpoint's, where its SHA-256 is not a known one.
-        sha256: the file that is expected; None accepts any.
+        config: the shape of the network that the checkpoint belongs to.
+        patch_order: of the checkpoint, used if its SHA-256 is not known.
+        sha256: the expected one; None accepts any file.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `fp16` or `bf16`.
         threads: CPU threads of this process for one picture; None leaves it to torch.
-        compile_: `auto` for the quickest path that the device has, `off` for the reference.
-        cache: folder for what a compiler makes; None keeps nothing.
+        compile_: `auto` for the fastest execution path of the device, `off` for the reference path.
+        cache: folder in which compiled code is kept for the next start; None keeps nothing.
 
     Raises:
-        ModelError: the device, the precision or the checkpoint will not do; nothing is half-loaded.
+        ModelError: the device, the precision or the checkpoint cannot be used.
     """
-    # The cheap questions first: nobody should wait for a gigabyte to learn of a misspelt device.
+    # The cheap checks come first: a misspelt device is reported before a gigabyte is read.
     chosen = choose_device(device)
     dtype = choose_dtype(precision, chosen)
     if threads is not None:

@@ -1,5 +1,6 @@
 """Which path an engine takes, what it says of it, and what it does when the memory is full."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from inference.models.base import HasExecutionPath
 from inference.models.birefnet.config import PRESETS, BiRefNetConfig, SwinConfig
 from inference.models.birefnet.engine import BiRefNetModel
 from inference.models.birefnet.fast import runners
+from inference.models.birefnet.fast.network import FastBiRefNet
 from inference.models.birefnet.fast.runners import (
     CAPTURED_BATCHES,
-    CompiledRunner,
     ExecutionPath,
+    GraphedRunner,
+    Runner,
     choose_execution_path,
     compiler_cache_folder,
     make_runner,
@@ -81,9 +84,6 @@ class _Small:
         self.holds = holds
         self.asked: list[int] = []
 
-    def warm_up(self) -> None:
-        """Nothing to do."""
-
     def __call__(self, pixels: Tensor) -> Tensor:
         self.asked.append(len(pixels))
         if len(pixels) > self.holds:
@@ -113,13 +113,33 @@ def test_a_picture_that_does_not_fit_alone_is_an_error() -> None:
     assert small.asked == [3, 1]
 
 
+class _NoGraphs:
+    """In place of `CapturedGraphs`, which needs a GPU: it compiles for one picture, and runs."""
+
+    def __init__(self, run: Callable[[Tensor], Tensor], network: FastBiRefNet) -> None:
+        self._run = run
+        run(network.example(1))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return self._run(pixels)
+
+
+@pytest.fixture
+def without_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runners, "CapturedGraphs", _NoGraphs)
+
+
+def _make_graphed(cache: Path | None) -> Runner:
+    network = golden_network(_SMALLEST, "tiny")
+    return make_runner(ExecutionPath.GRAPHED, network, _CPU, torch.float32, side=64, cache=cache)
+
+
 def test_a_compiler_that_fails_leaves_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_self: CompiledRunner) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("no compiler here\nand more")
 
-    monkeypatch.setattr(CompiledRunner, "warm_up", fail)
-    network = golden_network(_SMALLEST, "tiny")
-    runner = make_runner(ExecutionPath.COMPILED, network, _CPU, torch.float32, side=64, cache=None)
+    monkeypatch.setattr(runners, "CapturedGraphs", fail)
+    runner = _make_graphed(None)
     assert runner.path is ExecutionPath.FAST
     assert runner.reason == "torch.compile failed: RuntimeError: no compiler here"
     assert runner(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 64, 64)
@@ -130,20 +150,20 @@ def test_batches_are_filled_up_to_the_next_recorded_one() -> None:
     assert filled == [1, 2, 4, 4, 8, 8, 8, 8]
 
 
-def _start(cache: Path) -> CompiledRunner:
+def _start(cache: Path) -> Runner:
     """A worker's start, as far as the compiler can tell."""
     torch.compiler.reset()
     counters.clear()
-    network = golden_network(_SMALLEST, "tiny")
-    runner = make_runner(ExecutionPath.COMPILED, network, _CPU, torch.float32, side=64, cache=cache)
+    runner = _make_graphed(cache)
     assert runner.reason == ""
-    assert isinstance(runner, CompiledRunner)
+    assert isinstance(runner, GraphedRunner)
     return runner
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
+@pytest.mark.usefixtures("without_graphs")
 @torch.inference_mode()
 def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
     cache, picture = tmp_path / "compiled", torch.ones(1, 3, 64, 64)
@@ -190,15 +210,13 @@ def test_without_a_folder_nothing_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_compilers_own_error_is_looked_beneath(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_self: CompiledRunner) -> None:
+    def fail(*_: object) -> None:
         error = RuntimeError("backend='inductor' raised:\nmany lines")
         error.inner_exception = OSError("no gcc")  # as torch's BackendCompilerFailed has
         raise error
 
-    monkeypatch.setattr(CompiledRunner, "warm_up", fail)
-    network = golden_network(_SMALLEST, "tiny")
-    runner = make_runner(ExecutionPath.COMPILED, network, _CPU, torch.float32, side=64, cache=None)
-    assert runner.reason == "torch.compile failed: OSError: no gcc"
+    monkeypatch.setattr(runners, "CapturedGraphs", fail)
+    assert _make_graphed(None).reason == "torch.compile failed: OSError: no gcc"
 
 
 @pytest.mark.parametrize(("mode", "expected"), [(0o770, "passing"), (0o1777, "kept")])
@@ -223,8 +241,6 @@ def test_a_folder_that_is_not_used_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr(CompiledRunner, "_run", lambda _self, pixels: pixels)
-    network = golden_network(_SMALLEST, "tiny")
+    monkeypatch.setattr(runners, "CapturedGraphs", lambda _run, _network: None)
     cache = tmp_path / "file" / "compiled"
-    runner = make_runner(ExecutionPath.COMPILED, network, _CPU, torch.float32, side=64, cache=cache)
-    assert f"what was compiled is not kept: {cache}" in runner.reason
+    assert f"compiled code is not kept: {cache}" in _make_graphed(cache).reason

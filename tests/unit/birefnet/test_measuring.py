@@ -18,15 +18,15 @@ class _Noted:
     def warm_up(self, batch: int) -> None:
         self.notes.append(f"{self.name} warm {batch}")
 
-    def measure(self, batch: int, rounds: Timings) -> None:
+    def measure(self, batch: int, timings: Timings) -> None:
         self.notes.append(f"{self.name} {batch}")
-        rounds.milliseconds.append(len(self.notes))
+        timings.milliseconds.append(len(self.notes))
 
 
 def test_in_each_round_every_path_runs_once() -> None:
     notes: list[str] = []
-    contenders = [cast("Candidate", _Noted(name, notes)) for name in "ab"]
-    first, second = bench._time_in_rounds(contenders, 4, 2)
+    candidates = [cast("Candidate", _Noted(name, notes)) for name in "ab"]
+    first, second = bench._time_in_rounds(candidates, 4, 2)
     assert notes == ["a warm 4", "b warm 4", "a 4", "b 4", "a 4", "b 4"]
     assert (first.milliseconds, second.milliseconds) == ([3, 5], [4, 6])
     assert (first.median(), first.median_of_loop()) == (4, None)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from os import getuid
 from pathlib import Path
-from pathlib import Path as FilePath
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Protocol, cast
 
@@ -20,21 +19,175 @@ from inference.models.birefnet.fast import deformable
 from inference.models.birefnet.fast.network import FAST_STRIDE, FastBiRefNet
 from inference.models.birefnet.network import BiRefNet
 
-_ROOT_UID = 0
+#: Batch sizes that graphs are captured for, largest first so that the others fit into its memory.
+CAPTURED_BATCHES: Final = (8, 4, 2, 1)
 
-_GROUP_OR_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_WARM_UP_RUNS: Final = 3
+_ROOT_UID: Final = 0
+_GROUP_OR_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+
+
+class ExecutionPath(StrEnum):
+    """The ways to run a network, from the simplest to the fastest."""
+
+    #: The network as it was loaded.
+    REFERENCE = "reference"
+    #: `FastBiRefNet`, operator by operator.
+    FAST = "fast"
+    #: `FastBiRefNet`, compiled by torch.compile and captured as CUDA graphs of a few batch sizes.
+    GRAPHED = "graphed"
+
+
+class Runner(Protocol):
+    """A network on its device: pictures in, logits out."""
+
+    path: ExecutionPath
+    #: Why it is not a faster path, or what it lacks; empty if nothing.
+    reason: str
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Map (batch, 3, side, side) to (batch, 1, side, side), in the network's precision."""
+        ...
+
+
+class ReferenceRunner:
+    """Runs the network as it was loaded."""
+
+    path = ExecutionPath.REFERENCE
+
+    def __init__(self, network: BiRefNet, reason: str = "") -> None:
+        self._network, self.reason = network, reason
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Map (batch, 3, side, side) to (batch, 1, side, side)."""
+        logits: Tensor = self._network(pixels)
+        return logits
+
+
+class FastRunner:
+    """Runs the fast network operator by operator."""
+
+    path = ExecutionPath.FAST
+
+    def __init__(self, network: FastBiRefNet, reason: str = "") -> None:
+        self._network, self.reason = network, reason
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Map (batch, 3, side, side) to (batch, 1, side, side)."""
+        self._network.prepare(len(pixels))
+        logits: Tensor = self._network(pixels)
+        return logits
+
+
+class GraphedRunner:
+    """Runs the fast network as CUDA graphs of compiled code, which is kept between starts.
+
+    Args:
+        network: on its device, in its precision.
+        cache: folder for the compiled code; None keeps nothing.
+        reason: what the path lacks on this device.
+    """
+
+    path = ExecutionPath.GRAPHED
+
+    def __init__(self, network: FastBiRefNet, cache: Path | None, reason: str = "") -> None:
+        self.reason = reason
+        self._network = network
+        self._compiled = cast("nn.Module", torch.compile(network, fullgraph=True, dynamic=False))
+        with compiler_cache_folder(cache) as kept:
+            self._graphs = CapturedGraphs(self._run_compiled, network)
+        if cache is not None and not kept:
+            problem = f"{cache} cannot be made, or is not its owner's alone"
+            self.reason = _join_reasons(reason, f"compiled code is not kept: {problem}")
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Map (batch, 3, side, side) to (batch, 1, side, side)."""
+        return self._graphs(pixels)
+
+    def _run_compiled(self, pixels: Tensor) -> Tensor:
+        self._network.prepare(len(pixels))
+        logits: Tensor = self._compiled(pixels)
+        return logits
+
+
+def choose_execution_path(
+    compile_: str, device: torch.device, side: int
+) -> tuple[ExecutionPath, str]:
+    """Choose the path for a device, and say why it is not a faster one.
+
+    Args:
+        compile_: `auto`, or `off` for the reference path.
+        device: where the network runs.
+        side: of a picture, pixels.
+    """
+    if compile_ == "off":
+        return ExecutionPath.REFERENCE, "it was asked for"
+    if side % FAST_STRIDE:
+        return ExecutionPath.REFERENCE, f"{side} pixels are no multiple of {FAST_STRIDE}"
+    if device.type == "cpu":
+        return ExecutionPath.FAST, "compiling for a CPU takes minutes and gains almost nothing"
+    return ExecutionPath.GRAPHED, deformable_fallback_reason(device)
+
+
+def deformable_fallback_reason(device: torch.device) -> str:
+    """Say why a GPU cannot use the kernel of the deformable convolution; empty if it can."""
+    problem = deformable.triton_unusable_reason() if device.type == "cuda" else None
+    return f"deformable convolution without its own kernel: {problem}" if problem else ""
+
+
+def make_runner(
+    path: ExecutionPath,
+    network: BiRefNet,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    side: int,
+    cache: Path | None,
+    reason: str = "",
+) -> Runner:
+    """Make the runner of a path, warmed up; the fast path replaces one that cannot be compiled.
+
+    The network is moved to the device and the precision.
+
+    Raises:
+        ModelError: the GPU failed or its memory is full.
+    """
+    if path is ExecutionPath.REFERENCE:
+        return ReferenceRunner(network.to(device, dtype), reason)
+    fast = FastBiRefNet(network, side).to(device, dtype)
+    if path is ExecutionPath.FAST:
+        return FastRunner(fast, reason)
+    try:
+        return GraphedRunner(fast, cache, reason)
+    except (GpuFaultError, GpuOutOfMemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever the compiler raises, the fast path remains
+        failure = f"torch.compile failed: {_compiler_error_line(error)}"
+        return FastRunner(fast, _join_reasons(reason, failure))
+
+
+def _join_reasons(*reasons: str) -> str:
+    return "; ".join(filter(None, reasons))
+
+
+def _compiler_error_line(error: Exception) -> str:
+    """Return the first line of the error that the compiler's own error wraps."""
+    inner = getattr(error, "inner_exception", error)  # of torch's BackendCompilerFailed
+    first = (str(inner).splitlines() or [""])[0]
+    return f"{type(inner).__name__}: {first}"
 
 
 @contextmanager
 def compiler_cache_folder(folder: Path | None) -> Iterator[bool]:
-    """Have torch's compiler keep its products there, and take what an earlier start kept.
+    """Have torch's compiler keep its code in a folder, and use what an earlier start kept there.
 
-    Torch names each product by all that it depends on: the graph, torch itself, the device. Where
-    the folder won't do, a passing one of our own is used: torch's default has a name that anybody
-    may have taken before.
+    Torch names each product by everything that it depends on: the graph, torch itself, the device.
+    Whoever may write to the folder may run code as the worker, so it is made for its owner alone,
+    and a folder that others own, may write to or may replace is not used. A temporary folder
+    replaces it: torch's default has a name that anybody may have taken before.
 
     Yields:
-        Whether the products are kept; if not, the next start compiles again.
+        Whether the code is kept; if not, the next start compiles again.
     """
     if folder is not None and _is_private(folder):
         with temporary_cache_dir(str(folder.resolve())):
@@ -45,7 +198,7 @@ def compiler_cache_folder(folder: Path | None) -> Iterator[bool]:
 
 
 def _is_private(folder: Path) -> bool:
-    """Is it ours, and nobody else's to write to or to replace? It is made if it is not there."""
+    """Make a folder, and return whether nobody else owns it, may write to it or may replace it."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         own, *above = (path.stat() for path in (folder.resolve(), *folder.resolve().parents))
@@ -59,26 +212,22 @@ def _is_private(folder: Path) -> bool:
     )
 
 
-#: Batches that graphs are recorded for, largest first so that the others fit into its memory.
-CAPTURED_BATCHES: Final = (8, 4, 2, 1)
-
-_WARM_UP_RUNS: Final = 3
-
-
 @dataclass(frozen=True, slots=True)
 class _CapturedGraph:
+    """A CUDA graph with the tensors that it reads and writes."""
+
     graph: torch.cuda.CUDAGraph
-    given: Tensor
-    answer: Tensor
+    pixels: Tensor
+    logits: Tensor
 
 
 class CapturedGraphs:
-    """Runs batches of any size in recorded pieces; the last piece is filled up.
+    """Runs batches of any size as captured pieces; the last piece is padded.
 
     Args:
         run: the network; it is called on the current stream.
-        network: gives pictures of the right kind.
-        batches: sizes to record.
+        network: provides example pictures.
+        batches: sizes to capture.
     """
 
     def __init__(
@@ -87,226 +236,44 @@ class CapturedGraphs:
         network: FastBiRefNet,
         batches: tuple[int, ...] = CAPTURED_BATCHES,
     ) -> None:
-        self._recordings: dict[int, _CapturedGraph] = {}
+        self._captured: dict[int, _CapturedGraph] = {}
         pool = torch.cuda.graph_pool_handle()
         for batch in batches:
             try:
-                self._recordings[batch] = _capture_graph(run, network.example(batch), pool)
+                self._captured[batch] = _capture_graph(run, network.example(batch), pool)
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
-        if not self._recordings:
+        if not self._captured:
             raise torch.OutOfMemoryError("no batch fits into the memory as a CUDA graph")
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """(batch, 3, side, side) to (batch, 1, side, side)."""
-        largest = max(self._recordings)
-        answers = [self._replay(part) for part in torch.split(pixels, largest)]
-        return answers[0] if len(answers) == 1 else torch.cat(answers)
+        """Map (batch, 3, side, side) to (batch, 1, side, side)."""
+        largest = max(self._captured)
+        logits = [self._replay(part) for part in torch.split(pixels, largest)]
+        return logits[0] if len(logits) == 1 else torch.cat(logits)
 
     def _replay(self, pixels: Tensor) -> Tensor:
         count = len(pixels)
-        recording = self._recordings[smallest_fitting_batch(count, tuple(self._recordings))]
-        recording.given[:count].copy_(pixels, non_blocking=True)
-        recording.graph.replay()
-        return recording.answer[:count].clone()  # the next replay writes there again
+        captured = self._captured[smallest_fitting_batch(count, tuple(self._captured))]
+        captured.pixels[:count].copy_(pixels, non_blocking=True)
+        captured.graph.replay()
+        return captured.logits[:count].clone()  # the next replay overwrites them
 
 
 def smallest_fitting_batch(count: int, sizes: tuple[int, ...]) -> int:
-    """The smallest of the sizes that is at least `count`."""
+    """Return the smallest of the sizes that is at least `count`."""
     return min(size for size in sizes if size >= count)
 
 
-def _capture_graph(run: Callable[[Tensor], Tensor], given: Tensor, pool: Any) -> _CapturedGraph:  # noqa: ANN401 - torch names no type for it
-    """Run on a stream of its own until nothing is allocated for the first time, then record."""
+def _capture_graph(run: Callable[[Tensor], Tensor], pixels: Tensor, pool: Any) -> _CapturedGraph:  # noqa: ANN401 - torch has no type for it
+    """Run on a separate stream until nothing is allocated for the first time, then capture."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(_WARM_UP_RUNS):
-            run(given)
+            run(pixels)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool):
-        answer = run(given)
-    return _CapturedGraph(graph, given, answer)
-
-
-class ExecutionPath(StrEnum):
-    """From the plainest to the quickest."""
-
-    REFERENCE = "reference"
-    #: Operator by operator, through `FastBiRefNet`.
-    FAST = "fast"
-    #: The same, made into one piece by torch.compile.
-    COMPILED = "compiled"
-    #: The same, recorded as CUDA graphs for a few sizes of batch.
-    GRAPHED = "graphed"
-
-
-class Runner(Protocol):
-    """A network on its device that answers with logits."""
-
-    #: What is run.
-    path: ExecutionPath
-    #: Why it is not a quicker path; empty if there is none.
-    reason: str
-
-    def warm_up(self) -> None:
-        """Do all that only the first batches would have to wait for."""
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """(batch, 3, side, side) to (batch, 1, side, side), in the network's precision."""
-        ...
-
-
-class ReferenceRunner:
-    """The network as it was loaded."""
-
-    path = ExecutionPath.REFERENCE
-
-    def __init__(self, network: BiRefNet, reason: str = "") -> None:
-        self._network, self.reason = network, reason
-
-    def warm_up(self) -> None:
-        """Nothing to do."""
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """(batch, 3, side, side) to (batch, 1, side, side)."""
-        logits: Tensor = self._network(pixels)
-        return logits
-
-
-class FastRunner:
-    """The fast network, operator by operator."""
-
-    path = ExecutionPath.FAST
-
-    def __init__(self, network: FastBiRefNet, reason: str = "") -> None:
-        self._network, self.reason = network, reason
-
-    def warm_up(self) -> None:
-        """Nothing to do."""
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """(batch, 3, side, side) to (batch, 1, side, side)."""
-        self._network.prepare(len(pixels))
-        logits: Tensor = self._network(pixels)
-        return logits
-
-
-class CompiledRunner:
-    """The fast network by torch.compile, whose products are kept between starts.
-
-    Args:
-        network: on its device, in its precision.
-        cache: folder for what the compiler made; None keeps nothing.
-        graphs: record CUDA graphs too.
-        reason: why it is not a quicker path.
-    """
-
-    def __init__(
-        self, network: FastBiRefNet, cache: FilePath | None, *, graphs: bool, reason: str = ""
-    ) -> None:
-        self.path = ExecutionPath.GRAPHED if graphs else ExecutionPath.COMPILED
-        self.reason = reason
-        self._network, self._cache, self._graphs = network, cache, graphs
-        self._captured: CapturedGraphs | None = None
-        self._known: set[int] = set()  # sizes of batches that are compiled
-        self._compiled = cast("nn.Module", torch.compile(network, fullgraph=True, dynamic=False))
-
-    def warm_up(self) -> None:
-        """Compile, or take what an earlier start compiled; record the graphs."""
-        with compiler_cache_folder(self._cache) as kept:
-            if self._graphs:
-                self._captured = CapturedGraphs(self._run, self._network)
-            else:
-                self._run(self._network.example(1))
-        if self._cache is not None and not kept:
-            why = f"{self._cache} cannot be made, or is not its owner's alone"
-            self.reason = join_reasons(self.reason, f"what was compiled is not kept: {why}")
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """(batch, 3, side, side) to (batch, 1, side, side)."""
-        if self._captured is not None:
-            return self._captured(pixels)
-        if len(pixels) in self._known:
-            return self._run(pixels)
-        with compiler_cache_folder(self._cache):
-            return self._run(pixels)
-
-    def _run(self, pixels: Tensor) -> Tensor:
-        self._known.add(len(pixels))
-        self._network.prepare(len(pixels))
-        logits: Tensor = self._compiled(pixels)
-        return logits
-
-
-def choose_execution_path(
-    compile_: str, device: torch.device, side: int
-) -> tuple[ExecutionPath, str]:
-    """Which path to take, and why not a quicker one.
-
-    Args:
-        compile_: `auto`, or `off` for the reference path.
-        device: where it is to run.
-        side: of a picture, pixels.
-    """
-    if compile_ == "off":
-        return ExecutionPath.REFERENCE, "it was asked for"
-    if side % FAST_STRIDE:
-        return ExecutionPath.REFERENCE, f"{side} pixels are no multiple of {FAST_STRIDE}"
-    if device.type == "cpu":
-        return ExecutionPath.FAST, "on a CPU compiling takes minutes and gains nothing to speak of"
-    return ExecutionPath.GRAPHED, deformable_fallback_reason(device)
-
-
-def deformable_fallback_reason(device: torch.device) -> str:
-    """What the deformable convolution has to do without on this device; empty if nothing."""
-    why = deformable.triton_unusable_reason() if device.type == "cuda" else None
-    return f"deformable convolution without its own kernel: {why}" if why else ""
-
-
-def make_runner(
-    path: ExecutionPath,
-    network: BiRefNet,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    side: int,
-    cache: FilePath | None,
-    reason: str = "",
-) -> Runner:
-    """A runner of this path, warm; a path that cannot be compiled is replaced by one that need not.
-
-    The network's own tensors go to the device and into the precision.
-
-    Raises:
-        ModelError: the GPU failed or its memory is full.
-    """
-    if path is ExecutionPath.REFERENCE:
-        return ReferenceRunner(network.to(device, dtype), reason)
-    fast = FastBiRefNet(network, side).to(device, dtype)
-    if path is ExecutionPath.FAST:
-        return FastRunner(fast, reason)
-    graphs = path is ExecutionPath.GRAPHED
-    runner = CompiledRunner(fast, cache, graphs=graphs, reason=reason)
-    try:
-        runner.warm_up()
-    except (GpuFaultError, GpuOutOfMemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever a compiler raises, there is another way
-        return FastRunner(
-            fast, join_reasons(reason, f"torch.compile failed: {_compiler_error_line(error)}")
-        )
-    return runner
-
-
-def join_reasons(*reasons: str) -> str:
-    """Those that there are, as one."""
-    return "; ".join(filter(None, reasons))
-
-
-def _compiler_error_line(error: Exception) -> str:
-    """What went wrong beneath the compiler's own error, in a line."""
-    inner = getattr(error, "inner_exception", error)  # of torch's BackendCompilerFailed
-    first = (str(inner).splitlines() or [""])[0]
-    return f"{type(inner).__name__}: {first}"
+        logits = run(pixels)
+    return _CapturedGraph(graph, pixels, logits)
