@@ -156,7 +156,7 @@ def _read_array(path: Path) -> Tensor:
 def _check_sides(*sides: int) -> None:
     if any(side <= 0 or side % STRIDE for side in sides):
         shown = " x ".join(map(str, sides))
-        raise ModelError(f"The sides are {shown} pixels: give multiples of {STRIDE}.")
+        raise ModelError(f"The sides are {shown} pixels: each must be a multiple of {STRIDE}.")
 
 
 @torch.inference_mode()
