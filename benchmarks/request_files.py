@@ -139,7 +139,7 @@ def service(folder: Path, trace_folder: Path) -> Iterator[tuple[str, Runtime]]:
 
 def _io_worker(env: dict[str, str], settings: Settings) -> Service:
     name = f"io@{HOST}"
-    return _worker(name, "io,webhooks", "threads", env, probes.worker_online(settings, name))
+    return _worker(name, "webhooks", "threads", env, probes.worker_online(settings, name))
 
 
 def _model_worker(env: dict[str, str], redis_url: str) -> Service:
