@@ -12,38 +12,38 @@ from redis.retry import Retry
 from tasks.errors import QueueUnavailableError
 from tasks.settings import Settings
 
-#: A server that does not answer within so many seconds counts as away.
+#: Timeout of a probe of Redis or the object store.
 PROBE_SECONDS = 1.0
 
 
 def probe_redis(settings: Settings) -> None:
-    """Raise `QueueUnavailableError`, which says why, unless Redis answers."""
+    """Raise `QueueUnavailableError` unless Redis answers in time."""
     client = connect(settings.redis_url.get_secret_value(), timeout=PROBE_SECONDS)
     with redis_errors(), client:
         client.ping()
 
 
 def client_options(*, timeout: float = 3.0) -> dict[str, Any]:
-    """How a client of Redis is to be made, so that it fails within `timeout` seconds."""
+    """Return the options of a Redis client that fails within `timeout` seconds."""
     return {
         "decode_responses": True,
         "socket_timeout": timeout,
         "socket_connect_timeout": min(timeout, 3.0),
         "socket_keepalive": True,
         "health_check_interval": 10,
-        # No second try: a script whose answer was lost has run, and a silent Redis stays silent.
+        # No retries: a script whose answer was lost has run, and a silent Redis stays silent.
         "retry": Retry(NoBackoff(), 0),
     }
 
 
 def connect(url: str, *, timeout: float = 3.0) -> Redis:
-    """A client that fails within `timeout` seconds instead of hanging."""
+    """Build a client that fails within `timeout` seconds instead of hanging."""
     return Redis.from_url(url, **client_options(timeout=timeout))
 
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Turns every failure of Redis into `QueueUnavailableError`."""
+    """Turn the Redis client's errors into `QueueUnavailableError`."""
     try:
         yield
     except RedisError as error:

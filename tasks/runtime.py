@@ -142,7 +142,7 @@ class Runtime:
         """Resumable uploads."""
         return UploadService(
             store=UploadStore(self.redis),
-            objects=self.object_store,
+            object_store=self.object_store,
             seconds=self.settings.retention_hours * 3600,
         )
 

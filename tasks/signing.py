@@ -17,10 +17,10 @@ _SECRET_SIZES: Final = range(24, 65)
 
 
 def secret_bytes(secret: str) -> bytes:
-    """The key in a secret: `whsec_` and base64 of 24 to 64 bytes.
+    """Return the key in a secret, which is `whsec_` and base64 of 24 to 64 bytes.
 
     Raises:
-        WebhookSecretError: it is none; the text does not repeat it.
+        WebhookSecretError: the text is no secret; the message does not repeat it.
     """
     try:
         key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
@@ -35,7 +35,7 @@ def secret_bytes(secret: str) -> bytes:
 
 
 def sign(secrets: Iterable[str], *, webhook_id: str, timestamp: int, body: bytes) -> str:
-    """The value of `webhook-signature`: one signature for each secret, the newest first."""
+    """Return the value of `webhook-signature`: a signature for each secret, the newest first."""
     signed = b".".join((webhook_id.encode(), str(timestamp).encode(), body))
     digests = (hmac.digest(secret_bytes(secret), signed, hashlib.sha256) for secret in secrets)
     return " ".join(f"v1,{base64.b64encode(digest).decode()}" for digest in digests)
@@ -44,13 +44,13 @@ def sign(secrets: Iterable[str], *, webhook_id: str, timestamp: int, body: bytes
 def signed_headers(
     secrets: Iterable[str], *, webhook_id: str, timestamp: int, body: bytes
 ) -> Mapping[str, str]:
-    """The headers of one attempt.
+    """Return the headers of one attempt.
 
     Args:
-        secrets: of the owner; several while one is being replaced.
-        webhook_id: of the event, the same on every attempt.
+        secrets: of the owner; two of them while one is being replaced.
+        webhook_id: of the event; it does not change between attempts.
         timestamp: unix seconds of this attempt.
-        body: exactly as it is sent.
+        body: the bytes that are sent.
     """
     return {
         "Content-Type": "application/json",

@@ -49,8 +49,8 @@ def restore(
 
 def _make_restorer(runtime: Runtime) -> Restorer:
     return Restorer(
-        store=runtime.job_store,
-        objects=runtime.object_store,
+        job_store=runtime.job_store,
+        object_store=runtime.object_store,
         dispatcher=runtime.dispatcher,
         router=runtime.router,
     )

@@ -19,18 +19,18 @@ from tasks.redis_client import redis_errors
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A tenant: one key, and what goes with it.
+    """A tenant: the holder of one API key.
 
     Attributes:
-        id: stable over every change of the key's settings; empty for anybody.
-        name: what the operator calls it.
-        rate_per_minute: pictures that it may submit in a minute; None for any number.
-        models: those that it may use; None for all.
-        webhook_url: where its tasks report to, unless a task says otherwise.
-        webhook_secret: `whsec_…`, which its webhooks are signed with.
-        old_webhook_secret: the one before, which is valid beside the new one for a while.
+        id: never changes; empty for `ANONYMOUS`.
+        name: given by the operator.
+        rate_per_minute: limit of pictures a minute; None: no limit.
+        models: that it may use; None: all.
+        webhook_url: where its webhooks go, unless a task names another URL.
+        webhook_secret: `whsec_…`, which signs its webhooks.
+        old_webhook_secret: the one before; both sign for a day after a rotation.
         old_webhook_secret_until: the unix time at which that ends.
-        revoked: its key is no longer taken; what it began goes on to its end.
+        revoked: its key is refused; its accepted tasks are still completed.
     """
 
     id: str
@@ -46,23 +46,23 @@ class Owner:
 
     @property
     def anonymous(self) -> bool:
-        """Is this anybody, no key having been asked for?"""
+        """True where API keys are off."""
         return not self.id
 
     def signing_secrets(self, now: float) -> tuple[str, ...]:
-        """What a webhook is signed with at a unix time, the newest first; none if it has none."""
+        """Return the secrets that sign a webhook at a unix time, the newest first."""
         old = self.old_webhook_secret if now < self.old_webhook_secret_until else None
         return tuple(secret for secret in (self.webhook_secret, old) if secret)
 
     def may_use(self, model: str) -> bool:
-        """Is a model among those that this key is for?"""
+        """Return whether the key is for a model."""
         return self.models is None or model in self.models
 
 
-#: Whoever calls while keys are off.
+#: The owner of all requests where API keys are off.
 ANONYMOUS: Final = Owner(id="", name="anonymous")
 
-#: How long a webhook secret that was replaced goes on signing beside the new one.
+#: How long a replaced webhook secret signs beside the new one.
 OLD_SECRET_SECONDS: Final = 24 * 3600
 
 _KEY_PREFIX: Final = "rmbg_"
@@ -75,9 +75,10 @@ _ID_BYTES: Final = 8
 
 
 class ApiKeys:
-    """The owners and their keys. Every method raises `QueueUnavailableError` without Redis.
+    """The owners and their keys.
 
-    A key is shown once, when it is made, and cannot be had again.
+    A key is shown once, when it is created, and cannot be recovered. Every method raises
+    `QueueUnavailableError` if Redis does not answer.
     """
 
     def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
@@ -92,7 +93,7 @@ class ApiKeys:
         models: tuple[str, ...] | None = None,
         webhook_url: str | None = None,
     ) -> tuple[Owner, str]:
-        """Make an owner of that name; the owner, and the key in the clear.
+        """Create an owner, and return it with its key in plain text.
 
         Raises:
             KeyNameError: another key has that name.
@@ -109,7 +110,9 @@ class ApiKeys:
         )
         with redis_errors():
             if not self._client.hsetnx(redis_keys.OWNER_IDS_BY_NAME, name, owner.id):
-                raise KeyNameError(f"There is a key named {name!r} already; revoke it first.")
+                raise KeyNameError(
+                    f"There is a key named {name!r} already; revoke it or choose another name."
+                )
             self._write(owner, key_digest(key))
         return owner, key
 
@@ -121,19 +124,19 @@ class ApiKeys:
             pipe.execute()
 
     def find(self, key: str) -> Owner | None:
-        """Whose key this is; None if it is nobody's, or revoked."""
+        """Return the owner of a key; None if the key is unknown or revoked."""
         given = key_digest(key)
         with redis_errors():
             owner_id = self._client.hget(redis_keys.API_KEYS, given)
             record = self._record(str(owner_id)) if owner_id else {}
-        # Looking up by hash tells a guesser nothing of the key; the last word is this comparison.
+        # The time of a lookup by hash reveals nothing about the key.
         if not hmac.compare_digest(record.get("sha256", ""), given):
             return None
         owner = _owner_from_record(record)
         return None if owner.revoked else owner
 
     def get(self, owner_id: str) -> Owner | None:
-        """An owner by id, revoked ones too; `ANONYMOUS` for the empty id."""
+        """Return an owner by id, also a revoked one; `ANONYMOUS` for the empty id."""
         if not owner_id:
             return ANONYMOUS
         with redis_errors():
@@ -141,7 +144,7 @@ class ApiKeys:
         return _owner_from_record(record) if record else None
 
     def list(self) -> list[Owner]:
-        """All owners whose keys are good, by name."""
+        """Return all owners with a valid key, by name."""
         with redis_errors():
             ids = sorted(
                 cast("dict[str, str]", self._client.hgetall(redis_keys.OWNER_IDS_BY_NAME)).items()
@@ -150,12 +153,12 @@ class ApiKeys:
         return [owner for owner in found if owner is not None]
 
     def any(self) -> bool:
-        """Is there a key that would be taken?"""
+        """Return whether there is a valid key."""
         with redis_errors():
             return bool(self._client.hlen(redis_keys.API_KEYS))
 
     def revoke(self, name: str) -> Owner:
-        """Take no more requests with this key; what it began goes on to its end.
+        """Refuse requests with a key from now on; accepted tasks are still completed.
 
         Raises:
             KeyNameError: there is no key of that name.
@@ -166,7 +169,7 @@ class ApiKeys:
             with self._client.pipeline(transaction=True) as pipe:
                 pipe.hdel(redis_keys.API_KEYS, key_digest)
                 pipe.hdel(redis_keys.OWNER_IDS_BY_NAME, name)
-                # Kept: its webhooks still have to be signed.
+                # The owner stays: its webhooks still have to be signed.
                 pipe.hset(
                     redis_keys.owner_key(owner.id), "owner", json.dumps(_secrets_to_json(owner))
                 )
@@ -174,7 +177,7 @@ class ApiKeys:
         return owner
 
     def rotate_secret(self, name: str) -> Owner:
-        """Sign webhooks with a new secret, and for a day with the old one too.
+        """Sign an owner's webhooks with a new secret, and for a day with the old one as well.
 
         Raises:
             KeyNameError: there is no key of that name.
@@ -205,12 +208,12 @@ class ApiKeys:
 
 
 def key_digest(key: str) -> str:
-    """What is kept of a key. It has 256 random bits, so a plain hash cannot be searched."""
+    """Return the SHA-256 of a key; with 256 random bits a key needs no salt."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def new_webhook_secret() -> str:
-    """A secret in the form of Standard Webhooks: `whsec_` and base64 of 32 random bytes."""
+    """Draw a secret of Standard Webhooks: `whsec_` and base64 of 32 random bytes."""
     return f"whsec_{base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()}"
 
 

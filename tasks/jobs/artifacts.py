@@ -13,7 +13,7 @@ from tasks.jobs.store import JobStore
 from tasks.storage import object_keys
 from tasks.storage.object_store import ObjectStore
 
-#: One header, `x-amz-meta-rmbg-job`.
+#: The name of the metadata: one header, `x-amz-meta-rmbg-job`.
 MANIFEST_METADATA: Final = "rmbg-job"
 
 #: S3 keeps at most 2 kB of metadata, names included.
@@ -21,7 +21,7 @@ MANIFEST_MAX_BYTES: Final = 1900
 
 _MANIFEST_VERSION: Final = 1
 
-#: What a record is begun with; the rest is the story of its runs.
+#: The fields that a job has at its submission.
 _MANIFEST_FIELDS: Final = (
     "task_id",
     "model",
@@ -41,17 +41,17 @@ _MANIFEST_FIELDS: Final = (
     "background_key",
 )
 
-#: Left out, in this order, where all would be too much: the picture can be cut out without them.
+#: Left out in this order if the manifest is too long: the job can run without them.
 _DROPPED_WHEN_LARGE: Final = ("request_id", "file_stem", "sha256", "metadata")
 
 
 def write_manifest(job: Job) -> dict[str, str]:
-    """The metadata of a job's original: ASCII, and within what S3 keeps.
+    """Return the metadata of a job's original: ASCII, and within S3's limit.
 
     Raises:
-        ValueError: the options alone are too long.
+        ValueError: the options alone exceed the limit.
     """
-    # What is left out is read as None, {} or [].
+    # Fields that are None, {} or [] are left out: `read_manifest` gives them these values.
     values = {name: getattr(job, name) for name in _MANIFEST_FIELDS}
     values = {name: value for name, value in values.items() if value not in (None, {}, [])}
     for spare in ("", *_DROPPED_WHEN_LARGE):
@@ -59,15 +59,17 @@ def write_manifest(job: Job) -> dict[str, str]:
         text = json.dumps({"v": _MANIFEST_VERSION, **values}, separators=(",", ":"))
         if len(text) <= MANIFEST_MAX_BYTES:
             return {MANIFEST_METADATA: text}
-    raise ValueError(f"The job {job.task_id} has {len(text)} bytes of options.")
+    raise ValueError(
+        f"The manifest of {job.task_id} has {len(text)} bytes; the limit is {MANIFEST_MAX_BYTES}."
+    )
 
 
 def read_manifest(key: str, metadata: Mapping[str, str]) -> Job | None:
-    """The job that an original belongs to, as it was submitted; None if that is not told.
+    """Return the job of an original, as it was submitted; None without a valid manifest.
 
     Args:
         key: of the original.
-        metadata: of the original, names in lower case without their prefix.
+        metadata: of the original, names in lower case without S3's prefix.
     """
     try:
         values = dict(json.loads(metadata[MANIFEST_METADATA]))
@@ -88,7 +90,7 @@ def _job_from_manifest(key: str, values: Mapping[str, Any]) -> Job:
             "priority": Priority(values.get("priority", Priority.NORMAL)),
         },
         original_key=key,
-        # Chosen when it is sent.
+        # Chosen by the router when the job is sent.
         queue="",
     )
 
@@ -117,27 +119,27 @@ def copied_result_fields(job: Job, cached_from: Job) -> dict[str, Any]:
     }
 
 
-def copy_result(objects: ObjectStore, job: Job, cached_from: Job) -> None:
+def copy_result(object_store: ObjectStore, job: Job, cached_from: Job) -> None:
     """Copy another job's result to a key of this job.
 
     Raises:
         ObjectNotFoundError: the other job's result is gone.
-        StoreUnavailableError: whether the copy was made is unknown.
+        ObjectStoreUnavailableError: whether the copy was made is unknown.
     """
-    objects.copy(cached_from.result_key or "", _copied_key(job, cached_from))
+    object_store.copy(cached_from.result_key or "", _copied_key(job, cached_from))
 
 
-def copy_inputs(objects: ObjectStore, job: Job, cached_from: Job) -> None:
+def copy_inputs(object_store: ObjectStore, job: Job, cached_from: Job) -> None:
     """Copy another job's original and background; raises what `copy_result` raises."""
-    objects.copy(cached_from.original_key, job.original_key, metadata=write_manifest(job))
+    object_store.copy(cached_from.original_key, job.original_key, metadata=write_manifest(job))
     if job.background_key:
-        objects.copy(cached_from.background_key or "", job.background_key)
+        object_store.copy(cached_from.background_key or "", job.background_key)
 
 
-def discard_object(objects: ObjectStore, key: str) -> None:
+def discard_object(object_store: ObjectStore, key: str) -> None:
     """Remove an object that no record names; if this fails, the sweeper removes it."""
     try:
-        objects.delete(key)
+        object_store.delete(key)
     except TaskError:
         _log.warning("object.left", key=key)
 
@@ -148,44 +150,44 @@ def _copied_key(job: Job, cached_from: Job) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Eraser:
-    """Erases jobs; an erasure that was cut short may be repeated, and then goes on."""
+    """Erases jobs; an erasure that was interrupted is completed by the next one."""
 
-    store: JobStore
-    objects: ObjectStore
+    job_store: JobStore
+    object_store: ObjectStore
 
     def erase(self, job: Job) -> None:
-        """End the job if need be, then remove its pictures, and its record last.
+        """Cancel a job, then remove its pictures, then its record.
 
-        A run that is under way is fenced off first: it stores nothing that counts, and removes
-        what it has stored. The record goes last, since it alone tells what was not removed yet,
-        should the store fail on the way; and without its original no `rmbg restore` finds it.
+        The cancellation fences off a worker that runs the job: it publishes nothing, and removes
+        what it has stored. The record is removed last: if the object store fails on the way, it
+        says what is left. Without the original, `rmbg restore` does not bring the job back.
 
         Raises:
-            QueueUnavailableError, StoreUnavailableError: not all of it is gone; repeat it.
+            QueueUnavailableError, ObjectStoreUnavailableError: something is left; repeat it.
         """
-        self.store.cancel(job.task_id)
+        self.job_store.cancel(job.task_id)
         self.erase_pictures(job)
-        self.store.erase(job.task_id)
+        self.job_store.erase(job.task_id)
 
     def erase_pictures(self, job: Job) -> None:
         """Remove a job's original, background and results, and leave its record.
 
         Raises:
-            StoreUnavailableError: not all of them are gone; repeat it.
+            ObjectStoreUnavailableError: some are left; repeat it.
         """
         for key in self._pictures(job):
-            self.objects.delete(key)
+            self.object_store.delete(key)
 
     def erase_unread(self, task_id: str) -> None:
-        """Remove the pictures of a job whose record cannot be read, by where they always lie.
+        """Remove the pictures of a job whose record cannot be read, by the keys of its id.
 
         Raises:
-            StoreUnavailableError: not all of them are gone; repeat it.
+            ObjectStoreUnavailableError: some are left; repeat it.
         """
         for key in (object_keys.original_key(task_id), object_keys.background_key(task_id)):
-            self.objects.delete(key)
-        for key in list(self.objects.list(object_keys.results_prefix(task_id))):
-            self.objects.delete(key)
+            self.object_store.delete(key)
+        for key in list(self.object_store.list(object_keys.results_prefix(task_id))):
+            self.object_store.delete(key)
 
     def _pictures(self, job: Job) -> Iterator[str]:
         yield job.original_key
@@ -193,5 +195,5 @@ class Eraser:
             yield job.background_key
         if job.result_key:
             yield job.result_key
-        # Earlier runs may have died over theirs.
-        yield from self.objects.list(object_keys.results_prefix(job.task_id))
+        # Those of earlier runs, whose process may have died.
+        yield from self.object_store.list(object_keys.results_prefix(job.task_id))

@@ -1,4 +1,4 @@
-"""Batches: their records in Redis, items and counters."""
+"""Batches: their records and items in Redis."""
 
 import json
 import time
@@ -19,8 +19,8 @@ class BatchItem:
     """One picture of a batch.
 
     Attributes:
-        name: the input's, as its sender calls it; not to be trusted.
-        task_id: its job; None if it was refused.
+        name: of the file or URL, as the client calls it; not to be trusted.
+        task_id: its job; None if the picture was refused.
         error: why it was refused.
     """
 
@@ -29,13 +29,13 @@ class BatchItem:
     error: JobError | None = None
 
     def write(self) -> str:
-        """As it stands in Redis."""
+        """Return the item as Redis stores it."""
         error = self.error and [self.error.type, self.error.message, self.error.retryable]
         return json.dumps([self.name, self.task_id, error], separators=(",", ":"))
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """The inverse of `write`."""
+        """Parse an item."""
         name, task_id, error = json.loads(text)
         return cls(name, task_id, JobError(*error) if error else None)
 
@@ -45,13 +45,13 @@ class Batch:
     """A batch's record. Times are unix seconds.
 
     Attributes:
-        batch_id: its name, which cannot be guessed.
-        owner: id of whoever sent it.
-        total: how many items it has.
-        metadata: echoed wherever the batch is shown.
-        webhook_url: who is to be told when all of it is done.
-        completed_at: when the last item ended; None before.
-        items: in the order in which they came.
+        batch_id: its id, which cannot be guessed.
+        owner: id of its owner.
+        total: number of items.
+        metadata: a JSON object that is repeated in each answer about the batch.
+        webhook_url: where the webhook of its completion goes.
+        completed_at: when the last job ended; None before.
+        items: in the order of the request.
     """
 
     batch_id: str
@@ -67,11 +67,11 @@ class Batch:
 
     @property
     def task_ids(self) -> list[str]:
-        """The jobs of the items that were not refused."""
+        """Ids of the jobs of all items that were not refused."""
         return [item.task_id for item in self.items if item.task_id]
 
     def to_record(self) -> dict[str, str]:
-        """As a Redis hash, without the items."""
+        """Return the record as a Redis hash, without the items."""
         record = {
             "batch_id": self.batch_id,
             "owner": self.owner,
@@ -84,7 +84,7 @@ class Batch:
 
     @classmethod
     def from_record(cls, record: dict[str, str], items: list[str]) -> Self:
-        """The inverse of `to_record`, with the items."""
+        """Parse a Redis hash and its list of items."""
         completed = record.get("completed_at")
         return cls(
             batch_id=record["batch_id"],
@@ -100,6 +100,7 @@ class Batch:
         )
 
 
+#: The keys of a batch: its record, and what lies beside it.
 _SUFFIXES: Final = ("", ":items", ":ends")
 
 

@@ -68,10 +68,10 @@ class ResultCache:
     """Finds a job that has the result; raises `QueueUnavailableError` if Redis does not answer."""
 
     def __init__(
-        self, client: Redis, store: JobStore, *, clock: Callable[[], float] = time.time
+        self, client: Redis, job_store: JobStore, *, clock: Callable[[], float] = time.time
     ) -> None:
         self._client = client
-        self._store = store
+        self._job_store = job_store
         self._clock = clock
         self._near: TTLCache[str, Job] = TTLCache(MEMORY_ENTRIES, MEMORY_SECONDS)
         self._lock = threading.Lock()
@@ -92,7 +92,7 @@ class ResultCache:
 
     def remember(self, key: str, task_id: str) -> Job | None:
         """Read a job that Redis names for a cache key; None, and forgotten, if it has no result."""
-        job = next(iter(self._store.get_many([task_id])), None)
+        job = next(iter(self._job_store.get_many([task_id])), None)
         if job is None or job.status is not Status.SUCCEEDED or job.expires_at <= self._clock():
             self.forget(key, task_id)
             return None

@@ -27,21 +27,21 @@ _log = structlog.get_logger(__name__)
 
 
 class DuplicateCompleter:
-    """Completes duplicates as their primaries ended; each step may be repeated."""
+    """Completes the duplicates of primaries that have ended; each step may be repeated."""
 
     def __init__(
         self,
         client: Redis,
-        store: JobStore,
-        objects: ObjectStore,
+        job_store: JobStore,
+        object_store: ObjectStore,
         dispatcher: JobDispatcher,
         router: Router,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
-        self._store = store
-        self._objects = objects
+        self._job_store = job_store
+        self._object_store = object_store
         self._dispatcher = dispatcher
         self._router = router
         self._clock = clock
@@ -50,7 +50,7 @@ class DuplicateCompleter:
         """Complete the duplicates of all primaries that have ended; return how many were completed.
 
         Raises:
-            QueueUnavailableError, StoreUnavailableError: the next call does the rest.
+            QueueUnavailableError, ObjectStoreUnavailableError: the next call does the rest.
         """
         with redis_errors():
             ended = cast("list[str]", self._client.zrange(redis_keys.COMPLETING, 0, -1))
@@ -89,7 +89,7 @@ class DuplicateCompleter:
     def complete(self, primary_id: str) -> int:
         """Complete a primary's duplicates, or let one of them run; return how many completed."""
         duplicates = self._duplicates(primary_id)
-        primary = next(iter(self._store.read([primary_id]).jobs), None)
+        primary = next(iter(self._job_store.read([primary_id]).jobs), None)
         if not duplicates:
             self._drop(primary_id)
             return 0
@@ -106,10 +106,10 @@ class DuplicateCompleter:
         with redis_errors():
             found = cast("set[str]", self._client.smembers(redis_keys.duplicates_key(primary_id)))
         some = sorted(found)[:_DUPLICATES_PER_PASS]
-        records = self._store.read(some)
+        records = self._job_store.read(some)
         for task_id in records.unreadable:
             # It leaves the primary and becomes due: the reconciler quarantines it.
-            self._store.quarantine(task_id, self._clock())
+            self._job_store.quarantine(task_id, self._clock())
         present = records.readable()
         gone = set(some) - {job.task_id for job in present}
         if gone:
@@ -133,7 +133,7 @@ class DuplicateCompleter:
         return completed
 
     def _copy(self, primary: Job, duplicate: Job) -> bool:
-        copy_result(self._objects, duplicate, primary)
+        copy_result(self._object_store, duplicate, primary)
         facts = copied_result_fields(duplicate, primary)
         began = max(primary.started_at or duplicate.created_at, duplicate.created_at)
         waited = {"queue_ms": max(0, round((self._clock() - duplicate.created_at) * 1000))}
@@ -149,9 +149,9 @@ class DuplicateCompleter:
 
         The copy stays if another process completed the job with it.
         """
-        present = self._store.get(duplicate.task_id)
+        present = self._job_store.get(duplicate.task_id)
         if present is None or present.result_key != key:
-            discard_object(self._objects, key)
+            discard_object(self._object_store, key)
 
     def _end(self, duplicate: Job, primary: Job, **changes: Any) -> bool:  # noqa: ANN401 - any field's type
         """End a duplicate as its primary ended; False if it no longer waits for that one."""
@@ -180,15 +180,17 @@ class DuplicateCompleter:
                 )
             if promoted:
                 _log.info("duplicate.promoted", task_id=promoted, instead_of=primary_id)
-                send_if_due(self._store, self._dispatcher, self._router, promoted)
+                send_if_due(self._job_store, self._dispatcher, self._router, promoted)
                 return
 
 
-def send_if_due(store: JobStore, dispatcher: JobDispatcher, router: Router, task_id: str) -> None:
+def send_if_due(
+    job_store: JobStore, dispatcher: JobDispatcher, router: Router, task_id: str
+) -> None:
     """Send the message of a job that is due; if that fails, the reconciler sends it."""
     try:
-        job = store.get(task_id)
-        if job is not None and store.is_due(task_id):
+        job = job_store.get(task_id)
+        if job is not None and job_store.is_due(task_id):
             queue = router.choose(
                 job.model, job.effective_priority, excluded_worker=job.excluded_worker
             )

@@ -1,4 +1,4 @@
-"""A job: its record, its states and transitions, and errors that its input has no part in."""
+"""A job: its record, its states and transitions, and errors that are not its input's fault."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ class Status(StrEnum):
 class Priority(IntEnum):
     """How urgent a job is; the Redis transport keeps a list for each of these levels."""
 
-    #: Somebody is waiting for it right now.
+    #: A person waits for the result.
     HIGH = 0
     NORMAL = 3
     #: Bulk work.
@@ -105,8 +105,9 @@ class Job:
     deadline: float | None = None
     #: Seconds from submission to the first deadline, once a requeue has set a later deadline.
     queue_timeout: float | None = None
-    #: Number of its latest message's dispatch, and how many came after the first one.
+    #: Number of the dispatch of its latest message.
     dispatch_seq: int = 0
+    #: Messages after the first one.
     redispatches: int = 0
     #: Runs that were begun.
     attempts: int = 0
@@ -261,22 +262,22 @@ def _read_json(name: str, text: str) -> Any:  # noqa: ANN401 - any field's type
     return JobError(**value) if name == "error" else value
 
 
-#: Its worker's process died over it too often, or was killed at the time limit.
+#: Its worker's process crashed, or was killed at the time limit, `MAX_CRASHES` times.
 POISON: Final = JobError(
     "poison", "The image brought its worker down repeatedly; it is not tried again."
 )
 
-#: Workers, hosts or servers went away too often while it ran.
+#: A worker, host or server failed `MAX_LOSSES` times while it ran.
 LOST: Final = JobError(
     "lost", "The service lost its worker too often while it ran; submit it again.", retryable=True
 )
 
-#: Its pictures' time was over before it was done.
+#: Its pictures expired before it was done.
 EXPIRED: Final = JobError(
     "expired", "The task was not done before its pictures expired.", retryable=True
 )
 
-#: Nobody began it before its deadline.
+#: No worker began it before its deadline.
 OVERDUE: Final = JobError(
     "deadline_exceeded", "No worker was free before the task's deadline.", retryable=True
 )

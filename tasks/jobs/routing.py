@@ -18,37 +18,31 @@ from tasks.jobs.store import Dispatch, JobStore
 from tasks.redis_client import redis_errors
 from tasks.worker_registry import Worker, WorkerRegistry
 
-#: Cut one picture out. Its one argument is the job's id.
+#: The Celery task that runs one job; its one argument is the job's id.
 REMOVE_TASK: Final = "rmbg.remove"
 
-#: Attempt a webhook delivery. Its one argument is the delivery's id.
+#: The Celery task that attempts one webhook delivery; its one argument is the delivery's id.
 DELIVER_TASK: Final = "rmbg.deliver"
 
-#: The queue of attempts at webhooks. Who takes from it is an I/O worker: it keeps house as well.
+#: The queue of attempts at webhooks; the I/O workers take from it, and do the periodic work.
 WEBHOOK_QUEUE: Final = "webhooks"
-
-_MODEL_PREFIX: Final = "model."
-
-_GPU_PREFIX: Final = "gpu."
-
-
-def model_queue(model: str) -> str:
-    """The queue that every worker of a model takes from."""
-    return f"{_MODEL_PREFIX}{model}"
-
-
-def gpu_queue(host: str, index: int) -> str:
-    """The queue of one GPU (or of one CPU worker) alone."""
-    return f"gpu.{host}.{index}"
-
 
 #: Header of a message: its `dispatch_seq`, as in the record.
 DISPATCH_SEQ_HEADER: Final = "rmbg_dispatch_seq"
-
-#: Beginning of the names of queues that one GPU alone takes from, and of models' shared ones.
+#: Prefix of the queues that the worker of one GPU takes from.
 GPU_PREFIX: Final = "gpu."
-
+#: Prefix of the queues that all workers of a model take from.
 MODEL_PREFIX: Final = "model."
+
+
+def model_queue(model: str) -> str:
+    """Return the queue that all workers of a model take from."""
+    return f"{MODEL_PREFIX}{model}"
+
+
+def gpu_queue(host: str, index: int) -> str:
+    """Return the queue of one GPU's worker, or of a CPU worker."""
+    return f"{GPU_PREFIX}{host}.{index}"
 
 
 def is_io_worker(app: Celery) -> bool:
@@ -57,25 +51,25 @@ def is_io_worker(app: Celery) -> bool:
 
 
 def is_model_queue(name: str) -> bool:
-    """Does a queue carry removal jobs?"""
+    """Return whether a queue carries jobs."""
     return name.startswith((GPU_PREFIX, MODEL_PREFIX))
 
 
 class JobDispatcher:
-    """The sending side of the queue."""
+    """Sends the messages of jobs to their queues."""
 
-    def __init__(self, app: Celery, store: JobStore) -> None:
+    def __init__(self, app: Celery, job_store: JobStore) -> None:
         self._app = app
-        self._store = store
+        self._job_store = job_store
 
     def send(self, job: Job) -> None:
-        """Send the message that the record has numbered already.
+        """Send the message whose dispatch the record has numbered.
 
-        The first message's id is the task's id, so that Flower and the celery command find it;
-        a later one carries a number of its own, since a revoked id is never run again.
+        The first message's id is the task's id, so that Flower and the celery command find it.
+        Later ones have ids `<task>.2`, `<task>.3` …, since workers discard a revoked id for ever.
 
         Raises:
-            QueueUnavailableError: Redis does not answer; the reconciler will send it again.
+            QueueUnavailableError: Redis does not answer; the reconciler sends it again.
         """
         message_id = (
             job.task_id if job.redispatches == 0 else f"{job.task_id}.{job.redispatches + 1}"
@@ -95,56 +89,67 @@ class JobDispatcher:
             raise QueueUnavailableError(f"Redis does not answer: {error}") from error
 
     def send_again(self, task_id: str, *, queue: str) -> bool:
-        """Number and send another message for a queued job; False if it is not queued."""
+        """Send another message for a job; False if it is not queued."""
         return bool(self.send_all([Dispatch(task_id, queue)]))
 
-    def send_all(self, sendings: Sequence[Dispatch]) -> list[Job]:
-        """Number and send messages for those of the jobs that are queued; returns these.
+    def send_all(self, dispatches: Sequence[Dispatch]) -> list[Job]:
+        """Send messages for those of the jobs that are queued, and return these.
 
         Raises:
-            QueueUnavailableError: Redis went away; what is numbered and not sent will be missed.
+            QueueUnavailableError: Redis went away; the reconciler finds messages that were numbered
+                and not sent.
         """
-        chosen = [job for job in self._store.record_dispatches(sendings) if job is not None]
+        chosen = [job for job in self._job_store.record_dispatches(dispatches) if job is not None]
         for job in chosen:
             self.send(job)
         return chosen
 
 
 def _displayed_arguments(job: Job) -> str:
-    """What Flower shows as the task's arguments beside its id; nothing in it is a secret."""
-    facts = {
+    """Return what Flower shows as the task's arguments; none of it is a secret."""
+    shown = {
         "model": job.model,
         "format": job.options.get("output_format"),
         "priority": job.priority.name.lower(),
         "request_id": job.request_id,
     }
-    return repr(facts)
+    return repr(shown)
 
 
 def task_id_of_message(message_id: str) -> str:
-    """The job that a message's id belongs to."""
+    """Return the job of a message's id."""
     return message_id.partition(".")[0]
 
 
 RoutingMode = Literal["gpu", "shared"]
 
-#: Jobs that a worker is given before it asks for them: one that runs and one that waits. More
-#: would wait behind a slow picture while another GPU is idle.
+#: Jobs that are assigned to one GPU at a time: one that runs and one that waits. A third one would
+#: wait behind a slow picture while another GPU is idle.
 MAX_ASSIGNED: Final = 2
 
 
 class Router:
-    """Chooses among the live workers that serve a job's model."""
+    """Chooses a job's queue: that of a GPU that is nearly idle, or its model's shared one.
+
+    A worker takes from its own queue before the shared one. So nothing is assigned to a GPU while
+    jobs of the same or higher priority wait in the shared queue: they could wait for ever.
+    """
 
     def __init__(
-        self, client: Redis, fleet: WorkerRegistry, *, routing: RoutingMode = "gpu"
+        self, client: Redis, registry: WorkerRegistry, *, routing: RoutingMode = "gpu"
     ) -> None:
         self._client = client
-        self._fleet = fleet
+        self._registry = registry
         self._routing = routing
 
     def choose(self, model: str, priority: Priority, *, excluded_worker: str | None = None) -> str:
-        """The queue of the worker that would begin it soonest; the shared one if none is free."""
+        """Return the queue of the worker that would begin the job soonest, or the shared one.
+
+        Args:
+            model: of the job.
+            priority: effective priority of the job.
+            excluded_worker: the worker that failed to run it.
+        """
         shared = model_queue(model)
         if self._routing == "shared":
             return shared
@@ -156,17 +161,17 @@ class Router:
             return shared
 
     def _waits(self, queue: str, priority: Priority) -> bool:
-        """Does any job of that urgency, or of more, wait in a queue?"""
+        """Return whether jobs of this priority or a higher one wait in a queue."""
         with redis_errors(), self._client.pipeline() as pipe:
-            for step in Priority:
-                if step <= priority:
-                    pipe.zcard(redis_keys.dispatched_key(f"{queue}|{int(step)}"))
+            for level in Priority:
+                if level <= priority:
+                    pipe.zcard(redis_keys.dispatched_key(f"{queue}|{int(level)}"))
             return any(pipe.execute())
 
     def _soonest(self, model: str, priority: Priority, excluded_worker: str | None) -> str | None:
         candidates = [
             worker
-            for worker in self._fleet.workers()
+            for worker in self._registry.workers()
             if worker.usable
             and worker.model == model
             and worker.queue
@@ -180,17 +185,17 @@ class Router:
         return min(waits)[1] if waits else None
 
     def _wait(self, worker: Worker, lengths: dict[Priority, int], priority: Priority) -> float:
-        """Expected seconds until the worker would begin: what it runs, and what goes before."""
-        ahead = sum(length for step, length in lengths.items() if step <= priority)
+        """Return the expected seconds until a worker would begin the job."""
+        ahead = sum(length for level, length in lengths.items() if level <= priority)
         return (worker.running + ahead) * worker.seconds
 
     def _lengths(self, workers: list[Worker]) -> list[dict[Priority, int]]:
-        """How many jobs wait in each worker's own queue, by priority."""
+        """Return the number of jobs in each worker's own queue, by priority level."""
         if not workers:
             return []
         with redis_errors(), self._client.pipeline() as pipe:
             for worker in workers:
-                for step in Priority:
-                    pipe.zcard(redis_keys.dispatched_key(f"{worker.queue}|{int(step)}"))
+                for level in Priority:
+                    pipe.zcard(redis_keys.dispatched_key(f"{worker.queue}|{int(level)}"))
             counts = iter(pipe.execute())
-        return [{step: next(counts) for step in Priority} for _ in workers]
+        return [{level: next(counts) for level in Priority} for _ in workers]

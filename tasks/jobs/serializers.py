@@ -1,4 +1,4 @@
-"""Serializers: what the API and webhooks say about a task or a batch."""
+"""Serializers: the JSON of tasks and batches, in answers of the API and in webhooks."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,19 +10,19 @@ from tasks.jobs.model import Job, JobError, Status
 from tasks.storage.object_store import ObjectStore
 
 
-def task_data(job: Job, objects: ObjectStore, now: float) -> dict[str, Any]:
-    """A task's data; its addresses are signed now.
+def task_data(job: Job, object_store: ObjectStore, now: float) -> dict[str, Any]:
+    """Return a task's data, with presigned URLs.
 
     Args:
         job: the record.
-        objects: signs.
+        object_store: signs the URLs.
         now: unix time.
     """
     return {
         "task_id": job.task_id,
         "status": visible_status(job, now),
-        "original_url": original_url(job, objects, now),
-        "result_url": result_url(job, objects, now),
+        "original_url": original_url(job, object_store, now),
+        "result_url": result_url(job, object_store, now),
         "format": job.format,
         "width": job.width,
         "height": job.height,
@@ -43,37 +43,39 @@ def task_data(job: Job, objects: ObjectStore, now: float) -> dict[str, Any]:
 
 
 def visible_status(job: Job, now: float) -> str:
-    """`expired` once the pictures of a finished job are gone."""
+    """Return a job's status, or `expired` once the pictures of an ended job are gone."""
     return "expired" if job.status.final and job.expires_at <= now else job.status.value
 
 
-def result_url(job: Job, objects: ObjectStore, now: float, *, download: bool = False) -> str | None:
-    """The signed address of the result, if there is one and it has not expired."""
+def result_url(
+    job: Job, object_store: ObjectStore, now: float, *, download: bool = False
+) -> str | None:
+    """Return the presigned URL of the result; None without one, or once it has expired."""
     if job.result_key is None or job.status is not Status.SUCCEEDED:
         return None
     name = f"{job.file_stem}.{job.format}" if download else None
-    return _presigned_url(job, objects, job.result_key, now, name)
+    return _presigned_url(job, object_store, job.result_key, now, name)
 
 
-def original_url(job: Job, objects: ObjectStore, now: float) -> str | None:
-    """The signed address of the upload, until it expires."""
-    return _presigned_url(job, objects, job.original_key, now, None)
+def original_url(job: Job, object_store: ObjectStore, now: float) -> str | None:
+    """Return the presigned URL of the original; None once it has expired."""
+    return _presigned_url(job, object_store, job.original_key, now, None)
 
 
 def _presigned_url(
-    job: Job, objects: ObjectStore, key: str, now: float, file_name: str | None
+    job: Job, object_store: ObjectStore, key: str, now: float, file_name: str | None
 ) -> str | None:
     left = int(job.expires_at - now)
-    return objects.url(key, seconds=left, file_name=file_name) if left > 0 else None
+    return object_store.url(key, seconds=left, file_name=file_name) if left > 0 else None
 
 
 def iso_time(seconds: float | None) -> datetime | None:
-    """A unix time in UTC."""
+    """Return a unix time as a datetime in UTC."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def error_data(error: JobError | None) -> dict[str, Any] | None:
-    """Why something failed."""
+    """Return an error's data."""
     if error is None:
         return None
     return {"type": error.type, "message": error.message, "retryable": error.retryable}
@@ -83,23 +85,23 @@ _UNFINISHED: Final = (Status.QUEUED.value, Status.PROCESSING.value)
 
 
 def batch_data(batch: Batch, jobs: Mapping[str, Job], now: float) -> dict[str, Any]:
-    """A batch's data.
+    """Return a batch's data.
 
     Args:
         batch: the record.
-        jobs: those of its items that are still known, by id.
+        jobs: by id, those of its items whose record exists.
         now: unix time.
     """
     items = [_item_data(number, each, jobs, now) for number, each in enumerate(batch.items)]
     counts = Counter(item["status"] for item in items)
-    undone = sum(counts[status] for status in _UNFINISHED)
+    unfinished = sum(counts[status] for status in _UNFINISHED)
     total = len(items)
     return {
         "batch_id": batch.batch_id,
         "status": _batch_status(batch, now),
         "total": total,
         "counts": {status.value: counts[status.value] for status in Status},
-        "progress": round((total - undone) / total, 4) if total else 1.0,
+        "progress": round((total - unfinished) / total, 4) if total else 1.0,
         "metadata": batch.metadata,
         "created_at": iso_time(batch.created_at),
         "completed_at": iso_time(batch.completed_at),

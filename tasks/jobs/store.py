@@ -30,9 +30,9 @@ from tasks.jobs.records import (
 )
 from tasks.redis_client import redis_errors
 
-#: How long a lease lasts unless renewed, and how often its owner renews it.
+#: Life of a lease that is not renewed.
 LEASE_SECONDS: Final = 9.0
-
+#: How often a worker renews its lease.
 RENEW_SECONDS: Final = 3.0
 
 #: Crashes of a worker's child over one job, after which the job fails as poison.
@@ -129,7 +129,9 @@ class JobStore(JobReader):
             deadline=job.deadline,
         )
         if outcome == "full":
-            raise QueueFullError(f"{max_pending} jobs are waiting or running.")
+            raise QueueFullError(
+                f"{max_pending} jobs are waiting or running, the most that RMBG_MAX_PENDING allows."
+            )
         if outcome == "exists":
             raise IdTakenError(f"The id {job.task_id} is taken.")
         if outcome == "known":

@@ -1,4 +1,4 @@
-"""A caller's tasks, the newest first, page by page."""
+"""Lists an owner's tasks page by page, the newest first."""
 
 import base64
 import binascii
@@ -13,29 +13,30 @@ from tasks.jobs.model import Job
 from tasks.jobs.store import JobStore
 from tasks.redis_client import redis_errors
 
-#: Read at once, and looked at for one page at most: a filter that nothing passes must end too.
+#: Records that are read at once.
 _BLOCK_SIZE: Final = 100
+#: Blocks that are read for one page, also if few jobs pass the filter.
 _MAX_BLOCKS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The place after a job, in the order of an owner's list."""
+    """The position after a job in an owner's list."""
 
     submitted: float
     task_id: str
 
     def write(self) -> str:
-        """As one opaque word."""
+        """Return the cursor as one opaque word."""
         text = f"{self.submitted!r} {self.task_id}"
         return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
     @classmethod
     def read(cls, word: str) -> Self:
-        """The inverse of `write`.
+        """Parse a cursor.
 
         Raises:
-            ValueError: nobody wrote that.
+            ValueError: it was not written by this service.
         """
         try:
             padded = word + "=" * (-len(word) % 4)
@@ -48,23 +49,32 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class TaskPage:
-    """Some jobs, and where the next ones begin; None after the last."""
+    """One page of jobs, and the cursor of the next one; None after the last page."""
 
     jobs: list[Job]
     after: Cursor | None
 
 
 class TaskList:
-    """The lists; raises `QueueUnavailableError` when Redis does not answer."""
+    """Reads the lists; raises `QueueUnavailableError` if Redis does not answer."""
 
-    def __init__(self, client: Redis, store: JobStore) -> None:
+    def __init__(self, client: Redis, job_store: JobStore) -> None:
         self._client = client
-        self._store = store
+        self._job_store = job_store
 
     def page(
         self, owner_id: str, *, limit: int, after: Cursor | None, wanted: Callable[[Job], bool]
     ) -> TaskPage:
-        """Up to `limit` wanted jobs after a place; fewer, with more to come, if they are rare."""
+        """Return up to `limit` jobs that pass a filter.
+
+        A page may be shorter and still have a next one, if few jobs pass.
+
+        Args:
+            owner_id: the owner.
+            limit: of jobs on the page.
+            after: the cursor of the page before.
+            wanted: the filter.
+        """
         jobs: list[Job] = []
         for _ in range(_MAX_BLOCKS):
             block = self._block(owner_id, after)
@@ -79,7 +89,7 @@ class TaskList:
         return TaskPage(jobs, after)
 
     def _block(self, owner_id: str, after: Cursor | None) -> list[Cursor]:
-        """The next places, some of which may be those of records that have expired."""
+        """Return the next positions; the records of some may have expired."""
         name = redis_keys.owner_tasks_key(owner_id)
         start = "+inf" if after is None else repr(after.submitted)
         found: list[Cursor] = []
@@ -100,7 +110,7 @@ class TaskList:
                     ),
                 )
             places = (Cursor(float(score), task_id) for task_id, score in rows)
-            # Of those submitted at the very same time, the ones up to the cursor's were shown.
+            # Jobs of one submission time are ordered by id, and those up to the cursor were shown.
             found += [
                 each for each in places if after is None or _sort_key(each) < _sort_key(after)
             ]
@@ -110,7 +120,7 @@ class TaskList:
         return found[:_BLOCK_SIZE]
 
     def _records(self, owner_id: str, places: list[Cursor]) -> Iterator[tuple[Job | None, Cursor]]:
-        records = self._store.read([each.task_id for each in places])
+        records = self._job_store.read([each.task_id for each in places])
         by_id = {job.task_id: job for job in records.readable()}
         present = by_id.keys() | records.unreadable.keys()
         expired = [each.task_id for each in places if each.task_id not in present]

@@ -297,9 +297,9 @@ class ObjectStore:
 class ObjectStream(io.RawIOBase):
     """Reads an object by ranges, so that it need not be in memory as a whole."""
 
-    def __init__(self, objects: ObjectStore, key: str, length: int) -> None:
+    def __init__(self, object_store: ObjectStore, key: str, length: int) -> None:
         super().__init__()
-        self._objects = objects
+        self._object_store = object_store
         self._key = key
         self._length = length
         self._at = 0
@@ -327,7 +327,7 @@ class ObjectStream(io.RawIOBase):
         wanted = min(len(buffer), self._length - self._at)
         if wanted <= 0:
             return 0
-        data = self._objects.read(self._key, self._at, wanted)
+        data = self._object_store.read(self._key, self._at, wanted)
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)

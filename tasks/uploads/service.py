@@ -58,12 +58,12 @@ class UploadWriter:
     def __init__(
         self,
         store: UploadStore,
-        objects: ObjectStore,
+        object_store: ObjectStore,
         upload: ResumableUpload,
         token: str,
     ) -> None:
         self._store = store
-        self._objects = objects
+        self._object_store = object_store
         self._token = token
         self._upload = upload
         self._rest = bytearray()
@@ -83,7 +83,7 @@ class UploadWriter:
             ObjectStoreUnavailableError, QueueUnavailableError: what was recorded so far is kept.
         """
         before = self._upload
-        self._rest = bytearray(self._objects.get(before.tail) if before.tail else b"")
+        self._rest = bytearray(self._object_store.get(before.tail) if before.tail else b"")
         try:
             for chunk in chunks:
                 if checksum:
@@ -109,7 +109,7 @@ class UploadWriter:
     def _put_part(self, data: bytes) -> None:
         upload = self._begun()
         number = len(upload.etags) + 1
-        etag = self._objects.put_part(upload.key, upload.multipart_id, number, data)
+        etag = self._object_store.put_part(upload.key, upload.multipart_id, number, data)
         self._upload = upload.evolve(
             etags=(*upload.etags, etag), offset=(number - 1) * PART_BYTES + len(data), tail=""
         )
@@ -118,7 +118,7 @@ class UploadWriter:
         upload = self._upload
         if upload.multipart_id:
             return upload
-        upload = upload.evolve(multipart_id=self._objects.begin_multipart(upload.key))
+        upload = upload.evolve(multipart_id=self._object_store.begin_multipart(upload.key))
         # Recorded at once, so that the sweeper finds it if this process dies.
         self._store.commit(upload, self._token)
         return upload
@@ -130,7 +130,7 @@ class UploadWriter:
         elif offset != before.offset:
             self._put_tail(offset)
         if before.tail and before.tail != self._upload.tail:
-            self._objects.delete(before.tail)
+            self._object_store.delete(before.tail)
 
     def _finish(self) -> None:
         upload = self._upload
@@ -139,7 +139,9 @@ class UploadWriter:
         else:
             if self._rest:
                 self._put_part(bytes(self._rest))
-            self._objects.complete_multipart(upload.key, upload.multipart_id, self._upload.etags)
+            self._object_store.complete_multipart(
+                upload.key, upload.multipart_id, self._upload.etags
+            )
         self._record(_completed(self._upload))
 
     def _put_tail(self, offset: int) -> None:
@@ -149,7 +151,7 @@ class UploadWriter:
         self._record(self._upload.evolve(offset=offset, tail=tail))
 
     def _put(self, key: str) -> None:
-        self._objects.put(key, io.BytesIO(self._rest), len(self._rest), _MEDIA_TYPE)
+        self._object_store.put(key, io.BytesIO(self._rest), len(self._rest), _MEDIA_TYPE)
 
     def _record(self, upload: ResumableUpload) -> None:
         self._store.commit(upload, self._token)
@@ -157,7 +159,7 @@ class UploadWriter:
 
     def _completed_before(self, before: ResumableUpload) -> ResumableUpload:
         """Record an upload that a process completed and did not record before it died."""
-        if self._objects.size(before.key) != before.length:
+        if self._object_store.size(before.key) != before.length:
             raise ObjectNotFoundError(f"The upload {before.upload_id} has lost its parts.")
         self._record(_completed(before))
         return self._upload
@@ -192,7 +194,7 @@ class UploadService:
     """
 
     store: UploadStore
-    objects: ObjectStore
+    object_store: ObjectStore
     seconds: float
     clock: Callable[[], float] = time.time
 
@@ -212,7 +214,7 @@ class UploadService:
         )
         if length == 0:
             upload = upload.evolve(complete=True)
-            self.objects.put(upload.key, io.BytesIO(), 0, _MEDIA_TYPE)
+            self.object_store.put(upload.key, io.BytesIO(), 0, _MEDIA_TYPE)
         self.store.create(upload)
         return upload
 
@@ -230,8 +232,8 @@ class UploadService:
         )
         # Recorded first, so that the sweeper removes it if this process dies.
         self.store.create(upload)
-        self.objects.put_stream(upload.key, stream)
-        return upload.evolve(length=self.objects.size(upload.key))
+        self.object_store.put_stream(upload.key, stream)
+        return upload.evolve(length=self.object_store.size(upload.key))
 
     def status(self, owner: str, upload_id: str) -> ResumableUpload:
         """Return an upload once no other request writes to it, so that its offset is final.
@@ -286,7 +288,7 @@ class UploadService:
                 )
             if upload.complete:
                 return upload
-            writer = UploadWriter(self.store, self.objects, upload, lock.token)
+            writer = UploadWriter(self.store, self.object_store, upload, lock.token)
             return writer.append(_read_chunks(body, left, lock), checksum)
 
     def end(self, owner: str, upload_id: str) -> None:
@@ -304,9 +306,9 @@ class UploadService:
     def erase(self, upload: ResumableUpload) -> None:
         """Remove an upload's bytes from the bucket."""
         if upload.multipart_id:
-            self.objects.abort_multipart(upload.key, upload.multipart_id)
-        for key in self.objects.list(object_keys.upload_prefix(upload.upload_id)):
-            self.objects.delete(key)
+            self.object_store.abort_multipart(upload.key, upload.multipart_id)
+        for key in self.object_store.list(object_keys.upload_prefix(upload.upload_id)):
+            self.object_store.delete(key)
 
     def open(self, owner: str, upload_id: str) -> tuple[BinaryIO, ResumableUpload]:
         """Return a complete upload as a stream that reads from the bucket on demand.
@@ -325,7 +327,7 @@ class UploadService:
 
     def stream(self, upload: ResumableUpload) -> BinaryIO:
         """Return a stream of a complete upload's bytes."""
-        file = ObjectStream(self.objects, upload.key, upload.length)
+        file = ObjectStream(self.object_store, upload.key, upload.length)
         return io.BufferedReader(file, _BUFFER_BYTES)
 
     def _found(self, owner: str, upload_id: str) -> ResumableUpload:

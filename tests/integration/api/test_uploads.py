@@ -352,8 +352,8 @@ def test_a_process_that_died_between_completing_and_recording(
     uploads = services.runtime.uploads
     upload = uploads.store.get(_id(url))
     assert upload is not None
-    last = uploads.objects.put_part(upload.key, upload.multipart_id, 2, data[PART_BYTES:])
-    uploads.objects.complete_multipart(upload.key, upload.multipart_id, [*upload.etags, last])
+    last = uploads.object_store.put_part(upload.key, upload.multipart_id, 2, data[PART_BYTES:])
+    uploads.object_store.complete_multipart(upload.key, upload.multipart_id, [*upload.etags, last])
     assert _offset(client, url) == 6 * MB
     assert _add(client, url, 6 * MB, data[6 * MB :]).status_code == 204
     assert _whole(services, url) == data

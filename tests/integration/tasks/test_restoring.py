@@ -43,8 +43,8 @@ def restorer(settings: Settings, bucket: ObjectStore) -> Iterator[Restorer]:
         client.flushdb()
         store = JobStore(client)
         yield Restorer(
-            store=store,
-            objects=bucket,
+            job_store=store,
+            object_store=bucket,
             dispatcher=JobDispatcher(app, store),
             router=Router(client, WorkerRegistry(client)),
             clock=lambda: NOW,
@@ -77,7 +77,7 @@ def _submitted(
 def test_lost_jobs_are_found_the_oldest_first(bucket: ObjectStore, restorer: Restorer) -> None:
     late, early = _submitted(bucket, created_at=NOW - 1), _submitted(bucket, created_at=NOW - 9)
     recorded = _submitted(bucket)
-    restorer.store.create(recorded)
+    restorer.job_store.create(recorded)
     _submitted(bucket, expires_at=NOW)
     bucket.put("originals/rm-by-hand", io.BytesIO(b"x"), 1, "image/png")
     bucket.put("results/rm-1/a.png", io.BytesIO(b"x"), 1, "image/png")
@@ -94,7 +94,7 @@ def test_a_restored_job_waits_with_a_message(
     job = _submitted(bucket)
     (lost,) = restorer.find().lost
     assert restorer.restore(lost)
-    restored = restorer.store.get(job.task_id)
+    restored = restorer.job_store.get(job.task_id)
     assert restored is not None
     # The queue of a worker that is gone is not what it is sent to.
     assert restored.queue == "model.u2netp"
@@ -113,7 +113,7 @@ def test_a_restored_job_has_as_long_to_wait_as_at_first(
     _submitted(bucket, created_at=created_at, deadline=created_at + patience)
     (lost,) = restorer.find().lost
     assert restorer.restore(lost)
-    restored = restorer.store.get(lost.task_id)
+    restored = restorer.job_store.get(lost.task_id)
     assert restored is not None
     assert (restored.deadline, restored.queue_timeout) == (until, patience)
 
