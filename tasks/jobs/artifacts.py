@@ -60,7 +60,8 @@ def write_manifest(job: Job) -> dict[str, str]:
         if len(text) <= MANIFEST_MAX_BYTES:
             return {MANIFEST_METADATA: text}
     raise ValueError(
-        f"The manifest of {job.task_id} has {len(text)} bytes; the limit is {MANIFEST_MAX_BYTES}."
+        f"The manifest of {job.task_id} has {len(text)} bytes with its options alone; "
+        f"the limit is {MANIFEST_MAX_BYTES}."
     )
 
 

@@ -123,7 +123,7 @@ end
 -- Jobs with one cache key give one result. One of them runs, the primary; the others are queued
 -- without a message and get its result.
 
--- Raises a queued primary to the priority of its most urgent duplicate. It is dispatched anew at
+-- Raises a queued primary to the priority of its most urgent duplicate. It is dispatched again at
 -- that level; the message that it had before finds it running or final.
 local function raise(primary, priority, now)
   local wanted = number(priority)
@@ -562,7 +562,7 @@ commands.cancel = function(a)
   return 'canceled'
 end
 
--- Queues a failed or canceled job anew for an operator, with its counters at zero. It may wait as
+-- Queues a failed or canceled job again for an operator, with its counters at zero. It may wait as
 -- long as after its submission, but not beyond the expiry of its pictures.
 -- Arguments: id, now.  Returns 'requeued', 'missing', or the status of a job that is not requeued.
 commands.requeue = function(a)

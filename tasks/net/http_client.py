@@ -1,4 +1,4 @@
-"""An HTTP client for outsiders' URLs: it connects to the checked address, within limits."""
+"""An HTTP client for URLs of clients: it connects to the checked address, within limits."""
 
 import socket
 import ssl
@@ -32,12 +32,12 @@ _USER_AGENT: Final = "rmbg-queue"
 
 @dataclass(frozen=True, slots=True)
 class FetchedFile:
-    """What a GET brought.
+    """A file that GET fetched.
 
     Attributes:
         data: the body.
         media_type: as the server declares it, without parameters.
-        file_name: last part of the path of the final address.
+        file_name: last part of the final URL's path.
     """
 
     data: bytes = field(repr=False)
@@ -47,13 +47,13 @@ class FetchedFile:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """What came of a POST.
+    """The response to a POST.
 
     Attributes:
-        status: of HTTP.
+        status: HTTP status.
         body: its first bytes.
-        retry_after: that header's text, if it came.
-        ms: milliseconds from look-up to answer.
+        retry_after: value of the header `Retry-After`, if there is one.
+        ms: milliseconds from the name lookup to the response.
     """
 
     status: int
@@ -63,10 +63,10 @@ class HttpResponse:
 
 
 class Deadline:
-    """One limit over look-ups, connections and bodies; it can be made to expire early.
+    """The limit of a whole call: lookups, connections and bodies. Another thread can end it early.
 
     Args:
-        seconds: from now on.
+        seconds: the limit, from now on.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -86,10 +86,12 @@ class Deadline:
     def check(self) -> None:
         """Raise `UrlTimeoutError` once no time is left."""
         if self.left() <= 0:
-            raise UrlTimeoutError(f"The address took longer than {self._seconds:g} s.")
+            raise UrlTimeoutError(
+                f"The address took longer than the limit of {self._seconds:g} s to answer."
+            )
 
     def expire(self) -> None:
-        """Let it end now, from any thread: the connection that it watches is shut down."""
+        """End it now, from any thread: the connection that it watches is shut down."""
         self._expired.set()
         connected = self._connected
         if connected is not None:
@@ -97,9 +99,9 @@ class Deadline:
 
     @contextmanager
     def watch(self, connected: socket.socket) -> Iterator[None]:
-        """Shut a connection down when the time is up, whatever it is doing.
+        """Shut a connection's socket down when the time is up.
 
-        It takes the socket, since a connection lets go of its own once the headers are there.
+        It takes the socket, since a connection drops its reference once the headers have come.
         """
         self._connected = connected
         timer = threading.Timer(max(0.0, self.left()), _shut_down_socket, [connected])
@@ -114,11 +116,11 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True)
 class HttpClient:
-    """Calls what its guard lets through.
+    """Calls the URLs that its guard allows.
 
     Attributes:
-        guard: checks every address, that of a redirection too.
-        tls: how certificates are verified.
+        guard: checks each URL, also those of redirects.
+        tls: builds the context that verifies certificates.
     """
 
     guard: UrlGuard
@@ -136,14 +138,14 @@ class HttpClient:
         """GET a file.
 
         Args:
-            url: of the outsider.
-            max_bytes: most that its body may have.
-            seconds: that all of it may take, look-ups and redirections included.
-            connect_seconds: that one connection may take.
-            redirects: most that are followed; each is checked like the first address.
+            url: of the file.
+            max_bytes: limit of its body.
+            seconds: limit of the whole call, with name lookups and redirects.
+            connect_seconds: limit of one connection's setup.
+            redirects: limit of redirects; each URL is checked like the first one.
 
         Raises:
-            NetError: the reason, fit for the outsider.
+            OutboundRequestError: its message is fit for the client.
         """
         deadline = Deadline(seconds)
         for _ in range(redirects + 1):
@@ -152,7 +154,9 @@ class HttpClient:
                 if answer.status not in _REDIRECT_STATUSES:
                     return _to_fetched_file(answer, target, max_bytes, deadline)
                 url = _redirect_url(url, answer.headers.get("Location", ""))
-        raise UrlUnreachableError(f"The address redirects more than {redirects} times.")
+        raise UrlUnreachableError(
+            f"The address redirects more than {redirects} times; give the final one."
+        )
 
     def post(
         self,
@@ -164,12 +168,12 @@ class HttpClient:
         connect_seconds: float = 3.0,
         max_answer_bytes: int = 500,
     ) -> HttpResponse:
-        """POST a body; whatever the status, and never following a redirection.
+        """POST a body, and return the response of any status; redirects are not followed.
 
-        An answer that breaks off once its status is there is an answer.
+        A response whose body breaks off counts as a response.
 
         Raises:
-            NetError: no answer came, or it took too long.
+            OutboundRequestError: no response came in time.
         """
         target = self.guard.check(url)
         with self._answer(
@@ -199,7 +203,7 @@ class HttpClient:
             "Host": target.host_header,
             "Connection": "close",
         }
-        # Each read has a limit of its own, and the watch ends a server that only drips.
+        # The socket's timeout limits each read, and the watch the sum of them.
         with deadline.watch(connection.sock), _request_errors(deadline):
             try:
                 connection.request(method, target.path, body, sent, preload_content=False)
@@ -210,7 +214,7 @@ class HttpClient:
     def _connect(
         self, target: PinnedTarget, deadline: Deadline, connect_seconds: float
     ) -> HTTPConnection:
-        """A connection to the first of the checked addresses that takes one."""
+        """Connect to the first of the checked addresses that accepts the connection."""
         for address in target.addresses:
             connection = self._connection(target, address)
             connection.timeout = max(0.001, min(connect_seconds, deadline.left()))
@@ -224,7 +228,7 @@ class HttpClient:
             connection.sock.settimeout(connection.timeout)
             return connection
         deadline.check()
-        raise UrlUnreachableError("The address's host takes no connection.")
+        raise UrlUnreachableError("The host of the address accepts no connection.")
 
     def _connection(self, target: PinnedTarget, address: str) -> HTTPConnection:
         if target.scheme == "http":
@@ -238,7 +242,7 @@ class HttpClient:
 
 
 def _shut_down_socket(connected: socket.socket) -> None:
-    with suppress(OSError):  # it may just have been closed
+    with suppress(OSError):  # already closed
         connected.shutdown(socket.SHUT_RDWR)
 
 
@@ -250,11 +254,13 @@ def _request_errors(deadline: Deadline) -> Iterator[None]:
         raise
     except (HTTPError, HTTPException, OSError) as error:
         deadline.check()
-        raise UrlUnreachableError("The address's host broke off or did not speak HTTP.") from error
+        raise UrlUnreachableError(
+            "The host of the address closed the connection early or does not speak HTTP."
+        ) from error
 
 
 def _redirect_url(url: str, location: str) -> str:
-    """The next address; not checked yet."""
+    """Return the URL of a redirect, not yet checked."""
     try:
         return urljoin(url, location)
     except ValueError:
@@ -265,33 +271,35 @@ def _to_fetched_file(
     answer: BaseHTTPResponse, target: PinnedTarget, max_bytes: int, deadline: Deadline
 ) -> FetchedFile:
     if answer.status != _OK:
-        raise UrlUnreachableError(f"The address answered with status {answer.status}.")
+        raise UrlUnreachableError(f"The address answered with HTTP status {answer.status}.")
     data = b"".join(_chunks(answer, max_bytes + 1))
     if len(data) > max_bytes:
-        raise UrlTooLargeError(f"The file at the address is larger than {max_bytes / 2**20:g} MB.")
-    # A cut-off connection may look like an early end.
+        raise UrlTooLargeError(
+            f"The file at the address is larger than the limit of {max_bytes / 2**20:g} MB."
+        )
+    # A connection that the watch has shut down may look like the end of the body.
     deadline.check()
     if answer.length_remaining:
-        raise UrlUnreachableError("The address's host broke off.")
+        raise UrlUnreachableError("The host of the address closed the connection early.")
     media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     return FetchedFile(data, media_type, PurePosixPath(unquote(urlsplit(target.path).path)).name)
 
 
 def _chunks(answer: BaseHTTPResponse, most: int) -> Iterator[bytes]:
-    """The body, raw, until it ends or `most` bytes are there."""
-    had = 0
-    while had < most:
-        piece = answer.read1(min(_CHUNK_BYTES, most - had), decode_content=False)
+    """Yield the raw body, up to `most` bytes."""
+    total = 0
+    while total < most:
+        piece = answer.read1(min(_CHUNK_BYTES, most - total), decode_content=False)
         if not piece:
             return
-        had += len(piece)
+        total += len(piece)
         yield piece
 
 
 def _read_start(answer: BaseHTTPResponse, most: int) -> bytes:
-    """The first `most` bytes, or as many as came."""
+    """Return the first `most` bytes, or fewer if the body breaks off."""
     pieces = []
     with suppress(HTTPError, HTTPException, OSError):
         for piece in _chunks(answer, most):
-            pieces.append(piece)  # noqa: PERF402 - what came before an error counts
+            pieces.append(piece)  # noqa: PERF402 - the chunks before an error count
     return b"".join(pieces)[:most]

@@ -1,4 +1,4 @@
-"""Protection against server-side request forgery: check a URL, and pin its public address."""
+"""Protection against server-side request forgery: checks a URL and pins its public addresses."""
 
 import re
 import socket
@@ -14,8 +14,8 @@ Address = IPv4Address | IPv6Address
 
 Network = IPv4Network | IPv6Network
 
-#: Beyond what `ipaddress` of every supported Python calls private or reserved; the IANA
-#: special-purpose registries list them.
+#: Special-purpose networks of the IANA registries that `ipaddress` does not call private or
+#: reserved in every supported Python.
 _SPECIAL: Final = tuple(
     ip_network(text)
     for text in (
@@ -45,11 +45,11 @@ _LOW_32: Final = 0xFFFFFFFF
 
 
 def is_public(address: Address) -> bool:
-    """Could anybody on the internet be meant by it?
+    """Return whether an address belongs to the public internet.
 
-    Loopback, private, link-local, shared, multicast, documentation and reserved addresses are
-    not, nor is an IPv6 address that leads to such an IPv4 address. 6to4 and Teredo, which lead
-    through relays that nobody runs any more, are not either.
+    Loopback, private, link-local, shared, multicast, documentation and reserved addresses do not,
+    nor does an IPv6 address that embeds such an IPv4 address. 6to4 and Teredo addresses do not
+    either: their relays have been switched off.
     """
     if isinstance(address, IPv6Address):
         carried = _embedded_ipv4(address)
@@ -64,16 +64,16 @@ def is_public(address: Address) -> bool:
 
 
 def _embedded_ipv4(address: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that this one is only another spelling of: its prefix says so."""
+    """Return the IPv4 address that an IPv6 address stands for by its prefix."""
     if address.ipv4_mapped is not None or address in _NAT64 or address in _COMPATIBLE:
         return IPv4Address(int(address) & _LOW_32)
     return None
 
 
 def _tunnel_ipv4(address: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that a tunnel may lead to, besides what the prefix means.
+    """Return the IPv4 address to which an ISATAP tunnel may lead, whatever the prefix.
 
-    Anybody's IPv6 address may look like that in its lower half, one on a private network too.
+    The lower half of any IPv6 address may look like that, also one on a private network.
     """
     if (int(address) >> 32) & _LOW_32 in _ISATAP:
         return IPv4Address(int(address) & _LOW_32)
@@ -81,7 +81,7 @@ def _tunnel_ipv4(address: IPv6Address) -> IPv4Address | None:
 
 
 def parse_address(text: str) -> Address | None:
-    """An address in its strict spelling, or None."""
+    """Parse an address in its strict spelling; None for any other text."""
     try:
         return ip_address(text)
     except ValueError:
@@ -90,11 +90,11 @@ def parse_address(text: str) -> Address | None:
 
 @dataclass(frozen=True, slots=True)
 class AllowList:
-    """What the operator opened.
+    """The operator's exceptions, `RMBG_URL_ALLOW`.
 
     Attributes:
-        hosts: names in lower case; one that begins with a dot stands for all names below it.
-        networks: in which an address may lie.
+        hosts: names in lower case; one with a leading dot stands for all names below it.
+        networks: whose addresses may be called.
     """
 
     hosts: frozenset[str] = frozenset()
@@ -102,10 +102,10 @@ class AllowList:
 
     @classmethod
     def parse(cls, text: str) -> "AllowList":
-        """From `hooks.intra,.shop.intra,10.0.0.0/8,127.0.0.1`.
+        """Parse a list such as `hooks.intra,.shop.intra,10.0.0.0/8,127.0.0.1`.
 
         Raises:
-            ValueError: an entry with a slash is no network.
+            ValueError: an entry is neither a host's name nor a network.
         """
         hosts, networks = set[str](), list[Network]()
         for entry in filter(None, (part.strip().lower() for part in text.split(","))):
@@ -117,13 +117,13 @@ class AllowList:
         return cls(frozenset(hosts), tuple(networks))
 
     def host(self, name: str) -> bool:
-        """Is a host allowed by its name, wherever that leads?"""
+        """Return whether a host is allowed by its name, at any address."""
         parts = name.lower().rstrip(".").split(".")
         above = {f".{'.'.join(parts[index:])}" for index in range(1, len(parts))}
         return ".".join(parts) in self.hosts or bool(above & self.hosts)
 
     def address(self, address: Address) -> bool:
-        """Does an address lie in an allowed network?"""
+        """Return whether an address is in an allowed network."""
         return any(address in network for network in self.networks)
 
 
@@ -138,38 +138,38 @@ def _parse_network(entry: str) -> Network | None:
         return None
 
 
-#: Addresses of a host, in the order in which they are to be tried; raises OSError.
+#: Looks up the addresses of a host and port, in the order to try; raises OSError.
 Resolver = Callable[[str, int], Sequence[str]]
 
 _PORTS: Final = {"http": 80, "https": 443}
 
 _MAX_LENGTH: Final = 2048
 
-# Half a surrogate pair, which JSON can spell, cannot be sent.
+# JSON can spell half a surrogate pair, which cannot be sent.
 _FORBIDDEN_CHARACTERS: Final = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
 
 _HOST: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\Z")
 
-#: A last label like this makes browsers and `inet_aton` read the host as an IPv4 address.
+#: With a last label like this, browsers and `inet_aton` read the host as an IPv4 address.
 _NUMBER: Final = re.compile(r"(0x[0-9a-f]*|[0-9]+)\Z")
 
 _SAFE: Final = "%/:?#[]@!$&'()*+,;=~"
 
 _NOT_PUBLIC: Final = (
-    "This address may not be called: its host is not on the public internet. "
-    "An operator can open it with RMBG_URL_ALLOW."
+    "This address must not be called: its host is not on the public internet. "
+    "An operator can allow it with RMBG_URL_ALLOW."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class PinnedTarget:
-    """A checked address.
+    """A checked URL, with the addresses that it may be called at.
 
     Attributes:
         scheme: http or https.
-        host: name or literal address, in ASCII; for SNI and certificates.
+        host: name or literal address in ASCII, for SNI and certificates.
         port: to connect to.
-        addresses: literal addresses that were checked, in the order to try.
+        addresses: the checked literal addresses, in the order to try.
         path: with the query.
     """
 
@@ -181,29 +181,34 @@ class PinnedTarget:
 
     @property
     def host_header(self) -> str:
-        """`Host` as HTTP wants it."""
+        """The value of the header `Host`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """The system's look-up."""
+    """Look a host up in the system's name service."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 @dataclass(frozen=True, slots=True)
 class UrlGuard:
-    """Checks addresses, with the operator's exceptions."""
+    """Checks URLs.
+
+    Attributes:
+        allow: the operator's exceptions.
+        resolve: looks hosts up.
+    """
 
     allow: AllowList
     resolve: Resolver = resolve
 
     def check(self, url: str) -> PinnedTarget:
-        """Where a URL leads.
+        """Check a URL and pin its addresses: later lookups cannot change where it leads.
 
         Raises:
-            UrlNotAllowedError: it is malformed, or leads to what is not public.
+            UrlNotAllowedError: it is malformed, or its host is not public.
             UrlUnreachableError: its host has no address.
         """
         parts = _split(url)
@@ -229,11 +234,11 @@ class UrlGuard:
         except (OSError, UnicodeError):
             found = ()
         if not found:
-            raise UrlUnreachableError("The address's host is not known to the name service.")
+            raise UrlUnreachableError("The name service does not know the host of the address.")
         return found
 
     def _require_open(self, text: str) -> None:
-        # A zone ("%eth0") belongs to link-local addresses alone.
+        # Only link-local addresses have a zone ("%eth0"), which does not parse.
         address = parse_address(text)
         if address is None or not (is_public(address) or self.allow.address(address)):
             raise UrlNotAllowedError(_NOT_PUBLIC)
@@ -241,9 +246,13 @@ class UrlGuard:
 
 def _split(url: str) -> SplitResult:
     if len(url) > _MAX_LENGTH:
-        raise UrlNotAllowedError(f"The address is longer than {_MAX_LENGTH} characters.")
+        raise UrlNotAllowedError(
+            f"The address is longer than the limit of {_MAX_LENGTH} characters."
+        )
     if _FORBIDDEN_CHARACTERS.search(url):
-        raise UrlNotAllowedError("The address holds a space, a control sign or a backslash.")
+        raise UrlNotAllowedError(
+            "The address contains a space, a control character or a backslash."
+        )
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -251,7 +260,7 @@ def _split(url: str) -> SplitResult:
     if parts.scheme not in _PORTS:
         raise UrlNotAllowedError("Give an address that begins with http:// or https://.")
     if "@" in parts.netloc:
-        raise UrlNotAllowedError("Leave user name and password out of the address.")
+        raise UrlNotAllowedError("The address must not contain a user name or password.")
     return parts
 
 
@@ -260,7 +269,7 @@ def _host(parts: SplitResult) -> str:
     if parts.netloc.startswith("["):
         address = parse_address(host)
         if address is None or "%" in host:
-            raise UrlNotAllowedError("The address's host is no IPv6 address.")
+            raise UrlNotAllowedError("The host in brackets is not an IPv6 address.")
         return str(address)
     name = _ascii(host).rstrip(".")
     if _NUMBER.match(name.rpartition(".")[2]) and parse_address(name) is None:
@@ -271,7 +280,7 @@ def _host(parts: SplitResult) -> str:
 
 
 def _ascii(host: str) -> str:
-    """An international name as it stands in the name service; full-width digits become plain."""
+    """Encode an international name for the name service; full-width digits become ASCII."""
     try:
         return host.encode("idna").decode().lower()
     except UnicodeError:
@@ -284,5 +293,5 @@ def _port(parts: SplitResult) -> int:
     except ValueError:
         port = 0
     if port == 0:
-        raise UrlNotAllowedError("The address's port is not between 1 and 65535.")
+        raise UrlNotAllowedError("The port of the address is not between 1 and 65535.")
     return port or _PORTS[parts.scheme]

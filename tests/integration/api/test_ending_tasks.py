@@ -219,7 +219,7 @@ def test_an_erasure_that_the_store_cut_short_can_be_repeated(
             raise ObjectStoreUnavailableError("away")
 
     task_id = shop.submit()
-    broken = with_parts(services, eraser=replace(services.runtime.eraser, objects=Away()))  # type: ignore[type-var]
+    broken = with_parts(services, eraser=replace(services.runtime.eraser, object_store=Away()))  # type: ignore[type-var]
     away = replace(shop, client=create_app(broken).test_client())
     assert away.error("DELETE", f"/api/v1/tasks/{task_id}") == (503, "store_unavailable")
     assert shop.call("DELETE", f"/api/v1/tasks/{task_id}").status_code == 200

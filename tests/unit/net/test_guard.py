@@ -179,7 +179,7 @@ def _fails(_host: str, _port: int) -> Sequence[str]:
 
 @pytest.mark.parametrize("resolver", [_fails, lambda _host, _port: []])
 def test_an_unknown_host_is_unreachable(resolver: Callable[[str, int], Sequence[str]]) -> None:
-    with pytest.raises(UrlUnreachableError, match="not known"):
+    with pytest.raises(UrlUnreachableError, match="does not know the host"):
         UrlGuard(AllowList(), resolver).check("http://public.example/")
 
 
