@@ -172,8 +172,6 @@ class Runtime:
             PayloadRenderer(self.job_store, self.batches, self.object_store),
             self.http_client,
             partial(signing_secrets, self.api_keys, settings.webhook_secret),
-            settings.webhook_connect_seconds,
-            settings.webhook_seconds,
         )
 
     @cached_property

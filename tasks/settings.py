@@ -184,9 +184,6 @@ class Settings(BaseSettings):
         "`expires_in` can only shorten that, and RMBG_RETENTION_HOURS limits it. Raise both for "
         "batches that take longer than a day.",
     )
-    ageing_seconds: float = Field(
-        60, gt=0, description="A job that waited so long is lifted a priority, a few at a time."
-    )
     max_image_mb: float = Field(10, gt=0, description="Largest upload, in MB of 2^20 bytes.")
     max_megapixels: float = Field(50, gt=0, description="Largest image, in millions of pixels.")
     url_allow: str = Field(
@@ -204,12 +201,6 @@ class Settings(BaseSettings):
         pattern=r"^\d+(\.\d+)?(,\d+(\.\d+)?)*$",
         description="Seconds after the first, second, ... failed attempt at a webhook.",
     )
-    webhook_connect_seconds: float = Field(
-        3, gt=0, le=10, description="Longest that connecting to a webhook's receiver may take."
-    )
-    webhook_seconds: float = Field(
-        15, gt=0, le=20, description="Longest that a whole attempt at a webhook may take."
-    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged: debug, info, warning or error."
     )
@@ -223,10 +214,6 @@ class Settings(BaseSettings):
     )
     metrics_address: str = Field(
         "127.0.0.1", min_length=1, description="Address that a worker's metrics port listens on."
-    )
-    celery_metrics: bool = Field(
-        default=False,
-        description="True: the I/O worker counts Celery's events too, as celery_* metrics.",
     )
 
     @field_validator("redis_url")

@@ -225,6 +225,9 @@ _STEP_SECONDS: Final = 1.5
 
 _SENDS_PER_BATCH: Final = 50
 
+#: A job that has waited for so long is raised one priority level.
+AGEING_SECONDS: Final = 60.0
+
 #: Of those that are due, so many are bound to a GPU; the others may wait for any.
 _ROUTED: Final = 8
 
@@ -252,7 +255,7 @@ class Reconciler:
         fleet: WorkerRegistry,
         router: Router,
         *,
-        ageing_seconds: float,
+        ageing_seconds: float = AGEING_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
@@ -275,7 +278,6 @@ class Reconciler:
             runtime.dispatcher,
             runtime.registry,
             runtime.router,
-            ageing_seconds=runtime.settings.ageing_seconds,
         )
 
     def run_once(self) -> bool:

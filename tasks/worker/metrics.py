@@ -239,8 +239,8 @@ class CeleryEventsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery 
         self._receiver: Any = None
 
     def include_if(self, worker: Any) -> bool:  # noqa: ANN401 - the same
-        """Only on I/O workers, and only if asked for."""
-        return Settings.load().celery_metrics and routing.is_io_worker(worker.app)
+        """Only on I/O workers, and only where a metrics port serves the counts."""
+        return bool(Settings.load().metrics_port) and routing.is_io_worker(worker.app)
 
     def start(self, worker: Any) -> None:  # noqa: ANN401 - the same
         """Begin to listen."""

@@ -48,7 +48,7 @@ def running_service(env: dict[str, str], logs: Path) -> Iterator[RunningService]
     io_worker, gpu = f"io@{host}", f"gpu0@{host}"
 
     def with_port(port: int) -> dict[str, str]:
-        return {**env, "RMBG_METRICS_PORT": str(port), "RMBG_CELERY_METRICS": "true"}
+        return {**env, "RMBG_METRICS_PORT": str(port)}
 
     with ExitStack() as stack:
         port, gpu_port, io_port, *_ = stack.enter_context(reserved_ports())

@@ -26,8 +26,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     settings = {
         "RMBG_WEBHOOK_SECRET": SECRET,
         "RMBG_URL_ALLOW": "127.0.0.1",
-        # A dead sender's claim runs out soon after.
-        "RMBG_WEBHOOK_SECONDS": "5",
     }
     with cluster(tmp_path_factory.mktemp("cluster"), **settings) as made:
         made.start_io()
