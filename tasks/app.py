@@ -13,7 +13,7 @@ from inference.models.registry import get_spec
 from tasks.jobs import routing
 from tasks.settings import Settings
 
-#: Seconds after which a job's process is killed.
+#: Time limits of one job, in seconds: of a small model, on a GPU, on a CPU.
 _SMALL_MODEL_SECONDS: Final = 30
 
 _GPU_SECONDS: Final = 60
@@ -33,7 +33,7 @@ _SOFT_LEAD_SECONDS: Final = 10
 
 
 def time_limit(settings: Settings) -> int:
-    """The hard limit of one run, in seconds: the setting, or what the model and device need."""
+    """Return the hard time limit of one job, in seconds: the setting, or by model and device."""
     if settings.time_limit is not None:
         return settings.time_limit
     try:
@@ -46,7 +46,7 @@ def time_limit(settings: Settings) -> int:
 
 
 def soft_time_limit(settings: Settings) -> float:
-    """When Python code is told to stop, some seconds before the process is killed."""
+    """Return the soft time limit, at which Python code is interrupted, some seconds earlier."""
     hard = time_limit(settings)
     return hard - min(_SOFT_LEAD_SECONDS, hard / 3)
 
@@ -62,7 +62,7 @@ def ready_seconds(settings: Settings) -> float:
 
 
 def create_celery(settings: Settings, *, socket_timeout: float = 10) -> Celery:
-    """An application for these settings; it connects when first used.
+    """Make an application for these settings; it connects when first used.
 
     Args:
         settings: where Redis is, and how long tasks may take.
@@ -71,7 +71,7 @@ def create_celery(settings: Settings, *, socket_timeout: float = 10) -> Celery:
     app = Celery("rmbg", include=["tasks.worker.removal", "tasks.worker.delivery"])
     app.conf.update(_configuration(settings))
     app.conf.broker_transport_options = _transport_options(socket_timeout)
-    # By name, so that whoever only sends imports no worker.
+    # Named, not imported: a process that only sends messages loads no worker code.
     app.steps["worker"].add("tasks.housekeeping.periodic:HousekeepingStep")
     app.steps["worker"].add("tasks.worker.monitor:WorkerMonitorStep")
     app.steps["worker"].add("tasks.worker.shutdown:ShutdownStep")
@@ -106,15 +106,15 @@ def _configuration(settings: Settings) -> dict[str, Any]:
         "worker_proc_alive_timeout": 300,
         # True loses the running task's message when the broker restarts.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        # The soft shutdown sleeps for all of its time, whatever is left to do: the worker's own
-        # farewell takes its place, so that SIGTERM ends a worker as soon as its job has ended.
+        # Celery's soft shutdown always sleeps for its whole time. `tasks.worker.shutdown` takes its
+        # place, so that SIGTERM ends a worker as soon as its job has ended.
         "worker_soft_shutdown_timeout": 0,
         "worker_hijack_root_logger": False,
     }
 
 
 def _transport_options(socket_timeout: float) -> dict[str, Any]:
-    """Options of the Redis transport; but for timeouts they must be the same in every process."""
+    """Return the Redis transport's options; all but the timeouts must be equal in every process."""
     return {
         "visibility_timeout": 30,
         "unacked_restore_interval": 5,
@@ -134,7 +134,7 @@ def _cached_app() -> Celery:
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attribute may be anything
-    """`tasks.app.app`, made when the celery command asks for it and not at import."""
+    """Make `tasks.app.app` when the celery command asks for it, not at import."""
     if name == "app":
         return _cached_app()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
