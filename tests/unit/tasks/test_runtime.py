@@ -1,0 +1,55 @@
+import pickle
+from functools import cached_property
+
+import pytest
+
+from tasks.app import create_celery
+from tasks.errors import QueueUnavailableError
+from tasks.runtime import Runtime, runtime_of
+from tasks.settings import Settings
+
+PARTS = [name for name, part in vars(Runtime).items() if isinstance(part, cached_property)]
+
+
+@pytest.fixture
+def away() -> Settings:
+    """Nobody listens at these addresses."""
+    return Settings.load(redis_url="redis://127.0.0.1:1/0", s3_endpoint="http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_is_built_once_and_connects_to_nothing(away: Settings, name: str) -> None:
+    with Runtime.from_settings(away) as runtime:
+        assert getattr(runtime, name) is getattr(runtime, name)
+
+
+def test_parts_share_one_client_of_redis(away: Settings) -> None:
+    with Runtime.from_settings(away) as runtime:
+        clients = {runtime.job_store._client, runtime.registry._client, runtime.deliveries._client}
+        assert clients == {runtime.redis}
+
+
+def test_an_application_that_is_given_is_used_and_not_closed(away: Settings) -> None:
+    with create_celery(away) as app:
+        with Runtime.from_settings(away, celery_app=app) as runtime:
+            assert runtime.celery_app is app
+            assert runtime.dispatcher._app is app
+        assert app.pool is not None
+
+
+def test_redis_away_is_found_when_a_part_is_called(away: Settings) -> None:
+    with (
+        Runtime.from_settings(away, redis_timeout=0.5) as runtime,
+        pytest.raises(QueueUnavailableError),
+    ):
+        runtime.registry.workers()
+
+
+def test_an_application_has_one_runtime_which_a_spawned_process_does_not_inherit(
+    away: Settings,
+) -> None:
+    with create_celery(away) as app:
+        assert runtime_of(app) is runtime_of(app)
+        assert runtime_of(app).celery_app is app
+        copy = pickle.loads(pickle.dumps(app))  # noqa: S301 - made in the line itself
+        assert "rmbg_runtime" not in vars(copy)
