@@ -11,8 +11,8 @@ from typing import Final
 from api.errors import ApiError
 from api.representations import batch_jobs
 from api.services import Services
-from tasks.accounts.audit import Access
-from tasks.accounts.audit import audit_access as audit
+from tasks.jobs.artifacts import Access
+from tasks.jobs.artifacts import audit_access as audit
 from tasks.jobs.batches import Batch
 from tasks.jobs.model import Job, Status
 

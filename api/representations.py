@@ -6,9 +6,9 @@ from flask import url_for
 
 from api.envelope import request_id
 from api.services import Services
-from tasks.accounts.audit import Access
-from tasks.accounts.audit import audit_access as audit
 from tasks.jobs import serializers
+from tasks.jobs.artifacts import Access
+from tasks.jobs.artifacts import audit_access as audit
 from tasks.jobs.batches import Batch
 from tasks.jobs.model import Job
 from tasks.jobs.serializers import batch_data, iso_time, task_data

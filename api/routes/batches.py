@@ -19,8 +19,8 @@ from api.representations import batch_view
 from api.routes.submissions import SUBMISSION_ERRORS, SUBMISSION_HEADERS
 from api.schemas import BatchForm, BatchJson, BatchSchema, ErasedBatchSchema, envelope
 from api.services import Services
-from tasks.accounts.audit import Access
-from tasks.accounts.audit import audit_access as audit
+from tasks.jobs.artifacts import Access
+from tasks.jobs.artifacts import audit_access as audit
 from tasks.jobs.batches import Batch
 
 

@@ -20,8 +20,8 @@ from api.schemas import (
     envelope,
 )
 from api.waiting import EVENT, MAX_WAIT_SECONDS, stream_events
-from tasks.accounts.audit import Access
-from tasks.accounts.audit import audit_access as audit
+from tasks.jobs.artifacts import Access
+from tasks.jobs.artifacts import audit_access as audit
 from tasks.jobs.model import Job, Status
 from tasks.jobs.task_listing import Cursor
 

@@ -1,1 +1,1 @@
-"""API keys, rate limits and the audit log."""
+"""API keys and rate limits."""

@@ -1,8 +1,9 @@
-"""A job's objects in the bucket: the manifest on its original, copies, and erasure."""
+"""A job's objects in the bucket: the manifest on its original, copies, erasure, audit of access."""
 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final
 
 import structlog
@@ -109,6 +110,7 @@ _RESULT_FIELDS: Final = (
 )
 
 _log = structlog.get_logger(__name__)
+_audit_log = structlog.get_logger("audit")
 
 
 def copied_result_fields(job: Job, cached_from: Job) -> dict[str, Any]:
@@ -198,3 +200,28 @@ class Eraser:
             yield job.result_key
         # Those of earlier runs, whose process may have died.
         yield from self.object_store.list(object_keys.results_prefix(job.task_id))
+
+
+class Access(StrEnum):
+    """What was done with a task's pictures: the event of the audit log."""
+
+    #: A client was redirected to the result.
+    RESULT = "audit.result_read"
+    #: Presigned URLs of the original, the result or both were issued.
+    ADDRESSES = "audit.addresses_issued"
+    #: The pictures and the record were erased.
+    ERASED = "audit.erased"
+
+
+def audit_access(access: Access, job: Job, *, request_id: str, **facts: str) -> None:
+    """Log an access to a task's pictures, or their erasure; never a URL that opens them.
+
+    Args:
+        access: what was done.
+        job: the task.
+        request_id: of the request that did it.
+        facts: other fields of the line; no URLs.
+    """
+    _audit_log.info(
+        access.value, owner=job.owner, task_id=job.task_id, request_id=request_id, **facts
+    )

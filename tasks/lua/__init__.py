@@ -1,1 +1,1 @@
-"""The scripts that make each transition of a job one atomic, fenced step."""
+"""The Lua scripts that change several keys of Redis in one step."""

@@ -1,1 +1,1 @@
-"""Calls to addresses that outsiders name, without being made to call what is not theirs."""
+"""Outbound HTTP calls to URLs that clients name."""

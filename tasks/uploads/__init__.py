@@ -1,1 +1,1 @@
-"""Files that come in pieces (tus 1.0.0), kept in the bucket until they are whole."""
+"""Resumable uploads (tus 1.0.0), which lie in the bucket."""

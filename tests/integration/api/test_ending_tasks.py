@@ -147,7 +147,7 @@ def test_cancel_against_finish_leaves_one_final_state(services: Services, shop: 
             thread.start()
         for thread in threads:
             thread.join()
-        # Exactly one of them won, each was told the truth, and nothing changes it again.
+        # Exactly one of them won, each got the right answer, and nothing changes it again.
         canceled = canceling[0] == 200
         assert canceling[0] in {200, 409}
         assert canceled != finished[0]
@@ -173,7 +173,7 @@ def test_an_erased_task_leaves_nothing_behind(services: Services, shop: Tenant) 
     client = connect(services.settings.redis_url.get_secret_value())
     assert _mentions(client, task_id) == []
     assert shop.error("DELETE", f"/api/v1/tasks/{task_id}") == (404, "task_not_found")
-    # Its twin, of the same bytes, is whole.
+    # The other task, of equal bytes, is whole.
     assert services.runtime.object_store.get(others) == b"a cutout"
     assert services.runtime.object_store.get(object_keys.original_key(other))
     assert shop.call("GET", f"/api/v1/tasks/{other}/result").status_code == 302
@@ -257,13 +257,13 @@ def test_events_tell_each_state_until_the_last(
     )
     assert answer.mimetype == "text/event-stream"
     assert answer.headers["Cache-Control"] == "no-store"
-    told = []
+    pieces = []
     for piece in answer.response:
-        told.append(piece if isinstance(piece, str) else piece.decode())
-        if len(told) == 2:
+        pieces.append(piece if isinstance(piece, str) else piece.decode())
+        if len(pieces) == 2:
             later(lambda: finish(services, task_id))
-    assert told[0] == "retry: 3000\n\n"
-    events = _events("".join(told))
+    assert pieces[0] == "retry: 3000\n\n"
+    events = _events("".join(pieces))
     states = [data["status"] for _, data in events]
     assert states in (["queued", "succeeded"], ["queued", "processing", "succeeded"])
     assert {name for name, _ in events} == {"status"}
@@ -285,12 +285,12 @@ def test_events_end_when_the_task_is_erased(
 ) -> None:
     task_id = shop.submit()
     job = job_of(services, task_id)
-    told = []
+    pieces = []
     for piece in shop.call("GET", f"/api/v1/tasks/{task_id}/events").response:
-        told.append(piece if isinstance(piece, str) else piece.decode())
-        if len(told) == 2:
+        pieces.append(piece if isinstance(piece, str) else piece.decode())
+        if len(pieces) == 2:
             later(lambda: services.runtime.eraser.erase(job))
-    states = [data["status"] for _, data in _events("".join(told))]
+    states = [data["status"] for _, data in _events("".join(pieces))]
     assert states in (["queued"], ["queued", "canceled"])
 
 

@@ -42,13 +42,13 @@ class Scene:
         return self.now
 
     def another(self) -> Reconciler:
-        fleet = WorkerRegistry(self.client, clock=self.clock)
+        registry = WorkerRegistry(self.client, clock=self.clock)
         return Reconciler(
             self.client,
             self.store,
             self.dispatcher,
-            fleet,
-            Router(self.client, fleet),
+            registry,
+            Router(self.client, registry),
             ageing_seconds=AGEING,
             clock=self.clock,
         )
@@ -217,7 +217,7 @@ def test_a_backlog_is_moved_beside_a_damaged_record(scene: Scene, damage: Damage
 
 
 @damages
-def test_a_damaged_record_takes_no_turn_at_being_lifted(scene: Scene, damage: Damage) -> None:
+def test_a_damaged_record_takes_no_turn_at_ageing(scene: Scene, damage: Damage) -> None:
     bad = [scene.queued(priority=Priority.LOW) for _ in range(20)]
     good = scene.queued(priority=Priority.LOW)
     for task_id in bad:
@@ -237,7 +237,7 @@ def test_deadlines_are_kept_beside_a_damaged_record(scene: Scene, damage: Damage
 
 
 @damages
-def test_a_damaged_record_is_told_and_counted_once_and_looked_at_once_a_minute(
+def test_a_damaged_record_is_logged_and_counted_once_and_examined_once_a_minute(
     scene: Scene, damage: Damage
 ) -> None:
     bad = scene.due()
@@ -363,7 +363,7 @@ def test_duplicates_get_a_new_primary_beside_one_whose_priority_is_damaged(scene
 
 
 @pytest.mark.parametrize("damage", [each for each in DAMAGES if each is not _another_type])
-def test_a_damaged_job_is_ended_and_told_of_as_any_other(scene: Scene, damage: Damage) -> None:
+def test_a_damaged_job_is_ended_and_reported_as_any_other(scene: Scene, damage: Damage) -> None:
     bad = scene.queued()
     for name, value in (("webhook_url", "http://h/"), ("webhook_events", "{no json")):
         scene.client.hset(redis_keys.job_key(bad), name, value)
@@ -382,7 +382,7 @@ FOREIGN = ("no json", "[]", "{}", '{"headers": null}', '{"headers": {}}', b"\xff
 
 
 @pytest.mark.parametrize("foreign", FOREIGN, ids=range(len(FOREIGN)))
-def test_a_foreign_message_hides_nothing_that_was_lost(scene: Scene, foreign: str | bytes) -> None:
+def test_an_unknown_message_hides_no_missing_one(scene: Scene, foreign: str | bytes) -> None:
     lost = scene.queued(sent=False)
     elsewhere = scene.queued(sent=False, priority=Priority.LOW)
     waits = scene.queued()
@@ -392,12 +392,12 @@ def test_a_foreign_message_hides_nothing_that_was_lost(scene: Scene, foreign: st
     scene.client.ltrim(list_key(f"{SHARED}|3"), 0, -2)
     assert scene.messages() == [waits, lost]
     assert scene.messages(Priority.LOW) == [elsewhere]
-    told = [line for line in logs if line["event"] == "queue.foreign_message"]
-    assert [line["list"] for line in told] == [f"{SHARED}|3"]
+    lines = [line for line in logs if line["event"] == "queue.foreign_message"]
+    assert [line["list"] for line in lines] == [f"{SHARED}|3"]
 
 
 @pytest.mark.parametrize("foreign", FOREIGN, ids=range(len(FOREIGN)))
-def test_a_foreign_message_in_a_workers_hands_hides_nothing_that_was_lost(
+def test_an_unknown_message_that_a_worker_holds_hides_no_missing_one(
     scene: Scene, foreign: str | bytes
 ) -> None:
     lost = scene.queued(sent=False)

@@ -26,20 +26,20 @@ def client(redis_url: str) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def fleet(client: Redis) -> WorkerRegistry:
+def registry(client: Redis) -> WorkerRegistry:
     return WorkerRegistry(client)
 
 
 @pytest.fixture
-def router(client: Redis, fleet: WorkerRegistry) -> Router:
-    return Router(client, fleet)
+def router(client: Redis, registry: WorkerRegistry) -> Router:
+    return Router(client, registry)
 
 
-def _join(fleet: WorkerRegistry, index: int, *, model: str = "m", seconds: float = 1.0) -> str:
+def _join(registry: WorkerRegistry, index: int, *, model: str = "m", seconds: float = 1.0) -> str:
     name = f"gpu{index}@h"
-    fleet.beat(name, queue=f"gpu.h.{index}", model=model)
-    fleet.announce(name, 90, model=model)
-    fleet.note(name, seconds=seconds)
+    registry.beat(name, queue=f"gpu.h.{index}", model=model)
+    registry.announce(name, 90, model=model)
+    registry.note(name, seconds=seconds)
     return name
 
 
@@ -55,27 +55,27 @@ def test_without_workers_jobs_wait_in_the_shared_queue(router: Router) -> None:
     assert router.choose("m", Priority.NORMAL) == SHARED
 
 
-def test_an_idle_gpu_is_given_the_job(router: Router, fleet: WorkerRegistry) -> None:
-    _join(fleet, 0)
+def test_an_idle_gpu_is_given_the_job(router: Router, registry: WorkerRegistry) -> None:
+    _join(registry, 0)
     assert router.choose("m", Priority.NORMAL) == "gpu.h.0"
 
 
 def test_the_gpu_that_is_free_soonest_gets_it(
-    router: Router, fleet: WorkerRegistry, client: Redis
+    router: Router, registry: WorkerRegistry, client: Redis
 ) -> None:
-    _join(fleet, 0, seconds=1)
-    _join(fleet, 1, seconds=5)
+    _join(registry, 0, seconds=1)
+    _join(registry, 1, seconds=5)
     _bind(client, "gpu.h.0", 1)
     _bind(client, "gpu.h.1", 1)
     assert router.choose("m", Priority.NORMAL) == "gpu.h.0"
-    _join(fleet, 0, seconds=9)
+    _join(registry, 0, seconds=9)
     assert router.choose("m", Priority.NORMAL) == "gpu.h.1"
 
 
 def test_no_job_passes_others_of_its_urgency_that_wait_in_the_shared_queue(
-    router: Router, fleet: WorkerRegistry, client: Redis
+    router: Router, registry: WorkerRegistry, client: Redis
 ) -> None:
-    _join(fleet, 0)
+    _join(registry, 0)
     _bind(client, SHARED, 1)
     assert router.choose("m", Priority.NORMAL) == SHARED
     assert router.choose("m", Priority.LOW) == SHARED
@@ -84,55 +84,55 @@ def test_no_job_passes_others_of_its_urgency_that_wait_in_the_shared_queue(
 
 
 def test_what_goes_after_the_job_does_not_count_against_a_gpu(
-    router: Router, fleet: WorkerRegistry, client: Redis
+    router: Router, registry: WorkerRegistry, client: Redis
 ) -> None:
-    _join(fleet, 0, seconds=2)
-    _join(fleet, 1, seconds=1)
+    _join(registry, 0, seconds=2)
+    _join(registry, 1, seconds=1)
     _bind(client, "gpu.h.0", 1, Priority.LOW)
     _bind(client, "gpu.h.1", 1, Priority.HIGH)
     assert router.choose("m", Priority.NORMAL) == "gpu.h.0"
 
 
 def test_no_gpu_is_given_more_than_it_can_soon_begin(
-    router: Router, fleet: WorkerRegistry, client: Redis
+    router: Router, registry: WorkerRegistry, client: Redis
 ) -> None:
-    name = _join(fleet, 0)
+    name = _join(registry, 0)
     _bind(client, "gpu.h.0", MAX_ASSIGNED - 1)
     assert router.choose("m", Priority.NORMAL) == "gpu.h.0"
-    fleet.note(name, running=1)
+    registry.note(name, running=1)
     assert router.choose("m", Priority.NORMAL) == SHARED
 
 
-def test_only_gpus_that_serve_the_model_count(router: Router, fleet: WorkerRegistry) -> None:
-    _join(fleet, 0, model="other")
+def test_only_gpus_that_serve_the_model_count(router: Router, registry: WorkerRegistry) -> None:
+    _join(registry, 0, model="other")
     assert router.choose("m", Priority.NORMAL) == SHARED
 
 
 def test_a_gpu_that_is_drained_silent_or_not_ready_gets_nothing(
-    client: Redis, router: Router, fleet: WorkerRegistry
+    client: Redis, router: Router, registry: WorkerRegistry
 ) -> None:
-    name = _join(fleet, 0)
-    fleet.drain(name, "for a test")
+    name = _join(registry, 0)
+    registry.drain(name, "for a test")
     assert router.choose("m", Priority.NORMAL) == SHARED
-    assert fleet.undrain(name)
+    assert registry.undrain(name)
     assert router.choose("m", Priority.NORMAL) == "gpu.h.0"
-    fleet.withdraw(name)
+    registry.withdraw(name)
     assert router.choose("m", Priority.NORMAL) == SHARED
-    _join(fleet, 0)
+    _join(registry, 0)
     client.zrem(redis_keys.ALIVE_WORKERS, name)
     assert router.choose("m", Priority.NORMAL) == SHARED
 
 
-def test_a_job_avoids_the_gpu_it_went_wrong_on(router: Router, fleet: WorkerRegistry) -> None:
-    name = _join(fleet, 0)
+def test_a_job_avoids_the_gpu_it_went_wrong_on(router: Router, registry: WorkerRegistry) -> None:
+    name = _join(registry, 0)
     assert router.choose("m", Priority.NORMAL, excluded_worker=name) == SHARED
-    _join(fleet, 1)
+    _join(registry, 1)
     assert router.choose("m", Priority.NORMAL, excluded_worker=name) == "gpu.h.1"
 
 
-def test_routing_can_be_left_to_the_shared_queues(client: Redis, fleet: WorkerRegistry) -> None:
-    _join(fleet, 0)
-    assert Router(client, fleet, routing="shared").choose("m", Priority.NORMAL) == SHARED
+def test_routing_can_be_left_to_the_shared_queues(client: Redis, registry: WorkerRegistry) -> None:
+    _join(registry, 0)
+    assert Router(client, registry, routing="shared").choose("m", Priority.NORMAL) == SHARED
 
 
 def test_redis_away_is_no_reason_not_to_choose() -> None:
@@ -140,27 +140,29 @@ def test_redis_away_is_no_reason_not_to_choose() -> None:
     assert Router(away, WorkerRegistry(away)).choose("m", Priority.NORMAL) == SHARED
 
 
-def test_faults_in_a_row_drain_a_gpu_and_a_success_forgives_them(fleet: WorkerRegistry) -> None:
-    name = _join(fleet, 0)
+def test_faults_in_a_row_drain_a_gpu_and_a_success_forgives_them(registry: WorkerRegistry) -> None:
+    name = _join(registry, 0)
     for number in range(MAX_FAULTS - 1):
-        assert not fleet.fault(name, f"job{number}", "gpu_fault")
-    fleet.finished(name, 1.0)
+        assert not registry.fault(name, f"job{number}", "gpu_fault")
+    registry.finished(name, 1.0)
     for number in range(MAX_FAULTS - 1):
-        assert not fleet.fault(name, f"job{number}", "gpu_fault")
-    assert fleet.drained(name) == ""
-    assert fleet.fault(name, "another", "gpu_fault")
-    assert "gpu_fault" in fleet.drained(name)
+        assert not registry.fault(name, f"job{number}", "gpu_fault")
+    assert registry.drained(name) == ""
+    assert registry.fault(name, "another", "gpu_fault")
+    assert "gpu_fault" in registry.drained(name)
 
 
-def test_one_picture_that_is_too_much_drains_no_gpu(fleet: WorkerRegistry) -> None:
-    name = _join(fleet, 0)
+def test_one_picture_that_is_too_much_drains_no_gpu(registry: WorkerRegistry) -> None:
+    name = _join(registry, 0)
     for _ in range(2 * MAX_FAULTS):
-        assert not fleet.fault(name, "job", "gpu_out_of_memory")
-    assert fleet.drained(name) == ""
+        assert not registry.fault(name, "job", "gpu_out_of_memory")
+    assert registry.drained(name) == ""
 
 
-def test_a_worker_is_ready_only_as_long_as_it_lives(client: Redis, fleet: WorkerRegistry) -> None:
-    store, name = JobStore(client), _join(fleet, 0)
+def test_a_worker_is_ready_only_as_long_as_it_lives(
+    client: Redis, registry: WorkerRegistry
+) -> None:
+    store, name = JobStore(client), _join(registry, 0)
     assert store.ready_workers() == [name]
     # Its parent fell silent; what its model answered counts for a minute yet.
     client.zadd(redis_keys.ALIVE_WORKERS, {name: 1})

@@ -75,10 +75,10 @@ def queues(server_settings: dict[str, object]) -> Iterator[Queues]:
         create_celery(Settings.load(**{**server_settings, "redis_url": url})) as app,
     ):
         client.flushdb()
-        store, fleet = JobStore(client), WorkerRegistry(client)
+        store, registry = JobStore(client), WorkerRegistry(client)
         dispatcher = JobDispatcher(app, store)
-        router = Router(client, fleet)
-        reconciler = Reconciler(client, store, dispatcher, fleet, router, ageing_seconds=60)
+        router = Router(client, registry)
+        reconciler = Reconciler(client, store, dispatcher, registry, router, ageing_seconds=60)
         yield Queues(url, client, store, dispatcher, reconciler)
 
 
@@ -102,8 +102,8 @@ def test_a_stock_purge_of_all_queues_is_undone_for_every_job_exactly_once(queues
 
 
 def test_a_stock_purge_of_one_queue_leaves_the_others_alone(queues: Queues) -> None:
-    fleet = WorkerRegistry(queues.client)
-    fleet.announce("gpu0@h", 90, model="u2netp")
+    registry = WorkerRegistry(queues.client)
+    registry.announce("gpu0@h", 90, model="u2netp")
     shared = [queues.submit(SHARED, step) for step in Priority]
     bound = [queues.submit(OWN, step) for step in Priority]
     for _ in range(2):
@@ -111,7 +111,7 @@ def test_a_stock_purge_of_one_queue_leaves_the_others_alone(queues: Queues) -> N
         assert queues.messages() == Counter(bound)
         for _ in range(3):
             # It lives, however long the commands took.
-            fleet.beat("gpu0@h", queue=OWN)
+            registry.beat("gpu0@h", queue=OWN)
             assert queues.reconciler.run_once()
         assert queues.messages() == Counter(shared + bound)
     assert (queues.waiting(SHARED), queues.waiting(OWN)) == (3, 3)

@@ -1,4 +1,4 @@
-"""Equal pictures: results that are used again, and jobs that wait for their twin's."""
+"""Equal pictures: results that are reused, and duplicates that wait for their primary."""
 
 import io
 import threading
@@ -436,7 +436,7 @@ def test_a_primary_that_is_canceled_while_it_runs(
     assert _job(services, duplicate).status is Status.SUCCEEDED
 
 
-def test_a_pictures_fault_is_its_twins_too(
+def test_a_pictures_fault_ends_its_duplicates_too(
     services: Services, runner: Runner, completer: DuplicateCompleter, model: Model, submit: Submit
 ) -> None:
     primary, duplicate = submit(), submit()
@@ -479,13 +479,13 @@ def test_a_primary_becomes_as_urgent_as_its_duplicates(
     assert _job(services, primary).priority is Priority.NORMAL
     submit(priority=Priority.HIGH)
     submit(priority=Priority.LOW)
-    lifted = _job(services, primary)
-    assert (lifted.priority, lifted.redispatches) == (Priority.HIGH, 2)
+    raised = _job(services, primary)
+    assert (raised.priority, raised.redispatches) == (Priority.HIGH, 2)
     assert (
-        redis.zscore(redis_keys.dispatched_key(f"{lifted.queue}|0"), primary.task_id)
-        == lifted.dispatch_seq
+        redis.zscore(redis_keys.dispatched_key(f"{raised.queue}|0"), primary.task_id)
+        == raised.dispatch_seq
     )
-    assert redis.zscore(redis_keys.dispatched_key(f"{lifted.queue}|6"), primary.task_id) is None
+    assert redis.zscore(redis_keys.dispatched_key(f"{raised.queue}|6"), primary.task_id) is None
 
 
 def test_the_most_urgent_duplicate_takes_over(
