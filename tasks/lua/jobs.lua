@@ -1,5 +1,6 @@
 -- Jobs: every transition of a record, the lists on which their messages wait, duplicates, batches.
--- A job's end writes its record, its webhook's delivery and its batch's count in one script.
+-- They are one script, since most commands may end a job, and its end writes its record, its webhook's
+-- delivery, its batch's count and its duplicates' completion in one step.
 --
 -- <list> is a Celery list as `<queue>|<priority level>`; a priority level is a job's priority, or
 -- the one that it was raised to.
