@@ -80,23 +80,18 @@ def _owner(key: str | None) -> Owner:
     mode = services().settings.auth
     if mode == "off":
         return ANONYMOUS
+    owner = services().runtime.api_keys.find(key) if key else None
+    if owner is not None:
+        return owner
     if (
         mode == "auto"
         and current_app.config.get(LOOPBACK_ONLY)
         and not services().runtime.api_keys.any()
     ):
-        # Whatever key was sent: clients of remove.bg cannot leave theirs out.
+        # Even with a key that is not known: clients of remove.bg cannot leave theirs out.
         return ANONYMOUS
-    if key is not None:
-        return _holder(key)
-    raise ApiError("unauthorized", f"An API key is needed. {_HOW}")
-
-
-def _holder(key: str) -> Owner:
-    owner = services().runtime.api_keys.find(key)
-    if owner is None:
-        raise ApiError("unauthorized", f"This API key is not known, or was revoked. {_HOW}")
-    return owner
+    fault = "An API key is needed." if key is None else "This API key is unknown or was revoked."
+    raise ApiError("unauthorized", f"{fault} {_HOW}")
 
 
 def _given_key() -> str | None:

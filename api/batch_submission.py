@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,7 +10,6 @@ import structlog
 
 from api.errors import ERRORS, ApiError, from_inference
 from api.forms import FilePart, FormStream, TextPart
-from api.idempotency import BatchIdempotencyGuard
 from api.inputs import InputFile, too_large
 from api.parameters import PICTURES, RemovalJson, build_submission, check_options, load
 from api.services import Services
@@ -24,7 +24,9 @@ from tasks.errors import (
     UncertainWriteError,
     UploadError,
 )
+from tasks.ids import new_batch_id
 from tasks.jobs.batches import Batch, BatchItem
+from tasks.jobs.idempotency import Reservation
 from tasks.jobs.model import JobError, Priority
 from tasks.uploads.store import ResumableUpload
 
@@ -64,7 +66,7 @@ class BatchSubmissionService:
     owner: Owner
     request_id: str
     charge: Callable[[float], object]
-    once: BatchIdempotencyGuard
+    idempotency_key: str | None
 
     def from_json(self, body: Mapping[str, Any]) -> tuple[Batch, bool]:
         """A batch of `items`, each with its own parameters, and of shared ones beside them.
@@ -136,23 +138,32 @@ class BatchSubmissionService:
         """The batch, and whether it is one that was accepted before."""
         common = self._shared(shared)
         payload = [shared, [[each.name, each.parameters, each.sha256] for each in entries]]
-        return self.once.accept(
-            payload, lambda batch_id: self._make(batch_id, entries, shared, common)
+        return self.services.idempotency.accept(
+            self.owner.id,
+            self.idempotency_key,
+            ["batch", payload],
+            new_id=new_batch_id,
+            make=lambda batch_id, reservation: self._make(
+                self._new_batch(batch_id, common), reservation, entries, shared
+            ),
+            find=self.services.runtime.batches.get,
         )
 
     def _make(
         self,
-        batch_id: str,
+        batch: Batch,
+        reservation: Reservation | None,
         entries: list[Entry],
         shared: Mapping[str, Any],
-        common: Mapping[str, Any],
     ) -> Batch:
         self.charge(len(entries))
-        batch = self._new_batch(batch_id, common)
         self.services.runtime.batches.create(batch)
         each = {name: value for name, value in shared.items() if name not in _OF_BATCH}
         items = list(self._items(entries, each, batch.batch_id))
         self.services.runtime.batches.seal(batch, items)
+        if reservation is not None:
+            with suppress(QueueUnavailableError):  # the reservation runs out, and the batch stands
+                self.services.runtime.idempotency_keys.keep(reservation)
         return self.services.runtime.batches.get(batch.batch_id) or batch
 
     def _shared(self, shared: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,7 +226,7 @@ class BatchSubmissionService:
             priority=Priority.LOW,
             batch_id=batch_id,
         )
-        job = self.services.submit(submission, self.request_id)
+        job = self.services.submit(submission, self.request_id).job
         return BatchItem(entry.name or submission.image.file_name, job.task_id)
 
 

@@ -1,104 +1,94 @@
 """`Idempotency-Key`: a repeated request is answered with the task or batch of the first one."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
-
-import structlog
+from typing import Final, TypeVar
 
 from api.errors import ApiError
-from api.inputs import InputFile
-from tasks.accounts.api_keys import Owner
 from tasks.errors import QueueUnavailableError, UncertainWriteError
-from tasks.ids import new_batch_id, new_task_id
-from tasks.jobs.batches import Batch, BatchStore
 from tasks.jobs.idempotency import IdempotencyStore, Reservation, payload_digest
-from tasks.jobs.model import Job
-from tasks.jobs.store import JobStore
 
-#: Makes a task of an id.
-Accept = Callable[[str], Job]
-
+HEADER: Final = "Idempotency-Key"
+#: The draft standard's form of a key; a bare one is taken too.
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"\Z')
-
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]{1,255}\Z")
 
-_HEADER: Final = "Idempotency-Key"
-
-_log = structlog.get_logger(__name__)
+#: What a request makes: a task or a batch.
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyGuard:
-    """Accepts each request once.
+    """Accepts each request with an `Idempotency-Key` once.
 
     Attributes:
-        known: the keys that have been used.
-        store: the records.
+        keys: the keys that are in use.
     """
 
-    known: IdempotencyStore
-    store: JobStore
+    keys: IdempotencyStore
 
     def accept(
-        self, owner: Owner, header: str | None, parameters: Mapping[str, Any], accept: Accept
-    ) -> tuple[Job, bool]:
-        """The task that the key stands for, or a new one.
+        self,
+        owner_id: str,
+        header: str | None,
+        payload: object,
+        *,
+        new_id: Callable[[], str],
+        make: Callable[[str, Reservation | None], Made],
+        find: Callable[[str], Made | None],
+    ) -> tuple[Made, bool]:
+        """Make what a request asks for, or find what its first sending made.
 
         Args:
-            owner: whose key it is.
-            header: `Idempotency-Key` as it came, if it did.
-            parameters: the checked payload; files are compared by their bytes.
-            accept: makes the new task.
+            owner_id: whose key it is.
+            header: `Idempotency-Key` as it was sent, if it was.
+            payload: what is asked for, as JSON; files by their digests.
+            new_id: draws an id.
+            make: makes it under an id, and keeps the key's reservation when it is recorded.
+            find: the earlier one by its id; None if it was erased.
 
         Returns:
-            The task, and whether it is one that was accepted before.
+            It, and whether an earlier request made it.
 
         Raises:
-            ApiError: the key is malformed, stands for another payload, for a task that has been
-                erased, or for one that is just being accepted.
+            ApiError: the key is malformed, or stands for another payload, for something that was
+                erased, or for a request that is still being accepted.
         """
         if header is None:
-            return accept(new_task_id()), False
-        key = parse_key(header)
-        wanted = Reservation(payload_digest(_comparable(parameters)), new_task_id())
-        found = self.known.reserve(owner.id, key, wanted)
-        if found.ours:
-            return self._make(owner, key, wanted, accept), False
-        return self._replay(found, wanted), True
+            return make(new_id(), None), False
+        wanted = Reservation.of(owner_id, parse_key(header), payload_digest(payload), new_id())
+        found = self.keys.reserve(wanted)
+        if found is None:
+            return self._make(wanted, make), False
+        if found.payload != wanted.payload:
+            raise ApiError("idempotency_mismatch", fields={HEADER: "It was used before."})
+        if not found.done:
+            raise ApiError("idempotency_in_progress", retry_after=1)
+        earlier = find(found.made_id)
+        if earlier is None:
+            raise ApiError(
+                "gone", f"What was made under this {HEADER} has been erased; use a new key."
+            )
+        return earlier, True
 
-    def _make(self, owner: Owner, key: str, wanted: Reservation, accept: Accept) -> Job:
+    def _make(
+        self, reservation: Reservation, make: Callable[[str, Reservation | None], Made]
+    ) -> Made:
         try:
-            job = accept(wanted.task_id)
+            return make(reservation.made_id, reservation)
         except UncertainWriteError:
             # The key has to lead to the task if there is one: it stays reserved.
             raise
         except BaseException:
-            with suppress(QueueUnavailableError):  # then it runs out by itself
-                self.known.free(owner.id, key, wanted)
+            with suppress(QueueUnavailableError):  # then the reservation runs out
+                self.keys.free(reservation)
             raise
-        try:
-            self.known.keep(owner.id, key, wanted)
-        except QueueUnavailableError:
-            # The task stands, and the key leads to it for as long as it is reserved.
-            _log.warning("submit.key_not_kept", **job.log_context())
-        return job
-
-    def _replay(self, found: Reservation, wanted: Reservation) -> Job:
-        if found.payload != wanted.payload:
-            raise ApiError("idempotency_mismatch", fields={_HEADER: "It was used before."})
-        job = self.store.get(found.task_id)
-        if job is not None:
-            return job
-        if found.done:
-            raise ApiError("gone", f"The task of this {_HEADER} has been erased; use a new key.")
-        raise ApiError("idempotency_in_progress", retry_after=1)
 
 
 def parse_key(header: str) -> str:
-    """The key that a header gives, quoted as the draft standard has it, or bare.
+    """Return the key that a header holds: quoted, as the draft standard has it, or bare.
 
     Raises:
         ApiError: it is neither.
@@ -108,71 +98,5 @@ def parse_key(header: str) -> str:
     key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else text
     if not _VISIBLE.match(key) or (not quoted and '"' in key):
         sentence = "Give 1 to 255 visible ASCII characters, bare or in double quotes."
-        raise ApiError("invalid_parameter", f"{_HEADER}: {sentence}", fields={_HEADER: sentence})
+        raise ApiError("invalid_parameter", f"{HEADER}: {sentence}", fields={HEADER: sentence})
     return key
-
-
-def _comparable(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: f"sha256:{value.sha256}" if isinstance(value, InputFile) else value
-        for name, value in parameters.items()
-    }
-
-
-_BATCH_HEADER = "Idempotency-Key"
-
-
-@dataclass(frozen=True, slots=True)
-class BatchIdempotencyGuard:
-    """Accepts each batch once.
-
-    Attributes:
-        known: the keys that have been used.
-        batches: the records.
-        owner: id of whose keys they are.
-        header: `Idempotency-Key` as it came, if it did.
-    """
-
-    known: IdempotencyStore
-    batches: BatchStore
-    owner: str
-    header: str | None
-
-    def accept(self, payload: object, make: Callable[[str], Batch]) -> tuple[Batch, bool]:
-        """The batch that the key stands for, or a new one; and whether it is an earlier one.
-
-        Args:
-            payload: what was asked for, as JSON; files by their digests.
-            make: takes the batch in, under this id.
-
-        Raises:
-            ApiError: the key is malformed, or stands for something else.
-        """
-        if self.header is None:
-            return make(new_batch_id()), False
-        key = parse_key(self.header)
-        wanted = Reservation(payload_digest(["batch", payload]), new_batch_id())
-        found = self.known.reserve(self.owner, key, wanted)
-        if not found.ours:
-            return self._earlier(found, wanted), True
-        try:
-            batch = make(wanted.task_id)
-        except BaseException:
-            with suppress(QueueUnavailableError):  # then it runs out by itself
-                self.known.free(self.owner, key, wanted)
-            raise
-        with suppress(QueueUnavailableError):  # it leads to the batch while it is reserved
-            self.known.keep(self.owner, key, wanted)
-        return batch, False
-
-    def _earlier(self, found: Reservation, wanted: Reservation) -> Batch:
-        if found.payload != wanted.payload:
-            raise ApiError("idempotency_mismatch", fields={_BATCH_HEADER: "It was used before."})
-        if not found.done:
-            raise ApiError("idempotency_in_progress", retry_after=1)
-        batch = self.batches.get(found.task_id)
-        if batch is None:
-            raise ApiError(
-                "gone", f"The batch of this {_BATCH_HEADER} has been erased; use a new key."
-            )
-        return batch

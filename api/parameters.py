@@ -342,6 +342,14 @@ def load(schema: RemovalJson, given: Mapping[str, Any]) -> dict[str, Any]:
         raise from_validation({"body": faults}) from None
 
 
+def comparable(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return checked parameters as JSON, with the digests of files: equal for equal requests."""
+    return {
+        name: f"sha256:{value.sha256}" if isinstance(value, InputFile) else value
+        for name, value in parameters.items()
+    }
+
+
 def build_submission(
     parameters: Mapping[str, Any],
     sources: ImageInputs,

@@ -33,7 +33,7 @@ def batch_jobs(batch: Batch, services: Services) -> dict[str, Job]:
     return {job.task_id: job for job in services.runtime.job_store.get_many(batch.task_ids)}
 
 
-def submitted_view(job: Job, services: Services) -> dict[str, Any]:
+def submitted_view(job: Job, position: int) -> dict[str, Any]:
     """The answer to a submission; see `SubmittedSchema`."""
     return {
         "task_id": job.task_id,
@@ -41,7 +41,7 @@ def submitted_view(job: Job, services: Services) -> dict[str, Any]:
         "status_url": status_url(job),
         "result_url": None,
         "queue": job.queue,
-        "position": services.position(job),
+        "position": position,
         "created_at": iso_time(job.created_at),
     }
 

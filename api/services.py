@@ -13,8 +13,11 @@ from api.settings import ApiSettings
 from api.submission import SubmissionService
 from tasks.app import create_celery
 from tasks.errors import QueueUnavailableError
+from tasks.ids import new_task_id
+from tasks.jobs.idempotency import Reservation
 from tasks.jobs.model import Job
 from tasks.jobs.serializers import result_url
+from tasks.jobs.store import AcceptedJob
 from tasks.runtime import Runtime
 
 _FIRST_POLL_SECONDS: Final = 0.02
@@ -58,17 +61,29 @@ class Services:
             settings=settings,
             runtime=runtime,
             inputs=_inputs(settings, runtime),
-            idempotency=IdempotencyGuard(runtime.idempotency_keys, runtime.job_store),
+            idempotency=IdempotencyGuard(runtime.idempotency_keys),
             waiting=threading.BoundedSemaphore(WAITING_REQUESTS),
         )
 
-    def submit(self, submission: Submission, request_id: str, task_id: str | None = None) -> Job:
-        """Accept a picture; see `Intake.accept`."""
-        intake = SubmissionService(self.settings, self.runtime, self.clock)
-        return intake.accept(submission, request_id, task_id)
+    def submit(
+        self,
+        submission: Submission,
+        request_id: str,
+        *,
+        task_id: str | None = None,
+        reservation: Reservation | None = None,
+    ) -> AcceptedJob:
+        """Accept a picture under an id, or under a fresh one; see `SubmissionService.submit`."""
+        service = SubmissionService(self.settings, self.runtime, self.clock)
+        return service.submit(submission, task_id or new_task_id(), request_id, reservation)
+
+    def find_accepted(self, task_id: str) -> AcceptedJob | None:
+        """Return a job that an earlier request made; None if it was erased."""
+        job = self.runtime.job_store.get(task_id)
+        return AcceptedJob(job, self.position(job)) if job else None
 
     def position(self, job: Job) -> int:
-        """How many jobs wait ahead; 0 when that cannot be told, which is no reason to fail."""
+        """Return how many jobs go before this one; 0 if Redis does not answer."""
         try:
             return self.runtime.job_store.position(job)
         except QueueUnavailableError:

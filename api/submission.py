@@ -1,4 +1,4 @@
-"""Accepts a submission: check the header, ask the cache, store the original, record and queue."""
+"""Accept a submission: check the header, ask the cache, store the original, record and queue."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,6 @@ from tasks.errors import (
     UrlNotAllowedError,
     UrlUnreachableError,
 )
-from tasks.ids import new_task_id
 from tasks.jobs.artifacts import (
     copied_result_fields,
     copy_inputs,
@@ -30,7 +29,10 @@ from tasks.jobs.artifacts import (
 )
 from tasks.jobs.cache import cache_key, cache_ttl
 from tasks.jobs.dedup import send_if_due
+from tasks.jobs.idempotency import Reservation
 from tasks.jobs.model import Job, Status
+from tasks.jobs.routing import model_queue
+from tasks.jobs.store import AcceptedJob
 from tasks.net.url_guard import UrlGuard
 from tasks.runtime import Runtime
 from tasks.storage import object_keys
@@ -42,17 +44,18 @@ _log = structlog.get_logger(__name__)
 def validate_webhook_url(
     url: str | None, owner: Owner, guard: UrlGuard, settings: ApiSettings
 ) -> str | None:
-    """The address that webhooks go to: the one asked for, or the owner's own.
+    """Return the address of a task's webhooks: the one asked for, or the owner's own.
 
     Raises:
-        ApiError: `invalid_parameter`: it may not be called, or nothing could be signed.
+        ApiError: `invalid_parameter`: the address may not be called, or there is no secret to sign
+            webhooks with.
     """
     if url is None:
         return owner.webhook_url
     try:
         guard.check(url)
     except UrlUnreachableError:
-        # The name service may know it by then; each attempt looks again.
+        # The name may resolve by the time of the webhook; each attempt checks again.
         _log.info("submit.receiver_unknown")
     except UrlNotAllowedError as error:
         raise _refused(str(error)) from None
@@ -70,68 +73,81 @@ def _refused(sentence: str) -> ApiError:
 
 @dataclass(frozen=True, slots=True)
 class SubmissionService:
-    """Everything that accepting a picture takes."""
+    """Accepts pictures as jobs."""
 
     settings: ApiSettings
     runtime: Runtime
     clock: Callable[[], float]
 
-    def accept(self, submission: Submission, request_id: str, task_id: str | None = None) -> Job:
-        """Accept a picture: check its header, store it, record it, queue it.
+    def submit(
+        self,
+        submission: Submission,
+        task_id: str,
+        request_id: str,
+        reservation: Reservation | None = None,
+    ) -> AcceptedJob:
+        """Check a picture's header, store the picture, record the job and queue it.
 
-        Where an equal job has the result already, it is copied; where one runs, it is awaited.
+        A result that the cache has is copied, and the job is final at once. While an equal job
+        runs, the new one waits as its duplicate.
 
         Args:
             submission: what is asked for.
-            request_id: goes with the job through every log line.
-            task_id: the id that the job is to have; a fresh one if none is given.
-
-        Returns:
-            The job; final, if the cache had the result.
+            task_id: the id that the job is to have.
+            request_id: goes with the job into every log line.
+            reservation: of the request's Idempotency-Key, which is kept when the job is recorded.
 
         Raises:
             InferenceError: the header shows that the picture cannot be used.
             ApiError: the owner may not use that model.
-            StoreUnavailableError, QueueUnavailableError, QueueFullError: nothing was accepted.
+            ObjectStoreUnavailableError, QueueUnavailableError, QueueFullError: nothing was
+                accepted.
+            UncertainWriteError: Redis went away, and nobody knows whether the job was recorded.
         """
         submission.image.probe(self.settings.image_limits)
         if submission.background is not None:
             self._probe_background(submission.background)
-        job = self._new_job(submission, request_id, task_id or new_task_id())
-        accepted = self._accept(job, submission)
+        new = self._new_job(submission, task_id, request_id)
+        accepted = self._accept(new, submission, reservation)
+        job = accepted.job
         _log.info(
             "job.accepted",
-            **accepted.log_context(),
-            model=accepted.model,
-            queue=accepted.queue,
+            **job.log_context(),
+            model=job.model,
+            queue=job.queue,
             bytes=submission.image.length,
-            batch_id=accepted.batch_id,
-            cached=accepted.cached,
-            duplicate_of=accepted.primary,
+            batch_id=job.batch_id,
+            cached=job.cached,
+            duplicate_of=job.primary,
         )
         return accepted
 
-    def _accept(self, job: Job, submission: Submission) -> Job:
-        donor = self.runtime.result_cache.find(job.cache_key) if job.cache_key else None
-        if donor is not None:
-            done = self._reuse(job, donor, stored=False)
-            if done is not None:
+    def _accept(
+        self, job: Job, submission: Submission, reservation: Reservation | None
+    ) -> AcceptedJob:
+        if job.cache_key:
+            cached = self.runtime.result_cache.find(job.cache_key)
+            done = cached and self._reuse(job, cached, reservation, inputs_stored=False)
+            if done:
                 return done
-        # Nothing is stored that could not be recorded.
-        self.runtime.job_store.ping()
+        else:
+            # No picture is stored while Redis, which has to record it, is away.
+            self.runtime.job_store.ping()
+        job = job.evolve(queue=self.runtime.router.choose(job.model, submission.priority))
         if submission.background is not None:
             self._store_background(job, submission.background)
         self._store_original(job, submission.image)
-        return self._record(job)
+        return self._record(job, reservation)
 
-    def _new_job(self, submission: Submission, request_id: str, task_id: str) -> Job:
+    def _new_job(self, submission: Submission, task_id: str, request_id: str) -> Job:
         now = self.clock()
         model = self._model(submission)
         retention = self.settings.retention_hours * 3600
         job = Job(
             task_id=task_id,
             model=model,
-            queue=self.runtime.router.choose(model, submission.priority),
+            # A worker's own queue is chosen once the cache has been asked.
+            queue=model_queue(model),
             original_key=object_keys.original_key(task_id),
             background_key=object_keys.background_key(task_id) if submission.background else None,
             created_at=now,
@@ -166,7 +182,7 @@ class SubmissionService:
 
     def _webhook_url(self, submission: Submission) -> str | None:
         if submission.batch_id is not None and submission.webhook_url is None:
-            # The batch itself has one.
+            # The batch has a webhook of its own.
             return None
         return validate_webhook_url(
             submission.webhook_url, submission.owner, self.runtime.url_guard, self.settings
@@ -175,7 +191,7 @@ class SubmissionService:
     def _model(self, submission: Submission) -> str:
         name = submission.model or self.settings.model
         if not submission.owner.may_use(name):
-            raise ApiError("forbidden", f"Your key is not for the model {name}.")
+            raise ApiError("forbidden", f"Your API key may not use the model {name}.")
         if name != self.settings.model:
             served = {
                 each.model for each in self.runtime.registry.workers() if each.usable and each.model
@@ -186,9 +202,9 @@ class SubmissionService:
         return name
 
     def _queue_timeout(self, submission: Submission) -> float:
-        """Seconds after which nobody wants a job that was not begun."""
-        default = min(self.settings.queue_seconds, self.settings.retention_hours * 3600)
-        return default if submission.expires_in is None else min(default, submission.expires_in)
+        """Seconds after which a job that no worker has begun fails."""
+        limit = min(self.settings.queue_seconds, self.settings.retention_hours * 3600)
+        return limit if submission.expires_in is None else min(limit, submission.expires_in)
 
     def _probe_background(self, background: InputFile) -> ImageHeader:
         try:
@@ -202,7 +218,7 @@ class SubmissionService:
             object_keys.background_key(job.task_id),
             background.stream,
             background.length,
-            _media_type(header),
+            media_type(header),
         )
 
     def _store_original(self, job: Job, image: InputFile) -> None:
@@ -212,35 +228,39 @@ class SubmissionService:
                 job.original_key,
                 image.stream,
                 image.length,
-                _media_type(header),
-                # Should Redis be lost, `rmbg restore` makes the record from it.
+                media_type(header),
+                # If Redis is lost, `rmbg restore` makes the record from the manifest.
                 metadata=write_manifest(job),
             )
 
-    def _record(self, job: Job) -> Job:
-        """Record the job whose pictures are stored, and have it run."""
+    def _record(self, job: Job, reservation: Reservation | None) -> AcceptedJob:
+        """Record a job whose pictures are stored, and send its message."""
         try:
-            recorded = self.runtime.job_store.create(job, max_pending=self.settings.max_pending)
+            recorded = self.runtime.job_store.create(
+                job, max_pending=self.settings.max_pending, reservation=reservation
+            )
         except ResultKnownError as known:
-            return self._take_over(job, known.task_id)
+            return self._take_over(job, known.task_id, reservation)
         except QueueFullError:
             self._discard(job)
             raise
         except QueueUnavailableError as error:
-            recorded = self._settle(job, error)
-        self._queue(recorded)
+            recorded = self._resolve_create(job, reservation, error)
+        self._queue(recorded.job)
         return recorded
 
-    def _settle(self, job: Job, error: QueueUnavailableError) -> Job:
-        """The record, whose writing was not answered by a yes.
+    def _resolve_create(
+        self, job: Job, reservation: Reservation | None, error: QueueUnavailableError
+    ) -> AcceptedJob:
+        """Find out whether a job was recorded whose `create` was not answered with success.
 
-        It may be there, written by an attempt whose answer was lost; ids are never drawn twice, so
-        one that is taken tells the same, or that `rmbg restore` found the original first.
+        The record may have been written by the attempt whose answer was lost, or by `rmbg restore`,
+        which found the original first. Ids are never drawn twice, so it is this job's.
 
         Raises:
-            UndecidedError: nothing can be known. The pictures stay: a record that is written later
-                needs them, and otherwise the sweeper takes them.
-            QueueUnavailableError: there is no record, and there will be none.
+            UncertainWriteError: Redis does not answer. The pictures stay: a record that is written
+                late needs them, and otherwise the sweeper removes them.
+            QueueUnavailableError: there is no record, and a tombstone keeps it from being written.
         """
         try:
             found = self.runtime.job_store.tombstone(job.task_id)
@@ -250,52 +270,62 @@ class SubmissionService:
         if found is None:
             self._discard(job)
             raise error
-        return found
+        return AcceptedJob(found, self._keep_and_locate(found, reservation))
 
-    def _take_over(self, job: Job, task_id: str) -> Job:
-        """An equal job ended while this one's pictures were being stored."""
-        donor = self.runtime.result_cache.remember(job.cache_key or "", task_id)
-        done = self._reuse(job, donor, stored=True) if donor is not None else None
-        # Its result cannot be had, and is forgotten: so this does not go on for ever.
-        return done or self._record(job)
+    def _keep_and_locate(self, job: Job, reservation: Reservation | None) -> int:
+        """Do what `create` does beside recording a job: keep the key, and tell the position."""
+        try:
+            if reservation is not None:
+                self.runtime.idempotency_keys.keep(reservation)
+            return self.runtime.job_store.position(job)
+        except QueueUnavailableError:
+            # The key stays reserved, and then is free.
+            _log.warning("submit.key_not_kept", **job.log_context())
+            return 0
 
-    def _reuse(self, job: Job, donor: Job, *, stored: bool) -> Job | None:
-        """The job, finished with a copy of an equal one's result; None if it cannot be copied."""
+    def _take_over(self, job: Job, task_id: str, reservation: Reservation | None) -> AcceptedJob:
+        """Copy the result of an equal job that ended while this one's pictures were stored."""
+        cached = self.runtime.result_cache.remember(job.cache_key or "", task_id)
+        done = cached and self._reuse(job, cached, reservation, inputs_stored=True)
+        # A result that cannot be copied was forgotten, so `create` does not name it again.
+        return done or self._record(job, reservation)
+
+    def _reuse(
+        self, job: Job, cached: Job, reservation: Reservation | None, *, inputs_stored: bool
+    ) -> AcceptedJob | None:
+        """Finish a job with a copy of a cached job's result; None if it cannot be copied."""
         now = self.clock()
         done = job.evolve(
             status=Status.SUCCEEDED,
             started_at=now,
             finished_at=now,
-            # Copies are not copied in their turn.
+            # The copy of a result is not entered into the cache again.
             cache_key=None,
             cache_seconds=None,
-            **copied_result_fields(job, donor),
+            **copied_result_fields(job, cached),
         )
         try:
-            if not stored:
-                copy_inputs(self.runtime.object_store, done, donor)
-            copy_result(self.runtime.object_store, done, donor)
+            if not inputs_stored:
+                copy_inputs(self.runtime.object_store, done, cached)
+            copy_result(self.runtime.object_store, done, cached)
         except TaskError as error:
-            _log.info("cache.copy_failed", donor=donor.task_id, reason=str(error))
-            self.runtime.result_cache.forget(job.cache_key or "", donor.task_id)
+            _log.info("cache.copy_failed", cached_from=cached.task_id, reason=str(error))
+            self.runtime.result_cache.forget(job.cache_key or "", cached.task_id)
             return None
-        return self._record_finished(done)
-
-    def _record_finished(self, job: Job) -> Job:
         try:
-            self.runtime.job_store.create_finished(job)
+            self.runtime.job_store.create_finished(done, reservation=reservation)
         except QueueUnavailableError as error:
-            return self._settle(job, error)
-        return job
+            return self._resolve_create(done, reservation, error)
+        return AcceptedJob(done, 0)
 
     def _discard(self, job: Job) -> None:
-        """Nothing is accepted, so nothing may stay."""
+        """Remove the pictures of a job that was not accepted."""
         for key in filter(None, (job.original_key, job.background_key, job.result_key)):
             discard_object(self.runtime.object_store, key)
 
     def _queue(self, job: Job) -> None:
         if job.primary is not None:
-            # It waits for its primary, which may have become more urgent by it.
+            # The duplicate may have raised its primary's priority, which is then dispatched anew.
             send_if_due(
                 self.runtime.job_store, self.runtime.dispatcher, self.runtime.router, job.primary
             )
@@ -304,9 +334,10 @@ class SubmissionService:
             with span("queue"):
                 self.runtime.dispatcher.send(job)
         except QueueUnavailableError:
-            # The record stands, so the job is accepted: the reconciler sends the message.
+            # The job is accepted, since it is recorded; the reconciler sends the message.
             _log.warning("submit.message_not_sent", **job.log_context())
 
 
-def _media_type(header: ImageHeader) -> str:
+def media_type(header: ImageHeader) -> str:
+    """Return the media type of a picture."""
     return f"image/{header.format.lower()}"

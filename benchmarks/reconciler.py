@@ -38,7 +38,7 @@ def _fill(store: JobStore, dispatcher: JobDispatcher) -> None:
         task_id = new_task_id()
         original = object_keys.original_key(task_id)
         job = Job(task_id, "m", _QUEUE, original, now, now + 1e6, priority=Priority.LOW)
-        dispatcher.send(store.create(job))
+        dispatcher.send(store.create(job).job)
 
 
 def _median(client: Redis, reconciler: Reconciler, before: Callable[[], object]) -> tuple[str, str]:

@@ -120,7 +120,7 @@ class Runtime:
     @cached_property
     def router(self) -> Router:
         """Chooses the queue of a job."""
-        return Router(self.redis, self.registry, routing=self.settings.routing)
+        return Router(self.redis, routing=self.settings.routing)
 
     @cached_property
     def dispatcher(self) -> JobDispatcher:

@@ -23,7 +23,7 @@ _MISSED_SECONDS: Final = 24 * 3600.0
 #: What it said of itself is kept for longer, lest a drained GPU forget its faults.
 _RECORD_SECONDS: Final = 7 * 24 * 3600
 #: What a job is taken to last on a worker that has not finished one yet.
-_DEFAULT_JOB_SECONDS: Final = 1.0
+DEFAULT_JOB_SECONDS: Final = 1.0
 #: Faults in a row after which a GPU is drained.
 MAX_FAULTS: Final = 5
 _DRAIN_REASON: Final = "faults in a row"
@@ -53,7 +53,7 @@ class Worker:
     model: str = ""
     revision: str = ""
     pid: int = 0
-    seconds: float = _DEFAULT_JOB_SECONDS
+    seconds: float = DEFAULT_JOB_SECONDS
     running: int = 0
     alive: bool = False
     ready: bool = False
@@ -265,7 +265,7 @@ def _parse_worker(
         model=facts.get("model", ""),
         revision=facts.get("revision", ""),
         pid=int(facts.get("pid", 0)),
-        seconds=float(facts.get("seconds", _DEFAULT_JOB_SECONDS)),
+        seconds=float(facts.get("seconds", DEFAULT_JOB_SECONDS)),
         running=int(facts.get("running", 0)),
         alive=alive,
         ready=ready,

@@ -73,7 +73,7 @@ class Removal:
             RemoveBgError: a parameter or the picture will not do, or the time is up.
         """
         form = read_body(request, max_file_bytes=self.services.settings.max_image_bytes)
-        job = self.services.submit(self._submission(form), request_id())
+        job = self.services.submit(self._submission(form), request_id()).job
         return self._finished(job), detected_type(form.texts)
 
     def _submission(self, form: Form) -> Submission:

@@ -12,7 +12,7 @@ from api.envelope import request_id, success
 from api.errors import ApiError
 from api.forms import FormStream, StreamedBody, form_boundary
 from api.hooks import OVERHEAD_BYTES
-from api.idempotency import BatchIdempotencyGuard
+from api.idempotency import HEADER as IDEMPOTENCY_HEADER
 from api.openapi import ApiBlueprint
 from api.rate_limits import charge
 from api.representations import batch_view
@@ -134,11 +134,8 @@ class BatchArchive(MethodView):
 
 def _take_in() -> tuple[Batch, bool]:
     """The batch, and whether it is one that was accepted before."""
-    owner, header = current_owner(), request.headers.get("Idempotency-Key")
-    once = BatchIdempotencyGuard(
-        services().idempotency.known, services().runtime.batches, owner.id, header
-    )
-    intake = BatchSubmissionService(services(), owner, request_id(), charge, once)
+    key = request.headers.get(IDEMPOTENCY_HEADER)
+    intake = BatchSubmissionService(services(), current_owner(), request_id(), charge, key)
     if request.is_json:
         return intake.from_json(_json())
     if request.mimetype != "multipart/form-data":

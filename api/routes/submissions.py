@@ -8,13 +8,22 @@ from flask.views import MethodView
 
 from api.auth import current_owner, services
 from api.envelope import request_id, success
+from api.idempotency import HEADER as IDEMPOTENCY_HEADER
 from api.openapi import ApiBlueprint
-from api.parameters import RemovalForm, RemovalJson, build_submission, read_parameters
+from api.parameters import (
+    RemovalForm,
+    RemovalJson,
+    build_submission,
+    comparable,
+    read_parameters,
+)
 from api.rate_limits import charge
 from api.representations import status_url, submitted_view, task_view
 from api.schemas import SubmittedSchema, TaskSchema, envelope
 from api.waiting import preferred_wait
-from tasks.jobs.model import Job
+from tasks.ids import new_task_id
+from tasks.jobs.idempotency import Reservation
+from tasks.jobs.store import AcceptedJob
 
 blueprint = ApiBlueprint("removals", __name__, url_prefix="/api/v1", description="Submit pictures.")
 
@@ -87,26 +96,37 @@ class RemoveBackground(MethodView):
         owner = current_owner()
         parameters = read_parameters(request, max_file_bytes=services().settings.max_image_bytes)
 
-        def accept(task_id: str) -> Job:
+        def submit(task_id: str, reservation: Reservation | None) -> AcceptedJob:
             submission = build_submission(parameters, services().inputs, owner)
-            return services().submit(submission, request_id(), task_id)
+            return services().submit(
+                submission, request_id(), task_id=task_id, reservation=reservation
+            )
 
-        key = request.headers.get("Idempotency-Key")
-        job, replayed = services().idempotency.accept(owner, key, parameters, accept)
+        accepted, replayed = services().idempotency.accept(
+            owner.id,
+            request.headers.get(IDEMPOTENCY_HEADER),
+            comparable(parameters),
+            new_id=new_task_id,
+            make=submit,
+            find=services().find_accepted,
+        )
         headers = {"Idempotency-Replayed": "true"} if replayed else {}
-        return answer(job, headers)
+        return answer(accepted, headers)
 
 
-def answer(job: Job, headers: Mapping[str, str]) -> Response:
-    """200 with a task that is final, waiting for it if the client would; else 202."""
+def answer(accepted: AcceptedJob, headers: Mapping[str, str]) -> Response:
+    """Answer 200 with a final task, after a wait if the client prefers one; else 202."""
+    job, position = accepted
     seconds = preferred_wait(request)
     applied = {}
     if seconds and not job.status.final:
         job, waited = services().wait_for(job, seconds)
+        position = services().position(job)
         applied = {"Preference-Applied": f"wait={seconds}"} if waited else {}
-    status = 200 if job.status.final else 202
-    schema = envelope(TaskSchema if job.status.final else SubmittedSchema)()
-    data = (task_view if job.status.final else submitted_view)(job, services())
+    final = job.status.final
+    status = 200 if final else 202
+    schema = envelope(TaskSchema if final else SubmittedSchema)()
+    data = task_view(job, services()) if final else submitted_view(job, position)
     return make_response(
         jsonify(schema.dump(success(data))),
         status,

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 from redis import Redis
 
-from tasks import redis_keys
+from tasks import redis_keys, scripts
 from tasks.errors import KeyNameError
 from tasks.redis_client import redis_errors
 
@@ -127,8 +127,14 @@ class ApiKeys:
         """Return the owner of a key; None if the key is unknown or revoked."""
         given = key_digest(key)
         with redis_errors():
-            owner_id = self._client.hget(redis_keys.API_KEYS, given)
-            record = self._record(str(owner_id)) if owner_id else {}
+            found = scripts.PRIMITIVES.run(
+                self._client,
+                "named_hash",
+                index=redis_keys.API_KEYS,
+                field=given,
+                prefix=redis_keys.owner_key(""),
+            )
+        record: dict[str, str] = dict(zip(found[::2], found[1::2], strict=True))
         # The time of a lookup by hash reveals nothing about the key.
         if not hmac.compare_digest(record.get("sha256", ""), given):
             return None

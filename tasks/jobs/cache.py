@@ -16,8 +16,10 @@ from cachetools import TTLCache
 from redis import Redis
 
 from inference.version import PIPELINE_VERSION
-from tasks import redis_keys, scripts
+from tasks import scripts
+from tasks.errors import UnreadableRecordError
 from tasks.jobs.model import Job, Status
+from tasks.jobs.records import parse_flat_record
 from tasks.jobs.store import JobStore
 from tasks.metrics.instruments import instruments
 from tasks.redis_client import redis_errors
@@ -85,14 +87,16 @@ class ResultCache:
             return near
         _count_lookup("memory", hit=False)
         with redis_errors():
-            task_id = self._client.get(redis_keys.cached_result_key(key))
-        found = self.remember(key, str(task_id)) if task_id else None
+            answer = scripts.JOBS.run(self._client, "cached_job", cache_key=key)
+        found = self._usable(key, str(answer[0]), _parse(*answer)) if answer else None
         _count_lookup("redis", hit=found is not None)
         return found
 
     def remember(self, key: str, task_id: str) -> Job | None:
         """Read a job that Redis names for a cache key; None, and forgotten, if it has no result."""
-        job = next(iter(self._job_store.get_many([task_id])), None)
+        return self._usable(key, task_id, next(iter(self._job_store.get_many([task_id])), None))
+
+    def _usable(self, key: str, task_id: str, job: Job | None) -> Job | None:
         if job is None or job.status is not Status.SUCCEEDED or job.expires_at <= self._clock():
             self.forget(key, task_id)
             return None
@@ -106,6 +110,13 @@ class ResultCache:
             self._near.pop(key, None)
         with redis_errors():
             scripts.JOBS.run(self._client, "uncache", id=task_id, cache_key=key)
+
+
+def _parse(task_id: str, record: list[str]) -> Job | None:
+    try:
+        return parse_flat_record(task_id, record)
+    except UnreadableRecordError:
+        return None
 
 
 def _count_lookup(level: str, *, hit: bool) -> None:

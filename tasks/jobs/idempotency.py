@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Self
 
 from redis import Redis
 
@@ -21,17 +21,31 @@ class Reservation:
     """The use of a key.
 
     Attributes:
+        place: the key's entry in Redis.
         payload: digest of the request.
-        task_id: the task. Its id is drawn before the task is recorded, so that the task is found
-            even if the process died right after recording it.
-        done: the task was accepted.
-        ours: this call made the reservation.
+        made_id: of the task or batch. It is drawn before that is recorded, so that whoever asks
+            again is answered with it even if the process died right after recording it.
+        done: the request was accepted.
     """
 
+    place: str
     payload: str
-    task_id: str
+    made_id: str
     done: bool = False
-    ours: bool = False
+
+    @classmethod
+    def of(cls, owner: str, key: str, payload: str, made_id: str) -> Self:
+        """A reservation of an owner's key, which belongs to that owner alone."""
+        return cls(redis_keys.idempotency_key(owner, key), payload, made_id)
+
+    def to_keep(self) -> dict[str, str]:
+        """What a script needs to keep the key together with what it records."""
+        return {
+            "key": self.place,
+            "expected": _write(self),
+            "value": _write(replace(self, done=True)),
+            "seconds": str(IDEMPOTENCY_SECONDS),
+        }
 
 
 class IdempotencyStore:
@@ -40,38 +54,25 @@ class IdempotencyStore:
     def __init__(self, client: Redis) -> None:
         self._client = client
 
-    def reserve(self, owner: str, key: str, wanted: Reservation) -> Reservation:
-        """Reserve a key for a new task, or return its existing reservation."""
-        place = redis_keys.idempotency_key(owner, key)
+    def reserve(self, wanted: Reservation) -> Reservation | None:
+        """Reserve a key; None if that was done, or else what it is in use for already."""
         with redis_errors():
-            # The existing entry may expire before it is read: then the key is free.
-            while True:
-                if self._client.set(place, _write(wanted), nx=True, ex=_RESERVED_SECONDS):
-                    return replace(wanted, ours=True)
-                found = self._client.get(place)
-                if found:
-                    return _read(str(found))
-
-    def keep(self, owner: str, key: str, reserved: Reservation) -> None:
-        """Keep the key for a task that was accepted."""
-        self._compare_and_set(owner, key, reserved, _write(replace(reserved, done=True)))
-
-    def free(self, owner: str, key: str, reserved: Reservation) -> None:
-        """Free the key: nothing was accepted."""
-        self._compare_and_set(owner, key, reserved, None)
-
-    def _compare_and_set(
-        self, owner: str, key: str, reserved: Reservation, value: str | None
-    ) -> None:
-        with redis_errors():
-            scripts.PRIMITIVES.run(
-                self._client,
-                "compare_and_set",
-                key=redis_keys.idempotency_key(owner, key),
-                expected=_write(reserved),
-                value=value,
-                seconds=IDEMPOTENCY_SECONDS,
+            found = self._client.set(
+                wanted.place, _write(wanted), nx=True, get=True, ex=_RESERVED_SECONDS
             )
+        return None if found is None else _read(wanted.place, str(found))
+
+    def keep(self, reserved: Reservation) -> None:
+        """Keep the key for what was accepted."""
+        self._compare_and_set(**reserved.to_keep())
+
+    def free(self, reserved: Reservation) -> None:
+        """Free the key, unless what was recorded under it has kept it."""
+        self._compare_and_set(key=reserved.place, expected=_write(reserved))
+
+    def _compare_and_set(self, **arguments: str) -> None:
+        with redis_errors():
+            scripts.PRIMITIVES.run(self._client, "compare_and_set", **arguments)
 
 
 def payload_digest(payload: object) -> str:
@@ -81,9 +82,9 @@ def payload_digest(payload: object) -> str:
 
 
 def _write(reservation: Reservation) -> str:
-    return json.dumps([reservation.payload, reservation.task_id, reservation.done])
+    return json.dumps([reservation.payload, reservation.made_id, reservation.done])
 
 
-def _read(text: str) -> Reservation:
-    payload, task_id, done = json.loads(text)
-    return Reservation(payload, task_id, done=done)
+def _read(place: str, text: str) -> Reservation:
+    payload, made_id, done = json.loads(text)
+    return Reservation(place, payload, made_id, done=done)

@@ -11,9 +11,9 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import ResponseError
 
-from tasks import redis_keys
+from tasks import redis_keys, scripts
 from tasks.errors import UnreadableRecordError
-from tasks.jobs.model import Job, Priority, Status, from_record
+from tasks.jobs.model import Job, Status, from_record
 from tasks.redis_client import redis_errors
 
 #: The beginning of Redis's error about a key of another type, in place of `ERR`.
@@ -188,22 +188,13 @@ class JobReader:
             return sorted(cast("set[str]", self._client.smembers(redis_keys.QUEUE_LISTS)))
 
     def position(self, job: Job) -> int:
-        """Return how many jobs of its queue go before a queued one; 0 if it has no message.
+        """Return how many jobs of its queue go before a job; 0 if it is not queued.
 
         These are the jobs at more urgent priority levels, and the earlier ones at its own. A
         duplicate has the position of its primary.
         """
-        waiting = job
-        if job.primary is not None:
-            waiting = next(iter(self.read([job.primary]).jobs), job)
-        level = waiting.effective_priority
-        urgent = [each for each in Priority if each < level]
-        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
-            pipe.zrank(_dispatched(waiting.queue, level), waiting.task_id)
-            for each in urgent:
-                pipe.zcard(_dispatched(waiting.queue, each))
-            rank, *ahead = pipe.execute()
-        return 0 if rank is None else int(rank) + sum(ahead)
+        with redis_errors():
+            return int(scripts.JOBS.run(self._client, "position", id=job.task_id))
 
     def ids(self, status: Status) -> list[str]:
         """Return the ids of a status, by the time of entry."""
@@ -306,7 +297,3 @@ class JobWatcher:
                 yield wait
             finally:
                 listener.close()
-
-
-def _dispatched(queue: str, level: Priority) -> str:
-    return redis_keys.dispatched_key(f"{queue}|{int(level)}")

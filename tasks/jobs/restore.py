@@ -87,7 +87,7 @@ class Restorer:
         queue = self.router.choose(job.model, job.priority)
         try:
             # Its deadline may have passed during the outage: its queue timeout begins again.
-            recorded = self.job_store.create(job.restarted(self.clock()).evolve(queue=queue))
+            recorded = self.job_store.create(job.restarted(self.clock()).evolve(queue=queue)).job
         except IdTakenError:
             return False
         # The record stands: if Redis goes away now, the reconciler sends the message later.

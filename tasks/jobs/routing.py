@@ -3,7 +3,8 @@
 Tasks are sent by name, so that a sender imports no worker.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from celery import Celery
@@ -11,12 +12,12 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tasks import redis_keys
+from tasks import scripts
 from tasks.errors import QueueUnavailableError
 from tasks.jobs.model import Job, Priority
 from tasks.jobs.store import Dispatch, JobStore
 from tasks.redis_client import redis_errors
-from tasks.worker_registry import Worker, WorkerRegistry
+from tasks.worker_registry import DEFAULT_JOB_SECONDS
 
 #: The Celery task that runs one job; its one argument is the job's id.
 REMOVE_TASK: Final = "rmbg.remove"
@@ -136,11 +137,15 @@ class Router:
     """
 
     def __init__(
-        self, client: Redis, registry: WorkerRegistry, *, routing: RoutingMode = "gpu"
+        self,
+        client: Redis,
+        *,
+        routing: RoutingMode = "gpu",
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
-        self._registry = registry
         self._routing = routing
+        self._clock = clock
 
     def choose(self, model: str, priority: Priority, *, excluded_worker: str | None = None) -> str:
         """Return the queue of the worker that would begin the job soonest, or the shared one.
@@ -154,48 +159,19 @@ class Router:
         if self._routing == "shared":
             return shared
         try:
-            if self._waits(shared, priority):
-                return shared
-            return self._soonest(model, priority, excluded_worker) or shared
+            with redis_errors():
+                return str(
+                    scripts.JOBS.run(
+                        self._client,
+                        "choose_queue",
+                        model=model,
+                        priority=int(priority),
+                        shared=shared,
+                        now=self._clock(),
+                        max_assigned=MAX_ASSIGNED,
+                        default_seconds=DEFAULT_JOB_SECONDS,
+                        excluded_worker=excluded_worker,
+                    )
+                )
         except QueueUnavailableError:
             return shared
-
-    def _waits(self, queue: str, priority: Priority) -> bool:
-        """Return whether jobs of this priority or a higher one wait in a queue."""
-        with redis_errors(), self._client.pipeline() as pipe:
-            for level in Priority:
-                if level <= priority:
-                    pipe.zcard(redis_keys.dispatched_key(f"{queue}|{int(level)}"))
-            return any(pipe.execute())
-
-    def _soonest(self, model: str, priority: Priority, excluded_worker: str | None) -> str | None:
-        candidates = [
-            worker
-            for worker in self._registry.workers()
-            if worker.usable
-            and worker.model == model
-            and worker.queue
-            and worker.name != excluded_worker
-        ]
-        waits = [
-            (self._wait(worker, lengths, priority), worker.queue)
-            for worker, lengths in zip(candidates, self._lengths(candidates), strict=True)
-            if worker.running + sum(lengths.values()) < MAX_ASSIGNED
-        ]
-        return min(waits)[1] if waits else None
-
-    def _wait(self, worker: Worker, lengths: dict[Priority, int], priority: Priority) -> float:
-        """Return the expected seconds until a worker would begin the job."""
-        ahead = sum(length for level, length in lengths.items() if level <= priority)
-        return (worker.running + ahead) * worker.seconds
-
-    def _lengths(self, workers: list[Worker]) -> list[dict[Priority, int]]:
-        """Return the number of jobs in each worker's own queue, by priority level."""
-        if not workers:
-            return []
-        with redis_errors(), self._client.pipeline() as pipe:
-            for worker in workers:
-                for level in Priority:
-                    pipe.zcard(redis_keys.dispatched_key(f"{worker.queue}|{int(level)}"))
-            counts = iter(pipe.execute())
-        return [{level: next(counts) for level in Priority} for _ in workers]

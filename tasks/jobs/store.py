@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from redis import Redis
 from redis.exceptions import ResponseError
 
 from tasks import redis_keys, scripts
 from tasks.errors import IdTakenError, QueueFullError, ResultKnownError, UnreadableRecordError
+from tasks.jobs.idempotency import Reservation
 from tasks.jobs.model import (
     EXPIRED,
     LOST,
@@ -97,18 +98,28 @@ class ReleaseOutcome(StrEnum):
     NONE = "none"
 
 
+class AcceptedJob(NamedTuple):
+    """A job whose record was written, and how many jobs of its queue go before it."""
+
+    job: Job
+    position: int
+
+
 class JobStore(JobReader):
     """Writes job records. Every method raises `QueueUnavailableError` if Redis does not answer."""
 
     def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
         super().__init__(client, clock=clock)
 
-    def create(self, job: Job, *, max_pending: int = 0) -> Job:
+    def create(
+        self, job: Job, *, max_pending: int = 0, reservation: Reservation | None = None
+    ) -> AcceptedJob:
         """Write a new record; from here on the job is accepted.
 
         Args:
             job: the new job.
             max_pending: limit of jobs that are queued or running; 0: no limit.
+            reservation: of the request's Idempotency-Key, which is kept with the record.
 
         Returns:
             The job with the `dispatch_seq` of its first message, which the caller sends now; or
@@ -127,6 +138,7 @@ class JobStore(JobReader):
             now=self._clock(),
             max_pending=max_pending,
             deadline=job.deadline,
+            reservation=reservation.to_keep() if reservation else None,
         )
         if outcome == "full":
             raise QueueFullError(
@@ -137,11 +149,11 @@ class JobStore(JobReader):
         if outcome == "known":
             raise ResultKnownError(str(value[0]))
         if outcome == "joined":
-            return job.evolve(primary=str(value[0]))
-        return job.evolve(dispatch_seq=int(value[0]))
+            return AcceptedJob(job.evolve(primary=str(value[0])), int(value[1]))
+        return AcceptedJob(job.evolve(dispatch_seq=int(value[0])), int(value[1]))
 
-    def create_finished(self, job: Job) -> None:
-        """Write the record of a job that is final from its creation.
+    def create_finished(self, job: Job, *, reservation: Reservation | None = None) -> None:
+        """Write the record of a job that is final from its creation; see `create`.
 
         Raises:
             IdTakenError: there is a record of that id, or a tombstone.
@@ -152,6 +164,7 @@ class JobStore(JobReader):
             fields=_full_record(job),
             expiry=int(job.expires_at + RECORD_GRACE_SECONDS),
             now=self._clock(),
+            reservation=reservation.to_keep() if reservation else None,
         )
         if outcome == "exists":
             raise IdTakenError(f"The id {job.task_id} is taken.")

@@ -26,14 +26,22 @@
 -- rmbg:batch:<id>           hash    a batch's record                               pictures + 1 day
 -- rmbg:batch:<id>:items     list    its items, as JSON                             its record's
 -- rmbg:batch:<id>:ends      hash    status by id of its jobs that have ended       its record's
+-- rmbg:workers:alive        zset    workers by the time until which they count so  none
+-- rmbg:workers:ready        zset    workers by the time until which they are ready none
+-- rmbg:workers:drained      hash    workers that take no jobs, and why             none
+-- rmbg:worker:<name>        hash    what a worker says of itself                   7 days
+-- rmbg:idempotency:<digest> string  which task an Idempotency-Key stands for       120 s, then 24 h
 -- rmbg:done:<id>            channel published when a job or batch ends
 
 local QUEUED, PROCESSING = P .. 'jobs:queued', P .. 'jobs:processing'
 local DUE, DEADLINES, DEAD, EXPIRIES = P .. 'due', P .. 'deadlines', P .. 'dead', P .. 'expiries'
 local LISTS, DISPATCH_SEQ = P .. 'lists', P .. 'dispatch_seq'
 local ENDED_PRIMARIES = P .. 'primaries:ended'
+local ALIVE_WORKERS, READY_WORKERS = P .. 'workers:alive', P .. 'workers:ready'
+local DRAINED_WORKERS = P .. 'workers:drained'
 local STATUSES = {'queued', 'processing', 'succeeded', 'failed', 'canceled'}
 local NORMAL = '3'
+local LEVELS = {'0', '3', '6'}
 
 local function job_key(id) return P .. 'job:' .. id end
 local function lease_key(id) return P .. 'job:' .. id .. ':lease' end
@@ -46,6 +54,7 @@ local function primary_key(cache_key) return P .. 'primary:' .. cache_key end
 local function cached_key(cache_key) return P .. 'cached:' .. cache_key end
 local function duplicates_key(id) return P .. 'duplicates:' .. id end
 local function batch_key(batch) return P .. 'batch:' .. batch end
+local function worker_key(name) return P .. 'worker:' .. name end
 
 local function get(id, name) return field(job_key(id), name) end
 
@@ -118,6 +127,30 @@ end
 local function postpone(id, due)
   leave(list_of(id), id)
   redis.call('ZADD', DUE, due, id)
+end
+
+-- The number of jobs dispatched to a queue at a priority level up to `lowest`.
+local function dispatched_to(queue, lowest)
+  local jobs = 0
+  for _, level in ipairs(LEVELS) do
+    if tonumber(level) <= lowest then
+      jobs = jobs + redis.call('ZCARD', dispatched_key(queue .. '|' .. level))
+    end
+  end
+  return jobs
+end
+
+-- How many jobs of its queue go before a queued job; a duplicate waits as its primary does.
+local function position(id)
+  local ahead = get(id, 'primary') or id
+  if get(ahead, 'status') ~= 'queued' then
+    return 0
+  end
+  local list, queue = list_of(ahead), get(ahead, 'queue') or ''
+  local level = number(level_of(ahead)) or tonumber(NORMAL)
+  local seq = redis.call('ZSCORE', dispatched_key(list), ahead)
+  return dispatched_to(queue, level - 1)
+    + redis.call('ZCOUNT', dispatched_key(list), '-inf', seq and '(' .. seq or '+inf')
 end
 
 -- Duplicates -------------------------------------------------------------------------------------
@@ -324,14 +357,23 @@ local function fail(id, now, error, is_dead)
   report_end(id)
 end
 
+-- Keeps the Idempotency-Key of the request that made a record: the key's entry says from now on
+-- that the request was accepted, unless the reservation has run out.
+local function keep_key(reservation)
+  if reservation and redis.call('GET', reservation.key) == reservation.expected then
+    redis.call('SET', reservation.key, reservation.value, 'EX', reservation.seconds)
+  end
+end
+
 -- Commands ---------------------------------------------------------------------------------------
 
 local commands = {}
 
 -- Accepts a new job. Nothing is written unless it is 'created' or 'joined'.
--- Arguments: id, fields, expiry (unix seconds), now, max_pending ('0': no limit), deadline.
--- Returns {'created', dispatch_seq of its first message}, {'joined', its primary},
--- {'exists'}, {'full'}, or {'known', a succeeded job of its cache key}.
+-- Arguments: id, fields, expiry (unix seconds), now, max_pending ('0': no limit), deadline,
+-- reservation (of an Idempotency-Key: key, expected, value, seconds).
+-- Returns {'created', dispatch_seq of its first message, position}, {'joined', its primary,
+-- position}, {'exists'}, {'full'}, or {'known', a succeeded job of its cache key}.
 commands.create = function(a)
   if is_taken(a.id) then
     return {'exists'}
@@ -351,16 +393,19 @@ commands.create = function(a)
   if a.deadline then
     redis.call('ZADD', DEADLINES, a.deadline, a.id)
   end
+  keep_key(a.reservation)
   local primary = join(a.id, a.now)
   if primary then
     count('joined')
-    return {'joined', primary}
+    return {'joined', primary, position(a.id)}
   end
-  return {'created', number_dispatch(a.id)}
+  local seq = number_dispatch(a.id)
+  return {'created', seq, position(a.id)}
 end
 
 -- Records a job that is final from its creation, since it has a copy of a cached result.
--- Arguments: id, fields, expiry (unix seconds), now.  Returns 'created' or 'exists'.
+-- Arguments: id, fields, expiry (unix seconds), now, reservation (see `create`).
+-- Returns 'created' or 'exists'.
 commands.create_finished = function(a)
   if is_taken(a.id) then
     return 'exists'
@@ -368,6 +413,7 @@ commands.create_finished = function(a)
   redis.call('HSET', job_key(a.id), unpack(flat(a.fields)))
   index_record(a.id, a.expiry)
   redis.call('ZADD', index_key(a.fields.status), a.now, a.id)
+  keep_key(a.reservation)
   report_end(a.id)
   return 'created'
 end
@@ -726,6 +772,52 @@ commands.promote_duplicate = function(a)
   return primary
 end
 
+-- How many jobs of its queue go before a job.  Arguments: id.  Returns 0 unless it is queued.
+commands.position = function(a)
+  return position(a.id)
+end
+
+-- The queue of the live worker that would begin a job soonest. A worker takes from its own queue
+-- before the model's shared one, so while a job of that priority or above waits in the shared
+-- queue, a new one goes there too: otherwise it would pass them, again and again.
+-- Arguments: model, priority, shared (the model's shared queue), now, max_assigned (jobs that a
+-- worker is given before it asks for them), default_seconds (of a job on a worker that has finished
+-- none), excluded_worker.  Returns the queue.
+commands.choose_queue = function(a)
+  local priority, best, best_wait = tonumber(a.priority), a.shared, math.huge
+  if dispatched_to(a.shared, priority) > 0 then
+    return a.shared
+  end
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', ALIVE_WORKERS, a.now, '+inf')) do
+    local ready = number(redis.call('ZSCORE', READY_WORKERS, name))
+    local drained = field(DRAINED_WORKERS, name) or ''
+    local worker = worker_key(name)
+    local queue = field(worker, 'queue') or ''
+    if ready and ready >= tonumber(a.now) and drained == '' and name ~= a.excluded_worker
+      and queue ~= '' and field(worker, 'model') == a.model then
+      local running = number(field(worker, 'running')) or 0
+      local seconds = number(field(worker, 'seconds')) or tonumber(a.default_seconds)
+      local wait = (running + dispatched_to(queue, priority)) * seconds
+      if running + dispatched_to(queue, math.huge) < tonumber(a.max_assigned)
+        and (wait < best_wait or (wait == best_wait and queue < best)) then
+        best, best_wait = queue, wait
+      end
+    end
+  end
+  return best
+end
+
+-- The job whose result is cached under a key.
+-- Arguments: cache_key.  Returns its id and its record as fields and values in turn, or nothing.
+commands.cached_job = function(a)
+  local id = redis.call('GET', cached_key(a.cache_key))
+  if not id then
+    return {}
+  end
+  local record = redis.pcall('HGETALL', job_key(id))
+  return {id, record.err and {} or record}
+end
+
 -- Forgets a cached job whose result cannot be copied, unless another one has replaced it.
 -- Arguments: id, cache_key.
 commands.uncache = function(a)
@@ -770,5 +862,6 @@ return dispatch(commands, {
   },
   any_type = {
     create = true, create_finished = true, quarantine = true, forget = true, uncache = true,
+    position = true,
   },
 })

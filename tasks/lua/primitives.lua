@@ -3,10 +3,20 @@
 -- key                          type    what for                                   expiry
 -- rmbg:idempotency:<digest>    string  which task an Idempotency-Key stands for   120 s, then 24 h
 -- rmbg:rate:<policy>:<owner>   hash    a token bucket: tokens `left`, `at` (time) until full again
+-- rmbg:keys                    hash    an owner's id by the SHA-256 of its key     none
+-- rmbg:owner:<id>              hash    an owner, and the SHA-256 of its key       none
 -- rmbg:upload:<id>             hash    the record of a resumable upload           the upload's
 -- rmbg:upload:<id>:lock        string  the token of the request that writes to it 4 s, renewed
 
 local commands = {}
+
+-- Reads the hash that a field of another hash names.
+-- Arguments: index (the other hash), field, prefix (of the hash's key, before that name).
+-- Returns its fields and values in turn; nothing if there is no such field.
+commands.named_hash = function(a)
+  local name = redis.call('HGET', a.index, a.field)
+  return name and redis.call('HGETALL', a.prefix .. name) or {}
+end
 
 -- Puts a value in place of the expected one; without a new value the key is deleted.
 -- Arguments: key, expected, value, seconds (of the new value's life).  Returns 1 if it did.

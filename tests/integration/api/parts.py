@@ -15,5 +15,5 @@ def with_parts(services: Services, **parts: object) -> Services:
     )
     for name, part in parts.items():
         setattr(runtime, name, part)
-    idempotency = IdempotencyGuard(runtime.idempotency_keys, runtime.job_store)
+    idempotency = IdempotencyGuard(runtime.idempotency_keys)
     return replace(services, runtime=runtime, idempotency=idempotency)

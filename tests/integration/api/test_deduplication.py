@@ -124,7 +124,7 @@ Submit = Callable[..., Job]
 def submit(services: Services, picture: bytes) -> Submit:
     def send(**parts: object) -> Job:
         upload = InputFile(io.BytesIO(picture), len(picture), "a.png")
-        return services.submit(Submission(image=upload, **parts), "test")  # type: ignore[arg-type]
+        return services.submit(Submission(image=upload, **parts), "test").job  # type: ignore[arg-type]
 
     return send
 

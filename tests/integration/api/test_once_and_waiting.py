@@ -20,8 +20,8 @@ from api.idempotency import parse_key
 from api.services import Services
 from api.settings import ApiSettings
 from tasks import redis_keys
-from tasks.accounts.api_keys import ANONYMOUS, Owner
-from tasks.errors import ObjectStoreUnavailableError, QueueUnavailableError
+from tasks.errors import ObjectStoreUnavailableError
+from tasks.ids import new_task_id
 from tasks.jobs.idempotency import IDEMPOTENCY_SECONDS, IdempotencyStore, Reservation
 from tasks.jobs.model import Job, Status
 from tasks.redis_client import connect
@@ -159,16 +159,16 @@ def test_a_request_that_is_just_being_accepted(app: Flask, services: Services) -
     assert _refusal(slow.answer) == (409, "idempotency_in_progress")
 
 
-def test_a_process_that_died_having_recorded_the_task_is_no_reason_for_a_second_one(
-    services: Services, redis: Redis
+def test_a_process_that_dies_having_recorded_the_task_makes_no_second_one(
+    services: Services,
 ) -> None:
-    class Dying(IdempotencyStore):
-        def keep(self, *_: object) -> None:
-            raise QueueUnavailableError("this stands for a kill")
+    class Dying:
+        def send(self, _job: Job) -> None:
+            raise RuntimeError("this stands for a kill")
 
-    dying = with_parts(services, idempotency_keys=Dying(redis))
-    with create_app(dying).test_client() as client:
-        first = _id(_send(client, "order-17"))
+    with create_app(with_parts(services, dispatcher=Dying())).test_client() as client:
+        assert _send(client, "order-17").status_code == 500
+    (first,) = services.runtime.job_store.ids(Status.QUEUED)
     with create_app(services).test_client() as client:
         assert _id(_send(client, "order-17")) == first
 
@@ -182,12 +182,15 @@ def test_the_key_of_an_erased_task_is_used_up(client: FlaskClient) -> None:
 def test_keys_are_their_owners_own(services: Services) -> None:
     made = []
 
-    def accept(task_id: str) -> Job:
+    def make(task_id: str, _: Reservation | None) -> str:
         made.append(task_id)
-        return Job(task_id, "m", "q", "o", 0, 0)
+        return task_id
 
-    for owner in (ANONYMOUS, Owner("a", "alice"), Owner("b", "bob")):
-        services.idempotency.accept(owner, "k", {}, accept)
+    def find(task_id: str) -> str:
+        raise AssertionError(task_id)
+
+    for owner in ("", "own-alice", "own-bob"):
+        services.idempotency.accept(owner, "k", {}, new_id=new_task_id, make=make, find=find)
     assert len(set(made)) == 3
 
 
@@ -202,13 +205,13 @@ def test_a_key_is_kept_for_a_day(client: FlaskClient, redis: Redis) -> None:
 
 def test_a_reservation_that_ran_out_is_not_written_over(services: Services, redis: Redis) -> None:
     known = IdempotencyStore(redis)
-    mine, other = Reservation("p", "rm-1"), Reservation("p", "rm-2")
-    assert known.reserve("", "k", mine).ours
+    mine, other = (Reservation.of("", "k", "p", each) for each in ("rm-1", "rm-2"))
+    assert known.reserve(mine) is None
     redis.delete(redis_keys.idempotency_key("", "k"))
-    assert known.reserve("", "k", other).ours
-    known.keep("", "k", mine)
-    known.free("", "k", mine)
-    assert known.reserve("", "k", mine) == other
+    assert known.reserve(other) is None
+    known.keep(mine)
+    known.free(mine)
+    assert known.reserve(mine) == other
     assert services.runtime.job_store.get("rm-1") is None
 
 

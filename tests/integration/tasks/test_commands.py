@@ -84,7 +84,7 @@ def make(store: JobStore, app: Celery) -> Make:
     def make(state: str = "queued", *, queue: str = QUEUE) -> str:
         task_id = new_task_id()
         original = object_keys.original_key(task_id)
-        job = store.create(Job(task_id, "u2netp", queue, original, 1.7e9, 4e9))
+        job = store.create(Job(task_id, "u2netp", queue, original, 1.7e9, 4e9)).job
         if state == "queued":
             JobDispatcher(app, store).send(job)
         elif state == "canceled":

@@ -48,7 +48,7 @@ class Scene:
             self.store,
             self.dispatcher,
             registry,
-            Router(self.client, registry),
+            Router(self.client),
             ageing_seconds=AGEING,
             clock=self.clock,
         )
@@ -72,7 +72,7 @@ class Scene:
             priority=priority,
             deadline=deadline,
         )
-        made = self.store.create(job)
+        made = self.store.create(job).job
         if sent:
             self.dispatcher.send(made)
         return task_id

@@ -49,7 +49,7 @@ def test_a_record_goes_away_by_itself(client: Redis, job: Job) -> None:
 def test_a_position_counts_the_jobs_of_the_queue_that_go_first(store: JobStore, job: Job) -> None:
     def submit(**changes: Any) -> Job:  # noqa: ANN401 - any field's type
         changes = {"queue": f"model.{job.task_id}", **changes}
-        return store.create(job.evolve(task_id=new_task_id(), **changes))
+        return store.create(job.evolve(task_id=new_task_id(), **changes)).job
 
     first = submit()
     submit(queue="model.another")

@@ -73,7 +73,7 @@ def make(client: Redis, store: JobStore, dispatcher: JobDispatcher, clock: Clock
         store,
         dispatcher,
         WorkerRegistry(client, clock=clock),
-        Router(client, WorkerRegistry(client, clock=clock)),
+        Router(client, clock=clock),
         ageing_seconds=AGEING,
         clock=clock,
     )
@@ -92,7 +92,7 @@ def submit(store: JobStore, dispatcher: JobDispatcher, clock: Clock) -> Submit:
         task_id = new_task_id()
         original = object_keys.original_key(task_id)
         job = Job(task_id, MODEL, queue, original, clock.now, clock.now + 1e9, priority=priority)
-        made = store.create(job)
+        made = store.create(job).job
         if sent:
             dispatcher.send(made)
         return task_id

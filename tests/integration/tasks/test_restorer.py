@@ -17,7 +17,6 @@ from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.storage import object_keys
 from tasks.storage.object_store import ObjectStore
-from tasks.worker_registry import WorkerRegistry
 
 NOW = 1.7e9
 
@@ -46,7 +45,7 @@ def restorer(settings: Settings, bucket: ObjectStore) -> Iterator[Restorer]:
             job_store=store,
             object_store=bucket,
             dispatcher=JobDispatcher(app, store),
-            router=Router(client, WorkerRegistry(client)),
+            router=Router(client),
             clock=lambda: NOW,
         )
 

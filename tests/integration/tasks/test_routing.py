@@ -31,8 +31,8 @@ def registry(client: Redis) -> WorkerRegistry:
 
 
 @pytest.fixture
-def router(client: Redis, registry: WorkerRegistry) -> Router:
-    return Router(client, registry)
+def router(client: Redis) -> Router:
+    return Router(client)
 
 
 def _join(registry: WorkerRegistry, index: int, *, model: str = "m", seconds: float = 1.0) -> str:
@@ -132,12 +132,12 @@ def test_a_job_avoids_the_gpu_it_went_wrong_on(router: Router, registry: WorkerR
 
 def test_routing_can_be_left_to_the_shared_queues(client: Redis, registry: WorkerRegistry) -> None:
     _join(registry, 0)
-    assert Router(client, registry, routing="shared").choose("m", Priority.NORMAL) == SHARED
+    assert Router(client, routing="shared").choose("m", Priority.NORMAL) == SHARED
 
 
 def test_redis_away_is_no_reason_not_to_choose() -> None:
     away = connect("redis://127.0.0.1:1/0", timeout=0.2)
-    assert Router(away, WorkerRegistry(away)).choose("m", Priority.NORMAL) == SHARED
+    assert Router(away).choose("m", Priority.NORMAL) == SHARED
 
 
 def test_faults_in_a_row_drain_a_gpu_and_a_success_forgives_them(registry: WorkerRegistry) -> None:

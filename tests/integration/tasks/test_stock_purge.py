@@ -41,7 +41,7 @@ class Queues:
         task_id = new_task_id()
         original = object_keys.original_key(task_id)
         job = Job(task_id, "u2netp", queue, original, 1.7e9, 4e9, priority=priority)
-        self.dispatcher.send(self.store.create(job))
+        self.dispatcher.send(self.store.create(job).job)
         return task_id
 
     def messages(self) -> Counter[str]:
@@ -77,7 +77,7 @@ def queues(server_settings: dict[str, object]) -> Iterator[Queues]:
         client.flushdb()
         store, registry = JobStore(client), WorkerRegistry(client)
         dispatcher = JobDispatcher(app, store)
-        router = Router(client, registry)
+        router = Router(client)
         reconciler = Reconciler(client, store, dispatcher, registry, router, ageing_seconds=60)
         yield Queues(url, client, store, dispatcher, reconciler)
 
