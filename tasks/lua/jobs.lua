@@ -1,6 +1,6 @@
 -- Jobs: every transition of a record, the lists on which their messages wait, duplicates, batches.
--- They are one script, since most commands may end a job, and its end writes its record, its webhook's
--- delivery, its batch's count and its duplicates' completion in one step.
+-- They are one script, since most commands may end a job, and an end writes in one step the record,
+-- the webhook's delivery, the batch's count, and that the duplicates are to be completed.
 --
 -- <list> is a Celery list as `<queue>|<priority level>`; a priority level is a job's priority, or
 -- the one that it was raised to.
