@@ -23,8 +23,8 @@ class Reservation:
     Attributes:
         place: the key's entry in Redis.
         payload: digest of the request.
-        made_id: of the task or batch. It is drawn before that is recorded, so that whoever asks
-            again is answered with it even if the process died right after recording it.
+        made_id: of the task or batch. It is drawn before that is recorded, so that a repeated
+            request finds it even if the process died right after recording it.
         done: the request was accepted.
     """
 
@@ -35,11 +35,11 @@ class Reservation:
 
     @classmethod
     def of(cls, owner: str, key: str, payload: str, made_id: str) -> Self:
-        """A reservation of an owner's key, which belongs to that owner alone."""
+        """Build a reservation of an owner's key; equal keys of two owners differ."""
         return cls(redis_keys.idempotency_key(owner, key), payload, made_id)
 
     def to_keep(self) -> dict[str, str]:
-        """What a script needs to keep the key together with what it records."""
+        """Return the arguments with which a Lua command keeps the key for what it records."""
         return {
             "key": self.place,
             "expected": _write(self),
@@ -55,7 +55,7 @@ class IdempotencyStore:
         self._client = client
 
     def reserve(self, wanted: Reservation) -> Reservation | None:
-        """Reserve a key; None if that was done, or else what it is in use for already."""
+        """Reserve a key; return None on success, else the reservation that holds it."""
         with redis_errors():
             found = self._client.set(
                 wanted.place, _write(wanted), nx=True, get=True, ex=_RESERVED_SECONDS
@@ -63,11 +63,11 @@ class IdempotencyStore:
         return None if found is None else _read(wanted.place, str(found))
 
     def keep(self, reserved: Reservation) -> None:
-        """Keep the key for what was accepted."""
+        """Keep the key for the accepted request."""
         self._compare_and_set(**reserved.to_keep())
 
     def free(self, reserved: Reservation) -> None:
-        """Free the key, unless what was recorded under it has kept it."""
+        """Free the key, unless the request was recorded and has kept it."""
         self._compare_and_set(key=reserved.place, expected=_write(reserved))
 
     def _compare_and_set(self, **arguments: str) -> None:

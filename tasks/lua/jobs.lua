@@ -26,10 +26,10 @@
 -- rmbg:batch:<id>           hash    a batch's record                               pictures + 1 day
 -- rmbg:batch:<id>:items     list    its items, as JSON                             its record's
 -- rmbg:batch:<id>:ends      hash    status by id of its jobs that have ended       its record's
--- rmbg:workers:alive        zset    workers by the time until which they count so  none
+-- rmbg:workers:alive        zset    workers by the time until which they are alive none
 -- rmbg:workers:ready        zset    workers by the time until which they are ready none
--- rmbg:workers:drained      hash    workers that take no jobs, and why             none
--- rmbg:worker:<name>        hash    what a worker says of itself                   7 days
+-- rmbg:workers:drained      hash    drained workers with the reason                none
+-- rmbg:worker:<name>        hash    a worker's queue, model and seconds a job      7 days
 -- rmbg:idempotency:<digest> string  which task an Idempotency-Key stands for       120 s, then 24 h
 -- rmbg:done:<id>            channel published when a job or batch ends
 
@@ -140,7 +140,8 @@ local function dispatched_to(queue, lowest)
   return jobs
 end
 
--- How many jobs of its queue go before a queued job; a duplicate waits as its primary does.
+-- The number of jobs of its queue that go before a queued job; a duplicate has the position of its
+-- primary.
 local function position(id)
   local ahead = get(id, 'primary') or id
   if get(ahead, 'status') ~= 'queued' then
@@ -357,8 +358,7 @@ local function fail(id, now, error, is_dead)
   report_end(id)
 end
 
--- Keeps the Idempotency-Key of the request that made a record: the key's entry says from now on
--- that the request was accepted, unless the reservation has run out.
+-- Marks the request of an Idempotency-Key as accepted, unless its reservation has expired.
 local function keep_key(reservation)
   if reservation and redis.call('GET', reservation.key) == reservation.expected then
     redis.call('SET', reservation.key, reservation.value, 'EX', reservation.seconds)
@@ -772,16 +772,17 @@ commands.promote_duplicate = function(a)
   return primary
 end
 
--- How many jobs of its queue go before a job.  Arguments: id.  Returns 0 unless it is queued.
+-- Ranks a job in its queue.
+-- Arguments: id.  Returns the number of jobs that go before it; 0 unless it is queued.
 commands.position = function(a)
   return position(a.id)
 end
 
--- The queue of the live worker that would begin a job soonest. A worker takes from its own queue
--- before the model's shared one, so while a job of that priority or above waits in the shared
--- queue, a new one goes there too: otherwise it would pass them, again and again.
--- Arguments: model, priority, shared (the model's shared queue), now, max_assigned (jobs that a
--- worker is given before it asks for them), default_seconds (of a job on a worker that has finished
+-- Chooses the queue of the worker that would begin a job soonest. A worker takes from its own queue
+-- before the model's shared one. So while a job of that priority or a higher one waits in the
+-- shared queue, new ones go there too: otherwise they would pass it again and again.
+-- Arguments: model, priority, shared (the model's shared queue), now, max_assigned (jobs that are
+-- assigned to one worker at a time), default_seconds (of a job, for a worker that has finished
 -- none), excluded_worker.  Returns the queue.
 commands.choose_queue = function(a)
   local priority, best, best_wait = tonumber(a.priority), a.shared, math.huge
@@ -807,7 +808,7 @@ commands.choose_queue = function(a)
   return best
 end
 
--- The job whose result is cached under a key.
+-- Reads the job whose result is cached under a key.
 -- Arguments: cache_key.  Returns its id and its record as fields and values in turn, or nothing.
 commands.cached_job = function(a)
   local id = redis.call('GET', cached_key(a.cache_key))
