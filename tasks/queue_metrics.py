@@ -46,7 +46,7 @@ class QueueCollector(Collector):
 
     Args:
         client: Redis.
-        fleet: the workers' facts.
+        worker_registry: the workers' facts.
         ping_store: raises a `TaskError` unless the object store answers.
         clock: unix seconds.
     """
@@ -54,13 +54,13 @@ class QueueCollector(Collector):
     def __init__(
         self,
         client: Redis,
-        fleet: WorkerRegistry,
+        worker_registry: WorkerRegistry,
         ping_store: Callable[[], None],
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
-        self._fleet = fleet
+        self._worker_registry = worker_registry
         self._ping_store = ping_store
         self._clock = clock
 
@@ -68,7 +68,7 @@ class QueueCollector(Collector):
         """One scrape."""
         yield _single_value(definitions.STORE_UP, self._store_up())
         try:
-            workers = self._fleet.workers()
+            workers = self._worker_registry.workers()
             families = [*self._jobs(), *self._queues(workers), *self._workers(workers)]
         except QueueUnavailableError:
             yield _single_value(definitions.REDIS_UP, 0)
@@ -126,7 +126,7 @@ class QueueCollector(Collector):
             for each in workers
         }
         known = {each.name for each in workers}
-        gone = (each for each in self._fleet.missed() if each.name not in known)
+        gone = (each for each in self._worker_registry.missing() if each.name not in known)
         up |= {(each.name, _gpu_of(each), each.model): 0 for each in gone}
         yield _split(definitions.WORKER_UP, up)
         yield _split(

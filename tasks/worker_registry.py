@@ -13,39 +13,39 @@ from inference.models.registry import get_spec
 from tasks import redis_keys
 from tasks.redis_client import redis_errors
 
-#: A parent process says so often that it lives, and counts as dead when silent for so long.
+#: Interval of a worker's heartbeat, and how long it counts as alive after one.
 HEARTBEAT_SECONDS: Final = 2.0
 ALIVE_SECONDS: Final = 6.0
-#: For so long a process's start is remembered.
+#: How long the start of a child process is remembered.
 STARTS_SECONDS: Final = 600.0
-#: A worker that has been silent for so long is no longer missed.
+#: A worker that has been silent for longer is no longer reported as missing.
 _MISSED_SECONDS: Final = 24 * 3600.0
-#: What it said of itself is kept for longer, lest a drained GPU forget its faults.
+#: Its record is kept for longer, so that a drained GPU keeps its faults.
 _RECORD_SECONDS: Final = 7 * 24 * 3600
-#: What a job is taken to last on a worker that has not finished one yet.
+#: The assumed duration of a job on a worker that has not finished one yet.
 DEFAULT_JOB_SECONDS: Final = 1.0
-#: Faults in a row after which a GPU is drained.
+#: Consecutive faults after which a GPU is drained.
 MAX_FAULTS: Final = 5
 _DRAIN_REASON: Final = "faults in a row"
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One worker's facts.
+    """What the registry knows of one worker.
 
     Attributes:
         name: Celery's name of it, `gpu0@host`.
         queue: its own queue; empty if it has none.
-        model: what it serves.
-        revision: SHA-256 of the weights that it has loaded; empty if it has not said.
-        pid: of the process that has the model.
+        model: the name of the model that it serves.
+        revision: SHA-256 of the weights that it has loaded; empty if it has not loaded any.
+        pid: of the child process that has the model.
         seconds: a running mean of what a job takes.
-        running: jobs that it has begun, 0 or 1.
-        alive: its parent process said so lately.
-        ready: its model answered lately.
-        drained: why it takes no jobs; empty if it does.
-        path: how its model is run; empty where there is one way only.
-        path_reason: why not in a quicker way; empty if there is none.
+        running: jobs that it runs, 0 or 1.
+        alive: its last heartbeat counts.
+        ready: its model's last answer counts.
+        drained: why it takes no jobs; empty if it is not drained.
+        path: its model's execution path; empty if the model has only one.
+        path_reason: why it is not a faster one; empty if it is the fastest.
     """
 
     name: str
@@ -63,24 +63,24 @@ class Worker:
 
     @property
     def drained_by(self) -> str:
-        """Whose doing a drain is: `service` after faults in a row, else `operator`."""
+        """Return who drained it: `service` after consecutive faults, else `operator`."""
         return "service" if _DRAIN_REASON in self.drained else "operator"
 
     @property
     def usable(self) -> bool:
-        """Would it take a job now?"""
+        """Return whether it takes jobs now."""
         return self.alive and self.ready and not self.drained
 
 
 class WorkerRegistry:
-    """Reads and writes the workers' facts. Raises `QueueUnavailableError` when Redis is away."""
+    """Reads and writes it; each method raises `QueueUnavailableError` if Redis does not answer."""
 
     def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
         self._client = client
         self._clock = clock
 
-    def beat(self, name: str, **facts: str | float) -> None:
-        """A worker's parent lives."""
+    def record_heartbeat(self, name: str, **facts: str | float) -> None:
+        """Record that a worker's parent process is alive, and what is known of the worker."""
         with redis_errors(), self._client.pipeline() as pipe:
             now = self._clock()
             pipe.zremrangebyscore(redis_keys.ALIVE_WORKERS, "-inf", now - _MISSED_SECONDS)
@@ -88,8 +88,8 @@ class WorkerRegistry:
             self._set(pipe, name, facts)
             pipe.execute()
 
-    def announce(self, name: str, seconds: float, **facts: str | float) -> None:
-        """A worker's model has answered, in the process `pid`; that holds for so many seconds."""
+    def mark_ready(self, name: str, seconds: float, **facts: str | float) -> None:
+        """Record that a worker's model answered, in the process `pid`; it counts for `seconds`."""
         now = self._clock()
         with redis_errors(), self._client.pipeline() as pipe:
             pipe.set(redis_keys.ready_key(name), now, px=int(seconds * 1000))
@@ -97,22 +97,22 @@ class WorkerRegistry:
             self._set(pipe, name, facts)
             pipe.execute()
 
-    def answer(self, name: str) -> tuple[int, bool]:
-        """The process whose model answered last, 0 for none, and whether that counts still."""
+    def last_answer(self, name: str) -> tuple[int, bool]:
+        """Return the process whose model answered last (0: none), and whether that still counts."""
         with redis_errors(), self._client.pipeline() as pipe:
             pipe.hget(redis_keys.worker_key(name), "pid")
             pipe.exists(redis_keys.ready_key(name))
             pid, counts = pipe.execute()
         return int(pid or 0), bool(counts)
 
-    def note(self, name: str, **facts: str | float) -> None:
-        """Facts that changed."""
+    def update(self, name: str, **facts: str | float) -> None:
+        """Change what is known of a worker."""
         with redis_errors(), self._client.pipeline() as pipe:
             self._set(pipe, name, facts)
             pipe.execute()
 
-    def note_start(self, name: str) -> None:
-        """A process of a worker begins to load the model."""
+    def record_start(self, name: str) -> None:
+        """Record that a child process of a worker begins to load the model."""
         key, now = redis_keys.process_starts_key(name), self._clock()
         with redis_errors(), self._client.pipeline() as pipe:
             pipe.zremrangebyscore(key, "-inf", now - STARTS_SECONDS)
@@ -120,18 +120,18 @@ class WorkerRegistry:
             pipe.expire(key, int(STARTS_SECONDS))
             pipe.execute()
 
-    def starts(self, name: str) -> int:
-        """How many processes a worker has started lately; one that is well starts one."""
+    def count_starts(self, name: str) -> int:
+        """Return how many child processes a worker has started lately; a healthy one starts one."""
         with redis_errors():
             since = self._clock() - STARTS_SECONDS
             return int(self._client.zcount(redis_keys.process_starts_key(name), since, "+inf"))
 
-    def withdraw(self, name: str, *, pid: int | None = None) -> None:
-        """A worker's model no longer answers, and runs nothing.
+    def mark_not_ready(self, name: str, *, pid: int | None = None) -> None:
+        """Record that a worker's model no longer answers, and runs nothing.
 
         Args:
             name: the worker.
-            pid: leave it alone if another process than this one has answered meanwhile.
+            pid: do nothing if another process than this one has answered meanwhile.
         """
         key = redis_keys.worker_key(name)
 
@@ -146,33 +146,33 @@ class WorkerRegistry:
         with redis_errors():
             self._client.transaction(take_back, key)
 
-    def leave(self, name: str) -> None:
-        """A worker ends."""
+    def remove(self, name: str) -> None:
+        """Remove a worker that ends."""
         with redis_errors(), self._client.pipeline() as pipe:
             pipe.zrem(redis_keys.READY_WORKERS, name)
             pipe.zrem(redis_keys.ALIVE_WORKERS, name)
             pipe.execute()
 
     def drain(self, name: str, reason: str) -> None:
-        """Let a worker finish what it runs, and take nothing more."""
+        """Let a worker finish its job, and take no other."""
         with redis_errors():
             self._client.hset(redis_keys.DRAINED_WORKERS, name, reason)
 
     def undrain(self, name: str) -> bool:
-        """Let it work again; False if it was not drained."""
+        """Let a worker take jobs again; False if it was not drained."""
         with redis_errors():
             self._client.delete(redis_keys.gpu_faults_key(name))
             return bool(self._client.hdel(redis_keys.DRAINED_WORKERS, name))
 
     def drained(self, name: str) -> str:
-        """Why a worker takes no jobs; empty if it does."""
+        """Return why a worker is drained; empty if it is not."""
         with redis_errors():
             return str(self._client.hget(redis_keys.DRAINED_WORKERS, name) or "")
 
-    def fault(self, name: str, task_id: str, reason: str) -> bool:
-        """Count a fault of the worker's GPU; True when it has now been drained for them.
+    def record_fault(self, name: str, task_id: str, reason: str) -> bool:
+        """Count a fault of a worker's GPU; True if it has just been drained for its faults.
 
-        A job counts once, lest one picture that is too much for any GPU drains them all.
+        A job counts once, so that an image too large for any GPU does not drain them all.
         """
         key = redis_keys.gpu_faults_key(name)
         with redis_errors(), self._client.pipeline() as pipe:
@@ -185,15 +185,15 @@ class WorkerRegistry:
         self.drain(name, f"{faults} {_DRAIN_REASON}, the last: {reason}")
         return True
 
-    def finished(self, name: str, mean_seconds: float) -> None:
-        """The model made a job's result: no fault now."""
+    def record_result(self, name: str, mean_seconds: float) -> None:
+        """Record that the model made a job's result, which ends a row of faults."""
         with redis_errors(), self._client.pipeline() as pipe:
             pipe.delete(redis_keys.gpu_faults_key(name))
             self._set(pipe, name, {"running": 0, "seconds": round(mean_seconds, 4)})
             pipe.execute()
 
     def workers(self) -> list[Worker]:
-        """All workers that live, are ready, or are drained."""
+        """Return all workers that are alive, ready or drained."""
         now = self._clock()
         with redis_errors(), self._client.pipeline() as pipe:
             pipe.zrangebyscore(redis_keys.ALIVE_WORKERS, now, "+inf")
@@ -214,7 +214,7 @@ class WorkerRegistry:
         ]
 
     def revision(self, model: str) -> str | None:
-        """Which weights a model's results are made with; None if that cannot be told now."""
+        """Return the revision of the weights that serve a model; None if it is not known now."""
         try:
             known = get_spec(model).sha256
         except ModelError:
@@ -225,7 +225,7 @@ class WorkerRegistry:
         return "+".join(sorted(said)) or None
 
     def silent(self) -> dict[str, float]:
-        """Workers that fell silent without taking their leave, and for how many seconds now."""
+        """Return the workers that fell silent without a shutdown, and for how many seconds."""
         now = self._clock()
         with redis_errors():
             found = self._client.zrangebyscore(
@@ -234,8 +234,8 @@ class WorkerRegistry:
         gone = cast("list[tuple[str, float]]", found)
         return {name: now - until + ALIVE_SECONDS for name, until in gone}
 
-    def missed(self) -> list[Worker]:
-        """The workers of `silent`, as they were."""
+    def missing(self) -> list[Worker]:
+        """Return the workers of `silent`, as they were."""
         names = sorted(self.silent())
         return [
             _parse_worker(name, fact, alive=False, ready=False, drained="")

@@ -120,7 +120,7 @@ def unhealthy_reason(registry: WorkerRegistry, name: str) -> str:
     worker = next((each for each in registry.workers() if each.name == name), None)
     if worker is None or not worker.alive:
         return "no heartbeat"
-    starts = registry.starts(name)
+    starts = registry.count_starts(name)
     if starts > MAX_STARTS:
         return f"its process was started {starts} times in {STARTS_SECONDS / 60:.0f} min"
     if not worker.ready:

@@ -92,8 +92,8 @@ def _without_message(runtime: Runtime, older_than: float) -> Iterator[StuckJob]:
     search.find()
     time.sleep(_RECHECK_SECONDS)
     lost = search.find()
-    for name in sorted(search.foreign):
-        yield StuckJob(name, "foreign_message", 0.0, _UNKNOWN_MESSAGE)
+    for name in sorted(search.unknown):
+        yield StuckJob(name, "unknown_message", 0.0, _UNKNOWN_MESSAGE)
     for task_id in lost:
         waited = time.time() - queued.get(task_id, time.time())
         if waited > older_than:

@@ -20,8 +20,8 @@ from tasks.worker_registry import Worker, WorkerRegistry
 @click.pass_context
 def workers(ctx: click.Context) -> CommandOutput:
     """List the model workers: who lives, who is ready, who is drained, who fell silent."""
-    fleet = runtime_of(ctx.obj.app).registry
-    found, silent = fleet.workers(), fleet.silent()
+    registry = runtime_of(ctx.obj.app).registry
+    found, silent = registry.workers(), registry.silent()
     table = Table(("WORKER", "STATE", "MODEL", "QUEUE", "RUNNING", "SECONDS/JOB", "WHY"))
     for worker in found:
         table.rows.append(_worker_row(worker, worker_state(worker, silent)))
@@ -70,9 +70,9 @@ def _worker_row(worker: Worker, word: str) -> tuple[str, ...]:
 @click.pass_context
 def drain(ctx: click.Context, worker: str, reason: str) -> CommandOutput:
     """Let WORKER finish its job and take no more; what waits for it goes to others."""
-    fleet = runtime_of(ctx.obj.app).registry
-    _require_worker(fleet, worker)
-    fleet.drain(worker, reason or "by an operator")
+    registry = runtime_of(ctx.obj.app).registry
+    _require_worker(registry, worker)
+    registry.drain(worker, reason or "by an operator")
     return CommandOutput(
         {"drained": worker, "reason": reason},
         lines=[f"drained  {worker}"],
@@ -85,16 +85,16 @@ def drain(ctx: click.Context, worker: str, reason: str) -> CommandOutput:
 @click.pass_context
 def undrain(ctx: click.Context, worker: str) -> CommandOutput:
     """Let WORKER take jobs again."""
-    fleet = runtime_of(ctx.obj.app).registry
-    if fleet.drained(worker):
-        fleet.undrain(worker)
+    registry = runtime_of(ctx.obj.app).registry
+    if registry.drained(worker):
+        registry.undrain(worker)
         return CommandOutput({"undrained": worker}, lines=[f"undrained  {worker}"])
-    _require_worker(fleet, worker)
+    _require_worker(registry, worker)
     raise CommandError(f"The worker {worker} is not drained: nothing to do.")
 
 
-def _require_worker(fleet: WorkerRegistry, name: str) -> None:
-    known = {worker.name for worker in fleet.workers()} | set(fleet.silent())
+def _require_worker(registry: WorkerRegistry, name: str) -> None:
+    known = {worker.name for worker in registry.workers()} | set(registry.silent())
     if name not in known:
         choice = ", ".join(sorted(known)) or "none is running"
         raise UnknownWorkerError(f"There is no worker {name!r}. Model workers: {choice}.")

@@ -1,4 +1,8 @@
-"""Find queued jobs whose message is missing."""
+"""Find queued jobs whose message is missing: neither on its list nor with a living worker.
+
+Each message has a dispatch number, which the record holds too. Lists are first in, first out: if a
+job's number is below that of its list's oldest message, its own message is not on the list.
+"""
 
 import json
 import time
@@ -14,20 +18,19 @@ from tasks.jobs.routing import task_id_of_message
 from tasks.redis_client import redis_errors
 from tasks.worker_registry import ALIVE_SECONDS
 
-#: Kombu's key of a priority step's list.
+#: Between a queue and a priority level in Kombu's key of a list.
 _PRIORITY_SEPARATOR: Final = "\x06\x16"
-#: Kombu's hash of messages that a worker took and has not acknowledged, and its sorted set of them
-#: by the unix time of taking, which the worker's heartbeat refreshes.
+#: Kombu's hash of unacknowledged messages, and its sorted set of them by the unix time at which a
+#: worker took them, which the worker's monitor refreshes.
 _UNACKED: Final = "unacked"
 _UNACKED_INDEX: Final = "unacked_index"
-#: Not refreshed for so long, a message is in dead hands. Kombu itself waits for the visibility
-#: timeout.
+#: A message that was not refreshed for this long belongs to a dead worker. Kombu itself waits for
+#: the visibility timeout.
 _ABANDONED_SECONDS: Final = ALIVE_SECONDS
-#: Looked at on one list in one pass.
+#: Jobs of one list that are checked in one pass.
 _MAX_MESSAGES: Final = 500
-#: Anybody can put something on a list of Redis: what reading it as a message of ours then raises,
-#: and behind how much of that ours are looked for.
-_UNKNOWN: Final = (
+#: What reading an unknown message raises, since anyone can write to a list in Redis.
+_UNKNOWN_ERRORS: Final = (
     AttributeError,
     KeyError,
     IndexError,
@@ -35,26 +38,27 @@ _UNKNOWN: Final = (
     TypeError,
     ValueError,
 )
+#: Unknown messages behind which a known one is looked for.
 _UNKNOWN_MAX: Final = 100
 
 
 class MissingMessageDetector:
-    """Remembers what looked lost at the last pass: a message on its way may look so once.
+    """Reports what two passes in a row found missing: a message in transit is missed once.
 
     Attributes:
-        foreign: lists whose oldest message is none of ours, as the last pass found them.
+        unknown: lists whose oldest message is not the project's, as of the last pass.
     """
 
     def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
         self._client = client
         self._clock = clock
         self._suspects: set[str] = set()
-        self.foreign: set[str] = set()
+        self.unknown: set[str] = set()
 
     def find(self) -> list[str]:
-        """The ids of queued jobs that two passes in a row found without a message."""
+        """Return the ids of queued jobs that two passes in a row found without a message."""
         with redis_errors():
-            # In this order: a message that a worker takes meanwhile is seen twice, not never.
+            # In this order, so that a message that a worker takes meanwhile is seen twice.
             overtaken = self._overtaken(
                 sorted(cast("set[str]", self._client.smembers(redis_keys.QUEUE_LISTS)))
             )
@@ -64,22 +68,25 @@ class MissingMessageDetector:
         return lost
 
     def _overtaken(self, lists: list[str]) -> set[str]:
-        """Jobs sent to a list before its oldest message was; all of them if it is empty."""
+        """Return the jobs whose number is below that of their list's oldest message.
+
+        If the list is empty, these are all of its jobs.
+        """
         oldest = pipeline_each(
             self._client, lists, lambda pipe, name: pipe.lindex(list_key(name), -1)
         )
         heads = dict(zip(lists, oldest, strict=True))
-        self.foreign = {name for name, text in heads.items() if text and not _number_in(text)}
+        self.unknown = {name for name, text in heads.items() if text and not _seq_in(text)}
         with self._client.pipeline(transaction=False) as pipe:
             for name, text in heads.items():
-                bound = self._behind_foreign(name) if name in self.foreign else _bound([text])
+                bound = self._bound_behind_unknown(name) if name in self.unknown else _bound([text])
                 pipe.zrangebyscore(
                     redis_keys.dispatched_key(name), "-inf", bound, start=0, num=_MAX_MESSAGES
                 )
             return {task_id for found in pipe.execute() for task_id in found}
 
-    def _behind_foreign(self, name: str) -> str:
-        """The bound of a list whose oldest message is none of ours, and might hide what is lost."""
+    def _bound_behind_unknown(self, name: str) -> str:
+        """Return the bound of a list whose oldest message is unknown and may hide missing ones."""
         return _bound(
             pipeline_each(
                 self._client,
@@ -89,7 +96,7 @@ class MissingMessageDetector:
         )
 
     def _held(self) -> set[str]:
-        """Jobs whose message a living worker has taken and not acknowledged."""
+        """Return the jobs whose message a living worker has taken and not acknowledged."""
         since = self._clock() - _ABANDONED_SECONDS
         tags = cast("list[str]", self._client.zrangebyscore(_UNACKED_INDEX, since, "+inf"))
         taken = pipeline_each(self._client, tags, lambda pipe, tag: pipe.hget(_UNACKED, tag))
@@ -97,44 +104,46 @@ class MissingMessageDetector:
 
 
 def _bound(texts: Sequence[Any]) -> str:
-    """Which numbers are below that of the first of these messages that is ours, as Redis puts it.
+    """Return the upper bound of missing numbers, as an argument of ZRANGEBYSCORE.
+
+    It is the number of the first message that the project sent.
 
     Args:
-        texts: a list's messages, the oldest first; None behind the last one.
+        texts: a list's messages, the oldest first; None after the last one.
     """
-    numbers = [number for number in map(_number_in, texts) if number]
+    numbers = [number for number in map(_seq_in, texts) if number]
     if numbers:
         return f"({numbers[0]}"
     return "+inf" if None in texts else "(0"
 
 
-def _number_in(text: Any) -> int:  # noqa: ANN401 - what `ask_each` gives
-    """The number of a message's sending; 0 of what the project did not send."""
+def _seq_in(text: Any) -> int:  # noqa: ANN401 - what Redis gives
+    """Return a message's dispatch number; 0 for an unknown message."""
     try:
         return dispatch_seq_of(json.loads(text))
-    except _UNKNOWN:
+    except _UNKNOWN_ERRORS:
         return 0
 
 
-def _id_in(text: Any) -> str:  # noqa: ANN401 - what `ask_each` gives
-    """The id of a message that a worker has taken; none of what the project did not send."""
+def _id_in(text: Any) -> str:  # noqa: ANN401 - what Redis gives
+    """Return the id of an unacknowledged message; empty for an unknown message."""
     try:
         return message_id(json.loads(text)[0])
-    except _UNKNOWN:
+    except _UNKNOWN_ERRORS:
         return ""
 
 
 def list_key(name: str) -> str:
-    """Kombu's key of the list that `<queue>|<priority>` names."""
-    queue, _, step = name.rpartition("|")
-    return queue if step == "0" else f"{queue}{_PRIORITY_SEPARATOR}{step}"
+    """Return Kombu's key of the list `<queue>|<priority level>`."""
+    queue, _, level = name.rpartition("|")
+    return queue if level == "0" else f"{queue}{_PRIORITY_SEPARATOR}{level}"
 
 
 def dispatch_seq_of(message: dict[str, Any]) -> int:
-    """The number of a message's sending; 0 for one that the project did not send."""
+    """Return a message's dispatch number; 0 if the project did not send it."""
     return int(message["headers"].get(routing.DISPATCH_SEQ_HEADER, 0))
 
 
 def message_id(message: dict[str, Any]) -> str:
-    """The id that Celery knows a message by."""
+    """Return the id by which Celery knows a message."""
     return str(message["headers"].get("id", ""))

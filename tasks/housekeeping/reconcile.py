@@ -21,64 +21,70 @@ from tasks.redis_client import redis_errors
 from tasks.runtime import Runtime
 from tasks.worker_registry import WorkerRegistry
 
-#: A queued job is looked at again after so long: by then somebody may have mended its record, or
-#: a process of the version that wrote it is running.
+#: How long a queued job stays in quarantine: by then an operator may have repaired its record, or
+#: a process of the version that wrote it may be running.
 _QUARANTINE_SECONDS: Final = 60
 
-#: Each is told and counted once in so long, however many passes meet it.
+#: Interval at which one quarantined job is logged and counted again.
 _LOG_INTERVAL_SECONDS: Final = 600
 
 _log = structlog.get_logger(__name__)
 
 
 class Quarantine:
-    """The jobs that a step stumbled over lately.
+    """The jobs that a step could not process lately, since their records are damaged.
 
     Args:
         client: Redis.
-        store: the records.
-        clock: gives unix seconds.
+        job_store: the records.
+        clock: unix seconds.
     """
 
-    def __init__(self, client: Redis, store: JobStore, clock: Callable[[], float]) -> None:
+    def __init__(self, client: Redis, job_store: JobStore, clock: Callable[[], float]) -> None:
         self._client = client
-        self._store = store
+        self._job_store = job_store
         self._clock = clock
-        self._told: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
 
     def __len__(self) -> int:
-        return len(self._told)
+        return len(self._logged)
 
     @contextmanager
     def guard(self, task_id: str, step: str) -> Iterator[None]:
-        """Whatever is wrong with this one job, the others come next."""
+        """Quarantine a job that the block cannot process, so that the step goes on with others."""
         try:
             yield
         except (QueueUnavailableError, RedisError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever a record holds
-            self.note(task_id, step, f"{error}")
+            self.add(task_id, step, f"{error}")
 
-    def note(self, task_id: str, step: str, reason: str) -> None:
-        """Go on without a job; one that is queued leaves its list for a while."""
-        self._store.quarantine(task_id, self._clock() + _QUARANTINE_SECONDS)
+    def add(self, task_id: str, step: str, reason: str) -> None:
+        """Quarantine a job; one that is queued leaves its list for a while.
+
+        Args:
+            task_id: the job.
+            step: which could not process it, for the log and the metrics.
+            reason: why.
+        """
+        self._job_store.quarantine(task_id, self._clock() + _QUARANTINE_SECONDS)
         now = time.monotonic()
-        self._told = {
-            each: at for each, at in self._told.items() if now - at < _LOG_INTERVAL_SECONDS
+        self._logged = {
+            each: at for each, at in self._logged.items() if now - at < _LOG_INTERVAL_SECONDS
         }
-        if task_id in self._told:
+        if task_id in self._logged:
             return
-        self._told[task_id] = now
+        self._logged[task_id] = now
         with redis_errors():
             self._client.hincrby(redis_keys.COUNTERS, f"skipped:{step}", 1)
         _log.error("job.skipped", task_id=task_id, step=step, reason=reason)
 
-    def last(self, task_ids: Sequence[str]) -> list[str]:
-        """The same jobs, those that were skipped lately behind the others."""
-        return sorted(task_ids, key=self._told.__contains__)
+    def sort_last(self, task_ids: Sequence[str]) -> list[str]:
+        """Return the jobs in another order: those that were quarantined lately come last."""
+        return sorted(task_ids, key=self._logged.__contains__)
 
 
-#: Members of a set looked at in one pass, about.
+#: About so many members of a set are checked in one pass.
 _SCAN_COUNT: Final = 200
 
 _INDEX_SETS: Final = (
@@ -90,37 +96,37 @@ _INDEX_SETS: Final = (
 
 
 class IndexPruner:
-    """Walks round the sets, remembering how far it came in each."""
+    """Removes jobs without a record from the index sets, with one cursor for each set."""
 
-    def __init__(self, client: Redis, store: JobStore) -> None:
+    def __init__(self, client: Redis, job_store: JobStore) -> None:
         self._client = client
-        self._store = store
+        self._job_store = job_store
         self._cursors: dict[str, int] = {}
 
     def run_once(self, *, until: float = math.inf) -> int:
-        """Look at one part of every set; how many jobs were dropped.
+        """Check the next part of every set; returns how many jobs were removed.
 
         Args:
-            until: by the monotonic clock, when to leave what is left to the next pass.
+            until: monotonic time at which the rest is left to the next pass.
         """
         dropped = 0
-        lists = {redis_keys.dispatched_key(name): name for name in self._store.lists()}
+        lists = {redis_keys.dispatched_key(name): name for name in self._job_store.lists()}
         sets = [*_INDEX_SETS, *lists]
         self._cursors = {key: self._cursors.get(key, 0) for key in sets}
-        for key, cursor, task_ids in self._parts(sets):
+        for key, cursor, task_ids in self._next_parts(sets):
             if time.monotonic() > until:
                 break
             if key in lists and not task_ids:
-                self._store.forget_list(lists[key])
-            gone = set(task_ids) - self._store.recorded(task_ids)
+                self._job_store.forget_list(lists[key])
+            gone = set(task_ids) - self._job_store.recorded(task_ids)
             for task_id in gone:
-                self._store.forget(task_id, list_name=lists.get(key, ""))
+                self._job_store.forget(task_id, list_name=lists.get(key, ""))
             self._cursors[key] = cursor
             dropped += len(gone)
         return dropped
 
-    def _parts(self, sets: Sequence[str]) -> Iterator[tuple[str, int, list[str]]]:
-        """The next part of each set, and the cursor after it, in one round trip."""
+    def _next_parts(self, sets: Sequence[str]) -> Iterator[tuple[str, int, list[str]]]:
+        """Yield the next part of each set and the cursor after it, read in one round trip."""
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             for key in sets:
                 pipe.zscan(key, self._cursors[key], count=_SCAN_COUNT)
@@ -129,13 +135,13 @@ class IndexPruner:
             yield key, cursor, [member for member, _ in members]
 
 
-#: Lifted jobs on one list.
+#: Most aged jobs that wait on one list, so that a batch cannot become urgent as a whole.
 MAX_AGED: Final = 2
 
-#: Looked at on one list in one pass; the oldest stand first.
+#: Jobs that are checked on one list in one pass, the oldest first.
 _OLDEST_PER_LIST: Final = 16
 
-#: The step above each.
+#: The priority above each level.
 _PRIORITY_ABOVE: Final = {
     f"{int(Priority.LOW)}": Priority.NORMAL,
     f"{int(Priority.NORMAL)}": Priority.HIGH,
@@ -143,130 +149,130 @@ _PRIORITY_ABOVE: Final = {
 
 
 class PriorityAgeing:
-    """Finds the jobs whose turn it is to be lifted.
+    """Raises the effective priority of jobs that have waited too long, a few at a time.
 
     Args:
         client: Redis.
-        store: the records.
-        skipped: takes those that cannot be read.
-        seconds: how long a job waits on each step.
-        clock: gives unix seconds.
+        job_store: the records.
+        quarantine: takes jobs whose records cannot be read.
+        seconds: how long a job waits at each priority level.
+        clock: unix seconds.
     """
 
     def __init__(
         self,
         client: Redis,
-        store: JobStore,
-        skipped: Quarantine,
+        job_store: JobStore,
+        quarantine: Quarantine,
         seconds: float,
         clock: Callable[[], float],
     ) -> None:
         self._client = client
-        self._store = store
-        self._skipped = skipped
+        self._job_store = job_store
+        self._quarantine = quarantine
         self._seconds = seconds
         self._clock = clock
 
     def find(self) -> list[Dispatch]:
-        """The messages by which the oldest of them are lifted."""
-        return [sending for name in self._store.lists() for sending in self._lift_from(name)]
+        """Return the messages that raise the oldest jobs of each list by one level."""
+        return [each for name in self._job_store.lists() for each in self._find_on(name)]
 
-    def _lift_from(self, name: str) -> Iterator[Dispatch]:
-        queue, _, step = name.rpartition("|")
-        above = _PRIORITY_ABOVE.get(step)
+    def _find_on(self, name: str) -> Iterator[Dispatch]:
+        queue, _, level = name.rpartition("|")
+        above = _PRIORITY_ABOVE.get(level)
         if above is None:
             return
-        free, oldest = self._look_at(name, f"{queue}|{int(above)}")
-        ripe = (job for job, since in self._waiting(oldest) if self._is_ripe(job, since))
-        for _, job in zip(range(free), ripe, strict=False):
+        free, oldest = self._candidates(name, f"{queue}|{int(above)}")
+        aged = (job for job, since in self._waiting(oldest) if self._is_aged(job, since))
+        for _, job in zip(range(free), aged, strict=False):
             yield Dispatch(job.task_id, queue, above, after=job.dispatch_seq)
 
-    def _look_at(self, name: str, above: str) -> tuple[int, list[str]]:
-        """How many may be lifted from a list now, and its oldest jobs."""
+    def _candidates(self, name: str, above: str) -> tuple[int, list[str]]:
+        """Return how many jobs of a list may be raised now, and its oldest jobs."""
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             pipe.scard(redis_keys.aged_key(above))
             pipe.zrange(redis_keys.dispatched_key(name), 0, _OLDEST_PER_LIST - 1)
-            lifted, oldest = pipe.execute()
-        return max(0, MAX_AGED - lifted), oldest
+            aged, oldest = pipe.execute()
+        return max(0, MAX_AGED - aged), oldest
 
     def _waiting(self, task_ids: list[str]) -> Iterator[tuple[Job, float]]:
-        """Those that are queued, and since when."""
+        """Yield those that are queued, and since when."""
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             for task_id in task_ids:
                 pipe.zscore(redis_keys.index_key(Status.QUEUED), task_id)
             since = dict(zip(task_ids, pipe.execute(), strict=True))
-        found = self._store.read(task_ids)
+        found = self._job_store.read(task_ids)
         for task_id, reason in found.unreadable.items():
-            self._skipped.note(task_id, "lift", reason)
+            self._quarantine.add(task_id, "lift", reason)
         for job in found.jobs:
             entered = since[job.task_id]
             if entered is not None:
                 yield job, float(entered)
 
-    def _is_ripe(self, job: Job, since: float) -> bool:
-        steps = list(Priority)
-        lifted = steps.index(job.priority) - steps.index(job.effective_priority)
-        return self._clock() - since >= self._seconds * (lifted + 1)
+    def _is_aged(self, job: Job, since: float) -> bool:
+        levels = list(Priority)
+        raised = levels.index(job.priority) - levels.index(job.effective_priority)
+        return self._clock() - since >= self._seconds * (raised + 1)
 
 
 RECONCILE_SECONDS: Final = 2.0
 
-#: A pass that died holds up the next one for so long at most.
+#: Expiry of the lock: how long a pass that died delays the next one.
 _LOCK_SECONDS: Final = 5.0
 
 _LOCK_KEY: Final = f"{redis_keys.PREFIX}reconciler"
 
-#: Looked at by one step of one pass.
+#: Jobs that one step of a pass processes at most.
 _MAX_PER_STEP: Final = 500
 
-#: A step takes as long as the machine's load makes it: what it has not done after so many seconds
-#: is the next pass's, lest the lock runs out. So many are sent at once.
+#: How long one step may take, so that the lock does not expire; the next pass goes on from there.
 _STEP_SECONDS: Final = 1.5
 
+#: Messages that are sent between two looks at the clock.
 _SENDS_PER_BATCH: Final = 50
 
 #: A job that has waited for so long is raised one priority level.
 AGEING_SECONDS: Final = 60.0
 
-#: Of those that are due, so many are bound to a GPU; the others may wait for any.
+#: Due jobs that a pass routes one by one to a GPU; the others go to the shared queue.
 _ROUTED: Final = 8
 
 _Item = TypeVar("_Item")
 
 
 class Reconciler:
-    """One pass at a time over what needs it; each pass may be repeated without harm.
+    """Runs passes, one at a time behind a lock; a pass that is repeated does no harm.
 
     Args:
         client: Redis.
-        store: the records.
-        dispatcher: sends messages.
-        fleet: the workers.
-        router: chooses queues.
-        ageing_seconds: how long a job waits before it is lifted a step.
-        clock: gives unix seconds.
+        job_store: the records.
+        dispatcher: sends the messages.
+        registry: the worker registry.
+        router: chooses the queues.
+        ageing_seconds: how long a job waits at each priority level before it is raised.
+        clock: unix seconds.
     """
 
     def __init__(
         self,
         client: Redis,
-        store: JobStore,
+        job_store: JobStore,
         dispatcher: JobDispatcher,
-        fleet: WorkerRegistry,
+        registry: WorkerRegistry,
         router: Router,
         *,
         ageing_seconds: float = AGEING_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
-        self._store = store
+        self._job_store = job_store
         self._dispatcher = dispatcher
-        self._fleet = fleet
+        self._registry = registry
         self._router = router
-        self._lost = MissingMessageDetector(client)
-        self._skipped = Quarantine(client, store, clock)
-        self._ageing = PriorityAgeing(client, store, self._skipped, ageing_seconds, clock)
-        self._pruner = IndexPruner(client, store)
+        self._missing = MissingMessageDetector(client)
+        self._quarantine = Quarantine(client, job_store, clock)
+        self._ageing = PriorityAgeing(client, job_store, self._quarantine, ageing_seconds, clock)
+        self._pruner = IndexPruner(client, job_store)
         self._until = 0.0
 
     @classmethod
@@ -281,13 +287,14 @@ class Reconciler:
         )
 
     def run_once(self) -> bool:
-        """One pass; False when another process is at it, or Redis is away."""
+        """Run one pass; False if another process runs one, or Redis does not answer."""
         try:
             with redis_errors():
                 return self._pass()
         except QueueUnavailableError as error:
             _log.warning("reconciler.redis_away", reason=str(error))
         except LockError:
+            # The lock expired: another process has taken over.
             _log.warning("reconciler.overtaken")
         return False
 
@@ -302,7 +309,7 @@ class Reconciler:
         return True
 
     def _attempt(self, step: Callable[[], None]) -> None:
-        """One step; what it stumbles over must not keep the others from being made."""
+        """Run one step; its failure does not keep the other steps from running."""
         self._until = time.monotonic() + _STEP_SECONDS
         try:
             step()
@@ -316,59 +323,59 @@ class Reconciler:
             self._release_orphans,
             self._fail_overdue,
             self._move_backlogs,
-            self._resend_lost,
+            self._resend_missing,
             self._send_due,
-            self._lift_aged,
+            self._raise_aged,
             self._prune,
         )
 
     def _release_orphans(self) -> None:
-        """Jobs in processing whose worker is gone: their lease ran out."""
-        orphans = self._store.without_lease(self._store.ids(Status.PROCESSING))
-        orphans = self._skipped.last(orphans)[:_MAX_PER_STEP]
-        recorded = self._store.recorded(orphans)
+        """Return jobs to the queue whose lease expired, since their worker is gone."""
+        orphans = self._job_store.without_lease(self._job_store.ids(Status.PROCESSING))
+        orphans = self._quarantine.sort_last(orphans)[:_MAX_PER_STEP]
+        recorded = self._job_store.recorded(orphans)
         for task_id in self._in_time(orphans):
-            with self._skipped.guard(task_id, "release"):
+            with self._quarantine.guard(task_id, "release"):
                 if task_id in recorded:
-                    outcome = self._store.release(task_id)
+                    outcome = self._job_store.release(task_id)
                     if outcome is not ReleaseOutcome.NONE:
                         self._count("lease_expired", [task_id], outcome=outcome.value)
                 else:
-                    self._store.forget(task_id)
+                    self._job_store.forget(task_id)
 
     def _fail_overdue(self) -> None:
-        overdue = self._store.overdue(_MAX_PER_STEP + len(self._skipped))
-        for task_id in self._in_time(self._skipped.last(overdue)):
-            with self._skipped.guard(task_id, "overdue"):
-                if self._store.fail_overdue(task_id):
+        overdue = self._job_store.overdue(_MAX_PER_STEP + len(self._quarantine))
+        for task_id in self._in_time(self._quarantine.sort_last(overdue)):
+            with self._quarantine.guard(task_id, "overdue"):
+                if self._job_store.fail_overdue(task_id):
                     self._count("deadline_exceeded", [task_id])
 
     def _move_backlogs(self) -> None:
-        """What waits for a GPU that is dead or drained goes to its model's shared queue."""
-        usable = {worker.queue for worker in self._fleet.workers() if worker.usable}
-        for name in self._store.lists():
+        """Send jobs that wait for a dead or drained GPU to their model's shared queue."""
+        usable = {worker.queue for worker in self._registry.workers() if worker.usable}
+        for name in self._job_store.lists():
             queue = name.rpartition("|")[0]
             if queue.startswith(routing.GPU_PREFIX) and queue not in usable:
                 waiting = self._client.zrange(redis_keys.dispatched_key(name), 0, _MAX_PER_STEP - 1)
                 self._send([str(each) for each in waiting], _shared_queue, "backlog_moved")
 
-    def _resend_lost(self) -> None:
-        known = self._lost.foreign
-        lost = self._lost.find()
-        for name in sorted(self._lost.foreign - known):
-            _log.error("queue.foreign_message", list=name)
-        self._send(lost, _shared_queue, "message_lost")
+    def _resend_missing(self) -> None:
+        known = self._missing.unknown
+        missing = self._missing.find()
+        for name in sorted(self._missing.unknown - known):
+            _log.error("queue.unknown_message", list=name)
+        self._send(missing, _shared_queue, "message_lost")
 
     def _send_due(self) -> None:
-        due = self._store.due(_MAX_PER_STEP)
-        # One by one: each choice depends on where the one before went.
+        due = self._job_store.due(_MAX_PER_STEP)
+        # One by one, since each choice depends on the one before.
         for task_id in due[:_ROUTED]:
             self._send([task_id], self._route, "sent_again")
         self._send(due[_ROUTED:], _shared_queue, "sent_again")
 
-    def _lift_aged(self) -> None:
-        lifted = self._dispatcher.send_all(self._ageing.find())
-        self._count("lifted", [job.task_id for job in lifted])
+    def _raise_aged(self) -> None:
+        raised = self._dispatcher.send_all(self._ageing.find())
+        self._count("lifted", [job.task_id for job in raised])
 
     def _prune(self) -> None:
         self._pruner.run_once(until=self._until)
@@ -379,26 +386,26 @@ class Reconciler:
         )
 
     def _in_time(self, items: Iterable[_Item]) -> Iterator[_Item]:
-        """As many as the step has time for."""
+        """Yield items while the step has time."""
         for item in items:
             if time.monotonic() > self._until:
                 return
             yield item
 
     def _send(self, task_ids: Sequence[str], queue_of: Callable[[Job], str], reason: str) -> None:
-        """Send jobs' messages again; those without a record are the pruner's."""
+        """Send jobs' messages again; the pruner removes those without a record."""
         for start in self._in_time(range(0, len(task_ids), _SENDS_PER_BATCH)):
-            found = self._store.read(task_ids[start : start + _SENDS_PER_BATCH])
+            found = self._job_store.read(task_ids[start : start + _SENDS_PER_BATCH])
             for task_id, why in found.unreadable.items():
-                self._skipped.note(task_id, "send", why)
-            sendings = [Dispatch(job.task_id, queue_of(job)) for job in found.jobs]
-            self._count(reason, [job.task_id for job in self._dispatcher.send_all(sendings)])
+                self._quarantine.add(task_id, "send", why)
+            dispatches = [Dispatch(job.task_id, queue_of(job)) for job in found.jobs]
+            self._count(reason, [job.task_id for job in self._dispatcher.send_all(dispatches)])
 
     def _count(self, reason: str, task_ids: Sequence[str], **facts: str) -> None:
         if task_ids:
             with redis_errors():
                 self._client.hincrby(redis_keys.COUNTERS, f"recovered:{reason}", len(task_ids))
-        known = {job.task_id: job.log_context() for job in self._store.read(task_ids).jobs}
+        known = {job.task_id: job.log_context() for job in self._job_store.read(task_ids).jobs}
         for task_id in task_ids:
             context = known.get(task_id, {"task_id": task_id})
             _log.warning("job.recovered", by=reason, **context, **facts)

@@ -31,18 +31,18 @@ from tasks.uploads.store import UPLOAD_GRACE_SECONDS, UploadStore
 
 _EXPIRED_PER_BLOCK: Final = 500
 
-#: What could not be erased is tried again after so long.
+#: The pause before another try at what could not be erased.
 _RETRY_SECONDS: Final = 600
 
-_expiry_log = structlog.get_logger(__name__)
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ExpirySweep:
-    """Two steps: the pictures go at a task's expiry, its record a day later.
+    """Erases a task's images when it expires, and its record a day later.
 
-    In between the task is shown as expired, so that it can be told from one that never was. Each
-    step may be repeated without harm, and is, until it is done.
+    In between the API shows the task as expired, unlike one that never existed. Each step is
+    repeated until it succeeds.
     """
 
     client: Redis
@@ -53,10 +53,10 @@ class ExpirySweep:
     clock: Callable[[], float] = time.time
 
     def run_once(self) -> int:
-        """Erase what is due; how many tasks and uploads were.
+        """Erase what is due; returns the number of tasks and uploads.
 
         Raises:
-            QueueUnavailableError, StoreUnavailableError: the rest is for the next time.
+            QueueUnavailableError, ObjectStoreUnavailableError: the rest waits for the next pass.
         """
         now = self.clock()
         with redis_errors():
@@ -76,20 +76,20 @@ class ExpirySweep:
         return len(due) + len(uploads)
 
     def _attempt(self, index: str, item: str, expire: Callable[[str], None]) -> None:
-        """One of those that are due; if it cannot be erased now, the others come before it."""
+        """Erase one item; if that fails, postpone it, so that the others come first."""
         try:
             expire(item)
         except QueueUnavailableError:
             raise
         except ObjectStoreUnavailableError:
-            # The store may be away; or it is this one alone that it does not give up.
-            self._put_off(index, item)
+            # Either the store is away, or it refuses this object alone.
+            self._postpone(index, item)
             raise
         except Exception:  # noqa: BLE001 - whatever its record holds
-            _expiry_log.exception("retention.item_failed", item=item)
-            self._put_off(index, item)
+            _log.exception("retention.item_failed", item=item)
+            self._postpone(index, item)
 
-    def _put_off(self, index: str, item: str) -> None:
+    def _postpone(self, index: str, item: str) -> None:
         with redis_errors():
             self.client.zadd(index, {item: self.clock() + _RETRY_SECONDS}, xx=True)
 
@@ -97,31 +97,31 @@ class ExpirySweep:
         try:
             job = self.store.get(task_id)
         except UnreadableRecordError as error:
-            self._expire_unread(error, now)
+            self._expire_unreadable(error, now)
             return
         if job is None:
-            # Redis was quicker to drop the record.
+            # Its record has expired in Redis.
             self.store.forget(task_id)
         elif job.expires_at + RECORD_GRACE_SECONDS <= now:
             self.eraser.erase(job)
-            _expiry_log.info("retention.task_erased", task_id=task_id)
+            _log.info("retention.task_erased", task_id=task_id)
         else:
             self.store.expire(task_id)
             self.eraser.erase_pictures(job)
             with redis_errors():
                 again = job.expires_at + RECORD_GRACE_SECONDS
                 self.client.zadd(redis_keys.EXPIRIES, {task_id: again}, xx=True)
-            _expiry_log.info("retention.task_expired", task_id=task_id)
+            _log.info("retention.task_expired", task_id=task_id)
 
-    def _expire_unread(self, error: UnreadableRecordError, now: float) -> None:
-        """The pictures go at their time all the same; Redis drops such a record by itself."""
+    def _expire_unreadable(self, error: UnreadableRecordError, now: float) -> None:
+        """Erase the images of a task whose record is damaged; the record expires in Redis."""
         with suppress(UnreadableRecordError):
             self.store.expire(error.task_id)
         self.eraser.erase_unread(error.task_id)
         with redis_errors():
             again = now + RECORD_GRACE_SECONDS
             self.client.zadd(redis_keys.EXPIRIES, {error.task_id: again}, xx=True)
-        _expiry_log.error("retention.task_expired", task_id=error.task_id, unreadable=error.reason)
+        _log.error("retention.task_expired", task_id=error.task_id, unreadable=error.reason)
 
     def _expire_upload(self, upload_id: str, now: float) -> None:
         upload = self.uploads.store.get(upload_id)
@@ -133,31 +133,29 @@ class ExpirySweep:
             self.uploads.store.remove(upload_id)
         else:
             self.uploads.store.postpone(upload_id, upload.expires_at + UPLOAD_GRACE_SECONDS)
-        _expiry_log.info("retention.upload_expired", upload_id=upload_id)
+        _log.info("retention.upload_expired", upload_id=upload_id)
 
 
-#: What is younger may still get its record, or its manifest.
+#: A younger object may still get its record or its manifest.
 ORPHAN_GRACE_SECONDS: Final = 3600
 
 _OBJECTS_PER_BLOCK: Final = 500
 
-#: Objects that may refuse to go before a look is given up.
+#: Objects that the store may refuse to remove before a sweep gives up.
 _MAX_FAILURES: Final = 3
-
-_orphans_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class OrphanSweep:
-    """Removes objects that no record names; it may be repeated, or cut short, without harm.
+    """Removes objects that no record names; a sweep that is repeated or cut short does no harm.
 
     Attributes:
         store: the records of jobs.
         uploads: the records of uploads.
         objects: the bucket.
-        retention_seconds: how long an object is kept that never has a record: an improvement.
+        retention_seconds: how long an improvement is kept, which never has a record.
         clock: unix seconds.
-        alive: called now and then during a long look.
+        alive: called again and again during a long sweep.
     """
 
     store: JobStore
@@ -168,24 +166,24 @@ class OrphanSweep:
     alive: Callable[[], object] = lambda: None
 
     def sweep(self) -> list[str]:
-        """Remove what belongs to nothing; the keys that went.
+        """Remove the orphans; returns their keys.
 
         Raises:
-            QueueUnavailableError, StoreUnavailableError: the rest is for the next time.
+            QueueUnavailableError, ObjectStoreUnavailableError: the rest waits for the next sweep.
         """
         swept, failures = [], 0
         for found in self._orphans():
             try:
                 self._remove(found)
             except ObjectStoreUnavailableError as error:
-                # One object may be locked; the store may be away.
+                # Either this object is locked, or the store is away.
                 failures += 1
                 if failures > _MAX_FAILURES:
                     raise
-                _orphans_log.warning("retention.orphan_stays", key=found.key, reason=str(error))
+                _log.warning("retention.orphan_stays", key=found.key, reason=str(error))
                 continue
             swept.append(found.key)
-            _orphans_log.info("retention.orphan_removed", key=found.key)
+            _log.info("retention.orphan_removed", key=found.key)
         return swept
 
     def _remove(self, found: ListedObject) -> None:
@@ -219,13 +217,13 @@ class OrphanSweep:
         jobs = {job.task_id: job for job in records.readable()}
         for each in block:
             if object_keys.task_id_of_object(each.key) in records.unreadable:
-                continue  # it is recorded; which result counts cannot be told
+                continue  # Its record exists, but cannot say which result is published.
             job = jobs.get(object_keys.task_id_of_object(each.key))
             if self._is_left_over(each, job) if job else lost(each):
                 yield each
 
     def _is_left_over(self, found: ListedObject, job: Job) -> bool:
-        """A result of a run that is not the one that counts."""
+        """Return whether an object is a result that its job did not publish."""
         return (
             found.key.startswith(object_keys.RESULTS)
             and job.status.final
@@ -237,7 +235,7 @@ class OrphanSweep:
         return self._is_old(found) and not self._can_be_restored(found.key)
 
     def _is_lost_companion(self, found: ListedObject) -> bool:
-        """A result or a background whose task was erased, not one whose record was lost."""
+        """Return whether a result or background belongs to an erased task, not to a lost record."""
         young = found.key.startswith(object_keys.BACKGROUNDS) and not self._is_old(found)
         return not young and not self._can_be_restored(
             object_keys.original_key(object_keys.task_id_of_object(found.key))
@@ -264,7 +262,7 @@ def _task_ids_of(block: Iterable[ListedObject]) -> list[str]:
     return list({object_keys.task_id_of_object(each.key) for each in block})
 
 
-#: Between two looks at what has expired, and between two looks through the whole bucket.
+#: Interval of the passes over what has expired, and of the sweeps of the whole bucket.
 SWEEP_SECONDS: Final = 10.0
 
 BUCKET_SWEEP_SECONDS: Final = 600
@@ -275,12 +273,10 @@ _LAST_BUCKET_SWEEP: Final = f"{redis_keys.PREFIX}retention:bucket"
 
 _LOCK_SECONDS: Final = 120
 
-_log = structlog.get_logger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class RetentionSweeper:
-    """What the I/O worker runs every few seconds."""
+    """Runs both sweeps in one pass, behind a lock."""
 
     client: Redis
     expiry: ExpirySweep
@@ -297,7 +293,7 @@ class RetentionSweeper:
         )
 
     def run_once(self) -> bool:
-        """One pass; False when another process is at it, or Redis or the store is away."""
+        """Run one pass; False if another process runs one, or a server does not answer."""
         lock = self.client.lock(_LOCK, timeout=_LOCK_SECONDS, blocking=False)
         try:
             with redis_errors():
@@ -311,7 +307,7 @@ class RetentionSweeper:
                 with redis_errors():
                     lock.release()
         except (QueueUnavailableError, ObjectStoreUnavailableError) as error:
-            # A lock that ran out meanwhile is one of these, and no harm: passes may overlap.
+            # Releasing an expired lock fails in this way too; two passes may overlap.
             _log.warning("retention.put_off", reason=str(error))
             return False
         except LockError as error:

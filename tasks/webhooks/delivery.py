@@ -7,20 +7,20 @@ from enum import StrEnum
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
-#: What a receiver may be told of a task.
+#: The events of a task.
 TASK_EVENTS: Final = ("removal.succeeded", "removal.failed", "removal.canceled")
-#: What it may be told of a batch.
+#: The event of a batch.
 BATCH_COMPLETED: Final = "batch.completed"
 
 
 class DeliveryState(StrEnum):
-    """Where a delivery stands."""
+    """The states of a delivery."""
 
-    #: To be sent, perhaps again.
+    #: An attempt is due, now or later.
     PENDING = "pending"
-    #: A receiver took it.
+    #: The receiver accepted it.
     DELIVERED = "delivered"
-    #: Given up; it can be replayed.
+    #: Given up; an operator or its owner can replay it.
     DEAD = "dead"
     #: Given up by an operator.
     DROPPED = "dropped"
@@ -28,7 +28,7 @@ class DeliveryState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A row. Times are unix seconds.
+    """The record of a delivery. Times are unix seconds.
 
     Attributes:
         id: the `webhook-id`, the same on every attempt.
@@ -36,14 +36,14 @@ class Delivery:
         subject: id of the task or the batch.
         event: such as `removal.succeeded`.
         url: of the receiver.
-        owner: whose event it is, and whose secret signs it.
-        created_at: when what it tells of happened.
-        expires_at: when the pictures that it tells of are gone.
-        state: where it stands.
-        attempts: made in all.
-        tries: made since it was born, or last replayed.
+        owner: whose event it is, and whose secret signs it; empty without an API key.
+        created_at: when the event happened.
+        expires_at: when the images of its subject expire.
+        state: see `DeliveryState`.
+        attempts: all attempts.
+        tries: attempts since the event, or since the last replay.
         reason: why it is dead.
-        replayed: somebody asked for it to be sent once more.
+        replayed: an operator or its owner has replayed it.
     """
 
     id: str
@@ -62,12 +62,12 @@ class Delivery:
 
     @property
     def host(self) -> str:
-        """The receiver's host and port, which share one breaker."""
+        """Return the receiver's host and port, which have one circuit breaker."""
         return urlsplit(self.url).netloc.lower()
 
     @classmethod
     def from_record(cls, record: Mapping[str, str]) -> Self:
-        """From a Redis hash."""
+        """Build a delivery from a Redis hash."""
         return cls(
             id=record["id"],
             kind=record["kind"],
@@ -87,13 +87,13 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What came of one POST.
+    """The outcome of one POST.
 
     Attributes:
-        at: unix time of its beginning.
+        at: unix time of its start.
         outcome: delivered, refused (an answer that is no 2xx), or a network error's code.
         status: of HTTP; None without an answer.
-        ms: milliseconds that it took.
+        ms: its duration in milliseconds.
         answer: the first 500 bytes of the answer, or why there is none.
     """
 
@@ -104,16 +104,16 @@ class Attempt:
     answer: str
 
     def write(self) -> str:
-        """As it stands in Redis."""
+        """Return the attempt as JSON, as Redis holds it."""
         return json.dumps(asdict(self), separators=(",", ":"))
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """The inverse of `write`."""
+        """Parse what `write` returned."""
         values: dict[str, Any] = json.loads(text)
         return cls(**values)
 
 
 def attempt_outcome(attempt: Attempt | None) -> str:
-    """What the metrics and the log call it; `not_sent` if something stood against an attempt."""
+    """Return the outcome for metrics and log; `not_sent` if no attempt was made."""
     return attempt.outcome if attempt else "not_sent"

@@ -12,14 +12,14 @@ from tasks import redis_keys
 from tasks.redis_client import redis_errors
 from tasks.webhooks.delivery import Delivery, DeliveryState
 
-#: Answers by which a receiver says that it has too much to do.
+#: Statuses of a receiver that is overloaded.
 BUSY_STATUSES: Final = frozenset({429, 502, 503, 504})
 
 GONE_STATUS: Final = 410
 
 _SUCCESS_STATUSES: Final = range(200, 300)
 
-#: A `Retry-After` beyond this is not believed.
+#: A longer `Retry-After` is cut to this.
 _MAX_RETRY_AFTER_SECONDS: Final = 24 * 3600.0
 
 _JITTER: Final = 0.1
@@ -27,14 +27,14 @@ _JITTER: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class RetryDecision:
-    """What becomes of a delivery.
+    """What follows from an attempt.
 
     Attributes:
-        state: that follows.
-        due: unix time of the next attempt; of the end if there is none.
-        reason: why it is dead.
-        pause_host: seconds for which its host is left alone.
-        disable: its target is not to be called again.
+        state: the delivery's next state.
+        due: unix time of the next attempt, or of the end.
+        reason: why the delivery is dead.
+        pause_host: seconds for which its host gets no deliveries.
+        disable: its target gets no more events.
     """
 
     state: DeliveryState
@@ -46,11 +46,11 @@ class RetryDecision:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When to try again.
+    """Decides whether and when a delivery is attempted again.
 
     Attributes:
         pauses: seconds after the first, second, ... failure.
-        random: from 0 up to 1, for the jitter.
+        random: returns numbers from 0 up to 1, for the jitter.
     """
 
     pauses: Sequence[float]
@@ -59,12 +59,12 @@ class RetryPolicy:
     def decide(
         self, delivery: Delivery, status: int | None, retry_after: str | None, now: float
     ) -> RetryDecision:
-        """What follows from one more attempt.
+        """Decide what follows from an attempt.
 
         Args:
-            delivery: as it was before it.
-            status: of the answer; None if there was none.
-            retry_after: that header.
+            delivery: as it was before the attempt.
+            status: of the answer; None if none came.
+            retry_after: the header `Retry-After`.
             now: unix time of the answer.
         """
         if status in _SUCCESS_STATUSES:
@@ -87,12 +87,12 @@ class RetryPolicy:
         )
 
     def _jittered(self, seconds: float) -> float:
-        """Up to a tenth more or less, lest all of an outage's events come at the same moment."""
+        """Add or take up to a tenth, so that the events of an outage do not come all at once."""
         return seconds * (1 + _JITTER * (2 * self.random() - 1))
 
 
 def parse_retry_after(text: str | None, now: float) -> float:
-    """Seconds that a `Retry-After` asks for, in either of its forms; 0 if it cannot be read."""
+    """Return the seconds that a `Retry-After` in either form asks for; 0 if it is malformed."""
     if not text:
         return 0.0
     if text.strip().isdecimal():
@@ -105,9 +105,10 @@ def parse_retry_after(text: str | None, now: float) -> float:
     return max(0.0, (aware - datetime.fromtimestamp(now, UTC)).total_seconds())
 
 
-#: So many failures in a row open the breaker.
+#: Consecutive failures that open the circuit breaker.
 FAILURE_THRESHOLD: Final = 5
 
+#: How long it is open at first; doubled at each further failure, up to `MAX_OPEN_SECONDS`.
 FIRST_OPEN_SECONDS: Final = 15.0
 
 MAX_OPEN_SECONDS: Final = 900.0
@@ -117,11 +118,11 @@ _MEMORY_SECONDS: Final = 3600
 
 @dataclass(frozen=True, slots=True)
 class BreakerState:
-    """How a host has behaved.
+    """The circuit breaker of a host.
 
     Attributes:
-        failures: in a row.
-        open_until: unix time until which it is left alone.
+        failures: consecutive ones.
+        open_until: unix time until which the host gets no deliveries.
     """
 
     failures: int = 0
@@ -129,30 +130,30 @@ class BreakerState:
 
     @property
     def half_open(self) -> bool:
-        """It has failed so often that one attempt at a time is enough."""
+        """Return whether the host gets one delivery at a time, since it has failed repeatedly."""
         return self.failures >= FAILURE_THRESHOLD
 
 
 class HostBreaker:
-    """One for each host, shared by all senders through Redis."""
+    """The circuit breakers of all hosts, shared by all workers through Redis."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
 
     def state(self, host: str) -> BreakerState:
-        """What is known of a host."""
+        """Return the state of a host's breaker."""
         with redis_errors():
             values = self._client.hmget(redis_keys.webhook_host_key(host), ["failures", "until"])
         failures, until = cast("list[str | None]", values)
         return BreakerState(int(failures or 0), float(until or 0))
 
     def record_success(self, host: str) -> None:
-        """It took an event: all is forgotten."""
+        """Close a host's breaker, since the host accepted an event."""
         with redis_errors():
             self._client.delete(redis_keys.webhook_host_key(host))
 
     def record_failure(self, host: str, now: float) -> None:
-        """It did not; after some failures in a row it is left alone, longer each time."""
+        """Count a failure of a host; from the fifth on each opens the breaker for longer."""
         with redis_errors():
             failures = self._client.hincrby(redis_keys.webhook_host_key(host), "failures", 1)
             self._client.expire(redis_keys.webhook_host_key(host), _MEMORY_SECONDS)
@@ -160,7 +161,7 @@ class HostBreaker:
             self.pause(host, now, FIRST_OPEN_SECONDS * 2 ** min(failures - FAILURE_THRESHOLD, 10))
 
     def pause(self, host: str, now: float, seconds: float) -> None:
-        """Leave it alone for a while."""
+        """Open a host's breaker for some seconds."""
         until = now + min(seconds, MAX_OPEN_SECONDS)
         with redis_errors():
             self._client.hset(redis_keys.webhook_host_key(host), "until", str(until))

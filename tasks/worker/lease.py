@@ -1,4 +1,4 @@
-"""Keeps a job's lease alive while its worker is busy with it."""
+"""The lease keeper: renew a job's lease while its worker runs it."""
 
 import threading
 from types import TracebackType
@@ -13,7 +13,7 @@ _log = structlog.get_logger(__name__)
 
 
 class LeaseKeeper:
-    """Renews a lease from a thread, for as long as the `with` block runs."""
+    """Renews a lease from a thread until the `with` block ends."""
 
     def __init__(self, store: JobStore, task_id: str, token: str) -> None:
         self._store = store
@@ -37,13 +37,13 @@ class LeaseKeeper:
         self._thread.join()
 
     def check(self) -> None:
-        """Raise `LeaseLostError` once the lease is gone; called between the stages of a job.
+        """Renew the lease, and raise `LeaseLostError` if it is lost; called between two stages.
 
-        Redis is asked each time, so that a job that was canceled or erased goes no further.
+        So a job that was canceled or erased ends at its next stage.
         """
         self._renew()
         if self._lost.is_set():
-            raise LeaseLostError("The lease ran out, or the job was canceled, while it ran.")
+            raise LeaseLostError("The lease expired, or the job was canceled, while it ran.")
 
     def _run(self) -> None:
         while not self._ended.wait(RENEW_SECONDS) and not self._lost.is_set():
@@ -53,7 +53,7 @@ class LeaseKeeper:
         try:
             kept = self._store.renew(self._task_id, token=self._token)
         except QueueUnavailableError:
-            # Redis may be back before the lease has run out: the final write decides.
+            # Redis may be back before the lease expires: the final write decides.
             _log.warning("lease.renewal_failed", task_id=self._task_id)
             return
         if not kept:

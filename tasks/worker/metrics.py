@@ -143,7 +143,7 @@ class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publi
             # Before the pool starts its child, which finds the folder in its environment.
             make_shared_folder()
 
-    def start(self, worker: Any) -> None:  # noqa: ANN401 - the same
+    def start(self, worker: Any) -> None:  # noqa: ANN401 - celery's signature
         """Begin to listen; without the port, the worker works all the same."""
         port = self._settings.metrics_port
         if not port:
@@ -158,14 +158,14 @@ class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publi
             advice = "set RMBG_METRICS_PORT to a free one" if taken else "see RMBG_METRICS_ADDRESS"
             _log.error("metrics.not_served", port=port, reason=str(error), advice=advice)
 
-    def stop(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - the same
+    def stop(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - celery's signature
         """Stop listening."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
 
-    def terminate(self, worker: Any) -> None:  # noqa: ANN401 - the same
+    def terminate(self, worker: Any) -> None:  # noqa: ANN401 - celery's signature
         """The worker ends, its child first."""
         self.stop(worker)
         if self._prefork:
@@ -183,7 +183,7 @@ def count_load(model: str, worker: str, seconds: float) -> None:
     instruments().model_load_seconds.labels(model, worker).set(seconds)
 
 
-def _serves_a_model(worker: Any) -> bool:  # noqa: ANN401 - the same
+def _serves_a_model(worker: Any) -> bool:  # noqa: ANN401 - celery's signature
     return any(routing.is_model_queue(name) for name in worker.app.amqp.queues.consume_from)
 
 
@@ -238,17 +238,17 @@ class CeleryEventsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery 
         self._ended = threading.Event()
         self._receiver: Any = None
 
-    def include_if(self, worker: Any) -> bool:  # noqa: ANN401 - the same
+    def include_if(self, worker: Any) -> bool:  # noqa: ANN401 - celery's signature
         """Only on I/O workers, and only where a metrics port serves the counts."""
         return bool(Settings.load().metrics_port) and routing.is_io_worker(worker.app)
 
-    def start(self, worker: Any) -> None:  # noqa: ANN401 - the same
+    def start(self, worker: Any) -> None:  # noqa: ANN401 - celery's signature
         """Begin to listen."""
         threading.Thread(
             target=self._run, args=(worker.app,), name="celery-events", daemon=True
         ).start()
 
-    def stop(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - the same
+    def stop(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - celery's signature
         """Listen no more."""
         self._ended.set()
         if self._receiver is not None:
@@ -256,7 +256,7 @@ class CeleryEventsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery 
 
     terminate = stop
 
-    def _run(self, app: Any) -> None:  # noqa: ANN401 - the same
+    def _run(self, app: Any) -> None:  # noqa: ANN401 - celery's signature
         counter = CeleryEventCounter(instruments())
         while not self._ended.is_set():
             try:
@@ -265,7 +265,7 @@ class CeleryEventsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery 
                 _log.warning("events.broker_away", reason=str(error))
             self._ended.wait(_EVENTS_PAUSE_SECONDS)
 
-    def _listen(self, app: Any, counter: CeleryEventCounter) -> None:  # noqa: ANN401 - the same
+    def _listen(self, app: Any, counter: CeleryEventCounter) -> None:  # noqa: ANN401 - celery's signature
         with app.connection_for_read() as connection:
             self._receiver = app.events.Receiver(connection, handlers={"*": counter.count}, app=app)
             self._receiver.capture(limit=None, timeout=None, wakeup=False)

@@ -14,108 +14,116 @@ from tasks.errors import QueueUnavailableError
 from tasks.worker.startup import execution_path_facts
 from tasks.worker_registry import WorkerRegistry
 
-#: Its memory is full, also after its cache was freed.
+#: Code of an inference error: the GPU's memory is full, also after its cache was freed.
 OUT_OF_MEMORY: Final = "gpu_out_of_memory"
 
-#: Its context is broken: nothing more can be done with it in this process.
+#: Code of an inference error: the GPU's context is broken for the rest of this process.
 GPU_FAULT: Final = "gpu_fault"
 
 _PROBE_PIXELS: Final = 64
 
-#: Weight of the newest job in the running mean of what a job takes.
-_NEWEST: Final = 0.3
+#: Weight of the newest job in the running mean of a job's seconds.
+_NEWEST_WEIGHT: Final = 0.3
 
-#: The next probe comes so soon if Redis did not take the last announcement.
+#: The pause before the next self-check if Redis did not take the last answer.
 _RETRY_SECONDS: Final = 2.0
 
 _log = structlog.get_logger(__name__)
 
 
 class Readiness:
-    """Probes the idle model, and announces the worker while the model answers.
+    """Checks the idle model, and marks the worker as ready while the model answers.
 
     Args:
-        fleet: the workers' facts.
+        registry: the worker registry.
         model: loaded and warm.
         lock: held while the model runs.
         worker: Celery's name of this worker.
-        seconds: how long an answer counts. Longer than the longest job may take, which keeps
-            the probe away: the time limit sees to that one.
-        interval: seconds from one probe to the next.
-        leave: ends this process, whose GPU context is broken.
+        seconds: how long an answer counts. Longer than a job may take, since no check is made
+            during a job: the time limit bounds that one.
+        interval: seconds from one check to the next.
+        exit_child: ends this process, whose GPU context is broken.
     """
 
     def __init__(
         self,
-        fleet: WorkerRegistry,
+        registry: WorkerRegistry,
         model: MattingModel,
         lock: threading.Lock,
         worker: str,
         *,
         seconds: float,
         interval: float,
-        leave: Callable[[], None],
+        exit_child: Callable[[], None],
     ) -> None:
-        self._fleet = fleet
+        self._registry = registry
         self._model = model
         self._lock = lock
         self._worker = worker
         self._seconds = seconds
         self._interval = interval
-        self._leave = leave
+        self._exit_child = exit_child
         self._path = execution_path_facts(model)
         self._mean: float | None = None
-        self._untold = False
+        self._unreported = False
         self._busy = False
         self._broken = False
         self._ended = threading.Event()
 
     def start(self) -> None:
-        """Announce the warm model, then probe it from a thread for the process's life."""
-        self.announce()
-        threading.Thread(target=self._run, name="probe", daemon=True).start()
+        """Mark the worker as ready, then check the model from a thread."""
+        self.mark_ready()
+        threading.Thread(target=self._run, name="self-check", daemon=True).start()
 
-    def begin(self) -> None:
-        """A job begins."""
+    def begin_job(self) -> None:
+        """Record that a job begins."""
         self._busy = True
-        self._note(running=1)
+        self._update(running=1)
 
-    def end(self, took: float | None) -> None:
-        """A job is over: after so many seconds of work, or None if the model made no result."""
+    def end_job(self, took: float | None) -> None:
+        """Record that a job is over.
+
+        Args:
+            took: its seconds; None if the model made no result.
+        """
         self._busy = False
         if self._broken:
-            self._leave()
+            self._exit_child()
         if took is None:
-            self._note(running=0)
+            self._update(running=0)
             return
-        self._mean = took if self._mean is None else self._mean + _NEWEST * (took - self._mean)
+        self._mean = (
+            took if self._mean is None else self._mean + _NEWEST_WEIGHT * (took - self._mean)
+        )
         try:
-            self._fleet.finished(self._worker, self._mean)
+            self._registry.record_result(self._worker, self._mean)
         except QueueUnavailableError as error:
             _log.warning("worker.note_failed", reason=str(error))
-        self.announce()
+        self.mark_ready()
 
-    def announce(self) -> None:
-        """Say that the model has just answered."""
+    def mark_ready(self) -> None:
+        """Record that the model has just answered."""
         model, pid = self._model.name, os.getpid()
         try:
-            self._fleet.announce(self._worker, self._seconds, model=model, pid=pid, **self._path)
+            self._registry.mark_ready(
+                self._worker, self._seconds, model=model, pid=pid, **self._path
+            )
         except QueueUnavailableError as error:
-            self._untold = True
+            self._unreported = True
             _log.warning("worker.announce_failed", reason=str(error))
         else:
-            self._untold = False
+            self._unreported = False
 
-    def withdraw(self) -> None:
-        """Stop, and take the announcement back."""
+    def stop(self) -> None:
+        """Stop the checks, and mark the worker as not ready."""
         self._ended.set()
         try:
-            self._fleet.withdraw(self._worker)
+            self._registry.mark_not_ready(self._worker)
         except QueueUnavailableError as error:
             _log.warning("worker.withdraw_failed", reason=str(error))
 
-    def probe(self) -> None:
-        """Ask the model, and announce its answer; without one the announcement lapses."""
+    def check(self) -> None:
+        """Run the model; without an answer the worker's readiness lapses."""
         try:
             with self._lock:
                 self._model.matte([np.zeros((_PROBE_PIXELS, _PROBE_PIXELS, 3), np.uint8)])
@@ -123,27 +131,27 @@ class Readiness:
             _log.error("worker.probe_failed", worker=self._worker, reason=str(error))
             if error.code == GPU_FAULT:
                 self._end_broken(error.code)
-        except Exception:  # noqa: BLE001 - the next probe may fare better
+        except Exception:  # noqa: BLE001 - the next check may succeed
             _log.exception("worker.probe_failed", worker=self._worker)
         else:
-            self.announce()
+            self.mark_ready()
 
     def _end_broken(self, reason: str) -> None:
-        """A fresh process gets a fresh context; but a job that is at its store is let go first."""
+        """End this process, since a new one gets a new context, as soon as no job is running."""
         try:
-            self._fleet.fault(self._worker, f"probe:{os.getpid()}", reason)
+            self._registry.record_fault(self._worker, f"probe:{os.getpid()}", reason)
         except QueueUnavailableError as error:
             _log.warning("worker.note_failed", reason=str(error))
         self._broken = True
         if not self._busy:
-            self._leave()
+            self._exit_child()
 
     def _run(self) -> None:
-        while not self._ended.wait(_RETRY_SECONDS if self._untold else self._interval):
-            self.probe()
+        while not self._ended.wait(_RETRY_SECONDS if self._unreported else self._interval):
+            self.check()
 
-    def _note(self, **facts: int) -> None:
+    def _update(self, **facts: int) -> None:
         try:
-            self._fleet.note(self._worker, **facts)
+            self._registry.update(self._worker, **facts)
         except QueueUnavailableError as error:
             _log.warning("worker.note_failed", reason=str(error))

@@ -1,4 +1,4 @@
-"""The removal task, and the model that its process loads once."""
+"""The Celery task `rmbg.remove`, and the model that a child loads once for all of its jobs."""
 
 import os
 import threading
@@ -42,38 +42,38 @@ from tasks.worker.startup import (
 #: Exit status of a process whose GPU context is broken (sysexits.h: EX_SOFTWARE).
 _BROKEN_STATUS: Final = 70
 
-#: The store is silent for so long at most before it counts as away.
-_STORE_SECONDS: Final = 5.0
+#: A silence of the object store beyond this counts as an outage.
+_OBJECT_STORE_SECONDS: Final = 5.0
 
 _log = structlog.get_logger(__name__)
 
 
 class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
-    """Holds what its process has loaded; Celery makes one instance in each process."""
+    """Holds what its child has loaded; Celery makes one instance in each process."""
 
     Request = "tasks.worker.shutdown:RemovalRequest"
-    #: Where the model comes from; the fault tests put a faulty one in its place.
+    #: Loads the model; the fault tests replace it.
     loader: Callable[[Settings], MattingModel]
     runner: Runner | None = None
     readiness: Readiness | None = None
 
     def load(self, runtime: Runtime, worker: str) -> None:
-        """Load and warm up the model, then announce the worker."""
+        """Load and warm up the model, then mark the worker as ready."""
         settings, registry = runtime.settings, runtime.registry
         model = self.loader(settings)
         revision = revision_of(settings)
         lock = threading.Lock()
         self.runner = Runner(
-            store=runtime.job_store,
-            objects=runtime.object_store,
-            fleet=registry,
+            job_store=runtime.job_store,
+            object_store=runtime.object_store,
+            registry=registry,
             model=model,
             model_lock=lock,
             limits=settings.image_limits,
             worker=worker,
-            leave=_exit_child,
+            exit_child=_exit_child,
         )
-        registry.note(worker, revision=revision)
+        registry.update(worker, revision=revision)
         self.readiness = Readiness(
             registry,
             model,
@@ -81,14 +81,14 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
             worker,
             seconds=ready_seconds(settings),
             interval=probe_seconds(settings),
-            leave=_exit_child,
+            exit_child=_exit_child,
         )
         self.readiness.start()
 
 
 def _object_store_pool(settings: Settings) -> urllib3.PoolManager:
-    """Connections that give a store up that hangs, twice, well before the soft time limit."""
-    seconds = min(_STORE_SECONDS, soft_time_limit(settings) / 4)
+    """Return connections that time out on a hanging store, twice, before the soft time limit."""
+    seconds = min(_OBJECT_STORE_SECONDS, soft_time_limit(settings) / 4)
     return urllib3.PoolManager(
         timeout=urllib3.Timeout(connect=min(2.0, seconds), read=seconds),
         retries=urllib3.Retry(**STALE_RETRIES),
@@ -99,22 +99,22 @@ RemovalTask.loader = staticmethod(load_served_model)
 
 
 def _exit_child() -> None:
-    """End this process at once: a broken GPU context would hang an orderly end."""
+    """Exit at once: an orderly exit would hang on the broken GPU context."""
     os._exit(_BROKEN_STATUS)
 
 
 @shared_task(name=routing.REMOVE_TASK, base=RemovalTask, bind=True, max_retries=None)
 def remove(self: RemovalTask, task_id: str) -> None:
-    """Cut one picture out."""
+    """Remove the background of one image."""
     if self.runner is None or self.readiness is None:
-        raise TaskError("This process has loaded no model: run the task on a model worker.")
-    self.readiness.begin()
+        raise TaskError("This worker has no model. Send the task to a model worker's queue.")
+    self.readiness.begin_job()
     began = time.monotonic()
     answered = False
     try:
         answered = self.runner.run(task_id)
     finally:
-        self.readiness.end(time.monotonic() - began if answered else None)
+        self.readiness.end_job(time.monotonic() - began if answered else None)
 
 
 @setup_logging.connect
@@ -123,22 +123,22 @@ def _configure_logging(**_: Any) -> None:  # noqa: ANN401 - Celery's signal sign
 
 
 @worker_init.connect
-def _check_model(sender: Any, **_: Any) -> None:  # noqa: ANN401 - the same
+def _check_model(sender: Any, **_: Any) -> None:  # noqa: ANN401 - celery's signature
     if serves_a_model(sender.app):
         prepare_parent(sender)
         _mark_former_not_ready(runtime_of(sender.app), sender.hostname)
 
 
 def _mark_former_not_ready(runtime: Runtime, worker: str) -> None:
-    """A worker of that name that was killed may have left word that its model answers."""
+    """Clear the readiness that a killed worker of the same name may have left."""
     try:
-        runtime.registry.withdraw(worker)
+        runtime.registry.mark_not_ready(worker)
     except QueueUnavailableError as error:
         _log.warning("worker.withdraw_failed", reason=str(error))
 
 
 @worker_process_init.connect
-def _load_model(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - the same
+def _load_model(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - celery's signature
     settings = Settings.load()
     runtime = Runtime.from_settings(
         settings, celery_app=current_app, s3_pool=_object_store_pool(settings)
@@ -158,33 +158,35 @@ def _load_model(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - 
 
 
 def _record_start(runtime: Runtime, worker: str) -> None:
-    """So that `rmbg health worker` sees a process that dies again and again."""
+    """Record a child's start, so that `rmbg health worker` notices one that dies repeatedly."""
     try:
-        runtime.registry.note_start(worker)
+        runtime.registry.record_start(worker)
     except QueueUnavailableError as error:
         _log.warning("worker.start_not_noted", reason=str(error))
 
 
 def _shorten_shutdown() -> None:
-    """Let a child that ends wait 1 s, not 30, for its parent to have read its last message.
+    """Make an ending child wait 1 s, not 30, until its parent has read its last message.
 
-    Billiard's parent sometimes stops reading before that message during a warm shutdown. Nothing
-    hangs on it here: the record knows how the job ended.
+    During a warm shutdown billiard's parent sometimes stops reading before that message. It is not
+    needed: the record holds the job's outcome.
     """
     pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 10
 
 
 @worker_process_shutdown.connect
-def _mark_not_ready(**_: Any) -> None:  # noqa: ANN401 - the same
+def _mark_not_ready(**_: Any) -> None:  # noqa: ANN401 - celery's signature
     flush_tracing()
     readiness = current_app.tasks[routing.REMOVE_TASK].readiness
     if readiness is not None:
-        readiness.withdraw()
+        readiness.stop()
 
 
 @task_revoked.connect
-def _cancel_revoked(request: Any = None, **_: Any) -> None:  # noqa: ANN401 - the same
-    """Flower or the celery command revoked a message: its job is canceled for good."""
+def _cancel_revoked(sender: Any, request: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signal signature
+    """Cancel the job whose message was revoked by Flower or the celery command."""
+    if sender.name != routing.REMOVE_TASK:
+        return  # A webhook's delivery is dispatched again, with another message id.
     task_id = task_id_of_message(request.id)
     try:
         outcome = runtime_of(current_app).job_store.cancel(task_id)

@@ -31,20 +31,23 @@ from tasks.worker.metrics import MeteredStageTimer
 from tasks.worker.readiness import GPU_FAULT, OUT_OF_MEMORY
 from tasks.worker_registry import WorkerRegistry
 
-_soft_limit_log = structlog.get_logger(__name__)
+#: The pause before a job that this worker may not run is sent again, so that the worker does not
+#: take it again and again.
+_REDIRECT_SECONDS: Final = 1.0
+
+_log = structlog.get_logger(__name__)
 
 
 @contextmanager
 def soft_limit_deferred() -> Iterator[None]:
-    """For steps that are short, and whose own timeouts bound them; in a main thread only.
+    """Ignore the soft time limit during a short step that has timeouts of its own.
 
-    The soft limit is a signal whose handler raises. In the middle of a PUT that leaves an object
-    which the store may finish after whatever was done to remove it. Once the block has run to its
-    end there is nothing left to be stopped, so the signal is forgotten.
+    The soft limit is a signal whose handler raises; it needs the main thread. In the middle of a
+    PUT it would leave an object that the store may complete after it was removed.
     """
 
     def note(_number: int, _frame: FrameType | None) -> None:
-        _soft_limit_log.warning("job.soft_limit_deferred")
+        _log.warning("job.soft_limit_deferred")
 
     before = signal.signal(pool.SIG_SOFT_TIMEOUT, note)
     try:
@@ -53,74 +56,67 @@ def soft_limit_deferred() -> Iterator[None]:
         signal.signal(pool.SIG_SOFT_TIMEOUT, before)
 
 
-#: A job that this worker may not begin is sent on after so long: at once, it might be taken by the
-#: same worker again and again.
-_REDIRECT_SECONDS: Final = 1.0
-
-_log = structlog.get_logger(__name__)
-
-
 class _StalledError(Exception):
-    """The soft time limit struck while the picture was being worked on."""
+    """The soft time limit struck while the image was being processed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """Everything a worker's process needs to run jobs, made once.
+    """Runs jobs in a child.
 
     Attributes:
-        store: the records.
-        objects: the pictures.
-        fleet: where this worker's facts are kept.
+        job_store: the records.
+        object_store: the images.
+        registry: the worker registry.
         model: loaded and warm.
-        model_lock: held while the model runs; the probe of an idle model takes it too.
-        limits: what is accepted, in pixels.
+        model_lock: held while the model runs, by a job or by the self-check.
+        limits: the largest images accepted, in pixels.
         worker: Celery's name of this worker.
-        leave: ends this process, whose GPU context is broken.
+        exit_child: ends this process, whose GPU context is broken.
     """
 
-    store: JobStore
-    objects: ObjectStore
-    fleet: WorkerRegistry
+    job_store: JobStore
+    object_store: ObjectStore
+    registry: WorkerRegistry
     model: MattingModel
     model_lock: AbstractContextManager[Any]
     limits: ImageLimits
     worker: str
-    leave: Callable[[], None]
+    exit_child: Callable[[], None]
 
     def run(self, task_id: str) -> bool:
-        """Run a job if its lease can be had; otherwise leave it to whoever has it.
+        """Run a job if this worker gets its lease.
 
         Returns:
-            Whether the model made a result of it, whatever became of that.
+            Whether the model made a result, even if the result was not stored.
 
         Raises:
-            QueueUnavailableError: Redis went away; once the lease has run out, the reconciler
-                puts the job back.
+            QueueUnavailableError: Redis does not answer; once the lease has expired, the reconciler
+                returns the job to the queue.
         """
-        if self.fleet.drained(self.worker):
+        if self.registry.drained(self.worker):
             self._pass_on(task_id, "drained")
             return False
         token = lease_token(self.worker, os.getpid())
         if not self._claim(task_id, token):
             return False
-        job = self.store.get(task_id)
+        job = self.job_store.get(task_id)
         if job is None:
             return False
         with (
             structlog.contextvars.bound_contextvars(**job.log_context(), worker=self.worker),
             span("job", parent=job.traceparent, **job.log_context(), worker=self.worker),
-            LeaseKeeper(self.store, task_id, token) as lease,
+            LeaseKeeper(self.job_store, task_id, token) as lease,
         ):
             return self._run_claimed(job, token, lease)
 
     def _claim(self, task_id: str, token: str) -> bool:
-        outcome = self.store.claim(task_id, token=token, worker=self.worker)
+        outcome = self.job_store.claim(task_id, token=token, worker=self.worker)
         if outcome is Claim.EXCLUDED:
             if self._others_can():
                 self._pass_on(task_id, "went wrong here")
                 return False
-            outcome = self.store.claim(
+            outcome = self.job_store.claim(
                 task_id, token=token, worker=self.worker, respect_exclusion=False
             )
         if outcome is not Claim.CLAIMED:
@@ -130,12 +126,12 @@ class Runner:
     def _others_can(self) -> bool:
         return any(
             each.usable and each.model == self.model.name and each.name != self.worker
-            for each in self.fleet.workers()
+            for each in self.registry.workers()
         )
 
     def _pass_on(self, task_id: str, reason: str) -> None:
-        """To whoever the reconciler sends it to."""
-        self.store.postpone(task_id, seconds=_REDIRECT_SECONDS)
+        """Let the reconciler send the job again, to a worker that the router chooses."""
+        self.job_store.postpone(task_id, seconds=_REDIRECT_SECONDS)
         _log.info("job.passed_on", task_id=task_id, reason=reason)
 
     def _run_claimed(self, job: Job, token: str, lease: LeaseKeeper) -> bool:
@@ -151,14 +147,14 @@ class Runner:
         except _StalledError:
             self._time_out(job)
         except SoftTimeLimitExceeded:
-            self._return(job, token, "The time limit struck before the model had the picture.")
+            self._return(job, token, "The time limit struck before the model got the image.")
         except InferenceError as error:
             self._fail_or_return(job, token, error, timer)
         except ObjectNotFoundError as error:
             self._fail(job, token, error, timer)
         except TaskError as error:
             self._return(job, token, str(error))
-        except Exception as error:  # noqa: BLE001 - the job must end whatever was met
+        except Exception as error:  # noqa: BLE001 - the job must end
             _log.exception("job.crashed")
             self._fail(job, token, error, timer)
         return answered
@@ -166,9 +162,9 @@ class Runner:
     def _cut_out(self, job: Job, timer: StageTimer) -> Result:
         options = Options.from_dict(job.options)
         with timer("fetch"):
-            original = self.objects.get(job.original_key)
-            behind = self.objects.get(job.background_key) if job.background_key else None
-        # The probe that shows an idle model to be alive must not run beside a job.
+            original = self.object_store.get(job.original_key)
+            behind = self.object_store.get(job.background_key) if job.background_key else None
+        # The self-check of an idle model must not run beside a job.
         with self.model_lock:
             try:
                 return self._try_twice(original, behind, options, timer)
@@ -183,7 +179,7 @@ class Runner:
         except InferenceError as error:
             if error.code != OUT_OF_MEMORY:
                 raise
-            # The engine has freed its cache: once more, before others are bothered.
+            # The engine has freed its cache: a second try may succeed here.
             _log.warning("job.gpu_out_of_memory", retry="here")
             return self._pipeline(original, behind, options, timer)
 
@@ -196,7 +192,7 @@ class Runner:
 
     def _publish(self, job: Job, token: str, result: Result, timer: StageTimer) -> None:
         # A worker that was stopped for a while learns here what its lease's keeper has yet to ask.
-        if not self.store.renew(job.task_id, token=token):
+        if not self.job_store.renew(job.task_id, token=token):
             raise LeaseLostError("The lease ran out before the result was stored.")
         key = self._store_result(job, token, result, timer)
         self._succeed(job, token, key, result, timer)
@@ -204,7 +200,7 @@ class Runner:
     def _store_result(self, job: Job, token: str, result: Result, timer: StageTimer) -> str:
         key = object_keys.result_key(job.task_id, token, result.format.value)
         with timer("store"):
-            self.objects.put(
+            self.object_store.put(
                 key, io.BytesIO(result.data), len(result.data), result.format.media_type
             )
         return key
@@ -212,7 +208,7 @@ class Runner:
     def _succeed(self, job: Job, token: str, key: str, result: Result, timer: StageTimer) -> None:
         facts = result_fields(result)
         timings = self._timings(job, timer)
-        published = self.store.finish(
+        published = self.job_store.finish(
             job.task_id,
             token=token,
             status=Status.SUCCEEDED,
@@ -221,8 +217,8 @@ class Runner:
             **facts,
         )
         if not published:
-            # Somebody else's run is the one that counts: leave nothing of this one.
-            self.objects.delete(key)
+            # Another run of the job was published: remove the result of this one.
+            self.object_store.delete(key)
             _log.warning("job.late", result="discarded")
             return
         if job.attempts > 1:
@@ -230,48 +226,48 @@ class Runner:
         _log.info("job.succeeded", **facts, **timings)
 
     def _sweep_other_results(self, task_id: str, published: str) -> None:
-        """Remove what earlier runs stored before they died."""
+        """Remove the results of earlier runs that died before they published them."""
         try:
-            for key in self.objects.list(object_keys.results_prefix(task_id)):
+            for key in self.object_store.list(object_keys.results_prefix(task_id)):
                 if key != published:
-                    self.objects.delete(key)
+                    self.object_store.delete(key)
         except TaskError as error:
-            # The job is done all the same; the sweeper of the bucket comes by later.
+            # The job is done; the retention sweeper removes them later.
             _log.warning("job.results_left", reason=str(error))
 
     def _fail_or_return(
         self, job: Job, token: str, error: InferenceError, timer: StageTimer
     ) -> None:
-        """A picture's fault fails the job; a GPU's fault gives it to another GPU."""
+        """Fail the job if its image is at fault; return it to the queue if the GPU is."""
         if error.code not in {OUT_OF_MEMORY, GPU_FAULT}:
             self._fail(job, token, error, timer)
             return
         try:
             self._return(job, token, str(error), excluded_worker=self.worker)
-            if self.fleet.fault(self.worker, job.task_id, error.code):
+            if self.registry.record_fault(self.worker, job.task_id, error.code):
                 _log.error("worker.drained", worker=self.worker, reason=error.code)
         finally:
             if error.code == GPU_FAULT:
-                # After a CUDA error the context is of no more use, also if Redis is away just now:
-                # a fresh process gets a fresh one.
+                # After a CUDA error the context is lost, even while Redis does not answer: only a
+                # new process gets a new one.
                 _log.error("worker.leaves", reason=str(error))
-                self.leave()
+                self.exit_child()
 
     def _return(self, job: Job, token: str, reason: str, *, excluded_worker: str = "") -> None:
-        outcome = self.store.release(job.task_id, token=token, excluded_worker=excluded_worker)
+        outcome = self.job_store.release(job.task_id, token=token, excluded_worker=excluded_worker)
         _log.warning("job.returned", reason=reason, outcome=outcome.value)
 
     def _time_out(self, job: Job) -> None:
-        """The soft limit, over a picture: a crash, since what hung over it may hang again."""
+        """Count the soft limit during inference as a crash: the image may hang the model again."""
         holder = lease_holder(self.worker, os.getpid())
-        outcome = self.store.crash(job.task_id, holder=holder)
+        outcome = self.job_store.crash(job.task_id, holder=holder)
         _log.warning("job.timed_out", outcome=outcome.value)
         if outcome is ReleaseOutcome.QUEUED:
             self._pass_on(job.task_id, "timed out")
 
     def _fail(self, job: Job, token: str, error: Exception, timer: StageTimer) -> None:
         reason = describe_error(error)
-        self.store.finish(
+        self.job_store.finish(
             job.task_id,
             token=token,
             status=Status.FAILED,
@@ -286,7 +282,7 @@ class Runner:
 
 
 def result_fields(result: Result) -> dict[str, Any]:
-    """What the record keeps of a result."""
+    """Return the fields of the record that describe a result."""
     box = result.foreground
     return {
         "format": result.format.value,
@@ -302,7 +298,7 @@ def result_fields(result: Result) -> dict[str, Any]:
 
 
 def describe_error(error: Exception) -> JobError:
-    """What the caller is told; the text of an error that nobody foresaw stays in the log."""
+    """Return what the caller learns; the text of an unexpected error stays in the log."""
     if isinstance(error, InferenceError):
         return JobError(error.code, str(error), error.retryable)
     if isinstance(error, ObjectNotFoundError):

@@ -25,66 +25,73 @@ from tasks.worker import monitor
 from tasks.worker.startup import serves_a_model
 from tasks.worker_registry import WorkerRegistry
 
-_request_log = structlog.get_logger(__name__)
+#: How long the parent may take to exit once nothing runs any more.
+EXIT_SECONDS: Final = 3.0
+#: Interval of the checks for children that are still loading.
+_POLL_SECONDS: Final = 0.5
+#: How long attempts at webhooks may go on during a shutdown.
+_DELIVERY_SECONDS: Final = 3.0
+
+_log = structlog.get_logger(__name__)
 
 
 class RemovalRequest(Request):  # type: ignore[misc] # celery publishes no types
-    """Runs in the worker's parent, one for each message.
+    """The parent's view of one message; releases the job's lease if the child dies.
 
-    Celery gives the message back at once when a child dies. Without this, the next delivery would
-    meet the dead child's lease and leave.
+    Celery returns the message at once when a child dies. Its next delivery would find the dead
+    child's lease, and leave the job alone.
     """
 
     def on_failure(self, exc_info: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - celery's signature
-        """A child died, or the task raised."""
-        # Billiard wraps what it carries from one process to another.
+        """Record a crash if the child died; the task may have raised as well."""
+        # Billiard wraps an exception that comes from another process.
         error = getattr(exc_info.exception, "exc", exc_info.exception)
         if isinstance(error, (WorkerLostError, TimeLimitExceeded, SystemExit)):
-            self._note_crash()
+            self._record_crash()
         return super().on_failure(exc_info, *arguments, **options)
 
-    def on_timeout(self, soft: bool, timeout: float) -> Any:  # noqa: ANN401, FBT001 - the same
-        """The time limit: the hard one kills the child."""
+    def on_timeout(self, soft: bool, timeout: float) -> Any:  # noqa: ANN401, FBT001 - celery's signature
+        """Record a crash at the hard time limit, which kills the child."""
         if not soft:
-            self._note_crash()
+            self._record_crash()
         return super().on_timeout(soft, timeout)
 
-    def cancel(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - the same
-        """Celery ends the child in a hurry: a cold shutdown."""
-        self.hand_back()
+    def cancel(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - celery's signature
+        """Return the job before Celery kills the child in a cold shutdown."""
+        self.return_job()
         return super().cancel(*arguments, **options)
 
-    def hand_back(self) -> None:
-        """Put the job back, though its child is still at it; that one can write nothing more."""
-        self._put_back(
+    def return_job(self) -> None:
+        """Return the job to the queue; its child, which still runs it, can write no result."""
+        self._release(
             "job.handed_back", lambda store, holder: store.release(self._job, token=holder)
         )
 
-    def _note_crash(self) -> None:
-        """The child died over the job, or is about to be killed for it."""
-        self._put_back(
+    def _record_crash(self) -> None:
+        """Count a crash: the child died over the job, or is about to be killed for it."""
+        self._release(
             "job.worker_died", lambda store, holder: store.crash(self._job, holder=holder)
         )
 
-    def _put_back(self, event: str, change: Callable[[JobStore, str], ReleaseOutcome]) -> None:
-        """Whatever is met here, Celery must go on: it has a message to give back."""
+    def _release(self, event: str, change: Callable[[JobStore, str], ReleaseOutcome]) -> None:
+        """Release the lease by a change of the record; raises nothing, so that Celery goes on."""
         facts = {"task_id": self._job, "worker": self.hostname, "pid": self.worker_pid}
         try:
             runtime = runtime_of(self.app)
-            # Until the next child is ready, others are to be preferred.
-            runtime.registry.withdraw(self.hostname)
+            # Until the next child is ready, jobs go to other workers.
+            runtime.registry.mark_not_ready(self.hostname)
             store = runtime.job_store
             outcome = change(store, self._holder())
-            _request_log.warning(event, **{**facts, **self._known(store)}, outcome=outcome.value)
+            _log.warning(event, **{**facts, **self._known(store)}, outcome=outcome.value)
         except TaskError as error:
-            # Redis is away, or the record cannot be read. The lease will run out by itself, and
-            # the reconciler will count a loss.
-            _request_log.warning("job.return_not_noted", **facts, reason=str(error))
+            # Redis does not answer, or the record is damaged. The lease expires by itself, and
+            # the reconciler counts a loss.
+            _log.warning("job.return_not_noted", **facts, reason=str(error))
         except Exception:  # noqa: BLE001 - see above
-            _request_log.exception("job.return_failed", **facts)
+            _log.exception("job.return_failed", **facts)
 
     def _known(self, store: JobStore) -> dict[str, Any]:
-        """What the log tells of a job; no more than its id if its record cannot be read."""
+        """Return what the log says of the job; nothing if its record cannot be read."""
         found = store.get_many([self._job])
         return found[0].log_context() if found else {}
 
@@ -93,26 +100,13 @@ class RemovalRequest(Request):  # type: ignore[misc] # celery publishes no types
         return task_id_of_message(self.id)
 
     def _holder(self) -> str:
-        """Whose lease it is.
+        """Return the beginning of the lease's token.
 
-        A child that dies within milliseconds takes the news of its pid with it. The worker has but
-        one child, so its name alone says it.
+        If the child died before its pid was known, the worker's name is enough: it has one child.
         """
         if self.worker_pid is None:
             return f"{self.hostname}/"
         return lease_holder(self.hostname, self.worker_pid)
-
-
-#: Once nothing runs any more, the parent is given so long to end by itself.
-EXIT_SECONDS: Final = 3.0
-
-#: It is looked so often for processes that are still loading.
-_POLL_SECONDS: Final = 0.5
-
-#: Attempts at webhooks that a shutdown meets may end within this time.
-_DELIVERY_SECONDS: Final = 3.0
-
-_log = structlog.get_logger(__name__)
 
 
 class ShutdownStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
@@ -163,7 +157,7 @@ def enforce_grace_period(worker: str, runtime: Runtime) -> None:
     _log.info("worker.ends", worker=worker, grace_seconds=seconds)
     until, ready = time.monotonic() + seconds, set[int]()
     while time.monotonic() < until:
-        # Again and again: the pool replaces what is killed, until it has heard that it is to end.
+        # Repeatedly, since the pool replaces killed children until it shuts down as well.
         kill_loading_children(runtime.registry, worker, ready)
         time.sleep(min(_POLL_SECONDS, max(0.0, until - time.monotonic())))
     return_running_jobs()
@@ -187,23 +181,23 @@ def end_deliveries(worker: str, runtime: Runtime) -> None:
 def _force_exit(worker: str) -> None:
     """Exit, unless the process ends by itself within `EXIT_SECONDS`."""
     time.sleep(EXIT_SECONDS)
-    # It waits for a server that is silent. The record and the reconciler see to the rest.
+    # It waits for a server that hangs. The records and the reconciler cover what it leaves.
     _log.error("worker.end_forced", worker=worker)
     os._exit(0)
 
 
-def kill_loading_children(fleet: WorkerRegistry, worker: str, ready: set[int]) -> None:
-    """Kill a process that is still loading its model: nothing is lost with it.
+def kill_loading_children(registry: WorkerRegistry, worker: str, ready: set[int]) -> None:
+    """Kill children that are still loading their model: they run no job.
 
     Args:
-        fleet: knows whose model has answered.
+        registry: knows which child's model has answered.
         worker: Celery's name of it.
-        ready: processes whose model is known to have answered; added to.
+        ready: children whose model is known to have answered; this function adds to it.
     """
     try:
-        answered, _ = fleet.answer(worker)
+        answered, _ = registry.last_answer(worker)
     except QueueUnavailableError as error:
-        _log.warning("farewell.redis_away", reason=str(error))
+        _log.warning("shutdown.redis_away", reason=str(error))
         return
     ready.add(answered)
     if not state.active_requests:
@@ -213,22 +207,22 @@ def kill_loading_children(fleet: WorkerRegistry, worker: str, ready: set[int]) -
 
 
 def return_running_jobs() -> None:
-    """Hand back what is running, and end the processes that have it."""
+    """Return the running jobs to the queue, and kill the children that run them."""
     try:
         for request in _running_requests():
             _log.warning("job.outlasts_grace", message_id=request.id)
-            request.hand_back()
+            request.return_job()
     finally:
         for pid in monitor.child_pids():
             monitor.kill_child(pid)
 
 
 def _running_requests() -> list[RemovalRequest]:
-    """Those accepted, and those that are on their way to a process."""
+    """Return the requests that a child runs or is about to get."""
     for _ in range(10):
         try:
             found = [*state.reserved_requests]
-        except RuntimeError:  # it changed meanwhile
+        except RuntimeError:  # the set changed during the iteration
             continue
         return [each for each in found if isinstance(each, RemovalRequest)]
     return []

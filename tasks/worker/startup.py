@@ -1,8 +1,8 @@
-"""A worker whose model cannot be served ends, and says why.
+"""Startup of a model worker: check the weights, load the model, and abort if either fails.
 
-Celery by itself logs what a child's initialiser raises, and lets that child take jobs. So the
-parent looks at the model's file before it starts its pool, and a child that cannot load the model
-tells the parent to end with status 1; whoever runs the worker decides on a restart.
+Celery only logs what a child's initializer raises, and lets that child take jobs. So the parent
+checks the model's file before it starts its pool, and a child that cannot load the model signals
+the parent to exit with status 1; the supervisor decides on a restart.
 """
 
 import os
@@ -26,24 +26,24 @@ from tasks.log import configure_logging
 from tasks.settings import Settings
 
 _FAILURE: Final = 1
-#: Celery leaves this one alone; its SIGQUIT waits for the soft shutdown, and its SIGTERM ends in 0.
+#: A signal that Celery does not use: SIGQUIT waits for the soft shutdown, SIGTERM exits with 0.
 _SIG_ABORT_STARTUP: Final = signal.SIGUSR2
-#: How long a child that cannot load waits to be ended, so that no other is started meanwhile.
-_RETRY_PAUSE_SECONDS: Final = 20.0
+#: How long a child that cannot load waits for its end, so that Celery starts no other meanwhile.
+_ABORT_SECONDS: Final = 20.0
 
 _log = structlog.get_logger(__name__)
 
 
 def serves_a_model(app: Celery) -> bool:
-    """Whether the queues that this worker takes from hold jobs for a model."""
+    """Return whether the worker of this application takes from a model's queue."""
     return any(routing.is_model_queue(queue) for queue in app.amqp.queues.consume_from)
 
 
 def check_served_model(settings: Settings) -> ModelSpec:
-    """Look at the model's file before anything is started; no model library is loaded.
+    """Check the model's file; no model library is loaded.
 
     Raises:
-        ModelError: there is no such model, or its file will not do.
+        ModelError: there is no such model, or its file is missing or wrong.
     """
     spec = get_spec(settings.model)
     check_weights(spec, settings.model_file(spec.file_name))
@@ -51,10 +51,10 @@ def check_served_model(settings: Settings) -> ModelSpec:
 
 
 def load_served_model(settings: Settings) -> MattingModel:
-    """The model of these settings, warmed up; it has shown that it sees.
+    """Load the model of these settings, warm it up, and run its self-test.
 
     Raises:
-        ModelError: the file is missing or wrong, the device is not there, or the model is blind.
+        ModelError: the file is missing or wrong, the device is missing, or the self-test failed.
     """
     spec = get_spec(settings.model)
     order = settings.patch_order
@@ -77,10 +77,10 @@ def load_served_model(settings: Settings) -> MattingModel:
 
 
 def revision_of(settings: Settings) -> str:
-    """SHA-256 of the weights that these settings name; empty if there is no such file."""
+    """Return the SHA-256 of the weights that these settings name; empty if the file is missing."""
     spec = get_spec(settings.model)
     if spec.sha256 is not None:
-        return spec.sha256  # the loader takes no other
+        return spec.sha256  # the loader accepts no other file
     try:
         return file_sha256(find_weights_file(spec, settings.model_file(spec.file_name)))
     except OSError:
@@ -88,20 +88,20 @@ def revision_of(settings: Settings) -> str:
 
 
 def execution_path_facts(model: MattingModel) -> dict[str, str]:
-    """How the model is run, and why not in a quicker way, where there is more than one way."""
+    """Return a model's execution path, and why it is not a faster one; empty if it has only one."""
     if not isinstance(model, HasExecutionPath):
         return {}
     return {"path": model.path, "path_reason": model.path_reason}
 
 
 def prepare_parent(worker: Any) -> None:  # noqa: ANN401 - celery publishes no types
-    """Before the pool starts: end with status 1 if the model's file will not do.
+    """Check the model's file before the pool starts.
 
     Raises:
-        SystemExit: it will not; the log says why.
+        SystemExit: it is missing or wrong; the log says why.
     """
     settings = Settings.load()
-    configure_logging(settings)  # Celery has not done so yet
+    configure_logging(settings)  # Celery configures it later
     try:
         spec = check_served_model(settings)
     except ModelError as error:
@@ -113,17 +113,17 @@ def prepare_parent(worker: Any) -> None:  # noqa: ANN401 - celery publishes no t
 
 
 def abort_startup(error: Exception, model: str) -> None:
-    """In a child that cannot load its model: say why, and have the parent end.
+    """Log why a child cannot load its model, and make its parent exit.
 
     Raises:
-        SystemExit: the parent did not end this process within a while.
+        SystemExit: the parent did not end this process in time.
     """
     if isinstance(error, ModelError):
         _log.critical("worker.model_unusable", model=model, reason=str(error))
     else:
         _log.critical("worker.load_failed", model=model, exc_info=error)
     os.kill(os.getppid(), _SIG_ABORT_STARTUP)
-    time.sleep(_RETRY_PAUSE_SECONDS)
+    time.sleep(_ABORT_SECONDS)
     raise SystemExit(_FAILURE)
 
 

@@ -27,7 +27,7 @@ class RunningService:
     url: str
     client: ServiceClient
     store: JobStore
-    fleet: WorkerRegistry
+    registry: WorkerRegistry
     model_worker_pid: int
     #: Where each process shows its metrics, and what each wrote.
     metrics: dict[str, str]

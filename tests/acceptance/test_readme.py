@@ -90,7 +90,7 @@ class Scene:
 
     def waiting_for_the_model(self) -> str:
         """In a queue that a worker takes from, which is drained: it passes on what it gets."""
-        self.service.fleet.drain(WORKER, "by a test")
+        self.service.registry.drain(WORKER, "by a test")
         task_id = self.service.client.submit(self.coffee, {"cache": "false"})
         self.made.append(task_id)
         passed_on, last = -1, self.sends(task_id)
@@ -121,7 +121,7 @@ class Scene:
 
     def drained(self) -> str:
         task_id = self.succeeded()
-        self.service.fleet.drain(WORKER, "by a test")
+        self.service.registry.drain(WORKER, "by a test")
         return task_id
 
     def telling(self) -> str:
@@ -160,7 +160,7 @@ class Scene:
     def clear(self) -> None:
         with suppress(KeyNameError):
             self.keys().revoke("shop")
-        self.service.fleet.undrain(WORKER)
+        self.service.registry.undrain(WORKER)
         for task_id in self.made:
             self.service.store.cancel(task_id)
             self.service.store.drop_dead(task_id)
@@ -251,14 +251,14 @@ def _stuck(_: Scene, task_id: str, said: str) -> None:
 
 def _is_drained(scene: Scene, _: str, said: str) -> None:
     assert f"drained  {WORKER}" in said
-    (worker,) = [each for each in scene.service.fleet.workers() if each.name == WORKER]
+    (worker,) = [each for each in scene.service.registry.workers() if each.name == WORKER]
     assert worker.drained
     assert not worker.usable
 
 
 def _takes_jobs_again(scene: Scene, _: str, said: str) -> None:
     assert f"undrained  {WORKER}" in said
-    assert scene.service.fleet.drained(WORKER) == ""
+    assert scene.service.registry.drained(WORKER) == ""
     assert scene.status(scene.succeeded()) == Status.SUCCEEDED
 
 

@@ -195,9 +195,9 @@ class Cluster:
                 self.restart(name, wait=False)
         for name in self.members:
             self.wait_ready(name)
-        fleet = WorkerRegistry(connect(self.redis_url))
-        for worker in fleet.workers():
-            fleet.undrain(worker.name)
+        registry = WorkerRegistry(connect(self.redis_url))
+        for worker in registry.workers():
+            registry.undrain(worker.name)
 
     def end_all(self) -> None:
         for member in reversed(self.members.values()):

@@ -53,5 +53,5 @@ def celery(made: Cluster, *arguments: str) -> str:
 
 def usable(made: Cluster, worker: str) -> bool:
     """Would a worker be sent jobs?"""
-    fleet = WorkerRegistry(connect(made.redis_url))
-    return any(each.name == worker and each.usable for each in fleet.workers())
+    registry = WorkerRegistry(connect(made.redis_url))
+    return any(each.name == worker and each.usable for each in registry.workers())

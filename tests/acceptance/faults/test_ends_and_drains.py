@@ -35,18 +35,18 @@ AFTER_DRAIN_SECONDS = 10
 
 
 @pytest.fixture
-def fleet(made: Cluster) -> WorkerRegistry:
+def registry(made: Cluster) -> WorkerRegistry:
     return WorkerRegistry(connect(made.redis_url))
 
 
 @pytest.fixture
-def third(made: Cluster, fleet: WorkerRegistry) -> Iterator[str]:
+def third(made: Cluster, registry: WorkerRegistry) -> Iterator[str]:
     """A worker that is to be started: it alone is not drained, and it is gone afterwards."""
     for name in (GPU0, GPU1):
-        fleet.drain(name, "for the test")
+        registry.drain(name, "for the test")
     yield "gpu2"
     made.remove("gpu2")
-    fleet.undrain(GPU2)
+    registry.undrain(GPU2)
 
 
 @pytest.mark.parametrize("count", [30, pytest.param(200, marks=pytest.mark.slow)])
@@ -64,11 +64,11 @@ def test_sigterm_under_load_loses_nothing_and_runs_nothing_twice(
 
 
 def test_a_drained_worker_takes_nothing_and_its_backlog_moves(
-    made: Cluster, services: Services, fleet: WorkerRegistry
+    made: Cluster, services: Services, registry: WorkerRegistry
 ) -> None:
     slow = [submit(services, picture(red=SLOW, number=number)) for number in range(4)]
     own = f"gpu.{HOST}.0"
-    fleet.drain(GPU0, "for the test")
+    registry.drain(GPU0, "for the test")
 
     def left_behind() -> list[str]:
         return [
@@ -81,7 +81,7 @@ def test_a_drained_worker_takes_nothing_and_its_backlog_moves(
     jobs = submit_many(services, 10)
     done = wait_final(made, services, [*slow, *jobs], 60)
     assert [each for each in done[len(slow) :] if each.worker == GPU0] == []
-    fleet.undrain(GPU0)
+    registry.undrain(GPU0)
     wait_for(lambda: usable(made, GPU0), 10, made, "gpu0's return")
 
 
@@ -91,9 +91,9 @@ def takes_nothing(services: Services, worker: str) -> bool:
 
 
 def test_a_worker_that_starts_drained_takes_nothing(
-    made: Cluster, services: Services, fleet: WorkerRegistry, third: str
+    made: Cluster, services: Services, registry: WorkerRegistry, third: str
 ) -> None:
-    fleet.drain(GPU2, "new fan")
+    registry.drain(GPU2, "new fan")
     for name in (GPU0, GPU1):
         wait_for(lambda: takes_nothing(services, name), 20, made, f"{name} taking nothing")  # noqa: B023 - called here
     jobs = submit_many(services, 3)
@@ -102,7 +102,7 @@ def test_a_worker_that_starts_drained_takes_nothing(
     waiting = [job(services, each) for each in jobs]
     assert {each.attempts for each in waiting} == {0}
     assert {each.redispatches for each in waiting} == {0}
-    fleet.undrain(GPU2)
+    registry.undrain(GPU2)
     done = wait_final(made, services, list(jobs), 30)
     assert {each.worker for each in done} == {GPU2}
     assert_exactly_once(made, services, jobs)
@@ -156,12 +156,12 @@ def test_an_idle_worker_ends_without_waiting_for_a_timeout(made: Cluster) -> Non
 
 
 @pytest.fixture
-def loading(made: Cluster, fleet: WorkerRegistry) -> Iterator[str]:
+def loading(made: Cluster, registry: WorkerRegistry) -> Iterator[str]:
     """A third worker that loads its model for 20 s."""
     (made.folder / "slow-start").write_text("20")
-    before = fleet.starts(GPU2)
+    before = registry.count_starts(GPU2)
     name = made.start_worker(2, wait=False)
-    wait_for(lambda: fleet.starts(GPU2) > before, 20, made, f"{name}'s process")
+    wait_for(lambda: registry.count_starts(GPU2) > before, 20, made, f"{name}'s process")
     yield name
     made.remove(name)
 

@@ -82,14 +82,14 @@ def model() -> Model:
 @pytest.fixture
 def runner(services: Services, model: Model) -> Runner:
     return Runner(
-        store=services.runtime.job_store,
-        objects=services.runtime.object_store,
-        fleet=services.runtime.registry,
+        job_store=services.runtime.job_store,
+        object_store=services.runtime.object_store,
+        registry=services.runtime.registry,
         model=model,
         model_lock=threading.Lock(),
         limits=services.settings.image_limits,
         worker="gpu0@t",
-        leave=lambda: None,
+        exit_child=lambda: None,
     )
 
 

@@ -349,8 +349,10 @@ def test_the_service_says_how_workers_run_their_models(services: Services, shop:
         ]
     ):
         worker = f"gpu{number}@h"
-        services.runtime.registry.beat(worker, queue=f"gpu.h.{number}", model="rmbg-2.0")
-        services.runtime.registry.announce(worker, 60, **facts)
+        services.runtime.registry.record_heartbeat(
+            worker, queue=f"gpu.h.{number}", model="rmbg-2.0"
+        )
+        services.runtime.registry.mark_ready(worker, 60, **facts)
     models = {model["name"]: model for model in shop.data("/api/v1/info")["models"]}
     assert models["u2netp"]["paths"] == []
     assert models["rmbg-2.0"]["paths"] == ["fast: no compiler", "graphed"]

@@ -119,14 +119,14 @@ def _assert_refused(answer: TestResponse) -> None:
 def _run_all(services: Services) -> list[str]:
     """What a worker does, and the ids of those that succeeded."""
     runner = Runner(
-        store=services.runtime.job_store,
-        objects=services.runtime.object_store,
-        fleet=services.runtime.registry,
+        job_store=services.runtime.job_store,
+        object_store=services.runtime.object_store,
+        registry=services.runtime.registry,
         model=Model(),
         model_lock=threading.Lock(),
         limits=services.settings.image_limits,
         worker="gpu0@t",
-        leave=lambda: None,
+        exit_child=lambda: None,
     )
     for task_id in services.runtime.job_store.ids(Status.QUEUED):
         runner.run(task_id)

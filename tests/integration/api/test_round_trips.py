@@ -48,8 +48,8 @@ def services(server_settings: dict[str, object], objects: object) -> Services:  
     services = services_with_keys(server_settings, DATABASE)
     # A live worker, so that the choice of the queue has something to choose from.
     registry = services.runtime.registry
-    registry.beat("gpu0@test", queue="gpu.test.0", model=services.settings.model)
-    registry.announce("gpu0@test", 90, model=services.settings.model)
+    registry.record_heartbeat("gpu0@test", queue="gpu.test.0", model=services.settings.model)
+    registry.mark_ready("gpu0@test", 90, model=services.settings.model)
     return services
 
 

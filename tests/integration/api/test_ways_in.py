@@ -219,8 +219,8 @@ def test_a_model_that_nobody_serves_is_refused_with_those_that_are(
     assert (status, kind, set(fields)) == (422, "invalid_parameter", {"model"})
     assert services.settings.model in message
 
-    services.runtime.registry.beat("gpu0@a", model="rmbg-2.0", queue="gpu.a.0")
-    services.runtime.registry.announce("gpu0@a", 60)
+    services.runtime.registry.record_heartbeat("gpu0@a", model="rmbg-2.0", queue="gpu.a.0")
+    services.runtime.registry.mark_ready("gpu0@a", 60)
     assert _accepted(client.post(PATH, json=asked), services).model == "rmbg-2.0"
 
 

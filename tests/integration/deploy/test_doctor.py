@@ -99,11 +99,11 @@ def test_without_workers_the_advice_is_how_to_start_them(doctor: Doctor) -> None
 
 def test_each_worker_is_checked(client: Redis, doctor: Doctor) -> None:
     registry = WorkerRegistry(client)
-    registry.beat("gpu0@a", model="u2netp")
-    registry.announce("gpu0@a", 60)
+    registry.record_heartbeat("gpu0@a", model="u2netp")
+    registry.mark_ready("gpu0@a", 60)
     assert doctor(level="fail", status=1)["workers"]["level"] == "ok"
     registry.drain("gpu0@a", "new fan")
-    registry.beat("gpu1@a", model="u2netp")
+    registry.record_heartbeat("gpu1@a", model="u2netp")
     texts = _run().output
     assert "gpu0@a is drained: new fan" in texts
     assert "jobs undrain gpu0@a" in texts

@@ -24,9 +24,9 @@ def client(redis_url: str) -> Iterator[Redis]:
 @pytest.fixture
 def registry(client: Redis) -> WorkerRegistry:
     registry = WorkerRegistry(client)
-    registry.note_start(WORKER)
-    registry.beat(WORKER, queue="gpu.h.0", model="m")
-    registry.announce(WORKER, 60, model="m", pid=1)
+    registry.record_start(WORKER)
+    registry.record_heartbeat(WORKER, queue="gpu.h.0", model="m")
+    registry.mark_ready(WORKER, 60, model="m", pid=1)
     return registry
 
 
@@ -40,9 +40,9 @@ def test_a_drained_worker_is_healthy(registry: WorkerRegistry) -> None:
 
 
 def test_a_worker_without_model_or_heartbeat_is_unhealthy(registry: WorkerRegistry) -> None:
-    registry.withdraw(WORKER)
+    registry.mark_not_ready(WORKER)
     assert "does not answer" in unhealthy_reason(registry, WORKER)
-    registry.leave(WORKER)
+    registry.remove(WORKER)
     assert "no heartbeat" in unhealthy_reason(registry, WORKER)
     assert "no heartbeat" in unhealthy_reason(registry, "gpu9@h")
 
@@ -51,9 +51,9 @@ def test_a_worker_whose_process_keeps_restarting_is_unhealthy(
     registry: WorkerRegistry,
 ) -> None:
     for _ in range(MAX_STARTS - 1):
-        registry.note_start(WORKER)
+        registry.record_start(WORKER)
     assert unhealthy_reason(registry, WORKER) == ""
-    registry.note_start(WORKER)
+    registry.record_start(WORKER)
     assert f"started {MAX_STARTS + 1} times" in unhealthy_reason(registry, WORKER)
 
 
@@ -62,7 +62,7 @@ def test_the_exit_status_is_the_health(
 ) -> None:
     monkeypatch.setenv("RMBG_REDIS_URL", redis_url.removesuffix("/0") + "/7")
     assert CliRunner().invoke(app, ["health", "worker", WORKER]).exit_code == 0
-    registry.leave(WORKER)
+    registry.remove(WORKER)
     gone = CliRunner().invoke(app, ["health", "worker", WORKER])
     assert (gone.exit_code, gone.stderr) == (1, f"{WORKER}: no heartbeat\n")
 

@@ -55,7 +55,7 @@ def store(client: Redis) -> JobStore:
 
 
 @pytest.fixture
-def fleet(client: Redis) -> WorkerRegistry:
+def registry(client: Redis) -> WorkerRegistry:
     return WorkerRegistry(client)
 
 
@@ -273,8 +273,10 @@ def test_purge_of_all_that_waits(run: Run, make: Make, store: JobStore) -> None:
     assert _status(store, running) == "processing"
 
 
-def test_purge_knows_the_queues_of_workers_that_had_no_job(run: Run, fleet: WorkerRegistry) -> None:
-    fleet.beat(WORKER, queue="gpu.testhost.0", model="u2netp")
+def test_purge_knows_the_queues_of_workers_that_had_no_job(
+    run: Run, registry: WorkerRegistry
+) -> None:
+    registry.record_heartbeat(WORKER, queue="gpu.testhost.0", model="u2netp")
     for queue in ("gpu.testhost.0", QUEUE):
         assert "nothing to do" in run("purge", "--queue", queue, "--yes").stderr
 
@@ -329,17 +331,17 @@ def test_a_dropped_dead_letter_stays_failed(run: Run, make: Make, store: JobStor
     assert _status(store, first) == "failed"
 
 
-def test_nothing_is_stuck_while_all_is_well(run: Run, make: Make, fleet: WorkerRegistry) -> None:
+def test_nothing_is_stuck_while_all_is_well(run: Run, make: Make, registry: WorkerRegistry) -> None:
     make()
     make("processing")
-    fleet.beat(WORKER)
-    fleet.announce(WORKER, 60)
+    registry.record_heartbeat(WORKER)
+    registry.mark_ready(WORKER, 60)
     assert run("stuck", "--older-than", "0").stdout == "Nothing is stuck.\n"
     assert _json(run("stuck", "--json"))["stuck"] == []
 
 
 def test_stuck_finds_each_kind(
-    run: Run, make: Make, client: Redis, store: JobStore, fleet: WorkerRegistry
+    run: Run, make: Make, client: Redis, store: JobStore, registry: WorkerRegistry
 ) -> None:
     orphan, lost, due, overdue = make("processing"), make(), make("canceled"), make()
     client.delete(redis_keys.lease_key(orphan))
@@ -347,8 +349,8 @@ def test_stuck_finds_each_kind(
     store.requeue(due)
     client.zadd(redis_keys.DUE_JOBS, {due: 1e9})
     client.zadd(redis_keys.JOB_DEADLINES, {overdue: 1e9})
-    WorkerRegistry(client, clock=lambda: 1e9).beat("gpu1@testhost")
-    fleet.beat(WORKER)
+    WorkerRegistry(client, clock=lambda: 1e9).record_heartbeat("gpu1@testhost")
+    registry.record_heartbeat(WORKER)
     found = {(each["name"], each["problem"]) for each in _stuck(run, "0")}
     # The beat of a living worker forgets those that were silent for a day.
     assert found == {
@@ -372,44 +374,44 @@ def _stuck(run: Run, seconds: str) -> list[dict[str, Any]]:
 
 
 def test_a_silent_worker_is_shown_until_it_is_back(
-    run: Run, client: Redis, fleet: WorkerRegistry
+    run: Run, client: Redis, registry: WorkerRegistry
 ) -> None:
-    fleet.beat(WORKER)
+    registry.record_heartbeat(WORKER)
     client.zincrby(redis_keys.ALIVE_WORKERS, -ALIVE_SECONDS - 60, WORKER)
     assert [(each["name"], each["problem"]) for each in _stuck(run, "30")] == [
         (WORKER, "worker_silent")
     ]
     assert run("workers").stdout.splitlines()[1].split()[:2] == [WORKER, "silent"]
-    fleet.beat(WORKER)
-    fleet.announce(WORKER, 60)
+    registry.record_heartbeat(WORKER)
+    registry.mark_ready(WORKER, 60)
     assert _stuck(run, "30") == []
 
 
-def test_workers_shows_what_each_is_doing(run: Run, fleet: WorkerRegistry) -> None:
+def test_workers_shows_what_each_is_doing(run: Run, registry: WorkerRegistry) -> None:
     assert "start one" in run("workers").stdout
-    fleet.beat(WORKER, queue="gpu.testhost.0", model="u2netp")
+    registry.record_heartbeat(WORKER, queue="gpu.testhost.0", model="u2netp")
     assert _json(run("workers", "--json"))["workers"][0]["state"] == "not-ready"
-    fleet.announce(WORKER, 60, pid=7)
+    registry.mark_ready(WORKER, 60, pid=7)
     (worker,) = _json(run("workers", "--json"))["workers"]
     assert (worker["name"], worker["state"], worker["model"]) == (WORKER, "ready", "u2netp")
     assert run("workers").stdout.splitlines()[1].split()[:2] == [WORKER, "ready"]
 
 
-def test_a_worker_is_drained_and_undrained(run: Run, fleet: WorkerRegistry) -> None:
-    fleet.beat(WORKER)
+def test_a_worker_is_drained_and_undrained(run: Run, registry: WorkerRegistry) -> None:
+    registry.record_heartbeat(WORKER)
     result = run("drain", WORKER, "--reason", "new fan")
     assert f"undrain {WORKER}" in result.stderr
-    assert fleet.drained(WORKER) == "new fan"
+    assert registry.drained(WORKER) == "new fan"
     assert _json(run("workers", "--json"))["workers"][0]["state"] == "drained"
     assert "new fan" in run("workers").stdout
     assert _json(run("undrain", WORKER, "--json")) == {"undrained": WORKER}
-    assert fleet.drained(WORKER) == ""
+    assert registry.drained(WORKER) == ""
     assert "not drained" in run("undrain", WORKER, status=1).stderr
 
 
 @pytest.mark.parametrize("command", ["drain", "undrain"])
-def test_a_mistyped_worker_is_not_drained(run: Run, fleet: WorkerRegistry, command: str) -> None:
-    fleet.beat(WORKER)
+def test_a_mistyped_worker_is_not_drained(run: Run, registry: WorkerRegistry, command: str) -> None:
+    registry.record_heartbeat(WORKER)
     assert f"Model workers: {WORKER}" in run(command, "gpu9", status=1).stderr
     assert _json(run(command, "gpu9", "--json", status=1))["error"]["type"] == "unknown_worker"
 
@@ -521,11 +523,11 @@ def test_stuck_shows_what_cannot_be_read_and_what_to_do(
     assert _stuck(run, "30") == []
 
 
-def test_stuck_shows_lists_that_begin_with_something_foreign(
+def test_stuck_shows_lists_that_begin_with_an_unknown_message(
     run: Run, make: Make, client: Redis
 ) -> None:
     make()
     client.rpush(list_key(f"{QUEUE}|3"), "no message")
     assert [(each["name"], each["problem"]) for each in _stuck(run, "30")] == [
-        (f"{QUEUE}|3", "foreign_message")
+        (f"{QUEUE}|3", "unknown_message")
     ]

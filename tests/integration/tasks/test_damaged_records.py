@@ -378,36 +378,36 @@ def test_a_damaged_job_is_ended_and_reported_as_any_other(scene: Scene, damage: 
 
 # -- messages ------------------------------------------------------------------------------------
 
-FOREIGN = ("no json", "[]", "{}", '{"headers": null}', '{"headers": {}}', b"\xff", "[" * 10**5)
+UNKNOWN = ("no json", "[]", "{}", '{"headers": null}', '{"headers": {}}', b"\xff", "[" * 10**5)
 
 
-@pytest.mark.parametrize("foreign", FOREIGN, ids=range(len(FOREIGN)))
-def test_an_unknown_message_hides_no_missing_one(scene: Scene, foreign: str | bytes) -> None:
+@pytest.mark.parametrize("unknown", UNKNOWN, ids=range(len(UNKNOWN)))
+def test_an_unknown_message_hides_no_missing_one(scene: Scene, unknown: str | bytes) -> None:
     lost = scene.queued(sent=False)
     elsewhere = scene.queued(sent=False, priority=Priority.LOW)
     waits = scene.queued()
-    scene.client.rpush(list_key(f"{SHARED}|3"), foreign)
+    scene.client.rpush(list_key(f"{SHARED}|3"), unknown)
     with capture_logs() as logs:
         scene.passes(3)
     scene.client.ltrim(list_key(f"{SHARED}|3"), 0, -2)
     assert scene.messages() == [waits, lost]
     assert scene.messages(Priority.LOW) == [elsewhere]
-    lines = [line for line in logs if line["event"] == "queue.foreign_message"]
+    lines = [line for line in logs if line["event"] == "queue.unknown_message"]
     assert [line["list"] for line in lines] == [f"{SHARED}|3"]
 
 
-@pytest.mark.parametrize("foreign", FOREIGN, ids=range(len(FOREIGN)))
+@pytest.mark.parametrize("unknown", UNKNOWN, ids=range(len(UNKNOWN)))
 def test_an_unknown_message_that_a_worker_holds_hides_no_missing_one(
-    scene: Scene, foreign: str | bytes
+    scene: Scene, unknown: str | bytes
 ) -> None:
     lost = scene.queued(sent=False)
-    scene.client.hset("unacked", "tag", foreign)
+    scene.client.hset("unacked", "tag", unknown)
     scene.client.zadd("unacked_index", {"tag": time.time() + 60})
     scene.passes()
     assert scene.messages() == [lost]
 
 
-def test_a_list_with_nothing_but_foreign_messages_has_lost_ours(scene: Scene) -> None:
+def test_a_list_with_nothing_but_unknown_messages_has_lost_ours(scene: Scene) -> None:
     lost = scene.queued(sent=False)
     scene.client.rpush(list_key(f"{SHARED}|3"), "no json", "{}")
     scene.passes()

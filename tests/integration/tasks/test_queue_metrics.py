@@ -137,13 +137,13 @@ def test_what_waits_is_shown_by_queue_and_priority(client: Redis, store: JobStor
 
 def test_workers_are_up_down_or_drained(client: Redis) -> None:
     now = 1009.0
-    fleet = WorkerRegistry(client, clock=lambda: now)
-    fleet.beat(WORKER, queue="gpu.h.0", model="m")
-    fleet.announce(WORKER, 60, model="m", pid=1)
+    worker_registry = WorkerRegistry(client, clock=lambda: now)
+    worker_registry.record_heartbeat(WORKER, queue="gpu.h.0", model="m")
+    worker_registry.mark_ready(WORKER, 60, model="m", pid=1)
     for number in range(MAX_FAULTS):
-        fleet.fault(WORKER, f"job{number}", "gpu_fault")
+        worker_registry.record_fault(WORKER, f"job{number}", "gpu_fault")
     now = 900.0
-    fleet.beat("gpu1@h", queue="gpu.h.1", model="m")
+    worker_registry.record_heartbeat("gpu1@h", queue="gpu.h.1", model="m")
     reader = CollectorRegistry()
     late = WorkerRegistry(client, clock=lambda: 1010.0)
     reader.register(QueueCollector(client, late, lambda: None))
@@ -161,10 +161,10 @@ def test_without_redis_or_store_the_scrape_says_so() -> None:
 
 
 def test_the_queues_of_workers_are_shown_while_they_are_empty(client: Redis) -> None:
-    fleet = WorkerRegistry(client, clock=lambda: 1009.0)
-    fleet.beat(WORKER, queue="gpu.h.0", model="m")
+    worker_registry = WorkerRegistry(client, clock=lambda: 1009.0)
+    worker_registry.record_heartbeat(WORKER, queue="gpu.h.0", model="m")
     registry = CollectorRegistry()
-    registry.register(QueueCollector(client, fleet, lambda: None))
+    registry.register(QueueCollector(client, worker_registry, lambda: None))
     for queue in ("gpu.h.0", "model.m"):
         for priority in ("high", "normal", "low"):
             assert _value(registry, "rmbg_queue_depth", queue=queue, priority=priority) == 0

@@ -174,9 +174,9 @@ def test_what_waits_for_a_gpu_that_is_gone_moves_to_the_shared_queue(
 def test_many_due_jobs_are_not_all_bound_to_one_gpu(
     reconciler: Reconciler, store: JobStore, client: Redis, submit: Submit, clock: Clock
 ) -> None:
-    fleet = WorkerRegistry(client, clock=clock)
-    fleet.beat("gpu0@h", queue="gpu.h.0", model=MODEL)
-    fleet.announce("gpu0@h", 90)
+    registry = WorkerRegistry(client, clock=clock)
+    registry.record_heartbeat("gpu0@h", queue="gpu.h.0", model=MODEL)
+    registry.mark_ready("gpu0@h", 90)
     for task_id in [submit() for _ in range(50)]:
         store.cancel(task_id)
         store.requeue(task_id)

@@ -79,9 +79,9 @@ def task(app: Celery, settings: Settings, model: Model, client: Redis) -> Iterat
     task = app.tasks[routing.REMOVE_TASK]
     task.loader = lambda _settings: model
     task.load(Runtime.from_settings(settings, celery_app=app), WORKER)
-    WorkerRegistry(client).beat(WORKER, queue="gpu.h.0")
+    WorkerRegistry(client).record_heartbeat(WORKER, queue="gpu.h.0")
     yield task
-    task.readiness.withdraw()
+    task.readiness.stop()
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_job_that_is_done_forgives_the_faults_before_it(
 def test_only_a_result_shows_that_the_model_answers(
     task: RemovalTask, client: Redis, model: Model, png: bytes, submit: Callable[[bytes], str]
 ) -> None:
-    WorkerRegistry(client).withdraw(WORKER)
+    WorkerRegistry(client).mark_not_ready(WORKER)
     task(submit(b"no picture"))
     model.full = True
     task(submit(png))
@@ -166,11 +166,11 @@ def test_a_probe_that_fails_announces_nothing(
 ) -> None:
     assert task.readiness is not None
     model.full = True
-    WorkerRegistry(client).withdraw(WORKER)
-    task.readiness.probe()
+    WorkerRegistry(client).mark_not_ready(WORKER)
+    task.readiness.check()
     assert not _worker(client).ready
     model.full = False
-    task.readiness.probe()
+    task.readiness.check()
     assert _worker(client).ready
 
 
@@ -183,7 +183,7 @@ def left(task: RemovalTask, model: Model, monkeypatch: pytest.MonkeyPatch) -> li
 
     left: list[bool] = []
     monkeypatch.setattr(model, "matte", fail)
-    monkeypatch.setattr(task.readiness, "_leave", lambda: left.append(True))
+    monkeypatch.setattr(task.readiness, "_exit_child", lambda: left.append(True))
     return left
 
 
@@ -191,15 +191,15 @@ def test_a_probe_that_finds_a_broken_gpu_context_ends_the_process(
     task: RemovalTask, client: Redis, left: list[bool]
 ) -> None:
     assert task.readiness is not None
-    task.readiness.probe()
+    task.readiness.check()
     assert left == [True]
     assert client.scard(redis_keys.gpu_faults_key(WORKER)) == 1
 
 
 def test_it_ends_after_the_job_that_is_at_its_store(task: RemovalTask, left: list[bool]) -> None:
     assert task.readiness is not None
-    task.readiness.begin()
-    task.readiness.probe()
+    task.readiness.begin_job()
+    task.readiness.check()
     assert left == []
-    task.readiness.end(0.5)
+    task.readiness.end_job(0.5)
     assert left == [True]

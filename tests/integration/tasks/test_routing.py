@@ -37,9 +37,9 @@ def router(client: Redis) -> Router:
 
 def _join(registry: WorkerRegistry, index: int, *, model: str = "m", seconds: float = 1.0) -> str:
     name = f"gpu{index}@h"
-    registry.beat(name, queue=f"gpu.h.{index}", model=model)
-    registry.announce(name, 90, model=model)
-    registry.note(name, seconds=seconds)
+    registry.record_heartbeat(name, queue=f"gpu.h.{index}", model=model)
+    registry.mark_ready(name, 90, model=model)
+    registry.update(name, seconds=seconds)
     return name
 
 
@@ -99,7 +99,7 @@ def test_no_gpu_is_given_more_than_it_can_soon_begin(
     name = _join(registry, 0)
     _bind(client, "gpu.h.0", MAX_ASSIGNED - 1)
     assert router.choose("m", Priority.NORMAL) == "gpu.h.0"
-    registry.note(name, running=1)
+    registry.update(name, running=1)
     assert router.choose("m", Priority.NORMAL) == SHARED
 
 
@@ -116,7 +116,7 @@ def test_a_gpu_that_is_drained_silent_or_not_ready_gets_nothing(
     assert router.choose("m", Priority.NORMAL) == SHARED
     assert registry.undrain(name)
     assert router.choose("m", Priority.NORMAL) == "gpu.h.0"
-    registry.withdraw(name)
+    registry.mark_not_ready(name)
     assert router.choose("m", Priority.NORMAL) == SHARED
     _join(registry, 0)
     client.zrem(redis_keys.ALIVE_WORKERS, name)
@@ -143,19 +143,19 @@ def test_redis_away_is_no_reason_not_to_choose() -> None:
 def test_faults_in_a_row_drain_a_gpu_and_a_success_forgives_them(registry: WorkerRegistry) -> None:
     name = _join(registry, 0)
     for number in range(MAX_FAULTS - 1):
-        assert not registry.fault(name, f"job{number}", "gpu_fault")
-    registry.finished(name, 1.0)
+        assert not registry.record_fault(name, f"job{number}", "gpu_fault")
+    registry.record_result(name, 1.0)
     for number in range(MAX_FAULTS - 1):
-        assert not registry.fault(name, f"job{number}", "gpu_fault")
+        assert not registry.record_fault(name, f"job{number}", "gpu_fault")
     assert registry.drained(name) == ""
-    assert registry.fault(name, "another", "gpu_fault")
+    assert registry.record_fault(name, "another", "gpu_fault")
     assert "gpu_fault" in registry.drained(name)
 
 
 def test_one_picture_that_is_too_much_drains_no_gpu(registry: WorkerRegistry) -> None:
     name = _join(registry, 0)
     for _ in range(2 * MAX_FAULTS):
-        assert not registry.fault(name, "job", "gpu_out_of_memory")
+        assert not registry.record_fault(name, "job", "gpu_out_of_memory")
     assert registry.drained(name) == ""
 
 

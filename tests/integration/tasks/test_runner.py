@@ -85,14 +85,14 @@ def runner(
     left: list[bool],
 ) -> Runner:
     return Runner(
-        store=JobStore(client),
-        objects=objects,
-        fleet=WorkerRegistry(client),
+        job_store=JobStore(client),
+        object_store=objects,
+        registry=WorkerRegistry(client),
         model=model,
         model_lock=threading.Lock(),
         limits=ImageLimits(),
         worker=WORKER,
-        leave=lambda: left.append(True),
+        exit_child=lambda: left.append(True),
     )
 
 
@@ -114,14 +114,14 @@ def task_id(runner: Runner) -> str:
     Image.new("RGB", (40, 30), "orange").save(file, "PNG")
     made = new_task_id()
     original = object_keys.original_key(made)
-    runner.objects.put(original, io.BytesIO(file.getvalue()), file.tell(), "image/png")
+    runner.object_store.put(original, io.BytesIO(file.getvalue()), file.tell(), "image/png")
     options = Options().to_dict()
-    runner.store.create(Job(made, "m", "model.m", original, 1.7e9, 4e9, options=options))
+    runner.job_store.create(Job(made, "m", "model.m", original, 1.7e9, 4e9, options=options))
     return made
 
 
 def _job(runner: Runner, task_id: str) -> Job:
-    found = runner.store.get(task_id)
+    found = runner.job_store.get(task_id)
     assert found is not None
     return found
 
@@ -131,7 +131,7 @@ def test_a_job_runs_to_its_end(runner: Runner, task_id: str) -> None:
     done = _job(runner, task_id)
     assert (done.status, done.attempts, done.worker) == (Status.SUCCEEDED, 1, WORKER)
     assert done.result_key is not None
-    assert runner.objects.get(done.result_key)
+    assert runner.object_store.get(done.result_key)
 
 
 def test_out_of_memory_once_is_tried_again_here(runner: Runner, model: Model, task_id: str) -> None:
@@ -148,7 +148,7 @@ def test_out_of_memory_twice_goes_to_another_gpu(
     runner.run(task_id)
     waiting = _job(runner, task_id)
     assert (waiting.status, waiting.excluded_worker, waiting.losses) == (Status.QUEUED, WORKER, 1)
-    assert task_id in runner.store.due()
+    assert task_id in runner.job_store.due()
     assert left == []
 
 
@@ -166,12 +166,12 @@ def test_a_broken_gpu_context_ends_the_process_though_redis_is_away(
     runner: Runner, model: Model, task_id: str, left: list[bool]
 ) -> None:
     class Away(WorkerRegistry):
-        def fault(self, *_: str) -> bool:
+        def record_fault(self, *_: str) -> bool:
             raise QueueUnavailableError("away")
 
     model.fail(GpuFaultError("illegal address"))
     with pytest.raises(QueueUnavailableError):
-        replace(runner, fleet=Away(runner.store._client)).run(task_id)
+        replace(runner, registry=Away(runner.job_store._client)).run(task_id)
     assert left == [True]
 
 
@@ -179,7 +179,7 @@ def test_a_gpu_with_faults_in_a_row_is_drained_and_its_jobs_passed_on(
     runner: Runner, client: Redis, model: Model, task_id: str
 ) -> None:
     for number in range(MAX_FAULTS):
-        runner.fleet.fault(WORKER, f"job{number}", "gpu_fault")
+        runner.registry.record_fault(WORKER, f"job{number}", "gpu_fault")
     runner.run(task_id)
     assert model.calls == 0
     assert _job(runner, task_id).status is Status.QUEUED
@@ -190,10 +190,10 @@ def test_a_gpu_with_faults_in_a_row_is_drained_and_its_jobs_passed_on(
 def test_a_job_that_is_canceled_while_it_runs_leaves_nothing(
     runner: Runner, model: Model, task_id: str
 ) -> None:
-    model.faults = [lambda: runner.store.cancel(task_id)]
+    model.faults = [lambda: runner.job_store.cancel(task_id)]
     runner.run(task_id)
     assert _job(runner, task_id).status is Status.CANCELED
-    assert list(runner.objects.list(object_keys.results_prefix(task_id))) == []
+    assert list(runner.object_store.list(object_keys.results_prefix(task_id))) == []
 
 
 @pytest.mark.usefixtures("soft_limit")
@@ -205,10 +205,10 @@ def test_the_time_limit_while_the_result_is_published_changes_nothing(
             os.kill(os.getpid(), signal.SIGUSR1)
             return super().finish(task_id, **facts)
 
-    replace(runner, store=Late(client)).run(task_id)
+    replace(runner, job_store=Late(client)).run(task_id)
     done = _job(runner, task_id)
     assert (done.status, done.crashes) == (Status.SUCCEEDED, 0)
-    assert list(runner.objects.list(object_keys.results_prefix(task_id))) == [done.result_key]
+    assert list(runner.object_store.list(object_keys.results_prefix(task_id))) == [done.result_key]
 
 
 @pytest.mark.usefixtures("soft_limit")
@@ -219,7 +219,7 @@ def test_the_time_limit_before_storing_is_a_crash(
     runner.run(task_id)
     waiting = _job(runner, task_id)
     assert (waiting.status, waiting.crashes) == (Status.QUEUED, 1)
-    assert list(runner.objects.list(object_keys.results_prefix(task_id))) == []
+    assert list(runner.object_store.list(object_keys.results_prefix(task_id))) == []
 
 
 @pytest.mark.usefixtures("soft_limit")
@@ -231,10 +231,10 @@ def test_the_time_limit_while_the_picture_is_fetched_is_nobodys_fault(
             signal.raise_signal(signal.SIGUSR1)
             return super().get(key)
 
-    objects = runner.objects
+    objects = runner.object_store
     assert isinstance(objects, ObjectStore)
     silent = Silent(objects._client, objects._public_client, objects._bucket)
-    replace(runner, objects=silent).run(task_id)
+    replace(runner, object_store=silent).run(task_id)
     waiting = _job(runner, task_id)
     assert (waiting.status, waiting.crashes, waiting.losses) == (Status.QUEUED, 0, 1)
     assert model.calls == 0
@@ -272,12 +272,12 @@ def test_what_a_dead_run_stored_is_removed_by_the_run_that_counts(
     runner: Runner, task_id: str
 ) -> None:
     stale = f"{object_keys.results_prefix(task_id)}stale.png"
-    runner.store.claim(task_id, token="gpu1@h/1/stale", worker="gpu1@h")
-    runner.objects.put(stale, io.BytesIO(b"x"), 1, "image/png")
-    runner.store.crash(task_id, holder="gpu1@h/1/")
+    runner.job_store.claim(task_id, token="gpu1@h/1/stale", worker="gpu1@h")
+    runner.object_store.put(stale, io.BytesIO(b"x"), 1, "image/png")
+    runner.job_store.crash(task_id, holder="gpu1@h/1/")
     runner.run(task_id)
     done = _job(runner, task_id)
-    assert list(runner.objects.list(object_keys.results_prefix(task_id))) == [done.result_key]
+    assert list(runner.object_store.list(object_keys.results_prefix(task_id))) == [done.result_key]
 
 
 def test_a_record_tells_where_the_subject_lies(runner: Runner, task_id: str) -> None:
@@ -298,14 +298,14 @@ def test_a_background_is_fetched_and_lies_behind(
     Image.new("RGB", (9, 9), "blue").save(blue, "PNG")
     made = new_task_id()
     behind = object_keys.background_key(made)
-    runner.objects.put(behind, io.BytesIO(blue.getvalue()), blue.tell(), "image/png")
+    runner.object_store.put(behind, io.BytesIO(blue.getvalue()), blue.tell(), "image/png")
     options = Options(OutputFormat.AUTO, background_sha256="0" * 64).to_dict()
     original = _job(runner, task_id).original_key
-    runner.store.create(
+    runner.job_store.create(
         Job(made, "m", "model.m", original, 1.7e9, 4e9, options=options, background_key=behind)
     )
     runner.run(made)
     done = _job(runner, made)
     assert (done.format, done.foreground, done.coverage) == ("jpg", None, 0.0)
-    with Image.open(io.BytesIO(runner.objects.get(str(done.result_key)))) as image:
+    with Image.open(io.BytesIO(runner.object_store.get(str(done.result_key)))) as image:
         assert image.getpixel((20, 15)) == pytest.approx((0, 0, 255), abs=3)

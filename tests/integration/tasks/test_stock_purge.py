@@ -103,7 +103,7 @@ def test_a_stock_purge_of_all_queues_is_undone_for_every_job_exactly_once(queues
 
 def test_a_stock_purge_of_one_queue_leaves_the_others_alone(queues: Queues) -> None:
     registry = WorkerRegistry(queues.client)
-    registry.announce("gpu0@h", 90, model="u2netp")
+    registry.mark_ready("gpu0@h", 90, model="u2netp")
     shared = [queues.submit(SHARED, step) for step in Priority]
     bound = [queues.submit(OWN, step) for step in Priority]
     for _ in range(2):
@@ -111,7 +111,7 @@ def test_a_stock_purge_of_one_queue_leaves_the_others_alone(queues: Queues) -> N
         assert queues.messages() == Counter(bound)
         for _ in range(3):
             # It lives, however long the commands took.
-            registry.beat("gpu0@h", queue=OWN)
+            registry.record_heartbeat("gpu0@h", queue=OWN)
             assert queues.reconciler.run_once()
         assert queues.messages() == Counter(shared + bound)
     assert (queues.waiting(SHARED), queues.waiting(OWN)) == (3, 3)

@@ -154,14 +154,14 @@ def one_job(given: dict[str, object], coffee: Path) -> None:
     assert job is not None
     assert job.traceparent.split("-")[1] == TRACE
     runner = Runner(
-        store=services.runtime.job_store,
-        objects=services.runtime.object_store,
-        fleet=WorkerRegistry(connect(settings.redis_url.get_secret_value())),
+        job_store=services.runtime.job_store,
+        object_store=services.runtime.object_store,
+        registry=WorkerRegistry(connect(settings.redis_url.get_secret_value())),
         model=Model(),
         model_lock=threading.Lock(),
         limits=ImageLimits(),
         worker="gpu0@h",
-        leave=lambda: None,
+        exit_child=lambda: None,
     )
     runner.run(task_id)
     sys.stdout.write(task_id)

@@ -71,7 +71,7 @@ def _runtime(client: Redis) -> Runtime:
 
 
 @pytest.fixture
-def heart(
+def monitor(
     client: Redis,
     app: Celery,
     consumer: FakeConsumer,
@@ -80,22 +80,22 @@ def heart(
 ) -> WorkerMonitor:
     """Of a worker whose pool has one process."""
     worker = SimpleNamespace(hostname=WORKER, app=app, consumer=consumer)
-    silence = LivenessTimeout(90, 6, clock=clock)
-    heart = WorkerMonitor(_runtime(client), worker, silence, children=lambda: {child.pid})
-    heart.hold()
-    return heart
+    timeout = LivenessTimeout(90, 6, clock=clock)
+    monitor = WorkerMonitor(_runtime(client), worker, timeout, children=lambda: {child.pid})
+    monitor.pause_consuming()
+    return monitor
 
 
 @pytest.fixture
 def ready(
-    heart: WorkerMonitor, client: Redis, child: subprocess.Popen[bytes], clock: Clock
+    monitor: WorkerMonitor, client: Redis, child: subprocess.Popen[bytes], clock: Clock
 ) -> WorkerMonitor:
     """Its process has answered, and it has been well for longer than an answer counts."""
-    WorkerRegistry(client).announce(WORKER, 90, model="m", pid=child.pid)
+    WorkerRegistry(client).mark_ready(WORKER, 90, model="m", pid=child.pid)
     for _ in range(50):
-        heart.beat()
+        monitor.tick()
         clock.now += 2
-    return heart
+    return monitor
 
 
 def _worker(client: Redis) -> Worker:
@@ -104,12 +104,12 @@ def _worker(client: Redis) -> Worker:
 
 
 def test_a_worker_takes_nothing_before_its_model_answers(
-    heart: WorkerMonitor, client: Redis, app: Celery, child: subprocess.Popen[bytes]
+    monitor: WorkerMonitor, client: Redis, app: Celery, child: subprocess.Popen[bytes]
 ) -> None:
-    heart.beat()
+    monitor.tick()
     assert dict(app.amqp.queues.consume_from) == {}
-    WorkerRegistry(client).announce(WORKER, 90, model="m", pid=child.pid)
-    heart.beat()
+    WorkerRegistry(client).mark_ready(WORKER, 90, model="m", pid=child.pid)
+    monitor.tick()
     assert sorted(app.amqp.queues.consume_from) == QUEUES
 
 
@@ -118,19 +118,19 @@ def test_a_worker_whose_child_died_takes_nothing_until_the_next_one_answers(
 ) -> None:
     children = {7}
     worker = SimpleNamespace(hostname=WORKER, app=app, consumer=consumer)
-    heart = WorkerMonitor(
+    monitor = WorkerMonitor(
         _runtime(client), worker, LivenessTimeout(90, 6, clock=clock), children=lambda: children
     )
-    heart.hold()
-    fleet = WorkerRegistry(client)
-    fleet.announce(WORKER, 90, model="m", pid=7)
-    heart.beat()
+    monitor.pause_consuming()
+    registry = WorkerRegistry(client)
+    registry.mark_ready(WORKER, 90, model="m", pid=7)
+    monitor.tick()
     assert sorted(app.amqp.queues.consume_from) == QUEUES
     children = {8}
-    heart.beat()
+    monitor.tick()
     assert dict(app.amqp.queues.consume_from) == {}
-    fleet.announce(WORKER, 90, model="m", pid=8)
-    heart.beat()
+    registry.mark_ready(WORKER, 90, model="m", pid=8)
+    monitor.tick()
     assert sorted(app.amqp.queues.consume_from) == QUEUES
 
 
@@ -138,7 +138,7 @@ def test_a_worker_whose_answers_are_not_heard_goes_on_taking(
     ready: WorkerMonitor, client: Redis, app: Celery
 ) -> None:
     client.flushdb()
-    ready.beat()
+    ready.tick()
     assert sorted(app.amqp.queues.consume_from) == QUEUES
 
 
@@ -148,12 +148,12 @@ def test_a_drained_worker_is_told_until_it_heeds(
     consumer.told.clear()
     WorkerRegistry(client).drain(WORKER, "new fan")
     consumer.deaf = True
-    ready.beat()
+    ready.tick()
     assert sorted(app.amqp.queues.consume_from) == QUEUES
     consumer.deaf = False
-    ready.beat()
+    ready.tick()
     assert dict(app.amqp.queues.consume_from) == {}
-    ready.beat()
+    ready.tick()
     assert consumer.told == ["-gpu.h.0", "-model.m"]
 
 
@@ -161,19 +161,19 @@ def test_an_undrained_worker_is_told_until_it_heeds(
     ready: WorkerMonitor, client: Redis, app: Celery, consumer: FakeConsumer
 ) -> None:
     WorkerRegistry(client).drain(WORKER, "new fan")
-    ready.beat()
+    ready.tick()
     WorkerRegistry(client).undrain(WORKER)
     consumer.told.clear()
     consumer.deaf = True
-    ready.beat()
+    ready.tick()
     consumer.deaf = False
-    ready.beat()
+    ready.tick()
     assert sorted(app.amqp.queues.consume_from) == QUEUES
     assert consumer.told == ["+gpu.h.0", "+model.m"]
 
 
 def test_its_own_queue_is_looked_into_first(ready: WorkerMonitor, consumer: FakeConsumer) -> None:
-    ready.beat()
+    ready.tick()
     assert consumer.told == ["+gpu.h.0", "+model.m"]
     assert consumer.calls == 1, "several might be made in any order"
 
@@ -185,7 +185,7 @@ def test_a_worker_that_has_no_consumer_yet_beats_all_the_same(
     WorkerRegistry(client).drain(WORKER, "new fan")
     WorkerMonitor(
         _runtime(client), worker, LivenessTimeout(90, 6, clock=clock), children=set
-    ).beat()
+    ).tick()
     assert _worker(client).alive
 
 
@@ -194,7 +194,7 @@ def test_a_child_whose_answer_lapsed_is_killed_and_not_sent_to(
 ) -> None:
     assert child.poll() is None
     client.delete(redis_keys.ready_key(WORKER))
-    ready.beat()
+    ready.tick()
     assert child.wait(10) != 0
     assert not _worker(client).ready
 
@@ -206,48 +206,48 @@ def test_a_child_whose_answer_lapsed_in_an_outage_is_given_time(
     clock.now += 300
     for _ in range(44):
         clock.now += 2
-        ready.beat()
+        ready.tick()
     assert child.poll() is None
     clock.now += 5
-    ready.beat()
+    ready.tick()
     assert child.wait(10) != 0
 
 
 def test_a_child_of_the_number_of_a_former_one_is_left_to_load(
-    heart: WorkerMonitor, client: Redis, child: subprocess.Popen[bytes], clock: Clock
+    monitor: WorkerMonitor, client: Redis, child: subprocess.Popen[bytes], clock: Clock
 ) -> None:
     """In a container the numbers begin anew with each start."""
-    WorkerRegistry(client).announce(WORKER, 90, model="m", pid=child.pid)
+    WorkerRegistry(client).mark_ready(WORKER, 90, model="m", pid=child.pid)
     client.delete(redis_keys.ready_key(WORKER))
     for _ in range(40):
         clock.now += 2
-        heart.beat()
+        monitor.tick()
     assert child.poll() is None
 
 
 def test_a_child_that_has_not_answered_yet_is_left_to_load(
-    heart: WorkerMonitor, child: subprocess.Popen[bytes], clock: Clock
+    monitor: WorkerMonitor, child: subprocess.Popen[bytes], clock: Clock
 ) -> None:
     for _ in range(100):
         clock.now += 2
-        heart.beat()
+        monitor.tick()
     assert child.poll() is None
 
 
 def test_the_word_of_a_child_that_is_gone_is_taken_back(
-    heart: WorkerMonitor, client: Redis
+    monitor: WorkerMonitor, client: Redis
 ) -> None:
-    WorkerRegistry(client).announce(WORKER, 90, model="m", pid=os.getpid())
-    heart.beat()
+    WorkerRegistry(client).mark_ready(WORKER, 90, model="m", pid=os.getpid())
+    monitor.tick()
     gone = _worker(client)
     assert (gone.alive, gone.ready) == (True, False)
 
 
 def test_the_word_of_the_next_child_is_not_taken_back(client: Redis) -> None:
-    fleet = WorkerRegistry(client)
-    fleet.beat(WORKER)
-    fleet.announce(WORKER, 90, model="m", pid=2)
-    fleet.withdraw(WORKER, pid=1)
+    registry = WorkerRegistry(client)
+    registry.record_heartbeat(WORKER)
+    registry.mark_ready(WORKER, 90, model="m", pid=2)
+    registry.mark_not_ready(WORKER, pid=1)
     assert _worker(client).ready
-    fleet.withdraw(WORKER, pid=2)
+    registry.mark_not_ready(WORKER, pid=2)
     assert not _worker(client).ready
