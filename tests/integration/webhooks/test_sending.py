@@ -531,8 +531,8 @@ def test_an_attempt_that_took_too_long_settles_nothing(post: Post) -> None:
         claim = claimed(post, row, seconds=30)
         post.clock.pass_(31)
         assert claimed(post, row, seconds=30), "another worker took over"
-        verdict = post.runner.policy.decide(row, 410, None, post.clock())
-        assert post.deliveries.record_attempt(row, claim, None, verdict) == "late"
+        decision = post.runner.policy.decide(row, 410, None, post.clock())
+        assert post.deliveries.record_attempt(row, claim, None, decision) == "late"
         assert post.delivery(job).state is DeliveryState.PENDING
 
 

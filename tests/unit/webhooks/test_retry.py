@@ -27,7 +27,7 @@ def delivery(tries: int = 0, expires_at: float = NOW + 86400) -> Delivery:
     )
 
 
-def schedule(random: float = 0.5) -> RetryPolicy:
+def policy(random: float = 0.5) -> RetryPolicy:
     return RetryPolicy(PAUSES, lambda: random)
 
 
@@ -38,47 +38,47 @@ def test_the_contracts_pauses_are_the_default() -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
 def test_2xx_delivers(status: int) -> None:
-    assert schedule().judge(delivery(), status, None, NOW).state is DeliveryState.DELIVERED
+    assert policy().decide(delivery(), status, None, NOW).state is DeliveryState.DELIVERED
 
 
 @pytest.mark.parametrize("status", [None, 199, 301, 302, 400, 404, 429, 500, 503])
 @pytest.mark.parametrize("tries", [0, 1, 2])
 def test_all_else_is_tried_again(status: int | None, tries: int) -> None:
-    verdict = schedule().judge(delivery(tries), status, None, NOW)
-    assert (verdict.state, verdict.due) == (DeliveryState.PENDING, NOW + PAUSES[tries])
+    decision = policy().decide(delivery(tries), status, None, NOW)
+    assert (decision.state, decision.due) == (DeliveryState.PENDING, NOW + PAUSES[tries])
 
 
 @pytest.mark.parametrize("random", [0.0, 0.25, 0.999])
 def test_the_jitter_is_a_tenth_either_way(random: float) -> None:
-    due = schedule(random).judge(delivery(1), 500, None, NOW).due
+    due = policy(random).decide(delivery(1), 500, None, NOW).due
     assert due == pytest.approx(NOW + 300 * (0.9 + 0.2 * random))
 
 
 def test_after_the_last_pause_it_is_dead() -> None:
-    verdict = schedule().judge(delivery(len(PAUSES)), 500, None, NOW)
-    assert (verdict.state, verdict.reason) == (DeliveryState.DEAD, "4 attempts failed.")
+    decision = policy().decide(delivery(len(PAUSES)), 500, None, NOW)
+    assert (decision.state, decision.reason) == (DeliveryState.DEAD, "4 attempts failed.")
 
 
 def test_410_ends_it_and_its_target() -> None:
-    verdict = schedule().judge(delivery(), 410, None, NOW)
-    assert (verdict.state, verdict.disable) == (DeliveryState.DEAD, True)
+    decision = policy().decide(delivery(), 410, None, NOW)
+    assert (decision.state, decision.disable) == (DeliveryState.DEAD, True)
 
 
 def test_nothing_is_planned_beyond_the_pictures_expiry() -> None:
-    verdict = schedule().judge(delivery(1, expires_at=NOW + 299), 500, None, NOW)
-    assert verdict.state is DeliveryState.DEAD
-    assert "expire" in verdict.reason
+    decision = policy().decide(delivery(1, expires_at=NOW + 299), 500, None, NOW)
+    assert decision.state is DeliveryState.DEAD
+    assert "expire" in decision.reason
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_a_busy_host_is_left_alone(status: int) -> None:
-    verdict = schedule().judge(delivery(), status, "120", NOW)
-    assert (verdict.due, verdict.pause_host) == (NOW + 120, 120)
-    assert schedule().judge(delivery(), status, None, NOW).pause_host == PAUSES[0]
+    decision = policy().decide(delivery(), status, "120", NOW)
+    assert (decision.due, decision.pause_host) == (NOW + 120, 120)
+    assert policy().decide(delivery(), status, None, NOW).pause_host == PAUSES[0]
 
 
 def test_other_failures_pause_nobody_else() -> None:
-    assert schedule().judge(delivery(), 500, None, NOW).pause_host == 0
+    assert policy().decide(delivery(), 500, None, NOW).pause_host == 0
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_retry_after_has_two_forms(text: str | None, seconds: float) -> None:
 
 def test_an_absurd_retry_after_is_cut() -> None:
     late = delivery(expires_at=NOW + 10**9)
-    assert schedule().judge(late, 503, "99999999", NOW).due == NOW + 86400
+    assert policy().decide(late, 503, "99999999", NOW).due == NOW + 86400
 
 
 def test_a_shorter_retry_after_does_not_shorten_the_pause() -> None:
-    assert schedule().judge(delivery(1), 503, "1", NOW).due == NOW + 300
+    assert policy().decide(delivery(1), 503, "1", NOW).due == NOW + 300
