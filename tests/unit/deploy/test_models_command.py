@@ -58,7 +58,7 @@ def test_offline_is_respected(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert "HF_HUB_OFFLINE forbids to ask the hub" in done.stderr
+    assert "HF_HUB_OFFLINE forbids asking the hub" in done.stderr
 
 
 def test_fetching_ends_with_the_licence() -> None:
