@@ -10,7 +10,7 @@ from inference.models.weights import fetch_model
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--regold", action="store_true", help="write the golden images anew")
+    parser.addoption("--regold", action="store_true", help="write the golden images again")
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ _PHOTOS = _HERE.parent / "data"
 
 # Levels, mean over the picture. Processors round a network's sums each in its own way, which is
 # worth a hundredth of a level; a bilinear resize of the matte instead of a bicubic one moves it by
-# 0.16, another resize of the input by 0.13 to 7; unrefined edges move the colours by 0.29 to 1.3.
+# 0.16, another resize of the input by 0.13 to 7; unrefined edges move the colors by 0.29 to 1.3.
 _ALPHA_TOLERANCE = 0.1
 _COLOR_TOLERANCE = 0.2
 

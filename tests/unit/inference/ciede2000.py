@@ -1,4 +1,4 @@
-"""The CIEDE2000 colour difference.
+"""The CIEDE2000 color difference.
 
 Written from G. Sharma, W. Wu and E. N. Dalal, "The CIEDE2000 Color-Difference Formula:
 Implementation Notes, Supplementary Test Data, and Mathematical Observations", Color Research and
@@ -27,7 +27,7 @@ def linear(srgb: NDArray[np.uint8] | _Floats) -> _Floats:
 
 
 def lab(srgb: NDArray[np.uint8] | _Floats) -> _Floats:
-    """CIELAB of sRGB colours, (..., 3)."""
+    """CIELAB of sRGB colors, (..., 3)."""
     ratio = linear(srgb) @ _TO_XYZ.T / _WHITE
     f = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio * (29 / 6) ** 2 / 3 + 4 / 29)
     x, y, z = np.moveaxis(f, -1, 0)
@@ -35,7 +35,7 @@ def lab(srgb: NDArray[np.uint8] | _Floats) -> _Floats:
 
 
 def difference(first: _Floats, second: _Floats) -> _Floats:
-    """Of two arrays of CIELAB colours, (..., 3)."""
+    """Of two arrays of CIELAB colors, (..., 3)."""
     (l1, a1, b1), (l2, a2, b2) = np.moveaxis(first, -1, 0), np.moveaxis(second, -1, 0)
     mean = (np.hypot(a1, b1) + np.hypot(a2, b2)) / 2  # 3
     g = 0.5 * (1 - np.sqrt(mean**7 / (mean**7 + 25.0**7)))  # 4

@@ -20,7 +20,7 @@ Encode = Callable[..., bytes]
 
 @pytest.fixture(scope="session")
 def photo() -> Image.Image:
-    """96 x 64, with fine structure and strong colours."""
+    """96 x 64, with fine structure and strong colors."""
     with Image.open(PHOTOS / "coffee.jpg") as image:
         return image.convert("RGB").resize((96, 64), Image.Resampling.LANCZOS)
 

@@ -82,7 +82,7 @@ def test_every_mode_with_alpha(mode: str) -> None:
     assert np.abs(np.asarray(rgb, int) - expected).max() <= 2
 
 
-def test_a_16_bit_transparent_colour_meets_8_bit_pixels() -> None:
+def test_a_16_bit_transparent_color_meets_8_bit_pixels() -> None:
     image = Image.new("RGB", (2, 1), (18, 52, 86))
     image.putpixel((1, 0), (9, 9, 9))
     image.info["transparency"] = (18 * 257, 52 * 257, 86 * 257)

@@ -41,7 +41,7 @@ def _over(picture: Picture, alpha: NDArray[np.float64], color: Rgba) -> NDArray[
 
 
 @pytest.mark.parametrize("own_alpha", [False, True])
-def test_a_cutout_keeps_colours_and_multiplies_the_alphas(*, own_alpha: bool) -> None:
+def test_a_cutout_keeps_colors_and_multiplies_the_alphas(*, own_alpha: bool) -> None:
     picture, matte = _picture(1, own_alpha=own_alpha)
     result = _compose(picture, matte)
     assert result.shape == (_HEIGHT, _WIDTH, 4)
@@ -65,7 +65,7 @@ def test_the_matte_is_rounded_to_the_nearest_level(level: float, expected: int) 
 
 
 @pytest.mark.parametrize("own_alpha", [False, True])
-def test_an_opaque_colour_gives_rgb(*, own_alpha: bool) -> None:
+def test_an_opaque_color_gives_rgb(*, own_alpha: bool) -> None:
     picture, matte = _picture(3, own_alpha=own_alpha)
     color = (10, 200, 90, 255)
     result = _compose(picture, matte, color)
@@ -79,19 +79,19 @@ def test_an_opaque_colour_gives_rgb(*, own_alpha: bool) -> None:
     seed=st.integers(0, 2**32 - 1),
     own_alpha=st.booleans(),
 )
-def test_a_translucent_colour_goes_by_the_over_operator(
+def test_a_translucent_color_goes_by_the_over_operator(
     *, color: Rgba, seed: int, own_alpha: bool
 ) -> None:
     picture, matte = _picture(seed, own_alpha=own_alpha)
     result = _compose(picture, matte, color)
     expected = _over(picture, _alpha(picture, matte), color)
     assert np.abs(result[..., 3] - expected[..., 3]).max() <= 1
-    # Compared as they would look: a colour matters as much as its alpha.
+    # Compared as they would look: a color matters as much as its alpha.
     weight = expected[..., 3:] / 255
     assert (np.abs(result[..., :3] - expected[..., :3]) * weight).max() <= 2
 
 
-def test_a_wholly_transparent_colour_is_no_colour() -> None:
+def test_a_wholly_transparent_color_is_no_color() -> None:
     picture, matte = _picture(4, own_alpha=True)
     assert np.array_equal(_compose(picture, matte, (255, 255, 255, 0)), _compose(picture, matte))
 

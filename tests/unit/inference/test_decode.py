@@ -115,7 +115,7 @@ def test_gray_and_palette_modes(mode: str, photo: Image.Image, encode_as: Encode
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
-def test_an_alpha_channel_stands_beside_the_colours(
+def test_an_alpha_channel_stands_beside_the_colors(
     mode: str, photo: Image.Image, encode_as: Encode
 ) -> None:
     image = photo.convert("RGBA")
@@ -149,7 +149,7 @@ def test_a_palette_with_an_alpha_per_entry(encode_as: Encode) -> None:
 @pytest.mark.parametrize(
     ("mode", "color", "key"), [("L", 90, 90), ("RGB", (1, 2, 3), (1, 2, 3)), ("1", 0, 0)]
 )
-def test_a_transparent_colour_without_alpha_channel(
+def test_a_transparent_color_without_alpha_channel(
     mode: str, color: object, key: object, encode_as: Encode
 ) -> None:
     image = Image.new(mode, (4, 4), color)  # type: ignore[arg-type]
@@ -275,9 +275,7 @@ def test_a_broken_profile_is_ignored(profile: bytes, photo: Image.Image, encode_
     assert _error(decode(encode_as(photo, "PNG", icc_profile=profile)), photo) == 0
 
 
-def test_a_profile_of_another_colour_space_is_ignored(
-    photo: Image.Image, encode_as: Encode
-) -> None:
+def test_a_profile_of_another_color_space_is_ignored(photo: Image.Image, encode_as: Encode) -> None:
     assert _error(decode(encode_as(photo, "PNG", icc_profile=_profile("LAB"))), photo) == 0
     gray = photo.convert("L")
     assert _error(decode(encode_as(gray, "PNG", icc_profile=_profile("sRGB"))), gray) == 0

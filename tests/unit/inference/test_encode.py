@@ -40,7 +40,7 @@ def test_webp_keeps_the_alpha_and_hides_nothing(cutout: np.ndarray) -> None:
     assert (np.abs(pixels[..., :3].astype(int) - cutout[..., :3]) * weight).mean() < 5
 
 
-def test_jpg_keeps_colours_at_full_resolution(photo: Image.Image) -> None:
+def test_jpg_keeps_colors_at_full_resolution(photo: Image.Image) -> None:
     options = Options(output_format=OutputFormat.JPG, matte_color=_WHITE)
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[:, ::2] = (255, 0, 0)  # columns of one pixel: half resolution would blend them

@@ -35,7 +35,7 @@ def test_what_is_absent_takes_its_default() -> None:
 
 
 @given(_COLORS)
-def test_eight_digits_are_the_colour_itself(color: Rgba) -> None:
+def test_eight_digits_are_the_color_itself(color: Rgba) -> None:
     assert parse_color("#{:02x}{:02X}{:02x}{:02X}".format(*color)) == color
 
 
@@ -45,7 +45,7 @@ def test_six_digits_are_opaque(color: tuple[int, int, int]) -> None:
 
 
 @given(st.text())
-def test_any_text_is_a_colour_or_refused(text: str) -> None:
+def test_any_text_is_a_color_or_refused(text: str) -> None:
     try:
         color = parse_color(text)
     except InvalidOptionError as error:
@@ -70,7 +70,7 @@ def test_names_and_short_forms(text: str, color: Rgba) -> None:
 @pytest.mark.parametrize(
     "text", ["", "#", "#12", "#12345", "#gggggg", "fff", "whitish", "rgb(1,2,3)", "#fff\n", " #fff"]
 )
-def test_other_texts_are_no_colours(text: str) -> None:
+def test_other_texts_are_no_colors(text: str) -> None:
     with pytest.raises(InvalidOptionError, match="Give a color as #rgb"):
         parse_color(text)
 
@@ -83,7 +83,7 @@ def test_a_quality_out_of_range_is_refused(quality: object) -> None:
 
 
 @pytest.mark.parametrize("color", [[1, 2, 3], [1, 2, 3, 256], [1, 2, 3, -1], [1, 2, 3, 4.0], []])
-def test_a_colour_of_other_levels_is_refused(color: list[object]) -> None:
+def test_a_color_of_other_levels_is_refused(color: list[object]) -> None:
     with pytest.raises(InvalidOptionError, match="red, green, blue and alpha") as caught:
         Options.from_dict({"matte_color": color})
     assert caught.value.field == "matte_color"

@@ -44,10 +44,10 @@ def test_a_result_is_what_it_says(
 def test_the_stages_come_in_order(
     photo: Image.Image, encode_as: Encode, ellipse_model: MattingModel
 ) -> None:
-    told: list[str] = []
-    timer = StageTimer(told.append)
+    stages: list[str] = []
+    timer = StageTimer(stages.append)
     remove_background(encode_as(photo, "PNG"), Options(), ellipse_model, stages=timer)
-    assert told == list(STAGES)
+    assert stages == list(STAGES)
     assert list(timer.timings) == [f"{stage}_ms" for stage in STAGES]
 
 

@@ -18,11 +18,11 @@ def test_whole_milliseconds_in_the_order_of_entry(clock: Iterator[float]) -> Non
     assert list(timer.timings.items()) == [("decode_ms", 22), ("inference_ms", 500)]
 
 
-def test_before_is_told_and_may_end_the_job() -> None:
-    told = []
+def test_before_is_called_and_may_end_the_job() -> None:
+    entered = []
 
     def before(stage: str) -> None:
-        told.append(stage)
+        entered.append(stage)
         if stage == "inference":
             raise TimeoutError(stage)
 
@@ -31,7 +31,7 @@ def test_before_is_told_and_may_end_the_job() -> None:
         pass
     with pytest.raises(TimeoutError), timer("inference"):
         pytest.fail("the stage was entered")
-    assert told == ["decode", "inference"]
+    assert entered == ["decode", "inference"]
     assert list(timer.timings) == ["decode_ms"]
 
 

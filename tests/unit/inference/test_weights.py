@@ -1,4 +1,4 @@
-"""What is told of a model's file before its engine is loaded."""
+"""What can be checked of a model's file before its engine is loaded."""
 
 import hashlib
 from dataclasses import replace

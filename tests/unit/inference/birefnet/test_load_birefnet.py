@@ -68,5 +68,5 @@ def test_every_registered_birefnet_has_its_network_and_patch_order() -> None:
         assert spec.patch_order is order
 
 
-def test_only_rmbg_2_0_needs_a_licence_for_commerce() -> None:
+def test_only_rmbg_2_0_needs_a_license_for_commerce() -> None:
     assert [s.name for s in MODELS.values() if not s.commercial_use] == ["rmbg-2.0"]

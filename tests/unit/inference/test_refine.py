@@ -12,7 +12,7 @@ from pymatting import estimate_foreground_ml
 from inference import refine_torch
 from inference.refine import NEGLIGIBLE_ALPHA, estimate_foreground
 
-_PHOTOS = Path(__file__).parents[1] / "data"
+_PHOTOS = Path(__file__).parents[2] / "data"
 _SIZE = (600, 400)
 #: Subject, the background that it was taken before.
 _PAIRS = [("astronaut", "coffee"), ("chelsea", "astronaut"), ("coffee", "chelsea")]
@@ -107,7 +107,7 @@ def test_a_hard_matte_changes_nothing() -> None:
     np.testing.assert_array_equal(estimate_foreground(rgb, alpha), rgb)
 
 
-def test_two_flat_colours_are_told_apart() -> None:
+def test_two_flat_colors_are_separated() -> None:
     alpha = np.tile(np.clip(np.linspace(-0.5, 1.5, 500, dtype=np.float32), 0, 1), (80, 1))
     red, blue = np.float32([200, 30, 20]), np.float32([10, 40, 180])
     taken = np.rint(_over(red, alpha, blue)).astype(np.uint8)

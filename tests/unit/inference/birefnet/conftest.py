@@ -17,7 +17,7 @@ from inference.models.birefnet.config import PRESETS, PatchOrder
 from inference.models.birefnet.golden import golden_network, golden_state
 from inference.models.birefnet.network import BiRefNet
 
-_GOLDEN = Path(__file__).parents[2] / "data" / "golden_model"
+_GOLDEN = Path(__file__).parents[3] / "data" / "golden_model"
 
 
 @pytest.fixture(scope="session")

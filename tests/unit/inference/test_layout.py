@@ -1,4 +1,4 @@
-"""Exact places, on pictures whose subject is a rectangle that the model is told of."""
+"""Exact places, on pictures whose subject is a rectangle that the model knows."""
 
 import io
 import zipfile
@@ -126,7 +126,7 @@ def test_a_smaller_result_has_no_rim_of_the_old_background() -> None:
     assert (result.width, result.height) == (100, 67)
     assert (result.full_width, result.full_height) == (_WIDTH, _HEIGHT)
     seen = pixels[..., 3] > 0
-    # As it would look: a colour matters as much as its alpha.
+    # As it would look: a color matters as much as its alpha.
     error = np.abs(pixels[seen][:, :3].astype(int) - _RED) * (pixels[seen][:, 3:] / 255)
     assert error.max() <= 2
     assert not pixels[~seen].any()
@@ -270,7 +270,7 @@ def test_a_zip_holds_what_the_png_shows() -> None:
         assert error.mean() <= 3
 
 
-def test_a_zips_colours_keep_the_old_background() -> None:
+def test_a_zips_colors_keep_the_old_background() -> None:
     result = remove_background(
         _png(_SUBJECT), Options.from_dict({"output_format": "zip"}), RedModel()
     )

@@ -39,7 +39,7 @@ def test_soft_edges_are_refined_unless_that_is_refused() -> None:
     np.testing.assert_array_equal(refined[..., 3], plain[..., 3])
     assert (refined[..., :3] != plain[..., :3]).any()
     columns = plain[0, :, 0].astype(int)
-    assert columns[-1] > columns[0] + 200, "the plain cutout keeps the photo's own colours"
+    assert columns[-1] > columns[0] + 200, "the plain cutout keeps the photo's own colors"
 
 
 @pytest.mark.parametrize("value", [1, "true", None])

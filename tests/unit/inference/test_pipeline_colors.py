@@ -1,4 +1,4 @@
-"""Colours of a result, against those that a profile means; and every way up."""
+"""Colors of a result, against those that a profile means; and every way up."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ def test_the_yardstick(
     assert found == pytest.approx(expected, abs=5e-5)
 
 
-def test_a_wide_gamut_photo_keeps_its_colours(photo: Image.Image, encode_as: Encode) -> None:
+def test_a_wide_gamut_photo_keeps_its_colors(photo: Image.Image, encode_as: Encode) -> None:
     # Encoded by arithmetic into primaries other than sRGB's, with a curve of its own.
     mix = np.array([[0.8, 0.2, 0.0], [0.05, 0.95, 0.0], [0.02, 0.08, 0.9]])
     light = ciede2000.linear(np.asarray(photo)) @ mix.T

@@ -107,16 +107,16 @@ def _refusal(spec: ModelSpec, folder: Path, access: HubAccess) -> str:
     return str(caught.value)
 
 
-def test_a_pinned_file_is_fetched_checked_and_its_progress_told(
+def test_a_pinned_file_is_fetched_checked_and_its_progress_reported(
     hub: Hub, access: HubAccess, spec: ModelSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told: list[tuple[int, int | None]] = []
+    reports: list[tuple[int, int | None]] = []
     folder = tmp_path / "models"
-    path = fetch_model(spec, folder, hub=access, progress=lambda *at: told.append(at))
+    path = fetch_model(spec, folder, hub=access, progress=lambda *at: reports.append(at))
     assert path.read_bytes() == hub.body
     assert [each.name for each in folder.iterdir()] == ["rmbg-2.0.safetensors"]
-    assert told[-1] == (len(hub.body), len(hub.body))
-    assert told == sorted(told)
+    assert reports[-1] == (len(hub.body), len(hub.body))
+    assert reports == sorted(reports)
     assert f"GET /briaai/RMBG-2.0/resolve/{_COMMIT}/model.safetensors" in hub.asked
     assert "pinned" not in caplog.text
     hub.asked.clear()

@@ -13,7 +13,7 @@ from inference.models.birefnet.fast import deformable
 
 _SCRIPT = Path(__file__).with_name("interpreted_kernel.py")
 
-# Not the package: importing it here would settle for good that it does not interpret.
+# Not the package: importing it here would fix for good that it does not interpret.
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 

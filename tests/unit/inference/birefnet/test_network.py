@@ -67,10 +67,10 @@ def test_patch_orders_are_what_they_say(grid: int) -> None:
     image = torch.arange(3 * side * side, dtype=torch.float32).view(1, 3, side, side)
     ours = image_to_patches(image, grid, PatchOrder.BIREFNET)
     rmbgs = image_to_patches(image, grid, PatchOrder.RMBG_2_0)
-    colour, row, col = 2, grid - 1, 1
-    tile = image[0, colour, 2 * row : 2 * row + 2, 2 * col : 2 * col + 2]
-    assert torch.equal(ours[0, (colour * grid + row) * grid + col], tile)
-    assert torch.equal(rmbgs[0, (col * grid + row) * 3 + colour], tile)
+    color, row, col = 2, grid - 1, 1
+    tile = image[0, color, 2 * row : 2 * row + 2, 2 * col : 2 * col + 2]
+    assert torch.equal(ours[0, (color * grid + row) * grid + col], tile)
+    assert torch.equal(rmbgs[0, (col * grid + row) * 3 + color], tile)
 
 
 def test_permuting_there_and_back_changes_nothing_else() -> None:

@@ -145,7 +145,7 @@ def test_a_compiler_that_fails_leaves_the_fast_path(monkeypatch: pytest.MonkeyPa
     assert runner(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 64, 64)
 
 
-def test_batches_are_filled_up_to_the_next_recorded_one() -> None:
+def test_batches_are_padded_to_the_next_captured_size() -> None:
     filled = [smallest_fitting_batch(count, CAPTURED_BATCHES) for count in range(1, 9)]
     assert filled == [1, 2, 4, 4, 8, 8, 8, 8]
 
@@ -209,7 +209,7 @@ def test_without_a_folder_nothing_is_kept(tmp_path: Path) -> None:
             assert not used
 
 
-def test_a_compilers_own_error_is_looked_beneath(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_beneath_the_compilers_own_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         error = RuntimeError("backend='inductor' raised:\nmany lines")
         error.inner_exception = OSError("no gcc")  # as torch's BackendCompilerFailed has
@@ -219,7 +219,7 @@ def test_a_compilers_own_error_is_looked_beneath(monkeypatch: pytest.MonkeyPatch
     assert _make_graphed(None).reason == "torch.compile failed: OSError: no gcc"
 
 
-@pytest.mark.parametrize(("mode", "expected"), [(0o770, "passing"), (0o1777, "kept")])
+@pytest.mark.parametrize(("mode", "expected"), [(0o770, "temporary"), (0o1777, "kept")])
 def test_a_folder_that_others_may_replace_is_not_used(
     tmp_path: Path, mode: int, expected: str
 ) -> None:
@@ -227,14 +227,14 @@ def test_a_folder_that_others_may_replace_is_not_used(
     above.mkdir()
     above.chmod(mode)
     with compiler_cache_folder(above / "compiled") as kept:
-        assert ("kept" if kept else "passing") == expected
+        assert ("kept" if kept else "temporary") == expected
 
 
-def test_where_nothing_is_kept_a_passing_folder_of_our_own_is_used() -> None:
+def test_a_temporary_folder_is_used_where_nothing_is_kept() -> None:
     with compiler_cache_folder(None):
-        passing = Path(cache_dir())
-        assert passing.stat().st_mode & 0o777 == 0o700
-    assert not passing.exists()
+        temporary = Path(cache_dir())
+        assert temporary.stat().st_mode & 0o777 == 0o700
+    assert not temporary.exists()
 
 
 def test_a_folder_that_is_not_used_is_named(

@@ -128,7 +128,7 @@ def test_bench_refine_prints_its_table(app: typer.Typer) -> None:
     assert "300x200" in _run(app, "bench", "refine", *sizes)
 
 
-def test_the_floor_is_the_arithmetic_at_the_devices_peak() -> None:
+def test_the_roofline_is_the_arithmetic_at_the_devices_peak() -> None:
     assert PeakThroughput(tflops=2.0, source="made up").milliseconds(10**11) == pytest.approx(50)
 
 
