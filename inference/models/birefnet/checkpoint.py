@@ -22,44 +22,14 @@ from inference.models.birefnet.decoder import image_to_patches
 from inference.models.birefnet.network import BiRefNet
 from inference.models.birefnet.safetensors_file import TensorEntry, find_checkpoint, read_header
 
-_COLORS = 3
-
-
-def permute_patch_order(
-    state: dict[str, Tensor], source: PatchOrder, target: PatchOrder
-) -> dict[str, Tensor]:
-    """Convert a checkpoint of one patch order for a network that runs in the other.
-
-    Only the inputs of `decoder.ipt_blk{5,4,3,2}.conv1` are reordered.
-    """
-    if source is target:
-        return state
-    permuted = dict(state)
-    for level, grid in PATCH_GRIDS.items():
-        name = f"decoder.ipt_blk{level}.conv1.weight"
-        permuted[name] = state[name][:, _channel_permutation(grid, source, target)].contiguous()
-    return permuted
-
-
-def _channel_permutation(grid: int, source: PatchOrder, target: PatchOrder) -> Tensor:
-    """Return, for every channel in the target order, its number in the source order."""
-    # Each tile of this picture is one numbered pixel, so its patches show the order of channels.
-    numbers = torch.arange(_COLORS * grid * grid).view(1, _COLORS, grid, grid)
-    in_source = image_to_patches(numbers, grid, source).flatten()
-    in_target = image_to_patches(numbers, grid, target).flatten()
-    return in_source.argsort()[in_target]
-
-
 #: Patch orders by the SHA-256 of the file; they override the order that a caller gives.
 KNOWN_PATCH_ORDERS: Mapping[str, PatchOrder] = MappingProxyType(
     {"566ed80c3d95f87ada6864d4cbe2290a1c5eb1c7bb0b123e984f60f76b02c3a7": PatchOrder.RMBG_2_0}
 )
-
 _FLOAT_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
-
 _INTEGER_TYPES = frozenset({"I64", "I32"})
-
 _MAX_NAMED_KEYS = 3  # keys that a message lists before it only counts
+_COLORS = 3
 
 
 def load_network(
@@ -153,3 +123,28 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def permute_patch_order(
+    state: dict[str, Tensor], source: PatchOrder, target: PatchOrder
+) -> dict[str, Tensor]:
+    """Convert a checkpoint of one patch order for a network that runs in the other.
+
+    Only the inputs of `decoder.ipt_blk{5,4,3,2}.conv1` are reordered.
+    """
+    if source is target:
+        return state
+    permuted = dict(state)
+    for level, grid in PATCH_GRIDS.items():
+        name = f"decoder.ipt_blk{level}.conv1.weight"
+        permuted[name] = state[name][:, _channel_permutation(grid, source, target)].contiguous()
+    return permuted
+
+
+def _channel_permutation(grid: int, source: PatchOrder, target: PatchOrder) -> Tensor:
+    """Return, for every channel in the target order, its number in the source order."""
+    # Each tile of this picture is one numbered pixel, so its patches show the order of channels.
+    numbers = torch.arange(_COLORS * grid * grid).view(1, _COLORS, grid, grid)
+    in_source = image_to_patches(numbers, grid, source).flatten()
+    in_target = image_to_patches(numbers, grid, target).flatten()
+    return in_source.argsort()[in_target]

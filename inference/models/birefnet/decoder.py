@@ -12,6 +12,10 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from inference.models.birefnet.config import PATCH_GRIDS, BiRefNetConfig, PatchOrder
 
+#: The levels that have a lateral connection and an outline attention, coarsest first.
+ATTENDED_LEVELS = (4, 3, 2)
+_GRADIENT_CHANNELS = 16  # of the maps that the outline attention is made of ("gdt")
+
 
 def deform_conv2d(x: Tensor, offset: Tensor, modulator: Tensor, weight: Tensor) -> Tensor:
     """Compute a deformable convolution of stride 1 with zeros outside the map ("same" padding).
@@ -71,7 +75,7 @@ class DeformableConv2d(nn.Module):
         self.regular_conv = nn.Conv2d(in_channels, out_channels, kernel, padding=pad, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, in_channels, height, width) to (batch, out_channels, height, width)."""
+        """Map (batch, in_channels, height, width) to (batch, out_channels, height, width)."""
         modulator = 2 * torch.sigmoid(self.modulator_conv(x))
         return deform_conv2d(x, self.offset_conv(x), modulator, self.regular_conv.weight)
 
@@ -92,7 +96,7 @@ class DeformableBranch(nn.Module):
         self.bn = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, in_channels, height, width) to (batch, out_channels, height, width)."""
+        """Map (batch, in_channels, height, width) to (batch, out_channels, height, width)."""
         return F.relu(self.bn(self.atrous_conv(x)))
 
 
@@ -114,7 +118,7 @@ class DeformablePyramid(nn.Module):
         self.bn1 = nn.BatchNorm2d(inner)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, inner, height, width) to the same."""
+        """Map (batch, inner, height, width) to that shape."""
         branches = [self.aspp1(x), *(branch(x) for branch in self.aspp_deforms)]
         pooled = self.global_avg_pool(x).expand_as(branches[0])
         return F.relu(self.bn1(self.conv1(torch.cat([*branches, pooled], dim=1))))
@@ -133,7 +137,7 @@ class DecoderBlock(nn.Module):
         self.bn_out = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, in_channels, height, width) to (batch, out_channels, height, width)."""
+        """Map (batch, in_channels, height, width) to (batch, out_channels, height, width)."""
         x = F.relu(self.bn_in(self.conv_in(x)))
         out: Tensor = self.bn_out(self.conv_out(self.dec_att(x)))
         return out
@@ -147,7 +151,7 @@ class LateralBlock(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, height, width) to the same."""
+        """Map (batch, channels, height, width) to that shape."""
         out: Tensor = self.conv(x)
         return out
 
@@ -161,7 +165,7 @@ class InputBlock(nn.Module):
         self.conv_out = nn.Conv2d(inner, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, in_channels, height, width) to (batch, out_channels, height, width)."""
+        """Map (batch, in_channels, height, width) to (batch, out_channels, height, width)."""
         out: Tensor = self.conv_out(self.conv1(x))
         return out
 
@@ -186,10 +190,6 @@ def image_to_patches(image: Tensor, grid: int, order: PatchOrder) -> Tensor:
     return tiles.reshape(batch, colors * grid * grid, height // grid, width // grid)
 
 
-_GRADIENT_CHANNELS = 16  # of the maps that the outline attention is made of ("gdt")
-_ATTENDED_LEVELS = (4, 3, 2)
-
-
 class Decoder(nn.Module):
     """Levels 4 (coarsest) to 1, named as in the checkpoints."""
 
@@ -211,7 +211,7 @@ class Decoder(nn.Module):
             self.add_module(f"decoder_block{level}", DecoderBlock(wide, out, config))
         self.ipt_blk1 = InputBlock(3, injected[1], config.inner_channels)
         self.conv_out1 = nn.Sequential(nn.Conv2d(x1 // 2 + injected[1], 1, 1))
-        for level, channels in zip(_ATTENDED_LEVELS, (x3, x2, x1), strict=True):
+        for level, channels in zip(ATTENDED_LEVELS, (x3, x2, x1), strict=True):
             self._add_attended(level, channels)
 
     def _add_attended(self, level: int, channels: int) -> None:
@@ -228,9 +228,9 @@ class Decoder(nn.Module):
         self.add_module(f"gdt_convs_pred_{level}", nn.Sequential(nn.Conv2d(thin, 1, 1)))
 
     def forward(self, image: Tensor, maps: list[Tensor]) -> Tensor:
-        """(batch, 3, height, width) and x1..x4, finest first, to (batch, 1, height, width)."""
+        """Map (batch, 3, height, width) and x1..x4, finest first, to (batch, 1, height, width)."""
         p = maps[-1]
-        for level in _ATTENDED_LEVELS:
+        for level in ATTENDED_LEVELS:
             p = self._run(f"decoder_block{level}", self._inject(image, p, level + 1))
             p = p * self._outlines(p, level)
             finer = maps[level - 2]

@@ -12,7 +12,7 @@ from inference.models.birefnet.config import SwinConfig
 # Added to the logits of token pairs that a cyclic shift made neighbors: their weight becomes 0 in
 # every precision, and, unlike with -inf, no row can become NaN.
 _MASKED_LOGIT = -100.0
-_PATCH_SIDE = 4  # pixels on a side of one token of the first stage
+PATCH_SIDE = 4  # pixels on a side of one token of the first stage
 
 
 def split_windows(x: Tensor, window: int) -> Tensor:
@@ -69,11 +69,11 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, dim, kernel_size=_PATCH_SIDE, stride=_PATCH_SIDE)
+        self.proj = nn.Conv2d(3, dim, kernel_size=PATCH_SIDE, stride=PATCH_SIDE)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, 3, height, width) to (batch, height / 4, width / 4, dim)."""
+        """Map (batch, 3, height, width) to (batch, height / 4, width / 4, dim)."""
         tokens: Tensor = self.norm(self.proj(x).permute(0, 2, 3, 1))
         return tokens
 
@@ -174,7 +174,7 @@ class PatchMerging(nn.Module):
         self.norm = nn.LayerNorm(4 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, rows, columns, dim) to (batch, ceil(rows/2), ceil(columns/2), 2 dim)."""
+        """Map (batch, rows, columns, dim) to (batch, ceil(rows/2), ceil(columns/2), 2 dim)."""
         rows, cols = x.shape[1:3]
         x = F.pad(x, (0, 0, 0, cols % 2, 0, rows % 2))
         corners = [x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)]
@@ -213,7 +213,7 @@ class Swin(nn.Module):
             self.add_module(f"norm{index}", nn.LayerNorm(dim))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(batch, 3, height, width) to 1/4, 1/8, 1/16 and 1/32 of it, NCHW."""
+        """Map (batch, 3, height, width) to maps of 1/4, 1/8, 1/16 and 1/32 of it, NCHW."""
         x = self.patch_embed(x)
         maps = []
         for index, stage in enumerate(self.layers):

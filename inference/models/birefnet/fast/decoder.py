@@ -9,6 +9,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from inference.models.birefnet.config import PATCH_GRIDS, BiRefNetConfig, PatchOrder
 from inference.models.birefnet.decoder import (
+    ATTENDED_LEVELS,
     Decoder,
     DecoderBlock,
     DeformableBranch,
@@ -36,7 +37,7 @@ class FixedConv(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, inputs, height, width) to (batch, outputs, height, width)."""
+        """Map (batch, inputs, height, width) to (batch, outputs, height, width)."""
         return F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
 
 
@@ -65,67 +66,6 @@ def split_by_input(conv: FixedConv, channels: Sequence[int]) -> nn.ModuleList:
     weights = torch.split(conv.weight, list(channels), dim=1)
     biases = [conv.bias, *[None] * (len(weights) - 1)]
     return nn.ModuleList(FixedConv(*pair) for pair in zip(weights, biases, strict=True))
-
-
-class FusedTail(nn.Module):
-    """The last convolutions, fused: from the last pyramid's output and the picture to logits.
-
-    Only additions lie between these convolutions and the logits, and a convolution after another
-    is one convolution, so neither the picture's 48 or so channels nor the hundreds of features
-    exist at full size. Two 3x3 convolutions differ from their 5x5 only on the outermost pixels,
-    where the second one sees zeros instead of the first one's output for pixels outside; those
-    pixels are computed by the two.
-    """
-
-    def __init__(self, decoder: Decoder) -> None:
-        super().__init__()
-        block = cast("DecoderBlock", decoder.get_submodule("decoder_block1"))
-        out = fold_batch_norm(block.conv_out, block.bn_out)
-        last, last_bias = (value.detach() for value in decoder.conv_out1[0].parameters())
-        features, picture = last[:, : len(out.weight), 0, 0], last[:, len(out.weight) :, 0, 0]
-        self.features = FixedConv(
-            _narrow_outputs(features, out.weight), features @ cast("Tensor", out.bias)
-        )
-        inject = decoder.ipt_blk1
-        bias = picture @ cast("Tensor", inject.conv_out.bias) + last_bias
-        self.first = FixedConv(inject.conv1.weight, inject.conv1.bias)
-        self.second = FixedConv(_narrow_outputs(picture, inject.conv_out.weight), bias)
-        self.both = _fuse_convs(self.first, self.second)
-
-    def forward(self, image: Tensor, p: Tensor) -> Tensor:
-        """Map the picture and (batch, inner, side / 4, side / 4) to (batch, 1, side, side)."""
-        logits = resize(self.features(p), image.shape[-2:])
-        return logits.add_(self._picture(image))
-
-    def _picture(self, image: Tensor) -> Tensor:
-        out: Tensor = self.both(image)
-        # A strip of three pixels holds everything that the outermost line depends on.
-        out[:, :, 0] = self._exact(image[:, :, :3])[:, :, 0]
-        out[:, :, -1] = self._exact(image[:, :, -3:])[:, :, -1]
-        out[:, :, :, 0] = self._exact(image[:, :, :, :3])[:, :, :, 0]
-        out[:, :, :, -1] = self._exact(image[:, :, :, -3:])[:, :, :, -1]
-        return out
-
-    def _exact(self, strip: Tensor) -> Tensor:
-        out: Tensor = self.second(self.first(strip))
-        return out
-
-
-def _narrow_outputs(rows: Tensor, weight: Tensor) -> Tensor:
-    """Apply a 1x1 convolution, (1, outputs), to the outputs of another one's weight."""
-    return torch.einsum("po,ochw->pchw", rows, weight)
-
-
-def _fuse_convs(first: FixedConv, second: FixedConv) -> FixedConv:
-    """Fuse two 3x3 convolutions into a 5x5 that is equal except at the border."""
-    kernels = first.weight.detach().permute(1, 0, 2, 3)
-    # Correlating one kernel with the other one flipped convolves the two.
-    weight = F.conv2d(kernels, second.weight.flip(2, 3), padding=2).permute(1, 0, 2, 3)
-    bias = second.weight.sum((2, 3)) @ cast("Tensor", first.bias) + cast("Tensor", second.bias)
-    return FixedConv(weight, bias)
-
-
-_ATTENDED_LEVELS = (4, 3, 2)
 
 
 def to_rows(x: Tensor) -> Tensor:
@@ -236,9 +176,9 @@ class FastDecoder(nn.Module):
             nn.ModuleDict(),
             nn.ModuleDict(),
         )
-        for level in (*_ATTENDED_LEVELS, 1):
+        for level in (*ATTENDED_LEVELS, 1):
             self._add_block(decoder, level)
-        for level in _ATTENDED_LEVELS:
+        for level in ATTENDED_LEVELS:
             self._add_attended(decoder, level)
         self.tail = FusedTail(decoder)
 
@@ -281,7 +221,7 @@ class FastDecoder(nn.Module):
             (batch, 1, side, side).
         """
         p = self.squeeze_out(self.squeeze([context]))
-        for level in _ATTENDED_LEVELS:
+        for level in ATTENDED_LEVELS:
             name = str(level)
             p = self.outs[name](self._block(image, p, level))
             p = p.mul_(self.looks[name](p))
@@ -309,3 +249,61 @@ def _require_bias(conv: nn.Conv2d) -> Tensor:
     if conv.bias is None:
         raise TypeError("the convolutions of offsets and modulators have a bias")
     return conv.bias
+
+
+class FusedTail(nn.Module):
+    """The last convolutions, fused: from the last pyramid's output and the picture to logits.
+
+    Only additions lie between these convolutions and the logits, and a convolution after another
+    is one convolution, so neither the picture's 48 or so channels nor the hundreds of features
+    exist at full size. Two 3x3 convolutions differ from their 5x5 only on the outermost pixels,
+    where the second one sees zeros instead of the first one's output for pixels outside; those
+    pixels are computed by the two.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        block = cast("DecoderBlock", decoder.get_submodule("decoder_block1"))
+        out = fold_batch_norm(block.conv_out, block.bn_out)
+        last, last_bias = (value.detach() for value in decoder.conv_out1[0].parameters())
+        features, picture = last[:, : len(out.weight), 0, 0], last[:, len(out.weight) :, 0, 0]
+        self.features = FixedConv(
+            _narrow_outputs(features, out.weight), features @ cast("Tensor", out.bias)
+        )
+        inject = decoder.ipt_blk1
+        bias = picture @ cast("Tensor", inject.conv_out.bias) + last_bias
+        self.first = FixedConv(inject.conv1.weight, inject.conv1.bias)
+        self.second = FixedConv(_narrow_outputs(picture, inject.conv_out.weight), bias)
+        self.both = _fuse_convs(self.first, self.second)
+
+    def forward(self, image: Tensor, p: Tensor) -> Tensor:
+        """Map the picture and (batch, inner, side / 4, side / 4) to (batch, 1, side, side)."""
+        logits = resize(self.features(p), image.shape[-2:])
+        return logits.add_(self._picture(image))
+
+    def _picture(self, image: Tensor) -> Tensor:
+        out: Tensor = self.both(image)
+        # A strip of three pixels holds everything that the outermost line depends on.
+        out[:, :, 0] = self._exact(image[:, :, :3])[:, :, 0]
+        out[:, :, -1] = self._exact(image[:, :, -3:])[:, :, -1]
+        out[:, :, :, 0] = self._exact(image[:, :, :, :3])[:, :, :, 0]
+        out[:, :, :, -1] = self._exact(image[:, :, :, -3:])[:, :, :, -1]
+        return out
+
+    def _exact(self, strip: Tensor) -> Tensor:
+        out: Tensor = self.second(self.first(strip))
+        return out
+
+
+def _narrow_outputs(rows: Tensor, weight: Tensor) -> Tensor:
+    """Apply a 1x1 convolution, (1, outputs), to the outputs of another one's weight."""
+    return torch.einsum("po,ochw->pchw", rows, weight)
+
+
+def _fuse_convs(first: FixedConv, second: FixedConv) -> FixedConv:
+    """Fuse two 3x3 convolutions into a 5x5 that is equal except at the border."""
+    kernels = first.weight.detach().permute(1, 0, 2, 3)
+    # Correlating one kernel with the other one flipped convolves the two.
+    weight = F.conv2d(kernels, second.weight.flip(2, 3), padding=2).permute(1, 0, 2, 3)
+    bias = second.weight.sum((2, 3)) @ cast("Tensor", first.bias) + cast("Tensor", second.bias)
+    return FixedConv(weight, bias)

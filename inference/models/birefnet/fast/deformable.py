@@ -22,77 +22,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-# The Triton kernel's tile of pixels and outputs, and its slice of channels.
-_TILE_PIXELS, _TILE_OUTPUTS, _SLICE_CHANNELS = 64, 256, 32
-
-_MIN_TILE_SIDE = 16  # the shortest side of Triton's matrix products
-
-
-@cache
-def triton_unusable_reason() -> str | None:
-    """Say why the Triton kernel cannot run in this process; None if it can."""
-    if not torch.cuda.is_available():
-        return "there is no CUDA device"
-    try:
-        _try_triton(torch.device("cuda", torch.cuda.current_device()))
-    except ImportError:
-        return "Triton is not installed"
-    except Exception as error:  # noqa: BLE001 - whatever the compiler raises, torch's operators remain
-        return f"Triton failed: {(str(error).splitlines() or [type(error).__name__])[0]}"
-    return None
-
-
-def triton_usable() -> bool:
-    """Return whether the Triton kernel can run in this process."""
-    return triton_unusable_reason() is None
-
-
-def deformable_triton(  # noqa: PLR0917 - an operator's parameters are positional
-    x: Tensor, places: Tensor, weight: Tensor, bias: Tensor, height: int, width: int
-) -> Tensor:
-    """Run the Triton kernel; `deformable` describes parameters and result."""
-    from inference.models.birefnet.fast.triton_program import deformable_program  # noqa: PLC0415 - Triton may be absent
-
-    channels, outputs = x.shape[1], weight.shape[1]
-    tile_outputs = min(_TILE_OUTPUTS, max(_MIN_TILE_SIDE, 1 << (outputs - 1).bit_length()))
-    slice_channels = min(_SLICE_CHANNELS, max(_MIN_TILE_SIDE, 1 << (channels - 1).bit_length()))
-    out = x.new_empty(len(x), outputs)
-    grid = (-(-len(x) // _TILE_PIXELS), -(-outputs // tile_outputs))
-    deformable_program[grid](
-        x.contiguous(),
-        places.contiguous(),
-        weight.contiguous(),
-        bias,
-        out,
-        len(x),
-        height,
-        width,
-        channels,
-        outputs,
-        SIDE=math.isqrt(places.shape[1] // 3),
-        PIXELS=_TILE_PIXELS,
-        OUTPUTS=tile_outputs,
-        CHANNELS=slice_channels,
-        num_warps=8,
-    )
-    return out
-
-
-def _try_triton(device: torch.device) -> None:
-    """Compile and run the smallest case."""
-    x, weight = (torch.ones(16, 16, device=device) for _ in range(2))
-    places, bias = torch.zeros(16, 3, device=device), torch.zeros(16, device=device)
-    if not torch.allclose(deformable_triton(x, places, weight, bias, 4, 4), torch.full_like(x, 16)):
-        raise RuntimeError("its sum is wrong")
-
-
 #: Bytes of samples held at once on the CPU: what fits into its caches.
 _CHUNK_BYTES: Final = 8 << 20
-
 _MIN_CHUNK_PIXELS: Final = 256
-
 #: A map's zero border, in pixels: samples end one pixel outside, and read one pixel further.
 _BORDER_BEFORE, _BORDER_AFTER = 1, 2
+# The Triton kernel's tile of pixels and outputs, and its slice of channels.
+_TILE_PIXELS, _TILE_OUTPUTS, _SLICE_CHANNELS = 64, 256, 32
+_MIN_TILE_SIDE = 16  # the shortest side of Triton's matrix products
 
 
 @torch.library.custom_op("rmbg::deformable", mutates_args=())
@@ -192,3 +129,61 @@ def _tap_offsets(side: int, device: torch.device) -> Tensor:
     """Return the taps' offsets in the padded table: (side**2, 2) float32."""
     along = torch.arange(side, device=device) - side // 2 + _BORDER_BEFORE
     return torch.stack(torch.meshgrid(along, along, indexing="ij"), -1).view(-1, 2).float()
+
+
+@cache
+def triton_unusable_reason() -> str | None:
+    """Say why the Triton kernel cannot run in this process; None if it can."""
+    if not torch.cuda.is_available():
+        return "there is no CUDA device"
+    try:
+        _try_triton(torch.device("cuda", torch.cuda.current_device()))
+    except ImportError:
+        return "Triton is not installed"
+    except Exception as error:  # noqa: BLE001 - whatever the compiler raises, torch's operators remain
+        return f"Triton failed: {(str(error).splitlines() or [type(error).__name__])[0]}"
+    return None
+
+
+def triton_usable() -> bool:
+    """Return whether the Triton kernel can run in this process."""
+    return triton_unusable_reason() is None
+
+
+def deformable_triton(  # noqa: PLR0917 - an operator's parameters are positional
+    x: Tensor, places: Tensor, weight: Tensor, bias: Tensor, height: int, width: int
+) -> Tensor:
+    """Run the Triton kernel; `deformable` describes parameters and result."""
+    from inference.models.birefnet.fast.triton_program import deformable_program  # noqa: PLC0415 - Triton may be absent
+
+    channels, outputs = x.shape[1], weight.shape[1]
+    tile_outputs = min(_TILE_OUTPUTS, max(_MIN_TILE_SIDE, 1 << (outputs - 1).bit_length()))
+    slice_channels = min(_SLICE_CHANNELS, max(_MIN_TILE_SIDE, 1 << (channels - 1).bit_length()))
+    out = x.new_empty(len(x), outputs)
+    grid = (-(-len(x) // _TILE_PIXELS), -(-outputs // tile_outputs))
+    deformable_program[grid](
+        x.contiguous(),
+        places.contiguous(),
+        weight.contiguous(),
+        bias,
+        out,
+        len(x),
+        height,
+        width,
+        channels,
+        outputs,
+        SIDE=math.isqrt(places.shape[1] // 3),
+        PIXELS=_TILE_PIXELS,
+        OUTPUTS=tile_outputs,
+        CHANNELS=slice_channels,
+        num_warps=8,
+    )
+    return out
+
+
+def _try_triton(device: torch.device) -> None:
+    """Compile and run the smallest case."""
+    x, weight = (torch.ones(16, 16, device=device) for _ in range(2))
+    places, bias = torch.zeros(16, 3, device=device), torch.zeros(16, device=device)
+    if not torch.allclose(deformable_triton(x, places, weight, bias, 4, 4), torch.full_like(x, 16)):
+        raise RuntimeError("its sum is wrong")

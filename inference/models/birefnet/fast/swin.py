@@ -14,9 +14,8 @@ from inference.models.birefnet.fast.windows import (
     plan_stage,
     window_bias,
 )
-from inference.models.birefnet.swin import Block, PatchMerging, Stage, Swin
+from inference.models.birefnet.swin import PATCH_SIDE, Block, PatchMerging, Stage, Swin
 
-_PATCH_SIDE = 4  # pixels on a side of one token of the first stage
 #: Tokens that go through both linear layers at once on the CPU, so that the values between the two
 #: layers stay in its cache.
 _CHUNK_ROWS = 1536
@@ -110,7 +109,7 @@ class FastSwin(nn.Module):
     def __init__(self, swin: Swin, window: int, sides: tuple[int, ...]) -> None:
         super().__init__()
         self.patch, self.patch_norm = swin.patch_embed.proj, swin.patch_embed.norm
-        lengths = [[side // _PATCH_SIDE >> index for side in sides] for index in range(4)]
+        lengths = [[side // PATCH_SIDE >> index for side in sides] for index in range(4)]
         self._plans = [plan_stage([(n, n) for n in of_stage], window) for of_stage in lengths]
         self._orders: dict[int, list[StageOrders]] = {}
         self.stages, self.merges, self.norms = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
@@ -151,7 +150,7 @@ class FastSwin(nn.Module):
         return maps
 
     def _embed(self, image: Tensor) -> Tensor:
-        """(batch, 3, side, side) to (batch * tokens, channels)."""
+        """Map (batch, 3, side, side) to (batch * tokens, channels)."""
         tokens = self.patch(image).permute(0, 2, 3, 1)
         out: Tensor = self.patch_norm(tokens).reshape(-1, tokens.shape[-1])
         return out
