@@ -1,19 +1,18 @@
 """Accepts a batch: each item becomes a task of its own, or carries the reason why it could not."""
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import structlog
 
 from api.errors import ERRORS, ApiError, from_inference
-from api.forms import FilePart, FormStream, TextPart
-from api.inputs import InputFile, too_large
+from api.forms import FilePart, FormStream, TextPart, read_file
+from api.inputs import InputFile, check_length
 from api.parameters import PICTURES, RemovalJson, build_submission, check_options, load
 from api.services import Services
-from api.submission import validate_webhook_url
+from api.submission import media_type, validate_webhook_url
 from inference.errors import InferenceError
 from tasks.accounts.api_keys import Owner
 from tasks.errors import (
@@ -24,13 +23,13 @@ from tasks.errors import (
     UncertainWriteError,
     UploadError,
 )
-from tasks.ids import new_batch_id
+from tasks.ids import new_batch_id, new_task_id
+from tasks.jobs.artifacts import discard_object
 from tasks.jobs.batches import Batch, BatchItem
 from tasks.jobs.idempotency import Reservation
 from tasks.jobs.model import JobError, Priority
-from tasks.uploads.store import ResumableUpload
+from tasks.storage import object_keys
 
-_BUFFER_BYTES: Final = 2**16
 #: The file field of a batch.
 IMAGES: Final = ("images", "images[]", "image")
 #: What a shared parameter says of the batch, not of each of its tasks.
@@ -46,16 +45,16 @@ class Entry:
     Attributes:
         name: the input's.
         parameters: its own, raw; the shared ones stand behind them.
-        upload: where its bytes wait, if it came as a file.
+        task_id: that its task is to have, if it came as a file.
+        image: the file, stored under that task's key unless it cannot be used.
         error: why it cannot become a task.
-        sha256: of its bytes, if it came as a file.
     """
 
     name: str
     parameters: Mapping[str, Any]
-    upload: ResumableUpload | None = None
+    task_id: str = ""
+    image: InputFile | None = None
     error: JobError | None = None
-    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +66,7 @@ class BatchSubmissionService:
     request_id: str
     charge: Callable[[float], object]
     idempotency_key: str | None
+    taken: set[str] = field(default_factory=set)
 
     def from_json(self, body: Mapping[str, Any]) -> tuple[Batch, bool]:
         """A batch of `items`, each with its own parameters, and of shared ones beside them.
@@ -116,28 +116,37 @@ class BatchSubmissionService:
             raise ApiError("batch_too_large", f"A batch may have {most} pictures.")
 
     def _stage(self, part: FilePart) -> Entry:
-        """Put a file into the bucket as it comes: what it is to become may stand behind it."""
-        upload = self.services.runtime.uploads.stage(
-            self.owner.id, io.BufferedReader(part, _BUFFER_BYTES), part.file_name
-        )
-        most = self.services.settings.max_image_bytes
-        error = explain(too_large(part.length, most)) if part.too_large else None
-        return Entry(part.file_name, {}, upload, error, part.sha256)
+        """Check a file, and store it under the key of the task that it is to become.
+
+        What the task is to be may follow in the form, so the manifest is added later.
+        """
+        task_id, image = new_task_id(), read_file(part)
+        settings = self.services.settings
+        try:
+            check_length(image.length, settings.max_image_bytes, "image")
+            kind = media_type(image.probe(settings.image_limits))
+        except (ApiError, InferenceError) as error:
+            return Entry(part.file_name, {}, image=image, error=explain(error))
+        else:
+            image.object_key = object_keys.original_key(task_id)
+            self.services.runtime.object_store.put(
+                image.object_key, image.stream, image.length, kind
+            )
+            return Entry(part.file_name, {}, task_id, image)
+        finally:
+            # One file at a time takes memory.
+            image.stream.close()
 
     def _discard(self, entry: Entry) -> None:
-        if entry.upload is None:
-            return
-        try:
-            self.services.runtime.uploads.erase(entry.upload)
-            self.services.runtime.uploads.store.remove(entry.upload.upload_id)
-        except TaskError:
-            # It expires like any other upload.
-            _log.warning("batch.upload_left", upload_id=entry.upload.upload_id)
+        """Remove a stored file that has not become a task."""
+        key = entry.image and entry.image.object_key
+        if key and entry.task_id not in self.taken:
+            discard_object(self.services.runtime.object_store, key)
 
     def _accept(self, entries: list[Entry], shared: Mapping[str, Any]) -> tuple[Batch, bool]:
         """The batch, and whether it is one that was accepted before."""
         common = self._shared(shared)
-        payload = [shared, [[each.name, each.parameters, each.sha256] for each in entries]]
+        payload = [shared, [[each.name, each.parameters, _digest(each)] for each in entries]]
         return self.services.idempotency.accept(
             self.owner.id,
             self.idempotency_key,
@@ -212,13 +221,8 @@ class BatchSubmissionService:
         if entry.error is not None:
             return BatchItem(entry.name, error=entry.error)
         parameters = load(RemovalJson(), {**shared, **entry.parameters})
-        if entry.upload is not None:
-            parameters["image"] = InputFile(
-                self.services.runtime.uploads.stream(entry.upload),
-                entry.upload.length,
-                entry.name,
-                sha256=entry.sha256,
-            )
+        if entry.image is not None:
+            parameters["image"] = entry.image
         submission = build_submission(
             parameters,
             self.services.inputs,
@@ -226,7 +230,15 @@ class BatchSubmissionService:
             priority=Priority.LOW,
             batch_id=batch_id,
         )
-        job = self.services.submit(submission, self.request_id).job
+        try:
+            job = self.services.submit(
+                submission, self.request_id, task_id=entry.task_id or None
+            ).job
+        except UncertainWriteError:
+            # The task may have been recorded, and then it needs its picture.
+            self.taken.add(entry.task_id)
+            raise
+        self.taken.add(entry.task_id)
         return BatchItem(entry.name or submission.image.file_name, job.task_id)
 
 
@@ -240,6 +252,10 @@ def explain(error: Exception) -> JobError:
         return JobError(error.code, str(error))
     code = error.code if isinstance(error, TaskError) else "internal_error"
     return JobError(code, ERRORS[code].message, retryable=True)
+
+
+def _digest(entry: Entry) -> str:
+    return "" if entry.image is None else entry.image.sha256
 
 
 def _name_of(item: Mapping[str, Any]) -> str:

@@ -366,7 +366,7 @@ def read_form(request: Request, *, max_file_bytes: int) -> Form:
     )
     for part in stream.parts():
         if isinstance(part, FilePart):
-            file = _read_file(part)
+            file = read_file(part)
             if file.file_name or file.length:
                 form.files.setdefault(part.name, file)
         elif part.value:
@@ -386,7 +386,8 @@ def form_boundary(request: Request) -> str:
     return boundary
 
 
-def _read_file(part: FilePart) -> InputFile:
+def read_file(part: FilePart) -> InputFile:
+    """Read a file of a form into memory, or into a temporary file if it is large."""
     stream = tempfile.SpooledTemporaryFile(_MEMORY_BYTES)  # noqa: SIM115 - closed with the request
     g.setdefault("form_files", []).append(stream)
     shutil.copyfileobj(io.BufferedReader(part, _CHUNK_BYTES), stream, _CHUNK_BYTES)

@@ -35,14 +35,22 @@ class InputFile:
         length: of the stream, in bytes.
         file_name: the sender's name for it; may be empty, and is not to be trusted.
         sha256: hexadecimal digest of the bytes, where it is known already.
+        object_key: of an object in the bucket that holds these bytes, if there is one.
     """
 
     def __init__(
-        self, stream: BinaryIO, length: int, file_name: str = "", *, sha256: str | None = None
+        self,
+        stream: BinaryIO,
+        length: int,
+        file_name: str = "",
+        *,
+        sha256: str | None = None,
+        object_key: str | None = None,
     ) -> None:
         self.stream = stream
         self.length = length
         self.file_name = file_name
+        self.object_key = object_key
         self._sha256 = sha256
         self._header: ImageHeader | None = None
 
@@ -204,7 +212,7 @@ def from_uploads(uploads: UploadService) -> ImageLoader:
 
     def open_upload(upload_id: str, owner: Owner) -> InputFile:
         stream, upload = uploads.open(owner.id, upload_id)
-        return InputFile(stream, upload.length, upload.file_name)
+        return InputFile(stream, upload.length, upload.file_name, object_key=upload.key)
 
     return open_upload
 

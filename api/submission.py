@@ -22,7 +22,7 @@ from tasks.errors import (
 )
 from tasks.jobs.artifacts import (
     copied_result_fields,
-    copy_inputs,
+    copy_original,
     copy_result,
     discard_object,
     write_manifest,
@@ -127,7 +127,7 @@ class SubmissionService:
     ) -> AcceptedJob:
         if job.cache_key:
             cached = self.runtime.result_cache.find(job.cache_key)
-            done = cached and self._reuse(job, cached, reservation, inputs_stored=False)
+            done = cached and self._reuse(job, cached, reservation, to_store=submission)
             if done:
                 return done
         else:
@@ -222,16 +222,16 @@ class SubmissionService:
         )
 
     def _store_original(self, job: Job, image: InputFile) -> None:
-        header = image.probe(self.settings.image_limits)
+        kind = media_type(image.probe(self.settings.image_limits))
+        # If Redis is lost, `rmbg restore` makes the record from the manifest.
+        manifest = write_manifest(job)
+        store = self.runtime.object_store
         with span("store original"):
-            self.runtime.object_store.put(
-                job.original_key,
-                image.stream,
-                image.length,
-                media_type(header),
-                # If Redis is lost, `rmbg restore` makes the record from the manifest.
-                metadata=write_manifest(job),
-            )
+            if image.object_key is None:
+                store.put(job.original_key, image.stream, image.length, kind, metadata=manifest)
+            else:
+                # The bytes are in the bucket: they do not pass through this process again.
+                store.copy(image.object_key, job.original_key, metadata=manifest, media_type=kind)
 
     def _record(self, job: Job, reservation: Reservation | None) -> AcceptedJob:
         """Record a job whose pictures are stored, and send its message."""
@@ -286,14 +286,29 @@ class SubmissionService:
     def _take_over(self, job: Job, task_id: str, reservation: Reservation | None) -> AcceptedJob:
         """Copy the result of an equal job that ended while this one's pictures were stored."""
         cached = self.runtime.result_cache.remember(job.cache_key or "", task_id)
-        done = cached and self._reuse(job, cached, reservation, inputs_stored=True)
+        done = cached and self._reuse(job, cached, reservation)
         # A result that cannot be copied was forgotten, so `create` does not name it again.
         return done or self._record(job, reservation)
 
     def _reuse(
-        self, job: Job, cached: Job, reservation: Reservation | None, *, inputs_stored: bool
+        self,
+        job: Job,
+        cached: Job,
+        reservation: Reservation | None,
+        *,
+        to_store: Submission | None = None,
     ) -> AcceptedJob | None:
-        """Finish a job with a copy of a cached job's result; None if it cannot be copied."""
+        """Finish a job with a copy of a cached job's result.
+
+        Args:
+            job: the new job.
+            cached: an equal job that has the result.
+            reservation: see `submit`.
+            to_store: the submission, if the job's pictures are not stored yet.
+
+        Returns:
+            The job; None if the result cannot be copied.
+        """
         now = self.clock()
         done = job.evolve(
             status=Status.SUCCEEDED,
@@ -305,8 +320,8 @@ class SubmissionService:
             **copied_result_fields(job, cached),
         )
         try:
-            if not inputs_stored:
-                copy_inputs(self.runtime.object_store, done, cached)
+            if to_store is not None:
+                self._copy_inputs(done, cached, to_store.image)
             copy_result(self.runtime.object_store, done, cached)
         except TaskError as error:
             _log.info("cache.copy_failed", cached_from=cached.task_id, reason=str(error))
@@ -317,6 +332,15 @@ class SubmissionService:
         except QueueUnavailableError as error:
             return self._resolve_create(done, reservation, error)
         return AcceptedJob(done, 0)
+
+    def _copy_inputs(self, job: Job, cached: Job, image: InputFile) -> None:
+        """Store a job's pictures as copies of those of an equal job."""
+        if image.object_key is None:
+            copy_original(self.runtime.object_store, job, cached)
+        else:
+            self._store_original(job, image)
+        if job.background_key:
+            self.runtime.object_store.copy(cached.background_key or "", job.background_key)
 
     def _discard(self, job: Job) -> None:
         """Remove the pictures of a job that was not accepted."""

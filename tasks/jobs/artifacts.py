@@ -132,11 +132,9 @@ def copy_result(object_store: ObjectStore, job: Job, cached_from: Job) -> None:
     object_store.copy(cached_from.result_key or "", _copied_key(job, cached_from))
 
 
-def copy_inputs(object_store: ObjectStore, job: Job, cached_from: Job) -> None:
-    """Copy another job's original and background; raises what `copy_result` raises."""
+def copy_original(object_store: ObjectStore, job: Job, cached_from: Job) -> None:
+    """Copy another job's original; raises what `copy_result` raises."""
     object_store.copy(cached_from.original_key, job.original_key, metadata=write_manifest(job))
-    if job.background_key:
-        object_store.copy(cached_from.background_key or "", job.background_key)
 
 
 def discard_object(object_store: ObjectStore, key: str) -> None:

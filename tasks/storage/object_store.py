@@ -202,13 +202,21 @@ class ObjectStore:
                 if found.last_modified is not None:
                     yield ListedObject(str(found.object_name), found.last_modified)
 
-    def copy(self, source: str, target: str, *, metadata: Mapping[str, str] | None = None) -> None:
-        """Copy an object within the store, with its media type.
+    def copy(
+        self,
+        source: str,
+        target: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        media_type: str | None = None,
+    ) -> None:
+        """Copy an object within the store.
 
         Args:
             source: key of the original.
-            target: key of the copy.
-            metadata: of the copy; by default the original's.
+            target: key of the copy; that of the original itself, to change its metadata.
+            metadata: of the copy; by default the original's, with its media type.
+            media_type: of a copy that is given metadata; by default the original's.
         """
         with object_store_errors(source):
             copied = CopySource(self._bucket, source)
@@ -216,7 +224,7 @@ class ObjectStore:
                 self._client.copy_object(self._bucket, target, copied)
                 return
             # S3 replaces the media type together with the metadata, so it must be given again.
-            found = self._client.stat_object(self._bucket, source).content_type
+            found = media_type or self._client.stat_object(self._bucket, source).content_type
             self._client.copy_object(
                 self._bucket,
                 target,

@@ -218,23 +218,6 @@ class UploadService:
         self.store.create(upload)
         return upload
 
-    def stage(self, owner: str, stream: BinaryIO, file_name: str) -> ResumableUpload:
-        """Store a file of unknown length that comes in one request, as a complete upload."""
-        now = self.clock()
-        upload = ResumableUpload(
-            upload_id=new_upload_id(),
-            owner=owner,
-            length=0,
-            created_at=now,
-            expires_at=now + self.seconds,
-            file_name=file_name,
-            complete=True,
-        )
-        # Recorded first, so that the sweeper removes it if this process dies.
-        self.store.create(upload)
-        self.object_store.put_stream(upload.key, stream)
-        return upload.evolve(length=self.object_store.size(upload.key))
-
     def status(self, owner: str, upload_id: str) -> ResumableUpload:
         """Return an upload once no other request writes to it, so that its offset is final.
 

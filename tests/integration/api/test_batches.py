@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from parts import with_parts
 from PIL import Image
 from urllib3.filepost import encode_multipart_formdata
 from werkzeug.test import TestResponse
@@ -18,6 +19,7 @@ from api.services import Services
 from api.settings import ApiSettings
 from tasks import redis_keys
 from tasks.ids import lease_token, new_batch_id
+from tasks.jobs.artifacts import read_manifest
 from tasks.jobs.batches import Batch
 from tasks.jobs.model import Job, Priority, Status
 from tasks.jobs.store import JobStore
@@ -129,6 +131,43 @@ def test_files_become_tasks_of_low_priority_with_the_shared_options(
     assert connect(services.settings.redis_url.get_secret_value()).zcard(redis_keys.UPLOADS) == 0
 
 
+class _Counting:
+    """An object store that notes which keys are written and read, and how."""
+
+    def __init__(self, object_store: Any) -> None:  # noqa: ANN401 - any store
+        self._object_store = object_store
+        self.calls: list[tuple[str, str]] = []
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any method
+        method = getattr(self._object_store, name)
+
+        def call(*arguments: Any, **more: Any) -> Any:  # noqa: ANN401 - as the method's
+            self.calls.append((name, " ".join(each for each in arguments if isinstance(each, str))))
+            return method(*arguments, **more)
+
+        return call
+
+
+def test_a_picture_is_stored_once_and_never_read_back(services: Services) -> None:
+    counting = _Counting(services.runtime.object_store)
+    with create_app(with_parts(services, object_store=counting)).test_client() as client:
+        (item,) = _data(_send(client, _image("red.png", RED)))["items"]
+    key = object_keys.original_key(item["task_id"])
+    # The manifest is known once the whole form is read: it goes onto the object where it is.
+    assert counting.calls == [("put", f"{key} image/png"), ("copy", f"{key} {key}")]
+    manifest = services.runtime.object_store.metadata(key)
+    job = read_manifest(key, manifest)
+    assert job is not None
+    assert (job.task_id, job.batch_id) == (item["task_id"], _job(services, job.task_id).batch_id)
+
+
+def test_pictures_of_a_refused_batch_are_removed(client: FlaskClient, services: Services) -> None:
+    before = set(services.runtime.object_store.list(""))
+    refused = _send(client, _image("red.png", RED), _image("blue.png", BLUE), ("quality", "x"))
+    assert _error(refused) == (422, "invalid_parameter")
+    assert set(services.runtime.object_store.list("")) == before
+
+
 def test_a_bad_picture_fails_alone_with_its_reason(client: FlaskClient) -> None:
     batch = _data(
         _send(
@@ -151,8 +190,9 @@ def test_a_bad_picture_fails_alone_with_its_reason(client: FlaskClient) -> None:
 def test_items_come_in_every_way_with_options_of_their_own(
     client: FlaskClient, services: Services
 ) -> None:
-    upload = services.runtime.uploads.stage("", io.BytesIO(GREEN), "green.png")
-    services.runtime.uploads.store.create(upload)
+    uploads = services.runtime.uploads
+    upload = uploads.create("", len(GREEN), file_name="green.png")
+    uploads.append("", upload.upload_id, 0, io.BytesIO(GREEN))
     items = [
         {"image_b64": base64.b64encode(RED).decode(), "output_format": "webp", "priority": "high"},
         {"upload_id": upload.upload_id},
