@@ -73,7 +73,7 @@ def metrics_page() -> str:
     """Return the content of `docs/metrics.md`."""
     rows = "\n".join(
         f"| `{each.name}` | {each.kind} | {', '.join(f'`{label}`' for label in each.labels)} "
-        f"| {each.home} | {each.text} |"
+        f"| {each.source} | {each.text} |"
         for each in METRICS
     )
     return (

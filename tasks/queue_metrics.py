@@ -1,6 +1,6 @@
-"""What Redis knows of the service, as metrics: so that one scrape of the API shows it all.
+"""Metrics of the jobs, queues, workers and webhooks, read from Redis at each scrape of the API.
 
-A scrape costs the same few commands however many jobs wait.
+The number of commands does not depend on the number of jobs.
 """
 
 import time
@@ -29,7 +29,7 @@ from tasks.worker_registry import Worker, WorkerRegistry
 
 #: A metric's values by those of its labels, in order.
 Values = Mapping[Any, float]
-_PRIORITIES: Final = {str(int(step)): step.name.lower() for step in Priority}
+_PRIORITIES: Final = {str(int(level)): level.name.lower() for level in Priority}
 _SIMPLE: Final = (
     (definitions.ATTEMPTS, "attempts"),
     (definitions.CRASHES, "crashes"),
@@ -37,16 +37,16 @@ _SIMPLE: Final = (
     (definitions.JOINED, "joined"),
     (definitions.DUPLICATES, "duplicates_refused"),
 )
-#: Kombu's separator between a queue's name and a priority step.
-_STEP: Final = "\x06\x16"
+#: Kombu's separator between a queue's name and a priority level.
+_SEPARATOR: Final = "\x06\x16"
 
 
 class QueueCollector(Collector):
-    """Reads Redis at each scrape; when Redis is away, that alone is shown.
+    """Reads Redis at each scrape; if Redis does not answer, shows only that.
 
     Args:
         client: Redis.
-        worker_registry: the workers' facts.
+        worker_registry: the worker registry.
         ping_store: raises a `TaskError` unless the object store answers.
         clock: unix seconds.
     """
@@ -65,7 +65,7 @@ class QueueCollector(Collector):
         self._clock = clock
 
     def collect(self) -> Iterable[Family]:
-        """One scrape."""
+        """Yield the families of one scrape."""
         yield _single_value(definitions.STORE_UP, self._store_up())
         try:
             workers = self._worker_registry.workers()
@@ -108,14 +108,14 @@ class QueueCollector(Collector):
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             for name in lists:
                 pipe.zcard(redis_keys.dispatched_key(name))
-                queue, _, step = name.rpartition("|")
-                pipe.llen(queue if step == "0" else f"{queue}{_STEP}{step}")
+                queue, _, level = name.rpartition("|")
+                pipe.llen(queue if level == "0" else f"{queue}{_SEPARATOR}{level}")
             answers = pipe.execute()
         depth = gauge_family(definitions.QUEUE_DEPTH)
         lengths: dict[str, int] = defaultdict(int)
         for name, waiting, length in zip(lists, answers[::2], answers[1::2], strict=True):
-            queue, _, step = name.rpartition("|")
-            depth.add_metric([queue, _PRIORITIES.get(step, "other")], waiting)
+            queue, _, level = name.rpartition("|")
+            depth.add_metric([queue, _PRIORITIES.get(level, "other")], waiting)
             lengths[queue] += length
         yield depth
         yield _split(definitions.CELERY_QUEUE_LENGTH, {(queue,): n for queue, n in lengths.items()})
@@ -136,15 +136,15 @@ class QueueCollector(Collector):
 
 
 def _lists_of(workers: Sequence[Worker]) -> set[str]:
-    """The lists that workers take from: empty ones are shown too, as long as somebody listens."""
+    """Return the lists that workers take from, so that empty ones are shown as well."""
     queues = {each.queue for each in workers} | {
         routing.model_queue(each.model) for each in workers
     }
-    return {f"{queue}|{step}" for queue in queues if queue for step in _PRIORITIES}
+    return {f"{queue}|{level}" for queue in queues if queue for level in _PRIORITIES}
 
 
 def _gpu_of(worker: Worker) -> str:
-    """The number of the GPU: the last part of the worker's own queue."""
+    """Return the number of a worker's GPU, the last part of its own queue's name."""
     return worker.queue.rpartition(".")[2]
 
 
@@ -164,7 +164,7 @@ def _counts(counters: Mapping[str, str]) -> Iterator[Family]:
 
 
 def _by_word(counters: Mapping[str, str], kind: str) -> Values:
-    """The counts of fields `<kind>:<word>`, by the word."""
+    """Return the counts of the fields `<kind>:<word>`, by word."""
     return {
         (field.partition(":")[2],): int(number)
         for field, number in counters.items()
@@ -173,7 +173,7 @@ def _by_word(counters: Mapping[str, str], kind: str) -> Values:
 
 
 def _job_seconds(counters: Mapping[str, str]) -> HistogramMetricFamily:
-    """Lua counts each job in one bucket, by its number; Prometheus wants them summed up."""
+    """Return the histogram; Lua counts each job in one bucket, Prometheus wants sums."""
     metric, total = definitions.JOB_SECONDS, 0
     buckets = []
     for number, bound in enumerate([*map(str, metric.buckets), "+Inf"], start=1):

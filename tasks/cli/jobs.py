@@ -9,8 +9,9 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from tasks import redis_keys
-from tasks.cli.operations import MISSING_NOTE, BulkChange, send_requeued
 from tasks.cli.output import (
+    MISSING_NOTE,
+    BulkChange,
     CommandOutput,
     OutputCommand,
     Table,
@@ -33,7 +34,7 @@ _TIME_FIELDS = ("created_at", "started_at", "finished_at", "expires_at", "deadli
 
 
 def job_document(job: Job) -> dict[str, Any]:
-    """A record for programs: times in ISO 8601, the priority by its name."""
+    """Return a record for `--json`: times in ISO 8601, the priority by name."""
     values = {name: value for name, value in asdict(job).items() if value is not None}
     times = {name: local_time(values[name]) for name in _TIME_FIELDS if name in values}
     return {**values, **times, "priority": job.priority.name.lower()}
@@ -44,12 +45,12 @@ def job_document(job: Job) -> dict[str, Any]:
     "--status",
     type=click.Choice([status.value for status in Status]),
     multiple=True,
-    help="Only jobs of this status; may be given several times.",
+    help="Show only jobs with this status; repeatable.",
 )
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
 @click.pass_context
 def list_jobs(ctx: click.Context, status: tuple[str, ...], limit: int) -> CommandOutput:
-    """List jobs, the newest first, and how many there are of each status."""
+    """List jobs, the newest first, and the number of jobs in each status."""
     runtime = runtime_of(ctx.obj.app)
     found = runtime.job_store.read_newest(map(Status, status or Status), limit)
     jobs = found.jobs
@@ -116,7 +117,7 @@ _RECORDS_PER_READ = 500
 
 @click.command("requeue", cls=OutputCommand)
 @click.argument("task_ids", metavar="[ID]...", nargs=-1)
-@click.option("--failed", is_flag=True, help="All failed jobs; asks first.")
+@click.option("--failed", is_flag=True, help="Requeue all failed jobs; asks first.")
 @yes_option
 @click.pass_context
 def requeue(
@@ -125,7 +126,7 @@ def requeue(
     failed: bool,  # noqa: FBT001 - click passes by name
     yes: bool,  # noqa: FBT001 - click passes by name
 ) -> CommandOutput:
-    """Begin failed or canceled jobs anew, with their attempts counted from zero."""
+    """Queue failed or canceled jobs again, with their attempts counted from zero."""
     if bool(task_ids) == failed:
         raise click.UsageError("Give ids, or --failed for all failed jobs.")
     runtime = runtime_of(ctx.obj.app)
@@ -137,9 +138,9 @@ def requeue(
 
 
 def requeue_jobs(runtime: Runtime, task_ids: tuple[str, ...], *, nothing: str) -> CommandOutput:
-    """Requeue and send each."""
+    """Requeue jobs, and send their messages."""
     changes = BulkChange("requeued", _REQUEUE_RULE)
-    return changes.apply(task_ids, lambda each: _requeue_one(runtime, each)).answer(nothing=nothing)
+    return changes.apply(task_ids, lambda each: _requeue_one(runtime, each)).output(nothing=nothing)
 
 
 def _requeue_one(runtime: Runtime, task_id: str) -> str:
@@ -151,8 +152,18 @@ def _requeue_one(runtime: Runtime, task_id: str) -> str:
         return "expired"
     outcome = runtime.job_store.requeue(task_id)
     if outcome == "requeued":
-        send_requeued(runtime, job)
+        _send_requeued(runtime, job)
     return outcome
+
+
+def _send_requeued(runtime: Runtime, job: Job) -> None:
+    """Send the message of a requeued job; if that fails, the reconciler sends it."""
+    try:
+        queue = runtime.router.choose(job.model, job.priority, excluded_worker=job.excluded_worker)
+        runtime.dispatcher.send_again(job.task_id, queue=queue)
+    except QueueUnavailableError:
+        # Its record says that it is due.
+        return
 
 
 @click.command("cancel", cls=OutputCommand)
@@ -160,16 +171,16 @@ def _requeue_one(runtime: Runtime, task_id: str) -> str:
 @yes_option
 @click.pass_context
 def cancel(ctx: click.Context, task_ids: tuple[str, ...], yes: bool) -> CommandOutput:  # noqa: FBT001 - click passes by name
-    """End jobs for good, also one that a worker is busy with: its result is discarded."""
+    """Cancel jobs. If a worker runs one, its result is discarded."""
     store = runtime_of(ctx.obj.app).job_store
     confirm(f"Cancel {', '.join(task_ids)}?", yes=yes)
-    # One that is canceled already is refused: nothing was done about it.
+    # A job that was canceled before is refused, since this command changed nothing.
     ended = {job.task_id for job in store.read(task_ids).jobs if job.status.final}
     changes = BulkChange("canceled", _CANCEL_RULE)
     return changes.apply(
         task_ids,
         lambda each: _cancel_note(store.cancel(each), was_final=each in ended),
-    ).answer()
+    ).output()
 
 
 def _cancel_note(outcome: str, *, was_final: bool) -> str:
@@ -177,14 +188,14 @@ def _cancel_note(outcome: str, *, was_final: bool) -> str:
 
 
 @click.command("purge", cls=OutputCommand)
-@click.option("--queue", help="Jobs that wait in this queue, and its messages.")
+@click.option("--queue", help="Cancel the jobs that wait in this queue, and remove its messages.")
 @click.option(
-    "--status", type=click.Choice([Status.QUEUED.value]), help="Every job that waits, anywhere."
+    "--status", type=click.Choice([Status.QUEUED.value]), help="Cancel every waiting job."
 )
 @yes_option
 @click.pass_context
 def purge(ctx: click.Context, queue: str | None, status: str | None, yes: bool) -> CommandOutput:  # noqa: FBT001 - click passes by name
-    """Cancel waiting jobs. Their records say so: stock `celery purge` is undone, this is not."""
+    """Cancel waiting jobs, records included. Messages that `celery purge` removes come back."""
     if (queue is None) == (status is None):
         raise click.UsageError("Give either --queue QUEUE or --status queued.")
     runtime = runtime_of(ctx.obj.app)
@@ -193,22 +204,22 @@ def purge(ctx: click.Context, queue: str | None, status: str | None, yes: bool) 
     task_ids = _queued_on(runtime, queue)
     where = f"in the queue {queue}" if queue else "in all queues"
     confirm(f"Cancel {len(task_ids)} jobs that wait {where}?", yes=yes)
-    changes = BulkChange("canceled", "It was begun meanwhile: cancel it by its id if it is to end.")
+    changes = BulkChange("canceled", "A worker has begun it meanwhile; cancel it by its id.")
     changes.apply(task_ids, lambda each: runtime.job_store.cancel(each, only=Status.QUEUED))
     messages = _empty_lists(runtime, queue) if queue else 0
-    answer = changes.answer(nothing=f"No job waits {where}: nothing to do.", messages=messages)
+    output = changes.output(nothing=f"No job waits {where}: nothing to do.", messages=messages)
     if not queue:
-        return answer
+        return output
     return CommandOutput(
-        answer.document,
-        lines=[*answer.lines, f"{messages} messages removed from {queue}"],
-        notes=answer.notes,
-        failed=answer.failed,
+        output.document,
+        lines=[*output.lines, f"{messages} messages removed from {queue}"],
+        notes=output.notes,
+        failed=output.failed,
     )
 
 
 def _require_queue(runtime: Runtime, queue: str) -> None:
-    """Only queues that carry jobs: the others' messages are nobody's to drop here."""
+    """Raise `UnknownQueueError` unless a queue carries jobs."""
     with redis_errors():
         lists = {
             str(name).rpartition("|")[0] for name in runtime.redis.smembers(redis_keys.QUEUE_LISTS)
@@ -224,7 +235,7 @@ def _require_queue(runtime: Runtime, queue: str) -> None:
 
 
 def _queued_on(runtime: Runtime, queue: str | None) -> list[str]:
-    """The ids of queued jobs, of one queue or of all."""
+    """Return the ids of the queued jobs of one queue, or of all."""
     task_ids = runtime.job_store.ids(Status.QUEUED)
     if queue is None:
         return task_ids
@@ -239,7 +250,7 @@ def _queued_on(runtime: Runtime, queue: str | None) -> list[str]:
 
 
 def _empty_lists(runtime: Runtime, queue: str) -> int:
-    """Remove a queue's messages of every priority; a job submitted meanwhile is sent again."""
+    """Remove a queue's messages; the reconciler resends that of a job submitted meanwhile."""
     try:
         with runtime.celery_app.connection_for_write() as connection:
             return int(connection.default_channel.queue_purge(queue))
@@ -254,7 +265,7 @@ _DEAD_LETTER_RULE = "It is no dead letter; see them with: celery -A tasks.app jo
 
 @click.group("dead")
 def dead() -> None:
-    """The dead letters: jobs that brought their workers down, or were lost, once too often."""
+    """Look after dead letters: jobs that crashed or were lost too often."""
 
 
 @dead.command("list", cls=OutputCommand)
@@ -295,7 +306,7 @@ def _dead_letters_table(jobs: list[Job]) -> Table:
 
 @dead.command("requeue", cls=OutputCommand)
 @click.argument("task_ids", metavar="[ID]...", nargs=-1)
-@click.option("--all", "every", is_flag=True, help="All of them; asks first.")
+@click.option("--all", "every", is_flag=True, help="Requeue all dead letters; asks first.")
 @yes_option
 @click.pass_context
 def requeue_dead(
@@ -304,7 +315,7 @@ def requeue_dead(
     every: bool,  # noqa: FBT001 - click passes by name
     yes: bool,  # noqa: FBT001 - click passes by name
 ) -> CommandOutput:
-    """Begin dead letters anew."""
+    """Queue dead letters again."""
     runtime = runtime_of(ctx.obj.app)
     chosen = _chosen_dead(runtime, task_ids, every=every)
     if every and chosen:
@@ -313,22 +324,22 @@ def requeue_dead(
     others = BulkChange("requeued", _DEAD_LETTER_RULE).apply(
         [each for each in chosen if each not in letters], lambda each: _current_state(runtime, each)
     )
-    answer = requeue_jobs(
+    output = requeue_jobs(
         runtime, tuple(each for each in chosen if each in letters), nothing=_NO_DEAD_LETTERS
     )
-    return _join_outputs(answer, others) if others.answer().failed else answer
+    return _join_outputs(output, others) if others.output().failed else output
 
 
-def _join_outputs(answer: CommandOutput, others: BulkChange) -> CommandOutput:
-    more = others.answer()
-    document = {name: [*answer.document[name], *more.document[name]] for name in answer.document}
-    notes = [note for note in (*answer.notes, *more.notes) if note != _NO_DEAD_LETTERS]
-    return CommandOutput(document, lines=answer.lines, notes=notes, failed=True)
+def _join_outputs(output: CommandOutput, others: BulkChange) -> CommandOutput:
+    more = others.output()
+    document = {name: [*output.document[name], *more.document[name]] for name in output.document}
+    notes = [note for note in (*output.notes, *more.notes) if note != _NO_DEAD_LETTERS]
+    return CommandOutput(document, lines=output.lines, notes=notes, failed=True)
 
 
 @dead.command("drop", cls=OutputCommand)
 @click.argument("task_ids", metavar="[ID]...", nargs=-1)
-@click.option("--all", "every", is_flag=True, help="All of them.")
+@click.option("--all", "every", is_flag=True, help="Drop all dead letters.")
 @yes_option
 @click.pass_context
 def drop_dead(
@@ -337,7 +348,7 @@ def drop_dead(
     every: bool,  # noqa: FBT001 - click passes by name
     yes: bool,  # noqa: FBT001 - click passes by name
 ) -> CommandOutput:
-    """Take jobs off the dead letters; they stay failed, until their records expire."""
+    """Remove jobs from the dead letters; they stay failed until their records expire."""
     runtime = runtime_of(ctx.obj.app)
     chosen = _chosen_dead(runtime, task_ids, every=every)
     if chosen:
@@ -345,7 +356,7 @@ def drop_dead(
     changes = BulkChange("dropped", _DEAD_LETTER_RULE).apply(
         chosen, lambda each: _drop_dead_letter(runtime, each)
     )
-    return changes.answer(nothing=_NO_DEAD_LETTERS)
+    return changes.output(nothing=_NO_DEAD_LETTERS)
 
 
 def _chosen_dead(runtime: Runtime, task_ids: tuple[str, ...], *, every: bool) -> tuple[str, ...]:
@@ -367,8 +378,8 @@ def _current_state(runtime: Runtime, task_id: str) -> str:
 def jobs() -> None:
     """Look after the jobs and the workers that run them.
 
-    The records say what is true, and messages only carry ids: use these commands instead of
-    `celery purge` and `celery control revoke`.
+    The record is the truth about a job, and its message only carries the id: use these commands
+    instead of `celery purge` and `celery control revoke`.
     """
 
 

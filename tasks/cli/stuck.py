@@ -1,4 +1,4 @@
-"""`celery jobs stuck`: find jobs that do not advance, and say what will mend them."""
+"""`celery jobs stuck`: find jobs that do not advance, with the remedy for each."""
 
 import time
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ from tasks.jobs.model import Status
 from tasks.redis_client import redis_errors
 from tasks.runtime import Runtime, runtime_of
 
-#: A message on its way from a list to a worker is in neither for less than this.
+#: A message in transit from a list to a worker is in neither for less than this.
 _RECHECK_SECONDS: Final = 0.5
 
 _RECONCILER: Final = (
-    "the reconciler sees to it within seconds: is an I/O worker running? "
+    "the reconciler repairs it within seconds: is an I/O worker running? "
     "(celery -A tasks.app worker -n io@%h -Q webhooks -P threads -c 32)"
 )
 
 _UNKNOWN_MESSAGE: Final = (
-    "what this list begins with was not sent by the service: whatever puts it there should use "
-    "another database; the worker that takes it drops it, and may end over it"
+    "the oldest message of this list was not sent by the service: its sender should use another "
+    "database; the worker that takes it drops it, and may exit"
 )
 
 _RECORDS_PER_READ: Final = 500
@@ -33,13 +33,13 @@ _RECORDS_PER_READ: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class StuckJob:
-    """One thing that does not go on.
+    """One problem.
 
     Attributes:
         name: a job's id, a worker's name, or a list as `<queue>|<priority>`.
-        problem: what is wrong with it, a stable word.
-        seconds: since when.
-        advice: what to do.
+        problem: a stable word for it.
+        seconds: how long it has lasted.
+        advice: the remedy.
     """
 
     name: str
@@ -49,7 +49,7 @@ class StuckJob:
 
 
 def find_stuck(runtime: Runtime, older_than: float) -> list[StuckJob]:
-    """Everything that has been stuck for longer than so many seconds.
+    """Return everything that has been stuck for longer than `older_than` seconds.
 
     Raises:
         QueueUnavailableError: Redis does not answer.
@@ -65,7 +65,7 @@ def find_stuck(runtime: Runtime, older_than: float) -> list[StuckJob]:
 
 
 def _unreadable(runtime: Runtime) -> Iterator[StuckJob]:
-    """The reconciler passes over them: nobody else can tell what was meant."""
+    """Find damaged records, which the reconciler quarantines."""
     for status in (Status.QUEUED, Status.PROCESSING):
         since = dict(_scores(runtime, redis_keys.index_key(status)))
         for start in range(0, len(since), _RECORDS_PER_READ):
@@ -88,13 +88,13 @@ def _without_lease(runtime: Runtime) -> Iterator[StuckJob]:
 
 def _without_message(runtime: Runtime, older_than: float) -> Iterator[StuckJob]:
     queued = dict(_scores(runtime, redis_keys.index_key(Status.QUEUED)))
-    search = MissingMessageDetector(runtime.redis)
-    search.find()
+    detector = MissingMessageDetector(runtime.redis)
+    detector.find()
     time.sleep(_RECHECK_SECONDS)
-    lost = search.find()
-    for name in sorted(search.unknown):
+    missing = detector.find()
+    for name in sorted(detector.unknown):
         yield StuckJob(name, "unknown_message", 0.0, _UNKNOWN_MESSAGE)
-    for task_id in lost:
+    for task_id in missing:
         waited = time.time() - queued.get(task_id, time.time())
         if waited > older_than:
             yield StuckJob(task_id, "queued_without_message", waited, _RECONCILER)
@@ -109,14 +109,14 @@ def _overdue(runtime: Runtime, key: str, problem: str, older_than: float) -> Ite
 
 def _stuck_workers(runtime: Runtime) -> Iterator[StuckJob]:
     for name, seconds in runtime.registry.silent().items():
-        yield StuckJob(name, "worker_silent", seconds, "start it again; its jobs went to others")
+        yield StuckJob(name, "worker_silent", seconds, "restart it; its jobs went to other workers")
     for worker in runtime.registry.workers():
         if worker.alive and not worker.ready:
             yield StuckJob(
                 worker.name,
                 "worker_not_ready",
                 0.0,
-                "its model is loading, or does not answer: see its log",
+                "its model is loading or does not answer: see its log",
             )
 
 
@@ -132,11 +132,11 @@ def _scores(runtime: Runtime, key: str) -> list[tuple[str, float]]:
     type=click.FloatRange(min=0),
     default=30.0,
     show_default=True,
-    help="Seconds that something may take before it counts.",
+    help="Seconds after which something counts as stuck.",
 )
 @click.pass_context
 def stuck(ctx: click.Context, older_than: float) -> CommandOutput:
-    """Show jobs and workers that the service should have seen to, each with what to do."""
+    """Show jobs and workers that do not advance, with the remedy for each."""
     found = find_stuck(runtime_of(ctx.obj.app), older_than)
     table = Table(("WHAT", "PROBLEM", "SINCE", "WHAT TO DO"))
     for each in found:

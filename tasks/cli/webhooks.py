@@ -5,8 +5,9 @@ from typing import Any
 
 import click
 
-from tasks.cli.operations import MISSING_NOTE, BulkChange
 from tasks.cli.output import (
+    MISSING_NOTE,
+    BulkChange,
     CommandOutput,
     OutputCommand,
     Table,
@@ -21,15 +22,15 @@ from tasks.webhooks.delivery import Delivery, DeliveryState
 
 @click.group("webhooks")
 def webhooks() -> None:
-    """Look after the webhooks: those that wait, and those that were given up."""
+    """Look after webhooks: pending ones, and those that were given up."""
 
 
 @webhooks.command("list", cls=OutputCommand)
-@click.option("--dead", is_flag=True, help="Those that were given up, the newest first.")
+@click.option("--dead", is_flag=True, help="List those that were given up, the newest first.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
 @click.pass_context
 def list_deliveries(ctx: click.Context, dead: bool, limit: int) -> CommandOutput:  # noqa: FBT001 - click passes by name
-    """List the webhooks that wait to be sent, the next one first."""
+    """List pending webhooks, the next one first."""
     deliveries = runtime_of(ctx.obj.app).deliveries
     rows = deliveries.dead(limit) if dead else deliveries.waiting(limit)
     table = Table(("WEBHOOK", "EVENT", "HOST", "ATTEMPTS", "DUE", "REASON"))
@@ -86,7 +87,7 @@ def show(ctx: click.Context, webhook_id: str) -> CommandOutput:
 
 @webhooks.command("replay", cls=OutputCommand)
 @click.argument("webhook_ids", metavar="[ID]...", nargs=-1)
-@click.option("--dead", is_flag=True, help="All that were given up; asks first.")
+@click.option("--dead", is_flag=True, help="Replay all that were given up; asks first.")
 @yes_option
 @click.pass_context
 def replay(
@@ -95,7 +96,7 @@ def replay(
     dead: bool,  # noqa: FBT001 - click passes by name
     yes: bool,  # noqa: FBT001 - click passes by name
 ) -> CommandOutput:
-    """Send webhooks once more, under their old ids."""
+    """Send webhooks again, under the same ids."""
     runtime = runtime_of(ctx.obj.app)
     chosen = _chosen_deliveries(runtime, webhook_ids, dead=dead)
     if dead and chosen:
@@ -104,24 +105,24 @@ def replay(
     changes = BulkChange("replayed", "It cannot be sent.", find="webhooks list").apply(
         chosen, lambda each: "replayed" if runtime.deliveries.replay(each, now) else MISSING_NOTE
     )
-    return changes.answer(nothing="No webhook was given up: nothing to do.")
+    return changes.output(nothing="No webhook was given up: nothing to do.")
 
 
 @webhooks.command("drop", cls=OutputCommand)
 @click.argument("webhook_ids", metavar="[ID]...", nargs=-1)
-@click.option("--dead", is_flag=True, help="All that were given up.")
+@click.option("--dead", is_flag=True, help="Drop all that were given up.")
 @yes_option
 @click.pass_context
 def drop(ctx: click.Context, webhook_ids: tuple[str, ...], dead: bool, yes: bool) -> CommandOutput:  # noqa: FBT001 - click passes by name
-    """Give webhooks up; they stay in the lists of their tasks, and can be replayed."""
+    """Give webhooks up; their tasks still list them, and they can be replayed."""
     runtime = runtime_of(ctx.obj.app)
     chosen = _chosen_deliveries(runtime, webhook_ids, dead=dead)
     if chosen:
         confirm(f"Drop {len(chosen)} webhooks?", yes=yes)
-    changes = BulkChange("dropped", "It waits for nothing.", find="webhooks list").apply(
-        chosen, lambda each: _drop_one(runtime, each)
-    )
-    return changes.answer(nothing="No webhook was given up: nothing to do.")
+    changes = BulkChange(
+        "dropped", "Only pending and dead webhooks can be dropped.", find="webhooks list"
+    ).apply(chosen, lambda each: _drop_one(runtime, each))
+    return changes.output(nothing="No webhook was given up: nothing to do.")
 
 
 def _drop_one(runtime: Runtime, webhook_id: str) -> str:

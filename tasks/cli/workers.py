@@ -1,4 +1,4 @@
-"""`celery jobs workers|drain|undrain`."""
+"""`celery jobs workers|drain|undrain`: list model workers, drain one, and end a drain."""
 
 from dataclasses import asdict
 
@@ -19,7 +19,7 @@ from tasks.worker_registry import Worker, WorkerRegistry
 @click.command("workers", cls=OutputCommand)
 @click.pass_context
 def workers(ctx: click.Context) -> CommandOutput:
-    """List the model workers: who lives, who is ready, who is drained, who fell silent."""
+    """List the model workers, each with its state: ready, busy, not-ready, drained or silent."""
     registry = runtime_of(ctx.obj.app).registry
     found, silent = registry.workers(), registry.silent()
     table = Table(("WORKER", "STATE", "MODEL", "QUEUE", "RUNNING", "SECONDS/JOB", "WHY"))
@@ -37,12 +37,12 @@ def workers(ctx: click.Context) -> CommandOutput:
                 {"name": name, "seconds": round(seconds)} for name, seconds in silent.items()
             ],
         },
-        lines=table.lines() or ["No model worker has said so far that it lives: start one."],
+        lines=table.lines() or ["No model worker is registered: start one."],
     )
 
 
 def worker_state(worker: Worker, silent: dict[str, float]) -> str:
-    """A worker's state in one word."""
+    """Return a worker's state in one word."""
     if worker.drained:
         return "drained"
     if worker.name in silent or not worker.alive:
@@ -69,7 +69,7 @@ def _worker_row(worker: Worker, word: str) -> tuple[str, ...]:
 @click.option("--reason", default="by an operator", show_default=True, help="Shown by `workers`.")
 @click.pass_context
 def drain(ctx: click.Context, worker: str, reason: str) -> CommandOutput:
-    """Let WORKER finish its job and take no more; what waits for it goes to others."""
+    """Let WORKER finish its job and take no other; its waiting jobs go to other workers."""
     registry = runtime_of(ctx.obj.app).registry
     _require_worker(registry, worker)
     registry.drain(worker, reason or "by an operator")

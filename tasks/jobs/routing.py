@@ -46,6 +46,11 @@ def gpu_queue(host: str, index: int) -> str:
     return f"{GPU_PREFIX}{host}.{index}"
 
 
+def is_model_worker(app: Celery) -> bool:
+    """Return whether the worker of this application takes from a model's or GPU's queue."""
+    return any(is_model_queue(queue) for queue in app.amqp.queues.consume_from)
+
+
 def is_io_worker(app: Celery) -> bool:
     """Return whether the worker of this application takes from the queue of webhooks."""
     return WEBHOOK_QUEUE in app.amqp.queues.consume_from

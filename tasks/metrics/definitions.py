@@ -12,7 +12,7 @@ from typing import Final
 
 
 class MetricKind(StrEnum):
-    """As Prometheus knows them."""
+    """The kinds of metrics that Prometheus knows."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -20,7 +20,7 @@ class MetricKind(StrEnum):
 
 
 class MetricSource(StrEnum):
-    """Whose port shows a metric."""
+    """Where a metric is shown."""
 
     #: What an API process counts itself, at the API's `/metrics`.
     API = "API"
@@ -30,47 +30,51 @@ class MetricSource(StrEnum):
     WORKER = "model worker"
     #: What only an I/O worker knows, at its own port.
     IO = "I/O worker"
-    #: The same at every port.
+    #: Every port.
     ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric.
+    """The definition of one metric.
 
     Attributes:
         name: in full, as PromQL names it, without a histogram's `_bucket`.
         kind: of its value.
-        home: who shows it.
-        text: what it says, for people.
-        labels: by which it is split.
+        source: where it is shown.
+        text: its help text.
+        labels: names of its labels.
         buckets: upper bounds of a histogram's buckets.
     """
 
     name: str
     kind: MetricKind
-    home: MetricSource
+    source: MetricSource
     text: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
 
     @property
     def series(self) -> tuple[str, ...]:
-        """The names under which its samples stand."""
+        """Return the names of its time series."""
         if self.kind is MetricKind.HISTOGRAM:
             return tuple(f"{self.name}_{end}" for end in ("bucket", "sum", "count"))
         return (self.name,)
 
 
-#: Seconds: from a request that reads one record to one that waits for a task's end.
+#: Seconds of a request, from reading one record to waiting for a task's end.
 REQUEST_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-#: Seconds: from a GPU's milliseconds to a large model on a CPU.
+#: Seconds of a stage, from a small one on a GPU to a large model on a CPU.
 STAGE_BUCKETS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-#: Seconds from the submission to the end: a person's wait, or a bulk batch's.
+#: Seconds from submission to end, for interactive jobs and for bulk batches.
 JOB_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
 
 BUILD_INFO: Final = Metric(
-    "rmbg_build_info", MetricKind.GAUGE, MetricSource.ALL, "1; the version that runs.", ("version",)
+    "rmbg_build_info",
+    MetricKind.GAUGE,
+    MetricSource.ALL,
+    "1, with the running version as a label.",
+    ("version",),
 )
 
 HTTP_REQUESTS: Final = Metric(
@@ -84,7 +88,7 @@ HTTP_SECONDS: Final = Metric(
     "rmbg_http_request_seconds",
     MetricKind.HISTOGRAM,
     MetricSource.API,
-    "How long answering took.",
+    "Time from a request to its response.",
     ("method", "route"),
     REQUEST_BUCKETS,
 )
@@ -93,64 +97,64 @@ CACHE: Final = Metric(
     "rmbg_cache_total",
     MetricKind.COUNTER,
     MetricSource.API,
-    "Questions to the cache: `level` is memory (of one process), then redis; `result` hit or miss.",
+    "Cache lookups: `level` is memory (of one process), then redis; `result` is hit or miss.",
     ("level", "result"),
 )
 JOINED: Final = Metric(
     "rmbg_joined_total",
     MetricKind.COUNTER,
     MetricSource.REDIS,
-    "Jobs that waited for an equal one that ran already.",
+    "Duplicates: jobs that waited for an equal job that was already queued or running.",
 )
 
 JOBS: Final = Metric(
     "rmbg_jobs_total",
     MetricKind.COUNTER,
     MetricSource.REDIS,
-    "Jobs that came to their end; `worker` had them last.",
+    "Jobs that ended; `worker` ran them last.",
     ("status", "format", "model", "worker"),
 )
 JOB_SECONDS: Final = Metric(
     "rmbg_job_seconds",
     MetricKind.HISTOGRAM,
     MetricSource.REDIS,
-    "From a job's submission to its end.",
+    "Time from a job's submission to its end.",
     buckets=JOB_BUCKETS,
 )
 ATTEMPTS: Final = Metric(
-    "rmbg_attempts_total", MetricKind.COUNTER, MetricSource.REDIS, "Runs of jobs that were begun."
+    "rmbg_attempts_total", MetricKind.COUNTER, MetricSource.REDIS, "Attempts at jobs."
 )
 CRASHES: Final = Metric(
     "rmbg_crashes_total",
     MetricKind.COUNTER,
     MetricSource.REDIS,
-    "Runs that their process died over.",
+    "Attempts during which the child process died.",
 )
 LOSSES: Final = Metric(
     "rmbg_losses_total",
     MetricKind.COUNTER,
     MetricSource.REDIS,
-    "Runs that were lost by no picture's fault.",
+    "Attempts that were lost with their worker, host or server.",
 )
 RECOVERED: Final = Metric(
     "rmbg_recovered_total",
     MetricKind.COUNTER,
     MetricSource.REDIS,
-    "Jobs that the reconciler set going again, and why.",
+    "Jobs that the reconciler put back on their way; `by` is the reason.",
     ("by",),
 )
 SKIPPED: Final = Metric(
     "rmbg_skipped_total",
     MetricKind.COUNTER,
     MetricSource.REDIS,
-    "Jobs whose record stopped a step of the reconciler; see `jobs stuck`.",
+    "Jobs that the reconciler quarantined, since their record is damaged; see `jobs stuck`.",
     ("step",),
 )
 DUPLICATES: Final = Metric(
     "rmbg_duplicates_refused_total",
     MetricKind.COUNTER,
     MetricSource.REDIS,
-    "Second deliveries and late writes that changed nothing.",
+    "Duplicate messages and late writes that changed nothing.",
 )
 QUEUE_DEPTH: Final = Metric(
     "rmbg_queue_depth",
@@ -163,13 +167,13 @@ OLDEST_QUEUED: Final = Metric(
     "rmbg_oldest_queued_seconds",
     MetricKind.GAUGE,
     MetricSource.REDIS,
-    "How long the job that waits longest has waited; 0 if none waits.",
+    "Waiting time of the oldest queued job; 0 if none waits.",
 )
 PENDING: Final = Metric(
     "rmbg_pending",
     MetricKind.GAUGE,
     MetricSource.REDIS,
-    "Jobs that wait or run; bound by RMBG_MAX_PENDING.",
+    "Jobs that wait or run; limited by RMBG_MAX_PENDING.",
 )
 PROCESSING: Final = Metric(
     "rmbg_processing", MetricKind.GAUGE, MetricSource.REDIS, "Jobs that run."
@@ -178,7 +182,7 @@ DEAD_LETTERS: Final = Metric(
     "rmbg_dead_letters",
     MetricKind.GAUGE,
     MetricSource.REDIS,
-    "Jobs that were given up and not looked after.",
+    "Dead letters: jobs that were given up, until an operator requeues or drops them.",
 )
 WEBHOOK_ATTEMPTS: Final = Metric(
     "rmbg_webhook_attempts_total",
@@ -191,20 +195,20 @@ WEBHOOK_PENDING: Final = Metric(
     "rmbg_webhook_pending",
     MetricKind.GAUGE,
     MetricSource.REDIS,
-    "Webhooks that are still to be delivered.",
+    "Webhooks that are pending.",
 )
 WORKER_UP: Final = Metric(
     "rmbg_worker_up",
     MetricKind.GAUGE,
     MetricSource.REDIS,
-    "1 while a model worker lives and its model answers.",
+    "1 while a model worker is alive and ready.",
     ("worker", "gpu", "model"),
 )
 WORKER_DRAINED: Final = Metric(
     "rmbg_worker_drained",
     MetricKind.GAUGE,
     MetricSource.REDIS,
-    "1 while a worker is drained, and by whom: operator, or service after faults in a row.",
+    "1 while a worker is drained; `by` is operator, or service after consecutive GPU faults.",
     ("worker", "by"),
 )
 REDIS_UP: Final = Metric(
@@ -225,7 +229,7 @@ STAGE_SECONDS: Final = Metric(
     "rmbg_stage_seconds",
     MetricKind.HISTOGRAM,
     MetricSource.WORKER,
-    "How long each stage of a job took.",
+    "Duration of each stage of a job.",
     ("stage",),
     STAGE_BUCKETS,
 )
@@ -233,7 +237,7 @@ INFERENCE_SECONDS: Final = Metric(
     "rmbg_inference_seconds",
     MetricKind.HISTOGRAM,
     MetricSource.WORKER,
-    "How long the model took; status is ok or error.",
+    "Duration of inference; `status` is ok or error.",
     ("model", "worker", "status"),
     STAGE_BUCKETS,
 )
@@ -241,28 +245,28 @@ MODEL_LOAD_SECONDS: Final = Metric(
     "rmbg_model_load_seconds",
     MetricKind.GAUGE,
     MetricSource.WORKER,
-    "How long loading and warming up the model took, the last time.",
+    "Duration of the last loading and warm-up of the model.",
     ("model", "worker"),
 )
 MODEL_LOADS: Final = Metric(
     "rmbg_model_loads_total",
     MetricKind.COUNTER,
     MetricSource.WORKER,
-    "How often a worker's process was started and loaded its model.",
+    "Loadings of the model, one for each child process.",
     ("model", "worker"),
 )
 GPU_MEMORY: Final = Metric(
     "rmbg_gpu_memory_bytes",
     MetricKind.GAUGE,
     MetricSource.WORKER,
-    "Memory of the GPU by what it is: used or total.",
+    "Memory of the GPU; `memory` is used or total.",
     ("worker", "gpu", "memory"),
 )
 GPU_UTILISATION: Final = Metric(
     "rmbg_gpu_utilisation",
     MetricKind.GAUGE,
     MetricSource.WORKER,
-    "Share of the last moments in which the GPU was busy, 0 to 1.",
+    "Utilization of the GPU, 0 to 1.",
     ("worker", "gpu"),
 )
 
@@ -270,14 +274,14 @@ CELERY_EVENTS: Final = Metric(
     "celery_task_events_total",
     MetricKind.COUNTER,
     MetricSource.IO,
-    "Events of tasks that were seen (sent, received, started, succeeded, …); some get lost.",
+    "Celery's task events (sent, received, started, succeeded, …); some get lost.",
     ("event", "hostname"),
 )
 CELERY_RUNTIME: Final = Metric(
     "celery_task_runtime",
     MetricKind.HISTOGRAM,
     MetricSource.IO,
-    "Seconds that Celery measured for a task, retries and waiting left out.",
+    "Runtime of a task as measured by Celery, without waiting and retries.",
     ("hostname",),
     STAGE_BUCKETS,
 )
@@ -289,7 +293,7 @@ CELERY_WORKER_UP: Final = Metric(
     ("hostname",),
 )
 
-#: All of them, in the order in which they are documented.
+#: All metrics, in the order of the documentation.
 METRICS: Final = (
     BUILD_INFO,
     HTTP_REQUESTS,
@@ -329,5 +333,5 @@ METRICS: Final = (
 
 
 def series(metrics: Sequence[Metric] = METRICS) -> frozenset[str]:
-    """Every name that PromQL can ask for."""
+    """Return the names of all time series."""
     return frozenset(chain.from_iterable(metric.series for metric in metrics))

@@ -31,7 +31,7 @@ _FOLDER_PARENT: Final = "rmbg-metrics-"
 
 @dataclass(frozen=True, slots=True)
 class Instruments:
-    """Everything that a process may count; what it never touches is never shown."""
+    """All instruments of a process; one that it never uses is not shown."""
 
     registry: CollectorRegistry
     http_requests: Counter
@@ -47,7 +47,7 @@ class Instruments:
 
     @classmethod
     def make(cls) -> "Instruments":
-        """A fresh set."""
+        """Create all instruments in a registry of their own."""
         registry = CollectorRegistry()
         return cls(
             registry=registry,
@@ -80,23 +80,23 @@ def _gauge(metric: Metric, registry: CollectorRegistry) -> Gauge:
         metric.text,
         metric.labels,
         registry=registry,
-        # Of several processes, what the latest said counts.
+        # Of several processes, the latest value counts.
         multiprocess_mode="mostrecent",
     )
 
 
 @cache
 def instruments() -> Instruments:
-    """This process's instruments, made when first used: `share` has its say before that."""
-    # Only the form without files shows when a counter was made; nobody asks for it.
+    """Return this process's instruments, created at first use; `use_shared_folder` comes before."""
+    # The time of a counter's creation would be shown only without a shared folder.
     disable_created_metrics()  # type: ignore[no-untyped-call] # of the library
     return Instruments.make()
 
 
 def make_shared_folder() -> Path:
-    """A fresh folder in which this process's children count together; noted for them.
+    """Create the folder in which this process's children count, and name it in the environment.
 
-    It lies in memory where there is such a place: each count is a write to a mapped file.
+    It is in memory where possible, since each count is a write to a mapped file.
     """
     memory = Path("/dev/shm")  # noqa: S108 - the folder below it gets a name of its own
     parent = memory if memory.is_dir() else Path(tempfile.gettempdir())
@@ -107,10 +107,10 @@ def make_shared_folder() -> Path:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """What a process left that was killed."""
+    """Remove the folders of processes that were killed."""
     for folder in parent.glob(f"{_FOLDER_PARENT}*-*"):
         pid = folder.name.removeprefix(_FOLDER_PARENT).partition("-")[0]
-        # In a container, every life of the service has the same pid.
+        # In a container a restarted process has the same pid.
         if pid == str(os.getpid()) or not _process_is_alive(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -126,7 +126,7 @@ def _process_is_alive(pid: int) -> bool:
 
 
 def remove_shared_folder() -> None:
-    """At the end of the process that made it."""
+    """Remove this process's folder, when it ends."""
     folder = metrics_folder()
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -137,13 +137,13 @@ def use_shared_folder(identifier: str | None = None) -> None:
     """Count in the shared folder, if this process was given one.
 
     Args:
-        identifier: names this process's files. A process that takes another's place, when that
-            one is gone, goes on counting in its files: so no number of deaths fills the folder.
-            Without one, each process has files of its own, which stay when it ends.
+        identifier: names this process's files. A process that replaces another one continues in
+            its files, so that restarts do not fill the folder. Without it, each process has
+            files of its own, which stay when it ends.
     """
     if metrics_folder() is None:
         return
-    # Set here, since the library looks for the folder only once, when it is imported.
+    # Set here, since the library checks for the folder only when it is imported.
     values.ValueClass = values.MultiProcessValue(  # type: ignore[no-untyped-call] # of the library
         os.getpid if identifier is None else lambda: identifier
     )
@@ -151,28 +151,28 @@ def use_shared_folder(identifier: str | None = None) -> None:
 
 
 class BuildInfo(Collector):
-    """Which version runs."""
+    """Shows the running version."""
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """One sample."""
+        """Yield one sample."""
         family = gauge_family(definitions.BUILD_INFO)
         family.add_metric([__version__], 1)
         yield family
 
 
 def gauge_family(metric: Metric) -> GaugeMetricFamily:
-    """An empty family for a collector that reads its values elsewhere."""
+    """Return an empty family for a collector that reads its values elsewhere."""
     return GaugeMetricFamily(metric.name, metric.text, labels=metric.labels)
 
 
 def scrape_registry(*more: Collector) -> CollectorRegistry:
-    """What a scrape of this process shows: all that its children or it counted, and more."""
+    """Return what a scrape shows: what this process and its children counted, and `more`."""
     registry = CollectorRegistry()
     folder = metrics_folder()
     if folder is None:
         registry.register(instruments().registry)
     else:
-        MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call] # the same
+        MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call] # of the library
     for collector in (BuildInfo(), *more):
         registry.register(collector)
     return registry

@@ -33,14 +33,14 @@ from tasks.metrics.instruments import (
 from tasks.settings import Settings, visible_gpus
 from tasks.tracing import span
 
-_gpu_log = structlog.get_logger(__name__)
+_log = structlog.get_logger(__name__)
 
 
 class GpuCollector(Collector):
-    """Memory and utilisation.
+    """Shows memory and utilization of the worker's GPU.
 
     Args:
-        nvml: the library, initialised.
+        nvml: the library `pynvml`, initialized.
         worker: Celery's name of this worker.
         gpus: the GPU's index or UUID, as CUDA_VISIBLE_DEVICES has it.
     """
@@ -51,7 +51,7 @@ class GpuCollector(Collector):
         self._gpus = tuple(gpus)
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """One scrape; a GPU that does not answer is left out."""
+        """Yield the families of one scrape; a GPU that does not answer is left out."""
         memory = gauge_family(definitions.GPU_MEMORY)
         busy = gauge_family(definitions.GPU_UTILISATION)
         for gpu in self._gpus:
@@ -72,7 +72,7 @@ class GpuCollector(Collector):
 
 
 def gpu_collectors(worker: str) -> tuple[Collector, ...]:
-    """The collector of this worker's GPU, if it has one and the library is installed."""
+    """Return the collector of this worker's GPU, if it has one and `pynvml` is installed."""
     try:
         nvml = import_module("pynvml")
     except ImportError:
@@ -81,7 +81,7 @@ def gpu_collectors(worker: str) -> tuple[Collector, ...]:
         nvml.nvmlInit()
         gpus = visible_gpus() or tuple(map(str, range(nvml.nvmlDeviceGetCount())))
     except nvml.NVMLError as error:
-        _gpu_log.debug("metrics.no_gpu", reason=str(error))
+        _log.debug("metrics.no_gpu", reason=str(error))
         return ()
     return (GpuCollector(nvml, worker, gpus[:1]),) if gpus else ()
 
@@ -92,7 +92,7 @@ _QUEUE_STAGE: Final = "queue"
 
 
 class MeteredStageTimer(StageTimer):
-    """A `StageTimer` that tells Prometheus too.
+    """A `StageTimer` that also counts in the worker's metrics and traces.
 
     Args:
         job: as it was claimed.
@@ -125,14 +125,12 @@ class MeteredStageTimer(StageTimer):
             instruments().inference_seconds.labels(*self._labels, status).observe(seconds)
 
 
-#: A model worker has one child at a time, and each goes on where the one before ended.
+#: The name of the child's metrics files: a new child continues in those of the former one.
 _CHILD_NAME: Final = "child"
-
-_log = structlog.get_logger(__name__)
 
 
 class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
-    """Serves what this worker counts, if it has a port for that."""
+    """Serves the worker's metrics, if it has a port for them."""
 
     def __init__(self, worker: Any, **options: Any) -> None:  # noqa: ANN401 - celery's signature
         super().__init__(worker, **options)
@@ -140,15 +138,15 @@ class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publi
         self._server: Any = None
         self._prefork = worker.pool_cls.__module__.endswith("prefork")
         if self._prefork:
-            # Before the pool starts its child, which finds the folder in its environment.
+            # Before the pool starts its child, which reads the folder from its environment.
             make_shared_folder()
 
     def start(self, worker: Any) -> None:  # noqa: ANN401 - celery's signature
-        """Begin to listen; without the port, the worker works all the same."""
+        """Start listening; if the port is taken, the worker goes on without it."""
         port = self._settings.metrics_port
         if not port:
             return
-        more = gpu_collectors(worker.hostname) if _serves_a_model(worker) else ()
+        more = gpu_collectors(worker.hostname) if routing.is_model_worker(worker.app) else ()
         try:
             self._server, _ = start_http_server(
                 port, addr=self._settings.metrics_address, registry=scrape_registry(*more)
@@ -166,28 +164,24 @@ class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publi
             self._server = None
 
     def terminate(self, worker: Any) -> None:  # noqa: ANN401 - celery's signature
-        """The worker ends, its child first."""
+        """Stop listening, and remove the folder of the child that has ended."""
         self.stop(worker)
         if self._prefork:
             remove_shared_folder()
 
 
 def share_as_child() -> None:
-    """In a worker's child: count where the one before it stopped counting."""
+    """Let a child continue in the files of the former one."""
     use_shared_folder(_CHILD_NAME)
 
 
 def count_load(model: str, worker: str, seconds: float) -> None:
-    """A child has loaded its model."""
+    """Count the loading of a model by a child."""
     instruments().model_loads.labels(model, worker).inc()
     instruments().model_load_seconds.labels(model, worker).set(seconds)
 
 
-def _serves_a_model(worker: Any) -> bool:  # noqa: ANN401 - celery's signature
-    return any(routing.is_model_queue(name) for name in worker.app.amqp.queues.consume_from)
-
-
-#: A worker whose last heartbeat is older counts as gone.
+#: A worker without a heartbeat for longer counts as gone.
 _WORKER_GONE_SECONDS: Final = 10.0
 
 _EVENTS_PAUSE_SECONDS: Final = 2.0
@@ -207,31 +201,31 @@ _TASK_EVENTS: Final = frozenset(
 
 
 class CeleryEventCounter:
-    """Turns events into counts. Its labels come from workers, never from a client."""
+    """Counts Celery's events, which are lossy; no label comes from a client."""
 
-    def __init__(self, counted: Instruments) -> None:
-        self._meters = counted
+    def __init__(self, instruments: Instruments) -> None:
+        self._instruments = instruments
         self._seen: dict[str, float] = {}
 
     def count(self, event: Mapping[str, Any]) -> None:
-        """One event, as Celery gives it."""
+        """Count one event."""
         kind, host = str(event.get("type")), str(event.get("hostname", ""))
         if kind in _TASK_EVENTS:
-            self._meters.celery_events.labels(kind.removeprefix("task-"), host).inc()
+            self._instruments.celery_events.labels(kind.removeprefix("task-"), host).inc()
         if kind == "task-succeeded":
-            self._meters.celery_runtime.labels(host).observe(float(event.get("runtime") or 0))
+            self._instruments.celery_runtime.labels(host).observe(float(event.get("runtime") or 0))
         if kind.startswith("worker-"):
-            self._note(host, online=kind != "worker-offline")
+            self._record(host, online=kind != "worker-offline")
 
-    def _note(self, host: str, *, online: bool) -> None:
+    def _record(self, host: str, *, online: bool) -> None:
         now = time.monotonic()
         self._seen[host] = now if online else 0.0
         for each, seen in self._seen.items():
-            self._meters.celery_worker_up.labels(each).set(now - seen < _WORKER_GONE_SECONDS)
+            self._instruments.celery_worker_up.labels(each).set(now - seen < _WORKER_GONE_SECONDS)
 
 
 class CeleryEventsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
-    """A thread of the I/O worker that listens to all workers' events."""
+    """Runs a thread of the I/O worker that listens to the events of all workers."""
 
     def __init__(self, worker: Any, **options: Any) -> None:  # noqa: ANN401 - celery's signature
         super().__init__(worker, **options)
@@ -239,17 +233,17 @@ class CeleryEventsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery 
         self._receiver: Any = None
 
     def include_if(self, worker: Any) -> bool:  # noqa: ANN401 - celery's signature
-        """Only on I/O workers, and only where a metrics port serves the counts."""
+        """Run only on I/O workers whose metrics port serves the counts."""
         return bool(Settings.load().metrics_port) and routing.is_io_worker(worker.app)
 
     def start(self, worker: Any) -> None:  # noqa: ANN401 - celery's signature
-        """Begin to listen."""
+        """Start listening."""
         threading.Thread(
             target=self._run, args=(worker.app,), name="celery-events", daemon=True
         ).start()
 
     def stop(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - celery's signature
-        """Listen no more."""
+        """Stop listening."""
         self._ended.set()
         if self._receiver is not None:
             self._receiver.should_stop = True

@@ -17,7 +17,6 @@ from tasks.errors import QueueUnavailableError
 from tasks.jobs import routing
 from tasks.redis_client import redis_errors
 from tasks.runtime import Runtime, runtime_of
-from tasks.worker.startup import serves_a_model
 from tasks.worker_registry import ALIVE_SECONDS, HEARTBEAT_SECONDS
 
 
@@ -88,7 +87,7 @@ class WorkerMonitorStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery
 
     def include_if(self, worker: Any) -> bool:  # noqa: ANN401 - celery's signature
         """Run on model workers only."""
-        return serves_a_model(worker.app)
+        return routing.is_model_worker(worker.app)
 
     def start(self, worker: Any) -> None:  # noqa: ANN401 - celery's signature
         """Start the thread."""

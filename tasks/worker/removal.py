@@ -36,7 +36,6 @@ from tasks.worker.startup import (
     load_served_model,
     prepare_parent,
     revision_of,
-    serves_a_model,
 )
 
 #: Exit status of a process whose GPU context is broken (sysexits.h: EX_SOFTWARE).
@@ -124,7 +123,7 @@ def _configure_logging(**_: Any) -> None:  # noqa: ANN401 - Celery's signal sign
 
 @worker_init.connect
 def _check_model(sender: Any, **_: Any) -> None:  # noqa: ANN401 - celery's signature
-    if serves_a_model(sender.app):
+    if routing.is_model_worker(sender.app):
         prepare_parent(sender)
         _mark_former_not_ready(runtime_of(sender.app), sender.hostname)
 

@@ -18,11 +18,10 @@ from celery.worker.request import Request
 
 from tasks.errors import QueueUnavailableError, TaskError
 from tasks.ids import lease_holder
-from tasks.jobs.routing import is_io_worker, task_id_of_message
+from tasks.jobs.routing import is_io_worker, is_model_worker, task_id_of_message
 from tasks.jobs.store import JobStore, ReleaseOutcome
 from tasks.runtime import Runtime, runtime_of
 from tasks.worker import monitor
-from tasks.worker.startup import serves_a_model
 from tasks.worker_registry import WorkerRegistry
 
 #: How long the parent may take to exit once nothing runs any more.
@@ -120,7 +119,7 @@ class ShutdownStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publ
 
     def include_if(self, worker: Any) -> bool:  # noqa: ANN401 - celery's signature
         """Run on model workers and I/O workers."""
-        return serves_a_model(worker.app) or is_io_worker(worker.app)
+        return is_model_worker(worker.app) or is_io_worker(worker.app)
 
     def create(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - celery's signature
         """Listen for signals, from before the pool starts."""
@@ -140,7 +139,7 @@ class ShutdownStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publ
         # Looked up here and not in the thread: the interpreter aborts if it ends while a thread of
         # this kind is in pydantic's native code.
         runtime = runtime_of(self._app)
-        enforce = enforce_grace_period if serves_a_model(self._app) else end_deliveries
+        enforce = enforce_grace_period if is_model_worker(self._app) else end_deliveries
         threading.Thread(
             target=enforce, args=(self._name, runtime), name="shutdown", daemon=True
         ).start()

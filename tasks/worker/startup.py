@@ -11,7 +11,6 @@ import time
 from typing import Any, Final
 
 import structlog
-from celery import Celery
 from celery.worker import state
 
 from inference.errors import ModelError
@@ -21,7 +20,6 @@ from inference.models.load import load_model
 from inference.models.registry import ModelSpec, get_spec
 from inference.models.selftest import check_model_output
 from inference.models.weights import check_weights, file_sha256, find_weights_file
-from tasks.jobs import routing
 from tasks.log import configure_logging
 from tasks.settings import Settings
 
@@ -32,11 +30,6 @@ _SIG_ABORT_STARTUP: Final = signal.SIGUSR2
 _ABORT_SECONDS: Final = 20.0
 
 _log = structlog.get_logger(__name__)
-
-
-def serves_a_model(app: Celery) -> bool:
-    """Return whether the worker of this application takes from a model's queue."""
-    return any(routing.is_model_queue(queue) for queue in app.amqp.queues.consume_from)
 
 
 def check_served_model(settings: Settings) -> ModelSpec:

@@ -107,7 +107,7 @@ def test_every_metric_is_shown_where_the_table_says(service: RunningService, cof
         expected = {
             each.name.removesuffix("_total")
             for each in definitions.METRICS
-            if each.home in {*home, definitions.MetricSource.ALL} and each.name not in GPU
+            if each.source in {*home, definitions.MetricSource.ALL} and each.name not in GPU
         }
         assert expected <= shown, place
         ours = {name for name in shown if name.startswith(("rmbg_", "celery_"))}

@@ -205,6 +205,6 @@ def test_every_metric_of_redis_is_collected(client: Redis, store: JobStore) -> N
     _queued(store)
     shown = {family.name for family in _registry(client).collect()}
     expected = {
-        each.name for each in definitions.METRICS if each.home is definitions.MetricSource.REDIS
+        each.name for each in definitions.METRICS if each.source is definitions.MetricSource.REDIS
     }
     assert {name.removesuffix("_total") for name in expected} == shown
