@@ -20,8 +20,8 @@ from tasks.jobs.serializers import result_url
 from tasks.jobs.store import AcceptedJob
 from tasks.runtime import Runtime
 
-_FIRST_POLL_SECONDS: Final = 0.02
-_LAST_POLL_SECONDS: Final = 0.2
+#: How often a waiting request reads the record, beside each time that an end is published.
+LOOK_SECONDS: Final = 0.5
 #: Longest that a job's message may take while its caller waits; the reconciler sends it otherwise.
 SENDING_SECONDS: Final = 3.0
 #: Requests of one process that may wait for a task's end at once; gunicorn has more threads.
@@ -90,35 +90,35 @@ class Services:
             return 0
 
     def wait_final(self, task_id: str, seconds: float) -> Job | None:
-        """The job once it is final, or as it is when the time is up or too many wait already."""
+        """Return a job once it is final, or as it is when the time is up or no place is free."""
         if seconds <= 0 or not self.waiting.acquire(blocking=False):
             return self.runtime.job_store.get(task_id)
         try:
-            return self._poll(task_id, time.monotonic() + seconds)
+            return self._wait(task_id, seconds)
         finally:
             self.waiting.release()
 
     def wait_for(self, job: Job, seconds: float) -> tuple[Job, bool]:
-        """A task's state after a wait, and whether there was a place to wait in."""
+        """Return a job's state after a wait, and whether there was a place to wait in."""
         if not self.waiting.acquire(blocking=False):
             return job, False
         try:
-            return self._poll(job.task_id, time.monotonic() + seconds) or job, True
+            return self._wait(job.task_id, seconds) or job, True
         finally:
             self.waiting.release()
 
-    def _poll(self, task_id: str, deadline: float) -> Job | None:
-        pause = _FIRST_POLL_SECONDS
-        while True:
-            job = self.runtime.job_store.get(task_id)
-            left = deadline - time.monotonic()
-            if job is None or job.status.final or left <= 0:
-                return job
-            time.sleep(min(pause, left))
-            pause = min(pause * 1.5, _LAST_POLL_SECONDS)
+    def _wait(self, task_id: str, seconds: float) -> Job | None:
+        deadline = time.monotonic() + seconds
+        with self.runtime.watcher.watch(task_id) as wait:
+            while True:
+                job = self.runtime.job_store.get(task_id)
+                left = deadline - time.monotonic()
+                if job is None or job.status.final or left <= 0:
+                    return job
+                wait(min(LOOK_SECONDS, left))
 
     def result_url(self, job: Job, *, download: bool = False) -> str | None:
-        """The signed address of the result, if there is one and it has not expired."""
+        """Return the signed URL of the result, if there is one and it has not expired."""
         return result_url(job, self.runtime.object_store, self.clock(), download=download)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from flask import Request
 
-from api.services import Services
+from api.services import LOOK_SECONDS, Services
 from tasks.errors import QueueUnavailableError
 from tasks.jobs.model import Job
 
@@ -19,9 +19,9 @@ MAX_WAIT_SECONDS: Final = 60
 
 
 def preferred_wait(request: Request) -> int:
-    """Seconds that the client would wait for the result; 0 where it asks for none.
+    """Return the seconds that the client would wait for the result, `MAX_WAIT_SECONDS` at most.
 
-    What cannot be read is ignored, as the standard has it, and more than a minute is a minute.
+    A preference that cannot be read is ignored, as RFC 7240 demands: 0 seconds.
     """
     for line in request.headers.getlist("Prefer"):
         for preference in line.split(","):
@@ -32,13 +32,10 @@ def preferred_wait(request: Request) -> int:
     return 0
 
 
-#: How often the record is looked at, for what is not announced: that a worker has begun.
-_LOOK_SECONDS: Final = 0.5
-
-#: Proxies cut off what is silent; and only writing shows that a client has gone.
+#: Proxies cut off a silent connection, and only writing shows that a client has gone.
 _HEARTBEAT_SECONDS: Final = 10.0
 
-#: What a browser waits before it connects again.
+#: How long a browser waits before it connects again.
 _RETRY_MS: Final = 3000
 
 #: An event's schema, for the documentation.
@@ -57,14 +54,15 @@ Render = Callable[[Job], dict[str, Any]]
 
 
 def stream_events(services: Services, job: Job, render: Render) -> Iterator[str]:
-    """Events from a job's present state to its end; only the present one while too many wait.
+    """Yield an event for a job's present state and for each later one, until it is final.
 
-    Whoever makes this has to close it, which gives the place among the waiting back.
+    While no place is free to wait in, the present state is the only one. The caller must close the
+    iterator, which gives its place back.
 
     Args:
         services: the API's dependencies.
         job: as it is now.
-        render: the data of an event; JSON, but for its instants.
+        render: makes the data of an event, as JSON.
     """
     yield f"retry: {_RETRY_MS}\n\n"
     yield _event(job, render)
@@ -73,7 +71,7 @@ def stream_events(services: Services, job: Job, render: Render) -> Iterator[str]
     try:
         yield from _follow(services, job, render)
     except QueueUnavailableError:
-        # The browser connects again, and is told then.
+        # The browser connects again, and gets the state then.
         return
     finally:
         services.waiting.release()
@@ -94,10 +92,10 @@ def _follow(services: Services, job: Job, render: Render) -> Iterator[str]:
             if time.monotonic() - written >= _HEARTBEAT_SECONDS:
                 written = time.monotonic()
                 yield ": still here\n\n"
-            wait(_LOOK_SECONDS)
+            wait(LOOK_SECONDS)
 
 
 def _event(job: Job, render: Render) -> str:
     data = json.dumps(render(job), separators=(",", ":"))
-    # The id is for the browser's own use: every connection begins with the present state.
+    # Not used here, since each connection begins with the present state; browsers want one.
     return f"id: {job.status.value}\nevent: status\ndata: {data}\n\n"

@@ -1,15 +1,16 @@
 """Reads job records and their indexes, of which some may be damaged, and waits for ends of jobs."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import structlog
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from tasks import redis_keys, scripts
 from tasks.errors import UnreadableRecordError
@@ -18,6 +19,9 @@ from tasks.redis_client import redis_errors
 
 #: The beginning of Redis's error about a key of another type, in place of `ERR`.
 _WRONGTYPE: Final = "WRONGTYPE"
+
+#: How soon the watcher's thread ends once nobody waits, and its pause before it connects again.
+_WATCH_SECONDS: Final = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -269,10 +273,17 @@ class JobReader:
 
 
 class JobWatcher:
-    """Waits for the ends of jobs, which the Lua scripts publish."""
+    """Tells waiting threads of the ends of jobs, which the Lua scripts publish.
+
+    All threads of a process share one subscription, read by a thread while anybody waits. An end
+    may go unnoticed while that thread connects: who waits reads the record now and then.
+    """
 
     def __init__(self, client: Redis) -> None:
         self._client = client
+        self._lock = threading.Lock()
+        self._waiting: dict[str, list[threading.Event]] = {}
+        self._listening = False
 
     @contextmanager
     def watch(self, task_id: str) -> Iterator[Callable[[float], bool]]:
@@ -281,19 +292,47 @@ class JobWatcher:
         The function takes the seconds to wait, and returns True if the job has ended within them.
         The end of a job that was final before the block is not published again: read the record
         once the block has begun.
-
-        Raises:
-            QueueUnavailableError: Redis does not answer.
         """
-        with redis_errors():
-            listener = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call] # redis does not annotate it
+        channel, ended = redis_keys.done_channel(task_id), threading.Event()
+        with self._lock:
+            self._waiting.setdefault(channel, []).append(ended)
+            if not self._listening:
+                self._listening = True
+                threading.Thread(target=self._listen, name="job-watcher", daemon=True).start()
+
+        def wait(seconds: float) -> bool:
+            found = ended.wait(seconds)
+            ended.clear()
+            return found
+
+        try:
+            yield wait
+        finally:
+            with self._lock:
+                self._waiting[channel].remove(ended)
+                if not self._waiting[channel]:
+                    del self._waiting[channel]
+
+    def _listen(self) -> None:
+        while self._go_on():
             try:
-                listener.subscribe(redis_keys.done_channel(task_id))
+                self._read()
+            except RedisError as error:
+                _log.warning("watcher.disconnected", reason=str(error))
+                time.sleep(_WATCH_SECONDS)
 
-                def wait(seconds: float) -> bool:
-                    with redis_errors():
-                        return listener.get_message(timeout=seconds) is not None
+    def _go_on(self) -> bool:
+        with self._lock:
+            self._listening = bool(self._waiting)
+            return self._listening
 
-                yield wait
-            finally:
-                listener.close()
+    def _read(self) -> None:
+        listener = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call] # redis does not annotate it
+        with closing(listener):
+            listener.psubscribe(redis_keys.done_channel("*"))
+            while self._waiting:
+                message = listener.get_message(timeout=_WATCH_SECONDS)
+                if message is not None:
+                    with self._lock:
+                        for ended in self._waiting.get(str(message["channel"]), ()):
+                            ended.set()

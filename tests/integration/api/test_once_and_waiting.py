@@ -2,6 +2,7 @@
 
 import io
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -253,6 +254,23 @@ def test_a_client_that_would_wait_gets_the_finished_task(
     data = answer.get_json()["data"]
     assert (data["status"], data["attempts"]) == ("succeeded", 1)
     assert answer.headers["Location"].endswith(data["task_id"])
+
+
+def test_all_that_wait_share_one_subscription(client: FlaskClient, services: Services) -> None:
+    store = services.runtime.job_store
+    ids = [_id(_send(client, None)) for _ in range(20)]
+    with ThreadPoolExecutor(len(ids)) as pool:
+        waiting = [pool.submit(services.wait_final, each, 30) for each in ids]
+        time.sleep(0.3)
+        listeners = services.runtime.redis.client_list(_type="pubsub")
+        began = time.monotonic()
+        for task_id in ids:
+            store.claim(task_id, token="t", worker="w")
+            store.finish(task_id, token="t", status=Status.SUCCEEDED)
+        jobs = [each.result() for each in waiting]
+    assert all(job is not None and job.status.final for job in jobs)
+    assert time.monotonic() - began < 10
+    assert len(listeners) == 1
 
 
 def test_when_the_time_is_up_the_task_is_accepted_all_the_same(client: FlaskClient) -> None:
