@@ -1,7 +1,7 @@
 """Self-test of a loaded model: it must reproduce the known matte of a drawn picture.
 
 A wrong file, a broken GPU or an overflow may load without an error and then remove nothing, or
-anything. Such a model must not be given anybody's pictures.
+anything. Such a model must not be given work.
 """
 
 from collections.abc import Mapping

@@ -256,8 +256,8 @@ def find_peak_throughput(device: torch.device, dtype: torch.dtype) -> PeakThroug
     side = _GEMM_SIDE[device.type]
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     with use_device(device):
-        took = median_time(lambda: left @ right, device, runs=5)
-    return PeakThroughput(2 * side**3 / took / 1e9, f"measured on a {side}² matrix product")
+        milliseconds = median_time(lambda: left @ right, device, runs=5)
+    return PeakThroughput(2 * side**3 / milliseconds / 1e9, f"measured on a {side}² matrix product")
 
 
 def count_flops(config: BiRefNetConfig, batch: int, size: int) -> int:

@@ -33,51 +33,49 @@ _DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType(
 )
 
 
-def choose_device(wanted: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """Return a device by name: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
 
     Raises:
         DeviceUnavailableError: the name is unknown, or the GPU does not exist. The CPU never
             replaces it: that would be a hundred times slower and look like a hang.
     """
-    if wanted == "auto":
+    if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    kind, colon, number = wanted.partition(":")
-    if wanted == "cpu":
+    kind, colon, number = name.partition(":")
+    if name == "cpu":
         return torch.device("cpu")
     if kind != "cuda" or (colon and not number.isdecimal()):
-        raise DeviceUnavailableError(
-            f"There is no device {wanted!r}: use auto, cpu, cuda or cuda:N."
-        )
-    return _choose_gpu(wanted, int(number or 0))
+        raise DeviceUnavailableError(f"There is no device {name!r}: use auto, cpu, cuda or cuda:N.")
+    return _choose_gpu(name, int(number or 0))
 
 
-def _choose_gpu(wanted: str, index: int) -> torch.device:
+def _choose_gpu(name: str, index: int) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if index < count:
         return torch.device("cuda", index)
     if torch.version.cuda is None:
-        why = "this torch was built for the CPU: install a CUDA build of torch"
+        reason = "this torch was built for the CPU: install a CUDA build of torch"
     elif not count:
-        why = "CUDA finds no GPU: check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES"
+        reason = "CUDA finds no GPU: check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES"
     else:
-        why = f"there are only {count}, numbered from 0: correct the number"
+        reason = f"there are only {count}, numbered from 0: correct the number"
     raise DeviceUnavailableError(
-        f"The device {wanted} was asked for, but {why}, or use device=cpu."
+        f"The device {name} was asked for, but {reason}, or use device=cpu."
     )
 
 
-def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """Return the number type of a precision; `auto` is fp16 on a GPU and fp32 on the CPU.
 
     Raises:
         PrecisionError: the precision is unknown.
     """
     try:
-        precision = Precision(wanted)
+        precision = Precision(name)
     except ValueError:
-        names = ", ".join(Precision)
-        raise PrecisionError(f"There is no precision {wanted!r}: use one of {names}.") from None
+        known = ", ".join(Precision)
+        raise PrecisionError(f"There is no precision {name!r}: use one of {known}.") from None
     if precision is Precision.AUTO:
         precision = Precision.FP16 if device.type == "cuda" else Precision.FP32
     return _DTYPES[precision]

@@ -157,7 +157,7 @@ class FastDecoderBlock(nn.Module):
 
 
 class FastDecoder(nn.Module):
-    """Levels 4 (coarsest) to 1.
+    """The decoder with folded convolutions: levels 4 (coarsest) to 1.
 
     Args:
         decoder: the decoder of the reference path.
@@ -171,11 +171,8 @@ class FastDecoder(nn.Module):
         self.squeeze = FastDecoderBlock(squeeze, [sum(config.lateral_channels)])
         self.squeeze_out = fold_batch_norm(squeeze.conv_out, squeeze.bn_out)
         self.inject, self.blocks, self.outs = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
-        self.lateral_full, self.lateral_half, self.looks = (
-            nn.ModuleDict(),
-            nn.ModuleDict(),
-            nn.ModuleDict(),
-        )
+        self.lateral_full, self.lateral_half = nn.ModuleDict(), nn.ModuleDict()
+        self.attentions = nn.ModuleDict()
         for level in (*ATTENDED_LEVELS, 1):
             self._add_block(decoder, level)
         for level in ATTENDED_LEVELS:
@@ -204,7 +201,8 @@ class FastDecoder(nn.Module):
         conv, norm = gradient.get_submodule("0"), gradient.get_submodule("1")
         attention = cast("nn.Conv2d", decoder.get_submodule(f"gdt_convs_attn_{level}.0"))
         folded = fold_batch_norm(cast("nn.Conv2d", conv), cast("nn.BatchNorm2d", norm))
-        self.looks[name] = nn.Sequential(folded, nn.ReLU(), freeze_conv(attention), nn.Sigmoid())
+        layers = folded, nn.ReLU(), freeze_conv(attention), nn.Sigmoid()
+        self.attentions[name] = nn.Sequential(*layers)
 
     def forward(
         self, image: Tensor, full: list[Tensor], half: list[Tensor], context: Tensor
@@ -224,7 +222,7 @@ class FastDecoder(nn.Module):
         for level in ATTENDED_LEVELS:
             name = str(level)
             p = self.outs[name](self._block(image, p, level))
-            p = p.mul_(self.looks[name](p))
+            p = p.mul_(self.attentions[name](p))
             # Both are upsampled to one size, so their sum is upsampled once.
             p = p.add_(self.lateral_half[name](half[level - 2]))
             p = resize(p, full[level - 2].shape[-2:]).add_(self.lateral_full[name](full[level - 2]))

@@ -20,8 +20,8 @@ def _corner(x, row, col, share, picture, height, width, channels, channel, known
     """Load one of the four neighbors, times its weight: (pixels, channels) float32."""
     inside = known & (row >= 0) & (row < height) & (col >= 0) & (col < width)
     at = ((picture * height + row) * width + col) * channels
-    wanted = inside[:, None] & (channel < channels)[None, :]
-    values = tl.load(x + at[:, None] + channel[None, :], mask=wanted, other=0.0)
+    valid = inside[:, None] & (channel < channels)[None, :]
+    values = tl.load(x + at[:, None] + channel[None, :], mask=valid, other=0.0)
     return values.to(tl.float32) * share[:, None]
 
 
@@ -98,12 +98,12 @@ def deformable_program(
                 channel,
                 known,
             )
-            wanted = (channel < channels)[:, None] & (output < outputs)[None, :]
+            valid = (channel < channels)[:, None] & (output < outputs)[None, :]
             at = (tap * channels + channel)[:, None] * outputs + output[None, :]
-            part = tl.load(weight + at, mask=wanted, other=0.0)
+            part = tl.load(weight + at, mask=valid, other=0.0)
             total = tl.dot(samples.to(part.dtype), part, total, input_precision="ieee")
     total += tl.load(bias + output, mask=output < outputs, other=0.0).to(tl.float32)[None, :]
     total = tl.maximum(total, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    wanted = known[:, None] & (output < outputs)[None, :]
+    valid = known[:, None] & (output < outputs)[None, :]
     at = pixel[:, None] * outputs + output[None, :]
-    tl.store(out + at, total.to(out.dtype.element_ty), mask=wanted)
+    tl.store(out + at, total.to(out.dtype.element_ty), mask=valid)
