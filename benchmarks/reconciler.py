@@ -80,7 +80,7 @@ def main() -> None:
         runtime = Runtime.from_settings(settings)
         client, store, dispatcher = runtime.redis, runtime.job_store, runtime.dispatcher
         reconciler = Reconciler(
-            client, store, dispatcher, runtime.registry, runtime.router, ageing_seconds=3600
+            client, store, dispatcher, runtime.registry, runtime.router, aging_seconds=3600
         )
         began = time.perf_counter()
         _fill(store, dispatcher)

@@ -1,4 +1,4 @@
-"""A consumer for a heart's tests; contract/test_celery_consumer.py holds it to Celery's own."""
+"""A consumer for tests of the monitor; test_celery_consumer.py compares it with Celery's."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,11 @@ from celery import Celery
 
 
 class FakeConsumer:
-    """Celery's, as far as a heart sees it: what it is told, its own thread does later, or never."""
+    """Celery's consumer as the monitor sees it: it applies requests later, or never."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        self.told: list[str] = []
+        self.changes: list[str] = []
         self.deaf = False
         self.calls = 0
 
@@ -22,8 +22,8 @@ class FakeConsumer:
 
     def cancel_task_queue(self, queue: str) -> None:
         self._app.amqp.queues.deselect(queue)
-        self.told.append(f"-{queue}")
+        self.changes.append(f"-{queue}")
 
     def add_task_queue(self, queue: str) -> None:
         self._app.amqp.queues.select_add(self._app.amqp.queues[queue])
-        self.told.append(f"+{queue}")
+        self.changes.append(f"+{queue}")

@@ -1,4 +1,4 @@
-"""Receivers of webhooks on loopback, that behave as they are told and keep what they were sent."""
+"""Receivers of webhooks on loopback, which behave as a test says and keep what they get."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -1,7 +1,7 @@
 """The I/O worker's periodic work: reconciling, retention, duplicates and due webhooks.
 
-Every I/O worker runs all of it. Locks in Redis, or scripts that one of several callers wins, see to
-it that no step is done twice.
+Every I/O worker runs all of it. Locks in Redis, or Lua scripts of which only one caller succeeds,
+prevent that a step is done twice.
 """
 
 import threading
@@ -35,12 +35,12 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Periodic:
-    """A piece of work that is done again and again.
+    """A piece of work that is repeated at an interval.
 
     Attributes:
-        name: in the log.
-        seconds: from the end of one run to the beginning of the next.
-        run: does it once.
+        name: names its log events and its thread.
+        seconds: pause between the end of one run and the start of the next.
+        run: does the work once.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Periodic:
     run: Callable[[], object]
 
     def run_until(self, stopped: threading.Event) -> None:
-        """Run in a thread of its own; no failure of a run ends it."""
+        """Repeat the run until `stopped` is set; no failure of a run ends it."""
         pause = self.seconds
         while not stopped.wait(pause):
             pause = self.seconds

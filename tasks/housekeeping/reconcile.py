@@ -51,7 +51,7 @@ class Quarantine:
 
     @contextmanager
     def guard(self, task_id: str, step: str) -> Iterator[None]:
-        """Quarantine a job that the block cannot process, so that the step goes on with others."""
+        """Quarantine a job that the block cannot process; the step continues with others."""
         try:
             yield
         except (QueueUnavailableError, RedisError):
@@ -84,7 +84,7 @@ class Quarantine:
         return sorted(task_ids, key=self._logged.__contains__)
 
 
-#: About so many members of a set are checked in one pass.
+#: Approximate number of members of a set that one pass checks.
 _SCAN_COUNT: Final = 200
 
 _INDEX_SETS: Final = (
@@ -148,7 +148,7 @@ _PRIORITY_ABOVE: Final = {
 }
 
 
-class PriorityAgeing:
+class PriorityAging:
     """Raises the effective priority of jobs that have waited too long, a few at a time.
 
     Args:
@@ -225,14 +225,14 @@ _LOCK_KEY: Final = f"{redis_keys.PREFIX}reconciler"
 #: Jobs that one step of a pass processes at most.
 _MAX_PER_STEP: Final = 500
 
-#: How long one step may take, so that the lock does not expire; the next pass goes on from there.
+#: How long one step may take, so that the lock does not expire; the next pass continues there.
 _STEP_SECONDS: Final = 1.5
 
 #: Messages that are sent between two looks at the clock.
 _SENDS_PER_BATCH: Final = 50
 
-#: A job that has waited for so long is raised one priority level.
-AGEING_SECONDS: Final = 60.0
+#: How long a job waits at each priority level before it is raised.
+AGING_SECONDS: Final = 60.0
 
 #: Due jobs that a pass routes one by one to a GPU; the others go to the shared queue.
 _ROUTED: Final = 8
@@ -249,7 +249,7 @@ class Reconciler:
         dispatcher: sends the messages.
         registry: the worker registry.
         router: chooses the queues.
-        ageing_seconds: how long a job waits at each priority level before it is raised.
+        aging_seconds: how long a job waits at each priority level before it is raised.
         clock: unix seconds.
     """
 
@@ -261,7 +261,7 @@ class Reconciler:
         registry: WorkerRegistry,
         router: Router,
         *,
-        ageing_seconds: float = AGEING_SECONDS,
+        aging_seconds: float = AGING_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
@@ -271,7 +271,7 @@ class Reconciler:
         self._router = router
         self._missing = MissingMessageDetector(client)
         self._quarantine = Quarantine(client, job_store, clock)
-        self._ageing = PriorityAgeing(client, job_store, self._quarantine, ageing_seconds, clock)
+        self._aging = PriorityAging(client, job_store, self._quarantine, aging_seconds, clock)
         self._pruner = IndexPruner(client, job_store)
         self._until = 0.0
 
@@ -374,7 +374,7 @@ class Reconciler:
         self._send(due[_ROUTED:], _shared_queue, "sent_again")
 
     def _raise_aged(self) -> None:
-        raised = self._dispatcher.send_all(self._ageing.find())
+        raised = self._dispatcher.send_all(self._aging.find())
         self._count("lifted", [job.task_id for job in raised])
 
     def _prune(self) -> None:

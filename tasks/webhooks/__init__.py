@@ -1,1 +1,1 @@
-"""Tells others of an end: signed, retried, watched, replayed (Standard Webhooks 1.0.0)."""
+"""Webhooks by Standard Webhooks 1.0.0: deliveries, attempts, retries and circuit breakers."""

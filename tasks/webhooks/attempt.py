@@ -135,7 +135,7 @@ class RunningAttempts:
                 self._changed.notify_all()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until no attempt runs, for so many seconds at most; False if one still does."""
+        """Wait up to `seconds` until no attempt runs; False if one still does."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._attempts, seconds)
 

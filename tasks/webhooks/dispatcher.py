@@ -75,7 +75,7 @@ class WebhookDispatcher:
         while sent < room:
             page = self._store.due(self._clock(), _PAGE_SIZE)
             sent += self._dispatch_page(page, room - sent)
-            # What was not sent is not due any more: a busy host's backlog hides nobody behind it.
+            # What was not sent is due later, so that a busy host's backlog hides no other host's.
             if len(page) < _PAGE_SIZE:
                 break
         return sent

@@ -1,1 +1,1 @@
-"""What runs inside Celery's worker processes; only `tasks.cli` imports from it outside."""
+"""The Celery tasks, and what runs in the parent and child processes of a worker."""

@@ -73,7 +73,7 @@ class RemovalRequest(Request):  # type: ignore[misc] # celery publishes no types
         )
 
     def _release(self, event: str, change: Callable[[JobStore, str], ReleaseOutcome]) -> None:
-        """Release the lease by a change of the record; raises nothing, so that Celery goes on."""
+        """Release the lease by a change of the record; raise nothing: Celery must continue."""
         facts = {"task_id": self._job, "worker": self.hostname, "pid": self.worker_pid}
         try:
             runtime = runtime_of(self.app)
@@ -109,7 +109,7 @@ class RemovalRequest(Request):  # type: ignore[misc] # celery publishes no types
 
 
 class ShutdownStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
-    """Starts a thread, once the worker is told to end, that bounds how long that takes."""
+    """Starts a thread that bounds how long the worker's shutdown takes."""
 
     def __init__(self, worker: Any, **options: Any) -> None:  # noqa: ANN401 - celery's signature
         super().__init__(worker, **options)

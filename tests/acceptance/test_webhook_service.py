@@ -34,7 +34,7 @@ BUCKET = HOST = "webhooks"
 
 
 @pytest.fixture(scope="module")
-def telling(
+def signing_service(
     service_environment: dict[str, str], s3: S3Address, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningService]:
     """A service that signs, with a database and a bucket of its own."""
@@ -61,8 +61,8 @@ def telling(
 
 
 @dataclass(frozen=True)
-class Told:
-    """A task whose end a receiver was told of."""
+class NotifiedTask:
+    """A task of whose end a receiver was notified."""
 
     service: RunningService
     task_id: str
@@ -81,13 +81,13 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def told(telling: RunningService) -> Iterator[Told]:
+def notified(signing_service: RunningService) -> Iterator[NotifiedTask]:
     photo = Path(__file__).parents[1] / "data" / "coffee.jpg"
     with receiver(answering(200)) as got:
         fields = {"webhook_url": f"{got.url}?token=hush-hush", "metadata": '{"order": 17}'}
-        task_id = telling.client.submit(photo, fields)
-        assert got.wait_for(1, 60), _logs(telling)
-        yield Told(telling, task_id, got)
+        task_id = signing_service.client.submit(photo, fields)
+        assert got.wait_for(1, 60), _logs(signing_service)
+        yield NotifiedTask(signing_service, task_id, got)
 
 
 def _logs(service: RunningService) -> str:
@@ -103,11 +103,11 @@ def _run(service: RunningService, program: str, *arguments: str) -> str:
 
 
 @pytest.fixture
-def seen(telling: RunningService) -> Iterator[State]:
+def seen(signing_service: RunningService) -> Iterator[State]:
     """What Celery's events tell Flower, and whoever listens."""
     state = State()
     with (
-        create_celery(Settings.load(redis_url=telling.env["RMBG_REDIS_URL"])) as app,
+        create_celery(Settings.load(redis_url=signing_service.env["RMBG_REDIS_URL"])) as app,
         app.connection_for_read() as connection,
     ):
         listener = app.events.Receiver(connection, handlers={"*": state.event}, app=app)
@@ -119,13 +119,13 @@ def seen(telling: RunningService) -> Iterator[State]:
 
 
 def test_celerys_events_show_a_delivery_by_its_id(
-    telling: RunningService, seen: State, coffee: Path
+    signing_service: RunningService, seen: State, coffee: Path
 ) -> None:
     with receiver(answering(500, 200)) as got:
-        telling.client.submit(coffee, {"webhook_url": got.url})
+        signing_service.client.submit(coffee, {"webhook_url": got.url})
         end = time.monotonic() + 60
         while [task.result for task in _deliveries(seen)] != ["'refused'", "'delivered'"]:
-            assert time.monotonic() < end, f"{_deliveries(seen)}\n{_logs(telling)}"
+            assert time.monotonic() < end, f"{_deliveries(seen)}\n{_logs(signing_service)}"
             time.sleep(0.05)
     first, second = _deliveries(seen)
     assert (first.uuid, second.uuid) == (got.ids[0], f"{got.ids[0]}.2")
@@ -137,20 +137,20 @@ def _deliveries(seen: State) -> list[Any]:
     return sorted(found, key=lambda task: len(task.uuid))
 
 
-def test_what_arrives_can_be_verified(told: Told) -> None:
-    event = Webhook(SECRET).verify(told.got.bodies[0], told.got.headers[0])
+def test_what_arrives_can_be_verified(notified: NotifiedTask) -> None:
+    event = Webhook(SECRET).verify(notified.got.bodies[0], notified.got.headers[0])
     assert event["type"] == "removal.succeeded"
-    assert event["data"]["task_id"] == told.task_id
-    assert told.got.headers[0]["content-type"] == "application/json"
-    assert len(told.got.bodies[0]) < 20_000
+    assert event["data"]["task_id"] == notified.task_id
+    assert notified.got.headers[0]["content-type"] == "application/json"
+    assert len(notified.got.bodies[0]) < 20_000
 
 
-def test_what_was_tampered_with_cannot(told: Told) -> None:
-    body, sent = told.got.bodies[0], told.got.headers[0]
+def test_what_was_tampered_with_cannot(notified: NotifiedTask) -> None:
+    body, sent = notified.got.bodies[0], notified.got.headers[0]
     middle = len(body) // 2
     changed = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
     old = signed_headers(
-        [SECRET], webhook_id=told.webhook_id, timestamp=int(time.time()) - 600, body=body
+        [SECRET], webhook_id=notified.webhook_id, timestamp=int(time.time()) - 600, body=body
     )
     for secret, given, over in (
         (SECRET, sent, changed),
@@ -161,78 +161,80 @@ def test_what_was_tampered_with_cannot(told: Told) -> None:
             Webhook(secret).verify(over, given)
 
 
-def test_it_says_what_the_api_says(told: Told) -> None:
-    said, shown = json.loads(told.got.bodies[0])["data"], told.data()
+def test_it_says_what_the_api_says(notified: NotifiedTask) -> None:
+    said, shown = json.loads(notified.got.bodies[0])["data"], notified.data()
     assert said["metadata"] == {"order": 17}
     for name in ("original_url", "result_url"):
-        # Signed anew each time; they lead to the same object.
+        # Signed again each time; they lead to the same object.
         assert urlsplit(said.pop(name)).path == urlsplit(shown.pop(name)).path
     assert said == shown
 
 
-def test_the_address_in_it_opens_the_result(told: Told) -> None:
-    address = json.loads(told.got.bodies[0])["data"]["result_url"]
-    assert told.service.client.download(address).startswith(b"\x89PNG")
+def test_the_address_in_it_opens_the_result(notified: NotifiedTask) -> None:
+    address = json.loads(notified.got.bodies[0])["data"]["result_url"]
+    assert notified.service.client.download(address).startswith(b"\x89PNG")
 
 
-def _wait_until_delivered(told: Told, attempts: int) -> dict[str, Any]:
+def _wait_until_delivered(notified: NotifiedTask, attempts: int) -> dict[str, Any]:
     """The receiver has it a moment before the record says so."""
     end = time.monotonic() + 30
     while True:
-        (row,) = told.deliveries()
+        (row,) = notified.deliveries()
         if (row["state"], len(row["attempts"])) == ("delivered", attempts):
             return row
         assert time.monotonic() < end, row
         time.sleep(0.02)
 
 
-def test_it_is_listed_and_arrives_again_under_its_id(told: Told) -> None:
-    before = len(told.got.bodies)
-    row = _wait_until_delivered(told, before)
-    assert (row["webhook_id"], row["type"]) == (told.webhook_id, "removal.succeeded")
+def test_it_is_listed_and_arrives_again_under_its_id(notified: NotifiedTask) -> None:
+    before = len(notified.got.bodies)
+    row = _wait_until_delivered(notified, before)
+    assert (row["webhook_id"], row["type"]) == (notified.webhook_id, "removal.succeeded")
     assert [each["status"] for each in row["attempts"]] == [200] * before
-    path = f"/api/v1/tasks/{told.task_id}/deliveries/1/replay"
-    told.service.client.request("POST", path)
-    assert told.got.wait_for(before + 1), _logs(told.service)
-    _wait_until_delivered(told, before + 1)
-    _run(told.service, "celery", "-A", "tasks.app", "webhooks", "replay", told.webhook_id)
-    assert told.got.wait_for(before + 2), _logs(told.service)
-    _wait_until_delivered(told, before + 2)
-    assert set(told.got.ids) == {told.webhook_id}
-    for body, sent in zip(told.got.bodies, told.got.headers, strict=True):
+    path = f"/api/v1/tasks/{notified.task_id}/deliveries/1/replay"
+    notified.service.client.request("POST", path)
+    assert notified.got.wait_for(before + 1), _logs(notified.service)
+    _wait_until_delivered(notified, before + 1)
+    _run(notified.service, "celery", "-A", "tasks.app", "webhooks", "replay", notified.webhook_id)
+    assert notified.got.wait_for(before + 2), _logs(notified.service)
+    _wait_until_delivered(notified, before + 2)
+    assert set(notified.got.ids) == {notified.webhook_id}
+    for body, sent in zip(notified.got.bodies, notified.got.headers, strict=True):
         Webhook(SECRET).verify(body, sent)
 
 
-def test_a_scrape_counts_it(told: Told) -> None:
-    _wait_until_delivered(told, len(told.got.bodies))
-    text = told.service.client.download(told.service.metrics["api"]).decode()
+def test_a_scrape_counts_it(notified: NotifiedTask) -> None:
+    _wait_until_delivered(notified, len(notified.got.bodies))
+    text = notified.service.client.download(notified.service.metrics["api"]).decode()
     assert 'rmbg_webhook_attempts_total{outcome="delivered"}' in text
     assert "rmbg_webhook_pending" in text
 
 
 @pytest.fixture
-def keyed(telling: RunningService) -> Iterator[str]:
+def keyed(signing_service: RunningService) -> Iterator[str]:
     """The address of an API beside it that asks for keys."""
     with reserved_ports() as (port, *_):
-        env = {**telling.env, "RMBG_AUTH": "on"}
-        with running(api_service(port, env), telling.logs / "keyed.log"):
+        env = {**signing_service.env, "RMBG_AUTH": "on"}
+        with running(api_service(port, env), signing_service.logs / "keyed.log"):
             yield f"http://127.0.0.1:{port}"
 
 
 def test_a_keys_webhooks_are_signed_with_its_secret_and_for_a_day_with_the_old_one(
-    telling: RunningService, keyed: str, coffee: Path
+    signing_service: RunningService, keyed: str, coffee: Path
 ) -> None:
     with receiver(answering(200)) as got:
-        made = _run(telling, "rmbg", "keys", "add", "shop", "--webhook-url", got.url, "--json")
+        made = _run(
+            signing_service, "rmbg", "keys", "add", "shop", "--webhook-url", got.url, "--json"
+        )
         key, first = json.loads(made)["key"], json.loads(made)["webhook_secret"]
         with ServiceClient(keyed, api_key=key) as client:
             task_id = client.submit(coffee, {})
-            assert got.wait_for(1, 60), _logs(telling)
+            assert got.wait_for(1, 60), _logs(signing_service)
             Webhook(first).verify(got.bodies[0], got.headers[0])
-            rotated = _run(telling, "rmbg", "keys", "rotate-secret", "shop", "--json")
+            rotated = _run(signing_service, "rmbg", "keys", "rotate-secret", "shop", "--json")
             second = json.loads(rotated)["webhook_secret"]
             client.request("POST", f"/api/v1/tasks/{task_id}/deliveries/1/replay")
-            assert got.wait_for(2), _logs(telling)
+            assert got.wait_for(2), _logs(signing_service)
     assert second != first
     assert len(got.headers[1]["webhook-signature"].split(" ")) == 2
     for secret in (first, second):
@@ -240,16 +242,16 @@ def test_a_keys_webhooks_are_signed_with_its_secret_and_for_a_day_with_the_old_o
     with pytest.raises(WebhookVerificationError):
         Webhook(SECRET).verify(got.bodies[1], got.headers[1])
     for hidden in (first, second, key):
-        assert hidden not in _logs(telling)
+        assert hidden not in _logs(signing_service)
 
 
-def test_no_secret_and_no_signed_address_is_in_any_log(told: Told) -> None:
-    text = _logs(told.service)
+def test_no_secret_and_no_signed_address_is_in_any_log(notified: NotifiedTask) -> None:
+    text = _logs(notified.service)
     assert "webhook.attempted" in text
     for hidden in (
         SECRET,
         "hush-hush",
         "X-Amz-Signature",
-        *(each["webhook-signature"] for each in told.got.headers),
+        *(each["webhook-signature"] for each in notified.got.headers),
     ):
         assert hidden not in text

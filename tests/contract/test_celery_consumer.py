@@ -76,13 +76,13 @@ def test_celerys_consumer_takes_and_leaves_the_queues_themselves() -> None:
 
 
 def test_a_change_is_handed_to_the_consumers_own_thread() -> None:
-    told: list[str] = []
+    calls: list[str] = []
     hub = create_autospec(Hub, instance=True)
-    Consumer.call_soon(SimpleNamespace(hub=hub), told.append, "q")
-    assert told == []
+    Consumer.call_soon(SimpleNamespace(hub=hub), calls.append, "q")
+    assert calls == []
     ((change,), _) = hub.call_soon.call_args
     change()
-    assert told == ["q"]
+    assert calls == ["q"]
 
 
 @pytest.mark.parametrize("name", ["active_requests", "reserved_requests"])

@@ -99,7 +99,7 @@ def load_faulty_model(settings: Settings) -> FaultyModel:
 
 
 class StoppingQoS(QoS):
-    """Stops its process, when told to, in the moment in which a message is nowhere in Redis."""
+    """Stops its process on request, at the moment at which a message is nowhere in Redis."""
 
     def append(self, message: Message, delivery_tag: str) -> None:
         marker = Settings.load().model_dir / "stop-after-pop"

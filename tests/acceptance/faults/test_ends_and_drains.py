@@ -1,4 +1,4 @@
-"""Workers that are told to end, or to take nothing more."""
+"""Graceful shutdown and draining of workers."""
 
 import signal
 from collections.abc import Callable, Iterator

@@ -38,8 +38,8 @@ def services(made: Cluster) -> Services:
     return made.services(webhook_secret=SECRET, url_allow="127.0.0.1")
 
 
-def submit_telling(services: Services, count: int, urls: list[str]) -> list[str]:
-    """Jobs whose ends are told to these receivers in turn."""
+def submit_with_webhooks(services: Services, count: int, urls: list[str]) -> list[str]:
+    """Submit jobs whose webhooks go to these receivers in turn."""
     return [
         submit(services, picture(number=number), webhook_url=urls[number % len(urls)])
         for number in range(count)
@@ -57,7 +57,7 @@ def delivered(services: Services, task_id: str) -> bool:
 
 
 def verified(got: Receiver) -> list[str]:
-    """The tasks that were told of, each line's signature being right."""
+    """The tasks whose webhooks arrived, with verified signatures."""
     return [
         Webhook(SECRET).verify(body, headers)["data"]["task_id"]
         for body, headers in zip(got.bodies, got.headers, strict=True)
@@ -116,9 +116,9 @@ def test_every_process_dies_between_the_final_write_and_the_delivery(
 ) -> None:
     made.kill("io0")
     with receiver(answering(200)) as got:
-        task_ids = submit_telling(services, 2, [got.url])
+        task_ids = submit_with_webhooks(services, 2, [got.url])
         wait_for(lambda: ended(services, task_ids), 30, made, "the jobs' end")
-        assert got.bodies == [], "nobody was there to tell"
+        assert got.bodies == [], "no worker was there to send it"
         for name in ("gpu0", "valkey", "weed"):
             made.kill(name)
         made.heal()
@@ -139,8 +139,8 @@ def test_redis_dies_while_events_are_sent(made: Cluster, services: Services) -> 
         wait_for(
             lambda: all(delivered(services, each) for each in task_ids), 90, made, "all events"
         )
-        told = dict(zip(got.ids, verified(got), strict=True))
-        assert sorted(told.values()) == sorted(task_ids), "each task under one id"
+        notified = dict(zip(got.ids, verified(got), strict=True))
+        assert sorted(notified.values()) == sorted(task_ids), "each task under one id"
 
 
 @pytest.mark.slow
@@ -149,16 +149,16 @@ def test_a_dead_receiver_among_twenty_delays_nobody(made: Cluster, services: Ser
     with ExitStack() as stack:
         dead = stack.enter_context(receiver(lambda _request, _before: hang(held)))
         good = [stack.enter_context(receiver(answering(200))) for _ in range(19)]
-        task_ids = submit_telling(services, 200, [dead.url, *(each.url for each in good)])
-        told = [task_id for number, task_id in enumerate(task_ids) if number % 20]
+        task_ids = submit_with_webhooks(services, 200, [dead.url, *(each.url for each in good)])
+        notified = [task_id for number, task_id in enumerate(task_ids) if number % 20]
         try:
             wait_for(lambda: ended(services, task_ids), 240, made, "200 jobs")
             wait_for(
-                lambda: all(delivered(services, each) for each in told), 30, made, "190 events"
+                lambda: all(delivered(services, each) for each in notified), 30, made, "190 events"
             )
         finally:
             held.set()
-    worst = max(delay(services, each) for each in told)
+    worst = max(delay(services, each) for each in notified)
     assert worst <= DELAY_SECONDS, f"an event came {worst:.1f} s after its job's end"
 
 

@@ -49,7 +49,7 @@ class Scene:
             self.dispatcher,
             registry,
             Router(self.client),
-            ageing_seconds=AGEING,
+            aging_seconds=AGEING,
             clock=self.clock,
         )
 
@@ -217,7 +217,7 @@ def test_a_backlog_is_moved_beside_a_damaged_record(scene: Scene, damage: Damage
 
 
 @damages
-def test_a_damaged_record_takes_no_turn_at_ageing(scene: Scene, damage: Damage) -> None:
+def test_a_damaged_record_takes_no_turn_at_aging(scene: Scene, damage: Damage) -> None:
     bad = [scene.queued(priority=Priority.LOW) for _ in range(20)]
     good = scene.queued(priority=Priority.LOW)
     for task_id in bad:

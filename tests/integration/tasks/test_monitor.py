@@ -142,10 +142,10 @@ def test_a_worker_whose_answers_are_not_heard_goes_on_taking(
     assert sorted(app.amqp.queues.consume_from) == QUEUES
 
 
-def test_a_drained_worker_is_told_until_it_heeds(
+def test_a_drained_worker_is_asked_until_it_heeds(
     ready: WorkerMonitor, client: Redis, app: Celery, consumer: FakeConsumer
 ) -> None:
-    consumer.told.clear()
+    consumer.changes.clear()
     WorkerRegistry(client).drain(WORKER, "new fan")
     consumer.deaf = True
     ready.tick()
@@ -154,27 +154,27 @@ def test_a_drained_worker_is_told_until_it_heeds(
     ready.tick()
     assert dict(app.amqp.queues.consume_from) == {}
     ready.tick()
-    assert consumer.told == ["-gpu.h.0", "-model.m"]
+    assert consumer.changes == ["-gpu.h.0", "-model.m"]
 
 
-def test_an_undrained_worker_is_told_until_it_heeds(
+def test_an_undrained_worker_is_asked_until_it_heeds(
     ready: WorkerMonitor, client: Redis, app: Celery, consumer: FakeConsumer
 ) -> None:
     WorkerRegistry(client).drain(WORKER, "new fan")
     ready.tick()
     WorkerRegistry(client).undrain(WORKER)
-    consumer.told.clear()
+    consumer.changes.clear()
     consumer.deaf = True
     ready.tick()
     consumer.deaf = False
     ready.tick()
     assert sorted(app.amqp.queues.consume_from) == QUEUES
-    assert consumer.told == ["+gpu.h.0", "+model.m"]
+    assert consumer.changes == ["+gpu.h.0", "+model.m"]
 
 
 def test_its_own_queue_is_looked_into_first(ready: WorkerMonitor, consumer: FakeConsumer) -> None:
     ready.tick()
-    assert consumer.told == ["+gpu.h.0", "+model.m"]
+    assert consumer.changes == ["+gpu.h.0", "+model.m"]
     assert consumer.calls == 1, "several might be made in any order"
 
 
@@ -216,7 +216,7 @@ def test_a_child_whose_answer_lapsed_in_an_outage_is_given_time(
 def test_a_child_of_the_number_of_a_former_one_is_left_to_load(
     monitor: WorkerMonitor, client: Redis, child: subprocess.Popen[bytes], clock: Clock
 ) -> None:
-    """In a container the numbers begin anew with each start."""
+    """In a container the numbers begin again with each start."""
     WorkerRegistry(client).mark_ready(WORKER, 90, model="m", pid=child.pid)
     client.delete(redis_keys.ready_key(WORKER))
     for _ in range(40):

@@ -23,7 +23,7 @@ from tasks.storage import object_keys
 from tasks.worker_registry import WorkerRegistry
 
 MODEL, SHARED = "m", "model.m"
-AGEING = 60.0
+AGING = 60.0
 _DATABASE = "/5"
 Make = Callable[[], Reconciler]
 Submit = Callable[..., str]
@@ -74,7 +74,7 @@ def make(client: Redis, store: JobStore, dispatcher: JobDispatcher, clock: Clock
         dispatcher,
         WorkerRegistry(client, clock=clock),
         Router(client, clock=clock),
-        ageing_seconds=AGEING,
+        aging_seconds=AGING,
         clock=clock,
     )
 
@@ -206,20 +206,20 @@ def test_one_pass_at_a_time(reconciler: Reconciler, client: Redis) -> None:
     assert reconciler.run_once()
 
 
-# -- ageing --------------------------------------------------------------------------------------
+# -- aging ---------------------------------------------------------------------------------------
 
 
 def test_a_job_that_waited_is_lifted_a_step_and_later_another(
     reconciler: Reconciler, store: JobStore, client: Redis, submit: Submit, clock: Clock
 ) -> None:
     task_id = submit(Priority.LOW)
-    clock.now += AGEING - 1
+    clock.now += AGING - 1
     reconciler.run_once()
     assert _job(store, task_id).effective_priority is Priority.LOW
     for seconds, urgency in (
         (1, Priority.NORMAL),
-        (AGEING, Priority.HIGH),
-        (AGEING, Priority.HIGH),
+        (AGING, Priority.HIGH),
+        (AGING, Priority.HIGH),
     ):
         clock.now += seconds
         reconciler.run_once()
@@ -234,7 +234,7 @@ def test_a_batch_is_lifted_a_few_at_a_time_oldest_first(
     reconciler: Reconciler, store: JobStore, client: Redis, submit: Submit, clock: Clock
 ) -> None:
     batch = [submit(Priority.LOW) for _ in range(40)]
-    clock.now += AGEING
+    clock.now += AGING
     for _ in range(5):
         reconciler.run_once()
     assert _messages(client, Priority.NORMAL) == batch[:MAX_AGED]
@@ -249,8 +249,8 @@ def test_what_was_lifted_is_not_lifted_twice_by_two_reconcilers(
     make: Make, store: JobStore, submit: Submit, clock: Clock
 ) -> None:
     task_id = submit(Priority.LOW)
-    clock.now += AGEING
-    first, second = make()._ageing.find(), make()._ageing.find()
+    clock.now += AGING
+    first, second = make()._aging.find(), make()._aging.find()
     sent = [store.record_dispatches(each)[0] for each in (first, second)]
     assert sent[0] is not None
     assert sent[1] is None
@@ -261,7 +261,7 @@ def test_a_lifted_job_that_is_lost_or_requeued_keeps_its_books(
     reconciler: Reconciler, store: JobStore, client: Redis, submit: Submit, clock: Clock
 ) -> None:
     task_id = submit(Priority.LOW)
-    clock.now += AGEING
+    clock.now += AGING
     reconciler.run_once()
     assert store.claim(task_id, token="t", worker="w") == "claimed"
     _consistent(client, store)
@@ -325,7 +325,7 @@ class Chance:
         del self._held[:1]
 
     def _wait(self) -> None:
-        self._clock.now += self.random.choice((1, AGEING))
+        self._clock.now += self.random.choice((1, AGING))
 
     def _pop(self) -> None:
         self._client.rpop(list_key(f"{SHARED}|{int(self.random.choice(list(Priority)))}"))
@@ -375,7 +375,7 @@ def test_nothing_is_left_of_records_that_expired(
         store.crash(poison, holder=f"w/{number}/")
     store.cancel(canceled)
     store.claim(running, token="r", worker="w")
-    clock.now += AGEING
+    clock.now += AGING
     reconciler.run_once()
     assert aged in store.ids(Status.QUEUED)
     for task_id in jobs:

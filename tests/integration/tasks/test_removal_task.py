@@ -31,7 +31,7 @@ WORKER = "gpu0@h"
 
 
 class Model:
-    """Out of memory as long as it is told to be."""
+    """Out of memory for as long as the test wants."""
 
     name = "m"
 

@@ -175,7 +175,7 @@ def test_what_a_running_job_still_writes_after_its_expiry_is_swept(world: World)
     world.store.claim(job.task_id, token=token, worker="gpu0@host")
     world.clock.now += 24 * HOUR
     world.sweeper.run_once()
-    # It had the picture in memory; it stores its result, and dies before it could be told off.
+    # It had the picture in memory; it stores its result, and dies before its write was refused.
     _put(world, object_keys.result_key(job.task_id, token, "png"))
     assert not world.store.finish(job.task_id, token=token, status=Status.SUCCEEDED)
     world.client.delete("rmbg:retention:bucket")
@@ -231,7 +231,7 @@ def test_an_original_that_is_stored_before_its_record_is_left_alone(world: World
 
 
 def test_what_a_refused_submission_left_stays_until_its_expiry(world: World) -> None:
-    """It was told 503, since nobody knew whether its record was written; it was not."""
+    """It got a 503, since it was unknown whether its record was written; it was not."""
     task_id = new_task_id()
     job = Job(
         task_id=task_id,

@@ -35,7 +35,7 @@ WORKER = "gpu0@h"
 
 
 class Model:
-    """Does what it is told to, in turn; then answers."""
+    """Raises the faults of a test in turn, then answers."""
 
     name = "m"
 

@@ -6,7 +6,7 @@ from itertools import islice
 
 from tasks.redis_client import connect
 
-_WORKER = "gpu0@farewell"
+_WORKER = "gpu0@shutdown"
 #: `Settings.load` is native code: an interpreter that ends while a thread is in it aborts. Here it
 #: would do so in one run of many; so it is taken away, and any call of it from there shows.
 _PROGRAM = """

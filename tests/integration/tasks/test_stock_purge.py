@@ -78,7 +78,7 @@ def queues(server_settings: dict[str, object]) -> Iterator[Queues]:
         store, registry = JobStore(client), WorkerRegistry(client)
         dispatcher = JobDispatcher(app, store)
         router = Router(client)
-        reconciler = Reconciler(client, store, dispatcher, registry, router, ageing_seconds=60)
+        reconciler = Reconciler(client, store, dispatcher, registry, router, aging_seconds=60)
         yield Queues(url, client, store, dispatcher, reconciler)
 
 

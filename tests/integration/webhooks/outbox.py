@@ -104,7 +104,7 @@ class Post:
         self.work()
         return sent
 
-    def settle(self, seconds: float = 60) -> list[str]:
+    def wait(self, seconds: float = 60) -> list[str]:
         """Wait for the end of all attempts; returns their outcomes."""
         done, self._futures = self._futures, []
         return [each.result(seconds) for each in done]
@@ -113,7 +113,7 @@ class Post:
         """One pass after so many seconds, to its end."""
         self.clock.pass_(seconds)
         sent = self.start()
-        self.settle()
+        self.wait()
         return sent
 
     def job(self, url: str | None, **values: object) -> Job:
@@ -128,7 +128,7 @@ class Post:
         }
         return self.jobs.create(
             Job(task_id, "u2netp", "model.u2netp", object_keys.original_key(task_id), **given)
-        )
+        ).job
 
     def finish(self, job: Job, status: Status = Status.SUCCEEDED, **facts: object) -> None:
         token = lease_token("gpu0@test", 1)

@@ -100,10 +100,10 @@ def test_a_receiver_can_verify_what_it_gets(post: Post) -> None:
         post.clock.now = time.time()
         job = post.finished(got.url, metadata={"order": 17})
         post.run()
-    told = Webhook(post.secret).verify(got.bodies[0], got.headers[0])
-    assert told["type"] == "removal.succeeded"
-    assert told["data"]["task_id"] == job.task_id
-    assert told["data"]["metadata"] == {"order": 17}
+    event = Webhook(post.secret).verify(got.bodies[0], got.headers[0])
+    assert event["type"] == "removal.succeeded"
+    assert event["data"]["task_id"] == job.task_id
+    assert event["data"]["metadata"] == {"order": 17}
     assert len(got.bodies[0]) < 20_000
     assert post.delivery(job).state is DeliveryState.DELIVERED
     assert post.outcomes == {"delivered": 1}
@@ -342,7 +342,7 @@ def test_what_is_dropped_during_an_attempt_is_not_tried_again(post: Post, status
             assert post.deliveries.drop(post.delivery(job).id)
         finally:
             held.set()
-        post.settle()
+        post.wait()
         assert post.run(86400 / 2) == 0
     expected = DeliveryState.DELIVERED if status == 200 else DeliveryState.DROPPED
     assert post.delivery(job).state is expected
@@ -426,7 +426,7 @@ def test_a_host_has_a_few_deliveries_in_flight(post: Post) -> None:
         post.clock.pass_(1)
         assert post.dispatcher.run_once() == 0, "none has ended"
         post.work()
-        post.settle()
+        post.wait()
         assert post.run(1) == 3
     assert {post.delivery(job).state for job in jobs} == {DeliveryState.DELIVERED}
 
@@ -447,7 +447,7 @@ def test_a_released_attempt_is_due_at_once_and_counts_as_none(post: Post) -> Non
             assert not post.runner.running.wait(0.1)
             began = time.monotonic()
             post.runner.release_all()
-            assert post.settle() == ["released"]
+            assert post.wait() == ["released"]
             assert time.monotonic() - began < 2, "its connection is shut down"
             assert post.runner.running.wait(0)
         finally:
@@ -478,7 +478,7 @@ def test_two_dispatchers_send_it_once(post: Post) -> None:
             for thread in threads:
                 thread.join()
             post.work()
-            post.settle()
+            post.wait()
             post.clock.pass_(1)
         assert len(got.bodies) == len(jobs)
         assert len(set(got.ids)) == len(jobs)
@@ -509,7 +509,7 @@ def test_one_dead_receiver_of_twenty_delays_nobody(post: Post) -> None:
             assert len(set(good.ids)) == 190
         finally:
             ended.set()
-        post.settle()
+        post.wait()
 
 
 def test_no_secret_and_no_address_reaches_the_log(post: Post) -> None:
@@ -524,7 +524,7 @@ def test_no_secret_and_no_address_reaches_the_log(post: Post) -> None:
         assert hidden not in text
 
 
-def test_an_attempt_that_took_too_long_settles_nothing(post: Post) -> None:
+def test_an_attempt_that_took_too_long_changes_nothing(post: Post) -> None:
     with receiver(answering(500)) as got:
         job = post.finished(got.url)
         row = post.delivery(job)
@@ -537,7 +537,7 @@ def test_an_attempt_that_took_too_long_settles_nothing(post: Post) -> None:
 
 
 @pytest.mark.parametrize("state", ["delivered", "dead"])
-def test_a_settled_delivery_is_dropped_only_while_it_waits(post: Post, state: str) -> None:
+def test_a_final_delivery_is_dropped_only_while_it_waits(post: Post, state: str) -> None:
     with receiver(answering(200 if state == "delivered" else 410)) as got:
         job = post.finished(got.url)
         waiting = post.finished(got.url)
@@ -563,7 +563,7 @@ def test_a_long_queue_of_one_host_hides_nobody_behind_it(post: Post) -> None:
             assert good.wait_for(1), "one pass has to reach it"
         finally:
             ended.set()
-        post.settle()
+        post.wait()
 
 
 def test_a_row_that_cannot_be_read_holds_up_no_other(post: Post) -> None:
