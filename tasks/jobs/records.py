@@ -104,8 +104,8 @@ def concerns_one_record(error: ResponseError) -> bool:
     )
 
 
-def parse_record(task_id: str, answer: Any) -> Job | None:  # noqa: ANN401 - what `ask_each` gives
-    """Parse a record as `ask_each` returns it; None if it is empty.
+def parse_record(task_id: str, answer: Any) -> Job | None:  # noqa: ANN401 - what `pipeline_each` gives
+    """Parse a record as `pipeline_each` returns it; None if it is empty.
 
     Raises:
         UnreadableRecordError: it is damaged.

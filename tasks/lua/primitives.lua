@@ -1,12 +1,12 @@
 -- Small atomic steps on keys that the caller names.
 --
--- key                          type    what for                                   expiry
--- rmbg:idempotency:<digest>    string  which task an Idempotency-Key stands for   120 s, then 24 h
--- rmbg:rate:<policy>:<owner>   hash    a token bucket: tokens `left`, `at` (time) until full again
--- rmbg:keys                    hash    an owner's id by the SHA-256 of its key     none
--- rmbg:owner:<id>              hash    an owner, and the SHA-256 of its key       none
--- rmbg:upload:<id>             hash    the record of a resumable upload           the upload's
--- rmbg:upload:<id>:lock        string  the token of the request that writes to it 4 s, renewed
+-- key                         type     what for                                       expiry
+-- rmbg:idempotency:<digest>   string   which task an Idempotency-Key stands for       24 h
+-- rmbg:rate:<policy>:<owner>  hash     a token bucket: tokens `left` at the time `at` when full
+-- rmbg:keys                   hash     an owner's id by the SHA-256 of its key        none
+-- rmbg:owner:<id>             hash     an owner, and the SHA-256 of its key           none
+-- rmbg:upload:<id>            hash     the record of a resumable upload               the upload's
+-- rmbg:upload:<id>:lock       string   the token of the request that writes to it     4 s, renewed
 
 local commands = {}
 

@@ -4,15 +4,14 @@
 -- as they are in Redis, so that none loses a digit; an argument that is left out is nil. Keys are
 -- built here and not declared in KEYS: the service needs one Redis, not a cluster.
 --
--- key                         type        what for                                    expiry
--- rmbg:counters               hash        counts since the service's first day        none
--- rmbg:delivery:<id>          hash        a webhook delivery's record                 its subject's
--- rmbg:delivery:<id>:attempts list        its latest 50 attempts, as JSON             its subject's
--- rmbg:deliveries:<subject>   list        ids of a task's or batch's deliveries       its subject's
--- rmbg:deliveries:due         sorted set  pending deliveries by the next attempt      none
--- rmbg:deliveries:dead        sorted set  deliveries given up, by the time of that    none
--- rmbg:webhooks:in_flight:<host> sorted set  deliveries to a host that are with the  a minute
---                                         queue or a worker, by the time they lapse
+-- key                             type   what for                                        expiry
+-- rmbg:counters                   hash   counts since the service's first day            none
+-- rmbg:delivery:<id>              hash   a webhook delivery's record                     subject's
+-- rmbg:delivery:<id>:attempts     list   its latest 50 attempts, as JSON                 subject's
+-- rmbg:deliveries:<subject>       list   ids of a task's or batch's deliveries           subject's
+-- rmbg:deliveries:due             zset   pending deliveries by the time to dispatch them none
+-- rmbg:deliveries:dead            zset   deliveries given up, by the time of that        none
+-- rmbg:webhooks:in_flight:<host>  zset   a host's dispatched deliveries, by their lapse  60 s
 
 local P = 'rmbg:'
 local COUNTERS = P .. 'counters'

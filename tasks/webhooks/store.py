@@ -220,7 +220,7 @@ class DeliveryStore:
             return bool(self._client.hexists(redis_keys.DISABLED_TARGETS, _target_field(delivery)))
 
 
-def _parse_delivery(record: Any) -> Delivery | None:  # noqa: ANN401 - what `ask_each` gives
+def _parse_delivery(record: Any) -> Delivery | None:  # noqa: ANN401 - what `pipeline_each` gives
     """Parse a record; None if it is damaged."""
     try:
         return Delivery.from_record(record)
