@@ -27,12 +27,12 @@ from inference.version import __version__
 from tasks.log import configure_logging
 from tasks.tracing import configure_tracing
 
-#: Where an application keeps its `EnvelopeApi`, which can describe it.
+#: Key of the extension that holds an application's `EnvelopeApi`, which describes it.
 API_EXTENSION: Final = "rmbg.api"
 
 
 def create_app(services: Services | None = None) -> Flask:
-    """The application: with these services, or those that the environment's settings describe.
+    """Create the application with these services, or with services from the environment's settings.
 
     Raises:
         SettingsError: a setting is wrong; the text lists all faults.

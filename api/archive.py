@@ -18,32 +18,32 @@ from tasks.jobs.model import Job, Status
 
 
 class _Sink(io.RawIOBase):
-    """Takes what zipfile writes until it is sent on."""
+    """Buffers what `zipfile` writes until it is sent."""
 
     def __init__(self) -> None:
         super().__init__()
         self._pieces: list[bytes] = []
 
     def writable(self) -> bool:
-        """It is."""
+        """Always True: the stream is writable."""
         return True
 
     def write(self, data: "bytes | bytearray | memoryview[int]") -> int:  # type: ignore[override] # narrower than the base's
-        """Keep a piece."""
+        """Buffer a chunk."""
         self._pieces.append(bytes(data))
         return len(data)
 
     def take(self) -> bytes:
-        """What was written since the last time."""
+        """Return and forget what was written since the last call."""
         taken = b"".join(self._pieces)
         self._pieces.clear()
         return taken
 
 
 def stream_zip(files: Iterable[tuple[str, datetime, Iterator[bytes]]]) -> Iterator[bytes]:
-    """An archive of these names, times and bytes, written as it is read.
+    """Yield a ZIP archive of files, each with its name, time and bytes, as it is written.
 
-    At most one piece of one file stands in memory.
+    At most one chunk of one file is in memory.
     """
     sink = _Sink()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
@@ -57,14 +57,14 @@ def stream_zip(files: Iterable[tuple[str, datetime, Iterator[bytes]]]) -> Iterat
     yield sink.take()
 
 
-#: What some file system cannot keep, or what would lead out of a folder.
+#: Characters that a file system refuses, or that would lead out of a folder.
 _UNSAFE: Final = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]+')
 
 _MAX_STEM: Final = 100
 
 
 def archive_names(wanted: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """For each input's name and result's extension, a name that none before it has.
+    """Yield a file name for each input's name and result's extension; no name comes twice.
 
     `a.jpg` and `a.png`, both cut out to PNG, become `a.png` and `a-2.png`.
     """
@@ -72,7 +72,7 @@ def archive_names(wanted: Iterable[tuple[str, str]]) -> Iterator[str]:
     for name, extension in wanted:
         stem = _stem(name)
         found, number = f"{stem}.{extension}", 1
-        # Some file systems know no difference between upper and lower case.
+        # Some file systems do not distinguish upper and lower case.
         while found.casefold() in taken:
             number += 1
             found = f"{stem}-{number}.{extension}"
@@ -91,7 +91,7 @@ _UNDONE = frozenset({Status.QUEUED.value, Status.PROCESSING.value})
 
 
 def stream_archive(batch: Batch, services: Services, request_id: str) -> Iterator[bytes]:
-    """The cutouts of a batch as a ZIP, written as it is read.
+    """Return a batch's cutouts as a ZIP archive, written as it is read.
 
     Raises:
         ApiError: `batch_empty`: none of its items succeeded.

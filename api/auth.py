@@ -18,59 +18,42 @@ from tasks.errors import QueueUnavailableError, SettingsError
 from tasks.jobs.batches import Batch
 from tasks.jobs.model import Job
 
-
-def get_owned_batch(batch_id: str) -> Batch:
-    """The caller's batch.
-
-    Raises:
-        ApiError: `batch_not_found`: there is none, or it is somebody else's.
-    """
-    batch = services().runtime.batches.get(batch_id)
-    if batch is None or batch.owner != current_owner().id:
-        raise ApiError("batch_not_found")
-    return batch
-
-
+#: Key of the extension that holds an application's services.
 SERVICES_EXTENSION: Final = "rmbg"
-
-
-def services() -> Services:
-    """The services of the application that handles this request."""
-    return cast("Services", current_app.extensions[SERVICES_EXTENSION])
-
-
-#: Set for an application that only this machine can reach.
+#: Configuration key of an application that only this machine can reach.
 LOOPBACK_ONLY: Final = "RMBG_LOOPBACK_ONLY"
-
 _PROTECTED: Final = "/api/"
-
 _BEARER: Final = "bearer"
-
 _HOW: Final = "Send your API key in the header X-API-Key, or as `Authorization: Bearer <key>`."
 
 
+def services() -> Services:
+    """Return the services of the application that handles this request."""
+    return cast("Services", current_app.extensions[SERVICES_EXTENSION])
+
+
 def install_auth(app: Flask) -> None:
-    """Find out whose each request below `/api/` is, before anything is done with it."""
+    """Identify the owner of each request below `/api/` before it is handled."""
 
     @app.before_request
     def _identify() -> None:
-        # A browser asks OPTIONS without a key, by the letter of CORS.
+        # A CORS preflight request carries no key.
         if request.path.startswith(_PROTECTED) and request.method != "OPTIONS":
             identify()
 
 
 def current_owner() -> Owner:
-    """The owner on whose behalf this request is handled; anybody while keys are off."""
+    """Return the owner of this request; `ANONYMOUS` while keys are off."""
     owner: Owner = g.get("owner", ANONYMOUS)
     return owner
 
 
 def identify() -> Owner:
-    """Find out whose this request is; `current_owner` knows from then on.
+    """Identify the owner of this request, for `current_owner` to return.
 
     Raises:
-        ApiError: `unauthorized`: a key is missing, or nobody has this one.
-        QueueUnavailableError: Redis, which knows the keys, does not answer.
+        ApiError: `unauthorized`: a key is missing or unknown.
+        QueueUnavailableError: Redis, which holds the keys, does not answer.
     """
     g.owner = _owner(_given_key())
     return current_owner()
@@ -95,7 +78,7 @@ def _owner(key: str | None) -> Owner:
 
 
 def _given_key() -> str | None:
-    """The key that came along, in either form; an empty one counts as none."""
+    """Return the key that the request carries in either header; an empty one counts as none."""
     given = request.headers.get("X-API-Key", "").strip()
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     bearer = token.strip() if scheme.lower() == _BEARER else ""
@@ -103,10 +86,10 @@ def _given_key() -> str | None:
 
 
 def require_owned(job: Job | None) -> Job:
-    """The job, if there is one and it is the caller's.
+    """Return a job if there is one and the caller owns it.
 
     Raises:
-        ApiError: `task_not_found`, the same for what is another's and for what never was.
+        ApiError: `task_not_found`, whether another owner has it or nobody ever had.
     """
     if job is None or job.owner != current_owner().id:
         raise ApiError("task_not_found")
@@ -114,8 +97,20 @@ def require_owned(job: Job | None) -> Job:
 
 
 def get_owned_task(task_id: str) -> Job:
-    """The caller's job of that id; raises as `own` does."""
+    """Return the caller's job of an id; see `require_owned`."""
     return require_owned(services().runtime.job_store.get(task_id))
+
+
+def get_owned_batch(batch_id: str) -> Batch:
+    """Return a batch of the caller's.
+
+    Raises:
+        ApiError: `batch_not_found`: there is none, or another owner has it.
+    """
+    batch = services().runtime.batches.get(batch_id)
+    if batch is None or batch.owner != current_owner().id:
+        raise ApiError("batch_not_found")
+    return batch
 
 
 #: What a socket is bound to: host and port (and more), or the path of a Unix socket.
@@ -123,7 +118,7 @@ Address = tuple[object, ...] | str | bytes | int
 
 
 def loopback_only(addresses: Iterable[Address]) -> bool:
-    """Does each address belong to this machine alone? What cannot be told does not."""
+    """Return whether only this machine can reach each of the addresses; if in doubt, False."""
     return all(map(_is_local, addresses))
 
 
@@ -142,10 +137,10 @@ def _is_local(address: Address) -> bool:
 def refuse_public_bind_without_keys(
     settings: ApiSettings, addresses: Iterable[Address], api_keys: ApiKeys
 ) -> None:
-    """Refuse to serve an address that others can reach without a single key.
+    """Refuse to listen where others can reach the service while it has no API key.
 
     Raises:
-        SettingsError: there is none. While Redis is away nobody is let in, so that is no reason.
+        SettingsError: there is no key. Without Redis nobody is let in, so that is no reason.
     """
     if settings.auth == "off" or loopback_only(addresses):
         return
@@ -156,6 +151,6 @@ def refuse_public_bind_without_keys(
         return
     raise SettingsError(
         "The service would listen where others can reach it, and has no API keys. Make one with "
-        "`rmbg keys add NAME`, or listen on 127.0.0.1, or set RMBG_AUTH=off if something in front "
-        "of it, or a closed network, sees to who may use it."
+        "`rmbg keys add NAME`, or listen on 127.0.0.1, or set RMBG_AUTH=off if a proxy or a closed "
+        "network controls who can reach it."
     )

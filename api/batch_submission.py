@@ -32,7 +32,7 @@ from tasks.storage import object_keys
 
 #: The file field of a batch.
 IMAGES: Final = ("images", "images[]", "image")
-#: What a shared parameter says of the batch, not of each of its tasks.
+#: Shared parameters that apply to the batch, not to each of its tasks.
 _OF_BATCH: Final = frozenset({"webhook_url"})
 
 _log = structlog.get_logger(__name__)
@@ -43,8 +43,8 @@ class Entry:
     """One picture of a request, before it is a task.
 
     Attributes:
-        name: the input's.
-        parameters: its own, raw; the shared ones stand behind them.
+        name: of the input.
+        parameters: its own, raw; they override the shared ones.
         task_id: that its task is to have, if it came as a file.
         image: the file, stored under that task's key unless it cannot be used.
         error: why it cannot become a task.
@@ -59,7 +59,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class BatchSubmissionService:
-    """Everything that taking a batch in takes."""
+    """Accepts the batches of one request."""
 
     services: Services
     owner: Owner
@@ -69,10 +69,10 @@ class BatchSubmissionService:
     taken: set[str] = field(default_factory=set)
 
     def from_json(self, body: Mapping[str, Any]) -> tuple[Batch, bool]:
-        """A batch of `items`, each with its own parameters, and of shared ones beside them.
+        """Accept a batch of `items`, each with its own parameters, beside shared ones.
 
         Raises:
-            ApiError: `items` or the shared parameters are wrong.
+            ApiError: `items` or the shared parameters are invalid.
         """
         shared = dict(body)
         items = shared.pop("items", None)
@@ -83,10 +83,10 @@ class BatchSubmissionService:
         return self._accept(entries, shared)
 
     def from_form(self, form: FormStream) -> tuple[Batch, bool]:
-        """A batch of files in a form; its other fields are shared parameters.
+        """Accept a batch of files in a form; its other fields are shared parameters.
 
         Raises:
-            ApiError: the form or the shared parameters are wrong; nothing of it stays.
+            ApiError: the form or the shared parameters are invalid; nothing of it is kept.
         """
         entries: list[Entry] = []
         shared: dict[str, str] = {}
@@ -101,7 +101,7 @@ class BatchSubmissionService:
                 else:
                     raise _unknown(part)
             self._check_number(len(entries))
-            # No item can mend what does not go together here.
+            # Options that do not go together here do so in no item either.
             check_options(self._shared(shared))
             return self._accept(entries, shared)
         finally:
@@ -144,7 +144,7 @@ class BatchSubmissionService:
             discard_object(self.services.runtime.object_store, key)
 
     def _accept(self, entries: list[Entry], shared: Mapping[str, Any]) -> tuple[Batch, bool]:
-        """The batch, and whether it is one that was accepted before."""
+        """Return the batch, and whether an earlier request made it."""
         common = self._shared(shared)
         payload = [shared, [[each.name, each.parameters, _digest(each)] for each in entries]]
         return self.services.idempotency.accept(
@@ -178,7 +178,7 @@ class BatchSubmissionService:
     def _shared(self, shared: Mapping[str, Any]) -> dict[str, Any]:
         pictures = [name for name in PICTURES if name in shared]
         if pictures:
-            sentence = "This belongs into an item."
+            sentence = "Give this parameter in an item, not for the whole batch."
             raise ApiError("invalid_parameter", sentence, fields=dict.fromkeys(pictures, sentence))
         return load(RemovalJson(), shared)
 
@@ -211,8 +211,8 @@ class BatchSubmissionService:
                 yield BatchItem(entry.name, error=explain(error))
             except (QueueFullError, QueueUnavailableError, ObjectStoreUnavailableError) as error:
                 if not accepted or isinstance(error, UncertainWriteError):
-                    # Where nothing was taken in, the request as a whole is not; nor where nobody
-                    # knows what was, since a batch counts the ends of its own tasks alone.
+                    # If no item was accepted, the request fails as a whole; also if it is unknown
+                    # whether one was, since a batch counts the ends of its own tasks only.
                     self.services.runtime.batches.remove(batch_id)
                     raise
                 yield BatchItem(entry.name, error=explain(error))
@@ -243,7 +243,7 @@ class BatchSubmissionService:
 
 
 def explain(error: Exception) -> JobError:
-    """Why an item was refused, in the terms of the error table."""
+    """Return the reason why an item was refused, by the table of errors."""
     if isinstance(error, InferenceError):
         error = from_inference(error)
     if isinstance(error, ApiError):

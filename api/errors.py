@@ -15,7 +15,7 @@ from inference.errors import InferenceError, InvalidOptionError
 
 @dataclass(frozen=True, slots=True)
 class ErrorType:
-    """A row of the table."""
+    """A row of the table of errors."""
 
     type: str
     status: int
@@ -103,14 +103,14 @@ _ROWS: Final = (
 #: Every error by its stable name.
 ERRORS: Final[Mapping[str, ErrorType]] = MappingProxyType({row.type: row for row in _ROWS})
 
-#: What stands for an HTTP status that Flask itself answers with.
+#: The general error of an HTTP status, for the exceptions of Flask and Werkzeug.
 BY_STATUS: Final[Mapping[int, ErrorType]] = MappingProxyType(
     {row.status: row for row in _ROWS if row.number == 0}
 )
 
 
 class ApiError(Exception):
-    """Ends a request with a row of the table."""
+    """Ends a request with a row of the table of errors."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ _UNKNOWN: Final = "Unknown field."
 
 
 def from_http(error: HTTPException) -> ApiError:
-    """The row for an HTTP exception; a status without a row is a bad request or our fault."""
+    """Return the error for an HTTP exception; one without a row is `bad_request` or internal."""
     status = error.code or 500
     messages = getattr(error, "data", {}).get("messages", {})
     if messages:
@@ -140,7 +140,7 @@ def from_http(error: HTTPException) -> ApiError:
 
 
 def from_validation(messages: Mapping[str, Any]) -> ApiError:
-    """The row for what a schema found; `messages` is location → field → faults."""
+    """Return the error for what a schema found; `messages` is location → field → faults."""
     fields = {
         name: _sentence(faults)
         for by_field in messages.values()
@@ -165,7 +165,7 @@ def _sentence(faults: object) -> str:
 
 
 def from_inference(error: InferenceError) -> ApiError:
-    """The row for a picture or an option that cannot be used."""
+    """Return the error for a picture or an option that cannot be used."""
     field = error.field if isinstance(error, InvalidOptionError) else "image"
     name = error.code if error.code in ERRORS else "internal_error"
     return ApiError(name, str(error), fields={field: str(error)})

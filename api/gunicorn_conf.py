@@ -28,12 +28,12 @@ control_socket_disable = True
 
 
 def on_starting(server: Any) -> None:  # noqa: ANN401 - gunicorn publishes no types
-    """Refuse an open address without keys; make the bucket, or do without it until it is there.
+    """Refuse a public address without API keys, and create the bucket if S3 answers.
 
     Raises:
-        SystemExit: others could reach the service, and nobody would be asked for a key.
+        SystemExit: others could reach the service, and there is no API key.
     """
-    # The workers count together, whichever of them is asked.
+    # All workers share their metrics: a scrape reaches any of them.
     make_shared_folder()
     settings = ApiSettings.load()
     try:
@@ -47,16 +47,16 @@ def on_starting(server: Any) -> None:  # noqa: ANN401 - gunicorn publishes no ty
 
 
 def post_fork(server: object, worker: object) -> None:  # noqa: ARG001 - gunicorn's signature
-    """Before the application is loaded: count beside the other workers."""
+    """Let a worker, before it loads the application, count into the shared metrics folder."""
     use_shared_folder()
 
 
 def on_exit(server: object) -> None:  # noqa: ARG001 - the same
-    """Leave nothing behind."""
+    """Remove the shared metrics folder."""
     remove_shared_folder()
 
 
 def post_worker_init(worker: Any) -> None:  # noqa: ANN401 - the same
-    """Tell the application whether anybody but this machine can reach it."""
+    """Set in the application's configuration whether only this machine can reach it."""
     bound = [socket.getsockname() for socket in worker.sockets]
     worker.wsgi.config[LOOPBACK_ONLY] = loopback_only(bound)

@@ -34,9 +34,9 @@ def install_request_log(app: Flask) -> None:
 
     @app.after_request
     def _end(response: Response) -> Response:
-        # Probes come every few seconds and tell nothing when they succeed.
+        # Health checks come every few seconds; successful ones would bury the other lines.
         quiet = request.path.startswith("/healthz/") and response.status_code < _ERRORS_FROM
-        # The path, never the query: a signed address must not reach a log.
+        # The path, never the query: a signed URL must not reach a log.
         (_log.debug if quiet else _log.info)(
             "request",
             method=request.method,
@@ -61,12 +61,12 @@ def install_request_ids(app: Flask) -> None:
         return response
 
 
-#: The other parameters, and what separates them.
+#: Room for the other parameters of a request, and what separates them.
 OVERHEAD_BYTES: Final = 2**20
 
 
 def install_upload_limit(app: Flask, max_image_bytes: int) -> None:
-    """Bound a request's body: the largest image in base64, a background file, and some words."""
+    """Bound a request's body: the largest image in base64, a background file, other parameters."""
     text = -(-max_image_bytes // 3) * 4 + OVERHEAD_BYTES
     most = text + max_image_bytes
     app.config["MAX_CONTENT_LENGTH"] = most
@@ -82,7 +82,7 @@ def install_upload_limit(app: Flask, max_image_bytes: int) -> None:
         return failure(too_large(length, max_image_bytes))
 
 
-#: Answers' headers that such a page may read.
+#: Response headers that such a page may read.
 _EXPOSED: Final = (
     "Idempotency-Replayed",
     "Location",
@@ -104,7 +104,7 @@ _PREFLIGHT_SECONDS: Final = 3600
 
 
 def install_cors(app: Flask, origins: tuple[str, ...]) -> None:
-    """Let the pages of these origins in; none but the service's own by default."""
+    """Allow the web pages of these origins to call the API; none if there are none."""
     if origins:
         CORS(
             app,
@@ -115,7 +115,7 @@ def install_cors(app: Flask, origins: tuple[str, ...]) -> None:
 
 
 def install_tracing(app: Flask) -> None:
-    """Begin a span with each request, and end it with it."""
+    """Make each request a span, under the trace that its caller sent."""
 
     @app.before_request
     def _begin() -> None:
@@ -137,7 +137,7 @@ _METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "O
 
 
 def install_metrics(app: Flask, queues: QueueCollector) -> None:
-    """Count every request of the application, and add the page for Prometheus."""
+    """Count each request, and serve the metrics to Prometheus."""
 
     @app.before_request
     def _start() -> None:
@@ -154,14 +154,14 @@ def install_metrics(app: Flask, queues: QueueCollector) -> None:
 
 
 def queue_metrics(services: Services) -> QueueCollector:
-    """What Redis knows, over connections of its own that give up quickly."""
+    """Make the collector of what Redis knows, on connections with a short timeout."""
     settings = services.settings
     quick = Runtime.from_settings(settings, redis_timeout=PROBE_SECONDS)
     return QueueCollector(quick.redis, quick.registry, lambda: probe_object_store(settings))
 
 
 def count_request(status: int) -> None:
-    """Count the present request; its route is the pattern, since a path holds ids."""
+    """Count this request under its route's pattern, since a path holds ids."""
     method = request.method if request.method in _METHODS else "other"
     route = request.url_rule.rule if request.url_rule else "none"
     took = perf_counter() - g.get("metrics_started", perf_counter())

@@ -22,7 +22,7 @@ from tasks.uploads.service import UploadService
 
 
 def too_large(length: int, limit: int, field: str = "image") -> ApiError:
-    """The error for an upload of `length` bytes where `limit` are allowed."""
+    """Return the error for a file of `length` bytes where `limit` are allowed."""
     sentence = f"The image is {length / 2**20:.1f} MB; the limit is {limit / 2**20:g} MB."
     return ApiError("image_too_large", sentence, fields={field: sentence})
 
@@ -77,7 +77,7 @@ class InputFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """One picture, and what is to be done with it. All of it has been checked but the pictures.
+    """One picture and what is asked for. All of it has been checked except the pictures.
 
     Attributes:
         image: the picture.
@@ -87,10 +87,10 @@ class Submission:
         model: name of a served model; None for the service's own.
         priority: how urgent it is.
         metadata: a JSON object that is echoed wherever the task is shown.
-        webhook_url: who is to be told of the end.
-        webhook_events: what they are to be told; empty for everything.
+        webhook_url: where the end is reported.
+        webhook_events: the events to report; empty for all.
         expires_in: seconds; not begun by then, the task fails.
-        cache: False neither reads nor writes the cache, and joins no running twin.
+        cache: False neither reads nor writes the cache, and makes no duplicate of a running job.
         batch_id: the batch that it belongs to.
     """
 
@@ -124,15 +124,15 @@ def _sha256_of(stream: BinaryIO) -> str:
 
 
 def safe_stem(file_name: str) -> str:
-    """A client's file name, reduced to what is safe in a header and on any file system."""
+    """Return a client's file name without its extension, safe in headers and file systems."""
     stem = PurePath(file_name.replace("\\", "/")).stem
     return _UNSAFE.sub("-", stem).strip("-.")[:80] or "image"
 
 
-#: Opens what a parameter names, for whoever asks: an upload is its owner's alone.
+#: Loads what a parameter names, for an owner: an upload belongs to one owner.
 ImageLoader = Callable[[str, Owner], InputFile]
 
-#: Parameters that are files of a form.
+#: Parameters that are files in a form.
 FILE_FIELDS: Final = frozenset({"image", "background_image"})
 
 _DATA_PREFIX: Final = re.compile(r"data:[\w.+-]*/?[\w.+-]*(;[\w=.+-]+)*,", re.ASCII)
@@ -142,11 +142,11 @@ _SPACE: Final = re.compile(r"\s+", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ImageInputs:
-    """The ways in.
+    """Loads the pictures that a submission's parameters give or name.
 
     Attributes:
         max_bytes: of one picture.
-        openers: by the parameter's name; one that is not there is not offered.
+        openers: the loaders by the parameter's name.
     """
 
     max_bytes: int
@@ -154,12 +154,12 @@ class ImageInputs:
 
     @classmethod
     def from_settings(cls, settings: ApiSettings, **openers: ImageLoader) -> "ImageInputs":
-        """Every way in that these settings offer."""
+        """Offer base64 and the given loaders, within the limit of these settings."""
         most = settings.max_image_bytes
         return cls(most, {"image_b64": from_base64("image_b64", most), **openers})
 
     def open(self, name: str, value: InputFile | str, owner: Owner) -> InputFile:
-        """The picture that a parameter gives or names.
+        """Return the picture that a parameter gives or names.
 
         Raises:
             ApiError: there is none, or it is empty or too large; `fields` names the parameter.
@@ -175,7 +175,7 @@ class ImageInputs:
             sentence = f"The field `{name}` holds text; send it as a file."
             raise ApiError("missing_image", sentence, fields={name: sentence})
         if name not in self.openers:
-            sentence = "This service does not take pictures that way."
+            sentence = "This service does not accept pictures in this form."
             raise ApiError("invalid_parameter", f"{name}: {sentence}", fields={name: sentence})
         return self.openers[name](value, owner)
 
@@ -189,11 +189,11 @@ def check_length(length: int, limit: int, name: str) -> None:
 
 
 def from_base64(name: str, max_bytes: int) -> ImageLoader:
-    """An opener for base64, perhaps with a `data:` prefix and line breaks."""
+    """Make a loader of base64, with or without a `data:` prefix and line breaks."""
 
     def open_base64(text: str, _owner: Owner) -> InputFile:
         plain = _SPACE.sub("", _DATA_PREFIX.sub("", text.lstrip(), count=1))
-        # Judged before it is decoded: four characters stand for three bytes.
+        # Checked before decoding: four characters are three bytes.
         check_length(len(plain) * 3 // 4 - plain[-2:].count("="), max_bytes, name)
         try:
             data = base64.b64decode(plain, validate=True)
@@ -208,7 +208,7 @@ def from_base64(name: str, max_bytes: int) -> ImageLoader:
 
 
 def from_uploads(uploads: UploadService) -> ImageLoader:
-    """An opener for finished uploads in pieces, which are read from the bucket as needed."""
+    """Make a loader of finished resumable uploads, which are read from the bucket as needed."""
 
     def open_upload(upload_id: str, owner: Owner) -> InputFile:
         stream, upload = uploads.open(owner.id, upload_id)
@@ -217,18 +217,18 @@ def from_uploads(uploads: UploadService) -> ImageLoader:
     return open_upload
 
 
-#: All of one fetch, look-ups and redirections included: a client is waiting.
+#: Time limit of one fetch with its DNS lookups and redirects: a client is waiting.
 _FETCH_SECONDS: Final = 20.0
 
 
 def from_url(name: str, client: HttpClient, max_bytes: int) -> ImageLoader:
-    """An opener for addresses; what comes must be a picture, and no larger than is allowed."""
+    """Make a loader of URLs; the response must be a picture of at most `max_bytes`."""
 
     def open_url(url: str, _owner: Owner) -> InputFile:
         try:
             fetched = client.fetch(url, max_bytes=max_bytes, seconds=_FETCH_SECONDS)
         except UrlTooLargeError:
-            # It is cut off at the limit, so how much more it is cannot be told.
+            # It was cut off at the limit, so its whole size is unknown.
             raise too_large(max_bytes + 1, max_bytes, name) from None
         except OutboundRequestError as error:
             raise ApiError(error.code, f"{name}: {error}", fields={name: str(error)}) from None

@@ -17,23 +17,23 @@ from api.schemas import ErrorEnvelope
 
 
 class EnvelopeApi(Api):  # type: ignore[misc] # flask-smorest publishes no types
-    """flask-smorest's `Api`, answering errors in this project's envelope."""
+    """flask-smorest's `Api`, with errors in the envelope and the complete document."""
 
     ERROR_SCHEMA = ErrorEnvelope
-    #: No "any other answer": each is documented by name.
+    #: There is no default response: each error is documented by name.
     DEFAULT_ERROR_RESPONSE_NAME = None
 
     def _openapi_json(self) -> Response:
         return jsonify(self.document())
 
     def document(self) -> dict[str, Any]:
-        """The complete OpenAPI document."""
+        """Return the complete OpenAPI document."""
         if "ErrorEnvelope" not in self.spec.components.schemas:
             self.spec.components.schema("ErrorEnvelope", schema=ErrorEnvelope)
         return complete_document(self.spec.to_dict())
 
     def handle_http_exception(self, error: HTTPException) -> Response:
-        """Answer Flask's, Werkzeug's and webargs' exceptions."""
+        """Answer an exception of Flask, Werkzeug or webargs."""
         answer = failure(from_http(error))
         for name, value in error.get_headers():
             if name in {"Allow", "Location"}:
@@ -45,13 +45,13 @@ _TEXT: Final = {"type": "string"}
 
 RESPONSE_HEADERS: Final[dict[str, Any]] = {
     "X-Request-Id": {
-        "description": "Names this request in every log line; the caller's own, if it sent one.",
+        "description": "This request's id, in every log line; the caller's own, if it sent one.",
         "required": True,
         "schema": _TEXT,
         "example": "req-5b1f0c9a7e3d2468",
     },
     "Location": {
-        "description": "Where to go on.",
+        "description": "URL of the task, batch, upload or result.",
         "required": True,
         "schema": {"type": "string"},
         "example": "http://127.0.0.1:8000/api/v1/tasks/rm-20261122-8w3kq5t7y2m4n6p9r2s4",
@@ -78,12 +78,12 @@ RESPONSE_HEADERS: Final[dict[str, Any]] = {
         "example": '"pictures";r=59;t=1',
     },
     "Preference-Applied": {
-        "description": "How long the answer was allowed to take; only if the client would wait.",
+        "description": "The wait that was applied; only if the client preferred to wait.",
         "schema": _TEXT,
         "example": "wait=5",
     },
     "Idempotency-Replayed": {
-        "description": "true: the task was made by an earlier request under the same key.",
+        "description": "true: an earlier request with the same key made the task.",
         "schema": _TEXT,
         "example": "true",
     },
@@ -110,7 +110,7 @@ HEADERS_BY_STATUS: Final = MappingProxyType(
 
 
 def headers_of_status(status: str) -> dict[str, Any]:
-    """References to the headers of an answer."""
+    """Return references to the headers of a response."""
     names = ("X-Request-Id", *HEADERS_BY_STATUS.get(status, ()))
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
@@ -129,7 +129,7 @@ _BY_TYPE: Final = MappingProxyType(
 
 
 def example_of(schema: dict[str, Any], components: dict[str, Any]) -> Any:  # noqa: ANN401 - any JSON
-    """A value that fits a schema.
+    """Return an example value for a schema.
 
     Args:
         schema: in JSON Schema, as apispec writes it.
@@ -159,7 +159,7 @@ def _by_type(schema: dict[str, Any], components: dict[str, Any]) -> Any:  # noqa
     return _BY_FORMAT.get(schema.get("format", ""), _BY_TYPE.get(kind))
 
 
-#: Where a handler's own errors are noted until the document is complete; see `FormBlueprint.fails`.
+#: Where a handler's own errors are noted until the document is complete; see `ApiBlueprint.fails`.
 ERRORS_NOTE: Final = "x-errors"
 
 _API: Final = "/api/v1"
@@ -189,12 +189,12 @@ def describe_answers(
     parameters: Iterable[dict[str, Any]],
     components: dict[str, Any],
 ) -> None:
-    """Give an operation its errors, and every answer headers and an example."""
+    """Add its errors to an operation, and headers and an example to each response."""
     responses = operation["responses"]
     responses.pop("default", None)
     own = operation.pop(ERRORS_NOTE, [])
     if path.startswith((_API, "/healthz")):
-        # What refers to flask-smorest's own errors is said better below.
+        # flask-smorest's references to its own errors are replaced by the table's.
         for status in [each for each, answer in responses.items() if "$ref" in answer]:
             del responses[status]
         names = {*own, *_general(path, operation, parameters)}
@@ -208,7 +208,7 @@ def describe_answers(
 def _general(
     path: str, operation: dict[str, Any], parameters: Iterable[dict[str, Any]]
 ) -> Iterator[str]:
-    """The errors that a caller meets for where and what it asks."""
+    """Yield the errors that follow from an operation's path, parameters and body."""
     yield from _ALWAYS
     if path.startswith(_API) and operation["security"]:
         yield from _WITH_KEYS
@@ -224,7 +224,7 @@ def _general(
 
 
 def _not_found(name: str) -> str:
-    """`task_not_found` for `task_id`, and so on, where there is such a row."""
+    """Return `task_not_found` for `task_id`, and so on, if there is such an error."""
     own = f"{name.removesuffix('_id')}_not_found"
     return own if own in ERRORS else "not_found"
 
@@ -276,14 +276,14 @@ _SECURITY_SCHEMES: Final = {
 }
 
 _DESCRIPTION: Final = (
-    "Removes the background of pictures. Submit one, then follow its task, wait for it, or be "
-    "told by a webhook. Every answer below /api/v1 is an envelope: `code` is 0 and `data` the "
+    "Removes the background of pictures. Submit one, then follow its task, wait for it, or get "
+    "a webhook. Every answer below /api/v1 is an envelope: `code` is 0 and `data` the "
     "answer, or `code` is the HTTP status × 100 + a stable number and `error` says what was wrong."
 )
 
 
 def complete_document(made: Document, *, server: str = "/") -> Document:
-    """The whole document: with every error, header, example and way to authenticate.
+    """Complete the document with errors, headers, examples and security schemes.
 
     Args:
         made: by flask-smorest; left as it is.
@@ -308,7 +308,7 @@ def complete_document(made: Document, *, server: str = "/") -> Document:
 
 
 def operations(document: Document) -> Iterator[tuple[str, str, Document]]:
-    """Path, method and description of every operation."""
+    """Yield path, method and description of each operation."""
     for path, item in document["paths"].items():
         for method in _METHODS:
             if method in item:
@@ -324,7 +324,7 @@ def _tidy_forms(operation: Document, schemas: Document) -> None:
 
 
 def _drop_null(schema: Document) -> None:
-    """What is left out is left out: neither a query nor a form can hold null."""
+    """Remove null from a schema: a query or a form cannot hold it."""
     if isinstance(schema.get("type"), list):
         kinds = [kind for kind in schema["type"] if kind != "null"]
         schema["type"] = kinds[0] if len(kinds) == 1 else kinds
@@ -352,7 +352,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 class StrictParser(FlaskParser):
-    """Leaves it to each schema what it does with a query that it does not know."""
+    """Leaves the treatment of unknown query parameters to each schema."""
 
     DEFAULT_UNKNOWN_BY_LOCATION = {  # noqa: RUF012 - webargs' own attribute
         **FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION,
@@ -362,12 +362,12 @@ class StrictParser(FlaskParser):
 
 
 class ApiBlueprint(Blueprint):  # type: ignore[misc] # flask-smorest publishes no types
-    """A blueprint whose queries are read strictly, and whose errors are noted by name."""
+    """A blueprint that refuses unknown query parameters, and documents errors by name."""
 
     ARGUMENTS_PARSER = StrictParser()
 
     def fails(self, *errors: str) -> Callable[[Handler], Handler]:
-        """Note which errors of the table a handler ends with, beside those that many do.
+        """Document errors of the table for a handler, beside the general ones.
 
         These are documented for every handler that they fit: 401, 404 for what its path names,
         400, 413, 415 and 422 for what it reads, 500, and 503 while Redis is away.

@@ -30,7 +30,7 @@ from tasks.accounts.api_keys import Owner
 from tasks.jobs.model import Priority
 from tasks.webhooks.delivery import TASK_EVENTS
 
-#: The formats that are asked for here; another API has more.
+#: The result formats of this API; remove.bg's has more.
 FORMATS: Final = ("png", "webp", "jpg")
 
 #: Largest `metadata`, as compact JSON in UTF-8.
@@ -69,7 +69,7 @@ class JsonObject(fields.Field[dict[str, Any]]):
 
 
 class WordList(fields.Field[list[str]]):
-    """Some of a few words; in a form, comma-separated."""
+    """A list of words from a fixed set; in a form, comma-separated."""
 
     def __init__(self, *, words: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - marshmallow's
         super().__init__(**options)
@@ -92,10 +92,10 @@ class WordList(fields.Field[list[str]]):
 
 
 class TaskParameters(Schema):
-    """What may be asked for each picture, however the picture comes."""
+    """The parameters of a picture, whichever way it is sent."""
 
     class Meta:
-        """Parameters that are not known are refused by name."""
+        """Refuses unknown parameters by name."""
 
         unknown = RAISE
 
@@ -207,7 +207,7 @@ class TaskParameters(Schema):
         schemes={"http", "https"},
         require_tld=False,
         validate=validate.Length(max=_MAX_URL),
-        metadata={"description": "Who is to be told of the task's end."},
+        metadata={"description": "URL that the task's end is reported to."},
     )
     webhook_events = WordList(
         load_default=list,
@@ -215,7 +215,7 @@ class TaskParameters(Schema):
         metadata={
             "type": "array",
             "items": {"type": "string", "enum": list(TASK_EVENTS)},
-            "description": "What they are to be told; everything unless said otherwise. In a form, "
+            "description": "The events that are reported; all by default. In a form, "
             "comma-separated.",
             "example": ["removal.succeeded"],
         },
@@ -239,7 +239,7 @@ class TaskParameters(Schema):
 
     @post_load
     def _name_priority(self, data: dict[str, Any], **_: Any) -> dict[str, Any]:  # noqa: ANN401 - marshmallow's
-        """`priority` as the enumeration, None if it was not said."""
+        """Turn the name of `priority` into the enumeration; None if it was not given."""
         name = data.pop("priority", None)
         return {**data, "priority": Priority[name.upper()] if name else None}
 
@@ -278,10 +278,10 @@ class RemovalForm(RemovalJson):
     )
 
 
-#: The parameters of which exactly one says which picture is meant.
+#: The parameters of which exactly one gives the picture.
 PICTURES: Final = ("image", "image_url", "image_b64", "upload_id")
 
-#: Those that bring a picture to go behind the subject.
+#: The parameters that give a picture to go behind the subject.
 BACKGROUNDS: Final = ("background_image", "background_url")
 
 #: Stands for the digest of a background that is still to be fetched.
@@ -330,7 +330,7 @@ def _json(request: Request) -> dict[str, Any]:
 
 
 def load(schema: RemovalJson, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that a schema reads from what was given.
+    """Load parameters with a schema.
 
     Raises:
         ApiError: one is unknown or wrong.
@@ -358,12 +358,12 @@ def build_submission(
     priority: Priority = Priority.NORMAL,
     batch_id: str | None = None,
 ) -> Submission:
-    """What these parameters ask for; a file that one of them names is fetched now.
+    """Build the submission that parameters ask for; a file that one of them names is loaded.
 
     Args:
         parameters: loaded by `RemovalForm` or `RemovalJson`.
-        sources: the ways in.
-        owner: whose it is to be.
+        sources: loads the pictures.
+        owner: who submits it.
         priority: where the parameters name none.
         batch_id: the batch that it belongs to.
 
@@ -371,7 +371,7 @@ def build_submission(
         ApiError, InferenceError: they do not go together, or a picture cannot be had.
     """
     name = chosen_picture(parameters)
-    # What can be judged without a picture comes first, and the picture before what is behind it.
+    # Options are checked before any picture is loaded, the picture before its background.
     check_options(parameters)
     image = sources.open(name, parameters[name], owner)
     background = _open_background(parameters, sources, owner)
@@ -393,7 +393,7 @@ def build_submission(
 
 
 def chosen_picture(parameters: Mapping[str, Any]) -> str:
-    """The one parameter that says which picture is meant.
+    """Return the one parameter that gives the picture.
 
     Raises:
         ApiError: there is none, or more than one.
@@ -408,7 +408,7 @@ def chosen_picture(parameters: Mapping[str, Any]) -> str:
 
 
 def check_options(parameters: Mapping[str, Any]) -> None:
-    """Judge how the result is to look, without a picture.
+    """Check the options of the result before any picture is loaded.
 
     Raises:
         InvalidOptionError: a value is wrong, or two do not go together.
@@ -419,7 +419,7 @@ def check_options(parameters: Mapping[str, Any]) -> None:
 def build_options(
     parameters: Mapping[str, Any], *, background_sha256: str | None = None
 ) -> Options:
-    """How the result is to look.
+    """Build the options of the result.
 
     Args:
         parameters: loaded by `TaskParameters`.

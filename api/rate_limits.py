@@ -9,7 +9,7 @@ from api.auth import current_owner, services
 from api.errors import ApiError
 from tasks.accounts.rate_limit import Rate, RateLimitResult
 
-#: The policy of submissions: one for each picture.
+#: The policy of submissions, which cost 1 for each picture.
 PICTURES: Final = "pictures"
 _MINUTE: Final = 60
 
@@ -17,7 +17,7 @@ _MINUTE: Final = 60
 def charge(
     cost: float = 1, *, policy: str = PICTURES, rate: Rate | None = None
 ) -> RateLimitResult | None:
-    """Take from the caller's quota, and tell it so in the answer's headers.
+    """Charge the caller's quota, and state the rest in the response's headers.
 
     Args:
         cost: in the policy's unit; all of it is taken, or nothing.
@@ -45,7 +45,7 @@ def charge(
 def consume(
     cost: float = 1, *, policy: str = PICTURES, rate: Rate | None = None
 ) -> RateLimitResult | None:
-    """As `charge`, for those that answer in a shape of their own: see `Allowance.allowed`."""
+    """Charge the caller's quota as `charge` does, but return a refusal: see `allowed`."""
     owner = current_owner()
     if rate is None:
         if owner.rate_per_minute is None:
@@ -57,7 +57,7 @@ def consume(
 
 
 def install_rate_headers(app: Flask) -> None:
-    """Say what is left in the headers of draft-ietf-httpapi-ratelimit-headers."""
+    """State the rest of the quota in headers of draft-ietf-httpapi-ratelimit-headers."""
 
     @app.after_request
     def _tell(response: Response) -> Response:

@@ -15,7 +15,7 @@ from tasks.jobs.serializers import batch_data, iso_time, task_data
 
 
 def batch_view(batch: Batch, services: Services) -> dict[str, Any]:
-    """A batch's present state; see `BatchSchema`."""
+    """Return a batch's state; see `BatchSchema`."""
     jobs = batch_jobs(batch, services)
     data = batch_data(batch, jobs, services.clock())
     for item in data["items"]:
@@ -34,7 +34,7 @@ def batch_jobs(batch: Batch, services: Services) -> dict[str, Job]:
 
 
 def submitted_view(job: Job, position: int) -> dict[str, Any]:
-    """The answer to a submission; see `SubmittedSchema`."""
+    """Return the answer to a submission; see `SubmittedSchema`."""
     return {
         "task_id": job.task_id,
         "status": job.status.value,
@@ -47,7 +47,7 @@ def submitted_view(job: Job, position: int) -> dict[str, Any]:
 
 
 def task_view(job: Job, services: Services) -> dict[str, Any]:
-    """A task's present state; see `TaskSchema`. That its addresses were given out is recorded."""
+    """Return a task's state, see `TaskSchema`, and audit that its signed URLs were issued."""
     data = task_data(job, services.runtime.object_store, services.clock())
     issued = [name for name in ("original", "result") if data[f"{name}_url"]]
     if issued:
@@ -56,10 +56,10 @@ def task_view(job: Job, services: Services) -> dict[str, Any]:
 
 
 def visible_status(job: Job, services: Services) -> str:
-    """`expired` once the pictures of a finished job are gone."""
+    """Return the status that callers see: `expired` once a finished job's pictures are gone."""
     return serializers.visible_status(job, services.clock())
 
 
 def status_url(job: Job) -> str:
-    """The task's own address, as this caller reaches the service."""
+    """Return the task's URL, as this caller reaches the service."""
     return url_for("tasks.Task", task_id=job.task_id, _external=True)

@@ -14,10 +14,10 @@ VISIBLE_STATUSES: Final = ("queued", "processing", "succeeded", "failed", "cance
 
 
 class WaitQuery(Schema):
-    """How long a look-up may take."""
+    """How long to wait for a task's end."""
 
     class Meta:
-        """Parameters that are not known are refused by name."""
+        """Refuses unknown parameters by name."""
 
         unknown = RAISE
 
@@ -29,10 +29,10 @@ class WaitQuery(Schema):
 
 
 class ResultQuery(Schema):
-    """How a result is to be delivered."""
+    """How a result is delivered."""
 
     class Meta:
-        """Parameters that are not known are refused by name."""
+        """Refuses unknown parameters by name."""
 
         unknown = RAISE
 
@@ -42,10 +42,10 @@ class ResultQuery(Schema):
 
 
 class TaskListQuery(Schema):
-    """Which of the caller's tasks are to be listed."""
+    """Which of the caller's tasks are listed."""
 
     class Meta:
-        """Parameters that are not known are refused by name."""
+        """Refuses unknown parameters by name."""
 
         unknown = RAISE
 
@@ -85,7 +85,7 @@ class SubmittedSchema(Schema):
     result_url = fields.Url(required=True, allow_none=True)
     queue = fields.String(required=True)
     position = fields.Integer(
-        required=True, metadata={"description": "How many tasks wait ahead of this one."}
+        required=True, metadata={"description": "How many tasks of its queue go before this one."}
     )
     created_at = fields.DateTime(required=True)
 
@@ -118,7 +118,7 @@ class TaskSchema(Schema):
 
 
 class AttemptSchema(Schema):
-    """One attempt to bring a webhook to its receiver."""
+    """One attempt of a webhook delivery."""
 
     at = fields.DateTime(required=True)
     outcome = fields.String(
@@ -133,7 +133,7 @@ class AttemptSchema(Schema):
 
 
 class DeliverySchema(Schema):
-    """A webhook on its way."""
+    """A webhook delivery."""
 
     number = fields.Integer(required=True, metadata={"description": "From 1 on, for the replay."})
     webhook_id = fields.String(required=True)
@@ -161,7 +161,7 @@ class TaskListSchema(Schema):
     next_cursor = fields.String(
         required=True,
         allow_none=True,
-        metadata={"description": "Give it as `cursor` for the next page; null on the last one."},
+        metadata={"description": "`cursor` of the next page; null on the last one."},
     )
 
 
@@ -173,7 +173,7 @@ class ErasedSchema(Schema):
 
 
 class HealthSchema(Schema):
-    """What the service can reach."""
+    """The health checks."""
 
     checks = fields.Dict(keys=fields.String(), values=fields.String(), required=True)
 
@@ -199,7 +199,7 @@ class ErrorEnvelope(Schema):
 
 @cache
 def envelope(schema: type[Schema]) -> type[Schema]:
-    """The schema of a success that carries `schema` as its data."""
+    """Return the schema of a success with `schema` as its data."""
     parts: dict[str, Any] = {
         "code": fields.Integer(required=True, metadata={"example": 0}),
         "message": fields.String(required=True, metadata={"example": "success"}),
@@ -234,7 +234,7 @@ class CountsSchema(Schema):
 
 
 class ItemSchema(Schema):
-    """One picture of a batch; its task tells the rest."""
+    """One picture of a batch."""
 
     index = fields.Integer(required=True)
     name = fields.String(required=True, metadata={"example": "cup.jpg"})

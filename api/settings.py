@@ -8,7 +8,7 @@ from tasks.settings import Settings
 
 
 class ApiSettings(Settings):
-    """The shared settings, and those of HTTP."""
+    """The shared settings and those of the API."""
 
     api_workers: int = Field(2, ge=1, description="Processes that serve HTTP.")
     max_batch_images: int = Field(100, ge=1, le=10_000, description="Most images in one batch.")
@@ -47,7 +47,7 @@ class ApiSettings(Settings):
 
     @property
     def cors_allowed(self) -> tuple[str, ...]:
-        """The origins, one by one."""
+        """Return the origins as a tuple."""
         return _split(self.cors_origins)
 
 

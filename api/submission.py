@@ -349,7 +349,7 @@ class SubmissionService:
 
     def _queue(self, job: Job) -> None:
         if job.primary is not None:
-            # The duplicate may have raised its primary's priority, which is then dispatched anew.
+            # The duplicate may have raised its primary's priority, which is then dispatched again.
             send_if_due(
                 self.runtime.job_store, self.runtime.dispatcher, self.runtime.router, job.primary
             )

@@ -1,4 +1,4 @@
-"""The headers of tus 1.0.0: https://tus.io/protocols/resumable-upload."""
+"""The headers of tus 1.0.0 (https://tus.io/protocols/resumable-upload), and their description."""
 
 import base64
 import binascii
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from werkzeug.datastructures import Headers
 
@@ -20,12 +20,11 @@ EXTENSIONS: Final = "creation,creation-with-upload,expiration,termination,checks
 PIECE_TYPE: Final = "application/offset+octet-stream"
 _MAX_METADATA: Final = 4096
 _ALGORITHMS: Final = ("sha1", "sha256", "sha512", "md5")
-#: What describes the server, as it stands in the answer to OPTIONS.
 _MAX_DIGITS: Final = 15
 
 
 def capabilities(max_bytes: int) -> Mapping[str, str]:
-    """What the answer to OPTIONS says."""
+    """Return the headers of the answer to OPTIONS."""
     return MappingProxyType(
         {
             "Tus-Version": VERSION,
@@ -45,7 +44,7 @@ def check_version(headers: Headers) -> None:
 
 
 def number(headers: Headers, name: str) -> int:
-    """A header that holds a number of bytes.
+    """Return the number of bytes that a header holds.
 
     Raises:
         ApiError: it is missing, or no number.
@@ -58,10 +57,10 @@ def number(headers: Headers, name: str) -> int:
 
 
 def length(headers: Headers, max_bytes: int) -> int:
-    """How long the whole file will be.
+    """Return the length of the whole file.
 
     Raises:
-        ApiError: that is not said, or longer than is allowed.
+        ApiError: it is not given, or exceeds the limit.
     """
     if "Upload-Defer-Length" in headers:
         raise ApiError("bad_request", "Say the length at once: send `Upload-Length`.")
@@ -75,7 +74,7 @@ def length(headers: Headers, max_bytes: int) -> int:
 
 
 def metadata(headers: Headers) -> dict[str, str]:
-    """`Upload-Metadata`: names, each with a text in base64 or nothing.
+    """Parse `Upload-Metadata`: names, each with a text in base64 or nothing.
 
     Raises:
         ApiError: it is too long, or cannot be read.
@@ -101,7 +100,7 @@ def _pair(part: str) -> tuple[str, str]:
 
 
 def checksum(headers: Headers) -> Checksum | None:
-    """`Upload-Checksum`: an algorithm and a digest in base64, if given.
+    """Parse `Upload-Checksum`, if given: an algorithm and a digest in base64.
 
     Raises:
         ApiError: the algorithm is not known, or the digest cannot be read.
@@ -120,10 +119,99 @@ def checksum(headers: Headers) -> Checksum | None:
 
 
 def state(upload: ResumableUpload) -> dict[str, str]:
-    """The headers that tell how an upload stands."""
+    """Return the headers that state an upload's offset and expiry."""
     return {
         "Upload-Offset": str(upload.offset),
         "Upload-Expires": format_datetime(
             datetime.fromtimestamp(upload.expires_at, UTC), usegmt=True
         ),
     }
+
+
+# -- For the OpenAPI document ---------------------------------------------------------------------
+
+_BYTES: Final = {"type": "integer", "minimum": 0}
+
+
+def _header(
+    name: str, description: str, schema: dict[str, Any], *, example: object, required: bool = False
+) -> dict[str, Any]:
+    return {
+        "in": "header",
+        "name": name,
+        "description": description,
+        "schema": schema,
+        "example": example,
+        "required": required,
+    }
+
+
+VERSION_HEADER: Final = _header(
+    "Tus-Resumable",
+    "The protocol's version.",
+    {"type": "string", "enum": [VERSION]},
+    example=VERSION,
+    required=True,
+)
+_LENGTH: Final = _header(
+    "Upload-Length", "Bytes of the whole file.", _BYTES, example=7_340_032, required=True
+)
+_METADATA: Final = _header(
+    "Upload-Metadata",
+    "Names, each with a value in base64; `filename` names the download.",
+    {"type": "string"},
+    example="filename Y2hhaXIuanBn",
+)
+_OFFSET: Final = _header(
+    "Upload-Offset", "Bytes that have come so far.", _BYTES, example=4_194_304, required=True
+)
+_CHECKSUM: Final = _header(
+    "Upload-Checksum",
+    "An algorithm (md5, sha1, sha256, sha512) and the piece's digest in base64.",
+    {"type": "string"},
+    example="sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=",
+)
+_OVERRIDE: Final = _header(
+    "X-HTTP-Method-Override",
+    "The method that is meant.",
+    {"type": "string", "enum": ["PATCH", "DELETE", "HEAD"]},
+    example="PATCH",
+    required=True,
+)
+_PIECE: Final = {
+    "description": "The piece's bytes.",
+    "content": {PIECE_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+}
+
+BEGIN: Final[dict[str, Any]] = {
+    "parameters": [VERSION_HEADER, _LENGTH, _METADATA, _CHECKSUM],
+    "requestBody": {**_PIECE, "required": False},
+}
+LOOK: Final[dict[str, Any]] = {"parameters": [VERSION_HEADER]}
+APPEND: Final[dict[str, Any]] = {
+    "parameters": [VERSION_HEADER, _OFFSET, _CHECKSUM],
+    "requestBody": {**_PIECE, "required": True},
+}
+OVERRIDE: Final[dict[str, Any]] = {
+    "parameters": [VERSION_HEADER, _OVERRIDE, {**_OFFSET, "required": False}, _CHECKSUM],
+    "requestBody": {**_PIECE, "required": False},
+}
+
+BEGIN_ERRORS: Final = (
+    "bad_request",
+    "tus_version",
+    "upload_too_large",
+    "upload_too_long",
+    "checksum_mismatch",
+    "store_unavailable",
+)
+LOOK_ERRORS: Final = ("tus_version", "upload_expired")
+DROP_ERRORS: Final = (*LOOK_ERRORS, "upload_locked", "store_unavailable")
+APPEND_ERRORS: Final = (
+    *DROP_ERRORS,
+    "bad_request",
+    "upload_offset_mismatch",
+    "upload_too_long",
+    "checksum_mismatch",
+)
+OVERRIDE_ERRORS: Final = (*APPEND_ERRORS, "method_not_allowed")

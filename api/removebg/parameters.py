@@ -33,7 +33,7 @@ from tasks.accounts.api_keys import Owner
 
 
 def read_body(request: Request, *, max_file_bytes: int) -> Form:
-    """Read the parameters of a multipart, urlencoded or JSON body; unknown ones do no harm.
+    """Read the parameters of a multipart, urlencoded or JSON body; unknown ones are ignored.
 
     Raises:
         RemoveBgError: a JSON body cannot be read.
@@ -55,7 +55,7 @@ def _json(request: Request) -> Mapping[str, object]:
 
 
 def _flatten(body: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """JSON's values as a form would send them; a nested name as `outer[inner]`."""
+    """Yield JSON values as form fields; a nested name becomes `outer[inner]`."""
     for name, value in body.items():
         if isinstance(value, bool):
             yield name, str(value).lower()
@@ -69,7 +69,7 @@ _IMAGES: Final = ("image_file", "image_file_b64", "image_url")
 
 _BACKGROUNDS: Final = ("bg_color", "bg_image_url", "bg_image_file")
 
-#: What the shared code calls them.
+#: Their names in `api.inputs`.
 _OWN_NAMES: Final = {
     "image_file": "image",
     "image_file_b64": "image_b64",
@@ -93,16 +93,16 @@ class Picture:
     megapixels: float
 
     def sha256(self) -> str:
-        """The digest of its bytes."""
+        """Return the digest of its bytes."""
         return self.upload.sha256
 
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Opens what a form brings or names.
+    """Loads the pictures that a form gives or names.
 
     Attributes:
-        sources: the shared ways in.
+        sources: loads pictures for all APIs.
         limits: what is accepted, in pixels.
         owner: who is asking.
     """
@@ -112,7 +112,7 @@ class Pictures:
     owner: Owner
 
     def image(self, form: Form) -> Picture:
-        """The picture.
+        """Return the picture.
 
         Raises:
             RemoveBgError: there is none, or more than one, or it cannot be had or used.
@@ -120,7 +120,7 @@ class Pictures:
         return self._open(form, source_name(form))
 
     def background(self, form: Form) -> Picture | None:
-        """The picture to go behind the subject, if one is asked for.
+        """Return the picture to go behind the subject, if one is asked for.
 
         Raises:
             RemoveBgError: there is more than one background, or it cannot be had or used.
@@ -137,7 +137,7 @@ class Pictures:
         if name in _FAILED:
             _check_url(name, text)
         if name == "image_file_b64":
-            # In an urlencoded body, a plus sign that was not escaped stands for a space.
+            # A plus sign that was not escaped in an urlencoded body arrives as a space.
             text = text.strip().replace("base64, ", "base64,").replace(" ", "+")
         try:
             upload = self.sources.open(_OWN_NAMES[name], form.files.get(name) or text, self.owner)
@@ -156,7 +156,7 @@ class Pictures:
 
 
 def source_name(form: Form) -> str:
-    """The one parameter that brings the picture.
+    """Return the one parameter that gives the picture.
 
     Raises:
         RemoveBgError: there is none, or more than one.
@@ -213,7 +213,7 @@ _WHITE: Final[Rgba] = (255, 255, 255, 255)
 
 _HEX: Final = re.compile(r"[0-9a-fA-F]{3,8}\Z")
 
-#: Types that this service echoes; it does not look for them itself.
+#: Types that this service echoes; it does not detect them.
 _TYPES: Final = frozenset(
     {"car", "product", "person", "animal", "graphic", "transportation", "car_interior", "car_part"}
 )
@@ -224,7 +224,7 @@ _OTHER: Final = "other"
 def read_options(
     texts: Mapping[str, str], *, background_sha256: str | None, png_pixels: int | None
 ) -> Options:
-    """Check the parameters, and say them in this service's words.
+    """Translate the parameters into this service's options.
 
     Args:
         texts: as they came; empty ones left out.
@@ -232,7 +232,7 @@ def read_options(
         png_pixels: most pixels of a PNG; None for any number.
 
     Raises:
-        RemoveBgError: one of them will not do; the code names it.
+        RemoveBgError: a parameter is invalid; the code names it.
     """
     try:
         options = _options(texts, background_sha256)
@@ -244,14 +244,14 @@ def read_options(
 
 
 def from_option(error: InvalidOptionError) -> RemoveBgError:
-    """The error for an option that will not do."""
+    """Return the error for an invalid option."""
     if error.code in {"roi_exceeds_bounds", "roi_region_empty"}:
         return RemoveBgError(error.code, str(error))
     return invalid_parameter(error.field, str(error))
 
 
 def is_mask(texts: Mapping[str, str]) -> bool:
-    """Is nothing but the alpha asked for? Whatever would lie behind the subject is left out then.
+    """Return whether only the alpha is asked for; backgrounds are ignored then.
 
     Raises:
         RemoveBgError: `channels` is neither `rgba` nor `alpha`.
@@ -260,7 +260,7 @@ def is_mask(texts: Mapping[str, str]) -> bool:
 
 
 def detected_type(texts: Mapping[str, str]) -> str | None:
-    """What `X-Type` says: the type that the caller named, if any; None where none is wanted."""
+    """Return the value of `X-Type`: the type that the caller named, or None if none is wanted."""
     if texts.get("type_level") == "none":
         return None
     named = texts.get("type", _OTHER)
@@ -292,7 +292,7 @@ def _options(texts: Mapping[str, str], background_sha256: str | None) -> Options
 
 
 def _choice(texts: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
-    """One of the choices; the first of them is the default."""
+    """Return one of the choices; the first is the default."""
     value = texts.get(name, choices[0])
     if value not in choices:
         raise invalid_parameter(name, f"Choose one of {', '.join(choices)}.")
@@ -307,7 +307,7 @@ def _flag(texts: Mapping[str, str], name: str, *, default: bool) -> bool:
 
 
 def _color(texts: Mapping[str, str], wanted: OutputFormat, *, with_image: bool) -> Rgba | None:
-    """The background's colour; a jpg, which has no transparency, is laid on white."""
+    """Return the background's colour: white for a jpg that names none, since it is opaque."""
     color = _named_color(texts["bg_color"]) if "bg_color" in texts else None
     if wanted is not OutputFormat.JPG or with_image:
         return color
@@ -318,7 +318,7 @@ def _color(texts: Mapping[str, str], wanted: OutputFormat, *, with_image: bool) 
 
 
 def _named_color(text: str) -> Rgba:
-    """A CSS name, or 3, 4, 6 or 8 hex digits with or without `#`."""
+    """Parse a CSS name, or 3, 4, 6 or 8 hex digits with or without `#`."""
     try:
         return parse_color(f"#{text}" if _HEX.match(text) else text)
     except InvalidOptionError as error:
@@ -326,7 +326,7 @@ def _named_color(text: str) -> Rgba:
 
 
 def _shadow(texts: Mapping[str, str]) -> Shadow:
-    """`shadow_type`, that of one type only, or the older `add_shadow`."""
+    """Read `shadow_type`, the one of a type, or the older `add_shadow`."""
     kind = texts.get("shadow_type") or _shadow_of_type(texts)
     if kind is not None:
         return parse_shadow(kind)
@@ -334,7 +334,7 @@ def _shadow(texts: Mapping[str, str]) -> Shadow:
 
 
 def _shadow_of_type(texts: Mapping[str, str]) -> str | None:
-    """`shadow_type[car]` and the like: for pictures that are said to be of that type, or of any."""
+    """Read `shadow_type[car]` and the like, which apply to pictures of that type."""
     named = texts.get("type", "auto")
     found = {
         name.removeprefix("shadow_type[").removesuffix("]"): kind

@@ -60,14 +60,14 @@ _OF_TYPE: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
     }
 )
 
-#: This service's names of parameters that have another one there.
+#: remove.bg's names of parameters, by this service's.
 _PARAMETERS: Final[Mapping[str, str]] = MappingProxyType(
     {"matte_color": "bg_color", "output_format": "format", "shadow": "shadow_type"}
 )
 
 
 class RemoveBgError(Exception):
-    """Ends a request in remove.bg's way."""
+    """Ends a request with one of remove.bg's errors."""
 
     def __init__(
         self,
@@ -87,19 +87,19 @@ class RemoveBgError(Exception):
 
 
 def invalid_parameter(parameter: str, detail: str) -> RemoveBgError:
-    """A parameter, by remove.bg's or this service's name, has a value that will not do."""
+    """Return the error for an invalid parameter, given by remove.bg's or this service's name."""
     name = _PARAMETERS.get(parameter, parameter)
     return RemoveBgError(f"invalid_{name}", detail, title=f"Invalid {name} parameter given")
 
 
 def error_of_type(name: str, detail: str) -> RemoveBgError:
-    """The error for one of this service's own, by its type; one with no match is our fault."""
+    """Return the error for one of this service's types; `internal_error` if none matches."""
     status, code = _OF_TYPE.get(name, (500, "internal_error"))
     return RemoveBgError(code, detail, status=status)
 
 
 def translate_error(error: ApiError) -> RemoveBgError:
-    """An error of the shared code in remove.bg's words."""
+    """Translate an `ApiError` into remove.bg's error."""
     name, detail = error.row.type, str(error)
     if name == "invalid_parameter":
         return invalid_parameter(next(iter(error.fields), "request"), detail)
@@ -111,7 +111,7 @@ def translate_error(error: ApiError) -> RemoveBgError:
 
 
 def error_response(error: RemoveBgError) -> Response:
-    """An error as a response."""
+    """Make the response for an error."""
     body = {"title": error.title, "code": error.code}
     if error.detail is not None and error.detail != error.title:
         body["detail"] = error.detail
@@ -124,12 +124,12 @@ def error_response(error: RemoveBgError) -> Response:
 
 _JSON = "application/json"
 
-#: Nothing is charged here; some clients want to read a number.
+#: Nothing is charged; some clients parse the number.
 _CREDITS = "0.0"
 
 
 def wants_json(request: Request) -> bool:
-    """Is JSON asked for by name?
+    """Return whether JSON is asked for by name.
 
     A header that also takes anything (`*/*`), as many HTTP libraries send, means bytes.
     """
@@ -138,7 +138,7 @@ def wants_json(request: Request) -> bool:
 
 
 def success_response(data: bytes, job: Job, *, as_json: bool) -> Response:
-    """The result."""
+    """Make the response with the result, as bytes or JSON."""
     if as_json:
         return jsonify({"data": {"result_b64": base64.b64encode(data).decode(), **_box(job)}})
     return Response(data, mimetype=OutputFormat(job.format or "png").media_type)
@@ -150,7 +150,7 @@ def _box(job: Job) -> dict[str, int]:
 
 
 def fact_headers(job: Job, detected: str | None) -> dict[str, str]:
-    """What is known about a result."""
+    """Return the headers that describe a result."""
     facts: dict[str, object] = {
         "X-Width": job.width,
         "X-Height": job.height,
@@ -164,7 +164,7 @@ def fact_headers(job: Job, detected: str | None) -> dict[str, str]:
 
 
 def rate_headers(allowance: RateLimitResult, now: float) -> dict[str, str]:
-    """What is left of the caller's megapixels."""
+    """Return the headers that state the rest of the caller's megapixels."""
     return {
         "X-RateLimit-Limit": str(int(allowance.rate.quota)),
         "X-RateLimit-Remaining": str(int(allowance.left)),

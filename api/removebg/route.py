@@ -56,7 +56,7 @@ _MEGAPIXELS: Final = "megapixels"
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """Removes one background while its caller waits.
+    """Removes the background of one request's picture, which waits for the result.
 
     Attributes:
         services: the shared ones.
@@ -67,7 +67,7 @@ class Removal:
     owner: Owner
 
     def run(self, request: Request) -> tuple[Job, str | None]:
-        """The finished job, and what the picture is said to show.
+        """Return the finished job, and the value of `X-Type`.
 
         Raises:
             RemoveBgError: a parameter or the picture will not do, or the time is up.
@@ -96,11 +96,11 @@ class Removal:
         )
 
     def _charge(self, image: Picture) -> None:
-        """Of the megapixels a minute, and of the key's own pictures a minute."""
+        """Charge the megapixels per minute, and the key's own pictures per minute."""
         quota = self.services.settings.removebg_megapixels_per_minute
         allowances = [consume()]
         if quota:
-            # A picture of more than the quota costs all of it, or it would never get through.
+            # A picture of more than the quota costs all of it; otherwise it would never pass.
             cost = min(max(1.0, image.megapixels), quota)
             allowances.append(consume(cost, policy=_MEGAPIXELS, rate=Rate(quota, _MINUTE)))
         for allowance in allowances:
@@ -145,7 +145,7 @@ def _failed(job: Job) -> RemoveBgError:
 
 
 def accept_improvement(form: Form, pictures: Pictures, objects: ObjectStore, *, keep: bool) -> str:
-    """Accept a picture, and store it only where the operator wants that.
+    """Accept a picture, and store it if the operator keeps improvements.
 
     Returns:
         The contribution's id.
@@ -170,7 +170,7 @@ def accept_improvement(form: Form, pictures: Pictures, objects: ObjectStore, *, 
 
 PREFIX: Final = "/v1.0"
 
-#: Nothing is bought here; clients want to see that something is left.
+#: Nothing is bought; clients check that some are left.
 _CREDITS: Final = 1_000_000
 
 _EXPOSED: Final = (
@@ -183,7 +183,7 @@ blueprint = Blueprint("removebg", __name__, url_prefix=PREFIX)
 
 
 def install_removebg(app: Flask) -> None:
-    """Add the addresses, and remove.bg's form of every error below them."""
+    """Add the endpoints, and answer all errors below them in remove.bg's format."""
     app.register_blueprint(blueprint)
     app.register_error_handler(RemoveBgError, error_response)
     shape_failures(app, f"{PREFIX}/", _shape)
@@ -208,7 +208,7 @@ def remove_background() -> Response:
 
 @blueprint.get("/account")
 def account() -> Response:
-    """What is left to spend: enough, always."""
+    """Answer with a fixed number of credits."""
     credit = {"total": _CREDITS, "subscription": 0, "payg": _CREDITS, "enterprise": 0}
     calls = {"free_calls": 0, "sizes": "all"}
     return jsonify({"data": {"attributes": {"credits": credit, "api": calls}}})
@@ -216,7 +216,7 @@ def account() -> Response:
 
 @blueprint.post("/improve")
 def improve() -> Response:
-    """Take a picture that a model may learn from."""
+    """Accept a picture for the improvement of models."""
     settings = services().settings
     pictures = Pictures(services().inputs, settings.image_limits, current_owner())
     keep = settings.removebg_keep_improvements

@@ -25,10 +25,10 @@ from tasks.jobs.batches import Batch
 
 
 def require_completed(batch: Batch, services: Services) -> Batch:
-    """A batch whose results can be had.
+    """Return a batch if it is completed and has not expired.
 
     Raises:
-        ApiError: it is not done yet, or has expired.
+        ApiError: it is not completed, or has expired.
     """
     if batch.expires_at <= services.clock():
         raise ApiError("batch_expired")
@@ -37,7 +37,9 @@ def require_completed(batch: Batch, services: Services) -> Batch:
     return batch
 
 
-blueprint = ApiBlueprint("batches", __name__, url_prefix="/api/v1", description="Many at once.")
+blueprint = ApiBlueprint(
+    "batches", __name__, url_prefix="/api/v1", description="Submit many pictures at once."
+)
 
 _BODY: Final = {
     "required": True,
@@ -62,10 +64,10 @@ class RemoveBackgrounds(MethodView):
     @blueprint.fails(*SUBMISSION_ERRORS, "batch_too_large")
     @blueprint.response(202, envelope(BatchSchema), description="Accepted: each item is a task.")
     def post(self) -> tuple[dict[str, Any], int, dict[str, str]]:
-        """Submit many pictures, with parameters that they share.
+        """Submit many pictures with shared parameters.
 
-        Each becomes a task of its own, of low priority unless said otherwise. One that cannot be
-        used fails alone, with its reason. A `webhook_url` is told once, when all are done.
+        Each becomes a task of its own, with low priority by default. One that cannot be used fails
+        alone, with its reason. A `webhook_url` gets one event, when all are done.
         """
         batch, replayed = _take_in()
         view = batch_view(batch, services())
@@ -79,13 +81,13 @@ class BatchResource(MethodView):
 
     @blueprint.response(200, envelope(BatchSchema))
     def get(self, batch_id: str) -> dict[str, Any]:
-        """How a batch is getting on, with each of its items."""
+        """Get a batch's state, with each of its items."""
         return success(batch_view(get_owned_batch(batch_id), services()))
 
     @blueprint.fails("store_unavailable")
     @blueprint.response(200, envelope(ErasedBatchSchema))
     def delete(self, batch_id: str) -> dict[str, Any]:
-        """End what is not done yet, and erase all tasks of the batch with their pictures."""
+        """Cancel what is not done, and erase all tasks of the batch with their pictures."""
         batch = get_owned_batch(batch_id)
         for job in services().runtime.job_store.get_many(batch.task_ids):
             services().runtime.eraser.erase(job)
@@ -96,12 +98,12 @@ class BatchResource(MethodView):
 
 @blueprint.route("/batches/<string:batch_id>/cancel")
 class BatchCancel(MethodView):
-    """A batch's end before its time."""
+    """Cancels a batch."""
 
     @blueprint.fails("batch_finished")
     @blueprint.response(200, envelope(BatchSchema))
     def post(self, batch_id: str) -> dict[str, Any]:
-        """End the tasks that are not final; what was done stays."""
+        """Cancel the tasks that are not final; finished ones stay."""
         batch = get_owned_batch(batch_id)
         if batch.completed_at is not None:
             raise ApiError("batch_finished")
@@ -112,7 +114,7 @@ class BatchCancel(MethodView):
 
 @blueprint.route("/batches/<string:batch_id>/archive")
 class BatchArchive(MethodView):
-    """A batch's cutouts."""
+    """A batch's results."""
 
     @blueprint.fails("batch_not_finished", "batch_empty", "batch_expired", "store_unavailable")
     @blueprint.response(
@@ -122,7 +124,7 @@ class BatchArchive(MethodView):
         description="The cutouts, named after their inputs.",
     )
     def get(self, batch_id: str) -> Response:
-        """All cutouts of a batch that is done, as one ZIP."""
+        """Download all cutouts of a completed batch as a ZIP archive."""
         batch = require_completed(get_owned_batch(batch_id), services())
         headers = {"Content-Disposition": f'attachment; filename="{batch_id}.zip"'}
         answer = Response(mimetype="application/zip", headers=headers)
@@ -133,7 +135,7 @@ class BatchArchive(MethodView):
 
 
 def _take_in() -> tuple[Batch, bool]:
-    """The batch, and whether it is one that was accepted before."""
+    """Accept the request's batch; return it, and whether an earlier request made it."""
     key = request.headers.get(IDEMPOTENCY_HEADER)
     intake = BatchSubmissionService(services(), current_owner(), request_id(), charge, key)
     if request.is_json:
@@ -154,7 +156,7 @@ def _take_in() -> tuple[Batch, bool]:
 
 
 def _json() -> dict[str, Any]:
-    """A JSON body stands in memory as a whole: it may be as large as that of one picture."""
+    """Read the JSON body, which is held in memory and so may be as large as that of one picture."""
     most = services().settings.max_image_bytes * 4 // 3 + OVERHEAD_BYTES
     if (request.content_length or 0) > most:
         raise ApiError(

@@ -26,7 +26,7 @@ class Deliveries(MethodView):
 
     @blueprint.response(200, envelope(DeliveriesSchema))
     def get(self, task_id: str) -> dict[str, Any]:
-        """All webhooks of a task, with each attempt."""
+        """List a task's webhook deliveries, with each attempt."""
         get_owned_task(task_id)
         found = services().runtime.deliveries.of(task_id)
         return success({"deliveries": [_shown(number, row) for number, row in enumerate(found, 1)]})
@@ -34,12 +34,12 @@ class Deliveries(MethodView):
 
 @blueprint.route("/<int:number>/replay")
 class DeliveryReplay(MethodView):
-    """Sending a webhook again."""
+    """Sends a webhook again."""
 
     @blueprint.fails("delivery_not_found")
     @blueprint.response(202, envelope(DeliverySchema))
     def post(self, task_id: str, number: int) -> dict[str, Any]:
-        """Send a webhook once more, under its old id, whatever came of it before."""
+        """Send a webhook again under its id, whatever its state."""
         get_owned_task(task_id)
         found = services().runtime.deliveries.of(task_id)
         if not 1 <= number <= len(found):

@@ -19,22 +19,22 @@ blueprint = ApiBlueprint("health", __name__, url_prefix="/healthz", description=
 
 @blueprint.route("/live")
 class Live(MethodView):
-    """This process alone."""
+    """Liveness of this process."""
 
     @blueprint.response(200, envelope(HealthSchema))
     def get(self) -> dict[str, Any]:
-        """Answers as long as the process does."""
+        """Check that this process answers."""
         return success({"checks": {"process": "ok"}})
 
 
 @blueprint.route("/ready")
 class Ready(MethodView):
-    """The process and all that it needs."""
+    """Readiness of the service."""
 
     @blueprint.response(200, envelope(HealthSchema))
     @blueprint.fails("not_ready")
     def get(self) -> dict[str, Any]:
-        """Whether a picture that came now would be worked on."""
+        """Check that Redis, the object store and a worker are available."""
         checks = {name: _outcome(check) for name, check in _checks().items()}
         failed = {name: reason for name, reason in checks.items() if reason != "ok"}
         if failed:
@@ -46,7 +46,7 @@ class Ready(MethodView):
 def _checks() -> dict[str, Callable[[], None]]:
     settings = services().settings
     return {
-        # Over fresh connections: those of the pools may look well when nobody new gets in.
+        # On new connections: pooled ones may work while the server accepts no new ones.
         "redis": lambda: probe_redis(settings),
         "store": lambda: probe_object_store(settings),
         "worker": _require_worker,

@@ -16,11 +16,11 @@ from inference.models.registry import ModelSpec, get_spec
 from inference.probe import accepted_formats
 from inference.version import PIPELINE_VERSION, __version__
 
-blueprint = ApiBlueprint("info", __name__, url_prefix="/api/v1", description="What is offered.")
+blueprint = ApiBlueprint("info", __name__, url_prefix="/api/v1", description="About this service.")
 
 
 class ModelSchema(Schema):
-    """A model that is served, and what may be done with its results."""
+    """A served model and its licence."""
 
     name = fields.String(required=True, metadata={"example": "rmbg-2.0"})
     title = fields.String(required=True)
@@ -42,7 +42,7 @@ class ModelSchema(Schema):
 
 
 class LimitsSchema(Schema):
-    """What a request may ask for."""
+    """The limits of a request."""
 
     max_image_bytes = fields.Integer(required=True)
     max_megapixels = fields.Float(required=True)
@@ -55,7 +55,7 @@ class LimitsSchema(Schema):
 
 
 class InfoSchema(Schema):
-    """What this service is and takes."""
+    """Version, models, limits and formats of this service."""
 
     version = fields.String(required=True)
     pipeline_version = fields.String(required=True)
@@ -71,7 +71,7 @@ class Info(MethodView):
 
     @blueprint.response(200, envelope(InfoSchema))
     def get(self) -> dict[str, Any]:
-        """Version, models and their licences, limits, and formats."""
+        """Get the version, the models with their licences, the limits and the formats."""
         return success(
             {
                 "version": __version__,
@@ -85,7 +85,7 @@ class Info(MethodView):
 
 
 def _served() -> list[ModelSpec]:
-    """The models with a live worker, and the default one, as far as the caller's key goes."""
+    """Return the models with a live worker and the default one, as far as the key may use them."""
     names = {worker.model for worker in services().runtime.registry.workers() if worker.usable}
     names.add(services().settings.model)
     return [spec for spec in map(_spec, sorted(filter(None, names))) if spec is not None]

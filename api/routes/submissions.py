@@ -53,7 +53,7 @@ SUBMISSION_HEADERS: Final = [
     },
 ]
 
-#: What else a submission can end with; see `FormBlueprint.fails`.
+#: Errors of a submission beside the general ones; see `ApiBlueprint.fails`.
 SUBMISSION_ERRORS: Final = (
     "missing_image",
     "empty_image",
@@ -89,8 +89,8 @@ class RemoveBackground(MethodView):
     def post(self) -> Response:
         """Submit one picture.
 
-        The answer comes at once, with the id under which the cutout can be asked for; or with the
-        finished task, if the result of an equal one could be used again, or if it was waited for.
+        The answer comes at once with the task's id; or with the finished task, if the cache had the
+        result or the client waited for it.
         """
         charge()
         owner = current_owner()

@@ -25,7 +25,9 @@ from tasks.jobs.artifacts import audit_access as audit
 from tasks.jobs.model import Job, Status
 from tasks.jobs.task_listing import Cursor
 
-blueprint = ApiBlueprint("tasks", __name__, url_prefix="/api/v1/tasks", description="Follow them.")
+blueprint = ApiBlueprint(
+    "tasks", __name__, url_prefix="/api/v1/tasks", description="Follow, cancel and erase tasks."
+)
 
 
 @blueprint.route("")
@@ -35,7 +37,7 @@ class Tasks(MethodView):
     @blueprint.arguments(TaskListQuery, location="query")
     @blueprint.response(200, envelope(TaskListSchema))
     def get(self, query: dict[str, Any]) -> dict[str, Any]:
-        """The caller's own tasks, newest first."""
+        """List the caller's tasks, newest first."""
         page = services().runtime.task_list.page(
             current_owner().id,
             limit=query["limit"],
@@ -57,7 +59,7 @@ class Task(MethodView):
     @blueprint.arguments(WaitQuery, location="query")
     @blueprint.response(200, envelope(TaskSchema))
     def get(self, query: dict[str, Any], task_id: str) -> dict[str, Any]:
-        """A task's present state; with `wait`, its state once it is final or the time is up."""
+        """Get a task's state; with `wait`, once it is final or the time is up."""
         get_owned_task(task_id)
         seconds = min(query["wait"], MAX_WAIT_SECONDS)
         return success(
@@ -67,9 +69,9 @@ class Task(MethodView):
     @blueprint.fails("store_unavailable")
     @blueprint.response(200, envelope(ErasedSchema))
     def delete(self, task_id: str) -> dict[str, Any]:
-        """End the task if need be, and erase its pictures and its record.
+        """Cancel the task if necessary, and erase its pictures and its record.
 
-        Another task is never touched by that, even if it was made from the same bytes.
+        Other tasks are never affected, even if they were made from the same bytes.
         """
         job = get_owned_task(task_id)
         services().runtime.eraser.erase(job)
@@ -79,12 +81,12 @@ class Task(MethodView):
 
 @blueprint.route("/<string:task_id>/cancel")
 class TaskCancel(MethodView):
-    """A task's end before its time."""
+    """Cancels a task."""
 
     @blueprint.fails("task_finished")
     @blueprint.response(200, envelope(TaskSchema))
     def post(self, task_id: str) -> dict[str, Any]:
-        """End a task that is not final: a queued one never begins, a running one goes no further.
+        """Cancel a task: a queued one never starts, a running one stops between two stages.
 
         Its original stays until it expires; delete the task to erase it.
         """
@@ -96,7 +98,7 @@ class TaskCancel(MethodView):
 
 @blueprint.route("/<string:task_id>/result")
 class TaskResult(MethodView):
-    """A task's cutout."""
+    """A task's result."""
 
     @blueprint.arguments(ResultQuery, location="query")
     @blueprint.fails("task_not_finished", "task_failed", "task_canceled", "task_expired")
@@ -113,7 +115,7 @@ class TaskResult(MethodView):
 
 @blueprint.route("/<string:task_id>/events")
 class TaskEvents(MethodView):
-    """A task's states as they come."""
+    """A task's states as server-sent events."""
 
     @blueprint.response(
         200,
@@ -126,7 +128,7 @@ class TaskEvents(MethodView):
         """Follow a task by server-sent events."""
         job = get_owned_task(task_id)
         answer = Response(mimetype="text/event-stream")
-        # Proxies such as nginx would collect it first.
+        # Proxies such as nginx would buffer the stream.
         answer.headers |= {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         if request.method != "HEAD":
             schema = TaskSchema()

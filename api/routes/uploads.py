@@ -5,7 +5,7 @@ from typing import Final
 from flask import Response, g, request, url_for
 from flask.views import MethodView
 
-from api import tus, tus_description
+from api import tus
 from api.auth import current_owner, services
 from api.errors import ApiError
 from api.forms import StreamedBody
@@ -43,14 +43,14 @@ class Uploads(MethodView):
 
     @blueprint.response(204, description="What the server can do, in `Tus-*` headers.")
     def options(self) -> Response:
-        """What the server can do."""
+        """Get the server's version and extensions of tus."""
         return _options()
 
-    @blueprint.doc(**tus_description.BEGIN)
-    @blueprint.fails(*tus_description.BEGIN_ERRORS)
+    @blueprint.doc(**tus.BEGIN)
+    @blueprint.fails(*tus.BEGIN_ERRORS)
     @blueprint.response(201, description="Begun; `Location` is the upload's address.")
     def post(self) -> Response:
-        """Begin an upload of `Upload-Length` bytes; a first piece may come along as the body."""
+        """Create an upload of `Upload-Length` bytes; the body may be its first chunk."""
         length = tus.length(request.headers, services().settings.max_image_bytes)
         names = tus.metadata(request.headers)
         with_piece = _has_piece()
@@ -72,43 +72,43 @@ class Upload(MethodView):
 
     @blueprint.response(204, description="What the server can do, in `Tus-*` headers.")
     def options(self, upload_id: str) -> Response:  # noqa: ARG002 - the same for all
-        """What the server can do."""
+        """Get the server's version and extensions of tus."""
         return _options()
 
-    @blueprint.doc(**tus_description.LOOK)
-    @blueprint.fails(*tus_description.LOOK_ERRORS)
+    @blueprint.doc(**tus.LOOK)
+    @blueprint.fails(*tus.LOOK_ERRORS)
     @blueprint.response(200, description="`Upload-Offset` says how many bytes have come.")
     def head(self, upload_id: str) -> Response:
-        """How many bytes have come."""
+        """Get the number of bytes received."""
         upload = services().runtime.uploads.status(current_owner().id, upload_id)
         headers = {**tus.state(upload), "Upload-Length": str(upload.length)}
         if upload.metadata:
             headers["Upload-Metadata"] = upload.metadata
         return Response(status=200, headers=headers)
 
-    @blueprint.doc(**tus_description.APPEND)
-    @blueprint.fails(*tus_description.APPEND_ERRORS)
+    @blueprint.doc(**tus.APPEND)
+    @blueprint.fails(*tus.APPEND_ERRORS)
     @blueprint.response(204, description="Taken; `Upload-Offset` says how many bytes have come.")
     def patch(self, upload_id: str) -> Response:
-        """Add a piece, which begins at `Upload-Offset`."""
+        """Append a chunk at `Upload-Offset`."""
         if request.mimetype != tus.PIECE_TYPE:
             raise ApiError("unsupported_media_type", f"Send the piece as {tus.PIECE_TYPE}.")
         upload = _append(upload_id, tus.number(request.headers, "Upload-Offset"))
         return Response(status=204, headers=tus.state(upload))
 
-    @blueprint.doc(**tus_description.LOOK)
-    @blueprint.fails(*tus_description.DROP_ERRORS)
+    @blueprint.doc(**tus.LOOK)
+    @blueprint.fails(*tus.DROP_ERRORS)
     @blueprint.response(204, description="Gone.")
     def delete(self, upload_id: str) -> Response:
-        """Drop the upload with its bytes."""
+        """Delete the upload and its bytes."""
         services().runtime.uploads.end(current_owner().id, upload_id)
         return Response(status=204)
 
-    @blueprint.doc(**tus_description.OVERRIDE)
-    @blueprint.fails(*tus_description.OVERRIDE_ERRORS)
+    @blueprint.doc(**tus.OVERRIDE)
+    @blueprint.fails(*tus.OVERRIDE_ERRORS)
     @blueprint.response(204, description="As the method in `X-HTTP-Method-Override`.")
     def post(self, upload_id: str) -> Response:
-        """Do what `X-HTTP-Method-Override` says, for clients that can send nothing but POST."""
+        """Do what `X-HTTP-Method-Override` says, for clients that can only send POST."""
         override = request.headers.get("X-HTTP-Method-Override", "").upper()
         handlers = {"PATCH": self.patch, "DELETE": self.delete, "HEAD": self.head}
         if override not in handlers:
@@ -118,7 +118,7 @@ class Upload(MethodView):
 
 
 def _has_piece() -> bool:
-    """Does the first piece come with the request?"""
+    """Return whether the first chunk comes with the request."""
     if request.mimetype == tus.PIECE_TYPE:
         return True
     if request.content_length:
