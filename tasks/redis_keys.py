@@ -11,6 +11,13 @@ PREFIX: Final = "rmbg:"
 #: Counts of events since the service's first day: a hash.
 COUNTERS: Final = f"{PREFIX}counters"
 
+#: The lock of the reconciler's pass.
+RECONCILER_LOCK: Final = f"{PREFIX}reconciler"
+#: The lock of the retention sweeper's pass.
+SWEEPER_LOCK: Final = f"{PREFIX}retention"
+#: Set for as long as the bucket need not be swept again: a string that expires.
+BUCKET_SWEPT: Final = f"{PREFIX}retention:bucket"
+
 # Jobs
 
 #: Queued jobs whose next message is to be dispatched, by the time from which: a sorted set.
@@ -186,8 +193,3 @@ def deliveries_key(subject: str) -> str:
 def webhook_host_key(host: str) -> str:
     """The state of a receiving host's circuit breaker, a hash that expires."""
     return f"{PREFIX}webhooks:host:{host}"
-
-
-def webhook_in_flight_key(host: str) -> str:
-    """The deliveries to a host that are with the queue or a worker, a sorted set by lapse."""
-    return f"{PREFIX}webhooks:in_flight:{host}"

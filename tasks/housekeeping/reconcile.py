@@ -220,8 +220,6 @@ RECONCILE_SECONDS: Final = 2.0
 #: Expiry of the lock: how long a pass that died delays the next one.
 _LOCK_SECONDS: Final = 5.0
 
-_LOCK_KEY: Final = f"{redis_keys.PREFIX}reconciler"
-
 #: Jobs that one step of a pass processes at most.
 _MAX_PER_STEP: Final = 500
 
@@ -299,7 +297,9 @@ class Reconciler:
         return False
 
     def _pass(self) -> bool:
-        lock = self._client.lock(_LOCK_KEY, timeout=_LOCK_SECONDS, thread_local=False)
+        lock = self._client.lock(
+            redis_keys.RECONCILER_LOCK, timeout=_LOCK_SECONDS, thread_local=False
+        )
         if not lock.acquire(blocking=False):
             return False
         for step in self._steps():

@@ -267,10 +267,6 @@ SWEEP_SECONDS: Final = 10.0
 
 BUCKET_SWEEP_SECONDS: Final = 600
 
-_LOCK: Final = f"{redis_keys.PREFIX}retention"
-
-_LAST_BUCKET_SWEEP: Final = f"{redis_keys.PREFIX}retention:bucket"
-
 _LOCK_SECONDS: Final = 120
 
 
@@ -294,7 +290,7 @@ class RetentionSweeper:
 
     def run_once(self) -> bool:
         """Run one pass; False if another process runs one, or a server does not answer."""
-        lock = self.client.lock(_LOCK, timeout=_LOCK_SECONDS, blocking=False)
+        lock = self.client.lock(redis_keys.SWEEPER_LOCK, timeout=_LOCK_SECONDS, blocking=False)
         try:
             with redis_errors():
                 if not lock.acquire():
@@ -317,4 +313,6 @@ class RetentionSweeper:
 
     def _bucket_is_due(self) -> bool:
         with redis_errors():
-            return bool(self.client.set(_LAST_BUCKET_SWEEP, "1", nx=True, ex=BUCKET_SWEEP_SECONDS))
+            return bool(
+                self.client.set(redis_keys.BUCKET_SWEPT, "1", nx=True, ex=BUCKET_SWEEP_SECONDS)
+            )

@@ -199,7 +199,7 @@ def test_a_step_that_stumbles_keeps_no_other_from_being_made(
 
 
 def test_one_pass_at_a_time(reconciler: Reconciler, client: Redis) -> None:
-    other = client.lock(f"{redis_keys.PREFIX}reconciler", timeout=5, thread_local=False)
+    other = client.lock(redis_keys.RECONCILER_LOCK, timeout=5, thread_local=False)
     assert other.acquire(blocking=False)
     assert not reconciler.run_once()
     other.release()
