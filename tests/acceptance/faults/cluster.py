@@ -255,7 +255,7 @@ def submit(
         webhook_url=webhook_url,
         cache=False,
     )
-    return services.submit(submission, "test").task_id
+    return services.submit(submission, "test").job.task_id
 
 
 def submit_many(
