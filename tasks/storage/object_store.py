@@ -144,11 +144,6 @@ class ObjectStore:
                 part_size=_PART_BYTES,
             )
 
-    def put_stream(self, key: str, stream: BinaryIO) -> None:
-        """Store a stream of unknown length; one part of 5 MiB at a time is in memory."""
-        with object_store_errors(key):
-            self._client.put_object(self._bucket, key, stream, length=-1, part_size=_MIN_PART_BYTES)
-
     def get(self, key: str) -> bytes:
         """Return all bytes of an object."""
         return b"".join(self.chunks(key))

@@ -21,7 +21,7 @@ def service_environment(redis_url: str, s3: S3Address) -> dict[str, str]:
         "RMBG_S3_ENDPOINT": s3.endpoint,
         "RMBG_S3_ACCESS_KEY": s3.access_key,
         "RMBG_S3_SECRET_KEY": s3.secret_key,
-        # Its own, lest a restore finds what other tests stored.
+        # Its own, so that no restore finds what other tests stored.
         "RMBG_S3_BUCKET": "acceptance",
         "RMBG_MODEL": "u2netp",
         "RMBG_MODEL_DIR": str(settings.model_dir),

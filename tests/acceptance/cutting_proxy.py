@@ -1,4 +1,4 @@
-"""A TCP proxy that breaks connections at the bytes it is told to."""
+"""A TCP proxy that breaks connections at given bytes."""
 
 import contextlib
 import socket
@@ -18,7 +18,7 @@ class CuttingProxy:
     Attributes:
         target: the server's port.
         cuts: total bytes after which something happens, and what, which is
-            told the port of the proxy's end of that connection; the connection ends with it.
+            called with the port of the proxy's end of that connection; the connection ends with it.
     """
 
     target: int

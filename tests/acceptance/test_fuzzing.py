@@ -130,7 +130,7 @@ def _resident(pid: int) -> int:
     return sum(each.memory_info().rss for each in [root, *root.children(recursive=True)])
 
 
-def _settled(pid: int) -> int:
+def _resident_at_rest(pid: int) -> int:
     """As `_resident`, once what is still being given back has been."""
     least = _resident(pid)
     for _ in range(20):
@@ -151,9 +151,9 @@ def test_five_hundred_of_them_leave_no_memory_behind(
         # Every kind has been met by then: what is loaded once is loaded.
         _send_all(url, list(fuzzed(120, seed + 1)))
         pids = {"api": api_pid, "worker": service.model_worker_pid}
-        before = {name: _settled(pid) for name, pid in pids.items()}
+        before = {name: _resident_at_rest(pid) for name, pid in pids.items()}
         outcomes = _send_all(url, cases)
-        after = {name: _settled(pid) for name, pid in pids.items()}
+        after = {name: _resident_at_rest(pid) for name, pid in pids.items()}
         print(outcomes, before, after)  # noqa: T201 - the figures are the point
         assert sum(outcomes.values()) == 500
         assert outcomes["cut out"] > 100

@@ -64,7 +64,7 @@ def test_a_document_has_commands_to_run(document: str) -> None:
 
 @dataclass
 class Scene:
-    """Makes what a command is about, each time anew: tests may run in any order."""
+    """Makes what a command is about, each time: tests may run in any order."""
 
     service: RunningService
     coffee: Path

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from parts import with_parts
 from PIL import Image
+from runtime_parts import with_parts
 from urllib3.filepost import encode_multipart_formdata
 from werkzeug.test import TestResponse
 

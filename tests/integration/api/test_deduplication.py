@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
-from parts import with_parts
 from PIL import Image
 from redis import Redis
+from runtime_parts import with_parts
 
 from api.app import create_app
 from api.inputs import InputFile, Submission

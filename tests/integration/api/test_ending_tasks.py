@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from parts import with_parts
+from runtime_parts import with_parts
 from tenants import Tenant, begin, finish, job_of, services_with_keys, tenant
 
 from api.app import create_app

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from parts import with_parts
+from runtime_parts import with_parts
 from structlog.testing import capture_logs
 from tenants import PHOTO, Tenant, finish, services_with_keys, tenant
 from urllib3.filepost import encode_multipart_formdata

@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
-from parts import with_parts
 from PIL import Image
 from pydantic import SecretStr
 from redis import Redis
 from redis_proxy import Fault, RedisProxy, redis_proxy
+from runtime_parts import with_parts
 from werkzeug.test import TestResponse
 
 from api.app import create_app

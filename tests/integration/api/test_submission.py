@@ -12,8 +12,8 @@ from urllib.parse import urljoin
 import pytest
 import urllib3
 from flask.testing import FlaskClient
-from parts import with_parts
 from PIL import Image
+from runtime_parts import with_parts
 from urllib3.filepost import encode_multipart_formdata
 from werkzeug.test import TestResponse
 

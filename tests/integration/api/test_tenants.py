@@ -59,9 +59,9 @@ def test_anothers_task_is_not_there(
     nobodys = studio.call(method, f"/api/v1/tasks/rm-20261122-nothing{path}")
     assert theirs.status_code == nobodys.status_code == 404
     if method != "HEAD":
-        told, untold = theirs.get_json(), nobodys.get_json()
-        assert told["error"]["type"] == "task_not_found"
-        assert {**told, "request_id": ""} == {**untold, "request_id": ""}
+        foreign, unknown = theirs.get_json(), nobodys.get_json()
+        assert foreign["error"]["type"] == "task_not_found"
+        assert {**foreign, "request_id": ""} == {**unknown, "request_id": ""}
     assert services.runtime.job_store.get(task_id) == before
     assert services.runtime.object_store.get(object_keys.original_key(task_id))
 

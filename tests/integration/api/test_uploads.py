@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
-from parts import with_parts
+from runtime_parts import with_parts
 from werkzeug.test import TestResponse
 
 from api.app import create_app

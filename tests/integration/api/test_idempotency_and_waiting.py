@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from parts import with_parts
 from redis import Redis
+from runtime_parts import with_parts
 from werkzeug.test import TestResponse
 
 from api.app import create_app
