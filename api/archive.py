@@ -59,7 +59,6 @@ def stream_zip(files: Iterable[tuple[str, datetime, Iterator[bytes]]]) -> Iterat
 
 #: Characters that a file system refuses, or that would lead out of a folder.
 _UNSAFE: Final = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]+')
-
 _MAX_STEM: Final = 100
 
 

@@ -1,4 +1,4 @@
-"""Accepts a batch: each item becomes a task of its own, or carries the reason why it could not."""
+"""Accept a batch: each item becomes a task of its own, or carries the reason why it could not."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -113,7 +113,9 @@ class BatchSubmissionService:
         if count == 0:
             raise ApiError("missing_image", "Send pictures, as the form's files `images`.")
         if count > most:
-            raise ApiError("batch_too_large", f"A batch may have {most} pictures.")
+            raise ApiError(
+                "batch_too_large", f"A batch may have {most} pictures; send several batches."
+            )
 
     def _stage(self, part: FilePart) -> Entry:
         """Check a file, and store it under the key of the task that it is to become.

@@ -102,7 +102,6 @@ _ROWS: Final = (
 
 #: Every error by its stable name.
 ERRORS: Final[Mapping[str, ErrorType]] = MappingProxyType({row.type: row for row in _ROWS})
-
 #: The general error of an HTTP status, for the exceptions of Flask and Werkzeug.
 BY_STATUS: Final[Mapping[int, ErrorType]] = MappingProxyType(
     {row.status: row for row in _ROWS if row.number == 0}

@@ -72,27 +72,19 @@ class StrictJsonProvider(DefaultJSONProvider):
 
 #: Blueprints whose handlers read their bodies as they arrive, and bound the bodies themselves.
 STREAMED_BLUEPRINTS: Final = frozenset({"uploads", "batches"})
-
 #: A client that sends nothing for this long is taken to be gone.
 _SILENCE_SECONDS: Final = 60
-
 #: Of a body that nobody needs, this much is read: a client that is still sending reads no answer.
 _DRAIN_BYTES: Final = 64 * 2**20
-
 _CHUNK_BYTES: Final = 2**16
-
 #: Largest text field of a form, unless the caller allows more.
 _MAX_FIELD_BYTES: Final = 2**20
-
 #: Most text fields of a form.
 _MAX_FIELDS: Final = 64
-
 #: Files of a form that is read whole: an image, a background, and a few that are refused by name.
 _MAX_FILES: Final = 8
-
 #: A file of a form stays in memory up to this size, and goes to a temporary file beyond it.
 _MEMORY_BYTES: Final = 2**19
-
 #: Charsets that a text field may name; each other field is read as UTF-8.
 _CHARSETS: Final = frozenset({"ascii", "us-ascii", "utf-8", "iso-8859-1"})
 

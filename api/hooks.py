@@ -132,7 +132,6 @@ def install_tracing(app: Flask) -> None:
 
 
 METRICS_PATH: Final = "/metrics"
-
 _METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 
 

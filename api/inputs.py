@@ -109,7 +109,6 @@ class Submission:
 
 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
-
 _CHUNK_BYTES: Final = 2**18
 
 
@@ -134,9 +133,7 @@ ImageLoader = Callable[[str, Owner], InputFile]
 
 #: Parameters that are files in a form.
 FILE_FIELDS: Final = frozenset({"image", "background_image"})
-
 _DATA_PREFIX: Final = re.compile(r"data:[\w.+-]*/?[\w.+-]*(;[\w=.+-]+)*,", re.ASCII)
-
 _SPACE: Final = re.compile(r"\s+", re.ASCII)
 
 

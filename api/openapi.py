@@ -15,34 +15,7 @@ from api.envelope import failure
 from api.errors import ERRORS, ErrorType, from_http
 from api.schemas import ErrorEnvelope
 
-
-class EnvelopeApi(Api):  # type: ignore[misc] # flask-smorest publishes no types
-    """flask-smorest's `Api`, with errors in the envelope and the complete document."""
-
-    ERROR_SCHEMA = ErrorEnvelope
-    #: There is no default response: each error is documented by name.
-    DEFAULT_ERROR_RESPONSE_NAME = None
-
-    def _openapi_json(self) -> Response:
-        return jsonify(self.document())
-
-    def document(self) -> dict[str, Any]:
-        """Return the complete OpenAPI document."""
-        if "ErrorEnvelope" not in self.spec.components.schemas:
-            self.spec.components.schema("ErrorEnvelope", schema=ErrorEnvelope)
-        return complete_document(self.spec.to_dict())
-
-    def handle_http_exception(self, error: HTTPException) -> Response:
-        """Answer an exception of Flask, Werkzeug or webargs."""
-        answer = failure(from_http(error))
-        for name, value in error.get_headers():
-            if name in {"Allow", "Location"}:
-                answer.headers[name] = value
-        return answer
-
-
 _TEXT: Final = {"type": "string"}
-
 RESPONSE_HEADERS: Final[dict[str, Any]] = {
     "X-Request-Id": {
         "description": "This request's id, in every log line; the caller's own, if it sent one.",
@@ -161,17 +134,11 @@ def _by_type(schema: dict[str, Any], components: dict[str, Any]) -> Any:  # noqa
 
 #: Where a handler's own errors are noted until the document is complete; see `ApiBlueprint.fails`.
 ERRORS_NOTE: Final = "x-errors"
-
 _API: Final = "/api/v1"
-
 _JSON: Final = "application/json"
-
 _ALWAYS: Final = ("internal_error",)
-
 _WITH_KEYS: Final = ("unauthorized", "queue_unavailable")
-
 _WITH_QUERY: Final = ("invalid_parameter", "unknown_parameter")
-
 _WITH_BODY: Final = (
     "bad_request",
     "payload_too_large",
@@ -262,9 +229,7 @@ def _show(answer: dict[str, Any], components: dict[str, Any]) -> None:
 Document = dict[str, Any]
 
 _METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch")
-
 _TASK_ID: Final = "rm-20261122-8w3kq5t7y2m4n6p9r2s4"
-
 _SECURITY_SCHEMES: Final = {
     "ApiKey": {
         "type": "apiKey",
@@ -349,6 +314,31 @@ def _secure(path: str, method: str, operation: Document) -> None:
 
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+class EnvelopeApi(Api):  # type: ignore[misc] # flask-smorest publishes no types
+    """flask-smorest's `Api`, with errors in the envelope and the complete document."""
+
+    ERROR_SCHEMA = ErrorEnvelope
+    #: There is no default response: each error is documented by name.
+    DEFAULT_ERROR_RESPONSE_NAME = None
+
+    def _openapi_json(self) -> Response:
+        return jsonify(self.document())
+
+    def document(self) -> dict[str, Any]:
+        """Return the complete OpenAPI document."""
+        if "ErrorEnvelope" not in self.spec.components.schemas:
+            self.spec.components.schema("ErrorEnvelope", schema=ErrorEnvelope)
+        return complete_document(self.spec.to_dict())
+
+    def handle_http_exception(self, error: HTTPException) -> Response:
+        """Answer an exception of Flask, Werkzeug or webargs."""
+        answer = failure(from_http(error))
+        for name, value in error.get_headers():
+            if name in {"Allow", "Location"}:
+                answer.headers[name] = value
+        return answer
 
 
 class StrictParser(FlaskParser):

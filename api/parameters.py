@@ -32,16 +32,11 @@ from tasks.webhooks.delivery import TASK_EVENTS
 
 #: The result formats of this API; remove.bg's has more.
 FORMATS: Final = ("png", "webp", "jpg")
-
 #: Largest `metadata`, as compact JSON in UTF-8.
 MAX_METADATA_BYTES: Final = 2048
-
 _MAX_TEXT: Final = 100
-
 _MAX_URL: Final = 2048
-
 _MAX_EXPIRES_IN: Final = 30 * 24 * 3600
-
 _PRIORITIES: Final = tuple(each.name.lower() for each in Priority)
 
 
@@ -280,13 +275,10 @@ class RemovalForm(RemovalJson):
 
 #: The parameters of which exactly one gives the picture.
 PICTURES: Final = ("image", "image_url", "image_b64", "upload_id")
-
 #: The parameters that give a picture to go behind the subject.
 BACKGROUNDS: Final = ("background_image", "background_url")
-
 #: Stands for the digest of a background that is still to be fetched.
 _PROMISED: Final = "0" * 64
-
 _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
     {
         "output_format": parse_output_format,

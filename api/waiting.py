@@ -13,7 +13,6 @@ from tasks.errors import QueueUnavailableError
 from tasks.jobs.model import Job
 
 _WAIT: Final = re.compile(r"wait\s*=\s*\"?(\d{1,6})\"?\Z", re.IGNORECASE)
-
 #: Longest that one request may wait for a task's end.
 MAX_WAIT_SECONDS: Final = 60
 
@@ -34,10 +33,8 @@ def preferred_wait(request: Request) -> int:
 
 #: Proxies cut off a silent connection, and only writing shows that a client has gone.
 _HEARTBEAT_SECONDS: Final = 10.0
-
 #: How long a browser waits before it connects again.
 _RETRY_MS: Final = 3000
-
 #: An event's schema, for the documentation.
 EVENT: Final[dict[str, Any]] = {
     "type": "object",

@@ -66,9 +66,7 @@ def _flatten(body: Mapping[str, object]) -> Iterator[tuple[str, str]]:
 
 
 _IMAGES: Final = ("image_file", "image_file_b64", "image_url")
-
 _BACKGROUNDS: Final = ("bg_color", "bg_image_url", "bg_image_file")
-
 #: Their names in `api.inputs`.
 _OWN_NAMES: Final = {
     "image_file": "image",
@@ -79,9 +77,7 @@ _OWN_NAMES: Final = {
 }
 
 _FAILED: Final = {"image_url": "failed_image_download", "bg_image_url": "failed_bg_download"}
-
 _NO_IMAGE: Final = "This is no image of a known kind."
-
 _MEGAPIXEL: Final = 1_000_000
 
 
@@ -193,7 +189,6 @@ def _cannot_be_had(name: str, error: ApiError) -> RemoveBgError:
 
 
 _MILLION: Final = 1_000_000
-
 #: Most pixels of a result; `auto` is the largest that is allowed.
 SIZES: Final[Mapping[str, int]] = MappingProxyType(
     {
@@ -206,13 +201,9 @@ SIZES: Final[Mapping[str, int]] = MappingProxyType(
 )
 
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
-
 _FALSE: Final = frozenset({"false", "0", "no", "off"})
-
 _WHITE: Final[Rgba] = (255, 255, 255, 255)
-
 _HEX: Final = re.compile(r"[0-9a-fA-F]{3,8}\Z")
-
 #: Types that this service echoes; it does not detect them.
 _TYPES: Final = frozenset(
     {"car", "product", "person", "animal", "graphic", "transportation", "car_interior", "car_part"}

@@ -41,16 +41,11 @@ from tasks.storage.object_store import ObjectStore
 
 #: Longest that a request waits for its result.
 WAIT_SECONDS: Final = 15.0
-
 #: Share of the pixels below which a picture counts as one without a subject.
 _LEAST_COVERAGE: Final = 0.001
-
 _MINUTE: Final = 60
-
 _MILLION: Final = 1_000_000
-
 _RETRY_AFTER_SECONDS: Final = 5
-
 _MEGAPIXELS: Final = "megapixels"
 
 
@@ -169,10 +164,8 @@ def accept_improvement(form: Form, pictures: Pictures, objects: ObjectStore, *, 
 
 
 PREFIX: Final = "/v1.0"
-
 #: Nothing is bought; clients check that some are left.
 _CREDITS: Final = 1_000_000
-
 _EXPOSED: Final = (
     "X-Type, X-Width, X-Height, X-Max-Width, X-Max-Height, X-Credits-Charged, X-Foreground-Top, "
     "X-Foreground-Left, X-Foreground-Width, X-Foreground-Height, X-RateLimit-Limit, "

@@ -145,7 +145,9 @@ def _take_in() -> tuple[Batch, bool]:
     settings = services().settings
     most = settings.max_batch_images
     if (request.content_length or 0) > most * (settings.max_image_bytes + OVERHEAD_BYTES):
-        raise ApiError("payload_too_large", f"A batch may have {most} pictures of allowed size.")
+        raise ApiError(
+            "payload_too_large", f"A batch may have {most} pictures; send several batches."
+        )
     form = FormStream(
         g.body,
         form_boundary(request),

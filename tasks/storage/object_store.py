@@ -33,8 +33,6 @@ STALE_RETRIES: Final[Mapping[str, Any]] = MappingProxyType(
     {"total": 1, "backoff_factor": 0.1, "status_forcelist": (502, 503, 504)}
 )
 
-#: S3's smallest part but for the last one; a stream of unknown length is stored by such parts.
-_MIN_PART_BYTES: Final = 5 * 2**20
 _PART_BYTES: Final = 10 * 2**20
 _STREAM_BYTES: Final = 2**18
 _READ_BYTES: Final = 4 * 2**20
