@@ -38,7 +38,7 @@ def create_app(services: Services | None = None) -> Flask:
         SettingsError: a setting is wrong; the text lists all faults.
     """
     services = services or _services_from_environment()
-    # No static folder: this package serves no files of its own.
+    # No static folder: this package serves no files.
     app = Flask("api", static_folder=None)
     app.extensions[SERVICES_EXTENSION] = services
     app.json = StrictJsonProvider(app)

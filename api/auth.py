@@ -89,7 +89,7 @@ def require_owned(job: Job | None) -> Job:
     """Return a job if there is one and the caller owns it.
 
     Raises:
-        ApiError: `task_not_found`, whether another owner has it or nobody ever had.
+        ApiError: `task_not_found`, also for a job of another owner.
     """
     if job is None or job.owner != current_owner().id:
         raise ApiError("task_not_found")
@@ -140,7 +140,7 @@ def refuse_public_bind_without_keys(
     """Refuse to listen where others can reach the service while it has no API key.
 
     Raises:
-        SettingsError: there is no key. Without Redis nobody is let in, so that is no reason.
+        SettingsError: there is no key. Without Redis no request is let in, so that is no reason.
     """
     if settings.auth == "off" or loopback_only(addresses):
         return

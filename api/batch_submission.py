@@ -173,7 +173,7 @@ class BatchSubmissionService:
         items = list(self._items(entries, each, batch.batch_id))
         self.services.runtime.batches.seal(batch, items)
         if reservation is not None:
-            with suppress(QueueUnavailableError):  # the reservation runs out, and the batch stands
+            with suppress(QueueUnavailableError):  # the reservation expires, and the batch is kept
                 self.services.runtime.idempotency_keys.keep(reservation)
         return self.services.runtime.batches.get(batch.batch_id) or batch
 

@@ -31,7 +31,7 @@ _NO_ANSWER: Final = (RedisConnectionError, RedisTimeoutError, HTTPError)
 
 
 class CircuitOpenError(RedisConnectionError, HTTPError):
-    """The breaker is open: nothing was sent. Each client takes it for an error of its own."""
+    """The breaker is open: nothing was sent. Both redis-py and urllib3 treat it as theirs."""
 
 
 class CircuitBreaker:
@@ -138,7 +138,7 @@ class BreakerRedis(Redis):
         transaction: bool = True,  # noqa: FBT001, FBT002 - redis's signature
         shard_hint: str | None = None,
     ) -> "BreakerPipeline":
-        """Make a pipeline behind the same breaker."""
+        """Make a pipeline behind this client's breaker."""
         made = BreakerPipeline(
             self.connection_pool, self.response_callbacks, transaction, shard_hint
         )
@@ -162,7 +162,7 @@ def _drop_idle(client: Redis | Pipeline) -> None:
 
 
 class _RetryUnlessSilent(urllib3.Retry):
-    """Retries where a connection was dropped or a gateway found nobody, not after a timeout."""
+    """Retries where a connection was dropped or a gateway found no server, not after a timeout."""
 
     def increment(
         self,

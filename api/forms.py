@@ -74,7 +74,7 @@ class StrictJsonProvider(DefaultJSONProvider):
 STREAMED_BLUEPRINTS: Final = frozenset({"uploads", "batches"})
 #: A client that sends nothing for this long is taken to be gone.
 _SILENCE_SECONDS: Final = 60
-#: Of a body that nobody needs, this much is read: a client that is still sending reads no answer.
+#: Up to this much of a refused body is read: a client reads the answer once it has sent all.
 _DRAIN_BYTES: Final = 64 * 2**20
 _CHUNK_BYTES: Final = 2**16
 #: Largest text field of a form, unless the caller allows more.
@@ -99,7 +99,7 @@ class StreamedBody:
 
     def __init__(self, request: Request, *, bounded: bool = False) -> None:
         if not bounded:
-            # None would stand for the application's own limit.
+            # None would mean the application's limit.
             request.max_content_length = sys.maxsize
         socket = request.environ.get("gunicorn.socket")
         if socket is not None:

@@ -51,12 +51,12 @@ def post_fork(server: object, worker: object) -> None:  # noqa: ARG001 - gunicor
     use_shared_folder()
 
 
-def on_exit(server: object) -> None:  # noqa: ARG001 - the same
+def on_exit(server: object) -> None:  # noqa: ARG001 - gunicorn's signature
     """Remove the shared metrics folder."""
     remove_shared_folder()
 
 
-def post_worker_init(worker: Any) -> None:  # noqa: ANN401 - the same
+def post_worker_init(worker: Any) -> None:  # noqa: ANN401 - gunicorn publishes no types
     """Set in the application's configuration whether only this machine can reach it."""
     bound = [socket.getsockname() for socket in worker.sockets]
     worker.wsgi.config[LOOPBACK_ONLY] = loopback_only(bound)

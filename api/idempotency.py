@@ -53,7 +53,7 @@ class IdempotencyGuard:
             It, and whether an earlier request made it.
 
         Raises:
-            ApiError: the key is malformed, or stands for another payload, for something that was
+            ApiError: the key is malformed, or was used for another payload, for something that was
                 erased, or for a request that is still being accepted.
         """
         if header is None:

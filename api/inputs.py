@@ -65,7 +65,7 @@ class InputFile:
         """Read and judge the picture's header.
 
         Args:
-            limits: of this service; they are one and the same for each call.
+            limits: of this service, for the first call; later ones return its result.
 
         Raises:
             InferenceError: the header shows that the picture cannot be used.

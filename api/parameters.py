@@ -46,9 +46,9 @@ class JsonObject(fields.Field[dict[str, Any]]):
     def _deserialize(
         self,
         value: Any,  # noqa: ANN401 - marshmallow's signature
-        attr: str | None,  # noqa: ARG002 - the same
-        data: Mapping[str, Any] | None,  # noqa: ARG002 - the same
-        **_: Any,  # noqa: ANN401 - the same
+        attr: str | None,  # noqa: ARG002 - marshmallow's signature
+        data: Mapping[str, Any] | None,  # noqa: ARG002 - marshmallow's signature
+        **_: Any,  # noqa: ANN401 - marshmallow's signature
     ) -> dict[str, Any]:
         if isinstance(value, str):
             try:
@@ -73,9 +73,9 @@ class WordList(fields.Field[list[str]]):
     def _deserialize(
         self,
         value: Any,  # noqa: ANN401 - marshmallow's signature
-        attr: str | None,  # noqa: ARG002 - the same
-        data: Mapping[str, Any] | None,  # noqa: ARG002 - the same
-        **_: Any,  # noqa: ANN401 - the same
+        attr: str | None,  # noqa: ARG002 - marshmallow's signature
+        data: Mapping[str, Any] | None,  # noqa: ARG002 - marshmallow's signature
+        **_: Any,  # noqa: ANN401 - marshmallow's signature
     ) -> list[str]:
         given = value.split(",") if isinstance(value, str) else value
         if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
@@ -251,7 +251,7 @@ class RemovalJson(TaskParameters):
     )
     image_b64 = fields.String(
         load_default=None,
-        metadata={"description": "The picture in base64; a `data:` prefix may stand before it."},
+        metadata={"description": "The picture in base64, with or without a `data:` prefix."},
     )
     upload_id = fields.String(
         load_default=None,
@@ -277,7 +277,7 @@ class RemovalForm(RemovalJson):
 PICTURES: Final = ("image", "image_url", "image_b64", "upload_id")
 #: The parameters that give a picture to go behind the subject.
 BACKGROUNDS: Final = ("background_image", "background_url")
-#: Stands for the digest of a background that is still to be fetched.
+#: Placeholder for the digest of a background that is not loaded yet.
 _PROMISED: Final = "0" * 64
 _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
     {

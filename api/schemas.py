@@ -91,7 +91,7 @@ class SubmittedSchema(Schema):
 
 
 class TaskSchema(Schema):
-    """A task, whatever its state."""
+    """A task in any state."""
 
     task_id = fields.String(required=True)
     status = fields.String(required=True)
@@ -245,7 +245,7 @@ class ItemSchema(Schema):
 
 
 class BatchSchema(Schema):
-    """A batch, whatever its state."""
+    """A batch in any state."""
 
     batch_id = fields.String(
         required=True, metadata={"example": "rb-20261122-8w3kq5t7y2m4n6p9r2s4"}

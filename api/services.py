@@ -30,7 +30,7 @@ WAITING_REQUESTS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The runtime, and what only the API needs beside it; made once per process.
+    """The runtime and what only the API needs, built once per process.
 
     Attributes:
         settings: the API's own.

@@ -102,7 +102,7 @@ class SubmissionService:
             ApiError: the owner may not use that model.
             ObjectStoreUnavailableError, QueueUnavailableError, QueueFullError: nothing was
                 accepted.
-            UncertainWriteError: Redis went away, and nobody knows whether the job was recorded.
+            UncertainWriteError: Redis went away, and it is unknown whether the job was recorded.
         """
         submission.image.probe(self.settings.image_limits)
         if submission.background is not None:
@@ -182,7 +182,7 @@ class SubmissionService:
 
     def _webhook_url(self, submission: Submission) -> str | None:
         if submission.batch_id is not None and submission.webhook_url is None:
-            # The batch has a webhook of its own.
+            # The batch has its own webhook.
             return None
         return validate_webhook_url(
             submission.webhook_url, submission.owner, self.runtime.url_guard, self.settings

@@ -63,7 +63,7 @@ def length(headers: Headers, max_bytes: int) -> int:
         ApiError: it is not given, or exceeds the limit.
     """
     if "Upload-Defer-Length" in headers:
-        raise ApiError("bad_request", "Say the length at once: send `Upload-Length`.")
+        raise ApiError("bad_request", "Deferred lengths are not supported: send `Upload-Length`.")
     found = number(headers, "Upload-Length")
     if found > max_bytes:
         raise ApiError(

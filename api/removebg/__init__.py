@@ -1,1 +1,1 @@
-"""remove.bg's API, version 1.0, answered by this service: a thin adapter over the same tasks."""
+"""remove.bg's API 1.0, a thin adapter over the tasks of `api`."""

@@ -65,7 +65,7 @@ class Removal:
         """Return the finished job, and the value of `X-Type`.
 
         Raises:
-            RemoveBgError: a parameter or the picture will not do, or the time is up.
+            RemoveBgError: a parameter or the picture is invalid, or the time is up.
         """
         form = read_body(request, max_file_bytes=self.services.settings.max_image_bytes)
         job = self.services.submit(self._submission(form), request_id()).job
@@ -107,7 +107,7 @@ class Removal:
         if done is None or not done.status.final:
             raise RemoveBgError(
                 "not_finished",
-                "Send the same request again: it will be answered from the work that goes on.",
+                "Send the request again: it joins the job that is running.",
                 status=503,
                 retry_after=_RETRY_AFTER_SECONDS,
             )
@@ -151,7 +151,7 @@ def accept_improvement(form: Form, pictures: Pictures, objects: ObjectStore, *, 
     """
     contribution = secrets.token_hex(16)
     if not keep and source_name(form) == "image_url":
-        return contribution  # nothing is fetched that nobody will look at
+        return contribution  # the picture would not be kept
     upload = pictures.image(form).upload
     if keep:
         objects.put(

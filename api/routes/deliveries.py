@@ -39,7 +39,7 @@ class DeliveryReplay(MethodView):
     @blueprint.fails("delivery_not_found")
     @blueprint.response(202, envelope(DeliverySchema))
     def post(self, task_id: str, number: int) -> dict[str, Any]:
-        """Send a webhook again under its id, whatever its state."""
+        """Send a webhook again under its id, in any state."""
         get_owned_task(task_id)
         found = services().runtime.deliveries.of(task_id)
         if not 1 <= number <= len(found):

@@ -47,7 +47,7 @@ SUBMISSION_HEADERS: Final = [
     {
         "in": "header",
         "name": "Prefer",
-        "description": "`wait=N`: up to so many seconds, 60 at most, until the task is finished.",
+        "description": "`wait=N`: wait up to N seconds, 60 at most, for the task's end.",
         "schema": {"type": "string"},
         "example": "wait=5",
     },

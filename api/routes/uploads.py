@@ -71,7 +71,7 @@ class Upload(MethodView):
     """One upload."""
 
     @blueprint.response(204, description="What the server can do, in `Tus-*` headers.")
-    def options(self, upload_id: str) -> Response:  # noqa: ARG002 - the same for all
+    def options(self, upload_id: str) -> Response:  # noqa: ARG002 - of no influence
         """Get the server's version and extensions of tus."""
         return _options()
 
