@@ -99,7 +99,10 @@ class HousekeepingStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery 
         if worker.concurrency <= MAX_PER_HOST:
             advice = "start the worker with -c 32"
             _log.warning("webhooks.few_threads", threads=worker.concurrency, advice=advice)
-        for periodic in periodic_work(runtime_of(worker.app)):
+        runtime = runtime_of(worker.app)
+        # Built before the first task runs: threads that build it at once would get one each.
+        _ = runtime.delivery_runner
+        for periodic in periodic_work(runtime):
             thread = threading.Thread(
                 target=periodic.run_until, args=(self._stopped,), name=periodic.name, daemon=True
             )
