@@ -163,6 +163,6 @@ def test_the_command_line_without_a_service_says_so(coffee: Path, tmp_path: Path
     assert "is the service running" in done.stderr.replace("\n", " ")
 
 
-def test_a_service_that_is_none_is_told_apart(coffee: Path, service: RunningService) -> None:
-    with pytest.raises(ClientError, match="nothing at this address"):
+def test_another_server_is_recognized(coffee: Path, service: RunningService) -> None:
+    with pytest.raises(ClientError, match="No such endpoint"):
         type(service.client)(f"{service.url}/elsewhere").submit(coffee, {})
