@@ -6,9 +6,11 @@ from flask import Flask
 from flask_swagger_ui import get_swaggerui_blueprint
 
 from api.auth import SERVICES_EXTENSION, install_auth
-from api.envelope import install_error_handlers
 from api.forms import StrictJsonProvider, install_bodies
-from api.hooks import (
+from api.openapi import EnvelopeApi
+from api.rate_limits import install_rate_headers
+from api.removebg.route import install_removebg
+from api.request_hooks import (
     install_cors,
     install_metrics,
     install_request_ids,
@@ -17,9 +19,7 @@ from api.hooks import (
     install_upload_limit,
     queue_metrics,
 )
-from api.openapi import EnvelopeApi
-from api.rate_limits import install_rate_headers
-from api.removebg.route import install_removebg
+from api.responses import install_error_handlers
 from api.routes import batches, deliveries, health, info, submissions, tasks, uploads
 from api.services import Services
 from api.settings import ApiSettings

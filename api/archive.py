@@ -9,12 +9,12 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from api.errors import ApiError
-from api.representations import batch_jobs
+from api.responses import batch_jobs
 from api.services import Services
-from tasks.jobs.artifacts import Access
-from tasks.jobs.artifacts import audit_access as audit
 from tasks.jobs.batches import Batch
-from tasks.jobs.model import Job, Status
+from tasks.jobs.job import Job, Status
+from tasks.jobs.job_objects import Access
+from tasks.jobs.job_objects import audit_access as audit
 
 
 class _Sink(io.RawIOBase):

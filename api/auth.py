@@ -16,7 +16,7 @@ from api.settings import ApiSettings
 from tasks.accounts.api_keys import ANONYMOUS, ApiKeys, Owner
 from tasks.errors import QueueUnavailableError, SettingsError
 from tasks.jobs.batches import Batch
-from tasks.jobs.model import Job
+from tasks.jobs.job import Job
 
 #: Key of the extension that holds an application's services.
 SERVICES_EXTENSION: Final = "rmbg"

@@ -24,10 +24,10 @@ from tasks.errors import (
     UploadError,
 )
 from tasks.ids import new_batch_id, new_task_id
-from tasks.jobs.artifacts import discard_object
 from tasks.jobs.batches import Batch, BatchItem
-from tasks.jobs.idempotency import Reservation
-from tasks.jobs.model import JobError, Priority
+from tasks.jobs.idempotency_records import Reservation
+from tasks.jobs.job import JobError, Priority
+from tasks.jobs.job_objects import discard_object
 from tasks.storage import object_keys
 
 #: The file field of a batch.

@@ -9,7 +9,7 @@ from api.auth import LOOPBACK_ONLY, loopback_only, refuse_public_bind_without_ke
 from api.services import WAITING_REQUESTS
 from api.settings import ApiSettings
 from tasks.errors import ObjectStoreUnavailableError, SettingsError
-from tasks.metrics.instruments import make_shared_folder, remove_shared_folder, use_shared_folder
+from tasks.metrics import make_shared_folder, remove_shared_folder, use_shared_folder
 from tasks.runtime import Runtime
 
 #: Threads, since a waiting request holds one.

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from api.errors import ApiError
 from tasks.errors import QueueUnavailableError, UncertainWriteError
-from tasks.jobs.idempotency import IdempotencyStore, Reservation, payload_digest
+from tasks.jobs.idempotency_records import IdempotencyStore, Reservation, payload_digest
 
 HEADER: Final = "Idempotency-Key"
 #: The draft standard's form of a key; a bare one is taken too.

@@ -16,7 +16,7 @@ from inference.options import Options
 from inference.probe import PREFIX_SIZE, ImageHeader, ImageLimits, identify_format, probe_image
 from tasks.accounts.api_keys import ANONYMOUS, Owner
 from tasks.errors import OutboundRequestError, UrlTooLargeError
-from tasks.jobs.model import Priority
+from tasks.jobs.job import Priority
 from tasks.net.http_client import FetchedFile, HttpClient
 from tasks.uploads.service import UploadService
 

@@ -11,8 +11,8 @@ from flask_smorest import Api, Blueprint
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import HTTPException
 
-from api.envelope import failure
 from api.errors import ERRORS, ErrorType, from_http
+from api.responses import failure
 from api.schemas import ErrorEnvelope
 
 _TEXT: Final = {"type": "string"}

@@ -27,7 +27,7 @@ from inference.options import (
     parse_shadow,
 )
 from tasks.accounts.api_keys import Owner
-from tasks.jobs.model import Priority
+from tasks.jobs.job import Priority
 from tasks.webhooks.delivery import TASK_EVENTS
 
 #: The result formats of this API; remove.bg's has more.

@@ -7,7 +7,7 @@ from flask import Flask, Response, g
 
 from api.auth import current_owner, services
 from api.errors import ApiError
-from tasks.accounts.rate_limit import Rate, RateLimitResult
+from tasks.accounts.token_bucket import Rate, RateLimitResult
 
 #: The policy of submissions, which cost 1 for each picture.
 PICTURES: Final = "pictures"

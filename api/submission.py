@@ -20,17 +20,17 @@ from tasks.errors import (
     UrlNotAllowedError,
     UrlUnreachableError,
 )
-from tasks.jobs.artifacts import (
+from tasks.jobs.cache import cache_key, cache_ttl
+from tasks.jobs.dedup import send_if_due
+from tasks.jobs.idempotency_records import Reservation
+from tasks.jobs.job import Job, Status
+from tasks.jobs.job_objects import (
     copied_result_fields,
     copy_original,
     copy_result,
     discard_object,
     write_manifest,
 )
-from tasks.jobs.cache import cache_key, cache_ttl
-from tasks.jobs.dedup import send_if_due
-from tasks.jobs.idempotency import Reservation
-from tasks.jobs.model import Job, Status
 from tasks.jobs.routing import model_queue
 from tasks.jobs.store import AcceptedJob
 from tasks.net.url_guard import UrlGuard

@@ -10,7 +10,7 @@ from flask import Request
 
 from api.services import LOOK_SECONDS, Services
 from tasks.errors import QueueUnavailableError
-from tasks.jobs.model import Job
+from tasks.jobs.job import Job
 
 _WAIT: Final = re.compile(r"wait\s*=\s*\"?(\d{1,6})\"?\Z", re.IGNORECASE)
 #: Longest that one request may wait for a task's end.

@@ -29,7 +29,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from benchmarks import call_tracer
-from deploy.local import probes, programs
+from deploy.local import probes
 from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
 from deploy.local.service import Service
@@ -151,13 +151,13 @@ def _model_worker(env: dict[str, str], redis_url: str) -> Service:
 def _worker(
     name: str, queues: str, pool: str, env: dict[str, str], probe: local_service.Probe
 ) -> Service:
-    celery = (programs.script("celery"), "-A", "tasks.app", "worker", "-n", name, "-Q", queues)
+    celery = (local_service.script("celery"), "-A", "tasks.app", "worker", "-n", name, "-Q", queues)
     return Service(name, (*celery, "-P", pool), env=env, probe=probe, grace=20)
 
 
 def _api(port: int, env: dict[str, str]) -> Service:
     address = f"127.0.0.1:{port}"
-    gunicorn = (programs.script("gunicorn"), "-c", "python:api.gunicorn_conf", "-b", address)
+    gunicorn = (local_service.script("gunicorn"), "-c", "python:api.gunicorn_conf", "-b", address)
     probe = probes.http_ok(f"http://{address}/healthz/ready")
     return Service("api", (*gunicorn, "api.app:create_app()"), env=env, probe=probe)
 

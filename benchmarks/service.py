@@ -22,7 +22,7 @@ from PIL import Image
 from benchmarks.machine import machine
 from benchmarks.tables import table
 from deploy.client import ServiceClient
-from deploy.local import programs
+from deploy.local import service as local_service
 
 RUNS = 30
 PHOTO = Path(__file__).parents[1] / "tests" / "data" / "coffee.jpg"
@@ -32,7 +32,7 @@ _START_SECONDS = 180
 @contextmanager
 def service(folder: Path) -> Iterator[dict[str, Any]]:
     """A running `rmbg up`; what it wrote to its `run.json`."""
-    command = [programs.script("rmbg"), "up", "--port", "0", "--no-flower"]
+    command = [local_service.script("rmbg"), "up", "--port", "0", "--no-flower"]
     with (folder / "up.log").open("wb") as log:
         process = subprocess.Popen([*command, "--data", str(folder / "data")], stdout=log)
     facts = folder / "data" / "run.json"

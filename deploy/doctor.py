@@ -27,7 +27,7 @@ from inference.models.registry import ModelSpec, get_spec
 from inference.models.weights import find_weights_problem
 from tasks.errors import QueueUnavailableError, SettingsError, TaskError
 from tasks.jobs import routing
-from tasks.jobs.model import Job, Status
+from tasks.jobs.job import Job, Status
 from tasks.jobs.store import JobStore
 from tasks.runtime import Runtime
 from tasks.settings import Settings

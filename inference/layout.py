@@ -2,8 +2,18 @@
 
 import math
 from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from inference.options import CENTER, HUNDRED_PERCENT, Margin, Options, Position
+
+#: The least alpha of 255 that counts as subject: mattes have faint specks.
+SUBJECT_THRESHOLD: Final = 13
+
+#: A pixel with more alpha than this is more subject than background.
+_COVERAGE_THRESHOLD: Final = 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,3 +190,22 @@ def _top_left(
     left = round((unmoved.left + unmoved.right - subject[0]) / 2)
     top = round((unmoved.top + unmoved.bottom - subject[1]) / 2)
     return min(max(left, 0), room[0]), min(max(top, 0), room[1])
+
+
+def find_subject_box(alpha: NDArray[np.uint8]) -> Box | None:
+    """Return the smallest box around the subject, or None if there is no subject.
+
+    Args:
+        alpha: (height, width), 0..255.
+    """
+    is_subject = alpha >= SUBJECT_THRESHOLD
+    rows = np.flatnonzero(is_subject.any(axis=1))
+    columns = np.flatnonzero(is_subject.any(axis=0))
+    if not len(rows):
+        return None
+    return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+
+
+def measure_coverage(alpha: NDArray[np.uint8]) -> float:
+    """Return the share of pixels that are more subject than background, 0..1."""
+    return float(np.count_nonzero(alpha > _COVERAGE_THRESHOLD) / alpha.size)

@@ -5,29 +5,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.alpha import (
-    combine_alpha,
-    fill_translucent_parts,
-    find_subject_box,
-    measure_coverage,
-)
 from inference.compose import (
     Layer,
     Pixels,
     cast_shadow,
+    combine_alpha,
     compose,
     cover_background,
+    fill_translucent_parts,
     place_subject,
     shadow_extent,
 )
 from inference.decode import Picture, decode, decode_background
 from inference.encode import encode, resolve_format
-from inference.layout import Box, Layout, limit_size, plan_layout
-from inference.models.base import Alpha, MattingModel, Rgb
+from inference.layout import (
+    Box,
+    Layout,
+    find_subject_box,
+    limit_size,
+    measure_coverage,
+    plan_layout,
+)
+from inference.models.base import Alpha, MattingModel, Rgb, StageHook, no_stages
 from inference.options import Options, Output, OutputFormat, Shadow
 from inference.probe import DEFAULT_LIMITS, ImageLimits
 from inference.refine import ForegroundEstimator, estimate_foreground
-from inference.stages import StageHook, no_stages
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,11 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 from redis import Redis
 
-from tasks import redis_keys
+from tasks import metrics, redis_keys
 from tasks.errors import QueueUnavailableError, TaskError
 from tasks.jobs import routing
-from tasks.jobs.model import Priority, Status
-from tasks.metrics import definitions
-from tasks.metrics.definitions import Metric
-from tasks.metrics.instruments import gauge_family
+from tasks.jobs.job import Priority, Status
+from tasks.metrics import Metric, gauge_family
 from tasks.redis_client import redis_errors
 from tasks.worker_registry import Worker, WorkerRegistry
 
@@ -31,11 +29,11 @@ from tasks.worker_registry import Worker, WorkerRegistry
 Values = Mapping[Any, float]
 _PRIORITIES: Final = {str(int(level)): level.name.lower() for level in Priority}
 _SIMPLE: Final = (
-    (definitions.ATTEMPTS, "attempts"),
-    (definitions.CRASHES, "crashes"),
-    (definitions.LOSSES, "losses"),
-    (definitions.JOINED, "joined"),
-    (definitions.DUPLICATES, "duplicates_refused"),
+    (metrics.ATTEMPTS, "attempts"),
+    (metrics.CRASHES, "crashes"),
+    (metrics.LOSSES, "losses"),
+    (metrics.JOINED, "joined"),
+    (metrics.DUPLICATES, "duplicates_refused"),
 )
 #: Kombu's separator between a queue's name and a priority level.
 _SEPARATOR: Final = "\x06\x16"
@@ -66,14 +64,14 @@ class QueueCollector(Collector):
 
     def collect(self) -> Iterable[Family]:
         """Yield the families of one scrape."""
-        yield _single_value(definitions.STORE_UP, self._store_up())
+        yield _single_value(metrics.STORE_UP, self._store_up())
         try:
             workers = self._worker_registry.workers()
             families = [*self._jobs(), *self._queues(workers), *self._workers(workers)]
         except QueueUnavailableError:
-            yield _single_value(definitions.REDIS_UP, 0)
+            yield _single_value(metrics.REDIS_UP, 0)
         else:
-            yield _single_value(definitions.REDIS_UP, 1)
+            yield _single_value(metrics.REDIS_UP, 1)
             yield from families
 
     def _store_up(self) -> int:
@@ -93,12 +91,12 @@ class QueueCollector(Collector):
             pipe.zcard(redis_keys.DELIVERIES_DUE)
             pipe.hgetall(redis_keys.COUNTERS)
             waiting, running, oldest, dead, webhooks, counters = pipe.execute()
-        yield _single_value(definitions.PENDING, waiting + running)
-        yield _single_value(definitions.PROCESSING, running)
-        yield _single_value(definitions.DEAD_LETTERS, dead)
-        yield _single_value(definitions.WEBHOOK_PENDING, webhooks)
+        yield _single_value(metrics.PENDING, waiting + running)
+        yield _single_value(metrics.PROCESSING, running)
+        yield _single_value(metrics.DEAD_LETTERS, dead)
+        yield _single_value(metrics.WEBHOOK_PENDING, webhooks)
         since = max(0.0, self._clock() - oldest[0][1]) if oldest else 0.0
-        yield _single_value(definitions.OLDEST_QUEUED, since)
+        yield _single_value(metrics.OLDEST_QUEUED, since)
         yield from _counts(counters)
 
     def _queues(self, workers: Sequence[Worker]) -> Iterator[Family]:
@@ -111,14 +109,14 @@ class QueueCollector(Collector):
                 queue, _, level = name.rpartition("|")
                 pipe.llen(queue if level == "0" else f"{queue}{_SEPARATOR}{level}")
             answers = pipe.execute()
-        depth = gauge_family(definitions.QUEUE_DEPTH)
+        depth = gauge_family(metrics.QUEUE_DEPTH)
         lengths: dict[str, int] = defaultdict(int)
         for name, waiting, length in zip(lists, answers[::2], answers[1::2], strict=True):
             queue, _, level = name.rpartition("|")
             depth.add_metric([queue, _PRIORITIES.get(level, "other")], waiting)
             lengths[queue] += length
         yield depth
-        yield _split(definitions.CELERY_QUEUE_LENGTH, {(queue,): n for queue, n in lengths.items()})
+        yield _split(metrics.CELERY_QUEUE_LENGTH, {(queue,): n for queue, n in lengths.items()})
 
     def _workers(self, workers: Sequence[Worker]) -> Iterator[Family]:
         up = {
@@ -128,9 +126,9 @@ class QueueCollector(Collector):
         known = {each.name for each in workers}
         gone = (each for each in self._worker_registry.missing() if each.name not in known)
         up |= {(each.name, _gpu_of(each), each.model): 0 for each in gone}
-        yield _split(definitions.WORKER_UP, up)
+        yield _split(metrics.WORKER_UP, up)
         yield _split(
-            definitions.WORKER_DRAINED,
+            metrics.WORKER_DRAINED,
             {(each.name, each.drained_by): 1 for each in workers if each.drained},
         )
 
@@ -156,10 +154,10 @@ def _counts(counters: Mapping[str, str]) -> Iterator[Family]:
         for field, number in counters.items()
         if field.startswith("jobs|")
     }
-    yield _counter(definitions.JOBS, ends)
-    yield _counter(definitions.RECOVERED, _by_word(counters, "recovered"))
-    yield _counter(definitions.SKIPPED, _by_word(counters, "skipped"))
-    yield _counter(definitions.WEBHOOK_ATTEMPTS, _by_word(counters, "webhook"))
+    yield _counter(metrics.JOBS, ends)
+    yield _counter(metrics.RECOVERED, _by_word(counters, "recovered"))
+    yield _counter(metrics.SKIPPED, _by_word(counters, "skipped"))
+    yield _counter(metrics.WEBHOOK_ATTEMPTS, _by_word(counters, "webhook"))
     yield _job_seconds(counters)
 
 
@@ -174,7 +172,7 @@ def _by_word(counters: Mapping[str, str], kind: str) -> Values:
 
 def _job_seconds(counters: Mapping[str, str]) -> HistogramMetricFamily:
     """Return the histogram; Lua counts each job in one bucket, Prometheus wants sums."""
-    metric, total = definitions.JOB_SECONDS, 0
+    metric, total = metrics.JOB_SECONDS, 0
     buckets = []
     for number, bound in enumerate([*map(str, metric.buckets), "+Inf"], start=1):
         field = "inf" if bound == "+Inf" else number

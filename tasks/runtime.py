@@ -12,12 +12,12 @@ from celery import Celery
 from redis import Redis
 
 from tasks.accounts.api_keys import ApiKeys
-from tasks.accounts.rate_limit import RateLimiter
+from tasks.accounts.token_bucket import RateLimiter
 from tasks.app import create_celery
-from tasks.jobs.artifacts import Eraser
 from tasks.jobs.batches import BatchStore
 from tasks.jobs.cache import ResultCache
-from tasks.jobs.idempotency import IdempotencyStore
+from tasks.jobs.idempotency_records import IdempotencyStore
+from tasks.jobs.job_objects import Eraser
 from tasks.jobs.records import JobWatcher
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore

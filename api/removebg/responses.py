@@ -12,8 +12,8 @@ from flask import Request, Response, jsonify
 
 from api.errors import ApiError
 from inference.options import OutputFormat
-from tasks.accounts.rate_limit import RateLimitResult
-from tasks.jobs.model import Job
+from tasks.accounts.token_bucket import RateLimitResult
+from tasks.jobs.job import Job
 
 _TITLES: Final[Mapping[str, str]] = MappingProxyType(
     {

@@ -8,7 +8,6 @@ from typing import Final
 from flask import Blueprint, Flask, Request, Response, g, jsonify, request
 
 from api.auth import current_owner, identify, services
-from api.envelope import request_id, shape_failures
 from api.errors import ApiError
 from api.forms import Form
 from api.inputs import Submission
@@ -32,10 +31,11 @@ from api.removebg.responses import (
     translate_error,
     wants_json,
 )
+from api.responses import request_id, shape_failures
 from api.services import Services
 from tasks.accounts.api_keys import Owner
-from tasks.accounts.rate_limit import Rate, RateLimitResult
-from tasks.jobs.model import Job, Priority, Status
+from tasks.accounts.token_bucket import Rate, RateLimitResult
+from tasks.jobs.job import Job, Priority, Status
 from tasks.storage import object_keys
 from tasks.storage.object_store import ObjectStore
 

@@ -8,20 +8,19 @@ from flask.views import MethodView
 from api.archive import stream_archive
 from api.auth import current_owner, get_owned_batch, services
 from api.batch_submission import BatchSubmissionService
-from api.envelope import request_id, success
 from api.errors import ApiError
 from api.forms import FormStream, StreamedBody, form_boundary
-from api.hooks import OVERHEAD_BYTES
 from api.idempotency import HEADER as IDEMPOTENCY_HEADER
 from api.openapi import ApiBlueprint
 from api.rate_limits import charge
-from api.representations import batch_view
+from api.request_hooks import OVERHEAD_BYTES
+from api.responses import batch_view, request_id, success
 from api.routes.submissions import SUBMISSION_ERRORS, SUBMISSION_HEADERS
 from api.schemas import BatchForm, BatchJson, BatchSchema, ErasedBatchSchema, envelope
 from api.services import Services
-from tasks.jobs.artifacts import Access
-from tasks.jobs.artifacts import audit_access as audit
 from tasks.jobs.batches import Batch
+from tasks.jobs.job_objects import Access
+from tasks.jobs.job_objects import audit_access as audit
 
 
 def require_completed(batch: Batch, services: Services) -> Batch:

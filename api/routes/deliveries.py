@@ -5,9 +5,9 @@ from typing import Any
 from flask.views import MethodView
 
 from api.auth import get_owned_task, services
-from api.envelope import success
 from api.errors import ApiError
 from api.openapi import ApiBlueprint
+from api.responses import success
 from api.schemas import DeliveriesSchema, DeliverySchema, envelope
 from tasks.jobs.serializers import iso_time
 from tasks.webhooks.delivery import Delivery, DeliveryState

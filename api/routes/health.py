@@ -6,9 +6,9 @@ from typing import Any
 from flask.views import MethodView
 
 from api.auth import services
-from api.envelope import success
 from api.errors import ApiError
 from api.openapi import ApiBlueprint
+from api.responses import success
 from api.schemas import HealthSchema, envelope
 from tasks.errors import TaskError
 from tasks.redis_client import probe_redis

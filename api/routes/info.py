@@ -6,9 +6,9 @@ from flask.views import MethodView
 from marshmallow import Schema, fields
 
 from api.auth import current_owner, services
-from api.envelope import success
 from api.openapi import ApiBlueprint
 from api.parameters import FORMATS
+from api.responses import success
 from api.schemas import envelope
 from api.waiting import MAX_WAIT_SECONDS
 from inference.errors import ModelError

@@ -7,22 +7,15 @@ from flask import Response, jsonify, make_response, request
 from flask.views import MethodView
 
 from api.auth import current_owner, services
-from api.envelope import request_id, success
 from api.idempotency import HEADER as IDEMPOTENCY_HEADER
 from api.openapi import ApiBlueprint
-from api.parameters import (
-    RemovalForm,
-    RemovalJson,
-    build_submission,
-    comparable,
-    read_parameters,
-)
+from api.parameters import RemovalForm, RemovalJson, build_submission, comparable, read_parameters
 from api.rate_limits import charge
-from api.representations import status_url, submitted_view, task_view
+from api.responses import request_id, status_url, submitted_view, success, task_view
 from api.schemas import SubmittedSchema, TaskSchema, envelope
 from api.waiting import preferred_wait
 from tasks.ids import new_task_id
-from tasks.jobs.idempotency import Reservation
+from tasks.jobs.idempotency_records import Reservation
 from tasks.jobs.store import AcceptedJob
 
 blueprint = ApiBlueprint("removals", __name__, url_prefix="/api/v1", description="Submit pictures.")

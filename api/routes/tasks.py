@@ -6,10 +6,9 @@ from flask import Response, redirect, request, stream_with_context
 from flask.views import MethodView
 
 from api.auth import current_owner, get_owned_task, require_owned, services
-from api.envelope import request_id, success
 from api.errors import ApiError
 from api.openapi import ApiBlueprint
-from api.representations import task_view, visible_status
+from api.responses import request_id, success, task_view, visible_status
 from api.schemas import (
     ErasedSchema,
     ResultQuery,
@@ -20,9 +19,9 @@ from api.schemas import (
     envelope,
 )
 from api.waiting import EVENT, MAX_WAIT_SECONDS, stream_events
-from tasks.jobs.artifacts import Access
-from tasks.jobs.artifacts import audit_access as audit
-from tasks.jobs.model import Job, Status
+from tasks.jobs.job import Job, Status
+from tasks.jobs.job_objects import Access
+from tasks.jobs.job_objects import audit_access as audit
 from tasks.jobs.task_listing import Cursor
 
 blueprint = ApiBlueprint(

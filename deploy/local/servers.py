@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from deploy.local import probes, programs
+from deploy.local import probes, service
 from deploy.local.data_folder import load_credential, write_private
 from deploy.local.ports import LOOPBACK
 from deploy.local.service import Service
@@ -30,7 +30,7 @@ def valkey_service(folder: Path, port: int, password: str) -> Service:
     write_private(config, _valkey_config(folder, port, password))
     return Service(
         name="valkey",
-        command=(programs.valkey_server(), str(config)),
+        command=(service.valkey_server(), str(config)),
         folder=folder,
         address=f"redis://{LOOPBACK}:{port}/0",
         probe=probes.redis_answers(valkey_url(port, password)),
@@ -100,7 +100,7 @@ def store_service(
     return Service(
         name="weed",
         command=(
-            programs.script("weed"),
+            service.script("weed"),
             *_log_flags(folder),
             "server",
             *_server_flags(volumes, ports, config),

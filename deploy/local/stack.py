@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from deploy.local import probes, programs
+from deploy.local import probes, service
 from deploy.local.data_folder import load_credential
 from deploy.local.ports import LOOPBACK, require_free
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
@@ -202,7 +202,7 @@ def child_environment(settings: Settings, workers: int) -> dict[str, str]:
         "RMBG_MODEL_DIR": str(settings.model_dir.resolve()),
         "RMBG_WEBHOOK_SECRET": webhook_secret.get_secret_value() if webhook_secret else "",
         "RMBG_HOST": settings.host,
-        "RMBG_THREADS": str(settings.threads or max(1, programs.core_count() // workers)),
+        "RMBG_THREADS": str(settings.threads or max(1, service.core_count() // workers)),
         "RMBG_LOG_FORMAT": settings.log_format,
         # All services listen on loopback only.
         "RMBG_AUTH": "off",
@@ -218,7 +218,7 @@ def _services(options: UpOptions, settings: Settings, ports: Ports) -> tuple[Ser
     ]
     services = [*workers, _io_worker(settings, env, io_port), _api(ports.api, env)]
     if ports.flower is not None:
-        programs.require_module("flower")
+        service.require_module("flower")
         nodes = [_node(name, settings) for name in ("io", *(worker.name for worker in workers))]
         services.append(_flower(ports.flower, nodes, env))
     return tuple(services)
@@ -263,7 +263,7 @@ def _node(name: str, settings: Settings) -> str:
 
 def _worker_command(node: str, queues: Sequence[str], *pool: str) -> tuple[str, ...]:
     options = ("-n", node, "-Q", ",".join(queues), *pool, "-l", "info")
-    return (programs.script("celery"), "-A", "tasks.app", "worker", *options)
+    return (service.script("celery"), "-A", "tasks.app", "worker", *options)
 
 
 def _metrics_environment(port: int) -> dict[str, str]:
@@ -279,7 +279,7 @@ def _api(port: int, env: Mapping[str, str]) -> Service:
     application = ("-c", "python:api.gunicorn_conf", "api.app:create_app()")
     return Service(
         name="api",
-        command=(programs.script("gunicorn"), *application, "-b", f"{LOOPBACK}:{port}"),
+        command=(service.script("gunicorn"), *application, "-b", f"{LOOPBACK}:{port}"),
         env=env,
         metrics=f"{LOOPBACK}:{port}",
         address=url,
@@ -296,7 +296,7 @@ def _flower(port: int, workers: Sequence[str], env: Mapping[str, str]) -> Servic
     options = (f"--address={LOOPBACK}", f"--port={port}", f"--max_tasks={_FLOWER_TASKS}")
     return Service(
         name="flower",
-        command=(programs.script("celery"), "-A", "tasks.app", "flower", *options),
+        command=(service.script("celery"), "-A", "tasks.app", "flower", *options),
         env=env,
         address=url,
         probe=probes.flower_sees(url, workers),

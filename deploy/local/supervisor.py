@@ -18,8 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from deploy.local.programs import inherited_environment
-from deploy.local.service import NotReadyError, Service, StartError
+from deploy.local.service import NotReadyError, Service, StartError, inherited_environment
 
 #: After this number of exits without having been ready, a child has failed to start.
 MAX_START_FAILURES: Final = 3

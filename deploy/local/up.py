@@ -16,12 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.client import ClientError, ServiceClient
-from deploy.local.data_folder import (
-    DataFolder,
-    open_data_folder,
-    write_shell_file,
-    write_targets,
-)
+from deploy.local.data_folder import DataFolder, open_data_folder, write_shell_file, write_targets
 from deploy.local.ports import reserved_ports
 from deploy.local.service import SelfCheckError, SetupError, StackError
 from deploy.local.stack import Ports, Stack, UpOptions, child_environment, plan_stack

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from deploy.client import ServiceClient
-from deploy.local import programs
+from deploy.local import service
 
 HERE = Path(__file__).parent
 PHOTOS = sorted((HERE.parents[1] / "tests" / "data").glob("*.jpg"))
@@ -42,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         data = Path(name) / "data"
         options = ("--port", "0", "--flower-port", "0", "--data", str(data))
-        up = subprocess.Popen([programs.script("rmbg"), "up", *options], stdout=subprocess.DEVNULL)
+        up = subprocess.Popen([service.script("rmbg"), "up", *options], stdout=subprocess.DEVNULL)
         try:
             end = time.monotonic() + _START_SECONDS
             while not (data / "run.json").exists():

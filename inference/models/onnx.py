@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inference.errors import ModelError
-from inference.models.base import Alpha, Rgb
+from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.models.registry import ModelSpec
-from inference.stages import StageHook, no_stages
 
 # Mean and standard deviation of ImageNet's training pictures, per channel, on a 0..1 scale.
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 from redis import Redis
 
-from tasks import redis_keys, scripts
+from tasks import redis_client, redis_keys
 from tasks.errors import KeyNameError
 from tasks.redis_client import redis_errors
 
@@ -127,7 +127,7 @@ class ApiKeys:
         """Return the owner of a key; None if the key is unknown or revoked."""
         given = key_digest(key)
         with redis_errors():
-            found = scripts.PRIMITIVES.run(
+            found = redis_client.PRIMITIVES.run(
                 self._client,
                 "named_hash",
                 index=redis_keys.API_KEYS,

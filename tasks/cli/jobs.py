@@ -26,7 +26,7 @@ from tasks.cli.stuck import stuck
 from tasks.cli.workers import drain, undrain, workers
 from tasks.errors import QueueUnavailableError
 from tasks.jobs import routing
-from tasks.jobs.model import Job, Status
+from tasks.jobs.job import Job, Status
 from tasks.redis_client import redis_errors
 from tasks.runtime import Runtime, runtime_of
 

@@ -11,7 +11,7 @@ from tasks import redis_keys
 from tasks.cli.output import CommandOutput, OutputCommand, Table, duration
 from tasks.errors import UnreadableRecordError
 from tasks.housekeeping.missing_messages import MissingMessageDetector
-from tasks.jobs.model import Status
+from tasks.jobs.job import Status
 from tasks.redis_client import redis_errors
 from tasks.runtime import Runtime, runtime_of
 

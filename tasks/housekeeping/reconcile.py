@@ -14,7 +14,7 @@ from tasks import redis_keys
 from tasks.errors import QueueUnavailableError
 from tasks.housekeeping.missing_messages import MissingMessageDetector
 from tasks.jobs import routing
-from tasks.jobs.model import Job, Priority, Status
+from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import Dispatch, JobStore, ReleaseOutcome
 from tasks.redis_client import redis_errors

@@ -18,9 +18,9 @@ from tasks.errors import (
     QueueUnavailableError,
     UnreadableRecordError,
 )
-from tasks.jobs.artifacts import Eraser, read_manifest
 from tasks.jobs.batches import BatchStore
-from tasks.jobs.model import Job
+from tasks.jobs.job import Job
+from tasks.jobs.job_objects import Eraser, read_manifest
 from tasks.jobs.store import RECORD_GRACE_SECONDS, JobStore
 from tasks.redis_client import redis_errors
 from tasks.runtime import Runtime

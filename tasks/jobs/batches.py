@@ -8,8 +8,8 @@ from typing import Any, Final, Self, cast
 
 from redis import Redis
 
-from tasks import redis_keys, scripts
-from tasks.jobs.model import JobError
+from tasks import redis_client, redis_keys
+from tasks.jobs.job import JobError
 from tasks.jobs.store import RECORD_GRACE_SECONDS
 from tasks.redis_client import redis_errors
 
@@ -124,7 +124,7 @@ class BatchStore:
     def seal(self, batch: Batch, items: Sequence[BatchItem]) -> None:
         """Record the items of a batch; it completes once all their jobs have ended, perhaps now."""
         with redis_errors():
-            scripts.JOBS.run(
+            redis_client.JOBS.run(
                 self._client,
                 "seal_batch",
                 batch=batch.batch_id,

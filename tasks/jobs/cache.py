@@ -16,12 +16,12 @@ from cachetools import TTLCache
 from redis import Redis
 
 from inference.version import PIPELINE_VERSION
-from tasks import scripts
+from tasks import redis_client
 from tasks.errors import UnreadableRecordError
-from tasks.jobs.model import Job, Status
+from tasks.jobs.job import Job, Status
 from tasks.jobs.records import parse_flat_record
 from tasks.jobs.store import JobStore
-from tasks.metrics.instruments import instruments
+from tasks.metrics import instruments
 from tasks.redis_client import redis_errors
 
 #: The first level: entries of one process, and seconds that an entry is kept.
@@ -87,7 +87,7 @@ class ResultCache:
             return near
         _count_lookup("memory", hit=False)
         with redis_errors():
-            answer = scripts.JOBS.run(self._client, "cached_job", cache_key=key)
+            answer = redis_client.JOBS.run(self._client, "cached_job", cache_key=key)
         found = self._usable(key, str(answer[0]), _parse(*answer)) if answer else None
         _count_lookup("redis", hit=found is not None)
         return found
@@ -109,7 +109,7 @@ class ResultCache:
         with self._lock:
             self._near.pop(key, None)
         with redis_errors():
-            scripts.JOBS.run(self._client, "uncache", id=task_id, cache_key=key)
+            redis_client.JOBS.run(self._client, "uncache", id=task_id, cache_key=key)
 
 
 def _parse(task_id: str, record: list[str]) -> Job | None:

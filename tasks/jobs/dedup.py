@@ -7,10 +7,10 @@ from typing import Any, Final, cast
 import structlog
 from redis import Redis
 
-from tasks import redis_keys, scripts
+from tasks import redis_client, redis_keys
 from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError, QueueUnavailableError
-from tasks.jobs.artifacts import copied_result_fields, copy_result, discard_object
-from tasks.jobs.model import EXPIRED, LOST, OVERDUE, Job, Status, to_record
+from tasks.jobs.job import EXPIRED, LOST, OVERDUE, Job, Status, to_record
+from tasks.jobs.job_objects import copied_result_fields, copy_result, discard_object
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
 from tasks.redis_client import redis_errors
@@ -156,7 +156,7 @@ class DuplicateCompleter:
     def _end(self, duplicate: Job, primary: Job, **changes: Any) -> bool:  # noqa: ANN401 - any field's type
         """End a duplicate as its primary ended; False if it no longer waits for that one."""
         with redis_errors():
-            ended = scripts.JOBS.run(
+            ended = redis_client.JOBS.run(
                 self._client,
                 "complete_duplicate",
                 id=duplicate.task_id,
@@ -171,7 +171,7 @@ class DuplicateCompleter:
         """Let the most urgent duplicate run as the primary of the others."""
         for chosen in sorted(duplicates, key=lambda job: (job.priority, job.created_at)):
             with redis_errors():
-                promoted = scripts.JOBS.run(
+                promoted = redis_client.JOBS.run(
                     self._client,
                     "promote_duplicate",
                     id=chosen.task_id,

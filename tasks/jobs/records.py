@@ -12,9 +12,9 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError, ResponseError
 
-from tasks import redis_keys, scripts
+from tasks import redis_client, redis_keys
 from tasks.errors import UnreadableRecordError
-from tasks.jobs.model import Job, Status, from_record
+from tasks.jobs.job import Job, Status, from_record
 from tasks.redis_client import redis_errors
 
 #: The beginning of Redis's error about a key of another type, in place of `ERR`.
@@ -198,7 +198,7 @@ class JobReader:
         duplicate has the position of its primary.
         """
         with redis_errors():
-            return int(scripts.JOBS.run(self._client, "position", id=job.task_id))
+            return int(redis_client.JOBS.run(self._client, "position", id=job.task_id))
 
     def ids(self, status: Status) -> list[str]:
         """Return the ids of a status, by the time of entry."""

@@ -8,8 +8,8 @@ from itertools import islice
 from typing import Final
 
 from tasks.errors import IdTakenError, ObjectNotFoundError, QueueUnavailableError
-from tasks.jobs.artifacts import read_manifest
-from tasks.jobs.model import Job
+from tasks.jobs.job import Job
+from tasks.jobs.job_objects import read_manifest
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
 from tasks.storage import object_keys

@@ -12,9 +12,9 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tasks import scripts
+from tasks import redis_client
 from tasks.errors import QueueUnavailableError
-from tasks.jobs.model import Job, Priority
+from tasks.jobs.job import Job, Priority
 from tasks.jobs.store import Dispatch, JobStore
 from tasks.redis_client import redis_errors
 from tasks.worker_registry import DEFAULT_JOB_SECONDS
@@ -166,7 +166,7 @@ class Router:
         try:
             with redis_errors():
                 return str(
-                    scripts.JOBS.run(
+                    redis_client.JOBS.run(
                         self._client,
                         "choose_queue",
                         model=model,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from tasks.jobs.batches import Batch, BatchItem
-from tasks.jobs.model import Job, JobError, Status
+from tasks.jobs.job import Job, JobError, Status
 from tasks.storage.object_store import ObjectStore
 
 

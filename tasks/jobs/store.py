@@ -9,10 +9,10 @@ from typing import Any, Final, NamedTuple
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from tasks import redis_keys, scripts
+from tasks import redis_client, redis_keys
 from tasks.errors import IdTakenError, QueueFullError, ResultKnownError, UnreadableRecordError
-from tasks.jobs.idempotency import Reservation
-from tasks.jobs.model import (
+from tasks.jobs.idempotency_records import Reservation
+from tasks.jobs.job import (
     EXPIRED,
     LOST,
     OVERDUE,
@@ -23,12 +23,7 @@ from tasks.jobs.model import (
     to_record,
     write_error,
 )
-from tasks.jobs.records import (
-    JobReader,
-    concerns_one_record,
-    parse_dispatched,
-    parse_flat_record,
-)
+from tasks.jobs.records import JobReader, concerns_one_record, parse_dispatched, parse_flat_record
 from tasks.redis_client import redis_errors
 
 #: Life of a lease that is not renewed.
@@ -187,7 +182,7 @@ class JobStore(JobReader):
             The records after that, in the order of the arguments; None for a job that is not
             queued or whose record is damaged.
         """
-        calls: list[dict[str, scripts.Argument]] = [
+        calls: list[dict[str, redis_client.Argument]] = [
             {
                 "id": each.task_id,
                 "queue": each.queue,
@@ -197,7 +192,7 @@ class JobStore(JobReader):
             for each in sendings
         ]
         with redis_errors():
-            answers = scripts.JOBS.run_each(self._client, "record_dispatch", calls)
+            answers = redis_client.JOBS.run_each(self._client, "record_dispatch", calls)
             return [
                 parse_dispatched(each.task_id, row)
                 for each, row in zip(sendings, answers, strict=True)
@@ -336,14 +331,14 @@ class JobStore(JobReader):
     def forget_list(self, list_name: str) -> bool:
         """Drop a list to which no job is dispatched; False if one is."""
         with redis_errors():
-            return bool(scripts.JOBS.run(self._client, "forget_list", list=list_name))
+            return bool(redis_client.JOBS.run(self._client, "forget_list", list=list_name))
 
     def drop_dead(self, task_id: str) -> bool:
         """Take a failed job off the dead letters; False if it is none."""
         with redis_errors():
             return bool(self._client.zrem(redis_keys.DEAD_LETTERS, task_id))
 
-    def _change(self, command: str, task_id: str, **arguments: scripts.Argument) -> Any:  # noqa: ANN401 - what Redis gives
+    def _change(self, command: str, task_id: str, **arguments: redis_client.Argument) -> Any:  # noqa: ANN401 - what Redis gives
         """Run a command that changes one record.
 
         Raises:
@@ -351,15 +346,15 @@ class JobStore(JobReader):
         """
         with redis_errors():
             try:
-                return scripts.JOBS.run(self._client, command, id=task_id, **arguments)
+                return redis_client.JOBS.run(self._client, command, id=task_id, **arguments)
             except ResponseError as error:
                 if not concerns_one_record(error):
                     raise
                 raise UnreadableRecordError(task_id, str(error)) from error
 
-    def _run(self, command: str, task_id: str, **arguments: scripts.Argument) -> Any:  # noqa: ANN401 - what Redis gives
+    def _run(self, command: str, task_id: str, **arguments: redis_client.Argument) -> Any:  # noqa: ANN401 - what Redis gives
         with redis_errors():
-            return scripts.JOBS.run(self._client, command, id=task_id, **arguments)
+            return redis_client.JOBS.run(self._client, command, id=task_id, **arguments)
 
 
 def _full_record(job: Job) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Final, Self, cast
 from redis import Redis
 
 from tasks import redis_keys
-from tasks.jobs.model import Job
+from tasks.jobs.job import Job
 from tasks.jobs.store import JobStore
 from tasks.redis_client import redis_errors
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Self, cast
 import structlog
 from redis import Redis
 
-from tasks import redis_keys, scripts
+from tasks import redis_client, redis_keys
 from tasks.errors import LockLostError, QueueUnavailableError, UploadLockedError
 from tasks.redis_client import redis_errors
 from tasks.storage import object_keys
@@ -148,7 +148,7 @@ class UploadStore:
             LockLostError: the token no longer holds the lock, or the upload was removed.
         """
         with redis_errors():
-            written = scripts.PRIMITIVES.run(
+            written = redis_client.PRIMITIVES.run(
                 self._client,
                 "update_locked",
                 key=redis_keys.upload_key(upload.upload_id),
@@ -187,7 +187,7 @@ class UploadStore:
         """Prolong the lock; False if the token no longer holds it."""
         with redis_errors():
             return bool(
-                scripts.PRIMITIVES.run(
+                redis_client.PRIMITIVES.run(
                     self._client,
                     "compare_and_expire",
                     key=redis_keys.upload_lock_key(upload_id),
@@ -199,7 +199,7 @@ class UploadStore:
     def unlock(self, upload_id: str, token: str) -> None:
         """Release the lock, if the token still holds it."""
         with redis_errors():
-            scripts.PRIMITIVES.run(
+            redis_client.PRIMITIVES.run(
                 self._client,
                 "compare_and_set",
                 key=redis_keys.upload_lock_key(upload_id),

@@ -9,7 +9,7 @@ import structlog
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from tasks import redis_keys, scripts
+from tasks import redis_client, redis_keys
 from tasks.jobs.records import pipeline_each
 from tasks.redis_client import redis_errors
 from tasks.webhooks.delivery import Attempt, Delivery, attempt_outcome
@@ -77,7 +77,7 @@ class DeliveryStore:
         with redis_errors():
             try:
                 return int(
-                    scripts.DELIVERIES.run(
+                    redis_client.DELIVERIES.run(
                         self._client,
                         "dispatch",
                         id=delivery.id,
@@ -96,7 +96,7 @@ class DeliveryStore:
         if due:
             times = {delivery_id: str(time) for delivery_id, time in due.items()}
             with redis_errors():
-                scripts.DELIVERIES.run(self._client, "postpone", now=now, due=times)
+                redis_client.DELIVERIES.run(self._client, "postpone", now=now, due=times)
 
     def _quarantine(self, delivery_id: str, now: float) -> None:
         """Keep a damaged delivery back until an operator has repaired it, for a while at a time."""
@@ -113,7 +113,7 @@ class DeliveryStore:
         """
         claim = secrets.token_hex(8)
         with redis_errors():
-            claimed = scripts.DELIVERIES.run(
+            claimed = redis_client.DELIVERIES.run(
                 self._client,
                 "claim",
                 id=delivery.id,
@@ -127,7 +127,7 @@ class DeliveryStore:
         """Give a claim up without an attempt: it is due now. False if the claim was lost."""
         with redis_errors():
             return bool(
-                scripts.DELIVERIES.run(
+                redis_client.DELIVERIES.run(
                     self._client,
                     "release",
                     id=delivery.id,
@@ -146,7 +146,7 @@ class DeliveryStore:
             The state; `late` if the claim was lost, or `missing`.
         """
         with redis_errors():
-            outcome = scripts.DELIVERIES.run(
+            outcome = redis_client.DELIVERIES.run(
                 self._client,
                 "record_attempt",
                 id=delivery.id,
@@ -197,12 +197,14 @@ class DeliveryStore:
     def replay(self, delivery_id: str, now: float) -> bool:
         """Send it again as if it were new; False if there is no such delivery."""
         with redis_errors():
-            return bool(scripts.DELIVERIES.run(self._client, "replay", id=delivery_id, now=now))
+            return bool(
+                redis_client.DELIVERIES.run(self._client, "replay", id=delivery_id, now=now)
+            )
 
     def drop(self, delivery_id: str) -> bool:
         """Give it up for an operator; False if it was neither pending nor dead."""
         with redis_errors():
-            return bool(scripts.DELIVERIES.run(self._client, "drop", id=delivery_id))
+            return bool(redis_client.DELIVERIES.run(self._client, "drop", id=delivery_id))
 
     def disable(self, delivery: Delivery, now: float) -> None:
         """Stop calling its target for this owner."""

@@ -17,11 +17,11 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
-from inference.stages import StageTimer
+from inference.models.base import StageTimer
+from tasks import metrics
 from tasks.jobs import routing
-from tasks.jobs.model import Job
-from tasks.metrics import definitions
-from tasks.metrics.instruments import (
+from tasks.jobs.job import Job
+from tasks.metrics import (
     Instruments,
     gauge_family,
     instruments,
@@ -52,8 +52,8 @@ class GpuCollector(Collector):
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Yield the families of one scrape; a GPU that does not answer is left out."""
-        memory = gauge_family(definitions.GPU_MEMORY)
-        busy = gauge_family(definitions.GPU_UTILISATION)
+        memory = gauge_family(metrics.GPU_MEMORY)
+        busy = gauge_family(metrics.GPU_UTILISATION)
         for gpu in self._gpus:
             with suppress(self._nvml.NVMLError):
                 handle = self._handle(gpu)

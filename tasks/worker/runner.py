@@ -14,14 +14,13 @@ from billiard import pool
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from inference.errors import InferenceError
-from inference.models.base import MattingModel
+from inference.models.base import MattingModel, StageTimer
 from inference.options import Options
 from inference.pipeline import Result, remove_background
 from inference.probe import ImageLimits
-from inference.stages import StageTimer
 from tasks.errors import LeaseLostError, ObjectNotFoundError, TaskError
 from tasks.ids import lease_holder, lease_token
-from tasks.jobs.model import Job, JobError, Status
+from tasks.jobs.job import Job, JobError, Status
 from tasks.jobs.store import Claim, JobStore, ReleaseOutcome
 from tasks.storage import object_keys
 from tasks.storage.object_store import ObjectStore

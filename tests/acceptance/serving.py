@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.client import ServiceClient
-from deploy.local import probes, programs, service
+from deploy.local import probes, service
+from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
 from deploy.local.service import Service
 from tasks.jobs.store import JobStore
@@ -37,7 +38,16 @@ class RunningService:
 def worker_service(
     name: str, queues: str, env: dict[str, str], probe: service.Probe, *pool: str
 ) -> Service:
-    command = (programs.script("celery"), "-A", "tasks.app", "worker", "-n", name, "-Q", queues)
+    command = (
+        local_service.script("celery"),
+        "-A",
+        "tasks.app",
+        "worker",
+        "-n",
+        name,
+        "-Q",
+        queues,
+    )
     return Service(name, (*command, *pool), env=env, probe=probe, grace=20)
 
 
@@ -94,7 +104,7 @@ def api_service(port: int, env: dict[str, str], probe: service.Probe | None = No
     return Service(
         "api",
         (
-            programs.script("gunicorn"),
+            local_service.script("gunicorn"),
             "-c",
             "python:api.gunicorn_conf",
             "-b",

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from deploy.local import programs
+from deploy.local import service
 from inference.models.birefnet.config import PRESETS
 from inference.models.birefnet.golden import golden_state
 
@@ -53,7 +53,7 @@ def _absent(path: Path, state: dict[str, Tensor]) -> None:
 
 def _run_worker(redis_url: str, model: str, path: Path) -> tuple[int, list[dict[str, Any]]]:
     """The exit status of a model worker, and its log's lines."""
-    command = [programs.script("celery"), "-A", "tasks.app", "worker", "-n", "gpu0@bad"]
+    command = [service.script("celery"), "-A", "tasks.app", "worker", "-n", "gpu0@bad"]
     environment = {
         "RMBG_REDIS_URL": redis_url.removesuffix("/0") + "/2",
         "RMBG_MODEL": model,

@@ -14,7 +14,7 @@ import urllib3
 import yaml
 
 from deploy.local.ports import reserved_ports
-from deploy.local.programs import script, valkey_server
+from deploy.local.service import script, valkey_server
 from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
 from tasks.settings import Settings

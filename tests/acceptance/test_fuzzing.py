@@ -20,11 +20,10 @@ from serving import RunningService, api_service
 
 from deploy.local.ports import reserved_ports
 from inference.errors import InferenceError, ModelError
-from inference.models.base import Alpha, Rgb
+from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.options import Options
 from inference.pipeline import remove_background
 from inference.probe import probe_image
-from inference.stages import StageHook, no_stages
 from tests.support.servers import running
 
 #: What only a fault of the service's own is called.

@@ -11,10 +11,11 @@ from PIL import Image, ImageDraw
 from serving import RunningService, api_service
 
 from deploy.client import ServiceClient
-from deploy.local import probes, programs
+from deploy.local import probes
+from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
 from tasks.accounts.api_keys import ApiKeys
-from tasks.jobs.model import Status
+from tasks.jobs.job import Status
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.storage import object_keys
@@ -93,7 +94,13 @@ def own_database(service: RunningService) -> Iterator[dict[str, str]]:
 def test_an_open_address_without_keys_is_not_served(own_database: dict[str, str]) -> None:
     with reserved_ports() as ports:
         address = f"0.0.0.0:{ports[0]}"  # refused before it is bound
-        command = (programs.script("gunicorn"), "-c", "python:api.gunicorn_conf", "-b", address)
+        command = (
+            local_service.script("gunicorn"),
+            "-c",
+            "python:api.gunicorn_conf",
+            "-b",
+            address,
+        )
         done = subprocess.run(
             [*command, "api.app:create_app()"],
             env={**os.environ, **own_database},

@@ -15,7 +15,7 @@ import urllib3
 from PIL import Image, ImageDraw
 from serving import RunningService
 
-from tasks.jobs.model import Status
+from tasks.jobs.job import Status
 
 REQUEST_ID = "order-4711"
 #: Of a signed address, whoever may have written it down.

@@ -15,14 +15,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import RunningService, api_service
 
 from deploy.local.ports import reserved_ports
-from tasks.metrics import definitions
+from tasks import metrics
 from tests.support.servers import running
 
 T = TypeVar("T")
 WORKER = "gpu0@acceptance"
 STAGES = ("queue", "fetch", "decode", "preprocess", "inference", "compose", "encode", "store")
 #: Only where there is a GPU.
-GPU = {definitions.GPU_MEMORY.name, definitions.GPU_UTILISATION.name}
+GPU = {metrics.GPU_MEMORY.name, metrics.GPU_UTILISATION.name}
 
 
 class Scrape:
@@ -99,19 +99,19 @@ def test_every_metric_is_shown_where_the_table_says(service: RunningService, cof
     seen = "celery_task_runtime_count"
     _await("an event", lambda: Scrape(service.metrics["io"]).sum(seen) >= 1)
     homes = {
-        "api": (definitions.MetricSource.API, definitions.MetricSource.REDIS),
-        "gpu0": (definitions.MetricSource.WORKER,),
+        "api": (metrics.MetricSource.API, metrics.MetricSource.REDIS),
+        "gpu0": (metrics.MetricSource.WORKER,),
     }
-    for place, home in {**homes, "io": (definitions.MetricSource.IO,)}.items():
+    for place, home in {**homes, "io": (metrics.MetricSource.IO,)}.items():
         shown = {family.name for family in Scrape(service.metrics[place]).families}
         expected = {
             each.name.removesuffix("_total")
-            for each in definitions.METRICS
-            if each.source in {*home, definitions.MetricSource.ALL} and each.name not in GPU
+            for each in metrics.METRICS
+            if each.source in {*home, metrics.MetricSource.ALL} and each.name not in GPU
         }
         assert expected <= shown, place
         ours = {name for name in shown if name.startswith(("rmbg_", "celery_"))}
-        assert ours <= {each.name.removesuffix("_total") for each in definitions.METRICS}, place
+        assert ours <= {each.name.removesuffix("_total") for each in metrics.METRICS}, place
 
 
 @contextmanager

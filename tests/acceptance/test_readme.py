@@ -16,14 +16,14 @@ from redis import Redis
 from serving import HOST, RunningService
 
 from deploy.client import submit_batch
-from deploy.local import programs
+from deploy.local import service as local_service
 from deploy.local.data_folder import SHELL_FILE, write_shell_file
 from tasks import redis_keys
 from tasks.accounts.api_keys import ApiKeys
 from tasks.errors import KeyNameError
 from tasks.housekeeping.missing_messages import list_key
 from tasks.ids import new_task_id
-from tasks.jobs.model import Job, Priority, Status
+from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.routing import task_id_of_message
 from tasks.jobs.store import MAX_CRASHES
 from tasks.redis_client import connect
@@ -315,7 +315,7 @@ def _run(
     write_shell_file(folder / "data", service.env)
     here = command.replace("http://127.0.0.1:8000", service.url)
     for name in ("rmbg", "celery"):
-        here = here.replace(f".venv/bin/{name}", programs.script(name))
+        here = here.replace(f".venv/bin/{name}", local_service.script(name))
     variables = {
         "TASK_ID": task_id,
         "BATCH_ID": task_id,

@@ -12,8 +12,8 @@ import pytest
 from redis import Redis
 from serving import RunningService, running_service
 
-from deploy.local import programs
-from tasks.jobs.model import Status
+from deploy.local import service as local_service
+from tasks.jobs.job import Status
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.storage import object_keys
@@ -36,7 +36,7 @@ class Restorable:
 
     def restore(self, *options: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [programs.script("rmbg"), "restore", *options],
+            [local_service.script("rmbg"), "restore", *options],
             env={**os.environ, **self.env},
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 from serving import RunningService
 
 from deploy.client import ClientError
-from deploy.local import programs
-from tasks.jobs.model import Status
+from deploy.local import service as local_service
+from tasks.jobs.job import Status
 
 
 def _open(data: bytes) -> Image.Image:
@@ -132,7 +132,7 @@ def test_the_worker_parent_loads_no_model_library(service: RunningService) -> No
 
 
 def _rmbg(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [programs.script("rmbg"), *arguments]
+    command = [local_service.script("rmbg"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

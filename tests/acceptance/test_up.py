@@ -19,7 +19,7 @@ import urllib3
 from PIL import Image
 
 from deploy.client import ClientError, ServiceClient
-from deploy.local import programs
+from deploy.local import service
 from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
 from tasks.settings import Settings
@@ -83,7 +83,7 @@ def running_up(folder: Path, *options: str) -> Iterator[Up]:
     """Start `rmbg up` and wait until it says that it is ready."""
     fetch_model(get_spec("u2netp"), Settings.load().model_dir)
     data, log = folder / "data", folder / "up.log"
-    command = [programs.script("rmbg"), "up", "--port", "0", "--data", str(data), *options]
+    command = [service.script("rmbg"), "up", "--port", "0", "--data", str(data), *options]
     env = {
         n: v for n, v in os.environ.items() if not n.startswith("RMBG_") or n == "RMBG_MODEL_DIR"
     }
@@ -198,7 +198,7 @@ def test_secrets_are_private_and_not_on_the_screen(up: Up) -> None:
 
 
 def test_a_shell_finds_the_service(up: Up) -> None:
-    celery = programs.script("celery")
+    celery = service.script("celery")
     line = f". {up.data}/service.env && {celery} -A tasks.app jobs workers --json"
     done = subprocess.run(["bash", "-euc", line], capture_output=True, text=True, check=True)
     (worker,) = json.loads(done.stdout)["workers"]
@@ -278,7 +278,7 @@ def _fetch(url: str) -> bytes:
 
 
 def _assert_a_second_one_is_refused(up: Up) -> None:
-    command = [programs.script("rmbg"), "up", "--port", "0", "--data", str(up.data)]
+    command = [service.script("rmbg"), "up", "--port", "0", "--data", str(up.data)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "in use by another `rmbg up`" in done.stdout

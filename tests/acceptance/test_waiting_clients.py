@@ -16,7 +16,7 @@ from api.services import WAITING_REQUESTS
 from deploy.client import ServiceClient
 from deploy.local import probes
 from deploy.local.ports import reserved_ports
-from tasks.jobs.model import Status
+from tasks.jobs.job import Status
 from tasks.redis_client import connect
 from tests.support.servers import running
 

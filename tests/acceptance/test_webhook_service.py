@@ -18,7 +18,7 @@ from serving import RunningService, api_service, running_service
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from deploy.client import ServiceClient
-from deploy.local import programs
+from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
 from tasks.accounts.api_keys import new_webhook_secret
 from tasks.app import create_celery
@@ -95,7 +95,7 @@ def _logs(service: RunningService) -> str:
 
 
 def _run(service: RunningService, program: str, *arguments: str) -> str:
-    command = [programs.script(program), *arguments]
+    command = [local_service.script(program), *arguments]
     env = {**os.environ, **service.env}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -18,8 +18,7 @@ from inference.errors import (
     PatchOrderUnknownError,
 )
 from inference.models.birefnet.config import PATCH_GRIDS, BiRefNetConfig, PatchOrder
-from inference.models.birefnet.decoder import image_to_patches
-from inference.models.birefnet.network import BiRefNet
+from inference.models.birefnet.network import BiRefNet, image_to_patches
 from inference.models.birefnet.safetensors_file import TensorEntry, find_checkpoint, read_header
 
 #: Patch orders by the SHA-256 of the file; they override the order that a caller gives.

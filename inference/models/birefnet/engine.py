@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from inference import refine, refine_torch
 from inference.errors import PrecisionError
-from inference.models.base import Alpha, Rgb
+from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.models.birefnet.checkpoint import load_network
 from inference.models.birefnet.config import BiRefNetConfig, PatchOrder
 from inference.models.birefnet.device import (
@@ -22,7 +22,6 @@ from inference.models.birefnet.device import (
 )
 from inference.models.birefnet.fast.runners import choose_execution_path, make_runner
 from inference.models.birefnet.network import BiRefNet
-from inference.stages import StageHook, no_stages
 
 # Mean and standard deviation of ImageNet's training pictures, per channel, on a 0..1 scale.
 _MEAN = (0.485, 0.456, 0.406)

@@ -18,7 +18,7 @@ from PIL import Image
 from api.inputs import InputFile, Submission
 from api.services import Services
 from api.settings import ApiSettings
-from deploy.local import probes, programs, supervisor
+from deploy.local import probes, supervisor
 from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
@@ -28,7 +28,7 @@ from inference.models.weights import fetch_model
 from inference.options import Options
 from inference.pipeline import remove_background
 from tasks.errors import TaskError
-from tasks.jobs.model import Job, Priority, Status
+from tasks.jobs.job import Job, Priority, Status
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
@@ -111,7 +111,14 @@ class Cluster:
     def _celery(
         self, name: str, queues: str, probe: local_service.Probe, *pool: str, **settings: str
     ) -> Service:
-        command = (programs.script("celery"), "-A", "faulty_app", "worker", "-n", f"{name}@{HOST}")
+        command = (
+            local_service.script("celery"),
+            "-A",
+            "faulty_app",
+            "worker",
+            "-n",
+            f"{name}@{HOST}",
+        )
         env = {**self.environment, **settings}
         return Service(name, (*command, "-Q", queues, *pool), env=env, probe=probe, grace=60)
 

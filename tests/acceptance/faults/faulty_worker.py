@@ -20,12 +20,11 @@ import numpy as np
 from kombu.transport.redis import Channel, QoS
 from kombu.transport.virtual import Message
 
-from inference.models.base import Alpha, Rgb
+from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.models.selftest import check_model_output
-from inference.stages import StageHook, no_stages
 from tasks.jobs.routing import is_model_queue
 from tasks.settings import Settings
-from tasks.worker.removal import RemovalTask
+from tasks.worker.celery_tasks import RemovalTask
 
 KILL, HANG_ONCE, HANG, GROW, SLOW, SLOW_ONCE = 10, 20, 30, 40, 50, 60
 WORK_SECONDS, SLOW_SECONDS, LONG_SECONDS = 0.1, 2.0, 10.0

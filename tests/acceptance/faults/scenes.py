@@ -7,9 +7,9 @@ from cluster import HOST, Cluster, job, picture, submit, wait_for
 from faulty_worker import SLOW
 
 from api.services import Services
-from deploy.local import programs, supervisor
+from deploy.local import service, supervisor
 from deploy.local.service import Service
-from tasks.jobs.model import Status
+from tasks.jobs.job import Status
 from tasks.redis_client import connect
 from tasks.worker_registry import WorkerRegistry
 
@@ -45,7 +45,7 @@ def signal_workers(made: Cluster, number: signal.Signals) -> None:
 
 def celery(made: Cluster, *arguments: str) -> str:
     """What a stock celery command prints."""
-    command = (programs.script("celery"), "-A", "faulty_app", *arguments)
+    command = (service.script("celery"), "-A", "faulty_app", *arguments)
     env = supervisor.environment(Service("celery", command, env=made.environment))
     done = subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=60)
     return done.stdout

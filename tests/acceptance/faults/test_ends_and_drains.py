@@ -20,7 +20,7 @@ from faulty_worker import HANG_ONCE, SLOW, SLOW_ONCE
 from scenes import GPU0, GPU1, usable
 
 from api.services import Services
-from tasks.jobs.model import Status
+from tasks.jobs.job import Status
 from tasks.jobs.store import LEASE_SECONDS
 from tasks.redis_client import connect
 from tasks.worker_registry import WorkerRegistry

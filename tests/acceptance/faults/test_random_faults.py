@@ -14,7 +14,7 @@ from cluster import Cluster, assert_exactly_once, cluster, submit_many, wait_for
 from scenes import QUEUES, celery
 
 from api.services import Services
-from tasks.jobs.model import Status
+from tasks.jobs.job import Status
 from tasks.jobs.store import LEASE_SECONDS
 from tasks.redis_client import connect
 

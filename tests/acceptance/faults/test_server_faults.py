@@ -21,7 +21,7 @@ from scenes import GPU0, GPU1, QUEUES, celery, signal_workers, usable
 from api.services import Services
 from tasks.errors import ObjectStoreUnavailableError
 from tasks.housekeeping.missing_messages import list_key
-from tasks.jobs.model import Status
+from tasks.jobs.job import Status
 from tasks.jobs.routing import task_id_of_message
 from tasks.redis_client import connect
 from tasks.worker_registry import HEARTBEAT_SECONDS

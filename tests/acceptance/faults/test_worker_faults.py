@@ -23,7 +23,7 @@ from scenes import GPU0, GPU1, await_claimable, signal_workers, start_slow_job, 
 from api.services import Services
 from tasks import redis_keys
 from tasks.errors import ObjectStoreUnavailableError
-from tasks.jobs.model import Priority, Status
+from tasks.jobs.job import Priority, Status
 from tasks.redis_client import connect
 
 pytestmark = pytest.mark.faults

@@ -11,7 +11,7 @@ from PIL import Image
 from redis import Redis
 from subject_worker import BLUE, NOTES, RED
 
-from deploy.local import probes, programs
+from deploy.local import probes
 from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
 from deploy.local.service import Service
@@ -80,13 +80,22 @@ def removebg_service(environment: dict[str, str], folder: Path) -> Iterator[Remo
 def _celery(
     name: str, queues: str, env: dict[str, str], probe: local_service.Probe, *pool: str
 ) -> Service:
-    command = (programs.script("celery"), "-A", "subject_app", "worker", "-n", name, "-Q", queues)
+    command = (
+        local_service.script("celery"),
+        "-A",
+        "subject_app",
+        "worker",
+        "-n",
+        name,
+        "-Q",
+        queues,
+    )
     return Service(name, (*command, *pool), env=env, probe=probe, grace=20)
 
 
 def _api(port: int, module: str, env: dict[str, str]) -> Service:
     address = f"127.0.0.1:{port}"
-    command = (programs.script("gunicorn"), "-c", "python:api.gunicorn_conf", "-b", address)
+    command = (local_service.script("gunicorn"), "-c", "python:api.gunicorn_conf", "-b", address)
     return Service(
         f"api-{port}",
         (*command, f"{module}:create_app()"),

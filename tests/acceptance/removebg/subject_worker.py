@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.models.base import Alpha, Rgb
-from inference.stages import StageHook, no_stages
+from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from tasks.settings import Settings
-from tasks.worker.removal import RemovalTask
+from tasks.worker.celery_tasks import RemovalTask
 
 NOTES = "SUBJECT_NOTES"
 RED, BLUE, SLOW = (200, 30, 40), (20, 60, 220), (0, 77, 255)

@@ -14,7 +14,7 @@ from removebg_stage import RATE, SUBJECT, RemoveBg, subject_picture
 from subject_worker import BLUE, RED, SLOW
 
 from inference.layout import Box
-from tasks.accounts.rate_limit import Rate, RateLimiter
+from tasks.accounts.token_bucket import Rate, RateLimiter
 
 _SECONDS = 60
 

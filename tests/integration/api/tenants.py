@@ -12,7 +12,7 @@ from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
 from tasks.ids import lease_token
-from tasks.jobs.model import Job, Status
+from tasks.jobs.job import Job, Status
 from tasks.redis_client import connect
 from tasks.storage import object_keys
 

@@ -19,9 +19,9 @@ from api.services import Services
 from api.settings import ApiSettings
 from tasks import redis_keys
 from tasks.ids import lease_token, new_batch_id
-from tasks.jobs.artifacts import read_manifest
 from tasks.jobs.batches import Batch
-from tasks.jobs.model import Job, Priority, Status
+from tasks.jobs.job import Job, Priority, Status
+from tasks.jobs.job_objects import read_manifest
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
 from tasks.storage import object_keys

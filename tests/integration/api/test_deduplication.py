@@ -19,16 +19,15 @@ from api.inputs import InputFile, Submission
 from api.services import Services
 from api.settings import ApiSettings
 from inference.errors import InvalidImageError
-from inference.models.base import Alpha, Rgb
+from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.options import Options
-from inference.stages import StageHook, no_stages
 from tasks import redis_keys
 from tasks.accounts.api_keys import Owner
 from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
 from tasks.ids import new_task_id
 from tasks.jobs.cache import JITTER_SECONDS, REDIS_SECONDS, cache_key, cache_ttl
 from tasks.jobs.dedup import DuplicateCompleter
-from tasks.jobs.model import LOST, POISON, Job, JobError, Priority, Status
+from tasks.jobs.job import LOST, POISON, Job, JobError, Priority, Status
 from tasks.redis_client import connect
 from tasks.storage import object_keys
 from tasks.storage.object_store import ObjectStore

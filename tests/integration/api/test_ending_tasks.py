@@ -14,7 +14,7 @@ from api.app import create_app
 from api.services import Services
 from tasks import redis_keys
 from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
-from tasks.jobs.model import Status
+from tasks.jobs.job import Status
 from tasks.redis_client import connect
 from tasks.storage import object_keys
 

@@ -23,8 +23,8 @@ from api.settings import ApiSettings
 from tasks import redis_keys
 from tasks.errors import ObjectStoreUnavailableError
 from tasks.ids import new_task_id
-from tasks.jobs.idempotency import IDEMPOTENCY_SECONDS, IdempotencyStore, Reservation
-from tasks.jobs.model import Job, Status
+from tasks.jobs.idempotency_records import IDEMPOTENCY_SECONDS, IdempotencyStore, Reservation
+from tasks.jobs.job import Job, Status
 from tasks.redis_client import connect
 from tasks.storage import object_keys
 

@@ -19,10 +19,9 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
-from inference.models.base import Alpha, Rgb
-from inference.stages import StageHook, no_stages
-from tasks import scripts
-from tasks.jobs.model import Status
+from inference.models.base import Alpha, Rgb, StageHook, no_stages
+from tasks import redis_client
+from tasks.jobs.job import Status
 from tasks.jobs.restore import Restorer
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
@@ -62,7 +61,7 @@ def services(server_settings: dict[str, object], redis: Redis) -> Services:
     for key in services.runtime.object_store.list(""):
         services.runtime.object_store.delete(key)
     # So that none has to be sent as a text first.
-    redis.script_load(scripts.JOBS.text)
+    redis.script_load(redis_client.JOBS.text)
     return services
 
 

@@ -16,7 +16,7 @@ from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
 from inference.options import Options, Output, Shadow
-from tasks.jobs.model import Job, Status
+from tasks.jobs.job import Job, Status
 from tasks.redis_client import connect
 
 PATH = "/api/v1/remove-bg"

@@ -20,7 +20,7 @@ from api.app import create_app
 from api.removebg.parameters import SIZES
 from api.services import Services
 from api.settings import ApiSettings
-from tasks.jobs.model import Job, JobError, Priority, Status
+from tasks.jobs.job import Job, JobError, Priority, Status
 from tasks.redis_client import connect
 
 REMOVE = "/v1.0/removebg"

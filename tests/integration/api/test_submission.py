@@ -22,8 +22,8 @@ from api.services import Services
 from api.settings import ApiSettings
 from inference.options import Options, OutputFormat
 from tasks.housekeeping.missing_messages import dispatch_seq_of, list_key, message_id
-from tasks.jobs.artifacts import read_manifest
-from tasks.jobs.model import Job, JobError, Status
+from tasks.jobs.job import Job, JobError, Status
+from tasks.jobs.job_objects import read_manifest
 from tasks.jobs.routing import JobDispatcher
 from tasks.redis_client import connect
 from tasks.storage import object_keys

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from tenants import PHOTO, Tenant, finish, services_with_keys, tenant
 
 from api.services import Services
-from tasks.jobs.model import Status
+from tasks.jobs.job import Status
 from tasks.storage import object_keys
 
 

@@ -12,13 +12,13 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 from redis import Redis
 
-from deploy.local import programs
+from deploy.local import service
 from tasks import redis_keys
 from tasks.app import create_celery
 from tasks.cli.jobs import jobs
 from tasks.housekeeping.missing_messages import list_key
 from tasks.ids import new_task_id
-from tasks.jobs.model import Job, Priority, Status
+from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.routing import JobDispatcher
 from tasks.jobs.store import MAX_CRASHES, JobStore
 from tasks.redis_client import connect
@@ -119,7 +119,7 @@ def _status(store: JobStore, task_id: str) -> str:
 
 def test_celery_finds_the_commands_by_their_entry_point(settings: Settings, make: Make) -> None:
     task_id = make()
-    command = [programs.script("celery"), "-A", "tasks.app", "jobs", "list", "--json"]
+    command = [service.script("celery"), "-A", "tasks.app", "jobs", "list", "--json"]
     url = settings.redis_url.get_secret_value()
     done = subprocess.run(
         command,

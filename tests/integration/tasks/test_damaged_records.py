@@ -9,13 +9,13 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
-from tasks import redis_keys, scripts
+from tasks import redis_client, redis_keys
 from tasks.app import create_celery
 from tasks.errors import UnreadableRecordError
 from tasks.housekeeping.missing_messages import list_key
 from tasks.housekeeping.reconcile import Reconciler
 from tasks.ids import new_task_id
-from tasks.jobs.model import Job, Priority, Status
+from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import Dispatch, JobStore
 from tasks.redis_client import connect
@@ -351,7 +351,7 @@ def test_duplicates_get_a_new_primary_beside_one_whose_priority_is_damaged(scene
         scene.client.sadd(redis_keys.duplicates_key(old), duplicate)
     scene.client.zadd(redis_keys.COMPLETING, {old: 1})
     scene.client.hset(redis_keys.job_key(bad), "priority", "x")
-    promoted = scripts.JOBS.run(
+    promoted = redis_client.JOBS.run(
         scene.client, "promote_duplicate", id=chosen, primary=old, now=scene.now
     )
     assert promoted == chosen

@@ -7,12 +7,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 from redis import Redis
 
-from tasks import redis_keys
+from tasks import metrics, redis_keys
 from tasks.errors import ObjectStoreUnavailableError
 from tasks.ids import new_task_id
-from tasks.jobs.model import Job, JobError, Priority, Status
+from tasks.jobs.job import Job, JobError, Priority, Status
 from tasks.jobs.store import MAX_CRASHES, JobStore
-from tasks.metrics import definitions
 from tasks.queue_metrics import QueueCollector
 from tasks.redis_client import connect
 from tasks.webhooks.delivery import Attempt, DeliveryState
@@ -204,7 +203,5 @@ def test_a_scrape_costs_the_same_however_many_jobs_wait(client: Redis, store: Jo
 def test_every_metric_of_redis_is_collected(client: Redis, store: JobStore) -> None:
     _queued(store)
     shown = {family.name for family in _registry(client).collect()}
-    expected = {
-        each.name for each in definitions.METRICS if each.source is definitions.MetricSource.REDIS
-    }
+    expected = {each.name for each in metrics.METRICS if each.source is metrics.MetricSource.REDIS}
     assert {name.removesuffix("_total") for name in expected} == shown

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from tasks.accounts.rate_limit import Rate, RateLimiter
+from tasks.accounts.token_bucket import Rate, RateLimiter
 from tasks.redis_client import connect
 
 

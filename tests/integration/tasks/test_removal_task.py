@@ -10,21 +10,20 @@ from PIL import Image
 from redis import Redis
 
 from inference.errors import GpuFaultError, GpuOutOfMemoryError
-from inference.models.base import Alpha, Rgb
+from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.options import Options
-from inference.stages import StageHook, no_stages
 from tasks import redis_keys
 from tasks.app import create_celery
 from tasks.ids import new_task_id
 from tasks.jobs import routing
-from tasks.jobs.model import Job, Status
+from tasks.jobs.job import Job, Status
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.storage import object_keys
 from tasks.storage.object_store import ObjectStore
-from tasks.worker.removal import RemovalTask
+from tasks.worker.celery_tasks import RemovalTask
 from tasks.worker_registry import MAX_FAULTS, Worker, WorkerRegistry
 
 WORKER = "gpu0@h"

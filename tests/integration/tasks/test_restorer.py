@@ -8,8 +8,8 @@ import pytest
 from tasks.app import create_celery
 from tasks.housekeeping.missing_messages import list_key
 from tasks.ids import new_task_id
-from tasks.jobs.artifacts import write_manifest
-from tasks.jobs.model import Job, Priority, Status
+from tasks.jobs.job import Job, Priority, Status
+from tasks.jobs.job_objects import write_manifest
 from tasks.jobs.restore import Restorer
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore

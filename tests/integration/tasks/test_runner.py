@@ -16,14 +16,13 @@ from PIL import Image
 from redis import Redis
 
 from inference.errors import GpuFaultError, GpuOutOfMemoryError
-from inference.models.base import Alpha, Rgb
+from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.options import Options, OutputFormat
 from inference.probe import ImageLimits
-from inference.stages import StageHook, no_stages
 from tasks import redis_keys
 from tasks.errors import QueueUnavailableError
 from tasks.ids import new_task_id
-from tasks.jobs.model import Job, Status
+from tasks.jobs.job import Job, Status
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
 from tasks.storage import object_keys

@@ -6,7 +6,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from tasks import redis_keys, scripts
+from tasks import redis_client, redis_keys
 from tasks.redis_client import connect
 
 LATE = 1732652242.123456
@@ -20,7 +20,7 @@ def client(redis_url: str) -> Iterator[Redis]:
 
 
 def _renew(client: Redis, task_id: str) -> object:
-    return scripts.JOBS.run(client, "renew", id=task_id, token="t", lease_ms=1)
+    return redis_client.JOBS.run(client, "renew", id=task_id, token="t", lease_ms=1)
 
 
 def test_a_script_is_sent_again_once_redis_has_forgotten_it(client: Redis) -> None:
@@ -32,17 +32,17 @@ def test_a_script_is_sent_again_once_redis_has_forgotten_it(client: Redis) -> No
 
 def test_several_calls_are_repeated_once_redis_has_forgotten_the_script(client: Redis) -> None:
     client.script_flush()
-    calls: list[dict[str, scripts.Argument]] = [
+    calls: list[dict[str, redis_client.Argument]] = [
         {"id": each, "queue": "q", "priority_level": None} for each in ("rm-1", "rm-2")
     ]
     for _ in range(2):
-        assert scripts.JOBS.run_each(client, "record_dispatch", calls) == [[], []]
+        assert redis_client.JOBS.run_each(client, "record_dispatch", calls) == [[], []]
 
 
 @pytest.mark.parametrize("text", ["é", "\x00", "😀", '"\\', "a\nb"])
 def test_arguments_arrive_as_they_were_given(client: Redis, text: str) -> None:
     client.set("k", text)
-    replaced = scripts.PRIMITIVES.run(
+    replaced = redis_client.PRIMITIVES.run(
         client, "compare_and_set", key="k", expected=text, value=f"{text}!", seconds=60
     )
     assert replaced == 1
@@ -51,7 +51,7 @@ def test_arguments_arrive_as_they_were_given(client: Redis, text: str) -> None:
 
 def test_a_time_loses_no_digit(client: Redis) -> None:
     client.hset(redis_keys.job_key("rm-1"), "status", "queued")
-    assert scripts.JOBS.run(client, "cancel", id="rm-1", now=LATE) == "canceled"
+    assert redis_client.JOBS.run(client, "cancel", id="rm-1", now=LATE) == "canceled"
     assert client.hget(redis_keys.job_key("rm-1"), "finished_at") == repr(LATE)
     assert client.zscore(redis_keys.index_key("canceled"), "rm-1") == LATE
 
@@ -60,7 +60,7 @@ def test_a_time_loses_no_digit(client: Redis) -> None:
 def test_a_damaged_counter_is_refused_before_anything_is_written(client: Redis, count: str) -> None:
     client.hset(redis_keys.job_key("rm-1"), mapping={"status": "queued", "attempts": count})
     with pytest.raises(ResponseError, match="not an integer: attempts"):
-        scripts.JOBS.run(
+        redis_client.JOBS.run(
             client, "claim", id="rm-1", token="t", worker="w", now=LATE, lease_ms=9000, overdue="{}"
         )
     assert client.keys("*") == [redis_keys.job_key("rm-1")]

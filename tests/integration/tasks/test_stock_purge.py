@@ -11,13 +11,13 @@ from itertools import product
 import pytest
 from redis import Redis
 
-from deploy.local import programs
+from deploy.local import service
 from tasks import redis_keys
 from tasks.app import create_celery
 from tasks.housekeeping.missing_messages import list_key
 from tasks.housekeeping.reconcile import Reconciler
 from tasks.ids import new_task_id
-from tasks.jobs.model import Job, Priority, Status
+from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
@@ -58,7 +58,7 @@ class Queues:
     def purge(self, *arguments: str) -> str:
         """Run the command; what it says."""
         done = subprocess.run(
-            [programs.script("celery"), "-A", "tasks.app", "purge", "-f", *arguments],
+            [service.script("celery"), "-A", "tasks.app", "purge", "-f", *arguments],
             env={**os.environ, "RMBG_REDIS_URL": self.url},
             capture_output=True,
             text=True,

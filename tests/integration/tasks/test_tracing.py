@@ -19,9 +19,8 @@ from redis import Redis
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
-from inference.models.base import Alpha, Rgb
+from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.probe import ImageLimits
-from inference.stages import StageHook, no_stages
 from tasks.redis_client import connect
 from tasks.tracing import configure_tracing
 from tasks.worker.runner import Runner

@@ -11,11 +11,11 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner, Result
 from redis import Redis
 
-from deploy.local import programs
+from deploy.local import service
 from tasks.app import create_celery
 from tasks.cli.webhooks import webhooks
 from tasks.ids import new_task_id
-from tasks.jobs.model import Job
+from tasks.jobs.job import Job
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
@@ -110,7 +110,7 @@ def _state(deliveries: DeliveryStore, webhook_id: str) -> DeliveryState:
 def test_celery_finds_the_commands_by_their_entry_point(settings: Settings, make: Make) -> None:
     webhook_id = make()
     done = subprocess.run(
-        [programs.script("celery"), "-A", "tasks.app", "webhooks", "list", "--json"],
+        [service.script("celery"), "-A", "tasks.app", "webhooks", "list", "--json"],
         env={**os.environ, "RMBG_REDIS_URL": settings.redis_url.get_secret_value()},
         capture_output=True,
         text=True,

@@ -12,7 +12,7 @@ from tasks.accounts.api_keys import new_webhook_secret
 from tasks.app import create_celery
 from tasks.ids import lease_token, new_task_id
 from tasks.jobs.batches import BatchStore
-from tasks.jobs.model import Job, JobError, Status
+from tasks.jobs.job import Job, JobError, Status
 from tasks.jobs.routing import DELIVER_TASK, WEBHOOK_QUEUE
 from tasks.jobs.store import JobStore
 from tasks.net.http_client import HttpClient

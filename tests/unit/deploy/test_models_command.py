@@ -9,7 +9,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from deploy.cli import models
-from deploy.local import programs
+from deploy.local import service
 from inference.models.registry import MODELS
 
 
@@ -51,7 +51,7 @@ def test_a_model_that_cannot_be_fetched_is_reported_with_the_reason(
 def test_offline_is_respected(tmp_path: Path) -> None:
     # A process of its own: the hub's library reads its variables once.
     done = subprocess.run(
-        [programs.script("rmbg"), "models", "fetch", "rmbg-2.0", "--into", str(tmp_path)],
+        [service.script("rmbg"), "models", "fetch", "rmbg-2.0", "--into", str(tmp_path)],
         env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
         capture_output=True,
         text=True,

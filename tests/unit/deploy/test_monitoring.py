@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.metrics.definitions import METRICS, series
+from tasks.metrics import METRICS, series
 from tests.support.grafana import dashboards
 
 ROOT = Path(__file__).parents[3]

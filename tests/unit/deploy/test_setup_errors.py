@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from deploy.local import programs
+from deploy.local import service
 from deploy.local.ports import LOOPBACK, reserved_ports
 from deploy.local.service import SetupError
 from deploy.local.stack import Ports, UpOptions
@@ -101,9 +101,9 @@ def test_an_object_store_of_the_user_that_does_not_answer(tmp_path: Path) -> Non
 
 def test_a_missing_program_says_what_to_install() -> None:
     with pytest.raises(SetupError, match=r"pip install 'rmbg-queue\[embedded\]'"):
-        programs.script("no-such-program")
+        service.script("no-such-program")
     with pytest.raises(SetupError, match=r"pip install 'rmbg-queue\[embedded\]'"):
-        programs.require_module("no_such_package")
+        service.require_module("no_such_package")
 
 
 def test_chosen_ports_are_used_and_the_others_are_free() -> None:

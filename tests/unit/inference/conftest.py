@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.models.base import Alpha, Rgb
+from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
-from inference.stages import StageHook, no_stages
 
 PHOTOS = Path(__file__).parents[2] / "data"
 

@@ -7,8 +7,7 @@ import pytest
 from icc_profiles import BLUE, GREEN, RED, gray_profile, inverted_cmyk_profile, rgb_profile
 from PIL import Image
 
-from inference.color import SrgbConverter
-from inference.decode import decode
+from inference.decode import SrgbConverter, decode
 
 Encode = Callable[..., bytes]
 

@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from inference.alpha import combine_alpha
-from inference.compose import Layer, Pixels, compose
+from inference.compose import Layer, Pixels, combine_alpha, compose
 from inference.decode import Picture
 from inference.options import Rgba
 

@@ -13,11 +13,10 @@ from PIL import Image
 
 from inference.errors import ImageTooLargeError, InvalidOptionError
 from inference.layout import Box, limit_size, plan_layout
-from inference.models.base import Alpha, Rgb
+from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.options import Options, OutputFormat
 from inference.pipeline import Result, remove_background
 from inference.probe import ImageLimits
-from inference.stages import StageHook, no_stages
 
 _RED, _BLUE = (200, 30, 40), (20, 60, 220)
 _WIDTH, _HEIGHT = 300, 200

@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 
 from inference.errors import ModelError
-from inference.models.base import MattingModel
+from inference.models.base import MattingModel, StageTimer
 from inference.models.load import load_model
 from inference.models.onnx import preprocess, resize_matte
 from inference.models.registry import get_spec
-from inference.stages import StageTimer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

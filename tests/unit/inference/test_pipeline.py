@@ -8,10 +8,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from inference.errors import InvalidImageError, InvalidOptionError
-from inference.models.base import Alpha, MattingModel
+from inference.models.base import STAGES, Alpha, MattingModel, StageTimer
 from inference.options import Options, OutputFormat
 from inference.pipeline import Result, remove_background
-from inference.stages import STAGES, StageTimer
 
 Encode = Callable[..., bytes]
 

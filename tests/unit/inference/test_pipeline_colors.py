@@ -9,10 +9,9 @@ import pytest
 from icc_profiles import BLUE, GREEN, RED, rgb_profile
 from PIL import Image, ImageCms
 
-from inference.models.base import Alpha, MattingModel, Rgb
+from inference.models.base import Alpha, MattingModel, Rgb, StageHook, no_stages
 from inference.options import Options
 from inference.pipeline import remove_background
-from inference.stages import StageHook, no_stages
 
 Encode = Callable[..., bytes]
 

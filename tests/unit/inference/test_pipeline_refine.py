@@ -7,10 +7,9 @@ import pytest
 from PIL import Image
 
 from inference.errors import InvalidOptionError
-from inference.models.base import Alpha, Rgb
+from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.options import Options
 from inference.pipeline import remove_background
-from inference.stages import StageHook, no_stages
 
 _SIDE = 64
 

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from inference.errors import ModelError
-from inference.models.base import Alpha, MattingModel, Rgb
+from inference.models.base import Alpha, MattingModel, Rgb, StageHook, no_stages
 from inference.models.load import load_model
 from inference.models.registry import get_spec
 from inference.models.selftest import check_model_output
-from inference.stages import StageHook, no_stages
 
 
 class Model:

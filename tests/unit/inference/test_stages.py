@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from inference.stages import StageTimer
+from inference.models.base import StageTimer
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.jobs.model import TRANSITIONS, Job, JobError, Status, from_record, to_record
+from tasks.jobs.job import TRANSITIONS, Job, JobError, Status, from_record, to_record
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=40)
 times = st.floats(0, 4e9, allow_nan=False)

@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.ids import new_task_id
-from tasks.jobs.artifacts import (
+from tasks.jobs.job import Job, Priority, Status
+from tasks.jobs.job_objects import (
     MANIFEST_MAX_BYTES,
     MANIFEST_METADATA,
     read_manifest,
     write_manifest,
 )
-from tasks.jobs.model import Job, Priority, Status
 from tasks.storage import object_keys
 
 

@@ -1,6 +1,6 @@
 from tasks.accounts.api_keys import ANONYMOUS, Owner
-from tasks.jobs.artifacts import read_manifest, write_manifest
-from tasks.jobs.model import Job
+from tasks.jobs.job import Job
+from tasks.jobs.job_objects import read_manifest, write_manifest
 
 
 def test_anybody_has_no_id_and_no_secret() -> None:

@@ -1,15 +1,313 @@
-"""BiRefNet on the fast path, for square pictures of one side."""
+"""The fast path's network: a decoder with folded norms, and the whole network."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own convention
+from torch.nn import functional as F  # noqa: N812 - the name that torch code uses
 
-from inference.models.birefnet.decoder import DecoderBlock, resize
-from inference.models.birefnet.fast.decoder import FastDecoder
+from inference.models.birefnet.config import PATCH_GRIDS, BiRefNetConfig, PatchOrder
+from inference.models.birefnet.fast.deformable import deformable
 from inference.models.birefnet.fast.swin import FastSwin
-from inference.models.birefnet.network import BiRefNet
+from inference.models.birefnet.network import (
+    ATTENDED_LEVELS,
+    BiRefNet,
+    Decoder,
+    DecoderBlock,
+    DeformableBranch,
+    DeformablePyramid,
+    resize,
+)
+
+
+class FixedConv(nn.Module):
+    """A convolution of stride 1 and "same" padding with given weights.
+
+    Args:
+        weight: (outputs, inputs, kernel, kernel).
+        bias: (outputs).
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        weight = weight.detach().contiguous(memory_format=torch.channels_last)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", None if bias is None else bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, inputs, height, width) to (batch, outputs, height, width)."""
+        return F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
+
+
+def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return the factor and the summand of a BatchNorm in eval mode, each (channels)."""
+    if norm.running_var is None or norm.running_mean is None:
+        raise TypeError("a BatchNorm without statistics cannot be folded")
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
+
+
+def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> FixedConv:
+    """Fold a BatchNorm into the convolution before it."""
+    scale, shift = scale_and_shift(norm)
+    bias = shift if conv.bias is None else shift + conv.bias * scale
+    return FixedConv(conv.weight * scale.view(-1, 1, 1, 1), bias)
+
+
+def freeze_conv(conv: nn.Conv2d) -> FixedConv:
+    """Copy a convolution unchanged."""
+    return FixedConv(conv.weight, conv.bias)
+
+
+def split_by_input(conv: FixedConv, channels: Sequence[int]) -> nn.ModuleList:
+    """Split a convolution over concatenated inputs into summands; the first has the bias."""
+    weights = torch.split(conv.weight, list(channels), dim=1)
+    biases = [conv.bias, *[None] * (len(weights) - 1)]
+    return nn.ModuleList(FixedConv(*pair) for pair in zip(weights, biases, strict=True))
+
+
+def to_rows(x: Tensor) -> Tensor:
+    """Reshape (batch, channels, height, width) to (batch * height * width, channels)."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+class FastDeformableBranch(nn.Module):
+    """A deformable branch of the pyramid, with its part of the convolution behind all branches."""
+
+    weight: Tensor
+    bias: Tensor
+    narrow: Tensor
+
+    def __init__(self, branch: DeformableBranch, narrow: Tensor) -> None:
+        super().__init__()
+        conv = branch.atrous_conv
+        self.places = FixedConv(
+            torch.cat((conv.offset_conv.weight, conv.modulator_conv.weight)),
+            torch.cat((_require_bias(conv.offset_conv), _require_bias(conv.modulator_conv))),
+        )
+        scale, shift = scale_and_shift(branch.bn)
+        weight = conv.regular_conv.weight * scale.view(-1, 1, 1, 1)
+        self.register_buffer("weight", weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous())
+        self.register_buffer("bias", shift)
+        self.register_buffer("narrow", narrow)
+
+    def forward(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Return this branch's summand of the pyramid's output, (batch * pixels, inner)."""
+        places = to_rows(self.places(x))
+        height, width = x.shape[-2:]
+        wide: Tensor = deformable(rows, places, self.weight, self.bias, height, width)
+        return wide @ self.narrow
+
+
+class FastDeformablePyramid(nn.Module):
+    """The pyramid without the concatenation of its branches; the pooled branch is a bias."""
+
+    pool: Tensor
+    pool_bias: Tensor
+    pool_narrow: Tensor
+    bias: Tensor
+
+    def __init__(self, pyramid: DeformablePyramid) -> None:
+        super().__init__()
+        joined = fold_batch_norm(pyramid.conv1, pyramid.bn1)
+        branches = [pyramid.aspp1, *pyramid.aspp_deforms]
+        narrow = [
+            part.t().contiguous() for part in joined.weight[:, :, 0, 0].chunk(len(branches) + 1, 1)
+        ]
+        self.branches = nn.ModuleList(
+            FastDeformableBranch(cast("DeformableBranch", branch), share)
+            for branch, share in zip(branches, narrow, strict=False)
+        )
+        conv, norm = cast("nn.Conv2d", pyramid.global_avg_pool[1]), pyramid.global_avg_pool[2]
+        pool = fold_batch_norm(conv, cast("nn.BatchNorm2d", norm))
+        self.register_buffer("pool", pool.weight[:, :, 0, 0].t().contiguous())
+        self.register_buffer("pool_bias", pool.bias)
+        self.register_buffer("pool_narrow", narrow[-1])
+        self.register_buffer("bias", joined.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, inner, height, width) to that shape."""
+        batch, inner, height, width = x.shape
+        rows = to_rows(x)
+        pooled = F.relu(torch.addmm(self.pool_bias, x.mean((2, 3)), self.pool))
+        constant = torch.addmm(self.bias, pooled, self.pool_narrow)
+        total = constant.repeat_interleave(height * width, dim=0)
+        for branch in self.branches:
+            total = total.add_(branch(x, rows))
+        return total.relu_().view(batch, height, width, inner).permute(0, 3, 1, 2)
+
+
+class FastDecoderBlock(nn.Module):
+    """A decoder block up to its last convolution; its inputs are never concatenated."""
+
+    def __init__(self, block: DecoderBlock, channels: list[int]) -> None:
+        super().__init__()
+        self.conv_in = split_by_input(fold_batch_norm(block.conv_in, block.bn_in), channels)
+        self.pyramid = FastDeformablePyramid(block.dec_att)
+
+    def forward(self, parts: list[Tensor]) -> Tensor:
+        """Map inputs of one size to (batch, inner, height, width)."""
+        first, *others = (conv(part) for conv, part in zip(self.conv_in, parts, strict=True))
+        for other in others:
+            first = first.add_(other)
+        out: Tensor = self.pyramid(first.relu_())
+        return out
+
+
+class FastDecoder(nn.Module):
+    """The decoder with folded convolutions: levels 4 (coarsest) to 1.
+
+    Args:
+        decoder: the decoder of the reference path.
+        squeeze: the block before it.
+        config: the shape of both.
+    """
+
+    def __init__(self, decoder: Decoder, squeeze: DecoderBlock, config: BiRefNetConfig) -> None:
+        super().__init__()
+        self._birefnet_order = config.patch_order is PatchOrder.BIREFNET
+        self.squeeze = FastDecoderBlock(squeeze, [sum(config.lateral_channels)])
+        self.squeeze_out = fold_batch_norm(squeeze.conv_out, squeeze.bn_out)
+        self.inject, self.blocks, self.outs = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        self.lateral_full, self.lateral_half = nn.ModuleDict(), nn.ModuleDict()
+        self.attentions = nn.ModuleDict()
+        for level in (*ATTENDED_LEVELS, 1):
+            self._add_block(decoder, level)
+        for level in ATTENDED_LEVELS:
+            self._add_attended(decoder, level)
+        self.tail = FusedTail(decoder)
+
+    def _add_block(self, decoder: Decoder, level: int) -> None:
+        name = str(level)
+        block = cast("DecoderBlock", decoder.get_submodule(f"decoder_block{level}"))
+        source = decoder.get_submodule(f"ipt_blk{level + 1}")
+        convs = [cast("nn.Conv2d", source.get_submodule(part)) for part in ("conv1", "conv_out")]
+        self.inject[name] = nn.Sequential(*map(freeze_conv, convs))
+        injected = convs[1].out_channels
+        self.blocks[name] = FastDecoderBlock(
+            block, [block.conv_in.in_channels - injected, injected]
+        )
+        if level > 1:  # the fused tail contains the last one
+            self.outs[name] = fold_batch_norm(block.conv_out, block.bn_out)
+
+    def _add_attended(self, decoder: Decoder, level: int) -> None:
+        name = str(level)
+        lateral = cast("nn.Conv2d", decoder.get_submodule(f"lateral_block{level}.conv"))
+        full, half = split_by_input(freeze_conv(lateral), [lateral.in_channels // 2] * 2)
+        self.lateral_full[name], self.lateral_half[name] = full, half
+        gradient = decoder.get_submodule(f"gdt_convs_{level}")
+        conv, norm = gradient.get_submodule("0"), gradient.get_submodule("1")
+        attention = cast("nn.Conv2d", decoder.get_submodule(f"gdt_convs_attn_{level}.0"))
+        folded = fold_batch_norm(cast("nn.Conv2d", conv), cast("nn.BatchNorm2d", norm))
+        layers = folded, nn.ReLU(), freeze_conv(attention), nn.Sigmoid()
+        self.attentions[name] = nn.Sequential(*layers)
+
+    def forward(
+        self, image: Tensor, full: list[Tensor], half: list[Tensor], context: Tensor
+    ) -> Tensor:
+        """Compute logits.
+
+        Args:
+            image: (batch, 3, side, side).
+            full: the backbone's maps of the picture, finest first.
+            half: those of the halved picture; each has half the side of its counterpart.
+            context: (batch, channels, side / 32, side / 32): all maps at the coarsest size.
+
+        Returns:
+            (batch, 1, side, side).
+        """
+        p = self.squeeze_out(self.squeeze([context]))
+        for level in ATTENDED_LEVELS:
+            name = str(level)
+            p = self.outs[name](self._block(image, p, level))
+            p = p.mul_(self.attentions[name](p))
+            # Both are upsampled to one size, so their sum is upsampled once.
+            p = p.add_(self.lateral_half[name](half[level - 2]))
+            p = resize(p, full[level - 2].shape[-2:]).add_(self.lateral_full[name](full[level - 2]))
+        out: Tensor = self.tail(image, self._block(image, p, 1))
+        return out
+
+    def _block(self, image: Tensor, p: Tensor, level: int) -> Tensor:
+        patches = self._patches(image, PATCH_GRIDS[level + 1])
+        out: Tensor = self.blocks[str(level)]([p, self.inject[str(level)](patches)])
+        return out
+
+    def _patches(self, image: Tensor, grid: int) -> Tensor:
+        """Do what `image_to_patches` does, in channels_last."""
+        batch, colors, height, width = image.shape
+        tiles = image.reshape(batch, colors, grid, height // grid, grid, width // grid)
+        order = (0, 3, 5, 1, 2, 4) if self._birefnet_order else (0, 3, 5, 4, 2, 1)
+        rows = tiles.permute(order).reshape(batch, height // grid, width // grid, -1)
+        return rows.permute(0, 3, 1, 2)
+
+
+def _require_bias(conv: nn.Conv2d) -> Tensor:
+    if conv.bias is None:
+        raise TypeError("the convolutions of offsets and modulators have a bias")
+    return conv.bias
+
+
+class FusedTail(nn.Module):
+    """The last convolutions, fused: from the last pyramid's output and the picture to logits.
+
+    Only additions lie between these convolutions and the logits, and a convolution after another
+    is one convolution, so neither the picture's 48 or so channels nor the hundreds of features
+    exist at full size. Two 3x3 convolutions differ from their 5x5 only on the outermost pixels,
+    where the second one sees zeros instead of the first one's output for pixels outside; those
+    pixels are computed by the two.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        block = cast("DecoderBlock", decoder.get_submodule("decoder_block1"))
+        out = fold_batch_norm(block.conv_out, block.bn_out)
+        last, last_bias = (value.detach() for value in decoder.conv_out1[0].parameters())
+        features, picture = last[:, : len(out.weight), 0, 0], last[:, len(out.weight) :, 0, 0]
+        self.features = FixedConv(
+            _narrow_outputs(features, out.weight), features @ cast("Tensor", out.bias)
+        )
+        inject = decoder.ipt_blk1
+        bias = picture @ cast("Tensor", inject.conv_out.bias) + last_bias
+        self.first = FixedConv(inject.conv1.weight, inject.conv1.bias)
+        self.second = FixedConv(_narrow_outputs(picture, inject.conv_out.weight), bias)
+        self.both = _fuse_convs(self.first, self.second)
+
+    def forward(self, image: Tensor, p: Tensor) -> Tensor:
+        """Map the picture and (batch, inner, side / 4, side / 4) to (batch, 1, side, side)."""
+        logits = resize(self.features(p), image.shape[-2:])
+        return logits.add_(self._picture(image))
+
+    def _picture(self, image: Tensor) -> Tensor:
+        out: Tensor = self.both(image)
+        # A strip of three pixels holds everything that the outermost line depends on.
+        out[:, :, 0] = self._exact(image[:, :, :3])[:, :, 0]
+        out[:, :, -1] = self._exact(image[:, :, -3:])[:, :, -1]
+        out[:, :, :, 0] = self._exact(image[:, :, :, :3])[:, :, :, 0]
+        out[:, :, :, -1] = self._exact(image[:, :, :, -3:])[:, :, :, -1]
+        return out
+
+    def _exact(self, strip: Tensor) -> Tensor:
+        out: Tensor = self.second(self.first(strip))
+        return out
+
+
+def _narrow_outputs(rows: Tensor, weight: Tensor) -> Tensor:
+    """Apply a 1x1 convolution, (1, outputs), to the outputs of another one's weight."""
+    return torch.einsum("po,ochw->pchw", rows, weight)
+
+
+def _fuse_convs(first: FixedConv, second: FixedConv) -> FixedConv:
+    """Fuse two 3x3 convolutions into a 5x5 that is equal except at the border."""
+    kernels = first.weight.detach().permute(1, 0, 2, 3)
+    # Correlating one kernel with the other one flipped convolves the two.
+    weight = F.conv2d(kernels, second.weight.flip(2, 3), padding=2).permute(1, 0, 2, 3)
+    bias = second.weight.sum((2, 3)) @ cast("Tensor", first.bias) + cast("Tensor", second.bias)
+    return FixedConv(weight, bias)
+
 
 #: Sides must be divisible by this, so that no map of either scale that is halved has an odd side.
 FAST_STRIDE = 64

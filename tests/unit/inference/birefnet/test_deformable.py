@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from inference.models.birefnet.decoder import deform_conv2d
+from inference.models.birefnet.network import deform_conv2d
 
 
 def _bilinear(x: NDArray[np.float64], row: float, col: float) -> NDArray[np.float64]:

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from inference.models.birefnet.config import PRESETS, PatchOrder, SwinConfig
-from inference.models.birefnet.decoder import deform_conv2d
 from inference.models.birefnet.fast.deformable import deformable
 from inference.models.birefnet.fast.network import FastBiRefNet
 from inference.models.birefnet.fast.swin import FastSwin
 from inference.models.birefnet.fast.windows import plan_windows
 from inference.models.birefnet.golden import golden_input, golden_network
-from inference.models.birefnet.network import BiRefNet
+from inference.models.birefnet.network import BiRefNet, deform_conv2d
 from inference.models.birefnet.swin import Swin
 
 _TOLERANCE = 2e-3

@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from inference.errors import ModelError
+from inference.models.base import StageTimer
 from inference.models.birefnet.config import PRESETS, PatchOrder
 from inference.models.birefnet.golden import golden_state
 from inference.models.load import load_model
@@ -17,7 +18,6 @@ from inference.models.registry import MODELS, get_spec
 from inference.options import Options
 from inference.pipeline import remove_background
 from inference.refine import ForegroundEstimator
-from inference.stages import StageTimer
 
 
 @pytest.fixture

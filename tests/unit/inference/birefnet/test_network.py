@@ -7,9 +7,8 @@ import torch
 
 from inference.models.birefnet.checkpoint import permute_patch_order
 from inference.models.birefnet.config import PATCH_GRIDS, PRESETS, PatchOrder
-from inference.models.birefnet.decoder import image_to_patches
 from inference.models.birefnet.golden import golden_input, golden_state
-from inference.models.birefnet.network import BiRefNet
+from inference.models.birefnet.network import BiRefNet, image_to_patches
 
 
 def _layout(name: str) -> dict[str, tuple[list[int], str]]:

@@ -6,7 +6,7 @@ from typing import cast
 
 from redis import Redis
 
-from tasks import redis_keys, scripts
+from tasks import redis_client, redis_keys
 from tasks.redis_client import redis_errors
 
 
@@ -53,7 +53,7 @@ class RateLimiter:
     def take(self, owner_id: str, rate: Rate, *, cost: float = 1, policy: str) -> RateLimitResult:
         """Take `cost` tokens from an owner's bucket, all of them or none."""
         with redis_errors():
-            answer = scripts.PRIMITIVES.run(
+            answer = redis_client.PRIMITIVES.run(
                 self._client,
                 "token_bucket",
                 key=redis_keys.rate_key(owner_id, policy),

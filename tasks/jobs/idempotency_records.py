@@ -7,7 +7,7 @@ from typing import Final, Self
 
 from redis import Redis
 
-from tasks import redis_keys, scripts
+from tasks import redis_client, redis_keys
 from tasks.redis_client import redis_errors
 
 #: How long a key stands for its task.
@@ -72,7 +72,7 @@ class IdempotencyStore:
 
     def _compare_and_set(self, **arguments: str) -> None:
         with redis_errors():
-            scripts.PRIMITIVES.run(self._client, "compare_and_set", **arguments)
+            redis_client.PRIMITIVES.run(self._client, "compare_and_set", **arguments)
 
 
 def payload_digest(payload: object) -> str:

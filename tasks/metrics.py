@@ -1,14 +1,30 @@
-"""The definition of every metric: name, kind, labels, buckets and help text.
+"""Metrics: the definition of each, and the instruments by which a process records them."""
 
-No Prometheus client is imported here: `instruments` counts what a process sees itself, and
-`queue_metrics` reads what Redis counts. No label's value is chosen by a client.
-"""
-
-from collections.abc import Sequence
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from itertools import chain
+from pathlib import Path
 from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    values,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from inference.version import __version__
+from tasks.settings import metrics_folder, set_metrics_folder
 
 
 class MetricKind(StrEnum):
@@ -64,8 +80,10 @@ class Metric:
 
 #: Seconds of a request, from reading one record to waiting for a task's end.
 REQUEST_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
 #: Seconds of a stage, from a small one on a GPU to a large model on a CPU.
 STAGE_BUCKETS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
 #: Seconds from submission to end, for interactive jobs and for bulk batches.
 JOB_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
 
@@ -84,6 +102,7 @@ HTTP_REQUESTS: Final = Metric(
     "Requests answered; `route` is the pattern, not the path.",
     ("method", "route", "status"),
 )
+
 HTTP_SECONDS: Final = Metric(
     "rmbg_http_request_seconds",
     MetricKind.HISTOGRAM,
@@ -100,6 +119,7 @@ CACHE: Final = Metric(
     "Cache lookups: `level` is memory (of one process), then redis; `result` is hit or miss.",
     ("level", "result"),
 )
+
 JOINED: Final = Metric(
     "rmbg_joined_total",
     MetricKind.COUNTER,
@@ -114,6 +134,7 @@ JOBS: Final = Metric(
     "Jobs that ended; `worker` ran them last.",
     ("status", "format", "model", "worker"),
 )
+
 JOB_SECONDS: Final = Metric(
     "rmbg_job_seconds",
     MetricKind.HISTOGRAM,
@@ -121,21 +142,25 @@ JOB_SECONDS: Final = Metric(
     "Time from a job's submission to its end.",
     buckets=JOB_BUCKETS,
 )
+
 ATTEMPTS: Final = Metric(
     "rmbg_attempts_total", MetricKind.COUNTER, MetricSource.REDIS, "Attempts at jobs."
 )
+
 CRASHES: Final = Metric(
     "rmbg_crashes_total",
     MetricKind.COUNTER,
     MetricSource.REDIS,
     "Attempts during which the child process died.",
 )
+
 LOSSES: Final = Metric(
     "rmbg_losses_total",
     MetricKind.COUNTER,
     MetricSource.REDIS,
     "Attempts that were lost with their worker, host or server.",
 )
+
 RECOVERED: Final = Metric(
     "rmbg_recovered_total",
     MetricKind.COUNTER,
@@ -143,6 +168,7 @@ RECOVERED: Final = Metric(
     "Jobs that the reconciler put back on their way; `by` is the reason.",
     ("by",),
 )
+
 SKIPPED: Final = Metric(
     "rmbg_skipped_total",
     MetricKind.COUNTER,
@@ -150,12 +176,14 @@ SKIPPED: Final = Metric(
     "Jobs that the reconciler quarantined, since their record is damaged; see `jobs stuck`.",
     ("step",),
 )
+
 DUPLICATES: Final = Metric(
     "rmbg_duplicates_refused_total",
     MetricKind.COUNTER,
     MetricSource.REDIS,
     "Duplicate messages and late writes that changed nothing.",
 )
+
 QUEUE_DEPTH: Final = Metric(
     "rmbg_queue_depth",
     MetricKind.GAUGE,
@@ -163,27 +191,32 @@ QUEUE_DEPTH: Final = Metric(
     "Jobs that wait in a queue.",
     ("queue", "priority"),
 )
+
 OLDEST_QUEUED: Final = Metric(
     "rmbg_oldest_queued_seconds",
     MetricKind.GAUGE,
     MetricSource.REDIS,
     "Waiting time of the oldest queued job; 0 if none waits.",
 )
+
 PENDING: Final = Metric(
     "rmbg_pending",
     MetricKind.GAUGE,
     MetricSource.REDIS,
     "Jobs that wait or run; limited by RMBG_MAX_PENDING.",
 )
+
 PROCESSING: Final = Metric(
     "rmbg_processing", MetricKind.GAUGE, MetricSource.REDIS, "Jobs that run."
 )
+
 DEAD_LETTERS: Final = Metric(
     "rmbg_dead_letters",
     MetricKind.GAUGE,
     MetricSource.REDIS,
     "Dead letters: jobs that were given up, until an operator requeues or drops them.",
 )
+
 WEBHOOK_ATTEMPTS: Final = Metric(
     "rmbg_webhook_attempts_total",
     MetricKind.COUNTER,
@@ -191,12 +224,14 @@ WEBHOOK_ATTEMPTS: Final = Metric(
     "Attempts to deliver a webhook: delivered, or why not.",
     ("outcome",),
 )
+
 WEBHOOK_PENDING: Final = Metric(
     "rmbg_webhook_pending",
     MetricKind.GAUGE,
     MetricSource.REDIS,
     "Webhooks that are pending.",
 )
+
 WORKER_UP: Final = Metric(
     "rmbg_worker_up",
     MetricKind.GAUGE,
@@ -204,6 +239,7 @@ WORKER_UP: Final = Metric(
     "1 while a model worker is alive and ready.",
     ("worker", "gpu", "model"),
 )
+
 WORKER_DRAINED: Final = Metric(
     "rmbg_worker_drained",
     MetricKind.GAUGE,
@@ -211,12 +247,15 @@ WORKER_DRAINED: Final = Metric(
     "1 while a worker is drained; `by` is operator, or service after consecutive GPU faults.",
     ("worker", "by"),
 )
+
 REDIS_UP: Final = Metric(
     "rmbg_redis_up", MetricKind.GAUGE, MetricSource.REDIS, "1 if Redis answers."
 )
+
 STORE_UP: Final = Metric(
     "rmbg_store_up", MetricKind.GAUGE, MetricSource.REDIS, "1 if the object store answers."
 )
+
 CELERY_QUEUE_LENGTH: Final = Metric(
     "celery_queue_length",
     MetricKind.GAUGE,
@@ -233,6 +272,7 @@ STAGE_SECONDS: Final = Metric(
     ("stage",),
     STAGE_BUCKETS,
 )
+
 INFERENCE_SECONDS: Final = Metric(
     "rmbg_inference_seconds",
     MetricKind.HISTOGRAM,
@@ -241,6 +281,7 @@ INFERENCE_SECONDS: Final = Metric(
     ("model", "worker", "status"),
     STAGE_BUCKETS,
 )
+
 MODEL_LOAD_SECONDS: Final = Metric(
     "rmbg_model_load_seconds",
     MetricKind.GAUGE,
@@ -248,6 +289,7 @@ MODEL_LOAD_SECONDS: Final = Metric(
     "Duration of the last loading and warm-up of the model.",
     ("model", "worker"),
 )
+
 MODEL_LOADS: Final = Metric(
     "rmbg_model_loads_total",
     MetricKind.COUNTER,
@@ -255,6 +297,7 @@ MODEL_LOADS: Final = Metric(
     "Loadings of the model, one for each child process.",
     ("model", "worker"),
 )
+
 GPU_MEMORY: Final = Metric(
     "rmbg_gpu_memory_bytes",
     MetricKind.GAUGE,
@@ -262,6 +305,7 @@ GPU_MEMORY: Final = Metric(
     "Memory of the GPU; `memory` is used or total.",
     ("worker", "gpu", "memory"),
 )
+
 GPU_UTILISATION: Final = Metric(
     "rmbg_gpu_utilisation",
     MetricKind.GAUGE,
@@ -277,6 +321,7 @@ CELERY_EVENTS: Final = Metric(
     "Celery's task events (sent, received, started, succeeded, …); some get lost.",
     ("event", "hostname"),
 )
+
 CELERY_RUNTIME: Final = Metric(
     "celery_task_runtime",
     MetricKind.HISTOGRAM,
@@ -285,6 +330,7 @@ CELERY_RUNTIME: Final = Metric(
     ("hostname",),
     STAGE_BUCKETS,
 )
+
 CELERY_WORKER_UP: Final = Metric(
     "celery_worker_up",
     MetricKind.GAUGE,
@@ -335,3 +381,155 @@ METRICS: Final = (
 def series(metrics: Sequence[Metric] = METRICS) -> frozenset[str]:
     """Return the names of all time series."""
     return frozenset(chain.from_iterable(metric.series for metric in metrics))
+
+
+_FOLDER_PARENT: Final = "rmbg-metrics-"
+
+
+@dataclass(frozen=True, slots=True)
+class Instruments:
+    """All instruments of a process; one that it never uses is not shown."""
+
+    registry: CollectorRegistry
+    http_requests: Counter
+    http_seconds: Histogram
+    cache: Counter
+    stage_seconds: Histogram
+    inference_seconds: Histogram
+    model_load_seconds: Gauge
+    model_loads: Counter
+    celery_events: Counter
+    celery_runtime: Histogram
+    celery_worker_up: Gauge
+
+    @classmethod
+    def make(cls) -> "Instruments":
+        """Create all instruments in a registry of their own."""
+        registry = CollectorRegistry()
+        return cls(
+            registry=registry,
+            http_requests=_counter(HTTP_REQUESTS, registry),
+            http_seconds=_histogram(HTTP_SECONDS, registry),
+            cache=_counter(CACHE, registry),
+            stage_seconds=_histogram(STAGE_SECONDS, registry),
+            inference_seconds=_histogram(INFERENCE_SECONDS, registry),
+            model_load_seconds=_gauge(MODEL_LOAD_SECONDS, registry),
+            model_loads=_counter(MODEL_LOADS, registry),
+            celery_events=_counter(CELERY_EVENTS, registry),
+            celery_runtime=_histogram(CELERY_RUNTIME, registry),
+            celery_worker_up=_gauge(CELERY_WORKER_UP, registry),
+        )
+
+
+def _counter(metric: Metric, registry: CollectorRegistry) -> Counter:
+    return Counter(metric.name, metric.text, metric.labels, registry=registry)
+
+
+def _histogram(metric: Metric, registry: CollectorRegistry) -> Histogram:
+    return Histogram(
+        metric.name, metric.text, metric.labels, registry=registry, buckets=metric.buckets
+    )
+
+
+def _gauge(metric: Metric, registry: CollectorRegistry) -> Gauge:
+    return Gauge(
+        metric.name,
+        metric.text,
+        metric.labels,
+        registry=registry,
+        # Of several processes, the latest value counts.
+        multiprocess_mode="mostrecent",
+    )
+
+
+@cache
+def instruments() -> Instruments:
+    """Return this process's instruments, created at first use; `use_shared_folder` comes before."""
+    # The time of a counter's creation would be shown only without a shared folder.
+    disable_created_metrics()  # type: ignore[no-untyped-call] # of the library
+    return Instruments.make()
+
+
+def make_shared_folder() -> Path:
+    """Create the folder in which this process's children count, and name it in the environment.
+
+    It is in memory where possible, since each count is a write to a mapped file.
+    """
+    memory = Path("/dev/shm")  # noqa: S108 - the folder below it gets a name of its own
+    parent = memory if memory.is_dir() else Path(tempfile.gettempdir())
+    _remove_abandoned(parent)
+    folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER_PARENT}{os.getpid()}-", dir=parent))
+    set_metrics_folder(folder)
+    return folder
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the folders of processes that were killed."""
+    for folder in parent.glob(f"{_FOLDER_PARENT}*-*"):
+        pid = folder.name.removeprefix(_FOLDER_PARENT).partition("-")[0]
+        # In a container a restarted process has the same pid.
+        if pid == str(os.getpid()) or not _process_is_alive(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _process_is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def remove_shared_folder() -> None:
+    """Remove this process's folder, when it ends."""
+    folder = metrics_folder()
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+        set_metrics_folder(None)
+
+
+def use_shared_folder(identifier: str | None = None) -> None:
+    """Count in the shared folder, if this process was given one.
+
+    Args:
+        identifier: names this process's files. A process that replaces another one continues in
+            its files, so that restarts do not fill the folder. Without it, each process has
+            files of its own, which stay when it ends.
+    """
+    if metrics_folder() is None:
+        return
+    # Set here, since the library checks for the folder only when it is imported.
+    values.ValueClass = values.MultiProcessValue(  # type: ignore[no-untyped-call] # of the library
+        os.getpid if identifier is None else lambda: identifier
+    )
+    instruments.cache_clear()
+
+
+class BuildInfo(Collector):
+    """Shows the running version."""
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Yield one sample."""
+        family = gauge_family(BUILD_INFO)
+        family.add_metric([__version__], 1)
+        yield family
+
+
+def gauge_family(metric: Metric) -> GaugeMetricFamily:
+    """Return an empty family for a collector that reads its values elsewhere."""
+    return GaugeMetricFamily(metric.name, metric.text, labels=metric.labels)
+
+
+def scrape_registry(*more: Collector) -> CollectorRegistry:
+    """Return what a scrape shows: what this process and its children counted, and `more`."""
+    registry = CollectorRegistry()
+    folder = metrics_folder()
+    if folder is None:
+        registry.register(instruments().registry)
+    else:
+        MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call] # of the library
+    for collector in (BuildInfo(), *more):
+        registry.register(collector)
+    return registry

@@ -9,7 +9,7 @@ from typing import Any, Final
 import structlog
 
 from tasks.errors import TaskError
-from tasks.jobs.model import Job, Priority
+from tasks.jobs.job import Job, Priority
 from tasks.jobs.store import JobStore
 from tasks.storage import object_keys
 from tasks.storage.object_store import ObjectStore

@@ -1,4 +1,4 @@
-"""The Celery task `rmbg.remove`, and the model that a child loads once for all of its jobs."""
+"""The Celery tasks: `rmbg.remove` runs a job, `rmbg.deliver` attempts a webhook."""
 
 import os
 import threading
@@ -22,7 +22,7 @@ from inference.models.base import MattingModel
 from tasks.app import probe_seconds, ready_seconds, soft_time_limit
 from tasks.errors import QueueUnavailableError, TaskError
 from tasks.jobs import routing
-from tasks.jobs.routing import task_id_of_message
+from tasks.jobs.routing import DELIVER_TASK, task_id_of_message
 from tasks.log import configure_logging
 from tasks.runtime import Runtime, runtime_of
 from tasks.settings import Settings
@@ -31,12 +31,7 @@ from tasks.tracing import configure_tracing, flush_tracing
 from tasks.worker.metrics import count_load, share_as_child
 from tasks.worker.readiness import Readiness
 from tasks.worker.runner import Runner
-from tasks.worker.startup import (
-    abort_startup,
-    load_served_model,
-    prepare_parent,
-    revision_of,
-)
+from tasks.worker.startup import abort_startup, load_served_model, prepare_parent, revision_of
 
 #: Exit status of a process whose GPU context is broken (sysexits.h: EX_SOFTWARE).
 _BROKEN_STATUS: Final = 70
@@ -193,3 +188,15 @@ def _cancel_revoked(sender: Any, request: Any, **_: Any) -> None:  # noqa: ANN40
         _log.warning("job.revocation_not_noted", task_id=task_id, reason=str(error))
     else:
         _log.info("job.revoked", task_id=task_id, outcome=outcome)
+
+
+# Acknowledged when it starts: the delivery's claim, and not the message, outlives a dead worker.
+@shared_task(name=DELIVER_TASK, bind=True, acks_late=False, max_retries=None)
+def deliver(self: Task, delivery_id: str) -> str:
+    """Attempt a delivery; Flower shows the outcome as the task's result."""
+    try:
+        return runtime_of(self.app).delivery_runner.run(delivery_id)
+    except QueueUnavailableError as error:
+        # The claim lapses, or the message counts as lost: the delivery is due again.
+        _log.warning("webhook.not_recorded", webhook_id=delivery_id, reason=str(error))
+        return "not_recorded"

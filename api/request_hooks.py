@@ -9,11 +9,11 @@ from flask import Flask, Response, g, request
 from flask_cors import CORS
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from api.envelope import failure, request_id
 from api.forms import STREAMED_BLUEPRINTS, StreamedBody
 from api.inputs import too_large
+from api.responses import failure, request_id
 from api.services import Services
-from tasks.metrics.instruments import instruments, scrape_registry
+from tasks.metrics import instruments, scrape_registry
 from tasks.queue_metrics import QueueCollector
 from tasks.redis_client import PROBE_SECONDS
 from tasks.runtime import Runtime

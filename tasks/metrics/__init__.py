@@ -1,1 +1,0 @@
-"""Definitions of the metrics and the instruments that record them."""
