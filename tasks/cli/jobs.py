@@ -31,6 +31,11 @@ from tasks.redis_client import redis_errors
 from tasks.runtime import Runtime, runtime_of
 
 _TIME_FIELDS = ("created_at", "started_at", "finished_at", "expires_at", "deadline")
+_REQUEUE_RULE = "Only failed and canceled jobs can be requeued, until their pictures expire."
+_CANCEL_RULE = "Only queued and processing jobs can be canceled."
+_RECORDS_PER_READ = 500
+_NO_DEAD_LETTERS = "There are no dead letters: nothing to do."
+_DEAD_LETTER_RULE = "It is no dead letter; see them with: celery -A tasks.app jobs dead list"
 
 
 def job_document(job: Job) -> dict[str, Any]:
@@ -106,13 +111,6 @@ def show(ctx: click.Context, task_id: str) -> CommandOutput:
     return CommandOutput(
         document, lines=[f"{name:{width}}  {value}" for name, value in document.items()]
     )
-
-
-_REQUEUE_RULE = "Only failed and canceled jobs can be requeued, until their pictures expire."
-
-_CANCEL_RULE = "Only queued and processing jobs can be canceled."
-
-_RECORDS_PER_READ = 500
 
 
 @click.command("requeue", cls=OutputCommand)
@@ -256,11 +254,6 @@ def _empty_lists(runtime: Runtime, queue: str) -> int:
             return int(connection.default_channel.queue_purge(queue))
     except (OperationalError, RedisError, OSError) as error:
         raise QueueUnavailableError(f"Redis does not answer: {error}") from error
-
-
-_NO_DEAD_LETTERS = "There are no dead letters: nothing to do."
-
-_DEAD_LETTER_RULE = "It is no dead letter; see them with: celery -A tasks.app jobs dead list"
 
 
 @click.group("dead")

@@ -10,6 +10,11 @@ import click
 
 from tasks.errors import TaskError, UnreadableRecordError
 
+#: The option of commands that end jobs, or change many at once.
+yes_option: Callable[..., Any] = click.option("--yes", is_flag=True, help="Do not ask.")
+#: The outcome of a change that found no record.
+MISSING_NOTE = "missing"
+
 
 class CommandError(TaskError):
     """Root of the errors of commands."""
@@ -116,10 +121,6 @@ def confirm(question: str, *, yes: bool) -> None:
         raise NotConfirmedError("Nothing was changed. Answer y, or give --yes, to go on.")
 
 
-#: The option of commands that end jobs, or change many at once.
-yes_option: Callable[..., Any] = click.option("--yes", is_flag=True, help="Do not ask.")
-
-
 @dataclass(slots=True)
 class Table:
     """Aligned columns without frames, which suit `grep` and `awk`."""
@@ -153,10 +154,6 @@ def duration(seconds: float) -> str:
     if seconds < 2 * 3600:
         return f"{seconds / 60:.0f}m"
     return f"{seconds / 3600:.1f}h"
-
-
-#: The outcome of a change that found no record.
-MISSING_NOTE = "missing"
 
 
 @dataclass(slots=True)

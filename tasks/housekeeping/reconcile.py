@@ -24,9 +24,39 @@ from tasks.worker_registry import WorkerRegistry
 #: How long a queued job stays in quarantine: by then an operator may have repaired its record, or
 #: a process of the version that wrote it may be running.
 _QUARANTINE_SECONDS: Final = 60
-
 #: Interval at which one quarantined job is logged and counted again.
 _LOG_INTERVAL_SECONDS: Final = 600
+#: Approximate number of members of a set that one pass checks.
+_SCAN_COUNT: Final = 200
+_INDEX_SETS: Final = (
+    *(redis_keys.index_key(status) for status in Status),
+    redis_keys.DUE_JOBS,
+    redis_keys.JOB_DEADLINES,
+    redis_keys.DEAD_LETTERS,
+)
+#: Most aged jobs that wait on one list, so that a batch cannot become urgent as a whole.
+MAX_AGED: Final = 2
+#: Jobs that are checked on one list in one pass, the oldest first.
+_OLDEST_PER_LIST: Final = 16
+#: The priority above each level.
+_PRIORITY_ABOVE: Final = {
+    f"{int(Priority.LOW)}": Priority.NORMAL,
+    f"{int(Priority.NORMAL)}": Priority.HIGH,
+}
+RECONCILE_SECONDS: Final = 2.0
+#: Expiry of the lock: how long a pass that died delays the next one.
+_LOCK_SECONDS: Final = 5.0
+#: Jobs that one step of a pass processes at most.
+_MAX_PER_STEP: Final = 500
+#: How long one step may take, so that the lock does not expire; the next pass continues there.
+_STEP_SECONDS: Final = 1.5
+#: Messages that are sent between two looks at the clock.
+_SENDS_PER_BATCH: Final = 50
+#: How long a job waits at each priority level before it is raised.
+AGING_SECONDS: Final = 60.0
+#: Due jobs that a pass routes one by one to a GPU; the others go to the shared queue.
+_ROUTED: Final = 8
+_Item = TypeVar("_Item")
 
 _log = structlog.get_logger(__name__)
 
@@ -84,17 +114,6 @@ class Quarantine:
         return sorted(task_ids, key=self._logged.__contains__)
 
 
-#: Approximate number of members of a set that one pass checks.
-_SCAN_COUNT: Final = 200
-
-_INDEX_SETS: Final = (
-    *(redis_keys.index_key(status) for status in Status),
-    redis_keys.DUE_JOBS,
-    redis_keys.JOB_DEADLINES,
-    redis_keys.DEAD_LETTERS,
-)
-
-
 class IndexPruner:
     """Removes jobs without a record from the index sets, with one cursor for each set."""
 
@@ -133,19 +152,6 @@ class IndexPruner:
             answers = pipe.execute()
         for key, (cursor, members) in zip(sets, answers, strict=True):
             yield key, cursor, [member for member, _ in members]
-
-
-#: Most aged jobs that wait on one list, so that a batch cannot become urgent as a whole.
-MAX_AGED: Final = 2
-
-#: Jobs that are checked on one list in one pass, the oldest first.
-_OLDEST_PER_LIST: Final = 16
-
-#: The priority above each level.
-_PRIORITY_ABOVE: Final = {
-    f"{int(Priority.LOW)}": Priority.NORMAL,
-    f"{int(Priority.NORMAL)}": Priority.HIGH,
-}
 
 
 class PriorityAging:
@@ -213,29 +219,6 @@ class PriorityAging:
         levels = list(Priority)
         raised = levels.index(job.priority) - levels.index(job.effective_priority)
         return self._clock() - since >= self._seconds * (raised + 1)
-
-
-RECONCILE_SECONDS: Final = 2.0
-
-#: Expiry of the lock: how long a pass that died delays the next one.
-_LOCK_SECONDS: Final = 5.0
-
-#: Jobs that one step of a pass processes at most.
-_MAX_PER_STEP: Final = 500
-
-#: How long one step may take, so that the lock does not expire; the next pass continues there.
-_STEP_SECONDS: Final = 1.5
-
-#: Messages that are sent between two looks at the clock.
-_SENDS_PER_BATCH: Final = 50
-
-#: How long a job waits at each priority level before it is raised.
-AGING_SECONDS: Final = 60.0
-
-#: Due jobs that a pass routes one by one to a GPU; the others go to the shared queue.
-_ROUTED: Final = 8
-
-_Item = TypeVar("_Item")
 
 
 class Reconciler:

@@ -30,9 +30,17 @@ from tasks.uploads.service import UploadService
 from tasks.uploads.store import UPLOAD_GRACE_SECONDS, UploadStore
 
 _EXPIRED_PER_BLOCK: Final = 500
-
 #: The pause before another try at what could not be erased.
 _RETRY_SECONDS: Final = 600
+#: A younger object may still get its record or its manifest.
+ORPHAN_GRACE_SECONDS: Final = 3600
+_OBJECTS_PER_BLOCK: Final = 500
+#: Objects that the store may refuse to remove before a sweep gives up.
+_MAX_FAILURES: Final = 3
+#: Interval of the passes over what has expired, and of the sweeps of the whole bucket.
+SWEEP_SECONDS: Final = 10.0
+BUCKET_SWEEP_SECONDS: Final = 600
+_LOCK_SECONDS: Final = 120
 
 _log = structlog.get_logger(__name__)
 
@@ -134,15 +142,6 @@ class ExpirySweep:
         else:
             self.uploads.store.postpone(upload_id, upload.expires_at + UPLOAD_GRACE_SECONDS)
         _log.info("retention.upload_expired", upload_id=upload_id)
-
-
-#: A younger object may still get its record or its manifest.
-ORPHAN_GRACE_SECONDS: Final = 3600
-
-_OBJECTS_PER_BLOCK: Final = 500
-
-#: Objects that the store may refuse to remove before a sweep gives up.
-_MAX_FAILURES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,14 +259,6 @@ class OrphanSweep:
 
 def _task_ids_of(block: Iterable[ListedObject]) -> list[str]:
     return list({object_keys.task_id_of_object(each.key) for each in block})
-
-
-#: Interval of the passes over what has expired, and of the sweeps of the whole bucket.
-SWEEP_SECONDS: Final = 10.0
-
-BUCKET_SWEEP_SECONDS: Final = 600
-
-_LOCK_SECONDS: Final = 120
 
 
 @dataclass(frozen=True, slots=True)

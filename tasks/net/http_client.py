@@ -53,13 +53,11 @@ class HttpResponse:
         status: HTTP status.
         body: its first bytes.
         retry_after: value of the header `Retry-After`, if there is one.
-        ms: milliseconds from the name lookup to the response.
     """
 
     status: int
     body: bytes = field(repr=False)
     retry_after: str | None
-    ms: int
 
 
 class Deadline:
@@ -181,8 +179,7 @@ class HttpClient:
         ) as answer:
             beginning = _read_start(answer, max_answer_bytes)
             deadline.check()
-            ms = round(deadline.spent() * 1000)
-            return HttpResponse(answer.status, beginning, answer.headers.get("Retry-After"), ms)
+            return HttpResponse(answer.status, beginning, answer.headers.get("Retry-After"))
 
     @contextmanager
     def _answer(

@@ -9,8 +9,6 @@ from urllib.parse import urlsplit
 
 #: The events of a task.
 TASK_EVENTS: Final = ("removal.succeeded", "removal.failed", "removal.canceled")
-#: The event of a batch.
-BATCH_COMPLETED: Final = "batch.completed"
 
 
 class DeliveryState(StrEnum):

@@ -14,15 +14,17 @@ from tasks.webhooks.delivery import Delivery, DeliveryState
 
 #: Statuses of a receiver that is overloaded.
 BUSY_STATUSES: Final = frozenset({429, 502, 503, 504})
-
 GONE_STATUS: Final = 410
-
 _SUCCESS_STATUSES: Final = range(200, 300)
-
 #: A longer `Retry-After` is cut to this.
 _MAX_RETRY_AFTER_SECONDS: Final = 24 * 3600.0
-
 _JITTER: Final = 0.1
+#: Consecutive failures that open the circuit breaker.
+FAILURE_THRESHOLD: Final = 5
+#: How long it is open at first; doubled at each further failure, up to `MAX_OPEN_SECONDS`.
+FIRST_OPEN_SECONDS: Final = 15.0
+MAX_OPEN_SECONDS: Final = 900.0
+_MEMORY_SECONDS: Final = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +105,6 @@ def parse_retry_after(text: str | None, now: float) -> float:
         return 0.0
     aware = instant if instant.tzinfo else instant.replace(tzinfo=UTC)
     return max(0.0, (aware - datetime.fromtimestamp(now, UTC)).total_seconds())
-
-
-#: Consecutive failures that open the circuit breaker.
-FAILURE_THRESHOLD: Final = 5
-
-#: How long it is open at first; doubled at each further failure, up to `MAX_OPEN_SECONDS`.
-FIRST_OPEN_SECONDS: Final = 15.0
-
-MAX_OPEN_SECONDS: Final = 900.0
-
-_MEMORY_SECONDS: Final = 3600
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,26 @@ from tasks.metrics import (
 from tasks.settings import Settings, visible_gpus
 from tasks.tracing import span
 
+_INFERENCE_STAGE: Final = "inference"
+_QUEUE_STAGE: Final = "queue"
+#: The name of the child's metrics files: a new child continues in those of the former one.
+_CHILD_NAME: Final = "child"
+#: A worker without a heartbeat for longer counts as gone.
+_WORKER_GONE_SECONDS: Final = 10.0
+_EVENTS_PAUSE_SECONDS: Final = 2.0
+_TASK_EVENTS: Final = frozenset(
+    {
+        "task-sent",
+        "task-received",
+        "task-started",
+        "task-succeeded",
+        "task-failed",
+        "task-rejected",
+        "task-retried",
+        "task-revoked",
+    }
+)
+
 _log = structlog.get_logger(__name__)
 
 
@@ -86,11 +106,6 @@ def gpu_collectors(worker: str) -> tuple[Collector, ...]:
     return (GpuCollector(nvml, worker, gpus[:1]),) if gpus else ()
 
 
-_INFERENCE_STAGE: Final = "inference"
-
-_QUEUE_STAGE: Final = "queue"
-
-
 class MeteredStageTimer(StageTimer):
     """A `StageTimer` that also counts in the worker's metrics and traces.
 
@@ -123,10 +138,6 @@ class MeteredStageTimer(StageTimer):
         instruments().stage_seconds.labels(stage).observe(seconds)
         if stage == _INFERENCE_STAGE:
             instruments().inference_seconds.labels(*self._labels, status).observe(seconds)
-
-
-#: The name of the child's metrics files: a new child continues in those of the former one.
-_CHILD_NAME: Final = "child"
 
 
 class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
@@ -179,25 +190,6 @@ def count_load(model: str, worker: str, seconds: float) -> None:
     """Count the loading of a model by a child."""
     instruments().model_loads.labels(model, worker).inc()
     instruments().model_load_seconds.labels(model, worker).set(seconds)
-
-
-#: A worker without a heartbeat for longer counts as gone.
-_WORKER_GONE_SECONDS: Final = 10.0
-
-_EVENTS_PAUSE_SECONDS: Final = 2.0
-
-_TASK_EVENTS: Final = frozenset(
-    {
-        "task-sent",
-        "task-received",
-        "task-started",
-        "task-succeeded",
-        "task-failed",
-        "task-rejected",
-        "task-retried",
-        "task-revoked",
-    }
-)
 
 
 class CeleryEventCounter:

@@ -19,6 +19,13 @@ from tasks.redis_client import redis_errors
 from tasks.runtime import Runtime, runtime_of
 from tasks.worker_registry import ALIVE_SECONDS, HEARTBEAT_SECONDS
 
+#: Interval of the ticks while a child loads its model.
+_LOADING_TICK_SECONDS: Final = 0.5
+#: Kombu's sorted set of unacknowledged messages, by the time at which a worker took them.
+_UNACKED_INDEX: Final = "unacked_index"
+
+_log = structlog.get_logger(__name__)
+
 
 def child_pids() -> set[int]:
     """Return the process ids of the pool's children."""
@@ -66,15 +73,6 @@ class LivenessTimeout:
             self._expires_at = now + self._seconds
         self._checked_at = now
         return not answered and now >= self._expires_at
-
-
-#: Interval of the ticks while a child loads its model.
-_LOADING_TICK_SECONDS: Final = 0.5
-
-#: Kombu's sorted set of unacknowledged messages, by the time at which a worker took them.
-_UNACKED_INDEX: Final = "unacked_index"
-
-_log = structlog.get_logger(__name__)
 
 
 class WorkerMonitorStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types

@@ -16,15 +16,11 @@ from tasks.worker_registry import WorkerRegistry
 
 #: Code of an inference error: the GPU's memory is full, also after its cache was freed.
 OUT_OF_MEMORY: Final = "gpu_out_of_memory"
-
 #: Code of an inference error: the GPU's context is broken for the rest of this process.
 GPU_FAULT: Final = "gpu_fault"
-
 _PROBE_PIXELS: Final = 64
-
 #: Weight of the newest job in the running mean of a job's seconds.
 _NEWEST_WEIGHT: Final = 0.3
-
 #: The pause before the next self-check if Redis did not take the last answer.
 _RETRY_SECONDS: Final = 2.0
 

@@ -7,7 +7,7 @@ import pytest
 from tenants import Tenant, finish, services_with_keys, tenant
 
 from api.services import Services
-from tasks.webhooks.delivery import BATCH_COMPLETED, DeliveryState
+from tasks.webhooks.delivery import DeliveryState
 
 PUBLIC = "https://93.184.216.34/hook"
 
@@ -109,7 +109,7 @@ def test_a_batch_tells_once(shop: Tenant, services: Services, coffee: Path) -> N
         assert services.runtime.deliveries.of(batch["batch_id"]) == []
         finish(services, task_id)
     (row,) = services.runtime.deliveries.of(batch["batch_id"])
-    assert (row.event, row.kind, row.url) == (BATCH_COMPLETED, "batch", PUBLIC)
+    assert (row.event, row.kind, row.url) == ("batch.completed", "batch", PUBLIC)
     assert all(services.runtime.deliveries.of(task_id) == [] for task_id in ids), (
         "the batch's, not theirs"
     )
