@@ -218,7 +218,7 @@ def _print_table(
 
 def _columns(*, with_loop: bool, with_error: bool) -> list[str]:
     loop, error = ["loop ms"] if with_loop else [], ["error"] if with_error else []
-    return ["batch", "ms", *loop, "images/s", "gain", "MiB", "roofline", "start", *error]
+    return ["batch", "ms", *loop, "images/s", "gain", "MiB", "roof", "start", *error]
 
 
 def _cells(row: "Measurement", first: "Measurement | None", roofline: Roofline) -> list[str]:
@@ -240,7 +240,7 @@ def _notes(rows: Sequence["Measurement"], roofline: Roofline, over: str) -> list
     reasons = dict.fromkeys(f"{row.path}: {row.reason}." for row in rows if row.reason)
     notes = [
         f"gain: speed-up over {over}.",
-        "roofline: share of the time that the arithmetic alone takes at the peak,",
+        "roof: share of the time that the arithmetic alone takes at the peak,",
         f"{roofline.milliseconds:,.1f} ms for {roofline.gflop:,.1f} GFLOP a picture.",
         f"Peak: {roofline.tflops:,.3f} TFLOP/s, {roofline.source}.",
         "MiB: peak memory, that torch holds of the GPU, or of the whole process.",

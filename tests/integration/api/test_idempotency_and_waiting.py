@@ -3,7 +3,7 @@
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -260,9 +260,11 @@ def test_all_that_wait_share_one_subscription(client: FlaskClient, services: Ser
     store = services.runtime.job_store
     ids = [_id(_send(client, None)) for _ in range(20)]
     with ThreadPoolExecutor(len(ids)) as pool:
+        before = _subscriptions(services)
         waiting = [pool.submit(services.wait_final, each, 30) for each in ids]
-        time.sleep(0.3)
-        listeners = services.runtime.redis.client_list(_type="pubsub")
+        _until(lambda: len(services.runtime.watcher._waiting) == len(ids))
+        _until(lambda: _subscriptions(services) > before)
+        listeners = _subscriptions(services) - before
         began = time.monotonic()
         for task_id in ids:
             store.claim(task_id, token="t", worker="w")
@@ -270,7 +272,21 @@ def test_all_that_wait_share_one_subscription(client: FlaskClient, services: Ser
         jobs = [each.result() for each in waiting]
     assert all(job is not None and job.status.final for job in jobs)
     assert time.monotonic() - began < 10
-    assert len(listeners) == 1
+    assert listeners == 1
+
+
+def _subscriptions(services: Services) -> int:
+    """Return how many clients subscribe that use this test's database, not another's."""
+    redis = services.runtime.redis
+    database = str(redis.connection_pool.connection_kwargs["db"])
+    return sum(each["db"] == database for each in redis.client_list(_type="pubsub"))
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_when_the_time_is_up_the_task_is_accepted_all_the_same(client: FlaskClient) -> None:

@@ -78,7 +78,7 @@ def test_bench_model_prints_its_table(app: typer.Typer) -> None:
     table = _run(app, "bench", "model", *_TINY, *options, "--check", "--loop")
     assert "birefnet-tiny, cpu, 64², float32, median of 1" in table
     (head,) = (line for line in table.splitlines() if line.startswith("path"))
-    names = ["batch", "ms", "loop", "ms", "images/s", "gain", "MiB", "roofline", "start", "error"]
+    names = ["batch", "ms", "loop", "ms", "images/s", "gain", "MiB", "roof", "start", "error"]
     assert head.split() == ["path", *names]
     assert len(head) <= 80
     for path in ("reference", "fast"):
