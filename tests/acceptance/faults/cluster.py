@@ -200,11 +200,23 @@ class Cluster:
         for name, member in list(self.members.items()):
             if member.process.poll() is not None:
                 self.restart(name, wait=False)
-        for name in self.members:
-            self.wait_ready(name)
+        for name in list(self.members):
+            self._wait_ready_again(name)
         registry = WorkerRegistry(connect(self.redis_url))
         for worker in registry.workers():
             registry.undrain(worker.name)
+
+    def _wait_ready_again(self, name: str) -> None:
+        """Wait for a member; one that ends while it starts is started again, as supervisors do."""
+
+        def probe(_since: float) -> None:
+            if self.members[name].process.poll() is not None:
+                # Celery ends a worker whose child was killed while it started.
+                self.restart(name, wait=False)
+            member = self.members[name]
+            member.service.probe(member.started)
+
+        wait_until(probe, since=0.0, seconds=_READY_SECONDS, interval=0.1)
 
     def end_all(self) -> None:
         for member in reversed(self.members.values()):
