@@ -16,6 +16,7 @@ from api.submission import media_type, validate_webhook_url
 from inference.errors import InferenceError
 from tasks.accounts.api_keys import Owner
 from tasks.errors import (
+    ObjectNotFoundError,
     ObjectStoreUnavailableError,
     QueueFullError,
     QueueUnavailableError,
@@ -207,9 +208,11 @@ class BatchSubmissionService:
         accepted = 0
         for entry in entries:
             try:
-                yield self._item(entry, shared, batch_id)
-                accepted += 1
-            except (ApiError, InferenceError, UploadError) as error:
+                item = self._item(entry, shared, batch_id)
+                yield item
+                # A file that was refused while the form was read raises nothing here.
+                accepted += item.task_id is not None
+            except (ApiError, InferenceError, UploadError, ObjectNotFoundError) as error:
                 yield BatchItem(entry.name, error=explain(error))
             except (QueueFullError, QueueUnavailableError, ObjectStoreUnavailableError) as error:
                 if not accepted or isinstance(error, UncertainWriteError):
@@ -252,7 +255,7 @@ def explain(error: Exception) -> JobError:
         return JobError(error.row.type, str(error), retryable=error.row.status >= 500)  # noqa: PLR2004 - HTTP's
     if isinstance(error, UploadError):
         return JobError(error.code, str(error))
-    code = error.code if isinstance(error, TaskError) else "internal_error"
+    code = error.code if isinstance(error, TaskError) and error.code in ERRORS else "internal_error"
     return JobError(code, ERRORS[code].message, retryable=True)
 
 

@@ -15,8 +15,10 @@ import urllib3
 from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from urllib3.exceptions import HTTPError, ProtocolError
+from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError, ResponseError
+from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from tasks.redis_client import client_options
 from tasks.storage.object_store import CONNECTIONS, STALE_RETRIES
@@ -26,6 +28,8 @@ OPEN_SECONDS: Final = 1.0
 #: Longest silence of S3 in a call. With it and `CONNECT_SECONDS` a request ends within 5 s.
 READ_SECONDS: Final = 4.0
 CONNECT_SECONDS: Final = 2.0
+#: How long Redis may take to answer the check that a caller makes after its own failure.
+CHECK_SECONDS: Final = 1.0
 #: What a call that the server did not answer ends with; any other error is an answer.
 _NO_ANSWER: Final = (RedisConnectionError, RedisTimeoutError, HTTPError)
 
@@ -42,6 +46,9 @@ class CircuitBreaker:
     Open: calls are refused for `OPEN_SECONDS`.
     Half-open: then one call passes as a probe. Its outcome closes or opens the breaker; the others
     are refused until then.
+
+    A caller whose own call failed often has something to put right at once, such as a write of
+    unknown outcome. Its next call is not refused before a short check has failed too.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -50,25 +57,32 @@ class CircuitBreaker:
         self._reason = ""
         self._open_until: float | None = None  # None: closed
         self._prober: int | None = None  # the thread whose call is the probe
+        self._opener: int | None = None  # the thread whose call opened the breaker
         self._answered_at = -math.inf
 
     @contextmanager
-    def call(self, drop_idle: Callable[[], object]) -> Iterator[None]:
+    def call(
+        self, drop_idle: Callable[[], object], check: Callable[[], bool] | None = None
+    ) -> Iterator[None]:
         """Make a call in the block, unless the breaker is open, and record what came of it.
 
         Args:
             drop_idle: closes the client's idle connections. It is called when the breaker opens:
                 they are likely to be dead too, and one probe after the other would meet them.
+            check: asks the server for a sign of life, within a second or so.
 
         Raises:
             CircuitOpenError: the server does not answer, as far as is known.
         """
         began = self._clock()
-        self._admit(began)
+        self._admit(began, check)
         try:
             yield
         except _NO_ANSWER as error:
-            if self.record_failure(str(error), since=began):
+            if _is_answer(error):
+                self.record_success()
+            elif self.record_failure(str(error), since=began, silent=_is_silence(error)):
+                self._opener = threading.get_ident()
                 drop_idle()
             raise
         except Exception:
@@ -86,8 +100,11 @@ class CircuitBreaker:
             self._open_until = None
             self._prober = None
 
-    def record_failure(self, reason: str, *, since: float) -> bool:
+    def record_failure(self, reason: str, *, since: float, silent: bool = True) -> bool:
         """Open the breaker, unless the server has answered since a time of the clock.
+
+        After silence it stays open for `OPEN_SECONDS`. A connection that was refused or cut off
+        cost nothing, and the server may be back at once: the next call is a probe.
 
         Returns:
             Whether it was opened.
@@ -98,22 +115,42 @@ class CircuitBreaker:
             if self._answered_at > since:
                 return False
             self._reason = reason
-            self._open_until = self._clock() + OPEN_SECONDS
+            self._open_until = self._clock() + (OPEN_SECONDS if silent else 0.0)
             return True
 
-    def _admit(self, now: float) -> None:
+    def _admit(self, now: float, check: Callable[[], bool] | None) -> None:
         me = threading.get_ident()
         with self._lock:
             if self._open_until is None or self._prober == me:
                 return
-            if now < self._open_until or self._prober is not None:
+            if now >= self._open_until and self._prober is None:
+                self._prober = me
+                return
+            if check is None or self._opener != me:
                 raise CircuitOpenError(self._reason)
-            self._prober = me
+            self._opener = None
+        began = self._clock()
+        if not check():
+            self.record_failure(self._reason, since=began)
+            raise CircuitOpenError(self._reason)
+        self.record_success()
 
     def _end_probe(self) -> None:
         with self._lock:
             if self._prober == threading.get_ident():
                 self._prober = None
+
+
+def _is_answer(error: Exception) -> bool:
+    """Return whether an error of urllib3 is about statuses that the server answered with."""
+    return isinstance(error, MaxRetryError) and isinstance(error.reason, ResponseError)
+
+
+def _is_silence(error: BaseException | None) -> bool:
+    """Return whether an error, or what it came from, is a time limit that was reached."""
+    kinds = (RedisTimeoutError, TimeoutError, Urllib3TimeoutError)
+    causes = (error, *error.args, getattr(error, "reason", None)) if error else ()
+    return any(isinstance(each, kinds) for each in causes)
 
 
 class BreakerRedis(Redis):
@@ -130,7 +167,7 @@ class BreakerRedis(Redis):
 
     def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis's signature
         """Send a command and read its reply."""
-        with self.breaker.call(lambda: _drop_idle(self)):
+        with self.breaker.call(lambda: _drop_idle(self), lambda: _answers(self)):
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call] # redis leaves it so
 
     def pipeline(
@@ -153,8 +190,25 @@ class BreakerPipeline(Pipeline):
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - redis's signature
         """Send the commands and read their replies."""
-        with self.breaker.call(lambda: _drop_idle(self)):
+        with self.breaker.call(lambda: _drop_idle(self), lambda: _answers(self)):
             return super().execute(raise_on_error)
+
+
+def _answers(client: Redis | Pipeline) -> bool:
+    """Return whether Redis answers a PING on a connection of its own within `CHECK_SECONDS`."""
+    pool = client.connection_pool
+    limits = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), CHECK_SECONDS)
+    connection = pool.connection_class(**{**pool.connection_kwargs, **limits})
+    try:
+        connection.connect()
+        connection.send_command("PING")
+        connection.read_response()
+    except RedisError:
+        return False
+    else:
+        return True
+    finally:
+        connection.disconnect()
 
 
 def _drop_idle(client: Redis | Pipeline) -> None:
@@ -176,9 +230,7 @@ class _RetryUnlessSilent(urllib3.Retry):
         """Return the retries that are left; raise an error that is not to be retried."""
         # While a body is being sent, a timeout comes inside a ProtocolError.
         causes = (error, *error.args) if isinstance(error, ProtocolError) else (error,)
-        if error and any(
-            isinstance(each, (urllib3.exceptions.TimeoutError, TimeoutError)) for each in causes
-        ):
+        if error and any(isinstance(each, (Urllib3TimeoutError, TimeoutError)) for each in causes):
             raise error
         return super().increment(method, url, response, error, *more, **named)
 

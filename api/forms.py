@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Final, NoReturn, Protocol, cast
 
 from flask import Flask, Request, Response, g
 from flask.json.provider import DefaultJSONProvider
+from gunicorn.http.errors import ParseException
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.http import parse_options_header
@@ -117,7 +118,7 @@ class StreamedBody:
             return b""
         try:
             return self._stream.read(size)
-        except (ClientDisconnected, OSError):
+        except (ClientDisconnected, OSError, ParseException):
             self.cut_off = True
             return b""
 

@@ -68,7 +68,7 @@ def create_celery(settings: Settings, *, socket_timeout: float = 10) -> Celery:
         settings: where Redis is, and how long tasks may take.
         socket_timeout: seconds after which a silent Redis counts as away.
     """
-    app = Celery("rmbg", include=["tasks.worker.celery_tasks", "tasks.worker.celery_tasks"])
+    app = Celery("rmbg", include=["tasks.worker.celery_tasks"])
     app.conf.update(_configuration(settings))
     app.conf.broker_transport_options = _transport_options(socket_timeout)
     # Named, not imported: a process that only sends messages loads no worker code.

@@ -8,7 +8,12 @@ import structlog
 from redis import Redis
 
 from tasks import redis_client, redis_keys
-from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError, QueueUnavailableError
+from tasks.errors import (
+    ObjectNotFoundError,
+    ObjectStoreUnavailableError,
+    QueueUnavailableError,
+    UnreadableRecordError,
+)
 from tasks.jobs.job import EXPIRED, LOST, OVERDUE, Job, Status, to_record
 from tasks.jobs.job_objects import copied_result_fields, copy_result, discard_object
 from tasks.jobs.routing import JobDispatcher, Router
@@ -195,5 +200,5 @@ def send_if_due(
                 job.model, job.effective_priority, excluded_worker=job.excluded_worker
             )
             dispatcher.send_again(task_id, queue=queue)
-    except QueueUnavailableError as error:
+    except (QueueUnavailableError, UnreadableRecordError) as error:
         _log.warning("duplicate.not_sent", task_id=task_id, reason=str(error))

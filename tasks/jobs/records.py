@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 import structlog
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from tasks import redis_client, redis_keys
 from tasks.errors import UnreadableRecordError
@@ -317,7 +317,7 @@ class JobWatcher:
         while self._go_on():
             try:
                 self._read()
-            except RedisError as error:
+            except Exception as error:  # noqa: BLE001 - who waits counts on this thread
                 _log.warning("watcher.disconnected", reason=str(error))
                 time.sleep(_WATCH_SECONDS)
 

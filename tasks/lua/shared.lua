@@ -60,7 +60,7 @@ local function damage(record, counters)
   end
   for _, counter in ipairs(kind == 'hash' and counters or {}) do
     local value = field(record, counter)
-    if value and not (value:match('^%-?%d+$') and #value < 16) then
+    if value and value ~= '0' and not (value:match('^%-?[1-9]%d*$') and #value < 16) then
       return 'ERR hash value is not an integer: ' .. counter
     end
   end

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -13,7 +13,7 @@ import structlog
 from pydantic import SecretStr
 
 from tasks.accounts.api_keys import ApiKeys
-from tasks.errors import OutboundRequestError, TaskError
+from tasks.errors import OutboundRequestError, QueueUnavailableError, TaskError
 from tasks.jobs.batches import BatchStore
 from tasks.jobs.serializers import batch_data, task_data
 from tasks.jobs.store import JobStore
@@ -28,6 +28,8 @@ from tasks.webhooks.store import DeliveryStore
 MAX_PAYLOAD_BYTES: Final = 20_000
 #: How long a claim outlives the attempt's time limit, so that its outcome can be recorded.
 _RECORDING_SECONDS: Final = 5.0
+#: When a delivery is due again whose attempt failed for a reason of ours.
+_BROKEN_SECONDS: Final = 60.0
 
 _log = structlog.get_logger(__name__)
 
@@ -191,12 +193,23 @@ class DeliveryRunner:
         if claim is None:
             return "not_claimed"
         with self.running.track(RunningAttempt(delivery, claim, Deadline(self.seconds))) as attempt:
-            return self._attempt(attempt)
+            try:
+                return self._attempt(attempt)
+            except QueueUnavailableError:
+                raise
+            except Exception:
+                # A damaged record, for instance. Its host's slot is for others meanwhile.
+                with suppress(TaskError):
+                    self.store.release(delivery, claim, self.clock() + _BROKEN_SECONDS)
+                raise
 
     def release_all(self) -> None:
         """Give up the claims of all running attempts, and end them: they are due at once."""
-        for attempt in self.running.all():
+        attempts = self.running.all()
+        for attempt in attempts:
             attempt.released = True
+            attempt.deadline.expire()
+        for attempt in attempts:
             try:
                 self.store.release(attempt.delivery, attempt.claim, self.clock())
                 _log.warning("webhook.released", **log_fields(attempt.delivery))
@@ -204,7 +217,8 @@ class DeliveryRunner:
                 # The claim lapses by itself.
                 fields = log_fields(attempt.delivery)
                 _log.warning("webhook.not_released", reason=str(error), **fields)
-            attempt.deadline.expire()
+                # Each of the others would wait for Redis as long.
+                return
 
     def _attempt(self, running: RunningAttempt) -> str:
         delivery, now = running.delivery, self.clock()

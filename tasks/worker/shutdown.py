@@ -174,12 +174,14 @@ def end_deliveries(worker: str, runtime: Runtime) -> None:
     runner = runtime.delivery_runner
     if not runner.running.wait(_DELIVERY_SECONDS):
         runner.release_all()
-    _force_exit(worker)
+    # An attempt may begin while the consumer stops: it is released too.
+    _force_exit(worker, last=runner.release_all)
 
 
-def _force_exit(worker: str) -> None:
+def _force_exit(worker: str, last: Callable[[], object] = lambda: None) -> None:
     """Exit, unless the process ends by itself within `EXIT_SECONDS`."""
     time.sleep(EXIT_SECONDS)
+    last()
     # It waits for a server that hangs. The records and the reconciler cover what it leaves.
     _log.error("worker.end_forced", worker=worker)
     os._exit(0)

@@ -390,6 +390,8 @@ def test_when_nothing_can_be_taken_in_nothing_is(services: Services) -> None:
         ]
         assert first["items"][1]["error"]["retryable"]
         assert _error(_send(client, _image("c.png", BLUE))) == (503, "queue_full")
+        bad_first = _send(client, _image("bad.png", b"no picture"), _image("c.png", BLUE))
+        assert _error(bad_first) == (503, "queue_full")
 
 
 def test_the_same_request_again_is_answered_with_the_same_batch(

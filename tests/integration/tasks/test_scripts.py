@@ -56,7 +56,7 @@ def test_a_time_loses_no_digit(client: Redis) -> None:
     assert client.zscore(redis_keys.index_key("canceled"), "rm-1") == LATE
 
 
-@pytest.mark.parametrize("count", ["x", "1.5", "", "9" * 20])
+@pytest.mark.parametrize("count", ["x", "1.5", "", "007", "-0", "9" * 20])
 def test_a_damaged_counter_is_refused_before_anything_is_written(client: Redis, count: str) -> None:
     client.hset(redis_keys.job_key("rm-1"), mapping={"status": "queued", "attempts": count})
     with pytest.raises(ResponseError, match="not an integer: attempts"):

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from concurrent.futures import wait
 from http.server import BaseHTTPRequestHandler
 
 import pytest
@@ -12,7 +13,7 @@ from standardwebhooks.webhooks import Webhook
 from structlog.testing import capture_logs
 
 from tasks import redis_keys
-from tasks.errors import QueueUnavailableError
+from tasks.errors import QueueUnavailableError, UnreadableRecordError
 from tasks.ids import lease_holder, lease_token
 from tasks.jobs.job import Status
 from tasks.jobs.store import MAX_CRASHES
@@ -465,6 +466,21 @@ def test_a_damaged_count_of_messages_holds_up_no_other(post: Post) -> None:
         assert post.run() == 1
     assert post.delivery(good).state is DeliveryState.DELIVERED
     assert post.deliveries.next_due(post.delivery(bad).id) == post.clock() + 60
+
+
+def test_tasks_that_are_damaged_keep_no_slot_of_their_host(post: Post) -> None:
+    with receiver(answering(200)) as got:
+        damaged = [post.finished(got.url) for _ in range(MAX_PER_HOST)]
+        for job in damaged:
+            post.client.hset(redis_keys.job_key(job.task_id), "created_at", "x")
+        assert post.start() == MAX_PER_HOST
+        ended, _ = wait(post._futures, 10)
+        post._futures.clear()
+        assert [type(each.exception()) for each in ended] == [UnreadableRecordError] * MAX_PER_HOST
+        good = post.finished(got.url)
+        assert post.run(1) == 1
+    assert post.delivery(good).state is DeliveryState.DELIVERED
+    assert post.deliveries.next_due(post.delivery(damaged[0]).id) == post.clock() + 59
 
 
 def test_two_dispatchers_send_it_once(post: Post) -> None:

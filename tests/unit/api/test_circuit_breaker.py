@@ -6,14 +6,18 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, MaxRetryError
+from urllib3.exceptions import ResponseError as ResponseStatusError
+from urllib3.exceptions import TimeoutError as StoreTimeoutError
 
 from api.circuit_breaker import (
+    CHECK_SECONDS,
     OPEN_SECONDS,
     READ_SECONDS,
     BreakerPool,
@@ -21,6 +25,9 @@ from api.circuit_breaker import (
     CircuitBreaker,
     CircuitOpenError,
 )
+
+if TYPE_CHECKING:
+    from urllib3.connectionpool import ConnectionPool
 
 
 class Server:
@@ -58,7 +65,7 @@ class Server:
         self.dropped += 1
 
 
-@pytest.mark.parametrize("error", [RedisConnectionError("gone"), HTTPError("gone")], ids=type)
+@pytest.mark.parametrize("error", [RedisTimeoutError("gone"), StoreTimeoutError("gone")], ids=type)
 def test_after_a_failure_calls_are_refused_until_a_probe_is_answered(error: Exception) -> None:
     server = Server()
     assert server.ask() == "answered"
@@ -75,6 +82,35 @@ def test_after_a_failure_calls_are_refused_until_a_probe_is_answered(error: Exce
     assert server.ask() == "answered"
     assert server.ask() == "answered"
     assert server.calls == 5
+
+
+@pytest.mark.parametrize("error", [RedisConnectionError("gone"), HTTPError("gone")], ids=type)
+def test_after_a_cut_connection_the_next_call_is_a_probe(error: Exception) -> None:
+    server = Server()
+    server.error = error
+    assert [server.ask(), server.ask()] == ["failed", "failed"]
+    server.error = None
+    assert server.ask() == "answered"
+
+
+def test_the_caller_that_failed_goes_on_if_its_check_is_answered() -> None:
+    server = Server()
+    server.error = RedisTimeoutError("gone")
+    assert server.ask() == "failed"
+    server.error = None
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(server.ask).result(10) == "refused"
+    with server.breaker.call(lambda: None, lambda: True):
+        pass
+    assert server.ask() == "answered"
+
+
+def test_a_status_that_is_not_retried_any_more_is_an_answer() -> None:
+    server = Server()
+    pool = cast("ConnectionPool", None)
+    server.error = MaxRetryError(pool, "/", ResponseStatusError("too many 503 error responses"))
+    assert [server.ask(), server.ask()] == ["failed", "failed"]
+    assert server.dropped == 0
 
 
 def test_an_error_that_the_server_answers_with_is_an_answer() -> None:
@@ -165,6 +201,7 @@ def _seconds(call: Callable[[], object], error: type[Exception]) -> float:
 def test_a_redis_that_hangs_is_waited_for_once(silent_port: int) -> None:
     client = BreakerRedis.connect(f"redis://127.0.0.1:{silent_port}/0", CircuitBreaker())
     assert 2 < _seconds(client.ping, RedisTimeoutError) < 5
+    assert _seconds(client.ping, CircuitOpenError) < CHECK_SECONDS + 0.5
     assert _seconds(client.ping, CircuitOpenError) < 0.5
     with client.pipeline() as pipe:
         assert _seconds(pipe.get("a").execute, CircuitOpenError) < 0.5
