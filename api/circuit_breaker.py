@@ -79,7 +79,7 @@ class CircuitBreaker:
         try:
             yield
         except _NO_ANSWER as error:
-            if _is_answer(error):
+            if _is_status(error):
                 self.record_success()
             elif self.record_failure(str(error), since=began, silent=_is_silence(error)):
                 self._opener = threading.get_ident()
@@ -141,7 +141,7 @@ class CircuitBreaker:
                 self._prober = None
 
 
-def _is_answer(error: Exception) -> bool:
+def _is_status(error: Exception) -> bool:
     """Return whether an error of urllib3 is about statuses that the server answered with."""
     return isinstance(error, MaxRetryError) and isinstance(error.reason, ResponseError)
 
@@ -167,7 +167,7 @@ class BreakerRedis(Redis):
 
     def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis's signature
         """Send a command and read its reply."""
-        with self.breaker.call(lambda: _drop_idle(self), lambda: _answers(self)):
+        with self.breaker.call(lambda: _drop_idle(self), lambda: _answers_ping(self)):
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call] # redis leaves it so
 
     def pipeline(
@@ -190,11 +190,11 @@ class BreakerPipeline(Pipeline):
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - redis's signature
         """Send the commands and read their replies."""
-        with self.breaker.call(lambda: _drop_idle(self), lambda: _answers(self)):
+        with self.breaker.call(lambda: _drop_idle(self), lambda: _answers_ping(self)):
             return super().execute(raise_on_error)
 
 
-def _answers(client: Redis | Pipeline) -> bool:
+def _answers_ping(client: Redis | Pipeline) -> bool:
     """Return whether Redis answers a PING on a connection of its own within `CHECK_SECONDS`."""
     pool = client.connection_pool
     limits = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), CHECK_SECONDS)
