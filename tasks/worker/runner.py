@@ -3,11 +3,12 @@
 import io
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any, Final
+from types import FrameType, TracebackType
+from typing import Any, Final, Self
 
 import structlog
 from billiard import pool
@@ -18,14 +19,18 @@ from inference.models.base import MattingModel, StageTimer
 from inference.options import Options
 from inference.pipeline import Result, remove_background
 from inference.probe import ImageLimits
-from tasks.errors import LeaseLostError, ObjectNotFoundError, TaskError
+from tasks.errors import (
+    LeaseLostError,
+    ObjectNotFoundError,
+    QueueUnavailableError,
+    TaskError,
+)
 from tasks.ids import lease_holder, lease_token
 from tasks.jobs.job import Job, JobError, Status
-from tasks.jobs.store import Claim, JobStore, ReleaseOutcome
+from tasks.jobs.store import RENEW_SECONDS, Claim, JobStore, ReleaseOutcome
 from tasks.storage import object_keys
 from tasks.storage.object_store import ObjectStore
 from tasks.tracing import span
-from tasks.worker.lease import LeaseKeeper
 from tasks.worker.metrics import MeteredStageTimer
 from tasks.worker.readiness import GPU_FAULT, OUT_OF_MEMORY
 from tasks.worker_registry import WorkerRegistry
@@ -57,6 +62,54 @@ def soft_limit_deferred() -> Iterator[None]:
 
 class _StalledError(Exception):
     """The soft time limit struck while the image was being processed."""
+
+
+class LeaseKeeper:
+    """Renews a lease from a thread until the `with` block ends."""
+
+    def __init__(self, store: JobStore, task_id: str, token: str) -> None:
+        self._store = store
+        self._task_id = task_id
+        self._token = token
+        self._ended = threading.Event()
+        self._lost = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Renew the lease, and raise `LeaseLostError` if it is lost; called between two stages.
+
+        So a job that was canceled or erased ends at its next stage.
+        """
+        self._renew()
+        if self._lost.is_set():
+            raise LeaseLostError("The lease expired, or the job was canceled, while it ran.")
+
+    def _run(self) -> None:
+        while not self._ended.wait(RENEW_SECONDS) and not self._lost.is_set():
+            self._renew()
+
+    def _renew(self) -> None:
+        try:
+            kept = self._store.renew(self._task_id, token=self._token)
+        except QueueUnavailableError:
+            # Redis may be back before the lease expires: the final write decides.
+            _log.warning("lease.renewal_failed", task_id=self._task_id)
+            return
+        if not kept:
+            self._lost.set()
 
 
 @dataclass(frozen=True, slots=True)
