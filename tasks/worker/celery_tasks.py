@@ -29,8 +29,7 @@ from tasks.settings import Settings
 from tasks.storage.object_store import STALE_RETRIES
 from tasks.tracing import configure_tracing, flush_tracing
 from tasks.worker.metrics import count_load, share_as_child
-from tasks.worker.readiness import Readiness
-from tasks.worker.runner import Runner
+from tasks.worker.runner import Readiness, Runner
 from tasks.worker.startup import abort_startup, load_served_model, prepare_parent, revision_of
 
 #: Exit status of a process whose GPU context is broken (sysexits.h: EX_SOFTWARE).
