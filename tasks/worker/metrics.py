@@ -1,12 +1,11 @@
-"""A worker's metrics: its port, its stages and its GPU."""
+"""A worker's metrics: its port, its GPU, and the events of Celery."""
 
 import errno
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib import import_module
-from time import perf_counter
 from typing import Any, Final
 
 import structlog
@@ -17,10 +16,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
-from inference.models.base import StageTimer
 from tasks import metrics
 from tasks.jobs import routing
-from tasks.jobs.job import Job
 from tasks.metrics import (
     Instruments,
     gauge_family,
@@ -31,10 +28,7 @@ from tasks.metrics import (
     use_shared_folder,
 )
 from tasks.settings import Settings, visible_gpus
-from tasks.tracing import span
 
-_INFERENCE_STAGE: Final = "inference"
-_QUEUE_STAGE: Final = "queue"
 #: The name of the child's metrics files: a new child continues in those of the former one.
 _CHILD_NAME: Final = "child"
 #: A worker without a heartbeat for longer counts as gone.
@@ -104,40 +98,6 @@ def gpu_collectors(worker: str) -> tuple[Collector, ...]:
         _log.debug("metrics.no_gpu", reason=str(error))
         return ()
     return (GpuCollector(nvml, worker, gpus[:1]),) if gpus else ()
-
-
-class MeteredStageTimer(StageTimer):
-    """A `StageTimer` that also counts in the worker's metrics and traces.
-
-    Args:
-        job: as it was claimed.
-        model: the model's name.
-        worker: Celery's name of this worker.
-        before: see `StageTimer`.
-    """
-
-    def __init__(self, job: Job, model: str, worker: str, before: Callable[[str], None]) -> None:
-        super().__init__(before)
-        self._labels = (model, worker)
-        if job.attempts == 1 and job.started_at is not None:
-            waited = max(0.0, job.started_at - job.created_at)
-            instruments().stage_seconds.labels(_QUEUE_STAGE).observe(waited)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Measure one stage for as long as the context lasts."""
-        with super().__call__(stage), span(stage):
-            began, status = perf_counter(), "error"
-            try:
-                yield
-                status = "ok"
-            finally:
-                self._count(stage, status, perf_counter() - began)
-
-    def _count(self, stage: str, status: str, seconds: float) -> None:
-        instruments().stage_seconds.labels(stage).observe(seconds)
-        if stage == _INFERENCE_STAGE:
-            instruments().inference_seconds.labels(*self._labels, status).observe(seconds)
 
 
 class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types

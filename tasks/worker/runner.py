@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from time import perf_counter
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
@@ -29,16 +30,18 @@ from tasks.errors import (
 from tasks.ids import lease_holder, lease_token
 from tasks.jobs.job import Job, JobError, Status
 from tasks.jobs.store import RENEW_SECONDS, Claim, JobStore, ReleaseOutcome
+from tasks.metrics import instruments
 from tasks.storage import object_keys
 from tasks.storage.object_store import ObjectStore
 from tasks.tracing import span
-from tasks.worker.metrics import MeteredStageTimer
 from tasks.worker.startup import execution_path_facts
 from tasks.worker_registry import WorkerRegistry
 
 #: The pause before a job that this worker may not run is sent again, so that the worker does not
 #: take it again and again.
 _REDIRECT_SECONDS: Final = 1.0
+_INFERENCE_STAGE: Final = "inference"
+_QUEUE_STAGE: Final = "queue"
 #: Code of an inference error: the GPU's memory is full, also after its cache was freed.
 OUT_OF_MEMORY: Final = "gpu_out_of_memory"
 #: Code of an inference error: the GPU's context is broken for the rest of this process.
@@ -120,6 +123,40 @@ class LeaseKeeper:
             return
         if not kept:
             self._lost.set()
+
+
+class MeteredStageTimer(StageTimer):
+    """A `StageTimer` that also counts in the worker's metrics and traces.
+
+    Args:
+        job: as it was claimed.
+        model: the model's name.
+        worker: Celery's name of this worker.
+        before: see `StageTimer`.
+    """
+
+    def __init__(self, job: Job, model: str, worker: str, before: Callable[[str], None]) -> None:
+        super().__init__(before)
+        self._labels = (model, worker)
+        if job.attempts == 1 and job.started_at is not None:
+            waited = max(0.0, job.started_at - job.created_at)
+            instruments().stage_seconds.labels(_QUEUE_STAGE).observe(waited)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Measure one stage for as long as the context lasts."""
+        with super().__call__(stage), span(stage):
+            began, status = perf_counter(), "error"
+            try:
+                yield
+                status = "ok"
+            finally:
+                self._count(stage, status, perf_counter() - began)
+
+    def _count(self, stage: str, status: str, seconds: float) -> None:
+        instruments().stage_seconds.labels(stage).observe(seconds)
+        if stage == _INFERENCE_STAGE:
+            instruments().inference_seconds.labels(*self._labels, status).observe(seconds)
 
 
 @dataclass(frozen=True, slots=True)
