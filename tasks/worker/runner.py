@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Final, Self
 
 import numpy as np
@@ -40,8 +40,6 @@ from tasks.worker_registry import WorkerRegistry
 #: The pause before a job that this worker may not run is sent again, so that the worker does not
 #: take it again and again.
 _REDIRECT_SECONDS: Final = 1.0
-_INFERENCE_STAGE: Final = "inference"
-_QUEUE_STAGE: Final = "queue"
 #: Code of an inference error: the GPU's memory is full, also after its cache was freed.
 OUT_OF_MEMORY: Final = "gpu_out_of_memory"
 #: Code of an inference error: the GPU's context is broken for the rest of this process.
@@ -56,7 +54,7 @@ _log = structlog.get_logger(__name__)
 
 
 @contextmanager
-def soft_limit_deferred() -> Iterator[None]:
+def _soft_limit_deferred() -> Iterator[None]:
     """Ignore the soft time limit during a short step that has timeouts of its own.
 
     The soft limit is a signal whose handler raises; it needs the main thread. In the middle of a
@@ -92,12 +90,7 @@ class LeaseKeeper:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
 
@@ -140,7 +133,7 @@ class MeteredStageTimer(StageTimer):
         self._labels = (model, worker)
         if job.attempts == 1 and job.started_at is not None:
             waited = max(0.0, job.started_at - job.created_at)
-            instruments().stage_seconds.labels(_QUEUE_STAGE).observe(waited)
+            instruments().stage_seconds.labels("queue").observe(waited)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -151,12 +144,10 @@ class MeteredStageTimer(StageTimer):
                 yield
                 status = "ok"
             finally:
-                self._count(stage, status, perf_counter() - began)
-
-    def _count(self, stage: str, status: str, seconds: float) -> None:
-        instruments().stage_seconds.labels(stage).observe(seconds)
-        if stage == _INFERENCE_STAGE:
-            instruments().inference_seconds.labels(*self._labels, status).observe(seconds)
+                took = perf_counter() - began
+                instruments().stage_seconds.labels(stage).observe(took)
+                if stage == "inference":
+                    instruments().inference_seconds.labels(*self._labels, status).observe(took)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +230,7 @@ class Runner:
         try:
             result = self._cut_out(job, timer)
             answered = True
-            with soft_limit_deferred():
+            with _soft_limit_deferred():
                 self._publish(job, token, result, timer)
         except LeaseLostError:
             _log.warning("job.lease_lost")
@@ -263,50 +254,30 @@ class Runner:
         with timer("fetch"):
             original = self.object_store.get(job.original_key)
             behind = self.object_store.get(job.background_key) if job.background_key else None
+
+        def cut_out() -> Result:
+            return remove_background(
+                original, options, self.model, background=behind, limits=self.limits, stages=timer
+            )
+
         # The self-check of an idle model must not run beside a job.
         with self.model_lock:
             try:
-                return self._try_twice(original, behind, options, timer)
+                return _retry_out_of_memory(cut_out)
             except SoftTimeLimitExceeded as error:
                 raise _StalledError from error
-
-    def _try_twice(
-        self, original: bytes, behind: bytes | None, options: Options, timer: StageTimer
-    ) -> Result:
-        try:
-            return self._pipeline(original, behind, options, timer)
-        except InferenceError as error:
-            if error.code != OUT_OF_MEMORY:
-                raise
-            # The engine has freed its cache: a second try may succeed here.
-            _log.warning("job.gpu_out_of_memory", retry="here")
-            return self._pipeline(original, behind, options, timer)
-
-    def _pipeline(
-        self, original: bytes, behind: bytes | None, options: Options, timer: StageTimer
-    ) -> Result:
-        return remove_background(
-            original, options, self.model, background=behind, limits=self.limits, stages=timer
-        )
 
     def _publish(self, job: Job, token: str, result: Result, timer: StageTimer) -> None:
         # A worker that was stopped for a while learns here what its lease's keeper has yet to ask.
         if not self.job_store.renew(job.task_id, token=token):
             raise LeaseLostError("The lease ran out before the result was stored.")
-        key = self._store_result(job, token, result, timer)
-        self._succeed(job, token, key, result, timer)
-
-    def _store_result(self, job: Job, token: str, result: Result, timer: StageTimer) -> str:
         key = object_keys.result_key(job.task_id, token, result.format.value)
         with timer("store"):
             self.object_store.put(
                 key, io.BytesIO(result.data), len(result.data), result.format.media_type
             )
-        return key
-
-    def _succeed(self, job: Job, token: str, key: str, result: Result, timer: StageTimer) -> None:
-        facts = result_fields(result)
-        timings = self._timings(job, timer)
+        facts = _result_fields(result)
+        timings = _timings(job, timer)
         published = self.job_store.finish(
             job.task_id,
             token=token,
@@ -365,19 +336,15 @@ class Runner:
             self._pass_on(job.task_id, "timed out")
 
     def _fail(self, job: Job, token: str, error: Exception, timer: StageTimer) -> None:
-        reason = describe_error(error)
+        reason = _describe_error(error)
         self.job_store.finish(
             job.task_id,
             token=token,
             status=Status.FAILED,
             error=reason,
-            timings=self._timings(job, timer),
+            timings=_timings(job, timer),
         )
         _log.info("job.failed", type=reason.type, reason=reason.message)
-
-    def _timings(self, job: Job, timer: StageTimer) -> dict[str, int]:
-        started = job.started_at or job.created_at
-        return {"queue_ms": max(0, round((started - job.created_at) * 1000)), **timer.timings}
 
 
 class Readiness:
@@ -427,27 +394,23 @@ class Readiness:
     def begin_job(self) -> None:
         """Record that a job begins."""
         self._busy = True
-        self._update(running=1)
+        with _logged_if_away("worker.note_failed"):
+            self._registry.update(self._worker, running=1)
 
     def end_job(self, took: float | None) -> None:
-        """Record that a job is over.
-
-        Args:
-            took: its seconds; None if the model made no result.
-        """
+        """Record that a job is over; it took so many seconds, None if the model made no result."""
         self._busy = False
         if self._broken:
             self._exit_child()
         if took is None:
-            self._update(running=0)
+            with _logged_if_away("worker.note_failed"):
+                self._registry.update(self._worker, running=0)
             return
         self._mean = (
             took if self._mean is None else self._mean + _NEWEST_WEIGHT * (took - self._mean)
         )
-        try:
+        with _logged_if_away("worker.note_failed"):
             self._registry.record_result(self._worker, self._mean)
-        except QueueUnavailableError as error:
-            _log.warning("worker.note_failed", reason=str(error))
         self.mark_ready()
 
     def mark_ready(self) -> None:
@@ -466,10 +429,8 @@ class Readiness:
     def stop(self) -> None:
         """Stop the checks, and mark the worker as not ready."""
         self._ended.set()
-        try:
+        with _logged_if_away("worker.withdraw_failed"):
             self._registry.mark_not_ready(self._worker)
-        except QueueUnavailableError as error:
-            _log.warning("worker.withdraw_failed", reason=str(error))
 
     def check(self) -> None:
         """Run the model; without an answer the worker's readiness lapses."""
@@ -487,10 +448,8 @@ class Readiness:
 
     def _end_broken(self, reason: str) -> None:
         """End this process, since a new one gets a new context, as soon as no job is running."""
-        try:
+        with _logged_if_away("worker.note_failed"):
             self._registry.record_fault(self._worker, f"probe:{os.getpid()}", reason)
-        except QueueUnavailableError as error:
-            _log.warning("worker.note_failed", reason=str(error))
         self._broken = True
         if not self._busy:
             self._exit_child()
@@ -499,14 +458,33 @@ class Readiness:
         while not self._ended.wait(_RETRY_SECONDS if self._unreported else self._interval):
             self.check()
 
-    def _update(self, **facts: int) -> None:
-        try:
-            self._registry.update(self._worker, **facts)
-        except QueueUnavailableError as error:
-            _log.warning("worker.note_failed", reason=str(error))
+
+@contextmanager
+def _logged_if_away(event: str) -> Iterator[None]:
+    """Log an event if Redis does not answer: the job matters more than what others learn of it."""
+    try:
+        yield
+    except QueueUnavailableError as error:
+        _log.warning(event, reason=str(error))
 
 
-def result_fields(result: Result) -> dict[str, Any]:
+def _timings(job: Job, timer: StageTimer) -> dict[str, int]:
+    started = job.started_at or job.created_at
+    return {"queue_ms": max(0, round((started - job.created_at) * 1000)), **timer.timings}
+
+
+def _retry_out_of_memory(cut_out: Callable[[], Result]) -> Result:
+    try:
+        return cut_out()
+    except InferenceError as error:
+        if error.code != OUT_OF_MEMORY:
+            raise
+        # The engine has freed its cache: a second try may succeed here.
+        _log.warning("job.gpu_out_of_memory", retry="here")
+        return cut_out()
+
+
+def _result_fields(result: Result) -> dict[str, Any]:
     """Return the fields of the record that describe a result."""
     box = result.foreground
     return {
@@ -522,7 +500,7 @@ def result_fields(result: Result) -> dict[str, Any]:
     }
 
 
-def describe_error(error: Exception) -> JobError:
+def _describe_error(error: Exception) -> JobError:
     """Return what the caller learns; the text of an unexpected error stays in the log."""
     if isinstance(error, InferenceError):
         return JobError(error.code, str(error), error.retryable)
