@@ -180,7 +180,6 @@ def install_removebg(app: Flask) -> None:
     app.register_blueprint(blueprint)
     app.register_error_handler(RemoveBgError, error_response)
     shape_failures(app, f"{PREFIX}/", _shape)
-    app.after_request(_allow_browsers)
 
 
 @blueprint.before_request
@@ -225,16 +224,16 @@ def _shape(error: ApiError) -> Response:
         translated.title = "Missing API Key"
     if translated.code == "auth_failed":
         translated.detail = None
-    return error_response(translated)
+    # Requests of unknown endpoints or methods belong to no blueprint, whose hooks do not run then.
+    return _allow_browsers(error_response(translated))
 
 
 def _any_key() -> bool:
     return bool(request.headers.get("X-API-Key") or request.headers.get("Authorization"))
 
 
+@blueprint.after_request
 def _allow_browsers(response: Response) -> Response:
-    if not request.path.startswith(f"{PREFIX}/"):
-        return response
     response.headers["Access-Control-Allow-Origin"] = "*"
     response.headers["Access-Control-Expose-Headers"] = _EXPOSED
     if request.method == "OPTIONS":

@@ -537,6 +537,11 @@ def test_any_web_page_may_call(client: FlaskClient) -> None:
     assert asked.headers["Access-Control-Allow-Origin"] == "*"
     assert "X-Api-Key" in asked.headers["Access-Control-Allow-Headers"]
     assert "POST" in asked.headers["Access-Control-Allow-Methods"]
+    assert client.options("/v1.0/nothing").headers["Access-Control-Allow-Methods"] == "POST"
+    refused = client.get(REMOVE)
+    assert "POST" in refused.headers["Allow"]
+    assert "X-Width" in refused.headers["Access-Control-Expose-Headers"]
+    assert "Access-Control-Allow-Origin" not in client.get("/api/v1/nothing").headers
 
 
 def test_errors_elsewhere_keep_their_own_shape(client: FlaskClient) -> None:
