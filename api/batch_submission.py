@@ -29,7 +29,7 @@ from tasks.jobs.batches import Batch, BatchItem
 from tasks.jobs.idempotency_records import Reservation
 from tasks.jobs.job import JobError, Priority
 from tasks.jobs.job_objects import discard_object
-from tasks.storage import object_keys
+from tasks.storage.object_store import original_key
 
 #: The file field of a batch.
 IMAGES: Final = ("images", "images[]", "image")
@@ -131,7 +131,7 @@ class BatchSubmissionService:
         except (ApiError, InferenceError) as error:
             return Entry(part.file_name, {}, image=image, error=explain(error))
         else:
-            image.object_key = object_keys.original_key(task_id)
+            image.object_key = original_key(task_id)
             self.services.runtime.object_store.put(
                 image.object_key, image.stream, image.length, kind
             )

@@ -35,7 +35,7 @@ from tasks.jobs.routing import model_queue
 from tasks.jobs.store import AcceptedJob
 from tasks.net.url_guard import UrlGuard
 from tasks.runtime import Runtime
-from tasks.storage import object_keys
+from tasks.storage.object_store import background_key, original_key
 from tasks.tracing import current_traceparent, span
 
 _log = structlog.get_logger(__name__)
@@ -148,8 +148,8 @@ class SubmissionService:
             model=model,
             # A worker's own queue is chosen once the cache has been asked.
             queue=model_queue(model),
-            original_key=object_keys.original_key(task_id),
-            background_key=object_keys.background_key(task_id) if submission.background else None,
+            original_key=original_key(task_id),
+            background_key=background_key(task_id) if submission.background else None,
             created_at=now,
             expires_at=now + retention,
             deadline=now + self._queue_timeout(submission),
@@ -215,7 +215,7 @@ class SubmissionService:
     def _store_background(self, job: Job, background: InputFile) -> None:
         header = self._probe_background(background)
         self.runtime.object_store.put(
-            object_keys.background_key(job.task_id),
+            background_key(job.task_id),
             background.stream,
             background.length,
             media_type(header),

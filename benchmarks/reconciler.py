@@ -23,7 +23,7 @@ from tasks.jobs.routing import JobDispatcher
 from tasks.jobs.store import JobStore
 from tasks.runtime import Runtime
 from tasks.settings import Settings
-from tasks.storage import object_keys
+from tasks.storage.object_store import original_key
 from tests.support.servers import embedded_valkey
 
 JOBS = 10_000
@@ -36,7 +36,7 @@ def _fill(store: JobStore, dispatcher: JobDispatcher) -> None:
     now = time.time()
     for _ in range(JOBS):
         task_id = new_task_id()
-        original = object_keys.original_key(task_id)
+        original = original_key(task_id)
         job = Job(task_id, "m", _QUEUE, original, now, now + 1e6, priority=Priority.LOW)
         dispatcher.send(store.create(job).job)
 

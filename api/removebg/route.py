@@ -36,8 +36,7 @@ from api.services import Services
 from tasks.accounts.api_keys import Owner
 from tasks.accounts.token_bucket import Rate, RateLimitResult
 from tasks.jobs.job import Job, Priority, Status
-from tasks.storage import object_keys
-from tasks.storage.object_store import ObjectStore
+from tasks.storage.object_store import IMPROVEMENTS, ObjectStore
 
 #: Longest that a request waits for its result.
 WAIT_SECONDS: Final = 15.0
@@ -155,7 +154,7 @@ def accept_improvement(form: Form, pictures: Pictures, objects: ObjectStore, *, 
     upload = pictures.image(form).upload
     if keep:
         objects.put(
-            f"{object_keys.IMPROVEMENTS}{contribution}",
+            f"{IMPROVEMENTS}{contribution}",
             upload.stream,
             upload.length,
             "application/octet-stream",

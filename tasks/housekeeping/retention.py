@@ -24,8 +24,18 @@ from tasks.jobs.job_objects import Eraser, read_manifest
 from tasks.jobs.store import RECORD_GRACE_SECONDS, JobStore
 from tasks.redis_client import redis_errors
 from tasks.runtime import Runtime
-from tasks.storage import object_keys
-from tasks.storage.object_store import ListedObject, ObjectStore
+from tasks.storage.object_store import (
+    BACKGROUNDS,
+    IMPROVEMENTS,
+    ORIGINALS,
+    RESULTS,
+    UPLOAD_OBJECTS,
+    ListedObject,
+    ObjectStore,
+    original_key,
+    task_id_of_object,
+    upload_id_of,
+)
 from tasks.uploads.service import UploadService
 from tasks.uploads.store import UPLOAD_GRACE_SECONDS, UploadStore
 
@@ -192,16 +202,16 @@ class OrphanSweep:
             self.objects.delete(found.key)
 
     def _orphans(self) -> Iterator[ListedObject]:
-        for block in self._blocks(self.objects.list_entries(object_keys.ORIGINALS)):
+        for block in self._blocks(self.objects.list_entries(ORIGINALS)):
             yield from self._of_tasks(block, self._is_lost_original)
-        for block in self._blocks(self.objects.list_entries(object_keys.BACKGROUNDS)):
+        for block in self._blocks(self.objects.list_entries(BACKGROUNDS)):
             yield from self._of_tasks(block, self._is_lost_companion)
-        for block in self._blocks(self.objects.list_entries(object_keys.RESULTS)):
+        for block in self._blocks(self.objects.list_entries(RESULTS)):
             yield from self._of_tasks(block, self._is_lost_companion)
-        for block in self._blocks(self.objects.list_entries(object_keys.UPLOAD_OBJECTS)):
+        for block in self._blocks(self.objects.list_entries(UPLOAD_OBJECTS)):
             yield from self._of_uploads(block)
-        yield from self._of_uploads(self.objects.list_multipart(object_keys.UPLOAD_OBJECTS))
-        for block in self._blocks(self.objects.list_entries(object_keys.IMPROVEMENTS)):
+        yield from self._of_uploads(self.objects.list_multipart(UPLOAD_OBJECTS))
+        for block in self._blocks(self.objects.list_entries(IMPROVEMENTS)):
             yield from (each for each in block if self._is_old(each, self.retention_seconds))
 
     def _blocks(self, listed: Iterator[ListedObject]) -> Iterator[list[ListedObject]]:
@@ -215,16 +225,16 @@ class OrphanSweep:
         records = self.store.read(_task_ids_of(block))
         jobs = {job.task_id: job for job in records.readable()}
         for each in block:
-            if object_keys.task_id_of_object(each.key) in records.unreadable:
+            if task_id_of_object(each.key) in records.unreadable:
                 continue  # Its record exists, but cannot say which result is published.
-            job = jobs.get(object_keys.task_id_of_object(each.key))
+            job = jobs.get(task_id_of_object(each.key))
             if self._is_left_over(each, job) if job else lost(each):
                 yield each
 
     def _is_left_over(self, found: ListedObject, job: Job) -> bool:
         """Return whether an object is a result that its job did not publish."""
         return (
-            found.key.startswith(object_keys.RESULTS)
+            found.key.startswith(RESULTS)
             and job.status.final
             and found.key != job.result_key
             and self._is_old(found)
@@ -235,15 +245,13 @@ class OrphanSweep:
 
     def _is_lost_companion(self, found: ListedObject) -> bool:
         """Return whether a result or background belongs to an erased task, not to a lost record."""
-        young = found.key.startswith(object_keys.BACKGROUNDS) and not self._is_old(found)
-        return not young and not self._can_be_restored(
-            object_keys.original_key(object_keys.task_id_of_object(found.key))
-        )
+        young = found.key.startswith(BACKGROUNDS) and not self._is_old(found)
+        return not young and not self._can_be_restored(original_key(task_id_of_object(found.key)))
 
     def _of_uploads(self, block: Sequence[ListedObject]) -> Iterator[ListedObject]:
-        recorded = self.uploads.recorded([object_keys.upload_id_of(each.key) for each in block])
+        recorded = self.uploads.recorded([upload_id_of(each.key) for each in block])
         for each in block:
-            if object_keys.upload_id_of(each.key) not in recorded and self._is_old(each):
+            if upload_id_of(each.key) not in recorded and self._is_old(each):
                 yield each
 
     def _can_be_restored(self, original: str) -> bool:
@@ -258,7 +266,7 @@ class OrphanSweep:
 
 
 def _task_ids_of(block: Iterable[ListedObject]) -> list[str]:
-    return list({object_keys.task_id_of_object(each.key) for each in block})
+    return list({task_id_of_object(each.key) for each in block})
 
 
 @dataclass(frozen=True, slots=True)

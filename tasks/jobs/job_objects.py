@@ -11,8 +11,13 @@ import structlog
 from tasks.errors import TaskError
 from tasks.jobs.job import Job, Priority
 from tasks.jobs.store import JobStore
-from tasks.storage import object_keys
-from tasks.storage.object_store import ObjectStore
+from tasks.storage.object_store import (
+    ObjectStore,
+    background_key,
+    copied_result_key,
+    original_key,
+    results_prefix,
+)
 
 #: The name of the metadata: one header, `x-amz-meta-rmbg-job`.
 MANIFEST_METADATA: Final = "rmbg-job"
@@ -78,7 +83,7 @@ def read_manifest(key: str, metadata: Mapping[str, str]) -> Job | None:
         job = _job_from_manifest(key, values)
     except (KeyError, TypeError, ValueError):
         return None
-    return job if object_keys.original_key(job.task_id) == key else None
+    return job if original_key(job.task_id) == key else None
 
 
 def _job_from_manifest(key: str, values: Mapping[str, Any]) -> Job:
@@ -146,7 +151,7 @@ def discard_object(object_store: ObjectStore, key: str) -> None:
 
 
 def _copied_key(job: Job, cached_from: Job) -> str:
-    return object_keys.copied_result_key(job.task_id, cached_from.result_key or "")
+    return copied_result_key(job.task_id, cached_from.result_key or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +190,9 @@ class Eraser:
         Raises:
             ObjectStoreUnavailableError: some are left; repeat it.
         """
-        for key in (object_keys.original_key(task_id), object_keys.background_key(task_id)):
+        for key in (original_key(task_id), background_key(task_id)):
             self.object_store.delete(key)
-        for key in list(self.object_store.list(object_keys.results_prefix(task_id))):
+        for key in list(self.object_store.list(results_prefix(task_id))):
             self.object_store.delete(key)
 
     def _pictures(self, job: Job) -> Iterator[str]:
@@ -197,7 +202,7 @@ class Eraser:
         if job.result_key:
             yield job.result_key
         # Those of earlier runs, whose process may have died.
-        yield from self.object_store.list(object_keys.results_prefix(job.task_id))
+        yield from self.object_store.list(results_prefix(job.task_id))
 
 
 class Access(StrEnum):

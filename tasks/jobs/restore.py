@@ -12,8 +12,7 @@ from tasks.jobs.job import Job
 from tasks.jobs.job_objects import read_manifest
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
-from tasks.storage import object_keys
-from tasks.storage.object_store import ObjectStore
+from tasks.storage.object_store import ORIGINALS, ObjectStore, task_id_of_original
 
 #: Originals whose records are looked up at once.
 _BLOCK_SIZE: Final = 500
@@ -53,7 +52,7 @@ class Restorer:
             ObjectStoreUnavailableError, QueueUnavailableError: a server does not answer.
         """
         report = RestoreReport()
-        originals = self.object_store.list(object_keys.ORIGINALS)
+        originals = self.object_store.list(ORIGINALS)
         while block := list(islice(originals, _BLOCK_SIZE)):
             for key in self._without_record(block, report):
                 self._examine(key, report)
@@ -61,7 +60,7 @@ class Restorer:
         return report
 
     def _without_record(self, originals: list[str], report: RestoreReport) -> Iterator[str]:
-        by_id = {object_keys.task_id_of_original(key): key for key in originals}
+        by_id = {task_id_of_original(key): key for key in originals}
         recorded = self.job_store.recorded(list(by_id))
         report.recorded += len(recorded)
         yield from (key for task_id, key in by_id.items() if task_id not in recorded)

@@ -1,4 +1,11 @@
-"""The object store: one S3 bucket, its lifecycle rules, and reading and writing of its objects."""
+"""The object store: one S3 bucket, the keys of all objects in it, and its lifecycle rules.
+
+originals/<task>                      the uploaded picture
+backgrounds/<task>                    the background picture
+results/<task>/<run>.<extension>      the cutout of one run, or a copy of an equal job's
+uploads/<upload>/whole, tail-<bytes>  a resumable upload, or the bytes after its last whole part
+improvements/<name>                   what callers of remove.bg's `improve` send in
+"""
 # ruff: noqa: SLF001 - minio offers multipart uploads by parts only in methods that begin with `_`
 
 import io
@@ -22,7 +29,6 @@ from minio.lifecycleconfig import AbortIncompleteMultipartUpload, Expiration, Li
 from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
 from tasks.redis_client import PROBE_SECONDS
 from tasks.settings import Settings
-from tasks.storage import object_keys
 
 #: S3 signs a URL for a week at most.
 MAX_PRESIGN_SECONDS: Final = 7 * 24 * 3600
@@ -41,6 +47,59 @@ _METADATA_HEADER: Final = "x-amz-meta-"
 _RULE_PREFIX: Final = "rmbg-"
 
 _log = structlog.get_logger(__name__)
+
+ORIGINALS: Final = "originals/"
+BACKGROUNDS: Final = "backgrounds/"
+RESULTS: Final = "results/"
+UPLOAD_OBJECTS: Final = "uploads/"
+IMPROVEMENTS: Final = "improvements/"
+#: All prefixes; the bucket's lifecycle rules cover each of them.
+PREFIXES: Final = (ORIGINALS, BACKGROUNDS, RESULTS, UPLOAD_OBJECTS, IMPROVEMENTS)
+
+
+def original_key(task_id: str) -> str:
+    """Return the key of a task's uploaded picture."""
+    return f"{ORIGINALS}{task_id}"
+
+
+def background_key(task_id: str) -> str:
+    """Return the key of a task's background picture."""
+    return f"{BACKGROUNDS}{task_id}"
+
+
+def results_prefix(task_id: str) -> str:
+    """Return the prefix of the keys of all results of a task."""
+    return f"{RESULTS}{task_id}/"
+
+
+def result_key(task_id: str, token: str, extension: str) -> str:
+    """Return the key of one run's result; the end of the lease's token tells the runs apart."""
+    return f"{results_prefix(task_id)}{token.rpartition('/')[2]}.{extension}"
+
+
+def copied_result_key(task_id: str, result: str) -> str:
+    """Return the key of a task's copy of another task's result: one key for each such result."""
+    return f"{results_prefix(task_id)}{result.rpartition('/')[2]}"
+
+
+def upload_prefix(upload_id: str) -> str:
+    """Return the prefix of the keys of all objects of a resumable upload."""
+    return f"{UPLOAD_OBJECTS}{upload_id}/"
+
+
+def task_id_of_original(original: str) -> str:
+    """Return the task of an original's key."""
+    return original.removeprefix(ORIGINALS)
+
+
+def task_id_of_object(key: str) -> str:
+    """Return the task of an original, a background or a result."""
+    return key.split("/")[1]
+
+
+def upload_id_of(key: str) -> str:
+    """Return the upload of an object below `uploads/`."""
+    return key.removeprefix(UPLOAD_OBJECTS).partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,11 +474,11 @@ def _rules(days: int) -> list[Rule]:
             rule_id=f"{_RULE_PREFIX}{prefix.rstrip('/')}",
             expiration=Expiration(days=days),
         )
-        for prefix in object_keys.PREFIXES
+        for prefix in PREFIXES
     ]
     parts = Rule(
         ENABLED,
-        rule_filter=Filter(prefix=object_keys.UPLOAD_OBJECTS),
+        rule_filter=Filter(prefix=UPLOAD_OBJECTS),
         rule_id=f"{_RULE_PREFIX}parts",
         abort_incomplete_multipart_upload=AbortIncompleteMultipartUpload(
             days_after_initiation=days

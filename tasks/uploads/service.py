@@ -17,8 +17,7 @@ from tasks.errors import (
     UploadUnfinishedError,
 )
 from tasks.ids import new_upload_id
-from tasks.storage import object_keys
-from tasks.storage.object_store import ObjectStore, ObjectStream
+from tasks.storage.object_store import ObjectStore, ObjectStream, upload_prefix
 from tasks.uploads.store import PART_BYTES, ResumableUpload, UploadLock, UploadStore
 
 _MEDIA_TYPE: Final = "application/octet-stream"
@@ -290,7 +289,7 @@ class UploadService:
         """Remove an upload's bytes from the bucket."""
         if upload.multipart_id:
             self.object_store.abort_multipart(upload.key, upload.multipart_id)
-        for key in self.object_store.list(object_keys.upload_prefix(upload.upload_id)):
+        for key in self.object_store.list(upload_prefix(upload.upload_id)):
             self.object_store.delete(key)
 
     def open(self, owner: str, upload_id: str) -> tuple[BinaryIO, ResumableUpload]:

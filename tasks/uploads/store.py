@@ -14,7 +14,7 @@ from redis import Redis
 from tasks import redis_client, redis_keys
 from tasks.errors import LockLostError, QueueUnavailableError, UploadLockedError
 from tasks.redis_client import redis_errors
-from tasks.storage import object_keys
+from tasks.storage.object_store import upload_prefix
 
 #: Size of a part; S3 takes no smaller ones but for the last.
 PART_BYTES: Final = 5 * 2**20
@@ -59,11 +59,11 @@ class ResumableUpload:
     @property
     def key(self) -> str:
         """The key of the whole file."""
-        return f"{object_keys.upload_prefix(self.upload_id)}whole"
+        return f"{upload_prefix(self.upload_id)}whole"
 
     def tail_key(self, offset: int) -> str:
         """Return the key of the tail at an offset."""
-        return f"{object_keys.upload_prefix(self.upload_id)}tail-{offset}"
+        return f"{upload_prefix(self.upload_id)}tail-{offset}"
 
     def evolve(self, **changes: Any) -> Self:  # noqa: ANN401 - any field's type
         """Return a copy with some fields changed."""

@@ -31,8 +31,7 @@ from tasks.ids import lease_holder, lease_token
 from tasks.jobs.job import Job, JobError, Status
 from tasks.jobs.store import RENEW_SECONDS, Claim, JobStore, ReleaseOutcome
 from tasks.metrics import instruments
-from tasks.storage import object_keys
-from tasks.storage.object_store import ObjectStore
+from tasks.storage.object_store import ObjectStore, result_key, results_prefix
 from tasks.tracing import span
 from tasks.worker.startup import execution_path_facts
 from tasks.worker_registry import WorkerRegistry
@@ -271,7 +270,7 @@ class Runner:
         # A worker that was stopped for a while learns here what its lease's keeper has yet to ask.
         if not self.job_store.renew(job.task_id, token=token):
             raise LeaseLostError("The lease ran out before the result was stored.")
-        key = object_keys.result_key(job.task_id, token, result.format.value)
+        key = result_key(job.task_id, token, result.format.value)
         with timer("store"):
             self.object_store.put(
                 key, io.BytesIO(result.data), len(result.data), result.format.media_type
@@ -298,7 +297,7 @@ class Runner:
     def _sweep_other_results(self, task_id: str, published: str) -> None:
         """Remove the results of earlier runs that died before they published them."""
         try:
-            for key in self.object_store.list(object_keys.results_prefix(task_id)):
+            for key in self.object_store.list(results_prefix(task_id)):
                 if key != published:
                     self.object_store.delete(key)
         except TaskError as error:

@@ -18,8 +18,7 @@ from tasks.accounts.api_keys import ApiKeys
 from tasks.jobs.job import Status
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage import object_keys
-from tasks.storage.object_store import ObjectStore
+from tasks.storage.object_store import ObjectStore, original_key, results_prefix
 from tests.support.servers import running
 
 
@@ -72,11 +71,11 @@ def test_a_job_that_runs_is_ended_and_leaves_nothing_that_it_made(
         answer = urllib3.request("POST", f"{address}/cancel")
     assert answer.status == 200, answer.data
     _next_is_done(service, coffee)
-    assert list(objects.list(object_keys.results_prefix(task_id))) == []
+    assert list(objects.list(results_prefix(task_id))) == []
     job = service.store.get(task_id)
     if method == "delete":
         assert job is None
-        assert list(objects.list(object_keys.original_key(task_id))) == []
+        assert list(objects.list(original_key(task_id))) == []
     else:
         assert job is not None
         assert (job.status, job.result_key) == (Status.CANCELED, None)

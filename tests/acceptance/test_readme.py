@@ -27,7 +27,7 @@ from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.routing import task_id_of_message
 from tasks.jobs.store import MAX_CRASHES
 from tasks.redis_client import connect
-from tasks.storage import object_keys
+from tasks.storage.object_store import original_key
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (
@@ -83,7 +83,7 @@ class Scene:
 
     def waiting(self) -> str:
         task_id = new_task_id()
-        original = object_keys.original_key(task_id)
+        original = original_key(task_id)
         self.service.store.create(Job(task_id, IDLE_MODEL, IDLE_QUEUE, original, 1.7e9, 4e9))
         self.made.append(task_id)
         return task_id
@@ -127,7 +127,7 @@ class Scene:
     def telling(self) -> str:
         """A job that had a webhook; with no secret to sign it, it is soon given up."""
         task_id = new_task_id()
-        original, url = object_keys.original_key(task_id), "http://127.0.0.1:9/"
+        original, url = original_key(task_id), "http://127.0.0.1:9/"
         job = Job(task_id, IDLE_MODEL, IDLE_QUEUE, original, 1.7e9, 4e9, webhook_url=url)
         self.service.store.create(job)
         self.service.store.cancel(task_id)

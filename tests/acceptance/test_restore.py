@@ -16,8 +16,7 @@ from deploy.local import service as local_service
 from tasks.jobs.job import Status
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage import object_keys
-from tasks.storage.object_store import ObjectStore
+from tasks.storage.object_store import ORIGINALS, ObjectStore, results_prefix
 from tasks.worker_registry import WorkerRegistry
 from tests.support.servers import S3Address, embedded_valkey
 
@@ -74,7 +73,7 @@ def restorable(
 def empty_bucket(restorable: Restorable) -> Iterator[None]:
     """One test's originals are not for the next one to restore."""
     yield
-    for key in restorable.objects.list(object_keys.ORIGINALS):
+    for key in restorable.objects.list(ORIGINALS):
         restorable.objects.delete(key)
 
 
@@ -93,7 +92,7 @@ def waiting(restorable: Restorable, coffee: Path) -> list[str]:
 
 
 def _results(restorable: Restorable, task_id: str) -> list[str]:
-    return list(restorable.objects.list(object_keys.results_prefix(task_id)))
+    return list(restorable.objects.list(results_prefix(task_id)))
 
 
 def test_all_queued_jobs_succeed_after_redis_lost_everything(

@@ -14,7 +14,7 @@ from api.settings import ApiSettings
 from tasks.ids import lease_token
 from tasks.jobs.job import Job, Status
 from tasks.redis_client import connect
-from tasks.storage import object_keys
+from tasks.storage.object_store import result_key
 
 PHOTO = Path(__file__).parents[2] / "data" / "coffee.jpg"
 
@@ -81,7 +81,7 @@ def finish(services: Services, task_id: str, picture: bytes = b"a cutout") -> st
     """Do a job as a worker would; the key of its result."""
 
     token = begin(services, task_id)
-    key = object_keys.result_key(task_id, token, "png")
+    key = result_key(task_id, token, "png")
     services.runtime.object_store.put(key, io.BytesIO(picture), len(picture), "image/png")
     facts = {"format": "png", "width": 2, "height": 2, "size": len(picture), "result_key": key}
     assert services.runtime.job_store.finish(task_id, token=token, status=Status.SUCCEEDED, **facts)

@@ -24,7 +24,7 @@ from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.job_objects import read_manifest
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
-from tasks.storage import object_keys
+from tasks.storage.object_store import UPLOAD_OBJECTS, original_key, result_key
 
 BATCH = "/api/v1/remove-bg/batch"
 
@@ -88,7 +88,7 @@ def _end(services: Services, task_id: str, status: Status = Status.SUCCEEDED) ->
     services.runtime.job_store.claim(task_id, token=token, worker="gpu0@host")
     facts: dict[str, object] = {}
     if status is Status.SUCCEEDED:
-        key = object_keys.result_key(task_id, token, "png")
+        key = result_key(task_id, token, "png")
         services.runtime.object_store.put(
             key, io.BytesIO(task_id.encode()), len(task_id), "image/png"
         )
@@ -127,7 +127,7 @@ def test_files_become_tasks_of_low_priority_with_the_shared_options(
         assert (job.options["output_format"], job.options["quality"]) == ("webp", 70)
         assert job.metadata == {"order": 7}
     # Nothing waits in the bucket any more, and nowhere else.
-    assert list(services.runtime.object_store.list(object_keys.UPLOAD_OBJECTS)) == []
+    assert list(services.runtime.object_store.list(UPLOAD_OBJECTS)) == []
     assert connect(services.settings.redis_url.get_secret_value()).zcard(redis_keys.UPLOADS) == 0
 
 
@@ -152,7 +152,7 @@ def test_a_picture_is_stored_once_and_never_read_back(services: Services) -> Non
     counting = _Counting(services.runtime.object_store)
     with create_app(with_parts(services, object_store=counting)).test_client() as client:
         (item,) = _data(_send(client, _image("red.png", RED)))["items"]
-    key = object_keys.original_key(item["task_id"])
+    key = original_key(item["task_id"])
     # The manifest is known once the whole form is read: it goes onto the object where it is.
     assert counting.calls == [("put", f"{key} image/png"), ("copy", f"{key} {key}")]
     manifest = services.runtime.object_store.metadata(key)

@@ -29,8 +29,7 @@ from tasks.jobs.cache import JITTER_SECONDS, REDIS_SECONDS, cache_key, cache_ttl
 from tasks.jobs.dedup import DuplicateCompleter
 from tasks.jobs.job import LOST, POISON, Job, JobError, Priority, Status
 from tasks.redis_client import connect
-from tasks.storage import object_keys
-from tasks.storage.object_store import ObjectStore
+from tasks.storage.object_store import ObjectStore, background_key, results_prefix
 from tasks.worker.runner import Runner
 
 TOKEN = "gpu0@t/1/run"
@@ -164,7 +163,7 @@ def test_50_equal_pictures_at_once_run_the_model_once(
         assert job is not None
         assert job.status is Status.SUCCEEDED
         assert job.result_key is not None
-        assert job.result_key.startswith(object_keys.results_prefix(job.task_id))
+        assert job.result_key.startswith(results_prefix(job.task_id))
         assert services.runtime.object_store.get(job.original_key)
         bytes_of.add(services.runtime.object_store.get(job.result_key))
     assert len(bytes_of) == 1
@@ -207,7 +206,7 @@ def test_erasing_one_of_two_equal_tasks_leaves_the_other_whole(
     gone, stays = (first, copy) if erased == "the first" else (copy, first)
     assert client.delete(f"/api/v1/tasks/{gone.task_id}").status_code == 200
     assert services.runtime.job_store.get(gone.task_id) is None
-    assert list(services.runtime.object_store.list(object_keys.results_prefix(gone.task_id))) == []
+    assert list(services.runtime.object_store.list(results_prefix(gone.task_id))) == []
     left = _job(services, stays)
     assert services.runtime.object_store.get(left.original_key)
     assert len(services.runtime.object_store.get(str(left.result_key))) == left.size
@@ -504,7 +503,7 @@ def test_a_duplicate_that_is_canceled_is_left_alone(
     runner.run(primary.task_id)
     assert completer.run_once() == 1
     assert _job(services, gone).status is Status.CANCELED
-    assert list(services.runtime.object_store.list(object_keys.results_prefix(gone.task_id))) == []
+    assert list(services.runtime.object_store.list(results_prefix(gone.task_id))) == []
     assert _job(services, stays).status is Status.SUCCEEDED
 
 
@@ -526,7 +525,7 @@ def test_a_duplicate_that_is_canceled_while_its_copy_is_made_keeps_no_copy(
 
     parts = (services.runtime.dispatcher, services.runtime.router)
     assert DuplicateCompleter(redis, services.runtime.job_store, Slow(), *parts).run_once() == 0  # type: ignore[arg-type]
-    assert list(services.runtime.object_store.list(object_keys.results_prefix(gone.task_id))) == []
+    assert list(services.runtime.object_store.list(results_prefix(gone.task_id))) == []
 
 
 def test_when_the_result_is_erased_before_it_was_copied_a_duplicate_runs(
@@ -594,5 +593,5 @@ def test_a_hit_behind_a_background_of_its_own(
     assert hit.cached
     assert services.runtime.object_store.get(str(hit.background_key)) == coffee.read_bytes()
     with pytest.raises(ObjectNotFoundError):
-        services.runtime.object_store.get(object_keys.background_key(new_task_id()))
+        services.runtime.object_store.get(background_key(new_task_id()))
     assert services.runtime.object_store.get(hit.original_key) == picture

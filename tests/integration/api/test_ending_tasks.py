@@ -16,7 +16,7 @@ from tasks import redis_keys
 from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
 from tasks.jobs.job import Status
 from tasks.redis_client import connect
-from tasks.storage import object_keys
+from tasks.storage.object_store import original_key, result_key
 
 
 @pytest.fixture(scope="module")
@@ -163,11 +163,11 @@ def test_cancel_against_finish_leaves_one_final_state(services: Services, shop: 
 def test_an_erased_task_leaves_nothing_behind(services: Services, shop: Tenant) -> None:
     task_id, other = shop.submit(), shop.submit()
     result, others = finish(services, task_id), finish(services, other)
-    stray = object_keys.result_key(task_id, "w/1/stray", "png")
+    stray = result_key(task_id, "w/1/stray", "png")
     services.runtime.object_store.put(stray, io.BytesIO(b"x"), 1, "image/png")
     answer = shop.call("DELETE", f"/api/v1/tasks/{task_id}")
     assert answer.get_json()["data"] == {"task_id": task_id, "erased": True}
-    for key in (object_keys.original_key(task_id), result, stray):
+    for key in (original_key(task_id), result, stray):
         with pytest.raises(ObjectNotFoundError):
             services.runtime.object_store.get(key)
     client = connect(services.settings.redis_url.get_secret_value())
@@ -175,7 +175,7 @@ def test_an_erased_task_leaves_nothing_behind(services: Services, shop: Tenant) 
     assert shop.error("DELETE", f"/api/v1/tasks/{task_id}") == (404, "task_not_found")
     # The other task, of equal bytes, is whole.
     assert services.runtime.object_store.get(others) == b"a cutout"
-    assert services.runtime.object_store.get(object_keys.original_key(other))
+    assert services.runtime.object_store.get(original_key(other))
     assert shop.call("GET", f"/api/v1/tasks/{other}/result").status_code == 302
 
 

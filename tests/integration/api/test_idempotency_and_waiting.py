@@ -26,7 +26,7 @@ from tasks.ids import new_task_id
 from tasks.jobs.idempotency_records import IDEMPOTENCY_SECONDS, IdempotencyStore, Reservation
 from tasks.jobs.job import Job, Status
 from tasks.redis_client import connect
-from tasks.storage import object_keys
+from tasks.storage.object_store import ORIGINALS, task_id_of_original
 
 PATH = "/api/v1/remove-bg"
 
@@ -112,8 +112,8 @@ def test_twenty_threads_with_one_key_make_one_task(app: Flask, services: Service
     assert services.runtime.job_store.ids(Status.QUEUED) == list(made)
     stored = [
         key
-        for key in services.runtime.object_store.list(object_keys.ORIGINALS)
-        if object_keys.task_id_of_original(key) in made
+        for key in services.runtime.object_store.list(ORIGINALS)
+        if task_id_of_original(key) in made
     ]
     assert len(stored) == 1
 

@@ -26,7 +26,7 @@ from tasks.jobs.job import Status
 from tasks.jobs.restore import Restorer
 from tasks.jobs.store import JobStore
 from tasks.redis_client import client_options, connect
-from tasks.storage import object_keys
+from tasks.storage.object_store import task_id_of_object
 from tasks.worker.runner import Runner
 
 #: A field that only `create` and `create_finished` name.
@@ -201,7 +201,7 @@ def test_where_nothing_can_be_known_a_late_record_finds_its_pictures(
         assert again.get_json()["error"]["type"] == "idempotency_in_progress"
 
     faulty.release()
-    (task_id,) = {object_keys.task_id_of_object(key) for key in left}
+    (task_id,) = {task_id_of_object(key) for key in left}
     assert sorted(_run_all(services)) == sorted([*before, task_id])
     assert _id(_send_until_answered(client, key="order-17")) == task_id
 

@@ -26,7 +26,7 @@ from tasks.jobs.job import Job, JobError, Status
 from tasks.jobs.job_objects import read_manifest
 from tasks.jobs.routing import JobDispatcher
 from tasks.redis_client import connect
-from tasks.storage import object_keys
+from tasks.storage.object_store import result_key
 
 Submit = Callable[..., TestResponse]
 
@@ -133,7 +133,7 @@ def test_a_task_shows_its_states(submit: Submit, client: FlaskClient, services: 
 
 
 def _finish(services: Services, task_id: str, data: bytes) -> None:
-    key = object_keys.result_key(task_id, "t", "png")
+    key = result_key(task_id, "t", "png")
     services.runtime.object_store.put(key, io.BytesIO(data), len(data), "image/png")
     assert services.runtime.job_store.finish(
         task_id, token="t", status=Status.SUCCEEDED, result_key=key, format="png"

@@ -10,7 +10,7 @@ from tenants import PHOTO, Tenant, finish, services_with_keys, tenant
 
 from api.services import Services
 from tasks.jobs.job import Status
-from tasks.storage import object_keys
+from tasks.storage.object_store import original_key
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_anothers_task_is_not_there(
         assert foreign["error"]["type"] == "task_not_found"
         assert {**foreign, "request_id": ""} == {**unknown, "request_id": ""}
     assert services.runtime.job_store.get(task_id) == before
-    assert services.runtime.object_store.get(object_keys.original_key(task_id))
+    assert services.runtime.object_store.get(original_key(task_id))
 
 
 def test_anothers_batch_is_not_there(shop: Tenant, studio: Tenant) -> None:

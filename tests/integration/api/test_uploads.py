@@ -18,7 +18,7 @@ from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
 from tasks.ids import new_upload_id
-from tasks.storage import object_keys
+from tasks.storage.object_store import UPLOAD_OBJECTS, upload_prefix
 from tasks.uploads.store import PART_BYTES, UploadLock
 
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -130,10 +130,10 @@ def test_pieces_of_any_size_make_the_file(
         assert _offset(client, url) == at
     assert _whole(services, url) == data
     # Nothing of its making is left.
-    assert list(services.runtime.object_store.list(object_keys.upload_prefix(_id(url)))) == [
-        f"{object_keys.upload_prefix(_id(url))}whole"
+    assert list(services.runtime.object_store.list(upload_prefix(_id(url)))) == [
+        f"{upload_prefix(_id(url))}whole"
     ]
-    unfinished = services.runtime.object_store.list_multipart(object_keys.UPLOAD_OBJECTS)
+    unfinished = services.runtime.object_store.list_multipart(UPLOAD_OBJECTS)
     assert not [each for each in unfinished if _id(url) in each.key]
 
 
@@ -239,8 +239,8 @@ def test_an_ended_upload_is_gone(client: FlaskClient, services: Services) -> Non
     _add(client, url, 0, _bytes(6 * MB))
     assert client.delete(url, headers=TUS).status_code == 204
     assert client.head(url, headers=TUS).status_code == 404
-    assert not list(services.runtime.object_store.list(object_keys.upload_prefix(_id(url))))
-    unfinished = services.runtime.object_store.list_multipart(object_keys.UPLOAD_OBJECTS)
+    assert not list(services.runtime.object_store.list(upload_prefix(_id(url))))
+    unfinished = services.runtime.object_store.list_multipart(UPLOAD_OBJECTS)
     assert not [each for each in unfinished if _id(url) in each.key]
 
 

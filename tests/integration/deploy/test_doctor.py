@@ -18,7 +18,7 @@ from tasks.ids import new_task_id
 from tasks.jobs.job import Job
 from tasks.jobs.store import MAX_CRASHES, JobStore
 from tasks.redis_client import connect
-from tasks.storage import object_keys
+from tasks.storage.object_store import original_key
 from tasks.webhooks.delivery import DeliveryState
 from tasks.webhooks.retry import RetryDecision
 from tasks.webhooks.store import DeliveryStore
@@ -115,7 +115,7 @@ def test_queued_jobs_and_dead_letters_are_reported(client: Redis, doctor: Doctor
     store = JobStore(client)
     ids = [new_task_id() for _ in range(2)]
     for task_id in ids:
-        store.create(Job(task_id, "u2netp", "q", object_keys.original_key(task_id), 1e9, 4e9))
+        store.create(Job(task_id, "u2netp", "q", original_key(task_id), 1e9, 4e9))
     for _ in range(MAX_CRASHES):
         store.claim(ids[0], token="w/1/x", worker="w")
         store.crash(ids[0], holder="w/1/")
@@ -129,7 +129,7 @@ def test_an_unreadable_record_is_reported(client: Redis, doctor: Doctor) -> None
     store = JobStore(client)
     ids = [new_task_id() for _ in range(2)]
     for task_id in ids:
-        store.create(Job(task_id, "u2netp", "q", object_keys.original_key(task_id), 1e9, 4e9))
+        store.create(Job(task_id, "u2netp", "q", original_key(task_id), 1e9, 4e9))
     client.hset(redis_keys.job_key(ids[0]), "options", "{no json")
     found = doctor(level="fail", status=1)
     assert "1 queued with records that cannot be read" in found["queues.records"]["text"]

@@ -23,7 +23,7 @@ from tasks.jobs.routing import JobDispatcher
 from tasks.jobs.store import MAX_CRASHES, JobStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage import object_keys
+from tasks.storage.object_store import original_key
 from tasks.worker_registry import ALIVE_SECONDS, WorkerRegistry
 
 QUEUE = "model.u2netp"
@@ -83,7 +83,7 @@ def make(store: JobStore, app: Celery) -> Make:
 
     def make(state: str = "queued", *, queue: str = QUEUE) -> str:
         task_id = new_task_id()
-        original = object_keys.original_key(task_id)
+        original = original_key(task_id)
         job = store.create(Job(task_id, "u2netp", queue, original, 1.7e9, 4e9)).job
         if state == "queued":
             JobDispatcher(app, store).send(job)

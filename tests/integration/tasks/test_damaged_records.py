@@ -20,7 +20,7 @@ from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import Dispatch, JobStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage import object_keys
+from tasks.storage.object_store import original_key
 from tasks.worker_registry import WorkerRegistry
 
 MODEL, SHARED, GONE = "m", "model.m", "gpu.h.0"
@@ -66,7 +66,7 @@ class Scene:
             task_id,
             MODEL,
             queue,
-            object_keys.original_key(task_id),
+            original_key(task_id),
             self.now,
             self.now + 1e6,
             priority=priority,

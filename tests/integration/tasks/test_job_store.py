@@ -14,7 +14,7 @@ from tasks.ids import lease_holder, lease_token, new_task_id
 from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.store import MAX_CRASHES, MAX_LOSSES, Claim, Dispatch, JobStore, ReleaseOutcome
 from tasks.redis_client import connect
-from tasks.storage import object_keys
+from tasks.storage.object_store import original_key
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def store(client: Redis) -> JobStore:
 @pytest.fixture
 def job(store: JobStore) -> Job:
     task_id = new_task_id()
-    job = Job(task_id, "u2netp", "model.u2netp", object_keys.original_key(task_id), 1e9, 4e9)
+    job = Job(task_id, "u2netp", "model.u2netp", original_key(task_id), 1e9, 4e9)
     store.create(job)
     return job
 

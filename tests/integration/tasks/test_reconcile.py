@@ -19,7 +19,7 @@ from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import Claim, JobStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage import object_keys
+from tasks.storage.object_store import original_key
 from tasks.worker_registry import WorkerRegistry
 
 MODEL, SHARED = "m", "model.m"
@@ -90,7 +90,7 @@ def submit(store: JobStore, dispatcher: JobDispatcher, clock: Clock) -> Submit:
         priority: Priority = Priority.NORMAL, *, queue: str = SHARED, sent: bool = True
     ) -> str:
         task_id = new_task_id()
-        original = object_keys.original_key(task_id)
+        original = original_key(task_id)
         job = Job(task_id, MODEL, queue, original, clock.now, clock.now + 1e9, priority=priority)
         made = store.create(job).job
         if sent:

@@ -21,8 +21,7 @@ from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
 from tasks.runtime import Runtime
 from tasks.settings import Settings
-from tasks.storage import object_keys
-from tasks.storage.object_store import ObjectStore
+from tasks.storage.object_store import ObjectStore, original_key
 from tasks.worker.celery_tasks import RemovalTask
 from tasks.worker_registry import MAX_FAULTS, Worker, WorkerRegistry
 
@@ -87,7 +86,7 @@ def task(app: Celery, settings: Settings, model: Model, client: Redis) -> Iterat
 def submit(client: Redis, objects: ObjectStore) -> Callable[[bytes], str]:
     def submit(data: bytes) -> str:
         task_id = new_task_id()
-        original = object_keys.original_key(task_id)
+        original = original_key(task_id)
         objects.put(original, io.BytesIO(data), len(data), "image/png")
         options = Options().to_dict()
         JobStore(client).create(Job(task_id, "m", "model.m", original, 1.7e9, 4e9, options=options))

@@ -15,8 +15,7 @@ from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage import object_keys
-from tasks.storage.object_store import ObjectStore
+from tasks.storage.object_store import ObjectStore, original_key
 
 NOW = 1.7e9
 
@@ -62,7 +61,7 @@ def _submitted(
         task_id,
         "u2netp",
         "gpu.gone.0",
-        object_keys.original_key(task_id),
+        original_key(task_id),
         created_at,
         expires_at,
         options={"quality": 80},

@@ -25,8 +25,17 @@ from tasks.jobs.store import RECORD_GRACE_SECONDS, JobStore
 from tasks.jobs.task_listing import TaskList
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage import object_keys
-from tasks.storage.object_store import ObjectStore, apply_lifecycle_rules, lifecycle_days, s3_client
+from tasks.storage.object_store import (
+    IMPROVEMENTS,
+    UPLOAD_OBJECTS,
+    ObjectStore,
+    apply_lifecycle_rules,
+    background_key,
+    lifecycle_days,
+    original_key,
+    result_key,
+    s3_client,
+)
 from tasks.uploads.service import UploadService
 from tasks.uploads.store import PART_BYTES, UploadStore
 
@@ -108,13 +117,13 @@ def _job(world: World, *, hours: float, end: Status | None = Status.SUCCEEDED) -
         task_id=task_id,
         model="u2netp",
         queue="model.u2netp",
-        original_key=object_keys.original_key(task_id),
-        background_key=object_keys.background_key(task_id),
+        original_key=original_key(task_id),
+        background_key=background_key(task_id),
         created_at=world.clock(),
         expires_at=world.clock() + hours * HOUR,
         owner="shop",
     )
-    _put(world, object_keys.background_key(task_id))
+    _put(world, background_key(task_id))
     world.objects.put(
         job.original_key, io.BytesIO(b"bytes"), 5, "image/png", metadata=write_manifest(job)
     )
@@ -122,7 +131,7 @@ def _job(world: World, *, hours: float, end: Status | None = Status.SUCCEEDED) -
     if end is not None:
         token = lease_token("gpu0@host", 1)
         world.store.claim(task_id, token=token, worker="gpu0@host")
-        key = object_keys.result_key(task_id, token, "png")
+        key = result_key(task_id, token, "png")
         _put(world, key)
         world.store.finish(task_id, token=token, status=end, result_key=key)
     return job
@@ -176,7 +185,7 @@ def test_what_a_running_job_still_writes_after_its_expiry_is_swept(world: World)
     world.clock.now += 24 * HOUR
     world.sweeper.run_once()
     # It had the picture in memory; it stores its result, and dies before its write was refused.
-    _put(world, object_keys.result_key(job.task_id, token, "png"))
+    _put(world, result_key(job.task_id, token, "png"))
     assert not world.store.finish(job.task_id, token=token, status=Status.SUCCEEDED)
     world.client.delete("rmbg:retention:bucket")
     world.sweeper.run_once()
@@ -188,7 +197,7 @@ def test_what_a_running_job_still_writes_after_an_erasure_is_swept_at_once(world
     token = lease_token("gpu0@host", 1)
     world.store.claim(job.task_id, token=token, worker="gpu0@host")
     Eraser(world.store, world.objects).erase(job)
-    _put(world, object_keys.result_key(job.task_id, token, "png"))
+    _put(world, result_key(job.task_id, token, "png"))
     world.sweeper.run_once()
     assert world.bucket() == set()
 
@@ -197,7 +206,7 @@ def test_results_of_earlier_runs_go_and_the_one_that_counts_stays(world: World) 
     job = _job(world, hours=24)
     done = world.store.get(job.task_id)
     assert done is not None
-    left = object_keys.result_key(job.task_id, lease_token("gpu1@host", 1), "png")
+    left = result_key(job.task_id, lease_token("gpu1@host", 1), "png")
     _put(world, left)
     world.clock.now += ORPHAN_GRACE_SECONDS + 60
     assert world.sweeper.orphans.sweep() == [left]
@@ -223,7 +232,7 @@ def test_after_a_loss_of_redis_all_that_can_be_restored_stays_until_its_expiry(
 
 
 def test_an_original_that_is_stored_before_its_record_is_left_alone(world: World) -> None:
-    key = object_keys.original_key(new_task_id())
+    key = original_key(new_task_id())
     _put(world, key)
     assert world.sweeper.orphans.sweep() == []
     world.clock.now += ORPHAN_GRACE_SECONDS + 60
@@ -237,12 +246,12 @@ def test_what_a_refused_submission_left_stays_until_its_expiry(world: World) -> 
         task_id=task_id,
         model="u2netp",
         queue="model.u2netp",
-        original_key=object_keys.original_key(task_id),
-        background_key=object_keys.background_key(task_id),
+        original_key=original_key(task_id),
+        background_key=background_key(task_id),
         created_at=world.clock(),
         expires_at=world.clock() + 24 * HOUR,
     )
-    _put(world, object_keys.background_key(task_id))
+    _put(world, background_key(task_id))
     world.objects.put(
         job.original_key, io.BytesIO(b"bytes"), 5, "image/png", metadata=write_manifest(job)
     )
@@ -268,11 +277,11 @@ class _Body:
 def test_an_upload_expires_with_its_parts(world: World) -> None:
     upload = world.uploads.create("", PART_BYTES + 10)
     world.uploads.append("", upload.upload_id, 0, _Body(bytes(PART_BYTES + 4)))
-    assert world.objects.list_multipart(object_keys.UPLOAD_OBJECTS)
+    assert world.objects.list_multipart(UPLOAD_OBJECTS)
     world.clock.now += world.uploads.seconds
     world.sweeper.run_once()
     assert world.bucket() == set()
-    assert world.objects.list_multipart(object_keys.UPLOAD_OBJECTS) == []
+    assert world.objects.list_multipart(UPLOAD_OBJECTS) == []
     assert world.uploads.store.get(upload.upload_id) is not None
     world.clock.now += RECORD_GRACE_SECONDS
     world.sweeper.run_once()
@@ -287,11 +296,11 @@ def test_an_upload_without_a_record_is_swept_with_its_parts(world: World) -> Non
     world.clock.now += ORPHAN_GRACE_SECONDS + 60
     assert len(world.sweeper.orphans.sweep()) == 2
     assert world.bucket() == set()
-    assert world.objects.list_multipart(object_keys.UPLOAD_OBJECTS) == []
+    assert world.objects.list_multipart(UPLOAD_OBJECTS) == []
 
 
 def test_an_improvement_goes_after_the_retention_time(world: World) -> None:
-    key = f"{object_keys.IMPROVEMENTS}picture"
+    key = f"{IMPROVEMENTS}picture"
     _put(world, key)
     world.clock.now += world.settings.retention_hours * HOUR - 60
     world.sweeper.run_once()

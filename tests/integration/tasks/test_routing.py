@@ -11,7 +11,7 @@ from tasks.jobs.job import Job, Priority
 from tasks.jobs.routing import MAX_ASSIGNED, Router
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
-from tasks.storage import object_keys
+from tasks.storage.object_store import original_key
 from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
 
 SHARED = "model.m"
@@ -47,7 +47,7 @@ def _bind(client: Redis, queue: str, count: int, priority: Priority = Priority.N
     store = JobStore(client)
     for _ in range(count):
         task_id = new_task_id()
-        original = object_keys.original_key(task_id)
+        original = original_key(task_id)
         store.create(Job(task_id, "m", queue, original, 1e9, 4e9, priority=priority))
 
 

@@ -25,8 +25,7 @@ from tasks.ids import new_task_id
 from tasks.jobs.job import Job, Status
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
-from tasks.storage import object_keys
-from tasks.storage.object_store import ObjectStore
+from tasks.storage.object_store import ObjectStore, background_key, original_key, results_prefix
 from tasks.worker.runner import Runner
 from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
 
@@ -112,7 +111,7 @@ def task_id(runner: Runner) -> str:
     file = io.BytesIO()
     Image.new("RGB", (40, 30), "orange").save(file, "PNG")
     made = new_task_id()
-    original = object_keys.original_key(made)
+    original = original_key(made)
     runner.object_store.put(original, io.BytesIO(file.getvalue()), file.tell(), "image/png")
     options = Options().to_dict()
     runner.job_store.create(Job(made, "m", "model.m", original, 1.7e9, 4e9, options=options))
@@ -192,7 +191,7 @@ def test_a_job_that_is_canceled_while_it_runs_leaves_nothing(
     model.faults = [lambda: runner.job_store.cancel(task_id)]
     runner.run(task_id)
     assert _job(runner, task_id).status is Status.CANCELED
-    assert list(runner.object_store.list(object_keys.results_prefix(task_id))) == []
+    assert list(runner.object_store.list(results_prefix(task_id))) == []
 
 
 @pytest.mark.usefixtures("soft_limit")
@@ -207,7 +206,7 @@ def test_the_time_limit_while_the_result_is_published_changes_nothing(
     replace(runner, job_store=Late(client)).run(task_id)
     done = _job(runner, task_id)
     assert (done.status, done.crashes) == (Status.SUCCEEDED, 0)
-    assert list(runner.object_store.list(object_keys.results_prefix(task_id))) == [done.result_key]
+    assert list(runner.object_store.list(results_prefix(task_id))) == [done.result_key]
 
 
 @pytest.mark.usefixtures("soft_limit")
@@ -218,7 +217,7 @@ def test_the_time_limit_before_storing_is_a_crash(
     runner.run(task_id)
     waiting = _job(runner, task_id)
     assert (waiting.status, waiting.crashes) == (Status.QUEUED, 1)
-    assert list(runner.object_store.list(object_keys.results_prefix(task_id))) == []
+    assert list(runner.object_store.list(results_prefix(task_id))) == []
 
 
 @pytest.mark.usefixtures("soft_limit")
@@ -270,13 +269,13 @@ def test_an_unforeseen_error_fails_the_job_and_tells_nothing_of_it(
 def test_what_a_dead_run_stored_is_removed_by_the_run_that_counts(
     runner: Runner, task_id: str
 ) -> None:
-    stale = f"{object_keys.results_prefix(task_id)}stale.png"
+    stale = f"{results_prefix(task_id)}stale.png"
     runner.job_store.claim(task_id, token="gpu1@h/1/stale", worker="gpu1@h")
     runner.object_store.put(stale, io.BytesIO(b"x"), 1, "image/png")
     runner.job_store.crash(task_id, holder="gpu1@h/1/")
     runner.run(task_id)
     done = _job(runner, task_id)
-    assert list(runner.object_store.list(object_keys.results_prefix(task_id))) == [done.result_key]
+    assert list(runner.object_store.list(results_prefix(task_id))) == [done.result_key]
 
 
 def test_a_record_tells_where_the_subject_lies(runner: Runner, task_id: str) -> None:
@@ -296,7 +295,7 @@ def test_a_background_is_fetched_and_lies_behind(
     blue = io.BytesIO()
     Image.new("RGB", (9, 9), "blue").save(blue, "PNG")
     made = new_task_id()
-    behind = object_keys.background_key(made)
+    behind = background_key(made)
     runner.object_store.put(behind, io.BytesIO(blue.getvalue()), blue.tell(), "image/png")
     options = Options(OutputFormat.AUTO, background_sha256="0" * 64).to_dict()
     original = _job(runner, task_id).original_key

@@ -22,7 +22,7 @@ from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage import object_keys
+from tasks.storage.object_store import original_key
 from tasks.worker_registry import WorkerRegistry
 
 SHARED, OWN = "model.u2netp", "gpu.h.0"
@@ -39,7 +39,7 @@ class Queues:
 
     def submit(self, queue: str, priority: Priority) -> str:
         task_id = new_task_id()
-        original = object_keys.original_key(task_id)
+        original = original_key(task_id)
         job = Job(task_id, "u2netp", queue, original, 1.7e9, 4e9, priority=priority)
         self.dispatcher.send(self.store.create(job).job)
         return task_id

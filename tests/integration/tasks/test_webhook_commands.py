@@ -19,7 +19,7 @@ from tasks.jobs.job import Job
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage import object_keys
+from tasks.storage.object_store import original_key
 from tasks.webhooks.delivery import Attempt, Delivery, DeliveryState
 from tasks.webhooks.retry import RetryDecision
 from tasks.webhooks.store import DeliveryStore
@@ -74,7 +74,7 @@ def make(client: Redis, deliveries: DeliveryStore) -> Make:
 
     def make(state: DeliveryState = DeliveryState.PENDING) -> str:
         task_id = new_task_id()
-        original = object_keys.original_key(task_id)
+        original = original_key(task_id)
         store.create(Job(task_id, "m", "model.m", original, 999.0, 4e9, webhook_url=URL))
         store.cancel(task_id)
         (row,) = deliveries.of(task_id)

@@ -18,8 +18,7 @@ from tasks.jobs.store import JobStore
 from tasks.net.http_client import HttpClient
 from tasks.net.url_guard import AllowList, UrlGuard
 from tasks.settings import Settings
-from tasks.storage import object_keys
-from tasks.storage.object_store import ObjectStore
+from tasks.storage.object_store import ObjectStore, original_key
 from tasks.webhooks.attempt import DeliveryRunner, PayloadRenderer
 from tasks.webhooks.delivery import Delivery
 from tasks.webhooks.dispatcher import WebhookDispatcher
@@ -127,7 +126,7 @@ class Post:
             **values,
         }
         return self.jobs.create(
-            Job(task_id, "u2netp", "model.u2netp", object_keys.original_key(task_id), **given)
+            Job(task_id, "u2netp", "model.u2netp", original_key(task_id), **given)
         ).job
 
     def finish(self, job: Job, status: Status = Status.SUCCEEDED, **facts: object) -> None:

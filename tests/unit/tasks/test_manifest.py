@@ -12,12 +12,12 @@ from tasks.jobs.job_objects import (
     read_manifest,
     write_manifest,
 )
-from tasks.storage import object_keys
+from tasks.storage.object_store import original_key
 
 
 def _job(**changes: object) -> Job:
     task_id = new_task_id()
-    job = Job(task_id, "rmbg-2.0", "q", object_keys.original_key(task_id), 1.5e9, 1.6e9)
+    job = Job(task_id, "rmbg-2.0", "q", original_key(task_id), 1.5e9, 1.6e9)
     return job.evolve(**changes)
 
 
