@@ -53,13 +53,20 @@ def load_network(
     with torch.device("meta"):
         network = BiRefNet(config)
     _check_layout(file, read_header(file), network.state_dict())
-    digest = _sha256(file)
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if sha256 is not None and digest != sha256:
         raise CheckpointHashError(
             f"{file} is not the expected file: its SHA-256 is {digest}, expected {sha256}. "
             "Fetch it again, or correct the expected hash if you mean to use this file."
         )
-    order = _resolve_patch_order(file, digest, patch_order)
+    order = KNOWN_PATCH_ORDERS.get(digest, patch_order)
+    if order is None:
+        raise PatchOrderUnknownError(
+            f"{file} is not a known checkpoint, and a file does not show its patch order: with the "
+            "wrong one every matte is wrong. Say which it is: rmbg-2.0 for weights derived from "
+            "RMBG-2.0, birefnet for those of BiRefNet."
+        )
     state = permute_patch_order(_read_tensors(file), order, config.patch_order)
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval().requires_grad_(requires_grad=False)
@@ -96,17 +103,6 @@ def _name_keys(keys: list[str]) -> str:
     return f"the key{'s' if len(keys) > 1 else ''} {', '.join(keys[:_MAX_NAMED_KEYS])}{rest}"
 
 
-def _resolve_patch_order(file: Path, digest: str, given: PatchOrder | None) -> PatchOrder:
-    order = KNOWN_PATCH_ORDERS.get(digest, given)
-    if order is None:
-        raise PatchOrderUnknownError(
-            f"{file} is not a known checkpoint, and a file does not show its patch order: with the "
-            "wrong one every matte is wrong. Say which it is: rmbg-2.0 for weights derived from "
-            "RMBG-2.0, birefnet for those of BiRefNet."
-        )
-    return order
-
-
 def _read_tensors(file: Path) -> dict[str, Tensor]:
     """Read all tensors; floats become float32, integers int64."""
     try:
@@ -117,11 +113,6 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
         name: value.float() if value.is_floating_point() else value.long()
         for name, value in state.items()
     }
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def permute_patch_order(

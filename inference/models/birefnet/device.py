@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from enum import StrEnum
 from types import MappingProxyType
 
 import torch
@@ -14,22 +13,8 @@ from inference.errors import (
     PrecisionError,
 )
 
-
-class Precision(StrEnum):
-    """The number formats of a network's weights and activations."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
-
-
-_DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType(
-    {
-        Precision.FP32: torch.float32,
-        Precision.FP16: torch.float16,
-        Precision.BF16: torch.bfloat16,
-    }
+_DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
+    {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 )
 
 
@@ -42,15 +27,12 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    kind, colon, number = name.partition(":")
     if name == "cpu":
         return torch.device("cpu")
+    kind, colon, number = name.partition(":")
     if kind != "cuda" or (colon and not number.isdecimal()):
         raise DeviceUnavailableError(f"There is no device {name!r}: use auto, cpu, cuda or cuda:N.")
-    return _choose_gpu(name, int(number or 0))
-
-
-def _choose_gpu(name: str, index: int) -> torch.device:
+    index = int(number or 0)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if index < count:
         return torch.device("cuda", index)
@@ -71,14 +53,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     Raises:
         PrecisionError: the precision is unknown.
     """
-    try:
-        precision = Precision(name)
-    except ValueError:
-        known = ", ".join(Precision)
-        raise PrecisionError(f"There is no precision {name!r}: use one of {known}.") from None
-    if precision is Precision.AUTO:
-        precision = Precision.FP16 if device.type == "cuda" else Precision.FP32
-    return _DTYPES[precision]
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if name not in _DTYPES:
+        known = ", ".join(("auto", *_DTYPES))
+        raise PrecisionError(f"There is no precision {name!r}: use one of {known}.")
+    return _DTYPES[name]
 
 
 def synchronize(device: torch.device) -> None:
@@ -104,19 +84,14 @@ def translate_gpu_errors(device: torch.device) -> Iterator[None]:
             "or precision=fp16."
         ) from error
     except RuntimeError as error:
-        if not _is_gpu_fault(error):
+        # Errors of cuBLAS and cuDNN are plain RuntimeErrors, recognizable by their text alone.
+        marks = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuDNN error")
+        text = str(error)
+        faulty = isinstance(error, torch.AcceleratorError) or any(mark in text for mark in marks)
+        if not faulty:
             raise
+        first_line = (text.splitlines() or [type(error).__name__])[0].rstrip(".")
         raise GpuFaultError(
-            f"{device} failed: {_first_line(error)}. This process cannot use it any more; restart "
-            "the process."
+            f"{device} failed: {first_line}. This process cannot use it any more; restart the "
+            "process."
         ) from error
-
-
-def _is_gpu_fault(error: RuntimeError) -> bool:
-    # Errors of cuBLAS and cuDNN are plain RuntimeErrors, recognizable by their text alone.
-    marks = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuDNN error")
-    return isinstance(error, torch.AcceleratorError) or any(mark in str(error) for mark in marks)
-
-
-def _first_line(error: RuntimeError) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

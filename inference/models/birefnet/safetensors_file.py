@@ -68,9 +68,24 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         size = path.stat().st_size
     except OSError as error:
         raise CheckpointNotFoundError(f"{path} cannot be read: {error.strerror}.") from error
+    needed = _LENGTH_BYTES + length
     if len(raw) < length:
-        raise _truncated_error(path, size, _LENGTH_BYTES + length)
-    return _parse_header(path, raw, size)
+        raise _truncated_error(path, size, needed)
+    try:
+        header: dict[str, Any] = json.loads(raw)
+        header.pop("__metadata__", None)
+        needed += max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        entries = {
+            name: TensorEntry(tuple(entry["shape"]), entry["dtype"])
+            for name, entry in header.items()
+        }
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointFormatError(
+            f"{path} is not a safetensors file: its header cannot be read. {_USE_SAFETENSORS}"
+        ) from error
+    if size < needed:
+        raise _truncated_error(path, size, needed)
+    return entries
 
 
 def _refuse_other_formats(path: Path, start: bytes) -> None:
@@ -84,25 +99,6 @@ def _refuse_other_formats(path: Path, start: bytes) -> None:
         raise CheckpointFormatError(
             f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its repository."
         )
-
-
-def _parse_header(path: Path, raw: bytes, size: int) -> dict[str, TensorEntry]:
-    try:
-        header: dict[str, Any] = json.loads(raw)
-        header.pop("__metadata__", None)
-        data = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        entries = {
-            name: TensorEntry(tuple(entry["shape"]), entry["dtype"])
-            for name, entry in header.items()
-        }
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointFormatError(
-            f"{path} is not a safetensors file: its header cannot be read. {_USE_SAFETENSORS}"
-        ) from error
-    needed = _LENGTH_BYTES + len(raw) + data
-    if size < needed:
-        raise _truncated_error(path, size, needed)
-    return entries
 
 
 def _truncated_error(path: Path, size: int, needed: int) -> CheckpointTruncatedError:
