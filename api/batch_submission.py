@@ -24,10 +24,9 @@ from tasks.errors import (
     UncertainWriteError,
     UploadError,
 )
-from tasks.ids import new_batch_id, new_task_id
-from tasks.jobs.batches import Batch, BatchItem
+from tasks.jobs.batches import Batch, BatchItem, new_batch_id
 from tasks.jobs.idempotency_records import Reservation
-from tasks.jobs.job import JobError, Priority
+from tasks.jobs.job import JobError, Priority, new_task_id
 from tasks.jobs.job_objects import discard_object
 from tasks.storage.object_store import original_key
 

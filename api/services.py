@@ -13,9 +13,8 @@ from api.settings import ApiSettings
 from api.submission import SubmissionService
 from tasks.app import create_celery
 from tasks.errors import QueueUnavailableError
-from tasks.ids import new_task_id
 from tasks.jobs.idempotency_records import Reservation
-from tasks.jobs.job import Job
+from tasks.jobs.job import Job, new_task_id
 from tasks.jobs.serializers import result_url
 from tasks.jobs.store import AcceptedJob
 from tasks.runtime import Runtime

@@ -17,8 +17,7 @@ from benchmarks.tables import table
 from tasks import redis_keys
 from tasks.housekeeping.missing_messages import list_key
 from tasks.housekeeping.reconcile import Reconciler
-from tasks.ids import new_task_id
-from tasks.jobs.job import Job, Priority, Status
+from tasks.jobs.job import Job, Priority, Status, new_task_id
 from tasks.jobs.routing import JobDispatcher
 from tasks.jobs.store import JobStore
 from tasks.runtime import Runtime

@@ -14,8 +14,8 @@ from api.rate_limits import charge
 from api.responses import request_id, status_url, submitted_view, success, task_view
 from api.schemas import SubmittedSchema, TaskSchema, envelope
 from api.waiting import preferred_wait
-from tasks.ids import new_task_id
 from tasks.jobs.idempotency_records import Reservation
+from tasks.jobs.job import new_task_id
 from tasks.jobs.store import AcceptedJob
 
 blueprint = ApiBlueprint("removals", __name__, url_prefix="/api/v1", description="Submit pictures.")

@@ -9,9 +9,14 @@ from typing import Any, Final, Self, cast
 from redis import Redis
 
 from tasks import redis_client, redis_keys
-from tasks.jobs.job import JobError
+from tasks.jobs.job import JobError, dated_id
 from tasks.jobs.store import RECORD_GRACE_SECONDS
 from tasks.redis_client import redis_errors
+
+
+def new_batch_id() -> str:
+    """Draw a batch's id, `rb-YYYYMMDD-` (UTC) and a random word."""
+    return dated_id("rb")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,31 @@
 """A job: its record, its states and transitions, and errors that are not its input's fault."""
 
 import json
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
+from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Any, Final, Self
+
+#: Letters and digits that are not confused when read aloud: no 0 and o, no 1, i and l.
+_ALPHABET: Final = "23456789abcdefghjkmnpqrstuvwxyz"
+
+
+def new_task_id() -> str:
+    """Draw a task's id, `rm-YYYYMMDD-` (UTC) and a random word."""
+    return dated_id("rm")
+
+
+def dated_id(kind: str) -> str:
+    """Draw an id, `<kind>-YYYYMMDD-` (UTC) and a random word."""
+    return f"{kind}-{datetime.now(UTC):%Y%m%d}-{random_word()}"
+
+
+def random_word() -> str:
+    """Draw 20 letters and digits that cannot be guessed: 31^20 words, about 99 bits."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(20))
 
 
 class Status(StrEnum):

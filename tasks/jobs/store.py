@@ -1,5 +1,6 @@
 """Changes job records: every transition is one Lua command, fenced by the lease's token."""
 
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,16 @@ RECORD_GRACE_SECONDS: Final = 24 * 3600
 
 #: How long a tombstone refuses a record: a late `create` arrives within that time.
 TOMBSTONE_SECONDS: Final = 3600
+
+
+def lease_holder(worker: str, pid: int) -> str:
+    """Return the beginning of the tokens of all leases that one process of a worker takes."""
+    return f"{worker}/{pid}/"
+
+
+def lease_token(worker: str, pid: int) -> str:
+    """Draw the token of a lease: it names the worker, its process, and one run."""
+    return f"{lease_holder(worker, pid)}{secrets.token_hex(8)}"
 
 
 class Claim(StrEnum):
@@ -213,7 +224,7 @@ class JobStore(JobReader):
 
         Args:
             task_id: the job.
-            token: names the worker, its process and this run; see `keys.lease_token`.
+            token: names the worker, its process and this run; see `lease_token`.
             worker: its name, for the record.
             respect_exclusion: refuse a job that this worker failed to run before.
 

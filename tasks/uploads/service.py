@@ -16,7 +16,7 @@ from tasks.errors import (
     UploadTooLongError,
     UploadUnfinishedError,
 )
-from tasks.ids import new_upload_id
+from tasks.jobs.job import random_word
 from tasks.storage.object_store import ObjectStore, ObjectStream, upload_prefix
 from tasks.uploads.store import PART_BYTES, ResumableUpload, UploadLock, UploadStore
 
@@ -203,7 +203,7 @@ class UploadService:
         """Create an upload of `length` bytes."""
         now = self.clock()
         upload = ResumableUpload(
-            upload_id=new_upload_id(),
+            upload_id=f"up-{random_word()}",
             owner=owner,
             length=length,
             created_at=now,

@@ -27,9 +27,15 @@ from tasks.errors import (
     QueueUnavailableError,
     TaskError,
 )
-from tasks.ids import lease_holder, lease_token
 from tasks.jobs.job import Job, JobError, Status
-from tasks.jobs.store import RENEW_SECONDS, Claim, JobStore, ReleaseOutcome
+from tasks.jobs.store import (
+    RENEW_SECONDS,
+    Claim,
+    JobStore,
+    ReleaseOutcome,
+    lease_holder,
+    lease_token,
+)
 from tasks.metrics import instruments
 from tasks.storage.object_store import ObjectStore, result_key, results_prefix
 from tasks.tracing import span

@@ -17,9 +17,8 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from tasks.errors import QueueUnavailableError, TaskError
-from tasks.ids import lease_holder
 from tasks.jobs.routing import is_io_worker, is_model_worker, task_id_of_message
-from tasks.jobs.store import JobStore, ReleaseOutcome
+from tasks.jobs.store import JobStore, ReleaseOutcome, lease_holder
 from tasks.runtime import Runtime, runtime_of
 from tasks.worker import monitor
 from tasks.worker_registry import WorkerRegistry

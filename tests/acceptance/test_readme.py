@@ -22,8 +22,7 @@ from tasks import redis_keys
 from tasks.accounts.api_keys import ApiKeys
 from tasks.errors import KeyNameError
 from tasks.housekeeping.missing_messages import list_key
-from tasks.ids import new_task_id
-from tasks.jobs.job import Job, Priority, Status
+from tasks.jobs.job import Job, Priority, Status, new_task_id
 from tasks.jobs.routing import task_id_of_message
 from tasks.jobs.store import MAX_CRASHES
 from tasks.redis_client import connect

@@ -11,8 +11,8 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
-from tasks.ids import lease_token
 from tasks.jobs.job import Job, Status
+from tasks.jobs.store import lease_token
 from tasks.redis_client import connect
 from tasks.storage.object_store import result_key
 

@@ -18,11 +18,10 @@ from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
 from tasks import redis_keys
-from tasks.ids import lease_token, new_batch_id
-from tasks.jobs.batches import Batch
+from tasks.jobs.batches import Batch, new_batch_id
 from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.job_objects import read_manifest
-from tasks.jobs.store import JobStore
+from tasks.jobs.store import JobStore, lease_token
 from tasks.redis_client import connect
 from tasks.storage.object_store import UPLOAD_OBJECTS, original_key, result_key
 

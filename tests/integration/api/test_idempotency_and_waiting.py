@@ -22,9 +22,8 @@ from api.services import Services
 from api.settings import ApiSettings
 from tasks import redis_keys
 from tasks.errors import ObjectStoreUnavailableError
-from tasks.ids import new_task_id
 from tasks.jobs.idempotency_records import IDEMPOTENCY_SECONDS, IdempotencyStore, Reservation
-from tasks.jobs.job import Job, Status
+from tasks.jobs.job import Job, Status, new_task_id
 from tasks.redis_client import connect
 from tasks.storage.object_store import ORIGINALS, task_id_of_original
 

@@ -17,7 +17,6 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
-from tasks.ids import new_upload_id
 from tasks.storage.object_store import UPLOAD_OBJECTS, upload_prefix
 from tasks.uploads.store import PART_BYTES, UploadLock
 
@@ -245,7 +244,7 @@ def test_an_ended_upload_is_gone(client: FlaskClient, services: Services) -> Non
 
 
 def test_an_unknown_upload_is_not_found(client: FlaskClient) -> None:
-    url = f"{UPLOADS}/{new_upload_id()}"
+    url = f"{UPLOADS}/up-{'2' * 20}"
     assert client.head(url, headers=TUS).status_code == 404
     assert _add(client, url, 0, b"a").status_code == 404
     assert client.delete(url, headers=TUS).status_code == 404

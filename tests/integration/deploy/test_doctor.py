@@ -14,8 +14,7 @@ from deploy.cli.main import app
 from deploy.doctor import CheckResult, Level, check_redis
 from tasks import redis_keys
 from tasks.accounts.api_keys import new_webhook_secret
-from tasks.ids import new_task_id
-from tasks.jobs.job import Job
+from tasks.jobs.job import Job, new_task_id
 from tasks.jobs.store import MAX_CRASHES, JobStore
 from tasks.redis_client import connect
 from tasks.storage.object_store import original_key

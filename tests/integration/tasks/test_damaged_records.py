@@ -14,8 +14,7 @@ from tasks.app import create_celery
 from tasks.errors import UnreadableRecordError
 from tasks.housekeeping.missing_messages import list_key
 from tasks.housekeeping.reconcile import Reconciler
-from tasks.ids import new_task_id
-from tasks.jobs.job import Job, Priority, Status
+from tasks.jobs.job import Job, Priority, Status, new_task_id
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import Dispatch, JobStore
 from tasks.redis_client import connect

@@ -10,9 +10,17 @@ from redis import Redis
 
 from tasks import redis_keys
 from tasks.errors import QueueFullError, QueueUnavailableError
-from tasks.ids import lease_holder, lease_token, new_task_id
-from tasks.jobs.job import Job, Priority, Status
-from tasks.jobs.store import MAX_CRASHES, MAX_LOSSES, Claim, Dispatch, JobStore, ReleaseOutcome
+from tasks.jobs.job import Job, Priority, Status, new_task_id
+from tasks.jobs.store import (
+    MAX_CRASHES,
+    MAX_LOSSES,
+    Claim,
+    Dispatch,
+    JobStore,
+    ReleaseOutcome,
+    lease_holder,
+    lease_token,
+)
 from tasks.redis_client import connect
 from tasks.storage.object_store import original_key
 

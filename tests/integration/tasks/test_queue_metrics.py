@@ -9,8 +9,7 @@ from redis import Redis
 
 from tasks import metrics, redis_keys
 from tasks.errors import ObjectStoreUnavailableError
-from tasks.ids import new_task_id
-from tasks.jobs.job import Job, JobError, Priority, Status
+from tasks.jobs.job import Job, JobError, Priority, Status, new_task_id
 from tasks.jobs.store import MAX_CRASHES, JobStore
 from tasks.queue_metrics import QueueCollector
 from tasks.redis_client import connect

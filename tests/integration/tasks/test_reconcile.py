@@ -13,10 +13,9 @@ from tasks import redis_keys
 from tasks.app import create_celery
 from tasks.housekeeping.missing_messages import dispatch_seq_of, list_key
 from tasks.housekeeping.reconcile import MAX_AGED, Reconciler
-from tasks.ids import lease_token, new_task_id
-from tasks.jobs.job import Job, Priority, Status
+from tasks.jobs.job import Job, Priority, Status, new_task_id
 from tasks.jobs.routing import JobDispatcher, Router
-from tasks.jobs.store import Claim, JobStore
+from tasks.jobs.store import Claim, JobStore, lease_token
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.storage.object_store import original_key

@@ -14,9 +14,8 @@ from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.options import Options
 from tasks import redis_keys
 from tasks.app import create_celery
-from tasks.ids import new_task_id
 from tasks.jobs import routing
-from tasks.jobs.job import Job, Status
+from tasks.jobs.job import Job, Status, new_task_id
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
 from tasks.runtime import Runtime

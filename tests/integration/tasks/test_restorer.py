@@ -7,8 +7,7 @@ import pytest
 
 from tasks.app import create_celery
 from tasks.housekeeping.missing_messages import list_key
-from tasks.ids import new_task_id
-from tasks.jobs.job import Job, Priority, Status
+from tasks.jobs.job import Job, Priority, Status, new_task_id
 from tasks.jobs.job_objects import write_manifest
 from tasks.jobs.restore import Restorer
 from tasks.jobs.routing import JobDispatcher, Router

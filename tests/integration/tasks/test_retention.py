@@ -17,11 +17,10 @@ from tasks.housekeeping.retention import (
     OrphanSweep,
     RetentionSweeper,
 )
-from tasks.ids import lease_token, new_task_id
 from tasks.jobs.batches import BatchStore
-from tasks.jobs.job import Job, Status
+from tasks.jobs.job import Job, Status, new_task_id
 from tasks.jobs.job_objects import Eraser, write_manifest
-from tasks.jobs.store import RECORD_GRACE_SECONDS, JobStore
+from tasks.jobs.store import RECORD_GRACE_SECONDS, JobStore, lease_token
 from tasks.jobs.task_listing import TaskList
 from tasks.redis_client import connect
 from tasks.settings import Settings

@@ -6,8 +6,7 @@ import pytest
 from redis import Redis
 
 from tasks import redis_keys
-from tasks.ids import new_task_id
-from tasks.jobs.job import Job, Priority
+from tasks.jobs.job import Job, Priority, new_task_id
 from tasks.jobs.routing import MAX_ASSIGNED, Router
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect

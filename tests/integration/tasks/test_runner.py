@@ -21,8 +21,7 @@ from inference.options import Options, OutputFormat
 from inference.probe import ImageLimits
 from tasks import redis_keys
 from tasks.errors import QueueUnavailableError
-from tasks.ids import new_task_id
-from tasks.jobs.job import Job, Status
+from tasks.jobs.job import Job, Status, new_task_id
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
 from tasks.storage.object_store import ObjectStore, background_key, original_key, results_prefix

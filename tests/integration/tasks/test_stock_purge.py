@@ -16,8 +16,7 @@ from tasks import redis_keys
 from tasks.app import create_celery
 from tasks.housekeeping.missing_messages import list_key
 from tasks.housekeeping.reconcile import Reconciler
-from tasks.ids import new_task_id
-from tasks.jobs.job import Job, Priority, Status
+from tasks.jobs.job import Job, Priority, Status, new_task_id
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect

@@ -14,8 +14,7 @@ from redis import Redis
 from deploy.local import service
 from tasks.app import create_celery
 from tasks.cli.webhooks import webhooks
-from tasks.ids import new_task_id
-from tasks.jobs.job import Job
+from tasks.jobs.job import Job, new_task_id
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
 from tasks.settings import Settings

@@ -10,11 +10,10 @@ from redis import Redis
 from tasks import redis_keys
 from tasks.accounts.api_keys import new_webhook_secret
 from tasks.app import create_celery
-from tasks.ids import lease_token, new_task_id
 from tasks.jobs.batches import BatchStore
-from tasks.jobs.job import Job, JobError, Status
+from tasks.jobs.job import Job, JobError, Status, new_task_id
 from tasks.jobs.routing import DELIVER_TASK, WEBHOOK_QUEUE
-from tasks.jobs.store import JobStore
+from tasks.jobs.store import JobStore, lease_token
 from tasks.net.http_client import HttpClient
 from tasks.net.url_guard import AllowList, UrlGuard
 from tasks.settings import Settings

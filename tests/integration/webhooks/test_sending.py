@@ -14,9 +14,8 @@ from structlog.testing import capture_logs
 
 from tasks import redis_keys
 from tasks.errors import QueueUnavailableError, UnreadableRecordError
-from tasks.ids import lease_holder, lease_token
 from tasks.jobs.job import Status
-from tasks.jobs.store import MAX_CRASHES
+from tasks.jobs.store import MAX_CRASHES, lease_holder, lease_token
 from tasks.webhooks.delivery import Attempt, Delivery, DeliveryState
 from tasks.webhooks.dispatcher import DISPATCH_SECONDS, MAX_PER_HOST, MAX_QUEUED
 from tasks.webhooks.retry import RetryDecision

@@ -1,9 +1,11 @@
 import dataclasses
+import re
+from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.jobs.job import TRANSITIONS, Job, JobError, Status, from_record, to_record
+from tasks.jobs.job import TRANSITIONS, Job, JobError, Status, from_record, new_task_id, to_record
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=40)
 times = st.floats(0, 4e9, allow_nan=False)
@@ -56,3 +58,12 @@ def test_elapsed_runs_from_submission_to_the_end() -> None:
     job = Job("rm-1", "u2netp", "q", "originals/rm-1", created_at=10.0, expires_at=99.0)
     assert job.elapsed_ms is None
     assert job.evolve(finished_at=10.25).elapsed_ms == 250
+
+
+def test_an_id_carries_its_day_and_cannot_be_guessed() -> None:
+    days = {datetime.now(UTC)}
+    made = {new_task_id() for _ in range(1000)}
+    days.add(datetime.now(UTC))
+    assert len(made) == 1000
+    day = "|".join(f"{each:%Y%m%d}" for each in days)
+    assert all(re.fullmatch(rf"rm-({day})-[2-9a-z]{{20}}", task_id) for task_id in made)

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.ids import new_task_id
-from tasks.jobs.job import Job, Priority, Status
+from tasks.jobs.job import Job, Priority, Status, new_task_id
 from tasks.jobs.job_objects import (
     MANIFEST_MAX_BYTES,
     MANIFEST_METADATA,
