@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from api.settings import ApiSettings
-from deploy.reference_docs import PAGES
+from docs.reference import PAGES
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("path", PAGES)
 def test_a_made_page_is_up_to_date(path: str) -> None:
-    assert (ROOT / path).read_text() == PAGES[path](), "run: python -m deploy.reference_docs"
+    assert (ROOT / path).read_text() == PAGES[path](), "run: python -m docs.reference"
 
 
 def test_every_setting_says_what_it_is() -> None:
