@@ -28,7 +28,7 @@ from inference.options import (
 )
 from tasks.accounts.api_keys import Owner
 from tasks.jobs.job import Priority
-from tasks.webhooks.delivery import TASK_EVENTS
+from tasks.webhooks.deliveries import TASK_EVENTS
 
 #: The result formats of this API; remove.bg's has more.
 FORMATS: Final = ("png", "webp", "jpg")

@@ -7,7 +7,7 @@ from flask_smorest.fields import Upload
 from marshmallow import RAISE, Schema, fields, validate
 
 from api.parameters import RemovalJson, TaskParameters
-from tasks.webhooks.delivery import DeliveryState
+from tasks.webhooks.deliveries import DeliveryState
 
 #: A task's states, as a caller sees them.
 VISIBLE_STATUSES: Final = ("queued", "processing", "succeeded", "failed", "canceled", "expired")

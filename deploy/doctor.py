@@ -32,7 +32,7 @@ from tasks.jobs.store import JobStore
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.storage.object_store import ObjectStore
-from tasks.webhooks.store import DeliveryStore
+from tasks.webhooks.deliveries import DeliveryStore
 from tasks.worker_registry import Worker, WorkerRegistry
 
 #: The Lua scripts call EXPIRETIME, which came with Redis 7.0. Every release of Valkey has it.

@@ -10,7 +10,7 @@ from api.openapi import ApiBlueprint
 from api.responses import success
 from api.schemas import DeliveriesSchema, DeliverySchema, envelope
 from tasks.jobs.serializers import iso_time
-from tasks.webhooks.delivery import Delivery, DeliveryState
+from tasks.webhooks.deliveries import Delivery, DeliveryState
 
 blueprint = ApiBlueprint(
     "deliveries",

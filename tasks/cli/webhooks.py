@@ -17,7 +17,7 @@ from tasks.cli.output import (
     yes_option,
 )
 from tasks.runtime import Runtime, runtime_of
-from tasks.webhooks.delivery import Delivery, DeliveryState
+from tasks.webhooks.deliveries import Delivery, DeliveryState
 
 
 @click.group("webhooks")

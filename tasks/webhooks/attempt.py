@@ -20,9 +20,15 @@ from tasks.jobs.store import JobStore
 from tasks.net.http_client import Deadline, HttpClient, HttpResponse
 from tasks.signing import signed_headers
 from tasks.storage.object_store import ObjectStore
-from tasks.webhooks.delivery import Attempt, Delivery, DeliveryState, attempt_outcome
-from tasks.webhooks.retry import HostBreaker, RetryDecision, RetryPolicy
-from tasks.webhooks.store import DeliveryStore
+from tasks.webhooks.deliveries import (
+    Attempt,
+    Delivery,
+    DeliveryState,
+    DeliveryStore,
+    RetryDecision,
+    attempt_outcome,
+)
+from tasks.webhooks.retry import HostBreaker, RetryPolicy
 
 #: A receiver is never sent a larger payload.
 MAX_PAYLOAD_BYTES: Final = 20_000

@@ -16,9 +16,8 @@ from redis.exceptions import RedisError
 from tasks.errors import QueueUnavailableError
 from tasks.jobs.routing import DELIVER_TASK, WEBHOOK_QUEUE
 from tasks.redis_client import redis_errors
-from tasks.webhooks.delivery import Delivery
+from tasks.webhooks.deliveries import HOST_BUSY, NOT_DUE, Delivery, DeliveryStore
 from tasks.webhooks.retry import BreakerState, HostBreaker
-from tasks.webhooks.store import HOST_BUSY, NOT_DUE, DeliveryStore
 
 #: A message that no worker has claimed within this time is sent again.
 DISPATCH_SECONDS: Final = 20.0

@@ -10,7 +10,7 @@ from redis import Redis
 
 from tasks import redis_keys
 from tasks.redis_client import redis_errors
-from tasks.webhooks.delivery import Delivery, DeliveryState
+from tasks.webhooks.deliveries import Delivery, DeliveryState, RetryDecision
 
 #: Statuses of a receiver that is overloaded.
 BUSY_STATUSES: Final = frozenset({429, 502, 503, 504})
@@ -25,25 +25,6 @@ FAILURE_THRESHOLD: Final = 5
 FIRST_OPEN_SECONDS: Final = 15.0
 MAX_OPEN_SECONDS: Final = 900.0
 _MEMORY_SECONDS: Final = 3600
-
-
-@dataclass(frozen=True, slots=True)
-class RetryDecision:
-    """What follows from an attempt.
-
-    Attributes:
-        state: the delivery's next state.
-        due: unix time of the next attempt, or of the end.
-        reason: why the delivery is dead.
-        pause_host: seconds for which its host gets no deliveries.
-        disable: its target gets no more events.
-    """
-
-    state: DeliveryState
-    due: float
-    reason: str = ""
-    pause_host: float = 0.0
-    disable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from standardwebhooks.webhooks import Webhook
 
 from api.services import Services
 from tasks.accounts.api_keys import new_webhook_secret
-from tasks.webhooks.delivery import DeliveryState
+from tasks.webhooks.deliveries import DeliveryState
 
 pytestmark = pytest.mark.faults
 

@@ -7,7 +7,7 @@ import pytest
 from tenants import Tenant, finish, services_with_keys, tenant
 
 from api.services import Services
-from tasks.webhooks.delivery import DeliveryState
+from tasks.webhooks.deliveries import DeliveryState
 
 PUBLIC = "https://93.184.216.34/hook"
 

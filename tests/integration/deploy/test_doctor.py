@@ -18,9 +18,7 @@ from tasks.jobs.job import Job, new_task_id
 from tasks.jobs.store import MAX_CRASHES, JobStore
 from tasks.redis_client import connect
 from tasks.storage.object_store import original_key
-from tasks.webhooks.delivery import DeliveryState
-from tasks.webhooks.retry import RetryDecision
-from tasks.webhooks.store import DeliveryStore
+from tasks.webhooks.deliveries import DeliveryState, DeliveryStore, RetryDecision
 from tasks.worker_registry import WorkerRegistry
 
 Doctor = Callable[..., dict[str, dict[str, Any]]]

@@ -13,9 +13,7 @@ from tasks.jobs.job import Job, JobError, Priority, Status, new_task_id
 from tasks.jobs.store import MAX_CRASHES, JobStore
 from tasks.queue_metrics import QueueCollector
 from tasks.redis_client import connect
-from tasks.webhooks.delivery import Attempt, DeliveryState
-from tasks.webhooks.retry import RetryDecision
-from tasks.webhooks.store import DeliveryStore
+from tasks.webhooks.deliveries import Attempt, DeliveryState, DeliveryStore, RetryDecision
 from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
 
 WORKER = "gpu0@h"

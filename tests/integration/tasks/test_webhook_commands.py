@@ -19,9 +19,7 @@ from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.storage.object_store import original_key
-from tasks.webhooks.delivery import Attempt, Delivery, DeliveryState
-from tasks.webhooks.retry import RetryDecision
-from tasks.webhooks.store import DeliveryStore
+from tasks.webhooks.deliveries import Attempt, Delivery, DeliveryState, DeliveryStore, RetryDecision
 
 UNKNOWN = "msg_rm-20260101-unknown_1"
 URL = "https://shop.example:8443/hook?token=hush-hush"

@@ -5,7 +5,7 @@ from email.utils import formatdate
 import pytest
 
 from tasks.settings import Settings
-from tasks.webhooks.delivery import Delivery, DeliveryState
+from tasks.webhooks.deliveries import Delivery, DeliveryState
 from tasks.webhooks.retry import RetryPolicy, parse_retry_after
 
 NOW = 1_000_000.0
