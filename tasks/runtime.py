@@ -29,10 +29,14 @@ from tasks.settings import Settings
 from tasks.storage.object_store import ObjectStore
 from tasks.uploads.service import UploadService
 from tasks.uploads.store import UploadStore
-from tasks.webhooks.attempt import DeliveryRunner, PayloadRenderer, signing_secrets
 from tasks.webhooks.deliveries import DeliveryStore
-from tasks.webhooks.dispatcher import WebhookDispatcher
 from tasks.webhooks.retry import HostBreaker, RetryPolicy
+from tasks.webhooks.sending import (
+    DeliveryRunner,
+    PayloadRenderer,
+    WebhookDispatcher,
+    signing_secrets,
+)
 from tasks.worker_registry import WorkerRegistry
 
 #: The attribute of a Celery application that keeps its process's runtime.

@@ -3,6 +3,7 @@
 A secret, or any other setting, can come from a file: `RMBG_S3_SECRET_KEY_FILE=/run/secrets/s3`.
 """
 
+import base64
 import os
 import socket
 from pathlib import Path
@@ -19,7 +20,6 @@ from pydantic_settings import (
 from inference.probe import ImageLimits
 from tasks.errors import SettingsError, WebhookSecretError
 from tasks.net.url_guard import AllowList
-from tasks.signing import secret_bytes
 
 PREFIX = "RMBG_"
 
@@ -39,6 +39,8 @@ _TRACE_COLLECTORS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_E
 
 #: Where several processes count together; the name is that of Prometheus's client.
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+_WEBHOOK_SECRET_SIZES = range(24, 65)
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -64,6 +66,25 @@ def set_metrics_folder(folder: Path | None) -> None:
         os.environ.pop(_METRICS_FOLDER, None)
     else:
         os.environ[_METRICS_FOLDER] = str(folder)
+
+
+def webhook_secret_bytes(secret: str) -> bytes:
+    """Return the key in a secret, which is `whsec_` and base64 of 24 to 64 bytes.
+
+    Raises:
+        WebhookSecretError: the text is no secret; the message does not repeat it.
+    """
+    kind, _, text = secret.partition("_")
+    try:
+        key = base64.b64decode(text, validate=True)
+    except ValueError:
+        key = b""
+    if kind != "whsec" or len(key) not in _WEBHOOK_SECRET_SIZES:
+        raise WebhookSecretError(
+            "A webhook secret is whsec_ and base64 of 24 to 64 random bytes, such as "
+            'the output of: echo "whsec_$(openssl rand -base64 32)"'
+        )
+    return key
 
 
 class _FileSource(PydanticBaseSettingsSource):
@@ -227,7 +248,7 @@ class Settings(BaseSettings):
     @classmethod
     def _webhook_secret(cls, value: SecretStr | None) -> SecretStr | None:
         try:
-            secret_bytes(value.get_secret_value()) if value else None
+            webhook_secret_bytes(value.get_secret_value()) if value else None
         except WebhookSecretError as error:
             raise ValueError(str(error)) from None
         return value

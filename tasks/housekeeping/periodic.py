@@ -19,7 +19,7 @@ from tasks.housekeeping.retention import SWEEP_SECONDS, RetentionSweeper
 from tasks.jobs.dedup import DuplicateCompleter
 from tasks.jobs.routing import is_io_worker
 from tasks.runtime import Runtime, runtime_of
-from tasks.webhooks.dispatcher import MAX_PER_HOST
+from tasks.webhooks.sending import MAX_PER_HOST
 
 #: How long a duplicate waits at most after its primary has ended.
 _DUPLICATES_SECONDS: Final = 0.2

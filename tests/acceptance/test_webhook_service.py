@@ -25,8 +25,8 @@ from tasks.app import create_celery
 from tasks.jobs.routing import DELIVER_TASK
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.signing import signed_headers
 from tasks.storage.object_store import ObjectStore
+from tasks.webhooks.sending import signed_headers
 from tests.support.servers import S3Address, running
 
 SECRET = new_webhook_secret()

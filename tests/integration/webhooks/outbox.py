@@ -18,10 +18,9 @@ from tasks.net.http_client import HttpClient
 from tasks.net.url_guard import AllowList, UrlGuard
 from tasks.settings import Settings
 from tasks.storage.object_store import ObjectStore, original_key
-from tasks.webhooks.attempt import DeliveryRunner, PayloadRenderer
 from tasks.webhooks.deliveries import Delivery, DeliveryStore
-from tasks.webhooks.dispatcher import WebhookDispatcher
 from tasks.webhooks.retry import HostBreaker, RetryPolicy
+from tasks.webhooks.sending import DeliveryRunner, PayloadRenderer, WebhookDispatcher
 
 PAUSES = (5.0, 300.0, 1800.0)
 

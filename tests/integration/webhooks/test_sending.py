@@ -17,7 +17,7 @@ from tasks.errors import QueueUnavailableError, UnreadableRecordError
 from tasks.jobs.job import Status
 from tasks.jobs.store import MAX_CRASHES, lease_holder, lease_token
 from tasks.webhooks.deliveries import Attempt, Delivery, DeliveryState, RetryDecision
-from tasks.webhooks.dispatcher import DISPATCH_SECONDS, MAX_PER_HOST, MAX_QUEUED
+from tasks.webhooks.sending import DISPATCH_SECONDS, MAX_PER_HOST, MAX_QUEUED
 
 PAUSES = (5.0, 300.0, 1800.0)
 

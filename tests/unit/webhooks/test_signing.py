@@ -11,8 +11,8 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from tasks.accounts.api_keys import new_webhook_secret
 from tasks.errors import SettingsError, WebhookSecretError
-from tasks.settings import Settings
-from tasks.signing import secret_bytes, signed_headers
+from tasks.settings import Settings, webhook_secret_bytes
+from tasks.webhooks.sending import signed_headers
 
 OLD, NEW = new_webhook_secret(), new_webhook_secret()
 BODY = json.dumps({"type": "removal.succeeded", "data": {"name": "Grüße"}}).encode()
@@ -81,13 +81,13 @@ def test_another_secret_fails() -> None:
 )
 def test_what_is_no_secret_is_refused_and_not_repeated(secret: str) -> None:
     with pytest.raises(WebhookSecretError) as caught:
-        secret_bytes(secret)
+        webhook_secret_bytes(secret)
     assert len(secret) < 7 or secret not in str(caught.value)
 
 
 @pytest.mark.parametrize("size", [24, 64])
 def test_the_sizes_of_the_standard_are_taken(size: int) -> None:
-    assert len(secret_bytes(f"whsec_{base64.b64encode(b'x' * size).decode()}")) == size
+    assert len(webhook_secret_bytes(f"whsec_{base64.b64encode(b'x' * size).decode()}")) == size
 
 
 def test_a_faulty_secret_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.accounts.api_keys import new_webhook_secret
-from tasks.signing import signed_headers
+from tasks.webhooks.sending import signed_headers
 
 SAMPLES = Path(__file__).parents[3] / "docs" / "examples" / "webhooks"
 SECRET, OTHER = new_webhook_secret(), new_webhook_secret()

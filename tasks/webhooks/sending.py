@@ -1,26 +1,42 @@
-"""One attempt at a delivery: claim it, render the payload, sign and post it, record the outcome."""
+"""Sending webhooks: the dispatcher's messages, and the attempt that each message starts.
 
+The delivery's record is the truth, and a message only a trigger: one that is lost is sent again
+after `DISPATCH_SECONDS`, and one that comes twice finds nothing to claim. An attempt claims its
+delivery, renders the payload, signs and posts it, and records the outcome.
+"""
+
+import base64
+import hashlib
+import hmac
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
 from pydantic import SecretStr
+from redis import Redis
+from redis.exceptions import RedisError
 
 from tasks.accounts.api_keys import ApiKeys
 from tasks.errors import OutboundRequestError, QueueUnavailableError, TaskError
 from tasks.jobs.batches import BatchStore
+from tasks.jobs.routing import DELIVER_TASK, WEBHOOK_QUEUE
 from tasks.jobs.serializers import batch_data, task_data
 from tasks.jobs.store import JobStore
 from tasks.net.http_client import Deadline, HttpClient, HttpResponse
-from tasks.signing import signed_headers
+from tasks.redis_client import redis_errors
+from tasks.settings import webhook_secret_bytes
 from tasks.storage.object_store import ObjectStore
 from tasks.webhooks.deliveries import (
+    HOST_BUSY,
+    NOT_DUE,
     Attempt,
     Delivery,
     DeliveryState,
@@ -28,8 +44,22 @@ from tasks.webhooks.deliveries import (
     RetryDecision,
     attempt_outcome,
 )
-from tasks.webhooks.retry import HostBreaker, RetryPolicy
+from tasks.webhooks.retry import BreakerState, HostBreaker, RetryPolicy
 
+#: A message that no worker has claimed within this time is sent again.
+DISPATCH_SECONDS: Final = 20.0
+#: Messages that wait in the queue at most; what else is due waits in Redis.
+MAX_QUEUED: Final = 256
+#: Deliveries to one host that are with the queue or a worker at once, so that a slow receiver
+#: leaves most of a worker's threads to others.
+MAX_PER_HOST: Final = 4
+#: The same for a host whose circuit breaker is half open.
+_MAX_PER_HALF_OPEN_HOST: Final = 1
+_PAGE_SIZE: Final = 200
+#: A delivery to a busy host is due again after this.
+_BUSY_SECONDS: Final = 0.5
+#: Between two deliveries that are put off for one reason, so that they do not come due at once.
+_SPREAD_SECONDS: Final = 0.01
 #: A receiver is never sent a larger payload.
 MAX_PAYLOAD_BYTES: Final = 20_000
 #: How long a claim outlives the attempt's time limit, so that its outcome can be recorded.
@@ -38,6 +68,106 @@ _RECORDING_SECONDS: Final = 5.0
 _BROKEN_SECONDS: Final = 60.0
 
 _log = structlog.get_logger(__name__)
+
+
+class WebhookDispatcher:
+    """Sends the messages of deliveries; any number of dispatchers may run at once.
+
+    Args:
+        app: sends the messages.
+        client: Redis, which holds the queue.
+        store: the deliveries.
+        breaker: the circuit breakers of the receiving hosts.
+        clock: unix time.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        client: Redis,
+        store: DeliveryStore,
+        breaker: HostBreaker,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._app = app
+        self._client = client
+        self._store = store
+        self._breaker = breaker
+        self._clock = clock
+
+    def run_once(self) -> int:
+        """Send messages for what is due, as far as the queue and the hosts have room.
+
+        Returns:
+            The number of messages.
+
+        Raises:
+            QueueUnavailableError: Redis does not answer.
+        """
+        sent, room = 0, self._room()
+        while sent < room:
+            page = self._store.due(self._clock(), _PAGE_SIZE)
+            sent += self._dispatch_page(page, room - sent)
+            # What was not sent is due later, so that a busy host's backlog hides no other host's.
+            if len(page) < _PAGE_SIZE:
+                break
+        return sent
+
+    def _room(self) -> int:
+        """Return how many messages the queue takes; an abandoned queue does not grow for ever."""
+        with redis_errors():
+            return MAX_QUEUED - int(self._client.llen(WEBHOOK_QUEUE))
+
+    def _dispatch_page(self, page: list[Delivery], room: int) -> int:
+        now = self._clock()
+        states = {host: self._breaker.state(host) for host in {each.host for each in page}}
+        busy: set[str] = set()
+        later: dict[str, float] = {}
+        sent = 0
+        for delivery in page:
+            if sent == room:
+                break
+            host, state = delivery.host, states[delivery.host]
+            paused = state.open_until > now and not delivery.replayed
+            if not paused and host not in busy:
+                number = self._dispatch(delivery, state, now)
+                if number == HOST_BUSY:
+                    busy.add(host)
+                elif number != NOT_DUE:
+                    self._send(delivery, number)
+                    sent += 1
+            if paused or host in busy:
+                until = state.open_until if paused else now + _BUSY_SECONDS
+                later[delivery.id] = until + len(later) * _SPREAD_SECONDS
+        self._store.postpone(later, now)
+        return sent
+
+    def _dispatch(self, delivery: Delivery, state: BreakerState, now: float) -> int:
+        limit = _MAX_PER_HALF_OPEN_HOST if state.half_open else MAX_PER_HOST
+        return self._store.dispatch(delivery, now, seconds=DISPATCH_SECONDS, limit=limit)
+
+    def _send(self, delivery: Delivery, number: int) -> None:
+        """Send a message; the first one's id is the delivery's, so that Flower finds it.
+
+        A later one has a number in its id, since a worker never runs a revoked id again.
+        """
+        try:
+            self._app.send_task(
+                DELIVER_TASK,
+                args=[delivery.id],
+                task_id=delivery.id if number == 1 else f"{delivery.id}.{number}",
+                queue=WEBHOOK_QUEUE,
+                kwargsrepr=_displayed_arguments(delivery),
+                retry=False,
+            )
+        except (OperationalError, RedisError, OSError) as error:
+            raise QueueUnavailableError(f"Redis does not answer: {error}") from error
+
+
+def _displayed_arguments(delivery: Delivery) -> str:
+    """Return what Flower shows beside the id; the URL may hold a secret, its host does not."""
+    return repr({"event": delivery.event, "host": delivery.host, "try": delivery.tries + 1})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +234,34 @@ def signing_secrets(
         return (default.get_secret_value(),) if default else ()
     owner = api_keys.get(owner_id)
     return owner.signing_secrets(now) if owner else ()
+
+
+def sign(secrets: Iterable[str], *, webhook_id: str, timestamp: int, body: bytes) -> str:
+    """Return the value of `webhook-signature`: a signature for each secret, the newest first."""
+    signed = b".".join((webhook_id.encode(), str(timestamp).encode(), body))
+    digests = (
+        hmac.digest(webhook_secret_bytes(secret), signed, hashlib.sha256) for secret in secrets
+    )
+    return " ".join(f"v1,{base64.b64encode(digest).decode()}" for digest in digests)
+
+
+def signed_headers(
+    secrets: Iterable[str], *, webhook_id: str, timestamp: int, body: bytes
+) -> Mapping[str, str]:
+    """Return the headers of one attempt.
+
+    Args:
+        secrets: of the owner; two of them while one is being replaced.
+        webhook_id: of the event; it does not change between attempts.
+        timestamp: unix seconds of this attempt.
+        body: the bytes that are sent.
+    """
+    return {
+        "Content-Type": "application/json",
+        "webhook-id": webhook_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": sign(secrets, webhook_id=webhook_id, timestamp=timestamp, body=body),
+    }
 
 
 @dataclass(eq=False, slots=True)
