@@ -6,13 +6,15 @@ A secret, or any other setting, can come from a file: `RMBG_S3_SECRET_KEY_FILE=/
 import base64
 import os
 import socket
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, field_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -87,24 +89,10 @@ def webhook_secret_bytes(secret: str) -> bytes:
     return key
 
 
-class _FileSource(PydanticBaseSettingsSource):
-    """Reads a setting from the file that `RMBG_<NAME>_FILE` names, without its last newline."""
-
-    def get_field_value(
-        self,
-        field: FieldInfo,  # noqa: ARG002 - the base class's signature
-        field_name: str,
-    ) -> tuple[Any, str, bool]:
-        path = os.environ.get(f"{variable(field_name)}_FILE")
-        return (Path(path).read_text().rstrip("\n") if path else None), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        found = {}
-        for name, field in self.settings_cls.model_fields.items():
-            value, key, _ = self.get_field_value(field, name)
-            if value is not None:
-                found[key] = value
-        return found
+def _from_files(names: Iterable[str]) -> dict[str, str]:
+    """Read the settings that have a variable `RMBG_<NAME>_FILE`, without a file's last newline."""
+    paths = {name: os.environ.get(f"{variable(name)}_FILE") for name in names}
+    return {name: Path(path).read_text().rstrip("\n") for name, path in paths.items() if path}
 
 
 class Settings(BaseSettings):
@@ -269,7 +257,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take arguments first, then the environment, then the `_FILE` variables."""
-        return init_settings, env_settings, _FileSource(settings_cls)
+        files = InitSettingsSource(settings_cls, _from_files(settings_cls.model_fields))
+        return init_settings, env_settings, files
 
     @classmethod
     def load(cls, **values: object) -> Self:
@@ -283,21 +272,28 @@ class Settings(BaseSettings):
         except (ValidationError, OSError) as error:
             raise SettingsError(_explain(error)) from error
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with changes, from which the values below are computed anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in vars(copied).keys() - type(self).model_fields.keys():
+            del vars(copied)[name]
+        return copied
+
     def model_file(self, fetched: str) -> Path:
         """Return the path of the weights: `RMBG_MODEL_PATH`, or the fetched file."""
         return self.model_path or self.model_dir / fetched
 
-    @property
+    @cached_property
     def webhook_pauses(self) -> tuple[float, ...]:
         """Pauses between the attempts at a webhook, in seconds."""
         return tuple(map(float, self.webhook_retries.split(",")))
 
-    @property
+    @cached_property
     def image_limits(self) -> ImageLimits:
         """Limits of an image's pixels."""
         return ImageLimits(max_pixels=int(self.max_megapixels * 1_000_000))
 
-    @property
+    @cached_property
     def max_image_bytes(self) -> int:
         """Size of the largest upload, in bytes."""
         return int(self.max_image_mb * 2**20)
