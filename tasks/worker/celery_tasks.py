@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Final
 
 import structlog
@@ -22,14 +23,14 @@ from inference.models.base import MattingModel
 from tasks.app import probe_seconds, ready_seconds, soft_time_limit
 from tasks.errors import QueueUnavailableError, TaskError
 from tasks.jobs import routing
-from tasks.jobs.routing import DELIVER_TASK, task_id_of_message
 from tasks.log import configure_logging
+from tasks.metrics import instruments, use_shared_folder
 from tasks.runtime import Runtime, runtime_of
 from tasks.settings import Settings
 from tasks.storage.object_store import STALE_RETRIES
 from tasks.tracing import configure_tracing, flush_tracing
-from tasks.worker.metrics import count_load, share_as_child
-from tasks.worker.runner import Readiness, Runner
+from tasks.webhooks.sending import DeliveryRunner
+from tasks.worker.runner import Readiness, Runner, logged_if_away
 from tasks.worker.startup import abort_startup, load_served_model, prepare_parent, revision_of
 
 #: Exit status of a process whose GPU context is broken (sysexits.h: EX_SOFTWARE).
@@ -119,15 +120,10 @@ def _configure_logging(**_: Any) -> None:  # noqa: ANN401 - Celery's signal sign
 def _check_model(sender: Any, **_: Any) -> None:  # noqa: ANN401 - celery's signature
     if routing.is_model_worker(sender.app):
         prepare_parent(sender)
-        _mark_former_not_ready(runtime_of(sender.app), sender.hostname)
-
-
-def _mark_former_not_ready(runtime: Runtime, worker: str) -> None:
-    """Clear the readiness that a killed worker of the same name may have left."""
-    try:
-        runtime.registry.mark_not_ready(worker)
-    except QueueUnavailableError as error:
-        _log.warning("worker.withdraw_failed", reason=str(error))
+        # A killed worker of the same name may have left its readiness.
+        registry = runtime_of(sender.app).registry
+        with logged_if_away("worker.withdraw_failed"):
+            registry.mark_not_ready(sender.hostname)
 
 
 @worker_process_init.connect
@@ -136,26 +132,21 @@ def _load_model(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - 
     runtime = Runtime.from_settings(
         settings, celery_app=current_app, s3_pool=_object_store_pool(settings)
     )
-    share_as_child()
+    use_shared_folder("child")
     configure_tracing("rmbg-worker")
-    task = current_app.tasks[routing.REMOVE_TASK]
+    worker, model = sender or "worker", settings.model
     _shorten_shutdown()
     began = time.monotonic()
-    _record_start(runtime, sender or "worker")
-    try:
-        task.load(runtime, sender or "worker")
-    except Exception as error:  # noqa: BLE001 - Celery would go on without a model
-        abort_startup(error, settings.model)
-    count_load(settings.model, sender or "worker", time.monotonic() - began)
-    _log.info("worker.ready", worker=sender, model=settings.model)
-
-
-def _record_start(runtime: Runtime, worker: str) -> None:
-    """Record a child's start, so that `rmbg health worker` notices one that dies repeatedly."""
-    try:
+    # `rmbg health worker` notices a child that dies repeatedly.
+    with logged_if_away("worker.start_not_noted"):
         runtime.registry.record_start(worker)
-    except QueueUnavailableError as error:
-        _log.warning("worker.start_not_noted", reason=str(error))
+    try:
+        current_app.tasks[routing.REMOVE_TASK].load(runtime, worker)
+    except Exception as error:  # noqa: BLE001 - Celery would go on without a model
+        abort_startup(error, model)
+    instruments().model_loads.labels(model, worker).inc()
+    instruments().model_load_seconds.labels(model, worker).set(time.monotonic() - began)
+    _log.info("worker.ready", worker=sender, model=model)
 
 
 def _shorten_shutdown() -> None:
@@ -180,7 +171,7 @@ def _cancel_revoked(sender: Any, request: Any, **_: Any) -> None:  # noqa: ANN40
     """Cancel the job whose message was revoked by Flower or the celery command."""
     if sender.name != routing.REMOVE_TASK:
         return  # A webhook's delivery is dispatched again, with another message id.
-    task_id = task_id_of_message(request.id)
+    task_id = routing.task_id_of_message(request.id)
     try:
         outcome = runtime_of(current_app).job_store.cancel(task_id)
     except QueueUnavailableError as error:
@@ -189,12 +180,23 @@ def _cancel_revoked(sender: Any, request: Any, **_: Any) -> None:  # noqa: ANN40
         _log.info("job.revoked", task_id=task_id, outcome=outcome)
 
 
+class DeliveryTask(Task):  # type: ignore[misc] # celery publishes no types
+    """Holds what attempts deliveries, the same for all threads of its process."""
+
+    @cached_property
+    def runner(self) -> DeliveryRunner:
+        """The delivery runner of the process's runtime."""
+        return runtime_of(self.app).delivery_runner
+
+
 # Acknowledged when it starts: the delivery's claim, and not the message, outlives a dead worker.
-@shared_task(name=DELIVER_TASK, bind=True, acks_late=False, max_retries=None)
-def deliver(self: Task, delivery_id: str) -> str:
+@shared_task(
+    name=routing.DELIVER_TASK, base=DeliveryTask, bind=True, acks_late=False, max_retries=None
+)
+def deliver(self: DeliveryTask, delivery_id: str) -> str:
     """Attempt a delivery; Flower shows the outcome as the task's result."""
     try:
-        return runtime_of(self.app).delivery_runner.run(delivery_id)
+        return self.runner.run(delivery_id)
     except QueueUnavailableError as error:
         # The claim lapses, or the message counts as lost: the delivery is due again.
         _log.warning("webhook.not_recorded", webhook_id=delivery_id, reason=str(error))

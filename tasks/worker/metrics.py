@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final
 
@@ -19,18 +20,14 @@ from redis.exceptions import RedisError
 from tasks import metrics
 from tasks.jobs import routing
 from tasks.metrics import (
-    Instruments,
     gauge_family,
     instruments,
     make_shared_folder,
     remove_shared_folder,
     scrape_registry,
-    use_shared_folder,
 )
 from tasks.settings import Settings, visible_gpus
 
-#: The name of the child's metrics files: a new child continues in those of the former one.
-_CHILD_NAME: Final = "child"
 #: A worker without a heartbeat for longer counts as gone.
 _WORKER_GONE_SECONDS: Final = 10.0
 _EVENTS_PAUSE_SECONDS: Final = 2.0
@@ -50,39 +47,36 @@ _TASK_EVENTS: Final = frozenset(
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
 class GpuCollector(Collector):
     """Shows memory and utilization of the worker's GPU.
 
-    Args:
+    Attributes:
         nvml: the library `pynvml`, initialized.
         worker: Celery's name of this worker.
-        gpus: the GPU's index or UUID, as CUDA_VISIBLE_DEVICES has it.
+        gpu: the GPU's index or UUID, as CUDA_VISIBLE_DEVICES has it.
     """
 
-    def __init__(self, nvml: Any, worker: str, gpus: Iterable[str]) -> None:  # noqa: ANN401 - a module
-        self._nvml = nvml
-        self._worker = worker
-        self._gpus = tuple(gpus)
+    nvml: Any
+    worker: str
+    gpu: str
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Yield the families of one scrape; a GPU that does not answer is left out."""
         memory = gauge_family(metrics.GPU_MEMORY)
         busy = gauge_family(metrics.GPU_UTILISATION)
-        for gpu in self._gpus:
-            with suppress(self._nvml.NVMLError):
-                handle = self._handle(gpu)
-                facts = self._nvml.nvmlDeviceGetMemoryInfo(handle)
-                memory.add_metric([self._worker, gpu, "used"], facts.used)
-                memory.add_metric([self._worker, gpu, "total"], facts.total)
-                percent = self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu
-                busy.add_metric([self._worker, gpu], percent / 100)
+        with suppress(self.nvml.NVMLError):
+            if self.gpu.isdigit():
+                handle = self.nvml.nvmlDeviceGetHandleByIndex(int(self.gpu))
+            else:
+                handle = self.nvml.nvmlDeviceGetHandleByUUID(self.gpu)
+            facts = self.nvml.nvmlDeviceGetMemoryInfo(handle)
+            memory.add_metric([self.worker, self.gpu, "used"], facts.used)
+            memory.add_metric([self.worker, self.gpu, "total"], facts.total)
+            percent = self.nvml.nvmlDeviceGetUtilizationRates(handle).gpu
+            busy.add_metric([self.worker, self.gpu], percent / 100)
         yield memory
         yield busy
-
-    def _handle(self, gpu: str) -> Any:  # noqa: ANN401 - the library's
-        if gpu.isdigit():
-            return self._nvml.nvmlDeviceGetHandleByIndex(int(gpu))
-        return self._nvml.nvmlDeviceGetHandleByUUID(gpu)
 
 
 def gpu_collectors(worker: str) -> tuple[Collector, ...]:
@@ -97,7 +91,7 @@ def gpu_collectors(worker: str) -> tuple[Collector, ...]:
     except nvml.NVMLError as error:
         _log.debug("metrics.no_gpu", reason=str(error))
         return ()
-    return (GpuCollector(nvml, worker, gpus[:1]),) if gpus else ()
+    return (GpuCollector(nvml, worker, gpus[0]),) if gpus else ()
 
 
 class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
@@ -141,48 +135,15 @@ class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publi
             remove_shared_folder()
 
 
-def share_as_child() -> None:
-    """Let a child continue in the files of the former one."""
-    use_shared_folder(_CHILD_NAME)
-
-
-def count_load(model: str, worker: str, seconds: float) -> None:
-    """Count the loading of a model by a child."""
-    instruments().model_loads.labels(model, worker).inc()
-    instruments().model_load_seconds.labels(model, worker).set(seconds)
-
-
-class CeleryEventCounter:
-    """Counts Celery's events, which are lossy; no label comes from a client."""
-
-    def __init__(self, instruments: Instruments) -> None:
-        self._instruments = instruments
-        self._seen: dict[str, float] = {}
-
-    def count(self, event: Mapping[str, Any]) -> None:
-        """Count one event."""
-        kind, host = str(event.get("type")), str(event.get("hostname", ""))
-        if kind in _TASK_EVENTS:
-            self._instruments.celery_events.labels(kind.removeprefix("task-"), host).inc()
-        if kind == "task-succeeded":
-            self._instruments.celery_runtime.labels(host).observe(float(event.get("runtime") or 0))
-        if kind.startswith("worker-"):
-            self._record(host, online=kind != "worker-offline")
-
-    def _record(self, host: str, *, online: bool) -> None:
-        now = time.monotonic()
-        self._seen[host] = now if online else 0.0
-        for each, seen in self._seen.items():
-            self._instruments.celery_worker_up.labels(each).set(now - seen < _WORKER_GONE_SECONDS)
-
-
 class CeleryEventsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
-    """Runs a thread of the I/O worker that listens to the events of all workers."""
+    """Runs a thread of the I/O worker that counts the events of all workers, which are lossy."""
 
     def __init__(self, worker: Any, **options: Any) -> None:  # noqa: ANN401 - celery's signature
         super().__init__(worker, **options)
         self._ended = threading.Event()
         self._receiver: Any = None
+        #: When each worker was last heard of; 0 once it has gone offline.
+        self._seen: dict[str, float] = {}
 
     def include_if(self, worker: Any) -> bool:  # noqa: ANN401 - celery's signature
         """Run only on I/O workers whose metrics port serves the counts."""
@@ -203,15 +164,26 @@ class CeleryEventsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery 
     terminate = stop
 
     def _run(self, app: Any) -> None:  # noqa: ANN401 - celery's signature
-        counter = CeleryEventCounter(instruments())
         while not self._ended.is_set():
             try:
-                self._listen(app, counter)
+                self._listen(app)
             except (OperationalError, RedisError, OSError) as error:
                 _log.warning("events.broker_away", reason=str(error))
             self._ended.wait(_EVENTS_PAUSE_SECONDS)
 
-    def _listen(self, app: Any, counter: CeleryEventCounter) -> None:  # noqa: ANN401 - celery's signature
+    def _listen(self, app: Any) -> None:  # noqa: ANN401 - celery's signature
         with app.connection_for_read() as connection:
-            self._receiver = app.events.Receiver(connection, handlers={"*": counter.count}, app=app)
+            self._receiver = app.events.Receiver(connection, handlers={"*": self._count}, app=app)
             self._receiver.capture(limit=None, timeout=None, wakeup=False)
+
+    def _count(self, event: Mapping[str, Any]) -> None:
+        kind, host = str(event.get("type")), str(event.get("hostname", ""))
+        if kind in _TASK_EVENTS:
+            instruments().celery_events.labels(kind.removeprefix("task-"), host).inc()
+        if kind == "task-succeeded":
+            instruments().celery_runtime.labels(host).observe(float(event.get("runtime") or 0))
+        if kind.startswith("worker-"):
+            now = time.monotonic()
+            self._seen[host] = 0.0 if kind == "worker-offline" else now
+            for each, seen in self._seen.items():
+                instruments().celery_worker_up.labels(each).set(now - seen < _WORKER_GONE_SECONDS)

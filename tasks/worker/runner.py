@@ -399,7 +399,7 @@ class Readiness:
     def begin_job(self) -> None:
         """Record that a job begins."""
         self._busy = True
-        with _logged_if_away("worker.note_failed"):
+        with logged_if_away("worker.note_failed"):
             self._registry.update(self._worker, running=1)
 
     def end_job(self, took: float | None) -> None:
@@ -408,13 +408,13 @@ class Readiness:
         if self._broken:
             self._exit_child()
         if took is None:
-            with _logged_if_away("worker.note_failed"):
+            with logged_if_away("worker.note_failed"):
                 self._registry.update(self._worker, running=0)
             return
         self._mean = (
             took if self._mean is None else self._mean + _NEWEST_WEIGHT * (took - self._mean)
         )
-        with _logged_if_away("worker.note_failed"):
+        with logged_if_away("worker.note_failed"):
             self._registry.record_result(self._worker, self._mean)
         self.mark_ready()
 
@@ -434,7 +434,7 @@ class Readiness:
     def stop(self) -> None:
         """Stop the checks, and mark the worker as not ready."""
         self._ended.set()
-        with _logged_if_away("worker.withdraw_failed"):
+        with logged_if_away("worker.withdraw_failed"):
             self._registry.mark_not_ready(self._worker)
 
     def check(self) -> None:
@@ -453,7 +453,7 @@ class Readiness:
 
     def _end_broken(self, reason: str) -> None:
         """End this process, since a new one gets a new context, as soon as no job is running."""
-        with _logged_if_away("worker.note_failed"):
+        with logged_if_away("worker.note_failed"):
             self._registry.record_fault(self._worker, f"probe:{os.getpid()}", reason)
         self._broken = True
         if not self._busy:
@@ -465,7 +465,7 @@ class Readiness:
 
 
 @contextmanager
-def _logged_if_away(event: str) -> Iterator[None]:
+def logged_if_away(event: str) -> Iterator[None]:
     """Log an event if Redis does not answer: the job matters more than what others learn of it."""
     try:
         yield

@@ -17,7 +17,7 @@ from inference.errors import ModelError
 from inference.models.base import HasExecutionPath, MattingModel
 from inference.models.birefnet.config import PatchOrder
 from inference.models.load import load_model
-from inference.models.registry import ModelSpec, get_spec
+from inference.models.registry import get_spec
 from inference.models.selftest import check_model_output
 from inference.models.weights import check_weights, file_sha256, find_weights_file
 from tasks.log import configure_logging
@@ -30,17 +30,6 @@ _SIG_ABORT_STARTUP: Final = signal.SIGUSR2
 _ABORT_SECONDS: Final = 20.0
 
 _log = structlog.get_logger(__name__)
-
-
-def check_served_model(settings: Settings) -> ModelSpec:
-    """Check the model's file; no model library is loaded.
-
-    Raises:
-        ModelError: there is no such model, or its file is missing or wrong.
-    """
-    spec = get_spec(settings.model)
-    check_weights(spec, settings.model_file(spec.file_name))
-    return spec
 
 
 def load_served_model(settings: Settings) -> MattingModel:
@@ -88,21 +77,31 @@ def execution_path_facts(model: MattingModel) -> dict[str, str]:
 
 
 def prepare_parent(worker: Any) -> None:  # noqa: ANN401 - celery publishes no types
-    """Check the model's file before the pool starts.
+    """Check the model's file before the pool starts; no model library is loaded.
 
     Raises:
-        SystemExit: it is missing or wrong; the log says why.
+        SystemExit: there is no such model, or its file is missing or wrong; the log says why.
     """
     settings = Settings.load()
     configure_logging(settings)  # Celery configures it later
     try:
-        spec = check_served_model(settings)
+        spec = get_spec(settings.model)
+        check_weights(spec, settings.model_file(spec.file_name))
     except ModelError as error:
         _log.critical("worker.model_unusable", model=settings.model, reason=str(error))
         raise SystemExit(_FAILURE) from error
     if not spec.commercial_use:
-        _log.warning("worker.non_commercial_model", model=spec.name, reason=_license_notice(spec))
-    _exit_on_abort_signal(worker)
+        reason = (
+            f"{spec.title}, is under {spec.licence}: commercial use needs its authors' permission. "
+            f"See {spec.licence_url}"
+        )
+        _log.warning("worker.non_commercial_model", model=spec.name, reason=reason)
+
+    def end(*_: object) -> None:
+        worker.exitcode = _FAILURE
+        state.should_terminate = _FAILURE
+
+    signal.signal(_SIG_ABORT_STARTUP, end)
 
 
 def abort_startup(error: Exception, model: str) -> None:
@@ -118,18 +117,3 @@ def abort_startup(error: Exception, model: str) -> None:
     os.kill(os.getppid(), _SIG_ABORT_STARTUP)
     time.sleep(_ABORT_SECONDS)
     raise SystemExit(_FAILURE)
-
-
-def _license_notice(spec: ModelSpec) -> str:
-    return (
-        f"{spec.title}, is under {spec.licence}: commercial use needs its authors' permission. "
-        f"See {spec.licence_url}"
-    )
-
-
-def _exit_on_abort_signal(worker: Any) -> None:  # noqa: ANN401 - celery publishes no types
-    def end(*_: object) -> None:
-        worker.exitcode = _FAILURE
-        state.should_terminate = _FAILURE
-
-    signal.signal(_SIG_ABORT_STARTUP, end)
