@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.metrics import METRICS, series
+from tasks.metrics import METRICS, Metric
 from tests.support.grafana import dashboards
 
 ROOT = Path(__file__).parents[3]
@@ -20,6 +20,12 @@ _NAME = re.compile(r"\b(?:rmbg|celery)[_:]\w+")
 _LABELS = re.compile(r"\b(?:by|without|on)\s*\(([^)]*)\)")
 #: Labels that Prometheus adds, and those of the targets file.
 _TARGET_LABELS = {"instance", "job", "service", "le", "alertname", "alertstate", "severity"}
+
+
+def _series(metric: Metric) -> set[str]:
+    """The names of a metric's time series."""
+    ends = ("_bucket", "_sum", "_count") if metric.kind == "histogram" else ("",)
+    return {metric.name + end for end in ends}
 
 
 def _rules() -> list[dict[str, Any]]:
@@ -48,7 +54,8 @@ def test_there_are_dashboards_and_rules() -> None:
 def test_every_metric_asked_for_is_exported(where: str, expr: str) -> None:
     recorded = {rule["record"] for rule in _rules() if "record" in rule}
     asked = set(_NAME.findall(expr)) or {"up"}
-    assert asked <= series() | recorded | {"up"}, where
+    exported = set().union(*map(_series, METRICS))
+    assert asked <= exported | recorded | {"up"}, where
 
 
 @pytest.mark.parametrize(("where", "expr"), _expressions())
