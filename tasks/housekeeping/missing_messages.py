@@ -30,14 +30,7 @@ _ABANDONED_SECONDS: Final = ALIVE_SECONDS
 #: Jobs of one list that are checked in one pass.
 _MAX_MESSAGES: Final = 500
 #: What reading an unknown message raises, since anyone can write to a list in Redis.
-_UNKNOWN_ERRORS: Final = (
-    AttributeError,
-    KeyError,
-    IndexError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+_UNKNOWN_ERRORS: Final = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 #: Unknown messages behind which a known one is looked for.
 _UNKNOWN_MAX: Final = 100
 

@@ -15,7 +15,12 @@ from celery import bootsteps
 
 from tasks.errors import TaskError
 from tasks.housekeeping.reconcile import RECONCILE_SECONDS, Reconciler
-from tasks.housekeeping.retention import SWEEP_SECONDS, RetentionSweeper
+from tasks.housekeeping.retention import (
+    SWEEP_SECONDS,
+    ExpirySweep,
+    OrphanSweep,
+    RetentionSweeper,
+)
 from tasks.jobs.dedup import DuplicateCompleter
 from tasks.jobs.routing import is_io_worker
 from tasks.runtime import Runtime, runtime_of
@@ -64,21 +69,20 @@ class Periodic:
 
 def periodic_work(runtime: Runtime) -> tuple[Periodic, ...]:
     """Return all periodic work of an I/O worker."""
-    return (
-        Periodic("reconciler", RECONCILE_SECONDS, Reconciler.from_runtime(runtime).run_once),
-        Periodic("retention", SWEEP_SECONDS, RetentionSweeper.from_runtime(runtime).run_once),
-        Periodic("duplicates", _DUPLICATES_SECONDS, _completer(runtime).run_once),
-        Periodic("webhooks", _WEBHOOKS_SECONDS, runtime.webhook_dispatcher.run_once),
+    client, job_store, object_store = runtime.redis, runtime.job_store, runtime.object_store
+    dispatcher, router, uploads = runtime.dispatcher, runtime.router, runtime.uploads
+    reconciler = Reconciler(client, job_store, dispatcher, runtime.registry, router)
+    sweeper = RetentionSweeper(
+        client,
+        ExpirySweep(client, job_store, runtime.eraser, uploads, runtime.batches),
+        OrphanSweep(job_store, uploads.store, object_store, uploads.seconds),
     )
-
-
-def _completer(runtime: Runtime) -> DuplicateCompleter:
-    return DuplicateCompleter(
-        runtime.redis,
-        runtime.job_store,
-        runtime.object_store,
-        runtime.dispatcher,
-        runtime.router,
+    completer = DuplicateCompleter(client, job_store, object_store, dispatcher, router)
+    return (
+        Periodic("reconciler", RECONCILE_SECONDS, reconciler.run_once),
+        Periodic("retention", SWEEP_SECONDS, sweeper.run_once),
+        Periodic("duplicates", _DUPLICATES_SECONDS, completer.run_once),
+        Periodic("webhooks", _WEBHOOKS_SECONDS, runtime.webhook_dispatcher.run_once),
     )
 
 

@@ -1,9 +1,9 @@
 """The reconciler: bring messages, leases and deadlines back in step with the job records."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Final, TypeVar
 
 import structlog
@@ -18,7 +18,6 @@ from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import Dispatch, JobStore, ReleaseOutcome
 from tasks.redis_client import redis_errors
-from tasks.runtime import Runtime
 from tasks.worker_registry import WorkerRegistry
 
 #: How long a queued job stays in quarantine: by then an operator may have repaired its record, or
@@ -62,13 +61,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Quarantine:
-    """The jobs that a step could not process lately, since their records are damaged.
-
-    Args:
-        client: Redis.
-        job_store: the records.
-        clock: unix seconds.
-    """
+    """The jobs that a step could not process lately, since their records are damaged."""
 
     def __init__(self, client: Redis, job_store: JobStore, clock: Callable[[], float]) -> None:
         self._client = client
@@ -90,12 +83,9 @@ class Quarantine:
             self.add(task_id, step, f"{error}")
 
     def add(self, task_id: str, step: str, reason: str) -> None:
-        """Quarantine a job; one that is queued leaves its list for a while.
+        """Quarantine a job for a reason; one that is queued leaves its list for a while.
 
-        Args:
-            task_id: the job.
-            step: which could not process it, for the log and the metrics.
-            reason: why.
+        The log and the metrics name the step that could not process it.
         """
         self._job_store.quarantine(task_id, self._clock() + _QUARANTINE_SECONDS)
         now = time.monotonic()
@@ -114,124 +104,10 @@ class Quarantine:
         return sorted(task_ids, key=self._logged.__contains__)
 
 
-class IndexPruner:
-    """Removes jobs without a record from the index sets, with one cursor for each set."""
-
-    def __init__(self, client: Redis, job_store: JobStore) -> None:
-        self._client = client
-        self._job_store = job_store
-        self._cursors: dict[str, int] = {}
-
-    def run_once(self, *, until: float = math.inf) -> int:
-        """Check the next part of every set; returns how many jobs were removed.
-
-        Args:
-            until: monotonic time at which the rest is left to the next pass.
-        """
-        dropped = 0
-        lists = {redis_keys.dispatched_key(name): name for name in self._job_store.lists()}
-        sets = [*_INDEX_SETS, *lists]
-        self._cursors = {key: self._cursors.get(key, 0) for key in sets}
-        for key, cursor, task_ids in self._next_parts(sets):
-            if time.monotonic() > until:
-                break
-            if key in lists and not task_ids:
-                self._job_store.forget_list(lists[key])
-            gone = set(task_ids) - self._job_store.recorded(task_ids)
-            for task_id in gone:
-                self._job_store.forget(task_id, list_name=lists.get(key, ""))
-            self._cursors[key] = cursor
-            dropped += len(gone)
-        return dropped
-
-    def _next_parts(self, sets: Sequence[str]) -> Iterator[tuple[str, int, list[str]]]:
-        """Yield the next part of each set and the cursor after it, read in one round trip."""
-        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
-            for key in sets:
-                pipe.zscan(key, self._cursors[key], count=_SCAN_COUNT)
-            answers = pipe.execute()
-        for key, (cursor, members) in zip(sets, answers, strict=True):
-            yield key, cursor, [member for member, _ in members]
-
-
-class PriorityAging:
-    """Raises the effective priority of jobs that have waited too long, a few at a time.
-
-    Args:
-        client: Redis.
-        job_store: the records.
-        quarantine: takes jobs whose records cannot be read.
-        seconds: how long a job waits at each priority level.
-        clock: unix seconds.
-    """
-
-    def __init__(
-        self,
-        client: Redis,
-        job_store: JobStore,
-        quarantine: Quarantine,
-        seconds: float,
-        clock: Callable[[], float],
-    ) -> None:
-        self._client = client
-        self._job_store = job_store
-        self._quarantine = quarantine
-        self._seconds = seconds
-        self._clock = clock
-
-    def find(self) -> list[Dispatch]:
-        """Return the messages that raise the oldest jobs of each list by one level."""
-        return [each for name in self._job_store.lists() for each in self._find_on(name)]
-
-    def _find_on(self, name: str) -> Iterator[Dispatch]:
-        queue, _, level = name.rpartition("|")
-        above = _PRIORITY_ABOVE.get(level)
-        if above is None:
-            return
-        free, oldest = self._candidates(name, f"{queue}|{int(above)}")
-        aged = (job for job, since in self._waiting(oldest) if self._is_aged(job, since))
-        for _, job in zip(range(free), aged, strict=False):
-            yield Dispatch(job.task_id, queue, above, after=job.dispatch_seq)
-
-    def _candidates(self, name: str, above: str) -> tuple[int, list[str]]:
-        """Return how many jobs of a list may be raised now, and its oldest jobs."""
-        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
-            pipe.scard(redis_keys.aged_key(above))
-            pipe.zrange(redis_keys.dispatched_key(name), 0, _OLDEST_PER_LIST - 1)
-            aged, oldest = pipe.execute()
-        return max(0, MAX_AGED - aged), oldest
-
-    def _waiting(self, task_ids: list[str]) -> Iterator[tuple[Job, float]]:
-        """Yield those that are queued, and since when."""
-        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
-            for task_id in task_ids:
-                pipe.zscore(redis_keys.index_key(Status.QUEUED), task_id)
-            since = dict(zip(task_ids, pipe.execute(), strict=True))
-        found = self._job_store.read(task_ids)
-        for task_id, reason in found.unreadable.items():
-            self._quarantine.add(task_id, "lift", reason)
-        for job in found.jobs:
-            entered = since[job.task_id]
-            if entered is not None:
-                yield job, float(entered)
-
-    def _is_aged(self, job: Job, since: float) -> bool:
-        levels = list(Priority)
-        raised = levels.index(job.priority) - levels.index(job.effective_priority)
-        return self._clock() - since >= self._seconds * (raised + 1)
-
-
 class Reconciler:
     """Runs passes, one at a time behind a lock; a pass that is repeated does no harm.
 
-    Args:
-        client: Redis.
-        job_store: the records.
-        dispatcher: sends the messages.
-        registry: the worker registry.
-        router: chooses the queues.
-        aging_seconds: how long a job waits at each priority level before it is raised.
-        clock: unix seconds.
+    A job waits `aging_seconds` at each priority level before it is raised.
     """
 
     def __init__(
@@ -252,20 +128,12 @@ class Reconciler:
         self._router = router
         self._missing = MissingMessageDetector(client)
         self._quarantine = Quarantine(client, job_store, clock)
-        self._aging = PriorityAging(client, job_store, self._quarantine, aging_seconds, clock)
-        self._pruner = IndexPruner(client, job_store)
+        self._aging_seconds = aging_seconds
+        self._clock = clock
+        #: How far each index set has been pruned, as a cursor of ZSCAN.
+        self._cursors: dict[str, int] = {}
+        #: Monotonic time at which a step leaves the rest to the next pass.
         self._until = 0.0
-
-    @classmethod
-    def from_runtime(cls, runtime: Runtime) -> "Reconciler":
-        """Build a reconciler from a runtime's parts; nothing is sent before the first pass."""
-        return cls(
-            runtime.redis,
-            runtime.job_store,
-            runtime.dispatcher,
-            runtime.registry,
-            runtime.router,
-        )
 
     def run_once(self) -> bool:
         """Run one pass; False if another process runs one, or Redis does not answer."""
@@ -285,7 +153,15 @@ class Reconciler:
         )
         if not lock.acquire(blocking=False):
             return False
-        for step in self._steps():
+        for step in (
+            self._release_orphans,
+            self._fail_overdue,
+            self._move_backlogs,
+            self._resend_missing,
+            self._send_due,
+            self._raise_aged,
+            self._prune,
+        ):
             self._attempt(step)
             lock.reacquire()
         lock.release()
@@ -300,17 +176,6 @@ class Reconciler:
             raise
         except Exception:  # noqa: BLE001 - whatever a record or a message holds
             _log.exception("reconciler.step_failed", step=step.__name__)
-
-    def _steps(self) -> tuple[Callable[[], None], ...]:
-        return (
-            self._release_orphans,
-            self._fail_overdue,
-            self._move_backlogs,
-            self._resend_missing,
-            self._send_due,
-            self._raise_aged,
-            self._prune,
-        )
 
     def _release_orphans(self) -> None:
         """Return jobs to the queue whose lease expired, since their worker is gone."""
@@ -357,11 +222,58 @@ class Reconciler:
         self._send(due[_ROUTED:], _shared_queue, "sent_again")
 
     def _raise_aged(self) -> None:
-        raised = self._dispatcher.send_all(self._aging.find())
-        self._count("lifted", [job.task_id for job in raised])
+        """Raise the effective priority of the oldest jobs of each list that waited too long."""
+        found = [each for name in self._job_store.lists() for each in self._aged_on(name)]
+        self._count("lifted", [job.task_id for job in self._dispatcher.send_all(found)])
+
+    def _aged_on(self, name: str) -> Iterator[Dispatch]:
+        """Yield the messages that raise jobs of a list by one level, as many as may be raised."""
+        queue, _, level = name.rpartition("|")
+        above = _PRIORITY_ABOVE.get(level)
+        if above is None:
+            return
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            pipe.scard(redis_keys.aged_key(f"{queue}|{int(above)}"))
+            pipe.zrange(redis_keys.dispatched_key(name), 0, _OLDEST_PER_LIST - 1)
+            raised, oldest = pipe.execute()
+        aged = (job for job, since in self._waiting(oldest) if self._is_aged(job, since))
+        for job in islice(aged, max(0, MAX_AGED - raised)):
+            yield Dispatch(job.task_id, queue, above, after=job.dispatch_seq)
+
+    def _waiting(self, task_ids: list[str]) -> Iterator[tuple[Job, float]]:
+        """Yield those that are queued, and since when."""
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for task_id in task_ids:
+                pipe.zscore(redis_keys.index_key(Status.QUEUED), task_id)
+            since = dict(zip(task_ids, pipe.execute(), strict=True))
+        found = self._job_store.read(task_ids)
+        for task_id, reason in found.unreadable.items():
+            self._quarantine.add(task_id, "lift", reason)
+        for job in found.jobs:
+            entered = since[job.task_id]
+            if entered is not None:
+                yield job, float(entered)
+
+    def _is_aged(self, job: Job, since: float) -> bool:
+        levels = list(Priority)
+        raised = levels.index(job.priority) - levels.index(job.effective_priority)
+        return self._clock() - since >= self._aging_seconds * (raised + 1)
 
     def _prune(self) -> None:
-        self._pruner.run_once(until=self._until)
+        """Remove jobs without a record from the next part of every index set."""
+        lists = {redis_keys.dispatched_key(name): name for name in self._job_store.lists()}
+        self._cursors = {key: self._cursors.get(key, 0) for key in (*_INDEX_SETS, *lists)}
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for key, cursor in self._cursors.items():
+                pipe.zscan(key, cursor, count=_SCAN_COUNT)
+            parts = list(zip(self._cursors, pipe.execute(), strict=True))
+        for key, (cursor, members) in self._in_time(parts):
+            task_ids = [member for member, _ in members]
+            if key in lists and not task_ids:
+                self._job_store.forget_list(lists[key])
+            for task_id in set(task_ids) - self._job_store.recorded(task_ids):
+                self._job_store.forget(task_id, list_name=lists.get(key, ""))
+            self._cursors[key] = cursor
 
     def _route(self, job: Job) -> str:
         return self._router.choose(

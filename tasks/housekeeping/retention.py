@@ -1,7 +1,7 @@
 """The retention sweeper: erase what has expired, and objects that no record names."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -23,7 +23,6 @@ from tasks.jobs.job import Job
 from tasks.jobs.job_objects import Eraser, read_manifest
 from tasks.jobs.store import RECORD_GRACE_SECONDS, JobStore
 from tasks.redis_client import redis_errors
-from tasks.runtime import Runtime
 from tasks.storage.object_store import (
     BACKGROUNDS,
     IMPROVEMENTS,
@@ -202,12 +201,13 @@ class OrphanSweep:
             self.objects.delete(found.key)
 
     def _orphans(self) -> Iterator[ListedObject]:
-        for block in self._blocks(self.objects.list_entries(ORIGINALS)):
-            yield from self._of_tasks(block, self._is_lost_original)
-        for block in self._blocks(self.objects.list_entries(BACKGROUNDS)):
-            yield from self._of_tasks(block, self._is_lost_companion)
-        for block in self._blocks(self.objects.list_entries(RESULTS)):
-            yield from self._of_tasks(block, self._is_lost_companion)
+        for prefix, is_lost in (
+            (ORIGINALS, self._is_lost_original),
+            (BACKGROUNDS, self._is_lost_companion),
+            (RESULTS, self._is_lost_companion),
+        ):
+            for block in self._blocks(self.objects.list_entries(prefix)):
+                yield from self._of_tasks(block, is_lost)
         for block in self._blocks(self.objects.list_entries(UPLOAD_OBJECTS)):
             yield from self._of_uploads(block)
         yield from self._of_uploads(self.objects.list_multipart(UPLOAD_OBJECTS))
@@ -222,12 +222,13 @@ class OrphanSweep:
     def _of_tasks(
         self, block: Sequence[ListedObject], lost: Callable[[ListedObject], bool]
     ) -> Iterator[ListedObject]:
-        records = self.store.read(_task_ids_of(block))
+        task_ids = [task_id_of_object(each.key) for each in block]
+        records = self.store.read(list(set(task_ids)))
         jobs = {job.task_id: job for job in records.readable()}
-        for each in block:
-            if task_id_of_object(each.key) in records.unreadable:
+        for each, task_id in zip(block, task_ids, strict=True):
+            if task_id in records.unreadable:
                 continue  # Its record exists, but cannot say which result is published.
-            job = jobs.get(task_id_of_object(each.key))
+            job = jobs.get(task_id)
             if self._is_left_over(each, job) if job else lost(each):
                 yield each
 
@@ -265,10 +266,6 @@ class OrphanSweep:
         return found.modified.timestamp() + seconds <= self.clock()
 
 
-def _task_ids_of(block: Iterable[ListedObject]) -> list[str]:
-    return list({task_id_of_object(each.key) for each in block})
-
-
 @dataclass(frozen=True, slots=True)
 class RetentionSweeper:
     """Runs both sweeps in one pass, behind a lock."""
@@ -276,16 +273,6 @@ class RetentionSweeper:
     client: Redis
     expiry: ExpirySweep
     orphans: OrphanSweep
-
-    @classmethod
-    def from_runtime(cls, runtime: Runtime) -> "RetentionSweeper":
-        """Build both sweeps from a runtime's parts; nothing is sent before the first pass."""
-        store, uploads = runtime.job_store, runtime.uploads
-        return cls(
-            client=runtime.redis,
-            expiry=ExpirySweep(runtime.redis, store, runtime.eraser, uploads, runtime.batches),
-            orphans=OrphanSweep(store, uploads.store, runtime.object_store, uploads.seconds),
-        )
 
     def run_once(self) -> bool:
         """Run one pass; False if another process runs one, or a server does not answer."""

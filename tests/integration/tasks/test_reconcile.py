@@ -1,6 +1,7 @@
 """The reconciler against a real Valkey: what it sends again, lifts, moves and forgets."""
 
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -249,7 +250,8 @@ def test_what_was_lifted_is_not_lifted_twice_by_two_reconcilers(
 ) -> None:
     task_id = submit(Priority.LOW)
     clock.now += AGING
-    first, second = make()._aging.find(), make()._aging.find()
+    low = f"{SHARED}|{int(Priority.LOW)}"
+    first, second = [*make()._aged_on(low)], [*make()._aged_on(low)]
     sent = [store.record_dispatches(each)[0] for each in (first, second)]
     assert sent[0] is not None
     assert sent[1] is None
@@ -392,11 +394,14 @@ def test_pruning_gets_round_a_large_set_in_parts(
 ) -> None:
     kept = submit()
     gone = {f"rm-gone-{number}": float(number) for number in range(1500)}
-    client.zadd(redis_keys.index_key(Status.SUCCEEDED), gone)
-    pruner = make()._pruner
+    index = redis_keys.index_key(Status.SUCCEEDED)
+    client.zadd(index, gone)
+    reconciler = make()
+    reconciler._until = math.inf
     parts = []
-    while client.zcard(redis_keys.index_key(Status.SUCCEEDED)):
-        parts.append(pruner.run_once())
+    while before := client.zcard(index):
+        reconciler._prune()
+        parts.append(before - client.zcard(index))
         assert len(parts) < 40
     assert max(parts) < 1000
     assert store.ids(Status.QUEUED) == [kept]
