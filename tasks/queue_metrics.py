@@ -19,6 +19,7 @@ from redis import Redis
 
 from tasks import metrics, redis_keys
 from tasks.errors import QueueUnavailableError, TaskError
+from tasks.housekeeping.missing_messages import list_key
 from tasks.jobs import routing
 from tasks.jobs.job import Priority, Status
 from tasks.metrics import Metric, gauge_family
@@ -35,18 +36,12 @@ _SIMPLE: Final = (
     (metrics.JOINED, "joined"),
     (metrics.DUPLICATES, "duplicates_refused"),
 )
-#: Kombu's separator between a queue's name and a priority level.
-_SEPARATOR: Final = "\x06\x16"
 
 
 class QueueCollector(Collector):
     """Reads Redis at each scrape; if Redis does not answer, shows only that.
 
-    Args:
-        client: Redis.
-        worker_registry: the worker registry.
-        ping_store: raises a `TaskError` unless the object store answers.
-        clock: unix seconds.
+    `ping_store` raises a `TaskError` unless the object store answers.
     """
 
     def __init__(
@@ -106,8 +101,7 @@ class QueueCollector(Collector):
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             for name in lists:
                 pipe.zcard(redis_keys.dispatched_key(name))
-                queue, _, level = name.rpartition("|")
-                pipe.llen(queue if level == "0" else f"{queue}{_SEPARATOR}{level}")
+                pipe.llen(list_key(name))
             answers = pipe.execute()
         depth = gauge_family(metrics.QUEUE_DEPTH)
         lengths: dict[str, int] = defaultdict(int)
@@ -116,7 +110,7 @@ class QueueCollector(Collector):
             depth.add_metric([queue, _PRIORITIES.get(level, "other")], waiting)
             lengths[queue] += length
         yield depth
-        yield _split(metrics.CELERY_QUEUE_LENGTH, {(queue,): n for queue, n in lengths.items()})
+        yield _family(metrics.CELERY_QUEUE_LENGTH, {(queue,): n for queue, n in lengths.items()})
 
     def _workers(self, workers: Sequence[Worker]) -> Iterator[Family]:
         up = {
@@ -126,8 +120,8 @@ class QueueCollector(Collector):
         known = {each.name for each in workers}
         gone = (each for each in self._worker_registry.missing() if each.name not in known)
         up |= {(each.name, _gpu_of(each), each.model): 0 for each in gone}
-        yield _split(metrics.WORKER_UP, up)
-        yield _split(
+        yield _family(metrics.WORKER_UP, up)
+        yield _family(
             metrics.WORKER_DRAINED,
             {(each.name, each.drained_by): 1 for each in workers if each.drained},
         )
@@ -148,16 +142,16 @@ def _gpu_of(worker: Worker) -> str:
 
 def _counts(counters: Mapping[str, str]) -> Iterator[Family]:
     for metric, field in _SIMPLE:
-        yield _counter(metric, {(): int(counters.get(field, 0))})
+        yield _family(metric, {(): int(counters.get(field, 0))})
     ends = {
         tuple(field.split("|")[1:]): int(number)
         for field, number in counters.items()
         if field.startswith("jobs|")
     }
-    yield _counter(metrics.JOBS, ends)
-    yield _counter(metrics.RECOVERED, _by_word(counters, "recovered"))
-    yield _counter(metrics.SKIPPED, _by_word(counters, "skipped"))
-    yield _counter(metrics.WEBHOOK_ATTEMPTS, _by_word(counters, "webhook"))
+    yield _family(metrics.JOBS, ends)
+    yield _family(metrics.RECOVERED, _by_word(counters, "recovered"))
+    yield _family(metrics.SKIPPED, _by_word(counters, "skipped"))
+    yield _family(metrics.WEBHOOK_ATTEMPTS, _by_word(counters, "webhook"))
     yield _job_seconds(counters)
 
 
@@ -186,15 +180,9 @@ def _single_value(metric: Metric, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(metric.name, metric.text, value=value)
 
 
-def _split(metric: Metric, values: Values) -> GaugeMetricFamily:
-    family = gauge_family(metric)
-    for labels, value in values.items():
-        family.add_metric(labels, value)
-    return family
-
-
-def _counter(metric: Metric, values: Values) -> CounterMetricFamily:
-    family = CounterMetricFamily(metric.name, metric.text, labels=metric.labels)
+def _family(metric: Metric, values: Values) -> Family:
+    make = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+    family = make(metric.name, metric.text, labels=metric.labels)
     for labels, value in values.items():
         family.add_metric(labels, value)
     return family

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from redis import Redis
@@ -200,17 +200,14 @@ class WorkerRegistry:
             pipe.zrangebyscore(redis_keys.READY_WORKERS, now, "+inf")
             pipe.hgetall(redis_keys.DRAINED_WORKERS)
             alive, ready, drained = pipe.execute()
-        names = sorted({*alive, *ready, *drained})
-        facts = self._facts(names)
         return [
-            _parse_worker(
-                name,
-                fact,
-                alive=name in alive,
-                ready=name in ready,
-                drained=drained.get(name, ""),
+            replace(
+                worker,
+                alive=worker.name in alive,
+                ready=worker.name in ready,
+                drained=drained.get(worker.name, ""),
             )
-            for name, fact in zip(names, facts, strict=True)
+            for worker in self._recorded({*alive, *ready, *drained})
         ]
 
     def revision(self, model: str) -> str | None:
@@ -236,17 +233,29 @@ class WorkerRegistry:
 
     def missing(self) -> list[Worker]:
         """Return the workers of `silent`, as they were."""
-        names = sorted(self.silent())
-        return [
-            _parse_worker(name, fact, alive=False, ready=False, drained="")
-            for name, fact in zip(names, self._facts(names), strict=True)
-        ]
+        return self._recorded(self.silent())
 
-    def _facts(self, names: Iterable[str]) -> list[dict[str, str]]:
+    def _recorded(self, names: Iterable[str]) -> list[Worker]:
+        """Return what is recorded of workers, by name; nobody is alive, ready or drained in it."""
+        ordered = sorted(names)
         with redis_errors(), self._client.pipeline() as pipe:
-            for name in names:
+            for name in ordered:
                 pipe.hgetall(redis_keys.worker_key(name))
-            return cast("list[dict[str, str]]", pipe.execute())
+            found = cast("list[dict[str, str]]", pipe.execute())
+        return [
+            Worker(
+                name=name,
+                queue=facts.get("queue", ""),
+                model=facts.get("model", ""),
+                revision=facts.get("revision", ""),
+                pid=int(facts.get("pid", 0)),
+                seconds=float(facts.get("seconds", DEFAULT_JOB_SECONDS)),
+                running=int(facts.get("running", 0)),
+                path=facts.get("path", ""),
+                path_reason=facts.get("path_reason", ""),
+            )
+            for name, facts in zip(ordered, found, strict=True)
+        ]
 
     @staticmethod
     def _set(pipe: Redis, name: str, facts: dict[str, str | float]) -> None:
@@ -254,22 +263,3 @@ class WorkerRegistry:
             # redis-py's types want keys of every kind that it takes.
             pipe.hset(redis_keys.worker_key(name), mapping=cast("dict[Any, Any]", facts))
             pipe.expire(redis_keys.worker_key(name), _RECORD_SECONDS)
-
-
-def _parse_worker(
-    name: str, facts: dict[str, str], *, alive: bool, ready: bool, drained: str
-) -> Worker:
-    return Worker(
-        name=name,
-        queue=facts.get("queue", ""),
-        model=facts.get("model", ""),
-        revision=facts.get("revision", ""),
-        pid=int(facts.get("pid", 0)),
-        seconds=float(facts.get("seconds", DEFAULT_JOB_SECONDS)),
-        running=int(facts.get("running", 0)),
-        alive=alive,
-        ready=ready,
-        drained=drained,
-        path=facts.get("path", ""),
-        path_reason=facts.get("path_reason", ""),
-    )
