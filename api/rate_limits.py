@@ -1,20 +1,73 @@
-"""Charges a request to its caller's quota, and states the quota in the `RateLimit` headers."""
+"""Rate limits: a token bucket for each owner and policy, and the `RateLimit` headers."""
 
 import math
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, cast
 
 from flask import Flask, Response, g
+from redis import Redis
 
 from api.auth import current_owner, services
 from api.errors import ApiError
-from tasks.accounts.token_bucket import Rate, RateLimitResult
+from tasks import redis_client, redis_keys
+from tasks.redis_client import redis_errors
 
 #: The policy of submissions, which cost 1 for each picture.
 PICTURES: Final = "pictures"
-_MINUTE: Final = 60
 
 
-def charge(
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A quota that refills evenly.
+
+    Attributes:
+        quota: tokens in a full bucket.
+        seconds: time in which an empty bucket fills up.
+    """
+
+    quota: float
+    seconds: int = 60
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitResult:
+    """The outcome of a request for tokens.
+
+    Attributes:
+        policy: the bucket's name.
+        rate: its quota.
+        allowed: the tokens were taken.
+        left: tokens in the bucket now.
+        retry_after: whole seconds until the cost is there; 0 if the request was allowed.
+        reset_after: whole seconds until the bucket is full.
+    """
+
+    policy: str
+    rate: Rate
+    allowed: bool
+    left: float
+    retry_after: int
+    reset_after: int
+
+
+def charge(cost: float = 1) -> None:
+    """Charge pictures to the caller's quota, and state the rest in the response's headers.
+
+    Raises:
+        ApiError: `rate_limited`: there is not enough left.
+        QueueUnavailableError: Redis does not answer.
+    """
+    allowance = consume(cost)
+    if allowance is not None and not allowance.allowed:
+        raise ApiError(
+            "rate_limited",
+            f"Your key's quota of {allowance.rate.quota:g} {PICTURES} in {allowance.rate.seconds} "
+            f"s is used up; try again in {allowance.retry_after} s.",
+            retry_after=allowance.retry_after,
+        )
+
+
+def consume(
     cost: float = 1, *, policy: str = PICTURES, rate: Rate | None = None
 ) -> RateLimitResult | None:
     """Charge the caller's quota, and state the rest in the response's headers.
@@ -25,35 +78,46 @@ def charge(
         rate: its quota; the key's own pictures a minute if None.
 
     Returns:
-        What is left; None if the caller has no quota.
+        What is left, or a refusal: see `allowed`. None if the caller has no quota.
 
     Raises:
-        ApiError: `rate_limited`: there is not enough left.
         QueueUnavailableError: Redis does not answer.
     """
-    allowance = consume(cost, policy=policy, rate=rate)
-    if allowance is not None and not allowance.allowed:
-        raise ApiError(
-            "rate_limited",
-            f"Your key's quota of {allowance.rate.quota:g} {policy} in {allowance.rate.seconds} s "
-            f"is used up; try again in {allowance.retry_after} s.",
-            retry_after=allowance.retry_after,
-        )
-    return allowance
-
-
-def consume(
-    cost: float = 1, *, policy: str = PICTURES, rate: Rate | None = None
-) -> RateLimitResult | None:
-    """Charge the caller's quota as `charge` does, but return a refusal: see `allowed`."""
     owner = current_owner()
     if rate is None:
         if owner.rate_per_minute is None:
             return None
-        rate = Rate(owner.rate_per_minute, _MINUTE)
-    allowance = services().runtime.rate_limiter.take(owner.id, rate, cost=cost, policy=policy)
-    g.allowance = allowance
-    return allowance
+        rate = Rate(owner.rate_per_minute)
+    g.allowance = take_tokens(services().runtime.redis, owner.id, rate, cost=cost, policy=policy)
+    return cast("RateLimitResult", g.allowance)
+
+
+def take_tokens(
+    client: Redis, owner_id: str, rate: Rate, *, cost: float = 1, policy: str
+) -> RateLimitResult:
+    """Take `cost` tokens from an owner's bucket, all of them or none.
+
+    Raises:
+        QueueUnavailableError: Redis does not answer.
+    """
+    with redis_errors():
+        answer = redis_client.PRIMITIVES.run(
+            client,
+            "token_bucket",
+            key=redis_keys.rate_key(owner_id, policy),
+            quota=rate.quota,
+            seconds=rate.seconds,
+            cost=cost,
+        )
+    allowed, left, wait_ms, full_ms = cast("tuple[int, str, int, int]", answer)
+    return RateLimitResult(
+        policy=policy,
+        rate=rate,
+        allowed=bool(allowed),
+        left=float(left),
+        retry_after=math.ceil(wait_ms / 1000),
+        reset_after=math.ceil(full_ms / 1000),
+    )
 
 
 def install_rate_headers(app: Flask) -> None:

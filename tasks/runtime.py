@@ -12,7 +12,6 @@ from celery import Celery
 from redis import Redis
 
 from tasks.accounts.api_keys import ApiKeys
-from tasks.accounts.token_bucket import RateLimiter
 from tasks.app import create_celery
 from tasks.jobs.batches import BatchStore
 from tasks.jobs.cache import ResultCache
@@ -182,11 +181,6 @@ class Runtime:
     def api_keys(self) -> ApiKeys:
         """The API keys and their owners."""
         return ApiKeys(self.redis)
-
-    @cached_property
-    def rate_limiter(self) -> RateLimiter:
-        """The token buckets of the owners."""
-        return RateLimiter(self.redis)
 
     @cached_property
     def task_list(self) -> TaskList:

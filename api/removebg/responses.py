@@ -11,8 +11,8 @@ from typing import Final
 from flask import Request, Response, jsonify
 
 from api.errors import ApiError
+from api.rate_limits import RateLimitResult
 from inference.options import OutputFormat
-from tasks.accounts.token_bucket import RateLimitResult
 from tasks.jobs.job import Job
 
 _TITLES: Final[Mapping[str, str]] = MappingProxyType(

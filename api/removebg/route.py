@@ -11,7 +11,7 @@ from api.auth import current_owner, identify, services
 from api.errors import ApiError
 from api.forms import Form
 from api.inputs import Submission
-from api.rate_limits import consume
+from api.rate_limits import Rate, RateLimitResult, consume
 from api.removebg.parameters import (
     Picture,
     Pictures,
@@ -34,7 +34,6 @@ from api.removebg.responses import (
 from api.responses import request_id, shape_failures
 from api.services import Services
 from tasks.accounts.api_keys import Owner
-from tasks.accounts.token_bucket import Rate, RateLimitResult
 from tasks.jobs.job import Job, Priority, Status
 from tasks.storage.object_store import IMPROVEMENTS, ObjectStore
 

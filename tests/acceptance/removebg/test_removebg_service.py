@@ -5,6 +5,7 @@ import io
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from PIL import Image
 from removebg_stage import RATE, SUBJECT, RemoveBg, subject_picture
 from subject_worker import BLUE, RED, SLOW
 
+from api.rate_limits import Rate, take_tokens
 from inference.layout import Box
-from tasks.accounts.token_bucket import Rate, RateLimiter
 
 _SECONDS = 60
 
@@ -249,9 +250,8 @@ def test_a_repeat_joins_the_work_that_goes_on(removebg: RemoveBg) -> None:
 
 def test_five_clients_over_the_rate_finish_by_obeying(removebg: RemoveBg) -> None:
     # Trap 5: without a whole number in Retry-After they would never stop.
-    bucket = RateLimiter(removebg.redis)
-    left = bucket.take("", Rate(RATE, 60), cost=0, policy="megapixels").left
-    bucket.take("", Rate(RATE, 60), cost=max(0, int(left) - 1), policy="megapixels")
+    bucket = partial(take_tokens, removebg.redis, "", Rate(RATE, 60), policy="megapixels")
+    bucket(cost=max(0, int(bucket(cost=0).left) - 1))
 
     def client(number: int) -> list[int]:
         statuses = []
