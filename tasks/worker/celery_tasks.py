@@ -53,29 +53,22 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
 
     def load(self, runtime: Runtime, worker: str) -> None:
         """Load and warm up the model, then mark the worker as ready."""
-        settings, registry = runtime.settings, runtime.registry
+        settings = runtime.settings
         model = self.loader(settings)
         revision = revision_of(settings)
-        lock = threading.Lock()
         self.runner = Runner(
             job_store=runtime.job_store,
             object_store=runtime.object_store,
-            registry=registry,
+            registry=runtime.registry,
             model=model,
-            model_lock=lock,
+            model_lock=threading.Lock(),
             limits=settings.image_limits,
             worker=worker,
             exit_child=_exit_child,
         )
-        registry.update(worker, revision=revision)
+        runtime.registry.update(worker, revision=revision)
         self.readiness = Readiness(
-            registry,
-            model,
-            lock,
-            worker,
-            seconds=ready_seconds(settings),
-            interval=probe_seconds(settings),
-            exit_child=_exit_child,
+            self.runner, seconds=ready_seconds(settings), interval=probe_seconds(settings)
         )
         self.readiness.start()
 

@@ -124,14 +124,7 @@ class LeaseKeeper:
 
 
 class MeteredStageTimer(StageTimer):
-    """A `StageTimer` that also counts in the worker's metrics and traces.
-
-    Args:
-        job: as it was claimed.
-        model: the model's name.
-        worker: Celery's name of this worker.
-        before: see `StageTimer`.
-    """
+    """A `StageTimer` that also counts in the worker's metrics and traces."""
 
     def __init__(self, job: Job, model: str, worker: str, before: Callable[[str], None]) -> None:
         super().__init__(before)
@@ -157,26 +150,18 @@ class MeteredStageTimer(StageTimer):
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """Runs jobs in a child.
-
-    Attributes:
-        job_store: the records.
-        object_store: the images.
-        registry: the worker registry.
-        model: loaded and warm.
-        model_lock: held while the model runs, by a job or by the self-check.
-        limits: the largest images accepted, in pixels.
-        worker: Celery's name of this worker.
-        exit_child: ends this process, whose GPU context is broken.
-    """
+    """Runs jobs in a child, on a model that is loaded and warm."""
 
     job_store: JobStore
     object_store: ObjectStore
     registry: WorkerRegistry
     model: MattingModel
+    #: Held while the model runs, by a job or by the self-check.
     model_lock: AbstractContextManager[Any]
     limits: ImageLimits
+    #: Celery's name of this worker.
     worker: str
+    #: Ends this process, whose GPU context is broken.
     exit_child: Callable[[], None]
 
     def run(self, task_id: str) -> bool:
@@ -353,38 +338,24 @@ class Runner:
 
 
 class Readiness:
-    """Checks the idle model, and marks the worker as ready while the model answers.
+    """Checks a runner's model while it is idle, and marks the worker as ready while it answers.
 
     Args:
-        registry: the worker registry.
-        model: loaded and warm.
-        lock: held while the model runs.
-        worker: Celery's name of this worker.
+        runner: whose model it is.
         seconds: how long an answer counts. Longer than a job may take, since no check is made
             during a job: the time limit bounds that one.
         interval: seconds from one check to the next.
-        exit_child: ends this process, whose GPU context is broken.
     """
 
-    def __init__(
-        self,
-        registry: WorkerRegistry,
-        model: MattingModel,
-        lock: threading.Lock,
-        worker: str,
-        *,
-        seconds: float,
-        interval: float,
-        exit_child: Callable[[], None],
-    ) -> None:
-        self._registry = registry
-        self._model = model
-        self._lock = lock
-        self._worker = worker
+    def __init__(self, runner: Runner, *, seconds: float, interval: float) -> None:
+        self._registry = runner.registry
+        self._model = runner.model
+        self._lock = runner.model_lock
+        self._worker = runner.worker
+        self._exit_child = runner.exit_child
         self._seconds = seconds
         self._interval = interval
-        self._exit_child = exit_child
-        self._path = execution_path_facts(model)
+        self._path = execution_path_facts(runner.model)
         self._mean: float | None = None
         self._unreported = False
         self._busy = False
