@@ -15,19 +15,13 @@ from tasks.settings import Settings
 
 #: Time limits of one job, in seconds: of a small model, on a GPU, on a CPU.
 _SMALL_MODEL_SECONDS: Final = 30
-
 _GPU_SECONDS: Final = 60
-
 _CPU_SECONDS: Final = 180
-
 #: An idle model is asked this often whether it answers, and three times within the time limit.
 _PROBE_SECONDS: Final = 30
-
 _PROBES_PER_LIMIT: Final = 3
-
 #: A model's answer counts for so many seconds more than a job may keep the probe away.
 _HARD_LIMIT_LEAD_SECONDS: Final = 10
-
 #: The soft limit comes at most so much before the hard one.
 _SOFT_LEAD_SECONDS: Final = 10
 

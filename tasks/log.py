@@ -2,10 +2,8 @@
 
 import logging
 import sys
-from collections.abc import Sequence
 
 import structlog
-from structlog.typing import Processor
 
 from tasks.settings import Settings
 
@@ -15,7 +13,27 @@ def configure_logging(settings: Settings) -> None:
     as_json = settings.log_format == "json" or (
         settings.log_format == "auto" and not sys.stdout.isatty()
     )
-    shared = _processors()
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    rendering: list[structlog.typing.Processor] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    ]
+    if as_json:
+        rendering += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        rendering.append(
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stdout.isatty(),
+                pad_event_to=0,
+                # The default shows local variables, and with them secrets.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -23,9 +41,7 @@ def configure_logging(settings: Settings) -> None:
     )
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processors=_rendering(as_json=as_json)
-        )
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=rendering)
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -34,30 +50,3 @@ def configure_logging(settings: Settings) -> None:
     logging.getLogger("kombu").setLevel(logging.WARNING)
     # urllib3 warns with whole URLs, and a webhook's URL may hold a secret.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
-
-
-def _processors() -> Sequence[Processor]:
-    return [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-
-
-def _rendering(*, as_json: bool) -> Sequence[Processor]:
-    last: Processor = structlog.processors.JSONRenderer() if as_json else _console()
-    tidy: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
-    if as_json:
-        tidy.append(structlog.processors.format_exc_info)
-    return [*tidy, last]
-
-
-def _console() -> Processor:
-    return structlog.dev.ConsoleRenderer(
-        colors=sys.stdout.isatty(),
-        pad_event_to=0,
-        # The default shows local variables, and with them secrets.
-        exception_formatter=structlog.dev.plain_traceback,
-    )

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import structlog
+from billiard.process import active_children
 from celery import bootsteps
 from celery.worker import state
 
@@ -29,8 +30,6 @@ _log = structlog.get_logger(__name__)
 
 def child_pids() -> set[int]:
     """Return the process ids of the pool's children."""
-    from billiard.process import active_children  # noqa: PLC0415 - of the running pool
-
     return {child.pid for child in active_children()}
 
 

@@ -24,7 +24,7 @@ from tasks.worker import monitor
 from tasks.worker_registry import WorkerRegistry
 
 #: How long the parent may take to exit once nothing runs any more.
-EXIT_SECONDS: Final = 3.0
+_EXIT_SECONDS: Final = 3.0
 #: Interval of the checks for children that are still loading.
 _POLL_SECONDS: Final = 0.5
 #: How long attempts at webhooks may go on during a shutdown.
@@ -74,13 +74,21 @@ class RemovalRequest(Request):  # type: ignore[misc] # celery publishes no types
     def _release(self, event: str, change: Callable[[JobStore, str], ReleaseOutcome]) -> None:
         """Release the lease by a change of the record; raise nothing: Celery must continue."""
         facts = {"task_id": self._job, "worker": self.hostname, "pid": self.worker_pid}
+        # Without the pid, if the child died before it was known: the worker has one child.
+        holder = (
+            f"{self.hostname}/"
+            if self.worker_pid is None
+            else lease_holder(self.hostname, self.worker_pid)
+        )
         try:
             runtime = runtime_of(self.app)
             # Until the next child is ready, jobs go to other workers.
             runtime.registry.mark_not_ready(self.hostname)
             store = runtime.job_store
-            outcome = change(store, self._holder())
-            _log.warning(event, **{**facts, **self._known(store)}, outcome=outcome.value)
+            outcome = change(store, holder)
+            for job in store.get_many([self._job]):
+                facts |= job.log_context()
+            _log.warning(event, **facts, outcome=outcome.value)
         except TaskError as error:
             # Redis does not answer, or the record is damaged. The lease expires by itself, and
             # the reconciler counts a loss.
@@ -88,23 +96,9 @@ class RemovalRequest(Request):  # type: ignore[misc] # celery publishes no types
         except Exception:  # noqa: BLE001 - see above
             _log.exception("job.return_failed", **facts)
 
-    def _known(self, store: JobStore) -> dict[str, Any]:
-        """Return what the log says of the job; nothing if its record cannot be read."""
-        found = store.get_many([self._job])
-        return found[0].log_context() if found else {}
-
     @property
     def _job(self) -> str:
         return task_id_of_message(self.id)
-
-    def _holder(self) -> str:
-        """Return the beginning of the lease's token.
-
-        If the child died before its pid was known, the worker's name is enough: it has one child.
-        """
-        if self.worker_pid is None:
-            return f"{self.hostname}/"
-        return lease_holder(self.hostname, self.worker_pid)
 
 
 class ShutdownStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
@@ -122,53 +116,40 @@ class ShutdownStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publ
 
     def create(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - celery's signature
         """Listen for signals, from before the pool starts."""
-        worker_shutting_down.connect(self._on_signal, weak=False)
+        worker_shutting_down.connect(self._begin, weak=False)
 
     def close(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - celery's signature
         """Begin here too: no signal announces a shutdown by `celery control shutdown`."""
         self._begin()
 
-    def _on_signal(self, **_: object) -> None:
-        self._begin()
-
-    def _begin(self) -> None:
+    def _begin(self, **_: object) -> None:
         if self._begun.is_set():
             return
         self._begun.set()
         # Looked up here and not in the thread: the interpreter aborts if it ends while a thread of
         # this kind is in pydantic's native code.
         runtime = runtime_of(self._app)
-        enforce = enforce_grace_period if is_model_worker(self._app) else end_deliveries
+        enforce = enforce_grace_period if is_model_worker(self._app) else _end_deliveries
         threading.Thread(
             target=enforce, args=(self._name, runtime), name="shutdown", daemon=True
         ).start()
 
 
 def enforce_grace_period(worker: str, runtime: Runtime) -> None:
-    """End a model worker within the grace period and `EXIT_SECONDS`.
-
-    Args:
-        worker: Celery's name of it.
-        runtime: how long the grace period is, and the worker registry.
-    """
+    """End a model worker within the grace period and `_EXIT_SECONDS`."""
     seconds = runtime.settings.shutdown_seconds
     _log.info("worker.ends", worker=worker, grace_seconds=seconds)
     until, ready = time.monotonic() + seconds, set[int]()
     while time.monotonic() < until:
         # Repeatedly, since the pool replaces killed children until it shuts down as well.
-        kill_loading_children(runtime.registry, worker, ready)
+        _kill_loading_children(runtime.registry, worker, ready)
         time.sleep(min(_POLL_SECONDS, max(0.0, until - time.monotonic())))
-    return_running_jobs()
+    _return_running_jobs()
     _force_exit(worker)
 
 
-def end_deliveries(worker: str, runtime: Runtime) -> None:
-    """End an I/O worker: its attempts at webhooks have a moment, then others make them.
-
-    Args:
-        worker: Celery's name of it.
-        runtime: runs the attempts.
-    """
+def _end_deliveries(worker: str, runtime: Runtime) -> None:
+    """End an I/O worker: its attempts at webhooks have a moment, then others make them."""
     _log.info("worker.ends", worker=worker, grace_seconds=_DELIVERY_SECONDS)
     runner = runtime.delivery_runner
     if not runner.running.wait(_DELIVERY_SECONDS):
@@ -178,21 +159,18 @@ def end_deliveries(worker: str, runtime: Runtime) -> None:
 
 
 def _force_exit(worker: str, last: Callable[[], object] = lambda: None) -> None:
-    """Exit, unless the process ends by itself within `EXIT_SECONDS`."""
-    time.sleep(EXIT_SECONDS)
+    """Exit, unless the process ends by itself within `_EXIT_SECONDS`."""
+    time.sleep(_EXIT_SECONDS)
     last()
     # It waits for a server that hangs. The records and the reconciler cover what it leaves.
     _log.error("worker.end_forced", worker=worker)
     os._exit(0)
 
 
-def kill_loading_children(registry: WorkerRegistry, worker: str, ready: set[int]) -> None:
+def _kill_loading_children(registry: WorkerRegistry, worker: str, ready: set[int]) -> None:
     """Kill children that are still loading their model: they run no job.
 
-    Args:
-        registry: knows which child's model has answered.
-        worker: Celery's name of it.
-        ready: children whose model is known to have answered; this function adds to it.
+    Adds to `ready` the child whose model has answered; those in it are kept.
     """
     try:
         answered, _ = registry.last_answer(worker)
@@ -206,7 +184,7 @@ def kill_loading_children(registry: WorkerRegistry, worker: str, ready: set[int]
             monitor.kill_child(pid)
 
 
-def return_running_jobs() -> None:
+def _return_running_jobs() -> None:
     """Return the running jobs to the queue, and kill the children that run them."""
     try:
         for request in _running_requests():
