@@ -15,7 +15,7 @@ from flask import Flask, Request, Response, g
 from flask.json.provider import DefaultJSONProvider
 from gunicorn.http.errors import ParseException
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
-from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+from werkzeug.exceptions import BadRequest, ClientDisconnected, RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 
 from api.errors import ApiError
@@ -58,6 +58,21 @@ def _parts(value: object) -> list[object]:
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]
     return value if isinstance(value, list) else []
+
+
+def read_json_object(request: Request) -> dict[str, Any]:
+    """Return a request's JSON body, which must be an object.
+
+    Raises:
+        ApiError: it is not.
+    """
+    try:
+        body = request.get_json()
+    except BadRequest:
+        raise ApiError("bad_request", "The body is no JSON that can be read.") from None
+    if not isinstance(body, dict):
+        raise ApiError("bad_request", "The body must be one JSON object.")
+    return body
 
 
 class StrictJsonProvider(DefaultJSONProvider):

@@ -8,10 +8,9 @@ from typing import Any, Final
 from flask import Request
 from flask_smorest.fields import Upload
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
-from werkzeug.exceptions import BadRequest
 
 from api.errors import ApiError, from_validation
-from api.forms import read_form, read_json
+from api.forms import read_form, read_json, read_json_object
 from api.inputs import ImageInputs, InputFile, Submission
 from inference.options import (
     Options,
@@ -302,23 +301,13 @@ def read_parameters(request: Request, *, max_file_bytes: int) -> dict[str, Any]:
         ApiError: the body is neither, or a parameter is unknown or wrong.
     """
     if request.is_json:
-        return load(RemovalJson(), _json(request))
+        return load(RemovalJson(), read_json_object(request))
     if request.mimetype in _FORMS:
         form = read_form(request, max_file_bytes=max_file_bytes)
         return load(RemovalForm(), {**form.texts, **form.files})
     if not request.mimetype and not request.content_length:
         raise ApiError("missing_image")
     raise ApiError("unsupported_media_type")
-
-
-def _json(request: Request) -> dict[str, Any]:
-    try:
-        body = request.get_json()
-    except BadRequest:
-        raise ApiError("bad_request", "The body is no JSON that can be read.") from None
-    if not isinstance(body, dict):
-        raise ApiError("bad_request", "The body must be one JSON object.")
-    return body
 
 
 def load(schema: RemovalJson, given: Mapping[str, Any]) -> dict[str, Any]:

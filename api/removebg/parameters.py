@@ -2,18 +2,18 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 
 from flask import Request
-from werkzeug.exceptions import BadRequest
 
 from api.errors import ApiError
-from api.forms import Form, read_form
-from api.inputs import ImageInputs, InputFile
+from api.forms import Form, read_form, read_json_object
+from api.inputs import InputFile
 from api.removebg.responses import RemoveBgError, error_of_type, invalid_parameter, translate_error
+from api.services import Services
 from inference.errors import InferenceError, InvalidOptionError
 from inference.options import (
     Options,
@@ -28,7 +28,7 @@ from inference.options import (
     parse_scale,
     parse_shadow,
 )
-from inference.probe import PREFIX_SIZE, ImageLimits, identify_format
+from inference.probe import PREFIX_SIZE, identify_format
 from tasks.accounts.api_keys import Owner
 
 
@@ -36,22 +36,11 @@ def read_body(request: Request, *, max_file_bytes: int) -> Form:
     """Read the parameters of a multipart, urlencoded or JSON body; unknown ones are ignored.
 
     Raises:
-        RemoveBgError: a JSON body cannot be read.
-        ApiError: a form cannot be read.
+        ApiError: the body cannot be read.
     """
     if request.is_json:
-        return Form(dict(_flatten(_json(request))), {})
+        return Form(dict(_flatten(read_json_object(request))), {})
     return read_form(request, max_file_bytes=max_file_bytes)
-
-
-def _json(request: Request) -> Mapping[str, object]:
-    try:
-        body = request.get_json()
-    except BadRequest:
-        body = None
-    if not isinstance(body, dict):
-        raise RemoveBgError("bad_request", "The body must be one JSON object.")
-    return body
 
 
 def _flatten(body: Mapping[str, object]) -> Iterator[tuple[str, str]]:
@@ -65,90 +54,62 @@ def _flatten(body: Mapping[str, object]) -> Iterator[tuple[str, str]]:
             yield name, str(value)
 
 
-_IMAGES: Final = ("image_file", "image_file_b64", "image_url")
 _BACKGROUNDS: Final = ("bg_color", "bg_image_url", "bg_image_file")
-#: Their names in `api.inputs`.
-_OWN_NAMES: Final = {
+#: The parameters that give the picture, with their names in `api.inputs`.
+_IMAGES: Final = {
     "image_file": "image",
     "image_file_b64": "image_b64",
     "image_url": "image_url",
+}
+_OWN_NAMES: Final = {
+    **_IMAGES,
     "bg_image_file": "background_image",
     "bg_image_url": "background_url",
 }
-
 _FAILED: Final = {"image_url": "failed_image_download", "bg_image_url": "failed_bg_download"}
-_NO_IMAGE: Final = "This is no image of a known kind."
-_MEGAPIXEL: Final = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture whose header has been read."""
+def open_image(form: Form, services: Services, owner: Owner) -> InputFile:
+    """Return the picture that a form gives or names; its header has been read.
 
-    upload: InputFile
-    megapixels: float
-
-    def sha256(self) -> str:
-        """Return the digest of its bytes."""
-        return self.upload.sha256
-
-
-@dataclass(frozen=True, slots=True)
-class Pictures:
-    """Loads the pictures that a form gives or names.
-
-    Attributes:
-        sources: loads pictures for all APIs.
-        limits: what is accepted, in pixels.
-        owner: who is asking.
+    Raises:
+        RemoveBgError: there is none, or more than one, or it cannot be had or used.
     """
+    return _open(form, source_name(form), services, owner)
 
-    sources: ImageInputs
-    limits: ImageLimits
-    owner: Owner
 
-    def image(self, form: Form) -> Picture:
-        """Return the picture.
+def open_background(form: Form, services: Services, owner: Owner) -> InputFile | None:
+    """Return the picture to go behind the subject, if one is asked for.
 
-        Raises:
-            RemoveBgError: there is none, or more than one, or it cannot be had or used.
-        """
-        return self._open(form, source_name(form))
+    Raises:
+        RemoveBgError: there is more than one background, or it cannot be had or used.
+    """
+    names = [name for name in _BACKGROUNDS if name in form]
+    if len(names) > 1:
+        raise RemoveBgError("multiple_bg_sources", f"Choose one of {', '.join(names)}.")
+    if not names or names == ["bg_color"]:
+        return None
+    return _open(form, names[0], services, owner)
 
-    def background(self, form: Form) -> Picture | None:
-        """Return the picture to go behind the subject, if one is asked for.
 
-        Raises:
-            RemoveBgError: there is more than one background, or it cannot be had or used.
-        """
-        names = [name for name in _BACKGROUNDS if name in form]
-        if len(names) > 1:
-            raise RemoveBgError("multiple_bg_sources", f"Choose one of {', '.join(names)}.")
-        if not names or names == ["bg_color"]:
-            return None
-        return self._open(form, names[0])
-
-    def _open(self, form: Form, name: str) -> Picture:
-        text = form.texts.get(name, "")
-        if name in _FAILED:
-            _check_url(name, text)
-        if name == "image_file_b64":
-            # A plus sign that was not escaped in an urlencoded body arrives as a space.
-            text = text.strip().replace("base64, ", "base64,").replace(" ", "+")
-        try:
-            upload = self.sources.open(_OWN_NAMES[name], form.files.get(name) or text, self.owner)
-        except ApiError as error:
-            raise _cannot_be_had(name, error) from None
-        return Picture(upload, self._megapixels(name, upload))
-
-    def _megapixels(self, name: str, upload: InputFile) -> float:
-        try:
-            if identify_format(upload.stream.read(PREFIX_SIZE)) is None:
-                raise RemoveBgError("invalid_file_type", _NO_IMAGE)
-            header = upload.probe(self.limits)
-        except InferenceError as error:
-            raise error_of_type(error.code, f"{name}: {error}") from None
-        return header.width * header.height / _MEGAPIXEL
+def _open(form: Form, name: str, services: Services, owner: Owner) -> InputFile:
+    text = form.texts.get(name, "")
+    if name in _FAILED:
+        _check_url(name, text)
+    if name == "image_file_b64":
+        # A plus sign that was not escaped in an urlencoded body arrives as a space.
+        text = text.strip().replace("base64, ", "base64,").replace(" ", "+")
+    try:
+        picture = services.inputs.open(_OWN_NAMES[name], form.files.get(name) or text, owner)
+    except ApiError as error:
+        raise _cannot_be_had(name, error) from None
+    try:
+        if identify_format(picture.stream.read(PREFIX_SIZE)) is None:
+            raise RemoveBgError("invalid_file_type", "This is no image of a known kind.")
+        picture.probe(services.settings.image_limits)
+    except InferenceError as error:
+        raise error_of_type(error.code, f"{name}: {error}") from None
+    return picture
 
 
 def source_name(form: Form) -> str:
@@ -188,15 +149,15 @@ def _cannot_be_had(name: str, error: ApiError) -> RemoveBgError:
     return translate_error(error)
 
 
-_MILLION: Final = 1_000_000
+MEGAPIXEL: Final = 1_000_000
 #: Most pixels of a result; `auto` is the largest that is allowed.
 SIZES: Final[Mapping[str, int]] = MappingProxyType(
     {
-        **dict.fromkeys(("preview", "small", "regular"), _MILLION // 4),
-        "medium": _MILLION * 3 // 2,
-        "hd": 4 * _MILLION,
-        **dict.fromkeys(("full", "4k", "auto"), 25 * _MILLION),
-        "50MP": 50 * _MILLION,
+        **dict.fromkeys(("preview", "small", "regular"), MEGAPIXEL // 4),
+        "medium": MEGAPIXEL * 3 // 2,
+        "hd": 4 * MEGAPIXEL,
+        **dict.fromkeys(("full", "4k", "auto"), 25 * MEGAPIXEL),
+        "50MP": 50 * MEGAPIXEL,
     }
 )
 
@@ -208,8 +169,6 @@ _HEX: Final = re.compile(r"[0-9a-fA-F]{3,8}\Z")
 _TYPES: Final = frozenset(
     {"car", "product", "person", "animal", "graphic", "transportation", "car_interior", "car_part"}
 )
-
-_OTHER: Final = "other"
 
 
 def read_options(
@@ -228,17 +187,12 @@ def read_options(
     try:
         options = _options(texts, background_sha256)
     except InvalidOptionError as error:
-        raise from_option(error) from None
+        if error.code in {"roi_exceeds_bounds", "roi_region_empty"}:
+            raise RemoveBgError(error.code, str(error)) from None
+        raise invalid_parameter(error.field, str(error)) from None
     if png_pixels is not None and options.output_format is OutputFormat.PNG:
         options = replace(options, max_pixels=min(png_pixels, options.max_pixels or png_pixels))
     return options
-
-
-def from_option(error: InvalidOptionError) -> RemoveBgError:
-    """Return the error for an invalid option."""
-    if error.code in {"roi_exceeds_bounds", "roi_region_empty"}:
-        return RemoveBgError(error.code, str(error))
-    return invalid_parameter(error.field, str(error))
 
 
 def is_mask(texts: Mapping[str, str]) -> bool:
@@ -254,9 +208,9 @@ def detected_type(texts: Mapping[str, str]) -> str | None:
     """Return the value of `X-Type`: the type that the caller named, or None if none is wanted."""
     if texts.get("type_level") == "none":
         return None
-    named = texts.get("type", _OTHER)
+    named = texts.get("type", "")
     named = "graphic" if named == "graphics" else named
-    return named if named in _TYPES else _OTHER
+    return named if named in _TYPES else "other"
 
 
 def _options(texts: Mapping[str, str], background_sha256: str | None) -> Options:

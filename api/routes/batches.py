@@ -9,7 +9,7 @@ from api.archive import stream_archive
 from api.auth import current_owner, get_owned_batch, services
 from api.batch_submission import BatchSubmissionService
 from api.errors import ApiError
-from api.forms import FormStream, StreamedBody, form_boundary
+from api.forms import FormStream, StreamedBody, form_boundary, read_json_object
 from api.idempotency import HEADER as IDEMPOTENCY_HEADER
 from api.openapi import ApiBlueprint
 from api.rate_limits import charge
@@ -165,7 +165,4 @@ def _json() -> dict[str, Any]:
             f"JSON may have {most / 2**20:.0f} MB; send larger pictures as the form's `images`.",
         )
     request.max_content_length = most
-    body = request.get_json(silent=True)
-    if not isinstance(body, dict):
-        raise ApiError("bad_request", "The body must be one JSON object.")
-    return body
+    return read_json_object(request)
