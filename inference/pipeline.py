@@ -68,7 +68,7 @@ def remove_background(
         background: the file that goes behind the subject; required if the options name its digest,
             which is not checked here.
         limits: the accepted size of the picture; `max_pixels` limits the result too.
-        stages: called for every stage in `STAGES`, in that order; may end the job before each.
+        stages: called for every stage; may end the job before each.
 
     Raises:
         InferenceError: the picture, its options or the model cannot be used.

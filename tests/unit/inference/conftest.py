@@ -42,7 +42,7 @@ def u2netp_file() -> Path:
 
 
 class EllipseModel:
-    """A `Matting` whose subject is always the ellipse that fills the picture."""
+    """A `MattingModel` whose subject is always the ellipse that fills the picture."""
 
     name = "ellipse"
 
