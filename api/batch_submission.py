@@ -9,6 +9,7 @@ import structlog
 
 from api.errors import ERRORS, ApiError, from_inference
 from api.forms import FilePart, FormStream, TextPart, read_file
+from api.idempotency import Reservation
 from api.inputs import InputFile, check_length
 from api.parameters import PICTURES, RemovalJson, build_submission, check_options, load
 from api.services import Services
@@ -25,7 +26,6 @@ from tasks.errors import (
     UploadError,
 )
 from tasks.jobs.batches import Batch, BatchItem, new_batch_id
-from tasks.jobs.idempotency_records import Reservation
 from tasks.jobs.job import JobError, Priority, new_task_id
 from tasks.jobs.job_objects import discard_object
 from tasks.storage.object_store import original_key
@@ -174,7 +174,7 @@ class BatchSubmissionService:
         self.services.runtime.batches.seal(batch, items)
         if reservation is not None:
             with suppress(QueueUnavailableError):  # the reservation expires, and the batch is kept
-                self.services.runtime.idempotency_keys.keep(reservation)
+                self.services.idempotency.keep(reservation)
         return self.services.runtime.batches.get(batch.batch_id) or batch
 
     def _shared(self, shared: Mapping[str, Any]) -> dict[str, Any]:

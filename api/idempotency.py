@@ -1,16 +1,25 @@
 """`Idempotency-Key`: a repeated request is answered with the task or batch of the first one."""
 
+import hashlib
+import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from dataclasses import dataclass, replace
+from typing import Final, Self, TypeVar
+
+from redis import Redis
 
 from api.errors import ApiError
+from tasks import redis_client, redis_keys
 from tasks.errors import QueueUnavailableError, UncertainWriteError
-from tasks.jobs.idempotency_records import IdempotencyStore, Reservation, payload_digest
+from tasks.redis_client import redis_errors
 
 HEADER: Final = "Idempotency-Key"
+#: How long a key stands for its task.
+IDEMPOTENCY_SECONDS: Final = 24 * 3600
+#: How long a key is reserved for a request; if its process dies, the key is free after that.
+_RESERVED_SECONDS: Final = 120
 #: The draft standard's form of a key; a bare one is taken too.
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"\Z')
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]{1,255}\Z")
@@ -20,14 +29,50 @@ Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
+class Reservation:
+    """The use of a key: the idempotency record.
+
+    Attributes:
+        place: the key's entry in Redis.
+        payload: digest of the request.
+        made_id: of the task or batch. It is drawn before that is recorded, so that a repeated
+            request finds it even if the process died right after recording it.
+        done: the request was accepted.
+    """
+
+    place: str
+    payload: str
+    made_id: str
+    done: bool = False
+
+    @classmethod
+    def read(cls, place: str, text: str) -> Self:
+        """Read what Redis holds at a place."""
+        payload, made_id, done = json.loads(text)
+        return cls(place, payload, made_id, done)
+
+    def write(self) -> str:
+        """Return what Redis holds of it."""
+        return json.dumps([self.payload, self.made_id, self.done])
+
+    def to_keep(self) -> dict[str, str]:
+        """Return the arguments with which a Lua command keeps the key for what it records."""
+        return {
+            "key": self.place,
+            "expected": self.write(),
+            "value": replace(self, done=True).write(),
+            "seconds": str(IDEMPOTENCY_SECONDS),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class IdempotencyGuard:
     """Accepts each request with an `Idempotency-Key` once.
 
-    Attributes:
-        keys: the keys that are in use.
+    Every method raises `QueueUnavailableError` if Redis does not answer.
     """
 
-    keys: IdempotencyStore
+    redis: Redis
 
     def accept(
         self,
@@ -42,7 +87,7 @@ class IdempotencyGuard:
         """Make what a request asks for, or find what its first sending made.
 
         Args:
-            owner_id: whose key it is.
+            owner_id: whose key it is; equal keys of two owners differ.
             header: `Idempotency-Key` as it was sent, if it was.
             payload: what is asked for, as JSON; files by their digests.
             new_id: draws an id.
@@ -58,8 +103,9 @@ class IdempotencyGuard:
         """
         if header is None:
             return make(new_id(), None), False
-        wanted = Reservation.of(owner_id, parse_key(header), payload_digest(payload), new_id())
-        found = self.keys.reserve(wanted)
+        place = redis_keys.idempotency_key(owner_id, parse_key(header))
+        wanted = Reservation(place, _digest(payload), new_id())
+        found = self.reserve(wanted)
         if found is None:
             return self._make(wanted, make), False
         if found.payload != wanted.payload:
@@ -83,8 +129,28 @@ class IdempotencyGuard:
             raise
         except BaseException:
             with suppress(QueueUnavailableError):  # then the reservation runs out
-                self.keys.free(reservation)
+                self.free(reservation)
             raise
+
+    def reserve(self, wanted: Reservation) -> Reservation | None:
+        """Reserve a key; return None on success, else the reservation that holds it."""
+        with redis_errors():
+            found = self.redis.set(
+                wanted.place, wanted.write(), nx=True, get=True, ex=_RESERVED_SECONDS
+            )
+        return None if found is None else Reservation.read(wanted.place, str(found))
+
+    def keep(self, reserved: Reservation) -> None:
+        """Keep the key for the accepted request."""
+        self._compare_and_set(**reserved.to_keep())
+
+    def free(self, reserved: Reservation) -> None:
+        """Free the key, unless the request was recorded and has kept it."""
+        self._compare_and_set(key=reserved.place, expected=reserved.write())
+
+    def _compare_and_set(self, **arguments: str) -> None:
+        with redis_errors():
+            redis_client.PRIMITIVES.run(self.redis, "compare_and_set", **arguments)
 
 
 def parse_key(header: str) -> str:
@@ -100,3 +166,8 @@ def parse_key(header: str) -> str:
         sentence = "Give 1 to 255 visible ASCII characters, bare or in double quotes."
         raise ApiError("invalid_parameter", f"{HEADER}: {sentence}", fields={HEADER: sentence})
     return key
+
+
+def _digest(payload: object) -> str:
+    text = json.dumps(payload, separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from api.circuit_breaker import BreakerPool, BreakerRedis, CircuitBreaker
-from api.idempotency import IdempotencyGuard
+from api.idempotency import IdempotencyGuard, Reservation
 from api.inputs import ImageInputs, Submission, from_uploads, from_url
 from api.settings import ApiSettings
 from api.submission import SubmissionService
 from tasks.app import create_celery
 from tasks.errors import QueueUnavailableError
-from tasks.jobs.idempotency_records import Reservation
 from tasks.jobs.job import Job, new_task_id
 from tasks.jobs.serializers import result_url
 from tasks.jobs.store import AcceptedJob
@@ -60,7 +59,7 @@ class Services:
             settings=settings,
             runtime=runtime,
             inputs=_inputs(settings, runtime),
-            idempotency=IdempotencyGuard(runtime.idempotency_keys),
+            idempotency=IdempotencyGuard(runtime.redis),
             waiting=threading.BoundedSemaphore(WAITING_REQUESTS),
         )
 
@@ -73,7 +72,7 @@ class Services:
         reservation: Reservation | None = None,
     ) -> AcceptedJob:
         """Accept a picture under an id, or under a fresh one; see `SubmissionService.submit`."""
-        service = SubmissionService(self.settings, self.runtime, self.clock)
+        service = SubmissionService(self.settings, self.runtime, self.idempotency, self.clock)
         return service.submit(submission, task_id or new_task_id(), request_id, reservation)
 
     def find_accepted(self, task_id: str) -> AcceptedJob | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import structlog
 
 from api.errors import ApiError
+from api.idempotency import IdempotencyGuard, Reservation
 from api.inputs import InputFile, Submission, safe_stem
 from api.settings import ApiSettings
 from inference.errors import InferenceError, InvalidOptionError
@@ -22,7 +23,6 @@ from tasks.errors import (
 )
 from tasks.jobs.cache import cache_key, cache_ttl
 from tasks.jobs.dedup import send_if_due
-from tasks.jobs.idempotency_records import Reservation
 from tasks.jobs.job import Job, Status
 from tasks.jobs.job_objects import (
     copied_result_fields,
@@ -77,6 +77,7 @@ class SubmissionService:
 
     settings: ApiSettings
     runtime: Runtime
+    idempotency: IdempotencyGuard
     clock: Callable[[], float]
 
     def submit(
@@ -237,7 +238,9 @@ class SubmissionService:
         """Record a job whose pictures are stored, and send its message."""
         try:
             recorded = self.runtime.job_store.create(
-                job, max_pending=self.settings.max_pending, reservation=reservation
+                job,
+                max_pending=self.settings.max_pending,
+                reservation=reservation.to_keep() if reservation else None,
             )
         except ResultKnownError as known:
             return self._take_over(job, known.task_id, reservation)
@@ -276,7 +279,7 @@ class SubmissionService:
         """Do what `create` does beside recording a job: keep the key, and tell the position."""
         try:
             if reservation is not None:
-                self.runtime.idempotency_keys.keep(reservation)
+                self.idempotency.keep(reservation)
             return self.runtime.job_store.position(job)
         except QueueUnavailableError:
             # The key stays reserved, and then is free.
@@ -328,7 +331,9 @@ class SubmissionService:
             self.runtime.result_cache.forget(job.cache_key or "", cached.task_id)
             return None
         try:
-            self.runtime.job_store.create_finished(done, reservation=reservation)
+            self.runtime.job_store.create_finished(
+                done, reservation=reservation.to_keep() if reservation else None
+            )
         except QueueUnavailableError as error:
             return self._resolve_create(done, reservation, error)
         return AcceptedJob(done, 0)

@@ -15,7 +15,6 @@ from tasks.accounts.api_keys import ApiKeys
 from tasks.app import create_celery
 from tasks.jobs.batches import BatchStore
 from tasks.jobs.cache import ResultCache
-from tasks.jobs.idempotency_records import IdempotencyStore
 from tasks.jobs.job_objects import Eraser
 from tasks.jobs.records import JobWatcher
 from tasks.jobs.routing import JobDispatcher, Router
@@ -186,11 +185,6 @@ class Runtime:
     def task_list(self) -> TaskList:
         """The tasks of an owner, page by page."""
         return TaskList(self.redis, self.job_store)
-
-    @cached_property
-    def idempotency_keys(self) -> IdempotencyStore:
-        """The idempotency keys that are in use."""
-        return IdempotencyStore(self.redis)
 
     @cached_property
     def watcher(self) -> JobWatcher:

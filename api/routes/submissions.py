@@ -8,13 +8,13 @@ from flask.views import MethodView
 
 from api.auth import current_owner, services
 from api.idempotency import HEADER as IDEMPOTENCY_HEADER
+from api.idempotency import Reservation
 from api.openapi import ApiBlueprint
 from api.parameters import RemovalForm, RemovalJson, build_submission, comparable, read_parameters
 from api.rate_limits import charge
 from api.responses import request_id, status_url, submitted_view, success, task_view
 from api.schemas import SubmittedSchema, TaskSchema, envelope
 from api.waiting import preferred_wait
-from tasks.jobs.idempotency_records import Reservation
 from tasks.jobs.job import new_task_id
 from tasks.jobs.store import AcceptedJob
 

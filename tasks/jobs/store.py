@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -12,7 +12,6 @@ from redis.exceptions import ResponseError
 
 from tasks import redis_client, redis_keys
 from tasks.errors import IdTakenError, QueueFullError, ResultKnownError, UnreadableRecordError
-from tasks.jobs.idempotency_records import Reservation
 from tasks.jobs.job import (
     EXPIRED,
     LOST,
@@ -118,14 +117,15 @@ class JobStore(JobReader):
         super().__init__(client, clock=clock)
 
     def create(
-        self, job: Job, *, max_pending: int = 0, reservation: Reservation | None = None
+        self, job: Job, *, max_pending: int = 0, reservation: Mapping[str, str] | None = None
     ) -> AcceptedJob:
         """Write a new record; from here on the job is accepted.
 
         Args:
             job: the new job.
             max_pending: limit of jobs that are queued or running; 0: no limit.
-            reservation: of the request's Idempotency-Key, which is kept with the record.
+            reservation: of the request's Idempotency-Key, which is kept with the record: `key`,
+                `expected`, `value` and `seconds` of a compare-and-set.
 
         Returns:
             The job with the `dispatch_seq` of its first message, which the caller sends now; or
@@ -144,7 +144,7 @@ class JobStore(JobReader):
             now=self._clock(),
             max_pending=max_pending,
             deadline=job.deadline,
-            reservation=reservation.to_keep() if reservation else None,
+            reservation=reservation,
         )
         if outcome == "full":
             raise QueueFullError(
@@ -158,7 +158,7 @@ class JobStore(JobReader):
             return AcceptedJob(job.evolve(primary=str(value[0])), int(value[1]))
         return AcceptedJob(job.evolve(dispatch_seq=int(value[0])), int(value[1]))
 
-    def create_finished(self, job: Job, *, reservation: Reservation | None = None) -> None:
+    def create_finished(self, job: Job, *, reservation: Mapping[str, str] | None = None) -> None:
         """Write the record of a job that is final from its creation; see `create`.
 
         Raises:
@@ -170,7 +170,7 @@ class JobStore(JobReader):
             fields=_full_record(job),
             expiry=int(job.expires_at + RECORD_GRACE_SECONDS),
             now=self._clock(),
-            reservation=reservation.to_keep() if reservation else None,
+            reservation=reservation,
         )
         if outcome == "exists":
             raise IdTakenError(f"The id {job.task_id} is taken.")

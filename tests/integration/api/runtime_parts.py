@@ -15,5 +15,5 @@ def with_parts(services: Services, **parts: object) -> Services:
     )
     for name, part in parts.items():
         setattr(runtime, name, part)
-    idempotency = IdempotencyGuard(runtime.idempotency_keys)
+    idempotency = IdempotencyGuard(runtime.redis)
     return replace(services, runtime=runtime, idempotency=idempotency)

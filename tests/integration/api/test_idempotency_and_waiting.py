@@ -17,12 +17,11 @@ from runtime_parts import with_parts
 from werkzeug.test import TestResponse
 
 from api.app import create_app
-from api.idempotency import parse_key
+from api.idempotency import IDEMPOTENCY_SECONDS, IdempotencyGuard, Reservation, parse_key
 from api.services import Services
 from api.settings import ApiSettings
 from tasks import redis_keys
 from tasks.errors import ObjectStoreUnavailableError
-from tasks.jobs.idempotency_records import IDEMPOTENCY_SECONDS, IdempotencyStore, Reservation
 from tasks.jobs.job import Job, Status, new_task_id
 from tasks.redis_client import connect
 from tasks.storage.object_store import ORIGINALS, task_id_of_original
@@ -204,10 +203,11 @@ def test_a_key_is_kept_for_a_day(client: FlaskClient, redis: Redis) -> None:
 
 
 def test_a_reservation_that_ran_out_is_not_written_over(services: Services, redis: Redis) -> None:
-    known = IdempotencyStore(redis)
-    mine, other = (Reservation.of("", "k", "p", each) for each in ("rm-1", "rm-2"))
+    known = IdempotencyGuard(redis)
+    place = redis_keys.idempotency_key("", "k")
+    mine, other = (Reservation(place, "p", each) for each in ("rm-1", "rm-2"))
     assert known.reserve(mine) is None
-    redis.delete(redis_keys.idempotency_key("", "k"))
+    redis.delete(place)
     assert known.reserve(other) is None
     known.keep(mine)
     known.free(mine)
