@@ -31,8 +31,8 @@ from tasks.webhooks.deliveries import DeliveryStore
 from tasks.webhooks.retry import HostBreaker, RetryPolicy
 from tasks.webhooks.sending import (
     DeliveryRunner,
-    PayloadRenderer,
     WebhookDispatcher,
+    render_payload,
     signing_secrets,
 )
 from tasks.worker_registry import WorkerRegistry
@@ -171,7 +171,7 @@ class Runtime:
             self.deliveries,
             self.host_breaker,
             RetryPolicy(settings.webhook_pauses, random.random),
-            PayloadRenderer(self.job_store, self.batches, self.object_store),
+            partial(render_payload, self.job_store, self.batches, self.object_store),
             self.http_client,
             partial(signing_secrets, self.api_keys, settings.webhook_secret),
         )

@@ -5,7 +5,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import PurePosixPath
@@ -17,7 +17,6 @@ from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
 from tasks.errors import (
-    OutboundRequestError,
     UrlTimeoutError,
     UrlTooLargeError,
     UrlUnreachableError,
@@ -28,6 +27,9 @@ _REDIRECT_STATUSES: Final = frozenset({301, 302, 303, 307, 308})
 _OK: Final = 200
 _CHUNK_BYTES: Final = 2**16
 _USER_AGENT: Final = "rmbg-queue"
+_MAX_REDIRECTS: Final = 3
+#: As much of the response to a POST is read.
+_MAX_ANSWER_BYTES: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,52 +121,40 @@ class HttpClient:
     Attributes:
         guard: checks each URL, also those of redirects.
         tls: builds the context that verifies certificates.
+        connect_seconds: limit of one connection's setup.
     """
 
     guard: UrlGuard
     tls: Callable[[], ssl.SSLContext] = ssl.create_default_context
+    connect_seconds: float = 3.0
 
-    def fetch(
-        self,
-        url: str,
-        *,
-        max_bytes: int,
-        seconds: float,
-        connect_seconds: float = 3.0,
-        redirects: int = 3,
-    ) -> FetchedFile:
-        """GET a file.
+    def fetch(self, url: str, *, max_bytes: int, seconds: float) -> FetchedFile:
+        """GET a file. Redirects are followed, and each URL is checked like the first one.
 
         Args:
             url: of the file.
             max_bytes: limit of its body.
             seconds: limit of the whole call, with name lookups and redirects.
-            connect_seconds: limit of one connection's setup.
-            redirects: limit of redirects; each URL is checked like the first one.
 
         Raises:
             OutboundRequestError: its message is fit for the client.
         """
         deadline = Deadline(seconds)
-        for _ in range(redirects + 1):
+        for _ in range(_MAX_REDIRECTS + 1):
             target = self.guard.check(url)
-            with self._answer("GET", target, deadline, connect_seconds) as answer:
+            with self._answer("GET", target, deadline) as answer:
                 if answer.status not in _REDIRECT_STATUSES:
                     return _to_fetched_file(answer, target, max_bytes, deadline)
-                url = _redirect_url(url, answer.headers.get("Location", ""))
+                try:
+                    url = urljoin(url, answer.headers.get("Location", ""))
+                except ValueError:
+                    raise UrlUnreachableError("The address redirects to a malformed one.") from None
         raise UrlUnreachableError(
-            f"The address redirects more than {redirects} times; give the final one."
+            f"The address redirects more than {_MAX_REDIRECTS} times; give the final one."
         )
 
     def post(
-        self,
-        url: str,
-        body: bytes,
-        headers: Mapping[str, str],
-        *,
-        deadline: Deadline,
-        connect_seconds: float = 3.0,
-        max_answer_bytes: int = 500,
+        self, url: str, body: bytes, headers: Mapping[str, str], *, deadline: Deadline
     ) -> HttpResponse:
         """POST a body, and return the response of any status; redirects are not followed.
 
@@ -174,10 +164,8 @@ class HttpClient:
             OutboundRequestError: no response came in time.
         """
         target = self.guard.check(url)
-        with self._answer(
-            "POST", target, deadline, connect_seconds, body=body, headers=headers
-        ) as answer:
-            beginning = _read_start(answer, max_answer_bytes)
+        with self._answer("POST", target, deadline, body, headers) as answer:
+            beginning = _read_start(answer, _MAX_ANSWER_BYTES)
             deadline.check()
             return HttpResponse(answer.status, beginning, answer.headers.get("Retry-After"))
 
@@ -187,12 +175,10 @@ class HttpClient:
         method: str,
         target: PinnedTarget,
         deadline: Deadline,
-        connect_seconds: float,
-        *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[BaseHTTPResponse]:
-        connection = self._connect(target, deadline, connect_seconds)
+        connection = self._connect(target, deadline)
         sent = {
             "User-Agent": _USER_AGENT,
             "Accept-Encoding": "identity",
@@ -200,21 +186,22 @@ class HttpClient:
             "Host": target.host_header,
             "Connection": "close",
         }
-        # The socket's timeout limits each read, and the watch the sum of them.
-        with deadline.watch(connection.sock), _request_errors(deadline):
-            try:
+        try:
+            # The socket's timeout limits each read, and the watch the sum of them.
+            with deadline.watch(connection.sock), closing(connection):
                 connection.request(method, target.path, body, sent, preload_content=False)
                 yield connection.getresponse()
-            finally:
-                connection.close()
+        except (HTTPError, HTTPException, OSError) as error:
+            deadline.check()
+            raise UrlUnreachableError(
+                "The host of the address closed the connection early or does not speak HTTP."
+            ) from error
 
-    def _connect(
-        self, target: PinnedTarget, deadline: Deadline, connect_seconds: float
-    ) -> HTTPConnection:
+    def _connect(self, target: PinnedTarget, deadline: Deadline) -> HTTPConnection:
         """Connect to the first of the checked addresses that accepts the connection."""
         for address in target.addresses:
             connection = self._connection(target, address)
-            connection.timeout = max(0.001, min(connect_seconds, deadline.left()))
+            connection.timeout = max(0.001, min(self.connect_seconds, deadline.left()))
             try:
                 connection.connect()
             except (HTTPError, HTTPException, OSError):
@@ -231,37 +218,13 @@ class HttpClient:
         if target.scheme == "http":
             return HTTPConnection(address, target.port)
         return HTTPSConnection(
-            address,
-            target.port,
-            ssl_context=self.tls(),
-            server_hostname=target.host,
+            address, target.port, ssl_context=self.tls(), server_hostname=target.host
         )
 
 
 def _shut_down_socket(connected: socket.socket) -> None:
     with suppress(OSError):  # already closed
         connected.shutdown(socket.SHUT_RDWR)
-
-
-@contextmanager
-def _request_errors(deadline: Deadline) -> Iterator[None]:
-    try:
-        yield
-    except OutboundRequestError:
-        raise
-    except (HTTPError, HTTPException, OSError) as error:
-        deadline.check()
-        raise UrlUnreachableError(
-            "The host of the address closed the connection early or does not speak HTTP."
-        ) from error
-
-
-def _redirect_url(url: str, location: str) -> str:
-    """Return the URL of a redirect, not yet checked."""
-    try:
-        return urljoin(url, location)
-    except ValueError:
-        raise UrlUnreachableError("The address redirects to a malformed one.") from None
 
 
 def _to_fetched_file(

@@ -11,8 +11,9 @@ from urllib.parse import SplitResult, quote, urlsplit
 from tasks.errors import UrlNotAllowedError, UrlUnreachableError
 
 Address = IPv4Address | IPv6Address
-
 Network = IPv4Network | IPv6Network
+#: Looks up the addresses of a host and port, in the order to try; raises OSError.
+Resolver = Callable[[str, int], Sequence[str]]
 
 #: Special-purpose networks of the IANA registries that `ipaddress` does not call private or
 #: reserved in every supported Python.
@@ -35,13 +36,19 @@ _SPECIAL: Final = tuple(
 )
 
 _NAT64: Final = ip_network("64:ff9b::/96")  # RFC 6052
-
 _COMPATIBLE: Final = ip_network("::/96")  # RFC 4291, 2.5.5.1
-
 #: The lower half of an ISATAP address before its IPv4 address, local and global (RFC 5214).
 _ISATAP: Final = frozenset({0x00005EFE, 0x02005EFE})
-
 _LOW_32: Final = 0xFFFFFFFF
+
+_PORTS: Final = {"http": 80, "https": 443}
+_MAX_LENGTH: Final = 2048
+# JSON can spell half a surrogate pair, which cannot be sent.
+_FORBIDDEN_CHARACTERS: Final = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
+_HOST: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\Z")
+#: With a last label like this, browsers and `inet_aton` read the host as an IPv4 address.
+_NUMBER: Final = re.compile(r"(0x[0-9a-f]*|[0-9]+)\Z")
+_SAFE: Final = "%/:?#[]@!$&'()*+,;=~"
 
 
 def is_public(address: Address) -> bool:
@@ -52,32 +59,15 @@ def is_public(address: Address) -> bool:
     either: their relays have been switched off.
     """
     if isinstance(address, IPv6Address):
-        carried = _embedded_ipv4(address)
-        if carried is not None:
-            return is_public(carried)
-        tunnelled = _tunnel_ipv4(address)
-        if tunnelled is not None and not is_public(tunnelled):
+        low = IPv4Address(int(address) & _LOW_32)
+        if address.ipv4_mapped is not None or address in _NAT64 or address in _COMPATIBLE:
+            return is_public(low)
+        # An ISATAP tunnel leads to an IPv4 address, whatever the prefix, a private one as well.
+        if (int(address) >> 32) & _LOW_32 in _ISATAP and not is_public(low):
             return False
     special = any(address in network for network in _SPECIAL)
     odd = address.is_multicast or address.is_reserved or address.is_unspecified
     return address.is_global and not special and not odd
-
-
-def _embedded_ipv4(address: IPv6Address) -> IPv4Address | None:
-    """Return the IPv4 address that an IPv6 address stands for by its prefix."""
-    if address.ipv4_mapped is not None or address in _NAT64 or address in _COMPATIBLE:
-        return IPv4Address(int(address) & _LOW_32)
-    return None
-
-
-def _tunnel_ipv4(address: IPv6Address) -> IPv4Address | None:
-    """Return the IPv4 address to which an ISATAP tunnel may lead, whatever the prefix.
-
-    The lower half of any IPv6 address may look like that, also one on a private network.
-    """
-    if (int(address) >> 32) & _LOW_32 in _ISATAP:
-        return IPv4Address(int(address) & _LOW_32)
-    return None
 
 
 def parse_address(text: str) -> Address | None:
@@ -136,29 +126,6 @@ def _parse_network(entry: str) -> Network | None:
                 f"{entry!r} is neither a host's name nor a network such as 10.0.0.0/8"
             ) from None
         return None
-
-
-#: Looks up the addresses of a host and port, in the order to try; raises OSError.
-Resolver = Callable[[str, int], Sequence[str]]
-
-_PORTS: Final = {"http": 80, "https": 443}
-
-_MAX_LENGTH: Final = 2048
-
-# JSON can spell half a surrogate pair, which cannot be sent.
-_FORBIDDEN_CHARACTERS: Final = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
-
-_HOST: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*\Z")
-
-#: With a last label like this, browsers and `inet_aton` read the host as an IPv4 address.
-_NUMBER: Final = re.compile(r"(0x[0-9a-f]*|[0-9]+)\Z")
-
-_SAFE: Final = "%/:?#[]@!$&'()*+,;=~"
-
-_NOT_PUBLIC: Final = (
-    "This address must not be called: its host is not on the public internet. "
-    "An operator can allow it with RMBG_URL_ALLOW."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,15 +187,20 @@ class UrlGuard:
         return PinnedTarget(parts.scheme, host, port, addresses, path)
 
     def _addresses(self, host: str, port: int) -> tuple[str, ...]:
-        found = self._look_up(host, port)
+        """Look a host up, and return its addresses if all of them may be called."""
+        found = (host,) if parse_address(host) is not None else self._look_up(host, port)
         if not self.allow.host(host):
             for text in found:
-                self._require_open(text)
+                # Only link-local addresses have a zone ("%eth0"), which does not parse.
+                address = parse_address(text)
+                if address is None or not (is_public(address) or self.allow.address(address)):
+                    raise UrlNotAllowedError(
+                        "This address must not be called: its host is not on the public internet. "
+                        "An operator can allow it with RMBG_URL_ALLOW."
+                    )
         return found
 
     def _look_up(self, host: str, port: int) -> tuple[str, ...]:
-        if parse_address(host) is not None:
-            return (host,)
         try:
             found = tuple(self.resolve(host, port))
         except (OSError, UnicodeError):
@@ -236,12 +208,6 @@ class UrlGuard:
         if not found:
             raise UrlUnreachableError("The name service does not know the host of the address.")
         return found
-
-    def _require_open(self, text: str) -> None:
-        # Only link-local addresses have a zone ("%eth0"), which does not parse.
-        address = parse_address(text)
-        if address is None or not (is_public(address) or self.allow.address(address)):
-            raise UrlNotAllowedError(_NOT_PUBLIC)
 
 
 def _split(url: str) -> SplitResult:
@@ -271,20 +237,16 @@ def _host(parts: SplitResult) -> str:
         if address is None or "%" in host:
             raise UrlNotAllowedError("The host in brackets is not an IPv6 address.")
         return str(address)
-    name = _ascii(host).rstrip(".")
+    try:
+        # Encodes an international name for the name service; full-width digits become ASCII.
+        name = host.encode("idna").decode().lower().rstrip(".")
+    except UnicodeError:
+        raise UrlNotAllowedError("The address has no valid host.") from None
     if _NUMBER.match(name.rpartition(".")[2]) and parse_address(name) is None:
         raise UrlNotAllowedError("Write an IPv4 address as four decimal numbers.")
     if not _HOST.match(name):
         raise UrlNotAllowedError("The address has no valid host.")
     return name
-
-
-def _ascii(host: str) -> str:
-    """Encode an international name for the name service; full-width digits become ASCII."""
-    try:
-        return host.encode("idna").decode().lower()
-    except UnicodeError:
-        raise UrlNotAllowedError("The address has no valid host.") from None
 
 
 def _port(parts: SplitResult) -> int:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final, Self, cast
@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from tasks import redis_client, redis_keys
 from tasks.jobs.records import pipeline_each
-from tasks.redis_client import redis_errors
+from tasks.redis_client import Argument, redis_errors
 
 #: The events of a task.
 TASK_EVENTS: Final = ("removal.succeeded", "removal.failed", "removal.canceled")
@@ -160,36 +160,73 @@ class DeliveryStore:
     def __init__(self, client: Redis) -> None:
         self._client = client
 
+    def _run(self, command: str, **arguments: Argument) -> Any:  # noqa: ANN401 - what Redis gives
+        with redis_errors():
+            return redis_client.DELIVERIES.run(self._client, command, **arguments)
+
+    def _read(self, ids: Any, *, forget: bool = False) -> dict[str, Delivery | None]:  # noqa: ANN401 - ids as Redis gives them
+        """Read the records that exist; None in place of a damaged one.
+
+        Args:
+            ids: of the deliveries.
+            forget: remove those without a record from the due and the dead ones.
+        """
+        with redis_errors():
+            records = pipeline_each(
+                self._client, ids, lambda pipe, each: pipe.hgetall(redis_keys.delivery_key(each))
+            )
+            found = dict(zip(ids, records, strict=True))
+            gone = [each for each, record in found.items() if not record]
+            if forget and gone:
+                self._client.zrem(redis_keys.DELIVERIES_DUE, *gone)
+                self._client.zrem(redis_keys.DELIVERIES_DEAD, *gone)
+        return {each: _parse_delivery(record) for each, record in found.items() if record}
+
+    def get(self, delivery_id: str) -> Delivery | None:
+        """Return a delivery, or None."""
+        return self._read([delivery_id]).get(delivery_id)
+
+    def of(self, subject: str) -> list[Delivery]:
+        """Return all deliveries of a task or a batch, the oldest first."""
+        with redis_errors():
+            ids = self._client.lrange(redis_keys.deliveries_key(subject), 0, -1)
+        return _readable(self._read(ids))
+
     def due(self, now: float, limit: int) -> list[Delivery]:
         """Return the next deliveries to attempt, the longest due first."""
         with redis_errors():
             ids = self._client.zrangebyscore(
                 redis_keys.DELIVERIES_DUE, "-inf", now, start=0, num=limit
             )
-        records = self._records(cast("list[str]", ids))
-        for each, record in records.items():
-            if record and not _parse_delivery(record):
+        found = self._read(ids, forget=True)
+        for each, delivery in found.items():
+            if delivery is None:
                 # The others do not wait behind it.
                 self._quarantine(each, now)
-        return self._readable(records, forget=True)
+        return _readable(found)
 
-    def _rows(self, ids: Sequence[str], *, forget: bool = False) -> list[Delivery]:
-        return self._readable(self._records(ids), forget=forget)
-
-    def _records(self, ids: Sequence[str]) -> dict[str, Any]:
+    def waiting(self, limit: int) -> list[Delivery]:
+        """Return pending deliveries, the next one due first."""
         with redis_errors():
-            found = pipeline_each(
-                self._client, ids, lambda pipe, each: pipe.hgetall(redis_keys.delivery_key(each))
-            )
-        return dict(zip(ids, found, strict=True))
+            ids = self._client.zrange(redis_keys.DELIVERIES_DUE, 0, limit - 1)
+        return _readable(self._read(ids, forget=True))
 
-    def _readable(self, records: Mapping[str, Any], *, forget: bool) -> list[Delivery]:
-        gone = [each for each, record in records.items() if not record]
-        if forget and gone:
-            with redis_errors():
-                self._client.zrem(redis_keys.DELIVERIES_DUE, *gone)
-                self._client.zrem(redis_keys.DELIVERIES_DEAD, *gone)
-        return [row for row in map(_parse_delivery, records.values()) if row]
+    def dead(self, limit: int) -> list[Delivery]:
+        """Return dead deliveries, the newest first."""
+        with redis_errors():
+            ids = self._client.zrevrange(redis_keys.DELIVERIES_DEAD, 0, limit - 1)
+        return _readable(self._read(ids, forget=True))
+
+    def attempts(self, delivery_id: str) -> list[Attempt]:
+        """Return the latest 50 attempts, the oldest first."""
+        with redis_errors():
+            found = self._client.lrange(redis_keys.attempts_key(delivery_id), 0, -1)
+        return [Attempt.read(text) for text in cast("list[str]", found)]
+
+    def next_due(self, delivery_id: str) -> float | None:
+        """Return the unix time of the next attempt, or None."""
+        with redis_errors():
+            return self._client.zscore(redis_keys.DELIVERIES_DUE, delivery_id)
 
     def dispatch(self, delivery: Delivery, now: float, *, seconds: float, limit: int) -> int:
         """Hand a due delivery over to the queue; the caller sends its message.
@@ -205,27 +242,25 @@ class DeliveryStore:
         """
         with redis_errors():
             try:
-                return int(
-                    redis_client.DELIVERIES.run(
-                        self._client,
-                        "dispatch",
-                        id=delivery.id,
-                        host=delivery.host,
-                        now=now,
-                        lapse=now + seconds,
-                        limit=limit,
-                    )
+                answer = redis_client.DELIVERIES.run(
+                    self._client,
+                    "dispatch",
+                    id=delivery.id,
+                    host=delivery.host,
+                    now=now,
+                    lapse=now + seconds,
+                    limit=limit,
                 )
             except ResponseError:
                 self._quarantine(delivery.id, now)
                 return NOT_DUE
+        return int(answer)
 
     def postpone(self, due: Mapping[str, float], now: float) -> None:
         """Make deliveries that are still due later, each at its unix time."""
         if due:
             times = {delivery_id: str(time) for delivery_id, time in due.items()}
-            with redis_errors():
-                redis_client.DELIVERIES.run(self._client, "postpone", now=now, due=times)
+            self._run("postpone", now=now, due=times)
 
     def _quarantine(self, delivery_id: str, now: float) -> None:
         """Keep a damaged delivery back until an operator has repaired it, for a while at a time."""
@@ -241,30 +276,14 @@ class DeliveryStore:
             seconds: after which it is due again, if its worker has died.
         """
         claim = secrets.token_hex(8)
-        with redis_errors():
-            claimed = redis_client.DELIVERIES.run(
-                self._client,
-                "claim",
-                id=delivery.id,
-                host=delivery.host,
-                claim=claim,
-                lapse=now + seconds,
-            )
+        claimed = self._run(
+            "claim", id=delivery.id, host=delivery.host, claim=claim, lapse=now + seconds
+        )
         return claim if claimed else None
 
-    def release(self, delivery: Delivery, claim: str, now: float) -> bool:
-        """Give a claim up without an attempt: it is due now. False if the claim was lost."""
-        with redis_errors():
-            return bool(
-                redis_client.DELIVERIES.run(
-                    self._client,
-                    "release",
-                    id=delivery.id,
-                    host=delivery.host,
-                    claim=claim,
-                    now=now,
-                )
-            )
+    def release(self, delivery: Delivery, claim: str, due: float) -> None:
+        """Give a claim up without an attempt: the delivery is due at a unix time."""
+        self._run("release", id=delivery.id, host=delivery.host, claim=claim, now=due)
 
     def record_attempt(
         self, delivery: Delivery, claim: str, attempt: Attempt | None, decision: RetryDecision
@@ -274,9 +293,8 @@ class DeliveryStore:
         Returns:
             The state; `late` if the claim was lost, or `missing`.
         """
-        with redis_errors():
-            outcome = redis_client.DELIVERIES.run(
-                self._client,
+        return str(
+            self._run(
                 "record_attempt",
                 id=delivery.id,
                 host=delivery.host,
@@ -287,53 +305,15 @@ class DeliveryStore:
                 reason=decision.reason,
                 outcome=attempt_outcome(attempt),
             )
-        return str(outcome)
-
-    def get(self, delivery_id: str) -> Delivery | None:
-        """Return a delivery, or None."""
-        return next(iter(self._rows([delivery_id])), None)
-
-    def of(self, subject: str) -> list[Delivery]:
-        """Return all deliveries of a task or a batch, the oldest first."""
-        with redis_errors():
-            ids = self._client.lrange(redis_keys.deliveries_key(subject), 0, -1)
-        return self._rows(cast("list[str]", ids))
-
-    def attempts(self, delivery_id: str) -> list[Attempt]:
-        """Return the latest 50 attempts, the oldest first."""
-        with redis_errors():
-            found = self._client.lrange(redis_keys.attempts_key(delivery_id), 0, -1)
-        return [Attempt.read(text) for text in cast("list[str]", found)]
-
-    def waiting(self, limit: int) -> list[Delivery]:
-        """Return pending deliveries, the next one due first."""
-        with redis_errors():
-            ids = self._client.zrange(redis_keys.DELIVERIES_DUE, 0, limit - 1)
-        return self._rows(cast("list[str]", ids), forget=True)
-
-    def dead(self, limit: int) -> list[Delivery]:
-        """Return dead deliveries, the newest first."""
-        with redis_errors():
-            ids = self._client.zrevrange(redis_keys.DELIVERIES_DEAD, 0, limit - 1)
-        return self._rows(cast("list[str]", ids), forget=True)
-
-    def next_due(self, delivery_id: str) -> float | None:
-        """Return the unix time of the next attempt, or None."""
-        with redis_errors():
-            score = self._client.zscore(redis_keys.DELIVERIES_DUE, delivery_id)
-        return None if score is None else float(score)
+        )
 
     def replay(self, delivery_id: str, now: float) -> bool:
         """Send it again as if it were new; False if there is no such delivery."""
-        with redis_errors():
-            return bool(
-                redis_client.DELIVERIES.run(self._client, "replay", id=delivery_id, now=now)
-            )
+        return bool(self._run("replay", id=delivery_id, now=now))
 
     def drop(self, delivery_id: str) -> bool:
         """Give it up for an operator; False if it was neither pending nor dead."""
-        with redis_errors():
-            return bool(redis_client.DELIVERIES.run(self._client, "drop", id=delivery_id))
+        return bool(self._run("drop", id=delivery_id))
 
     def disable(self, delivery: Delivery, now: float) -> None:
         """Stop calling its target for this owner."""
@@ -349,6 +329,10 @@ class DeliveryStore:
         """Return whether its target has answered 410."""
         with redis_errors():
             return bool(self._client.hexists(redis_keys.DISABLED_TARGETS, _target_field(delivery)))
+
+
+def _readable(found: Mapping[str, Delivery | None]) -> list[Delivery]:
+    return [delivery for delivery in found.values() if delivery]
 
 
 def _parse_delivery(record: Any) -> Delivery | None:  # noqa: ANN401 - what `pipeline_each` gives

@@ -15,7 +15,7 @@ from tasks.webhooks.deliveries import Delivery, DeliveryState, RetryDecision
 #: Statuses of a receiver that is overloaded.
 BUSY_STATUSES: Final = frozenset({429, 502, 503, 504})
 GONE_STATUS: Final = 410
-_SUCCESS_STATUSES: Final = range(200, 300)
+SUCCESS_STATUSES: Final = range(200, 300)
 #: A longer `Retry-After` is cut to this.
 _MAX_RETRY_AFTER_SECONDS: Final = 24 * 3600.0
 _JITTER: Final = 0.1
@@ -50,7 +50,7 @@ class RetryPolicy:
             retry_after: the header `Retry-After`.
             now: unix time of the answer.
         """
-        if status in _SUCCESS_STATUSES:
+        if status in SUCCESS_STATUSES:
             return RetryDecision(DeliveryState.DELIVERED, now)
         if status == GONE_STATUS:
             return RetryDecision(

@@ -11,7 +11,7 @@ import hmac
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ from tasks.jobs.batches import BatchStore
 from tasks.jobs.routing import DELIVER_TASK, WEBHOOK_QUEUE
 from tasks.jobs.serializers import batch_data, task_data
 from tasks.jobs.store import JobStore
-from tasks.net.http_client import Deadline, HttpClient, HttpResponse
+from tasks.net.http_client import Deadline, HttpClient
 from tasks.redis_client import redis_errors
 from tasks.settings import webhook_secret_bytes
 from tasks.storage.object_store import ObjectStore
@@ -44,7 +44,7 @@ from tasks.webhooks.deliveries import (
     RetryDecision,
     attempt_outcome,
 )
-from tasks.webhooks.retry import BreakerState, HostBreaker, RetryPolicy
+from tasks.webhooks.retry import SUCCESS_STATUSES, HostBreaker, RetryPolicy
 
 #: A message that no worker has claimed within this time is sent again.
 DISPATCH_SECONDS: Final = 20.0
@@ -70,10 +70,11 @@ _BROKEN_SECONDS: Final = 60.0
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
 class WebhookDispatcher:
-    """Sends the messages of deliveries; any number of dispatchers may run at once.
+    """Sends the messages of due deliveries; any number of dispatchers may run at once.
 
-    Args:
+    Attributes:
         app: sends the messages.
         client: Redis, which holds the queue.
         store: the deliveries.
@@ -81,20 +82,11 @@ class WebhookDispatcher:
         clock: unix time.
     """
 
-    def __init__(
-        self,
-        app: Celery,
-        client: Redis,
-        store: DeliveryStore,
-        breaker: HostBreaker,
-        *,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._app = app
-        self._client = client
-        self._store = store
-        self._breaker = breaker
-        self._clock = clock
+    app: Celery
+    client: Redis
+    store: DeliveryStore
+    breaker: HostBreaker
+    clock: Callable[[], float] = time.time
 
     def run_once(self) -> int:
         """Send messages for what is due, as far as the queue and the hosts have room.
@@ -105,23 +97,21 @@ class WebhookDispatcher:
         Raises:
             QueueUnavailableError: Redis does not answer.
         """
-        sent, room = 0, self._room()
+        with redis_errors():
+            # So that an abandoned queue does not grow for ever.
+            room = MAX_QUEUED - int(self.client.llen(WEBHOOK_QUEUE))
+        sent = 0
         while sent < room:
-            page = self._store.due(self._clock(), _PAGE_SIZE)
+            page = self.store.due(self.clock(), _PAGE_SIZE)
             sent += self._dispatch_page(page, room - sent)
             # What was not sent is due later, so that a busy host's backlog hides no other host's.
             if len(page) < _PAGE_SIZE:
                 break
         return sent
 
-    def _room(self) -> int:
-        """Return how many messages the queue takes; an abandoned queue does not grow for ever."""
-        with redis_errors():
-            return MAX_QUEUED - int(self._client.llen(WEBHOOK_QUEUE))
-
     def _dispatch_page(self, page: list[Delivery], room: int) -> int:
-        now = self._clock()
-        states = {host: self._breaker.state(host) for host in {each.host for each in page}}
+        now = self.clock()
+        states = {host: self.breaker.state(host) for host in {each.host for each in page}}
         busy: set[str] = set()
         later: dict[str, float] = {}
         sent = 0
@@ -131,7 +121,8 @@ class WebhookDispatcher:
             host, state = delivery.host, states[delivery.host]
             paused = state.open_until > now and not delivery.replayed
             if not paused and host not in busy:
-                number = self._dispatch(delivery, state, now)
+                limit = _MAX_PER_HALF_OPEN_HOST if state.half_open else MAX_PER_HOST
+                number = self.store.dispatch(delivery, now, seconds=DISPATCH_SECONDS, limit=limit)
                 if number == HOST_BUSY:
                     busy.add(host)
                 elif number != NOT_DUE:
@@ -140,95 +131,73 @@ class WebhookDispatcher:
             if paused or host in busy:
                 until = state.open_until if paused else now + _BUSY_SECONDS
                 later[delivery.id] = until + len(later) * _SPREAD_SECONDS
-        self._store.postpone(later, now)
+        self.store.postpone(later, now)
         return sent
-
-    def _dispatch(self, delivery: Delivery, state: BreakerState, now: float) -> int:
-        limit = _MAX_PER_HALF_OPEN_HOST if state.half_open else MAX_PER_HOST
-        return self._store.dispatch(delivery, now, seconds=DISPATCH_SECONDS, limit=limit)
 
     def _send(self, delivery: Delivery, number: int) -> None:
         """Send a message; the first one's id is the delivery's, so that Flower finds it.
 
         A later one has a number in its id, since a worker never runs a revoked id again.
         """
+        # Flower shows these. The URL may hold a secret, its host does not.
+        shown = {"event": delivery.event, "host": delivery.host, "try": delivery.tries + 1}
         try:
-            self._app.send_task(
+            self.app.send_task(
                 DELIVER_TASK,
                 args=[delivery.id],
                 task_id=delivery.id if number == 1 else f"{delivery.id}.{number}",
                 queue=WEBHOOK_QUEUE,
-                kwargsrepr=_displayed_arguments(delivery),
+                kwargsrepr=repr(shown),
                 retry=False,
             )
         except (OperationalError, RedisError, OSError) as error:
             raise QueueUnavailableError(f"Redis does not answer: {error}") from error
 
 
-def _displayed_arguments(delivery: Delivery) -> str:
-    """Return what Flower shows beside the id; the URL may hold a secret, its host does not."""
-    return repr({"event": delivery.event, "host": delivery.host, "try": delivery.tries + 1})
+def render_payload(
+    job_store: JobStore,
+    batches: BatchStore,
+    object_store: ObjectStore,
+    delivery: Delivery,
+    now: float,
+) -> bytes | None:
+    """Return a delivery's payload; None if its task or batch was erased.
 
-
-@dataclass(frozen=True, slots=True)
-class PayloadRenderer:
-    """Renders the payload of each attempt, so that the URLs in it are freshly signed."""
-
-    job_store: JobStore
-    batches: BatchStore
-    object_store: ObjectStore
-    clock: Callable[[], float] = time.time
-
-    def render(self, delivery: Delivery) -> bytes | None:
-        """Return the payload; None if the task or the batch was erased.
-
-        A batch that is too large for a payload is sent without its items: its id leads to them.
-        """
-        data = self._data(delivery)
-        if data is None:
-            return None
-        event = {
-            "type": delivery.event,
-            "timestamp": datetime.fromtimestamp(delivery.created_at, UTC),
-            "data": data,
-        }
-        payload = _to_json(event)
-        if len(payload) >= MAX_PAYLOAD_BYTES and "items" in data:
-            payload = _to_json({**event, "data": {**data, "items": None}})
-        return payload
-
-    def _data(self, delivery: Delivery) -> dict[str, Any] | None:
-        """Return what the API answers about the delivery's subject."""
-        if delivery.kind == "task":
-            job = self.job_store.get(delivery.subject)
-            return None if job is None else task_data(job, self.object_store, self.clock())
-        batch = self.batches.get(delivery.subject)
-        if batch is None:
-            return None
-        jobs = {job.task_id: job for job in self.job_store.get_many(batch.task_ids)}
-        return batch_data(batch, jobs, self.clock())
+    Each attempt renders it, so that the URLs in it are freshly signed. A batch that is too large
+    for a payload is sent without its items: its id leads to them.
+    """
+    if delivery.kind == "task":
+        job = job_store.get(delivery.subject)
+        data = None if job is None else task_data(job, object_store, now)
+    else:
+        batch = batches.get(delivery.subject)
+        data = None
+        if batch is not None:
+            jobs = {job.task_id: job for job in job_store.get_many(batch.task_ids)}
+            data = batch_data(batch, jobs, now)
+    if data is None:
+        return None
+    event = {
+        "type": delivery.event,
+        "timestamp": datetime.fromtimestamp(delivery.created_at, UTC),
+        "data": data,
+    }
+    payload = _to_json(event)
+    if len(payload) >= MAX_PAYLOAD_BYTES and "items" in data:
+        payload = _to_json({**event, "data": {**data, "items": None}})
+    return payload
 
 
 def _to_json(event: dict[str, Any]) -> bytes:
-    return json.dumps(event, separators=(",", ":"), default=_iso_time).encode()
-
-
-def _iso_time(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} cannot be part of a webhook's payload")
+    return json.dumps(event, separators=(",", ":"), default=datetime.isoformat).encode()
 
 
 def signing_secrets(
     api_keys: ApiKeys, default: SecretStr | None, owner_id: str, now: float
 ) -> tuple[str, ...]:
-    """Return the secrets that sign an owner's webhooks, the newest first.
+    """Return the secrets that sign an owner's webhooks at a unix time, the newest first.
 
-    Args:
-        api_keys: the owners.
-        default: signs the webhooks of callers without an API key.
-        owner_id: the owner; empty for callers without an API key.
-        now: unix time; the former secret of a rotation signs too for a day.
+    The default secret signs the webhooks of callers without an API key, whose owner id is empty.
     """
     if not owner_id:
         return (default.get_secret_value(),) if default else ()
@@ -236,31 +205,21 @@ def signing_secrets(
     return owner.signing_secrets(now) if owner else ()
 
 
-def sign(secrets: Iterable[str], *, webhook_id: str, timestamp: int, body: bytes) -> str:
-    """Return the value of `webhook-signature`: a signature for each secret, the newest first."""
-    signed = b".".join((webhook_id.encode(), str(timestamp).encode(), body))
-    digests = (
-        hmac.digest(webhook_secret_bytes(secret), signed, hashlib.sha256) for secret in secrets
-    )
-    return " ".join(f"v1,{base64.b64encode(digest).decode()}" for digest in digests)
-
-
 def signed_headers(
     secrets: Iterable[str], *, webhook_id: str, timestamp: int, body: bytes
-) -> Mapping[str, str]:
-    """Return the headers of one attempt.
+) -> dict[str, str]:
+    """Return the headers of one attempt, with a signature for each secret, the newest first.
 
-    Args:
-        secrets: of the owner; two of them while one is being replaced.
-        webhook_id: of the event; it does not change between attempts.
-        timestamp: unix seconds of this attempt.
-        body: the bytes that are sent.
+    Standard Webhooks 1.0.0 signs the id, the time of the attempt (unix seconds) and the raw body.
     """
+    signed = b".".join((webhook_id.encode(), str(timestamp).encode(), body))
+    keys = map(webhook_secret_bytes, secrets)
+    digests = (hmac.digest(key, signed, hashlib.sha256) for key in keys)
     return {
         "Content-Type": "application/json",
         "webhook-id": webhook_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": sign(secrets, webhook_id=webhook_id, timestamp=timestamp, body=body),
+        "webhook-signature": " ".join(f"v1,{base64.b64encode(each).decode()}" for each in digests),
     }
 
 
@@ -319,10 +278,9 @@ class DeliveryRunner:
         store: the deliveries.
         breaker: the circuit breakers of the receiving hosts.
         policy: decides on retries.
-        renderer: renders the payloads.
-        client: posts them.
+        render: returns the payload of a delivery at a unix time, as `render_payload` does.
+        client: posts it.
         secrets: returns the secrets of an owner at a unix time.
-        connect_seconds: longest that connecting may take.
         seconds: longest that a whole attempt may take.
         clock: unix time.
         running: the attempts of this process.
@@ -331,10 +289,9 @@ class DeliveryRunner:
     store: DeliveryStore
     breaker: HostBreaker
     policy: RetryPolicy
-    renderer: PayloadRenderer
+    render: Callable[[Delivery, float], bytes | None]
     client: HttpClient
     secrets: Callable[[str, float], tuple[str, ...]]
-    connect_seconds: float = 3.0
     seconds: float = 15.0
     clock: Callable[[], float] = time.time
     running: RunningAttempts = field(default_factory=RunningAttempts)
@@ -376,10 +333,10 @@ class DeliveryRunner:
         for attempt in attempts:
             try:
                 self.store.release(attempt.delivery, attempt.claim, self.clock())
-                _log.warning("webhook.released", **log_fields(attempt.delivery))
+                _log.warning("webhook.released", **_log_fields(attempt.delivery))
             except TaskError as error:
                 # The claim lapses by itself.
-                fields = log_fields(attempt.delivery)
+                fields = _log_fields(attempt.delivery)
                 _log.warning("webhook.not_released", reason=str(error), **fields)
                 # Each of the others would wait for Redis as long.
                 return
@@ -387,7 +344,7 @@ class DeliveryRunner:
     def _attempt(self, running: RunningAttempt) -> str:
         delivery, now = running.delivery, self.clock()
         obstacle = self._obstacle(delivery, now)
-        payload = None if obstacle else self.renderer.render(delivery)
+        payload = None if obstacle else self.render(delivery, now)
         if payload is None:
             reason = obstacle or "Its task or batch has been erased."
             return self._record(running, None, RetryDecision(DeliveryState.DEAD, now, reason))
@@ -413,32 +370,19 @@ class DeliveryRunner:
         self, running: RunningAttempt, payload: bytes, now: float
     ) -> tuple[Attempt, str | None]:
         """Post a payload; returns the attempt, and the answer's `Retry-After`."""
+        delivery = running.delivery
+        secrets = self.secrets(delivery.owner, now)
+        headers = signed_headers(secrets, webhook_id=delivery.id, timestamp=int(now), body=payload)
         began = time.monotonic()
         try:
-            response = self._call(running, payload, now)
+            response = self.client.post(delivery.url, payload, headers, deadline=running.deadline)
         except OutboundRequestError as error:
             ms = round((time.monotonic() - began) * 1000)
             return Attempt(now, error.code, None, ms, str(error)), None
-        outcome = "delivered" if response.status // 100 == 2 else "refused"  # noqa: PLR2004 - 2xx
+        outcome = "delivered" if response.status in SUCCESS_STATUSES else "refused"
         text = response.body.decode(errors="replace")
         ms = round((time.monotonic() - began) * 1000)
         return Attempt(now, outcome, response.status, ms, text), response.retry_after
-
-    def _call(self, running: RunningAttempt, payload: bytes, now: float) -> HttpResponse:
-        delivery = running.delivery
-        headers = signed_headers(
-            self.secrets(delivery.owner, now),
-            webhook_id=delivery.id,
-            timestamp=int(now),
-            body=payload,
-        )
-        return self.client.post(
-            delivery.url,
-            payload,
-            headers,
-            deadline=running.deadline,
-            connect_seconds=self.connect_seconds,
-        )
 
     def _record_host(self, delivery: Delivery, attempt: Attempt, decision: RetryDecision) -> None:
         now = self.clock()
@@ -465,12 +409,12 @@ class DeliveryRunner:
             state=state,
             status=attempt.status if attempt else None,
             ms=attempt.ms if attempt else 0,
-            **log_fields(running.delivery),
+            **_log_fields(running.delivery),
         )
         return outcome
 
 
-def log_fields(delivery: Delivery) -> dict[str, str | int]:
+def _log_fields(delivery: Delivery) -> dict[str, str | int]:
     """Return what a log line says about a delivery; never the URL, which may hold a secret."""
     return {
         "webhook_id": delivery.id,

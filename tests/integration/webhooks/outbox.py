@@ -4,6 +4,7 @@ import base64
 import json
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from redis import Redis
 
@@ -20,7 +21,7 @@ from tasks.settings import Settings
 from tasks.storage.object_store import ObjectStore, original_key
 from tasks.webhooks.deliveries import Delivery, DeliveryStore
 from tasks.webhooks.retry import HostBreaker, RetryPolicy
-from tasks.webhooks.sending import DeliveryRunner, PayloadRenderer, WebhookDispatcher
+from tasks.webhooks.sending import DeliveryRunner, WebhookDispatcher, render_payload
 
 PAUSES = (5.0, 300.0, 1800.0)
 
@@ -71,10 +72,9 @@ class Post:
             self.deliveries,
             self.breaker,
             RetryPolicy(PAUSES, lambda: 0.5),
-            PayloadRenderer(self.jobs, BatchStore(self.client), self.objects, self.clock),
-            HttpClient(UrlGuard(AllowList.parse("127.0.0.1"))),
+            partial(render_payload, self.jobs, BatchStore(self.client), self.objects),
+            HttpClient(UrlGuard(AllowList.parse("127.0.0.1")), connect_seconds=1.0),
             lambda _owner, _now: (self.secret,) if self.secret else (),
-            1.0,
             self.seconds,
             self.clock,
         )

@@ -57,10 +57,11 @@ def answer(status: int, body: bytes = b"", **headers: str) -> Handle:
     return handle
 
 
-def client(*hosts: str) -> HttpClient:
+def client(*hosts: str, connect_seconds: float = 3.0) -> HttpClient:
     """Names lead to loopback; only those named, and 127.0.0.1, are open."""
     allow = AllowList(frozenset(hosts or {"127.0.0.1"}))
-    return HttpClient(UrlGuard(allow, lambda _host, _port: ["127.0.0.1"]))
+    guard = UrlGuard(allow, lambda _host, _port: ["127.0.0.1"])
+    return HttpClient(guard, connect_seconds=connect_seconds)
 
 
 def fetch(port: int, path: str = "/", seconds: float = 10) -> bytes:
@@ -262,9 +263,9 @@ def test_an_answer_may_take_longer_than_a_connection() -> None:
 
     with serving(slow) as port:
         url = f"http://127.0.0.1:{port}/"
-        got = client().post(url, b"", {}, deadline=Deadline(15), connect_seconds=0.2)
+        got = client(connect_seconds=0.2).post(url, b"", {}, deadline=Deadline(15))
         assert got.status == 200
-        assert client().fetch(url, max_bytes=1, seconds=15, connect_seconds=0.2).data == b""
+        assert client(connect_seconds=0.2).fetch(url, max_bytes=1, seconds=15).data == b""
 
 
 def test_a_deadline_that_expires_early_ends_a_request() -> None:
