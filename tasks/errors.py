@@ -6,7 +6,7 @@ from typing import ClassVar
 class TaskError(Exception):
     """Base of all errors here."""
 
-    code: ClassVar[str] = "internal_error"
+    code: str = "internal_error"
 
 
 class SettingsError(TaskError):
@@ -90,12 +90,6 @@ class KeyNameError(TaskError):
     """An API key's name is taken or unknown."""
 
     code = "key_name"
-
-
-class WebhookSecretError(TaskError):
-    """A webhook secret has not the form that Standard Webhooks defines."""
-
-    code = "webhook_secret"
 
 
 class OutboundRequestError(TaskError):
