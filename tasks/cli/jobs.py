@@ -1,7 +1,8 @@
 """`celery jobs`: list, show, requeue, cancel and purge jobs, and manage dead letters."""
 
 import time
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
@@ -11,15 +12,15 @@ from redis.exceptions import RedisError
 from tasks import redis_keys
 from tasks.cli.output import (
     MISSING_NOTE,
-    BulkChange,
+    CommandError,
     CommandOutput,
     OutputCommand,
-    Table,
-    UnknownJobError,
-    UnknownQueueError,
+    change_each,
     confirm,
     duration,
+    fact_lines,
     local_time,
+    table_lines,
     yes_option,
 )
 from tasks.cli.stuck import stuck
@@ -28,17 +29,15 @@ from tasks.errors import QueueUnavailableError
 from tasks.jobs import routing
 from tasks.jobs.job import Job, Status
 from tasks.redis_client import redis_errors
-from tasks.runtime import Runtime, runtime_of
+from tasks.runtime import Runtime
 
 _TIME_FIELDS = ("created_at", "started_at", "finished_at", "expires_at", "deadline")
-_REQUEUE_RULE = "Only failed and canceled jobs can be requeued, until their pictures expire."
-_CANCEL_RULE = "Only queued and processing jobs can be canceled."
 _RECORDS_PER_READ = 500
 _NO_DEAD_LETTERS = "There are no dead letters: nothing to do."
 _DEAD_LETTER_RULE = "It is no dead letter; see them with: celery -A tasks.app jobs dead list"
 
 
-def job_document(job: Job) -> dict[str, Any]:
+def _job_document(job: Job) -> dict[str, Any]:
     """Return a record for `--json`: times in ISO 8601, the priority by name."""
     values = {name: value for name, value in asdict(job).items() if value is not None}
     times = {name: local_time(values[name]) for name in _TIME_FIELDS if name in values}
@@ -53,92 +52,79 @@ def job_document(job: Job) -> dict[str, Any]:
     help="Show only jobs with this status; repeatable.",
 )
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
-@click.pass_context
-def list_jobs(ctx: click.Context, status: tuple[str, ...], limit: int) -> CommandOutput:
+def list_jobs(runtime: Runtime, status: tuple[str, ...], limit: int) -> CommandOutput:
     """List jobs, the newest first, and the number of jobs in each status."""
-    runtime = runtime_of(ctx.obj.app)
     found = runtime.job_store.read_newest(map(Status, status or Status), limit)
-    jobs = found.jobs
     counts = runtime.job_store.counts()
     summary = ", ".join(f"{count} {status}" for status, count in counts.items())
+    now = time.time()
+    rows = [
+        {
+            "TASK": job.task_id,
+            "STATUS": job.status,
+            "AGE": duration(now - job.created_at),
+            "PRIORITY": job.priority.name.lower(),
+            "QUEUE": job.queue,
+            "WORKER": job.worker,
+            "ATTEMPTS": job.attempts,
+            "ERROR": job.error and job.error.type,
+        }
+        for job in found.jobs
+    ]
     return CommandOutput(
         {
-            "jobs": [job_document(job) for job in jobs],
+            "jobs": [_job_document(job) for job in found.jobs],
             "counts": {status.value: count for status, count in counts.items()},
             "unreadable": list(found.unreadable),
         },
-        lines=[*_jobs_table(jobs, time.time()).lines(), f"{len(jobs)} shown; {summary}"],
+        lines=[*table_lines(rows), f"{len(rows)} shown; {summary}"],
         notes=found.notes(),
     )
 
 
-def _jobs_table(jobs: list[Job], now: float) -> Table:
-    table = Table(("TASK", "STATUS", "AGE", "PRIORITY", "QUEUE", "WORKER", "ATTEMPTS", "ERROR"))
-    for job in jobs:
-        table.rows.append(
-            (
-                job.task_id,
-                job.status.value,
-                duration(now - job.created_at),
-                job.priority.name.lower(),
-                job.queue,
-                job.worker or "-",
-                str(job.attempts),
-                job.error.type if job.error else "-",
-            )
-        )
-    return table
-
-
 @click.command("show", cls=OutputCommand)
 @click.argument("task_id", metavar="ID")
-@click.pass_context
-def show(ctx: click.Context, task_id: str) -> CommandOutput:
+def show(runtime: Runtime, task_id: str) -> CommandOutput:
     """Show everything about one job."""
-    store = runtime_of(ctx.obj.app).job_store
+    store = runtime.job_store
     job = store.get(task_id)
     if job is None:
-        raise UnknownJobError(
+        raise CommandError(
+            "unknown_job",
             f"There is no job {task_id!r}: it was never submitted here, or its record has expired. "
-            "Find ids with: celery -A tasks.app jobs list"
+            "Find ids with: celery -A tasks.app jobs list",
         )
     document = {
-        **job_document(job),
+        **_job_document(job),
         "leased": store.has_lease(task_id),
         "jobs_ahead": store.position(job),
     }
-    width = max(map(len, document))
-    return CommandOutput(
-        document, lines=[f"{name:{width}}  {value}" for name, value in document.items()]
-    )
+    return CommandOutput(document, lines=fact_lines(document.items()))
 
 
 @click.command("requeue", cls=OutputCommand)
 @click.argument("task_ids", metavar="[ID]...", nargs=-1)
 @click.option("--failed", is_flag=True, help="Requeue all failed jobs; asks first.")
 @yes_option
-@click.pass_context
-def requeue(
-    ctx: click.Context,
-    task_ids: tuple[str, ...],
-    failed: bool,  # noqa: FBT001 - click passes by name
-    yes: bool,  # noqa: FBT001 - click passes by name
-) -> CommandOutput:
+def requeue(runtime: Runtime, task_ids: tuple[str, ...], failed: bool, yes: bool) -> CommandOutput:
     """Queue failed or canceled jobs again, with their attempts counted from zero."""
     if bool(task_ids) == failed:
         raise click.UsageError("Give ids, or --failed for all failed jobs.")
-    runtime = runtime_of(ctx.obj.app)
     if failed:
         task_ids = tuple(runtime.job_store.ids(Status.FAILED))
         if task_ids:
             confirm(f"Requeue all {len(task_ids)} failed jobs?", yes=yes)
-    return requeue_jobs(runtime, task_ids, nothing="No job has failed: nothing to do.")
+    return _requeue_each(runtime, task_ids, nothing="No job has failed: nothing to do.")
 
 
-def requeue_jobs(runtime: Runtime, task_ids: tuple[str, ...], *, nothing: str) -> CommandOutput:
-    """Requeue jobs, and send their messages."""
-    changes = BulkChange("requeued", _REQUEUE_RULE)
-    return changes.apply(task_ids, lambda each: _requeue_one(runtime, each)).output(nothing=nothing)
+def _requeue_each(runtime: Runtime, task_ids: tuple[str, ...], *, nothing: str) -> CommandOutput:
+    return change_each(
+        task_ids,
+        lambda each: _requeue_one(runtime, each),
+        done="requeued",
+        rule="Only failed and canceled jobs can be requeued, until their pictures expire.",
+        nothing=nothing,
+    )
 
 
 def _requeue_one(runtime: Runtime, task_id: str) -> str:
@@ -150,39 +136,31 @@ def _requeue_one(runtime: Runtime, task_id: str) -> str:
         return "expired"
     outcome = runtime.job_store.requeue(task_id)
     if outcome == "requeued":
-        _send_requeued(runtime, job)
+        # If its message cannot be sent, the reconciler does it: the record says that it is due.
+        with suppress(QueueUnavailableError):
+            queue = runtime.router.choose(
+                job.model, job.priority, excluded_worker=job.excluded_worker
+            )
+            runtime.dispatcher.send_again(job.task_id, queue=queue)
     return outcome
-
-
-def _send_requeued(runtime: Runtime, job: Job) -> None:
-    """Send the message of a requeued job; if that fails, the reconciler sends it."""
-    try:
-        queue = runtime.router.choose(job.model, job.priority, excluded_worker=job.excluded_worker)
-        runtime.dispatcher.send_again(job.task_id, queue=queue)
-    except QueueUnavailableError:
-        # Its record says that it is due.
-        return
 
 
 @click.command("cancel", cls=OutputCommand)
 @click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
 @yes_option
-@click.pass_context
-def cancel(ctx: click.Context, task_ids: tuple[str, ...], yes: bool) -> CommandOutput:  # noqa: FBT001 - click passes by name
+def cancel(runtime: Runtime, task_ids: tuple[str, ...], yes: bool) -> CommandOutput:
     """Cancel jobs. If a worker runs one, its result is discarded."""
-    store = runtime_of(ctx.obj.app).job_store
+    store = runtime.job_store
     confirm(f"Cancel {', '.join(task_ids)}?", yes=yes)
     # A job that was canceled before is refused, since this command changed nothing.
     ended = {job.task_id for job in store.read(task_ids).jobs if job.status.final}
-    changes = BulkChange("canceled", _CANCEL_RULE)
-    return changes.apply(
-        task_ids,
-        lambda each: _cancel_note(store.cancel(each), was_final=each in ended),
-    ).output()
 
+    def change(task_id: str) -> str:
+        outcome = store.cancel(task_id)
+        return f"{outcome} already" if task_id in ended else outcome
 
-def _cancel_note(outcome: str, *, was_final: bool) -> str:
-    return f"{outcome} already" if was_final else outcome
+    rule = "Only queued and processing jobs can be canceled."
+    return change_each(task_ids, change, done="canceled", rule=rule)
 
 
 @click.command("purge", cls=OutputCommand)
@@ -191,33 +169,31 @@ def _cancel_note(outcome: str, *, was_final: bool) -> str:
     "--status", type=click.Choice([Status.QUEUED.value]), help="Cancel every waiting job."
 )
 @yes_option
-@click.pass_context
-def purge(ctx: click.Context, queue: str | None, status: str | None, yes: bool) -> CommandOutput:  # noqa: FBT001 - click passes by name
+def purge(runtime: Runtime, queue: str | None, status: str | None, yes: bool) -> CommandOutput:
     """Cancel waiting jobs, records included. Messages that `celery purge` removes come back."""
     if (queue is None) == (status is None):
         raise click.UsageError("Give either --queue QUEUE or --status queued.")
-    runtime = runtime_of(ctx.obj.app)
     if queue is not None:
         _require_queue(runtime, queue)
     task_ids = _queued_on(runtime, queue)
     where = f"in the queue {queue}" if queue else "in all queues"
     confirm(f"Cancel {len(task_ids)} jobs that wait {where}?", yes=yes)
-    changes = BulkChange("canceled", "A worker has begun it meanwhile; cancel it by its id.")
-    changes.apply(task_ids, lambda each: runtime.job_store.cancel(each, only=Status.QUEUED))
-    messages = _empty_lists(runtime, queue) if queue else 0
-    output = changes.output(nothing=f"No job waits {where}: nothing to do.", messages=messages)
-    if not queue:
-        return output
-    return CommandOutput(
-        output.document,
-        lines=[*output.lines, f"{messages} messages removed from {queue}"],
-        notes=output.notes,
-        failed=output.failed,
+    output = change_each(
+        task_ids,
+        lambda each: runtime.job_store.cancel(each, only=Status.QUEUED),
+        done="canceled",
+        rule="A worker has begun it meanwhile; cancel it by its id.",
+        nothing=f"No job waits {where}: nothing to do.",
     )
+    messages, lines = 0, output.lines
+    if queue:
+        messages = _empty_lists(runtime, queue)
+        lines = [*lines, f"{messages} messages removed from {queue}"]
+    return replace(output, document={**output.document, "messages": messages}, lines=lines)
 
 
 def _require_queue(runtime: Runtime, queue: str) -> None:
-    """Raise `UnknownQueueError` unless a queue carries jobs."""
+    """Raise `CommandError` unless a queue carries jobs."""
     with redis_errors():
         lists = {
             str(name).rpartition("|")[0] for name in runtime.redis.smembers(redis_keys.QUEUE_LISTS)
@@ -229,7 +205,9 @@ def _require_queue(runtime: Runtime, queue: str) -> None:
     known = {name for name in lists | served if routing.is_model_queue(name)}
     if queue not in known:
         choice = ", ".join(sorted(known)) or "none, since there is neither a job nor a worker"
-        raise UnknownQueueError(f"There is no queue {queue!r}. Queues with jobs: {choice}.")
+        raise CommandError(
+            "unknown_queue", f"There is no queue {queue!r}. Queues with jobs: {choice}."
+        )
 
 
 def _queued_on(runtime: Runtime, queue: str | None) -> list[str]:
@@ -237,10 +215,9 @@ def _queued_on(runtime: Runtime, queue: str | None) -> list[str]:
     task_ids = runtime.job_store.ids(Status.QUEUED)
     if queue is None:
         return task_ids
-    blocks = range(0, len(task_ids), _RECORDS_PER_READ)
     return [
         task_id
-        for start in blocks
+        for start in range(0, len(task_ids), _RECORDS_PER_READ)
         for task_id in runtime.job_store.waiting_in(
             queue, task_ids[start : start + _RECORDS_PER_READ]
         )
@@ -262,17 +239,28 @@ def dead() -> None:
 
 
 @dead.command("list", cls=OutputCommand)
-@click.pass_context
-def list_dead(ctx: click.Context) -> CommandOutput:
+def list_dead(runtime: Runtime) -> CommandOutput:
     """List the dead letters, the oldest first, with their reasons."""
-    store = runtime_of(ctx.obj.app).job_store
-    found = store.read(store.dead())
-    lines = _dead_letters_table(found.jobs).lines()
+    found = runtime.job_store.read(runtime.job_store.dead())
+    lines = table_lines(
+        [
+            {
+                "TASK": job.task_id,
+                "ENDED": local_time(job.finished_at),
+                "REASON": job.error and job.error.type,
+                "CRASHES": job.crashes,
+                "LOSSES": job.losses,
+                "WORKER": job.worker,
+                "MESSAGE": job.error and job.error.message,
+            }
+            for job in found.jobs
+        ]
+    )
     if not lines and not found.unreadable:
         lines = ["There are no dead letters."]
     return CommandOutput(
         {
-            "jobs": [job_document(job) for job in found.jobs],
+            "jobs": [_job_document(job) for job in found.jobs],
             "unreadable": list(found.unreadable),
         },
         lines=lines,
@@ -280,86 +268,61 @@ def list_dead(ctx: click.Context) -> CommandOutput:
     )
 
 
-def _dead_letters_table(jobs: list[Job]) -> Table:
-    table = Table(("TASK", "ENDED", "REASON", "CRASHES", "LOSSES", "WORKER", "MESSAGE"))
-    for job in jobs:
-        table.rows.append(
-            (
-                job.task_id,
-                local_time(job.finished_at) or "-",
-                job.error.type if job.error else "-",
-                str(job.crashes),
-                str(job.losses),
-                job.worker or "-",
-                job.error.message if job.error else "-",
-            )
-        )
-    return table
-
-
 @dead.command("requeue", cls=OutputCommand)
 @click.argument("task_ids", metavar="[ID]...", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="Requeue all dead letters; asks first.")
 @yes_option
-@click.pass_context
 def requeue_dead(
-    ctx: click.Context,
-    task_ids: tuple[str, ...],
-    every: bool,  # noqa: FBT001 - click passes by name
-    yes: bool,  # noqa: FBT001 - click passes by name
+    runtime: Runtime, task_ids: tuple[str, ...], every: bool, yes: bool
 ) -> CommandOutput:
     """Queue dead letters again."""
-    runtime = runtime_of(ctx.obj.app)
     chosen = _chosen_dead(runtime, task_ids, every=every)
     if every and chosen:
         confirm(f"Requeue all {len(chosen)} dead letters?", yes=yes)
     letters = set(runtime.job_store.dead())
-    others = BulkChange("requeued", _DEAD_LETTER_RULE).apply(
-        [each for each in chosen if each not in letters], lambda each: _current_state(runtime, each)
+    others = change_each(
+        [each for each in chosen if each not in letters],
+        lambda each: _current_state(runtime, each),
+        done="requeued",
+        rule=_DEAD_LETTER_RULE,
     )
-    output = requeue_jobs(
+    output = _requeue_each(
         runtime, tuple(each for each in chosen if each in letters), nothing=_NO_DEAD_LETTERS
     )
-    return _join_outputs(output, others) if others.output().failed else output
-
-
-def _join_outputs(output: CommandOutput, others: BulkChange) -> CommandOutput:
-    more = others.output()
-    document = {name: [*output.document[name], *more.document[name]] for name in output.document}
-    notes = [note for note in (*output.notes, *more.notes) if note != _NO_DEAD_LETTERS]
-    return CommandOutput(document, lines=output.lines, notes=notes, failed=True)
+    if not others.failed:
+        return output
+    return replace(
+        output,
+        document={name: output.document[name] + others.document[name] for name in output.document},
+        notes=[note for note in (*output.notes, *others.notes) if note != _NO_DEAD_LETTERS],
+        failed=True,
+    )
 
 
 @dead.command("drop", cls=OutputCommand)
 @click.argument("task_ids", metavar="[ID]...", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="Drop all dead letters.")
 @yes_option
-@click.pass_context
-def drop_dead(
-    ctx: click.Context,
-    task_ids: tuple[str, ...],
-    every: bool,  # noqa: FBT001 - click passes by name
-    yes: bool,  # noqa: FBT001 - click passes by name
-) -> CommandOutput:
+def drop_dead(runtime: Runtime, task_ids: tuple[str, ...], every: bool, yes: bool) -> CommandOutput:
     """Remove jobs from the dead letters; they stay failed until their records expire."""
-    runtime = runtime_of(ctx.obj.app)
     chosen = _chosen_dead(runtime, task_ids, every=every)
     if chosen:
         confirm(f"Drop {len(chosen)} dead letters?", yes=yes)
-    changes = BulkChange("dropped", _DEAD_LETTER_RULE).apply(
-        chosen, lambda each: _drop_dead_letter(runtime, each)
+    return change_each(
+        chosen,
+        lambda each: (
+            "dropped" if runtime.job_store.drop_dead(each) else _current_state(runtime, each)
+        ),
+        done="dropped",
+        rule=_DEAD_LETTER_RULE,
+        nothing=_NO_DEAD_LETTERS,
     )
-    return changes.output(nothing=_NO_DEAD_LETTERS)
 
 
 def _chosen_dead(runtime: Runtime, task_ids: tuple[str, ...], *, every: bool) -> tuple[str, ...]:
     if bool(task_ids) == every:
         raise click.UsageError("Give ids, or --all.")
     return tuple(runtime.job_store.dead()) if every else task_ids
-
-
-def _drop_dead_letter(runtime: Runtime, task_id: str) -> str:
-    return "dropped" if runtime.job_store.drop_dead(task_id) else _current_state(runtime, task_id)
 
 
 def _current_state(runtime: Runtime, task_id: str) -> str:

@@ -1,14 +1,15 @@
 """What commands have in common: output as text or JSON, questions, errors, and bulk changes."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any
 
 import click
 
 from tasks.errors import TaskError, UnreadableRecordError
+from tasks.runtime import runtime_of
 
 #: The option of commands that end jobs, or change many at once.
 yes_option: Callable[..., Any] = click.option("--yes", is_flag=True, help="Do not ask.")
@@ -17,39 +18,11 @@ MISSING_NOTE = "missing"
 
 
 class CommandError(TaskError):
-    """Root of the errors of commands."""
+    """A command was refused; `code` says why in one word."""
 
-    code: ClassVar[str] = "command_refused"
-
-
-class NotConfirmedError(CommandError):
-    """The operator did not confirm a change."""
-
-    code = "not_confirmed"
-
-
-class UnknownQueueError(CommandError):
-    """There is no queue of jobs with this name."""
-
-    code = "unknown_queue"
-
-
-class UnknownWorkerError(CommandError):
-    """There is no worker with this name."""
-
-    code = "unknown_worker"
-
-
-class UnknownJobError(CommandError):
-    """There is no job with this id."""
-
-    code = "unknown_job"
-
-
-class UnknownDeliveryError(CommandError):
-    """There is no delivery with this id."""
-
-    code = "unknown_webhook"
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +43,10 @@ class CommandOutput:
 
 
 class OutputCommand(click.Command):
-    """A command that prints the `CommandOutput` it returns; it exits with 1 if that has failed."""
+    """A command whose function takes the `runtime` and returns the `CommandOutput` to print.
+
+    It exits with 1 if that has failed.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - click's signature
         super().__init__(*arguments, **options)
@@ -82,6 +58,7 @@ class OutputCommand(click.Command):
         """Run the command, then print its output or its error."""
         as_json = ctx.params.pop("as_json")
         try:
+            ctx.params["runtime"] = runtime_of(ctx.obj.app)
             output = super().invoke(ctx)
         except TaskError as error:
             output = CommandOutput(
@@ -89,26 +66,22 @@ class OutputCommand(click.Command):
                 notes=[str(error)],
                 failed=True,
             )
-        _print_output(output, as_json=as_json)
+        if as_json:
+            click.echo(json.dumps(output.document))
+        else:
+            for line in output.lines:
+                click.echo(line)
+            for note in output.notes:
+                click.echo(note, err=True)
         if output.failed:
             ctx.exit(1)
-
-
-def _print_output(output: CommandOutput, *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(output.document))
-        return
-    for line in output.lines:
-        click.echo(line)
-    for note in output.notes:
-        click.echo(note, err=True)
 
 
 def confirm(question: str, *, yes: bool) -> None:
     """Ask on standard error, unless `--yes` was given.
 
     Raises:
-        NotConfirmedError: the answer is no, or there is no terminal.
+        CommandError: the answer is no, or there is no terminal.
     """
     if yes:
         return
@@ -118,26 +91,29 @@ def confirm(question: str, *, yes: bool) -> None:
         agreed = False
         click.echo(err=True)
     if not agreed:
-        raise NotConfirmedError("Nothing was changed. Answer y, or give --yes, to go on.")
+        raise CommandError(
+            "not_confirmed", "Nothing was changed. Answer y, or give --yes, to go on."
+        )
 
 
-@dataclass(slots=True)
-class Table:
-    """Aligned columns without frames, which suit `grep` and `awk`."""
+def table_lines(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """Align rows under their headings without frames, which suit `grep` and `awk`."""
+    if not rows:
+        return []
+    cells = [["-" if cell in {None, ""} else str(cell) for cell in row.values()] for row in rows]
+    table = [list(rows[0]), *cells]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    ]
 
-    heading: Sequence[str]
-    rows: list[Sequence[str]] = field(default_factory=list)
 
-    def lines(self) -> list[str]:
-        """The heading and the rows; nothing if there are no rows."""
-        if not self.rows:
-            return []
-        table = [self.heading, *self.rows]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        return [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in table
-        ]
+def fact_lines(facts: Iterable[tuple[str, object]]) -> list[str]:
+    """Align names and values, one pair a line."""
+    pairs = list(facts)
+    width = max(len(name) for name, _ in pairs)
+    return [f"{name:{width}}  {value}" for name, value in pairs]
 
 
 def local_time(unix_seconds: float | None) -> str | None:
@@ -156,69 +132,52 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f}h"
 
 
-@dataclass(slots=True)
-class BulkChange:
-    """One change to several jobs or deliveries, and its outcome for each.
+def change_each(
+    ids: Sequence[str],
+    change: Callable[[str], str],
+    *,
+    done: str,
+    rule: str,
+    nothing: str = "",
+    find: str = "jobs list",
+) -> CommandOutput:
+    """Change jobs or deliveries in order; an id that is given twice counts once.
 
-    Attributes:
+    Args:
+        ids: of the jobs or deliveries.
+        change: changes one, and returns `done`, its state, or `MISSING_NOTE`.
         done: the outcome of a success, such as `requeued`.
         rule: a sentence that says which ones can be changed.
-        changed: ids that were changed.
-        refused: ids that were not, with their state.
-        unknown: ids without a record.
-        unreadable: ids whose record is damaged, with the remedy.
+        nothing: printed if there was nothing to change, which is no failure.
         find: the command that lists ids.
     """
-
-    done: str
-    rule: str
-    changed: list[str] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)
-    unknown: list[str] = field(default_factory=list)
-    unreadable: dict[str, str] = field(default_factory=dict)
-    find: str = "jobs list"
-
-    def apply(self, task_ids: Sequence[str], change: Callable[[str], str]) -> "BulkChange":
-        """Change each in order; an id that is given twice counts once.
-
-        Args:
-            task_ids: the ids.
-            change: changes one, and returns `done`, its state, or `MISSING_NOTE`.
-        """
-        for task_id in dict.fromkeys(task_ids):
-            try:
-                outcome = change(task_id)
-            except UnreadableRecordError as error:
-                self.unreadable[task_id] = str(error)
-                continue
-            if outcome == self.done:
-                self.changed.append(task_id)
-            elif outcome == MISSING_NOTE:
-                self.unknown.append(task_id)
-            else:
-                self.refused[task_id] = outcome
-        return self
-
-    def output(self, *, nothing: str = "", **facts: object) -> CommandOutput:
-        """Return what the command prints.
-
-        Args:
-            nothing: printed if there was nothing to change, which is no failure.
-            facts: more fields of the JSON document.
-        """
-        reasons = {**self.refused, **dict.fromkeys(self.unreadable, UnreadableRecordError.code)}
-        refused = [{"task_id": each, "reason": why} for each, why in reasons.items()]
-        return CommandOutput(
-            {self.done: self.changed, "refused": refused, "unknown": self.unknown, **facts},
-            lines=[f"{self.done}  {task_id}" for task_id in self.changed],
-            notes=self._notes() or ([] if self.changed else [nothing]),
-            failed=bool(reasons or self.unknown),
-        )
-
-    def _notes(self) -> list[str]:
-        refused = [f"{each}: {reason}. {self.rule}" for each, reason in self.refused.items()]
-        unknown = [
-            f"{each}: unknown. Find ids with: celery -A tasks.app {self.find}"
-            for each in self.unknown
-        ]
-        return [*refused, *unknown, *self.unreadable.values()]
+    changed, unknown = list[str](), list[str]()
+    refused, unreadable = dict[str, str](), dict[str, str]()
+    for each in dict.fromkeys(ids):
+        try:
+            outcome = change(each)
+        except UnreadableRecordError as error:
+            unreadable[each] = str(error)
+            continue
+        if outcome == done:
+            changed.append(each)
+        elif outcome == MISSING_NOTE:
+            unknown.append(each)
+        else:
+            refused[each] = outcome
+    reasons = {**refused, **dict.fromkeys(unreadable, UnreadableRecordError.code)}
+    notes = [
+        *(f"{each}: {state}. {rule}" for each, state in refused.items()),
+        *(f"{each}: unknown. Find ids with: celery -A tasks.app {find}" for each in unknown),
+        *unreadable.values(),
+    ]
+    return CommandOutput(
+        {
+            done: changed,
+            "refused": [{"task_id": each, "reason": why} for each, why in reasons.items()],
+            "unknown": unknown,
+        },
+        lines=[f"{done}  {each}" for each in changed],
+        notes=notes or ([] if changed else [nothing]),
+        failed=bool(notes),
+    )

@@ -8,26 +8,23 @@ from typing import Final, cast
 import click
 
 from tasks import redis_keys
-from tasks.cli.output import CommandOutput, OutputCommand, Table, duration
+from tasks.cli.output import CommandOutput, OutputCommand, duration, table_lines
 from tasks.errors import UnreadableRecordError
 from tasks.housekeeping.missing_messages import MissingMessageDetector
 from tasks.jobs.job import Status
 from tasks.redis_client import redis_errors
-from tasks.runtime import Runtime, runtime_of
+from tasks.runtime import Runtime
 
 #: A message in transit from a list to a worker is in neither for less than this.
 _RECHECK_SECONDS: Final = 0.5
-
 _RECONCILER: Final = (
     "the reconciler repairs it within seconds: is an I/O worker running? "
     "(celery -A tasks.app worker -n io@%h -Q webhooks -P threads -c 32)"
 )
-
 _UNKNOWN_MESSAGE: Final = (
     "the oldest message of this list was not sent by the service: its sender should use another "
     "database; the worker that takes it drops it, and may exit"
 )
-
 _RECORDS_PER_READ: Final = 500
 
 
@@ -48,22 +45,6 @@ class StuckJob:
     advice: str
 
 
-def find_stuck(runtime: Runtime, older_than: float) -> list[StuckJob]:
-    """Return everything that has been stuck for longer than `older_than` seconds.
-
-    Raises:
-        QueueUnavailableError: Redis does not answer.
-    """
-    return [
-        *_unreadable(runtime),
-        *_without_lease(runtime),
-        *_without_message(runtime, older_than),
-        *_overdue(runtime, redis_keys.DUE_JOBS, "due_not_sent", older_than),
-        *_overdue(runtime, redis_keys.JOB_DEADLINES, "overdue", older_than),
-        *_stuck_workers(runtime),
-    ]
-
-
 def _unreadable(runtime: Runtime) -> Iterator[StuckJob]:
     """Find damaged records, which the reconciler quarantines."""
     for status in (Status.QUEUED, Status.PROCESSING):
@@ -71,13 +52,13 @@ def _unreadable(runtime: Runtime) -> Iterator[StuckJob]:
         for start in range(0, len(since), _RECORDS_PER_READ):
             found = runtime.job_store.read(list(since)[start : start + _RECORDS_PER_READ])
             for task_id, reason in found.unreadable.items():
-                waited = time.time() - since[task_id]
-                yield StuckJob(task_id, "unreadable_record", waited, _remedy(task_id, reason))
-
-
-def _remedy(task_id: str, reason: str) -> str:
-    advice = UnreadableRecordError.ADVICE.format(task_id)
-    return f"{reason}. {advice}. Or: celery -A tasks.app jobs cancel {task_id}"
+                yield StuckJob(
+                    task_id,
+                    "unreadable_record",
+                    time.time() - since[task_id],
+                    f"{reason}. {UnreadableRecordError.ADVICE.format(task_id)}. "
+                    f"Or: celery -A tasks.app jobs cancel {task_id}",
+                )
 
 
 def _without_lease(runtime: Runtime) -> Iterator[StuckJob]:
@@ -134,13 +115,27 @@ def _scores(runtime: Runtime, key: str) -> list[tuple[str, float]]:
     show_default=True,
     help="Seconds after which something counts as stuck.",
 )
-@click.pass_context
-def stuck(ctx: click.Context, older_than: float) -> CommandOutput:
+def stuck(runtime: Runtime, older_than: float) -> CommandOutput:
     """Show jobs and workers that do not advance, with the remedy for each."""
-    found = find_stuck(runtime_of(ctx.obj.app), older_than)
-    table = Table(("WHAT", "PROBLEM", "SINCE", "WHAT TO DO"))
-    for each in found:
-        table.rows.append((each.name, each.problem, duration(each.seconds), each.advice))
+    found = [
+        *_unreadable(runtime),
+        *_without_lease(runtime),
+        *_without_message(runtime, older_than),
+        *_overdue(runtime, redis_keys.DUE_JOBS, "due_not_sent", older_than),
+        *_overdue(runtime, redis_keys.JOB_DEADLINES, "overdue", older_than),
+        *_stuck_workers(runtime),
+    ]
+    lines = table_lines(
+        [
+            {
+                "WHAT": each.name,
+                "PROBLEM": each.problem,
+                "SINCE": duration(each.seconds),
+                "WHAT TO DO": each.advice,
+            }
+            for each in found
+        ]
+    )
     return CommandOutput(
-        {"stuck": [asdict(each) for each in found]}, lines=table.lines() or ["Nothing is stuck."]
+        {"stuck": [asdict(each) for each in found]}, lines=lines or ["Nothing is stuck."]
     )

@@ -1,23 +1,26 @@
 """`celery webhooks`: list, show, replay and drop deliveries."""
 
 import time
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from tasks.cli.output import (
     MISSING_NOTE,
-    BulkChange,
+    CommandError,
     CommandOutput,
     OutputCommand,
-    Table,
-    UnknownDeliveryError,
+    change_each,
     confirm,
+    fact_lines,
     local_time,
+    table_lines,
     yes_option,
 )
-from tasks.runtime import Runtime, runtime_of
+from tasks.runtime import Runtime
 from tasks.webhooks.deliveries import Delivery, DeliveryState
+
+_NOTHING: Final = "No webhook was given up: nothing to do."
 
 
 @click.group("webhooks")
@@ -28,18 +31,26 @@ def webhooks() -> None:
 @webhooks.command("list", cls=OutputCommand)
 @click.option("--dead", is_flag=True, help="List those that were given up, the newest first.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
-@click.pass_context
-def list_deliveries(ctx: click.Context, dead: bool, limit: int) -> CommandOutput:  # noqa: FBT001 - click passes by name
+def list_deliveries(runtime: Runtime, dead: bool, limit: int) -> CommandOutput:
     """List pending webhooks, the next one first."""
-    deliveries = runtime_of(ctx.obj.app).deliveries
+    deliveries = runtime.deliveries
     rows = deliveries.dead(limit) if dead else deliveries.waiting(limit)
-    table = Table(("WEBHOOK", "EVENT", "HOST", "ATTEMPTS", "DUE", "REASON"))
-    for row in rows:
-        due = local_time(deliveries.next_due(row.id)) or "-"
-        table.rows.append((row.id, row.event, row.host, str(row.attempts), due, row.reason or "-"))
+    lines = table_lines(
+        [
+            {
+                "WEBHOOK": row.id,
+                "EVENT": row.event,
+                "HOST": row.host,
+                "ATTEMPTS": row.attempts,
+                "DUE": local_time(deliveries.next_due(row.id)),
+                "REASON": row.reason,
+            }
+            for row in rows
+        ]
+    )
     nothing = "No webhook was given up." if dead else "No webhook waits."
     return CommandOutput(
-        {"webhooks": [_delivery_document(row) for row in rows]}, lines=table.lines() or [nothing]
+        {"webhooks": [_delivery_document(row) for row in rows]}, lines=lines or [nothing]
     )
 
 
@@ -58,15 +69,15 @@ def _delivery_document(row: Delivery) -> dict[str, Any]:
 
 @webhooks.command("show", cls=OutputCommand)
 @click.argument("webhook_id", metavar="ID")
-@click.pass_context
-def show(ctx: click.Context, webhook_id: str) -> CommandOutput:
+def show(runtime: Runtime, webhook_id: str) -> CommandOutput:
     """Show one webhook with all its attempts."""
-    deliveries = runtime_of(ctx.obj.app).deliveries
+    deliveries = runtime.deliveries
     row = deliveries.get(webhook_id)
     if row is None:
-        raise UnknownDeliveryError(
+        raise CommandError(
+            "unknown_webhook",
             f"There is no webhook {webhook_id!r}, or its task has expired. "
-            "Find ids with: celery -A tasks.app webhooks list"
+            "Find ids with: celery -A tasks.app webhooks list",
         )
     attempts = [
         {"at": local_time(each.at), "outcome": each.outcome, "status": each.status, "ms": each.ms}
@@ -76,53 +87,49 @@ def show(ctx: click.Context, webhook_id: str) -> CommandOutput:
         **_delivery_document(row),
         "next_attempt_at": local_time(deliveries.next_due(webhook_id)),
     }
-    width = max(map(len, facts))
-    lines = [f"{name:{width}}  {value}" for name, value in facts.items()]
-    lines += [
-        f"{'attempt':{width}}  " + " ".join(f"{value}" for value in each.values())
-        for each in attempts
-    ]
-    return CommandOutput({**facts, "attempts": attempts}, lines=lines)
+    shown = [("attempt", " ".join(map(str, each.values()))) for each in attempts]
+    return CommandOutput(
+        {**facts, "attempts": attempts}, lines=fact_lines([*facts.items(), *shown])
+    )
 
 
 @webhooks.command("replay", cls=OutputCommand)
 @click.argument("webhook_ids", metavar="[ID]...", nargs=-1)
 @click.option("--dead", is_flag=True, help="Replay all that were given up; asks first.")
 @yes_option
-@click.pass_context
-def replay(
-    ctx: click.Context,
-    webhook_ids: tuple[str, ...],
-    dead: bool,  # noqa: FBT001 - click passes by name
-    yes: bool,  # noqa: FBT001 - click passes by name
-) -> CommandOutput:
+def replay(runtime: Runtime, webhook_ids: tuple[str, ...], dead: bool, yes: bool) -> CommandOutput:
     """Send webhooks again, under the same ids."""
-    runtime = runtime_of(ctx.obj.app)
     chosen = _chosen_deliveries(runtime, webhook_ids, dead=dead)
     if dead and chosen:
         confirm(f"Send {len(chosen)} webhooks again?", yes=yes)
     now = time.time()
-    changes = BulkChange("replayed", "It cannot be sent.", find="webhooks list").apply(
-        chosen, lambda each: "replayed" if runtime.deliveries.replay(each, now) else MISSING_NOTE
+    return change_each(
+        chosen,
+        lambda each: "replayed" if runtime.deliveries.replay(each, now) else MISSING_NOTE,
+        done="replayed",
+        rule="It cannot be sent.",
+        nothing=_NOTHING,
+        find="webhooks list",
     )
-    return changes.output(nothing="No webhook was given up: nothing to do.")
 
 
 @webhooks.command("drop", cls=OutputCommand)
 @click.argument("webhook_ids", metavar="[ID]...", nargs=-1)
 @click.option("--dead", is_flag=True, help="Drop all that were given up.")
 @yes_option
-@click.pass_context
-def drop(ctx: click.Context, webhook_ids: tuple[str, ...], dead: bool, yes: bool) -> CommandOutput:  # noqa: FBT001 - click passes by name
+def drop(runtime: Runtime, webhook_ids: tuple[str, ...], dead: bool, yes: bool) -> CommandOutput:
     """Give webhooks up; their tasks still list them, and they can be replayed."""
-    runtime = runtime_of(ctx.obj.app)
     chosen = _chosen_deliveries(runtime, webhook_ids, dead=dead)
     if chosen:
         confirm(f"Drop {len(chosen)} webhooks?", yes=yes)
-    changes = BulkChange(
-        "dropped", "Only pending and dead webhooks can be dropped.", find="webhooks list"
-    ).apply(chosen, lambda each: _drop_one(runtime, each))
-    return changes.output(nothing="No webhook was given up: nothing to do.")
+    return change_each(
+        chosen,
+        lambda each: _drop_one(runtime, each),
+        done="dropped",
+        rule="Only pending and dead webhooks can be dropped.",
+        nothing=_NOTHING,
+        find="webhooks list",
+    )
 
 
 def _drop_one(runtime: Runtime, webhook_id: str) -> str:

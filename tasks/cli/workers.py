@@ -4,45 +4,53 @@ from dataclasses import asdict
 
 import click
 
-from tasks.cli.output import (
-    CommandError,
-    CommandOutput,
-    OutputCommand,
-    Table,
-    UnknownWorkerError,
-    duration,
-)
-from tasks.runtime import runtime_of
+from tasks.cli.output import CommandError, CommandOutput, OutputCommand, duration, table_lines
+from tasks.runtime import Runtime
 from tasks.worker_registry import Worker, WorkerRegistry
 
 
 @click.command("workers", cls=OutputCommand)
-@click.pass_context
-def workers(ctx: click.Context) -> CommandOutput:
+def workers(runtime: Runtime) -> CommandOutput:
     """List the model workers, each with its state: ready, busy, not-ready, drained or silent."""
-    registry = runtime_of(ctx.obj.app).registry
-    found, silent = registry.workers(), registry.silent()
-    table = Table(("WORKER", "STATE", "MODEL", "QUEUE", "RUNNING", "SECONDS/JOB", "WHY"))
-    for worker in found:
-        table.rows.append(_worker_row(worker, worker_state(worker, silent)))
+    found, silent = runtime.registry.workers(), runtime.registry.silent()
+    rows: list[dict[str, object]] = [
+        {
+            "WORKER": worker.name,
+            "STATE": _state(worker, silent),
+            "MODEL": worker.model,
+            "QUEUE": worker.queue,
+            "RUNNING": worker.running,
+            "SECONDS/JOB": f"{worker.seconds:.2f}",
+            "WHY": worker.drained,
+        }
+        for worker in found
+    ]
     listed = {worker.name for worker in found}
-    gone = {name: seconds for name, seconds in silent.items() if name not in listed}
-    for name, seconds in gone.items():
-        table.rows.append((name, "silent", "-", "-", "-", "-", f"for {duration(seconds)}"))
-    documents = [{**asdict(worker), "state": worker_state(worker, silent)} for worker in found]
+    rows += [
+        {
+            "WORKER": name,
+            "STATE": "silent",
+            "MODEL": "",
+            "QUEUE": "",
+            "RUNNING": "",
+            "SECONDS/JOB": "",
+            "WHY": f"for {duration(seconds)}",
+        }
+        for name, seconds in silent.items()
+        if name not in listed
+    ]
     return CommandOutput(
         {
-            "workers": documents,
+            "workers": [{**asdict(worker), "state": _state(worker, silent)} for worker in found],
             "silent": [
                 {"name": name, "seconds": round(seconds)} for name, seconds in silent.items()
             ],
         },
-        lines=table.lines() or ["No model worker is registered: start one."],
+        lines=table_lines(rows) or ["No model worker is registered: start one."],
     )
 
 
-def worker_state(worker: Worker, silent: dict[str, float]) -> str:
-    """Return a worker's state in one word."""
+def _state(worker: Worker, silent: dict[str, float]) -> str:
     if worker.drained:
         return "drained"
     if worker.name in silent or not worker.alive:
@@ -52,27 +60,13 @@ def worker_state(worker: Worker, silent: dict[str, float]) -> str:
     return "busy" if worker.running else "ready"
 
 
-def _worker_row(worker: Worker, word: str) -> tuple[str, ...]:
-    return (
-        worker.name,
-        word,
-        worker.model or "-",
-        worker.queue or "-",
-        str(worker.running),
-        f"{worker.seconds:.2f}",
-        worker.drained or "-",
-    )
-
-
 @click.command("drain", cls=OutputCommand)
 @click.argument("worker")
 @click.option("--reason", default="by an operator", show_default=True, help="Shown by `workers`.")
-@click.pass_context
-def drain(ctx: click.Context, worker: str, reason: str) -> CommandOutput:
+def drain(runtime: Runtime, worker: str, reason: str) -> CommandOutput:
     """Let WORKER finish its job and take no other; its waiting jobs go to other workers."""
-    registry = runtime_of(ctx.obj.app).registry
-    _require_worker(registry, worker)
-    registry.drain(worker, reason or "by an operator")
+    _require_worker(runtime.registry, worker)
+    runtime.registry.drain(worker, reason or "by an operator")
     return CommandOutput(
         {"drained": worker, "reason": reason},
         lines=[f"drained  {worker}"],
@@ -82,19 +76,19 @@ def drain(ctx: click.Context, worker: str, reason: str) -> CommandOutput:
 
 @click.command("undrain", cls=OutputCommand)
 @click.argument("worker")
-@click.pass_context
-def undrain(ctx: click.Context, worker: str) -> CommandOutput:
+def undrain(runtime: Runtime, worker: str) -> CommandOutput:
     """Let WORKER take jobs again."""
-    registry = runtime_of(ctx.obj.app).registry
-    if registry.drained(worker):
-        registry.undrain(worker)
+    if runtime.registry.drained(worker):
+        runtime.registry.undrain(worker)
         return CommandOutput({"undrained": worker}, lines=[f"undrained  {worker}"])
-    _require_worker(registry, worker)
-    raise CommandError(f"The worker {worker} is not drained: nothing to do.")
+    _require_worker(runtime.registry, worker)
+    raise CommandError("command_refused", f"The worker {worker} is not drained: nothing to do.")
 
 
 def _require_worker(registry: WorkerRegistry, name: str) -> None:
     known = {worker.name for worker in registry.workers()} | set(registry.silent())
     if name not in known:
         choice = ", ".join(sorted(known)) or "none is running"
-        raise UnknownWorkerError(f"There is no worker {name!r}. Model workers: {choice}.")
+        raise CommandError(
+            "unknown_worker", f"There is no worker {name!r}. Model workers: {choice}."
+        )
