@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -10,7 +10,8 @@ from typing import Any, Final, Self, TypeAlias
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.client import Pipeline
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
 from tasks.errors import QueueUnavailableError
@@ -19,6 +20,9 @@ from tasks.settings import Settings
 
 #: Timeout of a probe of Redis or the object store.
 PROBE_SECONDS = 1.0
+
+#: The beginning of Redis's error about a key of another type, in place of `ERR`.
+_WRONGTYPE: Final = "WRONGTYPE"
 
 
 def probe_redis(settings: Settings) -> None:
@@ -53,6 +57,45 @@ def redis_errors() -> Iterator[None]:
         yield
     except RedisError as error:
         raise QueueUnavailableError(f"Redis does not answer: {error}") from error
+
+
+def pipeline_each(
+    client: Redis, items: Sequence[str], ask: Callable[[Pipeline, str], object]
+) -> list[Any]:
+    """Ask Redis once for each item, in one round trip.
+
+    Returns:
+        The answers; an exception in place of an answer that is refused or is not UTF-8.
+
+    Raises:
+        RedisError: Redis does not answer, or refuses everything, as with full memory.
+    """
+    if not items:
+        return []
+    try:
+        with client.pipeline(transaction=False) as pipe:
+            for item in items:
+                ask(pipe, item)
+            answers = pipe.execute(raise_on_error=False)
+    except UnicodeDecodeError as error:
+        if len(items) == 1:
+            return [error]
+        middle = len(items) // 2
+        return [
+            *pipeline_each(client, items[:middle], ask),
+            *pipeline_each(client, items[middle:], ask),
+        ]
+    for answer in answers:
+        if isinstance(answer, ResponseError) and not concerns_one_record(answer):
+            raise answer
+    return answers
+
+
+def concerns_one_record(error: ResponseError) -> bool:
+    """Return whether an error is about one key, not about Redis itself, such as full memory."""
+    return type(error) is ResponseError and (
+        error.status_code == "ERR" or str(error).startswith(_WRONGTYPE)
+    )
 
 
 #: What a command takes: numbers become text, None is left out.

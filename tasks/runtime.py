@@ -16,9 +16,8 @@ from tasks.app import create_celery
 from tasks.jobs.batches import BatchStore
 from tasks.jobs.cache import ResultCache
 from tasks.jobs.job_objects import Eraser
-from tasks.jobs.records import JobWatcher
 from tasks.jobs.routing import JobDispatcher, Router
-from tasks.jobs.store import JobStore
+from tasks.jobs.store import JobStore, JobWatcher
 from tasks.jobs.task_listing import TaskList
 from tasks.net.http_client import HttpClient
 from tasks.net.url_guard import AllowList, UrlGuard

@@ -13,9 +13,8 @@ from redis import Redis
 
 from tasks import redis_keys
 from tasks.jobs import routing
-from tasks.jobs.records import pipeline_each
 from tasks.jobs.routing import task_id_of_message
-from tasks.redis_client import redis_errors
+from tasks.redis_client import pipeline_each, redis_errors
 from tasks.worker_registry import ALIVE_SECONDS
 
 #: Between a queue and a priority level in Kombu's key of a list.

@@ -19,8 +19,7 @@ from inference.version import PIPELINE_VERSION
 from tasks import redis_client
 from tasks.errors import UnreadableRecordError
 from tasks.jobs.job import Job, Status
-from tasks.jobs.records import parse_flat_record
-from tasks.jobs.store import JobStore
+from tasks.jobs.store import JobStore, parse_flat_record
 from tasks.metrics import instruments
 from tasks.redis_client import redis_errors
 

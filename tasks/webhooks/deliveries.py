@@ -14,8 +14,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from tasks import redis_client, redis_keys
-from tasks.jobs.records import pipeline_each
-from tasks.redis_client import Argument, redis_errors
+from tasks.redis_client import Argument, pipeline_each, redis_errors
 
 #: The events of a task.
 TASK_EVENTS: Final = ("removal.succeeded", "removal.failed", "removal.canceled")
