@@ -19,7 +19,7 @@ from inference.version import PIPELINE_VERSION
 from tasks import redis_client
 from tasks.errors import UnreadableRecordError
 from tasks.jobs.job import Job, Status
-from tasks.jobs.store import JobStore, parse_flat_record
+from tasks.jobs.store import JobStore, parse_record
 from tasks.metrics import instruments
 from tasks.redis_client import redis_errors
 
@@ -113,7 +113,7 @@ class ResultCache:
 
 def _parse(task_id: str, record: list[str]) -> Job | None:
     try:
-        return parse_flat_record(task_id, record)
+        return parse_record(task_id, record)
     except UnreadableRecordError:
         return None
 

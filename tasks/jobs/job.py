@@ -1,13 +1,12 @@
-"""A job: its record, its states and transitions, and errors that are not its input's fault."""
+"""A job: its id, states and record, and errors that are not its input's fault."""
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
-from types import MappingProxyType
-from typing import Any, Final, Self
+from types import UnionType
+from typing import Any, Final, Self, cast, get_args, get_origin, get_type_hints
 
 #: Letters and digits that are not confused when read aloud: no 0 and o, no 1, i and l.
 _ALPHABET: Final = "23456789abcdefghjkmnpqrstuvwxyz"
@@ -45,7 +44,7 @@ class Status(StrEnum):
     @property
     def final(self) -> bool:
         """True if no other state follows."""
-        return not TRANSITIONS[self]
+        return self not in (Status.QUEUED, Status.PROCESSING)
 
 
 class Priority(IntEnum):
@@ -56,20 +55,6 @@ class Priority(IntEnum):
     NORMAL = 3
     #: Bulk work.
     LOW = 6
-
-
-#: The allowed transitions, which `jobs.lua` enforces.
-TRANSITIONS: Final = MappingProxyType(
-    {
-        Status.QUEUED: frozenset({Status.PROCESSING, Status.FAILED, Status.CANCELED}),
-        Status.PROCESSING: frozenset(
-            {Status.QUEUED, Status.SUCCEEDED, Status.FAILED, Status.CANCELED}
-        ),
-        Status.SUCCEEDED: frozenset[Status](),
-        Status.FAILED: frozenset[Status](),
-        Status.CANCELED: frozenset[Status](),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,43 +171,15 @@ class Job:
         return {"task_id": self.task_id, "request_id": self.request_id}
 
 
-_JSON_FIELDS: Final = MappingProxyType(
-    {
-        "options": dict,
-        "timings": dict,
-        "error": dict,
-        "metadata": dict,
-        "webhook_events": list,
-        "foreground": dict,
-    }
-)
+def _kind(hint: Any) -> type:  # noqa: ANN401 - a type, or one with parameters, or with None
+    """Return the class of a field's values, such as dict for `dict[str, int] | None`."""
+    if isinstance(hint, UnionType):
+        hint = get_args(hint)[0]
+    return cast("type", get_origin(hint) or hint)
 
-_READERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
-    {
-        "created_at": float,
-        "expires_at": float,
-        "started_at": float,
-        "finished_at": float,
-        "deadline": float,
-        "queue_timeout": float,
-        "priority": lambda text: Priority(int(text)),
-        "priority_level": lambda text: Priority(int(text)),
-        "dispatch_seq": int,
-        "redispatches": int,
-        "attempts": int,
-        "crashes": int,
-        "losses": int,
-        "width": int,
-        "height": int,
-        "size": int,
-        "full_width": int,
-        "full_height": int,
-        "coverage": float,
-        "status": Status,
-        "cache_seconds": int,
-        "cached": lambda text: text == "1",
-    }
-)
+
+#: How a record stores a field depends on this.
+_KINDS: Final = {name: _kind(hint) for name, hint in get_type_hints(Job).items()}
 
 _REQUIRED: Final = tuple(
     each.name for each in fields(Job) if each.default is each.default_factory is MISSING
@@ -239,18 +196,14 @@ def _write(name: str, value: Any) -> str:  # noqa: ANN401 - any field's type
         return write_error(value)
     if isinstance(value, (IntEnum, bool)):
         return str(int(value))
-    if name in _JSON_FIELDS:
+    if _KINDS.get(name) in (dict, list):
         return json.dumps(value, separators=(",", ":"), sort_keys=True)
     return repr(value) if isinstance(value, float) else str(value)
 
 
 def write_error(error: JobError) -> str:
     """Return an error as a record stores it."""
-    return json.dumps(
-        {"type": error.type, "message": error.message, "retryable": error.retryable},
-        separators=(",", ":"),
-        sort_keys=True,
-    )
+    return json.dumps(asdict(error), separators=(",", ":"), sort_keys=True)
 
 
 def from_record(record: dict[str, str]) -> Job:
@@ -259,8 +212,7 @@ def from_record(record: dict[str, str]) -> Job:
     Raises:
         ValueError: a field is missing or malformed; the message names it.
     """
-    known = {each.name for each in fields(Job)}
-    values = {name: _read(name, text) for name, text in record.items() if name in known}
+    values = {name: _read(name, text) for name, text in record.items() if name in _KINDS}
     missing = [name for name in _REQUIRED if name not in values]
     if missing:
         raise ValueError(f"missing fields: {', '.join(missing)}")
@@ -268,18 +220,27 @@ def from_record(record: dict[str, str]) -> Job:
 
 
 def _read(name: str, text: str) -> Any:  # noqa: ANN401 - any field's type
+    kind = _KINDS[name]
     try:
-        return _read_json(name, text) if name in _JSON_FIELDS else _READERS.get(name, str)(text)
+        if kind in (dict, list, JobError):
+            return _read_json(kind, text)
+        if kind is bool:
+            return text == "1"
+        return kind(int(text)) if kind is Priority else kind(text)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _read_json(name: str, text: str) -> Any:  # noqa: ANN401 - any field's type
+def _read_json(kind: type, text: str) -> Any:  # noqa: ANN401 - any field's type
     value = json.loads(text)
-    if not isinstance(value, _JSON_FIELDS[name]):
-        wanted = "array" if _JSON_FIELDS[name] is list else "object"
-        raise TypeError(f"expected a JSON {wanted}")
-    return JobError(**value) if name == "error" else value
+    if kind is list:
+        if not isinstance(value, list):
+            raise TypeError("expected a JSON array")
+    elif not isinstance(value, dict):
+        raise TypeError("expected a JSON object")
+    elif kind is JobError:
+        return JobError(**value)
+    return value
 
 
 #: Its worker's process crashed, or was killed at the time limit, `MAX_CRASHES` times.

@@ -31,18 +31,16 @@ from tasks.redis_client import concerns_one_record, pipeline_each, redis_errors
 
 #: Life of a lease that is not renewed.
 LEASE_SECONDS: Final = 9.0
+_LEASE_MS: Final = int(LEASE_SECONDS * 1000)
 #: How often a worker renews its lease.
 RENEW_SECONDS: Final = 3.0
 
 #: Crashes of a worker's child over one job, after which the job fails as poison.
 MAX_CRASHES: Final = 3
-
 #: Losses after which a job fails.
 MAX_LOSSES: Final = 20
-
 #: Pause before the attempt after the second loss, doubled for each further one up to the last.
 FIRST_PAUSE_SECONDS: Final = 2
-
 LAST_PAUSE_SECONDS: Final = 60
 
 #: A record is kept for so long after its pictures, so that "expired" differs from "unknown".
@@ -84,19 +82,13 @@ class Claim(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """A queued job's next message.
-
-    Attributes:
-        task_id: the job.
-        queue: the queue that the message goes to.
-        priority_level: raises the job to this priority; None leaves it as it is.
-        after: the job's `dispatch_seq` as the caller knows it; nothing is sent if a later message
-            was dispatched.
-    """
+    """A queued job's next message."""
 
     task_id: str
     queue: str
+    #: Raises the job to this priority; None leaves it as it is.
     priority_level: Priority | None = None
+    #: Its `dispatch_seq` as the caller knows it: nothing is sent if a later message was dispatched.
     after: int | None = None
 
 
@@ -120,14 +112,11 @@ class AcceptedJob(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ReadRecords:
-    """The records found under several ids.
+    """The records found under several ids."""
 
-    Attributes:
-        jobs: the readable ones, in the order of the ids.
-        unreadable: the reason by id for those that are damaged.
-    """
-
+    #: The readable ones, in the order of the ids.
     jobs: list[Job]
+    #: The reason by id for those that are damaged.
     unreadable: dict[str, str]
 
     def notes(self) -> list[str]:
@@ -141,38 +130,8 @@ class ReadRecords:
         return self.jobs
 
 
-def read_records(client: Redis, task_ids: Sequence[str]) -> ReadRecords:
-    """Read the records of those ids that have one, in one round trip."""
-    answers = pipeline_each(
-        client, task_ids, lambda pipe, each: pipe.hgetall(redis_keys.job_key(each))
-    )
-    found = ReadRecords([], {})
-    for task_id, answer in zip(task_ids, answers, strict=True):
-        try:
-            job = parse_record(task_id, answer)
-        except UnreadableRecordError as error:
-            found.unreadable[task_id] = error.reason
-        else:
-            found.jobs.extend([job] if job else [])
-    return found
-
-
-def parse_record(task_id: str, answer: Any) -> Job | None:  # noqa: ANN401 - what `pipeline_each` gives
-    """Parse a record as `pipeline_each` returns it; None if it is empty.
-
-    Raises:
-        UnreadableRecordError: it is damaged.
-    """
-    try:
-        if isinstance(answer, Exception):
-            raise answer
-        return from_record(answer) if answer else None
-    except (ResponseError, ValueError) as error:
-        raise UnreadableRecordError(task_id, str(error)) from error
-
-
-def parse_flat_record(task_id: str, answer: Any) -> Job | None:  # noqa: ANN401 - what Redis gives
-    """Parse a record as a script returns it: fields and values in turn; None if it is empty.
+def parse_record(task_id: str, answer: Any) -> Job | None:  # noqa: ANN401 - what Redis gives
+    """Parse a record as Redis answers it, or a script: fields and values in turn; None if empty.
 
     Raises:
         UnreadableRecordError: it is damaged.
@@ -182,16 +141,12 @@ def parse_flat_record(task_id: str, answer: Any) -> Job | None:  # noqa: ANN401 
         raise answer
     if isinstance(answer, list):
         answer = dict(zip(answer[::2], answer[1::2], strict=True))
-    return parse_record(task_id, answer)
-
-
-def parse_dispatched(task_id: str, answer: Any) -> Job | None:  # noqa: ANN401 - what Redis gives
-    """Parse the answer of `record_dispatch`; None if the job is not queued, or damaged."""
     try:
-        return parse_flat_record(task_id, answer)
-    except UnreadableRecordError as error:
-        _log.error("record.unreadable", task_id=task_id, reason=error.reason)
-    return None
+        if isinstance(answer, Exception):
+            raise answer
+        return from_record(answer) if answer else None
+    except (ResponseError, ValueError) as error:
+        raise UnreadableRecordError(task_id, str(error)) from error
 
 
 class JobStore:
@@ -208,26 +163,33 @@ class JobStore:
             UnreadableRecordError: its record is damaged.
         """
         found = self.read([task_id])
-        for each, reason in found.unreadable.items():
-            raise UnreadableRecordError(each, reason)
-        return next(iter(found.jobs), None)
+        if found.unreadable:
+            raise UnreadableRecordError(task_id, found.unreadable[task_id])
+        return found.jobs[0] if found.jobs else None
 
     def get_many(self, task_ids: Sequence[str]) -> list[Job]:
-        """Return the jobs of those ids that have a readable record, in one round trip."""
+        """Return the jobs of those ids that have a readable record, and log the other ones."""
         return self.read(task_ids).readable()
 
     def read(self, task_ids: Sequence[str]) -> ReadRecords:
-        """Read the records of those ids that have one, with the reasons of unreadable ones."""
+        """Read the records of those ids that have one, in one round trip."""
         with redis_errors():
-            return read_records(self._client, task_ids)
+            answers = pipeline_each(
+                self._client, task_ids, lambda pipe, each: pipe.hgetall(redis_keys.job_key(each))
+            )
+        found = ReadRecords([], {})
+        for task_id, answer in zip(task_ids, answers, strict=True):
+            try:
+                job = parse_record(task_id, answer)
+            except UnreadableRecordError as error:
+                found.unreadable[task_id] = error.reason
+            else:
+                found.jobs.extend([job] if job else [])
+        return found
 
     def recorded(self, task_ids: Sequence[str]) -> set[str]:
         """Return those of the ids that have a record."""
-        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
-            for task_id in task_ids:
-                pipe.exists(redis_keys.job_key(task_id))
-            found = pipe.execute()
-        return {task_id for task_id, there in zip(task_ids, found, strict=True) if there}
+        return set(self._with_key(task_ids, redis_keys.job_key))
 
     def waiting_in(self, queue: str, task_ids: Sequence[str]) -> list[str]:
         """Return those of the ids whose record names a queue, even if the record is damaged."""
@@ -235,7 +197,7 @@ class JobStore:
             named = pipeline_each(
                 self._client,
                 task_ids,
-                lambda pipe, each: pipe.hget(redis_keys.job_key(each), "queue"),
+                lambda pipe, id_: pipe.hget(redis_keys.job_key(id_), "queue"),
             )
         return [task_id for task_id, name in zip(task_ids, named, strict=True) if name == queue]
 
@@ -294,15 +256,12 @@ class JobStore:
 
     def has_lease(self, task_id: str) -> bool:
         """Return whether a worker holds the lease."""
-        return task_id not in self.without_lease([task_id])
+        return not self.without_lease([task_id])
 
     def without_lease(self, task_ids: Sequence[str]) -> list[str]:
         """Return those of the ids whose lease no worker holds."""
-        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
-            for task_id in task_ids:
-                pipe.exists(redis_keys.lease_key(task_id))
-            found = pipe.execute()
-        return [task_id for task_id, held in zip(task_ids, found, strict=True) if not held]
+        leased = set(self._with_key(task_ids, redis_keys.lease_key))
+        return [task_id for task_id in task_ids if task_id not in leased]
 
     def ready_workers(self) -> list[str]:
         """Return the names of the workers that are alive and ready."""
@@ -338,22 +297,13 @@ class JobStore:
             IdTakenError: there is a record of that id, or a tombstone.
             ResultKnownError: a job of the same cache key has the result.
         """
-        outcome, *value = self._run(
-            "create",
-            job.task_id,
-            fields=_full_record(job),
-            expiry=int(job.expires_at + RECORD_GRACE_SECONDS),
-            now=self._clock(),
-            max_pending=max_pending,
-            deadline=job.deadline,
-            reservation=reservation,
+        outcome, *value = self._create(
+            "create", job, reservation, max_pending=max_pending, deadline=job.deadline
         )
         if outcome == "full":
             raise QueueFullError(
                 f"{max_pending} jobs are waiting or running, the most that RMBG_MAX_PENDING allows."
             )
-        if outcome == "exists":
-            raise IdTakenError(f"The id {job.task_id} is taken.")
         if outcome == "known":
             raise ResultKnownError(str(value[0]))
         if outcome == "joined":
@@ -366,16 +316,26 @@ class JobStore:
         Raises:
             IdTakenError: there is a record of that id, or a tombstone.
         """
-        outcome = self._run(
-            "create_finished",
+        self._create("create_finished", job, reservation)
+
+    def _create(
+        self,
+        command: str,
+        job: Job,
+        reservation: Mapping[str, str] | None,
+        **arguments: redis_client.Argument,
+    ) -> list[Any]:
+        answer: list[Any] = self._run(
+            command,
             job.task_id,
-            fields=_full_record(job),
+            fields=to_record({name: getattr(job, name) for name in job.__dataclass_fields__}),
             expiry=int(job.expires_at + RECORD_GRACE_SECONDS),
-            now=self._clock(),
             reservation=reservation,
+            **arguments,
         )
-        if outcome == "exists":
+        if answer[0] == "exists":
             raise IdTakenError(f"The id {job.task_id} is taken.")
+        return answer
 
     def tombstone(self, task_id: str) -> Job | None:
         """Decide whether a job was recorded, after the answer to `create` was lost.
@@ -384,9 +344,7 @@ class JobStore:
             Its record. Without one, None, and a tombstone refuses the `create` if that still
             reaches Redis.
         """
-        return parse_flat_record(
-            task_id, self._run("tombstone", task_id, seconds=TOMBSTONE_SECONDS)
-        )
+        return parse_record(task_id, self._run("tombstone", task_id, seconds=TOMBSTONE_SECONDS))
 
     def record_dispatches(self, sendings: Sequence[Dispatch]) -> list[Job | None]:
         """Number queued jobs' next messages and note their lists, in one round trip.
@@ -404,19 +362,19 @@ class JobStore:
             }
             for each in sendings
         ]
+        jobs: list[Job | None] = []
         with redis_errors():
             answers = redis_client.JOBS.run_each(self._client, "record_dispatch", calls)
-            return [
-                parse_dispatched(each.task_id, row)
-                for each, row in zip(sendings, answers, strict=True)
-            ]
+            for each, answer in zip(sendings, answers, strict=True):
+                try:
+                    jobs.append(parse_record(each.task_id, answer))
+                except UnreadableRecordError as error:
+                    _log.error("record.unreadable", task_id=each.task_id, reason=error.reason)
+                    jobs.append(None)
+        return jobs
 
     def quarantine(self, task_id: str, until: float) -> bool:
-        """Take a queued job that cannot be read off its list until a unix time.
-
-        Returns:
-            False if it is not queued.
-        """
+        """Take an unreadable job off its list until a unix time; False if it is not queued."""
         return bool(self._run("quarantine", task_id, due=until))
 
     def claim(
@@ -426,38 +384,33 @@ class JobStore:
 
         Args:
             task_id: the job.
-            token: names the worker, its process and this run; see `lease_token`.
+            token: see `lease_token`.
             worker: its name, for the record.
             respect_exclusion: refuse a job that this worker failed to run before.
 
         Raises:
             UnreadableRecordError: the record is damaged; nothing was changed.
         """
-        outcome = self._change(
-            "claim",
-            task_id,
-            token=token,
-            worker=worker,
-            now=self._clock(),
-            lease_ms=int(LEASE_SECONDS * 1000),
-            respect_exclusion=respect_exclusion,
-            overdue=write_error(OVERDUE),
+        return Claim(
+            self._change(
+                "claim",
+                task_id,
+                token=token,
+                worker=worker,
+                lease_ms=_LEASE_MS,
+                respect_exclusion=respect_exclusion,
+                overdue=write_error(OVERDUE),
+            )
         )
-        return Claim(outcome)
 
     def renew(self, task_id: str, *, token: str) -> bool:
         """Prolong the lease; False if it was lost, or the job was canceled."""
-        return bool(self._run("renew", task_id, token=token, lease_ms=int(LEASE_SECONDS * 1000)))
+        return bool(self._run("renew", task_id, token=token, lease_ms=_LEASE_MS))
 
     def finish(self, task_id: str, *, token: str, status: Status, **changes: object) -> bool:
         """Write the job's end; False if the lease was lost, and nothing was written."""
         outcome = self._run(
-            "finish",
-            task_id,
-            token=token,
-            now=self._clock(),
-            status=status.value,
-            fields=to_record(changes),
+            "finish", task_id, token=token, status=status.value, fields=to_record(changes)
         )
         return bool(outcome == "finished")
 
@@ -476,7 +429,6 @@ class JobStore:
             "release",
             task_id,
             token=token,
-            now=self._clock(),
             max_losses=MAX_LOSSES,
             lost=write_error(LOST),
             excluded_worker=excluded_worker or None,
@@ -500,7 +452,6 @@ class JobStore:
             "crash",
             task_id,
             holder=holder,
-            now=self._clock(),
             max_crashes=MAX_CRASHES,
             poison=write_error(POISON),
         )
@@ -513,9 +464,7 @@ class JobStore:
             task_id: the job.
             only: cancel it only in this state; purging a queue stops no worker.
         """
-        return str(
-            self._change("cancel", task_id, now=self._clock(), only=only.value if only else None)
-        )
+        return str(self._change("cancel", task_id, only=only.value if only else None))
 
     def erase(self, task_id: str) -> bool:
         """Remove a record and all that names it; False if there was none."""
@@ -523,19 +472,15 @@ class JobStore:
 
     def requeue(self, task_id: str) -> str:
         """Queue a failed or canceled job again: `requeued`, else its status, or `missing`."""
-        return str(self._change("requeue", task_id, now=self._clock()))
+        return str(self._change("requeue", task_id))
 
     def fail_overdue(self, task_id: str) -> bool:
         """Fail a queued job whose deadline has passed."""
-        return bool(
-            self._change("fail_overdue", task_id, now=self._clock(), overdue=write_error(OVERDUE))
-        )
+        return bool(self._change("fail_overdue", task_id, overdue=write_error(OVERDUE)))
 
     def expire(self, task_id: str) -> bool:
         """Fail a job that is not final before its pictures are erased."""
-        return bool(
-            self._change("expire", task_id, now=self._clock(), expired=write_error(EXPIRED))
-        )
+        return bool(self._change("expire", task_id, expired=write_error(EXPIRED)))
 
     def forget(self, task_id: str, *, list_name: str = "") -> None:
         """Drop a job whose record has expired from all sets that name it."""
@@ -551,6 +496,14 @@ class JobStore:
         with redis_errors():
             return bool(self._client.zrem(redis_keys.DEAD_LETTERS, task_id))
 
+    def _with_key(self, task_ids: Sequence[str], key_of: Callable[[str], str]) -> list[str]:
+        """Return those of the ids whose key of some kind exists."""
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for task_id in task_ids:
+                pipe.exists(key_of(task_id))
+            found = pipe.execute()
+        return [task_id for task_id, there in zip(task_ids, found, strict=True) if there]
+
     def _members(self, key: str, until: float | str, most: int | None = None) -> list[str]:
         start = None if most is None else 0
         with redis_errors():
@@ -565,7 +518,9 @@ class JobStore:
         """
         with redis_errors():
             try:
-                return redis_client.JOBS.run(self._client, command, id=task_id, **arguments)
+                return redis_client.JOBS.run(
+                    self._client, command, id=task_id, now=self._clock(), **arguments
+                )
             except ResponseError as error:
                 if not concerns_one_record(error):
                     raise
@@ -573,11 +528,9 @@ class JobStore:
 
     def _run(self, command: str, task_id: str, **arguments: redis_client.Argument) -> Any:  # noqa: ANN401 - what Redis gives
         with redis_errors():
-            return redis_client.JOBS.run(self._client, command, id=task_id, **arguments)
-
-
-def _full_record(job: Job) -> dict[str, str]:
-    return to_record({name: getattr(job, name) for name in job.__dataclass_fields__})
+            return redis_client.JOBS.run(
+                self._client, command, id=task_id, now=self._clock(), **arguments
+            )
 
 
 class JobWatcher:

@@ -405,17 +405,17 @@ end
 
 -- Records a job that is final from its creation, since it has a copy of a cached result.
 -- Arguments: id, fields, expiry (unix seconds), now, reservation (see `create`).
--- Returns 'created' or 'exists'.
+-- Returns {'created'} or {'exists'}.
 commands.create_finished = function(a)
   if is_taken(a.id) then
-    return 'exists'
+    return {'exists'}
   end
   redis.call('HSET', job_key(a.id), unpack(flat(a.fields)))
   index_record(a.id, a.expiry)
   redis.call('ZADD', index_key(a.fields.status), a.now, a.id)
   keep_key(a.reservation)
   report_end(a.id)
-  return 'created'
+  return {'created'}
 end
 
 -- Decides whether a job was recorded when the answer to its `create` was lost. Without a record a
