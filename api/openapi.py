@@ -15,19 +15,24 @@ from api.errors import ERRORS, ErrorType, from_http
 from api.responses import failure
 from api.schemas import ErrorEnvelope
 
+#: The document or a part of it, in JSON.
+Document = dict[str, Any]
+
 _TEXT: Final = {"type": "string"}
-RESPONSE_HEADERS: Final[dict[str, Any]] = {
+_REQUEST_ID: Final = "req-5b1f0c9a7e3d2468"
+_TASK_ID: Final = "rm-20261122-8w3kq5t7y2m4n6p9r2s4"
+_RESPONSE_HEADERS: Final[dict[str, Any]] = {
     "X-Request-Id": {
         "description": "This request's id, in every log line; the caller's own, if it sent one.",
         "required": True,
         "schema": _TEXT,
-        "example": "req-5b1f0c9a7e3d2468",
+        "example": _REQUEST_ID,
     },
     "Location": {
         "description": "URL of the task, batch, upload or result.",
         "required": True,
-        "schema": {"type": "string"},
-        "example": "http://127.0.0.1:8000/api/v1/tasks/rm-20261122-8w3kq5t7y2m4n6p9r2s4",
+        "schema": _TEXT,
+        "example": f"http://127.0.0.1:8000/api/v1/tasks/{_TASK_ID}",
     },
     "Retry-After": {
         "description": "Seconds after which to try again.",
@@ -63,7 +68,7 @@ RESPONSE_HEADERS: Final[dict[str, Any]] = {
 }
 
 #: Headers of answers by HTTP status, beside the request's id.
-HEADERS_BY_STATUS: Final = MappingProxyType(
+_HEADERS_BY_STATUS: Final = MappingProxyType(
     {
         "201": ("Location",),
         "202": (
@@ -81,13 +86,6 @@ HEADERS_BY_STATUS: Final = MappingProxyType(
     }
 )
 
-
-def headers_of_status(status: str) -> dict[str, Any]:
-    """Return references to the headers of a response."""
-    names = ("X-Request-Id", *HEADERS_BY_STATUS.get(status, ()))
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
-
-
 _BY_FORMAT: Final = MappingProxyType(
     {
         "date-time": "2026-11-22T09:41:07.250000+00:00",
@@ -97,46 +95,33 @@ _BY_FORMAT: Final = MappingProxyType(
 )
 
 _BY_TYPE: Final = MappingProxyType(
-    {"string": "…", "integer": 1, "number": 1.0, "boolean": False, "object": {}, "array": []}
+    {"string": "…", "integer": 1, "number": 1.0, "boolean": False, "object": {}}
 )
 
 
-def example_of(schema: dict[str, Any], components: dict[str, Any]) -> Any:  # noqa: ANN401 - any JSON
-    """Return an example value for a schema.
-
-    Args:
-        schema: in JSON Schema, as apispec writes it.
-        components: those of the document, for what it refers to.
-    """
-    if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        return example_of(components["schemas"][name], components)
+def example_of(schema: Document, components: Document) -> Any:  # noqa: ANN401 - any JSON
+    """Return an example value for a schema, which may refer to the document's components."""
     if "example" in schema:
         return schema["example"]
-    for choice in ("allOf", "anyOf", "oneOf"):
-        if choice in schema:
-            return example_of(schema[choice][0], components)
     if "enum" in schema:
         return schema["enum"][0]
-    return _by_type(schema, components)
-
-
-def _by_type(schema: dict[str, Any], components: dict[str, Any]) -> Any:  # noqa: ANN401 - any JSON
-    kinds = schema.get("type", "object")
-    kind = kinds[0] if isinstance(kinds, list) else kinds
+    # What may be null is a choice of what it refers to, and null.
+    first = schema.get("anyOf", [schema])[0]
+    if "$ref" in first:
+        return example_of(components["schemas"][first["$ref"].rpartition("/")[2]], components)
     if "properties" in schema:
         named = schema["properties"].items()
         return {name: example_of(part, components) for name, part in named}
-    if kind == "array" and "items" in schema:
+    kinds = schema.get("type", "object")
+    kind = kinds[0] if isinstance(kinds, list) else kinds
+    if kind == "array":
         return [example_of(schema["items"], components)]
     return _BY_FORMAT.get(schema.get("format", ""), _BY_TYPE.get(kind))
 
 
 #: Where a handler's own errors are noted until the document is complete; see `ApiBlueprint.fails`.
-ERRORS_NOTE: Final = "x-errors"
-_API: Final = "/api/v1"
+_ERRORS_NOTE: Final = "x-errors"
 _JSON: Final = "application/json"
-_ALWAYS: Final = ("internal_error",)
 _WITH_KEYS: Final = ("unauthorized", "queue_unavailable")
 _WITH_QUERY: Final = ("invalid_parameter", "unknown_parameter")
 _WITH_BODY: Final = (
@@ -150,38 +135,37 @@ _WITH_BODY: Final = (
 _ERROR_SCHEMA: Final = {"$ref": "#/components/schemas/ErrorEnvelope"}
 
 
-def describe_answers(
-    path: str,
-    operation: dict[str, Any],
-    parameters: Iterable[dict[str, Any]],
-    components: dict[str, Any],
+def _describe_answers(
+    operation: Document, parameters: Iterable[Document], components: Document
 ) -> None:
     """Add its errors to an operation, and headers and an example to each response."""
     responses = operation["responses"]
-    responses.pop("default", None)
-    own = operation.pop(ERRORS_NOTE, [])
-    if path.startswith((_API, "/healthz")):
-        # flask-smorest's references to its own errors are replaced by the table's.
-        for status in [each for each, answer in responses.items() if "$ref" in answer]:
-            del responses[status]
-        names = {*own, *_general(path, operation, parameters)}
-        responses.update(_errors(sorted(names)))
+    # flask-smorest's references to its own errors are replaced by the table's.
+    for status in [each for each, answer in responses.items() if "$ref" in answer]:
+        del responses[status]
+    names = {*operation.pop(_ERRORS_NOTE, []), *_general_errors(operation, parameters)}
+    responses.update(_error_responses(ERRORS[name] for name in names))
     for status, answer in responses.items():
-        answer["headers"] = {**headers_of_status(str(status)), **answer.get("headers", {})}
-        _show(answer, components)
+        headers = ("X-Request-Id", *_HEADERS_BY_STATUS.get(str(status), ()))
+        answer["headers"] = {
+            **{name: {"$ref": f"#/components/headers/{name}"} for name in headers},
+            **answer.get("headers", {}),
+        }
+        content = answer.get("content", {}).get(_JSON)
+        if content is not None and not content.keys() & {"example", "examples"}:
+            content["example"] = example_of(content["schema"], components)
     operation["responses"] = dict(sorted(responses.items(), key=lambda item: str(item[0])))
 
 
-def _general(
-    path: str, operation: dict[str, Any], parameters: Iterable[dict[str, Any]]
-) -> Iterator[str]:
-    """Yield the errors that follow from an operation's path, parameters and body."""
-    yield from _ALWAYS
-    if path.startswith(_API) and operation["security"]:
+def _general_errors(operation: Document, parameters: Iterable[Document]) -> Iterator[str]:
+    """Yield the errors that follow from an operation's security, parameters and body."""
+    yield "internal_error"
+    if operation["security"]:
         yield from _WITH_KEYS
     for parameter in parameters:
         if parameter["in"] == "path":
-            yield _not_found(parameter["name"])
+            own = f"{parameter['name'].removesuffix('_id')}_not_found"
+            yield own if own in ERRORS else "not_found"
             if parameter["name"] == "task_id":
                 yield "task_unreadable"
         if parameter["in"] == "query":
@@ -190,17 +174,22 @@ def _general(
         yield from _WITH_BODY
 
 
-def _not_found(name: str) -> str:
-    """Return `task_not_found` for `task_id`, and so on, if there is such an error."""
-    own = f"{name.removesuffix('_id')}_not_found"
-    return own if own in ERRORS else "not_found"
-
-
-def _errors(names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    rows = sorted((ERRORS[name] for name in names), key=lambda row: row.code)
-    for status, found in groupby(rows, key=lambda row: row.status):
+def _error_responses(rows: Iterable[ErrorType]) -> Iterator[tuple[str, Document]]:
+    """Yield a response for each status, with its errors as examples."""
+    for status, found in groupby(sorted(rows, key=lambda row: row.code), lambda row: row.status):
         kinds = list(found)
-        examples = {row.type: {"value": _error_example(row)} for row in kinds}
+        examples = {
+            row.type: {
+                "value": {
+                    "code": row.code,
+                    "message": row.message,
+                    "data": None,
+                    "error": {"type": row.type, "fields": {}},
+                    "request_id": _REQUEST_ID,
+                }
+            }
+            for row in kinds
+        }
         yield (
             str(status),
             {
@@ -210,26 +199,7 @@ def _errors(names: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         )
 
 
-def _error_example(row: ErrorType) -> dict[str, Any]:
-    return {
-        "code": row.code,
-        "message": row.message,
-        "data": None,
-        "error": {"type": row.type, "fields": {}},
-        "request_id": "req-5b1f0c9a7e3d2468",
-    }
-
-
-def _show(answer: dict[str, Any], components: dict[str, Any]) -> None:
-    content = answer.get("content", {}).get(_JSON)
-    if content is not None and not content.keys() & {"example", "examples"}:
-        content["example"] = example_of(content["schema"], components)
-
-
-Document = dict[str, Any]
-
 _METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch")
-_TASK_ID: Final = "rm-20261122-8w3kq5t7y2m4n6p9r2s4"
 _SECURITY_SCHEMES: Final = {
     "ApiKey": {
         "type": "apiKey",
@@ -247,28 +217,27 @@ _DESCRIPTION: Final = (
 )
 
 
-def complete_document(made: Document, *, server: str = "/") -> Document:
-    """Complete the document with errors, headers, examples and security schemes.
-
-    Args:
-        made: by flask-smorest; left as it is.
-        server: address that the paths are below.
-    """
-    document = deepcopy(made)
+def _complete(document: Document) -> Document:
+    """Complete flask-smorest's document with errors, headers, examples and security schemes."""
     document["info"]["description"] = _DESCRIPTION
-    document["servers"] = [{"url": server}]
-    components = document.setdefault("components", {})
+    document["servers"] = [{"url": "/"}]
+    components = document["components"]
     components.pop("responses", None)
-    components["securitySchemes"] = deepcopy(_SECURITY_SCHEMES)
-    components["headers"] = deepcopy(RESPONSE_HEADERS)
+    components["securitySchemes"] = _SECURITY_SCHEMES
+    components["headers"] = _RESPONSE_HEADERS
     for path, method, operation in operations(document):
         shared = document["paths"][path].get("parameters", [])
         parameters = [*shared, *operation.get("parameters", [])]
         for parameter in parameters:
             _tidy(parameter)
-        _secure(path, method, operation)
-        _tidy_forms(operation, components["schemas"])
-        describe_answers(path, operation, parameters, components)
+        needs_key = path.startswith("/api/") and method != "options"
+        operation["security"] = [{name: []} for name in _SECURITY_SCHEMES] if needs_key else []
+        for kind, content in operation.get("requestBody", {}).get("content", {}).items():
+            if "form" in kind:
+                name = content["schema"]["$ref"].rpartition("/")[2]
+                for schema in components["schemas"][name]["properties"].values():
+                    _drop_null(schema)
+        _describe_answers(operation, parameters, components)
     return document
 
 
@@ -278,14 +247,6 @@ def operations(document: Document) -> Iterator[tuple[str, str, Document]]:
         for method in _METHODS:
             if method in item:
                 yield path, method, item[method]
-
-
-def _tidy_forms(operation: Document, schemas: Document) -> None:
-    for kind, content in operation.get("requestBody", {}).get("content", {}).items():
-        if "form" in kind:
-            name = content["schema"].get("$ref", "").rpartition("/")[2]
-            for schema in schemas.get(name, {}).get("properties", {}).values():
-                _drop_null(schema)
 
 
 def _drop_null(schema: Document) -> None:
@@ -308,11 +269,6 @@ def _tidy(parameter: Document) -> None:
         parameter.setdefault("description", f"The {parameter['name'].replace('_', ' ')}.")
 
 
-def _secure(path: str, method: str, operation: Document) -> None:
-    needed = path.startswith("/api/") and method != "options"
-    operation["security"] = [{name: []} for name in _SECURITY_SCHEMES] if needed else []
-
-
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
@@ -330,7 +286,7 @@ class EnvelopeApi(Api):  # type: ignore[misc] # flask-smorest publishes no types
         """Return the complete OpenAPI document."""
         if "ErrorEnvelope" not in self.spec.components.schemas:
             self.spec.components.schema("ErrorEnvelope", schema=ErrorEnvelope)
-        return complete_document(self.spec.to_dict())
+        return _complete(deepcopy(self.spec.to_dict()))
 
     def handle_http_exception(self, error: HTTPException) -> Response:
         """Answer an exception of Flask, Werkzeug or webargs."""
@@ -365,5 +321,5 @@ class ApiBlueprint(Blueprint):  # type: ignore[misc] # flask-smorest publishes n
         unknown = set(errors) - set(ERRORS)
         if unknown:
             raise ValueError(f"Not in the table of errors: {', '.join(sorted(unknown))}.")
-        note: Callable[[Handler], Handler] = self.doc(**{ERRORS_NOTE: list(errors)})
+        note: Callable[[Handler], Handler] = self.doc(**{_ERRORS_NOTE: list(errors)})
         return note
