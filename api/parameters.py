@@ -32,7 +32,7 @@ from tasks.webhooks.deliveries import TASK_EVENTS
 #: The result formats of this API; remove.bg's has more.
 FORMATS: Final = ("png", "webp", "jpg")
 #: Largest `metadata`, as compact JSON in UTF-8.
-MAX_METADATA_BYTES: Final = 2048
+_MAX_METADATA_BYTES: Final = 2048
 _MAX_TEXT: Final = 100
 _MAX_URL: Final = 2048
 _MAX_EXPIRES_IN: Final = 30 * 24 * 3600
@@ -42,13 +42,7 @@ _PRIORITIES: Final = tuple(each.name.lower() for each in Priority)
 class JsonObject(fields.Field[dict[str, Any]]):
     """A small JSON object; in a form, its text."""
 
-    def _deserialize(
-        self,
-        value: Any,  # noqa: ANN401 - marshmallow's signature
-        attr: str | None,  # noqa: ARG002 - marshmallow's signature
-        data: Mapping[str, Any] | None,  # noqa: ARG002 - marshmallow's signature
-        **_: Any,  # noqa: ANN401 - marshmallow's signature
-    ) -> dict[str, Any]:
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> dict[str, Any]:  # noqa: ANN401 - marshmallow's
         if isinstance(value, str):
             try:
                 value = read_json(value)
@@ -57,32 +51,41 @@ class JsonObject(fields.Field[dict[str, Any]]):
         if not isinstance(value, dict):
             raise ValidationError('Give a JSON object, such as {"order": 17}.')
         size = len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
-        if size > MAX_METADATA_BYTES:
-            raise ValidationError(f"It has {size} bytes; the limit is {MAX_METADATA_BYTES}.")
+        if size > _MAX_METADATA_BYTES:
+            raise ValidationError(f"It has {size} bytes; the limit is {_MAX_METADATA_BYTES}.")
         return value
 
 
-class WordList(fields.Field[list[str]]):
-    """A list of words from a fixed set; in a form, comma-separated."""
+class EventList(fields.Field[list[str]]):
+    """A list of webhook events; in a form, comma-separated."""
 
-    def __init__(self, *, words: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - marshmallow's
-        super().__init__(**options)
-        self.words = words
-
-    def _deserialize(
-        self,
-        value: Any,  # noqa: ANN401 - marshmallow's signature
-        attr: str | None,  # noqa: ARG002 - marshmallow's signature
-        data: Mapping[str, Any] | None,  # noqa: ARG002 - marshmallow's signature
-        **_: Any,  # noqa: ANN401 - marshmallow's signature
-    ) -> list[str]:
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> list[str]:  # noqa: ANN401 - marshmallow's
         given = value.split(",") if isinstance(value, str) else value
         if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
             raise ValidationError("Give a list of words.")
-        chosen = [each.strip() for each in given]
-        if set(chosen) - set(self.words):
-            raise ValidationError(f"Choose from {', '.join(self.words)}.")
-        return sorted(set(chosen))
+        chosen = {each.strip() for each in given}
+        if chosen - set(TASK_EVENTS):
+            raise ValidationError(f"Choose from {', '.join(TASK_EVENTS)}.")
+        return sorted(chosen)
+
+
+def _measure(description: str, *, example: str, default: str | None = None) -> fields.String:
+    """A short text that `inference.options` parses."""
+    return fields.String(
+        load_default=default,
+        validate=validate.Length(max=_MAX_TEXT),
+        metadata={"description": description, "example": example},
+    )
+
+
+def _address(description: str) -> fields.URL:
+    return fields.URL(
+        load_default=None,
+        schemes={"http", "https"},
+        require_tld=False,
+        validate=validate.Length(max=_MAX_URL),
+        metadata={"description": description},
+    )
 
 
 class TaskParameters(Schema):
@@ -122,45 +125,25 @@ class TaskParameters(Schema):
     crop = fields.Boolean(
         load_default=False, metadata={"description": "Trim the result to the subject."}
     )
-    crop_margin = fields.String(
-        load_default="0",
-        validate=validate.Length(max=_MAX_TEXT),
-        metadata={
-            "description": "Left around a trimmed subject: 1, 2 or 4 values in px or % (of the "
-            "subject), in the order of CSS.",
-            "example": "10%",
-        },
+    crop_margin = _measure(
+        "Left around a trimmed subject: 1, 2 or 4 values in px or % (of the subject), in the order "
+        "of CSS.",
+        default="0",
+        example="10%",
     )
     max_side = fields.Integer(
         load_default=None,
         validate=validate.Range(16, 16_384),
         metadata={"description": "The result's longer side is made no larger, in pixels."},
     )
-    roi = fields.String(
-        load_default=None,
-        validate=validate.Length(max=_MAX_TEXT),
-        metadata={
-            "description": "The rectangle that the subject is looked for in: x1 y1 x2 y2, each in "
-            "px or %.",
-            "example": "10% 0px 90% 100%",
-        },
+    roi = _measure(
+        "The rectangle that the subject is looked for in: x1 y1 x2 y2, each in px or %.",
+        example="10% 0px 90% 100%",
     )
-    scale = fields.String(
-        load_default=None,
-        validate=validate.Length(max=_MAX_TEXT),
-        metadata={
-            "description": "How much of the result the subject fills: 10% to 100%, or original.",
-            "example": "80%",
-        },
+    scale = _measure(
+        "How much of the result the subject fills: 10% to 100%, or original.", example="80%"
     )
-    position = fields.String(
-        load_default=None,
-        validate=validate.Length(max=_MAX_TEXT),
-        metadata={
-            "description": "Where the subject goes: original, center, x%, or x% y%.",
-            "example": "center",
-        },
-    )
+    position = _measure("Where the subject goes: original, center, x%, or x% y%.", example="center")
     shadow = fields.String(
         load_default="none",
         validate=validate.OneOf([each.value for each in Shadow]),
@@ -171,13 +154,7 @@ class TaskParameters(Schema):
         validate=validate.Range(0, 100),
         metadata={"description": "Of the shadow, in percent."},
     )
-    background_url = fields.URL(
-        load_default=None,
-        schemes={"http", "https"},
-        require_tld=False,
-        validate=validate.Length(max=_MAX_URL),
-        metadata={"description": "Address of a picture that goes behind the subject, and fills."},
-    )
+    background_url = _address("Address of a picture that goes behind the subject, and fills.")
     model = fields.String(
         load_default=None,
         validate=validate.Length(1, 64),
@@ -196,16 +173,9 @@ class TaskParameters(Schema):
             "example": {"order": 17},
         },
     )
-    webhook_url = fields.URL(
-        load_default=None,
-        schemes={"http", "https"},
-        require_tld=False,
-        validate=validate.Length(max=_MAX_URL),
-        metadata={"description": "URL that the task's end is reported to."},
-    )
-    webhook_events = WordList(
+    webhook_url = _address("URL that the task's end is reported to.")
+    webhook_events = EventList(
         load_default=list,
-        words=TASK_EVENTS,
         metadata={
             "type": "array",
             "items": {"type": "string", "enum": list(TASK_EVENTS)},
@@ -241,13 +211,7 @@ class TaskParameters(Schema):
 class RemovalJson(TaskParameters):
     """A submission as JSON: exactly one of `image_url`, `image_b64` and `upload_id`."""
 
-    image_url = fields.URL(
-        load_default=None,
-        schemes={"http", "https"},
-        require_tld=False,
-        validate=validate.Length(max=_MAX_URL),
-        metadata={"description": "Address that the picture is fetched from."},
-    )
+    image_url = _address("Address that the picture is fetched from.")
     image_b64 = fields.String(
         load_default=None,
         metadata={"description": "The picture in base64, with or without a `data:` prefix."},
@@ -275,9 +239,11 @@ class RemovalForm(RemovalJson):
 #: The parameters of which exactly one gives the picture.
 PICTURES: Final = ("image", "image_url", "image_b64", "upload_id")
 #: The parameters that give a picture to go behind the subject.
-BACKGROUNDS: Final = ("background_image", "background_url")
+_BACKGROUNDS: Final = ("background_image", "background_url")
 #: Placeholder for the digest of a background that is not loaded yet.
 _PROMISED: Final = "0" * 64
+#: Options that are taken as they are, and those that are parsed from a text.
+_DIRECT: Final = ("quality", "refine", "crop", "max_side", "shadow_opacity")
 _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
     {
         "output_format": parse_output_format,
@@ -351,15 +317,19 @@ def build_submission(
     Raises:
         ApiError, InferenceError: they do not go together, or a picture cannot be had.
     """
-    name = chosen_picture(parameters)
+    names = _given(parameters, PICTURES)
+    if not names:
+        raise ApiError("missing_image", fields={"image": "There is no picture in the request."})
+    _require_one(names, "Send one picture in one way, not by")
     # Options are checked before any picture is loaded, the picture before its background.
     check_options(parameters)
-    image = sources.open(name, parameters[name], owner)
-    background = _open_background(parameters, sources, owner)
-    digest = None if background is None else background.sha256
+    image = sources.open(names[0], parameters[names[0]], owner)
+    names = _given(parameters, _BACKGROUNDS)
+    _require_one(names, "Name one background, not")
+    background = sources.open(names[0], parameters[names[0]], owner) if names else None
     return Submission(
         image=image,
-        options=build_options(parameters, background_sha256=digest),
+        options=_build_options(parameters, background.sha256 if background else None),
         background=background,
         owner=owner,
         model=parameters["model"],
@@ -373,63 +343,32 @@ def build_submission(
     )
 
 
-def chosen_picture(parameters: Mapping[str, Any]) -> str:
-    """Return the one parameter that gives the picture.
-
-    Raises:
-        ApiError: there is none, or more than one.
-    """
-    given = [name for name in PICTURES if parameters.get(name) is not None]
-    if not given:
-        raise ApiError("missing_image", fields={"image": "There is no picture in the request."})
-    if len(given) > 1:
-        sentence = f"Send one picture in one way, not by {' and '.join(given)}."
-        raise ApiError("invalid_parameter", sentence, fields=dict.fromkeys(given, sentence))
-    return given[0]
-
-
 def check_options(parameters: Mapping[str, Any]) -> None:
     """Check the options of the result before any picture is loaded.
 
     Raises:
         InvalidOptionError: a value is wrong, or two do not go together.
     """
-    build_options(parameters, background_sha256=_PROMISED if _has_background(parameters) else None)
+    _build_options(parameters, _PROMISED if _given(parameters, _BACKGROUNDS) else None)
 
 
-def build_options(
-    parameters: Mapping[str, Any], *, background_sha256: str | None = None
-) -> Options:
-    """Build the options of the result.
-
-    Args:
-        parameters: loaded by `TaskParameters`.
-        background_sha256: of the file that goes behind the subject.
-
-    Raises:
-        InvalidOptionError: a value is wrong, or two do not go together.
-    """
-    direct = ("quality", "refine", "crop", "max_side", "shadow_opacity")
+def _build_options(parameters: Mapping[str, Any], background_sha256: str | None) -> Options:
     parsed: dict[str, Any] = {
         name: None if parameters[name] is None else parse(parameters[name])
         for name, parse in _PARSERS.items()
     }
     return Options(
-        **{name: parameters[name] for name in direct},
+        **{name: parameters[name] for name in _DIRECT},
         **parsed,
         background_sha256=background_sha256,
     )
 
 
-def _has_background(parameters: Mapping[str, Any]) -> bool:
-    return any(parameters.get(name) is not None for name in BACKGROUNDS)
+def _given(parameters: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if parameters.get(name) is not None]
 
 
-def _open_background(
-    parameters: Mapping[str, Any], sources: ImageInputs, owner: Owner
-) -> InputFile | None:
-    given = [name for name in BACKGROUNDS if parameters.get(name) is not None]
+def _require_one(given: list[str], demand: str) -> None:
     if len(given) > 1:
-        sentence = f"Name one background, not {' and '.join(given)}."
+        sentence = f"{demand} {' and '.join(given)}."
         raise ApiError("invalid_parameter", sentence, fields=dict.fromkeys(given, sentence))
-    return sources.open(given[0], parameters[given[0]], owner) if given else None

@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any, Final
 
 from flask_smorest.fields import Upload
-from marshmallow import RAISE, Schema, fields, validate
+from marshmallow import Schema, fields, validate
 
 from api.parameters import RemovalJson, TaskParameters
 from tasks.webhooks.deliveries import DeliveryState
@@ -16,11 +16,6 @@ VISIBLE_STATUSES: Final = ("queued", "processing", "succeeded", "failed", "cance
 class WaitQuery(Schema):
     """How long to wait for a task's end."""
 
-    class Meta:
-        """Refuses unknown parameters by name."""
-
-        unknown = RAISE
-
     wait = fields.Float(
         load_default=0,
         validate=validate.Range(0, 300),
@@ -31,11 +26,6 @@ class WaitQuery(Schema):
 class ResultQuery(Schema):
     """How a result is delivered."""
 
-    class Meta:
-        """Refuses unknown parameters by name."""
-
-        unknown = RAISE
-
     download = fields.Boolean(
         load_default=False, metadata={"description": "Have browsers save it under a file name."}
     )
@@ -43,11 +33,6 @@ class ResultQuery(Schema):
 
 class TaskListQuery(Schema):
     """Which of the caller's tasks are listed."""
-
-    class Meta:
-        """Refuses unknown parameters by name."""
-
-        unknown = RAISE
 
     status = fields.String(
         load_default=None,
