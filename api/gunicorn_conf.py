@@ -37,7 +37,7 @@ def on_starting(server: Any) -> None:  # noqa: ANN401 - gunicorn publishes no ty
     make_shared_folder()
     settings = ApiSettings.load()
     try:
-        with Runtime.from_settings(settings) as runtime:
+        with Runtime(settings) as runtime:
             refuse_public_bind_without_keys(settings, server.cfg.address, runtime.api_keys)
             runtime.object_store.ensure_bucket()
     except SettingsError as error:

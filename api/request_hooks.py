@@ -15,10 +15,10 @@ from api.responses import failure, request_id
 from api.services import Services
 from tasks.metrics import instruments, scrape_registry
 from tasks.queue_metrics import QueueCollector
-from tasks.redis_client import PROBE_SECONDS
-from tasks.runtime import Runtime
+from tasks.redis_client import PROBE_SECONDS, connect
 from tasks.storage.object_store import probe_object_store
 from tasks.tracing import HEADER, span
+from tasks.worker_registry import WorkerRegistry
 
 _log = structlog.get_logger(__name__)
 
@@ -155,8 +155,8 @@ def install_metrics(app: Flask, queues: QueueCollector) -> None:
 def queue_metrics(services: Services) -> QueueCollector:
     """Make the collector of what Redis knows, on connections with a short timeout."""
     settings = services.settings
-    quick = Runtime.from_settings(settings, redis_timeout=PROBE_SECONDS)
-    return QueueCollector(quick.redis, quick.registry, lambda: probe_object_store(settings))
+    quick = connect(settings.redis_url.get_secret_value(), timeout=PROBE_SECONDS)
+    return QueueCollector(quick, WorkerRegistry(quick), lambda: probe_object_store(settings))
 
 
 def count_request(status: int) -> None:

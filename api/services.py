@@ -17,6 +17,7 @@ from tasks.jobs.job import Job, new_task_id
 from tasks.jobs.serializers import result_url
 from tasks.jobs.store import AcceptedJob
 from tasks.runtime import Runtime
+from tasks.storage.object_store import ObjectStore
 
 #: How often a waiting request reads the record, beside each time that an end is published.
 LOOK_SECONDS: Final = 0.5
@@ -53,7 +54,7 @@ class Services:
             settings,
             redis=BreakerRedis.connect(settings.redis_url.get_secret_value(), CircuitBreaker()),
             celery_app=create_celery(settings, socket_timeout=SENDING_SECONDS),
-            s3_pool=BreakerPool(CircuitBreaker()),
+            object_store=ObjectStore.from_settings(settings, BreakerPool(CircuitBreaker())),
         )
         return cls(
             settings=settings,

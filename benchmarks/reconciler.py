@@ -76,7 +76,7 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
     with tempfile.TemporaryDirectory() as folder, embedded_valkey(Path(folder)) as url:
         settings = Settings.load(redis_url=url)
-        runtime = Runtime.from_settings(settings)
+        runtime = Runtime(settings)
         client, store, dispatcher = runtime.redis, runtime.job_store, runtime.dispatcher
         reconciler = Reconciler(
             client, store, dispatcher, runtime.registry, runtime.router, aging_seconds=3600

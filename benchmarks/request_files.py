@@ -128,7 +128,7 @@ def service(folder: Path, trace_folder: Path) -> Iterator[tuple[str, Runtime]]:
             s3_access_key=store.access_key,
             s3_secret_key=store.secret_key,
         )
-        runtime = stack.enter_context(Runtime.from_settings(settings))
+        runtime = stack.enter_context(Runtime(settings))
         runtime.object_store.ensure_bucket()
         port, *_ = stack.enter_context(reserved_ports())
         started = (_io_worker(env, settings), _model_worker(env, redis_url), _api(port, env))

@@ -108,7 +108,7 @@ def run_checks() -> Iterator[CheckResult]:
         return
     yield ok("settings", f"all valid; model {settings.model}, host {settings.host}")
     url = settings.redis_url.get_secret_value()
-    with Runtime.from_settings(settings) as runtime:
+    with Runtime(settings) as runtime:
         redis_results = list(check_redis(runtime.redis, url))
         yield from redis_results
         yield from check_object_store(runtime.object_store, settings)

@@ -18,7 +18,7 @@ def bucket() -> None:
     """
     settings = Settings.load()
     with exit_on_error():
-        Runtime.from_settings(settings).object_store.ensure_bucket()
+        Runtime(settings).object_store.ensure_bucket()
     typer.echo(f"The bucket {settings.s3_bucket} is ready.")
 
 
@@ -33,7 +33,7 @@ def restore(
 
     May be run again at any time: jobs that have a record are left alone.
     """
-    restorer = _make_restorer(Runtime.from_settings(Settings.load()))
+    restorer = _make_restorer(Runtime(Settings.load()))
     with exit_on_error(as_json=as_json, hint="Jobs restored so far stay restored; run this again."):
         report = restorer.find()
         confirmed = bool(report.lost) and (yes or (not as_json and _confirm(report)))

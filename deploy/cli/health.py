@@ -81,7 +81,7 @@ def worker(
     """Check a model worker: its heartbeat, its model, and that its process stays up."""
     settings = Settings.load()
     try:
-        with Runtime.from_settings(settings, redis_timeout=_REDIS_SECONDS) as runtime:
+        with Runtime(settings, redis_timeout=_REDIS_SECONDS) as runtime:
             reason = unhealthy_reason(runtime.registry, name)
     except QueueUnavailableError as error:
         reason = str(error)

@@ -108,7 +108,7 @@ def rotate_secret(name: Name, *, as_json: AsJson = False) -> None:
 
 
 def _api_keys() -> ApiKeys:
-    return Runtime.from_settings(Settings.load()).api_keys
+    return Runtime(Settings.load()).api_keys
 
 
 def _parse_rate(text: str) -> float:

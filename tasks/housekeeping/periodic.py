@@ -104,8 +104,6 @@ class HousekeepingStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery 
             advice = "start the worker with -c 32"
             _log.warning("webhooks.few_threads", threads=worker.concurrency, advice=advice)
         runtime = runtime_of(worker.app)
-        # Built before the first task runs: threads that build it at once would get one each.
-        _ = runtime.delivery_runner
         for periodic in periodic_work(runtime):
             thread = threading.Thread(
                 target=periodic.run_until, args=(self._stopped,), name=periodic.name, daemon=True

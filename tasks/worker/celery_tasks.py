@@ -27,7 +27,7 @@ from tasks.log import configure_logging
 from tasks.metrics import instruments, use_shared_folder
 from tasks.runtime import Runtime, runtime_of
 from tasks.settings import Settings
-from tasks.storage.object_store import STALE_RETRIES
+from tasks.storage.object_store import STALE_RETRIES, ObjectStore
 from tasks.tracing import configure_tracing, flush_tracing
 from tasks.webhooks.sending import DeliveryRunner
 from tasks.worker.runner import Readiness, Runner, logged_if_away
@@ -122,8 +122,10 @@ def _check_model(sender: Any, **_: Any) -> None:  # noqa: ANN401 - celery's sign
 @worker_process_init.connect
 def _load_model(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - celery's signature
     settings = Settings.load()
-    runtime = Runtime.from_settings(
-        settings, celery_app=current_app, s3_pool=_object_store_pool(settings)
+    runtime = Runtime(
+        settings,
+        celery_app=current_app,
+        object_store=ObjectStore.from_settings(settings, _object_store_pool(settings)),
     )
     use_shared_folder("child")
     configure_tracing("rmbg-worker")

@@ -90,7 +90,7 @@ class WorkerMonitorStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery
         """Start the thread."""
         settings = runtime_of(worker.app).settings
         # Connections of its own, so that nothing else in the parent delays a heartbeat.
-        runtime = Runtime.from_settings(settings, celery_app=worker.app)
+        runtime = Runtime(settings, celery_app=worker.app)
         timeout = LivenessTimeout(ready_seconds(settings), ALIVE_SECONDS)
         monitor = WorkerMonitor(runtime, worker, timeout)
         # The consumer starts after this step, and takes nothing before the model is ready.

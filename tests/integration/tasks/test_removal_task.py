@@ -75,7 +75,7 @@ def task(app: Celery, settings: Settings, model: Model, client: Redis) -> Iterat
     """Loaded; `client` is there to have emptied the database."""
     task = app.tasks[routing.REMOVE_TASK]
     task.loader = lambda _settings: model
-    task.load(Runtime.from_settings(settings, celery_app=app), WORKER)
+    task.load(Runtime(settings, celery_app=app), WORKER)
     WorkerRegistry(client).record_heartbeat(WORKER, queue="gpu.h.0")
     yield task
     task.readiness.stop()

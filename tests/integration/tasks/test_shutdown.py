@@ -17,7 +17,7 @@ from tasks.worker import shutdown
 
 shutdown._POLL_SECONDS = 0.0
 worker, url = sys.argv[1:]
-runtime = Runtime.from_settings(Settings.load(redis_url=url, shutdown_seconds=60))
+runtime = Runtime(Settings.load(redis_url=url, shutdown_seconds=60))
 Settings.load = None
 threading.Thread(target=shutdown.enforce_grace_period, args=(worker, runtime), daemon=True).start()
 input()
