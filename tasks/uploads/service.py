@@ -4,7 +4,8 @@ import hmac
 import io
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Final, Protocol
 
 from tasks.errors import (
@@ -18,9 +19,12 @@ from tasks.errors import (
 )
 from tasks.jobs.job import random_word
 from tasks.storage.object_store import ObjectStore, ObjectStream, upload_prefix
-from tasks.uploads.store import PART_BYTES, ResumableUpload, UploadLock, UploadStore
+from tasks.uploads.store import PART_BYTES, Body, ResumableUpload, UploadLock, UploadStore
 
 _MEDIA_TYPE: Final = "application/octet-stream"
+#: Buffer of a stored file that is read from the bucket.
+_BUFFER_BYTES: Final = 4 * 2**20
+_CHUNK_BYTES: Final = 2**16
 
 
 class Hash(Protocol):
@@ -55,11 +59,7 @@ class UploadWriter:
     """Writes the body of one request to an upload, while that request holds the upload's lock."""
 
     def __init__(
-        self,
-        store: UploadStore,
-        object_store: ObjectStore,
-        upload: ResumableUpload,
-        token: str,
+        self, store: UploadStore, object_store: ObjectStore, upload: ResumableUpload, token: str
     ) -> None:
         self._store = store
         self._object_store = object_store
@@ -68,14 +68,13 @@ class UploadWriter:
         self._rest = bytearray()
 
     def append(self, chunks: Iterable[bytes], checksum: Checksum | None = None) -> ResumableUpload:
-        """Store and record chunks; if they end early, what has come is kept.
+        """Store and record chunks, and return the upload after that.
+
+        If the chunks end early, what has come is kept.
 
         Args:
             chunks: the bytes after the current offset, not beyond the upload's length.
             checksum: of all of them; nothing is recorded unless it matches.
-
-        Returns:
-            The upload after that.
 
         Raises:
             ChecksumMismatchError: nothing of the chunks was kept.
@@ -93,8 +92,13 @@ class UploadWriter:
                     "The chunk does not match its checksum; send it again from the same offset."
                 )
             self._close(before)
-        except ObjectNotFoundError:
-            self._upload = self._completed_before(before)
+        except ObjectNotFoundError as error:
+            if self._object_store.size(before.key) != before.length:
+                raise ObjectNotFoundError(
+                    f"The upload {before.upload_id} has lost its parts."
+                ) from error
+            # A process completed the upload and died before it recorded that.
+            self._record(_completed(before))
         return self._upload
 
     def _add(self, chunk: bytes, *, record: bool) -> None:
@@ -106,48 +110,39 @@ class UploadWriter:
                 self._record(self._upload)
 
     def _put_part(self, data: bytes) -> None:
-        upload = self._begun()
+        upload = self._upload
+        if not upload.multipart_id:
+            begun = self._object_store.begin_multipart(upload.key)
+            upload = replace(upload, multipart_id=begun)
+            # Recorded at once, so that the sweeper finds it if this process dies.
+            self._store.commit(upload, self._token)
         number = len(upload.etags) + 1
         etag = self._object_store.put_part(upload.key, upload.multipart_id, number, data)
-        self._upload = upload.evolve(
-            etags=(*upload.etags, etag), offset=(number - 1) * PART_BYTES + len(data), tail=""
-        )
-
-    def _begun(self) -> ResumableUpload:
-        upload = self._upload
-        if upload.multipart_id:
-            return upload
-        upload = upload.evolve(multipart_id=self._object_store.begin_multipart(upload.key))
-        # Recorded at once, so that the sweeper finds it if this process dies.
-        self._store.commit(upload, self._token)
-        return upload
+        offset = (number - 1) * PART_BYTES + len(data)
+        self._upload = replace(upload, etags=(*upload.etags, etag), offset=offset, tail="")
 
     def _close(self, before: ResumableUpload) -> None:
+        """Complete the upload, or keep what follows its last part as the tail."""
         offset = len(self._upload.etags) * PART_BYTES + len(self._rest)
         if offset == self._upload.length:
-            self._finish()
+            self._complete()
         elif offset != before.offset:
-            self._put_tail(offset)
+            tail = self._upload.tail_key(offset) if self._rest else ""
+            if tail:
+                self._put(tail)
+            self._record(replace(self._upload, offset=offset, tail=tail))
         if before.tail and before.tail != self._upload.tail:
             self._object_store.delete(before.tail)
 
-    def _finish(self) -> None:
-        upload = self._upload
-        if not upload.multipart_id:
-            self._put(upload.key)
-        else:
+    def _complete(self) -> None:
+        if self._upload.multipart_id:
             if self._rest:
                 self._put_part(bytes(self._rest))
-            self._object_store.complete_multipart(
-                upload.key, upload.multipart_id, self._upload.etags
-            )
+            upload = self._upload
+            self._object_store.complete_multipart(upload.key, upload.multipart_id, upload.etags)
+        else:
+            self._put(self._upload.key)
         self._record(_completed(self._upload))
-
-    def _put_tail(self, offset: int) -> None:
-        tail = self._upload.tail_key(offset) if self._rest else ""
-        if tail:
-            self._put(tail)
-        self._record(self._upload.evolve(offset=offset, tail=tail))
 
     def _put(self, key: str) -> None:
         self._object_store.put(key, io.BytesIO(self._rest), len(self._rest), _MEDIA_TYPE)
@@ -156,29 +151,9 @@ class UploadWriter:
         self._store.commit(upload, self._token)
         self._upload = upload
 
-    def _completed_before(self, before: ResumableUpload) -> ResumableUpload:
-        """Record an upload that a process completed and did not record before it died."""
-        if self._object_store.size(before.key) != before.length:
-            raise ObjectNotFoundError(f"The upload {before.upload_id} has lost its parts.")
-        self._record(_completed(before))
-        return self._upload
-
 
 def _completed(upload: ResumableUpload) -> ResumableUpload:
-    return upload.evolve(offset=upload.length, complete=True, multipart_id="", etags=(), tail="")
-
-
-#: Buffer of a stored file that is read from the bucket.
-_BUFFER_BYTES: Final = 4 * 2**20
-
-_CHUNK_BYTES: Final = 2**16
-
-
-class Body(Protocol):
-    """The body of a request."""
-
-    def read(self, size: int, /) -> bytes:
-        """Read up to `size` bytes; none at the end, or if the client is gone."""
+    return replace(upload, offset=upload.length, complete=True, multipart_id="", etags=(), tail="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +187,7 @@ class UploadService:
             file_name=file_name,
         )
         if length == 0:
-            upload = upload.evolve(complete=True)
+            upload = replace(upload, complete=True)
             self.object_store.put(upload.key, io.BytesIO(), 0, _MEDIA_TYPE)
         self.store.create(upload)
         return upload
@@ -223,9 +198,8 @@ class UploadService:
         Raises:
             UploadNotFoundError, UploadExpiredError, UploadLockedError: it cannot be read.
         """
-        self._found(owner, upload_id)
-        with UploadLock(self.store, upload_id):
-            return self._found(owner, upload_id)
+        with self._locked(owner, upload_id) as (upload, _):
+            return upload
 
     def append(
         self,
@@ -237,18 +211,10 @@ class UploadService:
         announced: int | None = None,
         checksum: Checksum | None = None,
     ) -> ResumableUpload:
-        """Append a chunk to an upload.
+        """Append a chunk to an upload, and return the upload after that.
 
-        Args:
-            owner: id of the caller.
-            upload_id: the upload.
-            offset: at which the chunk begins.
-            body: the chunk.
-            announced: its length, if the client announced it.
-            checksum: of the chunk.
-
-        Returns:
-            The upload after that.
+        The chunk begins at `offset`. Its announced length and its checksum are checked if the
+        client gave them.
 
         Raises:
             UploadNotFoundError, UploadExpiredError, UploadLockedError: it cannot be written to.
@@ -256,9 +222,7 @@ class UploadService:
             UploadTooLongError: the chunk reaches beyond the upload's length.
             ChecksumMismatchError: the chunk was damaged on its way, and none of it was kept.
         """
-        self._found(owner, upload_id)
-        with UploadLock(self.store, upload_id) as lock:
-            upload = self._found(owner, upload_id)
+        with self._locked(owner, upload_id) as (upload, lock):
             if offset != upload.offset:
                 raise OffsetMismatchError(
                     f"The upload's offset is {upload.offset}, and the chunk begins at {offset}."
@@ -279,9 +243,7 @@ class UploadService:
         Raises:
             UploadNotFoundError, UploadExpiredError, UploadLockedError: it cannot be removed.
         """
-        self._found(owner, upload_id)
-        with UploadLock(self.store, upload_id):
-            upload = self._found(owner, upload_id)
+        with self._locked(owner, upload_id) as (upload, _):
             self.store.remove(upload_id)
             self.erase(upload)
 
@@ -305,12 +267,15 @@ class UploadService:
             raise UploadUnfinishedError(
                 f"The upload {upload_id} still lacks {missing} bytes; send these first."
             )
-        return self.stream(upload), upload
-
-    def stream(self, upload: ResumableUpload) -> BinaryIO:
-        """Return a stream of a complete upload's bytes."""
         file = ObjectStream(self.object_store, upload.key, upload.length)
-        return io.BufferedReader(file, _BUFFER_BYTES)
+        return io.BufferedReader(file, _BUFFER_BYTES), upload
+
+    @contextmanager
+    def _locked(self, owner: str, upload_id: str) -> Iterator[tuple[ResumableUpload, UploadLock]]:
+        """Hold an upload's lock, and yield the upload as it is once no other request writes."""
+        self._found(owner, upload_id)
+        with UploadLock(self.store, upload_id) as lock:
+            yield self._found(owner, upload_id), lock
 
     def _found(self, owner: str, upload_id: str) -> ResumableUpload:
         upload = self.store.get(upload_id)
@@ -324,9 +289,7 @@ class UploadService:
 def _read_chunks(body: Body, left: int, lock: UploadLock) -> Iterator[bytes]:
     """Yield the body until it ends, the client is gone, or another request waits for the lock."""
     while left > 0 and not lock.takeover_requested:
-        lock.reading()
-        chunk = body.read(min(_CHUNK_BYTES, left))
-        lock.working()
+        chunk = lock.read(body, min(_CHUNK_BYTES, left))
         if not chunk:
             return
         left -= len(chunk)

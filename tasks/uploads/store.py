@@ -4,23 +4,33 @@ import json
 import secrets
 import threading
 import time
-from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Any, Final, Self, cast
+from dataclasses import asdict, dataclass
+from typing import Final, Protocol, Self, cast
 
 import structlog
 from redis import Redis
 
 from tasks import redis_client, redis_keys
 from tasks.errors import LockLostError, QueueUnavailableError, UploadLockedError
-from tasks.redis_client import redis_errors
+from tasks.redis_client import Argument, redis_errors
 from tasks.storage.object_store import upload_prefix
 
 #: Size of a part; S3 takes no smaller ones but for the last.
 PART_BYTES: Final = 5 * 2**20
-
 #: How long an upload's record is kept after its bytes, so that 410 is answered and not 404.
 UPLOAD_GRACE_SECONDS: Final = 24 * 3600
+#: Life of a lock that is not renewed: how long a killed process blocks an upload.
+LOCK_MS: Final = 4000
+#: Longer than that, so that one request can outwait the lock of a killed process.
+LOCK_WAIT_SECONDS: Final = 8.0
+#: How long a request for the lock stands.
+_TAKEOVER_MS: Final = 3000
+_LOCK_RENEW_SECONDS: Final = 1.0
+_LOCK_POLL_SECONDS: Final = 0.1
+#: A holder whose client has sent nothing for so long loses the lock when another request waits.
+_LOCK_IDLE_SECONDS: Final = 2.0
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +75,10 @@ class ResumableUpload:
         """Return the key of the tail at an offset."""
         return f"{upload_prefix(self.upload_id)}tail-{offset}"
 
-    def evolve(self, **changes: Any) -> Self:  # noqa: ANN401 - any field's type
-        """Return a copy with some fields changed."""
-        return replace(self, **changes)
-
     def to_record(self) -> dict[str, str]:
         """Return the record as a Redis hash."""
-        return {
-            "upload_id": self.upload_id,
-            "owner": self.owner,
-            "length": str(self.length),
-            "created_at": repr(self.created_at),
-            "expires_at": repr(self.expires_at),
-            "offset": str(self.offset),
-            "metadata": self.metadata,
-            "file_name": self.file_name,
-            "multipart_id": self.multipart_id,
-            "etags": json.dumps(self.etags),
-            "tail": self.tail,
-            "complete": str(int(self.complete)),
-        }
+        texts = {name: str(value) for name, value in asdict(self).items()}
+        return {**texts, "etags": json.dumps(self.etags), "complete": str(int(self.complete))}
 
     @classmethod
     def from_record(cls, record: dict[str, str]) -> Self:
@@ -105,18 +99,15 @@ class ResumableUpload:
         )
 
 
-#: Life of a lock that is not renewed: how long a killed process blocks an upload.
-LOCK_MS: Final = 4000
-
-#: How long a request for the lock stands.
-_TAKEOVER_MS: Final = 3000
-
-
 class UploadStore:
     """Records and locks; every method raises `QueueUnavailableError` if Redis does not answer."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
+
+    def _run(self, command: str, **arguments: Argument) -> bool:
+        with redis_errors():
+            return bool(redis_client.PRIMITIVES.run(self._client, command, **arguments))
 
     def create(self, upload: ResumableUpload) -> None:
         """Write a new record."""
@@ -147,15 +138,13 @@ class UploadStore:
         Raises:
             LockLostError: the token no longer holds the lock, or the upload was removed.
         """
-        with redis_errors():
-            written = redis_client.PRIMITIVES.run(
-                self._client,
-                "update_locked",
-                key=redis_keys.upload_key(upload.upload_id),
-                lock=redis_keys.upload_lock_key(upload.upload_id),
-                token=token,
-                fields=upload.to_record(),
-            )
+        written = self._run(
+            "update_locked",
+            key=redis_keys.upload_key(upload.upload_id),
+            lock=redis_keys.upload_lock_key(upload.upload_id),
+            token=token,
+            fields=upload.to_record(),
+        )
         if not written:
             raise LockLostError(f"Another request has taken over the upload {upload.upload_id}.")
 
@@ -178,33 +167,18 @@ class UploadStore:
 
     def lock(self, upload_id: str, token: str) -> bool:
         """Take the lock if it is free; False if it is not."""
+        key = redis_keys.upload_lock_key(upload_id)
         with redis_errors():
-            return bool(
-                self._client.set(redis_keys.upload_lock_key(upload_id), token, nx=True, px=LOCK_MS)
-            )
+            return bool(self._client.set(key, token, nx=True, px=LOCK_MS))
 
     def renew(self, upload_id: str, token: str) -> bool:
         """Prolong the lock; False if the token no longer holds it."""
-        with redis_errors():
-            return bool(
-                redis_client.PRIMITIVES.run(
-                    self._client,
-                    "compare_and_expire",
-                    key=redis_keys.upload_lock_key(upload_id),
-                    expected=token,
-                    ms=LOCK_MS,
-                )
-            )
+        key = redis_keys.upload_lock_key(upload_id)
+        return self._run("compare_and_expire", key=key, expected=token, ms=LOCK_MS)
 
     def unlock(self, upload_id: str, token: str) -> None:
         """Release the lock, if the token still holds it."""
-        with redis_errors():
-            redis_client.PRIMITIVES.run(
-                self._client,
-                "compare_and_set",
-                key=redis_keys.upload_lock_key(upload_id),
-                expected=token,
-            )
+        self._run("compare_and_set", key=redis_keys.upload_lock_key(upload_id), expected=token)
 
     def request_takeover(self, upload_id: str) -> None:
         """Ask the holder of the lock to stop after its current chunk."""
@@ -217,17 +191,11 @@ class UploadStore:
             return bool(self._client.exists(redis_keys.upload_takeover_key(upload_id)))
 
 
-#: Longer than the life of a lock, so that one request can outwait that of a killed process.
-LOCK_WAIT_SECONDS: Final = 8.0
+class Body(Protocol):
+    """The body of a request."""
 
-_LOCK_RENEW_SECONDS: Final = 1.0
-
-_LOCK_POLL_SECONDS: Final = 0.1
-
-#: A holder whose client has sent nothing for so long loses the lock when another request waits.
-_LOCK_IDLE_SECONDS: Final = 2.0
-
-_log = structlog.get_logger(__name__)
+    def read(self, size: int, /) -> bytes:
+        """Read up to `size` bytes; none at the end, or if the client is gone."""
 
 
 class UploadLock:
@@ -261,12 +229,7 @@ class UploadLock:
         self._keeper.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         try:
             self._store.unlock(self._upload_id, self.token)
@@ -279,27 +242,24 @@ class UploadLock:
         """True once another request waits for the lock: the holder stops, and keeps its bytes."""
         return self._takeover.is_set()
 
-    def reading(self) -> None:
-        """Note that the holder waits for its client from now on."""
+    def read(self, body: Body, size: int) -> bytes:
+        """Read from the holder's client, while whose silence the lock can be taken over."""
         self._reading_since = time.monotonic()
-
-    def working(self) -> None:
-        """Note that the holder processes what its client has sent."""
-        self._reading_since = None
+        try:
+            return body.read(size)
+        finally:
+            self._reading_since = None
 
     def _keep(self) -> None:
         while not self._ended.wait(_LOCK_RENEW_SECONDS):
             try:
                 if self._store.takeover_requested(self._upload_id):
                     self._takeover.set()
-                    if self._is_idle():
+                    since = self._reading_since
+                    if since is not None and time.monotonic() - since > _LOCK_IDLE_SECONDS:
                         return
                 if not self._store.renew(self._upload_id, self.token):
                     return
             except QueueUnavailableError:
                 # If that lasts, the lock expires, and later writes are refused.
                 _log.warning("upload.lock_not_renewed", upload_id=self._upload_id)
-
-    def _is_idle(self) -> bool:
-        since = self._reading_since
-        return since is not None and time.monotonic() - since > _LOCK_IDLE_SECONDS
