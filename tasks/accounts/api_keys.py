@@ -7,8 +7,8 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final, cast
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Final, cast
 
 from redis import Redis
 
@@ -66,12 +66,8 @@ ANONYMOUS: Final = Owner(id="", name="anonymous")
 OLD_SECRET_SECONDS: Final = 24 * 3600
 
 _KEY_PREFIX: Final = "rmbg_"
-
-_KEY_BYTES: Final = 32
-
+#: Random bytes of a key, and of a webhook secret.
 _SECRET_BYTES: Final = 32
-
-_ID_BYTES: Final = 8
 
 
 class ApiKeys:
@@ -98,9 +94,9 @@ class ApiKeys:
         Raises:
             KeyNameError: another key has that name.
         """
-        key = f"{_KEY_PREFIX}{secrets.token_urlsafe(_KEY_BYTES)}"
+        key = f"{_KEY_PREFIX}{secrets.token_urlsafe(_SECRET_BYTES)}"
         owner = Owner(
-            id=f"own-{secrets.token_hex(_ID_BYTES)}",
+            id=f"own-{secrets.token_hex(8)}",
             name=name,
             rate_per_minute=rate_per_minute,
             models=models,
@@ -113,15 +109,13 @@ class ApiKeys:
                 raise KeyNameError(
                     f"There is a key named {name!r} already; revoke it or choose another name."
                 )
-            self._write(owner, key_digest(key))
+            digest = key_digest(key)
+            with self._client.pipeline(transaction=True) as pipe:
+                values = ["owner", _to_json(owner), "sha256", digest]
+                pipe.hset(redis_keys.owner_key(owner.id), items=values)
+                pipe.hset(redis_keys.API_KEYS, digest, owner.id)
+                pipe.execute()
         return owner, key
-
-    def _write(self, owner: Owner, key_digest: str) -> None:
-        with self._client.pipeline(transaction=True) as pipe:
-            pipe.hset(redis_keys.owner_key(owner.id), "owner", json.dumps(_secrets_to_json(owner)))
-            pipe.hset(redis_keys.owner_key(owner.id), "sha256", key_digest)
-            pipe.hset(redis_keys.API_KEYS, key_digest, owner.id)
-            pipe.execute()
 
     def find(self, key: str) -> Owner | None:
         """Return the owner of a key; None if the key is unknown or revoked."""
@@ -152,11 +146,8 @@ class ApiKeys:
     def list(self) -> list[Owner]:
         """Return all owners with a valid key, by name."""
         with redis_errors():
-            ids = sorted(
-                cast("dict[str, str]", self._client.hgetall(redis_keys.OWNER_IDS_BY_NAME)).items()
-            )
-        found = (self.get(owner_id) for _, owner_id in ids)
-        return [owner for owner in found if owner is not None]
+            ids = cast("dict[str, str]", self._client.hgetall(redis_keys.OWNER_IDS_BY_NAME))
+        return [owner for _, each in sorted(ids.items()) if (owner := self.get(each))]
 
     def any(self) -> bool:
         """Return whether there is a valid key."""
@@ -176,9 +167,7 @@ class ApiKeys:
                 pipe.hdel(redis_keys.API_KEYS, key_digest)
                 pipe.hdel(redis_keys.OWNER_IDS_BY_NAME, name)
                 # The owner stays: its webhooks still have to be signed.
-                pipe.hset(
-                    redis_keys.owner_key(owner.id), "owner", json.dumps(_secrets_to_json(owner))
-                )
+                pipe.hset(redis_keys.owner_key(owner.id), "owner", _to_json(owner))
                 pipe.execute()
         return owner
 
@@ -196,9 +185,7 @@ class ApiKeys:
             old_webhook_secret_until=self._clock() + OLD_SECRET_SECONDS,
         )
         with redis_errors():
-            self._client.hset(
-                redis_keys.owner_key(owner.id), "owner", json.dumps(_secrets_to_json(owner))
-            )
+            self._client.hset(redis_keys.owner_key(owner.id), "owner", _to_json(owner))
         return owner
 
     def _named(self, name: str) -> Owner:
@@ -223,12 +210,13 @@ def new_webhook_secret() -> str:
     return f"whsec_{base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()}"
 
 
-def _secrets_to_json(owner: Owner) -> dict[str, Any]:
-    return {each.name: getattr(owner, each.name) for each in fields(Owner)}
+def _to_json(owner: Owner) -> str:
+    return json.dumps(asdict(owner))
 
 
 def _owner_from_record(record: Mapping[str, str]) -> Owner:
     values = json.loads(record["owner"])
     known = {each.name: values[each.name] for each in fields(Owner) if each.name in values}
-    models = known.get("models")
-    return Owner(**{**known, "models": None if models is None else tuple(models)})
+    if known.get("models") is not None:
+        known["models"] = tuple(known["models"])
+    return Owner(**known)
