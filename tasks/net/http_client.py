@@ -63,11 +63,7 @@ class HttpResponse:
 
 
 class Deadline:
-    """The limit of a whole call: lookups, connections and bodies. Another thread can end it early.
-
-    Args:
-        seconds: the limit, from now on.
-    """
+    """The limit of a whole call: lookups, connections, bodies. Any thread can end it early."""
 
     def __init__(self, seconds: float) -> None:
         self._began = time.monotonic()
@@ -129,12 +125,9 @@ class HttpClient:
     connect_seconds: float = 3.0
 
     def fetch(self, url: str, *, max_bytes: int, seconds: float) -> FetchedFile:
-        """GET a file. Redirects are followed, and each URL is checked like the first one.
+        """GET a file of up to `max_bytes` within `seconds`, name lookups and redirects included.
 
-        Args:
-            url: of the file.
-            max_bytes: limit of its body.
-            seconds: limit of the whole call, with name lookups and redirects.
+        The URL of each redirect is checked like the first one.
 
         Raises:
             OutboundRequestError: its message is fit for the client.

@@ -230,11 +230,8 @@ class DeliveryStore:
     def dispatch(self, delivery: Delivery, now: float, *, seconds: float, limit: int) -> int:
         """Hand a due delivery over to the queue; the caller sends its message.
 
-        Args:
-            delivery: which.
-            now: unix time.
-            seconds: after which it is due again, if no worker has claimed it.
-            limit: most deliveries to its host that may be with the queue or a worker at once.
+        If no worker claims it, it is due again after `seconds`. At most `limit` deliveries to its
+        host may be with the queue or a worker at once.
 
         Returns:
             The number of its message, from 1; `NOT_DUE`, or `HOST_BUSY`.
@@ -269,10 +266,7 @@ class DeliveryStore:
     def claim(self, delivery: Delivery, now: float, *, seconds: float) -> str | None:
         """Claim a dispatched delivery for one attempt; None if there is no attempt to make.
 
-        Args:
-            delivery: which.
-            now: unix time.
-            seconds: after which it is due again, if its worker has died.
+        If the worker dies, the delivery is due again after `seconds`.
         """
         claim = secrets.token_hex(8)
         claimed = self._run(

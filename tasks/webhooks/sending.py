@@ -72,15 +72,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WebhookDispatcher:
-    """Sends the messages of due deliveries; any number of dispatchers may run at once.
-
-    Attributes:
-        app: sends the messages.
-        client: Redis, which holds the queue.
-        store: the deliveries.
-        breaker: the circuit breakers of the receiving hosts.
-        clock: unix time.
-    """
+    """Sends the messages of due deliveries; any number of dispatchers may run at once."""
 
     app: Celery
     client: Redis
@@ -89,10 +81,7 @@ class WebhookDispatcher:
     clock: Callable[[], float] = time.time
 
     def run_once(self) -> int:
-        """Send messages for what is due, as far as the queue and the hosts have room.
-
-        Returns:
-            The number of messages.
+        """Send messages as far as the queue and the hosts have room, and return their number.
 
         Raises:
             QueueUnavailableError: Redis does not answer.
@@ -275,14 +264,9 @@ class DeliveryRunner:
     """Makes attempts; the Celery task `rmbg.deliver` runs it in the threads of an I/O worker.
 
     Attributes:
-        store: the deliveries.
-        breaker: the circuit breakers of the receiving hosts.
-        policy: decides on retries.
         render: returns the payload of a delivery at a unix time, as `render_payload` does.
-        client: posts it.
         secrets: returns the secrets of an owner at a unix time.
         seconds: longest that a whole attempt may take.
-        clock: unix time.
         running: the attempts of this process.
     """
 
