@@ -5,19 +5,18 @@ import binascii
 import hashlib
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 from api.errors import ApiError
-from api.settings import ApiSettings
 from inference.options import Options
 from inference.probe import PREFIX_SIZE, ImageHeader, ImageLimits, identify_format, probe_image
 from tasks.accounts.api_keys import ANONYMOUS, Owner
 from tasks.errors import OutboundRequestError, UrlTooLargeError
 from tasks.jobs.job import Priority
-from tasks.net.http_client import FetchedFile, HttpClient
+from tasks.net.http_client import HttpClient
 from tasks.uploads.service import UploadService
 
 
@@ -58,7 +57,11 @@ class InputFile:
     def sha256(self) -> str:
         """Hexadecimal digest of the bytes."""
         if self._sha256 is None:
-            self._sha256 = _sha256_of(self.stream)
+            self.stream.seek(0)
+            # mypy's BinaryIO has no readinto, but each of these streams has.
+            digest = hashlib.file_digest(cast("io.BytesIO", self.stream), "sha256")
+            self._sha256 = digest.hexdigest()
+            self.stream.seek(0)
         return self._sha256
 
     def probe(self, limits: ImageLimits) -> ImageHeader:
@@ -109,17 +112,6 @@ class Submission:
 
 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
-_CHUNK_BYTES: Final = 2**18
-
-
-def _sha256_of(stream: BinaryIO) -> str:
-    """Hash a whole stream, and leave it at its start."""
-    digest = hashlib.sha256()
-    stream.seek(0)
-    while piece := stream.read(_CHUNK_BYTES):
-        digest.update(piece)
-    stream.seek(0)
-    return digest.hexdigest()
 
 
 def safe_stem(file_name: str) -> str:
@@ -128,13 +120,12 @@ def safe_stem(file_name: str) -> str:
     return _UNSAFE.sub("-", stem).strip("-.")[:80] or "image"
 
 
-#: Loads what a parameter names, for an owner: an upload belongs to one owner.
-ImageLoader = Callable[[str, Owner], InputFile]
-
 #: Parameters that are files in a form.
-FILE_FIELDS: Final = frozenset({"image", "background_image"})
+_FILE_FIELDS: Final = frozenset({"image", "background_image"})
 _DATA_PREFIX: Final = re.compile(r"data:[\w.+-]*/?[\w.+-]*(;[\w=.+-]+)*,", re.ASCII)
 _SPACE: Final = re.compile(r"\s+", re.ASCII)
+#: Time limit of one fetch with its DNS lookups and redirects: a client is waiting.
+_FETCH_SECONDS: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +134,13 @@ class ImageInputs:
 
     Attributes:
         max_bytes: of one picture.
-        openers: the loaders by the parameter's name.
+        http_client: fetches pictures by URL.
+        uploads: the finished ones are read from the bucket as needed.
     """
 
     max_bytes: int
-    openers: Mapping[str, ImageLoader]
-
-    @classmethod
-    def from_settings(cls, settings: ApiSettings, **openers: ImageLoader) -> "ImageInputs":
-        """Offer base64 and the given loaders, within the limit of these settings."""
-        most = settings.max_image_bytes
-        return cls(most, {"image_b64": from_base64("image_b64", most), **openers})
+    http_client: HttpClient
+    uploads: UploadService
 
     def open(self, name: str, value: InputFile | str, owner: Owner) -> InputFile:
         """Return the picture that a parameter gives or names.
@@ -161,37 +148,26 @@ class ImageInputs:
         Raises:
             ApiError: there is none, or it is empty or too large; `fields` names the parameter.
         """
-        upload = self._open(name, value, owner)
-        check_length(upload.length, self.max_bytes, name)
-        return upload
+        picture = value if isinstance(value, InputFile) else self._load(name, value, owner)
+        check_length(picture.length, self.max_bytes, name)
+        return picture
 
-    def _open(self, name: str, value: InputFile | str, owner: Owner) -> InputFile:
-        if isinstance(value, InputFile):
-            return value
-        if name in FILE_FIELDS:
+    def _load(self, name: str, text: str, owner: Owner) -> InputFile:
+        if name in _FILE_FIELDS:
             sentence = f"The field `{name}` holds text; send it as a file."
             raise ApiError("missing_image", sentence, fields={name: sentence})
-        if name not in self.openers:
-            sentence = "This service does not accept pictures in this form."
-            raise ApiError("invalid_parameter", f"{name}: {sentence}", fields={name: sentence})
-        return self.openers[name](value, owner)
+        if name == "image_b64":
+            return self._decode(name, text)
+        if name == "upload_id":
+            stream, upload = self.uploads.open(owner.id, text)
+            return InputFile(stream, upload.length, upload.file_name, object_key=upload.key)
+        return self._fetch(name, text)
 
-
-def check_length(length: int, limit: int, name: str) -> None:
-    """Raise `ApiError` for a file that is empty, or longer than the limit in bytes."""
-    if length == 0:
-        raise ApiError("empty_image", fields={name: "0 bytes."})
-    if length > limit:
-        raise too_large(length, limit, name)
-
-
-def from_base64(name: str, max_bytes: int) -> ImageLoader:
-    """Make a loader of base64, with or without a `data:` prefix and line breaks."""
-
-    def open_base64(text: str, _owner: Owner) -> InputFile:
+    def _decode(self, name: str, text: str) -> InputFile:
+        """Decode base64, with or without a `data:` prefix and line breaks."""
         plain = _SPACE.sub("", _DATA_PREFIX.sub("", text.lstrip(), count=1))
         # Checked before decoding: four characters are three bytes.
-        check_length(len(plain) * 3 // 4 - plain[-2:].count("="), max_bytes, name)
+        check_length(len(plain) * 3 // 4 - plain[-2:].count("="), self.max_bytes, name)
         try:
             data = base64.b64decode(plain, validate=True)
         except (binascii.Error, ValueError):
@@ -201,44 +177,25 @@ def from_base64(name: str, max_bytes: int) -> ImageLoader:
             ) from None
         return InputFile(io.BytesIO(data), len(data))
 
-    return open_base64
-
-
-def from_uploads(uploads: UploadService) -> ImageLoader:
-    """Make a loader of finished resumable uploads, which are read from the bucket as needed."""
-
-    def open_upload(upload_id: str, owner: Owner) -> InputFile:
-        stream, upload = uploads.open(owner.id, upload_id)
-        return InputFile(stream, upload.length, upload.file_name, object_key=upload.key)
-
-    return open_upload
-
-
-#: Time limit of one fetch with its DNS lookups and redirects: a client is waiting.
-_FETCH_SECONDS: Final = 20.0
-
-
-def from_url(name: str, client: HttpClient, max_bytes: int) -> ImageLoader:
-    """Make a loader of URLs; the response must be a picture of at most `max_bytes`."""
-
-    def open_url(url: str, _owner: Owner) -> InputFile:
+    def _fetch(self, name: str, url: str) -> InputFile:
         try:
-            fetched = client.fetch(url, max_bytes=max_bytes, seconds=_FETCH_SECONDS)
+            fetched = self.http_client.fetch(url, max_bytes=self.max_bytes, seconds=_FETCH_SECONDS)
         except UrlTooLargeError:
             # It was cut off at the limit, so its whole size is unknown.
-            raise too_large(max_bytes + 1, max_bytes, name) from None
+            raise too_large(self.max_bytes + 1, self.max_bytes, name) from None
         except OutboundRequestError as error:
             raise ApiError(error.code, f"{name}: {error}", fields={name: str(error)}) from None
-        if not fetched.data:
-            raise ApiError("empty_image", fields={name: "0 bytes."})
-        _require_picture(name, fetched)
+        check_length(len(fetched.data), self.max_bytes, name)
+        if identify_format(fetched.data[:PREFIX_SIZE]) is None:
+            kind = fetched.media_type or "something of no declared type"
+            sentence = f"The address answered with {kind}, and its bytes are no picture."
+            raise ApiError("invalid_image", f"{name}: {sentence}", fields={name: sentence})
         return InputFile(io.BytesIO(fetched.data), len(fetched.data), fetched.file_name)
 
-    return open_url
 
-
-def _require_picture(name: str, fetched: FetchedFile) -> None:
-    if identify_format(fetched.data[:PREFIX_SIZE]) is None:
-        kind = fetched.media_type or "something of no declared type"
-        sentence = f"The address answered with {kind}, and its bytes are no picture."
-        raise ApiError("invalid_image", f"{name}: {sentence}", fields={name: sentence})
+def check_length(length: int, limit: int, name: str) -> None:
+    """Raise `ApiError` for a file that is empty, or longer than the limit in bytes."""
+    if length == 0:
+        raise ApiError("empty_image", fields={name: "0 bytes."})
+    if length > limit:
+        raise too_large(length, limit, name)

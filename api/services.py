@@ -8,7 +8,7 @@ from typing import Final
 
 from api.circuit_breaker import BreakerPool, BreakerRedis, CircuitBreaker
 from api.idempotency import IdempotencyGuard, Reservation
-from api.inputs import ImageInputs, Submission, from_uploads, from_url
+from api.inputs import ImageInputs, Submission
 from api.settings import ApiSettings
 from api.submission import SubmissionService
 from tasks.app import create_celery
@@ -59,7 +59,7 @@ class Services:
         return cls(
             settings=settings,
             runtime=runtime,
-            inputs=_inputs(settings, runtime),
+            inputs=ImageInputs(settings.max_image_bytes, runtime.http_client, runtime.uploads),
             idempotency=IdempotencyGuard(runtime.redis),
             waiting=threading.BoundedSemaphore(WAITING_REQUESTS),
         )
@@ -119,11 +119,3 @@ class Services:
     def result_url(self, job: Job, *, download: bool = False) -> str | None:
         """Return the signed URL of the result, if there is one and it has not expired."""
         return result_url(job, self.runtime.object_store, self.clock(), download=download)
-
-
-def _inputs(settings: ApiSettings, runtime: Runtime) -> ImageInputs:
-    by_url = {
-        name: from_url(name, runtime.http_client, settings.max_image_bytes)
-        for name in ("image_url", "background_url")
-    }
-    return ImageInputs.from_settings(settings, upload_id=from_uploads(runtime.uploads), **by_url)
