@@ -8,7 +8,7 @@ from typing import Any, Final
 import structlog
 
 from api.errors import ERRORS, ApiError, from_inference
-from api.forms import FilePart, FormStream, TextPart, read_file
+from api.forms import FilePart, TextPart, read_file
 from api.idempotency import Reservation
 from api.inputs import InputFile, check_length
 from api.parameters import PICTURES, RemovalJson, build_submission, check_options, load
@@ -82,7 +82,7 @@ class BatchSubmissionService:
         entries = [Entry(_name_of(item), item) for item in items]
         return self._accept(entries, shared)
 
-    def from_form(self, form: FormStream) -> tuple[Batch, bool]:
+    def from_form(self, parts: Iterable[TextPart | FilePart]) -> tuple[Batch, bool]:
         """Accept a batch of files in a form; its other fields are shared parameters.
 
         Raises:
@@ -91,7 +91,7 @@ class BatchSubmissionService:
         entries: list[Entry] = []
         shared: dict[str, str] = {}
         try:
-            for part in form.parts():
+            for part in parts:
                 if isinstance(part, TextPart):
                     # An empty field is what an HTML form sends for "none".
                     shared |= {part.name: part.value} if part.value else {}

@@ -6,9 +6,10 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, BinaryIO, Final, NoReturn, Protocol, cast
 
 from flask import Flask, Request, Response, g
@@ -232,8 +233,15 @@ class FilePart(io.RawIOBase):
             self.length += len(chunk)
 
 
-class FormStream:
-    """The parts of a multipart form, one after the other.
+def form_parts(
+    body: Body,
+    boundary: str,
+    *,
+    max_file_bytes: int,
+    max_files: int,
+    max_field_bytes: int = _MAX_FIELD_BYTES,
+) -> Iterator[TextPart | FilePart]:
+    """Yield the parts of a multipart form as they arrive; a file that is not read is skipped.
 
     Werkzeug's parser is not used: for one body length in 65,536 it appends a carriage return to a
     file, namely where one of its reads of 64 KiB ends inside the closing boundary.
@@ -244,79 +252,57 @@ class FormStream:
         max_file_bytes: of one file; see `FilePart.too_large`.
         max_files: a form with more is refused.
         max_field_bytes: of one text field; a form with a larger one is refused.
+
+    Raises:
+        ApiError: the form is cut off, malformed, or has too many or too large parts.
     """
-
-    def __init__(
-        self,
-        body: Body,
-        boundary: str,
-        *,
-        max_file_bytes: int,
-        max_files: int,
-        max_field_bytes: int = _MAX_FIELD_BYTES,
-    ) -> None:
-        self._max_file_bytes = max_file_bytes
-        self._max_field_bytes = max_field_bytes
-        # One more file than allowed, so that the caller can name its own limit.
-        self._max_parts = max_files + 1 + _MAX_FIELDS
-        self._events = self._parse(body, boundary)
-
-    def parts(self) -> Iterator[TextPart | FilePart]:
-        """Yield each part; a file that is not read by then is skipped.
-
-        Raises:
-            ApiError: the form is cut off, malformed, or has too many or too large parts.
-        """
-        for event in self._events:
-            if not isinstance(event, MultipartSegment):
-                continue
-            name, file_name = _utf8(event.name), _file_name(event)
-            if file_name is None:
-                yield TextPart(name, self._text(name, event.charset))
-                continue
-            part = FilePart(name, file_name, self._data(), self._max_file_bytes)
+    # One more file than allowed, so that the caller can name its own limit.
+    events = _parse(body, boundary, max_files + 1 + _MAX_FIELDS)
+    for event in events:
+        if not isinstance(event, MultipartSegment):
+            continue
+        name, file_name = _utf8(event.name), _file_name(event)
+        # The bytes of the part that has begun: None follows them.
+        data = map(bytes, takewhile(lambda each: each is not None, events))
+        if file_name is None:
+            yield TextPart(name, _text(name, data, event.charset, max_field_bytes))
+        else:
+            part = FilePart(name, file_name, data, max_file_bytes)
             yield part
             part.skip()
 
-    def _text(self, name: str, charset: str | None) -> str:
-        text = bytearray()
-        for piece in self._data():
-            text += piece
-            if len(text) > self._max_field_bytes:
-                limit = self._max_field_bytes / 2**20
-                raise ApiError(
-                    "payload_too_large",
-                    f"The form's field {name!r} has more than {limit:.1f} MB; send a file instead.",
-                )
-        known = (charset or "").lower()
-        return text.decode(known if known in _CHARSETS else "utf-8", "replace")
 
-    def _data(self) -> Iterator[bytes]:
-        """The bytes of the part that has begun."""
-        for event in self._events:
-            if event is None:
-                return
-            yield bytes(event)
+def _parse(body: Body, boundary: str, max_parts: int) -> Iterator[Any]:
+    """Yield the parser's events: for each part its head, its bytes in pieces, and None."""
+    try:
+        # Decoded as UTF-8 later: a file name in another charset is no reason to refuse.
+        parser = PushMultipartParser(
+            boundary, max_segment_count=max_parts, header_charset="latin-1"
+        )
+        with parser:
+            while not parser.closed:
+                yield from parser.parse(body.read(_CHUNK_BYTES))
+    except ParserLimitReached:
+        fault = f"The form has more than {max_parts} parts, or a part's head is too long."
+        raise ApiError("payload_too_large", fault) from None
+    except MultipartError:
+        raise ApiError(
+            "bad_request", "The form is cut off, or is no multipart/form-data."
+        ) from None
 
-    def _parse(self, body: Body, boundary: str) -> Iterator[Any]:
-        """The parser's events: for each part its head, its bytes in pieces, and None at its end."""
-        try:
-            # Decoded as UTF-8 later: a file name in another charset is no reason to refuse.
-            parser = PushMultipartParser(
-                boundary, max_segment_count=self._max_parts, header_charset="latin-1"
-            )
-            with parser:
-                while not parser.closed:
-                    yield from parser.parse(body.read(_CHUNK_BYTES))
-        except ParserLimitReached:
+
+def _text(name: str, data: Iterable[bytes], charset: str | None, max_bytes: int) -> str:
+    text = bytearray()
+    for piece in data:
+        text += piece
+        if len(text) > max_bytes:
             raise ApiError(
                 "payload_too_large",
-                f"The form has more than {self._max_parts} parts, or a part's head is too long.",
-            ) from None
-        except MultipartError:
-            raise ApiError(
-                "bad_request", "The form is cut off, or is no multipart/form-data."
-            ) from None
+                f"The form's field {name!r} has more than {max_bytes / 2**20:.1f} MB; "
+                "send a file instead.",
+            )
+    known = (charset or "").lower()
+    return text.decode(known if known in _CHARSETS else "utf-8", "replace")
 
 
 def _utf8(text: str) -> str:
@@ -365,14 +351,14 @@ def read_form(request: Request, *, max_file_bytes: int) -> Form:
         return form
     # Bounded by `MAX_CONTENT_LENGTH`, like each body that is not streamed.
     g.body = StreamedBody(request, bounded=True)
-    stream = FormStream(
+    parts = form_parts(
         g.body,
         form_boundary(request),
         max_file_bytes=max_file_bytes,
         max_files=_MAX_FILES,
         max_field_bytes=request.max_form_memory_size or _MAX_FIELD_BYTES,
     )
-    for part in stream.parts():
+    for part in parts:
         if isinstance(part, FilePart):
             file = read_file(part)
             if file.file_name or file.length:

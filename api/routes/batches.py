@@ -9,7 +9,7 @@ from api.archive import stream_archive
 from api.auth import current_owner, get_owned_batch, services
 from api.batch_submission import BatchSubmissionService
 from api.errors import ApiError
-from api.forms import FormStream, StreamedBody, form_boundary, read_json_object
+from api.forms import StreamedBody, form_boundary, form_parts, read_json_object
 from api.idempotency import HEADER as IDEMPOTENCY_HEADER
 from api.openapi import ApiBlueprint
 from api.rate_limits import charge
@@ -17,24 +17,9 @@ from api.request_hooks import OVERHEAD_BYTES
 from api.responses import batch_view, request_id, success
 from api.routes.submissions import SUBMISSION_ERRORS, SUBMISSION_HEADERS
 from api.schemas import BatchForm, BatchJson, BatchSchema, ErasedBatchSchema, envelope
-from api.services import Services
 from tasks.jobs.batches import Batch
 from tasks.jobs.job_objects import Access
 from tasks.jobs.job_objects import audit_access as audit
-
-
-def require_completed(batch: Batch, services: Services) -> Batch:
-    """Return a batch if it is completed and has not expired.
-
-    Raises:
-        ApiError: it is not completed, or has expired.
-    """
-    if batch.expires_at <= services.clock():
-        raise ApiError("batch_expired")
-    if batch.completed_at is None:
-        raise ApiError("batch_not_finished", retry_after=1)
-    return batch
-
 
 blueprint = ApiBlueprint(
     "batches", __name__, url_prefix="/api/v1", description="Submit many pictures at once."
@@ -124,7 +109,11 @@ class BatchArchive(MethodView):
     )
     def get(self, batch_id: str) -> Response:
         """Download all cutouts of a completed batch as a ZIP archive."""
-        batch = require_completed(get_owned_batch(batch_id), services())
+        batch = get_owned_batch(batch_id)
+        if batch.expires_at <= services().clock():
+            raise ApiError("batch_expired")
+        if batch.completed_at is None:
+            raise ApiError("batch_not_finished", retry_after=1)
         headers = {"Content-Disposition": f'attachment; filename="{batch_id}.zip"'}
         answer = Response(mimetype="application/zip", headers=headers)
         content = stream_archive(batch, services(), request_id())
@@ -147,13 +136,13 @@ def _take_in() -> tuple[Batch, bool]:
         raise ApiError(
             "payload_too_large", f"A batch may have {most} pictures; send several batches."
         )
-    form = FormStream(
+    parts = form_parts(
         g.body,
         form_boundary(request),
         max_file_bytes=settings.max_image_bytes,
         max_files=most,
     )
-    return intake.from_form(form)
+    return intake.from_form(parts)
 
 
 def _json() -> dict[str, Any]:

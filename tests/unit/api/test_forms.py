@@ -1,7 +1,7 @@
 """Forms are read as they arrive, whatever the pieces they arrive in."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from urllib3.filepost import encode_multipart_formdata
 
 from api.errors import ApiError
-from api.forms import FilePart, Form, FormStream, TextPart, install_bodies, read_form
+from api.forms import FilePart, Form, TextPart, form_parts, install_bodies, read_form
 
 
 class _Dribble:
@@ -31,9 +31,11 @@ def _form(fields: list[tuple[str, object]]) -> bytes:
     return body
 
 
-def _stream(data: bytes, *, size: int = 2**16, most: int = 1000, files: int = 10) -> FormStream:
+def _parts(
+    data: bytes, *, size: int = 2**16, most: int = 1000, files: int = 10
+) -> Iterator[TextPart | FilePart]:
     body = _Dribble(data, size)
-    return FormStream(body, "edge", max_file_bytes=most, max_files=files)
+    return form_parts(body, "edge", max_file_bytes=most, max_files=files)
 
 
 @given(st.binary(max_size=900), st.integers(1, 100))
@@ -42,7 +44,7 @@ def test_files_and_fields_come_in_their_order(content: bytes, size: int) -> None
         [("images", ("ü.jpg", content)), ("quality", "80"), ("images", ("b.png", content + b"!"))]
     )
     seen = []
-    for part in _stream(data, size=size).parts():
+    for part in _parts(data, size=size):
         if isinstance(part, TextPart):
             seen.append((part.name, part.value))
         else:
@@ -52,14 +54,14 @@ def test_files_and_fields_come_in_their_order(content: bytes, size: int) -> None
 
 def test_a_file_that_is_not_read_is_skipped() -> None:
     data = _form([("images", ("a", b"x" * 500)), ("images", ("b", b"y"))])
-    names = [part.file_name for part in _stream(data).parts() if isinstance(part, FilePart)]
+    names = [part.file_name for part in _parts(data) if isinstance(part, FilePart)]
     assert names == ["a", "b"]
 
 
 def test_a_file_that_is_too_large_is_read_away_and_the_next_one_is_whole() -> None:
     data = _form([("images", ("a", b"x" * 100_000)), ("images", ("b", b"y"))])
     read = []
-    for part in _stream(data, size=64).parts():
+    for part in _parts(data, size=64):
         assert isinstance(part, FilePart)
         content = io.BufferedReader(part).read()
         read.append((part.length, part.too_large, len(content) <= 1000))
@@ -70,14 +72,14 @@ def test_a_file_that_is_too_large_is_read_away_and_the_next_one_is_whole() -> No
 def test_a_form_that_is_cut_off_is_told(keep: int) -> None:
     data = _form([("images", ("a.jpg", b"x" * 200))])
     with pytest.raises(ApiError, match="cut off"):
-        list(_stream(data[:keep]).parts())
+        list(_parts(data[:keep]))
 
 
 def test_endless_fields_are_refused() -> None:
     with pytest.raises(ApiError, match=r"'note' has more than 1\.0 MB"):
-        list(_stream(_form([("note", "x" * 2**21)])).parts())
+        list(_parts(_form([("note", "x" * 2**21)])))
     with pytest.raises(ApiError, match="more than 75 parts"):
-        list(_stream(_form([("note", "x")] * 200)).parts())
+        list(_parts(_form([("note", "x")] * 200)))
 
 
 # -- forms that are read whole --------------------------------------------------------------------
