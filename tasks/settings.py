@@ -70,25 +70,6 @@ def set_metrics_folder(folder: Path | None) -> None:
         os.environ[_METRICS_FOLDER] = str(folder)
 
 
-def webhook_secret_bytes(secret: str) -> bytes:
-    """Return the key in a secret, which is `whsec_` and base64 of 24 to 64 bytes.
-
-    Raises:
-        ValueError: the text is no secret; the message does not repeat it.
-    """
-    kind, _, text = secret.partition("_")
-    try:
-        key = base64.b64decode(text, validate=True)
-    except ValueError:
-        key = b""
-    if kind != "whsec" or len(key) not in _WEBHOOK_SECRET_SIZES:
-        raise ValueError(
-            "A webhook secret is whsec_ and base64 of 24 to 64 random bytes, such as "
-            'the output of: echo "whsec_$(openssl rand -base64 32)"'
-        )
-    return key
-
-
 def _from_files(names: Iterable[str]) -> dict[str, str]:
     """Read the settings that have a variable `RMBG_<NAME>_FILE`, without a file's last newline."""
     paths = {name: os.environ.get(f"{variable(name)}_FILE") for name in names}
@@ -235,8 +216,18 @@ class Settings(BaseSettings):
     @field_validator("webhook_secret")
     @classmethod
     def _webhook_secret(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            webhook_secret_bytes(value.get_secret_value())
+        if value is None:
+            return None
+        kind, _, text = value.get_secret_value().partition("_")
+        try:
+            size = len(base64.b64decode(text, validate=True))
+        except ValueError:
+            size = 0
+        if kind != "whsec" or size not in _WEBHOOK_SECRET_SIZES:
+            raise ValueError(
+                "A webhook secret is whsec_ and base64 of 24 to 64 random bytes, such as "
+                'the output of: echo "whsec_$(openssl rand -base64 32)"'
+            )
         return value
 
     @field_validator("url_allow")

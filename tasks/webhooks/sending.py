@@ -32,7 +32,6 @@ from tasks.jobs.serializers import batch_data, task_data
 from tasks.jobs.store import JobStore
 from tasks.net.http_client import Deadline, HttpClient
 from tasks.redis_client import redis_errors
-from tasks.settings import webhook_secret_bytes
 from tasks.storage.object_store import ObjectStore
 from tasks.webhooks.deliveries import (
     HOST_BUSY,
@@ -202,7 +201,8 @@ def signed_headers(
     Standard Webhooks 1.0.0 signs the id, the time of the attempt (unix seconds) and the raw body.
     """
     signed = b".".join((webhook_id.encode(), str(timestamp).encode(), body))
-    keys = map(webhook_secret_bytes, secrets)
+    # What a secret is was checked when it was set.
+    keys = (base64.b64decode(each.removeprefix("whsec_"), validate=True) for each in secrets)
     digests = (hmac.digest(key, signed, hashlib.sha256) for key in keys)
     return {
         "Content-Type": "application/json",

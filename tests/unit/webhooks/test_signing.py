@@ -11,7 +11,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from tasks.accounts.api_keys import new_webhook_secret
 from tasks.errors import SettingsError
-from tasks.settings import Settings, webhook_secret_bytes
+from tasks.settings import Settings
 from tasks.webhooks.sending import signed_headers
 
 OLD, NEW = new_webhook_secret(), new_webhook_secret()
@@ -80,14 +80,16 @@ def test_another_secret_fails() -> None:
     ],
 )
 def test_what_is_no_secret_is_refused_and_not_repeated(secret: str) -> None:
-    with pytest.raises(ValueError, match="whsec_ and base64") as caught:
-        webhook_secret_bytes(secret)
+    with pytest.raises(SettingsError, match="whsec_ and base64") as caught:
+        Settings.load(webhook_secret=secret)
     assert len(secret) < 7 or secret not in str(caught.value)
 
 
 @pytest.mark.parametrize("size", [24, 64])
 def test_the_sizes_of_the_standard_are_taken(size: int) -> None:
-    assert len(webhook_secret_bytes(f"whsec_{base64.b64encode(b'x' * size).decode()}")) == size
+    secret = f"whsec_{base64.b64encode(b'x' * size).decode()}"
+    assert Settings.load(webhook_secret=secret).webhook_secret
+    assert Webhook(secret).verify(BODY, signed(secret))
 
 
 def test_a_faulty_secret_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
