@@ -1,10 +1,12 @@
 """List the files that one `POST /api/v1/remove-bg` passes on its way to its webhook.
 
 Starts an API, a model worker and an I/O worker on embedded servers, each with a call tracer, and
-submits a picture with an API key, an Idempotency-Key and a webhook. A file counts if one of its
-functions ran for the request: a call counts if it, or one of its callers, does not also run while
-the service is idle. A Lua file counts if Redis ran a script that contains it. What the reconciler
-does while it happens to see the job pending does not count.
+submits two pictures with an API key, an Idempotency-Key and a webhook each. The second is traced:
+what a process does only once (connect, build its parts) is no part of a request's way, and no cache
+answers for another picture under another key. A file counts if one of its functions ran for that
+request: a call counts if it, or one of its callers, does not also run while the service is idle. A
+Lua file counts if Redis ran a script that contains it. What the reconciler does while it happens to
+see the job pending does not count.
 
 python -m benchmarks.request_files           # prints the table
 python -m benchmarks.request_files --write   # writes it into docs/architecture.md
@@ -190,7 +192,6 @@ def run_and_record(trace_folder: Path) -> set[str]:
         service(Path(name), trace_folder) as (url, runtime),
     ):
         _, key = runtime.api_keys.add("traced")
-        # The first request imports and connects what later ones find in place.
         submit(url, key, "coffee.jpg", hooks)
         time.sleep(TRAILING_SECONDS)
         _switch(phase, call_tracer.IDLE)
