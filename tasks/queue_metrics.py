@@ -59,14 +59,14 @@ class QueueCollector(Collector):
 
     def collect(self) -> Iterable[Family]:
         """Yield the families of one scrape."""
-        yield _single_value(metrics.STORE_UP, self._store_up())
+        yield _family(metrics.STORE_UP, {(): self._store_up()})
         try:
             workers = self._worker_registry.workers()
             families = [*self._jobs(), *self._queues(workers), *self._workers(workers)]
         except QueueUnavailableError:
-            yield _single_value(metrics.REDIS_UP, 0)
+            yield _family(metrics.REDIS_UP, {(): 0})
         else:
-            yield _single_value(metrics.REDIS_UP, 1)
+            yield _family(metrics.REDIS_UP, {(): 1})
             yield from families
 
     def _store_up(self) -> int:
@@ -86,12 +86,12 @@ class QueueCollector(Collector):
             pipe.zcard(redis_keys.DELIVERIES_DUE)
             pipe.hgetall(redis_keys.COUNTERS)
             waiting, running, oldest, dead, webhooks, counters = pipe.execute()
-        yield _single_value(metrics.PENDING, waiting + running)
-        yield _single_value(metrics.PROCESSING, running)
-        yield _single_value(metrics.DEAD_LETTERS, dead)
-        yield _single_value(metrics.WEBHOOK_PENDING, webhooks)
+        yield _family(metrics.PENDING, {(): waiting + running})
+        yield _family(metrics.PROCESSING, {(): running})
+        yield _family(metrics.DEAD_LETTERS, {(): dead})
+        yield _family(metrics.WEBHOOK_PENDING, {(): webhooks})
         since = max(0.0, self._clock() - oldest[0][1]) if oldest else 0.0
-        yield _single_value(metrics.OLDEST_QUEUED, since)
+        yield _family(metrics.OLDEST_QUEUED, {(): since})
         yield from _counts(counters)
 
     def _queues(self, workers: Sequence[Worker]) -> Iterator[Family]:
@@ -174,10 +174,6 @@ def _job_seconds(counters: Mapping[str, str]) -> HistogramMetricFamily:
         buckets.append((bound, total))
     sum_value = float(counters.get("job_seconds_sum", 0))
     return HistogramMetricFamily(metric.name, metric.text, buckets=buckets, sum_value=sum_value)
-
-
-def _single_value(metric: Metric, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(metric.name, metric.text, value=value)
 
 
 def _family(metric: Metric, values: Values) -> Family:

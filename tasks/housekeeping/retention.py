@@ -69,8 +69,8 @@ class ExpirySweep:
     batches: BatchStore
     clock: Callable[[], float] = time.time
 
-    def run_once(self) -> int:
-        """Erase what is due; returns the number of tasks and uploads.
+    def run_once(self) -> None:
+        """Erase what is due.
 
         Raises:
             QueueUnavailableError, ObjectStoreUnavailableError: the rest waits for the next pass.
@@ -80,17 +80,14 @@ class ExpirySweep:
             found = self.client.zrangebyscore(
                 redis_keys.EXPIRIES, "-inf", now, start=0, num=_EXPIRED_PER_BLOCK
             )
-        due = cast("list[str]", found)
-        for task_id in due:
+        for task_id in cast("list[str]", found):
             self._attempt(redis_keys.EXPIRIES, task_id, lambda each: self._expire_task(each, now))
         for batch_id in self.batches.expired(now):
             self.batches.remove(batch_id)
-        uploads = self.uploads.store.expired(now)
-        for upload_id in uploads:
+        for upload_id in self.uploads.store.expired(now):
             self._attempt(
                 redis_keys.UPLOADS, upload_id, lambda each: self._expire_upload(each, now)
             )
-        return len(due) + len(uploads)
 
     def _attempt(self, index: str, item: str, expire: Callable[[str], None]) -> None:
         """Erase one item; if that fails, postpone it, so that the others come first."""
