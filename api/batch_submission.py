@@ -235,7 +235,7 @@ class BatchSubmissionService:
             batch_id=batch_id,
         )
         try:
-            job = self.services.submit(
+            job = self.services.submissions.submit(
                 submission, self.request_id, task_id=entry.task_id or None
             ).job
         except UncertainWriteError:

@@ -6,8 +6,8 @@ from typing import Any
 import structlog
 
 from api.auth import LOOPBACK_ONLY, loopback_only, refuse_public_bind_without_keys
-from api.services import WAITING_REQUESTS
 from api.settings import ApiSettings
+from api.waiting import WAITING_REQUESTS
 from tasks.errors import ObjectStoreUnavailableError, SettingsError
 from tasks.metrics import make_shared_folder, remove_shared_folder, use_shared_folder
 from tasks.runtime import Runtime

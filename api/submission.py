@@ -23,7 +23,7 @@ from tasks.errors import (
 )
 from tasks.jobs.cache import cache_key, cache_ttl
 from tasks.jobs.dedup import send_if_due
-from tasks.jobs.job import Job, Status
+from tasks.jobs.job import Job, Status, new_task_id
 from tasks.jobs.job_objects import (
     copied_result_fields,
     copy_original,
@@ -83,8 +83,9 @@ class SubmissionService:
     def submit(
         self,
         submission: Submission,
-        task_id: str,
         request_id: str,
+        *,
+        task_id: str | None = None,
         reservation: Reservation | None = None,
     ) -> AcceptedJob:
         """Check a picture's header, store the picture, record the job and queue it.
@@ -94,8 +95,8 @@ class SubmissionService:
 
         Args:
             submission: what is asked for.
-            task_id: the id that the job is to have.
             request_id: goes with the job into every log line.
+            task_id: the id that the job is to have; a fresh one if None.
             reservation: of the request's Idempotency-Key, which is kept when the job is recorded.
 
         Raises:
@@ -108,7 +109,7 @@ class SubmissionService:
         submission.image.probe(self.settings.image_limits)
         if submission.background is not None:
             self._probe_background(submission.background)
-        new = self._new_job(submission, task_id, request_id)
+        new = self._new_job(submission, task_id or new_task_id(), request_id)
         accepted = self._accept(new, submission, reservation)
         job = accepted.job
         _log.info(
@@ -122,6 +123,18 @@ class SubmissionService:
             duplicate_of=job.primary,
         )
         return accepted
+
+    def find(self, task_id: str) -> AcceptedJob | None:
+        """Return a job that an earlier request made; None if it was erased."""
+        job = self.runtime.job_store.get(task_id)
+        return AcceptedJob(job, self.position(job)) if job else None
+
+    def position(self, job: Job) -> int:
+        """Return how many jobs go before this one; 0 if Redis does not answer."""
+        try:
+            return self.runtime.job_store.position(job)
+        except QueueUnavailableError:
+            return 0
 
     def _accept(
         self, job: Job, submission: Submission, reservation: Reservation | None

@@ -2,15 +2,22 @@
 
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from flask import Request
 
-from api.services import LOOK_SECONDS, Services
 from tasks.errors import QueueUnavailableError
 from tasks.jobs.job import Job
+from tasks.runtime import Runtime
+
+#: How often a waiting request reads the record, beside each time that an end is published.
+_LOOK_SECONDS: Final = 0.5
+#: Requests of one process that may wait for a task's end at once; gunicorn has more threads.
+WAITING_REQUESTS: Final = 64
 
 _WAIT: Final = re.compile(r"wait\s*=\s*\"?(\d{1,6})\"?\Z", re.IGNORECASE)
 #: Longest that one request may wait for a task's end.
@@ -50,46 +57,78 @@ EVENT: Final[dict[str, Any]] = {
 Render = Callable[[Job], dict[str, Any]]
 
 
-def stream_events(services: Services, job: Job, render: Render) -> Iterator[str]:
-    """Yield an event for a job's present state and for each later one, until it is final.
+@dataclass(frozen=True, slots=True)
+class TaskWaiter:
+    """Lets requests wait for the end of a task.
 
-    While no place is free to wait in, the present state is the only one. The caller must close the
-    iterator, which gives its place back.
-
-    Args:
-        services: the API's dependencies.
-        job: as it is now.
-        render: makes the data of an event, as JSON.
+    Attributes:
+        runtime: has the records, and is told when one ends.
+        places: one for each request that may wait at once.
     """
-    yield f"retry: {_RETRY_MS}\n\n"
-    yield _event(job, render)
-    if job.status.final or not services.waiting.acquire(blocking=False):
-        return
-    try:
-        yield from _follow(services, job, render)
-    except QueueUnavailableError:
-        # The browser connects again, and gets the state then.
-        return
-    finally:
-        services.waiting.release()
 
+    runtime: Runtime
+    places: threading.Semaphore = field(
+        default_factory=lambda: threading.BoundedSemaphore(WAITING_REQUESTS)
+    )
 
-def _follow(services: Services, job: Job, render: Render) -> Iterator[str]:
-    known, written = job, time.monotonic()
-    with services.runtime.watcher.watch(job.task_id) as wait:
-        while True:
-            present = services.runtime.job_store.get(job.task_id)
-            if present is None:
-                return  # erased
-            if present.status is not known.status:
-                known, written = present, time.monotonic()
-                yield _event(present, render)
-            if present.status.final:
-                return
-            if time.monotonic() - written >= _HEARTBEAT_SECONDS:
-                written = time.monotonic()
-                yield ": still here\n\n"
-            wait(LOOK_SECONDS)
+    def wait(self, job: Job, seconds: float) -> tuple[Job | None, bool]:
+        """Wait until a job is final or the time is up.
+
+        Returns:
+            The job then, None if it was erased; and whether there was a place to wait in.
+        """
+        if not self.places.acquire(blocking=False):
+            return job, False
+        deadline = time.monotonic() + seconds
+        try:
+            with self.runtime.watcher.watch(job.task_id) as wait:
+                while True:
+                    present = self.runtime.job_store.get(job.task_id)
+                    left = deadline - time.monotonic()
+                    if present is None or present.status.final or left <= 0:
+                        return present, True
+                    wait(min(_LOOK_SECONDS, left))
+        finally:
+            self.places.release()
+
+    def events(self, job: Job, render: Render) -> Iterator[str]:
+        """Yield an event for a job's present state and for each later one, until it is final.
+
+        While no place is free to wait in, the present state is the only one. The caller must close
+        the iterator, which gives its place back.
+
+        Args:
+            job: as it is now.
+            render: makes the data of an event, as JSON.
+        """
+        yield f"retry: {_RETRY_MS}\n\n"
+        yield _event(job, render)
+        if job.status.final or not self.places.acquire(blocking=False):
+            return
+        try:
+            yield from self._follow(job, render)
+        except QueueUnavailableError:
+            # The browser connects again, and gets the state then.
+            return
+        finally:
+            self.places.release()
+
+    def _follow(self, job: Job, render: Render) -> Iterator[str]:
+        known, written = job, time.monotonic()
+        with self.runtime.watcher.watch(job.task_id) as wait:
+            while True:
+                present = self.runtime.job_store.get(job.task_id)
+                if present is None:
+                    return  # erased
+                if present.status is not known.status:
+                    known, written = present, time.monotonic()
+                    yield _event(present, render)
+                if present.status.final:
+                    return
+                if time.monotonic() - written >= _HEARTBEAT_SECONDS:
+                    written = time.monotonic()
+                    yield ": still here\n\n"
+                wait(_LOOK_SECONDS)
 
 
 def _event(job: Job, render: Render) -> str:

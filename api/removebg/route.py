@@ -70,7 +70,7 @@ def _identify() -> None:
 def remove_background() -> Response:
     """Cut the subject out while the caller waits."""
     form = read_body(request, max_file_bytes=services().settings.max_image_bytes)
-    job = _finished(services().submit(_submission(form), request_id()).job)
+    job = _finished(services().submissions.submit(_submission(form), request_id()).job)
     data = services().runtime.object_store.get(str(job.result_key))
     response = success_response(data, job, as_json=wants_json(request))
     response.headers.update(fact_headers(job, detected_type(form.texts)))
@@ -118,7 +118,7 @@ def _charge(megapixels: float) -> None:
 
 def _finished(job: Job) -> Job:
     """Wait for a job, and return it once it has succeeded with a subject in its picture."""
-    done = job if job.status.final else services().wait_final(job.task_id, WAIT_SECONDS)
+    done = job if job.status.final else services().waiter.wait(job, WAIT_SECONDS)[0]
     if done is None or not done.status.final:
         raise RemoveBgError(
             "not_finished",

@@ -91,7 +91,7 @@ class RemoveBackground(MethodView):
 
         def submit(task_id: str, reservation: Reservation | None) -> AcceptedJob:
             submission = build_submission(parameters, services().inputs, owner)
-            return services().submit(
+            return services().submissions.submit(
                 submission, request_id(), task_id=task_id, reservation=reservation
             )
 
@@ -101,7 +101,7 @@ class RemoveBackground(MethodView):
             comparable(parameters),
             new_id=new_task_id,
             make=submit,
-            find=services().find_accepted,
+            find=services().submissions.find,
         )
         headers = {"Idempotency-Replayed": "true"} if replayed else {}
         return answer(accepted, headers)
@@ -113,8 +113,9 @@ def answer(accepted: AcceptedJob, headers: Mapping[str, str]) -> Response:
     seconds = preferred_wait(request)
     applied = {}
     if seconds and not job.status.final:
-        job, waited = services().wait_for(job, seconds)
-        position = services().position(job)
+        found, waited = services().waiter.wait(job, seconds)
+        job = found or job
+        position = services().submissions.position(job)
         applied = {"Preference-Applied": f"wait={seconds}"} if waited else {}
     final = job.status.final
     status = 200 if final else 202

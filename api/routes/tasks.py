@@ -18,10 +18,11 @@ from api.schemas import (
     WaitQuery,
     envelope,
 )
-from api.waiting import EVENT, MAX_WAIT_SECONDS, stream_events
+from api.waiting import EVENT, MAX_WAIT_SECONDS
 from tasks.jobs.job import Job, Status
 from tasks.jobs.job_objects import Access
 from tasks.jobs.job_objects import audit_access as audit
+from tasks.jobs.serializers import result_url
 from tasks.jobs.task_listing import Cursor
 
 blueprint = ApiBlueprint(
@@ -59,11 +60,11 @@ class Task(MethodView):
     @blueprint.response(200, envelope(TaskSchema))
     def get(self, query: dict[str, Any], task_id: str) -> dict[str, Any]:
         """Get a task's state; with `wait`, once it is final or the time is up."""
-        get_owned_task(task_id)
+        job = get_owned_task(task_id)
         seconds = min(query["wait"], MAX_WAIT_SECONDS)
-        return success(
-            task_view(require_owned(services().wait_final(task_id, seconds)), services())
-        )
+        if seconds > 0:
+            job = require_owned(services().waiter.wait(job, seconds)[0])
+        return success(task_view(job, services()))
 
     @blueprint.fails("store_unavailable")
     @blueprint.response(200, envelope(ErasedSchema))
@@ -105,7 +106,9 @@ class TaskResult(MethodView):
     def get(self, query: dict[str, Any], task_id: str) -> Response:
         """Redirect to the cutout."""
         job = get_owned_task(task_id)
-        url = services().result_url(job, download=query["download"])
+        url = result_url(
+            job, services().runtime.object_store, services().clock(), download=query["download"]
+        )
         if url is None or job.status is not Status.SUCCEEDED:
             raise _no_result(job)
         audit(Access.RESULT, job, request_id=request_id())
@@ -132,8 +135,8 @@ class TaskEvents(MethodView):
         if request.method != "HEAD":
             schema = TaskSchema()
             answer.response = stream_with_context(
-                stream_events(
-                    services(), job, lambda each: dict(schema.dump(task_view(each, services())))
+                services().waiter.events(
+                    job, lambda each: dict(schema.dump(task_view(each, services())))
                 )
             )
         return answer

@@ -12,7 +12,7 @@ import pytest
 import urllib3
 from serving import RunningService, api_service
 
-from api.services import WAITING_REQUESTS
+from api.waiting import WAITING_REQUESTS
 from deploy.client import ServiceClient
 from deploy.local import probes
 from deploy.local.ports import reserved_ports

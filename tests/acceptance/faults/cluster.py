@@ -274,7 +274,7 @@ def submit(
         webhook_url=webhook_url,
         cache=False,
     )
-    return services.submit(submission, "test").job.task_id
+    return services.submissions.submit(submission, "test").job.task_id
 
 
 def submit_many(

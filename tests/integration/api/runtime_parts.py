@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from api.idempotency import IdempotencyGuard
 from api.services import Services
+from api.waiting import TaskWaiter
 from tasks.jobs.cache import ResultCache
 from tasks.jobs.job_objects import Eraser
 from tasks.jobs.routing import JobDispatcher
@@ -30,5 +30,4 @@ def with_parts(services: Services, **parts: object) -> Services:
         runtime.eraser = Eraser(jobs, made.object_store)
     for name, part in parts.items():
         setattr(runtime, name, part)
-    idempotency = IdempotencyGuard(runtime.redis)
-    return replace(services, runtime=runtime, idempotency=idempotency)
+    return replace(services, runtime=runtime, waiter=TaskWaiter(runtime))

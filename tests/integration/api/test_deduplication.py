@@ -121,7 +121,8 @@ Submit = Callable[..., Job]
 def submit(services: Services, picture: bytes) -> Submit:
     def send(**parts: object) -> Job:
         upload = InputFile(io.BytesIO(picture), len(picture), "a.png")
-        return services.submit(Submission(image=upload, **parts), "test").job  # type: ignore[arg-type]
+        made = Submission(image=upload, **parts)  # type: ignore[arg-type]
+        return services.submissions.submit(made, "test").job
 
     return send
 

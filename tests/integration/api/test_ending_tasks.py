@@ -12,6 +12,7 @@ from tenants import Tenant, begin, finish, job_of, services_with_keys, tenant
 
 from api.app import create_app
 from api.services import Services
+from api.waiting import TaskWaiter
 from tasks import redis_keys
 from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
 from tasks.jobs.job import Status
@@ -298,7 +299,7 @@ def test_events_count_among_the_waiting_and_give_their_place_back(
     services: Services, shop: Tenant
 ) -> None:
     places = _Places()
-    one = replace(services, waiting=places)
+    one = replace(services, waiter=TaskWaiter(services.runtime, places))
     caller = replace(shop, client=create_app(one).test_client())
     task_id = shop.submit()
     path = f"/api/v1/tasks/{task_id}/events"

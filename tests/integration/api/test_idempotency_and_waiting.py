@@ -20,6 +20,7 @@ from api.app import create_app
 from api.idempotency import IDEMPOTENCY_SECONDS, IdempotencyGuard, Reservation, parse_key
 from api.services import Services
 from api.settings import ApiSettings
+from api.waiting import TaskWaiter
 from tasks import redis_keys
 from tasks.errors import ObjectStoreUnavailableError
 from tasks.jobs.job import Job, Status, new_task_id
@@ -258,9 +259,10 @@ def test_a_client_that_would_wait_gets_the_finished_task(
 def test_all_that_wait_share_one_subscription(client: FlaskClient, services: Services) -> None:
     store = services.runtime.job_store
     ids = [_id(_send(client, None)) for _ in range(20)]
+    queued = list(filter(None, map(store.get, ids)))
     with ThreadPoolExecutor(len(ids)) as pool:
         before = _subscriptions(services)
-        waiting = [pool.submit(services.wait_final, each, 30) for each in ids]
+        waiting = [pool.submit(services.waiter.wait, each, 30) for each in queued]
         _until(lambda: len(services.runtime.watcher._waiting) == len(ids))
         _until(lambda: _subscriptions(services) > before)
         listeners = _subscriptions(services) - before
@@ -268,7 +270,7 @@ def test_all_that_wait_share_one_subscription(client: FlaskClient, services: Ser
         for task_id in ids:
             store.claim(task_id, token="t", worker="w")
             store.finish(task_id, token="t", status=Status.SUCCEEDED)
-        jobs = [each.result() for each in waiting]
+        jobs = [each.result()[0] for each in waiting]
     assert all(job is not None and job.status.final for job in jobs)
     assert time.monotonic() - began < 10
     assert listeners == 1
@@ -302,8 +304,7 @@ def test_a_preference_that_cannot_be_read_is_ignored(client: FlaskClient, prefer
 
 
 def test_where_too_many_wait_nobody_waits(services: Services) -> None:
-    full = replace(services, waiting=threading.BoundedSemaphore(1))
-    assert full.waiting.acquire(blocking=False)
+    full = replace(services, waiter=TaskWaiter(services.runtime, threading.Semaphore(0)))
     with create_app(full).test_client() as client:
         answer = _send(client, None, {"Prefer": "wait=60"})
     assert answer.status_code == 202

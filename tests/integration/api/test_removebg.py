@@ -20,6 +20,8 @@ from api.app import create_app
 from api.removebg.parameters import SIZES
 from api.services import Services
 from api.settings import ApiSettings
+from api.submission import SubmissionService
+from api.waiting import TaskWaiter
 from tasks.jobs.job import Job, JobError, Priority, Status
 from tasks.redis_client import connect
 
@@ -415,7 +417,7 @@ def test_what_a_worker_found(
 ) -> None:
     error = JobError(type_, "That is how it is.")
     failed = Job("rm-1", "m", "q", "o", 1.0, 9e9, status=Status.FAILED, error=error)
-    monkeypatch.setattr(Services, "wait_final", lambda *_: failed)
+    monkeypatch.setattr(TaskWaiter, "wait", lambda *_: (failed, True))
     with create_app(services).test_client() as client:
         answer = post(client)
     assert error_of(answer) == (status, code)
@@ -521,10 +523,10 @@ def test_a_store_that_is_away_is_503_in_the_shape(server_settings: dict[str, obj
 def test_what_nobody_foresaw_is_500_in_the_shape(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def crash(*_: object) -> None:
+    def crash(*_: object, **__: object) -> None:
         raise RuntimeError("Nobody foresaw this.")
 
-    monkeypatch.setattr(Services, "submit", crash)
+    monkeypatch.setattr(SubmissionService, "submit", crash)
     with create_app(services).test_client() as client:
         answer = post(client)
     assert error_of(answer) == (500, "internal_error")

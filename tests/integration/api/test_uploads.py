@@ -258,9 +258,9 @@ def test_an_upload_of_somebody_else_is_not_found(client: FlaskClient, services: 
 
 
 def test_an_expired_upload_is_gone(services: Services) -> None:
-    later = services.runtime.uploads.clock() + services.runtime.uploads.seconds + 1
     with create_app(services).test_client() as client:
         url = _begin(client, 5)
+    later = services.runtime.uploads.clock() + services.runtime.uploads.seconds + 1
     moved = with_parts(services, uploads=replace(services.runtime.uploads, clock=lambda: later))
     with create_app(moved).test_client() as client:
         assert client.head(url, headers=TUS).status_code == 410
