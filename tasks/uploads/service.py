@@ -274,7 +274,7 @@ class UploadService:
     def _locked(self, owner: str, upload_id: str) -> Iterator[tuple[ResumableUpload, UploadLock]]:
         """Hold an upload's lock, and yield the upload as it is once no other request writes."""
         self._found(owner, upload_id)
-        with UploadLock(self.store, upload_id) as lock:
+        with self.store.lock(upload_id) as lock:
             yield self._found(owner, upload_id), lock
 
     def _found(self, owner: str, upload_id: str) -> ResumableUpload:

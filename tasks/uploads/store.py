@@ -9,10 +9,11 @@ from typing import Final, Protocol, Self, cast
 
 import structlog
 from redis import Redis
+from redis.exceptions import RedisError
 
 from tasks import redis_client, redis_keys
-from tasks.errors import LockLostError, QueueUnavailableError, UploadLockedError
-from tasks.redis_client import Argument, redis_errors
+from tasks.errors import LockLostError, UploadLockedError
+from tasks.redis_client import redis_errors
 from tasks.storage.object_store import upload_prefix
 
 #: Size of a part; S3 takes no smaller ones but for the last.
@@ -99,15 +100,99 @@ class ResumableUpload:
         )
 
 
+class Body(Protocol):
+    """The body of a request."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read up to `size` bytes; none at the end, or if the client is gone."""
+
+
+class UploadLock:
+    """Holds an upload's lock for a block of code, and renews it in a thread.
+
+    Raises:
+        UploadLockedError: on entering, if the present holder did not release it in time.
+        QueueUnavailableError: on entering, if Redis does not answer.
+    """
+
+    def __init__(
+        self, client: Redis, upload_id: str, *, wait_seconds: float = LOCK_WAIT_SECONDS
+    ) -> None:
+        self._client = client
+        self._upload_id = upload_id
+        self._key = redis_keys.upload_lock_key(upload_id)
+        self._takeover_key = redis_keys.upload_takeover_key(upload_id)
+        self._wait_seconds = wait_seconds
+        self._ended = threading.Event()
+        self._takeover = threading.Event()
+        self._reading_since: float | None = None
+        self._keeper = threading.Thread(target=self._keep, name="upload-lock", daemon=True)
+        self.token = secrets.token_hex(8)
+
+    def __enter__(self) -> Self:
+        deadline = time.monotonic() + self._wait_seconds
+        with redis_errors():
+            while not self._client.set(self._key, self.token, nx=True, px=LOCK_MS):
+                if time.monotonic() > deadline:
+                    raise UploadLockedError(
+                        "Another request is writing to this upload; try again in a few seconds."
+                    )
+                # Asks the holder to stop after its current chunk.
+                self._client.set(self._takeover_key, "1", px=_TAKEOVER_MS)
+                time.sleep(_LOCK_POLL_SECONDS)
+        self._keeper.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        try:
+            redis_client.PRIMITIVES.run(
+                self._client, "compare_and_set", key=self._key, expected=self.token
+            )
+        except RedisError:
+            _log.warning("upload.lock_left", upload_id=self._upload_id)
+        self._keeper.join(timeout=_LOCK_RENEW_SECONDS * 5)
+
+    @property
+    def takeover_requested(self) -> bool:
+        """True once another request waits for the lock: the holder stops, and keeps its bytes."""
+        return self._takeover.is_set()
+
+    def read(self, body: Body, size: int) -> bytes:
+        """Read from the holder's client, while whose silence the lock can be taken over."""
+        self._reading_since = time.monotonic()
+        try:
+            return body.read(size)
+        finally:
+            self._reading_since = None
+
+    def _keep(self) -> None:
+        while not self._ended.wait(_LOCK_RENEW_SECONDS):
+            try:
+                if self._client.exists(self._takeover_key):
+                    self._takeover.set()
+                    since = self._reading_since
+                    if since is not None and time.monotonic() - since > _LOCK_IDLE_SECONDS:
+                        return
+                renewed = redis_client.PRIMITIVES.run(
+                    self._client,
+                    "compare_and_expire",
+                    key=self._key,
+                    expected=self.token,
+                    ms=LOCK_MS,
+                )
+                if not renewed:
+                    return
+            except RedisError:
+                # If that lasts, the lock expires, and later writes are refused.
+                _log.warning("upload.lock_not_renewed", upload_id=self._upload_id)
+
+
 class UploadStore:
-    """Records and locks; every method raises `QueueUnavailableError` if Redis does not answer."""
+    """The records; every method raises `QueueUnavailableError` if Redis does not answer."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
-
-    def _run(self, command: str, **arguments: Argument) -> bool:
-        with redis_errors():
-            return bool(redis_client.PRIMITIVES.run(self._client, command, **arguments))
 
     def create(self, upload: ResumableUpload) -> None:
         """Write a new record."""
@@ -117,6 +202,10 @@ class UploadStore:
             pipe.expireat(name, int(upload.expires_at + UPLOAD_GRACE_SECONDS))
             pipe.zadd(redis_keys.UPLOADS, {upload.upload_id: upload.expires_at})
             pipe.execute()
+
+    def lock(self, upload_id: str, *, wait_seconds: float = LOCK_WAIT_SECONDS) -> UploadLock:
+        """Return the lock of an upload, not yet taken."""
+        return UploadLock(self._client, upload_id, wait_seconds=wait_seconds)
 
     def get(self, upload_id: str) -> ResumableUpload | None:
         """Return an upload, or None."""
@@ -138,13 +227,15 @@ class UploadStore:
         Raises:
             LockLostError: the token no longer holds the lock, or the upload was removed.
         """
-        written = self._run(
-            "update_locked",
-            key=redis_keys.upload_key(upload.upload_id),
-            lock=redis_keys.upload_lock_key(upload.upload_id),
-            token=token,
-            fields=upload.to_record(),
-        )
+        with redis_errors():
+            written = redis_client.PRIMITIVES.run(
+                self._client,
+                "update_locked",
+                key=redis_keys.upload_key(upload.upload_id),
+                lock=redis_keys.upload_lock_key(upload.upload_id),
+                token=token,
+                fields=upload.to_record(),
+            )
         if not written:
             raise LockLostError(f"Another request has taken over the upload {upload.upload_id}.")
 
@@ -164,102 +255,3 @@ class UploadStore:
         """Have `expired` return an upload again from a unix time on."""
         with redis_errors():
             self._client.zadd(redis_keys.UPLOADS, {upload_id: until}, xx=True)
-
-    def lock(self, upload_id: str, token: str) -> bool:
-        """Take the lock if it is free; False if it is not."""
-        key = redis_keys.upload_lock_key(upload_id)
-        with redis_errors():
-            return bool(self._client.set(key, token, nx=True, px=LOCK_MS))
-
-    def renew(self, upload_id: str, token: str) -> bool:
-        """Prolong the lock; False if the token no longer holds it."""
-        key = redis_keys.upload_lock_key(upload_id)
-        return self._run("compare_and_expire", key=key, expected=token, ms=LOCK_MS)
-
-    def unlock(self, upload_id: str, token: str) -> None:
-        """Release the lock, if the token still holds it."""
-        self._run("compare_and_set", key=redis_keys.upload_lock_key(upload_id), expected=token)
-
-    def request_takeover(self, upload_id: str) -> None:
-        """Ask the holder of the lock to stop after its current chunk."""
-        with redis_errors():
-            self._client.set(redis_keys.upload_takeover_key(upload_id), "1", px=_TAKEOVER_MS)
-
-    def takeover_requested(self, upload_id: str) -> bool:
-        """Return whether another request waits for the lock."""
-        with redis_errors():
-            return bool(self._client.exists(redis_keys.upload_takeover_key(upload_id)))
-
-
-class Body(Protocol):
-    """The body of a request."""
-
-    def read(self, size: int, /) -> bytes:
-        """Read up to `size` bytes; none at the end, or if the client is gone."""
-
-
-class UploadLock:
-    """Holds an upload's lock for a block of code, and renews it in a thread.
-
-    Raises:
-        UploadLockedError: on entering, if the present holder did not release it in time.
-    """
-
-    def __init__(
-        self, store: UploadStore, upload_id: str, *, wait_seconds: float = LOCK_WAIT_SECONDS
-    ) -> None:
-        self._store = store
-        self._upload_id = upload_id
-        self._wait_seconds = wait_seconds
-        self._ended = threading.Event()
-        self._takeover = threading.Event()
-        self._reading_since: float | None = None
-        self._keeper = threading.Thread(target=self._keep, name="upload-lock", daemon=True)
-        self.token = secrets.token_hex(8)
-
-    def __enter__(self) -> Self:
-        deadline = time.monotonic() + self._wait_seconds
-        while not self._store.lock(self._upload_id, self.token):
-            if time.monotonic() > deadline:
-                raise UploadLockedError(
-                    "Another request is writing to this upload; try again in a few seconds."
-                )
-            self._store.request_takeover(self._upload_id)
-            time.sleep(_LOCK_POLL_SECONDS)
-        self._keeper.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        try:
-            self._store.unlock(self._upload_id, self.token)
-        except QueueUnavailableError:
-            _log.warning("upload.lock_left", upload_id=self._upload_id)
-        self._keeper.join(timeout=_LOCK_RENEW_SECONDS * 5)
-
-    @property
-    def takeover_requested(self) -> bool:
-        """True once another request waits for the lock: the holder stops, and keeps its bytes."""
-        return self._takeover.is_set()
-
-    def read(self, body: Body, size: int) -> bytes:
-        """Read from the holder's client, while whose silence the lock can be taken over."""
-        self._reading_since = time.monotonic()
-        try:
-            return body.read(size)
-        finally:
-            self._reading_since = None
-
-    def _keep(self) -> None:
-        while not self._ended.wait(_LOCK_RENEW_SECONDS):
-            try:
-                if self._store.takeover_requested(self._upload_id):
-                    self._takeover.set()
-                    since = self._reading_since
-                    if since is not None and time.monotonic() - since > _LOCK_IDLE_SECONDS:
-                        return
-                if not self._store.renew(self._upload_id, self.token):
-                    return
-            except QueueUnavailableError:
-                # If that lasts, the lock expires, and later writes are refused.
-                _log.warning("upload.lock_not_renewed", upload_id=self._upload_id)

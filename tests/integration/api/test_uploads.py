@@ -18,7 +18,7 @@ from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
 from tasks.storage.object_store import UPLOAD_OBJECTS, upload_prefix
-from tasks.uploads.store import PART_BYTES, UploadLock
+from tasks.uploads.store import PART_BYTES
 
 TUS = {"Tus-Resumable": "1.0.0"}
 PIECE = {**TUS, "Content-Type": "application/offset+octet-stream"}
@@ -334,9 +334,9 @@ def _ignore(call: Callable[[], object]) -> None:
 def test_two_writers_never_interleave(client: FlaskClient, services: Services) -> None:
     url = _begin(client, 5)
     upload_id = _id(url)
-    with UploadLock(services.runtime.uploads.store, upload_id):
+    with services.runtime.uploads.store.lock(upload_id):
         # Alive and not waiting for its client: it is not pushed aside.
-        other = UploadLock(services.runtime.uploads.store, upload_id, wait_seconds=0.3)
+        other = services.runtime.uploads.store.lock(upload_id, wait_seconds=0.3)
         with pytest.raises(Exception, match="Another request"):
             other.__enter__()
     assert _add(client, url, 0, b"abcde").status_code == 204
