@@ -9,7 +9,6 @@ import click
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from tasks import redis_keys
 from tasks.cli.output import (
     MISSING_NOTE,
     CommandError,
@@ -28,7 +27,6 @@ from tasks.cli.workers import drain, undrain, workers
 from tasks.errors import QueueUnavailableError
 from tasks.jobs import routing
 from tasks.jobs.job import Job, Status
-from tasks.redis_client import redis_errors
 from tasks.runtime import Runtime
 
 _TIME_FIELDS = ("created_at", "started_at", "finished_at", "expires_at", "deadline")
@@ -194,10 +192,7 @@ def purge(runtime: Runtime, queue: str | None, status: str | None, yes: bool) ->
 
 def _require_queue(runtime: Runtime, queue: str) -> None:
     """Raise `CommandError` unless a queue carries jobs."""
-    with redis_errors():
-        lists = {
-            str(name).rpartition("|")[0] for name in runtime.redis.smembers(redis_keys.QUEUE_LISTS)
-        }
+    lists = {name.rpartition("|")[0] for name in runtime.job_store.lists()}
     workers = runtime.registry.workers()
     served = {worker.queue for worker in workers} | {
         routing.model_queue(worker.model) for worker in workers if worker.model
