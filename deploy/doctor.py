@@ -27,13 +27,13 @@ from inference.models.registry import ModelSpec, get_spec
 from inference.models.weights import find_weights_problem
 from tasks.errors import QueueUnavailableError, SettingsError, TaskError
 from tasks.jobs import routing
-from tasks.jobs.job import Job, Status
+from tasks.jobs.job import Status
 from tasks.jobs.store import JobStore
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.storage.object_store import ObjectStore
 from tasks.webhooks.deliveries import DeliveryStore
-from tasks.worker_registry import Worker, WorkerRegistry
+from tasks.worker_registry import Worker
 
 #: The Lua scripts call EXPIRETIME, which came with Redis 7.0. Every release of Valkey has it.
 _MINIMUM_REDIS: Final = (7, 0)
@@ -69,33 +69,26 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The result of one check, shown as one line.
+    """The result of one check, shown as one line."""
 
-    Attributes:
-        subject: stable name of what was checked, such as `redis.aof`.
-        level: severity.
-        text: what was found.
-        advice: what to do about it; empty if nothing.
-    """
-
+    #: Stable name of what was checked, such as `redis.aof`.
     subject: str
     level: Level
     text: str
+    #: What to do about it; empty if nothing.
     advice: str = ""
 
 
-def ok(subject: str, text: str) -> CheckResult:
-    """Return a result that needs no action."""
+def _ok(subject: str, text: str) -> CheckResult:
     return CheckResult(subject, Level.OK, text)
 
 
-def warn(subject: str, text: str, advice: str) -> CheckResult:
-    """Return a result that an operator should look at."""
-    return CheckResult(subject, Level.WARN, text, advice)
+def _warn(subject: str, text: str, advice: str, *, when: bool = True) -> CheckResult:
+    """Return a warning, or, unless `when`, the text alone."""
+    return CheckResult(subject, Level.WARN, text, advice) if when else _ok(subject, text)
 
 
-def fail(subject: str, text: str, advice: str) -> CheckResult:
-    """Return a result that an operator has to act on."""
+def _fail(subject: str, text: str, advice: str) -> CheckResult:
     return CheckResult(subject, Level.FAIL, text, advice)
 
 
@@ -104,35 +97,50 @@ def run_checks() -> Iterator[CheckResult]:
     try:
         settings = Settings.load()
     except SettingsError as error:
-        yield fail("settings", str(error), "correct them; docs/settings.md lists all settings")
+        yield _fail("settings", str(error), "correct them; docs/settings.md lists all settings")
         return
-    yield ok("settings", f"all valid; model {settings.model}, host {settings.host}")
+    yield _ok("settings", f"all valid; model {settings.model}, host {settings.host}")
     url = settings.redis_url.get_secret_value()
     with Runtime(settings) as runtime:
         redis_results = list(check_redis(runtime.redis, url))
         yield from redis_results
-        yield from check_object_store(runtime.object_store, settings)
-        if redis_results[0].level is Level.FAIL and redis_results[0].subject == "redis":
-            yield from check_model(settings, served=False)
-            yield warn("workers", "unknown while Redis does not answer", "fix Redis first")
+        yield from _check_object_store(runtime.object_store, settings)
+        # Only a Redis that does not answer is a result of this name.
+        if redis_results[0].subject == "redis":
+            yield from _check_model(settings, served=False)
+            yield _warn("workers", "unknown while Redis does not answer", "fix Redis first")
             return
-        yield from _check_work(runtime)
+        try:
+            yield from _check_work(runtime)
+        except QueueUnavailableError as error:
+            yield _fail("redis", str(error), "it answered a moment ago: see its log")
 
 
 def _check_work(runtime: Runtime) -> Iterator[CheckResult]:
     """Run the checks that need Redis: model, workers, queues, dead letters, webhooks."""
-    settings, registry, job_store = runtime.settings, runtime.registry, runtime.job_store
-    try:
-        workers = registry.workers()
-        served = any(each.usable and each.model == settings.model for each in workers)
-        yield from check_model(settings, served=served)
-        yield from check_workers(registry, settings)
-        yield check_io_worker(runtime.celery_app)
-        yield from check_queues(job_store, registry, settings)
-        yield check_dead_letters(job_store)
-        yield check_webhooks(runtime.deliveries, settings)
-    except QueueUnavailableError as error:
-        yield fail("redis", str(error), "it answered a moment ago: see its log")
+    settings, workers = runtime.settings, runtime.registry.workers()
+    usable = {worker.model for worker in workers if worker.usable}
+    yield from _check_model(settings, served=settings.model in usable)
+    for worker in workers:
+        yield _check_worker(worker)
+    for name, seconds in runtime.registry.silent().items():
+        text = f"{name}: no heartbeat for {seconds:.0f} s"
+        yield _warn("workers", text, "restart it, unless it was removed on purpose")
+    if settings.model not in usable:
+        yield _fail(
+            "workers",
+            f"no worker is ready for {settings.model}: its jobs wait",
+            f"start one: celery -A tasks.app worker -n gpu0@%h -c 1 "
+            f"-Q {routing.gpu_queue(settings.host, 0)},{routing.model_queue(settings.model)}",
+        )
+    yield _check_io_worker(runtime.celery_app)
+    yield from _check_queues(runtime.job_store, usable, settings.max_pending)
+    if given_up := len(runtime.job_store.dead()):
+        advice = f"see {_JOBS} dead list; then {_JOBS} dead requeue, or dead drop"
+        yield _warn("dead_letters", f"{given_up} given up", advice)
+    else:
+        yield _ok("dead_letters", "none")
+    yield _check_webhooks(runtime.deliveries, settings)
 
 
 # Redis
@@ -140,36 +148,39 @@ def _check_work(runtime: Runtime) -> Iterator[CheckResult]:
 
 def check_redis(client: Redis, url: str) -> Iterator[CheckResult]:
     """Check that Redis answers, its version, append-only file, eviction, memory and latency."""
-    address = _redis_address(url)
+    parts = urlsplit(url)
+    # Without its password.
+    address = f"{parts.hostname}:{parts.port or 6379}" if parts.hostname else parts.path
     try:
         info: dict[str, Any] = client.info()
-        milliseconds = _measure_latency(client)
+        milliseconds = 1000 * median(_time_ping(client) for _ in range(_PINGS))
     except RedisError as error:
-        yield fail(
+        yield _fail(
             "redis", f"{address} does not answer: {error}", "start it, or correct RMBG_REDIS_URL"
         )
         return
     yield _check_version(info, address)
     yield _check_append_only_file(info)
     yield _check_eviction(info)
-    yield _check_memory(info)
-    yield _check_latency(milliseconds)
+    used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+    yield _warn(
+        "redis.memory",
+        f"{used / 2**20:,.0f} MiB used" + (f" of {limit / 2**20:,.0f}" if limit else ""),
+        "raise maxmemory: when it is full, uploads are refused",
+        when=limit > 0 and used > _NEARLY_FULL * limit,
+    )
+    yield _warn(
+        "redis.latency",
+        f"answers in {milliseconds:.1f} ms",
+        "run it closer to the API, and check its load with `redis-cli slowlog get`",
+        when=milliseconds > _SLOW_MILLISECONDS,
+    )
 
 
-def _redis_address(url: str) -> str:
-    """Return the address without its password."""
-    parts = urlsplit(url)
-    return f"{parts.hostname}:{parts.port or 6379}" if parts.hostname else parts.path
-
-
-def _measure_latency(client: Redis) -> float:
-    """Return the median time of a PING in milliseconds."""
-    times = []
-    for _ in range(_PINGS):
-        started = time.perf_counter()
-        client.ping()
-        times.append(time.perf_counter() - started)
-    return median(times) * 1000
+def _time_ping(client: Redis) -> float:
+    started = time.perf_counter()
+    client.ping()
+    return time.perf_counter() - started
 
 
 def _check_version(info: dict[str, Any], address: str) -> CheckResult:
@@ -177,69 +188,52 @@ def _check_version(info: dict[str, Any], address: str) -> CheckResult:
     version = str(info.get("redis_version", "0.0"))
     name = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {version}"
     if tuple(int(part) for part in version.split(".")[:2]) < _MINIMUM_REDIS:
-        return fail(
+        return _fail(
             "redis.version",
             f"{name} at {address} has no EXPIRETIME command",
             "upgrade to Redis 7.0 or later, or to Valkey",
         )
-    return ok("redis.version", f"{name} at {address}")
+    return _ok("redis.version", f"{name} at {address}")
 
 
 def _check_append_only_file(info: dict[str, Any]) -> CheckResult:
     if not info.get("aof_enabled"):
-        return fail(
+        return _fail(
             "redis.aof",
             "the append-only file is off: a restart of Redis loses jobs",
             "set `appendonly yes` in its configuration",
         )
     if info.get("aof_last_write_status", "ok") != "ok":
-        return fail("redis.aof", "the last write failed", "check its disk for free space")
-    return ok("redis.aof", "the append-only file is on")
+        return _fail("redis.aof", "the last write failed", "check its disk for free space")
+    return _ok("redis.aof", "the append-only file is on")
 
 
 def _check_eviction(info: dict[str, Any]) -> CheckResult:
     policy = str(info.get("maxmemory_policy", "unknown"))
     if policy == "noeviction":
-        return ok("redis.eviction", "maxmemory-policy is noeviction")
-    return fail(
+        return _ok("redis.eviction", "maxmemory-policy is noeviction")
+    return _fail(
         "redis.eviction",
         f"maxmemory-policy is {policy}: Redis may evict jobs",
         "set `maxmemory-policy noeviction` in its configuration",
     )
 
 
-def _check_memory(info: dict[str, Any]) -> CheckResult:
-    used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
-    text = f"{used / 2**20:,.0f} MiB used" + (f" of {limit / 2**20:,.0f}" if limit else "")
-    if limit and used > _NEARLY_FULL * limit:
-        return warn("redis.memory", text, "raise maxmemory: when it is full, uploads are refused")
-    return ok("redis.memory", text)
-
-
-def _check_latency(milliseconds: float) -> CheckResult:
-    text = f"answers in {milliseconds:.1f} ms"
-    if milliseconds > _SLOW_MILLISECONDS:
-        advice = "run it closer to the API, and check its load with `redis-cli slowlog get`"
-        return warn("redis.latency", text, advice)
-    return ok("redis.latency", text)
-
-
 # The object store
 
 
-def check_object_store(object_store: ObjectStore, settings: Settings) -> Iterator[CheckResult]:
-    """Check the bucket, write, read and delete an object, a signed URL, and the clock."""
+def _check_object_store(object_store: ObjectStore, settings: Settings) -> Iterator[CheckResult]:
     address = f"{settings.s3_endpoint}{settings.s3_bucket}"
     try:
         object_store.ping()
     except TaskError as error:
-        yield fail(
+        yield _fail(
             "store.bucket",
             f"{address}: {error}",
             "start the object store, correct RMBG_S3_ENDPOINT and the keys, or run `rmbg bucket`",
         )
         return
-    yield ok("store.bucket", f"{address} exists")
+    yield _ok("store.bucket", f"{address} exists")
     yield from _check_objects(object_store)
     yield _check_clock(str(settings.s3_endpoint))
 
@@ -256,14 +250,16 @@ def _check_objects(object_store: ObjectStore) -> Iterator[CheckResult]:
             object_store.delete(key)
     except TaskError as error:
         advice = "allow the S3 keys to put, get and delete objects in the bucket"
-        yield fail("store.objects", str(error), advice)
+        yield _fail("store.objects", str(error), advice)
         return
-    milliseconds = (time.perf_counter() - started) * 1000
     if not is_intact:
         advice = "see the object store's log, and check its disk"
-        yield fail("store.objects", "the object that was read differs from the written one", advice)
+        yield _fail(
+            "store.objects", "the object that was read differs from the written one", advice
+        )
         return
-    yield ok("store.objects", f"written, read and deleted in {milliseconds:.0f} ms")
+    milliseconds = (time.perf_counter() - started) * 1000
+    yield _ok("store.objects", f"written, read and deleted in {milliseconds:.0f} ms")
     yield signed_url_result
 
 
@@ -275,10 +271,10 @@ def _check_signed_url(object_store: ObjectStore, key: str) -> CheckResult:
         )
     except urllib3.exceptions.HTTPError as error:
         text = f"signed URLs do not work from this machine: {type(error).__name__}"
-        return warn("store.signed", text, advice)
+        return _warn("store.signed", text, advice)
     if response.status != _HTTP_OK:
-        return warn("store.signed", f"a signed URL was answered with {response.status}", advice)
-    return ok("store.signed", "signed URLs work from this machine")
+        return _warn("store.signed", f"a signed URL was answered with {response.status}", advice)
+    return _ok("store.signed", "signed URLs work from this machine")
 
 
 def _check_clock(endpoint: str) -> CheckResult:
@@ -288,30 +284,27 @@ def _check_clock(endpoint: str) -> CheckResult:
         )
         skew = time.time() - parsedate_to_datetime(response.headers["Date"]).timestamp()
     except (urllib3.exceptions.HTTPError, KeyError, ValueError):
-        return ok("store.clock", "not checked: the object store sends no Date header")
+        return _ok("store.clock", "not checked: the object store sends no Date header")
     text = f"{abs(skew):.0f} s between this machine's clock and the object store's"
     if abs(skew) > _MAX_SKEW_SECONDS:
         advice = f"set the clock: S3 refuses requests that are off by {_MAX_SKEW_SECONDS // 60} min"
-        return fail("store.clock", text, advice)
-    if abs(skew) > _WARN_SKEW_SECONDS:
-        return warn("store.clock", text, "set the clock, by NTP for example")
-    return ok("store.clock", text)
+        return _fail("store.clock", text, advice)
+    advice = "set the clock, by NTP for example"
+    return _warn("store.clock", text, advice, when=abs(skew) > _WARN_SKEW_SECONDS)
 
 
 # The model
 
 
-def check_model(settings: Settings, *, served: bool) -> Iterator[CheckResult]:
+def _check_model(settings: Settings, *, served: bool) -> Iterator[CheckResult]:
     """Check the model's file and the device, on this machine.
 
-    Args:
-        settings: the model, the folder of its file, and the device.
-        served: a worker serves the model already, so that its file may be missing here.
+    The file may be missing here if a worker serves the model already (`served`).
     """
     try:
         spec = get_spec(settings.model)
     except ModelError as error:
-        yield fail("model.file", str(error), "correct RMBG_MODEL; see `rmbg models list`")
+        yield _fail("model.file", str(error), "correct RMBG_MODEL; see `rmbg models list`")
         return
     yield _check_model_file(spec, settings, served=served)
     yield _check_device(spec, settings)
@@ -324,24 +317,24 @@ def _check_model_file(spec: ModelSpec, settings: Settings, *, served: bool) -> C
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
     if problem is None:
-        return ok("model.file", f"{spec.name}: {path}")
+        return _ok("model.file", f"{spec.name}: {path}")
     advice = f"fetch it: rmbg models fetch {spec.name}"
     if served:
         text = f"{path} {problem} on this machine, but a worker serves the model"
-        return warn("model.file", text, f"to run a model worker on this machine, {advice}")
-    return fail("model.file", f"{path} {problem}", advice)
+        return _warn("model.file", text, f"to run a model worker on this machine, {advice}")
+    return _fail("model.file", f"{path} {problem}", advice)
 
 
 def _check_device(spec: ModelSpec, settings: Settings) -> CheckResult:
     device = settings.device
     if device == "cpu":
-        return ok("model.device", "cpu, as RMBG_DEVICE says")
+        return _ok("model.device", "cpu, as RMBG_DEVICE says")
     module = "onnxruntime" if spec.engine == "onnx" else "torch"
     if importlib.util.find_spec(module) is None:
         text = f"{module}, which runs {spec.name}, is not installed on this machine"
         extra = "cpu" if spec.engine == "onnx" else "torch"
         advice = f"to run a model worker on this machine: pip install 'rmbg-queue[{extra}]'"
-        return warn("model.device", text, advice)
+        return _warn("model.device", text, advice)
     return _check_onnx_device(device) if spec.engine == "onnx" else _check_torch_device(device)
 
 
@@ -350,10 +343,10 @@ def _check_onnx_device(device: str) -> CheckResult:
 
     has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     if device == "auto":
-        return ok("model.device", f"auto: {'CUDA' if has_cuda else 'the CPU'}")
+        return _ok("model.device", f"auto: {'CUDA' if has_cuda else 'the CPU'}")
     if has_cuda:
-        return ok("model.device", f"{device}, by ONNX Runtime")
-    return fail(
+        return _ok("model.device", f"{device}, by ONNX Runtime")
+    return _fail(
         "model.device",
         f"RMBG_DEVICE is {device}, but this ONNX Runtime has no CUDA",
         "install onnxruntime-gpu, or set RMBG_DEVICE=cpu",
@@ -366,131 +359,85 @@ def _check_torch_device(device: str) -> CheckResult:
     try:
         chosen = choose_device(device)
     except ModelError as error:
-        return fail("model.device", str(error), "correct RMBG_DEVICE, or the GPU's driver")
+        return _fail("model.device", str(error), "correct RMBG_DEVICE, or the GPU's driver")
     if device == "auto" and chosen.type == "cpu":
         text = "no GPU was found, and the CPU needs seconds for a picture"
         advice = "if this machine has a GPU, check nvidia-smi; else set RMBG_DEVICE=cpu"
-        return warn("model.device", text, advice)
-    return ok("model.device", f"{device}: {chosen}")
+        return _warn("model.device", text, advice)
+    return _ok("model.device", f"{device}: {chosen}")
 
 
-# Workers, queues, dead letters and webhooks
-
-
-def check_workers(registry: WorkerRegistry, settings: Settings) -> Iterator[CheckResult]:
-    """Check each model worker, and that one is ready for the configured model."""
-    workers = registry.workers()
-    for worker in workers:
-        yield _check_worker(worker)
-    for name, seconds in registry.silent().items():
-        text = f"{name}: no heartbeat for {seconds:.0f} s"
-        yield warn("workers", text, "restart it, unless it was removed on purpose")
-    usable = [worker for worker in workers if worker.usable and worker.model == settings.model]
-    if not usable:
-        yield fail(
-            "workers",
-            f"no worker is ready for {settings.model}: its jobs wait",
-            f"start one: celery -A tasks.app worker -n gpu0@%h -c 1 "
-            f"-Q {routing.gpu_queue(settings.host, 0)},{routing.model_queue(settings.model)}",
-        )
+# Workers, queues and webhooks
 
 
 def _check_worker(worker: Worker) -> CheckResult:
-    text = f"{worker.name}: {worker.model or 'unknown model'}, {worker.seconds:.2f} s a job"
+    name = worker.name
     if worker.drained:
-        return warn(
-            "workers",
-            f"{worker.name} is drained: {worker.drained}",
-            f"to let it take jobs again: {_JOBS} undrain {worker.name}",
-        )
+        advice = f"to let it take jobs again: {_JOBS} undrain {name}"
+        return _warn("workers", f"{name} is drained: {worker.drained}", advice)
     if not worker.alive:
-        return warn("workers", f"{worker.name}: no heartbeat", "restart it")
+        return _warn("workers", f"{name}: no heartbeat", "restart it")
     if not worker.ready:
         advice = "wait while its model loads; if that takes minutes, see its log"
-        return warn("workers", f"{worker.name} is alive, but its model does not answer", advice)
-    return ok("workers", f"{text}, {'busy' if worker.running else 'ready'}")
+        return _warn("workers", f"{name} is alive, but its model does not answer", advice)
+    text = f"{name}: {worker.model or 'unknown model'}, {worker.seconds:.2f} s a job"
+    return _ok("workers", f"{text}, {'busy' if worker.running else 'ready'}")
 
 
-def check_io_worker(app: Celery) -> CheckResult:
+def _check_io_worker(app: Celery) -> CheckResult:
     """Check that a worker consumes the queue of webhooks, and so does the periodic work."""
+    why = ""
     try:
         answers = app.control.inspect(timeout=_INSPECT_SECONDS).active_queues() or {}
     except (OperationalError, RedisError, OSError) as error:
         answers, why = {}, f" ({type(error).__name__})"
-    else:
-        why = ""
     found = [
         worker
         for worker, queues in answers.items()
         if any(queue["name"] == routing.WEBHOOK_QUEUE for queue in queues)
     ]
     if found:
-        return ok("workers.io", f"{', '.join(sorted(found))}: ready")
-    return fail(
+        return _ok("workers.io", f"{', '.join(sorted(found))}: ready")
+    return _fail(
         "workers.io",
         f"no I/O worker answers{why}: webhooks and missing messages are not sent",
         "start one: celery -A tasks.app worker -n io@%h -Q webhooks -P threads -c 32",
     )
 
 
-def check_queues(
-    job_store: JobStore, registry: WorkerRegistry, settings: Settings
-) -> Iterator[CheckResult]:
+def _check_queues(job_store: JobStore, served: set[str], limit: int) -> Iterator[CheckResult]:
     """Check how many jobs wait, for how long, and whether a worker serves their models."""
-    queued, unreadable = _read_queued(job_store)
-    if unreadable:
-        text = f"{len(unreadable)} queued with records that cannot be read"
-        yield fail("queues.records", text, f"see {_JOBS} stuck")
-    running = job_store.counts()[Status.PROCESSING]
-    yield _check_depth(len(queued) + len(unreadable), running, settings.max_pending)
-    if queued:
-        yield _check_oldest(queued)
-    served = {worker.model for worker in registry.workers() if worker.usable}
-    for model, number in sorted(Counter(job.model for job in queued).items()):
-        if model not in served:
-            text = f"{number} queued for {model}, which no ready worker serves"
-            advice = f"start a worker for {model}, or cancel them: {_JOBS} purge"
-            yield fail("queues", text, advice)
-
-
-def _read_queued(job_store: JobStore) -> tuple[list[Job], list[str]]:
-    """Return the queued jobs, and the ids of those whose records cannot be read."""
     ids = job_store.ids(Status.QUEUED)
     batches = [
         job_store.read(ids[start : start + _READ_BATCH])
         for start in range(0, len(ids), _READ_BATCH)
     ]
-    jobs = [job for batch in batches for job in batch.jobs]
-    return jobs, [task_id for batch in batches for task_id in batch.unreadable]
-
-
-def _check_depth(queued: int, running: int, limit: int) -> CheckResult:
-    text = f"{queued} queued, {running} running"
-    if limit and queued + running > _NEARLY_FULL * limit:
+    queued = [job for batch in batches for job in batch.jobs]
+    unreadable = sum(len(batch.unreadable) for batch in batches)
+    if unreadable:
+        text = f"{unreadable} queued with records that cannot be read"
+        yield _fail("queues.records", text, f"see {_JOBS} stuck")
+    running = job_store.counts()[Status.PROCESSING]
+    text = f"{len(queued) + unreadable} queued, {running} running"
+    if limit and len(queued) + unreadable + running > _NEARLY_FULL * limit:
         advice = "add workers; at RMBG_MAX_PENDING, uploads are answered with 503"
-        return warn("queues.depth", f"{text}, of at most {limit}", advice)
-    return ok("queues.depth", text)
+        yield _warn("queues.depth", f"{text}, of at most {limit}", advice)
+    else:
+        yield _ok("queues.depth", text)
+    if queued:
+        oldest = min(queued, key=lambda job: job.created_at)
+        seconds = time.time() - oldest.created_at
+        text = f"the oldest, {oldest.task_id}, has waited for {seconds:.0f} s"
+        advice = f"see {_JOBS} stuck; if that is empty, add workers"
+        yield _warn("queues.oldest", text, advice, when=seconds > _LONG_WAIT_SECONDS)
+    for model, number in sorted(Counter(job.model for job in queued).items()):
+        if model not in served:
+            text = f"{number} queued for {model}, which no ready worker serves"
+            advice = f"start a worker for {model}, or cancel them: {_JOBS} purge"
+            yield _fail("queues", text, advice)
 
 
-def _check_oldest(queued: list[Job]) -> CheckResult:
-    oldest = min(queued, key=lambda job: job.created_at)
-    seconds = time.time() - oldest.created_at
-    text = f"the oldest, {oldest.task_id}, has waited for {seconds:.0f} s"
-    if seconds > _LONG_WAIT_SECONDS:
-        return warn("queues.oldest", text, f"see {_JOBS} stuck; if that is empty, add workers")
-    return ok("queues.oldest", text)
-
-
-def check_dead_letters(job_store: JobStore) -> CheckResult:
-    """Check that no job was given up."""
-    number = len(job_store.dead())
-    if number:
-        advice = f"see {_JOBS} dead list; then {_JOBS} dead requeue, or dead drop"
-        return warn("dead_letters", f"{number} given up", advice)
-    return ok("dead_letters", "none")
-
-
-def check_webhooks(deliveries: DeliveryStore, settings: Settings) -> CheckResult:
+def _check_webhooks(deliveries: DeliveryStore, settings: Settings) -> CheckResult:
     """Check that no webhook was given up, and say which secrets sign them.
 
     Without RMBG_WEBHOOK_SECRET only owners of API keys have webhooks, which is a valid choice.
@@ -498,11 +445,11 @@ def check_webhooks(deliveries: DeliveryStore, settings: Settings) -> CheckResult
     dead = deliveries.dead(_MAX_COUNTED)
     if dead:
         number = f"{_MAX_COUNTED} or more" if len(dead) == _MAX_COUNTED else str(len(dead))
-        return warn(
+        return _warn(
             "webhooks",
             f"{number} given up; the latest: {dead[0].reason}",
             "see celery -A tasks.app webhooks list --dead; then replay or drop them",
         )
     if settings.webhook_secret is None:
-        return ok("webhooks", "none given up; RMBG_WEBHOOK_SECRET is not set: API keys only")
-    return ok("webhooks", "none given up; signed with RMBG_WEBHOOK_SECRET, or a key's secret")
+        return _ok("webhooks", "none given up; RMBG_WEBHOOK_SECRET is not set: API keys only")
+    return _ok("webhooks", "none given up; signed with RMBG_WEBHOOK_SECRET, or a key's secret")
