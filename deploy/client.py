@@ -3,6 +3,7 @@
 import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self, cast
 
@@ -25,10 +26,7 @@ class ClientError(Exception):
 class ServiceClient:
     """Sends requests to one service, from any number of threads.
 
-    Args:
-        url: the service's address, such as `http://127.0.0.1:8000`.
-        api_key: sent as `X-API-Key`, if given.
-        connections: connections that are kept open for reuse.
+    Every method raises `ClientError` if the service does not answer, or answers with an error.
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, connections: int = 4) -> None:
@@ -47,43 +45,25 @@ class ServiceClient:
         self._pool.clear()
 
     def submit(self, photo: Path, options: Mapping[str, str]) -> str:
-        """Submit a picture, and return its task's id.
-
-        Raises:
-            ClientError: the file cannot be read, or the service refused it.
-        """
-        try:
+        """Submit a picture, which has to be readable, and return its task's id."""
+        with _reading(photo):
             content = photo.read_bytes()
-        except OSError as error:
-            raise ClientError(f"{photo} cannot be read: {error.strerror}") from error
         fields = {**options, "image": (photo.name, content, "application/octet-stream")}
         return str(self.request("POST", "/api/v1/remove-bg", fields=fields)["task_id"])
 
     def wait(self, task_id: str) -> dict[str, Any]:
-        """Wait until a task is final, without a limit, and return it.
-
-        Raises:
-            ClientError: the service does not know the task, or does not answer.
-        """
+        """Wait until a task is final, without a limit, and return it."""
         while True:
             task = self.request("GET", f"/api/v1/tasks/{task_id}?wait={_WAIT_SECONDS}")
             if task["status"] in _FINAL_STATUSES:
                 return task
 
     def cut_out(self, photo: Path, options: Mapping[str, str]) -> bytes:
-        """Submit a picture, wait for its cutout, and return the file.
-
-        Raises:
-            ClientError: the picture was refused, its task failed, or the service does not answer.
-        """
+        """Submit a picture, wait for its cutout, and return the file."""
         return self.result(self.submit(photo, options))
 
     def result(self, task_id: str) -> bytes:
-        """Wait for a task's cutout, and return the file.
-
-        Raises:
-            ClientError: the task did not succeed, or the service does not answer.
-        """
+        """Wait for a task's cutout, and return the file; a task that fails is an error."""
         task = self.wait(task_id)
         if task["status"] != "succeeded":
             reason = (task.get("error") or {}).get("message") or f"the task is {task['status']}"
@@ -91,11 +71,7 @@ class ServiceClient:
         return self.download(task["result_url"])
 
     def download(self, url: str) -> bytes:
-        """Return the content of a signed URL.
-
-        Raises:
-            ClientError: it cannot be fetched.
-        """
+        """Return the content of a signed URL."""
         response = self._send("GET", url)
         if response.status != _HTTP_OK:
             raise ClientError(f"the cutout cannot be fetched: HTTP {response.status}")
@@ -109,11 +85,7 @@ class ServiceClient:
         headers: Mapping[str, str] | None = None,
         **more: Any,  # noqa: ANN401 - arguments of urllib3's `request`
     ) -> dict[str, Any]:
-        """Send a request to a path of the service, and return the `data` of the answer's envelope.
-
-        Raises:
-            ClientError: the service answers with an error, or does not answer.
-        """
+        """Send a request to a path of the service, and return the `data` of its envelope."""
         url = f"{self._url}{path}"
         response = self._send(method, url, headers={**self._headers, **(headers or {})}, **more)
         try:
@@ -147,25 +119,26 @@ def submit_batch(
         ClientError: a file cannot be read, or the service refused the batch.
     """
     boundary = secrets.token_hex(16)
-    start = b"".join(_field_part(boundary, name, value) for name, value in options.items())
+    start = b"".join(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        for name, value in options.items()
+    )
     files = [(_file_head(boundary, photo.name), photo) for photo in photos]
     end = f"--{boundary}--\r\n".encode()
-    size = len(start) + sum(len(head) + _file_size(photo) + len(_CRLF) for head, photo in files)
+    size = len(start) + len(end)
+    for head, photo in files:
+        with _reading(photo):
+            size += len(head) + photo.stat().st_size + len(_CRLF)
     return client.request(
         "POST",
         "/api/v1/remove-bg/batch",
         body=_stream_body(start, files, end),
         headers={
             "Content-Type": f"multipart/form-data; boundary={boundary}",
-            "Content-Length": str(size + len(end)),
+            "Content-Length": str(size),
         },
         timeout=_BATCH_TIMEOUT,
     )
-
-
-def _field_part(boundary: str, name: str, value: str) -> bytes:
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'
-    return f"{head}{value}\r\n".encode()
 
 
 def _file_head(boundary: str, name: str) -> bytes:
@@ -178,22 +151,20 @@ def _file_head(boundary: str, name: str) -> bytes:
     ).encode()
 
 
-def _file_size(photo: Path) -> int:
-    try:
-        return photo.stat().st_size
-    except OSError as error:
-        raise ClientError(f"{photo} cannot be read: {error.strerror}") from error
-
-
 def _stream_body(start: bytes, files: Sequence[tuple[bytes, Path]], end: bytes) -> Iterator[bytes]:
     yield start
     for head, photo in files:
         yield head
-        try:
-            with photo.open("rb") as file:
-                while chunk := file.read(_CHUNK_BYTES):
-                    yield chunk
-        except OSError as error:
-            raise ClientError(f"{photo} cannot be read: {error.strerror}") from error
+        with _reading(photo), photo.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
         yield _CRLF
     yield end
+
+
+@contextmanager
+def _reading(photo: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ClientError(f"{photo} cannot be read: {error.strerror}") from error

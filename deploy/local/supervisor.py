@@ -10,11 +10,10 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, STDOUT, Process
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -43,67 +42,22 @@ class ChildState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RestartBackoff:
-    """The pause between an exit and the restart, which doubles from exit to exit.
-
-    Attributes:
-        first: seconds of the first pause.
-        longest: seconds of the longest pause.
-        stable: after this number of seconds without an exit, the next pause is the first one again.
-    """
+    """The pause between an exit and the restart, which doubles from exit to exit, in seconds."""
 
     first: float = 0.5
     longest: float = 10.0
+    #: After an uptime as long, the next pause is the first one again.
     stable: float = 30.0
 
     def next_pause(self, previous: float | None, uptime: float) -> float:
-        """Return the pause in seconds.
-
-        Args:
-            previous: the pause before the last start; None if there was none.
-            uptime: seconds from the last start to the exit.
-        """
+        """Return the pause after an uptime; `previous` is the last one, None if there was none."""
         if previous is None or uptime >= self.stable:
             return self.first
         return min(previous * 2, self.longest)
 
 
-@dataclass(frozen=True, slots=True)
-class _OutputPipe:
-    """The pipe that a process writes its output to.
-
-    asyncio's own pipe would not do: with it, `Process.wait` returns only when the last descendant
-    that holds the pipe has exited, so that an orphan would prevent the restart.
-    """
-
-    stream: asyncio.StreamReader
-    transport: asyncio.ReadTransport
-    writable: int
-
-    @classmethod
-    async def open(cls) -> "_OutputPipe":
-        readable, writable = os.pipe()
-        stream = asyncio.StreamReader(_MAX_LINE_BYTES)
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(readable, "rb", buffering=0)
-        )
-        return cls(stream, transport, writable)
-
-    def close_writable(self) -> None:
-        """Close this process's copy of the writing end, so that the child's exit closes it."""
-        os.close(self.writable)
-
-
 class Child:
-    """The process of a service, over all its restarts.
-
-    Attributes:
-        service: what is run.
-        state: for the screen.
-        exits: how many times the process has exited without being stopped.
-        reason: why it is not ready.
-        lines: its last lines of output.
-        start_decided: set when it was ready for the first time, or failed to start too often.
-    """
+    """The process of a service, over all its restarts."""
 
     def __init__(
         self,
@@ -115,9 +69,13 @@ class Child:
     ) -> None:
         self.service = service
         self.state = ChildState.STARTING
+        #: How many times the process has exited without being stopped.
         self.exits = 0
+        #: Why it is not ready.
         self.reason = "not started"
+        #: Its last lines of output.
         self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        #: Set when it was ready for the first time, or failed to start too often.
         self.start_decided = asyncio.Event()
         self._sink = sink
         self._backoff = backoff
@@ -139,7 +97,10 @@ class Child:
             ending = await self._run_once()
             if self._stop_requested.is_set():
                 break
-            self._count_exit()
+            self.state = ChildState.RESTARTING
+            self.exits += 1
+            if self.exits >= MAX_START_FAILURES:
+                self.start_decided.set()
             pause = self._backoff.next_pause(pause, time.monotonic() - started)
             self._report(f"{ending}; restarting in {pause:g} s")
             with suppress(TimeoutError):
@@ -156,22 +117,23 @@ class Child:
         if self.pid is not None:
             signal_group(self.pid, signal.SIGKILL)
 
-    def _count_exit(self) -> None:
-        self.state = ChildState.RESTARTING
-        self.exits += 1
-        if self.exits >= MAX_START_FAILURES:
-            self.start_decided.set()
-
     async def _run_once(self) -> str:
         """Run the process from start to exit, and return how it ended."""
         started_at = time.time()
         self.state = ChildState.STARTING
-        output = await _OutputPipe.open()
+        # With asyncio's own pipe, `Process.wait` returns only when the last descendant that holds
+        # it has exited, so that an orphan would prevent the restart.
+        readable, writable = os.pipe()
+        output = asyncio.StreamReader(_MAX_LINE_BYTES)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(output), os.fdopen(readable, "rb", buffering=0)
+        )
         try:
-            process = self._process = await self._spawn(output)
+            process = self._process = await self._spawn(writable)
         finally:
-            output.close_writable()
-        forwarding = asyncio.create_task(self._forward(output.stream))
+            # So that the child's exit closes the pipe.
+            os.close(writable)
+        forwarding = asyncio.create_task(self._forward(output))
         probing = asyncio.create_task(self._probe_until_ready(started_at))
         try:
             await self._wait_for_exit(process)
@@ -181,17 +143,20 @@ class Child:
             await asyncio.to_thread(kill_group, process.pid)
             await asyncio.wait({forwarding}, timeout=_DRAIN_SECONDS)
             forwarding.cancel()
-            output.transport.close()
+            transport.close()
             self.service.remove_leftovers()
-        return _describe_exit(process)
+        code = process.returncode or 0
+        if code < 0:
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"ended with status {code}"
 
-    async def _spawn(self, output: _OutputPipe) -> Process:
+    async def _spawn(self, output: int) -> Process:
         return await asyncio.create_subprocess_exec(
             *command_line(self.service),
-            env=dict(environment(self.service)),
+            env=environment(self.service),
             cwd=self.service.folder,
             stdin=DEVNULL,
-            stdout=output.writable,
+            stdout=output,
             stderr=STDOUT,
             start_new_session=True,
             pass_fds=tuple(self._inherited),
@@ -247,13 +212,6 @@ class Child:
         self._sink("rmbg", f"{self.service.name} {text}")
 
 
-def _describe_exit(process: Process) -> str:
-    code = process.returncode or 0
-    if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with status {code}"
-
-
 #: A bare Python runs this in the new process, and then becomes the real program: it has Linux kill
 #: the process when the parent exits, even by kill -9. (`preexec_fn` could do this as well, but may
 #: deadlock in a parent that has threads.)
@@ -275,7 +233,7 @@ def command_line(service: Service) -> tuple[str, ...]:
     return (sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), *service.command)
 
 
-def environment(service: Service) -> Mapping[str, str]:
+def environment(service: Service) -> dict[str, str]:
     """Return this process's environment with the service's variables added."""
     return {**inherited_environment(), "PYTHONUNBUFFERED": "1", **service.env}
 
@@ -326,21 +284,18 @@ def _group_and_state(process: Path) -> tuple[int, bool]:
 class Supervisor:
     """Keeps services running until `stop`; to be used from one event loop.
 
-    Args:
-        sink: is called with every line.
-        backoff: pauses between exit and restart.
-        inherited: file descriptors that stay open in all children.
+    The file descriptors `inherited` stay open in all children.
     """
 
     def __init__(
         self,
         sink: LineSink,
         *,
-        backoff: RestartBackoff | None = None,
+        backoff: RestartBackoff = RestartBackoff(),
         inherited: Collection[int] = (),
     ) -> None:
         self._sink = sink
-        self._backoff = backoff or RestartBackoff()
+        self._backoff = backoff
         self._inherited = inherited
         self._tasks: dict[Child, asyncio.Task[None]] = {}
 
@@ -355,7 +310,11 @@ class Supervisor:
         Raises:
             StartError: one was not ready in time, or kept exiting; with its last lines.
         """
-        started = [self._start_child(service) for service in services]
+        started = [
+            Child(service, self._sink, backoff=self._backoff, inherited=self._inherited)
+            for service in services
+        ]
+        self._tasks |= {child: asyncio.create_task(child.run()) for child in started}
         await asyncio.gather(*(_wait_for_start(child, seconds) for child in started))
 
     async def wait_for_failure(self) -> None:
@@ -366,30 +325,18 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Stop all children, stage after stage, each within its grace time."""
-        ordered = sorted(self._tasks, key=_stop_stage)
-        for _, stage in groupby(ordered, key=_stop_stage):
-            await self._stop_children(list(stage))
+        for stage in sorted({child.service.stop_stage for child in self._tasks}):
+            children = [child for child in self._tasks if child.service.stop_stage == stage]
+            for child in children:
+                child.stop()
+            # A task that failed has ended its child, too; the others must still be stopped.
+            ended = (self._tasks[child] for child in children)
+            await asyncio.gather(*ended, return_exceptions=True)
 
     def kill(self) -> None:
         """Kill all children without grace time."""
         for child in self._tasks:
             child.kill()
-
-    def _start_child(self, service: Service) -> Child:
-        child = Child(service, self._sink, backoff=self._backoff, inherited=self._inherited)
-        self._tasks[child] = asyncio.create_task(child.run())
-        return child
-
-    async def _stop_children(self, children: list[Child]) -> None:
-        for child in children:
-            child.stop()
-        # A task that failed has ended its child, too; the other children must still be stopped.
-        tasks = (self._tasks[child] for child in children)
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _stop_stage(child: Child) -> int:
-    return child.service.stop_stage
 
 
 async def _wait_for_start(child: Child, seconds: float) -> None:
