@@ -25,15 +25,11 @@ _CREDENTIAL_BYTES: Final = 24
 
 @dataclass(frozen=True, slots=True)
 class DataFolder:
-    """A locked data folder.
-
-    Attributes:
-        path: the folder.
-        lock: file descriptor of the lock. The folder stays locked while a child that inherited it
-            runs, so that no second Valkey opens the files of one that was left behind.
-    """
+    """A locked data folder."""
 
     path: Path
+    #: File descriptor of the lock. The folder stays locked while a child that inherited it runs, so
+    #: that no second Valkey opens the files of one that was left behind.
     lock: int
 
     @property
@@ -60,11 +56,7 @@ class DataFolder:
 
 @contextmanager
 def open_data_folder(path: Path, *, timeout: float = _LOCK_SECONDS) -> Iterator[DataFolder]:
-    """Create the folder, and lock it for as long as the context lasts.
-
-    Args:
-        path: the folder.
-        timeout: seconds to wait for the lock.
+    """Create the folder, and lock it for as long as the context lasts, after `timeout` at most.
 
     Raises:
         SetupError: the folder cannot be written, or is locked by another `rmbg up`.

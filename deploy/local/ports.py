@@ -22,15 +22,15 @@ def reserved_ports(preferred: int | None = None) -> Iterator[list[int]]:
     """Reserve a block of free ports for as long as the context lasts.
 
     The block's first port is kept bound as a guard, so that two callers never share a block even
-    before their servers listen. The other ports are free to be bound.
-
-    Args:
-        preferred: the first port that an earlier call returned, to get the same block again.
+    before their servers listen. The other ports are free to be bound. A `preferred` port, the first
+    that an earlier call returned, gets the same block again.
 
     Raises:
         SetupError: there is no free block.
     """
-    for first in _candidates(preferred):
+    blocks = list(range(_FIRST, _LAST + 2 - _BLOCK_SIZE, _BLOCK_SIZE))
+    random.SystemRandom().shuffle(blocks)
+    for first in [preferred - 1, *blocks] if preferred else blocks:
         guard = _bind(first, shared=False)
         if guard is None:
             continue
@@ -43,13 +43,6 @@ def reserved_ports(preferred: int | None = None) -> Iterator[list[int]]:
         f"No {_BLOCK_SIZE} consecutive ports are free between {_FIRST} and {_LAST} on {LOOPBACK}: "
         "stop some of the servers that listen there."
     )
-
-
-def _candidates(preferred: int | None) -> list[int]:
-    """Return the first ports of all blocks, in random order after the preferred one."""
-    blocks = list(range(_FIRST, _LAST + 2 - _BLOCK_SIZE, _BLOCK_SIZE))
-    random.SystemRandom().shuffle(blocks)
-    return [preferred - 1, *blocks] if preferred else blocks
 
 
 def is_free(port: int) -> bool:
@@ -77,10 +70,8 @@ def require_free(port: int, option: str) -> None:
 def _bind(port: int, *, shared: bool) -> socket.socket | None:
     """Return a socket that is bound to this port, or None.
 
-    Args:
-        port: of loopback.
-        shared: as servers bind it, so that connections that are still closing are no obstacle.
-            Two shared sockets may have the same port until one listens: a guard is not shared.
+    `shared` binds it as servers do, so that connections that are still closing are no obstacle.
+    Two shared sockets may have the same port until one listens: a guard is not shared.
     """
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(shared))

@@ -5,7 +5,8 @@ A probe returns if the process is ready, and raises `NotReadyError` with the rea
 
 import io
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -22,17 +23,15 @@ from tasks.settings import Settings
 _TIMEOUT_SECONDS: Final = 2.0
 _HTTP_OK: Final = 200
 _REGION: Final = "us-east-1"
+_STORE_ERRORS: Final = (MinioException, urllib3.exceptions.HTTPError)
 
 
 def redis_answers(url: str) -> Probe:
     """Make a probe that sends a PING, which a server that is still loading its data refuses."""
 
     def probe(since: float) -> None:  # noqa: ARG001 - a probe's signature
-        try:
-            with _redis_client(url) as client:
-                client.ping()
-        except RedisError as error:
-            raise NotReadyError(f"no answer to PING: {_last_line(error)}") from error
+        with _not_ready("no answer to PING", RedisError), _redis_client(url) as client:
+            client.ping()
 
     return probe
 
@@ -41,11 +40,8 @@ def worker_ready(url: str, worker: str) -> Probe:
     """Make a probe that passes once a worker's child has announced, since its start, its model."""
 
     def probe(since: float) -> None:
-        try:
-            with _redis_client(url) as client:
-                announced_at = client.get(redis_keys.ready_key(worker))
-        except RedisError as error:
-            raise NotReadyError(f"Redis does not answer: {_last_line(error)}") from error
+        with _not_ready("Redis does not answer", RedisError), _redis_client(url) as client:
+            announced_at = client.get(redis_keys.ready_key(worker))
         if announced_at is None or float(str(announced_at)) < since:
             raise NotReadyError("its model is not loaded yet")
 
@@ -59,11 +55,11 @@ def worker_online(settings: Settings, worker: str) -> Probe:
         # Celery is slow to import, and only this probe needs it.
         from tasks.app import create_celery  # noqa: PLC0415 - see above
 
-        with create_celery(settings) as app:
-            try:
-                answers = app.control.ping(destination=[worker], timeout=_TIMEOUT_SECONDS, limit=1)
-            except (OSError, RedisError) as error:
-                raise NotReadyError(f"Redis does not answer: {_last_line(error)}") from error
+        with (
+            create_celery(settings) as app,
+            _not_ready("Redis does not answer", OSError, RedisError),
+        ):
+            answers = app.control.ping(destination=[worker], timeout=_TIMEOUT_SECONDS, limit=1)
         if not answers:
             raise NotReadyError("it does not answer a ping yet")
 
@@ -80,38 +76,11 @@ def flower_sees(url: str, workers: Collection[str]) -> Probe:
         if missing:
             raise NotReadyError(f"it has received no event of {', '.join(missing)} yet")
 
-    return _http_probe(f"{url}/metrics", check)
+    return http_ok(f"{url}/metrics", check)
 
 
-def http_ok(url: str) -> Probe:
-    """Make a probe that passes when a GET is answered with 200."""
-    return _http_probe(url, lambda _body: None)
-
-
-def object_store_writable(endpoint: str, access_key: str, secret_key: str, bucket: str) -> Probe:
-    """Make a probe that creates the bucket, if need be, and writes and removes an object.
-
-    SeaweedFS answers a list of buckets seconds before it has a volume to write to.
-    """
-    client = _s3_client(endpoint, access_key, secret_key)
-
-    def write() -> None:
-        if not client.bucket_exists(bucket):
-            client.make_bucket(bucket)
-        client.put_object(bucket, ".ready", io.BytesIO(b"ready"), length=5)
-        client.remove_object(bucket, ".ready")
-
-    return _object_store_probe(write)
-
-
-def object_store_answers(endpoint: str, access_key: str, secret_key: str, bucket: str) -> Probe:
-    """Make a probe that checks endpoint and keys of a user's own store, and writes nothing."""
-    client = _s3_client(endpoint, access_key, secret_key)
-    return _object_store_probe(lambda: client.bucket_exists(bucket))
-
-
-def _http_probe(url: str, check: Callable[[str], None]) -> Probe:
-    """Make a probe that gives the body of a 200 to `check`, which may raise `NotReadyError`."""
+def http_ok(url: str, check: Callable[[str], None] | None = None) -> Probe:
+    """Make a probe that passes when a GET is answered with 200, and its body passes `check`."""
 
     def probe(since: float) -> None:  # noqa: ARG001 - a probe's signature
         path = urlsplit(url).path
@@ -123,19 +92,48 @@ def _http_probe(url: str, check: Callable[[str], None]) -> Probe:
             raise NotReadyError(
                 f"{path} is answered with {response.status}: {_error_message(response)}"
             )
-        check(response.data.decode())
+        if check:
+            check(response.data.decode())
 
     return probe
 
 
-def _object_store_probe(attempt: Callable[[], object]) -> Probe:
+def object_store_writable(endpoint: str, access_key: str, secret_key: str, bucket: str) -> Probe:
+    """Make a probe that creates the bucket, if need be, and writes and removes an object.
+
+    SeaweedFS answers a list of buckets seconds before it has a volume to write to.
+    """
+    client = _s3_client(endpoint, access_key, secret_key)
+
     def probe(since: float) -> None:  # noqa: ARG001 - a probe's signature
-        try:
-            attempt()
-        except (MinioException, urllib3.exceptions.HTTPError) as error:
-            raise NotReadyError(f"the object store does not answer: {_last_line(error)}") from error
+        with _not_ready("the object store does not answer", *_STORE_ERRORS):
+            if not client.bucket_exists(bucket):
+                client.make_bucket(bucket)
+            client.put_object(bucket, ".ready", io.BytesIO(b"ready"), length=5)
+            client.remove_object(bucket, ".ready")
 
     return probe
+
+
+def object_store_answers(endpoint: str, access_key: str, secret_key: str, bucket: str) -> Probe:
+    """Make a probe that checks endpoint and keys of a user's own store, and writes nothing."""
+    client = _s3_client(endpoint, access_key, secret_key)
+
+    def probe(since: float) -> None:  # noqa: ARG001 - a probe's signature
+        with _not_ready("the object store does not answer", *_STORE_ERRORS):
+            client.bucket_exists(bucket)
+
+    return probe
+
+
+@contextmanager
+def _not_ready(what: str, *errors: type[Exception]) -> Iterator[None]:
+    """Raise one of these errors as `NotReadyError`, with its last line behind `what`."""
+    try:
+        yield
+    except errors as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise NotReadyError(f"{what}: {reason}") from error
 
 
 def _redis_client(url: str) -> Redis:
@@ -165,7 +163,3 @@ def _error_message(response: urllib3.BaseHTTPResponse) -> str:
         return str(json.loads(response.data)["message"])
     except (ValueError, KeyError, TypeError):
         return (response.reason or "").strip()
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

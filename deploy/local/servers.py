@@ -26,20 +26,6 @@ def valkey_url(port: int, password: str) -> str:
 def valkey_service(folder: Path, port: int, password: str) -> Service:
     """Return a Valkey with an append-only file in `folder`, which is created."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = folder / "valkey.conf"
-    write_private(config, _valkey_config(folder, port, password))
-    return Service(
-        name="valkey",
-        command=(service.valkey_server(), str(config)),
-        folder=folder,
-        address=f"redis://{LOOPBACK}:{port}/0",
-        probe=probes.redis_answers(valkey_url(port, password)),
-        grace=10,
-        stop_stage=STOP_STAGE,
-    )
-
-
-def _valkey_config(folder: Path, port: int, password: str) -> str:
     lines = [
         f"bind {LOOPBACK}",
         f"port {port}",
@@ -53,7 +39,17 @@ def _valkey_config(folder: Path, port: int, password: str) -> str:
         'save ""',
         "daemonize no",
     ]
-    return "\n".join([*lines, ""])
+    config = folder / "valkey.conf"
+    write_private(config, "\n".join([*lines, ""]))
+    return Service(
+        name="valkey",
+        command=(service.valkey_server(), str(config)),
+        folder=folder,
+        address=f"redis://{LOOPBACK}:{port}/0",
+        probe=probes.redis_answers(valkey_url(port, password)),
+        grace=10,
+        stop_stage=STOP_STAGE,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +90,13 @@ def store_service(
     """Return a SeaweedFS with its S3 gateway; its data folder and the bucket are created."""
     volumes = folder / "volumes"
     volumes.mkdir(parents=True, exist_ok=True)
+    identity = {
+        "name": "rmbg",
+        "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
     config = folder / "s3.json"
-    write_private(config, _s3_config(access_key, secret_key))
+    write_private(config, json.dumps({"identities": [identity]}))
     endpoint = f"http://{LOOPBACK}:{ports.s3}"
     return Service(
         name="weed",
@@ -116,15 +117,6 @@ def store_service(
         stop_stage=STOP_STAGE,
         leftovers=ports.sockets,
     )
-
-
-def _s3_config(access_key: str, secret_key: str) -> str:
-    identity = {
-        "name": "rmbg",
-        "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    return json.dumps({"identities": [identity]})
 
 
 def _log_flags(folder: Path) -> tuple[str, ...]:

@@ -12,11 +12,6 @@ from typing import ClassVar, Final
 _HINT: Final = "Install the servers with: pip install 'rmbg-queue[embedded]'"
 
 
-def inherited_environment() -> Mapping[str, str]:
-    """Return a copy of this process's environment."""
-    return dict(os.environ)
-
-
 def core_count() -> int:
     """Return how many CPU cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -109,15 +104,11 @@ class Service:
     """A process that is started, probed, restarted and stopped.
 
     Attributes:
-        name: stable name, shown before its lines.
-        command: program and arguments.
         env: variables added to the inherited environment.
         folder: working directory; None for this process's.
         address: where it listens, for people.
         metrics: `host:port` whose `/metrics` Prometheus may scrape; empty if there is none.
-        probe: tells whether it is ready.
         probe_interval: seconds between two calls of the probe.
-        stop_signal: sent to stop it.
         grace: seconds from the stop signal to SIGKILL.
         reports_kill: whether a SIGKILL after the grace time is reported.
         stop_stage: services of a lower stage are stopped first.

@@ -11,16 +11,12 @@ from deploy.local import probes, service
 from deploy.local.data_folder import load_credential
 from deploy.local.ports import LOOPBACK, require_free
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
-from deploy.local.service import NotReadyError, Service, SetupError
+from deploy.local.service import NotReadyError, Probe, Service, SetupError
 from tasks.jobs import routing
 from tasks.settings import Settings
 
 #: Seconds from the end of a worker's own grace time, when its job is back in the queue, to SIGKILL.
 _WORKER_LEAD_SECONDS: Final = 10.0
-#: A request that still waits for its task is cut off after this time.
-_API_GRACE_SECONDS: Final = 5.0
-#: Flower has nothing to save.
-_FLOWER_GRACE_SECONDS: Final = 3.0
 _FLOWER_TASKS: Final = 2000
 #: The API stops first, so that no job is submitted any more; the servers have a later stage.
 _API_STAGE, _FLOWER_STAGE, _WORKER_STAGE = range(3)
@@ -28,46 +24,35 @@ _API_STAGE, _FLOWER_STAGE, _WORKER_STAGE = range(3)
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """The options of `rmbg up`; a port of 0 means any free one.
-
-    Attributes:
-        port: of the API.
-        flower_port: of Flower; None to run without it.
-        data: folder of jobs, pictures and passwords.
-        workers: number of model workers.
-        model: the model they serve; None for RMBG_MODEL.
-        redis_url: a Redis to use instead of an embedded Valkey; None for RMBG_REDIS_URL, if set.
-        s3_endpoint: an object store to use instead of an embedded SeaweedFS; None for
-            RMBG_S3_ENDPOINT, if set. Its keys come from the settings.
-        start_seconds: how long the whole start may take.
-    """
+    """The options of `rmbg up`; a port of 0 means any free one."""
 
     port: int = 8000
+    #: None to run without Flower.
     flower_port: int | None = 5555
+    #: Folder of jobs, pictures and passwords.
     data: Path = Path("data")
     workers: int = 1
+    #: The model to serve; None for RMBG_MODEL.
     model: str | None = None
+    #: A Redis to use instead of an embedded Valkey; None for RMBG_REDIS_URL, if set.
     redis_url: str | None = None
+    #: An object store to use, with the settings' keys, instead of an embedded SeaweedFS; None for
+    #: RMBG_S3_ENDPOINT, if set.
     s3_endpoint: str | None = None
+    #: How long the whole start may take.
     start_seconds: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The ports of all services.
-
-    Attributes:
-        api: of the API.
-        flower: of Flower; None if it is not run.
-        valkey: of the embedded Valkey.
-        store: of the embedded SeaweedFS.
-        metrics: of the workers, the I/O worker's first; a worker beyond them has none.
-    """
+    """The ports of all services."""
 
     api: int
+    #: None if Flower is not run.
     flower: int | None
     valkey: int
     store: StorePorts
+    #: The I/O worker's first; a worker beyond them serves no metrics.
     metrics: tuple[int, ...]
 
     @classmethod
@@ -95,18 +80,12 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """All that `rmbg up` runs.
-
-    Attributes:
-        settings: the settings of all processes.
-        servers: the embedded servers, which have to be ready before the services start.
-        services: the processes of this project, and Flower.
-        api_url: address of the API.
-        flower_url: address of Flower; None if it is not run.
-    """
+    """All that `rmbg up` runs, and where it answers."""
 
     settings: Settings
+    #: The embedded servers, which have to be ready before the services start.
     servers: tuple[Service, ...]
+    #: The processes of this project, and Flower.
     services: tuple[Service, ...]
     api_url: str
     flower_url: str | None
@@ -115,11 +94,7 @@ class Stack:
 def plan_stack(options: UpOptions, given: Settings, folder: Path, ports: Ports) -> Stack:
     """Choose passwords, commands and environment of all services, and start nothing.
 
-    Args:
-        options: of `rmbg up`.
-        given: the user's settings. Without a Redis or an object store, an embedded one is run.
-        folder: the data folder.
-        ports: of all services.
+    Where `given`, the user's settings, name no Redis or no object store, an embedded one is run.
 
     Raises:
         SetupError: a program is not installed, or the user's own server does not answer.
@@ -216,10 +191,20 @@ def _services(options: UpOptions, settings: Settings, ports: Ports) -> tuple[Ser
     workers = [
         _model_worker(index, settings, env, metrics[index]) for index in range(options.workers)
     ]
-    services = [*workers, _io_worker(settings, env, io_port), _api(ports.api, env)]
+    node = _node("io", settings)
+    io = _worker(
+        node,
+        (routing.WEBHOOK_QUEUE,),
+        ("-P", "threads", "-c", "32"),
+        probes.worker_online(settings, node),
+        settings=settings,
+        env=env,
+        metrics_port=io_port,
+    )
+    services = [*workers, io, _api(ports.api, env)]
     if ports.flower is not None:
         service.require_module("flower")
-        nodes = [_node(name, settings) for name in ("io", *(worker.name for worker in workers))]
+        nodes = [_node(worker.name, settings) for worker in (io, *workers)]
         services.append(_flower(ports.flower, nodes, env))
     return tuple(services)
 
@@ -227,51 +212,43 @@ def _services(options: UpOptions, settings: Settings, ports: Ports) -> tuple[Ser
 def _model_worker(
     index: int, settings: Settings, env: Mapping[str, str], metrics_port: int
 ) -> Service:
-    name = f"gpu{index}"
-    node = _node(name, settings)
-    queues = (routing.gpu_queue(settings.host, index), routing.model_queue(settings.model))
-    return Service(
-        name=name,
-        command=_worker_command(node, queues, "-P", "prefork", "-c", "1"),
-        env={**env, **_metrics_environment(metrics_port)},
-        metrics=_metrics_address(metrics_port),
-        address=", ".join(queues),
-        probe=probes.worker_ready(settings.redis_url.get_secret_value(), node),
-        grace=settings.shutdown_seconds + _WORKER_LEAD_SECONDS,
-        stop_stage=_WORKER_STAGE,
-    )
-
-
-def _io_worker(settings: Settings, env: Mapping[str, str], metrics_port: int) -> Service:
-    queues = (routing.WEBHOOK_QUEUE,)
-    return Service(
-        name="io",
-        command=_worker_command(_node("io", settings), queues, "-P", "threads", "-c", "32"),
-        env={**env, **_metrics_environment(metrics_port)},
-        metrics=_metrics_address(metrics_port),
-        address=", ".join(queues),
-        probe=probes.worker_online(settings, _node("io", settings)),
-        grace=settings.shutdown_seconds + _WORKER_LEAD_SECONDS,
-        stop_stage=_WORKER_STAGE,
+    node = _node(f"gpu{index}", settings)
+    return _worker(
+        node,
+        (routing.gpu_queue(settings.host, index), routing.model_queue(settings.model)),
+        ("-P", "prefork", "-c", "1"),
+        probes.worker_ready(settings.redis_url.get_secret_value(), node),
+        settings=settings,
+        env=env,
+        metrics_port=metrics_port,
     )
 
 
 def _node(name: str, settings: Settings) -> str:
-    """Return a worker's Celery name."""
     return f"{name}@{settings.host}"
 
 
-def _worker_command(node: str, queues: Sequence[str], *pool: str) -> tuple[str, ...]:
+def _worker(
+    node: str,
+    queues: Sequence[str],
+    pool: Sequence[str],
+    probe: Probe,
+    *,
+    settings: Settings,
+    env: Mapping[str, str],
+    metrics_port: int,
+) -> Service:
     options = ("-n", node, "-Q", ",".join(queues), *pool, "-l", "info")
-    return (service.script("celery"), "-A", "tasks.app", "worker", *options)
-
-
-def _metrics_environment(port: int) -> dict[str, str]:
-    return {"RMBG_METRICS_PORT": str(port), "RMBG_METRICS_ADDRESS": LOOPBACK}
-
-
-def _metrics_address(port: int) -> str:
-    return f"{LOOPBACK}:{port}" if port else ""
+    return Service(
+        name=node.removesuffix(f"@{settings.host}"),
+        command=(service.script("celery"), "-A", "tasks.app", "worker", *options),
+        env={**env, "RMBG_METRICS_PORT": str(metrics_port), "RMBG_METRICS_ADDRESS": LOOPBACK},
+        metrics=f"{LOOPBACK}:{metrics_port}" if metrics_port else "",
+        address=", ".join(queues),
+        probe=probe,
+        grace=settings.shutdown_seconds + _WORKER_LEAD_SECONDS,
+        stop_stage=_WORKER_STAGE,
+    )
 
 
 def _api(port: int, env: Mapping[str, str]) -> Service:
@@ -286,7 +263,8 @@ def _api(port: int, env: Mapping[str, str]) -> Service:
         probe=probes.http_ok(f"{url}/healthz/ready"),
         # The API logs each request of the probe.
         probe_interval=0.5,
-        grace=_API_GRACE_SECONDS,
+        # A request that still waits for its task is cut off after this time.
+        grace=5.0,
         stop_stage=_API_STAGE,
     )
 
@@ -300,6 +278,7 @@ def _flower(port: int, workers: Sequence[str], env: Mapping[str, str]) -> Servic
         env=env,
         address=url,
         probe=probes.flower_sees(url, workers),
-        grace=_FLOWER_GRACE_SECONDS,
+        # It has nothing to save.
+        grace=3.0,
         stop_stage=_FLOWER_STAGE,
     )

@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from deploy.local.service import NotReadyError, Service, StartError, inherited_environment
+from deploy.local.service import NotReadyError, Service, StartError
 
 #: After this number of exits without having been ready, a child has failed to start.
 MAX_START_FAILURES: Final = 3
@@ -235,7 +235,7 @@ def command_line(service: Service) -> tuple[str, ...]:
 
 def environment(service: Service) -> dict[str, str]:
     """Return this process's environment with the service's variables added."""
-    return {**inherited_environment(), "PYTHONUNBUFFERED": "1", **service.env}
+    return {**os.environ, "PYTHONUNBUFFERED": "1", **service.env}
 
 
 def signal_group(group: int, number: signal.Signals) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import io
 import signal
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Final, cast
@@ -89,7 +89,8 @@ def run_up(options: UpOptions, screen: Screen) -> int:
     """Run the service until Ctrl-C or SIGTERM, and return the exit status."""
     try:
         given = _load_settings(options, screen)
-        _check_weights(given)
+        spec = get_spec(given.model)
+        check_weights(spec, given.model_file(spec.file_name))
         with (
             open_data_folder(options.data) as folder,
             reserved_ports(folder.read_json(_PORTS_FILE).get("first")) as free,
@@ -123,21 +124,21 @@ def _load_settings(options: UpOptions, screen: Screen) -> Settings:
     return settings
 
 
-def _check_weights(settings: Settings) -> None:
-    spec = get_spec(settings.model)
-    check_weights(spec, settings.model_file(spec.file_name))
-
-
 async def _run(options: UpOptions, stack: Stack, folder: DataFolder, screen: Screen) -> None:
+    """Start all processes, and run until the first signal or the failure of one's supervision."""
     supervisor = Supervisor(screen.line, inherited=[folder.lock])
     stop_requested = _on_signals(supervisor)
+    stopping = asyncio.create_task(stop_requested.wait())
     # An `rmbg up` that was killed has left its own.
     folder.delete(RUN_FILE)
+    running = asyncio.create_task(_start_and_watch(options, stack, folder, screen, supervisor))
     try:
-        await _unless_stopped(stop_requested, _start(options, stack, folder, screen, supervisor))
-        if not stop_requested.is_set():
-            await _unless_stopped(stop_requested, supervisor.wait_for_failure())
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
     finally:
+        running.cancel()
+        stopping.cancel()
         screen.line("rmbg", "stopping all processes; Ctrl-C again kills them at once")
         await supervisor.stop()
         folder.delete(RUN_FILE)
@@ -159,31 +160,10 @@ def _on_signals(supervisor: Supervisor) -> asyncio.Event:
     return stop_requested
 
 
-async def _unless_stopped(
-    stop_requested: asyncio.Event, coroutine: Coroutine[Any, Any, None]
+async def _start_and_watch(
+    options: UpOptions, stack: Stack, folder: DataFolder, screen: Screen, supervisor: Supervisor
 ) -> None:
-    """Run a coroutine until it ends, which may raise its error, or a stop is requested."""
-    working, waiting = (
-        asyncio.ensure_future(coroutine),
-        asyncio.ensure_future(stop_requested.wait()),
-    )
-    try:
-        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            working.result()
-    finally:
-        working.cancel()
-        waiting.cancel()
-
-
-async def _start(
-    options: UpOptions,
-    stack: Stack,
-    folder: DataFolder,
-    screen: Screen,
-    supervisor: Supervisor,
-) -> None:
-    """Start servers, then services, run the self-check, and show and store the addresses."""
+    """Start servers, then services, run the self-check, show and store the addresses, and watch."""
     deadline = time.monotonic() + options.start_seconds
     await supervisor.start(stack.servers, seconds=options.start_seconds)
     await supervisor.start(stack.services, seconds=max(1.0, deadline - time.monotonic()))
@@ -191,6 +171,7 @@ async def _start(
     await asyncio.to_thread(run_self_check, stack.api_url, folder.sample_cutout)
     folder.write_json(RUN_FILE, {"api_url": stack.api_url, "flower_url": stack.flower_url})
     screen.ready(stack.api_url, stack.flower_url, folder.sample_cutout)
+    await supervisor.wait_for_failure()
 
 
 def run_self_check(api_url: str, target: Path) -> None:
