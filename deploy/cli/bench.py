@@ -1,8 +1,6 @@
 """`rmbg bench`: time the foreground estimation, and a BiRefNet on each of its execution paths."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -15,7 +13,7 @@ from inference.errors import ModelError
 from inference.models.birefnet.config import PRESETS
 
 if TYPE_CHECKING:
-    from inference.models.birefnet.bench import BenchmarkSettings, Measurement
+    from inference.models.birefnet.bench import BenchmarkSettings, Measurement, PeakThroughput
 
 app = typer.Typer(help="Time the image processing on this machine.", no_args_is_help=True)
 
@@ -79,10 +77,7 @@ def bench_model(
             )
             dtype_name = str(dtype).removeprefix("torch.")
             title = f"{model}, {chosen}, {side}², {dtype_name}, median of {runs}"
-            measurements = [
-                partial(_measure, settings, group, batches, runs, check=check) for group in groups
-            ]
-            failures += _print_tables(title, measurements, _find_roofline(settings))
+            failures += _print_tables(title, settings, groups, batches, runs, check=check)
     except ModelError as error:
         failures.append(error)
     for failure in failures:
@@ -109,23 +104,6 @@ def bench_refine(
     Console().print(table)
 
 
-@dataclass(frozen=True, slots=True)
-class Roofline:
-    """The time that the arithmetic of one picture takes at the device's peak throughput.
-
-    Attributes:
-        milliseconds: that time.
-        gflop: the arithmetic of one picture.
-        tflops: the peak throughput, in TFLOP/s.
-        source: how the peak throughput is known.
-    """
-
-    milliseconds: float
-    gflop: float
-    tflops: float
-    source: str
-
-
 def _check_size(model: str, size: int | None) -> int:
     """Return the side of a picture."""
     if model not in PRESETS:
@@ -143,106 +121,101 @@ def _check_paths(names: Sequence[str]) -> Sequence[str]:
     return names
 
 
-def _measure(
+def _print_tables(
+    title: str,
     settings: "BenchmarkSettings",
-    paths: Sequence[str],
+    groups: Iterable[Sequence[str]],
     batches: Sequence[int],
     runs: int,
     *,
     check: bool,
-) -> "Iterator[Measurement]":
-    from inference.models.birefnet.bench import compare_paths  # noqa: PLC0415 - imports torch
-    from inference.models.birefnet.fast.runners import ExecutionPath  # noqa: PLC0415 - imports torch
-
-    execution_paths = [ExecutionPath(path) for path in paths]
-    return compare_paths(settings, execution_paths, batches=batches, runs=runs, check=check)
-
-
-def _find_roofline(settings: "BenchmarkSettings") -> Roofline:
-    from inference.models.birefnet.bench import (  # noqa: PLC0415 - imports torch
-        count_flops,
-        find_peak_throughput,
-    )
-
-    flops = count_flops(settings.config, 1, settings.size)
-    peak = find_peak_throughput(settings.device, settings.dtype)
-    return Roofline(peak.milliseconds(flops), flops / 1e9, peak.tflops, peak.source)
-
-
-def _print_tables(
-    title: str,
-    measurements: "Sequence[Callable[[], Iterator[Measurement]]]",
-    roofline: Roofline,
 ) -> list[ModelError]:
     """Print a table for each group of paths as soon as it is measured; return the failures.
 
     What was measured before a failure is printed, too.
     """
+    from inference.models.birefnet.bench import (  # noqa: PLC0415 - imports torch
+        compare_paths,
+        count_flops,
+        find_peak_throughput,
+    )
+    from inference.models.birefnet.fast.runners import ExecutionPath  # noqa: PLC0415 - imports torch
+
+    flops = count_flops(settings.config, 1, settings.size)
+    peak = find_peak_throughput(settings.device, settings.dtype)
     failures, baseline = [], None
-    for measure in measurements:
+    for group in groups:
         rows = []
+        paths = [ExecutionPath(path) for path in group]
         try:
-            for row in measure():
+            for row in compare_paths(settings, paths, batches=batches, runs=runs, check=check):
                 rows.append(row)  # noqa: PERF402 - those before a failure are kept
         except ModelError as error:
             failures.append(error)
         if rows:
             baseline = baseline or rows
-            _print_table(title, rows, roofline, baseline)
+            _print_table(title, rows, baseline, flops, peak)
     return failures
 
 
 def _print_table(
     title: str,
     rows: Sequence["Measurement"],
-    roofline: Roofline,
     baseline: Sequence["Measurement"],
+    flops: int,
+    peak: "PeakThroughput",
 ) -> None:
     """Print one row for each path and batch; its gain is over the baseline's first path.
 
     The table fits into 80 columns.
     """
-    with_loop, with_error = rows[0].loop_milliseconds is not None, rows[0].alpha_error is not None
+    first = {row.batch: row.milliseconds for row in reversed(baseline)}
+    cells = [_cells(row, first.get(row.batch), peak.milliseconds(flops)) for row in rows]
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1))
-    table.add_column("path", no_wrap=True)
-    for name in _columns(with_loop=with_loop, with_error=with_error):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        first = next((each for each in baseline if each.batch == row.batch), None)
-        table.add_row(row.path, *_cells(row, first, roofline))
+    for name in cells[0]:
+        table.add_column(name, justify="left" if name == "path" else "right", no_wrap=True)
+    for row in cells:
+        table.add_row(*row.values())
     console = Console(highlight=False)
     console.print(table)
-    for note in _notes(rows, roofline, baseline[0].path):
+    for note in _notes(rows, baseline[0].path, flops, peak):
         console.print(note, markup=False)
 
 
-def _columns(*, with_loop: bool, with_error: bool) -> list[str]:
-    loop, error = ["loop ms"] if with_loop else [], ["error"] if with_error else []
-    return ["batch", "ms", *loop, "images/s", "gain", "MiB", "roof", "start", *error]
+def _cells(row: "Measurement", first: float | None, roof: float) -> dict[str, str]:
+    """Return the cells of a row by the names of their columns; all times in milliseconds.
+
+    Args:
+        row: what was measured.
+        first: the time of the path that is compared with; None if it was not measured.
+        roof: the time that the arithmetic of one picture takes at the peak.
+    """
+    loop, error = row.loop_milliseconds, row.alpha_error
+    cells = {
+        "path": row.path,
+        "batch": f"{row.batch}",
+        "ms": f"{row.milliseconds:,.1f}",
+        "loop ms": None if loop is None else f"{loop:,.1f}",
+        "images/s": f"{row.images_per_second:,.2f}",
+        "gain": "" if first is None else f"{first / row.milliseconds:.2f}x",
+        "MiB": f"{row.peak_bytes / 2**20:,.0f}",
+        "roof": f"{row.batch * roof / row.milliseconds:.0%}",
+        "start": f"{row.start_seconds:,.1f}",
+        "error": None if error is None else f"{255 * error:.3f}",
+    }
+    return {name: cell for name, cell in cells.items() if cell is not None}
 
 
-def _cells(row: "Measurement", first: "Measurement | None", roofline: Roofline) -> list[str]:
-    return [
-        f"{row.batch}",
-        f"{row.milliseconds:,.1f}",
-        *([] if row.loop_milliseconds is None else [f"{row.loop_milliseconds:,.1f}"]),
-        f"{row.images_per_second:,.2f}",
-        "" if first is None else f"{first.milliseconds / row.milliseconds:.2f}x",
-        f"{row.peak_bytes / 2**20:,.0f}",
-        f"{row.batch * roofline.milliseconds / row.milliseconds:.0%}",
-        f"{row.start_seconds:,.1f}",
-        *([] if row.alpha_error is None else [f"{255 * row.alpha_error:.3f}"]),
-    ]
-
-
-def _notes(rows: Sequence["Measurement"], roofline: Roofline, over: str) -> list[str]:
+def _notes(
+    rows: Sequence["Measurement"], over: str, flops: int, peak: "PeakThroughput"
+) -> list[str]:
     """Explain the columns, and why a path ran in another way than its usual one."""
     reasons = dict.fromkeys(f"{row.path}: {row.reason}." for row in rows if row.reason)
     notes = [
         f"gain: speed-up over {over}.",
         "roof: share of the time that the arithmetic alone takes at the peak,",
-        f"{roofline.milliseconds:,.1f} ms for {roofline.gflop:,.1f} GFLOP a picture.",
-        f"Peak: {roofline.tflops:,.3f} TFLOP/s, {roofline.source}.",
+        f"{peak.milliseconds(flops):,.1f} ms for {flops / 1e9:,.1f} GFLOP a picture.",
+        f"Peak: {peak.tflops:,.3f} TFLOP/s, {peak.source}.",
         "MiB: peak memory, that torch holds of the GPU, or of the whole process.",
         "start: seconds from weights in memory to the first answer.",
     ]
