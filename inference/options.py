@@ -5,8 +5,8 @@ here: the API validates options, and is installed without it.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, Final, Self
 
@@ -19,8 +19,6 @@ Rgba = tuple[int, int, int, int]
 
 OPAQUE: Final = 255
 HUNDRED_PERCENT: Final = 100
-_CHANNELS: Final = 4
-_CHANNEL_RANGE: Final = range(256)
 
 _LENGTH_PATTERN: Final = re.compile(r"(\d{1,6}(?:\.\d{1,4})?)(px|%)?\Z")
 _PERCENT_PATTERN: Final = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)%\Z")
@@ -171,11 +169,6 @@ class Margin:
                     f"A margin of {side} is too wide: give at most 50% of the subject, or 500px.",
                 )
 
-    @classmethod
-    def none(cls) -> Self:
-        """Return a margin of zero on all sides."""
-        return cls(*[Length(0, "px")] * 4)
-
     def __str__(self) -> str:
         return f"{self.top} {self.right} {self.bottom} {self.left}"
 
@@ -240,9 +233,8 @@ def parse_roi(text: str) -> Roi | None:
         raise InvalidOptionError(
             "roi", "Give x1 y1 x2 y2, each in px or %, such as 10% 0px 90% 100%."
         ) from None
-    if any(
-        each.unit == "%" and each.value > HUNDRED_PERCENT for each in (left, top, right, bottom)
-    ):
+    lengths = left, top, right, bottom
+    if any(each.unit == "%" and each.value > HUNDRED_PERCENT for each in lengths):
         raise RoiExceedsBoundsError(
             "roi", "The region reaches beyond 100% of the picture: give at most 100%."
         )
@@ -329,7 +321,7 @@ class Options:
     roi: Roi | None = None
     #: Crop to the subject and its margin.
     crop: bool = False
-    crop_margin: Margin = field(default_factory=Margin.none)
+    crop_margin: Margin = Margin(*[Length(0, "px")] * 4)
     #: How much of the result's width or height the subject fills, 10..100 percent.
     scale: float | None = None
     #: Where the subject goes; None: it keeps its place, or is centered if it is scaled.
@@ -350,15 +342,36 @@ class Options:
         for name in _BOOLEAN_OPTIONS:
             if type(getattr(self, name)) is not bool:
                 raise InvalidOptionError(name, "Give true or false.")
-        for name in _INTEGER_RANGES:
-            _check_range(name, getattr(self, name))
-        if self.matte_color is not None:
-            _check_color(self.matte_color)
-        if self.scale is not None:
-            _check_scale(self.scale)
+        for name, allowed in _INTEGER_RANGES.items():
+            value = getattr(self, name)
+            if value is None and name in _NULLABLE_INTEGERS:
+                continue
+            if type(value) is not int or value not in allowed:
+                raise InvalidOptionError(
+                    name, f"Give a whole number from {allowed.start} to {allowed.stop - 1}."
+                )
+        self._check_color()
+        self._check_scale()
         self._check_background()
         self._check_mask()
         self._check_jpg_background()
+
+    def _check_color(self) -> None:
+        color = self.matte_color
+        if color is None:
+            return
+        whole = [type(level) for level in color] == [int] * 4
+        if not whole or not all(0 <= level <= OPAQUE for level in color):
+            raise InvalidOptionError(
+                "matte_color", "Give red, green, blue and alpha, each a whole number from 0 to 255."
+            )
+
+    def _check_scale(self) -> None:
+        low, high = _SCALE_LIMITS
+        if self.scale is None:
+            return
+        if type(self.scale) not in {int, float} or not low <= self.scale <= high:
+            raise InvalidOptionError("scale", f"Give {low}% to {high}%, or original.")
 
     def _check_background(self) -> None:
         digest = self.background_sha256
@@ -381,11 +394,10 @@ class Options:
             "shadow": self.shadow is not Shadow.NONE,
             "output_format": self.output_format is OutputFormat.ZIP,
         }
-        for name, given in conflicts.items():
-            if given:
-                raise InvalidOptionError(
-                    name, "A mask is the subject's alpha alone: leave out this, or output=mask."
-                )
+        if name := next((name for name, given in conflicts.items() if given), None):
+            raise InvalidOptionError(
+                name, "A mask is the subject's alpha alone: leave out this, or output=mask."
+            )
 
     def _check_jpg_background(self) -> None:
         opaque = self.matte_color is not None and self.matte_color[3] == OPAQUE
@@ -414,9 +426,14 @@ class Options:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; equal options give equal ones."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
+        for name in _TEXT_PARSERS:
+            if values[name] is not None:
+                values[name] = str(values[name])
+        if self.matte_color is not None:
+            values["matte_color"] = list(self.matte_color)
         if self.scale is not None:
             values["scale"] = float(self.scale)
-        return {name: _to_json(value) for name, value in values.items()}
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -425,51 +442,20 @@ class Options:
         Raises:
             InvalidOptionError: `to_dict` does not write such a value.
         """
-        known = {each.name for each in fields(cls)}
-        return cls(**{name: _from_json(name, values[name]) for name in known & set(values)})
+        parsers = {**_TEXT_PARSERS, "matte_color": tuple}
+        given = {each.name: values[each.name] for each in fields(cls) if each.name in values}
+        for name in parsers.keys() & given.keys():
+            if given[name] is not None:
+                given[name] = parsers[name](given[name])
+        return cls(**given)
 
 
-_PARSERS: Final[Mapping[str, Any]] = {
+#: The parsers of the options that are texts in JSON.
+_TEXT_PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "output_format": parse_output_format,
-    "matte_color": tuple,
     "output": parse_output,
     "roi": parse_roi,
     "crop_margin": parse_crop_margin,
     "position": parse_position,
     "shadow": parse_shadow,
 }
-
-
-def _from_json(name: str, value: Any) -> Any:  # noqa: ANN401 - any option's type
-    parse = _PARSERS.get(name)
-    return value if value is None or parse is None else parse(value)
-
-
-def _to_json(value: Any) -> Any:  # noqa: ANN401 - any option's type
-    if isinstance(value, Roi | Margin | Position | Output | OutputFormat | Shadow):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _check_range(name: str, value: object) -> None:
-    allowed = _INTEGER_RANGES[name]
-    if value is None and name in _NULLABLE_INTEGERS:
-        return
-    if type(value) is not int or value not in allowed:
-        raise InvalidOptionError(
-            name, f"Give a whole number from {allowed.start} to {allowed.stop - 1}."
-        )
-
-
-def _check_scale(scale: float) -> None:
-    low, high = _SCALE_LIMITS
-    if type(scale) not in {int, float} or not low <= scale <= high:
-        raise InvalidOptionError("scale", f"Give {low}% to {high}%, or original.")
-
-
-def _check_color(color: Rgba) -> None:
-    valid = all(type(level) is int and level in _CHANNEL_RANGE for level in color)
-    if len(color) != _CHANNELS or not valid:
-        raise InvalidOptionError(
-            "matte_color", "Give red, green, blue and alpha, each a whole number from 0 to 255."
-        )
