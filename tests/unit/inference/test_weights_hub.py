@@ -17,7 +17,7 @@ import pytest
 
 from inference.errors import CheckpointFormatError, ModelError
 from inference.models.registry import HubFile, ModelSpec, get_spec
-from inference.models.weights import HubAccess, fetch_model
+from inference.models.weights import fetch_model
 
 _COMMIT = "a" * 40
 _TOKEN = "hf_accepted"
@@ -39,11 +39,7 @@ class Hub:
     gated: bool = False
     #: Bytes that are left out at the end.
     cut: int = 0
-    endpoint: str = ""
     asked: list[str] = field(default_factory=list)
-
-    def access(self, folder: Path) -> HubAccess:
-        return HubAccess(endpoint=self.endpoint, cache=folder / "cache")
 
     def refuses(self, authorization: str | None) -> tuple[int, str] | None:
         if self.gated and authorization != f"Bearer {_TOKEN}":
@@ -51,8 +47,22 @@ class Hub:
         return self.refusal
 
 
+@pytest.fixture(autouse=True)
+def _settings_of_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `HF_HOME` would set; the library reads its variables once, on import."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+
+
+def _use_endpoint(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
 @pytest.fixture
-def hub() -> Iterator[Hub]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     shown = Hub()
 
     class Handler(BaseHTTPRequestHandler):
@@ -77,17 +87,12 @@ def hub() -> Iterator[Hub]:
         def log_message(self, *_: object) -> None: ...
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        shown.endpoint = f"http://127.0.0.1:{server.server_port}"
+        _use_endpoint(monkeypatch, f"http://127.0.0.1:{server.server_port}")
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield shown
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture
-def access(hub: Hub, tmp_path: Path) -> HubAccess:
-    return hub.access(tmp_path)
 
 
 @pytest.fixture
@@ -100,19 +105,19 @@ def spec(hub: Hub) -> ModelSpec:
     )
 
 
-def _refusal(spec: ModelSpec, folder: Path, access: HubAccess) -> str:
+def _refusal(spec: ModelSpec, folder: Path) -> str:
     with pytest.raises(ModelError) as caught:
-        fetch_model(spec, folder, hub=access)
+        fetch_model(spec, folder)
     assert not folder.exists() or not list(folder.iterdir()), "nothing is left behind"
     return str(caught.value)
 
 
 def test_a_pinned_file_is_fetched_checked_and_its_progress_reported(
-    hub: Hub, access: HubAccess, spec: ModelSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    hub: Hub, spec: ModelSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     reports: list[tuple[int, int | None]] = []
     folder = tmp_path / "models"
-    path = fetch_model(spec, folder, hub=access, progress=lambda *at: reports.append(at))
+    path = fetch_model(spec, folder, progress=lambda *at: reports.append(at))
     assert path.read_bytes() == hub.body
     assert [each.name for each in folder.iterdir()] == ["rmbg-2.0.safetensors"]
     assert reports[-1] == (len(hub.body), len(hub.body))
@@ -120,15 +125,15 @@ def test_a_pinned_file_is_fetched_checked_and_its_progress_reported(
     assert f"GET /briaai/RMBG-2.0/resolve/{_COMMIT}/model.safetensors" in hub.asked
     assert "pinned" not in caplog.text
     hub.asked.clear()
-    assert fetch_model(spec, folder, hub=access) == path
+    assert fetch_model(spec, folder) == path
     assert not hub.asked
 
 
 def test_what_is_not_pinned_is_said_so_with_what_was_taken(
-    hub: Hub, access: HubAccess, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        fetch_model(get_spec("birefnet-lite"), tmp_path, hub=access)
+        fetch_model(get_spec("birefnet-lite"), tmp_path)
     assert f"no commit of ZhengPeng7/BiRefNet_lite was verified. Taking the newest, {_COMMIT}" in (
         caplog.text
     )
@@ -150,18 +155,20 @@ def test_a_gated_model_says_how_to_be_let_in(
     token: str | None, words: str, hub: Hub, spec: ModelSpec, tmp_path: Path
 ) -> None:
     hub.gated = True
-    said = _refusal(spec, tmp_path / "models", replace(hub.access(tmp_path), token=token))
+    with pytest.MonkeyPatch.context() as environment:
+        if token is not None:
+            environment.setenv("HF_TOKEN", token)
+        said = _refusal(spec, tmp_path / "models")
     assert words in said
     assert token is None or token not in said
 
 
 def test_a_gated_model_is_fetched_with_a_token(
-    hub: Hub, access: HubAccess, spec: ModelSpec, tmp_path: Path
+    hub: Hub, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.gated = True
-    allowed = replace(access, token=_TOKEN)
-    assert _TOKEN not in repr(allowed)
-    assert fetch_model(spec, tmp_path, hub=allowed).read_bytes() == hub.body
+    monkeypatch.setenv("HF_TOKEN", _TOKEN)
+    assert fetch_model(spec, tmp_path).read_bytes() == hub.body
 
 
 @pytest.mark.parametrize(
@@ -180,35 +187,29 @@ def test_a_hub_that_refuses_is_quoted(
     refusal: tuple[int, str], words: str, hub: Hub, spec: ModelSpec, tmp_path: Path
 ) -> None:
     hub.refusal = refusal
-    said = _refusal(spec, tmp_path / "models", hub.access(tmp_path))
+    said = _refusal(spec, tmp_path / "models")
     assert words in said
     assert "RMBG_MODEL_PATH" in said
 
 
-def test_a_body_that_is_cut_off(
-    hub: Hub, access: HubAccess, spec: ModelSpec, tmp_path: Path
-) -> None:
+def test_a_body_that_is_cut_off(hub: Hub, spec: ModelSpec, tmp_path: Path) -> None:
     hub.cut = 1000
-    said = _refusal(spec, tmp_path / "models", access)
+    said = _refusal(spec, tmp_path / "models")
     assert f"file should be of size {len(hub.body)} but has size {len(hub.body) - 1000}" in said
     assert "try again" in said
 
 
-def test_another_file_than_expected(
-    hub: Hub, access: HubAccess, spec: ModelSpec, tmp_path: Path
-) -> None:
+def test_another_file_than_expected(hub: Hub, spec: ModelSpec, tmp_path: Path) -> None:
     hub.body = hub.body[:-1] + b"\x01"
-    said = _refusal(spec, tmp_path / "models", access)
+    said = _refusal(spec, tmp_path / "models")
     assert "another SHA-256 than" in said
     assert "it was not kept" in said
 
 
-def test_a_pickle_is_not_kept_where_no_hash_is_known(
-    hub: Hub, access: HubAccess, tmp_path: Path
-) -> None:
+def test_a_pickle_is_not_kept_where_no_hash_is_known(hub: Hub, tmp_path: Path) -> None:
     hub.body = b"PK\x03\x04" + bytes(100)
     with pytest.raises(CheckpointFormatError, match="is a pickle"):
-        fetch_model(get_spec("birefnet"), tmp_path, hub=access)
+        fetch_model(get_spec("birefnet"), tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
 
 
@@ -217,40 +218,36 @@ def test_nobody_at_the_address(
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)  # the library's pauses between its attempts
     # Port 9 of loopback is the discard service, which nothing offers any more.
-    said = _refusal(spec, tmp_path / "models", HubAccess(endpoint="http://127.0.0.1:9"))
+    _use_endpoint(monkeypatch, "http://127.0.0.1:9")
+    said = _refusal(spec, tmp_path / "models")
     assert "rmbg-2.0 could not be fetched from the hub: " in said
     assert "refused" in said
     assert "Check the network and its proxy" in said
 
 
 def test_offline_takes_what_the_hubs_cache_holds_and_asks_nobody(
-    hub: Hub, access: HubAccess, spec: ModelSpec, tmp_path: Path
+    hub: Hub, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    offline = replace(access, offline=True)
-    said = _refusal(spec, tmp_path / "models", offline)
+    with monkeypatch.context() as offline:
+        offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        said = _refusal(spec, tmp_path / "models")
     assert "is not in the hub's cache on this machine, and HF_HUB_OFFLINE forbids" in said
     assert not hub.asked
-    huggingface_hub.hf_hub_download(
-        "briaai/RMBG-2.0",
-        "model.safetensors",
-        revision=_COMMIT,
-        cache_dir=access.cache,
-        endpoint=hub.endpoint,
-        token=False,
-    )
+    huggingface_hub.hf_hub_download("briaai/RMBG-2.0", "model.safetensors", revision=_COMMIT)
     hub.asked.clear()
-    assert fetch_model(spec, tmp_path / "models", hub=offline).read_bytes() == hub.body
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert fetch_model(spec, tmp_path / "models").read_bytes() == hub.body
     assert not hub.asked
 
 
 def test_a_full_disk_is_said_so(
-    access: HubAccess, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("huggingface_hub.file_download._download_to_tmp_and_move", full)
-    said = _refusal(spec, tmp_path / "models", access)
+    said = _refusal(spec, tmp_path / "models")
     assert "cannot be used: No space left on device. Make room" in said
 
 
@@ -258,5 +255,5 @@ def test_without_the_library_the_extra_is_named(
     spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    said = _refusal(spec, tmp_path / "models", HubAccess())
+    said = _refusal(spec, tmp_path / "models")
     assert "pip install 'rmbg-queue[torch]'" in said
