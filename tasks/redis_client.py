@@ -114,17 +114,11 @@ class LuaScript:
     sha1: str
 
     @classmethod
-    def load(cls, name: str) -> Self:
-        """Read one file of `tasks/lua`, with what stands in front of it."""
-        folder = files("tasks.lua")
+    def load(cls, *names: str) -> Self:
+        """Join files of `tasks/lua`, whose commands the script has."""
+        texts = [files("tasks.lua").joinpath(f"{name}.lua").read_text() for name in names]
         buckets = ", ".join(map(str, JOB_BUCKETS))
-        text = "\n".join(
-            (
-                f"local JOB_BUCKETS = {{{buckets}}}",
-                folder.joinpath("shared.lua").read_text(),
-                folder.joinpath(f"{name}.lua").read_text(),
-            )
-        )
+        text = "\n".join((f"local JOB_BUCKETS = {{{buckets}}}", *texts, "return dispatch()"))
         return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
     def run(self, client: Redis, command: str, **arguments: Argument) -> Any:  # noqa: ANN401 - what Redis gives
@@ -181,10 +175,10 @@ def _is_number(value: Argument) -> bool:
 
 
 #: Jobs, duplicates and batches.
-JOBS: Final = LuaScript.load("jobs")
+JOBS: Final = LuaScript.load("shared", "jobs")
 
 #: Webhook deliveries.
-DELIVERIES: Final = LuaScript.load("deliveries")
+DELIVERIES: Final = LuaScript.load("shared", "deliveries")
 
 #: Compare-and-set, locks, token buckets.
-PRIMITIVES: Final = LuaScript.load("primitives")
+PRIMITIVES: Final = LuaScript.load("shared")

@@ -7,8 +7,6 @@
 -- A pending delivery's score in DELIVERIES_DUE is the time from which it may be dispatched: of the
 -- next attempt, or when its message or its claim lapses.
 
-local commands = {}
-
 local function in_flight_key(host) return P .. 'webhooks:in_flight:' .. host end
 
 -- Notes that a delivery is with the queue or a worker until `lapse`.
@@ -147,8 +145,5 @@ commands.replay = function(a)
   return 1
 end
 
-return dispatch(commands, {
-  record = function(a) return a.id and delivery_key(a.id) end,
-  counters = {record_attempt = {'attempts', 'tries'}, dispatch = {'dispatches'}},
-  any_type = {},
-})
+record_of = function(a) return a.id and delivery_key(a.id) end
+counters = {record_attempt = {'attempts', 'tries'}, dispatch = {'dispatches'}}

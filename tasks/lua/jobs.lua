@@ -367,8 +367,6 @@ end
 
 -- Commands ---------------------------------------------------------------------------------------
 
-local commands = {}
-
 -- Accepts a new job. Nothing is written unless it is 'created' or 'joined'.
 -- Arguments: id, fields, expiry (unix seconds), now, max_pending ('0': no limit), deadline,
 -- reservation (of an Idempotency-Key: key, expected, value, seconds).
@@ -853,16 +851,14 @@ commands.seal_batch = function(a)
   return 1
 end
 
-return dispatch(commands, {
-  record = function(a)
-    return a.id and job_key(a.id) or a.batch and batch_key(a.batch)
-  end,
-  counters = {
-    claim = {'attempts'}, crash = {'crashes'}, release = {'losses'},
-    record_dispatch = {'redispatches'},
-  },
-  any_type = {
-    create = true, create_finished = true, quarantine = true, forget = true, uncache = true,
-    position = true,
-  },
-})
+record_of = function(a)
+  return a.id and job_key(a.id) or a.batch and batch_key(a.batch)
+end
+counters = {
+  claim = {'attempts'}, crash = {'crashes'}, release = {'losses'},
+  record_dispatch = {'redispatches'},
+}
+any_type = {
+  create = true, create_finished = true, quarantine = true, forget = true, uncache = true,
+  position = true,
+}
