@@ -58,9 +58,13 @@ local function worker_key(name) return P .. 'worker:' .. name end
 
 local function get(id, name) return field(job_key(id), name) end
 
-local function is_pending(id)
-  local status = get(id, 'status')
-  return status == 'queued' or status == 'processing'
+local function is_open(status) return status == 'queued' or status == 'processing' end
+
+local function is_pending(id) return is_open(get(id, 'status')) end
+
+-- Whether a worker runs a job under the lease of that token.
+local function runs(id, token)
+  return redis.call('GET', lease_key(id)) == token and get(id, 'status') == 'processing'
 end
 
 -- Whether no record may be created under an id.
@@ -77,20 +81,28 @@ local function set_status(id, status, now)
   redis.call('ZADD', index_key(status), now, id)
 end
 
--- Enters a new record into the indices of time and owner. The owner's index lives as long as its
--- last job; two members at a time that have expired are dropped from it.
-local function index_record(id, expiry)
-  redis.call('EXPIREAT', job_key(id), expiry)
-  redis.call('ZADD', EXPIRIES, get(id, 'expires_at'), id)
-  local index = owner_key(get(id, 'owner') or '')
+-- Writes a new record with its entries in the indices of status, time and owner, and marks the
+-- request of its Idempotency-Key as accepted, unless that reservation has expired. The owner's index
+-- lives as long as its last job; two members at a time that have expired are dropped from it.
+-- Arguments: those of `create` and `create_finished`.
+local function add_record(a)
+  redis.call('HSET', job_key(a.id), unpack(flat(a.fields)))
+  redis.call('EXPIREAT', job_key(a.id), a.expiry)
+  redis.call('ZADD', index_key(a.fields.status), a.now, a.id)
+  redis.call('ZADD', EXPIRIES, a.fields.expires_at, a.id)
+  local index = owner_key(a.fields.owner or '')
   for _, old in ipairs(redis.call('ZRANGE', index, 0, 1)) do
     if redis.call('EXISTS', job_key(old)) == 0 then
       redis.call('ZREM', index, old)
     end
   end
-  redis.call('ZADD', index, get(id, 'created_at'), id)
-  if redis.call('EXPIRETIME', index) < tonumber(expiry) then
-    redis.call('EXPIREAT', index, expiry)
+  redis.call('ZADD', index, a.fields.created_at, a.id)
+  if redis.call('EXPIRETIME', index) < tonumber(a.expiry) then
+    redis.call('EXPIREAT', index, a.expiry)
+  end
+  local reservation = a.reservation
+  if reservation and redis.call('GET', reservation.key) == reservation.expected then
+    redis.call('SET', reservation.key, reservation.value, 'EX', reservation.seconds)
   end
 end
 
@@ -193,6 +205,12 @@ local function make_primary(id, cache_key)
   redis.call('SET', primary_key(cache_key), id, 'EX', math.max(1, redis.call('TTL', job_key(id))))
 end
 
+-- The pending job of a cache key that runs on behalf of the others, or nil.
+local function primary_of(cache_key)
+  local primary = redis.call('GET', primary_key(cache_key))
+  return primary and is_pending(primary) and primary or nil
+end
+
 -- Makes a new job the duplicate of the pending job of its cache key, which it returns, or else the
 -- primary.
 local function join(id, now)
@@ -200,8 +218,8 @@ local function join(id, now)
   if not cache_key then
     return nil
   end
-  local primary = redis.call('GET', primary_key(cache_key))
-  if not primary or not is_pending(primary) then
+  local primary = primary_of(cache_key)
+  if not primary then
     make_primary(id, cache_key)
     return nil
   end
@@ -231,9 +249,6 @@ end
 -- A job's end ------------------------------------------------------------------------------------
 
 local function count_end(id)
-  if not get(id, 'finished_at') then
-    return -- erased before it ended
-  end
   local asked = decode(get(id, 'options') or '{}')['output_format']
   local labels = {
     get(id, 'status'), get(id, 'format') or (type(asked) == 'string' and asked) or 'none',
@@ -264,31 +279,28 @@ local function takes(events, event)
   return #names == 0
 end
 
--- Creates the delivery of an event in the step that writes what it reports (an outbox).
--- kind: task or batch; subject: its id; seconds: for which its record is kept.
-local function add_delivery(kind, subject, event, facts, seconds)
-  local list = deliveries_key(subject)
+-- Creates the delivery of an event, if its subject has a webhook, in the step that writes what it
+-- reports (an outbox).
+-- kind: task or batch; subject: its id; record: its key.
+local function add_delivery(kind, subject, record, event, now)
+  local url = field(record, 'webhook_url') or ''
+  if url == '' then
+    return
+  end
+  local list, seconds = deliveries_key(subject), math.max(1, redis.call('TTL', record))
   local id = 'msg_' .. subject .. '_' .. (redis.call('LLEN', list) + 1)
   redis.call('RPUSH', list, id)
   redis.call('HSET', delivery_key(id), 'id', id, 'kind', kind, 'subject', subject, 'event', event,
-    'url', facts.url, 'owner', facts.owner, 'created_at', facts.now,
-    'expires_at', facts.expires_at, 'state', 'pending', 'attempts', 0, 'tries', 0)
+    'url', url, 'owner', field(record, 'owner') or '', 'created_at', now,
+    'expires_at', field(record, 'expires_at') or 0, 'state', 'pending', 'attempts', 0, 'tries', 0)
   redis.call('EXPIRE', list, seconds)
   redis.call('EXPIRE', delivery_key(id), seconds)
-  redis.call('ZADD', DELIVERIES_DUE, facts.now, id)
+  redis.call('ZADD', DELIVERIES_DUE, now, id)
 end
 
-local function notify_batch(batch, now)
-  local record = batch_key(batch)
-  local url = field(record, 'webhook_url')
-  if not url then
-    return
-  end
-  local facts = {
-    url = url, owner = field(record, 'owner') or '', now = now,
-    expires_at = field(record, 'expires_at') or 0,
-  }
-  add_delivery('batch', batch, 'batch.completed', facts, math.max(1, redis.call('TTL', record)))
+-- Wakes up the requests that wait for the end of a job or batch.
+local function announce(id)
+  redis.call('PUBLISH', P .. 'done:' .. id, 'done')
 end
 
 -- Completes a batch once all of its jobs have ended; `jobs` is known when the batch is sealed.
@@ -299,8 +311,8 @@ local function complete_batch(batch, now)
   end
   -- Once only, even if a job is requeued and ends again afterwards.
   if redis.call('HSETNX', batch_key(batch), 'completed_at', now) == 1 then
-    redis.call('PUBLISH', P .. 'done:' .. batch, 'done')
-    notify_batch(batch, now)
+    announce(batch)
+    add_delivery('batch', batch, batch_key(batch), 'batch.completed', now)
   end
 end
 
@@ -315,27 +327,13 @@ local function count_in_batch(id)
   complete_batch(batch, get(id, 'finished_at'))
 end
 
-local function notify_end(id)
-  local url, event = get(id, 'webhook_url'), 'removal.' .. get(id, 'status')
-  if not url or url == '' or not takes(get(id, 'webhook_events'), event) then
-    return
-  end
-  local facts = {
-    url = url, owner = get(id, 'owner') or '', now = get(id, 'finished_at'),
-    expires_at = get(id, 'expires_at') or 0,
-  }
-  add_delivery('task', id, event, facts, math.max(1, redis.call('TTL', job_key(id))))
-end
-
--- Wakes up the requests that wait for a job's end.
-local function announce(id)
-  redis.call('PUBLISH', P .. 'done:' .. id, 'done')
-end
-
 local function report_end(id)
   count_end(id)
   count_in_batch(id)
-  notify_end(id)
+  local event = 'removal.' .. get(id, 'status')
+  if takes(get(id, 'webhook_events'), event) then
+    add_delivery('task', id, job_key(id), event, get(id, 'finished_at'))
+  end
   announce(id)
   end_primary(id)
 end
@@ -348,21 +346,24 @@ local function leave_queue(id)
   remove_duplicate(id)
 end
 
-local function fail(id, now, error, is_dead)
+-- Ends a job: takes it from the queue and its worker, writes its end, and reports that.
+local function end_job(id, now, status, fields)
   leave_queue(id)
-  set_status(id, 'failed', now)
-  redis.call('HSET', job_key(id), 'error', error, 'finished_at', now)
-  if is_dead then
-    redis.call('ZADD', DEAD, now, id)
-  end
+  redis.call('DEL', lease_key(id))
+  set_status(id, status, now)
+  redis.call('HSET', job_key(id), 'finished_at', now, unpack(flat(fields)))
   report_end(id)
 end
 
--- Marks the request of an Idempotency-Key as accepted, unless its reservation has expired.
-local function keep_key(reservation)
-  if reservation and redis.call('GET', reservation.key) == reservation.expected then
-    redis.call('SET', reservation.key, reservation.value, 'EX', reservation.seconds)
-  end
+local function fail(id, now, error)
+  end_job(id, now, 'failed', {error = error})
+end
+
+-- Fails a job that reached a limit, and lists it for an operator.
+local function bury(id, now, error)
+  fail(id, now, error)
+  redis.call('ZADD', DEAD, now, id)
+  return 'dead'
 end
 
 -- Commands ---------------------------------------------------------------------------------------
@@ -385,13 +386,10 @@ commands.create = function(a)
   if limit > 0 and redis.call('ZCARD', QUEUED) + redis.call('ZCARD', PROCESSING) >= limit then
     return {'full'}
   end
-  redis.call('HSET', job_key(a.id), unpack(flat(a.fields)))
-  index_record(a.id, a.expiry)
-  redis.call('ZADD', QUEUED, a.now, a.id)
+  add_record(a)
   if a.deadline then
     redis.call('ZADD', DEADLINES, a.deadline, a.id)
   end
-  keep_key(a.reservation)
   local primary = join(a.id, a.now)
   if primary then
     count('joined')
@@ -408,10 +406,7 @@ commands.create_finished = function(a)
   if is_taken(a.id) then
     return {'exists'}
   end
-  redis.call('HSET', job_key(a.id), unpack(flat(a.fields)))
-  index_record(a.id, a.expiry)
-  redis.call('ZADD', index_key(a.fields.status), a.now, a.id)
-  keep_key(a.reservation)
+  add_record(a)
   report_end(a.id)
   return {'created'}
 end
@@ -478,7 +473,7 @@ commands.claim = function(a)
   if not status then
     return 'missing'
   end
-  if status ~= 'queued' and status ~= 'processing' then
+  if not is_open(status) then
     count('duplicates_refused')
     return 'final'
   end
@@ -492,7 +487,7 @@ commands.claim = function(a)
   end
   local deadline = redis.call('ZSCORE', DEADLINES, a.id)
   if deadline and tonumber(deadline) <= tonumber(a.now) then
-    fail(a.id, a.now, a.overdue, false)
+    fail(a.id, a.now, a.overdue)
     return 'final'
   end
   if a.respect_exclusion and get(a.id, 'excluded_worker') == a.worker then
@@ -511,7 +506,7 @@ end
 -- Prolongs a lease that its token still holds.
 -- Arguments: id, token, lease_ms.  Returns 1 if it did.
 commands.renew = function(a)
-  if redis.call('GET', lease_key(a.id)) ~= a.token or get(a.id, 'status') ~= 'processing' then
+  if not runs(a.id, a.token) then
     return 0
   end
   return redis.call('PEXPIRE', lease_key(a.id), a.lease_ms)
@@ -520,14 +515,11 @@ end
 -- Writes a job's end. Fenced: only the lease's token may, and only once.
 -- Arguments: id, token, now, status, fields.  Returns 'finished' or 'lost'.
 commands.finish = function(a)
-  if redis.call('GET', lease_key(a.id)) ~= a.token or get(a.id, 'status') ~= 'processing' then
+  if not runs(a.id, a.token) then
     count('duplicates_refused')
     return 'lost'
   end
-  redis.call('DEL', lease_key(a.id))
-  set_status(a.id, a.status, a.now)
-  redis.call('HSET', job_key(a.id), 'finished_at', a.now, unpack(flat(a.fields)))
-  report_end(a.id)
+  end_job(a.id, a.now, a.status, a.fields)
   return 'finished'
 end
 
@@ -552,8 +544,7 @@ commands.release = function(a)
   count('losses')
   local losses = redis.call('HINCRBY', job_key(a.id), 'losses', 1)
   if losses >= tonumber(a.max_losses) then
-    fail(a.id, a.now, a.lost, true)
-    return 'dead'
+    return bury(a.id, a.now, a.lost)
   end
   if a.excluded_worker then
     redis.call('HSET', job_key(a.id), 'excluded_worker', a.excluded_worker)
@@ -579,8 +570,7 @@ commands.crash = function(a)
   redis.call('DEL', lease_key(a.id))
   count('crashes')
   if redis.call('HINCRBY', job_key(a.id), 'crashes', 1) >= tonumber(a.max_crashes) then
-    fail(a.id, a.now, a.poison, true)
-    return 'dead'
+    return bury(a.id, a.now, a.poison)
   end
   set_status(a.id, 'queued', a.now)
   -- Celery itself returns the message; if it does not, the reconciler finds it missing.
@@ -596,14 +586,10 @@ commands.cancel = function(a)
   if not status then
     return 'missing'
   end
-  if (status ~= 'queued' and status ~= 'processing') or (a.only and a.only ~= status) then
+  if not is_open(status) or (a.only and a.only ~= status) then
     return status
   end
-  leave_queue(a.id)
-  redis.call('DEL', lease_key(a.id))
-  set_status(a.id, 'canceled', a.now)
-  redis.call('HSET', job_key(a.id), 'finished_at', a.now)
-  report_end(a.id)
+  end_job(a.id, a.now, 'canceled', {})
   return 'canceled'
 end
 
@@ -652,7 +638,7 @@ commands.fail_overdue = function(a)
     or (primary and get(primary, 'status') == 'processing') then
     return 0
   end
-  fail(a.id, a.now, a.overdue, false)
+  fail(a.id, a.now, a.overdue)
   return 1
 end
 
@@ -662,8 +648,7 @@ commands.expire = function(a)
   if not is_pending(a.id) then
     return 0
   end
-  redis.call('DEL', lease_key(a.id))
-  fail(a.id, a.now, a.expired, false)
+  fail(a.id, a.now, a.expired)
   return 1
 end
 
@@ -688,7 +673,7 @@ commands.erase = function(a)
     redis.call('DEL', delivery_key(delivery), attempts_key(delivery))
   end
   redis.call('DEL', deliveries_key(id), lease_key(id), job_key(id))
-  if status == 'queued' or status == 'processing' then
+  if is_open(status) then
     -- Requeued since it was canceled: the requests that wait for its end need wait no longer.
     announce(id)
   end
@@ -734,10 +719,7 @@ commands.complete_duplicate = function(a)
   if get(a.id, 'status') ~= 'queued' or get(a.id, 'primary') ~= a.primary then
     return 0
   end
-  leave_queue(a.id)
-  set_status(a.id, a.status, a.now)
-  redis.call('HSET', job_key(a.id), 'finished_at', a.now, unpack(flat(a.fields)))
-  report_end(a.id)
+  end_job(a.id, a.now, a.status, a.fields)
   return 1
 end
 
@@ -750,10 +732,7 @@ commands.promote_duplicate = function(a)
   if get(a.id, 'status') ~= 'queued' or get(a.id, 'primary') ~= a.primary or not cache_key then
     return ''
   end
-  local primary = redis.call('GET', primary_key(cache_key))
-  if not primary or not is_pending(primary) then
-    primary = a.id
-  end
+  local primary = primary_of(cache_key) or a.id
   if primary == a.id then
     remove_duplicate(a.id)
     make_primary(a.id, cache_key)
