@@ -21,9 +21,6 @@ from tasks.settings import Settings
 #: Timeout of a probe of Redis or the object store.
 PROBE_SECONDS = 1.0
 
-#: The beginning of Redis's error about a key of another type, in place of `ERR`.
-_WRONGTYPE: Final = "WRONGTYPE"
-
 
 def probe_redis(settings: Settings) -> None:
     """Raise `QueueUnavailableError` unless Redis answers in time."""
@@ -93,8 +90,9 @@ def pipeline_each(
 
 def concerns_one_record(error: ResponseError) -> bool:
     """Return whether an error is about one key, not about Redis itself, such as full memory."""
+    # WRONGTYPE, about a key of another type, stands in place of ERR.
     return type(error) is ResponseError and (
-        error.status_code == "ERR" or str(error).startswith(_WRONGTYPE)
+        error.status_code == "ERR" or str(error).startswith("WRONGTYPE")
     )
 
 
@@ -137,41 +135,30 @@ class LuaScript:
         self, client: Redis, command: str, calls: Sequence[Mapping[str, Argument]]
     ) -> list[Any]:
         """Run one command several times in one round trip; where a call fails, its exception."""
-        packed = [_pack(arguments) for arguments in calls]
         with client.pipeline(transaction=False) as pipe:
-            for each in packed:
-                pipe.evalsha(self.sha1, 0, command, each)
+            for arguments in calls:
+                pipe.evalsha(self.sha1, 0, command, _pack(arguments))
             answers = pipe.execute(raise_on_error=False)
-            if not any(isinstance(answer, NoScriptError) for answer in answers):
-                return answers
+        missing = [place for place, each in enumerate(answers) if isinstance(each, NoScriptError)]
+        if missing:
             # Redis was restarted and has forgotten the script.
-            pipe.script_load(self.text)
-            missing = [
-                place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)
-            ]
-            for place in missing:
-                pipe.evalsha(self.sha1, 0, command, packed[place])
-            repeated = pipe.execute(raise_on_error=False)[1:]
-        for place, answer in zip(missing, repeated, strict=True):
-            answers[place] = answer
+            client.script_load(self.text)
+            repeated = self.run_each(client, command, [calls[place] for place in missing])
+            for place, answer in zip(missing, repeated, strict=True):
+                answers[place] = answer
         return answers
 
 
 def _pack(arguments: Mapping[str, Argument]) -> str:
     """The arguments as JSON, numbers as text: Lua's JSON would round a unix time."""
-    return json.dumps(
-        {
-            name: str(value) if _is_number(value) else value
-            for name, value in arguments.items()
-            if value is not None
-        },
-        ensure_ascii=False,
-        separators=(",", ":"),
-    )
-
-
-def _is_number(value: Argument) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    given = {
+        name: str(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+        else value
+        for name, value in arguments.items()
+        if value is not None
+    }
+    return json.dumps(given, ensure_ascii=False, separators=(",", ":"))
 
 
 #: Jobs, duplicates and batches.

@@ -64,11 +64,6 @@ def aged_key(list_name: str) -> str:
     return f"{PREFIX}aged:{list_name}"
 
 
-def cached_result_key(cache_key: str) -> str:
-    """The id of a job whose result may be reused, a string that expires."""
-    return f"{PREFIX}cached:{cache_key}"
-
-
 def duplicates_key(task_id: str) -> str:
     """The jobs that wait for a primary's result, a set."""
     return f"{PREFIX}duplicates:{task_id}"

@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from cachetools import TTLCache
@@ -87,7 +88,12 @@ class ResultCache:
         _count_lookup("memory", hit=False)
         with redis_errors():
             answer = redis_client.JOBS.run(self._client, "cached_job", cache_key=key)
-        found = self._usable(key, str(answer[0]), _parse(*answer)) if answer else None
+        found = None
+        if answer:
+            task_id, record = answer
+            with suppress(UnreadableRecordError):
+                found = parse_record(task_id, record)
+            found = self._usable(key, str(task_id), found)
         _count_lookup("redis", hit=found is not None)
         return found
 
@@ -109,13 +115,6 @@ class ResultCache:
             self._near.pop(key, None)
         with redis_errors():
             redis_client.JOBS.run(self._client, "uncache", id=task_id, cache_key=key)
-
-
-def _parse(task_id: str, record: list[str]) -> Job | None:
-    try:
-        return parse_record(task_id, record)
-    except UnreadableRecordError:
-        return None
 
 
 def _count_lookup(level: str, *, hit: bool) -> None:

@@ -96,7 +96,8 @@ class DuplicateCompleter:
         duplicates = self._duplicates(primary_id)
         primary = next(iter(self._job_store.read([primary_id]).jobs), None)
         if not duplicates:
-            self._drop(primary_id)
+            with redis_errors():
+                self._client.zrem(redis_keys.COMPLETING, primary_id)
             return 0
         if primary is not None and not primary.status.final:
             return 0  # requeued by an operator: its duplicates wait for its next end
@@ -121,10 +122,6 @@ class DuplicateCompleter:
             with redis_errors():
                 self._client.srem(redis_keys.duplicates_key(primary_id), *gone)
         return present
-
-    def _drop(self, primary_id: str) -> None:
-        with redis_errors():
-            self._client.zrem(redis_keys.COMPLETING, primary_id)
 
     def _succeed(self, primary: Job, duplicates: Sequence[Job]) -> int:
         completed = 0

@@ -1,7 +1,7 @@
 """A job's objects in the bucket: the manifest on its original, copies, erasure, audit of access."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -80,26 +80,18 @@ def read_manifest(key: str, metadata: Mapping[str, str]) -> Job | None:
     """
     try:
         values = dict(json.loads(metadata[MANIFEST_METADATA]))
-        job = _job_from_manifest(key, values)
-    except (KeyError, TypeError, ValueError):
-        return None
-    return job if original_key(job.task_id) == key else None
-
-
-def _job_from_manifest(key: str, values: Mapping[str, Any]) -> Job:
-    known = {name: values[name] for name in _MANIFEST_FIELDS if name in values}
-    return Job(
-        **{
-            **known,
+        known = {name: values[name] for name in _MANIFEST_FIELDS if name in values}
+        known |= {
             "created_at": float(values["created_at"]),
             "expires_at": float(values["expires_at"]),
             "options": dict(values.get("options", {})),
             "priority": Priority(values.get("priority", Priority.NORMAL)),
-        },
-        original_key=key,
-        # Chosen by the router when the job is sent.
-        queue="",
-    )
+        }
+        # Its queue is chosen by the router when it is sent.
+        job = Job(**known, original_key=key, queue="")
+    except (KeyError, TypeError, ValueError):
+        return None
+    return job if original_key(job.task_id) == key else None
 
 
 #: The fields of a record that describe the result.
@@ -181,7 +173,11 @@ class Eraser:
         Raises:
             ObjectStoreUnavailableError: some are left; repeat it.
         """
-        for key in self._pictures(job):
+        for key in (job.original_key, job.background_key, job.result_key):
+            if key:
+                self.object_store.delete(key)
+        # Results of earlier runs, whose process may have died.
+        for key in self.object_store.list(results_prefix(job.task_id)):
             self.object_store.delete(key)
 
     def erase_unread(self, task_id: str) -> None:
@@ -194,15 +190,6 @@ class Eraser:
             self.object_store.delete(key)
         for key in list(self.object_store.list(results_prefix(task_id))):
             self.object_store.delete(key)
-
-    def _pictures(self, job: Job) -> Iterator[str]:
-        yield job.original_key
-        if job.background_key:
-            yield job.background_key
-        if job.result_key:
-            yield job.result_key
-        # Those of earlier runs, whose process may have died.
-        yield from self.object_store.list(results_prefix(job.task_id))
 
 
 class Access(StrEnum):
@@ -217,14 +204,7 @@ class Access(StrEnum):
 
 
 def audit_access(access: Access, job: Job, *, request_id: str, **facts: str) -> None:
-    """Log an access to a task's pictures, or their erasure; never a URL that opens them.
-
-    Args:
-        access: what was done.
-        job: the task.
-        request_id: of the request that did it.
-        facts: other fields of the line; no URLs.
-    """
+    """Log an access to a task's pictures, or their erasure; `facts` hold no URL that opens them."""
     _audit_log.info(
         access.value, owner=job.owner, task_id=job.task_id, request_id=request_id, **facts
     )

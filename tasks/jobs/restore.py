@@ -1,7 +1,7 @@
 """Restores job records that Redis lost, from the manifests of the originals in the bucket."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,7 +12,7 @@ from tasks.jobs.job import Job
 from tasks.jobs.job_objects import read_manifest
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
-from tasks.storage.object_store import ORIGINALS, ObjectStore, task_id_of_original
+from tasks.storage.object_store import ORIGINALS, ObjectStore, task_id_of_object
 
 #: Originals whose records are looked up at once.
 _BLOCK_SIZE: Final = 500
@@ -20,18 +20,15 @@ _BLOCK_SIZE: Final = 500
 
 @dataclass(slots=True)
 class RestoreReport:
-    """What a comparison of the bucket with the records found.
+    """What a comparison of the bucket with the records found."""
 
-    Attributes:
-        lost: jobs without a record, the oldest first.
-        recorded: number of originals with a record.
-        expired: number of originals without a record that have expired.
-        unreadable: keys of originals without a valid manifest.
-    """
-
+    #: Jobs without a record, the oldest first.
     lost: list[Job] = field(default_factory=list)
+    #: Number of originals with a record.
     recorded: int = 0
+    #: Number of originals without a record that have expired.
     expired: int = 0
+    #: Keys of originals without a valid manifest.
     unreadable: list[str] = field(default_factory=list)
 
 
@@ -54,16 +51,14 @@ class Restorer:
         report = RestoreReport()
         originals = self.object_store.list(ORIGINALS)
         while block := list(islice(originals, _BLOCK_SIZE)):
-            for key in self._without_record(block, report):
-                self._examine(key, report)
+            by_id = {task_id_of_object(key): key for key in block}
+            recorded = self.job_store.recorded(list(by_id))
+            report.recorded += len(recorded)
+            for task_id, key in by_id.items():
+                if task_id not in recorded:
+                    self._examine(key, report)
         report.lost.sort(key=lambda job: job.created_at)
         return report
-
-    def _without_record(self, originals: list[str], report: RestoreReport) -> Iterator[str]:
-        by_id = {task_id_of_original(key): key for key in originals}
-        recorded = self.job_store.recorded(list(by_id))
-        report.recorded += len(recorded)
-        yield from (key for task_id, key in by_id.items() if task_id not in recorded)
 
     def _examine(self, key: str, report: RestoreReport) -> None:
         try:

@@ -19,9 +19,9 @@ _BLOCK_SIZE: Final = 100
 _MAX_BLOCKS: Final = 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Cursor:
-    """The position after a job in an owner's list."""
+    """The position after a job in an owner's list; jobs of one time are ordered by id."""
 
     submitted: float
     task_id: str
@@ -67,13 +67,8 @@ class TaskList:
     ) -> TaskPage:
         """Return up to `limit` jobs that pass a filter.
 
-        A page may be shorter and still have a next one, if few jobs pass.
-
-        Args:
-            owner_id: the owner.
-            limit: of jobs on the page.
-            after: the cursor of the page before.
-            wanted: the filter.
+        A page may be shorter and still have a next one, if few jobs pass. `after` is the cursor of
+        the page before.
         """
         jobs: list[Job] = []
         for _ in range(_MAX_BLOCKS):
@@ -110,10 +105,8 @@ class TaskList:
                     ),
                 )
             places = (Cursor(float(score), task_id) for task_id, score in rows)
-            # Jobs of one submission time are ordered by id, and those up to the cursor were shown.
-            found += [
-                each for each in places if after is None or _sort_key(each) < _sort_key(after)
-            ]
+            # Those of the cursor's time that come before it were shown.
+            found += [each for each in places if after is None or each < after]
             offset += len(rows)
             if len(rows) < _BLOCK_SIZE:
                 break
@@ -128,7 +121,3 @@ class TaskList:
             with redis_errors():
                 self._client.zrem(redis_keys.owner_tasks_key(owner_id), *expired)
         yield from ((by_id.get(each.task_id), each) for each in places)
-
-
-def _sort_key(place: Cursor) -> tuple[float, str]:
-    return place.submitted, place.task_id

@@ -87,11 +87,6 @@ def upload_prefix(upload_id: str) -> str:
     return f"{UPLOAD_OBJECTS}{upload_id}/"
 
 
-def task_id_of_original(original: str) -> str:
-    """Return the task of an original's key."""
-    return original.removeprefix(ORIGINALS)
-
-
 def task_id_of_object(key: str) -> str:
     """Return the task of an original, a background or a result."""
     return key.split("/")[1]
@@ -148,13 +143,6 @@ class ObjectStore:
             lifecycle_days=lifecycle_days(settings.retention_hours),
         )
 
-    @classmethod
-    def for_probing(cls, settings: Settings, *, seconds: float) -> Self:
-        """Build a store with its own connections, that gives up after some seconds."""
-        pool = urllib3.PoolManager(timeout=seconds, retries=False)
-        client = s3_client(settings, str(settings.s3_endpoint), pool)
-        return cls(client, client, settings.s3_bucket)
-
     def ping(self) -> None:
         """Raise unless the store answers and has the bucket."""
         with object_store_errors():
@@ -168,17 +156,14 @@ class ObjectStore:
         """Create the bucket if it is missing, and set its lifecycle rules."""
         with object_store_errors():
             if not self._client.bucket_exists(self._bucket):
-                self._make_bucket()
+                try:
+                    self._client.make_bucket(self._bucket)
+                except S3Error as error:
+                    # Another process may have created it meanwhile.
+                    if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+                        raise
             if self._lifecycle_days is not None:
                 apply_lifecycle_rules(self._client, self._bucket, self._lifecycle_days)
-
-    def _make_bucket(self) -> None:
-        try:
-            self._client.make_bucket(self._bucket)
-        except S3Error as error:
-            # Another process may have created it meanwhile.
-            if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
-                raise
 
     def put(
         self,
@@ -262,13 +247,9 @@ class ObjectStore:
         metadata: Mapping[str, str] | None = None,
         media_type: str | None = None,
     ) -> None:
-        """Copy an object within the store.
+        """Copy an object within the store, or onto itself to change its metadata.
 
-        Args:
-            source: key of the original.
-            target: key of the copy; that of the original itself, to change its metadata.
-            metadata: of the copy; by default the original's, with its media type.
-            media_type: of a copy that is given metadata; by default the original's.
+        Without metadata the copy has the source's, and without a media type the source's.
         """
         with object_store_errors(source):
             copied = CopySource(self._bucket, source)
@@ -419,7 +400,9 @@ def object_store_errors(key: str = "") -> Iterator[None]:
 
 def probe_object_store(settings: Settings, *, seconds: float = PROBE_SECONDS) -> None:
     """Raise `ObjectStoreUnavailableError` unless the store answers in time and has the bucket."""
-    ObjectStore.for_probing(settings, seconds=seconds).ping()
+    pool = urllib3.PoolManager(timeout=seconds, retries=False)
+    client = s3_client(settings, str(settings.s3_endpoint), pool)
+    ObjectStore(client, client, settings.s3_bucket).ping()
 
 
 def s3_client(settings: Settings, endpoint: str, pool: urllib3.PoolManager | None = None) -> Minio:
@@ -432,15 +415,12 @@ def s3_client(settings: Settings, endpoint: str, pool: urllib3.PoolManager | Non
         secure=address.scheme == "https",
         # Without a region, the client asks the server for it before it signs a URL.
         region=settings.s3_region,
-        http_client=pool or _connection_pool(),
-    )
-
-
-def _connection_pool() -> urllib3.PoolManager:
-    return urllib3.PoolManager(
-        timeout=urllib3.Timeout(connect=2, read=10),
-        maxsize=CONNECTIONS,
-        retries=urllib3.Retry(**STALE_RETRIES),
+        http_client=pool
+        or urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=2, read=10),
+            maxsize=CONNECTIONS,
+            retries=urllib3.Retry(**STALE_RETRIES),
+        ),
     )
 
 

@@ -252,7 +252,7 @@ def test_a_result_that_cannot_be_copied_is_a_miss(
     services.runtime.object_store.delete(str(_job(services, first).result_key))
     again = submit()
     assert (again.status, again.cached) == (Status.QUEUED, False)
-    assert redis.get(redis_keys.cached_result_key(str(first.cache_key))) is None
+    assert redis.get(f"rmbg:cached:{first.cache_key}") is None
     runner.run(again.task_id)
     assert submit().cached
 
@@ -318,8 +318,8 @@ def test_redis_keeps_a_result_for_the_time_that_was_drawn(
     job = submit()
     runner.run(job.task_id)
     assert job.cache_seconds is not None
-    assert job.cache_seconds - 5 <= redis.ttl(redis_keys.cached_result_key(str(job.cache_key)))
-    assert redis.ttl(redis_keys.cached_result_key(str(job.cache_key))) <= job.cache_seconds
+    assert job.cache_seconds - 5 <= redis.ttl(f"rmbg:cached:{job.cache_key}")
+    assert redis.ttl(f"rmbg:cached:{job.cache_key}") <= job.cache_seconds
 
 
 def test_a_duplicate_has_no_message_and_takes_no_worker(submit: Submit, redis: Redis) -> None:

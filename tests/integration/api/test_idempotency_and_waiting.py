@@ -25,7 +25,7 @@ from tasks import redis_keys
 from tasks.errors import ObjectStoreUnavailableError
 from tasks.jobs.job import Job, Status, new_task_id
 from tasks.redis_client import connect
-from tasks.storage.object_store import ORIGINALS, task_id_of_original
+from tasks.storage.object_store import ORIGINALS, task_id_of_object
 
 PATH = "/api/v1/remove-bg"
 
@@ -112,7 +112,7 @@ def test_twenty_threads_with_one_key_make_one_task(app: Flask, services: Service
     stored = [
         key
         for key in services.runtime.object_store.list(ORIGINALS)
-        if task_id_of_original(key) in made
+        if task_id_of_object(key) in made
     ]
     assert len(stored) == 1
 
