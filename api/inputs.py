@@ -1,7 +1,6 @@
 """Where a submission's pictures come from: form files, base64, URLs and finished uploads."""
 
 import base64
-import binascii
 import hashlib
 import io
 import re
@@ -170,7 +169,7 @@ class ImageInputs:
         check_length(len(plain) * 3 // 4 - plain[-2:].count("="), self.max_bytes, name)
         try:
             data = base64.b64decode(plain, validate=True)
-        except (binascii.Error, ValueError):
+        except ValueError:
             sentence = "This is no base64 (RFC 4648, with + and /, padded with =)."
             raise ApiError(
                 "invalid_parameter", f"{name}: {sentence}", fields={name: sentence}

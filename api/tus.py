@@ -1,12 +1,9 @@
 """The headers of tus 1.0.0 (https://tus.io/protocols/resumable-upload), and their description."""
 
 import base64
-import binascii
 import hashlib
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from types import MappingProxyType
 from typing import Any, Final
 
 from werkzeug.datastructures import Headers
@@ -16,23 +13,21 @@ from tasks.uploads.service import Checksum
 from tasks.uploads.store import ResumableUpload
 
 VERSION: Final = "1.0.0"
-EXTENSIONS: Final = "creation,creation-with-upload,expiration,termination,checksum"
+_EXTENSIONS: Final = "creation,creation-with-upload,expiration,termination,checksum"
 PIECE_TYPE: Final = "application/offset+octet-stream"
 _MAX_METADATA: Final = 4096
 _ALGORITHMS: Final = ("sha1", "sha256", "sha512", "md5")
 _MAX_DIGITS: Final = 15
 
 
-def capabilities(max_bytes: int) -> Mapping[str, str]:
+def capabilities(max_bytes: int) -> dict[str, str]:
     """Return the headers of the answer to OPTIONS."""
-    return MappingProxyType(
-        {
-            "Tus-Version": VERSION,
-            "Tus-Extension": EXTENSIONS,
-            "Tus-Max-Size": str(max_bytes),
-            "Tus-Checksum-Algorithm": ",".join(_ALGORITHMS),
-        }
-    )
+    return {
+        "Tus-Version": VERSION,
+        "Tus-Extension": _EXTENSIONS,
+        "Tus-Max-Size": str(max_bytes),
+        "Tus-Checksum-Algorithm": ",".join(_ALGORITHMS),
+    }
 
 
 def check_version(headers: Headers) -> None:
@@ -83,7 +78,8 @@ def metadata(headers: Headers) -> dict[str, str]:
     if len(given) > _MAX_METADATA:
         raise ApiError("bad_request", f"`Upload-Metadata` may have {_MAX_METADATA} characters.")
     try:
-        return dict(_pair(part) for part in given.split(",") if part.strip())
+        pairs = (part.strip().partition(" ") for part in given.split(",") if part.strip())
+        return {name: _decode(text).decode("utf-8", "replace") for name, _, text in pairs}
     except ValueError:
         sentence = (
             "`Upload-Metadata` must hold names, each with a value in base64: `filename Y2F0`."
@@ -91,12 +87,8 @@ def metadata(headers: Headers) -> dict[str, str]:
         raise ApiError("bad_request", sentence) from None
 
 
-def _pair(part: str) -> tuple[str, str]:
-    name, _, value = part.strip().partition(" ")
-    try:
-        return name, base64.b64decode(value.strip(), validate=True).decode("utf-8", "replace")
-    except binascii.Error as error:
-        raise ValueError(value) from error
+def _decode(text: str) -> bytes:
+    return base64.b64decode(text.strip(), validate=True)
 
 
 def checksum(headers: Headers) -> Checksum | None:
@@ -112,8 +104,8 @@ def checksum(headers: Headers) -> Checksum | None:
     if algorithm not in _ALGORITHMS:
         raise ApiError("bad_request", f"`Upload-Checksum` takes {', '.join(_ALGORITHMS)}.")
     try:
-        digest = base64.b64decode(text.strip(), validate=True)
-    except binascii.Error:
+        digest = _decode(text)
+    except ValueError:
         raise ApiError("bad_request", "`Upload-Checksum` must end with base64.") from None
     return Checksum(hashlib.new(algorithm, usedforsecurity=False), digest)
 

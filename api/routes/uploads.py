@@ -138,5 +138,5 @@ def _append(upload_id: str, offset: int) -> ResumableUpload:
 
 
 def _options() -> Response:
-    headers = tus.capabilities(services().settings.max_image_bytes)
-    return Response(status=204, headers=dict(headers))
+    most = services().settings.max_image_bytes
+    return Response(status=204, headers=tus.capabilities(most))

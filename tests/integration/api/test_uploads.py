@@ -225,7 +225,7 @@ def test_a_checksum_that_does_not_fit_discards_that_piece_alone(
     assert _whole(services, url) == data
 
 
-@pytest.mark.parametrize("given", ["crc32 AAAA", "sha1 not*base64", "sha1"])
+@pytest.mark.parametrize("given", ["crc32 AAAA", "sha1 not*base64", "sha1 é", "sha1"])
 def test_a_checksum_that_cannot_be_checked(client: FlaskClient, given: str) -> None:
     url = _begin(client, 5)
     answer = _add(client, url, 0, b"abcde", **{"Upload-Checksum": given})
