@@ -1,5 +1,6 @@
 """`/api/v1/tasks/<id>/deliveries`: a task's webhooks, and sending one again."""
 
+from dataclasses import asdict
 from typing import Any
 
 from flask.views import MethodView
@@ -64,14 +65,5 @@ def _shown(number: int, row: Delivery) -> dict[str, Any]:
         "reason": row.reason,
         "created_at": iso_time(row.created_at),
         "next_attempt_at": iso_time(due),
-        "attempts": [
-            {
-                "at": iso_time(each.at),
-                "outcome": each.outcome,
-                "status": each.status,
-                "ms": each.ms,
-                "answer": each.answer,
-            }
-            for each in store.attempts(row.id)
-        ],
+        "attempts": [{**asdict(each), "at": iso_time(each.at)} for each in store.attempts(row.id)],
     }

@@ -35,22 +35,18 @@ class Ready(MethodView):
     @blueprint.fails("not_ready")
     def get(self) -> dict[str, Any]:
         """Check that Redis, the object store and a worker are available."""
-        checks = {name: _outcome(check) for name, check in _checks().items()}
+        settings = services().settings
+        checks = {
+            # On new connections: pooled ones may work while the server accepts no new ones.
+            "redis": _outcome(lambda: probe_redis(settings)),
+            "store": _outcome(lambda: probe_object_store(settings)),
+            "worker": _outcome(_require_worker),
+        }
         failed = {name: reason for name, reason in checks.items() if reason != "ok"}
         if failed:
             listed = " ".join(f"{name}: {reason}" for name, reason in failed.items())
             raise ApiError("not_ready", listed, fields=failed, retry_after=2)
         return success({"checks": checks})
-
-
-def _checks() -> dict[str, Callable[[], None]]:
-    settings = services().settings
-    return {
-        # On new connections: pooled ones may work while the server accepts no new ones.
-        "redis": lambda: probe_redis(settings),
-        "store": lambda: probe_object_store(settings),
-        "worker": _require_worker,
-    }
 
 
 def _require_worker() -> None:

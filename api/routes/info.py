@@ -11,8 +11,7 @@ from api.parameters import FORMATS
 from api.responses import success
 from api.schemas import envelope
 from api.waiting import MAX_WAIT_SECONDS
-from inference.errors import ModelError
-from inference.models.registry import ModelSpec, get_spec
+from inference.models.registry import MODELS
 from inference.probe import accepted_formats
 from inference.version import PIPELINE_VERSION, __version__
 
@@ -72,57 +71,47 @@ class Info(MethodView):
     @blueprint.response(200, envelope(InfoSchema))
     def get(self) -> dict[str, Any]:
         """Get the version, the models with their licences, the limits and the formats."""
+        settings, owner = services().settings, current_owner()
         return success(
             {
                 "version": __version__,
                 "pipeline_version": str(PIPELINE_VERSION),
-                "models": [_model(spec) for spec in _served()],
-                "limits": _limits(),
+                "models": _models(),
+                "limits": {
+                    "max_image_bytes": settings.max_image_bytes,
+                    "max_megapixels": settings.max_megapixels,
+                    "min_side": settings.image_limits.min_side,
+                    "max_wait_seconds": MAX_WAIT_SECONDS,
+                    "retention_hours": settings.retention_hours,
+                    "pictures_per_minute": owner.rate_per_minute,
+                },
                 "input_formats": [name.lower() for name in accepted_formats()],
                 "output_formats": list(FORMATS),
             }
         )
 
 
-def _served() -> list[ModelSpec]:
-    """Return the models with a live worker and the default one, as far as the key may use them."""
-    names = {worker.model for worker in services().runtime.registry.workers() if worker.usable}
-    names.add(services().settings.model)
-    return [spec for spec in map(_spec, sorted(filter(None, names))) if spec is not None]
-
-
-def _spec(name: str) -> ModelSpec | None:
-    try:
-        return get_spec(name) if current_owner().may_use(name) else None
-    except ModelError:
-        return None  # a worker of a newer version
-
-
-def _model(spec: ModelSpec) -> dict[str, Any]:
-    return {
-        "name": spec.name,
-        "title": spec.title,
-        "licence": spec.licence,
-        "licence_url": spec.licence_url,
-        "commercial_use": spec.commercial_use,
-        "default": spec.name == services().settings.model,
-        "paths": _paths(spec.name),
-    }
-
-
-def _paths(model: str) -> list[str]:
-    workers = services().runtime.registry.workers()
-    found = {(w.path, w.path_reason) for w in workers if w.usable and w.model == model and w.path}
-    return sorted(f"{path}: {reason}" if reason else path for path, reason in found)
-
-
-def _limits() -> dict[str, Any]:
-    settings = services().settings
-    return {
-        "max_image_bytes": settings.max_image_bytes,
-        "max_megapixels": settings.max_megapixels,
-        "min_side": settings.image_limits.min_side,
-        "max_wait_seconds": MAX_WAIT_SECONDS,
-        "retention_hours": settings.retention_hours,
-        "pictures_per_minute": current_owner().rate_per_minute,
-    }
+def _models() -> list[dict[str, Any]]:
+    """Describe the models with a live worker and the default one, if the key may use them."""
+    workers = [worker for worker in services().runtime.registry.workers() if worker.usable]
+    default = services().settings.model
+    shown = []
+    for name in sorted({default, *(worker.model for worker in workers)}):
+        spec = MODELS.get(name)  # None: a worker of a newer version
+        if spec is None or not current_owner().may_use(name):
+            continue
+        paths = {(each.path, each.path_reason) for each in workers if each.model == name}
+        shown.append(
+            {
+                "name": name,
+                "title": spec.title,
+                "licence": spec.licence,
+                "licence_url": spec.licence_url,
+                "commercial_use": spec.commercial_use,
+                "default": name == default,
+                "paths": sorted(
+                    f"{path}: {reason}" if reason else path for path, reason in paths if path
+                ),
+            }
+        )
+    return shown
