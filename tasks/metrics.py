@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -342,20 +342,16 @@ def remove_shared_folder() -> None:
         set_metrics_folder(None)
 
 
-def use_shared_folder(identifier: str | None = None) -> None:
+def use_shared_folder(identifier: Callable[[], int | str] = os.getpid) -> None:
     """Count in the shared folder, if this process was given one.
 
-    Args:
-        identifier: names this process's files. A process that replaces another one continues in
-            its files, so that restarts do not fill the folder. Without it, each process has
-            files of its own, which stay when it ends.
+    `identifier` names this process's files, which stay when it ends. A process that replaces
+    another one continues under its name, so that restarts do not fill the folder.
     """
     if metrics_folder() is None:
         return
     # Set here, since the library checks for the folder only when it is imported.
-    values.ValueClass = values.MultiProcessValue(  # type: ignore[no-untyped-call] # of the library
-        os.getpid if identifier is None else lambda: identifier
-    )
+    values.ValueClass = values.MultiProcessValue(identifier)  # type: ignore[no-untyped-call] # of the library
     instruments.cache_clear()
 
 

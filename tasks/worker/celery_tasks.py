@@ -127,7 +127,7 @@ def _load_model(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - 
         celery_app=current_app,
         object_store=ObjectStore.from_settings(settings, _object_store_pool(settings)),
     )
-    use_shared_folder("child")
+    use_shared_folder(lambda: "child")
     configure_tracing("rmbg-worker")
     worker, model = sender or "worker", settings.model
     _shorten_shutdown()
