@@ -32,16 +32,7 @@ from tasks.settings import Settings, visible_gpus
 _WORKER_GONE_SECONDS: Final = 10.0
 _EVENTS_PAUSE_SECONDS: Final = 2.0
 _TASK_EVENTS: Final = frozenset(
-    {
-        "task-sent",
-        "task-received",
-        "task-started",
-        "task-succeeded",
-        "task-failed",
-        "task-rejected",
-        "task-retried",
-        "task-revoked",
-    }
+    {"sent", "received", "started", "succeeded", "failed", "rejected", "retried", "revoked"}
 )
 
 _log = structlog.get_logger(__name__)
@@ -49,16 +40,12 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class GpuCollector(Collector):
-    """Shows memory and utilization of the worker's GPU.
+    """Shows memory and utilization of the worker's GPU."""
 
-    Attributes:
-        nvml: the library `pynvml`, initialized.
-        worker: Celery's name of this worker.
-        gpu: the GPU's index or UUID, as CUDA_VISIBLE_DEVICES has it.
-    """
-
+    #: The library `pynvml`, initialized.
     nvml: Any
     worker: str
+    #: The GPU's index or UUID, as CUDA_VISIBLE_DEVICES has it.
     gpu: str
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
@@ -177,13 +164,14 @@ class CeleryEventsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery 
             self._receiver.capture(limit=None, timeout=None, wakeup=False)
 
     def _count(self, event: Mapping[str, Any]) -> None:
-        kind, host = str(event.get("type")), str(event.get("hostname", ""))
-        if kind in _TASK_EVENTS:
-            instruments().celery_events.labels(kind.removeprefix("task-"), host).inc()
-        if kind == "task-succeeded":
+        host = str(event.get("hostname", ""))
+        kind, _, name = str(event.get("type")).partition("-")
+        if kind == "task" and name in _TASK_EVENTS:
+            instruments().celery_events.labels(name, host).inc()
+        if kind == "task" and name == "succeeded":
             instruments().celery_runtime.labels(host).observe(float(event.get("runtime") or 0))
-        if kind.startswith("worker-"):
+        if kind == "worker":
             now = time.monotonic()
-            self._seen[host] = 0.0 if kind == "worker-offline" else now
+            self._seen[host] = 0.0 if name == "offline" else now
             for each, seen in self._seen.items():
                 instruments().celery_worker_up.labels(each).set(now - seen < _WORKER_GONE_SECONDS)
