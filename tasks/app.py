@@ -58,9 +58,7 @@ def ready_seconds(settings: Settings) -> float:
 def create_celery(settings: Settings, *, socket_timeout: float = 10) -> Celery:
     """Make an application for these settings; it connects when first used.
 
-    Args:
-        settings: where Redis is, and how long tasks may take.
-        socket_timeout: seconds after which a silent Redis counts as away.
+    A Redis that is silent for `socket_timeout` seconds counts as away.
     """
     app = Celery("rmbg", include=["tasks.worker.celery_tasks"])
     app.conf.update(_configuration(settings))

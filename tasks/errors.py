@@ -30,11 +30,7 @@ class UncertainWriteError(QueueUnavailableError):
 
 
 class ResultKnownError(TaskError):
-    """A job with an equal result has just succeeded, so nothing was recorded.
-
-    Attributes:
-        task_id: the job that succeeded.
-    """
+    """The job `task_id`, which has an equal result, has just succeeded; nothing was recorded."""
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"The job {task_id} has the result already.")
@@ -42,12 +38,7 @@ class ResultKnownError(TaskError):
 
 
 class UnreadableRecordError(TaskError):
-    """A job record is damaged, or was written by another version.
-
-    Attributes:
-        task_id: the job.
-        reason: what is wrong with the record.
-    """
+    """The record of the job `task_id` is damaged, or was written by another version."""
 
     code = "unreadable_record"
     ADVICE: ClassVar[str] = (

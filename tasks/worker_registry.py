@@ -129,9 +129,7 @@ class WorkerRegistry:
     def mark_not_ready(self, name: str, *, pid: int | None = None) -> None:
         """Record that a worker's model no longer answers, and runs nothing.
 
-        Args:
-            name: the worker.
-            pid: do nothing if another process than this one has answered meanwhile.
+        With `pid`, do so only if no other process than that one has answered meanwhile.
         """
         key = redis_keys.worker_key(name)
 

@@ -35,16 +35,13 @@ _UNKNOWN_MAX: Final = 100
 
 
 class MissingMessageDetector:
-    """Reports what two passes in a row found missing: a message in transit is missed once.
-
-    Attributes:
-        unknown: lists whose oldest message is not the project's, as of the last pass.
-    """
+    """Reports what two passes in a row found missing: a message in transit is missed once."""
 
     def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
         self._client = client
         self._clock = clock
         self._suspects: set[str] = set()
+        #: Lists whose oldest message is not the project's, as of the last pass.
         self.unknown: set[str] = set()
 
     def find(self) -> list[str]:
@@ -98,10 +95,8 @@ class MissingMessageDetector:
 def _bound(texts: Sequence[Any]) -> str:
     """Return the upper bound of missing numbers, as an argument of ZRANGEBYSCORE.
 
-    It is the number of the first message that the project sent.
-
-    Args:
-        texts: a list's messages, the oldest first; None after the last one.
+    It is the number of the first message that the project sent. `texts` are a list's messages, the
+    oldest first, with None after the last one.
     """
     numbers = [number for number in map(_seq_in, texts) if number]
     if numbers:

@@ -40,15 +40,11 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Periodic:
-    """A piece of work that is repeated at an interval.
+    """A piece of work that is repeated at an interval."""
 
-    Attributes:
-        name: names its log events and its thread.
-        seconds: pause between the end of one run and the start of the next.
-        run: does the work once.
-    """
-
+    #: Names its log events and its thread.
     name: str
+    #: Pause between the end of one run and the start of the next.
     seconds: float
     run: Callable[[], object]
 

@@ -152,22 +152,15 @@ class ExpirySweep:
 
 @dataclass(frozen=True, slots=True)
 class OrphanSweep:
-    """Removes objects that no record names; a sweep that is repeated or cut short does no harm.
-
-    Attributes:
-        store: the records of jobs.
-        uploads: the records of uploads.
-        objects: the bucket.
-        retention_seconds: how long an improvement is kept, which never has a record.
-        clock: unix seconds.
-        alive: called again and again during a long sweep.
-    """
+    """Removes objects that no record names; a sweep that is repeated or cut short does no harm."""
 
     store: JobStore
     uploads: UploadStore
     objects: ObjectStore
+    #: How long an improvement is kept, which never has a record.
     retention_seconds: float
     clock: Callable[[], float] = time.time
+    #: Called again and again during a long sweep.
     alive: Callable[[], object] = lambda: None
 
     def sweep(self) -> list[str]:

@@ -42,13 +42,9 @@ def kill_child(pid: int) -> None:
 class LivenessTimeout:
     """Expires when a child's model has not answered for too long.
 
-    The child's answers come by way of Redis, where each counts for a while. An outage hides
-    them, so that the child has the whole time again after one.
-
-    Args:
-        seconds: how long an answer counts.
-        gap: a longer time between two checks counts as an outage.
-        clock: monotonic seconds.
+    The child's answers come by way of Redis, where each counts for some seconds. An outage hides
+    them, so that the child has the whole time again after one. A time between two checks that is
+    longer than `gap` counts as an outage.
     """
 
     def __init__(
@@ -62,10 +58,9 @@ class LivenessTimeout:
         self._expires_at = self._checked_at + seconds
 
     def expired(self, *, answered: bool) -> bool:
-        """Return whether the child is to be replaced; to be asked at every tick.
+        """Return whether the child is to be replaced; asked at every tick.
 
-        Args:
-            answered: its last answer counts now.
+        `answered`: its last answer counts now.
         """
         now = self._clock()
         if now - self._checked_at > self._gap:
