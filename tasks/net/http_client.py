@@ -66,18 +66,14 @@ class Deadline:
     """The limit of a whole call: lookups, connections, bodies. Any thread can end it early."""
 
     def __init__(self, seconds: float) -> None:
-        self._began = time.monotonic()
         self._seconds = seconds
+        self._end = time.monotonic() + seconds
         self._expired = threading.Event()
         self._connected: socket.socket | None = None
 
-    def spent(self) -> float:
-        """Return the seconds since the beginning."""
-        return time.monotonic() - self._began
-
     def left(self) -> float:
         """Return the seconds that are left; none once it has expired."""
-        return 0.0 if self._expired.is_set() else self._seconds - self.spent()
+        return 0.0 if self._expired.is_set() else self._end - time.monotonic()
 
     def check(self) -> None:
         """Raise `UrlTimeoutError` once no time is left."""
