@@ -27,6 +27,7 @@ from tasks.cli.workers import drain, undrain, workers
 from tasks.errors import QueueUnavailableError
 from tasks.jobs import routing
 from tasks.jobs.job import Job, Status
+from tasks.jobs.store import ReadRecords
 from tasks.runtime import Runtime
 
 _TIME_FIELDS = ("created_at", "started_at", "finished_at", "expires_at", "deadline")
@@ -69,13 +70,15 @@ def list_jobs(runtime: Runtime, status: tuple[str, ...], limit: int) -> CommandO
         }
         for job in found.jobs
     ]
+    lines = [*table_lines(rows), f"{len(rows)} shown; {summary}"]
+    return _listing(found, lines, counts={status.value: count for status, count in counts.items()})
+
+
+def _listing(found: ReadRecords, lines: list[str], **facts: object) -> CommandOutput:
+    documents = [_job_document(job) for job in found.jobs]
     return CommandOutput(
-        {
-            "jobs": [_job_document(job) for job in found.jobs],
-            "counts": {status.value: count for status, count in counts.items()},
-            "unreadable": list(found.unreadable),
-        },
-        lines=[*table_lines(rows), f"{len(rows)} shown; {summary}"],
+        {"jobs": documents, **facts, "unreadable": list(found.unreadable)},
+        lines=lines,
         notes=found.notes(),
     )
 
@@ -253,14 +256,7 @@ def list_dead(runtime: Runtime) -> CommandOutput:
     )
     if not lines and not found.unreadable:
         lines = ["There are no dead letters."]
-    return CommandOutput(
-        {
-            "jobs": [_job_document(job) for job in found.jobs],
-            "unreadable": list(found.unreadable),
-        },
-        lines=lines,
-        notes=found.notes(),
-    )
+    return _listing(found, lines)
 
 
 @dead.command("requeue", cls=OutputCommand)

@@ -156,15 +156,15 @@ def render_payload(
     """
     if delivery.kind == "task":
         job = job_store.get(delivery.subject)
-        data = None if job is None else task_data(job, object_store, now)
+        if job is None:
+            return None
+        data = task_data(job, object_store, now)
     else:
         batch = batches.get(delivery.subject)
-        data = None
-        if batch is not None:
-            jobs = {job.task_id: job for job in job_store.get_many(batch.task_ids)}
-            data = batch_data(batch, jobs, now)
-    if data is None:
-        return None
+        if batch is None:
+            return None
+        jobs = {job.task_id: job for job in job_store.get_many(batch.task_ids)}
+        data = batch_data(batch, jobs, now)
     event = {
         "type": delivery.event,
         "timestamp": datetime.fromtimestamp(delivery.created_at, UTC),
