@@ -1,5 +1,7 @@
 """BiRefNet as published: the decoder with its deformable pyramid, and the whole network."""
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that torch code uses
@@ -135,47 +137,22 @@ class DecoderBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in_channels, height, width) to (batch, out_channels, height, width)."""
         x = F.relu(self.bn_in(self.conv_in(x)))
-        out: Tensor = self.bn_out(self.conv_out(self.dec_att(x)))
-        return out
+        return self.bn_out(self.conv_out(self.dec_att(x)))
 
 
-class LateralBlock(nn.Module):
-    """The 1x1 convolution from a map of the backbone into the decoder."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, channels, height, width) to that shape."""
-        out: Tensor = self.conv(x)
-        return out
-
-
-class InputBlock(nn.Module):
-    """Two convolutions, with nothing between them, from patches into a decoder level."""
-
-    def __init__(self, in_channels: int, out_channels: int, inner: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, inner, 3, padding=1)
-        self.conv_out = nn.Conv2d(inner, out_channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, in_channels, height, width) to (batch, out_channels, height, width)."""
-        out: Tensor = self.conv_out(self.conv1(x))
-        return out
+def input_block(in_channels: int, out_channels: int, inner: int) -> nn.Sequential:
+    """Make the two convolutions, with nothing between them, from patches into a decoder level."""
+    conv1 = nn.Conv2d(in_channels, inner, 3, padding=1)
+    return nn.Sequential(
+        OrderedDict(conv1=conv1, conv_out=nn.Conv2d(inner, out_channels, 3, padding=1))
+    )
 
 
 def image_to_patches(image: Tensor, grid: int, order: PatchOrder) -> Tensor:
     """Cut a picture into grid x grid tiles and stack them along the channels.
 
-    Args:
-        image: (batch, 3, height, width), sides divisible by `grid`.
-        grid: tiles on a side.
-        order: of the channels.
-
-    Returns:
-        (batch, 3 * grid**2, height / grid, width / grid).
+    Maps (batch, 3, height, width), with sides divisible by `grid`, to
+    (batch, 3 * grid**2, height / grid, width / grid).
     """
     batch, colors, height, width = image.shape
     tiles = image.view(batch, colors, grid, height // grid, grid, width // grid)
@@ -195,17 +172,12 @@ class Decoder(nn.Module):
         x1, x2, x3, x4 = config.lateral_channels
         injected = {5: x4 // 8, 4: x4 // 8, 3: x3 // 8, 2: x2 // 8, 1: x1 // 8}
         for level, grid in PATCH_GRIDS.items():
-            block = InputBlock(3 * grid * grid, injected[level], config.inner_channels)
+            block = input_block(3 * grid * grid, injected[level], config.inner_channels)
             self.add_module(f"ipt_blk{level}", block)
-        for level, (below, out) in {
-            4: (x4, x3),
-            3: (x3, x2),
-            2: (x2, x1),
-            1: (x1, x1 // 2),
-        }.items():
+        for level, below, out in ((4, x4, x3), (3, x3, x2), (2, x2, x1), (1, x1, x1 // 2)):
             wide = below + injected[level + 1]
             self.add_module(f"decoder_block{level}", DecoderBlock(wide, out, config))
-        self.ipt_blk1 = InputBlock(3, injected[1], config.inner_channels)
+        self.ipt_blk1 = input_block(3, injected[1], config.inner_channels)
         self.conv_out1 = nn.Sequential(nn.Conv2d(x1 // 2 + injected[1], 1, 1))
         for level, channels in zip(ATTENDED_LEVELS, (x3, x2, x1), strict=True):
             self._add_attended(level, channels)
@@ -213,7 +185,8 @@ class Decoder(nn.Module):
     def _add_attended(self, level: int, channels: int) -> None:
         """Add the lateral connection and the outline attention of level 4, 3 or 2."""
         thin = _GRADIENT_CHANNELS
-        self.add_module(f"lateral_block{level}", LateralBlock(channels))
+        lateral = nn.Sequential(OrderedDict(conv=nn.Conv2d(channels, channels, 1)))
+        self.add_module(f"lateral_block{level}", lateral)
         convs = nn.Sequential(
             nn.Conv2d(channels, thin, 3, padding=1), nn.BatchNorm2d(thin), nn.ReLU()
         )
@@ -234,8 +207,7 @@ class Decoder(nn.Module):
         return self._logits(image, self._run("decoder_block1", self._inject(image, p, 2)))
 
     def _run(self, name: str, x: Tensor) -> Tensor:
-        out: Tensor = self.get_submodule(name)(x)
-        return out
+        return self.get_submodule(name)(x)
 
     def _inject(self, image: Tensor, p: Tensor, level: int) -> Tensor:
         """Concatenate a level's features with the picture's patches."""
@@ -255,11 +227,12 @@ class Decoder(nn.Module):
         without two wide maps at full size.
         """
         weight, bias = self.conv_out1[0].parameters()
-        inner, inner_bias = self.ipt_blk1.conv_out.parameters()
+        conv1, conv_out = self.ipt_blk1
+        inner, inner_bias = conv_out.parameters()
         for_features, for_picture = weight[:, : p.shape[1]], weight[:, p.shape[1] :]
         narrow = torch.einsum("po,ochw->pchw", for_picture[:, :, 0, 0], inner)
         constant = for_picture[:, :, 0, 0] @ inner_bias + bias
-        picture = F.conv2d(self.ipt_blk1.conv1(image), narrow, constant, padding=1)
+        picture = F.conv2d(conv1(image), narrow, constant, padding=1)
         return resize(F.conv2d(p, for_features), image.shape[-2:]) + picture
 
 
@@ -279,19 +252,15 @@ class BiRefNet(nn.Module):
         self.decoder = Decoder(config)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Compute the matte's logits.
+        """Compute the matte's logits, (batch, 1, height, width); the matte is their sigmoid.
 
         Args:
             image: (batch, 3, height, width), ImageNet-normalized; sides are multiples of 32.
-
-        Returns:
-            (batch, 1, height, width); the matte is their sigmoid.
         """
         x1, x2, x3, x4 = self._encode(image)
         context = [resize(x, x4.shape[-2:]) for x in (x1, x2, x3)]
         x4 = self.squeeze_module(torch.cat([*context, x4], dim=1))
-        logits: Tensor = self.decoder(image, [x1, x2, x3, x4])
-        return logits
+        return self.decoder(image, [x1, x2, x3, x4])
 
     def _encode(self, image: Tensor) -> list[Tensor]:
         """Concatenate the maps of both scales of the backbone along the channels."""

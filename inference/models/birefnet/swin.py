@@ -3,6 +3,8 @@
 Feature maps travel as (batch, rows, columns, channels) inside, and leave as NCHW.
 """
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
@@ -41,14 +43,10 @@ def relative_position_index(window: int) -> Tensor:
 def shift_mask(rows: int, cols: int, window: int, device: torch.device) -> Tensor:
     """Return a mask that separates tokens which a shift by half a window brought together.
 
-    Args:
-        rows: of the map, in tokens, before padding.
-        cols: of the map, in tokens, before padding.
-        window: side of a window, in tokens.
-        device: where the mask is needed.
+    `rows` and `cols` count the map's tokens before it is padded to whole windows.
 
     Returns:
-        (windows, window**2, window**2) float32, 0 or -100, for a map padded to whole windows.
+        (windows, window**2, window**2) float32, 0 or -100.
     """
     row_zone = _shift_zones(rows + -rows % window, window, device)
     col_zone = _shift_zones(cols + -cols % window, window, device)
@@ -74,8 +72,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, 3, height, width) to (batch, height / 4, width / 4, dim)."""
-        tokens: Tensor = self.norm(self.proj(x).permute(0, 2, 3, 1))
-        return tokens
+        return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 
 class WindowAttention(nn.Module):
@@ -97,9 +94,7 @@ class WindowAttention(nn.Module):
         qkv = self._padded(self.qkv(x)).roll((-self.shift, -self.shift), dims=(1, 2))
         windows = self._attend(split_windows(qkv, self.window), mask if self.shift else None)
         joined = join_windows(windows, self.window, qkv.shape[:3])
-        x = joined.roll((self.shift, self.shift), dims=(1, 2))[:, :rows, :cols]
-        out: Tensor = self.proj(x)
-        return out
+        return self.proj(joined.roll((self.shift, self.shift), dims=(1, 2))[:, :rows, :cols])
 
     def _padded(self, qkv: Tensor) -> Tensor:
         """Pad to whole windows with the projection of a zero token, which is the bias.
@@ -134,20 +129,6 @@ class WindowAttention(nn.Module):
         return (bias + mask[:, None].to(bias.dtype)).repeat(windows // len(mask), 1, 1, 1)
 
 
-class Mlp(nn.Module):
-    """The two linear layers of a block."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, 4 * dim)
-        self.fc2 = nn.Linear(4 * dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., dim) to that shape."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
-
-
 class Block(nn.Module):
     """Attention over windows, shifted by half a window in every second block, and the MLP."""
 
@@ -156,13 +137,14 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.attn = WindowAttention(dim, window, heads, shift)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim)
+        self.mlp = nn.Sequential(
+            OrderedDict(fc1=nn.Linear(dim, 4 * dim), gelu=nn.GELU(), fc2=nn.Linear(4 * dim, dim))
+        )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Map (batch, rows, columns, dim) to that shape."""
         x = x + self.attn(self.norm1(x), mask)
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
+        return x + self.mlp(self.norm2(x))
 
 
 class PatchMerging(nn.Module):
@@ -178,8 +160,7 @@ class PatchMerging(nn.Module):
         rows, cols = x.shape[1:3]
         x = F.pad(x, (0, 0, 0, cols % 2, 0, rows % 2))
         corners = [x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)]
-        out: Tensor = self.reduction(self.norm(torch.cat(corners, dim=-1)))
-        return out
+        return self.reduction(self.norm(torch.cat(corners, dim=-1)))
 
 
 class Stage(nn.Module):

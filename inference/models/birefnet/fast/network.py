@@ -22,12 +22,7 @@ from inference.models.birefnet.network import (
 
 
 class FixedConv(nn.Module):
-    """A convolution of stride 1 and "same" padding with given weights.
-
-    Args:
-        weight: (outputs, inputs, kernel, kernel).
-        bias: (outputs).
-    """
+    """A convolution of stride 1 and "same" padding with given weights."""
 
     weight: Tensor
     bias: Tensor | None
@@ -43,17 +38,12 @@ class FixedConv(nn.Module):
         return F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
 
 
-def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return the factor and the summand of a BatchNorm in eval mode, each (channels)."""
+def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> FixedConv:
+    """Fold a BatchNorm in eval mode into the convolution before it."""
     if norm.running_var is None or norm.running_mean is None:
         raise TypeError("a BatchNorm without statistics cannot be folded")
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    return scale, norm.bias - norm.running_mean * scale
-
-
-def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> FixedConv:
-    """Fold a BatchNorm into the convolution before it."""
-    scale, shift = scale_and_shift(norm)
+    shift = norm.bias - norm.running_mean * scale
     bias = shift if conv.bias is None else shift + conv.bias * scale
     return FixedConv(conv.weight * scale.view(-1, 1, 1, 1), bias)
 
@@ -87,20 +77,18 @@ class FastDeformableBranch(nn.Module):
         conv = branch.atrous_conv
         self.places = FixedConv(
             torch.cat((conv.offset_conv.weight, conv.modulator_conv.weight)),
-            torch.cat((_require_bias(conv.offset_conv), _require_bias(conv.modulator_conv))),
+            torch.cat(cast("list[Tensor]", [conv.offset_conv.bias, conv.modulator_conv.bias])),
         )
-        scale, shift = scale_and_shift(branch.bn)
-        weight = conv.regular_conv.weight * scale.view(-1, 1, 1, 1)
-        self.register_buffer("weight", weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous())
-        self.register_buffer("bias", shift)
+        folded = fold_batch_norm(conv.regular_conv, branch.bn)
+        self.register_buffer("weight", folded.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous())
+        self.register_buffer("bias", folded.bias)
         self.register_buffer("narrow", narrow)
 
     def forward(self, x: Tensor, rows: Tensor) -> Tensor:
         """Return this branch's summand of the pyramid's output, (batch * pixels, inner)."""
         places = to_rows(self.places(x))
         height, width = x.shape[-2:]
-        wide: Tensor = deformable(rows, places, self.weight, self.bias, height, width)
-        return wide @ self.narrow
+        return deformable(rows, places, self.weight, self.bias, height, width) @ self.narrow
 
 
 class FastDeformablePyramid(nn.Module):
@@ -115,18 +103,18 @@ class FastDeformablePyramid(nn.Module):
         super().__init__()
         joined = fold_batch_norm(pyramid.conv1, pyramid.bn1)
         branches = [pyramid.aspp1, *pyramid.aspp_deforms]
-        narrow = [
+        *narrow, pool_narrow = (
             part.t().contiguous() for part in joined.weight[:, :, 0, 0].chunk(len(branches) + 1, 1)
-        ]
+        )
         self.branches = nn.ModuleList(
             FastDeformableBranch(cast("DeformableBranch", branch), share)
-            for branch, share in zip(branches, narrow, strict=False)
+            for branch, share in zip(branches, narrow, strict=True)
         )
         conv, norm = cast("nn.Conv2d", pyramid.global_avg_pool[1]), pyramid.global_avg_pool[2]
         pool = fold_batch_norm(conv, cast("nn.BatchNorm2d", norm))
         self.register_buffer("pool", pool.weight[:, :, 0, 0].t().contiguous())
         self.register_buffer("pool_bias", pool.bias)
-        self.register_buffer("pool_narrow", narrow[-1])
+        self.register_buffer("pool_narrow", pool_narrow)
         self.register_buffer("bias", joined.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -154,18 +142,11 @@ class FastDecoderBlock(nn.Module):
         first, *others = (conv(part) for conv, part in zip(self.conv_in, parts, strict=True))
         for other in others:
             first = first.add_(other)
-        out: Tensor = self.pyramid(first.relu_())
-        return out
+        return self.pyramid(first.relu_())
 
 
 class FastDecoder(nn.Module):
-    """The decoder with folded convolutions: levels 4 (coarsest) to 1.
-
-    Args:
-        decoder: the decoder of the reference path.
-        squeeze: the block before it.
-        config: the shape of both.
-    """
+    """The decoder with folded convolutions, and `squeeze`, the block before it."""
 
     def __init__(self, decoder: Decoder, squeeze: DecoderBlock, config: BiRefNetConfig) -> None:
         super().__init__()
@@ -185,12 +166,11 @@ class FastDecoder(nn.Module):
         name = str(level)
         block = cast("DecoderBlock", decoder.get_submodule(f"decoder_block{level}"))
         source = decoder.get_submodule(f"ipt_blk{level + 1}")
-        convs = [cast("nn.Conv2d", source.get_submodule(part)) for part in ("conv1", "conv_out")]
-        self.inject[name] = nn.Sequential(*map(freeze_conv, convs))
-        injected = convs[1].out_channels
-        self.blocks[name] = FastDecoderBlock(
-            block, [block.conv_in.in_channels - injected, injected]
-        )
+        conv1, conv_out = (cast("nn.Conv2d", conv) for conv in source.children())
+        self.inject[name] = nn.Sequential(freeze_conv(conv1), freeze_conv(conv_out))
+        injected = conv_out.out_channels
+        channels = [block.conv_in.in_channels - injected, injected]
+        self.blocks[name] = FastDecoderBlock(block, channels)
         if level > 1:  # the fused tail contains the last one
             self.outs[name] = fold_batch_norm(block.conv_out, block.bn_out)
 
@@ -199,8 +179,7 @@ class FastDecoder(nn.Module):
         lateral = cast("nn.Conv2d", decoder.get_submodule(f"lateral_block{level}.conv"))
         full, half = split_by_input(freeze_conv(lateral), [lateral.in_channels // 2] * 2)
         self.lateral_full[name], self.lateral_half[name] = full, half
-        gradient = decoder.get_submodule(f"gdt_convs_{level}")
-        conv, norm = gradient.get_submodule("0"), gradient.get_submodule("1")
+        conv, norm, _ = decoder.get_submodule(f"gdt_convs_{level}").children()
         attention = cast("nn.Conv2d", decoder.get_submodule(f"gdt_convs_attn_{level}.0"))
         folded = fold_batch_norm(cast("nn.Conv2d", conv), cast("nn.BatchNorm2d", norm))
         layers = folded, nn.ReLU(), freeze_conv(attention), nn.Sigmoid()
@@ -209,16 +188,13 @@ class FastDecoder(nn.Module):
     def forward(
         self, image: Tensor, full: list[Tensor], half: list[Tensor], context: Tensor
     ) -> Tensor:
-        """Compute logits.
+        """Map (batch, 3, side, side) to logits, (batch, 1, side, side).
 
         Args:
-            image: (batch, 3, side, side).
+            image: the picture.
             full: the backbone's maps of the picture, finest first.
             half: those of the halved picture; each has half the side of its counterpart.
             context: (batch, channels, side / 32, side / 32): all maps at the coarsest size.
-
-        Returns:
-            (batch, 1, side, side).
         """
         p = self.squeeze_out(self.squeeze([context]))
         for level in ATTENDED_LEVELS:
@@ -228,13 +204,11 @@ class FastDecoder(nn.Module):
             # Both are upsampled to one size, so their sum is upsampled once.
             p = p.add_(self.lateral_half[name](half[level - 2]))
             p = resize(p, full[level - 2].shape[-2:]).add_(self.lateral_full[name](full[level - 2]))
-        out: Tensor = self.tail(image, self._block(image, p, 1))
-        return out
+        return self.tail(image, self._block(image, p, 1))
 
     def _block(self, image: Tensor, p: Tensor, level: int) -> Tensor:
         patches = self._patches(image, PATCH_GRIDS[level + 1])
-        out: Tensor = self.blocks[str(level)]([p, self.inject[str(level)](patches)])
-        return out
+        return self.blocks[str(level)]([p, self.inject[str(level)](patches)])
 
     def _patches(self, image: Tensor, grid: int) -> Tensor:
         """Do what `image_to_patches` does, in channels_last."""
@@ -243,12 +217,6 @@ class FastDecoder(nn.Module):
         order = (0, 3, 5, 1, 2, 4) if self._birefnet_order else (0, 3, 5, 4, 2, 1)
         rows = tiles.permute(order).reshape(batch, height // grid, width // grid, -1)
         return rows.permute(0, 3, 1, 2)
-
-
-def _require_bias(conv: nn.Conv2d) -> Tensor:
-    if conv.bias is None:
-        raise TypeError("the convolutions of offsets and modulators have a bias")
-    return conv.bias
 
 
 class FusedTail(nn.Module):
@@ -270,10 +238,10 @@ class FusedTail(nn.Module):
         self.features = FixedConv(
             _narrow_outputs(features, out.weight), features @ cast("Tensor", out.bias)
         )
-        inject = decoder.ipt_blk1
-        bias = picture @ cast("Tensor", inject.conv_out.bias) + last_bias
-        self.first = FixedConv(inject.conv1.weight, inject.conv1.bias)
-        self.second = FixedConv(_narrow_outputs(picture, inject.conv_out.weight), bias)
+        conv1, conv_out = (cast("nn.Conv2d", conv) for conv in decoder.ipt_blk1)
+        bias = picture @ cast("Tensor", conv_out.bias) + last_bias
+        self.first = freeze_conv(conv1)
+        self.second = FixedConv(_narrow_outputs(picture, conv_out.weight), bias)
         self.both = _fuse_convs(self.first, self.second)
 
     def forward(self, image: Tensor, p: Tensor) -> Tensor:
@@ -291,8 +259,7 @@ class FusedTail(nn.Module):
         return out
 
     def _exact(self, strip: Tensor) -> Tensor:
-        out: Tensor = self.second(self.first(strip))
-        return out
+        return self.second(self.first(strip))
 
 
 def _narrow_outputs(rows: Tensor, weight: Tensor) -> Tensor:
@@ -334,9 +301,8 @@ class FastBiRefNet(nn.Module):
             coarse = side // 32
             for index in range(4):
                 long = coarse << (3 - index)
-                self.register_buffer(
-                    f"context_{index}", _interpolation_matrix(long // 2, long, coarse)
-                )
+                matrix = _interpolation_matrix(long // 2, long, coarse)
+                self.register_buffer(f"context_{index}", matrix)
         self.eval().requires_grad_(requires_grad=False)
 
     def prepare(self, batch: int) -> None:
@@ -360,8 +326,7 @@ class FastBiRefNet(nn.Module):
         image = image.contiguous(memory_format=torch.channels_last)
         halved = resize(image, (self.side // 2, self.side // 2))
         full, half = self.backbone([image, halved])
-        logits: Tensor = self.decoder(image, full, half, self._context(full, half))
-        return logits
+        return self.decoder(image, full, half, self._context(full, half))
 
     def _context(self, full: list[Tensor], half: list[Tensor]) -> Tensor:
         """Concatenate all maps of both scales, resized to the coarsest, along the channels."""

@@ -11,7 +11,7 @@ Tokens travel in the order of their windows: one gather between blocks, none ins
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import accumulate, product
 
 import torch
 from torch import Tensor
@@ -51,6 +51,8 @@ class WindowGroup:
 
     shape: WindowShape
     count: int
+    #: For each map, (windows * tokens) int64: the tokens' numbers, row by row.
+    numbers: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,6 @@ class WindowPlan:
     """The assignment of the tokens of several maps to windows."""
 
     groups: tuple[WindowGroup, ...]
-    #: For each group and each map, (windows * tokens) int64: the tokens' numbers, row by row.
-    order: tuple[tuple[Tensor, ...], ...]
     #: Tokens of each map.
     sizes: tuple[int, ...]
 
@@ -68,36 +68,35 @@ class WindowPlan:
 
         Numbers continue from picture to picture of one map, and then from map to map.
         """
-        return torch.cat([self._of_group(parts, batch) for parts in self.order])
-
-    def _of_group(self, parts: tuple[Tensor, ...], batch: int) -> Tensor:
-        numbers, first = [], 0
-        for part, size in zip(parts, self.sizes, strict=True):
-            pictures = first + size * torch.arange(batch)[:, None]
-            numbers.append((pictures + part).flatten())
-            first += batch * size
-        return torch.cat(numbers)
+        ends = list(accumulate(batch * size for size in self.sizes))
+        pictures = [
+            torch.arange(end - batch * size, end, size)[:, None]
+            for end, size in zip(ends, self.sizes, strict=True)
+        ]
+        return torch.cat(
+            [
+                (firsts + numbers).flatten()
+                for group in self.groups
+                for firsts, numbers in zip(pictures, group.numbers, strict=True)
+            ]
+        )
 
 
 def plan_windows(maps: Sequence[tuple[int, int]], window: int, shift: int) -> WindowPlan:
     """Assign the tokens of maps of (rows, cols) to windows; `shift` is 0 or half a window."""
     shared = [_windows_of_map(rows, cols, window, shift) for rows, cols in maps]
-    shapes = list(dict.fromkeys(shape for windows in shared for shape in windows))
     nothing = torch.empty(0, dtype=torch.int64)
-    order = [tuple(windows.get(shape, nothing) for windows in shared) for shape in shapes]
-    groups = [
-        WindowGroup(shape, sum(map(len, parts)) // shape.tokens)
-        for shape, parts in zip(shapes, order, strict=True)
-    ]
-    return WindowPlan(tuple(groups), tuple(order), tuple(rows * cols for rows, cols in maps))
+    groups = []
+    for shape in dict.fromkeys(shape for windows in shared for shape in windows):
+        numbers = tuple(windows.get(shape, nothing) for windows in shared)
+        groups.append(WindowGroup(shape, sum(map(len, numbers)) // shape.tokens, numbers))
+    return WindowPlan(tuple(groups), tuple(rows * cols for rows, cols in maps))
 
 
 def _windows_of_map(rows: int, cols: int, window: int, shift: int) -> dict[WindowShape, Tensor]:
     """Return the numbers of one map's tokens for each window shape."""
-    by_row, by_col = (
-        _extents_along_axis(rows, window, shift),
-        _extents_along_axis(cols, window, shift),
-    )
+    by_row = _extents_along_axis(rows, window, shift)
+    by_col = _extents_along_axis(cols, window, shift)
     shared = {}
     for row, col in product(by_row, by_col):
         at_row = torch.tensor(by_row[row])[:, None] + torch.arange(row.real)
@@ -110,8 +109,7 @@ def _windows_of_map(rows: int, cols: int, window: int, shift: int) -> dict[Windo
 def _extents_along_axis(length: int, window: int, shift: int) -> dict[Extent, list[int]]:
     """Return, for each extent along one axis, where its windows start."""
     padded = length + -length % window
-    starts = list(range(shift, padded - window + 1, window))
-    spans = [(start, window) for start in starts]
+    spans = [(start, window) for start in range(shift, padded - window + 1, window)]
     if shift:
         spans = [(0, shift), *spans, (padded - window + shift, window - shift)]
     found: dict[Extent, list[int]] = {}
@@ -160,45 +158,41 @@ class StageOrders:
     merge: Tensor | None
 
 
-@dataclass(frozen=True, slots=True)
-class StagePlan:
-    """The windows of a stage's blocks, on all maps that go through it together."""
+def plan_orders(
+    maps: Sequence[tuple[int, int]],
+    windows: tuple[WindowPlan, WindowPlan],
+    depth: int,
+    batch: int,
+    device: torch.device,
+) -> StageOrders:
+    """Compute the orders of a stage for a batch size.
 
-    #: (rows, cols) in tokens.
-    maps: tuple[tuple[int, int], ...]
-    #: Those of unshifted and of shifted blocks, which alternate.
-    windows: tuple[WindowPlan, WindowPlan]
-
-    def orders(self, depth: int, batch: int, device: torch.device) -> StageOrders:
-        """Compute the orders for a batch size, on the device."""
-        own = [plan.batched(batch) for plan in self.windows]
-        inverse = [torch.argsort(order) for order in own]
-        between = (inverse[1][own[0]], inverse[0][own[1]])  # into unshifted, into shifted
-        enter = [own[0], *(between[index % 2] for index in range(1, depth))]
-        leave = inverse[(depth - 1) % 2]
-        return StageOrders(
-            enter=tuple(order.to(device) for order in enter),
-            leave=leave.to(device),
-            merge=None if self._odd else leave[self._neighbors(batch)].to(device),
-        )
-
-    @property
-    def _odd(self) -> bool:
-        return any(rows % 2 or cols % 2 for rows, cols in self.maps)
-
-    def _neighbors(self, batch: int) -> Tensor:
-        """Return the tokens' numbers in groups of four neighbors: down a column, then the next."""
-        found, first = [], 0
-        for rows, cols in self.maps:
-            count = batch * rows * cols
-            tokens = torch.arange(first, first + count)
-            squares = tokens.view(batch, rows // 2, 2, cols // 2, 2)
-            found.append(squares.permute(0, 1, 3, 4, 2).flatten())
-            first += count
-        return torch.cat(found)
+    Args:
+        maps: (rows, cols) in tokens, of all maps that go through the stage together.
+        windows: of unshifted and of shifted blocks, which alternate.
+        depth: number of blocks.
+        batch: number of pictures.
+        device: where the orders are needed.
+    """
+    own = [plan.batched(batch) for plan in windows]
+    inverse = [torch.argsort(order) for order in own]
+    between = (inverse[1][own[0]], inverse[0][own[1]])  # into unshifted, into shifted
+    enter = [own[0], *(between[index % 2] for index in range(1, depth))]
+    leave = inverse[(depth - 1) % 2]
+    odd = any(rows % 2 or cols % 2 for rows, cols in maps)
+    return StageOrders(
+        enter=tuple(order.to(device) for order in enter),
+        leave=leave.to(device),
+        merge=None if odd else leave[_neighbors(maps, batch)].to(device),
+    )
 
 
-def plan_stage(maps: Sequence[tuple[int, int]], window: int) -> StagePlan:
-    """Plan the windows of a stage for maps of (rows, cols) tokens."""
-    plain = plan_windows(maps, window, 0)
-    return StagePlan(tuple(maps), (plain, plan_windows(maps, window, window // 2)))
+def _neighbors(maps: Sequence[tuple[int, int]], batch: int) -> Tensor:
+    """Return the tokens' numbers in groups of four neighbors: down a column, then the next."""
+    found, first = [], 0
+    for rows, cols in maps:
+        count = batch * rows * cols
+        squares = torch.arange(first, first + count).view(batch, rows // 2, 2, cols // 2, 2)
+        found.append(squares.permute(0, 1, 3, 4, 2).flatten())
+        first += count
+    return torch.cat(found)
