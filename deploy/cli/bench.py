@@ -13,7 +13,7 @@ from inference.errors import ModelError
 from inference.models.birefnet.config import PRESETS
 
 if TYPE_CHECKING:
-    from inference.models.birefnet.bench import BenchmarkSettings, Measurement, PeakThroughput
+    from inference.models.birefnet.bench import BenchmarkSettings, Measurement, Roofline
 
 app = typer.Typer(help="Time the image processing on this machine.", no_args_is_help=True)
 
@@ -136,13 +136,11 @@ def _print_tables(
     """
     from inference.models.birefnet.bench import (  # noqa: PLC0415 - imports torch
         compare_paths,
-        count_flops,
-        find_peak_throughput,
+        find_roofline,
     )
     from inference.models.birefnet.fast.runners import ExecutionPath  # noqa: PLC0415 - imports torch
 
-    flops = count_flops(settings.config, 1, settings.size)
-    peak = find_peak_throughput(settings.device, settings.dtype)
+    roofline = find_roofline(settings)
     failures, baseline = [], None
     for group in groups:
         rows = []
@@ -154,7 +152,7 @@ def _print_tables(
             failures.append(error)
         if rows:
             baseline = baseline or rows
-            _print_table(title, rows, baseline, flops, peak)
+            _print_table(title, rows, baseline, roofline)
     return failures
 
 
@@ -162,15 +160,14 @@ def _print_table(
     title: str,
     rows: Sequence["Measurement"],
     baseline: Sequence["Measurement"],
-    flops: int,
-    peak: "PeakThroughput",
+    roofline: "Roofline",
 ) -> None:
     """Print one row for each path and batch; its gain is over the baseline's first path.
 
     The table fits into 80 columns.
     """
     first = {row.batch: row.milliseconds for row in reversed(baseline)}
-    cells = [_cells(row, first.get(row.batch), peak.milliseconds(flops)) for row in rows]
+    cells = [_cells(row, first.get(row.batch), roofline.milliseconds) for row in rows]
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1))
     for name in cells[0]:
         table.add_column(name, justify="left" if name == "path" else "right", no_wrap=True)
@@ -178,7 +175,7 @@ def _print_table(
         table.add_row(*row.values())
     console = Console(highlight=False)
     console.print(table)
-    for note in _notes(rows, baseline[0].path, flops, peak):
+    for note in _notes(rows, baseline[0].path, roofline):
         console.print(note, markup=False)
 
 
@@ -206,16 +203,14 @@ def _cells(row: "Measurement", first: float | None, roof: float) -> dict[str, st
     return {name: cell for name, cell in cells.items() if cell is not None}
 
 
-def _notes(
-    rows: Sequence["Measurement"], over: str, flops: int, peak: "PeakThroughput"
-) -> list[str]:
+def _notes(rows: Sequence["Measurement"], over: str, roofline: "Roofline") -> list[str]:
     """Explain the columns, and why a path ran in another way than its usual one."""
     reasons = dict.fromkeys(f"{row.path}: {row.reason}." for row in rows if row.reason)
     notes = [
         f"gain: speed-up over {over}.",
         "roof: share of the time that the arithmetic alone takes at the peak,",
-        f"{peak.milliseconds(flops):,.1f} ms for {flops / 1e9:,.1f} GFLOP a picture.",
-        f"Peak: {peak.tflops:,.3f} TFLOP/s, {peak.source}.",
+        f"{roofline.milliseconds:,.1f} ms for {roofline.gflop:,.1f} GFLOP a picture.",
+        f"Peak: {roofline.tflops:,.3f} TFLOP/s, {roofline.source}.",
         "MiB: peak memory, that torch holds of the GPU, or of the whole process.",
         "start: seconds from weights in memory to the first answer.",
     ]

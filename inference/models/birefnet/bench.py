@@ -21,7 +21,6 @@ from inference.models.birefnet.device import synchronize, translate_gpu_errors
 from inference.models.birefnet.engine import logits_to_matte, preprocess
 from inference.models.birefnet.fast.runners import (
     ExecutionPath,
-    Runner,
     deformable_fallback_reason,
     make_runner,
 )
@@ -45,6 +44,7 @@ _DATA_SHEET_TFLOPS: Mapping[str, float] = MappingProxyType(
 )
 #: Side of the matrices by which the peak is measured, by device type.
 _GEMM_SIDE: Mapping[str, int] = MappingProxyType({"cpu": 2048, "cuda": 8192})
+_GEMM_RUNS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +89,20 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
-class PeakThroughput:
-    """The most that a device can compute."""
+class Roofline:
+    """The time that the arithmetic of one picture takes at the device's peak throughput."""
 
+    #: The arithmetic of one picture.
+    gflop: float
+    #: The peak throughput, TFLOP/s.
     tflops: float
-    #: Where the figure comes from.
+    #: How the peak throughput is known.
     source: str
 
-    def milliseconds(self, flops: int) -> float:
-        """Return the time of so many operations at the peak."""
-        return flops / self.tflops / 1e9
+    @property
+    def milliseconds(self) -> float:
+        """That time."""
+        return self.gflop / self.tflops
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +112,6 @@ class Timings:
     milliseconds: list[float] = field(default_factory=list)
     loop_milliseconds: list[float] = field(default_factory=list)
     peaks: list[int] = field(default_factory=list)
-
-    def median(self) -> float:
-        """Return the median of the network alone, milliseconds."""
-        return statistics.median(self.milliseconds)
-
-    def median_of_loop(self) -> float | None:
-        """Return the median with preprocessing and mattes, milliseconds; None if not measured."""
-        return statistics.median(self.loop_milliseconds) if self.loop_milliseconds else None
 
 
 class Candidate:
@@ -127,37 +123,44 @@ class Candidate:
 
     def __init__(self, settings: BenchmarkSettings, path: ExecutionPath) -> None:
         self._settings = settings
+        device = settings.device
+        reason = "" if path is ExecutionPath.REFERENCE else deformable_fallback_reason(device)
         network = golden_network(settings.config)
-        note = (
-            "" if path is ExecutionPath.REFERENCE else deformable_fallback_reason(settings.device)
-        )
         started = time.perf_counter()
-        target = settings.device, settings.dtype
-        self.run: Runner = make_runner(
-            path, network, *target, side=settings.size, cache=settings.cache, reason=note
+        self.runner = make_runner(
+            path,
+            network,
+            device,
+            settings.dtype,
+            side=settings.size,
+            cache=settings.cache,
+            reason=reason,
         )
-        self.run(self._pixels(1))
-        synchronize(settings.device)
+        self.runner.run(self._pixels(1))
+        synchronize(device)
         #: From weights in memory to the first logits: what a worker's start waits for.
         self.start_seconds = time.perf_counter() - started
 
     def error(self, expected: Tensor) -> float:
         """Return the largest difference of its matte from that of the expected logits, 0..1."""
-        matte = self.run(self._pixels(1)).float().sigmoid().cpu()
+        matte = self.runner.run(self._pixels(1)).float().sigmoid().cpu()
         return float((matte - expected.sigmoid()).abs().max())
 
     def warm_up(self, batch: int) -> None:
         """Warm up for batches of this size."""
-        warm_up_call(partial(self.run, self._pixels(batch)), self._settings.device)
+        warm_up_call(partial(self.runner.run, self._pixels(batch)), self._settings.device)
 
     def measure(self, batch: int, timings: Timings) -> None:
         """Run one round and add it to the timings."""
         pixels, device = self._pixels(batch), self._settings.device
         reset_peak_memory(device)
-        timings.milliseconds.append(time_call(partial(self.run, pixels), device))
+        timings.milliseconds.append(time_call(partial(self.runner.run, pixels), device))
         timings.peaks.append(peak_memory_bytes(device))
         if self._settings.loop:
-            pictures = [_random_picture(self._settings.size)] * batch
+            side = self._settings.size
+            # Half as wide again as the network's input, so that it is resized.
+            picture = np.random.default_rng(0).integers(0, 256, (side, 3 * side // 2, 3), np.uint8)
+            pictures: list[Rgb] = [picture] * batch
             timings.loop_milliseconds.append(time_call(partial(self._loop, pictures), device))
 
     def _pixels(self, batch: int) -> Tensor:
@@ -169,16 +172,11 @@ class Candidate:
         """Do what the engine does with a batch."""
         size, device = self._settings.size, self._settings.device
         batch = torch.cat([preprocess(picture, size, device) for picture in pictures])
-        logits = self.run(batch.to(self._settings.dtype))
+        logits = self.runner.run(batch.to(self._settings.dtype))
         return [
             logits_to_matte(one, *picture.shape[:2])
             for one, picture in zip(torch.split(logits, 1), pictures, strict=True)
         ]
-
-
-def _random_picture(side: int) -> Rgb:
-    """Make a picture half as wide again as the network's input, so that it is resized."""
-    return np.random.default_rng(0).integers(0, 256, (side, 3 * side // 2, 3), np.uint8)
 
 
 @torch.inference_mode()
@@ -193,19 +191,16 @@ def compare_paths(
     """Time a network with stand-in weights: medians of `runs` rounds, after a warm-up.
 
     In each round every path runs once, so that a drift of the machine's speed affects all alike.
-    All paths are in memory together: measure one alone to see how much it needs.
-
-    Args:
-        settings: what all paths have in common.
-        paths: the execution paths to time.
-        batches: the batch sizes to time.
-        runs: number of rounds.
-        check: whether to compare one matte with the float32 reference's first.
+    All paths are in memory together: measure one alone to see how much it needs. With `check`, one
+    matte of each is compared with the float32 reference's first.
 
     Raises:
         ModelError: the GPU failed or its memory is full.
     """
-    expected = _reference_logits(settings) if check else None
+    expected = None
+    if check:
+        pixels = torch.from_numpy(golden_input(settings.size))
+        expected = golden_network(settings.config)(pixels)
     torch.compiler.reset()  # else code compiled before would shorten the start
     with translate_gpu_errors(settings.device), use_device(settings.device):
         candidates = [Candidate(settings, path) for path in paths]
@@ -213,12 +208,17 @@ def compare_paths(
         for batch in batches:
             measured = _time_in_rounds(candidates, batch, runs)
             for candidate, timings, error in zip(candidates, measured, errors, strict=True):
-                yield _summarize(candidate, batch, timings, error)
-
-
-def _reference_logits(settings: BenchmarkSettings) -> Tensor:
-    logits: Tensor = golden_network(settings.config)(torch.from_numpy(golden_input(settings.size)))
-    return logits
+                loops = timings.loop_milliseconds
+                yield Measurement(
+                    path=candidate.runner.path.value,
+                    reason=candidate.runner.reason,
+                    batch=batch,
+                    milliseconds=statistics.median(timings.milliseconds),
+                    loop_milliseconds=statistics.median(loops) if loops else None,
+                    peak_bytes=max(timings.peaks),
+                    start_seconds=candidate.start_seconds,
+                    alpha_error=error,
+                )
 
 
 def _time_in_rounds(candidates: Sequence[Candidate], batch: int, runs: int) -> list[Timings]:
@@ -231,33 +231,26 @@ def _time_in_rounds(candidates: Sequence[Candidate], batch: int, runs: int) -> l
     return measured
 
 
-def _summarize(
-    candidate: Candidate, batch: int, timings: Timings, error: float | None
-) -> Measurement:
-    return Measurement(
-        path=candidate.run.path.value,
-        reason=candidate.run.reason,
-        batch=batch,
-        milliseconds=timings.median(),
-        loop_milliseconds=timings.median_of_loop(),
-        peak_bytes=max(timings.peaks),
-        start_seconds=candidate.start_seconds,
-        alpha_error=error,
-    )
+def find_roofline(settings: BenchmarkSettings) -> Roofline:
+    """Count the arithmetic of one picture, and find the peak throughput of the device.
 
-
-def find_peak_throughput(device: torch.device, dtype: torch.dtype) -> PeakThroughput:
-    """Return the peak by the data sheet if there is one, else by a large matrix product."""
+    The peak is that of the data sheet if there is one, else that of a large matrix product.
+    """
+    gflop = count_flops(settings.config, 1, settings.size) / 1e9
+    device, dtype = settings.device, settings.dtype
     if device.type == "cuda" and dtype is not torch.float32:
         card = torch.cuda.get_device_name(device)
         for name, tflops in _DATA_SHEET_TFLOPS.items():
             if name in card:
-                return PeakThroughput(tflops, f"data sheet of the {name}")
+                return Roofline(gflop, tflops, f"data sheet of the {name}")
     side = _GEMM_SIDE[device.type]
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    multiply = partial(torch.matmul, left, right)
     with use_device(device):
-        milliseconds = median_time(lambda: left @ right, device, runs=5)
-    return PeakThroughput(2 * side**3 / milliseconds / 1e9, f"measured on a {side}² matrix product")
+        warm_up_call(multiply, device)
+        milliseconds = statistics.median(time_call(multiply, device) for _ in range(_GEMM_RUNS))
+    tflops = 2 * side**3 / milliseconds / 1e9
+    return Roofline(gflop, tflops, f"measured on a {side}² matrix product")
 
 
 def count_flops(config: BiRefNetConfig, batch: int, size: int) -> int:
@@ -277,12 +270,6 @@ def use_device(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def median_time(run: Callable[[], object], device: torch.device, runs: int) -> float:
-    """Return the median time of a call in milliseconds, after a warm-up."""
-    warm_up_call(run, device)
-    return statistics.median(time_call(run, device) for _ in range(runs))
-
-
 def warm_up_call(run: Callable[[], object], device: torch.device) -> None:
     """Call until nothing is done for the first time any more."""
     for _ in range(_WARM_UPS_ON_GPU if device.type == "cuda" else 1):
@@ -292,16 +279,10 @@ def warm_up_call(run: Callable[[], object], device: torch.device) -> None:
 
 def time_call(run: Callable[[], object], device: torch.device) -> float:
     """Return the time of one call in milliseconds; a GPU is timed by its own events."""
-    return _time_on_gpu(run) if device.type == "cuda" else _time_on_cpu(run)
-
-
-def _time_on_cpu(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return 1000 * (time.perf_counter() - started)
-
-
-def _time_on_gpu(run: Callable[[], object]) -> float:
+    if device.type == "cpu":
+        begun = time.perf_counter()
+        run()
+        return 1000 * (time.perf_counter() - begun)
     started = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     finished = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     started.record()

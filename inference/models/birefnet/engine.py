@@ -37,19 +37,13 @@ def preprocess(image: Rgb, side: int, device: torch.device) -> Tensor:
     Returns:
         (1, 3, side, side) float32 on `device`.
     """
-    pixels = upload(image, device)
+    pixels = torch.tensor(image)  # a copy: the array may be read-only
+    if device.type != "cpu":  # through pinned memory, which a GPU reads by itself
+        pixels = pixels.pin_memory().to(device, non_blocking=True)
     levels = resize_levels(pixels.permute(2, 0, 1)[None].float(), side)
     mean = torch.tensor(_MEAN, device=device).view(1, 3, 1, 1)
     std = torch.tensor(_STD, device=device).view(1, 3, 1, 1)
     return (levels / 255 - mean) / std
-
-
-def upload(pixels: Rgb, device: torch.device) -> Tensor:
-    """Copy pixels to the device, through pinned memory, which a GPU reads by itself."""
-    copy = torch.tensor(pixels)  # a copy: the array may be read-only
-    if device.type == "cpu":
-        return copy
-    return copy.pin_memory().to(device, non_blocking=True)
 
 
 def download(matte: Tensor) -> Alpha:
@@ -81,8 +75,7 @@ def logits_to_matte(logits: Tensor, height: int, width: int) -> Alpha:
     Returns:
         (height, width), 0..1.
     """
-    matte = resize_matte(logits.float().sigmoid(), height, width)
-    return download(matte[0, 0])
+    return download(resize_matte(logits.float().sigmoid(), height, width)[0, 0])
 
 
 def resize_matte(matte: Tensor, height: int, width: int) -> Tensor:
@@ -122,22 +115,18 @@ class BiRefNetModel:
         self.dtype = dtype
         self._side = network.config.input_size
         self._batch_limit: int | None = None  # set when the memory has been full
-        self._stream = _create_stream(device)
+        # A stream of its own on a GPU: on the default one, all work waits for all other.
+        self._stream = None if device.type == "cpu" else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         path, reason = choose_execution_path(compile_, device, self._side)
         with self._on_device():
-            self._run = make_runner(
+            runner = make_runner(
                 path, network, device, dtype, side=self._side, cache=cache, reason=reason
             )
-
-    @property
-    def path(self) -> str:
-        """The execution path: `reference`, `fast` or `graphed`."""
-        return self._run.path.value
-
-    @property
-    def path_reason(self) -> str:
-        """Why no faster path is used; empty if there is none."""
-        return self._run.reason
+        self._run = runner.run
+        #: The execution path: `reference`, `fast` or `graphed`.
+        self.path = runner.path.value
+        #: Why no faster path is used; empty if there is none.
+        self.path_reason = runner.reason
 
     def warm_up(self) -> None:
         """Run once on a gray picture."""
@@ -166,7 +155,11 @@ class BiRefNetModel:
                     logits_to_matte(one, image.shape[0], image.shape[1])
                     for one, image in zip(torch.split(logits, 1), images, strict=True)
                 ]
-                self._refuse_overflow(logits)
+                if not torch.isfinite(logits).all():
+                    raise PrecisionError(
+                        f"The model {self.name} overflowed in {self.dtype}: use precision=bf16 or "
+                        "fp32."
+                    )
                 return mattes
 
     def _logits(self, pixels: Tensor) -> Tensor:
@@ -207,21 +200,7 @@ class BiRefNetModel:
         with self._on_device():
             pixels = torch.tensor(rgb, device=self.device)
             matte = torch.tensor(alpha, device=self.device)
-            foreground: Rgb = refine_torch.estimate_foreground(pixels, matte).cpu().numpy()
-            return foreground
-
-    def _refuse_overflow(self, logits: Tensor) -> None:
-        if not torch.isfinite(logits).all():
-            raise PrecisionError(
-                f"The model {self.name} overflowed in {self.dtype}: use precision=bf16 or fp32."
-            )
-
-
-def _create_stream(device: torch.device) -> torch.cuda.Stream | None:
-    """Return a stream of its own on a GPU: on the default one, all work waits for all other."""
-    if device.type == "cpu":
-        return None
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            return refine_torch.estimate_foreground(pixels, matte).cpu().numpy()
 
 
 def load_birefnet(
@@ -245,11 +224,11 @@ def load_birefnet(
         config: the shape of the network that the checkpoint belongs to.
         patch_order: of the checkpoint, used if its SHA-256 is not known.
         sha256: the expected one; None accepts any file.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        precision: `auto`, `fp32`, `fp16` or `bf16`.
+        device: see `choose_device`.
+        precision: see `choose_dtype`.
         threads: CPU threads of this process for one picture; None leaves it to torch.
-        compile_: `auto` for the fastest execution path of the device, `off` for the reference path.
-        cache: folder in which compiled code is kept for the next start; None keeps nothing.
+        compile_: see `BiRefNetModel`.
+        cache: see `BiRefNetModel`.
 
     Raises:
         ModelError: the device, the precision or the checkpoint cannot be used.

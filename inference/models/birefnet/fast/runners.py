@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from os import getuid
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,87 +39,23 @@ class ExecutionPath(StrEnum):
     GRAPHED = "graphed"
 
 
-class Runner(Protocol):
+@dataclass(frozen=True, slots=True)
+class Runner:
     """A network on its device: pictures in, logits out."""
 
+    #: Maps (batch, 3, side, side) to (batch, 1, side, side), in the network's precision.
+    run: Callable[[Tensor], Tensor]
     path: ExecutionPath
     #: Why it is not a faster path, or what it lacks; empty if nothing.
     reason: str
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Map (batch, 3, side, side) to (batch, 1, side, side), in the network's precision."""
-        ...
-
-
-class ReferenceRunner:
-    """Runs the network as it was loaded."""
-
-    path = ExecutionPath.REFERENCE
-
-    def __init__(self, network: BiRefNet, reason: str = "") -> None:
-        self._network, self.reason = network, reason
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Map (batch, 3, side, side) to (batch, 1, side, side)."""
-        logits: Tensor = self._network(pixels)
-        return logits
-
-
-class FastRunner:
-    """Runs the fast network operator by operator."""
-
-    path = ExecutionPath.FAST
-
-    def __init__(self, network: FastBiRefNet, reason: str = "") -> None:
-        self._network, self.reason = network, reason
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Map (batch, 3, side, side) to (batch, 1, side, side)."""
-        self._network.prepare(len(pixels))
-        logits: Tensor = self._network(pixels)
-        return logits
-
-
-class GraphedRunner:
-    """Runs the fast network as CUDA graphs of compiled code, which is kept between starts.
-
-    Args:
-        network: on its device, in its precision.
-        cache: folder for the compiled code; None keeps nothing.
-        reason: what the path lacks on this device.
-    """
-
-    path = ExecutionPath.GRAPHED
-
-    def __init__(self, network: FastBiRefNet, cache: Path | None, reason: str = "") -> None:
-        self.reason = reason
-        self._network = network
-        self._compiled = cast("nn.Module", torch.compile(network, fullgraph=True, dynamic=False))
-        with compiler_cache_folder(cache) as kept:
-            self._graphs = CapturedGraphs(self._run_compiled, network)
-        if cache is not None and not kept:
-            problem = f"{cache} cannot be made, or is not its owner's alone"
-            self.reason = _join_reasons(reason, f"compiled code is not kept: {problem}")
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Map (batch, 3, side, side) to (batch, 1, side, side)."""
-        return self._graphs(pixels)
-
-    def _run_compiled(self, pixels: Tensor) -> Tensor:
-        self._network.prepare(len(pixels))
-        logits: Tensor = self._compiled(pixels)
-        return logits
 
 
 def choose_execution_path(
     compile_: str, device: torch.device, side: int
 ) -> tuple[ExecutionPath, str]:
-    """Choose the path for a device, and say why it is not a faster one.
+    """Choose the path for a device and a picture's side, and say why it is not a faster one.
 
-    Args:
-        compile_: `auto`, or `off` for the reference path.
-        device: where the network runs.
-        side: of a picture, pixels.
+    `compile_` is `auto`, or `off` for the reference path.
     """
     if compile_ == "off":
         return ExecutionPath.REFERENCE, "it was asked for"
@@ -153,17 +90,33 @@ def make_runner(
         ModelError: the GPU failed or its memory is full.
     """
     if path is ExecutionPath.REFERENCE:
-        return ReferenceRunner(network.to(device, dtype), reason)
+        return Runner(network.to(device, dtype), path, reason)
     fast = FastBiRefNet(network, side).to(device, dtype)
-    if path is ExecutionPath.FAST:
-        return FastRunner(fast, reason)
-    try:
-        return GraphedRunner(fast, cache, reason)
-    except (GpuFaultError, GpuOutOfMemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever the compiler raises, the fast path remains
-        failure = f"torch.compile failed: {_compiler_error_line(error)}"
-        return FastRunner(fast, _join_reasons(reason, failure))
+    if path is ExecutionPath.GRAPHED:
+        try:
+            return _make_graphed(fast, cache, reason)
+        except (GpuFaultError, GpuOutOfMemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever the compiler raises, the fast path remains
+            failure = f"torch.compile failed: {_compiler_error_line(error)}"
+            reason = _join_reasons(reason, failure)
+    return Runner(partial(_prepare_and_run, fast, fast), ExecutionPath.FAST, reason)
+
+
+def _make_graphed(network: FastBiRefNet, cache: Path | None, reason: str) -> Runner:
+    """Compile the network and capture it as CUDA graphs; `cache` keeps the compiled code."""
+    compiled = cast("nn.Module", torch.compile(network, fullgraph=True, dynamic=False))
+    with compiler_cache_folder(cache) as kept:
+        graphs = CapturedGraphs(partial(_prepare_and_run, network, compiled), network)
+    if cache is not None and not kept:
+        problem = f"{cache} cannot be made, or is not its owner's alone"
+        reason = _join_reasons(reason, f"compiled code is not kept: {problem}")
+    return Runner(graphs, ExecutionPath.GRAPHED, reason)
+
+
+def _prepare_and_run(network: FastBiRefNet, compiled: nn.Module, pixels: Tensor) -> Tensor:
+    network.prepare(len(pixels))
+    return compiled(pixels)
 
 
 def _join_reasons(*reasons: str) -> str:
@@ -227,18 +180,12 @@ class CapturedGraphs:
     Args:
         run: the network; it is called on the current stream.
         network: provides example pictures.
-        batches: sizes to capture.
     """
 
-    def __init__(
-        self,
-        run: Callable[[Tensor], Tensor],
-        network: FastBiRefNet,
-        batches: tuple[int, ...] = CAPTURED_BATCHES,
-    ) -> None:
+    def __init__(self, run: Callable[[Tensor], Tensor], network: FastBiRefNet) -> None:
         self._captured: dict[int, _CapturedGraph] = {}
         pool = torch.cuda.graph_pool_handle()
-        for batch in batches:
+        for batch in CAPTURED_BATCHES:
             try:
                 self._captured[batch] = _capture_graph(run, network.example(batch), pool)
             except torch.OutOfMemoryError:

@@ -19,7 +19,6 @@ from inference.models.birefnet.fast.network import FastBiRefNet
 from inference.models.birefnet.fast.runners import (
     CAPTURED_BATCHES,
     ExecutionPath,
-    GraphedRunner,
     Runner,
     choose_execution_path,
     compiler_cache_folder,
@@ -77,8 +76,6 @@ def test_every_served_model_has_a_side_for_the_fast_path() -> None:
 
 class _Small:
     """A GPU that holds two pictures."""
-
-    path, reason = ExecutionPath.FAST, ""
 
     def __init__(self, holds: int) -> None:
         self.holds = holds
@@ -142,7 +139,7 @@ def test_a_compiler_that_fails_leaves_the_fast_path(monkeypatch: pytest.MonkeyPa
     runner = _make_graphed(None)
     assert runner.path is ExecutionPath.FAST
     assert runner.reason == "torch.compile failed: RuntimeError: no compiler here"
-    assert runner(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 64, 64)
+    assert runner.run(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 64, 64)
 
 
 def test_batches_are_padded_to_the_next_captured_size() -> None:
@@ -156,7 +153,7 @@ def _start(cache: Path) -> Runner:
     counters.clear()
     runner = _make_graphed(cache)
     assert runner.reason == ""
-    assert isinstance(runner, GraphedRunner)
+    assert runner.path is ExecutionPath.GRAPHED
     return runner
 
 
@@ -170,7 +167,7 @@ def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
     first = _start(cache)
     assert (counters["inductor"]["fxgraph_cache_miss"], cache.stat().st_mode & 0o077) == (1, 0)
     torch.testing.assert_close(
-        first(picture), golden_network(_SMALLEST, "tiny")(picture), atol=2e-3, rtol=0
+        first.run(picture), golden_network(_SMALLEST, "tiny")(picture), atol=2e-3, rtol=0
     )
     made = sorted(file for file in cache.rglob("*.so"))
     assert made
@@ -178,7 +175,7 @@ def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
     found = counters["inductor"]
     assert (found["fxgraph_cache_hit"], found["fxgraph_cache_miss"]) == (1, 0)
     assert sorted(cache.rglob("*.so")) == made
-    torch.testing.assert_close(second(picture), first(picture))
+    torch.testing.assert_close(second.run(picture), first.run(picture))
 
 
 def test_a_folder_of_the_owners_alone_is_made(tmp_path: Path) -> None:
