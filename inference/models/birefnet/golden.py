@@ -29,11 +29,7 @@ _BATCH_DIMENSIONS = 4
 
 
 def golden_tensor(seed: str, name: str, shape: tuple[int, ...]) -> Tensor:
-    """Make one tensor of a stand-in checkpoint.
-
-    Returns:
-        `shape`, float32; int64 for the two kinds of integer buffers.
-    """
+    """Make one tensor of a stand-in checkpoint: float32, or int64 for the two integer buffers."""
     if name.endswith("relative_position_index"):
         return relative_position_index(math.isqrt(shape[0]))
     if name.endswith("num_batches_tracked"):
@@ -46,10 +42,7 @@ def golden_tensor(seed: str, name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def golden_network(config: BiRefNetConfig, seed: str = "public") -> BiRefNet:
-    """Make a network with stand-in weights, in eval mode, float32 on the CPU.
-
-    The weights count as being in the network's own patch order.
-    """
+    """Make a network with stand-in weights in its own patch order: eval mode, float32, CPU."""
     with torch.device("meta"):
         network = BiRefNet(config)
     network.load_state_dict(golden_state(config, seed), assign=True)
@@ -60,20 +53,14 @@ def golden_state(config: BiRefNetConfig, seed: str = "public") -> dict[str, Tens
     """Make all tensors of a stand-in checkpoint for a network of this shape."""
     with torch.device("meta"):
         layout = BiRefNet(config).state_dict()
-    with ThreadPoolExecutor(
-        max_workers=_THREADS
-    ) as pool:  # numpy draws outside the interpreter lock
-        shapes = [tuple(like.shape) for like in layout.values()]
+    shapes = [tuple(like.shape) for like in layout.values()]
+    with ThreadPoolExecutor(_THREADS) as pool:  # numpy draws outside the interpreter lock
         tensors = pool.map(partial(golden_tensor, seed), layout, shapes)
     return dict(zip(layout, tensors, strict=True))
 
 
 def golden_input(size: int, seed: str = "public") -> NDArray[np.float32]:
-    """Make a smooth random picture with a little noise, normalized as a network's input.
-
-    Returns:
-        (1, 3, size, size) float32.
-    """
+    """Make a smooth random picture with a little noise, normalized: (1, 3, size, size)."""
     coarse = _rng(seed, f"input/{size}").standard_normal((3, 9, 9))
     at = np.linspace(0, 8, size)
     low = np.clip(at.astype(int), 0, 7)
@@ -81,8 +68,7 @@ def golden_input(size: int, seed: str = "public") -> NDArray[np.float32]:
     rows = coarse[:, low] * (1 - part)[None, :, None] + coarse[:, low + 1] * part[None, :, None]
     smooth = rows[:, :, low] * (1 - part) + rows[:, :, low + 1] * part
     noise = _rng(seed, f"noise/{size}").standard_normal((3, size, size))
-    picture: NDArray[np.float32] = (smooth + 0.1 * noise)[None].astype(np.float32)
-    return picture
+    return (smooth + 0.1 * noise)[None].astype(np.float32)
 
 
 def _rng(seed: str, name: str) -> np.random.Generator:
@@ -106,10 +92,7 @@ def _scale_noise(name: str, noise: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def golden_logits(config: BiRefNetConfig, seed: str, size: int) -> NDArray[np.float32]:
-    """Compute the logits of stand-in weights and input, in RMBG-2.0's patch order.
-
-    Returns:
-        (size, size) float32.
+    """Compute the logits of stand-in weights and input, (size, size), in RMBG-2.0's patch order.
 
     Raises:
         ModelError: `size` is not a multiple of 32.
@@ -161,5 +144,5 @@ def _check_sides(*sides: int) -> None:
 
 @torch.inference_mode()
 def _run_network(network: BiRefNet, pixels: Tensor) -> NDArray[np.float32]:
-    logits: NDArray[np.float32] = network(pixels)[:, 0].numpy()
+    logits = network(pixels)[:, 0].numpy()
     return logits[0] if len(logits) == 1 else logits

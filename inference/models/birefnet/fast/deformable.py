@@ -25,6 +25,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 #: Bytes of samples held at once on the CPU: what fits into its caches.
 _CHUNK_BYTES: Final = 8 << 20
 _MIN_CHUNK_PIXELS: Final = 256
+_CHUNK_PIXELS_ON_GPU: Final = 8192
 #: A map's zero border, in pixels: samples end one pixel outside, and read one pixel further.
 _BORDER_BEFORE, _BORDER_AFTER = 1, 2
 # The Triton kernel's tile of pixels and outputs, and its slice of channels.
@@ -50,7 +51,7 @@ def deformable(  # noqa: PLR0917 - an operator's parameters are positional
     Returns:
         (batch * height * width, outputs), in x's precision.
     """
-    if x.is_cuda and triton_usable():
+    if x.is_cuda and triton_unusable_reason() is None:
         return deformable_triton(x, places, weight, bias, height, width)
     return deformable_by_embedding_bag(x, places, weight, bias, height, width)
 
@@ -65,16 +66,12 @@ def deformable_by_embedding_bag(  # noqa: PLR0917 - an operator's parameters are
 ) -> Tensor:
     """Compute `deformable` by torch's operators, on any device."""
     taps, channels = places.shape[1] // 3, x.shape[1]
-    table = x.float().view(-1, height, width, channels)
-    table = F.pad(table, (0, 0, _BORDER_BEFORE, _BORDER_AFTER, _BORDER_BEFORE, _BORDER_AFTER)).view(
-        -1, channels
-    )
+    border = (0, 0, _BORDER_BEFORE, _BORDER_AFTER, _BORDER_BEFORE, _BORDER_AFTER)
+    table = F.pad(x.float().view(-1, height, width, channels), border).view(-1, channels)
     out = x.new_empty(x.shape[0], weight.shape[1])
-    chunk = (
-        max(_MIN_CHUNK_PIXELS, _CHUNK_BYTES // (4 * taps * channels))
-        if x.device.type == "cpu"
-        else 8192
-    )
+    chunk = max(_MIN_CHUNK_PIXELS, _CHUNK_BYTES // (4 * taps * channels))
+    if x.device.type != "cpu":
+        chunk = _CHUNK_PIXELS_ON_GPU
     starts = _pixel_positions(len(x), height, width, x.device)
     for first in range(0, len(x), chunk):
         part = slice(first, first + chunk)
@@ -143,11 +140,6 @@ def triton_unusable_reason() -> str | None:
     except Exception as error:  # noqa: BLE001 - whatever the compiler raises, torch's operators remain
         return f"Triton failed: {(str(error).splitlines() or [type(error).__name__])[0]}"
     return None
-
-
-def triton_usable() -> bool:
-    """Return whether the Triton kernel can run in this process."""
-    return triton_unusable_reason() is None
 
 
 def deformable_triton(  # noqa: PLR0917 - an operator's parameters are positional

@@ -151,11 +151,12 @@ class FastDecoder(nn.Module):
     def __init__(self, decoder: Decoder, squeeze: DecoderBlock, config: BiRefNetConfig) -> None:
         super().__init__()
         self._birefnet_order = config.patch_order is PatchOrder.BIREFNET
-        self.squeeze = FastDecoderBlock(squeeze, [sum(config.lateral_channels)])
-        self.squeeze_out = fold_batch_norm(squeeze.conv_out, squeeze.bn_out)
-        self.inject, self.blocks, self.outs = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        self.squeeze = nn.Sequential(
+            FastDecoderBlock(squeeze, [sum(config.lateral_channels)]),
+            fold_batch_norm(squeeze.conv_out, squeeze.bn_out),
+        )
+        self.inject, self.blocks, self.attentions = (nn.ModuleDict() for _ in range(3))
         self.lateral_full, self.lateral_half = nn.ModuleDict(), nn.ModuleDict()
-        self.attentions = nn.ModuleDict()
         for level in (*ATTENDED_LEVELS, 1):
             self._add_block(decoder, level)
         for level in ATTENDED_LEVELS:
@@ -170,9 +171,9 @@ class FastDecoder(nn.Module):
         self.inject[name] = nn.Sequential(freeze_conv(conv1), freeze_conv(conv_out))
         injected = conv_out.out_channels
         channels = [block.conv_in.in_channels - injected, injected]
-        self.blocks[name] = FastDecoderBlock(block, channels)
-        if level > 1:  # the fused tail contains the last one
-            self.outs[name] = fold_batch_norm(block.conv_out, block.bn_out)
+        self.blocks[name] = inner = nn.Sequential(FastDecoderBlock(block, channels))
+        if level > 1:  # the fused tail contains the last one's
+            inner.append(fold_batch_norm(block.conv_out, block.bn_out))
 
     def _add_attended(self, decoder: Decoder, level: int) -> None:
         name = str(level)
@@ -196,10 +197,10 @@ class FastDecoder(nn.Module):
             half: those of the halved picture; each has half the side of its counterpart.
             context: (batch, channels, side / 32, side / 32): all maps at the coarsest size.
         """
-        p = self.squeeze_out(self.squeeze([context]))
+        p = self.squeeze([context])
         for level in ATTENDED_LEVELS:
             name = str(level)
-            p = self.outs[name](self._block(image, p, level))
+            p = self._block(image, p, level)
             p = p.mul_(self.attentions[name](p))
             # Both are upsampled to one size, so their sum is upsampled once.
             p = p.add_(self.lateral_half[name](half[level - 2]))
@@ -292,7 +293,7 @@ class FastBiRefNet(nn.Module):
         super().__init__()
         if side % FAST_STRIDE:
             raise ValueError(f"a side of {side} pixels is no multiple of {FAST_STRIDE}")
-        self.config, self.side = network.config, side
+        self.side = side
         with torch.no_grad():
             window = network.config.swin.window
             self.backbone = FastSwin(network.bb, window, (side, side // 2))

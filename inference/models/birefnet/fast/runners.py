@@ -114,9 +114,9 @@ def _make_graphed(network: FastBiRefNet, cache: Path | None, reason: str) -> Run
     return Runner(graphs, ExecutionPath.GRAPHED, reason)
 
 
-def _prepare_and_run(network: FastBiRefNet, compiled: nn.Module, pixels: Tensor) -> Tensor:
+def _prepare_and_run(network: FastBiRefNet, module: nn.Module, pixels: Tensor) -> Tensor:
     network.prepare(len(pixels))
-    return compiled(pixels)
+    return module(pixels)
 
 
 def _join_reasons(*reasons: str) -> str:

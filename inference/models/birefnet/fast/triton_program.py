@@ -63,40 +63,23 @@ def deformable_program(
         row = _clamp(row, height + 1.0)
         col = _clamp(col, width + 1.0)
         top, left = tl.floor(row), tl.floor(col)
-        low, right = row - top, col - left
+        down, right = row - top, col - left
         top, left = top.to(tl.int32), left.to(tl.int32)
+        low, far = top + 1, left + 1
         for first in range(0, channels, CHANNELS):
             channel = first + tl.arange(0, CHANNELS)
-            above, below = modulator * (1 - low), modulator * low
+            above, below = modulator * (1 - down), modulator * down
             samples = _corner(
                 x, top, left, above * (1 - right), picture, height, width, channels, channel, known
             )
             samples += _corner(
-                x, top, left + 1, above * right, picture, height, width, channels, channel, known
+                x, top, far, above * right, picture, height, width, channels, channel, known
             )
             samples += _corner(
-                x,
-                top + 1,
-                left,
-                below * (1 - right),
-                picture,
-                height,
-                width,
-                channels,
-                channel,
-                known,
+                x, low, left, below * (1 - right), picture, height, width, channels, channel, known
             )
             samples += _corner(
-                x,
-                top + 1,
-                left + 1,
-                below * right,
-                picture,
-                height,
-                width,
-                channels,
-                channel,
-                known,
+                x, low, far, below * right, picture, height, width, channels, channel, known
             )
             valid = (channel < channels)[:, None] & (output < outputs)[None, :]
             at = (tap * channels + channel)[:, None] * outputs + output[None, :]

@@ -38,4 +38,3 @@ def test_the_program_equals_torchs_way(sizes: str, dtype: str, tolerance: float)
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_card_it_says_so() -> None:
     assert deformable.triton_unusable_reason() == "there is no CUDA device"
-    assert not deformable.triton_usable()
