@@ -12,14 +12,11 @@ from api.rate_limits import install_rate_headers
 from api.removebg.route import install_removebg
 from api.request_hooks import (
     install_cors,
+    install_error_handlers,
     install_metrics,
-    install_request_ids,
-    install_request_log,
-    install_tracing,
+    install_request_hooks,
     install_upload_limit,
-    queue_metrics,
 )
-from api.responses import install_error_handlers
 from api.routes import batches, deliveries, health, info, submissions, tasks, uploads
 from api.services import Services
 from api.settings import ApiSettings
@@ -43,10 +40,8 @@ def create_app(services: Services | None = None) -> Flask:
     app.extensions[SERVICES_EXTENSION] = services
     app.json = StrictJsonProvider(app)
     app.config.update(_configuration())
-    install_request_ids(app)
-    install_request_log(app)
-    install_tracing(app)
-    install_metrics(app, queue_metrics(services))
+    install_request_hooks(app)
+    install_metrics(app, services.settings)
     install_cors(app, services.settings.cors_allowed)
     install_bodies(app)
     install_upload_limit(app, services.settings.max_image_bytes)

@@ -9,7 +9,6 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from api.errors import ApiError
-from api.responses import batch_jobs
 from api.services import Services
 from tasks.jobs.batches import Batch
 from tasks.jobs.job import Job, Status
@@ -95,7 +94,7 @@ def stream_archive(batch: Batch, services: Services, request_id: str) -> Iterato
     Raises:
         ApiError: `batch_empty`: none of its items succeeded.
     """
-    jobs = batch_jobs(batch, services)
+    jobs = {job.task_id: job for job in services.runtime.job_store.get_many(batch.task_ids)}
     done = [
         (item, jobs[item.task_id])
         for item in batch.items

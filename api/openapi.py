@@ -12,7 +12,7 @@ from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import HTTPException
 
 from api.errors import ERRORS, ErrorType, from_http
-from api.responses import failure
+from api.request_hooks import failure
 from api.schemas import ErrorEnvelope
 
 #: The document or a part of it, in JSON.

@@ -1,64 +1,108 @@
-"""Hooks around each request: request id, log line, span, metrics, CORS, body limit."""
+"""Around each request: its id, log line, span and metrics, CORS, the body limit, and the envelope.
 
+Every JSON answer has the same envelope: `code`, `message`, `data`, `request_id`, and `error` in a
+failure.
+"""
+
+import re
+import secrets
+from collections.abc import Callable
 from contextlib import ExitStack
+from http import HTTPStatus
 from time import perf_counter
-from typing import Final
+from typing import Any, Final, cast
 
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, jsonify, request
 from flask_cors import CORS
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from api.errors import ApiError, from_inference
 from api.forms import STREAMED_BLUEPRINTS, StreamedBody
 from api.inputs import too_large
-from api.responses import failure, request_id
-from api.services import Services
+from api.settings import ApiSettings
+from inference.errors import InferenceError
+from tasks.errors import (
+    ObjectStoreUnavailableError,
+    QueueFullError,
+    QueueUnavailableError,
+    UnreadableRecordError,
+    UploadError,
+)
 from tasks.metrics import instruments, scrape_registry
 from tasks.queue_metrics import QueueCollector
-from tasks.redis_client import PROBE_SECONDS, connect
+from tasks.redis_client import PROBE_SECONDS
+from tasks.runtime import Runtime
 from tasks.storage.object_store import probe_object_store
 from tasks.tracing import HEADER, span
-from tasks.worker_registry import WorkerRegistry
 
 _log = structlog.get_logger(__name__)
 
-_ERRORS_FROM: Final = 400
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 
 
-def install_request_log(app: Flask) -> None:
-    """Log each request with its status and duration; successful health checks at debug level."""
+def install_request_hooks(app: Flask) -> None:
+    """Give each request an id, a span, a log line and its place in the metrics."""
 
     @app.before_request
-    def _start() -> None:
+    def _begin() -> None:
         g.started = perf_counter()
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id())
+        # A span under the trace that the caller sent.
+        g.tracing = ExitStack()
+        parent = request.headers.get(HEADER, "")
+        g.tracing.enter_context(span(f"{request.method} {_route()}", parent=parent))
 
     @app.after_request
     def _end(response: Response) -> Response:
+        seconds = perf_counter() - g.started
+        method = request.method if request.method in _METHODS else "other"
+        status = response.status_code
+        instruments().http_requests.labels(method, _route(), str(status)).inc()
+        instruments().http_seconds.labels(method, _route()).observe(seconds)
         # Health checks come every few seconds; successful ones would bury the other lines.
-        quiet = request.path.startswith("/healthz/") and response.status_code < _ERRORS_FROM
+        quiet = request.path.startswith("/healthz/") and status < HTTPStatus.BAD_REQUEST
         # The path, never the query: a signed URL must not reach a log.
         (_log.debug if quiet else _log.info)(
             "request",
             method=request.method,
             path=request.path,
-            status=response.status_code,
-            ms=round((perf_counter() - g.get("started", perf_counter())) * 1000, 1),
+            status=status,
+            ms=round(seconds * 1000, 1),
         )
-        return response
-
-
-def install_request_ids(app: Flask) -> None:
-    """Bind the id to every log line of a request, and return it in a header."""
-
-    @app.before_request
-    def _bind() -> None:
-        structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=request_id())
-
-    @app.after_request
-    def _return(response: Response) -> Response:
         response.headers["X-Request-Id"] = request_id()
         return response
+
+    @app.teardown_request
+    def _close(_error: BaseException | None) -> None:
+        tracing = g.pop("tracing", None)
+        if tracing is not None:
+            tracing.close()
+
+
+def request_id() -> str:
+    """Return this request's id: the caller's own if it is a plain word, else a fresh one."""
+    if "request_id" not in g:
+        given = request.headers.get("X-Request-Id", "")
+        g.request_id = given if _REQUEST_ID.match(given) else f"req-{secrets.token_hex(8)}"
+    return str(g.request_id)
+
+
+def _route() -> str:
+    """Return the pattern of the request's route, since a path holds ids."""
+    return request.url_rule.rule if request.url_rule else "none"
+
+
+def install_metrics(app: Flask, settings: ApiSettings) -> None:
+    """Serve the metrics to Prometheus, with what Redis knows, read within a short timeout."""
+    quick = Runtime(settings, redis_timeout=PROBE_SECONDS)
+    queues = QueueCollector(quick.redis, quick.registry, lambda: probe_object_store(settings))
+
+    @app.get("/metrics")
+    def _metrics() -> Response:
+        return Response(generate_latest(scrape_registry(queues)), content_type=CONTENT_TYPE_LATEST)
 
 
 #: Room for the other parameters of a request, and what separates them.
@@ -74,15 +118,14 @@ def install_upload_limit(app: Flask, max_image_bytes: int) -> None:
     app.config["MAX_FORM_MEMORY_SIZE"] = text
 
     @app.before_request
-    def _refuse() -> Response | None:
+    def _refuse() -> None:
         length = request.content_length
-        if length is None or length <= most or request.blueprint in STREAMED_BLUEPRINTS:
-            return None
-        g.body = StreamedBody(request)
-        return failure(too_large(length, max_image_bytes))
+        if length is not None and length > most and request.blueprint not in STREAMED_BLUEPRINTS:
+            g.body = StreamedBody(request)
+            raise too_large(length, max_image_bytes)
 
 
-#: Response headers that such a page may read.
+#: Response headers that a page of another origin may read.
 _EXPOSED: Final = (
     "Idempotency-Replayed",
     "Location",
@@ -99,7 +142,6 @@ _EXPOSED: Final = (
     "Upload-Offset",
     "X-Request-Id",
 )
-
 _PREFLIGHT_SECONDS: Final = 3600
 
 
@@ -114,55 +156,73 @@ def install_cors(app: Flask, origins: tuple[str, ...]) -> None:
         )
 
 
-def install_tracing(app: Flask) -> None:
-    """Make each request a span, under the trace that its caller sent."""
-
-    @app.before_request
-    def _begin() -> None:
-        route = request.url_rule.rule if request.url_rule else "none"
-        g.tracing = ExitStack()
-        given = request.headers.get(HEADER, "")
-        g.tracing.enter_context(span(f"{request.method} {route}", parent=given))
-
-    @app.teardown_request
-    def _end(_error: BaseException | None) -> None:
-        tracing = g.pop("tracing", None)
-        if tracing is not None:
-            tracing.close()
+_RETRY_AFTER_SECONDS: Final = 5
+#: Key of the extension that holds the other shapes of failures by path prefix.
+_SHAPES: Final = "rmbg-failure-shapes"
 
 
-METRICS_PATH: Final = "/metrics"
-_METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+def install_error_handlers(app: Flask) -> None:
+    """Answer the project's exceptions and unexpected ones with rows of the table of errors."""
+
+    @app.errorhandler(ApiError)
+    def _api(error: ApiError) -> Response:
+        return failure(error)
+
+    @app.errorhandler(InferenceError)
+    def _inference(error: InferenceError) -> Response:
+        return failure(from_inference(error))
+
+    @app.errorhandler(UploadError)
+    def _upload(error: UploadError) -> Response:
+        return failure(ApiError(error.code, str(error)))
+
+    @app.errorhandler(QueueFullError)
+    @app.errorhandler(QueueUnavailableError)
+    @app.errorhandler(ObjectStoreUnavailableError)
+    def _unavailable(
+        error: QueueFullError | QueueUnavailableError | ObjectStoreUnavailableError,
+    ) -> Response:
+        _log.warning("request.not_accepted", reason=str(error))
+        return failure(ApiError(error.code, retry_after=_RETRY_AFTER_SECONDS))
+
+    @app.errorhandler(UnreadableRecordError)
+    def _unreadable(error: UnreadableRecordError) -> Response:
+        _log.error("record.unreadable", task_id=error.task_id, reason=error.reason)
+        return failure(ApiError("task_unreadable"))
+
+    @app.errorhandler(Exception)
+    def _unforeseen(_error: Exception) -> Response:
+        _log.exception("request.crashed")
+        return failure(ApiError("internal_error"))
 
 
-def install_metrics(app: Flask, queues: QueueCollector) -> None:
-    """Count each request, and serve the metrics to Prometheus."""
-
-    @app.before_request
-    def _start() -> None:
-        g.metrics_started = perf_counter()
-
-    @app.after_request
-    def _count(response: Response) -> Response:
-        count_request(response.status_code)
-        return response
-
-    @app.get(METRICS_PATH)
-    def _metrics() -> Response:
-        return Response(generate_latest(scrape_registry(queues)), content_type=CONTENT_TYPE_LATEST)
+def shape_failures(app: Flask, prefix: str, shape: Callable[[ApiError], Response]) -> None:
+    """Answer all errors below a path prefix in another shape."""
+    app.extensions.setdefault(_SHAPES, {})[prefix] = shape
 
 
-def queue_metrics(services: Services) -> QueueCollector:
-    """Make the collector of what Redis knows, on connections with a short timeout."""
-    settings = services.settings
-    quick = connect(settings.redis_url.get_secret_value(), timeout=PROBE_SECONDS)
-    return QueueCollector(quick, WorkerRegistry(quick), lambda: probe_object_store(settings))
+def failure(error: ApiError) -> Response:
+    """Make the response for an error, in the envelope or in the shape of the path's prefix."""
+    for prefix, shape in current_app.extensions.get(_SHAPES, {}).items():
+        if request.path.startswith(prefix):
+            return cast("Response", shape(error))
+    answer = jsonify(
+        {
+            "code": error.row.code,
+            "message": str(error),
+            "data": None,
+            "error": {"type": error.row.type, "fields": error.fields},
+            "request_id": request_id(),
+        }
+    )
+    answer.status_code = error.row.status
+    if error.row.status == HTTPStatus.UNAUTHORIZED:
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    if error.retry_after is not None:
+        answer.headers["Retry-After"] = str(error.retry_after)
+    return answer
 
 
-def count_request(status: int) -> None:
-    """Count this request under its route's pattern, since a path holds ids."""
-    method = request.method if request.method in _METHODS else "other"
-    route = request.url_rule.rule if request.url_rule else "none"
-    took = perf_counter() - g.get("metrics_started", perf_counter())
-    instruments().http_requests.labels(method, route, str(status)).inc()
-    instruments().http_seconds.labels(method, route).observe(took)
+def success(data: object) -> dict[str, Any]:
+    """Put data into the envelope, for a schema made by `schemas.envelope`."""
+    return {"code": 0, "message": "success", "data": data, "request_id": request_id()}

@@ -31,7 +31,7 @@ from api.removebg.responses import (
     translate_error,
     wants_json,
 )
-from api.responses import request_id, shape_failures
+from api.request_hooks import request_id, shape_failures
 from tasks.jobs.job import Job, Priority, Status
 from tasks.storage.object_store import IMPROVEMENTS
 

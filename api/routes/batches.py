@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from flask import Response, g, request, stream_with_context
+from flask import Response, g, request, stream_with_context, url_for
 from flask.views import MethodView
 
 from api.archive import stream_archive
@@ -13,13 +13,13 @@ from api.forms import StreamedBody, form_boundary, form_parts, read_json_object
 from api.idempotency import HEADER as IDEMPOTENCY_HEADER
 from api.openapi import ApiBlueprint
 from api.rate_limits import charge
-from api.request_hooks import OVERHEAD_BYTES
-from api.responses import batch_view, request_id, success
+from api.request_hooks import OVERHEAD_BYTES, request_id, success
 from api.routes.submissions import SUBMISSION_ERRORS, SUBMISSION_HEADERS
 from api.schemas import BatchForm, BatchJson, BatchSchema, ErasedBatchSchema, envelope
 from tasks.jobs.batches import Batch
 from tasks.jobs.job_objects import Access
 from tasks.jobs.job_objects import audit_access as audit
+from tasks.jobs.serializers import batch_data
 
 blueprint = ApiBlueprint(
     "batches", __name__, url_prefix="/api/v1", description="Submit many pictures at once."
@@ -54,7 +54,7 @@ class RemoveBackgrounds(MethodView):
         alone, with its reason. A `webhook_url` gets one event, when all are done.
         """
         batch, replayed = _take_in()
-        view = batch_view(batch, services())
+        view = _view(batch)
         headers = {"Idempotency-Replayed": "true"} if replayed else {}
         return success(view), 202, {"Location": view["status_url"], **headers}
 
@@ -66,7 +66,7 @@ class BatchResource(MethodView):
     @blueprint.response(200, envelope(BatchSchema))
     def get(self, batch_id: str) -> dict[str, Any]:
         """Get a batch's state, with each of its items."""
-        return success(batch_view(get_owned_batch(batch_id), services()))
+        return success(_view(get_owned_batch(batch_id)))
 
     @blueprint.fails("store_unavailable")
     @blueprint.response(200, envelope(ErasedBatchSchema))
@@ -93,7 +93,7 @@ class BatchCancel(MethodView):
             raise ApiError("batch_finished")
         for task_id in batch.task_ids:
             services().runtime.job_store.cancel(task_id)
-        return success(batch_view(get_owned_batch(batch_id), services()))
+        return success(_view(get_owned_batch(batch_id)))
 
 
 @blueprint.route("/batches/<string:batch_id>/archive")
@@ -120,6 +120,23 @@ class BatchArchive(MethodView):
         if request.method != "HEAD":
             answer.response = stream_with_context(content)
         return answer
+
+
+def _view(batch: Batch) -> dict[str, Any]:
+    """Return a batch's state; see `BatchSchema`."""
+    jobs = {job.task_id: job for job in services().runtime.job_store.get_many(batch.task_ids)}
+    data = batch_data(batch, jobs, services().clock())
+    for item in data["items"]:
+        task_id = item["task_id"]
+        known = task_id in jobs
+        item["status_url"] = (
+            url_for("tasks.Task", task_id=task_id, _external=True) if known else None
+        )
+    return {
+        **data,
+        "status_url": url_for("batches.BatchResource", batch_id=batch.batch_id, _external=True),
+        "archive_url": url_for("batches.BatchArchive", batch_id=batch.batch_id, _external=True),
+    }
 
 
 def _take_in() -> tuple[Batch, bool]:

@@ -8,7 +8,7 @@ from flask.views import MethodView
 from api.auth import get_owned_task, services
 from api.errors import ApiError
 from api.openapi import ApiBlueprint
-from api.responses import success
+from api.request_hooks import success
 from api.schemas import DeliveriesSchema, DeliverySchema, envelope
 from tasks.jobs.serializers import iso_time
 from tasks.webhooks.deliveries import Delivery, DeliveryState

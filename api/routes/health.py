@@ -8,7 +8,7 @@ from flask.views import MethodView
 from api.auth import services
 from api.errors import ApiError
 from api.openapi import ApiBlueprint
-from api.responses import success
+from api.request_hooks import success
 from api.schemas import HealthSchema, envelope
 from tasks.errors import TaskError
 from tasks.redis_client import probe_redis

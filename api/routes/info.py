@@ -8,7 +8,7 @@ from marshmallow import Schema, fields
 from api.auth import current_owner, services
 from api.openapi import ApiBlueprint
 from api.parameters import FORMATS
-from api.responses import success
+from api.request_hooks import success
 from api.schemas import envelope
 from api.waiting import MAX_WAIT_SECONDS
 from inference.models.registry import MODELS

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from flask import Response, jsonify, make_response, request
+from flask import Response, jsonify, make_response, request, url_for
 from flask.views import MethodView
 
 from api.auth import current_owner, services
@@ -12,10 +12,12 @@ from api.idempotency import Reservation
 from api.openapi import ApiBlueprint
 from api.parameters import RemovalForm, RemovalJson, build_submission, comparable, read_parameters
 from api.rate_limits import charge
-from api.responses import request_id, status_url, submitted_view, success, task_view
+from api.request_hooks import request_id, success
+from api.routes.tasks import task_view
 from api.schemas import SubmittedSchema, TaskSchema, envelope
 from api.waiting import preferred_wait
 from tasks.jobs.job import new_task_id
+from tasks.jobs.serializers import iso_time
 from tasks.jobs.store import AcceptedJob
 
 blueprint = ApiBlueprint("removals", __name__, url_prefix="/api/v1", description="Submit pictures.")
@@ -117,12 +119,18 @@ def answer(accepted: AcceptedJob, headers: Mapping[str, str]) -> Response:
         job = found or job
         position = services().submissions.position(job)
         applied = {"Preference-Applied": f"wait={seconds}"} if waited else {}
-    final = job.status.final
-    status = 200 if final else 202
-    schema = envelope(TaskSchema if final else SubmittedSchema)()
-    data = task_view(job, services()) if final else submitted_view(job, position)
-    return make_response(
-        jsonify(schema.dump(success(data))),
-        status,
-        {"Location": status_url(job), **headers, **applied},
-    )
+    status_url = url_for("tasks.Task", task_id=job.task_id, _external=True)
+    if job.status.final:
+        status, body = 200, envelope(TaskSchema)().dump(success(task_view(job)))
+    else:
+        data = {
+            "task_id": job.task_id,
+            "status": job.status.value,
+            "status_url": status_url,
+            "result_url": None,
+            "queue": job.queue,
+            "position": position,
+            "created_at": iso_time(job.created_at),
+        }
+        status, body = 202, envelope(SubmittedSchema)().dump(success(data))
+    return make_response(jsonify(body), status, {"Location": status_url, **headers, **applied})

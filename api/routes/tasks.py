@@ -8,7 +8,7 @@ from flask.views import MethodView
 from api.auth import current_owner, get_owned_task, require_owned, services
 from api.errors import ApiError
 from api.openapi import ApiBlueprint
-from api.responses import request_id, success, task_view, visible_status
+from api.request_hooks import request_id, success
 from api.schemas import (
     ErasedSchema,
     ResultQuery,
@@ -22,12 +22,21 @@ from api.waiting import EVENT, MAX_WAIT_SECONDS
 from tasks.jobs.job import Job, Status
 from tasks.jobs.job_objects import Access
 from tasks.jobs.job_objects import audit_access as audit
-from tasks.jobs.serializers import result_url
+from tasks.jobs.serializers import result_url, task_data, visible_status
 from tasks.jobs.task_listing import Cursor
 
 blueprint = ApiBlueprint(
     "tasks", __name__, url_prefix="/api/v1/tasks", description="Follow, cancel and erase tasks."
 )
+
+
+def task_view(job: Job) -> dict[str, Any]:
+    """Return a task's state, see `TaskSchema`, and audit that its signed URLs were issued."""
+    data = task_data(job, services().runtime.object_store, services().clock())
+    issued = [name for name in ("original", "result") if data[f"{name}_url"]]
+    if issued:
+        audit(Access.ADDRESSES, job, request_id=request_id(), pictures=" ".join(issued))
+    return data
 
 
 @blueprint.route("")
@@ -42,11 +51,11 @@ class Tasks(MethodView):
             current_owner().id,
             limit=query["limit"],
             after=_cursor(query["cursor"]),
-            wanted=lambda job: query["status"] in {None, visible_status(job, services())},
+            wanted=lambda job: query["status"] in {None, visible_status(job, services().clock())},
         )
         return success(
             {
-                "tasks": [task_view(job, services()) for job in page.jobs],
+                "tasks": [task_view(job) for job in page.jobs],
                 "next_cursor": page.after.write() if page.after else None,
             }
         )
@@ -64,7 +73,7 @@ class Task(MethodView):
         seconds = min(query["wait"], MAX_WAIT_SECONDS)
         if seconds > 0:
             job = require_owned(services().waiter.wait(job, seconds)[0])
-        return success(task_view(job, services()))
+        return success(task_view(job))
 
     @blueprint.fails("store_unavailable")
     @blueprint.response(200, envelope(ErasedSchema))
@@ -93,7 +102,7 @@ class TaskCancel(MethodView):
         before = get_owned_task(task_id)
         if before.status.final or services().runtime.job_store.cancel(task_id) != Status.CANCELED:
             raise ApiError("task_finished")
-        return success(task_view(get_owned_task(task_id), services()))
+        return success(task_view(get_owned_task(task_id)))
 
 
 @blueprint.route("/<string:task_id>/result")
@@ -135,9 +144,7 @@ class TaskEvents(MethodView):
         if request.method != "HEAD":
             schema = TaskSchema()
             answer.response = stream_with_context(
-                services().waiter.events(
-                    job, lambda each: dict(schema.dump(task_view(each, services())))
-                )
+                services().waiter.events(job, lambda each: dict(schema.dump(task_view(each))))
             )
         return answer
 
@@ -150,7 +157,7 @@ def _cursor(word: str | None) -> Cursor | None:
 
 
 def _no_result(job: Job) -> ApiError:
-    if visible_status(job, services()) == "expired":
+    if visible_status(job, services().clock()) == "expired":
         return ApiError("task_expired")
     if job.error is not None:
         return ApiError("task_failed", f"The task failed: {job.error.message}")
