@@ -4,12 +4,12 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Self, cast
+from typing import Any, Self, cast
 
 from redis import Redis
 
 from tasks import redis_client, redis_keys
-from tasks.jobs.job import JobError, dated_id
+from tasks.jobs.job import JobError, dated_id, to_record
 from tasks.jobs.store import RECORD_GRACE_SECONDS
 from tasks.redis_client import redis_errors
 
@@ -21,16 +21,13 @@ def new_batch_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class BatchItem:
-    """One picture of a batch.
+    """One picture of a batch."""
 
-    Attributes:
-        name: of the file or URL, as the client calls it; not to be trusted.
-        task_id: its job; None if the picture was refused.
-        error: why it was refused.
-    """
-
+    #: Of the file or URL, as the client calls it; not to be trusted.
     name: str
+    #: Its job; None if the picture was refused.
     task_id: str | None = None
+    #: Why it was refused.
     error: JobError | None = None
 
     def write(self) -> str:
@@ -47,27 +44,22 @@ class BatchItem:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch's record. Times are unix seconds.
-
-    Attributes:
-        batch_id: its id, which cannot be guessed.
-        owner: id of its owner.
-        total: number of items.
-        metadata: a JSON object that is repeated in each answer about the batch.
-        webhook_url: where the webhook of its completion goes.
-        completed_at: when the last job ended; None before.
-        items: in the order of the request.
-    """
+    """A batch's record. Times are unix seconds."""
 
     batch_id: str
     owner: str
     created_at: float
     expires_at: float
+    #: Number of items.
     total: int = 0
+    #: A JSON object that is repeated in each answer about the batch.
     metadata: dict[str, Any] = field(default_factory=dict)
+    #: Where the webhook of its completion goes.
     webhook_url: str | None = None
     request_id: str = ""
+    #: When the last job ended; None before.
     completed_at: float | None = None
+    #: In the order of the request.
     items: tuple[BatchItem, ...] = ()
 
     @property
@@ -77,15 +69,8 @@ class Batch:
 
     def to_record(self) -> dict[str, str]:
         """Return the record as a Redis hash, without the items."""
-        record = {
-            "batch_id": self.batch_id,
-            "owner": self.owner,
-            "created_at": repr(self.created_at),
-            "expires_at": repr(self.expires_at),
-            "metadata": json.dumps(self.metadata),
-            "request_id": self.request_id,
-        }
-        return {**record, "webhook_url": self.webhook_url} if self.webhook_url else record
+        names = self.__dataclass_fields__.keys() - {"total", "items"}
+        return to_record({name: getattr(self, name) for name in names})
 
     @classmethod
     def from_record(cls, record: dict[str, str], items: list[str]) -> Self:
@@ -105,23 +90,18 @@ class Batch:
         )
 
 
-#: The keys of a batch: its record, and what lies beside it.
-_SUFFIXES: Final = ("", ":items", ":ends")
-
-
+@dataclass(frozen=True, slots=True)
 class BatchStore:
     """The records. Every method raises `QueueUnavailableError` if Redis does not answer."""
 
-    def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
-        self._client = client
-        self._clock = clock
+    client: Redis
+    clock: Callable[[], float] = time.time
 
     def create(self, batch: Batch) -> None:
         """Record a new batch; its jobs may be submitted from now on."""
         name = redis_keys.batch_key(batch.batch_id)
-        flat: list[Any] = [part for pair in batch.to_record().items() for part in pair]
-        with redis_errors(), self._client.pipeline(transaction=True) as pipe:
-            pipe.hset(name, items=flat)
+        with redis_errors(), self.client.pipeline(transaction=True) as pipe:
+            pipe.hset(name, items=[part for pair in batch.to_record().items() for part in pair])
             pipe.expireat(name, int(batch.expires_at + RECORD_GRACE_SECONDS))
             pipe.zadd(redis_keys.BATCHES, {batch.batch_id: batch.expires_at + RECORD_GRACE_SECONDS})
             pipe.execute()
@@ -130,10 +110,10 @@ class BatchStore:
         """Record the items of a batch; it completes once all their jobs have ended, perhaps now."""
         with redis_errors():
             redis_client.JOBS.run(
-                self._client,
+                self.client,
                 "seal_batch",
                 batch=batch.batch_id,
-                now=self._clock(),
+                now=self.clock(),
                 expiry=int(batch.expires_at + RECORD_GRACE_SECONDS),
                 items=[(item.write(), item.task_id or "") for item in items],
             )
@@ -141,7 +121,7 @@ class BatchStore:
     def get(self, batch_id: str) -> Batch | None:
         """Return a batch, or None."""
         name = redis_keys.batch_key(batch_id)
-        with redis_errors(), self._client.pipeline(transaction=True) as pipe:
+        with redis_errors(), self.client.pipeline(transaction=True) as pipe:
             pipe.hgetall(name)
             pipe.lrange(f"{name}:items", 0, -1)
             record, items = pipe.execute()
@@ -150,12 +130,12 @@ class BatchStore:
     def remove(self, batch_id: str) -> None:
         """Remove a batch's record; its jobs stay."""
         name = redis_keys.batch_key(batch_id)
-        with redis_errors(), self._client.pipeline(transaction=True) as pipe:
-            pipe.delete(*(f"{name}{suffix}" for suffix in _SUFFIXES))
+        with redis_errors(), self.client.pipeline(transaction=True) as pipe:
+            pipe.delete(name, f"{name}:items", f"{name}:ends")
             pipe.zrem(redis_keys.BATCHES, batch_id)
             pipe.execute()
 
     def expired(self, now: float) -> list[str]:
         """Return the ids of batches whose records had expired at `now`."""
         with redis_errors():
-            return cast("list[str]", self._client.zrangebyscore(redis_keys.BATCHES, "-inf", now))
+            return cast("list[str]", self.client.zrangebyscore(redis_keys.BATCHES, "-inf", now))

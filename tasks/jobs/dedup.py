@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import structlog
@@ -31,25 +32,16 @@ _LOCK_MS: Final = 15_000
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
 class DuplicateCompleter:
     """Completes the duplicates of primaries that have ended; each step may be repeated."""
 
-    def __init__(
-        self,
-        client: Redis,
-        job_store: JobStore,
-        object_store: ObjectStore,
-        dispatcher: JobDispatcher,
-        router: Router,
-        *,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._client = client
-        self._job_store = job_store
-        self._object_store = object_store
-        self._dispatcher = dispatcher
-        self._router = router
-        self._clock = clock
+    client: Redis
+    job_store: JobStore
+    object_store: ObjectStore
+    dispatcher: JobDispatcher
+    router: Router
+    clock: Callable[[], float] = time.time
 
     def run_once(self) -> int:
         """Complete the duplicates of all primaries that have ended; return how many were completed.
@@ -58,7 +50,7 @@ class DuplicateCompleter:
             QueueUnavailableError, ObjectStoreUnavailableError: the next call does the rest.
         """
         with redis_errors():
-            ended = cast("list[str]", self._client.zrange(redis_keys.COMPLETING, 0, -1))
+            ended = cast("list[str]", self.client.zrange(redis_keys.COMPLETING, 0, -1))
         return sum(self._attempt(primary_id) for primary_id in ended)
 
     def _attempt(self, primary_id: str) -> int:
@@ -78,26 +70,26 @@ class DuplicateCompleter:
 
     def _put_last(self, primary_id: str) -> None:
         with redis_errors():
-            self._client.zadd(redis_keys.COMPLETING, {primary_id: self._clock()}, xx=True)
+            self.client.zadd(redis_keys.COMPLETING, {primary_id: self.clock()}, xx=True)
 
     def _complete_locked(self, primary_id: str) -> int:
         lock = f"{redis_keys.COMPLETING}:{primary_id}"
         with redis_errors():
-            if not self._client.set(lock, "1", nx=True, px=_LOCK_MS):
+            if not self.client.set(lock, "1", nx=True, px=_LOCK_MS):
                 return 0
         try:
             return self.complete(primary_id)
         finally:
             with redis_errors():
-                self._client.delete(lock)
+                self.client.delete(lock)
 
     def complete(self, primary_id: str) -> int:
         """Complete a primary's duplicates, or let one of them run; return how many completed."""
         duplicates = self._duplicates(primary_id)
-        primary = next(iter(self._job_store.read([primary_id]).jobs), None)
+        primary = next(iter(self.job_store.read([primary_id]).jobs), None)
         if not duplicates:
             with redis_errors():
-                self._client.zrem(redis_keys.COMPLETING, primary_id)
+                self.client.zrem(redis_keys.COMPLETING, primary_id)
             return 0
         if primary is not None and not primary.status.final:
             return 0  # requeued by an operator: its duplicates wait for its next end
@@ -110,17 +102,17 @@ class DuplicateCompleter:
 
     def _duplicates(self, primary_id: str) -> list[Job]:
         with redis_errors():
-            found = cast("set[str]", self._client.smembers(redis_keys.duplicates_key(primary_id)))
+            found = cast("set[str]", self.client.smembers(redis_keys.duplicates_key(primary_id)))
         some = sorted(found)[:_DUPLICATES_PER_PASS]
-        records = self._job_store.read(some)
+        records = self.job_store.read(some)
         for task_id in records.unreadable:
             # It leaves the primary and becomes due: the reconciler quarantines it.
-            self._job_store.quarantine(task_id, self._clock())
+            self.job_store.quarantine(task_id, self.clock())
         present = records.readable()
         gone = set(some) - {job.task_id for job in present}
         if gone:
             with redis_errors():
-                self._client.srem(redis_keys.duplicates_key(primary_id), *gone)
+                self.client.srem(redis_keys.duplicates_key(primary_id), *gone)
         return present
 
     def _succeed(self, primary: Job, duplicates: Sequence[Job]) -> int:
@@ -135,35 +127,29 @@ class DuplicateCompleter:
         return completed
 
     def _copy(self, primary: Job, duplicate: Job) -> bool:
-        copy_result(self._object_store, duplicate, primary)
+        copy_result(self.object_store, duplicate, primary)
         facts = copied_result_fields(duplicate, primary)
         began = max(primary.started_at or duplicate.created_at, duplicate.created_at)
-        waited = {"queue_ms": max(0, round((self._clock() - duplicate.created_at) * 1000))}
+        waited = {"queue_ms": max(0, round((self.clock() - duplicate.created_at) * 1000))}
         done = self._end(
             duplicate, primary, started_at=began, worker=primary.worker, timings=waited, **facts
         )
         if not done:
-            self._discard(duplicate, facts["result_key"])
+            # It was canceled or erased meanwhile, or another process completed it with this copy.
+            present = self.job_store.get(duplicate.task_id)
+            if present is None or present.result_key != facts["result_key"]:
+                discard_object(self.object_store, facts["result_key"])
         return done
-
-    def _discard(self, duplicate: Job, key: str) -> None:
-        """Remove the copy of a job that was canceled or erased meanwhile.
-
-        The copy stays if another process completed the job with it.
-        """
-        present = self._job_store.get(duplicate.task_id)
-        if present is None or present.result_key != key:
-            discard_object(self._object_store, key)
 
     def _end(self, duplicate: Job, primary: Job, **changes: Any) -> bool:  # noqa: ANN401 - any field's type
         """End a duplicate as its primary ended; False if it no longer waits for that one."""
         with redis_errors():
             ended = redis_client.JOBS.run(
-                self._client,
+                self.client,
                 "complete_duplicate",
                 id=duplicate.task_id,
                 primary=primary.task_id,
-                now=self._clock(),
+                now=self.clock(),
                 status=primary.status.value,
                 fields=to_record(changes),
             )
@@ -174,15 +160,15 @@ class DuplicateCompleter:
         for chosen in sorted(duplicates, key=lambda job: (job.priority, job.created_at)):
             with redis_errors():
                 promoted = redis_client.JOBS.run(
-                    self._client,
+                    self.client,
                     "promote_duplicate",
                     id=chosen.task_id,
                     primary=primary_id,
-                    now=self._clock(),
+                    now=self.clock(),
                 )
             if promoted:
                 _log.info("duplicate.promoted", task_id=promoted, instead_of=primary_id)
-                send_if_due(self._job_store, self._dispatcher, self._router, promoted)
+                send_if_due(self.job_store, self.dispatcher, self.router, promoted)
                 return
 
 

@@ -187,16 +187,16 @@ _REQUIRED: Final = tuple(
 
 
 def to_record(values: dict[str, Any]) -> dict[str, str]:
-    """Return fields of a job as a Redis hash; None is left out."""
-    return {name: _write(name, value) for name, value in values.items() if value is not None}
+    """Return fields of a job or batch as a Redis hash; None is left out."""
+    return {name: _write(value) for name, value in values.items() if value is not None}
 
 
-def _write(name: str, value: Any) -> str:  # noqa: ANN401 - any field's type
+def _write(value: Any) -> str:  # noqa: ANN401 - any field's type
     if isinstance(value, JobError):
         return write_error(value)
     if isinstance(value, (IntEnum, bool)):
         return str(int(value))
-    if _KINDS.get(name) in (dict, list):
+    if isinstance(value, (dict, list)):
         return json.dumps(value, separators=(",", ":"), sort_keys=True)
     return repr(value) if isinstance(value, float) else str(value)
 

@@ -74,9 +74,7 @@ def write_manifest(job: Job) -> dict[str, str]:
 def read_manifest(key: str, metadata: Mapping[str, str]) -> Job | None:
     """Return the job of an original, as it was submitted; None without a valid manifest.
 
-    Args:
-        key: of the original.
-        metadata: of the original, names in lower case without S3's prefix.
+    `metadata` is what `ObjectStore.metadata` gives.
     """
     try:
         values = dict(json.loads(metadata[MANIFEST_METADATA]))

@@ -5,6 +5,7 @@ Tasks are sent by name, so that a sender imports no worker.
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from celery import Celery
@@ -61,12 +62,12 @@ def is_model_queue(name: str) -> bool:
     return name.startswith((GPU_PREFIX, MODEL_PREFIX))
 
 
+@dataclass(frozen=True, slots=True)
 class JobDispatcher:
     """Sends the messages of jobs to their queues."""
 
-    def __init__(self, app: Celery, job_store: JobStore) -> None:
-        self._app = app
-        self._job_store = job_store
+    app: Celery
+    job_store: JobStore
 
     def send(self, job: Job) -> None:
         """Send the message whose dispatch the record has numbered.
@@ -80,15 +81,22 @@ class JobDispatcher:
         message_id = (
             job.task_id if job.redispatches == 0 else f"{job.task_id}.{job.redispatches + 1}"
         )
+        # What Flower shows as the task's arguments; none of it is a secret.
+        shown = {
+            "model": job.model,
+            "format": job.options.get("output_format"),
+            "priority": job.priority.name.lower(),
+            "request_id": job.request_id,
+        }
         try:
-            self._app.send_task(
+            self.app.send_task(
                 REMOVE_TASK,
                 args=[job.task_id],
                 task_id=message_id,
                 queue=job.queue,
                 priority=int(job.effective_priority),
                 headers={DISPATCH_SEQ_HEADER: job.dispatch_seq},
-                kwargsrepr=_displayed_arguments(job),
+                kwargsrepr=repr(shown),
                 retry=False,
             )
         except (OperationalError, RedisError, OSError) as error:
@@ -105,21 +113,10 @@ class JobDispatcher:
             QueueUnavailableError: Redis went away; the reconciler finds messages that were numbered
                 and not sent.
         """
-        chosen = [job for job in self._job_store.record_dispatches(dispatches) if job is not None]
+        chosen = [job for job in self.job_store.record_dispatches(dispatches) if job is not None]
         for job in chosen:
             self.send(job)
         return chosen
-
-
-def _displayed_arguments(job: Job) -> str:
-    """Return what Flower shows as the task's arguments; none of it is a secret."""
-    shown = {
-        "model": job.model,
-        "format": job.options.get("output_format"),
-        "priority": job.priority.name.lower(),
-        "request_id": job.request_id,
-    }
-    return repr(shown)
 
 
 def task_id_of_message(message_id: str) -> str:
@@ -134,6 +131,7 @@ RoutingMode = Literal["gpu", "shared"]
 MAX_ASSIGNED: Final = 2
 
 
+@dataclass(frozen=True, slots=True)
 class Router:
     """Chooses a job's queue: that of a GPU that is nearly idle, or its model's shared one.
 
@@ -141,38 +139,28 @@ class Router:
     jobs of the same or higher priority wait in the shared queue: they could wait for ever.
     """
 
-    def __init__(
-        self,
-        client: Redis,
-        *,
-        routing: RoutingMode = "gpu",
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._client = client
-        self._routing = routing
-        self._clock = clock
+    client: Redis
+    routing: RoutingMode = "gpu"
+    clock: Callable[[], float] = time.time
 
     def choose(self, model: str, priority: Priority, *, excluded_worker: str | None = None) -> str:
         """Return the queue of the worker that would begin the job soonest, or the shared one.
 
-        Args:
-            model: of the job.
-            priority: effective priority of the job.
-            excluded_worker: the worker that failed to run it.
+        `priority` is the job's effective one; the excluded worker failed to run it.
         """
         shared = model_queue(model)
-        if self._routing == "shared":
+        if self.routing == "shared":
             return shared
         try:
             with redis_errors():
                 return str(
                     redis_client.JOBS.run(
-                        self._client,
+                        self.client,
                         "choose_queue",
                         model=model,
                         priority=int(priority),
                         shared=shared,
-                        now=self._clock(),
+                        now=self.clock(),
                         max_assigned=MAX_ASSIGNED,
                         default_seconds=DEFAULT_JOB_SECONDS,
                         excluded_worker=excluded_worker,

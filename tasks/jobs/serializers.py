@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from tasks.jobs.batches import Batch, BatchItem
 from tasks.jobs.job import Job, JobError, Status
@@ -11,13 +11,7 @@ from tasks.storage.object_store import ObjectStore
 
 
 def task_data(job: Job, object_store: ObjectStore, now: float) -> dict[str, Any]:
-    """Return a task's data, with presigned URLs.
-
-    Args:
-        job: the record.
-        object_store: signs the URLs.
-        now: unix time.
-    """
+    """Return a task's data, with presigned URLs; `now` is a unix time."""
     return {
         "task_id": job.task_id,
         "status": visible_status(job, now),
@@ -81,9 +75,6 @@ def error_data(error: JobError | None) -> dict[str, Any] | None:
     return {"type": error.type, "message": error.message, "retryable": error.retryable}
 
 
-_UNFINISHED: Final = (Status.QUEUED.value, Status.PROCESSING.value)
-
-
 def batch_data(batch: Batch, jobs: Mapping[str, Job], now: float) -> dict[str, Any]:
     """Return a batch's data.
 
@@ -92,13 +83,14 @@ def batch_data(batch: Batch, jobs: Mapping[str, Job], now: float) -> dict[str, A
         jobs: by id, those of its items whose record exists.
         now: unix time.
     """
+    completed = "processing" if batch.completed_at is None else "completed"
     items = [_item_data(number, each, jobs, now) for number, each in enumerate(batch.items)]
     counts = Counter(item["status"] for item in items)
-    unfinished = sum(counts[status] for status in _UNFINISHED)
+    unfinished = counts[Status.QUEUED.value] + counts[Status.PROCESSING.value]
     total = len(items)
     return {
         "batch_id": batch.batch_id,
-        "status": _batch_status(batch, now),
+        "status": "expired" if batch.expires_at <= now else completed,
         "total": total,
         "counts": {status.value: counts[status.value] for status in Status},
         "progress": round((total - unfinished) / total, 4) if total else 1.0,
@@ -108,12 +100,6 @@ def batch_data(batch: Batch, jobs: Mapping[str, Job], now: float) -> dict[str, A
         "expires_at": iso_time(batch.expires_at),
         "items": items,
     }
-
-
-def _batch_status(batch: Batch, now: float) -> str:
-    if batch.expires_at <= now:
-        return "expired"
-    return "processing" if batch.completed_at is None else "completed"
 
 
 def _item_data(number: int, item: BatchItem, jobs: Mapping[str, Job], now: float) -> dict[str, Any]:

@@ -55,12 +55,12 @@ class TaskPage:
     after: Cursor | None
 
 
+@dataclass(frozen=True, slots=True)
 class TaskList:
     """Reads the lists; raises `QueueUnavailableError` if Redis does not answer."""
 
-    def __init__(self, client: Redis, job_store: JobStore) -> None:
-        self._client = client
-        self._job_store = job_store
+    client: Redis
+    job_store: JobStore
 
     def page(
         self, owner_id: str, *, limit: int, after: Cursor | None, wanted: Callable[[Job], bool]
@@ -93,7 +93,7 @@ class TaskList:
             with redis_errors():
                 rows = cast(
                     "list[tuple[str, float]]",
-                    self._client.zrange(
+                    self.client.zrange(
                         name,
                         start,
                         "-inf",
@@ -113,11 +113,11 @@ class TaskList:
         return found[:_BLOCK_SIZE]
 
     def _records(self, owner_id: str, places: list[Cursor]) -> Iterator[tuple[Job | None, Cursor]]:
-        records = self._job_store.read([each.task_id for each in places])
+        records = self.job_store.read([each.task_id for each in places])
         by_id = {job.task_id: job for job in records.readable()}
         present = by_id.keys() | records.unreadable.keys()
         expired = [each.task_id for each in places if each.task_id not in present]
         if expired:
             with redis_errors():
-                self._client.zrem(redis_keys.owner_tasks_key(owner_id), *expired)
+                self.client.zrem(redis_keys.owner_tasks_key(owner_id), *expired)
         yield from ((by_id.get(each.task_id), each) for each in places)

@@ -86,7 +86,7 @@ def test_a_drained_worker_takes_nothing_and_its_backlog_moves(
 
 
 def takes_nothing(services: Services, worker: str) -> bool:
-    inspect = services.runtime.dispatcher._app.control.inspect(destination=[worker], timeout=1)
+    inspect = services.runtime.dispatcher.app.control.inspect(destination=[worker], timeout=1)
     return (inspect.active_queues() or {}).get(worker) == []
 
 
@@ -113,7 +113,7 @@ def sigterm(made: Cluster, name: str, _services: Services) -> None:
 
 
 def control_shutdown(_made: Cluster, name: str, services: Services) -> None:
-    services.runtime.dispatcher._app.control.shutdown(destination=[f"{name}@{HOST}"])
+    services.runtime.dispatcher.app.control.shutdown(destination=[f"{name}@{HOST}"])
 
 
 @pytest.mark.parametrize(

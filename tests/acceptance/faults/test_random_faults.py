@@ -130,7 +130,7 @@ def revoke(made: Cluster, chance: random.Random, _storm: Storm) -> None:
         message_id = (
             f"{found.task_id}.{found.redispatches + 1}" if found.redispatches else found.task_id
         )
-        services.runtime.dispatcher._app.control.revoke(message_id)
+        services.runtime.dispatcher.app.control.revoke(message_id)
 
 
 def hang(made: Cluster, _chance: random.Random, _storm: Storm) -> None:

@@ -116,7 +116,7 @@ def test_idle_workers_keep_their_processes_through_an_outage_of_redis(
 def test_a_revoked_job_is_canceled_until_it_is_asked_for_again(
     made: Cluster, services: Services, count: int
 ) -> None:
-    app = services.runtime.dispatcher._app
+    app = services.runtime.dispatcher.app
     # Enough to keep the last one waiting while the word goes round.
     jobs = submit_many(services, count)
     last = list(jobs)[-1]

@@ -31,7 +31,7 @@ def test_an_application_that_is_given_is_used_and_not_closed(away: Settings) -> 
     with create_celery(away) as app:
         with Runtime(away, celery_app=app) as runtime:
             assert runtime.celery_app is app
-            assert runtime.dispatcher._app is app
+            assert runtime.dispatcher.app is app
         assert app.pool is not None
 
 
