@@ -15,12 +15,7 @@ from celery import bootsteps
 
 from tasks.errors import TaskError
 from tasks.housekeeping.reconcile import RECONCILE_SECONDS, Reconciler
-from tasks.housekeeping.retention import (
-    SWEEP_SECONDS,
-    ExpirySweep,
-    OrphanSweep,
-    RetentionSweeper,
-)
+from tasks.housekeeping.retention import SWEEP_SECONDS, OrphanSweep, RetentionSweeper
 from tasks.jobs.dedup import DuplicateCompleter
 from tasks.jobs.routing import is_io_worker
 from tasks.runtime import Runtime, runtime_of
@@ -70,7 +65,10 @@ def periodic_work(runtime: Runtime) -> tuple[Periodic, ...]:
     reconciler = Reconciler(client, job_store, dispatcher, runtime.registry, router)
     sweeper = RetentionSweeper(
         client,
-        ExpirySweep(client, job_store, runtime.eraser, uploads, runtime.batches),
+        job_store,
+        runtime.eraser,
+        uploads,
+        runtime.batches,
         OrphanSweep(job_store, uploads.store, object_store, uploads.seconds),
     )
     completer = DuplicateCompleter(client, job_store, object_store, dispatcher, router)

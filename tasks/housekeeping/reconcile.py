@@ -236,28 +236,24 @@ class Reconciler:
             pipe.scard(redis_keys.aged_key(f"{queue}|{int(above)}"))
             pipe.zrange(redis_keys.dispatched_key(name), 0, _OLDEST_PER_LIST - 1)
             raised, oldest = pipe.execute()
-        aged = (job for job, since in self._waiting(oldest) if self._is_aged(job, since))
-        for job in islice(aged, max(0, MAX_AGED - raised)):
+        for job in islice(self._aged(oldest), max(0, MAX_AGED - raised)):
             yield Dispatch(job.task_id, queue, above, after=job.dispatch_seq)
 
-    def _waiting(self, task_ids: list[str]) -> Iterator[tuple[Job, float]]:
-        """Yield those that are queued, and since when."""
+    def _aged(self, task_ids: list[str]) -> Iterator[Job]:
+        """Yield those that have been queued for too long at their level."""
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             for task_id in task_ids:
                 pipe.zscore(redis_keys.index_key(Status.QUEUED), task_id)
             since = dict(zip(task_ids, pipe.execute(), strict=True))
+        levels = list(Priority)
         found = self._job_store.read(task_ids)
         for task_id, reason in found.unreadable.items():
             self._quarantine.add(task_id, "lift", reason)
         for job in found.jobs:
-            entered = since[job.task_id]
-            if entered is not None:
-                yield job, float(entered)
-
-    def _is_aged(self, job: Job, since: float) -> bool:
-        levels = list(Priority)
-        raised = levels.index(job.priority) - levels.index(job.effective_priority)
-        return self._clock() - since >= self._aging_seconds * (raised + 1)
+            raised = levels.index(job.priority) - levels.index(job.effective_priority)
+            entered, wait = since[job.task_id], self._aging_seconds * (raised + 1)
+            if entered is not None and self._clock() - float(entered) >= wait:
+                yield job
 
     def _prune(self) -> None:
         """Remove jobs without a record from the next part of every index set."""

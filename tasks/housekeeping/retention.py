@@ -55,102 +55,6 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class ExpirySweep:
-    """Erases a task's images when it expires, and its record a day later.
-
-    In between the API shows the task as expired, unlike one that never existed. Each step is
-    repeated until it succeeds.
-    """
-
-    client: Redis
-    store: JobStore
-    eraser: Eraser
-    uploads: UploadService
-    batches: BatchStore
-    clock: Callable[[], float] = time.time
-
-    def run_once(self) -> None:
-        """Erase what is due.
-
-        Raises:
-            QueueUnavailableError, ObjectStoreUnavailableError: the rest waits for the next pass.
-        """
-        now = self.clock()
-        with redis_errors():
-            found = self.client.zrangebyscore(
-                redis_keys.EXPIRIES, "-inf", now, start=0, num=_EXPIRED_PER_BLOCK
-            )
-        for task_id in cast("list[str]", found):
-            self._attempt(redis_keys.EXPIRIES, task_id, lambda each: self._expire_task(each, now))
-        for batch_id in self.batches.expired(now):
-            self.batches.remove(batch_id)
-        for upload_id in self.uploads.store.expired(now):
-            self._attempt(
-                redis_keys.UPLOADS, upload_id, lambda each: self._expire_upload(each, now)
-            )
-
-    def _attempt(self, index: str, item: str, expire: Callable[[str], None]) -> None:
-        """Erase one item; if that fails, postpone it, so that the others come first."""
-        try:
-            expire(item)
-        except QueueUnavailableError:
-            raise
-        except ObjectStoreUnavailableError:
-            # Either the store is away, or it refuses this object alone.
-            self._postpone(index, item)
-            raise
-        except Exception:  # noqa: BLE001 - whatever its record holds
-            _log.exception("retention.item_failed", item=item)
-            self._postpone(index, item)
-
-    def _postpone(self, index: str, item: str) -> None:
-        with redis_errors():
-            self.client.zadd(index, {item: self.clock() + _RETRY_SECONDS}, xx=True)
-
-    def _expire_task(self, task_id: str, now: float) -> None:
-        try:
-            job = self.store.get(task_id)
-        except UnreadableRecordError as error:
-            self._expire_unreadable(error, now)
-            return
-        if job is None:
-            # Its record has expired in Redis.
-            self.store.forget(task_id)
-        elif job.expires_at + RECORD_GRACE_SECONDS <= now:
-            self.eraser.erase(job)
-            _log.info("retention.task_erased", task_id=task_id)
-        else:
-            self.store.expire(task_id)
-            self.eraser.erase_pictures(job)
-            with redis_errors():
-                again = job.expires_at + RECORD_GRACE_SECONDS
-                self.client.zadd(redis_keys.EXPIRIES, {task_id: again}, xx=True)
-            _log.info("retention.task_expired", task_id=task_id)
-
-    def _expire_unreadable(self, error: UnreadableRecordError, now: float) -> None:
-        """Erase the images of a task whose record is damaged; the record expires in Redis."""
-        with suppress(UnreadableRecordError):
-            self.store.expire(error.task_id)
-        self.eraser.erase_unread(error.task_id)
-        with redis_errors():
-            again = now + RECORD_GRACE_SECONDS
-            self.client.zadd(redis_keys.EXPIRIES, {error.task_id: again}, xx=True)
-        _log.error("retention.task_expired", task_id=error.task_id, unreadable=error.reason)
-
-    def _expire_upload(self, upload_id: str, now: float) -> None:
-        upload = self.uploads.store.get(upload_id)
-        if upload is None:
-            self.uploads.store.remove(upload_id)
-            return
-        self.uploads.erase(upload)
-        if upload.expires_at + UPLOAD_GRACE_SECONDS <= now:
-            self.uploads.store.remove(upload_id)
-        else:
-            self.uploads.store.postpone(upload_id, upload.expires_at + UPLOAD_GRACE_SECONDS)
-        _log.info("retention.upload_expired", upload_id=upload_id)
-
-
-@dataclass(frozen=True, slots=True)
 class OrphanSweep:
     """Removes objects that no record names; a sweep that is repeated or cut short does no harm."""
 
@@ -258,11 +162,19 @@ class OrphanSweep:
 
 @dataclass(frozen=True, slots=True)
 class RetentionSweeper:
-    """Runs both sweeps in one pass, behind a lock."""
+    """Erases a task's images when it expires, its record a day later, and orphans.
+
+    Until its record is erased, the API shows the task as expired, unlike one that never existed.
+    Each step is repeated until it succeeds.
+    """
 
     client: Redis
-    expiry: ExpirySweep
+    store: JobStore
+    eraser: Eraser
+    uploads: UploadService
+    batches: BatchStore
     orphans: OrphanSweep
+    clock: Callable[[], float] = time.time
 
     def run_once(self) -> bool:
         """Run one pass; False if another process runs one, or a server does not answer."""
@@ -272,7 +184,7 @@ class RetentionSweeper:
                 if not lock.acquire():
                     return False
             try:
-                self.expiry.run_once()
+                self._expire_due()
                 if self._bucket_is_due():
                     replace(self.orphans, alive=lock.reacquire).sweep()
             finally:
@@ -292,3 +204,83 @@ class RetentionSweeper:
             return bool(
                 self.client.set(redis_keys.BUCKET_SWEPT, "1", nx=True, ex=BUCKET_SWEEP_SECONDS)
             )
+
+    def _expire_due(self) -> None:
+        """Erase what is due.
+
+        Raises:
+            QueueUnavailableError, ObjectStoreUnavailableError: the rest waits for the next pass.
+        """
+        now = self.clock()
+        with redis_errors():
+            found = self.client.zrangebyscore(
+                redis_keys.EXPIRIES, "-inf", now, start=0, num=_EXPIRED_PER_BLOCK
+            )
+        for task_id in cast("list[str]", found):
+            self._attempt(redis_keys.EXPIRIES, task_id, lambda each: self._expire_task(each, now))
+        for batch_id in self.batches.expired(now):
+            self.batches.remove(batch_id)
+        for upload_id in self.uploads.store.expired(now):
+            self._attempt(
+                redis_keys.UPLOADS, upload_id, lambda each: self._expire_upload(each, now)
+            )
+
+    def _attempt(self, index: str, item: str, expire: Callable[[str], None]) -> None:
+        """Erase one item; if that fails, postpone it, so that the others come first."""
+        try:
+            expire(item)
+        except QueueUnavailableError:
+            raise
+        except ObjectStoreUnavailableError:
+            # Either the store is away, or it refuses this object alone.
+            self._postpone(index, item)
+            raise
+        except Exception:  # noqa: BLE001 - whatever its record holds
+            _log.exception("retention.item_failed", item=item)
+            self._postpone(index, item)
+
+    def _postpone(self, index: str, item: str) -> None:
+        with redis_errors():
+            self.client.zadd(index, {item: self.clock() + _RETRY_SECONDS}, xx=True)
+
+    def _expire_task(self, task_id: str, now: float) -> None:
+        try:
+            job = self.store.get(task_id)
+        except UnreadableRecordError as error:
+            self._expire_unreadable(error, now)
+            return
+        if job is None:
+            # Its record has expired in Redis.
+            self.store.forget(task_id)
+        elif job.expires_at + RECORD_GRACE_SECONDS <= now:
+            self.eraser.erase(job)
+            _log.info("retention.task_erased", task_id=task_id)
+        else:
+            self.store.expire(task_id)
+            self.eraser.erase_pictures(job)
+            with redis_errors():
+                again = job.expires_at + RECORD_GRACE_SECONDS
+                self.client.zadd(redis_keys.EXPIRIES, {task_id: again}, xx=True)
+            _log.info("retention.task_expired", task_id=task_id)
+
+    def _expire_unreadable(self, error: UnreadableRecordError, now: float) -> None:
+        """Erase the images of a task whose record is damaged; the record expires in Redis."""
+        with suppress(UnreadableRecordError):
+            self.store.expire(error.task_id)
+        self.eraser.erase_unread(error.task_id)
+        with redis_errors():
+            again = now + RECORD_GRACE_SECONDS
+            self.client.zadd(redis_keys.EXPIRIES, {error.task_id: again}, xx=True)
+        _log.error("retention.task_expired", task_id=error.task_id, unreadable=error.reason)
+
+    def _expire_upload(self, upload_id: str, now: float) -> None:
+        upload = self.uploads.store.get(upload_id)
+        if upload is None:
+            self.uploads.store.remove(upload_id)
+            return
+        self.uploads.erase(upload)
+        if upload.expires_at + UPLOAD_GRACE_SECONDS <= now:
+            self.uploads.store.remove(upload_id)
+        else:
+            self.uploads.store.postpone(upload_id, upload.expires_at + UPLOAD_GRACE_SECONDS)
+        _log.info("retention.upload_expired", upload_id=upload_id)

@@ -13,7 +13,6 @@ from tasks import redis_keys
 from tasks.errors import ObjectStoreUnavailableError
 from tasks.housekeeping.retention import (
     ORPHAN_GRACE_SECONDS,
-    ExpirySweep,
     OrphanSweep,
     RetentionSweeper,
 )
@@ -93,8 +92,12 @@ def world(server_settings: dict[str, object]) -> World:
     )
     sweeper = RetentionSweeper(
         client,
-        ExpirySweep(client, store, Eraser(store, objects), uploads, BatchStore(client), clock),
+        store,
+        Eraser(store, objects),
+        uploads,
+        BatchStore(client),
         OrphanSweep(store, uploads.store, objects, uploads.seconds, clock),
+        clock,
     )
     return World(settings, clock, client, store, objects, uploads, sweeper)
 
