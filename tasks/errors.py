@@ -98,8 +98,6 @@ class UrlNotAllowedError(OutboundRequestError):
 class UrlUnreachableError(OutboundRequestError):
     """The host has no address, does not answer, or closes the connection early."""
 
-    code = "url_unreachable"
-
 
 class UrlTimeoutError(OutboundRequestError):
     """The request took longer than its time limit."""

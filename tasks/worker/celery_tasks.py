@@ -130,7 +130,10 @@ def _load_model(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - 
     use_shared_folder(lambda: "child")
     configure_tracing("rmbg-worker")
     worker, model = sender or "worker", settings.model
-    _shorten_shutdown()
+    # An ending child waits 1 s, not 30, until its parent has read its last message. During a warm
+    # shutdown billiard's parent sometimes stops reading before that message. It is not needed: the
+    # record holds the job's outcome.
+    pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 10
     began = time.monotonic()
     # `rmbg health worker` notices a child that dies repeatedly.
     with logged_if_away("worker.start_not_noted"):
@@ -142,15 +145,6 @@ def _load_model(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - 
     instruments().model_loads.labels(model, worker).inc()
     instruments().model_load_seconds.labels(model, worker).set(time.monotonic() - began)
     _log.info("worker.ready", worker=sender, model=model)
-
-
-def _shorten_shutdown() -> None:
-    """Make an ending child wait 1 s, not 30, until its parent has read its last message.
-
-    During a warm shutdown billiard's parent sometimes stops reading before that message. It is not
-    needed: the record holds the job's outcome.
-    """
-    pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 10
 
 
 @worker_process_shutdown.connect

@@ -18,7 +18,7 @@ from celery.worker.request import Request
 
 from tasks.errors import QueueUnavailableError, TaskError
 from tasks.jobs.routing import is_io_worker, is_model_worker, task_id_of_message
-from tasks.jobs.store import JobStore, ReleaseOutcome, lease_holder
+from tasks.jobs.store import lease_holder
 from tasks.runtime import Runtime, runtime_of
 from tasks.worker import monitor
 from tasks.worker_registry import WorkerRegistry
@@ -61,19 +61,16 @@ class RemovalRequest(Request):  # type: ignore[misc] # celery publishes no types
 
     def return_job(self) -> None:
         """Return the job to the queue; its child, which still runs it, can write no result."""
-        self._release(
-            "job.handed_back", lambda store, holder: store.release(self._job, token=holder)
-        )
+        self._release("job.handed_back", crashed=False)
 
     def _record_crash(self) -> None:
         """Count a crash: the child died over the job, or is about to be killed for it."""
-        self._release(
-            "job.worker_died", lambda store, holder: store.crash(self._job, holder=holder)
-        )
+        self._release("job.worker_died", crashed=True)
 
-    def _release(self, event: str, change: Callable[[JobStore, str], ReleaseOutcome]) -> None:
-        """Release the lease by a change of the record; raise nothing: Celery must continue."""
-        facts = {"task_id": self._job, "worker": self.hostname, "pid": self.worker_pid}
+    def _release(self, event: str, *, crashed: bool) -> None:
+        """Release the lease, and count a crash; raise nothing: Celery must continue."""
+        task_id = task_id_of_message(self.id)
+        facts = {"task_id": task_id, "worker": self.hostname, "pid": self.worker_pid}
         # Without the pid, if the child died before it was known: the worker has one child.
         holder = (
             f"{self.hostname}/"
@@ -85,8 +82,12 @@ class RemovalRequest(Request):  # type: ignore[misc] # celery publishes no types
             # Until the next child is ready, jobs go to other workers.
             runtime.registry.mark_not_ready(self.hostname)
             store = runtime.job_store
-            outcome = change(store, holder)
-            for job in store.get_many([self._job]):
+            outcome = (
+                store.crash(task_id, holder=holder)
+                if crashed
+                else store.release(task_id, token=holder)
+            )
+            for job in store.get_many([task_id]):
                 facts |= job.log_context()
             _log.warning(event, **facts, outcome=outcome.value)
         except TaskError as error:
@@ -95,10 +96,6 @@ class RemovalRequest(Request):  # type: ignore[misc] # celery publishes no types
             _log.warning("job.return_not_noted", **facts, reason=str(error))
         except Exception:  # noqa: BLE001 - see above
             _log.exception("job.return_failed", **facts)
-
-    @property
-    def _job(self) -> str:
-        return task_id_of_message(self.id)
 
 
 class ShutdownStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
