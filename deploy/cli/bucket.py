@@ -1,7 +1,7 @@
 """`rmbg bucket` creates the bucket; `rmbg restore` rebuilds from it the jobs that Redis lost."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -33,27 +33,31 @@ def restore(
 
     May be run again at any time: jobs that have a record are left alone.
     """
-    restorer = _make_restorer(Runtime(Settings.load()))
-    with exit_on_error(as_json=as_json, hint="Jobs restored so far stay restored; run this again."):
-        report = restorer.find()
-        confirmed = bool(report.lost) and (yes or (not as_json and _confirm(report)))
-        restored = [job.task_id for job in report.lost if confirmed and restorer.restore(job)]
-    if as_json:
-        typer.echo(json.dumps(_document(report, restored)))
-    else:
-        _print_report(report, restored)
-    if report.lost and not confirmed:
-        say("Nothing was restored. Answer y, or use --yes, to restore the lost jobs.")
-        raise typer.Exit(1)
-
-
-def _make_restorer(runtime: Runtime) -> Restorer:
-    return Restorer(
+    runtime = Runtime(Settings.load())
+    restorer = Restorer(
         job_store=runtime.job_store,
         object_store=runtime.object_store,
         dispatcher=runtime.dispatcher,
         router=runtime.router,
     )
+    with exit_on_error(as_json=as_json, hint="Jobs restored so far stay restored; run this again."):
+        report = restorer.find()
+        confirmed = bool(report.lost) and (yes or (not as_json and _confirm(report)))
+        restored = [job.task_id for job in report.lost if confirmed and restorer.restore(job)]
+    if as_json:
+        document = {
+            "lost": [job.task_id for job in report.lost],
+            "restored": restored,
+            "recorded": report.recorded,
+            "expired": report.expired,
+            "unreadable": report.unreadable,
+        }
+        typer.echo(json.dumps(document))
+    else:
+        _print_report(report, restored)
+    if report.lost and not confirmed:
+        say("Nothing was restored. Answer y, or use --yes, to restore the lost jobs.")
+        raise typer.Exit(1)
 
 
 def _confirm(report: RestoreReport) -> bool:
@@ -64,16 +68,6 @@ def _confirm(report: RestoreReport) -> bool:
     except typer.Abort:
         typer.echo(err=True)
         return False
-
-
-def _document(report: RestoreReport, restored: list[str]) -> dict[str, Any]:
-    return {
-        "lost": [job.task_id for job in report.lost],
-        "restored": restored,
-        "recorded": report.recorded,
-        "expired": report.expired,
-        "unreadable": report.unreadable,
-    }
 
 
 def _print_report(report: RestoreReport, restored: list[str]) -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from deploy.doctor import CheckResult, Level, run_checks
 from deploy.local.probes import http_ok, worker_online
-from deploy.local.service import NotReadyError
+from deploy.local.service import NotReadyError, Probe
 from tasks.errors import QueueUnavailableError
 from tasks.runtime import Runtime
 from tasks.settings import Settings
@@ -46,9 +46,12 @@ def doctor(
         results.append(result)
         if not as_json:
             _print(result, console)
+    levels = list(Level)
+    worst = max((result.level for result in results), key=levels.index)
     if as_json:
-        typer.echo(json.dumps(_document(results)))
-    if _worst_level(results) is Level.FAIL:
+        findings = [asdict(result) for result in results]
+        typer.echo(json.dumps({"level": worst.value, "findings": findings}))
+    if worst is Level.FAIL:
         raise typer.Exit(1)
 
 
@@ -60,18 +63,6 @@ def _print(result: CheckResult, console: Console) -> None:
     console.print(line)
     if result.advice:
         console.print(Text(f"{'':{_LEVEL_WIDTH + _SUBJECT_WIDTH}}  → {result.advice}"))
-
-
-def _document(results: list[CheckResult]) -> dict[str, object]:
-    return {
-        "level": _worst_level(results).value,
-        "findings": [asdict(result) for result in results],
-    }
-
-
-def _worst_level(results: list[CheckResult]) -> Level:
-    levels = list(Level)
-    return max((result.level for result in results), key=levels.index)
 
 
 @app.command()
@@ -93,11 +84,7 @@ def io(
     name: Annotated[str, typer.Argument(help="The worker's Celery name, such as io@host.")],
 ) -> None:
     """Check an I/O worker: it answers a ping."""
-    try:
-        worker_online(Settings.load(), name)(0)
-    except NotReadyError as error:
-        _exit(name, str(error))
-    _exit(name)
+    _probe(name, worker_online(Settings.load(), name))
 
 
 @app.command()
@@ -105,11 +92,7 @@ def api(
     url: Annotated[str, typer.Argument(help="The API's address.")] = "http://127.0.0.1:8000",
 ) -> None:
     """Check that an API answers; `/healthz/ready` checks Redis and the object store, too."""
-    try:
-        http_ok(f"{url.rstrip('/')}/healthz/live")(0)
-    except NotReadyError as error:
-        _exit(url, str(error))
-    _exit(url)
+    _probe(url, http_ok(f"{url.rstrip('/')}/healthz/live"))
 
 
 def unhealthy_reason(registry: WorkerRegistry, name: str) -> str:
@@ -126,6 +109,14 @@ def unhealthy_reason(registry: WorkerRegistry, name: str) -> str:
     if not worker.ready:
         return "its model does not answer"
     return ""
+
+
+def _probe(name: str, probe: Probe) -> NoReturn:
+    try:
+        probe(0)
+    except NotReadyError as error:
+        _exit(name, str(error))
+    _exit(name)
 
 
 def _exit(name: str, reason: str = "") -> NoReturn:

@@ -77,7 +77,10 @@ def list_keys(*, as_json: AsJson = False) -> None:
         return
     table = Table("name", "id", "rate", "models", "webhook", "since")
     for owner in owners:
-        table.add_row(*_table_row(owner))
+        rate = "any" if owner.rate_per_minute is None else f"{owner.rate_per_minute:g}/min"
+        models = "all" if owner.models is None else ", ".join(owner.models)
+        since = f"{datetime.fromtimestamp(owner.created_at, UTC):%Y-%m-%d}"
+        table.add_row(owner.name, owner.id, rate, models, owner.webhook_url or "-", since)
     Console().print(table)
     if not owners:
         say("There are no keys. Add one: rmbg keys add NAME")
@@ -131,23 +134,13 @@ def _parse_models(text: str) -> tuple[str, ...]:
 
 def _document(owner: Owner) -> dict[str, Any]:
     """Return an owner without the key's hash and the webhook secrets."""
+    created_at = datetime.fromtimestamp(owner.created_at, UTC)
     return {
         "id": owner.id,
         "name": owner.name,
         "rate_per_minute": owner.rate_per_minute,
-        "models": None if owner.models is None else list(owner.models),
+        "models": owner.models,
         "webhook_url": owner.webhook_url,
-        "created_at": _created_at(owner).isoformat(timespec="seconds"),
+        "created_at": created_at.isoformat(timespec="seconds"),
         "revoked": owner.revoked,
     }
-
-
-def _table_row(owner: Owner) -> tuple[str, ...]:
-    rate = "any" if owner.rate_per_minute is None else f"{owner.rate_per_minute:g}/min"
-    models = "all" if owner.models is None else ", ".join(owner.models)
-    since = _created_at(owner).strftime("%Y-%m-%d")
-    return owner.name, owner.id, rate, models, owner.webhook_url or "-", since
-
-
-def _created_at(owner: Owner) -> datetime:
-    return datetime.fromtimestamp(owner.created_at, UTC)

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 from rich.console import Console
@@ -66,7 +65,13 @@ def fetch(
         with _progress_bar(spec) as progress:
             path = fetch_model(spec, folder or settings.model_dir, progress=progress)
     say(f"{spec.name}: {path}")
-    say(_licence(spec))
+    if spec.commercial_use:
+        say(f"Licence: {spec.licence}, {spec.licence_url}")
+    else:
+        say(
+            f"Licence: {spec.licence}: commercial use needs its authors' permission. "
+            f"See {spec.licence_url}"
+        )
 
 
 def _describe(spec: ModelSpec) -> str:
@@ -81,15 +86,6 @@ def _source(spec: ModelSpec) -> str:
     if isinstance(spec.source, PypiFile):
         return f"PyPI, {spec.source.project} {spec.source.version}"
     return "a file of your own (RMBG_MODEL_PATH)"
-
-
-def _licence(spec: ModelSpec) -> str:
-    if spec.commercial_use:
-        return f"Licence: {spec.licence}, {spec.licence_url}"
-    return (
-        f"Licence: {spec.licence}: commercial use needs its authors' permission. "
-        f"See {spec.licence_url}"
-    )
 
 
 @contextmanager
@@ -108,18 +104,12 @@ def _progress_bar(spec: ModelSpec) -> Iterator[ProgressCallback]:
         yield report
 
 
-class KeysFrom(StrEnum):
-    """The source of weights and input when no files are given."""
-
-    GOLDEN = "golden"
-
-
 @app.command()
 def logits(
     *,
     out: Annotated[Path, typer.Option(help="The .npy file to write.")],
     keys_from: Annotated[
-        KeysFrom | None, typer.Option(help="Generate weights and input from the seed.")
+        Literal["golden"] | None, typer.Option(help="Generate weights and input from the seed.")
     ] = None,
     seed: Annotated[str, typer.Option(help="Seed of generated weights and input.")] = "public",
     size: Annotated[int, typer.Option(help="Side of the generated input, a multiple of 32.")] = 256,
@@ -141,41 +131,21 @@ def logits(
     Either from --keys-from golden --seed SEED --size N, in RMBG-2.0's patch order, or from
     --weights FILE --input FILE --patch-order ORDER.
     """
-    with exit_on_error():
-        values = _compute_logits(
-            model=model,
-            keys_from=keys_from,
-            seed=seed,
-            size=size,
-            weights=weights,
-            picture=picture,
-            patch_order=patch_order,
-        )
-        _save_array(out, values)
-    say(f"{out}: {values.shape}, standard deviation {values.std():.4f}")
-
-
-def _compute_logits(
-    *,
-    model: str,
-    keys_from: KeysFrom | None,
-    seed: str,
-    size: int,
-    weights: Path | None,
-    picture: Path | None,
-    patch_order: PatchOrder | None,
-) -> "NDArray[np.float32]":
     if model not in PRESETS:
         raise typer.BadParameter(f"There is no BiRefNet {model!r}: use {', '.join(PRESETS)}.")
     with require_torch():
         from inference.models.birefnet import golden  # noqa: PLC0415 - imports torch
-    if keys_from is KeysFrom.GOLDEN and weights is None and picture is None:
-        return golden.golden_logits(PRESETS[model], seed, size)
-    if keys_from is None and weights is not None and picture is not None:
-        return golden.checkpoint_logits(PRESETS[model], weights, picture, patch_order)
-    raise typer.BadParameter(
-        "Give either --keys-from golden (with --seed and --size), or --weights and --input."
-    )
+    with exit_on_error():
+        if keys_from and weights is None and picture is None:
+            values = golden.golden_logits(PRESETS[model], seed, size)
+        elif not keys_from and weights is not None and picture is not None:
+            values = golden.checkpoint_logits(PRESETS[model], weights, picture, patch_order)
+        else:
+            raise typer.BadParameter(
+                "Give either --keys-from golden (with --seed and --size), or --weights and --input."
+            )
+        _save_array(out, values)
+    say(f"{out}: {values.shape}, standard deviation {values.std():.4f}")
 
 
 def _save_array(path: Path, array: "NDArray[np.float32]") -> None:

@@ -4,7 +4,6 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -61,7 +60,11 @@ def remove(  # noqa: PLR0917 - typer makes the options of a command from its par
     except OSError as error:
         say(f"The folder {out} cannot be created: {error.strerror}. Choose another with -o.")
         raise typer.Exit(2) from error
-    options = _options(matte_color, output_format, quality)
+    options = {"output_format": output_format.value}
+    if matte_color:
+        options["matte_color"] = matte_color
+    if quality:
+        options["quality"] = str(quality)
     with ServiceClient(url, api_key=api_key, connections=jobs) as client:
         failures = _cut_out_all(client, targets, options, jobs)
     say(f"{len(targets) - failures} of {len(targets)} cut out into {out}")
@@ -101,27 +104,25 @@ def _find_pictures(photos: Iterable[Path]) -> Iterator[Path]:
             yield photo
 
 
-def _options(
-    matte_color: str | None, output_format: OutputFormat, quality: int | None
-) -> dict[str, str]:
-    options = {"output_format": output_format.value}
-    if matte_color:
-        options["matte_color"] = matte_color
-    if quality:
-        options["quality"] = str(quality)
-    return options
-
-
 def _cut_out_all(
     client: ServiceClient, targets: Mapping[Path, Path], options: Mapping[str, str], jobs: int
 ) -> int:
     """Send the pictures in batches, fetch `jobs` cutouts at a time; return how many failed."""
     failures = 0
-    with _progress() as progress, ThreadPoolExecutor(jobs) as pool:
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )
+    pictures = list(targets)
+    with bars as progress, ThreadPoolExecutor(jobs) as pool:
         sending = progress.add_task("sending", total=len(targets))
         cutting_out = progress.add_task("cutting out", total=len(targets))
         fetches = {}
-        for photos in _batches(targets):
+        for start in range(0, len(pictures), _BATCH_SIZE):
+            photos = pictures[start : start + _BATCH_SIZE]
             for photo, item in zip(photos, _send(client, photos, options), strict=True):
                 fetches[pool.submit(_fetch, client, item, targets[photo])] = photo
             progress.advance(sending, len(photos))
@@ -133,12 +134,6 @@ def _cut_out_all(
                 progress.console.print(line, style="red", markup=False, soft_wrap=True)
             progress.advance(cutting_out)
     return failures
-
-
-def _batches(photos: Iterable[Path]) -> Iterator[list[Path]]:
-    remaining = iter(photos)
-    while batch := list(islice(remaining, _BATCH_SIZE)):
-        yield batch
 
 
 def _send(
@@ -156,16 +151,6 @@ def _send(
 
 def _refused_item(reason: str) -> dict[str, Any]:
     return {"task_id": None, "error": {"message": reason}}
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )
 
 
 def _fetch(client: ServiceClient, item: Mapping[str, Any], target: Path) -> str | None:
