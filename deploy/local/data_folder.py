@@ -61,24 +61,21 @@ def open_data_folder(path: Path, *, timeout: float = _LOCK_SECONDS) -> Iterator[
     Raises:
         SetupError: the folder cannot be written, or is locked by another `rmbg up`.
     """
-    with _open_lock_file(path) as file:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = (path / "lock").open("a")
+    except OSError as error:
+        raise SetupError(
+            f"The data folder {path} cannot be written ({error.strerror}). "
+            "Choose another: rmbg up --data FOLDER"
+        ) from error
+    with file:
         if not _lock(file, timeout):
             raise SetupError(
                 f"The data folder {path} is in use by another `rmbg up`, or by a process that it "
                 "left behind. Stop that one, or choose another folder: rmbg up --data FOLDER"
             )
         yield DataFolder(path.resolve(), file.fileno())
-
-
-def _open_lock_file(path: Path) -> IO[str]:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return (path / "lock").open("a")
-    except OSError as error:
-        raise SetupError(
-            f"The data folder {path} cannot be written ({error.strerror}). "
-            "Choose another: rmbg up --data FOLDER"
-        ) from error
 
 
 def _lock(file: IO[str], timeout: float) -> bool:

@@ -169,18 +169,15 @@ class Child:
         await asyncio.wait({exited, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if not exited.done():
-            await self._end(process, exited)
-        await exited
-
-    async def _end(self, process: Process, exited: asyncio.Task[int]) -> None:
-        with suppress(ProcessLookupError):
-            # The first process alone: it ends its own children in its own order.
-            process.send_signal(self.service.stop_signal)
-        await asyncio.wait({exited}, timeout=self.service.grace)
+            with suppress(ProcessLookupError):
+                # The first process alone: it ends its own children in its own order.
+                process.send_signal(self.service.stop_signal)
+            await asyncio.wait({exited}, timeout=self.service.grace)
         if not exited.done():
             if self.service.reports_kill:
                 self._report(f"did not end within {self.service.grace:g} s; killed")
             signal_group(process.pid, signal.SIGKILL)
+        await exited
 
     async def _probe_until_ready(self, started_at: float) -> None:
         while True:
