@@ -6,8 +6,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import click
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
 
 from tasks.cli.output import (
     MISSING_NOTE,
@@ -224,11 +222,8 @@ def _queued_on(runtime: Runtime, queue: str | None) -> list[str]:
 
 def _empty_lists(runtime: Runtime, queue: str) -> int:
     """Remove a queue's messages; the reconciler resends that of a job submitted meanwhile."""
-    try:
-        with runtime.celery_app.connection_for_write() as connection:
-            return int(connection.default_channel.queue_purge(queue))
-    except (OperationalError, RedisError, OSError) as error:
-        raise QueueUnavailableError(f"Redis does not answer: {error}") from error
+    with routing.broker_errors(), runtime.celery_app.connection_for_write() as connection:
+        return int(connection.default_channel.queue_purge(queue))
 
 
 @click.group("dead")

@@ -4,7 +4,8 @@ Tasks are sent by name, so that a sender imports no worker.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -62,6 +63,15 @@ def is_model_queue(name: str) -> bool:
     return name.startswith((GPU_PREFIX, MODEL_PREFIX))
 
 
+@contextmanager
+def broker_errors() -> Iterator[None]:
+    """Turn the errors of Celery's transport into `QueueUnavailableError`."""
+    try:
+        yield
+    except (OperationalError, RedisError, OSError) as error:
+        raise QueueUnavailableError(f"Redis does not answer: {error}") from error
+
+
 @dataclass(frozen=True, slots=True)
 class JobDispatcher:
     """Sends the messages of jobs to their queues."""
@@ -88,7 +98,7 @@ class JobDispatcher:
             "priority": job.priority.name.lower(),
             "request_id": job.request_id,
         }
-        try:
+        with broker_errors():
             self.app.send_task(
                 REMOVE_TASK,
                 args=[job.task_id],
@@ -99,8 +109,6 @@ class JobDispatcher:
                 kwargsrepr=repr(shown),
                 retry=False,
             )
-        except (OperationalError, RedisError, OSError) as error:
-            raise QueueUnavailableError(f"Redis does not answer: {error}") from error
 
     def send_again(self, task_id: str, *, queue: str) -> bool:
         """Send another message for a job; False if it is not queued."""

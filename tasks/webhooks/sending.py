@@ -19,15 +19,13 @@ from typing import Any, Final
 
 import structlog
 from celery import Celery
-from kombu.exceptions import OperationalError
 from pydantic import SecretStr
 from redis import Redis
-from redis.exceptions import RedisError
 
 from tasks.accounts.api_keys import ApiKeys
 from tasks.errors import OutboundRequestError, QueueUnavailableError, TaskError
 from tasks.jobs.batches import BatchStore
-from tasks.jobs.routing import DELIVER_TASK, WEBHOOK_QUEUE
+from tasks.jobs.routing import DELIVER_TASK, WEBHOOK_QUEUE, broker_errors
 from tasks.jobs.serializers import batch_data, task_data
 from tasks.jobs.store import JobStore
 from tasks.net.http_client import Deadline, HttpClient
@@ -129,7 +127,7 @@ class WebhookDispatcher:
         """
         # Flower shows these. The URL may hold a secret, its host does not.
         shown = {"event": delivery.event, "host": delivery.host, "try": delivery.tries + 1}
-        try:
+        with broker_errors():
             self.app.send_task(
                 DELIVER_TASK,
                 args=[delivery.id],
@@ -138,8 +136,6 @@ class WebhookDispatcher:
                 kwargsrepr=repr(shown),
                 retry=False,
             )
-        except (OperationalError, RedisError, OSError) as error:
-            raise QueueUnavailableError(f"Redis does not answer: {error}") from error
 
 
 def render_payload(
