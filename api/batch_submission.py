@@ -122,8 +122,8 @@ class BatchSubmissionService:
 
         What the task is to be may follow in the form, so the manifest is added later.
         """
-        task_id, image = new_task_id(), read_file(part)
         settings = self.services.settings
+        task_id, image = new_task_id(), read_file(part, settings.max_image_bytes)
         try:
             check_length(image.length, settings.max_image_bytes, "image")
             kind = media_type(image.probe(settings.image_limits))

@@ -1,9 +1,7 @@
 """Request bodies: streamed bodies, multipart forms read part by part, and strict JSON."""
 
 import hashlib
-import io
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -180,64 +178,19 @@ class TextPart:
     value: str
 
 
-class FilePart(io.RawIOBase):
-    """A file of a form, to be read before the next part is asked for.
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """A file of a form; its bytes have to be read before the next part is asked for."""
 
-    Attributes:
-        name: of the field.
-        file_name: the sender's name for the file.
-        length: bytes that have come so far; all of them once the part has been read.
-    """
-
-    def __init__(self, name: str, file_name: str, chunks: Iterator[bytes], max_bytes: int) -> None:
-        super().__init__()
-        self.name = name
-        self.file_name = file_name
-        self._chunks = chunks
-        self._max_bytes = max_bytes
-        self._rest = b""
-        self.length = 0
-        self._hash = hashlib.sha256()
-
-    @property
-    def sha256(self) -> str:
-        """Hexadecimal digest of the bytes that were kept."""
-        return self._hash.hexdigest()
-
-    @property
-    def too_large(self) -> bool:
-        """Whether more came than `max_bytes`; the bytes beyond that are read and dropped."""
-        return self.length > self._max_bytes
-
-    def readable(self) -> bool:
-        """Always True: the stream is readable."""
-        return True
-
-    def readinto(self, buffer: "memoryview[int] | bytearray") -> int:  # type: ignore[override] # narrower than the base's
-        """Fill a buffer as far as there are bytes."""
-        if not self._rest:
-            self._rest = next(self._chunks, b"")
-            self.length += len(self._rest)
-            if self.too_large:
-                self.skip()
-            self._hash.update(self._rest)
-        size = min(len(buffer), len(self._rest))
-        buffer[:size] = self._rest[:size]
-        self._rest = self._rest[size:]
-        return size
-
-    def skip(self) -> None:
-        """Read the rest, and keep none of it."""
-        self._rest = b""
-        for chunk in self._chunks:
-            self.length += len(chunk)
+    name: str
+    file_name: str
+    chunks: Iterator[bytes]
 
 
 def form_parts(
     body: Body,
     boundary: str,
     *,
-    max_file_bytes: int,
     max_files: int,
     max_field_bytes: int = _MAX_FIELD_BYTES,
 ) -> Iterator[TextPart | FilePart]:
@@ -249,7 +202,6 @@ def form_parts(
     Args:
         body: the request's.
         boundary: from the content type.
-        max_file_bytes: of one file; see `FilePart.too_large`.
         max_files: a form with more is refused.
         max_field_bytes: of one text field; a form with a larger one is refused.
 
@@ -267,9 +219,9 @@ def form_parts(
         if file_name is None:
             yield TextPart(name, _text(name, data, event.charset, max_field_bytes))
         else:
-            part = FilePart(name, file_name, data, max_file_bytes)
-            yield part
-            part.skip()
+            yield FilePart(name, file_name, data)
+            for _ in data:
+                pass
 
 
 def _parse(body: Body, boundary: str, max_parts: int) -> Iterator[Any]:
@@ -336,9 +288,7 @@ class Form:
 
 
 def read_form(request: Request, *, max_file_bytes: int) -> Form:
-    """Read a whole form, multipart or urlencoded.
-
-    Of a file that is larger than allowed the length is right and the bytes are not all there.
+    """Read a whole form, multipart or urlencoded; of files see `read_file`.
 
     Raises:
         ApiError: the form cannot be read, or has too many or too large fields.
@@ -354,13 +304,12 @@ def read_form(request: Request, *, max_file_bytes: int) -> Form:
     parts = form_parts(
         g.body,
         form_boundary(request),
-        max_file_bytes=max_file_bytes,
         max_files=_MAX_FILES,
         max_field_bytes=request.max_form_memory_size or _MAX_FIELD_BYTES,
     )
     for part in parts:
         if isinstance(part, FilePart):
-            file = read_file(part)
+            file = read_file(part, max_file_bytes)
             if file.file_name or file.length:
                 form.files.setdefault(part.name, file)
         elif part.value:
@@ -380,10 +329,18 @@ def form_boundary(request: Request) -> str:
     return boundary
 
 
-def read_file(part: FilePart) -> InputFile:
-    """Read a file of a form into memory, or into a temporary file if it is large."""
+def read_file(part: FilePart, max_bytes: int) -> InputFile:
+    """Read a file of a form into memory, or into a temporary file if it is large.
+
+    Of a file that is larger than allowed the length is right and the bytes are not all there.
+    """
     stream = tempfile.SpooledTemporaryFile(_MEMORY_BYTES)  # noqa: SIM115 - closed with the request
     g.setdefault("form_files", []).append(stream)
-    shutil.copyfileobj(io.BufferedReader(part, _CHUNK_BYTES), stream, _CHUNK_BYTES)
+    digest, length = hashlib.sha256(), 0
+    for chunk in part.chunks:
+        length += len(chunk)
+        if length <= max_bytes:
+            digest.update(chunk)
+            stream.write(chunk)
     stream.seek(0)
-    return InputFile(cast("BinaryIO", stream), part.length, part.file_name, sha256=part.sha256)
+    return InputFile(cast("BinaryIO", stream), length, part.file_name, sha256=digest.hexdigest())

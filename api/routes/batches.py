@@ -156,7 +156,6 @@ def _take_in() -> tuple[Batch, bool]:
     parts = form_parts(
         g.body,
         form_boundary(request),
-        max_file_bytes=settings.max_image_bytes,
         max_files=most,
     )
     return intake.from_form(parts)
