@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
@@ -133,13 +132,13 @@ def _check_url(name: str, text: str) -> None:
     except ValueError:
         usable = False
     if not usable:
-        raise RemoveBgError(f"invalid_{name}", "Give an address that begins with https://.")
+        raise invalid_parameter(name, "Give an address that begins with https://.")
 
 
 def _cannot_be_had(name: str, error: ApiError) -> RemoveBgError:
     kind = error.row.type
     if name in _FAILED and kind == "url_not_allowed":
-        return RemoveBgError(f"invalid_{name}", str(error))
+        return invalid_parameter(name, str(error))
     if name in _FAILED and kind == "invalid_image":
         return RemoveBgError("invalid_file_type", str(error))
     if name in _FAILED and kind != "image_too_large":
@@ -185,14 +184,11 @@ def read_options(
         RemoveBgError: a parameter is invalid; the code names it.
     """
     try:
-        options = _options(texts, background_sha256)
+        return _options(texts, background_sha256, png_pixels)
     except InvalidOptionError as error:
         if error.code in {"roi_exceeds_bounds", "roi_region_empty"}:
             raise RemoveBgError(error.code, str(error)) from None
         raise invalid_parameter(error.field, str(error)) from None
-    if png_pixels is not None and options.output_format is OutputFormat.PNG:
-        options = replace(options, max_pixels=min(png_pixels, options.max_pixels or png_pixels))
-    return options
 
 
 def is_mask(texts: Mapping[str, str]) -> bool:
@@ -213,18 +209,23 @@ def detected_type(texts: Mapping[str, str]) -> str | None:
     return named if named in _TYPES else "other"
 
 
-def _options(texts: Mapping[str, str], background_sha256: str | None) -> Options:
+def _options(
+    texts: Mapping[str, str], background_sha256: str | None, png_pixels: int | None
+) -> Options:
     mask = is_mask(texts)
     wanted = OutputFormat(_choice(texts, "format", ("auto", "png", "jpg", "webp", "zip")))
     if mask and wanted is OutputFormat.ZIP:
         wanted = OutputFormat.PNG  # of the two files, the one that was asked for
+    max_pixels = SIZES[_choice(texts, "size", tuple(SIZES))]
+    if png_pixels is not None and wanted is OutputFormat.PNG:
+        max_pixels = min(png_pixels, max_pixels)
     scale, position = texts.get("scale"), texts.get("position")
     return Options(
         output_format=wanted,
         output=Output.MASK if mask else Output.CUTOUT,
         matte_color=None if mask else _color(texts, wanted, with_image=bool(background_sha256)),
         background_sha256=background_sha256,
-        max_pixels=SIZES[_choice(texts, "size", tuple(SIZES))],
+        max_pixels=max_pixels,
         roi=parse_roi(texts["roi"]) if "roi" in texts else None,
         crop=_flag(texts, "crop", default=False),
         crop_margin=parse_crop_margin(texts.get("crop_margin", "0")),
@@ -252,8 +253,12 @@ def _flag(texts: Mapping[str, str], name: str, *, default: bool) -> bool:
 
 
 def _color(texts: Mapping[str, str], wanted: OutputFormat, *, with_image: bool) -> Rgba | None:
-    """Return the background's colour: white for a jpg that names none, since it is opaque."""
-    color = _named_color(texts["bg_color"]) if "bg_color" in texts else None
+    """Return the background's colour: white for a jpg that names none, since it is opaque.
+
+    It is given as a CSS name, or as 3, 4, 6 or 8 hex digits with or without `#`.
+    """
+    text = texts.get("bg_color")
+    color = None if text is None else parse_color(f"#{text}" if _HEX.match(text) else text)
     if wanted is not OutputFormat.JPG or with_image:
         return color
     if color is None:
@@ -262,31 +267,18 @@ def _color(texts: Mapping[str, str], wanted: OutputFormat, *, with_image: bool) 
     return red, green, blue, 255
 
 
-def _named_color(text: str) -> Rgba:
-    """Parse a CSS name, or 3, 4, 6 or 8 hex digits with or without `#`."""
-    try:
-        return parse_color(f"#{text}" if _HEX.match(text) else text)
-    except InvalidOptionError as error:
-        raise invalid_parameter("bg_color", str(error)) from None
-
-
 def _shadow(texts: Mapping[str, str]) -> Shadow:
-    """Read `shadow_type`, the one of a type, or the older `add_shadow`."""
-    kind = texts.get("shadow_type") or _shadow_of_type(texts)
+    """Read `shadow_type`, `shadow_type[car]` for pictures of that type, or the older `add_shadow`.
+
+    For pictures of no named type, the first one for any type counts.
+    """
+    named = texts.get("type", "auto")
+    kind = texts.get("shadow_type") or texts.get(f"shadow_type[{named}]")
+    if kind is None and named == "auto":
+        kind = next((texts[name] for name in texts if name.startswith("shadow_type[")), None)
     if kind is not None:
         return parse_shadow(kind)
     return Shadow.DROP if _flag(texts, "add_shadow", default=False) else Shadow.NONE
-
-
-def _shadow_of_type(texts: Mapping[str, str]) -> str | None:
-    """Read `shadow_type[car]` and the like, which apply to pictures of that type."""
-    named = texts.get("type", "auto")
-    found = {
-        name.removeprefix("shadow_type[").removesuffix("]"): kind
-        for name, kind in texts.items()
-        if name.startswith("shadow_type[")
-    }
-    return found.get(named) or (next(iter(found.values()), None) if named == "auto" else None)
 
 
 def _opacity(texts: Mapping[str, str]) -> int:

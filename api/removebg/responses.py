@@ -15,25 +15,19 @@ from api.rate_limits import RateLimitResult
 from inference.options import OutputFormat
 from tasks.jobs.job import Job
 
+#: Titles that are not the code in words.
 _TITLES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "missing_source": "No image given",
         "multiple_sources": "Multiple image sources given",
         "multiple_bg_sources": "Multiple background sources given",
-        "file_too_large": "File too large",
-        "invalid_file_type": "Invalid file type",
         "invalid_dimensions": "Invalid image dimensions",
         "resolution_too_high": "Image resolution too high",
-        "failed_to_read_image": "Failed to read image",
         "failed_image_download": "Failed to download the image",
         "failed_bg_download": "Failed to download the background image",
-        "invalid_image_url": "Invalid image_url parameter given",
-        "invalid_bg_image_url": "Invalid bg_image_url parameter given",
         "roi_exceeds_bounds": "The region of interest exceeds the image",
         "roi_region_empty": "The region of interest is empty",
         "unknown_foreground": "Could not identify foreground in image",
-        "insufficient_credits": "Insufficient credits",
-        "rate_limit_exceeded": "Rate limit exceeded",
         "auth_failed": "API Key invalid",
         "not_finished": "The image is still being processed",
         "internal_error": "Something went wrong",
