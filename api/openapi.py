@@ -18,53 +18,45 @@ from api.schemas import ErrorEnvelope
 #: The document or a part of it, in JSON.
 Document = dict[str, Any]
 
-_TEXT: Final = {"type": "string"}
 _REQUEST_ID: Final = "req-5b1f0c9a7e3d2468"
 _TASK_ID: Final = "rm-20261122-8w3kq5t7y2m4n6p9r2s4"
-_RESPONSE_HEADERS: Final[dict[str, Any]] = {
-    "X-Request-Id": {
-        "description": "This request's id, in every log line; the caller's own, if it sent one.",
-        "required": True,
-        "schema": _TEXT,
-        "example": _REQUEST_ID,
-    },
-    "Location": {
-        "description": "URL of the task, batch, upload or result.",
-        "required": True,
-        "schema": _TEXT,
-        "example": f"http://127.0.0.1:8000/api/v1/tasks/{_TASK_ID}",
-    },
-    "Retry-After": {
-        "description": "Seconds after which to try again.",
-        "schema": {"type": "integer"},
-        "example": 5,
-    },
-    "WWW-Authenticate": {
-        "description": "How to authenticate.",
-        "required": True,
-        "schema": _TEXT,
-        "example": "Bearer",
-    },
-    "RateLimit-Policy": {
-        "description": "The key's quota `q` in `w` seconds; only for a key that has one.",
-        "schema": _TEXT,
-        "example": '"pictures";q=60;w=60',
-    },
-    "RateLimit": {
-        "description": "What is left, `r`, and the seconds `t` until the quota is full again.",
-        "schema": _TEXT,
-        "example": '"pictures";r=59;t=1',
-    },
-    "Preference-Applied": {
-        "description": "The wait that was applied; only if the client preferred to wait.",
-        "schema": _TEXT,
-        "example": "wait=5",
-    },
-    "Idempotency-Replayed": {
-        "description": "true: an earlier request with the same key made the task.",
-        "schema": _TEXT,
-        "example": "true",
-    },
+
+
+def _header(description: str, example: str | int, *, required: bool = False) -> Document:
+    return {
+        "description": description,
+        **({"required": True} if required else {}),
+        "schema": {"type": "integer" if isinstance(example, int) else "string"},
+        "example": example,
+    }
+
+
+_RESPONSE_HEADERS: Final = {
+    "X-Request-Id": _header(
+        "This request's id, in every log line; the caller's own, if it sent one.",
+        _REQUEST_ID,
+        required=True,
+    ),
+    "Location": _header(
+        "URL of the task, batch, upload or result.",
+        f"http://127.0.0.1:8000/api/v1/tasks/{_TASK_ID}",
+        required=True,
+    ),
+    "Retry-After": _header("Seconds after which to try again.", 5),
+    "WWW-Authenticate": _header("How to authenticate.", "Bearer", required=True),
+    "RateLimit-Policy": _header(
+        "The key's quota `q` in `w` seconds; only for a key that has one.", '"pictures";q=60;w=60'
+    ),
+    "RateLimit": _header(
+        "What is left, `r`, and the seconds `t` until the quota is full again.",
+        '"pictures";r=59;t=1',
+    ),
+    "Preference-Applied": _header(
+        "The wait that was applied; only if the client preferred to wait.", "wait=5"
+    ),
+    "Idempotency-Replayed": _header(
+        "true: an earlier request with the same key made the task.", "true"
+    ),
 }
 
 #: Headers of answers by HTTP status, beside the request's id.
