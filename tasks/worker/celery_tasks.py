@@ -33,9 +33,6 @@ from tasks.webhooks.sending import DeliveryRunner
 from tasks.worker.runner import Readiness, Runner, logged_if_away
 from tasks.worker.startup import abort_startup, load_served_model, prepare_parent, revision_of
 
-#: Exit status of a process whose GPU context is broken (sysexits.h: EX_SOFTWARE).
-_BROKEN_STATUS: Final = 70
-
 #: A silence of the object store beyond this counts as an outage.
 _OBJECT_STORE_SECONDS: Final = 5.0
 
@@ -87,7 +84,7 @@ RemovalTask.loader = staticmethod(load_served_model)
 
 def _exit_child() -> None:
     """Exit at once: an orderly exit would hang on the broken GPU context."""
-    os._exit(_BROKEN_STATUS)
+    os._exit(os.EX_SOFTWARE)
 
 
 @shared_task(name=routing.REMOVE_TASK, base=RemovalTask, bind=True, max_retries=None)

@@ -16,7 +16,7 @@ import structlog
 from billiard import pool
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from inference.errors import InferenceError
+from inference.errors import GpuFaultError, GpuOutOfMemoryError, InferenceError
 from inference.models.base import MattingModel
 from inference.options import Options
 from inference.pipeline import Result, remove_background
@@ -45,10 +45,6 @@ from tasks.worker_registry import WorkerRegistry
 #: The pause before a job that this worker may not run is sent again, so that the worker does not
 #: take it again and again.
 _REDIRECT_SECONDS: Final = 1.0
-#: Code of an inference error: the GPU's memory is full, also after its cache was freed.
-OUT_OF_MEMORY: Final = "gpu_out_of_memory"
-#: Code of an inference error: the GPU's context is broken for the rest of this process.
-GPU_FAULT: Final = "gpu_fault"
 _PROBE_PIXELS: Final = 64
 #: Weight of the newest job in the running mean of a job's seconds.
 _NEWEST_WEIGHT: Final = 0.3
@@ -240,9 +236,9 @@ class Runner:
             self._time_out(job)
         except SoftTimeLimitExceeded:
             self._return(job, token, "The time limit struck before the model got the image.")
-        except InferenceError as error:
-            self._fail_or_return(job, token, error, timer)
-        except ObjectNotFoundError as error:
+        except (GpuFaultError, GpuOutOfMemoryError) as error:
+            self._return_after_fault(job, token, error)
+        except (InferenceError, ObjectNotFoundError) as error:
             self._fail(job, token, error, timer)
         except TaskError as error:
             self._return(job, token, str(error))
@@ -307,19 +303,14 @@ class Runner:
             # The job is done; the retention sweeper removes them later.
             _log.warning("job.results_left", reason=str(error))
 
-    def _fail_or_return(
-        self, job: Job, token: str, error: InferenceError, timer: StageTimer
-    ) -> None:
-        """Fail the job if its image is at fault; return it to the queue if the GPU is."""
-        if error.code not in {OUT_OF_MEMORY, GPU_FAULT}:
-            self._fail(job, token, error, timer)
-            return
+    def _return_after_fault(self, job: Job, token: str, error: InferenceError) -> None:
+        """Return the job to the queue, since the GPU is at fault and not its image."""
         try:
             self._return(job, token, str(error), excluded_worker=self.worker)
             if self.registry.record_fault(self.worker, job.task_id, error.code):
                 _log.error("worker.drained", worker=self.worker, reason=error.code)
         finally:
-            if error.code == GPU_FAULT:
+            if isinstance(error, GpuFaultError):
                 # After a CUDA error the context is lost, even while Redis does not answer: only a
                 # new process gets a new one.
                 _log.error("worker.leaves", reason=str(error))
@@ -427,7 +418,7 @@ class Readiness:
                 self._model.matte([np.zeros((_PROBE_PIXELS, _PROBE_PIXELS, 3), np.uint8)])
         except InferenceError as error:
             _log.error("worker.probe_failed", worker=self._worker, reason=str(error))
-            if error.code == GPU_FAULT:
+            if isinstance(error, GpuFaultError):
                 self._end_broken(error.code)
         except Exception:  # noqa: BLE001 - the next check may succeed
             _log.exception("worker.probe_failed", worker=self._worker)
@@ -464,9 +455,7 @@ def _timings(job: Job, timer: StageTimer) -> dict[str, int]:
 def _retry_out_of_memory(cut_out: Callable[[], Result]) -> Result:
     try:
         return cut_out()
-    except InferenceError as error:
-        if error.code != OUT_OF_MEMORY:
-            raise
+    except GpuOutOfMemoryError:
         # The engine has freed its cache: a second try may succeed here.
         _log.warning("job.gpu_out_of_memory", retry="here")
         return cut_out()
