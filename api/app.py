@@ -1,6 +1,6 @@
 """The Flask application."""
 
-from typing import Any, Final
+from typing import Final
 
 from flask import Flask
 from flask_swagger_ui import get_swaggerui_blueprint
@@ -39,7 +39,13 @@ def create_app(services: Services | None = None) -> Flask:
     app = Flask("api", static_folder=None)
     app.extensions[SERVICES_EXTENSION] = services
     app.json = StrictJsonProvider(app)
-    app.config.update(_configuration())
+    app.config.update(
+        API_TITLE="rmbg-queue",
+        API_VERSION=__version__,
+        OPENAPI_VERSION="3.1.0",
+        OPENAPI_URL_PREFIX="/",
+        OPENAPI_JSON_PATH="openapi.json",
+    )
     install_request_hooks(app)
     install_metrics(app, services.settings)
     install_cors(app, services.settings.cors_allowed)
@@ -69,13 +75,3 @@ def _add_routes(app: Flask) -> None:
         "/docs", "/openapi.json", config={"app_name": "rmbg-queue", "validatorUrl": None}
     )
     app.register_blueprint(documentation)
-
-
-def _configuration() -> dict[str, Any]:
-    return {
-        "API_TITLE": "rmbg-queue",
-        "API_VERSION": __version__,
-        "OPENAPI_VERSION": "3.1.0",
-        "OPENAPI_URL_PREFIX": "/",
-        "OPENAPI_JSON_PATH": "openapi.json",
-    }

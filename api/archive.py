@@ -11,7 +11,6 @@ from typing import Final
 from api.errors import ApiError
 from api.services import Services
 from tasks.jobs.batches import Batch
-from tasks.jobs.job import Job, Status
 from tasks.jobs.job_objects import Access
 from tasks.jobs.job_objects import audit_access as audit
 
@@ -83,11 +82,6 @@ def _stem(name: str) -> str:
     return _UNSAFE.sub("-", stem).strip(" .-")[:_MAX_STEM] or "image"
 
 
-_FAILED = Status.FAILED.value
-
-_UNDONE = frozenset({Status.QUEUED.value, Status.PROCESSING.value})
-
-
 def stream_archive(batch: Batch, services: Services, request_id: str) -> Iterator[bytes]:
     """Return a batch's cutouts as a ZIP archive, written as it is read.
 
@@ -106,10 +100,10 @@ def stream_archive(batch: Batch, services: Services, request_id: str) -> Iterato
         audit(Access.RESULT, job, request_id=request_id)
     names = archive_names((item.name or job.file_stem, job.format or "") for item, job in done)
     return stream_zip(
-        (name, _when(job), services.runtime.object_store.chunks(str(job.result_key)))
+        (
+            name,
+            datetime.fromtimestamp(job.finished_at or job.created_at, UTC),
+            services.runtime.object_store.chunks(str(job.result_key)),
+        )
         for name, (_, job) in zip(names, done, strict=True)
     )
-
-
-def _when(job: Job) -> datetime:
-    return datetime.fromtimestamp(job.finished_at or job.created_at, UTC)

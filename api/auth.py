@@ -48,7 +48,7 @@ def current_owner() -> Owner:
     return owner
 
 
-def identify() -> Owner:
+def identify() -> None:
     """Identify the owner of this request, for `current_owner` to return.
 
     Raises:
@@ -56,7 +56,6 @@ def identify() -> Owner:
         QueueUnavailableError: Redis, which holds the keys, does not answer.
     """
     g.owner = _owner(_given_key())
-    return current_owner()
 
 
 def _owner(key: str | None) -> Owner:

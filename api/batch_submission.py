@@ -1,19 +1,18 @@
 """Accept a batch: each item becomes a task of its own, or carries the reason why it could not."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
-
-import structlog
 
 from api.errors import ERRORS, ApiError, from_inference
 from api.forms import FilePart, TextPart, read_file
 from api.idempotency import Reservation
 from api.inputs import InputFile, check_length
 from api.parameters import PICTURES, RemovalJson, build_submission, check_options, load
+from api.rate_limits import charge
 from api.services import Services
-from api.submission import media_type, validate_webhook_url
+from api.submission import media_type
 from inference.errors import InferenceError
 from tasks.accounts.api_keys import Owner
 from tasks.errors import (
@@ -32,10 +31,9 @@ from tasks.storage.object_store import original_key
 
 #: The file field of a batch.
 IMAGES: Final = ("images", "images[]", "image")
+_SEND_IMAGES: Final = "Send pictures as `images`."
 #: Shared parameters that apply to the batch, not to each of its tasks.
 _OF_BATCH: Final = frozenset({"webhook_url"})
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,6 @@ class BatchSubmissionService:
     services: Services
     owner: Owner
     request_id: str
-    charge: Callable[[float], object]
     idempotency_key: str | None
     taken: set[str] = field(default_factory=set)
 
@@ -99,14 +96,21 @@ class BatchSubmissionService:
                     self._check_number(len(entries) + 1)
                     entries.append(self._stage(part))
                 else:
-                    raise _unknown(part)
+                    raise ApiError(
+                        "unknown_parameter",
+                        f"{part.name}: {_SEND_IMAGES}",
+                        fields={part.name: _SEND_IMAGES},
+                    )
             self._check_number(len(entries))
             # Options that do not go together here do so in no item either.
             check_options(self._shared(shared))
             return self._accept(entries, shared)
         finally:
             for entry in entries:
-                self._discard(entry)
+                # A stored file that has not become a task.
+                key = entry.image and entry.image.object_key
+                if key and entry.task_id not in self.taken:
+                    discard_object(self.services.runtime.object_store, key)
 
     def _check_number(self, count: int) -> None:
         most = self.services.settings.max_batch_images
@@ -139,16 +143,16 @@ class BatchSubmissionService:
             # One file at a time takes memory.
             image.stream.close()
 
-    def _discard(self, entry: Entry) -> None:
-        """Remove a stored file that has not become a task."""
-        key = entry.image and entry.image.object_key
-        if key and entry.task_id not in self.taken:
-            discard_object(self.services.runtime.object_store, key)
-
     def _accept(self, entries: list[Entry], shared: Mapping[str, Any]) -> tuple[Batch, bool]:
         """Return the batch, and whether an earlier request made it."""
         common = self._shared(shared)
-        payload = [shared, [[each.name, each.parameters, _digest(each)] for each in entries]]
+        payload = [
+            shared,
+            [
+                [each.name, each.parameters, each.image.sha256 if each.image else ""]
+                for each in entries
+            ],
+        ]
         return self.services.idempotency.accept(
             self.owner.id,
             self.idempotency_key,
@@ -167,7 +171,7 @@ class BatchSubmissionService:
         entries: list[Entry],
         shared: Mapping[str, Any],
     ) -> Batch:
-        self.charge(len(entries))
+        charge(len(entries))
         self.services.runtime.batches.create(batch)
         each = {name: value for name, value in shared.items() if name not in _OF_BATCH}
         items = list(self._items(entries, each, batch.batch_id))
@@ -192,12 +196,7 @@ class BatchSubmissionService:
             created_at=now,
             expires_at=now + self.services.settings.retention_hours * 3600,
             metadata=dict(common["metadata"]),
-            webhook_url=validate_webhook_url(
-                common["webhook_url"],
-                self.owner,
-                self.services.runtime.url_guard,
-                self.services.settings,
-            ),
+            webhook_url=self.services.submissions.webhook_url(common["webhook_url"], self.owner),
             request_id=self.request_id,
         )
 
@@ -227,12 +226,9 @@ class BatchSubmissionService:
         parameters = load(RemovalJson(), {**shared, **entry.parameters})
         if entry.image is not None:
             parameters["image"] = entry.image
+        inputs = self.services.inputs
         submission = build_submission(
-            parameters,
-            self.services.inputs,
-            self.owner,
-            priority=Priority.LOW,
-            batch_id=batch_id,
+            parameters, inputs, self.owner, priority=Priority.LOW, batch_id=batch_id
         )
         try:
             job = self.services.submissions.submit(
@@ -258,15 +254,6 @@ def explain(error: Exception) -> JobError:
     return JobError(code, ERRORS[code].message, retryable=True)
 
 
-def _digest(entry: Entry) -> str:
-    return "" if entry.image is None else entry.image.sha256
-
-
 def _name_of(item: Mapping[str, Any]) -> str:
     address = item.get("image_url")
     return address.partition("?")[0].rpartition("/")[2] if isinstance(address, str) else ""
-
-
-def _unknown(part: FilePart) -> ApiError:
-    sentence = "Send pictures as `images`."
-    return ApiError("unknown_parameter", f"{part.name}: {sentence}", fields={part.name: sentence})

@@ -33,42 +33,11 @@ from tasks.jobs.job_objects import (
 )
 from tasks.jobs.routing import model_queue
 from tasks.jobs.store import AcceptedJob
-from tasks.net.url_guard import UrlGuard
 from tasks.runtime import Runtime
 from tasks.storage.object_store import background_key, original_key
 from tasks.tracing import current_traceparent, span
 
 _log = structlog.get_logger(__name__)
-
-
-def validate_webhook_url(
-    url: str | None, owner: Owner, guard: UrlGuard, settings: ApiSettings
-) -> str | None:
-    """Return the address of a task's webhooks: the one asked for, or the owner's own.
-
-    Raises:
-        ApiError: `invalid_parameter`: the address may not be called, or there is no secret to sign
-            webhooks with.
-    """
-    if url is None:
-        return owner.webhook_url
-    try:
-        guard.check(url)
-    except UrlUnreachableError:
-        # The name may resolve by the time of the webhook; each attempt checks again.
-        _log.info("submit.receiver_unknown")
-    except UrlNotAllowedError as error:
-        raise _refused(str(error)) from None
-    if owner.anonymous and settings.webhook_secret is None:
-        raise _refused(
-            "This service signs no webhooks: its operator has not set RMBG_WEBHOOK_SECRET."
-        )
-    return url
-
-
-def _refused(sentence: str) -> ApiError:
-    fields = {"webhook_url": sentence}
-    return ApiError("invalid_parameter", f"webhook_url: {sentence}", fields=fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +105,28 @@ class SubmissionService:
         except QueueUnavailableError:
             return 0
 
+    def webhook_url(self, url: str | None, owner: Owner) -> str | None:
+        """Return the address of a task's webhooks: the one asked for, or the owner's own.
+
+        Raises:
+            ApiError: `invalid_parameter`: the address may not be called, or there is no secret to
+                sign webhooks with.
+        """
+        if url is None:
+            return owner.webhook_url
+        try:
+            self.runtime.url_guard.check(url)
+        except UrlUnreachableError:
+            # The name may resolve by the time of the webhook; each attempt checks again.
+            _log.info("submit.receiver_unknown")
+        except UrlNotAllowedError as error:
+            raise _refused_webhook(str(error)) from None
+        if owner.anonymous and self.settings.webhook_secret is None:
+            raise _refused_webhook(
+                "This service signs no webhooks: its operator has not set RMBG_WEBHOOK_SECRET."
+            )
+        return url
+
     def _accept(
         self, job: Job, submission: Submission, reservation: Reservation | None
     ) -> AcceptedJob:
@@ -149,7 +140,13 @@ class SubmissionService:
             self.runtime.job_store.ping()
         job = job.evolve(queue=self.runtime.router.choose(job.model, submission.priority))
         if submission.background is not None:
-            self._store_background(job, submission.background)
+            header = self._probe_background(submission.background)
+            self.runtime.object_store.put(
+                background_key(job.task_id),
+                submission.background.stream,
+                submission.background.length,
+                media_type(header),
+            )
         self._store_original(job, submission.image)
         return self._record(job, reservation)
 
@@ -157,6 +154,14 @@ class SubmissionService:
         now = self.clock()
         model = self._model(submission)
         retention = self.settings.retention_hours * 3600
+        # A job that no worker has begun by then fails.
+        queue_seconds = min(self.settings.queue_seconds, retention)
+        if submission.expires_in is not None:
+            queue_seconds = min(queue_seconds, submission.expires_in)
+        webhook_url = submission.webhook_url
+        # A batch has its own webhook.
+        if submission.batch_id is None or webhook_url is not None:
+            webhook_url = self.webhook_url(webhook_url, submission.owner)
         job = Job(
             task_id=task_id,
             model=model,
@@ -166,12 +171,12 @@ class SubmissionService:
             background_key=background_key(task_id) if submission.background else None,
             created_at=now,
             expires_at=now + retention,
-            deadline=now + self._queue_timeout(submission),
+            deadline=now + queue_seconds,
             options=submission.options.to_dict(),
             owner=submission.owner.id,
             priority=submission.priority,
             metadata=dict(submission.metadata),
-            webhook_url=self._webhook_url(submission),
+            webhook_url=webhook_url,
             webhook_events=list(submission.webhook_events),
             batch_id=submission.batch_id,
             file_stem=safe_stem(submission.image.file_name),
@@ -194,14 +199,6 @@ class SubmissionService:
         )
         return job.evolve(cache_key=key, cache_seconds=cache_ttl(job.expires_at - job.created_at))
 
-    def _webhook_url(self, submission: Submission) -> str | None:
-        if submission.batch_id is not None and submission.webhook_url is None:
-            # The batch has its own webhook.
-            return None
-        return validate_webhook_url(
-            submission.webhook_url, submission.owner, self.runtime.url_guard, self.settings
-        )
-
     def _model(self, submission: Submission) -> str:
         name = submission.model or self.settings.model
         if not submission.owner.may_use(name):
@@ -215,25 +212,11 @@ class SubmissionService:
                 raise InvalidOptionError("model", f"Choose one of {', '.join(sorted(served))}.")
         return name
 
-    def _queue_timeout(self, submission: Submission) -> float:
-        """Seconds after which a job that no worker has begun fails."""
-        limit = min(self.settings.queue_seconds, self.settings.retention_hours * 3600)
-        return limit if submission.expires_in is None else min(limit, submission.expires_in)
-
     def _probe_background(self, background: InputFile) -> ImageHeader:
         try:
             return background.probe(self.settings.image_limits)
         except InferenceError as error:
             raise InvalidOptionError("background_image", str(error)) from error
-
-    def _store_background(self, job: Job, background: InputFile) -> None:
-        header = self._probe_background(background)
-        self.runtime.object_store.put(
-            background_key(job.task_id),
-            background.stream,
-            background.length,
-            media_type(header),
-        )
 
     def _store_original(self, job: Job, image: InputFile) -> None:
         kind = media_type(image.probe(self.settings.image_limits))
@@ -256,7 +239,11 @@ class SubmissionService:
                 reservation=reservation.to_keep() if reservation else None,
             )
         except ResultKnownError as known:
-            return self._take_over(job, known.task_id, reservation)
+            # An equal job ended while this one's pictures were stored.
+            cached = self.runtime.result_cache.remember(job.cache_key or "", known.task_id)
+            done = cached and self._reuse(job, cached, reservation)
+            # A result that cannot be copied was forgotten, so `create` does not name it again.
+            return done or self._record(job, reservation)
         except QueueFullError:
             self._discard(job)
             raise
@@ -286,25 +273,15 @@ class SubmissionService:
         if found is None:
             self._discard(job)
             raise error
-        return AcceptedJob(found, self._keep_and_locate(found, reservation))
-
-    def _keep_and_locate(self, job: Job, reservation: Reservation | None) -> int:
-        """Do what `create` does beside recording a job: keep the key, and tell the position."""
+        # What `create` does beside recording a job.
         try:
             if reservation is not None:
                 self.idempotency.keep(reservation)
-            return self.runtime.job_store.position(job)
+            return AcceptedJob(found, self.runtime.job_store.position(found))
         except QueueUnavailableError:
             # The key stays reserved, and then is free.
-            _log.warning("submit.key_not_kept", **job.log_context())
-            return 0
-
-    def _take_over(self, job: Job, task_id: str, reservation: Reservation | None) -> AcceptedJob:
-        """Copy the result of an equal job that ended while this one's pictures were stored."""
-        cached = self.runtime.result_cache.remember(job.cache_key or "", task_id)
-        done = cached and self._reuse(job, cached, reservation)
-        # A result that cannot be copied was forgotten, so `create` does not name it again.
-        return done or self._record(job, reservation)
+            _log.warning("submit.key_not_kept", **found.log_context())
+            return AcceptedJob(found, 0)
 
     def _reuse(
         self,
@@ -378,6 +355,11 @@ class SubmissionService:
         except QueueUnavailableError:
             # The job is accepted, since it is recorded; the reconciler sends the message.
             _log.warning("submit.message_not_sent", **job.log_context())
+
+
+def _refused_webhook(sentence: str) -> ApiError:
+    fields = {"webhook_url": sentence}
+    return ApiError("invalid_parameter", f"webhook_url: {sentence}", fields=fields)
 
 
 def media_type(header: ImageHeader) -> str:

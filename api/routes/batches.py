@@ -12,7 +12,6 @@ from api.errors import ApiError
 from api.forms import StreamedBody, form_boundary, form_parts, read_json_object
 from api.idempotency import HEADER as IDEMPOTENCY_HEADER
 from api.openapi import ApiBlueprint
-from api.rate_limits import charge
 from api.request_hooks import OVERHEAD_BYTES, request_id, success
 from api.routes.submissions import SUBMISSION_ERRORS, SUBMISSION_HEADERS
 from api.schemas import BatchForm, BatchJson, BatchSchema, ErasedBatchSchema, envelope
@@ -142,7 +141,7 @@ def _view(batch: Batch) -> dict[str, Any]:
 def _take_in() -> tuple[Batch, bool]:
     """Accept the request's batch; return it, and whether an earlier request made it."""
     key = request.headers.get(IDEMPOTENCY_HEADER)
-    intake = BatchSubmissionService(services(), current_owner(), request_id(), charge, key)
+    intake = BatchSubmissionService(services(), current_owner(), request_id(), key)
     if request.is_json:
         return intake.from_json(_json())
     if request.mimetype != "multipart/form-data":
