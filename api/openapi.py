@@ -289,20 +289,11 @@ class EnvelopeApi(Api):  # type: ignore[misc] # flask-smorest publishes no types
         return answer
 
 
-class StrictParser(FlaskParser):
-    """Leaves the treatment of unknown query parameters to each schema."""
-
-    DEFAULT_UNKNOWN_BY_LOCATION = {  # noqa: RUF012 - webargs' own attribute
-        **FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION,
-        # None leaves it to the schema, which refuses what it does not know.
-        "query": None,
-    }
-
-
 class ApiBlueprint(Blueprint):  # type: ignore[misc] # flask-smorest publishes no types
     """A blueprint that refuses unknown query parameters, and documents errors by name."""
 
-    ARGUMENTS_PARSER = StrictParser()
+    #: None leaves unknown parameters to the schema, which refuses them.
+    ARGUMENTS_PARSER = FlaskParser(unknown=None)
 
     def fails(self, *errors: str) -> Callable[[Handler], Handler]:
         """Document errors of the table for a handler, beside the general ones.
