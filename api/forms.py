@@ -42,21 +42,15 @@ def _refuse(word: str) -> NoReturn:
     raise ValueError(f"{word} is no JSON.")
 
 
-def _check(value: object) -> None:
-    layer = [value]
-    for _ in range(_MOST_NESTED):
-        layer = [part for each in layer for part in _parts(each)]
-        if not layer:
-            return
-    raise ValueError("It is nested too deep.")
-
-
-def _parts(value: object) -> list[object]:
+def _check(value: object, depth: int = 0) -> None:
+    if depth == _MOST_NESTED:
+        raise ValueError("It is nested too deep.")
     if isinstance(value, str) and not value.isascii():
         value.encode()  # half of a surrogate pair cannot be: a ValueError
-    if isinstance(value, dict):
-        return [*value.keys(), *value.values()]
-    return value if isinstance(value, list) else []
+    parts = [*value, *value.values()] if isinstance(value, dict) else value
+    if isinstance(parts, list):
+        for part in parts:
+            _check(part, depth + 1)
 
 
 def read_json_object(request: Request) -> dict[str, Any]:
@@ -140,10 +134,7 @@ class StreamedBody:
         """Read what is still being sent, so that the client gets to read the answer."""
         left = _DRAIN_BYTES
         with suppress(RequestEntityTooLarge):
-            while left > 0:
-                piece = self.read(_CHUNK_BYTES)
-                if not piece:
-                    return
+            while left > 0 and (piece := self.read(_CHUNK_BYTES)):
                 left -= len(piece)
 
 

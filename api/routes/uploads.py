@@ -53,7 +53,9 @@ class Uploads(MethodView):
         """Create an upload of `Upload-Length` bytes; the body may be its first chunk."""
         length = tus.length(request.headers, services().settings.max_image_bytes)
         names = tus.metadata(request.headers)
-        with_piece = _has_piece()
+        with_piece = request.mimetype == tus.PIECE_TYPE
+        if request.content_length and not with_piece:
+            raise ApiError("unsupported_media_type", f"Send a first piece as {tus.PIECE_TYPE}.")
         upload = services().runtime.uploads.create(
             current_owner().id,
             length,
@@ -115,15 +117,6 @@ class Upload(MethodView):
             raise ApiError("method_not_allowed")
         answer: Response = handlers[override](upload_id)
         return answer
-
-
-def _has_piece() -> bool:
-    """Return whether the first chunk comes with the request."""
-    if request.mimetype == tus.PIECE_TYPE:
-        return True
-    if request.content_length:
-        raise ApiError("unsupported_media_type", f"Send a first piece as {tus.PIECE_TYPE}.")
-    return False
 
 
 def _append(upload_id: str, offset: int) -> ResumableUpload:
