@@ -104,8 +104,7 @@ Argument: TypeAlias = str | float | Mapping[str, str] | Sequence[Sequence[str]] 
 class LuaScript:
     """One script, which Redis knows by the hash of its text.
 
-    Two versions of the service on one Redis each call their own text, so that an upgrade may run
-    both side by side.
+    So two versions of the service may run side by side on one Redis during an upgrade.
     """
 
     text: str

@@ -39,7 +39,7 @@ def cache_key(
 
     Args:
         owner: id; it keeps an owner from learning what another uploaded.
-        sha256: digest of the uploaded file.
+        sha256: of the uploaded file.
         options: `Options.to_dict()`, with the digest of a background picture.
         model: name.
         revision: of the weights.
@@ -57,11 +57,7 @@ def cache_key(
 
 
 def cache_ttl(retention: float) -> int:
-    """Return how long a new job's result may be reused, with a random jitter.
-
-    Args:
-        retention: seconds that its pictures are kept; the result is not reused after that.
-    """
+    """Return for how many seconds a new job's result may be reused, no longer than its pictures."""
     drawn = REDIS_SECONDS + random.uniform(-JITTER_SECONDS, JITTER_SECONDS)  # noqa: S311 - no secret
     return max(1, int(min(drawn, retention)))
 

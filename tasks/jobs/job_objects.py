@@ -111,7 +111,7 @@ _audit_log = structlog.get_logger("audit")
 def copied_result_fields(job: Job, cached_from: Job) -> dict[str, Any]:
     """Return the result fields of a job whose result is a copy of another job's."""
     return {
-        "result_key": _copied_key(job, cached_from),
+        "result_key": copied_result_key(job.task_id, cached_from.result_key or ""),
         "cached": True,
         **{name: getattr(cached_from, name) for name in _RESULT_FIELDS},
     }
@@ -124,7 +124,8 @@ def copy_result(object_store: ObjectStore, job: Job, cached_from: Job) -> None:
         ObjectNotFoundError: the other job's result is gone.
         ObjectStoreUnavailableError: whether the copy was made is unknown.
     """
-    object_store.copy(cached_from.result_key or "", _copied_key(job, cached_from))
+    source = cached_from.result_key or ""
+    object_store.copy(source, copied_result_key(job.task_id, source))
 
 
 def copy_original(object_store: ObjectStore, job: Job, cached_from: Job) -> None:
@@ -138,10 +139,6 @@ def discard_object(object_store: ObjectStore, key: str) -> None:
         object_store.delete(key)
     except TaskError:
         _log.warning("object.left", key=key)
-
-
-def _copied_key(job: Job, cached_from: Job) -> str:
-    return copied_result_key(job.task_id, cached_from.result_key or "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,31 +106,20 @@ class ListedObject:
     multipart_id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
 class ObjectStore:
     """Reads and writes objects by key.
 
     Every method raises `ObjectStoreUnavailableError` if the store does not answer or refuses, and
     those that read an object raise `ObjectNotFoundError` if there is none.
-
-    Args:
-        client: calls the store.
-        public_client: signs URLs for the address at which callers reach the store.
-        bucket: its name.
-        lifecycle_days: the age at which the bucket itself drops an object; None sets no rules.
     """
 
-    def __init__(
-        self,
-        client: Minio,
-        public_client: Minio,
-        bucket: str,
-        *,
-        lifecycle_days: int | None = None,
-    ) -> None:
-        self._client = client
-        self._public_client = public_client
-        self._bucket = bucket
-        self._lifecycle_days = lifecycle_days
+    client: Minio
+    #: Signs URLs for the address at which callers reach the store.
+    public_client: Minio
+    bucket: str
+    #: The age at which the bucket itself drops an object; None sets no rules.
+    lifecycle_days: int | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings, pool: urllib3.PoolManager | None = None) -> Self:
@@ -146,24 +135,24 @@ class ObjectStore:
     def ping(self) -> None:
         """Raise unless the store answers and has the bucket."""
         with object_store_errors():
-            if not self._client.bucket_exists(self._bucket):
+            if not self.client.bucket_exists(self.bucket):
                 raise ObjectStoreUnavailableError(
-                    f"The object store has no bucket {self._bucket!r}; the service creates it "
+                    f"The object store has no bucket {self.bucket!r}; the service creates it "
                     "when it starts, if its access key may."
                 )
 
     def ensure_bucket(self) -> None:
         """Create the bucket if it is missing, and set its lifecycle rules."""
         with object_store_errors():
-            if not self._client.bucket_exists(self._bucket):
+            if not self.client.bucket_exists(self.bucket):
                 try:
-                    self._client.make_bucket(self._bucket)
+                    self.client.make_bucket(self.bucket)
                 except S3Error as error:
                     # Another process may have created it meanwhile.
                     if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
                         raise
-            if self._lifecycle_days is not None:
-                apply_lifecycle_rules(self._client, self._bucket, self._lifecycle_days)
+            if self.lifecycle_days is not None:
+                apply_lifecycle_rules(self.client, self.bucket, self.lifecycle_days)
 
     def put(
         self,
@@ -176,8 +165,8 @@ class ObjectStore:
     ) -> None:
         """Store `length` bytes under a key, with metadata: ASCII, less than 2 kB in all."""
         with object_store_errors(key):
-            self._client.put_object(
-                self._bucket,
+            self.client.put_object(
+                self.bucket,
                 key,
                 data,
                 length,
@@ -193,7 +182,7 @@ class ObjectStore:
     def chunks(self, key: str) -> Iterator[bytes]:
         """Yield an object in chunks of 256 KiB."""
         with object_store_errors(key):
-            answer = self._client.get_object(self._bucket, key)
+            answer = self.client.get_object(self.bucket, key)
             try:
                 yield from answer.stream(_STREAM_BYTES)
             finally:
@@ -203,7 +192,7 @@ class ObjectStore:
     def read(self, key: str, offset: int, length: int) -> bytes:
         """Return a range of bytes of an object."""
         with object_store_errors(key):
-            answer = self._client.get_object(self._bucket, key, offset=offset, length=length)
+            answer = self.client.get_object(self.bucket, key, offset=offset, length=length)
             try:
                 return bytes(answer.read())
             finally:
@@ -213,12 +202,12 @@ class ObjectStore:
     def size(self, key: str) -> int:
         """Return an object's length in bytes."""
         with object_store_errors(key):
-            return int(self._client.stat_object(self._bucket, key).size or 0)
+            return int(self.client.stat_object(self.bucket, key).size or 0)
 
     def metadata(self, key: str) -> dict[str, str]:
         """Return an object's metadata, names in lower case without S3's prefix."""
         with object_store_errors(key):
-            found = self._client.stat_object(self._bucket, key).metadata or {}
+            found = self.client.stat_object(self.bucket, key).metadata or {}
         named = {str(name).lower(): str(value) for name, value in found.items()}
         return {
             name.removeprefix(_METADATA_HEADER): value
@@ -229,13 +218,13 @@ class ObjectStore:
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the keys below a prefix, fetched as they are consumed."""
         with object_store_errors(prefix):
-            for found in self._client.list_objects(self._bucket, prefix, recursive=True):
+            for found in self.client.list_objects(self.bucket, prefix, recursive=True):
                 yield str(found.object_name)
 
     def list_entries(self, prefix: str) -> Iterator[ListedObject]:
         """Yield the objects below a prefix with their times, fetched as they are consumed."""
         with object_store_errors(prefix):
-            for found in self._client.list_objects(self._bucket, prefix, recursive=True):
+            for found in self.client.list_objects(self.bucket, prefix, recursive=True):
                 if found.last_modified is not None:
                     yield ListedObject(str(found.object_name), found.last_modified)
 
@@ -252,14 +241,14 @@ class ObjectStore:
         Without metadata the copy has the source's, and without a media type the source's.
         """
         with object_store_errors(source):
-            copied = CopySource(self._bucket, source)
+            copied = CopySource(self.bucket, source)
             if metadata is None:
-                self._client.copy_object(self._bucket, target, copied)
+                self.client.copy_object(self.bucket, target, copied)
                 return
             # S3 replaces the media type together with the metadata, so it must be given again.
-            found = media_type or self._client.stat_object(self._bucket, source).content_type
-            self._client.copy_object(
-                self._bucket,
+            found = media_type or self.client.stat_object(self.bucket, source).content_type
+            self.client.copy_object(
+                self.bucket,
                 target,
                 copied,
                 metadata={**metadata, "Content-Type": found or "application/octet-stream"},
@@ -269,21 +258,18 @@ class ObjectStore:
     def delete(self, key: str) -> None:
         """Remove an object, if it exists."""
         with object_store_errors(key):
-            self._client.remove_object(self._bucket, key)
+            self.client.remove_object(self.bucket, key)
 
     def url(self, key: str, *, seconds: int, file_name: str | None = None) -> str:
-        """Sign a public URL, without asking the store.
+        """Sign a public URL, without asking the store; it is valid for a week at most.
 
-        Args:
-            key: of the object.
-            seconds: for which the URL is valid, a week at most.
-            file_name: if given, browsers download the object under this name.
+        Browsers download the object under the file name, if there is one.
         """
         headers: dict[str, str | list[str] | tuple[str]] = {}
         if file_name:
             headers["response-content-disposition"] = f'attachment; filename="{file_name}"'
-        return self._public_client.presigned_get_object(
-            self._bucket,
+        return self.public_client.presigned_get_object(
+            self.bucket,
             key,
             expires=timedelta(seconds=max(1, min(seconds, MAX_PRESIGN_SECONDS))),
             response_headers=headers or None,
@@ -292,42 +278,34 @@ class ObjectStore:
     def begin_multipart(self, key: str) -> str:
         """Begin a multipart upload and return its id."""
         with object_store_errors(key):
-            return self._client._create_multipart_upload(self._bucket, key, {})
+            return self.client._create_multipart_upload(self.bucket, key, {})
 
     def put_part(self, key: str, multipart_id: str, number: int, data: bytes) -> str:
         """Store a part, numbered from 1, in place of an earlier one of that number.
 
-        Returns:
-            Its ETag.
-
-        Raises:
-            ObjectNotFoundError: the multipart upload no longer exists.
+        Returns its ETag; raises `ObjectNotFoundError` if the multipart upload no longer exists.
         """
         with object_store_errors(key):
-            return self._client._upload_part(self._bucket, key, data, None, multipart_id, number)
+            return self.client._upload_part(self.bucket, key, data, None, multipart_id, number)
 
     def complete_multipart(self, key: str, multipart_id: str, etags: Sequence[str]) -> None:
-        """Make one object of the parts, in this order.
-
-        Raises:
-            ObjectNotFoundError: the multipart upload no longer exists.
-        """
+        """Make one object of the parts, in this order; raises what `put_part` raises."""
         parts = [Part(number, etag) for number, etag in enumerate(etags, 1)]
         with object_store_errors(key):
-            self._client._complete_multipart_upload(self._bucket, key, multipart_id, parts)
+            self.client._complete_multipart_upload(self.bucket, key, multipart_id, parts)
 
     def abort_multipart(self, key: str, multipart_id: str) -> None:
         """Drop a multipart upload with its parts, if it exists."""
         try:
             with object_store_errors(key):
-                self._client._abort_multipart_upload(self._bucket, key, multipart_id)
+                self.client._abort_multipart_upload(self.bucket, key, multipart_id)
         except ObjectNotFoundError:
             return
 
     def list_multipart(self, prefix: str) -> Sequence[ListedObject]:
         """Return the multipart uploads below a prefix that are not finished, 1,000 at most."""
         with object_store_errors(prefix):
-            found = self._client._list_multipart_uploads(self._bucket, prefix=prefix).uploads
+            found = self.client._list_multipart_uploads(self.bucket, prefix=prefix).uploads
         return [
             ListedObject(each.object_name, each.initiated_time, each.upload_id or "")
             for each in found

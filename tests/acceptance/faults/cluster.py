@@ -359,6 +359,6 @@ def assert_exactly_once(made: Cluster, services: Services, jobs: dict[str, bytes
 
 def result_objects(services: Services, task_id: str) -> list[str]:
     """The keys of all results that runs of a job left in the bucket."""
-    client = services.runtime.object_store._client
+    client = services.runtime.object_store.client
     found = client.list_objects("rmbg", prefix=f"results/{task_id}/", recursive=True)
     return [str(each.object_name) for each in found]

@@ -230,7 +230,7 @@ def test_the_time_limit_while_the_picture_is_fetched_is_nobodys_fault(
 
     objects = runner.object_store
     assert isinstance(objects, ObjectStore)
-    silent = Silent(objects._client, objects._public_client, objects._bucket)
+    silent = Silent(objects.client, objects.public_client, objects.bucket)
     replace(runner, object_store=silent).run(task_id)
     waiting = _job(runner, task_id)
     assert (waiting.status, waiting.crashes, waiting.losses) == (Status.QUEUED, 0, 1)
