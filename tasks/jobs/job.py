@@ -149,16 +149,6 @@ class Job:
         """The priority that its message is sent with."""
         return self.priority if self.priority_level is None else self.priority_level
 
-    def restarted(self, now: float) -> Self:
-        """Return the job as it was submitted, with the whole of its queue timeout from `now` on.
-
-        The new deadline is not later than the expiry of its pictures.
-        """
-        if self.deadline is None:
-            return self
-        timeout = self.deadline - self.created_at
-        return self.evolve(queue_timeout=timeout, deadline=min(now + timeout, self.expires_at))
-
     @property
     def elapsed_ms(self) -> int | None:
         """Milliseconds from submission to the end; None before the end."""

@@ -78,10 +78,14 @@ class Restorer:
         Raises:
             QueueUnavailableError: Redis does not answer.
         """
-        queue = self.router.choose(job.model, job.priority)
+        job = job.evolve(queue=self.router.choose(job.model, job.priority))
+        if job.deadline is not None:
+            # It may have passed during the outage: the queue timeout begins again.
+            timeout = job.deadline - job.created_at
+            deadline = min(self.clock() + timeout, job.expires_at)
+            job = job.evolve(queue_timeout=timeout, deadline=deadline)
         try:
-            # Its deadline may have passed during the outage: its queue timeout begins again.
-            recorded = self.job_store.create(job.restarted(self.clock()).evolve(queue=queue)).job
+            recorded = self.job_store.create(job).job
         except IdTakenError:
             return False
         # The record stands: if Redis goes away now, the reconciler sends the message later.

@@ -212,8 +212,7 @@ class JobStore:
         These are the jobs at more urgent priority levels, and the earlier ones at its own. A
         duplicate has the position of its primary.
         """
-        with redis_errors():
-            return int(redis_client.JOBS.run(self._client, "position", id=job.task_id))
+        return int(self._run("position", job.task_id))
 
     def ids(self, status: Status) -> list[str]:
         """Return the ids of a status, by the time of entry."""
@@ -338,11 +337,9 @@ class JobStore:
         return answer
 
     def tombstone(self, task_id: str) -> Job | None:
-        """Decide whether a job was recorded, after the answer to `create` was lost.
+        """Return a job if it was recorded, after the answer to `create` was lost.
 
-        Returns:
-            Its record. Without one, None, and a tombstone refuses the `create` if that still
-            reaches Redis.
+        Otherwise a tombstone refuses the `create` if that still reaches Redis.
         """
         return parse_record(task_id, self._run("tombstone", task_id, seconds=TOMBSTONE_SECONDS))
 
@@ -421,8 +418,7 @@ class JobStore:
 
         Args:
             task_id: the job.
-            token: of its lease, or the beginning that names its process; empty if the lease has
-                run out.
+            token: of its lease, or the holder; empty if the lease has run out.
             excluded_worker: the worker that leaves it to others from now on.
         """
         outcome = self._change(
@@ -442,12 +438,7 @@ class JobStore:
         return bool(self._run("postpone", task_id, due=self._clock() + seconds))
 
     def crash(self, task_id: str, *, holder: str) -> ReleaseOutcome:
-        """Count a crash of the worker's process over the job, and put it back.
-
-        Args:
-            task_id: the job.
-            holder: beginning of the lease's token, which names that process.
-        """
+        """Count a crash of the worker's process, the lease's holder, over the job; put it back."""
         outcome = self._change(
             "crash",
             task_id,
@@ -460,9 +451,7 @@ class JobStore:
     def cancel(self, task_id: str, *, only: Status | None = None) -> str:
         """Cancel a job that is not final: `canceled`, else its status, or `missing`.
 
-        Args:
-            task_id: the job.
-            only: cancel it only in this state; purging a queue stops no worker.
+        `only` names the state in which it is canceled: purging a queue stops no worker.
         """
         return str(self._change("cancel", task_id, only=only.value if only else None))
 
@@ -575,17 +564,16 @@ class JobWatcher:
                     del self._waiting[channel]
 
     def _listen(self) -> None:
-        while self._go_on():
+        while True:
+            with self._lock:
+                self._listening = bool(self._waiting)
+                if not self._listening:
+                    return
             try:
                 self._read()
             except Exception as error:  # noqa: BLE001 - who waits counts on this thread
                 _log.warning("watcher.disconnected", reason=str(error))
                 time.sleep(_WATCH_SECONDS)
-
-    def _go_on(self) -> bool:
-        with self._lock:
-            self._listening = bool(self._waiting)
-            return self._listening
 
     def _read(self) -> None:
         listener = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call] # redis does not annotate it
