@@ -258,8 +258,12 @@ class Settings(BaseSettings):
         """
         try:
             return cls(**values)  # type: ignore[arg-type] # checked by pydantic, which is the point
-        except (ValidationError, OSError) as error:
-            raise SettingsError(_explain(error)) from error
+        except OSError as error:
+            raise SettingsError(f"A settings file cannot be read: {error}") from error
+        except ValidationError as error:
+            faults = error.errors(include_input=False, include_url=False)
+            lines = [f"  {variable(str(each['loc'][0]))}: {each['msg']}" for each in faults]
+            raise SettingsError("\n".join(["These settings are wrong:", *lines])) from error
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with changes, from which the values below are computed anew."""
@@ -286,13 +290,3 @@ class Settings(BaseSettings):
     def max_image_bytes(self) -> int:
         """Size of the largest upload, in bytes."""
         return int(self.max_image_mb * 2**20)
-
-
-def _explain(error: ValidationError | OSError) -> str:
-    if isinstance(error, OSError):
-        return f"A settings file cannot be read: {error}"
-    lines = [
-        f"  {variable(str(fault['loc'][0]))}: {fault['msg']}"
-        for fault in error.errors(include_input=False, include_url=False)
-    ]
-    return "\n".join(["These settings are wrong:", *lines])
