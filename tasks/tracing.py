@@ -21,12 +21,9 @@ _FLUSH_MILLISECONDS: Final = 2000
 
 
 def configure_tracing(service: str) -> None:
-    """Export this process's spans, if the environment names a collector.
+    """Export this process's spans as those of a service, if the environment names a collector.
 
     The SDK reads `OTEL_EXPORTER_OTLP_ENDPOINT` and all other `OTEL_*` variables by itself.
-
-    Args:
-        service: the process's name in the traces.
 
     Raises:
         SettingsError: a collector is named, and the extra `tracing` is not installed.
