@@ -4,11 +4,11 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, BinaryIO, Final, NoReturn, Protocol, cast
+from typing import Any, BinaryIO, Final, NoReturn, cast
 
 from flask import Flask, Request, Response, g
 from flask.json.provider import DefaultJSONProvider
@@ -154,13 +154,6 @@ def install_bodies(app: Flask) -> None:
             stream.close()
 
 
-class Body(Protocol):
-    """A request's body."""
-
-    def read(self, size: int, /) -> bytes:
-        """Read up to `size` bytes; none at the end."""
-
-
 @dataclass(frozen=True, slots=True)
 class TextPart:
     """A text field of a form."""
@@ -179,7 +172,7 @@ class FilePart:
 
 
 def form_parts(
-    body: Body,
+    read: Callable[[int], bytes],
     boundary: str,
     *,
     max_files: int,
@@ -191,7 +184,7 @@ def form_parts(
     file, namely where one of its reads of 64 KiB ends inside the closing boundary.
 
     Args:
-        body: the request's.
+        read: returns up to that many bytes of the body; none at its end.
         boundary: from the content type.
         max_files: a form with more is refused.
         max_field_bytes: of one text field; a form with a larger one is refused.
@@ -200,7 +193,7 @@ def form_parts(
         ApiError: the form is cut off, malformed, or has too many or too large parts.
     """
     # One more file than allowed, so that the caller can name its own limit.
-    events = _parse(body, boundary, max_files + 1 + _MAX_FIELDS)
+    events = _parse(read, boundary, max_files + 1 + _MAX_FIELDS)
     for event in events:
         if not isinstance(event, MultipartSegment):
             continue
@@ -215,7 +208,7 @@ def form_parts(
                 pass
 
 
-def _parse(body: Body, boundary: str, max_parts: int) -> Iterator[Any]:
+def _parse(read: Callable[[int], bytes], boundary: str, max_parts: int) -> Iterator[Any]:
     """Yield the parser's events: for each part its head, its bytes in pieces, and None."""
     try:
         # Decoded as UTF-8 later: a file name in another charset is no reason to refuse.
@@ -224,7 +217,7 @@ def _parse(body: Body, boundary: str, max_parts: int) -> Iterator[Any]:
         )
         with parser:
             while not parser.closed:
-                yield from parser.parse(body.read(_CHUNK_BYTES))
+                yield from parser.parse(read(_CHUNK_BYTES))
     except ParserLimitReached:
         fault = f"The form has more than {max_parts} parts, or a part's head is too long."
         raise ApiError("payload_too_large", fault) from None
@@ -293,7 +286,7 @@ def read_form(request: Request, *, max_file_bytes: int) -> Form:
     # Bounded by `MAX_CONTENT_LENGTH`, like each body that is not streamed.
     g.body = StreamedBody(request, bounded=True)
     parts = form_parts(
-        g.body,
+        g.body.read,
         form_boundary(request),
         max_files=_MAX_FILES,
         max_field_bytes=request.max_form_memory_size or _MAX_FIELD_BYTES,

@@ -64,10 +64,7 @@ class InputFile:
         return self._sha256
 
     def probe(self, limits: ImageLimits) -> ImageHeader:
-        """Read and judge the picture's header.
-
-        Args:
-            limits: of this service, for the first call; later ones return its result.
+        """Read and judge the picture's header at the first call; later ones return its result.
 
         Raises:
             InferenceError: the header shows that the picture cannot be used.

@@ -153,7 +153,7 @@ def _take_in() -> tuple[Batch, bool]:
             "payload_too_large", f"A batch may have {most} pictures; send several batches."
         )
     parts = form_parts(
-        g.body,
+        g.body.read,
         form_boundary(request),
         max_files=most,
     )

@@ -32,7 +32,7 @@ def _form(fields: list[tuple[str, object]]) -> bytes:
 
 
 def _parts(data: bytes, *, size: int = 2**16) -> Iterator[TextPart | FilePart]:
-    return form_parts(_Dribble(data, size), "edge", max_files=10)
+    return form_parts(_Dribble(data, size).read, "edge", max_files=10)
 
 
 @given(st.binary(max_size=900), st.integers(1, 100))
