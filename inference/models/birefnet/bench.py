@@ -236,7 +236,7 @@ def find_roofline(settings: BenchmarkSettings) -> Roofline:
 
     The peak is that of the data sheet if there is one, else that of a large matrix product.
     """
-    gflop = count_flops(settings.config, 1, settings.size) / 1e9
+    gflop = count_flops(settings.config, settings.size) / 1e9
     device, dtype = settings.device, settings.dtype
     if device.type == "cuda" and dtype is not torch.float32:
         card = torch.cuda.get_device_name(device)
@@ -253,15 +253,15 @@ def find_roofline(settings: BenchmarkSettings) -> Roofline:
     return Roofline(gflop, tflops, f"measured on a {side}² matrix product")
 
 
-def count_flops(config: BiRefNetConfig, batch: int, size: int) -> int:
-    """Count the operations of one batch's matrix products and convolutions without computing.
+def count_flops(config: BiRefNetConfig, size: int) -> int:
+    """Count the operations of one picture's matrix products and convolutions without computing.
 
     A multiply-add counts as two.
     """
     with torch.device("meta"):
-        network, pictures = BiRefNet(config).eval(), torch.empty(batch, 3, size, size)
+        network, picture = BiRefNet(config).eval(), torch.empty(1, 3, size, size)
         with FlopCounterMode(display=False) as counter:
-            network(pictures)
+            network(picture)
     return int(counter.get_total_flops())
 
 

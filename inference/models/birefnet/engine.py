@@ -46,16 +46,6 @@ def preprocess(image: Rgb, side: int, device: torch.device) -> Tensor:
     return (levels / 255 - mean) / std
 
 
-def download(matte: Tensor) -> Alpha:
-    """Copy a matte from the device into an array, and wait for it."""
-    if matte.device.type == "cpu":
-        return np.ascontiguousarray(matte.numpy())
-    pinned = torch.empty(matte.shape, dtype=matte.dtype, pin_memory=True)
-    pinned.copy_(matte, non_blocking=True)
-    torch.cuda.current_stream(matte.device).synchronize()
-    return pinned.numpy().copy()  # pinned memory is scarce, and the matte may be kept for long
-
-
 def resize_levels(levels: Tensor, side: int) -> Tensor:
     """Resize (1, 3, height, width) float to (1, 3, side, side)."""
     return F.interpolate(levels, size=(side, side), mode="bilinear", antialias=True)
@@ -67,15 +57,15 @@ def logits_to_matte(logits: Tensor, height: int, width: int) -> Alpha:
     Bicubic with antialiasing on floats, clamped because it may overshoot at hard edges. The matte
     is not stretched to the full range: that would invent a subject where there is none.
 
-    Args:
-        logits: (1, 1, side, side), of any precision.
-        height: of the picture, pixels.
-        width: of the picture, pixels.
-
-    Returns:
-        (height, width), 0..1.
+    Maps (1, 1, side, side), of any precision, to (height, width), 0..1.
     """
-    return download(resize_matte(logits.float().sigmoid(), height, width)[0, 0])
+    matte = resize_matte(logits.float().sigmoid(), height, width)[0, 0]
+    if matte.device.type == "cpu":
+        return np.ascontiguousarray(matte.numpy())
+    pinned = torch.empty(matte.shape, dtype=matte.dtype, pin_memory=True)
+    pinned.copy_(matte, non_blocking=True)
+    torch.cuda.current_stream(matte.device).synchronize()
+    return pinned.numpy().copy()  # pinned memory is scarce, and the matte may be kept for long
 
 
 def resize_matte(matte: Tensor, height: int, width: int) -> Tensor:
@@ -216,19 +206,10 @@ def load_birefnet(
     compile_: str = "auto",
     cache: Path | None = None,
 ) -> BiRefNetModel:
-    """Load a checkpoint onto a device.
+    """Load a checkpoint onto a device, as the model that the registry calls `name`.
 
-    Args:
-        name: the registry's name of the model.
-        path: a safetensors file, or a folder that holds `model.safetensors`.
-        config: the shape of the network that the checkpoint belongs to.
-        patch_order: of the checkpoint, used if its SHA-256 is not known.
-        sha256: the expected one; None accepts any file.
-        device: see `choose_device`.
-        precision: see `choose_dtype`.
-        threads: CPU threads of this process for one picture; None leaves it to torch.
-        compile_: see `BiRefNetModel`.
-        cache: see `BiRefNetModel`.
+    The other parameters are those of `load_network`, `choose_device`, `choose_dtype` and
+    `BiRefNetModel`; `threads` limits the CPU threads of this process, None leaves them to torch.
 
     Raises:
         ModelError: the device, the precision or the checkpoint cannot be used.

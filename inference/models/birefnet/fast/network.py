@@ -24,28 +24,25 @@ from inference.models.birefnet.network import (
 class FixedConv(nn.Module):
     """A convolution of stride 1 and "same" padding with given weights."""
 
-    weight: Tensor
-    bias: Tensor | None
-
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         weight = weight.detach().contiguous(memory_format=torch.channels_last)
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", None if bias is None else bias.detach())
+        self.weight = nn.Buffer(weight)
+        self.bias = None if bias is None else nn.Buffer(bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, inputs, height, width) to (batch, outputs, height, width)."""
         return F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
 
 
-def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> FixedConv:
-    """Fold a BatchNorm in eval mode into the convolution before it."""
+def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return the weight and bias of a convolution and the BatchNorm in eval mode behind it."""
     if norm.running_var is None or norm.running_mean is None:
         raise TypeError("a BatchNorm without statistics cannot be folded")
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     shift = norm.bias - norm.running_mean * scale
     bias = shift if conv.bias is None else shift + conv.bias * scale
-    return FixedConv(conv.weight * scale.view(-1, 1, 1, 1), bias)
+    return conv.weight * scale.view(-1, 1, 1, 1), bias
 
 
 def freeze_conv(conv: nn.Conv2d) -> FixedConv:
@@ -53,10 +50,10 @@ def freeze_conv(conv: nn.Conv2d) -> FixedConv:
     return FixedConv(conv.weight, conv.bias)
 
 
-def split_by_input(conv: FixedConv, channels: Sequence[int]) -> nn.ModuleList:
+def split_by_input(weight: Tensor, bias: Tensor | None, channels: Sequence[int]) -> nn.ModuleList:
     """Split a convolution over concatenated inputs into summands; the first has the bias."""
-    weights = torch.split(conv.weight, list(channels), dim=1)
-    biases = [conv.bias, *[None] * (len(weights) - 1)]
+    weights = torch.split(weight, list(channels), dim=1)
+    biases = [bias, *[None] * (len(weights) - 1)]
     return nn.ModuleList(FixedConv(*pair) for pair in zip(weights, biases, strict=True))
 
 
@@ -68,10 +65,6 @@ def to_rows(x: Tensor) -> Tensor:
 class FastDeformableBranch(nn.Module):
     """A deformable branch of the pyramid, with its part of the convolution behind all branches."""
 
-    weight: Tensor
-    bias: Tensor
-    narrow: Tensor
-
     def __init__(self, branch: DeformableBranch, narrow: Tensor) -> None:
         super().__init__()
         conv = branch.atrous_conv
@@ -79,10 +72,10 @@ class FastDeformableBranch(nn.Module):
             torch.cat((conv.offset_conv.weight, conv.modulator_conv.weight)),
             torch.cat(cast("list[Tensor]", [conv.offset_conv.bias, conv.modulator_conv.bias])),
         )
-        folded = fold_batch_norm(conv.regular_conv, branch.bn)
-        self.register_buffer("weight", folded.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous())
-        self.register_buffer("bias", folded.bias)
-        self.register_buffer("narrow", narrow)
+        weight, bias = fold_batch_norm(conv.regular_conv, branch.bn)
+        self.weight = nn.Buffer(weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous())
+        self.bias = nn.Buffer(bias)
+        self.narrow = nn.Buffer(narrow)
 
     def forward(self, x: Tensor, rows: Tensor) -> Tensor:
         """Return this branch's summand of the pyramid's output, (batch * pixels, inner)."""
@@ -94,28 +87,23 @@ class FastDeformableBranch(nn.Module):
 class FastDeformablePyramid(nn.Module):
     """The pyramid without the concatenation of its branches; the pooled branch is a bias."""
 
-    pool: Tensor
-    pool_bias: Tensor
-    pool_narrow: Tensor
-    bias: Tensor
-
     def __init__(self, pyramid: DeformablePyramid) -> None:
         super().__init__()
-        joined = fold_batch_norm(pyramid.conv1, pyramid.bn1)
+        joined, bias = fold_batch_norm(pyramid.conv1, pyramid.bn1)
         branches = [pyramid.aspp1, *pyramid.aspp_deforms]
         *narrow, pool_narrow = (
-            part.t().contiguous() for part in joined.weight[:, :, 0, 0].chunk(len(branches) + 1, 1)
+            part.t().contiguous() for part in joined[:, :, 0, 0].chunk(len(branches) + 1, 1)
         )
         self.branches = nn.ModuleList(
             FastDeformableBranch(cast("DeformableBranch", branch), share)
             for branch, share in zip(branches, narrow, strict=True)
         )
         conv, norm = cast("nn.Conv2d", pyramid.global_avg_pool[1]), pyramid.global_avg_pool[2]
-        pool = fold_batch_norm(conv, cast("nn.BatchNorm2d", norm))
-        self.register_buffer("pool", pool.weight[:, :, 0, 0].t().contiguous())
-        self.register_buffer("pool_bias", pool.bias)
-        self.register_buffer("pool_narrow", pool_narrow)
-        self.register_buffer("bias", joined.bias)
+        pool, pool_bias = fold_batch_norm(conv, cast("nn.BatchNorm2d", norm))
+        self.pool = nn.Buffer(pool[:, :, 0, 0].t().contiguous())
+        self.pool_bias = nn.Buffer(pool_bias)
+        self.pool_narrow = nn.Buffer(pool_narrow)
+        self.bias = nn.Buffer(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, inner, height, width) to that shape."""
@@ -134,7 +122,7 @@ class FastDecoderBlock(nn.Module):
 
     def __init__(self, block: DecoderBlock, channels: list[int]) -> None:
         super().__init__()
-        self.conv_in = split_by_input(fold_batch_norm(block.conv_in, block.bn_in), channels)
+        self.conv_in = split_by_input(*fold_batch_norm(block.conv_in, block.bn_in), channels)
         self.pyramid = FastDeformablePyramid(block.dec_att)
 
     def forward(self, parts: list[Tensor]) -> Tensor:
@@ -153,7 +141,7 @@ class FastDecoder(nn.Module):
         self._birefnet_order = config.patch_order is PatchOrder.BIREFNET
         self.squeeze = nn.Sequential(
             FastDecoderBlock(squeeze, [sum(config.lateral_channels)]),
-            fold_batch_norm(squeeze.conv_out, squeeze.bn_out),
+            FixedConv(*fold_batch_norm(squeeze.conv_out, squeeze.bn_out)),
         )
         self.inject, self.blocks, self.attentions = (nn.ModuleDict() for _ in range(3))
         self.lateral_full, self.lateral_half = nn.ModuleDict(), nn.ModuleDict()
@@ -173,17 +161,18 @@ class FastDecoder(nn.Module):
         channels = [block.conv_in.in_channels - injected, injected]
         self.blocks[name] = inner = nn.Sequential(FastDecoderBlock(block, channels))
         if level > 1:  # the fused tail contains the last one's
-            inner.append(fold_batch_norm(block.conv_out, block.bn_out))
+            inner.append(FixedConv(*fold_batch_norm(block.conv_out, block.bn_out)))
 
     def _add_attended(self, decoder: Decoder, level: int) -> None:
         name = str(level)
         lateral = cast("nn.Conv2d", decoder.get_submodule(f"lateral_block{level}.conv"))
-        full, half = split_by_input(freeze_conv(lateral), [lateral.in_channels // 2] * 2)
+        halves = [lateral.in_channels // 2] * 2
+        full, half = split_by_input(lateral.weight, lateral.bias, halves)
         self.lateral_full[name], self.lateral_half[name] = full, half
         conv, norm, _ = decoder.get_submodule(f"gdt_convs_{level}").children()
         attention = cast("nn.Conv2d", decoder.get_submodule(f"gdt_convs_attn_{level}.0"))
         folded = fold_batch_norm(cast("nn.Conv2d", conv), cast("nn.BatchNorm2d", norm))
-        layers = folded, nn.ReLU(), freeze_conv(attention), nn.Sigmoid()
+        layers = FixedConv(*folded), nn.ReLU(), freeze_conv(attention), nn.Sigmoid()
         self.attentions[name] = nn.Sequential(*layers)
 
     def forward(
@@ -233,39 +222,28 @@ class FusedTail(nn.Module):
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         block = cast("DecoderBlock", decoder.get_submodule("decoder_block1"))
-        out = fold_batch_norm(block.conv_out, block.bn_out)
+        weight, bias = fold_batch_norm(block.conv_out, block.bn_out)
         last, last_bias = (value.detach() for value in decoder.conv_out1[0].parameters())
-        features, picture = last[:, : len(out.weight), 0, 0], last[:, len(out.weight) :, 0, 0]
-        self.features = FixedConv(
-            _narrow_outputs(features, out.weight), features @ cast("Tensor", out.bias)
-        )
+        for_features, for_picture = last[:, : len(weight), 0, 0], last[:, len(weight) :, 0, 0]
+        # The last 1x1 convolution, applied to the outputs of the ones before it.
+        narrow = torch.einsum("po,ochw->pchw", for_features, weight)
+        self.features = FixedConv(narrow, for_features @ bias)
         conv1, conv_out = (cast("nn.Conv2d", conv) for conv in decoder.ipt_blk1)
-        bias = picture @ cast("Tensor", conv_out.bias) + last_bias
-        self.first = freeze_conv(conv1)
-        self.second = FixedConv(_narrow_outputs(picture, conv_out.weight), bias)
-        self.both = _fuse_convs(self.first, self.second)
+        narrow = torch.einsum("po,ochw->pchw", for_picture, conv_out.weight)
+        constant = for_picture @ cast("Tensor", conv_out.bias) + last_bias
+        first, second = freeze_conv(conv1), FixedConv(narrow, constant)
+        self.exact = nn.Sequential(first, second)
+        self.fused = _fuse_convs(first, second)
 
     def forward(self, image: Tensor, p: Tensor) -> Tensor:
         """Map the picture and (batch, inner, side / 4, side / 4) to (batch, 1, side, side)."""
-        logits = resize(self.features(p), image.shape[-2:])
-        return logits.add_(self._picture(image))
-
-    def _picture(self, image: Tensor) -> Tensor:
-        out: Tensor = self.both(image)
+        picture = self.fused(image)
         # A strip of three pixels holds everything that the outermost line depends on.
-        out[:, :, 0] = self._exact(image[:, :, :3])[:, :, 0]
-        out[:, :, -1] = self._exact(image[:, :, -3:])[:, :, -1]
-        out[:, :, :, 0] = self._exact(image[:, :, :, :3])[:, :, :, 0]
-        out[:, :, :, -1] = self._exact(image[:, :, :, -3:])[:, :, :, -1]
-        return out
-
-    def _exact(self, strip: Tensor) -> Tensor:
-        return self.second(self.first(strip))
-
-
-def _narrow_outputs(rows: Tensor, weight: Tensor) -> Tensor:
-    """Apply a 1x1 convolution, (1, outputs), to the outputs of another one's weight."""
-    return torch.einsum("po,ochw->pchw", rows, weight)
+        picture[:, :, 0] = self.exact(image[:, :, :3])[:, :, 0]
+        picture[:, :, -1] = self.exact(image[:, :, -3:])[:, :, -1]
+        picture[:, :, :, 0] = self.exact(image[:, :, :, :3])[:, :, :, 0]
+        picture[:, :, :, -1] = self.exact(image[:, :, :, -3:])[:, :, :, -1]
+        return resize(self.features(p), image.shape[-2:]).add_(picture)
 
 
 def _fuse_convs(first: FixedConv, second: FixedConv) -> FixedConv:
