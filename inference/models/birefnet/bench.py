@@ -206,7 +206,12 @@ def compare_paths(
         candidates = [Candidate(settings, path) for path in paths]
         errors = [None if expected is None else each.error(expected) for each in candidates]
         for batch in batches:
-            measured = _time_in_rounds(candidates, batch, runs)
+            for candidate in candidates:
+                candidate.warm_up(batch)
+            measured = [Timings() for _ in candidates]
+            for _ in range(runs):
+                for candidate, timings in zip(candidates, measured, strict=True):
+                    candidate.measure(batch, timings)
             for candidate, timings, error in zip(candidates, measured, errors, strict=True):
                 loops = timings.loop_milliseconds
                 yield Measurement(
@@ -219,16 +224,6 @@ def compare_paths(
                     start_seconds=candidate.start_seconds,
                     alpha_error=error,
                 )
-
-
-def _time_in_rounds(candidates: Sequence[Candidate], batch: int, runs: int) -> list[Timings]:
-    for candidate in candidates:
-        candidate.warm_up(batch)
-    measured = [Timings() for _ in candidates]
-    for _ in range(runs):
-        for candidate, timings in zip(candidates, measured, strict=True):
-            candidate.measure(batch, timings)
-    return measured
 
 
 def find_roofline(settings: BenchmarkSettings) -> Roofline:

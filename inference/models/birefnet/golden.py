@@ -105,13 +105,10 @@ def golden_logits(config: BiRefNetConfig, seed: str, size: int) -> NDArray[np.fl
 def checkpoint_logits(
     config: BiRefNetConfig, weights: Path, picture: Path, order: PatchOrder | None
 ) -> NDArray[np.float32]:
-    """Compute a checkpoint's logits for a saved input.
+    """Compute a checkpoint's logits for the input in a .npy file.
 
-    Args:
-        config: the network's shape.
-        weights: a safetensors file or its folder.
-        picture: a .npy file, (3 or batch x 3, height, width), normalized, sides multiples of 32.
-        order: the checkpoint's patch order; None if its SHA-256 is known.
+    The input is (3 or batch x 3, height, width), normalized, with sides that are multiples of 32.
+    `order` is the checkpoint's; None if its SHA-256 is known.
 
     Returns:
         (height, width) float32 of one picture, (batch, height, width) of several.
