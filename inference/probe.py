@@ -21,7 +21,7 @@ from inference.errors import (
     UnsupportedFormatError,
 )
 
-#: Bytes that `identify_format` and `read_webp_size` need.
+#: Bytes that `identify_format` and `_read_webp_size` need.
 PREFIX_SIZE = 64
 
 # (format, offset, bytes at the offset); the first match wins.
@@ -47,7 +47,6 @@ _SIGNATURES = (
 )
 
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
-
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 
 # Pillow's plugin of each format, in the order in which messages list the formats.
@@ -60,7 +59,6 @@ _PLUGINS = {
     "BMP": "BmpImagePlugin",
     "GIF": "GifImagePlugin",
 }
-
 
 _CHUNK_BYTES = 1 << 18
 _TAIL_BYTES = 1 << 12
@@ -92,11 +90,7 @@ class ImageHeader:
 
 
 def probe_image(source: BinaryIO | bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
-    """Read the header and check it against the limits; no pixel is decoded.
-
-    Args:
-        source: the whole file, as bytes or as a seekable file, which is left at its start.
-        limits: the accepted size.
+    """Read a whole file's header and check it against the limits; a file is left at its start.
 
     Raises:
         InvalidImageError: the file is empty, no picture, truncated, or has a damaged header.
@@ -106,52 +100,43 @@ def probe_image(source: BinaryIO | bytes, limits: ImageLimits = DEFAULT_LIMITS) 
     """
     file = BytesIO(source) if isinstance(source, bytes) else source
     try:
-        return _read_header(file, limits)
+        file.seek(0)
+        prefix = file.read(PREFIX_SIZE)
+        name = _identify_accepted_format(prefix)
+        width, height = _read_size(file, name, prefix)
+        _check_size(width, height, limits)
+        if _is_truncated(file, name):
+            raise InvalidImageError(
+                "The file ends before the picture does: it was probably not sent or saved "
+                "completely. Send it again."
+            )
+        return ImageHeader(format=name, width=width, height=height)
     finally:
         file.seek(0)
 
 
-def _read_header(file: BinaryIO, limits: ImageLimits) -> ImageHeader:
-    file.seek(0)
-    prefix = file.read(PREFIX_SIZE)
-    name = _identify_accepted_format(prefix)
-    width, height = _read_size(file, name, prefix)
-    _check_size(width, height, limits)
-    if is_truncated(file, name):
-        raise InvalidImageError(
-            "The file ends before the picture does: it was probably not sent or saved completely. "
-            "Send it again."
-        )
-    return ImageHeader(format=name, width=width, height=height)
-
-
 def _identify_accepted_format(prefix: bytes) -> str:
-    accepted = ", ".join(accepted_formats())
     if not prefix:
         raise InvalidImageError("The file is empty: it has no bytes. Send a picture.")
-    name = identify_format(prefix)
+    name, accepted = identify_format(prefix), accepted_formats()
+    hint = f"Accepted are {', '.join(accepted)}."
     if name is None:
         raise InvalidImageError(
-            "The file is no picture: its first bytes match no known image format. "
-            f"Accepted are {accepted}."
+            f"The file is no picture: its first bytes match no known image format. {hint}"
         )
-    if name not in accepted_formats():
-        raise UnsupportedFormatError(
-            f"{name} files are not accepted here. Accepted are {accepted}."
-        )
+    if name not in accepted:
+        raise UnsupportedFormatError(f"{name} files are not accepted here. {hint}")
     return name
 
 
 def _read_size(file: BinaryIO, name: str, prefix: bytes) -> tuple[int, int]:
     if name == "WEBP":
-        size = read_webp_size(prefix)
+        size = _read_webp_size(prefix)
     else:
         file.seek(0)
         size = open_image(file, name).size
     if size is None or min(size) < 1:
-        raise InvalidImageError(
-            f"The header of this {name} file is damaged or incomplete: send another file."
-        )
+        raise _damaged_header_error(name)
     return size
 
 
@@ -184,10 +169,7 @@ def identify_format(prefix: bytes) -> str | None:
     """Name the format, accepted or not, by a file's first `PREFIX_SIZE` bytes; None if unknown."""
     if prefix[4:8] == b"ftyp":
         return _identify_iso_media(prefix)
-    for name, offset, magic in _SIGNATURES:
-        if prefix.startswith(magic, offset):
-            return name
-    return None
+    return next((name for name, at, magic in _SIGNATURES if prefix.startswith(magic, at)), None)
 
 
 def _identify_iso_media(prefix: bytes) -> str:
@@ -199,7 +181,7 @@ def _identify_iso_media(prefix: bytes) -> str:
     return "HEIC" if brands & _HEIC_BRANDS else "MP4 or QuickTime"
 
 
-def read_webp_size(prefix: bytes) -> tuple[int, int] | None:
+def _read_webp_size(prefix: bytes) -> tuple[int, int] | None:
     """Read width and height from the first bytes of a WebP; None if they are not there.
 
     Pillow's reader would read the whole file and allocate a canvas first. The three layouts are
@@ -218,11 +200,7 @@ def read_webp_size(prefix: bytes) -> tuple[int, int] | None:
 
 
 def open_image(file: BinaryIO, name: str) -> ImageFile.ImageFile:
-    """Read the header with the reader of the format; the pixels are read by `.load()`.
-
-    Args:
-        file: at its start.
-        name: one of `accepted_formats()`.
+    """Read the header with the reader of an accepted format; the pixels are read by `.load()`.
 
     Raises:
         InvalidImageError: the header cannot be read; the reader's error is the cause.
@@ -231,9 +209,13 @@ def open_image(file: BinaryIO, name: str) -> ImageFile.ImageFile:
     try:
         return factory(file, "")
     except Exception as error:  # readers raise errors of any class
-        raise InvalidImageError(
-            f"The header of this {name} file is damaged or incomplete: send another file."
-        ) from error
+        raise _damaged_header_error(name) from error
+
+
+def _damaged_header_error(name: str) -> InvalidImageError:
+    return InvalidImageError(
+        f"The header of this {name} file is damaged or incomplete: send another file."
+    )
 
 
 def _register_reader(name: str) -> str:
@@ -245,15 +227,11 @@ def _register_reader(name: str) -> str:
     return name
 
 
-def is_truncated(file: BinaryIO, name: str) -> bool:
+def _is_truncated(file: BinaryIO, name: str) -> bool:
     """Return whether the file certainly ends before its picture does.
 
     Bytes after the picture, as cameras and editors append them, are ignored. Formats whose
     structure does not show where the picture ends never count as truncated.
-
-    Args:
-        file: seekable; its position changes.
-        name: the format, as `identify_format` names it.
     """
     size = file.seek(0, 2)
     if name == "JPEG":
@@ -261,7 +239,9 @@ def is_truncated(file: BinaryIO, name: str) -> bool:
     if name == "PNG":
         return not _has_png_end(file, size)
     if name == "WEBP":
-        return _riff_end(file) > size + 1  # some writers omit the last padding byte
+        file.seek(4)
+        end = 8 + int.from_bytes(file.read(4), "little")  # of the RIFF container
+        return end > size + 1  # some writers omit the last padding byte
     return False
 
 
@@ -275,10 +255,7 @@ def _has_jpeg_end(file: BinaryIO, size: int) -> bool:
     scan = _find_first_jpeg_scan(file, size)
     if scan is None:
         return False
-    tail = max(scan, size - _TAIL_BYTES)
-    return _contains_after(file, tail, _JPEG_END_OF_IMAGE) or _contains_after(
-        file, scan, _JPEG_END_OF_IMAGE
-    )
+    return any(_has_eoi_after(file, start) for start in (max(scan, size - _TAIL_BYTES), scan))
 
 
 def _find_first_jpeg_scan(file: BinaryIO, size: int) -> int | None:
@@ -297,13 +274,13 @@ def _find_first_jpeg_scan(file: BinaryIO, size: int) -> int | None:
     return None
 
 
-def _contains_after(file: BinaryIO, start: int, wanted: bytes) -> bool:
+def _has_eoi_after(file: BinaryIO, start: int) -> bool:
     file.seek(start)
-    carried = b""
+    last = b""
     while piece := file.read(_CHUNK_BYTES):
-        if wanted in carried + piece:
+        if _JPEG_END_OF_IMAGE in last + piece:
             return True
-        carried = piece[1 - len(wanted) :]
+        last = piece[-1:]  # the marker's two bytes may be parted
     return False
 
 
@@ -316,8 +293,3 @@ def _has_png_end(file: BinaryIO, size: int) -> bool:
             return True
         at += 12 + int.from_bytes(head[:4], "big")
     return False
-
-
-def _riff_end(file: BinaryIO) -> int:
-    file.seek(4)
-    return 8 + int.from_bytes(file.read(4), "little")
