@@ -77,11 +77,6 @@ def place_subject(rgb: Rgb, alpha: NDArray[np.uint8], layout: Layout) -> Layer:
 
     Colors are resized weighted by their alpha, so that no old background bleeds into the edges;
     where a pixel ends up fully transparent, it keeps the picture's own color.
-
-    Args:
-        rgb: (height, width, 3).
-        alpha: (height, width).
-        layout: made for a picture of this size.
     """
     if layout.is_identity:
         return Layer(rgb, alpha)
@@ -119,10 +114,8 @@ def shadow_extent(subject: Box) -> tuple[int, int, int, int]:
 def cast_shadow(layer: Layer, subject: Box, opacity: int) -> Layer:
     """Put a drop shadow under the subject: its outline, black, blurred, and moved down a little.
 
-    Args:
-        layer: the subject alone.
-        subject: its box in the layer; the shadow's size is relative to it.
-        opacity: of the shadow where it is darkest, percent.
+    The shadow's size is relative to the subject's box in the layer; where it is darkest, it is
+    opaque to `opacity` percent.
     """
     side = max(subject.width, subject.height)
     outline = Image.fromarray(layer.alpha)
@@ -133,13 +126,9 @@ def cast_shadow(layer: Layer, subject: Box, opacity: int) -> Layer:
     moved.paste(faded, (0, round(side * _DROP_SHARE)))
     shadow = Image.new("RGBA", outline.size)
     shadow.putalpha(moved)
-    return _composite_over(layer, shadow)
-
-
-def _composite_over(layer: Layer, below: Image.Image) -> Layer:
     above = Image.fromarray(layer.rgb)
-    above.putalpha(Image.fromarray(layer.alpha))
-    both = np.asarray(Image.alpha_composite(below, above))
+    above.putalpha(outline)
+    both = np.asarray(Image.alpha_composite(shadow, above))
     alpha = np.ascontiguousarray(both[..., 3])
     rgb = np.where(alpha[..., None] == 0, layer.rgb, both[..., :3])
     return Layer(rgb, alpha)
@@ -158,13 +147,8 @@ def compose(layer: Layer, background: Rgba | Rgb | None = None) -> Pixels:
     Where a result is fully transparent its RGB is zero: the file is smaller, and nothing of the
     old background is hidden in it.
 
-    Args:
-        layer: the subject.
-        background: a color, or a picture of the layer's size. Opaque ones give RGB; a translucent
-            color gives RGBA by the over operator.
-
-    Returns:
-        (height, width, 3 or 4).
+    A background is a color, or a picture of the layer's size. Opaque ones give RGB; a translucent
+    color gives RGBA by the over operator.
     """
     if isinstance(background, np.ndarray):
         return _paste_on(Image.fromarray(background), layer)

@@ -18,7 +18,6 @@ _PROFILE_SPACES = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
 _MAX_16_BIT = 65535
-
 _MAX_8_BIT = 255
 
 
@@ -137,9 +136,6 @@ _Transpose = Image.Transpose
 # the strip stays in the processor's cache.
 _STRIP_PIXELS = 1 << 18
 
-# What shows through a background picture that is itself transparent.
-_WHITE = (255, 255, 255)
-
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -175,11 +171,9 @@ class Orientation:
         return (slice(None), rows) if self.sideways else (rows,)
 
 
-_UPRIGHT = Orientation()
-
 # Exif 3.0, 4.6.5.1.6 "Orientation".
 _ORIENTATIONS = (
-    _UPRIGHT,
+    Orientation(),
     Orientation(_Transpose.FLIP_LEFT_RIGHT),
     Orientation(_Transpose.ROTATE_180, backwards=True),
     Orientation(_Transpose.FLIP_TOP_BOTTOM, backwards=True),
@@ -192,10 +186,6 @@ _ORIENTATIONS = (
 
 def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Picture:
     """Decode the first frame: upright by its EXIF orientation, in sRGB by its ICC profile.
-
-    Args:
-        data: the whole file.
-        limits: checked against the header, before pixels are decoded.
 
     Raises:
         InferenceError: as `probe_image` does; and `InvalidImageError` if the pixels cannot be
@@ -215,20 +205,20 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Picture:
         ) from error
 
 
-def read_orientation(image: Image.Image) -> Orientation:
+def _read_orientation(image: Image.Image) -> Orientation:
     """Read the EXIF orientation of a loaded picture; upright if it is absent or broken."""
     try:
         number = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # noqa: BLE001 - a picture is not refused for its broken metadata
-        return _UPRIGHT
+        number = None
     if isinstance(number, int) and 1 <= number <= len(_ORIENTATIONS):
         return _ORIENTATIONS[number - 1]
-    return _UPRIGHT
+    return _ORIENTATIONS[0]
 
 
 def _convert(image: Image.Image) -> Picture:
     """Convert and turn a loaded picture strip by strip."""
-    orientation = read_orientation(image)
+    orientation = _read_orientation(image)
     converter = SrgbConverter(image)
     width, height = orientation.displayed_size(image.width, image.height)
     rgb = np.empty((height, width, 3), np.uint8)
@@ -263,13 +253,10 @@ def decode_background(data: bytes | None, options: Options, limits: ImageLimits)
         raise InvalidOptionError(
             "background_image", f"The background image cannot be used. {error}"
         ) from error
-    return _flatten_on_white(picture)
-
-
-def _flatten_on_white(picture: Picture) -> Rgb:
     if picture.alpha is None:
         return picture.rgb
-    height, width = picture.alpha.shape
-    canvas = Image.new("RGB", (width, height), _WHITE)
-    canvas.paste(Image.fromarray(picture.rgb), mask=Image.fromarray(picture.alpha))
+    # Lay it on white, which shows through where the background picture is itself transparent.
+    colors = Image.fromarray(picture.rgb)
+    canvas = Image.new("RGB", colors.size, "white")
+    canvas.paste(colors, mask=Image.fromarray(picture.alpha))
     return np.asarray(canvas)

@@ -6,8 +6,9 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from inference.options import CENTER, HUNDRED_PERCENT, Margin, Options, Position
+from inference.options import CENTER, HUNDRED_PERCENT, Options, Position
 
 #: The least alpha of 255 that counts as subject: mattes have faint specks.
 SUBJECT_THRESHOLD: Final = 13
@@ -111,11 +112,11 @@ def plan_layout(
     max_pixels: int,
     shadow_extent: tuple[int, int, int, int] = (0, 0, 0, 0),
 ) -> Layout:
-    """Compute the layout of a result.
+    """Compute the layout of the result of a picture of width x height pixels.
 
     Args:
-        width: of the picture, pixels.
-        height: of the picture, pixels.
+        width: of the picture.
+        height: of the picture.
         subject: its box in the picture; without a subject, nothing is cropped or moved.
         options: crop, margin, scale, position and limits.
         max_pixels: the most pixels of any result, whatever the options say.
@@ -124,8 +125,13 @@ def plan_layout(
     picture = Box(0, 0, width, height)
     view = picture
     if options.crop and subject is not None:
-        margins = _margin_pixels(subject, options.crop_margin)
-        view = subject.expand(*shadow_extent).expand(*margins)
+        margin = options.crop_margin
+        view = subject.expand(*shadow_extent).expand(
+            margin.top.to_pixels(subject.height),
+            margin.right.to_pixels(subject.width),
+            margin.bottom.to_pixels(subject.height),
+            margin.left.to_pixels(subject.width),
+        )
     size = limit_size(view.width, view.height, options, max_pixels)
     full_size = view.width, view.height
     placed = _placed_box(subject, view, size, options)
@@ -136,15 +142,6 @@ def plan_layout(
     target = source.map_to_result(view, *size).intersect(whole)
     kept = subject and subject.map_to_result(view, *size).intersect(whole)
     return Layout(size, full_size, source, target, kept)
-
-
-def _margin_pixels(subject: Box, margin: Margin) -> tuple[int, int, int, int]:
-    return (
-        margin.top.to_pixels(subject.height),
-        margin.right.to_pixels(subject.width),
-        margin.bottom.to_pixels(subject.height),
-        margin.left.to_pixels(subject.width),
-    )
 
 
 def _placed_box(
@@ -182,28 +179,20 @@ def _top_left(
     """
     room = size[0] - subject[0], size[1] - subject[1]
     if position.x is not None and position.y is not None:
-        left, top = (
-            room[0] * position.x / HUNDRED_PERCENT,
-            room[1] * position.y / HUNDRED_PERCENT,
+        return (
+            round(room[0] * position.x / HUNDRED_PERCENT),
+            round(room[1] * position.y / HUNDRED_PERCENT),
         )
-        return round(left), round(top)
     left = round((unmoved.left + unmoved.right - subject[0]) / 2)
     top = round((unmoved.top + unmoved.bottom - subject[1]) / 2)
     return min(max(left, 0), room[0]), min(max(top, 0), room[1])
 
 
 def find_subject_box(alpha: NDArray[np.uint8]) -> Box | None:
-    """Return the smallest box around the subject, or None if there is no subject.
-
-    Args:
-        alpha: (height, width), 0..255.
-    """
-    is_subject = alpha >= SUBJECT_THRESHOLD
-    rows = np.flatnonzero(is_subject.any(axis=1))
-    columns = np.flatnonzero(is_subject.any(axis=0))
-    if not len(rows):
-        return None
-    return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    """Return the smallest box around the subject in (height, width), 0..255; None without one."""
+    subject = Image.fromarray(alpha).point(lambda level: (level >= SUBJECT_THRESHOLD) * 255)
+    bounds = subject.getbbox()
+    return None if bounds is None else Box(*bounds)
 
 
 def measure_coverage(alpha: NDArray[np.uint8]) -> float:

@@ -81,7 +81,12 @@ def remove_background(
     with stages("compose"):
         alpha = combine_alpha(matte, picture.alpha)
         coverage = measure_coverage(alpha)
-        rgb = _estimate_foreground(picture.rgb, matte, model) if options.refine else picture.rgb
+        if not options.refine:
+            rgb = picture.rgb
+        elif isinstance(model, ForegroundEstimator):  # on its own device
+            rgb = model.estimate_foreground(picture.rgb, matte)
+        else:
+            rgb = estimate_foreground(picture.rgb, matte)
         del picture, matte  # the largest arrays: each is freed as soon as it is not needed
         layout, layer = _lay_out_subject(rgb, alpha, options, limits)
         del rgb, alpha
@@ -119,13 +124,6 @@ def _find_matte(rgb: Rgb, region: Box | None, model: MattingModel, stages: Stage
     return matte
 
 
-def _estimate_foreground(rgb: Rgb, matte: Alpha, model: MattingModel) -> Rgb:
-    """Estimate the foreground where the matte is: on the model's device if it can, else here."""
-    if isinstance(model, ForegroundEstimator):
-        return model.estimate_foreground(rgb, matte)
-    return estimate_foreground(rgb, matte)
-
-
 def _lay_out_subject(
     rgb: Rgb, alpha: NDArray[np.uint8], options: Options, limits: ImageLimits
 ) -> tuple[Layout, Layer]:
@@ -134,14 +132,11 @@ def _lay_out_subject(
         alpha = fill_translucent_parts(alpha)
     height, width = alpha.shape
     subject = find_subject_box(alpha)
-    has_shadow = options.shadow is not Shadow.NONE and subject is not None
+    extent = (0, 0, 0, 0)
+    if options.shadow is not Shadow.NONE and subject is not None:
+        extent = shadow_extent(subject)
     layout = plan_layout(
-        width,
-        height,
-        subject,
-        options,
-        max_pixels=limits.max_pixels,
-        shadow_extent=shadow_extent(subject) if has_shadow and subject else (0, 0, 0, 0),
+        width, height, subject, options, max_pixels=limits.max_pixels, shadow_extent=extent
     )
     options.check_size(*layout.size)
     return layout, place_subject(rgb, alpha, layout)

@@ -23,7 +23,7 @@ def load_model(
     """Check a model's weights and load them.
 
     Args:
-        spec: the model's entry in the registry.
+        spec: the model.
         path: its file of weights, or a folder with a file of the usual name.
         device: `auto`, `cpu`, `cuda` or `cuda:N`. Only `auto` may fall back to the CPU.
         precision: `auto`, `fp32`, `fp16` or `bf16`; ONNX models run in `fp32` only.

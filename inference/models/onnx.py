@@ -26,10 +26,7 @@ _LOG_ERRORS_ONLY = 3  # ONNX Runtime's severity "error"
 class OnnxModel:
     """A U²-Net session; safe to call from several threads.
 
-    Args:
-        name: the registry's name of the model.
-        input_size: side of the square that pictures are resized to, in pixels.
-        session: the loaded graph: (1, 3, side, side) float32 in, the matte as its first output.
+    Its graph takes (1, 3, side, side) float32, and returns the matte as its first output.
     """
 
     def __init__(self, name: str, input_size: int, session: onnxruntime.InferenceSession) -> None:
@@ -86,7 +83,12 @@ def load_onnx(
         )
     except Exception as error:  # ONNX Runtime's own errors share no public root
         raise ModelError(f"The file {path} cannot be loaded as a model: {error}") from error
-    _require_cuda_started(device, session.get_providers())
+    # ONNX Runtime continues without a provider that fails to start.
+    if device.startswith("cuda") and "CUDAExecutionProvider" not in session.get_providers():
+        raise ModelError(
+            f"The device {device} was asked for, but CUDA did not start: check the driver with "
+            "nvidia-smi, or use device=cpu."
+        )
     return OnnxModel(spec.name, spec.input_size, session)
 
 
@@ -113,15 +115,6 @@ def _choose_providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
             "install onnxruntime-gpu, or use device=cpu."
         )
     return [("CUDAExecutionProvider", {"device_id": index or "0"}), "CPUExecutionProvider"]
-
-
-def _require_cuda_started(device: str, providers: Sequence[str]) -> None:
-    # ONNX Runtime continues without a provider that fails to start.
-    if device.startswith("cuda") and "CUDAExecutionProvider" not in providers:
-        raise ModelError(
-            f"The device {device} was asked for, but CUDA did not start: check the driver with "
-            "nvidia-smi, or use device=cpu."
-        )
 
 
 def preprocess(image: Rgb, side: int) -> NDArray[np.float32]:
