@@ -64,43 +64,7 @@ class ModelError(InferenceError):
 
 
 class CheckpointError(ModelError):
-    """A file of weights cannot be used."""
-
-
-class CheckpointNotFoundError(CheckpointError):
-    """The file of weights does not exist or cannot be opened."""
-
-
-class CheckpointFormatError(CheckpointError):
-    """The file is not safetensors; most often it is a pickle, which could run code when read."""
-
-
-class CheckpointTruncatedError(CheckpointError):
-    """The file ends before its last tensor: a download or a copy was interrupted."""
-
-
-class CheckpointKeysError(CheckpointError):
-    """The checkpoint lacks tensors of the network, or has others."""
-
-
-class CheckpointShapeError(CheckpointError):
-    """A tensor's shape or number type differs from the network's."""
-
-
-class CheckpointHashError(CheckpointError):
-    """The file's SHA-256 differs from the expected one."""
-
-
-class PatchOrderUnknownError(CheckpointError):
-    """The patch order of a checkpoint is neither known nor given."""
-
-
-class DeviceUnavailableError(ModelError):
-    """The requested device does not exist."""
-
-
-class PrecisionError(ModelError):
-    """The precision is unknown, or the network overflows in it."""
+    """A file of weights cannot be used: it is missing, truncated, of another kind or network."""
 
 
 class GpuOutOfMemoryError(ModelError):

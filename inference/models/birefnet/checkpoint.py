@@ -10,13 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from inference.errors import (
-    CheckpointFormatError,
-    CheckpointHashError,
-    CheckpointKeysError,
-    CheckpointShapeError,
-    PatchOrderUnknownError,
-)
+from inference.errors import CheckpointError
 from inference.models.birefnet.config import PATCH_GRIDS, BiRefNetConfig, PatchOrder
 from inference.models.birefnet.network import BiRefNet, image_to_patches
 from inference.models.birefnet.safetensors_file import TensorEntry, find_checkpoint, read_header
@@ -47,7 +41,7 @@ def load_network(
         sha256: the expected one, lower-case hexadecimal; None accepts any.
 
     Raises:
-        CheckpointError: the file cannot be used; the class says why, the message what to do.
+        CheckpointError: the file cannot be used; the message says why, and what to do.
     """
     file = find_checkpoint(path)
     with torch.device("meta"):
@@ -56,13 +50,13 @@ def load_network(
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if sha256 is not None and digest != sha256:
-        raise CheckpointHashError(
+        raise CheckpointError(
             f"{file} is not the expected file: its SHA-256 is {digest}, expected {sha256}. "
             "Fetch it again, or correct the expected hash if you mean to use this file."
         )
     order = KNOWN_PATCH_ORDERS.get(digest, patch_order)
     if order is None:
-        raise PatchOrderUnknownError(
+        raise CheckpointError(
             f"{file} is not a known checkpoint, and a file does not show its patch order: with the "
             "wrong one every matte is wrong. Say which it is: rmbg-2.0 for weights derived from "
             "RMBG-2.0, birefnet for those of BiRefNet."
@@ -75,24 +69,24 @@ def load_network(
 def _check_layout(file: Path, entries: dict[str, TensorEntry], layout: dict[str, Tensor]) -> None:
     """Refuse a file whose keys, shapes or number types differ from the network's."""
     if missing := [key for key in layout if key not in entries]:
-        raise CheckpointKeysError(
+        raise CheckpointError(
             f"{file} lacks {_name_keys(missing)}. It is not a checkpoint of this model: choose the "
             "model that it belongs to, or fetch it again."
         )
     if unexpected := [key for key in entries if key not in layout]:
-        raise CheckpointKeysError(
+        raise CheckpointError(
             f"{file} has {_name_keys(unexpected)}, unknown to this model. Choose the model that it "
             "belongs to."
         )
     for key, like in layout.items():
         entry, shape = entries[key], tuple(like.shape)
         if entry.shape != shape:
-            raise CheckpointShapeError(
+            raise CheckpointError(
                 f"{file}: {key} has the shape {list(entry.shape)}, expected {list(shape)}. Choose "
                 "the model that the checkpoint belongs to."
             )
         if entry.dtype not in (_FLOAT_TYPES if like.is_floating_point() else _INTEGER_TYPES):
-            raise CheckpointShapeError(
+            raise CheckpointError(
                 f"{file}: {key} is of type {entry.dtype}, which this model cannot use. Take a "
                 "checkpoint in float32 or float16."
             )
@@ -108,7 +102,7 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         state = load_file(file)
     except SafetensorError as error:
-        raise CheckpointFormatError(f"{file} cannot be read: {error}. Fetch it again.") from error
+        raise CheckpointError(f"{file} cannot be read: {error}. Fetch it again.") from error
     return {
         name: value.float() if value.is_floating_point() else value.long()
         for name, value in state.items()

@@ -6,12 +6,7 @@ from types import MappingProxyType
 
 import torch
 
-from inference.errors import (
-    DeviceUnavailableError,
-    GpuFaultError,
-    GpuOutOfMemoryError,
-    PrecisionError,
-)
+from inference.errors import GpuFaultError, GpuOutOfMemoryError, ModelError
 
 _DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -22,8 +17,8 @@ def choose_device(name: str) -> torch.device:
     """Return a device by name: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        DeviceUnavailableError: the name is unknown, or the GPU does not exist. The CPU never
-            replaces it: that would be a hundred times slower and look like a hang.
+        ModelError: the name is unknown, or the GPU does not exist. The CPU never replaces it: that
+            would be a hundred times slower and look like a hang.
     """
     if name == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
@@ -31,7 +26,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cpu")
     kind, colon, number = name.partition(":")
     if kind != "cuda" or (colon and not number.isdecimal()):
-        raise DeviceUnavailableError(f"There is no device {name!r}: use auto, cpu, cuda or cuda:N.")
+        raise ModelError(f"There is no device {name!r}: use auto, cpu, cuda or cuda:N.")
     index = int(number or 0)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if index < count:
@@ -42,22 +37,20 @@ def choose_device(name: str) -> torch.device:
         reason = "CUDA finds no GPU: check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES"
     else:
         reason = f"there are only {count}, numbered from 0: correct the number"
-    raise DeviceUnavailableError(
-        f"The device {name} was asked for, but {reason}, or use device=cpu."
-    )
+    raise ModelError(f"The device {name} was asked for, but {reason}, or use device=cpu.")
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """Return the number type of a precision; `auto` is fp16 on a GPU and fp32 on the CPU.
 
     Raises:
-        PrecisionError: the precision is unknown.
+        ModelError: the precision is unknown.
     """
     if name == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     if name not in _DTYPES:
         known = ", ".join(("auto", *_DTYPES))
-        raise PrecisionError(f"There is no precision {name!r}: use one of {known}.")
+        raise ModelError(f"There is no precision {name!r}: use one of {known}.")
     return _DTYPES[name]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from inference import refine, refine_torch
-from inference.errors import PrecisionError
+from inference.errors import ModelError
 from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.models.birefnet.checkpoint import load_network
 from inference.models.birefnet.config import BiRefNetConfig, PatchOrder
@@ -131,7 +131,7 @@ class BiRefNetModel:
         Raises:
             GpuOutOfMemoryError: not even one picture fits.
             GpuFaultError: the process cannot use the GPU any more.
-            PrecisionError: the logits are not finite in this precision.
+            ModelError: the logits are not finite in this precision.
         """
         if not images:
             return []
@@ -146,7 +146,7 @@ class BiRefNetModel:
                     for one, image in zip(torch.split(logits, 1), images, strict=True)
                 ]
                 if not torch.isfinite(logits).all():
-                    raise PrecisionError(
+                    raise ModelError(
                         f"The model {self.name} overflowed in {self.dtype}: use precision=bf16 or "
                         "fp32."
                     )

@@ -9,11 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference.errors import (
-    CheckpointFormatError,
-    CheckpointNotFoundError,
-    CheckpointTruncatedError,
-)
+from inference.errors import CheckpointError
 
 #: The name of the weights in a model's folder.
 FILE_NAME = "model.safetensors"
@@ -38,11 +34,11 @@ def find_checkpoint(path: Path) -> Path:
     """Return the file itself: `path`, or `model.safetensors` in the folder `path`.
 
     Raises:
-        CheckpointNotFoundError: the file does not exist.
+        CheckpointError: the file does not exist.
     """
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
-        raise CheckpointNotFoundError(
+        raise CheckpointError(
             f"There are no weights at {file}. Name a .safetensors file, or a folder that holds "
             f"{FILE_NAME}."
         )
@@ -53,9 +49,8 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     """Read which tensors a safetensors file holds, and check that the file is complete.
 
     Raises:
-        CheckpointNotFoundError: the file cannot be read.
-        CheckpointFormatError: the file is not safetensors; the message says what it is, if known.
-        CheckpointTruncatedError: the file ends before its last tensor does.
+        CheckpointError: the file cannot be read, is not safetensors, or ends before its last tensor
+            does; the message says which.
     """
     try:
         with path.open("rb") as file:
@@ -63,11 +58,11 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             _refuse_other_formats(path, start)
             length = int.from_bytes(start, "little")
             if length > _MAX_HEADER_BYTES:
-                raise CheckpointFormatError(f"{path} is not a safetensors file. {_USE_SAFETENSORS}")
+                raise CheckpointError(f"{path} is not a safetensors file. {_USE_SAFETENSORS}")
             raw = file.read(length)
         size = path.stat().st_size
     except OSError as error:
-        raise CheckpointNotFoundError(f"{path} cannot be read: {error.strerror}.") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     needed = _LENGTH_BYTES + length
     if len(raw) < length:
         raise _truncated_error(path, size, needed)
@@ -80,7 +75,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             for name, entry in header.items()
         }
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointFormatError(
+        raise CheckpointError(
             f"{path} is not a safetensors file: its header cannot be read. {_USE_SAFETENSORS}"
         ) from error
     if size < needed:
@@ -94,15 +89,15 @@ def _refuse_other_formats(path: Path, start: bytes) -> None:
         raise _truncated_error(path, len(start), _LENGTH_BYTES)
     # torch.save writes a zip archive, older versions a bare pickle of protocol 2 or later.
     if start.startswith(b"PK\x03\x04") or (start[0] == 0x80 and start[1] in range(2, 6)):  # noqa: PLR2004 - pickle's opcode PROTO and its versions
-        raise CheckpointFormatError(f"{path} is a pickle (torch.save). {_USE_SAFETENSORS}")
+        raise CheckpointError(f"{path} is a pickle (torch.save). {_USE_SAFETENSORS}")
     if start == b"version ":
-        raise CheckpointFormatError(
+        raise CheckpointError(
             f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its repository."
         )
 
 
-def _truncated_error(path: Path, size: int, needed: int) -> CheckpointTruncatedError:
-    return CheckpointTruncatedError(
+def _truncated_error(path: Path, size: int, needed: int) -> CheckpointError:
+    return CheckpointError(
         f"{path} is truncated: {size:,} bytes where at least {needed:,} are needed. "
         "Fetch or copy it again."
     )
