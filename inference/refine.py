@@ -66,18 +66,11 @@ def estimate_foreground(rgb: _Bytes, alpha: _Floats, *, threads: int = 2) -> _By
     sampled = slice(step // 2, None, step)
     colors = rgb[sampled, sampled].transpose(2, 0, 1).astype(np.float32, order="C")
     pair = _solve(colors, np.ascontiguousarray(alpha[sampled, sampled], np.float32))
-    fill = partial(
-        _solve_soft_pixels,
-        result.reshape(-1, 3),
-        alpha,
-        _CoarseSolution.of(pair, step, alpha.shape),
-    )
+    coarse = _CoarseSolution.of(pair, step, alpha.shape)
+    fill = partial(_solve_soft_pixels, result.reshape(-1, 3), alpha, coarse)
     with ThreadPoolExecutor(threads) as pool:  # numpy computes outside the interpreter lock
-        list(
-            pool.map(
-                fill, (soft[at : at + _CHUNK_PIXELS] for at in range(0, len(soft), _CHUNK_PIXELS))
-            )
-        )
+        chunks = (soft[at : at + _CHUNK_PIXELS] for at in range(0, len(soft), _CHUNK_PIXELS))
+        list(pool.map(fill, chunks))
     return result
 
 

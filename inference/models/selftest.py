@@ -5,7 +5,6 @@ anything. Such a model must not be given work.
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -25,24 +24,22 @@ _TOLERANCE: Final = 0.08
 _MIN_SPREAD: Final = 0.01
 
 #: The mattes of models whose weights were at hand: means of squares in percent, row by row.
-_EXPECTED_MATTES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        "u2netp": (
-            "  0   0   0   0   0   0   0   0   0   0   0   0",
-            "  0   0   0   0   0  28  31   1   0   0   0   0",
-            "  0   0   0   0  46 100 100  58   0   0   0   0",
-            "  0   0   0   0  85 100 100  96   2   0   0   0",
-            "  0   0   0   0  82 100 100  92   1   0   0   0",
-            "  0   0   0   0  32  98  99  44   0   0   0   0",
-            "  0   0   0   0  16  70  77  39   1   0   0   0",
-            "  0   0   0  10  47  78  94  88  32   0   0   0",
-            "  0   0   1  46  59  84  96  88  52   2   0   0",
-            "  0   0  10  87  89  88  90  84  51   7   0   0",
-            "  0   0  24  95  94  88  82  74  67  17   0   0",
-            "  0   2  25  93  92  87  83  82  84  27   0   0",
-        )
-    }
-)
+_EXPECTED_MATTES: Final[Mapping[str, tuple[str, ...]]] = {
+    "u2netp": (
+        "  0   0   0   0   0   0   0   0   0   0   0   0",
+        "  0   0   0   0   0  28  31   1   0   0   0   0",
+        "  0   0   0   0  46 100 100  58   0   0   0   0",
+        "  0   0   0   0  85 100 100  96   2   0   0   0",
+        "  0   0   0   0  82 100 100  92   1   0   0   0",
+        "  0   0   0   0  32  98  99  44   0   0   0   0",
+        "  0   0   0   0  16  70  77  39   1   0   0   0",
+        "  0   0   0  10  47  78  94  88  32   0   0   0",
+        "  0   0   1  46  59  84  96  88  52   2   0   0",
+        "  0   0  10  87  89  88  90  84  51   7   0   0",
+        "  0   0  24  95  94  88  82  74  67  17   0   0",
+        "  0   2  25  93  92  87  83  82  84  27   0   0",
+    )
+}
 
 
 def check_model_output(model: MattingModel) -> None:
