@@ -213,6 +213,16 @@ class Settings(BaseSettings):
             raise ValueError("should look like redis://:password@host:6379/0")
         return value
 
+    @field_validator("s3_endpoint", "s3_public_endpoint")
+    @classmethod
+    def _s3_endpoint(cls, value: AnyHttpUrl | None) -> AnyHttpUrl | None:
+        if value is not None and (value.username or value.password):
+            raise ValueError(
+                "should hold no user or password; give them in RMBG_S3_ACCESS_KEY and "
+                "RMBG_S3_SECRET_KEY"
+            )
+        return value
+
     @field_validator("webhook_secret")
     @classmethod
     def _webhook_secret(cls, value: SecretStr | None) -> SecretStr | None:

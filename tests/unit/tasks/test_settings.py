@@ -46,3 +46,11 @@ def test_limits_are_in_bytes_and_pixels() -> None:
     settings = Settings.load(max_image_mb=10, max_megapixels=50)
     assert settings.max_image_bytes == 10 * 1024 * 1024
     assert settings.image_limits.max_pixels == 50_000_000
+
+
+def test_an_endpoint_with_a_password_is_refused_and_not_repeated() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(s3_endpoint="http://user:hunter2@127.0.0.1:9000")
+    assert "S3_ENDPOINT" in str(caught.value)
+    assert "RMBG_S3_ACCESS_KEY" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
