@@ -20,21 +20,19 @@ class _Sink(io.RawIOBase):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pieces: list[bytes] = []
+        self._written = bytearray()
 
     def writable(self) -> bool:
-        """Always True: the stream is writable."""
         return True
 
     def write(self, data: "bytes | bytearray | memoryview[int]") -> int:  # type: ignore[override] # narrower than the base's
-        """Buffer a chunk."""
-        self._pieces.append(bytes(data))
+        self._written += data
         return len(data)
 
     def take(self) -> bytes:
         """Return and forget what was written since the last call."""
-        taken = b"".join(self._pieces)
-        self._pieces.clear()
+        taken = bytes(self._written)
+        self._written.clear()
         return taken
 
 

@@ -22,8 +22,6 @@ from tasks.jobs.job import Job
 SERVICES_EXTENSION: Final = "rmbg"
 #: Configuration key of an application that only this machine can reach.
 LOOPBACK_ONLY: Final = "RMBG_LOOPBACK_ONLY"
-_PROTECTED: Final = "/api/"
-_BEARER: Final = "bearer"
 _HOW: Final = "Send your API key in the header X-API-Key, or as `Authorization: Bearer <key>`."
 
 
@@ -38,7 +36,7 @@ def install_auth(app: Flask) -> None:
     @app.before_request
     def _identify() -> None:
         # A CORS preflight request carries no key.
-        if request.path.startswith(_PROTECTED) and request.method != "OPTIONS":
+        if request.path.startswith("/api/") and request.method != "OPTIONS":
             identify()
 
 
@@ -80,7 +78,7 @@ def _given_key() -> str | None:
     """Return the key that the request carries in either header; an empty one counts as none."""
     given = request.headers.get("X-API-Key", "").strip()
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    bearer = token.strip() if scheme.lower() == _BEARER else ""
+    bearer = token.strip() if scheme.lower() == "bearer" else ""
     return given or bearer or None
 
 
@@ -112,16 +110,16 @@ def get_owned_batch(batch_id: str) -> Batch:
     return batch
 
 
-#: What a socket is bound to: host and port (and more), or the path of a Unix socket.
-Address = tuple[object, ...] | str | bytes | int
+def loopback_only(addresses: Iterable[object]) -> bool:
+    """Return whether only this machine can reach what is bound to the addresses; in doubt, False.
 
-
-def loopback_only(addresses: Iterable[Address]) -> bool:
-    """Return whether only this machine can reach each of the addresses; if in doubt, False."""
+    Args:
+        addresses: tuples of host, port and more; paths of Unix sockets; file descriptors.
+    """
     return all(map(_is_local, addresses))
 
 
-def _is_local(address: Address) -> bool:
+def _is_local(address: object) -> bool:
     if isinstance(address, int):
         return False  # an inherited socket, wherever it listens
     if not isinstance(address, tuple):
@@ -134,7 +132,7 @@ def _is_local(address: Address) -> bool:
 
 
 def refuse_public_bind_without_keys(
-    settings: ApiSettings, addresses: Iterable[Address], api_keys: ApiKeys
+    settings: ApiSettings, addresses: Iterable[object], api_keys: ApiKeys
 ) -> None:
     """Refuse to listen where others can reach the service while it has no API key.
 

@@ -8,11 +8,11 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, Self, cast
 
 import urllib3
-from redis import Redis
+from redis import ConnectionPool, Redis
 from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
@@ -79,7 +79,8 @@ class CircuitBreaker:
         try:
             yield
         except _NO_ANSWER as error:
-            if _is_status(error):
+            if isinstance(error, MaxRetryError) and isinstance(error.reason, ResponseError):
+                # urllib3 retries no more because of statuses, which the server answered with.
                 self.record_success()
             elif self.record_failure(str(error), since=began, silent=_is_silence(error)):
                 self._opener = threading.get_ident()
@@ -141,11 +142,6 @@ class CircuitBreaker:
                 self._prober = None
 
 
-def _is_status(error: Exception) -> bool:
-    """Return whether an error of urllib3 is about statuses that the server answered with."""
-    return isinstance(error, MaxRetryError) and isinstance(error.reason, ResponseError)
-
-
 def _is_silence(error: BaseException | None) -> bool:
     """Return whether an error, or what it came from, is a time limit that was reached."""
     kinds = (RedisTimeoutError, TimeoutError, Urllib3TimeoutError)
@@ -167,7 +163,7 @@ class BreakerRedis(Redis):
 
     def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis's signature
         """Send a command and read its reply."""
-        with self.breaker.call(lambda: _drop_idle(self), lambda: _answers_ping(self)):
+        with _redis_call(self.breaker, self.connection_pool):
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call] # redis leaves it so
 
     def pipeline(
@@ -190,13 +186,18 @@ class BreakerPipeline(Pipeline):
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - redis's signature
         """Send the commands and read their replies."""
-        with self.breaker.call(lambda: _drop_idle(self), lambda: _answers_ping(self)):
+        with _redis_call(self.breaker, self.connection_pool):
             return super().execute(raise_on_error)
 
 
-def _answers_ping(client: Redis | Pipeline) -> bool:
+def _redis_call(breaker: CircuitBreaker, pool: ConnectionPool) -> AbstractContextManager[None]:
+    return breaker.call(
+        lambda: pool.disconnect(inuse_connections=False), lambda: _answers_ping(pool)
+    )
+
+
+def _answers_ping(pool: ConnectionPool) -> bool:
     """Return whether Redis answers a PING on a connection of its own within `CHECK_SECONDS`."""
-    pool = client.connection_pool
     limits = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), CHECK_SECONDS)
     connection = pool.connection_class(**{**pool.connection_kwargs, **limits})
     try:
@@ -209,10 +210,6 @@ def _answers_ping(client: Redis | Pipeline) -> bool:
         return True
     finally:
         connection.disconnect()
-
-
-def _drop_idle(client: Redis | Pipeline) -> None:
-    client.connection_pool.disconnect(inuse_connections=False)
 
 
 class _RetryUnlessSilent(urllib3.Retry):

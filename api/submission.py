@@ -291,16 +291,9 @@ class SubmissionService:
         *,
         to_store: Submission | None = None,
     ) -> AcceptedJob | None:
-        """Finish a job with a copy of a cached job's result.
+        """Finish a job with a copy of a cached job's result; None if that cannot be copied.
 
-        Args:
-            job: the new job.
-            cached: an equal job that has the result.
-            reservation: see `submit`.
-            to_store: the submission, if the job's pictures are not stored yet.
-
-        Returns:
-            The job; None if the result cannot be copied.
+        `to_store` is the submission, if the job's pictures are not stored yet.
         """
         now = self.clock()
         done = job.evolve(
