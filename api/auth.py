@@ -13,7 +13,7 @@ from flask import Flask, current_app, g, request
 from api.errors import ApiError
 from api.services import Services
 from api.settings import ApiSettings
-from tasks.accounts.api_keys import ANONYMOUS, ApiKeys, Owner
+from tasks.api_keys import ANONYMOUS, ApiKeys, Owner
 from tasks.errors import QueueUnavailableError, SettingsError
 from tasks.jobs.batches import Batch
 from tasks.jobs.job import Job

@@ -14,7 +14,7 @@ from api.rate_limits import charge
 from api.services import Services
 from api.submission import media_type
 from inference.errors import InferenceError
-from tasks.accounts.api_keys import Owner
+from tasks.api_keys import Owner
 from tasks.errors import (
     ObjectNotFoundError,
     ObjectStoreUnavailableError,
@@ -27,7 +27,7 @@ from tasks.errors import (
 from tasks.jobs.batches import Batch, BatchItem, new_batch_id
 from tasks.jobs.job import JobError, Priority, new_task_id
 from tasks.jobs.job_objects import discard_object
-from tasks.storage.object_store import original_key
+from tasks.object_store import original_key
 
 #: The file field of a batch.
 IMAGES: Final = ("images", "images[]", "image")

@@ -20,8 +20,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError, ResponseError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
+from tasks.object_store import CONNECTIONS, STALE_RETRIES
 from tasks.redis_client import client_options
-from tasks.storage.object_store import CONNECTIONS, STALE_RETRIES
 
 #: After a failure calls are refused for this long; then one caller probes.
 OPEN_SECONDS: Final = 1.0

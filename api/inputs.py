@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Final, cast
 from api.errors import ApiError
 from inference.options import Options
 from inference.probe import PREFIX_SIZE, ImageHeader, ImageLimits, identify_format, probe_image
-from tasks.accounts.api_keys import ANONYMOUS, Owner
+from tasks.api_keys import ANONYMOUS, Owner
 from tasks.errors import OutboundRequestError, UrlTooLargeError
 from tasks.jobs.job import Priority
 from tasks.net.http_client import HttpClient

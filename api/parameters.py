@@ -25,7 +25,7 @@ from inference.options import (
     parse_scale,
     parse_shadow,
 )
-from tasks.accounts.api_keys import Owner
+from tasks.api_keys import Owner
 from tasks.jobs.job import Priority
 from tasks.webhooks.deliveries import TASK_EVENTS
 

@@ -30,10 +30,10 @@ from tasks.errors import (
     UploadError,
 )
 from tasks.metrics import instruments, scrape_registry
+from tasks.object_store import probe_object_store
 from tasks.queue_metrics import QueueCollector
 from tasks.redis_client import PROBE_SECONDS
 from tasks.runtime import Runtime
-from tasks.storage.object_store import probe_object_store
 from tasks.tracing import HEADER, span
 
 _log = structlog.get_logger(__name__)

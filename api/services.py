@@ -13,8 +13,8 @@ from api.settings import ApiSettings
 from api.submission import SubmissionService
 from api.waiting import TaskWaiter
 from tasks.app import create_celery
+from tasks.object_store import ObjectStore
 from tasks.runtime import Runtime
-from tasks.storage.object_store import ObjectStore
 
 #: Longest that a job's message may take while its caller waits; the reconciler sends it otherwise.
 _SENDING_SECONDS: Final = 3.0

@@ -11,7 +11,7 @@ from api.inputs import InputFile, Submission, safe_stem
 from api.settings import ApiSettings
 from inference.errors import InferenceError, InvalidOptionError
 from inference.probe import ImageHeader
-from tasks.accounts.api_keys import Owner
+from tasks.api_keys import Owner
 from tasks.errors import (
     QueueFullError,
     QueueUnavailableError,
@@ -33,8 +33,8 @@ from tasks.jobs.job_objects import (
 )
 from tasks.jobs.routing import model_queue
 from tasks.jobs.store import AcceptedJob
+from tasks.object_store import background_key, original_key
 from tasks.runtime import Runtime
-from tasks.storage.object_store import background_key, original_key
 from tasks.tracing import current_traceparent, span
 
 _log = structlog.get_logger(__name__)

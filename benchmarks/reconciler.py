@@ -20,9 +20,9 @@ from tasks.housekeeping.reconcile import Reconciler
 from tasks.jobs.job import Job, Priority, Status, new_task_id
 from tasks.jobs.routing import JobDispatcher
 from tasks.jobs.store import JobStore
+from tasks.object_store import original_key
 from tasks.runtime import Runtime
 from tasks.settings import Settings
-from tasks.storage.object_store import original_key
 from tests.support.servers import embedded_valkey
 
 JOBS = 10_000

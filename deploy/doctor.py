@@ -29,9 +29,9 @@ from tasks.errors import QueueUnavailableError, SettingsError, TaskError
 from tasks.jobs import routing
 from tasks.jobs.job import Status
 from tasks.jobs.store import JobStore
+from tasks.object_store import ObjectStore
 from tasks.runtime import Runtime
 from tasks.settings import Settings
-from tasks.storage.object_store import ObjectStore
 from tasks.webhooks.deliveries import DeliveryStore
 from tasks.worker_registry import Worker
 

@@ -10,7 +10,7 @@ from typing import Final, Self, cast
 from celery import Celery
 from redis import Redis
 
-from tasks.accounts.api_keys import ApiKeys
+from tasks.api_keys import ApiKeys
 from tasks.app import create_celery
 from tasks.jobs.batches import BatchStore
 from tasks.jobs.cache import ResultCache
@@ -20,9 +20,9 @@ from tasks.jobs.store import JobStore, JobWatcher
 from tasks.jobs.task_listing import TaskList
 from tasks.net.http_client import HttpClient
 from tasks.net.url_guard import AllowList, UrlGuard
+from tasks.object_store import ObjectStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage.object_store import ObjectStore
 from tasks.uploads.service import UploadService
 from tasks.uploads.store import UploadStore
 from tasks.webhooks.deliveries import DeliveryStore

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tasks.object_store import ObjectStore
 from tasks.settings import Settings
-from tasks.storage.object_store import ObjectStore
 from tests.support.servers import S3Address, embedded_store, embedded_valkey
 
 # The seed of a failing example is printed; shared machines are slow now and then.

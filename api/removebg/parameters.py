@@ -28,7 +28,7 @@ from inference.options import (
     parse_shadow,
 )
 from inference.probe import PREFIX_SIZE, identify_format
-from tasks.accounts.api_keys import Owner
+from tasks.api_keys import Owner
 
 
 def read_body(request: Request, *, max_file_bytes: int) -> Form:

@@ -33,7 +33,7 @@ from api.removebg.responses import (
 )
 from api.request_hooks import request_id, shape_failures
 from tasks.jobs.job import Job, Priority, Status
-from tasks.storage.object_store import IMPROVEMENTS
+from tasks.object_store import IMPROVEMENTS
 
 #: Longest that a request waits for its result.
 WAIT_SECONDS: Final = 15.0

@@ -11,8 +11,8 @@ from api.openapi import ApiBlueprint
 from api.request_hooks import success
 from api.schemas import HealthSchema, envelope
 from tasks.errors import TaskError
+from tasks.object_store import probe_object_store
 from tasks.redis_client import probe_redis
-from tasks.storage.object_store import probe_object_store
 
 blueprint = ApiBlueprint("health", __name__, url_prefix="/healthz", description="Health.")
 

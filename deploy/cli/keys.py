@@ -12,7 +12,7 @@ from rich.table import Table
 from deploy.cli.output import exit_on_error, say
 from inference.errors import ModelError
 from inference.models.registry import get_spec
-from tasks.accounts.api_keys import OLD_SECRET_SECONDS, ApiKeys, Owner
+from tasks.api_keys import OLD_SECRET_SECONDS, ApiKeys, Owner
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 

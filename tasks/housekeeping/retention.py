@@ -22,8 +22,7 @@ from tasks.jobs.batches import BatchStore
 from tasks.jobs.job import Job
 from tasks.jobs.job_objects import Eraser, read_manifest
 from tasks.jobs.store import RECORD_GRACE_SECONDS, JobStore
-from tasks.redis_client import redis_errors
-from tasks.storage.object_store import (
+from tasks.object_store import (
     BACKGROUNDS,
     IMPROVEMENTS,
     ORIGINALS,
@@ -35,6 +34,7 @@ from tasks.storage.object_store import (
     task_id_of_object,
     upload_id_of,
 )
+from tasks.redis_client import redis_errors
 from tasks.uploads.service import UploadService
 from tasks.uploads.store import UPLOAD_GRACE_SECONDS, UploadStore
 

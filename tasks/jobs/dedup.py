@@ -19,8 +19,8 @@ from tasks.jobs.job import EXPIRED, LOST, OVERDUE, Job, Status, to_record
 from tasks.jobs.job_objects import copied_result_fields, copy_result, discard_object
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
+from tasks.object_store import ObjectStore
 from tasks.redis_client import redis_errors
-from tasks.storage.object_store import ObjectStore
 
 #: Errors of a primary that do not concern its duplicates: one of these runs instead.
 _PRIMARY_ONLY_ERRORS: Final = frozenset({LOST.type, OVERDUE.type, EXPIRED.type, "original_missing"})

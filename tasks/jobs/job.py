@@ -85,7 +85,7 @@ class Job:
     request_id: str = ""
     #: Of the request (W3C Trace Context): the parent of the worker's and the webhook's spans.
     traceparent: str = ""
-    #: Id of its `tasks.accounts.api_keys.Owner`; empty where API keys are off.
+    #: Id of its `tasks.api_keys.Owner`; empty where API keys are off.
     owner: str = ""
     #: A JSON object that is repeated in each answer about the task.
     metadata: dict[str, Any] = field(default_factory=dict)

@@ -11,7 +11,7 @@ import structlog
 from tasks.errors import TaskError
 from tasks.jobs.job import Job, Priority
 from tasks.jobs.store import JobStore
-from tasks.storage.object_store import (
+from tasks.object_store import (
     ObjectStore,
     background_key,
     copied_result_key,

@@ -12,7 +12,7 @@ from tasks.jobs.job import Job
 from tasks.jobs.job_objects import read_manifest
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
-from tasks.storage.object_store import ORIGINALS, ObjectStore, task_id_of_object
+from tasks.object_store import ORIGINALS, ObjectStore, task_id_of_object
 
 #: Originals whose records are looked up at once.
 _BLOCK_SIZE: Final = 500

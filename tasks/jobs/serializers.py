@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.jobs.batches import Batch, BatchItem
 from tasks.jobs.job import Job, JobError, Status
-from tasks.storage.object_store import ObjectStore
+from tasks.object_store import ObjectStore
 
 
 def task_data(job: Job, object_store: ObjectStore, now: float) -> dict[str, Any]:

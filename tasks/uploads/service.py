@@ -18,7 +18,7 @@ from tasks.errors import (
     UploadUnfinishedError,
 )
 from tasks.jobs.job import random_word
-from tasks.storage.object_store import ObjectStore, ObjectStream, upload_prefix
+from tasks.object_store import ObjectStore, ObjectStream, upload_prefix
 from tasks.uploads.store import PART_BYTES, Body, ResumableUpload, UploadLock, UploadStore
 
 _MEDIA_TYPE: Final = "application/octet-stream"

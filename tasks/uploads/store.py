@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 
 from tasks import redis_client, redis_keys
 from tasks.errors import LockLostError, UploadLockedError
+from tasks.object_store import upload_prefix
 from tasks.redis_client import redis_errors
-from tasks.storage.object_store import upload_prefix
 
 #: Size of a part; S3 takes no smaller ones but for the last.
 PART_BYTES: Final = 5 * 2**20

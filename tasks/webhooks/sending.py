@@ -22,15 +22,15 @@ from celery import Celery
 from pydantic import SecretStr
 from redis import Redis
 
-from tasks.accounts.api_keys import ApiKeys
+from tasks.api_keys import ApiKeys
 from tasks.errors import OutboundRequestError, QueueUnavailableError, TaskError
 from tasks.jobs.batches import BatchStore
 from tasks.jobs.routing import DELIVER_TASK, WEBHOOK_QUEUE, broker_errors
 from tasks.jobs.serializers import batch_data, task_data
 from tasks.jobs.store import JobStore
 from tasks.net.http_client import Deadline, HttpClient
+from tasks.object_store import ObjectStore
 from tasks.redis_client import redis_errors
-from tasks.storage.object_store import ObjectStore
 from tasks.webhooks.deliveries import (
     HOST_BUSY,
     NOT_DUE,

@@ -25,9 +25,9 @@ from tasks.errors import QueueUnavailableError, TaskError
 from tasks.jobs import routing
 from tasks.log import configure_logging
 from tasks.metrics import instruments, use_shared_folder
+from tasks.object_store import STALE_RETRIES, ObjectStore
 from tasks.runtime import Runtime, runtime_of
 from tasks.settings import Settings
-from tasks.storage.object_store import STALE_RETRIES, ObjectStore
 from tasks.tracing import configure_tracing, flush_tracing
 from tasks.webhooks.sending import DeliveryRunner
 from tasks.worker.runner import Readiness, Runner, logged_if_away

@@ -37,7 +37,7 @@ from tasks.jobs.store import (
     lease_token,
 )
 from tasks.metrics import instruments
-from tasks.storage.object_store import ObjectStore, result_key, results_prefix
+from tasks.object_store import ObjectStore, result_key, results_prefix
 from tasks.tracing import span
 from tasks.worker.startup import execution_path_facts
 from tasks.worker_registry import WorkerRegistry

@@ -14,11 +14,11 @@ from deploy.client import ServiceClient
 from deploy.local import probes
 from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
-from tasks.accounts.api_keys import ApiKeys
+from tasks.api_keys import ApiKeys
 from tasks.jobs.job import Status
+from tasks.object_store import ObjectStore, original_key, results_prefix
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage.object_store import ObjectStore, original_key, results_prefix
 from tests.support.servers import running
 
 

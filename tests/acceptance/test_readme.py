@@ -19,14 +19,14 @@ from deploy.client import submit_batch
 from deploy.local import service as local_service
 from deploy.local.data_folder import SHELL_FILE, write_shell_file
 from tasks import redis_keys
-from tasks.accounts.api_keys import ApiKeys
+from tasks.api_keys import ApiKeys
 from tasks.errors import KeyNameError
 from tasks.housekeeping.missing_messages import list_key
 from tasks.jobs.job import Job, Priority, Status, new_task_id
 from tasks.jobs.routing import task_id_of_message
 from tasks.jobs.store import MAX_CRASHES
+from tasks.object_store import original_key
 from tasks.redis_client import connect
-from tasks.storage.object_store import original_key
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (

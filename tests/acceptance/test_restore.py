@@ -14,9 +14,9 @@ from serving import RunningService, running_service
 
 from deploy.local import service as local_service
 from tasks.jobs.job import Status
+from tasks.object_store import ORIGINALS, ObjectStore, results_prefix
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage.object_store import ORIGINALS, ObjectStore, results_prefix
 from tasks.worker_registry import WorkerRegistry
 from tests.support.servers import S3Address, embedded_valkey
 

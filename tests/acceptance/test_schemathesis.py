@@ -11,7 +11,7 @@ from serving import RunningService, api_service
 
 from deploy.client import ServiceClient
 from deploy.local.ports import reserved_ports
-from tasks.accounts.api_keys import ApiKeys
+from tasks.api_keys import ApiKeys
 from tasks.redis_client import connect
 from tests.support.servers import running
 

@@ -19,9 +19,9 @@ from tusclient.client import TusClient
 
 from deploy.local import probes
 from deploy.local.ports import reserved_ports
+from tasks.object_store import ObjectStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage.object_store import ObjectStore
 from tasks.uploads.service import UploadService
 from tasks.uploads.store import UploadStore
 from tests.support.servers import running

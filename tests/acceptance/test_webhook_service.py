@@ -20,12 +20,12 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from deploy.client import ServiceClient
 from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
-from tasks.accounts.api_keys import new_webhook_secret
+from tasks.api_keys import new_webhook_secret
 from tasks.app import create_celery
 from tasks.jobs.routing import DELIVER_TASK
+from tasks.object_store import ObjectStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage.object_store import ObjectStore
 from tasks.webhooks.sending import signed_headers
 from tests.support.servers import S3Address, running
 

@@ -11,7 +11,7 @@ from receivers import Receiver, answering, receiver
 from standardwebhooks.webhooks import Webhook
 
 from api.services import Services
-from tasks.accounts.api_keys import new_webhook_secret
+from tasks.api_keys import new_webhook_secret
 from tasks.webhooks.deliveries import DeliveryState
 
 pytestmark = pytest.mark.faults

@@ -13,8 +13,8 @@ from api.services import Services
 from api.settings import ApiSettings
 from tasks.jobs.job import Job, Status
 from tasks.jobs.store import lease_token
+from tasks.object_store import result_key
 from tasks.redis_client import connect
-from tasks.storage.object_store import result_key
 
 PHOTO = Path(__file__).parents[2] / "data" / "coffee.jpg"
 

@@ -22,8 +22,8 @@ from tasks.jobs.batches import Batch, new_batch_id
 from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.job_objects import read_manifest
 from tasks.jobs.store import JobStore, lease_token
+from tasks.object_store import UPLOAD_OBJECTS, original_key, result_key
 from tasks.redis_client import connect
-from tasks.storage.object_store import UPLOAD_OBJECTS, original_key, result_key
 
 BATCH = "/api/v1/remove-bg/batch"
 

@@ -22,13 +22,13 @@ from inference.errors import InvalidImageError
 from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.options import Options
 from tasks import redis_keys
-from tasks.accounts.api_keys import Owner
+from tasks.api_keys import Owner
 from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
 from tasks.jobs.cache import JITTER_SECONDS, REDIS_SECONDS, cache_key, cache_ttl
 from tasks.jobs.dedup import DuplicateCompleter
 from tasks.jobs.job import LOST, POISON, Job, JobError, Priority, Status, new_task_id
+from tasks.object_store import ObjectStore, background_key, results_prefix
 from tasks.redis_client import connect
-from tasks.storage.object_store import ObjectStore, background_key, results_prefix
 from tasks.worker.runner import Runner
 
 TOKEN = "gpu0@t/1/run"

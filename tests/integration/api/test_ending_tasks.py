@@ -16,8 +16,8 @@ from api.waiting import TaskWaiter
 from tasks import redis_keys
 from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
 from tasks.jobs.job import Status
+from tasks.object_store import original_key, result_key
 from tasks.redis_client import connect
-from tasks.storage.object_store import original_key, result_key
 
 
 @pytest.fixture(scope="module")

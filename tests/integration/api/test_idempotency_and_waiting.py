@@ -24,8 +24,8 @@ from api.waiting import TaskWaiter
 from tasks import redis_keys
 from tasks.errors import ObjectStoreUnavailableError
 from tasks.jobs.job import Job, Status, new_task_id
+from tasks.object_store import ORIGINALS, task_id_of_object
 from tasks.redis_client import connect
-from tasks.storage.object_store import ORIGINALS, task_id_of_object
 
 PATH = "/api/v1/remove-bg"
 

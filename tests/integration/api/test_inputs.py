@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
-from tasks.accounts.api_keys import new_webhook_secret
+from tasks.api_keys import new_webhook_secret
 from tasks.jobs.job import Job, Priority
 from tasks.jobs.job_objects import read_manifest
 from tasks.jobs.store import JobStore

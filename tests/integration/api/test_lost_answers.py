@@ -25,8 +25,8 @@ from tasks import redis_client
 from tasks.jobs.job import Status
 from tasks.jobs.restore import Restorer
 from tasks.jobs.store import JobStore
+from tasks.object_store import task_id_of_object
 from tasks.redis_client import client_options, connect
-from tasks.storage.object_store import task_id_of_object
 from tasks.worker.runner import Runner
 
 #: A field that only `create` and `create_finished` name.

@@ -25,8 +25,8 @@ from tasks.housekeeping.missing_messages import dispatch_seq_of, list_key, messa
 from tasks.jobs.job import Job, JobError, Status
 from tasks.jobs.job_objects import read_manifest
 from tasks.jobs.routing import JobDispatcher
+from tasks.object_store import result_key
 from tasks.redis_client import connect
-from tasks.storage.object_store import result_key
 
 Submit = Callable[..., TestResponse]
 

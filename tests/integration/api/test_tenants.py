@@ -10,7 +10,7 @@ from tenants import PHOTO, Tenant, finish, services_with_keys, tenant
 
 from api.services import Services
 from tasks.jobs.job import Status
-from tasks.storage.object_store import original_key
+from tasks.object_store import original_key
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
-from tasks.storage.object_store import UPLOAD_OBJECTS, upload_prefix
+from tasks.object_store import UPLOAD_OBJECTS, upload_prefix
 from tasks.uploads.store import PART_BYTES
 
 TUS = {"Tus-Resumable": "1.0.0"}

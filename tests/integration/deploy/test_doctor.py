@@ -13,11 +13,11 @@ from typer.testing import CliRunner, Result
 from deploy.cli.main import app
 from deploy.doctor import CheckResult, Level, check_redis
 from tasks import redis_keys
-from tasks.accounts.api_keys import new_webhook_secret
+from tasks.api_keys import new_webhook_secret
 from tasks.jobs.job import Job, new_task_id
 from tasks.jobs.store import MAX_CRASHES, JobStore
+from tasks.object_store import original_key
 from tasks.redis_client import connect
-from tasks.storage.object_store import original_key
 from tasks.webhooks.deliveries import DeliveryState, DeliveryStore, RetryDecision
 from tasks.worker_registry import WorkerRegistry
 

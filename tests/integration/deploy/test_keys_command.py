@@ -7,7 +7,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from deploy.cli.main import app
-from tasks.accounts.api_keys import ApiKeys
+from tasks.api_keys import ApiKeys
 from tasks.redis_client import connect
 
 

@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from tasks import redis_keys
-from tasks.accounts.api_keys import ANONYMOUS, OLD_SECRET_SECONDS, ApiKeys, key_digest
+from tasks.api_keys import ANONYMOUS, OLD_SECRET_SECONDS, ApiKeys, key_digest
 from tasks.errors import KeyNameError
 from tasks.redis_client import connect
 

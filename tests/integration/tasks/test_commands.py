@@ -20,9 +20,9 @@ from tasks.housekeeping.missing_messages import list_key
 from tasks.jobs.job import Job, Priority, Status, new_task_id
 from tasks.jobs.routing import JobDispatcher
 from tasks.jobs.store import MAX_CRASHES, JobStore
+from tasks.object_store import original_key
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage.object_store import original_key
 from tasks.worker_registry import ALIVE_SECONDS, WorkerRegistry
 
 QUEUE = "model.u2netp"

@@ -21,8 +21,8 @@ from tasks.jobs.store import (
     lease_holder,
     lease_token,
 )
+from tasks.object_store import original_key
 from tasks.redis_client import connect
-from tasks.storage.object_store import original_key
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 import urllib3
 
 from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
+from tasks.object_store import ObjectStore
 from tasks.settings import Settings
-from tasks.storage.object_store import ObjectStore
 
 
 def _put(objects: ObjectStore, data: bytes) -> str:

@@ -17,9 +17,9 @@ from tasks.housekeeping.reconcile import MAX_AGED, Reconciler
 from tasks.jobs.job import Job, Priority, Status, new_task_id
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import Claim, JobStore, lease_token
+from tasks.object_store import original_key
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage.object_store import original_key
 from tasks.worker_registry import WorkerRegistry
 
 MODEL, SHARED = "m", "model.m"

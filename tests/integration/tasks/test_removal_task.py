@@ -17,10 +17,10 @@ from tasks.app import create_celery
 from tasks.jobs import routing
 from tasks.jobs.job import Job, Status, new_task_id
 from tasks.jobs.store import JobStore
+from tasks.object_store import ObjectStore, original_key
 from tasks.redis_client import connect
 from tasks.runtime import Runtime
 from tasks.settings import Settings
-from tasks.storage.object_store import ObjectStore, original_key
 from tasks.worker.celery_tasks import RemovalTask
 from tasks.worker_registry import MAX_FAULTS, Worker, WorkerRegistry
 

@@ -12,9 +12,9 @@ from tasks.jobs.job_objects import write_manifest
 from tasks.jobs.restore import Restorer
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
+from tasks.object_store import ObjectStore, original_key
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage.object_store import ObjectStore, original_key
 
 NOW = 1.7e9
 

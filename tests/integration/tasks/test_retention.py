@@ -21,9 +21,7 @@ from tasks.jobs.job import Job, Status, new_task_id
 from tasks.jobs.job_objects import Eraser, write_manifest
 from tasks.jobs.store import RECORD_GRACE_SECONDS, JobStore, lease_token
 from tasks.jobs.task_listing import TaskList
-from tasks.redis_client import connect
-from tasks.settings import Settings
-from tasks.storage.object_store import (
+from tasks.object_store import (
     IMPROVEMENTS,
     UPLOAD_OBJECTS,
     ObjectStore,
@@ -34,6 +32,8 @@ from tasks.storage.object_store import (
     result_key,
     s3_client,
 )
+from tasks.redis_client import connect
+from tasks.settings import Settings
 from tasks.uploads.service import UploadService
 from tasks.uploads.store import PART_BYTES, UploadStore
 

@@ -9,8 +9,8 @@ from tasks import redis_keys
 from tasks.jobs.job import Job, Priority, new_task_id
 from tasks.jobs.routing import MAX_ASSIGNED, Router
 from tasks.jobs.store import JobStore
+from tasks.object_store import original_key
 from tasks.redis_client import connect
-from tasks.storage.object_store import original_key
 from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
 
 SHARED = "model.m"

@@ -23,8 +23,8 @@ from tasks import redis_keys
 from tasks.errors import QueueUnavailableError
 from tasks.jobs.job import Job, Status, new_task_id
 from tasks.jobs.store import JobStore
+from tasks.object_store import ObjectStore, background_key, original_key, results_prefix
 from tasks.redis_client import connect
-from tasks.storage.object_store import ObjectStore, background_key, original_key, results_prefix
 from tasks.worker.runner import Runner
 from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
 

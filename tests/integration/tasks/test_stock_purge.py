@@ -19,9 +19,9 @@ from tasks.housekeeping.reconcile import Reconciler
 from tasks.jobs.job import Job, Priority, Status, new_task_id
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
+from tasks.object_store import original_key
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage.object_store import original_key
 from tasks.worker_registry import WorkerRegistry
 
 SHARED, OWN = "model.u2netp", "gpu.h.0"

@@ -16,9 +16,9 @@ from tasks.app import create_celery
 from tasks.cli.webhooks import webhooks
 from tasks.jobs.job import Job, new_task_id
 from tasks.jobs.store import JobStore
+from tasks.object_store import original_key
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.storage.object_store import original_key
 from tasks.webhooks.deliveries import Attempt, Delivery, DeliveryState, DeliveryStore, RetryDecision
 
 UNKNOWN = "msg_rm-20260101-unknown_1"

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 from outbox import Post
 
+from tasks.object_store import ObjectStore
 from tasks.redis_client import connect
-from tasks.storage.object_store import ObjectStore
 
 
 @pytest.fixture

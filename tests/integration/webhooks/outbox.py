@@ -9,7 +9,7 @@ from functools import partial
 from redis import Redis
 
 from tasks import redis_keys
-from tasks.accounts.api_keys import new_webhook_secret
+from tasks.api_keys import new_webhook_secret
 from tasks.app import create_celery
 from tasks.jobs.batches import BatchStore
 from tasks.jobs.job import Job, JobError, Status, new_task_id
@@ -17,8 +17,8 @@ from tasks.jobs.routing import DELIVER_TASK, WEBHOOK_QUEUE
 from tasks.jobs.store import JobStore, lease_token
 from tasks.net.http_client import HttpClient
 from tasks.net.url_guard import AllowList, UrlGuard
+from tasks.object_store import ObjectStore, original_key
 from tasks.settings import Settings
-from tasks.storage.object_store import ObjectStore, original_key
 from tasks.webhooks.deliveries import Delivery, DeliveryStore
 from tasks.webhooks.retry import HostBreaker, RetryPolicy
 from tasks.webhooks.sending import DeliveryRunner, WebhookDispatcher, render_payload

@@ -2,7 +2,7 @@ import pytest
 
 from api.auth import loopback_only, refuse_public_bind_without_keys
 from api.settings import ApiSettings
-from tasks.accounts.api_keys import ApiKeys
+from tasks.api_keys import ApiKeys
 from tasks.errors import SettingsError
 from tasks.redis_client import connect
 

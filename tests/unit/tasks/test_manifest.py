@@ -11,7 +11,7 @@ from tasks.jobs.job_objects import (
     read_manifest,
     write_manifest,
 )
-from tasks.storage.object_store import original_key
+from tasks.object_store import original_key
 
 
 def _job(**changes: object) -> Job:

@@ -1,4 +1,4 @@
-from tasks.storage.object_store import result_key
+from tasks.object_store import result_key
 
 
 def test_two_runs_of_a_job_write_different_objects() -> None:

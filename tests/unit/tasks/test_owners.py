@@ -1,4 +1,4 @@
-from tasks.accounts.api_keys import ANONYMOUS, Owner
+from tasks.api_keys import ANONYMOUS, Owner
 from tasks.jobs.job import Job
 from tasks.jobs.job_objects import read_manifest, write_manifest
 

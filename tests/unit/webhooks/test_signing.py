@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from tasks.accounts.api_keys import new_webhook_secret
+from tasks.api_keys import new_webhook_secret
 from tasks.errors import SettingsError
 from tasks.settings import Settings
 from tasks.webhooks.sending import signed_headers

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.accounts.api_keys import new_webhook_secret
+from tasks.api_keys import new_webhook_secret
 from tasks.webhooks.sending import signed_headers
 
 SAMPLES = Path(__file__).parents[3] / "docs" / "examples" / "webhooks"

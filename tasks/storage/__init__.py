@@ -1,1 +1,0 @@
-"""The object store and the keys of its objects."""
