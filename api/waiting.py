@@ -62,7 +62,7 @@ class TaskWaiter:
     """Lets requests wait for the end of a task.
 
     Attributes:
-        runtime: has the records, and is told when one ends.
+        runtime: has the records, and watches for their ends.
         places: one for each request that may wait at once.
     """
 

@@ -276,7 +276,7 @@ class Settings(BaseSettings):
             raise SettingsError("\n".join(["These settings are wrong:", *lines])) from error
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy with changes, from which the values below are computed anew."""
+        """Return a copy with changes, from which the values below are computed again."""
         copied = super().model_copy(update=update, deep=deep)
         for name in vars(copied).keys() - type(self).model_fields.keys():
             del vars(copied)[name]

@@ -104,7 +104,7 @@ class Job:
     #: The primary whose result this job waits for, as its duplicate.
     primary: str | None = None
     priority: Priority = Priority.NORMAL
-    #: The priority that the job was raised to by ageing; None if it was not.
+    #: The priority that the job was raised to by aging; None if it was not.
     priority_level: Priority | None = None
     #: The job fails unless a worker begins it by then.
     deadline: float | None = None
