@@ -9,13 +9,14 @@ from hypothesis import settings
 
 from tasks.object_store import ObjectStore
 from tasks.settings import Settings
+from tests.support.paths import DATA
 from tests.support.servers import S3Address, embedded_store, embedded_valkey
 
 # The seed of a failing example is printed; shared machines are slow now and then.
 settings.register_profile("tests", deadline=None, print_blob=True)
 settings.load_profile("tests")
 
-PHOTOS = Path(__file__).parent / "data"
+PHOTOS = DATA
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving import HOST, RunningService, running_service
 
 from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
 from tasks.settings import Settings
+from tests.support.paths import DATA
 from tests.support.servers import S3Address
+from tests.support.service import HOST, RunningService, running_service
 
 
 @pytest.fixture(scope="session")
@@ -43,4 +44,4 @@ def service(
 
 @pytest.fixture(scope="session")
 def photos() -> list[Path]:
-    return sorted((Path(__file__).parents[1] / "data").glob("*.jpg"))
+    return sorted(DATA.glob("*.jpg"))

@@ -14,12 +14,12 @@ import psutil
 import pytest
 import urllib3
 from PIL import Image
-from serving import RunningService, api_service
 
 from deploy.client import ServiceClient, submit_batch
 from deploy.local import probes
 from deploy.local.ports import reserved_ports
 from tests.support.servers import running
+from tests.support.service import RunningService, api_service
 
 MB = 2**20
 WAIT_SECONDS = 240

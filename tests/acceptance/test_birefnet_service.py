@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import save_file
-from serving import api_service, worker_service
 
 from deploy.client import ServiceClient
 from deploy.local import probes
@@ -21,6 +20,7 @@ from inference.models.registry import get_spec
 from inference.options import Options
 from inference.pipeline import remove_background
 from tests.support.servers import running
+from tests.support.service import api_service, worker_service
 
 _HOST = "birefnet"
 _SEED = "service"

@@ -18,10 +18,10 @@ from deploy.local.service import script, valkey_server
 from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
 from tasks.settings import Settings
+from tests.support.paths import ROOT
 from tests.support.servers import S3Address
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())[
     "services"
 ]

@@ -14,9 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import urllib3
-from fuzzed_pictures import Fuzzed, fuzzed
 from PIL import Image
-from serving import RunningService, api_service
 
 from deploy.local.ports import reserved_ports
 from inference.errors import InferenceError, ModelError
@@ -24,7 +22,9 @@ from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.options import Options
 from inference.pipeline import remove_background
 from inference.probe import probe_image
+from tests.support.fuzzed_pictures import Fuzzed, fuzzed
 from tests.support.servers import running
+from tests.support.service import RunningService, api_service
 
 #: What only a fault of the service's own is called.
 _OUR_FAULTS = frozenset({"internal_error", "poison", "lost", "original_missing"})

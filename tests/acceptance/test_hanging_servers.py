@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 import urllib3
-from serving import RunningService, running_service
 
 from deploy.local.ports import reserved_ports
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
 from deploy.local.supervisor import signal_group
 from tasks.jobs.job import Status
 from tests.support.servers import running
+from tests.support.service import RunningService, running_service
 
 #: What was promised is 5 s; it was some 20 s before there was a limit.
 BOUND_SECONDS = 8.0

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import urllib3
 from PIL import Image, ImageDraw
-from serving import RunningService, api_service
 
 from deploy.client import ServiceClient
 from deploy.local import probes
@@ -20,6 +19,7 @@ from tasks.object_store import ObjectStore, original_key, results_prefix
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tests.support.servers import running
+from tests.support.service import RunningService, api_service
 
 
 @pytest.fixture

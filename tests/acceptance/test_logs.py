@@ -13,9 +13,9 @@ import psutil
 import pytest
 import urllib3
 from PIL import Image, ImageDraw
-from serving import RunningService
 
 from tasks.jobs.job import Status
+from tests.support.service import RunningService
 
 REQUEST_ID = "order-4711"
 #: Of a signed address, whoever may have written it down.

@@ -12,11 +12,11 @@ import psutil
 import pytest
 import urllib3
 from prometheus_client.parser import text_string_to_metric_families
-from serving import RunningService, api_service
 
 from deploy.local.ports import reserved_ports
 from tasks import metrics
 from tests.support.servers import running
+from tests.support.service import RunningService, api_service
 
 T = TypeVar("T")
 WORKER = "gpu0@acceptance"

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from serving import RunningService, running_service
 
 from tests.support.grafana import dashboards
 from tests.support.prometheus import Prometheus, prometheus_server, running_prometheus
 from tests.support.servers import S3Address
+from tests.support.service import RunningService, running_service
 
 pytestmark = [
     pytest.mark.slow,

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
-from serving import HOST, RunningService
 
 from deploy.client import submit_batch
 from deploy.local import service as local_service
@@ -27,8 +26,9 @@ from tasks.jobs.routing import task_id_of_message
 from tasks.jobs.store import MAX_CRASHES
 from tasks.object_store import original_key
 from tasks.redis_client import connect
+from tests.support.paths import ROOT
+from tests.support.service import HOST, RunningService
 
-ROOT = Path(__file__).parents[2]
 DOCUMENTS = (
     "README.md",
     "docs/operations.md",

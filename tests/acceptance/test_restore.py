@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from serving import RunningService, running_service
 
 from deploy.local import service as local_service
 from tasks.jobs.job import Status
@@ -19,6 +18,7 @@ from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
 from tests.support.servers import S3Address, embedded_valkey
+from tests.support.service import RunningService, running_service
 
 HOST = "restore"
 JOBS = 20

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from serving import RunningService, api_service
 
 from deploy.client import ServiceClient
 from deploy.local.ports import reserved_ports
 from tasks.api_keys import ApiKeys
 from tasks.redis_client import connect
+from tests.support.paths import DATA, ROOT
 from tests.support.servers import running
+from tests.support.service import RunningService, api_service
 
-HERE = Path(__file__).parent
 _RUN = "from schemathesis.cli import schemathesis; schemathesis()"
 Examine = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -37,15 +37,15 @@ def examine(
                 **os.environ,
                 "RMBG_TEST_KEY": key,
                 "RMBG_TEST_TASK": task_id,
-                "SCHEMATHESIS_HOOKS": "schemathesis_hooks",
-                "PYTHONPATH": str(HERE),
+                "SCHEMATHESIS_HOOKS": "tests.support.schemathesis_hooks",
+                "PYTHONPATH": str(ROOT),
             }
 
             def run(*options: str, seconds: float) -> subprocess.CompletedProcess[str]:
                 return subprocess.run(
                     [
                         *(sys.executable, "-c", _RUN, "--no-color"),
-                        *("--config-file", str(HERE / "schemathesis.toml")),
+                        *("--config-file", str(ROOT / "tests" / "support" / "schemathesis.toml")),
                         *("run", f"{url}/openapi.json", "--checks", "all", "--warnings", "off"),
                         *options,
                     ],
@@ -62,7 +62,7 @@ def examine(
 
 @pytest.fixture(scope="module")
 def coffee_path() -> Path:
-    return HERE.parent / "data" / "coffee.jpg"
+    return DATA / "coffee.jpg"
 
 
 @pytest.mark.timeout(400)

@@ -11,11 +11,11 @@ import psutil
 import pytest
 import urllib3
 from PIL import Image, ImageDraw
-from serving import RunningService
 
 from deploy.client import ClientError
 from deploy.local import service as local_service
 from tasks.jobs.job import Status
+from tests.support.service import RunningService
 
 
 def _open(data: bytes) -> Image.Image:

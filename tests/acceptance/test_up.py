@@ -23,6 +23,7 @@ from deploy.local import service
 from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
 from tasks.settings import Settings
+from tests.support.paths import ROOT
 
 T = TypeVar("T")
 
@@ -141,7 +142,7 @@ def test_ready_means_that_the_sample_was_cut_out(up: Up) -> None:
 
 
 def _bundled_photo() -> Path:
-    return Path(__file__).parents[2] / "deploy" / "local" / "sample.jpg"
+    return ROOT / "deploy" / "local" / "sample.jpg"
 
 
 def test_the_screen_shows_what_runs_where(up: Up) -> None:

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from cutting_proxy import CuttingProxy, cutting_proxy
-from serving import api_service
 from tusclient.client import TusClient
 
 from deploy.local import probes
@@ -24,10 +22,13 @@ from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.uploads.service import UploadService
 from tasks.uploads.store import UploadStore
+from tests.support.cutting_proxy import CuttingProxy, cutting_proxy
+from tests.support.paths import ROOT
 from tests.support.servers import running
+from tests.support.service import api_service
 
 MB = 2**20
-JS = Path(__file__).parents[1] / "clients" / "tus-js"
+JS = ROOT / "clients" / "tus-js"
 SMALL = (14 * MB, 3 * MB)
 FULL = (200 * MB, 16 * MB)
 

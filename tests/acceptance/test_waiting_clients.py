@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import urllib3
-from serving import RunningService, api_service
 
 from api.waiting import WAITING_REQUESTS
 from deploy.client import ServiceClient
@@ -19,6 +18,7 @@ from deploy.local.ports import reserved_ports
 from tasks.jobs.job import Status
 from tasks.redis_client import connect
 from tests.support.servers import running
+from tests.support.service import RunningService, api_service
 
 if TYPE_CHECKING:
     from tasks.jobs.store import JobStore

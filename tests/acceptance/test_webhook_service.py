@@ -13,8 +13,6 @@ from urllib.parse import urlsplit
 
 import pytest
 from celery.events.state import State
-from receivers import Receiver, answering, receiver
-from serving import RunningService, api_service, running_service
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from deploy.client import ServiceClient
@@ -27,7 +25,10 @@ from tasks.object_store import ObjectStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.webhooks.sending import signed_headers
+from tests.support.paths import DATA
+from tests.support.receivers import Receiver, answering, receiver
 from tests.support.servers import S3Address, running
+from tests.support.service import RunningService, api_service, running_service
 
 SECRET = new_webhook_secret()
 BUCKET = HOST = "webhooks"
@@ -82,7 +83,7 @@ class NotifiedTask:
 
 @pytest.fixture(scope="module")
 def notified(signing_service: RunningService) -> Iterator[NotifiedTask]:
-    photo = Path(__file__).parents[1] / "data" / "coffee.jpg"
+    photo = DATA / "coffee.jpg"
     with receiver(answering(200)) as got:
         fields = {"webhook_url": f"{got.url}?token=hush-hush", "metadata": '{"order": 17}'}
         task_id = signing_service.client.submit(photo, fields)

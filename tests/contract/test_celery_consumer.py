@@ -7,8 +7,9 @@ import pytest
 from celery import Celery
 from celery.worker import state
 from celery.worker.consumer import Consumer
-from fake_consumer import FakeConsumer
 from kombu.asynchronous.hub import Hub
+
+from tests.support.fake_consumer import FakeConsumer
 
 QUEUES = ["gpu.h.0", "model.m"]
 

@@ -1,14 +1,12 @@
 """What is committed as documentation is what the code says."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 from api.settings import ApiSettings
 from docs.reference import PAGES
-
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
 
 
 @pytest.mark.parametrize("path", PAGES)

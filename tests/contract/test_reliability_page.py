@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 PAGE = (ROOT / "docs/reliability.md").read_text()
 #: Each test that the page names, and whether it is marked as part of `make test`.
 NAMED = {name: bool(mark) for name, mark in re.findall(r"`(test_\w+)`( ⓢ)?", PAGE)}

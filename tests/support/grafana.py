@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-FOLDER: Final = Path(__file__).parents[2] / "deploy" / "grafana" / "dashboards"
+from tests.support.paths import ROOT
+
+FOLDER: Final = ROOT / "deploy" / "grafana" / "dashboards"
 #: Metrics that no worker exports on a machine without a GPU.
 _GPU_PREFIX: Final = "rmbg_gpu_"
 

@@ -13,9 +13,10 @@ import urllib3
 from deploy.local import probes
 from deploy.local.ports import LOOPBACK, reserved_ports
 from deploy.local.service import Service, SetupError
+from tests.support.paths import ROOT
 from tests.support.servers import running
 
-RULES: Final = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules" / "rmbg.yml"
+RULES: Final = ROOT / "deploy" / "prometheus" / "rules" / "rmbg.yml"
 _SECONDS: Final = 10.0
 
 

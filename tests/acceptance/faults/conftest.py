@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
-from cluster import Cluster, cluster
 
 from api.services import Services
+from tests.support.cluster import Cluster, cluster
 
 
 @pytest.fixture(scope="module")

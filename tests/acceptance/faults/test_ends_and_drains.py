@@ -4,7 +4,13 @@ import signal
 from collections.abc import Callable, Iterator
 
 import pytest
-from cluster import (
+
+from api.services import Services
+from tasks.jobs.job import Status
+from tasks.jobs.store import LEASE_SECONDS
+from tasks.redis_client import connect
+from tasks.worker_registry import WorkerRegistry
+from tests.support.cluster import (
     HOST,
     Cluster,
     assert_exactly_once,
@@ -16,14 +22,8 @@ from cluster import (
     wait_final,
     wait_for,
 )
-from faulty_worker import HANG_ONCE, SLOW, SLOW_ONCE
-from scenes import GPU0, GPU1, usable
-
-from api.services import Services
-from tasks.jobs.job import Status
-from tasks.jobs.store import LEASE_SECONDS
-from tasks.redis_client import connect
-from tasks.worker_registry import WorkerRegistry
+from tests.support.fault_scenes import GPU0, GPU1, usable
+from tests.support.faulty_worker import HANG_ONCE, SLOW, SLOW_ONCE
 
 pytestmark = pytest.mark.faults
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, assert_exactly_once, cluster, submit_many, wait_for
-from scenes import QUEUES, celery
 
 from api.services import Services
 from tasks.jobs.job import Status
 from tasks.jobs.store import LEASE_SECONDS
 from tasks.redis_client import connect
+from tests.support.cluster import Cluster, assert_exactly_once, cluster, submit_many, wait_for
+from tests.support.fault_scenes import QUEUES, celery
 
 pytestmark = pytest.mark.faults
 

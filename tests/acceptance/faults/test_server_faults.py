@@ -5,7 +5,15 @@ import signal
 import time
 
 import pytest
-from cluster import (
+
+from api.services import Services
+from tasks.errors import ObjectStoreUnavailableError
+from tasks.housekeeping.missing_messages import list_key
+from tasks.jobs.job import Status
+from tasks.jobs.routing import task_id_of_message
+from tasks.redis_client import connect
+from tasks.worker_registry import HEARTBEAT_SECONDS
+from tests.support.cluster import (
     Cluster,
     assert_exactly_once,
     await_processing,
@@ -16,15 +24,7 @@ from cluster import (
     wait_final,
     wait_for,
 )
-from scenes import GPU0, GPU1, QUEUES, celery, signal_workers, usable
-
-from api.services import Services
-from tasks.errors import ObjectStoreUnavailableError
-from tasks.housekeeping.missing_messages import list_key
-from tasks.jobs.job import Status
-from tasks.jobs.routing import task_id_of_message
-from tasks.redis_client import connect
-from tasks.worker_registry import HEARTBEAT_SECONDS
+from tests.support.fault_scenes import GPU0, GPU1, QUEUES, celery, signal_workers, usable
 
 pytestmark = pytest.mark.faults
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from cluster import Cluster, cluster, job, picture, submit, wait_for
-from receivers import Receiver, answering, receiver
 from standardwebhooks.webhooks import Webhook
 
 from api.services import Services
 from tasks.api_keys import new_webhook_secret
 from tasks.webhooks.deliveries import DeliveryState
+from tests.support.cluster import Cluster, cluster, job, picture, submit, wait_for
+from tests.support.receivers import Receiver, answering, receiver
 
 pytestmark = pytest.mark.faults
 

@@ -5,7 +5,13 @@ import time
 from contextlib import suppress
 
 import pytest
-from cluster import (
+
+from api.services import Services
+from tasks import redis_keys
+from tasks.errors import ObjectStoreUnavailableError
+from tasks.jobs.job import Priority, Status
+from tasks.redis_client import connect
+from tests.support.cluster import (
     HOST,
     Cluster,
     assert_exactly_once,
@@ -17,14 +23,15 @@ from cluster import (
     wait_final,
     wait_for,
 )
-from faulty_worker import GROW, HANG_ONCE, KILL
-from scenes import GPU0, GPU1, await_claimable, signal_workers, start_slow_job, usable
-
-from api.services import Services
-from tasks import redis_keys
-from tasks.errors import ObjectStoreUnavailableError
-from tasks.jobs.job import Priority, Status
-from tasks.redis_client import connect
+from tests.support.fault_scenes import (
+    GPU0,
+    GPU1,
+    await_claimable,
+    signal_workers,
+    start_slow_job,
+    usable,
+)
+from tests.support.faulty_worker import GROW, HANG_ONCE, KILL
 
 pytestmark = pytest.mark.faults
 

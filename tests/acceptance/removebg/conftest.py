@@ -5,7 +5,8 @@ from threading import Thread
 from typing import ClassVar
 
 import pytest
-from removebg_stage import RemoveBg, removebg_service, subject_picture
+
+from tests.support.removebg import RemoveBg, removebg_service, subject_picture
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,13 @@ import pytest
 import removebg.removebg as python_client
 import requests
 from PIL import Image
-from removebg_stage import SUBJECT, RemoveBg
-from subject_worker import RED
 
-_ROOT = Path(__file__).parents[3]
-_NPM = _ROOT / "tests" / "clients" / "remove-bg"
-_JAVA = _ROOT / "docs" / "examples" / "RemoveBackground.java"
+from tests.support.paths import ROOT
+from tests.support.removebg import SUBJECT, RemoveBg
+from tests.support.subject_worker import RED
+
+_NPM = ROOT / "tests" / "clients" / "remove-bg"
+_JAVA = ROOT / "docs" / "examples" / "RemoveBackground.java"
 
 
 def _check(data: bytes) -> None:

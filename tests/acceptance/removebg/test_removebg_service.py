@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import requests
 from PIL import Image
-from removebg_stage import RATE, SUBJECT, RemoveBg, subject_picture
-from subject_worker import BLUE, RED, SLOW
 
 from api.rate_limits import Rate, take_tokens
 from inference.layout import Box
+from tests.support.removebg import RATE, SUBJECT, RemoveBg, subject_picture
+from tests.support.subject_worker import BLUE, RED, SLOW
 
 _SECONDS = 60
 

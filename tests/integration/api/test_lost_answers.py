@@ -12,8 +12,6 @@ from flask.testing import FlaskClient
 from PIL import Image
 from pydantic import SecretStr
 from redis import Redis
-from redis_proxy import Fault, RedisProxy, redis_proxy
-from runtime_parts import with_parts
 from werkzeug.test import TestResponse
 
 from api.app import create_app
@@ -28,6 +26,8 @@ from tasks.jobs.store import JobStore
 from tasks.object_store import task_id_of_object
 from tasks.redis_client import client_options, connect
 from tasks.worker.runner import Runner
+from tests.support.redis_proxy import Fault, RedisProxy, redis_proxy
+from tests.support.runtime_parts import with_parts
 
 #: A field that only `create` and `create_finished` name.
 MARKER = b"original_key"

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -18,6 +17,7 @@ from api.settings import ApiSettings
 from inference.options import Options, Output, Shadow
 from tasks.jobs.job import Job, Status
 from tasks.redis_client import connect
+from tests.support.paths import DATA
 
 PATH = "/api/v1/remove-bg"
 
@@ -62,7 +62,7 @@ def site(coffee_bytes: bytes) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def coffee_bytes() -> bytes:
-    return (Path(__file__).parents[2] / "data" / "coffee.jpg").read_bytes()
+    return (DATA / "coffee.jpg").read_bytes()
 
 
 def _services(server_settings: dict[str, object], **more: object) -> Services:

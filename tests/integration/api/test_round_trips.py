@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 from redis import Redis
 from redis.connection import Connection
-from tenants import Tenant, finish, services_with_keys
 from werkzeug.test import TestResponse
 
 from api.app import create_app
 from api.services import Services
 from tasks.redis_client import connect
+from tests.support.tenants import Tenant, finish, services_with_keys
 
 DATABASE = 14
 

@@ -13,7 +13,6 @@ import pytest
 import urllib3
 from flask.testing import FlaskClient
 from PIL import Image
-from runtime_parts import with_parts
 from urllib3.filepost import encode_multipart_formdata
 from werkzeug.test import TestResponse
 
@@ -27,6 +26,7 @@ from tasks.jobs.job_objects import read_manifest
 from tasks.jobs.routing import JobDispatcher
 from tasks.object_store import result_key
 from tasks.redis_client import connect
+from tests.support.runtime_parts import with_parts
 
 Submit = Callable[..., TestResponse]
 

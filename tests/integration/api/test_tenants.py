@@ -6,11 +6,11 @@ from urllib.parse import urlsplit
 
 import pytest
 from structlog.testing import capture_logs
-from tenants import PHOTO, Tenant, finish, services_with_keys, tenant
 
 from api.services import Services
 from tasks.jobs.job import Status
 from tasks.object_store import original_key
+from tests.support.tenants import PHOTO, Tenant, finish, services_with_keys, tenant
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from tasks.redis_client import connect
 from tasks.tracing import configure_tracing
 from tasks.worker.runner import Runner
 from tasks.worker_registry import WorkerRegistry
+from tests.support.paths import ROOT
 
 pytest.importorskip("opentelemetry.sdk")
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -134,7 +135,7 @@ def collector() -> Iterator[Collector]:
 _WORK = """
 import json, sys
 sys.path.insert(0, {folder!r})
-import test_tracing as t
+from tests.integration.tasks import test_tracing as t
 from pathlib import Path
 from tasks.tracing import flush_tracing
 t.one_job(json.loads(sys.argv[1]), Path(sys.argv[2]))
@@ -179,7 +180,7 @@ def test_one_trace_runs_from_the_caller_to_the_stored_result(
         "s3_secret_key": settings.s3_secret_key.get_secret_value(),
         "auth": "off",
     }
-    script = _WORK.format(folder=str(Path(__file__).parent))
+    script = _WORK.format(folder=str(ROOT))
     done = subprocess.run(
         [sys.executable, "-c", script, json.dumps(given), str(coffee)],
         env={**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url},

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from tasks.settings import Settings
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 #: They end by themselves.

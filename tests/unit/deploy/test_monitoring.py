@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +12,8 @@ import yaml
 
 from tasks.metrics import METRICS, Metric
 from tests.support.grafana import dashboards
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 _NAME = re.compile(r"\b(?:rmbg|celery)[_:]\w+")
 _LABELS = re.compile(r"\b(?:by|without|on)\s*\(([^)]*)\)")

@@ -10,8 +10,9 @@ from PIL import Image
 from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
+from tests.support.paths import DATA
 
-PHOTOS = Path(__file__).parents[2] / "data"
+PHOTOS = DATA
 
 #: A picture's file in a format, with what Pillow's writer takes.
 Encode = Callable[..., bytes]

@@ -4,10 +4,17 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from icc_profiles import BLUE, GREEN, RED, gray_profile, inverted_cmyk_profile, rgb_profile
 from PIL import Image
 
 from inference.decode import SrgbConverter, decode
+from tests.support.icc_profiles import (
+    BLUE,
+    GREEN,
+    RED,
+    gray_profile,
+    inverted_cmyk_profile,
+    rgb_profile,
+)
 
 Encode = Callable[..., bytes]
 

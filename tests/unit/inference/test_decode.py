@@ -1,6 +1,5 @@
 import io
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from PIL import Image, ImageCms
 from inference.decode import Picture, decode
 from inference.errors import ImageTooLargeError, InferenceError, InvalidImageError
 from inference.probe import ImageLimits
+from tests.support.paths import DATA
 
 Encode = Callable[..., bytes]
 
@@ -255,7 +255,7 @@ def test_damage_inside_a_png_is_refused(photo: Image.Image, encode_as: Encode) -
 
 
 def test_the_photos_come_out_at_their_size() -> None:
-    data = (Path(__file__).parents[2] / "data" / "chelsea.jpg").read_bytes()
+    data = (DATA / "chelsea.jpg").read_bytes()
     picture = decode(data)
     assert picture.rgb.shape == (300, 451, 3)
     with Image.open(io.BytesIO(data)) as image:

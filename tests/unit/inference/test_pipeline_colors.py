@@ -3,15 +3,15 @@
 import io
 from collections.abc import Callable, Sequence
 
-import ciede2000
 import numpy as np
 import pytest
-from icc_profiles import BLUE, GREEN, RED, rgb_profile
 from PIL import Image, ImageCms
 
 from inference.models.base import Alpha, MattingModel, Rgb, StageHook, no_stages
 from inference.options import Options
 from inference.pipeline import remove_background
+from tests.support import ciede2000
+from tests.support.icc_profiles import BLUE, GREEN, RED, rgb_profile
 
 Encode = Callable[..., bytes]
 

@@ -2,7 +2,6 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -15,6 +14,7 @@ from inference.errors import (
     UnsupportedFormatError,
 )
 from inference.probe import ImageHeader, ImageLimits, accepted_formats, probe_image
+from tests.support.paths import DATA
 
 Encode = Callable[..., bytes]
 
@@ -132,5 +132,5 @@ def test_refuses_too_few_pixels(size: tuple[int, int], encode_as: Encode) -> Non
 
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee"])
 def test_accepts_the_photos(name: str) -> None:
-    photo = Path(__file__).parents[2] / "data" / f"{name}.jpg"
+    photo = DATA / f"{name}.jpg"
     assert probe_image(photo.read_bytes()).format == "JPEG"

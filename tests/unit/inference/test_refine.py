@@ -1,7 +1,5 @@
 """Foreground estimation on composites whose foreground and matte are known."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,8 +9,9 @@ from pymatting import estimate_foreground_ml
 
 from inference import refine_torch
 from inference.refine import NEGLIGIBLE_ALPHA, estimate_foreground
+from tests.support.paths import DATA
 
-_PHOTOS = Path(__file__).parents[2] / "data"
+_PHOTOS = DATA
 _SIZE = (600, 400)
 #: Subject, the background that it was taken before.
 _PAIRS = [("astronaut", "coffee"), ("chelsea", "astronaut"), ("coffee", "chelsea")]

@@ -1,0 +1,383 @@
+"""tus 1.0.0 by the letter, with real Redis and S3."""
+
+import base64
+import hashlib
+import io
+import random
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from api.app import create_app
+from api.services import Services
+from api.settings import ApiSettings
+from tasks.object_store import UPLOAD_OBJECTS, upload_prefix
+from tasks.uploads.store import PART_BYTES
+from tests.support.runtime_parts import with_parts
+
+TUS = {"Tus-Resumable": "1.0.0"}
+PIECE = {**TUS, "Content-Type": "application/offset+octet-stream"}
+UPLOADS = "/api/v1/uploads"
+MB = 2**20
+
+
+@pytest.fixture(scope="module")
+def services(server_settings: dict[str, object], objects: object) -> Services:  # noqa: ARG001 - makes the bucket
+    own = str(server_settings["redis_url"]).removesuffix("/0") + "/5"
+    settings = ApiSettings.load(**{**server_settings, "redis_url": own, "max_image_mb": 12})
+    return Services.from_settings(settings)
+
+
+@pytest.fixture
+def client(services: Services) -> Iterator[FlaskClient]:
+    with create_app(services).test_client() as client:
+        yield client
+
+
+def _begin(client: FlaskClient, length: int, **more: str) -> str:
+    answer = client.post(UPLOADS, headers={**TUS, "Upload-Length": str(length), **more})
+    assert answer.status_code == 201, answer.text
+    return str(answer.headers["Location"]).removeprefix("http://localhost")
+
+
+def _add(client: FlaskClient, url: str, offset: int, data: bytes, **more: str) -> TestResponse:
+    return client.patch(url, data=data, headers={**PIECE, "Upload-Offset": str(offset), **more})
+
+
+def _offset(client: FlaskClient, url: str) -> int:
+    answer = client.head(url, headers=TUS)
+    assert answer.status_code == 200
+    return int(answer.headers["Upload-Offset"])
+
+
+def _whole(services: Services, url: str, owner: str = "") -> bytes:
+    stream, _ = services.runtime.uploads.open(owner, _id(url))
+    return stream.read()
+
+
+def _id(url: str) -> str:
+    return url.rpartition("/")[2]
+
+
+def _bytes(count: int) -> bytes:
+    return random.Random(count).randbytes(count)
+
+
+def _type(answer: TestResponse) -> tuple[int, str]:
+    assert answer.headers["Tus-Resumable"] == "1.0.0"
+    return answer.status_code, answer.get_json()["error"]["type"]
+
+
+@pytest.mark.parametrize("path", ["", "/up-anything"])
+def test_options_say_what_the_server_can_do(client: FlaskClient, path: str) -> None:
+    answer = client.options(UPLOADS + path)
+    assert answer.status_code == 204
+    assert answer.headers["Tus-Version"] == "1.0.0"
+    assert answer.headers["Tus-Max-Size"] == str(12 * MB)
+    assert set(answer.headers["Tus-Extension"].split(",")) == {
+        "creation",
+        "creation-with-upload",
+        "expiration",
+        "termination",
+        "checksum",
+    }
+    assert "sha1" in answer.headers["Tus-Checksum-Algorithm"].split(",")
+
+
+def test_every_request_must_name_the_version(client: FlaskClient) -> None:
+    url = _begin(client, 5)
+    answers = [
+        client.post(UPLOADS, headers={"Upload-Length": "5"}),
+        client.head(url),
+        client.patch(url, data=b"12345"),
+        client.delete(url, headers={"Tus-Resumable": "0.2.2"}),
+    ]
+    for answer in answers:
+        assert answer.status_code == 412
+        assert answer.headers["Tus-Version"] == "1.0.0"
+        assert answer.headers["Tus-Resumable"] == "1.0.0"
+    assert _offset(client, url) == 0
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [7],
+        [1, 1, 1],
+        [PART_BYTES],
+        [PART_BYTES - 1, 2, PART_BYTES - 1],
+        [3 * MB, 3 * MB, 3 * MB, 3 * MB],
+        [11 * MB + 17],
+    ],
+)
+def test_pieces_of_any_size_make_the_file(
+    client: FlaskClient, services: Services, sizes: list[int]
+) -> None:
+    data = _bytes(sum(sizes))
+    url = _begin(client, len(data))
+    at = 0
+    for size in sizes:
+        answer = _add(client, url, at, data[at : at + size])
+        assert answer.status_code == 204, answer.text
+        at += size
+        assert answer.headers["Upload-Offset"] == str(at)
+        assert _offset(client, url) == at
+    assert _whole(services, url) == data
+    # Nothing of its making is left.
+    assert list(services.runtime.object_store.list(upload_prefix(_id(url)))) == [
+        f"{upload_prefix(_id(url))}whole"
+    ]
+    unfinished = services.runtime.object_store.list_multipart(UPLOAD_OBJECTS)
+    assert not [each for each in unfinished if _id(url) in each.key]
+
+
+def test_head_tells_how_it_stands(client: FlaskClient) -> None:
+    metadata = "filename Y2F0LmpwZw==,private"
+    url = _begin(client, 9, **{"Upload-Metadata": metadata})
+    answer = client.head(url, headers=TUS)
+    assert answer.headers["Upload-Offset"] == "0"
+    assert answer.headers["Upload-Length"] == "9"
+    assert answer.headers["Upload-Metadata"] == metadata
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["Upload-Expires"].endswith(" GMT")
+
+
+def test_the_first_piece_may_come_along(client: FlaskClient, services: Services) -> None:
+    answer = client.post(UPLOADS, data=b"abc", headers={**PIECE, "Upload-Length": "5"})
+    assert answer.status_code == 201
+    assert answer.headers["Upload-Offset"] == "3"
+    url = answer.headers["Location"].removeprefix("http://localhost")
+    assert _add(client, url, 3, b"de").status_code == 204
+    assert _whole(services, url) == b"abcde"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 400),
+        ({"Upload-Length": "-1"}, 400),
+        ({"Upload-Length": "many"}, 400),
+        ({"Upload-Length": "9" * 30}, 400),
+        ({"Upload-Defer-Length": "1"}, 400),
+        ({"Upload-Length": "5", "Upload-Metadata": "name not*base64"}, 400),
+        ({"Upload-Length": str(12 * MB + 1)}, 413),
+    ],
+)
+def test_what_cannot_be_begun(client: FlaskClient, headers: dict[str, str], status: int) -> None:
+    assert client.post(UPLOADS, headers={**TUS, **headers}).status_code == status
+
+
+def test_the_largest_file_may_be_begun(client: FlaskClient) -> None:
+    _begin(client, 12 * MB)
+
+
+def test_a_wrong_offset_is_a_conflict(client: FlaskClient) -> None:
+    url = _begin(client, 5)
+    _add(client, url, 0, b"abc")
+    assert _type(_add(client, url, 0, b"abc")) == (409, "upload_offset_mismatch")
+    assert _type(_add(client, url, 4, b"e")) == (409, "upload_offset_mismatch")
+    answer = client.patch(url, data=b"de", headers={**PIECE, "Upload-Offset": "x"})
+    assert answer.status_code == 400
+    assert _offset(client, url) == 3
+
+
+def test_a_piece_of_another_type_is_refused(client: FlaskClient) -> None:
+    url = _begin(client, 5)
+    answer = client.patch(
+        url, data=b"abc", headers={**TUS, "Upload-Offset": "0", "Content-Type": "text/plain"}
+    )
+    assert _type(answer) == (415, "unsupported_media_type")
+
+
+def test_a_piece_beyond_the_length_is_refused_whole(client: FlaskClient) -> None:
+    url = _begin(client, 5)
+    assert _type(_add(client, url, 0, b"abcdef")) == (413, "upload_too_long")
+    assert _offset(client, url) == 0
+
+
+@pytest.mark.parametrize("algorithm", ["sha1", "sha256", "md5"])
+def test_a_checksum_that_fits(client: FlaskClient, services: Services, algorithm: str) -> None:
+    data = _bytes(6 * MB)
+    digest = base64.b64encode(hashlib.new(algorithm, data).digest()).decode()
+    url = _begin(client, len(data))
+    answer = _add(client, url, 0, data, **{"Upload-Checksum": f"{algorithm} {digest}"})
+    assert answer.status_code == 204
+    assert _whole(services, url) == data
+
+
+def test_a_checksum_that_does_not_fit_discards_that_piece_alone(
+    client: FlaskClient, services: Services
+) -> None:
+    data = _bytes(11 * MB)
+    url = _begin(client, len(data))
+    _add(client, url, 0, data[:MB])
+    wrong = base64.b64encode(hashlib.sha1(b"other").digest()).decode()  # noqa: S324 - the protocol's
+    # Of another content, too: parts of it must not stay.
+    answer = _add(client, url, MB, bytes(10 * MB), **{"Upload-Checksum": f"sha1 {wrong}"})
+    assert _type(answer) == (460, "checksum_mismatch")
+    assert _offset(client, url) == MB
+    assert _add(client, url, MB, data[MB:]).status_code == 204
+    assert _whole(services, url) == data
+
+
+@pytest.mark.parametrize("given", ["crc32 AAAA", "sha1 not*base64", "sha1 é", "sha1"])
+def test_a_checksum_that_cannot_be_checked(client: FlaskClient, given: str) -> None:
+    url = _begin(client, 5)
+    answer = _add(client, url, 0, b"abcde", **{"Upload-Checksum": given})
+    assert answer.status_code in {400, 460}
+    assert _offset(client, url) == 0
+
+
+def test_an_ended_upload_is_gone(client: FlaskClient, services: Services) -> None:
+    url = _begin(client, 7 * MB)
+    _add(client, url, 0, _bytes(6 * MB))
+    assert client.delete(url, headers=TUS).status_code == 204
+    assert client.head(url, headers=TUS).status_code == 404
+    assert not list(services.runtime.object_store.list(upload_prefix(_id(url))))
+    unfinished = services.runtime.object_store.list_multipart(UPLOAD_OBJECTS)
+    assert not [each for each in unfinished if _id(url) in each.key]
+
+
+def test_an_unknown_upload_is_not_found(client: FlaskClient) -> None:
+    url = f"{UPLOADS}/up-{'2' * 20}"
+    assert client.head(url, headers=TUS).status_code == 404
+    assert _add(client, url, 0, b"a").status_code == 404
+    assert client.delete(url, headers=TUS).status_code == 404
+
+
+def test_an_upload_of_somebody_else_is_not_found(client: FlaskClient, services: Services) -> None:
+    upload = services.runtime.uploads.create("another-owner", 5)
+    url = f"{UPLOADS}/{upload.upload_id}"
+    assert client.head(url, headers=TUS).status_code == 404
+    assert _type(_add(client, url, 0, b"abcde")) == (404, "upload_not_found")
+
+
+def test_an_expired_upload_is_gone(services: Services) -> None:
+    with create_app(services).test_client() as client:
+        url = _begin(client, 5)
+    later = services.runtime.uploads.clock() + services.runtime.uploads.seconds + 1
+    moved = with_parts(services, uploads=replace(services.runtime.uploads, clock=lambda: later))
+    with create_app(moved).test_client() as client:
+        assert client.head(url, headers=TUS).status_code == 410
+        assert _type(_add(client, url, 0, b"abcde")) == (410, "upload_expired")
+
+
+def test_post_may_stand_for_patch_and_delete(client: FlaskClient, services: Services) -> None:
+    url = _begin(client, 5)
+    headers = {**PIECE, "Upload-Offset": "0", "X-HTTP-Method-Override": "PATCH"}
+    assert client.post(url, data=b"abcde", headers=headers).status_code == 204
+    assert _whole(services, url) == b"abcde"
+    assert client.post(url, headers=TUS).status_code == 405
+    override = {**TUS, "X-HTTP-Method-Override": "DELETE"}
+    assert client.post(url, headers=override).status_code == 204
+    assert client.head(url, headers=TUS).status_code == 404
+
+
+def test_an_empty_file(client: FlaskClient, services: Services) -> None:
+    url = _begin(client, 0)
+    assert _offset(client, url) == 0
+    assert _whole(services, url) == b""
+
+
+class _Body:
+    """A client that sends a little, and then nothing until it is let go."""
+
+    def __init__(self, data: bytes, more: Callable[[], bytes]) -> None:
+        self._stream = io.BytesIO(data)
+        self._more = more
+
+    def read(self, size: int, /) -> bytes:
+        return self._stream.read(size) or self._more()
+
+
+def test_a_later_request_takes_over_from_one_whose_client_is_gone(
+    client: FlaskClient, services: Services
+) -> None:
+    data = _bytes(6 * MB)
+    url = _begin(client, len(data))
+    silent, gone = threading.Event(), threading.Event()
+
+    def nothing() -> bytes:
+        silent.set()
+        gone.wait(60)
+        return b""
+
+    old = threading.Thread(
+        target=lambda: _ignore(
+            lambda: services.runtime.uploads.append(
+                "", _id(url), 0, _Body(data[: 5 * MB + 9], nothing)
+            )
+        )
+    )
+    old.start()
+    assert silent.wait(30)
+    # Whole parts were kept at once; the rest was in the hands of the request that hangs.
+    assert _offset(client, url) == PART_BYTES
+    assert _add(client, url, PART_BYTES, data[PART_BYTES:]).status_code == 204
+    # The old one wakes up and would write what it has: it may not.
+    gone.set()
+    old.join(30)
+    assert not old.is_alive()
+    assert _whole(services, url) == data
+
+
+def _ignore(call: Callable[[], object]) -> None:
+    with pytest.raises(Exception, match="Another request"):
+        call()
+
+
+def test_two_writers_never_interleave(client: FlaskClient, services: Services) -> None:
+    url = _begin(client, 5)
+    upload_id = _id(url)
+    with services.runtime.uploads.store.lock(upload_id):
+        # Alive and not waiting for its client: it is not pushed aside.
+        other = services.runtime.uploads.store.lock(upload_id, wait_seconds=0.3)
+        with pytest.raises(Exception, match="Another request"):
+            other.__enter__()
+    assert _add(client, url, 0, b"abcde").status_code == 204
+
+
+def test_a_process_that_died_between_completing_and_recording(
+    client: FlaskClient, services: Services
+) -> None:
+    data = _bytes(7 * MB)
+    url = _begin(client, len(data))
+    _add(client, url, 0, data[: 6 * MB])
+    uploads = services.runtime.uploads
+    upload = uploads.store.get(_id(url))
+    assert upload is not None
+    last = uploads.object_store.put_part(upload.key, upload.multipart_id, 2, data[PART_BYTES:])
+    uploads.object_store.complete_multipart(upload.key, upload.multipart_id, [*upload.etags, last])
+    assert _offset(client, url) == 6 * MB
+    assert _add(client, url, 6 * MB, data[6 * MB :]).status_code == 204
+    assert _whole(services, url) == data
+
+
+def test_a_finished_upload_can_be_submitted(
+    client: FlaskClient, services: Services, coffee: Path
+) -> None:
+    picture = coffee.read_bytes()
+    url = _begin(client, len(picture), **{"Upload-Metadata": "filename Y3VwLmpwZw=="})
+    submission = {"upload_id": _id(url)}
+    early = client.post("/api/v1/remove-bg", json=submission)
+    assert (early.status_code, early.get_json()["error"]["type"]) == (409, "upload_unfinished")
+    _add(client, url, 0, picture)
+    answer = client.post("/api/v1/remove-bg", json=submission)
+    assert answer.status_code == 202, answer.text
+    job = services.runtime.job_store.get(answer.get_json()["data"]["task_id"])
+    assert job is not None
+    assert job.file_stem == "cup"
+    assert services.runtime.object_store.get(job.original_key) == picture
+
+
+def test_an_upload_of_somebody_else_cannot_be_submitted(
+    client: FlaskClient, services: Services
+) -> None:
+    upload = services.runtime.uploads.create("another-owner", 0)
+    answer = client.post("/api/v1/remove-bg", json={"upload_id": upload.upload_id})
+    assert (answer.status_code, answer.get_json()["error"]["type"]) == (404, "upload_not_found")

@@ -1,0 +1,88 @@
+"""A TCP proxy that breaks connections at given bytes."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from tests.support.listening import listening
+
+_CHUNK = 2**16
+
+
+@dataclass
+class CuttingProxy:
+    """Passes bytes on to a port, and does something once so many went to the server.
+
+    Attributes:
+        target: the server's port.
+        cuts: total bytes after which something happens, and what, which is
+            called with the port of the proxy's end of that connection; the connection ends with it.
+    """
+
+    target: int
+    cuts: list[tuple[int, Callable[[int], None]]]
+    passed: int = 0
+    done: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def serve(self, listener: socket.socket) -> None:
+        """Until the listener is closed."""
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._connect, args=(client,), daemon=True).start()
+
+    def _connect(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            server = socket.create_connection(("127.0.0.1", self.target))
+            with server:
+                back = threading.Thread(target=_copy, args=(server, client), daemon=True)
+                back.start()
+                self._forward(client, server)
+                back.join()
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        while data := client.recv(_CHUNK):
+            server.sendall(data)
+            if self._count(len(data), server):
+                _shut(client)
+                _shut(server)
+                return
+        with contextlib.suppress(OSError):
+            server.shutdown(socket.SHUT_WR)
+
+    def _count(self, size: int, server: socket.socket) -> bool:
+        with self._lock:
+            self.passed += size
+            if self.done == len(self.cuts) or self.passed < self.cuts[self.done][0]:
+                return False
+            act = self.cuts[self.done][1]
+            self.done += 1
+        act(server.getsockname()[1])
+        return True
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(_CHUNK):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+def _shut(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def cutting_proxy(
+    target: int, cuts: list[tuple[int, Callable[[int], None]]]
+) -> Iterator[tuple[CuttingProxy, int]]:
+    """The proxy, and its own port."""
+    proxy = CuttingProxy(target, cuts)
+    with listening(proxy.serve) as port:
+        yield proxy, port

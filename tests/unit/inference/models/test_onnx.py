@@ -1,0 +1,168 @@
+import os
+import shutil
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inference.errors import ModelError
+from inference.models.base import MattingModel
+from inference.models.load import load_model
+from inference.models.onnx import preprocess, resize_matte
+from inference.models.registry import get_spec
+from tests.support.paths import DATA
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@pytest.fixture(scope="module")
+def model(u2netp_file: Path) -> MattingModel:
+    return load_model(get_spec("u2netp"), u2netp_file, device="cpu", threads=2)
+
+
+def test_prepares_pictures_as_the_network_was_trained(photo: Image.Image) -> None:
+    rgb = np.asarray(photo)
+    tensor = preprocess(rgb, 320)
+    assert (tensor.shape, tensor.dtype) == ((1, 3, 320, 320), np.float32)
+    small = np.asarray(photo.resize((320, 320), Image.Resampling.BILINEAR), float)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    expected = ((small / small.max() - mean) / std).transpose(2, 0, 1)
+    assert np.abs(tensor[0] - expected).max() < 1e-5
+
+
+def test_shrinking_is_antialiased() -> None:
+    stripes = np.zeros((1280, 1280, 3), np.uint8)
+    stripes[:, ::2] = 254
+    stripes[0, :64] = 255
+    inner = preprocess(stripes, 320)[0, 0, 10:, 10:310]
+    assert np.ptp(inner) < 0.05
+
+
+def test_a_black_picture_divides_by_no_zero() -> None:
+    assert np.isfinite(preprocess(np.zeros((10, 10, 3), np.uint8), 320)).all()
+
+
+def test_a_matte_stays_within_its_range_and_is_not_stretched() -> None:
+    rng = np.random.default_rng(0)
+    hard = (rng.random((320, 320)) > 0.5).astype(np.float32)
+    large = resize_matte(hard, 700, 500)
+    assert (large.shape, large.dtype) == ((500, 700), np.float32)
+    assert 0 <= large.min() <= large.max() <= 1
+    assert (resize_matte(np.full((320, 320), 0.3, np.float32), 64, 48) == np.float32(0.3)).all()
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(3000, 2001), (320, 320), (100, 75), (2, 5000), (300_000, 2)]
+)
+def test_strips_of_a_matte_join_without_a_seam(width: int, height: int) -> None:
+    matte = np.random.default_rng(1).random((320, 320), np.float32)
+    whole = Image.fromarray(matte).resize((width, height), Image.Resampling.BICUBIC)
+    difference = np.abs(resize_matte(matte, width, height) - np.clip(np.asarray(whole), 0, 1))
+    assert difference.max() < 1e-4
+
+
+def test_finds_the_cup(model: MattingModel) -> None:
+    entered: list[str] = []
+
+    def hook(stage: str) -> AbstractContextManager[None]:
+        entered.append(stage)
+        return nullcontext()
+
+    with Image.open(DATA / "coffee.jpg") as image:
+        rgb = np.asarray(image.convert("RGB"))
+    (alpha,) = model.matte([rgb], hook)
+    assert (alpha.shape, alpha.dtype) == ((400, 600), np.float32)
+    assert alpha[150:350, 250:350].mean() > 0.95
+    assert alpha[:100, :100].max() < 0.05
+    assert entered == ["preprocess", "inference"]
+
+
+def test_makes_up_no_subject_where_there_is_none(model: MattingModel) -> None:
+    (alpha,) = model.matte([np.full((64, 64, 3), 128, np.uint8)])
+    assert alpha.max() < 0.9  # stretched to its own range, it would be 1 somewhere
+
+
+def test_each_picture_gets_its_own_matte_at_its_own_size(model: MattingModel) -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((40, 90), (300, 200))]
+    together = model.matte(images)
+    assert [matte.shape for matte in together] == [(40, 90), (300, 200)]
+    for image, matte in zip(images, together, strict=True):
+        assert np.array_equal(model.matte([image])[0], matte)
+
+
+def test_no_picture_gives_no_matte(model: MattingModel) -> None:
+    assert model.matte([]) == []
+
+
+def test_an_idle_model_burns_no_processor(model: MattingModel) -> None:
+    model.warm_up()
+    before = time.process_time()
+    time.sleep(0.3)  # nothing happens, and that is what is measured
+    assert time.process_time() - before < 0.1
+
+
+def test_read_only_pictures_will_do(model: MattingModel) -> None:
+    rgb: NDArray[np.uint8] = np.zeros((32, 32, 3), np.uint8)
+    rgb.flags.writeable = False
+    assert model.matte([rgb])[0].shape == (32, 32)
+
+
+def test_the_file_is_checked_before_it_is_loaded(u2netp_file: Path, tmp_path: Path) -> None:
+    spec = get_spec("u2netp")
+    with pytest.raises(ModelError, match=r"is missing\. Run: rmbg models fetch u2netp"):
+        load_model(spec, tmp_path / "u2netp.onnx")
+    changed = bytearray(u2netp_file.read_bytes())
+    changed[1000] ^= 1
+    (tmp_path / "u2netp.onnx").write_bytes(changed)
+    with pytest.raises(ModelError, match="another SHA-256"):
+        load_model(spec, tmp_path / "u2netp.onnx")
+    (tmp_path / "u2netp.onnx").write_bytes(changed[:1000])
+    with pytest.raises(ModelError, match="1,000 bytes where 4,574,861 are expected"):
+        load_model(spec, tmp_path / "u2netp.onnx")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_that_may_not_be_read(u2netp_file: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(u2netp_file, tmp_path))
+    path.chmod(0)
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_model(get_spec("u2netp"), path)
+
+
+def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "u2netp.onnx"
+    path.write_bytes(b"no graph")
+    spec = replace(get_spec("u2netp"), size_bytes=None, sha256=None)
+    with pytest.raises(ModelError, match="cannot be loaded as a model"):
+        load_model(spec, path)
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({"device": "tpu"}, "There is no device 'tpu': use auto, cpu, cuda or cuda:N"),
+        ({"precision": "fp16"}, "runs in fp32 only"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(
+    choice: dict[str, str], words: str, u2netp_file: Path
+) -> None:
+    with pytest.raises(ModelError, match=words):
+        load_model(get_spec("u2netp"), u2netp_file, **choice)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_asked_for_cuda_it_never_runs_on_the_cpu_silently(device: str, u2netp_file: Path) -> None:
+    import onnxruntime  # noqa: PLC0415 - only to tell whether this can be tested
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    with pytest.raises(ModelError, match="built for the CPU: install onnxruntime-gpu"):
+        load_model(get_spec("u2netp"), u2netp_file, device=device)
