@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,12 +20,10 @@ from tasks.object_store import original_key
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.webhooks.deliveries import Attempt, Delivery, DeliveryState, DeliveryStore, RetryDecision
+from tests.support.commands import Make, Run
 
 UNKNOWN = "msg_rm-20260101-unknown_1"
 URL = "https://shop.example:8443/hook?token=hush-hush"
-
-Run = Callable[..., Result]
-Make = Callable[..., str]
 
 
 @pytest.fixture
@@ -90,12 +88,12 @@ def _end(deliveries: DeliveryStore, row: Delivery, state: DeliveryState) -> None
     deliveries.record_attempt(row, str(claim), attempt, RetryDecision(state, 1001.0, "it says so"))
 
 
-def _json(result: Result) -> dict[str, Any]:
+def json_of(result: Result) -> dict[str, Any]:
     return dict(json.loads(result.stdout))
 
 
 def _ids(result: Result) -> set[str]:
-    return {each["webhook_id"] for each in _json(result)["webhooks"]}
+    return {each["webhook_id"] for each in json_of(result)["webhooks"]}
 
 
 def _state(deliveries: DeliveryStore, webhook_id: str) -> DeliveryState:
@@ -125,7 +123,7 @@ def test_list_shows_what_waits_and_what_was_given_up(run: Run, make: Make) -> No
     assert heading.split() == ["WEBHOOK", "EVENT", "HOST", "ATTEMPTS", "DUE", "REASON"]
     assert row.split()[:4] == [waiting, "removal.canceled", "shop.example:8443", "0"]
     make()
-    assert len(_json(run("list", "--limit", "1", "--json"))["webhooks"]) == 1
+    assert len(json_of(run("list", "--limit", "1", "--json"))["webhooks"]) == 1
 
 
 def test_list_of_nothing_is_no_error(run: Run) -> None:
@@ -135,7 +133,7 @@ def test_list_of_nothing_is_no_error(run: Run) -> None:
 
 def test_show_tells_of_each_attempt(run: Run, make: Make) -> None:
     dead = make(DeliveryState.DEAD)
-    shown = _json(run("show", dead, "--json"))
+    shown = json_of(run("show", dead, "--json"))
     assert (shown["state"], shown["reason"], shown["next_attempt_at"]) == (
         "dead",
         "it says so",
@@ -150,7 +148,7 @@ def test_replay_sends_again_whatever_came_of_it(
     run: Run, make: Make, deliveries: DeliveryStore
 ) -> None:
     delivered, dead = make(DeliveryState.DELIVERED), make(DeliveryState.DEAD)
-    answer = _json(run("replay", delivered, dead, UNKNOWN, "--json", status=1))
+    answer = json_of(run("replay", delivered, dead, UNKNOWN, "--json", status=1))
     assert answer == {"replayed": [delivered, dead], "refused": [], "unknown": [UNKNOWN]}
     assert _ids(run("list", "--json")) == {delivered, dead}
     assert _ids(run("list", "--dead", "--json")) == set()
@@ -163,7 +161,7 @@ def test_replay_of_all_that_were_given_up_asks(
     dead = {make(DeliveryState.DEAD), make(DeliveryState.DEAD)}
     assert "Send 2 webhooks again?" in run("replay", "--dead", answers="n\n", status=1).stderr
     assert {_state(deliveries, each) for each in dead} == {DeliveryState.DEAD}
-    assert set(_json(run("replay", "--dead", "--yes", "--json"))["replayed"]) == dead
+    assert set(json_of(run("replay", "--dead", "--yes", "--json"))["replayed"]) == dead
     assert "nothing to do" in run("replay", "--dead", "--yes").stderr
 
 
@@ -178,7 +176,7 @@ def test_drop_asks_and_gives_up(run: Run, make: Make, deliveries: DeliveryStore)
     rule = "Only pending and dead webhooks can be dropped."
     assert f"{delivered}: delivered. {rule}" in refused.stderr
     assert f"{UNKNOWN}: unknown" in refused.stderr
-    assert _json(run("replay", waiting, "--json"))["replayed"] == [waiting]
+    assert json_of(run("replay", waiting, "--json"))["replayed"] == [waiting]
 
 
 @pytest.mark.parametrize("command", ["replay", "drop"])

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
-from inference.errors import GpuFaultError, GpuOutOfMemoryError, ModelError
+from inference.errors import ModelError
 from inference.models.base import MattingModel
 from inference.models.birefnet.config import PRESETS, PatchOrder
-from inference.models.birefnet.device import choose_device, choose_dtype, translate_gpu_errors
+from inference.models.birefnet.device import choose_dtype
 from inference.models.birefnet.engine import (
     BiRefNetModel,
     load_birefnet,
@@ -133,50 +133,3 @@ def test_a_checkpoint_on_disk_becomes_an_engine(tmp_path: Path, engine: MattingM
     picture = _picture(6, 50, 70)
     assert loaded.name == "mine"
     assert np.abs(loaded.matte([picture])[0] - engine.matte([picture])[0]).max() <= 1e-4
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda:", "cuda:-1", "cpu:0", ""])
-def test_a_misspelt_device_is_named(name: str) -> None:
-    with pytest.raises(ModelError, match="There is no device"):
-        choose_device(name)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
-def test_an_absent_gpu_is_never_replaced_by_the_cpu(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=rf"{name} was asked for, but .*device=cpu"):
-        load_birefnet("mine", tmp_path, PRESETS["birefnet-tiny"], device=name)
-    assert choose_device("auto") == _CPU
-
-
-def test_precisions_have_their_defaults() -> None:
-    assert choose_dtype("auto", _CPU) is torch.float32
-    assert choose_dtype("auto", torch.device("cuda", 0)) is torch.float16
-    with pytest.raises(ModelError, match="use one of auto, fp32, fp16, bf16"):
-        choose_dtype("int8", _CPU)
-
-
-@pytest.mark.parametrize(
-    ("raised", "expected", "code"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory."), GpuOutOfMemoryError, "gpu_out_of_memory"),
-        (torch.AcceleratorError("an illegal access"), GpuFaultError, "gpu_fault"),
-        (RuntimeError("CUDA error: unspecified launch failure"), GpuFaultError, "gpu_fault"),
-        (RuntimeError("cuDNN error: EXECUTION_FAILED\nmore"), GpuFaultError, "gpu_fault"),
-    ],
-    ids=["memory", "accelerator", "cuda", "cudnn"],
-)
-def test_gpu_failures_have_their_own_errors(
-    raised: RuntimeError, expected: type[ModelError], code: str
-) -> None:
-    with pytest.raises(expected) as caught, translate_gpu_errors(torch.device("cuda", 1)):
-        raise raised
-    assert caught.value.code == code
-    assert caught.value.retryable
-    assert "cuda:1" in str(caught.value)
-    assert caught.value.__cause__ is raised
-
-
-def test_other_errors_are_left_as_they_are() -> None:
-    with pytest.raises(RuntimeError, match="shapes differ"), translate_gpu_errors(_CPU):
-        raise RuntimeError("shapes differ")

@@ -7,16 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from inference.models.birefnet.config import PRESETS, PatchOrder, SwinConfig
+from inference.models.birefnet.config import PRESETS, PatchOrder
 from inference.models.birefnet.fast.deformable import deformable
 from inference.models.birefnet.fast.network import FastBiRefNet
-from inference.models.birefnet.fast.swin import FastSwin
-from inference.models.birefnet.fast.windows import plan_windows
 from inference.models.birefnet.golden import golden_input, golden_network
 from inference.models.birefnet.network import BiRefNet, deform_conv2d
-from inference.models.birefnet.swin import Swin
-
-_TOLERANCE = 2e-3
 
 
 def _pictures(size: int, batch: int) -> Tensor:
@@ -50,33 +45,6 @@ def test_pictures_of_a_batch_do_not_mix(tiny_network: BiRefNet) -> None:
     together = fast(pictures)
     for index in range(4):
         assert (fast(pictures[index : index + 1]) - together[index]).abs().max() <= 1e-4
-
-
-@pytest.mark.parametrize("window", [7, 12])
-@pytest.mark.parametrize("side", [64, 160, 256])
-@torch.inference_mode()
-def test_windows_without_masks_and_padding_attend_alike(window: int, side: int) -> None:
-    generator = torch.Generator().manual_seed(window * side)
-    config = SwinConfig(embed_dim=8, depths=(2, 2, 3, 2), num_heads=(1, 2, 2, 4), window=window)
-    swin = Swin(config).eval()
-    for parameter in swin.parameters():
-        parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    sides = (side, 96)
-    pictures = [torch.randn(2, 3, one, one, generator=generator) for one in sides]
-    fast = FastSwin(swin, window, sides)
-    fast.prepare(2)
-    for maps, picture in zip(fast(pictures), pictures, strict=True):
-        for ours, reference in zip(maps, swin(picture), strict=True):
-            torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("shift", [0, 3])
-@pytest.mark.parametrize("length", [4, 7, 12, 13, 16])
-def test_every_token_is_in_one_window(length: int, shift: int) -> None:
-    plan = plan_windows([(length, length + 2), (5, length)], 7, shift)
-    order = plan.batched(2)
-    assert sorted(order.tolist()) == list(range(2 * (length * (length + 2) + 5 * length)))
-    assert sum(group.count * group.shape.tokens for group in plan.groups) == len(order) // 2
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 7])

@@ -1,0 +1,96 @@
+"""`Prefer: wait`: the finished task in the answer, if it is finished in time."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from flask.testing import FlaskClient
+
+from api.app import create_app
+from api.services import Services
+from api.waiting import TaskWaiter
+from tasks.jobs.job import Status
+from tests.support.submissions import send_photo, task_id_of
+
+
+def _finish_when_queued(services: Services, over: threading.Event) -> None:
+    while not over.wait(0.02):
+        for task_id in services.runtime.job_store.ids(Status.QUEUED):
+            services.runtime.job_store.claim(task_id, token="t", worker="w")
+            services.runtime.job_store.finish(task_id, token="t", status=Status.SUCCEEDED)
+
+
+def test_a_client_that_would_wait_gets_the_finished_task(
+    client: FlaskClient, services: Services
+) -> None:
+    over = threading.Event()
+    worker = threading.Thread(target=_finish_when_queued, args=(services, over))
+    worker.start()
+    try:
+        answer = send_photo(client, None, {"Prefer": "respond-async, wait=30"})
+    finally:
+        over.set()
+        worker.join()
+    assert answer.status_code == 200
+    assert answer.headers["Preference-Applied"] == "wait=30"
+    data = answer.get_json()["data"]
+    assert (data["status"], data["attempts"]) == ("succeeded", 1)
+    assert answer.headers["Location"].endswith(data["task_id"])
+
+
+def test_all_that_wait_share_one_subscription(client: FlaskClient, services: Services) -> None:
+    store = services.runtime.job_store
+    ids = [task_id_of(send_photo(client, None)) for _ in range(20)]
+    queued = list(filter(None, map(store.get, ids)))
+    with ThreadPoolExecutor(len(ids)) as pool:
+        before = _subscriptions(services)
+        waiting = [pool.submit(services.waiter.wait, each, 30) for each in queued]
+        _until(lambda: len(services.runtime.watcher._waiting) == len(ids))
+        _until(lambda: _subscriptions(services) > before)
+        listeners = _subscriptions(services) - before
+        began = time.monotonic()
+        for task_id in ids:
+            store.claim(task_id, token="t", worker="w")
+            store.finish(task_id, token="t", status=Status.SUCCEEDED)
+        jobs = [each.result()[0] for each in waiting]
+    assert all(job is not None and job.status.final for job in jobs)
+    assert time.monotonic() - began < 10
+    assert listeners == 1
+
+
+def _subscriptions(services: Services) -> int:
+    """Return how many clients subscribe that use this test's database, not another's."""
+    redis = services.runtime.redis
+    database = str(redis.connection_pool.connection_kwargs["db"])
+    return sum(each["db"] == database for each in redis.client_list(_type="pubsub"))
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_when_the_time_is_up_the_task_is_accepted_all_the_same(client: FlaskClient) -> None:
+    answer = send_photo(client, None, {"Prefer": "wait=1"})
+    assert answer.status_code == 202
+    assert answer.headers["Preference-Applied"] == "wait=1"
+
+
+@pytest.mark.parametrize("prefer", ["wait=0", "wait=-1", "wait=soon", "wait", "return=minimal", ""])
+def test_a_preference_that_cannot_be_read_is_ignored(client: FlaskClient, prefer: str) -> None:
+    answer = send_photo(client, None, {"Prefer": prefer})
+    assert answer.status_code == 202
+    assert "Preference-Applied" not in answer.headers
+
+
+def test_where_too_many_wait_nobody_waits(services: Services) -> None:
+    full = replace(services, waiter=TaskWaiter(services.runtime, threading.Semaphore(0)))
+    with create_app(full).test_client() as client:
+        answer = send_photo(client, None, {"Prefer": "wait=60"})
+    assert answer.status_code == 202
+    assert "Preference-Applied" not in answer.headers
