@@ -2,12 +2,10 @@
 
 import io
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
 
 import pytest
 import urllib3
@@ -345,34 +343,3 @@ def test_a_message_that_cannot_be_sent_does_not_unmake_the_job(
         )
     assert answer.status_code == 202
     assert _data(answer)["task_id"] in services.runtime.job_store.ids(Status.QUEUED)
-
-
-def test_readiness_names_what_is_missing(client: FlaskClient, services: Services) -> None:
-    assert not services.runtime.job_store.ready_workers()
-    status, kind, message = _error(client.get("/healthz/ready"))
-    assert (status, kind) == (503, "not_ready")
-    assert "worker" in message
-
-
-def test_the_api_describes_itself(client: FlaskClient) -> None:
-    spec = client.get("/openapi.json").get_json()
-    assert spec["openapi"] == "3.1.0"
-    schemas = spec["components"]["schemas"]
-    assert set(schemas["RemovalForm"]["properties"]) == {
-        "image",
-        "background_image",
-        *schemas["RemovalJson"]["properties"],
-    }
-    content = spec["paths"]["/api/v1/remove-bg"]["post"]["requestBody"]["content"]
-    assert set(content) == {"multipart/form-data", "application/json"}
-    assert {"/api/v1/remove-bg", "/api/v1/tasks/{task_id}", "/healthz/ready"} <= set(spec["paths"])
-
-
-def test_the_documentation_needs_nothing_from_elsewhere(client: FlaskClient) -> None:
-    page = client.get("/docs/").get_data(as_text=True)
-    loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
-    assert any(address.endswith(".js") for address in loaded)
-    assert not [address for address in loaded if "//" in address]
-    for address in loaded:
-        with client.get(urljoin("/docs/", address)) as answer:
-            assert answer.status_code == 200

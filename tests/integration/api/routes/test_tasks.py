@@ -17,17 +17,7 @@ from tasks.jobs.job import Status
 from tasks.object_store import original_key, result_key
 from tasks.redis_client import connect
 from tests.support.runtime_parts import with_parts
-from tests.support.tenants import Tenant, begin, finish, job_of, services_with_keys, tenant
-
-
-@pytest.fixture(scope="module")
-def services(server_settings: dict[str, object], objects: object) -> Services:  # noqa: ARG001 - makes the bucket
-    return services_with_keys(server_settings, 14)
-
-
-@pytest.fixture
-def shop(services: Services) -> Tenant:
-    return tenant(services, f"shop-{len(services.runtime.api_keys.list())}")
+from tests.support.tenants import Tenant, begin, finish, job_of
 
 
 def _pages(shop: Tenant, query: str) -> list[list[str]]:
@@ -327,34 +317,3 @@ class _Places(threading.BoundedSemaphore):
         if got:
             self.taken.set()
         return got
-
-
-def test_the_service_says_what_it_is(services: Services, shop: Tenant) -> None:
-    info = shop.data("/api/v1/info")
-    assert info["version"]
-    (model,) = info["models"]
-    assert (model["name"], model["default"]) == ("u2netp", True)
-    assert model["licence"]
-    assert model["commercial_use"] is True
-    assert info["limits"]["max_image_bytes"] == services.settings.max_image_bytes
-    assert {"jpeg", "png", "webp"} <= set(info["input_formats"])
-    assert info["output_formats"] == ["png", "webp", "jpg"]
-
-
-def test_the_service_says_how_workers_run_their_models(services: Services, shop: Tenant) -> None:
-    for number, facts in enumerate(
-        [
-            {"path": "graphed", "path_reason": ""},
-            {"path": "fast", "path_reason": "no compiler"},
-            {"path": "fast", "path_reason": "no compiler"},
-        ]
-    ):
-        worker = f"gpu{number}@h"
-        services.runtime.registry.record_heartbeat(
-            worker, queue=f"gpu.h.{number}", model="rmbg-2.0"
-        )
-        services.runtime.registry.mark_ready(worker, 60, **facts)
-    models = {model["name"]: model for model in shop.data("/api/v1/info")["models"]}
-    assert models["u2netp"]["paths"] == []
-    assert models["rmbg-2.0"]["paths"] == ["fast: no compiler", "graphed"]
-    assert models["rmbg-2.0"]["commercial_use"] is False

@@ -1,0 +1,206 @@
+"""The remove.bg API's parameters: what is taken, and what is refused by name."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from api.app import create_app
+from api.removebg.parameters import SIZES
+from api.services import Services
+from tasks.jobs.job import Priority, Status
+from tests.support.removebg_requests import REMOVE, File, accepted, error_of, picture, send
+
+#: Name, bytes and declared type.
+
+
+def with_settings(services: Services, **settings: object) -> Services:
+    return replace(services, settings=services.settings.model_copy(update=settings))
+
+
+PICTURE = picture()
+
+
+def file(data: bytes = PICTURE, name: str = "a.png", kind: str = "image/png") -> File:
+    return name, data, kind
+
+
+def post(client: FlaskClient, data: bytes = PICTURE, **form: File | str) -> TestResponse:
+    return send(client, **{"image_file": file(data), **form})
+
+
+def latest_options(services: Services) -> dict[str, Any]:
+    (job,) = services.runtime.job_store.read_newest([Status.QUEUED], 1).jobs
+    assert job.priority is Priority.HIGH
+    return job.options
+
+
+@pytest.mark.parametrize(
+    ("parameters", "code"),
+    [
+        ({"size": "huge"}, "invalid_size"),
+        ({"format": "gif"}, "invalid_format"),
+        ({"channels": "rgb"}, "invalid_channels"),
+        ({"bg_color": "nocolour"}, "invalid_bg_color"),
+        ({"bg_color": "12345"}, "invalid_bg_color"),
+        ({"roi": "1 2 3"}, "invalid_roi"),
+        ({"roi": "0 0 120% 100%"}, "roi_exceeds_bounds"),
+        ({"roi": "50% 0 50% 100%"}, "roi_region_empty"),
+        ({"crop": "true", "crop_margin": "60%"}, "invalid_crop_margin"),
+        ({"crop": "true", "crop_margin": "501px"}, "invalid_crop_margin"),
+        ({"crop": "maybe"}, "invalid_crop"),
+        ({"scale": "5%"}, "invalid_scale"),
+        ({"scale": "large"}, "invalid_scale"),
+        ({"position": "left"}, "invalid_position"),
+        ({"semitransparency": "some"}, "invalid_semitransparency"),
+        ({"shadow_type": "long"}, "invalid_shadow_type"),
+        ({"shadow_opacity": "101"}, "invalid_shadow_opacity"),
+        ({"shadow_opacity": "x"}, "invalid_shadow_opacity"),
+        ({"image_url": "http://example.com/a.jpg"}, "multiple_sources"),
+        ({"bg_image_url": "nowhere"}, "invalid_bg_image_url"),
+        ({"bg_color": "red", "bg_image_url": "http://127.0.0.1/"}, "multiple_bg_sources"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_named(client: FlaskClient, parameters: dict[str, str], code: str) -> None:
+    assert error_of(post(client, **parameters)) == (400, code)
+
+
+def test_empty_means_absent(client: FlaskClient, services: Services) -> None:
+    # Trap 1: the official command line sends every parameter that is not set as "".
+    names = [
+        "image_file_b64", "image_url", "size", "type", "type_level", "format", "roi", "crop",
+        "crop_margin", "scale", "position", "channels", "add_shadow", "shadow_type",
+        "shadow_opacity", "semitransparency", "bg_color", "bg_image_url", "bg_image_file",
+    ]  # fmt: skip
+    assert accepted(post(client, **dict.fromkeys(names, "")))
+    options = latest_options(services)
+    assert (options["output_format"], options["max_pixels"]) == ("auto", 250_000)
+    assert not options["crop"]
+    assert options["background_sha256"] is None
+
+
+def test_the_python_clients_parameters(client: FlaskClient, services: Services) -> None:
+    # Trap 2: urlencoded, with its own defaults.
+    body = {
+        "image_file_b64": base64.b64encode(picture()).decode(),
+        "size": "regular",
+        "type": "auto",
+        "type_level": "none",
+        "format": "auto",
+        "roi": "0 0 100% 100%",
+        "crop": "false",
+        "scale": "original",
+        "position": "original",
+        "channels": "rgba",
+        "shadow_type": "none",
+        "semitransparency": "true",
+    }
+    answer = client.post(REMOVE, data=body, content_type="application/x-www-form-urlencoded")
+    assert accepted(answer)
+    assert latest_options(services)["roi"] is None
+
+
+def test_json_with_its_own_types(client: FlaskClient, services: Services) -> None:
+    body = {
+        "image_file_b64": base64.b64encode(picture()).decode(),
+        "crop": True,
+        "shadow_opacity": 30,
+        "semitransparency": False,
+        "bg_color": None,
+        "scale": "50%",
+        "shadow_type": {"car": "3D"},
+    }
+    assert accepted(client.post(REMOVE, json=body))
+    options = latest_options(services)
+    assert (options["crop"], options["shadow_opacity"], options["scale"]) == (True, 30, 50.0)
+    assert (options["semitransparency"], options["shadow"]) == (False, "drop")
+
+
+@pytest.mark.parametrize("body", ["[]", "{", "null", '"text"'])
+def test_json_that_is_no_object(client: FlaskClient, body: str) -> None:
+    answer = client.post(REMOVE, data=body, content_type="application/json")
+    assert error_of(answer) == (400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text.replace("+", " "),
+        lambda text: f"data:image/png;base64,{text}",
+        lambda text: f"data:image/png;base64,{text}".replace("+", " "),
+        lambda text: "\r\n".join(text[at : at + 76] for at in range(0, len(text), 76)),
+    ],
+    ids=["spaces", "prefix", "both", "lines"],
+)
+def test_base64_as_clients_spoil_it(client: FlaskClient, services: Services, spoil: Any) -> None:  # noqa: ANN401 - a lambda
+    # Trap 9.
+    data = picture()
+    text = base64.b64encode(data).decode()
+    assert "+" in text
+    assert accepted(send(client, image_file_b64=spoil(text)))
+    (job,) = services.runtime.job_store.read_newest([Status.QUEUED], 1).jobs
+    assert services.runtime.object_store.get(job.original_key) == data
+
+
+def test_a_large_text_is_no_reason_for_413(client: FlaskClient) -> None:
+    # Trap 8: Flask's own limit for a form's text is 500,000 bytes.
+    data = picture(size=(700, 500))
+    text = base64.b64encode(data).decode()
+    assert len(text) > 600_000
+    assert accepted(send(client, image_file_b64=text))
+
+
+def test_a_longer_text_than_a_picture_may_have(client: FlaskClient) -> None:
+    text = "A" * (3 * 2**20)
+    assert error_of(send(client, image_file_b64=text)) == (400, "file_too_large")
+
+
+@pytest.mark.parametrize(("size", "pixels"), SIZES.items())
+def test_sizes(client: FlaskClient, services: Services, size: str, pixels: int) -> None:
+    assert accepted(post(client, size=size))
+    assert latest_options(services)["max_pixels"] == pixels
+
+
+def test_a_png_may_be_capped(services: Services) -> None:
+    with create_app(with_settings(services, removebg_png_megapixels=10)).test_client() as client:
+        assert accepted(post(client, size="full", format="png"))
+        assert latest_options(services)["max_pixels"] == 10_000_000
+        assert accepted(post(client, size="full", format="jpg"))
+        assert latest_options(services)["max_pixels"] == 25_000_000
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"format": "jpg"}, {"matte_color": [255, 255, 255, 255]}),
+        ({"format": "jpg", "bg_color": "0f08"}, {"matte_color": [119, 255, 119, 255]}),
+        ({"bg_color": "fff"}, {"matte_color": [255, 255, 255, 255]}),
+        ({"bg_color": "#81d4fa"}, {"matte_color": [129, 212, 250, 255]}),
+        ({"bg_color": "81d4fa77"}, {"matte_color": [129, 212, 250, 119]}),
+        ({"bg_color": "Teal"}, {"matte_color": [0, 128, 128, 255]}),
+        ({"channels": "alpha"}, {"output": "mask", "output_format": "auto"}),
+        ({"channels": "alpha", "format": "zip"}, {"output": "mask", "output_format": "png"}),
+        ({"channels": "alpha", "bg_color": "red"}, {"output": "mask", "matte_color": None}),
+        ({"add_shadow": "true"}, {"shadow": "drop", "shadow_opacity": 50}),
+        ({"shadow_type": "none", "add_shadow": "true"}, {"shadow": "none"}),
+        ({"shadow_type": "3D", "shadow_opacity": "80"}, {"shadow": "drop", "shadow_opacity": 80}),
+        ({"shadow_type[car]": "car", "type": "car"}, {"shadow": "drop"}),
+        ({"shadow_type[car]": "car", "type": "person"}, {"shadow": "none"}),
+        ({"crop": "1", "crop_margin": "10% 20px"}, {"crop_margin": "10% 20px 10% 20px"}),
+        ({"roi": "0 0 50% 20px"}, {"roi": "0% 0% 50% 20px"}),
+        ({"scale": "80%", "position": "20%"}, {"scale": 80.0, "position": "20% 20%"}),
+        ({"colour": "unknown parameters do no harm"}, {}),
+    ],
+    ids=str,
+)
+def test_parameters_reach_the_options(
+    client: FlaskClient, services: Services, parameters: dict[str, str], expected: Mapping[str, Any]
+) -> None:
+    assert accepted(post(client, **parameters))
+    options = latest_options(services)
+    assert {name: options[name] for name in expected} == expected

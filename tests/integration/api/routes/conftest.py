@@ -1,0 +1,16 @@
+"""An API that asks for keys, and a shop that has one; tests may override each part."""
+
+import pytest
+
+from api.services import Services
+from tests.support.tenants import Tenant, services_with_keys, tenant
+
+
+@pytest.fixture(scope="module")
+def services(server_settings: dict[str, object], objects: object) -> Services:  # noqa: ARG001 - makes the bucket
+    return services_with_keys(server_settings, 14)
+
+
+@pytest.fixture
+def shop(services: Services) -> Tenant:
+    return tenant(services, f"shop-{len(services.runtime.api_keys.list())}")
