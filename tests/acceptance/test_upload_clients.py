@@ -28,7 +28,7 @@ from tests.support.servers import running
 from tests.support.service import api_service
 
 MB = 2**20
-JS = ROOT / "clients" / "tus-js"
+JS = ROOT / "tests" / "clients" / "tus-js"
 SMALL = (14 * MB, 3 * MB)
 FULL = (200 * MB, 16 * MB)
 
