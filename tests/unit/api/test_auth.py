@@ -1,3 +1,5 @@
+"""TODO."""
+
 import pytest
 
 from api.auth import loopback_only, refuse_public_bind_without_keys
@@ -59,9 +61,3 @@ def test_while_redis_is_away_the_start_goes_on_since_nobody_is_let_in() -> None:
     refuse_public_bind_without_keys(
         ApiSettings.load(), _OPEN, ApiKeys(connect("redis://127.0.0.1:1/0"))
     )
-
-
-@pytest.mark.parametrize("origins", ["shop.example", "https://a.example,b.example"])
-def test_an_origin_without_its_scheme_is_a_wrong_setting(origins: str) -> None:
-    with pytest.raises(SettingsError, match="RMBG_CORS_ORIGINS"):
-        ApiSettings.load(cors_origins=origins)

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from inference.errors import ModelError
-from inference.models.birefnet.config import PRESETS, PatchOrder
+from inference.models.birefnet.config import PRESETS
 from inference.models.birefnet.golden import golden_state
 from inference.models.load import load_model
 from inference.models.registry import MODELS, get_spec
@@ -61,15 +61,6 @@ def test_a_checkpoint_of_another_model_is_refused(checkpoint: Path) -> None:
 def test_a_gpu_that_is_not_there_is_refused(checkpoint: Path) -> None:
     with pytest.raises(ModelError, match="cuda was asked for, but"):
         load_model(get_spec("birefnet-tiny"), checkpoint, device="cuda")
-
-
-def test_every_registered_birefnet_has_its_network_and_patch_order() -> None:
-    specs = [spec for spec in MODELS.values() if spec.engine == "birefnet"]
-    assert {spec.name for spec in specs} == set(PRESETS)
-    for spec in specs:
-        assert spec.input_size == PRESETS[spec.name].input_size
-        order = PatchOrder.RMBG_2_0 if spec.name == "rmbg-2.0" else PatchOrder.BIREFNET
-        assert spec.patch_order is order
 
 
 def test_only_rmbg_2_0_needs_a_license_for_commerce() -> None:
