@@ -72,7 +72,8 @@ def open_image(form: Form, services: Services, owner: Owner) -> InputFile:
     """Return the picture that a form gives or names; its header has been read.
 
     Raises:
-        RemoveBgError: there is none, or more than one, or it cannot be had or used.
+        RemoveBgError: the form names no picture, or several, or the one that it names cannot be
+            fetched or read.
     """
     return _open(form, source_name(form), services, owner)
 
@@ -81,7 +82,8 @@ def open_background(form: Form, services: Services, owner: Owner) -> InputFile |
     """Return the picture to go behind the subject, if one is asked for.
 
     Raises:
-        RemoveBgError: there is more than one background, or it cannot be had or used.
+        RemoveBgError: the form names several backgrounds, or the one that it names cannot be
+            fetched or read.
     """
     names = [name for name in _BACKGROUNDS if name in form]
     if len(names) > 1:

@@ -9,12 +9,11 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from api.services import Services
-from api.settings import ApiSettings
 from tasks.jobs.job import Job, Status
 from tasks.jobs.store import lease_token
 from tasks.object_store import result_key
-from tasks.redis_client import connect
 from tests.support.paths import DATA
+from tests.support.services import services_on
 
 PHOTO = DATA / "coffee.jpg"
 
@@ -51,12 +50,8 @@ class Tenant:
 
 
 def services_with_keys(server_settings: dict[str, object], database: int) -> Services:
-    """Services on an empty database of their own, asking everybody for a key."""
-    url = str(server_settings["redis_url"]).removesuffix("/0") + f"/{database}"
-    connect(url).flushdb()
-    return Services.from_settings(
-        ApiSettings.load(**{**server_settings, "redis_url": url, "auth": "on"})
-    )
+    """Return services on an empty database that ask everybody for a key."""
+    return services_on(server_settings, database, auth="on")
 
 
 def tenant(services: Services, name: str, *, webhook_url: str | None = None) -> Tenant:

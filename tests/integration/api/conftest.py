@@ -9,25 +9,17 @@ from redis import Redis
 
 from api.app import create_app
 from api.services import Services
-from api.settings import ApiSettings
-from tasks.redis_client import connect
+from tests.support.services import services_on
 
 
 @pytest.fixture
-def redis(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url.removesuffix("/0") + "/8") as client:
-        client.flushdb()
-        yield client
+def redis(services: Services) -> Redis:
+    return services.runtime.redis
 
 
 @pytest.fixture
-def services(
-    server_settings: dict[str, object],
-    objects: object,  # noqa: ARG001 - makes the bucket
-    redis: Redis,  # noqa: ARG001 - empties the database
-) -> Services:
-    own = str(server_settings["redis_url"]).removesuffix("/0") + "/8"
-    return Services.from_settings(ApiSettings.load(**{**server_settings, "redis_url": own}))
+def services(server_settings: dict[str, object], objects: object) -> Services:  # noqa: ARG001 - makes the bucket
+    return services_on(server_settings, 8)
 
 
 @pytest.fixture

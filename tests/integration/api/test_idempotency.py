@@ -17,7 +17,7 @@ from tasks import redis_keys
 from tasks.errors import ObjectStoreUnavailableError
 from tasks.jobs.job import Job, Status, new_task_id
 from tasks.object_store import ORIGINALS, task_id_of_object
-from tests.support.runtime_parts import with_parts
+from tests.support.services import with_parts
 from tests.support.submissions import PHOTO, send_photo, task_id_of
 
 

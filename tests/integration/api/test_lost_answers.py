@@ -27,7 +27,7 @@ from tasks.object_store import task_id_of_object
 from tasks.redis_client import client_options, connect
 from tasks.worker.runner import Runner
 from tests.support.redis_proxy import Fault, RedisProxy, redis_proxy
-from tests.support.runtime_parts import with_parts
+from tests.support.services import with_parts
 
 #: A field that only `create` and `create_finished` name.
 MARKER = b"original_key"

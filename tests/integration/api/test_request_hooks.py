@@ -15,7 +15,7 @@ from api.errors import ERRORS
 from api.services import Services
 from tasks import redis_keys
 from tasks.redis_client import connect
-from tests.support.runtime_parts import with_parts
+from tests.support.services import with_parts
 from tests.support.tenants import PHOTO, Tenant, finish, services_with_keys, tenant
 
 _FORM = "multipart/form-data; boundary=b"

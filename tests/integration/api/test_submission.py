@@ -24,7 +24,7 @@ from tasks.jobs.job_objects import read_manifest
 from tasks.jobs.routing import JobDispatcher
 from tasks.object_store import result_key
 from tasks.redis_client import connect
-from tests.support.runtime_parts import with_parts
+from tests.support.services import with_parts
 
 Submit = Callable[..., TestResponse]
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Which addresses are this machine's alone, and the refusal to serve others without keys."""
 
 import pytest
 

@@ -23,7 +23,7 @@ from tasks.jobs.job_objects import read_manifest
 from tasks.jobs.store import JobStore, lease_token
 from tasks.object_store import UPLOAD_OBJECTS, original_key, result_key
 from tasks.redis_client import connect
-from tests.support.runtime_parts import with_parts
+from tests.support.services import with_parts
 
 BATCH = "/api/v1/remove-bg/batch"
 

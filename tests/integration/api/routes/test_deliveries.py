@@ -7,14 +7,9 @@ import pytest
 
 from api.services import Services
 from tasks.webhooks.deliveries import DeliveryState
-from tests.support.tenants import Tenant, finish, services_with_keys, tenant
+from tests.support.tenants import Tenant, finish, tenant
 
 PUBLIC = "https://93.184.216.34/hook"
-
-
-@pytest.fixture(scope="module")
-def services(server_settings: dict[str, object], objects: object) -> Services:  # noqa: ARG001 - makes the bucket
-    return services_with_keys(server_settings, 14)
 
 
 @pytest.fixture(scope="module")

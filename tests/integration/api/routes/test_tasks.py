@@ -16,7 +16,7 @@ from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
 from tasks.jobs.job import Status
 from tasks.object_store import original_key, result_key
 from tasks.redis_client import connect
-from tests.support.runtime_parts import with_parts
+from tests.support.services import with_parts
 from tests.support.tenants import Tenant, begin, finish, job_of
 
 

@@ -18,7 +18,7 @@ from api.services import Services
 from api.settings import ApiSettings
 from tasks.object_store import UPLOAD_OBJECTS, upload_prefix
 from tasks.uploads.store import PART_BYTES
-from tests.support.runtime_parts import with_parts
+from tests.support.services import with_parts
 
 TUS = {"Tus-Resumable": "1.0.0"}
 PIECE = {**TUS, "Content-Type": "application/offset+octet-stream"}

@@ -17,29 +17,12 @@ from tasks.cli.webhooks import webhooks
 from tasks.jobs.job import Job, new_task_id
 from tasks.jobs.store import JobStore
 from tasks.object_store import original_key
-from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.webhooks.deliveries import Attempt, Delivery, DeliveryState, DeliveryStore, RetryDecision
 from tests.support.commands import Make, Run
 
 UNKNOWN = "msg_rm-20260101-unknown_1"
 URL = "https://shop.example:8443/hook?token=hush-hush"
-
-
-@pytest.fixture
-def settings(server_settings: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Settings:
-    # A database of its own: what is listed and dropped is this test's alone.
-    own = str(server_settings["redis_url"]).removesuffix("/0") + "/3"
-    monkeypatch.setenv("RMBG_REDIS_URL", own)
-    return Settings.load()
-
-
-@pytest.fixture
-def client(settings: Settings) -> Iterator[Redis]:
-    with connect(settings.redis_url.get_secret_value()) as client:
-        client.flushdb()
-        yield client
-        client.flushdb()
 
 
 @pytest.fixture

@@ -12,28 +12,20 @@ from redis import Redis
 from api.app import create_app
 from api.inputs import InputFile, Submission
 from api.services import Services
-from api.settings import ApiSettings
 from tasks.jobs.job import Job
-from tasks.redis_client import connect
 from tasks.worker.runner import Runner
 from tests.support.equal_jobs import Model, Submit
+from tests.support.services import services_on
 
 
 @pytest.fixture
-def redis(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url.removesuffix("/0") + "/6") as client:
-        client.flushdb()
-        yield client
+def redis(services: Services) -> Redis:
+    return services.runtime.redis
 
 
 @pytest.fixture
-def services(
-    server_settings: dict[str, object],
-    objects: object,  # noqa: ARG001 - makes the bucket
-    redis: Redis,  # noqa: ARG001 - empties the database
-) -> Services:
-    own = str(server_settings["redis_url"]).removesuffix("/0") + "/6"
-    return Services.from_settings(ApiSettings.load(**{**server_settings, "redis_url": own}))
+def services(server_settings: dict[str, object], objects: object) -> Services:  # noqa: ARG001 - makes the bucket
+    return services_on(server_settings, 6)
 
 
 @pytest.fixture

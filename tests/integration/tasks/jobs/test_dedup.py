@@ -17,7 +17,7 @@ from tasks.jobs.job import LOST, POISON, JobError, Priority, Status
 from tasks.object_store import ObjectStore, results_prefix
 from tasks.worker.runner import Runner
 from tests.support.equal_jobs import Model, Submit, job_of
-from tests.support.runtime_parts import with_parts
+from tests.support.services import with_parts
 
 TOKEN = "gpu0@t/1/run"
 

@@ -1,19 +1,30 @@
-"""Services in which some of the runtime's parts are a test's own."""
+"""Services on a Redis database of a test's own, or with some parts of its own."""
 
 from dataclasses import replace
 from typing import Any
 
 from api.services import Services
+from api.settings import ApiSettings
 from api.waiting import TaskWaiter
 from tasks.jobs.cache import ResultCache
 from tasks.jobs.job_objects import Eraser
 from tasks.jobs.routing import JobDispatcher
 from tasks.jobs.task_listing import TaskList
+from tasks.redis_client import connect
 from tasks.runtime import Runtime
 
 
+def services_on(server_settings: dict[str, object], database: int, **settings: object) -> Services:
+    """Return services with these settings on a database, which is emptied first."""
+    url = str(server_settings["redis_url"]).removesuffix("/0") + f"/{database}"
+    connect(url).flushdb()
+    return Services.from_settings(
+        ApiSettings.load(**{**server_settings, "redis_url": url, **settings})
+    )
+
+
 def with_parts(services: Services, **parts: object) -> Services:
-    """The services over a runtime that has these parts, and builds the others from them."""
+    """Return the services over a runtime that has these parts and builds the others from them."""
     made = services.runtime
     store: Any = parts.get("object_store", made.object_store)
     runtime = Runtime(
