@@ -1,8 +1,6 @@
-"""Every way in which a file of weights can be wrong has a message that says so."""
+"""A checkpoint in either patch order loads, and one of other keys, shapes or types is refused."""
 
 import hashlib
-import io
-import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -124,42 +122,6 @@ def test_a_wrong_type_is_named(
         _load(path)
 
 
-def _zip_pickle() -> bytes:
-    file = io.BytesIO()
-    torch.save({"weight": torch.zeros(1)}, file)
-    return file.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (_zip_pickle(), "is a pickle"),
-        (pickle.dumps({"weight": [0.0] * 9}, protocol=2), "is a pickle"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"<!doctype html><html>Sign in</html>", "is not a safetensors file"),
-        ((4).to_bytes(8, "little") + b"{{{{", "its header cannot be read"),
-        ((2).to_bytes(8, "little") + b"[]", "its header cannot be read"),
-    ],
-    ids=["torch-save", "bare-pickle", "lfs-pointer", "web-page", "no-json", "no-header"],
-)
-def test_what_is_not_safetensors_is_named(data: bytes, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "weights.pth"
-    path.write_bytes(data)
-    with pytest.raises(CheckpointError, match=message):
-        _load(path)
-
-
-# Cut within the length, the header, the tensors, and by a single byte.
-@pytest.mark.parametrize("keep", [0, 5, 1_000, 5_000_000, -1])
-def test_a_truncated_file_is_named(
-    keep: int, state: dict[str, Tensor], save: Callable[[dict[str, Tensor]], Path]
-) -> None:
-    path = save(state)
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match=r"is truncated: [\d,]+ bytes where"):
-        _load(path)
-
-
 def test_another_hash_is_named(
     state: dict[str, Tensor], save: Callable[[dict[str, Tensor]], Path]
 ) -> None:
@@ -168,7 +130,10 @@ def test_another_hash_is_named(
         _load(path, "0" * 64)
 
 
-@pytest.mark.parametrize("name", ["", "absent.safetensors"])
-def test_an_absent_file_is_named(name: str, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="There are no weights at"):
-        _load(tmp_path / name)
+def test_a_damaged_file_is_refused_before_it_is_loaded(
+    state: dict[str, Tensor], save: Callable[[dict[str, Tensor]], Path]
+) -> None:
+    path = save(state)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="is truncated"):
+        _load(path)
