@@ -12,29 +12,20 @@ from tasks import redis_keys
 from tasks.api_keys import new_webhook_secret
 from tasks.app import create_celery
 from tasks.jobs.batches import BatchStore
-from tasks.jobs.job import Job, JobError, Status, new_task_id
+from tasks.jobs.job import Job, JobError, Status
 from tasks.jobs.routing import DELIVER_TASK, WEBHOOK_QUEUE
 from tasks.jobs.store import JobStore, lease_token
 from tasks.net.http_client import HttpClient
 from tasks.net.url_guard import AllowList, UrlGuard
-from tasks.object_store import ObjectStore, original_key
+from tasks.object_store import ObjectStore
 from tasks.settings import Settings
 from tasks.webhooks.deliveries import Delivery, DeliveryStore
 from tasks.webhooks.retry import HostBreaker, RetryPolicy
 from tasks.webhooks.sending import DeliveryRunner, WebhookDispatcher, render_payload
+from tests.support.clock import Clock
+from tests.support.jobs import make_job
 
 PAUSES = (5.0, 300.0, 1800.0)
-
-
-@dataclass
-class Clock:
-    now: float = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def pass_(self, seconds: float) -> None:
-        self.now += seconds
 
 
 @dataclass
@@ -44,7 +35,7 @@ class Post:
     client: Redis
     redis_url: str
     objects: ObjectStore
-    clock: Clock = field(default_factory=Clock)
+    clock: Clock = field(default_factory=lambda: Clock(1.8e9))
     secret: str | None = field(default_factory=new_webhook_secret)
     seconds: float = 10.0
 
@@ -107,13 +98,12 @@ class Post:
 
     def run(self, seconds: float = 0) -> int:
         """One pass after so many seconds, to its end."""
-        self.clock.pass_(seconds)
+        self.clock.now += seconds
         sent = self.start()
         self.wait()
         return sent
 
     def job(self, url: str | None, **values: object) -> Job:
-        task_id = new_task_id()
         now = self.clock()
         given = {
             "created_at": now,
@@ -122,9 +112,7 @@ class Post:
             "options": {"output_format": "png"},
             **values,
         }
-        return self.jobs.create(
-            Job(task_id, "u2netp", "model.u2netp", original_key(task_id), **given)
-        ).job
+        return self.jobs.create(make_job(**given)).job
 
     def finish(self, job: Job, status: Status = Status.SUCCEEDED, **facts: object) -> None:
         token = lease_token("gpu0@test", 1)

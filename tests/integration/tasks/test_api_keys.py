@@ -1,6 +1,7 @@
 """Keys in a real Redis."""
 
 import base64
+from collections.abc import Iterator
 
 import pytest
 
@@ -8,13 +9,8 @@ from tasks import redis_keys
 from tasks.api_keys import ANONYMOUS, OLD_SECRET_SECONDS, ApiKeys, key_digest
 from tasks.errors import KeyNameError
 from tasks.redis_client import connect
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
+from tests.support.jobs import database_url, empty_database
 
 
 @pytest.fixture
@@ -23,10 +19,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def api_keys(redis_url: str, clock: Clock) -> ApiKeys:
-    client = connect(redis_url.removesuffix("/0") + "/9")
-    client.flushdb()
-    return ApiKeys(client, clock=clock)
+def api_keys(redis_url: str, clock: Clock) -> Iterator[ApiKeys]:
+    with empty_database(redis_url, 9) as client:
+        yield ApiKeys(client, clock=clock)
 
 
 def test_a_key_stands_for_its_owner_until_it_is_revoked(api_keys: ApiKeys) -> None:
@@ -49,8 +44,8 @@ def test_a_key_stands_for_its_owner_until_it_is_revoked(api_keys: ApiKeys) -> No
 
 def test_redis_never_holds_the_key_itself(api_keys: ApiKeys, redis_url: str) -> None:
     _, key = api_keys.add("shop")
-    client = connect(redis_url.removesuffix("/0") + "/9")
-    held = [client.hgetall(name) for name in client.keys("*")]
+    with connect(database_url(redis_url, 9)) as client:
+        held = [client.hgetall(name) for name in client.keys("*")]
     assert key not in str(held)
     assert key_digest(key) in str(held)
 
@@ -92,6 +87,6 @@ def test_a_hash_that_points_at_another_owner_is_no_way_in(
     api_keys: ApiKeys, redis_url: str
 ) -> None:
     owner, _ = api_keys.add("shop")
-    client = connect(redis_url.removesuffix("/0") + "/9")
-    client.hset(redis_keys.API_KEYS, key_digest("forged"), owner.id)
+    with connect(database_url(redis_url, 9)) as client:
+        client.hset(redis_keys.API_KEYS, key_digest("forged"), owner.id)
     assert api_keys.find("forged") is None

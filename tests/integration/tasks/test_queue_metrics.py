@@ -9,12 +9,14 @@ from redis import Redis
 
 from tasks import metrics, redis_keys
 from tasks.errors import ObjectStoreUnavailableError
-from tasks.jobs.job import Job, JobError, Priority, Status, new_task_id
+from tasks.jobs.job import JobError, Priority, Status
 from tasks.jobs.store import MAX_CRASHES, JobStore
 from tasks.queue_metrics import QueueCollector
 from tasks.redis_client import connect
 from tasks.webhooks.deliveries import Attempt, DeliveryState, DeliveryStore, RetryDecision
 from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
+from tests.support.clock import Clock
+from tests.support.jobs import empty_database, make_job
 
 WORKER = "gpu0@h"
 #: What a new connection begins with, and one that was idle for a while.
@@ -23,14 +25,13 @@ _GREETINGS = {"HELLO", "CLIENT", "SELECT", "PING"}
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url.removesuffix("/0") + "/6") as client:
-        client.flushdb()
+    with empty_database(redis_url, 6) as client:
         yield client
 
 
 @pytest.fixture
 def store(client: Redis) -> JobStore:
-    return JobStore(client, clock=lambda: 1000.0)
+    return JobStore(client, clock=Clock(1000.0))
 
 
 def _registry(client: Redis, *, store_answers: bool = True) -> CollectorRegistry:
@@ -39,16 +40,13 @@ def _registry(client: Redis, *, store_answers: bool = True) -> CollectorRegistry
             raise ObjectStoreUnavailableError("gone")
 
     registry = CollectorRegistry()
-    registry.register(QueueCollector(client, WorkerRegistry(client), ping, clock=lambda: 1010.0))
+    registry.register(QueueCollector(client, WorkerRegistry(client), ping, clock=Clock(1010.0)))
     return registry
 
 
 def _queued(store: JobStore, *, priority: Priority = Priority.NORMAL) -> str:
-    task_id = new_task_id()
-    options = {"output_format": "webp"}
-    job = Job(task_id, "m", "model.m", "originals/x", 996.5, 4e9, options=options)
-    store.create(job.evolve(priority=priority))
-    return task_id
+    fields = {"model": "m", "created_at": 996.5, "options": {"output_format": "webp"}}
+    return store.create(make_job(**fields, priority=priority)).job.task_id
 
 
 def _value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
@@ -95,10 +93,8 @@ def test_crashes_losses_dead_letters_and_duplicates(client: Redis, store: JobSto
 
 def test_webhooks_are_counted_by_what_came_of_them(client: Redis, store: JobStore) -> None:
     for number in range(3):
-        task_id = new_task_id()
-        url = "http://127.0.0.1:9/"
-        store.create(Job(task_id, "m", "model.m", "o/x", 996.5, 4e9, webhook_url=url))
-        store.cancel(task_id)
+        job = store.create(make_job(created_at=996.5, webhook_url="http://127.0.0.1:9/")).job
+        store.cancel(job.task_id)
         assert _value(_registry(client), "rmbg_webhook_pending") == number + 1
     rows = DeliveryStore(client)
     first, second, _ = rows.waiting(10)
@@ -141,7 +137,7 @@ def test_workers_are_up_down_or_drained(client: Redis) -> None:
     now = 900.0
     worker_registry.record_heartbeat("gpu1@h", queue="gpu.h.1", model="m")
     reader = CollectorRegistry()
-    late = WorkerRegistry(client, clock=lambda: 1010.0)
+    late = WorkerRegistry(client, clock=Clock(1010.0))
     reader.register(QueueCollector(client, late, lambda: None))
     assert _value(reader, "rmbg_worker_up", worker=WORKER, gpu="0", model="m") == 1
     assert _value(reader, "rmbg_worker_up", worker="gpu1@h", gpu="1", model="m") == 0
@@ -157,7 +153,7 @@ def test_without_redis_or_store_the_scrape_says_so() -> None:
 
 
 def test_the_queues_of_workers_are_shown_while_they_are_empty(client: Redis) -> None:
-    worker_registry = WorkerRegistry(client, clock=lambda: 1009.0)
+    worker_registry = WorkerRegistry(client, clock=Clock(1009.0))
     worker_registry.record_heartbeat(WORKER, queue="gpu.h.0", model="m")
     registry = CollectorRegistry()
     registry.register(QueueCollector(client, worker_registry, lambda: None))

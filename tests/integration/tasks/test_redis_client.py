@@ -7,15 +7,14 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from tasks import redis_client, redis_keys
-from tasks.redis_client import connect
+from tests.support.jobs import empty_database
 
 LATE = 1732652242.123456
 
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url.removesuffix("/0") + "/13") as client:
-        client.flushdb()
+    with empty_database(redis_url, 13) as client:
         yield client
 
 

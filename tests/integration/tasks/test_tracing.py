@@ -6,12 +6,11 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from redis import Redis
@@ -19,41 +18,27 @@ from redis import Redis
 from api.app import create_app
 from api.services import Services
 from api.settings import ApiSettings
-from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.probe import ImageLimits
 from tasks.redis_client import connect
 from tasks.tracing import configure_tracing
 from tasks.worker.runner import Runner
 from tasks.worker_registry import WorkerRegistry
+from tests.support.jobs import empty_database, on_database
+from tests.support.models import FakeModel
 from tests.support.paths import ROOT
 
 pytest.importorskip("opentelemetry.sdk")
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
-class Model:
-    name = "u2netp"
-
-    def warm_up(self) -> None:
-        pass
-
-    def matte(self, images: Sequence[Rgb], stages: StageHook = no_stages) -> list[Alpha]:
-        with stages("preprocess"):
-            pass
-        with stages("inference"):
-            return [np.ones(image.shape[:2], np.float32) for image in images]
-
-
 @pytest.fixture
 def settings(server_settings: dict[str, object]) -> ApiSettings:
-    own = str(server_settings["redis_url"]).removesuffix("/0") + "/8"
-    return ApiSettings.load(**{**server_settings, "redis_url": own})
+    return ApiSettings.load(**on_database(server_settings, 8))
 
 
 @pytest.fixture
-def redis(settings: ApiSettings) -> Iterator[Redis]:
-    with connect(settings.redis_url.get_secret_value()) as client:
-        client.flushdb()
+def redis(redis_url: str) -> Iterator[Redis]:
+    with empty_database(redis_url, 8) as client:
         yield client
 
 
@@ -157,7 +142,7 @@ def one_job(given: dict[str, object], coffee: Path) -> None:
         job_store=services.runtime.job_store,
         object_store=services.runtime.object_store,
         registry=WorkerRegistry(connect(settings.redis_url.get_secret_value())),
-        model=Model(),
+        model=FakeModel(),
         model_lock=threading.Lock(),
         limits=ImageLimits(),
         worker="gpu0@h",

@@ -11,28 +11,26 @@ from redis import Redis
 from tasks import redis_keys
 from tasks.app import create_celery
 from tasks.cli.jobs import jobs
-from tasks.jobs.job import Job, Status, new_task_id
+from tasks.jobs.job import Status
 from tasks.jobs.routing import JobDispatcher
 from tasks.jobs.store import JobStore
-from tasks.object_store import original_key
-from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
 from tests.support.commands import QUEUE, Make, Run, crash
+from tests.support.jobs import database_url, empty_database, make_job
 
 
 @pytest.fixture
 def settings(server_settings: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Settings:
     # A database of its own: what is listed and purged is this test's alone.
-    own = str(server_settings["redis_url"]).removesuffix("/0") + "/2"
+    own = database_url(str(server_settings["redis_url"]), 2)
     monkeypatch.setenv("RMBG_REDIS_URL", own)
     return Settings.load()
 
 
 @pytest.fixture
-def client(settings: Settings) -> Iterator[Redis]:
-    with connect(settings.redis_url.get_secret_value()) as client:
-        client.flushdb()
+def client(redis_url: str) -> Iterator[Redis]:
+    with empty_database(redis_url, 2) as client:
         yield client
 
 
@@ -69,9 +67,8 @@ def make(store: JobStore, app: Celery) -> Make:
     """Makes jobs of each state; those that wait have a message."""
 
     def make(state: str = "queued", *, queue: str = QUEUE) -> str:
-        task_id = new_task_id()
-        original = original_key(task_id)
-        job = store.create(Job(task_id, "u2netp", queue, original, 1.7e9, 4e9)).job
+        job = store.create(make_job(queue=queue)).job
+        task_id = job.task_id
         if state == "queued":
             JobDispatcher(app, store).send(job)
         elif state == "canceled":

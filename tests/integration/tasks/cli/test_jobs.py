@@ -16,14 +16,13 @@ from tasks.jobs.store import MAX_CRASHES, JobStore
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
 from tests.support.commands import QUEUE, WORKER, Make, Run, json_of
+from tests.support.jobs import recorded
 
 UNKNOWN = "rm-20260101-unknown"
 
 
 def _status(store: JobStore, task_id: str) -> str:
-    job = store.get(task_id)
-    assert job is not None
-    return job.status.value
+    return recorded(store, task_id).status.value
 
 
 def test_celery_finds_the_commands_by_their_entry_point(settings: Settings, make: Make) -> None:

@@ -14,12 +14,12 @@ from redis import Redis
 from deploy.local import service
 from tasks.app import create_celery
 from tasks.cli.webhooks import webhooks
-from tasks.jobs.job import Job, new_task_id
 from tasks.jobs.store import JobStore
-from tasks.object_store import original_key
 from tasks.settings import Settings
 from tasks.webhooks.deliveries import Attempt, Delivery, DeliveryState, DeliveryStore, RetryDecision
+from tests.support.clock import Clock
 from tests.support.commands import Make, Run
+from tests.support.jobs import make_job
 
 UNKNOWN = "msg_rm-20260101-unknown_1"
 URL = "https://shop.example:8443/hook?token=hush-hush"
@@ -48,14 +48,12 @@ def run(settings: Settings, client: Redis) -> Iterator[Run]:
 @pytest.fixture
 def make(client: Redis, deliveries: DeliveryStore) -> Make:
     """Makes webhooks of each state; their ids."""
-    store = JobStore(client, clock=lambda: 1000.0)
+    store = JobStore(client, clock=Clock(1000.0))
 
     def make(state: DeliveryState = DeliveryState.PENDING) -> str:
-        task_id = new_task_id()
-        original = original_key(task_id)
-        store.create(Job(task_id, "m", "model.m", original, 999.0, 4e9, webhook_url=URL))
-        store.cancel(task_id)
-        (row,) = deliveries.of(task_id)
+        job = store.create(make_job(created_at=999.0, webhook_url=URL)).job
+        store.cancel(job.task_id)
+        (row,) = deliveries.of(job.task_id)
         if state is not DeliveryState.PENDING:
             _end(deliveries, row, state)
         return row.id

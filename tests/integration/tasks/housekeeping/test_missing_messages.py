@@ -16,16 +16,14 @@ from tasks import redis_keys
 from tasks.app import create_celery
 from tasks.housekeeping.missing_messages import list_key
 from tasks.housekeeping.reconcile import Reconciler
-from tasks.jobs.job import Job, Priority, Status, new_task_id
+from tasks.jobs.job import Priority, Status
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
-from tasks.object_store import original_key
-from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
+from tests.support.jobs import database_url, empty_database, make_job, on_database
 
 SHARED, OWN = "model.u2netp", "gpu.h.0"
-_DATABASE = "/12"
 
 
 @dataclass
@@ -37,11 +35,9 @@ class Queues:
     reconciler: Reconciler
 
     def submit(self, queue: str, priority: Priority) -> str:
-        task_id = new_task_id()
-        original = original_key(task_id)
-        job = Job(task_id, "u2netp", queue, original, 1.7e9, 4e9, priority=priority)
-        self.dispatcher.send(self.store.create(job).job)
-        return task_id
+        job = self.store.create(make_job(queue=queue, priority=priority)).job
+        self.dispatcher.send(job)
+        return job.task_id
 
     def messages(self) -> Counter[str]:
         """How many messages each job has, on all lists together."""
@@ -67,18 +63,14 @@ class Queues:
 
 
 @pytest.fixture
-def queues(server_settings: dict[str, object]) -> Iterator[Queues]:
-    url = str(server_settings["redis_url"]).removesuffix("/0") + _DATABASE
-    with (
-        connect(url) as client,
-        create_celery(Settings.load(**{**server_settings, "redis_url": url})) as app,
-    ):
-        client.flushdb()
+def queues(redis_url: str, server_settings: dict[str, object]) -> Iterator[Queues]:
+    settings = Settings.load(**on_database(server_settings, 12))
+    with empty_database(redis_url, 12) as client, create_celery(settings) as app:
         store, registry = JobStore(client), WorkerRegistry(client)
         dispatcher = JobDispatcher(app, store)
         router = Router(client)
         reconciler = Reconciler(client, store, dispatcher, registry, router, aging_seconds=60)
-        yield Queues(url, client, store, dispatcher, reconciler)
+        yield Queues(database_url(redis_url, 12), client, store, dispatcher, reconciler)
 
 
 def test_a_stock_purge_of_all_queues_is_undone_for_every_job_exactly_once(queues: Queues) -> None:

@@ -5,7 +5,6 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import pytest
 from redis import Redis
@@ -14,27 +13,18 @@ from tasks import redis_keys
 from tasks.app import create_celery
 from tasks.housekeeping.missing_messages import dispatch_seq_of, list_key
 from tasks.housekeeping.reconcile import MAX_AGED, Reconciler
-from tasks.jobs.job import Job, Priority, Status, new_task_id
+from tasks.jobs.job import Priority, Status
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import Claim, JobStore, lease_token
-from tasks.object_store import original_key
-from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
+from tests.support.clock import Clock
+from tests.support.jobs import empty_database, make_job, on_database, recorded
 
 MODEL, SHARED = "m", "model.m"
 AGING = 60.0
-_DATABASE = "/5"
 Make = Callable[[], Reconciler]
 Submit = Callable[..., str]
-
-
-@dataclass
-class Clock:
-    now: float = 1.7e9
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -43,14 +33,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def url(server_settings: dict[str, object]) -> str:
-    return str(server_settings["redis_url"]).removesuffix("/0") + _DATABASE
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[Redis]:
-    with connect(url) as client:
-        client.flushdb()
+def client(redis_url: str) -> Iterator[Redis]:
+    with empty_database(redis_url, 5) as client:
         yield client
 
 
@@ -60,10 +44,9 @@ def store(client: Redis, clock: Clock) -> JobStore:
 
 
 @pytest.fixture
-def dispatcher(url: str, store: JobStore, server_settings: dict[str, object]) -> JobDispatcher:
-    return JobDispatcher(
-        create_celery(Settings.load(**{**server_settings, "redis_url": url})), store
-    )
+def dispatcher(store: JobStore, server_settings: dict[str, object]) -> JobDispatcher:
+    settings = Settings.load(**on_database(server_settings, 5))
+    return JobDispatcher(create_celery(settings), store)
 
 
 @pytest.fixture
@@ -89,21 +72,14 @@ def submit(store: JobStore, dispatcher: JobDispatcher, clock: Clock) -> Submit:
     def submit(
         priority: Priority = Priority.NORMAL, *, queue: str = SHARED, sent: bool = True
     ) -> str:
-        task_id = new_task_id()
-        original = original_key(task_id)
-        job = Job(task_id, MODEL, queue, original, clock.now, clock.now + 1e9, priority=priority)
+        times = {"created_at": clock.now, "expires_at": clock.now + 1e9}
+        job = make_job(model=MODEL, queue=queue, priority=priority, **times)
         made = store.create(job).job
         if sent:
             dispatcher.send(made)
-        return task_id
+        return made.task_id
 
     return submit
-
-
-def _job(store: JobStore, task_id: str) -> Job:
-    found = store.get(task_id)
-    assert found is not None
-    return found
 
 
 def _messages(client: Redis, step: Priority, queue: str = SHARED) -> list[str]:
@@ -125,7 +101,7 @@ def _consistent(client: Redis, store: JobStore) -> None:
     assert set(named) | due == queued
     assert not set(named) & due
     for task_id, lists in named.items():
-        job = _job(store, task_id)
+        job = recorded(store, task_id)
         assert lists == [f"{job.queue}|{int(job.effective_priority)}"]
         assert client.zscore(redis_keys.dispatched_key(lists[0]), task_id) == job.dispatch_seq
         lifted = client.sismember(redis_keys.aged_key(lists[0]), task_id)
@@ -140,7 +116,7 @@ def test_a_message_that_is_nowhere_is_sent_again_at_the_second_look(
     assert _messages(client, Priority.LOW) == []
     assert reconciler.run_once()
     assert _messages(client, Priority.LOW) == [task_id]
-    assert _job(store, task_id).redispatches == 1
+    assert recorded(store, task_id).redispatches == 1
     for _ in range(3):
         reconciler.run_once()
     assert _messages(client, Priority.LOW) == [task_id]
@@ -158,7 +134,7 @@ def test_a_message_in_dead_hands_is_sent_again_before_the_visibility_timeout(
     for _ in range(2):
         reconciler.run_once()
     assert _messages(client, Priority.NORMAL) == [abandoned]
-    assert _job(store, held).redispatches == 0
+    assert recorded(store, held).redispatches == 0
 
 
 def test_what_waits_for_a_gpu_that_is_gone_moves_to_the_shared_queue(
@@ -167,7 +143,7 @@ def test_what_waits_for_a_gpu_that_is_gone_moves_to_the_shared_queue(
     task_id = submit(queue="gpu.h.0")
     reconciler.run_once()
     assert _messages(client, Priority.NORMAL) == [task_id]
-    assert _job(store, task_id).queue == SHARED
+    assert recorded(store, task_id).queue == SHARED
     _consistent(client, store)
 
 
@@ -182,7 +158,7 @@ def test_many_due_jobs_are_not_all_bound_to_one_gpu(
         store.requeue(task_id)
     reconciler.run_once()
     assert store.due() == []
-    bound = [each for each in store.ids(Status.QUEUED) if _job(store, each).queue == "gpu.h.0"]
+    bound = [each for each in store.ids(Status.QUEUED) if recorded(store, each).queue == "gpu.h.0"]
     assert len(bound) == 2
     _consistent(client, store)
 
@@ -215,7 +191,7 @@ def test_a_job_that_waited_is_lifted_a_step_and_later_another(
     task_id = submit(Priority.LOW)
     clock.now += AGING - 1
     reconciler.run_once()
-    assert _job(store, task_id).effective_priority is Priority.LOW
+    assert recorded(store, task_id).effective_priority is Priority.LOW
     for seconds, urgency in (
         (1, Priority.NORMAL),
         (AGING, Priority.HIGH),
@@ -223,7 +199,7 @@ def test_a_job_that_waited_is_lifted_a_step_and_later_another(
     ):
         clock.now += seconds
         reconciler.run_once()
-        job = _job(store, task_id)
+        job = recorded(store, task_id)
         assert (job.effective_priority, job.priority) == (urgency, Priority.LOW)
         assert task_id in _messages(client, urgency)
         _consistent(client, store)
@@ -255,7 +231,7 @@ def test_what_was_lifted_is_not_lifted_twice_by_two_reconcilers(
     sent = [store.record_dispatches(each)[0] for each in (first, second)]
     assert sent[0] is not None
     assert sent[1] is None
-    assert _job(store, task_id).redispatches == 1
+    assert recorded(store, task_id).redispatches == 1
 
 
 def test_a_lifted_job_that_is_lost_or_requeued_keeps_its_books(
@@ -269,11 +245,11 @@ def test_a_lifted_job_that_is_lost_or_requeued_keeps_its_books(
     store.release(task_id, token="t")
     _consistent(client, store)
     reconciler.run_once()
-    assert _job(store, task_id).effective_priority is Priority.NORMAL
+    assert recorded(store, task_id).effective_priority is Priority.NORMAL
     _consistent(client, store)
     store.cancel(task_id)
     store.requeue(task_id)
-    assert _job(store, task_id).effective_priority is Priority.LOW
+    assert recorded(store, task_id).effective_priority is Priority.LOW
     _consistent(client, store)
 
 
@@ -296,17 +272,17 @@ class Chance:
                 self._lose,
                 self._wait,
                 self._pop,
-                lambda: self._store.cancel(self._job()),
-                lambda: self._store.requeue(self._job()),
+                lambda: self._store.cancel(self.recorded()),
+                lambda: self._store.requeue(self.recorded()),
                 lambda: self.random.choice(self._reconcilers).run_once(),
             )
         )()
 
-    def _job(self) -> str:
+    def recorded(self) -> str:
         return self.random.choice(self.jobs)
 
     def _claim(self) -> None:
-        task_id, token = self._job(), lease_token("w", self.random.randrange(4))
+        task_id, token = self.recorded(), lease_token("w", self.random.randrange(4))
         if self._store.claim(task_id, token=token, worker="w") is Claim.CLAIMED:
             self._held.append((task_id, token))
 

@@ -2,6 +2,7 @@
 
 import io
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
@@ -32,20 +33,13 @@ from tasks.object_store import (
     result_key,
     s3_client,
 )
-from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.uploads.service import UploadService
 from tasks.uploads.store import PART_BYTES, UploadStore
+from tests.support.clock import Clock
+from tests.support.jobs import empty_database, make_job, on_database
 
 HOUR = 3600.0
-
-
-@dataclass
-class Clock:
-    now: float
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @dataclass
@@ -77,11 +71,15 @@ class World:
 
 
 @pytest.fixture
-def world(server_settings: dict[str, object]) -> World:
-    url = str(server_settings["redis_url"]).removesuffix("/0") + "/7"
-    settings = Settings.load(**{**server_settings, "redis_url": url, "s3_bucket": "retention"})
-    client, clock = connect(url), Clock(time.time())
-    client.flushdb()
+def client(redis_url: str) -> Iterator[Redis]:
+    with empty_database(redis_url, 7) as client:
+        yield client
+
+
+@pytest.fixture
+def world(server_settings: dict[str, object], client: Redis) -> World:
+    settings = Settings.load(**on_database(server_settings, 7, s3_bucket="retention"))
+    clock = Clock(time.time())
     objects = ObjectStore.from_settings(settings)
     objects.ensure_bucket()
     for key in objects.list(""):
@@ -112,14 +110,11 @@ def _put(world: World, key: str, **metadata: str) -> None:
     )
 
 
-def _job(world: World, *, hours: float, end: Status | None = Status.SUCCEEDED) -> Job:
-    """A task with all that belongs to one, which expires so many hours from now."""
+def _stored(world: World, *, hours: float) -> Job:
+    """A job whose pictures are stored, and which has no record yet."""
     task_id = new_task_id()
-    job = Job(
+    job = make_job(
         task_id=task_id,
-        model="u2netp",
-        queue="model.u2netp",
-        original_key=original_key(task_id),
         background_key=background_key(task_id),
         created_at=world.clock(),
         expires_at=world.clock() + hours * HOUR,
@@ -129,6 +124,13 @@ def _job(world: World, *, hours: float, end: Status | None = Status.SUCCEEDED) -
     world.objects.put(
         job.original_key, io.BytesIO(b"bytes"), 5, "image/png", metadata=write_manifest(job)
     )
+    return job
+
+
+def _job(world: World, *, hours: float, end: Status | None = Status.SUCCEEDED) -> Job:
+    """A task with all that belongs to one, which expires so many hours from now."""
+    job = _stored(world, hours=hours)
+    task_id = job.task_id
     world.store.create(job)
     if end is not None:
         token = lease_token("gpu0@host", 1)
@@ -243,20 +245,7 @@ def test_an_original_that_is_stored_before_its_record_is_left_alone(world: World
 
 def test_what_a_refused_submission_left_stays_until_its_expiry(world: World) -> None:
     """It got a 503, since it was unknown whether its record was written; it was not."""
-    task_id = new_task_id()
-    job = Job(
-        task_id=task_id,
-        model="u2netp",
-        queue="model.u2netp",
-        original_key=original_key(task_id),
-        background_key=background_key(task_id),
-        created_at=world.clock(),
-        expires_at=world.clock() + 24 * HOUR,
-    )
-    _put(world, background_key(task_id))
-    world.objects.put(
-        job.original_key, io.BytesIO(b"bytes"), 5, "image/png", metadata=write_manifest(job)
-    )
+    job = _stored(world, hours=24)
     world.clock.now += 23 * HOUR
     assert world.sweeper.orphans.sweep() == []
     world.clock.now += HOUR

@@ -14,7 +14,8 @@ from api.inputs import InputFile, Submission
 from api.services import Services
 from tasks.jobs.job import Job
 from tasks.worker.runner import Runner
-from tests.support.equal_jobs import Model, Submit
+from tests.support.equal_jobs import Submit
+from tests.support.models import FakeModel
 from tests.support.services import services_on
 
 
@@ -29,12 +30,12 @@ def services(server_settings: dict[str, object], objects: object) -> Services:  
 
 
 @pytest.fixture
-def model() -> Model:
-    return Model()
+def model() -> FakeModel:
+    return FakeModel()
 
 
 @pytest.fixture
-def runner(services: Services, model: Model) -> Runner:
+def runner(services: Services, model: FakeModel) -> Runner:
     return Runner(
         job_store=services.runtime.job_store,
         object_store=services.runtime.object_store,

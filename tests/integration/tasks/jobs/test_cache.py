@@ -18,7 +18,8 @@ from tasks.jobs.cache import JITTER_SECONDS, REDIS_SECONDS, cache_key, cache_ttl
 from tasks.jobs.job import Status, new_task_id
 from tasks.object_store import background_key
 from tasks.worker.runner import Runner
-from tests.support.equal_jobs import Model, Submit, job_of
+from tests.support.equal_jobs import Submit, job_of
+from tests.support.models import FakeModel
 
 
 def test_a_known_result_comes_at_once_with_objects_of_its_own(
@@ -72,7 +73,7 @@ def test_a_result_that_cannot_be_copied_is_a_miss(
 
 
 def test_whoever_refuses_the_cache_neither_reads_nor_writes_nor_joins(
-    services: Services, runner: Runner, model: Model, submit: Submit
+    services: Services, runner: Runner, model: FakeModel, submit: Submit
 ) -> None:
     apart, other = submit(cache=False), submit(cache=False)
     assert (apart.primary, other.primary) == (None, None)

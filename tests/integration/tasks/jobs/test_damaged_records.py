@@ -14,17 +14,15 @@ from tasks.app import create_celery
 from tasks.errors import UnreadableRecordError
 from tasks.housekeeping.missing_messages import list_key
 from tasks.housekeeping.reconcile import Reconciler
-from tasks.jobs.job import Job, Priority, Status, new_task_id
+from tasks.jobs.job import Priority, Status
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import Dispatch, JobStore
-from tasks.object_store import original_key
-from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
+from tests.support.jobs import empty_database, make_job, on_database
 
 MODEL, SHARED, GONE = "m", "model.m", "gpu.h.0"
 AGEING = 60.0
-_DATABASE = "/11"
 
 
 @dataclass
@@ -60,21 +58,18 @@ class Scene:
         priority: Priority = Priority.NORMAL,
         deadline: float | None = None,
     ) -> str:
-        task_id = new_task_id()
-        job = Job(
-            task_id,
-            MODEL,
-            queue,
-            original_key(task_id),
-            self.now,
-            self.now + 1e6,
+        job = make_job(
+            model=MODEL,
+            queue=queue,
+            created_at=self.now,
+            expires_at=self.now + 1e6,
             priority=priority,
             deadline=deadline,
         )
         made = self.store.create(job).job
         if sent:
             self.dispatcher.send(made)
-        return task_id
+        return made.task_id
 
     def due(self) -> str:
         task_id = self.queued()
@@ -116,12 +111,11 @@ class Scene:
 
 @pytest.fixture
 def scene(server_settings: dict[str, object]) -> Iterator[Scene]:
-    url = str(server_settings["redis_url"]).removesuffix("/0") + _DATABASE
+    settings = Settings.load(**on_database(server_settings, 11))
     with (
-        connect(url) as client,
-        create_celery(Settings.load(**{**server_settings, "redis_url": url})) as app,
+        empty_database(str(server_settings["redis_url"]), 11) as client,
+        create_celery(settings) as app,
     ):
-        client.flushdb()
         yield Scene(client, JobDispatcher(app, JobStore(client)))
 
 

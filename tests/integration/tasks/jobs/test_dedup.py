@@ -16,7 +16,8 @@ from tasks.jobs.dedup import DuplicateCompleter
 from tasks.jobs.job import LOST, POISON, JobError, Priority, Status
 from tasks.object_store import ObjectStore, results_prefix
 from tasks.worker.runner import Runner
-from tests.support.equal_jobs import Model, Submit, job_of
+from tests.support.equal_jobs import Submit, job_of
+from tests.support.models import FakeModel
 from tests.support.services import with_parts
 
 TOKEN = "gpu0@t/1/run"
@@ -40,7 +41,11 @@ def _waiting(redis: Redis) -> int:
 
 
 def test_50_equal_pictures_at_once_run_the_model_once(
-    services: Services, runner: Runner, completer: DuplicateCompleter, model: Model, submit: Submit
+    services: Services,
+    runner: Runner,
+    completer: DuplicateCompleter,
+    model: FakeModel,
+    submit: Submit,
 ) -> None:
     with ThreadPoolExecutor(20) as pool:
         sent = [pool.submit(submit) for _ in range(50)]
@@ -115,7 +120,11 @@ def test_a_duplicate_has_no_message_and_takes_no_worker(submit: Submit, redis: R
 
 
 def test_when_the_primary_is_canceled_a_duplicate_runs_and_the_others_follow_it(
-    services: Services, runner: Runner, completer: DuplicateCompleter, model: Model, submit: Submit
+    services: Services,
+    runner: Runner,
+    completer: DuplicateCompleter,
+    model: FakeModel,
+    submit: Submit,
 ) -> None:
     primary, *duplicates = [submit() for _ in range(4)]
     services.runtime.job_store.cancel(primary.task_id)
@@ -208,7 +217,11 @@ def test_a_primary_that_is_canceled_while_it_runs(
 
 
 def test_a_pictures_fault_ends_its_duplicates_too(
-    services: Services, runner: Runner, completer: DuplicateCompleter, model: Model, submit: Submit
+    services: Services,
+    runner: Runner,
+    completer: DuplicateCompleter,
+    model: FakeModel,
+    submit: Submit,
 ) -> None:
     primary, duplicate = submit(), submit()
     model.error = InvalidImageError("The picture is damaged.")
@@ -302,7 +315,11 @@ def test_a_duplicate_that_is_canceled_while_its_copy_is_made_keeps_no_copy(
 
 
 def test_when_the_result_is_erased_before_it_was_copied_a_duplicate_runs(
-    services: Services, runner: Runner, completer: DuplicateCompleter, model: Model, submit: Submit
+    services: Services,
+    runner: Runner,
+    completer: DuplicateCompleter,
+    model: FakeModel,
+    submit: Submit,
 ) -> None:
     primary, first, second = submit(), submit(), submit()
     runner.run(primary.task_id)

@@ -7,22 +7,23 @@ import pytest
 
 from tasks.app import create_celery
 from tasks.housekeeping.missing_messages import list_key
-from tasks.jobs.job import Job, Priority, Status, new_task_id
+from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.job_objects import write_manifest
 from tasks.jobs.restore import Restorer
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
-from tasks.object_store import ObjectStore, original_key
+from tasks.object_store import ObjectStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
+from tests.support.clock import Clock
+from tests.support.jobs import empty_database, make_job, on_database, recorded
 
 NOW = 1.7e9
 
 
 @pytest.fixture
 def settings(server_settings: dict[str, object]) -> Settings:
-    own = str(server_settings["redis_url"]).removesuffix("/0") + "/4"
-    return Settings.load(**{**server_settings, "redis_url": own, "s3_bucket": "restoring"})
+    return Settings.load(**on_database(server_settings, 4, s3_bucket="restoring"))
 
 
 @pytest.fixture
@@ -35,38 +36,21 @@ def bucket(settings: Settings) -> Iterator[ObjectStore]:
 
 
 @pytest.fixture
-def restorer(settings: Settings, bucket: ObjectStore) -> Iterator[Restorer]:
-    with connect(settings.redis_url.get_secret_value()) as client, create_celery(settings) as app:
-        client.flushdb()
+def restorer(redis_url: str, settings: Settings, bucket: ObjectStore) -> Iterator[Restorer]:
+    with empty_database(redis_url, 4) as client, create_celery(settings) as app:
         store = JobStore(client)
         yield Restorer(
             job_store=store,
             object_store=bucket,
             dispatcher=JobDispatcher(app, store),
             router=Router(client),
-            clock=lambda: NOW,
+            clock=Clock(NOW),
         )
 
 
-def _submitted(
-    bucket: ObjectStore,
-    *,
-    created_at: float = NOW,
-    expires_at: float = 4e9,
-    deadline: float | None = None,
-) -> Job:
-    task_id = new_task_id()
-    job = Job(
-        task_id,
-        "u2netp",
-        "gpu.gone.0",
-        original_key(task_id),
-        created_at,
-        expires_at,
-        options={"quality": 80},
-        priority=Priority.LOW,
-        deadline=deadline,
-    )
+def _submitted(bucket: ObjectStore, **changes: object) -> Job:
+    fields = {"queue": "gpu.gone.0", "options": {"quality": 80}, "priority": Priority.LOW}
+    job = make_job(**fields, **changes)
     bucket.put(job.original_key, io.BytesIO(b"x"), 1, "image/png", metadata=write_manifest(job))
     return job
 
@@ -91,8 +75,7 @@ def test_a_restored_job_waits_with_a_message(
     job = _submitted(bucket)
     (lost,) = restorer.find().lost
     assert restorer.restore(lost)
-    restored = restorer.job_store.get(job.task_id)
-    assert restored is not None
+    restored = recorded(restorer.job_store, job)
     # The queue of a worker that is gone is not what it is sent to.
     assert restored.queue == "model.u2netp"
     assert restored.evolve(queue=job.queue, dispatch_seq=0) == job
@@ -110,8 +93,7 @@ def test_a_restored_job_has_as_long_to_wait_as_at_first(
     _submitted(bucket, created_at=created_at, deadline=created_at + patience)
     (lost,) = restorer.find().lost
     assert restorer.restore(lost)
-    restored = restorer.job_store.get(lost.task_id)
-    assert restored is not None
+    restored = recorded(restorer.job_store, lost)
     assert (restored.deadline, restored.queue_timeout) == (until, patience)
 
 

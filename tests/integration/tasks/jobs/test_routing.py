@@ -6,12 +6,12 @@ import pytest
 from redis import Redis
 
 from tasks import redis_keys
-from tasks.jobs.job import Job, Priority, new_task_id
+from tasks.jobs.job import Priority
 from tasks.jobs.routing import MAX_ASSIGNED, Router
 from tasks.jobs.store import JobStore
-from tasks.object_store import original_key
 from tasks.redis_client import connect
 from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
+from tests.support.jobs import empty_database, make_job
 
 SHARED = "model.m"
 
@@ -19,8 +19,7 @@ SHARED = "model.m"
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Redis]:
     """A database of its own, emptied: these tests look at all workers there are."""
-    with connect(redis_url.removesuffix("/0") + "/2") as client:
-        client.flushdb()
+    with empty_database(redis_url, 2) as client:
         yield client
 
 
@@ -45,9 +44,7 @@ def _join(registry: WorkerRegistry, index: int, *, model: str = "m", seconds: fl
 def _bind(client: Redis, queue: str, count: int, priority: Priority = Priority.NORMAL) -> None:
     store = JobStore(client)
     for _ in range(count):
-        task_id = new_task_id()
-        original = original_key(task_id)
-        store.create(Job(task_id, "m", queue, original, 1e9, 4e9, priority=priority))
+        store.create(make_job(model="m", queue=queue, priority=priority))
 
 
 def test_without_workers_jobs_wait_in_the_shared_queue(router: Router) -> None:

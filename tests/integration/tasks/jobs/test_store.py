@@ -21,8 +21,8 @@ from tasks.jobs.store import (
     lease_holder,
     lease_token,
 )
-from tasks.object_store import original_key
 from tasks.redis_client import connect
+from tests.support.jobs import make_job, recorded
 
 
 @pytest.fixture
@@ -39,14 +39,13 @@ def store(client: Redis) -> JobStore:
 
 @pytest.fixture
 def job(store: JobStore) -> Job:
-    task_id = new_task_id()
-    job = Job(task_id, "u2netp", "model.u2netp", original_key(task_id), 1e9, 4e9)
+    job = make_job(created_at=1e9)
     store.create(job)
     return job
 
 
 def test_a_created_job_reads_back(store: JobStore, job: Job) -> None:
-    assert _got(store, job).evolve(dispatch_seq=0) == job
+    assert recorded(store, job).evolve(dispatch_seq=0) == job
     assert job.task_id in store.ids(Status.QUEUED)
 
 
@@ -102,8 +101,7 @@ def test_only_one_of_many_workers_gets_the_lease(store: JobStore, job: Job) -> N
 
 def test_a_claim_counts_the_attempt_and_names_the_worker(store: JobStore, job: Job) -> None:
     assert store.claim(job.task_id, token="t", worker="gpu0@a") is Claim.CLAIMED
-    claimed = store.get(job.task_id)
-    assert claimed is not None
+    claimed = recorded(store, job)
     assert (claimed.status, claimed.attempts, claimed.worker) == (
         Status.PROCESSING,
         1,
@@ -117,8 +115,7 @@ def test_the_final_write_needs_the_lease(store: JobStore, job: Job) -> None:
     store.claim(job.task_id, token="mine", worker="w")
     assert not store.finish(job.task_id, token="other", status=Status.SUCCEEDED)
     assert store.finish(job.task_id, token="mine", status=Status.SUCCEEDED, size=7)
-    done = store.get(job.task_id)
-    assert done is not None
+    done = recorded(store, job)
     assert (done.status, done.size) == (Status.SUCCEEDED, 7)
     assert not store.finish(job.task_id, token="mine", status=Status.FAILED)
 
@@ -157,7 +154,7 @@ def test_a_job_that_kills_its_workers_is_poison(store: JobStore, job: Job) -> No
         assert store.claim(job.task_id, token=token, worker="gpu0@a") is Claim.CLAIMED
         outcomes.append(store.crash(job.task_id, holder=lease_holder("gpu0@a", number)))
     assert outcomes == [ReleaseOutcome.QUEUED] * (MAX_CRASHES - 1) + [ReleaseOutcome.DEAD]
-    dead = _got(store, job)
+    dead = recorded(store, job)
     assert (dead.status, dead.attempts, dead.crashes) == (Status.FAILED, MAX_CRASHES, MAX_CRASHES)
     assert dead.error is not None
     assert dead.error.type == "poison"
@@ -168,7 +165,7 @@ def test_a_crash_of_another_process_takes_no_lease(store: JobStore, job: Job) ->
     store.claim(job.task_id, token=lease_token("gpu0@a", 12), worker="gpu0@a")
     assert store.crash(job.task_id, holder=lease_holder("gpu0@a", 1)) is ReleaseOutcome.NONE
     assert store.crash(job.task_id, holder=lease_holder("gpu0@b", 12)) is ReleaseOutcome.NONE
-    assert _got(store, job).status is Status.PROCESSING
+    assert recorded(store, job).status is Status.PROCESSING
 
 
 def test_losses_are_counted_apart_and_pause_longer_and_longer(
@@ -183,7 +180,7 @@ def test_losses_are_counted_apart_and_pause_longer_and_longer(
         pauses.append(client.zscore(redis_keys.DUE_JOBS, job.task_id) - now[0])
         now[0] += 1000
     assert pauses == [0, 2, 4, 8, 16, 32]
-    lost = _got(store, job)
+    lost = recorded(store, job)
     assert (lost.losses, lost.crashes) == (6, 0)
 
 
@@ -192,7 +189,7 @@ def test_a_job_lost_too_often_is_given_up(store: JobStore, job: Job) -> None:
         assert store.claim(job.task_id, token=f"t{number}", worker="w") is Claim.CLAIMED
         outcome = store.release(job.task_id, token=f"t{number}")
     assert outcome is ReleaseOutcome.DEAD
-    error = _got(store, job).error
+    error = recorded(store, job).error
     assert error is not None
     assert (error.type, error.retryable) == ("lost", True)
 
@@ -200,7 +197,7 @@ def test_a_job_lost_too_often_is_given_up(store: JobStore, job: Job) -> None:
 def test_the_reconciler_cannot_take_a_job_from_a_living_worker(store: JobStore, job: Job) -> None:
     store.claim(job.task_id, token="t", worker="w")
     assert store.release(job.task_id) is ReleaseOutcome.NONE
-    assert _got(store, job).status is Status.PROCESSING
+    assert recorded(store, job).status is Status.PROCESSING
 
 
 def test_a_job_avoids_the_worker_it_went_wrong_on(store: JobStore, job: Job) -> None:
@@ -225,7 +222,7 @@ def test_a_canceled_job_stays_canceled(store: JobStore, job: Job) -> None:
     assert not store.renew(job.task_id, token="t")
     assert not store.finish(job.task_id, token="t", status=Status.SUCCEEDED)
     assert store.cancel(job.task_id) == "canceled"
-    assert _got(store, job).status is Status.CANCELED
+    assert recorded(store, job).status is Status.CANCELED
 
 
 def test_an_operator_can_begin_a_canceled_job_anew(store: JobStore, job: Job) -> None:
@@ -233,7 +230,7 @@ def test_an_operator_can_begin_a_canceled_job_anew(store: JobStore, job: Job) ->
     assert store.requeue(job.task_id) == "requeued"
     assert job.task_id in store.due()
     assert store.record_dispatches([Dispatch(job.task_id, "q")]) != [None]
-    again = _got(store, job)
+    again = recorded(store, job)
     assert (again.status, again.attempts, again.finished_at) == (Status.QUEUED, 0, None)
     assert job.task_id not in store.due()
 
@@ -258,7 +255,7 @@ def test_a_job_begun_anew_has_as_long_as_at_first_each_time(client: Redis, job: 
         assert client.zscore(redis_keys.JOB_DEADLINES, patient.task_id) == pytest.approx(
             now + later + 60
         )
-        assert _got(then, patient).deadline == pytest.approx(now + later + 60)
+        assert recorded(then, patient).deadline == pytest.approx(now + later + 60)
         assert patient.task_id not in then.overdue()
 
 
@@ -270,7 +267,7 @@ def test_a_job_begun_anew_that_nobody_begins_fails(client: Redis, job: Job) -> N
     late = JobStore(client, clock=lambda: now + 161)
     assert patient.task_id in late.overdue()
     assert late.fail_overdue(patient.task_id)
-    error = _got(late, patient).error
+    error = recorded(late, patient).error
     assert error is not None
     assert error.type == "deadline_exceeded"
 
@@ -290,7 +287,7 @@ def test_a_job_begun_anew_has_no_deadline_if_it_had_none(client: Redis, job: Job
     JobStore(client).cancel(patient.task_id)
     JobStore(client).requeue(patient.task_id)
     assert client.zscore(redis_keys.JOB_DEADLINES, patient.task_id) is None
-    assert _got(JobStore(client), patient).deadline is None
+    assert recorded(JobStore(client), patient).deadline is None
 
 
 def test_a_job_that_nobody_began_in_time_fails(store: JobStore, job: Job) -> None:
@@ -298,7 +295,7 @@ def test_a_job_that_nobody_began_in_time_fails(store: JobStore, job: Job) -> Non
     store.create(late)
     assert late.task_id in store.overdue()
     assert store.claim(late.task_id, token="t", worker="w") is Claim.FINAL
-    error = _got(store, late).error
+    error = recorded(store, late).error
     assert error is not None
     assert error.type == "deadline_exceeded"
 
@@ -346,12 +343,6 @@ def _names(client: Redis, key: str, task_id: str) -> bool:
     if key.startswith(redis_keys.owner_tasks_key("")):
         return False
     return client.type(key) == "zset" and client.zscore(key, task_id) is not None
-
-
-def _got(store: JobStore, job: Job) -> Job:
-    found = store.get(job.task_id)
-    assert found is not None
-    return found
 
 
 def test_redis_away_is_one_kind_of_error() -> None:

@@ -5,17 +5,14 @@ from collections.abc import Iterator
 import pytest
 
 from tasks.object_store import ObjectStore
-from tasks.redis_client import connect
+from tests.support.jobs import database_url, empty_database
 from tests.support.outbox import Post
 
 
 @pytest.fixture
 def post(redis_url: str, objects: ObjectStore) -> Iterator[Post]:
-    url = redis_url.removesuffix("/0") + "/9"
-    client = connect(url)
-    client.flushdb()
-    post = Post(client, url, objects)
-    yield post
-    post.close()
-    client.flushdb()
-    client.close()
+    with empty_database(redis_url, 9) as client:
+        post = Post(client, database_url(redis_url, 9), objects)
+        yield post
+        post.close()
+        client.flushdb()

@@ -29,7 +29,7 @@ def test_every_way_to_end_has_its_event(post: Post) -> None:
         token = lease_token("gpu0@test", attempt)
         post.jobs.claim(poison.task_id, token=token, worker="gpu0@test")
         post.jobs.crash(poison.task_id, holder=lease_holder("gpu0@test", attempt))
-    post.clock.pass_(2)
+    post.clock.now += 2
     assert post.jobs.fail_overdue(late.task_id)
     jobs = (failed, canceled, poison, late)
     assert [post.delivery(job).event for job in jobs] == [

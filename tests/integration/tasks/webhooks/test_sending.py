@@ -310,7 +310,7 @@ def test_a_lost_message_is_sent_again_and_not_before_its_time(post: Post) -> Non
         assert post.messages() == [(webhook_id, webhook_id)], "Flower finds it by its id"
         assert post.run(DISPATCH_SECONDS - 1) == 0
         assert post.dispatcher.run_once() == 0
-        post.clock.pass_(2)
+        post.clock.now += 2
         assert post.dispatcher.run_once() == 1
         assert post.messages() == [(f"{webhook_id}.2", webhook_id)], "the first may be revoked"
         assert post.run(DISPATCH_SECONDS + 1) == 1
@@ -323,7 +323,7 @@ def test_a_message_that_comes_twice_makes_one_attempt(post: Post) -> None:
         webhook_id = post.delivery(post.finished(got.url)).id
         assert post.run() == 1
         assert post.runner.run(webhook_id) == "not_claimed", "after the attempt"
-        post.clock.pass_(PAUSES[0] + 1)
+        post.clock.now += PAUSES[0] + 1
         assert post.runner.run(webhook_id) == "not_claimed", "before it is dispatched"
         post.dispatcher.run_once()
         assert sorted([post.runner.run(webhook_id), post.runner.run(webhook_id)]) == [
@@ -340,7 +340,7 @@ def test_a_queue_that_nobody_takes_from_does_not_grow_for_ever(post: Post) -> No
         post.finished(f"http://127.0.0.1:{9 + number}/")
     for _ in range(5):
         post.dispatcher.run_once()
-        post.clock.pass_(DISPATCH_SECONDS + 1)
+        post.clock.now += DISPATCH_SECONDS + 1
     assert post.client.llen("webhooks") == MAX_QUEUED
 
 
@@ -349,7 +349,7 @@ def test_a_host_has_a_few_deliveries_in_flight(post: Post) -> None:
         jobs = [post.finished(got.url) for _ in range(MAX_PER_HOST + 3)]
         assert post.dispatcher.run_once() == MAX_PER_HOST
         assert post.make_dispatcher().run_once() == 0, "whoever dispatches"
-        post.clock.pass_(1)
+        post.clock.now += 1
         assert post.dispatcher.run_once() == 0, "none has ended"
         post.work()
         post.wait()
@@ -420,7 +420,7 @@ def test_two_dispatchers_send_it_once(post: Post) -> None:
                 thread.join()
             post.work()
             post.wait()
-            post.clock.pass_(1)
+            post.clock.now += 1
         assert len(got.bodies) == len(jobs)
         assert len(set(got.ids)) == len(jobs)
 
@@ -443,7 +443,7 @@ def test_one_dead_receiver_of_twenty_delays_nobody(post: Post) -> None:
             began = time.monotonic()
             while len(good.bodies) < 190 and time.monotonic() - began < 30:
                 post.start()
-                post.clock.pass_(0.5)
+                post.clock.now += 0.5
                 good.changed.acquire()
                 good.changed.wait(0.05)
                 good.changed.release()
@@ -470,7 +470,7 @@ def test_an_attempt_that_took_too_long_changes_nothing(post: Post) -> None:
         job = post.finished(got.url)
         row = post.delivery(job)
         claim = claimed(post, row, seconds=30)
-        post.clock.pass_(31)
+        post.clock.now += 31
         assert claimed(post, row, seconds=30), "another worker took over"
         decision = post.runner.policy.decide(row, 410, None, post.clock())
         assert post.deliveries.record_attempt(row, claim, None, decision) == "late"

@@ -1,60 +1,40 @@
 """The task as Celery calls it: what a run tells others of its worker."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
-import numpy as np
 import pytest
 from celery import Celery
 from PIL import Image
 from redis import Redis
 
 from inference.errors import GpuFaultError, GpuOutOfMemoryError
-from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.options import Options
 from tasks import redis_keys
 from tasks.app import create_celery
 from tasks.jobs import routing
-from tasks.jobs.job import Job, Status, new_task_id
+from tasks.jobs.job import Status
 from tasks.jobs.store import JobStore
-from tasks.object_store import ObjectStore, original_key
-from tasks.redis_client import connect
+from tasks.object_store import ObjectStore
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.worker.celery_tasks import RemovalTask
 from tasks.worker_registry import MAX_FAULTS, Worker, WorkerRegistry
+from tests.support.jobs import empty_database, make_job, on_database, recorded
+from tests.support.models import FakeModel
 
 WORKER = "gpu0@h"
-
-
-class Model:
-    """Out of memory for as long as the test wants."""
-
-    name = "m"
-
-    def __init__(self) -> None:
-        self.full = False
-
-    def warm_up(self) -> None:
-        pass
-
-    def matte(self, images: Sequence[Rgb], stages: StageHook = no_stages) -> list[Alpha]:
-        with stages("preprocess"), stages("inference"):
-            if self.full:
-                raise GpuOutOfMemoryError("full")
-            return [np.ones(image.shape[:2], np.float32) for image in images]
+FULL = GpuOutOfMemoryError("full")
 
 
 @pytest.fixture
 def settings(server_settings: dict[str, object]) -> Settings:
-    url = str(server_settings["redis_url"]).removesuffix("/0") + "/4"
-    return Settings.load(**{**server_settings, "redis_url": url, "model": "u2netp"})
+    return Settings.load(**on_database(server_settings, 4, model="u2netp"))
 
 
 @pytest.fixture
-def client(settings: Settings) -> Iterator[Redis]:
-    with connect(settings.redis_url.get_secret_value()) as client:
-        client.flushdb()
+def client(redis_url: str) -> Iterator[Redis]:
+    with empty_database(redis_url, 4) as client:
         yield client
 
 
@@ -66,12 +46,12 @@ def app(settings: Settings) -> Iterator[Celery]:
 
 
 @pytest.fixture
-def model() -> Model:
-    return Model()
+def model() -> FakeModel:
+    return FakeModel("m")
 
 
 @pytest.fixture
-def task(app: Celery, settings: Settings, model: Model, client: Redis) -> Iterator[RemovalTask]:
+def task(app: Celery, settings: Settings, model: FakeModel, client: Redis) -> Iterator[RemovalTask]:
     """Loaded; `client` is there to have emptied the database."""
     task = app.tasks[routing.REMOVE_TASK]
     task.loader = lambda _settings: model
@@ -84,12 +64,10 @@ def task(app: Celery, settings: Settings, model: Model, client: Redis) -> Iterat
 @pytest.fixture
 def submit(client: Redis, objects: ObjectStore) -> Callable[[bytes], str]:
     def submit(data: bytes) -> str:
-        task_id = new_task_id()
-        original = original_key(task_id)
-        objects.put(original, io.BytesIO(data), len(data), "image/png")
-        options = Options().to_dict()
-        JobStore(client).create(Job(task_id, "m", "model.m", original, 1.7e9, 4e9, options=options))
-        return task_id
+        job = make_job(model="m", options=Options().to_dict())
+        objects.put(job.original_key, io.BytesIO(data), len(data), "image/png")
+        JobStore(client).create(job)
+        return job.task_id
 
     return submit
 
@@ -109,11 +87,11 @@ def _worker(client: Redis) -> Worker:
 def test_jobs_that_find_no_memory_drain_their_gpu(
     task: RemovalTask,
     client: Redis,
-    model: Model,
+    model: FakeModel,
     png: bytes,
     submit: Callable[[bytes], str],
 ) -> None:
-    model.full = True
+    model.error = FULL
     for number in range(MAX_FAULTS):
         assert not _worker(client).drained, number
         task(submit(png))
@@ -121,65 +99,61 @@ def test_jobs_that_find_no_memory_drain_their_gpu(
     assert f"{MAX_FAULTS} faults in a row" in drained.drained
     assert drained.drained_by == "service"
     assert drained.running == 0
-    model.full = False
+    model.error = None
     left = submit(png)
     task(left)
-    waiting = JobStore(client).get(left)
-    assert waiting is not None
+    waiting = recorded(JobStore(client), left)
     assert (waiting.status, waiting.attempts) == (Status.QUEUED, 0)
 
 
 def test_a_job_that_is_done_forgives_the_faults_before_it(
     task: RemovalTask,
     client: Redis,
-    model: Model,
+    model: FakeModel,
     png: bytes,
     submit: Callable[[bytes], str],
 ) -> None:
-    for model.full in (*[True] * (MAX_FAULTS - 1), False, True):
+    for model.error in (*[FULL] * (MAX_FAULTS - 1), None, FULL):
         task(submit(png))
     assert not _worker(client).drained
 
 
 def test_only_a_result_shows_that_the_model_answers(
-    task: RemovalTask, client: Redis, model: Model, png: bytes, submit: Callable[[bytes], str]
+    task: RemovalTask, client: Redis, model: FakeModel, png: bytes, submit: Callable[[bytes], str]
 ) -> None:
     WorkerRegistry(client).mark_not_ready(WORKER)
     task(submit(b"no picture"))
-    model.full = True
+    model.error = FULL
     task(submit(png))
     failed = _worker(client)
     assert not failed.ready
     # What did not come to its end says nothing of how long a job takes.
     assert not client.hexists(redis_keys.worker_key(WORKER), "seconds")
-    model.full = False
+    model.error = None
     task(submit(png))
     assert _worker(client).ready
     assert client.hexists(redis_keys.worker_key(WORKER), "seconds")
 
 
 def test_a_probe_that_fails_announces_nothing(
-    task: RemovalTask, client: Redis, model: Model
+    task: RemovalTask, client: Redis, model: FakeModel
 ) -> None:
     assert task.readiness is not None
-    model.full = True
+    model.error = FULL
     WorkerRegistry(client).mark_not_ready(WORKER)
     task.readiness.check()
     assert not _worker(client).ready
-    model.full = False
+    model.error = None
     task.readiness.check()
     assert _worker(client).ready
 
 
 @pytest.fixture
-def left(task: RemovalTask, model: Model, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+def left(task: RemovalTask, model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Is added to when the process would leave; the model's context is broken."""
 
-    def fail(*_: object) -> list[Alpha]:
-        raise GpuFaultError("illegal address")
-
     left: list[bool] = []
-    monkeypatch.setattr(model, "matte", fail)
+    model.error = GpuFaultError("illegal address")
     monkeypatch.setattr(task.readiness, "_exit_child", lambda: left.append(True))
     return left
 

@@ -11,34 +11,26 @@ from redis import Redis
 
 from tasks import redis_keys
 from tasks.app import create_celery
-from tasks.redis_client import connect
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.worker.monitor import LivenessTimeout, WorkerMonitor
 from tasks.worker_registry import Worker, WorkerRegistry
+from tests.support.clock import Clock
 from tests.support.fake_consumer import FakeConsumer
+from tests.support.jobs import empty_database, on_database
 
 WORKER = "gpu0@h"
 QUEUES = ["gpu.h.0", "model.m"]
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def settings(server_settings: dict[str, object]) -> Settings:
-    url = str(server_settings["redis_url"]).removesuffix("/0") + "/5"
-    return Settings.load(**{**server_settings, "redis_url": url})
+    return Settings.load(**on_database(server_settings, 5))
 
 
 @pytest.fixture
-def client(settings: Settings) -> Iterator[Redis]:
-    with connect(settings.redis_url.get_secret_value()) as client:
-        client.flushdb()
+def client(redis_url: str) -> Iterator[Redis]:
+    with empty_database(redis_url, 5) as client:
         yield client
 
 

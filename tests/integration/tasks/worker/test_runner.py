@@ -5,68 +5,40 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 from PIL import Image
 from redis import Redis
 
 from inference.errors import GpuFaultError, GpuOutOfMemoryError
-from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.options import Options, OutputFormat
 from inference.probe import ImageLimits
 from tasks import redis_keys
 from tasks.errors import QueueUnavailableError
 from tasks.jobs.job import Job, Status, new_task_id
 from tasks.jobs.store import JobStore
-from tasks.object_store import ObjectStore, background_key, original_key, results_prefix
-from tasks.redis_client import connect
+from tasks.object_store import ObjectStore, background_key, results_prefix
 from tasks.worker.runner import Runner
 from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
+from tests.support.jobs import empty_database, make_job, recorded
+from tests.support.models import FakeModel
 
 WORKER = "gpu0@h"
 
 
-class Model:
-    """Raises the faults of a test in turn, then answers."""
-
-    name = "m"
-
-    def __init__(self) -> None:
-        self.faults: list[Callable[[], object]] = []
-        self.calls = 0
-
-    def warm_up(self) -> None:
-        pass
-
-    def matte(self, images: Sequence[Rgb], stages: StageHook = no_stages) -> list[Alpha]:
-        with stages("preprocess"), stages("inference"):
-            self.calls += 1
-            if self.faults:
-                self.faults.pop(0)()
-            return [np.ones(image.shape[:2], np.float32) for image in images]
-
-    def fail(self, error: Exception, times: int = 1) -> None:
-        def throw() -> None:
-            raise error
-
-        self.faults += [throw] * times
-
-
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url.removesuffix("/0") + "/3") as client:
-        client.flushdb()
+    with empty_database(redis_url, 3) as client:
         yield client
 
 
 @pytest.fixture
-def model() -> Model:
-    return Model()
+def model() -> FakeModel:
+    return FakeModel("m")
 
 
 @pytest.fixture
@@ -78,7 +50,7 @@ def left() -> list[bool]:
 def runner(
     client: Redis,
     objects: ObjectStore,
-    model: Model,
+    model: FakeModel,
     left: list[bool],
 ) -> Runner:
     return Runner(
@@ -109,18 +81,14 @@ def soft_limit() -> Iterator[None]:
 def task_id(runner: Runner) -> str:
     file = io.BytesIO()
     Image.new("RGB", (40, 30), "orange").save(file, "PNG")
-    made = new_task_id()
-    original = original_key(made)
-    runner.object_store.put(original, io.BytesIO(file.getvalue()), file.tell(), "image/png")
-    options = Options().to_dict()
-    runner.job_store.create(Job(made, "m", "model.m", original, 1.7e9, 4e9, options=options))
-    return made
+    job = make_job(model="m", options=Options().to_dict())
+    runner.object_store.put(job.original_key, io.BytesIO(file.getvalue()), file.tell(), "image/png")
+    runner.job_store.create(job)
+    return job.task_id
 
 
 def _job(runner: Runner, task_id: str) -> Job:
-    found = runner.job_store.get(task_id)
-    assert found is not None
-    return found
+    return recorded(runner.job_store, task_id)
 
 
 def test_a_job_runs_to_its_end(runner: Runner, task_id: str) -> None:
@@ -131,7 +99,9 @@ def test_a_job_runs_to_its_end(runner: Runner, task_id: str) -> None:
     assert runner.object_store.get(done.result_key)
 
 
-def test_out_of_memory_once_is_tried_again_here(runner: Runner, model: Model, task_id: str) -> None:
+def test_out_of_memory_once_is_tried_again_here(
+    runner: Runner, model: FakeModel, task_id: str
+) -> None:
     model.fail(GpuOutOfMemoryError("full"))
     runner.run(task_id)
     assert _job(runner, task_id).status is Status.SUCCEEDED
@@ -139,7 +109,7 @@ def test_out_of_memory_once_is_tried_again_here(runner: Runner, model: Model, ta
 
 
 def test_out_of_memory_twice_goes_to_another_gpu(
-    runner: Runner, model: Model, task_id: str, left: list[bool]
+    runner: Runner, model: FakeModel, task_id: str, left: list[bool]
 ) -> None:
     model.fail(GpuOutOfMemoryError("full"), times=2)
     runner.run(task_id)
@@ -150,7 +120,7 @@ def test_out_of_memory_twice_goes_to_another_gpu(
 
 
 def test_a_broken_gpu_context_ends_the_process(
-    runner: Runner, model: Model, task_id: str, left: list[bool]
+    runner: Runner, model: FakeModel, task_id: str, left: list[bool]
 ) -> None:
     model.fail(GpuFaultError("illegal address"))
     runner.run(task_id)
@@ -160,7 +130,7 @@ def test_a_broken_gpu_context_ends_the_process(
 
 
 def test_a_broken_gpu_context_ends_the_process_though_redis_is_away(
-    runner: Runner, model: Model, task_id: str, left: list[bool]
+    runner: Runner, model: FakeModel, task_id: str, left: list[bool]
 ) -> None:
     class Away(WorkerRegistry):
         def record_fault(self, *_: str) -> bool:
@@ -173,7 +143,7 @@ def test_a_broken_gpu_context_ends_the_process_though_redis_is_away(
 
 
 def test_a_gpu_with_faults_in_a_row_is_drained_and_its_jobs_passed_on(
-    runner: Runner, client: Redis, model: Model, task_id: str
+    runner: Runner, client: Redis, model: FakeModel, task_id: str
 ) -> None:
     for number in range(MAX_FAULTS):
         runner.registry.record_fault(WORKER, f"job{number}", "gpu_fault")
@@ -185,7 +155,7 @@ def test_a_gpu_with_faults_in_a_row_is_drained_and_its_jobs_passed_on(
 
 
 def test_a_job_that_is_canceled_while_it_runs_leaves_nothing(
-    runner: Runner, model: Model, task_id: str
+    runner: Runner, model: FakeModel, task_id: str
 ) -> None:
     model.faults = [lambda: runner.job_store.cancel(task_id)]
     runner.run(task_id)
@@ -210,7 +180,7 @@ def test_the_time_limit_while_the_result_is_published_changes_nothing(
 
 @pytest.mark.usefixtures("soft_limit")
 def test_the_time_limit_before_storing_is_a_crash(
-    runner: Runner, model: Model, task_id: str
+    runner: Runner, model: FakeModel, task_id: str
 ) -> None:
     model.faults = [lambda: os.kill(os.getpid(), signal.SIGUSR1)]
     runner.run(task_id)
@@ -221,7 +191,7 @@ def test_the_time_limit_before_storing_is_a_crash(
 
 @pytest.mark.usefixtures("soft_limit")
 def test_the_time_limit_while_the_picture_is_fetched_is_nobodys_fault(
-    runner: Runner, model: Model, task_id: str
+    runner: Runner, model: FakeModel, task_id: str
 ) -> None:
     class Silent(ObjectStore):
         def get(self, key: str) -> bytes:
@@ -239,7 +209,7 @@ def test_the_time_limit_while_the_picture_is_fetched_is_nobodys_fault(
 
 def test_a_worker_that_overslept_its_lease_stores_nothing(
     runner: Runner,
-    model: Model,
+    model: FakeModel,
     client: Redis,
     task_id: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -254,7 +224,7 @@ def test_a_worker_that_overslept_its_lease_stores_nothing(
 
 
 def test_an_unforeseen_error_fails_the_job_and_tells_nothing_of_it(
-    runner: Runner, model: Model, task_id: str
+    runner: Runner, model: FakeModel, task_id: str
 ) -> None:
     model.fail(RuntimeError("secret detail"))
     runner.run(task_id)
@@ -285,21 +255,22 @@ def test_a_record_tells_where_the_subject_lies(runner: Runner, task_id: str) -> 
 
 
 def test_a_background_is_fetched_and_lies_behind(
-    runner: Runner, task_id: str, model: Model
+    runner: Runner, task_id: str, model: FakeModel
 ) -> None:
-    def nothing(images: Sequence[Rgb], _stages: StageHook = no_stages) -> list[Alpha]:
-        return [np.zeros(image.shape[:2], np.float32) for image in images]
-
-    model.matte = nothing  # type: ignore[method-assign] # a picture without a subject
+    model.opacity = 0  # a picture without a subject
     blue = io.BytesIO()
     Image.new("RGB", (9, 9), "blue").save(blue, "PNG")
     made = new_task_id()
     behind = background_key(made)
     runner.object_store.put(behind, io.BytesIO(blue.getvalue()), blue.tell(), "image/png")
-    options = Options(OutputFormat.AUTO, background_sha256="0" * 64).to_dict()
-    original = _job(runner, task_id).original_key
     runner.job_store.create(
-        Job(made, "m", "model.m", original, 1.7e9, 4e9, options=options, background_key=behind)
+        make_job(
+            task_id=made,
+            model="m",
+            original_key=_job(runner, task_id).original_key,
+            options=Options(OutputFormat.AUTO, background_sha256="0" * 64).to_dict(),
+            background_key=behind,
+        )
     )
     runner.run(made)
     done = _job(runner, made)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.jobs.job import Job, JobError, Status, from_record, new_task_id, to_record
+from tests.support.jobs import make_job
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=40)
 times = st.floats(0, 4e9, allow_nan=False)
@@ -44,7 +45,7 @@ def test_a_record_holds_only_text(job: Job) -> None:
 
 
 def test_a_field_of_a_later_version_is_ignored() -> None:
-    job = Job("rm-1", "u2netp", "q", "originals/rm-1", 1.0, 2.0)
+    job = make_job()
     assert from_record({**_record_of(job), "invented_later": "x"}) == job
 
 
@@ -54,7 +55,7 @@ def test_the_final_states() -> None:
 
 
 def test_elapsed_runs_from_submission_to_the_end() -> None:
-    job = Job("rm-1", "u2netp", "q", "originals/rm-1", created_at=10.0, expires_at=99.0)
+    job = make_job(created_at=10.0)
     assert job.elapsed_ms is None
     assert job.evolve(finished_at=10.25).elapsed_ms == 250
 

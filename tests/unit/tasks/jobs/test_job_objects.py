@@ -4,20 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.jobs.job import Job, Priority, Status, new_task_id
+from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.job_objects import (
     MANIFEST_MAX_BYTES,
     MANIFEST_METADATA,
     read_manifest,
     write_manifest,
 )
-from tasks.object_store import original_key
+from tests.support.jobs import make_job
 
 
 def _job(**changes: object) -> Job:
-    task_id = new_task_id()
-    job = Job(task_id, "rmbg-2.0", "q", original_key(task_id), 1.5e9, 1.6e9)
-    return job.evolve(**changes)
+    return make_job(**{"model": "rmbg-2.0", "created_at": 1.5e9, "expires_at": 1.6e9, **changes})
 
 
 @given(

@@ -1,14 +1,7 @@
 """A child that does not answer, and one whose answers an outage of Redis hid."""
 
 from tasks.worker.monitor import LivenessTimeout
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 def _check(timeout: LivenessTimeout, clock: Clock, *, seconds: float, answered: bool) -> list[bool]:

@@ -2,9 +2,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.jobs.job import Job
 from tasks.worker import runner
 from tasks.worker.runner import StageTimer
+from tests.support.jobs import make_job
 
 
 @pytest.fixture(autouse=True)
@@ -14,7 +14,7 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _timer(before: Callable[[], None] = lambda: None) -> StageTimer:
-    return StageTimer(Job("task-1", "m", "model.m", "originals/1", 0.0, 9.0), "m", "w@h", before)
+    return StageTimer(make_job(), "m", "w@h", before)
 
 
 def test_whole_milliseconds_in_the_order_of_entry() -> None:

@@ -1,0 +1,47 @@
+"""A fake matting model: no weights, no time, and the faults that a test asks for."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from inference.models.base import Alpha, Rgb, StageHook, no_stages
+
+
+class FakeModel:
+    """Finds a subject everywhere.
+
+    Attributes:
+        calls: how often it was asked.
+        faults: called in turn, one a call, before it answers; each may raise.
+        error: raised by every call for as long as it is set.
+        opacity: of each pixel of its mattes, 0 to 1.
+    """
+
+    def __init__(self, name: str = "u2netp") -> None:
+        self.name = name
+        self.calls = 0
+        self.faults: list[Callable[[], object]] = []
+        self.error: Exception | None = None
+        self.opacity = 1.0
+
+    def warm_up(self) -> None:
+        pass
+
+    def matte(self, images: Sequence[Rgb], stages: StageHook = no_stages) -> list[Alpha]:
+        with stages("preprocess"):
+            pass
+        with stages("inference"):
+            self.calls += 1
+            if self.faults:
+                self.faults.pop(0)()
+            if self.error is not None:
+                raise self.error
+            return [np.full(image.shape[:2], self.opacity, np.float32) for image in images]
+
+    def fail(self, error: Exception, times: int = 1) -> None:
+        """Raise an error in the next calls."""
+
+        def throw() -> None:
+            raise error
+
+        self.faults += [throw] * times
