@@ -10,7 +10,7 @@ from tasks.jobs.job import Priority
 from tasks.jobs.routing import MAX_ASSIGNED, Router
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
-from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
+from tasks.worker_registry import WorkerRegistry
 from tests.support.jobs import empty_database, make_job
 
 SHARED = "model.m"
@@ -134,32 +134,3 @@ def test_routing_can_be_left_to_the_shared_queues(client: Redis, registry: Worke
 def test_redis_away_is_no_reason_not_to_choose() -> None:
     away = connect("redis://127.0.0.1:1/0", timeout=0.2)
     assert Router(away).choose("m", Priority.NORMAL) == SHARED
-
-
-def test_faults_in_a_row_drain_a_gpu_and_a_success_forgives_them(registry: WorkerRegistry) -> None:
-    name = _join(registry, 0)
-    for number in range(MAX_FAULTS - 1):
-        assert not registry.record_fault(name, f"job{number}", "gpu_fault")
-    registry.record_result(name, 1.0)
-    for number in range(MAX_FAULTS - 1):
-        assert not registry.record_fault(name, f"job{number}", "gpu_fault")
-    assert registry.drained(name) == ""
-    assert registry.record_fault(name, "another", "gpu_fault")
-    assert "gpu_fault" in registry.drained(name)
-
-
-def test_one_picture_that_is_too_much_drains_no_gpu(registry: WorkerRegistry) -> None:
-    name = _join(registry, 0)
-    for _ in range(2 * MAX_FAULTS):
-        assert not registry.record_fault(name, "job", "gpu_out_of_memory")
-    assert registry.drained(name) == ""
-
-
-def test_a_worker_is_ready_only_as_long_as_it_lives(
-    client: Redis, registry: WorkerRegistry
-) -> None:
-    store, name = JobStore(client), _join(registry, 0)
-    assert store.ready_workers() == [name]
-    # Its parent fell silent; what its model answered counts for a minute yet.
-    client.zadd(redis_keys.ALIVE_WORKERS, {name: 1})
-    assert store.ready_workers() == []

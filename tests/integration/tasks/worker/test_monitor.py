@@ -233,13 +233,3 @@ def test_the_word_of_a_child_that_is_gone_is_taken_back(
     monitor.tick()
     gone = _worker(client)
     assert (gone.alive, gone.ready) == (True, False)
-
-
-def test_the_word_of_the_next_child_is_not_taken_back(client: Redis) -> None:
-    registry = WorkerRegistry(client)
-    registry.record_heartbeat(WORKER)
-    registry.mark_ready(WORKER, 90, model="m", pid=2)
-    registry.mark_not_ready(WORKER, pid=1)
-    assert _worker(client).ready
-    registry.mark_not_ready(WORKER, pid=2)
-    assert not _worker(client).ready
