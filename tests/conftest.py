@@ -1,28 +1,52 @@
-"""Real servers for the tests: a Valkey and a SeaweedFS of this run's own, on free ports."""
+"""One Valkey and one SeaweedFS for a run, and what a test gets of them."""
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from redis import Redis
 
 from tasks.object_store import ObjectStore
+from tasks.redis_client import connect
 from tasks.settings import Settings
 from tests.support.paths import DATA
-from tests.support.servers import S3Address, embedded_store, embedded_valkey
+from tests.support.servers import S3Address, Servers, embedded_servers
 
 # The seed of a failing example is printed; shared machines are slow now and then.
 settings.register_profile("tests", deadline=None, print_blob=True)
 settings.load_profile("tests")
 
-PHOTOS = DATA
+_SERVERS = pytest.StashKey[Servers]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fault-seed", type=int, default=None, help="Seed of the random faults, to repeat a run."
     )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - xdist publishes no type
+    """Hand the servers to a test process of pytest-xdist; the first one has them started."""
+    made = _servers_of_this_run(node.config)
+    node.workerinput["servers"] = (
+        made.valkey,
+        made.s3.endpoint,
+        made.s3.access_key,
+        made.s3.secret_key,
+    )
+
+
+def _servers_of_this_run(config: pytest.Config) -> Servers:
+    if _SERVERS not in config.stash:
+        stack = ExitStack()
+        config.add_cleanup(stack.close)
+        config.stash[_SERVERS] = stack.enter_context(embedded_servers())
+    return config.stash[_SERVERS]
 
 
 @pytest.fixture(autouse=True)
@@ -34,39 +58,45 @@ def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with embedded_valkey(tmp_path_factory.mktemp("valkey")) as url:
-        yield url
+def servers(pytestconfig: pytest.Config) -> Servers:
+    """The servers, with databases and a bucket for this test process."""
+    given: dict[str, Any] | None = getattr(pytestconfig, "workerinput", None)
+    if given is None:
+        return _servers_of_this_run(pytestconfig)
+    valkey, *store = given["servers"]
+    return Servers(valkey, S3Address(*store), int(given["workerid"].removeprefix("gw")))
+
+
+@pytest.fixture
+def redis_url(servers: Servers) -> str:
+    """URL of a database that is empty when the test begins."""
+    url = servers.redis_url()
+    with connect(url) as client:
+        client.flushdb()
+    return url
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    """A client of the test's database."""
+    with connect(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def server_settings(servers: Servers, redis_url: str) -> dict[str, object]:
+    """What `Settings.load` needs to reach the servers, on the test's database."""
+    return servers.settings(redis_url)
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Address]:
-    with embedded_store(tmp_path_factory.mktemp("store")) as address:
-        yield address
-
-
-@pytest.fixture(scope="session")
-def server_settings(redis_url: str, s3: S3Address) -> dict[str, object]:
-    """What `Settings.load` needs to reach this run's servers."""
-    return {
-        "redis_url": redis_url,
-        "s3_endpoint": s3.endpoint,
-        "s3_public_endpoint": None,
-        "s3_access_key": s3.access_key,
-        "s3_secret_key": s3.secret_key,
-        "host": "testhost",
-        # What needs no key in these tests; those of the keys turn them on.
-        "auth": "off",
-    }
-
-
-@pytest.fixture(scope="session")
-def objects(server_settings: dict[str, object]) -> ObjectStore:
-    store = ObjectStore.from_settings(Settings.load(**server_settings))
+def objects(servers: Servers) -> ObjectStore:
+    """The bucket of this test process."""
+    store = ObjectStore.from_settings(Settings.load(**servers.settings(servers.redis_url())))
     store.ensure_bucket()
     return store
 
 
 @pytest.fixture
 def coffee() -> Path:
-    return PHOTOS / "coffee.jpg"
+    return DATA / "coffee.jpg"

@@ -9,21 +9,20 @@ from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
 from tasks.settings import Settings
 from tests.support.paths import DATA
-from tests.support.servers import S3Address
+from tests.support.servers import Servers
 from tests.support.service import HOST, RunningService, running_service
 
 
 @pytest.fixture(scope="session")
-def service_environment(redis_url: str, s3: S3Address) -> dict[str, str]:
+def service_environment(servers: Servers) -> dict[str, str]:
     settings = Settings.load()
     fetch_model(get_spec("u2netp"), settings.model_dir)
     return {
-        "RMBG_REDIS_URL": redis_url,
-        "RMBG_S3_ENDPOINT": s3.endpoint,
-        "RMBG_S3_ACCESS_KEY": s3.access_key,
-        "RMBG_S3_SECRET_KEY": s3.secret_key,
-        # Its own, so that no restore finds what other tests stored.
-        "RMBG_S3_BUCKET": "acceptance",
+        "RMBG_REDIS_URL": servers.new_database(),
+        "RMBG_S3_ENDPOINT": servers.s3.endpoint,
+        "RMBG_S3_ACCESS_KEY": servers.s3.access_key,
+        "RMBG_S3_SECRET_KEY": servers.s3.secret_key,
+        "RMBG_S3_BUCKET": f"{servers.bucket}-acceptance",
         "RMBG_MODEL": "u2netp",
         "RMBG_MODEL_DIR": str(settings.model_dir),
         "RMBG_HOST": HOST,

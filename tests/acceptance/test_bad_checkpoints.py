@@ -55,7 +55,7 @@ def _run_worker(redis_url: str, model: str, path: Path) -> tuple[int, list[dict[
     """The exit status of a model worker, and its log's lines."""
     command = [service.script("celery"), "-A", "tasks.app", "worker", "-n", "gpu0@bad"]
     environment = {
-        "RMBG_REDIS_URL": redis_url.removesuffix("/0") + "/2",
+        "RMBG_REDIS_URL": redis_url,
         "RMBG_MODEL": model,
         "RMBG_MODEL_PATH": str(path),
         "RMBG_THREADS": "1",

@@ -18,7 +18,7 @@ from PIL import Image
 from deploy.client import ServiceClient, submit_batch
 from deploy.local import probes
 from deploy.local.ports import reserved_ports
-from tests.support.servers import running
+from tests.support.servers import Servers, running
 from tests.support.service import RunningService, api_service
 
 MB = 2**20
@@ -119,13 +119,13 @@ def _watched(pid: int) -> Iterator[list[int]]:
 
 @pytest.fixture
 def lone_api(
-    service_environment: dict[str, str], tmp_path: Path
+    servers: Servers, service_environment: dict[str, str], tmp_path: Path
 ) -> Iterator[tuple[ServiceClient, int]]:
     """An API without workers, so that nothing of what it takes in is begun."""
     env = {
         **service_environment,
-        "RMBG_REDIS_URL": service_environment["RMBG_REDIS_URL"].removesuffix("/0") + "/9",
-        "RMBG_S3_BUCKET": "memory",
+        "RMBG_REDIS_URL": servers.new_database(),
+        "RMBG_S3_BUCKET": f"{servers.bucket}-memory",
     }
     with reserved_ports() as ports:
         url = f"http://127.0.0.1:{ports[0]}"

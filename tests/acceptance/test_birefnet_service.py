@@ -19,7 +19,7 @@ from inference.models.load import load_model
 from inference.models.registry import get_spec
 from inference.options import Options
 from inference.pipeline import remove_background
-from tests.support.servers import running
+from tests.support.servers import Servers, running
 from tests.support.service import api_service, worker_service
 
 _HOST = "birefnet"
@@ -36,13 +36,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(
-    service_environment: dict[str, str], checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    servers: Servers,
+    service_environment: dict[str, str],
+    checkpoint: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ServiceClient]:
     # A database of its own, so that no other worker takes its jobs.
-    redis_url = service_environment["RMBG_REDIS_URL"].removesuffix("/0") + "/3"
+    redis_url = servers.new_database()
     env = service_environment | {
         "RMBG_REDIS_URL": redis_url,
-        "RMBG_S3_BUCKET": "birefnet",
+        "RMBG_S3_BUCKET": f"{servers.bucket}-birefnet",
         "RMBG_HOST": _HOST,
         "RMBG_MODEL": "birefnet-tiny",
         "RMBG_MODEL_PATH": str(checkpoint),

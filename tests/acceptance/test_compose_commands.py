@@ -19,7 +19,7 @@ from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
 from tasks.settings import Settings
 from tests.support.paths import ROOT
-from tests.support.servers import S3Address
+from tests.support.servers import S3Address, Servers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())[
@@ -122,11 +122,11 @@ class Stage:
 
 
 @pytest.fixture
-def stage(s3: S3Address, tmp_path: Path) -> Iterator[Stage]:
+def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
     spec = get_spec("u2netp")
     fetch_model(spec, Settings.load().model_dir)
     with reserved_ports() as ports:
-        made = Stage(tmp_path, ports, s3)
+        made = Stage(tmp_path, ports, servers.s3)
         config = (ROOT / "deploy/docker/redis.conf").read_text()
         local = f"port {made.moved['6379']}\nbind 127.0.0.1\n"
         (tmp_path / "redis.conf").write_text(config.replace("/data", str(tmp_path)) + local)

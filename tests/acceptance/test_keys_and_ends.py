@@ -18,7 +18,7 @@ from tasks.jobs.job import Status
 from tasks.object_store import ObjectStore, original_key, results_prefix
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tests.support.servers import running
+from tests.support.servers import Servers, running
 from tests.support.service import RunningService, api_service
 
 
@@ -82,9 +82,9 @@ def test_a_job_that_runs_is_ended_and_leaves_nothing_that_it_made(
 
 
 @pytest.fixture
-def own_database(service: RunningService) -> Iterator[dict[str, str]]:
+def own_database(servers: Servers, service: RunningService) -> Iterator[dict[str, str]]:
     """The service's environment with a Redis database in which there are no keys."""
-    url = service.env["RMBG_REDIS_URL"].removesuffix("/0") + "/7"
+    url = servers.new_database()
     connect(url).flushdb()
     yield {**service.env, "RMBG_REDIS_URL": url, "RMBG_AUTH": "auto"}
     connect(url).flushdb()

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.grafana import dashboards
 from tests.support.prometheus import Prometheus, prometheus_server, running_prometheus
-from tests.support.servers import S3Address
+from tests.support.servers import Servers
 from tests.support.service import RunningService, running_service
 
 pytestmark = [
@@ -29,12 +29,11 @@ FORMATS = ({}, {"output_format": "webp"}, {"output_format": "jpg", "matte_color"
 
 @pytest.fixture(scope="module")
 def own_service(
+    servers: Servers,
     service_environment: dict[str, str],
-    redis_url: str,
-    s3: S3Address,  # noqa: ARG001 - it has to run
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[RunningService]:
-    own = redis_url.removesuffix("/0") + "/9"
+    own = servers.new_database()
     env = {**service_environment, "RMBG_REDIS_URL": own, "RMBG_HOST": "watched"}
     with running_service(env, tmp_path_factory.mktemp("watched")) as service:
         yield service

@@ -17,7 +17,7 @@ from tasks.object_store import ORIGINALS, ObjectStore, results_prefix
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
-from tests.support.servers import S3Address, embedded_valkey
+from tests.support.servers import Servers, embedded_valkey
 from tests.support.service import RunningService, running_service
 
 HOST = "restore"
@@ -51,17 +51,21 @@ class Restorable:
 
 @pytest.fixture(scope="module")
 def restorable(
-    service_environment: dict[str, str], s3: S3Address, tmp_path_factory: pytest.TempPathFactory
+    service_environment: dict[str, str], servers: Servers, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Restorable]:
     folder = tmp_path_factory.mktemp("restore")
     with embedded_valkey(folder / "valkey") as url:
-        own = {"RMBG_REDIS_URL": url, "RMBG_S3_BUCKET": "restorable", "RMBG_HOST": HOST}
+        own = {
+            "RMBG_REDIS_URL": url,
+            "RMBG_S3_BUCKET": f"{servers.bucket}-restorable",
+            "RMBG_HOST": HOST,
+        }
         env = {**service_environment, **own}
         settings = Settings.load(
-            s3_endpoint=s3.endpoint,
-            s3_access_key=s3.access_key,
-            s3_secret_key=s3.secret_key,
-            s3_bucket="restorable",
+            s3_endpoint=servers.s3.endpoint,
+            s3_access_key=servers.s3.access_key,
+            s3_secret_key=servers.s3.secret_key,
+            s3_bucket=f"{servers.bucket}-restorable",
         )
         objects = ObjectStore.from_settings(settings)
         objects.ensure_bucket()

@@ -24,7 +24,7 @@ from tasks.uploads.service import UploadService
 from tasks.uploads.store import UploadStore
 from tests.support.cutting_proxy import CuttingProxy, cutting_proxy
 from tests.support.paths import ROOT
-from tests.support.servers import running
+from tests.support.servers import Servers, running
 from tests.support.service import api_service
 
 MB = 2**20
@@ -56,11 +56,11 @@ class Api:
 
 @pytest.fixture(scope="module")
 def api(
-    service_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    servers: Servers, service_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Api]:
     env = {
         **service_environment,
-        "RMBG_REDIS_URL": service_environment["RMBG_REDIS_URL"].removesuffix("/0") + "/6",
+        "RMBG_REDIS_URL": servers.new_database(),
         "RMBG_API_WORKERS": "2",
         "RMBG_MAX_IMAGE_MB": "256",
     }

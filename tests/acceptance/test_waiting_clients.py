@@ -17,7 +17,7 @@ from deploy.local import probes
 from deploy.local.ports import reserved_ports
 from tasks.jobs.job import Status
 from tasks.redis_client import connect
-from tests.support.servers import running
+from tests.support.servers import Servers, running
 from tests.support.service import RunningService, api_service
 
 if TYPE_CHECKING:
@@ -27,9 +27,11 @@ CLIENTS = 100
 
 
 @pytest.fixture
-def api_alone(service_environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
+def api_alone(
+    servers: Servers, service_environment: dict[str, str], tmp_path: Path
+) -> Iterator[str]:
     """The API's own process as it is served, and no worker: what is submitted stays queued."""
-    database = service_environment["RMBG_REDIS_URL"].removesuffix("/0") + "/9"
+    database = servers.new_database()
     connect(database).flushdb()
     with reserved_ports() as ports:
         url = f"http://127.0.0.1:{ports[0]}"

@@ -27,32 +27,32 @@ from tasks.settings import Settings
 from tasks.webhooks.sending import signed_headers
 from tests.support.paths import DATA
 from tests.support.receivers import Receiver, answering, receiver
-from tests.support.servers import S3Address, running
+from tests.support.servers import Servers, running
 from tests.support.service import RunningService, api_service, running_service
 
 SECRET = new_webhook_secret()
-BUCKET = HOST = "webhooks"
+HOST = "webhooks"
 
 
 @pytest.fixture(scope="module")
 def signing_service(
-    service_environment: dict[str, str], s3: S3Address, tmp_path_factory: pytest.TempPathFactory
+    servers: Servers, service_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningService]:
     """A service that signs, with a database and a bucket of its own."""
-    url = service_environment["RMBG_REDIS_URL"].removesuffix("/0") + "/15"
+    url = servers.new_database()
     env = {
         **service_environment,
         "RMBG_REDIS_URL": url,
-        "RMBG_S3_BUCKET": BUCKET,
+        "RMBG_S3_BUCKET": f"{servers.bucket}-webhooks",
         "RMBG_HOST": HOST,
         "RMBG_WEBHOOK_SECRET": SECRET,
         "RMBG_URL_ALLOW": "127.0.0.1",
     }
     settings = Settings.load(
-        s3_endpoint=s3.endpoint,
-        s3_access_key=s3.access_key,
-        s3_secret_key=s3.secret_key,
-        s3_bucket=BUCKET,
+        s3_endpoint=servers.s3.endpoint,
+        s3_access_key=servers.s3.access_key,
+        s3_secret_key=servers.s3.secret_key,
+        s3_bucket=f"{servers.bucket}-webhooks",
     )
     ObjectStore.from_settings(settings).ensure_bucket()
     connect(url).flushdb()

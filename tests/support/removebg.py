@@ -44,12 +44,9 @@ class RemoveBg:
 @contextmanager
 def removebg_service(environment: dict[str, str], folder: Path) -> Iterator[RemoveBg]:
     """All of it, until the block ends."""
-    # A database of its own, so that no other worker takes its jobs.
-    redis_url = environment["RMBG_REDIS_URL"].removesuffix("/0") + "/13"
+    redis_url = environment["RMBG_REDIS_URL"]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     env = environment | {
-        "RMBG_REDIS_URL": redis_url,
-        "RMBG_S3_BUCKET": "removebg",
         "RMBG_HOST": _HOST,
         "RMBG_AUTH": "off",
         "RMBG_MAX_IMAGE_MB": "4",

@@ -7,9 +7,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from deploy.local.data_folder import load_credential
@@ -20,6 +21,10 @@ from deploy.local.supervisor import command_line, environment, kill_group, signa
 
 _START_SECONDS: Final = 30.0
 _LOG_LINES: Final = 10
+
+#: Redis databases of each test process, and how many processes one Valkey can serve.
+DATABASES: Final = 64
+_PROCESSES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +116,72 @@ def _end(service: Service, process: subprocess.Popen[bytes]) -> None:
     service.remove_leftovers()
 
 
+@dataclass
+class Servers:
+    """A Valkey and a SeaweedFS, and the databases and the bucket that one process may use.
+
+    Attributes:
+        valkey: URL of database 0 of the Valkey.
+        s3: the SeaweedFS.
+        process: number of the test process, which has databases and a bucket of its own.
+    """
+
+    valkey: str
+    s3: S3Address
+    process: int = 0
+    _used: int = 0
+
+    @property
+    def bucket(self) -> str:
+        """Name of this process's bucket."""
+        return f"rmbg-{self.process}"
+
+    def redis_url(self, number: int = 0) -> str:
+        """Return the URL of this process's database with a number; 0 is emptied for each test."""
+        if not 0 <= number < DATABASES:
+            raise ValueError(f"database {number}: a test process has {DATABASES}")
+        return f"{self.valkey.removesuffix('/0')}/{self.process * DATABASES + number}"
+
+    def new_database(self) -> str:
+        """Return the URL of a database that no other test uses."""
+        self._used += 1
+        return self.redis_url(self._used)
+
+    def settings(self, redis_url: str, **more: object) -> dict[str, object]:
+        """Return what `Settings.load` needs to reach the servers, without API keys."""
+        return {
+            "redis_url": redis_url,
+            "s3_endpoint": self.s3.endpoint,
+            "s3_public_endpoint": None,
+            "s3_access_key": self.s3.access_key,
+            "s3_secret_key": self.s3.secret_key,
+            "s3_bucket": self.bucket,
+            "host": "testhost",
+            "auth": "off",
+            **more,
+        }
+
+
+@contextmanager
+def embedded_servers() -> Iterator[Servers]:
+    """Run a Valkey and an object store that keep their data in a temporary folder."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="rmbg-tests-")))
+        valkey = stack.enter_context(embedded_valkey(folder / "valkey"))
+        store = stack.enter_context(embedded_store(folder / "store"))
+        yield Servers(valkey, store)
+
+
 @contextmanager
 def embedded_valkey(folder: Path) -> Iterator[str]:
     """Run a Valkey with its data in `folder`, and yield its URL."""
     folder.mkdir(parents=True, exist_ok=True)
     password = load_credential(folder, "valkey-password")
-    with (
-        reserved_ports() as ports,
-        running(valkey_service(folder, ports[0], password), folder / "valkey.log"),
-    ):
-        yield valkey_url(ports[0], password)
+    with reserved_ports() as ports:
+        service = valkey_service(folder, ports[0], password)
+        command = (*service.command, "--databases", str(_PROCESSES * DATABASES))
+        with running(replace(service, command=command), folder / "valkey.log"):
+            yield valkey_url(ports[0], password)
 
 
 @contextmanager

@@ -10,17 +10,12 @@ from tasks.jobs.cache import ResultCache
 from tasks.jobs.job_objects import Eraser
 from tasks.jobs.routing import JobDispatcher
 from tasks.jobs.task_listing import TaskList
-from tasks.redis_client import connect
 from tasks.runtime import Runtime
 
 
-def services_on(server_settings: dict[str, object], database: int, **settings: object) -> Services:
-    """Return services with these settings on a database, which is emptied first."""
-    url = str(server_settings["redis_url"]).removesuffix("/0") + f"/{database}"
-    connect(url).flushdb()
-    return Services.from_settings(
-        ApiSettings.load(**{**server_settings, "redis_url": url, **settings})
-    )
+def services_on(server_settings: dict[str, object], **settings: object) -> Services:
+    """Return services with these settings."""
+    return Services.from_settings(ApiSettings.load(**{**server_settings, **settings}))
 
 
 def with_parts(services: Services, **parts: object) -> Services:

@@ -49,9 +49,9 @@ class Tenant:
         return answer.status_code, answer.get_json()["error"]["type"]
 
 
-def services_with_keys(server_settings: dict[str, object], database: int) -> Services:
-    """Return services on an empty database that ask everybody for a key."""
-    return services_on(server_settings, database, auth="on")
+def services_with_keys(server_settings: dict[str, object]) -> Services:
+    """Return services that ask everybody for a key."""
+    return services_on(server_settings, auth="on")
 
 
 def tenant(services: Services, name: str, *, webhook_url: str | None = None) -> Tenant:

@@ -7,13 +7,19 @@ from typing import ClassVar
 import pytest
 
 from tests.support.removebg import RemoveBg, removebg_service, subject_picture
+from tests.support.servers import Servers
 
 
 @pytest.fixture(scope="module")
 def removebg(
-    service_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    service_environment: dict[str, str],
+    servers: Servers,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[RemoveBg]:
-    with removebg_service(service_environment, tmp_path_factory.mktemp("removebg")) as service:
+    own = {"RMBG_REDIS_URL": servers.new_database(), "RMBG_S3_BUCKET": f"{servers.bucket}-removebg"}
+    with removebg_service(
+        service_environment | own, tmp_path_factory.mktemp("removebg")
+    ) as service:
         yield service
 
 

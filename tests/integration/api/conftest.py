@@ -19,7 +19,7 @@ def redis(services: Services) -> Redis:
 
 @pytest.fixture
 def services(server_settings: dict[str, object], objects: object) -> Services:  # noqa: ARG001 - makes the bucket
-    return services_on(server_settings, 8)
+    return services_on(server_settings)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ _UNKNOWN_TASK = "/api/v1/tasks/rm-20261122-nothing"
 
 @pytest.fixture
 def settings(server_settings: dict[str, object]) -> ApiSettings:
-    own = str(server_settings["redis_url"]).removesuffix("/0") + "/11"
+    own = str(server_settings["redis_url"])
     connect(own).flushdb()
     return ApiSettings.load(**{**server_settings, "redis_url": own, "auth": "on"})
 

@@ -14,24 +14,21 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from api.services import Services
-from api.settings import ApiSettings
 from tasks.api_keys import new_webhook_secret
 from tasks.jobs.job import Job, Priority
 from tasks.jobs.job_objects import read_manifest
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
+from tests.support.servers import Servers
+from tests.support.services import services_on
 
 PATH = "/api/v1/remove-bg"
 
 
 @pytest.fixture(scope="module")
-def services(server_settings: dict[str, object], objects: object) -> Services:  # noqa: ARG001 - makes the bucket
-    own = str(server_settings["redis_url"]).removesuffix("/0") + "/5"
-    connect(own).flushdb()
-    return Services.from_settings(
-        ApiSettings.load(
-            **{**server_settings, "redis_url": own, "webhook_secret": new_webhook_secret()}
-        )
+def services(servers: Servers, objects: object) -> Services:  # noqa: ARG001 - makes the bucket
+    return services_on(
+        servers.settings(servers.new_database()), webhook_secret=new_webhook_secret()
     )
 
 

@@ -17,17 +17,16 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.circuit_breaker import BreakerRedis, CircuitBreaker
 from api.services import Services
-from api.settings import ApiSettings
 from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from tasks import redis_client
 from tasks.jobs.job import Status
 from tasks.jobs.restore import Restorer
 from tasks.jobs.store import JobStore
 from tasks.object_store import task_id_of_object
-from tasks.redis_client import client_options, connect
+from tasks.redis_client import client_options
 from tasks.worker.runner import Runner
 from tests.support.redis_proxy import Fault, RedisProxy, redis_proxy
-from tests.support.services import with_parts
+from tests.support.services import services_on, with_parts
 
 #: A field that only `create` and `create_finished` name.
 MARKER = b"original_key"
@@ -47,17 +46,10 @@ class Model:
 
 
 @pytest.fixture
-def redis(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url.removesuffix("/0") + "/14") as client:
-        client.flushdb()
-        yield client
-
-
-@pytest.fixture
 def services(server_settings: dict[str, object], redis: Redis) -> Services:
-    parts = urlsplit(str(server_settings["redis_url"]))
-    own = {"redis_url": parts._replace(path="/14").geturl(), "s3_bucket": "lost-answers"}
-    services = Services.from_settings(ApiSettings.load(**{**server_settings, **own}))
+    services = services_on(
+        server_settings, s3_bucket=f"{server_settings['s3_bucket']}-lost-answers"
+    )
     services.runtime.object_store.ensure_bucket()
     for key in services.runtime.object_store.list(""):
         services.runtime.object_store.delete(key)

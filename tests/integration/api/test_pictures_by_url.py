@@ -66,7 +66,7 @@ def coffee_bytes() -> bytes:
 
 
 def _services(server_settings: dict[str, object], **more: object) -> Services:
-    own = str(server_settings["redis_url"]).removesuffix("/0") + "/7"
+    own = str(server_settings["redis_url"])
     return Services.from_settings(ApiSettings.load(**{**server_settings, "redis_url": own, **more}))
 
 

@@ -11,7 +11,7 @@ from tasks.redis_client import connect
 
 @pytest.fixture
 def redis(redis_url: str) -> Redis:
-    client = connect(redis_url.removesuffix("/0") + "/12")
+    client = connect(redis_url)
     client.flushdb()
     return client
 

@@ -15,6 +15,7 @@ from api.errors import ERRORS
 from api.services import Services
 from tasks import redis_keys
 from tasks.redis_client import connect
+from tests.support.servers import Servers
 from tests.support.services import with_parts
 from tests.support.tenants import PHOTO, Tenant, finish, services_with_keys, tenant
 
@@ -24,8 +25,8 @@ _MB = 2**20
 
 
 @pytest.fixture(scope="module")
-def services(server_settings: dict[str, object], objects: object) -> Services:  # noqa: ARG001 - makes the bucket
-    return services_with_keys(server_settings, 15)
+def services(servers: Servers, objects: object) -> Services:  # noqa: ARG001 - makes the bucket
+    return services_with_keys(servers.settings(servers.new_database()))
 
 
 @pytest.fixture(scope="module")

@@ -24,16 +24,15 @@ from tasks.jobs.job_objects import read_manifest
 from tasks.jobs.routing import JobDispatcher
 from tasks.object_store import result_key
 from tasks.redis_client import connect
+from tests.support.servers import Servers
 from tests.support.services import with_parts
 
 Submit = Callable[..., TestResponse]
 
 
 @pytest.fixture(scope="module")
-def settings(server_settings: dict[str, object]) -> ApiSettings:
-    # A database of its own: no worker of other tests takes these jobs.
-    own = str(server_settings["redis_url"]).removesuffix("/0") + "/1"
-    return ApiSettings.load(**{**server_settings, "redis_url": own})
+def settings(servers: Servers) -> ApiSettings:
+    return ApiSettings.load(**servers.settings(servers.new_database()))
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,13 @@ from structlog.testing import capture_logs
 from api.services import Services
 from tasks.jobs.job import Status
 from tasks.object_store import original_key
+from tests.support.servers import Servers
 from tests.support.tenants import PHOTO, Tenant, finish, services_with_keys, tenant
 
 
 @pytest.fixture(scope="module")
-def services(server_settings: dict[str, object], objects: object) -> Services:  # noqa: ARG001 - makes the bucket
-    return services_with_keys(server_settings, 13)
+def services(servers: Servers, objects: object) -> Services:  # noqa: ARG001 - makes the bucket
+    return services_with_keys(servers.settings(servers.new_database()))
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def client(
 ) -> Iterator[Redis]:
     """A Redis database of its own, and settings that name this run's servers."""
     assert objects is not None  # the bucket exists
-    url = str(server_settings["redis_url"]).removesuffix("/0") + "/3"
+    url = str(server_settings["redis_url"])
     monkeypatch.setenv("RMBG_REDIS_URL", url)
     for name in ("s3_endpoint", "s3_access_key", "s3_secret_key"):
         monkeypatch.setenv(f"RMBG_{name.upper()}", str(server_settings[name]))

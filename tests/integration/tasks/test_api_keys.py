@@ -10,7 +10,6 @@ from tasks.api_keys import ANONYMOUS, OLD_SECRET_SECONDS, ApiKeys, key_digest
 from tasks.errors import KeyNameError
 from tasks.redis_client import connect
 from tests.support.clock import Clock
-from tests.support.jobs import database_url, empty_database
 
 
 @pytest.fixture
@@ -20,7 +19,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def api_keys(redis_url: str, clock: Clock) -> Iterator[ApiKeys]:
-    with empty_database(redis_url, 9) as client:
+    with connect(redis_url) as client:
         yield ApiKeys(client, clock=clock)
 
 
@@ -44,7 +43,7 @@ def test_a_key_stands_for_its_owner_until_it_is_revoked(api_keys: ApiKeys) -> No
 
 def test_redis_never_holds_the_key_itself(api_keys: ApiKeys, redis_url: str) -> None:
     _, key = api_keys.add("shop")
-    with connect(database_url(redis_url, 9)) as client:
+    with connect(redis_url) as client:
         held = [client.hgetall(name) for name in client.keys("*")]
     assert key not in str(held)
     assert key_digest(key) in str(held)
@@ -87,6 +86,6 @@ def test_a_hash_that_points_at_another_owner_is_no_way_in(
     api_keys: ApiKeys, redis_url: str
 ) -> None:
     owner, _ = api_keys.add("shop")
-    with connect(database_url(redis_url, 9)) as client:
+    with connect(redis_url) as client:
         client.hset(redis_keys.API_KEYS, key_digest("forged"), owner.id)
     assert api_keys.find("forged") is None

@@ -57,7 +57,7 @@ def test_the_bucket_is_made_once(objects: ObjectStore) -> None:
 def test_signed_addresses_carry_the_public_address(server_settings: dict[str, object]) -> None:
     public = {**server_settings, "s3_public_endpoint": "https://pictures.example.com"}
     store = ObjectStore.from_settings(Settings.load(**public))
-    assert store.url("a", seconds=60).startswith("https://pictures.example.com/rmbg/a?")
+    assert store.url("a", seconds=60).startswith(f"https://pictures.example.com/{store.bucket}/a?")
 
 
 def test_a_store_that_is_away_is_one_kind_of_error(server_settings: dict[str, object]) -> None:

@@ -16,7 +16,7 @@ from tasks.redis_client import connect
 from tasks.webhooks.deliveries import Attempt, DeliveryState, DeliveryStore, RetryDecision
 from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
 from tests.support.clock import Clock
-from tests.support.jobs import empty_database, make_job
+from tests.support.jobs import make_job
 
 WORKER = "gpu0@h"
 #: What a new connection begins with, and one that was idle for a while.
@@ -25,7 +25,7 @@ _GREETINGS = {"HELLO", "CLIENT", "SELECT", "PING"}
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Redis]:
-    with empty_database(redis_url, 6) as client:
+    with connect(redis_url) as client:
         yield client
 
 

@@ -7,14 +7,14 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from tasks import redis_client, redis_keys
-from tests.support.jobs import empty_database
+from tasks.redis_client import connect
 
 LATE = 1732652242.123456
 
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Redis]:
-    with empty_database(redis_url, 13) as client:
+    with connect(redis_url) as client:
         yield client
 
 

@@ -23,7 +23,6 @@ from tasks.redis_client import connect
 from tasks.tracing import configure_tracing
 from tasks.worker.runner import Runner
 from tasks.worker_registry import WorkerRegistry
-from tests.support.jobs import empty_database, on_database
 from tests.support.models import FakeModel
 from tests.support.paths import ROOT
 
@@ -33,12 +32,12 @@ TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 @pytest.fixture
 def settings(server_settings: dict[str, object]) -> ApiSettings:
-    return ApiSettings.load(**on_database(server_settings, 8))
+    return ApiSettings.load(**server_settings)
 
 
 @pytest.fixture
 def redis(redis_url: str) -> Iterator[Redis]:
-    with empty_database(redis_url, 8) as client:
+    with connect(redis_url) as client:
         yield client
 
 

@@ -8,6 +8,7 @@ from redis import Redis
 from inference.models.registry import get_spec
 from tasks import redis_keys
 from tasks.jobs.store import JobStore
+from tasks.redis_client import connect
 from tasks.worker_registry import (
     ALIVE_SECONDS,
     MAX_FAULTS,
@@ -16,14 +17,13 @@ from tasks.worker_registry import (
     WorkerRegistry,
 )
 from tests.support.clock import Clock
-from tests.support.jobs import empty_database
 
 WORKER = "gpu0@h"
 
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Redis]:
-    with empty_database(redis_url, 2) as client:
+    with connect(redis_url) as client:
         yield client
 
 

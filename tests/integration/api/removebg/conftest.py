@@ -14,4 +14,4 @@ def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def services(server_settings: dict[str, object], objects: object) -> Services:  # noqa: ARG001 - makes the bucket
-    return services_on(server_settings, 12, max_image_mb=2)
+    return services_on(server_settings, max_image_mb=2)

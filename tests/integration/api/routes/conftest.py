@@ -3,12 +3,13 @@
 import pytest
 
 from api.services import Services
+from tests.support.servers import Servers
 from tests.support.tenants import Tenant, services_with_keys, tenant
 
 
 @pytest.fixture(scope="module")
-def services(server_settings: dict[str, object], objects: object) -> Services:  # noqa: ARG001 - makes the bucket
-    return services_with_keys(server_settings, 14)
+def services(servers: Servers, objects: object) -> Services:  # noqa: ARG001 - makes the bucket
+    return services_with_keys(servers.settings(servers.new_database()))
 
 
 @pytest.fixture

@@ -39,10 +39,9 @@ RED, GREEN, BLUE = map(_picture, ("red", "green", "blue"))
 
 @pytest.fixture
 def settings(server_settings: dict[str, object]) -> ApiSettings:
-    own = str(server_settings["redis_url"]).removesuffix("/0") + "/8"
-    connect(own).flushdb()
-    own_bucket = {"redis_url": own, "s3_bucket": "batches", "max_image_mb": 1}
-    return ApiSettings.load(**{**server_settings, **own_bucket, "max_batch_images": 5})
+    limits = {"max_image_mb": 1, "max_batch_images": 5}
+    bucket = f"{server_settings['s3_bucket']}-batches"
+    return ApiSettings.load(**{**server_settings, **limits, "s3_bucket": bucket})
 
 
 @pytest.fixture

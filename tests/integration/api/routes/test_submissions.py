@@ -20,9 +20,8 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.services import Services
 from tasks.redis_client import connect
+from tests.support.servers import Servers
 from tests.support.tenants import Tenant, finish, services_with_keys
-
-DATABASE = 14
 
 #: Counts the round trips of a block.
 Count = Callable[[], Any]
@@ -44,8 +43,8 @@ class Traffic:
 
 
 @pytest.fixture(scope="module")
-def services(server_settings: dict[str, object], objects: object) -> Services:  # noqa: ARG001 - makes the bucket
-    services = services_with_keys(server_settings, DATABASE)
+def services(servers: Servers, objects: object) -> Services:  # noqa: ARG001 - makes the bucket
+    services = services_with_keys(servers.settings(servers.new_database()))
     # A live worker, so that the choice of the queue has something to choose from.
     registry = services.runtime.registry
     registry.record_heartbeat("gpu0@test", queue="gpu.test.0", model=services.settings.model)
@@ -66,6 +65,8 @@ def shop(services: Services) -> Tenant:
 def count(services: Services, monkeypatch: pytest.MonkeyPatch) -> Count:
     """Count the round trips of a block."""
     send = Connection.send_packed_command
+    url = services.settings.redis_url.get_secret_value()
+    database = int(url.rpartition("/")[2])
 
     @contextmanager
     def count() -> Iterator[Traffic]:
@@ -73,27 +74,26 @@ def count(services: Services, monkeypatch: pytest.MonkeyPatch) -> Count:
 
         def counted(connection: Any, command: Any, check_health: bool = True) -> None:  # noqa: ANN401, FBT001, FBT002 - redis's
             send(connection, command, check_health)
-            if connection.db == DATABASE:
+            if connection.db == database:
                 text = command if isinstance(command, bytes) else b"".join(command)
                 traffic.trips.append(text[:80].decode(errors="replace"))
                 traffic.ports.add(connection._sock.getsockname()[1])
 
-        url = services.settings.redis_url.get_secret_value()
         with connect(url) as client, connect(url) as other, other.monitor() as monitor:
             client.ping()  # its connection is made before anything is counted
-            list(_commands_until_now(client, monitor))
+            list(_commands_until_now(client, monitor, database))
             with monkeypatch.context() as patch:
                 patch.setattr(Connection, "send_packed_command", counted)
                 yield traffic
-            traffic.monitored += _commands_until_now(client, monitor)
+            traffic.monitored += _commands_until_now(client, monitor, database)
 
     return count
 
 
-def _commands_until_now(client: Redis, monitor: Any) -> Iterator[tuple[int, str]]:  # noqa: ANN401 - redis publishes no type
+def _commands_until_now(client: Redis, monitor: Any, database: int) -> Iterator[tuple[int, str]]:  # noqa: ANN401 - redis publishes no type
     client.echo("that was all")
     while (seen := monitor.next_command())["command"] != "ECHO that was all":
-        if seen["db"] == DATABASE and seen["client_type"] != "lua":
+        if seen["db"] == database and seen["client_type"] != "lua":
             yield int(seen["client_port"]), seen["command"]
 
 

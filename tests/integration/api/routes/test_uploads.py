@@ -15,10 +15,10 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from api.services import Services
-from api.settings import ApiSettings
 from tasks.object_store import UPLOAD_OBJECTS, upload_prefix
 from tasks.uploads.store import PART_BYTES
-from tests.support.services import with_parts
+from tests.support.servers import Servers
+from tests.support.services import services_on, with_parts
 
 TUS = {"Tus-Resumable": "1.0.0"}
 PIECE = {**TUS, "Content-Type": "application/offset+octet-stream"}
@@ -27,10 +27,8 @@ MB = 2**20
 
 
 @pytest.fixture(scope="module")
-def services(server_settings: dict[str, object], objects: object) -> Services:  # noqa: ARG001 - makes the bucket
-    own = str(server_settings["redis_url"]).removesuffix("/0") + "/5"
-    settings = ApiSettings.load(**{**server_settings, "redis_url": own, "max_image_mb": 12})
-    return Services.from_settings(settings)
+def services(servers: Servers, objects: object) -> Services:  # noqa: ARG001 - makes the bucket
+    return services_on(servers.settings(servers.new_database()), max_image_mb=12)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ WORKER = "gpu0@h"
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url.removesuffix("/0") + "/7") as client:
+    with connect(redis_url) as client:
         client.flushdb()
         yield client
 
@@ -60,7 +60,7 @@ def test_a_worker_whose_process_keeps_restarting_is_unhealthy(
 def test_the_exit_status_is_the_health(
     registry: WorkerRegistry, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RMBG_REDIS_URL", redis_url.removesuffix("/0") + "/7")
+    monkeypatch.setenv("RMBG_REDIS_URL", redis_url)
     assert CliRunner().invoke(app, ["health", "worker", WORKER]).exit_code == 0
     registry.remove(WORKER)
     gone = CliRunner().invoke(app, ["health", "worker", WORKER])

@@ -13,7 +13,7 @@ from tasks.redis_client import connect
 
 @pytest.fixture
 def url(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    own = redis_url.removesuffix("/0") + "/10"
+    own = redis_url
     connect(own).flushdb()
     monkeypatch.setenv("RMBG_REDIS_URL", own)
     return own

@@ -14,23 +14,24 @@ from tasks.cli.jobs import jobs
 from tasks.jobs.job import Status
 from tasks.jobs.routing import JobDispatcher
 from tasks.jobs.store import JobStore
+from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
 from tests.support.commands import QUEUE, Make, Run, crash
-from tests.support.jobs import database_url, empty_database, make_job
+from tests.support.jobs import make_job
 
 
 @pytest.fixture
 def settings(server_settings: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Settings:
     # A database of its own: what is listed and purged is this test's alone.
-    own = database_url(str(server_settings["redis_url"]), 2)
+    own = str(server_settings["redis_url"])
     monkeypatch.setenv("RMBG_REDIS_URL", own)
     return Settings.load()
 
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Redis]:
-    with empty_database(redis_url, 2) as client:
+    with connect(redis_url) as client:
         yield client
 
 

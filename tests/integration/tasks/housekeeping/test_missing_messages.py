@@ -19,9 +19,10 @@ from tasks.housekeeping.reconcile import Reconciler
 from tasks.jobs.job import Priority, Status
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
+from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
-from tests.support.jobs import database_url, empty_database, make_job, on_database
+from tests.support.jobs import make_job
 
 SHARED, OWN = "model.u2netp", "gpu.h.0"
 
@@ -64,13 +65,13 @@ class Queues:
 
 @pytest.fixture
 def queues(redis_url: str, server_settings: dict[str, object]) -> Iterator[Queues]:
-    settings = Settings.load(**on_database(server_settings, 12))
-    with empty_database(redis_url, 12) as client, create_celery(settings) as app:
+    settings = Settings.load(**server_settings)
+    with connect(redis_url) as client, create_celery(settings) as app:
         store, registry = JobStore(client), WorkerRegistry(client)
         dispatcher = JobDispatcher(app, store)
         router = Router(client)
         reconciler = Reconciler(client, store, dispatcher, registry, router, aging_seconds=60)
-        yield Queues(database_url(redis_url, 12), client, store, dispatcher, reconciler)
+        yield Queues(redis_url, client, store, dispatcher, reconciler)
 
 
 def test_a_stock_purge_of_all_queues_is_undone_for_every_job_exactly_once(queues: Queues) -> None:

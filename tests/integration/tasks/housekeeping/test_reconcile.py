@@ -16,10 +16,11 @@ from tasks.housekeeping.reconcile import MAX_AGED, Reconciler
 from tasks.jobs.job import Priority, Status
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import Claim, JobStore, lease_token
+from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
 from tests.support.clock import Clock
-from tests.support.jobs import empty_database, make_job, on_database, recorded
+from tests.support.jobs import make_job, recorded
 
 MODEL, SHARED = "m", "model.m"
 AGING = 60.0
@@ -34,7 +35,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Redis]:
-    with empty_database(redis_url, 5) as client:
+    with connect(redis_url) as client:
         yield client
 
 
@@ -45,7 +46,7 @@ def store(client: Redis, clock: Clock) -> JobStore:
 
 @pytest.fixture
 def dispatcher(store: JobStore, server_settings: dict[str, object]) -> JobDispatcher:
-    settings = Settings.load(**on_database(server_settings, 5))
+    settings = Settings.load(**server_settings)
     return JobDispatcher(create_celery(settings), store)
 
 

@@ -33,11 +33,12 @@ from tasks.object_store import (
     result_key,
     s3_client,
 )
+from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.uploads.service import UploadService
 from tasks.uploads.store import PART_BYTES, UploadStore
 from tests.support.clock import Clock
-from tests.support.jobs import empty_database, make_job, on_database
+from tests.support.jobs import make_job
 
 HOUR = 3600.0
 
@@ -72,13 +73,15 @@ class World:
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Redis]:
-    with empty_database(redis_url, 7) as client:
+    with connect(redis_url) as client:
         yield client
 
 
 @pytest.fixture
 def world(server_settings: dict[str, object], client: Redis) -> World:
-    settings = Settings.load(**on_database(server_settings, 7, s3_bucket="retention"))
+    settings = Settings.load(
+        **{**server_settings, "s3_bucket": f"{server_settings['s3_bucket']}-retention"}
+    )
     clock = Clock(time.time())
     objects = ObjectStore.from_settings(settings)
     objects.ensure_bucket()

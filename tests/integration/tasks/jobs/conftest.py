@@ -26,7 +26,7 @@ def redis(services: Services) -> Redis:
 
 @pytest.fixture
 def services(server_settings: dict[str, object], objects: object) -> Services:  # noqa: ARG001 - makes the bucket
-    return services_on(server_settings, 6)
+    return services_on(server_settings)
 
 
 @pytest.fixture

@@ -17,9 +17,10 @@ from tasks.housekeeping.reconcile import Reconciler
 from tasks.jobs.job import Priority, Status
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import Dispatch, JobStore
+from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
-from tests.support.jobs import empty_database, make_job, on_database
+from tests.support.jobs import make_job
 
 MODEL, SHARED, GONE = "m", "model.m", "gpu.h.0"
 AGEING = 60.0
@@ -111,9 +112,9 @@ class Scene:
 
 @pytest.fixture
 def scene(server_settings: dict[str, object]) -> Iterator[Scene]:
-    settings = Settings.load(**on_database(server_settings, 11))
+    settings = Settings.load(**server_settings)
     with (
-        empty_database(str(server_settings["redis_url"]), 11) as client,
+        connect(str(server_settings["redis_url"])) as client,
         create_celery(settings) as app,
     ):
         yield Scene(client, JobDispatcher(app, JobStore(client)))

@@ -16,14 +16,16 @@ from tasks.object_store import ObjectStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tests.support.clock import Clock
-from tests.support.jobs import empty_database, make_job, on_database, recorded
+from tests.support.jobs import make_job, recorded
 
 NOW = 1.7e9
 
 
 @pytest.fixture
 def settings(server_settings: dict[str, object]) -> Settings:
-    return Settings.load(**on_database(server_settings, 4, s3_bucket="restoring"))
+    return Settings.load(
+        **{**server_settings, "s3_bucket": f"{server_settings['s3_bucket']}-restoring"}
+    )
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def bucket(settings: Settings) -> Iterator[ObjectStore]:
 
 @pytest.fixture
 def restorer(redis_url: str, settings: Settings, bucket: ObjectStore) -> Iterator[Restorer]:
-    with empty_database(redis_url, 4) as client, create_celery(settings) as app:
+    with connect(redis_url) as client, create_celery(settings) as app:
         store = JobStore(client)
         yield Restorer(
             job_store=store,

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 import pytest
 
 from tasks.object_store import ObjectStore
-from tests.support.jobs import database_url, empty_database
+from tasks.redis_client import connect
 from tests.support.outbox import Post
 
 
 @pytest.fixture
 def post(redis_url: str, objects: ObjectStore) -> Iterator[Post]:
-    with empty_database(redis_url, 9) as client:
-        post = Post(client, database_url(redis_url, 9), objects)
+    with connect(redis_url) as client:
+        post = Post(client, redis_url, objects)
         yield post
         post.close()
         client.flushdb()

@@ -16,11 +16,12 @@ from tasks.jobs import routing
 from tasks.jobs.job import Status
 from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore
+from tasks.redis_client import connect
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.worker.celery_tasks import RemovalTask
 from tasks.worker_registry import MAX_FAULTS, Worker, WorkerRegistry
-from tests.support.jobs import empty_database, make_job, on_database, recorded
+from tests.support.jobs import make_job, recorded
 from tests.support.models import FakeModel
 
 WORKER = "gpu0@h"
@@ -29,12 +30,12 @@ FULL = GpuOutOfMemoryError("full")
 
 @pytest.fixture
 def settings(server_settings: dict[str, object]) -> Settings:
-    return Settings.load(**on_database(server_settings, 4, model="u2netp"))
+    return Settings.load(**{**server_settings, "model": "u2netp"})
 
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Redis]:
-    with empty_database(redis_url, 4) as client:
+    with connect(redis_url) as client:
         yield client
 
 

@@ -11,13 +11,13 @@ from redis import Redis
 
 from tasks import redis_keys
 from tasks.app import create_celery
+from tasks.redis_client import connect
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.worker.monitor import LivenessTimeout, WorkerMonitor
 from tasks.worker_registry import Worker, WorkerRegistry
 from tests.support.clock import Clock
 from tests.support.fake_consumer import FakeConsumer
-from tests.support.jobs import empty_database, on_database
 
 WORKER = "gpu0@h"
 QUEUES = ["gpu.h.0", "model.m"]
@@ -25,12 +25,12 @@ QUEUES = ["gpu.h.0", "model.m"]
 
 @pytest.fixture
 def settings(server_settings: dict[str, object]) -> Settings:
-    return Settings.load(**on_database(server_settings, 5))
+    return Settings.load(**server_settings)
 
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Redis]:
-    with empty_database(redis_url, 5) as client:
+    with connect(redis_url) as client:
         yield client
 
 

@@ -22,9 +22,10 @@ from tasks.errors import QueueUnavailableError
 from tasks.jobs.job import Job, Status, new_task_id
 from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore, background_key, results_prefix
+from tasks.redis_client import connect
 from tasks.worker.runner import Runner
 from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
-from tests.support.jobs import empty_database, make_job, recorded
+from tests.support.jobs import make_job, recorded
 from tests.support.models import FakeModel
 
 WORKER = "gpu0@h"
@@ -32,7 +33,7 @@ WORKER = "gpu0@h"
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Redis]:
-    with empty_database(redis_url, 3) as client:
+    with connect(redis_url) as client:
         yield client
 
 
