@@ -8,17 +8,19 @@ from inference.models.base import Alpha, Rgb, StageHook, no_stages
 
 
 class FakeModel:
-    """Finds a subject everywhere.
+    """Finds a subject everywhere, or where `find` says.
 
     Attributes:
+        find: makes the matte of a picture.
         calls: how often it was asked.
         faults: called in turn, one a call, before it answers; each may raise.
         error: raised by every call for as long as it is set.
         opacity: of each pixel of its mattes, 0 to 1.
     """
 
-    def __init__(self, name: str = "u2netp") -> None:
+    def __init__(self, name: str = "u2netp", find: Callable[[Rgb], Alpha] | None = None) -> None:
         self.name = name
+        self.find = find or self._everywhere
         self.calls = 0
         self.faults: list[Callable[[], object]] = []
         self.error: Exception | None = None
@@ -36,7 +38,10 @@ class FakeModel:
                 self.faults.pop(0)()
             if self.error is not None:
                 raise self.error
-            return [np.full(image.shape[:2], self.opacity, np.float32) for image in images]
+            return [self.find(image) for image in images]
+
+    def _everywhere(self, image: Rgb) -> Alpha:
+        return np.full(image.shape[:2], self.opacity, np.float32)
 
     def fail(self, error: Exception, times: int = 1) -> None:
         """Raise an error in the next calls."""

@@ -6,19 +6,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from redis import Redis
 
 from deploy.local import probes
 from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
 from deploy.local.service import Service
-from inference.layout import Box
 from tasks.redis_client import connect
 from tests.support.paths import ROOT
 from tests.support.servers import running
-from tests.support.subject_worker import BLUE, NOTES, RED
+from tests.support.subject_worker import NOTES
 
 _HOST = "removebg"
 #: Of the hasty address, where the wait is short.
@@ -99,15 +96,3 @@ def _api(port: int, module: str, env: dict[str, str]) -> Service:
         env=env,
         probe=probes.http_ok(f"http://{address}/healthz/ready"),
     )
-
-
-#: The subject of a picture that names no other.
-SUBJECT = Box(60, 50, 160, 90)
-
-
-def subject_picture(size: tuple[int, int] = (300, 200), *boxes: Box) -> Image.Image:
-    """Red rectangles on blue; `SUBJECT` alone unless others are named."""
-    rows = np.full((size[1], size[0], 3), BLUE, np.uint8)
-    for box in boxes or (SUBJECT,):
-        rows[box.slices] = RED
-    return Image.fromarray(rows)

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 import pytest
 
-from tests.support.removebg import RemoveBg, removebg_service, subject_picture
+from tests.support.pictures import subject_picture
+from tests.support.removebg import RemoveBg, removebg_service
 from tests.support.servers import Servers
 
 

@@ -15,8 +15,8 @@ import requests
 from PIL import Image
 
 from tests.support.paths import ROOT
-from tests.support.removebg import SUBJECT, RemoveBg
-from tests.support.subject_worker import RED
+from tests.support.pictures import RED, SUBJECT
+from tests.support.removebg import RemoveBg
 
 _NPM = ROOT / "tests" / "clients" / "remove-bg"
 _JAVA = ROOT / "docs" / "examples" / "RemoveBackground.java"

@@ -14,22 +14,17 @@ from PIL import Image
 
 from api.rate_limits import Rate, take_tokens
 from inference.layout import Box
-from tests.support.removebg import RATE, SUBJECT, RemoveBg, subject_picture
-from tests.support.subject_worker import BLUE, RED, SLOW
+from tests.support.pictures import BLUE, RED, SUBJECT, picture_file, subject_picture
+from tests.support.removebg import RATE, RemoveBg
+from tests.support.subject_worker import SLOW
 
 _SECONDS = 60
-
-
-def _png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
 
 
 def _post(
     url: str, image: Image.Image | bytes | None = None, **fields: object
 ) -> requests.Response:
-    data = image if isinstance(image, bytes) else _png(image or subject_picture())
+    data = image if isinstance(image, bytes) else picture_file(image or subject_picture())
     return requests.post(
         f"{url}/v1.0/removebg", files={"image_file": data}, data=fields, timeout=_SECONDS
     )
@@ -68,7 +63,10 @@ def test_the_bytes_and_the_headers(removebg: RemoveBg) -> None:
 
 
 def test_json_where_it_is_asked_for_by_name(removebg: RemoveBg) -> None:
-    body = {"image_file_b64": base64.b64encode(_png(subject_picture())).decode(), "crop": True}
+    body = {
+        "image_file_b64": base64.b64encode(picture_file(subject_picture())).decode(),
+        "crop": True,
+    }
     address = f"{removebg.url}/v1.0/removebg"
     named = requests.post(
         address, json=body, headers={"Accept": "application/json"}, timeout=_SECONDS
@@ -156,7 +154,7 @@ def test_sizes(removebg: RemoveBg, size: str, expected: tuple[int, int]) -> None
     assert (answer.headers["X-Max-Width"], answer.headers["X-Max-Height"]) == ("1800", "1200")
 
 
-def test_a_zip_recombined_is_the_png(removebg: RemoveBg) -> None:
+def test_a_zip_recombined_is_thepicture_file(removebg: RemoveBg) -> None:
     picture = subject_picture((300, 200)).resize((450, 300), Image.Resampling.BICUBIC)
     expected = _pixels(_post(removebg.url, picture, format="png", size="full"))
     soft = (expected[..., 3] > 0) & (expected[..., 3] < 255)
@@ -188,8 +186,8 @@ def test_a_background_file(removebg: RemoveBg) -> None:
     answer = requests.post(
         f"{removebg.url}/v1.0/removebg",
         files={
-            "image_file": _png(subject_picture()),
-            "bg_image_file": _png(Image.new("RGB", (50, 90), "lime")),
+            "image_file": picture_file(subject_picture()),
+            "bg_image_file": picture_file(Image.new("RGB", (50, 90), "lime")),
         },
         timeout=_SECONDS,
     )
@@ -224,7 +222,7 @@ def test_a_region_beyond_the_picture(removebg: RemoveBg) -> None:
 
 
 def test_a_picture_that_is_damaged_inside(removebg: RemoveBg) -> None:
-    data = bytearray(_png(Image.effect_noise((90, 60), 80).convert("RGB")))
+    data = bytearray(picture_file(Image.effect_noise((90, 60), 80).convert("RGB")))
     data[300:600] = bytes(300)
     answer = _post(removebg.url, bytes(data))
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (

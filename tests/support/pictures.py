@@ -1,0 +1,46 @@
+"""Pictures whose subject is known, and the files of pictures."""
+
+import io
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from inference.layout import Box
+from inference.models.base import Alpha, Rgb
+
+RED, BLUE = (200, 30, 40), (20, 60, 220)
+#: The subject of a picture that names no other.
+SUBJECT = Box(60, 50, 160, 90)
+
+
+def subject_picture(size: tuple[int, int] = (300, 200), *boxes: Box) -> Image.Image:
+    """Red rectangles on blue; `SUBJECT` alone unless others are named."""
+    rows = np.full((size[1], size[0], 3), BLUE, np.uint8)
+    for box in boxes or (SUBJECT,):
+        rows[box.slices] = RED
+    return Image.fromarray(rows)
+
+
+def find_red(image: Rgb) -> Alpha:
+    """The matte of a model whose subject is what is more red than blue."""
+    return (image[..., 0] > image[..., 2]).astype(np.float32)
+
+
+def picture_file(image: Image.Image, name: str = "PNG", **parameters: object) -> bytes:
+    """A picture in a format of Pillow; the parameters are those of its writer."""
+    file = io.BytesIO()
+    image.save(file, name, **parameters)
+    return file.getvalue()
+
+
+def read_picture(data: bytes) -> Image.Image:
+    """Read the whole of a picture's file."""
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def exif_orientation(number: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = number
+    return exif
