@@ -1,111 +1,126 @@
-"""Celery's own `purge`, run as an operator would: the reconciler undoes it."""
+"""Messages that are missing, however that came: they are sent again, and others are not."""
 
 import json
-import os
-import subprocess
+import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 
-import pytest
-from redis import Redis
+from celery.bin.base import CLIContext
+from celery.bin.purge import purge
+from click.testing import CliRunner
+from structlog.testing import capture_logs
 
-from deploy.local import service
 from tasks import redis_keys
 from tasks.app import create_celery
 from tasks.housekeeping.missing_messages import list_key
-from tasks.housekeeping.reconcile import Reconciler
 from tasks.jobs.job import Priority, Status
-from tasks.jobs.routing import JobDispatcher, Router
-from tasks.jobs.store import JobStore
-from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.worker_registry import WorkerRegistry
-from tests.support.jobs import make_job
+from tests.support.queues import OWN, SHARED, Queues
 
-SHARED, OWN = "model.u2netp", "gpu.h.0"
-
-
-@dataclass
-class Queues:
-    url: str
-    client: Redis
-    store: JobStore
-    dispatcher: JobDispatcher
-    reconciler: Reconciler
-
-    def submit(self, queue: str, priority: Priority) -> str:
-        job = self.store.create(make_job(queue=queue, priority=priority)).job
-        self.dispatcher.send(job)
-        return job.task_id
-
-    def messages(self) -> Counter[str]:
-        """How many messages each job has, on all lists together."""
-        found = [text for name in self.store.lists() for text in self._texts(name)]
-        return Counter(json.loads(text)["headers"]["id"].partition(".")[0] for text in found)
-
-    def waiting(self, queue: str) -> int:
-        return sum(len(self._texts(f"{queue}|{int(step)}")) for step in Priority)
-
-    def _texts(self, name: str) -> list[str]:
-        return list(self.client.lrange(list_key(name), 0, -1))
-
-    def purge(self, *arguments: str) -> str:
-        """Run the command; what it says."""
-        done = subprocess.run(
-            [service.script("celery"), "-A", "tasks.app", "purge", "-f", *arguments],
-            env={**os.environ, "RMBG_REDIS_URL": self.url},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return done.stdout
+NORMAL = f"{SHARED}|{int(Priority.NORMAL)}"
+UNKNOWN = ("no json", "[]", "{}", '{"headers": null}', '{"headers": {}}', b"\xff", "[" * 10**5)
 
 
-@pytest.fixture
-def queues(redis_url: str, server_settings: dict[str, object]) -> Iterator[Queues]:
-    settings = Settings.load(**server_settings)
-    with connect(redis_url) as client, create_celery(settings) as app:
-        store, registry = JobStore(client), WorkerRegistry(client)
-        dispatcher = JobDispatcher(app, store)
-        router = Router(client)
-        reconciler = Reconciler(client, store, dispatcher, registry, router, aging_seconds=60)
-        yield Queues(redis_url, client, store, dispatcher, reconciler)
+def test_a_message_that_is_nowhere_is_sent_again_at_the_second_look(queues: Queues) -> None:
+    task_id = queues.submit(Priority.LOW, sent=False)
+    queues.passes(1)
+    assert queues.messages(Priority.LOW) == []
+    for _ in range(4):
+        queues.passes(1)
+        assert queues.messages(Priority.LOW) == [task_id]
+    assert queues.job(task_id).redispatches == 1
+
+
+def test_a_message_in_dead_hands_is_sent_again_before_the_visibility_timeout(
+    queues: Queues,
+) -> None:
+    held, abandoned = queues.submit(), queues.submit()
+    now = time.time()
+    for task_id, taken in ((held, now + 60), (abandoned, now - 7)):
+        message = json.loads(str(queues.redis.rpop(list_key(NORMAL))))
+        queues.redis.hset("unacked", task_id, json.dumps([message, "", SHARED]))
+        queues.redis.zadd("unacked_index", {task_id: taken})
+    queues.passes()
+    assert queues.messages() == [abandoned]
+    assert queues.job(held).redispatches == 0
+
+
+def test_unknown_messages_hide_no_missing_one(queues: Queues) -> None:
+    lost = queues.submit(sent=False)
+    elsewhere = queues.submit(Priority.LOW, sent=False)
+    waits = queues.submit()
+    queues.redis.rpush(list_key(NORMAL), *UNKNOWN)
+    for number, text in enumerate(UNKNOWN):
+        queues.redis.hset("unacked", f"tag {number}", text)
+        queues.redis.zadd("unacked_index", {f"tag {number}": time.time() + 60})
+    with capture_logs() as logs:
+        queues.passes(3)
+    queues.redis.ltrim(list_key(NORMAL), 0, -1 - len(UNKNOWN))
+    assert queues.messages() == [waits, lost]
+    assert queues.messages(Priority.LOW) == [elsewhere]
+    lines = [line for line in logs if line["event"] == "queue.unknown_message"]
+    assert [line["list"] for line in lines] == [NORMAL]
+
+
+def test_a_list_with_nothing_but_unknown_messages_has_lost_ours(queues: Queues) -> None:
+    lost = queues.submit(sent=False)
+    queues.redis.rpush(list_key(NORMAL), "no json", "{}")
+    queues.passes()
+    assert queues.redis.llen(list_key(NORMAL)) == 3
+    assert queues.job(lost).redispatches == 1
+
+
+# -- Celery's own `purge` ------------------------------------------------------------------------
+
+
+def _purge(queues: Queues, *arguments: str) -> str:
+    """Run the command as an operator would; what it says."""
+    with create_celery(Settings.load(redis_url=queues.app.conf.broker_url)) as app:
+        context = CLIContext(app=app, no_color=True, workdir=None)
+        done = CliRunner().invoke(purge, ["-f", *arguments], obj=context, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def _everywhere(queues: Queues) -> Counter[str]:
+    """How many messages each job has, on all lists together."""
+    return Counter(
+        task_id
+        for queue, priority in product((SHARED, OWN), Priority)
+        for task_id in queues.messages(priority, queue)
+    )
 
 
 def test_a_stock_purge_of_all_queues_is_undone_for_every_job_exactly_once(queues: Queues) -> None:
-    jobs = [queues.submit(*each) for each in product((SHARED, OWN), Priority) for _ in range(3)]
-    everyone = Counter(dict.fromkeys(jobs, 1))
+    jobs = [
+        queues.submit(priority, queue=queue)
+        for queue, priority in product((SHARED, OWN), Priority)
+        for _ in range(3)
+    ]
+    everyone = Counter(jobs)
     # It knows the queues that the application declares: that of the I/O workers alone.
-    assert "No messages purged from 1 queue" in queues.purge()
-    assert queues.messages() == everyone
-    assert "Purged 18 messages from 2 known task queues" in queues.purge("-Q", f"{SHARED},{OWN}")
-    assert queues.messages() == Counter()
-    for _ in range(4):
-        assert queues.reconciler.run_once()
-    assert queues.messages() == everyone
+    assert "No messages purged from 1 queue" in _purge(queues)
+    assert _everywhere(queues) == everyone
+    assert "Purged 18 messages from 2 known task queues" in _purge(queues, "-Q", f"{SHARED},{OWN}")
+    assert _everywhere(queues) == Counter()
+    queues.passes(4)
+    assert _everywhere(queues) == everyone
     assert set(queues.store.ids(Status.QUEUED)) == set(jobs)
     for job in queues.store.get_many(jobs):
         assert job.queue == SHARED
-        assert queues.client.zscore(
-            redis_keys.dispatched_key(f"{SHARED}|{int(job.priority)}"), job.task_id
-        )
+        name = f"{SHARED}|{int(job.priority)}"
+        assert queues.redis.zscore(redis_keys.dispatched_key(name), job.task_id)
 
 
 def test_a_stock_purge_of_one_queue_leaves_the_others_alone(queues: Queues) -> None:
-    registry = WorkerRegistry(queues.client)
-    registry.mark_ready("gpu0@h", 90, model="u2netp")
-    shared = [queues.submit(SHARED, step) for step in Priority]
-    bound = [queues.submit(OWN, step) for step in Priority]
+    queues.registry.record_heartbeat("gpu0@h", queue=OWN)
+    queues.registry.mark_ready("gpu0@h", 90, model="u2netp")
+    shared = [queues.submit(each) for each in Priority]
+    bound = [queues.submit(each, queue=OWN) for each in Priority]
     for _ in range(2):
-        assert "Purged 3 messages from 1 known task queue" in queues.purge("-Q", SHARED)
-        assert queues.messages() == Counter(bound)
-        for _ in range(3):
-            # It lives, however long the commands took.
-            registry.record_heartbeat("gpu0@h", queue=OWN)
-            assert queues.reconciler.run_once()
-        assert queues.messages() == Counter(shared + bound)
-    assert (queues.waiting(SHARED), queues.waiting(OWN)) == (3, 3)
-    sends = {job.task_id: job.redispatches for job in queues.store.get_many(shared + bound)}
-    assert sends == {**dict.fromkeys(shared, 2), **dict.fromkeys(bound, 0)}
+        assert "Purged 3 messages from 1 known task queue" in _purge(queues, "-Q", SHARED)
+        assert _everywhere(queues) == Counter(bound)
+        queues.passes(3)
+        assert _everywhere(queues) == Counter(shared + bound)
+    assert {job.queue for job in queues.store.get_many(bound)} == {OWN}
+    assert [queues.job(each).redispatches for each in shared + bound] == [2, 2, 2, 0, 0, 0]

@@ -1,0 +1,205 @@
+"""Records that are not what this version writes, among good ones: those go on."""
+
+from collections.abc import Callable
+
+import pytest
+from redis import Redis
+from structlog.testing import capture_logs
+
+from tasks import redis_keys
+from tasks.errors import UnreadableRecordError
+from tasks.jobs.job import Priority, Status
+from tasks.jobs.store import Dispatch
+from tests.support.queues import AGING, OWN, Queues
+
+#: What may be wrong with a record, as changes of its fields; None for a field that is missing.
+DAMAGES: dict[str, dict[str, str | bytes | None]] = {
+    "no JSON": {"options": "{no json"},
+    "another kind of JSON": {"options": "[1]"},
+    "no number": {"redispatches": "x", "losses": "x", "created_at": "x"},
+    "of a later version": {"priority": "1"},
+    "half of it": {"model": None},
+    "no text": {"file_stem": b"\xff\xfe"},
+}
+
+
+def _damage(redis: Redis, task_id: str, fields: dict[str, str | bytes | None]) -> None:
+    for name, value in fields.items():
+        if value is None:
+            redis.hdel(redis_keys.job_key(task_id), name)
+        else:
+            redis.hset(redis_keys.job_key(task_id), name, value)
+
+
+def _damage_each(redis: Redis, task_ids: list[str]) -> None:
+    """Damage seven records, each in another way."""
+    *some, last = task_ids
+    for task_id, fields in zip(some, DAMAGES.values(), strict=True):
+        _damage(redis, task_id, fields)
+    redis.set(redis_keys.job_key(last), "no hash")
+
+
+def _among_damaged(queues: Queues, make: Callable[[], str]) -> list[str]:
+    """Make jobs of which only the first and the last one can be read; return these two."""
+    first, *bad, last = [make() for _ in range(23)]
+    for start in (0, 7, 14):
+        _damage_each(queues.redis, bad[start : start + 7])
+    return [first, last]
+
+
+def test_a_damaged_record_hides_no_other(queues: Queues) -> None:
+    ids = [queues.submit() for _ in range(9)]
+    first, *bad, last = ids
+    _damage_each(queues.redis, bad)
+    assert [job.task_id for job in queues.store.get_many(ids)] == [first, last]
+    assert list(queues.store.read(ids).unreadable) == bad
+    for task_id in bad:
+        with pytest.raises(UnreadableRecordError, match=f"{task_id} cannot be .+ `rmbg restore`"):
+            queues.store.get(task_id)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Queues.orphan,
+        Queues.due,
+        lambda queues: queues.submit(sent=False),
+        lambda queues: queues.submit(queue=OWN),
+    ],
+    ids=["whose worker died", "that are due", "whose message is lost", "of a GPU that is gone"],
+)
+def test_jobs_are_sent_beside_damaged_records(
+    queues: Queues, make: Callable[[Queues], str]
+) -> None:
+    good = _among_damaged(queues, lambda: make(queues))
+    queues.passes()
+    assert sorted(queues.messages()) == sorted(good)
+
+
+def test_a_damaged_record_takes_no_turn_at_aging(queues: Queues) -> None:
+    good = _among_damaged(queues, lambda: queues.submit(Priority.LOW))
+    queues.clock.now += AGING
+    queues.passes(3)
+    assert queues.messages() == good
+
+
+def test_deadlines_are_kept_beside_damaged_records(queues: Queues) -> None:
+    deadline = queues.clock() + 1
+    good = _among_damaged(queues, lambda: queues.submit(deadline=deadline))
+    queues.clock.now += 2
+    queues.passes()
+    assert set(good) <= set(queues.store.ids(Status.FAILED))
+
+
+def test_a_damaged_record_is_logged_and_counted_once_and_examined_once_a_minute(
+    queues: Queues,
+) -> None:
+    bad = [queues.due() for _ in range(7)]
+    _damage_each(queues.redis, bad)
+    with capture_logs() as logs:
+        for _ in range(5):
+            queues.passes(1)
+            queues.clock.now += 30
+    lines = [line for line in logs if line["log_level"] == "error"]
+    assert sorted(line["task_id"] for line in lines) == sorted(bad)
+    for line in lines:
+        assert (line["event"], line["step"]) == ("job.skipped", "send")
+        assert line["reason"]
+    assert queues.redis.hget(redis_keys.COUNTERS, "skipped:send") == "7"
+    assert sorted(queues.store.ids(Status.QUEUED)) == sorted(bad)
+
+
+def test_a_record_that_was_mended_goes_on_by_itself(queues: Queues) -> None:
+    task_id = queues.submit(sent=False)
+    _damage(queues.redis, task_id, DAMAGES["no JSON"])
+    queues.passes()
+    assert queues.messages() == []
+    _damage(queues.redis, task_id, {"options": "{}"})
+    queues.clock.now += 59
+    queues.passes(1)
+    assert queues.messages() == []
+    queues.clock.now += 2
+    queues.passes(1)
+    assert queues.messages() == [task_id]
+
+
+def test_nothing_is_left_of_damaged_records_that_expired(queues: Queues) -> None:
+    bad = [queues.submit() for _ in range(7)]
+    _damage_each(queues.redis, bad)
+    queues.passes()
+    queues.redis.delete(*map(redis_keys.job_key, bad))
+    queues.passes(1)
+    assert queues.store.ids(Status.QUEUED) == []
+    assert queues.redis.zrange(redis_keys.DUE_JOBS, 0, -1) == []
+
+
+def _content(redis: Redis, task_id: str) -> object:
+    """All that may tell of a job, but for its lease's end."""
+    sets = redis.scan_iter(_type="zset")
+    return (
+        redis.hgetall(redis_keys.job_key(task_id)),
+        redis.get(redis_keys.lease_key(task_id)),
+        redis.hgetall(redis_keys.COUNTERS),
+        {name: redis.zrange(name, 0, -1, withscores=True) for name in sets},
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "step", "counted"),
+    [
+        (Queues.submit, lambda store, bad: store.claim(bad, token="t", worker="w"), "attempts"),
+        (Queues.running, lambda store, bad: store.release(bad, token="t"), "losses"),
+        (Queues.orphan, lambda store, bad: store.release(bad), "losses"),
+        (Queues.running, lambda store, bad: store.crash(bad, holder="t"), "crashes"),
+    ],
+)
+def test_a_step_that_a_damaged_count_refuses_changes_nothing(
+    queues: Queues, make: Callable[[Queues], str], step: Callable[..., object], counted: str
+) -> None:
+    bad = make(queues)
+    _damage(queues.redis, bad, {counted: "x"})
+    before = _content(queues.redis, bad)
+    with pytest.raises(UnreadableRecordError, match="not an integer"):
+        step(queues.store, bad)
+    assert _content(queues.redis, bad) == before
+
+
+def test_a_dispatch_that_a_damaged_count_refuses_changes_nothing(queues: Queues) -> None:
+    bad = queues.due()
+    _damage(queues.redis, bad, {"redispatches": "x"})
+    before = _content(queues.redis, bad)
+    assert queues.store.record_dispatches([Dispatch(bad, "another")]) == [None]
+    assert _content(queues.redis, bad) == before
+
+
+@pytest.mark.parametrize("value", ["x", "nan", "inf", "-inf", "1e300"])
+def test_a_job_whose_numbers_are_damaged_ends_whole(queues: Queues, value: str) -> None:
+    bad, duplicate = queues.submit(cache_key="k"), queues.submit(cache_key="k", sent=False)
+    _damage(
+        queues.redis,
+        bad,
+        dict.fromkeys(("created_at", "cache_seconds", "expires_at", "priority"), value),
+    )
+    assert queues.store.claim(bad, token="t", worker="w") == "claimed"
+    assert queues.store.finish(bad, token="t", status=Status.SUCCEEDED)
+    assert queues.store.ids(Status.SUCCEEDED) == [bad]
+    assert queues.store.ids(Status.QUEUED) == [duplicate]
+    assert queues.redis.zrange(redis_keys.COMPLETING, 0, -1) == [bad]
+    _damage(queues.redis, bad, {"finished_at": value})
+    assert queues.store.erase(bad)
+    assert not queues.redis.exists(redis_keys.job_key(bad))
+
+
+@pytest.mark.parametrize("fields", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_job_is_ended_and_reported_as_any_other(
+    queues: Queues, fields: dict[str, str | bytes | None]
+) -> None:
+    bad = queues.submit()
+    webhook = {"webhook_url": "http://h/", "webhook_events": "{no json"}
+    _damage(queues.redis, bad, {**webhook, **fields})
+    with queues.redis.pubsub() as heard:
+        heard.subscribe(redis_keys.done_channel(bad))
+        assert heard.get_message(timeout=5) is not None
+        assert queues.store.cancel(bad) == "canceled"
+        assert heard.get_message(timeout=5) is not None
+    assert queues.redis.zcard(redis_keys.DELIVERIES_DUE) == 1

@@ -1,0 +1,90 @@
+"""Jobs that wait, their messages, and the reconciler, with a clock that tests move."""
+
+import json
+from typing import Final
+
+from celery import Celery
+from redis import Redis
+
+from tasks import redis_keys
+from tasks.housekeeping.missing_messages import list_key
+from tasks.housekeeping.reconcile import Reconciler
+from tasks.jobs.job import Job, Priority, Status
+from tasks.jobs.routing import JobDispatcher, Router
+from tasks.jobs.store import JobStore
+from tasks.worker_registry import WorkerRegistry
+from tests.support.clock import Clock
+from tests.support.jobs import make_job, recorded
+
+SHARED: Final = "model.u2netp"
+#: The queue of a GPU, which nobody serves unless a test says so.
+OWN: Final = "gpu.h.0"
+#: How long a job waits at a priority level before the reconciler raises it.
+AGING: Final = 60.0
+
+
+class Queues:
+    """What an I/O worker sees of the queues."""
+
+    def __init__(self, redis: Redis, app: Celery) -> None:
+        self.redis, self.app, self.clock = redis, app, Clock()
+        self.store = JobStore(redis, clock=self.clock)
+        self.dispatcher = JobDispatcher(app, self.store)
+        self.registry = WorkerRegistry(redis, clock=self.clock)
+        self.reconciler = self.another()
+
+    def another(self) -> Reconciler:
+        """Return the reconciler of another process."""
+        return Reconciler(
+            self.redis,
+            self.store,
+            self.dispatcher,
+            self.registry,
+            Router(self.redis, clock=self.clock),
+            aging_seconds=AGING,
+            clock=self.clock,
+        )
+
+    def passes(self, number: int = 2) -> None:
+        for _ in range(number):
+            assert self.reconciler.run_once()
+
+    def submit(
+        self, priority: Priority = Priority.NORMAL, *, sent: bool = True, **fields: object
+    ) -> str:
+        """Accept a job; its message is lost unless it is sent."""
+        job = self.store.create(make_job(**{"priority": priority, **fields})).job
+        if sent:
+            self.dispatcher.send(job)
+        return job.task_id
+
+    def running(self) -> str:
+        """Accept a job that a worker has claimed under the token `t`."""
+        task_id = self.submit(sent=False)
+        assert self.store.claim(task_id, token="t", worker="w") == "claimed"
+        return task_id
+
+    def orphan(self) -> str:
+        """Accept a job whose worker has died."""
+        task_id = self.running()
+        self.redis.delete(redis_keys.lease_key(task_id))
+        return task_id
+
+    def due(self) -> str:
+        """Accept a job that waits for a message to be sent."""
+        task_id = self.submit(sent=False)
+        self.store.cancel(task_id)
+        self.store.requeue(task_id)
+        return task_id
+
+    def job(self, task_id: str) -> Job:
+        return recorded(self.store, task_id)
+
+    def status(self, task_id: str) -> Status:
+        return self.job(task_id).status
+
+    def messages(self, priority: Priority = Priority.NORMAL, queue: str = SHARED) -> list[str]:
+        """Return the jobs whose messages wait on a list, the next one first."""
+        found = self.redis.lrange(list_key(f"{queue}|{int(priority)}"), 0, -1)
+        heads = (json.loads(text)["headers"]["id"] for text in reversed(found))
+        return [head.partition(".")[0] for head in heads]
