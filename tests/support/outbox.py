@@ -32,48 +32,37 @@ PAUSES = (5.0, 300.0, 1800.0)
 class Post:
     """The outbox, its dispatcher, and the threads of a worker that takes its messages."""
 
-    client: Redis
+    redis: Redis
     redis_url: str
     objects: ObjectStore
+    threads: ThreadPoolExecutor
     clock: Clock = field(default_factory=lambda: Clock(1.8e9))
     secret: str | None = field(default_factory=new_webhook_secret)
-    seconds: float = 10.0
+    futures: list[Future[str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.jobs = JobStore(self.client, clock=self.clock)
-        self.deliveries = DeliveryStore(self.client)
-        self.breaker = HostBreaker(self.client)
+        self.jobs = JobStore(self.redis, clock=self.clock)
+        self.deliveries = DeliveryStore(self.redis)
         self.app = create_celery(Settings.load(redis_url=self.redis_url))
-        self.dispatcher = self.make_dispatcher()
-        self.runner = self.make_runner()
-        self.threads = ThreadPoolExecutor(32)
-        self._futures: list[Future[str]] = []
-
-    def close(self) -> None:
-        self.threads.shutdown()
-        self.app.close()
-
-    def make_dispatcher(self) -> WebhookDispatcher:
-        return WebhookDispatcher(
-            self.app, self.client, self.deliveries, self.breaker, clock=self.clock
+        breaker = HostBreaker(self.redis)
+        self.dispatcher = WebhookDispatcher(
+            self.app, self.redis, self.deliveries, breaker, clock=self.clock
         )
-
-    def make_runner(self) -> DeliveryRunner:
-        return DeliveryRunner(
+        self.runner = DeliveryRunner(
             self.deliveries,
-            self.breaker,
+            breaker,
             RetryPolicy(PAUSES, lambda: 0.5),
-            partial(render_payload, self.jobs, BatchStore(self.client), self.objects),
+            partial(render_payload, self.jobs, BatchStore(self.redis), self.objects),
             HttpClient(UrlGuard(AllowList.parse("127.0.0.1")), connect_seconds=1.0),
             lambda _owner, _now: (self.secret,) if self.secret else (),
-            self.seconds,
+            10.0,
             self.clock,
         )
 
     def messages(self) -> list[tuple[str, str]]:
         """Take all messages off the queue: their ids, and those of their deliveries."""
         taken = []
-        while text := self.client.rpop(WEBHOOK_QUEUE):
+        while text := self.redis.rpop(WEBHOOK_QUEUE):
             message = json.loads(str(text))
             assert message["headers"]["task"] == DELIVER_TASK
             ((delivery_id,), _, _) = json.loads(base64.b64decode(message["body"]))
@@ -83,7 +72,7 @@ class Post:
     def work(self) -> None:
         """Begin the attempts that the messages ask for."""
         for _, delivery_id in self.messages():
-            self._futures.append(self.threads.submit(self.runner.run, delivery_id))
+            self.futures.append(self.threads.submit(self.runner.run, delivery_id))
 
     def start(self) -> int:
         """Dispatch what is due, and begin its attempts; returns their number."""
@@ -91,10 +80,10 @@ class Post:
         self.work()
         return sent
 
-    def wait(self, seconds: float = 60) -> list[str]:
+    def wait(self) -> list[str]:
         """Wait for the end of all attempts; returns their outcomes."""
-        done, self._futures = self._futures, []
-        return [each.result(seconds) for each in done]
+        done, self.futures = self.futures, []
+        return [each.result(60) for each in done]
 
     def run(self, seconds: float = 0) -> int:
         """One pass after so many seconds, to its end."""
@@ -103,16 +92,13 @@ class Post:
         self.wait()
         return sent
 
-    def job(self, url: str | None, **values: object) -> Job:
+    def job(self, url: str | None, **fields: object) -> Job:
         now = self.clock()
-        given = {
-            "created_at": now,
-            "expires_at": now + 86400,
-            "webhook_url": url,
-            "options": {"output_format": "png"},
-            **values,
-        }
-        return self.jobs.create(make_job(**given)).job
+        options = {"output_format": "png"}
+        times = {"created_at": now, "expires_at": now + 86400}
+        return self.jobs.create(
+            make_job(**{**times, "webhook_url": url, "options": options, **fields})
+        ).job
 
     def finish(self, job: Job, status: Status = Status.SUCCEEDED, **facts: object) -> None:
         token = lease_token("gpu0@test", 1)
@@ -121,20 +107,21 @@ class Post:
             facts["error"] = JobError("invalid_image", "It is no picture.")
         assert self.jobs.finish(job.task_id, token=token, status=status, **facts)
 
-    def finished(self, url: str | None, **values: object) -> Job:
-        job = self.job(url, **values)
+    def finished(self, url: str | None, **fields: object) -> Job:
+        job = self.job(url, **fields)
         self.finish(job, result_key=f"results/{job.task_id}/1.png", format="png")
         return job
 
     @property
     def outcomes(self) -> dict[str, int]:
         """As the metrics count them."""
-        counters = self.client.hgetall(redis_keys.COUNTERS)
+        counters = self.redis.hgetall(redis_keys.COUNTERS).items()
         return {
             name.removeprefix("webhook:"): int(number)
-            for name, number in counters.items()
+            for name, number in counters
             if name.startswith("webhook:")
         }
 
-    def delivery(self, job: Job, number: int = 1) -> Delivery:
-        return self.deliveries.of(job.task_id)[number - 1]
+    def delivery(self, job: Job) -> Delivery:
+        """The first delivery of a job, as it is now."""
+        return self.deliveries.of(job.task_id)[0]

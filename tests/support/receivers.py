@@ -12,12 +12,17 @@ Behaviour = Callable[[BaseHTTPRequestHandler, int], None]
 
 @dataclass
 class Receiver:
-    """What came in."""
+    """What came in.
+
+    Attributes:
+        let_go: set by a test to free the requests that `holding` holds up, else at the end.
+    """
 
     url: str
     bodies: list[bytes] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
+    let_go: threading.Event = field(default_factory=threading.Event)
 
     def wait_for(self, number: int, seconds: float = 30) -> bool:
         with self.changed:
@@ -42,33 +47,56 @@ def answering(*statuses: int, **headers: str) -> Behaviour:
     return behave
 
 
+_OK = answering(200)
+
+
+def holding(first: bytes = b"", *, then: Behaviour = _OK) -> Behaviour:
+    """Write some bytes, and no more until the test lets go."""
+
+    def behave(request: BaseHTTPRequestHandler, before: int) -> None:
+        request.wfile.write(first)
+        request.server.got.let_go.wait(60)  # type: ignore[attr-defined]
+        then(request, before)
+
+    return behave
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 64
+    behave: Behaviour
+    got: Receiver
+
+    def handle_error(self, *_: object) -> None:
+        pass  # the sender breaks off where it should
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_POST(self) -> None:
+        got = self.server.got
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        with got.changed:
+            before = len(got.bodies)
+            got.bodies.append(body)
+            got.headers.append({name.lower(): value for name, value in self.headers.items()})
+            got.changed.notify_all()
+        self.server.behave(self, before)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @contextmanager
 def receiver(behave: Behaviour, port: int = 0) -> Iterator[Receiver]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            with got.changed:
-                before = len(got.bodies)
-                got.bodies.append(body)
-                got.headers.append({name.lower(): value for name, value in self.headers.items()})
-                got.changed.notify_all()
-            behave(self, before)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 64
-
-        def handle_error(self, *_: object) -> None:
-            pass  # the sender breaks off where it should
-
-    with Server(("127.0.0.1", port), Handler) as server:
-        got = Receiver(f"http://127.0.0.1:{server.server_port}/hook")
+    with _Server(("127.0.0.1", port), _Handler) as server:
+        server.behave = behave
+        server.got = Receiver(f"http://127.0.0.1:{server.server_port}/hook")
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            yield got
+            yield server.got
         finally:
+            server.got.let_go.set()
             server.shutdown()
             thread.join()
