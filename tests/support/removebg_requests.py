@@ -1,12 +1,15 @@
 """Requests to the remove.bg API, and its errors."""
 
 import io
-from typing import Final
+from typing import Any, Final
 
 from flask.testing import FlaskClient
 from PIL import Image
-from urllib3 import encode_multipart_formdata
 from werkzeug.test import TestResponse
+
+from api.services import Services
+from tasks.jobs.job import Job, Status
+from tests.support.submissions import form
 
 REMOVE: Final = "/v1.0/removebg"
 
@@ -21,10 +24,21 @@ def picture(name: str = "PNG", size: tuple[int, int] = (60, 40)) -> bytes:
     return stream.getvalue()
 
 
-def send(client: FlaskClient, path: str = REMOVE, **form: File | str) -> TestResponse:
+PICTURE: Final = picture()
+
+
+def file(data: bytes = PICTURE, name: str = "a.png", kind: str = "image/png") -> File:
+    return name, data, kind
+
+
+def send(client: FlaskClient, path: str = REMOVE, **fields: File | str) -> TestResponse:
     """Post a form."""
-    body, kind = encode_multipart_formdata(form)
-    return client.post(path, data=body, content_type=kind)
+    return client.post(path, **form(**fields))
+
+
+def post(client: FlaskClient, data: bytes = PICTURE, **fields: File | str) -> TestResponse:
+    """Post a form with a picture."""
+    return send(client, **{"image_file": file(data), **fields})
 
 
 def error_of(answer: TestResponse) -> tuple[int, str]:
@@ -39,3 +53,14 @@ def error_of(answer: TestResponse) -> tuple[int, str]:
 def accepted(answer: TestResponse) -> bool:
     """Return whether it passed all checks: there is no worker, so it is not finished in time."""
     return error_of(answer) == (503, "not_finished")
+
+
+def latest_job(services: Services) -> Job:
+    """Return the job that was queued last."""
+    (job,) = services.runtime.job_store.read_newest([Status.QUEUED], 1).jobs
+    return job
+
+
+def latest_options(services: Services) -> dict[str, Any]:
+    """Return the options of the job that was queued last."""
+    return latest_job(services).options

@@ -37,3 +37,8 @@ def with_parts(services: Services, **parts: object) -> Services:
     for name, part in parts.items():
         setattr(runtime, name, part)
     return replace(services, runtime=runtime, waiter=TaskWaiter(runtime))
+
+
+def with_settings(services: Services, **settings: object) -> Services:
+    """Return the services with some settings of their own, over the same runtime."""
+    return replace(services, settings=services.settings.model_copy(update=settings))

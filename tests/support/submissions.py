@@ -1,30 +1,85 @@
-"""Sends the photo of the tests to the API, with an Idempotency-Key or without."""
+"""Sends pictures to the API, and reads its answers."""
 
 import io
+import zlib
 from typing import Any, Final
 
 from flask.testing import FlaskClient
+from PIL import Image
+from urllib3.filepost import encode_multipart_formdata
 from werkzeug.test import TestResponse
 
-from tests.support.paths import DATA
+from api.services import Services
+from tasks.jobs.job import Job
+from tests.support.jobs import recorded
 
 PATH: Final = "/api/v1/remove-bg"
-PHOTO: Final = (DATA / "coffee.jpg").read_bytes()
 
 
-def send_photo(
+def png(color: str = "teal", size: tuple[int, int] = (40, 30)) -> bytes:
+    """Return a small picture of one colour."""
+    file = io.BytesIO()
+    Image.new("RGB", size, color).save(file, "PNG")
+    return file.getvalue()
+
+
+def bomb() -> bytes:
+    """Return a small PNG whose header promises 30,000 × 30,000 pixels."""
+    file = png(size=(1, 1))
+    header = file[12:16] + (30_000).to_bytes(4, "big") * 2 + file[24:29]
+    return file[:12] + header + zlib.crc32(header).to_bytes(4, "big") + file[33:]
+
+
+PICTURE: Final = png()
+
+
+def form(*fields: tuple[str, Any], **more: Any) -> dict[str, Any]:  # noqa: ANN401 - text, or a file's name and bytes
+    """Return the arguments that make a call of a test client send a form."""
+    body, kind = encode_multipart_formdata([*fields, *more.items()])
+    return {"data": body, "content_type": kind}
+
+
+def send_picture(
     client: FlaskClient,
-    key: str | None,
+    image: bytes = PICTURE,
+    *,
+    key: str | None = None,
     headers: dict[str, str] | None = None,
-    **form: Any,  # noqa: ANN401 - bytes for the image, text for the others
+    **fields: Any,  # noqa: ANN401 - as those of a form
 ) -> TestResponse:
-    """Submit it; the cache is not asked unless a field says so."""
-    sent = {**(headers or {}), **({"Idempotency-Key": key} if key is not None else {})}
-    image = (io.BytesIO(form.pop("image", PHOTO)), "a.jpg")
-    return client.post(PATH, data={"cache": "false", **form, "image": image}, headers=sent)
+    """Submit a picture, under an Idempotency-Key or none; a field says whether by the cache."""
+    sent = {**(headers or {}), **({} if key is None else {"Idempotency-Key": key})}
+    fields = {"cache": "false", **fields, "image": ("a.png", image)}
+    return client.post(PATH, headers=sent, **form(**fields))
+
+
+def data_of(answer: TestResponse, status: int = 202) -> dict[str, Any]:
+    """Return what an answer of this status holds."""
+    assert answer.status_code == status, answer.text
+    return dict(answer.get_json()["data"])
 
 
 def task_id_of(answer: TestResponse) -> str:
     """Return the id of the task that was accepted."""
-    assert answer.status_code in {200, 202}, answer.get_json()
+    assert answer.status_code in {200, 202}, answer.text
     return str(answer.get_json()["data"]["task_id"])
+
+
+def accepted(services: Services, answer: TestResponse) -> Job:
+    """Return the job that was accepted, as its record is now."""
+    return job_of(services, data_of(answer)["task_id"])
+
+
+def job_of(services: Services, task_id: str) -> Job:
+    """Return a job as its record is now."""
+    return recorded(services.runtime.job_store, task_id)
+
+
+def refusal(answer: TestResponse) -> tuple[int, str]:
+    """Return the status and the type of an error."""
+    return answer.status_code, answer.get_json()["error"]["type"]
+
+
+def refused_fields(answer: TestResponse) -> tuple[int, str, set[str]]:
+    """Return the status and the type of an error, and the fields that it names."""
+    return *refusal(answer), set(answer.get_json()["error"]["fields"])

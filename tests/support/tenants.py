@@ -1,4 +1,4 @@
-"""An API with keys on, and two tenants who call it."""
+"""Callers with keys of their own; and a worker's part, done by hand."""
 
 import io
 from dataclasses import dataclass
@@ -9,13 +9,10 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from api.services import Services
-from tasks.jobs.job import Job, Status
+from tasks.jobs.job import JobError, Status
 from tasks.jobs.store import lease_token
 from tasks.object_store import result_key
-from tests.support.paths import DATA
-from tests.support.services import services_on
-
-PHOTO = DATA / "coffee.jpg"
+from tests.support.submissions import PATH, PICTURE, data_of, form, refusal, task_id_of
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,6 @@ class Tenant:
     """One caller, whose key goes along with everything."""
 
     client: FlaskClient
-    services: Services
     id: str
     key: str
 
@@ -31,38 +27,33 @@ class Tenant:
         headers = {"X-API-Key": self.key, **options.pop("headers", {})}
         return self.client.open(path, method=method, headers=headers, **options)
 
-    def submit(self) -> str:
-        with PHOTO.open("rb") as picture:
-            # Alike, yet each is to be a task of its own that runs.
-            form = {"image": (picture, "coffee.jpg"), "cache": "false"}
-            answer = self.call("POST", "/api/v1/remove-bg", data=form)
-        assert answer.status_code == 202, answer.get_json()
-        return str(answer.get_json()["data"]["task_id"])
+    def send(self, **fields: Any) -> TestResponse:  # noqa: ANN401 - as those of a form
+        """Submit a picture that becomes a task of its own, though all are alike."""
+        fields = {"image": ("a.png", PICTURE), "cache": "false", **fields}
+        return self.call("POST", PATH, **form(**fields))
+
+    def submit(self, **fields: Any) -> str:  # noqa: ANN401 - as those of a form
+        return task_id_of(self.send(**fields))
 
     def data(self, path: str) -> dict[str, Any]:
-        answer = self.call("GET", path)
-        assert answer.status_code == 200, answer.get_json()
-        return dict(answer.get_json()["data"])
+        return data_of(self.call("GET", path), 200)
 
     def error(self, method: str, path: str, **options: Any) -> tuple[int, str]:  # noqa: ANN401
-        answer = self.call(method, path, **options)
-        return answer.status_code, answer.get_json()["error"]["type"]
+        return refusal(self.call(method, path, **options))
 
 
-def services_with_keys(server_settings: dict[str, object]) -> Services:
-    """Return services that ask everybody for a key."""
-    return services_on(server_settings, auth="on")
-
-
-def tenant(services: Services, name: str, *, webhook_url: str | None = None) -> Tenant:
-    owner, key = services.runtime.api_keys.add(name, webhook_url=webhook_url)
-    return Tenant(create_app(services).test_client(), services, owner.id, key)
-
-
-def job_of(services: Services, task_id: str) -> Job:
-    job = services.runtime.job_store.get(task_id)
-    assert job is not None
-    return job
+def tenant(
+    services: Services,
+    name: str,
+    client: FlaskClient | None = None,
+    *,
+    webhook_url: str | None = None,
+    rate_per_minute: int | None = None,
+) -> Tenant:
+    owner, key = services.runtime.api_keys.add(
+        name, webhook_url=webhook_url, rate_per_minute=rate_per_minute
+    )
+    return Tenant(client or create_app(services).test_client(), owner.id, key)
 
 
 def begin(services: Services, task_id: str) -> str:
@@ -72,12 +63,23 @@ def begin(services: Services, task_id: str) -> str:
     return token
 
 
-def finish(services: Services, task_id: str, picture: bytes = b"a cutout") -> str:
-    """Do a job as a worker would; the key of its result."""
-
-    token = begin(services, task_id)
+def end(services: Services, task_id: str, token: str, picture: bytes = b"a cutout") -> str:
+    """Store the result of a claimed job and finish it; the result's key."""
     key = result_key(task_id, token, "png")
     services.runtime.object_store.put(key, io.BytesIO(picture), len(picture), "image/png")
     facts = {"format": "png", "width": 2, "height": 2, "size": len(picture), "result_key": key}
-    assert services.runtime.job_store.finish(task_id, token=token, status=Status.SUCCEEDED, **facts)
+    store = services.runtime.job_store
+    assert store.finish(task_id, token=token, status=Status.SUCCEEDED, **facts)
     return key
+
+
+def finish(services: Services, task_id: str, picture: bytes = b"a cutout") -> str:
+    """Do a job as a worker would; the key of its result."""
+    return end(services, task_id, begin(services, task_id), picture)
+
+
+def fail(services: Services, task_id: str, error: JobError) -> None:
+    """Claim a job and fail it as a worker would."""
+    token = begin(services, task_id)
+    store = services.runtime.job_store
+    assert store.finish(task_id, token=token, status=Status.FAILED, error=error)

@@ -1,6 +1,7 @@
-"""The API in this process, on a Redis database of its own; tests may override each part."""
+"""The API in this process, on a database that is empty when a test begins; tests override parts.
 
-from collections.abc import Iterator
+The services are a module's, with its settings: `SETTINGS`, if it has that.
+"""
 
 import pytest
 from flask import Flask
@@ -9,25 +10,37 @@ from redis import Redis
 
 from api.app import create_app
 from api.services import Services
+from tests.support.servers import Servers
 from tests.support.services import services_on
+from tests.support.tenants import Tenant, tenant
 
 
-@pytest.fixture
-def redis(services: Services) -> Redis:
+@pytest.fixture(scope="module")
+def services(request: pytest.FixtureRequest, servers: Servers, objects: object) -> Services:  # noqa: ARG001 - makes the bucket
+    settings = servers.settings(servers.redis_url())
+    return services_on(settings, **getattr(request.module, "SETTINGS", {}))
+
+
+@pytest.fixture(autouse=True)
+def redis(services: Services, redis_url: str) -> Redis:  # noqa: ARG001 - is emptied
     return services.runtime.redis
 
 
-@pytest.fixture
-def services(server_settings: dict[str, object], objects: object) -> Services:  # noqa: ARG001 - makes the bucket
-    return services_on(server_settings)
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def app(services: Services) -> Flask:
     return create_app(services)
 
 
+@pytest.fixture(scope="module")
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
 @pytest.fixture
-def client(app: Flask) -> Iterator[FlaskClient]:
-    with app.test_client() as client:
-        yield client
+def shop(client: FlaskClient, services: Services) -> Tenant:
+    return tenant(services, "shop", client)
+
+
+@pytest.fixture
+def studio(client: FlaskClient, services: Services) -> Tenant:
+    return tenant(services, "studio", client)

@@ -1,15 +1,12 @@
 """Redis goes away at the very moment at which a job is recorded: is it accepted, or is it not?"""
 
-import io
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-import numpy as np
 import pytest
 from flask.testing import FlaskClient
-from PIL import Image
 from pydantic import SecretStr
 from redis import Redis
 from werkzeug.test import TestResponse
@@ -17,7 +14,6 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.circuit_breaker import BreakerRedis, CircuitBreaker
 from api.services import Services
-from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from tasks import redis_client
 from tasks.jobs.job import Status
 from tasks.jobs.restore import Restorer
@@ -25,96 +21,83 @@ from tasks.jobs.store import JobStore
 from tasks.object_store import task_id_of_object
 from tasks.redis_client import client_options
 from tasks.worker.runner import Runner
+from tests.support.models import FakeModel
 from tests.support.redis_proxy import Fault, RedisProxy, redis_proxy
+from tests.support.servers import Servers
 from tests.support.services import services_on, with_parts
+from tests.support.submissions import (
+    PICTURE,
+    form,
+    job_of,
+    png,
+    refusal,
+    send_picture,
+    task_id_of,
+)
 
 #: A field that only `create` and `create_finished` name.
 MARKER = b"original_key"
 
 
-class Model:
-    """Finds a subject everywhere."""
-
-    name = "u2netp"
-
-    def warm_up(self) -> None:
-        pass
-
-    def matte(self, images: Sequence[Rgb], stages: StageHook = no_stages) -> list[Alpha]:
-        with stages("preprocess"), stages("inference"):
-            return [np.ones(image.shape[:2], np.float32) for image in images]
-
-
-@pytest.fixture
-def services(server_settings: dict[str, object], redis: Redis) -> Services:
-    services = services_on(
-        server_settings, s3_bucket=f"{server_settings['s3_bucket']}-lost-answers"
-    )
+@pytest.fixture(scope="module")
+def services(servers: Servers) -> Services:
+    bucket = f"{servers.bucket}-lost-answers"
+    services = services_on(servers.settings(servers.redis_url(), s3_bucket=bucket))
     services.runtime.object_store.ensure_bucket()
-    for key in services.runtime.object_store.list(""):
-        services.runtime.object_store.delete(key)
-    # So that none has to be sent as a text first.
-    redis.script_load(redis_client.JOBS.text)
     return services
 
 
-@pytest.fixture
-def proxy(services: Services) -> Iterator[tuple[RedisProxy, int]]:
-    port = urlsplit(services.settings.redis_url.get_secret_value()).port
-    assert port
-    with redis_proxy(port, MARKER) as made:
-        yield made
+@pytest.fixture(autouse=True)
+def _empty(services: Services, redis: Redis) -> None:
+    for key in _bucket(services):
+        services.runtime.object_store.delete(key)
+    # So that no script has to be sent as a text first.
+    redis.script_load(redis_client.JOBS.text)
+
+
+def _bucket(services: Services) -> set[str]:
+    return set(services.runtime.object_store.list(""))
 
 
 @pytest.fixture
-def faulty(proxy: tuple[RedisProxy, int]) -> RedisProxy:
+def proxy(services: Services) -> Iterator[tuple[RedisProxy, str]]:
+    """A proxy, and the URL of the test's database through it."""
+    parts = urlsplit(services.settings.redis_url.get_secret_value())
+    assert parts.port
+    with redis_proxy(parts.port, MARKER) as (made, port):
+        address = f"{parts.netloc.rpartition(':')[0]}:{port}"
+        yield made, parts._replace(netloc=address).geturl()
+
+
+@pytest.fixture
+def faulty(proxy: tuple[RedisProxy, str]) -> RedisProxy:
     return proxy[0]
 
 
 @pytest.fixture
-def client(services: Services, proxy: tuple[RedisProxy, int]) -> Iterator[FlaskClient]:
-    parts = urlsplit(services.settings.redis_url.get_secret_value())
-    address = parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{proxy[1]}").geturl()
-    with BreakerRedis.from_url(address, **client_options(timeout=0.7)) as through:
+def client(services: Services, proxy: tuple[RedisProxy, str]) -> Iterator[FlaskClient]:
+    with BreakerRedis.from_url(proxy[1], **client_options(timeout=0.7)) as through:
         through.breaker = CircuitBreaker()
         tampered = with_parts(services, job_store=JobStore(through))
-        with create_app(tampered).test_client() as client:
-            yield client
+        yield create_app(tampered).test_client()
 
 
-def _picture(colour: str) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (60, 40), colour).save(file, "PNG")
-    return file.getvalue()
+def _send(client: FlaskClient, key: str | None = None) -> TestResponse:
+    behind = ("b.png", png("black"))
+    return send_picture(client, key=key, cache="true", background_image=behind)
 
 
-def _send(client: FlaskClient, colour: str = "orange", key: str | None = None) -> TestResponse:
-    form = {
-        "image": (io.BytesIO(_picture(colour)), "a.png"),
-        "background_image": (io.BytesIO(_picture("black")), "b.png"),
-    }
-    return client.post(
-        "/api/v1/remove-bg", data=form, headers={"Idempotency-Key": key} if key else {}
-    )
-
-
-def _send_until_answered(client: FlaskClient, **options: str) -> TestResponse:
+def _send_until_answered(client: FlaskClient, key: str) -> TestResponse:
     """Send a request again while the circuit breaker is open, as its 503 asks for."""
     end = time.monotonic() + 10
-    while (answer := _send(client, **options)).status_code == 503:
+    while (answer := _send(client, key)).status_code == 503:
         assert time.monotonic() < end
         time.sleep(0.1)
     return answer
 
 
-def _id(answer: TestResponse) -> str:
-    assert answer.status_code in {200, 202}, answer.get_json()
-    return str(answer.get_json()["data"]["task_id"])
-
-
 def _assert_refused(answer: TestResponse) -> None:
-    assert answer.status_code == 503, answer.get_json()
-    assert answer.get_json()["error"]["type"] == "queue_unavailable"
+    assert refusal(answer) == (503, "queue_unavailable")
     assert answer.headers["Retry-After"] == "5"
 
 
@@ -124,7 +107,7 @@ def _run_all(services: Services) -> list[str]:
         job_store=services.runtime.job_store,
         object_store=services.runtime.object_store,
         registry=services.runtime.registry,
-        model=Model(),
+        model=FakeModel(),
         model_lock=threading.Lock(),
         limits=services.settings.image_limits,
         worker="gpu0@t",
@@ -132,70 +115,66 @@ def _run_all(services: Services) -> list[str]:
     )
     for task_id in services.runtime.job_store.ids(Status.QUEUED):
         runner.run(task_id)
-    return services.runtime.job_store.ids(Status.SUCCEEDED)
+    return sorted(services.runtime.job_store.ids(Status.SUCCEEDED))
 
 
 def _messages(redis: Redis) -> int:
     return sum(redis.llen(key) for key in redis.keys("model.*"))
 
 
-def _make_known(client: FlaskClient, services: Services) -> list[str]:
-    """A job whose result the next equal one gets, so that its record is final from the first."""
-    known = _id(_send(client))
+@pytest.fixture(params=[False, True], ids=["new", "known"])
+def before(request: pytest.FixtureRequest, client: FlaskClient, services: Services) -> list[str]:
+    """No job, or one whose result the next equal one gets: its record is final from the first."""
+    if not request.param:
+        return []
+    known = task_id_of(_send(client))
     assert _run_all(services) == [known]
     return [known]
 
 
-@pytest.mark.parametrize("known", [False, True])
 def test_a_job_whose_record_was_written_is_accepted_though_the_answer_was_lost(
-    client: FlaskClient, services: Services, faulty: RedisProxy, redis: Redis, *, known: bool
+    client: FlaskClient, services: Services, faulty: RedisProxy, redis: Redis, before: list[str]
 ) -> None:
-    before = _make_known(client, services) if known else []
     messages = _messages(redis)
     faulty.fault = Fault.LOSE_ANSWER
-    task_id = _id(_send(client, key="order-17"))
+    task_id = task_id_of(_send(client, key="order-17"))
     assert faulty.met.is_set()
-    assert _messages(redis) == messages + (not known)
-    assert sorted(_run_all(services)) == sorted([*before, task_id])
-    assert _id(_send(client, key="order-17")) == task_id
+    assert _messages(redis) == messages + (not before)
+    assert _run_all(services) == sorted([*before, task_id])
+    assert task_id_of(_send(client, key="order-17")) == task_id
 
 
-@pytest.mark.parametrize("known", [False, True])
 def test_a_record_that_comes_after_the_refusal_is_not_written(
-    client: FlaskClient, services: Services, faulty: RedisProxy, *, known: bool
+    client: FlaskClient, services: Services, faulty: RedisProxy, before: list[str]
 ) -> None:
-    before = _make_known(client, services) if known else []
-    bucket = set(services.runtime.object_store.list(""))
+    bucket = _bucket(services)
     faulty.fault = Fault.DELAY
     _assert_refused(_send(client, key="order-17"))
     # Nothing is accepted, nothing stays, and the key is free.
-    assert set(services.runtime.object_store.list("")) == bucket
+    assert _bucket(services) == bucket
     faulty.release()
     assert _run_all(services) == before
     assert services.runtime.job_store.dead() == []
-    task_id = _id(_send(client, key="order-17"))
-    assert sorted(_run_all(services)) == sorted([*before, task_id])
+    task_id = task_id_of(_send(client, key="order-17"))
+    assert _run_all(services) == sorted([*before, task_id])
 
 
-@pytest.mark.parametrize("known", [False, True])
 def test_where_nothing_can_be_known_a_late_record_finds_its_pictures(
-    client: FlaskClient, services: Services, faulty: RedisProxy, *, known: bool
+    client: FlaskClient, services: Services, faulty: RedisProxy, before: list[str]
 ) -> None:
-    before = _make_known(client, services) if known else []
-    bucket = set(services.runtime.object_store.list(""))
+    bucket = _bucket(services)
     faulty.fault = Fault.STALL
     _assert_refused(_send(client, key="order-17"))
-    left = set(services.runtime.object_store.list("")) - bucket
+    left = _bucket(services) - bucket
     assert {key.partition("/")[0] for key in left} >= {"originals", "backgrounds"}
     # While nobody knows, the key stands for neither that task nor another one.
-    with create_app(services).test_client() as beside:
-        again = _send(beside, key="order-17")
-        assert again.get_json()["error"]["type"] == "idempotency_in_progress"
+    beside = create_app(services).test_client()
+    assert refusal(_send(beside, key="order-17")) == (409, "idempotency_in_progress")
 
     faulty.release()
     (task_id,) = {task_id_of_object(key) for key in left}
-    assert sorted(_run_all(services)) == sorted([*before, task_id])
-    assert _id(_send_until_answered(client, key="order-17")) == task_id
+    assert _run_all(services) == sorted([*before, task_id])
+    assert task_id_of(_send_until_answered(client, key="order-17")) == task_id
 
 
 def test_a_refused_job_whose_pictures_could_not_be_removed_is_not_restored(
@@ -219,29 +198,24 @@ def test_a_batch_takes_part_in_none_of_that(
     client: FlaskClient, services: Services, faulty: RedisProxy
 ) -> None:
     faulty.fault = Fault.STALL
-    body = {"images": [(io.BytesIO(_picture(each)), "a.png") for each in ("red", "blue")]}
-    _assert_refused(client.post("/api/v1/remove-bg/batch", data=body))
+    sent = form(("images", ("a.png", PICTURE)), ("images", ("b.png", PICTURE)))
+    _assert_refused(client.post("/api/v1/remove-bg/batch", **sent))
     faulty.release()
     # A task of its own, which no batch waits for.
     (task_id,) = _run_all(services)
-    job = services.runtime.job_store.get(task_id)
-    assert job is not None
-    assert job.original_key in set(services.runtime.object_store.list("originals/"))
+    assert job_of(services, task_id).original_key in _bucket(services)
 
 
 def test_a_message_that_is_not_taken_holds_nobody_for_long(
-    services: Services, proxy: tuple[RedisProxy, int]
+    services: Services, proxy: tuple[RedisProxy, str]
 ) -> None:
     """The record stands by then: the job is accepted, and the reconciler will send it."""
-    faulty, port = proxy
-    parts = urlsplit(services.settings.redis_url.get_secret_value())
-    address = parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{port}").geturl()
+    faulty, address = proxy
     settings = services.settings.model_copy(update={"redis_url": SecretStr(address)})
     dispatcher = Services.from_settings(settings).runtime.dispatcher
     faulty.marker, faulty.fault = b"LPUSH", Fault.STALL
-    with create_app(with_parts(services, dispatcher=dispatcher)).test_client() as client:
-        began = time.monotonic()
-        task_id = _id(_send(client))
-        assert time.monotonic() - began < 8
+    began = time.monotonic()
+    answer = _send(create_app(with_parts(services, dispatcher=dispatcher)).test_client())
+    assert time.monotonic() - began < 8
     assert faulty.met.is_set()
-    assert services.runtime.job_store.ids(Status.QUEUED) == [task_id]
+    assert services.runtime.job_store.ids(Status.QUEUED) == [task_id_of(answer)]

@@ -15,7 +15,7 @@ from api.waiting import TaskWaiter
 from tasks.jobs.job import Status
 from tests.support.servers import Servers
 from tests.support.services import services_on
-from tests.support.submissions import send_photo, task_id_of
+from tests.support.submissions import send_picture, task_id_of
 
 
 def _finish_when_queued(services: Services, over: threading.Event) -> None:
@@ -32,7 +32,7 @@ def test_a_client_that_would_wait_gets_the_finished_task(
     worker = threading.Thread(target=_finish_when_queued, args=(services, over))
     worker.start()
     try:
-        answer = send_photo(client, None, {"Prefer": "respond-async, wait=30"})
+        answer = send_picture(client, headers={"Prefer": "respond-async, wait=30"})
     finally:
         over.set()
         worker.join()
@@ -48,7 +48,7 @@ def test_all_that_wait_share_one_subscription(servers: Servers) -> None:
     services = services_on(servers.settings(servers.new_database()))
     client = create_app(services).test_client()
     store = services.runtime.job_store
-    ids = [task_id_of(send_photo(client, None)) for _ in range(20)]
+    ids = [task_id_of(send_picture(client)) for _ in range(20)]
     queued = list(filter(None, map(store.get, ids)))
     with ThreadPoolExecutor(len(ids)) as pool:
         waiting = [pool.submit(services.waiter.wait, each, 30) for each in queued]
@@ -80,21 +80,20 @@ def _until(condition: Callable[[], bool]) -> None:
 
 
 def test_when_the_time_is_up_the_task_is_accepted_all_the_same(client: FlaskClient) -> None:
-    answer = send_photo(client, None, {"Prefer": "wait=1"})
+    answer = send_picture(client, headers={"Prefer": "wait=1"})
     assert answer.status_code == 202
     assert answer.headers["Preference-Applied"] == "wait=1"
 
 
 @pytest.mark.parametrize("prefer", ["wait=0", "wait=-1", "wait=soon", "wait", "return=minimal", ""])
 def test_a_preference_that_cannot_be_read_is_ignored(client: FlaskClient, prefer: str) -> None:
-    answer = send_photo(client, None, {"Prefer": prefer})
+    answer = send_picture(client, headers={"Prefer": prefer})
     assert answer.status_code == 202
     assert "Preference-Applied" not in answer.headers
 
 
 def test_where_too_many_wait_nobody_waits(services: Services) -> None:
     full = replace(services, waiter=TaskWaiter(services.runtime, threading.Semaphore(0)))
-    with create_app(full).test_client() as client:
-        answer = send_photo(client, None, {"Prefer": "wait=60"})
+    answer = send_picture(create_app(full).test_client(), headers={"Prefer": "wait=60"})
     assert answer.status_code == 202
     assert "Preference-Applied" not in answer.headers

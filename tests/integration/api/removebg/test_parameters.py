@@ -2,41 +2,31 @@
 
 import base64
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from werkzeug.test import TestResponse
 
 from api.app import create_app
 from api.removebg.parameters import SIZES
 from api.services import Services
-from tasks.jobs.job import Priority, Status
-from tests.support.removebg_requests import REMOVE, File, accepted, error_of, picture, send
+from tasks.jobs.job import Priority
+from tests.support.removebg_requests import (
+    PICTURE,
+    REMOVE,
+    accepted,
+    error_of,
+    latest_job,
+    latest_options,
+    picture,
+    post,
+    send,
+)
+from tests.support.services import with_settings
 
-#: Name, bytes and declared type.
+SETTINGS = {"max_image_mb": 1}
 
-
-def with_settings(services: Services, **settings: object) -> Services:
-    return replace(services, settings=services.settings.model_copy(update=settings))
-
-
-PICTURE = picture()
-
-
-def file(data: bytes = PICTURE, name: str = "a.png", kind: str = "image/png") -> File:
-    return name, data, kind
-
-
-def post(client: FlaskClient, data: bytes = PICTURE, **form: File | str) -> TestResponse:
-    return send(client, **{"image_file": file(data), **form})
-
-
-def latest_options(services: Services) -> dict[str, Any]:
-    (job,) = services.runtime.job_store.read_newest([Status.QUEUED], 1).jobs
-    assert job.priority is Priority.HIGH
-    return job.options
+TEXT = base64.b64encode(PICTURE).decode()
 
 
 @pytest.mark.parametrize(
@@ -87,7 +77,7 @@ def test_empty_means_absent(client: FlaskClient, services: Services) -> None:
 def test_the_python_clients_parameters(client: FlaskClient, services: Services) -> None:
     # Trap 2: urlencoded, with its own defaults.
     body = {
-        "image_file_b64": base64.b64encode(picture()).decode(),
+        "image_file_b64": TEXT,
         "size": "regular",
         "type": "auto",
         "type_level": "none",
@@ -107,7 +97,7 @@ def test_the_python_clients_parameters(client: FlaskClient, services: Services) 
 
 def test_json_with_its_own_types(client: FlaskClient, services: Services) -> None:
     body = {
-        "image_file_b64": base64.b64encode(picture()).decode(),
+        "image_file_b64": TEXT,
         "crop": True,
         "shadow_opacity": 30,
         "semitransparency": False,
@@ -128,36 +118,31 @@ def test_json_that_is_no_object(client: FlaskClient, body: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "text",
     [
-        lambda text: text.replace("+", " "),
-        lambda text: f"data:image/png;base64,{text}",
-        lambda text: f"data:image/png;base64,{text}".replace("+", " "),
-        lambda text: "\r\n".join(text[at : at + 76] for at in range(0, len(text), 76)),
+        TEXT.replace("+", " "),
+        f"data:image/png;base64,{TEXT}",
+        f"data:image/png;base64,{TEXT}".replace("+", " "),
+        "\r\n".join(TEXT[at : at + 76] for at in range(0, len(TEXT), 76)),
     ],
     ids=["spaces", "prefix", "both", "lines"],
 )
-def test_base64_as_clients_spoil_it(client: FlaskClient, services: Services, spoil: Any) -> None:  # noqa: ANN401 - a lambda
+def test_base64_as_clients_spoil_it(client: FlaskClient, services: Services, text: str) -> None:
     # Trap 9.
-    data = picture()
-    text = base64.b64encode(data).decode()
-    assert "+" in text
-    assert accepted(send(client, image_file_b64=spoil(text)))
-    (job,) = services.runtime.job_store.read_newest([Status.QUEUED], 1).jobs
-    assert services.runtime.object_store.get(job.original_key) == data
+    assert "+" in TEXT
+    assert accepted(send(client, image_file_b64=text))
+    job = latest_job(services)
+    assert job.priority is Priority.HIGH
+    assert services.runtime.object_store.get(job.original_key) == PICTURE
 
 
-def test_a_large_text_is_no_reason_for_413(client: FlaskClient) -> None:
+def test_a_text_is_refused_only_where_its_picture_is_too_large(client: FlaskClient) -> None:
     # Trap 8: Flask's own limit for a form's text is 500,000 bytes.
-    data = picture(size=(700, 500))
-    text = base64.b64encode(data).decode()
+    text = base64.b64encode(picture(size=(700, 500))).decode()
     assert len(text) > 600_000
     assert accepted(send(client, image_file_b64=text))
-
-
-def test_a_longer_text_than_a_picture_may_have(client: FlaskClient) -> None:
-    text = "A" * (3 * 2**20)
-    assert error_of(send(client, image_file_b64=text)) == (400, "file_too_large")
+    answer = send(client, image_file_b64="A" * 1_500_000)
+    assert error_of(answer) == (400, "file_too_large")
 
 
 @pytest.mark.parametrize(("size", "pixels"), SIZES.items())
@@ -167,11 +152,11 @@ def test_sizes(client: FlaskClient, services: Services, size: str, pixels: int) 
 
 
 def test_a_png_may_be_capped(services: Services) -> None:
-    with create_app(with_settings(services, removebg_png_megapixels=10)).test_client() as client:
-        assert accepted(post(client, size="full", format="png"))
-        assert latest_options(services)["max_pixels"] == 10_000_000
-        assert accepted(post(client, size="full", format="jpg"))
-        assert latest_options(services)["max_pixels"] == 25_000_000
+    capped = with_settings(services, removebg_png_megapixels=10)
+    client = create_app(capped).test_client()
+    for name, pixels in (("png", 10_000_000), ("jpg", 25_000_000)):
+        assert accepted(post(client, size="full", format=name))
+        assert latest_options(services)["max_pixels"] == pixels
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,10 @@
 
 from flask.testing import FlaskClient
 
-from api.services import Services
+from tests.support.submissions import refusal
 
 
-def test_readiness_names_what_is_missing(client: FlaskClient, services: Services) -> None:
-    assert not services.runtime.job_store.ready_workers()
+def test_readiness_names_what_is_missing(client: FlaskClient) -> None:
     answer = client.get("/healthz/ready")
-    body = answer.get_json()
-    assert (answer.status_code, body["error"]["type"]) == (503, "not_ready")
-    assert "worker" in body["message"]
+    assert refusal(answer) == (503, "not_ready")
+    assert "worker" in answer.get_json()["message"]

@@ -5,23 +5,23 @@ method through which all clients of redis-py send is counted, kombu's among them
 connection of its own, shows that no command reached the database in another way.
 """
 
-import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from PIL import Image
+from flask.testing import FlaskClient
 from redis import Redis
 from redis.connection import Connection
 from werkzeug.test import TestResponse
 
-from api.app import create_app
 from api.services import Services
 from tasks.redis_client import connect
-from tests.support.servers import Servers
-from tests.support.tenants import Tenant, finish, services_with_keys
+from tests.support.submissions import PATH, form, png
+from tests.support.tenants import Tenant, finish, tenant
+
+SETTINGS = {"auth": "on"}
 
 #: Counts the round trips of a block.
 Count = Callable[[], Any]
@@ -42,20 +42,13 @@ class Traffic:
     monitored: list[tuple[int, str]] = field(default_factory=list)
 
 
-@pytest.fixture(scope="module")
-def services(servers: Servers, objects: object) -> Services:  # noqa: ARG001 - makes the bucket
-    services = services_with_keys(servers.settings(servers.new_database()))
+@pytest.fixture
+def shop(client: FlaskClient, services: Services) -> Tenant:
     # A live worker, so that the choice of the queue has something to choose from.
     registry = services.runtime.registry
     registry.record_heartbeat("gpu0@test", queue="gpu.test.0", model=services.settings.model)
     registry.mark_ready("gpu0@test", 90, model=services.settings.model)
-    return services
-
-
-@pytest.fixture(scope="module")
-def shop(services: Services) -> Tenant:
-    owner, key = services.runtime.api_keys.add("shop", rate_per_minute=1000)
-    shop = Tenant(create_app(services).test_client(), services, owner.id, key)
+    shop = tenant(services, "shop", client, rate_per_minute=1000)
     # Connections are made, and scripts loaded, by the first submission.
     assert _submit(shop, "red", "order-16").status_code == 202
     return shop
@@ -98,15 +91,8 @@ def _commands_until_now(client: Redis, monitor: Any, database: int) -> Iterator[
 
 
 def _submit(shop: Tenant, color: str, key: str) -> TestResponse:
-    picture = io.BytesIO()
-    Image.new("RGB", (40, 30), color).save(picture, "PNG")
-    picture.seek(0)
-    return shop.call(
-        "POST",
-        "/api/v1/remove-bg",
-        data={"image": (picture, "a.png")},
-        headers={"Idempotency-Key": key},
-    )
+    sent = form(image=("a.png", png(color)))
+    return shop.call("POST", PATH, headers={"Idempotency-Key": key}, **sent)
 
 
 def _assert_all_was_counted(traffic: Traffic) -> None:

@@ -4,20 +4,91 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import urllib3
+from redis import Redis
+from structlog.testing import capture_logs
+from werkzeug.test import TestResponse
 
 from api.app import create_app
 from api.services import Services
 from api.waiting import TaskWaiter
 from tasks import redis_keys
 from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
-from tasks.jobs.job import Status
+from tasks.jobs.job import JobError, Status
 from tasks.object_store import original_key, result_key
-from tasks.redis_client import connect
 from tests.support.services import with_parts
-from tests.support.tenants import Tenant, begin, finish, job_of
+from tests.support.submissions import PICTURE, job_of, refusal, refused_fields
+from tests.support.tenants import Tenant, begin, end, fail, finish
+
+SETTINGS = {"auth": "on"}
+
+#: Begins a call in a thread.
+Later = Callable[..., Future[Any]]
+
+
+def test_a_task_shows_its_states_and_its_result(services: Services, shop: Tenant) -> None:
+    task_id = shop.submit(image=("coffee.png", PICTURE))
+    path = f"/api/v1/tasks/{task_id}"
+    assert shop.data(path)["status"] == "queued"
+    assert shop.error("GET", f"{path}/result") == (409, "task_not_finished")
+
+    token = begin(services, task_id)
+    task = shop.data(path)
+    assert (task["status"], task["worker"], task["attempts"]) == ("processing", "gpu0@test", 1)
+
+    end(services, task_id, token)
+    task = shop.data(f"{path}?wait=5")
+    assert task["status"] == "succeeded"
+    assert urllib3.request("GET", task["result_url"]).data == b"a cutout"
+    answer = shop.call("GET", f"{path}/result?download=true")
+    assert answer.status_code == 302
+    fetched = urllib3.request("GET", answer.headers["Location"])
+    assert fetched.headers["Content-Disposition"] == 'attachment; filename="coffee.png"'
+
+    after = replace(services, clock=lambda: job_of(services, task_id).expires_at + 1)
+    later = replace(shop, client=create_app(after).test_client())
+    task = later.data(path)
+    assert (task["status"], task["result_url"], task["original_url"]) == ("expired", None, None)
+    assert later.error("GET", f"{path}/result") == (410, "task_expired")
+
+
+def test_a_failed_task_says_why(services: Services, shop: Tenant) -> None:
+    task_id = shop.submit()
+    fail(services, task_id, JobError("invalid_image", "The picture is damaged."))
+    shown = {"type": "invalid_image", "message": "The picture is damaged.", "retryable": False}
+    assert shop.data(f"/api/v1/tasks/{task_id}")["error"] == shown
+    answer = shop.call("GET", f"/api/v1/tasks/{task_id}/result")
+    assert refusal(answer) == (409, "task_failed")
+    assert "damaged" in answer.get_json()["message"]
+
+
+def test_each_access_to_a_picture_and_its_erasure_is_one_line(
+    services: Services, shop: Tenant, studio: Tenant
+) -> None:
+    task_id = shop.submit()
+    path, request = f"/api/v1/tasks/{task_id}", {"X-Request-Id": "order-17"}
+    with capture_logs() as lines:
+        # An access that is refused is none.
+        studio.call("GET", f"{path}/result")
+        studio.call("DELETE", path)
+        assert shop.error("GET", f"{path}/result") == (409, "task_not_finished")
+        finish(services, task_id)
+        for method, end in [("GET", ""), ("GET", "/result"), ("DELETE", "")]:
+            assert shop.call(method, path + end, headers=request).status_code in {200, 302}
+    audited = [line for line in lines if str(line["event"]).startswith("audit.")]
+    names = ["addresses_issued", "result_read", "erased"]
+    assert [line["event"] for line in audited] == [f"audit.{name}" for name in names]
+    assert audited[0]["pictures"] == "original result"
+    for line in audited:
+        assert (line["owner"], line["task_id"]) == (shop.id, task_id)
+        assert line["request_id"] == "order-17"
+        assert "http" not in str(line)
+        assert "X-Amz" not in str(line)
 
 
 def _pages(shop: Tenant, query: str) -> list[list[str]]:
@@ -69,25 +140,22 @@ def test_a_list_may_ask_for_one_state(services: Services, shop: Tenant) -> None:
 @pytest.mark.parametrize("cursor", ["x", "AAAA", "MS4wIHgg", "ü", "", "bmFuIHgK" * 90])
 def test_a_cursor_of_ones_own_making_is_refused(shop: Tenant, cursor: str) -> None:
     answer = shop.call("GET", "/api/v1/tasks", query_string={"cursor": cursor})
-    assert (answer.status_code, answer.get_json()["error"]["type"]) == (422, "invalid_parameter")
-    assert "cursor" in answer.get_json()["error"]["fields"]
+    assert refused_fields(answer) == (422, "invalid_parameter", {"cursor"})
 
 
-def test_what_has_expired_leaves_the_lists(services: Services, shop: Tenant) -> None:
-    client = connect(services.settings.redis_url.get_secret_value())
-    first, second = shop.submit(), shop.submit()
-    for task_id in (first, second):
-        client.delete(redis_keys.job_key(task_id))
+def test_what_has_expired_leaves_the_lists(shop: Tenant, redis: Redis) -> None:
+    for task_id in (shop.submit(), shop.submit()):
+        redis.delete(redis_keys.job_key(task_id))
     listed = redis_keys.owner_tasks_key(shop.id)
     # A new task's way in, and a look at the list, each clear some away.
     third = shop.submit()
-    assert client.zrange(listed, 0, -1) == [third]
-    client.delete(redis_keys.job_key(third))
+    assert redis.zrange(listed, 0, -1) == [third]
+    redis.delete(redis_keys.job_key(third))
     assert _pages(shop, "") == [[]]
-    assert client.zrange(listed, 0, -1) == []
+    assert redis.zrange(listed, 0, -1) == []
     # A list that nobody looks at goes with its last record.
     fourth = shop.submit()
-    assert client.expiretime(listed) == client.expiretime(redis_keys.job_key(fourth))
+    assert redis.expiretime(listed) == redis.expiretime(redis_keys.job_key(fourth))
 
 
 def test_a_queued_task_is_canceled_at_once(services: Services, shop: Tenant) -> None:
@@ -112,79 +180,62 @@ def test_a_running_task_is_canceled_and_its_workers_last_write_refused(
 
 
 def test_cancel_against_finish_leaves_one_final_state(services: Services, shop: Tenant) -> None:
-    outcomes = set()
-    for _ in range(25):
-        task_id = shop.submit()
-        token = begin(services, task_id)
-        start = threading.Barrier(2)
-        canceling: list[int] = []
-        finished: list[bool] = []
+    store, start = services.runtime.job_store, threading.Barrier(2)
 
-        def cancel(task_id: str = task_id, start: threading.Barrier = start) -> None:
-            start.wait()
-            answer = shop.call("POST", f"/api/v1/tasks/{task_id}/cancel")
-            canceling.append(answer.status_code)  # noqa: B023 - joined below
+    def cancel(task_id: str) -> int:
+        start.wait()
+        return shop.call("POST", f"/api/v1/tasks/{task_id}/cancel").status_code
 
-        def end(
-            task_id: str = task_id, token: str = token, start: threading.Barrier = start
-        ) -> None:
-            start.wait()
-            finished.append(  # noqa: B023 - joined below
-                services.runtime.job_store.finish(task_id, token=token, status=Status.SUCCEEDED)
-            )
+    def end(task_id: str, token: str) -> bool:
+        start.wait()
+        return store.finish(task_id, token=token, status=Status.SUCCEEDED)
 
-        threads = [threading.Thread(target=cancel), threading.Thread(target=end)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        # Exactly one of them won, each got the right answer, and nothing changes it again.
-        canceled = canceling[0] == 200
-        assert canceling[0] in {200, 409}
-        assert canceled != finished[0]
-        state = job_of(services, task_id).status
-        assert state is (Status.CANCELED if canceled else Status.SUCCEEDED)
-        assert [
-            status for status in Status if task_id in services.runtime.job_store.ids(status)
-        ] == [state]
-        outcomes.add(state)
-    assert outcomes <= {Status.CANCELED, Status.SUCCEEDED}
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(15):
+            task_id = shop.submit()
+            ending = pool.submit(end, task_id, begin(services, task_id))
+            canceled = pool.submit(cancel, task_id).result()
+            # Exactly one of them won, each got the right answer, and nothing changes it again.
+            assert (canceled, ending.result()) in {(200, False), (409, True)}
+            state = Status.CANCELED if canceled == 200 else Status.SUCCEEDED
+            assert job_of(services, task_id).status is state
+            assert [status for status in Status if task_id in store.ids(status)] == [state]
 
 
-def test_an_erased_task_leaves_nothing_behind(services: Services, shop: Tenant) -> None:
+def test_an_erased_task_leaves_nothing_behind(
+    services: Services, shop: Tenant, redis: Redis
+) -> None:
+    store = services.runtime.object_store
     task_id, other = shop.submit(), shop.submit()
     result, others = finish(services, task_id), finish(services, other)
     stray = result_key(task_id, "w/1/stray", "png")
-    services.runtime.object_store.put(stray, io.BytesIO(b"x"), 1, "image/png")
+    store.put(stray, io.BytesIO(b"x"), 1, "image/png")
     answer = shop.call("DELETE", f"/api/v1/tasks/{task_id}")
     assert answer.get_json()["data"] == {"task_id": task_id, "erased": True}
     for key in (original_key(task_id), result, stray):
         with pytest.raises(ObjectNotFoundError):
-            services.runtime.object_store.get(key)
-    client = connect(services.settings.redis_url.get_secret_value())
-    assert _mentions(client, task_id) == []
+            store.get(key)
+    assert _mentions(redis, task_id) == []
     assert shop.error("DELETE", f"/api/v1/tasks/{task_id}") == (404, "task_not_found")
     # The other task, of equal bytes, is whole.
-    assert services.runtime.object_store.get(others) == b"a cutout"
-    assert services.runtime.object_store.get(original_key(other))
+    assert store.get(others) == b"a cutout"
+    assert store.get(original_key(other))
     assert shop.call("GET", f"/api/v1/tasks/{other}/result").status_code == 302
 
 
-def _mentions(client: object, task_id: str) -> list[str]:
+def _mentions(redis: Redis, task_id: str) -> list[str]:
     """The keys of Redis that name a task, but for the queue's message, which finds no record."""
-    redis = client
-    found = []
-    for name in redis.keys("*"):  # type: ignore[attr-defined]
-        kind = redis.type(name)  # type: ignore[attr-defined]
-        held = {
-            "zset": lambda name=name: redis.zrange(name, 0, -1),  # type: ignore[attr-defined]
-            "set": lambda name=name: redis.smembers(name),  # type: ignore[attr-defined]
-            "hash": lambda name=name: redis.hgetall(name),  # type: ignore[attr-defined]
-            "string": lambda name=name: redis.get(name),  # type: ignore[attr-defined]
-        }.get(kind, list)()
-        if name.startswith(redis_keys.PREFIX) and (task_id in name or task_id in str(held)):
-            found.append(name)
-    return found
+    read = {
+        "zset": lambda name: redis.zrange(name, 0, -1),
+        "set": redis.smembers,
+        "hash": redis.hgetall,
+        "string": redis.get,
+    }
+    return [
+        name
+        for name in redis.keys(f"{redis_keys.PREFIX}*")
+        if task_id in f"{name} {read.get(redis.type(name), list)(name)}"
+    ]
 
 
 def test_a_run_that_was_under_way_cannot_bring_an_erased_task_back(
@@ -217,76 +268,58 @@ def test_an_erasure_that_the_store_cut_short_can_be_repeated(
     assert services.runtime.job_store.get(task_id) is None
 
 
-def _events(text: str) -> list[tuple[str, dict[str, object]]]:
-    blocks = [block.splitlines() for block in text.split("\n\n") if "event:" in block]
-    found = []
-    for lines in blocks:
-        fields = dict(line.split(": ", 1) for line in lines)
-        found.append((fields["event"], json.loads(fields["data"])))
-    return found
+def _read(pieces: Iterator[bytes | str], step: Callable[[], object]) -> list[dict[str, Any]]:
+    """Read a stream of events, with a step of the test once two pieces came; what each holds."""
+    text, events = "", []
+    for number, piece in enumerate(pieces):
+        text += piece if isinstance(piece, str) else piece.decode()
+        if number == 1:
+            step()
+    assert text.startswith("retry: 3000\n\n")
+    for block in text.split("\n\n"):
+        if "event:" in block:
+            fields = dict(line.split(": ", 1) for line in block.splitlines())
+            assert fields["event"] == "status"
+            events.append(json.loads(fields["data"]))
+    return events
+
+
+def _states(answer: TestResponse, step: Callable[[], object] = lambda: None) -> list[str]:
+    return [event["status"] for event in _read(answer.response, step)]
 
 
 @pytest.fixture
-def later() -> Iterator[Callable[[Callable[[], object]], None]]:
-    threads: list[threading.Thread] = []
-
-    def begin_later(step: Callable[[], object]) -> None:
-        threads.append(threading.Thread(target=step))
-        threads[-1].start()
-
-    yield begin_later
-    for thread in threads:
-        thread.join()
+def later() -> Iterator[Later]:
+    with ThreadPoolExecutor() as pool:
+        yield pool.submit
 
 
 def test_events_tell_each_state_until_the_last(
-    services: Services, shop: Tenant, later: Callable[[Callable[[], object]], None]
+    services: Services, shop: Tenant, later: Later
 ) -> None:
     task_id = shop.submit()
-    answer = shop.call(
-        "GET", f"/api/v1/tasks/{task_id}/events", headers={"Last-Event-ID": "processing"}
-    )
+    path = f"/api/v1/tasks/{task_id}/events"
+    answer = shop.call("GET", path, headers={"Last-Event-ID": "processing"})
     assert answer.mimetype == "text/event-stream"
     assert answer.headers["Cache-Control"] == "no-store"
-    pieces = []
-    for piece in answer.response:
-        pieces.append(piece if isinstance(piece, str) else piece.decode())
-        if len(pieces) == 2:
-            later(lambda: finish(services, task_id))
-    assert pieces[0] == "retry: 3000\n\n"
-    events = _events("".join(pieces))
-    states = [data["status"] for _, data in events]
+    events = _read(answer.response, lambda: later(finish, services, task_id))
+    states = [event["status"] for event in events]
     assert states in (["queued", "succeeded"], ["queued", "processing", "succeeded"])
-    assert {name for name, _ in events} == {"status"}
-    assert set(events[-1][1]) == set(shop.data(f"/api/v1/tasks/{task_id}"))
-    assert events[-1][1]["result_url"]
+    assert set(events[-1]) == set(shop.data(f"/api/v1/tasks/{task_id}"))
+    assert events[-1]["result_url"]
+    # Of a finished task they are its last state, and the end.
+    assert _states(shop.call("GET", path)) == ["succeeded"]
 
 
-def test_events_of_a_finished_task_are_its_last_state_and_the_end(
-    services: Services, shop: Tenant
-) -> None:
-    task_id = shop.submit()
-    finish(services, task_id)
-    answer = shop.call("GET", f"/api/v1/tasks/{task_id}/events")
-    assert [data["status"] for _, data in _events(answer.get_data(as_text=True))] == ["succeeded"]
-
-
-def test_events_end_when_the_task_is_erased(
-    services: Services, shop: Tenant, later: Callable[[Callable[[], object]], None]
-) -> None:
-    task_id = shop.submit()
-    job = job_of(services, task_id)
-    pieces = []
-    for piece in shop.call("GET", f"/api/v1/tasks/{task_id}/events").response:
-        pieces.append(piece if isinstance(piece, str) else piece.decode())
-        if len(pieces) == 2:
-            later(lambda: services.runtime.eraser.erase(job))
-    states = [data["status"] for _, data in _events("".join(pieces))]
+def test_events_end_when_the_task_is_erased(services: Services, shop: Tenant, later: Later) -> None:
+    job = job_of(services, shop.submit())
+    answer = shop.call("GET", f"/api/v1/tasks/{job.task_id}/events")
+    states = _states(answer, lambda: later(services.runtime.eraser.erase, job))
     assert states in (["queued"], ["queued", "canceled"])
 
 
 def test_events_count_among_the_waiting_and_give_their_place_back(
-    services: Services, shop: Tenant
+    services: Services, shop: Tenant, later: Later
 ) -> None:
     places = _Places()
     one = replace(services, waiter=TaskWaiter(services.runtime, places))
@@ -295,13 +328,11 @@ def test_events_count_among_the_waiting_and_give_their_place_back(
     path = f"/api/v1/tasks/{task_id}/events"
     with caller.call("GET", path) as idle:  # nobody reads it, so that it waits for nothing
         assert idle.status_code == 200
-    first = threading.Thread(target=lambda: caller.call("GET", path).get_data())
-    first.start()
+    first = later(lambda: caller.call("GET", path).get_data())
     assert places.taken.wait(30)
-    second = caller.call("GET", path)
-    assert [data["status"] for _, data in _events(second.get_data(as_text=True))] == ["queued"]
+    assert _states(caller.call("GET", path)) == ["queued"]
     services.runtime.job_store.cancel(task_id)
-    first.join()
+    first.result(30)
     assert places.acquire(blocking=False)
 
 

@@ -5,9 +5,8 @@ import hashlib
 import io
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
@@ -17,24 +16,15 @@ from api.app import create_app
 from api.services import Services
 from tasks.object_store import UPLOAD_OBJECTS, upload_prefix
 from tasks.uploads.store import PART_BYTES
-from tests.support.servers import Servers
-from tests.support.services import services_on, with_parts
+from tests.support.services import with_parts
+from tests.support.submissions import PATH, PICTURE, accepted, refusal
+
+SETTINGS = {"max_image_mb": 12}
 
 TUS = {"Tus-Resumable": "1.0.0"}
 PIECE = {**TUS, "Content-Type": "application/offset+octet-stream"}
 UPLOADS = "/api/v1/uploads"
 MB = 2**20
-
-
-@pytest.fixture(scope="module")
-def services(servers: Servers, objects: object) -> Services:  # noqa: ARG001 - makes the bucket
-    return services_on(servers.settings(servers.new_database()), max_image_mb=12)
-
-
-@pytest.fixture
-def client(services: Services) -> Iterator[FlaskClient]:
-    with create_app(services).test_client() as client:
-        yield client
 
 
 def _begin(client: FlaskClient, length: int, **more: str) -> str:
@@ -53,8 +43,8 @@ def _offset(client: FlaskClient, url: str) -> int:
     return int(answer.headers["Upload-Offset"])
 
 
-def _whole(services: Services, url: str, owner: str = "") -> bytes:
-    stream, _ = services.runtime.uploads.open(owner, _id(url))
+def _whole(services: Services, url: str) -> bytes:
+    stream, _ = services.runtime.uploads.open("", _id(url))
     return stream.read()
 
 
@@ -68,7 +58,19 @@ def _bytes(count: int) -> bytes:
 
 def _type(answer: TestResponse) -> tuple[int, str]:
     assert answer.headers["Tus-Resumable"] == "1.0.0"
-    return answer.status_code, answer.get_json()["error"]["type"]
+    return refusal(answer)
+
+
+def _checksum(data: bytes, algorithm: str = "sha1") -> dict[str, str]:
+    digest = base64.b64encode(hashlib.new(algorithm, data).digest()).decode()
+    return {"Upload-Checksum": f"{algorithm} {digest}"}
+
+
+def _assert_left(services: Services, url: str, names: list[str]) -> None:
+    """An upload has these objects, and nothing of its making."""
+    prefix, store = upload_prefix(_id(url)), services.runtime.object_store
+    assert list(store.list(prefix)) == [prefix + name for name in names]
+    assert not [each for each in store.list_multipart(UPLOAD_OBJECTS) if _id(url) in each.key]
 
 
 @pytest.mark.parametrize("path", ["", "/up-anything"])
@@ -105,11 +107,10 @@ def test_every_request_must_name_the_version(client: FlaskClient) -> None:
 @pytest.mark.parametrize(
     "sizes",
     [
-        [7],
+        [0],
         [1, 1, 1],
         [PART_BYTES],
         [PART_BYTES - 1, 2, PART_BYTES - 1],
-        [3 * MB, 3 * MB, 3 * MB, 3 * MB],
         [11 * MB + 17],
     ],
 )
@@ -126,12 +127,7 @@ def test_pieces_of_any_size_make_the_file(
         assert answer.headers["Upload-Offset"] == str(at)
         assert _offset(client, url) == at
     assert _whole(services, url) == data
-    # Nothing of its making is left.
-    assert list(services.runtime.object_store.list(upload_prefix(_id(url)))) == [
-        f"{upload_prefix(_id(url))}whole"
-    ]
-    unfinished = services.runtime.object_store.list_multipart(UPLOAD_OBJECTS)
-    assert not [each for each in unfinished if _id(url) in each.key]
+    _assert_left(services, url, ["whole"])
 
 
 def test_head_tells_how_it_stands(client: FlaskClient) -> None:
@@ -164,71 +160,60 @@ def test_the_first_piece_may_come_along(client: FlaskClient, services: Services)
         ({"Upload-Defer-Length": "1"}, 400),
         ({"Upload-Length": "5", "Upload-Metadata": "name not*base64"}, 400),
         ({"Upload-Length": str(12 * MB + 1)}, 413),
+        ({"Upload-Length": str(12 * MB)}, 201),
     ],
 )
-def test_what_cannot_be_begun(client: FlaskClient, headers: dict[str, str], status: int) -> None:
+def test_an_upload_begins_with_a_length_up_to_the_limit(
+    client: FlaskClient, headers: dict[str, str], status: int
+) -> None:
     assert client.post(UPLOADS, headers={**TUS, **headers}).status_code == status
 
 
-def test_the_largest_file_may_be_begun(client: FlaskClient) -> None:
-    _begin(client, 12 * MB)
-
-
-def test_a_wrong_offset_is_a_conflict(client: FlaskClient) -> None:
+@pytest.mark.parametrize(
+    ("data", "headers", "status", "kind"),
+    [
+        (b"abc", {"Upload-Offset": "0"}, 409, "upload_offset_mismatch"),
+        (b"e", {"Upload-Offset": "4"}, 409, "upload_offset_mismatch"),
+        (b"de", {"Upload-Offset": "x"}, 400, "bad_request"),
+        (b"de", {"Content-Type": "text/plain"}, 415, "unsupported_media_type"),
+        (b"def", {}, 413, "upload_too_long"),
+        (b"de", {"Upload-Checksum": "crc32 AAAA"}, 400, "bad_request"),
+        (b"de", {"Upload-Checksum": "sha1 not*base64"}, 400, "bad_request"),
+        (b"de", {"Upload-Checksum": "sha1 é"}, 400, "bad_request"),
+        (b"de", {"Upload-Checksum": "sha1"}, 460, "checksum_mismatch"),
+        (b"de", _checksum(b"other"), 460, "checksum_mismatch"),
+    ],
+)
+def test_a_piece_that_does_not_fit_is_refused_whole(
+    client: FlaskClient, data: bytes, headers: dict[str, str], status: int, kind: str
+) -> None:
     url = _begin(client, 5)
     _add(client, url, 0, b"abc")
-    assert _type(_add(client, url, 0, b"abc")) == (409, "upload_offset_mismatch")
-    assert _type(_add(client, url, 4, b"e")) == (409, "upload_offset_mismatch")
-    answer = client.patch(url, data=b"de", headers={**PIECE, "Upload-Offset": "x"})
-    assert answer.status_code == 400
+    assert _type(_add(client, url, 3, data, **headers)) == (status, kind)
     assert _offset(client, url) == 3
 
 
-def test_a_piece_of_another_type_is_refused(client: FlaskClient) -> None:
-    url = _begin(client, 5)
-    answer = client.patch(
-        url, data=b"abc", headers={**TUS, "Upload-Offset": "0", "Content-Type": "text/plain"}
-    )
-    assert _type(answer) == (415, "unsupported_media_type")
-
-
-def test_a_piece_beyond_the_length_is_refused_whole(client: FlaskClient) -> None:
-    url = _begin(client, 5)
-    assert _type(_add(client, url, 0, b"abcdef")) == (413, "upload_too_long")
-    assert _offset(client, url) == 0
-
-
-@pytest.mark.parametrize("algorithm", ["sha1", "sha256", "md5"])
-def test_a_checksum_that_fits(client: FlaskClient, services: Services, algorithm: str) -> None:
-    data = _bytes(6 * MB)
-    digest = base64.b64encode(hashlib.new(algorithm, data).digest()).decode()
-    url = _begin(client, len(data))
-    answer = _add(client, url, 0, data, **{"Upload-Checksum": f"{algorithm} {digest}"})
-    assert answer.status_code == 204
+@pytest.mark.parametrize(("algorithm", "size"), [("sha1", 6 * MB), ("sha256", 9), ("md5", 9)])
+def test_a_checksum_that_fits(
+    client: FlaskClient, services: Services, algorithm: str, size: int
+) -> None:
+    data = _bytes(size)
+    url = _begin(client, size)
+    assert _add(client, url, 0, data, **_checksum(data, algorithm)).status_code == 204
     assert _whole(services, url) == data
 
 
 def test_a_checksum_that_does_not_fit_discards_that_piece_alone(
     client: FlaskClient, services: Services
 ) -> None:
-    data = _bytes(11 * MB)
+    data = _bytes(7 * MB)
     url = _begin(client, len(data))
     _add(client, url, 0, data[:MB])
-    wrong = base64.b64encode(hashlib.sha1(b"other").digest()).decode()  # noqa: S324 - the protocol's
     # Of another content, too: parts of it must not stay.
-    answer = _add(client, url, MB, bytes(10 * MB), **{"Upload-Checksum": f"sha1 {wrong}"})
-    assert _type(answer) == (460, "checksum_mismatch")
+    assert _add(client, url, MB, bytes(6 * MB), **_checksum(b"other")).status_code == 460
     assert _offset(client, url) == MB
     assert _add(client, url, MB, data[MB:]).status_code == 204
     assert _whole(services, url) == data
-
-
-@pytest.mark.parametrize("given", ["crc32 AAAA", "sha1 not*base64", "sha1 é", "sha1"])
-def test_a_checksum_that_cannot_be_checked(client: FlaskClient, given: str) -> None:
-    url = _begin(client, 5)
-    answer = _add(client, url, 0, b"abcde", **{"Upload-Checksum": given})
-    assert answer.status_code in {400, 460}
-    assert _offset(client, url) == 0
 
 
 def test_an_ended_upload_is_gone(client: FlaskClient, services: Services) -> None:
@@ -236,33 +221,22 @@ def test_an_ended_upload_is_gone(client: FlaskClient, services: Services) -> Non
     _add(client, url, 0, _bytes(6 * MB))
     assert client.delete(url, headers=TUS).status_code == 204
     assert client.head(url, headers=TUS).status_code == 404
-    assert not list(services.runtime.object_store.list(upload_prefix(_id(url))))
-    unfinished = services.runtime.object_store.list_multipart(UPLOAD_OBJECTS)
-    assert not [each for each in unfinished if _id(url) in each.key]
+    _assert_left(services, url, [])
 
 
-def test_an_unknown_upload_is_not_found(client: FlaskClient) -> None:
-    url = f"{UPLOADS}/up-{'2' * 20}"
-    assert client.head(url, headers=TUS).status_code == 404
-    assert _add(client, url, 0, b"a").status_code == 404
-    assert client.delete(url, headers=TUS).status_code == 404
-
-
-def test_an_upload_of_somebody_else_is_not_found(client: FlaskClient, services: Services) -> None:
-    upload = services.runtime.uploads.create("another-owner", 5)
-    url = f"{UPLOADS}/{upload.upload_id}"
-    assert client.head(url, headers=TUS).status_code == 404
-    assert _type(_add(client, url, 0, b"abcde")) == (404, "upload_not_found")
-
-
-def test_an_expired_upload_is_gone(services: Services) -> None:
-    with create_app(services).test_client() as client:
-        url = _begin(client, 5)
-    later = services.runtime.uploads.clock() + services.runtime.uploads.seconds + 1
-    moved = with_parts(services, uploads=replace(services.runtime.uploads, clock=lambda: later))
-    with create_app(moved).test_client() as client:
-        assert client.head(url, headers=TUS).status_code == 410
-        assert _type(_add(client, url, 0, b"abcde")) == (410, "upload_expired")
+@pytest.mark.parametrize(
+    ("known", "status", "kind"), [(True, 410, "upload_expired"), (False, 404, "upload_not_found")]
+)
+def test_an_upload_that_has_expired_or_never_was_is_gone(
+    client: FlaskClient, services: Services, *, known: bool, status: int, kind: str
+) -> None:
+    uploads = services.runtime.uploads
+    url = _begin(client, 5) if known else f"{UPLOADS}/up-{'2' * 20}"
+    moved = replace(uploads, clock=lambda: services.clock() + uploads.seconds + 1)
+    later = create_app(with_parts(services, uploads=moved)).test_client()
+    assert later.head(url, headers=TUS).status_code == status
+    assert _type(_add(later, url, 0, b"abcde")) == (status, kind)
+    assert _type(later.delete(url, headers=TUS)) == (status, kind)
 
 
 def test_post_may_stand_for_patch_and_delete(client: FlaskClient, services: Services) -> None:
@@ -274,12 +248,6 @@ def test_post_may_stand_for_patch_and_delete(client: FlaskClient, services: Serv
     override = {**TUS, "X-HTTP-Method-Override": "DELETE"}
     assert client.post(url, headers=override).status_code == 204
     assert client.head(url, headers=TUS).status_code == 404
-
-
-def test_an_empty_file(client: FlaskClient, services: Services) -> None:
-    url = _begin(client, 0)
-    assert _offset(client, url) == 0
-    assert _whole(services, url) == b""
 
 
 class _Body:
@@ -305,13 +273,11 @@ def test_a_later_request_takes_over_from_one_whose_client_is_gone(
         gone.wait(60)
         return b""
 
-    old = threading.Thread(
-        target=lambda: _ignore(
-            lambda: services.runtime.uploads.append(
-                "", _id(url), 0, _Body(data[: 5 * MB + 9], nothing)
-            )
-        )
-    )
+    def send() -> None:
+        with pytest.raises(Exception, match="Another request"):
+            services.runtime.uploads.append("", _id(url), 0, _Body(data[: 5 * MB + 9], nothing))
+
+    old = threading.Thread(target=send)
     old.start()
     assert silent.wait(30)
     # Whole parts were kept at once; the rest was in the hands of the request that hangs.
@@ -322,11 +288,6 @@ def test_a_later_request_takes_over_from_one_whose_client_is_gone(
     old.join(30)
     assert not old.is_alive()
     assert _whole(services, url) == data
-
-
-def _ignore(call: Callable[[], object]) -> None:
-    with pytest.raises(Exception, match="Another request"):
-        call()
 
 
 def test_two_writers_never_interleave(client: FlaskClient, services: Services) -> None:
@@ -356,26 +317,11 @@ def test_a_process_that_died_between_completing_and_recording(
     assert _whole(services, url) == data
 
 
-def test_a_finished_upload_can_be_submitted(
-    client: FlaskClient, services: Services, coffee: Path
-) -> None:
-    picture = coffee.read_bytes()
-    url = _begin(client, len(picture), **{"Upload-Metadata": "filename Y3VwLmpwZw=="})
+def test_a_finished_upload_can_be_submitted(client: FlaskClient, services: Services) -> None:
+    url = _begin(client, len(PICTURE), **{"Upload-Metadata": "filename Y3VwLmpwZw=="})
     submission = {"upload_id": _id(url)}
-    early = client.post("/api/v1/remove-bg", json=submission)
-    assert (early.status_code, early.get_json()["error"]["type"]) == (409, "upload_unfinished")
-    _add(client, url, 0, picture)
-    answer = client.post("/api/v1/remove-bg", json=submission)
-    assert answer.status_code == 202, answer.text
-    job = services.runtime.job_store.get(answer.get_json()["data"]["task_id"])
-    assert job is not None
+    assert refusal(client.post(PATH, json=submission)) == (409, "upload_unfinished")
+    _add(client, url, 0, PICTURE)
+    job = accepted(services, client.post(PATH, json=submission))
     assert job.file_stem == "cup"
-    assert services.runtime.object_store.get(job.original_key) == picture
-
-
-def test_an_upload_of_somebody_else_cannot_be_submitted(
-    client: FlaskClient, services: Services
-) -> None:
-    upload = services.runtime.uploads.create("another-owner", 0)
-    answer = client.post("/api/v1/remove-bg", json={"upload_id": upload.upload_id})
-    assert (answer.status_code, answer.get_json()["error"]["type"]) == (404, "upload_not_found")
+    assert services.runtime.object_store.get(job.original_key) == PICTURE
