@@ -162,7 +162,7 @@ class WorkerMonitor:
 
     def _keep_messages(self) -> None:
         """Refresh the visibility timeout of the worker's messages, so that no other gets them."""
-        tags = [request._message.delivery_tag for request in tuple(state.reserved_requests)]  # noqa: SLF001 - celery has no other way; contract-tested
+        tags = [request._message.delivery_tag for request in tuple(state.reserved_requests)]  # noqa: SLF001 - celery has no other way
         if tags:
             with redis_errors():
                 self._client.zadd(_UNACKED_INDEX, dict.fromkeys(tags, time.time()), xx=True)

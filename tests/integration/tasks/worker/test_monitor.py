@@ -1,48 +1,56 @@
 """The parent's beats: what it makes of a drain, and of the process that has the model."""
 
-import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 from celery import Celery
+from celery.worker import state
+from celery.worker.consumer import Consumer
+from celery.worker.request import Request
+from kombu import Connection, Message
+from kombu import Consumer as TaskConsumer
 from redis import Redis
 
 from tasks import redis_keys
-from tasks.app import create_celery
-from tasks.redis_client import connect
 from tasks.runtime import Runtime
 from tasks.settings import Settings
-from tasks.worker.monitor import LivenessTimeout, WorkerMonitor
+from tasks.worker import monitor as module
+from tasks.worker.monitor import LivenessTimeout, WorkerMonitor, kill_child
 from tasks.worker_registry import Worker, WorkerRegistry
 from tests.support.clock import Clock
-from tests.support.fake_consumer import FakeConsumer
 
-WORKER = "gpu0@h"
+WORKER, PID = "gpu0@h", 7
 QUEUES = ["gpu.h.0", "model.m"]
 
 
-@pytest.fixture
-def settings(server_settings: dict[str, object]) -> Settings:
-    return Settings.load(**server_settings)
+class FakeConsumer:
+    """Celery's consumer on a broker in memory; it loses what is asked of it while it is deaf."""
 
+    add_task_queue = Consumer.add_task_queue
+    cancel_task_queue = Consumer.cancel_task_queue
 
-@pytest.fixture
-def client(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url) as client:
-        yield client
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+        self.task_consumer = TaskConsumer(Connection("memory://").channel(), [])
+        self.calls = 0
+        self.deaf = False
 
+    def call_soon(self, change: Callable[..., None], *arguments: object) -> None:
+        self.calls += 1
+        if not self.deaf:
+            change(*arguments)
 
-@pytest.fixture
-def app(settings: Settings) -> Iterator[Celery]:
-    with create_celery(settings) as app:
-        app.amqp.queues.select(QUEUES)
-        yield app
+    @property
+    def taken(self) -> list[str]:
+        """The queues that are consumed from, the first one first."""
+        return list(self.task_consumer._active_tags)
 
 
 @pytest.fixture
 def consumer(app: Celery) -> FakeConsumer:
+    app.amqp.queues.select(QUEUES)
     return FakeConsumer(app)
 
 
@@ -52,184 +60,177 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def child() -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(["sleep", "600"]) as child:
-        yield child
-        child.kill()
+def children() -> set[int]:
+    """The process ids of the pool's children."""
+    return {PID}
 
 
-def _runtime(client: Redis) -> Runtime:
-    return Runtime(Settings.load().model_copy(update={"model": "m"}), redis=client)
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    killed: list[int] = []
+    monkeypatch.setattr(module, "kill_child", killed.append)
+    return killed
 
 
 @pytest.fixture
 def monitor(
-    client: Redis,
-    app: Celery,
-    consumer: FakeConsumer,
-    clock: Clock,
-    child: subprocess.Popen[bytes],
+    settings: Settings, redis: Redis, consumer: FakeConsumer, clock: Clock, children: set[int]
 ) -> WorkerMonitor:
-    """Of a worker whose pool has one process."""
-    worker = SimpleNamespace(hostname=WORKER, app=app, consumer=consumer)
+    worker = SimpleNamespace(hostname=WORKER, app=consumer.app, consumer=consumer)
     timeout = LivenessTimeout(90, 6, clock=clock)
-    monitor = WorkerMonitor(_runtime(client), worker, timeout, children=lambda: {child.pid})
+    monitor = WorkerMonitor(
+        Runtime(settings, redis=redis), worker, timeout, children=lambda: children
+    )
     monitor.pause_consuming()
     return monitor
+
+
+def _tick(monitor: WorkerMonitor, clock: Clock, seconds: float) -> None:
+    for _ in range(int(seconds / 5)):
+        clock.now += 5
+        monitor.tick()
 
 
 @pytest.fixture
-def ready(
-    monitor: WorkerMonitor, client: Redis, child: subprocess.Popen[bytes], clock: Clock
-) -> WorkerMonitor:
+def ready(monitor: WorkerMonitor, registry: WorkerRegistry, clock: Clock) -> WorkerMonitor:
     """Its process has answered, and it has been well for longer than an answer counts."""
-    WorkerRegistry(client).mark_ready(WORKER, 90, model="m", pid=child.pid)
-    for _ in range(50):
-        monitor.tick()
-        clock.now += 2
+    registry.mark_ready(WORKER, 90, pid=PID)
+    _tick(monitor, clock, 100)
     return monitor
 
 
-def _worker(client: Redis) -> Worker:
-    (worker,) = WorkerRegistry(client).workers()
+def _worker(registry: WorkerRegistry) -> Worker:
+    (worker,) = registry.workers()
     return worker
 
 
-def test_a_worker_takes_nothing_before_its_model_answers(
-    monitor: WorkerMonitor, client: Redis, app: Celery, child: subprocess.Popen[bytes]
+def test_a_worker_takes_nothing_before_its_model_answers_nor_after_its_child_died(
+    monitor: WorkerMonitor, registry: WorkerRegistry, consumer: FakeConsumer, children: set[int]
 ) -> None:
-    monitor.tick()
-    assert dict(app.amqp.queues.consume_from) == {}
-    WorkerRegistry(client).mark_ready(WORKER, 90, model="m", pid=child.pid)
-    monitor.tick()
-    assert sorted(app.amqp.queues.consume_from) == QUEUES
-
-
-def test_a_worker_whose_child_died_takes_nothing_until_the_next_one_answers(
-    client: Redis, app: Celery, consumer: FakeConsumer, clock: Clock
-) -> None:
-    children = {7}
-    worker = SimpleNamespace(hostname=WORKER, app=app, consumer=consumer)
-    monitor = WorkerMonitor(
-        _runtime(client), worker, LivenessTimeout(90, 6, clock=clock), children=lambda: children
-    )
-    monitor.pause_consuming()
-    registry = WorkerRegistry(client)
-    registry.mark_ready(WORKER, 90, model="m", pid=7)
-    monitor.tick()
-    assert sorted(app.amqp.queues.consume_from) == QUEUES
-    children = {8}
-    monitor.tick()
-    assert dict(app.amqp.queues.consume_from) == {}
-    registry.mark_ready(WORKER, 90, model="m", pid=8)
-    monitor.tick()
-    assert sorted(app.amqp.queues.consume_from) == QUEUES
+    for pid in (PID, 8):
+        children.clear()
+        children.add(pid)
+        monitor.tick()
+        assert consumer.taken == []
+        registry.mark_ready(WORKER, 90, pid=pid)
+        monitor.tick()
+        assert consumer.taken == QUEUES, "its own queue is looked into first"
+    assert consumer.calls == 3, "several calls might be made in any order"
 
 
 def test_a_worker_whose_answers_are_not_heard_goes_on_taking(
-    ready: WorkerMonitor, client: Redis, app: Celery
+    ready: WorkerMonitor, redis: Redis, consumer: FakeConsumer
 ) -> None:
-    client.flushdb()
+    redis.flushdb()
     ready.tick()
-    assert sorted(app.amqp.queues.consume_from) == QUEUES
+    assert consumer.taken == QUEUES
 
 
-def test_a_drained_worker_is_asked_until_it_heeds(
-    ready: WorkerMonitor, client: Redis, app: Celery, consumer: FakeConsumer
+def test_a_worker_is_asked_until_it_heeds_a_drain_or_its_end(
+    ready: WorkerMonitor, registry: WorkerRegistry, consumer: FakeConsumer
 ) -> None:
-    consumer.changes.clear()
-    WorkerRegistry(client).drain(WORKER, "new fan")
-    consumer.deaf = True
-    ready.tick()
-    assert sorted(app.amqp.queues.consume_from) == QUEUES
-    consumer.deaf = False
-    ready.tick()
-    assert dict(app.amqp.queues.consume_from) == {}
-    ready.tick()
-    assert consumer.changes == ["-gpu.h.0", "-model.m"]
+    for before, change, after in (
+        (QUEUES, lambda: registry.drain(WORKER, "new fan"), []),
+        ([], lambda: registry.undrain(WORKER), QUEUES),
+    ):
+        change()
+        consumer.calls, consumer.deaf = 0, True
+        ready.tick()
+        assert consumer.taken == before
+        consumer.deaf = False
+        ready.tick()
+        assert consumer.taken == after
+        ready.tick()
+        assert consumer.calls == 2
 
 
-def test_an_undrained_worker_is_asked_until_it_heeds(
-    ready: WorkerMonitor, client: Redis, app: Celery, consumer: FakeConsumer
+@pytest.mark.parametrize("name", ["should_stop", "should_terminate"])
+def test_a_worker_that_ends_is_asked_for_nothing(
+    ready: WorkerMonitor,
+    registry: WorkerRegistry,
+    consumer: FakeConsumer,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
 ) -> None:
-    WorkerRegistry(client).drain(WORKER, "new fan")
+    registry.drain(WORKER, "new fan")
+    monkeypatch.setattr(state, name, 0)
     ready.tick()
-    WorkerRegistry(client).undrain(WORKER)
-    consumer.changes.clear()
-    consumer.deaf = True
-    ready.tick()
-    consumer.deaf = False
-    ready.tick()
-    assert sorted(app.amqp.queues.consume_from) == QUEUES
-    assert consumer.changes == ["+gpu.h.0", "+model.m"]
-
-
-def test_its_own_queue_is_looked_into_first(ready: WorkerMonitor, consumer: FakeConsumer) -> None:
-    ready.tick()
-    assert consumer.changes == ["+gpu.h.0", "+model.m"]
-    assert consumer.calls == 1, "several might be made in any order"
+    assert consumer.taken == QUEUES
 
 
 def test_a_worker_that_has_no_consumer_yet_beats_all_the_same(
-    client: Redis, app: Celery, clock: Clock
+    monitor: WorkerMonitor, registry: WorkerRegistry
 ) -> None:
-    worker = SimpleNamespace(hostname=WORKER, app=app, consumer=None)
-    WorkerRegistry(client).drain(WORKER, "new fan")
-    WorkerMonitor(
-        _runtime(client), worker, LivenessTimeout(90, 6, clock=clock), children=set
-    ).tick()
-    assert _worker(client).alive
+    monitor._worker.consumer = None
+    registry.drain(WORKER, "new fan")
+    monitor.tick()
+    assert _worker(registry).alive
+
+
+def test_no_other_worker_gets_the_messages_of_one_that_is_ready(
+    ready: WorkerMonitor, redis: Redis, consumer: FakeConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis.zadd("unacked_index", {"held": 1, "of another worker": 1})
+    held = [
+        Request(
+            Message(delivery_tag=tag, headers={"id": tag, "task": "celery.ping"}),
+            app=consumer.app,
+            task=consumer.app.Task(),
+            body=((), {}, {}),
+            decoded=True,
+        )
+        for tag in ("held", "done")
+    ]
+    monkeypatch.setattr(state, "reserved_requests", held)
+    ready.tick()
+    assert redis.zscore("unacked_index", "held") > 1
+    assert redis.zscore("unacked_index", "of another worker") == 1
+    assert redis.zscore("unacked_index", "done") is None
 
 
 def test_a_child_whose_answer_lapsed_is_killed_and_not_sent_to(
-    ready: WorkerMonitor, client: Redis, child: subprocess.Popen[bytes]
+    ready: WorkerMonitor, registry: WorkerRegistry, redis: Redis, killed: list[int]
 ) -> None:
-    assert child.poll() is None
-    client.delete(redis_keys.ready_key(WORKER))
+    redis.delete(redis_keys.ready_key(WORKER))
     ready.tick()
-    assert child.wait(10) != 0
-    assert not _worker(client).ready
+    assert killed == [PID]
+    assert not _worker(registry).ready
 
 
-def test_a_child_whose_answer_lapsed_in_an_outage_is_given_time(
-    ready: WorkerMonitor, client: Redis, child: subprocess.Popen[bytes], clock: Clock
-) -> None:
-    client.delete(redis_keys.ready_key(WORKER))
-    clock.now += 300
-    for _ in range(44):
-        clock.now += 2
-        ready.tick()
-    assert child.poll() is None
-    clock.now += 5
-    ready.tick()
-    assert child.wait(10) != 0
-
-
-def test_a_child_of_the_number_of_a_former_one_is_left_to_load(
-    monitor: WorkerMonitor, client: Redis, child: subprocess.Popen[bytes], clock: Clock
-) -> None:
-    """In a container the numbers begin again with each start."""
-    WorkerRegistry(client).mark_ready(WORKER, 90, model="m", pid=child.pid)
-    client.delete(redis_keys.ready_key(WORKER))
-    for _ in range(40):
-        clock.now += 2
-        monitor.tick()
-    assert child.poll() is None
-
-
+@pytest.mark.parametrize(
+    ("answered", "seconds"),
+    # In a container the numbers begin again with each start.
+    [(True, 85), (False, 200)],
+    ids=["with the number of a former one", "new"],
+)
 def test_a_child_that_has_not_answered_yet_is_left_to_load(
-    monitor: WorkerMonitor, child: subprocess.Popen[bytes], clock: Clock
+    monitor: WorkerMonitor,
+    registry: WorkerRegistry,
+    redis: Redis,
+    clock: Clock,
+    killed: list[int],
+    *,
+    answered: bool,
+    seconds: float,
 ) -> None:
-    for _ in range(100):
-        clock.now += 2
-        monitor.tick()
-    assert child.poll() is None
+    if answered:
+        registry.mark_ready(WORKER, 90, pid=PID)
+        redis.delete(redis_keys.ready_key(WORKER))
+    _tick(monitor, clock, seconds)
+    assert killed == []
 
 
 def test_the_word_of_a_child_that_is_gone_is_taken_back(
-    monitor: WorkerMonitor, client: Redis
+    monitor: WorkerMonitor, registry: WorkerRegistry
 ) -> None:
-    WorkerRegistry(client).mark_ready(WORKER, 90, model="m", pid=os.getpid())
+    registry.mark_ready(WORKER, 90, pid=PID + 1)
     monitor.tick()
-    gone = _worker(client)
+    gone = _worker(registry)
     assert (gone.alive, gone.ready) == (True, False)
+
+
+def test_a_child_that_is_gone_already_cannot_be_killed_and_need_not_be() -> None:
+    with subprocess.Popen(["sleep", "600"]) as child:
+        kill_child(child.pid)
+        assert child.wait(10) == -9
+    kill_child(child.pid)

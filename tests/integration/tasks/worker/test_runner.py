@@ -1,18 +1,17 @@
 """One job through the runner: what a GPU's faults, a cancel and a lost lease come to."""
 
 import io
-import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 from PIL import Image
 from redis import Redis
+from structlog.testing import capture_logs
 
 from inference.errors import GpuFaultError, GpuOutOfMemoryError
 from inference.options import Options, OutputFormat
@@ -22,48 +21,125 @@ from tasks.errors import QueueUnavailableError
 from tasks.jobs.job import Job, Status, new_task_id
 from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore, background_key, results_prefix
-from tasks.redis_client import connect
+from tasks.worker import runner as module
 from tasks.worker.runner import Runner
 from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
 from tests.support.jobs import make_job, recorded
 from tests.support.models import FakeModel
 
 WORKER = "gpu0@h"
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
-def model() -> FakeModel:
-    return FakeModel("m")
+FULL, BROKEN = GpuOutOfMemoryError("full"), GpuFaultError("illegal address")
 
 
 @pytest.fixture
 def left() -> list[bool]:
+    """Is added to when the process would leave."""
     return []
 
 
 @pytest.fixture
-def runner(
-    client: Redis,
-    objects: ObjectStore,
-    model: FakeModel,
-    left: list[bool],
-) -> Runner:
+def runner(redis: Redis, objects: ObjectStore, model: FakeModel, left: list[bool]) -> Runner:
     return Runner(
-        job_store=JobStore(client),
+        job_store=JobStore(redis),
         object_store=objects,
-        registry=WorkerRegistry(client),
+        registry=WorkerRegistry(redis),
         model=model,
         model_lock=threading.Lock(),
         limits=ImageLimits(),
         worker=WORKER,
         exit_child=lambda: left.append(True),
     )
+
+
+@pytest.fixture
+def task_id(submit: Callable[[bytes], str], png: bytes) -> str:
+    return submit(png)
+
+
+def _run(runner: Runner, task_id: str) -> Job:
+    """The record after a run."""
+    runner.run(task_id)
+    return recorded(runner.job_store, task_id)
+
+
+def _results(runner: Runner, task_id: str) -> list[str]:
+    return list(runner.object_store.list(results_prefix(task_id)))
+
+
+def test_a_job_runs_to_its_end(runner: Runner, task_id: str) -> None:
+    done = _run(runner, task_id)
+    assert (done.status, done.attempts, done.worker) == (Status.SUCCEEDED, 1, WORKER)
+    assert done.foreground == {"top": 0, "left": 0, "width": 40, "height": 30}
+    assert (done.coverage, done.full_width, done.full_height) == (1.0, 40, 30)
+    assert runner.object_store.get(str(done.result_key))
+
+
+@pytest.mark.parametrize(
+    ("error", "times", "calls", "exits"),
+    [(FULL, 2, 2, []), (BROKEN, 1, 1, [True])],
+    ids=["no memory, twice", "broken context"],
+)
+def test_a_job_that_a_gpu_fails_goes_to_another_one(
+    runner: Runner,
+    model: FakeModel,
+    task_id: str,
+    left: list[bool],
+    *,
+    error: Exception,
+    times: int,
+    calls: int,
+    exits: list[bool],
+) -> None:
+    model.fail(error, times)
+    waiting = _run(runner, task_id)
+    assert (waiting.status, waiting.excluded_worker) == (Status.QUEUED, WORKER)
+    assert (waiting.crashes, waiting.losses) == (0, 1)
+    assert task_id in runner.job_store.due()
+    assert (model.calls, left) == (calls, exits)
+
+
+def test_out_of_memory_once_is_tried_again_here(
+    runner: Runner, model: FakeModel, task_id: str
+) -> None:
+    model.fail(FULL)
+    assert _run(runner, task_id).status is Status.SUCCEEDED
+    assert model.calls == 2
+
+
+def test_a_broken_gpu_context_ends_the_process_though_redis_is_away(
+    runner: Runner,
+    model: FakeModel,
+    task_id: str,
+    left: list[bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def away(*_: object) -> None:
+        raise QueueUnavailableError("away")
+
+    monkeypatch.setattr(WorkerRegistry, "record_fault", away)
+    model.fail(BROKEN)
+    with pytest.raises(QueueUnavailableError):
+        runner.run(task_id)
+    assert left == [True]
+
+
+def test_a_gpu_with_faults_in_a_row_is_drained_and_its_jobs_passed_on(
+    runner: Runner, redis: Redis, model: FakeModel, task_id: str
+) -> None:
+    for number in range(MAX_FAULTS):
+        runner.registry.record_fault(WORKER, f"job{number}", "gpu_fault")
+    assert _run(runner, task_id).status is Status.QUEUED
+    assert model.calls == 0
+    # After a pause: at once, this very worker might be the one that takes it, again and again.
+    assert redis.zscore(redis_keys.DUE_JOBS, task_id) > time.time()
+
+
+def test_a_job_that_is_canceled_while_it_runs_leaves_nothing(
+    runner: Runner, model: FakeModel, task_id: str
+) -> None:
+    model.faults = [lambda: runner.job_store.cancel(task_id)]
+    assert _run(runner, task_id).status is Status.CANCELED
+    assert _results(runner, task_id) == []
 
 
 @pytest.fixture
@@ -78,162 +154,79 @@ def soft_limit() -> Iterator[None]:
     signal.signal(signal.SIGUSR1, before)
 
 
-@pytest.fixture
-def task_id(runner: Runner) -> str:
-    file = io.BytesIO()
-    Image.new("RGB", (40, 30), "orange").save(file, "PNG")
-    job = make_job(model="m", options=Options().to_dict())
-    runner.object_store.put(job.original_key, io.BytesIO(file.getvalue()), file.tell(), "image/png")
-    runner.job_store.create(job)
-    return job.task_id
-
-
-def _job(runner: Runner, task_id: str) -> Job:
-    return recorded(runner.job_store, task_id)
-
-
-def test_a_job_runs_to_its_end(runner: Runner, task_id: str) -> None:
-    runner.run(task_id)
-    done = _job(runner, task_id)
-    assert (done.status, done.attempts, done.worker) == (Status.SUCCEEDED, 1, WORKER)
-    assert done.result_key is not None
-    assert runner.object_store.get(done.result_key)
-
-
-def test_out_of_memory_once_is_tried_again_here(
-    runner: Runner, model: FakeModel, task_id: str
-) -> None:
-    model.fail(GpuOutOfMemoryError("full"))
-    runner.run(task_id)
-    assert _job(runner, task_id).status is Status.SUCCEEDED
-    assert model.calls == 2
-
-
-def test_out_of_memory_twice_goes_to_another_gpu(
-    runner: Runner, model: FakeModel, task_id: str, left: list[bool]
-) -> None:
-    model.fail(GpuOutOfMemoryError("full"), times=2)
-    runner.run(task_id)
-    waiting = _job(runner, task_id)
-    assert (waiting.status, waiting.excluded_worker, waiting.losses) == (Status.QUEUED, WORKER, 1)
-    assert task_id in runner.job_store.due()
-    assert left == []
-
-
-def test_a_broken_gpu_context_ends_the_process(
-    runner: Runner, model: FakeModel, task_id: str, left: list[bool]
-) -> None:
-    model.fail(GpuFaultError("illegal address"))
-    runner.run(task_id)
-    waiting = _job(runner, task_id)
-    assert (waiting.status, waiting.excluded_worker, waiting.crashes) == (Status.QUEUED, WORKER, 0)
-    assert left == [True]
-
-
-def test_a_broken_gpu_context_ends_the_process_though_redis_is_away(
-    runner: Runner, model: FakeModel, task_id: str, left: list[bool]
-) -> None:
-    class Away(WorkerRegistry):
-        def record_fault(self, *_: str) -> bool:
-            raise QueueUnavailableError("away")
-
-    model.fail(GpuFaultError("illegal address"))
-    with pytest.raises(QueueUnavailableError):
-        replace(runner, registry=Away(runner.job_store._client)).run(task_id)
-    assert left == [True]
-
-
-def test_a_gpu_with_faults_in_a_row_is_drained_and_its_jobs_passed_on(
-    runner: Runner, client: Redis, model: FakeModel, task_id: str
-) -> None:
-    for number in range(MAX_FAULTS):
-        runner.registry.record_fault(WORKER, f"job{number}", "gpu_fault")
-    runner.run(task_id)
-    assert model.calls == 0
-    assert _job(runner, task_id).status is Status.QUEUED
-    # After a pause: at once, this very worker might be the one that takes it, again and again.
-    assert client.zscore(redis_keys.DUE_JOBS, task_id) > time.time()
-
-
-def test_a_job_that_is_canceled_while_it_runs_leaves_nothing(
-    runner: Runner, model: FakeModel, task_id: str
-) -> None:
-    model.faults = [lambda: runner.job_store.cancel(task_id)]
-    runner.run(task_id)
-    assert _job(runner, task_id).status is Status.CANCELED
-    assert list(runner.object_store.list(results_prefix(task_id))) == []
-
-
 @pytest.mark.usefixtures("soft_limit")
-def test_the_time_limit_while_the_result_is_published_changes_nothing(
-    runner: Runner, client: Redis, task_id: str
+@pytest.mark.parametrize(
+    ("owner", "method", "status", "crashes", "losses"),
+    [
+        (ObjectStore, "get", Status.QUEUED, 0, 1),
+        (FakeModel, "matte", Status.QUEUED, 1, 0),
+        (JobStore, "finish", Status.SUCCEEDED, 0, 0),
+    ],
+    ids=["fetching", "inference", "publishing"],
+)
+def test_the_time_limit_is_a_crash_while_the_model_has_the_picture_and_never_spoils_a_result(
+    runner: Runner,
+    model: FakeModel,
+    task_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    owner: type,
+    method: str,
+    status: Status,
+    crashes: int,
+    losses: int,
 ) -> None:
-    class Late(JobStore):
-        def finish(self, task_id: str, **facts: Any) -> bool:  # noqa: ANN401 - any field's type
-            os.kill(os.getpid(), signal.SIGUSR1)
-            return super().finish(task_id, **facts)
+    real = getattr(owner, method)
 
-    replace(runner, job_store=Late(client)).run(task_id)
-    done = _job(runner, task_id)
-    assert (done.status, done.crashes) == (Status.SUCCEEDED, 0)
-    assert list(runner.object_store.list(results_prefix(task_id))) == [done.result_key]
+    def late(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - any method's
+        signal.raise_signal(signal.SIGUSR1)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(owner, method, late)
+    job = _run(runner, task_id)
+    assert (job.status, job.crashes, job.losses) == (status, crashes, losses)
+    succeeded = status is Status.SUCCEEDED
+    assert model.calls == succeeded
+    assert _results(runner, task_id) == [job.result_key] * succeeded
 
 
-@pytest.mark.usefixtures("soft_limit")
-def test_the_time_limit_before_storing_is_a_crash(
-    runner: Runner, model: FakeModel, task_id: str
+def test_a_lease_is_renewed_for_as_long_as_the_job_runs(
+    runner: Runner, model: FakeModel, redis: Redis, task_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model.faults = [lambda: os.kill(os.getpid(), signal.SIGUSR1)]
-    runner.run(task_id)
-    waiting = _job(runner, task_id)
-    assert (waiting.status, waiting.crashes) == (Status.QUEUED, 1)
-    assert list(runner.object_store.list(results_prefix(task_id))) == []
+    def run_long() -> None:
+        redis.pexpire(redis_keys.lease_key(task_id), 5000)
+        while redis.pttl(redis_keys.lease_key(task_id)) <= 5000:
+            time.sleep(0.01)
 
-
-@pytest.mark.usefixtures("soft_limit")
-def test_the_time_limit_while_the_picture_is_fetched_is_nobodys_fault(
-    runner: Runner, model: FakeModel, task_id: str
-) -> None:
-    class Silent(ObjectStore):
-        def get(self, key: str) -> bytes:
-            signal.raise_signal(signal.SIGUSR1)
-            return super().get(key)
-
-    objects = runner.object_store
-    assert isinstance(objects, ObjectStore)
-    silent = Silent(objects.client, objects.public_client, objects.bucket)
-    replace(runner, object_store=silent).run(task_id)
-    waiting = _job(runner, task_id)
-    assert (waiting.status, waiting.crashes, waiting.losses) == (Status.QUEUED, 0, 1)
-    assert model.calls == 0
+    monkeypatch.setattr(module, "RENEW_SECONDS", 0.01)
+    model.faults = [run_long]
+    assert _run(runner, task_id).status is Status.SUCCEEDED
 
 
 def test_a_worker_that_overslept_its_lease_stores_nothing(
     runner: Runner,
     model: FakeModel,
-    client: Redis,
+    redis: Redis,
     task_id: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model.faults = [lambda: client.delete(redis_keys.lease_key(task_id))]
+    model.faults = [lambda: redis.delete(redis_keys.lease_key(task_id))]
     stored: list[str] = []
-
     monkeypatch.setattr(ObjectStore, "put", lambda *_, **__: stored.append(task_id))
-    runner.run(task_id)
+    assert _run(runner, task_id).status is Status.PROCESSING
     assert stored == []
-    assert _job(runner, task_id).status is Status.PROCESSING
 
 
-def test_an_unforeseen_error_fails_the_job_and_tells_nothing_of_it(
+def test_an_unforeseen_error_fails_the_job_and_shows_only_in_the_log(
     runner: Runner, model: FakeModel, task_id: str
 ) -> None:
     model.fail(RuntimeError("secret detail"))
-    runner.run(task_id)
-    error = _job(runner, task_id).error
+    with capture_logs() as lines:
+        error = _run(runner, task_id).error
     assert error is not None
-    assert error.type == "internal_error"
+    assert (error.type, error.retryable) == ("internal_error", True)
     assert "secret" not in error.message
-    assert error.retryable
+    assert [line["event"] for line in lines if line.get("exc_info")] == ["job.crashed"]
 
 
 def test_what_a_dead_run_stored_is_removed_by_the_run_that_counts(
@@ -243,16 +236,8 @@ def test_what_a_dead_run_stored_is_removed_by_the_run_that_counts(
     runner.job_store.claim(task_id, token="gpu1@h/1/stale", worker="gpu1@h")
     runner.object_store.put(stale, io.BytesIO(b"x"), 1, "image/png")
     runner.job_store.crash(task_id, holder="gpu1@h/1/")
-    runner.run(task_id)
-    done = _job(runner, task_id)
-    assert list(runner.object_store.list(results_prefix(task_id))) == [done.result_key]
-
-
-def test_a_record_tells_where_the_subject_lies(runner: Runner, task_id: str) -> None:
-    runner.run(task_id)
-    done = _job(runner, task_id)
-    assert done.foreground == {"top": 0, "left": 0, "width": 40, "height": 30}
-    assert (done.coverage, done.full_width, done.full_height) == (1.0, 40, 30)
+    done = _run(runner, task_id)
+    assert _results(runner, task_id) == [done.result_key]
 
 
 def test_a_background_is_fetched_and_lies_behind(
@@ -268,13 +253,12 @@ def test_a_background_is_fetched_and_lies_behind(
         make_job(
             task_id=made,
             model="m",
-            original_key=_job(runner, task_id).original_key,
+            original_key=recorded(runner.job_store, task_id).original_key,
             options=Options(OutputFormat.AUTO, background_sha256="0" * 64).to_dict(),
             background_key=behind,
         )
     )
-    runner.run(made)
-    done = _job(runner, made)
+    done = _run(runner, made)
     assert (done.format, done.foreground, done.coverage) == ("jpg", None, 0.0)
     with Image.open(io.BytesIO(runner.object_store.get(str(done.result_key)))) as image:
         assert image.getpixel((20, 15)) == pytest.approx((0, 0, 255), abs=3)

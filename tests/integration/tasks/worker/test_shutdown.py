@@ -1,42 +1,58 @@
-"""The thread that sees a worker end is there until the very last moment of its process."""
+"""The thread that ends a worker, which is there until the very last moment of its process."""
 
-import subprocess
-import sys
-from itertools import islice
+import threading
+from types import SimpleNamespace
+from typing import Any
 
-from tasks.redis_client import connect
+import pytest
+from celery import Celery
 
-_WORKER = "gpu0@shutdown"
-#: `Settings.load` is native code: an interpreter that ends while a thread is in it aborts. Here it
-#: would do so in one run of many; so it is taken away, and any call of it from there shows.
-_PROGRAM = """
-import sys, threading
-from tasks.runtime import Runtime
 from tasks.settings import Settings
-from tasks.worker import shutdown
+from tasks.worker import monitor, shutdown
+from tasks.worker.shutdown import ShutdownStep
+from tasks.worker_registry import WorkerRegistry
 
-shutdown._POLL_SECONDS = 0.0
-worker, url = sys.argv[1:]
-runtime = Runtime(Settings.load(redis_url=url, shutdown_seconds=60))
-Settings.load = None
-threading.Thread(target=shutdown.enforce_grace_period, args=(worker, runtime), daemon=True).start()
-input()
-"""
+WORKER, READY, LOADING = "gpu0@shutdown", 7, 8
 
 
-def test_it_never_breaks_the_process_off_that_ends(redis_url: str) -> None:
-    command = [sys.executable, "-c", _PROGRAM, _WORKER, redis_url]
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with (
-        connect(redis_url, timeout=30) as client,
-        client.monitor() as monitor,
-        subprocess.Popen(command, text=True, **pipes) as process,
-    ):
-        try:
-            asked = (each for each in monitor.listen() if _WORKER in each["command"])
-            list(islice(asked, 10))  # it looks again and again
-            out, err = process.communicate("\n", timeout=30)
-        finally:
-            process.kill()
-    assert (process.returncode, err) == (0, "")
-    assert "worker.ends" in out
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    killed: list[int] = []
+    monkeypatch.setattr(monitor, "child_pids", lambda: {READY, LOADING} - set(killed))
+    monkeypatch.setattr(monitor, "kill_child", killed.append)
+    return killed
+
+
+def test_a_child_that_loads_is_killed_at_once_and_one_that_works_after_the_grace_period(
+    app: Celery,
+    registry: WorkerRegistry,
+    server_settings: dict[str, object],
+    killed: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An interpreter that ends while a thread is in `Settings.load`, native code, aborts."""
+    loaders: list[threading.Thread] = []
+    load = Settings.load
+
+    def loading(**given: Any) -> Settings:  # noqa: ANN401 - any setting's
+        loaders.append(threading.current_thread())
+        return load(**{**server_settings, "shutdown_seconds": 0.3, **given})
+
+    monkeypatch.setattr(Settings, "load", loading)
+    at_the_end: list[tuple[str, list[int]]] = []
+    ended = threading.Event()
+
+    def force_exit(worker: str) -> None:
+        at_the_end.append((worker, killed.copy()))
+        ended.set()
+
+    monkeypatch.setattr(shutdown, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(shutdown, "_force_exit", force_exit)
+    registry.mark_ready(WORKER, 90, pid=READY)
+    app.amqp.queues.select(["model.m"])
+    step = ShutdownStep(SimpleNamespace(hostname=WORKER, app=app))
+    for _ in range(2):
+        step.close(None)
+    assert ended.wait(30)
+    assert at_the_end == [(WORKER, [LOADING, READY])]
+    assert loaders == [threading.main_thread()]

@@ -1,0 +1,57 @@
+"""A Celery application, a fake model and jobs for the tests of a model worker."""
+
+import io
+from collections.abc import Callable, Iterator
+
+import pytest
+from celery import Celery
+from PIL import Image
+from redis import Redis
+
+from inference.options import Options
+from tasks.app import create_celery
+from tasks.jobs.store import JobStore
+from tasks.object_store import ObjectStore
+from tasks.settings import Settings
+from tasks.worker_registry import WorkerRegistry
+from tests.support.jobs import make_job
+from tests.support.models import FakeModel
+
+
+@pytest.fixture
+def settings(server_settings: dict[str, object]) -> Settings:
+    return Settings.load(**server_settings, model="u2netp")
+
+
+@pytest.fixture
+def app(settings: Settings) -> Iterator[Celery]:
+    with create_celery(settings) as app:
+        yield app
+
+
+@pytest.fixture
+def registry(redis: Redis) -> WorkerRegistry:
+    return WorkerRegistry(redis)
+
+
+@pytest.fixture
+def model() -> FakeModel:
+    return FakeModel("m")
+
+
+@pytest.fixture
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), "orange").save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def submit(redis: Redis, objects: ObjectStore) -> Callable[[bytes], str]:
+    def submit(data: bytes) -> str:
+        job = make_job(model="m", options=Options().to_dict())
+        objects.put(job.original_key, io.BytesIO(data), len(data), "image/png")
+        JobStore(redis).create(job)
+        return job.task_id
+
+    return submit
