@@ -1,14 +1,11 @@
 """The worker registry in a real Redis: faults, answers, starts and silence."""
 
-from collections.abc import Iterator
-
 import pytest
 from redis import Redis
 
 from inference.models.registry import get_spec
 from tasks import redis_keys
 from tasks.jobs.store import JobStore
-from tasks.redis_client import connect
 from tasks.worker_registry import (
     ALIVE_SECONDS,
     MAX_FAULTS,
@@ -22,20 +19,9 @@ WORKER = "gpu0@h"
 
 
 @pytest.fixture
-def client(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url) as client:
-        yield client
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def registry(client: Redis, clock: Clock) -> WorkerRegistry:
+def registry(redis: Redis, clock: Clock) -> WorkerRegistry:
     """One worker is alive and ready."""
-    registry = WorkerRegistry(client, clock=clock)
+    registry = WorkerRegistry(redis, clock=clock)
     registry.record_heartbeat(WORKER, queue="gpu.h.0", model="m")
     registry.mark_ready(WORKER, 90, pid=2)
     return registry
@@ -46,35 +32,35 @@ def _worker(registry: WorkerRegistry) -> Worker:
     return worker
 
 
-def test_faults_in_a_row_drain_a_gpu_and_a_success_forgives_them(registry: WorkerRegistry) -> None:
-    for number in range(MAX_FAULTS - 1):
-        assert not registry.record_fault(WORKER, f"job{number}", "gpu_fault")
-    registry.record_result(WORKER, 1.0)
-    for number in range(MAX_FAULTS - 1):
-        assert not registry.record_fault(WORKER, f"job{number}", "gpu_fault")
+def _fail(registry: WorkerRegistry, times: int, job: str = "job{}") -> list[bool]:
+    """Record faults of a GPU; which of them drained it."""
+    return [
+        registry.record_fault(WORKER, job.format(number), "gpu_fault") for number in range(times)
+    ]
+
+
+def test_faults_in_a_row_drain_a_gpu_until_somebody_undrains_it(registry: WorkerRegistry) -> None:
+    most = [False] * (MAX_FAULTS - 1)
+    assert _fail(registry, MAX_FAULTS - 1) == most
+    registry.record_result(WORKER, 1.0)  # forgives them
+    assert _fail(registry, MAX_FAULTS - 1) == most
     assert registry.drained(WORKER) == ""
     assert registry.record_fault(WORKER, "another", "gpu_fault")
     assert "gpu_fault" in registry.drained(WORKER)
-
-
-def test_one_picture_that_is_too_much_drains_no_gpu(registry: WorkerRegistry) -> None:
-    for _ in range(2 * MAX_FAULTS):
-        assert not registry.record_fault(WORKER, "job", "gpu_out_of_memory")
-    assert registry.drained(WORKER) == ""
-
-
-def test_a_worker_that_is_undrained_may_fail_as_often_as_at_first(registry: WorkerRegistry) -> None:
-    for number in range(MAX_FAULTS):
-        registry.record_fault(WORKER, f"job{number}", "gpu_fault")
     assert _worker(registry).drained_by == "service"
     assert registry.undrain(WORKER)
-    assert not registry.record_fault(WORKER, "another", "gpu_fault")
+    assert _fail(registry, MAX_FAULTS - 1) == most, "it may fail as often as at first"
     assert _worker(registry).usable
 
 
+def test_one_picture_that_is_too_much_drains_no_gpu(registry: WorkerRegistry) -> None:
+    assert not any(_fail(registry, 2 * MAX_FAULTS, "job"))
+    assert registry.drained(WORKER) == ""
+
+
 @pytest.mark.usefixtures("registry")
-def test_a_worker_is_ready_only_as_long_as_it_lives(client: Redis, clock: Clock) -> None:
-    store = JobStore(client, clock=clock)
+def test_a_worker_is_ready_only_as_long_as_it_lives(redis: Redis, clock: Clock) -> None:
+    store = JobStore(redis, clock=clock)
     assert store.ready_workers() == [WORKER]
     # Its parent fell silent; what its model answered counts for a minute yet.
     clock.now += ALIVE_SECONDS + 1
@@ -89,7 +75,7 @@ def test_the_word_of_the_next_child_is_not_taken_back(registry: WorkerRegistry) 
 
 
 def test_starts_count_until_they_are_long_ago(
-    client: Redis, registry: WorkerRegistry, clock: Clock
+    redis: Redis, registry: WorkerRegistry, clock: Clock
 ) -> None:
     registry.record_start(WORKER)
     clock.now += STARTS_SECONDS - 1
@@ -97,7 +83,7 @@ def test_starts_count_until_they_are_long_ago(
     assert registry.count_starts(WORKER) == 2
     clock.now += 2
     assert registry.count_starts(WORKER) == 1
-    assert client.ttl(redis_keys.process_starts_key(WORKER)) > 0
+    assert redis.ttl(redis_keys.process_starts_key(WORKER)) > 0
 
 
 def test_a_worker_that_falls_silent_is_missing_for_a_day_unless_it_ended(
