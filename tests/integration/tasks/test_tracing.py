@@ -13,14 +13,13 @@ from opentelemetry import trace
 from opentelemetry.util._once import Once
 
 from api.app import create_app
-from inference.probe import ImageLimits
 from tasks.errors import SettingsError
 from tasks.tracing import configure_tracing, current_traceparent, flush_tracing, span
-from tasks.worker.runner import Runner
 from tests.support.jobs import recorded
 from tests.support.models import FakeModel
 from tests.support.services import services_on
 from tests.support.submissions import send_photo, task_id_of
+from tests.support.workers import make_runner
 
 pytest.importorskip("opentelemetry.sdk")
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -85,16 +84,7 @@ def test_one_trace_runs_from_the_caller_to_the_stored_result(
     del objects  # makes the bucket
     services, spans = services_on(server_settings), list[Any]()
     runtime = services.runtime
-    runner = Runner(
-        job_store=runtime.job_store,
-        object_store=runtime.object_store,
-        registry=runtime.registry,
-        model=FakeModel(),
-        model_lock=threading.Lock(),
-        limits=ImageLimits(),
-        worker="gpu0@h",
-        exit_child=lambda: None,
-    )
+    runner = make_runner(runtime, FakeModel())
     with collector(spans) as url:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
         configure_tracing("rmbg-test")

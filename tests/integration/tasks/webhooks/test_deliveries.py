@@ -14,15 +14,12 @@ from tests.support.receivers import answering, receiver
 URL = "http://127.0.0.1:9/"
 
 
-def test_the_event_is_there_with_the_jobs_end(post: Post) -> None:
-    job = post.finished(URL)
-    (delivery,) = post.deliveries.of(job.task_id)
-    assert (delivery.event, delivery.state) == ("removal.succeeded", DeliveryState.PENDING)
-    assert post.deliveries.next_due(delivery.id) == post.clock()
-    assert delivery.id.startswith(f"msg_{job.task_id}_")
-
-
 def test_every_way_to_end_has_its_event(post: Post) -> None:
+    done = post.finished(URL)
+    delivery = post.delivery(done)
+    assert delivery.state is DeliveryState.PENDING
+    assert post.deliveries.next_due(delivery.id) == post.clock(), "it is there with the job's end"
+    assert delivery.id.startswith(f"msg_{done.task_id}_")
     failed, canceled, poison = post.job(URL), post.job(URL), post.job(URL)
     late = post.job(URL, deadline=post.clock() + 1)
     post.finish(failed, Status.FAILED)
@@ -33,8 +30,8 @@ def test_every_way_to_end_has_its_event(post: Post) -> None:
         post.jobs.crash(poison.task_id, holder=lease_holder("gpu0@test", attempt))
     post.clock.now += 2
     assert post.jobs.fail_overdue(late.task_id)
-    events = [post.delivery(job).event for job in (failed, canceled, poison, late)]
-    ends = ("failed", "canceled", "failed", "failed")
+    events = [post.delivery(job).event for job in (done, failed, canceled, poison, late)]
+    ends = ("succeeded", "failed", "canceled", "failed", "failed")
     assert events == [f"removal.{each}" for each in ends]
     assert recorded(post.jobs, poison).error.type == "poison"
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from celery import Celery
-from redis import Redis
 
 from inference.errors import GpuFaultError, GpuOutOfMemoryError
 from tasks import redis_keys
@@ -35,22 +34,22 @@ def task(
     task.readiness.stop()
 
 
-def _worker(registry: WorkerRegistry) -> Worker:
-    (worker,) = registry.workers()
+def _worker(task: RemovalTask) -> Worker:
+    (worker,) = task.runner.registry.workers()
     return worker
 
 
 def test_jobs_that_find_no_memory_drain_their_gpu(
-    task: RemovalTask, registry: WorkerRegistry, model: FakeModel, png: bytes, submit: Submit
+    task: RemovalTask, png: bytes, submit: Submit
 ) -> None:
-    model.error = FULL
+    task.runner.model.error = FULL
     for number in range(MAX_FAULTS):
-        assert not _worker(registry).drained, number
+        assert not _worker(task).drained, number
         task(submit(png))
-    drained = _worker(registry)
+    drained = _worker(task)
     assert f"{MAX_FAULTS} faults in a row" in drained.drained
     assert (drained.drained_by, drained.running) == ("service", 0)
-    model.error = None
+    task.runner.model.error = None
     left = submit(png)
     task(left)
     waiting = recorded(task.runner.job_store, left)
@@ -58,40 +57,38 @@ def test_jobs_that_find_no_memory_drain_their_gpu(
 
 
 def test_a_job_that_is_done_forgives_the_faults_before_it(
-    task: RemovalTask, registry: WorkerRegistry, model: FakeModel, png: bytes, submit: Submit
+    task: RemovalTask, png: bytes, submit: Submit
 ) -> None:
-    for model.error in (*[FULL] * (MAX_FAULTS - 1), None, FULL):
+    for task.runner.model.error in (*[FULL] * (MAX_FAULTS - 1), None, FULL):
         task(submit(png))
-    assert not _worker(registry).drained
+    assert not _worker(task).drained
 
 
 def test_only_a_result_shows_that_the_model_answers(
-    task: RemovalTask, registry: WorkerRegistry, model: FakeModel, png: bytes, submit: Submit
+    task: RemovalTask, png: bytes, submit: Submit
 ) -> None:
-    registry.mark_not_ready(WORKER)
-    for data, model.error in ((b"no picture", None), (png, FULL), (png, None)):
+    task.runner.registry.mark_not_ready(WORKER)
+    for data, task.runner.model.error in ((b"no picture", None), (png, FULL), (png, None)):
         task(submit(data))
-        ready = data == png and model.error is None
-        assert _worker(registry).ready is ready
+        ready = data == png and task.runner.model.error is None
+        assert _worker(task).ready is ready
         # What did not come to its end says nothing of how long a job takes.
-        assert registry._client.hexists(redis_keys.worker_key(WORKER), "seconds") is ready
+        assert (
+            task.runner.registry._client.hexists(redis_keys.worker_key(WORKER), "seconds") is ready
+        )
 
 
-def test_a_probe_that_fails_announces_nothing(
-    task: RemovalTask, registry: WorkerRegistry, model: FakeModel
-) -> None:
+def test_a_probe_that_fails_announces_nothing(task: RemovalTask) -> None:
     assert task.readiness is not None
-    registry.mark_not_ready(WORKER)
-    for model.error in (FULL, None):
+    task.runner.registry.mark_not_ready(WORKER)
+    for task.runner.model.error in (FULL, None):
         task.readiness.check()
-        assert _worker(registry).ready is (model.error is None)
+        assert _worker(task).ready is (task.runner.model.error is None)
 
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_probe_that_finds_a_broken_gpu_context_ends_the_process_after_its_job(
     task: RemovalTask,
-    redis: Redis,
-    model: FakeModel,
     monkeypatch: pytest.MonkeyPatch,
     *,
     busy: bool,
@@ -99,7 +96,7 @@ def test_a_probe_that_finds_a_broken_gpu_context_ends_the_process_after_its_job(
     assert task.readiness is not None
     left: list[bool] = []
     monkeypatch.setattr(task.readiness, "_exit_child", lambda: left.append(True))
-    model.error = GpuFaultError("illegal address")
+    task.runner.model.error = GpuFaultError("illegal address")
     if busy:
         task.readiness.begin_job()
     task.readiness.check()
@@ -108,4 +105,4 @@ def test_a_probe_that_finds_a_broken_gpu_context_ends_the_process_after_its_job(
         task.readiness.end_job(0.5)
     assert left == [True]
     # The success of the job that was running forgives the fault before it.
-    assert redis.scard(redis_keys.gpu_faults_key(WORKER)) == (not busy)
+    assert task.runner.registry._client.scard(redis_keys.gpu_faults_key(WORKER)) == (not busy)

@@ -2,7 +2,6 @@
 
 import io
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,17 +14,19 @@ from structlog.testing import capture_logs
 
 from inference.errors import GpuFaultError, GpuOutOfMemoryError
 from inference.options import Options, OutputFormat
-from inference.probe import ImageLimits
 from tasks import redis_keys
 from tasks.errors import QueueUnavailableError
 from tasks.jobs.job import Job, Status, new_task_id
 from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore, background_key, results_prefix
+from tasks.runtime import Runtime
+from tasks.settings import Settings
 from tasks.worker import runner as module
 from tasks.worker.runner import Runner
 from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
 from tests.support.jobs import make_job, recorded
 from tests.support.models import FakeModel
+from tests.support.workers import make_runner
 
 WORKER = "gpu0@h"
 FULL, BROKEN = GpuOutOfMemoryError("full"), GpuFaultError("illegal address")
@@ -38,17 +39,9 @@ def left() -> list[bool]:
 
 
 @pytest.fixture
-def runner(redis: Redis, objects: ObjectStore, model: FakeModel, left: list[bool]) -> Runner:
-    return Runner(
-        job_store=JobStore(redis),
-        object_store=objects,
-        registry=WorkerRegistry(redis),
-        model=model,
-        model_lock=threading.Lock(),
-        limits=ImageLimits(),
-        worker=WORKER,
-        exit_child=lambda: left.append(True),
-    )
+def runner(settings: Settings, redis: Redis, objects: ObjectStore, left: list[bool]) -> Runner:
+    runtime = Runtime(settings, redis=redis, object_store=objects)
+    return make_runner(runtime, FakeModel("m"), worker=WORKER, exit_child=lambda: left.append(True))
 
 
 @pytest.fixture
@@ -81,7 +74,6 @@ def test_a_job_runs_to_its_end(runner: Runner, task_id: str) -> None:
 )
 def test_a_job_that_a_gpu_fails_goes_to_another_one(
     runner: Runner,
-    model: FakeModel,
     task_id: str,
     left: list[bool],
     *,
@@ -90,25 +82,22 @@ def test_a_job_that_a_gpu_fails_goes_to_another_one(
     calls: int,
     exits: list[bool],
 ) -> None:
-    model.fail(error, times)
+    runner.model.fail(error, times)
     waiting = _run(runner, task_id)
     assert (waiting.status, waiting.excluded_worker) == (Status.QUEUED, WORKER)
     assert (waiting.crashes, waiting.losses) == (0, 1)
     assert task_id in runner.job_store.due()
-    assert (model.calls, left) == (calls, exits)
+    assert (runner.model.calls, left) == (calls, exits)
 
 
-def test_out_of_memory_once_is_tried_again_here(
-    runner: Runner, model: FakeModel, task_id: str
-) -> None:
-    model.fail(FULL)
+def test_out_of_memory_once_is_tried_again_here(runner: Runner, task_id: str) -> None:
+    runner.model.fail(FULL)
     assert _run(runner, task_id).status is Status.SUCCEEDED
-    assert model.calls == 2
+    assert runner.model.calls == 2
 
 
 def test_a_broken_gpu_context_ends_the_process_though_redis_is_away(
     runner: Runner,
-    model: FakeModel,
     task_id: str,
     left: list[bool],
     monkeypatch: pytest.MonkeyPatch,
@@ -117,27 +106,25 @@ def test_a_broken_gpu_context_ends_the_process_though_redis_is_away(
         raise QueueUnavailableError("away")
 
     monkeypatch.setattr(WorkerRegistry, "record_fault", away)
-    model.fail(BROKEN)
+    runner.model.fail(BROKEN)
     with pytest.raises(QueueUnavailableError):
         runner.run(task_id)
     assert left == [True]
 
 
 def test_a_gpu_with_faults_in_a_row_is_drained_and_its_jobs_passed_on(
-    runner: Runner, redis: Redis, model: FakeModel, task_id: str
+    runner: Runner, redis: Redis, task_id: str
 ) -> None:
     for number in range(MAX_FAULTS):
         runner.registry.record_fault(WORKER, f"job{number}", "gpu_fault")
     assert _run(runner, task_id).status is Status.QUEUED
-    assert model.calls == 0
+    assert runner.model.calls == 0
     # After a pause: at once, this very worker might be the one that takes it, again and again.
     assert redis.zscore(redis_keys.DUE_JOBS, task_id) > time.time()
 
 
-def test_a_job_that_is_canceled_while_it_runs_leaves_nothing(
-    runner: Runner, model: FakeModel, task_id: str
-) -> None:
-    model.faults = [lambda: runner.job_store.cancel(task_id)]
+def test_a_job_that_is_canceled_while_it_runs_leaves_nothing(runner: Runner, task_id: str) -> None:
+    runner.model.faults = [lambda: runner.job_store.cancel(task_id)]
     assert _run(runner, task_id).status is Status.CANCELED
     assert _results(runner, task_id) == []
 
@@ -166,7 +153,6 @@ def soft_limit() -> Iterator[None]:
 )
 def test_the_time_limit_is_a_crash_while_the_model_has_the_picture_and_never_spoils_a_result(
     runner: Runner,
-    model: FakeModel,
     task_id: str,
     monkeypatch: pytest.MonkeyPatch,
     *,
@@ -186,12 +172,12 @@ def test_the_time_limit_is_a_crash_while_the_model_has_the_picture_and_never_spo
     job = _run(runner, task_id)
     assert (job.status, job.crashes, job.losses) == (status, crashes, losses)
     succeeded = status is Status.SUCCEEDED
-    assert model.calls == succeeded
+    assert runner.model.calls == succeeded
     assert _results(runner, task_id) == [job.result_key] * succeeded
 
 
 def test_a_lease_is_renewed_for_as_long_as_the_job_runs(
-    runner: Runner, model: FakeModel, redis: Redis, task_id: str, monkeypatch: pytest.MonkeyPatch
+    runner: Runner, redis: Redis, task_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_long() -> None:
         redis.pexpire(redis_keys.lease_key(task_id), 5000)
@@ -199,18 +185,17 @@ def test_a_lease_is_renewed_for_as_long_as_the_job_runs(
             time.sleep(0.01)
 
     monkeypatch.setattr(module, "RENEW_SECONDS", 0.01)
-    model.faults = [run_long]
+    runner.model.faults = [run_long]
     assert _run(runner, task_id).status is Status.SUCCEEDED
 
 
 def test_a_worker_that_overslept_its_lease_stores_nothing(
     runner: Runner,
-    model: FakeModel,
     redis: Redis,
     task_id: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model.faults = [lambda: redis.delete(redis_keys.lease_key(task_id))]
+    runner.model.faults = [lambda: redis.delete(redis_keys.lease_key(task_id))]
     stored: list[str] = []
     monkeypatch.setattr(ObjectStore, "put", lambda *_, **__: stored.append(task_id))
     assert _run(runner, task_id).status is Status.PROCESSING
@@ -218,9 +203,9 @@ def test_a_worker_that_overslept_its_lease_stores_nothing(
 
 
 def test_an_unforeseen_error_fails_the_job_and_shows_only_in_the_log(
-    runner: Runner, model: FakeModel, task_id: str
+    runner: Runner, task_id: str
 ) -> None:
-    model.fail(RuntimeError("secret detail"))
+    runner.model.fail(RuntimeError("secret detail"))
     with capture_logs() as lines:
         error = _run(runner, task_id).error
     assert error is not None
@@ -240,10 +225,8 @@ def test_what_a_dead_run_stored_is_removed_by_the_run_that_counts(
     assert _results(runner, task_id) == [done.result_key]
 
 
-def test_a_background_is_fetched_and_lies_behind(
-    runner: Runner, task_id: str, model: FakeModel
-) -> None:
-    model.opacity = 0  # a picture without a subject
+def test_a_background_is_fetched_and_lies_behind(runner: Runner, task_id: str) -> None:
+    runner.model.opacity = 0  # a picture without a subject
     blue = io.BytesIO()
     Image.new("RGB", (9, 9), "blue").save(blue, "PNG")
     made = new_task_id()
