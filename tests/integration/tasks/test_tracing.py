@@ -18,7 +18,7 @@ from tasks.tracing import configure_tracing, current_traceparent, flush_tracing,
 from tests.support.jobs import recorded
 from tests.support.models import FakeModel
 from tests.support.services import services_on
-from tests.support.submissions import send_photo, task_id_of
+from tests.support.submissions import send_picture, task_id_of
 from tests.support.workers import make_runner
 
 pytest.importorskip("opentelemetry.sdk")
@@ -89,7 +89,7 @@ def test_one_trace_runs_from_the_caller_to_the_stored_result(
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
         configure_tracing("rmbg-test")
         with create_app(services).test_client() as client:
-            task_id = task_id_of(send_photo(client, None, {"traceparent": PARENT}))
+            task_id = task_id_of(send_picture(client, headers={"traceparent": PARENT}))
         assert recorded(runtime.job_store, task_id).traceparent.split("-")[1] == TRACE
         runner.run(task_id)
         flush_tracing()

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from celery import Celery
-from PIL import Image
 from redis import Redis
 
 from inference.options import Options
@@ -16,6 +15,7 @@ from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
 from tests.support.jobs import make_job
 from tests.support.models import FakeModel
+from tests.support.submissions import PICTURE
 
 
 @pytest.fixture
@@ -40,15 +40,10 @@ def model() -> FakeModel:
 
 
 @pytest.fixture
-def png() -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (40, 30), "orange").save(file, "PNG")
-    return file.getvalue()
+def submit(redis: Redis, objects: ObjectStore) -> Callable[..., str]:
+    """Makes a job of a file."""
 
-
-@pytest.fixture
-def submit(redis: Redis, objects: ObjectStore) -> Callable[[bytes], str]:
-    def submit(data: bytes) -> str:
+    def submit(data: bytes = PICTURE) -> str:
         job = make_job(model="m", options=Options().to_dict())
         objects.put(job.original_key, io.BytesIO(data), len(data), "image/png")
         JobStore(redis).create(job)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from celery import Celery
+from redis import Redis
 
 from inference.errors import GpuFaultError, GpuOutOfMemoryError
 from tasks import redis_keys
@@ -15,10 +16,11 @@ from tasks.worker.celery_tasks import RemovalTask
 from tasks.worker_registry import MAX_FAULTS, Worker, WorkerRegistry
 from tests.support.jobs import recorded
 from tests.support.models import FakeModel
+from tests.support.submissions import PICTURE
 
 WORKER = "gpu0@h"
 FULL = GpuOutOfMemoryError("full")
-Submit = Callable[[bytes], str]
+Submit = Callable[..., str]
 
 
 @pytest.fixture
@@ -39,43 +41,39 @@ def _worker(task: RemovalTask) -> Worker:
     return worker
 
 
-def test_jobs_that_find_no_memory_drain_their_gpu(
-    task: RemovalTask, png: bytes, submit: Submit
-) -> None:
+def test_jobs_that_find_no_memory_drain_their_gpu(task: RemovalTask, submit: Submit) -> None:
     task.runner.model.error = FULL
     for number in range(MAX_FAULTS):
         assert not _worker(task).drained, number
-        task(submit(png))
+        task(submit())
     drained = _worker(task)
     assert f"{MAX_FAULTS} faults in a row" in drained.drained
     assert (drained.drained_by, drained.running) == ("service", 0)
     task.runner.model.error = None
-    left = submit(png)
+    left = submit()
     task(left)
     waiting = recorded(task.runner.job_store, left)
     assert (waiting.status, waiting.attempts) == (Status.QUEUED, 0)
 
 
 def test_a_job_that_is_done_forgives_the_faults_before_it(
-    task: RemovalTask, png: bytes, submit: Submit
+    task: RemovalTask, submit: Submit
 ) -> None:
     for task.runner.model.error in (*[FULL] * (MAX_FAULTS - 1), None, FULL):
-        task(submit(png))
+        task(submit())
     assert not _worker(task).drained
 
 
 def test_only_a_result_shows_that_the_model_answers(
-    task: RemovalTask, png: bytes, submit: Submit
+    task: RemovalTask, redis: Redis, submit: Submit
 ) -> None:
     task.runner.registry.mark_not_ready(WORKER)
-    for data, task.runner.model.error in ((b"no picture", None), (png, FULL), (png, None)):
+    for data, task.runner.model.error in ((b"no picture", None), (PICTURE, FULL), (PICTURE, None)):
         task(submit(data))
-        ready = data == png and task.runner.model.error is None
+        ready = data == PICTURE and task.runner.model.error is None
         assert _worker(task).ready is ready
         # What did not come to its end says nothing of how long a job takes.
-        assert (
-            task.runner.registry._client.hexists(redis_keys.worker_key(WORKER), "seconds") is ready
-        )
+        assert redis.hexists(redis_keys.worker_key(WORKER), "seconds") is ready
 
 
 def test_a_probe_that_fails_announces_nothing(task: RemovalTask) -> None:
@@ -88,10 +86,7 @@ def test_a_probe_that_fails_announces_nothing(task: RemovalTask) -> None:
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_probe_that_finds_a_broken_gpu_context_ends_the_process_after_its_job(
-    task: RemovalTask,
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    busy: bool,
+    task: RemovalTask, redis: Redis, monkeypatch: pytest.MonkeyPatch, *, busy: bool
 ) -> None:
     assert task.readiness is not None
     left: list[bool] = []
@@ -105,4 +100,4 @@ def test_a_probe_that_finds_a_broken_gpu_context_ends_the_process_after_its_job(
         task.readiness.end_job(0.5)
     assert left == [True]
     # The success of the job that was running forgives the fault before it.
-    assert task.runner.registry._client.scard(redis_keys.gpu_faults_key(WORKER)) == (not busy)
+    assert redis.scard(redis_keys.gpu_faults_key(WORKER)) == (not busy)

@@ -26,6 +26,7 @@ from tasks.worker.runner import Runner
 from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
 from tests.support.jobs import make_job, recorded
 from tests.support.models import FakeModel
+from tests.support.submissions import png
 from tests.support.workers import make_runner
 
 WORKER = "gpu0@h"
@@ -45,8 +46,8 @@ def runner(settings: Settings, redis: Redis, objects: ObjectStore, left: list[bo
 
 
 @pytest.fixture
-def task_id(submit: Callable[[bytes], str], png: bytes) -> str:
-    return submit(png)
+def task_id(submit: Callable[..., str]) -> str:
+    return submit()
 
 
 def _run(runner: Runner, task_id: str) -> Job:
@@ -227,11 +228,10 @@ def test_what_a_dead_run_stored_is_removed_by_the_run_that_counts(
 
 def test_a_background_is_fetched_and_lies_behind(runner: Runner, task_id: str) -> None:
     runner.model.opacity = 0  # a picture without a subject
-    blue = io.BytesIO()
-    Image.new("RGB", (9, 9), "blue").save(blue, "PNG")
+    blue = png("blue", (9, 9))
     made = new_task_id()
     behind = background_key(made)
-    runner.object_store.put(behind, io.BytesIO(blue.getvalue()), blue.tell(), "image/png")
+    runner.object_store.put(behind, io.BytesIO(blue), len(blue), "image/png")
     runner.job_store.create(
         make_job(
             task_id=made,
