@@ -1,8 +1,14 @@
 import pytest
 
 from api.errors import BY_STATUS, ERRORS, from_inference, from_validation
-from inference import errors as inference_errors
-from inference.errors import InferenceError, InvalidOptionError
+from inference.errors import (
+    ImageTooLargeError,
+    ImageTooSmallError,
+    InferenceError,
+    InvalidImageError,
+    InvalidOptionError,
+    UnsupportedFormatError,
+)
 from tasks.errors import ObjectStoreUnavailableError, QueueUnavailableError
 
 
@@ -28,30 +34,23 @@ def test_unavailable_dependencies_have_a_row() -> None:
     assert ERRORS[ObjectStoreUnavailableError.code].status == 503
 
 
-def test_a_picture_that_cannot_be_used_is_the_callers_fault() -> None:
-    met_at_submission = [
-        inference_errors.InvalidImageError,
-        inference_errors.UnsupportedFormatError,
-        inference_errors.ImageTooLargeError,
-        inference_errors.ImageTooSmallError,
-    ]
-    for kind in met_at_submission:
-        error = from_inference(kind("why"))
-        assert 400 <= error.row.status < 500, kind
-        assert str(error) == "why"
-
-
-def test_an_option_out_of_range_names_its_field() -> None:
-    error = from_inference(InvalidOptionError("matte_color", "Give a colour."))
-    assert error.row.type == "invalid_parameter"
-    assert error.fields == {"matte_color": "Give a colour."}
+@pytest.mark.parametrize(
+    "kind", [InvalidImageError, UnsupportedFormatError, ImageTooLargeError, ImageTooSmallError]
+)
+def test_a_picture_that_cannot_be_used_is_the_callers_fault(kind: type[InferenceError]) -> None:
+    error = from_inference(kind("why"))
+    assert 400 <= error.row.status < 500
+    assert str(error) == "why"
 
 
 def test_an_inference_error_without_a_row_is_our_fault() -> None:
     assert from_inference(InferenceError("boom")).row.status == 500
 
 
-def test_unknown_parameters_are_named() -> None:
+def test_a_parameter_that_is_unknown_or_out_of_range_is_named() -> None:
+    error = from_inference(InvalidOptionError("matte_color", "Give a colour."))
+    assert error.row.type == "invalid_parameter"
+    assert error.fields == {"matte_color": "Give a colour."}
     error = from_validation({"files": {"imgae": ["Unknown field."], "quality": ["Bad."]}})
     assert error.row.type == "unknown_parameter"
     assert "imgae" in str(error)

@@ -1,6 +1,7 @@
-"""Forms are read as they arrive, whatever the pieces they arrive in."""
+"""Forms are read as they arrive, whatever the pieces they arrive in, and JSON strictly."""
 
 import io
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
@@ -12,7 +13,18 @@ from hypothesis import strategies as st
 from urllib3.filepost import encode_multipart_formdata
 
 from api.errors import ApiError
-from api.forms import FilePart, Form, TextPart, form_parts, install_bodies, read_file, read_form
+from api.forms import (
+    FilePart,
+    Form,
+    TextPart,
+    form_parts,
+    install_bodies,
+    read_form,
+    read_json,
+)
+
+#: Makes a request of a body, as the application's handlers see it.
+Post = Callable[..., AbstractContextManager[RequestContext]]
 
 
 class _Dribble:
@@ -26,7 +38,7 @@ class _Dribble:
         return self._stream.read(min(size, self._size))
 
 
-def _form(fields: list[tuple[str, object]]) -> bytes:
+def _form(*fields: tuple[str, object]) -> bytes:
     body, _ = encode_multipart_formdata(fields, boundary="edge")
     return body
 
@@ -38,7 +50,7 @@ def _parts(data: bytes, *, size: int = 2**16) -> Iterator[TextPart | FilePart]:
 @given(st.binary(max_size=900), st.integers(1, 100))
 def test_files_and_fields_come_in_their_order(content: bytes, size: int) -> None:
     data = _form(
-        [("images", ("ü.jpg", content)), ("quality", "80"), ("images", ("b.png", content + b"!"))]
+        ("images", ("ü.jpg", content)), ("quality", "80"), ("images", ("b.png", content + b"!"))
     )
     seen = []
     for part in _parts(data, size=size):
@@ -50,23 +62,23 @@ def test_files_and_fields_come_in_their_order(content: bytes, size: int) -> None
 
 
 def test_a_file_that_is_not_read_is_skipped() -> None:
-    data = _form([("images", ("a", b"x" * 500)), ("images", ("b", b"y"))])
+    data = _form(("images", ("a", b"x" * 500)), ("images", ("b", b"y")))
     names = [part.file_name for part in _parts(data) if isinstance(part, FilePart)]
     assert names == ["a", "b"]
 
 
-@pytest.mark.parametrize("keep", [0, 10, 100, 180])
-def test_a_form_that_is_cut_off_is_told(keep: int) -> None:
-    data = _form([("images", ("a.jpg", b"x" * 200))])
-    with pytest.raises(ApiError, match="cut off"):
-        list(_parts(data[:keep]))
-
-
-def test_endless_fields_are_refused() -> None:
-    with pytest.raises(ApiError, match=r"'note' has more than 1\.0 MB"):
-        list(_parts(_form([("note", "x" * 2**21)])))
-    with pytest.raises(ApiError, match="more than 75 parts"):
-        list(_parts(_form([("note", "x")] * 200)))
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        *((_form(("images", ("a", b"x" * 200)))[:kept], "cut off") for kept in (0, 10, 100, 180)),
+        (_form(("note", "x" * 2**21)), r"'note' has more than 1\.0 MB"),
+        (_form(*[("note", "x")] * 200), "more than 75 parts"),
+    ],
+    ids=["0", "10", "100", "180", "large", "many"],
+)
+def test_a_form_that_is_cut_off_or_endless_is_refused(data: bytes, words: str) -> None:
+    with pytest.raises(ApiError, match=words):
+        list(_parts(data))
 
 
 # -- forms that are read whole --------------------------------------------------------------------
@@ -76,8 +88,7 @@ _READ = 2**16
 
 
 @pytest.fixture
-def posted() -> Callable[..., AbstractContextManager[RequestContext]]:
-    """A request of a body, as the application's handlers see it."""
+def posted() -> Post:
     app = Flask("forms")
     install_bodies(app)
 
@@ -93,29 +104,25 @@ def _read(most: int = 10 * 2**20) -> Form:
 
 @pytest.mark.parametrize("reads", [1, 2])
 def test_no_byte_is_added_where_a_read_ends_inside_the_last_boundary(
-    posted: Callable[..., AbstractContextManager[RequestContext]], reads: int
+    posted: Post, reads: int
 ) -> None:
     """Werkzeug 3.1.9 adds a carriage return to the file for one of these lengths."""
-    around = len(_form([("image", ("a.jpg", b""))])) + 8
-    for length in range(reads * _READ - around, reads * _READ + 8):
+    whole = reads * _READ - len(_form(("image", ("a.jpg", b""))))
+    for length in range(whole - 8, whole + len("\r\n--edge--\r\n") + 8):
         content = b"\xff" * length
-        with posted(_form([("image", ("a.jpg", content))])):
+        with posted(_form(("image", ("a.jpg", content)))):
             file = _read().files["image"]
             assert file.stream.read() == content, length
             assert file.length == length
 
 
-def test_fields_and_files_are_told_apart(
-    posted: Callable[..., AbstractContextManager[RequestContext]],
-) -> None:
+def test_fields_and_files_are_told_apart(posted: Post) -> None:
     data = _form(
-        [
-            ("quality", "80"),
-            ("quality", "90"),
-            ("matte_color", ""),
-            ("image", ("ü.jpg", b"picture")),
-            ("background_image", ("", b"")),
-        ]
+        ("quality", "80"),
+        ("quality", "90"),
+        ("matte_color", ""),
+        ("image", ("ü.jpg", b"picture")),
+        ("background_image", ("", b"")),
     )
     with posted(data):
         form = _read()
@@ -124,52 +131,33 @@ def test_fields_and_files_are_told_apart(
     assert (form.files["image"].file_name, form.files["image"].length) == ("ü.jpg", 7)
 
 
-def _part(head: bytes, content: bytes = b"x") -> bytes:
-    return b"--edge\r\n" + head + b"\r\n\r\n" + content + b"\r\n--edge--\r\n"
-
-
 @pytest.mark.parametrize(
-    ("head", "name"),
+    ("head", "texts", "file_names"),
     [
-        (b"""Content-Disposition: form-data; name="image"; filename*=UTF-8''%C3%BC.jpg""", "ü.jpg"),
-        (b"""Content-Disposition: form-data; name="image"; filename="\xfc.jpg" """, "\ufffd.jpg"),
+        (b"""name="image"; filename*=UTF-8''%C3%BC.jpg""", {}, ["ü.jpg"]),
+        (b"""name="image"; filename="\xfc.jpg" """, {}, ["\ufffd.jpg"]),
+        (b"""name="note"\r\nContent-Type: text/plain; charset=ISO-8859-1""", {"note": "ü"}, []),
     ],
-    ids=["RFC 5987", "latin-1"],
+    ids=["RFC 5987", "latin-1 name", "latin-1 text"],
 )
-def test_file_names_of_older_clients(
-    posted: Callable[..., AbstractContextManager[RequestContext]], head: bytes, name: str
+def test_names_and_texts_of_older_clients(
+    posted: Post, head: bytes, texts: dict[str, str], file_names: list[str]
 ) -> None:
-    with posted(_part(head)):
-        assert _read().files["image"].file_name == name
+    head = b"--edge\r\nContent-Disposition: form-data; " + head
+    with posted(head + b"\r\n\r\n\xfc\r\n--edge--\r\n"):
+        form = _read()
+    assert form.texts == texts
+    assert [file.file_name for file in form.files.values()] == file_names
 
 
-def test_a_field_may_name_its_charset(
-    posted: Callable[..., AbstractContextManager[RequestContext]],
-) -> None:
-    head = b"""Content-Disposition: form-data; name="metadata"
-Content-Type: text/plain; charset=ISO-8859-1""".replace(b"\n", b"\r\n")
-    with posted(_part(head, b"\xfc")):
-        assert _read().texts == {"metadata": "ü"}
-
-
-def test_a_file_that_is_too_large_is_read_away_and_the_next_one_is_whole(
-    posted: Callable[..., AbstractContextManager[RequestContext]],
-) -> None:
-    data = _form([("images", ("a", b"x" * 100_000)), ("images", ("b", b"y"))])
+def test_a_file_that_is_too_large_is_read_away_and_the_next_part_is_whole(posted: Post) -> None:
+    data = _form(("image", ("a", b"x" * 300_000)), ("quality", "80"), ("other", ("b", b"y")))
     with posted(data):
-        parts = _parts(data, size=64)
-        large, small = (read_file(each, 1000) for each in parts if isinstance(each, FilePart))
-        assert large.length == 100_000
-        assert len(large.stream.read()) <= 1000
-        assert (small.length, small.stream.read()) == (1, b"y")
-
-
-def test_of_a_file_that_is_too_large_the_length_is_known(
-    posted: Callable[..., AbstractContextManager[RequestContext]],
-) -> None:
-    with posted(_form([("image", ("a.jpg", b"x" * 300_000)), ("quality", "80")])):
         form = _read(most=100_000)
-    assert form.files["image"].length == 300_000
+        large, small = form.files.values()
+        assert large.length == 300_000
+        assert len(large.stream.read()) <= 100_000
+        assert (small.length, small.stream.read()) == (1, b"y")
     assert form.texts == {"quality": "80"}
 
 
@@ -178,18 +166,40 @@ def test_of_a_file_that_is_too_large_the_length_is_known(
     [
         (b"\r\n", _TYPE, "bad_request"),
         (b"no form at all", _TYPE, "bad_request"),
-        (_form([("image", ("a", b"x"))])[:-4], _TYPE, "bad_request"),
+        (_form(("image", ("a", b"x")))[:-4], _TYPE, "bad_request"),
         (b"x", "multipart/form-data", "bad_request"),
-        (_form([("note", "x" * 600_000)]), _TYPE, "payload_too_large"),
+        (_form(("note", "x" * 600_000)), _TYPE, "payload_too_large"),
     ],
     ids=["empty", "none", "cut off", "no boundary", "large field"],
 )
-def test_a_form_that_cannot_be_read(
-    posted: Callable[..., AbstractContextManager[RequestContext]],
-    data: bytes,
-    kind: str,
-    error: str,
-) -> None:
+def test_a_form_that_cannot_be_read(posted: Post, data: bytes, kind: str, error: str) -> None:
     with posted(data, kind), pytest.raises(ApiError) as raised:
         _read()
     assert raised.value.row.type == error
+
+
+# -- JSON -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "NaN",
+        '{"a": Infinity}',
+        '"\\ud800"',
+        '{"\\udfff": 1}',
+        "[" * 100_000,
+        "[" * 33 + "]" * 33,
+        b"\xff\xfe\xfd",
+    ],
+    ids=lambda text: repr(text)[:20],
+)
+def test_json_that_could_not_be_written_again_is_refused(text: str | bytes) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        read_json(text)
+
+
+@pytest.mark.parametrize("value", [None, {"a": [1, 2.5, "ü€😀", True]}, [[[[[]]]]], "x" * 100_000])
+def test_other_json_comes_back_whole(value: object) -> None:
+    assert read_json(json.dumps(value)) == value

@@ -4,103 +4,73 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Sequence
 
 import pytest
 import trustme
 
 from tasks.errors import UrlNotAllowedError, UrlTimeoutError, UrlTooLargeError, UrlUnreachableError
-from tasks.net.http_client import Deadline, HttpClient
+from tasks.net.http_client import Deadline, FetchedFile, HttpClient, HttpResponse
 from tasks.net.url_guard import AllowList, UrlGuard
+from tests.support.serving import Handle, Request, answer, serving
 
-Handle = Callable[[BaseHTTPRequestHandler], None]
 MOST = 1000
 
 
-@contextmanager
-def serving(handle: Handle, tls: ssl.SSLContext | None = None) -> Iterator[int]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            handle(self)
-
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            handle(self)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.handle_error = lambda *_: None  # type: ignore[method-assign] # clients break off here
-        if tls is not None:
-            server.socket = tls.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def answer(status: int, body: bytes = b"", **headers: str) -> Handle:
-    def handle(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(status)
-        for name, value in headers.items():
-            request.send_header(name.replace("_", "-"), value)
-        request.send_header("Content-Length", str(len(body)))
-        request.end_headers()
-        request.wfile.write(body)
-
-    return handle
-
-
-def client(*hosts: str, connect_seconds: float = 3.0) -> HttpClient:
-    """Names lead to loopback; only those named, and 127.0.0.1, are open."""
-    allow = AllowList(frozenset(hosts or {"127.0.0.1"}))
-    guard = UrlGuard(allow, lambda _host, _port: ["127.0.0.1"])
+def _client(connect_seconds: float = 3.0) -> HttpClient:
+    """A client to which only the host 127.0.0.1 is open, though other names lead there too."""
+    guard = UrlGuard(AllowList(frozenset({"127.0.0.1"})), lambda _host, _port: ["127.0.0.1"])
     return HttpClient(guard, connect_seconds=connect_seconds)
 
 
-def fetch(port: int, path: str = "/", seconds: float = 10) -> bytes:
+def _fetch(port: int, path: str = "/", seconds: float = 10, **options: float) -> FetchedFile:
     url = f"http://127.0.0.1:{port}{path}"
-    return client().fetch(url, max_bytes=MOST, seconds=seconds).data
+    return _client(**options).fetch(url, max_bytes=MOST, seconds=seconds)
 
 
-def test_a_file_comes_with_its_type_and_name() -> None:
-    with serving(answer(200, b"picture", Content_Type="image/jpeg; x=y")) as port:
-        got = client().fetch(f"http://127.0.0.1:{port}/a/b%20c.jpg?d", max_bytes=7, seconds=10)
-    assert (got.data, got.media_type, got.file_name) == (b"picture", "image/jpeg", "b c.jpg")
+def _post(port: int, deadline: Deadline, **options: float) -> HttpResponse:
+    url = f"http://127.0.0.1:{port}/"
+    return _client(**options).post(url, b"{}", {"X-Own": "1"}, deadline=deadline)
 
 
-def test_the_connection_goes_to_the_checked_address_under_the_original_name() -> None:
-    seen: list[str | None] = []
+def test_a_file_of_the_largest_size_comes_with_its_type_and_name() -> None:
+    with serving(answer(200, b"x" * MOST, Content_Type="image/jpeg; x=y")) as port:
+        got = _fetch(port, "/a/b%20c.jpg?d")
+    assert (got.data, got.media_type, got.file_name) == (b"x" * MOST, "image/jpeg", "b c.jpg")
+
+
+def test_a_compressed_answer_is_not_blown_up() -> None:
+    with serving(answer(200, b"\x1f\x8bsmall", Content_Encoding="gzip")) as port:
+        assert _fetch(port).data == b"\x1f\x8bsmall"
+
+
+def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with serving(answer(200, b"direct")) as port:
+        assert _fetch(port).data == b"direct"
+
+
+def test_a_host_is_looked_up_once_a_request_and_called_by_its_name() -> None:
+    hosts: list[str | None] = []
     looked_up: list[str] = []
+    answers = iter(["127.0.0.1", "127.0.0.1", "10.0.0.1"])
 
-    def changing(host: str, _port: int) -> list[str]:
+    def look_up(host: str, _port: int) -> Sequence[str]:
         looked_up.append(host)
-        return ["127.0.0.1" if len(looked_up) == 1 else "10.0.0.1"]
+        return [next(answers)]
 
-    def handle(request: BaseHTTPRequestHandler) -> None:
-        seen.append(request.headers["Host"])
-        answer(200, b"x")(request)
+    def handle(request: Request) -> None:
+        hosts.append(request.headers["Host"])
+        (answer(302, Location="/") if request.path == "/moved" else answer(200))(request)
 
+    client = HttpClient(UrlGuard(AllowList.parse("127.0.0.0/8"), look_up))
     with serving(handle) as port:
-        pinned = HttpClient(UrlGuard(AllowList.parse("127.0.0.0/8"), changing))
-        pinned.fetch(f"http://shop.example:{port}/", max_bytes=MOST, seconds=10)
-    assert seen == [f"shop.example:{port}"]
-    assert looked_up == ["shop.example"], "a second look-up could have another answer"
-
-
-def test_a_name_that_turns_private_is_refused_the_next_time() -> None:
-    answers = iter([["127.0.0.1"], ["10.0.0.1"]])
-    changing = HttpClient(
-        UrlGuard(AllowList.parse("127.0.0.0/8"), lambda _host, _port: next(answers))
-    )
-    with serving(answer(302, Location="/again")) as port, pytest.raises(UrlNotAllowedError):
-        changing.fetch(f"http://shop.example:{port}/", max_bytes=MOST, seconds=10)
+        client.fetch(f"http://shop.example:{port}/", max_bytes=MOST, seconds=10)
+        assert looked_up == ["shop.example"], "a second look-up could have another answer"
+        assert hosts == [f"shop.example:{port}"]
+        with pytest.raises(UrlNotAllowedError):  # the name has turned private
+            client.fetch(f"http://shop.example:{port}/moved", max_bytes=MOST, seconds=10)
+    assert len(hosts) == 2
 
 
 def test_certificates_are_checked_against_the_original_name() -> None:
@@ -116,15 +86,25 @@ def test_certificates_are_checked_against_the_original_name() -> None:
         return context
 
     open_ = UrlGuard(AllowList.parse("127.0.0.0/8"), lambda _host, _port: ["127.0.0.1"])
-    with serving(answer(200, b"safe"), server) as port:
+    with serving(answer(200, b"safe"), tls=server) as port:
         calling = HttpClient(open_, trusting)
         good = calling.fetch(f"https://shop.example:{port}/", max_bytes=MOST, seconds=10)
-        with pytest.raises(UrlUnreachableError):
-            calling.fetch(f"https://other.example:{port}/", max_bytes=MOST, seconds=10)
-        with pytest.raises(UrlUnreachableError):
-            HttpClient(open_).fetch(f"https://shop.example:{port}/", max_bytes=MOST, seconds=10)
+        for client, host in ((calling, "other"), (HttpClient(open_), "shop")):
+            with pytest.raises(UrlUnreachableError):
+                client.fetch(f"https://{host}.example:{port}/", max_bytes=MOST, seconds=10)
     assert good.data == b"safe"
     assert names == ["shop.example", "other.example", "shop.example"]
+
+
+def test_redirections_are_followed_up_to_a_number() -> None:
+    def count_down(request: Request) -> None:
+        left = int(request.path.strip("/"))
+        (answer(302, Location=f"/{left - 1}") if left else answer(200, b"there"))(request)
+
+    with serving(count_down) as port:
+        assert _fetch(port, "/3").data == b"there"
+        with pytest.raises(UrlUnreachableError, match="more than 3 times"):
+            _fetch(port, "/4")
 
 
 @pytest.mark.parametrize(
@@ -141,50 +121,44 @@ def test_certificates_are_checked_against_the_original_name() -> None:
 )
 def test_each_redirection_is_checked(location: str) -> None:
     with serving(answer(302, Location=location)) as port, pytest.raises(UrlNotAllowedError):
-        fetch(port)
+        _fetch(port)
 
 
-def test_a_malformed_redirection_is_the_servers_fault() -> None:
-    with serving(answer(302, Location="http://[")) as port, pytest.raises(UrlUnreachableError):
-        fetch(port)
+def _endless(request: Request) -> None:
+    request.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        request.wfile.write(b"x" * 65536)
 
 
-def test_redirections_are_followed_up_to_a_number() -> None:
-    def count_down(request: BaseHTTPRequestHandler) -> None:
-        left = int(request.path.strip("/"))
-        (answer(302, Location=f"/{left - 1}") if left else answer(200, b"there"))(request)
-
-    with serving(count_down) as port:
-        assert fetch(port, "/3") == b"there"
-        with pytest.raises(UrlUnreachableError, match="more than 3 times"):
-            fetch(port, "/4")
-
-
-@pytest.mark.parametrize("status", [204, 304, 404, 500])
-def test_another_status_is_no_file(status: int) -> None:
-    with serving(answer(status)) as port, pytest.raises(UrlUnreachableError, match=str(status)):
-        fetch(port)
-
-
-def test_too_many_bytes_are_not_read() -> None:
-    def endless(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(200)
-        request.end_headers()
-        while True:
-            request.wfile.write(b"x" * 65536)
-
-    with serving(endless) as port, pytest.raises(UrlTooLargeError):
-        fetch(port)
+@pytest.mark.parametrize(
+    ("handle", "error", "words"),
+    [
+        *((answer(status), UrlUnreachableError, str(status)) for status in (204, 304, 404, 500)),
+        (answer(302, Location="http://["), UrlUnreachableError, "malformed one"),
+        (_endless, UrlTooLargeError, "larger than"),
+        (
+            lambda request: request.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"),
+            UrlUnreachableError,
+            "closed the connection early",
+        ),
+        (
+            lambda request: request.wfile.write(b"-ERR unknown command\r\n"),
+            UrlUnreachableError,
+            "does not speak HTTP",
+        ),
+    ],
+    ids=["204", "304", "404", "500", "malformed", "endless", "cut off", "not HTTP"],
+)
+def test_another_answer_is_no_file(handle: Handle, error: type[Exception], words: str) -> None:
+    with serving(handle) as port, pytest.raises(error, match=words):
+        _fetch(port)
 
 
-def test_the_limit_itself_is_allowed() -> None:
-    with serving(answer(200, b"x" * MOST)) as port:
-        assert len(fetch(port)) == MOST
-
-
-def test_a_compressed_answer_is_not_blown_up() -> None:
-    with serving(answer(200, b"\x1f\x8bsmall", Content_Encoding="gzip")) as port:
-        assert fetch(port) == b"\x1f\x8bsmall"
+def test_a_closed_port_is_unreachable() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(UrlUnreachableError, match="no connection"):
+            _fetch(taken.getsockname()[1])
 
 
 @pytest.mark.parametrize(
@@ -195,7 +169,7 @@ def test_a_compressed_answer_is_not_blown_up() -> None:
 def test_a_server_that_drips_is_cut_off(beginning: bytes) -> None:
     ended = threading.Event()
 
-    def drip(request: BaseHTTPRequestHandler) -> None:
+    def drip(request: Request) -> None:
         request.wfile.write(beginning)
         while not ended.wait(0.05):
             request.wfile.write(b"x")
@@ -203,56 +177,26 @@ def test_a_server_that_drips_is_cut_off(beginning: bytes) -> None:
     with serving(drip) as port:
         try:
             with pytest.raises(UrlTimeoutError):
-                fetch(port, seconds=0.5)
+                _fetch(port, seconds=0.5)
         finally:
             ended.set()
 
 
-def test_a_body_that_breaks_off_is_no_file() -> None:
-    def half(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(200)
-        request.send_header("Content-Length", "900")
-        request.end_headers()
-        request.wfile.write(b"x" * 100)
-
-    with serving(half) as port, pytest.raises(UrlUnreachableError):
-        fetch(port)
-
-
-def test_what_does_not_speak_http_is_no_file() -> None:
-    with (
-        serving(lambda request: request.wfile.write(b"-ERR unknown command\r\n")) as port,
-        pytest.raises(UrlUnreachableError),
-    ):
-        fetch(port)
-
-
-def test_a_closed_port_is_unreachable() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        with pytest.raises(UrlUnreachableError, match="no connection"):
-            fetch(taken.getsockname()[1])
-
-
-def test_a_post_tells_the_status_and_the_beginning_of_the_answer() -> None:
-    slow = answer(503, b"y" * 2000, Retry_After="7")
-    with serving(slow) as port:
-        got = client().post(
-            f"http://127.0.0.1:{port}/", b"{}", {"X-Own": "1"}, deadline=Deadline(15)
-        )
-    assert (got.status, got.body, got.retry_after) == (503, b"y" * 500, "7")
+def test_a_post_tells_the_status_and_the_beginning_of_the_answer_and_does_not_follow() -> None:
+    moved = answer(301, b"y" * 2000, Location="http://127.0.0.1/", Retry_After="7")
+    with serving(moved) as port:
+        got = _post(port, Deadline(15))
+    assert (got.status, got.body, got.retry_after) == (301, b"y" * 500, "7")
 
 
 def test_an_answer_may_take_longer_than_a_connection() -> None:
-    def slow(request: BaseHTTPRequestHandler) -> None:
+    def slow(request: Request) -> None:
         time.sleep(0.5)
         answer(200)(request)
 
     with serving(slow) as port:
-        url = f"http://127.0.0.1:{port}/"
-        got = client(connect_seconds=0.2).post(url, b"", {}, deadline=Deadline(15))
-        assert got.status == 200
-        assert client(connect_seconds=0.2).fetch(url, max_bytes=1, seconds=15).data == b""
+        assert _post(port, Deadline(15), connect_seconds=0.2).status == 200
+        assert _fetch(port, connect_seconds=0.2).data == b""
 
 
 def test_a_deadline_that_expires_early_ends_a_request() -> None:
@@ -262,21 +206,8 @@ def test_a_deadline_that_expires_early_ends_a_request() -> None:
         timer.start()
         try:
             with pytest.raises(UrlTimeoutError):
-                client().post(f"http://127.0.0.1:{port}/", b"", {}, deadline=deadline)
+                _post(port, deadline)
             assert time.monotonic() - began < 5
         finally:
             ended.set()
             timer.join()
-
-
-def test_a_post_does_not_follow() -> None:
-    with serving(answer(301, Location="http://127.0.0.1/")) as port:
-        assert (
-            client().post(f"http://127.0.0.1:{port}/", b"", {}, deadline=Deadline(15)).status == 301
-        )
-
-
-def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    with serving(answer(200, b"direct")) as port:
-        assert fetch(port) == b"direct"

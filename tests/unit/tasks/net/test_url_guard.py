@@ -22,87 +22,43 @@ NAMES = {
 }
 
 
-def look_up(host: str, _port: int) -> list[str]:
-    return [NAMES[host]] if host in NAMES else []
-
-
 def guard(allow: str = "") -> UrlGuard:
+    def look_up(host: str, _port: int) -> list[str]:
+        return [NAMES[host]] if host in NAMES else []
+
     return UrlGuard(AllowList.parse(allow), look_up)
 
 
+#: By line: loopback in IPv4, in other digits and as a name; networks that are private, shared,
+#: for tests, multicast or reserved; the same in IPv6; addresses that hold one of IPv4: mapped,
+#: translated, 6to4, Teredo and ISATAP; names that lead there; wrong users, ports and names.
+HOSTILE_HOSTS = r"""
+127.0.0.1 127.0.0.1:6379 127.1.2.3 127.1 2130706433 0x7f000001 0x7f.0.0.1 0177.0.0.1
+127.0.0.01 127.0.0.1. 0 0.0.0.0 ①②⑦.⓪.⓪.① 127。0。0。1 %31%32%37.0.0.1
+localhost LOCALHOST. localhost.localdomain
+10.0.0.1 172.16.0.1 172.31.255.255 192.168.1.1 169.254.169.254 100.64.0.1
+192.0.0.8 198.18.0.1 192.88.99.1 203.0.113.5 224.0.0.1 240.0.0.1 255.255.255.255
+[::1] [::] [0:0:0:0:0:0:0:1] [fe80::1] [fe80::1%25eth0] [fc00::1] [fec0::1] [ff02::1]
+[::ffff:127.0.0.1] [::ffff:7f00:1] [::127.0.0.1] [64:ff9b::10.0.0.1] [64:ff9b:1::5db8:d822]
+[2002:7f00:1::] [2002:5db8:d822::1] [2001:0:4136:e378:8000:63bf:3fff:fdd2]
+[2001:db8::200:5efe:10.0.0.1] [2606:4700::5efe:192.168.0.1] [fe80::5efe:93.184.216.34]
+[fd00::5efe:93.184.216.34] [fd12:3456::200:5efe:93.184.216.34]
+[2002:7f00:1::5efe:93.184.216.34] [2001:0:4136:e378:0:5efe:93.184.216.34]
+[ff02::5efe:93.184.216.34]
+rebind.example v6.example mapped.example zone.example
+user:secret@public.example public.example@127.0.0.1 public.example\@127.0.0.1
+public.example:0 public.example:70000 public.example:http -bad-.example
+"""
 HOSTILE = [
-    "http://127.0.0.1/",
-    "http://127.0.0.1:6379/",
+    *(f"http://{host}/" for host in HOSTILE_HOSTS.split()),
     "https://127.1.2.3/",
-    "http://127.1/",
-    "http://2130706433/",
-    "http://0x7f000001/",
-    "http://0x7f.0.0.1/",
-    "http://0177.0.0.1/",
-    "http://127.0.0.01/",
-    "http://127.0.0.1./",
-    "http://0/",
-    "http://0.0.0.0/",
-    "http://①②⑦.⓪.⓪.①/",
-    "http://127。0。0。1/",
-    "http://%31%32%37.0.0.1/",
-    "http://localhost/",
-    "http://LOCALHOST./",
-    "http://localhost.localdomain/",
-    "http://10.0.0.1/",
-    "http://172.16.0.1/",
-    "http://172.31.255.255/",
-    "http://192.168.1.1/",
     "http://169.254.169.254/latest/meta-data/",
-    "http://100.64.0.1/",
-    "http://192.0.0.8/",
-    "http://198.18.0.1/",
-    "http://192.88.99.1/",
-    "http://203.0.113.5/",
-    "http://224.0.0.1/",
-    "http://240.0.0.1/",
-    "http://255.255.255.255/",
-    "http://[::1]/",
-    "http://[::]/",
-    "http://[0:0:0:0:0:0:0:1]/",
-    "http://[::ffff:127.0.0.1]/",
-    "http://[::ffff:7f00:1]/",
-    "http://[::127.0.0.1]/",
-    "http://[64:ff9b::10.0.0.1]/",
-    "http://[64:ff9b:1::5db8:d822]/",
-    "http://[2002:7f00:1::]/",
-    "http://[2002:5db8:d822::1]/",
-    "http://[2001:0:4136:e378:8000:63bf:3fff:fdd2]/",
-    "http://[2001:db8::200:5efe:10.0.0.1]/",
-    "http://[2606:4700::5efe:192.168.0.1]/",
-    "http://[fe80::5efe:93.184.216.34]/",
-    "http://[fd00::5efe:93.184.216.34]/",
-    "http://[fd12:3456::200:5efe:93.184.216.34]/",
-    "http://[2002:7f00:1::5efe:93.184.216.34]/",
-    "http://[2001:0:4136:e378:0:5efe:93.184.216.34]/",
-    "http://[ff02::5efe:93.184.216.34]/",
-    "http://[fe80::1]/",
-    "http://[fe80::1%25eth0]/",
-    "http://[fc00::1]/",
-    "http://[fec0::1]/",
-    "http://[ff02::1]/",
-    "http://rebind.example/",
-    "http://v6.example/",
-    "http://mapped.example/",
-    "http://zone.example/",
-    "http://user:secret@public.example/",
-    "http://public.example@127.0.0.1/",
-    "http://public.example\\@127.0.0.1/",
     "http://127.0.0.1 .public.example/",
     "http://public.example/\ud800",
     "http://public.example/?\udfff",
     "http://\ud800.example/",
-    "http://public.example:0/",
-    "http://public.example:70000/",
-    "http://public.example:http/",
     "http://exa mple/",
     "http:///etc/passwd",
-    "http://-bad-.example/",
     "file:///etc/passwd",
     "ftp://public.example/a.jpg",
     "gopher://127.0.0.1:6379/_FLUSHALL",
@@ -120,38 +76,22 @@ def test_a_hostile_address_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "host", "port", "address", "path"),
+    ("url", "host", "port", "path"),
     [
-        ("http://public.example", "public.example", 80, PUBLIC, "/"),
-        ("https://Public.Example/a%20b", "public.example", 443, PUBLIC, "/a%20b"),
-        (
-            "https://public.example:8443/x?y=1&ü",
-            "public.example",
-            8443,
-            PUBLIC,
-            "/x?y=1&%C3%BC",
-        ),
-        ("http://bücher.example/", "xn--bcher-kva.example", 80, PUBLIC, "/"),
-        (f"http://{PUBLIC}/", PUBLIC, 80, PUBLIC, "/"),
-        ("http://[2606:4700::1111]/", "2606:4700::1111", 80, "2606:4700::1111", "/"),
-        ("http://[2606::5efe:5db8:d822]/", "2606::5efe:5db8:d822", 80, "2606::5efe:5db8:d822", "/"),
-        ("http://[64:ff9b::5db8:d822]/", "64:ff9b::5db8:d822", 80, "64:ff9b::5db8:d822", "/"),
+        ("http://public.example", "public.example", 80, "/"),
+        ("https://Public.Example/a%20b#c", "public.example", 443, "/a%20b"),
+        ("https://public.example:8443/x?y=1&ü", "public.example", 8443, "/x?y=1&%C3%BC"),
+        ("http://bücher.example/", "xn--bcher-kva.example", 80, "/"),
+        (f"http://{PUBLIC}/", PUBLIC, 80, "/"),
+        ("http://[2606:4700::1111]/", "2606:4700::1111", 80, "/"),
+        ("http://[2606::5efe:5db8:d822]/", "2606::5efe:5db8:d822", 80, "/"),
+        ("http://[64:ff9b::5db8:d822]/", "64:ff9b::5db8:d822", 80, "/"),
     ],
 )
-def test_a_public_address_is_let_through(
-    url: str, host: str, port: int, address: str, path: str
-) -> None:
+def test_a_public_address_is_let_through(url: str, host: str, port: int, path: str) -> None:
     target = guard().check(url)
-    assert (target.host, target.port, target.addresses, target.path) == (
-        host,
-        port,
-        (address,),
-        path,
-    )
-
-
-def test_a_fragment_is_not_sent() -> None:
-    assert guard().check("http://public.example/a#b").path == "/a"
+    assert (target.host, target.port, target.path) == (host, port, path)
+    assert target.addresses == (NAMES.get(host, host),)
 
 
 @pytest.mark.parametrize(
@@ -184,34 +124,24 @@ def test_an_unknown_host_is_unreachable(resolver: Callable[[str, int], Sequence[
 
 
 @pytest.mark.parametrize(
-    ("allow", "url"),
+    ("allow", "opened", "closed"),
     [
-        ("hooks.intra", "http://hooks.intra/"),
-        ("HOOKS.intra.", "http://hooks.intra/"),
-        (".shop.intra", "http://a.shop.intra/"),
-        ("*.shop.intra", "http://a.shop.intra/"),
-        ("10.1.0.0/16", "http://hooks.intra/"),
-        ("x.intra, 10.1.2.3", "http://10.1.2.3:8080/"),
-        ("::1", "http://[::1]/"),
-        ("127.0.0.0/8", "http://localhost/"),
+        ("hooks.intra", "http://hooks.intra/", "http://10.1.2.3/"),
+        ("HOOKS.intra.", "http://hooks.intra/", "http://a.shop.intra/"),
+        (".shop.intra", "http://a.shop.intra/", "http://hooks.intra/"),
+        ("*.shop.intra", "http://a.shop.intra/", "http://hooks.intra/"),
+        ("10.1.0.0/16", "http://hooks.intra/", "http://10.2.0.1/"),
+        ("x.intra, 10.1.2.3", "http://10.1.2.3:8080/", "http://10.1.2.4/"),
+        ("intra, ::1", "http://[::1]/", "http://hooks.intra/"),
+        ("127.0.0.0/8, 10.2.0.0/16", "http://localhost/", "http://hooks.intra/"),
     ],
 )
-def test_the_operator_opens_hosts_and_networks(allow: str, url: str) -> None:
-    assert guard(allow).check(url).addresses
-
-
-@pytest.mark.parametrize(
-    ("allow", "url"),
-    [
-        ("hooks.intra", "http://10.1.2.3/"),
-        (".shop.intra", "http://hooks.intra/"),
-        ("intra", "http://hooks.intra/"),
-        ("10.2.0.0/16", "http://hooks.intra/"),
-    ],
-)
-def test_what_is_opened_opens_nothing_else(allow: str, url: str) -> None:
+def test_the_operator_opens_hosts_and_networks_and_no_others(
+    allow: str, opened: str, closed: str
+) -> None:
+    assert guard(allow).check(opened).addresses
     with pytest.raises(UrlNotAllowedError):
-        guard(allow).check(url)
+        guard(allow).check(closed)
 
 
 @pytest.mark.parametrize("entry", ["10.0.0.0/99", "http://hooks.intra", "host:80", "two words"])
