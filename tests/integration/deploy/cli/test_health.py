@@ -1,40 +1,33 @@
 """`rmbg health`, for workers registered in a real Redis."""
 
-from collections.abc import Iterator
-
 import pytest
 from redis import Redis
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from deploy.cli.health import MAX_STARTS, unhealthy_reason
 from deploy.cli.main import app
-from tasks.redis_client import connect
 from tasks.worker_registry import WorkerRegistry
 
 WORKER = "gpu0@h"
 
 
 @pytest.fixture
-def client(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url) as client:
-        client.flushdb()
-        yield client
-
-
-@pytest.fixture
-def registry(client: Redis) -> WorkerRegistry:
-    registry = WorkerRegistry(client)
+def registry(redis: Redis) -> WorkerRegistry:
+    registry = WorkerRegistry(redis)
     registry.record_start(WORKER)
     registry.record_heartbeat(WORKER, queue="gpu.h.0", model="m")
     registry.mark_ready(WORKER, 60, model="m", pid=1)
     return registry
 
 
-def test_a_worker_with_heartbeat_and_model_is_healthy(registry: WorkerRegistry) -> None:
+def _health(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["health", *arguments])
+
+
+def test_a_worker_with_heartbeat_and_model_is_healthy_also_while_drained(
+    registry: WorkerRegistry,
+) -> None:
     assert unhealthy_reason(registry, WORKER) == ""
-
-
-def test_a_drained_worker_is_healthy(registry: WorkerRegistry) -> None:
     registry.drain(WORKER, "new fan")
     assert unhealthy_reason(registry, WORKER) == ""
 
@@ -47,9 +40,7 @@ def test_a_worker_without_model_or_heartbeat_is_unhealthy(registry: WorkerRegist
     assert "no heartbeat" in unhealthy_reason(registry, "gpu9@h")
 
 
-def test_a_worker_whose_process_keeps_restarting_is_unhealthy(
-    registry: WorkerRegistry,
-) -> None:
+def test_a_worker_whose_process_keeps_restarting_is_unhealthy(registry: WorkerRegistry) -> None:
     for _ in range(MAX_STARTS - 1):
         registry.record_start(WORKER)
     assert unhealthy_reason(registry, WORKER) == ""
@@ -61,15 +52,15 @@ def test_the_exit_status_is_the_health(
     registry: WorkerRegistry, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RMBG_REDIS_URL", redis_url)
-    assert CliRunner().invoke(app, ["health", "worker", WORKER]).exit_code == 0
+    assert _health("worker", WORKER).exit_code == 0
     registry.remove(WORKER)
-    gone = CliRunner().invoke(app, ["health", "worker", WORKER])
+    gone = _health("worker", WORKER)
     assert (gone.exit_code, gone.stderr) == (1, f"{WORKER}: no heartbeat\n")
 
 
 def test_without_redis_or_api_the_reason_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RMBG_REDIS_URL", "redis://127.0.0.1:1/0")
-    away = CliRunner().invoke(app, ["health", "worker", WORKER])
+    away = _health("worker", WORKER)
     assert away.exit_code == 1
     assert "Redis does not answer" in away.stderr
-    assert CliRunner().invoke(app, ["health", "api", "http://127.0.0.1:1"]).exit_code == 1
+    assert _health("api", "http://127.0.0.1:1").exit_code == 1

@@ -16,20 +16,11 @@ from deploy.local.service import NotReadyError, Service, StartError
 from deploy.local.supervisor import RestartBackoff, Supervisor
 
 QUICK = RestartBackoff(first=0.01, longest=0.05)
-SLEEP = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+SLEEP = "echo $$; exec sleep 600"
 #: Starts a grandchild that survives it, as an orphaned gunicorn worker would.
-PARENT = """
-import os, subprocess, sys, time
-grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-print(os.getpid(), grandchild.pid, flush=True)
-time.sleep(600)
-"""
-STUBBORN = """
-import os, signal, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print(os.getpid(), flush=True)
-time.sleep(600)
-"""
+PARENT = "sleep 600 & echo $$ $!; wait"
+STUBBORN = "trap '' TERM; echo $$; sleep 600"
+OBEDIENT = "trap 'echo bye; exit' TERM; echo hello; sleep 600 & wait"
 
 
 class Lines:
@@ -56,7 +47,7 @@ class Lines:
 
 
 def toy(code: str, name: str = "toy", **more: object) -> Service:
-    return Service(name=name, command=(sys.executable, "-c", code), **more)  # type: ignore[arg-type]
+    return Service(name=name, command=("/bin/sh", "-c", code), **more)  # type: ignore[arg-type]
 
 
 def is_gone(pid: int) -> bool:
@@ -67,15 +58,27 @@ def is_gone(pid: int) -> bool:
 
 
 def supervise(
+    *services: Service,
     scenario: Callable[[Supervisor, Lines], Coroutine[None, None, None]],
-    backoff: RestartBackoff = QUICK,
+    seconds: float = 20,
+    fails: str = "",
 ) -> Lines:
-    """Run a scenario with a supervisor, and stop all children after it."""
+    """Start services, run a scenario, and stop all children after it.
+
+    Args:
+        seconds: how long the start may take.
+        fails: what the start fails with.
+    """
 
     async def run() -> Lines:
         lines = Lines()
-        supervisor = Supervisor(lines, backoff=backoff)
+        supervisor = Supervisor(lines, backoff=QUICK)
         try:
+            if fails:
+                with pytest.raises(StartError, match=fails):
+                    await supervisor.start(services, seconds=seconds)
+            else:
+                await supervisor.start(services, seconds=seconds)
             await scenario(supervisor, lines)
         finally:
             await supervisor.stop()
@@ -84,54 +87,40 @@ def supervise(
     return asyncio.run(run())
 
 
+async def nothing_more(_supervisor: Supervisor, _lines: Lines) -> None: ...
+
+
 def never_ready(since: float) -> None:
     raise NotReadyError(f"still asleep, {since > 0}")
 
 
-def test_a_killed_child_is_restarted_and_the_reason_is_printed() -> None:
-    async def scenario(supervisor: Supervisor, lines: Lines) -> None:
-        await supervisor.start([toy(SLEEP)], seconds=20)
-        first = int((await lines.until("toy", 1))[0])
-        os.kill(first, signal.SIGKILL)
-        second = int((await lines.until("toy", 2))[1])
-        assert second != first
-        assert supervisor.children[0].pid == second
-
-    lines = supervise(scenario)
-    assert "toy was killed by SIGKILL; restarting in 0.01 s" in lines.of("rmbg")
-
-
-def test_stop_ends_all_descendants() -> None:
+def test_a_killed_child_is_restarted_and_at_the_end_all_descendants_are_gone() -> None:
+    starts: list[float] = []
     pids: list[int] = []
 
     async def scenario(supervisor: Supervisor, lines: Lines) -> None:
-        await supervisor.start([toy(PARENT)], seconds=20)
-        pids.extend(int(pid) for pid in (await lines.until("toy", 1))[0].split())
+        first, orphan = map(int, (await lines.until("toy", 1))[0].split())
+        os.kill(first, signal.SIGKILL)
+        pids.extend(map(int, (await lines.until("toy", 2))[1].split()))
+        assert is_gone(orphan), "killed before the restart"
+        assert supervisor.children[0].pid == pids[0] != first
+        await lines.until("rmbg", 3)  # one exit, and ready twice
 
-    supervise(scenario)
+    lines = supervise(toy(PARENT, probe=starts.append), scenario=scenario)
+    assert "toy was killed by SIGKILL; restarting in 0.01 s" in lines.of("rmbg")
+    assert len(starts) == 2
+    assert starts[0] < starts[1] <= time.time(), "the probe is called with the new start"
     assert len(pids) == 2
     assert all(is_gone(pid) for pid in pids)
-
-
-def test_an_orphaned_grandchild_is_killed_before_the_restart() -> None:
-    async def scenario(supervisor: Supervisor, lines: Lines) -> None:
-        await supervisor.start([toy(PARENT)], seconds=20)
-        first, grandchild = map(int, (await lines.until("toy", 1))[0].split())
-        os.kill(first, signal.SIGKILL)
-        await lines.until("toy", 2)
-        assert is_gone(grandchild)
-
-    supervise(scenario)
 
 
 def test_a_child_that_ignores_sigterm_is_killed_after_its_grace() -> None:
     pids: list[int] = []
 
-    async def scenario(supervisor: Supervisor, lines: Lines) -> None:
-        await supervisor.start([toy(STUBBORN, grace=0.2)], seconds=20)
+    async def scenario(_: Supervisor, lines: Lines) -> None:
         pids.append(int((await lines.until("toy", 1))[0]))
 
-    lines = supervise(scenario)
+    lines = supervise(toy(STUBBORN, grace=0.2), scenario=scenario)
     assert is_gone(pids[0])
     assert lines.of("rmbg")[-1] == "toy did not end within 0.2 s; killed"
 
@@ -140,7 +129,6 @@ def test_kill_does_not_wait_for_grace() -> None:
     took: list[float] = []
 
     async def scenario(supervisor: Supervisor, lines: Lines) -> None:
-        await supervisor.start([toy(STUBBORN, grace=60)], seconds=20)
         await lines.until("toy", 1)
         began = time.monotonic()
         ending = asyncio.create_task(supervisor.stop())
@@ -149,85 +137,56 @@ def test_kill_does_not_wait_for_grace() -> None:
         await ending
         took.append(time.monotonic() - began)
 
-    supervise(scenario)
+    supervise(toy(STUBBORN, grace=60), scenario=scenario)
     assert took[0] < 30
 
 
 def test_stages_are_stopped_one_after_the_other() -> None:
-    obedient = """
-import signal, sys, time
-def end(*_):
-    print("bye", flush=True)
-    sys.exit()
-signal.signal(signal.SIGTERM, end)
-print("hello", flush=True)
-time.sleep(600)
-"""
+    stages = {"server": 9, "api": 0, "worker": 2}
 
-    async def scenario(supervisor: Supervisor, lines: Lines) -> None:
-        stages = {"server": 9, "api": 0, "worker": 2}
-        services = [toy(obedient, name, stop_stage=stage) for name, stage in stages.items()]
-        await supervisor.start(services, seconds=20)
+    async def scenario(_: Supervisor, lines: Lines) -> None:
         for name in stages:
             await lines.until(name, 1)
 
-    lines = supervise(scenario)
+    services = [toy(OBEDIENT, name, stop_stage=stage) for name, stage in stages.items()]
+    lines = supervise(*services, scenario=scenario)
     assert [name for name, text in lines.all if text == "bye"] == ["api", "worker", "server"]
 
 
 def test_a_child_that_keeps_exiting_fails_the_start_with_its_last_lines() -> None:
-    async def scenario(supervisor: Supervisor, _: Lines) -> None:
-        code = "import sys; print('no such model'); sys.exit(3)"
-        with pytest.raises(StartError, match=r"toy ended 3 times while starting") as caught:
-            await supervisor.start([toy(code, probe=never_ready)], seconds=20)
-        assert "no such model" in str(caught.value)
-
-    lines = supervise(scenario)
+    lines = supervise(
+        toy("echo no such model; exit 3", probe=never_ready),
+        scenario=nothing_more,
+        fails="(?s)toy ended 3 times while starting.*no such model",
+    )
     assert "toy ended with status 3; restarting in 0.01 s" in lines.of("rmbg")
 
 
 def test_a_child_that_is_never_ready_fails_the_start_with_the_reason() -> None:
-    async def scenario(supervisor: Supervisor, lines: Lines) -> None:
-        start = supervisor.start([toy(SLEEP, probe=never_ready)], seconds=1)
-        with pytest.raises(StartError, match=r"toy is not ready after 1 s: still asleep, True"):
-            await start
-        assert len(lines.of("toy")) == 1
-
-    supervise(scenario)
-
-
-def test_after_a_restart_the_probe_is_called_with_the_new_start() -> None:
-    starts: list[float] = []
-
-    async def scenario(supervisor: Supervisor, lines: Lines) -> None:
-        await supervisor.start([toy(SLEEP, probe=starts.append)], seconds=20)
-        os.kill(int((await lines.until("toy", 1))[0]), signal.SIGKILL)
-        # One exit, and ready twice.
-        await lines.until("rmbg", 3)
-
-    supervise(scenario)
-    assert len(starts) == 2
-    assert starts[0] < starts[1] <= time.time()
+    lines = supervise(
+        toy(SLEEP, probe=never_ready),
+        scenario=nothing_more,
+        seconds=1,
+        fails="toy is not ready after 1 s: still asleep, True",
+    )
+    assert len(lines.of("toy")) == 1
 
 
 def test_a_line_that_is_too_long_does_not_stop_the_output() -> None:
-    code = f"print('x' * {2**21}); print('after it', flush=True); import time; time.sleep(600)"
+    code = f"head -c {2**21} /dev/zero | tr '\\0' x; echo; echo after it; exec sleep 600"
 
-    async def scenario(supervisor: Supervisor, lines: Lines) -> None:
-        await supervisor.start([toy(code)], seconds=20)
+    async def scenario(_: Supervisor, lines: Lines) -> None:
         while "after it" not in lines.of("toy"):
             await lines.until("toy", len(lines.of("toy")) + 1)
 
-    assert supervise(scenario).of("toy")[-1] == "after it"
+    assert supervise(toy(code), scenario=scenario).of("toy")[-1] == "after it"
 
 
 def test_pauses_double_up_to_a_limit_and_start_over_after_a_long_run() -> None:
     backoff = RestartBackoff(first=0.5, longest=10, stable=30)
     pauses: list[float] = []
-    pause: float | None = None
     for uptime in (1, 1, 1, 1, 1, 1, 29.9, 30, 1):
-        pause = backoff.next_pause(pause, uptime)
-        pauses.append(pause)
+        pauses.append(backoff.next_pause(pauses[-1] if pauses else None, uptime))
     assert pauses == [0.5, 1, 2, 4, 8, 10, 10, 0.5, 1]
 
 
@@ -237,7 +196,7 @@ from pathlib import Path
 from deploy.local.service import Service
 from tests.support.servers import running
 
-toy = Service("toy", (sys.executable, "-c", sys.argv[1]))
+toy = Service("toy", ("/bin/sh", "-c", sys.argv[1]))
 with running(toy, Path(sys.argv[2])) as process:
     print(process.pid, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)

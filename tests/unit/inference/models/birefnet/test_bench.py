@@ -58,3 +58,9 @@ def test_a_peak_is_forgotten() -> None:
         held = bench.peak_memory_bytes(_CPU)
     bench.reset_peak_memory(_CPU)
     assert bench.peak_memory_bytes(_CPU) <= held - (50 << 20)
+
+
+def test_operations_are_those_of_the_published_cost() -> None:
+    # The published 2534.9 GFLOP of RMBG-2.0 at 1024 include the projections of window padding and
+    # the last convolutions at full width, which this network saves.
+    assert 2.2e12 < bench.count_flops(PRESETS["rmbg-2.0"], 1024) < 2.5349e12

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 from inference.models.birefnet.config import PatchOrder
 from inference.models.birefnet.fast.network import FastBiRefNet
-from inference.models.birefnet.golden import golden_input
+from inference.models.birefnet.golden import golden_input, golden_tensor
 from inference.models.birefnet.network import BiRefNet
 
 #: Of the order that the network runs in, and the order that its weights are taken to be in.
@@ -84,3 +84,10 @@ def test_equals_the_original_at_larger_sizes(
 ) -> None:
     network = build_full_size(PatchOrder.BIREFNET, PatchOrder.RMBG_2_0)
     assert _max_error(network, size, published_logits) <= _TOLERANCE
+
+
+def test_stand_in_weights_depend_on_their_seed_alone() -> None:
+    name = "decoder.conv_out1.0.weight"
+    first, again, other = (golden_tensor(seed, name, (4, 3)) for seed in "aab")
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
