@@ -10,6 +10,10 @@ import pytest
 from hypothesis import settings
 from redis import Redis
 
+from inference.models.base import MattingModel
+from inference.models.load import load_model
+from inference.models.registry import get_spec
+from inference.models.weights import fetch_model
 from tasks.object_store import ObjectStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
@@ -95,6 +99,18 @@ def objects(servers: Servers) -> ObjectStore:
     store = ObjectStore.from_settings(Settings.load(**servers.settings(servers.redis_url())))
     store.ensure_bucket()
     return store
+
+
+@pytest.fixture(scope="session")
+def u2netp_file() -> Path:
+    """The real model's file, from the model folder; fetched when it is not there yet."""
+    default = Path.home() / ".cache" / "rmbg-queue" / "models"
+    return fetch_model(get_spec("u2netp"), Path(os.environ.get("RMBG_MODEL_DIR", default)))
+
+
+@pytest.fixture(scope="session")
+def u2netp(u2netp_file: Path) -> MattingModel:
+    return load_model(get_spec("u2netp"), u2netp_file, device="cpu", threads=2)
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from inference.models.base import MattingModel
 from inference.options import Options
 from inference.pipeline import remove_background
 from inference.version import PIPELINE_VERSION
+from tests.support.paths import DATA
 
 _HERE = Path(__file__).parent
-_PHOTOS = _HERE.parent / "data"
 
 # Levels, mean over the picture. Processors round a network's sums each in its own way, which is
 # worth a hundredth of a level; a bilinear resize of the matte instead of a bicubic one moves it by
@@ -25,7 +25,7 @@ _COLOR_TOLERANCE = 0.2
 def test_cutouts_stay_as_they_were(
     name: str, u2netp: MattingModel, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    result = remove_background((_PHOTOS / f"{name}.jpg").read_bytes(), Options(), u2netp)
+    result = remove_background((DATA / f"{name}.jpg").read_bytes(), Options(), u2netp)
     golden = _HERE / f"{name}-u2netp-v{PIPELINE_VERSION}.png"
     (tmp_path / golden.name).write_bytes(result.data)
     with Image.open(tmp_path / golden.name) as image:

