@@ -1,8 +1,13 @@
-"""The commands of the README and the docs are run as they stand, against the real service."""
+"""The commands of the README and the docs are run as they stand, against the real service.
+
+Commands of `rmbg` and `celery` run in this process, but for one of each kind, which runs in a shell
+as `curl` does.
+"""
 
 import json
 import os
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -10,23 +15,34 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from string import Template
 
+import click
 import pytest
+from celery.bin.base import CLIContext
+from celery.bin.purge import purge
+from click.testing import CliRunner
 from redis import Redis
+from typer.testing import CliRunner as TyperRunner
 
+from deploy.cli.main import app as rmbg
 from deploy.client import submit_batch
-from deploy.local import service as local_service
 from deploy.local.data_folder import SHELL_FILE, write_shell_file
+from deploy.local.service import script
 from tasks import redis_keys
 from tasks.api_keys import ApiKeys
+from tasks.app import create_celery
+from tasks.cli.jobs import jobs
+from tasks.cli.webhooks import webhooks
 from tasks.errors import KeyNameError
 from tasks.housekeeping.missing_messages import list_key
-from tasks.jobs.job import Job, Priority, Status, new_task_id
+from tasks.jobs.job import Priority, Status
 from tasks.jobs.routing import task_id_of_message
-from tasks.jobs.store import MAX_CRASHES
-from tasks.object_store import original_key
 from tasks.redis_client import connect
-from tests.support.paths import ROOT
+from tasks.settings import Settings
+from tests.support.commands import crash
+from tests.support.jobs import make_job
+from tests.support.paths import DATA, ROOT
 from tests.support.service import HOST, RunningService
 
 DOCUMENTS = (
@@ -38,8 +54,12 @@ DOCUMENTS = (
     "docs/webhooks.md",
 )
 _BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
-#: Run elsewhere: `make up` by test_up.py, `make test` and `make lint` are how this test is run.
+#: `make up` is run by test_up.py, and `make test` and `make lint` are how this test is run.
 _RUN_ELSEWHERE = re.compile(r"make (up|test|lint|install|bench|test-slow)\b")
+_IN_A_SHELL = re.compile(
+    r"curl |\. |\S+/rmbg doctor$|\S+/celery -A tasks.app (jobs workers|webhooks list)$"
+)
+_CELERY: dict[str, click.Command] = {"jobs": jobs, "webhooks": webhooks, "purge": purge}
 WORKER = f"gpu0@{HOST}"
 #: A model that no worker serves, so that its jobs wait, and a queue of it.
 IDLE_MODEL, IDLE_QUEUE = "nobody", "model.nobody"
@@ -51,14 +71,8 @@ def _commands(document: str) -> list[str]:
     return [line for line in lines if line and not _RUN_ELSEWHERE.match(line)]
 
 
-def _all_commands() -> list[str]:
-    """Each once."""
-    return list(dict.fromkeys(chain.from_iterable(map(_commands, DOCUMENTS))))
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_a_document_has_commands_to_run(document: str) -> None:
-    assert len(_commands(document)) >= 3
+#: Each once.
+COMMANDS = list(dict.fromkeys(chain.from_iterable(map(_commands, DOCUMENTS))))
 
 
 @dataclass
@@ -66,11 +80,15 @@ class Scene:
     """Makes what a command is about, each time: tests may run in any order."""
 
     service: RunningService
+    redis: Redis
     coffee: Path
     made: list[str] = field(default_factory=list)
 
+    def submit(self) -> str:
+        return self.service.client.submit(self.coffee, {"cache": "false"})
+
     def succeeded(self) -> str:
-        task_id = self.service.client.submit(self.coffee, {"cache": "false"})
+        task_id = self.submit()
         self.service.client.wait(task_id)
         return task_id
 
@@ -80,17 +98,16 @@ class Scene:
             self.service.client.wait(item["task_id"])
         return str(batch["batch_id"])
 
-    def waiting(self) -> str:
-        task_id = new_task_id()
-        original = original_key(task_id)
-        self.service.store.create(Job(task_id, IDLE_MODEL, IDLE_QUEUE, original, 1.7e9, 4e9))
-        self.made.append(task_id)
-        return task_id
+    def waiting(self, **changes: object) -> str:
+        job = make_job(model=IDLE_MODEL, queue=IDLE_QUEUE, **changes)
+        self.service.store.create(job)
+        self.made.append(job.task_id)
+        return job.task_id
 
     def waiting_for_the_model(self) -> str:
         """In a queue that a worker takes from, which is drained: it passes on what it gets."""
-        self.service.registry.drain(WORKER, "by a test")
-        task_id = self.service.client.submit(self.coffee, {"cache": "false"})
+        self.drained()
+        task_id = self.submit()
         self.made.append(task_id)
         passed_on, last = -1, self.sends(task_id)
         while last != passed_on:  # until it stays where it is
@@ -106,42 +123,30 @@ class Scene:
         self.redis.hset(redis_keys.job_key(task_id), "options", "{no json")
         return task_id
 
-    def canceled(self) -> str:
-        task_id = self.waiting()
+    def canceled(self, **changes: object) -> str:
+        task_id = self.waiting(**changes)
         self.service.store.cancel(task_id)
         return task_id
 
     def dead(self) -> str:
         task_id = self.waiting()
-        for _ in range(MAX_CRASHES):
-            self.service.store.claim(task_id, token="w/1/x", worker="w")
-            self.service.store.crash(task_id, holder="w/1/")
+        crash(self.service.store, task_id)
         return task_id
 
     def drained(self) -> str:
-        task_id = self.succeeded()
         self.service.registry.drain(WORKER, "by a test")
-        return task_id
+        return WORKER
 
-    def telling(self) -> str:
+    def notifying(self) -> str:
         """A job that had a webhook; with no secret to sign it, it is soon given up."""
-        task_id = new_task_id()
-        original, url = original_key(task_id), "http://127.0.0.1:9/"
-        job = Job(task_id, IDLE_MODEL, IDLE_QUEUE, original, 1.7e9, 4e9, webhook_url=url)
-        self.service.store.create(job)
-        self.service.store.cancel(task_id)
-        return task_id
+        return self.canceled(webhook_url="http://127.0.0.1:9/")
 
     def keyed(self) -> str:
-        self.keys().add("shop")
-        return self.succeeded()
+        ApiKeys(self.redis).add("shop")
+        return "shop"
 
-    def keys(self) -> ApiKeys:
-        return ApiKeys(self.redis)
-
-    @property
-    def redis(self) -> Redis:
-        return connect(self.service.env["RMBG_REDIS_URL"])
+    def nothing(self) -> str:
+        return ""
 
     def status(self, task_id: str) -> str | None:
         """As it stands in the record, of which the rest may be damaged."""
@@ -158,7 +163,7 @@ class Scene:
 
     def clear(self) -> None:
         with suppress(KeyNameError):
-            self.keys().revoke("shop")
+            ApiKeys(self.redis).revoke("shop")
         self.service.registry.undrain(WORKER)
         for task_id in self.made:
             self.service.store.cancel(task_id)
@@ -168,52 +173,22 @@ class Scene:
 
 @pytest.fixture
 def scene(service: RunningService, coffee: Path) -> Iterator[Scene]:
-    scene = Scene(service, coffee)
-    yield scene
-    scene.clear()
+    with connect(service.env["RMBG_REDIS_URL"]) as redis:
+        scene = Scene(service, redis, coffee)
+        for task_id in service.store.dead():
+            service.store.drop_dead(task_id)
+        yield scene
+        scene.clear()
 
 
-#: What has to be there before a command, by its words; `$TASK_ID` is the answer.
-_BEFORE: tuple[tuple[str, Callable[[Scene], str]], ...] = (
-    ("jobs dead requeue", Scene.dead),
-    ("jobs dead drop", Scene.dead),
-    ("jobs requeue --failed", Scene.dead),
-    ("jobs requeue", Scene.canceled),
-    ("jobs cancel", Scene.waiting),
-    ("jobs purge --queue model.u2netp", Scene.waiting_for_the_model),
-    ("jobs purge", Scene.waiting),
-    ("jobs dead list", Scene.dead),
-    ("jobs list --status failed", Scene.dead),
-    ("jobs list --status queued", Scene.waiting),
-    ("jobs stuck", Scene.unreadable),
-    (" purge -f", Scene.waiting),
-    ("jobs undrain", Scene.drained),
-    ("$BATCH_ID", Scene.batch),
-    ("$WEBHOOK_ID", Scene.telling),
-    ("keys rotate-secret", Scene.keyed),
-    ("keys revoke", Scene.keyed),
-    ("", Scene.succeeded),
-)
-
-
-def _begun_anew(scene: Scene, task_id: str, _: str) -> None:
+def _queued_again(scene: Scene, task_id: str, _: str) -> None:
     assert scene.status(task_id) == Status.QUEUED
     assert task_id in scene.messages(IDLE_QUEUE)
-    assert task_id not in scene.service.store.dead()
-
-
-def _all_letters_begun_anew(scene: Scene, task_id: str, said: str) -> None:
-    _begun_anew(scene, task_id, said)
     assert scene.service.store.dead() == []
 
 
 def _dropped(scene: Scene, task_id: str, _: str) -> None:
     assert scene.status(task_id) == Status.FAILED
-    assert task_id not in scene.service.store.dead()
-
-
-def _all_dropped(scene: Scene, task_id: str, said: str) -> None:
-    _dropped(scene, task_id, said)
     assert scene.service.store.dead() == []
 
 
@@ -239,8 +214,8 @@ def _still_waiting(scene: Scene, task_id: str, _: str) -> None:
     assert scene.status(task_id) == Status.QUEUED
 
 
-def _listed(_: Scene, task_id: str, said: str) -> None:
-    assert task_id in said
+def _listed(_: Scene, name: str, said: str) -> None:
+    assert name in said
 
 
 def _stuck(_: Scene, task_id: str, said: str) -> None:
@@ -265,70 +240,114 @@ def _shows_workers(_: Scene, __: str, said: str) -> None:
     assert WORKER in said
 
 
-#: What must have been done, by the command's words; the first that fits.
-_AFTER: tuple[tuple[str, Callable[[Scene, str, str], None]], ...] = (
-    ("jobs dead requeue --all", _all_letters_begun_anew),
-    ("jobs dead requeue", _begun_anew),
-    ("jobs dead drop --all", _all_dropped),
-    ("jobs dead drop", _dropped),
-    ("jobs dead list", _listed),
-    ("jobs requeue", _begun_anew),
-    ("jobs cancel", _canceled),
-    ("jobs purge --queue", _queue_purged),
-    ("jobs purge --status", _all_purged),
-    (" purge -f", _still_waiting),
-    ("jobs list", _listed),
-    ("jobs show", _listed),
-    ("jobs stuck", _stuck),
-    ("jobs drain", _is_drained),
-    ("jobs undrain", _takes_jobs_again),
-    ("jobs workers", _shows_workers),
+def _ends_well(_: Scene, __: str, said: str) -> None:
+    assert '"code":4' not in said
+
+
+Before = Callable[[Scene], str]
+After = Callable[[Scene, str, str], None]
+#: Words of a command, what has to be there before it, and what it must have done. The first that
+#: fits counts; `$TASK_ID` and the like stand for what the second one returns.
+_SCENES: tuple[tuple[str, Before, After], ...] = (
+    ("jobs dead requeue", Scene.dead, _queued_again),
+    ("jobs dead drop", Scene.dead, _dropped),
+    ("jobs dead list", Scene.dead, _listed),
+    ("jobs requeue --failed", Scene.dead, _queued_again),
+    ("jobs requeue", Scene.canceled, _queued_again),
+    ("jobs cancel", Scene.waiting, _canceled),
+    ("jobs purge --queue model.u2netp", Scene.waiting_for_the_model, _queue_purged),
+    ("jobs purge --queue", Scene.waiting, _queue_purged),
+    ("jobs purge --status", Scene.waiting, _all_purged),
+    (" purge -f", Scene.waiting, _still_waiting),
+    ("jobs list --status failed", Scene.dead, _listed),
+    ("jobs list --status queued", Scene.waiting, _listed),
+    ("jobs list", Scene.succeeded, _listed),
+    ("jobs show", Scene.waiting, _listed),
+    ("jobs stuck", Scene.unreadable, _stuck),
+    ("jobs drain", Scene.nothing, _is_drained),
+    ("jobs undrain", Scene.drained, _takes_jobs_again),
+    ("jobs workers", Scene.nothing, _shows_workers),
+    ("$WEBHOOK_ID", Scene.notifying, _listed),
+    ("keys rotate-secret", Scene.keyed, _ends_well),
+    ("keys revoke", Scene.keyed, _ends_well),
+    ("keys list", Scene.keyed, _listed),
+    ("$BATCH_ID", Scene.batch, _ends_well),
+    ("$TASK_ID", Scene.succeeded, _ends_well),
+    ("", Scene.nothing, _ends_well),
 )
 
 
-def test_every_command_about_jobs_is_looked_into() -> None:
-    about_jobs = [command for command in _all_commands() if "tasks.app jobs" in command]
+def test_commands_are_found_in_each_document() -> None:
+    assert {document: len(_commands(document)) >= 3 for document in DOCUMENTS} == dict.fromkeys(
+        DOCUMENTS, True
+    )
+    about_jobs = [command for command in COMMANDS if "tasks.app jobs" in command]
     assert len(about_jobs) >= 20
-    assert all(any(words in command for words, _ in _AFTER) for command in about_jobs)
+    specific = [words for words, _, after in _SCENES if after is not _ends_well]
+    assert all(any(words in command for words in specific) for command in about_jobs)
 
 
-@pytest.mark.parametrize("command", _all_commands())
-def test_a_command_works_as_it_is_written(scene: Scene, tmp_path: Path, command: str) -> None:
-    service = scene.service
-    task_id = next(make for words, make in _BEFORE if words in command)(scene)
-    done = _run(service, tmp_path, command, task_id)
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert '"code":4' not in done.stdout
-    if " -o " in command:
-        (target,) = re.findall(r"-o (\S+)", command)
-        assert (tmp_path / target).exists()
-    for check in [check for words, check in _AFTER if words in command][:1]:
-        check(scene, task_id, done.stdout)
-
-
-def _run(
-    service: RunningService, folder: Path, command: str, task_id: str
-) -> subprocess.CompletedProcess[str]:
-    (folder / "tests").symlink_to(ROOT / "tests")
-    (folder / "data").mkdir()
-    write_shell_file(folder / "data", service.env)
-    here = command.replace("http://127.0.0.1:8000", service.url)
-    for name in ("rmbg", "celery"):
-        here = here.replace(f".venv/bin/{name}", local_service.script(name))
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_works_as_it_is_written(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    before, after = next((b, a) for words, b, a in _SCENES if words in command)
+    name = before(scene)
+    _furnish(tmp_path, scene.service)
+    monkeypatch.chdir(tmp_path)
     variables = {
-        "TASK_ID": task_id,
-        "BATCH_ID": task_id,
-        "WEBHOOK_ID": f"msg_{task_id}_1",
+        "TASK_ID": name,
+        "BATCH_ID": name,
+        "WEBHOOK_ID": f"msg_{name}_1",
         "WORKER": WORKER,
         "QUEUE": IDLE_QUEUE,
     }
-    return subprocess.run(
+    for variable, value in {**scene.service.env, "RMBG_URL": scene.service.url}.items():
+        monkeypatch.setenv(variable, value)
+    command = command.replace("http://127.0.0.1:8000", scene.service.url)
+    # A benchmark of fewer and smaller pictures runs the same code.
+    command = command.replace("--size 256 --runs 3", "--size 64 --runs 1")
+    run = _run_in_a_shell if _IN_A_SHELL.match(command) else _run_here
+    status, said, errors = run(command, variables)
+    assert status == 0, errors + said
+    for target in re.findall(r" -o (\S+)", command):
+        assert Path(target).exists()
+    after(scene, name, said)
+
+
+def _furnish(folder: Path, service: RunningService) -> None:
+    """Make what a reader has in the folder; of the photos only those that commands name."""
+    photos = folder / "tests" / "data"
+    photos.mkdir(parents=True)
+    for name in ("coffee.jpg", "chelsea.jpg"):
+        (photos / name).symlink_to(DATA / name)
+    (folder / "data").mkdir()
+    write_shell_file(folder / "data", service.env)
+
+
+def _run_in_a_shell(command: str, variables: dict[str, str]) -> tuple[int, str, str]:
+    for program in ("rmbg", "celery"):
+        command = command.replace(f".venv/bin/{program}", script(program))
+    kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME"}}
+    done = subprocess.run(
         # In one shell, as a reader would: the settings first.
-        ["bash", "-euc", f". data/{SHELL_FILE}\n{here}"],
-        cwd=folder,
-        env={**os.environ, **variables, "RMBG_URL": service.url},
+        ["bash", "-euc", f". data/{SHELL_FILE}\n{command}"],
+        env={**kept, **variables},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
     )
+    return done.returncode, done.stdout, done.stderr
+
+
+def _run_here(command: str, variables: dict[str, str]) -> tuple[int, str, str]:
+    program, *arguments = shlex.split(Template(command).substitute(variables))
+    if program == ".venv/bin/rmbg":
+        result = TyperRunner().invoke(rmbg, arguments)
+    else:
+        assert (program, *arguments[:2]) == (".venv/bin/celery", "-A", "tasks.app")
+        with create_celery(Settings.load()) as celery:
+            context = CLIContext(app=celery, no_color=True, workdir=None)
+            result = CliRunner().invoke(_CELERY[arguments[2]], arguments[3:], obj=context)
+    return result.exit_code, result.stdout, f"{result.stderr}{result.exception!r}"
