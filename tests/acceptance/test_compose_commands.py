@@ -13,6 +13,7 @@ import pytest
 import urllib3
 import yaml
 
+from deploy.client import ServiceClient
 from deploy.local.ports import reserved_ports
 from deploy.local.service import script, valkey_server
 from inference.models.registry import get_spec
@@ -73,31 +74,39 @@ class Stage:
     def command(self, name: str) -> list[str]:
         return [self.here(word, name) for word in SERVICES[name]["command"]]
 
-    def healthy(self, name: str) -> bool:
-        kind, *words = (self.here(word, name) for word in SERVICES[name]["healthcheck"]["test"])
-        command = ["sh", "-c", *words] if kind == "CMD-SHELL" else words
-        done = subprocess.run(
-            command, env=self.environment(name), cwd=self.folder, capture_output=True, check=False
-        )
-        return done.returncode == 0
-
-    def run(self, name: str) -> str:
-        done = subprocess.run(
-            self.command(name),
+    def run(self, name: str, command: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
             env=self.environment(name),
             cwd=self.folder,
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+
+    def healthy(self, name: str) -> bool:
+        kind, *words = (self.here(word, name) for word in SERVICES[name]["healthcheck"]["test"])
+        return (
+            self.run(name, ["sh", "-c", *words] if kind == "CMD-SHELL" else words).returncode == 0
+        )
 
     @contextmanager
-    def running(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
-        """The service's own command, until its own health check is content."""
-        log = self.folder / f"{name}.log"
-        with log.open("wb") as output:
+    def running(self, *names: str) -> Iterator[None]:
+        """The services' own commands, until their own health checks are content."""
+        with ExitStack() as stack:
+            processes = {name: stack.enter_context(self._process(name)) for name in names}
+            end = time.monotonic() + 90
+            for name, process in processes.items():
+                while not (name == "redis" and not self.has_cli) and not self.healthy(name):
+                    if process.poll() is not None or time.monotonic() > end:
+                        log = (self.folder / f"{name}.log").read_text()
+                        pytest.fail(f"{name} is not healthy:\n{log[-4000:]}")
+                    time.sleep(0.3)
+            yield
+
+    @contextmanager
+    def _process(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
+        with (self.folder / f"{name}.log").open("wb") as output:
             process = subprocess.Popen(
                 self.command(name),
                 env=self.environment(name),
@@ -106,11 +115,6 @@ class Stage:
                 stderr=subprocess.STDOUT,
             )
         try:
-            end = time.monotonic() + 90
-            while not (name == "redis" and not self.has_cli) and not self.healthy(name):
-                if process.poll() is not None or time.monotonic() > end:
-                    pytest.fail(f"{name} is not healthy:\n{log.read_text()[-4000:]}")
-                time.sleep(0.3)
             yield process
         finally:
             process.terminate()
@@ -136,33 +140,15 @@ def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
 def test_every_service_of_ours_starts_is_healthy_works_and_ends(stage: Stage, coffee: Path) -> None:
     with ExitStack() as stack:
         stack.enter_context(stage.running("redis"))
-        assert "The bucket rmbg is ready" in stage.run("bucket")
-        made = subprocess.run(
-            [script("rmbg"), "keys", "add", "shop", "--json"],
-            env=stage.environment("api"),
-            cwd=stage.folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        assert "The bucket rmbg is ready" in stage.run("bucket", stage.command("bucket")).stdout
+        made = stage.run("api", [script("rmbg"), "keys", "add", "shop", "--json"])
         assert made.returncode == 0, made.stderr
         (key,) = re.findall(r'"key": ?"([^"]+)"', made.stdout)
         assert not stage.healthy("cpu0")
-        for name in ("cpu0", "io", "api", "flower"):
-            stack.enter_context(stage.running(name))
-        url = f"http://127.0.0.1:{stage.moved['8000']}/api/v1"
-        answer = urllib3.request(
-            "POST",
-            f"{url}/remove-bg",
-            fields={"image": ("coffee.jpg", coffee.read_bytes())},
-            headers={"X-API-Key": key},
-        )
-        assert answer.status == 202, answer.data
-        task_id = answer.json()["data"]["task_id"]
-        done = urllib3.request("GET", f"{url}/tasks/{task_id}?wait=60", headers={"X-API-Key": key})
-        assert done.json()["data"]["status"] == "succeeded"
+        stack.enter_context(stage.running("cpu0", "io", "api", "flower"))
+        with ServiceClient(f"http://127.0.0.1:{stage.moved['8000']}", api_key=key) as client:
+            assert client.wait(client.submit(coffee, {}))["status"] == "succeeded"
         flower = f"http://127.0.0.1:{stage.moved['5555']}"
         assert urllib3.request("GET", f"{flower}/tasks").status == 401
-        user, _, password = (stage.secrets / "flower_basic_auth").read_text().partition(":")
-        headers = urllib3.make_headers(basic_auth=f"{user}:{password}")
+        headers = urllib3.make_headers(basic_auth=(stage.secrets / "flower_basic_auth").read_text())
         assert urllib3.request("GET", f"{flower}/tasks", headers=headers).status == 200
