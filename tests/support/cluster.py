@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 from PIL import Image
+from redis import Redis
 
 from api.inputs import InputFile, Submission
 from api.services import Services
@@ -28,17 +29,23 @@ from inference.options import Options
 from inference.pipeline import remove_background
 from tasks.errors import TaskError
 from tasks.jobs.job import Job, Priority, Status
-from tasks.redis_client import connect
+from tasks.jobs.store import JobStore
+from tasks.object_store import results_prefix
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
 from tests.support.faulty_worker import FaultyModel
+from tests.support.jobs import recorded
 from tests.support.paths import ROOT
 from tests.support.servers import wait_until
 
 HOST = "faults"
-PASSWORD = "test"
-KEYS = ("access", "secret-of-the-tests")
+WORKERS = ("gpu0", "gpu1")
+#: All lists of the cluster's model queues, for the celery command.
+QUEUES = f"model.u2netp,gpu.{HOST}.0,gpu.{HOST}.1"
+_PASSWORD = "test"
+_KEYS = ("access", "secret-of-the-tests")
 _READY_SECONDS = 60.0
+_CELERY = (local_service.script("celery"), "-A", "tests.support.faulty_app")
 
 
 @dataclass
@@ -57,70 +64,70 @@ class Cluster:
     folder: Path
     valkey_port: int
     store_ports: StorePorts
-    settings: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str]
     members: dict[str, Member] = field(default_factory=dict)
+    #: Of this process; `heal` renews them, so that no breaker is open when a test begins.
+    services: Services = field(init=False)
 
     @property
-    def redis_url(self) -> str:
-        return valkey_url(self.valkey_port, PASSWORD)
+    def store(self) -> JobStore:
+        return self.services.runtime.job_store
+
+    @property
+    def redis(self) -> Redis:
+        return self.services.runtime.redis
+
+    @property
+    def registry(self) -> WorkerRegistry:
+        return self.services.runtime.registry
 
     @property
     def environment(self) -> dict[str, str]:
+        path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {**self._our_settings(), "PYTHONPATH": os.pathsep.join(path)}
+
+    def _our_settings(self) -> dict[str, str]:
         return {
-            "RMBG_REDIS_URL": self.redis_url,
+            "RMBG_REDIS_URL": valkey_url(self.valkey_port, _PASSWORD),
             "RMBG_S3_ENDPOINT": f"http://127.0.0.1:{self.store_ports.s3}",
-            "RMBG_S3_ACCESS_KEY": KEYS[0],
-            "RMBG_S3_SECRET_KEY": KEYS[1],
+            "RMBG_S3_ACCESS_KEY": _KEYS[0],
+            "RMBG_S3_SECRET_KEY": _KEYS[1],
             "RMBG_MODEL_DIR": str(self.folder),
             "RMBG_HOST": HOST,
-            "RMBG_TIME_LIMIT": "15",
             **self.settings,
-            "PYTHONPATH": os.pathsep.join(
-                [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-            ),
         }
-
-    def services(self, **more: str) -> Services:
-        settings = ApiSettings.load(
-            **more,
-            redis_url=self.redis_url,
-            s3_endpoint=f"http://127.0.0.1:{self.store_ports.s3}",
-            s3_access_key=KEYS[0],
-            s3_secret_key=KEYS[1],
-        )
-        return Services.from_settings(settings)
 
     # -- processes -----------------------------------------------------------------------------
 
     def start_servers(self) -> None:
-        self.start(valkey_service(self.folder / "valkey", self.valkey_port, PASSWORD))
-        self.start(store_service(self.folder / "store", self.store_ports, *KEYS))
+        self.start(valkey_service(self.folder / "valkey", self.valkey_port, _PASSWORD))
+        self.start(store_service(self.folder / "store", self.store_ports, *_KEYS))
 
     def start_worker(self, index: int = 0, *, wait: bool = True, **settings: str) -> str:
         name = f"gpu{index}"
+        ready = probes.worker_ready(self.environment["RMBG_REDIS_URL"], at(name))
         queues = f"gpu.{HOST}.{index},model.u2netp"
-        ready = probes.worker_ready(self.redis_url, f"{name}@{HOST}")
         self.start(self._celery(name, queues, ready, **settings), wait=wait)
         return name
 
-    def start_io(self, index: int = 0) -> str:
-        name = f"io{index}"
-        self.start(self._celery(name, "webhooks", always_ready, "-P", "threads", "-c", "8"))
-        return name
+    def start_io(self) -> None:
+        self.start(self._celery("io0", "webhooks", always_ready, "-P", "threads", "-c", "8"))
 
     def _celery(
         self, name: str, queues: str, probe: local_service.Probe, *pool: str, **settings: str
     ) -> Service:
-        command = (
-            local_service.script("celery"),
-            "-A",
-            "tests.support.faulty_app",
-            "worker",
-            "-n",
-            f"{name}@{HOST}",
-        )
+        command = (*_CELERY, "worker", "-n", at(name), "-Q", queues, *pool)
         env = {**self.environment, **settings}
-        return Service(name, (*command, "-Q", queues, *pool), env=env, probe=probe, grace=60)
+        return Service(name, command, env=env, probe=probe, grace=60)
+
+    def celery(self, *arguments: str) -> str:
+        """What a stock celery command prints."""
+        command = (*_CELERY, *arguments)
+        env = supervisor.environment(Service("celery", command, env=self.environment))
+        done = subprocess.run(
+            command, env=env, check=True, capture_output=True, text=True, timeout=60
+        )
+        return done.stdout
 
     def start(self, service: Service, *, wait: bool = True) -> None:
         started = time.time()
@@ -135,21 +142,28 @@ class Cluster:
             )
         self.members[service.name] = Member(service, process, started)
         if wait:
-            self.wait_ready(service.name)
+            wait_until(service.probe, since=started, seconds=_READY_SECONDS)
 
-    def wait_ready(self, name: str) -> None:
-        member = self.members[name]
-        wait_until(member.service.probe, since=member.started, seconds=_READY_SECONDS, interval=0.1)
+    def signal(self, number: signal.Signals, *names: str) -> None:
+        for name in names:
+            self.members[name].process.send_signal(number)
 
-    def signal(self, name: str, number: signal.Signals) -> None:
-        self.members[name].process.send_signal(number)
+    @contextmanager
+    def standing(self, *names: str) -> Iterator[None]:
+        """Members that take connections, if they are servers, and do nothing."""
+        self.signal(signal.SIGSTOP, *names)
+        try:
+            yield
+        finally:
+            self.signal(signal.SIGCONT, *names)
 
-    def kill(self, name: str) -> None:
-        """kill -9 of the process and all that is left of its group."""
-        process = self.members[name].process
-        process.kill()
-        process.wait()
-        supervisor.kill_group(process.pid)
+    def kill(self, *names: str) -> None:
+        """kill -9 of the processes and all that is left of their groups."""
+        for name in names:
+            process = self.members[name].process
+            process.kill()
+            process.wait()
+            supervisor.kill_group(process.pid)
 
     def child(self, name: str) -> psutil.Process:
         """A worker's pool child; `ValueError` if it has none just now."""
@@ -161,26 +175,37 @@ class Cluster:
         with suppress(psutil.NoSuchProcess, ValueError):
             self.child(name).kill()
 
-    def family(self, name: str) -> list[psutil.Process]:
-        """A worker's parent and all below it."""
+    @contextmanager
+    def asleep(self, name: str) -> Iterator[None]:
+        """A worker whose parent, and all below it, stand still."""
         parent = psutil.Process(self.members[name].process.pid)
-        return [parent, *parent.children(recursive=True)]
+        family = [parent, *parent.children(recursive=True)]
+        for each in family:
+            each.suspend()
+        yield
+        for each in family:
+            each.resume()
 
-    def stopped(self, *names: str) -> list[str]:
-        """Those of the members that stand still by a SIGSTOP."""
+    def stopped(self) -> list[str]:
+        """The workers that stand still by a SIGSTOP."""
         return [
             name
-            for name in names
+            for name in WORKERS
             if psutil.Process(self.members[name].process.pid).status() == psutil.STATUS_STOPPED
         ]
 
-    def restart(self, name: str, *, wait: bool = True) -> None:
-        self.start(self.members[name].service, wait=wait)
+    def restart(self, *names: str, wait: bool = True) -> None:
+        for name in names:
+            self.start(self.members[name].service, wait=wait)
+
+    def terminate(self, name: str) -> subprocess.Popen[bytes]:
+        process = self.members[name].process
+        process.terminate()
+        return process
 
     def end(self, name: str) -> None:
         """SIGTERM, and as much time as it takes."""
-        process = self.members[name].process
-        process.terminate()
+        process = self.terminate(name)
         try:
             process.wait(self.members[name].service.grace)
         except subprocess.TimeoutExpired:
@@ -197,17 +222,17 @@ class Cluster:
         """Whatever a test did: every member runs and is ready, and nobody is drained."""
         for name in ("slow-start", "slow", "hung", "hang", "blind", "stop-after-pop"):
             (self.folder / name).unlink(missing_ok=True)
-        for name, member in list(self.members.items()):
-            if member.process.poll() is not None:
-                self.restart(name, wait=False)
-        for name in list(self.members):
-            self._wait_ready_again(name)
-        registry = WorkerRegistry(connect(self.redis_url))
-        for worker in registry.workers():
-            registry.undrain(worker.name)
+        for name in self.members:
+            wait_until(self._start_and_probe(name), since=0.0, seconds=_READY_SECONDS)
+        settings = {
+            name.removeprefix("RMBG_").lower(): text for name, text in self._our_settings().items()
+        }
+        self.services = Services.from_settings(ApiSettings.load(**settings))
+        for worker in self.registry.workers():
+            self.registry.undrain(worker.name)
 
-    def _wait_ready_again(self, name: str) -> None:
-        """Wait for a member; one that ends while it starts is started again, as supervisors do."""
+    def _start_and_probe(self, name: str) -> local_service.Probe:
+        """Probe a member that is started, again and again if need be, as supervisors do."""
 
         def probe(_since: float) -> None:
             if self.members[name].process.poll() is not None:
@@ -216,13 +241,13 @@ class Cluster:
             member = self.members[name]
             member.service.probe(member.started)
 
-        wait_until(probe, since=0.0, seconds=_READY_SECONDS, interval=0.1)
+        if self.members[name].process.poll() is not None:
+            self.restart(name, wait=False)
+        return probe
 
     def end_all(self) -> None:
-        for member in reversed(self.members.values()):
-            member.process.kill()
-            member.process.wait()
-            supervisor.kill_group(member.process.pid)
+        self.kill(*reversed(self.members))
+        for member in self.members.values():
             member.service.remove_leftovers()
 
     def logs(self) -> str:
@@ -232,9 +257,117 @@ class Cluster:
                 parts += [f"== {path.name}", *path.read_text(errors="replace").splitlines()[-40:]]
         return "\n".join(parts)
 
+    # -- jobs ----------------------------------------------------------------------------------
+
+    def submit(
+        self, data: bytes, priority: Priority = Priority.NORMAL, webhook_url: str | None = None
+    ) -> str:
+        submission = Submission(
+            image=InputFile(io.BytesIO(data), len(data), "test.png"),
+            priority=priority,
+            webhook_url=webhook_url,
+            cache=False,
+        )
+        return self.services.submissions.submit(submission, "test").job.task_id
+
+    def submit_many(
+        self, count: int, *, first: int = 0, priority: Priority = Priority.NORMAL
+    ) -> dict[str, bytes]:
+        """Pictures by the ids of their jobs."""
+        pictures = [picture(number=number) for number in range(first, first + count)]
+        return {self.submit(each, priority): each for each in pictures}
+
+    def job(self, task_id: str) -> Job:
+        return recorded(self.store, task_id)
+
+    def usable(self, *names: str) -> bool:
+        """Would one of these workers be sent jobs?"""
+        wanted = {at(name) for name in names}
+        return any(each.usable for each in self.registry.workers() if each.name in wanted)
+
+    def wait_for(self, condition: Callable[[], object], seconds: float, what: str) -> None:
+        """Ask until it holds."""
+        end = time.monotonic() + seconds
+        while True:
+            # A server that a test has killed may be away for a moment.
+            with suppress(OSError, TaskError):
+                if condition():
+                    return
+            assert time.monotonic() < end, f"{what} did not come within {seconds} s\n{self.logs()}"
+            time.sleep(0.05)
+
+    def await_processing(self) -> None:
+        self.wait_for(lambda: self.store.ids(Status.PROCESSING), 20, "a running job")
+
+    def start_job(self, data: bytes) -> tuple[str, str]:
+        """A job that runs, and the member that it runs on."""
+        task_id = self.submit(data)
+        self.wait_for(lambda: self.job(task_id).status is Status.PROCESSING, 20, f"{task_id}'s run")
+        return task_id, str(self.job(task_id).worker).partition("@")[0]
+
+    def await_claimable(self, task_id: str, seconds: float) -> None:
+        """Until the job waits again, or was begun again."""
+
+        def claimable() -> bool:
+            found = self.job(task_id)
+            return found.status is Status.QUEUED or found.attempts > 1
+
+        self.wait_for(claimable, seconds, f"{task_id} claimable again")
+
+    def wait_final(
+        self,
+        task_ids: Iterable[str],
+        seconds: float,
+        *,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> list[Job]:
+        """All jobs, once all are final."""
+        all_ids = list(task_ids)
+        left = set(all_ids)
+
+        def all_final() -> bool:
+            meanwhile()
+            left.difference_update([each for each in left if self.job(each).status.final])
+            return not left
+
+        self.wait_for(all_final, seconds, f"the end of {len(all_ids)} jobs")
+        return [self.job(each) for each in all_ids]
+
+    def succeed(self, jobs: dict[str, bytes], seconds: float) -> list[Job]:
+        """All jobs, once all have succeeded, exactly once."""
+        done = self.wait_final(jobs, seconds)
+        self.assert_exactly_once(jobs)
+        return done
+
+    def assert_exactly_once(self, jobs: dict[str, bytes]) -> None:
+        """Every job succeeded, its one result object is there, and it has the right bytes."""
+        for task_id, data in jobs.items():
+            done = self.job(task_id)
+            assert done.status is Status.SUCCEEDED, done
+            assert done.result_key is not None
+            result = self.services.runtime.object_store.get(done.result_key)
+            right = remove_background(data, Options(), FaultyModel()).data
+            assert result == right, f"{done}\n{result.hex()}\n{right.hex()}\n{self.logs()}"
+            # A late run removes what it stored as soon as its final write was refused.
+            self.wait_for(
+                lambda: self._results(task_id) == [done.result_key],  # noqa: B023 - called here
+                20,
+                f"one result of {task_id} alone",
+            )
+
+    def _results(self, task_id: str) -> list[str]:
+        """The keys of all results that runs of a job left in the bucket."""
+        return list(self.services.runtime.object_store.list(results_prefix(task_id)))
+
+
+def at(name: str) -> str:
+    """The name of a member as a worker."""
+    return f"{name}@{HOST}"
+
 
 @contextmanager
 def cluster(folder: Path, **settings: str) -> Iterator[Cluster]:
+    """Two model workers and one I/O worker, with servers of their own."""
     # The parent looks at the model's file; the faulty model does without it.
     model = get_spec("u2netp")
     fetched = fetch_model(model, Settings.load().model_dir)
@@ -243,12 +376,12 @@ def cluster(folder: Path, **settings: str) -> Iterator[Cluster]:
         made = Cluster(folder, ports[0], StorePorts.take(ports[1:]), settings)
         try:
             made.start_servers()
+            made.start_io()
+            for index in range(len(WORKERS)):
+                made.start_worker(index, wait=False)
             yield made
         finally:
             made.end_all()
-
-
-# -- jobs ----------------------------------------------------------------------------------------
 
 
 def picture(red: int = 200, number: int = 0) -> bytes:
@@ -260,105 +393,3 @@ def picture(red: int = 200, number: int = 0) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
-
-
-def submit(
-    services: Services,
-    data: bytes,
-    priority: Priority = Priority.NORMAL,
-    webhook_url: str | None = None,
-) -> str:
-    submission = Submission(
-        image=InputFile(io.BytesIO(data), len(data), "test.png"),
-        priority=priority,
-        webhook_url=webhook_url,
-        cache=False,
-    )
-    return services.submissions.submit(submission, "test").job.task_id
-
-
-def submit_many(
-    services: Services, count: int, *, first: int = 0, priority: Priority = Priority.NORMAL
-) -> dict[str, bytes]:
-    """Pictures by the ids of their jobs."""
-    pictures = [picture(number=number) for number in range(first, first + count)]
-    return {submit(services, each, priority): each for each in pictures}
-
-
-def await_processing(made: Cluster, services: Services) -> Job:
-    """Some job that runs, as soon as one does."""
-    found: list[str] = []
-
-    def any_runs() -> bool:
-        found[:] = services.runtime.job_store.ids(Status.PROCESSING)
-        return bool(found)
-
-    wait_for(any_runs, 20, made, "a running job")
-    return job(services, found[0])
-
-
-def expected(data: bytes) -> bytes:
-    """The bytes of the right result."""
-    return remove_background(data, Options(), FaultyModel()).data
-
-
-def job(services: Services, task_id: str) -> Job:
-    found = services.runtime.job_store.get(task_id)
-    assert found is not None, task_id
-    return found
-
-
-def wait_for(condition: Callable[[], bool], seconds: float, cluster: Cluster, what: str) -> None:
-    """Ask until it holds."""
-    end = time.monotonic() + seconds
-    while True:
-        # A server that a test has killed may be away for a moment.
-        with suppress(OSError, TaskError):
-            if condition():
-                return
-        assert time.monotonic() < end, f"{what} did not come within {seconds} s\n{cluster.logs()}"
-        time.sleep(0.05)
-
-
-def wait_final(
-    cluster: Cluster,
-    services: Services,
-    task_ids: list[str],
-    seconds: float,
-    *,
-    meanwhile: Callable[[], None] = lambda: None,
-) -> list[Job]:
-    """All jobs, once all are final."""
-    left = set(task_ids)
-
-    def all_final() -> bool:
-        meanwhile()
-        left.difference_update([each for each in left if job(services, each).status.final])
-        return not left
-
-    wait_for(all_final, seconds, cluster, f"the end of {len(task_ids)} jobs")
-    return [job(services, each) for each in task_ids]
-
-
-def assert_exactly_once(made: Cluster, services: Services, jobs: dict[str, bytes]) -> None:
-    """Every job succeeded, its one result object is there, and it has the right bytes."""
-    for task_id, data in jobs.items():
-        done = job(services, task_id)
-        assert done.status is Status.SUCCEEDED, done
-        assert done.result_key is not None
-        result, right = services.runtime.object_store.get(done.result_key), expected(data)
-        assert result == right, f"{done}\n{result.hex()}\n{right.hex()}\n{made.logs()}"
-        # A late run removes what it stored as soon as its final write was refused.
-        wait_for(
-            lambda: result_objects(services, task_id) == [done.result_key],  # noqa: B023 - called here
-            20,
-            made,
-            f"one result of {task_id} alone",
-        )
-
-
-def result_objects(services: Services, task_id: str) -> list[str]:
-    """The keys of all results that runs of a job left in the bucket."""
-    client = services.runtime.object_store.client
-    found = client.list_objects("rmbg", prefix=f"results/{task_id}/", recursive=True)
-    return [str(each.object_name) for each in found]

@@ -1,33 +1,27 @@
-"""A cluster for each file: its tests hurt it, and each finds it healed."""
+"""One cluster, which each test hurts and the next one finds healed."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from api.services import Services
+from tasks.api_keys import new_webhook_secret
 from tests.support.cluster import Cluster, cluster
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     settings = {
         "RMBG_TIME_LIMIT": "6",
         "RMBG_MAX_MEMORY_MB": "300",
+        "RMBG_WEBHOOK_SECRET": new_webhook_secret(),
+        "RMBG_URL_ALLOW": "127.0.0.1",
     }
     with cluster(tmp_path_factory.mktemp("cluster"), **settings) as made:
-        made.start_io()
-        for index in (0, 1):
-            made.start_worker(index, wait=False)
         yield made
 
 
 @pytest.fixture
 def made(shared: Cluster) -> Cluster:
-    """The file's cluster, by default two model workers and one I/O worker, all well."""
+    """The cluster: two model workers and one I/O worker, all well."""
     shared.heal()
     return shared
-
-
-@pytest.fixture
-def services(made: Cluster) -> Services:
-    return made.services()

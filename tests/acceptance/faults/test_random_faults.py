@@ -2,148 +2,155 @@
 
 import random
 import secrets
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import pytest
 
-from api.services import Services
 from tasks.jobs.job import Status
 from tasks.jobs.store import LEASE_SECONDS
-from tasks.redis_client import connect
-from tests.support.cluster import Cluster, assert_exactly_once, cluster, submit_many, wait_for
-from tests.support.fault_scenes import QUEUES, celery
+from tests.support.cluster import QUEUES, WORKERS, Cluster
 
-pytestmark = pytest.mark.faults
-
-WORKERS = ("gpu0", "gpu1")
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Storm:
-    """How bad it is.
+    """How bad it is, and what happened so far.
 
     Attributes:
         jobs: how many have to succeed.
         pause: seconds from the end of one fault to the next.
-        outage: seconds for which the store is away at a time.
+        outage: seconds for which a server is away at a time.
         faults: at least so many; a share of the jobs is submitted before each of them.
     """
 
+    made: Cluster
+    chance: random.Random
     jobs: int
     pause: float
     outage: float
-    faults: int = 1
+    faults: int
+    sent: dict[str, bytes] = field(default_factory=dict)
+    struck: int = 0
+
+    def a_worker(self) -> str:
+        return self.chance.choice(WORKERS)
+
+    def submit_share(self) -> None:
+        goal = len(self.sent) + self.jobs // self.faults
+
+        def all_submitted() -> bool:
+            while len(self.sent) < goal:
+                self.sent.update(self.made.submit_many(1, first=len(self.sent)))
+            return True
+
+        # A server that has just begun may refuse; nothing is accepted then.
+        self.made.wait_for(all_submitted, 120, "the jobs' acceptance")
+
+    def ask_again(self) -> None:
+        """What an operator does about jobs that a revocation canceled."""
+        for task_id in {*self.made.store.ids(Status.CANCELED)} & {*self.sent}:
+            self.made.store.requeue(task_id)
+
+    def survived(self) -> bool:
+        succeeded = set(self.made.store.ids(Status.SUCCEEDED))
+        return self.struck >= self.faults and set(self.sent) <= succeeded
 
 
-Fault = Callable[[Cluster, random.Random, Storm], None]
+Fault = Callable[[Cluster, Storm], None]
 
 
-def kill_child(made: Cluster, chance: random.Random, _storm: Storm) -> None:
-    made.kill_child(chance.choice(WORKERS))
+def kill_child(made: Cluster, storm: Storm) -> None:
+    made.kill_child(storm.a_worker())
 
 
-def kill_worker(made: Cluster, chance: random.Random, _storm: Storm) -> None:
-    name = chance.choice(WORKERS)
+def kill_worker(made: Cluster, storm: Storm) -> None:
+    name = storm.a_worker()
     made.kill(name)
     made.restart(name, wait=False)
 
 
-def kill_io(made: Cluster, _chance: random.Random, _storm: Storm) -> None:
+def kill_io(made: Cluster, _storm: Storm) -> None:
     made.kill("io0")
     made.restart("io0", wait=False)
 
 
-def end_worker(made: Cluster, chance: random.Random, _storm: Storm) -> None:
-    name = chance.choice(WORKERS)
+def end_worker(made: Cluster, storm: Storm) -> None:
+    name = storm.a_worker()
     made.end(name)
     made.restart(name, wait=False)
 
 
-def sleep_through_lease(made: Cluster, chance: random.Random, _storm: Storm) -> None:
-    family = made.family(chance.choice(WORKERS))
-    for each in family:
-        each.suspend()
-    threading.Event().wait(LEASE_SECONDS + 2)
-    for each in family:
-        each.resume()
+def sleep_through_lease(made: Cluster, storm: Storm) -> None:
+    with made.asleep(storm.a_worker()):
+        time.sleep(LEASE_SECONDS + 2)
 
 
-def kill_after_pop(made: Cluster, _chance: random.Random, _storm: Storm) -> None:
+def kill_after_pop(made: Cluster, _storm: Storm) -> None:
     marker = made.folder / "stop-after-pop"
     marker.touch()
     deadline = time.monotonic() + 3
-    while not made.stopped(*WORKERS) and time.monotonic() < deadline:
+    while not made.stopped() and time.monotonic() < deadline:
         time.sleep(0.05)
     marker.unlink(missing_ok=True)
-    for name in made.stopped(*WORKERS):
+    for name in made.stopped():
         made.kill(name)
         made.restart(name, wait=False)
 
 
-def cut_connections(made: Cluster, _chance: random.Random, _storm: Storm) -> None:
-    client = connect(made.redis_url)
+def cut_connections(made: Cluster, _storm: Storm) -> None:
     for kind in ("normal", "pubsub"):
-        client.client_kill_filter(_type=kind, skipme=True)
+        made.redis.client_kill_filter(_type=kind, skipme=True)
 
 
-def restart_redis(made: Cluster, _chance: random.Random, _storm: Storm) -> None:
+def restart_redis(made: Cluster, _storm: Storm) -> None:
     # What was written in the last second may be gone with everysec: the promise is against a
     # crash of the process, whose writes the system has.
     made.kill("valkey")
     made.restart("valkey")
 
 
-def take_store_away(made: Cluster, _chance: random.Random, storm: Storm) -> None:
+def take_store_away(made: Cluster, storm: Storm) -> None:
     made.kill("weed")
-    threading.Event().wait(storm.outage)
+    time.sleep(storm.outage)
     made.restart("weed")
 
 
-def stop_store(made: Cluster, _chance: random.Random, storm: Storm) -> None:
-    """It takes connections and answers nothing."""
-    made.signal("weed", signal.SIGSTOP)
-    threading.Event().wait(storm.outage)
-    made.signal("weed", signal.SIGCONT)
+def stop_store(made: Cluster, storm: Storm) -> None:
+    with made.standing("weed"):
+        time.sleep(storm.outage)
 
 
-def stop_redis(made: Cluster, _chance: random.Random, storm: Storm) -> None:
-    made.signal("valkey", signal.SIGSTOP)
-    threading.Event().wait(storm.outage)
-    made.signal("valkey", signal.SIGCONT)
+def stop_redis(made: Cluster, storm: Storm) -> None:
+    with made.standing("valkey"):
+        time.sleep(storm.outage)
 
 
-def purge(made: Cluster, _chance: random.Random, _storm: Storm) -> None:
-    celery(made, "purge", "-f", "-Q", QUEUES)
+def purge(made: Cluster, _storm: Storm) -> None:
+    made.celery("purge", "-f", "-Q", QUEUES)
 
 
-def revoke(made: Cluster, chance: random.Random, _storm: Storm) -> None:
-    """As Flower does it; `_ask_again` has the job done all the same."""
-    services = made.services()
-    waiting = services.runtime.job_store.get_many(services.runtime.job_store.ids(Status.QUEUED))
+def revoke(made: Cluster, storm: Storm) -> None:
+    """As Flower does it; `ask_again` has the job done all the same."""
+    waiting = made.store.get_many(made.store.ids(Status.QUEUED))
     if waiting:
-        found = chance.choice(waiting)
-        message_id = (
-            f"{found.task_id}.{found.redispatches + 1}" if found.redispatches else found.task_id
-        )
-        services.runtime.dispatcher.app.control.revoke(message_id)
+        found = storm.chance.choice(waiting)
+        dispatch = f".{found.redispatches + 1}" if found.redispatches else ""
+        made.services.runtime.dispatcher.app.control.revoke(f"{found.task_id}{dispatch}")
 
 
-def hang(made: Cluster, _chance: random.Random, _storm: Storm) -> None:
+def hang(made: Cluster, _storm: Storm) -> None:
     (made.folder / "hang").touch()
 
 
-def start_slowly(made: Cluster, chance: random.Random, _storm: Storm) -> None:
+def start_slowly(made: Cluster, storm: Storm) -> None:
     """The next process of a worker takes longer than Celery would wait for it by itself."""
     marker = made.folder / "slow-start"
     marker.write_text("8")
-    name = chance.choice(WORKERS)
-    made.kill_child(name)
-    threading.Event().wait(8)
+    made.kill_child(storm.a_worker())
+    time.sleep(8)
     marker.unlink()
 
 
@@ -166,89 +173,47 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Iterator[Cluster]:
-    with cluster(tmp_path, RMBG_TIME_LIMIT="6") as made:
-        made.start_io()
-        for index in (0, 1):
-            made.start_worker(index, wait=False)
-        made.heal()
-        yield made
-
-
-@pytest.fixture
-def seed(request: pytest.FixtureRequest) -> int:
-    given = request.config.getoption("--fault-seed")
-    return secrets.randbelow(10**6) if given is None else int(given)
-
-
-def every(pause: float, strike: Callable[[], None]) -> Callable[[], None]:
-    """Something to be called again and again that strikes at most once in so many seconds."""
-    due = time.monotonic() + pause
-
-    def call() -> None:
-        nonlocal due
-        if time.monotonic() >= due:
-            strike()
-            due = time.monotonic() + pause
-
-    return call
-
-
-def _ask_again(services: Services) -> None:
-    """What an operator does about jobs that a revocation canceled."""
-    for task_id in services.runtime.job_store.ids(Status.CANCELED):
-        services.runtime.job_store.requeue(task_id)
-
-
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    "storm",
+    "weather",
     [
-        pytest.param(Storm(40, 1, 3, faults=5), id="small"),
-        pytest.param(Storm(150, 2, 5, faults=15), id="dense", marks=pytest.mark.slow),
-        pytest.param(Storm(300, 8, 30, faults=10), id="full", marks=pytest.mark.slow),
+        pytest.param({"jobs": 150, "pause": 2, "outage": 5, "faults": 15}, id="dense"),
+        pytest.param({"jobs": 300, "pause": 8, "outage": 30, "faults": 10}, id="full"),
     ],
 )
-def test_a_storm_of_faults_loses_nothing(made: Cluster, seed: int, storm: Storm) -> None:
+def test_a_storm_of_faults_loses_nothing(
+    made: Cluster, pytestconfig: pytest.Config, weather: dict[str, int]
+) -> None:
+    given = pytestconfig.getoption("--fault-seed")
+    seed = secrets.randbelow(10**6) if given is None else int(given)
     print(f"--fault-seed={seed}")  # noqa: T201 - shown with a failure
-    chance = random.Random(seed)
-    services = made.services()
-    sent: dict[str, bytes] = {}
-    struck: list[str] = []
+    storm = Storm(made, random.Random(seed), **weather)
     # Each kind once, in random order; then again.
     kinds: list[Fault] = []
-
-    def one_more() -> bool:
-        sent.update(submit_many(services, 1, first=len(sent)))
-        return True
-
-    def submit_share() -> None:
-        for _ in range(storm.jobs // storm.faults):
-            # A server that has just begun may refuse; nothing is accepted then.
-            wait_for(one_more, 60, made, "a job's acceptance")
+    began = due = time.monotonic()
 
     def strike() -> None:
-        if not kinds:
-            kinds.extend(chance.sample(FAULTS, len(FAULTS)))
+        nonlocal due
+        if time.monotonic() < due:
+            return
+        kinds.extend(() if kinds else storm.chance.sample(FAULTS, len(FAULTS)))
         fault = kinds.pop()
-        struck.append(fault.__name__)
+        storm.struck += 1
         print(f"{time.monotonic() - began:.0f} s: {fault.__name__}")  # noqa: T201 - the same
-        fault(made, chance, storm)
-        if len(struck) < storm.faults:
-            submit_share()
+        fault(made, storm)
+        if storm.struck < storm.faults:
+            storm.submit_share()
+        due = time.monotonic() + storm.pause
 
-    def done() -> bool:
-        blow()
-        _ask_again(services)
-        enough = len(struck) >= storm.faults
-        return enough and set(sent) <= set(services.runtime.job_store.ids(Status.SUCCEEDED))
+    def survived() -> bool:
+        strike()
+        storm.ask_again()
+        return storm.survived()
 
-    began = time.monotonic()
-    submit_share()
-    blow = every(storm.pause, strike)
+    storm.submit_share()
+    due = time.monotonic() + storm.pause
     # All from this thread: Linux ties a child's life to the thread that started it.
-    wait_for(done, 1100, made, f"the success of {storm.jobs} jobs")
+    made.wait_for(survived, 1100, f"the success of {storm.jobs} jobs")
     made.heal()
-    assert len(sent) == storm.jobs
-    assert_exactly_once(made, services, sent)
+    assert len(storm.sent) == storm.jobs
+    made.assert_exactly_once(storm.sent)
