@@ -2,7 +2,6 @@
 
 import ast
 import re
-from pathlib import Path
 
 import pytest
 
@@ -11,51 +10,32 @@ from tests.support.paths import ROOT
 PAGE = (ROOT / "docs/reliability.md").read_text()
 #: Each test that the page names, and whether it is marked as part of `make test`.
 NAMED = {name: bool(mark) for name, mark in re.findall(r"`(test_\w+)`( ⓢ)?", PAGE)}
-#: Not run by `make test`, whichever of them a test or its module bears.
 LEFT_OUT = {"pytest.mark.slow", "pytest.mark.gpu"}
 
 
-def _marks_of_module(module: ast.Module) -> set[str]:
-    """What its `pytestmark` names: a mark, or a list of them."""
-    values = [
-        node.value
-        for node in module.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
-    ]
-    marks = [
-        mark
-        for value in values
-        for mark in (value.elts if isinstance(value, (ast.List, ast.Tuple)) else [value])
-    ]
-    return {ast.unparse(mark) for mark in marks}
+def _left_out(marks: list[ast.expr]) -> bool:
+    """Whether `make test` leaves out what has these marks, or lists of them."""
+    lists = [each.elts if isinstance(each, (ast.List, ast.Tuple)) else [each] for each in marks]
+    return any(ast.unparse(mark) in LEFT_OUT for each in lists for mark in each)
 
 
-def _tests(folder: Path) -> dict[str, set[str]]:
-    """Each test's marks, its module's among them."""
-    modules = [ast.parse(file.read_text()) for file in folder.rglob("test_*.py")]
-    return {
-        node.name: _marks_of_module(module) | {ast.unparse(each) for each in node.decorator_list}
-        for module in modules
-        for node in module.body
-        if isinstance(node, ast.FunctionDef)
-    }
+def _tests() -> dict[str, bool]:
+    """Each test, and whether `make test` runs it."""
+    found = {}
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        body = ast.parse(file.read_text()).body
+        assigned = [each for each in body if isinstance(each, ast.Assign)]
+        module = [a.value for a in assigned if ast.unparse(a.targets[0]) == "pytestmark"]
+        for node in body:
+            if isinstance(node, ast.FunctionDef):
+                found[node.name] = not _left_out([*module, *node.decorator_list])
+    return found
 
 
-TESTS = _tests(ROOT / "tests")
+TESTS = _tests()
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_a_test_that_is_named_exists(name: str) -> None:
+def test_a_test_that_is_named_exists_and_is_run_by_make_test_if_the_page_says_so(name: str) -> None:
     assert name in TESTS
-
-
-@pytest.mark.parametrize("name", NAMED)
-def test_what_is_marked_as_run_by_make_test_is_run_by_it(name: str) -> None:
-    assert NAMED[name] == TESTS[name].isdisjoint(LEFT_OUT)
-
-
-def test_the_marks_of_a_module_are_its_tests_too() -> None:
-    """Or the test above would pass whatever a module says."""
-    slow = _marks_of_module(ast.parse("pytestmark = [pytest.mark.slow, pytest.mark.timeout(3)]"))
-    assert not slow.isdisjoint(LEFT_OUT)
-    assert _marks_of_module(ast.parse("pytestmark = pytest.mark.slow")) == {"pytest.mark.slow"}
+    assert NAMED[name] == TESTS[name]

@@ -1,8 +1,15 @@
 """Where the tests find the repository's files, wherever they stand themselves."""
 
+import re
 from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 #: Photos, golden pictures, and weights that are small enough for git.
 DATA: Final = ROOT / "tests" / "data"
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a Markdown page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each).lower().replace(" ", "-") for each in headings}

@@ -42,13 +42,9 @@ def test_an_operation_says_what_it_does_who_may_and_what_comes_of_it(
         assert "X-Request-Id" in answer["headers"]
         content = answer.get("content", {}).get("application/json")
         assert content is None or content.keys() & {"example", "examples"}, status
-
-
-@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS, ids=IDS)
-def test_a_parameter_says_what_it_means(path: str, method: str, operation: dict[str, Any]) -> None:
     shared = DOCUMENT["paths"][path].get("parameters", [])
     for parameter in [*shared, *operation.get("parameters", [])]:
-        assert parameter.get("description"), (method, parameter["name"])
+        assert parameter.get("description"), parameter["name"]
 
 
 def test_every_error_of_the_native_api_is_an_example_somewhere() -> None:
@@ -75,21 +71,13 @@ def test_an_error_that_is_not_in_the_table_cannot_be_documented() -> None:
 
 
 def test_an_example_is_made_of_what_the_properties_say() -> None:
-    components = {
-        "schemas": {
-            "Task": {
-                "type": "object",
-                "properties": {
-                    "id": {"type": "string", "example": "rm-1"},
-                    "at": {"type": ["string", "null"], "format": "date-time"},
-                    "state": {"type": "string", "enum": ["queued", "failed"]},
-                    "sizes": {"type": "array", "items": {"type": "integer"}},
-                },
-            }
-        }
+    properties = {
+        "id": {"type": "string", "example": "rm-1"},
+        "at": {"type": ["string", "null"], "format": "date-time"},
+        "state": {"type": "string", "enum": ["queued", "failed"]},
+        "sizes": {"type": "array", "items": {"type": "integer"}},
     }
+    components = {"schemas": {"Task": {"type": "object", "properties": properties}}}
     made = example_of({"anyOf": [{"$ref": "#/components/schemas/Task"}]}, components)
-    assert made["id"] == "rm-1"
-    assert made["at"].startswith("2026-")
-    assert made["state"] == "queued"
-    assert made["sizes"] == [1]
+    assert made.pop("at").startswith("2026-")
+    assert made == {"id": "rm-1", "state": "queued", "sizes": [1]}

@@ -6,16 +6,11 @@ from deploy.cli.remove import plan_cutouts
 
 
 def test_each_picture_of_a_folder_has_a_cutout_of_its_own(tmp_path: Path) -> None:
-    photos, out = tmp_path / "photos", tmp_path / "out"
-    photos.mkdir()
     for name in ("a.jpg", "a.png", "b.webp", "notes.txt"):
-        (photos / name).touch()
-    targets = plan_cutouts([photos, photos / "a.jpg"], out, "png")
-    assert {photo.name: target.name for photo, target in targets.items()} == {
-        "a.jpg": "a.png",
-        "a.png": "a-png.png",
-        "b.webp": "b.png",
-    }
+        (tmp_path / name).touch()
+    targets = plan_cutouts([tmp_path, tmp_path / "a.jpg"], tmp_path / "out", "png")
+    names = {photo.name: target.name for photo, target in targets.items()}
+    assert names == {"a.jpg": "a.png", "a.png": "a-png.png", "b.webp": "b.png"}
 
 
 def test_equal_names_of_two_folders_are_numbered(tmp_path: Path) -> None:

@@ -55,10 +55,6 @@ def test_what_cannot_be_read_is_none(text: str) -> None:
     assert read_manifest("originals/rm-1", {MANIFEST_METADATA: text}) is None
 
 
-def test_an_original_without_a_manifest_is_none() -> None:
+def test_no_manifest_or_that_of_another_key_is_none() -> None:
     assert read_manifest("originals/rm-1", {}) is None
-
-
-def test_a_manifest_under_another_key_is_none() -> None:
-    metadata = write_manifest(_job())
-    assert read_manifest("originals/rm-1", metadata) is None
+    assert read_manifest("originals/rm-1", write_manifest(_job())) is None
