@@ -27,16 +27,7 @@ class CuttingProxy:
     done: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def serve(self, listener: socket.socket) -> None:
-        """Until the listener is closed."""
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._connect, args=(client,), daemon=True).start()
-
-    def _connect(self, client: socket.socket) -> None:
+    def connect(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):
             server = socket.create_connection(("127.0.0.1", self.target))
             with server:
@@ -84,5 +75,5 @@ def cutting_proxy(
 ) -> Iterator[tuple[CuttingProxy, int]]:
     """The proxy, and its own port."""
     proxy = CuttingProxy(target, cuts)
-    with listening(proxy.serve) as port:
+    with listening(proxy.connect) as port:
         yield proxy, port

@@ -40,7 +40,7 @@ class RedisProxy:
     met: threading.Event = field(default_factory=threading.Event)
     _held: list[tuple[socket.socket, bytes]] = field(default_factory=list)
     _stalled: bool = False
-    _servers: list[socket.socket] = field(default_factory=list)
+    servers: list[socket.socket] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def release(self) -> None:
@@ -53,28 +53,15 @@ class RedisProxy:
                 assert server.recv(_CHUNK)
             self._held.clear()
 
-    def serve(self, listener: socket.socket) -> None:
-        """Until the listener is closed."""
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = listener.accept()
-                threading.Thread(target=self._connect, args=(client,), daemon=True).start()
-
-    def close(self) -> None:
-        for server in self._servers:
-            server.close()
-
-    def _connect(self, client: socket.socket) -> None:
+    def connect(self, client: socket.socket) -> None:
         server = socket.create_connection(("127.0.0.1", self.target))
-        self._servers.append(server)
+        self.servers.append(server)
         with client, contextlib.suppress(OSError):
             answered = True
             while data := client.recv(_CHUNK):
                 answered = answered and self._forward(server, data)
                 if answered:
                     client.sendall(server.recv(_CHUNK))
-            if answered:
-                server.close()
 
     def _forward(self, server: socket.socket, data: bytes) -> bool:
         """Is its answer to be passed back?"""
@@ -95,6 +82,7 @@ class RedisProxy:
 def redis_proxy(target: int, marker: bytes) -> Iterator[tuple[RedisProxy, int]]:
     """The proxy, and its own port."""
     proxy = RedisProxy(target, marker)
-    with listening(proxy.serve) as port:
+    with listening(proxy.connect) as port:
         yield proxy, port
-        proxy.close()
+        for server in proxy.servers:
+            server.close()

@@ -1,6 +1,5 @@
 """Redis goes away at the very moment at which a job is recorded: is it accepted, or is it not?"""
 
-import threading
 import time
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -20,7 +19,6 @@ from tasks.jobs.restore import Restorer
 from tasks.jobs.store import JobStore
 from tasks.object_store import task_id_of_object
 from tasks.redis_client import client_options
-from tasks.worker.runner import Runner
 from tests.support.models import FakeModel
 from tests.support.redis_proxy import Fault, RedisProxy, redis_proxy
 from tests.support.servers import Servers
@@ -34,6 +32,7 @@ from tests.support.submissions import (
     send_picture,
     task_id_of,
 )
+from tests.support.workers import make_runner
 
 #: A field that only `create` and `create_finished` name.
 MARKER = b"original_key"
@@ -103,16 +102,7 @@ def _assert_refused(answer: TestResponse) -> None:
 
 def _run_all(services: Services) -> list[str]:
     """What a worker does, and the ids of those that succeeded."""
-    runner = Runner(
-        job_store=services.runtime.job_store,
-        object_store=services.runtime.object_store,
-        registry=services.runtime.registry,
-        model=FakeModel(),
-        model_lock=threading.Lock(),
-        limits=services.settings.image_limits,
-        worker="gpu0@t",
-        exit_child=lambda: None,
-    )
+    runner = make_runner(services.runtime, FakeModel())
     for task_id in services.runtime.job_store.ids(Status.QUEUED):
         runner.run(task_id)
     return sorted(services.runtime.job_store.ids(Status.SUCCEEDED))

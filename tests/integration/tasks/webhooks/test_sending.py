@@ -90,14 +90,6 @@ def test_after_the_last_pause_it_is_dead_and_can_be_replayed(post: Post) -> None
     assert len(set(got.ids)) == 1
 
 
-def test_a_redirection_is_a_failure_and_not_followed(post: Post) -> None:
-    with receiver(answering(200)) as other, receiver(answering(301, Location=other.url)) as got:
-        job = post.finished(got.url)
-        post.run()
-    assert other.bodies == []
-    assert states(post, job) == {PENDING}
-
-
 def test_410_disables_the_target_until_somebody_replays(post: Post) -> None:
     with receiver(answering(410, 200)) as got:
         first = post.finished(got.url)
