@@ -300,16 +300,17 @@ def test_a_host_that_hangs_delays_no_other_however_long_its_queue_is(
     post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sending, "_PAGE_SIZE", 6)
+    post.runner = replace(post.runner, seconds=60)
     with (
         ThreadPoolExecutor(MAX_PER_HOST + 1) as post.threads,
         receiver(holding()) as slow,
         receiver(answering(200)) as good,
     ):
-        for _ in range(13):
-            post.finished(slow.url)
-        post.finished(good.url)
+        for url in (*[slow.url] * 13, good.url):
+            post.finished(url)
+            post.clock.now += 0.01  # so that they are due in this order
         post.start()
-        assert good.wait_for(1), "one pass has to reach it, and one thread is free"
+        assert good.wait_for(1, 10), "one pass has to reach it, and one thread is free"
         slow.let_go.set()
         post.wait()
 

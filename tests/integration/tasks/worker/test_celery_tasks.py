@@ -56,14 +56,6 @@ def test_jobs_that_find_no_memory_drain_their_gpu(task: RemovalTask, submit: Sub
     assert (waiting.status, waiting.attempts) == (Status.QUEUED, 0)
 
 
-def test_a_job_that_is_done_forgives_the_faults_before_it(
-    task: RemovalTask, submit: Submit
-) -> None:
-    for task.runner.model.error in (*[FULL] * (MAX_FAULTS - 1), None, FULL):
-        task(submit())
-    assert not _worker(task).drained
-
-
 def test_only_a_result_shows_that_the_model_answers(
     task: RemovalTask, redis: Redis, submit: Submit
 ) -> None:

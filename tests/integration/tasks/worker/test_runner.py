@@ -69,11 +69,15 @@ def test_a_job_runs_to_its_end(runner: Runner, task_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "times", "calls", "exits"),
-    [(FULL, 2, 2, []), (BROKEN, 1, 1, [True])],
-    ids=["no memory, twice", "broken context"],
+    ("error", "times", "calls", "exits", "status"),
+    [
+        (FULL, 1, 2, [], Status.SUCCEEDED),
+        (FULL, 2, 2, [], Status.QUEUED),
+        (BROKEN, 1, 1, [True], Status.QUEUED),
+    ],
+    ids=["no memory", "no memory, twice", "broken context"],
 )
-def test_a_job_that_a_gpu_fails_goes_to_another_one(
+def test_what_a_gpu_fails_is_tried_here_once_more_or_goes_to_another_one(
     runner: Runner,
     task_id: str,
     left: list[bool],
@@ -82,19 +86,15 @@ def test_a_job_that_a_gpu_fails_goes_to_another_one(
     times: int,
     calls: int,
     exits: list[bool],
+    status: Status,
 ) -> None:
     runner.model.fail(error, times)
-    waiting = _run(runner, task_id)
-    assert (waiting.status, waiting.excluded_worker) == (Status.QUEUED, WORKER)
-    assert (waiting.crashes, waiting.losses) == (0, 1)
-    assert task_id in runner.job_store.due()
+    job = _run(runner, task_id)
+    returned = status is Status.QUEUED
+    assert (job.status, job.excluded_worker) == (status, WORKER if returned else None)
+    assert (job.crashes, job.losses) == (0, returned)
+    assert (task_id in runner.job_store.due()) is returned
     assert (runner.model.calls, left) == (calls, exits)
-
-
-def test_out_of_memory_once_is_tried_again_here(runner: Runner, task_id: str) -> None:
-    runner.model.fail(FULL)
-    assert _run(runner, task_id).status is Status.SUCCEEDED
-    assert runner.model.calls == 2
 
 
 def test_a_broken_gpu_context_ends_the_process_though_redis_is_away(
