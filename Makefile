@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 MODEL ?= u2netp
-# Each test process has its own servers. A file's tests run in one process, since they share a service.
-# One process more than two cores, as the tests mostly wait. Files run in order, the longest first.
+# Each test process has its own databases and bucket. A file's tests run in one process, and so do all files
+# that share the running service; they begin (tests/conftest.py).
+# One process more than two cores, as the tests mostly wait.
 TEST_PROCESSES ?= 3
 FAULT_PROCESSES ?= 2
 

@@ -1,14 +1,17 @@
 """One Valkey and one SeaweedFS for a run, and what a test gets of them."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from redis import Redis
+from xdist.scheduler import LoadFileScheduling
 
 from inference.models.base import MattingModel
 from inference.models.load import load_model
@@ -17,13 +20,15 @@ from inference.models.weights import fetch_model
 from tasks.object_store import ObjectStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tests.support.paths import DATA
+from tests.support.paths import DATA, ROOT
 from tests.support.servers import S3Address, Servers, embedded_servers
 
 # The seed of a failing example is printed; shared machines are slow now and then.
 settings.register_profile("tests", deadline=None, print_blob=True)
 settings.load_profile("tests")
 
+#: A parameter of a function.
+_SHARED = re.compile(r"[(,]\s*(service: RunningService|lone_api: RunningApi)\b")
 _SERVERS = pytest.StashKey[Servers]()
 
 
@@ -31,6 +36,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fault-seed", type=int, default=None, help="Seed of the random faults, to repeat a run."
     )
+
+
+class _OneProcessOfTheService(LoadFileScheduling):
+    """Runs a file's tests in one test process, and all files that share the service in one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = super()._split_scope(nodeid)
+        return "service" if _shares_the_service(path) else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:  # noqa: ANN401 - xdist publishes no type
+    # `loadgroup` would do, but xdist 3.8 does not group with pytest 9.2.
+    return _OneProcessOfTheService(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the service, whose tests take longest."""
+    items.sort(key=lambda item: not _shares_the_service(item.nodeid.partition("::")[0]))
+
+
+@cache
+def _shares_the_service(path: str) -> bool:
+    """Whether a test file has a function that takes a fixture of tests/acceptance/conftest.py."""
+    file = ROOT / path
+    return file.parent.name == "acceptance" and bool(_SHARED.search(file.read_text()))
 
 
 @pytest.hookimpl(optionalhook=True)

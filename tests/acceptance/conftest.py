@@ -4,13 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageDraw
 
 from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
+from tasks.api_keys import new_webhook_secret
 from tasks.settings import Settings
 from tests.support.paths import DATA
 from tests.support.servers import Servers
-from tests.support.service import HOST, RunningService, running_service
+from tests.support.service import HOST, RunningApi, RunningService, running_api, running_service
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +30,9 @@ def service_environment(servers: Servers) -> dict[str, str]:
         "RMBG_HOST": HOST,
         "RMBG_THREADS": "2",
         "RMBG_API_WORKERS": "1",
-        # Tests of keys start an API of their own beside it, on the same Redis.
+        "RMBG_WEBHOOK_SECRET": new_webhook_secret(),
+        "RMBG_URL_ALLOW": "127.0.0.1",
+        # Commands of the docs carry no key. Tests of keys have an API in their own process.
         "RMBG_AUTH": "off",
     }
 
@@ -37,10 +41,51 @@ def service_environment(servers: Servers) -> dict[str, str]:
 def service(
     service_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningService]:
-    with running_service(service_environment, tmp_path_factory.mktemp("logs")) as service:
+    """One service for all tests: each looks at tasks and counts of its own."""
+    env = {**service_environment, "RMBG_API_WORKERS": "2"}
+    with running_service(env, tmp_path_factory.mktemp("logs")) as service:
         yield service
+
+
+@pytest.fixture(scope="session")
+def lone_api(
+    servers: Servers,
+    service_environment: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[RunningApi]:
+    """An API of one process without workers, so that nothing of what it takes in is begun."""
+    env = {
+        **service_environment,
+        "RMBG_REDIS_URL": servers.new_database(),
+        "RMBG_S3_BUCKET": f"{servers.bucket}-lone",
+        "RMBG_MAX_IMAGE_MB": "256",
+        "RMBG_AUTH": "auto",
+    }
+    with running_api(env, tmp_path_factory.mktemp("lone") / "api.log") as api:
+        yield api
 
 
 @pytest.fixture(scope="session")
 def photos() -> list[Path]:
     return sorted(DATA.glob("*.jpg"))
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture that takes long enough that there is time to strike while it runs."""
+    path = tmp_path_factory.mktemp("large") / "large.jpg"
+    picture = Image.effect_noise((3000, 2250), 80).convert("RGB")
+    ImageDraw.Draw(picture).ellipse((750, 375, 2250, 1875), fill="orange")
+    picture.save(path, quality=85)
+    return path
+
+
+@pytest.fixture
+def garbled(tmp_path: Path) -> Path:
+    """A PNG whose compressed pixels are damaged, and whose header and end are whole."""
+    path = tmp_path / "garbled.png"
+    Image.new("RGB", (300, 200), "red").save(path)
+    whole = path.read_bytes()
+    start = whole.index(b"IDAT") + 8
+    path.write_bytes(whole[:start] + bytes(20) + whole[start + 20 :])
+    return path

@@ -1,111 +1,62 @@
 """What the real processes write: a job's whole story by its request id, and no secret."""
 
 import json
-import os
 import re
-import signal
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
-import pytest
 import urllib3
-from PIL import Image, ImageDraw
 
-from tasks.jobs.job import Status
-from tests.support.service import RunningService
+from tests.support.service import RunningService, eventually
 
 REQUEST_ID = "order-4711"
 #: Of a signed address, whoever may have written it down.
 _SIGNATURE = re.compile(r"X-Amz-(Signature|Credential)=\w", re.IGNORECASE)
 
 
-def _lines(folder: Path) -> list[dict[str, Any]]:
-    lines = [line for log in folder.glob("*.log") for line in log.read_text().splitlines()]
-    found = [json.loads(line) for line in lines if line.startswith("{")]
-    return sorted(found, key=lambda each: str(each["timestamp"]))
-
-
-def _large(folder: Path) -> Path:
-    """So large that there is time to strike while it is worked on."""
-    picture = Image.effect_noise((4000, 3000), 80).convert("RGB")
-    ImageDraw.Draw(picture).ellipse((1000, 500, 3000, 2500), fill="orange")
-    picture.save(folder / "large.jpg", quality=85)
-    return folder / "large.jpg"
-
-
-def _submit(service: RunningService, picture: Path, **headers: str) -> str:
-    answer = urllib3.request(
-        "POST",
-        f"{service.url}/api/v1/remove-bg",
-        fields={"image": (picture.name, picture.read_bytes()), "cache": "false"},
-        headers=headers,
-    )
-    assert answer.status == 202, answer.data
-    return str(answer.json()["data"]["task_id"])
-
-
-def _kill_child_at_work(service: RunningService, task_id: str) -> None:
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        job = service.store.get(task_id)
-        if job is not None and job.status is Status.PROCESSING:
-            children = psutil.Process(service.model_worker_pid).children()
-            child = max(children, key=lambda each: each.memory_info().rss)
-            os.kill(child.pid, signal.SIGKILL)
-            return
-    pytest.fail("the job never began")
-
-
 def _story(service: RunningService) -> list[dict[str, Any]]:
-    """A worker may write its last line a moment after its last record."""
-    end = time.monotonic() + 10
-    while True:
-        story = [line for line in _lines(service.logs) if line.get("request_id") == REQUEST_ID]
-        if "job.succeeded" in {line["event"] for line in story} or time.monotonic() > end:
-            return story
-        time.sleep(0.05)
+    lines = [json.loads(line) for line in service.logged().splitlines() if line.startswith("{")]
+    story = [line for line in lines if line.get("request_id") == REQUEST_ID]
+    return sorted(story, key=lambda each: str(each["timestamp"]))
 
 
-def test_a_job_s_whole_story_is_told_under_its_request_id(
-    service: RunningService, tmp_path: Path
+def test_a_killed_process_costs_a_job_one_attempt_and_its_request_id_leads_to_the_whole_story(
+    service: RunningService, large: Path
 ) -> None:
-    task_id = _submit(service, _large(tmp_path), **{"X-Request-Id": REQUEST_ID})
-    _kill_child_at_work(service, task_id)
-    assert service.client.wait(task_id)["attempts"] == 2
-    story = _story(service)
-    events = [line["event"] for line in story]
-    wanted = ["job.accepted", "request", "job.worker_died", "job.succeeded"]
-    assert [event for event in events if event in wanted] == wanted
-    by_event = {line["event"]: line for line in story}
-    assert (by_event["request"]["method"], by_event["request"]["status"]) == ("POST", 202)
-    assert by_event["job.worker_died"]["outcome"] == "queued"
-    for event in ("job.accepted", "job.worker_died", "job.succeeded"):
-        assert by_event[event]["task_id"] == task_id, event
-    last = by_event["job.succeeded"]
-    assert last["worker"] == "gpu0@acceptance"
-    for stage in ("queue", "fetch", "decode", "preprocess", "inference", "encode", "store"):
-        assert last[f"{stage}_ms"] >= 0, stage
-
-
-def test_no_secret_is_ever_written(service: RunningService, coffee: Path, tmp_path: Path) -> None:
-    key = "rmbg_key_that_must_not_be_logged"
-    urllib3.request("GET", f"{service.url}/api/v1/tasks", headers={"X-API-Key": key})
-    urllib3.request(
-        "GET", f"{service.url}/api/v1/tasks", headers={"Authorization": f"Bearer {key}"}
-    )
-    task_id = _submit(service, coffee)
+    task_id = service.begin(large, **{"X-Request-Id": REQUEST_ID})
+    service.kill_model_process()
     task = service.client.wait(task_id)
-    urllib3.request("GET", f"{service.url}/api/v1/tasks/{task_id}/result", redirect=False)
+    assert (task["status"], task["attempts"]) == ("succeeded", 2)
+    eventually(
+        "the worker's last line",
+        lambda: "job.succeeded" in {line["event"] for line in _story(service)},
+    )
+    wanted = ["job.accepted", "request", "job.worker_died", "job.succeeded"]
+    story = [line for line in _story(service) if line["event"] in wanted]
+    assert [line["event"] for line in story] == wanted
+    accepted, request, died, succeeded = story
+    assert (request["method"], request["status"]) == ("POST", 202)
+    assert died["outcome"] == "queued"
+    assert {line["task_id"] for line in (accepted, died, succeeded)} == {task_id}
+    assert succeeded["worker"] == "gpu0@acceptance"
+    for stage in ("queue", "fetch", "decode", "preprocess", "inference", "encode", "store"):
+        assert succeeded[f"{stage}_ms"] >= 0, stage
+
+
+def test_no_secret_is_ever_written(service: RunningService, coffee: Path) -> None:
+    key = "rmbg_key_that_must_not_be_logged"
+    tasks = f"{service.url}/api/v1/tasks"
+    for headers in ({"X-API-Key": key}, {"Authorization": f"Bearer {key}"}):
+        urllib3.request("GET", tasks, headers=headers)
+    task_id = service.client.submit(coffee, {"cache": "false"})
+    task = service.client.wait(task_id)
+    urllib3.request("GET", f"{tasks}/{task_id}/result", redirect=False)
     # A signed address that somebody pastes where it does not belong.
-    urllib3.request("GET", f"{service.url}/api/v1/tasks?url={task['result_url']}&api_key={key}")
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"\x89PNG\r\n\x1a\nnonsense")
-    with_key = {"X-API-Key": key, "image": ("broken.png", broken.read_bytes())}
+    urllib3.request("GET", f"{tasks}?url={task['result_url']}&api_key={key}")
+    with_key = {"X-API-Key": key, "image": ("broken.png", b"\x89PNG\r\n\x1a\nnonsense")}
     urllib3.request("POST", f"{service.url}/api/v1/remove-bg", fields=with_key)
-    text = "\n".join(log.read_text() for log in service.logs.glob("*.log"))
+    text = service.logged()
     assert task_id in text
     password = urlsplit(service.env["RMBG_REDIS_URL"]).password
     assert password

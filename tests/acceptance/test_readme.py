@@ -138,8 +138,8 @@ class Scene:
         return WORKER
 
     def notifying(self) -> str:
-        """A job that had a webhook; with no secret to sign it, it is soon given up."""
-        return self.canceled(webhook_url="http://127.0.0.1:9/")
+        """A job that had a webhook; its owner has no secret to sign it, so it is soon given up."""
+        return self.canceled(webhook_url="http://127.0.0.1:9/", owner="nobody")
 
     def keyed(self) -> str:
         ApiKeys(self.redis).add("shop")

@@ -1,21 +1,19 @@
 """A photo in, a cutout out, through every process of the real service."""
 
 import io
-import os
-import signal
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-import urllib3
-from PIL import Image, ImageDraw
+from PIL import Image
+from typer.testing import CliRunner
 
-from deploy.client import ClientError
-from deploy.local import service as local_service
+from deploy.cli.main import app
+from deploy.client import ClientError, ServiceClient
 from tasks.jobs.job import Status
-from tests.support.service import RunningService
+from tasks.object_store import ObjectStore, original_key, results_prefix
+from tests.support.service import RunningService, settings_of
 
 
 def _open(data: bytes) -> Image.Image:
@@ -45,13 +43,9 @@ def test_a_fill_behind_the_subject(service: RunningService, coffee: Path) -> Non
     assert blue < 15
 
 
-def test_webp(service: RunningService, coffee: Path) -> None:
-    picture = _open(service.client.cut_out(coffee, {"output_format": "webp"}))
-    assert (picture.format, picture.mode) == ("WEBP", "RGBA")
-
-
+@pytest.mark.parametrize("kind", ["png", "webp"])
 def test_metadata_of_the_upload_never_reaches_a_result(
-    service: RunningService, coffee: Path, tmp_path: Path
+    service: RunningService, coffee: Path, tmp_path: Path, kind: str
 ) -> None:
     exif = Image.Exif()
     exif[0x010E] = "taken at home"
@@ -59,14 +53,17 @@ def test_metadata_of_the_upload_never_reaches_a_result(
     tagged = tmp_path / "tagged.jpg"
     with Image.open(coffee) as photo:
         photo.save(tagged, exif=exif, comment=b"secret comment")
-    for kind in ("png", "webp"):
-        data = service.client.cut_out(tagged, {"output_format": kind})
-        assert b"taken at home" not in data
-        assert b"secret comment" not in data
-        assert not dict(_open(data).getexif())
+    data = service.client.cut_out(tagged, {"output_format": kind})
+    assert b"taken at home" not in data
+    assert b"secret comment" not in data
+    picture = _open(data)
+    assert (picture.format, picture.mode) == (kind.upper(), "RGBA")
+    assert not dict(picture.getexif())
 
 
-def test_a_task_tells_its_story(service: RunningService, coffee: Path) -> None:
+def test_a_task_says_who_ran_it_and_how_long_each_stage_took(
+    service: RunningService, coffee: Path
+) -> None:
     task = service.client.wait(service.client.submit(coffee, {"cache": "false"}))
     assert task["status"] == "succeeded"
     assert task["worker"] == "gpu0@acceptance"
@@ -74,54 +71,37 @@ def test_a_task_tells_its_story(service: RunningService, coffee: Path) -> None:
     stages = ("queue", "fetch", "decode", "preprocess", "inference", "compose", "encode", "store")
     assert {f"{stage}_ms" for stage in stages} <= set(task["timings"])
     assert task["elapsed_ms"] >= task["timings"]["inference_ms"]
-    assert len(urllib3.request("GET", task["result_url"]).data) == task["size"]
+    assert len(service.client.download(task["result_url"])) == task["size"]
 
 
 def test_damage_that_only_decoding_finds_fails_that_task_alone(
-    service: RunningService, coffee: Path, tmp_path: Path
+    service: RunningService, coffee: Path, garbled: Path
 ) -> None:
-    damaged = tmp_path / "damaged.png"
-    file = io.BytesIO()
-    Image.new("RGB", (300, 200), "red").save(file, "PNG")
-    whole = file.getvalue()
-    # The compressed pixels are garbled, the header and the end are whole.
-    start = whole.index(b"IDAT") + 8
-    damaged.write_bytes(whole[:start] + b"\x00" * 20 + whole[start + 20 :])
-    task = service.client.wait(service.client.submit(damaged, {}))
+    task = service.client.wait(service.client.submit(garbled, {}))
     assert task["status"] == "failed"
     assert task["error"]["type"] == "invalid_image"
     assert task["result_url"] is None
     service.client.cut_out(coffee, {})
 
 
-def test_a_job_survives_the_death_of_the_process_that_runs_it(
-    service: RunningService, tmp_path: Path
+@pytest.mark.parametrize(
+    ("method", "end"), [("POST", "/cancel"), ("DELETE", "")], ids=["cancel", "delete"]
+)
+def test_a_job_that_runs_is_ended_and_leaves_nothing_that_it_made(
+    service: RunningService, large: Path, coffee: Path, method: str, end: str
 ) -> None:
-    # Large, so that there is time to strike while it runs.
-    large = tmp_path / "large.jpg"
-    picture = Image.effect_noise((4000, 3000), 80).convert("RGB")
-    ImageDraw.Draw(picture).ellipse((1000, 500, 3000, 2500), fill="orange")
-    picture.save(large, quality=85)
-    task_id = service.client.submit(large, {})
-    _await_status(service, task_id, Status.PROCESSING)
-    _kill_pool_child(service.model_worker_pid)
-    task = service.client.wait(task_id)
-    assert task["status"] == "succeeded"
-    assert task["attempts"] == 2
-
-
-def _await_status(service: RunningService, task_id: str, status: Status) -> None:
-    for _ in range(2000):
-        job = service.store.get(task_id)
-        if job is not None and job.status is status:
-            return
-    pytest.fail(f"{task_id} never became {status}")
-
-
-def _kill_pool_child(parent: int) -> None:
-    children = psutil.Process(parent).children()
-    child = max(children, key=lambda each: each.memory_info().rss)
-    os.kill(child.pid, signal.SIGKILL)
+    task_id = service.begin(large)
+    service.client.request(method, f"/api/v1/tasks/{task_id}{end}")
+    # The one model worker takes one job after the other: it has ended that one.
+    service.client.cut_out(coffee, {"cache": "false"})
+    objects = ObjectStore.from_settings(settings_of(service.env))
+    assert list(objects.list(results_prefix(task_id))) == []
+    if method == "DELETE":
+        assert service.store.get(task_id) is None
+        assert list(objects.list(original_key(task_id))) == []
+    else:
+        job = service.job(task_id)
+        assert (job.status, job.result_key) == (Status.CANCELED, None)
 
 
 def test_the_worker_parent_loads_no_model_library(service: RunningService) -> None:
@@ -131,15 +111,11 @@ def test_the_worker_parent_loads_no_model_library(service: RunningService) -> No
     assert not [name for name in mapped if "onnxruntime" in name or "torch" in name]
 
 
-def _rmbg(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [local_service.script("rmbg"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_the_command_line_cuts_out_a_folder(
     service: RunningService, photos: list[Path], tmp_path: Path
 ) -> None:
-    done = _rmbg("remove", str(photos[0].parent), "-o", str(tmp_path), "--url", service.url)
+    arguments = ("remove", str(photos[0].parent), "-o", str(tmp_path), "--url", service.url)
+    done = service.run("rmbg", *arguments)
     assert done.returncode == 0, done.stderr
     assert {each.name for each in tmp_path.iterdir()} == {f"{photo.stem}.png" for photo in photos}
     assert f"{len(photos)} of {len(photos)}" in done.stderr
@@ -151,18 +127,23 @@ def test_the_command_line_names_what_failed_and_does_the_rest(
     bad = tmp_path / "words.jpg"
     bad.write_text("no picture")
     out = tmp_path / "out"
-    done = _rmbg("remove", str(coffee), str(bad), "-o", str(out), "--url", service.url)
-    assert done.returncode == 1
+    arguments = ["remove", str(coffee), str(bad), "-o", str(out), "--url", service.url]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1
     assert "words.jpg" in done.stderr
     assert [each.name for each in out.iterdir()] == ["coffee.png"]
 
 
 def test_the_command_line_without_a_service_says_so(coffee: Path, tmp_path: Path) -> None:
-    done = _rmbg("remove", str(coffee), "-o", str(tmp_path), "--url", "http://127.0.0.1:1")
-    assert done.returncode == 1
+    arguments = ["remove", str(coffee), "-o", str(tmp_path), "--url", "http://127.0.0.1:1"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1
     assert "is the service running" in done.stderr.replace("\n", " ")
 
 
 def test_another_server_is_recognized(coffee: Path, service: RunningService) -> None:
-    with pytest.raises(ClientError, match="No such endpoint"):
-        type(service.client)(f"{service.url}/elsewhere").submit(coffee, {})
+    with (
+        ServiceClient(f"{service.url}/elsewhere") as client,
+        pytest.raises(ClientError, match="No such endpoint"),
+    ):
+        client.submit(coffee, {})

@@ -7,74 +7,35 @@ import random
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 from tusclient.client import TusClient
 
-from deploy.local import probes
-from deploy.local.ports import reserved_ports
-from tasks.object_store import ObjectStore
-from tasks.redis_client import connect
-from tasks.settings import Settings
-from tasks.uploads.service import UploadService
-from tasks.uploads.store import UploadStore
-from tests.support.cutting_proxy import CuttingProxy, cutting_proxy
+from tasks.runtime import Runtime
+from tests.support.cutting_proxy import cutting_proxy
 from tests.support.paths import ROOT
-from tests.support.servers import Servers, running
-from tests.support.service import api_service
+from tests.support.service import RunningApi, settings_of
 
 MB = 2**20
 JS = ROOT / "tests" / "clients" / "tus-js"
-SMALL = (14 * MB, 3 * MB)
-FULL = (200 * MB, 16 * MB)
 
 #: Uploads a file in pieces to an address; what it printed or returned as the upload's address.
 Client = Callable[[str, Path, int], str]
 
 
-@dataclass(frozen=True)
-class Api:
-    port: int
-    pid: int
-    uploads: UploadService
-
-    def kill_reader(self, port: int) -> None:
-        """The process that has a connection to this port."""
-        reading = [
-            worker
-            for worker in psutil.Process(self.pid).children()
-            for connection in worker.net_connections("tcp")
-            if connection.raddr and connection.raddr.port == port
-        ]
-        assert len(reading) == 1
-        os.kill(reading[0].pid, signal.SIGKILL)
-
-
-@pytest.fixture(scope="module")
-def api(
-    servers: Servers, service_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Api]:
-    env = {
-        **service_environment,
-        "RMBG_REDIS_URL": servers.new_database(),
-        "RMBG_API_WORKERS": "2",
-        "RMBG_MAX_IMAGE_MB": "256",
-    }
-    values = {name.removeprefix("RMBG_").lower(): value for name, value in env.items()}
-    settings = Settings.load(**values)
-    objects = ObjectStore.from_settings(settings)
-    uploads = UploadService(UploadStore(connect(env["RMBG_REDIS_URL"])), objects, seconds=3600)
-    log = tmp_path_factory.mktemp("logs") / "api.log"
-    with reserved_ports() as ports:
-        service = api_service(
-            ports[0], env, probes.http_ok(f"http://127.0.0.1:{ports[0]}/healthz/live")
-        )
-        with running(service, log) as process:
-            yield Api(ports[0], process.pid, uploads)
+def _kill_reader(api: RunningApi, port: int) -> None:
+    """Kill the process that has a connection to this port."""
+    (reader,) = [
+        worker
+        for worker in psutil.Process(api.pid).children()
+        for connection in worker.net_connections("tcp")
+        if connection.raddr and connection.raddr.port == port
+    ]
+    os.kill(reader.pid, signal.SIGKILL)
 
 
 def _tuspy(endpoint: str, path: Path, chunk: int) -> str:
@@ -102,38 +63,32 @@ def _tus_js(endpoint: str, path: Path, chunk: int) -> str:
     return str(answer["url"])
 
 
-CLIENTS = [pytest.param(_tuspy, id="tuspy"), pytest.param(_tus_js, id="tus-js-client")]
-
-
-@pytest.mark.parametrize("client", CLIENTS)
-def test_a_file_arrives_through_two_cuts(api: Api, tmp_path: Path, client: Client) -> None:
-    _check(api, tmp_path, client, *SMALL)
-
-
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "chunk"),
+    [
+        pytest.param(10 * MB, 2 * MB, id="small"),
+        pytest.param(200 * MB, 16 * MB, id="large", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize(
+    "client", [pytest.param(_tuspy, id="tuspy"), pytest.param(_tus_js, id="tus-js-client")]
+)
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("client", CLIENTS)
-def test_a_large_file_arrives_through_two_cuts(api: Api, tmp_path: Path, client: Client) -> None:
-    _check(api, tmp_path, client, *FULL)
-
-
-def _check(api: Api, folder: Path, client: Client, size: int, chunk: int) -> None:
-    path = folder / "large.bin"
+def test_a_file_arrives_through_two_cuts(
+    lone_api: RunningApi, tmp_path: Path, client: Client, size: int, chunk: int
+) -> None:
+    path = tmp_path / "large.bin"
     path.write_bytes(random.Random(size).randbytes(size))
     # Both in the middle of a piece.
-    cuts = [(size * 3 // 10, lambda _port: None), (size * 7 // 10, api.kill_reader)]
-    with cutting_proxy(api.port, cuts) as (proxy, port):
+    cuts = [(size * 3 // 10, lambda _port: None), (size * 7 // 10, partial(_kill_reader, lone_api))]
+    with cutting_proxy(lone_api.port, cuts) as (proxy, port):
         url = client(f"http://127.0.0.1:{port}/api/v1/uploads", path, chunk)
-        _assert_resumed(proxy, size, chunk)
-    stream, upload = api.uploads.open("", url.rpartition("/")[2])
-    assert upload.length == size
-    assert hashlib.file_digest(stream, "sha256").digest() == (
-        hashlib.sha256(path.read_bytes()).digest()
-    )
-
-
-def _assert_resumed(proxy: CuttingProxy, size: int, chunk: int) -> None:
-    assert proxy.done == 2
-    # The pieces that were cut off were sent again, perhaps twice where the server was slow to see
-    # that its client had gone, and never the whole file.
-    assert size < proxy.passed < size + min(4 * chunk, size // 2) + MB
+        assert proxy.done == 2
+        # The pieces that were cut off were sent again, perhaps twice where the server was slow to
+        # see that its client had gone, and never the whole file.
+        assert size < proxy.passed < size + min(4 * chunk, size // 2) + MB
+    with Runtime(settings_of(lone_api.env)) as runtime:
+        stream, upload = runtime.uploads.open("", url.rpartition("/")[2])
+        assert upload.length == size
+        arrived = hashlib.file_digest(stream, "sha256").digest()
+    assert arrived == hashlib.sha256(path.read_bytes()).digest()

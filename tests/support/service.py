@@ -1,23 +1,66 @@
 """The real service: gunicorn, a model worker and an I/O worker, each its own process."""
 
-from collections.abc import Iterator
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+import psutil
+import pytest
+
+from api.settings import ApiSettings
 from deploy.client import ServiceClient
 from deploy.local import probes, service
 from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
 from deploy.local.service import Service
+from tasks.jobs.job import Job, Status
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
+from tests.support.jobs import recorded
 from tests.support.servers import running
 
 HOST = "acceptance"
 IO_POOL = ("-P", "threads", "-c", "32")
+
+T = TypeVar("T")
+
+
+def eventually(what: str, ask: Callable[[], T], *, seconds: float = 60) -> T:
+    """Return the first answer that counts as true."""
+    end = time.monotonic() + seconds
+    while not (answer := ask()):
+        if time.monotonic() > end:
+            pytest.fail(f"not within {seconds} s: {what}")
+        time.sleep(0.02)
+    return answer
+
+
+def settings_of(env: dict[str, str], **changes: object) -> ApiSettings:
+    """Return what a process of the service would load in this environment."""
+    own = {name.removeprefix("RMBG_").lower(): value for name, value in env.items()}
+    return ApiSettings.load(**{**own, **changes})
+
+
+@dataclass(frozen=True)
+class RunningApi:
+    """The API's processes: gunicorn's parent, and its children."""
+
+    url: str
+    pid: int
+    env: dict[str, str]
+    log: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
 
 @dataclass(frozen=True)
@@ -25,7 +68,7 @@ class RunningService:
     """Where the service is, and a way to look behind it."""
 
     env: dict[str, str]
-    url: str
+    api: RunningApi
     client: ServiceClient
     store: JobStore
     registry: WorkerRegistry
@@ -34,21 +77,48 @@ class RunningService:
     metrics: dict[str, str]
     logs: Path
 
+    @property
+    def url(self) -> str:
+        return self.api.url
+
+    def job(self, task_id: str) -> Job:
+        return recorded(self.store, task_id)
+
+    def logged(self) -> str:
+        return "\n".join(log.read_text() for log in sorted(self.logs.glob("*.log")))
+
+    def begin(self, photo: Path, **headers: str) -> str:
+        """Submit a picture, and return its task once the worker has begun it."""
+        fields: dict[str, Any] = {"image": (photo.name, photo.read_bytes()), "cache": "false"}
+        answer = self.client.request("POST", "/api/v1/remove-bg", fields=fields, headers=headers)
+        task_id = str(answer["task_id"])
+        end = time.monotonic() + 60
+        while self.job(task_id).status is not Status.PROCESSING:  # without a pause: it is short
+            assert time.monotonic() < end, f"no worker began {task_id}\n{self.logged()}"
+        return task_id
+
+    def kill_model_process(self) -> None:
+        """Kill the model worker's child, which has the model."""
+        children = psutil.Process(self.model_worker_pid).children()
+        child = max(children, key=lambda each: each.memory_info().rss)
+        os.kill(child.pid, signal.SIGKILL)
+
+    def run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the project on the service's settings."""
+        return subprocess.run(
+            [local_service.script(program), *arguments],
+            env={**os.environ, **self.env},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
 
 def worker_service(
     name: str, queues: str, env: dict[str, str], probe: service.Probe, *pool: str
 ) -> Service:
-    command = (
-        local_service.script("celery"),
-        "-A",
-        "tasks.app",
-        "worker",
-        "-n",
-        name,
-        "-Q",
-        queues,
-    )
-    return Service(name, (*command, *pool), env=env, probe=probe, grace=20)
+    command = (local_service.script("celery"), "-A", "tasks.app", "worker", "-n", name)
+    return Service(name, (*command, "-Q", queues, *pool), env=env, probe=probe, grace=20)
 
 
 @contextmanager
@@ -61,8 +131,7 @@ def running_service(env: dict[str, str], logs: Path) -> Iterator[RunningService]
         return {**env, "RMBG_METRICS_PORT": str(port)}
 
     with ExitStack() as stack:
-        port, gpu_port, io_port, *_ = stack.enter_context(reserved_ports())
-        url = f"http://127.0.0.1:{port}"
+        gpu_port, io_port, *_ = stack.enter_context(reserved_ports())
         online = probes.worker_online(Settings.load(redis_url=redis_url), io_worker)
         stack.enter_context(
             running(
@@ -70,28 +139,26 @@ def running_service(env: dict[str, str], logs: Path) -> Iterator[RunningService]
                 logs / "io.log",
             )
         )
-        queues = f"gpu.{host}.0,model.u2netp"
+        queues, ready = f"gpu.{host}.0,model.u2netp", probes.worker_ready(redis_url, gpu)
         model_worker = stack.enter_context(
             running(
-                worker_service(
-                    gpu, queues, with_port(gpu_port), probes.worker_ready(redis_url, gpu)
-                ),
+                worker_service(gpu, queues, with_port(gpu_port), ready),
                 logs / "gpu0.log",
                 seconds=60,
             )
         )
-        stack.enter_context(running(api_service(port, env), logs / "api.log"))
-        client = stack.enter_context(ServiceClient(url))
+        api = stack.enter_context(running_api(env, logs / "api.log", ready="/healthz/ready"))
+        client = stack.enter_context(ServiceClient(api.url))
         redis = connect(redis_url)
         yield RunningService(
             env,
-            url,
+            api,
             client,
             JobStore(redis),
             WorkerRegistry(redis),
             model_worker.pid,
             {
-                "api": f"{url}/metrics",
+                "api": f"{api.url}/metrics",
                 "gpu0": f"http://127.0.0.1:{gpu_port}/metrics",
                 "io": f"http://127.0.0.1:{io_port}/metrics",
             },
@@ -99,18 +166,24 @@ def running_service(env: dict[str, str], logs: Path) -> Iterator[RunningService]
         )
 
 
+@contextmanager
+def running_api(
+    env: dict[str, str], log: Path, *, ready: str = "/healthz/live"
+) -> Iterator[RunningApi]:
+    """The API alone, which needs no worker to be alive."""
+    with reserved_ports() as ports:
+        url = f"http://127.0.0.1:{ports[0]}"
+        api = api_service(ports[0], env, probes.http_ok(f"{url}{ready}"))
+        with running(api, log) as process:
+            yield RunningApi(url, process.pid, env, log)
+
+
 def api_service(port: int, env: dict[str, str], probe: service.Probe | None = None) -> Service:
     address = f"127.0.0.1:{port}"
+    command = (local_service.script("gunicorn"), "-c", "python:api.gunicorn_conf", "-b", address)
     return Service(
         "api",
-        (
-            local_service.script("gunicorn"),
-            "-c",
-            "python:api.gunicorn_conf",
-            "-b",
-            address,
-            "api.app:create_app()",
-        ),
+        (*command, "api.app:create_app()"),
         env=env,
         probe=probe or probes.http_ok(f"http://{address}/healthz/ready"),
     )
