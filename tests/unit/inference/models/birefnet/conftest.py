@@ -13,7 +13,8 @@ from torch import Tensor
 
 from inference.models.birefnet.checkpoint import permute_patch_order
 from inference.models.birefnet.config import PRESETS, PatchOrder
-from inference.models.birefnet.golden import golden_network, golden_state
+from inference.models.birefnet.engine import BiRefNetModel
+from inference.models.birefnet.golden import golden_state
 from inference.models.birefnet.network import BiRefNet
 from tests.support.paths import DATA
 
@@ -38,22 +39,42 @@ def full_size_state() -> dict[str, Tensor]:
     return golden_state(PRESETS["rmbg-2.0"], "public")
 
 
-@pytest.fixture(scope="session")
-def build_full_size(
-    full_size_state: dict[str, Tensor],
-) -> Callable[[PatchOrder, PatchOrder], BiRefNet]:
-    """Networks of full size that share the stand-in weights."""
+def network_in_order(name: str, order: PatchOrder, state: dict[str, Tensor]) -> BiRefNet:
+    """Make a network that runs in a patch order, with weights that it shares with others."""
+    with torch.device("meta"):
+        network = BiRefNet(replace(PRESETS[name], patch_order=order))
+    network.load_state_dict(state, assign=True)
+    return network.eval().requires_grad_(requires_grad=False)
 
-    def build(runs_in: PatchOrder, taken_for: PatchOrder) -> BiRefNet:
-        with torch.device("meta"):
-            network = BiRefNet(replace(PRESETS["rmbg-2.0"], patch_order=runs_in))
-        state = permute_patch_order(full_size_state, taken_for, runs_in)
-        network.load_state_dict(state, assign=True)
-        return network.eval()
+
+@pytest.fixture(scope="session")
+def build_full_size(full_size_state: dict[str, Tensor]) -> Callable[[PatchOrder], BiRefNet]:
+    """Networks of full size, each with the stand-in weights in the order that it runs in."""
+
+    def build(order: PatchOrder) -> BiRefNet:
+        state = permute_patch_order(full_size_state, PatchOrder.RMBG_2_0, order)
+        return network_in_order("rmbg-2.0", order, state)
 
     return build
 
 
 @pytest.fixture(scope="session")
-def tiny_network() -> BiRefNet:
-    return golden_network(PRESETS["birefnet-tiny"], "tiny")
+def tiny_state() -> dict[str, Tensor]:
+    return golden_state(PRESETS["birefnet-tiny"], "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_networks(tiny_state: dict[str, Tensor]) -> dict[PatchOrder, BiRefNet]:
+    """The tiny network in either order, with the same tensors: so the two answer differently."""
+    return {order: network_in_order("birefnet-tiny", order, tiny_state) for order in PatchOrder}
+
+
+@pytest.fixture(scope="session")
+def tiny_network(tiny_networks: dict[PatchOrder, BiRefNet]) -> BiRefNet:
+    return tiny_networks[PatchOrder.BIREFNET]
+
+
+@pytest.fixture(scope="session")
+def engine(tiny_network: BiRefNet) -> BiRefNetModel:
+    """The tiny network on the CPU."""
+    return BiRefNetModel("birefnet-tiny", tiny_network, torch.device("cpu"), torch.float32)

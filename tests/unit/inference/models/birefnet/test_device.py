@@ -8,9 +8,7 @@ import torch
 from inference.errors import GpuFaultError, GpuOutOfMemoryError, ModelError
 from inference.models.birefnet.config import PRESETS
 from inference.models.birefnet.device import choose_device, choose_dtype, translate_gpu_errors
-from inference.models.birefnet.engine import (
-    load_birefnet,
-)
+from inference.models.birefnet.engine import load_birefnet
 
 _CPU = torch.device("cpu")
 

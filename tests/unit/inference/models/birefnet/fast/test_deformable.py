@@ -1,74 +1,43 @@
-"""The deformable convolution against its definition, sample by sample."""
+"""The deformable convolution on the CPU against the reference path's."""
 
-import math
-
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
+from inference.models.birefnet.fast.deformable import deformable, triton_unusable_reason
 from inference.models.birefnet.network import deform_conv2d
 
 
-def _bilinear(x: NDArray[np.float64], row: float, col: float) -> NDArray[np.float64]:
-    """All channels at one place; outside the map lies zero."""
-    total = np.zeros(x.shape[0])
-    top, left = math.floor(row), math.floor(col)
-    for r, c in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
-        if 0 <= r < x.shape[1] and 0 <= c < x.shape[2]:
-            total += x[:, r, c] * (1 - abs(row - r)) * (1 - abs(col - c))
-    return total
-
-
-def _by_definition(
-    x: NDArray[np.float64],
-    offset: NDArray[np.float64],
-    modulator: NDArray[np.float64],
-    weight: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    (_, height, width), kernel = x.shape, weight.shape[-1]
-    out = np.zeros((weight.shape[0], height, width))
-    for row, col, tap in np.ndindex(height, width, kernel * kernel):
-        i, j = divmod(tap, kernel)
-        at_row = row + i - kernel // 2 + offset[2 * tap, row, col]
-        at_col = col + j - kernel // 2 + offset[2 * tap + 1, row, col]
-        sample = _bilinear(x, at_row, at_col) * modulator[tap, row, col]
-        out[:, row, col] += weight[:, :, i, j] @ sample
-    return out
-
-
 @pytest.mark.parametrize("kernel", [1, 3, 7])
-@pytest.mark.parametrize(("height", "width"), [(6, 9), (1, 5), (1, 1)])
-def test_equals_its_definition(kernel: int, height: int, width: int) -> None:
-    rng = np.random.default_rng(100 * kernel + width)
-    x = rng.standard_normal((2, 3, height, width))
-    offset = 3 * rng.standard_normal((2, 2 * kernel**2, height, width))  # many lead outside
-    modulator = 2 * rng.random((2, kernel**2, height, width))
-    weight = rng.standard_normal((4, 3, kernel, kernel))
-    arguments = (torch.from_numpy(a.astype(np.float32)) for a in (x, offset, modulator, weight))
-    answer = deform_conv2d(*arguments).numpy()
-    for index in range(2):
-        expected = _by_definition(x[index], offset[index], modulator[index], weight)
-        np.testing.assert_allclose(answer[index], expected, atol=2e-4)
+@pytest.mark.parametrize(("height", "width"), [(6, 9), (1, 5), (40, 40)])
+def test_the_operator_equals_the_reference(kernel: int, height: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(kernel * width)
+    x, offset, modulator = (
+        scale * torch.randn(2, channels, height, width, generator=generator)
+        for scale, channels in ((1, 5), (4, 2 * kernel**2), (1, kernel**2))
+    )
+    offset[0, :, 0, 0] = 1e9  # leads nowhere
+    weight = torch.randn(6, 5, kernel, kernel, generator=generator) / kernel
+    bias = torch.randn(6, generator=generator)
+    expected = deform_conv2d(x, offset, 2 * torch.sigmoid(modulator), weight)
+    expected = torch.relu(expected + bias.view(-1, 1, 1))
+    rows = [
+        part.permute(0, 2, 3, 1).flatten(0, 2) for part in (x, torch.cat((offset, modulator), 1))
+    ]
+    taps = weight.permute(2, 3, 1, 0).flatten(0, 2)
+    answer = deformable(*rows, taps, bias, height, width)
+    torch.testing.assert_close(
+        answer.view(2, height, width, 6).permute(0, 3, 1, 2), expected, atol=2e-4, rtol=1e-4
+    )
 
 
-def test_without_offsets_it_is_a_plain_convolution() -> None:
-    rng = torch.Generator().manual_seed(5)
-    x, weight = torch.randn(2, 4, 8, 8, generator=rng), torch.randn(6, 4, 3, 3, generator=rng)
-    answer = deform_conv2d(x, torch.zeros(2, 18, 8, 8), torch.ones(2, 9, 8, 8), weight)
-    plain = torch.nn.functional.conv2d(x, weight, padding=1)
-    torch.testing.assert_close(answer, plain, atol=1e-4, rtol=0)
+def test_torch_finds_the_operator_well_formed() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((24, 4), (24, 27), (36, 8), (8,))
+    tensors = [torch.randn(shape, generator=generator) for shape in shapes]
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(deformable, (*tensors, 4, 6), test_utils=checks)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_keeps_its_type_and_places(dtype: torch.dtype) -> None:
-    # On a map this wide, float16 coordinates would be off by an eighth of a pixel.
-    x = torch.linspace(0, 1, 300).view(1, 1, 1, 300)
-    offset = torch.full((1, 2, 1, 300), 0.3)
-    offset[:, 0] = 0
-    weight, modulator = torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 300)
-    exact = deform_conv2d(x, offset, modulator, weight)
-    answer = deform_conv2d(x.to(dtype), offset, modulator, weight.to(dtype))
-    assert answer.dtype == dtype
-    rounding = torch.finfo(dtype).eps
-    assert (answer.float() - exact)[..., :-1].abs().max() <= rounding
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_card_it_says_so() -> None:
+    assert triton_unusable_reason() == "there is no CUDA device"

@@ -1,6 +1,7 @@
 """Which path an engine takes, what it says of it, and what it does when the memory is full."""
 
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from inference.models.birefnet.fast.runners import (
     smallest_fitting_batch,
 )
 from inference.models.birefnet.golden import golden_network
+from inference.models.birefnet.network import BiRefNet
 
 _CPU = torch.device("cpu")
 _SWIN = SwinConfig(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window=4)
@@ -35,24 +37,21 @@ _SMALLEST = BiRefNetConfig(
 )
 
 
-def _engine(compile_: str = "auto", config: BiRefNetConfig | None = None) -> BiRefNetModel:
-    network = golden_network(config or PRESETS["birefnet-tiny"], "tiny")
-    return BiRefNetModel("birefnet-tiny", network, _CPU, torch.float32, compile_=compile_)
-
-
 def _pictures(count: int) -> list[np.ndarray]:
     rng = np.random.default_rng(count)
     return [rng.integers(0, 256, (60 + 7 * n, 90 - 5 * n, 3), np.uint8) for n in range(count)]
 
 
-def test_the_cpu_takes_the_fast_path_and_the_same_mattes_come_of_it() -> None:
-    fast, reference = _engine("auto"), _engine("off")
-    assert isinstance(fast, HasExecutionPath)
-    assert (fast.path, reference.path) == ("fast", "reference")
-    assert "compiling" in fast.path_reason
+def test_the_cpu_takes_the_fast_path_and_the_same_mattes_come_of_it(
+    engine: BiRefNetModel, tiny_network: BiRefNet
+) -> None:
+    reference = BiRefNetModel("mine", tiny_network, _CPU, torch.float32, compile_="off")
+    assert isinstance(engine, HasExecutionPath)
+    assert (engine.path, reference.path) == ("fast", "reference")
+    assert "compiling" in engine.path_reason
     assert reference.path_reason == "it was asked for"
     pictures = _pictures(3)
-    for ours, expected in zip(fast.matte(pictures), reference.matte(pictures), strict=True):
+    for ours, expected in zip(engine.matte(pictures), reference.matte(pictures), strict=True):
         assert np.abs(ours - expected).max() <= 1e-4
 
 
@@ -75,7 +74,7 @@ def test_every_served_model_has_a_side_for_the_fast_path() -> None:
 
 
 class _Small:
-    """A GPU that holds two pictures."""
+    """A GPU that holds a number of pictures."""
 
     def __init__(self, holds: int) -> None:
         self.holds = holds
@@ -88,8 +87,10 @@ class _Small:
         return pixels.mean(1, keepdim=True)
 
 
-def test_a_batch_that_does_not_fit_is_split_and_the_size_is_remembered() -> None:
-    engine, pictures = _engine(), _pictures(5)
+def test_a_batch_that_does_not_fit_is_split_and_the_size_is_remembered(
+    engine: BiRefNetModel,
+) -> None:
+    engine, pictures = copy(engine), _pictures(5)
     engine._run = _Small(holds=9)
     expected = engine.matte(pictures)
     engine._run = small = _Small(holds=2)
@@ -102,8 +103,8 @@ def test_a_batch_that_does_not_fit_is_split_and_the_size_is_remembered() -> None
     assert small.asked == [2, 1]
 
 
-def test_a_picture_that_does_not_fit_alone_is_an_error() -> None:
-    engine = _engine()
+def test_a_picture_that_does_not_fit_alone_is_an_error(engine: BiRefNetModel) -> None:
+    engine = copy(engine)
     engine._run = small = _Small(holds=0)
     with pytest.raises(GpuOutOfMemoryError):
         engine.matte(_pictures(3))
@@ -121,24 +122,34 @@ class _NoGraphs:
         return self._run(pixels)
 
 
-@pytest.fixture
-def without_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runners, "CapturedGraphs", _NoGraphs)
-
-
 def _make_graphed(cache: Path | None) -> Runner:
     network = golden_network(_SMALLEST, "tiny")
     return make_runner(ExecutionPath.GRAPHED, network, _CPU, torch.float32, side=64, cache=cache)
 
 
-def test_a_compiler_that_fails_leaves_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+class _CompilerError(Exception):
+    """Wraps another, as torch's BackendCompilerFailed does."""
+
+    inner_exception = OSError("no gcc")
+
+
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        (RuntimeError("no compiler here\nand more"), "RuntimeError: no compiler here"),
+        (_CompilerError("backend='inductor' raised:\nmany lines"), "OSError: no gcc"),
+    ],
+)
+def test_a_compiler_that_fails_leaves_the_fast_path(
+    error: Exception, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
-        raise RuntimeError("no compiler here\nand more")
+        raise error
 
     monkeypatch.setattr(runners, "CapturedGraphs", fail)
     runner = _make_graphed(None)
     assert runner.path is ExecutionPath.FAST
-    assert runner.reason == "torch.compile failed: RuntimeError: no compiler here"
+    assert runner.reason == f"torch.compile failed: {named}"
     assert runner.run(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 64, 64)
 
 
@@ -160,9 +171,9 @@ def _start(cache: Path) -> Runner:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
-@pytest.mark.usefixtures("without_graphs")
 @torch.inference_mode()
-def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
+def test_a_second_start_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runners, "CapturedGraphs", _NoGraphs)
     cache, picture = tmp_path / "compiled", torch.ones(1, 3, 64, 64)
     first = _start(cache)
     assert (counters["inductor"]["fxgraph_cache_miss"], cache.stat().st_mode & 0o077) == (1, 0)
@@ -178,60 +189,40 @@ def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
     torch.testing.assert_close(second.run(picture), first.run(picture))
 
 
-def test_a_folder_of_the_owners_alone_is_made(tmp_path: Path) -> None:
-    with compiler_cache_folder(tmp_path / "new" / "compiled") as used:
-        assert used
-    assert (tmp_path / "new" / "compiled").stat().st_mode & 0o777 == 0o700
+def test_a_folder_of_the_owners_alone_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "new" / "compiled"
+    with compiler_cache_folder(folder) as kept:
+        assert kept
+    assert folder.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(runners, "getuid", lambda: -1)  # it is another user's
+    with compiler_cache_folder(folder) as kept:
+        assert not kept
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707])
 def test_a_folder_that_others_may_write_to_is_not_used(tmp_path: Path, mode: int) -> None:
     tmp_path.chmod(mode)
-    with compiler_cache_folder(tmp_path) as used:
-        assert not used
+    for folder in (tmp_path, tmp_path / "compiled"):  # they may replace what is below, too
+        with compiler_cache_folder(folder) as kept:
+            assert not kept
 
 
-def test_a_folder_of_another_user_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runners, "getuid", lambda: -1)
-    with compiler_cache_folder(tmp_path) as used:
-        assert not used
+def test_a_folder_below_one_with_the_sticky_bit_is_used(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    with compiler_cache_folder(tmp_path / "compiled") as kept:
+        assert kept
 
 
-def test_without_a_folder_nothing_is_kept(tmp_path: Path) -> None:
+def test_without_a_folder_a_private_temporary_one_is_used(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (None, tmp_path / "file" / "below"):
-        with compiler_cache_folder(folder) as used:
-            assert not used
-
-
-def test_the_error_beneath_the_compilers_own_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        error = RuntimeError("backend='inductor' raised:\nmany lines")
-        error.inner_exception = OSError("no gcc")  # as torch's BackendCompilerFailed has
-        raise error
-
-    monkeypatch.setattr(runners, "CapturedGraphs", fail)
-    assert _make_graphed(None).reason == "torch.compile failed: OSError: no gcc"
-
-
-@pytest.mark.parametrize(("mode", "expected"), [(0o770, "temporary"), (0o1777, "kept")])
-def test_a_folder_that_others_may_replace_is_not_used(
-    tmp_path: Path, mode: int, expected: str
-) -> None:
-    above = tmp_path / "above"
-    above.mkdir()
-    above.chmod(mode)
-    with compiler_cache_folder(above / "compiled") as kept:
-        assert ("kept" if kept else "temporary") == expected
-
-
-def test_a_temporary_folder_is_used_where_nothing_is_kept() -> None:
-    with compiler_cache_folder(None):
-        temporary = Path(cache_dir())
-        assert temporary.stat().st_mode & 0o777 == 0o700
-    assert not temporary.exists()
+        with compiler_cache_folder(folder) as kept:
+            assert not kept
+            temporary = Path(cache_dir())
+            assert temporary.stat().st_mode & 0o777 == 0o700
+        assert not temporary.exists()
 
 
 def test_a_folder_that_is_not_used_is_named(
