@@ -29,6 +29,13 @@ def _run(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["doctor", *arguments])
 
 
+def _redis_results(redis: Redis, url: str, **changed: object) -> dict[str, CheckResult]:
+    """Check a Redis whose INFO differs: the configuration of the tests' own is not changed."""
+    info = {**redis.info(), **changed}
+    fake = SimpleNamespace(ping=redis.ping, info=lambda: info)
+    return {result.subject: result for result in check_redis(cast("Redis", fake), url)}
+
+
 @pytest.fixture
 def doctor(
     server_settings: dict[str, object], objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
@@ -112,40 +119,37 @@ def test_a_missing_gpu_fails(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) ->
     assert "cuda:99" in finding["text"]
 
 
-@pytest.fixture
-def check_redis_with(redis: Redis, redis_url: str) -> Callable[..., dict[str, CheckResult]]:
-    """Check a Redis whose INFO differs: the configuration of the tests' own is not changed."""
-
-    def check(**changed: object) -> dict[str, CheckResult]:
-        info = {**redis.info(), **changed}
-        fake = SimpleNamespace(ping=redis.ping, info=lambda: info)
-        return {result.subject: result for result in check_redis(cast("Redis", fake), redis_url)}
-
-    return check
-
-
-def test_an_unsafe_redis_fails(check_redis_with: Callable[..., dict[str, CheckResult]]) -> None:
-    found = check_redis_with(aof_enabled=0, maxmemory_policy="allkeys-lru")
-    for subject in ("redis.aof", "redis.eviction"):
-        assert found[subject].level is Level.FAIL
-        assert found[subject].advice
-
-
 @pytest.mark.parametrize(
-    ("version", "level"),
+    ("subject", "changed", "text", "advice"),
     [
-        *((version, Level.FAIL) for version in ("5.0.14", "6.2.17", "6.9")),
-        *((version, Level.OK) for version in ("7.0.0", "7.2.4", "8.2.1", "10.0")),
+        ("aof", {"aof_enabled": 0}, "", ""),
+        ("eviction", {"maxmemory_policy": "allkeys-lru"}, "", ""),
+        *(
+            ("version", {"redis_version": version}, "EXPIRETIME", "Redis 7.0")
+            for version in ("5.0.14", "6.2.17", "6.9")
+        ),
     ],
 )
-def test_a_redis_without_expiretime_fails(
-    version: str, level: Level, check_redis_with: Callable[..., dict[str, CheckResult]]
+def test_an_unsafe_or_old_redis_fails(
+    redis: Redis,
+    redis_url: str,
+    *,
+    subject: str,
+    changed: dict[str, object],
+    text: str,
+    advice: str,
 ) -> None:
-    result = check_redis_with(redis_version=version)["redis.version"]
-    assert result.level is level
-    if level is Level.FAIL:
-        assert "EXPIRETIME" in result.text
-        assert "Redis 7.0" in result.advice
+    result = _redis_results(redis, redis_url, **changed)[f"redis.{subject}"]
+    assert result.level is Level.FAIL
+    assert result.advice
+    assert text in result.text
+    assert advice in result.advice
+
+
+@pytest.mark.parametrize("version", ["7.0.0", "7.2.4", "8.2.1", "10.0"])
+def test_a_redis_with_expiretime_passes(redis: Redis, redis_url: str, version: str) -> None:
+    found = _redis_results(redis, redis_url, redis_version=version)
+    assert found["redis.version"].level is Level.OK
 
 
 def test_without_redis_the_other_checks_run(

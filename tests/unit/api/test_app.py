@@ -4,21 +4,19 @@ import json
 import subprocess
 import sys
 
-HEAVY = ("torch", "torchvision", "transformers", "kornia", "onnxruntime", "numpy", "isal")
+HEAVY = {"torch", "torchvision", "transformers", "kornia", "onnxruntime", "numpy", "isal"}
+SCRIPT = """
+import json, sys, api.app
+api = sorted(sys.modules)
+import deploy.cli.main
+print(json.dumps([api, sorted(sys.modules)]))
+"""
 
 
-def _loaded_by(module: str) -> set[str]:
-    script = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    return set(json.loads(done.stdout))
-
-
-def test_the_api_loads_no_model_library_and_no_worker() -> None:
-    loaded = _loaded_by("api.app")
-    assert "flask" in loaded
-    assert not loaded & set(HEAVY)
-    assert not {name for name in loaded if f"{name}.".startswith("tasks.worker.")}
-
-
-def test_the_command_line_starts_without_a_model_library() -> None:
-    assert not _loaded_by("deploy.cli.main") & {"torch", "onnxruntime", "kornia"}
+def test_neither_the_api_nor_the_command_line_loads_a_model_library_or_a_worker() -> None:
+    printed = subprocess.check_output([sys.executable, "-c", SCRIPT])
+    api, with_command_line = map(set, json.loads(printed))
+    assert "flask" in api
+    assert not api & HEAVY
+    assert not {name for name in api if f"{name}.".startswith("tasks.worker.")}
+    assert not with_command_line & {"torch", "onnxruntime", "kornia"}

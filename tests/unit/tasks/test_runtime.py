@@ -21,12 +21,6 @@ def test_a_runtime_connects_to_nothing(away: Settings, monkeypatch: pytest.Monke
         pass
 
 
-def test_parts_share_one_client_of_redis(away: Settings) -> None:
-    with Runtime(away) as runtime:
-        clients = {runtime.job_store._client, runtime.registry._client, runtime.deliveries._client}
-        assert clients == {runtime.redis}
-
-
 def test_an_application_that_is_given_is_used_and_not_closed(away: Settings) -> None:
     with create_celery(away) as app:
         with Runtime(away, celery_app=app) as runtime:

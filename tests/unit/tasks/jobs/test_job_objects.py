@@ -23,11 +23,10 @@ def _job(**changes: object) -> Job:
     stem=st.text(max_size=80),
     priority=st.sampled_from(Priority),
     deadline=st.none() | st.floats(1e9, 2e9),
+    owner=st.sampled_from(["", "o-1"]),
 )
-def test_a_job_comes_back_as_it_was_submitted(
-    options: dict[str, object], stem: str, priority: Priority, deadline: float | None
-) -> None:
-    job = _job(options=options, file_stem=stem, priority=priority, deadline=deadline)
+def test_a_job_comes_back_as_it_was_submitted(stem: str, **changes: object) -> None:
+    job = _job(file_stem=stem, **changes)
     metadata = write_manifest(job.evolve(status=Status.PROCESSING, attempts=2))
     assert read_manifest(job.original_key, metadata) == job.evolve(queue="")
 

@@ -7,7 +7,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+from standardwebhooks.webhooks import Webhook
 
 from tasks.api_keys import new_webhook_secret
 from tasks.errors import SettingsError
@@ -18,9 +18,9 @@ OLD, NEW = new_webhook_secret(), new_webhook_secret()
 BODY = json.dumps({"type": "removal.succeeded", "data": {"name": "Grüße"}}).encode()
 
 
-def signed(*secrets: str, age: int = 0, body: bytes = BODY) -> dict[str, str]:
+def signed(*secrets: str, body: bytes = BODY) -> dict[str, str]:
     now = int(time.time())
-    return dict(signed_headers(secrets, webhook_id="msg_1", timestamp=now - age, body=body))
+    return dict(signed_headers(secrets, webhook_id="msg_1", timestamp=now, body=body))
 
 
 @given(st.text())
@@ -32,24 +32,6 @@ def test_a_receiver_verifies_any_body(text: str) -> None:
 @pytest.mark.parametrize("secret", [OLD, NEW], ids=["old", "new"])
 def test_while_a_secret_is_replaced_either_verifies(secret: str) -> None:
     assert Webhook(secret).verify(BODY, signed(NEW, OLD)) == json.loads(BODY)
-
-
-@pytest.mark.parametrize(
-    ("secret", "body", "age", "headers"),
-    [
-        (NEW, BODY.replace(b"succeeded", b"succeedeD"), 0, {}),
-        (NEW, BODY, 0, {"webhook-id": "msg_2"}),
-        (NEW, BODY, 0, {"webhook-timestamp": str(int(time.time()) + 1)}),
-        (NEW, BODY, 3600, {}),
-        (OLD, BODY, 0, {}),
-    ],
-    ids=["byte", "id", "timestamp", "age", "secret"],
-)
-def test_another_body_header_time_or_secret_fails(
-    secret: str, body: bytes, age: int, headers: dict[str, str]
-) -> None:
-    with pytest.raises(WebhookVerificationError):
-        Webhook(secret).verify(body, {**signed(NEW, age=age), **headers})
 
 
 @pytest.mark.parametrize(
