@@ -1,15 +1,76 @@
-"""A submission, and a look at a job: for equal jobs."""
+"""Submissions of one picture, a worker and an I/O worker in this process: for equal jobs."""
 
-from collections.abc import Callable
+import io
+import threading
+from typing import Final
 
+from flask.testing import FlaskClient
+from PIL import Image
+
+from api.app import create_app
+from api.inputs import InputFile, Submission
 from api.services import Services
+from tasks.jobs.dedup import DuplicateCompleter
 from tasks.jobs.job import Job
+from tasks.worker.runner import Runner
 from tests.support.jobs import recorded
-
-#: Submits the picture of these tests, with other parts if asked.
-Submit = Callable[..., Job]
+from tests.support.models import FakeModel
 
 
-def job_of(services: Services, job: Job | str) -> Job:
-    """Return the job's record as it is now."""
-    return recorded(services.runtime.job_store, job)
+def _png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (60, 40), "orange").save(file, "PNG")
+    return file.getvalue()
+
+
+#: The picture that all jobs are about: 60 pixels wide, 40 high.
+PICTURE: Final = _png()
+
+
+class EqualJobs:
+    """Submits the picture, and does what workers do."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        runtime = services.runtime
+        self.redis, self.store = runtime.redis, runtime.job_store
+        self.objects = runtime.object_store
+        self.model = FakeModel()
+        self._runner = Runner(
+            job_store=self.store,
+            object_store=self.objects,
+            registry=runtime.registry,
+            model=self.model,
+            model_lock=threading.Lock(),
+            limits=services.settings.image_limits,
+            worker="gpu0@t",
+            exit_child=lambda: None,
+        )
+        self._completer = DuplicateCompleter(
+            self.redis, self.store, self.objects, runtime.dispatcher, runtime.router
+        )
+
+    def client(self) -> FlaskClient:
+        return create_app(self.services).test_client()
+
+    def submit(self, **parts: object) -> Job:
+        """Submit the picture, with other parts if asked."""
+        upload = InputFile(io.BytesIO(PICTURE), len(PICTURE), "a.png")
+        made = Submission(image=upload, **parts)  # type: ignore[arg-type]
+        return self.services.submissions.submit(made, "test").job
+
+    def pair(self) -> tuple[Job, Job]:
+        """Submit a primary and its duplicate."""
+        return self.submit(), self.submit()
+
+    def run(self, job: Job) -> None:
+        """Run a job as a worker does that gets its message."""
+        self._runner.run(job.task_id)
+
+    def complete(self) -> int:
+        """Complete the duplicates of primaries that have ended; returns how many these were."""
+        return self._completer.run_once()
+
+    def now(self, job: Job | str) -> Job:
+        """Return the job's record as it is now."""
+        return recorded(self.store, job)

@@ -3,35 +3,25 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable
 
 import pytest
-from redis import Redis
 
 from deploy.local import service
 from tasks import redis_keys
 from tasks.housekeeping.missing_messages import list_key
-from tasks.jobs.job import Priority, Status
-from tasks.jobs.store import MAX_CRASHES, JobStore
-from tasks.settings import Settings
-from tasks.worker_registry import WorkerRegistry
-from tests.support.commands import QUEUE, WORKER, Make, Run, json_of
+from tasks.jobs.job import Priority
+from tasks.jobs.store import MAX_CRASHES
+from tests.support.commands import QUEUE, WORKER, Operator
 from tests.support.jobs import recorded
 
 UNKNOWN = "rm-20260101-unknown"
 
 
-def _status(store: JobStore, task_id: str) -> str:
-    return recorded(store, task_id).status.value
-
-
-def test_celery_finds_the_commands_by_their_entry_point(settings: Settings, make: Make) -> None:
-    task_id = make()
-    command = [service.script("celery"), "-A", "tasks.app", "jobs", "list", "--json"]
-    url = settings.redis_url.get_secret_value()
+def test_celery_finds_the_commands_by_their_entry_point(operator: Operator, redis_url: str) -> None:
+    task_id = operator.make()
     done = subprocess.run(
-        command,
-        env={**os.environ, "RMBG_REDIS_URL": url},
+        [service.script("celery"), "-A", "tasks.app", "jobs", "list", "--json"],
+        env={**os.environ, "RMBG_REDIS_URL": redis_url},
         capture_output=True,
         text=True,
         check=True,
@@ -40,279 +30,238 @@ def test_celery_finds_the_commands_by_their_entry_point(settings: Settings, make
     assert done.stderr == ""
 
 
-def test_list_shows_the_newest_first_and_counts_all(run: Run, make: Make) -> None:
-    queued, failed, canceled = make(), make("failed"), make("canceled")
-    listed = json_of(run("list", "--json"))
+def test_list_shows_the_newest_first_and_counts_all(operator: Operator) -> None:
+    queued, failed, canceled = map(operator.make, ("queued", "failed", "canceled"))
+    listed = operator.json("list")
     assert {job["task_id"] for job in listed["jobs"]} == {queued, failed, canceled}
-    assert listed["counts"] == {
-        "queued": 1,
-        "processing": 0,
-        "succeeded": 0,
-        "failed": 1,
-        "canceled": 1,
-    }
-    assert len(json_of(run("list", "--limit", "2", "--json"))["jobs"]) == 2
-    both = json_of(run("list", "--status", "failed", "--status", "canceled", "--json"))["jobs"]
+    ended = {"succeeded": 0, "failed": 1, "canceled": 1}
+    assert listed["counts"] == {"queued": 1, "processing": 0, **ended}
+    assert len(operator.json("list", "--limit", "2")["jobs"]) == 2
+    both = operator.json("list", "--status", "failed", "--status", "canceled")["jobs"]
     assert {job["task_id"] for job in both} == {failed, canceled}
 
 
-def test_list_is_aligned_for_people_and_for_awk(run: Run, make: Make) -> None:
-    task_id = make()
-    heading, row, summary = run("list").stdout.splitlines()
+def test_list_is_aligned_for_people_and_for_awk(operator: Operator) -> None:
+    assert operator.run("list").stdout.startswith("0 shown")
+    assert operator.json("list")["jobs"] == []
+    task_id = operator.make()
+    heading, row, summary = operator.run("list").stdout.splitlines()
     assert heading.split()[:2] == ["TASK", "STATUS"]
     assert row.split()[:2] == [task_id, "queued"]
     assert heading.index("STATUS") == row.index("queued")
     assert summary.startswith("1 shown; 1 queued,")
 
 
-def test_list_of_nothing_is_no_error(run: Run) -> None:
-    assert run("list").stdout.startswith("0 shown")
-    assert json_of(run("list", "--json"))["jobs"] == []
-
-
-def test_show_tells_everything(run: Run, make: Make) -> None:
-    make()
-    task_id = make()
-    shown = json_of(run("show", task_id, "--json"))
+def test_show_tells_everything(operator: Operator) -> None:
+    operator.make()
+    task_id = operator.make()
+    shown = operator.json("show", task_id)
     assert (shown["status"], shown["priority"], shown["queue"]) == ("queued", "normal", QUEUE)
     assert (shown["leased"], shown["jobs_ahead"]) == (False, 1)
     assert shown["created_at"] == "2023-11-14T22:13:20+00:00"
-    assert task_id in run("show", task_id).stdout.splitlines()[0]
+    assert task_id in operator.run("show", task_id).stdout.splitlines()[0]
 
 
-def test_show_of_an_unknown_id_says_what_to_do(run: Run) -> None:
-    result = run("show", UNKNOWN, status=1)
+def test_show_of_an_unknown_id_says_what_to_do(operator: Operator) -> None:
+    result = operator.run("show", UNKNOWN, status=1)
     assert result.stdout == ""
     assert "jobs list" in result.stderr
-    error = json_of(run("show", UNKNOWN, "--json", status=1))["error"]
-    assert error["type"] == "unknown_job"
+    assert operator.json("show", UNKNOWN, status=1)["error"]["type"] == "unknown_job"
 
 
-def test_requeue_sends_a_failed_and_a_canceled_job_again(
-    run: Run, make: Make, store: JobStore, client: Redis
-) -> None:
-    failed, canceled = make("failed"), make("canceled")
-    assert json_of(run("requeue", failed, canceled, "--json"))["requeued"] == [failed, canceled]
-    assert {_status(store, failed), _status(store, canceled)} == {"queued"}
-    assert client.llen(list_key(f"{QUEUE}|3")) == 2
-    assert store.due() == []
+def test_requeue_sends_a_failed_and_a_canceled_job_again(operator: Operator) -> None:
+    jobs = [operator.make("failed"), operator.make("canceled")]
+    assert operator.json("requeue", *jobs)["requeued"] == jobs
+    assert {operator.status(each) for each in jobs} == {"queued"}
+    assert operator.redis.llen(list_key(f"{QUEUE}|3")) == 2
+    assert operator.store.due() == []
 
 
-def test_requeue_does_what_it_can_and_fails_for_the_rest(
-    run: Run, make: Make, store: JobStore
-) -> None:
-    failed, done = make("failed"), make("succeeded")
-    result = run("requeue", failed, done, UNKNOWN, status=1)
+def test_requeue_does_what_it_can_and_fails_for_the_rest(operator: Operator) -> None:
+    failed, done, expired = map(operator.make, ("failed", "succeeded", "failed"))
+    operator.redis.hset(redis_keys.job_key(expired), "expires_at", 1.0)
+    result = operator.run("requeue", failed, done, expired, UNKNOWN, status=1)
     assert result.stdout.split() == ["requeued", failed]
     assert f"{done}: succeeded. Only failed and canceled" in result.stderr
+    assert f"{expired}: expired" in result.stderr
     assert f"{UNKNOWN}: unknown." in result.stderr
-    assert _status(store, failed) == "queued"
-    assert json_of(run("requeue", done, UNKNOWN, "--json", status=1)) == {
+    assert [operator.status(each) for each in (failed, expired)] == ["queued", "failed"]
+    assert operator.json("requeue", done, UNKNOWN, status=1) == {
         "requeued": [],
         "refused": [{"task_id": done, "reason": "succeeded"}],
         "unknown": [UNKNOWN],
     }
 
 
-def test_requeue_refuses_a_job_whose_pictures_have_expired(
-    run: Run, make: Make, store: JobStore, client: Redis
-) -> None:
-    task_id = make("failed")
-    client.hset(redis_keys.job_key(task_id), "expires_at", 1.0)
-    assert f"{task_id}: expired" in run("requeue", task_id, status=1).stderr
-    assert _status(store, task_id) == "failed"
-
-
-def test_requeue_of_all_failed_jobs_asks(run: Run, make: Make, store: JobStore) -> None:
-    first, second, canceled = make("failed"), make("dead"), make("canceled")
-    assert (
-        "Requeue all 2 failed jobs?" in run("requeue", "--failed", answers="n\n", status=1).stderr
-    )
-    assert _status(store, first) == "failed"
-    answer = json_of(run("requeue", "--failed", "--yes", "--json"))
+def test_requeue_of_all_failed_jobs_asks(operator: Operator) -> None:
+    first, second, canceled = map(operator.make, ("failed", "dead", "canceled"))
+    assert "Requeue all 2 failed jobs?" in operator.errors("requeue", "--failed", answers="n\n")
+    assert operator.status(first) == "failed"
+    answer = operator.json("requeue", "--failed", "--yes")
     assert sorted(answer["requeued"]) == sorted([first, second])
-    assert _status(store, canceled) == "canceled"
-    assert store.dead() == []
-    assert "nothing to do" in run("requeue", "--failed").stderr
+    assert operator.status(canceled) == "canceled"
+    assert operator.store.dead() == []
+    assert "nothing to do" in operator.errors("requeue", "--failed", status=0)
 
 
-def test_requeue_needs_ids_or_all(run: Run) -> None:
-    assert "--failed" in run("requeue", status=2).stderr
-    run("requeue", UNKNOWN, "--failed", status=2)
+def test_requeue_needs_ids_or_all(operator: Operator) -> None:
+    assert "--failed" in operator.errors("requeue", status=2)
+    operator.run("requeue", UNKNOWN, "--failed", status=2)
 
 
-def test_cancel_asks_and_ends_waiting_and_running_jobs(
-    run: Run, make: Make, store: JobStore
-) -> None:
-    waiting, running = make(), make("processing")
-    refused = run("cancel", waiting, status=1)
-    assert "give --yes" in refused.stderr
-    assert _status(store, waiting) == "queued"
-    run("cancel", waiting, answers="y\n")
-    assert json_of(run("cancel", running, "--yes", "--json"))["canceled"] == [running]
-    assert not store.has_lease(running)
-    again = run("cancel", running, UNKNOWN, "--yes", status=1)
-    assert f"{running}: canceled already" in again.stderr
-    assert f"{UNKNOWN}: unknown" in again.stderr
+def test_cancel_asks_and_ends_waiting_and_running_jobs(operator: Operator) -> None:
+    waiting, running = operator.make(), operator.make("processing")
+    assert "give --yes" in operator.errors("cancel", waiting)
+    assert operator.status(waiting) == "queued"
+    operator.run("cancel", waiting, answers="y\n")
+    assert operator.json("cancel", running, "--yes")["canceled"] == [running]
+    assert not operator.store.has_lease(running)
+    again = operator.errors("cancel", running, UNKNOWN, "--yes")
+    assert f"{running}: canceled already" in again
+    assert f"{UNKNOWN}: unknown" in again
 
 
-def test_purge_of_a_queue_cancels_its_records_and_drops_its_messages(
-    run: Run, make: Make, store: JobStore, client: Redis
-) -> None:
-    inside, running, elsewhere = make(), make("processing"), make(queue="model.other")
+def test_purge_of_a_queue_cancels_its_records_and_drops_its_messages(operator: Operator) -> None:
+    inside, running = operator.make(), operator.make("processing")
+    elsewhere = operator.make(queue="model.other")
     for priority in Priority:
-        client.lpush(list_key(f"{QUEUE}|{int(priority)}"), "{}")
-    assert "Cancel 1 jobs" in run("purge", "--queue", QUEUE, status=1).stderr
-    answer = json_of(run("purge", "--queue", QUEUE, "--yes", "--json"))
+        operator.redis.lpush(list_key(f"{QUEUE}|{int(priority)}"), "{}")
+    assert "Cancel 1 jobs" in operator.errors("purge", "--queue", QUEUE)
+    answer = operator.json("purge", "--queue", QUEUE, "--yes")
     assert (answer["canceled"], answer["messages"]) == ([inside], 4)
-    assert not list(client.scan_iter(f"{QUEUE}*"))
-    assert _status(store, inside) == "canceled"
-    assert _status(store, running) == "processing"
-    assert _status(store, elsewhere) == "queued"
-    assert "nothing to do" in run("purge", "--queue", QUEUE, "--yes").stderr
+    assert not list(operator.redis.scan_iter(f"{QUEUE}*"))
+    states = [operator.status(each) for each in (inside, running, elsewhere)]
+    assert states == ["canceled", "processing", "queued"]
+    assert "nothing to do" in operator.errors("purge", "--queue", QUEUE, "--yes", status=0)
 
 
-def test_purge_of_all_that_waits(run: Run, make: Make, store: JobStore) -> None:
-    waiting = [make(), make(queue="model.other")]
-    running = make("processing")
-    result = run("purge", "--status", "queued", answers="y\n")
+def test_purge_of_all_that_waits(operator: Operator) -> None:
+    waiting = [operator.make(), operator.make(queue="model.other")]
+    running = operator.make("processing")
+    result = operator.run("purge", "--status", "queued", answers="y\n")
     assert result.stdout.count("canceled  rm-") == 2
-    assert {_status(store, each) for each in waiting} == {"canceled"}
-    assert _status(store, running) == "processing"
+    assert {operator.status(each) for each in waiting} == {"canceled"}
+    assert operator.status(running) == "processing"
 
 
-def test_purge_knows_the_queues_of_workers_that_had_no_job(
-    run: Run, registry: WorkerRegistry
-) -> None:
-    registry.record_heartbeat(WORKER, queue="gpu.testhost.0", model="u2netp")
+def test_purge_knows_the_queues_of_workers_that_had_no_job(operator: Operator) -> None:
+    operator.registry.record_heartbeat(WORKER, queue="gpu.testhost.0", model="u2netp")
     for queue in ("gpu.testhost.0", QUEUE):
-        assert "nothing to do" in run("purge", "--queue", queue, "--yes").stderr
+        assert "nothing to do" in operator.errors("purge", "--queue", queue, "--yes", status=0)
 
 
-def test_purge_knows_the_queues_and_needs_a_choice(run: Run, make: Make) -> None:
-    assert "neither a job nor a worker" in run("purge", "--queue", QUEUE, status=1).stderr
-    make()
-    assert QUEUE in run("purge", "--queue", "typo", "--yes", status=1).stderr
-    error = json_of(run("purge", "--queue", "io", "--yes", "--json", status=1))["error"]
+def test_purge_knows_the_queues_and_needs_a_choice(operator: Operator) -> None:
+    assert "neither a job nor a worker" in operator.errors("purge", "--queue", QUEUE)
+    operator.make()
+    assert QUEUE in operator.errors("purge", "--queue", "typo", "--yes")
+    error = operator.json("purge", "--queue", "io", "--yes", status=1)["error"]
     assert error["type"] == "unknown_queue"
-    run("purge", status=2)
-    run("purge", "--queue", QUEUE, "--status", "queued", status=2)
+    operator.run("purge", status=2)
+    operator.run("purge", "--queue", QUEUE, "--status", "queued", status=2)
 
 
-def test_dead_letters_are_listed_with_their_reason(run: Run, make: Make) -> None:
-    assert "no dead letters" in run("dead", "list").stdout
-    dead, _ = make("dead"), make("failed")
-    (job,) = json_of(run("dead", "list", "--json"))["jobs"]
+def test_dead_letters_are_listed_with_their_reason(operator: Operator) -> None:
+    assert "no dead letters" in operator.run("dead", "list").stdout
+    dead, _ = operator.make("dead"), operator.make("failed")
+    (job,) = operator.json("dead", "list")["jobs"]
     assert (job["task_id"], job["error"]["type"], job["crashes"]) == (dead, "poison", MAX_CRASHES)
-    assert run("dead", "list").stdout.splitlines()[1].split()[0] == dead
+    assert operator.run("dead", "list").stdout.splitlines()[1].split()[0] == dead
 
 
-def test_a_dead_letter_is_requeued_with_its_counts_at_zero(
-    run: Run, make: Make, store: JobStore
-) -> None:
-    dead, failed = make("dead"), make("failed")
-    result = run("dead", "requeue", dead, failed, UNKNOWN, status=1)
+def test_a_dead_letter_is_requeued_with_its_counts_at_zero(operator: Operator) -> None:
+    dead, failed = operator.make("dead"), operator.make("failed")
+    result = operator.run("dead", "requeue", dead, failed, UNKNOWN, status=1)
     assert result.stdout.split() == ["requeued", dead]
     assert f"{failed}: failed. It is no dead letter" in result.stderr
     assert f"{UNKNOWN}: unknown" in result.stderr
-    job = store.get(dead)
-    assert job is not None
-    assert (job.status, job.crashes, job.attempts) == (Status.QUEUED, 0, 0)
-    assert store.dead() == []
+    job = recorded(operator.store, dead)
+    assert (job.status, job.crashes, job.attempts) == ("queued", 0, 0)
+    assert operator.store.dead() == []
 
 
-def test_all_dead_letters_are_requeued_after_a_question(run: Run, make: Make) -> None:
-    dead = {make("dead"), make("dead")}
-    run("dead", "requeue", "--all", status=1)
-    assert set(json_of(run("dead", "requeue", "--all", "--yes", "--json"))["requeued"]) == dead
-    assert "nothing to do" in run("dead", "requeue", "--all", "--yes").stderr
-    run("dead", "requeue", status=2)
+def test_all_dead_letters_are_requeued_after_a_question(operator: Operator) -> None:
+    dead = {operator.make("dead"), operator.make("dead")}
+    operator.run("dead", "requeue", "--all", status=1)
+    assert set(operator.json("dead", "requeue", "--all", "--yes")["requeued"]) == dead
+    assert "nothing to do" in operator.errors("dead", "requeue", "--all", "--yes", status=0)
+    operator.run("dead", "requeue", status=2)
 
 
-def test_a_dropped_dead_letter_stays_failed(run: Run, make: Make, store: JobStore) -> None:
-    first, second = make("dead"), make("dead")
-    run("dead", "drop", first, status=1)
-    assert json_of(run("dead", "drop", first, "--yes", "--json"))["dropped"] == [first]
-    run("dead", "drop", first, UNKNOWN, "--yes", status=1)
-    assert run("dead", "drop", "--all", answers="y\n").stdout.split() == ["dropped", second]
-    assert store.dead() == []
-    assert _status(store, first) == "failed"
+def test_a_dropped_dead_letter_stays_failed(operator: Operator) -> None:
+    first, second = operator.make("dead"), operator.make("dead")
+    operator.run("dead", "drop", first, status=1)
+    assert operator.json("dead", "drop", first, "--yes")["dropped"] == [first]
+    operator.run("dead", "drop", first, UNKNOWN, "--yes", status=1)
+    dropped = operator.run("dead", "drop", "--all", answers="y\n").stdout
+    assert dropped.split() == ["dropped", second]
+    assert operator.store.dead() == []
+    assert operator.status(first) == "failed"
 
 
-def test_redis_away_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redis_away_is_one_line(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RMBG_REDIS_URL", "redis://127.0.0.1:1/0")
-    result = run("list", status=1)
-    assert len(result.stderr.splitlines()) == 1
-    assert "Redis does not answer" in result.stderr
-    error = json_of(run("workers", "--json", status=1))["error"]
-    assert error["type"] == "queue_unavailable"
+    (line,) = operator.errors("list").splitlines()
+    assert "Redis does not answer" in line
+    assert operator.json("workers", status=1)["error"]["type"] == "queue_unavailable"
 
 
+# -- records that cannot be read -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command_line", [("list",), ("dead", "list")])
 def test_listings_show_what_can_be_read_and_name_the_rest(
-    run: Run, make: Make, damage: Callable[[str], str]
+    operator: Operator, command_line: tuple[str, ...]
 ) -> None:
-    good, bad = make("dead"), damage(make("dead"))
-    for command in (("list",), ("dead", "list")):
-        result = run(*command)
-        assert good in result.stdout
-        assert bad not in result.stdout
-        assert f"The record of {bad} cannot be read: options: Expecting" in result.stderr
-        document = json_of(run(*command, "--json"))
-        assert [job["task_id"] for job in document["jobs"]] == [good]
-        assert document["unreadable"] == [bad]
+    good, bad = operator.make("dead"), operator.damage(operator.make("dead"))
+    result = operator.run(*command_line)
+    assert good in result.stdout
+    assert bad not in result.stdout
+    assert f"The record of {bad} cannot be read: options: Expecting" in result.stderr
+    document = operator.json(*command_line)
+    assert [job["task_id"] for job in document["jobs"]] == [good]
+    assert document["unreadable"] == [bad]
 
 
-def test_show_of_an_unreadable_record_is_a_clear_line(
-    run: Run, make: Make, damage: Callable[[str], str]
+def test_show_of_an_unreadable_record_is_a_clear_line(operator: Operator) -> None:
+    bad = operator.damage(operator.make())
+    (line,) = operator.errors("show", bad).splitlines()
+    assert "rmbg restore" in line
+    assert operator.json("show", bad, status=1)["error"]["type"] == "unreadable_record"
+
+
+@pytest.mark.parametrize("command_line", [("requeue", "--failed"), ("dead", "requeue", "--all")])
+def test_an_unreadable_record_is_not_requeued_but_the_others_are(
+    operator: Operator, command_line: tuple[str, ...]
 ) -> None:
-    bad = damage(make())
-    result = run("show", bad, status=1)
-    assert len(result.stderr.splitlines()) == 1
-    assert "rmbg restore" in result.stderr
-    assert json_of(run("show", bad, "--json", status=1))["error"]["type"] == "unreadable_record"
-
-
-@pytest.mark.parametrize("command", [("requeue", "--failed"), ("dead", "requeue", "--all")])
-def test_an_unreadable_record_is_not_begun_anew_but_the_others_are(
-    run: Run,
-    make: Make,
-    damage: Callable[[str], str],
-    store: JobStore,
-    command: tuple[str, ...],
-) -> None:
-    before, bad, after = make("dead"), damage(make("dead")), make("dead")
-    answer = json_of(run(*command, "--yes", "--json", status=1))
+    before, bad, after = (operator.make("dead") for _ in range(3))
+    operator.damage(bad)
+    answer = operator.json(*command_line, "--yes", status=1)
     assert sorted(answer["requeued"]) == sorted([before, after])
     assert answer["refused"] == [{"task_id": bad, "reason": "unreadable_record"}]
-    assert {_status(store, each) for each in (before, after)} == {"queued"}
-    by_id = run(*command[:-1], bad, UNKNOWN, status=1)
-    assert f"{bad} cannot be read" in by_id.stderr
-    assert f"{UNKNOWN}: unknown" in by_id.stderr
+    assert {operator.status(each) for each in (before, after)} == {"queued"}
+    by_id = operator.errors(*command_line[:-1], bad, UNKNOWN)
+    assert f"{bad} cannot be read" in by_id
+    assert f"{UNKNOWN}: unknown" in by_id
 
 
 @pytest.mark.parametrize(
-    "command", [("cancel",), ("purge", "--queue", QUEUE), ("purge", "--status", "queued")]
+    "command_line", [("cancel",), ("purge", "--queue", QUEUE), ("purge", "--status", "queued")]
 )
 def test_a_job_whose_record_is_unreadable_can_be_ended(
-    run: Run,
-    make: Make,
-    damage: Callable[[str], str],
-    client: Redis,
-    command: tuple[str, ...],
+    operator: Operator, command_line: tuple[str, ...]
 ) -> None:
-    jobs = [make(), damage(make()), make()]
-    named = jobs if command == ("cancel",) else ()
-    answer = json_of(run(*command, *named, "--yes", "--json"))
+    jobs = [operator.make(), operator.damage(operator.make()), operator.make()]
+    named = jobs if command_line == ("cancel",) else ()
+    answer = operator.json(*command_line, *named, "--yes")
     assert sorted(answer["canceled"]) == sorted(jobs)
-    assert {client.hget(redis_keys.job_key(each), "status") for each in jobs} == {"canceled"}
+    keys = map(redis_keys.job_key, jobs)
+    assert {operator.redis.hget(key, "status") for key in keys} == {"canceled"}
 
 
-def test_what_is_no_record_at_all_is_named_and_the_others_are_canceled(
-    run: Run, make: Make, client: Redis
-) -> None:
-    before, bad, after = make(), make(), make()
-    client.set(redis_keys.job_key(bad), "no hash")
-    answer = json_of(run("purge", "--status", "queued", "--yes", "--json", status=1))
+def test_what_is_no_record_at_all_is_named_and_the_others_are_canceled(operator: Operator) -> None:
+    before, bad, after = (operator.make() for _ in range(3))
+    operator.redis.set(redis_keys.job_key(bad), "no hash")
+    answer = operator.json("purge", "--status", "queued", "--yes", status=1)
     assert sorted(answer["canceled"]) == sorted([before, after])
     assert answer["refused"] == [{"task_id": bad, "reason": "unreadable_record"}]
-    assert f"rmbg:job:{bad}" in run("cancel", bad, "--yes", status=1).stderr
+    assert f"rmbg:job:{bad}" in operator.errors("cancel", bad, "--yes")

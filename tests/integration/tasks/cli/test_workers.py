@@ -2,34 +2,32 @@
 
 import pytest
 
-from tasks.worker_registry import WorkerRegistry
-from tests.support.commands import WORKER, Run, json_of
+from tests.support.commands import WORKER, Operator
 
 
-def test_workers_shows_what_each_is_doing(run: Run, registry: WorkerRegistry) -> None:
-    assert "start one" in run("workers").stdout
-    registry.record_heartbeat(WORKER, queue="gpu.testhost.0", model="u2netp")
-    assert json_of(run("workers", "--json"))["workers"][0]["state"] == "not-ready"
-    registry.mark_ready(WORKER, 60, pid=7)
-    (worker,) = json_of(run("workers", "--json"))["workers"]
+def test_workers_shows_what_each_is_doing(operator: Operator) -> None:
+    assert "start one" in operator.run("workers").stdout
+    operator.registry.record_heartbeat(WORKER, queue="gpu.testhost.0", model="u2netp")
+    assert operator.json("workers")["workers"][0]["state"] == "not-ready"
+    operator.registry.mark_ready(WORKER, 60, pid=7)
+    (worker,) = operator.json("workers")["workers"]
     assert (worker["name"], worker["state"], worker["model"]) == (WORKER, "ready", "u2netp")
-    assert run("workers").stdout.splitlines()[1].split()[:2] == [WORKER, "ready"]
+    assert operator.run("workers").stdout.splitlines()[1].split()[:2] == [WORKER, "ready"]
 
 
-def test_a_worker_is_drained_and_undrained(run: Run, registry: WorkerRegistry) -> None:
-    registry.record_heartbeat(WORKER)
-    result = run("drain", WORKER, "--reason", "new fan")
-    assert f"undrain {WORKER}" in result.stderr
-    assert registry.drained(WORKER) == "new fan"
-    assert json_of(run("workers", "--json"))["workers"][0]["state"] == "drained"
-    assert "new fan" in run("workers").stdout
-    assert json_of(run("undrain", WORKER, "--json")) == {"undrained": WORKER}
-    assert registry.drained(WORKER) == ""
-    assert "not drained" in run("undrain", WORKER, status=1).stderr
+def test_a_worker_is_drained_and_undrained(operator: Operator) -> None:
+    operator.registry.record_heartbeat(WORKER)
+    assert f"undrain {WORKER}" in operator.errors("drain", WORKER, "--reason", "new fan", status=0)
+    assert operator.registry.drained(WORKER) == "new fan"
+    assert operator.json("workers")["workers"][0]["state"] == "drained"
+    assert "new fan" in operator.run("workers").stdout
+    assert operator.json("undrain", WORKER) == {"undrained": WORKER}
+    assert operator.registry.drained(WORKER) == ""
+    assert "not drained" in operator.errors("undrain", WORKER)
 
 
-@pytest.mark.parametrize("command", ["drain", "undrain"])
-def test_a_mistyped_worker_is_not_drained(run: Run, registry: WorkerRegistry, command: str) -> None:
-    registry.record_heartbeat(WORKER)
-    assert f"Model workers: {WORKER}" in run(command, "gpu9", status=1).stderr
-    assert json_of(run(command, "gpu9", "--json", status=1))["error"]["type"] == "unknown_worker"
+@pytest.mark.parametrize("verb", ["drain", "undrain"])
+def test_a_mistyped_worker_is_not_drained(operator: Operator, verb: str) -> None:
+    operator.registry.record_heartbeat(WORKER)
+    assert f"Model workers: {WORKER}" in operator.errors(verb, "gpu9")
+    assert operator.json(verb, "gpu9", status=1)["error"]["type"] == "unknown_worker"

@@ -11,6 +11,7 @@ from tasks.housekeeping.missing_messages import list_key
 from tasks.housekeeping.reconcile import MAX_AGED
 from tasks.jobs.job import Priority, Status
 from tasks.jobs.store import Claim, lease_token
+from tasks.redis_client import connect
 from tests.support.queues import AGING, OWN, SHARED, Queues
 
 
@@ -73,6 +74,36 @@ def test_one_pass_at_a_time(queues: Queues) -> None:
     assert not queues.reconciler.run_once()
     other.release()
     queues.passes(1)
+
+
+def test_a_pass_ends_where_another_process_takes_over(
+    queues: Queues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def expire(_: object) -> list[object]:
+        queues.redis.delete(redis_keys.RECONCILER_LOCK)
+        return []
+
+    due = queues.due()
+    monkeypatch.setattr(type(queues.registry), "workers", expire)
+    assert not queues.reconciler.run_once()
+    assert queues.store.due() == [due]
+
+
+def test_redis_away_ends_a_pass_without_an_error(queues: Queues) -> None:
+    with connect("redis://127.0.0.1:1/0", timeout=0.2) as away:
+        assert not Queues(away, queues.app).reconciler.run_once()
+
+
+def test_a_step_that_has_no_time_left_leaves_its_jobs_to_the_next_pass(
+    queues: Queues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    due = queues.due()
+    with monkeypatch.context() as patch:
+        patch.setattr(reconcile, "_STEP_SECONDS", -1.0)
+        queues.passes(1)
+    assert queues.messages() == []
+    queues.passes(1)
+    assert queues.messages() == [due]
 
 
 def test_many_orphans_take_several_passes_and_none_outlasts_its_lock(

@@ -2,8 +2,7 @@
 
 import io
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from minio.commonconfig import ENABLED, Filter
@@ -12,11 +11,7 @@ from redis import Redis
 
 from tasks import redis_keys
 from tasks.errors import ObjectStoreUnavailableError
-from tasks.housekeeping.retention import (
-    ORPHAN_GRACE_SECONDS,
-    OrphanSweep,
-    RetentionSweeper,
-)
+from tasks.housekeeping.retention import ORPHAN_GRACE_SECONDS, OrphanSweep, RetentionSweeper
 from tasks.jobs.batches import BatchStore
 from tasks.jobs.job import Job, Status, new_task_id
 from tasks.jobs.job_objects import Eraser, write_manifest
@@ -33,287 +28,243 @@ from tasks.object_store import (
     result_key,
     s3_client,
 )
-from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.uploads.service import UploadService
-from tasks.uploads.store import PART_BYTES, UploadStore
+from tasks.uploads.store import PART_BYTES, ResumableUpload, UploadStore
 from tests.support.clock import Clock
-from tests.support.jobs import make_job
+from tests.support.jobs import make_job, recorded
 
 HOUR = 3600.0
+#: Of the sweeper itself, and counts that only go up.
+OWN = {redis_keys.SWEEPER_LOCK, redis_keys.BUCKET_SWEPT, "rmbg:dispatch_seq", redis_keys.COUNTERS}
 
 
-@dataclass
 class World:
-    settings: Settings
-    clock: Clock
-    client: Redis
-    store: JobStore
-    objects: ObjectStore
-    uploads: UploadService
-    sweeper: RetentionSweeper
+    """All that is kept of tasks and uploads, and the sweeper."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self.redis, self.settings, self.clock = redis, settings, Clock(time.time())
+        self.objects = ObjectStore.from_settings(settings)
+        self.store = JobStore(redis, clock=self.clock)
+        self.eraser = Eraser(self.store, self.objects)
+        seconds = settings.retention_hours * HOUR
+        uploads = UploadStore(redis)
+        self.uploads = UploadService(uploads, self.objects, seconds=seconds, clock=self.clock)
+        self.orphans = OrphanSweep(self.store, uploads, self.objects, seconds, self.clock)
+        batches = BatchStore(redis)
+        self.sweeper = RetentionSweeper(
+            redis, self.store, self.eraser, self.uploads, batches, self.orphans, self.clock
+        )
 
     def bucket(self) -> set[str]:
         return set(self.objects.list(""))
 
-    def redis(self) -> dict[str, object]:
+    def content(self) -> dict[str, object]:
         """Everything in Redis; a key's content in a form that can be compared."""
+        redis = self.redis
         read = {
-            "hash": self.client.hgetall,
-            "string": self.client.get,
-            "set": self.client.smembers,
-            "zset": lambda name: self.client.zrange(name, 0, -1, withscores=True),
-            "list": lambda name: self.client.lrange(name, 0, -1),
+            "hash": redis.hgetall,
+            "string": redis.get,
+            "set": redis.smembers,
+            "zset": lambda name: redis.zrange(name, 0, -1, withscores=True),
+            "list": lambda name: redis.lrange(name, 0, -1),
         }
-        # Those of the sweeper itself, and counts that only go up.
-        own = {"rmbg:retention", "rmbg:retention:bucket", "rmbg:dispatch_seq", "rmbg:counters"}
-        names = set(self.client.scan_iter()) - own
-        return {name: read[str(self.client.type(name))](name) for name in names}
+        return {name: read[redis.type(name)](name) for name in set(redis.scan_iter()) - OWN}
 
+    def names(self, word: str) -> list[str]:
+        """Where a word still stands, in Redis or in the bucket."""
+        return [
+            *(key for key in self.bucket() if word in key),
+            *(name for name, value in self.content().items() if word in f"{name} {value}"),
+        ]
 
-@pytest.fixture
-def client(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url) as client:
-        yield client
+    def sweep(self, *, hours: float = 0, bucket: bool = False) -> None:
+        """Run a pass so many hours later; with the bucket, whose turn may be later."""
+        self.clock.now += hours * HOUR
+        if bucket:
+            self.redis.delete(redis_keys.BUCKET_SWEPT)
+        assert self.sweeper.run_once()
 
+    def put(self, key: str, metadata: dict[str, str] | None = None) -> str:
+        self.objects.put(key, io.BytesIO(b"bytes"), 5, "image/png", metadata=metadata)
+        return key
 
-@pytest.fixture
-def world(server_settings: dict[str, object], client: Redis) -> World:
-    settings = Settings.load(
-        **{**server_settings, "s3_bucket": f"{server_settings['s3_bucket']}-retention"}
-    )
-    clock = Clock(time.time())
-    objects = ObjectStore.from_settings(settings)
-    objects.ensure_bucket()
-    for key in objects.list(""):
-        objects.delete(key)
-    store = JobStore(client, clock=clock)
-    uploads = UploadService(
-        UploadStore(client), objects, seconds=settings.retention_hours * HOUR, clock=clock
-    )
-    sweeper = RetentionSweeper(
-        client,
-        store,
-        Eraser(store, objects),
-        uploads,
-        BatchStore(client),
-        OrphanSweep(store, uploads.store, objects, uploads.seconds, clock),
-        clock,
-    )
-    return World(settings, clock, client, store, objects, uploads, sweeper)
+    def stored(self, *, hours: float = 24) -> Job:
+        """A job whose pictures are stored, and which has no record yet; it expires in `hours`."""
+        task_id = new_task_id()
+        job = make_job(
+            task_id=task_id,
+            background_key=self.put(background_key(task_id)),
+            created_at=self.clock(),
+            expires_at=self.clock() + hours * HOUR,
+            owner="shop",
+        )
+        self.put(job.original_key, write_manifest(job))
+        return job
 
+    def waiting(self, *, hours: float = 24) -> Job:
+        return self.store.create(self.stored(hours=hours)).job
 
-def _put(world: World, key: str, **metadata: str) -> None:
-    world.objects.put(
-        key,
-        io.BytesIO(b"bytes"),
-        5,
-        "image/png",
-        metadata={k.replace("_", "-"): v for k, v in metadata.items()},
-    )
-
-
-def _stored(world: World, *, hours: float) -> Job:
-    """A job whose pictures are stored, and which has no record yet."""
-    task_id = new_task_id()
-    job = make_job(
-        task_id=task_id,
-        background_key=background_key(task_id),
-        created_at=world.clock(),
-        expires_at=world.clock() + hours * HOUR,
-        owner="shop",
-    )
-    _put(world, background_key(task_id))
-    world.objects.put(
-        job.original_key, io.BytesIO(b"bytes"), 5, "image/png", metadata=write_manifest(job)
-    )
-    return job
-
-
-def _job(world: World, *, hours: float, end: Status | None = Status.SUCCEEDED) -> Job:
-    """A task with all that belongs to one, which expires so many hours from now."""
-    job = _stored(world, hours=hours)
-    task_id = job.task_id
-    world.store.create(job)
-    if end is not None:
+    def claim(self, job: Job) -> str:
+        """Claim a job; returns the token."""
         token = lease_token("gpu0@host", 1)
-        world.store.claim(task_id, token=token, worker="gpu0@host")
-        key = result_key(task_id, token, "png")
-        _put(world, key)
-        world.store.finish(task_id, token=token, status=end, result_key=key)
-    return job
+        assert self.store.claim(job.task_id, token=token, worker="gpu0@host") == "claimed"
+        return token
+
+    def done(self, *, hours: float = 24, status: Status = Status.SUCCEEDED) -> Job:
+        job = self.waiting(hours=hours)
+        token = self.claim(job)
+        key = self.put(result_key(job.task_id, token, "png"))
+        assert self.store.finish(job.task_id, token=token, status=status, result_key=key)
+        return recorded(self.store, job)
+
+    def damage(self, job: Job) -> None:
+        self.redis.hset(redis_keys.job_key(job.task_id), "options", "{no json")
+
+    def upload(self) -> ResumableUpload:
+        """An upload of which one part and a rest have come."""
+        upload = self.uploads.create("", PART_BYTES + 10)
+        self.uploads.append("", upload.upload_id, 0, io.BytesIO(bytes(PART_BYTES + 4)))
+        return upload
 
 
-def _names(world: World, word: str) -> list[str]:
-    """Where a word still stands, in Redis or in the bucket."""
-    return [
-        *(key for key in world.bucket() if word in key),
-        *(name for name, value in world.redis().items() if word in name or word in str(value)),
-    ]
+@pytest.fixture
+def world(server_settings: dict[str, object], redis: Redis) -> World:
+    """A bucket of its own, for what is in there is swept."""
+    bucket = f"{server_settings['s3_bucket']}-retention"
+    world = World(redis, Settings.load(**{**server_settings, "s3_bucket": bucket}))
+    world.objects.ensure_bucket()
+    for key in world.objects.list(""):
+        world.objects.delete(key)
+    return world
 
 
 def test_an_expired_task_goes_in_two_steps_and_nothing_else_does(world: World) -> None:
-    stays = [_job(world, hours=100), _job(world, hours=100, end=None)]
+    stays = {world.done(hours=100).task_id, world.waiting(hours=100).task_id}
     kept_upload = replace(world.uploads, seconds=100 * HOUR).create("", 5)
-    bucket, redis = world.bucket(), world.redis()
-    goes = [_job(world, hours=24), _job(world, hours=24, end=Status.FAILED)]
-    waiting = _job(world, hours=24, end=None)
+    bucket, content = world.bucket(), world.content()
+    waiting = world.waiting()
+    goes = [world.done(), world.done(status=Status.FAILED), waiting]
 
-    world.clock.now += 23 * HOUR
-    assert world.sweeper.run_once()
+    world.sweep(hours=23)
     assert len([key for key in world.bucket() if key.startswith("originals/")]) == 5
 
-    world.clock.now += 1 * HOUR
-    assert world.sweeper.run_once()
+    world.sweep(hours=1)
     assert world.bucket() == bucket
-    for job in [*goes, waiting]:
-        # Its record still says that there was one.
-        assert world.store.get(job.task_id) is not None
-    ended = world.store.get(waiting.task_id)
-    assert ended is not None
+    # Their records still say that there were such.
+    assert len(world.store.get_many([job.task_id for job in goes])) == 3
+    ended = recorded(world.store, waiting)
     assert ended.error is not None
     assert (ended.status, ended.error.type) == (Status.FAILED, "expired")
 
-    world.clock.now += RECORD_GRACE_SECONDS
-    assert world.sweeper.run_once()
-    for job in [*goes, waiting]:
-        assert _names(world, job.task_id) == []
-    after = world.redis()
-    assert {name: after.get(name) for name in redis} == redis
+    world.sweep(hours=RECORD_GRACE_SECONDS / HOUR)
+    for job in goes:
+        assert world.names(job.task_id) == []
+    after = world.content()
+    assert {name: after.get(name) for name in content} == content
     assert world.bucket() == bucket
-    assert world.store.recorded([job.task_id for job in stays]) == {j.task_id for j in stays}
+    assert world.store.recorded([*stays]) == stays
     assert world.uploads.store.get(kept_upload.upload_id) == kept_upload
 
 
-def test_what_a_running_job_still_writes_after_its_expiry_is_swept(world: World) -> None:
-    job = _job(world, hours=24, end=None)
-    token = lease_token("gpu0@host", 1)
-    world.store.claim(job.task_id, token=token, worker="gpu0@host")
-    world.clock.now += 24 * HOUR
-    world.sweeper.run_once()
+@pytest.mark.parametrize("erased", [False, True])
+def test_what_a_running_job_writes_after_its_expiry_or_erasure_is_swept(
+    world: World, *, erased: bool
+) -> None:
+    job = world.waiting()
+    token = world.claim(job)
+    if erased:
+        world.eraser.erase(job)
+    else:
+        world.sweep(hours=24)
     # It had the picture in memory; it stores its result, and dies before its write was refused.
-    _put(world, result_key(job.task_id, token, "png"))
+    world.put(result_key(job.task_id, token, "png"))
     assert not world.store.finish(job.task_id, token=token, status=Status.SUCCEEDED)
-    world.client.delete("rmbg:retention:bucket")
-    world.sweeper.run_once()
-    assert world.bucket() == set()
-
-
-def test_what_a_running_job_still_writes_after_an_erasure_is_swept_at_once(world: World) -> None:
-    job = _job(world, hours=24, end=None)
-    token = lease_token("gpu0@host", 1)
-    world.store.claim(job.task_id, token=token, worker="gpu0@host")
-    Eraser(world.store, world.objects).erase(job)
-    _put(world, result_key(job.task_id, token, "png"))
-    world.sweeper.run_once()
+    world.sweep(bucket=True)
     assert world.bucket() == set()
 
 
 def test_results_of_earlier_runs_go_and_the_one_that_counts_stays(world: World) -> None:
-    job = _job(world, hours=24)
-    done = world.store.get(job.task_id)
-    assert done is not None
-    left = result_key(job.task_id, lease_token("gpu1@host", 1), "png")
-    _put(world, left)
+    job = world.done()
+    left = world.put(result_key(job.task_id, lease_token("gpu1@host", 1), "png"))
     world.clock.now += ORPHAN_GRACE_SECONDS + 60
-    assert world.sweeper.orphans.sweep() == [left]
-    assert done.result_key in world.bucket()
+    assert world.orphans.sweep() == [left]
+    assert job.result_key in world.bucket()
 
 
 def test_after_a_loss_of_redis_all_that_can_be_restored_stays_until_its_expiry(
     world: World,
 ) -> None:
-    _job(world, hours=24)
+    world.done()
     bucket = world.bucket()
     assert len(bucket) == 3
-    world.client.flushdb()
-    world.clock.now += 23 * HOUR
-    world.sweeper.run_once()
+    world.redis.flushdb()
+    world.sweep(hours=23)
     assert world.bucket() == bucket
-    world.clock.now += HOUR
-    world.client.flushdb()
-    world.sweeper.run_once()
-    world.client.flushdb()
-    world.sweeper.run_once()
+    world.sweep(hours=1, bucket=True)
+    world.sweep(bucket=True)
     assert world.bucket() == set()
 
 
 def test_an_original_that_is_stored_before_its_record_is_left_alone(world: World) -> None:
-    key = original_key(new_task_id())
-    _put(world, key)
-    assert world.sweeper.orphans.sweep() == []
+    key = world.put(original_key(new_task_id()))
+    assert world.orphans.sweep() == []
     world.clock.now += ORPHAN_GRACE_SECONDS + 60
-    assert world.sweeper.orphans.sweep() == [key]
+    assert world.orphans.sweep() == [key]
 
 
 def test_what_a_refused_submission_left_stays_until_its_expiry(world: World) -> None:
     """It got a 503, since it was unknown whether its record was written; it was not."""
-    job = _stored(world, hours=24)
+    job = world.stored()
     world.clock.now += 23 * HOUR
-    assert world.sweeper.orphans.sweep() == []
+    assert world.orphans.sweep() == []
     world.clock.now += HOUR
-    assert set(world.sweeper.orphans.sweep()) == {job.original_key, job.background_key}
+    assert set(world.orphans.sweep()) == {job.original_key, job.background_key}
     assert world.bucket() == set()
 
 
 def test_an_object_that_is_not_ours_is_never_touched(world: World) -> None:
-    _put(world, "elsewhere/picture.png")
-    world.clock.now += 1000 * HOUR
-    world.sweeper.run_once()
-    assert world.bucket() == {"elsewhere/picture.png"}
-
-
-class _Body:
-    def __init__(self, data: bytes) -> None:
-        self.read = io.BytesIO(data).read
+    key = world.put("elsewhere/picture.png")
+    world.sweep(hours=1000)
+    assert world.bucket() == {key}
 
 
 def test_an_upload_expires_with_its_parts(world: World) -> None:
-    upload = world.uploads.create("", PART_BYTES + 10)
-    world.uploads.append("", upload.upload_id, 0, _Body(bytes(PART_BYTES + 4)))
+    upload = world.upload()
     assert world.objects.list_multipart(UPLOAD_OBJECTS)
-    world.clock.now += world.uploads.seconds
-    world.sweeper.run_once()
+    world.sweep(hours=world.uploads.seconds / HOUR)
     assert world.bucket() == set()
     assert world.objects.list_multipart(UPLOAD_OBJECTS) == []
     assert world.uploads.store.get(upload.upload_id) is not None
-    world.clock.now += RECORD_GRACE_SECONDS
-    world.sweeper.run_once()
-    assert _names(world, upload.upload_id) == []
+    world.sweep(hours=RECORD_GRACE_SECONDS / HOUR)
+    assert world.names(upload.upload_id) == []
 
 
 def test_an_upload_without_a_record_is_swept_with_its_parts(world: World) -> None:
-    upload = world.uploads.create("", PART_BYTES + 10)
-    world.uploads.append("", upload.upload_id, 0, _Body(bytes(PART_BYTES + 4)))
-    world.client.flushdb()
-    assert world.sweeper.orphans.sweep() == []
+    world.upload()
+    world.redis.flushdb()
+    assert world.orphans.sweep() == []
     world.clock.now += ORPHAN_GRACE_SECONDS + 60
-    assert len(world.sweeper.orphans.sweep()) == 2
+    assert len(world.orphans.sweep()) == 2
     assert world.bucket() == set()
     assert world.objects.list_multipart(UPLOAD_OBJECTS) == []
 
 
 def test_an_improvement_goes_after_the_retention_time(world: World) -> None:
-    key = f"{IMPROVEMENTS}picture"
-    _put(world, key)
-    world.clock.now += world.settings.retention_hours * HOUR - 60
-    world.sweeper.run_once()
-    assert key in world.bucket()
-    world.client.delete("rmbg:retention:bucket")
-    world.clock.now += 120
-    world.sweeper.run_once()
-    assert key not in world.bucket()
+    key = world.put(f"{IMPROVEMENTS}picture")
+    world.sweep(hours=world.settings.retention_hours - 0.1)
+    assert world.bucket() == {key}
+    world.sweep(hours=0.2, bucket=True)
+    assert world.bucket() == set()
 
 
 def test_one_sweeps_at_a_time(world: World) -> None:
-    with world.client.lock("rmbg:retention", timeout=30):
+    with world.redis.lock(redis_keys.SWEEPER_LOCK, timeout=30):
         assert not world.sweeper.run_once()
-    assert world.sweeper.run_once()
+    world.sweep()
 
 
-def test_lifecycle_rules_are_later_than_the_sweeper_and_spare_other_rules(
-    world: World,
-) -> None:
+def test_lifecycle_rules_are_later_than_the_sweeper_and_spare_other_rules(world: World) -> None:
     client = s3_client(world.settings, str(world.settings.s3_endpoint))
     bucket = world.settings.s3_bucket
     other = Rule(
@@ -324,15 +275,8 @@ def test_lifecycle_rules_are_later_than_the_sweeper_and_spare_other_rules(
         apply_lifecycle_rules(client, bucket, days)
     rules = client.get_bucket_lifecycle(bucket).rules
     found = {rule.rule_id: rule.expiration and rule.expiration.days for rule in rules}
-    assert found == {
-        "theirs": 9,
-        "rmbg-originals": 5,
-        "rmbg-backgrounds": 5,
-        "rmbg-results": 5,
-        "rmbg-uploads": 5,
-        "rmbg-improvements": 5,
-        "rmbg-parts": None,
-    }
+    ours = ("originals", "backgrounds", "results", "uploads", "improvements")
+    assert found == {"theirs": 9, **{f"rmbg-{each}": 5 for each in ours}, "rmbg-parts": None}
     assert lifecycle_days(24) * 24 > 24 + RECORD_GRACE_SECONDS / 3600
 
 
@@ -340,83 +284,67 @@ def test_lifecycle_rules_are_later_than_the_sweeper_and_spare_other_rules(
 
 
 def test_the_pictures_of_a_record_that_cannot_be_read_go_at_their_time_too(world: World) -> None:
-    bad, waiting = _job(world, hours=24), _job(world, hours=24, end=None)
-    good = _job(world, hours=24)
+    bad, waiting, good = world.done(), world.waiting(), world.done()
     for job in (bad, waiting):
-        world.client.hset(redis_keys.job_key(job.task_id), "options", "{no json")
-    assert world.sweeper.run_once()
+        world.damage(job)
+    world.sweep()
     assert len(world.bucket()) == 8
-    world.clock.now += 24 * HOUR
-    assert world.sweeper.run_once()
+    world.sweep(hours=24)
     assert world.bucket() == set()
-    assert world.client.hget(redis_keys.job_key(waiting.task_id), "status") == "failed"
+    assert world.redis.hget(redis_keys.job_key(waiting.task_id), "status") == "failed"
     for job in (bad, waiting):
         # Redis drops it by its own clock.
-        world.client.delete(redis_keys.job_key(job.task_id))
-    world.clock.now += RECORD_GRACE_SECONDS
-    assert world.sweeper.run_once()
-    for job in (bad, good, waiting):
-        assert job.task_id not in world.client.zrange(redis_keys.EXPIRIES, 0, -1)
+        world.redis.delete(redis_keys.job_key(job.task_id))
+    world.sweep(hours=RECORD_GRACE_SECONDS / HOUR)
+    left = set(world.redis.zrange(redis_keys.EXPIRIES, 0, -1))
+    assert not left & {bad.task_id, good.task_id, waiting.task_id}
 
 
 def test_a_record_that_cannot_be_read_keeps_its_results_and_its_place(world: World) -> None:
-    job = _job(world, hours=100)
-    world.client.hset(redis_keys.job_key(job.task_id), "options", "{no json")
+    job = world.done(hours=100)
+    world.damage(job)
     bucket = world.bucket()
-    world.clock.now += 2 * ORPHAN_GRACE_SECONDS
     # Without a manifest, only the record keeps them.
-    _put(world, job.original_key)
-    assert world.sweeper.run_once()
+    world.put(job.original_key)
+    world.sweep(hours=2 * ORPHAN_GRACE_SECONDS / HOUR)
     assert world.bucket() == bucket
-    tasks = TaskList(world.client, world.store)
+    tasks = TaskList(world.redis, world.store)
     assert tasks.page("shop", limit=10, after=None, wanted=lambda _: True).jobs == []
-    assert world.client.zrange(redis_keys.owner_tasks_key("shop"), 0, -1) == [job.task_id]
+    assert world.redis.zrange(redis_keys.owner_tasks_key("shop"), 0, -1) == [job.task_id]
+
+
+def _lock(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    """Let the store refuse to delete the objects whose key has a word."""
+    delete = ObjectStore.delete
+
+    def refuse(store: ObjectStore, key: str) -> None:
+        if word in key:
+            raise ObjectStoreUnavailableError("Access Denied: the object is locked")
+        delete(store, key)
+
+    monkeypatch.setattr(ObjectStore, "delete", refuse)
 
 
 def test_an_object_that_does_not_go_holds_up_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stays, goes = _job(world, hours=24), _job(world, hours=24)
-    delete = ObjectStore.delete
-
-    def locked(store: ObjectStore, key: str) -> None:
-        if stays.task_id in key:
-            raise ObjectStoreUnavailableError("Access Denied: the object is locked")
-        delete(store, key)
-
-    monkeypatch.setattr(ObjectStore, "delete", locked)
+    stays = world.done()
+    locked = world.bucket()
+    world.done()
     world.clock.now += 24 * HOUR
+    _lock(monkeypatch, stays.task_id)
     for _ in range(2):
         world.sweeper.run_once()
-    assert _names_in_bucket(world, goes.task_id) == []
-    assert len(_names_in_bucket(world, stays.task_id)) == 3
+    assert world.bucket() == locked
     monkeypatch.undo()
-    world.clock.now += 600
-    assert world.sweeper.run_once()
+    world.sweep(hours=1 / 6)
     assert world.bucket() == set()
 
 
 def test_an_orphan_that_does_not_go_holds_up_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    locked, left = (
-        f"results/{new_task_id()}/a.png",
-        f"results/{new_task_id()}/a.png",
-    )
-    for key in (locked, left):
-        _put(world, key)
-    delete = ObjectStore.delete
-
-    def refuse(store: ObjectStore, key: str) -> None:
-        if key == locked:
-            raise ObjectStoreUnavailableError("Access Denied: the object is locked")
-        delete(store, key)
-
-    monkeypatch.setattr(ObjectStore, "delete", refuse)
-    world.clock.now += 2 * ORPHAN_GRACE_SECONDS
-    assert world.sweeper.run_once()
+    locked, _ = (world.put(f"results/{new_task_id()}/a.png") for _ in range(2))
+    _lock(monkeypatch, locked)
+    world.sweep(hours=2 * ORPHAN_GRACE_SECONDS / HOUR)
     assert world.bucket() == {locked}
-
-
-def _names_in_bucket(world: World, word: str) -> list[str]:
-    return [key for key in world.bucket() if word in key]
