@@ -27,24 +27,15 @@ from api.forms import (
 Post = Callable[..., AbstractContextManager[RequestContext]]
 
 
-class _Dribble:
-    """Gives a body in pieces of its own choice."""
-
-    def __init__(self, data: bytes, size: int) -> None:
-        self._stream = io.BytesIO(data)
-        self._size = size
-
-    def read(self, size: int, /) -> bytes:
-        return self._stream.read(min(size, self._size))
-
-
 def _form(*fields: tuple[str, object]) -> bytes:
     body, _ = encode_multipart_formdata(fields, boundary="edge")
     return body
 
 
 def _parts(data: bytes, *, size: int = 2**16) -> Iterator[TextPart | FilePart]:
-    return form_parts(_Dribble(data, size).read, "edge", max_files=10)
+    """The parts of a form whose body comes in pieces of a size."""
+    stream = io.BytesIO(data)
+    return form_parts(lambda most: stream.read(min(most, size)), "edge", max_files=10)
 
 
 @given(st.binary(max_size=900), st.integers(1, 100))

@@ -32,16 +32,13 @@ def _rules() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
-def _panels() -> Iterator[tuple[str, str]]:
+def _expressions() -> Iterator[tuple[str, str]]:
+    """Where each expression stands, and itself."""
     for dashboard in dashboards():
         for panel in dashboard.panels:
-            for query in panel.queries:
-                yield f"{dashboard.uid}: {panel.title}", query.expr
-
-
-def _expressions() -> list[tuple[str, str]]:
-    rules = [(rule.get("alert") or rule["record"], rule["expr"]) for rule in _rules()]
-    return [*_panels(), *rules]
+            yield from ((f"{dashboard.uid}: {panel.title}", query.expr) for query in panel.queries)
+    for rule in _rules():
+        yield rule.get("alert") or rule["record"], rule["expr"]
 
 
 def test_there_are_dashboards_and_rules() -> None:
