@@ -6,10 +6,8 @@ import json
 import logging
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import pytest
 from inference.errors import CheckpointError, ModelError
 from inference.models.registry import HubFile, ModelSpec, get_spec
 from inference.models.weights import fetch_model
+from tests.support.serving import Request, answer, serving
 
 _COMMIT = "a" * 40
 _TOKEN = "hf_accepted"
@@ -66,34 +65,19 @@ def _use_endpoint(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     shown = Hub()
 
-    class Handler(BaseHTTPRequestHandler):
-        def _answer(self) -> None:
-            shown.asked.append(f"{self.command} {self.path}")
-            refusal = shown.refuses(self.headers["Authorization"])
-            status, code = refusal or (200, "")
-            self.send_response(status)
-            if code:
-                self.send_header("X-Error-Code", code)
-            self.send_header("X-Repo-Commit", _COMMIT)
-            self.send_header("ETag", f'"{hashlib.sha256(shown.body).hexdigest()}"')
-            left_out = shown.cut if self.command == "GET" else 0
-            body = b"" if refusal else shown.body[: len(shown.body) - left_out]
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
+    def handle(request: Request) -> None:
+        shown.asked.append(f"{request.command} {request.path}")
+        refusal = shown.refuses(request.headers["Authorization"])
+        status, code = refusal or (200, "")
+        headers = {"X-Error-Code": code} if code else {}
+        headers |= {"X-Repo-Commit": _COMMIT, "ETag": f'"{hashlib.sha256(shown.body).hexdigest()}"'}
+        cut = shown.cut if request.command == "GET" else 0
+        body = b"" if refusal else shown.body[: len(shown.body) - cut]
+        answer(status, body, **headers)(request)
 
-        do_GET = do_HEAD = _answer  # noqa: N815 - the base class's names
-
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        _use_endpoint(monkeypatch, f"http://127.0.0.1:{server.server_port}")
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with serving(handle) as port:
+        _use_endpoint(monkeypatch, f"http://127.0.0.1:{port}")
         yield shown
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

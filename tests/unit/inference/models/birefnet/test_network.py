@@ -40,12 +40,6 @@ def test_the_light_network_derives_its_channels_from_its_backbone() -> None:
     assert layout["bb.layers.0.blocks.0.attn.relative_position_index"] == ([49, 49], "int64")
 
 
-def test_the_tiny_network_has_the_size_that_was_meant() -> None:
-    with torch.device("meta"):
-        network = BiRefNet(PRESETS["birefnet-tiny"])
-    assert 3.1e6 < sum(p.numel() for p in network.parameters()) < 3.2e6
-
-
 # At 32 the coarsest maps are a single pixel, at 96 the half-scale ones are odd.
 @pytest.mark.parametrize("size", [32, 96, 160])
 def test_every_multiple_of_32_will_do(size: int, tiny_network: BiRefNet) -> None:
@@ -53,15 +47,6 @@ def test_every_multiple_of_32_will_do(size: int, tiny_network: BiRefNet) -> None
         logits = tiny_network(torch.from_numpy(golden_input(size)))
     assert logits.shape == (1, 1, size, size)
     assert torch.isfinite(logits).all()
-
-
-def test_a_batch_is_the_same_as_one_by_one(tiny_network: BiRefNet) -> None:
-    pictures = torch.cat([torch.from_numpy(golden_input(128, seed)) for seed in "abc"])
-    with torch.inference_mode():
-        together = tiny_network(pictures)
-        alone = torch.cat([tiny_network(one) for one in pictures.split(1)])
-    assert (together - alone).abs().max() <= 1e-4
-    assert (together[0] - together[1]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("grid", sorted(PATCH_GRIDS.values()))
