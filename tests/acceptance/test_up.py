@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,14 +57,15 @@ class Up:
     def output(self) -> str:
         return self.log.read_text()
 
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
     def child(self, name: str) -> psutil.Process | None:
         """The child of this name, if it runs."""
         for process in self.process.children():
-            try:
+            with suppress(psutil.Error):
                 if re.search(COMMANDS[name], " ".join(process.cmdline())):
                     return process
-            except psutil.Error:
-                continue
         return None
 
     def times_ready(self, name: str) -> int:
@@ -75,8 +76,7 @@ def wait_for(what: str, ask: Callable[[], T | None], up: Up, *, seconds: float) 
     """Ask until the answer is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        answer = ask()
-        if answer:
+        if answer := ask():
             return answer
         time.sleep(0.05)
     pytest.fail(f"no {what} within {seconds} s; the output:\n{up.output()[-8000:]}")
@@ -95,20 +95,16 @@ def running_up(folder: Path, *options: str) -> Iterator[Up]:
         process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env)
     up = Up(process, data, log)
     try:
-        wait_for("end or ready", lambda: (data / "run.json").exists() or ended(up), up, seconds=90)
+        wait_for("end or ready", lambda: (data / "run.json").exists() or up.ended(), up, seconds=90)
         assert process.poll() is None, up.output()
         yield up
     finally:
         end(up, signal.SIGTERM)
 
 
-def ended(up: Up) -> bool:
-    return up.process.poll() is not None
-
-
 def end(up: Up, number: signal.Signals) -> None:
     """Ask it to end; if it does not, end it and what it started, and fail."""
-    if ended(up):
+    if up.ended():
         return
     up.process.send_signal(number)
     try:
@@ -127,11 +123,9 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 def cut_out(up: Up, photo: Path) -> bytes | None:
     """A cutout, or None while the service recovers."""
-    try:
-        with ServiceClient(up.url) as client:
-            return client.cut_out(photo, {"cache": "false"})
-    except ClientError:
-        return None
+    with suppress(ClientError), ServiceClient(up.url) as client:
+        return client.cut_out(photo, {"cache": "false"})
+    return None
 
 
 def test_the_screen_shows_what_runs_where_and_that_the_sample_was_cut_out(up: Up) -> None:
@@ -193,14 +187,13 @@ def test_secrets_are_private_and_not_on_the_screen(up: Up) -> None:
     assert not [path.name for path in kept if path.read_text() in up.output()]
 
 
-def test_a_shell_finds_the_service(up: Up) -> None:
+def test_a_shell_finds_the_service(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["bash", "-euc", f". {up.data}/service.env && env -0"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True, env={}).stdout
-    env = dict(line.split("=", 1) for line in lines.split("\0") if line.startswith("RMBG_"))
-    settings = Settings.load(
-        **{name.removeprefix("RMBG_").lower(): value for name, value in env.items()}
-    )
-    runtime = Runtime(settings)
+    for line in lines.split("\0"):
+        if line.startswith("RMBG_"):
+            monkeypatch.setenv(*line.split("=", 1))
+    runtime = Runtime(Settings.load())
     (worker,) = runtime.registry.workers()
     assert worker.usable
     runtime.object_store.ensure_bucket()

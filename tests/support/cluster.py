@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 from PIL import Image
 from redis import Redis
+from standardwebhooks.webhooks import Webhook
 
 from api.inputs import InputFile, Submission
 from api.services import Services
@@ -32,11 +33,13 @@ from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.store import JobStore
 from tasks.object_store import results_prefix
 from tasks.settings import Settings
+from tasks.webhooks.deliveries import DeliveryState
 from tasks.worker_registry import WorkerRegistry
 from tests.support.faulty_worker import FaultyModel
 from tests.support.jobs import recorded
 from tests.support.paths import ROOT
-from tests.support.servers import wait_until
+from tests.support.receivers import Receiver
+from tests.support.servers import spawn, wait_until
 
 HOST = "faults"
 WORKERS = ("gpu0", "gpu1")
@@ -131,15 +134,7 @@ class Cluster:
 
     def start(self, service: Service, *, wait: bool = True) -> None:
         started = time.time()
-        with (self.folder / f"{service.name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                supervisor.command_line(service),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=dict(supervisor.environment(service)),
-                start_new_session=True,
-            )
+        process = spawn(service, self.folder / f"{service.name}.log")
         self.members[service.name] = Member(service, process, started)
         if wait:
             wait_until(service.probe, since=started, seconds=_READY_SECONDS)
@@ -354,6 +349,22 @@ class Cluster:
                 20,
                 f"one result of {task_id} alone",
             )
+
+    def ended(self, task_ids: Iterable[str]) -> bool:
+        return all(self.job(each).status.final for each in task_ids)
+
+    def delivered(self, *task_ids: str) -> bool:
+        """Has the one event of each task arrived?"""
+        events = [self.services.runtime.deliveries.of(task_id) for task_id in task_ids]
+        return all([row.state for row in rows] == [DeliveryState.DELIVERED] for rows in events)
+
+    def verified(self, got: Receiver) -> list[str]:
+        """The tasks whose webhooks arrived, with verified signatures."""
+        webhook = Webhook(self.settings["RMBG_WEBHOOK_SECRET"])
+        return [
+            webhook.verify(body, headers)["data"]["task_id"]
+            for body, headers in zip(got.bodies, got.headers, strict=True)
+        ]
 
     def _results(self, task_id: str) -> list[str]:
         """The keys of all results that runs of a job left in the bucket."""

@@ -52,6 +52,20 @@ def wait_until(probe: Probe, *, since: float, seconds: float, interval: float = 
             time.sleep(interval)
 
 
+def spawn(service: Service, log: Path) -> subprocess.Popen[bytes]:
+    """Start a service in a session of its own; its output is appended to the log."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command_line(service),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(environment(service)),
+            cwd=service.folder,
+            start_new_session=True,
+        )
+
+
 @contextmanager
 def running(
     service: Service, log: Path, *, seconds: float = _START_SECONDS
@@ -67,16 +81,7 @@ def running(
         StartError: it ended or did not become ready; with the last lines of its output.
     """
     since = time.time()
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command_line(service),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=dict(environment(service)),
-            cwd=service.folder,
-            start_new_session=True,
-        )
+    process = spawn(service, log)
     try:
         _wait_until_ready(service, process, since, seconds, log)
         yield process

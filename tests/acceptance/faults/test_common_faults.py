@@ -9,9 +9,8 @@ from tasks.errors import ObjectStoreUnavailableError
 from tasks.jobs.job import Status
 from tasks.webhooks.deliveries import DeliveryState
 from tests.support.cluster import HOST, Cluster, at, picture
-from tests.support.cluster_webhooks import delivered, hang_once, verified
 from tests.support.faulty_worker import HANG_ONCE, KILL, SLOW, SLOW_ONCE
-from tests.support.receivers import answering, receiver
+from tests.support.receivers import answering, holding, receiver
 
 pytestmark = pytest.mark.faults
 
@@ -158,24 +157,24 @@ def test_a_revoked_job_is_canceled_until_it_is_asked_for_again(made: Cluster) ->
 
 
 def test_sigterm_does_not_wait_for_a_receiver_that_hangs(made: Cluster) -> None:
-    with hang_once() as (got, release):
+    with receiver(holding()) as got:
         task_id = made.submit(picture(), webhook_url=got.url)
         assert got.wait_for(1), made.logs()
         made.end("io0")
-        release()
+        got.let_go.set()
         assert "worker.end_forced" not in (made.folder / "io0.log").read_text()
         (row,) = made.services.runtime.deliveries.of(task_id)
         assert (row.state, row.attempts) == (DeliveryState.PENDING, 0), made.logs()
         made.restart("io0")
-        made.wait_for(lambda: delivered(made, task_id), 30, "the attempt of another worker")
-        assert set(verified(made, got)) == {task_id}
+        made.wait_for(lambda: made.delivered(task_id), 30, "the attempt of another worker")
+        assert set(made.verified(got)) == {task_id}
         assert len(set(got.ids)) == 1
 
 
 def test_no_log_line_holds_a_secret_or_a_signed_address(made: Cluster) -> None:
     with receiver(answering(500, 200)) as got:
         task_id = made.submit(picture(), webhook_url=f"{got.url}?token=hush-hush")
-        made.wait_for(lambda: delivered(made, task_id), 60, "the second attempt")
+        made.wait_for(lambda: made.delivered(task_id), 60, "the second attempt")
         assert "X-Amz-Signature" in json.loads(got.bodies[0])["data"]["result_url"]
     logs = "".join(path.read_text(errors="replace") for path in made.folder.glob("*.log"))
     assert "webhook.attempted" in logs

@@ -1,13 +1,11 @@
 """Webhooks of a whole service whose processes are killed."""
 
-import threading
 from contextlib import ExitStack
 
 import pytest
 
 from tests.support.cluster import WORKERS, Cluster, picture
-from tests.support.cluster_webhooks import delivered, ended, hang_once, verified
-from tests.support.receivers import answering, receiver
+from tests.support.receivers import answering, holding, receiver
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
@@ -24,15 +22,15 @@ def submit_with_webhooks(made: Cluster, count: int, *urls: str) -> list[str]:
 
 
 def test_the_io_worker_dies_in_the_middle_of_a_delivery(made: Cluster) -> None:
-    with hang_once() as (got, release):
+    with receiver(holding()) as got:
         (task_id,) = submit_with_webhooks(made, 1, got.url)
         assert got.wait_for(1), made.logs()
         made.kill("io0")
-        release()
+        got.let_go.set()
         made.restart("io0")
         # The dead sender's claim has to run out first.
-        made.wait_for(lambda: delivered(made, task_id), 60, "a second attempt")
-        assert set(verified(made, got)) == {task_id}
+        made.wait_for(lambda: made.delivered(task_id), 60, "a second attempt")
+        assert set(made.verified(got)) == {task_id}
         assert len(set(got.ids)) == 1
         assert len(got.bodies) == 2
 
@@ -41,12 +39,12 @@ def test_every_process_dies_between_the_final_write_and_the_delivery(made: Clust
     made.kill("io0")
     with receiver(answering(200)) as got:
         task_ids = submit_with_webhooks(made, 2, got.url)
-        made.wait_for(lambda: ended(made, task_ids), 30, "the jobs' end")
+        made.wait_for(lambda: made.ended(task_ids), 30, "the jobs' end")
         assert got.bodies == [], "no worker was there to send it"
         made.kill(*WORKERS, "valkey", "weed")
         made.heal()
-        made.wait_for(lambda: delivered(made, *task_ids), 60, "the events")
-        assert sorted(verified(made, got)) == sorted(task_ids)
+        made.wait_for(lambda: made.delivered(*task_ids), 60, "the events")
+        assert sorted(made.verified(got)) == sorted(task_ids)
 
 
 def test_redis_dies_while_events_are_sent(made: Cluster) -> None:
@@ -55,29 +53,21 @@ def test_redis_dies_while_events_are_sent(made: Cluster) -> None:
         assert got.wait_for(1), made.logs()
         made.kill("valkey")
         made.restart("valkey")
-        made.wait_for(lambda: delivered(made, *task_ids), 90, "all events")
-        notified = dict(zip(got.ids, verified(made, got), strict=True))
+        made.wait_for(lambda: made.delivered(*task_ids), 90, "all events")
+        notified = dict(zip(got.ids, made.verified(got), strict=True))
         assert sorted(notified.values()) == sorted(task_ids), "each task under one id"
 
 
 def test_a_dead_receiver_among_twenty_delays_nobody(made: Cluster) -> None:
-    held = threading.Event()
     with ExitStack() as stack:
-        dead = stack.enter_context(receiver(lambda _request, _before: _wait(held)))
+        dead = stack.enter_context(receiver(holding()))
         good = [stack.enter_context(receiver(answering(200))) for _ in range(19)]
         task_ids = submit_with_webhooks(made, 200, dead.url, *(each.url for each in good))
         notified = [task_id for number, task_id in enumerate(task_ids) if number % 20]
-        try:
-            made.wait_for(lambda: ended(made, task_ids), 240, "200 jobs")
-            made.wait_for(lambda: delivered(made, *notified), 30, "190 events")
-        finally:
-            held.set()
+        made.wait_for(lambda: made.ended(task_ids), 240, "200 jobs")
+        made.wait_for(lambda: made.delivered(*notified), 30, "190 events")
     worst = max(_delay(made, each) for each in notified)
     assert worst <= DELAY_SECONDS, f"an event came {worst:.1f} s after its job's end"
-
-
-def _wait(until: threading.Event) -> None:
-    until.wait(120)
 
 
 def _delay(made: Cluster, task_id: str) -> float:
