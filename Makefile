@@ -11,7 +11,7 @@ TEST_PROCESSES ?= 3
 FAULT_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install clients up test test-slow test-faults lint fmt bench clean
+.PHONY: help install clients up test test-slow test-faults test-hostile lint fmt bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,11 +46,14 @@ test: lint ## Check style, types and import rules, and run all tests but the ful
 
 test-slow: install ## Run the full-size tests
 	$(BIN)/rmbg models fetch u2netp
-	$(BIN)/pytest -m 'slow and not faults' $(ARGS)
+	$(BIN)/pytest -m 'slow and not faults and not hostile' $(ARGS)
 
 test-faults: install ## Run the whole fault suite: kill, stop and cut off real processes
 	$(BIN)/rmbg models fetch u2netp
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(FAULT_PROCESSES) --dist loadfile --no-loadscope-reorder -m faults tests/acceptance/faults $(ARGS)
+
+test-hostile: install ## Run the attacks of hostile clients at full size, on loopback only
+	$(BIN)/pytest -m hostile tests/acceptance $(ARGS)
 
 lint: install ## Check style, types and import rules
 	$(BIN)/ruff check

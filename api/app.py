@@ -20,6 +20,7 @@ from api.request_hooks import (
 from api.routes import batches, deliveries, health, info, submissions, tasks, uploads
 from api.services import Services
 from api.settings import ApiSettings
+from api.wsgi_bridge import ApiFlask
 from inference.version import __version__
 from tasks.log import configure_logging
 from tasks.tracing import configure_tracing
@@ -36,7 +37,7 @@ def create_app(services: Services | None = None) -> Flask:
     """
     services = services or _services_from_environment()
     # No static folder: this package serves no files.
-    app = Flask("api", static_folder=None)
+    app = ApiFlask("api", static_folder=None)
     app.extensions[SERVICES_EXTENSION] = services
     app.json = StrictJsonProvider(app)
     app.config.update(
@@ -50,7 +51,7 @@ def create_app(services: Services | None = None) -> Flask:
     install_metrics(app, services.settings)
     install_cors(app, services.settings.cors_allowed)
     install_bodies(app)
-    install_upload_limit(app, services.settings.max_image_bytes)
+    install_upload_limit(app, services.settings)
     install_auth(app)
     install_rate_headers(app)
     install_error_handlers(app)

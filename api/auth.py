@@ -13,6 +13,7 @@ from flask import Flask, current_app, g, request
 from api.errors import ApiError
 from api.services import Services
 from api.settings import ApiSettings
+from api.wsgi_bridge import OWNER
 from tasks.api_keys import ANONYMOUS, ApiKeys, Owner
 from tasks.errors import QueueUnavailableError, SettingsError
 from tasks.jobs.batches import Batch
@@ -53,7 +54,9 @@ def identify() -> None:
         ApiError: `unauthorized`: a key is missing or unknown.
         QueueUnavailableError: Redis, which holds the keys, does not answer.
     """
-    g.owner = _owner(_given_key())
+    if OWNER not in request.environ:
+        request.environ[OWNER] = _owner(_given_key())
+    g.owner = request.environ[OWNER]
 
 
 def _owner(key: str | None) -> Owner:

@@ -46,6 +46,12 @@ _ROWS: Final = (
     ErrorType("delivery_not_found", 404, 4, "The task has no webhook of that number."),
     ErrorType("method_not_allowed", 405, 0, "This address does not take that method."),
     ErrorType("not_acceptable", 406, 0, "None of the media types in `Accept` is available."),
+    ErrorType(
+        "request_too_slow",
+        408,
+        0,
+        "The request's body arrived too slowly; send it again over a faster line.",
+    ),
     ErrorType("conflict", 409, 0, "The current state does not allow this request."),
     ErrorType("task_not_finished", 409, 1, "The task has not finished yet."),
     ErrorType("task_failed", 409, 2, "The task failed; it has no result."),

@@ -1,20 +1,18 @@
-"""Request bodies: streamed bodies, multipart forms read part by part, and strict JSON."""
+"""Request bodies: multipart forms read part by part, and strict JSON."""
 
 import hashlib
 import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, BinaryIO, Final, NoReturn, cast
 
-from flask import Flask, Request, Response, g
+from flask import Flask, Request, g
 from flask.json.provider import DefaultJSONProvider
-from gunicorn.http.errors import ParseException
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
-from werkzeug.exceptions import BadRequest, ClientDisconnected, RequestEntityTooLarge
+from werkzeug.exceptions import BadRequest
 from werkzeug.http import parse_options_header
 
 from api.errors import ApiError
@@ -79,12 +77,6 @@ class StrictJsonProvider(DefaultJSONProvider):
         return read_json(s)
 
 
-#: Blueprints whose handlers read their bodies as they arrive, and bound the bodies themselves.
-STREAMED_BLUEPRINTS: Final = frozenset({"uploads", "batches"})
-#: A client that sends nothing for this long is taken to be gone.
-_SILENCE_SECONDS: Final = 60
-#: Up to this much of a refused body is read: a client reads the answer once it has sent all.
-_DRAIN_BYTES: Final = 64 * 2**20
 _CHUNK_BYTES: Final = 2**16
 #: Largest text field of a form, unless the caller allows more.
 _MAX_FIELD_BYTES: Final = 2**20
@@ -98,55 +90,15 @@ _MEMORY_BYTES: Final = 2**19
 _CHARSETS: Final = frozenset({"ascii", "us-ascii", "utf-8", "iso-8859-1"})
 
 
-class StreamedBody:
-    """A request's body, read as it arrives. It ends where the client disconnects (`cut_off`).
-
-    Args:
-        request: whose body it is.
-        bounded: keep to the application's `MAX_CONTENT_LENGTH`; else the handler sets the bound.
-    """
-
-    def __init__(self, request: Request, *, bounded: bool = False) -> None:
-        if not bounded:
-            # None would mean the application's limit.
-            request.max_content_length = sys.maxsize
-        socket = request.environ.get("gunicorn.socket")
-        if socket is not None:
-            socket.settimeout(_SILENCE_SECONDS)
-        self._stream = request.stream
-        self.cut_off = False
-
-    def read(self, size: int, /) -> bytes:
-        """Read up to `size` bytes; none at the end.
-
-        Raises:
-            RequestEntityTooLarge: a body of unknown length passed the application's limit.
-        """
-        if self.cut_off:
-            return b""
-        try:
-            return self._stream.read(size)
-        except (ClientDisconnected, OSError, ParseException):
-            self.cut_off = True
-            return b""
-
-    def drain(self) -> None:
-        """Read what is still being sent, so that the client gets to read the answer."""
-        left = _DRAIN_BYTES
-        with suppress(RequestEntityTooLarge):
-            while left > 0 and (piece := self.read(_CHUNK_BYTES)):
-                left -= len(piece)
+def unbounded_body(request: Request) -> BinaryIO:
+    """Return a request's body without the application's limit, for a handler with its own."""
+    # None would mean the application's limit.
+    request.max_content_length = sys.maxsize
+    return cast("BinaryIO", request.stream)
 
 
 def install_bodies(app: Flask) -> None:
-    """Drain the body and close the files of each request whose handler read them from here."""
-
-    @app.after_request
-    def _drain(response: Response) -> Response:
-        body: StreamedBody | None = g.get("body")
-        if body is not None:
-            body.drain()
-        return response
+    """Close the files of each request whose handler read them from here."""
 
     @app.teardown_request
     def _close(_error: BaseException | None) -> None:
@@ -283,10 +235,9 @@ def read_form(request: Request, *, max_file_bytes: int) -> Form:
         return form
     if request.content_length == 0:
         return form
-    # Bounded by `MAX_CONTENT_LENGTH`, like each body that is not streamed.
-    g.body = StreamedBody(request, bounded=True)
+    # Bounded by `MAX_CONTENT_LENGTH`, like each body that is not unbounded.
     parts = form_parts(
-        g.body.read,
+        request.stream.read,
         form_boundary(request),
         max_files=_MAX_FILES,
         max_field_bytes=request.max_form_memory_size or _MAX_FIELD_BYTES,

@@ -7,19 +7,14 @@ import structlog
 
 from api.auth import LOOPBACK_ONLY, loopback_only, refuse_public_bind_without_keys
 from api.settings import ApiSettings
-from api.waiting import WAITING_REQUESTS
 from tasks.errors import ObjectStoreUnavailableError, SettingsError
 from tasks.metrics import make_shared_folder, remove_shared_folder, use_shared_folder
 from tasks.runtime import Runtime
 
-#: Threads, since a waiting request holds one.
-worker_class = "gthread"
+worker_class = "api.server.ApiWorker"
 workers = ApiSettings.load().api_workers
-#: Enough for the requests that wait, and for others beside them.
-threads = WAITING_REQUESTS + 16
 timeout = 120
 graceful_timeout = 20
-keepalive = 5
 # A heartbeat file on a disk can stall a worker long enough to be killed for it.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - not a file of ours
 # The application writes a line for each request.

@@ -18,9 +18,9 @@ from flask_cors import CORS
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from api.errors import ApiError, from_inference
-from api.forms import STREAMED_BLUEPRINTS, StreamedBody
 from api.inputs import too_large
 from api.settings import ApiSettings
+from api.wsgi_bridge import MAX_BODY, REFUSAL, REQUEST_ID, STARTED, judged_head_only
 from inference.errors import InferenceError
 from tasks.errors import (
     ObjectStoreUnavailableError,
@@ -47,7 +47,7 @@ def install_request_hooks(app: Flask) -> None:
 
     @app.before_request
     def _begin() -> None:
-        g.started = perf_counter()
+        g.started = request.environ.get(STARTED) or perf_counter()
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id())
         # A span under the trace that the caller sent.
@@ -57,6 +57,8 @@ def install_request_hooks(app: Flask) -> None:
 
     @app.after_request
     def _end(response: Response) -> Response:
+        if judged_head_only():
+            return response
         seconds = perf_counter() - g.started
         method = request.method if request.method in _METHODS else "other"
         status = response.status_code
@@ -84,10 +86,11 @@ def install_request_hooks(app: Flask) -> None:
 
 def request_id() -> str:
     """Return this request's id: the caller's own if it is a plain word, else a fresh one."""
-    if "request_id" not in g:
+    if REQUEST_ID not in request.environ:
         given = request.headers.get("X-Request-Id", "")
-        g.request_id = given if _REQUEST_ID.match(given) else f"req-{secrets.token_hex(8)}"
-    return str(g.request_id)
+        known = given if _REQUEST_ID.match(given) else f"req-{secrets.token_hex(8)}"
+        request.environ[REQUEST_ID] = known
+    return str(request.environ[REQUEST_ID])
 
 
 def _route() -> str:
@@ -109,20 +112,29 @@ def install_metrics(app: Flask, settings: ApiSettings) -> None:
 OVERHEAD_BYTES: Final = 2**20
 
 
-def install_upload_limit(app: Flask, max_image_bytes: int) -> None:
-    """Bound a request's body: the largest image in base64, a background file, other parameters."""
+def install_upload_limit(app: Flask, settings: ApiSettings) -> None:
+    """Bound a request's body: the largest image in base64, a background file, other parameters.
+
+    The handlers of `STREAMED_BLUEPRINTS` name a limit of their own in words.
+    """
+    max_image_bytes = settings.max_image_bytes
     text = -(-max_image_bytes // 3) * 4 + OVERHEAD_BYTES
     most = text + max_image_bytes
+    per_file = max_image_bytes + OVERHEAD_BYTES
+    of_blueprint = {"uploads": per_file, "batches": per_file * settings.max_batch_images}
     app.config["MAX_CONTENT_LENGTH"] = most
     # Flask's own 500 kB for a form's text would refuse an image in base64.
     app.config["MAX_FORM_MEMORY_SIZE"] = text
 
     @app.before_request
     def _refuse() -> None:
-        length = request.content_length
-        if length is not None and length > most and request.blueprint not in STREAMED_BLUEPRINTS:
-            g.body = StreamedBody(request)
+        environ = request.environ
+        if REFUSAL in environ:
+            raise ApiError(environ[REFUSAL])
+        length, bound = request.content_length, of_blueprint.get(request.blueprint or "", most)
+        if length is not None and length > bound and request.blueprint not in of_blueprint:
             raise too_large(length, max_image_bytes)
+        environ[MAX_BODY] = bound
 
 
 #: Response headers that a page of another origin may read.

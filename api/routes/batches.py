@@ -9,12 +9,13 @@ from api.archive import stream_archive
 from api.auth import current_owner, get_owned_batch, services
 from api.batch_submission import BatchSubmissionService
 from api.errors import ApiError
-from api.forms import StreamedBody, form_boundary, form_parts, read_json_object
+from api.forms import form_boundary, form_parts, read_json_object, unbounded_body
 from api.idempotency import HEADER as IDEMPOTENCY_HEADER
 from api.openapi import ApiBlueprint
 from api.request_hooks import OVERHEAD_BYTES, request_id, success
 from api.routes.submissions import SUBMISSION_ERRORS, SUBMISSION_HEADERS
 from api.schemas import BatchForm, BatchJson, BatchSchema, ErasedBatchSchema, envelope
+from api.wsgi_bridge import MAX_BODY
 from tasks.jobs.batches import Batch
 from tasks.jobs.job_objects import Access
 from tasks.jobs.job_objects import audit_access as audit
@@ -36,7 +37,8 @@ _BODY: Final = {
 @blueprint.before_request
 def _read_the_body_here() -> None:
     if request.method == "POST":
-        g.body = StreamedBody(request)
+        _check_size()
+        g.body = unbounded_body(request)
 
 
 @blueprint.route("/remove-bg/batch")
@@ -143,30 +145,32 @@ def _take_in() -> tuple[Batch, bool]:
     key = request.headers.get(IDEMPOTENCY_HEADER)
     intake = BatchSubmissionService(services(), current_owner(), request_id(), key)
     if request.is_json:
-        return intake.from_json(_json())
+        return intake.from_json(read_json_object(request))
     if request.mimetype != "multipart/form-data":
         raise ApiError("unsupported_media_type")
-    settings = services().settings
-    most = settings.max_batch_images
-    if (request.content_length or 0) > most * (settings.max_image_bytes + OVERHEAD_BYTES):
-        raise ApiError(
-            "payload_too_large", f"A batch may have {most} pictures; send several batches."
-        )
     parts = form_parts(
         g.body.read,
         form_boundary(request),
-        max_files=most,
+        max_files=services().settings.max_batch_images,
     )
     return intake.from_form(parts)
 
 
-def _json() -> dict[str, Any]:
-    """Read the JSON body, which is held in memory and so may be as large as that of one picture."""
-    most = services().settings.max_image_bytes * 4 // 3 + OVERHEAD_BYTES
-    if (request.content_length or 0) > most:
+def _check_size() -> None:
+    """Bound the body: a form is streamed; JSON is held in memory, so it has one picture's bound."""
+    settings = services().settings
+    form, json = request.environ[MAX_BODY], settings.max_image_bytes * 4 // 3 + OVERHEAD_BYTES
+    if request.is_json:
+        request.environ[MAX_BODY] = json
+    if (request.content_length or 0) <= request.environ[MAX_BODY]:
+        return
+    if request.is_json:
         raise ApiError(
             "payload_too_large",
-            f"JSON may have {most / 2**20:.0f} MB; send larger pictures as the form's `images`.",
+            f"JSON may have {json / 2**20:.0f} MB; send larger pictures as the form's `images`.",
         )
-    request.max_content_length = most
-    return read_json_object(request)
+    raise ApiError(
+        "payload_too_large",
+        f"A batch of {settings.max_batch_images} pictures may have {form / 2**20:.0f} MB; send "
+        "several batches.",
+    )

@@ -8,8 +8,9 @@ from flask.views import MethodView
 from api import tus
 from api.auth import current_owner, services
 from api.errors import ApiError
-from api.forms import StreamedBody
+from api.forms import unbounded_body
 from api.openapi import ApiBlueprint
+from api.wsgi_bridge import ANNOUNCED
 from tasks.uploads.store import ResumableUpload
 
 _DESCRIPTION: Final = (
@@ -23,7 +24,7 @@ blueprint = ApiBlueprint(
 
 @blueprint.before_request
 def _read_the_body_here() -> None:
-    g.body = StreamedBody(request)
+    g.body = unbounded_body(request)
     if request.method != "OPTIONS":
         tus.check_version(request.headers)
 
@@ -125,7 +126,7 @@ def _append(upload_id: str, offset: int) -> ResumableUpload:
         upload_id,
         offset,
         g.body,
-        announced=request.content_length,
+        announced=request.environ.get(ANNOUNCED, request.content_length),
         checksum=tus.checksum(request.headers),
     )
 

@@ -15,7 +15,7 @@ RUN python -m venv /opt/rmbg \
 
 FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin rmbg \
-    && install --directory --owner=10001 --group=10001 /models
+    && install --directory --owner=10001 --group=10001 /models /spool
 COPY --from=build /opt/rmbg /opt/rmbg
 ENV PATH=/opt/rmbg/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001

@@ -1,0 +1,202 @@
+"""The HTTP server: an event loop reads requests, so that a slow client holds no thread.
+
+gunicorn starts and replaces the processes; in each, uvicorn parses HTTP and `WsgiBridge` runs the
+Flask application in threads, once a request has arrived. What uvicorn leaves open is bounded here:
+the time and the size of a request's head, and the number of connections.
+"""
+
+import asyncio
+import resource
+from collections import Counter
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Final
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn_worker import UvicornWorker
+
+from api.waiting import WAITING_REQUESTS
+from api.wsgi_bridge import CONNECTION, WsgiBridge
+
+#: A request's head has to be complete within this time of its first byte, or of the connection.
+HEAD_SECONDS: Final = 10.0
+#: Largest head: the request line and all header fields.
+MAX_HEAD_BYTES: Final = 2**16
+#: A connection that is kept alive may be silent for this long between two requests.
+KEEP_ALIVE_SECONDS: Final = 15
+#: Most connections of a process, and of one address to it; above that the oldest that waits for a
+#: request is closed for each new one.
+MAX_CONNECTIONS: Final = 4096
+MAX_CONNECTIONS_PER_ADDRESS: Final = 2048
+#: Files that a process has open beside its connections: bodies, servers, logs.
+_OTHER_FILES: Final = 512
+#: Threads that run requests: enough for those that wait for a task's end, and for others.
+_THREADS: Final = WAITING_REQUESTS + 16
+#: Requests that are running may end within this time of a SIGTERM.
+_GRACEFUL_SECONDS: Final = 15
+
+
+class ConnectionTable:
+    """The connections of one process by address, and those that may be closed for a new one."""
+
+    def __init__(self, limit: int, per_address: int) -> None:
+        self._limit = limit
+        self._per_address = per_address
+        self._count: Counter[str] = Counter()
+        # Ordered by the time since which each waits for a request.
+        self._waiting: dict[Connection, None] = {}
+
+    def add(self, connection: "Connection") -> None:
+        """Add a connection; over a limit, close the one that has waited longest for its request."""
+        self._count[connection.address] += 1
+        self._waiting[connection] = None
+        if self._count[connection.address] > self._per_address:
+            self._close_oldest(connection.address)
+        elif self._count.total() > self._limit:
+            self._close_oldest(None)
+
+    def remove(self, connection: "Connection") -> None:
+        """Remove a connection that was closed."""
+        self._waiting.pop(connection, None)
+        self._count[connection.address] -= 1
+        if not self._count[connection.address]:
+            del self._count[connection.address]
+
+    def mark(self, connection: "Connection", *, waiting: bool) -> None:
+        """Say whether a connection waits for a request, so that it may be closed."""
+        self._waiting.pop(connection, None)
+        if waiting:
+            self._waiting[connection] = None
+
+    def _close_oldest(self, address: str | None) -> None:
+        for each in self._waiting:
+            if address in {None, each.address}:
+                self._waiting.pop(each)
+                each.abort()
+                return
+
+
+class Connection(H11Protocol):
+    """One connection, with a bound on the time and the size of each request's head."""
+
+    def __init__(self, *args: Any, table: ConnectionTable, **options: Any) -> None:  # noqa: ANN401 - uvicorn's
+        super().__init__(*args, **options)
+        self.address = ""
+        self._table = table
+        self._seen: object = None
+        self._head_deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self.address = self.client[0] if self.client else ""
+        self._table.add(self)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._head_arrived()
+        self._table.remove(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has come."""
+        super().data_received(data)
+        self._follow()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, or begin one that has come already."""
+        super().on_response_complete()
+        self._follow()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, or has a head without end."""
+        if len(self.conn.trailing_data[0]) > MAX_HEAD_BYTES:
+            self._refuse(431, "The request's header fields are larger than 64 KiB.")
+        else:
+            super().send_400_response(msg)
+
+    def abort(self) -> None:
+        """Close the connection at once, whatever it still has to send."""
+        self.transport.abort()
+
+    def may_be_closed(self) -> None:
+        """Allow to close the connection for a new one: its request is refused already."""
+        self._table.mark(self, waiting=True)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: Java's client offers HTTP/2 with each first request, and goes on without."""
+
+    def _follow(self) -> None:
+        """Note whether the connection waits for a request's head, and since when."""
+        if self.scope is not self._seen:
+            self._seen = self.scope
+            extensions: dict[Any, Any] = {CONNECTION: self}
+            # The request's task runs after this.
+            self.scope["extensions"] = extensions
+            self._head_arrived()
+            self._table.mark(self, waiting=False)
+        if self.transport.is_closing() or not self.cycle or not self.cycle.response_complete:
+            return
+        self._table.mark(self, waiting=True)
+        if self.conn.trailing_data[0] and self._head_deadline is None:
+            self._await_head()
+
+    def _await_head(self) -> None:
+        late = partial(self._refuse, 408, "The request's head did not arrive within 10 s.")
+        self._head_deadline = self.loop.call_later(HEAD_SECONDS, late)
+
+    def _head_arrived(self) -> None:
+        if self._head_deadline is not None:
+            self._head_deadline.cancel()
+            self._head_deadline = None
+
+    def _refuse(self, status: int, sentence: str) -> None:
+        self._head_arrived()
+        if self.transport.is_closing():
+            return
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+            f"content-type: text/plain; charset=utf-8\r\ncontent-length: {len(sentence)}\r\n"
+            "connection: close\r\n\r\n"
+        )
+        self.transport.write((head + sentence).encode("ascii"))
+        self.transport.close()
+
+
+class ApiWorker(UvicornWorker):  # type: ignore[misc] # it publishes no types
+    """A process of the API under gunicorn."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - gunicorn's
+        table = ConnectionTable(_raise_connection_limit(), MAX_CONNECTIONS_PER_ADDRESS)
+        self.CONFIG_KWARGS = {
+            "loop": "asyncio",
+            "http": partial(Connection, table=table),
+            "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
+            "ws": "none",
+            "lifespan": "off",
+            "interface": "asgi3",
+            "access_log": False,
+            "server_header": False,
+            "proxy_headers": False,
+            "timeout_keep_alive": KEEP_ALIVE_SECONDS,
+            "timeout_graceful_shutdown": _GRACEFUL_SECONDS,
+        }
+        super().__init__(*args, **options)
+
+    wsgi: Any
+
+    async def _serve(self) -> None:
+        with WsgiBridge(self.wsgi, threads=_THREADS) as bridge:
+            self.wsgi = bridge
+            await super()._serve()
+
+
+def _raise_connection_limit() -> int:
+    """Allow this process as many open files as it may have; return its limit of connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + _OTHER_FILES
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(64, min(MAX_CONNECTIONS, soft - _OTHER_FILES))

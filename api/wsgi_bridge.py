@@ -1,0 +1,471 @@
+"""Runs the Flask application for requests that an event loop reads.
+
+A request's head is judged first, in a short call of the application that stops before the handler
+(`ApiFlask`): whoever is refused gets the answer while still sending. Then the body is read into a
+temporary file, with a deadline and a least rate. Only then does the handler run, in a thread.
+
+The chunk of a tus upload is handed on in parts of `PART_BYTES` as it arrives, each as a request of
+its own, so that what has come is kept when the client or this process dies.
+"""
+
+import asyncio
+import io
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from functools import partial
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Protocol, Self, cast
+from urllib.parse import unquote_to_bytes
+
+import structlog
+from flask import Flask, Response, request
+
+from tasks.uploads.store import PART_BYTES
+
+#: Key of a scope's extension that is its `ConnectionHandle`.
+CONNECTION: Final = "rmbg.connection"
+#: Keys of the environ: judge the head alone; it may go on; the largest body that is read.
+_HEAD_ONLY: Final = "rmbg.head_only"
+_GO_ON: Final = "rmbg.go_on"
+MAX_BODY: Final = "rmbg.max_body"
+#: The error type that the application is to answer with, since the body could not be read.
+REFUSAL: Final = "rmbg.refusal"
+#: The length of a chunk of an upload that is handed on in parts, from this part on.
+ANNOUNCED: Final = "rmbg.announced"
+#: There are more parts to come: this is not yet the request's answer.
+INTERMEDIATE: Final = "rmbg.intermediate"
+#: The owner and the id of the request, once the head was judged.
+OWNER: Final = "rmbg.owner"
+REQUEST_ID: Final = "rmbg.request_id"
+#: The context of the request's variables, whichever threads it runs in.
+_CONTEXT: Final = "rmbg.context"
+#: When the request's head had arrived, by `time.perf_counter`.
+STARTED: Final = "rmbg.started"
+
+#: A body that arrives slower than this, after a time of grace, is cut off; so is a silent one.
+MIN_BYTES_PER_SECOND: Final = 8 * 2**10
+GRACE_SECONDS: Final = 10.0
+SILENCE_SECONDS: Final = 20.0
+#: A client that takes nothing of its answer for this long is cut off.
+SEND_SECONDS: Final = 30.0
+#: A refused body is read on for this long, and up to this size, so that the client, which may read
+#: the answer only after it has sent all, gets to read it.
+_DRAIN_SECONDS: Final = 30.0
+_DRAIN_BYTES: Final = 64 * 2**20
+#: A body up to this size is read before the head is judged: one call does for both.
+_SMALL_BODY_BYTES: Final = 2**16
+#: A body stays in memory up to this size.
+_MEMORY_BYTES: Final = 2**16
+#: An answer of known length up to this size is made in one call.
+_ANSWER_BYTES: Final = 2**20
+#: Threads of their own for what has to answer when all others are busy.
+_HEALTH_THREADS: Final = 2
+_HEALTH_PATHS: Final = ("/healthz/", "/metrics")
+_UPLOADS: Final = "/api/v1/uploads"
+
+_log = structlog.get_logger(__name__)
+
+Environ = dict[str, Any]
+Receive = Callable[[], Any]
+Send = Callable[[dict[str, Any]], Any]
+
+
+class ApiFlask(Flask):
+    """A Flask application that can judge a request by its head, before there is a body."""
+
+    def dispatch_request(self) -> Any:  # noqa: ANN401 - Flask's
+        """Run the handler, unless only the head was to be judged."""
+        environ = request.environ
+        if not environ.get(_HEAD_ONLY):
+            return super().dispatch_request()
+        if request.routing_exception is not None:
+            self.raise_routing_exception(request)
+        environ[_GO_ON] = True
+        return Response(status=204)
+
+
+def judged_head_only() -> bool:
+    """Return whether this call only let the request's head pass: it is no answer yet."""
+    return _GO_ON in request.environ or INTERMEDIATE in request.environ
+
+
+class ConnectionHandle(Protocol):
+    """What the bridge does with a connection."""
+
+    def abort(self) -> None:
+        """Close it at once."""
+
+    def may_be_closed(self) -> None:
+        """Allow to close it for a new one."""
+
+
+class End(Enum):
+    """How the reading of a body ended."""
+
+    MORE = auto()
+    COMPLETE = auto()
+    DISCONNECTED = auto()
+    TOO_SLOW = auto()
+    TOO_LARGE = auto()
+
+
+@dataclass(slots=True)
+class Answer:
+    """A response, whose body may still have to be made."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    start: bytes
+    rest: Iterator[bytes] | None
+    close: Callable[[], None]
+
+    def header(self, name: bytes) -> str | None:
+        """Return a header's value."""
+        return next((value.decode("latin-1") for key, value in self.headers if key == name), None)
+
+
+@dataclass(slots=True)
+class BodyReader:
+    """Reads a request's body within its deadlines."""
+
+    receive: Receive
+    limit: int
+    length: int = 0
+    _rest: bytes = b""
+    _last: bool = False
+    _began: float = field(default_factory=time.monotonic)
+
+    async def read_into(self, file: BinaryIO, most: int) -> End:
+        """Read up to `most` bytes into a file; `MORE` if the body may go on after that."""
+        while True:
+            piece, self._rest = self._rest[:most], self._rest[most:]
+            file.write(piece)
+            most -= len(piece)
+            if self._last and not self._rest:
+                return End.COMPLETE
+            if not most:
+                return End.MORE
+            if end := await self._next():
+                return end
+
+    @property
+    def taken(self) -> int:
+        """The number of bytes that were written to files."""
+        return self.length - len(self._rest)
+
+    async def drain(self) -> bool:
+        """Read on and drop what comes, for a while; return whether that was all."""
+        self.limit = self.length + _DRAIN_BYTES
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while not self._last:
+                    self._rest = b""
+                    if await self._next():
+                        return False
+        except TimeoutError:
+            return False
+        return True
+
+    async def _next(self) -> End | None:
+        now = time.monotonic()
+        slowest = self._began + GRACE_SECONDS + self.length / MIN_BYTES_PER_SECOND
+        try:
+            async with asyncio.timeout(min(SILENCE_SECONDS, slowest - now)):
+                message = await self.receive()
+        except TimeoutError:
+            return End.TOO_SLOW
+        if message["type"] == "http.disconnect":
+            return End.DISCONNECTED
+        self._rest, self._last = message.get("body", b""), not message.get("more_body", False)
+        self.length += len(self._rest)
+        return End.TOO_LARGE if self.length > self.limit else None
+
+
+class WsgiBridge:
+    """An ASGI application that runs a WSGI application in threads."""
+
+    def __init__(self, application: Flask, *, threads: int) -> None:
+        self._application = application
+        self._threads = ThreadPoolExecutor(threads, "request")
+        self._health_threads = ThreadPoolExecutor(_HEALTH_THREADS, "health")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._health_threads.shutdown(wait=False, cancel_futures=True)
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        connection = scope["extensions"][CONNECTION]
+        await _Exchange(self, make_environ(scope), connection, receive, send).run()
+
+    async def call(self, environ: Environ, body: BinaryIO | None = None) -> Answer:
+        """Run the application in a thread, and return its answer."""
+        if body is not None:
+            environ["wsgi.input"] = body
+        return cast("Answer", await self.run(environ, partial(_call, self._application, environ)))
+
+    async def run(self, environ: Environ, function: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the function returns
+        """Run a function in a thread for a request."""
+        healthy = environ["PATH_INFO"].startswith(_HEALTH_PATHS)
+        executor = self._health_threads if healthy else self._threads
+        run = partial(environ[_CONTEXT].run, function)
+        return await asyncio.get_running_loop().run_in_executor(executor, run)
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """One request and its answer."""
+
+    bridge: WsgiBridge
+    environ: Environ
+    connection: ConnectionHandle
+    receive: Receive
+    send: Send
+
+    async def run(self) -> None:
+        length = self.environ.get("CONTENT_LENGTH", "")
+        if length in {"", "0"} and "HTTP_TRANSFER_ENCODING" not in self.environ:
+            await self._respond(await self.bridge.call(self.environ))
+            return
+        small = length.isdigit() and int(length) <= _SMALL_BODY_BYTES
+        reader = BodyReader(self.receive, _SMALL_BODY_BYTES)
+        if not small or "HTTP_EXPECT" in self.environ:
+            refusal = await self._judge_head()
+            if refusal is not None:
+                await self._refuse(refusal, reader)
+                return
+            reader.limit = self.environ.get(MAX_BODY, _SMALL_BODY_BYTES)
+        if _is_chunk_of_upload(self.environ):
+            await self._hand_on_in_parts(reader)
+            return
+        with _spool() as file:
+            end = await reader.read_into(file, reader.limit + 1)
+            if await self._ended_well(end, reader):
+                await self._respond(await self._call_with(file, reader.length))
+
+    async def _judge_head(self) -> Answer | None:
+        """Return the refusal of a request by its head alone; None if it may send its body."""
+        self.environ[_HEAD_ONLY] = True
+        answer = await self.bridge.call(self.environ)
+        del self.environ[_HEAD_ONLY]
+        return None if self.environ.pop(_GO_ON, False) else answer
+
+    async def _ended_well(self, end: End, reader: BodyReader) -> bool:
+        """Return whether the body is complete; else answer why not, if anybody is there."""
+        if end is End.COMPLETE:
+            return True
+        if end is not End.DISCONNECTED:
+            refusal = "payload_too_large" if end is not End.TOO_SLOW else "request_too_slow"
+            answer = await self.bridge.call({**self.environ, REFUSAL: refusal})
+            await self._refuse(answer, reader, drain=end is not End.TOO_SLOW)
+        return False
+
+    async def _call_with(self, file: BinaryIO, length: int, **more: Any) -> Answer:  # noqa: ANN401 - values of the environ
+        file.seek(0)
+        environ = {**self.environ, "CONTENT_LENGTH": str(length), **more}
+        environ.pop("HTTP_TRANSFER_ENCODING", None)
+        return await self.bridge.call(environ, file)
+
+    async def _hand_on_in_parts(self, reader: BodyReader) -> None:
+        """Run the application for each part of an upload's chunk; answer as for the whole."""
+        announced = self.environ.get("CONTENT_LENGTH")
+        more: dict[str, Any] = {}
+        first: Answer | None = None
+        while True:
+            with _spool() as file:
+                before = reader.taken
+                end = await reader.read_into(file, PART_BYTES)
+                length = file.tell()
+                if announced is not None:
+                    more[ANNOUNCED] = int(announced) - before
+                if end is End.MORE:
+                    more[INTERMEDIATE] = True
+                else:
+                    more.pop(INTERMEDIATE, None)
+                answer = await self._call_with(file, length, **more)
+            if answer.status not in {HTTPStatus.CREATED, HTTPStatus.NO_CONTENT}:
+                await self._refuse(answer, reader)
+                return
+            first = _with_offset(first, answer)
+            if end is not End.MORE:
+                break
+            more |= _next_part(self.environ, first)
+        if await self._ended_well(end, reader):
+            await self._respond(first)
+
+    async def _refuse(self, answer: Answer, reader: BodyReader, *, drain: bool = True) -> None:
+        """Answer a client that is still sending, and read on until it has read the answer."""
+        self.connection.may_be_closed()
+        body = answer.start + b"".join(answer.rest or ())
+        answer.close()
+        headers = [*answer.headers, (b"connection", b"close")]
+        await self._send(
+            {"type": "http.response.start", "status": answer.status, "headers": headers}
+        )
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        if drain:
+            await reader.drain()
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def _respond(self, answer: Answer) -> None:
+        head = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
+        try:
+            if not await self._send(head):
+                return
+            if answer.rest is None:
+                await self._send({"type": "http.response.body", "body": answer.start})
+                return
+            gone = asyncio.ensure_future(self._disconnected())
+            try:
+                piece: bytes | None = answer.start
+                while piece is not None and not gone.done():
+                    message = {"type": "http.response.body", "body": piece, "more_body": True}
+                    if piece and not await self._send(message):
+                        return
+                    piece = await self.bridge.run(self.environ, partial(next, answer.rest, None))
+                if not gone.done():
+                    await self._send({"type": "http.response.body", "body": b""})
+            finally:
+                gone.cancel()
+        finally:
+            await self.bridge.run(self.environ, answer.close)
+
+    async def _disconnected(self) -> None:
+        """Return once the client has gone."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+    async def _send(self, message: dict[str, Any]) -> bool:
+        """Send a message; return False, with the connection closed, if the client takes nothing."""
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self.send(message)
+        except TimeoutError:
+            _log.info("request.not_read", path=self.environ["PATH_INFO"])
+            self.connection.abort()
+            return False
+        return True
+
+
+def _spool() -> Any:  # noqa: ANN401 - the class is private to tempfile
+    return tempfile.SpooledTemporaryFile(_MEMORY_BYTES)
+
+
+def _is_chunk_of_upload(environ: Environ) -> bool:
+    """Return whether a request's body may be kept in part: a chunk without a checksum."""
+    return (
+        environ["PATH_INFO"].startswith(_UPLOADS)
+        and environ.get("CONTENT_TYPE") == "application/offset+octet-stream"
+        and "HTTP_UPLOAD_CHECKSUM" not in environ
+    )
+
+
+def _with_offset(first: Answer | None, answer: Answer) -> Answer:
+    """Return the first part's answer, with the offset after this part."""
+    if first is None:
+        return answer
+    name, offset = b"upload-offset", answer.header(b"upload-offset") or ""
+    first.headers = [each for each in first.headers if each[0] != name]
+    first.headers.append((name, offset.encode("ascii")))
+    return first
+
+
+def _next_part(environ: Environ, first: Answer) -> dict[str, Any]:
+    """Return what the request for the next part has that the first one has not."""
+    path = environ["PATH_INFO"]
+    location = first.header(b"location")
+    if location is not None:
+        path = f"{_UPLOADS}/{location.rpartition('/')[2]}"
+    offset = first.header(b"upload-offset")
+    return {"REQUEST_METHOD": "PATCH", "PATH_INFO": path, "HTTP_UPLOAD_OFFSET": offset}
+
+
+def _call(application: Flask, environ: Environ) -> Answer:
+    """Run the application, and gather what it answers as far as that needs no waiting."""
+    head: list[Any] = []
+
+    def start_response(
+        status: str, headers: list[tuple[str, str]], _: object = None, /
+    ) -> Callable[[bytes], object]:
+        head[:] = [int(status[:3]), [_encoded(*each) for each in headers]]
+        return _write
+
+    body: Iterable[bytes] = application(environ, start_response)
+    close = getattr(body, "close", lambda: None)
+    pieces = iter(body)
+    start = bytearray(next(pieces, b""))
+    status, headers = head
+    length = next((int(value) for name, value in headers if name == b"content-length"), None)
+    if length is not None and length <= _ANSWER_BYTES:
+        for piece in pieces:
+            start += piece
+        return Answer(status, headers, bytes(start), None, close)
+    if status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
+        return Answer(status, headers, b"", None, close)
+    return Answer(status, headers, bytes(start), pieces, close)
+
+
+def _write(_: bytes) -> object:
+    raise NotImplementedError("Flask returns its bodies.")
+
+
+def _encoded(name: str, value: str) -> tuple[bytes, bytes]:
+    return name.lower().encode("latin-1"), value.encode("latin-1")
+
+
+def make_environ(scope: dict[str, Any]) -> Environ:
+    """Return a request's WSGI environ, by PEP 3333."""
+    host, port = scope.get("server") or ("localhost", 80)
+    client = scope.get("client") or ("", 0)
+    environ: Environ = {
+        STARTED: time.perf_counter(),
+        _CONTEXT: Context(),
+        "REQUEST_METHOD": scope["method"],
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(scope["raw_path"]).decode("latin-1"),
+        "QUERY_STRING": scope["query_string"].decode("latin-1"),
+        "REQUEST_URI": _request_uri(scope),
+        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
+        "SERVER_NAME": host,
+        "SERVER_PORT": str(port or 0),
+        "REMOTE_ADDR": client[0],
+        "REMOTE_PORT": str(client[1]),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope["scheme"],
+        "wsgi.input": io.BytesIO(),
+        "wsgi.input_terminated": True,
+        "wsgi.errors": io.StringIO(),
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+    }
+    for raw, value in scope["headers"]:
+        name = raw.decode("latin-1").upper().replace("-", "_")
+        # A name with an underscore would be taken for the one with a hyphen.
+        if b"_" in raw:
+            continue
+        key = name if name in {"CONTENT_TYPE", "CONTENT_LENGTH"} else f"HTTP_{name}"
+        text = value.decode("latin-1")
+        separator = "; " if key == "HTTP_COOKIE" else ","
+        environ[key] = f"{environ[key]}{separator}{text}" if key in environ else text
+    return environ
+
+
+def _request_uri(scope: dict[str, Any]) -> str:
+    query = scope["query_string"].decode("latin-1")
+    path = cast("bytes", scope["raw_path"]).decode("latin-1")
+    return f"{path}?{query}" if query else path

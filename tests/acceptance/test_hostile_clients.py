@@ -1,0 +1,276 @@
+"""Clients that are slow, silent or refused: they keep nobody else from being served."""
+
+import asyncio
+import http.client
+import json
+import random
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import which
+from typing import Final
+
+import pytest
+import urllib3
+
+from api.server import MAX_HEAD_BYTES
+from deploy.local import probes
+from deploy.local.ports import reserved_ports
+from tasks.api_keys import ApiKeys
+from tasks.redis_client import connect
+from tests.support.servers import Servers, running
+from tests.support.service import api_service
+
+MB: Final = 2**20
+#: Every attack at once, of each kind so many; `make test-hostile` takes the full size.
+SMALL, FULL = 40, 400
+_HEAD = b"POST %s HTTP/1.1\r\nHost: x\r\nX-API-Key: %s\r\n"
+_FORM = b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 5000000\r\n\r\n"
+
+
+@dataclass(frozen=True)
+class Api:
+    """The API as it is served, without workers: what is submitted stays queued."""
+
+    port: int
+    key: str
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def submit(self, picture: bytes, **headers: str) -> urllib3.BaseHTTPResponse:
+        return urllib3.request(
+            "POST",
+            f"{self.url}/api/v1/remove-bg",
+            fields={"image": ("a.jpg", picture), "cache": "false"},
+            headers={"X-API-Key": self.key, **headers},
+            retries=False,
+            timeout=30,
+        )
+
+
+@pytest.fixture(scope="module")
+def api(
+    servers: Servers,
+    service_environment: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Api]:
+    url = servers.new_database()
+    env = service_environment | {"RMBG_REDIS_URL": url, "RMBG_AUTH": "on", "RMBG_API_WORKERS": "2"}
+    with connect(url) as client:
+        _, key = ApiKeys(client).add("shop")
+    with reserved_ports() as ports:
+        live = probes.http_ok(f"http://127.0.0.1:{ports[0]}/healthz/live")
+        service = api_service(ports[0], env, live)
+        with running(service, tmp_path_factory.mktemp("api") / "api.log"):
+            yield Api(ports[0], key)
+
+
+Attack = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]
+
+
+async def half_a_request_line(to: asyncio.StreamWriter, _key: bytes) -> None:
+    to.write(b"GET /api/v1/in")
+
+
+async def silent(_to: asyncio.StreamWriter, _key: bytes) -> None:
+    pass
+
+
+async def dripping_head(to: asyncio.StreamWriter, _key: bytes) -> None:
+    to.write(b"GET /api/v1/info HTTP/1.1\r\n")
+    while True:
+        to.write(b"X-A: b\r\n")
+        await to.drain()
+        await asyncio.sleep(2)
+
+
+async def body_that_never_comes(to: asyncio.StreamWriter, key: bytes) -> None:
+    to.write(_HEAD % (b"/api/v1/remove-bg", key) + _FORM)
+
+
+async def dripping_body(to: asyncio.StreamWriter, key: bytes) -> None:
+    to.write(_HEAD % (b"/api/v1/remove-bg/batch", key) + _FORM)
+    await _drip(to)
+
+
+async def dripping_upload(to: asyncio.StreamWriter, key: bytes) -> None:
+    to.write(_HEAD % (b"/api/v1/uploads", key))
+    to.write(b"Tus-Resumable: 1.0.0\r\nUpload-Length: 5000000\r\nContent-Length: 5000000\r\n")
+    to.write(b"Content-Type: application/offset+octet-stream\r\n\r\n")
+    await _drip(to)
+
+
+async def without_a_key(to: asyncio.StreamWriter, _key: bytes) -> None:
+    to.write(_HEAD % (b"/api/v1/remove-bg", b"guessed") + _FORM)
+    await _drip(to)
+
+
+async def _drip(to: asyncio.StreamWriter) -> None:
+    while True:
+        to.write(b"x")
+        await to.drain()
+        await asyncio.sleep(2)
+
+
+ATTACKS: Final[tuple[Attack, ...]] = (
+    silent,
+    half_a_request_line,
+    dripping_head,
+    body_that_never_comes,
+    dripping_body,
+    dripping_upload,
+    without_a_key,
+)
+
+
+async def _attack(api: Api, attack: Attack, begun: asyncio.Semaphore) -> str:
+    """Attack until the server closes the connection; return the status it answered, if any."""
+    answer, to = await asyncio.open_connection("127.0.0.1", api.port)
+    sending = asyncio.ensure_future(attack(to, api.key.encode()))
+    begun.release()
+    try:
+        return (await answer.read()).partition(b"\r\n")[0].decode()[9:12]
+    except ConnectionError:
+        return ""
+    finally:
+        sending.cancel()
+        to.close()
+
+
+async def _under_attack(api: Api, count: int, honest: Callable[[], None]) -> dict[str, set[str]]:
+    """Call `honest` while so many of each attack run; return how the server ended each kind."""
+    begun = asyncio.Semaphore(0)
+    running = {
+        attack.__name__: [asyncio.ensure_future(_attack(api, attack, begun)) for _ in range(count)]
+        for attack in ATTACKS
+    }
+    for _ in range(count * len(ATTACKS)):
+        await begun.acquire()
+    await asyncio.to_thread(honest)
+    # No connection is left within a minute.
+    async with asyncio.timeout(60):
+        return {name: set(await asyncio.gather(*each)) for name, each in running.items()}
+
+
+@pytest.mark.parametrize(
+    "count", [SMALL, pytest.param(FULL, marks=[pytest.mark.slow, pytest.mark.hostile])]
+)
+def test_slow_clients_hold_up_nobody_and_are_closed(api: Api, coffee: Path, count: int) -> None:
+    picture = coffee.read_bytes()
+
+    def honest() -> None:
+        for _ in range(20):
+            assert api.submit(picture).status == 202
+            assert urllib3.request("GET", f"{api.url}/healthz/live", timeout=10).status == 200
+
+    ended = asyncio.run(_under_attack(api, count, honest))
+    assert {name: statuses - {""} for name, statuses in ended.items()} == {
+        "silent": {"408"},
+        "half_a_request_line": {"408"},
+        "dripping_head": {"408"},
+        "body_that_never_comes": {"408"},
+        "dripping_body": {"408"},
+        "dripping_upload": {"408"},
+        "without_a_key": {"401"},
+    }
+
+
+def test_a_head_without_end_is_refused(api: Api) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=20)
+    connection.putrequest("GET", "/api/v1/info")
+    connection.putheader("X-Long", "a" * (2 * MAX_HEAD_BYTES))
+    connection.endheaders()
+    assert connection.getresponse().status == 431
+
+
+_REFUSED: Final = {
+    "a wrong key": (401, "/api/v1/remove-bg", {"X-API-Key": "guessed"}, 20),
+    "no such endpoint": (404, "/api/v1/nothing", {}, 20),
+    "too large": (413, "/api/v1/remove-bg", {}, 40),
+    "an old tus": (412, "/api/v1/uploads", {"Tus-Resumable": "0.9"}, 20),
+}
+
+
+@pytest.mark.parametrize("case", _REFUSED)
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "chunked"])
+def test_a_refused_client_reads_the_answer_though_it_sends_on(
+    api: Api, case: str, *, announced: bool
+) -> None:
+    status, path, headers, size = _REFUSED[case]
+    if not announced and status == 413:
+        pytest.skip("a body of unknown length is refused where it passes the limit")
+    connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=60)
+    # It reads nothing until it has sent all.
+    body: object = bytes(size * MB) if announced else (bytes(MB) for _ in range(size))
+    headers = {"X-API-Key": api.key, "Content-Type": "multipart/form-data; boundary=x"} | headers
+    connection.request("POST", path, body, headers, encode_chunked=not announced)  # type: ignore[arg-type] # any iterable
+    answer = connection.getresponse()
+    assert answer.status == status
+    assert json.loads(answer.read())["code"] // 100 == status
+
+
+def test_node_reads_a_refusal_while_it_sends(api: Api) -> None:
+    node = which("node")
+    if node is None:
+        pytest.skip("needs node")
+    script = """
+    const body = new Uint8Array(20 * 2 ** 20);
+    for (let i = 0; i < 7; i++) {
+      const answer = await fetch(process.argv[1], {method: "POST", body});
+      console.log(answer.status, (await answer.json()).error.type);
+    }"""
+    command = [node, "--input-type=module", "-e", script, f"{api.url}/api/v1/remove-bg"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines() == ["401 unauthorized"] * 7, done.stderr
+
+
+def test_expect_100_continue_is_answered_before_the_body_is_sent(api: Api) -> None:
+    async def ask(key: str) -> bytes:
+        answer, to = await asyncio.open_connection("127.0.0.1", api.port)
+        to.write(_HEAD % (b"/api/v1/remove-bg", key.encode()) + b"Expect: 100-continue\r\n" + _FORM)
+        try:
+            async with asyncio.timeout(20):
+                return await answer.readline()
+        finally:
+            to.close()
+
+    assert asyncio.run(ask(api.key)) == b"HTTP/1.1 100 Continue\r\n"
+    assert asyncio.run(ask("guessed")).startswith(b"HTTP/1.1 401")
+
+
+def test_a_chunk_that_is_cut_off_is_kept_as_far_as_it_came(api: Api) -> None:
+    """Also beyond the parts of 5 MiB in which it is handed on."""
+    data = random.Random(18).randbytes(9 * MB)
+    tus = {"Tus-Resumable": "1.0.0", "X-API-Key": api.key}
+    began = urllib3.request(
+        "POST", f"{api.url}/api/v1/uploads", headers=tus | {"Upload-Length": str(len(data))}
+    )
+    path = began.headers["Location"].removeprefix(api.url)
+
+    async def cut_off() -> None:
+        _, to = await asyncio.open_connection("127.0.0.1", api.port)
+        to.write(b"PATCH %s HTTP/1.1\r\nHost: x\r\n" % path.encode())
+        chunk = tus | {
+            "Upload-Offset": "0",
+            "Content-Type": "application/offset+octet-stream",
+            "Content-Length": str(len(data)),
+        }
+        to.write("".join(f"{name}: {value}\r\n" for name, value in chunk.items()).encode())
+        to.write(b"\r\n" + data[: 7 * MB])
+        await to.drain()
+        to.close()
+        await to.wait_closed()
+
+    asyncio.run(cut_off())
+    offset = "0"
+    for _ in range(100):
+        offset = urllib3.request("HEAD", f"{api.url}{path}", headers=tus).headers["Upload-Offset"]
+        if offset == str(7 * MB):
+            break
+    assert offset == str(7 * MB)
+    rest = tus | {"Upload-Offset": offset, "Content-Type": "application/offset+octet-stream"}
+    done = urllib3.request("PATCH", f"{api.url}{path}", body=data[7 * MB :], headers=rest)
+    assert (done.status, done.headers["Upload-Offset"]) == (204, str(len(data)))

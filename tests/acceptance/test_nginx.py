@@ -1,0 +1,150 @@
+"""deploy/nginx/nginx.conf in front of the API: TLS, limits, failures in the API's shapes."""
+
+import asyncio
+import json
+import re
+import shutil
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trustme
+import urllib3
+
+from deploy.local import probes
+from deploy.local.ports import reserved_ports
+from deploy.local.service import NotReadyError, Service
+from tests.support.paths import ROOT
+from tests.support.servers import Servers, running
+from tests.support.service import api_service
+
+NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx (Debian: nginx-light)")
+
+
+@dataclass(frozen=True)
+class Front:
+    url: str
+    tls: urllib3.PoolManager
+    tls_url: str
+    api: str
+    #: An nginx whose API is away.
+    alone: str
+
+
+@contextmanager
+def _running_nginx(folder: Path, address: str, tls: str, api: str) -> Iterator[None]:
+    """nginx as in a container, but for the addresses and the folder of temporary files."""
+    config = (ROOT / "deploy/nginx/nginx.conf").read_text()
+    config = config.replace(str(Path("/", "tmp")), str(folder))
+    config = config.replace("server api:8000", f"server {api}")
+    (folder / "nginx.conf").write_text(config.replace("listen 8080", f"listen {address}"))
+    example = (ROOT / "deploy/nginx/tls.conf.example").read_text()
+    (folder / "tls/tls.conf").write_text(example.replace("listen 8443", f"listen {tls}"))
+    command = (str(NGINX), "-p", str(folder), "-c", "nginx.conf", "-e", "stderr")
+
+    def probe(_since: float) -> None:
+        host, _, port = address.partition(":")
+        try:
+            socket.create_connection((host, int(port)), 1).close()
+        except OSError as error:
+            raise NotReadyError(str(error)) from error
+
+    service = Service("nginx", (*command, "-g", "daemon off;"), probe=probe)
+    with running(service, folder / "nginx.log"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def front(
+    servers: Servers,
+    service_environment: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Front]:
+    folder = tmp_path_factory.mktemp("nginx")
+    (folder / "tls").mkdir()
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(folder / "tls/certificate.pem"))
+    certificate.private_key_pem.write_to_path(str(folder / "tls/key.pem"))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    env = service_environment | {"RMBG_REDIS_URL": servers.new_database(), "RMBG_AUTH": "off"}
+    with reserved_ports() as ports, ExitStack() as stack:
+        api, plain, tls, nobody, plain_too, tls_too = (f"127.0.0.1:{port}" for port in ports[:6])
+        live = probes.http_ok(f"http://{api}/healthz/live")
+        stack.enter_context(running(api_service(ports[0], env, live), folder / "api.log"))
+        stack.enter_context(_running_nginx(folder, plain, tls, api))
+        alone = folder / "alone"
+        shutil.copytree(folder / "tls", alone / "tls")
+        stack.enter_context(_running_nginx(alone, plain_too, tls_too, nobody))
+        pool = stack.enter_context(urllib3.PoolManager(ssl_context=context, retries=False))
+        yield Front(
+            f"http://{plain}", pool, f"https://{tls}", f"http://{api}", f"http://{plain_too}"
+        )
+
+
+def test_a_picture_is_submitted_over_tls(front: Front, coffee: Path) -> None:
+    fields = {"image": ("coffee.jpg", coffee.read_bytes())}
+    answer = front.tls.request("POST", f"{front.tls_url}/api/v1/remove-bg", fields=fields)
+    assert answer.status == 202, answer.data
+
+
+def test_the_metrics_are_not_published(front: Front) -> None:
+    assert urllib3.request("GET", f"{front.api}/metrics").status == 200
+    assert urllib3.request("GET", f"{front.url}/metrics").status == 404
+
+
+def test_events_arrive_as_they_happen(front: Front, coffee: Path) -> None:
+    fields = {"image": ("coffee.jpg", coffee.read_bytes()), "cache": "false"}
+    made = urllib3.request("POST", f"{front.url}/api/v1/remove-bg", fields=fields)
+    url = f"{front.url}/api/v1/tasks/{made.json()['data']['task_id']}/events"
+    # Nothing runs the task: the stream stays open after its first event.
+    stream = urllib3.request("GET", url, preload_content=False, timeout=30)
+    seen = b""
+    for piece in stream.stream(16):
+        seen += piece
+        if b'"queued"' in seen:
+            break
+    stream.close()
+    assert seen.startswith(b"retry:")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/api/v1/remove-bg", ("error", "type", "payload_too_large")),
+        ("/v1.0/removebg", ("errors", 0, "code", "file_too_large")),
+    ],
+)
+def test_a_refusal_by_nginx_has_the_shape_of_the_api(
+    front: Front, path: str, expected: tuple[str | int, ...]
+) -> None:
+    async def announce() -> bytes:
+        host, _, port = front.url.removeprefix("http://").partition(":")
+        answer, to = await asyncio.open_connection(host, int(port))
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {2**31}\r\n\r\n"
+        to.write(head.encode())
+        try:
+            head_of_answer = await answer.readuntil(b"\r\n\r\n")
+            assert head_of_answer.startswith(b"HTTP/1.1 413")
+            length = re.search(rb"content-length: (\d+)", head_of_answer, re.IGNORECASE)
+            return await answer.readexactly(int(length[1])) if length else b""
+        finally:
+            to.close()
+
+    found = json.loads(asyncio.run(announce()))
+    *way, word = expected
+    for step in way:
+        found = found[step]
+    assert found == word
+
+
+def test_without_the_api_the_answer_is_503_in_its_shape(front: Front) -> None:
+    answer = urllib3.request("GET", f"{front.alone}/api/v1/info", retries=False)
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+    assert answer.json()["error"]["type"] == "not_ready"
