@@ -1,6 +1,5 @@
 """Damaged, hostile and rare pictures: a clean refusal, a reasoned failure, or a right cutout."""
 
-import io
 import json
 import secrets
 import time
@@ -10,73 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import urllib3
-from PIL import Image
 
 from deploy.local.ports import reserved_ports
-from inference.errors import InferenceError, ModelError
-from inference.models.base import Alpha, Rgb, StageHook, no_stages
-from inference.options import Options
-from inference.pipeline import remove_background
-from inference.probe import probe_image
 from tests.support.fuzzed_pictures import Fuzzed, fuzzed
 from tests.support.servers import running
 from tests.support.service import RunningService, api_service
 
 #: What only a fault of the service's own is called.
 _OUR_FAULTS = frozenset({"internal_error", "poison", "lost", "original_missing"})
-
-
-class _HalfModel:
-    """Keeps the left half, whatever it sees."""
-
-    name = "half"
-
-    def warm_up(self) -> None:
-        """Nothing is to be loaded."""
-
-    def matte(self, images: Sequence[Rgb], stages: StageHook = no_stages) -> list[Alpha]:
-        with stages("preprocess"), stages("inference"):
-            mattes = [np.zeros(image.shape[:2], np.float32) for image in images]
-            for matte in mattes:
-                matte[:, : matte.shape[1] // 2] = 1
-            return mattes
-
-
-def test_the_pipeline_refuses_with_a_reason_or_cuts_out_right() -> None:
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")  # noqa: T201 - repeats this run
-    outcomes: Counter[str] = Counter()
-    for each in fuzzed(144, seed):
-        outcomes[_cut_out_here(each)] += 1
-    assert outcomes["cut out"] > 30, outcomes
-    assert outcomes["invalid_image"] > 20, outcomes
-
-
-def _cut_out_here(each: Fuzzed) -> str:
-    try:
-        probe_image(each.data)
-        result = remove_background(each.data, Options(), _HalfModel())
-    except InferenceError as error:
-        refusal = error
-    else:
-        _check_cutout(each, result.data)
-        return "cut out"
-    assert str(refusal), each.name
-    assert not isinstance(refusal, ModelError), each.name
-    return refusal.code
-
-
-def _check_cutout(each: Fuzzed, cutout: bytes) -> None:
-    with Image.open(io.BytesIO(cutout)) as image:
-        image.load()
-        assert (image.format, image.mode) == ("PNG", "RGBA"), each.name
-        assert each.size in {None, image.size}, each.name
-        pixels = np.asarray(image)
-    assert not pixels[pixels[..., 3] == 0][:, :3].any(), each.name
 
 
 def _send(url: str, each: Fuzzed) -> str:
@@ -94,7 +37,7 @@ def _send(url: str, each: Fuzzed) -> str:
         if task["status"] in {"succeeded", "failed"}:
             break
     if task["status"] == "succeeded":
-        _check_cutout(each, urllib3.request("GET", task["result_url"]).data)
+        each.check_cutout(urllib3.request("GET", task["result_url"]).data)
         return "cut out"
     assert task["status"] == "failed", (each.name, task)
     assert task["error"]["message"], each.name
@@ -107,7 +50,9 @@ def _send_all(url: str, cases: Sequence[Fuzzed]) -> Counter[str]:
         return Counter(pool.map(lambda each: _send(url, each), cases))
 
 
-def test_the_service_does_so_too_and_goes_on(service: RunningService, coffee: Path) -> None:
+def test_the_service_refuses_with_a_reason_or_cuts_out_and_goes_on(
+    service: RunningService, coffee: Path
+) -> None:
     seed = secrets.randbits(32)
     print(f"seed {seed}")  # noqa: T201 - repeats this run
     outcomes = _send_all(service.url, list(fuzzed(36, seed)))

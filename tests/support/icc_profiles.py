@@ -1,6 +1,9 @@
 """ICC profiles made here, whose effect is known."""
 
 import struct
+from typing import Literal
+
+from PIL import ImageCms
 
 # Primaries of sRGB adapted to D50, as its own profile states them (X, Y, Z).
 RED, GREEN, BLUE = (0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141)
@@ -53,3 +56,8 @@ def inverted_cmyk_profile() -> bytes:
         lut += bytes([node.bit_count() * 255 // 4, 128, 128])
     lut += bytes(range(256)) * 3
     return _profile(b"CMYK", b"Lab ", b"prtr", {b"wtpt": _xyz(*_D50), b"A2B0": lut})
+
+
+def named_profile(name: Literal["LAB", "XYZ", "sRGB"]) -> bytes:
+    """A profile of Little CMS's own."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile(name)).tobytes()
