@@ -3,101 +3,154 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
 from inference.compose import Layer, Pixels, combine_alpha, compose
-from inference.decode import Picture
+from inference.layout import Box
+from inference.models.base import Alpha, Rgb
 from inference.options import Rgba
+from tests.support.cutouts import cut_out
+from tests.support.pictures import RED, SUBJECT, find_red, picture_file
 
 _HEIGHT, _WIDTH = 70, 31  # no multiple of the rows that are handled at a time
+_LEVELS = st.integers(0, 255)
 
 
-def _picture(seed: int, *, own_alpha: bool) -> tuple[Picture, NDArray[np.float32]]:
-    rng = np.random.default_rng(seed)
-    rgb = rng.integers(0, 256, (_HEIGHT, _WIDTH, 3), np.uint8)
-    own = rng.integers(0, 256, (_HEIGHT, _WIDTH), np.uint8) if own_alpha else None
-    matte = np.clip(rng.normal(0.5, 0.6, (_HEIGHT, _WIDTH)), 0, 1).astype(np.float32)
-    return Picture(rgb, own), matte
+class Case:
+    """Random colors, matte and, if it is asked for, own alpha; nothing may write to them."""
 
+    def __init__(self, seed: int, *, own_alpha: bool) -> None:
+        rng = np.random.default_rng(seed)
+        self.rgb = rng.integers(0, 256, (_HEIGHT, _WIDTH, 3), np.uint8)
+        own = rng.integers(0, 256, (_HEIGHT, _WIDTH), np.uint8) if own_alpha else None
+        matte = np.clip(rng.normal(0.5, 0.6, (_HEIGHT, _WIDTH)), 0, 1).astype(np.float32)
+        self.rgb.flags.writeable = matte.flags.writeable = False
+        self.alpha = combine_alpha(matte, own)
+        self.exact_alpha = np.floor(matte * 255 + 0.5) * (1.0 if own is None else own / 255)
 
-def _compose(picture: Picture, matte: NDArray[np.float32], color: Rgba | None = None) -> Pixels:
-    return compose(Layer(picture.rgb, combine_alpha(matte, picture.alpha)), color)
+    def compose(self, color: Rgba | None = None) -> Pixels:
+        return compose(Layer(self.rgb, self.alpha), color)
 
-
-def _alpha(picture: Picture, matte: NDArray[np.float32]) -> NDArray[np.float64]:
-    own = 1.0 if picture.alpha is None else picture.alpha / 255
-    return np.floor(matte * 255 + 0.5) / 255 * own
-
-
-def _over(picture: Picture, alpha: NDArray[np.float64], color: Rgba) -> NDArray[np.float64]:
-    """The over operator (Porter and Duff, 1984), RGBA not premultiplied, 0..255."""
-    behind = color[3] / 255 * (1 - alpha)
-    total = alpha + behind
-    mixed = alpha[..., None] * picture.rgb + behind[..., None] * np.array(color[:3])
-    colors = np.divide(
-        mixed, total[..., None], out=np.zeros_like(mixed), where=total[..., None] > 0
-    )
-    return np.dstack([colors, total * 255])
+    def over(self, color: Rgba) -> NDArray[np.float64]:
+        """The over operator (Porter and Duff, 1984), RGBA not premultiplied, 0..255."""
+        alpha = self.exact_alpha / 255
+        behind = color[3] / 255 * (1 - alpha)
+        total = (alpha + behind)[..., None]
+        mixed = alpha[..., None] * self.rgb + behind[..., None] * np.array(color[:3])
+        colors = np.divide(mixed, total, out=np.zeros_like(mixed), where=total > 0)
+        return np.dstack([colors, total * 255])
 
 
 @pytest.mark.parametrize("own_alpha", [False, True])
-def test_a_cutout_keeps_colors_and_multiplies_the_alphas(*, own_alpha: bool) -> None:
-    picture, matte = _picture(1, own_alpha=own_alpha)
-    result = _compose(picture, matte)
+def test_a_cutout_keeps_colors_multiplies_alphas_and_hides_nothing(*, own_alpha: bool) -> None:
+    case = Case(1, own_alpha=own_alpha)
+    result = case.compose()
     assert result.shape == (_HEIGHT, _WIDTH, 4)
-    assert np.abs(result[..., 3] - _alpha(picture, matte) * 255).max() <= 0.51
+    assert np.abs(result[..., 3] - case.exact_alpha).max() <= 0.51
     seen = result[..., 3] > 0
-    assert np.array_equal(result[seen][:, :3], picture.rgb[seen])
-
-
-def test_nothing_of_the_background_hides_under_zero_alpha() -> None:
-    picture, matte = _picture(2, own_alpha=False)
-    result = _compose(picture, matte)
-    hidden = result[..., 3] == 0
-    assert hidden.any()
-    assert not result[hidden].any()
+    assert np.array_equal(result[seen][:, :3], case.rgb[seen])
+    assert len(result[~seen])
+    assert not result[~seen].any()
+    assert np.array_equal(case.compose((255, 255, 255, 0)), result), "a transparent color is none"
 
 
 @pytest.mark.parametrize(("level", "expected"), [(0.0, 0), (0.5, 128), (1.0, 255), (1 / 255, 1)])
 def test_the_matte_is_rounded_to_the_nearest_level(level: float, expected: int) -> None:
-    picture = Picture(np.full((2, 2, 3), 9, np.uint8))
-    assert (_compose(picture, np.full((2, 2), level, np.float32))[..., 3] == expected).all()
-
-
-@pytest.mark.parametrize("own_alpha", [False, True])
-def test_an_opaque_color_gives_rgb(*, own_alpha: bool) -> None:
-    picture, matte = _picture(3, own_alpha=own_alpha)
-    color = (10, 200, 90, 255)
-    result = _compose(picture, matte, color)
-    assert result.shape == (_HEIGHT, _WIDTH, 3)
-    expected = _over(picture, _alpha(picture, matte), color)[..., :3]
-    assert np.abs(result - expected).max() <= 1.5
+    assert (combine_alpha(np.full((2, 2), level, np.float32), None) == expected).all()
 
 
 @given(
-    color=st.tuples(*[st.integers(0, 255)] * 3, st.integers(0, 254)),
+    color=st.tuples(_LEVELS, _LEVELS, _LEVELS, st.just(255) | st.integers(0, 254)),
     seed=st.integers(0, 2**32 - 1),
     own_alpha=st.booleans(),
 )
-def test_a_translucent_color_goes_by_the_over_operator(
-    *, color: Rgba, seed: int, own_alpha: bool
-) -> None:
-    picture, matte = _picture(seed, own_alpha=own_alpha)
-    result = _compose(picture, matte, color)
-    expected = _over(picture, _alpha(picture, matte), color)
+def test_a_color_goes_by_the_over_operator(*, color: Rgba, seed: int, own_alpha: bool) -> None:
+    case = Case(seed, own_alpha=own_alpha)
+    result, expected = case.compose(color), case.over(color)
+    if color[3] == 255:
+        assert result.shape == (_HEIGHT, _WIDTH, 3)
+        assert np.abs(result - expected[..., :3]).max() <= 1.5
+        return
     assert np.abs(result[..., 3] - expected[..., 3]).max() <= 1
     # Compared as they would look: a color matters as much as its alpha.
     weight = expected[..., 3:] / 255
     assert (np.abs(result[..., :3] - expected[..., :3]) * weight).max() <= 2
 
 
-def test_a_wholly_transparent_color_is_no_color() -> None:
-    picture, matte = _picture(4, own_alpha=True)
-    assert np.array_equal(_compose(picture, matte, (255, 255, 255, 0)), _compose(picture, matte))
+def test_a_smaller_result_has_no_rim_of_the_old_background() -> None:
+    result, pixels = cut_out(max_side=100)
+    assert (result.width, result.height) == (100, 67)
+    assert (result.full_width, result.full_height) == (300, 200)
+    seen = pixels[..., 3] > 0
+    # As it would look: a color matters as much as its alpha.
+    error = np.abs(pixels[seen][:, :3].astype(int) - RED) * (pixels[seen][:, 3:] / 255)
+    assert error.max() <= 2
+    assert not pixels[~seen].any()
+    box = result.foreground
+    assert box is not None
+    found = box.left, box.top, box.right, box.bottom
+    assert np.abs(np.subtract(found, (20, 17, 53, 30))).max() <= 1
 
 
-def test_the_picture_is_not_changed() -> None:
-    picture, matte = _picture(5, own_alpha=True)
-    picture.rgb.flags.writeable = False
-    matte.flags.writeable = False
-    for color in (None, (1, 2, 3, 255), (1, 2, 3, 100)):
-        _compose(picture, matte, color)
+@pytest.mark.parametrize("size", [(100, 100), (900, 200), (30, 600)])
+def test_a_background_covers_the_result_evenly(size: tuple[int, int]) -> None:
+    ramp = np.zeros((size[1], size[0], 3), np.uint8)
+    ramp[..., 1] = np.linspace(0, 255, size[0])[None, :]
+    ramp[..., 2] = np.linspace(0, 255, size[1])[:, None]
+    background = picture_file(Image.fromarray(ramp))
+    _, pixels = cut_out(background=background, background_sha256="0" * 64)
+    assert pixels.shape == (200, 300, 3)
+    assert (pixels[SUBJECT.slices] == RED).all()
+    # One of the two sides is shown from end to end, of the other an even part.
+    factor = max(300 / size[0], 200 / size[1])
+    for place, shown, whole in (
+        (pixels[-20, :, 1].astype(int), 300, size[0]),
+        (pixels[:, -20, 2].astype(int), 200, size[1]),
+    ):
+        assert np.abs(place.mean() - 127.5) < 3, "centred"
+        assert np.ptp(place) == pytest.approx(255 * shown / (whole * factor), abs=8)
+
+
+def test_a_shadow_lies_below_the_subject_and_is_as_dark_as_asked_for() -> None:
+    _, plain = cut_out()
+    _, faint = cut_out(shadow="drop", shadow_opacity=20)
+    result, dark = cut_out(shadow="drop", shadow_opacity=100)
+    assert result.foreground == SUBJECT, "the shadow is not the subject"
+    for pixels in (faint, dark):
+        assert (pixels[SUBJECT.slices] == plain[SUBJECT.slices]).all()
+        cast = pixels[..., 3].astype(int) - plain[..., 3]
+        assert cast.min() >= 0
+        assert cast[91, 110] > 20
+        assert cast[91, 110] > cast[48, 110], "more below than above"
+        assert cast[91:, :].sum() > cast[:50, :].sum()
+        assert not pixels[(cast > 0) & (plain[..., 3] == 0)][:, :3].any(), "black"
+        assert not cast[120:].any()
+    assert faint[91, 110, 3] == pytest.approx(0.2 * dark[91, 110, 3], abs=1)
+    _, none = cut_out(shadow="drop", shadow_opacity=0)
+    assert np.array_equal(none, plain)
+
+
+def test_a_crop_leaves_room_for_the_shadow() -> None:
+    result, pixels = cut_out(crop=True, shadow="drop")
+    assert result.foreground == Box(5, 2, 105, 42)
+    assert (result.width, result.height) == (110, 50)
+    assert max(pixels[0, :, 3].max(), pixels[-1, :, 3].max(), pixels[:, 0, 3].max()) < 8
+
+
+def _glass(rgb: Rgb) -> Alpha:
+    alpha = find_red(rgb)
+    alpha[60:80, 80:120] = 0.4
+    alpha[60:80, 130:150] = 0
+    alpha[:, 59] = alpha[:, 60] * 0.5
+    return alpha
+
+
+def test_glass_becomes_opaque_but_holes_and_edges_stay() -> None:
+    kept, filled = (
+        cut_out(find=_glass, semitransparency=keep)[1][..., 3] for keep in (True, False)
+    )
+    assert (kept[60:80, 80:120] == 102).all()
+    assert (filled[60:80, 80:120] == 255).all()
+    assert (filled[60:80, 130:150] == 0).all(), "a hole"
+    assert (filled[55:85, 59] == 128).all(), "a soft edge"
+    assert (filled >= kept).all()

@@ -15,8 +15,7 @@ from inference.errors import (
 )
 from inference.probe import ImageHeader, ImageLimits, accepted_formats, probe_image
 from tests.support.paths import DATA
-
-Encode = Callable[..., bytes]
+from tests.support.pictures import picture_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF")
 ENDS_EARLY = "The file ends before the picture does"
@@ -39,30 +38,28 @@ def _webp_header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_tells_format_and_size_of_each_format(
-    name: str, photo: Image.Image, encode_as: Encode
-) -> None:
+def test_tells_format_and_size_of_each_format(name: str, photo: Image.Image) -> None:
     assert name in accepted_formats()
-    data = encode_as(photo, name)
+    data = picture_file(photo, name)
     assert probe_image(data) == ImageHeader(format=name, width=96, height=64)
 
 
 @pytest.mark.parametrize("parameters", [{"lossless": True}, {"quality": 80}, {"exact": True}])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_reads_the_size_of_every_layout_of_webp(
-    mode: str, parameters: dict[str, object], photo: Image.Image, encode_as: Encode
+    mode: str, parameters: dict[str, object], photo: Image.Image
 ) -> None:
-    data = encode_as(photo.convert(mode), "WEBP", **parameters)
+    data = picture_file(photo.convert(mode), "WEBP", **parameters)
     assert probe_image(data) == ImageHeader(format="WEBP", width=96, height=64)
 
 
-def test_a_picture_for_stereo_viewers_is_a_jpeg(photo: Image.Image, encode_as: Encode) -> None:
-    data = encode_as(photo, "MPO", save_all=True, append_images=[photo.rotate(180)])
+def test_a_picture_for_stereo_viewers_is_a_jpeg(photo: Image.Image) -> None:
+    data = picture_file(photo, "MPO", save_all=True, append_images=[photo.rotate(180)])
     assert probe_image(data) == ImageHeader(format="JPEG", width=96, height=64)
 
 
-def test_takes_a_file_and_leaves_it_at_its_start(photo: Image.Image, encode_as: Encode) -> None:
-    file = io.BytesIO(encode_as(photo, "PNG"))
+def test_takes_a_file_and_leaves_it_at_its_start(photo: Image.Image) -> None:
+    file = io.BytesIO(picture_file(photo, "PNG"))
     file.seek(7)
     assert probe_image(file).width == 96
     assert file.tell() == 0
@@ -128,9 +125,9 @@ def test_a_limit_above_pillows_own_guard_holds_without_a_warning() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1)])
-def test_refuses_too_few_pixels(size: tuple[int, int], encode_as: Encode) -> None:
+def test_refuses_too_few_pixels(size: tuple[int, int]) -> None:
     with pytest.raises(ImageTooSmallError, match=f"{size[0]} x {size[1]} pixels.* at least 2"):
-        probe_image(encode_as(Image.new("RGB", size), "PNG"))
+        probe_image(picture_file(Image.new("RGB", size), "PNG"))
 
 
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee"])
@@ -145,9 +142,9 @@ def test_accepts_the_photos(name: str) -> None:
     [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {})],
 )
 def test_bytes_after_the_picture_are_nobodys_business(
-    name: str, parameters: dict[str, object], trailer: bytes, photo: Image.Image, encode_as: Encode
+    name: str, parameters: dict[str, object], trailer: bytes, photo: Image.Image
 ) -> None:
-    assert probe_image(encode_as(photo, name, **parameters) + trailer).width == 96
+    assert probe_image(picture_file(photo, name, **parameters) + trailer).width == 96
 
 
 @pytest.mark.parametrize("kept", [0.99, 0.9, 0.75])
@@ -156,46 +153,42 @@ def test_bytes_after_the_picture_are_nobodys_business(
     [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {})],
 )
 def test_a_missing_end_is_found(
-    name: str, parameters: dict[str, object], kept: float, photo: Image.Image, encode_as: Encode
+    name: str, parameters: dict[str, object], kept: float, photo: Image.Image
 ) -> None:
-    data = encode_as(photo, name, **parameters)
+    data = picture_file(photo, name, **parameters)
     with pytest.raises(InvalidImageError, match=ENDS_EARLY):
         probe_image(data[: int(len(data) * kept)])
 
 
-def test_the_end_of_an_embedded_thumbnail_is_not_the_pictures(
-    photo: Image.Image, encode_as: Encode
-) -> None:
-    thumbnail = encode_as(photo.resize((48, 32)), "JPEG")
-    whole = encode_as(photo, "JPEG", comment=thumbnail)
+def test_the_end_of_an_embedded_thumbnail_is_not_the_pictures(photo: Image.Image) -> None:
+    thumbnail = picture_file(photo.resize((48, 32)), "JPEG")
+    whole = picture_file(photo, "JPEG", comment=thumbnail)
     assert thumbnail in whole
     assert probe_image(whole).width == 96
     with pytest.raises(InvalidImageError, match=ENDS_EARLY):
         probe_image(whole[:-20])
 
 
-def test_an_end_marker_that_straddles_two_reads_is_found(
-    photo: Image.Image, encode_as: Encode
-) -> None:
-    data = encode_as(photo, "JPEG")
+def test_an_end_marker_that_straddles_two_reads_is_found(photo: Image.Image) -> None:
+    data = picture_file(photo, "JPEG")
     for pad in range((1 << 18) - 4, (1 << 18) + 4):
         assert probe_image(data + bytes(pad)).width == 96
 
 
-def test_fill_bytes_between_segments_are_passed_over(photo: Image.Image, encode_as: Encode) -> None:
-    data = encode_as(photo, "JPEG")
+def test_fill_bytes_between_segments_are_passed_over(photo: Image.Image) -> None:
+    data = picture_file(photo, "JPEG")
     assert probe_image(data[:2] + b"\xff\xff" + data[2:]).width == 96
 
 
-def test_a_jpeg_cut_before_its_first_scan(photo: Image.Image, encode_as: Encode) -> None:
-    data = encode_as(photo, "JPEG")
+def test_a_jpeg_cut_before_its_first_scan(photo: Image.Image) -> None:
+    data = picture_file(photo, "JPEG")
     with pytest.raises(InvalidImageError):
         probe_image(data[: data.index(b"\xff\xda") + 2])
 
 
-def test_a_webp_that_lacks_its_padding_byte_passes(encode_as: Encode) -> None:
+def test_a_webp_that_lacks_its_padding_byte_passes() -> None:
     sizes = range(8, 40)
-    files = [encode_as(Image.radial_gradient("L").resize((n, n)), "WEBP") for n in sizes]
+    files = [picture_file(Image.radial_gradient("L").resize((n, n)), "WEBP") for n in sizes]
     padded = [data for data in files if data.endswith(b"\0")]
     assert padded, f"none of {len(files)} files ends in a zero"
     assert all(probe_image(data[:-1]) for data in padded)

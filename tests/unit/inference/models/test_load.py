@@ -1,7 +1,6 @@
 """A checkpoint on disk, by its registered name, through the whole pixel pipeline."""
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,16 @@ from inference.models.registry import get_spec
 from inference.options import Options
 from inference.pipeline import remove_background
 from inference.refine import ForegroundEstimator
+from tests.support.pictures import picture_file
 
 
 def test_a_checkpoint_cuts_a_picture_out(
-    tmp_path: Path, stages: list[str], photo: Image.Image, encode_as: Callable[..., bytes]
+    tmp_path: Path, stages: list[str], photo: Image.Image
 ) -> None:
     save_file(golden_state(PRESETS["birefnet-tiny"], "tiny"), tmp_path / "model.safetensors")
     model = load_model(get_spec("birefnet-tiny"), tmp_path, device="cpu", precision="fp32")
     model.warm_up()
-    result = remove_background(encode_as(photo, "JPEG"), Options(), model, stages=stages)
+    result = remove_background(picture_file(photo, "JPEG"), Options(), model, stages=stages)
     with Image.open(io.BytesIO(result.data)) as cutout:
         assert (cutout.mode, cutout.size) == ("RGBA", (96, 64))
         assert len(np.unique(np.asarray(cutout)[..., 3])) > 10
