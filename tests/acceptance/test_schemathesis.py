@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from api.services import Services
+from tests.support.api import Api
 from tests.support.paths import ROOT
 from tests.support.service import RunningApi, settings_of
-from tests.support.tenants import finish, tenant
 
 _RUN = "from schemathesis.cli import schemathesis; schemathesis()"
 
@@ -20,9 +20,9 @@ _RUN = "from schemathesis.cli import schemathesis; schemathesis()"
 def environment(lone_api: RunningApi) -> Iterator[dict[str, str]]:
     """A key, which makes the API ask everybody for one, and a finished task of it."""
     services = Services.from_settings(settings_of(lone_api.env, auth="on"))
-    examiner = tenant(services, "examiner")
+    examiner = Api.on(services).tenant("examiner")
     task_id = examiner.submit()
-    finish(services, task_id)
+    examiner.finish(task_id)
     yield {
         **os.environ,
         "RMBG_TEST_KEY": examiner.key,

@@ -17,10 +17,10 @@ from tasks.api_keys import new_webhook_secret
 from tasks.app import create_celery
 from tasks.jobs.routing import DELIVER_TASK
 from tasks.webhooks.sending import signed_headers
+from tests.support.api import Api
 from tests.support.paths import DATA
 from tests.support.receivers import Receiver, answering, receiver
 from tests.support.service import RunningService, eventually, settings_of
-from tests.support.tenants import tenant
 
 
 @dataclass(frozen=True)
@@ -164,14 +164,14 @@ def test_a_keys_webhooks_are_signed_with_its_secret_and_for_a_day_with_the_old_o
         return str(owner.webhook_secret)
 
     with receiver(answering(200)) as got:
-        shop = tenant(services, "signed-shop", webhook_url=got.url)
-        first = owner_secret(shop.id)
+        shop = Api.on(services).tenant("signed-shop", webhook_url=got.url)
+        first = owner_secret(shop.owner)
         task_id = shop.submit()
         assert got.wait_for(1, 60), service.logged()
         Webhook(first).verify(got.bodies[0], got.headers[0])
         keys.rotate_secret("signed-shop")
-        second = owner_secret(shop.id)
-        assert shop.call("POST", f"/api/v1/tasks/{task_id}/deliveries/1/replay").status_code == 202
+        second = owner_secret(shop.owner)
+        assert shop.post(f"/api/v1/tasks/{task_id}/deliveries/1/replay").status_code == 202
         assert got.wait_for(2), service.logged()
     assert second != first
     assert len(got.headers[1]["webhook-signature"].split(" ")) == 2

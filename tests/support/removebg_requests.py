@@ -7,8 +7,8 @@ from flask.testing import FlaskClient
 from PIL import Image
 from werkzeug.test import TestResponse
 
-from api.services import Services
 from tasks.jobs.job import Job, Status
+from tests.support.api import Api
 from tests.support.submissions import form
 
 REMOVE: Final = "/v1.0/removebg"
@@ -55,12 +55,12 @@ def accepted(answer: TestResponse) -> bool:
     return error_of(answer) == (503, "not_finished")
 
 
-def latest_job(services: Services) -> Job:
+def latest_job(api: Api) -> Job:
     """Return the job that was queued last."""
-    (job,) = services.runtime.job_store.read_newest([Status.QUEUED], 1).jobs
+    (job,) = api.jobs.read_newest([Status.QUEUED], 1).jobs
     return job
 
 
-def latest_options(services: Services) -> dict[str, Any]:
+def latest_options(api: Api) -> dict[str, Any]:
     """Return the options of the job that was queued last."""
-    return latest_job(services).options
+    return latest_job(api).options

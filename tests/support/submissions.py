@@ -1,6 +1,5 @@
 """Sends pictures to the API, and reads its answers."""
 
-import io
 import zlib
 from typing import Any, Final
 
@@ -9,18 +8,15 @@ from PIL import Image
 from urllib3.filepost import encode_multipart_formdata
 from werkzeug.test import TestResponse
 
-from api.services import Services
-from tasks.jobs.job import Job
-from tests.support.jobs import recorded
+from api.errors import ERRORS
+from tests.support.pictures import picture_file
 
 PATH: Final = "/api/v1/remove-bg"
 
 
 def png(color: str = "teal", size: tuple[int, int] = (40, 30)) -> bytes:
     """Return a small picture of one colour."""
-    file = io.BytesIO()
-    Image.new("RGB", size, color).save(file, "PNG")
-    return file.getvalue()
+    return picture_file(Image.new("RGB", size, color))
 
 
 def bomb() -> bytes:
@@ -54,9 +50,12 @@ def send_picture(
 
 
 def data_of(answer: TestResponse, status: int = 202) -> dict[str, Any]:
-    """Return what an answer of this status holds."""
+    """Return what an answer of this status holds; its envelope is checked."""
     assert answer.status_code == status, answer.text
-    return dict(answer.get_json()["data"])
+    body = answer.get_json()
+    assert set(body) == {"code", "message", "data", "request_id"}
+    assert body["code"] == 0
+    return dict(body["data"])
 
 
 def task_id_of(answer: TestResponse) -> str:
@@ -65,19 +64,15 @@ def task_id_of(answer: TestResponse) -> str:
     return str(answer.get_json()["data"]["task_id"])
 
 
-def accepted(services: Services, answer: TestResponse) -> Job:
-    """Return the job that was accepted, as its record is now."""
-    return job_of(services, data_of(answer)["task_id"])
-
-
-def job_of(services: Services, task_id: str) -> Job:
-    """Return a job as its record is now."""
-    return recorded(services.runtime.job_store, task_id)
-
-
 def refusal(answer: TestResponse) -> tuple[int, str]:
-    """Return the status and the type of an error."""
-    return answer.status_code, answer.get_json()["error"]["type"]
+    """Return the status and the type of an error, whose envelope is checked."""
+    body = answer.get_json()
+    assert set(body) == {"code", "message", "data", "error", "request_id"}
+    assert body["data"] is None
+    assert body["message"]
+    row = ERRORS[body["error"]["type"]]
+    assert (body["code"], answer.status_code) == (row.code, row.status)
+    return answer.status_code, row.type
 
 
 def refused_fields(answer: TestResponse) -> tuple[int, str, set[str]]:

@@ -5,61 +5,52 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from flask import Flask
-from flask.testing import FlaskClient
-from redis import Redis
 from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
-from api.app import create_app
-from api.idempotency import IDEMPOTENCY_SECONDS, IdempotencyGuard, Reservation, parse_key
-from api.services import Services
+from api.idempotency import IdempotencyGuard, Reservation, parse_key
 from tasks import redis_keys
 from tasks.errors import ObjectStoreUnavailableError
-from tasks.jobs.job import Job, Status, new_task_id
+from tasks.jobs.job import Job
 from tasks.object_store import original_key
-from tests.support.services import with_parts
-from tests.support.submissions import (
-    PICTURE,
-    refusal,
-    refused_fields,
-    send_picture,
-    task_id_of,
-)
+from tests.support.api import Api
+from tests.support.submissions import PICTURE, refusal, refused_fields, task_id_of
 
 
-def _send(client: FlaskClient, **more: Any) -> TestResponse:  # noqa: ANN401 - as those of a form
-    return send_picture(client, key="order-17", **more)
+def _send(api: Api, **more: Any) -> TestResponse:  # noqa: ANN401 - as those of a form
+    return api.send(key="order-17", **more)
 
 
-def test_the_same_request_again_is_the_same_task(client: FlaskClient, services: Services) -> None:
-    first, again = _send(client), _send(client)
+def test_the_same_request_again_within_a_day_is_the_same_task(api: Api) -> None:
+    first, again = _send(api), _send(api)
     task_id = task_id_of(first)
-    assert task_id == task_id_of(again) == task_id_of(send_picture(client, key='"order-17"'))
+    assert task_id == task_id_of(again) == task_id_of(api.send(key='"order-17"'))
     assert "Idempotency-Replayed" not in first.headers
     assert again.headers["Idempotency-Replayed"] == "true"
     assert again.headers["Location"] == first.headers["Location"]
-    assert services.runtime.job_store.ids(Status.QUEUED) == [task_id]
-    assert task_id_of(send_picture(client, key="order-18")) != task_id
-    assert task_id_of(send_picture(client)) != task_id
+    assert api.queued() == [task_id]
+    kept = api.redis.ttl(redis_keys.idempotency_key("", "order-17"))
+    assert 24 * 3600 - 60 < kept <= 24 * 3600
+    assert task_id_of(api.send(key="order-18")) != task_id
+    assert task_id_of(api.send()) != task_id
     # The key of an erased task is used up.
-    assert client.delete(f"/api/v1/tasks/{task_id}").status_code == 200
-    assert refusal(_send(client)) == (410, "gone")
+    assert api.delete(f"/api/v1/tasks/{task_id}").status_code == 200
+    assert refusal(_send(api)) == (410, "gone")
 
 
-def test_twenty_threads_with_one_key_make_one_task(services: Services) -> None:
+def test_twenty_threads_with_one_key_make_one_task(api: Api) -> None:
     together = threading.Barrier(20)
     stored = []
 
     class Store:
         def put(self, key: str, *parts: Any, **more: Any) -> None:  # noqa: ANN401 - any store's
             stored.append(key)
-            services.runtime.object_store.put(key, *parts, **more)
+            api.objects.put(key, *parts, **more)
 
-    app = create_app(with_parts(services, object_store=Store()))
+    application = api.with_parts(object_store=Store()).application
 
     def send(_: int) -> str:
-        client = app.test_client()
+        client = application.test_client()
         together.wait()
         while (answer := _send(client)).status_code == 409:
             assert refusal(answer) == (409, "idempotency_in_progress")
@@ -68,30 +59,28 @@ def test_twenty_threads_with_one_key_make_one_task(services: Services) -> None:
 
     with ThreadPoolExecutor(20) as pool:
         (made,) = set(pool.map(send, range(20)))
-    assert services.runtime.job_store.ids(Status.QUEUED) == [made]
+    assert api.queued() == [made]
     assert stored == [original_key(made)]
 
 
 @pytest.mark.parametrize("other", [{"quality": "50"}, {"image": PICTURE + b"\0"}])
-def test_another_payload_under_the_same_key_is_refused(
-    client: FlaskClient, other: dict[str, Any]
-) -> None:
-    _send(client)
-    assert refusal(_send(client, **other)) == (422, "idempotency_mismatch")
+def test_another_payload_under_the_same_key_is_refused(api: Api, other: dict[str, Any]) -> None:
+    _send(api)
+    assert refusal(_send(api, **other)) == (422, "idempotency_mismatch")
 
 
-def test_what_was_not_accepted_leaves_its_key_free(client: FlaskClient, services: Services) -> None:
+def test_what_was_not_accepted_leaves_its_key_free(api: Api) -> None:
     class Away:
         def put(self, *_: object, **__: object) -> None:
             raise ObjectStoreUnavailableError("away")
 
-    assert _send(client, image=b"no picture").status_code == 422
-    away = create_app(with_parts(services, object_store=Away())).test_client()
+    assert _send(api, image=b"no picture").status_code == 422
+    away = api.with_parts(object_store=Away())
     assert _send(away).status_code == 503
-    assert _send(client).status_code == 202
+    assert _send(api).status_code == 202
 
 
-def test_a_request_that_is_just_being_accepted(app: Flask, services: Services) -> None:
+def test_a_request_that_is_just_being_accepted(api: Api) -> None:
     answers = []
 
     class Slow:
@@ -99,60 +88,43 @@ def test_a_request_that_is_just_being_accepted(app: Flask, services: Services) -
 
         def put(self, *parts: Any, **more: Any) -> None:  # noqa: ANN401 - any store's
             with ThreadPoolExecutor(1) as pool:
-                answers.append(pool.submit(_send, app.test_client()).result())
-            services.runtime.object_store.put(*parts, **more)
+                answers.append(pool.submit(_send, api.application.test_client()).result())
+            api.objects.put(*parts, **more)
 
-    first = create_app(with_parts(services, object_store=Slow())).test_client()
+    first = api.with_parts(object_store=Slow())
     assert _send(first).status_code == 202
     assert [refusal(answer) for answer in answers] == [(409, "idempotency_in_progress")]
 
 
-def test_a_process_that_dies_having_recorded_the_task_makes_no_second_one(
-    client: FlaskClient, services: Services
-) -> None:
+def test_a_process_that_dies_having_recorded_the_task_makes_no_second_one(api: Api) -> None:
     class Dying:
         def send(self, _job: Job) -> None:
             raise RuntimeError("this stands for a kill")
 
-    dying = create_app(with_parts(services, dispatcher=Dying())).test_client()
+    dying = api.with_parts(dispatcher=Dying())
     with capture_logs():  # a traceback is long in the making
         assert _send(dying).status_code == 500
-    (first,) = services.runtime.job_store.ids(Status.QUEUED)
-    assert task_id_of(_send(client)) == first
+    (first,) = api.queued()
+    assert task_id_of(_send(api)) == first
 
 
-def test_keys_are_their_owners_own(services: Services) -> None:
-    made = []
-
-    def make(task_id: str, _: Reservation | None) -> str:
-        made.append(task_id)
-        return task_id
-
-    def find(task_id: str) -> str:
-        raise AssertionError(task_id)
-
-    for owner in ("", "own-alice", "own-bob"):
-        services.idempotency.accept(owner, "k", {}, new_id=new_task_id, make=make, find=find)
-    assert len(set(made)) == 3
+def test_keys_are_their_owners_own(api: Api) -> None:
+    guarded = api.with_settings(auth="on")
+    callers = (api, guarded.tenant("shop"), guarded.tenant("studio"))
+    assert len({task_id_of(_send(caller)) for caller in callers}) == 3
 
 
-def test_a_key_is_kept_for_a_day(client: FlaskClient, redis: Redis) -> None:
-    _send(client)
-    left = redis.ttl(redis_keys.idempotency_key("", "order-17"))
-    assert IDEMPOTENCY_SECONDS - 60 < left <= IDEMPOTENCY_SECONDS
-
-
-def test_a_reservation_that_ran_out_is_not_written_over(services: Services, redis: Redis) -> None:
-    known = IdempotencyGuard(redis)
+def test_a_reservation_that_ran_out_is_not_written_over(api: Api) -> None:
+    known = IdempotencyGuard(api.redis)
     place = redis_keys.idempotency_key("", "k")
     mine, other = (Reservation(place, "p", each) for each in ("rm-1", "rm-2"))
     assert known.reserve(mine) is None
-    redis.delete(place)
+    api.redis.delete(place)
     assert known.reserve(other) is None
     known.keep(mine)
     known.free(mine)
     assert known.reserve(mine) == other
-    assert services.runtime.job_store.get("rm-1") is None
+    assert api.jobs.get("rm-1") is None
 
 
 @pytest.mark.parametrize(
@@ -164,6 +136,6 @@ def test_keys_bare_and_quoted(header: str, key: str) -> None:
 
 
 @pytest.mark.parametrize("header", ["", " ", '""', "a b", '"a', 'a"', "ä", "x" * 256, '"a" "b"'])
-def test_a_malformed_key_is_refused(client: FlaskClient, header: str) -> None:
-    answer = send_picture(client, key=header)
+def test_a_malformed_key_is_refused(api: Api, header: str) -> None:
+    answer = api.send(key=header)
     assert refused_fields(answer) == (422, "invalid_parameter", {"Idempotency-Key"})

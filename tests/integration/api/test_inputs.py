@@ -5,14 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
 
-from api.app import create_app
-from api.services import Services
-from tasks.jobs.job import Status
+from tests.support.api import Api
 from tests.support.servers import Servers
 from tests.support.services import services_on
-from tests.support.submissions import PATH, PICTURE, accepted, form, png, refused_fields
+from tests.support.submissions import PATH, PICTURE, form, png, refused_fields
 from tests.support.websites import website
 
 SETTINGS = {"max_image_mb": 1, "url_allow": "127.0.0.1"}
@@ -48,38 +45,30 @@ def site() -> Iterator[str]:
     ],
     ids=["bare", "typed", "untyped", "with parameters", "with line breaks"],
 )
-def test_base64_with_and_without_a_prefix(
-    client: FlaskClient, services: Services, text: str
-) -> None:
-    job = accepted(services, client.post(PATH, json={"image_b64": text}))
-    assert services.runtime.object_store.get(job.original_key) == PICTURE
+def test_base64_with_and_without_a_prefix(api: Api, text: str) -> None:
+    job = api.accepted(api.post(PATH, json={"image_b64": text}))
+    assert api.objects.get(job.original_key) == PICTURE
 
 
-def test_base64_in_a_form_may_be_larger_than_flask_allows_by_itself(
-    client: FlaskClient, services: Services
-) -> None:
+def test_base64_in_a_form_may_be_larger_than_flask_allows_by_itself(api: Api) -> None:
     # A picture may be followed by anything; 700 kB of it is more than a form's 500 kB.
     large = PICTURE + bytes(700_000)
-    job = accepted(services, client.post(PATH, **form(image_b64=_text(large))))
-    assert services.runtime.object_store.get(job.original_key) == large
+    job = api.accepted(api.post(PATH, **form(image_b64=_text(large))))
+    assert api.objects.get(job.original_key) == large
 
 
-def test_the_largest_picture_fits_in_json_and_a_larger_one_does_not(
-    client: FlaskClient, services: Services
-) -> None:
+def test_the_largest_picture_fits_in_json_and_a_larger_one_does_not(api: Api) -> None:
     full = PICTURE + bytes(MB - len(PICTURE))
-    accepted(services, client.post(PATH, json={"image_b64": _text(full)}))
-    answer = client.post(PATH, json={"image_b64": _text(full + b"x")})
+    api.accepted(api.post(PATH, json={"image_b64": _text(full)}))
+    answer = api.post(PATH, json={"image_b64": _text(full + b"x")})
     assert refused_fields(answer) == (413, "image_too_large", {"image_b64"})
 
 
 @pytest.mark.parametrize("path", ["/cup.png", "/moved"])
 @pytest.mark.parametrize("way", ["json", "data"])
-def test_a_picture_by_its_address(
-    client: FlaskClient, services: Services, site: str, path: str, way: str
-) -> None:
-    job = accepted(services, client.post(PATH, **{way: {"image_url": site + path}}))
-    assert services.runtime.object_store.get(job.original_key) == PICTURE
+def test_a_picture_by_its_address(api: Api, site: str, path: str, way: str) -> None:
+    job = api.accepted(api.post(PATH, **{way: {"image_url": site + path}}))
+    assert api.objects.get(job.original_key) == PICTURE
     assert job.file_stem == "cup"
 
 
@@ -94,48 +83,37 @@ def test_a_picture_by_its_address(
     ],
 )
 def test_what_an_address_leads_to_may_not_do(
-    client: FlaskClient,
-    services: Services,
-    site: str,
-    path: str,
-    *,
-    status: int,
-    kind: str,
-    words: str,
+    api: Api, site: str, path: str, *, status: int, kind: str, words: str
 ) -> None:
-    answer = client.post(PATH, json={"image_url": site + path})
+    answer = api.post(PATH, json={"image_url": site + path})
     assert refused_fields(answer)[:2] == (status, kind)
     assert words in answer.get_json()["message"]
-    assert services.runtime.job_store.ids(Status.QUEUED) == []
+    assert api.queued() == []
 
 
 @pytest.fixture(scope="module")
-def closed(servers: Servers) -> FlaskClient:
+def closed(servers: Servers) -> Api:
     """An API that may fetch from no address inside."""
-    return create_app(services_on(servers.settings(servers.redis_url()))).test_client()
+    return Api.on(services_on(servers.settings(servers.redis_url())))
 
 
 @pytest.mark.parametrize("name", ["image_url", "background_url"])
 @pytest.mark.parametrize(
     "address", ["http://127.0.0.1:1/", "http://[::1]/", "http://169.254.169.254/latest/meta-data"]
 )
-def test_an_address_inside_is_refused_and_named(
-    closed: FlaskClient, name: str, address: str
-) -> None:
+def test_an_address_inside_is_refused_and_named(closed: Api, name: str, address: str) -> None:
     image = {"image": ("a.png", PICTURE)} if name == "background_url" else {}
     answer = closed.post(PATH, **form(**{name: address}, **image))
     assert refused_fields(answer) == (422, "url_not_allowed", {name})
 
 
 @pytest.mark.parametrize("way", ["file", "address"])
-def test_a_background_lies_beside_the_original(
-    client: FlaskClient, services: Services, site: str, way: str
-) -> None:
+def test_a_background_lies_beside_the_original(api: Api, site: str, way: str) -> None:
     behind: dict[str, Any] = {
         "file": {"background_image": ("b.png", PICTURE)},
         "address": {"background_url": f"{site}/cup.png"},
     }[way]
     sent = form(image=("a.png", PICTURE), output_format="jpg", **behind)
-    job = accepted(services, client.post(PATH, **sent))
-    assert services.runtime.object_store.get(str(job.background_key)) == PICTURE
+    job = api.accepted(api.post(PATH, **sent))
+    assert api.objects.get(str(job.background_key)) == PICTURE
     assert job.options["background_sha256"] == job.sha256

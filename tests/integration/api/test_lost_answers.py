@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
-from flask.testing import FlaskClient
 from pydantic import SecretStr
 from redis import Redis
 from werkzeug.test import TestResponse
 
-from api.app import create_app
 from api.circuit_breaker import BreakerRedis, CircuitBreaker
 from api.services import Services
 from tasks import redis_client
@@ -19,19 +17,12 @@ from tasks.jobs.restore import Restorer
 from tasks.jobs.store import JobStore
 from tasks.object_store import task_id_of_object
 from tasks.redis_client import client_options
+from tests.support.api import Api
 from tests.support.models import FakeModel
 from tests.support.redis_proxy import Fault, RedisProxy, redis_proxy
 from tests.support.servers import Servers
-from tests.support.services import services_on, with_parts
-from tests.support.submissions import (
-    PICTURE,
-    form,
-    job_of,
-    png,
-    refusal,
-    send_picture,
-    task_id_of,
-)
+from tests.support.services import services_on
+from tests.support.submissions import PICTURE, form, png, refusal, task_id_of
 from tests.support.workers import make_runner
 
 #: A field that only `create` and `create_finished` name.
@@ -39,29 +30,29 @@ MARKER = b"original_key"
 
 
 @pytest.fixture(scope="module")
-def services(servers: Servers) -> Services:
+def api(servers: Servers) -> Api:
     bucket = f"{servers.bucket}-lost-answers"
-    services = services_on(servers.settings(servers.redis_url(), s3_bucket=bucket))
-    services.runtime.object_store.ensure_bucket()
-    return services
+    api = Api.on(services_on(servers.settings(servers.redis_url(), s3_bucket=bucket)))
+    api.objects.ensure_bucket()
+    return api
 
 
 @pytest.fixture(autouse=True)
-def _empty(services: Services, redis: Redis) -> None:
-    for key in _bucket(services):
-        services.runtime.object_store.delete(key)
+def _empty(api: Api, redis: Redis) -> None:
+    for key in _bucket(api):
+        api.objects.delete(key)
     # So that no script has to be sent as a text first.
     redis.script_load(redis_client.JOBS.text)
 
 
-def _bucket(services: Services) -> set[str]:
-    return set(services.runtime.object_store.list(""))
+def _bucket(api: Api) -> set[str]:
+    return set(api.objects.list(""))
 
 
 @pytest.fixture
-def proxy(services: Services) -> Iterator[tuple[RedisProxy, str]]:
+def proxy(api: Api) -> Iterator[tuple[RedisProxy, str]]:
     """A proxy, and the URL of the test's database through it."""
-    parts = urlsplit(services.settings.redis_url.get_secret_value())
+    parts = urlsplit(api.services.settings.redis_url.get_secret_value())
     assert parts.port
     with redis_proxy(parts.port, MARKER) as (made, port):
         address = f"{parts.netloc.rpartition(':')[0]}:{port}"
@@ -74,22 +65,22 @@ def faulty(proxy: tuple[RedisProxy, str]) -> RedisProxy:
 
 
 @pytest.fixture
-def client(services: Services, proxy: tuple[RedisProxy, str]) -> Iterator[FlaskClient]:
-    with BreakerRedis.from_url(proxy[1], **client_options(timeout=0.7)) as through:
-        through.breaker = CircuitBreaker()
-        tampered = with_parts(services, job_store=JobStore(through))
-        yield create_app(tampered).test_client()
+def through(api: Api, proxy: tuple[RedisProxy, str]) -> Iterator[Api]:
+    """The API whose job store is behind the proxy."""
+    with BreakerRedis.from_url(proxy[1], **client_options(timeout=0.7)) as redis:
+        redis.breaker = CircuitBreaker()
+        yield api.with_parts(job_store=JobStore(redis))
 
 
-def _send(client: FlaskClient, key: str | None = None) -> TestResponse:
+def _send(api: Api, key: str | None = None) -> TestResponse:
     behind = ("b.png", png("black"))
-    return send_picture(client, key=key, cache="true", background_image=behind)
+    return api.send(key=key, cache="true", background_image=behind)
 
 
-def _send_until_answered(client: FlaskClient, key: str) -> TestResponse:
+def _send_until_answered(api: Api, key: str) -> TestResponse:
     """Send a request again while the circuit breaker is open, as its 503 asks for."""
     end = time.monotonic() + 10
-    while (answer := _send(client, key)).status_code == 503:
+    while (answer := _send(api, key)).status_code == 503:
         assert time.monotonic() < end
         time.sleep(0.1)
     return answer
@@ -100,12 +91,12 @@ def _assert_refused(answer: TestResponse) -> None:
     assert answer.headers["Retry-After"] == "5"
 
 
-def _run_all(services: Services) -> list[str]:
+def _run_all(api: Api) -> list[str]:
     """What a worker does, and the ids of those that succeeded."""
-    runner = make_runner(services.runtime, FakeModel())
-    for task_id in services.runtime.job_store.ids(Status.QUEUED):
+    runner = make_runner(api.runtime, FakeModel())
+    for task_id in api.queued():
         runner.run(task_id)
-    return sorted(services.runtime.job_store.ids(Status.SUCCEEDED))
+    return sorted(api.jobs.ids(Status.SUCCEEDED))
 
 
 def _messages(redis: Redis) -> int:
@@ -113,99 +104,91 @@ def _messages(redis: Redis) -> int:
 
 
 @pytest.fixture(params=[False, True], ids=["new", "known"])
-def before(request: pytest.FixtureRequest, client: FlaskClient, services: Services) -> list[str]:
+def before(request: pytest.FixtureRequest, api: Api, through: Api) -> list[str]:
     """No job, or one whose result the next equal one gets: its record is final from the first."""
     if not request.param:
         return []
-    known = task_id_of(_send(client))
-    assert _run_all(services) == [known]
+    known = task_id_of(_send(through))
+    assert _run_all(api) == [known]
     return [known]
 
 
 def test_a_job_whose_record_was_written_is_accepted_though_the_answer_was_lost(
-    client: FlaskClient, services: Services, faulty: RedisProxy, redis: Redis, before: list[str]
+    api: Api, through: Api, faulty: RedisProxy, before: list[str]
 ) -> None:
-    messages = _messages(redis)
+    messages = _messages(api.redis)
     faulty.fault = Fault.LOSE_ANSWER
-    task_id = task_id_of(_send(client, key="order-17"))
+    task_id = task_id_of(_send(through, key="order-17"))
     assert faulty.met.is_set()
-    assert _messages(redis) == messages + (not before)
-    assert _run_all(services) == sorted([*before, task_id])
-    assert task_id_of(_send(client, key="order-17")) == task_id
+    assert _messages(api.redis) == messages + (not before)
+    assert _run_all(api) == sorted([*before, task_id])
+    assert task_id_of(_send(through, key="order-17")) == task_id
 
 
 def test_a_record_that_comes_after_the_refusal_is_not_written(
-    client: FlaskClient, services: Services, faulty: RedisProxy, before: list[str]
+    api: Api, through: Api, faulty: RedisProxy, before: list[str]
 ) -> None:
-    bucket = _bucket(services)
+    bucket = _bucket(api)
     faulty.fault = Fault.DELAY
-    _assert_refused(_send(client, key="order-17"))
+    _assert_refused(_send(through, key="order-17"))
     # Nothing is accepted, nothing stays, and the key is free.
-    assert _bucket(services) == bucket
+    assert _bucket(api) == bucket
     faulty.release()
-    assert _run_all(services) == before
-    assert services.runtime.job_store.dead() == []
-    task_id = task_id_of(_send(client, key="order-17"))
-    assert _run_all(services) == sorted([*before, task_id])
+    assert _run_all(api) == before
+    assert api.jobs.dead() == []
+    task_id = task_id_of(_send(through, key="order-17"))
+    assert _run_all(api) == sorted([*before, task_id])
 
 
 def test_where_nothing_can_be_known_a_late_record_finds_its_pictures(
-    client: FlaskClient, services: Services, faulty: RedisProxy, before: list[str]
+    api: Api, through: Api, faulty: RedisProxy, before: list[str]
 ) -> None:
-    bucket = _bucket(services)
+    bucket = _bucket(api)
     faulty.fault = Fault.STALL
-    _assert_refused(_send(client, key="order-17"))
-    left = _bucket(services) - bucket
+    _assert_refused(_send(through, key="order-17"))
+    left = _bucket(api) - bucket
     assert {key.partition("/")[0] for key in left} >= {"originals", "backgrounds"}
     # While nobody knows, the key stands for neither that task nor another one.
-    beside = create_app(services).test_client()
-    assert refusal(_send(beside, key="order-17")) == (409, "idempotency_in_progress")
+    assert refusal(_send(api, key="order-17")) == (409, "idempotency_in_progress")
 
     faulty.release()
     (task_id,) = {task_id_of_object(key) for key in left}
-    assert _run_all(services) == sorted([*before, task_id])
-    assert task_id_of(_send_until_answered(client, key="order-17")) == task_id
+    assert _run_all(api) == sorted([*before, task_id])
+    assert task_id_of(_send_until_answered(through, key="order-17")) == task_id
 
 
 def test_a_refused_job_whose_pictures_could_not_be_removed_is_not_restored(
-    client: FlaskClient, services: Services, faulty: RedisProxy, monkeypatch: pytest.MonkeyPatch
+    api: Api, through: Api, faulty: RedisProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.submission.discard_object", lambda *_: None)
     faulty.fault = Fault.DELAY
-    _assert_refused(_send(client))
-    restorer = Restorer(
-        services.runtime.job_store,
-        services.runtime.object_store,
-        services.runtime.dispatcher,
-        services.runtime.router,
-    )
+    _assert_refused(_send(through))
+    restorer = Restorer(api.jobs, api.objects, api.runtime.dispatcher, api.runtime.router)
     (lost,) = restorer.find().lost
     assert not restorer.restore(lost)
-    assert services.runtime.job_store.ids(Status.QUEUED) == []
+    assert api.queued() == []
 
 
-def test_a_batch_takes_part_in_none_of_that(
-    client: FlaskClient, services: Services, faulty: RedisProxy
-) -> None:
+def test_a_batch_takes_part_in_none_of_that(api: Api, through: Api, faulty: RedisProxy) -> None:
     faulty.fault = Fault.STALL
     sent = form(("images", ("a.png", PICTURE)), ("images", ("b.png", PICTURE)))
-    _assert_refused(client.post("/api/v1/remove-bg/batch", **sent))
+    _assert_refused(through.post("/api/v1/remove-bg/batch", **sent))
     faulty.release()
     # A task of its own, which no batch waits for.
-    (task_id,) = _run_all(services)
-    assert job_of(services, task_id).original_key in _bucket(services)
+    (task_id,) = _run_all(api)
+    assert api.job(task_id).original_key in _bucket(api)
 
 
 def test_a_message_that_is_not_taken_holds_nobody_for_long(
-    services: Services, proxy: tuple[RedisProxy, str]
+    api: Api, proxy: tuple[RedisProxy, str]
 ) -> None:
     """The record stands by then: the job is accepted, and the reconciler will send it."""
     faulty, address = proxy
-    settings = services.settings.model_copy(update={"redis_url": SecretStr(address)})
+    settings = api.services.settings.model_copy(update={"redis_url": SecretStr(address)})
     dispatcher = Services.from_settings(settings).runtime.dispatcher
     faulty.marker, faulty.fault = b"LPUSH", Fault.STALL
     began = time.monotonic()
-    answer = _send(create_app(with_parts(services, dispatcher=dispatcher)).test_client())
+    answer = _send(api.with_parts(dispatcher=dispatcher))
     assert time.monotonic() - began < 8
     assert faulty.met.is_set()
-    assert services.runtime.job_store.ids(Status.QUEUED) == [task_id_of(answer)]
+    assert api.queued() == [task_id_of(answer)]

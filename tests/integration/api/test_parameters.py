@@ -5,22 +5,19 @@ import json
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
 
-from api.services import Services
 from inference.options import Options, Output, OutputFormat, Shadow
 from tasks.api_keys import new_webhook_secret
 from tasks.jobs.job import Priority
 from tasks.jobs.job_objects import read_manifest
-from tests.support.submissions import PATH, PICTURE, accepted, form, refusal, refused_fields
+from tests.support.api import Api
+from tests.support.submissions import PATH, PICTURE, form, refusal, refused_fields
 
 SETTINGS = {"webhook_secret": new_webhook_secret()}
 IMAGE = {"image_b64": base64.b64encode(PICTURE).decode()}
 
 
-def test_every_parameter_reaches_the_record_and_the_bucket(
-    client: FlaskClient, services: Services
-) -> None:
+def test_every_parameter_reaches_the_record_and_the_bucket(api: Api) -> None:
     asked: dict[str, Any] = {
         "output_format": "webp",
         "matte_color": "#f00",
@@ -34,7 +31,7 @@ def test_every_parameter_reaches_the_record_and_the_bucket(
         "position": "center",
         "shadow": "drop",
         "shadow_opacity": 70,
-        "model": services.settings.model,
+        "model": api.services.settings.model,
         "priority": "high",
         "metadata": {"order": 17, "ä": [1, {"b": None}]},
         "webhook_url": "https://93.184.216.34/hook?a=b",
@@ -46,7 +43,7 @@ def test_every_parameter_reaches_the_record_and_the_bucket(
         for name, value in asked.items()
     }
     for sent in ({"json": asked | IMAGE}, form(**texts, image=("cup.jpg", PICTURE))):
-        job = accepted(services, client.post(PATH, **sent))
+        job = api.accepted(api.post(PATH, **sent))
         options = Options.from_dict(job.options)
         assert options.output_format is OutputFormat.WEBP
         assert (options.quality, options.refine) == (70, False)
@@ -59,19 +56,17 @@ def test_every_parameter_reaches_the_record_and_the_bucket(
         assert (job.priority, job.metadata) == (Priority.HIGH, asked["metadata"])
         assert job.webhook_url == asked["webhook_url"]
         assert job.deadline == pytest.approx(job.created_at + 60)
-        kept = read_manifest(
-            job.original_key, services.runtime.object_store.metadata(job.original_key)
-        )
+        kept = read_manifest(job.original_key, api.objects.metadata(job.original_key))
         assert kept is not None
         assert kept.metadata == job.metadata
         assert (kept.webhook_url, kept.priority) == (job.webhook_url, job.priority)
-    mask = accepted(services, client.post(PATH, json={**IMAGE, "output": "mask"}))
+    mask = api.accepted(api.post(PATH, json={**IMAGE, "output": "mask"}))
     assert Options.from_dict(mask.options).output is Output.MASK
 
 
-def test_an_empty_field_is_none(client: FlaskClient, services: Services) -> None:
+def test_an_empty_field_is_none(api: Api) -> None:
     fields = {"matte_color": "", "quality": "", "webhook_url": "", "image": ("a.jpg", PICTURE)}
-    job = accepted(services, client.post(PATH, **form(**fields)))
+    job = api.accepted(api.post(PATH, **form(**fields)))
     assert job.options["matte_color"] is None
     assert job.webhook_url is None
 
@@ -97,9 +92,9 @@ def test_an_empty_field_is_none(client: FlaskClient, services: Services) -> None
     ],
 )
 def test_a_picture_that_is_given_wrongly_is_refused_by_name(
-    client: FlaskClient, body: dict[str, object], status: int, kind: str, names: set[str]
+    api: Api, body: dict[str, object], status: int, kind: str, names: set[str]
 ) -> None:
-    assert refused_fields(client.post(PATH, json=body)) == (status, kind, names)
+    assert refused_fields(api.post(PATH, json=body)) == (status, kind, names)
 
 
 @pytest.mark.parametrize(
@@ -133,10 +128,10 @@ def test_a_picture_that_is_given_wrongly_is_refused_by_name(
     ],
 )
 def test_a_wrong_value_is_named_before_anything_is_fetched(
-    client: FlaskClient, name: str, value: object, words: str
+    api: Api, name: str, value: object, words: str
 ) -> None:
     asked = {"image_url": "http://127.0.0.1:1/never-called", name: value}
-    answer = client.post(PATH, json=asked)
+    answer = api.post(PATH, json=asked)
     assert refused_fields(answer) == (422, "invalid_parameter", {name})
     assert words in answer.get_json()["error"]["fields"][name]
 
@@ -158,23 +153,21 @@ FILE = ("b.png", PICTURE)
     ],
 )
 def test_parameters_that_do_not_go_together_are_named(
-    client: FlaskClient, fields: dict[str, Any], names: set[str]
+    api: Api, fields: dict[str, Any], names: set[str]
 ) -> None:
-    answer = client.post(PATH, **form(image=FILE, **fields))
+    answer = api.post(PATH, **form(image=FILE, **fields))
     assert (answer.status_code, refused_fields(answer)[2]) == (422, names)
 
 
-def test_a_model_that_nobody_serves_is_refused_with_those_that_are(
-    client: FlaskClient, services: Services
-) -> None:
+def test_a_model_that_nobody_serves_is_refused_with_those_that_are(api: Api) -> None:
     asked = {**IMAGE, "model": "rmbg-2.0"}
-    answer = client.post(PATH, json=asked)
+    answer = api.post(PATH, json=asked)
     assert refused_fields(answer) == (422, "invalid_parameter", {"model"})
-    assert services.settings.model in answer.get_json()["message"]
+    assert api.services.settings.model in answer.get_json()["message"]
 
-    services.runtime.registry.record_heartbeat("gpu0@a", model="rmbg-2.0", queue="gpu.a.0")
-    services.runtime.registry.mark_ready("gpu0@a", 60)
-    assert accepted(services, client.post(PATH, json=asked)).model == "rmbg-2.0"
+    api.runtime.registry.record_heartbeat("gpu0@a", model="rmbg-2.0", queue="gpu.a.0")
+    api.runtime.registry.mark_ready("gpu0@a", 60)
+    assert api.accepted(api.post(PATH, json=asked)).model == "rmbg-2.0"
 
 
 @pytest.mark.parametrize(
@@ -189,6 +182,6 @@ def test_a_model_that_nobody_serves_is_refused_with_those_that_are(
     ],
 )
 def test_a_body_without_a_picture_says_so(
-    client: FlaskClient, sent: dict[str, Any], status: int, kind: str
+    api: Api, sent: dict[str, Any], status: int, kind: str
 ) -> None:
-    assert refusal(client.post(PATH, **sent)) == (status, kind)
+    assert refusal(api.post(PATH, **sent)) == (status, kind)

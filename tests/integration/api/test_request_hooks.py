@@ -5,17 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 from flask import Flask
-from flask.testing import FlaskClient
-from redis import Redis
 from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
-from api.app import create_app
-from api.errors import ERRORS
-from api.services import Services
 from tasks import redis_keys
-from tests.support.services import with_parts, with_settings
-from tests.support.tenants import Tenant, finish, tenant
+from tests.support.api import Api
+from tests.support.submissions import refusal
 
 SETTINGS = {"auth": "on"}
 
@@ -27,14 +22,9 @@ def _checked(answer: TestResponse) -> tuple[int, str]:
     """Return status and type of a failure, whose shape is checked."""
     body = answer.get_json()
     assert answer.mimetype == "application/json", answer.data
-    assert set(body) == {"code", "message", "data", "error", "request_id"}
-    assert body["data"] is None
-    assert body["message"]
     assert set(body["error"]) == {"type", "fields"}
-    row = ERRORS[body["error"]["type"]]
-    assert (body["code"], answer.status_code) == (row.code, row.status)
     assert answer.headers["X-Request-Id"] == body["request_id"]
-    return answer.status_code, row.type
+    return refusal(answer)
 
 
 @pytest.mark.parametrize(
@@ -60,9 +50,9 @@ def _checked(answer: TestResponse) -> tuple[int, str]:
     ],
 )
 def test_an_address_that_does_not_fit_is_answered_in_the_envelope(
-    shop: Tenant, method: str, path: str, status: int, kind: str
+    shop: Api, method: str, path: str, status: int, kind: str
 ) -> None:
-    answer = shop.call(method, path)
+    answer = shop.open(path, method=method)
     assert _checked(answer) == (status, kind)
     assert (status == 405) == ("Allow" in answer.headers)
 
@@ -91,58 +81,51 @@ def test_an_address_that_does_not_fit_is_answered_in_the_envelope(
     ids=lambda value: repr(value)[:40],
 )
 def test_a_body_that_does_not_fit_is_answered_in_the_envelope(
-    shop: Tenant,
-    data: bytes | dict[str, str],
-    content_type: str | None,
-    status: int,
-    kind: str,
+    shop: Api, data: bytes | dict[str, str], content_type: str | None, status: int, kind: str
 ) -> None:
-    answer = shop.call("POST", "/api/v1/remove-bg", data=data, content_type=content_type)
+    answer = shop.post("/api/v1/remove-bg", data=data, content_type=content_type)
     assert _checked(answer) == (status, kind)
 
 
-def test_a_crash_shows_no_secrets(services: Services) -> None:
+def test_a_crash_shows_no_secrets(api: Api) -> None:
     class Broken:
         def page(self, *_: object, **__: object) -> None:
             raise RuntimeError("redis://:password@host")
 
-    caller = tenant(with_parts(services, task_list=Broken()), "crash")
+    caller = api.with_parts(task_list=Broken()).tenant("shop")
     with capture_logs():  # a traceback is long in the making
-        answer = caller.call("GET", "/api/v1/tasks")
+        answer = caller.get("/api/v1/tasks")
     assert _checked(answer) == (500, "internal_error")
     assert "password" not in answer.text
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
+def test_a_damaged_record_has_an_error_of_its_own_and_hides_no_other(shop: Api) -> None:
+    other, task_id = shop.submit(), shop.submit()
+    shop.redis.hset(redis_keys.job_key(task_id), "options", "{a secret")
+    for method, path in [
         ("GET", ""),
         ("GET", "/result"),
         ("GET", "/events"),
         ("GET", "/deliveries"),
         ("POST", "/cancel"),
         ("DELETE", ""),
-    ],
-)
-def test_a_damaged_record_has_an_error_of_its_own(
-    shop: Tenant, redis: Redis, method: str, path: str
-) -> None:
-    task_id = shop.submit()
-    redis.hset(redis_keys.job_key(task_id), "options", "{a secret")
-    with capture_logs() as lines:
-        answer = shop.call(method, f"/api/v1/tasks/{task_id}{path}")
-    assert _checked(answer) == (500, "task_unreadable")
-    assert "secret" not in answer.text
-    assert [each["task_id"] for each in lines if each["event"] == "record.unreadable"] == [task_id]
+    ]:
+        with capture_logs() as lines:
+            answer = shop.open(f"/api/v1/tasks/{task_id}{path}", method=method)
+        assert _checked(answer) == (500, "task_unreadable")
+        assert "secret" not in answer.text
+        logged = [line["task_id"] for line in lines if line["event"] == "record.unreadable"]
+        assert logged == [task_id]
+    assert [each["task_id"] for each in shop.data("/api/v1/tasks")["tasks"]] == [other]
 
 
 @pytest.mark.parametrize(
     ("given", "kept"), [("order-17", "order-17"), ("a b {evil}", r"req-\w+")], ids=str
 )
 def test_the_callers_request_id_is_kept_unless_it_could_forge_log_lines(
-    client: FlaskClient, given: str, kept: str
+    api: Api, given: str, kept: str
 ) -> None:
-    answer = client.get("/healthz/live", headers={"X-Request-Id": given})
+    answer = api.get("/healthz/live", headers={"X-Request-Id": given})
     assert re.fullmatch(kept, answer.headers["X-Request-Id"])
     assert answer.get_json()["request_id"] == answer.headers["X-Request-Id"]
 
@@ -153,14 +136,13 @@ def _routes(app: Flask) -> Iterator[tuple[str, set[str]]]:
             yield rule.rule, set(rule.methods or ())
 
 
-def test_options_names_the_methods_of_every_route_and_needs_no_key(app: Flask) -> None:
-    client = app.test_client()
+def test_options_names_the_methods_of_every_route_and_needs_no_key(api: Api) -> None:
     allowed: dict[str, set[str]] = {}
-    for rule, methods in _routes(app):
+    for rule, methods in _routes(api.application):
         allowed.setdefault(rule, set()).update(methods)
     assert len(allowed) > 8
     for rule, methods in allowed.items():
-        answer = client.options(re.sub(r"<[^>]+>", "1", rule))
+        answer = api.options(re.sub(r"<[^>]+>", "1", rule))
         assert answer.status_code in {200, 204}, rule
         assert not answer.data
         if "Allow" in answer.headers:
@@ -168,42 +150,33 @@ def test_options_names_the_methods_of_every_route_and_needs_no_key(app: Flask) -
         assert "Access-Control-Allow-Origin" not in answer.headers
 
 
-def test_head_is_get_without_a_body_on_every_route(
-    app: Flask, services: Services, shop: Tenant
-) -> None:
+def test_head_is_get_without_a_body_on_every_route(shop: Api) -> None:
     task_id = shop.submit()
-    finish(services, task_id)
-    rules = [rule for rule, methods in _routes(app) if {"GET", "HEAD"} <= methods]
+    shop.finish(task_id)
+    rules = [rule for rule, methods in _routes(shop.application) if {"GET", "HEAD"} <= methods]
     assert len(rules) > 8
     for path in {re.sub(r"<[^>]+>", name, rule) for rule in rules for name in (task_id, "unknown")}:
-        with shop.call("GET", path) as got, shop.call("HEAD", path) as headed:
+        with shop.get(path) as got, shop.head(path) as headed:
             assert headed.status_code == got.status_code, path
             assert headed.data == b""
             assert headed.content_type == got.content_type
 
 
-def test_only_named_origins_may_call_from_a_browser(services: Services) -> None:
-    origins = "https://shop.example, https://studio.example/"
-    client = create_app(with_settings(services, cors_origins=origins)).test_client()
-    asked = client.options(
-        "/api/v1/remove-bg",
-        headers={
-            "Origin": "https://shop.example",
-            "Access-Control-Request-Method": "POST",
-            "Access-Control-Request-Headers": "x-api-key",
-        },
-    )
+def test_only_named_origins_may_call_from_a_browser_and_none_by_default(api: Api) -> None:
+    shop, studio = "https://shop.example", "https://studio.example"
+    named = api.with_settings(cors_origins=f"{shop}, {studio}/")
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
+    asked = named.options("/api/v1/remove-bg", headers={"Origin": shop, **asks})
     assert asked.status_code == 200
-    assert asked.headers["Access-Control-Allow-Origin"] == "https://shop.example"
+    assert asked.headers["Access-Control-Allow-Origin"] == shop
     assert asked.headers["Access-Control-Allow-Headers"] == "x-api-key"
     assert "POST" in asked.headers["Access-Control-Allow-Methods"]
-    seen = client.get("/api/v1/info", headers={"Origin": "https://studio.example"})
-    assert seen.headers["Access-Control-Allow-Origin"] == "https://studio.example"
-    assert "RateLimit" in seen.headers["Access-Control-Expose-Headers"]
-    other = client.get("/api/v1/info", headers={"Origin": "https://evil.example"})
-    assert "Access-Control-Allow-Origin" not in other.headers
-
-
-def test_no_origin_may_by_default(client: FlaskClient) -> None:
-    answer = client.get("/api/v1/info", headers={"Origin": "https://shop.example"})
-    assert "Access-Control-Allow-Origin" not in answer.headers
+    for origin, called, allowed in (
+        (studio, named, studio),
+        ("https://evil.example", named, None),
+        (shop, api, None),
+    ):
+        seen = called.get("/api/v1/info", headers={"Origin": origin})
+        assert seen.headers.get("Access-Control-Allow-Origin") == allowed
+        exposed = seen.headers.get("Access-Control-Expose-Headers", "")
+        assert ("RateLimit" in exposed) == (allowed is not None)

@@ -6,47 +6,34 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
-from redis import Redis
 
-from api.app import create_app
 from api.inputs import InputFile, Submission
-from api.services import Services
 from inference.options import Options, OutputFormat
 from tasks.housekeeping.missing_messages import dispatch_seq_of, list_key, message_id
 from tasks.jobs.job import Status
 from tasks.jobs.job_objects import read_manifest
 from tasks.jobs.routing import JobDispatcher
 from tasks.jobs.store import JobStore
+from tests.support.api import Api
 from tests.support.services import services_on, with_parts, with_settings
-from tests.support.submissions import (
-    PICTURE,
-    accepted,
-    bomb,
-    png,
-    refusal,
-    send_picture,
-    task_id_of,
-)
+from tests.support.submissions import PICTURE, bomb, png, refusal, task_id_of
 
 SETTINGS = {"max_image_mb": 1}
 
 
-def test_a_picture_is_stored_recorded_and_queued(
-    client: FlaskClient, services: Services, redis: Redis
-) -> None:
+def test_a_picture_is_stored_recorded_and_queued(api: Api) -> None:
     asked = {"matte_color": "white", "output_format": "jpg", "quality": "80", "refine": "false"}
-    answer = send_picture(client, **asked)
-    job = accepted(services, answer)
+    answer = api.send(**asked)
+    job = api.accepted(answer)
     data = answer.get_json()["data"]
     assert answer.headers["Location"] == data["status_url"]
     assert data["status"] == "queued"
-    assert services.runtime.object_store.get(job.original_key) == PICTURE
+    assert api.objects.get(job.original_key) == PICTURE
     options = Options(OutputFormat.JPG, (255, 255, 255, 255), quality=80, refine=False)
     assert Options.from_dict(job.options) == options
     assert job.file_stem == "a"
 
-    queued = redis.lrange(list_key(f"{job.queue}|{int(job.priority)}"), 0, -1)
+    queued = api.redis.lrange(list_key(f"{job.queue}|{int(job.priority)}"), 0, -1)
     sent = {message_id(each): dispatch_seq_of(each) for each in map(json.loads, queued)}
     assert sent == {job.task_id: job.dispatch_seq}
     assert job.dispatch_seq > 0
@@ -67,12 +54,12 @@ def test_a_picture_is_stored_recorded_and_queued(
     ids=["empty", "text", "truncated", "1x1", "bomb", "1.1 MB", "4 MB", "pdf"],
 )
 def test_a_bad_file_gets_its_own_clear_error_and_nothing_is_recorded(
-    client: FlaskClient, services: Services, file: bytes, *, status: int, kind: str, words: str
+    api: Api, file: bytes, *, status: int, kind: str, words: str
 ) -> None:
-    answer = send_picture(client, file)
+    answer = api.send(file)
     assert refusal(answer) == (status, kind)
     assert words in answer.get_json()["message"]
-    assert services.runtime.job_store.ids(Status.QUEUED) == []
+    assert api.queued() == []
 
 
 @pytest.mark.parametrize(
@@ -87,14 +74,14 @@ def test_a_bad_file_gets_its_own_clear_error_and_nothing_is_recorded(
     ],
 )
 def test_a_task_that_nobody_begins_has_a_deadline(
-    services: Services, redis: Redis, settings: dict[str, float], asked: int | None, seconds: float
+    api: Api, settings: dict[str, float], asked: int | None, seconds: float
 ) -> None:
     picture = InputFile(io.BytesIO(PICTURE), len(PICTURE), "a.png")
     submission = Submission(image=picture, expires_in=asked, cache=False)
-    job = with_settings(services, **settings).submissions.submit(submission, "test").job
+    job = with_settings(api.services, **settings).submissions.submit(submission, "test").job
     assert job.deadline == pytest.approx(job.created_at + seconds)
     assert job.deadline <= job.expires_at
-    waiting = JobStore(redis, clock=lambda: now)
+    waiting = JobStore(api.redis, clock=lambda: now)
     now = job.created_at + seconds - 1
     assert not waiting.fail_overdue(job.task_id)
     now = job.created_at + seconds + 1
@@ -127,39 +114,36 @@ class _Watched:
     ],
 )
 def test_while_a_server_is_away_nothing_is_accepted_and_nothing_stays(
-    services: Services, server_settings: dict[str, object], settings: dict[str, str], kind: str
+    api: Api, server_settings: dict[str, object], settings: dict[str, str], kind: str
 ) -> None:
     away = services_on(server_settings, **settings)
     store = _Watched(away.runtime.object_store)
     # The cache would find Redis away before anything could be put.
-    client = create_app(with_parts(away, object_store=store)).test_client()
-    answer = send_picture(client, cache="false")
+    answer = Api.on(with_parts(away, object_store=store)).send()
     assert refusal(answer) == (503, kind)
     assert answer.headers["Retry-After"].isdigit()
     assert store.put_keys == [] or kind == "store_unavailable"
-    assert services.runtime.job_store.ids(Status.QUEUED) == []
+    assert api.queued() == []
 
 
-def test_a_restore_that_was_quicker_does_not_unmake_the_job(services: Services) -> None:
-    runtime = services.runtime
-
+def test_a_restore_that_was_quicker_does_not_unmake_the_job(api: Api) -> None:
     def restore(key: str) -> None:
         """`rmbg restore` finds the original between its upload and its record."""
-        job = read_manifest(key, runtime.object_store.metadata(key))
+        job = read_manifest(key, api.objects.metadata(key))
         assert job is not None
-        runtime.job_store.create(job.evolve(queue="model.u2netp"))
+        api.jobs.create(job.evolve(queue="model.u2netp"))
 
-    store = _Watched(runtime.object_store, restore)
-    answer = send_picture(create_app(with_parts(services, object_store=store)).test_client())
-    assert accepted(services, answer).status is Status.QUEUED
+    store = _Watched(api.objects, restore)
+    answer = api.with_parts(object_store=store).send()
+    assert api.accepted(answer).status is Status.QUEUED
     assert store.deleted == []
 
 
-def test_a_message_that_cannot_be_sent_does_not_unmake_the_job(services: Services) -> None:
+def test_a_message_that_cannot_be_sent_does_not_unmake_the_job(api: Api) -> None:
     class Broken:
         def send_task(self, *_: object, **__: object) -> None:
             raise OSError("broker away")
 
-    dispatcher = JobDispatcher(Broken(), services.runtime.job_store)  # type: ignore[arg-type]
-    answer = send_picture(create_app(with_parts(services, dispatcher=dispatcher)).test_client())
-    assert services.runtime.job_store.ids(Status.QUEUED) == [task_id_of(answer)]
+    dispatcher = JobDispatcher(Broken(), api.jobs)  # type: ignore[arg-type]
+    answer = api.with_parts(dispatcher=dispatcher).send()
+    assert api.queued() == [task_id_of(answer)]

@@ -4,35 +4,30 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
-from flask.testing import FlaskClient
 
-from api.app import create_app
-from api.services import Services
 from api.waiting import TaskWaiter
 from tasks.jobs.job import Status
+from tests.support.api import Api
 from tests.support.servers import Servers
 from tests.support.services import services_on
-from tests.support.submissions import send_picture, task_id_of
+from tests.support.submissions import task_id_of
 
 
-def _finish_when_queued(services: Services, over: threading.Event) -> None:
+def _finish_when_queued(api: Api, over: threading.Event) -> None:
     while not over.wait(0.02):
-        for task_id in services.runtime.job_store.ids(Status.QUEUED):
-            services.runtime.job_store.claim(task_id, token="t", worker="w")
-            services.runtime.job_store.finish(task_id, token="t", status=Status.SUCCEEDED)
+        for task_id in api.queued():
+            api.jobs.claim(task_id, token="t", worker="w")
+            api.jobs.finish(task_id, token="t", status=Status.SUCCEEDED)
 
 
-def test_a_client_that_would_wait_gets_the_finished_task(
-    client: FlaskClient, services: Services
-) -> None:
+def test_a_client_that_would_wait_gets_the_finished_task(api: Api) -> None:
     over = threading.Event()
-    worker = threading.Thread(target=_finish_when_queued, args=(services, over))
+    worker = threading.Thread(target=_finish_when_queued, args=(api, over))
     worker.start()
     try:
-        answer = send_picture(client, headers={"Prefer": "respond-async, wait=30"})
+        answer = api.send(headers={"Prefer": "respond-async, wait=30"})
     finally:
         over.set()
         worker.join()
@@ -45,16 +40,15 @@ def test_a_client_that_would_wait_gets_the_finished_task(
 
 def test_all_that_wait_share_one_subscription(servers: Servers) -> None:
     # A database that no earlier test subscribed to.
-    services = services_on(servers.settings(servers.new_database()))
-    client = create_app(services).test_client()
-    store = services.runtime.job_store
-    ids = [task_id_of(send_picture(client)) for _ in range(20)]
+    api = Api.on(services_on(servers.settings(servers.new_database())))
+    store = api.jobs
+    ids = [task_id_of(api.send()) for _ in range(20)]
     queued = list(filter(None, map(store.get, ids)))
     with ThreadPoolExecutor(len(ids)) as pool:
-        waiting = [pool.submit(services.waiter.wait, each, 30) for each in queued]
-        _until(lambda: len(services.runtime.watcher._waiting) == len(ids))
-        _until(lambda: _subscriptions(services) > 0)
-        listeners = _subscriptions(services)
+        waiting = [pool.submit(api.services.waiter.wait, each, 30) for each in queued]
+        _until(lambda: len(api.runtime.watcher._waiting) == len(ids))
+        _until(lambda: _subscriptions(api) > 0)
+        listeners = _subscriptions(api)
         began = time.monotonic()
         for task_id in ids:
             store.claim(task_id, token="t", worker="w")
@@ -65,9 +59,9 @@ def test_all_that_wait_share_one_subscription(servers: Servers) -> None:
     assert listeners == 1
 
 
-def _subscriptions(services: Services) -> int:
+def _subscriptions(api: Api) -> int:
     """Return how many clients subscribe that use this test's database, not another's."""
-    redis = services.runtime.redis
+    redis = api.runtime.redis
     database = str(redis.connection_pool.connection_kwargs["db"])
     return sum(each["db"] == database for each in redis.client_list(_type="pubsub"))
 
@@ -79,21 +73,21 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_when_the_time_is_up_the_task_is_accepted_all_the_same(client: FlaskClient) -> None:
-    answer = send_picture(client, headers={"Prefer": "wait=1"})
+def test_when_the_time_is_up_the_task_is_accepted_all_the_same(api: Api) -> None:
+    answer = api.send(headers={"Prefer": "wait=1"})
     assert answer.status_code == 202
     assert answer.headers["Preference-Applied"] == "wait=1"
 
 
 @pytest.mark.parametrize("prefer", ["wait=0", "wait=-1", "wait=soon", "wait", "return=minimal", ""])
-def test_a_preference_that_cannot_be_read_is_ignored(client: FlaskClient, prefer: str) -> None:
-    answer = send_picture(client, headers={"Prefer": prefer})
+def test_a_preference_that_cannot_be_read_is_ignored(api: Api, prefer: str) -> None:
+    answer = api.send(headers={"Prefer": prefer})
     assert answer.status_code == 202
     assert "Preference-Applied" not in answer.headers
 
 
-def test_where_too_many_wait_nobody_waits(services: Services) -> None:
-    full = replace(services, waiter=TaskWaiter(services.runtime, threading.Semaphore(0)))
-    answer = send_picture(create_app(full).test_client(), headers={"Prefer": "wait=60"})
+def test_where_too_many_wait_nobody_waits(api: Api) -> None:
+    full = api.replaced(waiter=TaskWaiter(api.runtime, threading.Semaphore(0)))
+    answer = full.send(headers={"Prefer": "wait=60"})
     assert answer.status_code == 202
     assert "Preference-Applied" not in answer.headers

@@ -5,12 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
 
-from api.app import create_app
-from api.removebg.parameters import SIZES
-from api.services import Services
 from tasks.jobs.job import Priority
+from tests.support.api import Api
 from tests.support.removebg_requests import (
     PICTURE,
     REMOVE,
@@ -22,7 +19,6 @@ from tests.support.removebg_requests import (
     post,
     send,
 )
-from tests.support.services import with_settings
 
 SETTINGS = {"max_image_mb": 1}
 
@@ -56,25 +52,25 @@ TEXT = base64.b64encode(PICTURE).decode()
     ],
     ids=str,
 )
-def test_what_is_wrong_is_named(client: FlaskClient, parameters: dict[str, str], code: str) -> None:
-    assert error_of(post(client, **parameters)) == (400, code)
+def test_what_is_wrong_is_named(api: Api, parameters: dict[str, str], code: str) -> None:
+    assert error_of(post(api, **parameters)) == (400, code)
 
 
-def test_empty_means_absent(client: FlaskClient, services: Services) -> None:
+def test_empty_means_absent(api: Api) -> None:
     # Trap 1: the official command line sends every parameter that is not set as "".
     names = [
         "image_file_b64", "image_url", "size", "type", "type_level", "format", "roi", "crop",
         "crop_margin", "scale", "position", "channels", "add_shadow", "shadow_type",
         "shadow_opacity", "semitransparency", "bg_color", "bg_image_url", "bg_image_file",
     ]  # fmt: skip
-    assert accepted(post(client, **dict.fromkeys(names, "")))
-    options = latest_options(services)
+    assert accepted(post(api, **dict.fromkeys(names, "")))
+    options = latest_options(api)
     assert (options["output_format"], options["max_pixels"]) == ("auto", 250_000)
     assert not options["crop"]
     assert options["background_sha256"] is None
 
 
-def test_the_python_clients_parameters(client: FlaskClient, services: Services) -> None:
+def test_the_python_clients_parameters(api: Api) -> None:
     # Trap 2: urlencoded, with its own defaults.
     body = {
         "image_file_b64": TEXT,
@@ -90,12 +86,12 @@ def test_the_python_clients_parameters(client: FlaskClient, services: Services) 
         "shadow_type": "none",
         "semitransparency": "true",
     }
-    answer = client.post(REMOVE, data=body, content_type="application/x-www-form-urlencoded")
+    answer = api.post(REMOVE, data=body, content_type="application/x-www-form-urlencoded")
     assert accepted(answer)
-    assert latest_options(services)["roi"] is None
+    assert latest_options(api)["roi"] is None
 
 
-def test_json_with_its_own_types(client: FlaskClient, services: Services) -> None:
+def test_json_with_its_own_types(api: Api) -> None:
     body = {
         "image_file_b64": TEXT,
         "crop": True,
@@ -105,15 +101,15 @@ def test_json_with_its_own_types(client: FlaskClient, services: Services) -> Non
         "scale": "50%",
         "shadow_type": {"car": "3D"},
     }
-    assert accepted(client.post(REMOVE, json=body))
-    options = latest_options(services)
+    assert accepted(api.post(REMOVE, json=body))
+    options = latest_options(api)
     assert (options["crop"], options["shadow_opacity"], options["scale"]) == (True, 30, 50.0)
     assert (options["semitransparency"], options["shadow"]) == (False, "drop")
 
 
 @pytest.mark.parametrize("body", ["[]", "{", "null", '"text"'])
-def test_json_that_is_no_object(client: FlaskClient, body: str) -> None:
-    answer = client.post(REMOVE, data=body, content_type="application/json")
+def test_json_that_is_no_object(api: Api, body: str) -> None:
+    answer = api.post(REMOVE, data=body, content_type="application/json")
     assert error_of(answer) == (400, "bad_request")
 
 
@@ -127,41 +123,43 @@ def test_json_that_is_no_object(client: FlaskClient, body: str) -> None:
     ],
     ids=["spaces", "prefix", "both", "lines"],
 )
-def test_base64_as_clients_spoil_it(client: FlaskClient, services: Services, text: str) -> None:
+def test_base64_as_clients_spoil_it(api: Api, text: str) -> None:
     # Trap 9.
     assert "+" in TEXT
-    assert accepted(send(client, image_file_b64=text))
-    job = latest_job(services)
+    assert accepted(send(api, image_file_b64=text))
+    job = latest_job(api)
     assert job.priority is Priority.HIGH
-    assert services.runtime.object_store.get(job.original_key) == PICTURE
+    assert api.objects.get(job.original_key) == PICTURE
 
 
-def test_a_text_is_refused_only_where_its_picture_is_too_large(client: FlaskClient) -> None:
+def test_a_text_is_refused_only_where_its_picture_is_too_large(api: Api) -> None:
     # Trap 8: Flask's own limit for a form's text is 500,000 bytes.
     text = base64.b64encode(picture(size=(700, 500))).decode()
     assert len(text) > 600_000
-    assert accepted(send(client, image_file_b64=text))
-    answer = send(client, image_file_b64="A" * 1_500_000)
+    assert accepted(send(api, image_file_b64=text))
+    answer = send(api, image_file_b64="A" * 1_500_000)
     assert error_of(answer) == (400, "file_too_large")
 
 
-@pytest.mark.parametrize(("size", "pixels"), SIZES.items())
-def test_sizes(client: FlaskClient, services: Services, size: str, pixels: int) -> None:
-    assert accepted(post(client, size=size))
-    assert latest_options(services)["max_pixels"] == pixels
-
-
-def test_a_png_may_be_capped(services: Services) -> None:
-    capped = with_settings(services, removebg_png_megapixels=10)
-    client = create_app(capped).test_client()
+def test_a_png_may_be_capped(api: Api) -> None:
+    capped = api.with_settings(removebg_png_megapixels=10)
     for name, pixels in (("png", 10_000_000), ("jpg", 25_000_000)):
-        assert accepted(post(client, size="full", format=name))
-        assert latest_options(services)["max_pixels"] == pixels
+        assert accepted(post(capped, size="full", format=name))
+        assert latest_options(api)["max_pixels"] == pixels
 
 
 @pytest.mark.parametrize(
     ("parameters", "expected"),
     [
+        ({"size": "preview"}, {"max_pixels": 250_000}),
+        ({"size": "small"}, {"max_pixels": 250_000}),
+        ({"size": "regular"}, {"max_pixels": 250_000}),
+        ({"size": "medium"}, {"max_pixels": 1_500_000}),
+        ({"size": "hd"}, {"max_pixels": 4_000_000}),
+        ({"size": "full"}, {"max_pixels": 25_000_000}),
+        ({"size": "4k"}, {"max_pixels": 25_000_000}),
+        ({"size": "auto"}, {"max_pixels": 25_000_000}),
+        ({"size": "50MP"}, {"max_pixels": 50_000_000}),
         ({"format": "jpg"}, {"matte_color": [255, 255, 255, 255]}),
         ({"format": "jpg", "bg_color": "0f08"}, {"matte_color": [119, 255, 119, 255]}),
         ({"bg_color": "fff"}, {"matte_color": [255, 255, 255, 255]}),
@@ -184,8 +182,8 @@ def test_a_png_may_be_capped(services: Services) -> None:
     ids=str,
 )
 def test_parameters_reach_the_options(
-    client: FlaskClient, services: Services, parameters: dict[str, str], expected: Mapping[str, Any]
+    api: Api, parameters: dict[str, str], expected: Mapping[str, Any]
 ) -> None:
-    assert accepted(post(client, **parameters))
-    options = latest_options(services)
+    assert accepted(post(api, **parameters))
+    options = latest_options(api)
     assert {name: options[name] for name in expected} == expected

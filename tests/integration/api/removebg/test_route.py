@@ -3,10 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from flask.testing import FlaskClient
 
-from api.app import create_app
-from api.services import Services
+from tests.support.api import Api
 from tests.support.removebg_requests import (
     PICTURE,
     REMOVE,
@@ -18,7 +16,7 @@ from tests.support.removebg_requests import (
     post,
     send,
 )
-from tests.support.services import services_on, with_settings
+from tests.support.services import services_on
 from tests.support.submissions import bomb, png
 from tests.support.websites import website
 
@@ -33,18 +31,13 @@ MB = 2**20
         ({"image_url": "example.com/a.jpg"}, "invalid_image_url"),
         ({"image_url": "ftp://example.com/a"}, "invalid_image_url"),
         ({"image_file_b64": "not base64!"}, "failed_to_read_image"),
-        (
-            {"image_file_b64": "AAAA", "image_url": "http://example.com/a.jpg"},
-            "multiple_sources",
-        ),
+        ({"image_file_b64": "AAAA", "image_url": "http://example.com/a.jpg"}, "multiple_sources"),
     ],
     ids=str,
 )
-def test_a_source_that_will_not_do(
-    client: FlaskClient, parameters: dict[str, str], code: str
-) -> None:
-    assert error_of(send(client, **parameters)) == (400, code)
-    assert error_of(client.post(REMOVE, json=parameters)) == (400, code)
+def test_a_source_that_will_not_do(api: Api, parameters: dict[str, str], code: str) -> None:
+    assert error_of(send(api, **parameters)) == (400, code)
+    assert error_of(api.post(REMOVE, json=parameters)) == (400, code)
 
 
 @pytest.mark.parametrize(
@@ -59,31 +52,19 @@ def test_a_source_that_will_not_do(
         (PICTURE + bytes(MB), "file_too_large"),
         (PICTURE + bytes(4 * MB), "file_too_large"),
     ],
-    ids=[
-        "text",
-        "pdf",
-        "cut off",
-        "one row",
-        "too many pixels",
-        "empty",
-        "over the limit",
-        "over the limit of a request",
-    ],
+    ids=["text", "pdf", "cut off", "one row", "pixels", "empty", "large", "larger than a request"],
 )
-def test_what_cannot_be_used_as_a_picture(client: FlaskClient, data: bytes, code: str) -> None:
-    assert error_of(post(client, data)) == (400, code)
-    assert error_of(post(client, bg_image_file=file(data))) == (400, code)
+def test_what_cannot_be_used_as_a_picture(api: Api, data: bytes, code: str) -> None:
+    assert error_of(post(api, data)) == (400, code)
+    assert error_of(post(api, bg_image_file=file(data))) == (400, code)
 
 
-def test_a_file_is_judged_by_its_bytes(client: FlaskClient) -> None:
+def test_a_file_is_judged_by_its_bytes_and_an_empty_field_is_absent(api: Api) -> None:
     # Trap 7: a JPEG under the name and type of something else.
     disguised = file(picture("JPEG"), "photo.txt.png", "text/plain")
-    assert accepted(post(client, image_file=disguised))
-
-
-def test_a_browsers_empty_file_field_is_absent(client: FlaskClient) -> None:
+    # What a browser sends of a file field that was left empty.
     blank = file(b"", "", "application/octet-stream")
-    assert accepted(post(client, bg_image_file=blank, bg_color="red"))
+    assert accepted(post(api, image_file=disguised, bg_image_file=blank, bg_color="red"))
 
 
 @pytest.fixture(scope="module")
@@ -99,48 +80,47 @@ def site() -> Iterator[str]:
 
 
 def test_pictures_by_address(server_settings: dict[str, object], site: str) -> None:
-    services = services_on(server_settings, max_image_mb=1, url_allow="127.0.0.1")
-    client = create_app(services).test_client()
-    assert accepted(send(client, image_url=f"{site}/a.png"))
-    assert accepted(client.post(REMOVE, json={"image_url": f"{site}/a.png"}))
+    api = Api.on(services_on(server_settings, max_image_mb=1, url_allow="127.0.0.1"))
+    assert accepted(send(api, image_url=f"{site}/a.png"))
+    assert accepted(api.post(REMOVE, json={"image_url": f"{site}/a.png"}))
     for path, code in {
         "/nothing": "failed_{}_download",
         "/empty": "failed_{}_download",
         "/page": "invalid_file_type",
         "/large.png": "file_too_large",
     }.items():
-        answer = send(client, image_url=site + path)
+        answer = send(api, image_url=site + path)
         assert error_of(answer) == (400, code.format("image"))
-        answer = post(client, bg_image_url=site + path)
+        answer = post(api, bg_image_url=site + path)
         assert error_of(answer) == (400, code.format("bg"))
-    assert accepted(post(client, bg_image_url=f"{site}/a.png"))
-    behind = latest_job(services).background_key
-    assert services.runtime.object_store.get(str(behind)) == PICTURE
+    assert accepted(post(api, bg_image_url=f"{site}/a.png"))
+    behind = latest_job(api).background_key
+    assert api.objects.get(str(behind)) == PICTURE
 
 
-def test_inner_addresses_are_no_addresses(client: FlaskClient, site: str) -> None:
-    assert error_of(send(client, image_url=f"{site}/a.png")) == (400, "invalid_image_url")
-    assert error_of(post(client, bg_image_url=f"{site}/a.png")) == (400, "invalid_bg_image_url")
+def test_inner_addresses_are_no_addresses(api: Api, site: str) -> None:
+    assert error_of(send(api, image_url=f"{site}/a.png")) == (400, "invalid_image_url")
+    assert error_of(post(api, bg_image_url=f"{site}/a.png")) == (400, "invalid_bg_image_url")
 
 
-def test_a_background_may_be_as_large_as_the_picture(client: FlaskClient) -> None:
+def test_a_background_may_be_as_large_as_the_picture(api: Api) -> None:
     data = PICTURE + bytes(MB - len(PICTURE))
-    assert accepted(post(client, data, bg_image_file=file(data)))
+    assert accepted(post(api, data, bg_image_file=file(data)))
 
 
-def test_a_background_file_goes_along(client: FlaskClient, services: Services) -> None:
+def test_a_background_file_goes_along(api: Api) -> None:
     behind = picture("JPEG")
-    assert accepted(post(client, bg_image_file=file(behind, "bg.jpg"), format="jpg"))
-    job = latest_job(services)
-    assert services.runtime.object_store.get(str(job.background_key)) == behind
+    assert accepted(post(api, bg_image_file=file(behind, "bg.jpg"), format="jpg"))
+    job = latest_job(api)
+    assert api.objects.get(str(job.background_key)) == behind
     assert job.options["background_sha256"]
     assert job.options["matte_color"] is None
 
 
 @pytest.fixture(scope="module")
-def guarded(services: Services) -> FlaskClient:
+def guarded(api: Api) -> Api:
     """The API with keys on."""
-    return create_app(with_settings(services, auth="on")).test_client()
+    return api.with_settings(auth="on")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +132,7 @@ def guarded(services: Services) -> FlaskClient:
         ({"Authorization": "Bearer wrong"}, "API Key invalid"),
     ],
 )
-def test_a_bad_key_is_403(guarded: FlaskClient, headers: dict[str, str], title: str) -> None:
+def test_a_bad_key_is_403(guarded: Api, headers: dict[str, str], title: str) -> None:
     for answer in (
         guarded.post(REMOVE, headers=headers),
         guarded.get("/v1.0/account", headers=headers),
@@ -163,19 +143,16 @@ def test_a_bad_key_is_403(guarded: FlaskClient, headers: dict[str, str], title: 
 
 
 @pytest.mark.parametrize("header", ["X-Api-Key: {}", "x-api-key: {}", "Authorization: Bearer {}"])
-def test_a_good_key_in_any_form(guarded: FlaskClient, services: Services, header: str) -> None:
-    _, key = services.runtime.api_keys.add("shop")
+def test_a_good_key_in_any_form(guarded: Api, api: Api, header: str) -> None:
+    _, key = api.runtime.api_keys.add("shop")
     name, _, value = header.format(key).partition(": ")
     assert guarded.get("/v1.0/account", headers={name: value}).status_code == 200
 
 
-def test_with_keys_off_any_key_or_none_will_do(client: FlaskClient) -> None:
-    for headers in ({}, {"X-Api-Key": "whatever"}, {"X-Api-Key": "%API_KEY%"}):
-        assert client.get("/v1.0/account", headers=headers).status_code == 200
-
-
-def test_the_account_has_no_key_more_and_none_less(client: FlaskClient) -> None:
-    attributes = client.get("/v1.0/account").get_json()["data"]["attributes"]
+@pytest.mark.parametrize("headers", [{}, {"X-Api-Key": "none"}, {"X-Api-Key": "%API_KEY%"}])
+def test_with_keys_off_any_key_or_none_will_do(api: Api, headers: dict[str, str]) -> None:
+    attributes = api.get("/v1.0/account", headers=headers).get_json()["data"]["attributes"]
+    # The account has no key more and none less.
     assert set(attributes) == {"credits", "api"}
     assert set(attributes["credits"]) == {"total", "subscription", "payg", "enterprise"}
     assert set(attributes["api"]) == {"free_calls", "sizes"}
@@ -183,42 +160,41 @@ def test_the_account_has_no_key_more_and_none_less(client: FlaskClient) -> None:
     assert attributes["api"]["sizes"] == "all"
 
 
-def test_improve_keeps_a_picture_only_where_that_is_wanted(services: Services) -> None:
-    before = set(services.runtime.object_store.list("improvements/"))
+def test_improve_keeps_a_picture_only_where_that_is_wanted(api: Api) -> None:
+    before = set(api.objects.list("improvements/"))
     for keep in (False, True):
-        client = create_app(with_settings(services, removebg_keep_improvements=keep)).test_client()
-        answer = send(client, "/v1.0/improve", image_file=file(), tag="shop")
+        keeping = api.with_settings(removebg_keep_improvements=keep)
+        answer = send(keeping, "/v1.0/improve", image_file=file(), tag="shop")
         assert answer.status_code == 200
         assert set(answer.get_json()) == {"id"}
-        assert error_of(client.post("/v1.0/improve")) == (400, "missing_source")
-        added = set(services.runtime.object_store.list("improvements/")) - before
+        assert error_of(keeping.post("/v1.0/improve")) == (400, "missing_source")
+        added = set(api.objects.list("improvements/")) - before
         assert added == ({f"improvements/{answer.get_json()['id']}"} if keep else set())
 
 
-def test_over_the_rate_it_says_when_to_come_again(services: Services) -> None:
-    limited = with_settings(services, removebg_megapixels_per_minute=10)
-    client = create_app(limited).test_client()
+def test_over_the_rate_it_says_when_to_come_again(api: Api) -> None:
+    limited = api.with_settings(removebg_megapixels_per_minute=10)
     # A picture costs its megapixels, and at least 1.
     pictures = [(PICTURE, "9"), (png(size=(3000, 3000)), "0")]
     for data, left in pictures:
-        answer = post(client, data)
+        answer = post(limited, data)
         assert accepted(answer)
         assert answer.headers["X-RateLimit-Limit"] == "10"
         assert answer.headers["X-RateLimit-Remaining"] == left
         assert int(answer.headers["X-RateLimit-Reset"]) > 1.7e9
-    refused = post(client)
+    refused = post(limited)
     assert error_of(refused) == (429, "rate_limit_exceeded")
     assert refused.get_json()["errors"][0]["title"] == "Rate limit exceeded"
     assert 1 <= int(refused.headers["Retry-After"]) <= 6
 
 
-def test_any_web_page_may_call(client: FlaskClient) -> None:
-    asked = client.options(REMOVE, headers={"Origin": "https://shop.example"})
+def test_any_web_page_may_call(api: Api) -> None:
+    asked = api.options(REMOVE, headers={"Origin": "https://shop.example"})
     assert asked.status_code == 200
     assert asked.headers["Access-Control-Allow-Origin"] == "*"
     assert "X-Api-Key" in asked.headers["Access-Control-Allow-Headers"]
     assert "POST" in asked.headers["Access-Control-Allow-Methods"]
-    assert client.options("/v1.0/nothing").headers["Access-Control-Allow-Methods"] == "POST"
-    refused = client.get(REMOVE)
+    assert api.options("/v1.0/nothing").headers["Access-Control-Allow-Methods"] == "POST"
+    refused = api.get(REMOVE)
     assert "POST" in refused.headers["Allow"]
     assert "X-Width" in refused.headers["Access-Control-Expose-Headers"]

@@ -3,25 +3,20 @@
 import base64
 import io
 import zipfile
-from dataclasses import replace
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
-from redis import Redis
 from werkzeug.test import TestResponse
 
-from api.app import create_app
-from api.services import Services
 from tasks import redis_keys
 from tasks.jobs.job import JobError, Priority, Status
 from tasks.jobs.job_objects import read_manifest
 from tasks.jobs.store import JobStore
 from tasks.object_store import UPLOAD_OBJECTS, original_key
+from tests.support.api import Api
 from tests.support.servers import Servers
-from tests.support.services import services_on, with_parts, with_settings
-from tests.support.submissions import data_of, form, job_of, png, refusal
-from tests.support.tenants import fail, finish
+from tests.support.services import services_on
+from tests.support.submissions import data_of, form, png, refusal
 
 BATCH = "/api/v1/remove-bg/batch"
 RED, GREEN, BLUE = map(png, ("red", "green", "blue"))
@@ -29,27 +24,25 @@ RED_TEXT = base64.b64encode(RED).decode()
 
 
 @pytest.fixture(scope="module")
-def services(servers: Servers) -> Services:
+def api(servers: Servers) -> Api:
     # A bucket of its own, in which nothing else comes and goes.
     settings = servers.settings(servers.redis_url(), s3_bucket=f"{servers.bucket}-batches")
-    services = services_on(settings, max_image_mb=1, max_batch_images=5)
-    services.runtime.object_store.ensure_bucket()
-    return services
+    api = Api.on(services_on(settings, max_image_mb=1, max_batch_images=5))
+    api.objects.ensure_bucket()
+    return api
 
 
 def _image(name: str, data: bytes) -> tuple[str, Any]:
     return ("images", (name, data))
 
 
-def _send(client: FlaskClient, *fields: tuple[str, Any]) -> TestResponse:
-    return client.post(BATCH, **form(*fields))
+def _send(api: Api, *fields: tuple[str, Any]) -> TestResponse:
+    return api.post(BATCH, **form(*fields))
 
 
-def _begin(client: FlaskClient, **pictures: bytes) -> tuple[str, list[str]]:
+def _begin(api: Api, **pictures: bytes) -> tuple[str, list[str]]:
     """Send a batch of PNGs by their names; its address, and the ids of its tasks."""
-    batch = data_of(
-        _send(client, *(_image(f"{name}.png", data) for name, data in pictures.items()))
-    )
+    batch = data_of(_send(api, *(_image(f"{name}.png", data) for name, data in pictures.items())))
     return f"/api/v1/batches/{batch['batch_id']}", [item["task_id"] for item in batch["items"]]
 
 
@@ -57,16 +50,14 @@ def _errors(batch: dict[str, Any]) -> list[str | None]:
     return [item["error"] and item["error"]["type"] for item in batch["items"]]
 
 
-def _bucket(services: Services) -> set[str]:
-    return set(services.runtime.object_store.list(""))
+def _bucket(api: Api) -> set[str]:
+    return set(api.objects.list(""))
 
 
-def test_files_become_tasks_of_low_priority_with_the_shared_options(
-    client: FlaskClient, services: Services, redis: Redis
-) -> None:
+def test_files_become_tasks_of_low_priority_with_the_shared_options(api: Api) -> None:
     # Fields behind the files count for all of them too.
     answer = _send(
-        client,
+        api,
         ("output_format", "webp"),
         _image("red.png", RED),
         _image("green.png", GREEN),
@@ -81,14 +72,14 @@ def test_files_become_tasks_of_low_priority_with_the_shared_options(
     assert batch["counts"] == {"queued": 2, **none}
     assert [item["name"] for item in batch["items"]] == ["red.png", "green.png"]
     for item, picture in zip(batch["items"], (RED, GREEN), strict=True):
-        job = job_of(services, item["task_id"])
-        assert services.runtime.object_store.get(job.original_key) == picture
+        job = api.job(item["task_id"])
+        assert api.objects.get(job.original_key) == picture
         assert (job.priority, job.batch_id) == (Priority.LOW, batch["batch_id"])
         assert (job.options["output_format"], job.options["quality"]) == ("webp", 70)
         assert job.metadata == {"order": 7}
     # Nothing waits in the bucket any more, and nowhere else.
-    assert list(services.runtime.object_store.list(UPLOAD_OBJECTS)) == []
-    assert redis.zcard(redis_keys.UPLOADS) == 0
+    assert list(api.objects.list(UPLOAD_OBJECTS)) == []
+    assert api.redis.zcard(redis_keys.UPLOADS) == 0
 
 
 class _Counting:
@@ -108,21 +99,20 @@ class _Counting:
         return call
 
 
-def test_a_picture_is_stored_once_and_never_read_back(services: Services) -> None:
-    counting = _Counting(services.runtime.object_store)
-    client = create_app(with_parts(services, object_store=counting)).test_client()
-    _, (task_id,) = _begin(client, red=RED)
+def test_a_picture_is_stored_once_and_never_read_back(api: Api) -> None:
+    counting = _Counting(api.objects)
+    _, (task_id,) = _begin(api.with_parts(object_store=counting), red=RED)
     key = original_key(task_id)
     # The manifest is known once the whole form is read: it goes onto the object where it is.
     assert counting.calls == [("put", f"{key} image/png"), ("copy", f"{key} {key}")]
-    job = read_manifest(key, services.runtime.object_store.metadata(key))
+    job = read_manifest(key, api.objects.metadata(key))
     assert job is not None
-    assert (job.task_id, job.batch_id) == (task_id, job_of(services, task_id).batch_id)
+    assert (job.task_id, job.batch_id) == (task_id, api.job(task_id).batch_id)
 
 
-def test_a_bad_picture_fails_alone_with_its_reason(client: FlaskClient) -> None:
+def test_a_bad_picture_fails_alone_with_its_reason(api: Api) -> None:
     answer = _send(
-        client,
+        api,
         _image("words.jpg", b"no picture at all"),
         _image("red.png", RED),
         _image("large.png", RED + bytes(2**20)),
@@ -136,10 +126,8 @@ def test_a_bad_picture_fails_alone_with_its_reason(client: FlaskClient) -> None:
     assert [item["task_id"] is None for item in batch["items"]] == [True, False, True, True]
 
 
-def test_items_come_in_every_way_with_options_of_their_own(
-    client: FlaskClient, services: Services
-) -> None:
-    uploads = services.runtime.uploads
+def test_items_come_in_every_way_with_options_of_their_own(api: Api) -> None:
+    uploads = api.runtime.uploads
     upload = uploads.create("", len(GREEN), file_name="green.png")
     uploads.append("", upload.upload_id, 0, io.BytesIO(GREEN))
     items = [
@@ -149,191 +137,168 @@ def test_items_come_in_every_way_with_options_of_their_own(
         {"quality": 50},
         {"image_b64": RED_TEXT, "quality": 1000},
     ]
-    batch = data_of(client.post(BATCH, json={"items": items, "output_format": "png"}))
+    batch = data_of(api.post(BATCH, json={"items": items, "output_format": "png"}))
     refused = ["invalid_parameter", "missing_image", "invalid_parameter"]
     assert _errors(batch) == [None, None, *refused]
-    first, second = (job_of(services, item["task_id"]) for item in batch["items"][:2])
+    first, second = (api.job(item["task_id"]) for item in batch["items"][:2])
     assert (first.options["output_format"], first.priority) == ("webp", Priority.HIGH)
     assert (second.options["output_format"], second.priority) == ("png", Priority.LOW)
     assert batch["items"][1]["name"] == "green.png"
 
 
-@pytest.mark.parametrize(
-    ("fields", "cut", "status", "kind"),
-    [
-        ([], 0, 400, "missing_image"),
-        ([("output_format", "png")], 0, 400, "missing_image"),
-        ([("images", "text")], 0, 400, "missing_image"),
-        ([_image("a", RED), ("nonsense", "1")], 0, 422, "unknown_parameter"),
-        ([_image("a", RED), ("quality", "1000")], 0, 422, "invalid_parameter"),
-        ([_image("a", RED), _image("b", BLUE), ("quality", "x")], 0, 422, "invalid_parameter"),
-        ([_image("a", RED), ("output_format", "jpg")], 0, 422, "invalid_parameter"),
-        ([("picture", ("a.png", RED))], 0, 422, "unknown_parameter"),
-        ([_image("a", RED)] * 6, 0, 413, "batch_too_large"),
-        ([_image("a", RED), _image("b", GREEN)], 40, 400, "bad_request"),
-    ],
-)
-def test_a_form_that_is_wrong_or_cut_off_is_refused_whole_and_leaves_nothing(
-    client: FlaskClient,
-    services: Services,
-    redis: Redis,
-    fields: list[tuple[str, Any]],
-    *,
-    cut: int,
-    status: int,
-    kind: str,
-) -> None:
-    before = _bucket(services)
-    sent = form(*fields)
-    sent["data"] = sent["data"][: len(sent["data"]) - cut]
-    assert refusal(client.post(BATCH, **sent)) == (status, kind)
-    assert _bucket(services) == before
-    assert [name for name in redis.scan_iter() if "batch" in name or "upload" in name] == []
-    assert services.runtime.job_store.counts()[Status.QUEUED] == 0
+def _cut_off() -> dict[str, Any]:
+    sent = form(_image("a", RED), _image("b", GREEN))
+    return {**sent, "data": sent["data"][:-40]}
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("sent", "status", "kind"),
     [
-        {},
-        {"items": []},
-        {"items": "all"},
-        {"items": ["a"]},
-        {"items": [{}], "image_b64": "AAAA"},
-        {"items": [{}], "quality": 0},
+        (form(), 400, "missing_image"),
+        (form(output_format="png"), 400, "missing_image"),
+        (form(images="text"), 400, "missing_image"),
+        (form(_image("a", RED), nonsense="1"), 422, "unknown_parameter"),
+        (form(_image("a", RED), quality="1000"), 422, "invalid_parameter"),
+        (form(_image("a", RED), _image("b", BLUE), quality="x"), 422, "invalid_parameter"),
+        (form(_image("a", RED), output_format="jpg"), 422, "invalid_parameter"),
+        (form(picture=("a.png", RED)), 422, "unknown_parameter"),
+        (form(*[_image("a", RED)] * 6), 413, "batch_too_large"),
+        (_cut_off(), 400, "bad_request"),
+        ({"json": {}}, 422, "invalid_parameter"),
+        ({"json": {"items": []}}, 400, "missing_image"),
+        ({"json": {"items": "all"}}, 422, "invalid_parameter"),
+        ({"json": {"items": ["a"]}}, 422, "invalid_parameter"),
+        ({"json": {"items": [{}], "image_b64": "AAAA"}}, 422, "invalid_parameter"),
+        ({"json": {"items": [{}], "quality": 0}}, 422, "invalid_parameter"),
     ],
 )
-def test_json_that_is_wrong_is_refused(client: FlaskClient, body: dict[str, Any]) -> None:
-    assert client.post(BATCH, json=body).status_code in {400, 422}
-
-
-def test_ends_are_counted_and_the_last_one_completes_it(
-    client: FlaskClient, services: Services, redis: Redis
+def test_what_is_wrong_or_cut_off_is_refused_whole_and_leaves_nothing(
+    api: Api, sent: dict[str, Any], status: int, kind: str
 ) -> None:
-    batch = data_of(_send(client, _image("a.png", RED), _image("a.jpg", GREEN), _image("c", b"x")))
+    before = _bucket(api)
+    assert refusal(api.post(BATCH, **sent)) == (status, kind)
+    assert _bucket(api) == before
+    assert [name for name in api.redis.scan_iter() if "batch" in name or "upload" in name] == []
+    assert api.queued() == []
+
+
+def test_ends_are_counted_and_the_last_one_completes_it(api: Api) -> None:
+    batch = data_of(_send(api, _image("a.png", RED), _image("a.jpg", GREEN), _image("c", b"x")))
     url = f"/api/v1/batches/{batch['batch_id']}"
-    assert refusal(client.get(f"{url}/archive")) == (409, "batch_not_finished")
+    assert refusal(api.get(f"{url}/archive")) == (409, "batch_not_finished")
     first, second = (item["task_id"] for item in batch["items"][:2])
-    finish(services, first)
-    assert data_of(client.get(url), 200)["completed_at"] is None
-    with redis.pubsub() as channel:
+    api.finish(first)
+    assert data_of(api.get(url), 200)["completed_at"] is None
+    with api.redis.pubsub() as channel:
         channel.subscribe(f"rmbg:done:{batch['batch_id']}")
-        finish(services, second, b"the second")
+        api.finish(second, b"the second")
         messages = [channel.get_message(timeout=5) for _ in range(2)]
     assert [each and each["type"] for each in messages] == ["subscribe", "message"]
-    done = data_of(client.get(url), 200)
+    done = data_of(api.get(url), 200)
     assert (done["status"], done["progress"]) == ("completed", 1)
     assert (done["counts"]["succeeded"], done["counts"]["failed"]) == (2, 1)
 
-    archive = client.get(f"{url}/archive")
+    archive = api.get(f"{url}/archive")
     assert archive.mimetype == "application/zip"
     with zipfile.ZipFile(io.BytesIO(archive.data)) as opened:
         assert opened.namelist() == ["a.png", "a-2.png"]
         assert opened.read("a-2.png") == b"the second"
 
 
-def test_a_batch_completes_once_even_if_a_task_is_begun_again(
-    client: FlaskClient, services: Services
-) -> None:
-    url, (task_id,) = _begin(client, a=RED)
-    fail(services, task_id, JobError("internal_error", "It crashed."))
-    first = data_of(client.get(url), 200)["completed_at"]
-    services.runtime.job_store.requeue(task_id)
-    finish(services, task_id)
-    assert data_of(client.get(url), 200)["completed_at"] == first is not None
+def test_a_batch_completes_once_even_if_a_task_is_begun_again(api: Api) -> None:
+    url, (task_id,) = _begin(api, a=RED)
+    api.fail(task_id, JobError("internal_error", "It crashed."))
+    first = data_of(api.get(url), 200)["completed_at"]
+    api.jobs.requeue(task_id)
+    api.finish(task_id)
+    assert data_of(api.get(url), 200)["completed_at"] == first is not None
 
 
-def test_a_batch_that_nobody_begins_is_over_after_a_day(
-    client: FlaskClient, services: Services, redis: Redis
-) -> None:
-    url, (first, second) = _begin(client, a=RED, b=GREEN)
-    finish(services, first)
-    over = job_of(services, second).created_at + 24 * 3600 + 1
-    later = JobStore(redis, clock=lambda: over)
+def test_a_batch_that_nobody_begins_is_over_after_a_day(api: Api) -> None:
+    url, (first, second) = _begin(api, a=RED, b=GREEN)
+    api.finish(first)
+    over = api.job(second).created_at + 24 * 3600 + 1
+    later = JobStore(api.redis, clock=lambda: over)
     assert later.overdue() == [second]
     assert later.fail_overdue(second)
-    done = data_of(client.get(url), 200)
+    done = data_of(api.get(url), 200)
     assert done["status"] == "completed"
     assert (done["counts"]["succeeded"], done["counts"]["failed"]) == (1, 1)
 
 
-def test_a_batch_of_nothing_but_bad_pictures_is_complete_at_once(client: FlaskClient) -> None:
-    batch = data_of(_send(client, _image("a.png", b"x"), _image("b.png", b"y")))
+def test_a_batch_of_nothing_but_bad_pictures_is_complete_at_once(api: Api) -> None:
+    batch = data_of(_send(api, _image("a.png", b"x"), _image("b.png", b"y")))
     assert (batch["status"], batch["progress"]) == ("completed", 1)
-    answer = client.get(f"/api/v1/batches/{batch['batch_id']}/archive")
+    answer = api.get(f"/api/v1/batches/{batch['batch_id']}/archive")
     assert refusal(answer) == (409, "batch_empty")
 
 
-def test_canceling_ends_what_is_not_done(client: FlaskClient, services: Services) -> None:
-    url, (first, _) = _begin(client, a=RED, b=GREEN)
-    finish(services, first)
-    after = data_of(client.post(f"{url}/cancel"), 200)
+def test_canceling_ends_what_is_not_done(api: Api) -> None:
+    url, (first, _) = _begin(api, a=RED, b=GREEN)
+    api.finish(first)
+    after = data_of(api.post(f"{url}/cancel"), 200)
     assert [item["status"] for item in after["items"]] == ["succeeded", "canceled"]
     assert after["status"] == "completed"
-    assert refusal(client.post(f"{url}/cancel")) == (409, "batch_finished")
-    with zipfile.ZipFile(io.BytesIO(client.get(f"{url}/archive").data)) as opened:
+    assert refusal(api.post(f"{url}/cancel")) == (409, "batch_finished")
+    with zipfile.ZipFile(io.BytesIO(api.get(f"{url}/archive").data)) as opened:
         assert opened.namelist() == ["a.png"]
 
 
-def test_deleting_erases_everything_of_it_and_nothing_else(
-    client: FlaskClient, services: Services, redis: Redis
-) -> None:
-    other, _ = _begin(client, other=BLUE)
-    before = _bucket(services)
-    url, ids = _begin(client, a=RED, b=GREEN)
+def test_deleting_erases_everything_of_it_and_nothing_else(api: Api) -> None:
+    other, _ = _begin(api, other=BLUE)
+    before = _bucket(api)
+    url, ids = _begin(api, a=RED, b=GREEN)
     batch_id = url.rpartition("/")[2]
-    finish(services, ids[0])
-    assert data_of(client.delete(url), 200) == {"batch_id": batch_id, "erased": True}
-    assert refusal(client.get(url)) == (404, "batch_not_found")
-    assert _bucket(services) == before
-    left = [name for name in redis.scan_iter() if any(word in name for word in (batch_id, *ids))]
+    api.finish(ids[0])
+    assert data_of(api.delete(url), 200) == {"batch_id": batch_id, "erased": True}
+    assert refusal(api.get(url)) == (404, "batch_not_found")
+    assert _bucket(api) == before
+    left = [
+        name for name in api.redis.scan_iter() if any(word in name for word in (batch_id, *ids))
+    ]
     assert left == []
-    assert data_of(client.get(other), 200)["total"] == 1
+    assert data_of(api.get(other), 200)["total"] == 1
 
 
-def test_an_expired_batch_says_so(client: FlaskClient, services: Services) -> None:
-    url, (task_id,) = _begin(client, a=RED)
-    finish(services, task_id)
-    later = services.clock() + services.settings.retention_hours * 3600 + 1
-    afterwards = create_app(replace(services, clock=lambda: later)).test_client()
+def test_an_expired_batch_says_so(api: Api) -> None:
+    url, (task_id,) = _begin(api, a=RED)
+    api.finish(task_id)
+    later = api.services.clock() + api.services.settings.retention_hours * 3600 + 1
+    afterwards = api.replaced(clock=lambda: later)
     assert data_of(afterwards.get(url), 200)["status"] == "expired"
     assert refusal(afterwards.get(f"{url}/archive")) == (410, "batch_expired")
 
 
-def test_when_the_queue_is_full_a_batch_is_accepted_in_part_or_not_at_all(
-    services: Services,
-) -> None:
-    client = create_app(with_settings(services, max_pending=1)).test_client()
-    first = data_of(_send(client, _image("a.png", RED), _image("b.png", GREEN)))
+def test_a_batch_that_the_queue_has_no_room_for_is_accepted_in_part_or_not(api: Api) -> None:
+    full = api.with_settings(max_pending=1)
+    first = data_of(_send(full, _image("a.png", RED), _image("b.png", GREEN)))
     assert _errors(first) == [None, "queue_full"]
     assert first["items"][1]["error"]["retryable"]
     for more in ([], [_image("bad.png", b"no picture")]):
-        assert refusal(_send(client, *more, _image("c.png", BLUE))) == (503, "queue_full")
+        assert refusal(_send(full, *more, _image("c.png", BLUE))) == (503, "queue_full")
 
 
-def test_the_same_request_again_is_answered_with_the_same_batch(
-    client: FlaskClient, services: Services
-) -> None:
+def test_the_same_request_again_is_answered_with_the_same_batch(api: Api) -> None:
     def send(key: str, *pictures: bytes) -> TestResponse:
         sent = form(*(_image(f"{number}.png", data) for number, data in enumerate(pictures)))
-        return client.post(BATCH, headers={"Idempotency-Key": key}, **sent)
+        return api.post(BATCH, headers={"Idempotency-Key": key}, **sent)
 
     first, again = send("order-7", RED, GREEN), send("order-7", RED, GREEN)
     batch_id = data_of(first)["batch_id"]
     assert data_of(again)["batch_id"] == batch_id
     assert "Idempotency-Replayed" not in first.headers
     assert again.headers["Idempotency-Replayed"] == "true"
-    assert services.runtime.job_store.counts()[Status.QUEUED] == 2
+    assert api.jobs.counts()[Status.QUEUED] == 2
     assert refusal(send("order-7", RED, BLUE)) == (422, "idempotency_mismatch")
     assert data_of(send("order-8", RED, GREEN))["batch_id"] != batch_id
-    client.delete(f"/api/v1/batches/{batch_id}")
+    api.delete(f"/api/v1/batches/{batch_id}")
     assert refusal(send("order-7", RED, GREEN)) == (410, "gone")
 
 
-def test_a_key_of_a_batch_that_was_refused_may_be_used_again(client: FlaskClient) -> None:
+def test_a_key_of_a_batch_that_was_refused_may_be_used_again(api: Api) -> None:
     for body, status in (
         ({"items": [{}], "quality": 0}, 422),
         ({"items": [{"image_b64": RED_TEXT}]}, 202),
     ):
-        answer = client.post(BATCH, json=body, headers={"Idempotency-Key": "order-9"})
+        answer = api.post(BATCH, json=body, headers={"Idempotency-Key": "order-9"})
         assert answer.status_code == status

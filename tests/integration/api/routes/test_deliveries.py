@@ -2,10 +2,9 @@
 
 import pytest
 
-from api.services import Services
 from tasks.webhooks.deliveries import DeliveryState
-from tests.support.submissions import PICTURE, data_of, form, job_of, refused_fields
-from tests.support.tenants import Tenant, finish, tenant
+from tests.support.api import Api
+from tests.support.submissions import PICTURE, data_of, form, refused_fields
 
 SETTINGS = {"auth": "on"}
 
@@ -15,45 +14,45 @@ PUBLIC = "https://93.184.216.34/hook"
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1/", "http://169.254.169.254/", "http://[::1]/", "http://10.1.2.3:81/"]
 )
-def test_a_receiver_inside_is_refused_at_once(shop: Tenant, url: str) -> None:
+def test_a_receiver_inside_is_refused_at_once(shop: Api, url: str) -> None:
     answer = shop.send(webhook_url=url)
     assert refused_fields(answer)[::2] == (422, {"webhook_url"})
     assert "RMBG_URL_ALLOW" in answer.get_json()["error"]["fields"]["webhook_url"]
 
 
-def test_the_tasks_webhooks_are_listed_and_sent_again(shop: Tenant, services: Services) -> None:
+def test_the_tasks_webhooks_are_listed_and_sent_again(shop: Api) -> None:
     task_id = shop.submit(webhook_url=PUBLIC, webhook_events="removal.succeeded")
     path = f"/api/v1/tasks/{task_id}/deliveries"
     assert shop.data(path) == {"deliveries": []}
-    finish(services, task_id)
+    shop.finish(task_id)
     (shown,) = shop.data(path)["deliveries"]
     assert (shown["number"], shown["type"], shown["state"]) == (1, "removal.succeeded", "pending")
     assert shown["url"] == PUBLIC
     assert shown["next_attempt_at"]
-    assert services.runtime.deliveries.drop(shown["webhook_id"])
-    again = data_of(shop.call("POST", f"{path}/1/replay"))
+    assert shop.runtime.deliveries.drop(shown["webhook_id"])
+    again = data_of(shop.post(f"{path}/1/replay"))
     assert again["webhook_id"] == shown["webhook_id"]
-    (row,) = services.runtime.deliveries.of(task_id)
+    (row,) = shop.runtime.deliveries.of(task_id)
     assert row.state is DeliveryState.PENDING
     assert shop.error("POST", f"{path}/2/replay") == (404, "delivery_not_found")
 
 
-def test_an_owners_own_receiver_is_called_unless_a_task_names_another(services: Services) -> None:
-    named = tenant(services, "named", webhook_url="https://93.184.216.34/own")
+def test_an_owners_own_receiver_is_called_unless_a_task_names_another(api: Api) -> None:
+    named = api.tenant("named", webhook_url="https://93.184.216.34/own")
     ids = [named.submit(), named.submit(webhook_url=PUBLIC)]
-    urls = [job_of(services, task_id).webhook_url for task_id in ids]
+    urls = [api.job(task_id).webhook_url for task_id in ids]
     assert urls == ["https://93.184.216.34/own", PUBLIC]
 
 
-def test_a_batch_is_reported_once(shop: Tenant, services: Services) -> None:
+def test_a_batch_is_reported_once(shop: Api) -> None:
     images = [("images", (name, PICTURE)) for name in ("a.png", "b.png")]
     sent = form(*images, webhook_url=PUBLIC, cache="false")
-    batch = data_of(shop.call("POST", "/api/v1/remove-bg/batch", **sent))
+    batch = data_of(shop.post("/api/v1/remove-bg/batch", **sent))
     ids = [item["task_id"] for item in batch["items"]]
     for task_id in ids:
-        assert services.runtime.deliveries.of(batch["batch_id"]) == []
-        finish(services, task_id)
-    (row,) = services.runtime.deliveries.of(batch["batch_id"])
+        assert shop.runtime.deliveries.of(batch["batch_id"]) == []
+        shop.finish(task_id)
+    (row,) = shop.runtime.deliveries.of(batch["batch_id"])
     assert (row.event, row.kind, row.url) == ("batch.completed", "batch", PUBLIC)
     # The batch has it, not its tasks.
-    assert all(services.runtime.deliveries.of(task_id) == [] for task_id in ids)
+    assert all(shop.runtime.deliveries.of(task_id) == [] for task_id in ids)

@@ -1,31 +1,27 @@
 """`GET /api/v1/info`: the version, the models, and how workers run them."""
 
-from flask.testing import FlaskClient
-
-from api.services import Services
+from tests.support.api import Api
 from tests.support.submissions import data_of
 
 
-def test_the_service_says_what_it_is_and_how_workers_run_their_models(
-    client: FlaskClient, services: Services
-) -> None:
-    info = data_of(client.get("/api/v1/info"), 200)
+def test_the_service_says_what_it_is_and_how_workers_run_their_models(api: Api) -> None:
+    info = data_of(api.get("/api/v1/info"), 200)
     assert info["version"]
     (model,) = info["models"]
     assert (model["name"], model["default"], model["paths"]) == ("u2netp", True, [])
     assert model["licence"]
     assert model["commercial_use"] is True
-    assert info["limits"]["max_image_bytes"] == services.settings.max_image_bytes
+    assert info["limits"]["max_image_bytes"] == api.services.settings.max_image_bytes
     assert {"jpeg", "png", "webp"} <= set(info["input_formats"])
     assert info["output_formats"] == ["png", "webp", "jpg"]
 
-    registry = services.runtime.registry
+    registry = api.runtime.registry
     paths = [("graphed", ""), ("fast", "no compiler"), ("fast", "no compiler")]
     for number, (path, reason) in enumerate(paths):
         worker = f"gpu{number}@h"
         registry.record_heartbeat(worker, queue=f"gpu.h.{number}", model="rmbg-2.0")
         registry.mark_ready(worker, 60, path=path, path_reason=reason)
-    models = {model["name"]: model for model in data_of(client.get("/api/v1/info"), 200)["models"]}
+    models = {model["name"]: model for model in data_of(api.get("/api/v1/info"), 200)["models"]}
     assert models["u2netp"]["paths"] == []
     assert models["rmbg-2.0"]["paths"] == ["fast: no compiler", "graphed"]
     assert models["rmbg-2.0"]["commercial_use"] is False

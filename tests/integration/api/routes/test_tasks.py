@@ -14,16 +14,13 @@ from redis import Redis
 from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
-from api.app import create_app
-from api.services import Services
 from api.waiting import TaskWaiter
 from tasks import redis_keys
 from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
 from tasks.jobs.job import JobError, Status
 from tasks.object_store import original_key, result_key
-from tests.support.services import with_parts
-from tests.support.submissions import PICTURE, job_of, refusal, refused_fields
-from tests.support.tenants import Tenant, begin, end, fail, finish
+from tests.support.api import Api
+from tests.support.submissions import refusal, refused_fields
 
 SETTINGS = {"auth": "on"}
 
@@ -31,67 +28,64 @@ SETTINGS = {"auth": "on"}
 Later = Callable[..., Future[Any]]
 
 
-def test_a_task_shows_its_states_and_its_result(services: Services, shop: Tenant) -> None:
-    task_id = shop.submit(image=("coffee.png", PICTURE))
+def test_a_task_shows_its_states_and_its_result(shop: Api) -> None:
+    task_id = shop.submit()
     path = f"/api/v1/tasks/{task_id}"
     assert shop.data(path)["status"] == "queued"
     assert shop.error("GET", f"{path}/result") == (409, "task_not_finished")
 
-    token = begin(services, task_id)
+    token = shop.begin(task_id)
     task = shop.data(path)
     assert (task["status"], task["worker"], task["attempts"]) == ("processing", "gpu0@test", 1)
 
-    end(services, task_id, token)
+    shop.end(task_id, token)
     task = shop.data(f"{path}?wait=5")
     assert task["status"] == "succeeded"
     assert urllib3.request("GET", task["result_url"]).data == b"a cutout"
-    answer = shop.call("GET", f"{path}/result?download=true")
+    answer = shop.get(f"{path}/result?download=true")
     assert answer.status_code == 302
     fetched = urllib3.request("GET", answer.headers["Location"])
-    assert fetched.headers["Content-Disposition"] == 'attachment; filename="coffee.png"'
+    assert fetched.headers["Content-Disposition"] == 'attachment; filename="a.png"'
 
-    after = replace(services, clock=lambda: job_of(services, task_id).expires_at + 1)
-    later = replace(shop, client=create_app(after).test_client())
+    later = shop.replaced(clock=lambda: shop.job(task_id).expires_at + 1)
     task = later.data(path)
     assert (task["status"], task["result_url"], task["original_url"]) == ("expired", None, None)
     assert later.error("GET", f"{path}/result") == (410, "task_expired")
 
 
-def test_a_failed_task_says_why(services: Services, shop: Tenant) -> None:
+def test_a_failed_task_says_why(shop: Api) -> None:
     task_id = shop.submit()
-    fail(services, task_id, JobError("invalid_image", "The picture is damaged."))
+    shop.fail(task_id, JobError("invalid_image", "The picture is damaged."))
     shown = {"type": "invalid_image", "message": "The picture is damaged.", "retryable": False}
     assert shop.data(f"/api/v1/tasks/{task_id}")["error"] == shown
-    answer = shop.call("GET", f"/api/v1/tasks/{task_id}/result")
+    answer = shop.get(f"/api/v1/tasks/{task_id}/result")
     assert refusal(answer) == (409, "task_failed")
     assert "damaged" in answer.get_json()["message"]
 
 
-def test_each_access_to_a_picture_and_its_erasure_is_one_line(
-    services: Services, shop: Tenant, studio: Tenant
-) -> None:
+def test_each_access_to_a_picture_and_its_erasure_is_one_line(shop: Api, studio: Api) -> None:
     task_id = shop.submit()
     path, request = f"/api/v1/tasks/{task_id}", {"X-Request-Id": "order-17"}
     with capture_logs() as lines:
         # An access that is refused is none.
-        studio.call("GET", f"{path}/result")
-        studio.call("DELETE", path)
+        studio.get(f"{path}/result")
+        studio.delete(path)
         assert shop.error("GET", f"{path}/result") == (409, "task_not_finished")
-        finish(services, task_id)
+        shop.finish(task_id)
         for method, end in [("GET", ""), ("GET", "/result"), ("DELETE", "")]:
-            assert shop.call(method, path + end, headers=request).status_code in {200, 302}
+            assert shop.open(path + end, method=method, headers=request).status_code in {200, 302}
     audited = [line for line in lines if str(line["event"]).startswith("audit.")]
     names = ["addresses_issued", "result_read", "erased"]
     assert [line["event"] for line in audited] == [f"audit.{name}" for name in names]
     assert audited[0]["pictures"] == "original result"
     for line in audited:
-        assert (line["owner"], line["task_id"]) == (shop.id, task_id)
+        assert (line["owner"], line["task_id"]) == (shop.owner, task_id)
         assert line["request_id"] == "order-17"
         assert "http" not in str(line)
         assert "X-Amz" not in str(line)
 
 
-def _pages(shop: Tenant, query: str) -> list[list[str]]:
+def _pages(shop: Api, query: str) -> list[list[str]]:
     pages, cursor = [], ""
     while True:
         data = shop.data(f"/api/v1/tasks?{query}{cursor}")
@@ -101,7 +95,7 @@ def _pages(shop: Tenant, query: str) -> list[list[str]]:
         cursor = f"&cursor={data['next_cursor']}"
 
 
-def test_tasks_are_listed_newest_first_page_by_page(shop: Tenant) -> None:
+def test_tasks_are_listed_newest_first_page_by_page(shop: Api) -> None:
     submitted = [shop.submit() for _ in range(5)]
     newest = submitted[::-1]
     assert _pages(shop, "limit=2") == [newest[:2], newest[2:4], newest[4:]]
@@ -109,28 +103,27 @@ def test_tasks_are_listed_newest_first_page_by_page(shop: Tenant) -> None:
     assert _pages(shop, "limit=5") == [newest]
 
 
-def test_a_page_goes_on_where_it_was_though_tasks_come_and_go(shop: Tenant) -> None:
+def test_a_page_goes_on_where_it_was_though_tasks_come_and_go(shop: Api) -> None:
     submitted = [shop.submit() for _ in range(4)]
     first = shop.data("/api/v1/tasks?limit=2")
     shop.submit()
-    shop.call("DELETE", f"/api/v1/tasks/{submitted[2]}")  # the very one that the cursor names
+    shop.delete(f"/api/v1/tasks/{submitted[2]}")  # the very one that the cursor names
     second = shop.data(f"/api/v1/tasks?limit=2&cursor={first['next_cursor']}")
     assert [each["task_id"] for each in second["tasks"]] == [submitted[1], submitted[0]]
 
 
-def test_tasks_of_the_very_same_instant_are_all_listed(services: Services, shop: Tenant) -> None:
-    at_once = replace(services, clock=lambda: 4_000_000_000.0)
-    client = create_app(at_once).test_client()
-    submitted = {replace(shop, client=client).submit() for _ in range(5)}
+def test_tasks_of_the_very_same_instant_are_all_listed(shop: Api) -> None:
+    at_once = shop.replaced(clock=lambda: 4_000_000_000.0)
+    submitted = {at_once.submit() for _ in range(5)}
     pages = _pages(shop, "limit=2")
     assert [len(page) for page in pages] == [2, 2, 1]
     assert {each for page in pages for each in page} == submitted
 
 
-def test_a_list_may_ask_for_one_state(services: Services, shop: Tenant) -> None:
+def test_a_list_may_ask_for_one_state(shop: Api) -> None:
     queued, done, gone = shop.submit(), shop.submit(), shop.submit()
-    finish(services, done)
-    shop.call("POST", f"/api/v1/tasks/{gone}/cancel")
+    shop.finish(done)
+    shop.post(f"/api/v1/tasks/{gone}/cancel")
     assert _pages(shop, "status=queued") == [[queued]]
     assert _pages(shop, "status=succeeded") == [[done]]
     assert _pages(shop, "status=canceled") == [[gone]]
@@ -138,53 +131,51 @@ def test_a_list_may_ask_for_one_state(services: Services, shop: Tenant) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["x", "AAAA", "MS4wIHgg", "ü", "", "bmFuIHgK" * 90])
-def test_a_cursor_of_ones_own_making_is_refused(shop: Tenant, cursor: str) -> None:
-    answer = shop.call("GET", "/api/v1/tasks", query_string={"cursor": cursor})
+def test_a_cursor_of_ones_own_making_is_refused(shop: Api, cursor: str) -> None:
+    answer = shop.get("/api/v1/tasks", query_string={"cursor": cursor})
     assert refused_fields(answer) == (422, "invalid_parameter", {"cursor"})
 
 
-def test_what_has_expired_leaves_the_lists(shop: Tenant, redis: Redis) -> None:
+def test_what_has_expired_leaves_the_lists(shop: Api) -> None:
     for task_id in (shop.submit(), shop.submit()):
-        redis.delete(redis_keys.job_key(task_id))
-    listed = redis_keys.owner_tasks_key(shop.id)
+        shop.redis.delete(redis_keys.job_key(task_id))
+    listed = redis_keys.owner_tasks_key(shop.owner)
     # A new task's way in, and a look at the list, each clear some away.
     third = shop.submit()
-    assert redis.zrange(listed, 0, -1) == [third]
-    redis.delete(redis_keys.job_key(third))
+    assert shop.redis.zrange(listed, 0, -1) == [third]
+    shop.redis.delete(redis_keys.job_key(third))
     assert _pages(shop, "") == [[]]
-    assert redis.zrange(listed, 0, -1) == []
+    assert shop.redis.zrange(listed, 0, -1) == []
     # A list that nobody looks at goes with its last record.
     fourth = shop.submit()
-    assert redis.expiretime(listed) == redis.expiretime(redis_keys.job_key(fourth))
+    assert shop.redis.expiretime(listed) == shop.redis.expiretime(redis_keys.job_key(fourth))
 
 
-def test_a_queued_task_is_canceled_at_once(services: Services, shop: Tenant) -> None:
+def test_a_queued_task_is_canceled_at_once(shop: Api) -> None:
     task_id = shop.submit()
-    answer = shop.call("POST", f"/api/v1/tasks/{task_id}/cancel")
+    answer = shop.post(f"/api/v1/tasks/{task_id}/cancel")
     assert answer.status_code == 200
     assert answer.get_json()["data"]["status"] == "canceled"
-    assert services.runtime.job_store.claim(task_id, token="t", worker="w") == "final"
+    assert shop.jobs.claim(task_id, token="t", worker="w") == "final"
     assert shop.error("POST", f"/api/v1/tasks/{task_id}/cancel") == (409, "task_finished")
     assert shop.error("GET", f"/api/v1/tasks/{task_id}/result") == (409, "task_canceled")
 
 
-def test_a_running_task_is_canceled_and_its_workers_last_write_refused(
-    services: Services, shop: Tenant
-) -> None:
+def test_a_running_task_is_canceled_and_its_workers_last_write_refused(shop: Api) -> None:
     task_id = shop.submit()
-    token = begin(services, task_id)
-    assert shop.call("POST", f"/api/v1/tasks/{task_id}/cancel").status_code == 200
-    assert not services.runtime.job_store.renew(task_id, token=token)
-    assert not services.runtime.job_store.finish(task_id, token=token, status=Status.SUCCEEDED)
+    token = shop.begin(task_id)
+    assert shop.post(f"/api/v1/tasks/{task_id}/cancel").status_code == 200
+    assert not shop.jobs.renew(task_id, token=token)
+    assert not shop.jobs.finish(task_id, token=token, status=Status.SUCCEEDED)
     assert shop.data(f"/api/v1/tasks/{task_id}")["status"] == "canceled"
 
 
-def test_cancel_against_finish_leaves_one_final_state(services: Services, shop: Tenant) -> None:
-    store, start = services.runtime.job_store, threading.Barrier(2)
+def test_cancel_against_finish_leaves_one_final_state(shop: Api) -> None:
+    store, start = shop.jobs, threading.Barrier(2)
 
     def cancel(task_id: str) -> int:
         start.wait()
-        return shop.call("POST", f"/api/v1/tasks/{task_id}/cancel").status_code
+        return shop.post(f"/api/v1/tasks/{task_id}/cancel").status_code
 
     def end(task_id: str, token: str) -> bool:
         start.wait()
@@ -193,34 +184,32 @@ def test_cancel_against_finish_leaves_one_final_state(services: Services, shop: 
     with ThreadPoolExecutor(2) as pool:
         for _ in range(15):
             task_id = shop.submit()
-            ending = pool.submit(end, task_id, begin(services, task_id))
+            ending = pool.submit(end, task_id, shop.begin(task_id))
             canceled = pool.submit(cancel, task_id).result()
             # Exactly one of them won, each got the right answer, and nothing changes it again.
             assert (canceled, ending.result()) in {(200, False), (409, True)}
             state = Status.CANCELED if canceled == 200 else Status.SUCCEEDED
-            assert job_of(services, task_id).status is state
+            assert shop.job(task_id).status is state
             assert [status for status in Status if task_id in store.ids(status)] == [state]
 
 
-def test_an_erased_task_leaves_nothing_behind(
-    services: Services, shop: Tenant, redis: Redis
-) -> None:
-    store = services.runtime.object_store
+def test_an_erased_task_leaves_nothing_behind(shop: Api) -> None:
+    store = shop.objects
     task_id, other = shop.submit(), shop.submit()
-    result, others = finish(services, task_id), finish(services, other)
+    result, others = shop.finish(task_id), shop.finish(other)
     stray = result_key(task_id, "w/1/stray", "png")
     store.put(stray, io.BytesIO(b"x"), 1, "image/png")
-    answer = shop.call("DELETE", f"/api/v1/tasks/{task_id}")
+    answer = shop.delete(f"/api/v1/tasks/{task_id}")
     assert answer.get_json()["data"] == {"task_id": task_id, "erased": True}
     for key in (original_key(task_id), result, stray):
         with pytest.raises(ObjectNotFoundError):
             store.get(key)
-    assert _mentions(redis, task_id) == []
+    assert _mentions(shop.redis, task_id) == []
     assert shop.error("DELETE", f"/api/v1/tasks/{task_id}") == (404, "task_not_found")
     # The other task, of equal bytes, is whole.
     assert store.get(others) == b"a cutout"
     assert store.get(original_key(other))
-    assert shop.call("GET", f"/api/v1/tasks/{other}/result").status_code == 302
+    assert shop.get(f"/api/v1/tasks/{other}/result").status_code == 302
 
 
 def _mentions(redis: Redis, task_id: str) -> list[str]:
@@ -238,34 +227,28 @@ def _mentions(redis: Redis, task_id: str) -> list[str]:
     ]
 
 
-def test_a_run_that_was_under_way_cannot_bring_an_erased_task_back(
-    services: Services, shop: Tenant
-) -> None:
+def test_a_run_that_was_under_way_cannot_bring_an_erased_task_back(shop: Api) -> None:
     task_id = shop.submit()
-    token = begin(services, task_id)
-    assert shop.call("DELETE", f"/api/v1/tasks/{task_id}").status_code == 200
-    assert not services.runtime.job_store.finish(
-        task_id, token=token, status=Status.SUCCEEDED, size=1
-    )
-    assert services.runtime.job_store.release(task_id, token=token) == "none"
-    assert services.runtime.job_store.crash(task_id, holder="gpu0@test/1/") == "none"
-    assert services.runtime.job_store.requeue(task_id) == "missing"
-    assert services.runtime.job_store.get(task_id) is None
+    token = shop.begin(task_id)
+    assert shop.delete(f"/api/v1/tasks/{task_id}").status_code == 200
+    assert not shop.jobs.finish(task_id, token=token, status=Status.SUCCEEDED, size=1)
+    assert shop.jobs.release(task_id, token=token) == "none"
+    assert shop.jobs.crash(task_id, holder="gpu0@test/1/") == "none"
+    assert shop.jobs.requeue(task_id) == "missing"
+    assert shop.jobs.get(task_id) is None
 
 
-def test_an_erasure_that_the_store_cut_short_can_be_repeated(
-    services: Services, shop: Tenant
-) -> None:
+def test_an_erasure_that_the_store_cut_short_can_be_repeated(shop: Api) -> None:
     class Away:
         def delete(self, _key: str) -> None:
             raise ObjectStoreUnavailableError("away")
 
     task_id = shop.submit()
-    broken = with_parts(services, eraser=replace(services.runtime.eraser, object_store=Away()))  # type: ignore[type-var]
-    away = replace(shop, client=create_app(broken).test_client())
+    eraser = replace(shop.runtime.eraser, object_store=Away())  # type: ignore[type-var]
+    away = shop.with_parts(eraser=eraser)
     assert away.error("DELETE", f"/api/v1/tasks/{task_id}") == (503, "store_unavailable")
-    assert shop.call("DELETE", f"/api/v1/tasks/{task_id}").status_code == 200
-    assert services.runtime.job_store.get(task_id) is None
+    assert shop.delete(f"/api/v1/tasks/{task_id}").status_code == 200
+    assert shop.jobs.get(task_id) is None
 
 
 def _read(pieces: Iterator[bytes | str], step: Callable[[], object]) -> list[dict[str, Any]]:
@@ -294,44 +277,39 @@ def later() -> Iterator[Later]:
         yield pool.submit
 
 
-def test_events_tell_each_state_until_the_last(
-    services: Services, shop: Tenant, later: Later
-) -> None:
+def test_events_tell_each_state_until_the_last(shop: Api, later: Later) -> None:
     task_id = shop.submit()
     path = f"/api/v1/tasks/{task_id}/events"
-    answer = shop.call("GET", path, headers={"Last-Event-ID": "processing"})
+    answer = shop.get(path, headers={"Last-Event-ID": "processing"})
     assert answer.mimetype == "text/event-stream"
     assert answer.headers["Cache-Control"] == "no-store"
-    events = _read(answer.response, lambda: later(finish, services, task_id))
+    events = _read(answer.response, lambda: later(shop.finish, task_id))
     states = [event["status"] for event in events]
     assert states in (["queued", "succeeded"], ["queued", "processing", "succeeded"])
     assert set(events[-1]) == set(shop.data(f"/api/v1/tasks/{task_id}"))
     assert events[-1]["result_url"]
     # Of a finished task they are its last state, and the end.
-    assert _states(shop.call("GET", path)) == ["succeeded"]
+    assert _states(shop.get(path)) == ["succeeded"]
 
 
-def test_events_end_when_the_task_is_erased(services: Services, shop: Tenant, later: Later) -> None:
-    job = job_of(services, shop.submit())
-    answer = shop.call("GET", f"/api/v1/tasks/{job.task_id}/events")
-    states = _states(answer, lambda: later(services.runtime.eraser.erase, job))
+def test_events_end_when_the_task_is_erased(shop: Api, later: Later) -> None:
+    job = shop.job(shop.submit())
+    answer = shop.get(f"/api/v1/tasks/{job.task_id}/events")
+    states = _states(answer, lambda: later(shop.runtime.eraser.erase, job))
     assert states in (["queued"], ["queued", "canceled"])
 
 
-def test_events_count_among_the_waiting_and_give_their_place_back(
-    services: Services, shop: Tenant, later: Later
-) -> None:
+def test_events_count_among_the_waiting_and_give_their_place_back(shop: Api, later: Later) -> None:
     places = _Places()
-    one = replace(services, waiter=TaskWaiter(services.runtime, places))
-    caller = replace(shop, client=create_app(one).test_client())
+    caller = shop.replaced(waiter=TaskWaiter(shop.runtime, places))
     task_id = shop.submit()
     path = f"/api/v1/tasks/{task_id}/events"
-    with caller.call("GET", path) as idle:  # nobody reads it, so that it waits for nothing
+    with caller.get(path) as idle:  # nobody reads it, so that it waits for nothing
         assert idle.status_code == 200
-    first = later(lambda: caller.call("GET", path).get_data())
+    first = later(lambda: caller.get(path).get_data())
     assert places.taken.wait(30)
-    assert _states(caller.call("GET", path)) == ["queued"]
-    services.runtime.job_store.cancel(task_id)
+    assert _states(caller.get(path)) == ["queued"]
+    shop.jobs.cancel(task_id)
     first.result(30)
     assert places.acquire(blocking=False)
 
