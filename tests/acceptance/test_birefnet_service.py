@@ -53,10 +53,6 @@ def _pixels(data: bytes) -> np.ndarray:
         return np.asarray(image)
 
 
-def _cut_out(service: RunningService, photo: Path, **options: str) -> np.ndarray:
-    return _pixels(service.client.cut_out(photo, {"model": _MODEL, **options}))
-
-
 def test_its_matte_comes_through_the_service_unchanged(
     service: RunningService, checkpoint: Path, coffee: Path
 ) -> None:
@@ -72,12 +68,3 @@ def test_its_matte_comes_through_the_service_unchanged(
     # Threads split sums in other ways, hence a level of 255.
     assert np.abs(mattes[PatchOrder.RMBG_2_0] - served[..., 3]).max() <= 1
     assert np.abs(mattes[PatchOrder.BIREFNET] - served[..., 3]).max() > 5
-
-
-def test_the_caller_may_refuse_to_have_edges_refined(service: RunningService, coffee: Path) -> None:
-    refined, plain = (_cut_out(service, coffee, refine=value) for value in ("true", "false"))
-    np.testing.assert_array_equal(refined[..., 3], plain[..., 3])
-    visible = plain[..., 3] > 0
-    assert (refined[visible] != plain[visible]).any()
-    with Image.open(coffee) as photo:
-        np.testing.assert_array_equal(plain[visible][:, :3], np.asarray(photo)[visible])
