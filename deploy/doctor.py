@@ -30,6 +30,7 @@ from tasks.jobs import routing
 from tasks.jobs.job import Status
 from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore
+from tasks.redis_client import celery_broker
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.webhooks.deliveries import DeliveryStore
@@ -159,6 +160,7 @@ def check_redis(client: Redis, url: str) -> Iterator[CheckResult]:
             "redis", f"{address} does not answer: {error}", "start it, or correct RMBG_REDIS_URL"
         )
         return
+    yield from _check_tls(url)
     yield _check_version(info, address)
     yield _check_append_only_file(info)
     yield _check_eviction(info)
@@ -175,6 +177,19 @@ def check_redis(client: Redis, url: str) -> Iterator[CheckResult]:
         "run it closer to the API, and check its load with `redis-cli slowlog get`",
         when=milliseconds > _SLOW_MILLISECONDS,
     )
+
+
+def _check_tls(url: str) -> Iterator[CheckResult]:
+    _, options = celery_broker(url)
+    if options is not None:
+        checked = options["ssl_cert_reqs"] != "none" and options["ssl_check_hostname"]
+        yield _warn(
+            "redis.tls",
+            "the server's certificate is verified" if checked else "anybody can pose as the server",
+            "take ssl_cert_reqs and ssl_check_hostname out of RMBG_REDIS_URL, and name the "
+            "authority there: ssl_ca_certs=/path/ca.pem",
+            when=not checked,
+        )
 
 
 def _time_ping(client: Redis) -> float:

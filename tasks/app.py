@@ -11,6 +11,7 @@ from celery import Celery
 from inference.errors import ModelError
 from inference.models.registry import get_spec
 from tasks.jobs import routing
+from tasks.redis_client import celery_broker
 from tasks.settings import Settings
 
 #: Time limits of one job, in seconds: of a small model, on a GPU, on a CPU.
@@ -73,8 +74,10 @@ def create_celery(settings: Settings, *, socket_timeout: float = 10) -> Celery:
 
 
 def _configuration(settings: Settings) -> dict[str, Any]:
+    broker_url, tls_options = celery_broker(settings.redis_url.get_secret_value())
     return {
-        "broker_url": settings.redis_url.get_secret_value(),
+        "broker_url": broker_url,
+        "broker_use_ssl": tls_options,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "task_default_queue": routing.WEBHOOK_QUEUE,

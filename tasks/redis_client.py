@@ -7,16 +7,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final, Self, TypeAlias
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.client import Pipeline
+from redis.connection import parse_url
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
 from tasks.errors import QueueUnavailableError
 from tasks.metrics import JOB_BUCKETS
-from tasks.settings import Settings
+from tasks.settings import TLS_OPTION_PREFIX, Settings
 
 #: Timeout of a probe of Redis or the object store.
 PROBE_SECONDS = 1.0
@@ -45,6 +47,22 @@ def client_options(*, timeout: float = 3.0) -> dict[str, Any]:
 def connect(url: str, *, timeout: float = 3.0) -> Redis:
     """Build a client that fails within `timeout` seconds instead of hanging."""
     return Redis.from_url(url, **client_options(timeout=timeout))
+
+
+def celery_broker(url: str) -> tuple[str, dict[str, Any] | None]:
+    """Return the URL and the TLS options (None without TLS) that give Celery the same connection.
+
+    Celery reads `ssl_*` options of a URL in its own way, and verifies no certificate where a URL
+    has none. So it gets them as redis-py understands them, with redis-py's defaults.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "rediss":
+        return url, None
+    read = parse_url(url)  # type: ignore[no-untyped-call] # redis leaves it so
+    given = {name: value for name, value in read.items() if name.startswith(TLS_OPTION_PREFIX)}
+    kept = [pair for pair in parse_qsl(parts.query) if not pair[0].startswith(TLS_OPTION_PREFIX)]
+    options = {"ssl_cert_reqs": "required", "ssl_check_hostname": True, **given}
+    return urlunsplit(parts._replace(query=urlencode(kept))), options
 
 
 @contextmanager

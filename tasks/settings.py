@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,6 +19,7 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+from redis.connection import SSLConnection, parse_url
 
 from inference.probe import ImageLimits
 from tasks.errors import SettingsError
@@ -41,6 +43,12 @@ _TRACE_COLLECTORS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_E
 
 #: Where several processes count together; the name is that of Prometheus's client.
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+#: What the names of a Redis URL's TLS options begin with.
+TLS_OPTION_PREFIX = "ssl_"
+
+#: How redis-py may check a server's certificate; optional is the same as required in a client.
+_CERTIFICATE_CHECKS = ("required", "optional", "none")
 
 _WEBHOOK_SECRET_SIZES = range(24, 65)
 
@@ -76,6 +84,18 @@ def _from_files(names: Iterable[str]) -> dict[str, str]:
     return {name: Path(path).read_text().rstrip("\n") for name, path in paths.items() if path}
 
 
+def _check_tls_options(url: str) -> None:
+    """Raise ValueError, without the URL's password, unless redis-py knows its TLS options."""
+    options = parse_url(url)  # type: ignore[no-untyped-call] # redis leaves it so
+    given = {name for name in options if name.startswith(TLS_OPTION_PREFIX)}
+    if given and not url.startswith("rediss://"):
+        raise ValueError(f"{', '.join(sorted(given))}: only a rediss:// URL has TLS")
+    if unknown := given - signature(SSLConnection).parameters.keys():
+        raise ValueError(f"redis-py has no option {', '.join(sorted(unknown))}")
+    if options.get("ssl_cert_reqs", "required") not in _CERTIFICATE_CHECKS:
+        raise ValueError(f"ssl_cert_reqs is one of {', '.join(_CERTIFICATE_CHECKS)}")
+
+
 class Settings(BaseSettings):
     """The settings that the API, the workers and the command line share."""
 
@@ -83,7 +103,9 @@ class Settings(BaseSettings):
 
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
-        description="URL of Redis or Valkey, with its password.",
+        description="URL of Redis or Valkey, with its password; rediss:// for TLS, with options as "
+        "redis-py names them: ?ssl_ca_certs=/etc/ca.pem. The server's certificate is verified, "
+        "unless the URL says ssl_cert_reqs=none.",
     )
     s3_endpoint: AnyHttpUrl = Field(
         AnyHttpUrl("http://127.0.0.1:9000"),
@@ -211,6 +233,7 @@ class Settings(BaseSettings):
     def _redis_scheme(cls, value: SecretStr) -> SecretStr:
         if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("should look like redis://:password@host:6379/0")
+        _check_tls_options(value.get_secret_value())
         return value
 
     @field_validator("s3_endpoint", "s3_public_endpoint")

@@ -37,3 +37,18 @@ def test_limits_are_in_bytes_and_pixels() -> None:
     settings = Settings.load(max_image_mb=10, max_megapixels=50)
     assert settings.max_image_bytes == 10 * 1024 * 1024
     assert settings.image_limits.max_pixels == 50_000_000
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("redis://:hunter2@h/0?ssl_ca_certs=/ca.pem", "ssl_ca_certs: only a rediss:// URL has TLS"),
+        ("rediss://:hunter2@h/0?ssl_ca_cert=/ca.pem", "redis-py has no option ssl_ca_cert"),
+        ("rediss://:hunter2@h/0?ssl_cert_reqs=CERT_NONE", "one of required, optional, none"),
+        ("rediss://:hunter2@h/0?ssl_check_hostname=x&ssl_min_version=y", "ssl_min_version"),
+    ],
+)
+def test_a_wrong_tls_option_is_refused_at_start(url: str, problem: str) -> None:
+    with pytest.raises(SettingsError, match=problem) as refused:
+        Settings.load(redis_url=url)
+    assert "hunter2" not in str(refused.value)
