@@ -1,30 +1,22 @@
 """Submissions of one picture, a worker and an I/O worker in this process: for equal jobs."""
 
 import io
-import threading
 from typing import Final
 
 from flask.testing import FlaskClient
-from PIL import Image
 
 from api.app import create_app
 from api.inputs import InputFile, Submission
 from api.services import Services
 from tasks.jobs.dedup import DuplicateCompleter
 from tasks.jobs.job import Job
-from tasks.worker.runner import Runner
 from tests.support.jobs import recorded
 from tests.support.models import FakeModel
-
-
-def _png() -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (60, 40), "orange").save(file, "PNG")
-    return file.getvalue()
-
+from tests.support.submissions import png
+from tests.support.workers import make_runner
 
 #: The picture that all jobs are about: 60 pixels wide, 40 high.
-PICTURE: Final = _png()
+PICTURE: Final = png("orange", (60, 40))
 
 
 class EqualJobs:
@@ -36,16 +28,7 @@ class EqualJobs:
         self.redis, self.store = runtime.redis, runtime.job_store
         self.objects = runtime.object_store
         self.model = FakeModel()
-        self._runner = Runner(
-            job_store=self.store,
-            object_store=self.objects,
-            registry=runtime.registry,
-            model=self.model,
-            model_lock=threading.Lock(),
-            limits=services.settings.image_limits,
-            worker="gpu0@t",
-            exit_child=lambda: None,
-        )
+        self._runner = make_runner(runtime, self.model)
         self._completer = DuplicateCompleter(
             self.redis, self.store, self.objects, runtime.dispatcher, runtime.router
         )

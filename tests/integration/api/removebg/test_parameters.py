@@ -172,6 +172,7 @@ def test_a_png_may_be_capped(api: Api) -> None:
         ({"add_shadow": "true"}, {"shadow": "drop", "shadow_opacity": 50}),
         ({"shadow_type": "none", "add_shadow": "true"}, {"shadow": "none"}),
         ({"shadow_type": "3D", "shadow_opacity": "80"}, {"shadow": "drop", "shadow_opacity": 80}),
+        *(({"shadow_type": kind}, {"shadow": "drop"}) for kind in ("drop", "car", "auto")),
         ({"shadow_type[car]": "car", "type": "car"}, {"shadow": "drop"}),
         ({"shadow_type[car]": "car", "type": "person"}, {"shadow": "none"}),
         ({"crop": "1", "crop_margin": "10% 20px"}, {"crop_margin": "10% 20px 10% 20px"}),
