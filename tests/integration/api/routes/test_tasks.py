@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import urllib3
-from redis import Redis
 from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
@@ -20,6 +19,7 @@ from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
 from tasks.jobs.job import JobError, Status
 from tasks.object_store import original_key, result_key
 from tests.support.api import Api
+from tests.support.redis_content import mentions
 from tests.support.submissions import refusal, refused_fields
 
 SETTINGS = {"auth": "on"}
@@ -161,15 +161,6 @@ def test_a_queued_task_is_canceled_at_once(shop: Api) -> None:
     assert shop.error("GET", f"/api/v1/tasks/{task_id}/result") == (409, "task_canceled")
 
 
-def test_a_running_task_is_canceled_and_its_workers_last_write_refused(shop: Api) -> None:
-    task_id = shop.submit()
-    token = shop.begin(task_id)
-    assert shop.post(f"/api/v1/tasks/{task_id}/cancel").status_code == 200
-    assert not shop.jobs.renew(task_id, token=token)
-    assert not shop.jobs.finish(task_id, token=token, status=Status.SUCCEEDED)
-    assert shop.data(f"/api/v1/tasks/{task_id}")["status"] == "canceled"
-
-
 def test_cancel_against_finish_leaves_one_final_state(shop: Api) -> None:
     store, start = shop.jobs, threading.Barrier(2)
 
@@ -204,38 +195,12 @@ def test_an_erased_task_leaves_nothing_behind(shop: Api) -> None:
     for key in (original_key(task_id), result, stray):
         with pytest.raises(ObjectNotFoundError):
             store.get(key)
-    assert _mentions(shop.redis, task_id) == []
+    assert mentions(shop.redis, task_id) == []
     assert shop.error("DELETE", f"/api/v1/tasks/{task_id}") == (404, "task_not_found")
     # The other task, of equal bytes, is whole.
     assert store.get(others) == b"a cutout"
     assert store.get(original_key(other))
     assert shop.get(f"/api/v1/tasks/{other}/result").status_code == 302
-
-
-def _mentions(redis: Redis, task_id: str) -> list[str]:
-    """The keys of Redis that name a task, but for the queue's message, which finds no record."""
-    read = {
-        "zset": lambda name: redis.zrange(name, 0, -1),
-        "set": redis.smembers,
-        "hash": redis.hgetall,
-        "string": redis.get,
-    }
-    return [
-        name
-        for name in redis.keys(f"{redis_keys.PREFIX}*")
-        if task_id in f"{name} {read.get(redis.type(name), list)(name)}"
-    ]
-
-
-def test_a_run_that_was_under_way_cannot_bring_an_erased_task_back(shop: Api) -> None:
-    task_id = shop.submit()
-    token = shop.begin(task_id)
-    assert shop.delete(f"/api/v1/tasks/{task_id}").status_code == 200
-    assert not shop.jobs.finish(task_id, token=token, status=Status.SUCCEEDED, size=1)
-    assert shop.jobs.release(task_id, token=token) == "none"
-    assert shop.jobs.crash(task_id, holder="gpu0@test/1/") == "none"
-    assert shop.jobs.requeue(task_id) == "missing"
-    assert shop.jobs.get(task_id) is None
 
 
 def test_an_erasure_that_the_store_cut_short_can_be_repeated(shop: Api) -> None:

@@ -11,6 +11,7 @@ from tasks.errors import UnreadableRecordError
 from tasks.jobs.job import Priority, Status
 from tasks.jobs.store import Dispatch
 from tests.support.queues import AGING, OWN, Queues
+from tests.support.redis_content import content
 
 #: What may be wrong with a record, as changes of its fields; None for a field that is missing.
 DAMAGES: dict[str, dict[str, str | bytes | None]] = {
@@ -123,27 +124,6 @@ def test_a_record_that_was_mended_goes_on_by_itself(queues: Queues) -> None:
     assert queues.messages() == [task_id]
 
 
-def test_nothing_is_left_of_damaged_records_that_expired(queues: Queues) -> None:
-    bad = [queues.submit() for _ in range(7)]
-    _damage_each(queues.redis, bad)
-    queues.passes()
-    queues.redis.delete(*map(redis_keys.job_key, bad))
-    queues.passes(1)
-    assert queues.store.ids(Status.QUEUED) == []
-    assert queues.redis.zrange(redis_keys.DUE_JOBS, 0, -1) == []
-
-
-def _content(redis: Redis, task_id: str) -> object:
-    """All that may tell of a job, but for its lease's end."""
-    sets = redis.scan_iter(_type="zset")
-    return (
-        redis.hgetall(redis_keys.job_key(task_id)),
-        redis.get(redis_keys.lease_key(task_id)),
-        redis.hgetall(redis_keys.COUNTERS),
-        {name: redis.zrange(name, 0, -1, withscores=True) for name in sets},
-    )
-
-
 @pytest.mark.parametrize(
     ("make", "step", "counted"),
     [
@@ -158,18 +138,18 @@ def test_a_step_that_a_damaged_count_refuses_changes_nothing(
 ) -> None:
     bad = make(queues)
     _damage(queues.redis, bad, {counted: "x"})
-    before = _content(queues.redis, bad)
+    before = content(queues.redis)
     with pytest.raises(UnreadableRecordError, match="not an integer"):
         step(queues.store, bad)
-    assert _content(queues.redis, bad) == before
+    assert content(queues.redis) == before
 
 
 def test_a_dispatch_that_a_damaged_count_refuses_changes_nothing(queues: Queues) -> None:
     bad = queues.due()
     _damage(queues.redis, bad, {"redispatches": "x"})
-    before = _content(queues.redis, bad)
+    before = content(queues.redis)
     assert queues.store.record_dispatches([Dispatch(bad, "another")]) == [None]
-    assert _content(queues.redis, bad) == before
+    assert content(queues.redis) == before
 
 
 @pytest.mark.parametrize("value", ["x", "nan", "inf", "-inf", "1e300"])

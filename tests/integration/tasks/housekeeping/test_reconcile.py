@@ -268,7 +268,7 @@ def test_records_and_lists_agree_whatever_happens_in_whatever_order(queues: Queu
 
 def test_nothing_is_left_of_records_that_expired(queues: Queues) -> None:
     store, redis = queues.store, queues.redis
-    jobs = [queues.submit(chosen) for chosen in Priority for _ in range(5)]
+    jobs = [*(queues.submit(chosen) for chosen in Priority for _ in range(5)), queues.due()]
     done, poison, canceled, running, aged = jobs[:5]
     store.claim(done, token="t", worker="w")
     store.finish(done, token="t", status=Status.SUCCEEDED)

@@ -92,13 +92,6 @@ def test_nobody_profits_from_what_another_uploaded(equal: EqualJobs) -> None:
     assert not equal.submit(owner=bob).cached
 
 
-def test_other_options_are_another_result(equal: EqualJobs) -> None:
-    first = equal.submit()
-    assert equal.submit(options=Options(quality=50)).primary is None
-    equal.run(first)
-    assert not equal.submit(options=Options(refine=False)).cached
-
-
 def test_what_was_made_together_does_not_end_together() -> None:
     drawn = [cache_ttl(24 * 3600) for _ in range(500)]
     assert min(drawn) >= REDIS_SECONDS - JITTER_SECONDS

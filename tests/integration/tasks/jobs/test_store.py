@@ -20,9 +20,9 @@ from tasks.jobs.store import (
     lease_holder,
     lease_token,
 )
-from tasks.redis_client import connect
 from tests.support.clock import Clock
 from tests.support.jobs import make_job, recorded
+from tests.support.redis_content import mentions
 
 
 @pytest.fixture
@@ -40,11 +40,6 @@ def _error(store: JobStore, job: Job) -> str:
     error = recorded(store, job).error
     assert error is not None
     return error.type
-
-
-def test_a_created_job_reads_back(store: JobStore, job: Job) -> None:
-    assert recorded(store, job).evolve(dispatch_seq=0) == job
-    assert store.ids(Status.QUEUED) == [job.task_id]
 
 
 def test_a_record_goes_away_by_itself(redis: Redis, job: Job) -> None:
@@ -95,7 +90,11 @@ def test_only_one_of_many_workers_gets_the_lease(store: JobStore, job: Job) -> N
     assert sorted(outcomes) == [Claim.CLAIMED, *[Claim.LEASED] * 7]
 
 
-def test_a_claim_counts_the_attempt_and_names_the_worker(store: JobStore, job: Job) -> None:
+def test_a_job_reads_back_and_a_claim_counts_the_attempt_and_names_the_worker(
+    store: JobStore, job: Job
+) -> None:
+    assert recorded(store, job).evolve(dispatch_seq=0) == job
+    assert store.ids(Status.QUEUED) == [job.task_id]
     assert _claim(store, job, worker="gpu0@a") is Claim.CLAIMED
     claimed = recorded(store, job)
     assert (claimed.status, claimed.attempts) == (Status.PROCESSING, 1)
@@ -148,10 +147,13 @@ def test_a_job_that_kills_its_workers_is_poison(store: JobStore, job: Job) -> No
     assert store.dead() == [job.task_id]
 
 
-def test_a_crash_of_another_process_takes_no_lease(store: JobStore, job: Job) -> None:
+def test_neither_another_crash_nor_the_reconciler_takes_a_job_from_a_living_worker(
+    store: JobStore, job: Job
+) -> None:
     _claim(store, job, lease_token("gpu0@a", 12))
     assert store.crash(job.task_id, holder=lease_holder("gpu0@a", 1)) is ReleaseOutcome.NONE
     assert store.crash(job.task_id, holder=lease_holder("gpu0@b", 12)) is ReleaseOutcome.NONE
+    assert store.release(job.task_id) is ReleaseOutcome.NONE
     assert recorded(store, job).status is Status.PROCESSING
 
 
@@ -171,12 +173,6 @@ def test_losses_pause_longer_and_longer_until_the_job_is_given_up(redis: Redis, 
     error = recorded(store, job).error
     assert error is not None
     assert (error.type, error.retryable) == ("lost", True)
-
-
-def test_the_reconciler_cannot_take_a_job_from_a_living_worker(store: JobStore, job: Job) -> None:
-    _claim(store, job)
-    assert store.release(job.task_id) is ReleaseOutcome.NONE
-    assert recorded(store, job).status is Status.PROCESSING
 
 
 def test_a_job_avoids_the_worker_it_went_wrong_on_if_another_can_run_it(
@@ -259,29 +255,18 @@ def test_more_than_the_allowed_number_is_refused(store: JobStore, job: Job) -> N
 # -- what is left --------------------------------------------------------------------------------
 
 
-def _traces(redis: Redis, task_id: str) -> list[str]:
-    """The sets that name a job."""
-    sets = redis.scan_iter("rmbg:*", _type="zset")
-    return [key for key in sets if redis.zscore(key, task_id) is not None]
-
-
-def test_an_expired_record_leaves_no_trace(store: JobStore, redis: Redis, job: Job) -> None:
-    redis.delete(redis_keys.job_key(job.task_id))
-    store.forget(job.task_id, list_name=f"{job.queue}|{int(job.priority)}")
-    # An owner's list is trimmed as jobs are added to it: of an expired record nobody knows whose.
-    assert _traces(redis, job.task_id) == [redis_keys.owner_tasks_key("")]
-
-
 @pytest.mark.parametrize("claimed", [False, True])
-def test_a_pending_job_can_be_erased(
+def test_an_erased_job_leaves_nothing_and_its_run_cannot_bring_it_back(
     store: JobStore, redis: Redis, job: Job, *, claimed: bool
 ) -> None:
     if claimed:
         _claim(store, job)
     assert store.erase(job.task_id)
-    assert store.get(job.task_id) is None
-    assert _traces(redis, job.task_id) == []
     assert not store.finish(job.task_id, token="t", status=Status.SUCCEEDED)
+    assert store.release(job.task_id, token="t") is ReleaseOutcome.NONE
+    assert store.crash(job.task_id, holder="t") is ReleaseOutcome.NONE
+    assert store.requeue(job.task_id) == "missing"
+    assert mentions(redis, job.task_id) == []
 
 
 def test_duplicates_of_a_job_whose_record_is_gone_are_seen_to(
@@ -292,9 +277,3 @@ def test_duplicates_of_a_job_whose_record_is_gone_are_seen_to(
     redis.delete(redis_keys.job_key(primary.task_id))
     store.forget(primary.task_id)
     assert redis.zscore(redis_keys.COMPLETING, primary.task_id) is not None
-
-
-def test_redis_away_is_one_kind_of_error() -> None:
-    store = JobStore(connect("redis://127.0.0.1:1/0", timeout=0.2))
-    with pytest.raises(QueueUnavailableError):
-        store.get("rm-1")

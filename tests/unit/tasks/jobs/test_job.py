@@ -2,7 +2,7 @@ import dataclasses
 import re
 from datetime import UTC, datetime
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.jobs.job import Job, JobError, Status, from_record, new_task_id, to_record
@@ -31,6 +31,7 @@ jobs = st.builds(
 
 
 @given(jobs)
+@settings(max_examples=30)
 def test_a_record_is_text_and_reads_back_as_its_job_without_fields_of_later_versions(
     job: Job,
 ) -> None:

@@ -60,10 +60,6 @@ def test_it_is_dead_after_the_last_pause_and_where_the_pictures_expire_before_th
     assert "expire" in late.reason
 
 
-def test_410_ends_it_and_its_target() -> None:
-    assert (decide(410).state, decide(410).disable) == (DeliveryState.DEAD, True)
-
-
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_a_busy_host_is_left_alone(status: int) -> None:
     asked = decide(status, "120")
