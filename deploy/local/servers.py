@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Self
 
@@ -16,6 +17,10 @@ STOP_STAGE: Final = 9
 #: SeaweedFS packs objects into volumes that grow up to this size.
 _VOLUME_MB: Final = 1024
 _MAX_VOLUMES: Final = 1024
+#: A new certificate is made at each start; no start lasts longer.
+_CERTIFICATE_DAYS: Final = 3650
+#: SeaweedFS's parts that call each other by gRPC.
+_GRPC_PARTS: Final = ("master", "volume", "filer", "s3", "client")
 
 
 def valkey_url(port: int, password: str) -> str:
@@ -136,6 +141,8 @@ def _server_flags(volumes: Path, ports: StorePorts, config: Path) -> tuple[str, 
         f"-dir={volumes.resolve()}",
         f"-ip={LOOPBACK}",
         f"-ip.bind={LOOPBACK}",
+        # The master's HTTP API lets anybody delete a bucket.
+        "-disableHttp",
         f"-master.port={ports.master}",
         f"-master.port.grpc={ports.master_grpc}",
         f"-master.volumeSizeLimitMB={_VOLUME_MB}",
@@ -163,7 +170,8 @@ def _server_flags(volumes: Path, ports: StorePorts, config: Path) -> tuple[str, 
 def _seaweedfs_environment(folder: Path) -> dict[str, str]:
     """Return the settings that have no flag.
 
-    Without the signing keys, every user of this machine could read the volumes.
+    Without the signing keys, every user of this machine could read the volumes, and without the
+    certificate, list and delete everything by `weed shell`.
     """
     names = (
         "JWT_SIGNING_KEY",
@@ -173,4 +181,51 @@ def _seaweedfs_environment(folder: Path) -> dict[str, str]:
     )
     keys = {f"WEED_{name}": load_credential(folder, name.lower()) for name in names}
     # A new bucket gets two volumes at a time instead of seven.
-    return {**keys, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "2"}
+    return {**keys, **_grpc_environment(folder), "WEED_MASTER_VOLUME_GROWTH_COPY_1": "2"}
+
+
+def _grpc_environment(folder: Path) -> dict[str, str]:
+    """Make a certificate that all parts share: gRPC obeys only who has its key."""
+    certificate, key = folder / "grpc-certificate.pem", folder / "grpc-key.pem"
+    key_text, certificate_text = _self_signed_certificate()
+    write_private(key, key_text)
+    write_private(certificate, certificate_text)
+    env = {"WEED_GRPC_CA": str(certificate.resolve())}
+    for part in _GRPC_PARTS:
+        env[f"WEED_GRPC_{part.upper()}_CERT"] = str(certificate.resolve())
+        env[f"WEED_GRPC_{part.upper()}_KEY"] = str(key.resolve())
+    return env
+
+
+def _self_signed_certificate() -> tuple[str, str]:
+    """Return a new private key and its certificate, which is its own authority, as PEM.
+
+    Raises:
+        SetupError: the package `cryptography` is not installed.
+    """
+    service.require_module("cryptography")
+    # Only where the servers run is the package installed.
+    from cryptography import x509  # noqa: PLC0415
+    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "rmbg-store")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        # The clock may have been set back since.
+        .not_valid_before(now - timedelta(days=_CERTIFICATE_DAYS))
+        .not_valid_after(now + timedelta(days=_CERTIFICATE_DAYS))
+        .sign(key, hashes.SHA256())
+    )
+    key_bytes = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return key_bytes.decode(), certificate.public_bytes(serialization.Encoding.PEM).decode()

@@ -1,0 +1,86 @@
+"""The embedded object store obeys nobody else on this machine."""
+
+import socket
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trustme
+import urllib3
+
+from deploy.local.ports import LOOPBACK, reserved_ports
+from deploy.local.servers import StorePorts, store_service
+from tests.support.servers import running
+
+#: What a client of HTTP/2, and so of gRPC, begins with: the preface and empty settings.
+HTTP2_START = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+GRPC_PORTS = ("master_grpc", "volume_grpc", "filer_grpc", "s3_grpc")
+
+
+@dataclass(frozen=True)
+class Store:
+    folder: Path
+    ports: StorePorts
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    folder = tmp_path_factory.mktemp("store")
+    with reserved_ports() as free:
+        ports = StorePorts.take(free)
+        service = store_service(folder, ports, "access", "secret-of-the-store")
+        with running(service, folder / "weed.log"):
+            yield Store(folder, ports)
+
+
+def _is_answered(port: int, context: ssl.SSLContext | None) -> bool:
+    """Return whether a server speaks gRPC with this client."""
+    plain = socket.create_connection((LOOPBACK, port), timeout=10)
+    try:
+        with context.wrap_socket(plain) if context else plain as client:
+            client.sendall(HTTP2_START)
+            # A frame of settings (type 4) is the server's first word.
+            return client.recv(9)[3:4] == b"\x04"
+    except OSError:
+        return False
+
+
+def _tls(certificate: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    if certificate:
+        context.load_cert_chain(certificate, key)
+    return context
+
+
+@pytest.mark.parametrize("name", GRPC_PORTS)
+def test_grpc_is_for_the_parts_of_the_store_alone(store: Store, name: str, tmp_path: Path) -> None:
+    port = getattr(store.ports, name)
+    own = tmp_path / "own.pem"
+    trustme.CA().issue_cert("rmbg-store").private_key_and_cert_chain_pem.write_to_path(str(own))
+    for context in (None, _tls(), _tls(own)):
+        assert not _is_answered(port, context)
+    certificate, key = store.folder / "grpc-certificate.pem", store.folder / "grpc-key.pem"
+    assert key.stat().st_mode & 0o077 == 0
+    assert _is_answered(port, _tls(certificate, key))
+
+
+@pytest.mark.parametrize(
+    ("port", "path"),
+    [
+        ("master", "/col/delete?collection=rmbg"),
+        ("master", "/dir/assign?collection=rmbg"),
+        ("master", "/dir/lookup?volumeId=1"),
+        ("master", "/vol/vacuum?garbageThreshold=0.001"),
+        ("volume", "/1,01637037d6"),
+        ("filer", "/buckets/rmbg/"),
+        ("s3", "/rmbg"),
+    ],
+)
+def test_http_without_keys_is_refused(store: Store, port: str, path: str) -> None:
+    url = f"http://{LOOPBACK}:{getattr(store.ports, port)}{path}"
+    assert urllib3.request("GET", url, retries=False).status in {401, 403, 404}
