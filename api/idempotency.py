@@ -22,6 +22,8 @@ IDEMPOTENCY_SECONDS: Final = 24 * 3600
 _RESERVED_SECONDS: Final = 120
 #: The draft standard's form of a key; a bare one is taken too.
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"\Z')
+#: Longest header with a key: each character escaped, and the quotes.
+_MAX_HEADER: Final = 2 * 255 + 2
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]{1,255}\Z")
 
 #: What a request makes: a task or a batch.
@@ -159,7 +161,7 @@ def parse_key(header: str) -> str:
     Raises:
         ApiError: it is neither.
     """
-    text = header.strip()
+    text = header.strip() if len(header) <= _MAX_HEADER else ""
     quoted = _QUOTED.match(text)
     key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else text
     if not _VISIBLE.match(key) or (not quoted and '"' in key):

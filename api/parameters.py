@@ -78,8 +78,19 @@ def _measure(description: str, *, example: str, default: str | None = None) -> f
     )
 
 
+class Address(fields.URL):
+    """An address; its length is judged before a regular expression sees it."""
+
+    def _deserialize(self, value: Any, *more: Any, **others: Any) -> Any:  # noqa: ANN401 - marshmallow's
+        if isinstance(value, str) and len(value) > _MAX_URL:
+            raise ValidationError(
+                f"It has {len(value)} characters; the limit is {_MAX_URL}. Give a shorter address."
+            )
+        return super()._deserialize(value, *more, **others)
+
+
 def _address(description: str) -> fields.URL:
-    return fields.URL(
+    return Address(
         load_default=None,
         schemes={"http", "https"},
         require_tld=False,
