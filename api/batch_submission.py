@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 from api.errors import ERRORS, ApiError, from_inference
@@ -10,7 +11,7 @@ from api.forms import FilePart, TextPart, read_file
 from api.idempotency import Reservation
 from api.inputs import InputFile, check_length
 from api.parameters import PICTURES, RemovalJson, build_submission, check_options, load
-from api.rate_limits import charge
+from api.rate_limits import charge, give_back
 from api.services import Services
 from api.submission import media_type
 from inference.errors import InferenceError
@@ -46,6 +47,8 @@ class Entry:
         task_id: that its task is to have, if it came as a file.
         image: the file, stored under that task's key unless it cannot be used.
         error: why it cannot become a task.
+        charged: number of pictures that the caller's quota was charged for it.
+        only_read: the file was read for its digest, since the request was sent before.
     """
 
     name: str
@@ -53,9 +56,11 @@ class Entry:
     task_id: str = ""
     image: InputFile | None = None
     error: JobError | None = None
+    charged: int = 0
+    only_read: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BatchSubmissionService:
     """Accepts the batches of one request."""
 
@@ -64,6 +69,11 @@ class BatchSubmissionService:
     request_id: str
     idempotency_key: str | None
     taken: set[str] = field(default_factory=set)
+
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether the request's Idempotency-Key was used: then its files are compared, not kept."""
+        return self.services.idempotency.is_known(self.owner.id, self.idempotency_key)
 
     def from_json(self, body: Mapping[str, Any]) -> tuple[Batch, bool]:
         """Accept a batch of `items`, each with its own parameters, beside shared ones.
@@ -87,6 +97,7 @@ class BatchSubmissionService:
         """
         entries: list[Entry] = []
         shared: dict[str, str] = {}
+        accepted = False
         try:
             for part in parts:
                 if isinstance(part, TextPart):
@@ -94,7 +105,7 @@ class BatchSubmissionService:
                     shared |= {part.name: part.value} if part.value else {}
                 elif part.name in IMAGES:
                     self._check_number(len(entries) + 1)
-                    entries.append(self._stage(part))
+                    entries.append(self._take(part, len(entries)))
                 else:
                     raise ApiError(
                         "unknown_parameter",
@@ -104,8 +115,12 @@ class BatchSubmissionService:
             self._check_number(len(entries))
             # Options that do not go together here do so in no item either.
             check_options(self._shared(shared))
-            return self._accept(entries, shared)
+            batch = self._accept(entries, shared)
+            accepted = True
+            return batch
         finally:
+            if not accepted:
+                give_back(sum(entry.charged for entry in entries))
             for entry in entries:
                 # A stored file that has not become a task.
                 key = entry.image and entry.image.object_key
@@ -121,6 +136,25 @@ class BatchSubmissionService:
                 "batch_too_large", f"A batch may have {most} pictures; send several batches."
             )
 
+    def _take(self, part: FilePart, before: int) -> Entry:
+        """Charge and stage a file; of a request that was sent before, only read it.
+
+        Args:
+            part: the file.
+            before: number of the files that the request has been charged for.
+        """
+        if self.repeats:
+            image = read_file(part, self.services.settings.max_image_bytes)
+            image.stream.close()
+            return Entry(part.file_name, {}, image=image, only_read=True)
+        charge(spent=before)
+        try:
+            return self._stage(part)
+        except BaseException:
+            # The form's other files are given back with their entries.
+            give_back(1)
+            raise
+
     def _stage(self, part: FilePart) -> Entry:
         """Check a file, and store it under the key of the task that it is to become.
 
@@ -132,13 +166,13 @@ class BatchSubmissionService:
             check_length(image.length, settings.max_image_bytes, "image")
             kind = media_type(image.probe(settings.image_limits))
         except (ApiError, InferenceError) as error:
-            return Entry(part.file_name, {}, image=image, error=explain(error))
+            return Entry(part.file_name, {}, image=image, error=explain(error), charged=1)
         else:
             image.object_key = original_key(task_id)
             self.services.runtime.object_store.put(
                 image.object_key, image.stream, image.length, kind
             )
-            return Entry(part.file_name, {}, task_id, image)
+            return Entry(part.file_name, {}, task_id, image, charged=1)
         finally:
             # One file at a time takes memory.
             image.stream.close()
@@ -171,7 +205,26 @@ class BatchSubmissionService:
         entries: list[Entry],
         shared: Mapping[str, Any],
     ) -> Batch:
-        charge(len(entries))
+        if any(entry.only_read for entry in entries):
+            # The earlier request was refused after this one had found its key.
+            raise ApiError("idempotency_in_progress", retry_after=1)
+        uncharged = len(entries) - sum(entry.charged for entry in entries)
+        if uncharged:
+            # Before an address is fetched.
+            charge(uncharged)
+        try:
+            return self._make_charged(batch, reservation, entries, shared)
+        except BaseException:
+            give_back(uncharged)
+            raise
+
+    def _make_charged(
+        self,
+        batch: Batch,
+        reservation: Reservation | None,
+        entries: list[Entry],
+        shared: Mapping[str, Any],
+    ) -> Batch:
         self.services.runtime.batches.create(batch)
         each = {name: value for name, value in shared.items() if name not in _OF_BATCH}
         items = list(self._items(entries, each, batch.batch_id))

@@ -134,6 +134,17 @@ class IdempotencyGuard:
                 self.free(reservation)
             raise
 
+    def is_known(self, owner_id: str, header: str | None) -> bool:
+        """Return whether a request was sent under a key, and is accepted or being accepted.
+
+        Raises:
+            ApiError: the key is malformed.
+        """
+        if header is None:
+            return False
+        with redis_errors():
+            return bool(self.redis.exists(redis_keys.idempotency_key(owner_id, parse_key(header))))
+
     def reserve(self, wanted: Reservation) -> Reservation | None:
         """Reserve a key; return None on success, else the reservation that holds it."""
         with redis_errors():

@@ -1,6 +1,7 @@
 """Rate limits: a token bucket for each owner and policy, and the `RateLimit` headers."""
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -10,6 +11,7 @@ from redis import Redis
 from api.auth import current_owner, services
 from api.errors import ApiError
 from tasks import redis_client, redis_keys
+from tasks.errors import QueueUnavailableError
 from tasks.redis_client import redis_errors
 
 #: The policy of submissions, which cost 1 for each picture.
@@ -37,7 +39,7 @@ class RateLimitResult:
         policy: the bucket's name.
         rate: its quota.
         allowed: the tokens were taken.
-        left: tokens in the bucket now.
+        left: tokens in the bucket now; 0 in debt.
         retry_after: whole seconds until the cost is there; 0 if the request was allowed.
         reset_after: whole seconds until the bucket is full.
     """
@@ -50,14 +52,18 @@ class RateLimitResult:
     reset_after: int
 
 
-def charge(cost: float = 1) -> None:
+def charge(cost: float = 1, *, spent: float = 0) -> None:
     """Charge pictures to the caller's quota, and state the rest in the response's headers.
+
+    Args:
+        cost: number of pictures.
+        spent: those that this request has been charged before; see `take_tokens`.
 
     Raises:
         ApiError: `rate_limited`: there is not enough left.
         QueueUnavailableError: Redis does not answer.
     """
-    allowance = consume(cost)
+    allowance = consume(cost, spent=spent)
     if allowance is not None and not allowance.allowed:
         raise ApiError(
             "rate_limited",
@@ -67,8 +73,15 @@ def charge(cost: float = 1) -> None:
         )
 
 
+def give_back(cost: float) -> None:
+    """Give pictures back that a request was charged and that nothing was kept of."""
+    if cost:
+        with suppress(QueueUnavailableError):  # then the bucket refills with time
+            consume(-cost)
+
+
 def consume(
-    cost: float = 1, *, policy: str = PICTURES, rate: Rate | None = None
+    cost: float = 1, *, policy: str = PICTURES, rate: Rate | None = None, spent: float = 0
 ) -> RateLimitResult | None:
     """Charge the caller's quota, and state the rest in the response's headers.
 
@@ -76,6 +89,7 @@ def consume(
         cost: in the policy's unit; all of it is taken, or nothing.
         policy: name of the bucket; each has its own.
         rate: its quota; the key's own pictures a minute if None.
+        spent: what this request has taken before; see `take_tokens`.
 
     Returns:
         What is left, or a refusal: see `allowed`. None if the caller has no quota.
@@ -88,14 +102,20 @@ def consume(
         if owner.rate_per_minute is None:
             return None
         rate = Rate(owner.rate_per_minute)
-    g.allowance = take_tokens(services().runtime.redis, owner.id, rate, cost=cost, policy=policy)
+    g.allowance = take_tokens(
+        services().runtime.redis, owner.id, rate, cost=cost, policy=policy, spent=spent
+    )
     return cast("RateLimitResult", g.allowance)
 
 
 def take_tokens(
-    client: Redis, owner_id: str, rate: Rate, *, cost: float = 1, policy: str
+    client: Redis, owner_id: str, rate: Rate, *, cost: float = 1, policy: str, spent: float = 0
 ) -> RateLimitResult:
-    """Take `cost` tokens from an owner's bucket, all of them or none.
+    """Take `cost` tokens from an owner's bucket, all of them or none; below 0, give them back.
+
+    A request that costs more than the quota passes only with a full bucket, and leaves a debt: so
+    many tokens have to refill before the next request passes. A request that takes its tokens one
+    after another names in `spent` those that it has taken, and passes as if it took them at once.
 
     Raises:
         QueueUnavailableError: Redis does not answer.
@@ -108,13 +128,14 @@ def take_tokens(
             quota=rate.quota,
             seconds=rate.seconds,
             cost=cost,
+            spent=spent,
         )
     allowed, left, wait_ms, full_ms = cast("tuple[int, str, int, int]", answer)
     return RateLimitResult(
         policy=policy,
         rate=rate,
         allowed=bool(allowed),
-        left=float(left),
+        left=max(0.0, float(left)),
         retry_after=math.ceil(wait_ms / 1000),
         reset_after=math.ceil(full_ms / 1000),
     )

@@ -10,7 +10,7 @@ from api.auth import current_owner, identify, services
 from api.errors import ApiError
 from api.forms import Form
 from api.inputs import Submission
-from api.rate_limits import Rate, consume
+from api.rate_limits import Rate, RateLimitResult, consume
 from api.removebg.parameters import (
     MEGAPIXEL,
     detected_type,
@@ -40,6 +40,8 @@ WAIT_SECONDS: Final = 15.0
 #: Share of the pixels below which a picture counts as one without a subject.
 _LEAST_COVERAGE: Final = 0.001
 _MINUTE: Final = 60
+#: What each picture costs at least; charged before its size is known.
+_LEAST_MEGAPIXELS: Final = 1.0
 _RETRY_AFTER_SECONDS: Final = 5
 PREFIX: Final = "/v1.0"
 #: Nothing is bought; clients check that some are left.
@@ -79,6 +81,9 @@ def remove_background() -> Response:
 
 def _submission(form: Form) -> Submission:
     owner, settings = current_owner(), services().settings
+    # Before an address is fetched.
+    _charge_one(consume())
+    _charge_megapixels(_LEAST_MEGAPIXELS)
     image = open_image(form, services(), owner)
     background = None if is_mask(form.texts) else open_background(form, services(), owner)
     most = settings.removebg_png_megapixels
@@ -88,7 +93,8 @@ def _submission(form: Form) -> Submission:
         png_pixels=round(most * MEGAPIXEL) if most else None,
     )
     header = image.probe(settings.image_limits)
-    _charge(header.width * header.height / MEGAPIXEL)
+    megapixels = header.width * header.height / MEGAPIXEL
+    _charge_megapixels(megapixels - _LEAST_MEGAPIXELS, spent=_LEAST_MEGAPIXELS)
     return Submission(
         image=image,
         options=options,
@@ -98,22 +104,24 @@ def _submission(form: Form) -> Submission:
     )
 
 
-def _charge(megapixels: float) -> None:
-    """Charge the megapixels per minute, and the key's own pictures per minute."""
+def _charge_megapixels(megapixels: float, *, spent: float = 0) -> None:
+    """Charge the megapixels per minute; `spent` is what this picture was charged before."""
     quota = services().settings.removebg_megapixels_per_minute
-    allowances = [consume()]
-    if quota:
+    if quota and megapixels > 0:
+        spent = min(spent, quota)
         # A picture of more than the quota costs all of it; otherwise it would never pass.
-        cost = min(max(1.0, megapixels), quota)
-        allowances.append(consume(cost, policy="megapixels", rate=Rate(quota, _MINUTE)))
-    for allowance in allowances:
-        if allowance is not None and not allowance.allowed:
-            raise RemoveBgError(
-                "rate_limit_exceeded",
-                f"{allowance.rate.quota:g} {allowance.policy} a minute are allowed.",
-                status=429,
-                retry_after=math.ceil(allowance.retry_after),
-            )
+        cost = min(megapixels, quota - spent)
+        _charge_one(consume(cost, policy="megapixels", rate=Rate(quota, _MINUTE), spent=spent))
+
+
+def _charge_one(allowance: RateLimitResult | None) -> None:
+    if allowance is not None and not allowance.allowed:
+        raise RemoveBgError(
+            "rate_limit_exceeded",
+            f"{allowance.rate.quota:g} {allowance.policy} a minute are allowed.",
+            status=429,
+            retry_after=math.ceil(allowance.retry_after),
+        )
 
 
 def _finished(job: Job) -> Job:
@@ -155,6 +163,7 @@ def improve() -> Response:
     keep = settings.removebg_keep_improvements
     # A picture that would not be kept is not fetched.
     if keep or source_name(form) != "image_url":
+        _charge_one(consume())
         picture = open_image(form, services(), current_owner())
         if keep:
             services().runtime.object_store.put(

@@ -87,11 +87,12 @@ class RemoveBackground(MethodView):
         The answer comes at once with the task's id; or with the finished task, if the cache had the
         result or the client waited for it.
         """
-        charge()
         owner = current_owner()
         parameters = read_parameters(request, max_file_bytes=services().settings.max_image_bytes)
 
         def submit(task_id: str, reservation: Reservation | None) -> AcceptedJob:
+            # A repeated request costs nothing; a new one is charged before an address is fetched.
+            charge()
             submission = build_submission(parameters, services().inputs, owner)
             return services().submissions.submit(
                 submission, request_id(), task_id=task_id, reservation=reservation

@@ -133,11 +133,15 @@ commands.update_locked = function(a)
   return 1
 end
 
--- Takes tokens from a bucket, by the server's clock: all of them or none.
--- Arguments: key, quota (of a full bucket), seconds (in which an empty one fills), cost.
+-- Takes tokens from a bucket, by the server's clock: all of them or none. What costs more than the
+-- quota in all needs a full bucket, or it would never pass; the rest of its cost becomes a debt,
+-- which has to refill before anything else passes. A negative cost gives tokens back.
+-- Arguments: key, quota (of a full bucket), seconds (in which an empty one fills), cost, spent (what
+-- the same request has taken before).
 -- Returns 1 or 0, the tokens left, ms until the cost is there, ms until the bucket is full.
 commands.token_bucket = function(a)
   local quota, seconds = tonumber(a.quota), tonumber(a.seconds)
+  local cost, spent = tonumber(a.cost), tonumber(a.spent or 0)
   local time = redis.call('TIME')
   local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
   local bucket = redis.call('HMGET', a.key, 'left', 'at')
@@ -145,15 +149,14 @@ commands.token_bucket = function(a)
   if bucket[1] then
     left = math.min(quota, tonumber(bucket[1]) + (now - tonumber(bucket[2])) * quota / seconds)
   end
-  -- A full bucket lets through what costs more than the quota: otherwise it would never pass.
-  local price = math.min(tonumber(a.cost), quota)
-  local allowed = left >= price
+  local lacking = math.min(spent + cost, quota) - spent - left
+  local allowed = cost < 0 or lacking <= 0
   if allowed then
-    left = left - price
+    left = math.min(quota, left - cost)
   end
-  redis.call('HSET', a.key, 'left', tostring(left), 'at', string.format('%.6f', now))
-  redis.call('PEXPIRE', a.key, math.ceil(seconds * 1000))
   local per_ms = quota / seconds / 1000
-  local wait = allowed and 0 or math.ceil((price - left) / per_ms)
-  return {allowed and 1 or 0, tostring(left), wait, math.ceil((quota - left) / per_ms)}
+  local full = math.ceil((quota - left) / per_ms)
+  redis.call('HSET', a.key, 'left', tostring(left), 'at', string.format('%.6f', now))
+  redis.call('PEXPIRE', a.key, math.max(full, math.ceil(seconds * 1000)))
+  return {allowed and 1 or 0, tostring(left), allowed and 0 or math.ceil(lacking / per_ms), full}
 end

@@ -105,6 +105,13 @@ def test_a_quota_counts_pictures_and_is_stated(api: Api, studio: Api) -> None:
     assert "RateLimit" not in free.headers
 
 
+def test_a_repeated_request_costs_nothing(api: Api) -> None:
+    shop = api.tenant("shop", rate_per_minute=1)
+    first = data_of(shop.send(key="k"))["task_id"]
+    assert data_of(shop.send(key="k"))["task_id"] == first
+    assert refusal(shop.send(key="l")) == (429, "rate_limited")
+
+
 @pytest.mark.parametrize("done", [True, False], ids=["done", "queued"])
 def test_anothers_task_is_not_there(shop: Api, studio: Api, api: Api, *, done: bool) -> None:
     task_id = shop.submit(webhook_url="https://93.184.216.34/hook")

@@ -40,12 +40,26 @@ def test_a_bucket_refills_with_time(redis: Redis) -> None:
         pytest.fail("it never refilled")
 
 
-def test_what_costs_more_than_the_quota_waits_for_a_full_bucket(redis: Redis) -> None:
-    rate = Rate(10, _SECONDS)
-    assert take_tokens(redis, "o", rate, cost=50, policy="a").allowed
-    later = take_tokens(redis, "o", rate, cost=50, policy="a")
-    assert not later.allowed
-    assert later.retry_after <= _SECONDS
+@pytest.mark.parametrize("steps", [1, 50], ids=["at once", "one after another"])
+def test_what_costs_more_than_the_quota_needs_a_full_bucket_and_leaves_a_debt(
+    redis: Redis, steps: int
+) -> None:
+    take = partial(take_tokens, redis, "o", Rate(10, _SECONDS), policy="a")
+    assert all(take(cost=50 // steps, spent=n * 50 // steps).allowed for n in range(steps))
+    # 40 beyond the quota: one token is there when 41 have refilled.
+    later = take(cost=1)
+    assert (later.allowed, later.left) == (False, 0)
+    assert 400_000 < later.retry_after <= 410_000
+    assert redis.ttl("rmbg:rate:a:o") > 4 * _SECONDS
+    # What is given back is there again, and not more than the quota.
+    assert take(cost=-60).left == 10
+
+
+def test_what_does_not_fit_one_after_another_does_not_fit_at_once(redis: Redis) -> None:
+    take = partial(take_tokens, redis, "o", Rate(10, _SECONDS), policy="a")
+    assert take(cost=5).allowed
+    assert not take(cost=40).allowed
+    assert [take(spent=n).allowed for n in range(6)] == [*[True] * 5, False]
 
 
 def test_fifty_threads_share_one_bucket_exactly(redis: Redis) -> None:

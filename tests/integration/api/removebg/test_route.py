@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tasks.errors import UrlUnreachableError
+from tasks.net.http_client import HttpClient
 from tests.support.api import Api
 from tests.support.removebg_requests import (
     PICTURE,
@@ -186,6 +188,24 @@ def test_over_the_rate_it_says_when_to_come_again(api: Api) -> None:
     assert error_of(refused) == (429, "rate_limit_exceeded")
     assert refused.get_json()["errors"][0]["title"] == "Rate limit exceeded"
     assert 1 <= int(refused.headers["Retry-After"]) <= 6
+
+
+@pytest.mark.parametrize("path", [REMOVE, "/v1.0/improve"])
+def test_no_address_is_fetched_over_the_quota(
+    api: Api, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    open_api = api.with_settings(auth="on", removebg_keep_improvements=True)
+    caller = open_api.tenant(path, rate_per_minute=1)
+    fetched: list[str] = []
+
+    def fetch(_: object, url: str, **_limits: object) -> None:
+        fetched.append(url)
+        raise UrlUnreachableError("It was asked for.")
+
+    monkeypatch.setattr(HttpClient, "fetch", fetch)
+    answers = [caller.post(path, data={"image_url": "http://example.com/a"}) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [400, 429, 429]
+    assert len(fetched) == 1
 
 
 def test_any_web_page_may_call(api: Api) -> None:

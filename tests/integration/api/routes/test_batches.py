@@ -295,6 +295,34 @@ def test_the_same_request_again_is_answered_with_the_same_batch(api: Api) -> Non
     assert refusal(send("order-7", RED, GREEN)) == (410, "gone")
 
 
+@pytest.mark.parametrize("quota", [1, 3], ids=["one a minute", "three a minute"])
+def test_files_are_charged_as_they_are_counted_and_given_back(api: Api, quota: int) -> None:
+    caller = api.with_settings(auth="on").tenant(f"of {quota}", rate_per_minute=quota)
+    four = [_image(f"{number}.png", RED) for number in range(4)]
+    # A refused batch costs nothing; one of more than the quota needs all of it, and leaves a debt.
+    assert refusal(_send(caller, *four, ("qualty", "9"))) == (422, "unknown_parameter")
+    assert data_of(_send(caller, *four))["total"] == 4
+    before = _bucket(api)
+    for refused in (_send(caller, *four), caller.post(BATCH, json={"items": [{}] * 2})):
+        assert refusal(refused) == (429, "rate_limited")
+        assert int(refused.headers["Retry-After"]) >= 60 / quota
+    assert _bucket(api) == before
+
+
+def test_a_repeated_batch_costs_nothing_and_stores_nothing(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = api.with_settings(auth="on").tenant("repeating", rate_per_minute=2)
+    sent = form(_image("a.png", RED), _image("b.png", GREEN))
+    first = caller.post(BATCH, headers={"Idempotency-Key": "k"}, **sent)
+    monkeypatch.setattr(type(api.objects), "put", None)
+    again = caller.post(BATCH, headers={"Idempotency-Key": "k"}, **sent)
+    assert data_of(again)["batch_id"] == data_of(first)["batch_id"]
+    other = form(_image("a.png", RED), _image("b.png", BLUE))
+    mismatch = caller.post(BATCH, headers={"Idempotency-Key": "k"}, **other)
+    assert refusal(mismatch) == (422, "idempotency_mismatch")
+
+
 def test_a_key_of_a_batch_that_was_refused_may_be_used_again(api: Api) -> None:
     for body, status in (
         ({"items": [{}], "quality": 0}, 422),
