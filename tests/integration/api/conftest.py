@@ -3,6 +3,8 @@
 It is a module's, with its settings: `SETTINGS`, if it has that.
 """
 
+from collections.abc import Iterator
+
 import pytest
 from flask.testing import FlaskClient
 from redis import Redis
@@ -11,6 +13,8 @@ from api.services import Services
 from tests.support.api import Api
 from tests.support.servers import Servers
 from tests.support.services import services_on
+from tests.support.submissions import PICTURE, png
+from tests.support.websites import website
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +46,18 @@ def services(api: Api) -> Services:
 @pytest.fixture(scope="module")
 def client(api: Api) -> FlaskClient:
     return api
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    """A web server with a picture, and with what is none or too large."""
+    files: dict[str, bytes | str] = {
+        "/cup.png": PICTURE,
+        "/moved": "/cup.png",
+        "/page.html": b"<!doctype html><p>not found</p>" * 9,
+        "/empty.png": b"",
+        "/broken.png": png("teal", (600, 600))[:200],
+        "/large.png": PICTURE + bytes(3 * 2**20),
+    }
+    with website(files) as address:
+        yield address

@@ -14,6 +14,7 @@ from tasks.errors import ObjectStoreUnavailableError
 from tasks.jobs.job import Job
 from tasks.object_store import original_key
 from tests.support.api import Api
+from tests.support.stores import WatchedStore
 from tests.support.submissions import PICTURE, refusal, refused_fields, task_id_of
 
 
@@ -40,14 +41,8 @@ def test_the_same_request_again_within_a_day_is_the_same_task(api: Api) -> None:
 
 def test_twenty_threads_with_one_key_make_one_task(api: Api) -> None:
     together = threading.Barrier(20)
-    stored = []
-
-    class Store:
-        def put(self, key: str, *parts: Any, **more: Any) -> None:  # noqa: ANN401 - any store's
-            stored.append(key)
-            api.objects.put(key, *parts, **more)
-
-    application = api.with_parts(object_store=Store()).application
+    store = WatchedStore(api.objects)
+    application = api.with_parts(object_store=store).application
 
     def send(_: int) -> str:
         client = application.test_client()
@@ -60,7 +55,7 @@ def test_twenty_threads_with_one_key_make_one_task(api: Api) -> None:
     with ThreadPoolExecutor(20) as pool:
         (made,) = set(pool.map(send, range(20)))
     assert api.queued() == [made]
-    assert stored == [original_key(made)]
+    assert store.named("put") == [original_key(made)]
 
 
 @pytest.mark.parametrize("other", [{"quality": "50"}, {"image": PICTURE + b"\0"}])
@@ -70,12 +65,11 @@ def test_another_payload_under_the_same_key_is_refused(api: Api, other: dict[str
 
 
 def test_what_was_not_accepted_leaves_its_key_free(api: Api) -> None:
-    class Away:
-        def put(self, *_: object, **__: object) -> None:
-            raise ObjectStoreUnavailableError("away")
+    def fail(_key: str) -> None:
+        raise ObjectStoreUnavailableError("away")
 
     assert _send(api, image=b"no picture").status_code == 422
-    away = api.with_parts(object_store=Away())
+    away = api.with_parts(object_store=WatchedStore(api.objects, fail))
     assert _send(away).status_code == 503
     assert _send(api).status_code == 202
 
@@ -83,15 +77,11 @@ def test_what_was_not_accepted_leaves_its_key_free(api: Api) -> None:
 def test_a_request_that_is_just_being_accepted(api: Api) -> None:
     answers = []
 
-    class Slow:
-        """The store, with the same request coming in while the picture is put."""
+    def send_again(_key: str) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            answers.append(pool.submit(_send, api.application.test_client()).result())
 
-        def put(self, *parts: Any, **more: Any) -> None:  # noqa: ANN401 - any store's
-            with ThreadPoolExecutor(1) as pool:
-                answers.append(pool.submit(_send, api.application.test_client()).result())
-            api.objects.put(*parts, **more)
-
-    first = api.with_parts(object_store=Slow())
+    first = api.with_parts(object_store=WatchedStore(api.objects, send_again))
     assert _send(first).status_code == 202
     assert [refusal(answer) for answer in answers] == [(409, "idempotency_in_progress")]
 

@@ -1,7 +1,6 @@
 """A picture in base64 or by its address; what cannot be had is refused by name."""
 
 import base64
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,8 +8,7 @@ import pytest
 from tests.support.api import Api
 from tests.support.servers import Servers
 from tests.support.services import services_on
-from tests.support.submissions import PATH, PICTURE, form, png, refused_fields
-from tests.support.websites import website
+from tests.support.submissions import PATH, PICTURE, form, refused_fields
 
 SETTINGS = {"max_image_mb": 1, "url_allow": "127.0.0.1"}
 MB = 2**20
@@ -18,20 +16,6 @@ MB = 2**20
 
 def _text(picture: bytes) -> str:
     return base64.b64encode(picture).decode()
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[str]:
-    files: dict[str, bytes | str] = {
-        "/cup.png": PICTURE,
-        "/moved": "/cup.png",
-        "/page.html": b"<!doctype html><p>not found</p>" * 9,
-        "/empty.png": b"",
-        "/broken.png": png("teal", (600, 600))[:200],
-        "/large.png": PICTURE + bytes(3 * MB),
-    }
-    with website(files) as address:
-        yield address
 
 
 @pytest.mark.parametrize(

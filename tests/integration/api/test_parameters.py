@@ -11,7 +11,7 @@ from tasks.api_keys import new_webhook_secret
 from tasks.jobs.job import Priority
 from tasks.jobs.job_objects import read_manifest
 from tests.support.api import Api
-from tests.support.submissions import PATH, PICTURE, form, refusal, refused_fields
+from tests.support.submissions import PATH, PICTURE, form, refused_fields
 
 SETTINGS = {"webhook_secret": new_webhook_secret()}
 IMAGE = {"image_b64": base64.b64encode(PICTURE).decode()}
@@ -168,20 +168,3 @@ def test_a_model_that_nobody_serves_is_refused_with_those_that_are(api: Api) -> 
     api.runtime.registry.record_heartbeat("gpu0@a", model="rmbg-2.0", queue="gpu.a.0")
     api.runtime.registry.mark_ready("gpu0@a", 60)
     assert api.accepted(api.post(PATH, json=asked)).model == "rmbg-2.0"
-
-
-@pytest.mark.parametrize(
-    ("sent", "status", "kind"),
-    [
-        ({"data": b"<a/>", "content_type": "text/xml"}, 415, "unsupported_media_type"),
-        ({}, 400, "missing_image"),
-        (form(), 400, "missing_image"),
-        (form(image="not a file"), 400, "missing_image"),
-        ({"data": {"quality": "5"}}, 400, "missing_image"),
-        ({"data": {"a": "b"}}, 422, "unknown_parameter"),
-    ],
-)
-def test_a_body_without_a_picture_says_so(
-    api: Api, sent: dict[str, Any], status: int, kind: str
-) -> None:
-    assert refusal(api.post(PATH, **sent)) == (status, kind)

@@ -15,6 +15,7 @@ from tests.support.submissions import refusal
 SETTINGS = {"auth": "on"}
 
 _FORM = "multipart/form-data; boundary=b"
+_PART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\nno file\r\n--b--\r\n'
 _HEAD = b"--b\r\nContent-Disposition: form-data\r\n\r\nx"
 
 
@@ -62,7 +63,11 @@ def test_an_address_that_does_not_fit_is_answered_in_the_envelope(
     [
         (b"<a/>", "text/xml", 415, "unsupported_media_type"),
         (b"x", "nonsense", 415, "unsupported_media_type"),
+        (b"", None, 400, "missing_image"),
         (b"", _FORM, 400, "missing_image"),
+        (_PART % b"image", _FORM, 400, "missing_image"),
+        ({"quality": "5"}, None, 400, "missing_image"),
+        ({"a": "b"}, None, 422, "unknown_parameter"),
         (b"x" * 2**24, _FORM, 400, "bad_request"),
         (b"x", "multipart/form-data", 400, "bad_request"),
         (b"--b\r\n", _FORM, 400, "bad_request"),

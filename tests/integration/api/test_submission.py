@@ -2,8 +2,6 @@
 
 import io
 import json
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -16,6 +14,7 @@ from tasks.jobs.routing import JobDispatcher
 from tasks.jobs.store import JobStore
 from tests.support.api import Api
 from tests.support.services import services_on, with_parts, with_settings
+from tests.support.stores import WatchedStore
 from tests.support.submissions import PICTURE, bomb, png, refusal, task_id_of
 
 SETTINGS = {"max_image_mb": 1}
@@ -88,24 +87,6 @@ def test_a_task_that_nobody_begins_has_a_deadline(
     assert waiting.fail_overdue(job.task_id)
 
 
-class _Watched:
-    """The real store, with a note of what passes."""
-
-    def __init__(self, inner: Any, after_put: Callable[[str], object] = lambda _: None) -> None:  # noqa: ANN401
-        self._inner, self._after_put = inner, after_put
-        self.put_keys: list[str] = []
-        self.deleted: list[str] = []
-
-    def put(self, key: str, *rest: Any, **options: Any) -> None:  # noqa: ANN401
-        self.put_keys.append(key)
-        self._inner.put(key, *rest, **options)
-        self._after_put(key)
-
-    def delete(self, key: str) -> None:
-        self.deleted.append(key)
-        self._inner.delete(key)
-
-
 @pytest.mark.parametrize(
     ("settings", "kind"),
     [
@@ -117,12 +98,12 @@ def test_while_a_server_is_away_nothing_is_accepted_and_nothing_stays(
     api: Api, server_settings: dict[str, object], settings: dict[str, str], kind: str
 ) -> None:
     away = services_on(server_settings, **settings)
-    store = _Watched(away.runtime.object_store)
+    store = WatchedStore(away.runtime.object_store)
     # The cache would find Redis away before anything could be put.
     answer = Api.on(with_parts(away, object_store=store)).send()
     assert refusal(answer) == (503, kind)
     assert answer.headers["Retry-After"].isdigit()
-    assert store.put_keys == [] or kind == "store_unavailable"
+    assert store.named("put") == [] or kind == "store_unavailable"
     assert api.queued() == []
 
 
@@ -133,10 +114,10 @@ def test_a_restore_that_was_quicker_does_not_unmake_the_job(api: Api) -> None:
         assert job is not None
         api.jobs.create(job.evolve(queue="model.u2netp"))
 
-    store = _Watched(api.objects, restore)
+    store = WatchedStore(api.objects, restore)
     answer = api.with_parts(object_store=store).send()
     assert api.accepted(answer).status is Status.QUEUED
-    assert store.deleted == []
+    assert store.named("delete") == []
 
 
 def test_a_message_that_cannot_be_sent_does_not_unmake_the_job(api: Api) -> None:

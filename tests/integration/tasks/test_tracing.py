@@ -2,10 +2,8 @@
 
 import gzip
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -18,6 +16,7 @@ from tasks.tracing import configure_tracing, current_traceparent, flush_tracing,
 from tests.support.jobs import recorded
 from tests.support.models import FakeModel
 from tests.support.services import services_on
+from tests.support.serving import Request, answer, serving
 from tests.support.submissions import send_picture, task_id_of
 from tests.support.workers import make_runner
 
@@ -56,26 +55,16 @@ def collector(spans: list[Any]) -> Iterator[str]:
         ExportTraceServiceRequest,
     )
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.headers.get("Content-Encoding") == "gzip":
-                body = gzip.decompress(body)
-            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                for scope in resource.scope_spans:
-                    spans.extend(scope.spans)
-            self.send_response(200)
-            self.end_headers()
+    def take(request: Request) -> None:
+        packed = request.headers.get("Content-Encoding") == "gzip"
+        body = gzip.decompress(request.body) if packed else request.body
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            for scope in resource.scope_spans:
+                spans.extend(scope.spans)
+        answer(200)(request)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving(take) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_one_trace_runs_from_the_caller_to_the_stored_result(

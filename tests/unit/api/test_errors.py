@@ -9,7 +9,6 @@ from inference.errors import (
     InvalidOptionError,
     UnsupportedFormatError,
 )
-from tasks.errors import ObjectStoreUnavailableError, QueueUnavailableError
 
 
 def test_no_two_errors_share_a_code() -> None:
@@ -27,11 +26,6 @@ def test_codes_that_clients_rely_on_stay_what_they_are() -> None:
 @pytest.mark.parametrize("status", [400, 404, 405, 413, 415, 500])
 def test_what_flask_itself_answers_has_a_row(status: int) -> None:
     assert BY_STATUS[status].status == status
-
-
-def test_unavailable_dependencies_have_a_row() -> None:
-    assert ERRORS[QueueUnavailableError.code].status == 503
-    assert ERRORS[ObjectStoreUnavailableError.code].status == 503
 
 
 @pytest.mark.parametrize(

@@ -70,27 +70,6 @@ def test_empty_means_absent(api: Api) -> None:
     assert options["background_sha256"] is None
 
 
-def test_the_python_clients_parameters(api: Api) -> None:
-    # Trap 2: urlencoded, with its own defaults.
-    body = {
-        "image_file_b64": TEXT,
-        "size": "regular",
-        "type": "auto",
-        "type_level": "none",
-        "format": "auto",
-        "roi": "0 0 100% 100%",
-        "crop": "false",
-        "scale": "original",
-        "position": "original",
-        "channels": "rgba",
-        "shadow_type": "none",
-        "semitransparency": "true",
-    }
-    answer = api.post(REMOVE, data=body, content_type="application/x-www-form-urlencoded")
-    assert accepted(answer)
-    assert latest_options(api)["roi"] is None
-
-
 def test_json_with_its_own_types(api: Api) -> None:
     body = {
         "image_file_b64": TEXT,

@@ -8,14 +8,8 @@ from api.waiting import TaskWaiter
 from tasks.jobs.job import JobError, Status
 from tests.support.api import Api
 from tests.support.jobs import make_job
-from tests.support.removebg_requests import REMOVE, accepted, error_of, post
+from tests.support.removebg_requests import REMOVE, error_of, post
 from tests.support.services import services_on
-
-
-def test_still_working_is_503_with_a_time(api: Api) -> None:
-    answer = post(api)
-    assert accepted(answer)
-    assert int(answer.headers["Retry-After"]) >= 1
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """remove.bg's API before a picture is worked on: its errors, its headers, what it takes."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tasks.errors import UrlUnreachableError
@@ -20,7 +18,6 @@ from tests.support.removebg_requests import (
 )
 from tests.support.services import services_on
 from tests.support.submissions import bomb, png
-from tests.support.websites import website
 
 SETTINGS = {"max_image_mb": 1}
 MB = 2**20
@@ -69,50 +66,33 @@ def test_a_file_is_judged_by_its_bytes_and_an_empty_field_is_absent(api: Api) ->
     assert accepted(post(api, image_file=disguised, bg_image_file=blank, bg_color="red"))
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[str]:
-    files = {
-        "/a.png": PICTURE,
-        "/page": b"<!doctype html>" * 9,
-        "/large.png": PICTURE + bytes(2 * MB),
-        "/empty": b"",
-    }
-    with website(files) as address:
-        yield address
-
-
 def test_pictures_by_address(server_settings: dict[str, object], site: str) -> None:
     api = Api.on(services_on(server_settings, max_image_mb=1, url_allow="127.0.0.1"))
-    assert accepted(send(api, image_url=f"{site}/a.png"))
-    assert accepted(api.post(REMOVE, json={"image_url": f"{site}/a.png"}))
+    assert accepted(send(api, image_url=f"{site}/cup.png"))
+    assert accepted(api.post(REMOVE, json={"image_url": f"{site}/cup.png"}))
     for path, code in {
         "/nothing": "failed_{}_download",
-        "/empty": "failed_{}_download",
-        "/page": "invalid_file_type",
+        "/empty.png": "failed_{}_download",
+        "/page.html": "invalid_file_type",
         "/large.png": "file_too_large",
     }.items():
         answer = send(api, image_url=site + path)
         assert error_of(answer) == (400, code.format("image"))
         answer = post(api, bg_image_url=site + path)
         assert error_of(answer) == (400, code.format("bg"))
-    assert accepted(post(api, bg_image_url=f"{site}/a.png"))
+    assert accepted(post(api, bg_image_url=f"{site}/cup.png"))
     behind = latest_job(api).background_key
-    assert api.objects.get(str(behind)) == PICTURE
+    assert api.objects.get(str(behind)) == png()
 
 
 def test_inner_addresses_are_no_addresses(api: Api, site: str) -> None:
-    assert error_of(send(api, image_url=f"{site}/a.png")) == (400, "invalid_image_url")
-    assert error_of(post(api, bg_image_url=f"{site}/a.png")) == (400, "invalid_bg_image_url")
+    assert error_of(send(api, image_url=f"{site}/cup.png")) == (400, "invalid_image_url")
+    assert error_of(post(api, bg_image_url=f"{site}/cup.png")) == (400, "invalid_bg_image_url")
 
 
-def test_a_background_may_be_as_large_as_the_picture(api: Api) -> None:
-    data = PICTURE + bytes(MB - len(PICTURE))
-    assert accepted(post(api, data, bg_image_file=file(data)))
-
-
-def test_a_background_file_goes_along(api: Api) -> None:
-    behind = picture("JPEG")
-    assert accepted(post(api, bg_image_file=file(behind, "bg.jpg"), format="jpg"))
+def test_a_background_file_goes_along_and_may_be_as_large_as_the_picture(api: Api) -> None:
+    data, behind = (each + bytes(MB - len(each)) for each in (PICTURE, picture("JPEG")))
+    assert accepted(post(api, data, bg_image_file=file(behind, "bg.jpg"), format="jpg"))
     job = latest_job(api)
     assert api.objects.get(str(job.background_key)) == behind
     assert job.options["background_sha256"]

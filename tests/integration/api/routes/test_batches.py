@@ -17,6 +17,7 @@ from tests.support.api import Api
 from tests.support.redis_content import mentions
 from tests.support.servers import Servers
 from tests.support.services import services_on
+from tests.support.stores import WatchedStore
 from tests.support.submissions import data_of, form, png, refusal
 
 BATCH = "/api/v1/remove-bg/batch"
@@ -83,29 +84,12 @@ def test_files_become_tasks_of_low_priority_with_the_shared_options(api: Api) ->
     assert api.redis.zcard(redis_keys.UPLOADS) == 0
 
 
-class _Counting:
-    """An object store that notes which keys are written and read, and how."""
-
-    def __init__(self, object_store: Any) -> None:  # noqa: ANN401 - any store
-        self._object_store = object_store
-        self.calls: list[tuple[str, str]] = []
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any method
-        method = getattr(self._object_store, name)
-
-        def call(*arguments: Any, **more: Any) -> Any:  # noqa: ANN401 - as the method's
-            self.calls.append((name, " ".join(each for each in arguments if isinstance(each, str))))
-            return method(*arguments, **more)
-
-        return call
-
-
 def test_a_picture_is_stored_once_and_never_read_back(api: Api) -> None:
-    counting = _Counting(api.objects)
-    _, (task_id,) = _begin(api.with_parts(object_store=counting), red=RED)
+    watched = WatchedStore(api.objects)
+    _, (task_id,) = _begin(api.with_parts(object_store=watched), red=RED)
     key = original_key(task_id)
     # The manifest is known once the whole form is read: it goes onto the object where it is.
-    assert counting.calls == [("put", f"{key} image/png"), ("copy", f"{key} {key}")]
+    assert watched.calls == [("put", key, "image/png"), ("copy", key, key)]
     job = read_manifest(key, api.objects.metadata(key))
     assert job is not None
     assert (job.task_id, job.batch_id) == (task_id, api.job(task_id).batch_id)
