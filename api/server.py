@@ -6,7 +6,9 @@ the time and the size of a request's head, and the number of connections.
 """
 
 import asyncio
+import os
 import resource
+import signal
 from collections import Counter
 from functools import partial
 from http import HTTPStatus
@@ -32,6 +34,8 @@ MAX_CONNECTIONS_PER_ADDRESS: Final = 2048
 _OTHER_FILES: Final = 512
 #: Threads that run requests: enough for those that wait for a task's end, and for others.
 _THREADS: Final = WAITING_REQUESTS + 16
+#: How often a process looks whether gunicorn's master lives.
+_PARENT_SECONDS: Final = 1.0
 #: Requests that are running may end within this time of a SIGTERM.
 _GRACEFUL_SECONDS: Final = 15
 
@@ -185,11 +189,20 @@ class ApiWorker(UvicornWorker):  # type: ignore[misc] # it publishes no types
         super().__init__(*args, **options)
 
     wsgi: Any
+    ppid: int
 
     async def _serve(self) -> None:
+        orphaned = asyncio.ensure_future(self._end_with_the_master())
         with WsgiBridge(self.wsgi, threads=_THREADS) as bridge:
             self.wsgi = bridge
             await super()._serve()
+        orphaned.cancel()
+
+    async def _end_with_the_master(self) -> None:
+        """End this process once gunicorn's master has died: it would hold the port."""
+        while self.ppid == os.getppid():  # noqa: ASYNC110 - nothing tells that a parent has died
+            await asyncio.sleep(_PARENT_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _raise_connection_limit() -> int:

@@ -3,6 +3,7 @@
 -- dispatches   messages that were sent for it
 -- dispatched   unix time of the message that waits for a worker; absent if there is none
 -- claim        names the attempt that runs; absent if there is none
+-- replay_due   1 from a replay until the attempt that it asked for is claimed
 --
 -- A pending delivery's score in DELIVERIES_DUE is the time from which it may be dispatched: of the
 -- next attempt, or when its message or its claim lapses.
@@ -61,6 +62,7 @@ commands.claim = function(a)
     return 0
   end
   redis.call('HSET', record, 'claim', a.claim)
+  redis.call('HDEL', record, 'replay_due')
   redis.call('ZADD', DELIVERIES_DUE, a.lapse, a.id)
   enter_flight(a.host, a.id, a.lapse)
   return 1
@@ -80,7 +82,8 @@ commands.release = function(a)
 end
 
 -- Records an attempt, and the state that follows from it. Fenced by the claim: a worker that
--- took too long may add its attempt, and may report that the event arrived, but nothing else.
+-- took too long may add its attempt, and may report that the event arrived, but nothing else. An
+-- attempt that ran while a replay was asked for does not take the replay's place.
 -- Arguments: id, host, claim, attempt (JSON; none: no attempt was made), state, due (of the next
 -- attempt), reason, outcome (for the metrics).
 -- Returns the state, 'late' if the claim was lost, or 'missing'.
@@ -98,7 +101,8 @@ commands.record_attempt = function(a)
     redis.call('LTRIM', attempts_key(a.id), -50, -1)
     redis.call('EXPIRE', attempts_key(a.id), redis.call('TTL', record))
   end
-  if field(record, 'claim') ~= a.claim and a.state ~= 'delivered' then
+  local lost = field(record, 'claim') ~= a.claim
+  if lost and (a.state ~= 'delivered' or field(record, 'replay_due') == '1') then
     return 'late'
   end
   redis.call('HDEL', record, 'claim', 'dispatched')
@@ -131,7 +135,7 @@ commands.drop = function(a)
   return 1
 end
 
--- Sends an event once more under its id, whatever its state.
+-- Sends an event once more under its id, whatever its state, and also while an attempt runs.
 -- Arguments: id, now.  Returns 1, or 0 if there is no such delivery.
 commands.replay = function(a)
   local record = delivery_key(a.id)
@@ -139,7 +143,7 @@ commands.replay = function(a)
     return 0
   end
   redis.call('HDEL', record, 'claim', 'dispatched')
-  redis.call('HSET', record, 'state', 'pending', 'tries', 0, 'reason', '', 'replayed', 1)
+  redis.call('HSET', record, 'state', 'pending', 'tries', 0, 'reason', '', 'replayed', 1, 'replay_due', 1)
   redis.call('ZREM', DELIVERIES_DEAD, a.id)
   redis.call('ZADD', DELIVERIES_DUE, a.now, a.id)
   return 1

@@ -9,7 +9,7 @@ from tasks.jobs.store import MAX_CRASHES, lease_holder, lease_token
 from tasks.webhooks.deliveries import Attempt, DeliveryState, RetryDecision
 from tests.support.jobs import recorded
 from tests.support.outbox import Post
-from tests.support.receivers import answering, receiver
+from tests.support.receivers import answering, holding, receiver
 
 URL = "http://127.0.0.1:9/"
 
@@ -90,3 +90,16 @@ def test_what_waits_or_is_dead_can_be_dropped_and_nothing_else(
         post.run()
     assert post.delivery(waiting).state is DeliveryState.DROPPED
     assert post.deliveries.drop(post.delivery(job).id) is dropped
+
+
+def test_a_replay_during_an_attempt_is_sent_once_the_attempt_has_ended(post: Post) -> None:
+    with receiver(holding()) as got:
+        delivery = post.delivery(post.finished(got.url))
+        post.start()
+        assert got.wait_for(1)
+        assert post.deliveries.replay(delivery.id, post.clock())
+        got.let_go.set()
+        assert post.wait() == ["delivered"]
+        assert post.run() == 1
+        assert got.ids == [delivery.id] * 2
+        assert post.run(60) == 0
