@@ -252,13 +252,20 @@ def test_a_cut_file_is_refused(name: str, kept: float, photo: Image.Image) -> No
         decode(data[: int(len(data) * kept)])
 
 
+@pytest.mark.parametrize(
+    ("name", "start", "offset", "length", "words"),
+    [
+        ("PNG", b"IDAT", 200, 64, "PNG data cannot be decoded"),
+        ("WEBP", b"VP8 ", 4, 1, "header of this WEBP file is damaged"),
+    ],
+)
 def test_damage_behind_the_header_is_refused_with_the_readers_error_as_cause(
-    photo: Image.Image,
+    *, name: str, start: bytes, offset: int, length: int, words: str, photo: Image.Image
 ) -> None:
-    data = bytearray(picture_file(photo, "PNG"))
-    at = data.index(b"IDAT") + 200
-    data[at : at + 64] = bytes(64)
-    with pytest.raises(InvalidImageError, match="PNG data cannot be decoded") as caught:
+    data = bytearray(picture_file(photo, name))
+    at = data.index(start) + offset
+    data[at : at + length] = bytes(length)
+    with pytest.raises(InvalidImageError, match=words) as caught:
         decode(bytes(data))
     assert isinstance(caught.value.__cause__, OSError)
 
