@@ -4,19 +4,16 @@ import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 import urllib3
 
-from deploy.local.ports import reserved_ports
 from tests.support.fuzzed_pictures import Fuzzed, fuzzed
-from tests.support.servers import running
-from tests.support.service import RunningService, api_service
+from tests.support.service import RunningService, running_api
 
 #: What only a fault of the service's own is called.
 _OUR_FAULTS = frozenset({"internal_error", "poison", "lost", "original_missing"})
@@ -60,14 +57,6 @@ def test_the_service_refuses_with_a_reason_or_cuts_out_and_goes_on(
     service.client.cut_out(coffee, {})
 
 
-@contextmanager
-def _own_api(service: RunningService, log: Path) -> Iterator[tuple[str, int]]:
-    with reserved_ports() as ports:
-        api = api_service(ports[0], service.env)
-        with running(api, log) as process:
-            yield f"http://127.0.0.1:{ports[0]}", process.pid
-
-
 def _resident(pid: int) -> int:
     """Bytes in memory of a process and its children."""
     root = psutil.Process(pid)
@@ -91,12 +80,12 @@ def test_five_hundred_of_them_leave_no_memory_behind(
     seed = secrets.randbits(32)
     print(f"seed {seed}")  # noqa: T201 - repeats this run
     cases = list(fuzzed(500, seed))
-    with _own_api(service, tmp_path / "api.log") as (url, api_pid):
+    with running_api(service.env, tmp_path / "api.log", ready="/healthz/ready") as api:
         # Every kind has been met by then: what is loaded once is loaded.
-        _send_all(url, list(fuzzed(120, seed + 1)))
-        pids = {"api": api_pid, "worker": service.model_worker_pid}
+        _send_all(api.url, list(fuzzed(120, seed + 1)))
+        pids = {"api": api.pid, "worker": service.model_worker_pid}
         before = {name: _resident_at_rest(pid) for name, pid in pids.items()}
-        outcomes = _send_all(url, cases)
+        outcomes = _send_all(api.url, cases)
         after = {name: _resident_at_rest(pid) for name, pid in pids.items()}
         print(outcomes, before, after)  # noqa: T201 - the figures are the point
         assert sum(outcomes.values()) == 500

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import urllib3
 
-from deploy.local import probes
 from deploy.local.ports import reserved_ports
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
 from deploy.local.supervisor import signal_group
@@ -27,7 +26,7 @@ from tasks.redis_client import connect
 from tasks.settings import Settings
 from tests.support.paths import DATA
 from tests.support.servers import running
-from tests.support.service import api_service
+from tests.support.service import running_api
 
 #: What was promised is 5 s; it was some 20 s before there was a limit.
 BOUND_SECONDS = 8.0
@@ -97,7 +96,7 @@ def world(
 ) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("hanging")
     with ExitStack() as stack:
-        port, api_port, *ports = stack.enter_context(reserved_ports())
+        port, *ports = stack.enter_context(reserved_ports())
         store = store_service(folder / "store", StorePorts.take(ports), *_KEYS)
         redis_url = valkey_url(port, "test")
         servers = {
@@ -115,9 +114,7 @@ def world(
         bucket = ObjectStore.from_settings(Settings.load(**own))
         bucket.ensure_bucket()
         env = service_environment | {f"RMBG_{name.upper()}": text for name, text in own.items()}
-        url = f"http://127.0.0.1:{api_port}"
-        api = api_service(api_port, env, probes.http_ok(f"{url}/healthz/live"))
-        stack.enter_context(running(api, folder / "api.log"))
+        url = stack.enter_context(running_api(env, folder / "api.log")).url
         pool = stack.enter_context(urllib3.PoolManager(maxsize=16, retries=False, timeout=120))
         redis = stack.enter_context(connect(redis_url))
         yield World(url, servers, JobStore(redis), bucket, pool)

@@ -15,12 +15,10 @@ import pytest
 import urllib3
 
 from api.server import MAX_HEAD_BYTES
-from deploy.local import probes
-from deploy.local.ports import reserved_ports
 from tasks.api_keys import ApiKeys
 from tasks.redis_client import connect
-from tests.support.servers import Servers, running
-from tests.support.service import api_service
+from tests.support.servers import Servers
+from tests.support.service import running_api
 
 MB: Final = 2**20
 #: Every attack at once, of each kind so many; `make test-hostile` takes the full size.
@@ -33,12 +31,9 @@ _FORM = b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 50000
 class Api:
     """The API as it is served, without workers: what is submitted stays queued."""
 
+    url: str
     port: int
     key: str
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     def submit(self, picture: bytes, **headers: str) -> urllib3.BaseHTTPResponse:
         return urllib3.request(
@@ -61,11 +56,8 @@ def api(
     env = service_environment | {"RMBG_REDIS_URL": url, "RMBG_AUTH": "on", "RMBG_API_WORKERS": "2"}
     with connect(url) as client:
         _, key = ApiKeys(client).add("shop")
-    with reserved_ports() as ports:
-        live = probes.http_ok(f"http://127.0.0.1:{ports[0]}/healthz/live")
-        service = api_service(ports[0], env, live)
-        with running(service, tmp_path_factory.mktemp("api") / "api.log"):
-            yield Api(ports[0], key)
+    with running_api(env, tmp_path_factory.mktemp("api") / "api.log") as api:
+        yield Api(api.url, api.port, key)
 
 
 Attack = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]

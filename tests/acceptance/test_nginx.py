@@ -15,12 +15,11 @@ import pytest
 import trustme
 import urllib3
 
-from deploy.local import probes
 from deploy.local.ports import reserved_ports
 from deploy.local.service import NotReadyError, Service
 from tests.support.paths import ROOT
 from tests.support.servers import Servers, running
-from tests.support.service import api_service
+from tests.support.service import running_api
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx (Debian: nginx-light)")
@@ -75,17 +74,14 @@ def front(
     authority.configure_trust(context)
     env = service_environment | {"RMBG_REDIS_URL": servers.new_database(), "RMBG_AUTH": "off"}
     with reserved_ports() as ports, ExitStack() as stack:
-        api, plain, tls, nobody, plain_too, tls_too = (f"127.0.0.1:{port}" for port in ports[:6])
-        live = probes.http_ok(f"http://{api}/healthz/live")
-        stack.enter_context(running(api_service(ports[0], env, live), folder / "api.log"))
-        stack.enter_context(_running_nginx(folder, plain, tls, api))
+        plain, tls, nobody, plain_too, tls_too = (f"127.0.0.1:{port}" for port in ports[:5])
+        api = stack.enter_context(running_api(env, folder / "api.log")).url
+        stack.enter_context(_running_nginx(folder, plain, tls, api.removeprefix("http://")))
         alone = folder / "alone"
         shutil.copytree(folder / "tls", alone / "tls")
         stack.enter_context(_running_nginx(alone, plain_too, tls_too, nobody))
         pool = stack.enter_context(urllib3.PoolManager(ssl_context=context, retries=False))
-        yield Front(
-            f"http://{plain}", pool, f"https://{tls}", f"http://{api}", f"http://{plain_too}"
-        )
+        yield Front(f"http://{plain}", pool, f"https://{tls}", api, f"http://{plain_too}")
 
 
 def test_a_picture_is_submitted_over_tls(front: Front, coffee: Path) -> None:

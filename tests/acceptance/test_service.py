@@ -33,34 +33,6 @@ def test_every_photo_comes_back_cut_out(service: RunningService, photos: list[Pa
         assert not pixels[alpha == 0][:, :3].any(), f"{photo.name}: old background under alpha 0"
 
 
-def test_a_fill_behind_the_subject(service: RunningService, coffee: Path) -> None:
-    options = {"output_format": "jpg", "matte_color": "#ff0000", "quality": "95"}
-    picture = _open(service.client.cut_out(coffee, options))
-    assert (picture.format, picture.mode) == ("JPEG", "RGB")
-    red, green, blue = picture.getpixel((2, 2))
-    assert red > 240
-    assert green < 15
-    assert blue < 15
-
-
-@pytest.mark.parametrize("kind", ["png", "webp"])
-def test_metadata_of_the_upload_never_reaches_a_result(
-    service: RunningService, coffee: Path, tmp_path: Path, kind: str
-) -> None:
-    exif = Image.Exif()
-    exif[0x010E] = "taken at home"
-    exif.get_ifd(0x8825)[1] = "N"
-    tagged = tmp_path / "tagged.jpg"
-    with Image.open(coffee) as photo:
-        photo.save(tagged, exif=exif, comment=b"secret comment")
-    data = service.client.cut_out(tagged, {"output_format": kind})
-    assert b"taken at home" not in data
-    assert b"secret comment" not in data
-    picture = _open(data)
-    assert (picture.format, picture.mode) == (kind.upper(), "RGBA")
-    assert not dict(picture.getexif())
-
-
 def test_a_task_says_who_ran_it_and_how_long_each_stage_took(
     service: RunningService, coffee: Path
 ) -> None:
@@ -72,16 +44,6 @@ def test_a_task_says_who_ran_it_and_how_long_each_stage_took(
     assert {f"{stage}_ms" for stage in stages} <= set(task["timings"])
     assert task["elapsed_ms"] >= task["timings"]["inference_ms"]
     assert len(service.client.download(task["result_url"])) == task["size"]
-
-
-def test_damage_that_only_decoding_finds_fails_that_task_alone(
-    service: RunningService, coffee: Path, garbled: Path
-) -> None:
-    task = service.client.wait(service.client.submit(garbled, {}))
-    assert task["status"] == "failed"
-    assert task["error"]["type"] == "invalid_image"
-    assert task["result_url"] is None
-    service.client.cut_out(coffee, {})
 
 
 @pytest.mark.parametrize(

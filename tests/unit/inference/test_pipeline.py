@@ -24,7 +24,6 @@ from tests.support.pictures import (
     BLUE,
     RED,
     SUBJECT,
-    exif_orientation,
     find_red,
     picture_file,
     read_picture,
@@ -205,30 +204,6 @@ def test_no_metadata_of_the_input_reaches_a_result(
     assert not dict(image.getexif())
     own = {"srgb", "loop", "background", "timestamp", "duration"}
     assert set(image.info) <= own | {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
-
-
-def test_all_eight_orientations_give_one_result(photo: Image.Image) -> None:
-    results = []
-    for orientation in range(1, 9):
-        data = picture_file(_stored_as(photo, orientation), exif=exif_orientation(orientation))
-        results.append(cut_out(data, crop=True, max_side=40, refine=True)[1])
-    assert all(np.array_equal(each, results[0]) for each in results)
-
-
-def _stored_as(photo: Image.Image, orientation: int) -> Image.Image:
-    """The rows that are shown as `photo` under an orientation (Exif 3.0, 4.6.5.1.6)."""
-    rows = np.asarray(photo)
-    flips = {
-        1: rows,
-        2: rows[:, ::-1],
-        3: rows[::-1, ::-1],
-        4: rows[::-1],
-        5: rows.swapaxes(0, 1),
-        6: np.rot90(rows, 1),
-        7: rows[::-1, ::-1].swapaxes(0, 1),
-        8: np.rot90(rows, -1),
-    }
-    return Image.fromarray(np.ascontiguousarray(flips[orientation]))
 
 
 def test_soft_edges_are_refined_unless_that_is_refused() -> None:

@@ -1,23 +1,18 @@
 """The engine: sizes, batches, devices, and its pixels against PIL's."""
 
 from copy import deepcopy
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import save_file
-from torch import Tensor
 
 from inference.errors import ModelError
 from inference.models.base import MattingModel
-from inference.models.birefnet.config import PRESETS, PatchOrder
 from inference.models.birefnet.device import choose_dtype
 from inference.models.birefnet.engine import (
     BiRefNetModel,
-    load_birefnet,
     logits_to_matte,
     resize_levels,
     resize_matte,
@@ -72,12 +67,6 @@ def test_each_picture_gets_its_own_matte_at_its_own_size(engine: MattingModel) -
     assert engine.matte([]) == []
 
 
-def test_stages_are_marked_in_order(engine: MattingModel, stages: list[str]) -> None:
-    engine.warm_up()
-    engine.matte([_picture(4, 40, 40)], stages)
-    assert stages == ["preprocess", "end", "inference", "end"]
-
-
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.05), ("fp16", 0.01)])
 def test_narrow_precisions_stay_close(
     precision: str, tolerance: float, engine: MattingModel, tiny_network: BiRefNet
@@ -95,18 +84,3 @@ def test_an_overflow_is_no_matte(tiny_network: BiRefNet) -> None:
     narrow = BiRefNetModel("birefnet-tiny", network, _CPU, torch.float16)
     with pytest.raises(ModelError, match="use precision=bf16 or fp32"):
         narrow.warm_up()
-
-
-def test_a_checkpoint_on_disk_becomes_an_engine(
-    tmp_path: Path, engine: MattingModel, tiny_state: dict[str, Tensor]
-) -> None:
-    save_file(tiny_state, tmp_path / "model.safetensors")
-    loaded = load_birefnet(
-        *("mine", tmp_path, PRESETS["birefnet-tiny"]),
-        patch_order=PatchOrder.BIREFNET,
-        device="cpu",
-        precision="fp32",
-    )
-    picture = _picture(6, 50, 70)
-    assert loaded.name == "mine"
-    assert np.abs(loaded.matte([picture])[0] - engine.matte([picture])[0]).max() <= 1e-4
