@@ -183,6 +183,11 @@ WORKER_DRAINED: Final = Metric(
     "1 while a worker is drained; `by` is operator, or service after consecutive GPU faults.",
     ("worker", "by"),
 )
+RETENTION_PAUSED: Final = Metric(
+    "rmbg_retention_paused",
+    MetricSource.REDIS,
+    "1 while nothing is erased, since a clock has jumped or two clocks differ.",
+)
 REDIS_UP: Final = Metric("rmbg_redis_up", MetricSource.REDIS, "1 if Redis answers.")
 STORE_UP: Final = Metric("rmbg_store_up", MetricSource.REDIS, "1 if the object store answers.")
 CELERY_QUEUE_LENGTH: Final = Metric(

@@ -23,6 +23,7 @@ from tasks.cli.output import (
 from tasks.cli.stuck import stuck
 from tasks.cli.workers import drain, undrain, workers
 from tasks.errors import QueueUnavailableError
+from tasks.housekeeping.clock_check import ClockCheck
 from tasks.jobs import routing
 from tasks.jobs.job import Job, Status
 from tasks.jobs.store import ReadRecords
@@ -316,6 +317,13 @@ def _current_state(runtime: Runtime, task_id: str) -> str:
     return job.status.value if job else MISSING_NOTE
 
 
+@click.command("trust-clock", cls=OutputCommand)
+def trust_clock(runtime: Runtime) -> CommandOutput:
+    """Go on erasing what has expired, after a jump of the clock that was right."""
+    ClockCheck(runtime.redis).confirm()
+    return CommandOutput({"trusted": True}, lines=["trusted  erasing goes on in a few seconds"])
+
+
 @click.group("jobs")
 def jobs() -> None:
     """Look after the jobs and the workers that run them.
@@ -325,5 +333,6 @@ def jobs() -> None:
     """
 
 
-for _command in (list_jobs, show, requeue, cancel, purge, dead, stuck, drain, undrain, workers):
+_OF_JOBS = (list_jobs, show, requeue, cancel, purge, dead, stuck)
+for _command in (*_OF_JOBS, drain, undrain, workers, trust_clock):
     jobs.add_command(_command)

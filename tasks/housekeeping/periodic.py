@@ -14,6 +14,7 @@ import structlog
 from celery import bootsteps
 
 from tasks.errors import TaskError
+from tasks.housekeeping.clock_check import ClockCheck
 from tasks.housekeeping.reconcile import RECONCILE_SECONDS, Reconciler
 from tasks.housekeeping.retention import SWEEP_SECONDS, OrphanSweep, RetentionSweeper
 from tasks.jobs.dedup import DuplicateCompleter
@@ -70,6 +71,7 @@ def periodic_work(runtime: Runtime) -> tuple[Periodic, ...]:
         uploads,
         runtime.batches,
         OrphanSweep(job_store, uploads.store, object_store, uploads.seconds),
+        ClockCheck(client).trusted_time,
     )
     completer = DuplicateCompleter(client, job_store, object_store, dispatcher, router)
     return (

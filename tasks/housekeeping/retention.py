@@ -174,19 +174,28 @@ class RetentionSweeper:
     uploads: UploadService
     batches: BatchStore
     orphans: OrphanSweep
+    #: The time for a whole pass; None while no clock can be trusted, and nothing is erased.
+    trusted_time: Callable[[], float | None]
     clock: Callable[[], float] = time.time
 
     def run_once(self) -> bool:
-        """Run one pass; False if another process runs one, or a server does not answer."""
+        """Run one pass.
+
+        Returns:
+            False if another process runs one, a server does not answer, or the clock may be wrong.
+        """
         lock = self.client.lock(redis_keys.SWEEPER_LOCK, timeout=_LOCK_SECONDS, blocking=False)
         try:
             with redis_errors():
                 if not lock.acquire():
                     return False
             try:
-                self._expire_due()
+                now = self.trusted_time()
+                if now is None:
+                    return False
+                self._expire_due(now)
                 if self._bucket_is_due():
-                    replace(self.orphans, alive=lock.reacquire).sweep()
+                    replace(self.orphans, clock=lambda: now, alive=lock.reacquire).sweep()
             finally:
                 with redis_errors():
                     lock.release()
@@ -205,13 +214,12 @@ class RetentionSweeper:
                 self.client.set(redis_keys.BUCKET_SWEPT, "1", nx=True, ex=BUCKET_SWEEP_SECONDS)
             )
 
-    def _expire_due(self) -> None:
+    def _expire_due(self, now: float) -> None:
         """Erase what is due.
 
         Raises:
             QueueUnavailableError, ObjectStoreUnavailableError: the rest waits for the next pass.
         """
-        now = self.clock()
         with redis_errors():
             found = self.client.zrangebyscore(
                 redis_keys.EXPIRIES, "-inf", now, start=0, num=_EXPIRED_PER_BLOCK

@@ -5,9 +5,11 @@ import os
 import subprocess
 
 import pytest
+from redis import Redis
 
 from deploy.local import service
 from tasks import redis_keys
+from tasks.housekeeping.clock_check import ClockCheck
 from tasks.housekeeping.missing_messages import list_key
 from tasks.jobs.job import Priority
 from tasks.jobs.store import MAX_CRASHES
@@ -265,3 +267,9 @@ def test_what_is_no_record_at_all_is_named_and_the_others_are_canceled(operator:
     assert sorted(answer["canceled"]) == sorted([before, after])
     assert answer["refused"] == [{"task_id": bad, "reason": "unreadable_record"}]
     assert f"rmbg:job:{bad}" in operator.errors("cancel", bad, "--yes")
+
+
+def test_the_clock_is_trusted_after_a_jump(operator: Operator, redis: Redis) -> None:
+    redis.hset(redis_keys.SWEEPER_CLOCK, mapping={"last": "1", "doubted_since": "1"})
+    assert operator.json("trust-clock") == {"trusted": True}
+    assert ClockCheck(redis).trusted_time() is not None

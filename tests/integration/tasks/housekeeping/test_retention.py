@@ -11,6 +11,7 @@ from redis import Redis
 
 from tasks import redis_keys
 from tasks.errors import ObjectStoreUnavailableError
+from tasks.housekeeping.clock_check import ClockCheck
 from tasks.housekeeping.retention import ORPHAN_GRACE_SECONDS, OrphanSweep, RetentionSweeper
 from tasks.jobs.batches import BatchStore
 from tasks.jobs.job import Job, Status, new_task_id
@@ -37,7 +38,13 @@ from tests.support.redis_content import content, mentions
 
 HOUR = 3600.0
 #: Of the sweeper itself, and counts that only go up.
-OWN = {redis_keys.SWEEPER_LOCK, redis_keys.BUCKET_SWEPT, "rmbg:dispatch_seq", redis_keys.COUNTERS}
+OWN = {
+    redis_keys.SWEEPER_LOCK,
+    redis_keys.SWEEPER_CLOCK,
+    redis_keys.BUCKET_SWEPT,
+    "rmbg:dispatch_seq",
+    redis_keys.COUNTERS,
+}
 
 
 class World:
@@ -54,7 +61,15 @@ class World:
         self.orphans = OrphanSweep(self.store, uploads, self.objects, seconds, self.clock)
         batches = BatchStore(redis)
         self.sweeper = RetentionSweeper(
-            redis, self.store, self.eraser, self.uploads, batches, self.orphans, self.clock
+            redis,
+            self.store,
+            self.eraser,
+            self.uploads,
+            batches,
+            self.orphans,
+            # These tests move the clock by hours; test_clock_check.py has the check.
+            self.clock,
+            self.clock,
         )
 
     def bucket(self) -> set[str]:
@@ -324,3 +339,21 @@ def test_an_orphan_that_does_not_go_holds_up_no_other(
     _lock(monkeypatch, locked)
     world.sweep(hours=2 * ORPHAN_GRACE_SECONDS / HOUR)
     assert world.bucket() == {locked}
+
+
+def test_a_clock_that_jumps_takes_nothing_with_it(world: World) -> None:
+    check = ClockCheck(world.redis, world.clock, lambda _: world.clock())
+    world.sweeper = replace(world.sweeper, trusted_time=check.trusted_time)
+    job = world.stored()
+    world.store.create(job)
+    world.sweep()
+    before, kept = world.bucket(), world.content()
+    world.clock.now += 25 * HOUR
+    world.redis.delete(redis_keys.BUCKET_SWEPT)
+    assert not world.sweeper.run_once()
+    assert world.bucket() == before
+    world.redis.delete(redis_keys.SWEEPER_PAUSED)
+    assert world.content().keys() - kept.keys() == set()
+    check.confirm()
+    world.sweep(bucket=True)
+    assert not [key for key in world.bucket() if job.task_id in key]

@@ -1,0 +1,75 @@
+"""A clock that jumps erases nothing until it is confirmed."""
+
+import pytest
+from redis import Redis
+from structlog.testing import capture_logs
+
+from tasks import redis_keys
+from tasks.housekeeping.clock_check import CONFIRM_SECONDS, MAX_STEP_SECONDS, ClockCheck
+from tests.support.clock import Clock
+
+HOUR = 3600.0
+
+
+class Machine:
+    """A machine with Redis and an I/O worker, whose sweeper has a pass every few minutes."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis, self.clock = redis, Clock()
+        # Redis's clock may differ.
+        self.ahead = 0.0
+
+    def passes(self, seconds: float, step: float = 300) -> list[bool]:
+        """Let time go by; whether each pass may erase."""
+        found = []
+        for _ in range(int(seconds / step)):
+            self.clock.now += step
+            # Each time another process: nothing may depend on its memory.
+            check = ClockCheck(self.redis, self.clock, lambda _: self.clock() + self.ahead)
+            found.append(check.trusted_time() == self.clock())
+        return found
+
+
+@pytest.fixture
+def machine(redis: Redis) -> Machine:
+    made = Machine(redis)
+    assert made.passes(HOUR) == [True] * 12
+    return made
+
+
+@pytest.mark.parametrize("hours", [25, 0.2, -25, 24 * 365])
+def test_after_a_jump_nothing_is_erased_until_the_clock_has_run_evenly(
+    machine: Machine, hours: float
+) -> None:
+    machine.clock.now += hours * HOUR
+    with capture_logs() as lines:
+        assert not any(machine.passes(CONFIRM_SECONDS))
+    (line,) = lines
+    assert (line["event"], line["log_level"]) == ("retention.paused", "error")
+    assert machine.redis.exists(redis_keys.SWEEPER_PAUSED)
+    assert all(machine.passes(HOUR))
+
+
+def test_a_clock_that_keeps_jumping_is_never_trusted(machine: Machine) -> None:
+    for _ in range(5):
+        machine.clock.now += 2 * HOUR
+        assert not any(machine.passes(CONFIRM_SECONDS / 2))
+        machine.clock.now -= 2 * HOUR
+        assert not any(machine.passes(CONFIRM_SECONDS / 2))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_clocks_that_differ_are_never_trusted(machine: Machine, sign: int) -> None:
+    machine.ahead = sign * (MAX_STEP_SECONDS + 1)
+    assert not any(machine.passes(2 * CONFIRM_SECONDS))
+    machine.ahead = sign * (MAX_STEP_SECONDS - 1)
+    assert not machine.passes(300)[0], "it was away for as long"
+    assert all(machine.passes(2 * CONFIRM_SECONDS)[8:])
+
+
+def test_an_operator_confirms_the_clock(machine: Machine) -> None:
+    machine.clock.now += 25 * HOUR
+    assert not any(machine.passes(600))
+    ClockCheck(machine.redis, redis_time=lambda _: machine.clock()).confirm()
+    assert not machine.redis.exists(redis_keys.SWEEPER_PAUSED)
+    assert all(machine.passes(HOUR))
