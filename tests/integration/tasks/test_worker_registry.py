@@ -6,13 +6,7 @@ from redis import Redis
 from inference.models.registry import get_spec
 from tasks import redis_keys
 from tasks.jobs.store import JobStore
-from tasks.worker_registry import (
-    ALIVE_SECONDS,
-    MAX_FAULTS,
-    STARTS_SECONDS,
-    Worker,
-    WorkerRegistry,
-)
+from tasks.worker_registry import ALIVE_SECONDS, MAX_FAULTS, STARTS_SECONDS, Worker, WorkerRegistry
 from tests.support.clock import Clock
 
 WORKER = "gpu0@h"

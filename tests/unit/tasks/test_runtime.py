@@ -30,10 +30,7 @@ def test_an_application_that_is_given_is_used_and_not_closed(away: Settings) -> 
 
 
 def test_redis_away_is_found_when_a_part_is_called(away: Settings) -> None:
-    with (
-        Runtime(away, redis_timeout=0.5) as runtime,
-        pytest.raises(QueueUnavailableError),
-    ):
+    with Runtime(away, redis_timeout=0.5) as runtime, pytest.raises(QueueUnavailableError):
         runtime.registry.workers()
 
 

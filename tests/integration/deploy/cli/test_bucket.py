@@ -52,13 +52,8 @@ def test_nothing_is_restored_without_a_yes(lost: Job, redis: Redis) -> None:
     listed = json.loads(run("restore", "--json", status=1).stdout)
     assert (listed["lost"], listed["restored"]) == ([lost.task_id], [])
     assert store.get(lost.task_id) is None
-    assert f"restored  {lost.task_id}" in run("restore", "--yes").stdout
-    assert store.get(lost.task_id) is not None
-
-
-def test_an_answer_of_yes_restores(lost: Job, redis: Redis) -> None:
     assert f"restored  {lost.task_id}" in run("restore", answers="y\n").stdout
-    assert JobStore(redis).get(lost.task_id) is not None
+    assert store.get(lost.task_id) is not None
 
 
 @pytest.mark.usefixtures("lost")

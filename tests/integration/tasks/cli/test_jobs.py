@@ -71,23 +71,19 @@ def test_show_of_an_unknown_id_says_what_to_do(operator: Operator) -> None:
     assert operator.json("show", UNKNOWN, status=1)["error"]["type"] == "unknown_job"
 
 
-def test_requeue_sends_a_failed_and_a_canceled_job_again(operator: Operator) -> None:
-    jobs = [operator.make("failed"), operator.make("canceled")]
-    assert operator.json("requeue", *jobs)["requeued"] == jobs
-    assert {operator.status(each) for each in jobs} == {"queued"}
+def test_requeue_does_what_it_can_and_fails_for_the_rest(operator: Operator) -> None:
+    states = ("failed", "canceled", "succeeded", "failed")
+    failed, canceled, done, expired = map(operator.make, states)
+    operator.redis.hset(redis_keys.job_key(expired), "expires_at", 1.0)
+    result = operator.run("requeue", failed, canceled, done, expired, UNKNOWN, status=1)
+    assert result.stdout.split() == ["requeued", failed, "requeued", canceled]
     assert operator.redis.llen(list_key(f"{QUEUE}|3")) == 2
     assert operator.store.due() == []
-
-
-def test_requeue_does_what_it_can_and_fails_for_the_rest(operator: Operator) -> None:
-    failed, done, expired = map(operator.make, ("failed", "succeeded", "failed"))
-    operator.redis.hset(redis_keys.job_key(expired), "expires_at", 1.0)
-    result = operator.run("requeue", failed, done, expired, UNKNOWN, status=1)
-    assert result.stdout.split() == ["requeued", failed]
     assert f"{done}: succeeded. Only failed and canceled" in result.stderr
     assert f"{expired}: expired" in result.stderr
     assert f"{UNKNOWN}: unknown." in result.stderr
-    assert [operator.status(each) for each in (failed, expired)] == ["queued", "failed"]
+    ended = [operator.status(each) for each in (failed, canceled, expired)]
+    assert ended == ["queued", "queued", "failed"]
     assert operator.json("requeue", done, UNKNOWN, status=1) == {
         "requeued": [],
         "refused": [{"task_id": done, "reason": "succeeded"}],
@@ -104,11 +100,6 @@ def test_requeue_of_all_failed_jobs_asks(operator: Operator) -> None:
     assert operator.status(canceled) == "canceled"
     assert operator.store.dead() == []
     assert "nothing to do" in operator.errors("requeue", "--failed", status=0)
-
-
-def test_requeue_needs_ids_or_all(operator: Operator) -> None:
-    assert "--failed" in operator.errors("requeue", status=2)
-    operator.run("requeue", UNKNOWN, "--failed", status=2)
 
 
 def test_cancel_asks_and_ends_waiting_and_running_jobs(operator: Operator) -> None:
@@ -137,29 +128,31 @@ def test_purge_of_a_queue_cancels_its_records_and_drops_its_messages(operator: O
     assert "nothing to do" in operator.errors("purge", "--queue", QUEUE, "--yes", status=0)
 
 
-def test_purge_of_all_that_waits(operator: Operator) -> None:
-    waiting = [operator.make(), operator.make(queue="model.other")]
-    running = operator.make("processing")
-    result = operator.run("purge", "--status", "queued", answers="y\n")
-    assert result.stdout.count("canceled  rm-") == 2
-    assert {operator.status(each) for each in waiting} == {"canceled"}
-    assert operator.status(running) == "processing"
-
-
-def test_purge_knows_the_queues_of_workers_that_had_no_job(operator: Operator) -> None:
-    operator.registry.record_heartbeat(WORKER, queue="gpu.testhost.0", model="u2netp")
-    for queue in ("gpu.testhost.0", QUEUE):
-        assert "nothing to do" in operator.errors("purge", "--queue", queue, "--yes", status=0)
-
-
 def test_purge_knows_the_queues_and_needs_a_choice(operator: Operator) -> None:
     assert "neither a job nor a worker" in operator.errors("purge", "--queue", QUEUE)
     operator.make()
     assert QUEUE in operator.errors("purge", "--queue", "typo", "--yes")
     error = operator.json("purge", "--queue", "io", "--yes", status=1)["error"]
     assert error["type"] == "unknown_queue"
-    operator.run("purge", status=2)
-    operator.run("purge", "--queue", QUEUE, "--status", "queued", status=2)
+    # Those of workers that had no job among them.
+    operator.registry.record_heartbeat(WORKER, queue="gpu.testhost.0", model="u2netp")
+    none = operator.errors("purge", "--queue", "gpu.testhost.0", "--yes", status=0)
+    assert "nothing to do" in none
+
+
+@pytest.mark.parametrize(
+    "command_line",
+    [
+        ("requeue",),
+        ("requeue", UNKNOWN, "--failed"),
+        ("purge",),
+        ("purge", "--queue", QUEUE, "--status", "queued"),
+        ("dead", "requeue"),
+    ],
+    ids=" ".join,
+)
+def test_a_choice_is_needed_and_only_one(operator: Operator, command_line: tuple[str, ...]) -> None:
+    assert "--" in operator.errors(*command_line, status=2)
 
 
 def test_dead_letters_are_listed_with_their_reason(operator: Operator) -> None:
@@ -186,7 +179,6 @@ def test_all_dead_letters_are_requeued_after_a_question(operator: Operator) -> N
     operator.run("dead", "requeue", "--all", status=1)
     assert set(operator.json("dead", "requeue", "--all", "--yes")["requeued"]) == dead
     assert "nothing to do" in operator.errors("dead", "requeue", "--all", "--yes", status=0)
-    operator.run("dead", "requeue", status=2)
 
 
 def test_a_dropped_dead_letter_stays_failed(operator: Operator) -> None:
@@ -253,11 +245,13 @@ def test_a_job_whose_record_is_unreadable_can_be_ended(
     operator: Operator, command_line: tuple[str, ...]
 ) -> None:
     jobs = [operator.make(), operator.damage(operator.make()), operator.make()]
+    running = operator.make("processing")
     named = jobs if command_line == ("cancel",) else ()
     answer = operator.json(*command_line, *named, "--yes")
     assert sorted(answer["canceled"]) == sorted(jobs)
     keys = map(redis_keys.job_key, jobs)
     assert {operator.redis.hget(key, "status") for key in keys} == {"canceled"}
+    assert operator.status(running) == "processing"
 
 
 def test_what_is_no_record_at_all_is_named_and_the_others_are_canceled(operator: Operator) -> None:

@@ -66,6 +66,8 @@ def test_celery_finds_the_commands_by_their_entry_point() -> None:
 
 
 def test_list_shows_what_waits_and_what_was_given_up(operator: Operator, outbox: Outbox) -> None:
+    assert operator.run("list").stdout == "No webhook waits.\n"
+    assert operator.run("list", "--dead").stdout == "No webhook was given up.\n"
     waiting, dead, _ = map(outbox.make, (PENDING, DEAD, DELIVERED))
     assert _listed(operator) == {waiting}
     assert _listed(operator, "--dead") == {dead}
@@ -74,11 +76,6 @@ def test_list_shows_what_waits_and_what_was_given_up(operator: Operator, outbox:
     assert row.split()[:4] == [waiting, "removal.canceled", "shop.example:8443", "0"]
     outbox.make()
     assert len(_listed(operator, "--limit", "1")) == 1
-
-
-def test_list_of_nothing_is_no_error(operator: Operator) -> None:
-    assert operator.run("list").stdout == "No webhook waits.\n"
-    assert operator.run("list", "--dead").stdout == "No webhook was given up.\n"
 
 
 def test_show_tells_of_each_attempt(operator: Operator, outbox: Outbox) -> None:

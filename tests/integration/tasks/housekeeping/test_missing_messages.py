@@ -62,14 +62,6 @@ def test_unknown_messages_hide_no_missing_one(queues: Queues) -> None:
     assert [line["list"] for line in lines] == [NORMAL]
 
 
-def test_a_list_with_nothing_but_unknown_messages_has_lost_ours(queues: Queues) -> None:
-    lost = queues.submit(sent=False)
-    queues.redis.rpush(list_key(NORMAL), "no json", "{}")
-    queues.passes()
-    assert queues.redis.llen(list_key(NORMAL)) == 3
-    assert queues.job(lost).redispatches == 1
-
-
 # -- Celery's own `purge` ------------------------------------------------------------------------
 
 

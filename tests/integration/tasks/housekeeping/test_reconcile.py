@@ -35,14 +35,6 @@ def _consistent(queues: Queues) -> None:
         assert places[job.task_id] == [(name, job.dispatch_seq, raised)]
 
 
-def test_what_waits_for_a_gpu_that_is_gone_moves_to_the_shared_queue(queues: Queues) -> None:
-    task_id = queues.submit(queue=OWN)
-    queues.passes(1)
-    assert queues.messages() == [task_id]
-    assert queues.job(task_id).queue == SHARED
-    _consistent(queues)
-
-
 def test_many_due_jobs_are_not_all_bound_to_one_gpu(queues: Queues) -> None:
     queues.registry.record_heartbeat("gpu0@h", queue=OWN, model="u2netp")
     queues.registry.mark_ready("gpu0@h", 90)

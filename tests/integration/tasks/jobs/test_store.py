@@ -42,10 +42,6 @@ def _error(store: JobStore, job: Job) -> str:
     return error.type
 
 
-def test_a_record_goes_away_by_itself(redis: Redis, job: Job) -> None:
-    assert redis.expiretime(redis_keys.job_key(job.task_id)) > job.expires_at
-
-
 def test_a_position_counts_the_jobs_of_the_queue_that_go_first(store: JobStore) -> None:
     def submit(**changes: Any) -> Job:  # noqa: ANN401 - any field's type
         return store.create(make_job(**changes)).job
@@ -64,9 +60,11 @@ def test_a_position_counts_the_jobs_of_the_queue_that_go_first(store: JobStore) 
     assert store.position(primary) == 3
 
 
-def test_an_id_is_never_used_twice(store: JobStore, job: Job) -> None:
+def test_neither_an_id_is_used_twice_nor_a_place_in_a_full_queue(store: JobStore, job: Job) -> None:
     with pytest.raises(QueueUnavailableError, match="taken"):
         store.create(job)
+    with pytest.raises(QueueFullError):
+        store.create(job.evolve(task_id=new_task_id()), max_pending=1)
 
 
 def test_an_unknown_job_is_none(store: JobStore) -> None:
@@ -91,9 +89,10 @@ def test_only_one_of_many_workers_gets_the_lease(store: JobStore, job: Job) -> N
 
 
 def test_a_job_reads_back_and_a_claim_counts_the_attempt_and_names_the_worker(
-    store: JobStore, job: Job
+    store: JobStore, redis: Redis, job: Job
 ) -> None:
     assert recorded(store, job).evolve(dispatch_seq=0) == job
+    assert redis.expiretime(redis_keys.job_key(job.task_id)) > job.expires_at
     assert store.ids(Status.QUEUED) == [job.task_id]
     assert _claim(store, job, worker="gpu0@a") is Claim.CLAIMED
     claimed = recorded(store, job)
@@ -245,11 +244,6 @@ def test_a_job_that_nobody_began_in_time_fails(store: JobStore) -> None:
     assert store.overdue() == [late.task_id]
     assert _claim(store, late) is Claim.FINAL
     assert _error(store, late) == "deadline_exceeded"
-
-
-def test_more_than_the_allowed_number_is_refused(store: JobStore, job: Job) -> None:
-    with pytest.raises(QueueFullError):
-        store.create(job.evolve(task_id=new_task_id()), max_pending=1)
 
 
 # -- what is left --------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The task as Celery calls it: what a run says to others of its worker."""
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -41,7 +42,9 @@ def _worker(task: RemovalTask) -> Worker:
     return worker
 
 
-def test_jobs_that_find_no_memory_drain_their_gpu(task: RemovalTask, submit: Submit) -> None:
+def test_jobs_that_find_no_memory_drain_their_gpu(
+    task: RemovalTask, redis: Redis, submit: Submit
+) -> None:
     task.runner.model.error = FULL
     for number in range(MAX_FAULTS):
         assert not _worker(task).drained, number
@@ -54,6 +57,8 @@ def test_jobs_that_find_no_memory_drain_their_gpu(task: RemovalTask, submit: Sub
     task(left)
     waiting = recorded(task.runner.job_store, left)
     assert (waiting.status, waiting.attempts) == (Status.QUEUED, 0)
+    # After a pause: at once, this very worker might be the one that takes it, again and again.
+    assert redis.zscore(redis_keys.DUE_JOBS, left) > time.time()
 
 
 def test_only_a_result_shows_that_the_model_answers(

@@ -23,7 +23,7 @@ from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.worker import runner as module
 from tasks.worker.runner import Runner
-from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
+from tasks.worker_registry import WorkerRegistry
 from tests.support.jobs import make_job, recorded
 from tests.support.models import FakeModel
 from tests.support.submissions import png
@@ -98,10 +98,7 @@ def test_what_a_gpu_fails_is_tried_here_once_more_or_goes_to_another_one(
 
 
 def test_a_broken_gpu_context_ends_the_process_though_redis_is_away(
-    runner: Runner,
-    task_id: str,
-    left: list[bool],
-    monkeypatch: pytest.MonkeyPatch,
+    runner: Runner, task_id: str, left: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object) -> None:
         raise QueueUnavailableError("away")
@@ -111,17 +108,6 @@ def test_a_broken_gpu_context_ends_the_process_though_redis_is_away(
     with pytest.raises(QueueUnavailableError):
         runner.run(task_id)
     assert left == [True]
-
-
-def test_a_gpu_with_faults_in_a_row_is_drained_and_its_jobs_passed_on(
-    runner: Runner, redis: Redis, task_id: str
-) -> None:
-    for number in range(MAX_FAULTS):
-        runner.registry.record_fault(WORKER, f"job{number}", "gpu_fault")
-    assert _run(runner, task_id).status is Status.QUEUED
-    assert runner.model.calls == 0
-    # After a pause: at once, this very worker might be the one that takes it, again and again.
-    assert redis.zscore(redis_keys.DUE_JOBS, task_id) > time.time()
 
 
 def test_a_job_that_is_canceled_while_it_runs_leaves_nothing(runner: Runner, task_id: str) -> None:
@@ -191,10 +177,7 @@ def test_a_lease_is_renewed_for_as_long_as_the_job_runs(
 
 
 def test_a_worker_that_overslept_its_lease_stores_nothing(
-    runner: Runner,
-    redis: Redis,
-    task_id: str,
-    monkeypatch: pytest.MonkeyPatch,
+    runner: Runner, redis: Redis, task_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner.model.faults = [lambda: redis.delete(redis_keys.lease_key(task_id))]
     stored: list[str] = []

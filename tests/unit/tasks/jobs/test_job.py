@@ -40,11 +40,6 @@ def test_a_record_is_text_and_reads_back_as_its_job_without_fields_of_later_vers
     assert from_record({**record, "invented_later": "x"}) == job
 
 
-def test_the_final_states() -> None:
-    final = {status for status in Status if status.final}
-    assert final == {Status.SUCCEEDED, Status.FAILED, Status.CANCELED}
-
-
 def test_elapsed_runs_from_submission_to_the_end() -> None:
     job = make_job(created_at=10.0)
     assert job.elapsed_ms is None

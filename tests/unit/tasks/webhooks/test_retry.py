@@ -60,15 +60,13 @@ def test_it_is_dead_after_the_last_pause_and_where_the_pictures_expire_before_th
     assert "expire" in late.reason
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_a_busy_host_is_left_alone(status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "pause"), [*((busy, PAUSES[0]) for busy in (429, 502, 503, 504)), (500, 0)]
+)
+def test_a_busy_host_is_left_alone_and_no_other(status: int, pause: float) -> None:
     asked = decide(status, "120")
-    assert (asked.due, asked.pause_host) == (NOW + 120, 120)
-    assert decide(status).pause_host == PAUSES[0]
-
-
-def test_other_failures_pause_nobody_else() -> None:
-    assert decide(500).pause_host == 0
+    assert (asked.due, asked.pause_host) == (NOW + 120, 120 if pause else 0)
+    assert decide(status).pause_host == pause
 
 
 @pytest.mark.parametrize(

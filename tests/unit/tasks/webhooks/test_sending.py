@@ -5,8 +5,6 @@ import json
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook
 
 from tasks.api_keys import new_webhook_secret
@@ -18,15 +16,9 @@ OLD, NEW = new_webhook_secret(), new_webhook_secret()
 BODY = json.dumps({"type": "removal.succeeded", "data": {"name": "Grüße"}}).encode()
 
 
-def signed(*secrets: str, body: bytes = BODY) -> dict[str, str]:
+def signed(*secrets: str) -> dict[str, str]:
     now = int(time.time())
-    return dict(signed_headers(secrets, webhook_id="msg_1", timestamp=now, body=body))
-
-
-@given(st.text())
-def test_a_receiver_verifies_any_body(text: str) -> None:
-    body = json.dumps({"text": text}).encode()
-    assert Webhook(NEW).verify(body, signed(NEW, body=body)) == {"text": text}
+    return dict(signed_headers(secrets, webhook_id="msg_1", timestamp=now, body=BODY))
 
 
 @pytest.mark.parametrize("secret", [OLD, NEW], ids=["old", "new"])
