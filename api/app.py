@@ -4,6 +4,7 @@ from typing import Final
 
 from flask import Flask
 from flask_swagger_ui import get_swaggerui_blueprint
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from api.auth import SERVICES_EXTENSION, install_auth
 from api.forms import StrictJsonProvider, install_bodies
@@ -20,7 +21,7 @@ from api.request_hooks import (
 from api.routes import batches, deliveries, health, info, submissions, tasks, uploads
 from api.services import Services
 from api.settings import ApiSettings
-from api.wsgi_bridge import ApiFlask
+from api.wsgi_bridge import PUBLIC_ADDRESS, ApiFlask
 from inference.version import __version__
 from tasks.log import configure_logging
 from tasks.tracing import configure_tracing
@@ -47,6 +48,7 @@ def create_app(services: Services | None = None) -> Flask:
         OPENAPI_URL_PREFIX="/",
         OPENAPI_JSON_PATH="openapi.json",
     )
+    _set_addresses(app, services.settings)
     install_request_hooks(app)
     install_metrics(app, services.settings)
     install_cors(app, services.settings.cors_allowed)
@@ -56,7 +58,7 @@ def create_app(services: Services | None = None) -> Flask:
     install_rate_headers(app)
     install_error_handlers(app)
     _add_routes(app)
-    install_removebg(app)
+    install_removebg(app, services.settings.cors_allowed)
     return app
 
 
@@ -67,12 +69,30 @@ def _services_from_environment() -> Services:
     return Services.from_settings(settings)
 
 
+def _set_addresses(app: Flask, settings: ApiSettings) -> None:
+    """Set where URLs come from: the public URL, else what trusted proxies say, else `Host`."""
+    app.config[PUBLIC_ADDRESS] = settings.public_address
+    proxies = settings.trusted_proxies
+    if proxies:
+        fixed = ProxyFix(
+            app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies, x_prefix=proxies
+        )
+        app.wsgi_app = fixed  # type: ignore[method-assign] # as Flask advises
+
+
 def _add_routes(app: Flask) -> None:
     api = EnvelopeApi(app)
     app.extensions[API_EXTENSION] = api
     for resource in (submissions, batches, uploads, tasks, deliveries, info, health):
         api.register_blueprint(resource.blueprint)
+    # Its own addresses are relative, so that they hold below any path.
     documentation = get_swaggerui_blueprint(
-        "/docs", "/openapi.json", config={"app_name": "rmbg-queue", "validatorUrl": None}
+        ".",
+        "../openapi.json",
+        config={
+            "app_name": "rmbg-queue",
+            "validatorUrl": None,
+            "oauth2RedirectUrl": "oauth2-redirect.html",
+        },
     )
-    app.register_blueprint(documentation)
+    app.register_blueprint(documentation, url_prefix="/docs")

@@ -4,13 +4,13 @@ An API key (`X-API-Key` or a bearer token) names the owner of a request. Tasks a
 owners answer 404. A service that others can reach refuses to start without a key.
 """
 
-import ipaddress
 from collections.abc import Iterable
 from typing import Final, cast
 
 from flask import Flask, current_app, g, request
 
 from api.errors import ApiError
+from api.origins import is_loopback, refuse_foreign_pages
 from api.services import Services
 from api.settings import ApiSettings
 from api.wsgi_bridge import OWNER
@@ -51,7 +51,8 @@ def identify() -> None:
     """Identify the owner of this request, for `current_owner` to return.
 
     Raises:
-        ApiError: `unauthorized`: a key is missing or unknown.
+        ApiError: `unauthorized`: a key is missing or unknown; without keys, what
+            `refuse_foreign_pages` raises.
         QueueUnavailableError: Redis, which holds the keys, does not answer.
     """
     if OWNER not in request.environ:
@@ -62,7 +63,7 @@ def identify() -> None:
 def _owner(key: str | None) -> Owner:
     mode = services().settings.auth
     if mode == "off":
-        return ANONYMOUS
+        return _anonymous()
     owner = services().runtime.api_keys.find(key) if key else None
     if owner is not None:
         return owner
@@ -72,9 +73,16 @@ def _owner(key: str | None) -> Owner:
         and not services().runtime.api_keys.any()
     ):
         # Even with a key that is not known: clients of remove.bg cannot leave theirs out.
-        return ANONYMOUS
+        return _anonymous()
     fault = "An API key is needed." if key is None else "This API key is unknown or was revoked."
     raise ApiError("unauthorized", f"{fault} {_HOW}")
+
+
+def _anonymous() -> Owner:
+    """Let in a request without a key, unless a web page of another origin may have sent it."""
+    local = bool(current_app.config.get(LOOPBACK_ONLY))
+    refuse_foreign_pages(request, services().settings, loopback_only=local)
+    return ANONYMOUS
 
 
 def _given_key() -> str | None:
@@ -127,11 +135,7 @@ def _is_local(address: object) -> bool:
         return False  # an inherited socket, wherever it listens
     if not isinstance(address, tuple):
         return True  # a Unix socket
-    host = str(address[0])
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return is_loopback(str(address[0]).strip("[]"))
 
 
 def refuse_public_bind_without_keys(

@@ -39,6 +39,13 @@ _ROWS: Final = (
     ErrorType("empty_image", 400, 2, "The picture is empty."),
     ErrorType("unauthorized", 401, 0, "An API key is needed."),
     ErrorType("forbidden", 403, 0, "That is not allowed."),
+    ErrorType(
+        "origin_not_allowed",
+        403,
+        1,
+        "Web pages of another origin may not call this service without an API key; the operator "
+        "can name yours in RMBG_CORS_ORIGINS.",
+    ),
     ErrorType("not_found", 404, 0, "No such endpoint."),
     ErrorType("task_not_found", 404, 1, "There is no such task, or it has been erased."),
     ErrorType("upload_not_found", 404, 2, "There is no such upload, or it has been ended."),
@@ -81,6 +88,13 @@ _ROWS: Final = (
     ErrorType("upload_too_large", 413, 3, "The file exceeds the size limit of uploads."),
     ErrorType("upload_too_long", 413, 4, "The piece goes beyond the upload's length."),
     ErrorType("unsupported_format", 415, 1, "This kind of file is not accepted."),
+    ErrorType(
+        "host_not_trusted",
+        421,
+        0,
+        "The header Host does not name this service. Call it by 127.0.0.1 or localhost; the "
+        "operator can name other hosts in RMBG_TRUSTED_HOSTS or RMBG_PUBLIC_URL, or make API keys.",
+    ),
     ErrorType("invalid_parameter", 422, 1, "A parameter is out of its range."),
     ErrorType("unknown_parameter", 422, 2, "A parameter is not known."),
     ErrorType(

@@ -6,7 +6,7 @@ from itertools import groupby
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from flask import Response, jsonify
+from flask import Response, jsonify, url_for
 from flask_smorest import Api, Blueprint
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import HTTPException
@@ -114,7 +114,12 @@ def example_of(schema: Document, components: Document) -> Any:  # noqa: ANN401 -
 #: Where a handler's own errors are noted until the document is complete; see `ApiBlueprint.fails`.
 _ERRORS_NOTE: Final = "x-errors"
 _JSON: Final = "application/json"
-_WITH_KEYS: Final = ("unauthorized", "queue_unavailable")
+_WITH_KEYS: Final = (
+    "unauthorized",
+    "queue_unavailable",
+    "origin_not_allowed",
+    "host_not_trusted",
+)
 _WITH_QUERY: Final = ("invalid_parameter", "unknown_parameter")
 _WITH_BODY: Final = (
     "bad_request",
@@ -272,7 +277,9 @@ class EnvelopeApi(Api):  # type: ignore[misc] # flask-smorest publishes no types
     DEFAULT_ERROR_RESPONSE_NAME = None
 
     def _openapi_json(self) -> Response:
-        return jsonify(self.document())
+        document = self.document()
+        root = url_for("health.Live").removesuffix("/healthz/live")
+        return jsonify({**document, "servers": [{"url": root or "/"}]})
 
     def document(self) -> dict[str, Any]:
         """Return the complete OpenAPI document."""

@@ -6,7 +6,7 @@ failure.
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from http import HTTPStatus
 from time import perf_counter
@@ -157,13 +157,15 @@ _EXPOSED: Final = (
 _PREFLIGHT_SECONDS: Final = 3600
 
 
-def install_cors(app: Flask, origins: tuple[str, ...]) -> None:
-    """Allow the web pages of these origins to call the API; none if there are none."""
+def install_cors(
+    app: Flask, origins: tuple[str, ...], *, path: str = "/api/", exposed: Iterable[str] = _EXPOSED
+) -> None:
+    """Allow the web pages of these origins to call what is below a path; none without origins."""
     if origins:
         CORS(
             app,
-            resources={r"/api/*": {"origins": list(origins)}},
-            expose_headers=list(_EXPOSED),
+            resources={f"{re.escape(path)}.*": {"origins": list(origins)}},
+            expose_headers=list(exposed),
             max_age=_PREFLIGHT_SECONDS,
         )
 

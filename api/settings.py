@@ -1,8 +1,10 @@
 """The settings that only the API has."""
 
+from functools import cached_property
 from typing import Literal
+from urllib.parse import SplitResult, urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import AnyHttpUrl, Field, field_validator
 
 from tasks.settings import Settings
 
@@ -21,6 +23,24 @@ class ApiSettings(Settings):
         "",
         description="Origins, comma-separated, whose web pages may call the API from a browser: "
         "https://shop.example; * for all.",
+    )
+    public_url: AnyHttpUrl | None = Field(
+        None,
+        description="URL of the service as callers reach it, with the path below which a proxy "
+        "publishes it: https://pictures.example/rmbg. Every URL in an answer is made from it; "
+        "without it, from the header Host.",
+    )
+    trusted_hosts: str = Field(
+        "",
+        description="Names, comma-separated, that the service may be called by where it asks for "
+        "no API key, beside localhost and the host of RMBG_PUBLIC_URL: rmbg.intra,api.",
+    )
+    trusted_proxies: int = Field(
+        0,
+        ge=0,
+        le=10,
+        description="Number of proxies in front of the API, each of which sets X-Forwarded-For, "
+        "-Proto, -Host and -Prefix or removes what a caller sent; 0 to ignore these headers.",
     )
 
     removebg_megapixels_per_minute: float = Field(
@@ -45,6 +65,24 @@ class ApiSettings(Settings):
                 raise ValueError(f"should be origins such as https://shop.example, not {origin}")
         return value
 
+    @field_validator("public_url")
+    @classmethod
+    def _is_base(cls, value: AnyHttpUrl | None) -> AnyHttpUrl | None:
+        if value is not None and (value.query or value.fragment or value.username):
+            raise ValueError("should be such as https://pictures.example/rmbg, without ? # or @")
+        return value
+
+    @cached_property
+    def public_address(self) -> SplitResult | None:
+        """The public URL in its parts; `netloc` without a port that its scheme implies."""
+        return urlsplit(str(self.public_url)) if self.public_url else None
+
+    @cached_property
+    def trusted_names(self) -> frozenset[str]:
+        """Names that the service may be called by, beside those of loopback."""
+        public = self.public_address.hostname if self.public_address else None
+        return frozenset((*_split(self.trusted_hosts.lower()), *([public] if public else ())))
+
     @property
     def cors_allowed(self) -> tuple[str, ...]:
         """Return the origins as a tuple."""
@@ -52,4 +90,4 @@ class ApiSettings(Settings):
 
 
 def _split(value: str) -> tuple[str, ...]:
-    return tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip())
+    return tuple(part.strip().rstrip("/").lower() for part in value.split(",") if part.strip())

@@ -21,13 +21,16 @@ from functools import partial
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Protocol, Self, cast
-from urllib.parse import unquote_to_bytes
+from urllib.parse import SplitResult, unquote_to_bytes
 
 import structlog
-from flask import Flask, Response, request
+from flask import Flask, Request, Response, request
+from werkzeug.routing import MapAdapter
 
 from tasks.uploads.store import PART_BYTES
 
+#: Configuration key of the URL from which an application makes all URLs, in its parts, or None.
+PUBLIC_ADDRESS: Final = "RMBG_PUBLIC_ADDRESS"
 #: Key of a scope's extension that is its `ConnectionHandle`.
 CONNECTION: Final = "rmbg.connection"
 #: Keys of the environ: judge the head alone; it may go on; the largest body that is read.
@@ -78,6 +81,15 @@ Send = Callable[[dict[str, Any]], Any]
 
 class ApiFlask(Flask):
     """A Flask application that can judge a request by its head, before there is a body."""
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Have all URLs made from the public one, if it is configured, whatever `Host` says."""
+        adapter = super().create_url_adapter(request)
+        public: SplitResult | None = self.config.get(PUBLIC_ADDRESS)
+        if adapter is not None and public is not None:
+            adapter.url_scheme, adapter.server_name = public.scheme, public.netloc
+            adapter.script_name = f"{public.path.rstrip('/')}/"
+        return adapter
 
     def dispatch_request(self) -> Any:  # noqa: ANN401 - Flask's
         """Run the handler, unless only the head was to be judged."""
@@ -210,7 +222,16 @@ class WsgiBridge:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request."""
         connection = scope["extensions"][CONNECTION]
-        await _Exchange(self, make_environ(scope), connection, receive, send).run()
+        environ = make_environ(scope)
+        self._drop_prefix(environ)
+        await _Exchange(self, environ, connection, receive, send).run()
+
+    def _drop_prefix(self, environ: Environ) -> None:
+        """Drop the public URL's path from a request's, where a proxy has left it."""
+        public: SplitResult | None = self._application.config.get(PUBLIC_ADDRESS)
+        prefix = public.path.rstrip("/") if public else ""
+        if prefix and environ["PATH_INFO"].startswith(f"{prefix}/"):
+            environ["PATH_INFO"] = environ["PATH_INFO"].removeprefix(prefix)
 
     async def call(self, environ: Environ, body: BinaryIO | None = None) -> Answer:
         """Run the application in a thread, and return its answer."""

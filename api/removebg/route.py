@@ -31,7 +31,7 @@ from api.removebg.responses import (
     translate_error,
     wants_json,
 )
-from api.request_hooks import request_id, shape_failures
+from api.request_hooks import install_cors, request_id, shape_failures
 from tasks.jobs.job import Job, Priority, Status
 from tasks.object_store import IMPROVEMENTS
 
@@ -46,20 +46,22 @@ _RETRY_AFTER_SECONDS: Final = 5
 PREFIX: Final = "/v1.0"
 #: Nothing is bought; clients check that some are left.
 _CREDITS: Final = 1_000_000
+#: Headers that a page of another origin may read.
 _EXPOSED: Final = (
-    "X-Type, X-Width, X-Height, X-Max-Width, X-Max-Height, X-Credits-Charged, X-Foreground-Top, "
-    "X-Foreground-Left, X-Foreground-Width, X-Foreground-Height, X-RateLimit-Limit, "
-    "X-RateLimit-Remaining, X-RateLimit-Reset, Retry-After"
+    *("X-Type", "X-Width", "X-Height", "X-Max-Width", "X-Max-Height", "X-Credits-Charged"),
+    *("X-Foreground-Top", "X-Foreground-Left", "X-Foreground-Width", "X-Foreground-Height"),
+    *("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "Retry-After"),
 )
 
 blueprint = Blueprint("removebg", __name__, url_prefix=PREFIX)
 
 
-def install_removebg(app: Flask) -> None:
-    """Add the endpoints, and answer all errors below them in remove.bg's format."""
+def install_removebg(app: Flask, origins: tuple[str, ...]) -> None:
+    """Add the endpoints, with errors in remove.bg's format; pages of these origins may call."""
     app.register_blueprint(blueprint)
     app.register_error_handler(RemoveBgError, error_response)
     shape_failures(app, f"{PREFIX}/", _shape)
+    install_cors(app, origins, path=f"{PREFIX}/", exposed=_EXPOSED)
 
 
 @blueprint.before_request
@@ -181,17 +183,11 @@ def _shape(error: ApiError) -> Response:
         translated.detail = None
         if not (request.headers.get("X-API-Key") or request.headers.get("Authorization")):
             translated.title = "Missing API Key"
-    # Requests of unknown endpoints or methods belong to no blueprint, whose hooks do not run then.
-    return _allow_browsers(error_response(translated))
+    return error_response(translated)
 
 
 @blueprint.after_request
-def _allow_browsers(response: Response) -> Response:
-    response.headers["Access-Control-Allow-Origin"] = "*"
-    response.headers["Access-Control-Expose-Headers"] = _EXPOSED
-    if request.method == "OPTIONS":
-        response.headers["Access-Control-Allow-Headers"] = "X-Api-Key, Authorization, Content-Type"
-        response.headers["Access-Control-Allow-Methods"] = response.headers.get("Allow", "POST")
+def _state_rates(response: Response) -> Response:
     allowance = g.get("allowance")
     if allowance is not None:
         response.headers.update(rate_headers(allowance, services().clock()))

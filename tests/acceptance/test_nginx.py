@@ -17,6 +17,7 @@ import urllib3
 
 from deploy.local.ports import reserved_ports
 from deploy.local.service import NotReadyError, Service
+from tasks.uploads.store import PART_BYTES
 from tests.support.paths import ROOT
 from tests.support.servers import Servers, running
 from tests.support.service import running_api
@@ -75,6 +76,7 @@ def front(
     env = service_environment | {"RMBG_REDIS_URL": servers.new_database(), "RMBG_AUTH": "off"}
     with reserved_ports() as ports, ExitStack() as stack:
         plain, tls, nobody, plain_too, tls_too = (f"127.0.0.1:{port}" for port in ports[:5])
+        env |= {"RMBG_PUBLIC_URL": f"https://{tls}/rmbg", "RMBG_TRUSTED_PROXIES": "1"}
         api = stack.enter_context(running_api(env, folder / "api.log")).url
         stack.enter_context(_running_nginx(folder, plain, tls, api.removeprefix("http://")))
         alone = folder / "alone"
@@ -90,9 +92,37 @@ def test_a_picture_is_submitted_over_tls(front: Front, coffee: Path) -> None:
     assert answer.status == 202, answer.data
 
 
+def test_every_address_is_the_public_one_with_its_path(front: Front, coffee: Path) -> None:
+    base = f"{front.tls_url}/rmbg"
+    spoofed = {f"X-Forwarded-{name}": "evil.example" for name in ("Host", "Prefix", "Proto")}
+    fields = {"image": ("coffee.jpg", coffee.read_bytes())}
+    made = front.tls.request(
+        "POST", f"{base}/api/v1/remove-bg", fields=fields, headers=spoofed
+    ).json()
+    status_url = made["data"]["status_url"]
+    assert status_url.startswith(f"{base}/api/v1/tasks/")
+    assert front.tls.request("GET", status_url).status == 200
+    # An upload of two parts, which the API takes one by one.
+    piece = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
+    content = bytes(PART_BYTES + 1)
+    length = {"Upload-Length": str(len(content) + 1)}
+    begun = front.tls.request(
+        "POST", f"{base}/api/v1/uploads", body=content, headers={**piece, **length, **spoofed}
+    )
+    assert (begun.status, begun.headers["Upload-Offset"]) == (201, str(len(content)))
+    upload = begun.headers["Location"]
+    assert upload.startswith(f"{base}/api/v1/uploads/")
+    rest = {**piece, "Upload-Offset": str(len(content))}
+    assert front.tls.request("PATCH", upload, body=b"x", headers=rest).status == 204
+    assert front.tls.request("GET", f"{base}/docs/").status == 200
+    document = front.tls.request("GET", f"{base}/openapi.json").json()
+    assert document["servers"] == [{"url": "/rmbg"}]
+
+
 def test_the_metrics_are_not_published(front: Front) -> None:
     assert urllib3.request("GET", f"{front.api}/metrics").status == 200
-    assert urllib3.request("GET", f"{front.url}/metrics").status == 404
+    for path in ("/metrics", "/rmbg/metrics", "//metrics", "/%6detrics", "/metrics/"):
+        assert urllib3.request("GET", f"{front.url}{path}").status == 404
 
 
 def test_events_arrive_as_they_happen(front: Front, coffee: Path) -> None:

@@ -78,7 +78,6 @@ def test_the_bytes_and_the_headers(client: FlaskClient) -> None:
         "X-Foreground-Width": "100",
         "X-Foreground-Height": "40",
         "X-RateLimit-Limit": "500",
-        "Access-Control-Allow-Origin": "*",
     }
     assert {name: answer.headers.get(name) for name in expected} == expected
     assert float(answer.headers["X-Credits-Charged"]) == 0

@@ -21,6 +21,7 @@ from tests.support.submissions import bomb, png
 
 SETTINGS = {"max_image_mb": 1}
 MB = 2**20
+ORIGIN = "https://shop.example"
 
 
 @pytest.mark.parametrize(
@@ -188,13 +189,18 @@ def test_no_address_is_fetched_over_the_quota(
     assert len(fetched) == 1
 
 
-def test_any_web_page_may_call(api: Api) -> None:
-    asked = api.options(REMOVE, headers={"Origin": "https://shop.example"})
-    assert asked.status_code == 200
-    assert asked.headers["Access-Control-Allow-Origin"] == "*"
-    assert "X-Api-Key" in asked.headers["Access-Control-Allow-Headers"]
-    assert "POST" in asked.headers["Access-Control-Allow-Methods"]
-    assert api.options("/v1.0/nothing").headers["Access-Control-Allow-Methods"] == "POST"
-    refused = api.get(REMOVE)
+@pytest.mark.parametrize(("origins", "allowed"), [("", None), ("*", ORIGIN), (ORIGIN, ORIGIN)])
+def test_only_pages_of_allowed_origins_may_call(
+    api: Api, origins: str, allowed: str | None
+) -> None:
+    calls = api.with_settings(cors_origins=origins)
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
+    for path in (REMOVE, "/v1.0/nothing"):
+        asked = calls.options(path, headers={"Origin": ORIGIN, **asks})
+        assert asked.headers.get("Access-Control-Allow-Origin") == allowed
+        if allowed:
+            assert asked.headers["Access-Control-Allow-Headers"] == "x-api-key"
+            assert "POST" in asked.headers["Access-Control-Allow-Methods"]
+    refused = calls.get(REMOVE, headers={"Origin": ORIGIN})
     assert "POST" in refused.headers["Allow"]
-    assert "X-Width" in refused.headers["Access-Control-Expose-Headers"]
+    assert ("X-Width" in refused.headers.get("Access-Control-Expose-Headers", "")) == bool(allowed)
