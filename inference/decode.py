@@ -10,7 +10,7 @@ from PIL import ExifTags, Image, ImageCms
 from inference.errors import InferenceError, InvalidImageError, InvalidOptionError
 from inference.models.base import Rgb
 from inference.options import Options
-from inference.probe import DEFAULT_LIMITS, ImageLimits, open_image, probe_image
+from inference.probe import DEFAULT_LIMITS, ImageLimits, check_size, open_image, probe_image
 
 # The ICC color space of a profile that fits each mode.
 _PROFILE_SPACES = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}
@@ -194,6 +194,7 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Picture:
     header = probe_image(data, limits)
     try:
         image = open_image(BytesIO(data), header.format)
+        check_size(*image.size, limits)  # a GIF's first frame may be larger than its header says
         image.load()
         return _convert(image)
     except (InferenceError, MemoryError):

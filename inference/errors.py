@@ -35,6 +35,18 @@ class ImageTooSmallError(InferenceError):
     code = "image_too_small"
 
 
+class SideTooLongError(InferenceError):
+    """A side of the picture is longer than allowed."""
+
+    code = "side_too_long"
+
+
+class ImageTooComplexError(InferenceError):
+    """Decoding the picture takes more time, memory or steps than its size allows for."""
+
+    code = "image_too_complex"
+
+
 class InvalidOptionError(InferenceError):
     """An option is out of its range, or does not fit the others; `field` names it."""
 

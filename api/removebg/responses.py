@@ -47,6 +47,8 @@ _OF_TYPE: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         "invalid_image": (400, "failed_to_read_image"),
         "invalid_background": (400, "failed_to_read_image"),
         "image_too_small": (400, "invalid_dimensions"),
+        "side_too_long": (400, "invalid_dimensions"),
+        "image_too_complex": (400, "failed_to_read_image"),
         "roi_exceeds_bounds": (400, "roi_exceeds_bounds"),
         "roi_region_empty": (400, "roi_region_empty"),
         "unauthorized": (403, "auth_failed"),

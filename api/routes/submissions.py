@@ -58,6 +58,8 @@ SUBMISSION_ERRORS: Final = (
     "unsupported_format",
     "invalid_image",
     "image_too_small",
+    "side_too_long",
+    "image_too_complex",
     "url_not_allowed",
     "url_unreachable",
     "url_timeout",

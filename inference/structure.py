@@ -1,0 +1,246 @@
+"""Walk the structure of an image file: its size, its end, and how much work it asks of a reader.
+
+The walks read with their own few lines instead of Pillow's plugins: those keep, unpack and join
+what they meet before the first pixel, so that a small file can make them use seconds and gigabytes.
+Each walk takes a bounded number of steps, whatever the file says.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import BinaryIO, Final
+
+from inference.errors import ImageTooComplexError
+
+#: Scans of a JPEG, each of which costs a pass over the picture. Encoders write about 10, optimizers
+#: up to 64.
+MAX_SCANS: Final = 100
+#: Segments of a JPEG or chunks of a PNG; 60 MB of the usual 8 KiB chunks are 7,700.
+MAX_PARTS: Final = 32_768
+#: Tags of a TIFF's first picture. The standards name about 300.
+MAX_TIFF_TAGS: Final = 1_000
+
+_FIRST_BLOCK_BYTES: Final = 1 << 12
+_MAX_BLOCK_BYTES: Final = 1 << 18
+_TAIL_BYTES: Final = 1 << 12
+
+_JPEG_END: Final = 0xD9
+_JPEG_START_OF_SCAN: Final = 0xDA
+_JPEG_END_OF_IMAGE: Final = b"\xff\xd9"
+# ITU-T T.81, table B.1: start of frame, without the tables and extensions between them.
+_JPEG_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+# What begins no segment: fill bytes (replacing them twice leaves the last), stuffing, and markers
+# without a length, which may stand within a scan. Replaced, for bytes are searched fastest so.
+_JPEG_STUFFING: Final = (b"\xff\0", b"\0\0")
+_JPEG_REPLACED: Final = (
+    (b"\xff\xff", b"\0\xff"),
+    (b"\xff\xff", b"\0\xff"),
+    *((bytes((0xFF, kind)), b"\0\0") for kind in (0x00, 0x01, *range(0xD0, 0xD9))),
+)
+_JPEG_NO_SEGMENT: Final = frozenset(pair for pair, _ in _JPEG_REPLACED)
+
+_TIFF_TYPE_BYTES: Final[Mapping[int, int]] = MappingProxyType(
+    {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+    | {16: 8, 17: 8, 18: 8}
+)
+_TIFF_WIDTH: Final = 256
+_TIFF_HEIGHT: Final = 257
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What the walk over a file found."""
+
+    #: Width and height as stored; None if the header is damaged.
+    size: tuple[int, int] | None
+    #: False if the file certainly ends before its picture does. Bytes after the picture, as cameras
+    #: and editors append them, are ignored.
+    complete: bool = True
+
+
+def walk_structure(file: BinaryIO, name: str, prefix: bytes) -> Structure | None:
+    """Walk a file of a format; None if the format's structure is not known here.
+
+    Raises:
+        ImageTooComplexError: the file has more parts than any honest writer makes.
+    """
+    walk = _WALKS.get(name)
+    return None if walk is None else walk(file, prefix)
+
+
+def _too_complex(parts: str, limit: int) -> ImageTooComplexError:
+    return ImageTooComplexError(
+        f"The image has more than {limit} {parts}, and would take too long to decode. "
+        "Save it again in an image editor."
+    )
+
+
+def _walk_jpeg(file: BinaryIO, _: bytes) -> Structure:
+    at, size, components, progressive, scans = 2, None, 0, False, 0
+    for _step in range(MAX_PARTS):
+        found = _find_segment(file, at)
+        if found is None:
+            return Structure(size, complete=scans > 0 and _has_end_of_image(file, 2))
+        at, kind = found
+        if kind == _JPEG_END and scans:
+            return Structure(size)
+        file.seek(at + 2)
+        head = file.read(8)
+        if kind in _JPEG_FRAMES:
+            size = int.from_bytes(head[5:7], "big"), int.from_bytes(head[3:5], "big")
+            components, progressive = int.from_bytes(head[7:8], "big"), kind in _JPEG_PROGRESSIVE
+        at += 2 + int.from_bytes(head[:2], "big")
+        if kind == _JPEG_START_OF_SCAN:
+            scans += 1
+            if not progressive and int.from_bytes(head[2:3], "big") >= components:
+                # All is in this scan, and readers stop after it.
+                return Structure(size, complete=_has_end_of_image(file, at))
+            if scans > MAX_SCANS:
+                raise _too_complex("scans", MAX_SCANS)
+    raise _too_complex("segments", MAX_PARTS)
+
+
+def _find_segment(file: BinaryIO, at: int) -> tuple[int, int] | None:
+    """Return where the first marker of a segment is from a place on, and its second byte.
+
+    Within a scan, 0xFF is followed by 0 or a restart marker (ITU-T T.81, B.1.1.5).
+    """
+    length = 2  # nearly always the marker is right here
+    while True:
+        file.seek(at)
+        block = file.read(length)
+        complete = len(block) == length
+        block = block.replace(*_JPEG_STUFFING)  # alone in most blocks
+        first = block.find(b"\xff", 0, -1)
+        if first >= 0 and block[first : first + 2] in _JPEG_NO_SEGMENT:
+            for pair, instead in _JPEG_REPLACED:
+                block = block.replace(pair, instead)
+            first = block.find(b"\xff", 0, -1)
+        if first >= 0:
+            return at + first, block[first + 1]
+        if not complete:
+            return None
+        at += length - 1  # a marker's two bytes may be parted
+        length = min(max(_FIRST_BLOCK_BYTES, 2 * length), _MAX_BLOCK_BYTES)
+
+
+def _has_end_of_image(file: BinaryIO, start: int) -> bool:
+    """Return whether an end marker follows; the tail first, where it nearly always is."""
+    tail = file.seek(0, 2) - _TAIL_BYTES
+    return any(_has_end_after(file, each) for each in (max(start, tail), start))
+
+
+def _has_end_after(file: BinaryIO, start: int) -> bool:
+    file.seek(start)
+    last = b""
+    while piece := file.read(_MAX_BLOCK_BYTES):
+        if _JPEG_END_OF_IMAGE in last + piece:
+            return True
+        last = piece[-1:]  # the marker's two bytes may be parted
+    return False
+
+
+def _walk_png(file: BinaryIO, prefix: bytes) -> Structure:
+    size = None
+    if prefix[12:16] == b"IHDR" and len(prefix) >= 24:  # noqa: PLR2004 - up to the height
+        size = int.from_bytes(prefix[16:20], "big"), int.from_bytes(prefix[20:24], "big")
+    at, end = 8, file.seek(0, 2)
+    for _ in range(MAX_PARTS):
+        if at + 8 > end:
+            return Structure(size, complete=False)
+        file.seek(at)
+        head = file.read(8)
+        if head[4:] == b"IEND":
+            return Structure(size)
+        at += 12 + int.from_bytes(head[:4], "big")
+    raise _too_complex("chunks", MAX_PARTS)
+
+
+def _walk_webp(file: BinaryIO, prefix: bytes) -> Structure:
+    end = 8 + int.from_bytes(prefix[4:8], "little")  # of the RIFF container
+    # Some writers omit the last padding byte.
+    return Structure(_read_webp_size(prefix), complete=end <= file.seek(0, 2) + 1)
+
+
+def _read_webp_size(prefix: bytes) -> tuple[int, int] | None:
+    """Read width and height from the first bytes of a WebP; None if they are not there.
+
+    The three layouts are those of the WebP container specification and, for VP8, of RFC 6386,
+    section 9.1.
+    """
+    kind, body = prefix[12:16], prefix[20:30]
+    if kind == b"VP8X" and len(body) >= 10:  # noqa: PLR2004 - the chunk's fixed size
+        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+    if kind == b"VP8L" and body[:1] == b"\x2f" and len(body) >= 5:  # noqa: PLR2004 - fixed size
+        bits = int.from_bytes(body[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a" and len(body) >= 10:  # noqa: PLR2004 - fixed
+        width, height = body[6:8], body[8:10]
+        return int.from_bytes(width, "little") & 0x3FFF, int.from_bytes(height, "little") & 0x3FFF
+    return None
+
+
+def _walk_gif(_: BinaryIO, prefix: bytes) -> Structure:
+    if len(prefix) < 13:  # noqa: PLR2004 - the logical screen descriptor's end
+        return Structure(None)
+    return Structure(
+        (int.from_bytes(prefix[6:8], "little"), int.from_bytes(prefix[8:10], "little"))
+    )
+
+
+def _walk_bmp(_: BinaryIO, prefix: bytes) -> Structure:
+    header = int.from_bytes(prefix[14:18], "little")
+    if header == 12 and len(prefix) >= 22:  # noqa: PLR2004 - BITMAPCOREHEADER, up to the height
+        return Structure(
+            (int.from_bytes(prefix[18:20], "little"), int.from_bytes(prefix[20:22], "little"))
+        )
+    if not 16 <= header <= 124 or len(prefix) < 26:  # noqa: PLR2004 - the later headers' sizes
+        return Structure(None)
+    width = int.from_bytes(prefix[18:22], "little", signed=True)
+    # A negative height says that the top row comes first.
+    return Structure((width, abs(int.from_bytes(prefix[22:26], "little", signed=True))))
+
+
+def _walk_tiff(file: BinaryIO, prefix: bytes) -> Structure:
+    """Read the first directory; its values together must fit into the file.
+
+    A directory whose 65,535 tags all point at the same megabyte makes a reader copy it as often.
+    """
+    little = prefix[:2] == b"II"
+    big_tiff = prefix[2 if little else 3] == 43  # noqa: PLR2004 - its version number
+    start, word = (8, 8) if big_tiff else (4, 4)
+
+    def number(data: bytes) -> int:
+        return int.from_bytes(data, "little" if little else "big")
+
+    file.seek(number(prefix[start : start + word]))
+    count = number(file.read(8 if big_tiff else 2))
+    if count > MAX_TIFF_TAGS:
+        raise _too_complex("tags", MAX_TIFF_TAGS)
+    entry = 4 + 2 * word
+    table = file.read(count * entry)
+    sides, claimed = {_TIFF_WIDTH: 0, _TIFF_HEIGHT: 0}, 0
+    for at in range(0, len(table), entry):
+        tag, kind = number(table[at : at + 2]), number(table[at + 2 : at + 4])
+        width = _TIFF_TYPE_BYTES.get(kind, 1)
+        value = table[at + 4 + word : at + entry]
+        length = width * number(table[at + 4 : at + 4 + word])
+        claimed += length if length > word else 0
+        if tag in sides:
+            sides[tag] = number(value[:width])
+    if len(table) < count * entry or claimed > file.seek(0, 2):
+        return Structure(None)
+    return Structure((sides[_TIFF_WIDTH], sides[_TIFF_HEIGHT]))
+
+
+_WALKS: Final[Mapping[str, Callable[[BinaryIO, bytes], Structure]]] = MappingProxyType(
+    {
+        "JPEG": _walk_jpeg,
+        "PNG": _walk_png,
+        "WEBP": _walk_webp,
+        "GIF": _walk_gif,
+        "BMP": _walk_bmp,
+        "TIFF": _walk_tiff,
+    }
+)

@@ -1,0 +1,55 @@
+"""Small files that ask much work of a reader."""
+
+import io
+import struct
+import zlib
+
+from PIL import Image
+
+from tests.support.pictures import picture_file
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk with its length and checksum."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def tall_png(width: int, height: int, *more: bytes) -> bytes:
+    """A black gray PNG of any size, with more chunks before its pixels."""
+    head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    pixels = png_chunk(b"IDAT", zlib.compress(bytes((width + 1) * height), 9))
+    parts = (head, *more, pixels, png_chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def many_scans(size: tuple[int, int], scans: int, *, progressive: bool = True) -> bytes:
+    """A black JPEG of so many scans; not progressive, its three components come one by one."""
+    mode = "L" if progressive else "RGB"
+    image = Image.new(mode, size)
+    whole = picture_file(image, "JPEG", progressive=progressive, quality=50, subsampling=0)
+    first, end = whole.index(b"\xff\xda"), len(whole) - 2
+    if progressive:
+        last = whole.rindex(b"\xff\xda")
+        more = scans - whole.count(b"\xff\xda")
+        return whole[:end] + more * whole[last:end] + whole[end:]
+    # One component a scan; its entropy-coded bytes need not be whole for the structure to be.
+    scan = b"\xff\xda\0\x08\1\1\0\0\x3f\0" + whole[first + 14 : end]
+    return whole[:first] + scans * scan + whole[end:]
+
+
+def many_tags(tags: int, length: int, *, order: str = "<", big_tiff: bool = False) -> bytes:
+    """A gray TIFF of 8 x 8 pixels with so many more tags, each of which claims the same bytes."""
+    word = "Q" if big_tiff else "I"
+    entries = [(256, 8), (257, 8), (258, 8), (259, 1), (262, 1), (273, 8), (278, 8), (279, 64)]
+    count = len(entries) + tags
+    head = (
+        struct.pack(order + "HHHQ", 43, 8, 0, 16) if big_tiff else struct.pack(order + "HI", 42, 8)
+    )
+    table = struct.pack(order + ("Q" if big_tiff else "H"), count)
+    for tag, value in entries:
+        table += struct.pack(f"{order}HH{word}{word}", tag, 16 if big_tiff else 4, 1, value)
+    for number in range(tags):
+        table += struct.pack(f"{order}HH{word}{word}", 40_000 + number, 1, length, 8)
+    file = io.BytesIO()
+    file.write((b"II" if order == "<" else b"MM") + head + table + bytes(max(length, 100)))
+    return file.getvalue()
