@@ -11,7 +11,7 @@ TEST_PROCESSES ?= 3
 FAULT_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install clients up test test-slow test-faults test-hostile lint fmt bench clean
+.PHONY: help install clients up test coverage test-slow test-faults test-hostile lint fmt bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,13 @@ up: $(VENV)/.service ## Run the whole service on this machine, on 127.0.0.1:8000
 test: lint ## Check style, types and import rules, and run all tests but the full-size ones
 	$(BIN)/rmbg models fetch u2netp
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu' $(ARGS)
+
+coverage: install ## Run the tests of `make test` with their coverage, processes included; least covered first
+	$(BIN)/rmbg models fetch u2netp
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu' $(ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
 
 test-slow: install ## Run the full-size tests
 	$(BIN)/rmbg models fetch u2netp
