@@ -191,6 +191,12 @@ class ApiWorker(UvicornWorker):  # type: ignore[misc] # it publishes no types
     wsgi: Any
     ppid: int
 
+    def init_signals(self) -> None:
+        """End by an exit: uvicorn sends itself the signal again once it has ended gracefully."""
+        super().init_signals()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, _exit)
+
     async def _serve(self) -> None:
         orphaned = asyncio.ensure_future(self._end_with_the_master())
         with WsgiBridge(self.wsgi, threads=_THREADS) as bridge:
@@ -203,6 +209,10 @@ class ApiWorker(UvicornWorker):  # type: ignore[misc] # it publishes no types
         while self.ppid == os.getppid():  # noqa: ASYNC110 - nothing tells that a parent has died
             await asyncio.sleep(_PARENT_SECONDS)
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _exit(_number: int, _frame: object) -> None:
+    raise SystemExit(0)
 
 
 def _raise_connection_limit() -> int:

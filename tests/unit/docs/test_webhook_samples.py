@@ -37,19 +37,21 @@ def _sent(*secrets: str, age: int = 0) -> Sent:
     return Sent(SECRET, *(headers[f"webhook-{each}"] for each in ("id", "timestamp", "signature")))
 
 
-GOOD, BOTH = _sent(SECRET), _sent(OTHER, SECRET)
-CASES = {
-    "what this service signs": (GOOD, True),
-    "the new secret of two": (BOTH, True),
-    "the old secret of two": (BOTH._replace(secret=OTHER), True),
-    "a changed byte": (GOOD._replace(body=BODY.replace("removal", "Removal")), False),
-    "too old": (_sent(SECRET, age=600), False),
-    "of the future": (_sent(SECRET, age=-600), False),
-    "another secret": (GOOD._replace(secret=OTHER), False),
-    "another id": (GOOD._replace(id="msg_other"), False),
-    "no signature": (GOOD._replace(signature="v1,"), False),
-    "a timestamp in words": (GOOD._replace(timestamp="now"), False),
-}
+def _cases() -> dict[str, tuple[Sent, bool]]:
+    """What is sent, and whether it is taken; made when a test runs, since it grows too old."""
+    good, both = _sent(SECRET), _sent(OTHER, SECRET)
+    return {
+        "what this service signs": (good, True),
+        "the new secret of two": (both, True),
+        "the old secret of two": (both._replace(secret=OTHER), True),
+        "a changed byte": (good._replace(body=BODY.replace("removal", "Removal")), False),
+        "too old": (_sent(SECRET, age=600), False),
+        "of the future": (_sent(SECRET, age=-600), False),
+        "another secret": (good._replace(secret=OTHER), False),
+        "another id": (good._replace(id="msg_other"), False),
+        "no signature": (good._replace(signature="v1,"), False),
+        "a timestamp in words": (good._replace(timestamp="now"), False),
+    }
 
 
 def _python(_: Path) -> list[str]:
@@ -77,7 +79,7 @@ def test_a_sample_takes_what_this_service_signs_and_nothing_else(
     if shutil.which(compiler) is None:
         pytest.skip(f"there is no {compiler} here")
     command = command_of(tmp_path)
-    for name, (sent, good) in CASES.items():
+    for name, (sent, good) in _cases().items():
         done = subprocess.run(
             [*command, *sent[:4]], input=sent.body.encode(), capture_output=True, check=False
         )
