@@ -10,7 +10,14 @@ from api.errors import ERRORS, ApiError, from_inference
 from api.forms import FilePart, TextPart, read_file
 from api.idempotency import Reservation
 from api.inputs import InputFile, check_length
-from api.parameters import PICTURES, RemovalJson, build_submission, check_options, load
+from api.parameters import (
+    PICTURES,
+    RemovalJson,
+    build_submission,
+    check_options,
+    comparable,
+    load,
+)
 from api.rate_limits import charge, give_back
 from api.services import Services
 from api.submission import media_type
@@ -102,7 +109,8 @@ class BatchSubmissionService:
             for part in parts:
                 if isinstance(part, TextPart):
                     # An empty field is what an HTML form sends for "none".
-                    shared |= {part.name: part.value} if part.value else {}
+                    if part.value and isinstance(part.value, str):
+                        shared[part.name] = part.value
                 elif part.name in IMAGES:
                     self._check_number(len(entries) + 1)
                     entries.append(self._take(part, len(entries)))
@@ -183,7 +191,7 @@ class BatchSubmissionService:
         payload = [
             shared,
             [
-                [each.name, each.parameters, each.image.sha256 if each.image else ""]
+                [each.name, comparable(each.parameters), each.image.sha256 if each.image else ""]
                 for each in entries
             ],
         ]
@@ -291,6 +299,9 @@ class BatchSubmissionService:
             # The task may have been recorded, and then it needs its picture.
             self.taken.add(entry.task_id)
             raise
+        finally:
+            # One picture at a time takes memory, or a file.
+            submission.image.stream.close()
         self.taken.add(entry.task_id)
         return BatchItem(entry.name or submission.image.file_name, job.task_id)
 

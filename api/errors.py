@@ -148,6 +148,10 @@ class ApiError(Exception):
 
 
 _UNKNOWN: Final = "Unknown field."
+#: So many unknown parameters are named in an answer, and the rest is counted.
+_MOST_NAMED: Final = 10
+#: So many characters of a name that a caller made up are shown.
+MAX_SHOWN_NAME: Final = 60
 
 
 def from_http(error: HTTPException) -> ApiError:
@@ -170,10 +174,13 @@ def from_validation(messages: Mapping[str, Any]) -> ApiError:
     }
     unknown = sorted(name for name, fault in fields.items() if fault == _UNKNOWN)
     if unknown:
+        named = [name[:MAX_SHOWN_NAME] for name in unknown[:_MOST_NAMED]]
+        others = len(unknown) - len(named)
+        listed = ", ".join(named) + (f", and {others} more" if others else "")
         return ApiError(
             "unknown_parameter",
-            f"Not a parameter of this request: {', '.join(unknown)}. Check its spelling.",
-            fields=dict.fromkeys(unknown, "Not a parameter of this request."),
+            f"Not a parameter of this request: {listed}. Check its spelling.",
+            fields=dict.fromkeys(named, "Not a parameter of this request."),
         )
     if "image" in fields:
         return ApiError("missing_image", fields={"image": "Send the picture as a file."})

@@ -2,21 +2,31 @@
 
 import hashlib
 import json
+import math
+import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, BinaryIO, Final, NoReturn, cast
+from urllib.parse import unquote_plus
 
 from flask import Flask, Request, g
 from flask.json.provider import DefaultJSONProvider
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
-from werkzeug.exceptions import BadRequest
 from werkzeug.http import parse_options_header
 
-from api.errors import ApiError
-from api.inputs import InputFile
+from api.errors import MAX_SHOWN_NAME, ApiError
+from api.inputs import SPOOLED, InputFile, spool
+from api.long_texts import (
+    LONG_TEXT_BYTES,
+    URL_ESCAPES,
+    DocumentTooLargeError,
+    LongText,
+    document_of,
+    split_json,
+)
 
 #: What is nested deeper is no parameter of this API, and would only wear out the stack.
 _MOST_NESTED: Final = 32
@@ -26,7 +36,8 @@ def read_json(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON
     """Parse a document.
 
     Raises:
-        ValueError: it is no JSON, holds NaN, infinity or half a character, or is nested too deep.
+        ValueError: it is no JSON, holds NaN, a number beyond all finite ones or half a character,
+            or is nested too deep.
     """
     try:
         value = json.loads(text, parse_constant=_refuse)
@@ -43,6 +54,8 @@ def _refuse(word: str) -> NoReturn:
 def _check(value: object, depth: int = 0) -> None:
     if depth == _MOST_NESTED:
         raise ValueError("It is nested too deep.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("A number is too large.")  # 1e400, which would be written as Infinity
     if isinstance(value, str) and not value.isascii():
         value.encode()  # half of a surrogate pair cannot be: a ValueError
     parts = [*value, *value.values()] if isinstance(value, dict) else value
@@ -51,19 +64,58 @@ def _check(value: object, depth: int = 0) -> None:
             _check(part, depth + 1)
 
 
-def read_json_object(request: Request) -> dict[str, Any]:
-    """Return a request's JSON body, which must be an object.
+#: Parameters that are pictures in base64, in this API and in remove.bg's: they may be long.
+_PICTURES: Final = frozenset({"image_b64", "image_file_b64"})
+
+
+def read_json_object(request: Request, *, max_bytes: int = LONG_TEXT_BYTES) -> dict[str, Any]:
+    """Return a request's JSON body, which must be an object; a long picture is a `LongText`.
+
+    Args:
+        request: whose body has not been read.
+        max_bytes: of all but long pictures in base64.
 
     Raises:
-        ApiError: it is not.
+        ApiError: it is none, or larger.
     """
     try:
-        body = request.get_json()
-    except BadRequest:
+        split = split_json(_document(request), max_bytes, secrets.token_hex(16))
+        body = split.restore(read_json(split.text))
+    except DocumentTooLargeError:
+        raise ApiError(
+            "payload_too_large",
+            f"The JSON body may have {max_bytes // 2**10} kB beside pictures in base64; send less.",
+        ) from None
+    except ValueError:
         raise ApiError("bad_request", "The body is no JSON that can be read.") from None
     if not isinstance(body, dict):
         raise ApiError("bad_request", "The body must be one JSON object.")
+    _check_long_texts("", body)
     return body
+
+
+def _document(request: Request) -> bytes | Any:  # noqa: ANN401 - or a map of the file
+    """Return a body; it stays in the file that the server read it into, if it is there."""
+    body = request.environ["wsgi.input"]
+    large = (request.content_length or 0) > LONG_TEXT_BYTES
+    return document_of(body) if large and hasattr(body, "seek") else request.stream.read()
+
+
+def _check_long_texts(name: str, value: object) -> None:
+    if isinstance(value, LongText) and name not in _PICTURES:
+        raise _long_field_error(name, LONG_TEXT_BYTES)
+    if isinstance(value, dict):
+        for inner, part in value.items():
+            _check_long_texts(inner, part)
+    elif isinstance(value, list):
+        for part in value:
+            _check_long_texts(name, part)
+
+
+def _long_field_error(name: str, most: int) -> ApiError:
+    sentence = f"It has more than {most / 2**10:g} kB, the limit of a text; send less."
+    shown = repr(name[:MAX_SHOWN_NAME])
+    return ApiError("payload_too_large", f"The field {shown}: {sentence}", fields={shown: sentence})
 
 
 class StrictJsonProvider(DefaultJSONProvider):
@@ -78,14 +130,10 @@ class StrictJsonProvider(DefaultJSONProvider):
 
 
 _CHUNK_BYTES: Final = 2**16
-#: Largest text field of a form, unless the caller allows more.
-_MAX_FIELD_BYTES: Final = 2**20
 #: Most text fields of a form.
 _MAX_FIELDS: Final = 64
 #: Files of a form that is read whole: an image, a background, and a few that are refused by name.
 _MAX_FILES: Final = 8
-#: A file of a form stays in memory up to this size, and goes to a temporary file beyond it.
-_MEMORY_BYTES: Final = 2**19
 #: Charsets that a text field may name; each other field is read as UTF-8.
 _CHARSETS: Final = frozenset({"ascii", "us-ascii", "utf-8", "iso-8859-1"})
 
@@ -98,20 +146,20 @@ def unbounded_body(request: Request) -> BinaryIO:
 
 
 def install_bodies(app: Flask) -> None:
-    """Close the files of each request whose handler read them from here."""
+    """Close the temporary files of each request."""
 
     @app.teardown_request
     def _close(_error: BaseException | None) -> None:
-        for stream in g.pop("form_files", ()):
+        for stream in g.pop(SPOOLED, ()):
             stream.close()
 
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """A text field of a form."""
+    """A text field of a form; a long one is a picture."""
 
     name: str
-    value: str
+    value: str | LongText
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +176,7 @@ def form_parts(
     boundary: str,
     *,
     max_files: int,
-    max_field_bytes: int = _MAX_FIELD_BYTES,
+    max_picture_bytes: int = LONG_TEXT_BYTES,
 ) -> Iterator[TextPart | FilePart]:
     """Yield the parts of a multipart form as they arrive; a file that is not read is skipped.
 
@@ -139,7 +187,8 @@ def form_parts(
         read: returns up to that many bytes of the body; none at its end.
         boundary: from the content type.
         max_files: a form with more is refused.
-        max_field_bytes: of one text field; a form with a larger one is refused.
+        max_picture_bytes: of a text field with a picture in base64; others may have 64 kB. A form
+            with a larger one is refused.
 
     Raises:
         ApiError: the form is cut off, malformed, or has too many or too large parts.
@@ -153,7 +202,8 @@ def form_parts(
         # The bytes of the part that has begun: None follows them.
         data = map(bytes, takewhile(lambda each: each is not None, events))
         if file_name is None:
-            yield TextPart(name, _text(name, data, event.charset, max_field_bytes))
+            most = max_picture_bytes if name in _PICTURES else LONG_TEXT_BYTES
+            yield TextPart(name, _text(name, data, event.charset, most))
         else:
             yield FilePart(name, file_name, data)
             for _ in data:
@@ -179,18 +229,18 @@ def _parse(read: Callable[[int], bytes], boundary: str, max_parts: int) -> Itera
         ) from None
 
 
-def _text(name: str, data: Iterable[bytes], charset: str | None, max_bytes: int) -> str:
-    text = bytearray()
-    for piece in data:
-        text += piece
-        if len(text) > max_bytes:
-            raise ApiError(
-                "payload_too_large",
-                f"The form's field {name!r} has more than {max_bytes / 2**20:.1f} MB; "
-                "send a file instead.",
-            )
-    known = (charset or "").lower()
-    return text.decode(known if known in _CHARSETS else "utf-8", "replace")
+def _text(name: str, data: Iterable[bytes], charset: str | None, most: int) -> str | LongText:
+    with tempfile.SpooledTemporaryFile(LONG_TEXT_BYTES) as file:
+        for piece in data:
+            file.write(piece)
+            if file.tell() > most:
+                raise _long_field_error(name, most)
+        length = file.tell()
+        if length > LONG_TEXT_BYTES:
+            return LongText(document_of(cast("BinaryIO", file)), 0, length)
+        file.seek(0)
+        known = (charset or "").lower()
+        return file.read().decode(known if known in _CHARSETS else "utf-8", "replace")
 
 
 def _utf8(text: str) -> str:
@@ -214,13 +264,22 @@ class Form:
     Attributes:
         texts: the text fields, empty ones left out: an HTML form sends them for "none".
         files: the files; one that has neither a name nor bytes was not chosen, and is left out.
+        long_texts: the pictures in base64 that are long.
     """
 
     texts: dict[str, str]
     files: dict[str, InputFile]
+    long_texts: dict[str, LongText] = field(default_factory=dict)
 
     def __contains__(self, name: str) -> bool:
-        return name in self.texts or name in self.files
+        return name in self.texts or name in self.files or name in self.long_texts
+
+    def add(self, name: str, value: str | LongText) -> None:
+        """Add a text field, unless it is empty or there is one of this name."""
+        if isinstance(value, LongText):
+            self.long_texts.setdefault(name, value)
+        elif value:
+            self.texts.setdefault(name, value)
 
 
 def read_form(request: Request, *, max_file_bytes: int) -> Form:
@@ -231,7 +290,7 @@ def read_form(request: Request, *, max_file_bytes: int) -> Form:
     """
     form = Form({}, {})
     if request.mimetype != "multipart/form-data":
-        form.texts.update((name, text) for name, text in request.form.items() if text)
+        _read_urlencoded(request, form)
         return form
     if request.content_length == 0:
         return form
@@ -240,16 +299,39 @@ def read_form(request: Request, *, max_file_bytes: int) -> Form:
         request.stream.read,
         form_boundary(request),
         max_files=_MAX_FILES,
-        max_field_bytes=request.max_form_memory_size or _MAX_FIELD_BYTES,
+        max_picture_bytes=request.max_form_memory_size or LONG_TEXT_BYTES,
     )
     for part in parts:
         if isinstance(part, FilePart):
             file = read_file(part, max_file_bytes)
             if file.file_name or file.length:
                 form.files.setdefault(part.name, file)
-        elif part.value:
-            form.texts.setdefault(part.name, part.value)
+        else:
+            form.add(part.name, part.value)
     return form
+
+
+def _read_urlencoded(request: Request, form: Form) -> None:
+    document = _document(request)
+    at = 0
+    for _ in range(_MAX_FIELDS + 1):
+        if at >= len(document):
+            return
+        end = document.find(b"&", at)
+        end = len(document) if end < 0 else end
+        equals = document.find(b"=", at, min(end, at + LONG_TEXT_BYTES))
+        equals = min(end, at + LONG_TEXT_BYTES) if equals < 0 else equals
+        name = unquote_plus(document[at:equals].decode("utf-8", "replace"))
+        if end - equals > LONG_TEXT_BYTES:
+            if name not in _PICTURES:
+                raise _long_field_error(name, LONG_TEXT_BYTES)
+            form.add(name, LongText(document, equals + 1, end, URL_ESCAPES))
+        else:
+            form.add(name, unquote_plus(document[equals + 1 : end].decode("utf-8", "replace")))
+        at = end + 1
+    raise ApiError(
+        "payload_too_large", f"The form has more than {_MAX_FIELDS} fields, the limit; send fewer."
+    )
 
 
 def form_boundary(request: Request) -> str:
@@ -269,8 +351,7 @@ def read_file(part: FilePart, max_bytes: int) -> InputFile:
 
     Of a file that is larger than allowed the length is right and the bytes are not all there.
     """
-    stream = tempfile.SpooledTemporaryFile(_MEMORY_BYTES)  # noqa: SIM115 - closed with the request
-    g.setdefault("form_files", []).append(stream)
+    stream = spool()
     digest, length = hashlib.sha256(), 0
     for chunk in part.chunks:
         length += len(chunk)
@@ -278,4 +359,4 @@ def read_file(part: FilePart, max_bytes: int) -> InputFile:
             digest.update(chunk)
             stream.write(chunk)
     stream.seek(0)
-    return InputFile(cast("BinaryIO", stream), length, part.file_name, sha256=digest.hexdigest())
+    return InputFile(stream, length, part.file_name, sha256=digest.hexdigest())

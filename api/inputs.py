@@ -1,15 +1,18 @@
 """Where a submission's pictures come from: form files, base64, URLs and finished uploads."""
 
-import base64
 import hashlib
 import io
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, BinaryIO, Final, cast
 
+from flask import g, has_app_context
+
 from api.errors import ApiError
+from api.long_texts import LongText, decode_base64
 from inference.options import Options
 from inference.probe import PREFIX_SIZE, ImageHeader, ImageLimits, identify_format, probe_image
 from tasks.api_keys import ANONYMOUS, Owner
@@ -116,14 +119,22 @@ def safe_stem(file_name: str) -> str:
     return _UNSAFE.sub("-", stem).strip("-.")[:80] or "image"
 
 
+#: Name of the request's temporary files, in Flask's `g`.
+SPOOLED: Final = "spooled"
 #: Parameters that are files in a form.
 _FILE_FIELDS: Final = frozenset({"image", "background_image"})
-_DATA_SCHEME: Final = b"data:"
-#: Longest prefix of a `data:` address, with its media type and parameters.
-_MAX_DATA_PREFIX: Final = 256
-_SPACES: Final = b" \t\n\r\f\v"
+#: A picture stays in memory up to this size, and goes to a temporary file beyond it.
+_MEMORY_BYTES: Final = 2**19
 #: Time limit of one fetch with its DNS lookups and redirects: a client is waiting.
 _FETCH_SECONDS: Final = 20.0
+
+
+def spool() -> BinaryIO:
+    """Return a temporary file for a picture, which is closed with the request."""
+    stream = tempfile.SpooledTemporaryFile(_MEMORY_BYTES)  # noqa: SIM115 - closed with the request
+    if has_app_context():
+        g.setdefault(SPOOLED, []).append(stream)
+    return cast("BinaryIO", stream)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +151,7 @@ class ImageInputs:
     http_client: HttpClient
     uploads: UploadService
 
-    def open(self, name: str, value: InputFile | str, owner: Owner) -> InputFile:
+    def open(self, name: str, value: InputFile | str | LongText, owner: Owner) -> InputFile:
         """Return the picture that a parameter gives or names.
 
         Raises:
@@ -150,30 +161,33 @@ class ImageInputs:
         check_length(picture.length, self.max_bytes, name)
         return picture
 
-    def _load(self, name: str, text: str, owner: Owner) -> InputFile:
+    def _load(self, name: str, text: str | LongText, owner: Owner) -> InputFile:
         if name in _FILE_FIELDS:
             sentence = f"The field `{name}` holds text; send it as a file."
             raise ApiError("missing_image", sentence, fields={name: sentence})
-        if name == "image_b64":
+        if name == "image_b64" or isinstance(text, LongText):
             return self._decode(name, text)
         if name == "upload_id":
             stream, upload = self.uploads.open(owner.id, text)
             return InputFile(stream, upload.length, upload.file_name, object_key=upload.key)
         return self._fetch(name, text)
 
-    def _decode(self, name: str, text: str) -> InputFile:
-        """Decode base64, with or without a `data:` prefix and line breaks."""
+    def _decode(self, name: str, text: str | LongText) -> InputFile:
+        """Decode base64 into a temporary file; of too large a picture only the length is right."""
+        stream, length = spool(), 0
         try:
-            plain = _without_data_prefix(text.encode("ascii").translate(None, _SPACES))
-            # Checked before decoding: four characters are three bytes.
-            check_length(len(plain) * 3 // 4 - plain[-2:].count(b"="), self.max_bytes, name)
-            data = base64.b64decode(plain, validate=True)
+            for piece in decode_base64(text):
+                length += len(piece)
+                if length <= self.max_bytes:
+                    stream.write(piece)
         except ValueError:
+            stream.close()
             sentence = "This is no base64 (RFC 4648, with + and /, padded with =)."
             raise ApiError(
                 "invalid_parameter", f"{name}: {sentence}", fields={name: sentence}
             ) from None
-        return InputFile(io.BytesIO(data), len(data))
+        stream.seek(0)
+        return InputFile(stream, length)
 
     def _fetch(self, name: str, url: str) -> InputFile:
         try:
@@ -189,15 +203,6 @@ class ImageInputs:
             sentence = f"The address answered with {kind}, and its bytes are no picture."
             raise ApiError("invalid_image", f"{name}: {sentence}", fields={name: sentence})
         return InputFile(io.BytesIO(fetched.data), len(fetched.data), fetched.file_name)
-
-
-def _without_data_prefix(text: bytes) -> bytes:
-    """Return base64 without `data:image/png;base64,` or the like; the prefix is short, if any."""
-    if not text.startswith(_DATA_SCHEME):
-        return text
-    # Without a comma within reach the text stays as it is, and is no base64: a colon is in it.
-    end = text.find(b",", 0, _MAX_DATA_PREFIX) + 1
-    return text[end:]
 
 
 def check_length(length: int, limit: int, name: str) -> None:

@@ -12,6 +12,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, post_load, valid
 from api.errors import ApiError, from_validation
 from api.forms import read_form, read_json, read_json_object
 from api.inputs import ImageInputs, InputFile, Submission
+from api.long_texts import LongText
 from inference.options import (
     Options,
     Output,
@@ -87,6 +88,15 @@ class Address(fields.URL):
                 f"It has {len(value)} characters; the limit is {_MAX_URL}. Give a shorter address."
             )
         return super()._deserialize(value, *more, **others)
+
+
+class Base64(fields.String):
+    """A picture in base64; a long one stays in the request's body."""
+
+    def _deserialize(self, value: Any, *more: Any, **others: Any) -> Any:  # noqa: ANN401 - marshmallow's
+        return (
+            value if isinstance(value, LongText) else super()._deserialize(value, *more, **others)
+        )
 
 
 def _address(description: str) -> fields.URL:
@@ -223,7 +233,7 @@ class RemovalJson(TaskParameters):
     """A submission as JSON: exactly one of `image_url`, `image_b64` and `upload_id`."""
 
     image_url = _address("Address that the picture is fetched from.")
-    image_b64 = fields.String(
+    image_b64 = Base64(
         load_default=None,
         metadata={"description": "The picture in base64, with or without a `data:` prefix."},
     )
@@ -281,7 +291,7 @@ def read_parameters(request: Request, *, max_file_bytes: int) -> dict[str, Any]:
         return load(RemovalJson(), read_json_object(request))
     if request.mimetype in _FORMS:
         form = read_form(request, max_file_bytes=max_file_bytes)
-        return load(RemovalForm(), {**form.texts, **form.files})
+        return load(RemovalForm(), {**form.texts, **form.long_texts, **form.files})
     if not request.mimetype and not request.content_length:
         raise ApiError("missing_image")
     raise ApiError("unsupported_media_type")
@@ -303,7 +313,7 @@ def load(schema: RemovalJson, given: Mapping[str, Any]) -> dict[str, Any]:
 def comparable(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return checked parameters as JSON, with the digests of files: equal for equal requests."""
     return {
-        name: f"sha256:{value.sha256}" if isinstance(value, InputFile) else value
+        name: f"sha256:{value.sha256}" if isinstance(value, InputFile | LongText) else value
         for name, value in parameters.items()
     }
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from flask import Request
 from api.errors import ApiError
 from api.forms import Form, read_form, read_json_object
 from api.inputs import InputFile
+from api.long_texts import LongText
 from api.removebg.responses import RemoveBgError, error_of_type, invalid_parameter, translate_error
 from api.services import Services
 from inference.errors import InferenceError, InvalidOptionError
@@ -38,11 +40,14 @@ def read_body(request: Request, *, max_file_bytes: int) -> Form:
         ApiError: the body cannot be read.
     """
     if request.is_json:
-        return Form(dict(_flatten(read_json_object(request))), {})
+        form = Form({}, {})
+        for name, value in _flatten(read_json_object(request)):
+            form.add(name, value)
+        return form
     return read_form(request, max_file_bytes=max_file_bytes)
 
 
-def _flatten(body: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+def _flatten(body: Mapping[str, object]) -> Iterator[tuple[str, str | LongText]]:
     """Yield JSON values as form fields; a nested name becomes `outer[inner]`."""
     for name, value in body.items():
         if isinstance(value, bool):
@@ -50,7 +55,7 @@ def _flatten(body: Mapping[str, object]) -> Iterator[tuple[str, str]]:
         elif isinstance(value, dict):
             yield from ((f"{name}[{inner}]", text) for inner, text in _flatten(value))
         elif value is not None and value != "":
-            yield name, str(value)
+            yield name, value if isinstance(value, LongText) else str(value)
 
 
 _BACKGROUNDS: Final = ("bg_color", "bg_image_url", "bg_image_file")
@@ -94,14 +99,9 @@ def open_background(form: Form, services: Services, owner: Owner) -> InputFile |
 
 
 def _open(form: Form, name: str, services: Services, owner: Owner) -> InputFile:
-    text = form.texts.get(name, "")
-    if name in _FAILED:
-        _check_url(name, text)
-    if name == "image_file_b64":
-        # A plus sign that was not escaped in an urlencoded body arrives as a space.
-        text = text.strip().replace("base64, ", "base64,").replace(" ", "+")
+    given: InputFile | str | LongText = form.files.get(name) or _text(form, name)
     try:
-        picture = services.inputs.open(_OWN_NAMES[name], form.files.get(name) or text, owner)
+        picture = services.inputs.open(_OWN_NAMES[name], given, owner)
     except ApiError as error:
         raise _cannot_be_had(name, error) from None
     try:
@@ -111,6 +111,18 @@ def _open(form: Form, name: str, services: Services, owner: Owner) -> InputFile:
     except InferenceError as error:
         raise error_of_type(error.code, f"{name}: {error}") from None
     return picture
+
+
+def _text(form: Form, name: str) -> str | LongText:
+    # A plus sign that was not escaped in an urlencoded body arrives as a space.
+    if name in form.long_texts:
+        return replace(form.long_texts[name], plus_for_space=True)
+    text = form.texts.get(name, "")
+    if name in _FAILED:
+        _check_url(name, text)
+    if name == "image_file_b64":
+        return text.strip().replace("base64, ", "base64,").replace(" ", "+")
+    return text
 
 
 def source_name(form: Form) -> str:

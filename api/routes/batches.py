@@ -34,6 +34,10 @@ _BODY: Final = {
 }
 
 
+#: Room of an item's parameters in JSON, beside a picture in base64.
+_ITEM_BYTES: Final = 2**13
+
+
 @blueprint.before_request
 def _read_the_body_here() -> None:
     if request.method == "POST":
@@ -145,7 +149,8 @@ def _take_in() -> tuple[Batch, bool]:
     key = request.headers.get(IDEMPOTENCY_HEADER)
     intake = BatchSubmissionService(services(), current_owner(), request_id(), key)
     if request.is_json:
-        return intake.from_json(read_json_object(request))
+        most = _ITEM_BYTES * (1 + services().settings.max_batch_images)
+        return intake.from_json(read_json_object(request, max_bytes=most))
     if request.mimetype != "multipart/form-data":
         raise ApiError("unsupported_media_type")
     parts = form_parts(

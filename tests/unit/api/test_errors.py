@@ -49,3 +49,11 @@ def test_a_parameter_that_is_unknown_or_out_of_range_is_named() -> None:
     assert error.row.type == "unknown_parameter"
     assert "imgae" in str(error)
     assert "quality" not in error.fields
+
+
+def test_ten_unknown_parameters_are_named_and_the_rest_is_counted() -> None:
+    names = [f"{number:05}" + "x" * 1000 for number in range(20_000)]
+    error = from_validation({"body": {name: ["Unknown field."] for name in names}})
+    assert len(error.fields) == 10
+    assert "and 19990 more" in str(error)
+    assert len(str(error)) < 1000

@@ -53,7 +53,7 @@ def test_a_file_that_is_not_read_is_skipped() -> None:
     ("data", "words"),
     [
         *((_form(("images", ("a", b"x" * 200)))[:kept], "cut off") for kept in (0, 10, 100, 180)),
-        (_form(("note", "x" * 2**21)), r"'note' has more than 1\.0 MB"),
+        (_form(("note", "x" * 2**17)), r"'note': It has more than 64 kB"),
         (_form(*[("note", "x")] * 200), "more than 75 parts"),
     ],
     ids=["0", "10", "100", "180", "large", "many"],
