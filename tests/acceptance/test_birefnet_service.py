@@ -66,5 +66,5 @@ def test_its_matte_comes_through_the_service_unchanged(
         result = remove_background(coffee.read_bytes(), Options(), model)
         mattes[order] = _pixels(result.data)[..., 3].astype(int)
     # Threads split sums in other ways, hence a level of 255.
-    assert np.abs(mattes[PatchOrder.RMBG_2_0] - served[..., 3]).max() <= 1
-    assert np.abs(mattes[PatchOrder.BIREFNET] - served[..., 3]).max() > 5
+    assert np.abs(mattes[PatchOrder.COLUMNS_ROWS_COLORS] - served[..., 3]).max() <= 1
+    assert np.abs(mattes[PatchOrder.COLORS_ROWS_COLUMNS] - served[..., 3]).max() > 5

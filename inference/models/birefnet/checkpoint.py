@@ -1,7 +1,7 @@
 """Load a network from a file of weights, after checking all of it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,7 +17,14 @@ from inference.models.birefnet.safetensors_file import TensorEntry, find_checkpo
 
 #: Patch orders by the SHA-256 of the file; they override the order that a caller gives.
 KNOWN_PATCH_ORDERS: Mapping[str, PatchOrder] = MappingProxyType(
-    {"566ed80c3d95f87ada6864d4cbe2290a1c5eb1c7bb0b123e984f60f76b02c3a7": PatchOrder.RMBG_2_0}
+    dict.fromkeys(
+        (
+            "566ed80c3d95f87ada6864d4cbe2290a1c5eb1c7bb0b123e984f60f76b02c3a7",  # RMBG-2.0
+            "9ab37426bf4de0567af6b5d21b16151357149139362e6e8992021b8ce356a154",  # BiRefNet
+            "4417d89795250e698c3cb0ae8df15743810065f646f48a694fdfa7ca052d0815",  # BiRefNet_lite
+        ),
+        PatchOrder.COLUMNS_ROWS_COLORS,
+    )
 )
 _FLOAT_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
 _INTEGER_TYPES = frozenset({"I64", "I32"})
@@ -44,9 +51,7 @@ def load_network(
         CheckpointError: the file cannot be used; the message says why, and what to do.
     """
     file = find_checkpoint(path)
-    with torch.device("meta"):
-        network = BiRefNet(config)
-    _check_layout(file, read_header(file), network.state_dict())
+    network = _empty_network(file, config)
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if sha256 is not None and digest != sha256:
@@ -58,10 +63,37 @@ def load_network(
     if order is None:
         raise CheckpointError(
             f"{file} is not a known checkpoint, and a file does not show its patch order: with the "
-            "wrong one every matte is wrong. Say which it is: rmbg-2.0 for weights derived from "
-            "RMBG-2.0, birefnet for those of BiRefNet."
+            "wrong one every matte is wrong. Set RMBG_PATCH_ORDER: columns-rows-colors for "
+            "RMBG-2.0 and BiRefNet's weights of before November 2024, else colors-rows-columns; "
+            "`rmbg models check MODEL` compares the two."
         )
-    state = permute_patch_order(_read_tensors(file), order, config.patch_order)
+    return _fill(network, permute_patch_order(_read_tensors(file), order, config.patch_order))
+
+
+def load_in_both_orders(
+    path: Path, config: BiRefNetConfig
+) -> Iterator[tuple[PatchOrder, BiRefNet]]:
+    """Load a checkpoint as if it were in each of the two patch orders, one after the other.
+
+    Raises:
+        CheckpointError: the file cannot be used.
+    """
+    file = find_checkpoint(path)
+    for order in PatchOrder:
+        network = _empty_network(file, config)
+        state = permute_patch_order(_read_tensors(file), order, config.patch_order)
+        yield order, _fill(network, state)
+
+
+def _empty_network(file: Path, config: BiRefNetConfig) -> BiRefNet:
+    """Make a network without weights, whose layout the file has."""
+    with torch.device("meta"):
+        network = BiRefNet(config)
+    _check_layout(file, read_header(file), network.state_dict())
+    return network
+
+
+def _fill(network: BiRefNet, state: dict[str, Tensor]) -> BiRefNet:
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval().requires_grad_(requires_grad=False)
 

@@ -16,10 +16,24 @@ class PatchOrder(StrEnum):
     its mattes are silently wrong.
     """
 
-    #: (column, row, color): channel = (column * rows + row) * 3 + color.
-    RMBG_2_0 = "rmbg-2.0"
-    #: (color, row, column): BiRefNet's own releases since November 2024.
-    BIREFNET = "birefnet"
+    #: Channel = (column * rows + row) * 3 + color: weights of before BiRefNet's commit 5198d3f
+    #: (2024-11-05), which changed the order, and RMBG-2.0, which was derived from them.
+    COLUMNS_ROWS_COLORS = "columns-rows-colors"
+    #: Channel = (color * rows + row) * columns + column: weights of after that commit.
+    COLORS_ROWS_COLUMNS = "colors-rows-columns"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "PatchOrder | None":
+        """Understand the names that the orders had before: of one model in each order."""
+        return _FORMER_NAMES.get(str(value))
+
+
+_FORMER_NAMES: Mapping[str, PatchOrder] = MappingProxyType(
+    {
+        "rmbg-2.0": PatchOrder.COLUMNS_ROWS_COLORS,
+        "birefnet": PatchOrder.COLORS_ROWS_COLUMNS,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +70,7 @@ class BiRefNetConfig:
     #: Kernel sides of the pyramid's deformable branches, beside a first one of 1.
     aspp_kernels: tuple[int, ...] = (1, 3, 7)
     #: The order in which the network itself runs; a checkpoint in the other is permuted at load.
-    patch_order: PatchOrder = PatchOrder.BIREFNET
+    patch_order: PatchOrder = PatchOrder.COLORS_ROWS_COLUMNS
 
     @property
     def lateral_channels(self) -> tuple[int, int, int, int]:
@@ -76,6 +90,12 @@ PRESETS: Mapping[str, BiRefNetConfig] = MappingProxyType(
         "birefnet-hr": BiRefNetConfig(input_size=2048),
         "birefnet-lite": BiRefNetConfig(swin=_SWIN_TINY),
         "birefnet-matting": BiRefNetConfig(),
+        "birefnet-portrait": BiRefNetConfig(),
+        "birefnet-hr-matting": BiRefNetConfig(input_size=2048),
+        "birefnet-dynamic": BiRefNetConfig(),
+        "birefnet-dynamic-matting": BiRefNetConfig(),
+        "toonout": BiRefNetConfig(),
+        "lucida": BiRefNetConfig(),
         "birefnet-tiny": BiRefNetConfig(swin=_SWIN_STAND_IN, input_size=128, inner_channels=16),
     }
 )

@@ -91,14 +91,19 @@ def _scale_noise(name: str, noise: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.float32(gain / fan_in**0.5) * noise
 
 
-def golden_logits(config: BiRefNetConfig, seed: str, size: int) -> NDArray[np.float32]:
-    """Compute the logits of stand-in weights and input, (size, size), in RMBG-2.0's patch order.
+def golden_logits(
+    config: BiRefNetConfig,
+    seed: str,
+    size: int,
+    order: PatchOrder = PatchOrder.COLUMNS_ROWS_COLORS,
+) -> NDArray[np.float32]:
+    """Compute the logits of stand-in weights and input, (size, size), in a patch order.
 
     Raises:
         ModelError: `size` is not a multiple of 32.
     """
     _check_sides(size)
-    network = golden_network(replace(config, patch_order=PatchOrder.RMBG_2_0), seed)
+    network = golden_network(replace(config, patch_order=order), seed)
     return _run_network(network, torch.from_numpy(golden_input(size, seed)))
 
 

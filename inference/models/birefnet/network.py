@@ -156,7 +156,7 @@ def image_to_patches(image: Tensor, grid: int, order: PatchOrder) -> Tensor:
     """
     batch, colors, height, width = image.shape
     tiles = image.view(batch, colors, grid, height // grid, grid, width // grid)
-    if order is PatchOrder.BIREFNET:
+    if order is PatchOrder.COLORS_ROWS_COLUMNS:
         tiles = tiles.permute(0, 1, 2, 4, 3, 5)  # color, row, column
     else:
         tiles = tiles.permute(0, 4, 2, 1, 3, 5)  # column, row, color

@@ -138,7 +138,7 @@ class FastDecoder(nn.Module):
 
     def __init__(self, decoder: Decoder, squeeze: DecoderBlock, config: BiRefNetConfig) -> None:
         super().__init__()
-        self._birefnet_order = config.patch_order is PatchOrder.BIREFNET
+        self._colors_first = config.patch_order is PatchOrder.COLORS_ROWS_COLUMNS
         self.squeeze = nn.Sequential(
             FastDecoderBlock(squeeze, [sum(config.lateral_channels)]),
             FixedConv(*fold_batch_norm(squeeze.conv_out, squeeze.bn_out)),
@@ -204,7 +204,7 @@ class FastDecoder(nn.Module):
         """Do what `image_to_patches` does, in channels_last."""
         batch, colors, height, width = image.shape
         tiles = image.reshape(batch, colors, grid, height // grid, grid, width // grid)
-        order = (0, 3, 5, 1, 2, 4) if self._birefnet_order else (0, 3, 5, 4, 2, 1)
+        order = (0, 3, 5, 1, 2, 4) if self._colors_first else (0, 3, 5, 4, 2, 1)
         rows = tiles.permute(order).reshape(batch, height // grid, width // grid, -1)
         return rows.permute(0, 3, 1, 2)
 

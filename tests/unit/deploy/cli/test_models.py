@@ -7,11 +7,13 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from deploy.cli import models
+from inference.models.birefnet import order_check
+from inference.models.birefnet.config import PatchOrder
 from inference.models.registry import MODELS
 
 
 def _run(*arguments: str, **environment: str) -> Result:
-    env = {"COLUMNS": "80", **environment}
+    env = {"COLUMNS": "160", **environment}
     return CliRunner().invoke(models.app, arguments, env=env, catch_exceptions=False)
 
 
@@ -33,7 +35,7 @@ def test_every_model_is_listed_with_its_licence_and_its_source() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("no-such-model", "Known models: birefnet, birefnet-hr"),
+        ("no-such-model", "Known models: birefnet, birefnet-dynamic"),
         ("birefnet-tiny", "set RMBG_MODEL_PATH to a file of your own"),
         ("rmbg-2.0", "HF_HUB_OFFLINE forbids asking the hub"),
     ],
@@ -53,3 +55,29 @@ def test_fetching_ends_with_the_licence() -> None:
     assert result.exit_code == 0
     assert "u2netp: " in result.output
     assert "Licence: Apache-2.0, https://" in result.output
+
+
+_OLD, _NEW = PatchOrder
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [
+        ({_OLD: 0.010, _NEW: 0.020}, f"{_OLD.value} is right, as the table of models says"),
+        ({_OLD: 0.020, _NEW: 0.010}, f"Set RMBG_PATCH_ORDER={_NEW.value} for this file"),
+        ({_OLD: 0.0200, _NEW: 0.0199}, "too close to tell"),
+    ],
+)
+def test_a_check_names_the_right_patch_order(
+    shares: dict[PatchOrder, float], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order_check, "undecided_shares", lambda *_: shares)
+    result = _run("check", "birefnet", "--weights", "mine.safetensors")
+    assert result.exit_code == 0
+    assert words in " ".join(result.output.split())
+
+
+def test_a_check_refuses_what_has_no_patch_order_and_a_file_that_is_not_there() -> None:
+    assert "u2netp is no BiRefNet" in _run("check", "u2netp").output
+    missing = _run("check", "birefnet-tiny", "--weights", "nowhere.safetensors")
+    assert (missing.exit_code, "nowhere.safetensors" in missing.output) == (1, True)

@@ -119,14 +119,14 @@ def test_what_is_not_pinned_is_said_so_with_what_was_taken(
     hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        fetch_model(get_spec("birefnet-lite"), tmp_path)
-    assert f"no commit of ZhengPeng7/BiRefNet_lite was verified. Taking the newest, {_COMMIT}" in (
+        fetch_model(get_spec("birefnet-hr"), tmp_path)
+    assert f"no commit of ZhengPeng7/BiRefNet_HR was verified. Taking the newest, {_COMMIT}" in (
         caplog.text
     )
     assert hashlib.sha256(hub.body).hexdigest() in caplog.text
     # What was resolved first is what is downloaded, whatever is pushed in between.
     assert hub.asked[0].endswith("/resolve/main/model.safetensors")
-    assert hub.asked[-1] == f"GET /ZhengPeng7/BiRefNet_lite/resolve/{_COMMIT}/model.safetensors"
+    assert hub.asked[-1] == f"GET /ZhengPeng7/BiRefNet_HR/resolve/{_COMMIT}/model.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_hub_that_refuses_or_breaks_off_is_quoted(
 def test_a_pickle_is_not_kept_where_no_hash_is_known(hub: Hub, tmp_path: Path) -> None:
     hub.body = b"PK\x03\x04" + bytes(100)
     with pytest.raises(CheckpointError, match="is a pickle"):
-        fetch_model(get_spec("birefnet"), tmp_path)
+        fetch_model(get_spec("birefnet-hr"), tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
 
 

@@ -52,7 +52,7 @@ def build_full_size(full_size_state: dict[str, Tensor]) -> Callable[[PatchOrder]
     """Networks of full size, each with the stand-in weights in the order that it runs in."""
 
     def build(order: PatchOrder) -> BiRefNet:
-        state = permute_patch_order(full_size_state, PatchOrder.RMBG_2_0, order)
+        state = permute_patch_order(full_size_state, PatchOrder.COLUMNS_ROWS_COLORS, order)
         return network_in_order("rmbg-2.0", order, state)
 
     return build
@@ -71,7 +71,7 @@ def tiny_networks(tiny_state: dict[str, Tensor]) -> dict[PatchOrder, BiRefNet]:
 
 @pytest.fixture(scope="session")
 def tiny_network(tiny_networks: dict[PatchOrder, BiRefNet]) -> BiRefNet:
-    return tiny_networks[PatchOrder.BIREFNET]
+    return tiny_networks[PatchOrder.COLORS_ROWS_COLUMNS]
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ def save(tmp_path: Path) -> Save:
 
 
 def _load(path: Path, sha256: str | None = None) -> BiRefNet:
-    return load_network(path, _TINY, patch_order=PatchOrder.BIREFNET, sha256=sha256)
+    return load_network(path, _TINY, patch_order=PatchOrder.COLORS_ROWS_COLUMNS, sha256=sha256)
 
 
 def _logits(network: BiRefNet) -> Tensor:
@@ -73,7 +73,7 @@ def test_the_checkpoints_patch_order_is_heeded_and_never_guessed(
         torch.testing.assert_close(answer, expected, atol=1e-4, rtol=0)
     first, second = answers.values()
     assert (first - second).abs().max() > 0.05
-    with pytest.raises(CheckpointError, match="Say which it is"):
+    with pytest.raises(CheckpointError, match="Set RMBG_PATCH_ORDER"):
         load_network(path, _TINY)
 
 

@@ -30,7 +30,7 @@ def _max_error(network: BiRefNet, size: int, logits: Mapping[str, NDArray[np.flo
 def test_equals_the_original(
     build_full_size: BuildFullSize, published_logits: Mapping[str, NDArray[np.float32]]
 ) -> None:
-    network = build_full_size(PatchOrder.RMBG_2_0)
+    network = build_full_size(PatchOrder.COLUMNS_ROWS_COLORS)
     assert _max_error(network, 256, published_logits) <= _TOLERANCE
 
 
@@ -52,7 +52,7 @@ def _rounding_to_half(fast: FastBiRefNet) -> FastBiRefNet:
 def test_the_fast_path_equals_the_original_in_either_precision(
     build_full_size: BuildFullSize, published_logits: Mapping[str, NDArray[np.float32]]
 ) -> None:
-    fast = FastBiRefNet(build_full_size(PatchOrder.BIREFNET), 256)
+    fast = FastBiRefNet(build_full_size(PatchOrder.COLORS_ROWS_COLUMNS), 256)
     fast.prepare(1)
     picture = torch.from_numpy(golden_input(256))
     logits = fast(picture)
@@ -71,7 +71,7 @@ def test_equals_the_original_at_larger_sizes(
     build_full_size: BuildFullSize,
     published_logits: Mapping[str, NDArray[np.float32]],
 ) -> None:
-    network = build_full_size(PatchOrder.BIREFNET)
+    network = build_full_size(PatchOrder.COLORS_ROWS_COLUMNS)
     assert _max_error(network, size, published_logits) <= _TOLERANCE
 
 

@@ -53,8 +53,8 @@ def test_every_multiple_of_32_will_do(size: int, tiny_network: BiRefNet) -> None
 def test_patch_orders_are_what_they_say(grid: int) -> None:
     side = 2 * grid
     image = torch.arange(3 * side * side, dtype=torch.float32).view(1, 3, side, side)
-    ours = image_to_patches(image, grid, PatchOrder.BIREFNET)
-    rmbgs = image_to_patches(image, grid, PatchOrder.RMBG_2_0)
+    ours = image_to_patches(image, grid, PatchOrder.COLORS_ROWS_COLUMNS)
+    rmbgs = image_to_patches(image, grid, PatchOrder.COLUMNS_ROWS_COLORS)
     color, row, col = 2, grid - 1, 1
     tile = image[0, color, 2 * row : 2 * row + 2, 2 * col : 2 * col + 2]
     assert torch.equal(ours[0, (color * grid + row) * grid + col], tile)
@@ -62,8 +62,9 @@ def test_patch_orders_are_what_they_say(grid: int) -> None:
 
 
 def test_permuting_there_and_back_changes_nothing_else(tiny_state: dict[str, Tensor]) -> None:
-    there = permute_patch_order(tiny_state, PatchOrder.RMBG_2_0, PatchOrder.BIREFNET)
-    back = permute_patch_order(there, PatchOrder.BIREFNET, PatchOrder.RMBG_2_0)
+    old, new = PatchOrder
+    there = permute_patch_order(tiny_state, old, new)
+    back = permute_patch_order(there, new, old)
     changed = {name for name in tiny_state if not torch.equal(tiny_state[name], there[name])}
     assert changed == {f"decoder.ipt_blk{level}.conv1.weight" for level in PATCH_GRIDS}
     assert all(torch.equal(tiny_state[name], back[name]) for name in tiny_state)
