@@ -172,6 +172,7 @@ _SCENES: tuple[tuple[str, Callable[[Scene], str], str], ...] = (
     ("jobs drain", Scene.worker, "drained  {}"),
     ("jobs undrain", Scene.drained, "undrained  {}"),
     ("jobs workers", Scene.worker, "{}"),
+    ("jobs trust-clock", Scene.worker, "trusted  "),
     ("$WEBHOOK_ID", Scene.notifying, "{}"),
     ("keys rotate-secret", Scene.keyed, ""),
     ("keys revoke", Scene.keyed, ""),
