@@ -115,8 +115,8 @@ def _npm(service: RunningService, source: str, /, **options: object) -> dict[str
     return dict(json.loads(done.stdout))
 
 
-def test_the_npm_client_with_a_file(
-    service: RunningService, photo: Path, tmp_path: Path, answer: requests.Response
+def test_the_npm_client(
+    service: RunningService, photo: Path, photo_url: str, tmp_path: Path, answer: requests.Response
 ) -> None:
     out = tmp_path / "out.png"
     found = _npm(service, "File", path=str(photo), outputFile=str(out))["resolved"]
@@ -125,31 +125,19 @@ def test_the_npm_client_with_a_file(
     assert float(found["creditsCharged"]) == 0
     assert int(found["rateLimitRemaining"]) <= int(found["rateLimit"])
 
-
-def test_the_npm_client_with_base64_and_crop(
-    service: RunningService, photo: Path, tmp_path: Path, answer: requests.Response
-) -> None:
-    out, text = tmp_path / "out.png", base64.b64encode(photo.read_bytes()).decode()
+    text = base64.b64encode(photo.read_bytes()).decode()
     crop = {"size": "regular", "type": "person", "crop": True, "crop_margin": "10px"}
     _npm(service, "Base64", base64img=text, outputFile=str(out), **crop)
     width, height = (int(answer.headers[f"X-Foreground-{side}"]) for side in ("Width", "Height"))
     with Image.open(out) as image:
         assert image.size == (width + 20, height + 20)
 
-
-def test_the_npm_client_with_an_address_and_a_background(
-    service: RunningService, photo_url: str, tmp_path: Path
-) -> None:
-    out = tmp_path / "out.png"
-    behind = {"bg_image_url": photo_url, "size": "full"}
-    _npm(service, "Url", url=photo_url, outputFile=str(out), **behind)
+    _npm(service, "Url", url=photo_url, outputFile=str(out), bg_image_url=photo_url, size="full")
     with Image.open(out) as image:
         assert (image.format, image.size) == ("JPEG", (300, 200))
 
-
-def test_the_npm_client_hears_of_errors(service: RunningService, photo: Path) -> None:
-    answer = _npm(service, "File", path=str(photo), size="huge")
-    assert answer["rejected"][0]["code"] == "invalid_size"
+    (refused,) = _npm(service, "File", path=str(photo), size="huge")["rejected"]
+    assert refused["code"] == "invalid_size"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import urllib3
 
 from api.waiting import WAITING_REQUESTS
 from deploy.client import ServiceClient
-from tasks.jobs.job import Status
 from tests.support.service import RunningApi, RunningService
 
 CLIENTS = 100
@@ -68,15 +67,3 @@ def test_50_equal_uploads_at_once_run_the_model_once(service: RunningService, co
     # And from now on at once.
     again = _send(service, photo)
     assert (again["status"], again["cached"]) == ("succeeded", True)
-
-
-def test_a_duplicate_is_completed_when_its_primary_was_canceled(
-    service: RunningService, coffee: Path, large: Path
-) -> None:
-    """Through every process: the I/O worker promotes it, the model's worker runs it."""
-    service.begin(large)  # so that both wait
-    photo = coffee.read_bytes() + str(time.time_ns()).encode()
-    primary, duplicate = (_send(service, photo)["task_id"] for _ in range(2))
-    assert service.store.cancel(primary, only=Status.QUEUED) == "canceled"
-    task = service.client.wait(duplicate)
-    assert (task["status"], task["cached"]) == ("succeeded", False)

@@ -17,7 +17,7 @@ from tasks.object_store import ObjectStore, result_key
 from tasks.runtime import Runtime
 from tests.support.jobs import recorded
 from tests.support.services import with_parts, with_settings
-from tests.support.submissions import PICTURE, data_of, refusal, send_picture, task_id_of
+from tests.support.submissions import PATH, PICTURE, data_of, form, refusal, task_id_of
 
 
 class Api(FlaskClient):
@@ -91,7 +91,9 @@ class Api(FlaskClient):
         **fields: Any,  # noqa: ANN401 - as those of a form
     ) -> TestResponse:
         """Submit a picture, under an Idempotency-Key or none; a field says whether by the cache."""
-        return send_picture(self, image, key=key, headers=headers, **fields)
+        sent = {**(headers or {}), **({} if key is None else {"Idempotency-Key": key})}
+        fields = {"cache": "false", **fields, "image": ("a.png", image)}
+        return self.post(PATH, headers=sent, **form(**fields))
 
     def submit(self, **fields: Any) -> str:  # noqa: ANN401 - as those of a form
         """Submit a picture that is accepted, and return the task's id."""

@@ -3,7 +3,6 @@
 import zlib
 from typing import Any, Final
 
-from flask.testing import FlaskClient
 from PIL import Image
 from urllib3.filepost import encode_multipart_formdata
 from werkzeug.test import TestResponse
@@ -33,20 +32,6 @@ def form(*fields: tuple[str, Any], **more: Any) -> dict[str, Any]:  # noqa: ANN4
     """Return the arguments that make a call of a test client send a form."""
     body, kind = encode_multipart_formdata([*fields, *more.items()])
     return {"data": body, "content_type": kind}
-
-
-def send_picture(
-    client: FlaskClient,
-    image: bytes = PICTURE,
-    *,
-    key: str | None = None,
-    headers: dict[str, str] | None = None,
-    **fields: Any,  # noqa: ANN401 - as those of a form
-) -> TestResponse:
-    """Submit a picture, under an Idempotency-Key or none; a field says whether by the cache."""
-    sent = {**(headers or {}), **({} if key is None else {"Idempotency-Key": key})}
-    fields = {"cache": "false", **fields, "image": ("a.png", image)}
-    return client.post(PATH, headers=sent, **form(**fields))
 
 
 def data_of(answer: TestResponse, status: int = 202) -> dict[str, Any]:

@@ -10,14 +10,13 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.util._once import Once
 
-from api.app import create_app
 from tasks.errors import SettingsError
 from tasks.tracing import configure_tracing, current_traceparent, flush_tracing, span
+from tests.support.api import Api
 from tests.support.jobs import recorded
 from tests.support.models import FakeModel
 from tests.support.services import services_on
 from tests.support.serving import Request, answer, serving
-from tests.support.submissions import send_picture, task_id_of
 from tests.support.workers import make_runner
 
 pytest.importorskip("opentelemetry.sdk")
@@ -77,8 +76,7 @@ def test_one_trace_runs_from_the_caller_to_the_stored_result(
     with collector(spans) as url:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
         configure_tracing("rmbg-test")
-        with create_app(services).test_client() as client:
-            task_id = task_id_of(send_picture(client, headers={"traceparent": PARENT}))
+        task_id = Api.on(services).submit(headers={"traceparent": PARENT})
         assert recorded(runtime.job_store, task_id).traceparent.split("-")[1] == TRACE
         runner.run(task_id)
         flush_tracing()

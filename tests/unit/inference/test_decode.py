@@ -6,9 +6,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inference.decode import Picture, SrgbConverter, decode, decode_background
-from inference.errors import ImageTooLargeError, InvalidImageError, InvalidOptionError
+from inference.errors import InvalidImageError, InvalidOptionError
 from inference.options import Options
-from inference.probe import DEFAULT_LIMITS, ImageLimits
+from inference.probe import DEFAULT_LIMITS
 from tests.support.icc_profiles import (
     BLUE,
     GREEN,
@@ -98,14 +98,6 @@ def test_exif_orientation_is_applied_and_a_number_out_of_range_is_upright(
 def test_broken_exif_is_ignored(photo: Image.Image) -> None:
     exif = b"Exif\0\0II*\0\xff\xff\xff"
     assert _error(decode(picture_file(photo, "JPEG", exif=exif, **_SHARP_JPEG)), photo) <= 2
-
-
-@pytest.mark.parametrize("mode", ["LA", "RGBA"])
-def test_an_alpha_channel_stands_beside_the_colors(mode: str, photo: Image.Image) -> None:
-    image = _with_ramp(photo)
-    picture = decode(picture_file(image.convert(mode), "PNG"))
-    assert _error(picture, photo.convert(mode)) == 0
-    assert np.array_equal(_alpha(picture), np.asarray(image)[..., 3])
 
 
 @pytest.mark.parametrize("mode", ["LA", "La", "PA", "RGBA", "RGBa"])
@@ -268,11 +260,6 @@ def test_damage_behind_the_header_is_refused_with_the_readers_error_as_cause(
     with pytest.raises(InvalidImageError, match=words) as caught:
         decode(bytes(data))
     assert isinstance(caught.value.__cause__, OSError)
-
-
-def test_limits_are_judged_before_decoding(photo: Image.Image) -> None:
-    with pytest.raises(ImageTooLargeError):
-        decode(picture_file(photo, "PNG"), ImageLimits(max_pixels=96 * 64 - 1))
 
 
 def test_a_background_lies_on_white_where_it_is_transparent() -> None:

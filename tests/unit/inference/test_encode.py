@@ -37,12 +37,6 @@ def cutout(photo: Image.Image) -> np.ndarray:
     return pixels
 
 
-def test_png_is_lossless(cutout: np.ndarray) -> None:
-    image = read_picture(encode(cutout, Options()))
-    assert image.format == "PNG"
-    assert np.array_equal(np.asarray(image), cutout)
-
-
 def test_webp_keeps_the_alpha_and_hides_nothing(cutout: np.ndarray) -> None:
     image = read_picture(encode(cutout, Options(output_format=OutputFormat.WEBP)))
     pixels = np.asarray(image)

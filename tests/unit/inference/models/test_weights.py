@@ -48,18 +48,10 @@ def test_a_hash_is_left_to_the_loader_of_a_large_file(spec: ModelSpec, tmp_path:
     assert "another SHA-256" in (find_weights_problem(other, file) or "")
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (b"PK\x03\x04" + bytes(20), "is a pickle"),
-        (_EMPTY[:5], "is truncated"),
-        (_EMPTY + b"more", "has 14 bytes where 10 are expected"),
-    ],
-)
-def test_what_is_wrong_is_said(data: bytes, words: str, spec: ModelSpec, tmp_path: Path) -> None:
+def test_a_file_of_another_size_is_refused(spec: ModelSpec, tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
-    file.write_bytes(data)
-    with pytest.raises(ModelError, match=words):
+    file.write_bytes(_EMPTY + b"more")
+    with pytest.raises(ModelError, match="has 14 bytes where 10 are expected"):
         check_weights(spec, file)
 
 

@@ -55,22 +55,22 @@ def test_the_cpu_takes_the_fast_path_and_the_same_mattes_come_of_it(
         assert np.abs(ours - expected).max() <= 1e-4
 
 
-def test_an_odd_side_takes_the_reference_path() -> None:
-    path, reason = choose_execution_path("auto", _CPU, 1056)
-    assert path is ExecutionPath.REFERENCE
-    assert "1056 pixels are no multiple of 64" in reason
-
-
-def test_a_gpu_takes_graphs_and_says_what_it_lacks() -> None:
-    path, reason = choose_execution_path("auto", torch.device("cuda", 0), 1024)
-    assert path is ExecutionPath.GRAPHED
-    if not torch.cuda.is_available():
+@pytest.mark.parametrize(
+    ("device", "side", "path", "words"),
+    [
+        ("cpu", 1056, ExecutionPath.REFERENCE, "1056 pixels are no multiple of 64"),
+        ("cuda:0", 1024, ExecutionPath.GRAPHED, ""),
+        *(("cpu", config.input_size, ExecutionPath.FAST, "") for config in PRESETS.values()),
+    ],
+)
+def test_the_path_follows_the_device_and_the_side(
+    device: str, side: int, path: ExecutionPath, words: str
+) -> None:
+    chosen, reason = choose_execution_path("auto", torch.device(device), side)
+    assert chosen is path
+    assert words in reason
+    if path is ExecutionPath.GRAPHED and not torch.cuda.is_available():
         assert reason == "deformable convolution without its own kernel: there is no CUDA device"
-
-
-def test_every_served_model_has_a_side_for_the_fast_path() -> None:
-    for config in PRESETS.values():
-        assert choose_execution_path("auto", _CPU, config.input_size)[0] is ExecutionPath.FAST
 
 
 class _Small:
@@ -201,18 +201,15 @@ def test_a_folder_of_the_owners_alone_is_made(
         assert not kept
 
 
-@pytest.mark.parametrize("mode", [0o770, 0o707])
-def test_a_folder_that_others_may_write_to_is_not_used(tmp_path: Path, mode: int) -> None:
+@pytest.mark.parametrize(("mode", "used"), [(0o770, False), (0o707, False), (0o1777, True)])
+def test_a_folder_below_one_that_others_may_write_to_needs_the_sticky_bit(
+    tmp_path: Path, mode: int, *, used: bool
+) -> None:
     tmp_path.chmod(mode)
-    for folder in (tmp_path, tmp_path / "compiled"):  # they may replace what is below, too
-        with compiler_cache_folder(folder) as kept:
-            assert not kept
-
-
-def test_a_folder_below_one_with_the_sticky_bit_is_used(tmp_path: Path) -> None:
-    tmp_path.chmod(0o1777)
     with compiler_cache_folder(tmp_path / "compiled") as kept:
-        assert kept
+        assert kept == used
+    with compiler_cache_folder(tmp_path) as kept:
+        assert not kept, "they may write into it"
 
 
 def test_without_a_folder_a_private_temporary_one_is_used(tmp_path: Path) -> None:
