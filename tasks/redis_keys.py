@@ -170,7 +170,7 @@ def upload_takeover_key(upload_id: str) -> str:
 DELIVERIES_DUE: Final = f"{PREFIX}deliveries:due"
 #: Dead deliveries, by the time at which they were given up: a sorted set.
 DELIVERIES_DEAD: Final = f"{PREFIX}deliveries:dead"
-#: Targets that answered 410 and are not called again, with the time: a hash.
+#: Targets that answered 410, as earlier versions noted them: a hash, of which entries only leave.
 DISABLED_TARGETS: Final = f"{PREFIX}webhooks:disabled"
 
 
@@ -189,6 +189,11 @@ def deliveries_key(subject: str) -> str:
     return f"{PREFIX}deliveries:{subject}"
 
 
-def webhook_host_key(host: str) -> str:
-    """The state of a receiving host's circuit breaker, a hash that expires."""
-    return f"{PREFIX}webhooks:host:{host}"
+def webhook_host_key(owner_id: str, host: str) -> str:
+    """The state of an owner's circuit breaker of a receiving host, a hash that expires."""
+    return f"{PREFIX}webhooks:host:{owner_id}@{host}"
+
+
+def gone_targets_key(owner_id: str) -> str:
+    """An owner's targets that answered 410, a sorted set by that time."""
+    return f"{PREFIX}webhooks:gone:{owner_id}"

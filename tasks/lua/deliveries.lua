@@ -8,18 +8,59 @@
 -- A pending delivery's score in DELIVERIES_DUE is the time from which it may be dispatched: of the
 -- next attempt, or when its message or its claim lapses.
 
-local function in_flight_key(host) return P .. 'webhooks:in_flight:' .. host end
+local IN_FLIGHT = P .. 'webhooks:in_flight'
+local function owner_flight_key(owner) return IN_FLIGHT .. ':' .. owner end
+local function host_flight_key(owner, host) return IN_FLIGHT .. ':' .. owner .. '@' .. host end
+local function breaker_key(owner, host) return P .. 'webhooks:host:' .. owner .. '@' .. host end
+
+-- The sets that count a delivery of an owner to a host while it is in flight.
+local function flights(a)
+  return {IN_FLIGHT, owner_flight_key(a.owner), host_flight_key(a.owner, a.host)}
+end
 
 -- Notes that a delivery is with the queue or a worker until `lapse`.
-local function enter_flight(host, id, lapse)
-  redis.call('ZADD', in_flight_key(host), lapse, id)
-  redis.call('EXPIRE', in_flight_key(host), 60)
+local function enter_flight(a)
+  for _, flight in ipairs(flights(a)) do
+    redis.call('ZADD', flight, a.lapse, a.id)
+    redis.call('EXPIRE', flight, 60)
+  end
+end
+
+local function leave_flight(a)
+  for _, flight in ipairs(flights(a)) do
+    redis.call('ZREM', flight, a.id)
+  end
+end
+
+-- Why one more delivery may not be in flight: -1 if its owner has enough of them to that host, -2 if
+-- its owner has as many as it leaves threads to all others; nil if it may.
+local function crowded(a)
+  for _, flight in ipairs(flights(a)) do
+    redis.call('ZREMRANGEBYSCORE', flight, '-inf', a.now)
+  end
+  if redis.call('ZSCORE', IN_FLIGHT, a.id) then
+    return nil
+  end
+  if redis.call('ZCARD', host_flight_key(a.owner, a.host)) >= tonumber(a.limit) then
+    return -1
+  end
+  local free = tonumber(a.threads) - redis.call('ZCARD', IN_FLIGHT)
+  return redis.call('ZCARD', owner_flight_key(a.owner)) >= free and -2 or nil
+end
+
+-- Opens the breaker of a host for an owner until a time; never shortens what another attempt asked.
+local function open_breaker(breaker, time, seconds)
+  if (number(field(breaker, 'until')) or 0) < time then
+    redis.call('HSET', breaker, 'until', string.format('%.6f', time))
+  end
+  redis.call('EXPIRE', breaker, seconds)
 end
 
 -- Hands a due delivery over to the queue: the caller sends its message. It is due again at `lapse`,
 -- if no worker has claimed it by then.
--- Arguments: id, host, now, lapse, limit (deliveries to a host in flight).
--- Returns the number of the message, 0 if the delivery is not due, or -1 if its host is busy.
+-- Arguments: id, owner, host, now, lapse, limit (an owner's deliveries to a host in flight), threads
+-- (that attempt deliveries).
+-- Returns the number of the message, 0 if the delivery is not due, or what `crowded` returns.
 commands.dispatch = function(a)
   local due = redis.call('ZSCORE', DELIVERIES_DUE, a.id)
   if not due or tonumber(due) > tonumber(a.now) then
@@ -29,16 +70,14 @@ commands.dispatch = function(a)
     redis.call('ZREM', DELIVERIES_DUE, a.id)
     return 0
   end
-  local flight = in_flight_key(a.host)
-  redis.call('ZREMRANGEBYSCORE', flight, '-inf', a.now)
-  if not redis.call('ZSCORE', flight, a.id)
-    and redis.call('ZCARD', flight) >= tonumber(a.limit) then
-    return -1
+  local refused = crowded(a)
+  if refused then
+    return refused
   end
   local dispatches = redis.call('HINCRBY', delivery_key(a.id), 'dispatches', 1)
   redis.call('HSET', delivery_key(a.id), 'dispatched', a.now)
   redis.call('ZADD', DELIVERIES_DUE, a.lapse, a.id)
-  enter_flight(a.host, a.id, a.lapse)
+  enter_flight(a)
   return dispatches
 end
 
@@ -55,7 +94,7 @@ end
 
 -- Claims a dispatched delivery for one attempt; a message that comes twice finds it claimed. If
 -- the worker dies, it is due again at `lapse`.
--- Arguments: id, host, claim, lapse.  Returns 1 if it was claimed.
+-- Arguments: id, owner, host, claim, lapse.  Returns 1 if it was claimed.
 commands.claim = function(a)
   local record = delivery_key(a.id)
   if field(record, 'state') ~= 'pending' or redis.call('HDEL', record, 'dispatched') == 0 then
@@ -64,12 +103,12 @@ commands.claim = function(a)
   redis.call('HSET', record, 'claim', a.claim)
   redis.call('HDEL', record, 'replay_due')
   redis.call('ZADD', DELIVERIES_DUE, a.lapse, a.id)
-  enter_flight(a.host, a.id, a.lapse)
+  enter_flight(a)
   return 1
 end
 
 -- Gives a claim up without an attempt: the delivery is due now.
--- Arguments: id, host, claim, now.  Returns 1, or 0 if the claim was lost.
+-- Arguments: id, owner, host, claim, now.  Returns 1, or 0 if the claim was lost.
 commands.release = function(a)
   local record = delivery_key(a.id)
   if field(record, 'claim') ~= a.claim then
@@ -77,14 +116,14 @@ commands.release = function(a)
   end
   redis.call('HDEL', record, 'claim')
   redis.call('ZADD', DELIVERIES_DUE, a.now, a.id)
-  redis.call('ZREM', in_flight_key(a.host), a.id)
+  leave_flight(a)
   return 1
 end
 
 -- Records an attempt, and the state that follows from it. Fenced by the claim: a worker that
 -- took too long may add its attempt, and may report that the event arrived, but nothing else. An
 -- attempt that ran while a replay was asked for does not take the replay's place.
--- Arguments: id, host, claim, attempt (JSON; none: no attempt was made), state, due (of the next
+-- Arguments: id, owner, host, claim, attempt (JSON; none: no attempt), state, due (of the next
 -- attempt), reason, outcome (for the metrics).
 -- Returns the state, 'late' if the claim was lost, or 'missing'.
 commands.record_attempt = function(a)
@@ -106,7 +145,7 @@ commands.record_attempt = function(a)
     return 'late'
   end
   redis.call('HDEL', record, 'claim', 'dispatched')
-  redis.call('ZREM', in_flight_key(a.host), a.id)
+  leave_flight(a)
   redis.call('HSET', record, 'state', a.state, 'reason', a.reason)
   if a.state == 'pending' then
     redis.call('ZADD', DELIVERIES_DUE, a.due, a.id)
@@ -147,6 +186,29 @@ commands.replay = function(a)
   redis.call('ZREM', DELIVERIES_DEAD, a.id)
   redis.call('ZADD', DELIVERIES_DUE, a.now, a.id)
   return 1
+end
+
+-- Counts a failure of a host for an owner; from the threshold on, each opens the breaker for longer.
+-- Arguments: owner, host, now, threshold, first, last (seconds), memory (seconds).
+commands.record_failure = function(a)
+  local breaker = breaker_key(a.owner, a.host)
+  local more = redis.call('HINCRBY', breaker, 'failures', 1) - tonumber(a.threshold)
+  local open = more < 0 and 0 or tonumber(a.first) * 2 ^ math.min(more, 10)
+  open_breaker(breaker, tonumber(a.now) + math.min(open, tonumber(a.last)), a.memory)
+end
+
+-- Opens the breaker of a host for an owner.
+-- Arguments: owner, host, until, memory (seconds).
+commands.pause_host = function(a)
+  open_breaker(breaker_key(a.owner, a.host), tonumber(a['until']), a.memory)
+end
+
+-- Notes that a target of an owner has answered 410; the owner's latest ones are kept.
+-- Arguments: key, target, now, most, seconds.
+commands.disable_target = function(a)
+  redis.call('ZADD', a.key, a.now, a.target)
+  redis.call('ZREMRANGEBYRANK', a.key, 0, -1 - tonumber(a.most))
+  redis.call('EXPIRE', a.key, a.seconds)
 end
 
 record_of = function(a) return a.id and delivery_key(a.id) end

@@ -12,7 +12,11 @@
 -- rmbg:deliveries:<subject>       list   ids of a task's or batch's deliveries           subject's
 -- rmbg:deliveries:due             zset   pending deliveries by the time to dispatch them none
 -- rmbg:deliveries:dead            zset   deliveries given up, by the time of that        none
--- rmbg:webhooks:in_flight:<host>  zset   a host's dispatched deliveries, by their lapse  60 s
+-- rmbg:webhooks:in_flight         zset   dispatched deliveries, by their lapse           60 s
+-- rmbg:webhooks:in_flight:<owner> zset   an owner's of them                              60 s
+-- rmbg:webhooks:in_flight:<owner>@<host>  zset  an owner's of them to a host             60 s
+-- rmbg:webhooks:host:<owner>@<host>  hash  an owner's breaker of a host: failures, until  1 h
+-- rmbg:webhooks:gone:<owner>      zset   an owner's targets that answered 410, by time   30 days
 -- rmbg:idempotency:<digest>       string which task an Idempotency-Key stands for        24 h
 -- rmbg:rate:<policy>:<owner>      hash   a token bucket: tokens `left` at the time `at`  when full
 -- rmbg:keys                       hash   an owner's id by the SHA-256 of its key         none

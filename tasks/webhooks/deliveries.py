@@ -24,6 +24,11 @@ _QUARANTINE_SECONDS: Final = 60
 #: What `DeliveryStore.dispatch` returns instead of a message's number.
 NOT_DUE: Final = 0
 HOST_BUSY: Final = -1
+OWNER_BUSY: Final = -2
+
+#: Targets of one owner that are remembered as gone, the latest ones, and for how long.
+_MAX_GONE: Final = 1000
+_GONE_SECONDS: Final = 30 * 24 * 3600
 
 _log = structlog.get_logger(__name__)
 
@@ -227,14 +232,17 @@ class DeliveryStore:
         with redis_errors():
             return self._client.zscore(redis_keys.DELIVERIES_DUE, delivery_id)
 
-    def dispatch(self, delivery: Delivery, now: float, *, seconds: float, limit: int) -> int:
+    def dispatch(
+        self, delivery: Delivery, now: float, *, seconds: float, limit: int, threads: int
+    ) -> int:
         """Hand a due delivery over to the queue; the caller sends its message.
 
-        If no worker claims it, it is due again after `seconds`. At most `limit` deliveries to its
-        host may be with the queue or a worker at once.
+        If no worker claims it, it is due again after `seconds`. Of its owner's deliveries to its
+        host at most `limit` may be with the queue or a worker at once, and of all its owner's at
+        most as many as it leaves of `threads` to all others.
 
         Returns:
-            The number of its message, from 1; `NOT_DUE`, or `HOST_BUSY`.
+            The number of its message, from 1; `NOT_DUE`, `HOST_BUSY` or `OWNER_BUSY`.
         """
         with redis_errors():
             try:
@@ -242,10 +250,12 @@ class DeliveryStore:
                     self._client,
                     "dispatch",
                     id=delivery.id,
+                    owner=delivery.owner,
                     host=delivery.host,
                     now=now,
                     lapse=now + seconds,
                     limit=limit,
+                    threads=threads,
                 )
             except ResponseError:
                 self._quarantine(delivery.id, now)
@@ -270,13 +280,25 @@ class DeliveryStore:
         """
         claim = secrets.token_hex(8)
         claimed = self._run(
-            "claim", id=delivery.id, host=delivery.host, claim=claim, lapse=now + seconds
+            "claim",
+            id=delivery.id,
+            owner=delivery.owner,
+            host=delivery.host,
+            claim=claim,
+            lapse=now + seconds,
         )
         return claim if claimed else None
 
     def release(self, delivery: Delivery, claim: str, due: float) -> None:
         """Give a claim up without an attempt: the delivery is due at a unix time."""
-        self._run("release", id=delivery.id, host=delivery.host, claim=claim, now=due)
+        self._run(
+            "release",
+            id=delivery.id,
+            owner=delivery.owner,
+            host=delivery.host,
+            claim=claim,
+            now=due,
+        )
 
     def record_attempt(
         self, delivery: Delivery, claim: str, attempt: Attempt | None, decision: RetryDecision
@@ -290,6 +312,7 @@ class DeliveryStore:
             self._run(
                 "record_attempt",
                 id=delivery.id,
+                owner=delivery.owner,
                 host=delivery.host,
                 claim=claim,
                 attempt=attempt.write() if attempt else None,
@@ -309,19 +332,32 @@ class DeliveryStore:
         return bool(self._run("drop", id=delivery_id))
 
     def disable(self, delivery: Delivery, now: float) -> None:
-        """Stop calling its target for this owner."""
-        with redis_errors():
-            self._client.hset(redis_keys.DISABLED_TARGETS, _target_field(delivery), str(now))
+        """Stop calling its target for this owner, who has the latest 1,000 of them for 30 days."""
+        self._run(
+            "disable_target",
+            key=redis_keys.gone_targets_key(delivery.owner),
+            target=_target_digest(delivery),
+            now=now,
+            most=_MAX_GONE,
+            seconds=_GONE_SECONDS,
+        )
 
     def enable(self, delivery: Delivery) -> None:
         """Call its target again, since it took an event."""
-        with redis_errors():
-            self._client.hdel(redis_keys.DISABLED_TARGETS, _target_field(delivery))
+        digest = _target_digest(delivery)
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            pipe.zrem(redis_keys.gone_targets_key(delivery.owner), digest)
+            pipe.hdel(redis_keys.DISABLED_TARGETS, f"{delivery.owner}|{digest}")
+            pipe.execute()
 
     def disabled(self, delivery: Delivery) -> bool:
         """Return whether its target has answered 410."""
-        with redis_errors():
-            return bool(self._client.hexists(redis_keys.DISABLED_TARGETS, _target_field(delivery)))
+        digest = _target_digest(delivery)
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            pipe.zscore(redis_keys.gone_targets_key(delivery.owner), digest)
+            pipe.hexists(redis_keys.DISABLED_TARGETS, f"{delivery.owner}|{digest}")
+            since, noted_before = pipe.execute()
+        return since is not None or bool(noted_before)
 
 
 def _readable(found: Mapping[str, Delivery | None]) -> list[Delivery]:
@@ -336,7 +372,6 @@ def _parse_delivery(record: Any) -> Delivery | None:  # noqa: ANN401 - what `pip
         return None
 
 
-def _target_field(delivery: Delivery) -> str:
+def _target_digest(delivery: Delivery) -> str:
     # A URL may hold a secret in its path: only its hash is stored.
-    digest = hashlib.sha256(delivery.url.encode()).hexdigest()
-    return f"{delivery.owner}|{digest}"
+    return hashlib.sha256(delivery.url.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""When to retry a delivery: the retry policy, and the circuit breaker of each receiving host."""
+"""When to retry a delivery: the retry policy, and an owner's circuit breaker of each host."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from typing import Final, cast
 
 from redis import Redis
 
-from tasks import redis_keys
-from tasks.redis_client import redis_errors
+from tasks import redis_client, redis_keys
+from tasks.redis_client import Argument, redis_errors
 from tasks.webhooks.deliveries import Delivery, DeliveryState, RetryDecision
 
 #: Statuses of a receiver that is overloaded.
@@ -24,6 +24,7 @@ FAILURE_THRESHOLD: Final = 5
 #: How long it is open at first; doubled at each further failure, up to `MAX_OPEN_SECONDS`.
 FIRST_OPEN_SECONDS: Final = 15.0
 MAX_OPEN_SECONDS: Final = 900.0
+#: How long a breaker is remembered after the last failure.
 _MEMORY_SECONDS: Final = 3600
 
 
@@ -107,34 +108,45 @@ class BreakerState:
 
 
 class HostBreaker:
-    """The circuit breakers of all hosts, shared by all workers through Redis."""
+    """The circuit breakers of all hosts, shared by all workers through Redis.
+
+    Each owner has its own breaker of a host: receivers of several owners may share a gateway, which
+    answers for each of them.
+    """
 
     def __init__(self, client: Redis) -> None:
         self._client = client
 
-    def state(self, host: str) -> BreakerState:
-        """Return the state of a host's breaker."""
+    def state(self, owner: str, host: str) -> BreakerState:
+        """Return the state of an owner's breaker of a host."""
+        key = redis_keys.webhook_host_key(owner, host)
         with redis_errors():
-            values = self._client.hmget(redis_keys.webhook_host_key(host), ["failures", "until"])
+            values = self._client.hmget(key, ["failures", "until"])
         failures, until = cast("list[str | None]", values)
         return BreakerState(int(failures or 0), float(until or 0))
 
-    def record_success(self, host: str) -> None:
-        """Close a host's breaker, since the host accepted an event."""
+    def record_success(self, owner: str, host: str) -> None:
+        """Close a breaker, since the host accepted an event."""
         with redis_errors():
-            self._client.delete(redis_keys.webhook_host_key(host))
+            self._client.delete(redis_keys.webhook_host_key(owner, host))
 
-    def record_failure(self, host: str, now: float) -> None:
+    def record_failure(self, owner: str, host: str, now: float) -> None:
         """Count a failure of a host; from the fifth on each opens the breaker for longer."""
-        with redis_errors():
-            failures = self._client.hincrby(redis_keys.webhook_host_key(host), "failures", 1)
-            self._client.expire(redis_keys.webhook_host_key(host), _MEMORY_SECONDS)
-        if failures >= FAILURE_THRESHOLD:
-            self.pause(host, now, FIRST_OPEN_SECONDS * 2 ** min(failures - FAILURE_THRESHOLD, 10))
+        self._run(
+            "record_failure",
+            owner=owner,
+            host=host,
+            now=now,
+            threshold=FAILURE_THRESHOLD,
+            first=FIRST_OPEN_SECONDS,
+            last=MAX_OPEN_SECONDS,
+        )
 
-    def pause(self, host: str, now: float, seconds: float) -> None:
-        """Open a host's breaker for some seconds."""
+    def pause(self, owner: str, host: str, now: float, seconds: float) -> None:
+        """Open a breaker for some seconds, unless it stays open for longer anyway."""
         until = now + min(seconds, MAX_OPEN_SECONDS)
+        self._run("pause_host", owner=owner, host=host, until=until)
+
+    def _run(self, command: str, **arguments: Argument) -> None:
         with redis_errors():
-            self._client.hset(redis_keys.webhook_host_key(host), "until", str(until))
-            self._client.expire(redis_keys.webhook_host_key(host), _MEMORY_SECONDS)
+            redis_client.DELIVERIES.run(self._client, command, memory=_MEMORY_SECONDS, **arguments)

@@ -11,6 +11,7 @@ import hmac
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from tasks.redis_client import redis_errors
 from tasks.webhooks.deliveries import (
     HOST_BUSY,
     NOT_DUE,
+    OWNER_BUSY,
     Attempt,
     Delivery,
     DeliveryState,
@@ -47,13 +49,16 @@ from tasks.webhooks.retry import SUCCESS_STATUSES, HostBreaker, RetryPolicy
 DISPATCH_SECONDS: Final = 20.0
 #: Messages that wait in the queue at most; what else is due waits in Redis.
 MAX_QUEUED: Final = 256
-#: Deliveries to one host that are with the queue or a worker at once, so that a slow receiver
-#: leaves most of a worker's threads to others.
+#: Threads of an I/O worker (`celery … -c 32`). An owner has as many deliveries with the queue or a
+#: worker as it leaves threads free: half of them alone, a quarter beside another such owner. So one
+#: more owner finds a thread, however slow the receivers of the others are.
+THREADS: Final = 32
+#: An owner's deliveries to one host that are with the queue or a worker at once.
 MAX_PER_HOST: Final = 4
 #: The same for a host whose circuit breaker is half open.
 _MAX_PER_HALF_OPEN_HOST: Final = 1
 _PAGE_SIZE: Final = 200
-#: A delivery to a busy host is due again after this.
+#: A delivery to a busy host, or of a busy owner, is due again after this.
 _BUSY_SECONDS: Final = 0.5
 #: Between two deliveries that are put off for one reason, so that they do not come due at once.
 _SPREAD_SECONDS: Final = 0.01
@@ -86,39 +91,46 @@ class WebhookDispatcher:
         with redis_errors():
             # So that an abandoned queue does not grow for ever.
             room = MAX_QUEUED - int(self.client.llen(WEBHOOK_QUEUE))
-        sent = 0
+        sent, later = 0, Postponed()
         while sent < room:
             page = self.store.due(self.clock(), _PAGE_SIZE)
-            sent += self._dispatch_page(page, room - sent)
+            sent += self._dispatch_page(page, room - sent, later)
             # What was not sent is due later, so that a busy host's backlog hides no other host's.
             if len(page) < _PAGE_SIZE:
                 break
         return sent
 
-    def _dispatch_page(self, page: list[Delivery], room: int) -> int:
+    def _dispatch_page(self, page: list[Delivery], room: int, later: "Postponed") -> int:
         now = self.clock()
-        states = {host: self.breaker.state(host) for host in {each.host for each in page}}
-        busy: set[str] = set()
-        later: dict[str, float] = {}
+        states = {key: self.breaker.state(*key) for key in {_receiver(each) for each in page}}
+        busy: set[str | tuple[str, str]] = set()
+        due: dict[str, float] = {}
         sent = 0
         for delivery in page:
             if sent == room:
                 break
-            host, state = delivery.host, states[delivery.host]
+            state = states[_receiver(delivery)]
             paused = state.open_until > now and not delivery.replayed
-            if not paused and host not in busy:
-                limit = _MAX_PER_HALF_OPEN_HOST if state.half_open else MAX_PER_HOST
-                number = self.store.dispatch(delivery, now, seconds=DISPATCH_SECONDS, limit=limit)
+            crowd: set[str | tuple[str, str]] = {delivery.owner, _receiver(delivery)}
+            if not paused and not crowd & busy:
+                number = self._dispatch(delivery, now, half_open=state.half_open)
                 if number == HOST_BUSY:
-                    busy.add(host)
+                    busy.add(_receiver(delivery))
+                elif number == OWNER_BUSY:
+                    busy.add(delivery.owner)
                 elif number != NOT_DUE:
                     self._send(delivery, number)
                     sent += 1
-            if paused or host in busy:
-                until = state.open_until if paused else now + _BUSY_SECONDS
-                later[delivery.id] = until + len(later) * _SPREAD_SECONDS
-        self.store.postpone(later, now)
+            if paused or crowd & busy:
+                due[delivery.id] = later.time(delivery, state.open_until if paused else None, now)
+        self.store.postpone(due, now)
         return sent
+
+    def _dispatch(self, delivery: Delivery, now: float, *, half_open: bool) -> int:
+        limit = _MAX_PER_HALF_OPEN_HOST if half_open else MAX_PER_HOST
+        return self.store.dispatch(
+            delivery, now, seconds=DISPATCH_SECONDS, limit=limit, threads=THREADS
+        )
 
     def _send(self, delivery: Delivery, number: int) -> None:
         """Send a message; the first one's id is the delivery's, so that Flower finds it.
@@ -136,6 +148,28 @@ class WebhookDispatcher:
                 kwargsrepr=repr(shown),
                 retry=False,
             )
+
+
+def _receiver(delivery: Delivery) -> tuple[str, str]:
+    """Return what has a circuit breaker and a number of deliveries of its own."""
+    return delivery.owner, delivery.host
+
+
+class Postponed:
+    """The times of what one run puts off: each owner's follow one another.
+
+    An owner with a long backlog so has a few deliveries in each later run, and does not fill the
+    pages of the others.
+    """
+
+    def __init__(self) -> None:
+        self._number: Counter[str] = Counter()
+
+    def time(self, delivery: Delivery, until: float | None, now: float) -> float:
+        """Return when a delivery is due: after a pause until then, or because of a crowd."""
+        number = self._number[delivery.owner]
+        self._number[delivery.owner] += 1
+        return (now + _BUSY_SECONDS if until is None else until) + number * _SPREAD_SECONDS
 
 
 def render_payload(
@@ -367,13 +401,13 @@ class DeliveryRunner:
     def _record_host(self, delivery: Delivery, attempt: Attempt, decision: RetryDecision) -> None:
         now = self.clock()
         if decision.state is DeliveryState.DELIVERED:
-            self.breaker.record_success(delivery.host)
+            self.breaker.record_success(*_receiver(delivery))
             self.store.enable(delivery)
         elif decision.pause_host:
-            self.breaker.pause(delivery.host, now, decision.pause_host)
+            self.breaker.pause(*_receiver(delivery), now, decision.pause_host)
         elif attempt.status is None:
             # It answers nothing at all: threads must not wait for it again and again.
-            self.breaker.record_failure(delivery.host, now)
+            self.breaker.record_failure(*_receiver(delivery), now)
         if decision.disable:
             self.store.disable(delivery, now)
 

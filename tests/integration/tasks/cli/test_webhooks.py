@@ -31,7 +31,7 @@ class Outbox:
         self._jobs.cancel(job.task_id)
         (row,) = self._deliveries.of(job.task_id)
         if state is not PENDING:
-            self._deliveries.dispatch(row, 1000.0, seconds=30, limit=99)
+            self._deliveries.dispatch(row, 1000.0, seconds=30, limit=99, threads=99)
             claim = self._deliveries.claim(row, 1000.0, seconds=30)
             status = 200 if state is DELIVERED else 410
             attempt = Attempt(1000.0, "refused", status, 7, "what it answered")

@@ -13,9 +13,10 @@ from standardwebhooks.webhooks import Webhook
 from tasks import redis_keys
 from tasks.errors import UnreadableRecordError
 from tasks.jobs.job import Job
-from tasks.webhooks import sending
+from tasks.webhooks import deliveries, sending
 from tasks.webhooks.deliveries import Attempt, DeliveryState
-from tasks.webhooks.sending import DISPATCH_SECONDS, MAX_PER_HOST
+from tasks.webhooks.retry import FAILURE_THRESHOLD, FIRST_OPEN_SECONDS
+from tasks.webhooks.sending import DISPATCH_SECONDS, MAX_PER_HOST, THREADS
 from tests.support.outbox import PAUSES, Post
 from tests.support.receivers import answering, holding, receiver
 
@@ -381,3 +382,68 @@ def test_two_dispatchers_send_it_once(post: Post) -> None:
             post.wait()
             post.clock.now += 1
     assert sorted(got.ids) == sorted(post.delivery(job).id for job in jobs)
+
+
+def test_one_owners_many_hosts_leave_threads_to_each_other_owner(post: Post) -> None:
+    for number in range(250):
+        post.finished(f"http://127.0.0.1:{20_000 + number}/", owner="slow")
+    quick = post.finished("http://127.0.0.1:9/", owner="quick")
+    assert post.dispatcher.run_once() == THREADS // 2 + 1, "though a page is 200 of the slow one's"
+    assert post.delivery(quick).id in [each for _, each in post.messages()]
+    second = [post.finished(f"http://127.0.0.1:{number + 1}/", owner="2") for number in range(20)]
+    post.clock.now += 5
+    assert post.dispatcher.run_once() == (THREADS - THREADS // 2) // 2, "a share of what is left"
+    taken = {each for _, each in post.messages()}
+    assert taken < {post.delivery(job).id for job in second}
+
+
+def test_an_owners_backlog_comes_back_little_by_little(post: Post) -> None:
+    for number in range(250):
+        post.finished(f"http://127.0.0.1:{20_000 + number}/", owner="slow")
+    post.dispatcher.run_once()
+    post.clock.now += 1
+    assert len(post.deliveries.due(post.clock(), 1000)) < 60
+
+
+def test_a_busy_gateway_is_paused_for_the_owner_that_it_answered(post: Post) -> None:
+    def busy(request: BaseHTTPRequestHandler, before: int) -> None:
+        status = 200 if before else 503
+        request.send_response(status)
+        request.send_header("Retry-After", "900")
+        request.end_headers()
+
+    with receiver(busy) as got:
+        post.finished(got.url, owner="slow")
+        post.run()
+        waiting, other = post.finished(got.url, owner="slow"), post.finished(got.url, owner="2")
+        post.run(1)
+    assert (states(post, waiting), states(post, other)) == ({PENDING}, {DELIVERED})
+
+
+def test_a_shorter_pause_never_ends_a_longer_one(post: Post) -> None:
+    breaker, now = post.runner.breaker, post.clock()
+    breaker.pause("o", "h", now, 100)
+    for _ in range(FAILURE_THRESHOLD):
+        breaker.record_failure("o", "h", now)
+    assert breaker.state("o", "h").open_until == now + 100
+    breaker.record_success("o", "h")
+    for _ in range(FAILURE_THRESHOLD + 1):
+        breaker.record_failure("o", "h", now)
+    breaker.pause("o", "h", now, 1)
+    assert breaker.state("o", "h").open_until == now + 2 * FIRST_OPEN_SECONDS
+    assert breaker.state("p", "h").failures == 0
+
+
+def test_the_latest_gone_targets_of_an_owner_are_remembered(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "_MAX_GONE", 3)
+    first = post.delivery(post.finished("http://127.0.0.1:9/"))
+    targets = [replace(first, url=f"http://127.0.0.1:9/{number}") for number in range(5)]
+    for number, target in enumerate(targets):
+        post.deliveries.disable(target, post.clock() + number)
+    assert [post.deliveries.disabled(each) for each in targets] == [False] * 2 + [True] * 3
+    post.deliveries.enable(targets[4])
+    assert not post.deliveries.disabled(targets[4])
+    assert not post.deliveries.disabled(replace(targets[3], owner="another"))
+    assert post.redis.ttl(redis_keys.gone_targets_key(first.owner)) > 0
