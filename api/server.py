@@ -9,6 +9,7 @@ import asyncio
 import os
 import resource
 import signal
+import threading
 from collections import Counter
 from functools import partial
 from http import HTTPStatus
@@ -208,6 +209,10 @@ class ApiWorker(UvicornWorker):  # type: ignore[misc] # it publishes no types
         """End this process once gunicorn's master has died: it would hold the port."""
         while self.ppid == os.getppid():  # noqa: ASYNC110 - nothing tells that a parent has died
             await asyncio.sleep(_PARENT_SECONDS)
+        # Nobody else would end a thread that waits for a server which has gone, too.
+        last = threading.Timer(_GRACEFUL_SECONDS + 5, os._exit, (1,))
+        last.daemon = True
+        last.start()
         os.kill(os.getpid(), signal.SIGTERM)
 
 
