@@ -181,7 +181,7 @@ def test_webhooks_without_a_secret_and_those_given_up_are_reported(
     store, rows = JobStore(redis), DeliveryStore(redis)
     store.cancel(store.create(make_job(webhook_url="http://127.0.0.1:9/")).job.task_id)
     (row,) = rows.waiting(1)
-    rows.dispatch(row, 4e9, seconds=30, limit=99)
+    rows.dispatch(row, 4e9, seconds=30, limit=99, threads=99)
     claim = str(rows.claim(row, 4e9, seconds=30))
     gone = RetryDecision(DeliveryState.DEAD, 1.0, "It is gone.")
     rows.record_attempt(row, claim, None, gone)

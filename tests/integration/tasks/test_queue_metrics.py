@@ -95,7 +95,7 @@ def test_webhooks_are_counted_by_what_came_of_them(redis: Redis, store: JobStore
     rows = DeliveryStore(redis)
     outcomes = {"delivered": DeliveryState.DELIVERED, "url_timeout": DeliveryState.PENDING}
     for row, (outcome, state) in zip(rows.waiting(2), outcomes.items(), strict=True):
-        rows.dispatch(row, 1000.0, seconds=30, limit=99)
+        rows.dispatch(row, 1000.0, seconds=30, limit=99, threads=99)
         claim = rows.claim(row, 1000.0, seconds=30)
         attempt = Attempt(1000.0, outcome, None, 1, "")
         rows.record_attempt(row, str(claim), attempt, RetryDecision(state, 1030.0))
