@@ -221,22 +221,13 @@ class BatchSubmissionService:
             # Before an address is fetched.
             charge(uncharged)
         try:
-            return self._make_charged(batch, reservation, entries, shared)
+            self.services.runtime.batches.create(batch)
+            each = {name: value for name, value in shared.items() if name not in _OF_BATCH}
+            items = list(self._items(entries, each, batch.batch_id))
+            self.services.runtime.batches.seal(batch, items)
         except BaseException:
             give_back(uncharged)
             raise
-
-    def _make_charged(
-        self,
-        batch: Batch,
-        reservation: Reservation | None,
-        entries: list[Entry],
-        shared: Mapping[str, Any],
-    ) -> Batch:
-        self.services.runtime.batches.create(batch)
-        each = {name: value for name, value in shared.items() if name not in _OF_BATCH}
-        items = list(self._items(entries, each, batch.batch_id))
-        self.services.runtime.batches.seal(batch, items)
         if reservation is not None:
             with suppress(QueueUnavailableError):  # the reservation expires, and the batch is kept
                 self.services.idempotency.keep(reservation)

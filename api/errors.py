@@ -148,9 +148,9 @@ class ApiError(Exception):
 
 
 _UNKNOWN: Final = "Unknown field."
-#: So many unknown parameters are named in an answer, and the rest is counted.
+#: Number of unknown parameters that an answer names; it counts the others.
 _MOST_NAMED: Final = 10
-#: So many characters of a name that a caller made up are shown.
+#: Number of characters that an answer shows of a name that a caller made up.
 MAX_SHOWN_NAME: Final = 60
 
 

@@ -76,7 +76,7 @@ def read_json_object(request: Request, *, max_bytes: int = LONG_TEXT_BYTES) -> d
         max_bytes: of all but long pictures in base64.
 
     Raises:
-        ApiError: it is none, or larger.
+        ApiError: the body is no JSON object, or is larger.
     """
     try:
         split = split_json(_document(request), max_bytes, secrets.token_hex(16))

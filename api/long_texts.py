@@ -172,7 +172,7 @@ def split_json(document: Document, most: int, word: str) -> SplitJson:
     Args:
         document: in UTF-8.
         most: bytes of the rest.
-        word: begins the words that replace the long texts; nobody can guess it.
+        word: a random prefix of the words that replace the long texts.
 
     Raises:
         DocumentTooLargeError: the rest is larger.

@@ -122,7 +122,7 @@ class Connection(H11Protocol):
             super().send_400_response(msg)
 
     def abort(self) -> None:
-        """Close the connection at once, whatever it still has to send."""
+        """Close the connection at once, and drop what has not been sent."""
         self.transport.abort()
 
     def may_be_closed(self) -> None:
@@ -209,7 +209,7 @@ class ApiWorker(UvicornWorker):  # type: ignore[misc] # it publishes no types
         """End this process once gunicorn's master has died: it would hold the port."""
         while self.ppid == os.getppid():  # noqa: ASYNC110 - nothing tells that a parent has died
             await asyncio.sleep(_PARENT_SECONDS)
-        # Nobody else would end a thread that waits for a server which has gone, too.
+        # A thread may wait for a server that has gone too, and no master kills this process then.
         last = threading.Timer(_GRACEFUL_SECONDS + 5, os._exit, (1,))
         last.daemon = True
         last.start()

@@ -10,6 +10,7 @@ its own, so that what has come is kept when the client or this process dies.
 
 import asyncio
 import io
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -33,15 +34,16 @@ from tasks.uploads.store import PART_BYTES
 PUBLIC_ADDRESS: Final = "RMBG_PUBLIC_ADDRESS"
 #: Key of a scope's extension that is its `ConnectionHandle`.
 CONNECTION: Final = "rmbg.connection"
-#: Keys of the environ: judge the head alone; it may go on; the largest body that is read.
+#: Keys of the environ. The application stops before the handler, and says that it would go on.
 _HEAD_ONLY: Final = "rmbg.head_only"
 _GO_ON: Final = "rmbg.go_on"
+#: Bytes of the largest body that is read.
 MAX_BODY: Final = "rmbg.max_body"
-#: The error type that the application is to answer with, since the body could not be read.
+#: Type of the error to answer with: the body could not be read.
 REFUSAL: Final = "rmbg.refusal"
-#: The length of a chunk of an upload that is handed on in parts, from this part on.
+#: Bytes that are left of an upload's chunk which is handed on in parts, this part included.
 ANNOUNCED: Final = "rmbg.announced"
-#: There are more parts to come: this is not yet the request's answer.
+#: Set while more parts follow: what the application answers is not the request's answer.
 INTERMEDIATE: Final = "rmbg.intermediate"
 #: The owner and the id of the request, once the head was judged.
 OWNER: Final = "rmbg.owner"
@@ -80,10 +82,10 @@ Send = Callable[[dict[str, Any]], Any]
 
 
 class ApiFlask(Flask):
-    """A Flask application that can judge a request by its head, before there is a body."""
+    """A Flask application that can judge a request by its head, and knows its public URL."""
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Have all URLs made from the public one, if it is configured, whatever `Host` says."""
+        """Make all URLs from the public URL, if one is set, instead of from the header `Host`."""
         adapter = super().create_url_adapter(request)
         public: SplitResult | None = self.config.get(PUBLIC_ADDRESS)
         if adapter is not None and public is not None:
@@ -332,7 +334,7 @@ class _Exchange:
         """Answer a client that is still sending, and read on until it has read the answer."""
         self.connection.may_be_closed()
         body = answer.start + b"".join(answer.rest or ())
-        answer.close()
+        await self.bridge.run(self.environ, answer.close)
         headers = [*answer.headers, (b"connection", b"close")]
         await self._send(
             {"type": "http.response.start", "status": answer.status, "headers": headers}
@@ -418,17 +420,18 @@ def _next_part(environ: Environ, first: Answer) -> dict[str, Any]:
 def _call(application: Flask, environ: Environ) -> Answer:
     """Run the application, and gather what it answers as far as that needs no waiting."""
     head: list[Any] = []
+    start = bytearray()
 
     def start_response(
         status: str, headers: list[tuple[str, str]], _: object = None, /
     ) -> Callable[[bytes], object]:
         head[:] = [int(status[:3]), [_encoded(*each) for each in headers]]
-        return _write
+        return start.extend
 
     body: Iterable[bytes] = application(environ, start_response)
     close = getattr(body, "close", lambda: None)
     pieces = iter(body)
-    start = bytearray(next(pieces, b""))
+    start += next(pieces, b"")
     status, headers = head
     length = next((int(value) for name, value in headers if name == b"content-length"), None)
     if length is not None and length <= _ANSWER_BYTES:
@@ -438,10 +441,6 @@ def _call(application: Flask, environ: Environ) -> Answer:
     if status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
         return Answer(status, headers, b"", None, close)
     return Answer(status, headers, bytes(start), pieces, close)
-
-
-def _write(_: bytes) -> object:
-    raise NotImplementedError("Flask returns its bodies.")
 
 
 def _encoded(name: str, value: str) -> tuple[bytes, bytes]:
@@ -469,7 +468,7 @@ def make_environ(scope: dict[str, Any]) -> Environ:
         "wsgi.url_scheme": scope["scheme"],
         "wsgi.input": io.BytesIO(),
         "wsgi.input_terminated": True,
-        "wsgi.errors": io.StringIO(),
+        "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
