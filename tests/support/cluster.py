@@ -35,7 +35,7 @@ from tasks.object_store import results_prefix
 from tasks.settings import Settings
 from tasks.webhooks.deliveries import DeliveryState
 from tasks.worker_registry import WorkerRegistry
-from tests.support.faulty_worker import FaultyModel
+from tests.support.faulty_worker import GATE, FaultyModel
 from tests.support.jobs import recorded
 from tests.support.paths import ROOT
 from tests.support.receivers import Receiver
@@ -215,7 +215,7 @@ class Cluster:
 
     def heal(self) -> None:
         """Whatever a test did: every member runs and is ready, and nobody is drained."""
-        for name in ("slow-start", "slow", "hung", "hang", "blind", "stop-after-pop"):
+        for name in ("slow-start", "slow", "hung", "hang", "blind", "stop-after-pop", GATE):
             (self.folder / name).unlink(missing_ok=True)
         for name in self.members:
             wait_until(self._start_and_probe(name), since=0.0, seconds=_READY_SECONDS)

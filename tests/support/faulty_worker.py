@@ -26,7 +26,9 @@ from tasks.jobs.routing import is_model_queue
 from tasks.settings import Settings
 from tasks.worker.celery_tasks import RemovalTask
 
-KILL, HANG_ONCE, HANG, GROW, SLOW, SLOW_ONCE = 10, 20, 30, 40, 50, 60
+KILL, HANG_ONCE, HANG, GROW, SLOW, SLOW_ONCE, GATED = 10, 20, 30, 40, 50, 60, 70
+#: A GATED picture is not done before this file of the cluster's folder is gone.
+GATE = "gate"
 WORK_SECONDS, SLOW_SECONDS, LONG_SECONDS = 0.1, 2.0, 10.0
 GROWTH_BYTES = 250 * 2**20
 
@@ -63,6 +65,9 @@ class FaultyModel:
             time.sleep(3600)
         elif command == SLOW_ONCE and self._first("slow"):
             time.sleep(LONG_SECONDS)
+        elif command == GATED and self._folder is not None:
+            while (self._folder / GATE).exists():
+                time.sleep(0.02)
         elif command == GROW:
             self._kept.append(bytearray(b"x") * GROWTH_BYTES)
         else:

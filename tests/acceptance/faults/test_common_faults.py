@@ -8,8 +8,8 @@ import pytest
 from tasks.errors import ObjectStoreUnavailableError
 from tasks.jobs.job import Status
 from tasks.webhooks.deliveries import DeliveryState
-from tests.support.cluster import HOST, Cluster, at, picture
-from tests.support.faulty_worker import HANG_ONCE, KILL, SLOW, SLOW_ONCE
+from tests.support.cluster import HOST, WORKERS, Cluster, at, picture
+from tests.support.faulty_worker import GATE, GATED, HANG_ONCE, KILL, SLOW, SLOW_ONCE
 from tests.support.receivers import answering, holding, receiver
 
 pytestmark = pytest.mark.faults
@@ -146,10 +146,18 @@ def test_accepted_jobs_wait_for_a_store_that_is_away(
 
 
 def test_a_revoked_job_is_canceled_until_it_is_asked_for_again(made: Cluster) -> None:
-    # Enough to keep the last one waiting while the word goes round.
-    jobs = made.submit_many(30)
-    last = list(jobs)[-1]
-    made.services.runtime.dispatcher.app.control.revoke(last)
+    (made.folder / GATE).touch()
+    pictures = [picture(red=GATED, number=number) for number in range(6)]
+    jobs = {made.submit(each): each for each in pictures}
+    made.wait_for(
+        lambda: len(made.store.ids(Status.PROCESSING)) == len(WORKERS), 20, "all workers at work"
+    )
+    jobs[last := made.submit(picture())] = picture()
+    # No job ends before all workers, the I/O worker too, have heard of it.
+    made.services.runtime.dispatcher.app.control.revoke(
+        last, reply=True, timeout=20, limit=len(WORKERS) + 1
+    )
+    (made.folder / GATE).unlink()
     assert made.wait_final(jobs, 40)[-1].status is Status.CANCELED
     assert made.store.requeue(last) == "requeued"
     made.wait_for(lambda: made.job(last).status is Status.SUCCEEDED, 30, "the requeued job")
