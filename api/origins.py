@@ -32,9 +32,11 @@ def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    # An IPv4 client of an IPv6 socket.
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def refuse_foreign_pages(request: Request, settings: ApiSettings, *, loopback_only: bool) -> None:

@@ -16,9 +16,11 @@ import structlog
 from flask import Flask, Response, current_app, g, jsonify, request
 from flask_cors import CORS
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import SecretStr
 
 from api.errors import ApiError, from_inference
 from api.inputs import too_large
+from api.origins import host_name, is_loopback
 from api.settings import ApiSettings
 from api.wsgi_bridge import MAX_BODY, REFUSAL, REQUEST_ID, STARTED, judged_head_only
 from inference.errors import InferenceError
@@ -105,7 +107,32 @@ def install_metrics(app: Flask, settings: ApiSettings) -> None:
 
     @app.get("/metrics")
     def _metrics() -> Response:
+        _check_scraper(settings.metrics_token)
         return Response(generate_latest(scrape_registry(queues)), content_type=CONTENT_TYPE_LATEST)
+
+
+#: Headers of a request that came by a proxy, whose own address tells nothing.
+_OF_PROXIES: Final = frozenset({"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip"})
+
+
+def _check_scraper(token: SecretStr | None) -> None:
+    """Let in who has the token; without one, who calls from this machine by its own name.
+
+    Raises:
+        ApiError: `unauthorized` or `forbidden`.
+    """
+    if token is not None:
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        expected = token.get_secret_value().encode()
+        if scheme.lower() == "bearer" and secrets.compare_digest(given.encode(), expected):
+            return
+        raise ApiError("unauthorized", "Send RMBG_METRICS_TOKEN: `Authorization: Bearer <token>`.")
+    local = is_loopback(request.remote_addr or "") and is_loopback(host_name(request.host))
+    if not local or any(name in request.headers for name in _OF_PROXIES):
+        raise ApiError(
+            "forbidden",
+            "/metrics answers this machine alone; set RMBG_METRICS_TOKEN to ask from elsewhere.",
+        )
 
 
 #: Room for the other parameters of a request, and what separates them.

@@ -4,7 +4,7 @@ from functools import cached_property
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AnyHttpUrl, Field, field_validator
+from pydantic import AnyHttpUrl, Field, SecretStr, field_validator
 
 from tasks.settings import Settings
 
@@ -41,6 +41,12 @@ class ApiSettings(Settings):
         le=10,
         description="Number of proxies in front of the API, each of which sets X-Forwarded-For, "
         "-Proto, -Host and -Prefix or removes what a caller sent; 0 to ignore these headers.",
+    )
+    metrics_token: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Bearer token that the API's /metrics asks for. Without it, /metrics answers "
+        "only this machine's loopback.",
     )
 
     removebg_megapixels_per_minute: float = Field(

@@ -13,6 +13,7 @@ keep redis_url "redis://:$(cat redis_password)@redis:6379/0"
 keep s3_access_key "rmbg"
 keep s3_secret_key "$(random)"
 keep flower_basic_auth "operator:$(random)"
+keep metrics_token "$(random)"
 keep grafana_password "$(random)"
 # The containers' users, which do not exist on this machine, have to read the files, which are
 # mounted one by one. The folder's mode keeps other users of this machine out.

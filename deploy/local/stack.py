@@ -1,23 +1,28 @@
 """The services that make up `rmbg up`, with their commands, environment and ports."""
 
 import base64
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from api.settings import ApiSettings
 from deploy.local import probes, service
 from deploy.local.data_folder import load_credential
 from deploy.local.ports import LOOPBACK, require_free
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
 from deploy.local.service import NotReadyError, Probe, Service, SetupError
 from tasks.jobs import routing
-from tasks.settings import Settings
 
 #: Seconds from the end of a worker's own grace time, when its job is back in the queue, to SIGKILL.
 _WORKER_LEAD_SECONDS: Final = 10.0
 _FLOWER_TASKS: Final = 2000
+_FLOWER_MODULE: Final = "deploy.local.celery_flower"
+#: Who may see Flower, and the file of the data folder with the password.
+FLOWER_USER: Final = "rmbg"
+FLOWER_PASSWORD: Final = "flower-password"  # noqa: S105 - a file's name
 #: The API stops first, so that no job is submitted any more; the servers have a later stage.
 _API_STAGE, _FLOWER_STAGE, _WORKER_STAGE = range(3)
 
@@ -82,7 +87,7 @@ class Ports:
 class Stack:
     """All that `rmbg up` runs, and where it answers."""
 
-    settings: Settings
+    settings: ApiSettings
     #: The embedded servers, which have to be ready before the services start.
     servers: tuple[Service, ...]
     #: The processes of this project, and Flower.
@@ -91,7 +96,7 @@ class Stack:
     flower_url: str | None
 
 
-def plan_stack(options: UpOptions, given: Settings, folder: Path, ports: Ports) -> Stack:
+def plan_stack(options: UpOptions, given: ApiSettings, folder: Path, ports: Ports) -> Stack:
     """Choose passwords, commands and environment of all services, and start nothing.
 
     Where `given`, the user's settings, name no Redis or no object store, an embedded one is run.
@@ -103,15 +108,15 @@ def plan_stack(options: UpOptions, given: Settings, folder: Path, ports: Ports) 
     return Stack(
         settings=settings,
         servers=servers,
-        services=_services(options, settings, ports),
+        services=_services(options, settings, folder, ports),
         api_url=f"http://{LOOPBACK}:{ports.api}",
         flower_url=f"http://{LOOPBACK}:{ports.flower}" if ports.flower else None,
     )
 
 
 def _with_servers(
-    given: Settings, folder: Path, ports: Ports
-) -> tuple[Settings, tuple[Service, ...]]:
+    given: ApiSettings, folder: Path, ports: Ports
+) -> tuple[ApiSettings, tuple[Service, ...]]:
     """Return the settings with all addresses and secrets, and the embedded servers to run."""
     servers, added = [], {}
     if "redis_url" in given.model_fields_set:
@@ -139,10 +144,10 @@ def _with_servers(
         key = bytes.fromhex(load_credential(folder, "webhook-key"))
         added["webhook_secret"] = f"whsec_{base64.b64encode(key).decode()}"
     chosen = {name: getattr(given, name) for name in given.model_fields_set}
-    return Settings.load(**{**chosen, **added}), tuple(servers)
+    return ApiSettings.load(**{**chosen, **added}), tuple(servers)
 
 
-def _check_redis(given: Settings) -> None:
+def _check_redis(given: ApiSettings) -> None:
     url = given.redis_url.get_secret_value()
     try:
         probes.redis_answers(url)(0)
@@ -152,7 +157,7 @@ def _check_redis(given: Settings) -> None:
         ) from error
 
 
-def _check_object_store(given: Settings) -> None:
+def _check_object_store(given: ApiSettings) -> None:
     endpoint, secret_key = str(given.s3_endpoint), given.s3_secret_key.get_secret_value()
     try:
         probes.object_store_answers(endpoint, given.s3_access_key, secret_key, given.s3_bucket)(0)
@@ -162,7 +167,7 @@ def _check_object_store(given: Settings) -> None:
         ) from error
 
 
-def child_environment(settings: Settings, workers: int) -> dict[str, str]:
+def child_environment(settings: ApiSettings, workers: int) -> dict[str, str]:
     """Return the settings as variables, with the CPU cores divided among the model workers."""
     public_endpoint = settings.s3_public_endpoint or settings.s3_endpoint
     webhook_secret = settings.webhook_secret
@@ -179,12 +184,14 @@ def child_environment(settings: Settings, workers: int) -> dict[str, str]:
         "RMBG_HOST": settings.host,
         "RMBG_THREADS": str(settings.threads or max(1, service.core_count() // workers)),
         "RMBG_LOG_FORMAT": settings.log_format,
-        # All services listen on loopback only.
-        "RMBG_AUTH": "off",
+        # All services listen on loopback only, where keys are asked for by choice.
+        "RMBG_AUTH": settings.auth if "auth" in settings.model_fields_set else "off",
     }
 
 
-def _services(options: UpOptions, settings: Settings, ports: Ports) -> tuple[Service, ...]:
+def _services(
+    options: UpOptions, settings: ApiSettings, folder: Path, ports: Ports
+) -> tuple[Service, ...]:
     env = child_environment(settings, options.workers)
     # A port of 0 serves no metrics: workers for whom no port is left run without.
     io_port, *metrics = (*ports.metrics, *(0 for _ in range(options.workers)))
@@ -205,12 +212,13 @@ def _services(options: UpOptions, settings: Settings, ports: Ports) -> tuple[Ser
     if ports.flower is not None:
         service.require_module("flower")
         nodes = [_node(worker.name, settings) for worker in (io, *workers)]
-        services.append(_flower(ports.flower, nodes, env))
+        login = f"{FLOWER_USER}:{load_credential(folder, FLOWER_PASSWORD)}"
+        services.append(_flower(ports.flower, nodes, {**env, "FLOWER_BASIC_AUTH": login}))
     return tuple(services)
 
 
 def _model_worker(
-    index: int, settings: Settings, env: Mapping[str, str], metrics_port: int
+    index: int, settings: ApiSettings, env: Mapping[str, str], metrics_port: int
 ) -> Service:
     node = _node(f"gpu{index}", settings)
     return _worker(
@@ -224,7 +232,7 @@ def _model_worker(
     )
 
 
-def _node(name: str, settings: Settings) -> str:
+def _node(name: str, settings: ApiSettings) -> str:
     return f"{name}@{settings.host}"
 
 
@@ -234,7 +242,7 @@ def _worker(
     pool: Sequence[str],
     probe: Probe,
     *,
-    settings: Settings,
+    settings: ApiSettings,
     env: Mapping[str, str],
     metrics_port: int,
 ) -> Service:
@@ -274,7 +282,7 @@ def _flower(port: int, workers: Sequence[str], env: Mapping[str, str]) -> Servic
     options = (f"--address={LOOPBACK}", f"--port={port}", f"--max_tasks={_FLOWER_TASKS}")
     return Service(
         name="flower",
-        command=(service.script("celery"), "-A", "tasks.app", "flower", *options),
+        command=(sys.executable, "-m", _FLOWER_MODULE, "-A", "tasks.app", "flower", *options),
         env=env,
         address=url,
         probe=probes.flower_sees(url, workers),

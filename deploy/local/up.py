@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import secrets
 import signal
 import time
 from collections.abc import Iterable
@@ -15,20 +16,31 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from api.settings import ApiSettings
 from deploy.client import ClientError, ServiceClient
 from deploy.local.data_folder import DataFolder, open_data_folder, write_shell_file, write_targets
 from deploy.local.ports import reserved_ports
 from deploy.local.service import SelfCheckError, SetupError, StackError
-from deploy.local.stack import Ports, Stack, UpOptions, child_environment, plan_stack
+from deploy.local.stack import (
+    FLOWER_PASSWORD,
+    FLOWER_USER,
+    Ports,
+    Stack,
+    UpOptions,
+    child_environment,
+    plan_stack,
+)
 from deploy.local.supervisor import Child, ChildState, Supervisor
 from inference.errors import ModelError
 from inference.models.registry import get_spec
 from inference.models.weights import check_weights
 from tasks.errors import SettingsError
-from tasks.settings import Settings
+from tasks.runtime import Runtime
 
 #: The addresses, for scripts: written once all is ready, and removed at the end.
 RUN_FILE: Final = "run.json"
+#: How the names of the self-check's own keys begin.
+_SELF_CHECK: Final = "self-check-"
 _PORTS_FILE: Final = "ports.json"
 
 #: The self-check wants one pixel with an alpha of at most the first, one of at least the second.
@@ -70,10 +82,11 @@ class Screen:
 
     def ready(self, api_url: str, flower_url: str | None, cutout: Path) -> None:
         """Print the addresses, once all processes are ready and the self-check has passed."""
+        login = f"(user {FLOWER_USER}, password in {cutout.parent / FLOWER_PASSWORD})"
         lines = [
             f"ready: {api_url}",
             f"  documentation  {api_url}/docs",
-            *([f"  Flower         {flower_url}"] if flower_url else []),
+            *([f"  Flower         {flower_url} {login}"] if flower_url else []),
             f"  sample cutout  {cutout}",
             f"  try it         curl -F image=@photo.jpg {api_url}/api/v1/remove-bg",
             "Press Ctrl-C to stop all processes.",
@@ -110,14 +123,14 @@ def run_up(options: UpOptions, screen: Screen) -> int:
     return 0
 
 
-def _load_settings(options: UpOptions, screen: Screen) -> Settings:
+def _load_settings(options: UpOptions, screen: Screen) -> ApiSettings:
     """Load the settings with the command's options on top."""
     chosen: dict[str, Any] = {
         "model": options.model,
         "redis_url": options.redis_url,
         "s3_endpoint": options.s3_endpoint,
     }
-    settings = Settings.load(**{name: value for name, value in chosen.items() if value})
+    settings = ApiSettings.load(**{name: value for name, value in chosen.items() if value})
     if settings.log_format == "auto" and screen.is_terminal:
         # The children write to pipes, and would take the format for machines.
         return settings.model_copy(update={"log_format": "console"})
@@ -168,20 +181,42 @@ async def _start_and_watch(
     await supervisor.start(stack.servers, seconds=options.start_seconds)
     await supervisor.start(stack.services, seconds=max(1.0, deadline - time.monotonic()))
     screen.table(supervisor.children)
-    await asyncio.to_thread(run_self_check, stack.api_url, folder.sample_cutout)
+    await asyncio.to_thread(check_stack, stack, folder.sample_cutout)
     folder.write_json(RUN_FILE, {"api_url": stack.api_url, "flower_url": stack.flower_url})
     screen.ready(stack.api_url, stack.flower_url, folder.sample_cutout)
     await supervisor.wait_for_failure()
 
 
-def run_self_check(api_url: str, target: Path) -> None:
+def check_stack(stack: Stack, target: Path) -> None:
+    """Run the self-check; where a key is needed, with one that is revoked after it.
+
+    Raises:
+        SelfCheckError: the service failed, or the result is not a cutout of the sample photo.
+    """
+    if stack.settings.auth == "off" or "auth" not in stack.settings.model_fields_set:
+        run_self_check(stack.api_url, target)
+        return
+    with Runtime(stack.settings) as runtime:
+        if stack.settings.auth == "auto" and not runtime.api_keys.any():
+            run_self_check(stack.api_url, target)
+            return
+        # Two services that share a Redis may start at once.
+        name = f"{_SELF_CHECK}{secrets.token_hex(4)}"
+        _, key = runtime.api_keys.add(name)
+        try:
+            run_self_check(stack.api_url, target, key)
+        finally:
+            runtime.api_keys.revoke(name)
+
+
+def run_self_check(api_url: str, target: Path, api_key: str | None = None) -> None:
     """Cut out the bundled photo through the API, check the cutout, and write it to `target`.
 
     Raises:
         SelfCheckError: the service failed, or the result is not a cutout of that photo.
     """
     sample = files("deploy.local").joinpath("sample.jpg")
-    with as_file(sample) as photo, ServiceClient(api_url) as client:
+    with as_file(sample) as photo, ServiceClient(api_url, api_key=api_key) as client:
         try:
             cutout = client.cut_out(photo, {"cache": "false"})
         except ClientError as error:

@@ -83,7 +83,7 @@ def wait_for(what: str, ask: Callable[[], T | None], up: Up, *, seconds: float) 
 
 
 @contextmanager
-def running_up(folder: Path, *options: str) -> Iterator[Up]:
+def running_up(folder: Path, *options: str, **settings: str) -> Iterator[Up]:
     """Start `rmbg up` and wait until it says that it is ready."""
     fetch_model(get_spec("u2netp"), Settings.load().model_dir)
     data, log = folder / "data", folder / "up.log"
@@ -91,6 +91,7 @@ def running_up(folder: Path, *options: str) -> Iterator[Up]:
     env = {
         n: v for n, v in os.environ.items() if not n.startswith("RMBG_") or n == "RMBG_MODEL_DIR"
     }
+    env |= settings
     with log.open("wb") as output:
         process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env)
     up = Up(process, data, log)
@@ -151,14 +152,18 @@ def test_everything_listens_on_loopback_alone(up: Up) -> None:
     assert {address for _, address in listening} == {"127.0.0.1"}, listening
 
 
-def test_flower_finds_a_task_by_its_id_and_keeps_its_api_closed(up: Up, coffee: Path) -> None:
+def test_flower_finds_a_task_by_its_id_for_who_has_its_password(up: Up, coffee: Path) -> None:
     facts = json.loads((up.data / "run.json").read_text())
     with ServiceClient(up.url) as client:
         task_id = client.submit(coffee, {"output_format": "webp"})
         client.wait(task_id)
 
+    password = (up.data / "flower-password").read_text()
+    login = urllib3.make_headers(basic_auth=f"rmbg:{password}")
+    url = f"{facts['flower_url']}/task/{task_id}"
+
     def page() -> str | None:
-        answer = urllib3.request("GET", f"{facts['flower_url']}/task/{task_id}", retries=False)
+        answer = urllib3.request("GET", url, headers=login, retries=False)
         text = html.unescape(answer.data.decode())
         return text if answer.status == 200 and "SUCCESS" in text else None
 
@@ -166,7 +171,9 @@ def test_flower_finds_a_task_by_its_id_and_keeps_its_api_closed(up: Up, coffee: 
     assert task_id in text
     assert "rmbg.remove" in text
     assert "'model': 'u2netp', 'format': 'webp', 'priority': 'normal'" in text
-    for path in ("/api/tasks", "/api/workers"):
+    rebound = {**login, "Host": "evil.example"}
+    assert urllib3.request("GET", url, headers=rebound).status == 421
+    for path in ("/api/tasks", "/api/workers", f"/task/{task_id}"):
         assert urllib3.request("GET", f"{facts['flower_url']}{path}").status == 401, path
 
 
@@ -180,7 +187,8 @@ def test_prometheus_is_told_whom_to_scrape(up: Up) -> None:
 
 
 def test_secrets_are_private_and_not_on_the_screen(up: Up) -> None:
-    kept = [up.data / name for name in ("valkey-password", "s3-access-key", "s3-secret-key")]
+    names = ("valkey-password", "s3-access-key", "s3-secret-key", "flower-password")
+    kept = [up.data / name for name in names]
     others = ("valkey/valkey.conf", "store/s3.json", "service.env")
     for path in [*kept, *(up.data / name for name in others)]:
         assert path.stat().st_mode & 0o077 == 0, path

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from flask import Flask
+from pydantic import SecretStr
 from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
@@ -185,3 +186,33 @@ def test_only_named_origins_may_call_from_a_browser_and_none_by_default(api: Api
         assert seen.headers.get("Access-Control-Allow-Origin") == allowed
         exposed = seen.headers.get("Access-Control-Expose-Headers", "")
         assert ("RateLimit" in exposed) == (allowed is not None)
+
+
+_TOKEN = "a-token-of-an-operator"
+
+
+@pytest.mark.parametrize(
+    ("token", "address", "headers", "status"),
+    [
+        (None, "127.0.0.1", {}, 200),
+        (None, "::ffff:127.0.0.1", {"Host": "[::1]:8000"}, 200),
+        (None, "127.0.0.1", {"Host": "evil.example"}, 403),
+        (None, "127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, 403),
+        (None, "10.0.0.1", {}, 403),
+        (None, "10.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, 403),
+        (None, "", {}, 403),
+        (_TOKEN, "10.0.0.1", {"Authorization": f"Bearer {_TOKEN}", "Host": "api:8000"}, 200),
+        (_TOKEN, "127.0.0.1", {"Authorization": f"Bearer {_TOKEN}x"}, 401),
+        (_TOKEN, "127.0.0.1", {"Authorization": "Bearer ü"}, 401),
+        (_TOKEN, "127.0.0.1", {"X-API-Key": _TOKEN}, 401),
+        (_TOKEN, "127.0.0.1", {}, 401),
+    ],
+    ids=str,
+)
+def test_the_metrics_are_for_this_machine_or_who_has_the_token(
+    api: Api, token: str | None, address: str, headers: dict[str, str], status: int
+) -> None:
+    settings = {"metrics_token": SecretStr(token) if token else None, "trusted_proxies": 1}
+    asked = api.with_settings(**settings)
+    environ = {"REMOTE_ADDR": address}
+    assert asked.get("/metrics", headers=headers, environ_base=environ).status_code == status
