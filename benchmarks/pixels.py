@@ -13,7 +13,8 @@ from PIL import Image, ImageFilter
 
 from benchmarks.machine import machine
 from benchmarks.tables import table
-from inference.compose import Layer, combine_alpha, compose
+from inference.alpha import combine_alpha
+from inference.compose import Layer, compose
 from inference.decode import Picture, decode
 from inference.encode import encode, encode_png
 from inference.models.base import Alpha, Rgb

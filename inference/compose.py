@@ -1,50 +1,14 @@
 """Compose a result's pixels: place the subject, cast its shadow, lay it on a background."""
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
-from inference.layout import SUBJECT_THRESHOLD, Box, Layout
-from inference.models.base import Alpha, Rgb
+from inference.layout import Box, Layout
+from inference.models.base import Rgb
 from inference.options import HUNDRED_PERCENT, OPAQUE, Rgba
-
-#: Assumed width of the subject's soft rim, as a share of the picture's longer side.
-_RIM_SHARE: Final = 0.004
-
-
-def combine_alpha(matte: Alpha, input_alpha: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
-    """Multiply the matte by the input's own alpha; (height, width), 0..255."""
-    levels = matte * np.float32(255)
-    levels += np.float32(0.5)
-    alpha = levels.astype(np.uint8)
-    if input_alpha is None:
-        return alpha
-    # a * b / 255, rounded (Blinn, "Three Wrongs Make a Right", 1995); Pillow's would truncate.
-    product = np.multiply(alpha, input_alpha, dtype=np.uint16)
-    product += 128
-    product += product >> 8
-    product >>= 8
-    return product.astype(np.uint8)
-
-
-def fill_translucent_parts(alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Make everything opaque that lies deeper in the subject than its soft rim.
-
-    Parts whose alpha is below `SUBJECT_THRESHOLD` keep it: a hole is not glass.
-    """
-    rim = max(1, round(max(alpha.shape) * _RIM_SHARE))
-    subject = Image.fromarray(np.where(alpha >= SUBJECT_THRESHOLD, np.uint8(255), np.uint8(0)))
-    # The mean over a square is 255 only where the whole square lies in the subject.
-    deep = subject.filter(ImageFilter.BoxBlur(2 * rim)).point(lambda mean: (mean == 255) * 255)  # noqa: PLR2004 - opaque
-    # Blurred, so that the rim does not end in a step.
-    share = np.asarray(deep.filter(ImageFilter.BoxBlur(rim)))
-    missing = (255 - alpha).astype(np.uint16)
-    filled: NDArray[np.uint8] = (alpha + (missing * share + 127) // 255).astype(np.uint8)
-    return filled
-
 
 #: (height, width, 3) RGB or (height, width, 4) RGBA, 0..255, not premultiplied.
 Pixels = NDArray[np.uint8]

@@ -5,14 +5,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.alpha import (
+    combine_alpha,
+    fill_translucent_parts,
+    flatten,
+    is_cut_out,
+    own_matte,
+    settle_transparency,
+)
 from inference.compose import (
     Layer,
     Pixels,
     cast_shadow,
-    combine_alpha,
     compose,
     cover_background,
-    fill_translucent_parts,
     place_subject,
     shadow_extent,
 )
@@ -74,19 +80,13 @@ def remove_background(
         InferenceError: the picture, its options or the model cannot be used.
     """
     with stages("decode"):
-        picture = decode(data, limits)
+        picture = settle_transparency(decode(data, limits))
         background_rgb = decode_background(background, options, limits)
         region = _check_before_inference(picture, options, limits)
-    matte = _find_matte(picture.rgb, region, model, stages)
+    matte = _find_matte(picture, region, model, stages)
     with stages("compose"):
-        alpha = combine_alpha(matte, picture.alpha)
+        rgb, alpha = _separate_subject(picture, matte, options, model)
         coverage = measure_coverage(alpha)
-        if not options.refine:
-            rgb = picture.rgb
-        elif isinstance(model, ForegroundEstimator):  # on its own device
-            rgb = model.estimate_foreground(picture.rgb, matte)
-        else:
-            rgb = estimate_foreground(picture.rgb, matte)
         del picture, matte  # the largest arrays: each is freed as soon as it is not needed
         layout, layer = _lay_out_subject(rgb, alpha, options, limits)
         del rgb, alpha
@@ -115,13 +115,39 @@ def _check_before_inference(picture: Picture, options: Options, limits: ImageLim
     return None if options.roi is None else Box(*options.roi.to_pixels(width, height))
 
 
-def _find_matte(rgb: Rgb, region: Box | None, model: MattingModel, stages: StageHook) -> Alpha:
-    """Return the matte of the whole picture, or of a region with zeros around it."""
-    if region is None:
-        return model.matte([rgb], stages)[0]
-    matte = np.zeros(rgb.shape[:2], np.float32)
-    (matte[region.slices],) = model.matte([np.ascontiguousarray(rgb[region.slices])], stages)
+def _find_matte(
+    picture: Picture, region: Box | None, model: MattingModel, stages: StageHook
+) -> Alpha:
+    """Return the matte of the whole picture, or of a region with zeros around it.
+
+    The own alpha of a picture that has been cut out already is its matte, and no model runs.
+    """
+    height, width = picture.rgb.shape[:2]
+    region = region or Box(0, 0, width, height)
+    if is_cut_out(picture):
+        part = own_matte(picture)[region.slices]
+    else:
+        shown = np.ascontiguousarray(flatten(picture)[region.slices])
+        (part,) = model.matte([shown], stages)
+    if part.shape == (height, width):
+        return part
+    matte = np.zeros((height, width), np.float32)
+    matte[region.slices] = part
     return matte
+
+
+def _separate_subject(
+    picture: Picture, matte: Alpha, options: Options, model: MattingModel
+) -> tuple[Rgb, NDArray[np.uint8]]:
+    """Return the subject's colors, without those of the old background, and its alpha."""
+    if is_cut_out(picture):  # its colors hold no old background
+        return picture.rgb, combine_alpha(matte, None)
+    alpha = combine_alpha(matte, picture.alpha)
+    if not options.refine:
+        return picture.rgb, alpha
+    if isinstance(model, ForegroundEstimator):  # on its own device
+        return model.estimate_foreground(picture.rgb, matte), alpha
+    return estimate_foreground(picture.rgb, matte), alpha
 
 
 def _lay_out_subject(

@@ -150,6 +150,10 @@ class StageTimer:
                 if stage == "inference":
                     instruments().inference_seconds.labels(*self._labels, status).observe(took)
 
+    def has_run(self, stage: str) -> bool:
+        """Return whether a stage has been entered."""
+        return stage in self._seconds
+
     @property
     def timings(self) -> dict[str, int]:
         """Whole milliseconds of each stage so far, in the order of entry: `{"decode_ms": 21}`."""
@@ -227,7 +231,7 @@ class Runner:
         timer = StageTimer(job, self.model.name, self.worker, lease.check)
         try:
             result = self._cut_out(job, timer)
-            answered = True
+            answered = timer.has_run("inference")  # not for what has been cut out already
             with _soft_limit_deferred():
                 self._publish(job, token, result, timer)
         except LeaseLostError:

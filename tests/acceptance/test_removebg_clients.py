@@ -74,6 +74,22 @@ def _check(data: bytes, answer: requests.Response) -> None:
     np.testing.assert_array_equal(_pixels(data), _pixels(answer.content))
 
 
+@pytest.mark.parametrize("hidden", [0, 255])
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_a_logo_on_nothing_stays_whole_whatever_hides_in_it(
+    service: RunningService, tmp_path: Path, level: int, hidden: int
+) -> None:
+    logo = np.full((80, 120, 4), hidden, np.uint8)
+    logo[..., 3] = 0
+    logo[20:60, 30:90] = (level, level, level, 255)
+    logo[20:60, 30] = (level, level, level, 100)
+    path = tmp_path / "logo.png"
+    Image.fromarray(logo).save(path)
+    answer = _post(service, path)
+    assert answer.status_code == requests.codes.ok, answer.text
+    np.testing.assert_array_equal(_pixels(answer.content), logo * (logo[..., 3:] > 0))
+
+
 @pytest.fixture
 def client(
     service: RunningService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from inference.compose import Layer, Pixels, combine_alpha, compose
+from inference.alpha import combine_alpha
+from inference.compose import Layer, Pixels, compose
 from inference.layout import Box
 from inference.models.base import Alpha, Rgb
 from inference.options import Rgba
@@ -52,11 +53,6 @@ def test_a_cutout_keeps_colors_multiplies_alphas_and_hides_nothing(*, own_alpha:
     assert len(result[~seen])
     assert not result[~seen].any()
     assert np.array_equal(case.compose((255, 255, 255, 0)), result), "a transparent color is none"
-
-
-@pytest.mark.parametrize(("level", "expected"), [(0.0, 0), (0.5, 128), (1.0, 255), (1 / 255, 1)])
-def test_the_matte_is_rounded_to_the_nearest_level(level: float, expected: int) -> None:
-    assert (combine_alpha(np.full((2, 2), level, np.float32), None) == expected).all()
 
 
 @given(

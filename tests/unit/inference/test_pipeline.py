@@ -73,17 +73,6 @@ def test_stages_come_in_order_and_a_job_can_be_ended_before_each(last: str | Non
     assert entered == _STAGES[: _STAGES.index(last) if last else None]
 
 
-def test_the_inputs_own_alpha_multiplies_the_matte_and_makes_the_subject_smaller() -> None:
-    image = subject_picture()
-    image.putalpha(Image.linear_gradient("L").resize(image.size))
-    own = np.array(image)
-    own[:, :100, 3] = 0
-    result, pixels = cut_out(Image.fromarray(own), find=_ramp(0.5, 0.5), crop=True)
-    assert result.foreground == Box(0, 0, 200, result.height)
-    expected = own[200 - result.height :, 100:, 3] / 255 * 128
-    assert np.abs(pixels[..., 3] - expected).max() <= 0.51
-
-
 @pytest.mark.parametrize(
     ("size", "options", "background", "words"),
     [

@@ -26,6 +26,7 @@ from tasks.worker.runner import Runner
 from tasks.worker_registry import WorkerRegistry
 from tests.support.jobs import make_job, recorded
 from tests.support.models import FakeModel
+from tests.support.pictures import picture_file
 from tests.support.submissions import png
 from tests.support.workers import make_runner
 
@@ -66,6 +67,15 @@ def test_a_job_runs_to_its_end(runner: Runner, task_id: str) -> None:
     assert done.foreground == {"top": 0, "left": 0, "width": 40, "height": 30}
     assert (done.coverage, done.full_width, done.full_height) == (1.0, 40, 30)
     assert runner.object_store.get(str(done.result_key))
+
+
+@pytest.mark.parametrize(("color", "answers"), [("red", True), ("#ff000000", False)])
+def test_a_picture_that_came_cut_out_does_not_count_as_an_answer_of_the_model(
+    runner: Runner, submit: Callable[..., str], color: str, *, answers: bool
+) -> None:
+    task_id = submit(picture_file(Image.new("RGBA", (40, 30), color)))
+    assert runner.run(task_id) is answers
+    assert recorded(runner.job_store, task_id).status is Status.SUCCEEDED
 
 
 @pytest.mark.parametrize(

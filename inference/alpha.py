@@ -1,0 +1,115 @@
+"""The subject's alpha: from a model's matte, and from what a picture brings of its own.
+
+A picture with transparency is judged by what can be seen of it. The colors of its fully transparent
+pixels are replaced, so that what hides in them has no effect, and a model sees the picture on a
+ground. Where it has been cut out already, its own alpha is the matte.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from inference.decode import Picture
+from inference.layout import SUBJECT_THRESHOLD
+from inference.models.base import Alpha, Rgb
+
+#: The least share of a border's pixels that are transparent if a picture has been cut out. Cut out
+#: and cropped tightly, a portrait that fills its frame has 0.4; a photo whose corners are rounded
+#: by a tenth of its sides has 0.2.
+CUT_OUT_SHARE: Final = 0.25
+
+#: The gray levels that a picture is shown on, the first preferred.
+_GROUNDS: Final = (128, 255, 0)
+#: Levels within which a color resembles a ground.
+_RESEMBLANCE: Final = 48
+
+#: Assumed width of the subject's soft rim, as a share of the picture's longer side.
+_RIM_SHARE: Final = 0.004
+_OPAQUE: Final = 255
+
+
+def settle_transparency(picture: Picture) -> Picture:
+    """Replace the colors of fully transparent pixels, in place, by the ground of `flatten`.
+
+    An alpha that is opaque everywhere is dropped.
+    """
+    if picture.alpha is None or picture.alpha.min() == _OPAQUE:
+        return Picture(picture.rgb)
+    picture.rgb[picture.alpha == 0] = _choose_ground(picture.rgb, picture.alpha)
+    return picture
+
+
+def flatten(picture: Picture) -> Rgb:
+    """Lay a picture on a neutral gray ground, as a model sees it; (height, width, 3)."""
+    if picture.alpha is None:
+        return picture.rgb
+    height, width = picture.alpha.shape
+    level = _choose_ground(picture.rgb, picture.alpha)
+    canvas = Image.new("RGB", (width, height), (level, level, level))
+    canvas.paste(Image.fromarray(picture.rgb), mask=Image.fromarray(picture.alpha))
+    return np.asarray(canvas)
+
+
+def _choose_ground(rgb: Rgb, alpha: NDArray[np.uint8]) -> int:
+    """Return the gray level that the fewest visible pixels resemble.
+
+    On any fixed one, some logo would vanish.
+    """
+    visible = Image.fromarray(alpha).point(lambda level: (level >= SUBJECT_THRESHOLD) * _OPAQUE)
+    counts = Image.fromarray(rgb).convert("L").histogram(visible)
+    return min(
+        _GROUNDS,
+        key=lambda ground: sum(counts[max(0, ground - _RESEMBLANCE) : ground + _RESEMBLANCE + 1]),
+    )
+
+
+def is_cut_out(picture: Picture) -> bool:
+    """Return whether a picture's border is transparent, so that its own alpha is the matte."""
+    alpha = picture.alpha
+    if alpha is None:
+        return False
+    border = np.concatenate([alpha[0], alpha[-1], alpha[1:-1, 0], alpha[1:-1, -1]])
+    return float(np.mean(border < SUBJECT_THRESHOLD)) >= CUT_OUT_SHARE
+
+
+def own_matte(picture: Picture) -> Alpha:
+    """Return a picture's own alpha as a matte, of which `combine_alpha` makes the same levels."""
+    if picture.alpha is None:
+        return np.ones(picture.rgb.shape[:2], np.float32)
+    matte: Alpha = picture.alpha * np.float32(1 / 255)
+    return matte
+
+
+def combine_alpha(matte: Alpha, input_alpha: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """Multiply the matte by the input's own alpha; (height, width), 0..255."""
+    levels = matte * np.float32(255)
+    levels += np.float32(0.5)
+    alpha = levels.astype(np.uint8)
+    if input_alpha is None:
+        return alpha
+    # a * b / 255, rounded (Blinn, "Three Wrongs Make a Right", 1995); Pillow's would truncate.
+    product = np.multiply(alpha, input_alpha, dtype=np.uint16)
+    product += 128
+    product += product >> 8
+    product >>= 8
+    return product.astype(np.uint8)
+
+
+def fill_translucent_parts(alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Make everything opaque that lies deeper in the subject than its soft rim.
+
+    Parts whose alpha is below `SUBJECT_THRESHOLD` keep it: a hole is not glass.
+    """
+    rim = max(1, round(max(alpha.shape) * _RIM_SHARE))
+    subject = Image.fromarray(np.where(alpha >= SUBJECT_THRESHOLD, np.uint8(255), np.uint8(0)))
+    # The mean over a square is 255 only where the whole square lies in the subject.
+    deep = subject.filter(ImageFilter.BoxBlur(2 * rim)).point(
+        lambda mean: (mean == _OPAQUE) * _OPAQUE
+    )
+    # Blurred, so that the rim does not end in a step.
+    share = np.asarray(deep.filter(ImageFilter.BoxBlur(rim)))
+    missing = (255 - alpha).astype(np.uint16)
+    filled: NDArray[np.uint8] = (alpha + (missing * share + 127) // 255).astype(np.uint8)
+    return filled
