@@ -9,7 +9,7 @@ from typing import Any, Final
 from api.errors import ERRORS, ApiError, from_inference
 from api.forms import FilePart, TextPart, read_file
 from api.idempotency import Reservation
-from api.inputs import InputFile, check_length
+from api.inputs import InputFile, check_length, close_spooled
 from api.parameters import (
     PICTURES,
     RemovalJson,
@@ -279,10 +279,10 @@ class BatchSubmissionService:
         if entry.image is not None:
             parameters["image"] = entry.image
         inputs = self.services.inputs
-        submission = build_submission(
-            parameters, inputs, self.owner, priority=Priority.LOW, batch_id=batch_id
-        )
         try:
+            submission = build_submission(
+                parameters, inputs, self.owner, priority=Priority.LOW, batch_id=batch_id
+            )
             job = self.services.submissions.submit(
                 submission, self.request_id, task_id=entry.task_id or None
             ).job
@@ -291,8 +291,8 @@ class BatchSubmissionService:
             self.taken.add(entry.task_id)
             raise
         finally:
-            # One picture at a time takes memory, or a file.
-            submission.image.stream.close()
+            # One item's pictures at a time take memory, or files.
+            close_spooled()
         self.taken.add(entry.task_id)
         return BatchItem(entry.name or submission.image.file_name, job.task_id)
 

@@ -12,13 +12,13 @@ from itertools import takewhile
 from typing import Any, BinaryIO, Final, NoReturn, cast
 from urllib.parse import unquote_plus
 
-from flask import Flask, Request, g
+from flask import Flask, Request
 from flask.json.provider import DefaultJSONProvider
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
 from werkzeug.http import parse_options_header
 
 from api.errors import MAX_SHOWN_NAME, ApiError
-from api.inputs import SPOOLED, InputFile, spool
+from api.inputs import InputFile, close_spooled, spool
 from api.long_texts import (
     LONG_TEXT_BYTES,
     URL_ESCAPES,
@@ -150,8 +150,7 @@ def install_bodies(app: Flask) -> None:
 
     @app.teardown_request
     def _close(_error: BaseException | None) -> None:
-        for stream in g.pop(SPOOLED, ()):
-            stream.close()
+        close_spooled()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """Where a submission's pictures come from: form files, base64, URLs and finished uploads."""
 
 import hashlib
-import io
 import re
 import tempfile
 from collections.abc import Mapping
@@ -61,7 +60,7 @@ class InputFile:
         if self._sha256 is None:
             self.stream.seek(0)
             # mypy's BinaryIO has no readinto, but each of these streams has.
-            digest = hashlib.file_digest(cast("io.BytesIO", self.stream), "sha256")
+            digest = hashlib.file_digest(cast("Any", self.stream), "sha256")
             self._sha256 = digest.hexdigest()
             self.stream.seek(0)
         return self._sha256
@@ -120,7 +119,7 @@ def safe_stem(file_name: str) -> str:
 
 
 #: Name of the request's temporary files, in Flask's `g`.
-SPOOLED: Final = "spooled"
+_SPOOLED: Final = "spooled"
 #: Parameters that are files in a form.
 _FILE_FIELDS: Final = frozenset({"image", "background_image"})
 #: A picture stays in memory up to this size, and goes to a temporary file beyond it.
@@ -133,8 +132,14 @@ def spool() -> BinaryIO:
     """Return a temporary file for a picture, which is closed with the request."""
     stream = tempfile.SpooledTemporaryFile(_MEMORY_BYTES)  # noqa: SIM115 - closed with the request
     if has_app_context():
-        g.setdefault(SPOOLED, []).append(stream)
+        g.setdefault(_SPOOLED, []).append(stream)
     return cast("BinaryIO", stream)
+
+
+def close_spooled() -> None:
+    """Close the temporary files that the request has had so far."""
+    for stream in g.pop(_SPOOLED, ()):
+        stream.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +173,18 @@ class ImageInputs:
         if name == "image_b64" or isinstance(text, LongText):
             return self._decode(name, text)
         if name == "upload_id":
-            stream, upload = self.uploads.open(owner.id, text)
-            return InputFile(stream, upload.length, upload.file_name, object_key=upload.key)
+            return self._fetch_upload(name, text, owner)
         return self._fetch(name, text)
+
+    def _fetch_upload(self, name: str, upload_id: str, owner: Owner) -> InputFile:
+        """Copy an upload into a temporary file: whoever judges it may read it to and fro."""
+        chunks, upload = self.uploads.open(owner.id, upload_id)
+        check_length(upload.length, self.max_bytes, name)
+        stream = spool()
+        for chunk in chunks:
+            stream.write(chunk)
+        stream.seek(0)
+        return InputFile(stream, upload.length, upload.file_name, object_key=upload.key)
 
     def _decode(self, name: str, text: str | LongText) -> InputFile:
         """Decode base64 into a temporary file; of too large a picture only the length is right."""
@@ -190,19 +204,24 @@ class ImageInputs:
         return InputFile(stream, length)
 
     def _fetch(self, name: str, url: str) -> InputFile:
+        stream = spool()
         try:
-            fetched = self.http_client.fetch(url, max_bytes=self.max_bytes, seconds=_FETCH_SECONDS)
+            fetched = self.http_client.fetch(
+                url, stream, max_bytes=self.max_bytes, seconds=_FETCH_SECONDS
+            )
         except UrlTooLargeError:
             # It was cut off at the limit, so its whole size is unknown.
             raise too_large(self.max_bytes + 1, self.max_bytes, name) from None
         except OutboundRequestError as error:
             raise ApiError(error.code, f"{name}: {error}", fields={name: str(error)}) from None
-        check_length(len(fetched.data), self.max_bytes, name)
-        if identify_format(fetched.data[:PREFIX_SIZE]) is None:
+        check_length(fetched.length, self.max_bytes, name)
+        stream.seek(0)
+        if identify_format(stream.read(PREFIX_SIZE)) is None:
             kind = fetched.media_type or "something of no declared type"
             sentence = f"The address answered with {kind}, and its bytes are no picture."
             raise ApiError("invalid_image", f"{name}: {sentence}", fields={name: sentence})
-        return InputFile(io.BytesIO(fetched.data), len(fetched.data), fetched.file_name)
+        stream.seek(0)
+        return InputFile(stream, fetched.length, fetched.file_name)
 
 
 def check_length(length: int, limit: int, name: str) -> None:

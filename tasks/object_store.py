@@ -8,7 +8,6 @@ improvements/<name>                   what callers of remove.bg's `improve` send
 """
 # ruff: noqa: SLF001 - minio offers multipart uploads by parts only in methods that begin with `_`
 
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,7 +40,6 @@ STALE_RETRIES: Final[Mapping[str, Any]] = MappingProxyType(
 
 _PART_BYTES: Final = 10 * 2**20
 _STREAM_BYTES: Final = 2**18
-_READ_BYTES: Final = 4 * 2**20
 #: S3's prefix of the names of metadata.
 _METADATA_HEADER: Final = "x-amz-meta-"
 _RULE_PREFIX: Final = "rmbg-"
@@ -189,16 +187,6 @@ class ObjectStore:
                 answer.close()
                 answer.release_conn()
 
-    def read(self, key: str, offset: int, length: int) -> bytes:
-        """Return a range of bytes of an object."""
-        with object_store_errors(key):
-            answer = self.client.get_object(self.bucket, key, offset=offset, length=length)
-            try:
-                return bytes(answer.read())
-            finally:
-                answer.close()
-                answer.release_conn()
-
     def size(self, key: str) -> int:
         """Return an object's length in bytes."""
         with object_store_errors(key):
@@ -311,52 +299,6 @@ class ObjectStore:
             for each in found
             if each.initiated_time is not None
         ]
-
-
-class ObjectStream(io.RawIOBase):
-    """Reads an object by ranges, so that it need not be in memory as a whole."""
-
-    def __init__(self, object_store: ObjectStore, key: str, length: int) -> None:
-        super().__init__()
-        self._object_store = object_store
-        self._key = key
-        self._length = length
-        self._at = 0
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the current offset."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Set the offset of the next read; nothing is fetched."""
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
-        self._at = max(0, origin + offset)
-        return self._at
-
-    def readinto(self, buffer: "memoryview[int] | bytearray") -> int:  # type: ignore[override] # narrower than the base's
-        """Fill a buffer, as far as the object reaches."""
-        wanted = min(len(buffer), self._length - self._at)
-        if wanted <= 0:
-            return 0
-        data = self._object_store.read(self._key, self._at, wanted)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-    def readall(self) -> bytes:
-        """Read the rest in pieces of 4 MiB; the base class would ask for 8 KiB at a time."""
-        pieces = []
-        while piece := self.read(_READ_BYTES):
-            pieces.append(piece)
-        return b"".join(pieces)
 
 
 @contextmanager

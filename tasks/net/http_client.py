@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import PurePosixPath
-from typing import Final
+from typing import BinaryIO, Final
 from urllib.parse import unquote, urljoin, urlsplit
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -37,12 +37,12 @@ class FetchedFile:
     """A file that GET fetched.
 
     Attributes:
-        data: the body.
+        length: of the body, in bytes.
         media_type: as the server declares it, without parameters.
         file_name: last part of the final URL's path.
     """
 
-    data: bytes = field(repr=False)
+    length: int
     media_type: str
     file_name: str
 
@@ -120,10 +120,11 @@ class HttpClient:
     tls: Callable[[], ssl.SSLContext] = ssl.create_default_context
     connect_seconds: float = 3.0
 
-    def fetch(self, url: str, *, max_bytes: int, seconds: float) -> FetchedFile:
+    def fetch(self, url: str, into: BinaryIO, *, max_bytes: int, seconds: float) -> FetchedFile:
         """GET a file of up to `max_bytes` within `seconds`, name lookups and redirects included.
 
-        The URL of each redirect is checked like the first one.
+        Its bytes are written `into` a file as they come. The URL of each redirect is checked like
+        the first one.
 
         Raises:
             OutboundRequestError: its message is fit for the client.
@@ -133,7 +134,7 @@ class HttpClient:
             target = self.guard.check(url)
             with self._answer("GET", target, deadline) as answer:
                 if answer.status not in _REDIRECT_STATUSES:
-                    return _to_fetched_file(answer, target, max_bytes, deadline)
+                    return _write_body(answer, target, into, max_bytes, deadline)
                 try:
                     url = urljoin(url, answer.headers.get("Location", ""))
                 except ValueError:
@@ -216,13 +217,20 @@ def _shut_down_socket(connected: socket.socket) -> None:
         connected.shutdown(socket.SHUT_RDWR)
 
 
-def _to_fetched_file(
-    answer: BaseHTTPResponse, target: PinnedTarget, max_bytes: int, deadline: Deadline
+def _write_body(
+    answer: BaseHTTPResponse,
+    target: PinnedTarget,
+    into: BinaryIO,
+    max_bytes: int,
+    deadline: Deadline,
 ) -> FetchedFile:
     if answer.status != _OK:
         raise UrlUnreachableError(f"The address answered with HTTP status {answer.status}.")
-    data = b"".join(_chunks(answer, max_bytes + 1))
-    if len(data) > max_bytes:
+    length = 0
+    for chunk in _chunks(answer, max_bytes + 1):
+        length += len(chunk)
+        into.write(chunk)
+    if length > max_bytes:
         raise UrlTooLargeError(
             f"The file at the address is larger than the limit of {max_bytes / 2**20:g} MB."
         )
@@ -231,7 +239,7 @@ def _to_fetched_file(
     if answer.length_remaining:
         raise UrlUnreachableError("The host of the address closed the connection early.")
     media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    return FetchedFile(data, media_type, PurePosixPath(unquote(urlsplit(target.path).path)).name)
+    return FetchedFile(length, media_type, PurePosixPath(unquote(urlsplit(target.path).path)).name)
 
 
 def _chunks(answer: BaseHTTPResponse, most: int) -> Iterator[bytes]:

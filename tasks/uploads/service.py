@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import BinaryIO, Final, Protocol
+from typing import Final, Protocol
 
 from tasks.errors import (
     ChecksumMismatchError,
@@ -18,12 +18,10 @@ from tasks.errors import (
     UploadUnfinishedError,
 )
 from tasks.jobs.job import random_word
-from tasks.object_store import ObjectStore, ObjectStream, upload_prefix
+from tasks.object_store import ObjectStore, upload_prefix
 from tasks.uploads.store import PART_BYTES, Body, ResumableUpload, UploadLock, UploadStore
 
 _MEDIA_TYPE: Final = "application/octet-stream"
-#: Buffer of a stored file that is read from the bucket.
-_BUFFER_BYTES: Final = 4 * 2**20
 _CHUNK_BYTES: Final = 2**16
 
 
@@ -254,8 +252,8 @@ class UploadService:
         for key in self.object_store.list(upload_prefix(upload.upload_id)):
             self.object_store.delete(key)
 
-    def open(self, owner: str, upload_id: str) -> tuple[BinaryIO, ResumableUpload]:
-        """Return a complete upload as a stream that reads from the bucket on demand.
+    def open(self, owner: str, upload_id: str) -> tuple[Iterator[bytes], ResumableUpload]:
+        """Return the chunks of a complete upload, which one call to the store fetches in turn.
 
         Raises:
             UploadNotFoundError, UploadExpiredError: it does not exist, or no longer.
@@ -267,8 +265,7 @@ class UploadService:
             raise UploadUnfinishedError(
                 f"The upload {upload_id} still lacks {missing} bytes; send these first."
             )
-        file = ObjectStream(self.object_store, upload.key, upload.length)
-        return io.BufferedReader(file, _BUFFER_BYTES), upload
+        return self.object_store.chunks(upload.key), upload
 
     @contextmanager
     def _locked(self, owner: str, upload_id: str) -> Iterator[tuple[ResumableUpload, UploadLock]]:

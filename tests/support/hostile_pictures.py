@@ -37,8 +37,10 @@ def many_scans(size: tuple[int, int], scans: int, *, progressive: bool = True) -
     return whole[:first] + scans * scan + whole[end:]
 
 
-def many_tags(tags: int, length: int, *, order: str = "<", big_tiff: bool = False) -> bytes:
-    """A gray TIFF of 8 x 8 pixels with so many more tags, each of which claims the same bytes."""
+def many_tags(
+    tags: int, length: int, *, order: str = "<", big_tiff: bool = False, far: int = 8
+) -> bytes:
+    """A gray TIFF of 8 x 8 pixels with so many more tags, which claim two places by turns."""
     word = "Q" if big_tiff else "I"
     entries = [(256, 8), (257, 8), (258, 8), (259, 1), (262, 1), (273, 8), (278, 8), (279, 64)]
     count = len(entries) + tags
@@ -49,7 +51,9 @@ def many_tags(tags: int, length: int, *, order: str = "<", big_tiff: bool = Fals
     for tag, value in entries:
         table += struct.pack(f"{order}HH{word}{word}", tag, 16 if big_tiff else 4, 1, value)
     for number in range(tags):
-        table += struct.pack(f"{order}HH{word}{word}", 40_000 + number, 1, length, 8)
+        table += struct.pack(
+            f"{order}HH{word}{word}", 40_000 + number, 1, length, (8, far)[number % 2]
+        )
     file = io.BytesIO()
-    file.write((b"II" if order == "<" else b"MM") + head + table + bytes(max(length, 100)))
+    file.write((b"II" if order == "<" else b"MM") + head + table + bytes(far + max(length, 100)))
     return file.getvalue()

@@ -179,7 +179,7 @@ def test_no_address_is_fetched_over_the_quota(
     caller = open_api.tenant(path, rate_per_minute=1)
     fetched: list[str] = []
 
-    def fetch(_: object, url: str, **_limits: object) -> None:
+    def fetch(_: object, url: str, _into: object, **_limits: object) -> None:
         fetched.append(url)
         raise UrlUnreachableError("It was asked for.")
 

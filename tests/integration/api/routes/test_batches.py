@@ -3,11 +3,12 @@
 import base64
 import io
 import zipfile
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from werkzeug.test import TestResponse
 
+from api.inputs import spool
 from tasks import redis_keys
 from tasks.jobs.job import JobError, Priority, Status
 from tasks.jobs.job_objects import read_manifest
@@ -129,6 +130,25 @@ def test_items_come_in_every_way_with_options_of_their_own(api: Api) -> None:
     assert (first.options["output_format"], first.priority) == ("webp", Priority.HIGH)
     assert (second.options["output_format"], second.priority) == ("png", Priority.LOW)
     assert batch["items"][1]["name"] == "green.png"
+
+
+def test_the_pictures_of_one_item_at_a_time_take_files(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[BinaryIO] = []
+    open_before: list[int] = []
+
+    def watched() -> BinaryIO:
+        open_before.append(sum(not each.closed for each in made))
+        made.append(spool())
+        return made[-1]
+
+    monkeypatch.setattr("api.inputs.spool", watched)
+    plain: dict[str, Any] = {"image_b64": RED_TEXT, "cache": False}
+    items = [plain, plain | {"background_url": "http://10.0.0.1"}, plain]
+    batch = data_of(api.post(BATCH, json={"items": items}))
+    assert _errors(batch) == [None, "url_not_allowed", None]
+    assert open_before == [0, 0, 1, 0]
 
 
 def _cut_off() -> dict[str, Any]:

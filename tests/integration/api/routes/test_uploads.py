@@ -14,6 +14,8 @@ from werkzeug.test import TestResponse
 from tasks.object_store import UPLOAD_OBJECTS, upload_prefix
 from tasks.uploads.store import PART_BYTES
 from tests.support.api import Api
+from tests.support.hostile_pictures import many_tags
+from tests.support.stores import WatchedStore
 from tests.support.submissions import PATH, PICTURE, refusal
 
 SETTINGS = {"max_image_mb": 12}
@@ -41,8 +43,8 @@ def _offset(api: Api, url: str) -> int:
 
 
 def _whole(api: Api, url: str) -> bytes:
-    stream, _ = api.runtime.uploads.open("", _id(url))
-    return stream.read()
+    chunks, _ = api.runtime.uploads.open("", _id(url))
+    return b"".join(chunks)
 
 
 def _id(url: str) -> str:
@@ -298,3 +300,13 @@ def test_a_finished_upload_can_be_submitted(api: Api) -> None:
     job = api.accepted(api.post(PATH, json=submission))
     assert job.file_stem == "cup"
     assert api.objects.get(job.original_key) == PICTURE
+
+
+def test_an_upload_is_fetched_once_however_its_readers_jump(api: Api) -> None:
+    picture = many_tags(400, 9, far=9 * MB)
+    url = _begin(api, len(picture))
+    _add(api, url, 0, picture)
+    store = WatchedStore(api.objects)
+    job = api.accepted(api.with_parts(object_store=store).post(PATH, json={"upload_id": _id(url)}))
+    key = f"{upload_prefix(_id(url))}whole"
+    assert store.calls == [("chunks", key), ("copy", key, job.original_key)]

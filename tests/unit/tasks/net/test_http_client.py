@@ -1,10 +1,12 @@
 """Calls to real servers on loopback, opened for the test by the operator's list."""
 
+import io
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 import trustme
@@ -23,9 +25,20 @@ def _client(connect_seconds: float = 3.0) -> HttpClient:
     return HttpClient(guard, connect_seconds=connect_seconds)
 
 
-def _fetch(port: int, path: str = "/", seconds: float = 10, **options: float) -> FetchedFile:
-    url = f"http://127.0.0.1:{port}{path}"
-    return _client(**options).fetch(url, max_bytes=MOST, seconds=seconds)
+@dataclass(frozen=True)
+class Fetched(FetchedFile):
+    data: bytes
+
+
+def _fetch(port: int, path: str = "/", seconds: float = 10, **options: float) -> Fetched:
+    return _fetch_with(_client(**options), f"http://127.0.0.1:{port}{path}", seconds)
+
+
+def _fetch_with(client: HttpClient, url: str, seconds: float = 10) -> Fetched:
+    file = io.BytesIO()
+    got = client.fetch(url, file, max_bytes=MOST, seconds=seconds)
+    assert got.length == len(file.getvalue())
+    return Fetched(got.length, got.media_type, got.file_name, file.getvalue())
 
 
 def _post(port: int, deadline: Deadline, **options: float) -> HttpResponse:
@@ -65,11 +78,11 @@ def test_a_host_is_looked_up_once_a_request_and_called_by_its_name() -> None:
 
     client = HttpClient(UrlGuard(AllowList.parse("127.0.0.0/8"), look_up))
     with serving(handle) as port:
-        client.fetch(f"http://shop.example:{port}/", max_bytes=MOST, seconds=10)
+        _fetch_with(client, f"http://shop.example:{port}/")
         assert looked_up == ["shop.example"], "a second look-up could have another answer"
         assert hosts == [f"shop.example:{port}"]
         with pytest.raises(UrlNotAllowedError):  # the name has turned private
-            client.fetch(f"http://shop.example:{port}/moved", max_bytes=MOST, seconds=10)
+            _fetch_with(client, f"http://shop.example:{port}/moved")
     assert len(hosts) == 2
 
 
@@ -88,10 +101,10 @@ def test_certificates_are_checked_against_the_original_name() -> None:
     open_ = UrlGuard(AllowList.parse("127.0.0.0/8"), lambda _host, _port: ["127.0.0.1"])
     with serving(answer(200, b"safe"), tls=server) as port:
         calling = HttpClient(open_, trusting)
-        good = calling.fetch(f"https://shop.example:{port}/", max_bytes=MOST, seconds=10)
+        good = _fetch_with(calling, f"https://shop.example:{port}/")
         for client, host in ((calling, "other"), (HttpClient(open_), "shop")):
             with pytest.raises(UrlUnreachableError):
-                client.fetch(f"https://{host}.example:{port}/", max_bytes=MOST, seconds=10)
+                _fetch_with(client, f"https://{host}.example:{port}/")
     assert good.data == b"safe"
     assert names == ["shop.example", "other.example", "shop.example"]
 
