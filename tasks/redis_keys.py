@@ -4,9 +4,24 @@ Times in sorted sets are unix seconds.
 """
 
 import hashlib
+import re
 from typing import Final
 
 PREFIX: Final = "rmbg:"
+
+#: No id has a colon: with one, the id of a record could be continued to the name of a key beside
+#: it, such as `<id>:lease`.
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,80}\Z")
+
+
+def is_id(text: str) -> bool:
+    """Return whether a text has the form of a task's, batch's, upload's or delivery's id.
+
+    No text of another form names a record: whoever looks one up by an id that a caller or an
+    operator gave asks Redis only if this is true.
+    """
+    return _ID.match(text) is not None
+
 
 #: Counts of events since the service's first day: a hash.
 COUNTERS: Final = f"{PREFIX}counters"

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from tasks.errors import TaskError, UnreadableRecordError
+from tasks.redis_keys import is_id
 from tasks.runtime import runtime_of
 
 #: The option of commands that end jobs, or change many at once.
@@ -155,7 +156,7 @@ def change_each(
     refused, unreadable = dict[str, str](), dict[str, str]()
     for each in dict.fromkeys(ids):
         try:
-            outcome = change(each)
+            outcome = change(each) if is_id(each) else MISSING_NOTE
         except UnreadableRecordError as error:
             unreadable[each] = str(error)
             continue

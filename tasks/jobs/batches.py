@@ -120,6 +120,8 @@ class BatchStore:
 
     def get(self, batch_id: str) -> Batch | None:
         """Return a batch, or None."""
+        if not redis_keys.is_id(batch_id):
+            return None
         name = redis_keys.batch_key(batch_id)
         with redis_errors(), self.client.pipeline(transaction=True) as pipe:
             pipe.hgetall(name)

@@ -173,6 +173,7 @@ class JobStore:
 
     def read(self, task_ids: Sequence[str]) -> ReadRecords:
         """Read the records of those ids that have one, in one round trip."""
+        task_ids = list(filter(redis_keys.is_id, task_ids))
         with redis_errors():
             answers = pipeline_each(
                 self._client, task_ids, lambda pipe, each: pipe.hgetall(redis_keys.job_key(each))
@@ -487,6 +488,7 @@ class JobStore:
 
     def _with_key(self, task_ids: Sequence[str], key_of: Callable[[str], str]) -> list[str]:
         """Return those of the ids whose key of some kind exists."""
+        task_ids = list(filter(redis_keys.is_id, task_ids))
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             for task_id in task_ids:
                 pipe.exists(key_of(task_id))

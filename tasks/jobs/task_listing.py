@@ -4,6 +4,7 @@ import base64
 import binascii
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import isfinite
 from typing import Final, Self, cast
 
 from redis import Redis
@@ -17,6 +18,7 @@ from tasks.redis_client import redis_errors
 _BLOCK_SIZE: Final = 100
 #: Blocks that are read for one page, also if few jobs pass the filter.
 _MAX_BLOCKS: Final = 20
+_NO_CURSOR: Final = "This is no cursor of this service; take `next_cursor` of the page before."
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -42,9 +44,17 @@ class Cursor:
             padded = word + "=" * (-len(word) % 4)
             text = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
             submitted, task_id = text.split(" ")
-            return cls(float(submitted), task_id)
+            cursor = cls(float(submitted), task_id)
         except (binascii.Error, UnicodeError, ValueError) as error:
-            raise ValueError("This is no cursor of this service.") from error
+            raise ValueError(_NO_CURSOR) from error
+        # Not those that Redis cannot read, such as nan, nor any other text than `write` returns.
+        if (
+            not redis_keys.is_id(task_id)
+            or not isfinite(cursor.submitted)
+            or cursor.write() != word
+        ):
+            raise ValueError(_NO_CURSOR)
+        return cursor
 
 
 @dataclass(frozen=True, slots=True)

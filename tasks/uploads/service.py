@@ -277,7 +277,7 @@ class UploadService:
     def _found(self, owner: str, upload_id: str) -> ResumableUpload:
         upload = self.store.get(upload_id)
         if upload is None or upload.owner != owner:
-            raise UploadNotFoundError(f"There is no upload {upload_id}.")
+            raise UploadNotFoundError("There is no such upload, or it has been ended.")
         if upload.expires_at <= self.clock():
             raise UploadExpiredError(f"The upload {upload_id} has expired.")
         return upload

@@ -209,6 +209,8 @@ class UploadStore:
 
     def get(self, upload_id: str) -> ResumableUpload | None:
         """Return an upload, or None."""
+        if not redis_keys.is_id(upload_id):
+            return None
         with redis_errors():
             record = self._client.hgetall(redis_keys.upload_key(upload_id))
         return ResumableUpload.from_record(cast("dict[str, str]", record)) if record else None

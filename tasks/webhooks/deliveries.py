@@ -188,7 +188,7 @@ class DeliveryStore:
 
     def get(self, delivery_id: str) -> Delivery | None:
         """Return a delivery, or None."""
-        return self._read([delivery_id]).get(delivery_id)
+        return self._read([delivery_id]).get(delivery_id) if redis_keys.is_id(delivery_id) else None
 
     def of(self, subject: str) -> list[Delivery]:
         """Return all deliveries of a task or a batch, the oldest first."""

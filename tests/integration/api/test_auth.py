@@ -2,13 +2,14 @@
 
 import base64
 import re
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
 import pytest
 
 from api.auth import LOOPBACK_ONLY
-from tasks.object_store import original_key
+from tasks.redis_keys import upload_lock_key, upload_takeover_key
 from tests.support.api import Api
+from tests.support.redis_content import content
 from tests.support.services import services_on
 from tests.support.submissions import PATH, PICTURE, data_of, refusal
 
@@ -112,61 +113,83 @@ def test_a_repeated_request_costs_nothing(api: Api) -> None:
     assert refusal(shop.send(key="l")) == (429, "rate_limited")
 
 
-@pytest.mark.parametrize("done", [True, False], ids=["done", "queued"])
-def test_anothers_task_is_not_there(shop: Api, studio: Api, api: Api, *, done: bool) -> None:
-    task_id = shop.submit(webhook_url="https://93.184.216.34/hook")
-    if done:
-        api.finish(task_id)
-    before = api.job(task_id)
-    assert before.owner == shop.owner
-    for method, path in [
-        ("GET", ""),
-        ("GET", "?wait=1"),
-        ("GET", "/result"),
-        ("GET", "/events"),
-        ("GET", "/deliveries"),
-        ("POST", "/deliveries/1/replay"),
-        ("POST", "/cancel"),
-        ("DELETE", ""),
-        ("HEAD", ""),
-        ("HEAD", "/events"),
-    ]:
-        theirs = studio.open(f"/api/v1/tasks/{task_id}{path}", method=method)
-        nobodys = studio.open(_UNKNOWN_TASK + path, method=method)
-        assert theirs.status_code == nobodys.status_code == 404, (method, path)
-        if method != "HEAD":
-            foreign, unknown = theirs.get_json(), nobodys.get_json()
-            assert foreign["error"]["type"] == "task_not_found"
-            assert {**foreign, "request_id": ""} == {**unknown, "request_id": ""}
-    assert api.job(task_id) == before
-    assert api.objects.get(original_key(task_id))
+#: For each variable of a route, a value that nothing has: a new one has to be added here.
+NOBODYS = {
+    "task_id": "rm-20261122-22222222222222222222",
+    "batch_id": "rb-20261122-22222222222222222222",
+    "upload_id": "up-22222222222222222222",
+    "number": "1",
+}
+#: What makes each method a request that the routes take.
+_HEADERS = {
+    "Tus-Resumable": "1.0.0",
+    "Upload-Offset": "0",
+    "X-HTTP-Method-Override": "DELETE",
+    "Content-Type": "application/offset+octet-stream",
+}
+
+
+def _routes(api: Api) -> list[tuple[str, str]]:
+    """Method and template, such as `/api/v1/tasks/{task_id}`, of each route that takes an id."""
+    rules = api.application.url_map.iter_rules()
+    return [
+        (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
+        for rule in rules
+        if rule.arguments and rule.endpoint != "swagger_ui.show"
+        for method in sorted((rule.methods or set()) - {"OPTIONS"})
+    ]
+
+
+def _everything_of(owner: Api) -> None:
+    """Have a caller make at least one of everything that has an id, in each state."""
+    hook = {"webhook_url": "https://93.184.216.34/hook"}
+    owner.submit(**hook)
+    owner.begin(owner.submit())
+    owner.finish(owner.submit(**hook))
+    items = [{"image_b64": base64.b64encode(PICTURE).decode()}] * 2
+    batch = data_of(owner.post(f"{PATH}/batch", json={"items": items, "cache": False}))
+    owner.finish(batch["items"][0]["task_id"])
+    begun = owner.post("/api/v1/uploads", headers={**_HEADERS, "Upload-Length": "3"}, data=b"a")
+    upload_id = begun.headers["Location"].rpartition("/")[2]
+    for key in (upload_lock_key, upload_takeover_key):
+        owner.redis.set(key(upload_id), "x")
+
+
+def _answer(caller: Api, method: str, template: str, text: str) -> tuple[object, ...]:
+    """What a caller learns from an answer; a new one knows no more than its own id."""
+    values = {name: text if name.endswith("_id") else value for name, value in NOBODYS.items()}
+    path = template.format(**{name: quote(value, safe="") for name, value in values.items()})
+    got = caller.open(path, method=method, headers=_HEADERS, data=b"bc")
+    headers = {name: value for name, value in got.headers.items() if name != "X-Request-Id"}
+    return got.status_code, headers, {**(got.get_json(silent=True) or {}), "request_id": ""}
+
+
+def test_what_is_anothers_or_no_id_is_not_there(shop: Api, studio: Api, api: Api) -> None:
+    """Each route answers to every name in Redis as to an id that never was."""
+    _everything_of(shop)
+    parts = [name.split(":") for name in content(api.redis)]
+    names = {":".join(name[start:]) for name in parts for start in (-1, -2)}
+    assert {name.rpartition(":")[2] for name in names} >= {"lease", "items", "ends", "lock"}
+    names |= {"*", "nan", "\0", "\n", "ü", f"{NOBODYS['task_id']}\n", "9" * 4300, "x" * 2000}
+    routes = _routes(api)
+    assert len(routes) > 15
+    before = content(api.redis)
+    for method, template in routes:
+        nobodys = {
+            text: _answer(studio, method, template, text) for text in set(NOBODYS.values()) - {"1"}
+        }
+        (unknown,) = {repr(each): each for each in nobodys.values()}.values()
+        assert unknown[0] == 404, (method, template)
+        for text in names:
+            assert _answer(studio, method, template, text) == unknown, (method, template, text)
+            if ":" in text:
+                assert _answer(shop, method, template, text) == unknown, (method, template, text)
+    for text in names:
+        assert studio.error("POST", PATH, json={"upload_id": text})[0] in {404, 422}, text
+    assert content(api.redis) == before
     # Nor for whoever sends no key.
+    task_id = shop.data("/api/v1/tasks")["tasks"][0]["task_id"]
     assert api.get(f"/api/v1/tasks/{task_id}").status_code == 401
-
-
-def test_anothers_batch_is_not_there(shop: Api, studio: Api) -> None:
-    items = [{"image_b64": base64.b64encode(PICTURE).decode()}]
-    made = data_of(shop.post(f"{PATH}/batch", json={"items": items}))
-    batch = f"/api/v1/batches/{made['batch_id']}"
-    for method, path in [("GET", ""), ("GET", "/archive"), ("POST", "/cancel"), ("DELETE", "")]:
-        assert studio.error(method, batch + path) == (404, "batch_not_found"), (method, path)
-    assert shop.data(batch)["total"] == 1
-
-
-def test_anothers_upload_is_not_there(shop: Api, studio: Api) -> None:
-    tus = {"Tus-Resumable": "1.0.0"}
-    begun = shop.post("/api/v1/uploads", headers={**tus, "Upload-Length": "3"})
-    assert begun.status_code == 201
-    path = urlsplit(begun.headers["Location"]).path
-    piece = {**tus, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
-    missing = (404, "upload_not_found")
-    assert studio.head(path, headers=tus).status_code == 404
-    assert studio.error("PATCH", path, headers=piece, data=b"abc") == missing
-    assert studio.error("DELETE", path, headers=tus) == missing
-    assert shop.patch(path, headers=piece, data=b"abc").status_code == 204
-    upload = {"upload_id": path.rpartition("/")[2]}
-    assert studio.error("POST", PATH, json=upload) == missing
-    assert shop.head(path, headers=tus).status_code == 200
 
 
 def test_a_list_holds_the_callers_own_tasks_alone(shop: Api, studio: Api) -> None:

@@ -1,5 +1,6 @@
 """Listing, canceling, erasing and following tasks."""
 
+import base64
 import io
 import json
 import threading
@@ -130,7 +131,17 @@ def test_a_list_may_ask_for_one_state(shop: Api) -> None:
     assert _pages(shop, "status=expired") == [[]]
 
 
-@pytest.mark.parametrize("cursor", ["x", "AAAA", "MS4wIHgg", "ü", "", "bmFuIHgK" * 90])
+def _encoded(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        *("x", "AAAA", "MS4wIHgg", "ü", "", "bmFuIHgK" * 90),
+        *map(_encoded, ("nan x", "inf x", "1e999 x", "1.0 x:lease", "1 x", " 1.0 x", "1.0 \n")),
+    ],
+)
 def test_a_cursor_of_ones_own_making_is_refused(shop: Api, cursor: str) -> None:
     answer = shop.get("/api/v1/tasks", query_string={"cursor": cursor})
     assert refused_fields(answer) == (422, "invalid_parameter", {"cursor"})

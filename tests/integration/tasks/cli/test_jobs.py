@@ -71,6 +71,17 @@ def test_show_of_an_unknown_id_says_what_to_do(operator: Operator) -> None:
     assert operator.json("show", UNKNOWN, status=1)["error"]["type"] == "unknown_job"
 
 
+@pytest.mark.parametrize(
+    "verb", [("show",), ("requeue",), ("cancel", "--yes"), ("dead", "requeue"), ("dead", "drop")]
+)
+@pytest.mark.parametrize("form", ["{}:lease", "*", "\udcff"])
+def test_what_is_no_id_is_unknown(operator: Operator, verb: tuple[str, ...], form: str) -> None:
+    """Such as the name of a key beside a record, or bytes that are no UTF-8."""
+    text = form.format(operator.make("processing"))
+    answer = operator.json(*verb, text, *(["--yes"] if "drop" in verb else []), status=1)
+    assert answer.get("unknown") == [text] or answer["error"]["type"] == "unknown_job"
+
+
 def test_requeue_does_what_it_can_and_fails_for_the_rest(operator: Operator) -> None:
     states = ("failed", "canceled", "succeeded", "failed")
     failed, canceled, done, expired = map(operator.make, states)

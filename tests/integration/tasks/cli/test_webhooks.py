@@ -85,7 +85,9 @@ def test_show_tells_of_each_attempt(operator: Operator, outbox: Outbox) -> None:
     assert shown["next_attempt_at"] is None
     assert [each["status"] for each in shown["attempts"]] == [410]
     assert "refused 410 7" in operator.run("show", dead).stdout
-    assert "webhooks list" in operator.errors("show", UNKNOWN)
+    for unknown in (UNKNOWN, f"{dead}:attempts"):
+        assert "webhooks list" in operator.errors("show", unknown)
+        assert operator.json("replay", unknown, status=1)["unknown"] == [unknown]
 
 
 def test_replay_sends_again_whatever_came_of_it(operator: Operator, outbox: Outbox) -> None:
