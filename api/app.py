@@ -16,6 +16,7 @@ from api.request_hooks import (
     install_error_handlers,
     install_metrics,
     install_request_hooks,
+    install_room_check,
     install_upload_limit,
 )
 from api.routes import batches, deliveries, health, info, submissions, tasks, uploads
@@ -55,6 +56,7 @@ def create_app(services: Services | None = None) -> Flask:
     install_bodies(app)
     install_upload_limit(app, services.settings)
     install_auth(app)
+    install_room_check(app)
     install_rate_headers(app)
     install_error_handlers(app)
     _add_routes(app)

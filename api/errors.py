@@ -119,6 +119,12 @@ _ROWS: Final = (
     ErrorType("queue_unavailable", 503, 1, "The queue does not answer; try again shortly."),
     ErrorType("store_unavailable", 503, 2, "The object store does not answer; try again shortly."),
     ErrorType("queue_full", 503, 4, "Too many jobs are waiting; try again shortly."),
+    ErrorType(
+        "store_full",
+        503,
+        5,
+        "The service has no room for more pictures; nothing was kept. Try again in some minutes.",
+    ),
     ErrorType("not_ready", 503, 3, "The service is not ready."),
 )
 

@@ -18,6 +18,7 @@ from flask_cors import CORS
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import SecretStr
 
+from api.auth import services
 from api.errors import ApiError, from_inference
 from api.inputs import too_large
 from api.origins import host_name, is_loopback
@@ -25,9 +26,11 @@ from api.settings import ApiSettings
 from api.wsgi_bridge import MAX_BODY, REFUSAL, REQUEST_ID, STARTED, judged_head_only
 from inference.errors import InferenceError
 from tasks.errors import (
+    ObjectStoreFullError,
     ObjectStoreUnavailableError,
     QueueFullError,
     QueueUnavailableError,
+    StoreFullError,
     UnreadableRecordError,
     UploadError,
 )
@@ -103,7 +106,9 @@ def _route() -> str:
 def install_metrics(app: Flask, settings: ApiSettings) -> None:
     """Serve the metrics to Prometheus, with what Redis knows, read within a short timeout."""
     quick = Runtime(settings, redis_timeout=PROBE_SECONDS)
-    queues = QueueCollector(quick.redis, quick.registry, lambda: probe_object_store(settings))
+    queues = QueueCollector(
+        quick.redis, quick.registry, lambda: probe_object_store(settings), quick.capacity
+    )
 
     @app.get("/metrics")
     def _metrics() -> Response:
@@ -164,6 +169,31 @@ def install_upload_limit(app: Flask, settings: ApiSettings) -> None:
         environ[MAX_BODY] = bound
 
 
+_KEEPING: Final = frozenset({"POST", "PUT", "PATCH"})
+#: The endpoint whose POST may stand for another method, for tus clients that can only send POST.
+_METHOD_OVERRIDDEN: Final = "uploads.Upload"
+#: Endpoints whose POST keeps nothing: they end a job or send a webhook again.
+_KEEPS_NOTHING: Final = frozenset(
+    {"tasks.TaskCancel", "batches.BatchCancel", "deliveries.DeliveryReplay"}
+)
+
+
+def install_room_check(app: Flask) -> None:
+    """Refuse what would keep something while there is no room, before a body is read.
+
+    Reading, canceling and erasing go on.
+    """
+
+    @app.before_request
+    def _refuse() -> None:
+        method = request.method
+        if request.endpoint == _METHOD_OVERRIDDEN:
+            method = request.headers.get("X-HTTP-Method-Override", method).upper()
+        found = request.endpoint is not None
+        if found and method in _KEEPING and request.endpoint not in _KEEPS_NOTHING:
+            services().runtime.capacity.require_room()
+
+
 #: Response headers that a page of another origin may read.
 _EXPOSED: Final = (
     "Idempotency-Replayed",
@@ -198,6 +228,8 @@ def install_cors(
 
 
 _RETRY_AFTER_SECONDS: Final = 5
+#: Room comes back as pictures expire, or when an operator makes some.
+_RETRY_WHEN_FULL_SECONDS: Final = 60
 #: Key of the extension that holds the other shapes of failures by path prefix.
 _SHAPES: Final = "rmbg-failure-shapes"
 
@@ -216,6 +248,13 @@ def install_error_handlers(app: Flask) -> None:
     @app.errorhandler(UploadError)
     def _upload(error: UploadError) -> Response:
         return failure(ApiError(error.code, str(error)))
+
+    @app.errorhandler(StoreFullError)
+    def _full(error: StoreFullError) -> Response:
+        if isinstance(error, ObjectStoreFullError):
+            services().runtime.capacity.note_full_object_store()
+        _log.warning("request.not_accepted", reason=str(error))
+        return failure(ApiError(error.code, retry_after=_RETRY_WHEN_FULL_SECONDS))
 
     @app.errorhandler(QueueFullError)
     @app.errorhandler(QueueUnavailableError)

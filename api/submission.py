@@ -15,6 +15,7 @@ from tasks.api_keys import Owner
 from tasks.errors import (
     QueueFullError,
     QueueUnavailableError,
+    RedisFullError,
     ResultKnownError,
     TaskError,
     UncertainWriteError,
@@ -244,7 +245,7 @@ class SubmissionService:
             done = cached and self._reuse(job, cached, reservation)
             # A result that cannot be copied was forgotten, so `create` does not name it again.
             return done or self._record(job, reservation)
-        except QueueFullError:
+        except (QueueFullError, RedisFullError):
             self._discard(job)
             raise
         except QueueUnavailableError as error:

@@ -196,6 +196,7 @@ BEGIN_ERRORS: Final = (
     "upload_too_long",
     "checksum_mismatch",
     "store_unavailable",
+    "store_full",
 )
 LOOK_ERRORS: Final = ("tus_version", "upload_expired")
 DROP_ERRORS: Final = (*LOOK_ERRORS, "upload_locked", "store_unavailable")
@@ -205,5 +206,6 @@ APPEND_ERRORS: Final = (
     "upload_offset_mismatch",
     "upload_too_long",
     "checksum_mismatch",
+    "store_full",
 )
 OVERRIDE_ERRORS: Final = (*APPEND_ERRORS, "method_not_allowed")

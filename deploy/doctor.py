@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 from inference.errors import ModelError
 from inference.models.registry import ModelSpec, get_spec
 from inference.models.weights import find_weights_problem
+from tasks.capacity import REDIS_SHARE, disk_problem, free_bytes, redis_problem
 from tasks.errors import QueueUnavailableError, SettingsError, TaskError
 from tasks.jobs import routing
 from tasks.jobs.job import Status
@@ -164,11 +165,13 @@ def check_redis(client: Redis, url: str) -> Iterator[CheckResult]:
     yield _check_version(info, address)
     yield _check_append_only_file(info)
     yield _check_eviction(info)
+    if problem := redis_problem(info):
+        yield _fail("redis.room", problem, "until then, new pictures are refused")
     used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
     yield _warn(
         "redis.memory",
         f"{used / 2**20:,.0f} MiB used" + (f" of {limit / 2**20:,.0f}" if limit else ""),
-        "raise maxmemory: when it is full, uploads are refused",
+        f"raise maxmemory: above {REDIS_SHARE:.0%} of it, new pictures are refused",
         when=limit > 0 and used > _NEARLY_FULL * limit,
     )
     yield _warn(
@@ -249,8 +252,19 @@ def _check_object_store(object_store: ObjectStore, settings: Settings) -> Iterat
         )
         return
     yield _ok("store.bucket", f"{address} exists")
+    yield from _check_disk(settings)
     yield from _check_objects(object_store)
     yield _check_clock(str(settings.s3_endpoint))
+
+
+def _check_disk(settings: Settings) -> Iterator[CheckResult]:
+    if settings.data_dir is None:
+        return
+    if problem := disk_problem(settings.data_dir):
+        yield _fail("store.disk", problem, "until then, new pictures are refused")
+        return
+    left = free_bytes(settings.data_dir) / 2**30
+    yield _ok("store.disk", f"{left:,.1f} GiB are free on the disk of {settings.data_dir}")
 
 
 def _check_objects(object_store: ObjectStore) -> Iterator[CheckResult]:

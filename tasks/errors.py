@@ -71,6 +71,20 @@ class ObjectNotFoundError(TaskError):
     code = "object_not_found"
 
 
+class StoreFullError(TaskError):
+    """There is no room for more in Redis, on the disk or in the object store."""
+
+    code = "store_full"
+
+
+class RedisFullError(StoreFullError, QueueUnavailableError):
+    """Redis is out of memory or cannot write to its disk; the command changed nothing."""
+
+
+class ObjectStoreFullError(StoreFullError, ObjectStoreUnavailableError):
+    """The object store has no space, or the bucket's quota is used up."""
+
+
 class LeaseLostError(TaskError):
     """Another worker holds the job's lease; nothing of this run may be published."""
 

@@ -190,6 +190,12 @@ RETENTION_PAUSED: Final = Metric(
 )
 REDIS_UP: Final = Metric("rmbg_redis_up", MetricSource.REDIS, "1 if Redis answers.")
 STORE_UP: Final = Metric("rmbg_store_up", MetricSource.REDIS, "1 if the object store answers.")
+STORE_FULL: Final = Metric(
+    "rmbg_store_full",
+    MetricSource.REDIS,
+    "1 while nothing new is accepted for want of room; `store` is redis, disk or objects.",
+    ("store",),
+)
 CELERY_QUEUE_LENGTH: Final = Metric(
     "celery_queue_length",
     MetricSource.REDIS,

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, BinaryIO, Final, Self
 from urllib.parse import urlsplit
@@ -25,7 +26,11 @@ from minio.datatypes import Part
 from minio.error import MinioException, S3Error
 from minio.lifecycleconfig import AbortIncompleteMultipartUpload, Expiration, LifecycleConfig, Rule
 
-from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
+from tasks.errors import (
+    ObjectNotFoundError,
+    ObjectStoreFullError,
+    ObjectStoreUnavailableError,
+)
 from tasks.redis_client import PROBE_SECONDS
 from tasks.settings import Settings
 
@@ -43,6 +48,10 @@ _STREAM_BYTES: Final = 2**18
 #: S3's prefix of the names of metadata.
 _METADATA_HEADER: Final = "x-amz-meta-"
 _RULE_PREFIX: Final = "rmbg-"
+#: Ends of the codes by which a store says that it has no space, or that a quota is used up.
+_FULL_CODES: Final = ("StorageFull", "QuotaExceeded", "InsufficientStorage")
+#: The error of a full disk, in lower case.
+_NO_SPACE: Final = "no space left on device"
 
 _log = structlog.get_logger(__name__)
 
@@ -309,6 +318,8 @@ def object_store_errors(key: str = "") -> Iterator[None]:
     except S3Error as error:
         if error.code in {"NoSuchKey", "NoSuchObject", "NoSuchUpload"}:
             raise ObjectNotFoundError(f"There is no object {key!r}.") from error
+        if _says_full(error):
+            raise ObjectStoreFullError(f"The object store is full: {error.code}.") from error
         raise ObjectStoreUnavailableError(
             f"The object store refused with {error.code}: check the S3 keys and the bucket policy."
         ) from error
@@ -316,6 +327,15 @@ def object_store_errors(key: str = "") -> Iterator[None]:
         raise ObjectStoreUnavailableError(
             f"The object store does not answer: {type(error).__name__}."
         ) from error
+
+
+def _says_full(error: S3Error) -> bool:
+    """Return whether a store has no space: MinIO, Ceph or one that passes its disk's error on."""
+    return (
+        error.response.status == HTTPStatus.INSUFFICIENT_STORAGE
+        or (error.code or "").endswith(_FULL_CODES)
+        or _NO_SPACE in (error.message or "").lower()
+    )
 
 
 def probe_object_store(settings: Settings, *, seconds: float = PROBE_SECONDS) -> None:

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from redis import Redis
 
 from tasks import metrics, redis_keys
+from tasks.capacity import Capacity, Store
 from tasks.errors import QueueUnavailableError, TaskError
 from tasks.housekeeping.missing_messages import list_key
 from tasks.jobs import routing
@@ -49,12 +50,14 @@ class QueueCollector(Collector):
         client: Redis,
         worker_registry: WorkerRegistry,
         ping_store: Callable[[], None],
+        capacity: Capacity,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
         self._worker_registry = worker_registry
         self._ping_store = ping_store
+        self._capacity = capacity
         self._clock = clock
 
     def collect(self) -> Iterable[Family]:
@@ -62,12 +65,21 @@ class QueueCollector(Collector):
         yield _family(metrics.STORE_UP, {(): self._store_up()})
         try:
             workers = self._worker_registry.workers()
-            families = [*self._jobs(), *self._queues(workers), *self._workers(workers)]
+            families = [
+                self._full(),
+                *self._jobs(),
+                *self._queues(workers),
+                *self._workers(workers),
+            ]
         except QueueUnavailableError:
             yield _family(metrics.REDIS_UP, {(): 0})
         else:
             yield _family(metrics.REDIS_UP, {(): 1})
             yield from families
+
+    def _full(self) -> Family:
+        full = self._capacity.full_stores()
+        return _family(metrics.STORE_FULL, {(store,): int(store in full) for store in Store})
 
     def _store_up(self) -> int:
         try:

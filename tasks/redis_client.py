@@ -13,13 +13,15 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.connection import parse_url
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
-from tasks.errors import QueueUnavailableError
+from tasks.errors import QueueUnavailableError, RedisFullError
 from tasks.metrics import JOB_BUCKETS
 from tasks.settings import TLS_OPTION_PREFIX, Settings
 
+#: How Redis's refusal of a write begins while it cannot write its append-only file.
+_DISK_FAILS: Final = "MISCONF"
 #: Timeout of a probe of Redis or the object store.
 PROBE_SECONDS = 1.0
 
@@ -67,10 +69,14 @@ def celery_broker(url: str) -> tuple[str, dict[str, Any] | None]:
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Turn the Redis client's errors into `QueueUnavailableError`."""
+    """Turn the Redis client's errors into `QueueUnavailableError`, or `RedisFullError` of them."""
     try:
         yield
+    except OutOfMemoryError as error:
+        raise RedisFullError(f"Redis is full, raise its maxmemory: {error}") from error
     except RedisError as error:
+        if _DISK_FAILS in str(error):
+            raise RedisFullError(f"Redis cannot write, check its disk: {error}") from error
         raise QueueUnavailableError(f"Redis does not answer: {error}") from error
 
 

@@ -37,6 +37,9 @@ SWEEPER_CLOCK: Final = f"{PREFIX}retention:clock"
 #: Why the sweeper erases nothing at present: a string that expires.
 SWEEPER_PAUSED: Final = f"{PREFIX}retention:paused"
 
+#: Set while the object store counts as full, as it said: a string that expires.
+OBJECTS_FULL: Final = f"{PREFIX}store_full"
+
 # Jobs
 
 #: Queued jobs whose next message is to be dispatched, by the time from which: a sorted set.

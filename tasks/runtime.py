@@ -12,6 +12,7 @@ from redis import Redis
 
 from tasks.api_keys import ApiKeys
 from tasks.app import create_celery
+from tasks.capacity import Capacity
 from tasks.jobs.batches import BatchStore
 from tasks.jobs.cache import ResultCache
 from tasks.jobs.job_objects import Eraser
@@ -64,6 +65,7 @@ class Runtime:
         self._given_app = celery_app
         self.celery_app = celery_app or create_celery(settings)
         self.object_store = object_store or ObjectStore.from_settings(settings)
+        self.capacity = Capacity(self.redis, settings.data_dir)
         self.registry = WorkerRegistry(self.redis)
         self.api_keys = ApiKeys(self.redis)
         self.url_guard = UrlGuard(AllowList.parse(settings.url_allow))

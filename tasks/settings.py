@@ -12,7 +12,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, field_validator
+from pydantic import AnyHttpUrl, DirectoryPath, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -124,6 +124,12 @@ class Settings(BaseSettings):
     )
     s3_region: str = Field(
         "us-east-1", min_length=1, description="Region that requests are signed for."
+    )
+    data_dir: DirectoryPath | None = Field(
+        None,
+        description="A folder on the disk that holds the files of Redis and the object store, if "
+        "that is on this machine: nothing new is accepted while less than 512 MiB of it are free. "
+        "`rmbg up` sets it.",
     )
     retention_hours: float = Field(
         24,

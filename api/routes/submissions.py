@@ -72,6 +72,7 @@ SUBMISSION_ERRORS: Final = (
     "rate_limited",
     "store_unavailable",
     "queue_full",
+    "store_full",
 )
 
 

@@ -11,6 +11,7 @@ from deploy.local import probes, service
 from deploy.local.data_folder import load_credential, write_private
 from deploy.local.ports import LOOPBACK
 from deploy.local.service import Service
+from tasks.capacity import FREE_BYTES
 
 #: The servers are stopped after all services that use them.
 STOP_STAGE: Final = 9
@@ -152,6 +153,8 @@ def _server_flags(volumes: Path, ports: StorePorts, config: Path) -> tuple[str, 
         f"-volume.port={ports.volume}",
         f"-volume.port.grpc={ports.volume_grpc}",
         f"-volume.max={_MAX_VOLUMES}",
+        # By default it stops writing at 1 % of the disk, whatever its size.
+        f"-volume.minFreeSpace={FREE_BYTES // 2 // 2**20}MiB",
         "-volume.preStopSeconds=0",
         "-filer",
         f"-filer.port={ports.filer}",

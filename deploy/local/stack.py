@@ -140,6 +140,8 @@ def _with_servers(
             "s3_access_key": access_key,
             "s3_secret_key": secret_key,
         }
+    if servers and given.data_dir is None:
+        added["data_dir"] = str(folder)
     if given.webhook_secret is None:
         key = bytes.fromhex(load_credential(folder, "webhook-key"))
         added["webhook_secret"] = f"whsec_{base64.b64encode(key).decode()}"
@@ -181,6 +183,7 @@ def child_environment(settings: ApiSettings, workers: int) -> dict[str, str]:
         "RMBG_MODEL": settings.model,
         "RMBG_MODEL_DIR": str(settings.model_dir.resolve()),
         "RMBG_WEBHOOK_SECRET": webhook_secret.get_secret_value() if webhook_secret else "",
+        **({"RMBG_DATA_DIR": str(settings.data_dir)} if settings.data_dir else {}),
         "RMBG_HOST": settings.host,
         "RMBG_THREADS": str(settings.threads or max(1, service.core_count() // workers)),
         "RMBG_LOG_FORMAT": settings.log_format,

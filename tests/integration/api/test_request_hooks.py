@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -10,11 +11,19 @@ from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
 from tasks import redis_keys
+from tasks.capacity import FREE_BYTES, Capacity
+from tasks.errors import ObjectStoreFullError
 from tests.support.api import Api
-from tests.support.submissions import refusal
+from tests.support.clock import Clock
+from tests.support.redis_content import content
+from tests.support.servers import embedded_valkey
+from tests.support.services import services_on
+from tests.support.stores import WatchedStore
+from tests.support.submissions import PATH, refusal
 
 SETTINGS = {"auth": "on"}
 
+_UPLOADS, _TUS = "/api/v1/uploads", {"Tus-Resumable": "1.0.0"}
 _FORM = "multipart/form-data; boundary=b"
 _PART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\nno file\r\n--b--\r\n'
 _HEAD = b"--b\r\nContent-Disposition: form-data\r\n\r\nx"
@@ -136,9 +145,9 @@ def test_the_callers_request_id_is_kept_unless_it_could_forge_log_lines(
     assert answer.get_json()["request_id"] == answer.headers["X-Request-Id"]
 
 
-def _routes(app: Flask) -> Iterator[tuple[str, set[str]]]:
+def _routes(app: Flask, *more: str) -> Iterator[tuple[str, set[str]]]:
     for rule in app.url_map.iter_rules():
-        if rule.rule.startswith(("/api/", "/healthz/")) or rule.rule == "/openapi.json":
+        if rule.rule.startswith(("/api/", "/healthz/", *more)) or rule.rule == "/openapi.json":
             yield rule.rule, set(rule.methods or ())
 
 
@@ -186,6 +195,78 @@ def test_only_named_origins_may_call_from_a_browser_and_none_by_default(api: Api
         assert seen.headers.get("Access-Control-Allow-Origin") == allowed
         exposed = seen.headers.get("Access-Control-Expose-Headers", "")
         assert ("RateLimit" in exposed) == (allowed is not None)
+
+
+def test_without_room_nothing_is_kept_and_the_rest_goes_on(shop: Api, tmp_path: Path) -> None:
+    kept, canceled = shop.submit(), shop.submit()
+    upload = shop.post(_UPLOADS, headers=_TUS | {"Upload-Length": "9"}).headers["Location"]
+    shop.finish(kept)
+    before = content(shop.redis)
+    store = WatchedStore(shop.objects)
+    room = Capacity(shop.redis, tmp_path, free=lambda _: FREE_BYTES - 1)
+    full = shop.with_parts(capacity=room, object_store=store)
+    changing = [
+        (method, re.sub(r"<int:[^>]+>", "1", re.sub(r"<string:[^>]+>", kept, rule)))
+        for rule, methods in _routes(shop.application, "/v1.0/")
+        for method in methods & {"POST", "PUT", "PATCH"}
+    ]
+    refused = {
+        (method, path)
+        for method, path in changing
+        if (answer := full.open(path, method=method, headers=_TUS)).status_code == 503
+        and int(answer.headers["Retry-After"]) >= 60
+        and b"store_full" in answer.data
+    }
+    goes_on = {path for method, path in changing if (method, path) not in refused}
+    assert goes_on == {
+        f"/api/v1/tasks/{kept}/cancel",
+        f"/api/v1/batches/{kept}/cancel",
+        f"/api/v1/tasks/{kept}/deliveries/1/replay",
+    }
+    assert {"/api/v1/remove-bg", "/api/v1/remove-bg/batch", _UPLOADS, "/v1.0/removebg"} <= {
+        path for _, path in refused
+    }
+    assert (store.calls, content(shop.redis)) == ([], before)
+    # Who asks for DELETE by POST erases, and nobody else gets past by that header.
+    by_post = {**_TUS, "X-HTTP-Method-Override": "DELETE"}
+    assert full.post(PATH, headers=by_post).status_code == 503
+    assert full.post(upload, headers=by_post).status_code == 204
+    assert full.get(f"/api/v1/tasks/{kept}/result").status_code == 302
+    assert full.post(f"/api/v1/tasks/{canceled}/cancel").status_code == 200
+    assert full.delete(f"/api/v1/tasks/{kept}").status_code == 200
+
+
+def test_an_object_store_that_is_full_is_not_asked_for_every_picture(shop: Api) -> None:
+    def is_full(key: str) -> None:
+        raise ObjectStoreFullError(f"no space for {key}")
+
+    store = WatchedStore(shop.objects, is_full)
+    full = shop.with_parts(object_store=store)
+    assert {refusal(full.send()) for _ in range(3)} == {(503, "store_full")}
+    assert len(store.named("put")) == 1
+    # Another process of the API knows it, too.
+    assert refusal(shop.with_parts(object_store=shop.objects).send()) == (503, "store_full")
+    assert shop.queued() == []
+
+
+def test_a_redis_that_fills_up_in_between_keeps_nothing(
+    tmp_path: Path, server_settings: dict[str, object]
+) -> None:
+    with embedded_valkey(tmp_path) as url:
+        api = Api.on(services_on(server_settings, redis_url=url))
+        store = WatchedStore(api.objects)
+        # It was measured before.
+        full = api.with_parts(object_store=store, capacity=Capacity(api.redis, None, clock=Clock()))
+        task_id = full.submit()
+        api.finish(task_id)
+        used = api.redis.info("memory")["used_memory"]
+        api.redis.config_set("maxmemory", used - 2**20)
+        assert refusal(full.send()) == (503, "store_full")
+        (_, lost) = store.named("put")
+        assert lost in store.named("delete")
+        assert len(api.redis.zrange("rmbg:jobs:queued", 0, -1)) == 0
+        assert full.get(f"/api/v1/tasks/{task_id}").status_code == 200
+        assert full.delete(f"/api/v1/tasks/{task_id}").status_code == 200
 
 
 _TOKEN = "a-token-of-an-operator"

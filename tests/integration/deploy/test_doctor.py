@@ -124,6 +124,7 @@ def test_a_missing_gpu_fails(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) ->
     [
         ("aof", {"aof_enabled": 0}, Level.FAIL, ""),
         ("eviction", {"maxmemory_policy": "allkeys-lru"}, Level.FAIL, ""),
+        ("room", {"maxmemory": 1}, Level.FAIL, "raise maxmemory"),
         *(
             ("version", {"redis_version": version}, Level.FAIL, "EXPIRETIME")
             for version in ("5.0.14", "6.2.17", "6.9")
@@ -161,6 +162,16 @@ def test_an_object_store_that_refuses_the_keys_fails(
     finding = doctor()["store.bucket"]
     assert finding["level"] == "fail"
     assert "RMBG_S3_ENDPOINT" in finding["advice"]
+
+
+def test_a_disk_without_room_fails(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert "store.disk" not in doctor()
+    monkeypatch.setenv("RMBG_DATA_DIR", str(tmp_path))
+    assert "are free" in doctor()["store.disk"]["text"]
+    monkeypatch.setattr("deploy.doctor.disk_problem", lambda folder: f"{folder} has no room")
+    assert doctor()["store.disk"]["level"] == "fail"
 
 
 def test_all_invalid_settings_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:

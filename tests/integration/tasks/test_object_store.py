@@ -6,9 +6,15 @@ from collections.abc import Callable
 
 import pytest
 import urllib3
+from minio.error import S3Error
 
-from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
-from tasks.object_store import _PART_BYTES, ObjectStore
+from tasks.errors import (
+    ObjectNotFoundError,
+    ObjectStoreFullError,
+    ObjectStoreUnavailableError,
+    TaskError,
+)
+from tasks.object_store import _PART_BYTES, ObjectStore, object_store_errors
 from tasks.settings import Settings
 
 
@@ -83,3 +89,24 @@ def test_a_prefix_lists_all_its_keys(objects: ObjectStore) -> None:
         objects.put(key, io.BytesIO(b"x"), 1, "image/png")
     assert set(objects.list(prefix)) == made
     assert list(objects.list("never/")) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message", "kind"),
+    [
+        (507, "XMinioStorageFull", "Storage backend has reached its minimum", ObjectStoreFullError),
+        (500, "InternalError", "cause(No space left on device)", ObjectStoreFullError),
+        (400, "XMinioAdminBucketQuotaExceeded", "", ObjectStoreFullError),
+        (403, "QuotaExceeded", "", ObjectStoreFullError),
+        (500, "InternalError", "try again", ObjectStoreUnavailableError),
+        (403, "AccessDenied", "", ObjectStoreUnavailableError),
+    ],
+)
+def test_a_full_store_is_told_from_one_that_refuses(
+    status: int, code: str, message: str, kind: type[TaskError]
+) -> None:
+    body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    answer = urllib3.HTTPResponse(body.encode(), status=status)
+    with pytest.raises(kind) as raised, object_store_errors():
+        raise S3Error.fromxml(answer)
+    assert type(raised.value) is kind

@@ -1,12 +1,14 @@
 """What a scrape says of the jobs in a real Redis, and what it costs."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 from redis import Redis
 
 from tasks import redis_keys
+from tasks.capacity import Capacity
 from tasks.errors import ObjectStoreUnavailableError
 from tasks.jobs.job import JobError, Priority, Status
 from tasks.jobs.store import MAX_CRASHES, JobStore
@@ -38,10 +40,13 @@ def _gone() -> None:
 class Scrape:
     """One look at a database, ten seconds after its jobs were made."""
 
-    def __init__(self, redis: Redis, *, store: object = _answering) -> None:
+    def __init__(
+        self, redis: Redis, *, store: object = _answering, folder: Path | None = None
+    ) -> None:
         workers = WorkerRegistry(redis, clock=Clock(1010.0))
         self.registry = CollectorRegistry()
-        self.registry.register(QueueCollector(redis, workers, store, clock=Clock(1010.0)))
+        room = Capacity(redis, folder, free=lambda _: 0)
+        self.registry.register(QueueCollector(redis, workers, store, room, clock=Clock(1010.0)))
 
     def __call__(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"rmbg_{name}", labels)
@@ -157,6 +162,13 @@ def _scrape_commands(redis: Redis) -> list[str]:
         )
     sent = [each["command"].split()[0] for each in heard if each["db"] == database]
     return [command for command in sent if command not in _GREETINGS]
+
+
+def test_the_stores_without_room_are_named(redis: Redis, tmp_path: Path) -> None:
+    redis.set(redis_keys.OBJECTS_FULL, "1")
+    scrape = Scrape(redis, folder=tmp_path)
+    full = {name: scrape("store_full", store=name) for name in ("redis", "disk", "objects")}
+    assert full == {"redis": 0, "disk": 1, "objects": 1}
 
 
 def test_a_scrape_costs_the_same_however_many_jobs_wait(redis: Redis, store: JobStore) -> None:

@@ -1,0 +1,110 @@
+"""When there is no room for more, by a real Redis with little memory and a disk that is told."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from tasks.capacity import FREE_BYTES, REDIS_SHARE, Capacity, Store, disk_problem, redis_problem
+from tasks.errors import RedisFullError, StoreFullError
+from tasks.redis_client import connect, redis_errors
+from tests.support.clock import Clock
+from tests.support.servers import embedded_valkey
+
+
+@dataclass
+class Disk:
+    """A disk whose free bytes a test sets, and counts the questions."""
+
+    free: int = FREE_BYTES
+    asked: int = 0
+
+    def __call__(self, _folder: Path) -> int:
+        self.asked += 1
+        return self.free
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """A Redis of its own, as its limit holds for all databases."""
+    with embedded_valkey(tmp_path_factory.mktemp("small")) as url, connect(url) as client:
+        client.config_set("maxmemory", "12mb")
+        yield client
+
+
+def fill(client: Redis, share: float) -> None:
+    """Use up a share of the memory of a Redis."""
+    client.flushall()
+    with redis_errors():
+        for number in itertools.count():
+            info = client.info("memory")
+            if info["used_memory"] >= share * info["maxmemory"]:
+                return
+            client.set(f"filler:{number}", bytes(2**16))
+
+
+def test_redis_is_full_before_its_limit_and_says_so_beyond_it(small: Redis) -> None:
+    capacity = Capacity(small, None)
+    fill(small, 0.5)
+    assert capacity.full_stores() == {}
+    fill(small, REDIS_SHARE + 0.05)
+    assert set(capacity.full_stores()) == {Store.REDIS}
+    small.set("there", "is room for accepted jobs")
+    with pytest.raises(RedisFullError):
+        fill(small, 2)
+    assert set(capacity.full_stores()) == {Store.REDIS}
+    small.delete("there")
+
+
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [
+        ({}, ""),
+        ({"used_memory": 2**40, "maxmemory": 0}, ""),
+        ({"used_memory": 90, "maxmemory": 100}, ""),
+        ({"used_memory": 91, "maxmemory": 100, "mem_not_counted_for_evict": 1}, ""),
+        ({"used_memory": 91, "maxmemory": 100}, "raise maxmemory"),
+        ({"aof_last_write_status": "err"}, "check its disk"),
+    ],
+)
+def test_redis_is_judged_by_its_own_figures(info: dict[str, object], expected: str) -> None:
+    found = redis_problem(info)
+    assert expected in found
+    assert bool(found) is bool(expected)
+
+
+def test_a_disk_with_little_left_or_none_at_all_is_named(tmp_path: Path) -> None:
+    assert disk_problem(tmp_path, Disk()) == ""
+    assert "511 MiB left" in disk_problem(tmp_path, Disk(FREE_BYTES - 2**20))
+    assert "cannot be read" in disk_problem(tmp_path / "gone")
+
+
+def test_the_room_is_measured_once_a_second(redis: Redis, tmp_path: Path) -> None:
+    disk, clock = Disk(), Clock()
+    capacity = Capacity(redis, tmp_path, free=disk, clock=clock)
+    for _ in range(3):
+        capacity.require_room()
+    disk.free = 0
+    capacity.require_room()
+    assert disk.asked == 1
+    clock.now += 1
+    for _ in range(3):
+        with pytest.raises(StoreFullError, match="0 MiB left"):
+            capacity.require_room()
+    assert disk.asked == 2
+
+
+def test_an_object_store_that_said_it_is_full_is_asked_later_by_all(redis: Redis) -> None:
+    here, elsewhere = Capacity(redis, None), Capacity(redis, None)
+    here.require_room()
+    here.note_full_object_store()
+    for capacity in (here, elsewhere):
+        with pytest.raises(StoreFullError, match="object store"):
+            capacity.require_room()
+    (key,) = redis.scan_iter("*")
+    assert 0 < redis.ttl(key) <= 10
+    redis.delete(key)
+    Capacity(redis, None).require_room()
