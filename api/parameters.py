@@ -249,7 +249,7 @@ class RemovalForm(RemovalJson):
 
     image = Upload(
         load_default=None,
-        metadata={"description": "The picture: JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF."},
+        metadata={"description": "The picture: JPEG, PNG, WebP, AVIF, HEIC, TIFF, BMP, GIF."},
     )
     background_image = Upload(
         load_default=None,

@@ -2,14 +2,13 @@
 
 `PIL.Image.open` is not used: it tries every format it knows, and its guard against huge pictures
 warns or raises by a global figure. Here the signature decides the format, its structure is walked
-in bounded steps, and the limits are the caller's. No pixel is decoded, and only AVIF and HEIC are
-opened with Pillow's reader.
+in bounded steps, and the limits are the caller's. No pixel is decoded, and only AVIF is opened with
+Pillow's reader.
 """
 
 import math
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from io import BytesIO
 from typing import BinaryIO
 
@@ -162,11 +161,10 @@ def check_size(width: int, height: int, limits: ImageLimits) -> None:
 def accepted_formats() -> tuple[str, ...]:
     """Return the formats that this installation reads, such as `("JPEG", "PNG", "WEBP")`.
 
-    WebP and AVIF depend on how Pillow was built, HEIC on whether `pillow-heif` is installed.
+    WebP and AVIF depend on how Pillow was built. The reader of HEIC comes with what runs a model.
     """
     optional = {"WEBP": features.check("webp"), "AVIF": features.check("avif")}
-    names = tuple(name for name in _PLUGINS if optional.get(name, True))
-    return (*names, "HEIC") if find_spec("pillow_heif") else names
+    return (*(name for name in _PLUGINS if optional.get(name, True)), "HEIC")
 
 
 def identify_format(prefix: bytes) -> str | None:
@@ -207,7 +205,10 @@ def _damaged_header_error(name: str) -> InvalidImageError:
 def _register_reader(name: str) -> str:
     # Importing a plugin registers it in Pillow's table; a second import costs nothing.
     if name == "HEIC":
-        import_module("pillow_heif").register_heif_opener()
+        # Only the picture itself is read, not what else a phone keeps in its file.
+        import_module("pillow_heif").register_heif_opener(
+            thumbnails=False, depth_images=False, aux_images=False
+        )
         return "HEIF"
     import_module(f"PIL.{_PLUGINS[name]}")
     return name

@@ -5,7 +5,7 @@ what they meet before the first pixel, so that a small file can make them use se
 Each walk takes a bounded number of steps, whatever the file says.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import BinaryIO, Final
@@ -19,6 +19,14 @@ MAX_SCANS: Final = 100
 MAX_PARTS: Final = 32_768
 #: Tags of a TIFF's first picture. The standards name about 300.
 MAX_TIFF_TAGS: Final = 1_000
+#: Boxes of a HEIC on one level. A phone's picture of 48 megapixels has about 300.
+MAX_BOXES: Final = 4_096
+#: Bytes of the table that says which properties each item of a HEIC has.
+MAX_ITEM_TABLE: Final = 1 << 18
+#: A HEIC's picture may be put together from tiles of this many times its pixels, and of some more,
+#: since a small picture takes whole tiles. That includes its alpha, depth and similar maps.
+MAX_TILE_RATIO: Final = 4
+_SPARE_TILE_PIXELS: Final = 1 << 22
 
 _FIRST_BLOCK_BYTES: Final = 1 << 12
 _MAX_BLOCK_BYTES: Final = 1 << 18
@@ -39,6 +47,9 @@ _JPEG_REPLACED: Final = (
     *((bytes((0xFF, kind)), b"\0\0") for kind in (0x00, 0x01, *range(0xD0, 0xD9))),
 )
 _JPEG_NO_SEGMENT: Final = frozenset(pair for pair, _ in _JPEG_REPLACED)
+
+# A grid of tiles is one; readers tell grids of grids, and overlays of those.
+_MAX_DERIVATIONS: Final = 4
 
 _TIFF_TYPE_BYTES: Final[Mapping[int, int]] = MappingProxyType(
     {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
@@ -234,6 +245,151 @@ def _walk_tiff(file: BinaryIO, prefix: bytes) -> Structure:
     return Structure((sides[_TIFF_WIDTH], sides[_TIFF_HEIGHT]))
 
 
+def _walk_heic(file: BinaryIO, _: bytes) -> Structure:
+    """Read the boxes of a HEIF file (ISO/IEC 23008-12): the size of its primary item.
+
+    A picture may be put together from the same large tile again and again: what a reader has to
+    decode for it is counted.
+    """
+    end = file.seek(0, 2)
+    items, complete = _HeicItems(), True
+    for kind, body, stop in _boxes(file, 0, end):
+        complete = complete and stop <= end
+        if kind == b"meta":
+            _read_heic_items(file, body + 4, min(stop, end), items)
+    size = items.size_of(items.primary)
+    if size is None:
+        return Structure(None)
+    pixels = items.pixels(items.primary) + sum(map(items.pixels, items.auxiliary))
+    if pixels > MAX_TILE_RATIO * size[0] * size[1] + _SPARE_TILE_PIXELS:
+        raise ImageTooComplexError(
+            f"The image is put together from tiles of more than {MAX_TILE_RATIO} times its pixels, "
+            "and would take too long to decode. Save it again in an image editor."
+        )
+    return Structure(size, complete=complete)
+
+
+class _HeicItems:
+    """The items of a HEIF file: their sizes, and what they are put together from."""
+
+    def __init__(self) -> None:
+        self.primary = -1
+        #: Items that belong to another one, such as its alpha.
+        self.auxiliary: list[int] = []
+        #: The items that an item is derived from, each as often as it is used.
+        self.parts: dict[int, list[int]] = {}
+        #: For each property, the width and height that it states.
+        self.sizes: list[tuple[int, int] | None] = []
+        #: The numbers of each item's properties, from 1.
+        self.properties: dict[int, list[int]] = {}
+        self._pixels: dict[int, int] = {}
+
+    def size_of(self, item: int) -> tuple[int, int] | None:
+        """Return an item's width and height, as stored."""
+        numbers = self.properties.get(item, [])
+        sizes = [self.sizes[each - 1] for each in numbers if 0 < each <= len(self.sizes)]
+        return next((size for size in sizes if size is not None), None)
+
+    def pixels(self, item: int, depth: int = 0) -> int:
+        """Count the pixels that have to be decoded for an item.
+
+        Raises:
+            ImageTooComplexError: items are derived from others more than a few times over.
+        """
+        if depth > _MAX_DERIVATIONS:
+            raise _too_complex("derived items in a row", _MAX_DERIVATIONS)
+        if item not in self._pixels:
+            width, height = self.size_of(item) or (0, 0)
+            parts = self.parts.get(item)
+            self._pixels[item] = (
+                width * height
+                if parts is None
+                else sum(self.pixels(each, depth + 1) for each in parts)
+            )
+        return self._pixels[item]
+
+
+def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the boxes of a range (ISO/IEC 14496-12, 4.2): kind, and where body and box end."""
+    at = start
+    for _ in range(MAX_BOXES):
+        file.seek(at)
+        head = file.read(16)
+        size, body = int.from_bytes(head[:4], "big"), at + 8
+        if size == 1:
+            size, body = int.from_bytes(head[8:], "big"), at + 16
+        elif size == 0:
+            size = end - at
+        if at + 8 > end or at + size < body:
+            return
+        yield head[4:8], body, at + size
+        at += size
+    raise _too_complex("boxes", MAX_BOXES)
+
+
+def _read_heic_items(file: BinaryIO, start: int, end: int, items: _HeicItems) -> None:
+    for kind, body, stop in _boxes(file, start, end):
+        file.seek(body)
+        if kind == b"pitm":
+            version, *_ = file.read(4) or b"\0"
+            items.primary = int.from_bytes(file.read(4 if version else 2), "big")
+        elif kind == b"iprp":
+            for inner, inside, close in _boxes(file, body, min(stop, end)):
+                if inner == b"ipco":
+                    items.sizes = [
+                        _read_extent(file, *each) for each in _boxes(file, inside, close)
+                    ]
+                elif inner == b"ipma":
+                    _read_associations(_read_table(file, inside, close), items)
+        elif kind == b"iref":
+            version, *_ = file.read(4) or b"\0"
+            width = 4 if version else 2
+            for inner, inside, close in _boxes(file, body + 4, min(stop, end)):
+                _read_reference(inner, _read_table(file, inside, close), width, items)
+
+
+def _read_table(file: BinaryIO, start: int, end: int) -> bytes:
+    if end - start > MAX_ITEM_TABLE:
+        raise _too_complex("bytes in a table of its items", MAX_ITEM_TABLE)
+    file.seek(start)
+    return file.read(end - start)
+
+
+def _read_extent(file: BinaryIO, kind: bytes, body: int, _: int) -> tuple[int, int] | None:
+    if kind != b"ispe":
+        return None
+    file.seek(body + 4)
+    data = file.read(8)
+    return int.from_bytes(data[:4], "big"), int.from_bytes(data[4:], "big")
+
+
+def _read_associations(table: bytes, items: _HeicItems) -> None:
+    """Read which properties each item has, from the body of an `ipma` box."""
+    if len(table) < 8:  # noqa: PLR2004 - version, flags and count
+        return
+    id_bytes, number_bytes = 4 if table[0] else 2, 2 if table[3] & 1 else 1
+    at = 8
+    while at + id_bytes < len(table):
+        item, count = int.from_bytes(table[at : at + id_bytes], "big"), table[at + id_bytes]
+        at += id_bytes + 1
+        end = at + count * number_bytes
+        numbers = [table[each : each + number_bytes] for each in range(at, end, number_bytes)]
+        # The first bit says whether a reader has to know the property.
+        mask = (1 << (8 * number_bytes - 1)) - 1
+        items.properties[item] = [int.from_bytes(each, "big") & mask for each in numbers]
+        at = end
+
+
+def _read_reference(kind: bytes, table: bytes, width: int, items: _HeicItems) -> None:
+    """Read what an item refers to, from a box in `iref`; ids have `width` bytes."""
+    source = int.from_bytes(table[:width], "big")
+    if kind == b"dimg":
+        places = range(width + 2, len(table) - width + 1, width)
+        items.parts[source] = [int.from_bytes(table[at : at + width], "big") for at in places]
+    elif kind == b"auxl":
+        items.auxiliary.append(source)
+
+
 _WALKS: Final[Mapping[str, Callable[[BinaryIO, bytes], Structure]]] = MappingProxyType(
     {
         "JPEG": _walk_jpeg,
@@ -242,5 +398,6 @@ _WALKS: Final[Mapping[str, Callable[[BinaryIO, bytes], Structure]]] = MappingPro
         "GIF": _walk_gif,
         "BMP": _walk_bmp,
         "TIFF": _walk_tiff,
+        "HEIC": _walk_heic,
     }
 )

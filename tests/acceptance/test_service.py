@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
 from deploy.cli.main import app
 from deploy.client import ClientError, ServiceClient
 from tasks.jobs.job import Status
 from tasks.object_store import ObjectStore, original_key, results_prefix
+from tests.support.pictures import exif_orientation, picture_file
 from tests.support.service import RunningService, settings_of
 
 
@@ -31,6 +32,28 @@ def test_every_photo_comes_back_cut_out(service: RunningService, photos: list[Pa
         assert (alpha < 10).mean() > 0.1, f"{photo.name}: no background was removed"
         assert (alpha > 245).mean() > 0.1, f"{photo.name}: no subject was kept"
         assert not pixels[alpha == 0][:, :3].any(), f"{photo.name}: old background under alpha 0"
+
+
+def test_a_phones_heic_is_cut_out_upright(
+    service: RunningService, coffee: Path, tmp_path: Path
+) -> None:
+    with Image.open(coffee) as image:
+        photo = image.convert("RGB").resize((150, 100))
+    cutouts = []
+    for number in range(1, 9):
+        # As it is stored: what the orientation undoes.
+        stored = ImageOps.exif_transpose(_tagged(photo, (0, 1, 2, 3, 4, 5, 8, 7, 6)[number]))
+        path = tmp_path / f"{number}.heic"
+        exif = exif_orientation(number).tobytes()
+        path.write_bytes(picture_file(stored, "HEIC", exif=exif, quality=95))
+        cutouts.append(np.asarray(_open(service.client.cut_out(path, {})), int))
+    assert {each.shape for each in cutouts} == {(100, 150, 4)}
+    assert all(np.abs(each - cutouts[0]).mean() < 4 for each in cutouts)
+
+
+def _tagged(photo: Image.Image, orientation: int) -> Image.Image:
+    """The photo with an EXIF orientation that it does not have yet."""
+    return _open(picture_file(photo, "PNG", exif=exif_orientation(orientation)))
 
 
 def test_a_task_says_who_ran_it_and_how_long_each_stage_took(

@@ -57,3 +57,35 @@ def many_tags(
     file = io.BytesIO()
     file.write((b"II" if order == "<" else b"MM") + head + table + bytes(far + max(length, 100)))
     return file.getvalue()
+
+
+def box(kind: bytes, *parts: bytes, size: int | None = None) -> bytes:
+    """A box of a HEIF file; its size may be another one than it says."""
+    body = b"".join(parts)
+    return struct.pack(">I", 8 + len(body) if size is None else size) + kind + body
+
+
+def heic_header(
+    size: tuple[int, int],
+    tiles: dict[int, list[int]],
+    tile: tuple[int, int] = (512, 512),
+    *,
+    wide: bool = False,
+    more: bytes = b"",
+) -> bytes:
+    """A HEIC as it begins: item 1 of a size, the others of another; what each is derived from."""
+    word = "I" if wide else "H"
+    version = struct.pack(">I", wide << 24)
+    names = sorted({1, *tiles, *(each for parts in tiles.values() for each in parts)})
+    extents = [box(b"ispe", bytes(4), struct.pack(">II", *each)) for each in (size, tile)]
+    links = b"".join(struct.pack(f">{word}BB", name, 1, 0x81 + (name > 1)) for name in names)
+    references = [
+        box(b"dimg", struct.pack(f">{word}H{len(parts)}{word}", name, len(parts), *parts))
+        for name, parts in tiles.items()
+    ]
+    properties = box(
+        b"iprp", box(b"ipco", *extents), box(b"ipma", version, struct.pack(">I", len(names)), links)
+    )
+    primary = box(b"pitm", version, struct.pack(f">{word}", 1))
+    meta = box(b"meta", bytes(4), primary, properties, box(b"iref", version, *references), more)
+    return box(b"ftyp", b"heic", bytes(4), b"mif1heic") + meta + box(b"mdat", bytes(16))

@@ -1,6 +1,7 @@
 """Pictures whose subject is known, and the files of pictures."""
 
 import io
+from importlib import import_module
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -27,8 +28,11 @@ def find_red(image: Rgb) -> Alpha:
 
 
 def picture_file(image: Image.Image, name: str = "PNG", **parameters: object) -> bytes:
-    """A picture in a format of Pillow; the parameters are those of its writer."""
+    """A picture in a format of Pillow, or HEIC; the parameters are those of its writer."""
     file = io.BytesIO()
+    if name == "HEIC":
+        import_module("pillow_heif").register_heif_opener()
+        name = "HEIF"
     image.save(file, name, **parameters)
     return file.getvalue()
 

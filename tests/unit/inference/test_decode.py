@@ -69,6 +69,8 @@ def _with_ramp(photo: Image.Image) -> Image.Image:
         ("JPEG", "CMYK", _SHARP_JPEG, 4),
         ("JPEG", "RGB", {**_SHARP_JPEG, "progressive": True}, 2),
         ("AVIF", "RGB", {"quality": 95}, 4),
+        ("HEIC", "RGB", {"quality": 95}, 4),
+        ("HEIC", "L", {"quality": 95}, 4),
         ("GIF", "RGB", {}, 8),
     ],
 )
@@ -93,6 +95,19 @@ def test_exif_orientation_is_applied_and_a_number_out_of_range_is_upright(
     upright = image.transpose(_METHODS[number]) if number in _METHODS else image
     assert _error(picture, upright) <= (2 if name == "JPEG" else 0)
     assert name == "JPEG" or np.array_equal(_alpha(picture), np.asarray(upright)[..., 3])
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_a_heic_is_turned_once_as_its_container_says(number: int, photo: Image.Image) -> None:
+    exif = exif_orientation(number)
+    # Given bytes, the writer says it in the container too, as phones do.
+    turned = decode(picture_file(_with_ramp(photo), "HEIC", exif=exif.tobytes(), quality=95))
+    upright = _with_ramp(photo)
+    upright = upright.transpose(_METHODS[number]) if number in _METHODS else upright
+    assert _error(turned, upright) <= 4
+    assert np.abs(_alpha(turned) - np.asarray(upright, int)[..., 3]).mean() <= 2
+    # HEIF (ISO/IEC 23008-12) and every viewer ignore the tag alone.
+    assert _error(decode(picture_file(photo, "HEIC", exif=exif, quality=95)), photo) <= 4
 
 
 def test_broken_exif_is_ignored(photo: Image.Image) -> None:
@@ -234,10 +249,12 @@ def test_a_photo_in_other_primaries_and_another_curve_keeps_its_colors(photo: Im
     profile = rgb_profile(*map(tuple, primaries.T))
     picture = decode(picture_file(Image.fromarray(stored), "PNG", icc_profile=profile))
     assert np.abs(picture.rgb - rgb).max() <= 2
+    heic = picture_file(Image.fromarray(stored), "HEIC", icc_profile=profile, quality=98)
+    assert _error(decode(heic), photo) <= 4
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.9, 0.99])
-@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP"])
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "HEIC"])
 def test_a_cut_file_is_refused(name: str, kept: float, photo: Image.Image) -> None:
     data = picture_file(photo, name)
     with pytest.raises(InvalidImageError):

@@ -179,7 +179,7 @@ def _with_secrets(photo: Image.Image, name: str) -> bytes:
     return picture_file(photo, name, **places.get(name, {**profile, "xmp": _SECRET}))
 
 
-@pytest.mark.parametrize("source", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF"])
+@pytest.mark.parametrize("source", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "GIF", "HEIC"])
 @pytest.mark.parametrize("target", _FILES)
 def test_no_metadata_of_the_input_reaches_a_result(
     source: str, target: OutputFormat, photo: Image.Image

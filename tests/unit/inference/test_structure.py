@@ -3,8 +3,11 @@
 import io
 import struct
 import zlib
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from inference.errors import (
@@ -13,9 +16,9 @@ from inference.errors import (
     InvalidImageError,
     SideTooLongError,
 )
-from inference.probe import probe_image
-from inference.structure import MAX_PARTS, MAX_SCANS, MAX_TIFF_TAGS
-from tests.support.hostile_pictures import many_scans, many_tags, tall_png
+from inference.probe import ImageHeader, probe_image
+from inference.structure import MAX_BOXES, MAX_ITEM_TABLE, MAX_PARTS, MAX_SCANS, MAX_TIFF_TAGS
+from tests.support.hostile_pictures import box, heic_header, many_scans, many_tags, tall_png
 from tests.support.pictures import picture_file
 
 
@@ -96,3 +99,66 @@ def test_tags_that_claim_more_than_the_file_has_are_refused(
     with pytest.raises(error):
         probe_image(many_tags(tags, length, order=order, big_tiff=big_tiff))
     assert probe_image(many_tags(20, 5, order=order, big_tiff=big_tiff)).width == 8
+
+
+#: 8 x 6 tiles, as a phone writes them.
+_PHONE = {1: list(range(2, 50))}
+
+
+@pytest.mark.parametrize("wide", [True, False])
+@pytest.mark.parametrize(
+    ("size", "tiles"), [((4032, 3024), _PHONE), ((16, 16), {1: [2]}), ((4000, 9), {1: [2] * 8})]
+)
+def test_a_heic_of_tiles_is_read_by_its_primary_item(
+    size: tuple[int, int], tiles: dict[int, list[int]], *, wide: bool
+) -> None:
+    assert probe_image(heic_header(size, tiles, wide=wide)) == ImageHeader("HEIC", *size)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (
+            heic_header((64, 64), {1: [2] * 60_000}),
+            ImageTooComplexError,
+            "tiles of more than 4 times",
+        ),
+        (heic_header((4032, 3024), {1: [2] * 48}, (8192, 8192)), ImageTooComplexError, "tiles"),
+        (heic_header((64, 64), {1: [2] * 9, 2: [3] * 9}), ImageTooComplexError, "tiles"),
+        (heic_header((64, 64), {1: [2], 2: [1]}), ImageTooComplexError, "derived items in a row"),
+        (
+            heic_header((9, 9), {}, more=box(b"free") * MAX_BOXES),
+            ImageTooComplexError,
+            f"more than {MAX_BOXES} boxes",
+        ),
+        (
+            heic_header(
+                (9, 9), {}, more=box(b"iref", bytes(4), box(b"dimg", bytes(1 + MAX_ITEM_TABLE)))
+            ),
+            ImageTooComplexError,
+            f"more than {MAX_ITEM_TABLE} bytes",
+        ),
+        (heic_header((70_000, 2), {}), SideTooLongError, "70000 x 2"),
+        (heic_header((9, 9), {})[:-1], InvalidImageError, "ends before the picture does"),
+        (heic_header((9, 9), {})[:60], InvalidImageError, "damaged or incomplete"),
+        (box(b"ftyp", b"heic", bytes(4), b"heic", size=7), InvalidImageError, "damaged"),
+    ],
+)
+def test_a_heic_that_asks_for_much_work_is_refused_in_few_reads(
+    data: bytes, error: type[InferenceError], words: str
+) -> None:
+    file = CountedFile(data)
+    with pytest.raises(error, match=words):
+        probe_image(file)
+    assert file.reads <= 2 * MAX_BOXES
+
+
+@given(data=st.data(), photo=st.just(picture_file(Image.new("RGB", (40, 30), "teal"), "HEIC")))
+def test_any_damage_to_a_heics_boxes_is_refused_or_read(
+    *, data: st.DataObject, photo: bytes
+) -> None:
+    broken = bytearray(photo)
+    for at in data.draw(st.lists(st.integers(24, 460), min_size=1, max_size=6)):
+        broken[at] = data.draw(st.integers(0, 255))
+    with suppress(InferenceError):
+        probe_image(bytes(broken))
