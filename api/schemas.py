@@ -82,6 +82,11 @@ class TaskSchema(Schema):
     status = fields.String(required=True)
     original_url = fields.Url(required=True, allow_none=True)
     result_url = fields.Url(required=True, allow_none=True)
+    urls_expire_at = fields.DateTime(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Until when these two work; each answer has new ones."},
+    )
     format = fields.String(required=True, allow_none=True)
     width = fields.Integer(required=True, allow_none=True)
     height = fields.Integer(required=True, allow_none=True)

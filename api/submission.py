@@ -27,10 +27,10 @@ from tasks.jobs.dedup import send_if_due
 from tasks.jobs.job import Job, Status, new_task_id
 from tasks.jobs.job_objects import (
     copied_result_fields,
-    copy_original,
     copy_result,
     discard_object,
-    write_manifest,
+    input_keys,
+    put_manifest,
 )
 from tasks.jobs.routing import model_queue
 from tasks.jobs.store import AcceptedJob
@@ -148,7 +148,7 @@ class SubmissionService:
                 submission.background.length,
                 media_type(header),
             )
-        self._store_original(job, submission.image)
+        self._store_original(job, submission.image, submission.image.object_key)
         return self._record(job, reservation)
 
     def _new_job(self, submission: Submission, task_id: str, request_id: str) -> Job:
@@ -219,17 +219,18 @@ class SubmissionService:
         except InferenceError as error:
             raise InvalidOptionError("background_image", str(error)) from error
 
-    def _store_original(self, job: Job, image: InputFile) -> None:
+    def _store_original(self, job: Job, image: InputFile, source: str | None) -> None:
+        """Store a job's original and its manifest; `source` is an object with the same bytes."""
         kind = media_type(image.probe(self.settings.image_limits))
-        # If Redis is lost, `rmbg restore` makes the record from the manifest.
-        manifest = write_manifest(job)
         store = self.runtime.object_store
         with span("store original"):
-            if image.object_key is None:
-                store.put(job.original_key, image.stream, image.length, kind, metadata=manifest)
-            else:
+            if source is None:
+                store.put(job.original_key, image.stream, image.length, kind)
+            elif source != job.original_key:
                 # The bytes are in the bucket: they do not pass through this process again.
-                store.copy(image.object_key, job.original_key, metadata=manifest, media_type=kind)
+                store.copy(source, job.original_key, media_type=kind)
+            # If Redis is lost, `rmbg restore` makes the record from the manifest.
+            put_manifest(store, job)
 
     def _record(self, job: Job, reservation: Reservation | None) -> AcceptedJob:
         """Record a job whose pictures are stored, and send its message."""
@@ -324,16 +325,13 @@ class SubmissionService:
 
     def _copy_inputs(self, job: Job, cached: Job, image: InputFile) -> None:
         """Store a job's pictures as copies of those of an equal job."""
-        if image.object_key is None:
-            copy_original(self.runtime.object_store, job, cached)
-        else:
-            self._store_original(job, image)
         if job.background_key:
             self.runtime.object_store.copy(cached.background_key or "", job.background_key)
+        self._store_original(job, image, image.object_key or cached.original_key)
 
     def _discard(self, job: Job) -> None:
         """Remove the pictures of a job that was not accepted."""
-        for key in filter(None, (job.original_key, job.background_key, job.result_key)):
+        for key in filter(None, (*input_keys(job), job.result_key)):
             discard_object(self.runtime.object_store, key)
 
     def _queue(self, job: Job) -> None:

@@ -1,6 +1,7 @@
 """The object store: one S3 bucket, the keys of all objects in it, and its lifecycle rules.
 
 originals/<task>                      the uploaded picture
+manifests/<task>                      what its record can be rebuilt from
 backgrounds/<task>                    the background picture
 results/<task>/<run>.<extension>      the cutout of one run, or a copy of an equal job's
 uploads/<upload>/whole, tail-<bytes>  a resumable upload, or the bytes after its last whole part
@@ -34,8 +35,6 @@ from tasks.errors import (
 from tasks.redis_client import PROBE_SECONDS
 from tasks.settings import Settings
 
-#: S3 signs a URL for a week at most.
-MAX_PRESIGN_SECONDS: Final = 7 * 24 * 3600
 #: Connections of one pool.
 CONNECTIONS: Final = 64
 #: One retry, for a connection that was dropped or a gateway without a server behind it.
@@ -56,17 +55,23 @@ _NO_SPACE: Final = "no space left on device"
 _log = structlog.get_logger(__name__)
 
 ORIGINALS: Final = "originals/"
+MANIFESTS: Final = "manifests/"
 BACKGROUNDS: Final = "backgrounds/"
 RESULTS: Final = "results/"
 UPLOAD_OBJECTS: Final = "uploads/"
 IMPROVEMENTS: Final = "improvements/"
 #: All prefixes; the bucket's lifecycle rules cover each of them.
-PREFIXES: Final = (ORIGINALS, BACKGROUNDS, RESULTS, UPLOAD_OBJECTS, IMPROVEMENTS)
+PREFIXES: Final = (ORIGINALS, MANIFESTS, BACKGROUNDS, RESULTS, UPLOAD_OBJECTS, IMPROVEMENTS)
 
 
 def original_key(task_id: str) -> str:
     """Return the key of a task's uploaded picture."""
     return f"{ORIGINALS}{task_id}"
+
+
+def manifest_key(task_id: str) -> str:
+    """Return the key of a task's manifest."""
+    return f"{MANIFESTS}{task_id}"
 
 
 def background_key(task_id: str) -> str:
@@ -95,7 +100,7 @@ def upload_prefix(upload_id: str) -> str:
 
 
 def task_id_of_object(key: str) -> str:
-    """Return the task of an original, a background or a result."""
+    """Return the task of an original, a manifest, a background or a result."""
     return key.split("/")[1]
 
 
@@ -125,6 +130,8 @@ class ObjectStore:
     #: Signs URLs for the address at which callers reach the store.
     public_client: Minio
     bucket: str
+    #: How long a signed URL works at most; S3 allows a week.
+    url_seconds: int
     #: The age at which the bucket itself drops an object; None sets no rules.
     lifecycle_days: int | None = None
 
@@ -136,6 +143,7 @@ class ObjectStore:
             s3_client(settings, str(settings.s3_endpoint), pool),
             s3_client(settings, str(public)),
             settings.s3_bucket,
+            settings.url_seconds,
             lifecycle_days=lifecycle_days(settings.retention_hours),
         )
 
@@ -161,16 +169,8 @@ class ObjectStore:
             if self.lifecycle_days is not None:
                 apply_lifecycle_rules(self.client, self.bucket, self.lifecycle_days)
 
-    def put(
-        self,
-        key: str,
-        data: BinaryIO,
-        length: int,
-        media_type: str,
-        *,
-        metadata: Mapping[str, str] | None = None,
-    ) -> None:
-        """Store `length` bytes under a key, with metadata: ASCII, less than 2 kB in all."""
+    def put(self, key: str, data: BinaryIO, length: int, media_type: str) -> None:
+        """Store `length` bytes under a key."""
         with object_store_errors(key):
             self.client.put_object(
                 self.bucket,
@@ -178,7 +178,6 @@ class ObjectStore:
                 data,
                 length,
                 content_type=media_type,
-                metadata=dict(metadata or {}),
                 part_size=_PART_BYTES,
             )
 
@@ -225,31 +224,17 @@ class ObjectStore:
                 if found.last_modified is not None:
                     yield ListedObject(str(found.object_name), found.last_modified)
 
-    def copy(
-        self,
-        source: str,
-        target: str,
-        *,
-        metadata: Mapping[str, str] | None = None,
-        media_type: str | None = None,
-    ) -> None:
-        """Copy an object within the store, or onto itself to change its metadata.
+    def copy(self, source: str, target: str, *, media_type: str | None = None) -> None:
+        """Copy an object within the store.
 
-        Without metadata the copy has the source's, and without a media type the source's.
+        With a media type, the copy has that one and no metadata; else it has the source's.
         """
+        replaced: dict[str, Any] = {}
+        if media_type is not None:
+            replaced = {"metadata": {"Content-Type": media_type}, "metadata_directive": REPLACE}
         with object_store_errors(source):
-            copied = CopySource(self.bucket, source)
-            if metadata is None:
-                self.client.copy_object(self.bucket, target, copied)
-                return
-            # S3 replaces the media type together with the metadata, so it must be given again.
-            found = media_type or self.client.stat_object(self.bucket, source).content_type
             self.client.copy_object(
-                self.bucket,
-                target,
-                copied,
-                metadata={**metadata, "Content-Type": found or "application/octet-stream"},
-                metadata_directive=REPLACE,
+                self.bucket, target, CopySource(self.bucket, source), **replaced
             )
 
     def delete(self, key: str) -> None:
@@ -258,7 +243,7 @@ class ObjectStore:
             self.client.remove_object(self.bucket, key)
 
     def url(self, key: str, *, seconds: int, file_name: str | None = None) -> str:
-        """Sign a public URL, without asking the store; it is valid for a week at most.
+        """Sign a public URL for so many seconds, `url_seconds` at most, without asking the store.
 
         Browsers download the object under the file name, if there is one.
         """
@@ -268,7 +253,7 @@ class ObjectStore:
         return self.public_client.presigned_get_object(
             self.bucket,
             key,
-            expires=timedelta(seconds=max(1, min(seconds, MAX_PRESIGN_SECONDS))),
+            expires=timedelta(seconds=max(1, min(seconds, self.url_seconds))),
             response_headers=headers or None,
         )
 
@@ -342,7 +327,7 @@ def probe_object_store(settings: Settings, *, seconds: float = PROBE_SECONDS) ->
     """Raise `ObjectStoreUnavailableError` unless the store answers in time and has the bucket."""
     pool = urllib3.PoolManager(timeout=seconds, retries=False)
     client = s3_client(settings, str(settings.s3_endpoint), pool)
-    ObjectStore(client, client, settings.s3_bucket).ping()
+    ObjectStore(client, client, settings.s3_bucket, settings.url_seconds).ping()
 
 
 def s3_client(settings: Settings, endpoint: str, pool: urllib3.PoolManager | None = None) -> Minio:

@@ -137,6 +137,13 @@ class Settings(BaseSettings):
         le=24 * 365,
         description="Hours for which an original, its result and its record are kept.",
     )
+    url_seconds: int = Field(
+        3600,
+        gt=0,
+        le=7 * 24 * 3600,
+        description="Seconds for which a signed URL of a picture works, if the picture is kept for "
+        "so long; whoever asks for the task again gets new ones.",
+    )
     model: str = Field("u2netp", description="Name of the served model; see `rmbg models list`.")
     model_path: Path | None = Field(
         None, description="File or folder of the weights, if they are not fetched."

@@ -20,17 +20,17 @@ from tasks.errors import (
 )
 from tasks.jobs.batches import BatchStore
 from tasks.jobs.job import Job
-from tasks.jobs.job_objects import Eraser, read_manifest
+from tasks.jobs.job_objects import Eraser, get_manifest
 from tasks.jobs.store import RECORD_GRACE_SECONDS, JobStore
 from tasks.object_store import (
     BACKGROUNDS,
     IMPROVEMENTS,
+    MANIFESTS,
     ORIGINALS,
     RESULTS,
     UPLOAD_OBJECTS,
     ListedObject,
     ObjectStore,
-    original_key,
     task_id_of_object,
     upload_id_of,
 )
@@ -96,9 +96,10 @@ class OrphanSweep:
 
     def _orphans(self) -> Iterator[ListedObject]:
         for prefix, is_lost in (
-            (ORIGINALS, self._is_lost_original),
+            (ORIGINALS, self._is_lost_input),
             (BACKGROUNDS, self._is_lost_companion),
             (RESULTS, self._is_lost_companion),
+            (MANIFESTS, self._is_lost_input),
         ):
             for block in self._blocks(self.objects.list_entries(prefix)):
                 yield from self._of_tasks(block, is_lost)
@@ -135,13 +136,14 @@ class OrphanSweep:
             and self._is_old(found)
         )
 
-    def _is_lost_original(self, found: ListedObject) -> bool:
-        return self._is_old(found) and not self._can_be_restored(found.key)
+    def _is_lost_input(self, found: ListedObject) -> bool:
+        """Return whether an original or a manifest is one without the other, or has expired."""
+        return self._is_old(found) and not self._can_be_restored(found)
 
     def _is_lost_companion(self, found: ListedObject) -> bool:
         """Return whether a result or background belongs to an erased task, not to a lost record."""
         young = found.key.startswith(BACKGROUNDS) and not self._is_old(found)
-        return not young and not self._can_be_restored(original_key(task_id_of_object(found.key)))
+        return not young and not self._can_be_restored(found)
 
     def _of_uploads(self, block: Sequence[ListedObject]) -> Iterator[ListedObject]:
         recorded = self.uploads.recorded([upload_id_of(each.key) for each in block])
@@ -149,9 +151,9 @@ class OrphanSweep:
             if upload_id_of(each.key) not in recorded and self._is_old(each):
                 yield each
 
-    def _can_be_restored(self, original: str) -> bool:
+    def _can_be_restored(self, found: ListedObject) -> bool:
         try:
-            job = read_manifest(original, self.objects.metadata(original))
+            job = get_manifest(self.objects, task_id_of_object(found.key))
         except ObjectNotFoundError:
             return False
         return job is not None and job.expires_at > self.clock()

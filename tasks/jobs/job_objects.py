@@ -1,29 +1,28 @@
-"""A job's objects in the bucket: the manifest on its original, copies, erasure, audit of access."""
+"""A job's objects in the bucket: its manifest, copies, erasure, audit of access."""
 
+import io
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
 import structlog
 
-from tasks.errors import TaskError
+from tasks.errors import ObjectNotFoundError, TaskError
 from tasks.jobs.job import Job, Priority
 from tasks.jobs.store import JobStore
 from tasks.object_store import (
     ObjectStore,
     background_key,
     copied_result_key,
+    manifest_key,
     original_key,
     results_prefix,
 )
 
-#: The name of the metadata: one header, `x-amz-meta-rmbg-job`.
+#: The metadata in which earlier versions kept the manifest, on the original itself. Whoever had the
+#: original's signed URL read the owner and the webhook's address there.
 MANIFEST_METADATA: Final = "rmbg-job"
-
-#: S3 keeps at most 2 kB of metadata, names included.
-MANIFEST_MAX_BYTES: Final = 1900
 
 _MANIFEST_VERSION: Final = 1
 
@@ -47,37 +46,45 @@ _MANIFEST_FIELDS: Final = (
     "background_key",
 )
 
-#: Left out in this order if the manifest is too long: the job can run without them.
-_DROPPED_WHEN_LARGE: Final = ("request_id", "file_stem", "sha256", "metadata")
 
-
-def write_manifest(job: Job) -> dict[str, str]:
-    """Return the metadata of a job's original: ASCII, and within S3's limit.
-
-    Raises:
-        ValueError: the options alone exceed the limit.
-    """
+def write_manifest(job: Job) -> bytes:
+    """Return a job's manifest, a JSON object."""
     # Fields that are None, {} or [] are left out: `read_manifest` gives them these values.
     values = {name: getattr(job, name) for name in _MANIFEST_FIELDS}
     values = {name: value for name, value in values.items() if value not in (None, {}, [])}
-    for spare in ("", *_DROPPED_WHEN_LARGE):
-        values.pop(spare, None)
-        text = json.dumps({"v": _MANIFEST_VERSION, **values}, separators=(",", ":"))
-        if len(text) <= MANIFEST_MAX_BYTES:
-            return {MANIFEST_METADATA: text}
-    raise ValueError(
-        f"The manifest of {job.task_id} has {len(text)} bytes with its options alone; "
-        f"the limit is {MANIFEST_MAX_BYTES}."
-    )
+    return json.dumps({"v": _MANIFEST_VERSION, **values}, separators=(",", ":")).encode()
 
 
-def read_manifest(key: str, metadata: Mapping[str, str]) -> Job | None:
+def put_manifest(object_store: ObjectStore, job: Job) -> None:
+    """Store a job's manifest, once its pictures are stored.
+
+    Raises:
+        ObjectStoreUnavailableError: whether it was stored is unknown.
+    """
+    key, text = manifest_key(job.task_id), write_manifest(job)
+    object_store.put(key, io.BytesIO(text), len(text), "application/json")
+
+
+def get_manifest(object_store: ObjectStore, task_id: str) -> Job | None:
     """Return the job of an original, as it was submitted; None without a valid manifest.
 
-    `metadata` is what `ObjectStore.metadata` gives.
+    Raises:
+        ObjectNotFoundError: there is no original.
+        ObjectStoreUnavailableError
     """
+    text: str | bytes | None = object_store.metadata(original_key(task_id)).get(MANIFEST_METADATA)
+    if text is None:
+        try:
+            text = object_store.get(manifest_key(task_id))
+        except ObjectNotFoundError:
+            return None
+    return read_manifest(task_id, text)
+
+
+def read_manifest(task_id: str, text: str | bytes) -> Job | None:
+    """Return the job of that id as a manifest describes it, as it was submitted, or None."""
     try:
-        values = dict(json.loads(metadata[MANIFEST_METADATA]))
+        values = dict(json.loads(text))
         known = {name: values[name] for name in _MANIFEST_FIELDS if name in values}
         known |= {
             "created_at": float(values["created_at"]),
@@ -86,10 +93,10 @@ def read_manifest(key: str, metadata: Mapping[str, str]) -> Job | None:
             "priority": Priority(values.get("priority", Priority.NORMAL)),
         }
         # Its queue is chosen by the router when it is sent.
-        job = Job(**known, original_key=key, queue="")
+        job = Job(**known, original_key=original_key(task_id), queue="")
     except (KeyError, TypeError, ValueError):
         return None
-    return job if original_key(job.task_id) == key else None
+    return job if job.task_id == task_id else None
 
 
 #: The fields of a record that describe the result.
@@ -128,9 +135,14 @@ def copy_result(object_store: ObjectStore, job: Job, cached_from: Job) -> None:
     object_store.copy(source, copied_result_key(job.task_id, source))
 
 
-def copy_original(object_store: ObjectStore, job: Job, cached_from: Job) -> None:
-    """Copy another job's original; raises what `copy_result` raises."""
-    object_store.copy(cached_from.original_key, job.original_key, metadata=write_manifest(job))
+def input_keys(job: Job) -> list[str]:
+    """Return the keys of what a submission stores, in the order in which it is erased.
+
+    Without the original the manifest restores nothing, and what a running job still writes is an
+    orphan.
+    """
+    keys = (job.original_key, manifest_key(job.task_id), job.background_key)
+    return [key for key in keys if key]
 
 
 def discard_object(object_store: ObjectStore, key: str) -> None:
@@ -163,12 +175,12 @@ class Eraser:
         self.job_store.erase(job.task_id)
 
     def erase_pictures(self, job: Job) -> None:
-        """Remove a job's original, background and results, and leave its record.
+        """Remove a job's original, manifest, background and results, and leave its record.
 
         Raises:
             ObjectStoreUnavailableError: some are left; repeat it.
         """
-        for key in (job.original_key, job.background_key, job.result_key):
+        for key in (*input_keys(job), job.result_key):
             if key:
                 self.object_store.delete(key)
         # Results of earlier runs, whose process may have died.
@@ -181,7 +193,7 @@ class Eraser:
         Raises:
             ObjectStoreUnavailableError: some are left; repeat it.
         """
-        for key in (original_key(task_id), background_key(task_id)):
+        for key in (original_key(task_id), manifest_key(task_id), background_key(task_id)):
             self.object_store.delete(key)
         for key in list(self.object_store.list(results_prefix(task_id))):
             self.object_store.delete(key)

@@ -1,4 +1,4 @@
-"""Restores job records that Redis lost, from the manifests of the originals in the bucket."""
+"""Restores job records that Redis lost, from the manifests in the bucket."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Final
 
 from tasks.errors import IdTakenError, ObjectNotFoundError, QueueUnavailableError
 from tasks.jobs.job import Job
-from tasks.jobs.job_objects import read_manifest
+from tasks.jobs.job_objects import get_manifest
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
 from tasks.object_store import ORIGINALS, ObjectStore, task_id_of_object
@@ -56,13 +56,13 @@ class Restorer:
             report.recorded += len(recorded)
             for task_id, key in by_id.items():
                 if task_id not in recorded:
-                    self._examine(key, report)
+                    self._examine(task_id, key, report)
         report.lost.sort(key=lambda job: job.created_at)
         return report
 
-    def _examine(self, key: str, report: RestoreReport) -> None:
+    def _examine(self, task_id: str, key: str, report: RestoreReport) -> None:
         try:
-            job = read_manifest(key, self.object_store.metadata(key))
+            job = get_manifest(self.object_store, task_id)
         except ObjectNotFoundError:
             return  # erased since it was listed
         if job is None:

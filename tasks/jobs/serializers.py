@@ -17,6 +17,7 @@ def task_data(job: Job, object_store: ObjectStore, now: float) -> dict[str, Any]
         "status": visible_status(job, now),
         "original_url": original_url(job, object_store, now),
         "result_url": result_url(job, object_store, now),
+        "urls_expire_at": iso_time(_urls_expire_at(job, object_store, now)),
         "format": job.format,
         "width": job.width,
         "height": job.height,
@@ -61,6 +62,11 @@ def _presigned_url(
 ) -> str | None:
     left = int(job.expires_at - now)
     return object_store.url(key, seconds=left, file_name=file_name) if left > 0 else None
+
+
+def _urls_expire_at(job: Job, object_store: ObjectStore, now: float) -> float | None:
+    """Return until when the presigned URLs work that are signed now; None once there are none."""
+    return min(job.expires_at, now + object_store.url_seconds) if job.expires_at > now else None
 
 
 def iso_time(seconds: float | None) -> datetime | None:

@@ -107,6 +107,7 @@ def test_it_says_what_the_api_says_and_its_address_opens_the_result(
     for name in ("original_url", "result_url"):
         # Signed again each time; they lead to the same object.
         assert urlsplit(said.pop(name)).path == urlsplit(shown.pop(name)).path
+    assert said.pop("urls_expire_at") <= shown.pop("urls_expire_at")
     assert said == shown
 
 

@@ -21,6 +21,8 @@ class WatchedStore:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any method
         method = getattr(self._store, name)
+        if not callable(method):
+            return method
 
         def call(*given: Any, **more: Any) -> Any:  # noqa: ANN401 - as the method's
             self.calls.append((name, *(each for each in given if isinstance(each, str))))

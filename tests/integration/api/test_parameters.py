@@ -9,7 +9,7 @@ import pytest
 from inference.options import Options, Output, OutputFormat, Shadow
 from tasks.api_keys import new_webhook_secret
 from tasks.jobs.job import Priority
-from tasks.jobs.job_objects import read_manifest
+from tasks.jobs.job_objects import get_manifest
 from tests.support.api import Api
 from tests.support.submissions import PATH, PICTURE, form, refused_fields
 
@@ -56,7 +56,7 @@ def test_every_parameter_reaches_the_record_and_the_bucket(api: Api) -> None:
         assert (job.priority, job.metadata) == (Priority.HIGH, asked["metadata"])
         assert job.webhook_url == asked["webhook_url"]
         assert job.deadline == pytest.approx(job.created_at + 60)
-        kept = read_manifest(job.original_key, api.objects.metadata(job.original_key))
+        kept = get_manifest(api.objects, job.task_id)
         assert kept is not None
         assert kept.metadata == job.metadata
         assert (kept.webhook_url, kept.priority) == (job.webhook_url, job.priority)

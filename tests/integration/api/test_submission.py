@@ -9,9 +9,10 @@ from api.inputs import InputFile, Submission
 from inference.options import Options, OutputFormat
 from tasks.housekeeping.missing_messages import dispatch_seq_of, list_key, message_id
 from tasks.jobs.job import Status
-from tasks.jobs.job_objects import read_manifest
+from tasks.jobs.job_objects import get_manifest
 from tasks.jobs.routing import JobDispatcher
 from tasks.jobs.store import JobStore
+from tasks.object_store import MANIFESTS, task_id_of_object
 from tests.support.api import Api
 from tests.support.services import services_on, with_parts, with_settings
 from tests.support.stores import WatchedStore
@@ -109,10 +110,11 @@ def test_while_a_server_is_away_nothing_is_accepted_and_nothing_stays(
 
 def test_a_restore_that_was_quicker_does_not_unmake_the_job(api: Api) -> None:
     def restore(key: str) -> None:
-        """`rmbg restore` finds the original between its upload and its record."""
-        job = read_manifest(key, api.objects.metadata(key))
-        assert job is not None
-        api.jobs.create(job.evolve(queue="model.u2netp"))
+        """`rmbg restore` finds the manifest before the record is written."""
+        job = get_manifest(api.objects, task_id_of_object(key))
+        assert (job is not None) == key.startswith(MANIFESTS)
+        if job is not None:
+            api.jobs.create(job.evolve(queue="model.u2netp"))
 
     store = WatchedStore(api.objects, restore)
     answer = api.with_parts(object_store=store).send()

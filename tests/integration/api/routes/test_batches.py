@@ -11,9 +11,9 @@ from werkzeug.test import TestResponse
 from api.inputs import spool
 from tasks import redis_keys
 from tasks.jobs.job import JobError, Priority, Status
-from tasks.jobs.job_objects import read_manifest
+from tasks.jobs.job_objects import get_manifest
 from tasks.jobs.store import JobStore
-from tasks.object_store import UPLOAD_OBJECTS, original_key
+from tasks.object_store import UPLOAD_OBJECTS, manifest_key, original_key
 from tests.support.api import Api
 from tests.support.redis_content import mentions
 from tests.support.servers import Servers
@@ -89,9 +89,10 @@ def test_a_picture_is_stored_once_and_never_read_back(api: Api) -> None:
     watched = WatchedStore(api.objects)
     _, (task_id,) = _begin(api.with_parts(object_store=watched), red=RED)
     key = original_key(task_id)
-    # The manifest is known once the whole form is read: it goes onto the object where it is.
-    assert watched.calls == [("put", key, "image/png"), ("copy", key, key)]
-    job = read_manifest(key, api.objects.metadata(key))
+    # The manifest is known once the whole form is read.
+    manifest = ("put", manifest_key(task_id), "application/json")
+    assert watched.calls == [("put", key, "image/png"), manifest]
+    job = get_manifest(api.objects, task_id)
     assert job is not None
     assert (job.task_id, job.batch_id) == (task_id, api.job(task_id).batch_id)
 

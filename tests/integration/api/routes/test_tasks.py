@@ -7,10 +7,13 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import urllib3
+from minio.commonconfig import REPLACE, CopySource
 from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
@@ -84,6 +87,36 @@ def test_each_access_to_a_picture_and_its_erasure_is_one_line(shop: Api, studio:
         assert line["request_id"] == "order-17"
         assert "http" not in str(line)
         assert "X-Amz" not in str(line)
+
+
+def test_signed_urls_work_for_an_hour_and_say_nothing_of_the_task(shop: Api) -> None:
+    first = shop.submit(
+        cache="true", webhook_url="https://93.184.216.34/hook?token=t", metadata="{}"
+    )
+    shop.finish(first)
+    old: dict[str, str | list[str] | tuple[str]] = {"rmbg-job": "of an earlier version"}
+    original = shop.job(first).original_key
+    shop.objects.client.copy_object(
+        shop.objects.bucket,
+        original,
+        CopySource(shop.objects.bucket, original),
+        metadata=old,
+        metadata_directive=REPLACE,
+    )
+    copied = shop.submit(cache="true")
+    for task_id in (shop.submit(), copied):
+        task = shop.data(f"/api/v1/tasks/{task_id}")
+        signed = dict(parse_qsl(urlsplit(task["original_url"]).query))
+        assert signed["X-Amz-Expires"] == "3600"
+        until = datetime.fromisoformat(task["urls_expire_at"]).timestamp()
+        assert until == pytest.approx(shop.services.clock() + 3600, abs=60)
+        got = urllib3.request("GET", task["original_url"])
+        assert (got.status, got.headers["Content-Type"]) == (200, "image/png")
+        assert not [name for name in got.headers if name.lower().startswith("x-amz-meta")]
+    job = shop.job(copied)
+    near = shop.replaced(clock=lambda: job.expires_at - 60).data(f"/api/v1/tasks/{copied}")
+    assert near["urls_expire_at"] == near["expires_at"]
+    assert "X-Amz-Expires=60&" in near["original_url"]
 
 
 def _pages(shop: Api, query: str) -> list[list[str]]:

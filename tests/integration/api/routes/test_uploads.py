@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from werkzeug.test import TestResponse
 
-from tasks.object_store import UPLOAD_OBJECTS, upload_prefix
+from tasks.object_store import UPLOAD_OBJECTS, manifest_key, upload_prefix
 from tasks.uploads.store import PART_BYTES
 from tests.support.api import Api
 from tests.support.hostile_pictures import many_tags
@@ -309,4 +309,5 @@ def test_an_upload_is_fetched_once_however_its_readers_jump(api: Api) -> None:
     store = WatchedStore(api.objects)
     job = api.accepted(api.with_parts(object_store=store).post(PATH, json={"upload_id": _id(url)}))
     key = f"{upload_prefix(_id(url))}whole"
-    assert store.calls == [("chunks", key), ("copy", key, job.original_key)]
+    assert store.calls[:2] == [("chunks", key), ("copy", key, job.original_key)]
+    assert store.named("put") == [manifest_key(job.task_id)]

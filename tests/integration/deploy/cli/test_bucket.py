@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from deploy.cli.main import app
 from tasks.jobs.job import Job
-from tasks.jobs.job_objects import write_manifest
+from tasks.jobs.job_objects import put_manifest
 from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore
 from tasks.settings import Settings
@@ -33,7 +33,8 @@ def lost(bucket: ObjectStore) -> Job:
     for key in bucket.list(""):
         bucket.delete(key)
     job = make_job()
-    bucket.put(job.original_key, io.BytesIO(b"x"), 1, "image/png", metadata=write_manifest(job))
+    bucket.put(job.original_key, io.BytesIO(b"x"), 1, "image/png")
+    put_manifest(bucket, job)
     return job
 
 

@@ -15,7 +15,7 @@ from tasks.housekeeping.clock_check import ClockCheck
 from tasks.housekeeping.retention import ORPHAN_GRACE_SECONDS, OrphanSweep, RetentionSweeper
 from tasks.jobs.batches import BatchStore
 from tasks.jobs.job import Job, Status, new_task_id
-from tasks.jobs.job_objects import Eraser, write_manifest
+from tasks.jobs.job_objects import Eraser, put_manifest
 from tasks.jobs.store import RECORD_GRACE_SECONDS, JobStore, lease_token
 from tasks.jobs.task_listing import TaskList
 from tasks.object_store import (
@@ -25,6 +25,7 @@ from tasks.object_store import (
     apply_lifecycle_rules,
     background_key,
     lifecycle_days,
+    manifest_key,
     original_key,
     result_key,
     s3_client,
@@ -90,8 +91,8 @@ class World:
             self.redis.delete(redis_keys.BUCKET_SWEPT)
         assert self.sweeper.run_once()
 
-    def put(self, key: str, metadata: dict[str, str] | None = None) -> str:
-        self.objects.put(key, io.BytesIO(b"bytes"), 5, "image/png", metadata=metadata)
+    def put(self, key: str) -> str:
+        self.objects.put(key, io.BytesIO(b"bytes"), 5, "image/png")
         return key
 
     def stored(self, *, hours: float = 24) -> Job:
@@ -104,7 +105,8 @@ class World:
             expires_at=self.clock() + hours * HOUR,
             owner="shop",
         )
-        self.put(job.original_key, write_manifest(job))
+        self.put(job.original_key)
+        put_manifest(self.objects, job)
         return job
 
     def waiting(self, *, hours: float = 24) -> Job:
@@ -192,10 +194,11 @@ def test_what_a_running_job_writes_after_its_expiry_or_erasure_is_swept(
 def test_what_no_record_names_goes_but_not_at_once(world: World) -> None:
     job = world.done()
     of_an_earlier_run = world.put(result_key(job.task_id, lease_token("gpu1@host", 1), "png"))
-    before_its_record = world.put(original_key(new_task_id()))
+    # A process died between the two.
+    half = {world.put(key(new_task_id())) for key in (original_key, manifest_key)}
     assert world.orphans.sweep() == []
     world.clock.now += ORPHAN_GRACE_SECONDS + 60
-    assert set(world.orphans.sweep()) == {of_an_earlier_run, before_its_record}
+    assert set(world.orphans.sweep()) == {of_an_earlier_run, *half}
     assert job.result_key in world.bucket()
 
 
@@ -204,7 +207,7 @@ def test_after_a_loss_of_redis_all_that_can_be_restored_stays_until_its_expiry(
 ) -> None:
     world.done()
     bucket = world.bucket()
-    assert len(bucket) == 3
+    assert len(bucket) == 4
     world.redis.flushdb()
     world.sweep(hours=23)
     assert world.bucket() == bucket
@@ -261,7 +264,7 @@ def test_lifecycle_rules_are_later_than_the_sweeper_and_spare_other_rules(world:
         apply_lifecycle_rules(client, bucket, days)
     rules = client.get_bucket_lifecycle(bucket).rules
     found = {rule.rule_id: rule.expiration and rule.expiration.days for rule in rules}
-    ours = ("originals", "backgrounds", "results", "uploads", "improvements")
+    ours = ("originals", "manifests", "backgrounds", "results", "uploads", "improvements")
     assert found == {"theirs": 9, **{f"rmbg-{each}": 5 for each in ours}, "rmbg-parts": None}
     assert lifecycle_days(24) * 24 > 24 + RECORD_GRACE_SECONDS / 3600
 
@@ -274,7 +277,7 @@ def test_the_pictures_of_a_record_that_cannot_be_read_go_at_their_time_too(world
     for job in (bad, waiting):
         world.damage(job)
     world.sweep()
-    assert len(world.bucket()) == 8
+    assert len(world.bucket()) == 11
     world.sweep(hours=24)
     assert world.bucket() == set()
     assert world.redis.hget(redis_keys.job_key(waiting.task_id), "status") == "failed"

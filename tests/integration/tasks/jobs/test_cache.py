@@ -13,6 +13,7 @@ from tasks import redis_keys
 from tasks.api_keys import Owner
 from tasks.jobs.cache import JITTER_SECONDS, REDIS_SECONDS, cache_key, cache_ttl
 from tasks.jobs.job import Job, Status
+from tasks.jobs.job_objects import get_manifest
 from tests.support.equal_jobs import PICTURE, EqualJobs
 
 
@@ -29,8 +30,10 @@ def test_a_known_result_comes_at_once_with_objects_of_its_own(equal: EqualJobs) 
     assert equal.objects.get(mine.original_key) == PICTURE
     assert Image.open(io.BytesIO(equal.objects.get(str(mine.result_key)))).size == (60, 40)
     assert mine.file_stem == "mine"
-    # Should Redis be lost, the copy tells whose it is.
-    assert mine.task_id in equal.objects.metadata(mine.original_key)["rmbg-job"]
+    # Should Redis be lost, the copy's manifest tells whose it is.
+    kept = get_manifest(equal.objects, mine.task_id)
+    assert kept is not None
+    assert kept.file_stem == "mine"
 
 
 def test_another_process_finds_it_in_redis_for_the_time_that_was_drawn(equal: EqualJobs) -> None:

@@ -10,7 +10,7 @@ from tasks.app import create_celery
 from tasks.housekeeping.missing_messages import list_key
 from tasks.jobs import restore
 from tasks.jobs.job import Job, Priority, Status
-from tasks.jobs.job_objects import write_manifest
+from tasks.jobs.job_objects import MANIFEST_METADATA, put_manifest, write_manifest
 from tasks.jobs.restore import Restorer
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
@@ -51,10 +51,20 @@ def restorer(
         )
 
 
-def _submitted(bucket: ObjectStore, **changes: object) -> Job:
+def _submitted(bucket: ObjectStore, *, earlier: bool = False, **changes: object) -> Job:
+    """A job whose original and manifest are in the bucket, perhaps as an earlier version did it."""
     fields = {"queue": "gpu.gone.0", "options": {"quality": 80}, "priority": Priority.LOW}
     job = make_job(**fields, **changes)
-    bucket.put(job.original_key, io.BytesIO(b"x"), 1, "image/png", metadata=write_manifest(job))
+    if earlier:
+        named: dict[str, str | list[str] | tuple[str]] = {
+            MANIFEST_METADATA: write_manifest(job).decode()
+        }
+        bucket.client.put_object(
+            bucket.bucket, job.original_key, io.BytesIO(b"x"), 1, metadata=named
+        )
+    else:
+        bucket.put(job.original_key, io.BytesIO(b"x"), 1, "image/png")
+        put_manifest(bucket, job)
     return job
 
 
@@ -74,10 +84,11 @@ def test_lost_jobs_are_found_the_oldest_first(
     assert findings.unreadable == ["originals/rm-by-hand"]
 
 
+@pytest.mark.parametrize("earlier", [False, True])
 def test_a_restored_job_waits_with_a_message_and_is_restored_once(
-    bucket: ObjectStore, restorer: Restorer, redis: Redis
+    bucket: ObjectStore, restorer: Restorer, redis: Redis, *, earlier: bool
 ) -> None:
-    job = _submitted(bucket)
+    job = _submitted(bucket, earlier=earlier)
     (lost,) = restorer.find().lost
     assert [restorer.restore(lost), restorer.restore(lost)] == [True, False]
     assert restorer.find().lost == []

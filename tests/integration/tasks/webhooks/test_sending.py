@@ -70,7 +70,7 @@ def test_500_500_200(post: Post) -> None:
     assert len(set(got.ids)) == 1
     assert len({each["webhook-timestamp"] for each in got.headers}) == 3
     data = [json.loads(body)["data"] for body in got.bodies]
-    assert len({each["result_url"] for each in data}) == 3, "each is signed at its own time"
+    assert len({each["urls_expire_at"] for each in data}) == 3, "each is signed at its own time"
     assert {each["task_id"] for each in data} == {job.task_id}
     assert post.outcomes == {"refused": 2, "delivered": 1}
 

@@ -5,12 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.jobs.job import Job, Priority, Status
-from tasks.jobs.job_objects import (
-    MANIFEST_MAX_BYTES,
-    MANIFEST_METADATA,
-    read_manifest,
-    write_manifest,
-)
+from tasks.jobs.job_objects import read_manifest, write_manifest
 from tests.support.jobs import make_job
 
 
@@ -27,33 +22,16 @@ def _job(**changes: object) -> Job:
 )
 def test_a_job_comes_back_as_it_was_submitted(stem: str, **changes: object) -> None:
     job = _job(file_stem=stem, **changes)
-    metadata = write_manifest(job.evolve(status=Status.PROCESSING, attempts=2))
-    assert read_manifest(job.original_key, metadata) == job.evolve(queue="")
-
-
-@given(st.text(max_size=3000), st.text(max_size=3000))
-def test_it_is_ascii_and_short_whatever_the_names(stem: str, request_id: str) -> None:
-    job = _job(file_stem=stem, request_id=request_id)
-    metadata = write_manifest(job)
-    assert metadata[MANIFEST_METADATA].isascii()
-    assert metadata[MANIFEST_METADATA].isprintable()
-    assert len(metadata[MANIFEST_METADATA]) + len("x-amz-meta-") + len(MANIFEST_METADATA) < 2048
-    assert len(metadata[MANIFEST_METADATA]) <= MANIFEST_MAX_BYTES
-    assert read_manifest(job.original_key, metadata) is not None
-
-
-def test_options_that_cannot_be_kept_are_refused() -> None:
-    with pytest.raises(ValueError, match="options"):
-        write_manifest(_job(options={"a": "x" * MANIFEST_MAX_BYTES}))
+    text = write_manifest(job.evolve(status=Status.PROCESSING, attempts=2))
+    assert read_manifest(job.task_id, text) == job.evolve(queue="")
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "[1]", "{}", "null", '{"task_id": 1}', '{"v":1,"created_at":"soon"}']
+    "text",
+    [
+        *("", "[]", "[1]", "{}", "null", '{"task_id": 1}', '{"v":1,"created_at":"soon"}', b"\xff"),
+        pytest.param(write_manifest(_job()), id="of another task"),
+    ],
 )
-def test_what_cannot_be_read_is_none(text: str) -> None:
-    assert read_manifest("originals/rm-1", {MANIFEST_METADATA: text}) is None
-
-
-def test_no_manifest_or_that_of_another_key_is_none() -> None:
-    assert read_manifest("originals/rm-1", {}) is None
-    assert read_manifest("originals/rm-1", write_manifest(_job())) is None
+def test_what_cannot_be_read_is_none(text: str | bytes) -> None:
+    assert read_manifest("rm-1", text) is None
