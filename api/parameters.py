@@ -31,7 +31,7 @@ from tasks.jobs.job import Priority
 from tasks.webhooks.deliveries import TASK_EVENTS
 
 #: The result formats of this API; remove.bg's has more.
-FORMATS: Final = ("png", "webp", "jpg")
+FORMATS: Final = ("png", "webp", "avif", "jpg")
 #: Largest `metadata`, as compact JSON in UTF-8.
 _MAX_METADATA_BYTES: Final = 2048
 _MAX_TEXT: Final = 100
@@ -132,7 +132,7 @@ class TaskParameters(Schema):
     quality = fields.Integer(
         load_default=92,
         validate=validate.Range(1, 100),
-        metadata={"description": "Quality of webp and jpg."},
+        metadata={"description": "Quality of webp, avif and jpg."},
     )
     refine = fields.Boolean(
         load_default=True,

@@ -76,6 +76,7 @@ class OutputFormat(StrEnum):
     PNG = "png"
     WEBP = "webp"
     JPG = "jpg"
+    AVIF = "avif"
     #: `color.jpg` and `alpha.png` without further compression: fast to write, and small.
     ZIP = "zip"
     #: png where the result has transparency, else jpg.
@@ -88,6 +89,7 @@ class OutputFormat(StrEnum):
             "png": "image/png",
             "webp": "image/webp",
             "jpg": "image/jpeg",
+            "avif": "image/avif",
             "zip": "application/zip",
             "auto": "application/octet-stream",
         }[self.value]
@@ -96,7 +98,8 @@ class OutputFormat(StrEnum):
     def max_side(self) -> int:
         """The most pixels that a file of this format can have on a side."""
         jpg, png = 65_500, 2**31 - 1
-        return {"png": png, "webp": 16_383, "jpg": jpg, "zip": jpg, "auto": png}[self.value]
+        sides = {"png": png, "webp": 16_383, "jpg": jpg, "avif": 32_768, "zip": jpg, "auto": png}
+        return sides[self.value]
 
 
 class Output(StrEnum):
@@ -204,7 +207,7 @@ def parse_output_format(text: str) -> OutputFormat:
     try:
         return OutputFormat(text)
     except ValueError:
-        raise InvalidOptionError("output_format", "Choose png, webp or jpg.") from None
+        raise InvalidOptionError("output_format", "Choose png, webp, avif or jpg.") from None
 
 
 def parse_output(text: str) -> Output:
@@ -312,7 +315,7 @@ class Options:
     output_format: OutputFormat = OutputFormat.PNG
     #: Color behind the subject, 8-bit RGBA; None leaves it transparent.
     matte_color: Rgba | None = None
-    #: 1..100, for webp and jpg.
+    #: 1..100, for webp, avif and jpg.
     quality: int = 92
     #: Remove the old background's color from soft edges.
     refine: bool = True

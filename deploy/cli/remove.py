@@ -42,7 +42,9 @@ def remove(  # noqa: PLR0917 - typer makes the options of a command from its par
     output_format: Annotated[
         OutputFormat, typer.Option("--format", help="Format of the cutouts.")
     ] = OutputFormat.PNG,
-    quality: Annotated[int | None, typer.Option(min=1, max=100, help="For webp and jpg.")] = None,
+    quality: Annotated[
+        int | None, typer.Option(min=1, max=100, help="For webp, avif and jpg.")
+    ] = None,
     jobs: Annotated[
         int, typer.Option("-j", "--jobs", min=1, max=64, help="Cutouts to fetch at a time.")
     ] = 4,

@@ -195,7 +195,7 @@ _TRANSPARENT = "A jpg has no transparency"
             ({"matte_color": color}, "matte_color", _LEVELS_OF)
             for color in ([1, 2, 3], [1, 2, 3, 256], [1, 2, 3, -1], [1, 2, 3, 4.0], [])
         ),
-        ({"output_format": "gif"}, "output_format", "Choose png, webp or jpg"),
+        ({"output_format": "gif"}, "output_format", "Choose png, webp, avif or jpg"),
         ({"output_format": "jpg"}, "matte_color", _TRANSPARENT),
         ({"output_format": "jpg", "matte_color": [0, 0, 0, 254]}, "matte_color", _TRANSPARENT),
         ({"max_side": 15}, "max_side", ""),
@@ -247,6 +247,7 @@ def test_media_types() -> None:
         "png": "image/png",
         "webp": "image/webp",
         "jpg": "image/jpeg",
+        "avif": "image/avif",
         "zip": "application/zip",
         "auto": "application/octet-stream",
     }

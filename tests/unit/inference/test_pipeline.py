@@ -31,7 +31,7 @@ from tests.support.pictures import (
 )
 
 _STAGES = ["decode", "preprocess", "inference", "compose", "encode"]
-_FILES = [OutputFormat.PNG, OutputFormat.WEBP, OutputFormat.JPG]
+_FILES = [OutputFormat.PNG, OutputFormat.WEBP, OutputFormat.AVIF, OutputFormat.JPG]
 _WHITE = [255, 255, 255, 255]
 _SECRET = b"shot at 52.5163 N, 13.3777 E by Jane Doe"
 
@@ -137,7 +137,7 @@ def test_a_mask_is_the_subjects_alpha_in_gray() -> None:
     assert pixels.shape == (60, 120)
     assert (pixels[10:50, 10:110] == 255).all()
     assert np.count_nonzero(pixels) == 100 * 40
-    for name in ("jpg", "webp"):
+    for name in ("jpg", "webp", "avif"):
         _, lossy = cut_out(output="mask", output_format=name)
         assert lossy[70, 110].min() > 250
         assert lossy[0, 0].max() < 5

@@ -13,7 +13,7 @@ def test_the_service_says_what_it_is_and_how_workers_run_their_models(api: Api) 
     assert model["commercial_use"] is True
     assert info["limits"]["max_image_bytes"] == api.services.settings.max_image_bytes
     assert {"jpeg", "png", "webp", "heic"} <= set(info["input_formats"])
-    assert info["output_formats"] == ["png", "webp", "jpg"]
+    assert info["output_formats"] == ["png", "webp", "avif", "jpg"]
 
     registry = api.runtime.registry
     paths = [("graphed", ""), ("fast", "no compiler"), ("fast", "no compiler")]
