@@ -302,7 +302,8 @@ def explain(error: Exception) -> JobError:
     if isinstance(error, InferenceError):
         error = from_inference(error)
     if isinstance(error, ApiError):
-        return JobError(error.row.type, str(error), retryable=error.row.status >= 500)  # noqa: PLR2004 - HTTP's
+        retryable = error.row.status >= 500 or error.retry_after is not None  # noqa: PLR2004 - HTTP's
+        return JobError(error.row.type, str(error), retryable=retryable)
     if isinstance(error, UploadError):
         return JobError(error.code, str(error))
     code = error.code if isinstance(error, TaskError) and error.code in ERRORS else "internal_error"

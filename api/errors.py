@@ -112,6 +112,18 @@ _ROWS: Final = (
     ErrorType("url_timeout", 422, 22, "The address took too long to answer."),
     ErrorType("too_many_requests", 429, 0, "Too many requests; try again later."),
     ErrorType("rate_limited", 429, 1, "Your key's quota is used up; try again shortly."),
+    ErrorType(
+        "too_many_waiting",
+        429,
+        2,
+        "Too many requests of yours wait for a task's end; wait for fewer at once.",
+    ),
+    ErrorType(
+        "too_many_fetches",
+        429,
+        3,
+        "Too many pictures are being fetched for you; send fewer addresses at once, or the files.",
+    ),
     ErrorType("upload_locked", 423, 0, "Another request is writing to this upload; try again."),
     ErrorType("checksum_mismatch", 460, 0, "Checksum mismatch; send this chunk again."),
     ErrorType("internal_error", 500, 0, "Internal error; the service's log names the cause."),

@@ -12,6 +12,7 @@ from flask import g, has_app_context
 
 from api.errors import ApiError
 from api.long_texts import LongText, decode_base64
+from api.places import Places
 from inference.options import Options
 from inference.probe import PREFIX_SIZE, ImageHeader, ImageLimits, identify_format, probe_image
 from tasks.api_keys import ANONYMOUS, Owner
@@ -126,6 +127,11 @@ _FILE_FIELDS: Final = frozenset({"image", "background_image"})
 _MEMORY_BYTES: Final = 2**19
 #: Time limit of one fetch with its DNS lookups and redirects: a client is waiting.
 _FETCH_SECONDS: Final = 20.0
+#: Pictures that one process fetches by their address at once, half of them for one owner. Each
+#: holds a thread for as long as a slow site likes.
+FETCHES: Final = 32
+#: When a request whose picture was not fetched for the number of others may be sent again.
+_FETCH_RETRY_SECONDS: Final = 5
 
 
 def spool() -> BinaryIO:
@@ -149,12 +155,14 @@ class ImageInputs:
     Attributes:
         max_bytes: of one picture.
         http_client: fetches pictures by URL.
-        uploads: the finished ones are read from the bucket as needed.
+        uploads: the finished ones are copied from the bucket.
+        fetches: one place for each picture that is fetched by URL at once.
     """
 
     max_bytes: int
     http_client: HttpClient
     uploads: UploadService
+    fetches: Places = field(default_factory=lambda: Places(FETCHES))
 
     def open(self, name: str, value: InputFile | str | LongText, owner: Owner) -> InputFile:
         """Return the picture that a parameter gives or names.
@@ -174,7 +182,7 @@ class ImageInputs:
             return self._decode(name, text)
         if name == "upload_id":
             return self._fetch_upload(name, text, owner)
-        return self._fetch(name, text)
+        return self._fetch(name, text, owner)
 
     def _fetch_upload(self, name: str, upload_id: str, owner: Owner) -> InputFile:
         """Copy an upload into a temporary file: whoever judges it may read it to and fro."""
@@ -203,12 +211,15 @@ class ImageInputs:
         stream.seek(0)
         return InputFile(stream, length)
 
-    def _fetch(self, name: str, url: str) -> InputFile:
+    def _fetch(self, name: str, url: str, owner: Owner) -> InputFile:
         stream = spool()
         try:
-            fetched = self.http_client.fetch(
-                url, stream, max_bytes=self.max_bytes, seconds=_FETCH_SECONDS
-            )
+            with self.fetches.hold(owner.id) as placed:
+                if not placed:
+                    raise self._too_many_fetches(name)
+                fetched = self.http_client.fetch(
+                    url, stream, max_bytes=self.max_bytes, seconds=_FETCH_SECONDS
+                )
         except UrlTooLargeError:
             # It was cut off at the limit, so its whole size is unknown.
             raise too_large(self.max_bytes + 1, self.max_bytes, name) from None
@@ -222,6 +233,18 @@ class ImageInputs:
             raise ApiError("invalid_image", f"{name}: {sentence}", fields={name: sentence})
         stream.seek(0)
         return InputFile(stream, fetched.length, fetched.file_name)
+
+    def _too_many_fetches(self, name: str) -> ApiError:
+        sentence = (
+            f"{self.fetches.share} pictures are fetched for you at once, and fewer while many "
+            "others have theirs fetched. Send it again after `Retry-After`, or send the file."
+        )
+        return ApiError(
+            "too_many_fetches",
+            f"{name}: {sentence}",
+            fields={name: sentence},
+            retry_after=_FETCH_RETRY_SECONDS,
+        )
 
 
 def check_length(length: int, limit: int, name: str) -> None:

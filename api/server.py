@@ -18,6 +18,8 @@ from typing import Any, Final
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn_worker import UvicornWorker
 
+from api.inputs import FETCHES
+from api.submission import LOOKUPS
 from api.waiting import WAITING_REQUESTS
 from api.wsgi_bridge import CONNECTION, WsgiBridge
 
@@ -33,8 +35,9 @@ MAX_CONNECTIONS: Final = 4096
 MAX_CONNECTIONS_PER_ADDRESS: Final = 2048
 #: Files that a process has open beside its connections: bodies, servers, logs.
 _OTHER_FILES: Final = 512
-#: Threads that run requests: enough for those that wait for a task's end, and for others.
-_THREADS: Final = WAITING_REQUESTS + 16
+#: Threads that run requests: enough for those that wait for a task's end, a picture or a name
+#: server, and for others.
+_THREADS: Final = WAITING_REQUESTS + FETCHES + LOOKUPS + 32
 #: How often a process looks whether gunicorn's master lives.
 _PARENT_SECONDS: Final = 1.0
 #: Requests that are running may end within this time of a SIGTERM.

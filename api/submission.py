@@ -1,13 +1,15 @@
 """Accept a submission: check the header, ask the cache, store the original, record and queue."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 
 from api.errors import ApiError
 from api.idempotency import IdempotencyGuard, Reservation
 from api.inputs import InputFile, Submission, safe_stem
+from api.places import Places
 from api.settings import ApiSettings
 from inference.errors import InferenceError, InvalidOptionError
 from inference.probe import ImageHeader
@@ -38,17 +40,27 @@ from tasks.object_store import background_key, original_key
 from tasks.runtime import Runtime
 from tasks.tracing import current_traceparent, span
 
+#: Hosts of webhooks that one process looks up at once, half of them for one owner. Each holds a
+#: thread for as long as the host's name server likes.
+LOOKUPS: Final = 16
+
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class SubmissionService:
-    """Accepts pictures as jobs."""
+    """Accepts pictures as jobs.
+
+    Attributes:
+        clock: unix seconds.
+        lookups: one place for each receiver of webhooks that is looked up at once.
+    """
 
     settings: ApiSettings
     runtime: Runtime
     idempotency: IdempotencyGuard
     clock: Callable[[], float]
+    lookups: Places = field(default_factory=lambda: Places(LOOKUPS))
 
     def submit(
         self,
@@ -115,8 +127,10 @@ class SubmissionService:
         """
         if url is None:
             return owner.webhook_url
+        guard = self.runtime.url_guard
         try:
-            self.runtime.url_guard.check(url)
+            with self.lookups.hold(owner.id) as placed:
+                (guard if placed else guard.without_lookups()).check(url)
         except UrlUnreachableError:
             # The name may resolve by the time of the webhook; each attempt checks again.
             _log.info("submit.receiver_unknown")

@@ -2,7 +2,6 @@
 
 import json
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,14 +9,17 @@ from typing import Any, Final
 
 from flask import Request
 
+from api.errors import ApiError
+from api.places import Places
 from tasks.errors import QueueUnavailableError
 from tasks.jobs.job import Job
 from tasks.runtime import Runtime
 
 #: How often a waiting request reads the record, beside each time that an end is published.
 _LOOK_SECONDS: Final = 0.5
-#: Requests of one process that may wait for a task's end at once; gunicorn has more threads.
-WAITING_REQUESTS: Final = 64
+#: Requests of one process that may wait for a task's end at once, half of them of one owner. Each
+#: holds a thread, and there are more threads.
+WAITING_REQUESTS: Final = 128
 
 _WAIT: Final = re.compile(r"wait\s*=\s*\"?(\d{1,6})\"?\Z", re.IGNORECASE)
 #: Longest that one request may wait for a task's end.
@@ -40,6 +42,8 @@ def preferred_wait(request: Request) -> int:
 
 #: Proxies cut off a silent connection, and only writing shows that a client has gone.
 _HEARTBEAT_SECONDS: Final = 10.0
+#: When a request that found no place to wait in may be sent again.
+_RETRY_AFTER_SECONDS: Final = 5
 #: How long a browser waits before it connects again.
 _RETRY_MS: Final = 3000
 #: An event's schema, for the documentation.
@@ -67,9 +71,7 @@ class TaskWaiter:
     """
 
     runtime: Runtime
-    places: threading.Semaphore = field(
-        default_factory=lambda: threading.BoundedSemaphore(WAITING_REQUESTS)
-    )
+    places: Places = field(default_factory=lambda: Places(WAITING_REQUESTS))
 
     def wait(self, job: Job, seconds: float) -> tuple[Job | None, bool]:
         """Wait until a job is final or the time is up.
@@ -77,10 +79,10 @@ class TaskWaiter:
         Returns:
             The job then, None if it was erased; and whether there was a place to wait in.
         """
-        if not self.places.acquire(blocking=False):
-            return job, False
         deadline = time.monotonic() + seconds
-        try:
+        with self.places.hold(job.owner) as placed:
+            if not placed:
+                return job, False
             with self.runtime.watcher.watch(job.task_id) as wait:
                 while True:
                     present = self.runtime.job_store.get(job.task_id)
@@ -88,14 +90,21 @@ class TaskWaiter:
                     if present is None or present.status.final or left <= 0:
                         return present, True
                     wait(min(_LOOK_SECONDS, left))
-        finally:
-            self.places.release()
+
+    def refusal(self) -> ApiError:
+        """Return the error for a request that would wait and found no place."""
+        sentence = (
+            f"{self.places.share} requests of yours may wait at once, and fewer while many others "
+            "do. Wait for fewer tasks at once, ask again after `Retry-After`, or give a "
+            "`webhook_url`."
+        )
+        return ApiError("too_many_waiting", sentence, retry_after=_RETRY_AFTER_SECONDS)
 
     def events(self, job: Job, render: Render) -> Iterator[str]:
         """Yield an event for a job's present state and for each later one, until it is final.
 
-        While no place is free to wait in, the present state is the only one. The caller must close
-        the iterator, which gives its place back.
+        While its owner has no place to wait in, the present state is the only one. The caller must
+        close the iterator, which gives its place back.
 
         Args:
             job: as it is now.
@@ -103,15 +112,18 @@ class TaskWaiter:
         """
         yield f"retry: {_RETRY_MS}\n\n"
         yield _event(job, render)
-        if job.status.final or not self.places.acquire(blocking=False):
+        if job.status.final:
             return
-        try:
-            yield from self._follow(job, render)
-        except QueueUnavailableError:
-            # The browser connects again, and gets the state then.
-            return
-        finally:
-            self.places.release()
+        with self.places.hold(job.owner) as placed:
+            if not placed:
+                # An error would end the connection for good; after this a browser comes again.
+                yield ": too many requests of yours wait\n\n"
+                return
+            try:
+                yield from self._follow(job, render)
+            except QueueUnavailableError:
+                # The browser connects again, and gets the state then.
+                return
 
     def _follow(self, job: Job, render: Render) -> Iterator[str]:
         known, written = job, time.monotonic()

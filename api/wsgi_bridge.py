@@ -13,8 +13,10 @@ import io
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -201,11 +203,56 @@ class BodyReader:
         return End.TOO_LARGE if self.length > self.limit else None
 
 
+class _Turns:
+    """Lets each caller have at most so many threads; its other requests wait, without one."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._running: Counter[str] = Counter()
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    @asynccontextmanager
+    async def turn(self, caller: str) -> AsyncIterator[None]:
+        """Wait for a turn of a caller, and hold it for the time of the block."""
+        if self._running[caller] < self._limit:
+            self._running[caller] += 1
+        else:
+            await self._wait(caller)
+        try:
+            yield
+        finally:
+            self._pass_on(caller)
+
+    async def _wait(self, caller: str) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(caller, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self._pass_on(caller)
+            raise
+
+    def _pass_on(self, caller: str) -> None:
+        """Give a turn to the caller's request that has waited longest, if one does."""
+        waiting = self._waiting.get(caller, deque())
+        while waiting:
+            turn = waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._waiting.pop(caller, None)
+        self._running[caller] -= 1
+        if not self._running[caller]:
+            del self._running[caller]
+
+
 class WsgiBridge:
-    """An ASGI application that runs a WSGI application in threads."""
+    """An ASGI application that runs a WSGI application in threads, half of them for one caller."""
 
     def __init__(self, application: Flask, *, threads: int) -> None:
         self._application = application
+        self._turns = _Turns(threads // 2)
         self._threads = ThreadPoolExecutor(threads, "request")
         self._health_threads = ThreadPoolExecutor(_HEALTH_THREADS, "health")
 
@@ -243,10 +290,12 @@ class WsgiBridge:
 
     async def run(self, environ: Environ, function: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the function returns
         """Run a function in a thread for a request."""
-        healthy = environ["PATH_INFO"].startswith(_HEALTH_PATHS)
-        executor = self._health_threads if healthy else self._threads
         run = partial(environ[_CONTEXT].run, function)
-        return await asyncio.get_running_loop().run_in_executor(executor, run)
+        in_thread = asyncio.get_running_loop().run_in_executor
+        if environ["PATH_INFO"].startswith(_HEALTH_PATHS):
+            return await in_thread(self._health_threads, run)
+        async with self._turns.turn(_caller(environ)):
+            return await in_thread(self._threads, run)
 
 
 @dataclass(slots=True)
@@ -382,6 +431,12 @@ class _Exchange:
             self.connection.abort()
             return False
         return True
+
+
+def _caller(environ: Environ) -> str:
+    """Return what tells callers apart before they are identified: the key, else the address."""
+    given = environ.get("HTTP_X_API_KEY") or environ.get("HTTP_AUTHORIZATION")
+    return given or f"from {environ['REMOTE_ADDR']}"
 
 
 def _spool() -> Any:  # noqa: ANN401 - the class is private to tempfile

@@ -155,7 +155,7 @@ def _cannot_be_had(name: str, error: ApiError) -> RemoveBgError:
         return invalid_parameter(name, str(error))
     if name in _FAILED and kind == "invalid_image":
         return RemoveBgError("invalid_file_type", str(error))
-    if name in _FAILED and kind != "image_too_large":
+    if name in _FAILED and kind not in {"image_too_large", "too_many_fetches"}:
         return RemoveBgError(_FAILED[name], str(error))
     if name == "image_file_b64" and kind == "invalid_parameter":
         return RemoveBgError("failed_to_read_image", str(error))

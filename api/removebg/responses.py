@@ -53,6 +53,8 @@ _OF_TYPE: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         "roi_region_empty": (400, "roi_region_empty"),
         "unauthorized": (403, "auth_failed"),
         "rate_limited": (429, "rate_limit_exceeded"),
+        "too_many_waiting": (429, "rate_limit_exceeded"),
+        "too_many_fetches": (429, "rate_limit_exceeded"),
     }
 )
 

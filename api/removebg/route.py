@@ -128,7 +128,10 @@ def _charge_one(allowance: RateLimitResult | None) -> None:
 
 def _finished(job: Job) -> Job:
     """Wait for a job, and return it once it has succeeded with a subject in its picture."""
-    done = job if job.status.final else services().waiter.wait(job, WAIT_SECONDS)[0]
+    waiter = services().waiter
+    done, waited = (job, True) if job.status.final else waiter.wait(job, WAIT_SECONDS)
+    if not waited:
+        raise waiter.refusal()
     if done is None or not done.status.final:
         raise RemoveBgError(
             "not_finished",

@@ -70,6 +70,7 @@ SUBMISSION_ERRORS: Final = (
     "idempotency_mismatch",
     "gone",
     "rate_limited",
+    "too_many_fetches",
     "store_unavailable",
     "queue_full",
     "store_full",

@@ -66,13 +66,17 @@ class Task(MethodView):
     """One task."""
 
     @blueprint.arguments(WaitQuery, location="query")
+    @blueprint.fails("too_many_waiting")
     @blueprint.response(200, envelope(TaskSchema))
     def get(self, query: dict[str, Any], task_id: str) -> dict[str, Any]:
         """Get a task's state; with `wait`, once it is final or the time is up."""
         job = get_owned_task(task_id)
         seconds = min(query["wait"], MAX_WAIT_SECONDS)
-        if seconds > 0:
-            job = require_owned(services().waiter.wait(job, seconds)[0])
+        if seconds > 0 and not job.status.final:
+            found, waited = services().waiter.wait(job, seconds)
+            if not waited:
+                raise services().waiter.refusal()
+            job = require_owned(found)
         return success(task_view(job))
 
     @blueprint.fails("store_unavailable")
@@ -133,7 +137,8 @@ class TaskEvents(MethodView):
         EVENT,
         content_type="text/event-stream",
         description="An event `status` with the task as its data for each state, until it is "
-        "final; then the stream ends. While too many wait, it ends after the present state.",
+        "final; then the stream ends. Where the caller has too many requests that wait, it ends "
+        "after the present state.",
     )
     def get(self, task_id: str) -> Response:
         """Follow a task by server-sent events."""

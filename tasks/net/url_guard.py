@@ -3,7 +3,7 @@
 import re
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 from urllib.parse import SplitResult, quote, urlsplit
@@ -185,6 +185,10 @@ class UrlGuard:
             f"?{quote(parts.query, safe=_SAFE)}" if parts.query else ""
         )
         return PinnedTarget(parts.scheme, host, port, addresses, path)
+
+    def without_lookups(self) -> "UrlGuard":
+        """Return a guard for which no name has an address; all else is checked."""
+        return replace(self, resolve=lambda _host, _port: ())
 
     def _addresses(self, host: str, port: int) -> tuple[str, ...]:
         """Look a host up, and return its addresses if all of them may be called."""

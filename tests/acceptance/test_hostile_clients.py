@@ -4,9 +4,11 @@ import asyncio
 import http.client
 import json
 import random
+import socket
 import subprocess
+import threading
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import which
 from typing import Final
@@ -17,6 +19,7 @@ import urllib3
 from api.server import MAX_HEAD_BYTES
 from tasks.api_keys import ApiKeys
 from tasks.redis_client import connect
+from tests.support.listening import listening
 from tests.support.servers import Servers
 from tests.support.service import running_api
 
@@ -34,6 +37,11 @@ class Api:
     url: str
     port: int
     key: str
+    redis_url: str
+
+    def new_key(self) -> str:
+        with connect(self.redis_url) as client:
+            return ApiKeys(client).add(f"owner {random.getrandbits(64)}")[1]
 
     def submit(self, picture: bytes, **headers: str) -> urllib3.BaseHTTPResponse:
         return urllib3.request(
@@ -57,7 +65,7 @@ def api(
     with connect(url) as client:
         _, key = ApiKeys(client).add("shop")
     with running_api(env, tmp_path_factory.mktemp("api") / "api.log") as api:
-        yield Api(api.url, api.port, key)
+        yield Api(api.url, api.port, key, url)
 
 
 Attack = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]
@@ -168,6 +176,65 @@ def test_slow_clients_hold_up_nobody_and_are_closed(api: Api, coffee: Path, coun
         "dripping_upload": {"408"},
         "without_a_key": {"401"},
     }
+
+
+async def _raw(api: Api, request: bytes, begun: asyncio.Semaphore) -> bytes:
+    """Send a request; return the first line and more of what comes until the connection ends."""
+    answer, to = await asyncio.open_connection("127.0.0.1", api.port)
+    try:
+        to.write(request)
+        begun.release()
+        return await answer.read(2**16)
+    finally:
+        to.close()
+
+
+def _requests_that_wait(task: str, key: str, slow_site: int) -> list[bytes]:
+    get = f"GET %s HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\n\r\n"
+    body = json.dumps({"image_url": f"http://127.0.0.1:{slow_site}/a.png"})
+    post = (
+        f"POST /api/v1/remove-bg HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    )
+    return [each.encode() for each in (get % f"{task}?wait=60", get % f"{task}/events", post)]
+
+
+@pytest.mark.parametrize(
+    "count", [2 * SMALL, pytest.param(FULL, marks=[pytest.mark.slow, pytest.mark.hostile])]
+)
+def test_requests_that_wait_leave_places_and_threads_to_other_owners(
+    api: Api, coffee: Path, count: int
+) -> None:
+    """Of one owner, so many long polls, event streams and pictures on a slow site."""
+    picture, over = coffee.read_bytes(), threading.Event()
+
+    def honest() -> None:
+        for number in range(10):
+            headers = {"Prefer": "wait=1"} if number < 2 else {}
+            answer = api.submit(picture, **headers)
+            assert answer.status == 202
+            assert ("Preference-Applied" in answer.headers) == bool(headers)
+
+    async def beside(requests: list[bytes]) -> None:
+        begun = asyncio.Semaphore(0)
+        waiting = [asyncio.ensure_future(_raw(api, each, begun)) for each in count * requests]
+        for _ in waiting:
+            await begun.acquire()
+        await asyncio.to_thread(honest)
+        for each in waiting:
+            each.cancel()
+
+    def silent(client: socket.socket) -> None:
+        with client:
+            over.wait(60)
+
+    crowd = replace(api, key=api.new_key())
+    task = json.loads(crowd.submit(picture).data)["data"]["task_id"]
+    with listening(silent) as site:
+        try:
+            asyncio.run(beside(_requests_that_wait(f"/api/v1/tasks/{task}", crowd.key, site)))
+        finally:
+            over.set()
 
 
 def test_a_head_without_end_is_refused(api: Api) -> None:

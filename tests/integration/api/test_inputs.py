@@ -1,14 +1,17 @@
 """A picture in base64 or by its address; what cannot be had is refused by name."""
 
 import base64
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from tasks.net.url_guard import AllowList, UrlGuard
 from tests.support.api import Api
+from tests.support.removebg_requests import error_of, send
 from tests.support.servers import Servers
 from tests.support.services import services_on
-from tests.support.submissions import PATH, PICTURE, form, refused_fields
+from tests.support.submissions import PATH, PICTURE, data_of, form, refused_fields
 
 SETTINGS = {"max_image_mb": 1, "url_allow": "127.0.0.1"}
 MB = 2**20
@@ -73,6 +76,42 @@ def test_what_an_address_leads_to_may_not_do(
     assert refused_fields(answer)[:2] == (status, kind)
     assert words in answer.get_json()["message"]
     assert api.queued() == []
+
+
+def test_an_owner_with_its_share_of_slow_sites_is_refused_and_another_is_not(
+    api: Api, site: str
+) -> None:
+    strict = api.with_settings(auth="on")
+    shop, studio = strict.tenant("shop"), strict.tenant("studio")
+    by_address, fetches = {"image_url": f"{site}/cup.png"}, shop.services.inputs.fetches
+    with ExitStack() as slow:
+        for _ in range(fetches.share):
+            assert slow.enter_context(fetches.hold(shop.owner))
+        answer = shop.post(PATH, json=by_address)
+        assert refused_fields(answer) == (429, "too_many_fetches", {"image_url"})
+        assert answer.headers["Retry-After"]
+        batch = data_of(shop.post(f"{PATH}/batch", json={"items": [by_address]}))
+        assert batch["items"][0]["error"]["retryable"]
+        answer = send(shop, **by_address)
+        assert error_of(answer) == (429, "rate_limit_exceeded")
+        shop.accepted(shop.send())
+        studio.accepted(studio.post(PATH, json=by_address))
+    shop.accepted(shop.post(PATH, json=by_address))
+
+
+def test_a_receiver_is_not_looked_up_while_many_of_its_owner_are(api: Api) -> None:
+    """A name server that is slow holds no further thread; each attempt looks up, and checks."""
+    guard = UrlGuard(AllowList(), lambda _host, _port: ["10.0.0.1"])
+    shop = api.with_settings(auth="on").with_parts(url_guard=guard).tenant("shop")
+    lookups = shop.services.submissions.lookups
+    with ExitStack() as slow:
+        while lookups.take(shop.owner):
+            slow.callback(lookups.give_back, shop.owner)
+        assert shop.job(shop.submit(webhook_url="http://a.example/")).webhook_url
+        answer = shop.send(webhook_url="http://10.0.0.1/")
+        assert refused_fields(answer) == (422, "invalid_parameter", {"webhook_url"})
+    answer = shop.send(webhook_url="http://a.example/")
+    assert refused_fields(answer) == (422, "invalid_parameter", {"webhook_url"})
 
 
 @pytest.fixture(scope="module")

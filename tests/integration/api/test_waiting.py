@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from api.places import Places
 from api.waiting import TaskWaiter
 from tasks.jobs.job import Status
 from tests.support.api import Api
+from tests.support.removebg_requests import error_of, file, send
 from tests.support.servers import Servers
 from tests.support.services import services_on
-from tests.support.submissions import task_id_of
+from tests.support.submissions import PICTURE, refusal, task_id_of
 
 
 def _finish_when_queued(api: Api, over: threading.Event) -> None:
@@ -86,8 +88,26 @@ def test_a_preference_that_cannot_be_read_is_ignored(api: Api, prefer: str) -> N
     assert "Preference-Applied" not in answer.headers
 
 
-def test_where_too_many_wait_nobody_waits(api: Api) -> None:
-    full = api.replaced(waiter=TaskWaiter(api.runtime, threading.Semaphore(0)))
-    answer = full.send(headers={"Prefer": "wait=60"})
-    assert answer.status_code == 202
-    assert "Preference-Applied" not in answer.headers
+def test_an_owner_with_its_share_of_waiting_requests_waits_no_more_and_another_does(
+    api: Api,
+) -> None:
+    places = Places(4)
+    strict = api.with_settings(auth="on").replaced(waiter=TaskWaiter(api.runtime, places))
+    shop, studio = strict.tenant("shop"), strict.tenant("studio")
+    with places.hold(shop.owner), places.hold(shop.owner):
+        # What was asked for is done all the same.
+        answer = shop.send(headers={"Prefer": "wait=60"})
+        assert answer.status_code == 202
+        assert "Preference-Applied" not in answer.headers
+        path = f"/api/v1/tasks/{task_id_of(answer)}"
+        refused = shop.get(f"{path}?wait=60")
+        assert refusal(refused) == (429, "too_many_waiting")
+        assert refused.headers["Retry-After"]
+        assert shop.data(path)["status"] == "queued"
+        answer = send(shop, image_file=file(PICTURE))
+        assert error_of(answer) == (429, "rate_limit_exceeded")
+        assert answer.headers["Retry-After"]
+        applied = studio.send(headers={"Prefer": "wait=1"}).headers["Preference-Applied"]
+        assert applied == "wait=1"
+    shop.jobs.cancel(task_id_of(answer := shop.send()))
+    assert shop.data(f"/api/v1/tasks/{task_id_of(answer)}?wait=60")["status"] == "canceled"

@@ -17,6 +17,7 @@ from minio.commonconfig import REPLACE, CopySource
 from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
+from api.places import Places
 from api.waiting import TaskWaiter
 from tasks import redis_keys
 from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
@@ -320,18 +321,18 @@ def test_events_count_among_the_waiting_and_give_their_place_back(shop: Api, lat
     assert _states(caller.get(path)) == ["queued"]
     shop.jobs.cancel(task_id)
     first.result(30)
-    assert places.acquire(blocking=False)
+    assert places.take(shop.owner)
 
 
-class _Places(threading.BoundedSemaphore):
+class _Places(Places):
     """One place, that tells when it is taken."""
 
     def __init__(self) -> None:
         super().__init__(1)
         self.taken = threading.Event()
 
-    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:  # noqa: FBT001, FBT002 - the base class's
-        got = super().acquire(blocking, timeout)
+    def take(self, owner: str) -> bool:
+        got = super().take(owner)
         if got:
             self.taken.set()
         return got
