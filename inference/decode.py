@@ -1,7 +1,10 @@
 """Decode an image file into upright sRGB pixels and its alpha channel."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,6 +187,44 @@ _ORIENTATIONS = (
 )
 
 
+class Strip(NamedTuple):
+    """Some displayed rows or columns of a picture."""
+
+    #: Where they lie in the picture: rows, or all rows and some columns.
+    place: tuple[slice, ...]
+    rgb: Rgb
+    alpha: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Strips:
+    """A picture whose pixels have been read, and are converted strip by strip."""
+
+    width: int
+    height: int
+    has_alpha: bool
+    strips: Iterator[Strip]
+
+    def join(self) -> Picture:
+        """Convert the whole picture."""
+        picture = empty_picture(self.width, self.height, has_alpha=self.has_alpha)
+        for strip in self.strips:
+            picture.rgb[strip.place] = strip.rgb
+            if picture.alpha is not None and strip.alpha is not None:
+                picture.alpha[strip.place] = strip.alpha
+        return picture
+
+
+def empty_picture(width: int, height: int, *, has_alpha: bool) -> Picture:
+    """Return a picture whose pixels are not set yet."""
+    alpha = np.empty((height, width), np.uint8) if has_alpha else None
+    return Picture(rgb=np.empty((height, width, 3), np.uint8), alpha=alpha)
+
+
+#: Decodes a file within limits, as `decode` does.
+Decoder = Callable[[bytes, ImageLimits], Picture]
+
+
 def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Picture:
     """Decode the first frame: upright by its EXIF orientation, in sRGB by its ICC profile.
 
@@ -191,12 +232,19 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Picture:
         InferenceError: as `probe_image` does; and `InvalidImageError` if the pixels cannot be
             decoded, with the reader's error as its cause.
     """
+    with reading(data, limits) as strips:
+        return strips.join()
+
+
+@contextmanager
+def reading(data: bytes, limits: ImageLimits) -> Iterator[Strips]:
+    """Read the first frame's pixels, to be converted strip by strip; raises as `decode` does."""
     header = probe_image(data, limits)
     try:
         image = open_image(BytesIO(data), header.format)
         check_size(*image.size, limits)  # a GIF's first frame may be larger than its header says
         image.load()
-        return _convert(image)
+        yield _convert(image)
     except (InferenceError, MemoryError):
         raise
     except Exception as error:  # readers raise errors of any class
@@ -217,25 +265,29 @@ def _read_orientation(image: Image.Image) -> Orientation:
     return _ORIENTATIONS[0]
 
 
-def _convert(image: Image.Image) -> Picture:
+def _convert(image: Image.Image) -> Strips:
     """Convert and turn a loaded picture strip by strip."""
     orientation = _read_orientation(image)
     converter = SrgbConverter(image)
     width, height = orientation.displayed_size(image.width, image.height)
-    rgb = np.empty((height, width, 3), np.uint8)
-    alpha = np.empty((height, width), np.uint8) if converter.has_alpha else None
     strip_rows = max(1, _STRIP_PIXELS // image.width)
-    for top in range(0, image.height, strip_rows):
-        bottom = min(top + strip_rows, image.height)
-        colors, opacity = converter.convert(image.crop((0, top, image.width, bottom)))
-        place = orientation.strip_slices(top, bottom, image.height)
-        rgb[place] = np.asarray(orientation.turn(colors))
-        if alpha is not None and opacity is not None:
-            alpha[place] = np.asarray(orientation.turn(opacity))
-    return Picture(rgb=rgb, alpha=alpha)
+
+    def convert() -> Iterator[Strip]:
+        for top in range(0, image.height, strip_rows):
+            bottom = min(top + strip_rows, image.height)
+            colors, opacity = converter.convert(image.crop((0, top, image.width, bottom)))
+            yield Strip(
+                orientation.strip_slices(top, bottom, image.height),
+                np.asarray(orientation.turn(colors)),
+                None if opacity is None else np.asarray(orientation.turn(opacity)),
+            )
+
+    return Strips(width, height, converter.has_alpha, convert())
 
 
-def decode_background(data: bytes | None, options: Options, limits: ImageLimits) -> Rgb | None:
+def decode_background(
+    data: bytes | None, options: Options, limits: ImageLimits, decoder: Decoder = decode
+) -> Rgb | None:
     """Decode the background picture that the options name; (height, width, 3), opaque.
 
     Raises:
@@ -249,7 +301,7 @@ def decode_background(data: bytes | None, options: Options, limits: ImageLimits)
     if data is None:
         return None
     try:
-        picture = decode(data, limits)
+        picture = decoder(data, limits)
     except InferenceError as error:
         raise InvalidOptionError(
             "background_image", f"The background image cannot be used. {error}"

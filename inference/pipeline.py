@@ -22,7 +22,7 @@ from inference.compose import (
     place_subject,
     shadow_extent,
 )
-from inference.decode import Picture, decode, decode_background
+from inference.decode import Decoder, Picture, decode, decode_background
 from inference.encode import encode, resolve_format
 from inference.layout import (
     Box,
@@ -64,6 +64,7 @@ def remove_background(
     background: bytes | None = None,
     limits: ImageLimits = DEFAULT_LIMITS,
     stages: StageHook = no_stages,
+    decoder: Decoder = decode,
 ) -> Result:
     """Remove a picture's background.
 
@@ -75,13 +76,14 @@ def remove_background(
             which is not checked here.
         limits: the accepted size of the picture; `max_pixels` limits the result too.
         stages: called for every stage; may end the job before each.
+        decoder: decodes both files.
 
     Raises:
         InferenceError: the picture, its options or the model cannot be used.
     """
     with stages("decode"):
-        picture = settle_transparency(decode(data, limits))
-        background_rgb = decode_background(background, options, limits)
+        picture = settle_transparency(decoder(data, limits))
+        background_rgb = decode_background(background, options, limits, decoder)
         region = _check_before_inference(picture, options, limits)
     matte = _find_matte(picture, region, model, stages)
     with stages("compose"):

@@ -196,6 +196,12 @@ def open_image(file: BinaryIO, name: str) -> ImageFile.ImageFile:
         raise _damaged_header_error(name) from error
 
 
+def load_readers() -> None:
+    """Import the readers of all accepted formats."""
+    for name in accepted_formats():
+        _register_reader(name)
+
+
 def _damaged_header_error(name: str) -> InvalidImageError:
     return InvalidImageError(
         f"The header of this {name} file is damaged or incomplete: send another file."

@@ -19,6 +19,7 @@ from celery.signals import (
     worker_process_shutdown,
 )
 
+from inference.decoding_process import DecodingProcess
 from inference.models.base import MattingModel
 from tasks.app import probe_seconds, ready_seconds, soft_time_limit
 from tasks.errors import QueueUnavailableError, TaskError
@@ -47,10 +48,13 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
     loader: Callable[[Settings], MattingModel]
     runner: Runner | None = None
     readiness: Readiness | None = None
+    decoding: DecodingProcess | None = None
 
     def load(self, runtime: Runtime, worker: str) -> None:
         """Load and warm up the model, then mark the worker as ready."""
         settings = runtime.settings
+        self.decoding = DecodingProcess()
+        self.decoding.start()  # while the model loads
         model = self.loader(settings)
         revision = revision_of(settings)
         self.runner = Runner(
@@ -62,12 +66,20 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
             limits=settings.image_limits,
             worker=worker,
             exit_child=_exit_child,
+            decoder=self.decoding.decode,
         )
         runtime.registry.update(worker, revision=revision)
         self.readiness = Readiness(
             self.runner, seconds=ready_seconds(settings), interval=probe_seconds(settings)
         )
         self.readiness.start()
+
+    def unload(self) -> None:
+        """Mark the worker as not ready, and end the process that decodes."""
+        if self.readiness is not None:
+            self.readiness.stop()
+        if self.decoding is not None:
+            self.decoding.close()
 
 
 def _object_store_pool(settings: Settings) -> urllib3.PoolManager:
@@ -145,11 +157,9 @@ def _load_model(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - 
 
 
 @worker_process_shutdown.connect
-def _mark_not_ready(**_: Any) -> None:  # noqa: ANN401 - celery's signature
+def _unload(**_: Any) -> None:  # noqa: ANN401 - celery's signature
     flush_tracing()
-    readiness = current_app.tasks[routing.REMOVE_TASK].readiness
-    if readiness is not None:
-        readiness.stop()
+    current_app.tasks[routing.REMOVE_TASK].unload()
 
 
 @task_revoked.connect

@@ -16,6 +16,7 @@ import structlog
 from billiard import pool
 from billiard.exceptions import SoftTimeLimitExceeded
 
+from inference.decode import Decoder, decode
 from inference.errors import GpuFaultError, GpuOutOfMemoryError, InferenceError
 from inference.models.base import MattingModel
 from inference.options import Options
@@ -175,6 +176,8 @@ class Runner:
     worker: str
     #: Ends this process, whose GPU context is broken.
     exit_child: Callable[[], None]
+    #: Decodes pictures; that of a worker does so in a process with bounds.
+    decoder: Decoder = decode
 
     def run(self, task_id: str) -> bool:
         """Run a job if this worker gets its lease.
@@ -259,7 +262,13 @@ class Runner:
 
         def cut_out() -> Result:
             return remove_background(
-                original, options, self.model, background=behind, limits=self.limits, stages=timer
+                original,
+                options,
+                self.model,
+                background=behind,
+                limits=self.limits,
+                stages=timer,
+                decoder=self.decoder,
             )
 
         # The self-check of an idle model must not run beside a job.

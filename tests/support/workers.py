@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 
+from inference.decode import Decoder, decode
 from inference.probe import ImageLimits
 from tasks.runtime import Runtime
 from tasks.worker.runner import Runner
@@ -15,6 +16,7 @@ def make_runner(
     *,
     worker: str = "gpu0@h",
     exit_child: Callable[[], None] = lambda: None,
+    decoder: Decoder = decode,
 ) -> Runner:
     return Runner(
         job_store=runtime.job_store,
@@ -25,4 +27,5 @@ def make_runner(
         limits=ImageLimits(),
         worker=worker,
         exit_child=exit_child,
+        decoder=decoder,
     )

@@ -34,7 +34,7 @@ def task(
     task.load(Runtime(settings, celery_app=app), WORKER)
     registry.record_heartbeat(WORKER, queue="gpu.h.0")
     yield task
-    task.readiness.stop()
+    task.unload()
 
 
 def _worker(task: RemovalTask) -> Worker:

@@ -12,6 +12,7 @@ from PIL import Image
 from redis import Redis
 from structlog.testing import capture_logs
 
+from inference.decoding_process import DecodingBounds, DecodingProcess
 from inference.errors import GpuFaultError, GpuOutOfMemoryError
 from inference.options import Options, OutputFormat
 from tasks import redis_keys
@@ -24,6 +25,7 @@ from tasks.settings import Settings
 from tasks.worker import runner as module
 from tasks.worker.runner import Runner
 from tasks.worker_registry import WorkerRegistry
+from tests.support.hostile_pictures import tall_png
 from tests.support.jobs import make_job, recorded
 from tests.support.models import FakeModel
 from tests.support.pictures import picture_file
@@ -206,6 +208,20 @@ def test_an_unforeseen_error_fails_the_job_and_shows_only_in_the_log(
     assert (error.type, error.retryable) == ("internal_error", True)
     assert "secret" not in error.message
     assert [line["event"] for line in lines if line.get("exc_info")] == ["job.crashed"]
+
+
+def test_a_picture_that_breaks_the_bounds_of_decoding_fails_once_and_the_next_job_runs(
+    settings: Settings, redis: Redis, objects: ObjectStore, submit: Callable[..., str]
+) -> None:
+    process = DecodingProcess(DecodingBounds(mebibytes=8, mebibytes_per_megapixel=0))
+    runtime = Runtime(settings, redis=redis, object_store=objects)
+    runner = make_runner(runtime, FakeModel("m"), worker=WORKER, decoder=process.decode)
+    job = _run(runner, submit(tall_png(4000, 4000)))
+    assert (job.status, job.attempts, job.crashes) == (Status.FAILED, 1, 0)
+    assert job.error is not None
+    assert (job.error.type, job.error.retryable) == ("image_too_complex", False)
+    assert _run(runner, submit()).status is Status.SUCCEEDED
+    process.close()
 
 
 def test_what_a_dead_run_stored_is_removed_by_the_run_that_counts(
