@@ -32,6 +32,8 @@ RECONCILER_LOCK: Final = f"{PREFIX}reconciler"
 SWEEPER_LOCK: Final = f"{PREFIX}retention"
 #: Set for as long as the bucket need not be swept again: a string that expires.
 BUCKET_SWEPT: Final = f"{PREFIX}retention:bucket"
+#: Set for as long as Redis's append-only file need not be rewritten: a string that expires.
+FILE_REWRITTEN: Final = f"{PREFIX}retention:rewritten"
 #: The time of the sweeper's last pass, and since when the clock is doubted: a hash.
 SWEEPER_CLOCK: Final = f"{PREFIX}retention:clock"
 #: Why the sweeper erases nothing at present: a string that expires.

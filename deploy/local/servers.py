@@ -18,6 +18,11 @@ STOP_STAGE: Final = 9
 #: SeaweedFS packs objects into volumes that grow up to this size.
 _VOLUME_MB: Final = 1024
 _MAX_VOLUMES: Final = 1024
+#: A volume is rewritten without what was erased from it once that is this part of it, which a byte
+#: is. By default, up to 30 % of each volume would stay on the disk for good.
+_GARBAGE_PART: Final = 1e-9
+#: How often volumes are looked at. Each one that has lost something is rewritten, 1 GiB at most.
+_VACUUM_SECONDS: Final = 6 * 3600
 #: A new certificate is made at each start; no start lasts longer.
 _CERTIFICATE_DAYS: Final = 3650
 #: SeaweedFS's parts that call each other by gRPC.
@@ -149,6 +154,8 @@ def _server_flags(volumes: Path, ports: StorePorts, config: Path) -> tuple[str, 
         f"-master.volumeSizeLimitMB={_VOLUME_MB}",
         # There is one master: with the default of 10 s, a restart after kill -9 takes 20 s.
         "-master.electionTimeout=300ms",
+        f"-master.garbageThreshold={_GARBAGE_PART:.9f}",
+        f"-master.vacuumIntervalSeconds={_VACUUM_SECONDS}",
         "-master.telemetry=false",
         f"-volume.port={ports.volume}",
         f"-volume.port.grpc={ports.volume_grpc}",

@@ -9,7 +9,7 @@ from typing import Final, cast
 
 import structlog
 from redis import Redis
-from redis.exceptions import LockError
+from redis.exceptions import LockError, ResponseError
 
 from tasks import redis_keys
 from tasks.errors import (
@@ -50,6 +50,8 @@ _MAX_FAILURES: Final = 3
 SWEEP_SECONDS: Final = 10.0
 BUCKET_SWEEP_SECONDS: Final = 600
 _LOCK_SECONDS: Final = 120
+#: Interval of Redis's rewrites of its append-only file.
+_FILE_REWRITE_SECONDS: Final = 24 * 3600
 
 _log = structlog.get_logger(__name__)
 
@@ -196,6 +198,7 @@ class RetentionSweeper:
                 if now is None:
                     return False
                 self._expire_due(now)
+                self._rewrite_append_only_file()
                 if self._bucket_is_due():
                     replace(self.orphans, clock=lambda: now, alive=lock.reacquire).sweep()
             finally:
@@ -209,6 +212,19 @@ class RetentionSweeper:
             _log.warning("retention.lock_lost", reason=str(error))
             return False
         return True
+
+    def _rewrite_append_only_file(self) -> None:
+        """Have Redis write its file anew once a day: until then it holds what was erased."""
+        with redis_errors():
+            due = self.client.set(redis_keys.FILE_REWRITTEN, "1", nx=True, ex=_FILE_REWRITE_SECONDS)
+            if not due:
+                return
+            try:
+                if self.client.info("persistence").get("aof_enabled"):
+                    self.client.bgrewriteaof()
+            except ResponseError as error:
+                # A hosted Redis forbids it, and has a schedule of its own.
+                _log.info("retention.file_not_rewritten", reason=str(error))
 
     def _bucket_is_due(self) -> bool:
         with redis_errors():
@@ -226,10 +242,11 @@ class RetentionSweeper:
             found = self.client.zrangebyscore(
                 redis_keys.EXPIRIES, "-inf", now, start=0, num=_EXPIRED_PER_BLOCK
             )
-        for task_id in cast("list[str]", found):
-            self._attempt(redis_keys.EXPIRIES, task_id, lambda each: self._expire_task(each, now))
+        # Before its tasks, each of which would take its name out of the batch.
         for batch_id in self.batches.expired(now):
             self.batches.remove(batch_id)
+        for task_id in cast("list[str]", found):
+            self._attempt(redis_keys.EXPIRIES, task_id, lambda each: self._expire_task(each, now))
         for upload_id in self.uploads.store.expired(now):
             self._attempt(
                 redis_keys.UPLOADS, upload_id, lambda each: self._expire_upload(each, now)

@@ -652,6 +652,23 @@ commands.expire = function(a)
   return 1
 end
 
+-- An item of a batch whose job was erased, with its name: `BatchItem.write` in Python.
+local function nameless_item(id)
+  return cjson.encode({'', id, cjson.null})
+end
+
+-- Takes the name of a job's picture out of the record of its batch.
+local function drop_item_name(id)
+  local batch = get(id, 'batch_id')
+  local items = batch and redis.pcall('LRANGE', batch_key(batch) .. ':items', 0, -1) or {}
+  for place, text in ipairs(items) do
+    -- Most are told apart without decoding them.
+    if string.find(text, id, 1, true) and decode(text)[2] == id then
+      redis.call('LSET', batch_key(batch) .. ':items', place - 1, nameless_item(id))
+    end
+  end
+end
+
 -- Erases a record and all that names it. A worker that still runs the job finds neither lease nor
 -- record, so that nothing it writes counts.
 -- Arguments: id.  Returns 1, or 0 if there was no record.
@@ -661,6 +678,7 @@ commands.erase = function(a)
   if not status then
     return 0
   end
+  drop_item_name(id)
   leave_queue(id)
   redis.call('ZREM', index_key(status), id)
   redis.call('ZREM', DEAD, id)
@@ -814,14 +832,16 @@ commands.seal_batch = function(a)
   end
   for _, item in ipairs(a.items) do
     local text, id = item[1], item[2]
-    redis.call('RPUSH', batch .. ':items', text)
     if id ~= '' then
       jobs = jobs + 1
       if not is_pending(id) then
         -- A job that is gone was erased meanwhile: the batch does not wait for it.
-        redis.call('HSET', batch .. ':ends', id, get(id, 'status') or 'erased')
+        local status = get(id, 'status')
+        redis.call('HSET', batch .. ':ends', id, status or 'erased')
+        text = status and text or nameless_item(id)
       end
     end
+    redis.call('RPUSH', batch .. ':items', text)
   end
   redis.call('HSET', batch, 'jobs', jobs)
   redis.call('EXPIREAT', batch .. ':items', a.expiry)

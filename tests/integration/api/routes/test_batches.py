@@ -250,6 +250,17 @@ def test_canceling_ends_what_is_not_done(api: Api) -> None:
         assert opened.namelist() == ["a.png"]
 
 
+def test_erasing_a_task_takes_its_name_out_of_the_batch(api: Api) -> None:
+    url, (first, second) = _begin(api, anna=RED, bert=GREEN)
+    data_of(api.delete(f"/api/v1/tasks/{first}"), 200)
+    assert not mentions(api.redis, "anna")
+    items = data_of(api.get(url), 200)["items"]
+    assert [(each["name"], each["task_id"], each["status"]) for each in items] == [
+        ("", first, "erased"),
+        ("bert.png", second, "queued"),
+    ]
+
+
 def test_deleting_erases_everything_of_it_and_nothing_else(api: Api) -> None:
     other, _ = _begin(api, other=BLUE)
     before = _bucket(api)

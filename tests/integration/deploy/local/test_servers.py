@@ -1,5 +1,7 @@
 """The embedded object store obeys nobody else on this machine."""
 
+import io
+import secrets
 import socket
 import ssl
 from collections.abc import Iterator
@@ -9,10 +11,13 @@ from pathlib import Path
 import pytest
 import trustme
 import urllib3
+from minio import Minio
 
+from deploy.local import servers
 from deploy.local.ports import LOOPBACK, reserved_ports
 from deploy.local.servers import StorePorts, store_service
 from tests.support.servers import running
+from tests.support.service import eventually
 
 #: What a client of HTTP/2, and so of gRPC, begins with: the preface and empty settings.
 HTTP2_START = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -30,7 +35,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     folder = tmp_path_factory.mktemp("store")
     with reserved_ports() as free:
         ports = StorePorts.take(free)
-        service = store_service(folder, ports, "access", "secret-of-the-store")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(servers, "_VACUUM_SECONDS", 1)
+            service = store_service(folder, ports, "access", "secret-of-the-store")
         with running(service, folder / "weed.log"):
             yield Store(folder, ports)
 
@@ -84,3 +91,20 @@ def test_grpc_is_for_the_parts_of_the_store_alone(store: Store, name: str, tmp_p
 def test_http_without_keys_is_refused(store: Store, port: str, path: str) -> None:
     url = f"http://{LOOPBACK}:{getattr(store.ports, port)}{path}"
     assert urllib3.request("GET", url, retries=False).status in {401, 403, 404}
+
+
+@pytest.mark.slow
+def test_a_deleted_picture_leaves_the_disk(store: Store) -> None:
+    """Even a small one that shares its volume with much that stays."""
+    picture, other = secrets.token_bytes(1000), secrets.token_bytes(2**20)
+    client = Minio(f"{LOOPBACK}:{store.ports.s3}", "access", "secret-of-the-store", secure=False)
+
+    def held(data: bytes) -> bool:
+        return any(data in file.read_bytes() for file in store.folder.rglob("*") if file.is_file())
+
+    for key, data in (("picture", picture), ("other", other)):
+        client.put_object("rmbg", key, io.BytesIO(data), len(data))
+    assert held(picture)
+    client.remove_object("rmbg", "picture")
+    eventually("the volume is rewritten", lambda: not held(picture), seconds=300)
+    assert client.get_object("rmbg", "other").read() == other

@@ -3,6 +3,7 @@
 import io
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from minio.commonconfig import ENABLED, Filter
@@ -30,12 +31,15 @@ from tasks.object_store import (
     result_key,
     s3_client,
 )
+from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.uploads.service import UploadService
 from tasks.uploads.store import PART_BYTES, ResumableUpload, UploadStore
 from tests.support.clock import Clock
 from tests.support.jobs import make_job, recorded
 from tests.support.redis_content import content, mentions
+from tests.support.servers import embedded_valkey
+from tests.support.service import eventually
 
 HOUR = 3600.0
 #: Of the sweeper itself, and counts that only go up.
@@ -43,6 +47,7 @@ OWN = {
     redis_keys.SWEEPER_LOCK,
     redis_keys.SWEEPER_CLOCK,
     redis_keys.BUCKET_SWEPT,
+    redis_keys.FILE_REWRITTEN,
     "rmbg:dispatch_seq",
     redis_keys.COUNTERS,
 }
@@ -355,3 +360,16 @@ def test_a_clock_that_jumps_takes_nothing_with_it(world: World) -> None:
     check.confirm()
     world.sweep(bucket=True)
     assert not [key for key in world.bucket() if job.task_id in key]
+
+
+def test_redis_file_holds_what_was_erased_for_a_day_at_most(world: World, tmp_path: Path) -> None:
+    def held() -> bool:
+        return any(b"word-of-a-caller" in file.read_bytes() for file in tmp_path.rglob("*.aof"))
+
+    with embedded_valkey(tmp_path) as url, connect(url) as own:
+        own.set("k", "word-of-a-caller")
+        own.delete("k")
+        assert held()
+        World(own, world.settings).sweep()
+        eventually("the file is rewritten", lambda: not held())
+        assert 0 < own.ttl(redis_keys.FILE_REWRITTEN) <= 24 * 3600
