@@ -1,6 +1,7 @@
 """`celery jobs stuck`: find jobs that do not advance, with the remedy for each."""
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Final, cast
@@ -11,6 +12,7 @@ from tasks import redis_keys
 from tasks.cli.output import CommandOutput, OutputCommand, duration, table_lines
 from tasks.errors import UnreadableRecordError
 from tasks.housekeeping.missing_messages import MissingMessageDetector
+from tasks.jobs import routing
 from tasks.jobs.job import Status
 from tasks.redis_client import redis_errors
 from tasks.runtime import Runtime
@@ -43,6 +45,26 @@ class StuckJob:
     problem: str
     seconds: float
     advice: str
+
+
+def _without_worker(runtime: Runtime, older_than: float) -> Iterator[StuckJob]:
+    """Find the models whose jobs wait while no live worker has them."""
+    served = {each.model for each in runtime.registry.workers() if each.alive}
+    since = dict(_scores(runtime, redis_keys.index_key(Status.QUEUED)))
+    waits: dict[str, list[float]] = defaultdict(list)
+    for start in range(0, len(since), _RECORDS_PER_READ):
+        for job in runtime.job_store.read(list(since)[start : start + _RECORDS_PER_READ]).jobs:
+            if job.model not in served:
+                waits[job.model].append(time.time() - since[job.task_id])
+    for model, seconds in sorted(waits.items()):
+        if max(seconds) > older_than:
+            yield StuckJob(
+                routing.model_queue(model),
+                "no_worker",
+                max(seconds),
+                f"{len(seconds)} job(s) wait for {model}: start a worker with RMBG_MODEL={model}, "
+                f"or celery -A tasks.app jobs purge --queue {routing.model_queue(model)}",
+            )
 
 
 def _unreadable(runtime: Runtime) -> Iterator[StuckJob]:
@@ -124,6 +146,7 @@ def stuck(runtime: Runtime, older_than: float) -> CommandOutput:
         *_overdue(runtime, redis_keys.DUE_JOBS, "due_not_sent", older_than),
         *_overdue(runtime, redis_keys.JOB_DEADLINES, "overdue", older_than),
         *_stuck_workers(runtime),
+        *_without_worker(runtime, older_than),
     ]
     lines = table_lines(
         [

@@ -32,7 +32,13 @@ from tasks.settings import Settings
 from tasks.tracing import configure_tracing, flush_tracing
 from tasks.webhooks.sending import DeliveryRunner
 from tasks.worker.runner import Readiness, Runner, logged_if_away
-from tasks.worker.startup import abort_startup, load_served_model, prepare_parent, revision_of
+from tasks.worker.startup import (
+    abort_startup,
+    check_command,
+    load_served_model,
+    prepare_parent,
+    revision_of,
+)
 
 #: A silence of the object store beyond this counts as an outage.
 _OBJECT_STORE_SECONDS: Final = 5.0
@@ -119,11 +125,13 @@ def _configure_logging(**_: Any) -> None:  # noqa: ANN401 - Celery's signal sign
 
 
 @worker_init.connect
-def _check_model(sender: Any, **_: Any) -> None:  # noqa: ANN401 - celery's signature
+def _check_start(sender: Any, **_: Any) -> None:  # noqa: ANN401 - celery's signature
+    registry = runtime_of(sender.app).registry
+    with logged_if_away("worker.name_not_checked"):
+        check_command(sender, runtime_of(sender.app).settings, registry)
     if routing.is_model_worker(sender.app):
         prepare_parent(sender)
         # A killed worker of the same name may have left its readiness.
-        registry = runtime_of(sender.app).registry
         with logged_if_away("worker.withdraw_failed"):
             registry.mark_not_ready(sender.hostname)
 

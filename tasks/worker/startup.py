@@ -1,4 +1,4 @@
-"""Startup of a model worker: check the weights, load the model, and abort if either fails.
+"""Startup of a worker: check its command and weights, load the model, and abort if that fails.
 
 Celery only logs what a child's initializer raises, and lets that child take jobs. So the parent
 checks the model's file before it starts its pool, and a child that cannot load the model signals
@@ -8,10 +8,15 @@ the parent to exit with status 1; the supervisor decides on a restart.
 import os
 import signal
 import time
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
+from celery import concurrency
+from celery.concurrency.prefork import TaskPool
+from celery.exceptions import OperationalError
 from celery.worker import state
+from redis.exceptions import RedisError
 
 from inference.errors import ModelError
 from inference.models.base import HasExecutionPath, MattingModel
@@ -20,8 +25,10 @@ from inference.models.load import load_model
 from inference.models.registry import get_spec
 from inference.models.selftest import check_model_output
 from inference.models.weights import check_weights, file_sha256, find_weights_file
+from tasks.jobs import routing
 from tasks.log import configure_logging
 from tasks.settings import Settings
+from tasks.worker_registry import WorkerRegistry
 
 _FAILURE: Final = 1
 #: A signal that Celery does not use: SIGQUIT waits for the soft shutdown, SIGTERM exits with 0.
@@ -29,7 +36,70 @@ _SIG_ABORT_STARTUP: Final = signal.SIGUSR2
 #: How long a child that cannot load waits for its end, so that Celery starts no other meanwhile.
 _ABORT_SECONDS: Final = 20.0
 
+#: A worker that runs answers a ping within this.
+_PING_SECONDS: Final = 1.0
+
 _log = structlog.get_logger(__name__)
+
+
+def check_command(worker: Any, settings: Settings, registry: WorkerRegistry) -> None:  # noqa: ANN401
+    """Refuse a worker command that would run jobs wrongly or not at all.
+
+    That is: a model worker on the queue of another model, whose jobs it would run with its own;
+    one without exactly one process of its own for the model; and a worker of a name in use.
+
+    Raises:
+        SystemExit: the command is wrong; the log says what to change.
+        QueueUnavailableError: Redis does not answer.
+    """
+    configure_logging(settings)  # Celery configures it later
+    if routing.is_model_worker(worker.app):
+        _check_queues(worker, settings.model)
+        _check_pool(worker)
+    _check_name(worker, registry)
+
+
+def _check_queues(worker: Any, model: str) -> None:  # noqa: ANN401
+    own = routing.model_queue(model)
+    others = sorted(
+        queue
+        for queue in worker.app.amqp.queues.consume_from
+        if queue.startswith(routing.MODEL_PREFIX) and queue != own
+    )
+    if others:
+        _refuse(
+            worker,
+            f"RMBG_MODEL is {model}, and -Q names {', '.join(others)}: "
+            f"take from {own}, or set RMBG_MODEL to the queue's model",
+        )
+
+
+def _check_pool(worker: Any) -> None:  # noqa: ANN401
+    pool = concurrency.get_implementation(worker.pool_cls)
+    if not issubclass(pool, TaskPool):
+        _refuse(
+            worker, "a model worker needs a process for its model: leave out -P, or say prefork"
+        )
+    if worker.concurrency != 1 or worker.options.get("autoscale"):
+        _refuse(
+            worker,
+            "a model worker has one process: leave out -c and --autoscale, and start a worker with "
+            "a name and a queue gpu.<host>.<n> of its own for each further one",
+        )
+
+
+def _check_name(worker: Any, registry: WorkerRegistry) -> None:  # noqa: ANN401
+    name = worker.hostname
+    # One that was killed is recorded for some seconds more; only a live one answers.
+    if any(each.name == name and each.alive for each in registry.workers()):
+        with suppress(OperationalError, RedisError, OSError):
+            if worker.app.control.ping(destination=[name], timeout=_PING_SECONDS, limit=1):
+                _refuse(worker, f"a worker named {name} is running: give each its own name with -n")
+
+
+def _refuse(worker: Any, reason: str) -> None:  # noqa: ANN401
+    _log.critical("worker.refused", worker=worker.hostname, reason=reason)
+    raise SystemExit(_FAILURE)
 
 
 def load_served_model(settings: Settings) -> MattingModel:

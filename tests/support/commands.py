@@ -50,9 +50,9 @@ class Operator:
         """Run it with `--json`; its output is one JSON document and nothing else."""
         return dict(json.loads(self.run(*arguments, "--json", status=status).stdout))
 
-    def make(self, state: str = "queued", *, queue: str = QUEUE) -> str:
+    def make(self, state: str = "queued", *, queue: str = QUEUE, model: str = "u2netp") -> str:
         """Make a job of a state, or `dead`; one that waits has a message."""
-        job = self.store.create(make_job(queue=queue)).job
+        job = self.store.create(make_job(queue=queue, model=model)).job
         task_id, lease = job.task_id, {"token": "w/1/x", "worker": "w"}
         if state == "queued":
             JobDispatcher(self._app, self.store).send(job)

@@ -17,7 +17,7 @@ def _stuck(operator: Operator, seconds: int = 30) -> set[tuple[str, str]]:
 def test_nothing_is_stuck_while_all_is_well(operator: Operator) -> None:
     operator.make()
     operator.make("processing")
-    operator.registry.record_heartbeat(WORKER)
+    operator.registry.record_heartbeat(WORKER, model="u2netp")
     operator.registry.mark_ready(WORKER, 60)
     assert operator.run("stuck", "--older-than", "0").stdout == "Nothing is stuck.\n"
     assert operator.json("stuck")["stuck"] == []
@@ -31,7 +31,7 @@ def test_stuck_finds_each_kind(operator: Operator) -> None:
     redis.zadd(redis_keys.DUE_JOBS, {due: 1e9})
     redis.zadd(redis_keys.JOB_DEADLINES, {overdue: 1e9})
     WorkerRegistry(redis, clock=lambda: 1e9).record_heartbeat("gpu1@testhost")
-    operator.registry.record_heartbeat(WORKER)
+    operator.registry.record_heartbeat(WORKER, model="u2netp")
     # The beat of a living worker forgets those that were silent for a day.
     assert _stuck(operator, 0) == {
         (orphan, "processing_without_lease"),
@@ -73,3 +73,14 @@ def test_stuck_shows_lists_that_begin_with_an_unknown_message(operator: Operator
     operator.make()
     operator.redis.rpush(list_key(f"{QUEUE}|3"), "no message")
     assert _stuck(operator) == {(f"{QUEUE}|3", "unknown_message")}
+
+
+def test_stuck_shows_the_models_that_no_worker_has(operator: Operator) -> None:
+    operator.make()
+    operator.make(model="isnet")
+    assert _stuck(operator, 0) == {("model.isnet", "no_worker"), ("model.u2netp", "no_worker")}
+    operator.registry.record_heartbeat(WORKER, model="isnet")
+    operator.registry.mark_ready(WORKER, 60)
+    (found,) = operator.json("stuck", "--older-than", "0")["stuck"]
+    assert "1 job(s) wait for u2netp: start a worker with RMBG_MODEL=u2netp" in found["advice"]
+    assert _stuck(operator, 3600) == set()
