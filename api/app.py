@@ -66,7 +66,7 @@ def create_app(services: Services | None = None) -> Flask:
 
 def _services_from_environment() -> Services:
     settings = ApiSettings.load()
-    configure_logging(settings)
+    configure_logging(settings, audit_log=settings.audit_log)
     configure_tracing("rmbg-api")
     return Services.from_settings(settings)
 

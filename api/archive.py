@@ -10,9 +10,8 @@ from typing import Final
 
 from api.errors import ApiError
 from api.services import Services
+from tasks.audit import Access, audit_access
 from tasks.jobs.batches import Batch
-from tasks.jobs.job_objects import Access
-from tasks.jobs.job_objects import audit_access as audit
 
 
 class _Sink(io.RawIOBase):
@@ -94,8 +93,7 @@ def stream_archive(batch: Batch, services: Services, request_id: str) -> Iterato
     ]
     if not done:
         raise ApiError("batch_empty")
-    for _, job in done:
-        audit(Access.RESULT, job, request_id=request_id)
+    audit_access(Access.RESULT, [job for _, job in done], request_id=request_id)
     names = archive_names((item.name or job.file_stem, job.format or "") for item, job in done)
     return stream_zip(
         (

@@ -1,6 +1,7 @@
 """The settings that only the API has."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
@@ -49,6 +50,11 @@ class ApiSettings(Settings):
         "only this machine's loopback.",
     )
 
+    audit_log: Path | None = Field(
+        None,
+        description="File of the audit log, as JSON lines, ten full ones of 50 MB beside it; the "
+        "API's log if unset.",
+    )
     removebg_megapixels_per_minute: float = Field(
         500,
         ge=0,

@@ -2,14 +2,23 @@
 
 import logging
 import sys
+from pathlib import Path
 
 import structlog
 
+from tasks.audit import audit_to_file
+from tasks.errors import SettingsError
 from tasks.settings import Settings
 
 
-def configure_logging(settings: Settings) -> None:
-    """Write all log lines, those of libraries too, to standard output in one format."""
+def configure_logging(settings: Settings, *, audit_log: Path | None = None) -> None:
+    """Write all log lines, those of libraries too, to standard output in one format.
+
+    The audit log goes, as JSON, to a file of its own if one is given.
+
+    Raises:
+        SettingsError: that file cannot be written.
+    """
     as_json = settings.log_format == "json" or (
         settings.log_format == "auto" and not sys.stdout.isatty()
     )
@@ -23,8 +32,13 @@ def configure_logging(settings: Settings) -> None:
     rendering: list[structlog.typing.Processor] = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta
     ]
+    json_rendering: list[structlog.typing.Processor] = [
+        *rendering,
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(),
+    ]
     if as_json:
-        rendering += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        rendering = json_rendering
     else:
         rendering.append(
             structlog.dev.ConsoleRenderer(
@@ -43,6 +57,18 @@ def configure_logging(settings: Settings) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=rendering)
     )
+    if audit_log is not None:
+        try:
+            audit_to_file(
+                audit_log,
+                structlog.stdlib.ProcessorFormatter(
+                    foreign_pre_chain=shared, processors=json_rendering
+                ),
+            )
+        except OSError as error:
+            raise SettingsError(
+                f"RMBG_AUDIT_LOG: {audit_log} cannot be written: {error.strerror}."
+            ) from error
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())

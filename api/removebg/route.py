@@ -32,6 +32,7 @@ from api.removebg.responses import (
     wants_json,
 )
 from api.request_hooks import install_cors, request_id, shape_failures
+from tasks.audit import Access, audit_access
 from tasks.jobs.job import Job, Priority, Status
 from tasks.object_store import IMPROVEMENTS
 
@@ -77,6 +78,7 @@ def remove_background() -> Response:
     job = _finished(services().submissions.submit(_submission(form), request_id()).job)
     data = services().runtime.object_store.get(str(job.result_key))
     response = success_response(data, job, as_json=wants_json(request))
+    audit_access(Access.RESULT, [job], request_id=request_id())
     response.headers.update(fact_headers(job, detected_type(form.texts)))
     return response
 

@@ -16,9 +16,8 @@ from api.request_hooks import OVERHEAD_BYTES, request_id, success
 from api.routes.submissions import SUBMISSION_ERRORS, SUBMISSION_HEADERS
 from api.schemas import BatchForm, BatchJson, BatchSchema, ErasedBatchSchema, envelope
 from api.wsgi_bridge import MAX_BODY
+from tasks.audit import Access, audit_access
 from tasks.jobs.batches import Batch
-from tasks.jobs.job_objects import Access
-from tasks.jobs.job_objects import audit_access as audit
 from tasks.jobs.serializers import batch_data
 
 blueprint = ApiBlueprint(
@@ -78,9 +77,14 @@ class BatchResource(MethodView):
     def delete(self, batch_id: str) -> dict[str, Any]:
         """Cancel what is not done, and erase all tasks of the batch with their pictures."""
         batch = get_owned_batch(batch_id)
-        for job in services().runtime.job_store.get_many(batch.task_ids):
-            services().runtime.eraser.erase(job)
-            audit(Access.ERASED, job, request_id=request_id())
+        jobs = services().runtime.job_store.get_many(batch.task_ids)
+        erased = 0
+        try:
+            for job in jobs:
+                services().runtime.eraser.erase(job)
+                erased += 1
+        finally:
+            audit_access(Access.ERASED, jobs[:erased], request_id=request_id())
         services().runtime.batches.remove(batch_id)
         return success({"batch_id": batch_id, "erased": True})
 

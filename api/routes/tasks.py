@@ -1,5 +1,6 @@
 """`/api/v1/tasks`: list, follow, cancel and erase tasks, and fetch their results."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from flask import Response, redirect, request, stream_with_context
@@ -19,9 +20,8 @@ from api.schemas import (
     envelope,
 )
 from api.waiting import EVENT, MAX_WAIT_SECONDS
+from tasks.audit import Access, audit_access
 from tasks.jobs.job import Job, Status
-from tasks.jobs.job_objects import Access
-from tasks.jobs.job_objects import audit_access as audit
 from tasks.jobs.serializers import result_url, task_data, visible_status
 from tasks.jobs.task_listing import Cursor
 
@@ -32,11 +32,21 @@ blueprint = ApiBlueprint(
 
 def task_view(job: Job) -> dict[str, Any]:
     """Return a task's state, see `TaskSchema`, and audit that its signed URLs were issued."""
-    data = task_data(job, services().runtime.object_store, services().clock())
-    issued = [name for name in ("original", "result") if data[f"{name}_url"]]
-    if issued:
-        audit(Access.ADDRESSES, job, request_id=request_id(), pictures=" ".join(issued))
-    return data
+    return task_views([job])[0]
+
+
+def task_views(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Return the states of tasks, with a line of the audit log for each kind of signed URLs."""
+    store, now = services().runtime.object_store, services().clock()
+    views = [task_data(job, store, now) for job in jobs]
+    issued: dict[str, list[Job]] = {}
+    for job, view in zip(jobs, views, strict=True):
+        pictures = " ".join(name for name in ("original", "result") if view[f"{name}_url"])
+        issued.setdefault(pictures, []).append(job)
+    issued.pop("", None)
+    for pictures, of in issued.items():
+        audit_access(Access.ADDRESSES, of, request_id=request_id(), pictures=pictures)
+    return views
 
 
 @blueprint.route("")
@@ -55,7 +65,7 @@ class Tasks(MethodView):
         )
         return success(
             {
-                "tasks": [task_view(job) for job in page.jobs],
+                "tasks": task_views(page.jobs),
                 "next_cursor": page.after.write() if page.after else None,
             }
         )
@@ -88,7 +98,7 @@ class Task(MethodView):
         """
         job = get_owned_task(task_id)
         services().runtime.eraser.erase(job)
-        audit(Access.ERASED, job, request_id=request_id())
+        audit_access(Access.ERASED, [job], request_id=request_id())
         return success({"task_id": task_id, "erased": True})
 
 
@@ -124,7 +134,7 @@ class TaskResult(MethodView):
         )
         if url is None or job.status is not Status.SUCCEEDED:
             raise _no_result(job)
-        audit(Access.RESULT, job, request_id=request_id())
+        audit_access(Access.RESULT, [job], request_id=request_id())
         return redirect(url)  # type: ignore[return-value] # werkzeug's class is Flask's base
 
 

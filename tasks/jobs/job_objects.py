@@ -1,9 +1,8 @@
-"""A job's objects in the bucket: its manifest, copies, erasure, audit of access."""
+"""A job's objects in the bucket: its manifest, copies, erasure."""
 
 import io
 import json
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final
 
 import structlog
@@ -112,7 +111,6 @@ _RESULT_FIELDS: Final = (
 )
 
 _log = structlog.get_logger(__name__)
-_audit_log = structlog.get_logger("audit")
 
 
 def copied_result_fields(job: Job, cached_from: Job) -> dict[str, Any]:
@@ -197,21 +195,3 @@ class Eraser:
             self.object_store.delete(key)
         for key in list(self.object_store.list(results_prefix(task_id))):
             self.object_store.delete(key)
-
-
-class Access(StrEnum):
-    """What was done with a task's pictures: the event of the audit log."""
-
-    #: A client was redirected to the result.
-    RESULT = "audit.result_read"
-    #: Presigned URLs of the original, the result or both were issued.
-    ADDRESSES = "audit.addresses_issued"
-    #: The pictures and the record were erased.
-    ERASED = "audit.erased"
-
-
-def audit_access(access: Access, job: Job, *, request_id: str, **facts: str) -> None:
-    """Log an access to a task's pictures, or their erasure; `facts` hold no URL that opens them."""
-    _audit_log.info(
-        access.value, owner=job.owner, task_id=job.task_id, request_id=request_id, **facts
-    )

@@ -20,6 +20,7 @@ from werkzeug.test import TestResponse
 from api.places import Places
 from api.waiting import TaskWaiter
 from tasks import redis_keys
+from tasks.audit import Access
 from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
 from tasks.jobs.job import JobError, Status
 from tasks.object_store import original_key, result_key
@@ -118,6 +119,19 @@ def test_signed_urls_work_for_an_hour_and_say_nothing_of_the_task(shop: Api) -> 
     near = shop.replaced(clock=lambda: job.expires_at - 60).data(f"/api/v1/tasks/{copied}")
     assert near["urls_expire_at"] == near["expires_at"]
     assert "X-Amz-Expires=60&" in near["original_url"]
+
+
+def test_a_page_is_a_line_for_each_kind_of_addresses(shop: Api) -> None:
+    waiting, finished = ([shop.submit() for _ in range(2)] for _ in range(2))
+    for task_id in finished:
+        shop.finish(task_id)
+    with capture_logs() as lines:
+        assert len(shop.data("/api/v1/tasks")["tasks"]) == 4
+    audited = {
+        line["pictures"]: line["task_ids"] for line in lines if line["event"] == Access.ADDRESSES
+    }
+    assert audited == {"original": waiting[::-1], "original result": finished[::-1]}
+    assert len([line for line in lines if str(line["event"]).startswith("audit.")]) == 2
 
 
 def _pages(shop: Api, query: str) -> list[list[str]]:
