@@ -22,6 +22,7 @@ from api.request_hooks import (
 from api.routes import batches, deliveries, health, info, submissions, tasks, uploads
 from api.services import Services
 from api.settings import ApiSettings
+from api.web import pages
 from api.wsgi_bridge import PUBLIC_ADDRESS, ApiFlask
 from inference.version import __version__
 from tasks.log import configure_logging
@@ -38,7 +39,7 @@ def create_app(services: Services | None = None) -> Flask:
         SettingsError: a setting is wrong; the text lists all faults.
     """
     services = services or _services_from_environment()
-    # No static folder: this package serves no files.
+    # No static folder: the pages' files are served by their own blueprint.
     app = ApiFlask("api", static_folder=None)
     app.extensions[SERVICES_EXTENSION] = services
     app.json = StrictJsonProvider(app)
@@ -87,6 +88,7 @@ def _add_routes(app: Flask) -> None:
     app.extensions[API_EXTENSION] = api
     for resource in (submissions, batches, uploads, tasks, deliveries, info, health):
         api.register_blueprint(resource.blueprint)
+    app.register_blueprint(pages.blueprint)
     # Its own addresses are relative, so that they hold below any path.
     documentation = get_swaggerui_blueprint(
         ".",

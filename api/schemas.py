@@ -9,6 +9,8 @@ from marshmallow import Schema, fields, validate
 from api.parameters import RemovalJson, TaskParameters
 from tasks.webhooks.deliveries import DeliveryState
 
+#: Most tasks that one stream of events follows.
+MAX_FOLLOWED: Final = 100
 #: A task's states, as a caller sees them.
 VISIBLE_STATUSES: Final = ("queued", "processing", "succeeded", "failed", "canceled", "expired")
 
@@ -28,6 +30,23 @@ class ResultQuery(Schema):
 
     download = fields.Boolean(
         load_default=False, metadata={"description": "Have browsers save it under a file name."}
+    )
+    redirect = fields.Boolean(
+        load_default=True,
+        metadata={"description": "false: the answer is the file itself, from this address."},
+    )
+
+
+class EventsQuery(Schema):
+    """Which tasks are followed."""
+
+    ids = fields.String(
+        required=True,
+        validate=validate.Length(1, MAX_FOLLOWED * 41),
+        metadata={
+            "description": f"Up to {MAX_FOLLOWED} ids of tasks, comma-separated.",
+            "example": "rm-20261122-8w3kq5t7y2m4n6p9r2s4",
+        },
     )
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from flask import Request
 from api.errors import ApiError
 from api.places import Places
 from tasks.errors import QueueUnavailableError
-from tasks.jobs.job import Job
+from tasks.jobs.job import Job, Status
 from tasks.runtime import Runtime
 
 #: How often a waiting request reads the record, beside each time that an end is published.
@@ -142,8 +142,61 @@ class TaskWaiter:
                     yield ": still here\n\n"
                 wait(_LOOK_SECONDS)
 
+    def events_of(self, jobs: Sequence[Job], render: Render) -> Iterator[str]:
+        """Yield an event for the present state of each job and for each later one or new position.
 
-def _event(job: Job, render: Render) -> str:
-    data = json.dumps(render(job), separators=(",", ":"))
+        The stream ends once all are final, or erased. While their owner has no place to wait in,
+        the present states are the only ones. The caller must close the iterator.
+
+        Args:
+            jobs: as they are now, all of one owner.
+            render: makes the data of an event, as JSON.
+        """
+        yield f"retry: {_RETRY_MS}\n\n"
+        shown = dict[str, tuple[Status, int]]()
+        yield from self._changes(jobs, shown, render)
+        left = [each.task_id for each in jobs if not each.status.final]
+        if not left:
+            return
+        with self.places.hold(jobs[0].owner) as placed:
+            if not placed:
+                yield ": too many requests of yours wait\n\n"
+                return
+            try:
+                yield from self._follow_all(left, shown, render)
+            except QueueUnavailableError:
+                return
+
+    def _follow_all(
+        self, left: list[str], shown: dict[str, tuple[Status, int]], render: Render
+    ) -> Iterator[str]:
+        written = time.monotonic()
+        with self.runtime.watcher.watch(*left) as wait:
+            while left:
+                jobs = self.runtime.job_store.get_many(left)
+                left = [each.task_id for each in jobs if not each.status.final]
+                for event in self._changes(jobs, shown, render):
+                    written = time.monotonic()
+                    yield event
+                if time.monotonic() - written >= _HEARTBEAT_SECONDS:
+                    written = time.monotonic()
+                    yield ": still here\n\n"
+                if left:
+                    wait(_LOOK_SECONDS)
+
+    def _changes(
+        self, jobs: Sequence[Job], shown: dict[str, tuple[Status, int]], render: Render
+    ) -> Iterator[str]:
+        """Yield an event for each job whose state or position is not the one shown last."""
+        for job in jobs:
+            queued = job.status is Status.QUEUED
+            position = self.runtime.job_store.position(job) if queued else 0
+            if shown.get(job.task_id) != (job.status, position):
+                shown[job.task_id] = (job.status, position)
+                yield _event(job, render, position=position)
+
+
+def _event(job: Job, render: Render, **more: int) -> str:
+    data = json.dumps({**render(job), **more}, separators=(",", ":"))
     # Not used here, since each connection begins with the present state; browsers want one.
     return f"id: {job.status.value}\nevent: status\ndata: {data}\n\n"

@@ -29,6 +29,8 @@ class Access(StrEnum):
 
     #: A client was redirected to the result, or got it.
     RESULT = "audit.result_read"
+    #: A client got the original.
+    ORIGINAL = "audit.original_read"
     #: Presigned URLs of the original, the result or both were issued.
     ADDRESSES = "audit.addresses_issued"
     #: The pictures and the record were erased.

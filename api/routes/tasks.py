@@ -1,7 +1,7 @@
 """`/api/v1/tasks`: list, follow, cancel and erase tasks, and fetch their results."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
 from flask import Response, redirect, request, stream_with_context
 from flask.views import MethodView
@@ -11,7 +11,9 @@ from api.errors import ApiError
 from api.openapi import ApiBlueprint
 from api.request_hooks import request_id, success
 from api.schemas import (
+    MAX_FOLLOWED,
     ErasedSchema,
+    EventsQuery,
     ResultQuery,
     TaskListQuery,
     TaskListSchema,
@@ -20,7 +22,9 @@ from api.schemas import (
     envelope,
 )
 from api.waiting import EVENT, MAX_WAIT_SECONDS
+from inference.options import OutputFormat
 from tasks.audit import Access, audit_access
+from tasks.errors import ObjectNotFoundError
 from tasks.jobs.job import Job, Status
 from tasks.jobs.serializers import result_url, task_data, visible_status
 from tasks.jobs.task_listing import Cursor
@@ -28,6 +32,11 @@ from tasks.jobs.task_listing import Cursor
 blueprint = ApiBlueprint(
     "tasks", __name__, url_prefix="/api/v1/tasks", description="Follow, cancel and erase tasks."
 )
+
+#: The fields of a task that are signed URLs, or tell of them.
+SIGNED_FIELDS: Final = ("original_url", "result_url", "urls_expire_at")
+#: The schema of a picture's bytes.
+BINARY: Final = {"type": "string", "format": "binary"}
 
 
 def task_view(job: Job) -> dict[str, Any]:
@@ -126,8 +135,9 @@ class TaskResult(MethodView):
     @blueprint.arguments(ResultQuery, location="query")
     @blueprint.fails("task_not_finished", "task_failed", "task_canceled", "task_expired")
     @blueprint.response(302, description="`Location` is the cutout's signed address.")
+    @blueprint.alt_response(200, schema=BINARY, description="The cutout, if `redirect` is false.")
     def get(self, query: dict[str, Any], task_id: str) -> Response:
-        """Redirect to the cutout."""
+        """Redirect to the cutout, or answer with it."""
         job = get_owned_task(task_id)
         url = result_url(
             job, services().runtime.object_store, services().clock(), download=query["download"]
@@ -135,7 +145,48 @@ class TaskResult(MethodView):
         if url is None or job.status is not Status.SUCCEEDED:
             raise _no_result(job)
         audit_access(Access.RESULT, [job], request_id=request_id())
+        if not query["redirect"]:
+            return _file(str(job.result_key), OutputFormat(job.format or "auto").media_type)
         return redirect(url)  # type: ignore[return-value] # werkzeug's class is Flask's base
+
+
+@blueprint.route("/<string:task_id>/original")
+class TaskOriginal(MethodView):
+    """A task's original."""
+
+    @blueprint.fails("task_expired", "store_unavailable")
+    @blueprint.response(200, BINARY, description="The picture as it was submitted, byte for byte.")
+    def get(self, task_id: str) -> Response:
+        """Get the picture that was submitted."""
+        job = get_owned_task(task_id)
+        if job.expires_at <= services().clock():
+            raise ApiError("task_expired")
+        audit_access(Access.ORIGINAL, [job], request_id=request_id())
+        return _file(job.original_key, "application/octet-stream")
+
+
+@blueprint.route("/events")
+class TasksEvents(MethodView):
+    """The states of several tasks as server-sent events."""
+
+    @blueprint.arguments(EventsQuery, location="query")
+    @blueprint.response(
+        200,
+        EVENT,
+        content_type="text/event-stream",
+        description="An event `status` for each state of each task and each new `position`, the "
+        "number of tasks of its queue that go before it, without signed URLs. Ids "
+        "without a task of the caller's are left out. The stream ends once all tasks are final.",
+    )
+    def get(self, query: dict[str, Any]) -> Response:
+        """Follow several tasks by server-sent events."""
+        ids = dict.fromkeys(filter(None, query["ids"].split(",")))
+        if len(ids) > MAX_FOLLOWED:
+            fault = f"These are {len(ids)} ids; one stream follows at most {MAX_FOLLOWED}."
+            raise ApiError("invalid_parameter", fault, fields={"ids": fault})
+        found = services().runtime.job_store.get_many(list(ids))
+        jobs = [job for job in found if job.owner == current_owner().id]
+        return _event_stream(lambda: services().waiter.events_of(jobs, _state_data))
 
 
 @blueprint.route("/<string:task_id>/events")
@@ -153,15 +204,49 @@ class TaskEvents(MethodView):
     def get(self, task_id: str) -> Response:
         """Follow a task by server-sent events."""
         job = get_owned_task(task_id)
-        answer = Response(mimetype="text/event-stream")
-        # Proxies such as nginx would buffer the stream.
-        answer.headers |= {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        if request.method != "HEAD":
-            schema = TaskSchema()
-            answer.response = stream_with_context(
-                services().waiter.events(job, lambda each: dict(schema.dump(task_view(each))))
-            )
-        return answer
+        return _event_stream(lambda: services().waiter.events(job, _event_data))
+
+
+def _event_data(job: Job) -> dict[str, Any]:
+    return dict(TaskSchema().dump(task_view(job)))
+
+
+def _state_data(job: Job) -> dict[str, Any]:
+    """Return a task's state without signed URLs, of which many tasks would issue hundreds."""
+    data = task_data(job, services().runtime.object_store, services().clock())
+    return dict(TaskSchema(exclude=SIGNED_FIELDS).dump(data))
+
+
+def _event_stream(events: Callable[[], Iterator[str]]) -> Response:
+    answer = Response(mimetype="text/event-stream")
+    # Proxies such as nginx would buffer the stream.
+    answer.headers |= {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    if request.method != "HEAD":
+        answer.response = stream_with_context(events())
+    return answer
+
+
+def _file(key: str, media_type: str) -> Response:
+    """Answer with an object, as a file that no browser takes for a page of this origin.
+
+    Raises:
+        ApiError: `task_expired`: there is no such object any more.
+        ObjectStoreUnavailableError: the store does not answer.
+    """
+    try:
+        size = services().runtime.object_store.size(key)
+        chunks = services().runtime.object_store.chunks(key) if request.method != "HEAD" else ()
+        answer = Response(chunks, content_type=media_type)
+    except ObjectNotFoundError:
+        raise ApiError("task_expired") from None
+    answer.headers |= {
+        "Content-Length": str(size),
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+        "Content-Disposition": "attachment",
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-store",
+    }
+    return answer
 
 
 def _cursor(word: str | None) -> Cursor | None:

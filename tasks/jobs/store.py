@@ -538,16 +538,17 @@ class JobWatcher:
         self._listening = False
 
     @contextmanager
-    def watch(self, task_id: str) -> Iterator[Callable[[float], bool]]:
-        """Subscribe for a block of code, which gets a function that waits for the job's end.
+    def watch(self, *task_ids: str) -> Iterator[Callable[[float], bool]]:
+        """Subscribe for a block of code, which gets a function that waits for the jobs' ends.
 
-        The function takes the seconds to wait, and returns True if the job has ended within them.
+        The function takes the seconds to wait, and returns True if a job has ended within them.
         The end of a job that was final before the block is not published again: read the record
         once the block has begun.
         """
-        channel, ended = redis_keys.done_channel(task_id), threading.Event()
+        channels, ended = [redis_keys.done_channel(each) for each in task_ids], threading.Event()
         with self._lock:
-            self._waiting.setdefault(channel, []).append(ended)
+            for channel in channels:
+                self._waiting.setdefault(channel, []).append(ended)
             if not self._listening:
                 self._listening = True
                 threading.Thread(target=self._listen, name="job-watcher", daemon=True).start()
@@ -561,9 +562,10 @@ class JobWatcher:
             yield wait
         finally:
             with self._lock:
-                self._waiting[channel].remove(ended)
-                if not self._waiting[channel]:
-                    del self._waiting[channel]
+                for channel in channels:
+                    self._waiting[channel].remove(ended)
+                    if not self._waiting[channel]:
+                        del self._waiting[channel]
 
     def _listen(self) -> None:
         while True:

@@ -26,7 +26,7 @@ from tasks.jobs.job import JobError, Status
 from tasks.object_store import original_key, result_key
 from tests.support.api import Api
 from tests.support.redis_content import mentions
-from tests.support.submissions import refusal, refused_fields
+from tests.support.submissions import PICTURE, refusal, refused_fields
 
 SETTINGS = {"auth": "on"}
 
@@ -350,3 +350,47 @@ class _Places(Places):
         if got:
             self.taken.set()
         return got
+
+
+def test_one_stream_tells_the_states_and_places_of_several_tasks(shop: Api, studio: Api) -> None:
+    first, second, foreign = shop.submit(), shop.submit(), studio.submit()
+    path = f"/api/v1/tasks/events?ids={first},{second},{foreign},rm-none"
+    pieces = iter(shop.get(path).response)
+    begun = [next(pieces) for _ in range(3)]
+    shop.finish(first)
+    shop.finish(second)
+    events = _read(iter([*begun, *pieces]), lambda: None)
+    assert {event["task_id"] for event in events} == {first, second}
+    last = {event["task_id"]: event["status"] for event in events}
+    assert set(last.values()) == {"succeeded"}
+    places = {event["task_id"]: event["position"] for event in reversed(events)}
+    assert places[second] == places[first] + 1
+    assert _read(shop.get(path).response, lambda: None)[0]["position"] == 0
+
+    many = ",".join(f"rm-{number}" for number in range(101))
+    assert refused_fields(shop.get(f"/api/v1/tasks/events?ids={many}"))[2] == {"ids"}
+
+
+def test_the_pictures_come_from_this_address_too_and_never_as_a_page(
+    shop: Api, studio: Api
+) -> None:
+    task_id = shop.submit(image=PICTURE)
+    path = f"/api/v1/tasks/{task_id}"
+    assert shop.get(f"{path}/original").data == PICTURE
+    shop.finish(task_id, b"a cutout")
+    answer = shop.get(f"{path}/result?redirect=false")
+    assert (answer.status_code, answer.data, answer.mimetype) == (200, b"a cutout", "image/png")
+    for each in (answer, shop.get(f"{path}/original")):
+        assert each.headers["Content-Disposition"] == "attachment"
+        assert each.headers["X-Content-Type-Options"] == "nosniff"
+        assert each.headers["Content-Security-Policy"].startswith("sandbox")
+    assert studio.error("GET", f"{path}/original") == (404, "task_not_found")
+    assert studio.error("GET", f"{path}/result?redirect=false") == (404, "task_not_found")
+
+    with capture_logs() as logs:
+        shop.get(f"{path}/original")
+    assert "audit.original_read" in {line["event"] for line in logs}
+    shop.objects.delete(original_key(task_id))
+    assert shop.error("GET", f"{path}/original") == (410, "task_expired")
+    later = shop.replaced(clock=lambda: shop.job(task_id).expires_at + 1)
+    assert later.error("GET", f"{path}/original") == (410, "task_expired")

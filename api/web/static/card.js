@@ -1,0 +1,183 @@
+// A photo's card: picture, state, and what can be done with it.
+import { decodeSmall, draw, plan, preparePreview, redoStrokes } from "./compose.js";
+import { byId, icon, iconButton, make, say } from "./elements.js";
+import { RUNNING } from "./photos.js";
+import { hasText, t, bytes } from "./texts.js";
+
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+// Errors that the same picture meets again: another try would only disappoint.
+const FINAL = new Set([
+  "image_too_large", "upload_too_large", "too_many_pixels", "side_too_long", "image_too_small", "unsupported_format",
+  "invalid_image", "empty_image", "image_too_complex", "url_not_allowed", "expired", "gone",
+]);
+
+export function errorText({ type, message }, limits) {
+  const name = `error_${type}`;
+  if (!hasText(name)) return message || t("error_unknown", { message: type });
+  return t(name, { size: limits ? bytes(limits.max_image_bytes) : "", megapixels: limits?.max_megapixels ?? "" });
+}
+
+export class Card {
+  constructor(photo, photos, page) {
+    Object.assign(this, { photo, photos, page, split: 0 });
+    this.canvas = make("canvas", { role: "img", "aria-label": photo.name });
+    this.range = make("input", {
+      type: "range", min: 0, max: 100, value: 0, class: "split", "aria-label": t("split", { name: photo.name }),
+      oninput: () => this.setSplit(Number(this.range.value)),
+    });
+    this.divider = make("span", { class: "divider", "aria-hidden": "true" });
+    this.frame = make("div", { class: "frame" }, this.canvas, this.range, this.divider);
+    this.meter = make("progress", { class: "meter", max: 100, "aria-label": photo.name });
+    this.state = make("p", { class: "state" });
+    this.acts = make("div", { class: "acts" });
+    this.element = make(
+      "li", { class: "card", "data-id": photo.id },
+      make("div", { class: "picture" }, this.frame, icon("warn"), this.meter),
+      make("div", { class: "about" }, make("h2", { class: "name", title: photo.path }, photo.name), this.state),
+      this.acts,
+    );
+    photo.card = this;
+    this.showOriginal();
+    this.update();
+  }
+
+  async showOriginal() {
+    const { photo } = this;
+    try {
+      if (!photo.file && !photo.taskId) return; // an address that the service has not fetched yet
+      photo.small = await decodeSmall(await this.photos.original(photo));
+    } catch {
+      photo.small = null; // of a format that this browser cannot show, or gone
+    }
+    if (photo.cutBase && photo.strokes.some((each) => !each.erase)) redoStrokes(photo);
+    this.draw();
+  }
+
+  setSplit(value) {
+    this.split = value;
+    this.range.value = value;
+    this.draw();
+  }
+
+  async showCutout() {
+    const { photo } = this;
+    try {
+      await preparePreview(photo, await this.photos.cutout(photo));
+    } catch {
+      return;
+    }
+    this.reveal();
+    if (photo.small === undefined || (photo.url && !photo.small)) this.showOriginal();
+  }
+
+  // Sweeps from the photo to the cutout, once.
+  reveal() {
+    if (calm.matches || document.hidden || !this.photo.small) return this.setSplit(0);
+    const began = performance.now();
+    const step = (now) => {
+      const share = Math.min(1, (now - began) / 700);
+      this.setSplit(Math.round(100 * (1 - share) ** 3));
+      if (share < 1) requestAnimationFrame(step);
+    };
+    this.setSplit(100);
+    requestAnimationFrame(step);
+  }
+
+  draw() {
+    cancelAnimationFrame(this.frameId);
+    this.frameId = requestAnimationFrame(() => this.drawNow());
+  }
+
+  drawNow() {
+    const { photo, canvas } = this;
+    const done = photo.state === "done" && photo.cut;
+    if (!done && !photo.small) return;
+    const look = this.page.look;
+    const width = done ? photo.width : photo.small.width;
+    const height = done ? photo.height : photo.small.height;
+    const layout = plan(width, height, done ? photo.box : null, done ? look : {});
+    const scale = Math.min(1, 720 / Math.max(...layout.size));
+    const [w, h] = layout.size.map((each) => Math.max(1, Math.round(each * scale)));
+    if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });
+    const pen = canvas.getContext("2d");
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    pen.clearRect(0, 0, w, h);
+    pen.setTransform(w / layout.size[0], 0, 0, h / layout.size[1], 0, 0);
+    const parts = { cut: photo.cut, original: photo.small, photo, scale };
+    if (done) draw(pen, layout, look, parts);
+    const share = done ? this.split / 100 : 1;
+    if (share > 0 && photo.small) {
+      pen.save();
+      pen.beginPath();
+      pen.rect(0, 0, layout.size[0] * share, layout.size[1]);
+      pen.clip();
+      pen.clearRect(0, 0, ...layout.size);
+      draw(pen, layout, look, { ...parts, before: true });
+      pen.restore();
+    }
+    this.frame.style.setProperty("--ratio", w / h);
+    this.frame.style.setProperty("--split", this.split);
+    this.element.classList.toggle("shown", true);
+  }
+
+  update() {
+    const { photo, element } = this;
+    const state = photo.state;
+    if (element.dataset.state !== state) {
+      element.dataset.state = state;
+      this.setActs(state);
+      if (state === "done") {
+        this.showCutout();
+        say(t("spokenDone", { name: photo.name }));
+      } else if (state === "failed") say(t("spokenFailed", { name: photo.name, why: this.page.errorText(photo.error) }));
+      else this.draw();
+    }
+    this.range.hidden = this.divider.hidden = state !== "done";
+    this.meter.hidden = !RUNNING.has(state);
+    if (state === "uploading" && !photo.notice) this.meter.value = photo.percent ?? 0;
+    else this.meter.removeAttribute("value");
+    this.state.textContent = this.text();
+  }
+
+  text() {
+    const { photo } = this;
+    if (photo.notice) return t(photo.notice.text, photo.notice);
+    switch (photo.state) {
+      case "uploading": return t("uploading", { percent: photo.percent ?? 0 });
+      case "queued": return photo.ahead > 0 ? t("queued", { ahead: photo.ahead }) : t("next");
+      case "processing": return t("processing", { seconds: ((Date.now() - (photo.began ?? Date.now())) / 1000).toFixed(1) });
+      case "done": return t(photo.cached ? "cached" : "done", { seconds: ((photo.elapsed ?? 0) / 1000).toFixed(1), model: photo.model });
+      case "failed": return this.page.errorText(photo.error);
+      default: return t(photo.state);
+    }
+  }
+
+  setActs(state) {
+    const { photo, photos, page } = this;
+    const focused = this.acts.contains(document.activeElement);
+    const acts = [];
+    if (state === "done") {
+      acts.push(iconButton("download", t("download"), () => page.download([photo])));
+      if (navigator.clipboard?.write) acts.push(iconButton("copy", t("copy"), () => page.copy(photo)));
+      acts.push(iconButton("brush", t("touch"), () => page.open(photo, "touch")));
+      acts.push(iconButton("expand", t("open"), () => page.open(photo, "compare")));
+    }
+    if (state === "canceled" || (state === "failed" && !FINAL.has(photo.error?.type))) {
+      acts.push(make("button", { type: "button", class: "button small-button", onclick: () => photos.retry(photo) }, t("retry")));
+    }
+    if (RUNNING.has(state)) {
+      acts.push(make("button", { type: "button", class: "button quiet small-button", onclick: () => photos.cancel(photo) }, t("cancel")));
+    } else {
+      acts.push(iconButton("trash", t("remove"), () => this.remove(), "push"));
+    }
+    this.acts.replaceChildren(...acts);
+    if (focused) acts[0].focus();
+  }
+
+  remove() {
+    const next = this.element.nextElementSibling ?? this.element.previousElementSibling;
+    this.photos.remove(this.photo);
+    (next?.querySelector(".acts button") ?? byId("choose")).focus();
+  }
+}

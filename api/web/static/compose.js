@@ -1,0 +1,253 @@
+// Draws results: layout, background, shadow and touch-up, by the rules of the service's pipeline.
+import { limiter } from "./photos.js";
+
+// Width of the pictures on the cards, in pixels.
+export const PREVIEW = 640;
+// As in the service: the least alpha of 255 that counts as subject, and the shadow's measures.
+const SUBJECT = 13;
+const BLUR = 0.02;
+const VISIBLE = 0.05;
+const DROP = 0.03;
+const decoding = limiter(2);
+
+export const PLAIN = Object.freeze({
+  background: "none", color: "#f2c14e", picture: null, blur: 40, shadow: false, shadowOpacity: 50,
+  crop: false, margin: 10, canvas: "", scale: 0, format: "png", quality: 92, maxSide: 0,
+});
+
+// Decodes off the main thread, at a size for the cards.
+export const decodeSmall = (blob) =>
+  decoding(() => createImageBitmap(blob, { resizeWidth: PREVIEW, resizeQuality: "medium" }));
+export const decodeFull = (blob) => decoding(() => createImageBitmap(blob));
+
+export function canvasOf(width, height, source) {
+  const canvas = document.createElement("canvas");
+  canvas.width = width;
+  canvas.height = height;
+  if (source) canvas.getContext("2d").drawImage(source, 0, 0, width, height);
+  return canvas;
+}
+
+// Returns the smallest box around the subject as shares of the sides; null without one.
+export function findBox(canvas) {
+  const { width, height } = canvas;
+  // Of a copy in main memory, so that the canvas itself stays where drawing is quick.
+  const copy = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  copy.drawImage(canvas, 0, 0);
+  const { data } = copy.getImageData(0, 0, width, height);
+  let left = width, right = -1, top = height, bottom = -1;
+  for (let y = 0, at = 3; y < height; y++) {
+    for (let x = 0; x < width; x++, at += 4) {
+      if (data[at] < SUBJECT) continue;
+      if (x < left) left = x;
+      if (x > right) right = x;
+      if (y < top) top = y;
+      bottom = y;
+    }
+  }
+  if (right < 0) return null;
+  return { x: left / width, y: top / height, w: (right + 1 - left) / width, h: (bottom + 1 - top) / height };
+}
+
+// Applies a stroke of the brush to a cutout; `scale` is the canvas's pixels for one of the picture.
+export function applyStroke(canvas, stroke, original, scale) {
+  const { size, softness, points } = stroke;
+  const width = size * scale;
+  const reach = width * (0.6 + softness);
+  const xs = points.filter((_, at) => at % 2 === 0).map((x) => x * scale);
+  const ys = points.filter((_, at) => at % 2 === 1).map((y) => y * scale);
+  const left = Math.max(0, Math.floor(Math.min(...xs) - reach));
+  const top = Math.max(0, Math.floor(Math.min(...ys) - reach));
+  const right = Math.min(canvas.width, Math.ceil(Math.max(...xs) + reach));
+  const bottom = Math.min(canvas.height, Math.ceil(Math.max(...ys) + reach));
+  if (right <= left || bottom <= top) return;
+  const mask = canvasOf(right - left, bottom - top);
+  const pen = mask.getContext("2d");
+  pen.lineCap = pen.lineJoin = "round";
+  pen.lineWidth = Math.max(1, width * (1 - 0.6 * softness));
+  // The soft edge is a shadow, whose outline is drawn where nobody sees it.
+  const away = softness > 0 ? 2 * (right - left) + width : 0;
+  if (away) {
+    pen.shadowColor = "#000";
+    pen.shadowBlur = width * softness * 0.6;
+    pen.shadowOffsetX = away;
+  }
+  pen.beginPath();
+  pen.moveTo(xs[0] - left - away, ys[0] - top);
+  for (let at = 0; at < xs.length; at++) pen.lineTo(xs[at] - left - away + (at ? 0 : 0.01), ys[at] - top);
+  pen.stroke();
+  const target = canvas.getContext("2d");
+  target.save();
+  if (stroke.erase) target.globalCompositeOperation = "destination-out";
+  else {
+    pen.shadowColor = "transparent";
+    pen.globalCompositeOperation = "source-in";
+    const across = original.width / canvas.width;
+    const down = original.height / canvas.height;
+    pen.drawImage(original, left * across, top * down, mask.width * across, mask.height * down, 0, 0, mask.width, mask.height);
+  }
+  target.drawImage(mask, left, top);
+  target.restore();
+}
+
+function canvasSize(look) {
+  const found = /^(\d+)\s*[x×]\s*(\d+)$/.exec(look.canvas);
+  return found && [Number(found[1]), Number(found[2])];
+}
+
+// Returns where the picture goes in the result: its size, and the part of the picture and its place.
+export function plan(width, height, box, look) {
+  const subject = box && { x: Math.round(box.x * width), y: Math.round(box.y * height), w: Math.max(1, Math.round(box.w * width)), h: Math.max(1, Math.round(box.h * height)) };
+  let view = { x: 0, y: 0, w: width, h: height };
+  if (look.crop && subject) {
+    const side = Math.max(subject.w, subject.h);
+    const seen = look.shadow ? Math.round(side * VISIBLE) : 0;
+    const drop = look.shadow ? Math.round(side * DROP) : 0;
+    const across = Math.round((subject.w * look.margin) / 100) + seen;
+    const down = Math.round((subject.h * look.margin) / 100);
+    view = {
+      x: subject.x - across, y: subject.y - down - Math.max(0, seen - drop),
+      w: subject.w + 2 * across, h: subject.h + 2 * down + Math.max(0, seen - drop) + seen + drop,
+    };
+  }
+  let size = [view.w, view.h];
+  const wanted = canvasSize(look);
+  if (wanted) {
+    const [across, down] = wanted;
+    const w = Math.max(view.w, Math.round((view.h * across) / down));
+    const h = Math.max(view.h, Math.round((view.w * down) / across));
+    view = { x: view.x - Math.floor((w - view.w) / 2), y: view.y - Math.floor((h - view.h) / 2), w, h };
+    size = wanted;
+  } else if (look.maxSide && look.maxSide < Math.max(...size)) {
+    const factor = look.maxSide / Math.max(...size);
+    size = size.map((each) => Math.max(1, Math.round(each * factor)));
+  }
+  const [across, down] = [size[0] / view.w, size[1] / view.h];
+  const map = (part) => {
+    const x = Math.round((part.x - view.x) * across);
+    const y = Math.round((part.y - view.y) * down);
+    return { x, y, w: Math.max(1, Math.round((part.x + part.w - view.x) * across) - x), h: Math.max(1, Math.round((part.y + part.h - view.y) * down) - y) };
+  };
+  if (subject && look.scale) {
+    const factor = (look.scale / 100) * Math.min(size[0] / subject.w, size[1] / subject.h);
+    const w = Math.min(size[0], Math.max(1, Math.round(subject.w * factor)));
+    const h = Math.min(size[1], Math.max(1, Math.round(subject.h * factor)));
+    const target = { x: Math.round((size[0] - w) / 2), y: Math.round((size[1] - h) / 2), w, h };
+    return { size, source: subject, target, subject: target, picture: [width, height] };
+  }
+  const source = { x: 0, y: 0, w: width, h: height };
+  return { size, source, target: map(source), subject: subject && map(subject), picture: [width, height] };
+}
+
+// Draws a picture so that it fills a size; the excess is cropped.
+function cover(pen, picture, width, height) {
+  const factor = Math.max(width / picture.width, height / picture.height);
+  const [w, h] = [width / factor, height / factor];
+  pen.drawImage(picture, (picture.width - w) / 2, (picture.height - h) / 2, w, h, 0, 0, width, height);
+}
+
+function drawBackground(pen, look, original, size, photo) {
+  if (look.background === "white" || look.background === "color") {
+    pen.fillStyle = look.background === "white" ? "#ffffff" : look.color;
+    pen.fillRect(0, 0, ...size);
+  } else if (look.background === "picture" && look.picture) cover(pen, look.picture, ...size);
+  else if (look.background === "blur" && original) cover(pen, blurred(photo, original, look.blur), ...size);
+}
+
+// A blurred picture can be small: enlarging it is smooth.
+function blurred(photo, original, strength) {
+  if (photo.blurred?.strength === strength) return photo.blurred.canvas;
+  const width = 256;
+  const height = Math.max(1, Math.round((256 * original.height) / original.width));
+  const canvas = canvasOf(width, height);
+  const pen = canvas.getContext("2d");
+  const radius = Math.max(0.5, (width * strength) / 1600);
+  if ("filter" in pen) {
+    pen.filter = `blur(${radius}px)`;
+    // A little larger, so that the blur does not fade out at the rim.
+    pen.drawImage(original, -2 * radius, -2 * radius, width + 4 * radius, height + 4 * radius);
+  } else {
+    const small = canvasOf(Math.max(4, width / (2 * radius)), Math.max(4, height / (2 * radius)), original);
+    pen.drawImage(small, 0, 0, width, height);
+  }
+  photo.blurred = { strength, canvas };
+  return canvas;
+}
+
+// Draws a result, or the picture before, into the present transform scaled by `scale`.
+export function draw(pen, layout, look, { cut, original, photo, before = false, scale = 1 }) {
+  const { size, source, target } = layout;
+  const [width, height] = layout.picture;
+  pen.save();
+  pen.beginPath();
+  pen.rect(0, 0, ...size);
+  pen.clip();
+  pen.imageSmoothingQuality = "high";
+  if (before) {
+    const [across, down] = [target.w / source.w, target.h / source.h];
+    pen.drawImage(original, target.x - source.x * across, target.y - source.y * down, width * across, height * down);
+    pen.restore();
+    return;
+  }
+  drawBackground(pen, look, original, size, photo);
+  if (look.shadow && layout.subject) {
+    const side = Math.max(layout.subject.w, layout.subject.h);
+    pen.shadowColor = `rgb(0 0 0 / ${look.shadowOpacity}%)`;
+    pen.shadowBlur = 2 * BLUR * side * scale;
+    pen.shadowOffsetY = Math.round(DROP * side) * scale;
+  }
+  const [across, down] = [cut.width / width, cut.height / height];
+  pen.drawImage(cut, source.x * across, source.y * down, source.w * across, source.h * down, target.x, target.y, target.w, target.h);
+  pen.restore();
+}
+
+// Prepares a photo's cutout for the cards, with its touch-up.
+export async function preparePreview(photo, cutBlob) {
+  const cut = await decodeSmall(cutBlob);
+  photo.cutBase = cut;
+  redoStrokes(photo);
+}
+
+export function redoStrokes(photo) {
+  const { cutBase } = photo;
+  photo.cut = canvasOf(cutBase.width, cutBase.height, cutBase);
+  const scale = cutBase.width / photo.width;
+  for (const stroke of photo.strokes) {
+    if (stroke.erase || photo.small) applyStroke(photo.cut, stroke, photo.small, scale);
+  }
+  photo.box = findBox(photo.cut);
+}
+
+const MEDIA = { png: "image/png", webp: "image/webp", jpg: "image/jpeg" };
+
+function untouched(look, photo) {
+  return look.background === "none" && !look.shadow && !look.crop && !look.canvas && !look.scale && !look.maxSide
+    && look.format === "png" && !photo.strokes.length;
+}
+
+// Makes the file of a photo at full size.
+export async function makeFile(photos, photo, look) {
+  const cutBlob = await photos.cutout(photo);
+  if (untouched(look, photo)) return cutBlob;
+  const bitmap = await decodeFull(cutBlob);
+  const cut = canvasOf(bitmap.width, bitmap.height, bitmap);
+  bitmap.close();
+  const needed = look.background === "blur" || photo.strokes.some((each) => !each.erase);
+  const original = needed ? await decodeFull(await photos.original(photo)).catch(() => null) : null;
+  for (const stroke of photo.strokes) if (stroke.erase || original) applyStroke(cut, stroke, original, 1);
+  const layout = plan(cut.width, cut.height, findBox(cut), look);
+  const canvas = canvasOf(...layout.size);
+  const pen = canvas.getContext("2d");
+  if (look.format === "jpg" && look.background === "none") {
+    pen.fillStyle = "#ffffff";
+    pen.fillRect(0, 0, ...layout.size);
+  }
+  draw(pen, layout, look, { cut, original, photo });
+  original?.close();
+  const made = await new Promise((resolve) => canvas.toBlob(resolve, MEDIA[look.format], look.quality / 100));
+  if (!made) throw new RangeError("draw");
+  return made;
+}
+
+// What the file is, which for WebP depends on the browser.
+export const extensionOf = (blob) => ({ "image/jpeg": "jpg", "image/webp": "webp" })[blob.type] ?? "png";

@@ -1,0 +1,78 @@
+// Builds elements without markup in texts, which the page's policy forbids.
+import { t } from "./texts.js";
+
+const ICONS = {
+  close: "M6 6l12 12M18 6L6 18",
+  copy: "M9 9h11v11H9zM5 15H4V4h11v1",
+  download: "M12 4v11m-5-4.500 5 5 5-5M5 20h14",
+  brush: "M4 20c3.500 0 5-1.500 5-4a2.500 2.500 0 0 0-5 0c0 2-1 3-2 3 .5.700 1.200 1 2 1zM9.500 14 20 3.500M8 12.500l3 3",
+  trash: "M4 7h16M9 7V4h6v3M6 7l1 13h10l1-13M10 11v5M14 11v5",
+  retry: "M20 5v5h-5M20 10a8 8 0 1 0 .5 5",
+  expand: "M4 9V4h5M20 9V4h-5M4 15v5h5M20 15v5h-5",
+  plus: "M12 5v14M5 12h14",
+  minus: "M5 12h14",
+  undo: "M8 5 4 9l4 4M4 9h10a6 6 0 0 1 0 12h-4",
+  compare: "M12 3v18M8 8l-4 4 4 4M16 8l4 4-4 4",
+  check: "M5 12.500l4.500 4.500L19 7",
+  warn: "M12 4 2.500 20h19zM12 10v4.500M12 17.300v.2",
+};
+
+export function icon(name) {
+  const space = "http://www.w3.org/2000/svg";
+  const svg = document.createElementNS(space, "svg");
+  const path = document.createElementNS(space, "path");
+  svg.setAttribute("viewBox", "0 0 24 24");
+  svg.setAttribute("aria-hidden", "true");
+  svg.classList.add("icon");
+  path.setAttribute("d", ICONS[name]);
+  svg.append(path);
+  return svg;
+}
+
+// Makes an element: properties by name, `data-` and `aria-` as attributes, `on…` as listeners.
+export function make(tag, options = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(options)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (name === "class") made.className = value;
+    else if (name.includes("-") || name === "for" || name === "role") made.setAttribute(name, value);
+    else made[name] = value;
+  }
+  made.append(...children.filter((each) => each != null));
+  return made;
+}
+
+export function iconButton(name, label, act, more = "") {
+  return make(
+    "button",
+    { type: "button", class: `icon-button ${more}`, "aria-label": label, title: label, onclick: act },
+    icon(name),
+  );
+}
+
+export const byId = (id) => document.getElementById(id);
+
+// Puts the texts of this language in the place of those in the markup.
+export function translate(root = document) {
+  for (const each of root.querySelectorAll("[data-text]")) each.textContent = t(each.dataset.text);
+  for (const each of root.querySelectorAll("[data-label]")) {
+    each.setAttribute("aria-label", t(each.dataset.label));
+    each.title = t(each.dataset.label);
+  }
+}
+
+export function say(text) {
+  byId("spoken").textContent = text;
+}
+
+export function toast(text) {
+  const made = make("p", { class: "toast" }, text);
+  byId("toasts").append(made);
+  setTimeout(() => made.remove(), 6000);
+}
+
+export function save(blob, name) {
+  const link = make("a", { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}

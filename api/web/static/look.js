@@ -1,0 +1,234 @@
+// The form of the look: presets, background, shadow, frame, file, and the service's own parameters.
+import { PLAIN } from "./compose.js";
+import { byId, make } from "./elements.js";
+import { hasText, t } from "./texts.js";
+
+const KEPT = "rmbg-look";
+// Parameters that only the service can apply; which of them there are, its table says.
+const EDGES = /^(mask_|refine$)/;
+const SIZES = ["", "1080x1080", "1600x1600", "2000x2000", "1080x1350", "1920x1080"];
+
+export class LookForm {
+  constructor(onChange, onOptions) {
+    Object.assign(this, { onChange, onOptions, look: { ...PLAIN, ...this.#kept() }, options: {} });
+    this.form = byId("look-form");
+    this.form.addEventListener("submit", (event) => event.preventDefault());
+  }
+
+  #kept() {
+    try {
+      const kept = JSON.parse(localStorage.getItem(KEPT) ?? "{}");
+      if (kept.background === "picture") kept.background = "none";
+      return kept;
+    } catch {
+      return {};
+    }
+  }
+
+  set(changes) {
+    Object.assign(this.look, changes);
+    localStorage.setItem(KEPT, JSON.stringify({ ...this.look, picture: null }));
+    this.refresh();
+    this.onChange();
+  }
+
+  // Builds the form from what the service says of itself.
+  build({ presets = [], parameters = [], models = [] }) {
+    this.parameters = parameters.filter((each) => EDGES.test(each.name));
+    this.refreshers = [];
+    this.form.replaceChildren(
+      ...(presets.length ? [this.#presets(presets)] : []),
+      this.#background(), this.#shadow(), this.#frame(), this.#file(), this.#service(models),
+    );
+    this.refresh();
+  }
+
+  refresh() {
+    for (const each of this.refreshers ?? []) each(this.look);
+  }
+
+  #group(title, ...children) {
+    return make("fieldset", {}, make("legend", {}, title), ...children);
+  }
+
+  #presets(presets) {
+    const chips = presets.map(({ name, parameters }) =>
+      make("button", { type: "button", class: "chip", "data-preset": name, onclick: () => this.set(asLook(parameters)) },
+        hasText(`preset_${name}`) ? t(`preset_${name}`) : name));
+    this.refreshers.push((look) => {
+      presets.forEach(({ parameters }, at) => {
+        const wanted = asLook(parameters);
+        const chosen = Object.entries(wanted).every(([name, value]) => look[name] === value || unused(name, wanted));
+        chips[at].setAttribute("aria-pressed", chosen);
+      });
+    });
+    return this.#group(t("presets"), make("div", { class: "chips" }, ...chips));
+  }
+
+  #background() {
+    const kinds = ["none", "white", "color", "picture", "blur"];
+    const picker = make("input", { type: "color", id: "color", "aria-label": t("color"), oninput: () => this.set({ background: "color", color: picker.value }) });
+    const file = make("input", { type: "file", accept: "image/*", id: "background-file", hidden: true, onchange: () => this.#picture(file) });
+    const radios = kinds.map((kind) =>
+      make("input", {
+        type: "radio", name: "background", value: kind, id: `background-${kind}`,
+        onchange: () => (kind === "picture" && !this.look.picture ? file.click() : this.set({ background: kind })),
+      }));
+    const swatches = kinds.map((kind, at) =>
+      make("label", { class: "swatch", for: radios[at].id }, radios[at], make("span", { class: `dot of-${kind}`, "aria-hidden": "true" }), make("span", {}, t(kind))));
+    const blur = this.#slider("blur", t("blurStrength"), 5, 100);
+    const color = make("label", { class: "field line" }, make("span", {}, t("color")), picker);
+    const again = make("button", { type: "button", class: "button small-button", onclick: () => file.click() }, t("choose"));
+    this.refreshers.push((look) => {
+      radios.forEach((radio) => (radio.checked = radio.value === look.background));
+      picker.value = look.color;
+      swatches[2].style.setProperty("--color", look.color);
+      color.hidden = look.background !== "color";
+      blur.hidden = look.background !== "blur";
+      again.hidden = look.background !== "picture";
+    });
+    return this.#group(t("background"), make("div", { class: "swatches" }, ...swatches), color, blur, again, file);
+  }
+
+  async #picture(file) {
+    const [chosen] = file.files;
+    file.value = "";
+    try {
+      if (chosen) return this.set({ background: "picture", picture: await createImageBitmap(chosen) });
+    } catch { /* no picture */ }
+    this.refresh();
+  }
+
+  #slider(name, label, min, max, unit = "%") {
+    const out = make("output", {});
+    const input = make("input", { type: "range", min, max, id: `look-${name}`, oninput: () => this.set({ [name]: Number(input.value) }) });
+    this.refreshers.push((look) => {
+      input.value = look[name];
+      out.textContent = `${look[name]}${unit}`;
+    });
+    return make("label", { class: "field", for: input.id }, make("span", { class: "line" }, label, out), input);
+  }
+
+  #check(name, label) {
+    const input = make("input", { type: "checkbox", id: `look-${name}`, onchange: () => this.set({ [name]: input.checked }) });
+    this.refreshers.push((look) => (input.checked = look[name]));
+    return make("label", { class: "check", for: input.id }, input, make("span", {}, label));
+  }
+
+  #select(name, label, choices, read = (value) => value) {
+    const input = make("select", { id: `look-${name}`, onchange: () => this.set({ [name]: read(input.value) }) },
+      ...choices.map(([value, text]) => make("option", { value }, text)));
+    this.refreshers.push((look) => (input.value = look[name]));
+    return make("label", { class: "field line", for: input.id }, make("span", {}, label), input);
+  }
+
+  #shadow() {
+    const strength = this.#slider("shadowOpacity", t("strength"), 5, 100);
+    this.refreshers.push((look) => (strength.hidden = !look.shadow));
+    return this.#group(t("shadow"), this.#check("shadow", t("shadowOn")), strength);
+  }
+
+  #frame() {
+    const margin = this.#slider("margin", t("margin"), 0, 50);
+    const fill = this.#slider("scale", t("fill"), 10, 100);
+    const sizes = this.#select("canvas", t("canvas"), SIZES.map((size) => [size, size.replace("x", " × ") || t("asIs")]));
+    this.refreshers.push((look) => {
+      margin.hidden = !look.crop;
+      fill.hidden = !look.scale;
+    });
+    const scale = make("input", { type: "checkbox", id: "look-scaled", onchange: () => this.set({ scale: scale.checked ? 85 : 0 }) });
+    this.refreshers.push((look) => (scale.checked = look.scale > 0));
+    return this.#group(
+      t("frame"), sizes, this.#check("crop", t("crop")), margin,
+      make("label", { class: "check", for: scale.id }, scale, make("span", {}, t("fill"))), fill,
+    );
+  }
+
+  #file() {
+    const quality = this.#slider("quality", t("quality"), 1, 100, "");
+    const note = make("p", { class: "note" }, t("jpgNote"));
+    const side = make("input", {
+      type: "number", min: 16, max: 16384, id: "look-maxSide", inputMode: "numeric", placeholder: t("asIs"),
+      onchange: () => this.set({ maxSide: side.value ? Math.min(16384, Math.max(16, Number(side.value) || 0)) : 0 }),
+    });
+    this.refreshers.push((look) => {
+      quality.hidden = look.format === "png";
+      note.hidden = look.format !== "jpg" || look.background !== "none";
+      side.value = look.maxSide || "";
+    });
+    return this.#group(
+      t("file"), this.#select("format", t("format"), [["png", "PNG"], ["webp", "WebP"], ["jpg", "JPEG"]]), quality, note,
+      make("label", { class: "field line", for: side.id }, make("span", {}, t("maxSide")), side),
+    );
+  }
+
+  // What the service applies, and so needs a new cutout: edges and model.
+  #service(models) {
+    const fields = this.parameters.map((each) => this.#parameter(each));
+    if (models.length > 1) {
+      const input = make("select", { id: "param-model", onchange: () => this.#option("model", input.value) },
+        ...models.map((model) => make("option", { value: model.name, selected: model.default }, model.title)));
+      fields.unshift(make("label", { class: "field line", for: input.id }, make("span", {}, t("model")), input));
+    }
+    const again = make("button", { type: "button", class: "button small-button wide", id: "edges-again", onclick: () => this.onOptions(true) }, t("edgesAgain"));
+    this.again = again;
+    again.hidden = true;
+    return make("details", { class: "more" }, make("summary", {}, t("edges")), make("p", { class: "note" }, t("edgesNote")), ...fields, again);
+  }
+
+  #option(name, value, usual) {
+    if (value === usual) delete this.options[name];
+    else this.options[name] = value;
+    this.again.hidden = false;
+    this.onOptions(false);
+  }
+
+  #parameter({ name, type, default: usual, minimum, maximum, step, description, choices }) {
+    const label = hasText(`param_${name}`) ? t(`param_${name}`) : name;
+    const id = `param-${name}`;
+    if (type === "boolean") {
+      const input = make("input", { type: "checkbox", id, checked: usual, onchange: () => this.#option(name, input.checked, usual) });
+      return make("label", { class: "check", for: id, title: description }, input, make("span", {}, label));
+    }
+    if (choices?.length) {
+      const input = make("select", { id, onchange: () => this.#option(name, input.value, usual) }, ...choices.map((each) => make("option", { value: each }, each)));
+      return make("label", { class: "field line", for: id, title: description }, make("span", {}, label), input);
+    }
+    if (minimum == null || maximum == null) {
+      const input = make("input", { type: "text", id, value: usual ?? "", onchange: () => this.#option(name, input.value || undefined, usual ?? undefined) });
+      return make("label", { class: "field line", for: id, title: description }, make("span", {}, label), input);
+    }
+    const out = make("output", {}, String(usual ?? minimum));
+    const input = make("input", {
+      type: "range", id, min: minimum, max: maximum, step: step ?? (type === "integer" ? 1 : (maximum - minimum) / 100),
+      oninput: () => (out.textContent = input.value), onchange: () => this.#option(name, Number(input.value), usual),
+    });
+    input.value = usual ?? minimum;
+    return make("label", { class: "field", for: id, title: description }, make("span", { class: "line" }, label, out), input);
+  }
+}
+
+// Margins and strengths do not matter where what they belong to is off.
+function unused(name, look) {
+  return (name === "margin" && !look.crop) || (name === "shadowOpacity" && !look.shadow) || (name === "quality" && look.format === "png");
+}
+
+// Turns the API's parameters of a preset into a look.
+function asLook(parameters) {
+  const percent = (text, usual) => (text ? Number.parseFloat(text) : usual);
+  const color = parameters.matte_color?.toLowerCase();
+  const white = color === "white" || color === "#ffffff" || color === "#fff";
+  return {
+    background: !color ? "none" : white ? "white" : "color",
+    ...(color && !white ? { color } : {}),
+    shadow: (parameters.shadow ?? "none") !== "none",
+    shadowOpacity: parameters.shadow_opacity ?? 50,
+    crop: parameters.crop ?? false,
+    margin: percent(parameters.crop_margin, 10),
+    canvas: parameters.canvas ?? "",
+    scale: percent(parameters.scale, 0),
+    format: parameters.output_format ?? "png",
+    quality: parameters.quality ?? 92,
+    maxSide: parameters.max_side ?? 0,
+  };
+}

@@ -1,0 +1,336 @@
+// One photo large: before and after, zoom, and touch-up of its alpha with a brush.
+import { applyStroke, canvasOf, decodeFull, draw, findBox, plan, redoStrokes } from "./compose.js";
+import { icon, iconButton, make, toast } from "./elements.js";
+import { t } from "./texts.js";
+
+const MAX_ZOOM = 16;
+
+export class Viewer {
+  constructor(dialog, photos, page) {
+    Object.assign(this, { dialog, photos, page, brush: { erase: true, size: 6, softness: 40 } });
+    this.name = make("h2", { id: "viewer-name" });
+    this.canvas = make("canvas", { tabIndex: 0, role: "img" });
+    this.split = make("input", { type: "range", min: 0, max: 100, class: "viewer-split", oninput: () => this.paint() });
+    this.zoomText = make("output", { class: "zoom" });
+    this.tabs = ["compare", "touch"].map((mode) =>
+      make("button", { type: "button", class: "tab", "data-mode": mode, onclick: () => this.setMode(mode) }, icon(mode === "touch" ? "brush" : "compare"), make("span", {}, t(mode))));
+    this.brushBar = this.#brushBar();
+    this.splitBar = make("label", { class: "bar-row" }, make("span", {}, t("before")), this.split, make("span", {}, t("after")));
+    dialog.append(
+      make("header", {}, this.name, make("div", { class: "tabs" }, ...this.tabs), iconButton("close", t("close"), () => dialog.close())),
+      make("div", { class: "stage" }, this.canvas,
+        make("div", { class: "zooms" }, iconButton("minus", t("zoomOut"), () => this.zoomBy(1 / 1.5)), this.zoomText,
+          iconButton("plus", t("zoomIn"), () => this.zoomBy(1.5)), iconButton("expand", t("fit"), () => this.fit()))),
+      make("footer", {}, this.splitBar, this.brushBar),
+    );
+    dialog.addEventListener("close", () => this.#closed());
+    this.#listen();
+    new ResizeObserver(() => this.photo && this.fit()).observe(this.canvas.parentElement);
+  }
+
+  #brushBar() {
+    const kinds = [["keepBrush", false], ["eraseBrush", true]].map(([name, erase]) => {
+      const input = make("input", { type: "radio", name: "brush", value: name, checked: erase, onchange: () => (this.brush.erase = erase) });
+      return make("label", { class: "tab" }, input, make("span", {}, t(name)));
+    });
+    this.kinds = kinds;
+    const slider = (name, min, max) =>
+      make("label", { class: "field" }, make("span", {}, t(name)),
+        make("input", { type: "range", min, max, value: this.brush[name], id: `brush-${name}`, oninput: (event) => { this.brush[name] = Number(event.target.value); this.paint(); } }));
+    this.undoButton = make("button", { type: "button", class: "button small-button", id: "undo", onclick: () => this.undo() }, icon("undo"), make("span", {}, t("undo")));
+    this.resetButton = make("button", { type: "button", class: "button quiet small-button", id: "start-over", onclick: () => this.undo(true) }, t("startOver"));
+    return make("div", { class: "bar-row brushes" }, make("div", { class: "tabs" }, ...kinds), slider("size", 1, 30), slider("softness", 0, 100), this.undoButton, this.resetButton);
+  }
+
+  async open(photo, mode) {
+    Object.assign(this, { photo, cut: photo.cut, base: photo.cutBase, original: photo.small, box: photo.box, stroke: null, cursor: null });
+    this.name.textContent = photo.name;
+    this.split.value = 0;
+    this.split.setAttribute("aria-label", t("split", { name: photo.name }));
+    this.dialog.showModal();
+    this.setMode(mode);
+    this.fit();
+    this.canvas.focus();
+    // At once with the small pictures, then with those of full size.
+    try {
+      const [base, original] = await Promise.all([
+        this.photos.cutout(photo).then(decodeFull),
+        this.photos.original(photo).then(decodeFull).catch(() => null),
+      ]);
+      if (this.photo !== photo) return;
+      Object.assign(this, { base, original: original ?? photo.small, full: true });
+      this.#redo();
+      this.dialog.dataset.ready = photo.id;
+    } catch {
+      toast(t("error_network"));
+    }
+  }
+
+  #closed() {
+    const { photo } = this;
+    this.photo = null;
+    delete this.dialog.dataset.ready;
+    if (this.full) this.base.close();
+    this.full = false;
+    redoStrokes(photo);
+    photo.card.draw();
+    this.photos.keep(photo);
+    photo.card.element.querySelector(this.mode === "touch" ? ".acts button:nth-last-child(3)" : ".acts button:nth-last-child(2)")?.focus();
+  }
+
+  #redo() {
+    const { base, photo } = this;
+    this.cut = canvasOf(base.width, base.height, base);
+    for (const stroke of photo.strokes) this.#apply(this.cut, stroke);
+    this.#changed();
+  }
+
+  #apply(canvas, stroke) {
+    if (stroke.erase || this.original) applyStroke(canvas, stroke, this.original, canvas.width / this.photo.width);
+  }
+
+  #changed() {
+    this.box = findBox(this.cut);
+    const touched = this.photo.strokes.length > 0;
+    this.undoButton.disabled = this.resetButton.disabled = !touched;
+    this.paint();
+  }
+
+  undo(all = false) {
+    this.photo.strokes.splice(all ? 0 : -1);
+    this.#redo();
+    this.canvas.focus();
+  }
+
+  setMode(mode) {
+    this.mode = mode;
+    for (const tab of this.tabs) tab.setAttribute("aria-pressed", tab.dataset.mode === mode);
+    this.splitBar.hidden = mode !== "compare" || !this.original;
+    this.brushBar.hidden = mode !== "touch";
+    this.kinds[0].firstChild.disabled = !this.original;
+    this.undoButton.disabled = this.resetButton.disabled = !this.photo.strokes.length;
+    this.canvas.setAttribute("aria-label", t(mode === "touch" ? "brushHelp" : "viewHelp"));
+    this.canvas.classList.toggle("brushing", mode === "touch");
+    this.cursor = null;
+    this.fit();
+  }
+
+  // The size of what is shown, in its own pixels: the result, or the whole picture for the brush.
+  get layout() {
+    const { photo } = this;
+    return this.mode === "touch" ? plan(photo.width, photo.height, null, {}) : plan(photo.width, photo.height, this.box, this.page.look);
+  }
+
+  fit() {
+    if (!this.photo) return;
+    const { clientWidth, clientHeight } = this.canvas.parentElement;
+    const ratio = Math.min(devicePixelRatio, 2);
+    Object.assign(this.canvas, { width: Math.max(1, clientWidth * ratio), height: Math.max(1, clientHeight * ratio) });
+    const [w, h] = this.layout.size;
+    const space = 24 * ratio;
+    this.fitted = Math.min((this.canvas.width - space) / w, (this.canvas.height - space) / h);
+    this.view = { scale: this.fitted, x: (this.canvas.width - w * this.fitted) / 2, y: (this.canvas.height - h * this.fitted) / 2 };
+    this.paint();
+  }
+
+  zoomBy(factor, x = this.canvas.width / 2, y = this.canvas.height / 2) {
+    const { view } = this;
+    const scale = Math.min(Math.max(view.scale * factor, this.fitted / 2), Math.max(MAX_ZOOM, this.fitted));
+    view.x = x - ((x - view.x) * scale) / view.scale;
+    view.y = y - ((y - view.y) * scale) / view.scale;
+    view.scale = scale;
+    this.paint();
+  }
+
+  paint() {
+    cancelAnimationFrame(this.frameId);
+    this.frameId = requestAnimationFrame(() => this.photo && this.#paintNow());
+  }
+
+  #paintNow() {
+    const { canvas, view, photo, layout, mode } = this;
+    const [w, h] = layout.size;
+    const pen = canvas.getContext("2d");
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    pen.clearRect(0, 0, canvas.width, canvas.height);
+    const frame = [view.x, view.y, w * view.scale, h * view.scale];
+    this.#checker(pen, frame);
+    pen.setTransform(view.scale, 0, 0, view.scale, view.x, view.y);
+    const look = mode === "touch" ? { background: this.page.look.background === "none" ? "none" : "color", color: solid(this.page.look) } : this.page.look;
+    const parts = { cut: this.stroke ? this.#withStroke() : this.cut, original: this.original, photo, scale: view.scale };
+    draw(pen, layout, look, parts);
+    const share = mode === "compare" ? Number(this.split.value) / 100 : 0;
+    if (share > 0 && this.original) {
+      pen.save();
+      pen.beginPath();
+      pen.rect(0, 0, w * share, h);
+      pen.clip();
+      pen.clearRect(0, 0, w, h);
+      draw(pen, layout, look, { ...parts, before: true });
+      pen.restore();
+      pen.setTransform(1, 0, 0, 1, 0, 0);
+      pen.fillStyle = "#fff";
+      pen.shadowColor = "#0008";
+      pen.shadowBlur = 4;
+      pen.fillRect(view.x + w * share * view.scale - 1, view.y, 2, h * view.scale);
+      pen.shadowBlur = 0;
+    }
+    if (mode === "touch") this.#ghost(pen, frame);
+    this.zoomText.textContent = `${Math.round((view.scale / Math.min(devicePixelRatio, 2)) * 100)} %`;
+  }
+
+  // Shows what was cut away, faintly, so that it can be brushed back; and the brush.
+  #ghost(pen, frame) {
+    if (this.original) {
+      pen.setTransform(1, 0, 0, 1, 0, 0);
+      pen.globalAlpha = 0.22;
+      pen.globalCompositeOperation = this.page.look.background === "none" ? "source-over" : "multiply";
+      pen.drawImage(this.original, ...frame);
+      pen.globalAlpha = 1;
+      pen.globalCompositeOperation = "source-over";
+    }
+    if (!this.cursor) return;
+    const { view, cursor } = this;
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    for (const [color, width] of [["#000", 3], ["#fff", 1.5]]) {
+      pen.strokeStyle = color;
+      pen.lineWidth = width;
+      pen.beginPath();
+      pen.arc(view.x + cursor.x * view.scale, view.y + cursor.y * view.scale, Math.max(2, (this.#size * view.scale) / 2), 0, 7);
+      pen.stroke();
+    }
+  }
+
+  #withStroke() {
+    const copy = canvasOf(this.cut.width, this.cut.height, this.cut);
+    this.#apply(copy, this.stroke);
+    return copy;
+  }
+
+  #checker(pen, [x, y, w, h]) {
+    if (!this.checks) {
+      const tile = canvasOf(24, 24);
+      const dots = tile.getContext("2d");
+      dots.fillStyle = "#fff";
+      dots.fillRect(0, 0, 24, 24);
+      dots.fillStyle = "#dcdce0";
+      dots.fillRect(0, 0, 12, 12);
+      dots.fillRect(12, 12, 12, 12);
+      this.checks = pen.createPattern(tile, "repeat");
+    }
+    pen.fillStyle = this.checks;
+    pen.fillRect(x, y, w, h);
+  }
+
+  // The brush's width in the picture's pixels.
+  get #size() {
+    return (this.brush.size / 100) * Math.max(this.photo.width, this.photo.height);
+  }
+
+  #at(event) {
+    const bounds = this.canvas.getBoundingClientRect();
+    const ratio = this.canvas.width / bounds.width;
+    return { x: (event.clientX - bounds.left) * ratio, y: (event.clientY - bounds.top) * ratio };
+  }
+
+  #inPicture({ x, y }) {
+    const { view } = this;
+    return { x: (x - view.x) / view.scale, y: (y - view.y) / view.scale };
+  }
+
+  #begin({ x, y }) {
+    this.stroke = { erase: this.brush.erase, size: this.#size, softness: this.brush.softness / 100, points: [x, y] };
+  }
+
+  #end() {
+    if (!this.stroke) return;
+    const { stroke } = this;
+    this.stroke = null;
+    this.photo.strokes.push(stroke);
+    this.#apply(this.cut, stroke);
+    this.#changed();
+  }
+
+  #listen() {
+    const { canvas } = this;
+    const pointers = new Map();
+    canvas.addEventListener("pointerdown", (event) => {
+      canvas.setPointerCapture(event.pointerId);
+      pointers.set(event.pointerId, this.#at(event));
+      if (pointers.size > 1) this.stroke = null; // two fingers move and zoom
+      else if (this.mode === "touch" && event.button === 0) {
+        this.cursor = this.#inPicture(this.#at(event));
+        this.#begin(this.cursor);
+      }
+      this.paint();
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      const at = this.#at(event);
+      if (this.mode === "touch") this.cursor = this.#inPicture(at);
+      const before = pointers.get(event.pointerId);
+      if (before) {
+        if (pointers.size === 2) {
+          const [other] = [...pointers].filter(([id]) => id !== event.pointerId).map(([, point]) => point);
+          const far = (one) => Math.hypot(one.x - other.x, one.y - other.y) || 1;
+          this.zoomBy(far(at) / far(before), other.x, other.y);
+        } else if (this.stroke) {
+          const moves = event.getCoalescedEvents?.() ?? [];
+          for (const each of moves.length ? moves : [event]) {
+            const { x, y } = this.#inPicture(this.#at(each));
+            this.stroke.points.push(x, y);
+          }
+        } else {
+          this.view.x += at.x - before.x;
+          this.view.y += at.y - before.y;
+        }
+        pointers.set(event.pointerId, at);
+      }
+      this.paint();
+    });
+    const up = (event) => {
+      if (pointers.delete(event.pointerId)) this.#end();
+    };
+    canvas.addEventListener("pointerup", up);
+    canvas.addEventListener("pointercancel", up);
+    canvas.addEventListener("pointerleave", () => {
+      if (!pointers.size) this.cursor = null;
+      this.paint();
+    });
+    canvas.addEventListener("wheel", (event) => {
+      event.preventDefault();
+      const { x, y } = this.#at(event);
+      this.zoomBy(1.0015 ** -event.deltaY, x, y);
+    }, { passive: false });
+    canvas.addEventListener("keydown", (event) => this.#key(event));
+  }
+
+  #key(event) {
+    const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+    const move = moves[event.key];
+    if (event.key === "+" || event.key === "=") this.zoomBy(1.25);
+    else if (event.key === "-") this.zoomBy(0.8);
+    else if (event.key === "0") this.fit();
+    else if ((event.ctrlKey || event.metaKey) && event.key === "z") this.undo();
+    else if (this.mode === "touch" && (move || event.key === " ")) {
+      this.cursor ??= { x: this.photo.width / 2, y: this.photo.height / 2 };
+      const step = this.#size / 2;
+      if (move) {
+        this.cursor.x = Math.min(Math.max(this.cursor.x + move[0] * step, 0), this.photo.width);
+        this.cursor.y = Math.min(Math.max(this.cursor.y + move[1] * step, 0), this.photo.height);
+      } else {
+        this.#begin(this.cursor);
+        this.#end();
+      }
+      this.paint();
+    } else if (move) {
+      this.view.x -= move[0] * 40;
+      this.view.y -= move[1] * 40;
+      this.paint();
+    } else return;
+    event.preventDefault();
+  }
+}
+
+function solid(look) {
+  return look.background === "color" ? look.color : "#ffffff";
+}

@@ -1,0 +1,278 @@
+"""The page at `/` in a real browser: photos go in, cutouts come out, and nothing is lost."""
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Route
+
+from tasks.runtime import Runtime
+from tests.support.browser import Visit, chromium, far_off, pixels, visiting
+from tests.support.service import RunningApi, RunningService, running_api, settings_of
+from tests.support.websites import website
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser: Browser, service: RunningService) -> Iterator[Visit]:
+    with visiting(browser, service.url) as visit:
+        yield visit
+
+
+@pytest.fixture
+def waiting(browser: Browser, lone_api: RunningApi) -> Iterator[Visit]:
+    """A visit of a service whose photos wait, since it has no worker."""
+    with visiting(browser, lone_api.url) as visit:
+        yield visit
+
+
+@pytest.fixture
+def website_of_photos(coffee: Path) -> Iterator[str]:
+    with website({"/cup.jpg": coffee.read_bytes()}) as address:
+        yield address
+
+
+def test_photos_are_dropped_compared_touched_up_and_downloaded(
+    visit: Visit, service: RunningService, photos: list[Path], garbled: Path
+) -> None:
+    page = visit.open()
+    chosen = [each for each in photos if each.stem != "astronaut"]
+    visit.drop(*chosen, garbled)
+    for photo in chosen:
+        visit.card(photo.name, "done")
+    failed = visit.card(garbled.name, "failed")
+    assert "damaged" in failed.locator(".state").inner_text()
+    assert page.locator("#sum").inner_text() == "2 of 3 done, 1 failed"
+
+    coffee = visit.card("coffee.jpg")
+    assert "u2netp" in coffee.locator(".state").inner_text()
+    split = coffee.locator("input[type=range]")
+    after = coffee.locator("canvas").screenshot()
+    split.focus()
+    page.keyboard.press("End")
+    visit.settle()
+    assert coffee.locator("canvas").screenshot() != after
+    page.keyboard.press("Home")
+
+    # The file that comes without any change is the service's own, byte for byte.
+    plain = visit.download(coffee.get_by_role("button", name="Download"))
+    assert plain.suggested_filename == "coffee.png"
+    cutout = Path(plain.path()).read_bytes()
+    assert (pixels(cutout)[..., 3] == 0).mean() > 0.1
+
+    page.locator("#background-color").check()
+    page.locator("#color").fill("#2060a0")
+    coloured = Path(visit.download(coffee.get_by_role("button", name="Download")).path())
+    served = service.client.cut_out(chosen[1], {"matte_color": "#2060a0"})
+    assert far_off(pixels(coloured), pixels(served)) < 0.001
+
+    coffee.get_by_role("button", name="Touch up").click()
+    page.wait_for_selector("#viewer[data-ready]")
+    box = page.locator(".stage canvas").bounding_box()
+    assert box is not None
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.locator("#brush-softness").fill("0")
+    page.mouse.move(middle[0] - 40, middle[1])
+    page.mouse.down()
+    page.mouse.move(middle[0] + 40, middle[1], steps=8)
+    page.mouse.up()
+    page.get_by_role("button", name="Close").click()
+    brushed = pixels(Path(visit.download(coffee.get_by_role("button", name="Download")).path()))
+    rows, columns = brushed.shape[:2]
+    assert tuple(brushed[rows // 2, columns // 2]) == (0x20, 0x60, 0xA0, 255)
+    assert 0.001 < far_off(brushed, pixels(coloured)) < 0.2
+
+    archive = zipfile.ZipFile(Path(visit.download(page.locator("#download-all")).path()))
+    assert archive.testzip() is None
+    assert sorted(archive.namelist()) == ["chelsea.png", "coffee.png"]
+    assert far_off(pixels(archive.read("coffee.png")), brushed) == 0
+
+    # After a reload the cutouts are there again, with what was brushed.
+    visit.open()
+    again = visit.card("coffee.jpg", "done")
+    page.wait_for_selector(".card.shown canvas")
+    kept = Path(visit.download(again.get_by_role("button", name="Download")).path())
+    assert far_off(pixels(kept), brushed) == 0
+
+
+def test_a_stroke_that_keeps_brings_the_photo_back_and_can_be_undone(
+    visit: Visit, coffee: Path
+) -> None:
+    page = visit.open()
+    visit.drop(coffee)
+    card = visit.card(coffee.name, "done")
+    before = Path(visit.download(card.get_by_role("button", name="Download")).path())
+    card.get_by_role("button", name="Touch up").click()
+    page.wait_for_selector("#viewer[data-ready]")
+    page.get_by_role("radio", name="Keep").check()
+    page.locator("#brush-size").fill("30")
+    page.locator("#brush-softness").fill("0")
+    canvas = page.locator(".stage canvas")
+    canvas.focus()
+    # The brush goes to the corner by keyboard, and dabs.
+    for key in ["ArrowLeft"] * 6 + ["ArrowUp"] * 6 + [" "]:
+        page.keyboard.press(key)
+    page.keyboard.press("Escape")
+    kept = pixels(Path(visit.download(card.get_by_role("button", name="Download")).path()))
+    original = pixels(coffee)
+    assert far_off(kept[:20, :20], original[:20, :20]) == 0
+
+    card.get_by_role("button", name="Touch up").click()
+    page.wait_for_selector("#viewer[data-ready]")
+    page.locator("#undo").click()
+    page.keyboard.press("Escape")
+    undone = Path(visit.download(card.get_by_role("button", name="Download")).path())
+    assert undone.read_bytes() == before.read_bytes()
+
+
+def test_a_large_photo_goes_on_where_its_upload_broke_off(visit: Visit, large: Path) -> None:
+    page = visit.open()
+    breaks = iter(["connectionfailed"])
+    offsets: list[int] = []
+
+    def cut(route: Route) -> None:
+        offsets.append(int(route.request.headers["upload-offset"]))
+        if len(offsets) > 1 and (why := next(breaks, None)):
+            route.abort(why)
+        else:
+            route.continue_()
+
+    def pieces(route: Route) -> None:
+        cut(route) if route.request.method == "PATCH" else route.continue_()
+
+    photo = large.with_name("huge.bmp")
+    with Image.open(large) as image:
+        image.resize((1800, 1350)).save(photo)
+    page.route("**/api/v1/uploads/*", pieces)
+    visit.drop(photo)
+    visit.card(photo.name, "done")
+    assert offsets == [0, 4 * 2**20, 4 * 2**20], "the broken piece is sent again, and no other"
+
+
+def test_photos_that_wait_are_canceled_retried_and_found_again(
+    waiting: Visit, photos: list[Path]
+) -> None:
+    page = waiting.open()
+    waiting.drop(*photos)
+    for photo in photos:
+        waiting.card(photo.name, "queued")
+    places = page.locator(".state").all_inner_texts()
+    assert sum(each == "Next in the queue" for each in places) <= 1
+    assert any("before it" in each for each in places)
+
+    card = waiting.card(photos[0].name)
+    card.get_by_role("button", name="Cancel").click()
+    waiting.card(photos[0].name, "canceled")
+    card.get_by_role("button", name="Try again").click()
+    waiting.card(photos[0].name, "queued")
+
+    card = waiting.card(photos[1].name)
+    card.get_by_role("button", name="Cancel").click()
+    waiting.card(photos[1].name, "canceled")
+    waiting.open()
+    for photo, state in zip(photos, ("queued", "canceled", "queued"), strict=True):
+        waiting.card(photo.name, state)
+    card.get_by_role("button", name="Remove it").click()
+    assert page.locator(".card").count() == 2
+    waiting.open()
+    assert page.locator(".card").count() == 2
+
+
+def test_a_service_that_is_away_is_waited_for(waiting: Visit, coffee: Path) -> None:
+    waiting.open()
+    away = iter(range(2))
+    waiting.page.route(
+        "**/api/v1/remove-bg",
+        lambda route: (
+            route.continue_() if next(away, None) is None else route.abort("connectionrefused")
+        ),
+    )
+    waiting.drop(coffee)
+    waiting.card(coffee.name).get_by_text("The connection broke").wait_for()
+    waiting.card(coffee.name, "queued")
+
+
+def test_everything_is_done_by_keyboard_alone(visit: Visit, coffee: Path) -> None:
+    page = visit.open()
+
+    def focus(selector: str) -> None:
+        """Go on by Tab until an element has the focus."""
+        for _ in range(60):
+            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                return
+            page.keyboard.press("Tab")
+        pytest.fail(f"Tab does not lead to {selector}")
+
+    focus("#choose")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(coffee)
+    visit.card(coffee.name, "done")
+    focus(".card .split")
+    for _ in range(30):
+        page.keyboard.press("ArrowRight")
+    assert page.locator(".card .split").input_value() == "30"
+    focus("#background-none")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#background-white").is_checked()
+    focus("#download-all")
+    with page.expect_download() as found:
+        page.keyboard.press("Enter")
+    white = pixels(Path(found.value.path()))
+    assert (white[..., 3] == 255).all()
+    assert (white[0, -1] == 255).all()
+
+
+def test_a_tenant_sees_its_own_photos_and_its_key_reaches_no_address_and_no_log(
+    browser: Browser, lone_api: RunningApi, coffee: Path, tmp_path: Path
+) -> None:
+    env = {**lone_api.env, "RMBG_AUTH": "on"}
+    keys = Runtime(settings_of(env)).api_keys
+    shop, studio = keys.add("page-shop")[1], keys.add("page-studio")[1]
+    log = tmp_path / "api.log"
+    with (
+        running_api(env, log) as api,
+        visiting(browser, api.url) as mine,
+    ):
+        page = mine.open()
+        page.locator("#key").fill("rmbg_wrong")
+        page.keyboard.press("Enter")
+        page.get_by_text("unknown or was revoked").wait_for()
+        page.locator("#key").fill(shop)
+        page.keyboard.press("Enter")
+        page.locator("#limits", has_text="JPEG").wait_for()
+        mine.drop(coffee)
+        mine.card(coffee.name, "queued")
+        mine.open()
+        mine.card(coffee.name, "queued")
+
+        # Another person at the same browser.
+        page.get_by_role("button", name="API key").click()
+        page.locator("#key").fill(studio)
+        page.keyboard.press("Enter")
+        page.locator("body.empty").wait_for()
+        mine.open()
+        assert page.locator(".card").count() == 0
+        assert not [each for each in mine.requested if shop in each or studio in each]
+    assert shop not in log.read_text()
+
+
+def test_a_photo_by_address_is_fetched_by_the_service(visit: Visit, website_of_photos: str) -> None:
+    page = visit.open()
+    page.get_by_role("button", name="By web address").click()
+    page.locator("#addresses").fill("no address")
+    page.keyboard.press("Tab")
+    page.get_by_role("button", name="Add them").click()
+    assert "is no web address" in page.locator("#address-fault").inner_text()
+    page.locator("#addresses").fill(f"{website_of_photos}/cup.jpg\n{website_of_photos}/none.jpg")
+    page.get_by_role("button", name="Add them").click()
+    visit.card("cup.jpg", "done")
+    failed = visit.card("none.jpg", "failed")
+    assert "Nothing could be fetched" in failed.locator(".state").inner_text()
