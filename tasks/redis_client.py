@@ -13,7 +13,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.connection import parse_url
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import LockError, NoScriptError, OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
 from tasks.errors import QueueUnavailableError, RedisFullError
@@ -69,9 +69,15 @@ def celery_broker(url: str) -> tuple[str, dict[str, Any] | None]:
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Turn the Redis client's errors into `QueueUnavailableError`, or `RedisFullError` of them."""
+    """Turn the Redis client's errors into `QueueUnavailableError`, or `RedisFullError` of them.
+
+    Raises:
+        LockError: as it is, since Redis has answered: a lock expired before it was used again.
+    """
     try:
         yield
+    except LockError:
+        raise
     except OutOfMemoryError as error:
         raise RedisFullError(f"Redis is full, raise its maxmemory: {error}") from error
     except RedisError as error:

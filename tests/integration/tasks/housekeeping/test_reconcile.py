@@ -77,7 +77,9 @@ def test_a_pass_ends_where_another_process_takes_over(
 
     due = queues.due()
     monkeypatch.setattr(type(queues.registry), "workers", expire)
-    assert not queues.reconciler.run_once()
+    with capture_logs() as logs:
+        assert not queues.reconciler.run_once()
+    assert [line["event"] for line in logs] == ["reconciler.overtaken"]
     assert queues.store.due() == [due]
 
 
