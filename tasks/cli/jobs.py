@@ -319,7 +319,7 @@ def _current_state(runtime: Runtime, task_id: str) -> str:
 
 @click.command("trust-clock", cls=OutputCommand)
 def trust_clock(runtime: Runtime) -> CommandOutput:
-    """Go on erasing what has expired, after a jump of the clock that was right."""
+    """Go on erasing and ending what has expired, after a jump of the clock that was right."""
     ClockCheck(runtime.redis).confirm()
     return CommandOutput({"trusted": True}, lines=["trusted  erasing goes on in a few seconds"])
 

@@ -1,7 +1,10 @@
-"""The check of the clock before anything is erased: a clock that jumps must not expire everything.
+"""The check of the clock before anything expires: one that jumps must not end or erase everything.
 
 A jump looks the same as a service that was stopped for as long. So erasing waits in both cases, in
 either direction, and goes on once the clock has run evenly for a while or an operator confirms it.
+
+The sweeper asks. Whatever else ends by the clock (jobs by their deadlines, webhook deliveries with
+their pictures) reads in Lua what the sweeper has found: `has_passed` in `tasks/lua/shared.lua`.
 """
 
 import time
@@ -16,7 +19,7 @@ from tasks import redis_keys
 from tasks.redis_client import redis_errors
 
 #: The largest step of the clock from one pass to the next, and the largest difference from Redis's
-#: clock, at which erasing goes on. Passes are seconds apart.
+#: clock, at which erasing goes on. Passes are seconds apart. `shared.lua` has the same limit.
 MAX_STEP_SECONDS: Final = 600.0
 #: How long a clock that has jumped must run evenly until it counts. Time daemons correct a wrong
 #: clock within 34 min: they ask every 2048 s at most (systemd-timesyncd).
@@ -94,7 +97,7 @@ class ClockCheck:
                 "retention.paused",
                 reason=reason,
                 seconds=round(seconds),
-                advice="check the clocks; erasing goes on once they agree and the clock has run "
-                f"evenly for {CONFIRM_SECONDS / 60:.0f} min, or at once after: "
+                advice="check the clocks; erasing and deadlines go on once they agree and the "
+                f"clock has run evenly for {CONFIRM_SECONDS / 60:.0f} min, or at once after: "
                 "celery -A tasks.app jobs trust-clock",
             )

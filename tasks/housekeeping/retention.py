@@ -4,12 +4,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Final, cast
 
 import structlog
 from redis import Redis
 from redis.exceptions import LockError, ResponseError
+from redis.lock import Lock
 
 from tasks import redis_keys
 from tasks.errors import (
@@ -200,18 +202,25 @@ class RetentionSweeper:
                 self._expire_due(now)
                 self._rewrite_append_only_file()
                 if self._bucket_is_due():
-                    replace(self.orphans, clock=lambda: now, alive=lock.reacquire).sweep()
+                    alive = partial(self._go_on, lock)
+                    replace(self.orphans, clock=lambda: now, alive=alive).sweep()
             finally:
                 with redis_errors():
                     lock.release()
         except (QueueUnavailableError, ObjectStoreUnavailableError) as error:
-            # Releasing an expired lock fails in this way too; two passes may overlap.
             _log.warning("retention.put_off", reason=str(error))
             return False
         except LockError as error:
+            # It expired, and another process may have begun a pass; two passes may overlap.
             _log.warning("retention.lock_lost", reason=str(error))
             return False
         return True
+
+    def _go_on(self, lock: Lock) -> None:
+        """Keep the lock, and note the time: a sweep that takes long is no jump of the clock."""
+        with redis_errors():
+            lock.reacquire()
+        self.trusted_time()
 
     def _rewrite_append_only_file(self) -> None:
         """Have Redis write its file anew once a day: until then it holds what was erased."""

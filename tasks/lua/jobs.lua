@@ -366,6 +366,12 @@ local function bury(id, now, error)
   return 'dead'
 end
 
+-- Whether a queued job's deadline has passed, by a clock that has not jumped since its submission.
+local function is_overdue(id, now)
+  local deadline = redis.call('ZSCORE', DEADLINES, id)
+  return deadline and tonumber(deadline) <= tonumber(now) and has_passed(get(id, 'created_at'), now)
+end
+
 -- Commands ---------------------------------------------------------------------------------------
 
 -- Accepts a new job. Nothing is written unless it is 'created' or 'joined'.
@@ -485,8 +491,7 @@ commands.claim = function(a)
     -- Its worker is gone. The reconciler decides whether that counts as a loss.
     return 'leased'
   end
-  local deadline = redis.call('ZSCORE', DEADLINES, a.id)
-  if deadline and tonumber(deadline) <= tonumber(a.now) then
+  if is_overdue(a.id, a.now) then
     fail(a.id, a.now, a.overdue)
     return 'final'
   end
@@ -632,10 +637,8 @@ commands.fail_overdue = function(a)
     redis.call('ZREM', DEADLINES, a.id)
     return 0
   end
-  local deadline = redis.call('ZSCORE', DEADLINES, a.id)
   local primary = get(a.id, 'primary')
-  if not deadline or tonumber(deadline) > tonumber(a.now)
-    or (primary and get(primary, 'status') == 'processing') then
+  if not is_overdue(a.id, a.now) or (primary and get(primary, 'status') == 'processing') then
     return 0
   end
   fail(a.id, a.now, a.overdue)

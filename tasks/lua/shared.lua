@@ -17,6 +17,7 @@
 -- rmbg:webhooks:in_flight:<owner>@<host>  zset  an owner's of them to a host             60 s
 -- rmbg:webhooks:host:<owner>@<host>  hash  an owner's breaker of a host: failures, until  1 h
 -- rmbg:webhooks:gone:<owner>      zset   an owner's targets that answered 410, by time   30 days
+-- rmbg:retention:clock            hash   the sweeper's last pass, since when the clock is doubted none
 -- rmbg:idempotency:<digest>       string which task an Idempotency-Key stands for        24 h
 -- rmbg:rate:<policy>:<owner>      hash   a token bucket: tokens `left` at the time `at`  when full
 -- rmbg:keys                       hash   an owner's id by the SHA-256 of its key         none
@@ -45,6 +46,19 @@ end
 local function number(text)
   local value = tonumber(text or nil)
   return value and value - value == 0 and value or nil
+end
+
+-- Whether the time from `since` to `now` counts, so that what began then may end by it. It does not
+-- if the clock has jumped in between: see `ClockCheck` in Python, which writes this key and has the
+-- same limit in seconds.
+local MAX_CLOCK_STEP = 600
+local function has_passed(since, now)
+  local clock = P .. 'retention:clock'
+  local last, doubted = number(field(clock, 'last')), number(field(clock, 'doubted_since'))
+  if last and math.abs(tonumber(now) - last) > MAX_CLOCK_STEP then
+    return false
+  end
+  return not doubted or (number(since) or 0) >= doubted
 end
 
 -- A JSON object or array as a table; an empty table for any other text.
@@ -95,6 +109,12 @@ local function dispatch()
     return redis.error_reply(refused)
   end
   return commands[name](arguments)
+end
+
+-- Says whether the time between two unix times counts.
+-- Arguments: since, now.  Returns 1 if it does.
+commands.has_passed = function(a)
+  return has_passed(a.since, a.now) and 1 or 0
 end
 
 -- Reads the hash that a field of another hash names.

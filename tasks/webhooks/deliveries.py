@@ -289,6 +289,10 @@ class DeliveryStore:
         )
         return claim if claimed else None
 
+    def may_expire(self, delivery: Delivery, now: float) -> bool:
+        """Return whether the clock has not jumped between its event and `now`."""
+        return bool(self._run("has_passed", since=delivery.created_at, now=now))
+
     def release(self, delivery: Delivery, claim: str, due: float) -> None:
         """Give a claim up without an attempt: the delivery is due at a unix time."""
         self._run(

@@ -9,12 +9,13 @@ import base64
 import hashlib
 import hmac
 import json
+import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -66,6 +67,8 @@ _SPREAD_SECONDS: Final = 0.01
 MAX_PAYLOAD_BYTES: Final = 20_000
 #: How long a claim outlives the attempt's time limit, so that its outcome can be recorded.
 _RECORDING_SECONDS: Final = 5.0
+#: When a delivery is due again that has expired by a clock that has jumped.
+_DOUBT_SECONDS: Final = 60.0
 #: When a delivery is due again whose attempt failed for a reason of ours.
 _BROKEN_SECONDS: Final = 60.0
 
@@ -315,7 +318,7 @@ class DeliveryRunner:
 
         Returns:
             The outcome: that of the attempt, `not_claimed` if another message came first, or
-            `released` if the worker was shut down meanwhile.
+            `released` if the worker was shut down meanwhile or its clock cannot be trusted.
 
         Raises:
             QueueUnavailableError: Redis does not answer; the claim lapses, and it is due again.
@@ -357,6 +360,9 @@ class DeliveryRunner:
 
     def _attempt(self, running: RunningAttempt) -> str:
         delivery, now = running.delivery, self.clock()
+        if _has_expired(delivery, now) and not self.store.may_expire(delivery, now):
+            self.store.release(delivery, running.claim, now + _DOUBT_SECONDS)
+            return "released"
         obstacle = self._obstacle(delivery, now)
         payload = None if obstacle else self.render(delivery, now)
         if payload is None:
@@ -365,14 +371,24 @@ class DeliveryRunner:
         attempt, retry_after = self._post(running, payload, now)
         if running.released:
             return "released"
-        decision = self.policy.decide(delivery, attempt.status, retry_after, self.clock())
+        decision = self._decide(delivery, attempt.status, retry_after)
         self._record_host(delivery, attempt, decision)
         return self._record(running, attempt, decision)
 
+    def _decide(
+        self, delivery: Delivery, status: int | None, retry_after: str | None
+    ) -> RetryDecision:
+        now = self.clock()
+        decision = self.policy.decide(delivery, status, retry_after, now)
+        if decision.state is DeliveryState.DEAD and not self.store.may_expire(delivery, now):
+            # Whether the pictures expire before the next attempt, that one will find out.
+            endless = replace(delivery, expires_at=math.inf)
+            return self.policy.decide(endless, status, retry_after, now)
+        return decision
+
     def _obstacle(self, delivery: Delivery, now: float) -> str:
         """Return why no attempt is to be made, or nothing."""
-        # Whoever replays an expired one knows: its payload says so, and holds no URL.
-        if delivery.expires_at <= now and not delivery.replayed:
+        if _has_expired(delivery, now):
             return "The pictures have expired."
         if not delivery.replayed and self.store.disabled(delivery):
             return "The receiver answered 410 Gone to an earlier event."
@@ -426,6 +442,11 @@ class DeliveryRunner:
             **_log_fields(running.delivery),
         )
         return outcome
+
+
+def _has_expired(delivery: Delivery, now: float) -> bool:
+    # Whoever replays an expired one knows: its payload says so, and holds no URL.
+    return delivery.expires_at <= now and not delivery.replayed
 
 
 def _log_fields(delivery: Delivery) -> dict[str, str | int]:

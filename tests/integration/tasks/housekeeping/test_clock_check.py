@@ -4,9 +4,12 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
-from tasks import redis_keys
+from tasks import redis_client, redis_keys
 from tasks.housekeeping.clock_check import CONFIRM_SECONDS, MAX_STEP_SECONDS, ClockCheck
+from tasks.jobs.job import Job, Status
+from tasks.jobs.store import Claim, JobStore
 from tests.support.clock import Clock
+from tests.support.jobs import make_job, recorded
 
 HOUR = 3600.0
 
@@ -73,3 +76,40 @@ def test_an_operator_confirms_the_clock(machine: Machine) -> None:
     ClockCheck(machine.redis, redis_time=lambda _: machine.clock()).confirm()
     assert not machine.redis.exists(redis_keys.SWEEPER_PAUSED)
     assert all(machine.passes(HOUR))
+
+
+def _waiting(machine: Machine, seconds: float = HOUR) -> tuple[JobStore, Job]:
+    """A job with a deadline."""
+    store, now = JobStore(machine.redis, clock=machine.clock), machine.clock()
+    return store, store.create(make_job(created_at=now, deadline=now + seconds)).job
+
+
+def test_a_clock_that_jumps_ends_no_job_until_it_counts(machine: Machine) -> None:
+    """Neither at once, before the sweeper has seen the jump, nor while it doubts the clock."""
+    store, job = _waiting(machine)
+    machine.clock.now += 25 * HOUR
+    assert not store.fail_overdue(job.task_id)
+    machine.passes(600)
+    assert not store.fail_overdue(job.task_id)
+    # The time since the jump counts for what began after it.
+    later = _waiting(machine, 200)[1]
+    machine.passes(300)
+    assert store.fail_overdue(later.task_id)
+    assert not store.fail_overdue(job.task_id)
+    machine.passes(CONFIRM_SECONDS)
+    assert store.fail_overdue(job.task_id)
+
+
+def test_a_worker_takes_a_job_that_only_a_jump_has_ended(machine: Machine) -> None:
+    store, job = _waiting(machine)
+    machine.clock.now += 25 * HOUR
+    assert store.claim(job.task_id, token="t", worker="w") is Claim.CLAIMED
+    assert recorded(store, job).status is Status.PROCESSING
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_scripts_have_the_same_limit(machine: Machine, sign: int) -> None:
+    for step, passed in ((MAX_STEP_SECONDS - 1, 1), (MAX_STEP_SECONDS + 1, 0)):
+        now = machine.clock() + sign * step
+        counts = redis_client.PRIMITIVES.run(machine.redis, "has_passed", since=1.0, now=now)
+        assert counts == passed

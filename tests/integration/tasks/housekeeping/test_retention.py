@@ -9,9 +9,11 @@ import pytest
 from minio.commonconfig import ENABLED, Filter
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 from redis import Redis
+from structlog.testing import capture_logs
 
 from tasks import redis_keys
 from tasks.errors import ObjectStoreUnavailableError
+from tasks.housekeeping import retention
 from tasks.housekeeping.clock_check import ClockCheck
 from tasks.housekeeping.retention import ORPHAN_GRACE_SECONDS, OrphanSweep, RetentionSweeper
 from tasks.jobs.batches import BatchStore
@@ -256,6 +258,32 @@ def test_one_sweeps_at_a_time(world: World) -> None:
     with world.redis.lock(redis_keys.SWEEPER_LOCK, timeout=30):
         assert not world.sweeper.run_once()
     world.sweep()
+
+
+def test_a_pass_that_lost_its_lock_says_so(world: World) -> None:
+    def overtaken() -> float:
+        world.redis.delete(redis_keys.SWEEPER_LOCK)
+        return world.clock()
+
+    with capture_logs() as logs:
+        assert not replace(world.sweeper, trusted_time=overtaken).run_once()
+    assert logs[-1]["event"] == "retention.lock_lost"
+
+
+def test_a_long_sweep_of_the_bucket_is_no_jump_of_the_clock(world: World) -> None:
+    check = ClockCheck(world.redis, world.clock, lambda _: world.clock())
+    for _ in range(3):
+        world.put(original_key(new_task_id()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retention, "_OBJECTS_PER_BLOCK", 1)
+
+        def trusted() -> float | None:
+            """Five minutes pass for each object that is looked at."""
+            world.clock.now += 300
+            return check.trusted_time()
+
+        assert replace(world.sweeper, trusted_time=trusted).run_once()
+    assert check.trusted_time() is not None
 
 
 def test_lifecycle_rules_are_later_than_the_sweeper_and_spare_other_rules(world: World) -> None:

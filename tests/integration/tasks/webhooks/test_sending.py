@@ -12,6 +12,7 @@ from standardwebhooks.webhooks import Webhook
 
 from tasks import redis_keys
 from tasks.errors import UnreadableRecordError
+from tasks.housekeeping.clock_check import ClockCheck
 from tasks.jobs.job import Job
 from tasks.webhooks import deliveries, sending
 from tasks.webhooks.deliveries import Attempt, DeliveryState
@@ -184,6 +185,22 @@ def test_a_busy_receiver_is_left_alone_as_long_as_it_asks(post: Post) -> None:
         post.run(61)
         post.run(5)
     assert states(post, first, second) == {DELIVERED}
+
+
+def test_a_clock_that_jumps_ends_no_delivery(post: Post) -> None:
+    check = ClockCheck(post.redis, redis_time=lambda _: post.clock())
+    check.confirm()
+    with receiver(answering(500)) as got:
+        job, late = (post.finished(got.url, expires_at=post.clock() + 4000) for _ in range(2))
+        post.deliveries.postpone({post.delivery(late).id: post.clock() + 4001}, post.clock())
+        post.run(3997)
+        # Its next attempt would be after the expiry, and the other one's is.
+        post.run(10)
+        assert states(post, job, late) == {PENDING}
+        check.confirm()
+        post.run(60)
+    assert states(post, job, late) == {DEAD}
+    assert len(got.bodies) == 1
 
 
 def test_what_has_expired_is_not_sent_unless_somebody_replays_it(post: Post) -> None:
