@@ -138,6 +138,32 @@ class TaskParameters(Schema):
         load_default=True,
         metadata={"description": "false: keep the old background's colour in soft edges."},
     )
+    mask_threshold = fields.Integer(
+        load_default=None,
+        validate=validate.Range(1, 100),
+        metadata={
+            "description": "Hardens the edge: what is opaque to so many percent becomes opaque, "
+            "and all else transparent.",
+            "example": 50,
+        },
+    )
+    mask_offset = fields.Integer(
+        load_default=0,
+        validate=validate.Range(-100, 100),
+        metadata={
+            "description": "Moves the edge by so many pixels of the picture: outwards, or inwards "
+            "if it is negative.",
+            "example": -2,
+        },
+    )
+    mask_feather = fields.Integer(
+        load_default=0,
+        validate=validate.Range(0, 100),
+        metadata={
+            "description": "Fades the edge within about so many pixels of the picture on both "
+            "sides."
+        },
+    )
     output = fields.String(
         load_default="cutout",
         validate=validate.OneOf([each.value for each in Output]),
@@ -264,7 +290,10 @@ _BACKGROUNDS: Final = ("background_image", "background_url")
 #: Placeholder for the digest of a background that is not loaded yet.
 _PROMISED: Final = "0" * 64
 #: Options that are taken as they are, and those that are parsed from a text.
-_DIRECT: Final = ("quality", "refine", "crop", "max_side", "shadow_opacity")
+_DIRECT: Final = (
+    *("quality", "refine", "crop", "max_side", "shadow_opacity"),
+    *("mask_threshold", "mask_offset", "mask_feather"),
+)
 _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
     {
         "output_format": parse_output_format,

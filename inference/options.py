@@ -37,9 +37,12 @@ _INTEGER_RANGES: Final[Mapping[str, range]] = {
     "max_side": range(16, 16_385),
     "max_pixels": range(1, 2**31),
     "shadow_opacity": range(101),
+    "mask_threshold": range(1, 101),
+    "mask_offset": range(-100, 101),
+    "mask_feather": range(101),
 }
 #: Options of `_INTEGER_RANGES` that may be None.
-_NULLABLE_INTEGERS: Final = frozenset({"max_side", "max_pixels"})
+_NULLABLE_INTEGERS: Final = frozenset({"max_side", "max_pixels", "mask_threshold"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +341,12 @@ class Options:
     shadow_opacity: int = 50
     #: Keep glass and similar parts translucent; false makes all but the edges opaque.
     semitransparency: bool = True
+    #: Harden: what is opaque to so many percent becomes opaque, all else transparent. None: soft.
+    mask_threshold: int | None = None
+    #: Move the subject's edge outwards (or, negative, inwards) by so many pixels of the picture.
+    mask_offset: int = 0
+    #: Fade the edge within about so many pixels of the picture, on both sides.
+    mask_feather: int = 0
     #: SHA-256 of the background picture; its bytes are passed beside the options.
     background_sha256: str | None = None
 

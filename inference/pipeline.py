@@ -7,9 +7,11 @@ from numpy.typing import NDArray
 
 from inference.alpha import (
     combine_alpha,
+    feather,
     fill_translucent_parts,
     flatten,
     is_cut_out,
+    move_edge,
     own_matte,
     settle_transparency,
 )
@@ -33,9 +35,9 @@ from inference.layout import (
     plan_layout,
 )
 from inference.models.base import Alpha, MattingModel, Rgb, StageHook, no_stages
-from inference.options import Options, Output, OutputFormat, Shadow
+from inference.options import OPAQUE, Options, Output, OutputFormat, Shadow
 from inference.probe import DEFAULT_LIMITS, ImageLimits
-from inference.refine import ForegroundEstimator, estimate_foreground
+from inference.refine import NEGLIGIBLE_ALPHA, ForegroundEstimator, estimate_foreground
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,23 +143,32 @@ def _find_matte(
 def _separate_subject(
     picture: Picture, matte: Alpha, options: Options, model: MattingModel
 ) -> tuple[Rgb, NDArray[np.uint8]]:
-    """Return the subject's colors, without those of the old background, and its alpha."""
-    if is_cut_out(picture):  # its colors hold no old background
-        return picture.rgb, combine_alpha(matte, None)
-    alpha = combine_alpha(matte, picture.alpha)
-    if not options.refine:
-        return picture.rgb, alpha
+    """Return the subject's colors, without those of the old background, and its alpha.
+
+    The colors are estimated by the model's matte: what the caller does to the edge says nothing
+    about how the picture was mixed.
+    """
+    own = is_cut_out(picture)
+    alpha = combine_alpha(matte, None if own else picture.alpha)
+    if not options.semitransparency:
+        alpha = fill_translucent_parts(alpha)
+    moved = move_edge(alpha, options)
+    final = feather(moved, options.mask_feather) if options.mask_feather else moved
+    if picture.alpha is not None and final is not alpha:
+        final = np.where(picture.alpha > 0, final, np.uint8(0))  # there are no colors
+    if own or not options.refine:  # a cutout's colors hold no old background
+        return picture.rgb, final
+    # Where the edge was moved to, the caller wants the picture; where it only fades, the subject.
+    revealed = None if final is moved else (final > 0) & (moved <= NEGLIGIBLE_ALPHA * OPAQUE)
     if isinstance(model, ForegroundEstimator):  # on its own device
-        return model.estimate_foreground(picture.rgb, matte), alpha
-    return estimate_foreground(picture.rgb, matte), alpha
+        return model.estimate_foreground(picture.rgb, matte, revealed), final
+    return estimate_foreground(picture.rgb, matte, revealed), final
 
 
 def _lay_out_subject(
     rgb: Rgb, alpha: NDArray[np.uint8], options: Options, limits: ImageLimits
 ) -> tuple[Layout, Layer]:
     """Crop, scale, move and shrink the picture in one step."""
-    if not options.semitransparency:
-        alpha = fill_translucent_parts(alpha)
     height, width = alpha.shape
     subject = find_subject_box(alpha)
     extent = (0, 0, 0, 0)

@@ -36,30 +36,40 @@ _CHUNK_PIXELS = 32_768  # soft pixels handled at a time: what fits into a core's
 
 _Floats = NDArray[np.float32]
 _Bytes = NDArray[np.uint8]
+_Flags = NDArray[np.bool_]
 
 
 @runtime_checkable
 class ForegroundEstimator(Protocol):
     """A model that estimates the foreground on its own device, such as a GPU."""
 
-    def estimate_foreground(self, rgb: _Bytes, alpha: _Floats) -> _Bytes:
+    def estimate_foreground(
+        self, rgb: _Bytes, alpha: _Floats, revealed: _Flags | None = None
+    ) -> _Bytes:
         """Do what `inference.refine.estimate_foreground` does."""
         ...
 
 
-def estimate_foreground(rgb: _Bytes, alpha: _Floats, *, threads: int = 2) -> _Bytes:
+def estimate_foreground(
+    rgb: _Bytes, alpha: _Floats, revealed: _Flags | None = None, *, threads: int = 2
+) -> _Bytes:
     """Remove the old background's share from the colors of soft pixels.
 
     Args:
         rgb: (height, width, 3), 0..255.
         alpha: (height, width), 0..1.
+        revealed: pixels that are to be seen although the matte is 0 there; they get the subject's
+            color too.
         threads: number of threads to use.
 
     Returns:
         (height, width, 3), a new array; equal to `rgb` where the matte is almost 0 or 1.
     """
     result = rgb.copy()
-    soft = np.flatnonzero((alpha > NEGLIGIBLE_ALPHA) & (alpha < 1 - NEGLIGIBLE_ALPHA))
+    shown = alpha > NEGLIGIBLE_ALPHA
+    if revealed is not None:
+        shown |= revealed
+    soft = np.flatnonzero(shown & (alpha < 1 - NEGLIGIBLE_ALPHA))
     if not len(soft):
         return result
     step = sampling_step(*alpha.shape)

@@ -11,12 +11,13 @@ from inference.refine import NEGLIGIBLE_ALPHA, SMOOTHNESS, sampling_step, solver
 
 
 @torch.inference_mode()
-def estimate_foreground(rgb: Tensor, alpha: Tensor) -> Tensor:
+def estimate_foreground(rgb: Tensor, alpha: Tensor, revealed: Tensor | None = None) -> Tensor:
     """Remove the old background's share from the colors of soft pixels.
 
     Args:
         rgb: (height, width, 3) uint8.
         alpha: (height, width) float32, 0..1, on the same device.
+        revealed: (height, width) bool, on the same device; as in `inference.refine`.
 
     Returns:
         (height, width, 3) uint8; equal to `rgb` where the matte is almost 0 or 1, and within one
@@ -30,7 +31,10 @@ def estimate_foreground(rgb: Tensor, alpha: Tensor) -> Tensor:
     colors, rest = rgb.permute(2, 0, 1), 1 - alpha
     residual = colors - alpha * pair[:3] - rest * pair[3:]
     solved = pair[:3] + residual * (alpha / (alpha * alpha + rest * rest))
-    soft = (alpha > float(NEGLIGIBLE_ALPHA)) & (alpha < 1 - float(NEGLIGIBLE_ALPHA))
+    shown = alpha > float(NEGLIGIBLE_ALPHA)
+    if revealed is not None:
+        shown |= revealed
+    soft = shown & (alpha < 1 - float(NEGLIGIBLE_ALPHA))
     result = torch.where(soft, solved.round_().clamp_(0, 255).to(torch.uint8), colors)
     return result.permute(1, 2, 0).contiguous()
 

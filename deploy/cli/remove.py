@@ -45,6 +45,15 @@ def remove(  # noqa: PLR0917 - typer makes the options of a command from its par
     quality: Annotated[
         int | None, typer.Option(min=1, max=100, help="For webp, avif and jpg.")
     ] = None,
+    mask_threshold: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Harden the edge at so many percent.")
+    ] = None,
+    mask_offset: Annotated[
+        int, typer.Option(min=-100, max=100, help="Move the edge by pixels; negative: inwards.")
+    ] = 0,
+    mask_feather: Annotated[
+        int, typer.Option(min=0, max=100, help="Fade the edge within so many pixels.")
+    ] = 0,
     jobs: Annotated[
         int, typer.Option("-j", "--jobs", min=1, max=64, help="Cutouts to fetch at a time.")
     ] = 4,
@@ -62,11 +71,15 @@ def remove(  # noqa: PLR0917 - typer makes the options of a command from its par
     except OSError as error:
         say(f"The folder {out} cannot be created: {error.strerror}. Choose another with -o.")
         raise typer.Exit(2) from error
-    options = {"output_format": output_format.value}
-    if matte_color:
-        options["matte_color"] = matte_color
-    if quality:
-        options["quality"] = str(quality)
+    given = {
+        "matte_color": matte_color,
+        "quality": quality,
+        "mask_threshold": mask_threshold,
+        "mask_offset": mask_offset,
+        "mask_feather": mask_feather,
+    }
+    options = {name: str(value) for name, value in given.items() if value}
+    options["output_format"] = output_format.value
     with ServiceClient(url, api_key=api_key, connections=jobs) as client:
         failures = _cut_out_all(client, targets, options, jobs)
     say(f"{len(targets) - failures} of {len(targets)} cut out into {out}")

@@ -99,9 +99,12 @@ def test_the_worker_parent_loads_no_model_library(service: RunningService) -> No
 def test_the_command_line_cuts_out_a_folder(
     service: RunningService, photos: list[Path], tmp_path: Path
 ) -> None:
+    edges = ("--mask-threshold", "50", "--mask-offset", "-2")
     arguments = ("remove", str(photos[0].parent), "-o", str(tmp_path), "--url", service.url)
-    done = service.run("rmbg", *arguments)
+    done = service.run("rmbg", *arguments, *edges)
     assert done.returncode == 0, done.stderr
+    for each in tmp_path.iterdir():
+        assert set(np.unique(np.asarray(_open(each.read_bytes()))[..., 3])) == {0, 255}
     assert {each.name for each in tmp_path.iterdir()} == {f"{photo.stem}.png" for photo in photos}
     assert f"{len(photos)} of {len(photos)}" in done.stderr
 

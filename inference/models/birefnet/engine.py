@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
@@ -178,7 +179,9 @@ class BiRefNetModel:
         with translate_gpu_errors(self.device), torch.cuda.stream(self._stream):
             yield
 
-    def estimate_foreground(self, rgb: Rgb, alpha: Alpha) -> Rgb:
+    def estimate_foreground(
+        self, rgb: Rgb, alpha: Alpha, revealed: NDArray[np.bool_] | None = None
+    ) -> Rgb:
         """Estimate the foreground on the GPU if the network is on one, else on the CPU.
 
         Raises:
@@ -186,11 +189,12 @@ class BiRefNetModel:
             GpuFaultError: the process cannot use the GPU any more.
         """
         if self.device.type == "cpu":
-            return refine.estimate_foreground(rgb, alpha)
+            return refine.estimate_foreground(rgb, alpha, revealed)
         with self._on_device():
             pixels = torch.tensor(rgb, device=self.device)
             matte = torch.tensor(alpha, device=self.device)
-            return refine_torch.estimate_foreground(pixels, matte).cpu().numpy()
+            seen = None if revealed is None else torch.tensor(revealed, device=self.device)
+            return refine_torch.estimate_foreground(pixels, matte, seen).cpu().numpy()
 
 
 def load_birefnet(

@@ -23,6 +23,9 @@ def test_every_parameter_reaches_the_record_and_the_bucket(api: Api) -> None:
         "matte_color": "#f00",
         "quality": 70,
         "refine": False,
+        "mask_threshold": 60,
+        "mask_offset": -3,
+        "mask_feather": 2,
         "crop": True,
         "crop_margin": "10% 5px",
         "max_side": 640,
@@ -47,6 +50,7 @@ def test_every_parameter_reaches_the_record_and_the_bucket(api: Api) -> None:
         options = Options.from_dict(job.options)
         assert options.output_format is OutputFormat.WEBP
         assert (options.quality, options.refine) == (70, False)
+        assert (options.mask_threshold, options.mask_offset, options.mask_feather) == (60, -3, 2)
         assert options.matte_color == (255, 0, 0, 255)
         assert (options.crop, str(options.crop_margin)) == (True, "10% 5px 10% 5px")
         assert (options.max_side, options.scale) == (640, 80.0)
@@ -121,6 +125,9 @@ def test_a_picture_that_is_given_wrongly_is_refused_by_name(
         ("crop_margin", "1 2 3", ""),
         ("max_side", 15, ""),
         ("roi", "everywhere", ""),
+        ("mask_threshold", 0, "1 and less"),
+        ("mask_offset", "2px", "integer"),
+        ("mask_feather", 101, "100"),
         ("scale", "5%", ""),
         ("position", "left", ""),
         ("shadow", "long", "drop"),

@@ -7,14 +7,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from inference.alpha import combine_alpha, is_cut_out
+from inference.alpha import combine_alpha, feather, is_cut_out, move_edge
 from inference.decode import Picture, decode
 from inference.models.base import Alpha, Rgb
 from inference.options import Options
 from inference.pipeline import remove_background
 from tests.support.cutouts import cut_out
 from tests.support.models import FakeModel
-from tests.support.pictures import picture_file, read_picture
+from tests.support.pictures import BLUE, RED, SUBJECT, picture_file, read_picture
 
 _HIDDEN = (0, 255)
 _EXACT = {"WEBP": {"lossless": True, "exact": True}, "AVIF": {"quality": 100}}
@@ -149,3 +149,75 @@ def _pixels(picture: Image.Image) -> NDArray[np.uint8]:
 @pytest.mark.parametrize(("level", "expected"), [(0.0, 0), (0.5, 128), (1.0, 255), (1 / 255, 1)])
 def test_the_matte_is_rounded_to_the_nearest_level(level: float, expected: int) -> None:
     assert (combine_alpha(np.full((2, 2), level, np.float32), None) == expected).all()
+
+
+def _disc(radius: float, size: int = 101) -> NDArray[np.uint8]:
+    y, x = np.mgrid[:size, :size] - size // 2
+    return np.where(np.hypot(x, y) <= radius, np.uint8(255), np.uint8(0))
+
+
+@pytest.mark.parametrize(("threshold", "least"), [(1, 3), (50, 128), (100, 255)])
+def test_a_threshold_makes_the_edge_hard(threshold: int, least: int) -> None:
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (2, 1))
+    hard = move_edge(ramp, Options(mask_threshold=threshold))
+    assert np.array_equal(hard, np.where(ramp >= least, 255, 0))
+
+
+@pytest.mark.parametrize("pixels", [1, 2, 3, 5, 10, 30])
+def test_an_offset_moves_the_edge_by_as_many_pixels_in_every_direction(pixels: int) -> None:
+    dot = _disc(0)
+    grown = move_edge(dot, Options(mask_offset=pixels))
+    y, x = np.nonzero(grown)
+    away = np.hypot(y - 50, x - 50)
+    assert np.ptp(x) == np.ptp(y) == 2 * pixels
+    assert away.max() <= max(1.09 * pixels + 1, 1.42 * min(pixels, 2))
+    assert len(y) >= np.pi * pixels**2
+    assert np.array_equal(move_edge(grown, Options(mask_offset=-pixels)), dot)
+
+
+def test_an_offset_takes_the_extreme_of_the_neighborhood_of_soft_edges_too() -> None:
+    alpha = np.random.default_rng(0).integers(0, 256, (23, 31), np.uint8)
+    window = np.argwhere(move_edge(_disc(0), Options(mask_offset=4))) - 50
+    wide = np.pad(alpha.astype(int), 4, constant_values=-1)
+    around = np.stack([wide[4 + y : 27 + y, 4 + x : 35 + x] for y, x in window])
+    assert np.array_equal(move_edge(alpha, Options(mask_offset=4)), around.max(axis=0))
+    inverse = 255 - move_edge(255 - alpha, Options(mask_offset=4))
+    assert np.array_equal(move_edge(alpha, Options(mask_offset=-4)), inverse)
+
+
+def test_a_subject_that_the_picture_cuts_is_not_shrunk_there() -> None:
+    alpha = np.zeros((40, 60), np.uint8)
+    alpha[10:, 20:40] = 255
+    shrunk = move_edge(alpha, Options(mask_offset=-5))
+    assert np.array_equal(np.argwhere(shrunk)[[0, -1]], [[15, 25], [39, 34]])
+
+
+def test_a_feathered_edge_fades_within_the_pixels_that_were_asked_for() -> None:
+    faded = feather(np.repeat(np.uint8([[0, 255]]), 50, axis=1), 10)[0].astype(int)
+    assert (np.diff(faded) >= 0).all()
+    assert 115 <= faded[49] <= 127 < faded[50] <= 140
+    assert faded[38] < 10
+    assert faded[61] > 245
+
+
+def test_edges_are_made_before_the_rest_and_enter_what_is_told_of_the_result() -> None:
+    result, pixels = cut_out(find=_soft, mask_threshold=50, mask_offset=3, crop=True)
+    assert set(np.unique(pixels[..., 3])) == {0, 255}
+    plain, _ = cut_out(find=_soft, mask_threshold=50, crop=True)
+    assert (result.width, result.height) == (plain.width + 6, plain.height + 6)
+    assert result.coverage > plain.coverage
+
+
+def test_a_feather_shows_the_subject_and_an_offset_the_picture() -> None:
+    _, faded = cut_out(refine=True, mask_feather=8)
+    outside = faded[SUBJECT.top - 3 : SUBJECT.top, 100]
+    assert (outside[:, 3] > 20).all()
+    assert np.abs(outside[:, :3].astype(int) - RED).max() <= 12
+    _, grown = cut_out(refine=True, mask_offset=4)
+    assert grown[SUBJECT.top - 3, 100].tolist() == [*BLUE, 255]
+
+
+def test_nothing_that_the_pictures_own_transparency_hides_becomes_visible() -> None:
+    whole = _hiding(Image.new("RGB", _SIZE, "red"), _shape(), 255)
+    _, pixels = cut_out(whole, mask_offset=5, mask_feather=5)
+    assert not pixels[np.asarray(whole)[..., 3] == 0].any()

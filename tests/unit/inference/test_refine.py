@@ -107,7 +107,10 @@ def test_every_size_will_do(height: int, width: int) -> None:
     rng = np.random.default_rng(height * width)
     rgb = rng.integers(0, 256, (height, width, 3), np.uint8)
     alpha = rng.random((height, width), np.float32)
+    alpha[rng.random((height, width)) < 0.3] = 0
+    revealed = rng.random((height, width)) < 0.5
     alpha.flags.writeable = rgb.flags.writeable = False
-    ours = estimate_foreground(rgb, alpha)
-    theirs = refine_torch.estimate_foreground(torch.tensor(rgb), torch.tensor(alpha)).numpy()
+    ours = estimate_foreground(rgb, alpha, revealed)
+    tensors = map(torch.tensor, (rgb, alpha, revealed))
+    theirs = refine_torch.estimate_foreground(*tensors).numpy()
     assert np.abs(ours.astype(int) - theirs).max() <= 1
