@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -28,6 +29,12 @@ from inference.models.birefnet.network import BiRefNet
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
+#: Pixels that a filter reaches to each side, before it is widened by the scale.
+_TAPS: Final = {"bilinear": 1, "bicubic": 2}
+#: At this reach on both axes, 32 threads abreast need 33 KiB of the 48 KiB that every card has
+#: (upsample_gen2d_aa in torch's UpSampleBilinear2d.cu).
+_MOST_TAPS: Final = 64
+
 
 def preprocess(image: Rgb, side: int, device: torch.device) -> Tensor:
     """Resize a picture to a square and normalize it, as in the network's training.
@@ -41,14 +48,28 @@ def preprocess(image: Rgb, side: int, device: torch.device) -> Tensor:
     pixels = torch.tensor(image)  # a copy: the array may be read-only
     if device.type != "cpu":  # through pinned memory, which a GPU reads by itself
         pixels = pixels.pin_memory().to(device, non_blocking=True)
-    levels = resize_levels(pixels.permute(2, 0, 1)[None].float(), side)
+    levels = resize_levels(pixels.permute(2, 0, 1)[None].float(), side).to(device)
     mean = torch.tensor(_MEAN, device=device).view(1, 3, 1, 1)
     std = torch.tensor(_STD, device=device).view(1, 3, 1, 1)
     return (levels / 255 - mean) / std
 
 
+def cuda_can_resize(
+    shape: Sequence[int], height: int, width: int, mode: Literal["bilinear", "bicubic"]
+) -> bool:
+    """Return whether torch's CUDA kernel can resize (..., rows, columns) to height x width.
+
+    With antialiasing it keeps the weights of a block of pixels in shared memory, and refuses to
+    shrink by so much that they do not fit: 1024 pixels to 21, by a bicubic filter.
+    """
+    taps = _TAPS[mode] * max(shape[-2] / height, shape[-1] / width)
+    return taps <= _MOST_TAPS
+
+
 def resize_levels(levels: Tensor, side: int) -> Tensor:
     """Resize (1, 3, height, width) float to (1, 3, side, side)."""
+    if not cuda_can_resize(levels.shape, side, side, "bilinear"):
+        levels = levels.cpu()
     return F.interpolate(levels, size=(side, side), mode="bilinear", antialias=True)
 
 
@@ -70,7 +91,12 @@ def logits_to_matte(logits: Tensor, height: int, width: int) -> Alpha:
 
 
 def resize_matte(matte: Tensor, height: int, width: int) -> Tensor:
-    """Resize (1, 1, side, side) to (1, 1, height, width), within 0..1."""
+    """Resize (1, 1, side, side) to (1, 1, height, width), within 0..1.
+
+    What is too small for a GPU's kernel is resized on the CPU, and stays there.
+    """
+    if not cuda_can_resize(matte.shape, height, width, "bicubic"):
+        matte = matte.cpu()
     resized = F.interpolate(matte, size=(height, width), mode="bicubic", antialias=True)
     return resized.clamp_(0, 1)
 

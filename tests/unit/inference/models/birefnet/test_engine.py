@@ -1,6 +1,8 @@
 """The engine: sizes, batches, devices, and its pixels against PIL's."""
 
 from copy import deepcopy
+from itertools import product
+from math import ceil
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from inference.models.base import MattingModel
 from inference.models.birefnet.device import choose_dtype
 from inference.models.birefnet.engine import (
     BiRefNetModel,
+    cuda_can_resize,
     logits_to_matte,
     resize_levels,
     resize_matte,
@@ -45,6 +48,34 @@ def test_resizing_is_close_to_pils(height: int, width: int) -> None:
     resized = resize_matte(torch.tensor(matte)[None, None], height, width)[0, 0].numpy()
     expected = Image.fromarray(matte).resize((width, height), Image.Resampling.BICUBIC)
     assert np.abs(resized - np.clip(np.asarray(expected), 0, 1)).max() <= 2 / 255
+
+
+@pytest.mark.parametrize(("mode", "taps"), [("bicubic", 2), ("bilinear", 1)])
+def test_what_cuda_is_given_to_resize_fits_into_its_shared_memory(mode: str, taps: int) -> None:
+    sides = (1, 2, 15, 16, 21, 22, 31, 32, 33, 64, 1024, 65_535)
+    given = [
+        (shape, (height, width))
+        for shape, height, width in product(product((1024, 65_535), repeat=2), sides, sides)
+        if cuda_can_resize((1, 1, *shape), height, width, mode)
+    ]
+    for shape, size in given:
+        # As torch counts: floats of a block that is 32 pixels wide and, at least, one high.
+        down, across = (
+            1 + 2 * ceil(taps * max(1, before / after))
+            for before, after in zip(shape, size, strict=True)
+        )
+        assert 32 * across + 33 * down <= 48 * 1024 / 4, (shape, size)
+    assert ((1024, 1024), (32, 32)) in given, "what fits is left to the GPU"
+    assert ((1024, 1024), (21, 1024)) not in given or mode == "bilinear"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (21, 21), (2, 3000), (64, 9)])
+def test_mattes_of_small_pictures_are_the_same_from_a_gpu(height: int, width: int) -> None:
+    logits = torch.linspace(-9, 9, 1024 * 1024).view(1, 1, 1024, 1024)
+    expected = logits_to_matte(logits, height, width)
+    assert np.abs(logits_to_matte(logits.cuda(), height, width) - expected).max() < 1e-3
 
 
 def test_a_faint_matte_is_not_stretched() -> None:
