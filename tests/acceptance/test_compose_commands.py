@@ -56,6 +56,7 @@ class Stage:
         text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text).replace("$$", "$")
         text = text.replace("/run/secrets/", f"{self.secrets}/")
         text = text.replace("http://s3:9000", self.s3.endpoint)
+        text = text.replace("/spool", str(self.folder))
         text = text.replace("/usr/local/etc/redis.conf", str(self.folder / "redis.conf"))
         text = re.sub(r"0\.0\.0\.0\b", "127.0.0.1", text)
         for inside, outside in self.moved.items():

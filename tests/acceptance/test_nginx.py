@@ -37,11 +37,12 @@ class Front:
 
 
 @contextmanager
-def _running_nginx(folder: Path, address: str, tls: str, api: str) -> Iterator[None]:
+def _running_nginx(folder: Path, address: str, tls: str, api: str, store: str) -> Iterator[None]:
     """nginx as in a container, but for the addresses and the folder of temporary files."""
     config = (ROOT / "deploy/nginx/nginx.conf").read_text()
     config = config.replace(str(Path("/", "tmp")), str(folder))
     config = config.replace("server api:8000", f"server {api}")
+    config = config.replace("server s3:9000", f"server {store}")
     (folder / "nginx.conf").write_text(config.replace("listen 8080", f"listen {address}"))
     example = (ROOT / "deploy/nginx/tls.conf.example").read_text()
     (folder / "tls/tls.conf").write_text(example.replace("listen 8443", f"listen {tls}"))
@@ -77,11 +78,13 @@ def front(
     with reserved_ports() as ports, ExitStack() as stack:
         plain, tls, nobody, plain_too, tls_too = (f"127.0.0.1:{port}" for port in ports[:5])
         env |= {"RMBG_PUBLIC_URL": f"https://{tls}/rmbg", "RMBG_TRUSTED_PROXIES": "1"}
+        env |= {"RMBG_S3_PUBLIC_ENDPOINT": f"https://{tls}"}
+        store = servers.s3.endpoint.removeprefix("http://").rstrip("/")
         api = stack.enter_context(running_api(env, folder / "api.log")).url
-        stack.enter_context(_running_nginx(folder, plain, tls, api.removeprefix("http://")))
+        stack.enter_context(_running_nginx(folder, plain, tls, api.removeprefix("http://"), store))
         alone = folder / "alone"
         shutil.copytree(folder / "tls", alone / "tls")
-        stack.enter_context(_running_nginx(alone, plain_too, tls_too, nobody))
+        stack.enter_context(_running_nginx(alone, plain_too, tls_too, nobody, nobody))
         pool = stack.enter_context(urllib3.PoolManager(ssl_context=context, retries=False))
         yield Front(f"http://{plain}", pool, f"https://{tls}", api, f"http://{plain_too}")
 
@@ -117,6 +120,33 @@ def test_every_address_is_the_public_one_with_its_path(front: Front, coffee: Pat
     assert front.tls.request("GET", f"{base}/docs/").status == 200
     document = front.tls.request("GET", f"{base}/openapi.json").json()
     assert document["servers"] == [{"url": "/rmbg"}]
+
+
+def test_a_signed_address_is_handed_on_to_the_store_and_nothing_else_is(
+    front: Front, coffee: Path
+) -> None:
+    fields = {"image": ("coffee.jpg", coffee.read_bytes())}
+    made = front.tls.request("POST", f"{front.tls_url}/api/v1/remove-bg", fields=fields).json()
+    task = front.tls.request("GET", made["data"]["status_url"]).json()["data"]
+    signed = task["original_url"]
+    assert signed.startswith(f"{front.tls_url}/")
+    got = front.tls.request("GET", signed)
+    assert (got.status, got.data) == (200, coffee.read_bytes())
+    assert got.headers["X-Content-Type-Options"] == "nosniff"
+    assert "sandbox" in got.headers["Content-Security-Policy"]
+    address, _, _ = signed.partition("?")
+    for method, url in [
+        ("GET", address),
+        ("GET", signed.replace("originals/rm-", "originals/rn-")),
+        *((method, signed) for method in ("POST", "PUT", "DELETE")),
+    ]:
+        assert front.tls.request(method, url).status == 403, (method, url)
+    assert front.tls.request("GET", signed).status == 200
+    # Anything but a picture is the API's to answer.
+    bucket = address.partition("/originals/")[0]
+    for path in ("?list-type=2", "uploads/x/whole", "manifests/x", ""):
+        answer = front.tls.request("GET", f"{bucket}/{path}", headers={"Authorization": "AWS4"})
+        assert answer.json()["error"]["type"] == "not_found", path
 
 
 def test_the_metrics_are_not_published(front: Front) -> None:

@@ -1,6 +1,9 @@
 """The rules that compose.yaml and the Dockerfiles keep, checked without a container engine."""
 
+import json
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,11 @@ from tests.support.paths import ROOT
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 #: They end by themselves.
-ONE_SHOT = {"bucket", "models", "s3-folder"}
+ONE_SHOT = {"bucket", "models", "s3-folder", "s3-user"}
+#: What is published: the service, and for operators of this machine what asks for a password.
+PUBLISHED = {"nginx", "flower", "grafana"}
+#: What fetches from elsewhere: pictures by URL, webhooks, weights.
+OUT = {"api", "io", "models"}
 DOCKERFILES = sorted((ROOT / "deploy" / "docker").glob("*.Dockerfile"))
 
 
@@ -28,6 +35,9 @@ def test_a_service_keeps_the_rules(name: str) -> None:
     assert name in ONE_SHOT or "healthcheck" in service
     # The one that hands a volume over has to be root.
     assert service["user"].startswith("0:") == (name == "s3-folder")
+    assert service["mem_limit"]
+    assert 0 < service["pids_limit"] <= 1024
+    assert ("ports" in service) == (name in PUBLISHED)
     for port in service.get("ports", ()):
         assert port.startswith("127.0.0.1:"), "published beyond this machine"
 
@@ -48,6 +58,83 @@ def test_what_a_service_needs_is_there_and_its_secrets_come_from_files(name: str
     for other, how in service.get("depends_on", {}).items():
         healthy = how["condition"] == "service_healthy"
         assert healthy == ("healthcheck" in SERVICES[other]), other
+
+
+def _neighbours(name: str) -> set[str]:
+    networks = set(SERVICES[name].get("networks", ()))
+    return {
+        other
+        for other, service in SERVICES.items()
+        if other != name and networks & set(service.get("networks", ()))
+    }
+
+
+def test_each_side_has_a_network_of_its_own() -> None:
+    workers = {"cpu0", "gpu0"}
+    assert _neighbours("redis") == {"api", "io", "flower"} | workers
+    assert _neighbours("s3") == {"api", "io", "bucket", "s3-user", "nginx"} | workers
+    assert _neighbours("nginx") == {"api", "s3"}
+    for name, service in SERVICES.items():
+        assert service.get("network_mode") == "none" or service["networks"], name
+    for name, given in COMPOSE["networks"].items():
+        users = {each for each, service in SERVICES.items() if name in service.get("networks", ())}
+        network = given or {}
+        masquerades = network.get("driver_opts", {}).get(
+            "com.docker.network.bridge.enable_ip_masquerade", "true"
+        )
+        if not network.get("internal") and masquerades == "true":
+            assert users == OUT, f"{name} leads out"
+        elif not network.get("internal"):
+            assert users <= PUBLISHED, name
+
+
+def test_redis_is_full_before_its_container_is() -> None:
+    config = (ROOT / "deploy/docker/redis.conf").read_text()
+    most = int(re.findall(r"^maxmemory (\d+)gb$", config, re.MULTILINE)[0])
+    assert SERVICES["redis"]["mem_limit"] == f"{2 * most}g"
+
+
+def test_the_services_keys_of_the_store_open_its_bucket_alone() -> None:
+    root = {"s3_root_user", "s3_root_password"}
+    assert {name for name, each in SERVICES.items() if root & set(each.get("secrets", ()))} == {
+        "s3",
+        "s3-user",
+    }
+    assert SERVICES["bucket"]["depends_on"].keys() == {"s3-user"}
+    policy = json.loads((ROOT / "deploy/docker/store-policy.json").read_text())
+    bucket = f"arn:aws:s3:::{Settings.model_fields['s3_bucket'].default}"
+    for statement in policy["Statement"]:
+        assert statement["Effect"] == "Allow"
+        assert set(statement["Resource"]) <= {bucket, f"{bucket}/*"}
+        assert not [each for each in statement["Action"] if "*" in each or "Policy" in each]
+
+
+def test_the_store_gets_the_services_user_and_no_key_is_an_argument(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    subprocess.run([ROOT / "deploy/docker/secrets.sh", folder], check=True)
+    asked = tmp_path / "asked"
+    client = tmp_path / "mc"
+    # Attaching what is attached is refused.
+    client.write_text(
+        f'#!/bin/sh\necho "$@" >> {asked}\necho "$MC_HOST_store" >> {asked}.env\n'
+        f'case "$*" in *"user add"*) cat >> {asked}.input;; *attach*) exit 1;; '
+        "*info*) echo PolicyName: rmbg-bucket;; esac\n"
+    )
+    client.chmod(0o755)
+    script = ROOT / "deploy/docker/store-user.sh"
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["sh", script, "http://s3:9000", folder], check=True, env=env)
+    secret = {path.name: path.read_text() for path in folder.iterdir()}
+    assert asked.with_name("asked.input").read_text().split() == [
+        secret["s3_access_key"],
+        secret["s3_secret_key"],
+    ]
+    root = f"{secret['s3_root_user']}:{secret['s3_root_password']}"
+    assert set(asked.with_name("asked.env").read_text().split()) == {f"http://{root}@s3:9000"}
+    said = asked.read_text()
+    assert "policy attach store rmbg-bucket --user rmbg" in said
+    assert secret["s3_secret_key"] not in said
+    assert secret["s3_root_password"] not in said
 
 
 def _with_defaults(text: str) -> str:
