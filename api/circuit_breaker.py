@@ -4,11 +4,15 @@ A server that refuses connections costs a caller next to nothing. One that accep
 silent costs each caller a timeout; with a breaker the first callers pay, and the others do not.
 """
 
+import io
 import math
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Self, cast
 
 import urllib3
@@ -17,16 +21,31 @@ from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from urllib3 import HTTPHeaderDict
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError, ResponseError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
+from urllib3.util.wait import wait_for_read
 
+from api.call_queue import CallQueue
 from tasks.object_store import CONNECTIONS, STALE_RETRIES
 from tasks.redis_client import client_options
 
 #: After a failure calls are refused for this long; then one caller probes.
 OPEN_SECONDS: Final = 1.0
-#: Longest silence of S3 in a call. With it and `CONNECT_SECONDS` a request ends within 5 s.
+#: Longest silence of S3. With it and `CONNECT_SECONDS` a request ends within 5 s while S3 hangs.
 READ_SECONDS: Final = 4.0
+#: Longest that a call waits for its answer while S3 answers or takes bytes of other calls.
+ANSWER_SECONDS: Final = 30.0
+#: Calls of a process to S3 at once, and the longest that another one waits for its turn.
+CALLS: Final = 8
+QUEUE_SECONDS: Final = 60.0
+#: A body is sent in blocks of this size, each of which S3 has to take within `READ_SECONDS`.
+_BLOCK_BYTES: Final = 2**16
+#: Bytes that the kernel takes before S3 does: what is sent is to be on its way.
+_SEND_BUFFER_BYTES: Final = 2**18
+#: Kernels on the way take some megabytes more, so S3 has longer to answer a large body.
+_ANSWER_BYTES_PER_SECOND: Final = 2 * 2**20
 CONNECT_SECONDS: Final = 2.0
 #: How long Redis may take to answer the check that a caller makes after its own failure.
 CHECK_SECONDS: Final = 1.0
@@ -38,11 +57,22 @@ class CircuitOpenError(RedisConnectionError, HTTPError):
     """The breaker is open: nothing was sent. Both redis-py and urllib3 treat it as theirs."""
 
 
+@dataclass(slots=True)
+class Call:
+    """A call that is made.
+
+    Attributes:
+        moved_at: when the server last took bytes of it; at first, when it began.
+    """
+
+    moved_at: float
+
+
 class CircuitBreaker:
     """What one server's last calls came to, for all threads of a process.
 
     Closed: calls pass. One without an answer opens the breaker, unless the server answered another
-    call in the meantime, and so is merely slow.
+    call in the meantime, or took bytes of one, and so is merely slow.
     Open: calls are refused for `OPEN_SECONDS`.
     Half-open: then one call passes as a probe. Its outcome closes or opens the breaker; the others
     are refused until then.
@@ -58,12 +88,12 @@ class CircuitBreaker:
         self._open_until: float | None = None  # None: closed
         self._prober: int | None = None  # the thread whose call is the probe
         self._opener: int | None = None  # the thread whose call opened the breaker
-        self._answered_at = -math.inf
+        self._alive_at = -math.inf
 
     @contextmanager
     def call(
         self, drop_idle: Callable[[], object], check: Callable[[], bool] | None = None
-    ) -> Iterator[None]:
+    ) -> Iterator["Call"]:
         """Make a call in the block, unless the breaker is open, and record what came of it.
 
         Args:
@@ -74,15 +104,15 @@ class CircuitBreaker:
         Raises:
             CircuitOpenError: the server does not answer, as far as is known.
         """
-        began = self._clock()
-        self._admit(began, check)
+        call = Call(self._clock())
+        self._admit(call.moved_at, check)
         try:
-            yield
+            yield call
         except _NO_ANSWER as error:
             if isinstance(error, MaxRetryError) and isinstance(error.reason, ResponseError):
                 # urllib3 retries no more because of statuses, which the server answered with.
                 self.record_success()
-            elif self.record_failure(str(error), since=began, silent=_is_silence(error)):
+            elif self.record_failure(str(error), since=call.moved_at, silent=_is_silence(error)):
                 self._opener = threading.get_ident()
                 drop_idle()
             raise
@@ -94,15 +124,28 @@ class CircuitBreaker:
             raise
         self.record_success()
 
+    @property
+    def open(self) -> bool:
+        """Whether calls are refused, but for a probe."""
+        return self._open_until is not None
+
+    def silence(self, since: float) -> float:
+        """Return for how long the server has given no sign of life, at most since a time."""
+        return self._clock() - max(since, self._alive_at)
+
+    def record_moved(self, call: "Call") -> None:
+        """Note that the server took bytes of a call: it lives."""
+        call.moved_at = self._alive_at = self._clock()
+
     def record_success(self) -> None:
         """Close the breaker: the server answered."""
         with self._lock:
-            self._answered_at = self._clock()
+            self._alive_at = self._clock()
             self._open_until = None
             self._prober = None
 
     def record_failure(self, reason: str, *, since: float, silent: bool = True) -> bool:
-        """Open the breaker, unless the server has answered since a time of the clock.
+        """Open the breaker, unless the server has given a sign of life since a time of the clock.
 
         After silence it stays open for `OPEN_SECONDS`. A connection that was refused or cut off
         cost nothing, and the server may be back at once: the next call is a probe.
@@ -113,7 +156,7 @@ class CircuitBreaker:
         with self._lock:
             if self._prober == threading.get_ident():
                 self._prober = None
-            if self._answered_at > since:
+            if self._alive_at > since:
                 return False
             self._reason = reason
             self._open_until = self._clock() + (OPEN_SECONDS if silent else 0.0)
@@ -190,7 +233,7 @@ class BreakerPipeline(Pipeline):
             return super().execute(raise_on_error)
 
 
-def _redis_call(breaker: CircuitBreaker, pool: ConnectionPool) -> AbstractContextManager[None]:
+def _redis_call(breaker: CircuitBreaker, pool: ConnectionPool) -> AbstractContextManager[Call]:
     return breaker.call(
         lambda: pool.disconnect(inuse_connections=False), lambda: _answers_ping(pool)
     )
@@ -232,16 +275,83 @@ class _RetryUnlessSilent(urllib3.Retry):
         return super().increment(method, url, response, error, *more, **named)
 
 
-class BreakerPool(urllib3.PoolManager):
-    """Connections to S3 with short timeouts, behind a breaker."""
+class _Body(io.BytesIO):
+    """A body that is sent block by block, and tells when the next block is wanted."""
 
-    def __init__(self, breaker: CircuitBreaker) -> None:
+    def __init__(self, data: bytes, wanted: Callable[[], object]) -> None:
+        super().__init__(data)
+        self._wanted = wanted
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next block."""
+        if self.tell():
+            self._wanted()
+        return super().read(size)
+
+
+class _HttpConnection(HTTPConnection):
+    """A connection that waits for an answer for as long as the server gives signs of life."""
+
+    def __init__(self, breaker: CircuitBreaker, *args: Any, **options: Any) -> None:  # noqa: ANN401 - urllib3's
+        super().__init__(*args, **options)
+        self._breaker = breaker
+        self._sent = 0
+
+    def send(self, data: Any) -> None:  # noqa: ANN401 - http.client's
+        """Send bytes, and count those since the last answer."""
+        super().send(data)
+        self._sent += len(data)
+
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override] # as urllib3's
+        """Return the answer, once its head has come."""
+        silence = READ_SECONDS + self._sent / _ANSWER_BYTES_PER_SECOND
+        self._sent = 0
+        _await_answer(self.sock, self._breaker, silence)
+        return super().getresponse()
+
+
+class _HttpsConnection(_HttpConnection, HTTPSConnection):
+    """The same over TLS."""
+
+
+def _await_answer(connected: socket.socket, breaker: CircuitBreaker, longest: float) -> None:
+    """Return once an answer has begun; raise after a silence of the whole server that long."""
+    began, silence = time.monotonic(), 0.0
+    while silence < longest and time.monotonic() - began < ANSWER_SECONDS:
+        if wait_for_read(connected, longest - silence):
+            return
+        silence = breaker.silence(began)
+    raise TimeoutError(f"no answer, and no sign of life for {silence:.1f} s")
+
+
+class BreakerPool(urllib3.PoolManager):
+    """Connections to S3 behind a breaker: few calls at once, and short timeouts.
+
+    Args:
+        breaker: opens while S3 is silent.
+        caller: returns on whose behalf this thread calls; callers take turns.
+    """
+
+    def __init__(self, breaker: CircuitBreaker, caller: Callable[[], str] = lambda: "") -> None:
         super().__init__(
             timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
             maxsize=CONNECTIONS,
             retries=_RetryUnlessSilent(**STALE_RETRIES),
+            blocksize=_BLOCK_BYTES,
+            socket_options=[
+                *HTTPConnection.default_socket_options,
+                (socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES),
+            ],
         )
         self._breaker = breaker
+        self._caller = caller
+        self._queue = CallQueue(CALLS, seconds=QUEUE_SECONDS)
+
+    def _new_pool(self, scheme: str, *args: Any, **more: Any) -> urllib3.HTTPConnectionPool:  # noqa: ANN401 - urllib3's
+        pool = super()._new_pool(scheme, *args, **more)
+        kind = _HttpsConnection if scheme == "https" else _HttpConnection
+        pool.ConnectionCls = cast("Any", partial(kind, self._breaker))
+        return pool
 
     def urlopen(
         self,
@@ -251,5 +361,17 @@ class BreakerPool(urllib3.PoolManager):
         **more: Any,  # noqa: ANN401 - urllib3's signature
     ) -> urllib3.BaseHTTPResponse:
         """Send a request and read the head of its answer."""
-        with self._breaker.call(self.clear):
+        with (
+            self._queue.turn(self._caller(), lambda: self._breaker.open),
+            self._breaker.call(self._drop_idle) as call,
+        ):
+            body = more.get("body")
+            if isinstance(body, bytes) and len(body) > _BLOCK_BYTES:
+                more["headers"] = HTTPHeaderDict(more.get("headers") or {})
+                more["headers"]["Content-Length"] = str(len(body))
+                more["body"] = _Body(body, lambda: self._breaker.record_moved(call))
             return super().urlopen(method, url, *args, **more)
+
+    def _drop_idle(self) -> None:
+        self.clear()
+        self._queue.look_again()

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from flask import g, has_app_context
+
 from api.circuit_breaker import BreakerPool, BreakerRedis, CircuitBreaker
 from api.idempotency import IdempotencyGuard
 from api.inputs import ImageInputs
@@ -18,6 +20,11 @@ from tasks.runtime import Runtime
 
 #: Longest that a job's message may take while its caller waits; the reconciler sends it otherwise.
 _SENDING_SECONDS: Final = 3.0
+
+
+def _caller() -> str:
+    """Return the id of the owner whose request this thread handles."""
+    return g.owner.id if has_app_context() and "owner" in g else ""
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,9 @@ class Services:
             settings,
             redis=BreakerRedis.connect(settings.redis_url.get_secret_value(), CircuitBreaker()),
             celery_app=create_celery(settings, socket_timeout=_SENDING_SECONDS),
-            object_store=ObjectStore.from_settings(settings, BreakerPool(CircuitBreaker())),
+            object_store=ObjectStore.from_settings(
+                settings, BreakerPool(CircuitBreaker(), _caller)
+            ),
         )
         return cls(settings, runtime, TaskWaiter(runtime))
 

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import urllib3
@@ -25,8 +27,9 @@ from tasks.object_store import ORIGINALS, ObjectStore, original_key
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tests.support.paths import DATA
-from tests.support.servers import running
+from tests.support.servers import Servers, running
 from tests.support.service import running_api
+from tests.support.throttling_proxy import throttling_proxy
 
 #: What was promised is 5 s; it was some 20 s before there was a limit.
 BOUND_SECONDS = 8.0
@@ -118,6 +121,30 @@ def world(
         pool = stack.enter_context(urllib3.PoolManager(maxsize=16, retries=False, timeout=120))
         redis = stack.enter_context(connect(redis_url))
         yield World(url, servers, JobStore(redis), bucket, pool)
+
+
+@pytest.mark.slow
+@pytest.mark.hostile
+def test_a_hundred_large_pictures_at_once_are_accepted_by_a_store_that_is_merely_busy(
+    servers: Servers, service_environment: dict[str, str], tmp_path: Path
+) -> None:
+    port = urlsplit(servers.s3.endpoint).port or 0
+    picture = _PHOTO + bytes(10 * 2**20)
+    with throttling_proxy(port, 40 * 2**20) as slow:
+        env = service_environment | {
+            "RMBG_REDIS_URL": servers.new_database(),
+            "RMBG_S3_ENDPOINT": f"http://127.0.0.1:{slow}",
+            "RMBG_MAX_IMAGE_MB": "11",
+            "RMBG_API_WORKERS": "2",
+        }
+
+        def submit(_: int) -> int:
+            fields = {"cache": "false", "image": ("coffee.jpg", picture)}
+            url = f"{api.url}/api/v1/remove-bg"
+            return urllib3.request("POST", url, fields=fields, retries=False, timeout=180).status
+
+        with running_api(env, tmp_path / "api.log") as api, ThreadPoolExecutor(100) as pool:
+            assert set(pool.map(submit, range(100))) == {202}
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,13 @@ from urllib3.exceptions import ResponseError as ResponseStatusError
 from urllib3.exceptions import TimeoutError as StoreTimeoutError
 
 from api.circuit_breaker import (
+    CALLS,
     CHECK_SECONDS,
     OPEN_SECONDS,
     READ_SECONDS,
     BreakerPool,
     BreakerRedis,
+    Call,
     CircuitBreaker,
     CircuitOpenError,
 )
@@ -171,15 +173,20 @@ def test_a_probe_that_is_interrupted_makes_room_for_another(
     assert elsewhere.submit(half_open.ask).result(10) == "answered"
 
 
-def test_one_slow_call_beside_others_that_are_answered_opens_nothing(
-    server: Server, elsewhere: ThreadPoolExecutor
+@pytest.mark.parametrize(
+    "sign_of_life",
+    [CircuitBreaker.record_success, lambda breaker: breaker.record_moved(Call(0))],
+    ids=["answered", "taken in"],
+)
+def test_one_slow_call_beside_others_that_get_on_opens_nothing(
+    server: Server, elsewhere: ThreadPoolExecutor, sign_of_life: Callable[[CircuitBreaker], object]
 ) -> None:
     server.error = RedisTimeoutError("gone")
     server.answers.clear()
     slow = elsewhere.submit(server.ask)
     assert server.called.wait(10)
     server.clock.now += 1
-    server.breaker.record_success()
+    sign_of_life(server.breaker)
     server.answers.set()
     assert slow.result(10) == "failed"
     server.error = None
@@ -234,6 +241,27 @@ def test_a_slow_store_is_waited_for() -> None:
 
     with serving(slow) as port:
         assert _put(BreakerPool(CircuitBreaker()), port, 10 * 2**20) == 200
+
+
+def test_a_busy_store_gets_few_calls_at_once_and_none_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It works at one call at a time, and needs longer for all than one may be silent."""
+    monkeypatch.setattr("api.circuit_breaker.READ_SECONDS", 0.2)
+    lock, calls, most = threading.Lock(), threading.Semaphore(CALLS), []
+
+    def busy(request: Request) -> None:
+        most.append(calls.acquire(blocking=False))
+        with lock:
+            time.sleep(0.05)
+            calls.release()
+            answer(200)(request)
+
+    pool = BreakerPool(CircuitBreaker())
+    with serving(busy) as port, ThreadPoolExecutor(4 * CALLS) as callers:
+        statuses = callers.map(lambda size: _put(pool, port, size), [1, 2**18] * 2 * CALLS)
+        assert list(statuses) == [200] * 4 * CALLS
+    assert all(most)
 
 
 def test_a_connection_that_was_dropped_is_made_again() -> None:
