@@ -8,6 +8,7 @@ import structlog
 from api.auth import LOOPBACK_ONLY, loopback_only, refuse_public_bind_without_keys
 from api.settings import ApiSettings
 from tasks.errors import ObjectStoreUnavailableError, SettingsError
+from tasks.log import configure_logging, log_unknown_variables
 from tasks.metrics import make_shared_folder, remove_shared_folder, use_shared_folder
 from tasks.runtime import Runtime
 
@@ -31,6 +32,8 @@ def on_starting(server: Any) -> None:  # noqa: ANN401 - gunicorn publishes no ty
     # All workers share their metrics: a scrape reaches any of them.
     make_shared_folder()
     settings = ApiSettings.load()
+    configure_logging(settings)
+    log_unknown_variables(ApiSettings)
     try:
         with Runtime(settings) as runtime:
             refuse_public_bind_without_keys(settings, server.cfg.address, runtime.api_keys)

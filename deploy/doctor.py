@@ -22,6 +22,7 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
+from api.settings import ApiSettings
 from inference.errors import ModelError
 from inference.models.registry import ModelSpec, get_spec
 from inference.models.weights import find_weights_problem
@@ -33,7 +34,7 @@ from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore
 from tasks.redis_client import celery_broker
 from tasks.runtime import Runtime
-from tasks.settings import Settings
+from tasks.settings import Settings, unknown_variables
 from tasks.webhooks.deliveries import DeliveryStore
 from tasks.worker_registry import Worker
 
@@ -102,6 +103,9 @@ def run_checks() -> Iterator[CheckResult]:
         yield _fail("settings", str(error), "correct them; docs/settings.md lists all settings")
         return
     yield _ok("settings", f"all valid; model {settings.model}, host {settings.host}")
+    for name, meant in unknown_variables(ApiSettings).items():
+        advice = f"{meant} is meant?" if meant else "docs/settings.md lists all settings"
+        yield _warn("settings", f"{name} is no setting, and has no effect", advice)
     url = settings.redis_url.get_secret_value()
     with Runtime(settings) as runtime:
         redis_results = list(check_redis(runtime.redis, url))

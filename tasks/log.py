@@ -8,7 +8,7 @@ import structlog
 
 from tasks.audit import audit_to_file
 from tasks.errors import SettingsError
-from tasks.settings import Settings
+from tasks.settings import Settings, unknown_variables
 
 
 def configure_logging(settings: Settings, *, audit_log: Path | None = None) -> None:
@@ -76,3 +76,10 @@ def configure_logging(settings: Settings, *, audit_log: Path | None = None) -> N
     logging.getLogger("kombu").setLevel(logging.WARNING)
     # urllib3 warns with whole URLs, and a webhook's URL may hold a secret.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
+
+
+def log_unknown_variables(known: type[Settings], *, only_misspelt: bool = False) -> None:
+    """Warn of each variable `RMBG_*` that is no setting: whoever set it meant one."""
+    for name, meant in unknown_variables(known, only_misspelt=only_misspelt).items():
+        hint = {"meant": meant} if meant else {}
+        structlog.get_logger(__name__).warning("settings.unknown", name=name, **hint)

@@ -1,12 +1,14 @@
 """The settings, read from `RMBG_*` once and checked at start; one error lists all that are wrong.
 
-A secret, or any other setting, can come from a file: `RMBG_S3_SECRET_KEY_FILE=/run/secrets/s3`.
+A secret, or any other setting, can come from a file: `RMBG_S3_SECRET_KEY_FILE=/run/secrets/s3`. A
+variable that is empty counts as unset.
 """
 
 import base64
 import os
 import socket
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
@@ -51,6 +53,12 @@ TLS_OPTION_PREFIX = "ssl_"
 #: How redis-py may check a server's certificate; optional is the same as required in a client.
 _CERTIFICATE_CHECKS = ("required", "optional", "none")
 
+#: Variables `RMBG_*` that are no settings of the service: those of its clients and its own parts.
+_OTHER_VARIABLES = frozenset({"RMBG_API_KEY", "RMBG_LOOPBACK_ONLY", "RMBG_PUBLIC_ADDRESS"})
+
+#: From this similarity on, one name may be meant by another (difflib; 1 is equal).
+_NEAR = 0.88
+
 _WEBHOOK_SECRET_SIZES = range(24, 65)
 
 
@@ -79,6 +87,23 @@ def set_metrics_folder(folder: Path | None) -> None:
         os.environ[_METRICS_FOLDER] = str(folder)
 
 
+def unknown_variables(known: type["Settings"], *, only_misspelt: bool = False) -> dict[str, str]:
+    """Return the variables `RMBG_*` that are no settings, with what may be meant for each.
+
+    A name that resembles no setting has "" there, and is left out with `only_misspelt`: a process
+    that knows only the shared settings takes the API's for unknown.
+    """
+    names = {variable(name) for name in known.model_fields}
+    given = {name for name in os.environ if name.startswith(PREFIX)} - names - _OTHER_VARIABLES
+    found = {}
+    for name in sorted(given):
+        setting = name.removesuffix("_FILE")
+        if setting not in names:
+            near = get_close_matches(setting, sorted(names), 1, _NEAR)
+            found[name] = near[0] + name.removeprefix(setting) if near else ""
+    return {name: meant for name, meant in found.items() if meant or not only_misspelt}
+
+
 def _from_files(names: Iterable[str]) -> dict[str, str]:
     """Read the settings that have a variable `RMBG_<NAME>_FILE`, without a file's last newline."""
     paths = {name: os.environ.get(f"{variable(name)}_FILE") for name in names}
@@ -100,7 +125,9 @@ def _check_tls_options(url: str) -> None:
 class Settings(BaseSettings):
     """The settings that the API, the workers and the command line share."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore"
+    )
 
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),

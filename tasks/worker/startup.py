@@ -26,7 +26,7 @@ from inference.models.registry import get_spec
 from inference.models.selftest import check_model_output
 from inference.models.weights import check_weights, file_sha256, find_weights_file
 from tasks.jobs import routing
-from tasks.log import configure_logging
+from tasks.log import configure_logging, log_unknown_variables
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
 
@@ -53,6 +53,7 @@ def check_command(worker: Any, settings: Settings, registry: WorkerRegistry) -> 
         QueueUnavailableError: Redis does not answer.
     """
     configure_logging(settings)  # Celery configures it later
+    log_unknown_variables(type(settings), only_misspelt=True)
     if routing.is_model_worker(worker.app):
         _check_queues(worker, settings.model)
         _check_pool(worker)

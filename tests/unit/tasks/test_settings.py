@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from api.settings import ApiSettings
 from tasks.errors import SettingsError
-from tasks.settings import Settings
+from tasks.settings import Settings, unknown_variables, variable
 
 
 def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,3 +53,30 @@ def test_a_wrong_tls_option_is_refused_at_start(url: str, problem: str) -> None:
     with pytest.raises(SettingsError, match=problem) as refused:
         Settings.load(redis_url=url)
     assert "hunter2" not in str(refused.value)
+
+
+def test_a_misspelt_variable_is_told_with_what_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RMBG_MAX_PENDNG", "5")
+    monkeypatch.setenv("RMBG_S3_SECRETKEY_FILE", "/run/secrets/s3")
+    monkeypatch.setenv("RMBG_SHOE_SIZE", "43")
+    monkeypatch.setenv("RMBG_API_KEY", "of a client")
+    misspelt = {
+        "RMBG_MAX_PENDNG": "RMBG_MAX_PENDING",
+        "RMBG_S3_SECRETKEY_FILE": "RMBG_S3_SECRET_KEY_FILE",
+    }
+    assert unknown_variables(Settings, only_misspelt=True) == misspelt
+    assert unknown_variables(ApiSettings) == {**misspelt, "RMBG_SHOE_SIZE": ""}
+
+
+def test_a_workers_settings_take_none_of_the_apis_for_misspelt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ApiSettings.model_fields:
+        monkeypatch.setenv(variable(name), "x")
+    assert unknown_variables(Settings, only_misspelt=True) == {}
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.setenv(variable(name), "")
+    assert Settings.load().max_pending == 10_000
