@@ -60,7 +60,7 @@ test-faults: install ## Run the whole fault suite: kill, stop and cut off real p
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(FAULT_PROCESSES) --dist loadfile --no-loadscope-reorder -m faults tests/acceptance/faults $(ARGS)
 
 test-hostile: install ## Run the attacks of hostile clients at full size, on loopback only
-	$(BIN)/pytest -m hostile tests/acceptance $(ARGS)
+	$(BIN)/pytest -m hostile tests $(ARGS)
 
 lint: install ## Check style, types and import rules
 	$(BIN)/ruff check

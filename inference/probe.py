@@ -2,8 +2,8 @@
 
 `PIL.Image.open` is not used: it tries every format it knows, and its guard against huge pictures
 warns or raises by a global figure. Here the signature decides the format, its structure is walked
-in bounded steps, and the limits are the caller's. No pixel is decoded, and only AVIF is opened with
-Pillow's reader.
+in bounded steps, and the limits are the caller's. No pixel is decoded, and no reader opens the
+file.
 """
 
 import math
@@ -21,7 +21,7 @@ from inference.errors import (
     SideTooLongError,
     UnsupportedFormatError,
 )
-from inference.structure import Structure, walk_structure
+from inference.structure import walk_structure
 
 #: Bytes that `identify_format` and the walks of `inference.structure` need.
 PREFIX_SIZE = 64
@@ -103,7 +103,7 @@ def probe_image(source: BinaryIO | bytes, limits: ImageLimits = DEFAULT_LIMITS) 
         file.seek(0)
         prefix = file.read(PREFIX_SIZE)
         name = _identify_accepted_format(prefix)
-        structure = walk_structure(file, name, prefix) or _open_structure(file, name)
+        structure = walk_structure(file, name, prefix)
         if structure.size is None or min(structure.size) < 1:
             raise _damaged_header_error(name)
         width, height = structure.size
@@ -130,11 +130,6 @@ def _identify_accepted_format(prefix: bytes) -> str:
     if name not in accepted:
         raise UnsupportedFormatError(f"{name} files are not accepted here. {hint}")
     return name
-
-
-def _open_structure(file: BinaryIO, name: str) -> Structure:
-    file.seek(0)
-    return Structure(open_image(file, name).size)
 
 
 def check_size(width: int, height: int, limits: ImageLimits) -> None:

@@ -19,11 +19,13 @@ MAX_SCANS: Final = 100
 MAX_PARTS: Final = 32_768
 #: Tags of a TIFF's first picture. The standards name about 300.
 MAX_TIFF_TAGS: Final = 1_000
-#: Boxes of a HEIC on one level. A phone's picture of 48 megapixels has about 300.
+#: Boxes of a HEIC or AVIF that are read. A phone's picture of 48 megapixels has about 300.
 MAX_BOXES: Final = 4_096
-#: Bytes of the table that says which properties each item of a HEIC has.
+#: Items of a HEIC or AVIF. libavif compares each new one with all others: 32,000 take it 3 s.
+MAX_ITEMS: Final = 8_192
+#: Bytes of the tables that say which properties and parts the items of a HEIC or AVIF have.
 MAX_ITEM_TABLE: Final = 1 << 18
-#: A HEIC's picture may be put together from tiles of this many times its pixels, and of some more,
+#: The tiles of a HEIC, AVIF or TIFF may have this many times the picture's pixels, and some more,
 #: since a small picture takes whole tiles. That includes its alpha, depth and similar maps.
 MAX_TILE_RATIO: Final = 4
 _SPARE_TILE_PIXELS: Final = 1 << 22
@@ -51,12 +53,19 @@ _JPEG_NO_SEGMENT: Final = frozenset(pair for pair, _ in _JPEG_REPLACED)
 # A grid of tiles is one; readers tell grids of grids, and overlays of those.
 _MAX_DERIVATIONS: Final = 4
 
+# Lists of items: where the count is, and the version from which it has 4 bytes and not 2.
+_ITEM_LISTS: Final[Mapping[bytes, tuple[int, int]]] = MappingProxyType(
+    {b"iinf": (4, 1), b"iloc": (6, 2)}
+)
+
 _TIFF_TYPE_BYTES: Final[Mapping[int, int]] = MappingProxyType(
     {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
     | {16: 8, 17: 8, 18: 8}
 )
 _TIFF_WIDTH: Final = 256
 _TIFF_HEIGHT: Final = 257
+_TIFF_TILE_WIDTH: Final = 322
+_TIFF_TILE_HEIGHT: Final = 323
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +79,13 @@ class Structure:
     complete: bool = True
 
 
-def walk_structure(file: BinaryIO, name: str, prefix: bytes) -> Structure | None:
-    """Walk a file of a format; None if the format's structure is not known here.
+def walk_structure(file: BinaryIO, name: str, prefix: bytes) -> Structure:
+    """Walk a file of an accepted format.
 
     Raises:
         ImageTooComplexError: the file has more parts than any honest writer makes.
     """
-    walk = _WALKS.get(name)
-    return None if walk is None else walk(file, prefix)
+    return _WALKS[name](file, prefix)
 
 
 def _too_complex(parts: str, limit: int) -> ImageTooComplexError:
@@ -85,6 +93,15 @@ def _too_complex(parts: str, limit: int) -> ImageTooComplexError:
         f"The image has more than {limit} {parts}, and would take too long to decode. "
         "Save it again in an image editor."
     )
+
+
+def _check_tiles(pixels: int, size: tuple[int, int]) -> None:
+    """Refuse a picture whose tiles have many times its pixels, all of which are decoded."""
+    if pixels > MAX_TILE_RATIO * size[0] * size[1] + _SPARE_TILE_PIXELS:
+        raise ImageTooComplexError(
+            f"The image is put together from tiles of more than {MAX_TILE_RATIO} times its pixels, "
+            "and would take too long to decode. Save it again in an image editor."
+        )
 
 
 def _walk_jpeg(file: BinaryIO, _: bytes) -> Structure:
@@ -231,7 +248,8 @@ def _walk_tiff(file: BinaryIO, prefix: bytes) -> Structure:
         raise _too_complex("tags", MAX_TIFF_TAGS)
     entry = 4 + 2 * word
     table = file.read(count * entry)
-    sides, claimed = {_TIFF_WIDTH: 0, _TIFF_HEIGHT: 0}, 0
+    sides = dict.fromkeys((_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT), 0)
+    claimed = 0
     for at in range(0, len(table), entry):
         tag, kind = number(table[at : at + 2]), number(table[at + 2 : at + 4])
         width = _TIFF_TYPE_BYTES.get(kind, 1)
@@ -242,38 +260,39 @@ def _walk_tiff(file: BinaryIO, prefix: bytes) -> Structure:
             sides[tag] = number(value[:width])
     if len(table) < count * entry or claimed > file.seek(0, 2):
         return Structure(None)
-    return Structure((sides[_TIFF_WIDTH], sides[_TIFF_HEIGHT]))
+    size = sides[_TIFF_WIDTH], sides[_TIFF_HEIGHT]
+    _check_tiles(sides[_TIFF_TILE_WIDTH] * sides[_TIFF_TILE_HEIGHT], size)
+    return Structure(size)
 
 
-def _walk_heic(file: BinaryIO, _: bytes) -> Structure:
-    """Read the boxes of a HEIF file (ISO/IEC 23008-12): the size of its primary item.
+def _walk_heif(file: BinaryIO, _: bytes) -> Structure:
+    """Read the boxes of a HEIC or AVIF (ISO/IEC 23008-12): the size of its primary item.
 
     A picture may be put together from the same large tile again and again: what a reader has to
     decode for it is counted.
     """
     end = file.seek(0, 2)
-    items, complete = _HeicItems(), True
-    for kind, body, stop in _boxes(file, 0, end):
+    items, complete = _HeifItems(), True
+    for kind, body, stop in _boxes(file, 0, end, items.steps):
         complete = complete and stop <= end
         if kind == b"meta":
-            _read_heic_items(file, body + 4, min(stop, end), items)
+            _read_heif_items(file, body + 4, min(stop, end), items)
     size = items.size_of(items.primary)
     if size is None:
         return Structure(None)
-    pixels = items.pixels(items.primary) + sum(map(items.pixels, items.auxiliary))
-    if pixels > MAX_TILE_RATIO * size[0] * size[1] + _SPARE_TILE_PIXELS:
-        raise ImageTooComplexError(
-            f"The image is put together from tiles of more than {MAX_TILE_RATIO} times its pixels, "
-            "and would take too long to decode. Save it again in an image editor."
-        )
+    _check_tiles(items.pixels(items.primary) + sum(map(items.pixels, items.auxiliary)), size)
     return Structure(size, complete=complete)
 
 
-class _HeicItems:
+class _HeifItems:
     """The items of a HEIF file: their sizes, and what they are put together from."""
 
     def __init__(self) -> None:
         self.primary = -1
+        #: One for each box that may still be read, on any level.
+        self.steps = iter(range(MAX_BOXES))
+        #: Bytes of tables that may still be read.
+        self.table_bytes = MAX_ITEM_TABLE
         #: Items that belong to another one, such as its alpha.
         self.auxiliary: list[int] = []
         #: The items that an item is derived from, each as often as it is used.
@@ -309,10 +328,12 @@ class _HeicItems:
         return self._pixels[item]
 
 
-def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def _boxes(
+    file: BinaryIO, start: int, end: int, steps: Iterator[int]
+) -> Iterator[tuple[bytes, int, int]]:
     """Yield the boxes of a range (ISO/IEC 14496-12, 4.2): kind, and where body and box end."""
     at = start
-    for _ in range(MAX_BOXES):
+    for _ in steps:
         file.seek(at)
         head = file.read(16)
         size, body = int.from_bytes(head[:4], "big"), at + 8
@@ -327,30 +348,39 @@ def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, i
     raise _too_complex("boxes", MAX_BOXES)
 
 
-def _read_heic_items(file: BinaryIO, start: int, end: int, items: _HeicItems) -> None:
-    for kind, body, stop in _boxes(file, start, end):
+def _read_heif_items(file: BinaryIO, start: int, end: int, items: _HeifItems) -> None:
+    for kind, body, claimed in _boxes(file, start, end, items.steps):
+        stop = min(claimed, end)
         file.seek(body)
         if kind == b"pitm":
             version, *_ = file.read(4) or b"\0"
             items.primary = int.from_bytes(file.read(4 if version else 2), "big")
+        elif kind in _ITEM_LISTS:
+            _check_item_count(file.read(16), *_ITEM_LISTS[kind])
         elif kind == b"iprp":
-            for inner, inside, close in _boxes(file, body, min(stop, end)):
+            for inner, inside, close in _boxes(file, body, stop, items.steps):
                 if inner == b"ipco":
-                    items.sizes = [
-                        _read_extent(file, *each) for each in _boxes(file, inside, close)
-                    ]
+                    properties = _boxes(file, inside, min(close, stop), items.steps)
+                    items.sizes = [_read_extent(file, *each) for each in properties]
                 elif inner == b"ipma":
-                    _read_associations(_read_table(file, inside, close), items)
+                    _read_associations(_read_table(file, inside, close, items), items)
         elif kind == b"iref":
             version, *_ = file.read(4) or b"\0"
             width = 4 if version else 2
-            for inner, inside, close in _boxes(file, body + 4, min(stop, end)):
-                _read_reference(inner, _read_table(file, inside, close), width, items)
+            for inner, inside, close in _boxes(file, body + 4, stop, items.steps):
+                _read_reference(inner, _read_table(file, inside, close, items), width, items)
 
 
-def _read_table(file: BinaryIO, start: int, end: int) -> bytes:
-    if end - start > MAX_ITEM_TABLE:
-        raise _too_complex("bytes in a table of its items", MAX_ITEM_TABLE)
+def _check_item_count(head: bytes, at: int, first_long: int) -> None:
+    version, *_ = head or b"\0"
+    if int.from_bytes(head[at : at + (4 if version >= first_long else 2)], "big") > MAX_ITEMS:
+        raise _too_complex("items", MAX_ITEMS)
+
+
+def _read_table(file: BinaryIO, start: int, end: int, items: _HeifItems) -> bytes:
+    items.table_bytes -= end - start
+    if items.table_bytes < 0:
+        raise _too_complex("bytes in the tables of its items", MAX_ITEM_TABLE)
     file.seek(start)
     return file.read(end - start)
 
@@ -363,7 +393,7 @@ def _read_extent(file: BinaryIO, kind: bytes, body: int, _: int) -> tuple[int, i
     return int.from_bytes(data[:4], "big"), int.from_bytes(data[4:], "big")
 
 
-def _read_associations(table: bytes, items: _HeicItems) -> None:
+def _read_associations(table: bytes, items: _HeifItems) -> None:
     """Read which properties each item has, from the body of an `ipma` box."""
     if len(table) < 8:  # noqa: PLR2004 - version, flags and count
         return
@@ -380,7 +410,7 @@ def _read_associations(table: bytes, items: _HeicItems) -> None:
         at = end
 
 
-def _read_reference(kind: bytes, table: bytes, width: int, items: _HeicItems) -> None:
+def _read_reference(kind: bytes, table: bytes, width: int, items: _HeifItems) -> None:
     """Read what an item refers to, from a box in `iref`; ids have `width` bytes."""
     source = int.from_bytes(table[:width], "big")
     if kind == b"dimg":
@@ -398,6 +428,7 @@ _WALKS: Final[Mapping[str, Callable[[BinaryIO, bytes], Structure]]] = MappingPro
         "GIF": _walk_gif,
         "BMP": _walk_bmp,
         "TIFF": _walk_tiff,
-        "HEIC": _walk_heic,
+        "HEIC": _walk_heif,
+        "AVIF": _walk_heif,
     }
 )

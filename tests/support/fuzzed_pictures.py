@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
+from inference.probe import accepted_formats
 from tests.support.icc_profiles import named_profile
 from tests.support.pictures import exif_orientation, picture_file, read_picture
 
@@ -58,6 +59,49 @@ def fuzzed(count: int, seed: int) -> Iterator[Fuzzed]:
         kind = kinds[number % len(kinds)]
         data = _KINDS[kind](random_)
         yield Fuzzed(f"{number}-{kind}", data, _size(data))
+
+
+#: What a length, count or offset says when it lies.
+_EXTREMES = (0, 1, 8, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF)
+
+
+def mutated_headers(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
+    """So many files with lies in their structure, every format in turn, and the format's name."""
+    random_ = random.Random(seed)
+    names = accepted_formats()
+    wholes = [picture_file(_picture(random_, size=(96, 64)), name) for name in names]
+    for number in range(count):
+        data = bytearray(wholes[number % len(names)])
+        for _ in range(random_.randint(1, 6)):
+            random_.choice(_MUTATIONS)(random_, data)
+        yield names[number % len(names)], bytes(data)
+
+
+def _place(random_: random.Random, data: bytearray) -> int:
+    """Somewhere behind the signature, mostly in the header."""
+    return random_.randrange(4, max(5, min(len(data), random_.choice((64, 600, 1 << 20)))))
+
+
+def _write_extreme(random_: random.Random, data: bytearray) -> None:
+    at, size = _place(random_, data), random_.choice((1, 2, 4, 8))
+    value = random_.choice((*_EXTREMES, len(data), random_.randrange(len(data) + 1)))
+    data[at : at + size] = (value % (1 << 8 * size)).to_bytes(
+        size, random_.choice(("big", "little"))
+    )
+
+
+def _repeat(random_: random.Random, data: bytearray) -> None:
+    at = _place(random_, data)
+    piece = data[at : at + random_.choice((1, 2, 8, 16, 40))]
+    data[at:at] = piece * random_.choice((1, 3, 200, 5000))
+
+
+def _cut_out(random_: random.Random, data: bytearray) -> None:
+    at = _place(random_, data)
+    del data[at : at + random_.choice((1, 2, 7, 300))]
+
+
+_MUTATIONS = (_write_extreme, _write_extreme, _repeat, _cut_out)
 
 
 def _size(data: bytes) -> tuple[int, int] | None:

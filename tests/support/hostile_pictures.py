@@ -72,8 +72,9 @@ def heic_header(
     *,
     wide: bool = False,
     more: bytes = b"",
+    brand: bytes = b"heic",
 ) -> bytes:
-    """A HEIC as it begins: item 1 of a size, the others of another; what each is derived from."""
+    """A HEIC or AVIF as it begins: item 1 of a size, others of another; what it is derived from."""
     word = "I" if wide else "H"
     version = struct.pack(">I", wide << 24)
     names = sorted({1, *tiles, *(each for parts in tiles.values() for each in parts)})
@@ -88,4 +89,4 @@ def heic_header(
     )
     primary = box(b"pitm", version, struct.pack(f">{word}", 1))
     meta = box(b"meta", bytes(4), primary, properties, box(b"iref", version, *references), more)
-    return box(b"ftyp", b"heic", bytes(4), b"mif1heic") + meta + box(b"mdat", bytes(16))
+    return box(b"ftyp", brand, bytes(4), b"mif1", brand) + meta + box(b"mdat", bytes(16))

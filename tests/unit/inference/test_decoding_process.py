@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +16,7 @@ from inference import decoding_process
 from inference.decode import decode
 from inference.decoding_process import DecodingBounds, DecodingProcess
 from inference.errors import ImageTooComplexError, InvalidImageError
-from inference.probe import DEFAULT_LIMITS
+from inference.probe import DEFAULT_LIMITS, accepted_formats
 from tests.support.hostile_pictures import png_chunk, tall_png
 from tests.support.pictures import exif_orientation, picture_file
 
@@ -122,6 +124,19 @@ def test_the_time_limit_of_a_job_ends_the_process_whose_picture_nobody_waits_for
             process.decode(_LARGE, DEFAULT_LIMITS)
     assert process.pid != before
     assert _works(process)
+
+
+def test_no_reader_is_loaded_but_those_of_the_accepted_formats(photo: Image.Image) -> None:
+    files = [picture_file(photo, name) for name in accepted_formats()]
+    program = (
+        "import sys; from inference.decode import decode\n"
+        "while size := int(sys.stdin.buffer.readline()): decode(sys.stdin.buffer.read(size))\n"
+        "print(*[name for name in sys.modules if name.endswith('ImagePlugin')])"
+    )
+    sent = b"".join(b"%d\n%b" % (len(data), data) for data in files) + b"0\n"
+    loaded = subprocess.check_output([sys.executable, "-c", program], input=sent).decode().split()
+    formats = ("Jpeg", "Png", "WebP", "Avif", "Tiff", "Bmp", "Gif")
+    assert sorted(loaded) == sorted(f"PIL.{name}ImagePlugin" for name in formats)
 
 
 def test_pictures_are_decoded_here_where_the_system_has_no_bounds(

@@ -1,6 +1,7 @@
 """What a small file can make a reader do is counted in its structure, in bounded steps."""
 
 import io
+import secrets
 import struct
 import zlib
 from contextlib import suppress
@@ -17,19 +18,30 @@ from inference.errors import (
     SideTooLongError,
 )
 from inference.probe import ImageHeader, probe_image
-from inference.structure import MAX_BOXES, MAX_ITEM_TABLE, MAX_PARTS, MAX_SCANS, MAX_TIFF_TAGS
+from inference.structure import (
+    MAX_BOXES,
+    MAX_ITEM_TABLE,
+    MAX_ITEMS,
+    MAX_PARTS,
+    MAX_SCANS,
+    MAX_TIFF_TAGS,
+)
+from tests.support.fuzzed_pictures import mutated_headers
 from tests.support.hostile_pictures import box, heic_header, many_scans, many_tags, tall_png
 from tests.support.pictures import picture_file
 
 
 class CountedFile(io.BytesIO):
-    """A file that counts how often it is read."""
+    """A file that counts how often, and how much of it, is read."""
 
     reads = 0
+    bytes_read = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads += 1
-        return super().read(size)
+        data = super().read(size)
+        self.bytes_read += len(data)
+        return data
 
 
 def _chunks(count: int, kind: bytes) -> bytes:
@@ -102,17 +114,29 @@ def test_tags_that_claim_more_than_the_file_has_are_refused(
 
 
 #: 8 x 6 tiles, as a phone writes them.
+def test_a_tiff_whose_tile_is_far_larger_than_its_picture_is_refused() -> None:
+    data = many_tags(2, 5)
+    for number, tag in enumerate((322, 323)):
+        claim = struct.pack("<HHII", 40_000 + number, 1, 5, 8)
+        assert claim in data
+        data = data.replace(claim, struct.pack("<HHII", tag, 4, 1, 1 << 15))
+    with pytest.raises(ImageTooComplexError, match="tiles of more than 4 times"):
+        probe_image(data)
+
+
 _PHONE = {1: list(range(2, 50))}
 
 
+@pytest.mark.parametrize("name", ["HEIC", "AVIF"])
 @pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize(
     ("size", "tiles"), [((4032, 3024), _PHONE), ((16, 16), {1: [2]}), ((4000, 9), {1: [2] * 8})]
 )
-def test_a_heic_of_tiles_is_read_by_its_primary_item(
-    size: tuple[int, int], tiles: dict[int, list[int]], *, wide: bool
+def test_a_picture_of_tiles_is_read_by_its_primary_item(
+    size: tuple[int, int], tiles: dict[int, list[int]], name: str, *, wide: bool
 ) -> None:
-    assert probe_image(heic_header(size, tiles, wide=wide)) == ImageHeader("HEIC", *size)
+    data = heic_header(size, tiles, wide=wide, brand=name.lower().encode())
+    assert probe_image(data) == ImageHeader(name, *size)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +162,22 @@ def test_a_heic_of_tiles_is_read_by_its_primary_item(
             ImageTooComplexError,
             f"more than {MAX_ITEM_TABLE} bytes",
         ),
+        *(
+            (heic_header((9, 9), {}, more=more, brand=b"avif"), ImageTooComplexError, "items")
+            for more in (
+                box(b"iinf", struct.pack(">IH", 0, MAX_ITEMS + 1)),
+                box(b"iinf", struct.pack(">II", 1 << 24, 1 << 31)),
+                box(b"iloc", struct.pack(">IHH", 0, 0, MAX_ITEMS + 1)),
+                box(b"iloc", struct.pack(">IHI", 2 << 24, 0, 1 << 31)),
+            )
+        ),
+        # Each claims that what follows is its own.
+        (
+            box(b"ftyp", b"avif", bytes(4), b"avif")
+            + box(b"meta", bytes(4), box(b"iprp", box(b"ipco", size=1 << 30))) * MAX_BOXES,
+            ImageTooComplexError,
+            f"more than {MAX_BOXES} boxes",
+        ),
         (heic_header((70_000, 2), {}), SideTooLongError, "70000 x 2"),
         (heic_header((9, 9), {})[:-1], InvalidImageError, "ends before the picture does"),
         (heic_header((9, 9), {})[:60], InvalidImageError, "damaged or incomplete"),
@@ -153,12 +193,36 @@ def test_a_heic_that_asks_for_much_work_is_refused_in_few_reads(
     assert file.reads <= 2 * MAX_BOXES
 
 
-@given(data=st.data(), photo=st.just(picture_file(Image.new("RGB", (40, 30), "teal"), "HEIC")))
-def test_any_damage_to_a_heics_boxes_is_refused_or_read(
-    *, data: st.DataObject, photo: bytes
-) -> None:
+@given(
+    data=st.data(),
+    photo=st.sampled_from(
+        [picture_file(Image.new("RGB", (40, 30), "teal"), name) for name in ("HEIC", "AVIF")]
+    ),
+)
+def test_any_damage_to_boxes_is_refused_or_read(*, data: st.DataObject, photo: bytes) -> None:
     broken = bytearray(photo)
-    for at in data.draw(st.lists(st.integers(24, 460), min_size=1, max_size=6)):
+    for at in data.draw(
+        st.lists(st.integers(24, min(460, len(photo) - 1)), min_size=1, max_size=6)
+    ):
         broken[at] = data.draw(st.integers(0, 255))
     with suppress(InferenceError):
         probe_image(bytes(broken))
+
+
+#: What a walk may read: a few blocks for each part, and a file without an end a few times.
+_MAX_READS = 3 * MAX_PARTS
+_MAX_BYTES_A_READ = 1 << 12
+
+
+@pytest.mark.parametrize(
+    "count", [300, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.hostile])]
+)
+def test_a_walk_over_any_header_is_bounded(count: int) -> None:
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")  # noqa: T201 - repeats this run
+    for name, data in mutated_headers(count, seed):
+        file = CountedFile(data)
+        with suppress(InferenceError):
+            probe_image(file)
+        assert file.reads <= _MAX_READS, name
+        assert file.bytes_read <= 8 * len(data) + _MAX_BYTES_A_READ * file.reads, name
