@@ -13,7 +13,6 @@ from redis import Redis
 
 from tasks import redis_keys
 from tasks.jobs import routing
-from tasks.jobs.routing import task_id_of_message
 from tasks.redis_client import pipeline_each, redis_errors
 from tasks.worker_registry import ALIVE_SECONDS
 
@@ -40,7 +39,7 @@ class MissingMessageDetector:
     def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
         self._client = client
         self._clock = clock
-        self._suspects: set[str] = set()
+        self._suspects: set[tuple[str, int]] = set()
         #: Lists whose oldest message is not the project's, as of the last pass.
         self.unknown: set[str] = set()
 
@@ -51,13 +50,14 @@ class MissingMessageDetector:
             overtaken = self._overtaken(
                 sorted(cast("set[str]", self._client.smembers(redis_keys.QUEUE_LISTS)))
             )
-            missing = overtaken - self._held() if overtaken else set()
-        lost = sorted(missing & self._suspects)
-        self._suspects = missing - set(lost)
-        return lost
+            held = self._held() if overtaken else set()
+        missing = {(task_id, number) for task_id, number in overtaken if number not in held}
+        lost = missing & self._suspects
+        self._suspects = missing - lost
+        return sorted(task_id for task_id, _ in lost)
 
-    def _overtaken(self, lists: list[str]) -> set[str]:
-        """Return the jobs whose number is below that of their list's oldest message.
+    def _overtaken(self, lists: list[str]) -> set[tuple[str, int]]:
+        """Return the jobs, with their numbers, that come before their list's oldest message.
 
         If the list is empty, these are all of its jobs.
         """
@@ -70,9 +70,15 @@ class MissingMessageDetector:
             for name, text in heads.items():
                 bound = self._bound_behind_unknown(name) if name in self.unknown else _bound([text])
                 pipe.zrangebyscore(
-                    redis_keys.dispatched_key(name), "-inf", bound, start=0, num=_MAX_MESSAGES
+                    redis_keys.dispatched_key(name),
+                    "-inf",
+                    bound,
+                    start=0,
+                    num=_MAX_MESSAGES,
+                    withscores=True,
                 )
-            return {task_id for found in pipe.execute() for task_id in found}
+            found = [each for entries in pipe.execute() for each in entries]
+        return {(task_id, int(number)) for task_id, number in found}
 
     def _bound_behind_unknown(self, name: str) -> str:
         """Return the bound of a list whose oldest message is unknown and may hide missing ones."""
@@ -84,12 +90,15 @@ class MissingMessageDetector:
             )
         )
 
-    def _held(self) -> set[str]:
-        """Return the jobs whose message a living worker has taken and not acknowledged."""
+    def _held(self) -> set[int]:
+        """Return the numbers of the messages that living workers hold unacknowledged.
+
+        By number and not by name: as the owners take turns, jobs exchange their messages.
+        """
         since = self._clock() - _ABANDONED_SECONDS
         tags = cast("list[str]", self._client.zrangebyscore(_UNACKED_INDEX, since, "+inf"))
         taken = pipeline_each(self._client, tags, lambda pipe, tag: pipe.hget(_UNACKED, tag))
-        return {task_id_of_message(_id_in(text)) for text in taken}
+        return {_seq_in_unacked(text) for text in taken}
 
 
 def _bound(texts: Sequence[Any]) -> str:
@@ -112,12 +121,12 @@ def _seq_in(text: Any) -> int:  # noqa: ANN401 - what Redis gives
         return 0
 
 
-def _id_in(text: Any) -> str:  # noqa: ANN401 - what Redis gives
-    """Return the id of an unacknowledged message; empty for an unknown message."""
+def _seq_in_unacked(text: Any) -> int:  # noqa: ANN401 - what Redis gives
+    """Return the dispatch number of an unacknowledged message; 0 for an unknown message."""
     try:
-        return message_id(json.loads(text)[0])
+        return dispatch_seq_of(json.loads(text)[0])
     except _UNKNOWN_ERRORS:
-        return ""
+        return 0
 
 
 def list_key(name: str) -> str:
@@ -129,8 +138,3 @@ def list_key(name: str) -> str:
 def dispatch_seq_of(message: dict[str, Any]) -> int:
     """Return a message's dispatch number; 0 if the project did not send it."""
     return int(message["headers"].get(routing.DISPATCH_SEQ_HEADER, 0))
-
-
-def message_id(message: dict[str, Any]) -> str:
-    """Return the id by which Celery knows a message."""
-    return str(message["headers"].get("id", ""))

@@ -35,8 +35,8 @@ _INDEX_SETS: Final = (
 )
 #: Most aged jobs that wait on one list, so that a batch cannot become urgent as a whole.
 MAX_AGED: Final = 2
-#: Jobs that are checked on one list in one pass, the oldest first.
-_OLDEST_PER_LIST: Final = 16
+#: Jobs that are checked on one list in one pass, by the turns of their owners.
+_FIRST_PER_LIST: Final = 16
 #: The priority above each level.
 _PRIORITY_ABOVE: Final = {
     f"{int(Priority.LOW)}": Priority.NORMAL,
@@ -222,7 +222,7 @@ class Reconciler:
         self._send(due[_ROUTED:], _shared_queue, "sent_again")
 
     def _raise_aged(self) -> None:
-        """Raise the effective priority of the oldest jobs of each list that waited too long."""
+        """Raise the effective priority of the next jobs of each list that waited too long."""
         found = [each for name in self._job_store.lists() for each in self._aged_on(name)]
         self._count("lifted", [job.task_id for job in self._dispatcher.send_all(found)])
 
@@ -232,11 +232,10 @@ class Reconciler:
         above = _PRIORITY_ABOVE.get(level)
         if above is None:
             return
-        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
-            pipe.scard(redis_keys.aged_key(f"{queue}|{int(above)}"))
-            pipe.zrange(redis_keys.dispatched_key(name), 0, _OLDEST_PER_LIST - 1)
-            raised, oldest = pipe.execute()
-        for job in islice(self._aged(oldest), max(0, MAX_AGED - raised)):
+        with redis_errors():
+            raised = self._client.scard(redis_keys.aged_key(f"{queue}|{int(above)}"))
+        first = self._job_store.next_jobs(name, _FIRST_PER_LIST)
+        for job in islice(self._aged(first), max(0, MAX_AGED - raised)):
             yield Dispatch(job.task_id, queue, above, after=job.dispatch_seq)
 
     def _aged(self, task_ids: list[str]) -> Iterator[Job]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from celery import Celery
 from kombu.exceptions import OperationalError
@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from tasks import redis_client
 from tasks.errors import QueueUnavailableError
 from tasks.jobs.job import Job, Priority
-from tasks.jobs.store import Dispatch, JobStore
+from tasks.jobs.store import Dispatch, JobStore, Place
 from tasks.redis_client import redis_errors
 from tasks.worker_registry import DEFAULT_JOB_SECONDS
 
@@ -82,15 +82,9 @@ class JobDispatcher:
     def send(self, job: Job) -> None:
         """Send the message whose dispatch the record has numbered.
 
-        The first message's id is the task's id, so that Flower and the celery command find it.
-        Later ones have ids `<task>.2`, `<task>.3` …, since workers discard a revoked id for ever.
-
         Raises:
             QueueUnavailableError: Redis does not answer; the reconciler sends it again.
         """
-        message_id = (
-            job.task_id if job.redispatches == 0 else f"{job.task_id}.{job.redispatches + 1}"
-        )
         # What Flower shows as the task's arguments; none of it is a secret.
         shown = {
             "model": job.model,
@@ -102,7 +96,7 @@ class JobDispatcher:
             self.app.send_task(
                 REMOVE_TASK,
                 args=[job.task_id],
-                task_id=message_id,
+                task_id=message_id(job),
                 queue=job.queue,
                 priority=int(job.effective_priority),
                 headers={DISPATCH_SEQ_HEADER: job.dispatch_seq},
@@ -127,9 +121,28 @@ class JobDispatcher:
         return chosen
 
 
-def task_id_of_message(message_id: str) -> str:
-    """Return the job of a message's id."""
-    return message_id.partition(".")[0]
+def message_id(job: Job) -> str:
+    """Return the id of a job's latest message.
+
+    The first message's id is the task's id, so that Flower and the celery command find it. Later
+    ones have ids `<task>.2`, `<task>.3` …, since workers discard a revoked id for ever.
+    """
+    return job.task_id if job.redispatches == 0 else f"{job.task_id}.{job.redispatches + 1}"
+
+
+def task_id_of_message(message: str) -> str:
+    """Return the job that a message's id names."""
+    return message.partition(".")[0]
+
+
+def place_of_message(request: Any) -> Place | None:  # noqa: ANN401 - celery publishes no types
+    """Return the place of the message that Celery's request is about; None if it has no number."""
+    number = request.get(DISPATCH_SEQ_HEADER)
+    sent_to = request.delivery_info or {}
+    queue, level = sent_to.get("routing_key"), sent_to.get("priority")
+    if not (isinstance(number, int) and isinstance(queue, str) and isinstance(level, int)):
+        return None  # Something else has sent it.
+    return Place(f"{queue}|{level}", number)
 
 
 RoutingMode = Literal["gpu", "shared"]

@@ -92,6 +92,20 @@ class Dispatch:
     after: int | None = None
 
 
+class Place(NamedTuple):
+    """Where a message waited: its list, and the dispatch number that it was sent with."""
+
+    list_name: str
+    number: int
+
+
+class Turn(NamedTuple):
+    """A claim by a message: its outcome, and the job whose turn it was."""
+
+    claim: Claim
+    task_id: str
+
+
 class ReleaseOutcome(StrEnum):
     """The outcome of returning a job that its worker did not finish."""
 
@@ -210,10 +224,17 @@ class JobStore:
     def position(self, job: Job) -> int:
         """Return how many jobs of its queue go before a job; 0 if it is not queued.
 
-        These are the jobs at more urgent priority levels, and the earlier ones at its own. A
-        duplicate has the position of its primary.
+        These are the jobs at more urgent priority levels, and at its own the earlier ones of its
+        owner and those that other owners have begun by then, as they take turns. A duplicate has
+        the position of its primary.
         """
         return int(self._run("position", job.task_id))
+
+    def next_jobs(self, list_name: str, most: int) -> list[str]:
+        """Return the first `most` jobs of a list, in the order in which their turns come."""
+        with redis_errors():
+            found = redis_client.JOBS.run(self._client, "next_jobs", list=list_name, most=most)
+        return cast("list[str]", found)
 
     def ids(self, status: Status) -> list[str]:
         """Return the ids of a status, by the time of entry."""
@@ -262,6 +283,16 @@ class JobStore:
         """Return those of the ids whose lease no worker holds."""
         leased = set(self._with_key(task_ids, redis_keys.lease_key))
         return [task_id for task_id in task_ids if task_id not in leased]
+
+    def claimed_by(self, holder: str) -> str | None:
+        """Return the job that a worker's process runs, by the beginning of its lease tokens."""
+        newest_first = self.ids(Status.PROCESSING)[::-1]
+        if not newest_first:
+            return None
+        with redis_errors():
+            tokens = self._client.mget(map(redis_keys.lease_key, newest_first))
+        leases = zip(newest_first, tokens, strict=True)
+        return next((each for each, token in leases if str(token).startswith(holder)), None)
 
     def ready_workers(self) -> list[str]:
         """Return the names of the workers that are alive and ready."""
@@ -378,10 +409,25 @@ class JobStore:
     def claim(
         self, task_id: str, *, token: str, worker: str, respect_exclusion: bool = True
     ) -> Claim:
-        """Take the lease if it is free, and count the attempt.
+        """Take the lease of a job if it is free, and count the attempt; see `claim_next`."""
+        return self.claim_next(
+            task_id, None, token=token, worker=worker, respect_exclusion=respect_exclusion
+        ).claim
+
+    def claim_next(
+        self,
+        task_id: str,
+        place: Place | None,
+        *,
+        token: str,
+        worker: str,
+        respect_exclusion: bool = True,
+    ) -> Turn:
+        """Claim the job of a message's list whose owner's turn it is.
 
         Args:
-            task_id: the job.
+            task_id: the job that the message names.
+            place: of the message; None claims the named job.
             token: see `lease_token`.
             worker: its name, for the record.
             respect_exclusion: refuse a job that this worker failed to run before.
@@ -389,17 +435,17 @@ class JobStore:
         Raises:
             UnreadableRecordError: the record is damaged; nothing was changed.
         """
-        return Claim(
-            self._change(
-                "claim",
-                task_id,
-                token=token,
-                worker=worker,
-                lease_ms=_LEASE_MS,
-                respect_exclusion=respect_exclusion,
-                overdue=write_error(OVERDUE),
-            )
+        outcome, claimed = self._change(
+            "claim",
+            task_id,
+            **_at(place),
+            token=token,
+            worker=worker,
+            lease_ms=_LEASE_MS,
+            respect_exclusion=respect_exclusion,
+            overdue=write_error(OVERDUE),
         )
+        return Turn(Claim(outcome), str(claimed))
 
     def renew(self, task_id: str, *, token: str) -> bool:
         """Prolong the lease; False if it was lost, or the job was canceled."""
@@ -434,9 +480,14 @@ class JobStore:
         )
         return ReleaseOutcome(outcome)
 
-    def postpone(self, task_id: str, *, seconds: float) -> bool:
-        """Have a queued job's next message sent after a pause; False if it is not queued."""
-        return bool(self._run("postpone", task_id, due=self._clock() + seconds))
+    def postpone(self, task_id: str, *, seconds: float, place: Place | None = None) -> bool:
+        """Have a queued job's next message sent after a pause; False if it is not queued.
+
+        With a message's place it is the job for which that message stands, which may be another
+        one than it names.
+        """
+        due = self._clock() + seconds
+        return bool(self._run("postpone", task_id, **_at(place), due=due))
 
     def crash(self, task_id: str, *, holder: str) -> ReleaseOutcome:
         """Count a crash of the worker's process, the lease's holder, over the job; put it back."""
@@ -449,12 +500,14 @@ class JobStore:
         )
         return ReleaseOutcome(outcome)
 
-    def cancel(self, task_id: str, *, only: Status | None = None) -> str:
+    def cancel(self, task_id: str, *, only: Status | None = None, dispatched: bool = False) -> str:
         """Cancel a job that is not final: `canceled`, else its status, or `missing`.
 
         `only` names the state in which it is canceled: purging a queue stops no worker.
+        `dispatched` spares a job whose next message is yet to be sent.
         """
-        return str(self._change("cancel", task_id, only=only.value if only else None))
+        status = only.value if only else None
+        return str(self._change("cancel", task_id, only=status, dispatched=dispatched))
 
     def erase(self, task_id: str) -> bool:
         """Remove a record and all that names it; False if there was none."""
@@ -522,6 +575,11 @@ class JobStore:
             return redis_client.JOBS.run(
                 self._client, command, id=task_id, now=self._clock(), **arguments
             )
+
+
+def _at(place: Place | None) -> dict[str, redis_client.Argument]:
+    """Return a message's place as arguments of a command."""
+    return {} if place is None else {"list": place.list_name, "number": place.number}
 
 
 class JobWatcher:

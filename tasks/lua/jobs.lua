@@ -19,6 +19,8 @@
 -- rmbg:lists                set     lists that messages were dispatched to         none
 -- rmbg:dispatched:<list>    zset    jobs dispatched to a list, by dispatch_seq     none
 -- rmbg:aged:<list>          set     those of them that were raised to this list    none
+-- rmbg:turns:<list>         zset    owners of dispatched jobs, by turn             none
+-- rmbg:waiting:<list>:<owner>  zset  an owner's dispatched jobs, the oldest first  none
 -- rmbg:primary:<cache key>  string  the pending job of that key that runs          its record's
 -- rmbg:cached:<cache key>   string  a succeeded job of that key to copy from       about 1 h
 -- rmbg:duplicates:<id>      set     jobs that wait for a primary's result          last record's
@@ -42,6 +44,9 @@ local DRAINED_WORKERS = P .. 'workers:drained'
 local STATUSES = {'queued', 'processing', 'succeeded', 'failed', 'canceled'}
 local NORMAL = '3'
 local LEVELS = {'0', '3', '6'}
+-- Entries without a job that one look for the next turn drops, so that no look takes long. Only
+-- records that expired or were damaged, and earlier versions of the service, leave such entries.
+local MAX_STALE = 100
 
 local function job_key(id) return P .. 'job:' .. id end
 local function lease_key(id) return P .. 'job:' .. id .. ':lease' end
@@ -50,6 +55,8 @@ local function owner_key(owner) return P .. 'tasks:' .. owner end
 local function tombstone_key(id) return P .. 'tombstone:' .. id end
 local function dispatched_key(list) return P .. 'dispatched:' .. list end
 local function aged_key(list) return P .. 'aged:' .. list end
+local function turns_key(list) return P .. 'turns:' .. list end
+local function waiting_key(list, owner) return P .. 'waiting:' .. list .. ':' .. owner end
 local function primary_key(cache_key) return P .. 'primary:' .. cache_key end
 local function cached_key(cache_key) return P .. 'cached:' .. cache_key end
 local function duplicates_key(id) return P .. 'duplicates:' .. id end
@@ -57,6 +64,8 @@ local function batch_key(batch) return P .. 'batch:' .. batch end
 local function worker_key(name) return P .. 'worker:' .. name end
 
 local function get(id, name) return field(job_key(id), name) end
+
+local function owner_of(id) return get(id, 'owner') or '' end
 
 local function is_open(status) return status == 'queued' or status == 'processing' end
 
@@ -116,22 +125,56 @@ local function list_of(id)
   return (get(id, 'queue') or '') .. '|' .. level_of(id)
 end
 
+-- Makes the turn of an owner the last one of a list. `condition`: NX for an owner that has none
+-- yet, XX for one that has.
+local function turn_last(list, owner, condition)
+  local last = redis.call('ZRANGE', turns_key(list), -1, -1, 'WITHSCORES')
+  if last[1] ~= owner then
+    redis.call('ZADD', turns_key(list), condition, (tonumber(last[2]) or 0) + 1, owner)
+  end
+end
+
+-- Adds a job to those that its owner has on a list; one that is there keeps its place.
+local function add_waiting(list, id, number)
+  local owner = owner_of(id)
+  redis.call('ZADD', waiting_key(list, owner), 'NX', number, id)
+  turn_last(list, owner, 'NX')
+end
+
+-- Takes a job from those that its owner has on a list; without a job there it has no turn.
+local function remove_waiting(list, id, owner)
+  redis.call('ZREM', waiting_key(list, owner), id)
+  if redis.call('EXISTS', waiting_key(list, owner)) == 0 then
+    redis.call('ZREM', turns_key(list), owner)
+  end
+end
+
+-- Of a job whose record is gone the owner is unknown: what names it there is dropped when the
+-- owner's turn comes, or with the list.
 local function leave(list, id)
   redis.call('ZREM', dispatched_key(list), id)
   redis.call('SREM', aged_key(list), id)
+  remove_waiting(list, id, owner_of(id))
+end
+
+-- Puts a queued job on its list, under the number of a message on that list.
+local function enter(id, number)
+  local list = list_of(id)
+  redis.call('HSET', job_key(id), 'dispatch_seq', number)
+  redis.call('SADD', LISTS, list)
+  redis.call('ZADD', dispatched_key(list), number, id)
+  if level_of(id) ~= (get(id, 'priority') or NORMAL) then
+    redis.call('SADD', aged_key(list), id)
+  end
+  redis.call('ZREM', DUE, id)
+  add_waiting(list, id, number)
 end
 
 -- Numbers the dispatch of a queued job's next message before it is sent. By that number a message
 -- that never arrived, or that its list no longer holds, is found missing.
 local function number_dispatch(id)
-  local seq, list = redis.call('INCR', DISPATCH_SEQ), list_of(id)
-  redis.call('HSET', job_key(id), 'dispatch_seq', seq)
-  redis.call('SADD', LISTS, list)
-  redis.call('ZADD', dispatched_key(list), seq, id)
-  if level_of(id) ~= (get(id, 'priority') or NORMAL) then
-    redis.call('SADD', aged_key(list), id)
-  end
-  redis.call('ZREM', DUE, id)
+  local seq = redis.call('INCR', DISPATCH_SEQ)
+  enter(id, seq)
   return seq
 end
 
@@ -152,18 +195,98 @@ local function dispatched_to(queue, lowest)
   return jobs
 end
 
--- The number of jobs of its queue that go before a queued job; a duplicate has the position of its
--- primary.
+-- The number of other owners' jobs on a list that go before a job: `place` jobs of its own owner do,
+-- and `turn` owners have their turn before that one. Each of these has a turn more than the rest.
+local function jobs_of_others(list, owner, place, turn)
+  if place == 0 then
+    return turn
+  end
+  local before = 0
+  for rank, other in ipairs(redis.call('ZRANGE', turns_key(list), 0, -1)) do
+    if other ~= owner then
+      local turns = rank <= turn and place + 1 or place
+      before = before + math.min(redis.call('ZCARD', waiting_key(list, other)), turns)
+    end
+  end
+  return before
+end
+
+-- The number of jobs of its queue that go before a queued job, by the turns that its owners have
+-- now; a duplicate has the position of its primary.
 local function position(id)
   local ahead = get(id, 'primary') or id
   if get(ahead, 'status') ~= 'queued' then
     return 0
   end
-  local list, queue = list_of(ahead), get(ahead, 'queue') or ''
+  local list, owner, queue = list_of(ahead), owner_of(ahead), get(ahead, 'queue') or ''
   local level = number(level_of(ahead)) or tonumber(NORMAL)
-  local seq = redis.call('ZSCORE', dispatched_key(list), ahead)
-  return dispatched_to(queue, level - 1)
-    + redis.call('ZCOUNT', dispatched_key(list), '-inf', seq and '(' .. seq or '+inf')
+  -- A job that is yet to be dispatched will be its owner's last one.
+  local waiting, turns = waiting_key(list, owner), turns_key(list)
+  local place = redis.call('ZRANK', waiting, ahead) or redis.call('ZCARD', waiting)
+  local turn = redis.call('ZRANK', turns, owner) or redis.call('ZCARD', turns)
+  return dispatched_to(queue, level - 1) + place + jobs_of_others(list, owner, place, turn)
+end
+
+-- Turns ------------------------------------------------------------------------------------------
+-- The owners of the jobs on a list take turns: a message stands for a place on its list, and the
+-- worker that takes it runs the oldest job there of the owner whose turn it is. The job for which
+-- the message was sent gets the number of that one in exchange, so that there is still a message
+-- for each job, and each message that a list has lost is still found missing.
+
+-- The queued job for which a message stands: the one that has its number, or else the one that it
+-- names, which had it once. Arguments: list and number of the message (none: only its name counts),
+-- id (that it names).
+local function job_of_message(a)
+  if not a.number then
+    return a.id
+  end
+  local found = redis.call('ZRANGEBYSCORE', dispatched_key(a.list), a.number, a.number)
+  return found[1] or a.id
+end
+
+-- The oldest job on a list of the owner whose turn it is; nil if none is found.
+local function next_in_turn(list)
+  for _ = 1, MAX_STALE do
+    local owner = redis.call('ZRANGE', turns_key(list), 0, 0)[1]
+    if not owner then
+      return nil
+    end
+    local id = redis.call('ZRANGE', waiting_key(list, owner), 0, 0)[1]
+    if id and redis.call('ZSCORE', dispatched_key(list), id)
+      and not damage(job_key(id), counters.claim) then
+      return id
+    end
+    remove_waiting(list, id or '', owner)
+  end
+end
+
+-- Adds a job that an earlier version dispatched to those that its owner has on the list.
+local function adopt(list, id)
+  if not redis.call('ZSCORE', waiting_key(list, owner_of(id)), id) then
+    add_waiting(list, id, redis.call('ZSCORE', dispatched_key(list), id))
+  end
+end
+
+local function exchange_numbers(list, one, other)
+  local key = dispatched_key(list)
+  local first, second = redis.call('ZSCORE', key, one), redis.call('ZSCORE', key, other)
+  redis.call('ZADD', key, second, one, first, other)
+  redis.call('HSET', job_key(one), 'dispatch_seq', second)
+  redis.call('HSET', job_key(other), 'dispatch_seq', first)
+end
+
+-- Returns the job that runs in place of one for which a message stands: of the same list, by turns.
+local function take_turn(id)
+  local list = list_of(id)
+  if not redis.call('ZSCORE', dispatched_key(list), id) then
+    return id
+  end
+  adopt(list, id)
+  local chosen = next_in_turn(list) or id
+  if chosen ~= id then
+    exchange_numbers(list, id, chosen)
+  end
+  return chosen
 end
 
 -- Duplicates -------------------------------------------------------------------------------------
@@ -436,23 +559,28 @@ commands.record_dispatch = function(a)
   if get(a.id, 'status') ~= 'queued' or (a.after and a.after ~= get(a.id, 'dispatch_seq')) then
     return {}
   end
-  leave(list_of(a.id), a.id)
+  local list = list_of(a.id)
   redis.call('HINCRBY', job_key(a.id), 'redispatches', 1)
   redis.call('HSET', job_key(a.id), 'queue', a.queue)
   if a.priority_level then
     redis.call('HSET', job_key(a.id), 'priority_level', a.priority_level)
+  end
+  if list_of(a.id) ~= list then
+    leave(list, a.id)
   end
   number_dispatch(a.id)
   return redis.call('HGETALL', job_key(a.id))
 end
 
 -- Has a queued job's next message dispatched later; a message that is on its way still counts.
--- Arguments: id, due (unix time).  Returns 1 if the job is queued.
+-- Arguments: id, due (unix time); list and number of a message, for the job for which that stands.
+-- Returns 1 if the job is queued.
 commands.postpone = function(a)
-  if get(a.id, 'status') ~= 'queued' then
+  local id = job_of_message(a)
+  if get(id, 'status') ~= 'queued' then
     return 0
   end
-  postpone(a.id, a.due)
+  postpone(id, a.due)
   return 1
 end
 
@@ -470,12 +598,8 @@ commands.quarantine = function(a)
   return 1
 end
 
--- Takes the lease of a queued job and counts the attempt, before the picture is touched.
--- Arguments: id, token, worker, now, lease_ms, respect_exclusion (boolean), overdue (the error of
--- a job whose deadline has passed).
--- Returns 'claimed', 'leased', 'final', 'missing' or 'excluded'.
-commands.claim = function(a)
-  local status = get(a.id, 'status')
+local function claim(id, a)
+  local status = get(id, 'status')
   if not status then
     return 'missing'
   end
@@ -483,7 +607,7 @@ commands.claim = function(a)
     count('duplicates_refused')
     return 'final'
   end
-  if redis.call('EXISTS', lease_key(a.id)) == 1 then
+  if redis.call('EXISTS', lease_key(id)) == 1 then
     count('duplicates_refused')
     return 'leased'
   end
@@ -491,21 +615,32 @@ commands.claim = function(a)
     -- Its worker is gone. The reconciler decides whether that counts as a loss.
     return 'leased'
   end
-  if is_overdue(a.id, a.now) then
-    fail(a.id, a.now, a.overdue)
+  if is_overdue(id, a.now) then
+    fail(id, a.now, a.overdue)
     return 'final'
   end
-  if a.respect_exclusion and get(a.id, 'excluded_worker') == a.worker then
+  if a.respect_exclusion and get(id, 'excluded_worker') == a.worker then
     return 'excluded'
   end
-  leave_queue(a.id)
-  set_status(a.id, 'processing', a.now)
-  redis.call('SET', lease_key(a.id), a.token, 'PX', a.lease_ms)
+  leave_queue(id)
+  turn_last(list_of(id), owner_of(id), 'XX')
+  set_status(id, 'processing', a.now)
+  redis.call('SET', lease_key(id), a.token, 'PX', a.lease_ms)
   count('attempts')
-  redis.call('HINCRBY', job_key(a.id), 'attempts', 1)
-  redis.call('HSETNX', job_key(a.id), 'started_at', a.now)
-  redis.call('HSET', job_key(a.id), 'worker', a.worker)
+  redis.call('HINCRBY', job_key(id), 'attempts', 1)
+  redis.call('HSETNX', job_key(id), 'started_at', a.now)
+  redis.call('HSET', job_key(id), 'worker', a.worker)
   return 'claimed'
+end
+
+-- Takes the lease of a queued job and counts the attempt, before the picture is touched. With a
+-- message it is the job of its list whose turn it is; without one, the job that is named.
+-- Arguments: id, token, worker, now, lease_ms, respect_exclusion (boolean), overdue (the error of
+-- a job whose deadline has passed); list and number of the message that names the job.
+-- Returns 'claimed', 'leased', 'final', 'missing' or 'excluded', and the job's id.
+commands.claim = function(a)
+  local id = a.number and take_turn(job_of_message(a)) or a.id
+  return {claim(id, a), id}
 end
 
 -- Prolongs a lease that its token still holds.
@@ -578,20 +713,28 @@ commands.crash = function(a)
     return bury(a.id, a.now, a.poison)
   end
   set_status(a.id, 'queued', a.now)
-  -- Celery itself returns the message; if it does not, the reconciler finds it missing.
-  number_dispatch(a.id)
+  -- Celery itself returns the message, whose number the job has kept; if it does not, the
+  -- reconciler finds it missing.
+  local kept = number(get(a.id, 'dispatch_seq'))
+  if kept then
+    enter(a.id, string.format('%.0f', kept))
+  else
+    number_dispatch(a.id)
+  end
   return 'queued'
 end
 
 -- Cancels a job that is not final. A worker that runs it finds its lease gone.
--- Arguments: id, now, only (a status: no job of another one is canceled).
+-- Arguments: id, now, only (a status: no job of another one is canceled), dispatched (boolean: only
+-- a job that is on a list).
 -- Returns 'canceled', 'missing', or the status of a job that is not canceled.
 commands.cancel = function(a)
   local status = get(a.id, 'status')
   if not status then
     return 'missing'
   end
-  if not is_open(status) or (a.only and a.only ~= status) then
+  if not is_open(status) or (a.only and a.only ~= status)
+    or (a.dispatched and not redis.call('ZSCORE', dispatched_key(list_of(a.id)), a.id)) then
     return status
   end
   end_job(a.id, a.now, 'canceled', {})
@@ -730,8 +873,31 @@ commands.forget_list = function(a)
   if redis.call('EXISTS', dispatched_key(a.list)) == 1 then
     return 0
   end
-  redis.call('DEL', aged_key(a.list))
+  for _, owner in ipairs(redis.call('ZRANGE', turns_key(a.list), 0, -1)) do
+    redis.call('DEL', waiting_key(a.list, owner))
+  end
+  redis.call('DEL', aged_key(a.list), turns_key(a.list))
   return redis.call('SREM', LISTS, a.list)
+end
+
+-- Lists the jobs of a list in the order in which their owners' turns come.
+-- Arguments: list, most.  Returns up to so many ids.
+commands.next_jobs = function(a)
+  local key, most, lines, found = dispatched_key(a.list), tonumber(a.most), {}, {}
+  for _, id in ipairs(redis.call('ZRANGE', key, 0, most - 1)) do
+    adopt(a.list, id)
+  end
+  for rank, owner in ipairs(redis.call('ZRANGE', turns_key(a.list), 0, most - 1)) do
+    lines[rank] = redis.call('ZRANGE', waiting_key(a.list, owner), 0, most - 1)
+  end
+  for place = 1, most do
+    for _, line in ipairs(lines) do
+      if #found < most and line[place] and redis.call('ZSCORE', key, line[place]) then
+        found[#found + 1] = line[place]
+      end
+    end
+  end
+  return found
 end
 
 -- Ends a duplicate as its primary ended.
@@ -854,7 +1020,7 @@ commands.seal_batch = function(a)
 end
 
 record_of = function(a)
-  return a.id and job_key(a.id) or a.batch and batch_key(a.batch)
+  return a.id and job_key(job_of_message(a)) or a.batch and batch_key(a.batch)
 end
 counters = {
   claim = {'attempts'}, crash = {'crashes'}, release = {'losses'},

@@ -107,14 +107,14 @@ def _exit_child() -> None:
 
 @shared_task(name=routing.REMOVE_TASK, base=RemovalTask, bind=True, max_retries=None)
 def remove(self: RemovalTask, task_id: str) -> None:
-    """Remove the background of one image."""
+    """Remove the background of one image: of the named job, or of another whose turn it is."""
     if self.runner is None or self.readiness is None:
         raise TaskError("This worker has no model. Send the task to a model worker's queue.")
     self.readiness.begin_job()
     began = time.monotonic()
     answered = False
     try:
-        answered = self.runner.run(task_id)
+        answered = self.runner.run(task_id, routing.place_of_message(self.request))
     finally:
         self.readiness.end_job(time.monotonic() - began if answered else None)
 
@@ -176,8 +176,11 @@ def _cancel_revoked(sender: Any, request: Any, **_: Any) -> None:  # noqa: ANN40
     if sender.name != routing.REMOVE_TASK:
         return  # A webhook's delivery is dispatched again, with another message id.
     task_id = routing.task_id_of_message(request.id)
+    store = runtime_of(current_app).job_store
     try:
-        outcome = runtime_of(current_app).job_store.cancel(task_id)
+        outcome = store.cancel(task_id)
+        # Another job may have got its message when this one had its turn.
+        store.postpone(task_id, seconds=0, place=routing.place_of_message(request))
     except QueueUnavailableError as error:
         _log.warning("job.revocation_not_noted", task_id=task_id, reason=str(error))
     else:

@@ -16,6 +16,7 @@ from celery.worker import state
 from tasks.app import ready_seconds
 from tasks.errors import QueueUnavailableError
 from tasks.jobs import routing
+from tasks.jobs.job import Status
 from tasks.redis_client import redis_errors
 from tasks.runtime import Runtime, runtime_of
 from tasks.worker_registry import ALIVE_SECONDS, HEARTBEAT_SECONDS
@@ -117,6 +118,7 @@ class WorkerMonitor:
     ) -> None:
         self._client = runtime.redis
         self._registry = runtime.registry
+        self._job_store = runtime.job_store
         self._worker = worker
         self._name = str(worker.hostname)
         self._queues = sorted(worker.app.amqp.queues.consume_from)
@@ -124,6 +126,8 @@ class WorkerMonitor:
         self._timeout = timeout
         self._children = children
         self._ready_pid = 0
+        #: Ids of messages whose revocation has been applied.
+        self._revoked: set[str] = set()
 
     def pause_consuming(self) -> None:
         """Take from no queue until a child's model has answered."""
@@ -147,7 +151,7 @@ class WorkerMonitor:
             _log.warning("heartbeat.leave_failed", reason=str(error))
 
     def tick(self) -> None:
-        """Send the heartbeat, check the child, keep its messages, and apply drain requests."""
+        """Send the heartbeat, check the child, keep its messages, apply drains and revocations."""
         own = next((name for name in self._queues if name.startswith(routing.GPU_PREFIX)), "")
         self._registry.record_heartbeat(self._name, queue=own, model=self._model)
         self._check_child()
@@ -155,6 +159,7 @@ class WorkerMonitor:
             # The messages of a worker without a model go to others: the reconciler resends them.
             self._keep_messages()
         self._apply_drain()
+        self._apply_revocations()
 
     def _ready(self) -> bool:
         """Return whether the current child's model has answered."""
@@ -186,6 +191,20 @@ class WorkerMonitor:
             consumer.call_soon(_set_consuming, consumer, wrong, take)
             event = "worker.takes" if take else "worker.takes_nothing"
             _log.warning(event, worker=self._name, drained=drained, ready=self._ready())
+
+    def _apply_revocations(self) -> None:
+        """Cancel jobs that wait on a list and whose latest message has been revoked.
+
+        Celery discards a revoked message when a worker takes it. But a worker may have taken it
+        before, for another job whose turn it was, and the job waits for that one's message.
+        """
+        revoked = set(state.revoked)
+        named = [routing.task_id_of_message(each) for each in revoked - self._revoked]
+        for job in self._job_store.read(named).jobs:
+            if routing.message_id(job) in revoked:
+                outcome = self._job_store.cancel(job.task_id, only=Status.QUEUED, dispatched=True)
+                _log.info("job.revoked", task_id=job.task_id, outcome=outcome)
+        self._revoked = revoked
 
     def _check_child(self) -> None:
         """Kill a child that no longer answers, and unregister one that is gone."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from types import FrameType
 from typing import Any, Final, Self
@@ -33,6 +34,7 @@ from tasks.jobs.store import (
     RENEW_SECONDS,
     Claim,
     JobStore,
+    Place,
     ReleaseOutcome,
     lease_holder,
     lease_token,
@@ -179,8 +181,12 @@ class Runner:
     #: Decodes pictures; that of a worker does so in a process with bounds.
     decoder: Decoder = decode
 
-    def run(self, task_id: str) -> bool:
-        """Run a job if this worker gets its lease.
+    def run(self, task_id: str, place: Place | None = None) -> bool:
+        """Run the job whose turn it is, if this worker gets its lease.
+
+        Args:
+            task_id: the job that the message names.
+            place: of the message; None runs the named job.
 
         Returns:
             Whether the model made a result, even if the result was not stored.
@@ -190,33 +196,35 @@ class Runner:
                 returns the job to the queue.
         """
         if self.registry.drained(self.worker):
-            self._pass_on(task_id, "drained")
+            self._pass_on(task_id, place, "drained")
             return False
         token = lease_token(self.worker, os.getpid())
-        if not self._claim(task_id, token):
-            return False
-        job = self.job_store.get(task_id)
+        claimed = self._claim(task_id, place, token)
+        job = self.job_store.get(claimed) if claimed else None
         if job is None:
             return False
         with (
             structlog.contextvars.bound_contextvars(**job.log_context(), worker=self.worker),
             span("job", parent=job.traceparent, **job.log_context(), worker=self.worker),
-            LeaseKeeper(self.job_store, task_id, token) as lease,
+            LeaseKeeper(self.job_store, job.task_id, token) as lease,
         ):
-            return self._run_claimed(job, token, lease)
+            if job.task_id != task_id:
+                _log.info("job.has_its_turn", message_id=task_id)
+            return self._run_claimed(job, place, token, lease)
 
-    def _claim(self, task_id: str, token: str) -> bool:
-        outcome = self.job_store.claim(task_id, token=token, worker=self.worker)
-        if outcome is Claim.EXCLUDED:
+    def _claim(self, task_id: str, place: Place | None, token: str) -> str | None:
+        """Claim the job whose turn it is, and return its id; None if there is none to run."""
+        claim = partial(self.job_store.claim_next, task_id, place, token=token, worker=self.worker)
+        turn = claim()
+        if turn.claim is Claim.EXCLUDED:
             if self._others_can():
-                self._pass_on(task_id, "went wrong here")
-                return False
-            outcome = self.job_store.claim(
-                task_id, token=token, worker=self.worker, respect_exclusion=False
-            )
-        if outcome is not Claim.CLAIMED:
-            _log.info("job.not_claimed", task_id=task_id, reason=outcome.value)
-        return outcome is Claim.CLAIMED
+                self._pass_on(turn.task_id, place, "went wrong here")
+                return None
+            turn = claim(respect_exclusion=False)
+        if turn.claim is not Claim.CLAIMED:
+            _log.info("job.not_claimed", task_id=turn.task_id, reason=turn.claim.value)
+            return None
+        return turn.task_id
 
     def _others_can(self) -> bool:
         return any(
@@ -224,12 +232,15 @@ class Runner:
             for each in self.registry.workers()
         )
 
-    def _pass_on(self, task_id: str, reason: str) -> None:
-        """Let the reconciler send the job again, to a worker that the router chooses."""
-        self.job_store.postpone(task_id, seconds=_REDIRECT_SECONDS)
+    def _pass_on(self, task_id: str, place: Place | None, reason: str) -> None:
+        """Let the reconciler send a message again, to a worker that the router chooses.
+
+        It is the message of this job, unless another one's turn gave it to that one meanwhile.
+        """
+        self.job_store.postpone(task_id, seconds=_REDIRECT_SECONDS, place=place)
         _log.info("job.passed_on", task_id=task_id, reason=reason)
 
-    def _run_claimed(self, job: Job, token: str, lease: LeaseKeeper) -> bool:
+    def _run_claimed(self, job: Job, place: Place | None, token: str, lease: LeaseKeeper) -> bool:
         answered = False
         timer = StageTimer(job, self.model.name, self.worker, lease.check)
         try:
@@ -240,7 +251,7 @@ class Runner:
         except LeaseLostError:
             _log.warning("job.lease_lost")
         except _StalledError:
-            self._time_out(job)
+            self._time_out(job, place)
         except SoftTimeLimitExceeded:
             self._return(job, token, "The time limit struck before the model got the image.")
         except (GpuFaultError, GpuOutOfMemoryError) as error:
@@ -333,13 +344,13 @@ class Runner:
         outcome = self.job_store.release(job.task_id, token=token, excluded_worker=excluded_worker)
         _log.warning("job.returned", reason=reason, outcome=outcome.value)
 
-    def _time_out(self, job: Job) -> None:
+    def _time_out(self, job: Job, place: Place | None) -> None:
         """Count the soft limit during inference as a crash: the image may hang the model again."""
         holder = lease_holder(self.worker, os.getpid())
         outcome = self.job_store.crash(job.task_id, holder=holder)
         _log.warning("job.timed_out", outcome=outcome.value)
         if outcome is ReleaseOutcome.QUEUED:
-            self._pass_on(job.task_id, "timed out")
+            self._pass_on(job.task_id, place, "timed out")
 
     def _fail(self, job: Job, token: str, error: Exception, timer: StageTimer) -> None:
         reason = _describe_error(error)

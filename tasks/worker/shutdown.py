@@ -82,6 +82,8 @@ class RemovalRequest(Request):  # type: ignore[misc] # celery publishes no types
             # Until the next child is ready, jobs go to other workers.
             runtime.registry.mark_not_ready(self.hostname)
             store = runtime.job_store
+            # The message may name another job than the one whose turn it was.
+            facts["task_id"] = task_id = store.claimed_by(holder) or task_id
             outcome = (
                 store.crash(task_id, holder=holder)
                 if crashed

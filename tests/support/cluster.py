@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import psutil
@@ -28,6 +29,7 @@ from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
 from inference.options import Options
 from inference.pipeline import remove_background
+from tasks.api_keys import ANONYMOUS, Owner
 from tasks.errors import TaskError
 from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.store import JobStore
@@ -257,7 +259,10 @@ class Cluster:
     def submit(
         self, data: bytes, priority: Priority = Priority.NORMAL, webhook_url: str | None = None
     ) -> str:
+        # One owner has twice as many jobs as another. Webhooks are signed for a known owner.
+        owner = ANONYMOUS if webhook_url else Owner("aab"[crc32(data) % 3], "tenant")
         submission = Submission(
+            owner=owner,
             image=InputFile(io.BytesIO(data), len(data), "test.png"),
             priority=priority,
             webhook_url=webhook_url,

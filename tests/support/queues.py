@@ -1,17 +1,17 @@
 """Jobs that wait, their messages, and the reconciler, with a clock that tests move."""
 
 import json
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from celery import Celery
 from redis import Redis
 
 from tasks import redis_keys
-from tasks.housekeeping.missing_messages import list_key
+from tasks.housekeeping.missing_messages import dispatch_seq_of, list_key
 from tasks.housekeeping.reconcile import Reconciler
 from tasks.jobs.job import Job, Priority, Status
-from tasks.jobs.routing import JobDispatcher, Router
-from tasks.jobs.store import JobStore
+from tasks.jobs.routing import JobDispatcher, Router, task_id_of_message
+from tasks.jobs.store import Claim, JobStore, Place, Turn
 from tasks.worker_registry import WorkerRegistry
 from tests.support.clock import Clock
 from tests.support.jobs import make_job, recorded
@@ -21,6 +21,22 @@ SHARED: Final = "model.u2netp"
 OWN: Final = "gpu.h.0"
 #: How long a job waits at a priority level before the reconciler raises it.
 AGING: Final = 60.0
+
+
+class Taken(NamedTuple):
+    """A message that a worker has taken from its list."""
+
+    list_name: str
+    text: str
+
+    @property
+    def task_id(self) -> str:
+        """The job that it names."""
+        return task_id_of_message(json.loads(self.text)["headers"]["id"])
+
+    @property
+    def place(self) -> Place:
+        return Place(self.list_name, dispatch_seq_of(json.loads(self.text)))
 
 
 class Queues:
@@ -57,6 +73,31 @@ class Queues:
         if sent:
             self.dispatcher.send(job)
         return job.task_id
+
+    def take(self, priority: Priority = Priority.NORMAL, queue: str = SHARED) -> Taken | None:
+        """Take the next message of a list, as a worker's parent does; None if there is none."""
+        name = f"{queue}|{int(priority)}"
+        text = self.redis.rpop(list_key(name))
+        return Taken(name, str(text)) if text else None
+
+    def claim(self, taken: Taken, lease: str = "t", **options: Any) -> Turn:  # noqa: ANN401 - any argument's
+        """Claim by a message, as a worker's child does."""
+        return self.store.claim_next(
+            taken.task_id, taken.place, **{"token": lease, "worker": "w", **options}
+        )
+
+    def run(self, priority: Priority = Priority.NORMAL, queue: str = SHARED) -> str | None:
+        """Run the job whose turn it is to its end; its id, or None if no job was claimed."""
+        taken = self.take(priority, queue)
+        turn = taken and self.claim(taken)
+        if turn is None or turn.claim is not Claim.CLAIMED:
+            return None
+        assert self.store.finish(turn.task_id, token="t", status=Status.SUCCEEDED)
+        return turn.task_id
+
+    def give_back(self, taken: Taken) -> None:
+        """Return a message to its list, as the next one, as Celery does when a child dies."""
+        self.redis.rpush(list_key(taken.list_name), taken.text)
 
     def running(self) -> str:
         """Accept a job that a worker has claimed under the token `t`."""

@@ -7,7 +7,7 @@ import pytest
 
 from api.inputs import InputFile, Submission
 from inference.options import Options, OutputFormat
-from tasks.housekeeping.missing_messages import dispatch_seq_of, list_key, message_id
+from tasks.housekeeping.missing_messages import dispatch_seq_of, list_key
 from tasks.jobs.job import Status
 from tasks.jobs.job_objects import get_manifest
 from tasks.jobs.routing import JobDispatcher
@@ -34,7 +34,7 @@ def test_a_picture_is_stored_recorded_and_queued(api: Api) -> None:
     assert job.file_stem == "a"
 
     queued = api.redis.lrange(list_key(f"{job.queue}|{int(job.priority)}"), 0, -1)
-    sent = {message_id(each): dispatch_seq_of(each) for each in map(json.loads, queued)}
+    sent = {each["headers"]["id"]: dispatch_seq_of(each) for each in map(json.loads, queued)}
     assert sent == {job.task_id: job.dispatch_seq}
     assert job.dispatch_seq > 0
 

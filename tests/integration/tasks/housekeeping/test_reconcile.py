@@ -1,22 +1,25 @@
 """The reconciler: what it sends again, raises, moves and forgets."""
 
 import random
+from collections import Counter
 
 import pytest
 from structlog.testing import capture_logs
 
 from tasks import redis_keys
 from tasks.housekeeping import reconcile
-from tasks.housekeeping.missing_messages import list_key
 from tasks.housekeeping.reconcile import MAX_AGED
 from tasks.jobs.job import Priority, Status
-from tasks.jobs.store import Claim, lease_token
+from tasks.jobs.store import LAST_PAUSE_SECONDS, Claim, lease_token
 from tasks.redis_client import connect
-from tests.support.queues import AGING, OWN, SHARED, Queues
+from tests.support.queues import AGING, OWN, SHARED, Queues, Taken
 
 
 def _consistent(queues: Queues) -> None:
-    """Each queued job is on the one list that its record names, or due; others are on none."""
+    """Each queued job is on the one list that its record names, or due; others are on none.
+
+    On its list it waits among its owner's jobs, and the owners of a list's jobs have their turns.
+    """
     places: dict[str, list[tuple[str, float, bool]]] = {}
     for name in queues.store.lists():
         aged = queues.redis.smembers(redis_keys.aged_key(name))
@@ -29,10 +32,17 @@ def _consistent(queues: Queues) -> None:
     assert not set(places) & due
     jobs = queues.store.get_many(list(places))
     assert len(jobs) == len(places)
+    waiting: dict[str, set[str]] = {}
+    turns: dict[str, set[str]] = {}
     for job in jobs:
         name = f"{job.queue}|{int(job.effective_priority)}"
         raised = job.effective_priority is not job.priority
         assert places[job.task_id] == [(name, job.dispatch_seq, raised)]
+        waiting.setdefault(f"rmbg:waiting:{name}:{job.owner}", set()).add(job.task_id)
+        turns.setdefault(f"rmbg:turns:{name}", set()).add(job.owner)
+    for kind, expected in (("waiting", waiting), ("turns", turns)):
+        keys = queues.redis.scan_iter(f"rmbg:{kind}:*")
+        assert {key: set(queues.redis.zrange(key, 0, -1)) for key in keys} == expected
 
 
 def test_many_due_jobs_are_not_all_bound_to_one_gpu(queues: Queues) -> None:
@@ -184,27 +194,37 @@ def test_a_raised_job_that_is_lost_or_requeued_stays_consistent(queues: Queues) 
 
 
 class Chance:
-    """Does any of the things that happen to jobs."""
+    """Does any of the things that happen to jobs of several owners."""
 
     def __init__(self, queues: Queues, seed: int) -> None:
         self.random = random.Random(seed)
         self._queues, self._store = queues, queues.store
         self._reconcilers = [queues.another(), queues.another()]
-        self._held: list[tuple[str, str]] = []
-        self._jobs: list[str] = []
+        self._held: list[tuple[str, str, Taken]] = []
+        self._lost: list[Taken] = []
+        #: Owners by job.
+        self.jobs: dict[str, str] = {}
+        #: Jobs by how often they succeeded.
+        self.done: Counter[str] = Counter()
+        #: By list and owner: who had a turn since the owner's jobs wait there, or its last turn.
+        self._passed: dict[tuple[str, str], set[str]] = {}
 
     def submit(self) -> None:
-        queue, sent = self.random.choice((SHARED, OWN)), self.random.random() < 0.8
-        priority = self.random.choice(list(Priority))
-        self._jobs.append(self._queues.submit(priority, queue=queue, sent=sent))
+        queue, sent = self.random.choice((SHARED, SHARED, OWN)), self.random.random() < 0.8
+        priority, owner = self.random.choice(list(Priority)), self.random.choice("xxxxyz")
+        self.jobs[self._queues.submit(priority, queue=queue, sent=sent, owner=owner)] = owner
 
     def strike(self) -> None:
         self.random.choice(
             (
-                self._claim,
-                self._finish,
+                self.take,
+                self.take,
+                self.finish,
                 self._crash,
                 self._lose,
+                self._give_back,
+                self._pass_on,
+                self._revoke,
                 self._wait,
                 self._pop,
                 lambda: self._store.cancel(self._any()),
@@ -212,49 +232,125 @@ class Chance:
                 lambda: self.random.choice(self._reconcilers).run_once(),
             )
         )()
+        self._passed = {each: self._passed.get(each, set()) for each in self._waiting().values()}
 
     def _any(self) -> str:
-        return self.random.choice(self._jobs)
+        return self.random.choice([*self.jobs])
 
-    def _claim(self) -> None:
-        task_id, token = self._any(), lease_token("w", self.random.randrange(4))
-        if self._store.claim(task_id, token=token, worker="w") is Claim.CLAIMED:
-            self._held.append((task_id, token))
+    def _waiting(self) -> dict[str, tuple[str, str]]:
+        """The list and the owner of each job that waits on a list."""
+        return {
+            task_id: (name, self.jobs[task_id])
+            for name in self._store.lists()
+            for task_id in self._queues.redis.zrange(redis_keys.dispatched_key(name), 0, -1)
+        }
 
-    def _let_go(self) -> list[tuple[str, str]]:
+    def _pop(self) -> Taken | None:
+        priority, queue = self.random.choice(list(Priority)), self.random.choice((SHARED, OWN))
+        return self._queues.take(priority, queue)
+
+    def take(self) -> None:
+        """Claim by a message; nobody has two turns on a list while another one waits there."""
+        token, taken = lease_token("w", self.random.randrange(4)), self._pop()
+        if taken is None:
+            return
+        waiting = self._waiting()
+        turn = self._queues.claim(taken, token)
+        if turn.claim is not Claim.CLAIMED:
+            return
+        self._held.append((turn.task_id, token, taken))
+        if turn.task_id not in waiting:
+            return  # It was due: its message came all the same.
+        list_name, owner = waiting[turn.task_id]
+        self._passed.pop((list_name, owner), None)
+        for (name, other), passed in self._passed.items():
+            if name == list_name:
+                assert owner not in passed, f"{owner} had two turns, {other} none"
+                passed.add(owner)
+
+    def _let_go(self) -> list[tuple[str, str, Taken]]:
         """The oldest job that a worker holds, if any: it holds it no longer."""
         oldest, self._held = self._held[:1], self._held[1:]
         return oldest
 
-    def _finish(self) -> None:
-        for task_id, token in self._let_go():
-            self._store.finish(task_id, token=token, status=Status.SUCCEEDED)
+    def finish(self) -> None:
+        for task_id, token, _ in self._let_go():
+            self.done[task_id] += self._store.finish(task_id, token=token, status=Status.SUCCEEDED)
 
     def _crash(self) -> None:
-        for task_id, token in self._let_go():
+        for task_id, token, taken in self._let_go():
             self._store.crash(task_id, holder=token.rpartition("/")[0] + "/")
+            self._lost.append(taken)
 
     def _lose(self) -> None:
-        for task_id, _ in self._let_go():
+        for task_id, _, taken in self._let_go():
             self._queues.redis.delete(redis_keys.lease_key(task_id))
+            self._lost.append(taken)
+
+    def _give_back(self) -> None:
+        """A message of a dead worker comes back, soon or late."""
+        if self._lost:
+            self._queues.give_back(self._lost.pop(self.random.randrange(len(self._lost))))
+
+    def _pass_on(self) -> None:
+        if taken := self._pop():
+            self._store.postpone(taken.task_id, seconds=1, place=taken.place)
+
+    def _revoke(self) -> None:
+        if taken := self._pop():
+            self._store.cancel(taken.task_id)
+            self._store.postpone(taken.task_id, seconds=0, place=taken.place)
 
     def _wait(self) -> None:
         self._queues.clock.now += self.random.choice((1, AGING))
 
-    def _pop(self) -> None:
-        level = int(self.random.choice(list(Priority)))
-        self._queues.redis.rpop(list_key(f"{SHARED}|{level}"))
 
-
-def test_records_and_lists_agree_whatever_happens_in_whatever_order(queues: Queues) -> None:
+def _play(queues: Queues, steps: int) -> Chance:
+    """Let anything happen, and check after each step."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - shown with a failure
     chance = Chance(queues, seed)
-    for number in range(150):
-        if number % 8 == 0:
+    for number in range(steps):
+        if number % 4 == 0:
             chance.submit()
         chance.strike()
         _consistent(queues)
+    return chance
+
+
+def _finish_all(queues: Queues, chance: Chance) -> None:
+    """Let the workers go on until no job waits."""
+    for _ in range(100):
+        for _ in range(len(chance.jobs)):
+            chance.take()
+            chance.finish()
+        queues.clock.now += LAST_PAUSE_SECONDS
+        queues.passes(3)
+        if not queues.store.ids(Status.QUEUED) + queues.store.ids(Status.PROCESSING):
+            return
+    raise AssertionError("jobs are left")
+
+
+def _whatever_happens(queues: Queues, steps: int) -> None:
+    chance = _play(queues, steps)
+    _finish_all(queues, chance)
+    ends = Counter(queues.status(each) for each in chance.jobs)
+    assert set(chance.done.values()) <= {0, 1}
+    assert ends[Status.SUCCEEDED] == chance.done.total()
+    assert ends.total() == len(chance.jobs) == sum(ends[each] for each in Status if each.final)
+    queues.passes(2)
+    left = [*queues.redis.scan_iter("rmbg:turns:*"), *queues.redis.scan_iter("rmbg:waiting:*")]
+    assert left == queues.store.lists() == []
+
+
+def test_records_and_lists_agree_whatever_happens_in_whatever_order(queues: Queues) -> None:
+    _whatever_happens(queues, 150)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("_", range(12))
+def test_records_and_lists_agree_again_and_again(queues: Queues, _: int) -> None:
+    _whatever_happens(queues, 300)
 
 
 # -- what expired --------------------------------------------------------------------------------

@@ -14,12 +14,15 @@ from kombu import Consumer as TaskConsumer
 from redis import Redis
 
 from tasks import redis_keys
+from tasks.jobs.job import Status
+from tasks.jobs.store import Dispatch, JobStore
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.worker import monitor as module
 from tasks.worker.monitor import LivenessTimeout, WorkerMonitor, kill_child
 from tasks.worker_registry import Worker
 from tests.support.clock import Clock
+from tests.support.jobs import make_job
 
 WORKER, PID = "gpu0@h", 7
 QUEUES = ["gpu.h.0", "model.m"]
@@ -184,3 +187,23 @@ def test_a_child_that_is_gone_already_cannot_be_killed_and_need_not_be() -> None
         kill_child(child.pid)
         assert child.wait(10) == -9
     kill_child(child.pid)
+
+
+def test_a_job_whose_revoked_message_another_one_has_used_is_canceled(
+    ready: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = JobStore(ready.redis)
+    waits, again, due, runs = (store.create(make_job()).job.task_id for _ in range(4))
+    store.record_dispatches([Dispatch(again, "model.u2netp")])
+    store.postpone(due, seconds=60)
+    store.claim(runs, token="t", worker="w")
+    monkeypatch.setattr(state, "revoked", {waits, again, due, runs, "msg_1"})
+    ready.tick()
+    assert store.ids(Status.CANCELED) == [waits]
+    store.requeue(waits)
+    store.record_dispatches([Dispatch(waits, "model.u2netp")])
+    ready.tick()
+    assert store.ids(Status.CANCELED) == []
+    monkeypatch.setattr(state, "revoked", {waits, f"{waits}.2"})
+    ready.tick()
+    assert store.ids(Status.CANCELED) == [waits]

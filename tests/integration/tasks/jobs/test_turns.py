@@ -1,0 +1,238 @@
+"""Owners take turns on each list, and messages go on to stand for jobs."""
+
+from collections.abc import Callable
+
+import pytest
+from celery.app.task import Context
+
+from tasks import redis_keys
+from tasks.jobs.job import Priority, Status, new_task_id
+from tasks.jobs.routing import DISPATCH_SEQ_HEADER, place_of_message
+from tasks.jobs.store import Claim, Place, ReleaseOutcome, lease_holder, lease_token
+from tests.support.queues import AGING, OWN, SHARED, Queues
+
+LIST = f"{SHARED}|3"
+
+
+def _submit(queues: Queues, owners: str, **fields: object) -> dict[str, str]:
+    """Accept a job of each of these owners in turn; owners by job."""
+    return {queues.submit(owner=owner, **fields): owner for owner in owners}
+
+
+def _owners(queues: Queues, jobs: dict[str, str], **place: Priority) -> str:
+    """Run all jobs; whose they were, in the order in which they were run."""
+    return "".join(jobs[queues.run(**place) or ""] for _ in jobs)
+
+
+@pytest.mark.parametrize(
+    ("submitted", "run"),
+    [
+        ("xxxx", "xxxx"),
+        ("x" * 9 + "y", "xy" + "x" * 8),
+        ("xxxyyy", "xyxyxy"),
+        ("xxxxyzzy", "xyzxyzxx"),
+        ("yxxxxz", "yxzxxx"),
+    ],
+)
+def test_owners_take_turns_and_each_has_its_own_jobs_run_in_order(
+    queues: Queues, submitted: str, run: str
+) -> None:
+    jobs = _submit(queues, submitted, priority=Priority.HIGH)
+    places = {each: queues.store.position(queues.job(each)) for each in jobs}
+    order = [queues.run(Priority.HIGH) or "" for _ in jobs]
+    assert "".join(jobs[each] for each in order) == run
+    assert [places[each] for each in order] == [*range(len(order))]
+    for owner in run:
+        own = [each for each in jobs if jobs[each] == owner]
+        assert [each for each in order if jobs[each] == owner] == own
+
+
+def test_who_comes_later_has_its_turn_after_those_who_wait(queues: Queues) -> None:
+    jobs = _submit(queues, "xxxyy")
+    order = [queues.run(), queues.run()]
+    jobs |= _submit(queues, "zyx")
+    assert queues.store.position(queues.job([*jobs][5])) == 2
+    order += [queues.run() for _ in range(6)]
+    assert "".join(jobs[str(each)] for each in order) == "xyxyzxyx"
+
+
+def test_jobs_that_exchange_their_messages_miss_none_and_a_lost_one_is_found(
+    queues: Queues,
+) -> None:
+    jobs = _submit(queues, "xxxxy")
+    assert [jobs[str(queues.run())] for _ in range(2)] == ["x", "y"]
+    queues.passes(3)
+    assert {queues.job(each).redispatches for each in jobs} == {0}
+    # The message that was sent for the other owner's job is now that of the second one.
+    lost = queues.redis.lpop(SHARED + "\x06\x163")
+    queues.passes(3)
+    waits = [each for each in jobs if not queues.status(each).final]
+    assert lost
+    assert [queues.job(each).redispatches for each in waits] == [0, 0, 0]
+    queues.run()
+    queues.run()
+    queues.passes(2)
+    assert sum(queues.job(each).redispatches for each in waits) == 1
+    assert queues.run()
+    assert queues.store.ids(Status.QUEUED) == []
+
+
+def _swapped(queues: Queues) -> tuple[str, str, str]:
+    """Two jobs of `x` and one of `y`, whose turn comes with the second message of `x`."""
+    first, second, other = _submit(queues, "xxy")
+    assert queues.run() == first
+    return second, other, lease_token("w", 1)
+
+
+def test_a_crash_is_that_of_the_job_which_had_its_turn_and_its_message_comes_back(
+    queues: Queues,
+) -> None:
+    named, other, token = _swapped(queues)
+    taken = queues.take()
+    assert taken is not None
+    assert taken.task_id == named
+    assert queues.claim(taken, token) == (Claim.CLAIMED, other)
+    assert queues.store.claimed_by(lease_holder("w", 2)) is None
+    assert queues.store.claimed_by(lease_holder("w", 1)) == queues.store.claimed_by("w/") == other
+    assert queues.store.crash(other, holder=lease_holder("w", 1)) is ReleaseOutcome.QUEUED
+    assert queues.store.claimed_by("w/") is None
+    queues.give_back(taken)
+    queues.passes(3)
+    assert [queues.job(each).redispatches for each in (named, other)] == [0, 0]
+    assert {queues.run(), queues.run()} == {named, other}
+    assert (queues.job(named).crashes, queues.job(other).crashes) == (0, 1)
+
+
+def test_a_message_that_a_worker_may_not_run_is_sent_again_for_the_job_that_has_it(
+    queues: Queues,
+) -> None:
+    named, other, _ = _swapped(queues)
+    taken = queues.take()
+    assert taken is not None
+    excluded = {"excluded_worker": "w"}
+    queues.redis.hset(redis_keys.job_key(other), mapping=excluded)
+    assert queues.claim(taken, respect_exclusion=True) == (Claim.EXCLUDED, other)
+    assert queues.claim(taken, "u", worker="v") == (Claim.CLAIMED, other)
+    # Another worker's claim gave the message to the other job meanwhile.
+    assert queues.store.postpone(other, seconds=1, place=taken.place) is False
+    queues.passes(1)
+    assert queues.job(named).redispatches == 0
+
+
+def test_a_revoked_message_leaves_the_job_that_had_got_it_one(queues: Queues) -> None:
+    jobs = [*_submit(queues, "xxy")]
+    assert [queues.run(), queues.run()] == [jobs[0], jobs[2]]
+    taken = queues.take()
+    assert taken is not None
+    assert taken.task_id == jobs[2]
+    assert queues.store.cancel(taken.task_id) == "succeeded"
+    assert queues.store.postpone(taken.task_id, seconds=0, place=taken.place)
+    queues.passes(1)
+    assert queues.run() == jobs[1]
+
+
+def test_a_message_held_by_a_worker_is_that_of_the_job_with_its_number(queues: Queues) -> None:
+    jobs = [*_submit(queues, "xxxy")]
+    assert [queues.run(), queues.run()] == [jobs[0], jobs[3]]
+    queues.redis.rpop(SHARED + "\x06\x163")
+    taken = queues.take()
+    assert taken is not None
+    assert taken.task_id == jobs[3]
+    queues.redis.hset("unacked", "tag", f'[{taken.text}, "", ""]')
+    queues.redis.zadd("unacked_index", {"tag": 4e9})
+    queues.passes(3)
+    assert [queues.job(each).redispatches for each in jobs] == [0, 0, 1, 0]
+
+
+def test_a_batch_does_not_keep_others_from_being_raised(queues: Queues) -> None:
+    jobs = [*_submit(queues, "x" * 20 + "y", priority=Priority.LOW)]
+    queues.clock.now += AGING
+    queues.passes(1)
+    assert queues.messages() == [jobs[0], jobs[-1]]
+
+
+# -- a rolling upgrade ---------------------------------------------------------------------------
+
+
+def _of_an_earlier_version(queues: Queues) -> None:
+    """Forget what an earlier version does not keep: whose the jobs on the lists are."""
+    for kind in ("turns", "waiting"):
+        queues.redis.delete(*queues.redis.scan_iter(f"rmbg:{kind}:*"))
+
+
+def test_jobs_that_an_earlier_version_dispatched_are_run_and_raised(queues: Queues) -> None:
+    jobs = _submit(queues, "xxxy")
+    bulk = [*_submit(queues, "xx", priority=Priority.LOW)]
+    _of_an_earlier_version(queues)
+    queues.clock.now += AGING
+    queues.passes(1)
+    assert set(queues.messages()) == {*jobs, *bulk}
+    _of_an_earlier_version(queues)
+    jobs |= _submit(queues, "zz")
+    jobs |= dict.fromkeys(bulk, "x")
+    assert sorted(_owners(queues, jobs)) == sorted(jobs.values())
+
+
+def test_what_an_earlier_version_takes_off_a_list_holds_no_turn_up(queues: Queues) -> None:
+    jobs = [*_submit(queues, "x" * 5 + "y")]
+    waiting = f"rmbg:waiting:{LIST}:x"
+    before = queues.redis.zrange(waiting, 0, -1, withscores=True)
+    for gone in jobs[:4]:
+        queues.store.cancel(gone)
+    queues.redis.zadd(waiting, dict(before))
+    assert {queues.run() for _ in jobs} == {None, jobs[4], jobs[5]}
+    queues.passes(2)
+    assert not [*queues.redis.scan_iter("rmbg:turns:*"), *queues.redis.scan_iter("rmbg:waiting:*")]
+
+
+def test_what_a_worker_of_an_earlier_version_takes_costs_no_job_its_run(queues: Queues) -> None:
+    jobs = [*_submit(queues, "xxy")]
+    assert [queues.run(), queues.run()] == [jobs[0], jobs[2]]
+    taken = queues.take()
+    assert taken is not None
+    # It knows a message by its name alone, and this one names a job that is done.
+    assert queues.store.claim(taken.task_id, token="t", worker="w") is Claim.FINAL
+    queues.passes(2)
+    assert queues.run() == jobs[1]
+
+
+# -- what it costs ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [Queues.run, lambda queues: queues.submit(owner=new_task_id())])
+def test_no_step_takes_more_commands_with_more_owners_and_jobs(
+    queues: Queues, step: Callable[[Queues], object]
+) -> None:
+    def commands() -> int:
+        return sum(each["calls"] for each in queues.redis.info("commandstats").values())
+
+    costs = []
+    for _ in range(2):
+        for number in range(60):
+            queues.submit(owner=new_task_id() if number % 2 else "x")
+        step(queues)
+        before = commands()
+        step(queues)
+        costs.append(commands() - before)
+    # Fewer than the owners that came; an exchange of two messages takes some.
+    assert costs[1] <= costs[0] + 10
+
+
+@pytest.mark.parametrize(
+    ("headers", "place"),
+    [
+        ({}, None),
+        ({DISPATCH_SEQ_HEADER: 5}, None),
+        ({"delivery_info": {"routing_key": OWN, "priority": 3}}, None),
+        (
+            {DISPATCH_SEQ_HEADER: 5, "delivery_info": {"routing_key": OWN, "priority": 3}},
+            Place(f"{OWN}|3", 5),
+        ),
+        ({DISPATCH_SEQ_HEADER: "5", "delivery_info": {"routing_key": OWN, "priority": 3}}, None),
+        ({DISPATCH_SEQ_HEADER: 5, "delivery_info": {"routing_key": OWN, "priority": None}}, None),
+    ],
+)
+def test_the_place_of_a_message_is_known_if_the_service_sent_it(
+    headers: dict[str, object], place: Place | None
+) -> None:
+    assert place_of_message(Context(headers)) == place
