@@ -19,6 +19,7 @@ from inference.decode import Picture, decode
 from inference.encode import encode, encode_png
 from inference.models.base import Alpha, Rgb
 from inference.models.onnx import preprocess, resize_matte
+from inference.models.registry import get_spec
 from inference.options import Options, OutputFormat
 from inference.refine import estimate_foreground
 
@@ -64,7 +65,7 @@ def steps(data: bytes, picture: Picture, matte: Alpha) -> list[tuple[str, float]
     cutout = compose(Layer(picture.rgb, combine_alpha(large, picture.alpha)))
     return [
         ("decode", milliseconds(lambda: decode(data))),
-        ("preprocess", milliseconds(lambda: preprocess(picture.rgb, SIDE))),
+        ("preprocess", milliseconds(lambda: preprocess(picture.rgb, get_spec("u2netp")))),
         ("resize the matte", milliseconds(lambda: resize_matte(matte, width, height))),
         ("estimate the foreground", milliseconds(lambda: estimate_foreground(picture.rgb, large))),
         ("compose", milliseconds(lambda: compose(Layer(picture.rgb, combine_alpha(large, None))))),

@@ -14,7 +14,7 @@ from rich.table import Table
 from deploy.cli.output import exit_on_error, require_torch, say
 from inference.errors import ModelError
 from inference.models.birefnet.config import PRESETS, PatchOrder
-from inference.models.registry import MODELS, HubFile, ModelSpec, PypiFile, get_spec
+from inference.models.registry import MODELS, HubFile, ModelSpec, PypiFile, UrlFile, get_spec
 from inference.models.weights import ProgressCallback, fetch_model
 from tasks.settings import Settings
 
@@ -143,6 +143,8 @@ def _source(spec: ModelSpec) -> str:
         return f"{spec.source.repo}, commit {spec.source.revision or 'not pinned'}"
     if isinstance(spec.source, PypiFile):
         return f"PyPI, {spec.source.project} {spec.source.version}"
+    if isinstance(spec.source, UrlFile):
+        return spec.source.url
     return "a file of your own (RMBG_MODEL_PATH)"
 
 

