@@ -130,12 +130,9 @@ class BatchStore:
         return Batch.from_record(record, items) if record else None
 
     def remove(self, batch_id: str) -> None:
-        """Remove a batch's record; its jobs stay."""
-        name = redis_keys.batch_key(batch_id)
-        with redis_errors(), self.client.pipeline(transaction=True) as pipe:
-            pipe.delete(name, f"{name}:items", f"{name}:ends")
-            pipe.zrem(redis_keys.BATCHES, batch_id)
-            pipe.execute()
+        """Remove a batch's record and its deliveries; its jobs stay."""
+        with redis_errors():
+            redis_client.JOBS.run(self.client, "erase_batch", batch=batch_id)
 
     def expired(self, now: float) -> list[str]:
         """Return the ids of batches whose records had expired at `now`."""

@@ -28,6 +28,7 @@
 -- rmbg:batch:<id>           hash    a batch's record                               pictures + 1 day
 -- rmbg:batch:<id>:items     list    its items, as JSON                             its record's
 -- rmbg:batch:<id>:ends      hash    status by id of its jobs that have ended       its record's
+-- rmbg:batches              zset    all batches by the time of their expiry         none
 -- rmbg:workers:alive        zset    workers by the time until which they are alive none
 -- rmbg:workers:ready        zset    workers by the time until which they are ready none
 -- rmbg:workers:drained      hash    drained workers with the reason                none
@@ -815,6 +816,16 @@ local function drop_item_name(id)
   end
 end
 
+-- Erases the deliveries of a job or batch, whose records name its owner and its receiver.
+local function erase_deliveries(subject)
+  for _, delivery in ipairs(redis.call('LRANGE', deliveries_key(subject), 0, -1)) do
+    redis.call('ZREM', DELIVERIES_DUE, delivery)
+    redis.call('ZREM', DELIVERIES_DEAD, delivery)
+    redis.call('DEL', delivery_key(delivery), attempts_key(delivery))
+  end
+  redis.call('DEL', deliveries_key(subject))
+end
+
 -- Erases a record and all that names it. A worker that still runs the job finds neither lease nor
 -- record, so that nothing it writes counts.
 -- Arguments: id.  Returns 1, or 0 if there was no record.
@@ -831,12 +842,8 @@ commands.erase = function(a)
   redis.call('ZREM', EXPIRIES, id)
   redis.call('ZREM', owner_key(get(id, 'owner') or ''), id)
   end_primary(id)
-  for _, delivery in ipairs(redis.call('LRANGE', deliveries_key(id), 0, -1)) do
-    redis.call('ZREM', DELIVERIES_DUE, delivery)
-    redis.call('ZREM', DELIVERIES_DEAD, delivery)
-    redis.call('DEL', delivery_key(delivery), attempts_key(delivery))
-  end
-  redis.call('DEL', deliveries_key(id), lease_key(id), job_key(id))
+  erase_deliveries(id)
+  redis.call('DEL', lease_key(id), job_key(id))
   if is_open(status) then
     -- Requeued since it was canceled: the requests that wait for its end need wait no longer.
     announce(id)
@@ -1019,6 +1026,15 @@ commands.seal_batch = function(a)
   return 1
 end
 
+-- Erases a batch's record, its items and its deliveries; its jobs stay.
+-- Arguments: batch.
+commands.erase_batch = function(a)
+  local batch = batch_key(a.batch)
+  redis.call('DEL', batch, batch .. ':items', batch .. ':ends')
+  redis.call('ZREM', P .. 'batches', a.batch)
+  erase_deliveries(a.batch)
+end
+
 record_of = function(a)
   return a.id and job_key(job_of_message(a)) or a.batch and batch_key(a.batch)
 end
@@ -1028,5 +1044,5 @@ counters = {
 }
 any_type = {
   create = true, create_finished = true, quarantine = true, forget = true, uncache = true,
-  position = true,
+  position = true, erase_batch = true,
 }

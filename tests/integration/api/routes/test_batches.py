@@ -266,7 +266,10 @@ def test_deleting_erases_everything_of_it_and_nothing_else(api: Api) -> None:
     before = _bucket(api)
     url, ids = _begin(api, a=RED, b=GREEN)
     batch_id = url.rpartition("/")[2]
-    api.finish(ids[0])
+    api.redis.hset(redis_keys.batch_key(batch_id), "webhook_url", "https://93.184.216.34/hook")
+    for task_id in ids:
+        api.finish(task_id)
+    assert api.runtime.deliveries.of(batch_id)
     assert data_of(api.delete(url), 200) == {"batch_id": batch_id, "erased": True}
     assert refusal(api.get(url)) == (404, "batch_not_found")
     assert _bucket(api) == before
