@@ -17,6 +17,7 @@ from inference.options import (
     Options,
     Output,
     Shadow,
+    parse_canvas,
     parse_color,
     parse_crop_margin,
     parse_output,
@@ -183,6 +184,11 @@ class TaskParameters(Schema):
         validate=validate.Range(16, 16_384),
         metadata={"description": "The result's longer side is made no larger, in pixels."},
     )
+    canvas = _measure(
+        "The result's exact size, width x height in pixels, 16 to 5000 each; the picture, or the "
+        "trimmed subject, is fitted in. Not with max_side.",
+        example="2000x2000",
+    )
     roi = _measure(
         "The rectangle that the subject is looked for in: x1 y1 x2 y2, each in px or %.",
         example="10% 0px 90% 100%",
@@ -302,10 +308,34 @@ _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = MappingProxyType(
         "crop_margin": parse_crop_margin,
         "roi": parse_roi,
         "scale": parse_scale,
+        "canvas": parse_canvas,
         "position": parse_position,
         "shadow": parse_shadow,
     }
 )
+
+
+def describe_parameters() -> list[dict[str, Any]]:
+    """Describe the parameters of a picture: name, type, default, range or choices, meaning."""
+    kinds = {fields.Boolean: "boolean", fields.Integer: "integer", fields.Float: "number"}
+    described = []
+    for name, field in TaskParameters().fields.items():
+        rules = [each for each in field.validators if isinstance(each, validate.Range)]
+        choices = [each for each in field.validators if isinstance(each, validate.OneOf)]
+        default = field.load_default
+        described.append(
+            {
+                "name": name,
+                "type": kinds.get(type(field), "string"),
+                "default": default if isinstance(default, str | int | float) else None,
+                "minimum": rules[0].min if rules else None,
+                "maximum": rules[0].max if rules else None,
+                "choices": list(choices[0].choices) if choices else [],
+                "description": field.metadata.get("description", ""),
+            }
+        )
+    return described
+
 
 _FORMS: Final = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from inference.options import CENTER, HUNDRED_PERCENT, Options, Position
+from inference.options import CENTER, HUNDRED_PERCENT, Canvas, Options, Position
 
 #: The least alpha of 255 that counts as subject: mattes have faint specks.
 SUBJECT_THRESHOLD: Final = 13
@@ -89,7 +89,12 @@ class Layout:
 
 
 def limit_size(width: int, height: int, options: Options, max_pixels: int) -> tuple[int, int]:
-    """Shrink a result's size to the limits on its longer side and on its number of pixels."""
+    """Shrink a result's size to the limits on its longer side and on its number of pixels.
+
+    A canvas has its own size, whatever it shows.
+    """
+    if options.canvas is not None:
+        width, height = options.canvas.width, options.canvas.height
     pixel_limit = min(max_pixels, options.max_pixels or max_pixels)
     if options.max_side is not None and options.max_side < max(width, height):
         factor = options.max_side / max(width, height)
@@ -132,8 +137,10 @@ def plan_layout(
             margin.bottom.to_pixels(subject.height),
             margin.left.to_pixels(subject.width),
         )
+    if options.canvas is not None:
+        view = _widen(view, options.canvas)
     size = limit_size(view.width, view.height, options, max_pixels)
-    full_size = view.width, view.height
+    full_size = size if options.canvas is not None else (view.width, view.height)
     placed = _placed_box(subject, view, size, options)
     if subject is not None and placed is not None:
         return Layout(size, full_size, subject, placed, placed)
@@ -142,6 +149,14 @@ def plan_layout(
     target = source.map_to_result(view, *size).intersect(whole)
     kept = subject and subject.map_to_result(view, *size).intersect(whole)
     return Layout(size, full_size, source, target, kept)
+
+
+def _widen(view: Box, canvas: Canvas) -> Box:
+    """Return the smallest box around a view, with its center, in the proportions of a canvas."""
+    width = max(view.width, round(view.height * canvas.width / canvas.height))
+    height = max(view.height, round(view.width * canvas.height / canvas.width))
+    across, down = width - view.width, height - view.height
+    return view.expand(down // 2, across - across // 2, down - down // 2, across // 2)
 
 
 def _placed_box(

@@ -23,11 +23,14 @@ HUNDRED_PERCENT: Final = 100
 _LENGTH_PATTERN: Final = re.compile(r"(\d{1,6}(?:\.\d{1,4})?)(px|%)?\Z")
 _PERCENT_PATTERN: Final = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)%\Z")
 _HEX_COLOR: Final = re.compile(r"#(?:[0-9a-fA-F]{3,4}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})\Z")
+_CANVAS_PATTERN: Final = re.compile(r"(\d{2,4})[x×](\d{2,4})\Z")
 _SHA256_PATTERN: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 _MAX_MARGIN: Final = {"%": 50, "px": 500}
 #: The smallest and largest `scale`, in percent.
 _SCALE_LIMITS: Final = (10, 100)
+#: The shortest and longest side of a `canvas`, in pixels.
+_CANVAS_LIMITS: Final = (16, 5000)
 #: `auto`, `car` and `3d` are names of the remove.bg API.
 _SHADOW_NAMES: Final = {"none": "none", "drop": "drop", "auto": "drop", "car": "drop", "3d": "drop"}
 
@@ -180,6 +183,22 @@ class Margin:
 
 
 @dataclass(frozen=True, slots=True)
+class Canvas:
+    """The exact width and height of a result, in pixels."""
+
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        low, high = _CANVAS_LIMITS
+        if not all(low <= side <= high for side in (self.width, self.height)):
+            raise _canvas_error()
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True, slots=True)
 class Position:
     """Where the subject goes: the shares of the free room left of it and above it, in percent.
 
@@ -274,6 +293,14 @@ def parse_scale(text: str) -> float | None:
     return float(match[1])
 
 
+def parse_canvas(text: str) -> Canvas:
+    """Parse `2000x1500`: width and height in pixels."""
+    match = _CANVAS_PATTERN.match(text)
+    if match is None:
+        raise _canvas_error()
+    return Canvas(int(match[1]), int(match[2]))
+
+
 def parse_position(text: str) -> Position:
     """Parse `original`, `center`, one value for both axes, or `x% y%`."""
     if text == "original":
@@ -298,6 +325,13 @@ def parse_shadow(text: str) -> Shadow:
 def _position_error() -> InvalidOptionError:
     return InvalidOptionError(
         "position", "Give original, center, or one or two values from 0% to 100%, such as 50% 80%."
+    )
+
+
+def _canvas_error() -> InvalidOptionError:
+    low, high = _CANVAS_LIMITS
+    return InvalidOptionError(
+        "canvas", f"Give width x height, each {low} to {high} pixels, such as 2000x2000."
     )
 
 
@@ -332,6 +366,8 @@ class Options:
     scale: float | None = None
     #: Where the subject goes; None: it keeps its place, or is centered if it is scaled.
     position: Position | None = None
+    #: Exact size of the result, with the picture or the trimmed subject fitted in; None: its own.
+    canvas: Canvas | None = None
     #: Longest side of the result, pixels, 16..16384.
     max_side: int | None = None
     #: The most pixels of the result.
@@ -364,6 +400,8 @@ class Options:
                 )
         self._check_color()
         self._check_scale()
+        if self.canvas is not None and self.max_side is not None:
+            raise InvalidOptionError("max_side", "Give max_side or canvas, which sets both sides.")
         self._check_background()
         self._check_mask()
         self._check_jpg_background()
@@ -468,6 +506,7 @@ _TEXT_PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "output": parse_output,
     "roi": parse_roi,
     "crop_margin": parse_crop_margin,
+    "canvas": parse_canvas,
     "position": parse_position,
     "shadow": parse_shadow,
 }

@@ -1,17 +1,18 @@
-"""`/api/v1/info`: version, models, limits and formats of this service."""
+"""`/api/v1/info`: version, models, limits, formats, parameters and presets of this service."""
 
 from typing import Any
 
 from flask.views import MethodView
-from marshmallow import Schema, fields
+from marshmallow import Schema, fields, validate
 
 from api.auth import current_owner, services
 from api.openapi import ApiBlueprint
-from api.parameters import FORMATS
+from api.parameters import FORMATS, describe_parameters
 from api.request_hooks import success
 from api.schemas import envelope
 from api.waiting import MAX_WAIT_SECONDS
 from inference.models.registry import MODELS
+from inference.presets import PRESETS
 from inference.probe import accepted_formats
 from inference.version import PIPELINE_VERSION, __version__
 
@@ -53,6 +54,31 @@ class LimitsSchema(Schema):
     )
 
 
+class ParameterSchema(Schema):
+    """A parameter of a picture."""
+
+    name = fields.String(required=True, metadata={"example": "mask_feather"})
+    type = fields.String(
+        required=True, validate=validate.OneOf(["boolean", "integer", "number", "string"])
+    )
+    default = fields.Raw(required=True, allow_none=True)
+    minimum = fields.Float(required=True, allow_none=True)
+    maximum = fields.Float(required=True, allow_none=True)
+    choices = fields.List(fields.String(), required=True)
+    description = fields.String(required=True)
+
+
+class PresetSchema(Schema):
+    """Parameters that suit a purpose."""
+
+    name = fields.String(required=True, metadata={"example": "marketplace"})
+    parameters = fields.Dict(
+        keys=fields.String(),
+        required=True,
+        metadata={"example": {"matte_color": "#ffffff", "canvas": "2000x2000", "scale": "85%"}},
+    )
+
+
 class InfoSchema(Schema):
     """Version, models, limits and formats of this service."""
 
@@ -62,6 +88,8 @@ class InfoSchema(Schema):
     limits = fields.Nested(LimitsSchema, required=True)
     input_formats = fields.List(fields.String(), required=True)
     output_formats = fields.List(fields.String(), required=True)
+    parameters = fields.List(fields.Nested(ParameterSchema), required=True)
+    presets = fields.List(fields.Nested(PresetSchema), required=True)
 
 
 @blueprint.route("/info")
@@ -87,6 +115,10 @@ class Info(MethodView):
                 },
                 "input_formats": [name.lower() for name in accepted_formats()],
                 "output_formats": list(FORMATS),
+                "parameters": describe_parameters(),
+                "presets": [
+                    {"name": name, "parameters": dict(each)} for name, each in PRESETS.items()
+                ],
             }
         )
 

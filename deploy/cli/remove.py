@@ -20,6 +20,7 @@ from rich.progress import (
 from deploy.cli.output import say
 from deploy.client import ClientError, ServiceClient, submit_batch
 from inference.options import OutputFormat
+from inference.presets import PRESETS, Preset
 
 #: The files of a folder that are sent. A file that is named itself is sent with any suffix.
 _SUFFIXES: Final = frozenset(
@@ -40,8 +41,13 @@ def remove(  # noqa: PLR0917 - typer makes the options of a command from its par
         str | None, typer.Option(help="Fill behind the subject: #rrggbb or a CSS name.")
     ] = None,
     output_format: Annotated[
-        OutputFormat, typer.Option("--format", help="Format of the cutouts.")
-    ] = OutputFormat.PNG,
+        OutputFormat | None,
+        typer.Option("--format", help="Format of the cutouts; png, unless a preset has another."),
+    ] = None,
+    preset: Annotated[
+        Preset | None,
+        typer.Option(help="Parameters for a purpose; other options go before them."),
+    ] = None,
     quality: Annotated[
         int | None, typer.Option(min=1, max=100, help="For webp, avif and jpg.")
     ] = None,
@@ -62,7 +68,9 @@ def remove(  # noqa: PLR0917 - typer makes the options of a command from its par
     ] = None,
 ) -> None:
     """Cut out PHOTOS, and write NAME.png for each into the folder given by -o."""
-    targets = plan_cutouts(photos, out, output_format.value)
+    chosen = PRESETS[preset] if preset else {}
+    extension = output_format.value if output_format else str(chosen.get("output_format", "png"))
+    targets = plan_cutouts(photos, out, extension)
     if not targets:
         say("No pictures found. Name files, or a folder with pictures in it.")
         raise typer.Exit(2)
@@ -78,8 +86,9 @@ def remove(  # noqa: PLR0917 - typer makes the options of a command from its par
         "mask_offset": mask_offset,
         "mask_feather": mask_feather,
     }
-    options = {name: str(value) for name, value in given.items() if value}
-    options["output_format"] = output_format.value
+    options = {name: str(value) for name, value in chosen.items()}
+    options |= {name: str(value) for name, value in given.items() if value}
+    options["output_format"] = extension
     with ServiceClient(url, api_key=api_key, connections=jobs) as client:
         failures = _cut_out_all(client, targets, options, jobs)
     say(f"{len(targets) - failures} of {len(targets)} cut out into {out}")

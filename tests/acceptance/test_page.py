@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Route
 
+from inference.presets import PRESETS, Preset
 from tasks.runtime import Runtime
 from tests.support.browser import Visit, chromium, far_off, pixels, visiting
 from tests.support.service import RunningApi, RunningService, running_api, settings_of
@@ -276,3 +277,21 @@ def test_a_photo_by_address_is_fetched_by_the_service(visit: Visit, website_of_p
     visit.card("cup.jpg", "done")
     failed = visit.card("none.jpg", "failed")
     assert "Nothing could be fetched" in failed.locator(".state").inner_text()
+
+
+@pytest.mark.parametrize("preset", ["marketplace", "transparent"])
+def test_a_preset_gives_the_same_picture_as_the_service(
+    visit: Visit, service: RunningService, coffee: Path, preset: Preset
+) -> None:
+    page = visit.open()
+    visit.drop(coffee)
+    card = visit.card(coffee.name, "done")
+    page.locator(f'[data-preset="{preset}"]').click()
+    made = visit.download(card.get_by_role("button", name="Download"))
+    parameters = {name: str(value) for name, value in PRESETS[preset].items()}
+    served = pixels(service.client.cut_out(coffee, parameters))
+    drawn = pixels(Path(made.path()))
+    assert made.suggested_filename == f"coffee.{parameters['output_format']}"
+    assert drawn.shape == served.shape
+    # Browsers and Pillow enlarge by filters of their own.
+    assert far_off(drawn, served, levels=24) < 0.02

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from inference.errors import InvalidOptionError
 from inference.options import (
+    Canvas,
     Options,
     Output,
     OutputFormat,
     Position,
     Rgba,
     Shadow,
+    parse_canvas,
     parse_color,
     parse_crop_margin,
     parse_output_format,
@@ -62,6 +64,7 @@ _OPTIONS = st.one_of(
         **_FREE,
     ),
     st.builds(Options, output=st.just(Output.MASK), **_FREE),
+    st.builds(Options, canvas=st.builds(Canvas, *[st.integers(16, 5000)] * 2)),
 )
 
 
@@ -124,6 +127,7 @@ def test_what_a_text_stands_for(parse: Callable[[str], object], text: str, value
         (parse_crop_margin, "10% 5px", "10% 5px 10% 5px"),
         (parse_crop_margin, "1px 2px 3% 50%", "1px 2px 3% 50%"),
         (parse_crop_margin, "500px", "500px 500px 500px 500px"),
+        (parse_canvas, "2000x1500", "2000x1500"),
         (parse_position, "original", "original"),
         (parse_position, "center", "50% 50%"),
         (parse_position, "20%", "20% 20%"),
@@ -146,6 +150,7 @@ _NO_MARGINS = "", "5", "1px 2px 3px", "-1px", "51%", "501px", "1px,2px", "x"
         (parse_color, "matte_color", "Give a color as #rgb", _NO_COLORS),
         (parse_crop_margin, "crop_margin", "", _NO_MARGINS),
         (parse_scale, "scale", "", ("", "80", "big", "-10%", "80 %")),
+        (parse_canvas, "canvas", "", ("", "2000", "15x2000", "5001x16", "2000x", "a x b")),
         (parse_position, "position", "", ("", "left", "20", "101%", "1% 2% 3%", "1% x")),
         (parse_shadow, "shadow", "Choose none, drop", ("long",)),
     ],

@@ -1,5 +1,6 @@
 """`GET /api/v1/info`: the version, the models, and how workers run them."""
 
+from inference.presets import PRESETS
 from tests.support.api import Api
 from tests.support.submissions import data_of
 
@@ -25,3 +26,16 @@ def test_the_service_says_what_it_is_and_how_workers_run_their_models(api: Api) 
     assert models["u2netp"]["paths"] == []
     assert models["rmbg-2.0"]["paths"] == ["fast: no compiler", "graphed"]
     assert models["rmbg-2.0"]["commercial_use"] is False
+
+
+def test_the_tables_of_parameters_and_presets_are_what_a_submission_takes(api: Api) -> None:
+    info = data_of(api.get("/api/v1/info"), 200)
+    parameters = {each["name"]: each for each in info["parameters"]}
+    quality = parameters["quality"]
+    assert (quality["type"], quality["default"]) == ("integer", 92)
+    assert (quality["minimum"], quality["maximum"]) == (1, 100)
+    assert parameters["output_format"]["choices"] == info["output_formats"]
+    assert {"mask_threshold", "mask_offset", "mask_feather", "refine"} <= parameters.keys()
+    assert {each["name"] for each in info["presets"]} == set(PRESETS)
+    for preset in info["presets"]:
+        assert api.send(**preset["parameters"]).status_code == 202, preset["name"]
