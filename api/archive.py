@@ -1,14 +1,12 @@
 """The ZIP archive of a batch, written as it is sent; each file is named after its input."""
 
 import io
-import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
-from typing import Final
 
 from api.errors import ApiError
+from api.file_names import numbered_names
 from api.services import Services
 from tasks.audit import Access, audit_access
 from tasks.jobs.batches import Batch
@@ -52,33 +50,6 @@ def stream_zip(files: Iterable[tuple[str, datetime, Iterator[bytes]]]) -> Iterat
     yield sink.take()
 
 
-#: Characters that a file system refuses, or that would lead out of a folder.
-_UNSAFE: Final = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]+')
-_MAX_STEM: Final = 100
-
-
-def archive_names(wanted: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Yield a file name for each input's name and result's extension; no name comes twice.
-
-    `a.jpg` and `a.png`, both cut out to PNG, become `a.png` and `a-2.png`.
-    """
-    taken: set[str] = set()
-    for name, extension in wanted:
-        stem = _stem(name)
-        found, number = f"{stem}.{extension}", 1
-        # Some file systems do not distinguish upper and lower case.
-        while found.casefold() in taken:
-            number += 1
-            found = f"{stem}-{number}.{extension}"
-        taken.add(found.casefold())
-        yield found
-
-
-def _stem(name: str) -> str:
-    stem = PurePosixPath(name.replace("\\", "/")).stem
-    return _UNSAFE.sub("-", stem).strip(" .-")[:_MAX_STEM] or "image"
-
-
 def stream_archive(batch: Batch, services: Services, request_id: str) -> Iterator[bytes]:
     """Return a batch's cutouts as a ZIP archive, written as it is read.
 
@@ -94,7 +65,7 @@ def stream_archive(batch: Batch, services: Services, request_id: str) -> Iterato
     if not done:
         raise ApiError("batch_empty")
     audit_access(Access.RESULT, [job for _, job in done], request_id=request_id)
-    names = archive_names((item.name or job.file_stem, job.format or "") for item, job in done)
+    names = numbered_names((item.name or job.file_stem, job.format or "") for item, job in done)
     return stream_zip(
         (
             name,

@@ -1,11 +1,9 @@
 """Where a submission's pictures come from: form files, base64, URLs and finished uploads."""
 
 import hashlib
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import Any, BinaryIO, Final, cast
 
 from flask import g, has_app_context
@@ -108,15 +106,6 @@ class Submission:
     expires_in: float | None = None
     cache: bool = True
     batch_id: str | None = None
-
-
-_UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
-
-
-def safe_stem(file_name: str) -> str:
-    """Return a client's file name without its extension, safe in headers and file systems."""
-    stem = PurePath(file_name.replace("\\", "/")).stem
-    return _UNSAFE.sub("-", stem).strip("-.")[:80] or "image"
 
 
 #: Name of the request's temporary files, in Flask's `g`.

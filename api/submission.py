@@ -7,8 +7,9 @@ from typing import Final
 import structlog
 
 from api.errors import ApiError
+from api.file_names import safe_stem
 from api.idempotency import IdempotencyGuard, Reservation
-from api.inputs import InputFile, Submission, safe_stem
+from api.inputs import InputFile, Submission
 from api.places import Places
 from api.settings import ApiSettings
 from inference.errors import InferenceError, InvalidOptionError

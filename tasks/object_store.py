@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, BinaryIO, Final, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import structlog
 import urllib3
@@ -249,7 +249,7 @@ class ObjectStore:
         """
         headers: dict[str, str | list[str] | tuple[str]] = {}
         if file_name:
-            headers["response-content-disposition"] = f'attachment; filename="{file_name}"'
+            headers["response-content-disposition"] = _attachment(file_name)
         return self.public_client.presigned_get_object(
             self.bucket,
             key,
@@ -293,6 +293,14 @@ class ObjectStore:
             for each in found
             if each.initiated_time is not None
         ]
+
+
+def _attachment(file_name: str) -> str:
+    """Return a Content-Disposition with the name in UTF-8 (RFC 6266), and in ASCII for the rest."""
+    plain = "".join(
+        each if " " <= each <= "~" and each not in '"\\%' else "_" for each in file_name
+    )
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(file_name, safe='')}"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import io
 import secrets
 from collections.abc import Callable
+from urllib.parse import unquote
 
 import pytest
 import urllib3
@@ -36,10 +37,12 @@ def test_what_is_put_can_be_got_and_deleted(objects: ObjectStore, size: int) -> 
 
 
 def test_a_signed_address_serves_the_object_under_a_file_name(objects: ObjectStore) -> None:
-    url = objects.url(_put(objects, b"picture"), seconds=60, file_name="cat.png")
+    url = objects.url(_put(objects, b"picture"), seconds=60, file_name='кот "№ 100%".png')
     answer = urllib3.request("GET", url)
     assert (answer.status, answer.data) == (200, b"picture")
-    assert answer.headers["Content-Disposition"] == 'attachment; filename="cat.png"'
+    sent, _, encoded = answer.headers["Content-Disposition"].partition("; filename*=UTF-8''")
+    assert sent == 'attachment; filename="___ __ 100__.png"'
+    assert unquote(encoded) == 'кот "№ 100%".png'
     bare = url.split("?")[0]
     assert urllib3.request("GET", bare, retries=False).status == 403, "none without a signature"
 

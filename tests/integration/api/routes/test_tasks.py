@@ -51,7 +51,7 @@ def test_a_task_shows_its_states_and_its_result(shop: Api) -> None:
     answer = shop.get(f"{path}/result?download=true")
     assert answer.status_code == 302
     fetched = urllib3.request("GET", answer.headers["Location"])
-    assert fetched.headers["Content-Disposition"] == 'attachment; filename="a.png"'
+    assert fetched.headers["Content-Disposition"].startswith('attachment; filename="a.png"; ')
 
     later = shop.replaced(clock=lambda: shop.job(task_id).expires_at + 1)
     task = later.data(path)
