@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Self, TypeVar
 
+import structlog
 from redis import Redis
 
 from api.errors import ApiError
@@ -18,13 +22,19 @@ from tasks.redis_client import redis_errors
 HEADER: Final = "Idempotency-Key"
 #: How long a key stands for its task.
 IDEMPOTENCY_SECONDS: Final = 24 * 3600
-#: How long a key is reserved for a request; if its process dies, the key is free after that.
-_RESERVED_SECONDS: Final = 120
+#: How long a reservation lasts that is not renewed: the key is free then, if its process died.
+RESERVED_SECONDS: Final = 30
+#: How often the reservation of a request that goes on, such as one that fetches, is renewed.
+_RENEW_SECONDS: Final = 10.0
+#: How long a key stays reserved after a request that may have been recorded, or not.
+_UNCERTAIN_SECONDS: Final = 120.0
 #: The draft standard's form of a key; a bare one is taken too.
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"\Z')
 #: Longest header with a key: each character escaped, and the quotes.
 _MAX_HEADER: Final = 2 * 255 + 2
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]{1,255}\Z")
+
+_log = structlog.get_logger(__name__)
 
 #: What a request makes: a task or a batch.
 Made = TypeVar("Made")
@@ -67,6 +77,57 @@ class Reservation:
         }
 
 
+class ReservationKeeper:
+    """Renews the reservations of a process's requests, from a thread that runs while there are any.
+
+    A reservation that has lapsed, and that another request may hold, is not taken again.
+    """
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._running = False
+        #: Reservations, each with the monotonic time until which it is renewed.
+        self._kept: dict[Reservation, float] = {}
+
+    def keep(self, reservation: Reservation, seconds: float = math.inf) -> None:
+        """Renew a reservation for so long, or until it is dropped."""
+        with self._lock:
+            self._kept[reservation] = time.monotonic() + seconds
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._run, name="reservations", daemon=True).start()
+
+    def drop(self, reservation: Reservation) -> None:
+        """Renew a reservation no longer."""
+        with self._lock:
+            self._kept.pop(reservation, None)
+
+    def _run(self) -> None:
+        while kept := self._after_a_pause():
+            try:
+                self._renew(kept)
+            except QueueUnavailableError as error:
+                _log.warning("idempotency.renewal_failed", reason=str(error))
+
+    def _after_a_pause(self) -> list[Reservation]:
+        """Return the reservations that are to be renewed then; without one the thread ends."""
+        time.sleep(_RENEW_SECONDS)
+        with self._lock:
+            now = time.monotonic()
+            self._kept = {each: until for each, until in self._kept.items() if until > now}
+            self._running = bool(self._kept)
+            return list(self._kept)
+
+    def _renew(self, reservations: Sequence[Reservation]) -> None:
+        calls: list[dict[str, redis_client.Argument]] = [
+            {"key": each.place, "expected": each.write(), "ms": RESERVED_SECONDS * 1000}
+            for each in reservations
+        ]
+        with redis_errors():
+            redis_client.PRIMITIVES.run_each(self._client, "compare_and_expire", calls)
+
+
 @dataclass(frozen=True, slots=True)
 class IdempotencyGuard:
     """Accepts each request with an `Idempotency-Key` once.
@@ -75,6 +136,7 @@ class IdempotencyGuard:
     """
 
     redis: Redis
+    keeper: ReservationKeeper
 
     def accept(
         self,
@@ -124,15 +186,20 @@ class IdempotencyGuard:
     def _make(
         self, reservation: Reservation, make: Callable[[str, Reservation | None], Made]
     ) -> Made:
+        self.keeper.keep(reservation)
         try:
-            return make(reservation.made_id, reservation)
+            made = make(reservation.made_id, reservation)
         except UncertainWriteError:
             # The key has to lead to the task if there is one: it stays reserved.
+            self.keeper.keep(reservation, _UNCERTAIN_SECONDS)
             raise
         except BaseException:
+            self.keeper.drop(reservation)
             with suppress(QueueUnavailableError):  # then the reservation runs out
                 self.free(reservation)
             raise
+        self.keeper.drop(reservation)
+        return made
 
     def is_known(self, owner_id: str, header: str | None) -> bool:
         """Return whether a request was sent under a key, and is accepted or being accepted.
@@ -149,7 +216,7 @@ class IdempotencyGuard:
         """Reserve a key; return None on success, else the reservation that holds it."""
         with redis_errors():
             found = self.redis.set(
-                wanted.place, wanted.write(), nx=True, get=True, ex=_RESERVED_SECONDS
+                wanted.place, wanted.write(), nx=True, get=True, ex=RESERVED_SECONDS
             )
         return None if found is None else Reservation.read(wanted.place, str(found))
 

@@ -9,7 +9,7 @@ from typing import Final
 from flask import g, has_app_context
 
 from api.circuit_breaker import BreakerPool, BreakerRedis, CircuitBreaker
-from api.idempotency import IdempotencyGuard
+from api.idempotency import IdempotencyGuard, ReservationKeeper
 from api.inputs import ImageInputs
 from api.settings import ApiSettings
 from api.submission import SubmissionService
@@ -65,7 +65,7 @@ class Services:
     @cached_property
     def idempotency(self) -> IdempotencyGuard:
         """Accepts each request with an `Idempotency-Key` once."""
-        return IdempotencyGuard(self.runtime.redis)
+        return IdempotencyGuard(self.runtime.redis, ReservationKeeper(self.runtime.redis))
 
     @cached_property
     def submissions(self) -> SubmissionService:

@@ -33,7 +33,7 @@
 -- rmbg:workers:ready        zset    workers by the time until which they are ready none
 -- rmbg:workers:drained      hash    drained workers with the reason                none
 -- rmbg:worker:<name>        hash    a worker's queue, model and seconds a job      7 days
--- rmbg:idempotency:<digest> string  which task an Idempotency-Key stands for       120 s, then 24 h
+-- rmbg:idempotency:<digest> string  which task an Idempotency-Key stands for       30 s, renewed
 -- rmbg:done:<id>            channel published when a job or batch ends
 
 local QUEUED, PROCESSING = P .. 'jobs:queued', P .. 'jobs:processing'

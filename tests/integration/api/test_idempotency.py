@@ -1,6 +1,8 @@
 """Idempotency-Key: one task however often it is sent."""
 
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -8,9 +10,16 @@ import pytest
 from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
-from api.idempotency import IdempotencyGuard, Reservation, parse_key
+from api import idempotency
+from api.idempotency import (
+    RESERVED_SECONDS,
+    IdempotencyGuard,
+    Reservation,
+    ReservationKeeper,
+    parse_key,
+)
 from tasks import redis_keys
-from tasks.errors import ObjectStoreUnavailableError
+from tasks.errors import ObjectStoreUnavailableError, UncertainWriteError
 from tasks.jobs.job import Job
 from tasks.object_store import manifest_key, original_key
 from tests.support.api import Api
@@ -105,7 +114,7 @@ def test_keys_are_their_owners_own(api: Api) -> None:
 
 
 def test_a_reservation_that_ran_out_is_not_written_over(api: Api) -> None:
-    known = IdempotencyGuard(api.redis)
+    known = IdempotencyGuard(api.redis, ReservationKeeper(api.redis))
     place = redis_keys.idempotency_key("", "k")
     mine, other = (Reservation(place, "p", each) for each in ("rm-1", "rm-2"))
     assert known.reserve(mine) is None
@@ -115,6 +124,57 @@ def test_a_reservation_that_ran_out_is_not_written_over(api: Api) -> None:
     known.free(mine)
     assert known.reserve(mine) == other
     assert api.jobs.get("rm-1") is None
+
+
+@pytest.fixture
+def keeper(api: Api, monkeypatch: pytest.MonkeyPatch) -> ReservationKeeper:
+    monkeypatch.setattr(idempotency, "_RENEW_SECONDS", 0.02)
+    return ReservationKeeper(api.redis)
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_reservation_lasts_as_long_as_its_request_and_lapses_soon_after_a_crash(
+    api: Api, keeper: ReservationKeeper
+) -> None:
+    known, place = IdempotencyGuard(api.redis, keeper), redis_keys.idempotency_key("", "k")
+
+    def fetch_slowly(made_id: str, _: Reservation | None) -> str:
+        assert RESERVED_SECONDS - 5 < api.redis.ttl(place) <= RESERVED_SECONDS == 30
+        for _time in range(2):
+            api.redis.pexpire(place, 1000)
+            _wait_for(lambda: api.redis.pttl(place) > 1000)
+        # It lapsed, and another request has taken the key: that is not prolonged.
+        api.redis.set(place, "another", px=1000)
+        _wait_for(lambda: not api.redis.exists(place))
+        return made_id
+
+    made = known.accept("", "k", [], new_id=lambda: "rm-1", make=fetch_slowly, find=lambda _: None)
+    assert made == ("rm-1", False)
+    _wait_for(lambda: not keeper._running)
+
+
+def test_a_request_of_unknown_fate_keeps_its_key_for_a_while(
+    api: Api, keeper: ReservationKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "_UNCERTAIN_SECONDS", 0.2)
+    place = redis_keys.idempotency_key("", "k")
+
+    def lose_the_answer(*_: object) -> str:
+        api.redis.pexpire(place, 1000)
+        raise UncertainWriteError("no answer")
+
+    with pytest.raises(UncertainWriteError):
+        IdempotencyGuard(api.redis, keeper).accept(
+            "", "k", [], new_id=lambda: "rm-1", make=lose_the_answer, find=lambda _: None
+        )
+    _wait_for(lambda: not keeper._running)
+    assert api.redis.pttl(place) > 1000
 
 
 @pytest.mark.parametrize(
