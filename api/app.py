@@ -9,6 +9,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from api.auth import SERVICES_EXTENSION, install_auth
 from api.forms import StrictJsonProvider, install_bodies
 from api.openapi import EnvelopeApi
+from api.quotas import install_quota_headers
 from api.rate_limits import install_rate_headers
 from api.removebg.route import install_removebg
 from api.request_hooks import (
@@ -59,6 +60,7 @@ def create_app(services: Services | None = None) -> Flask:
     install_auth(app)
     install_room_check(app)
     install_rate_headers(app)
+    install_quota_headers(app)
     install_error_handlers(app)
     _add_routes(app)
     install_removebg(app, services.settings.cors_allowed)

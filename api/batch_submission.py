@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from api.parameters import (
     comparable,
     load,
 )
+from api.quotas import tell_usage
 from api.rate_limits import charge, give_back
 from api.services import Services
 from api.submission import media_type
@@ -28,6 +29,7 @@ from tasks.errors import (
     ObjectStoreUnavailableError,
     QueueFullError,
     QueueUnavailableError,
+    QuotaExceededError,
     TaskError,
     UncertainWriteError,
     UploadError,
@@ -36,6 +38,7 @@ from tasks.jobs.batches import Batch, BatchItem, new_batch_id
 from tasks.jobs.job import JobError, Priority, new_task_id
 from tasks.jobs.job_objects import discard_object
 from tasks.object_store import original_key
+from tasks.quotas import Usage
 
 #: The file field of a batch.
 IMAGES: Final = ("images", "images[]", "image")
@@ -51,7 +54,7 @@ class Entry:
     Attributes:
         name: of the input.
         parameters: its own, raw; they override the shared ones.
-        task_id: that its task is to have, if it came as a file.
+        task_id: that its task is to have; empty if its file cannot be used.
         image: the file, stored under that task's key unless it cannot be used.
         error: why it cannot become a task.
         charged: number of pictures that the caller's quota was charged for it.
@@ -93,8 +96,11 @@ class BatchSubmissionService:
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             raise ApiError("invalid_parameter", "Send `items`: a list of objects.")
         self._check_number(len(items))
-        entries = [Entry(_name_of(item), item) for item in items]
-        return self._accept(entries, shared)
+        entries = [Entry(_name_of(item), item, new_task_id()) for item in items]
+        try:
+            return self._accept(entries, shared)
+        finally:
+            self._release(entries)
 
     def from_form(self, parts: Iterable[TextPart | FilePart]) -> tuple[Batch, bool]:
         """Accept a batch of files in a form; its other fields are shared parameters.
@@ -134,6 +140,7 @@ class BatchSubmissionService:
                 key = entry.image and entry.image.object_key
                 if key and entry.task_id not in self.taken:
                     discard_object(self.services.runtime.object_store, key)
+            self._release(entries)
 
     def _check_number(self, count: int) -> None:
         most = self.services.settings.max_batch_images
@@ -176,14 +183,21 @@ class BatchSubmissionService:
         except (ApiError, InferenceError) as error:
             return Entry(part.file_name, {}, image=image, error=explain(error), charged=1)
         else:
-            image.object_key = original_key(task_id)
-            self.services.runtime.object_store.put(
-                image.object_key, image.stream, image.length, kind
-            )
+            key, runtime = original_key(task_id), self.services.runtime
+            with runtime.quotas.released_on_error(self.owner.id, [task_id]):
+                runtime.quotas.charge(self.owner, [task_id], {key: image.length}, pending=True)
+                runtime.object_store.put(key, image.stream, image.length, kind)
+            image.object_key = key
             return Entry(part.file_name, {}, task_id, image, charged=1)
         finally:
             # One file at a time takes memory.
             image.stream.close()
+
+    def _release(self, entries: Iterable[Entry]) -> None:
+        """Release what was charged for entries that have not become tasks."""
+        left = [each.task_id for each in entries if each.task_id not in {"", *self.taken}]
+        if left:
+            self.services.runtime.quotas.release(self.owner.id, left)
 
     def _accept(self, entries: list[Entry], shared: Mapping[str, Any]) -> tuple[Batch, bool]:
         """Return the batch, and whether an earlier request made it."""
@@ -221,6 +235,8 @@ class BatchSubmissionService:
             # Before an address is fetched.
             charge(uncharged)
         try:
+            # All places at once; those of files were charged as the files came.
+            tell_usage(self._reserve(entries))
             self.services.runtime.batches.create(batch)
             each = {name: value for name, value in shared.items() if name not in _OF_BATCH}
             items = list(self._items(entries, each, batch.batch_id))
@@ -232,6 +248,10 @@ class BatchSubmissionService:
             with suppress(QueueUnavailableError):  # the reservation expires, and the batch is kept
                 self.services.idempotency.keep(reservation)
         return self.services.runtime.batches.get(batch.batch_id) or batch
+
+    def _reserve(self, entries: Iterable[Entry]) -> Usage:
+        ids = [each.task_id for each in entries if each.task_id]
+        return self.services.runtime.quotas.charge(self.owner, ids, {}, pending=True)
 
     def _shared(self, shared: Mapping[str, Any]) -> dict[str, Any]:
         pictures = [name for name in PICTURES if name in shared]
@@ -264,7 +284,12 @@ class BatchSubmissionService:
                 accepted += item.task_id is not None
             except (ApiError, InferenceError, UploadError, ObjectNotFoundError) as error:
                 yield BatchItem(entry.name, error=explain(error))
-            except (QueueFullError, QueueUnavailableError, ObjectStoreUnavailableError) as error:
+            except (
+                QueueFullError,
+                QuotaExceededError,
+                QueueUnavailableError,
+                ObjectStoreUnavailableError,
+            ) as error:
                 if not accepted or isinstance(error, UncertainWriteError):
                     # If no item was accepted, the request fails as a whole; also if it is unknown
                     # whether one was, since a batch counts the ends of its own tasks only.
@@ -278,7 +303,7 @@ class BatchSubmissionService:
         parameters = load(RemovalJson(), {**shared, **entry.parameters})
         if entry.image is not None:
             parameters["image"] = entry.image
-        inputs = self.services.inputs
+        inputs = replace(self.services.inputs, reserved=True)
         try:
             submission = build_submission(
                 parameters, inputs, self.owner, priority=Priority.LOW, batch_id=batch_id
@@ -306,6 +331,8 @@ def explain(error: Exception) -> JobError:
         return JobError(error.row.type, str(error), retryable=retryable)
     if isinstance(error, UploadError):
         return JobError(error.code, str(error))
+    if isinstance(error, QuotaExceededError):
+        return JobError(error.code, str(error), retryable=True)
     code = error.code if isinstance(error, TaskError) and error.code in ERRORS else "internal_error"
     return JobError(code, ERRORS[code].message, retryable=True)
 

@@ -46,6 +46,12 @@ _ROWS: Final = (
         "Web pages of another origin may not call this service without an API key; the operator "
         "can name yours in RMBG_CORS_ORIGINS.",
     ),
+    ErrorType(
+        "storage_quota_exceeded",
+        403,
+        2,
+        "Your storage quota is used up; erase tasks or end uploads, or wait until they expire.",
+    ),
     ErrorType("not_found", 404, 0, "No such endpoint."),
     ErrorType("task_not_found", 404, 1, "There is no such task, or it has been erased."),
     ErrorType("upload_not_found", 404, 2, "There is no such upload, or it has been ended."),
@@ -123,6 +129,18 @@ _ROWS: Final = (
         429,
         3,
         "Too many pictures are being fetched for you; send fewer addresses at once, or the files.",
+    ),
+    ErrorType(
+        "too_many_uploads",
+        429,
+        4,
+        "You have too many uploads; finish or end some, or wait until they expire.",
+    ),
+    ErrorType(
+        "too_many_pending",
+        429,
+        5,
+        "You have too many jobs queued or running; try again when some have ended.",
     ),
     ErrorType("upload_locked", 423, 0, "Another request is writing to this upload; try again."),
     ErrorType("checksum_mismatch", 460, 0, "Checksum mismatch; send this chunk again."),

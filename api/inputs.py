@@ -17,6 +17,7 @@ from tasks.api_keys import ANONYMOUS, Owner
 from tasks.errors import OutboundRequestError, UrlTooLargeError
 from tasks.jobs.job import Priority
 from tasks.net.http_client import HttpClient
+from tasks.quotas import Quotas
 from tasks.uploads.service import UploadService
 
 
@@ -145,19 +146,24 @@ class ImageInputs:
         max_bytes: of one picture.
         http_client: fetches pictures by URL.
         uploads: the finished ones are copied from the bucket.
+        quotas: nothing is fetched for an owner whose quota has no room.
         fetches: one place for each picture that is fetched by URL at once.
+        reserved: the places of the pending jobs were charged before.
     """
 
     max_bytes: int
     http_client: HttpClient
     uploads: UploadService
+    quotas: Quotas
     fetches: Places = field(default_factory=lambda: Places(FETCHES))
+    reserved: bool = False
 
     def open(self, name: str, value: InputFile | str | LongText, owner: Owner) -> InputFile:
         """Return the picture that a parameter gives or names.
 
         Raises:
             ApiError: there is none, or it is empty or too large; `fields` names the parameter.
+            QuotaExceededError: it would have to be fetched, and the owner's quota has no room.
         """
         picture = value if isinstance(value, InputFile) else self._load(name, value, owner)
         check_length(picture.length, self.max_bytes, name)
@@ -169,6 +175,7 @@ class ImageInputs:
             raise ApiError("missing_image", sentence, fields={name: sentence})
         if name == "image_b64" or isinstance(text, LongText):
             return self._decode(name, text)
+        self.quotas.require_room(owner, reserved=self.reserved)
         if name == "upload_id":
             return self._fetch_upload(name, text, owner)
         return self._fetch(name, text, owner)

@@ -51,6 +51,15 @@ _RESPONSE_HEADERS: Final = {
         "What is left, `r`, and the seconds `t` until the quota is full again.",
         '"pictures";r=59;t=1',
     ),
+    "Quota-Policy": _header(
+        "What the caller may have: bytes stored, unfinished uploads, pending jobs; those that are "
+        "limited.",
+        '"bytes";q=107374182400, "uploads";q=1000, "pending";q=5000',
+    ),
+    "Quota": _header(
+        "What is left of each, `r`.",
+        '"bytes";r=107370000000, "uploads";r=1000, "pending";r=4998',
+    ),
     "Preference-Applied": _header(
         "The wait that was applied; only if the client preferred to wait.", "wait=5"
     ),
@@ -62,18 +71,21 @@ _RESPONSE_HEADERS: Final = {
 #: Headers of answers by HTTP status, beside the request's id.
 _HEADERS_BY_STATUS: Final = MappingProxyType(
     {
-        "201": ("Location",),
+        "201": ("Location", "Quota-Policy", "Quota"),
         "202": (
             "Location",
             "RateLimit-Policy",
             "RateLimit",
+            "Quota-Policy",
+            "Quota",
             "Preference-Applied",
             "Idempotency-Replayed",
         ),
         "302": ("Location",),
         "401": ("WWW-Authenticate",),
+        "403": ("Quota-Policy", "Quota"),
         "409": ("Retry-After",),
-        "429": ("Retry-After", "RateLimit-Policy", "RateLimit"),
+        "429": ("Retry-After", "RateLimit-Policy", "RateLimit", "Quota-Policy", "Quota"),
         "503": ("Retry-After",),
     }
 )

@@ -7,7 +7,7 @@ failure.
 import re
 import secrets
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http import HTTPStatus
 from time import perf_counter
 from typing import Any, Final, cast
@@ -18,10 +18,11 @@ from flask_cors import CORS
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import SecretStr
 
-from api.auth import services
+from api.auth import current_owner, services
 from api.errors import ApiError, from_inference
 from api.inputs import too_large
 from api.origins import host_name, is_loopback
+from api.quotas import from_quota, tell_usage
 from api.settings import ApiSettings
 from api.wsgi_bridge import MAX_BODY, REFUSAL, REQUEST_ID, STARTED, judged_head_only
 from inference.errors import InferenceError
@@ -30,6 +31,7 @@ from tasks.errors import (
     ObjectStoreUnavailableError,
     QueueFullError,
     QueueUnavailableError,
+    QuotaExceededError,
     StoreFullError,
     UnreadableRecordError,
     UploadError,
@@ -199,6 +201,8 @@ _EXPOSED: Final = (
     "Idempotency-Replayed",
     "Location",
     "Preference-Applied",
+    "Quota",
+    "Quota-Policy",
     "RateLimit",
     "RateLimit-Policy",
     "Retry-After",
@@ -264,6 +268,12 @@ def install_error_handlers(app: Flask) -> None:
     ) -> Response:
         _log.warning("request.not_accepted", reason=str(error))
         return failure(ApiError(error.code, retry_after=_RETRY_AFTER_SECONDS))
+
+    @app.errorhandler(QuotaExceededError)
+    def _quota(error: QuotaExceededError) -> Response:
+        with suppress(QueueUnavailableError):
+            tell_usage(services().runtime.quotas.usage(current_owner()))
+        return failure(from_quota(error))
 
     @app.errorhandler(UnreadableRecordError)
     def _unreadable(error: UnreadableRecordError) -> Response:

@@ -60,7 +60,9 @@ class Services:
     def inputs(self) -> ImageInputs:
         """Loads the pictures of a submission."""
         runtime = self.runtime
-        return ImageInputs(self.settings.max_image_bytes, runtime.http_client, runtime.uploads)
+        return ImageInputs(
+            self.settings.max_image_bytes, runtime.http_client, runtime.uploads, runtime.quotas
+        )
 
     @cached_property
     def idempotency(self) -> IdempotencyGuard:

@@ -1,6 +1,6 @@
 """Accept a submission: check the header, ask the cache, store the original, record and queue."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,6 +11,7 @@ from api.file_names import safe_stem
 from api.idempotency import IdempotencyGuard, Reservation
 from api.inputs import InputFile, Submission
 from api.places import Places
+from api.quotas import tell_usage
 from api.settings import ApiSettings
 from inference.errors import InferenceError, InvalidOptionError
 from inference.probe import ImageHeader
@@ -18,6 +19,7 @@ from tasks.api_keys import Owner
 from tasks.errors import (
     QueueFullError,
     QueueUnavailableError,
+    QuotaExceededError,
     RedisFullError,
     ResultKnownError,
     TaskError,
@@ -87,13 +89,15 @@ class SubmissionService:
             ApiError: the owner may not use that model.
             ObjectStoreUnavailableError, QueueUnavailableError, QueueFullError: nothing was
                 accepted.
+            QuotaExceededError: a quota of the owner has no room; nothing was kept.
             UncertainWriteError: Redis went away, and it is unknown whether the job was recorded.
         """
         submission.image.probe(self.settings.image_limits)
         if submission.background is not None:
             self._probe_background(submission.background)
         new = self._new_job(submission, task_id or new_task_id(), request_id)
-        accepted = self._accept(new, submission, reservation)
+        with self.runtime.quotas.released_on_error(new.owner, [new.task_id]):
+            accepted = self._accept(new, submission, reservation)
         job = accepted.job
         _log.info(
             "job.accepted",
@@ -148,12 +152,15 @@ class SubmissionService:
     ) -> AcceptedJob:
         if job.cache_key:
             cached = self.runtime.result_cache.find(job.cache_key)
-            done = cached and self._reuse(job, cached, reservation, to_store=submission)
+            done = cached and self._reuse(
+                job, cached, reservation, owner=submission.owner, to_store=submission
+            )
             if done:
                 return done
         else:
             # No picture is stored while Redis, which has to record it, is away.
             self.runtime.job_store.ping()
+        self._charge(submission.owner, job, _inputs(job, submission))
         job = job.evolve(queue=self.runtime.router.choose(job.model, submission.priority))
         if submission.background is not None:
             header = self._probe_background(submission.background)
@@ -164,7 +171,11 @@ class SubmissionService:
                 media_type(header),
             )
         self._store_original(job, submission.image, submission.image.object_key)
-        return self._record(job, reservation)
+        return self._record(job, submission.owner, reservation)
+
+    def _charge(self, owner: Owner, job: Job, objects: Mapping[str, int]) -> None:
+        pending = not job.status.final
+        tell_usage(self.runtime.quotas.charge(owner, [job.task_id], objects, pending=pending))
 
     def _new_job(self, submission: Submission, task_id: str, request_id: str) -> Job:
         now = self.clock()
@@ -247,7 +258,7 @@ class SubmissionService:
             # If Redis is lost, `rmbg restore` makes the record from the manifest.
             put_manifest(store, job)
 
-    def _record(self, job: Job, reservation: Reservation | None) -> AcceptedJob:
+    def _record(self, job: Job, owner: Owner, reservation: Reservation | None) -> AcceptedJob:
         """Record a job whose pictures are stored, and send its message."""
         try:
             recorded = self.runtime.job_store.create(
@@ -258,9 +269,9 @@ class SubmissionService:
         except ResultKnownError as known:
             # An equal job ended while this one's pictures were stored.
             cached = self.runtime.result_cache.remember(job.cache_key or "", known.task_id)
-            done = cached and self._reuse(job, cached, reservation)
+            done = cached and self._reuse(job, cached, reservation, owner=owner)
             # A result that cannot be copied was forgotten, so `create` does not name it again.
-            return done or self._record(job, reservation)
+            return done or self._record(job, owner, reservation)
         except (QueueFullError, RedisFullError):
             self._discard(job)
             raise
@@ -306,6 +317,7 @@ class SubmissionService:
         cached: Job,
         reservation: Reservation | None,
         *,
+        owner: Owner,
         to_store: Submission | None = None,
     ) -> AcceptedJob | None:
         """Finish a job with a copy of a cached job's result; None if that cannot be copied.
@@ -322,6 +334,14 @@ class SubmissionService:
             cache_seconds=None,
             **copied_result_fields(job, cached),
         )
+        copied = str(done.result_key)
+        inputs = {} if to_store is None else _inputs(done, to_store)
+        try:
+            self._charge(owner, done, {**inputs, copied: done.size or 0})
+        except QuotaExceededError:
+            if to_store is None:
+                self._discard(job)
+            raise
         try:
             if to_store is not None:
                 self._copy_inputs(done, cached, to_store.image)
@@ -329,6 +349,7 @@ class SubmissionService:
         except TaskError as error:
             _log.info("cache.copy_failed", cached_from=cached.task_id, reason=str(error))
             self.runtime.result_cache.forget(job.cache_key or "", cached.task_id)
+            self.runtime.quotas.release(job.owner, [job.task_id], [copied])
             return None
         try:
             self.runtime.job_store.create_finished(
@@ -362,6 +383,14 @@ class SubmissionService:
         except QueueUnavailableError:
             # The job is accepted, since it is recorded; the reconciler sends the message.
             _log.warning("submit.message_not_sent", **job.log_context())
+
+
+def _inputs(job: Job, submission: Submission) -> dict[str, int]:
+    """Return the bytes of a job's original and background, by their keys."""
+    sizes = {job.original_key: submission.image.length}
+    if job.background_key and submission.background is not None:
+        sizes[job.background_key] = submission.background.length
+    return sizes
 
 
 def _refused_webhook(sentence: str) -> ApiError:

@@ -192,6 +192,8 @@ OVERRIDE: Final[dict[str, Any]] = {
 BEGIN_ERRORS: Final = (
     "bad_request",
     "tus_version",
+    "storage_quota_exceeded",
+    "too_many_uploads",
     "upload_too_large",
     "upload_too_long",
     "checksum_mismatch",

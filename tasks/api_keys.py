@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from redis import Redis
 
@@ -26,6 +26,9 @@ class Owner:
         name: given by the operator.
         rate_per_minute: limit of pictures a minute; None: no limit.
         models: that it may use; None: all.
+        max_bytes: quota of stored bytes; None: the service's own, 0: no limit, as those below.
+        max_uploads: quota of unfinished uploads.
+        max_pending: quota of queued and running jobs.
         webhook_url: where its webhooks go, unless a task names another URL.
         webhook_secret: `whsec_…`, which signs its webhooks.
         old_webhook_secret: the one before; both sign for a day after a rotation.
@@ -37,6 +40,9 @@ class Owner:
     name: str
     rate_per_minute: float | None = None
     models: tuple[str, ...] | None = None
+    max_bytes: int | None = None
+    max_uploads: int | None = None
+    max_pending: int | None = None
     webhook_url: str | None = None
     webhook_secret: str | None = field(default=None, repr=False)
     old_webhook_secret: str | None = field(default=None, repr=False)
@@ -88,6 +94,9 @@ class ApiKeys:
         rate_per_minute: float | None = None,
         models: tuple[str, ...] | None = None,
         webhook_url: str | None = None,
+        max_bytes: int | None = None,
+        max_uploads: int | None = None,
+        max_pending: int | None = None,
     ) -> tuple[Owner, str]:
         """Create an owner, and return it with its key in plain text.
 
@@ -100,6 +109,9 @@ class ApiKeys:
             name=name,
             rate_per_minute=rate_per_minute,
             models=models,
+            max_bytes=max_bytes,
+            max_uploads=max_uploads,
+            max_pending=max_pending,
             webhook_url=webhook_url,
             webhook_secret=new_webhook_secret(),
             created_at=self._clock(),
@@ -171,6 +183,16 @@ class ApiKeys:
                 pipe.execute()
         return owner
 
+    def set_quotas(self, name: str, **quotas: Any) -> Owner:  # noqa: ANN401 - as of `replace`
+        """Give a key other quotas: `max_bytes`, `max_uploads`, `max_pending`; None: the service's.
+
+        Raises:
+            KeyNameError: there is no key of that name.
+        """
+        owner = replace(self._named(name), **quotas)
+        self._write(owner)
+        return owner
+
     def rotate_secret(self, name: str) -> Owner:
         """Sign an owner's webhooks with a new secret, and for a day with the old one as well.
 
@@ -184,9 +206,12 @@ class ApiKeys:
             old_webhook_secret=before.webhook_secret,
             old_webhook_secret_until=self._clock() + OLD_SECRET_SECONDS,
         )
+        self._write(owner)
+        return owner
+
+    def _write(self, owner: Owner) -> None:
         with redis_errors():
             self._client.hset(redis_keys.owner_key(owner.id), "owner", _to_json(owner))
-        return owner
 
     def _named(self, name: str) -> Owner:
         with redis_errors():

@@ -59,6 +59,14 @@ class QueueFullError(TaskError):
     code = "queue_full"
 
 
+class QuotaExceededError(TaskError):
+    """A quota of the owner has no room; `code` says which one, and the text its remedy."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 class ObjectStoreUnavailableError(TaskError):
     """The object store did not answer in time, or refused the request."""
 

@@ -116,6 +116,8 @@ class ListedObject:
     key: str
     modified: datetime
     multipart_id: str = ""
+    #: In bytes; 0 for an upload.
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +224,9 @@ class ObjectStore:
         with object_store_errors(prefix):
             for found in self.client.list_objects(self.bucket, prefix, recursive=True):
                 if found.last_modified is not None:
-                    yield ListedObject(str(found.object_name), found.last_modified)
+                    yield ListedObject(
+                        str(found.object_name), found.last_modified, size=int(found.size or 0)
+                    )
 
     def copy(self, source: str, target: str, *, media_type: str | None = None) -> None:
         """Copy an object within the store.

@@ -191,10 +191,16 @@ def _pack(arguments: Mapping[str, Argument]) -> str:
 
 
 #: Jobs, duplicates and batches.
-JOBS: Final = LuaScript.load("shared", "jobs")
+JOBS: Final = LuaScript.load("shared", "quotas", "jobs")
 
 #: Webhook deliveries.
 DELIVERIES: Final = LuaScript.load("shared", "deliveries")
+
+#: Resumable uploads.
+UPLOADS: Final = LuaScript.load("shared", "quotas", "uploads")
+
+#: What each owner has stored and pending.
+QUOTAS: Final = LuaScript.load("shared", "quotas")
 
 #: Compare-and-set, locks, token buckets.
 PRIMITIVES: Final = LuaScript.load("shared")

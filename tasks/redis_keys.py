@@ -163,6 +163,27 @@ def rate_key(owner_id: str, policy: str) -> str:
     return f"{PREFIX}rate:{policy}:{owner_id}"
 
 
+# Quotas
+
+#: Bytes charged to each owner: a hash.
+STORED: Final = f"{PREFIX}stored"
+
+
+def charges_key(owner_id: str) -> str:
+    """The bytes charged to an owner for each object, a hash."""
+    return f"{PREFIX}charges:{owner_id}"
+
+
+def pending_key(owner_id: str) -> str:
+    """An owner's queued and running jobs, those with a record by the score 0: a sorted set."""
+    return f"{PREFIX}pending:{owner_id}"
+
+
+def owner_uploads_key(owner_id: str) -> str:
+    """An owner's uploads, complete ones by the score 1: a sorted set."""
+    return f"{PREFIX}uploads:{owner_id}"
+
+
 # Uploads
 
 #: Resumable uploads, and files of batches while they are received, by expiry: a sorted set.

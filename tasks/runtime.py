@@ -22,6 +22,7 @@ from tasks.jobs.task_listing import TaskList
 from tasks.net.http_client import HttpClient
 from tasks.net.url_guard import AllowList, UrlGuard
 from tasks.object_store import ObjectStore
+from tasks.quotas import Quotas
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.uploads.service import UploadService
@@ -68,6 +69,7 @@ class Runtime:
         self.capacity = Capacity(self.redis, settings.data_dir)
         self.registry = WorkerRegistry(self.redis)
         self.api_keys = ApiKeys(self.redis)
+        self.quotas = Quotas.from_settings(self.redis, settings)
         self.url_guard = UrlGuard(AllowList.parse(settings.url_allow))
         self.http_client = HttpClient(self.url_guard)
 

@@ -230,6 +230,25 @@ class Settings(BaseSettings):
     max_pending: int = Field(
         10_000, ge=0, description="Most jobs that may be queued or running; 0 for no limit."
     )
+    owner_max_stored_mb: float = Field(
+        100 * 1024,
+        ge=0,
+        description="Most MB of 2^20 bytes that one owner may have stored (originals, backgrounds, "
+        "results, uploads), unless its key has a quota of its own; 0 for no limit.",
+    )
+    owner_max_uploads: int = Field(
+        1000,
+        ge=0,
+        description="Most unfinished uploads of one owner, unless its key has a quota of its own; "
+        "0 for no limit. With complete ones, it may have ten times as many.",
+    )
+    owner_max_pending: int = Field(
+        0,
+        ge=0,
+        description="Most queued or running jobs of one owner, unless its key has a quota of its "
+        "own; 0 for no limit. Where there are several keys, an owner also has no more of "
+        "RMBG_MAX_PENDING than it leaves free.",
+    )
     queue_seconds: float = Field(
         24 * 3600,
         gt=0,

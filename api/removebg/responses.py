@@ -5,6 +5,7 @@ Errors are `{"errors": [{"title", "code", "detail"?}]}`; each value is a plain s
 
 import base64
 from collections.abc import Mapping
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import Final
 
@@ -55,8 +56,14 @@ _OF_TYPE: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         "rate_limited": (429, "rate_limit_exceeded"),
         "too_many_waiting": (429, "rate_limit_exceeded"),
         "too_many_fetches": (429, "rate_limit_exceeded"),
+        "too_many_pending": (429, "too_many_pending"),
+        # 403 would read as a key that is not valid, and 402 as a bill.
+        "storage_quota_exceeded": (429, "storage_quota_exceeded"),
     }
 )
+
+#: When to come again after 429 if nobody knows; clients count on being told.
+_EXPIRY_SECONDS: Final = 600
 
 #: remove.bg's names of parameters, by this service's.
 _PARAMETERS: Final[Mapping[str, str]] = MappingProxyType(
@@ -103,7 +110,8 @@ def translate_error(error: ApiError) -> RemoveBgError:
         return invalid_parameter(next(iter(error.fields), "request"), detail)
     if name in _OF_TYPE:
         translated = error_of_type(name, detail)
-        translated.retry_after = error.retry_after
+        wait = _EXPIRY_SECONDS if translated.status == HTTPStatus.TOO_MANY_REQUESTS else None
+        translated.retry_after = error.retry_after or wait
         return translated
     return RemoveBgError(name, status=error.row.status, title=detail, retry_after=error.retry_after)
 

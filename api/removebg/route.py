@@ -9,7 +9,7 @@ from flask import Blueprint, Flask, Response, g, jsonify, request
 from api.auth import current_owner, identify, services
 from api.errors import ApiError
 from api.forms import Form
-from api.inputs import Submission
+from api.inputs import InputFile, Submission
 from api.rate_limits import Rate, RateLimitResult, consume
 from api.removebg.parameters import (
     MEGAPIXEL,
@@ -33,6 +33,7 @@ from api.removebg.responses import (
 )
 from api.request_hooks import install_cors, request_id, shape_failures
 from tasks.audit import Access, audit_access
+from tasks.errors import TaskError
 from tasks.jobs.job import Job, Priority, Status
 from tasks.object_store import IMPROVEMENTS
 
@@ -41,6 +42,7 @@ WAIT_SECONDS: Final = 15.0
 #: Share of the pixels below which a picture counts as one without a subject.
 _LEAST_COVERAGE: Final = 0.001
 _MINUTE: Final = 60
+_HOUR: Final = 3600
 #: What each picture costs at least; charged before its size is known.
 _LEAST_MEGAPIXELS: Final = 1.0
 _RETRY_AFTER_SECONDS: Final = 5
@@ -173,13 +175,19 @@ def improve() -> Response:
         _charge_one(consume())
         picture = open_image(form, services(), current_owner())
         if keep:
-            services().runtime.object_store.put(
-                f"{IMPROVEMENTS}{contribution}",
-                picture.stream,
-                picture.length,
-                "application/octet-stream",
-            )
+            _keep(contribution, picture)
     return jsonify({"id": contribution})
+
+
+def _keep(contribution: str, picture: InputFile) -> None:
+    runtime, owner, key = services().runtime, current_owner(), f"{IMPROVEMENTS}{contribution}"
+    seconds = services().settings.retention_hours * _HOUR
+    runtime.quotas.charge(owner, [contribution], {key: picture.length}, seconds=seconds)
+    try:
+        runtime.object_store.put(key, picture.stream, picture.length, "application/octet-stream")
+    except TaskError:
+        runtime.quotas.release(owner.id, [contribution], [key])
+        raise
 
 
 def _shape(error: ApiError) -> Response:

@@ -71,6 +71,8 @@ SUBMISSION_ERRORS: Final = (
     "gone",
     "rate_limited",
     "too_many_fetches",
+    "storage_quota_exceeded",
+    "too_many_pending",
     "store_unavailable",
     "queue_full",
     "store_full",

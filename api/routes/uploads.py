@@ -10,6 +10,7 @@ from api.auth import current_owner, services
 from api.errors import ApiError
 from api.forms import unbounded_body
 from api.openapi import ApiBlueprint
+from api.quotas import tell_usage
 from api.wsgi_bridge import ANNOUNCED
 from tasks.uploads.store import ResumableUpload
 
@@ -57,12 +58,15 @@ class Uploads(MethodView):
         with_piece = request.mimetype == tus.PIECE_TYPE
         if request.content_length and not with_piece:
             raise ApiError("unsupported_media_type", f"Send a first piece as {tus.PIECE_TYPE}.")
-        upload = services().runtime.uploads.create(
-            current_owner().id,
+        owner, runtime = current_owner(), services().runtime
+        upload = runtime.uploads.create(
+            owner.id,
             length,
+            quota=runtime.quotas.of(owner),
             metadata=request.headers.get("Upload-Metadata", ""),
             file_name=names.get("filename") or names.get("name", ""),
         )
+        tell_usage(runtime.quotas.usage(owner))
         if with_piece:
             upload = _append(upload.upload_id, 0)
         location = url_for("uploads.Upload", upload_id=upload.upload_id, _external=True)

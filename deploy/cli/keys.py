@@ -1,7 +1,8 @@
-"""`rmbg keys`: add, list and revoke API keys, and rotate their webhook secrets."""
+"""`rmbg keys`: add, list and revoke API keys, set their quotas and rotate their webhook secrets."""
 
 import json
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -12,7 +13,8 @@ from rich.table import Table
 from deploy.cli.output import exit_on_error, say
 from inference.errors import ModelError
 from inference.models.registry import get_spec
-from tasks.api_keys import OLD_SECRET_SECONDS, ApiKeys, Owner
+from tasks.api_keys import ANONYMOUS, OLD_SECRET_SECONDS, ApiKeys, Owner
+from tasks.quotas import Usage
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 
@@ -20,11 +22,22 @@ app = typer.Typer(help="API keys: add, list, revoke.", no_args_is_help=True)
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _RATE: Final = re.compile(r"(\d+(?:\.\d+)?)/(s|sec|second|min|minute|h|hour)\Z")
+_BYTES: Final = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)i?B?\Z", re.IGNORECASE)
+_COUNT: Final = re.compile(r"\d{1,15}\Z")
+#: By the first letter of the unit, as a power of 1024.
+_POWERS: Final = "kmgt"
+#: In place of a quota: the one that the settings give to each owner.
+_DEFAULT: Final = "default"
 #: By the first letter of the unit.
 _PER_MINUTE: Final = {"s": 60.0, "m": 1.0, "h": 1 / 60}
 
 Name = Annotated[str, typer.Argument(help="The key's name; see `rmbg keys list`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+MaxBytes = Annotated[
+    str | None, typer.Option(help="Most that it may have stored, such as 500MB or 20GB of 2^30.")
+]
+MaxUploads = Annotated[str | None, typer.Option(help="Most unfinished uploads.")]
+MaxPending = Annotated[str | None, typer.Option(help="Most jobs queued or running.")]
 
 
 @app.command()
@@ -42,9 +55,15 @@ def add(
     webhook_url: Annotated[
         str | None, typer.Option(help="Webhook URL of its tasks, unless a task names another.")
     ] = None,
+    max_bytes: MaxBytes = None,
+    max_uploads: MaxUploads = None,
+    max_pending: MaxPending = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add a key and show it once; Redis keeps only its SHA-256."""
+    """Add a key and show it once; Redis keeps only its SHA-256.
+
+    A quota of 0 is no limit; without one, the service's own holds.
+    """
     if not _NAME.match(name):
         raise typer.BadParameter(
             "a name has up to 64 letters, digits, dots, dashes and underscores, "
@@ -54,9 +73,10 @@ def add(
         raise typer.BadParameter("--webhook-url has to begin with https:// or http://")
     per_minute = None if rate is None else _parse_rate(rate)
     allowed = None if models is None else _parse_models(models)
+    quotas = _parse_quotas(max_bytes, max_uploads, max_pending)
     with exit_on_error(as_json=as_json):
         owner, key = _api_keys().add(
-            name, rate_per_minute=per_minute, models=allowed, webhook_url=webhook_url
+            name, rate_per_minute=per_minute, models=allowed, webhook_url=webhook_url, **quotas
         )
     if as_json:
         secrets = {"key": key, "webhook_secret": owner.webhook_secret}
@@ -69,21 +89,67 @@ def add(
 
 @app.command("list")
 def list_keys(*, as_json: AsJson = False) -> None:
-    """List the valid keys and their limits."""
+    """List the valid keys with their limits, and what each has of its quotas."""
     with exit_on_error(as_json=as_json):
-        owners = _api_keys().list()
+        runtime = Runtime(Settings.load())
+        owners = [(owner, runtime.quotas.usage(owner)) for owner in runtime.api_keys.list()]
+        anonymous = runtime.quotas.usage(ANONYMOUS)
     if as_json:
-        typer.echo(json.dumps({"keys": [_document(owner) for owner in owners]}))
+        documents = [{**_document(owner), "usage": _usage(usage)} for owner, usage in owners]
+        typer.echo(json.dumps({"keys": documents, "anonymous": {"usage": _usage(anonymous)}}))
         return
-    table = Table("name", "id", "rate", "models", "webhook", "since")
-    for owner in owners:
+    if not owners:
+        say("There are no keys. Add one: rmbg keys add NAME")
+    if anonymous.bytes or anonymous.kept_uploads or anonymous.pending:
+        # Of requests without a key.
+        owners.append((ANONYMOUS, anonymous))
+    if owners:
+        Console().print(_table(owners))
+
+
+def _table(owners: Iterable[tuple[Owner, Usage]]) -> Table:
+    table = Table()
+    for column in ("name", "has", "rate", "models", "id", "webhook", "since"):
+        table.add_column(column, overflow="fold", no_wrap=column in {"name", "has"})
+    for owner, usage in owners:
         rate = "any" if owner.rate_per_minute is None else f"{owner.rate_per_minute:g}/min"
         models = "all" if owner.models is None else ", ".join(owner.models)
         since = f"{datetime.fromtimestamp(owner.created_at, UTC):%Y-%m-%d}"
-        table.add_row(owner.name, owner.id, rate, models, owner.webhook_url or "-", since)
-    Console().print(table)
-    if not owners:
-        say("There are no keys. Add one: rmbg keys add NAME")
+        facts = (owner.id, owner.webhook_url or "-", since) if owner.id else ("-", "-", "-")
+        table.add_row(owner.name, _has(usage), rate, models, *facts)
+    return table
+
+
+def _has(usage: Usage) -> str:
+    """Return what an owner has of each quota, a line for each."""
+    quota = usage.quota
+    lines = (
+        (_size(usage.bytes), _size(quota.max_bytes) if quota.max_bytes else "", ""),
+        (str(usage.uploads), str(quota.max_uploads or ""), " uploads"),
+        (str(usage.pending), str(quota.max_pending or ""), " pending"),
+    )
+    return "\n".join(f"{used}{limit and f'/{limit}'}{unit}" for used, limit, unit in lines)
+
+
+@app.command("set-quotas")
+def set_quotas(
+    name: Name,
+    *,
+    max_bytes: MaxBytes = None,
+    max_uploads: MaxUploads = None,
+    max_pending: MaxPending = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a key's quotas: a number, 0 for no limit, or `default` for the service's own."""
+    quotas = _parse_quotas(max_bytes, max_uploads, max_pending)
+    if not quotas:
+        raise typer.BadParameter("name a quota: --max-bytes, --max-uploads or --max-pending")
+    with exit_on_error(as_json=as_json):
+        owner = _api_keys().set_quotas(name, **quotas)
+    if as_json:
+        typer.echo(json.dumps(_document(owner)))
+    else:
+        say(f"The quotas of {name} are changed; its next request finds them.")
 
 
 @app.command()
@@ -122,6 +188,36 @@ def _parse_rate(text: str) -> float:
     return float(found[1]) * _PER_MINUTE[found[2][0]]
 
 
+def _parse_quotas(
+    max_bytes: str | None, max_uploads: str | None, max_pending: str | None
+) -> dict[str, int | None]:
+    """Return the quotas that are given; None for `default`."""
+    given = {"max_bytes": max_bytes, "max_uploads": max_uploads, "max_pending": max_pending}
+    return {
+        name: None if text == _DEFAULT else _parse_quota(name, text)
+        for name, text in given.items()
+        if text is not None
+    }
+
+
+def _parse_quota(name: str, text: str) -> int:
+    if name != "max_bytes":
+        if not _COUNT.match(text):
+            raise typer.BadParameter(f"{text!r}: give a whole number, 0 for no limit, or default")
+        return int(text)
+    found = _BYTES.match(text.strip())
+    if not found:
+        raise typer.BadParameter(f"{text!r}: give a size such as 500MB, 0 for no limit, or default")
+    return round(float(found[1]) * 2.0 ** (10 * (_POWERS.find(found[2].lower() or "-") + 1)))
+
+
+def _size(count: int) -> str:
+    """Return a number of bytes in the largest unit of which there is one."""
+    power = min(len(_POWERS), max(0, count.bit_length() - 1) // 10)
+    unit = f"{_POWERS[power - 1].upper()}B" if power else ""
+    return f"{count / 1024**power:.4g}{unit}"
+
+
 def _parse_models(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in names:
@@ -140,7 +236,20 @@ def _document(owner: Owner) -> dict[str, Any]:
         "name": owner.name,
         "rate_per_minute": owner.rate_per_minute,
         "models": owner.models,
+        "max_bytes": owner.max_bytes,
+        "max_uploads": owner.max_uploads,
+        "max_pending": owner.max_pending,
         "webhook_url": owner.webhook_url,
         "created_at": created_at.isoformat(timespec="seconds"),
         "revoked": owner.revoked,
+    }
+
+
+def _usage(usage: Usage) -> dict[str, dict[str, int]]:
+    """Return what an owner has, and its limits; 0: none."""
+    quota = usage.quota
+    return {
+        "bytes": {"used": usage.bytes, "limit": quota.max_bytes},
+        "uploads": {"used": usage.uploads, "limit": quota.max_uploads},
+        "pending": {"used": usage.pending, "limit": quota.max_pending},
     }

@@ -19,6 +19,7 @@ from tasks.housekeeping.reconcile import RECONCILE_SECONDS, Reconciler
 from tasks.housekeeping.retention import SWEEP_SECONDS, OrphanSweep, RetentionSweeper
 from tasks.jobs.dedup import DuplicateCompleter
 from tasks.jobs.routing import is_io_worker
+from tasks.quotas import CORRECT_SECONDS
 from tasks.runtime import Runtime, runtime_of
 from tasks.webhooks.sending import MAX_PER_HOST
 
@@ -70,13 +71,20 @@ def periodic_work(runtime: Runtime) -> tuple[Periodic, ...]:
         runtime.eraser,
         uploads,
         runtime.batches,
-        OrphanSweep(job_store, uploads.store, object_store, uploads.seconds),
+        OrphanSweep(
+            job_store,
+            uploads.store,
+            object_store,
+            uploads.seconds,
+            charge_found=runtime.quotas.charge_found,
+        ),
         ClockCheck(client).trusted_time,
     )
     completer = DuplicateCompleter(client, job_store, object_store, dispatcher, router)
     return (
         Periodic("reconciler", RECONCILE_SECONDS, reconciler.run_once),
         Periodic("retention", SWEEP_SECONDS, sweeper.run_once),
+        Periodic("quotas", CORRECT_SECONDS, runtime.quotas.correct),
         Periodic("duplicates", _DUPLICATES_SECONDS, completer.run_once),
         Periodic("webhooks", _WEBHOOKS_SECONDS, runtime.webhook_dispatcher.run_once),
     )

@@ -70,6 +70,8 @@ class OrphanSweep:
     clock: Callable[[], float] = time.time
     #: Called again and again during a long sweep.
     alive: Callable[[], object] = lambda: None
+    #: Charges objects, by key with their bytes, that nobody was charged for.
+    charge_found: Callable[[list[tuple[str, int]]], object] = lambda _: None
 
     def sweep(self) -> list[str]:
         """Remove the orphans; returns their keys.
@@ -124,6 +126,13 @@ class OrphanSweep:
         task_ids = [task_id_of_object(each.key) for each in block]
         records = self.store.read(list(set(task_ids)))
         jobs = {job.task_id: job for job in records.readable()}
+        self.charge_found(
+            [
+                (each.key, each.size)
+                for each, task_id in zip(block, task_ids, strict=True)
+                if task_id in jobs and _is_charged(each, jobs[task_id])
+            ]
+        )
         for each, task_id in zip(block, task_ids, strict=True):
             if task_id in records.unreadable:
                 continue  # Its record exists, but cannot say which result is published.
@@ -164,6 +173,10 @@ class OrphanSweep:
 
     def _is_old(self, found: ListedObject, seconds: float = ORPHAN_GRACE_SECONDS) -> bool:
         return found.modified.timestamp() + seconds <= self.clock()
+
+
+def _is_charged(found: ListedObject, job: Job) -> bool:
+    return found.key in {job.original_key, job.background_key, job.result_key}
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,6 +184,7 @@ class Eraser:
         # Results of earlier runs, whose process may have died.
         for key in self.object_store.list(results_prefix(job.task_id)):
             self.object_store.delete(key)
+        self.job_store.release_pictures(job.task_id)
 
     def erase_unread(self, task_id: str) -> None:
         """Remove the pictures of a job whose record cannot be read, by the keys of its id.
@@ -195,3 +196,4 @@ class Eraser:
             self.object_store.delete(key)
         for key in list(self.object_store.list(results_prefix(task_id))):
             self.object_store.delete(key)
+        self.job_store.release_pictures(task_id)

@@ -513,6 +513,10 @@ class JobStore:
         """Remove a record and all that names it; False if there was none."""
         return bool(self._change("erase", task_id))
 
+    def release_pictures(self, task_id: str) -> None:
+        """Release what a job's owner was charged for its pictures, which are erased."""
+        self._run("release_pictures", task_id)
+
     def requeue(self, task_id: str) -> str:
         """Queue a failed or canceled job again: `requeued`, else its status, or `missing`."""
         return str(self._change("requeue", task_id))

@@ -33,10 +33,10 @@
 -- rmbg:workers:ready        zset    workers by the time until which they are ready none
 -- rmbg:workers:drained      hash    drained workers with the reason                none
 -- rmbg:worker:<name>        hash    a worker's queue, model and seconds a job      7 days
+-- rmbg:pending:<owner>      zset    an owner's queued and running jobs              last record's
 -- rmbg:idempotency:<digest> string  which task an Idempotency-Key stands for       30 s, renewed
 -- rmbg:done:<id>            channel published when a job or batch ends
 
-local QUEUED, PROCESSING = P .. 'jobs:queued', P .. 'jobs:processing'
 local DUE, DEADLINES, DEAD, EXPIRIES = P .. 'due', P .. 'deadlines', P .. 'dead', P .. 'expiries'
 local LISTS, DISPATCH_SEQ = P .. 'lists', P .. 'dispatch_seq'
 local ENDED_PRIMARIES = P .. 'primaries:ended'
@@ -49,7 +49,6 @@ local LEVELS = {'0', '3', '6'}
 -- records that expired or were damaged, and earlier versions of the service, leave such entries.
 local MAX_STALE = 100
 
-local function job_key(id) return P .. 'job:' .. id end
 local function lease_key(id) return P .. 'job:' .. id .. ':lease' end
 local function index_key(status) return P .. 'jobs:' .. status end
 local function owner_key(owner) return P .. 'tasks:' .. owner end
@@ -67,8 +66,6 @@ local function worker_key(name) return P .. 'worker:' .. name end
 local function get(id, name) return field(job_key(id), name) end
 
 local function owner_of(id) return get(id, 'owner') or '' end
-
-local function is_open(status) return status == 'queued' or status == 'processing' end
 
 local function is_pending(id) return is_open(get(id, 'status')) end
 
@@ -89,6 +86,7 @@ local function set_status(id, status, now)
   end
   redis.call('HSET', job_key(id), 'status', status)
   redis.call('ZADD', index_key(status), now, id)
+  count_pending(id)
 end
 
 -- Writes a new record with its entries in the indices of status, time and owner, and marks the
@@ -100,6 +98,8 @@ local function add_record(a)
   redis.call('EXPIREAT', job_key(a.id), a.expiry)
   redis.call('ZADD', index_key(a.fields.status), a.now, a.id)
   redis.call('ZADD', EXPIRIES, a.fields.expires_at, a.id)
+  count_pending(a.id)
+  redis.call('ZREM', RESERVED, reserved_as(a.fields.owner or '', a.id))
   local index = owner_key(a.fields.owner or '')
   for _, old in ipairs(redis.call('ZRANGE', index, 0, 1)) do
     if redis.call('EXISTS', job_key(old)) == 0 then
@@ -476,6 +476,9 @@ local function end_job(id, now, status, fields)
   redis.call('DEL', lease_key(id))
   set_status(id, status, now)
   redis.call('HSET', job_key(id), 'finished_at', now, unpack(flat(fields)))
+  if fields.result_key then
+    set_charge(get(id, 'owner') or '', fields.result_key, number(fields.size) or 0)
+  end
   report_end(id)
 end
 
@@ -799,6 +802,12 @@ commands.expire = function(a)
   return 1
 end
 
+-- Releases what a job's owner was charged for its pictures, which are erased; the record stays.
+-- Arguments: id.
+commands.release_pictures = function(a)
+  release_pictures(get(a.id, 'owner') or '', a.id, get(a.id, 'result_key'))
+end
+
 -- An item of a batch whose job was erased, with its name: `BatchItem.write` in Python.
 local function nameless_item(id)
   return cjson.encode({'', id, cjson.null})
@@ -840,7 +849,10 @@ commands.erase = function(a)
   redis.call('ZREM', index_key(status), id)
   redis.call('ZREM', DEAD, id)
   redis.call('ZREM', EXPIRIES, id)
-  redis.call('ZREM', owner_key(get(id, 'owner') or ''), id)
+  local owner = get(id, 'owner') or ''
+  redis.call('ZREM', owner_key(owner), id)
+  redis.call('ZREM', pending_key(owner), id)
+  release_pictures(owner, id, get(id, 'result_key'))
   end_primary(id)
   erase_deliveries(id)
   redis.call('DEL', lease_key(id), job_key(id))
@@ -1044,5 +1056,5 @@ counters = {
 }
 any_type = {
   create = true, create_finished = true, quarantine = true, forget = true, uncache = true,
-  position = true, erase_batch = true,
+  position = true, erase_batch = true, release_pictures = true,
 }

@@ -147,16 +147,6 @@ commands.compare_and_expire = function(a)
   return redis.call('PEXPIRE', a.key, a.ms)
 end
 
--- Writes fields of a hash that exists, if the caller still holds its lock.
--- Arguments: key, lock (its key), token, fields.  Returns 1 if it did.
-commands.update_locked = function(a)
-  if redis.call('GET', a.lock) ~= a.token or redis.call('EXISTS', a.key) == 0 then
-    return 0
-  end
-  redis.call('HSET', a.key, unpack(flat(a.fields)))
-  return 1
-end
-
 -- Takes tokens from a bucket, by the server's clock: all of them or none. What costs more than the
 -- quota in all needs a full bucket, or it would never pass; the rest of its cost becomes a debt,
 -- which has to refill before anything else passes. A negative cost gives tokens back.

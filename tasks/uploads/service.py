@@ -12,6 +12,7 @@ from tasks.errors import (
     ChecksumMismatchError,
     ObjectNotFoundError,
     OffsetMismatchError,
+    TaskError,
     UploadExpiredError,
     UploadNotFoundError,
     UploadTooLongError,
@@ -19,6 +20,7 @@ from tasks.errors import (
 )
 from tasks.jobs.job import random_word
 from tasks.object_store import ObjectStore, upload_prefix
+from tasks.quotas import UNLIMITED, Quota
 from tasks.uploads.store import PART_BYTES, Body, ResumableUpload, UploadLock, UploadStore
 
 _MEDIA_TYPE: Final = "application/octet-stream"
@@ -171,9 +173,19 @@ class UploadService:
     clock: Callable[[], float] = time.time
 
     def create(
-        self, owner: str, length: int, *, metadata: str = "", file_name: str = ""
+        self,
+        owner: str,
+        length: int,
+        *,
+        metadata: str = "",
+        file_name: str = "",
+        quota: Quota = UNLIMITED,
     ) -> ResumableUpload:
-        """Create an upload of `length` bytes."""
+        """Create an upload of `length` bytes, which are charged to its owner at once.
+
+        Raises:
+            QuotaExceededError: the owner's quota has no room; nothing was kept.
+        """
         now = self.clock()
         upload = ResumableUpload(
             upload_id=f"up-{random_word()}",
@@ -184,11 +196,18 @@ class UploadService:
             metadata=metadata,
             file_name=file_name,
         )
-        if length == 0:
-            upload = replace(upload, complete=True)
-            self.object_store.put(upload.key, io.BytesIO(), 0, _MEDIA_TYPE)
-        self.store.create(upload)
+        upload = replace(upload, complete=length == 0)
+        self.store.create(upload, quota)
+        if upload.complete:
+            self._put_empty(upload)
         return upload
+
+    def _put_empty(self, upload: ResumableUpload) -> None:
+        try:
+            self.object_store.put(upload.key, io.BytesIO(), 0, _MEDIA_TYPE)
+        except TaskError:
+            self.store.remove(upload.upload_id)
+            raise
 
     def status(self, owner: str, upload_id: str) -> ResumableUpload:
         """Return an upload once no other request writes to it, so that its offset is final.
@@ -251,6 +270,7 @@ class UploadService:
             self.object_store.abort_multipart(upload.key, upload.multipart_id)
         for key in self.object_store.list(upload_prefix(upload.upload_id)):
             self.object_store.delete(key)
+        self.store.release(upload.upload_id)
 
     def open(self, owner: str, upload_id: str) -> tuple[Iterator[bytes], ResumableUpload]:
         """Return the chunks of a complete upload, which one call to the store fetches in turn.

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from tasks import redis_client, redis_keys
 from tasks.errors import LockLostError, UploadLockedError
 from tasks.object_store import upload_prefix
+from tasks.quotas import UNLIMITED, Quota, Usage
 from tasks.redis_client import redis_errors
 
 #: Size of a part; S3 takes no smaller ones but for the last.
@@ -194,14 +195,26 @@ class UploadStore:
     def __init__(self, client: Redis) -> None:
         self._client = client
 
-    def create(self, upload: ResumableUpload) -> None:
-        """Write a new record."""
-        name = redis_keys.upload_key(upload.upload_id)
-        with redis_errors(), self._client.pipeline(transaction=True) as pipe:
-            pipe.hset(name, items=[part for pair in upload.to_record().items() for part in pair])
-            pipe.expireat(name, int(upload.expires_at + UPLOAD_GRACE_SECONDS))
-            pipe.zadd(redis_keys.UPLOADS, {upload.upload_id: upload.expires_at})
-            pipe.execute()
+    def create(self, upload: ResumableUpload, quota: Quota = UNLIMITED) -> Usage:
+        """Write a new record, and charge its owner the whole length; returns what that one has.
+
+        Raises:
+            QuotaExceededError: the owner's quota has no room; nothing was written.
+        """
+        with redis_errors():
+            answer = redis_client.UPLOADS.run(
+                self._client,
+                "create_upload",
+                id=upload.upload_id,
+                owner=upload.owner,
+                fields=upload.to_record(),
+                expires_at=upload.expires_at,
+                expiry=int(upload.expires_at + UPLOAD_GRACE_SECONDS),
+                length=upload.length,
+                complete=upload.complete,
+                quota=quota.to_lua(),
+            )
+        return Usage.read(answer, quota)
 
     def lock(self, upload_id: str, *, wait_seconds: float = LOCK_WAIT_SECONDS) -> UploadLock:
         """Return the lock of an upload, not yet taken."""
@@ -230,11 +243,10 @@ class UploadStore:
             LockLostError: the token no longer holds the lock, or the upload was removed.
         """
         with redis_errors():
-            written = redis_client.PRIMITIVES.run(
+            written = redis_client.UPLOADS.run(
                 self._client,
-                "update_locked",
-                key=redis_keys.upload_key(upload.upload_id),
-                lock=redis_keys.upload_lock_key(upload.upload_id),
+                "update_upload",
+                id=upload.upload_id,
                 token=token,
                 fields=upload.to_record(),
             )
@@ -242,11 +254,14 @@ class UploadStore:
             raise LockLostError(f"Another request has taken over the upload {upload.upload_id}.")
 
     def remove(self, upload_id: str) -> None:
-        """Remove an upload's record."""
-        with redis_errors(), self._client.pipeline(transaction=True) as pipe:
-            pipe.delete(redis_keys.upload_key(upload_id), redis_keys.upload_takeover_key(upload_id))
-            pipe.zrem(redis_keys.UPLOADS, upload_id)
-            pipe.execute()
+        """Remove an upload's record, and release what its owner was charged."""
+        with redis_errors():
+            redis_client.UPLOADS.run(self._client, "remove_upload", id=upload_id)
+
+    def release(self, upload_id: str) -> None:
+        """Release what an upload's owner was charged for its bytes, which are erased."""
+        with redis_errors():
+            redis_client.UPLOADS.run(self._client, "release_upload", id=upload_id)
 
     def expired(self, now: float) -> list[str]:
         """Return the ids of uploads that had expired at `now`."""

@@ -176,6 +176,7 @@ _SCENES: tuple[tuple[str, Callable[[Scene], str], str], ...] = (
     ("$WEBHOOK_ID", Scene.notifying, "{}"),
     ("keys rotate-secret", Scene.keyed, ""),
     ("keys revoke", Scene.keyed, ""),
+    ("keys set-quotas", Scene.keyed, ""),
     ("keys list", Scene.keyed, "{}"),
     ("$BATCH_ID", Scene.batch, ""),
     ("$TASK_ID", Scene.succeeded, ""),

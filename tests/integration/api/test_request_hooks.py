@@ -254,16 +254,21 @@ def test_a_redis_that_fills_up_in_between_keeps_nothing(
 ) -> None:
     with embedded_valkey(tmp_path) as url:
         api = Api.on(services_on(server_settings, redis_url=url))
-        store = WatchedStore(api.objects)
+        task_id = api.submit()
+        api.finish(task_id)
+        charged = api.redis.hkeys(redis_keys.charges_key(""))
+        used = api.redis.info("memory")["used_memory"]
+        store = WatchedStore(api.objects, lambda _: api.redis.config_set("maxmemory", used - 2**20))
         # It was measured before.
         full = api.with_parts(object_store=store, capacity=Capacity(api.redis, None, clock=Clock()))
-        task_id = full.submit()
-        api.finish(task_id)
-        used = api.redis.info("memory")["used_memory"]
-        api.redis.config_set("maxmemory", used - 2**20)
         assert refusal(full.send()) == (503, "store_full")
-        (_, lost) = store.named("put")
-        assert lost in store.named("delete")
+        lost = store.named("put")
+        assert lost
+        assert {*lost} <= {*store.named("delete")}
+        # What was charged is free again, and the next one stores nothing.
+        assert api.redis.hkeys(redis_keys.charges_key("")) == charged
+        assert refusal(full.send()) == (503, "store_full")
+        assert store.named("put") == lost
         assert len(api.redis.zrange("rmbg:jobs:queued", 0, -1)) == 0
         assert full.get(f"/api/v1/tasks/{task_id}").status_code == 200
         assert full.delete(f"/api/v1/tasks/{task_id}").status_code == 200

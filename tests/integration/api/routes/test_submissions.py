@@ -60,20 +60,20 @@ def _submit(shop: Api, color: str, key: str) -> TestResponse:
     return shop.post(PATH, headers={"Idempotency-Key": key}, **sent)
 
 
-def test_a_submission_with_both_keys_takes_eight_round_trips(shop: Api, count: Count) -> None:
+def test_a_submission_with_both_keys_takes_nine_round_trips(shop: Api, count: Count) -> None:
     with count() as trips:
         answer = _submit(shop, "blue", "order-17")
     assert answer.status_code == 202, answer.get_json()
     assert answer.get_json()["data"]["queue"] == "gpu.test.0"
     assert any("choose_queue" in trip for trip in trips)
-    assert len(trips) <= 8, trips
+    assert len(trips) <= 9, trips
 
 
-def test_a_cache_hit_takes_six_round_trips_and_asks_no_router(shop: Api, count: Count) -> None:
+def test_a_cache_hit_takes_seven_round_trips_and_asks_no_router(shop: Api, count: Count) -> None:
     shop.finish(_submit(shop, "green", "order-18").get_json()["data"]["task_id"])
     with count() as trips:
         answer = _submit(shop, "green", "order-19")
     assert answer.status_code == 200, answer.get_json()
     assert answer.get_json()["data"]["cached"]
-    assert 0 < len(trips) <= 6, trips
+    assert 0 < len(trips) <= 7, trips
     assert not any("choose_queue" in trip for trip in trips)

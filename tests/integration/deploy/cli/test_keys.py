@@ -8,7 +8,8 @@ from redis import Redis
 from typer.testing import CliRunner
 
 from deploy.cli.main import app
-from tasks.api_keys import ApiKeys
+from tasks.api_keys import ANONYMOUS, ApiKeys
+from tasks.quotas import Quotas
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,8 @@ def _rmbg(*arguments: str, status: int = 0) -> Result:
 
 
 def test_a_key_is_added_listed_rotated_and_revoked(keys: ApiKeys) -> None:
-    made = json.loads(_rmbg("add", "shop", "--rate", "2/s", "--models", "u2netp", "--json").stdout)
+    limits = ("--rate", "2/s", "--models", "u2netp", "--max-bytes", "1.5GB", "--max-uploads", "0")
+    made = json.loads(_rmbg("add", "shop", *limits, "--json").stdout)
     assert made["rate_per_minute"] == 120
     assert made["models"] == ["u2netp"]
     owner = keys.find(made["key"])
@@ -32,9 +34,20 @@ def test_a_key_is_added_listed_rotated_and_revoked(keys: ApiKeys) -> None:
     assert owner.name == "shop"
 
     listed = _rmbg("list", "--json")
-    assert [each["name"] for each in json.loads(listed.stdout)["keys"]] == ["shop"]
+    (shop,) = json.loads(listed.stdout)["keys"]
+    assert shop["name"] == "shop"
+    stored = {"used": 0, "limit": 3 * 2**29}
+    none = {"used": 0, "limit": 0}
+    assert shop["usage"] == {"bytes": stored, "uploads": none, "pending": none}
     assert made["key"] not in listed.stdout
     assert "whsec_" not in listed.stdout
+
+    changed = ("--max-bytes", "default", "--max-uploads", "3", "--max-pending", "7")
+    _rmbg("set-quotas", "shop", *changed, "--json")
+    owner = keys.find(made["key"])
+    assert owner is not None
+    assert (owner.max_bytes, owner.max_uploads, owner.max_pending) == (None, 3, 7)
+    assert owner.rate_per_minute == 120
 
     rotated = json.loads(_rmbg("rotate-secret", "shop", "--json").stdout)
     assert rotated["webhook_secret"] != made["webhook_secret"]
@@ -42,13 +55,21 @@ def test_a_key_is_added_listed_rotated_and_revoked(keys: ApiKeys) -> None:
     assert keys.find(made["key"]) is None
 
 
-def test_without_json_the_output_is_sentences(keys: ApiKeys) -> None:
+def test_without_json_the_output_is_sentences(keys: ApiKeys, redis: Redis) -> None:
     assert "no keys" in _rmbg("list").output
     added = _rmbg("add", "shop", "--webhook-url", "https://shop.example/hook")
     assert "cannot be shown again" in added.output
     (line,) = [each for each in added.stdout.splitlines() if each.startswith("key ")]
     assert keys.find(line.split()[1]) is not None
-    assert "shop" in _rmbg("list").output
+    listed = _rmbg("list").output
+    assert "shop" in listed
+    assert "anonymous" not in listed
+    assert "0/100GB" in listed
+    # Of requests without a key, once they have anything.
+    Quotas(redis).charge(ANONYMOUS, ["rm-1"], {"originals/rm-1": 3 * 2**20}, pending=True)
+    assert "3MB/100GB" in _rmbg("list").output
+    assert json.loads(_rmbg("list", "--json").stdout)["anonymous"]["usage"]["pending"]["used"] == 1
+    assert "changed" in _rmbg("set-quotas", "shop", "--max-pending", "7").output
     assert "already" in _rmbg("add", "shop", status=1).output
     assert "24 hours" in _rmbg("rotate-secret", "shop").output
     assert "revoked" in _rmbg("revoke", "shop").output
@@ -62,10 +83,16 @@ def test_without_json_the_output_is_sentences(keys: ApiKeys) -> None:
         (["shop", "--rate", "0/min"], "60/min"),
         (["shop", "--models", "nothing"], "nothing"),
         (["shop", "--webhook-url", "shop.example"], "https"),
+        (["shop", "--max-bytes", "much"], "500MB"),
+        (["shop", "--max-pending", "-1"], "whole number"),
     ],
 )
 def test_a_bad_option_is_explained(arguments: list[str], word: str) -> None:
     assert word in _rmbg("add", *arguments, status=2).output
+
+
+def test_setting_no_quota_is_explained() -> None:
+    assert "--max-bytes" in _rmbg("set-quotas", "shop", status=2).output
 
 
 def test_an_unknown_name_is_an_error_in_json_too() -> None:

@@ -373,7 +373,7 @@ def test_nothing_is_left_of_records_that_expired(queues: Queues) -> None:
     # Redis's own clock is not ours to move.
     redis.delete(*map(redis_keys.job_key, jobs), redis_keys.lease_key(running))
     queues.passes()
-    kept = {redis_keys.QUEUE_LISTS, redis_keys.owner_tasks_key("")}
+    kept = {redis_keys.QUEUE_LISTS, redis_keys.owner_tasks_key(""), redis_keys.pending_key("")}
     sets = {key for kind in ("zset", "set") for key in redis.scan_iter("rmbg:*", _type=kind)}
     assert sets - kept == set()
     assert store.lists() == []

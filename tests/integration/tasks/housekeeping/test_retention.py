@@ -209,6 +209,16 @@ def test_what_no_record_names_goes_but_not_at_once(world: World) -> None:
     assert job.result_key in world.bucket()
 
 
+def test_what_records_name_is_charged_by_the_sweep(world: World) -> None:
+    done, waiting = world.done(), world.waiting()
+    world.put(result_key(done.task_id, lease_token("gpu1@host", 1), "png"))
+    found: list[tuple[str, int]] = []
+    replace(world.orphans, charge_found=found.extend).sweep()
+    keys = {key for job in (done, waiting) for key in (job.original_key, job.background_key)}
+    assert {key for key, _ in found} == {*keys, done.result_key}
+    assert all(size == world.objects.size(key) for key, size in found)
+
+
 def test_after_a_loss_of_redis_all_that_can_be_restored_stays_until_its_expiry(
     world: World,
 ) -> None:

@@ -1,0 +1,54 @@
+"""What the caller may still store, upload and have pending: the `Quota` headers, and the error."""
+
+from http import HTTPStatus
+from typing import Final
+
+from flask import Flask, Response, g, has_app_context
+
+from api.errors import ERRORS, ApiError
+from tasks.errors import QuotaExceededError
+from tasks.quotas import Usage
+
+#: When to come again after a quota had no room that is freed as jobs and uploads end.
+_QUOTA_SECONDS: Final = 30
+
+
+def tell_usage(usage: Usage) -> None:
+    """State what is left of the caller's quotas in the response's headers, if there is one."""
+    if has_app_context():
+        g.usage = usage
+
+
+def install_quota_headers(app: Flask) -> None:
+    """State the quotas in the form of draft-ietf-httpapi-ratelimit-headers.
+
+    These are no rates: nothing refills them but the end of jobs and uploads, and erasure. So they
+    have headers of their own, and those of the rate stay as clients know them.
+    """
+
+    @app.after_request
+    def _tell(response: Response) -> Response:
+        usage: Usage | None = g.get("usage")
+        limited = _limited(usage) if usage else []
+        if limited:
+            policies = [f'"{name}";q={limit}' for name, limit, _ in limited]
+            response.headers["Quota-Policy"] = ", ".join(policies)
+            response.headers["Quota"] = ", ".join(f'"{name}";r={left}' for name, _, left in limited)
+        return response
+
+
+def _limited(usage: Usage) -> list[tuple[str, int, int]]:
+    """Return the name, the limit and the rest of each quota."""
+    quota = usage.quota
+    parts = (
+        ("bytes", quota.max_bytes, usage.bytes),
+        ("uploads", quota.max_uploads, usage.uploads),
+        ("pending", quota.max_pending, usage.pending),
+    )
+    return [(name, limit, max(0, limit - used)) for name, limit, used in parts if limit]
+
+
+def from_quota(error: QuotaExceededError) -> ApiError:
+    """Return the error for a quota of the caller that has no room."""
+    temporary = ERRORS[error.code].status == HTTPStatus.TOO_MANY_REQUESTS
+    return ApiError(error.code, str(error), retry_after=_QUOTA_SECONDS if temporary else None)

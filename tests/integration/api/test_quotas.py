@@ -1,0 +1,275 @@
+"""Quotas on the way in: refused before anything is kept, counted once, given back."""
+
+import base64
+import io
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import pytest
+from werkzeug.test import TestResponse
+
+from api.errors import ERRORS
+from tasks.errors import ObjectStoreUnavailableError
+from tasks.quotas import RESERVED_SECONDS, Quotas
+from tests.support.api import Api
+from tests.support.redis_content import content
+from tests.support.serving import Request, answer, serving
+from tests.support.stores import WatchedStore
+from tests.support.submissions import PATH, PICTURE, data_of, form, refusal, task_id_of
+
+SETTINGS = {"auth": "on", "url_allow": "127.0.0.1", "removebg_keep_improvements": True}
+
+SIZE: Final = len(PICTURE)
+TEXT: Final = base64.b64encode(PICTURE).decode()
+BATCH: Final = "/api/v1/remove-bg/batch"
+TUS: Final = {"Tus-Resumable": "1.0.0"}
+
+
+class Site:
+    """A web server with a picture, which counts its visits."""
+
+    visits = 0
+    url = ""
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    site = Site()
+
+    def handle(request: Request) -> None:
+        site.visits += 1
+        answer(200, PICTURE, Content_Type="image/png")(request)
+
+    with serving(handle) as port:
+        site.url = f"http://127.0.0.1:{port}/cup.png"
+        yield site
+
+
+def _limit(caller: Api, **quotas: int | None) -> None:
+    caller.runtime.api_keys.set_quotas("shop", **quotas)
+
+
+def _has(caller: Api) -> tuple[int, int, int]:
+    owner = caller.runtime.api_keys.get(caller.owner)
+    assert owner is not None
+    usage = caller.runtime.quotas.usage(owner)
+    return usage.bytes, usage.uploads, usage.pending
+
+
+def _upload(caller: Api, data: bytes = PICTURE) -> str:
+    uploads = caller.runtime.uploads
+    upload = uploads.create(caller.owner, len(data))
+    uploads.append(caller.owner, upload.upload_id, 0, io.BytesIO(data))
+    return upload.upload_id
+
+
+def _images(*pictures: bytes) -> dict[str, Any]:
+    return form(*(("images", (f"{each}.png", data)) for each, data in enumerate(pictures)))
+
+
+def _begin(caller: Api, length: int = 1) -> TestResponse:
+    return caller.post("/api/v1/uploads", headers={**TUS, "Upload-Length": str(length)})
+
+
+Send = Callable[[Api, str, str], TestResponse]
+#: Ways to send a picture, given the id of an upload and an address.
+WAYS: Final[dict[str, Send]] = {
+    "file": lambda api, _u, _a: api.send(),
+    "base64": lambda api, _u, _a: api.post(PATH, json={"image_b64": TEXT}),
+    "address": lambda api, _u, address: api.post(PATH, json={"image_url": address}),
+    "upload": lambda api, upload, _a: api.post(PATH, json={"upload_id": upload}),
+    "background": lambda api, _u, address: api.post(
+        PATH, json={"image_b64": TEXT, "background_url": address}
+    ),
+    "batch of files": lambda api, _u, _a: api.post(BATCH, **_images(PICTURE, PICTURE)),
+    "batch in JSON": lambda api, upload, address: api.post(
+        BATCH,
+        json={"items": [{"image_url": address}, {"upload_id": upload}, {"image_b64": TEXT}]},
+    ),
+    "remove.bg": lambda api, _u, address: api.post("/v1.0/removebg", json={"image_url": address}),
+    "remove.bg file": lambda api, _u, _a: api.post(
+        "/v1.0/removebg", **form(image_file=("a.png", PICTURE))
+    ),
+    "improvement": lambda api, _u, _a: api.post(
+        "/v1.0/improve", **form(image_file=("a.png", PICTURE))
+    ),
+    "begun upload": lambda api, _u, _a: _begin(api),
+}
+
+
+def _refused(answer: TestResponse) -> tuple[int, str]:
+    """The status and the type of an error in either API's shape."""
+    errors = answer.get_json().get("errors")
+    return (answer.status_code, errors[0]["code"]) if errors else refusal(answer)
+
+
+def _kept(api: Api, site: Site) -> tuple[object, ...]:
+    """All that a submission would add to."""
+    held = {name: value for name, value in content(api.redis).items() if ":rate:" not in name}
+    return held, set(api.objects.list("")), site.visits
+
+
+@pytest.mark.parametrize(
+    ("way", "resource"),
+    [
+        *((way, "bytes") for way in WAYS),
+        *((way, "pending") for way in WAYS if way not in {"improvement", "begun upload"}),
+    ],
+)
+def test_nothing_is_kept_or_fetched_where_there_is_no_room(
+    shop: Api, site: Site, way: str, resource: str
+) -> None:
+    upload = _upload(shop)
+    shop.submit()
+    quotas = {"bytes": ("max_bytes", 2 * SIZE), "pending": ("max_pending", 1)}
+    type_ = {"bytes": "storage_quota_exceeded", "pending": "too_many_pending"}[resource]
+    _limit(shop, **dict([quotas[resource]]))
+    before = _kept(shop, site)
+    answer = WAYS[way](shop, upload, site.url)
+    status = 429 if answer.get_json().get("errors") else ERRORS[type_].status
+    assert _refused(answer) == (status, type_)
+    assert f'"{resource}";r=0' in answer.headers["Quota"]
+    assert _kept(shop, site) == before
+    _limit(shop, max_pending=None, max_bytes=None)
+    if "remove.bg" not in way:  # which waits for the result
+        assert WAYS[way](shop, upload, site.url).status_code < 300
+
+
+def test_uploads_are_refused_by_number(shop: Api, studio: Api) -> None:
+    _limit(shop, max_uploads=1)
+    # One of no length is complete at once, and counts among all of them.
+    answers = [_begin(shop, 0) for _ in range(9)] + [_begin(shop, 5)]
+    assert [each.status_code for each in answers] == [201] * 10
+    assert answers[-1].headers["Quota-Policy"].split(", ")[1] == '"uploads";q=1'
+    assert '"uploads";r=0' in answers[-1].headers["Quota"]
+    keys = set(shop.redis.scan_iter())
+    for length in (0, 5):
+        refused = _begin(shop, length)
+        assert refusal(refused) == (429, "too_many_uploads")
+        assert int(refused.headers["Retry-After"]) > 0
+    assert set(shop.redis.scan_iter()) == keys
+    assert _begin(studio).status_code == 201
+    for each in answers[-2:]:
+        shop.delete(each.headers["Location"].removeprefix("http://localhost"), headers=TUS)
+    assert _has(shop) == (0, 0, 0)
+    assert _begin(shop, 5).status_code == 201
+
+
+def test_each_copy_of_an_upload_is_charged_and_erasure_makes_room(shop: Api) -> None:
+    upload = _upload(shop)
+    _limit(shop, max_bytes=3 * SIZE)
+
+    def submit() -> TestResponse:
+        return shop.post(PATH, json={"upload_id": upload, "cache": False})
+
+    first, second, refused = submit(), submit(), submit()
+    assert (first.status_code, second.status_code) == (202, 202)
+    # With one key there is no share of the service's places.
+    assert first.headers["Quota-Policy"] == f'"bytes";q={3 * SIZE}, "uploads";q=1000'
+    assert second.headers["Quota"] == '"bytes";r=0, "uploads";r=1000'
+    assert refusal(refused) == (403, "storage_quota_exceeded")
+    shop.delete(f"/api/v1/tasks/{task_id_of(first)}")
+    assert _has(shop) == (2 * SIZE, 0, 1)
+    assert submit().status_code == 202
+
+
+def test_a_repeated_request_costs_nothing(shop: Api) -> None:
+    _limit(shop, max_pending=3, max_bytes=3 * SIZE)
+    first = shop.send(key="one")
+    batch = shop.post(BATCH, headers={"Idempotency-Key": "two"}, **_images(PICTURE, PICTURE))
+    before = _has(shop)
+    assert before == (3 * SIZE, 0, 3)
+    again = shop.send(key="one")
+    assert task_id_of(again) == task_id_of(first)
+    again = shop.post(BATCH, headers={"Idempotency-Key": "two"}, **_images(PICTURE, PICTURE))
+    assert data_of(again)["batch_id"] == data_of(batch)["batch_id"]
+    assert _has(shop) == before
+
+
+def test_a_batch_is_charged_at_once_and_gives_back_what_became_no_task(shop: Api) -> None:
+    _limit(shop, max_pending=2)
+    three = [{"image_b64": TEXT}] * 3
+    for sent in (_images(*[PICTURE] * 3), {"json": {"items": three}}):
+        assert refusal(shop.post(BATCH, **sent)) == (429, "too_many_pending")
+        assert _has(shop) == (0, 0, 0)
+    shared = {"items": [{}, {"image_b64": TEXT}], "quality": 0}
+    bad = (form(("images", ("a", PICTURE)), ("qualty", "9")), {"json": shared})
+    for sent in bad:
+        assert shop.post(BATCH, **sent).status_code == 422
+        assert _has(shop) == (0, 0, 0)
+    mixed = data_of(shop.post(BATCH, json={"items": [{"image_b64": "!!"}, {"image_b64": TEXT}]}))
+    assert mixed["counts"]["queued"] == 1
+    assert _has(shop) == (SIZE, 0, 1)
+
+
+@pytest.mark.parametrize("path", [PATH, BATCH, "/v1.0/removebg", "/v1.0/improve"])
+def test_what_could_not_be_stored_is_given_back(shop: Api, path: str) -> None:
+    def away(_: str) -> None:
+        raise ObjectStoreUnavailableError("It went away.")
+
+    failing = shop.with_parts(object_store=WatchedStore(shop.objects, away))
+    field = "image_file" if "v1.0" in path else "image" if path == PATH else "images"
+    assert failing.post(path, **form((field, ("a.png", PICTURE)))).status_code == 503
+    assert _has(shop) == (0, 0, 0)
+
+
+def test_results_and_copies_of_results_are_charged(shop: Api) -> None:
+    first = task_id_of(shop.send(cache="true"))
+    duplicate = task_id_of(shop.send(cache="true"))
+    assert _has(shop) == (2 * SIZE, 0, 2)
+    shop.finish(first, b"a cutout")
+    assert _has(shop) == (2 * SIZE + 8, 0, 1)
+    known = shop.send(cache="true")
+    assert known.status_code == 200
+    assert _has(shop) == (3 * SIZE + 16, 0, 1)
+    _limit(shop, max_bytes=4 * SIZE + 23)
+    assert refusal(shop.send(cache="true")) == (403, "storage_quota_exceeded")
+    for task_id in (first, duplicate, task_id_of(known)):
+        shop.delete(f"/api/v1/tasks/{task_id}")
+    assert _has(shop) == (0, 0, 0)
+
+
+def test_a_copy_without_room_leaves_nothing_behind(shop: Api) -> None:
+    first = task_id_of(shop.send(cache="true"))
+    _limit(shop, max_bytes=2 * SIZE + 8)
+
+    def finish_first(key: str) -> None:
+        # An equal job ends while this one's picture is stored.
+        if key.startswith("originals/"):
+            shop.finish(first, b"a cutout")
+
+    bucket = set(shop.objects.list(""))
+    watched = shop.with_parts(object_store=WatchedStore(shop.objects, finish_first))
+    assert refusal(watched.send(cache="true")) == (403, "storage_quota_exceeded")
+    assert _has(shop) == (SIZE + 8, 0, 0)
+    assert set(shop.objects.list("")) - bucket == {shop.job(first).result_key}
+
+
+def test_an_improvement_is_charged_for_as_long_as_it_is_kept(shop: Api) -> None:
+    assert WAYS["improvement"](shop, "", "").status_code == 200
+    runtime, kept = shop.runtime, shop.services.settings.retention_hours * 3600
+    for later, left in ((RESERVED_SECONDS, SIZE), (kept + 60, 0)):
+        clock = shop.services.clock() + later
+        Quotas(runtime.redis, runtime.quotas.default, lambda at=clock: at).correct()
+        assert _has(shop) == (left, 0, 0)
+
+
+def test_submissions_at_once_pass_no_limit(shop: Api) -> None:
+    _limit(shop, max_pending=3)
+    statuses: list[int] = []
+
+    def send() -> None:
+        caller = shop.application.test_client()
+        sent = caller.post(
+            PATH, headers={"X-API-Key": shop.key}, **form(image=("a.png", PICTURE), cache="false")
+        )
+        statuses.append(sent.status_code)
+
+    threads = [threading.Thread(target=send) for _ in range(9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(statuses) == [202] * 3 + [429] * 6
+    assert _has(shop) == (3 * SIZE, 0, 3)
