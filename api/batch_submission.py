@@ -9,8 +9,9 @@ from typing import Any, Final
 from api.errors import ERRORS, ApiError, from_inference
 from api.forms import FilePart, TextPart, read_file
 from api.idempotency import Reservation
-from api.inputs import InputFile, check_length, close_spooled
+from api.inputs import MAX_NAME, InputFile, check_length, close_spooled
 from api.parameters import (
+    MAX_URL,
     PICTURES,
     RemovalJson,
     build_submission,
@@ -339,4 +340,7 @@ def explain(error: Exception) -> JobError:
 
 def _name_of(item: Mapping[str, Any]) -> str:
     address = item.get("image_url")
-    return address.partition("?")[0].rpartition("/")[2] if isinstance(address, str) else ""
+    if not isinstance(address, str):
+        return ""
+    # It is not judged yet, and may be of any length.
+    return address[:MAX_URL].partition("?")[0].rpartition("/")[2][:MAX_NAME]

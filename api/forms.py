@@ -18,7 +18,7 @@ from multipart import MultipartError, MultipartSegment, ParserLimitReached, Push
 from werkzeug.http import parse_options_header
 
 from api.errors import MAX_SHOWN_NAME, ApiError
-from api.inputs import InputFile, close_spooled, spool
+from api.inputs import MAX_NAME, InputFile, close_spooled, spool
 from api.long_texts import (
     LONG_TEXT_BYTES,
     URL_ESCAPES,
@@ -204,7 +204,7 @@ def form_parts(
             most = max_picture_bytes if name in _PICTURES else LONG_TEXT_BYTES
             yield TextPart(name, _text(name, data, event.charset, most))
         else:
-            yield FilePart(name, file_name, data)
+            yield FilePart(name, file_name[:MAX_NAME], data)
             for _ in data:
                 pass
 

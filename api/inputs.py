@@ -27,6 +27,10 @@ def too_large(length: int, limit: int, field: str = "image") -> ApiError:
     return ApiError("image_too_large", sentence, fields={field: sentence})
 
 
+#: Characters of a file's or an item's name that are kept.
+MAX_NAME: Final = 255
+
+
 class InputFile:
     """One file of a submission. Its digest and its header are read once at most.
 
@@ -49,7 +53,7 @@ class InputFile:
     ) -> None:
         self.stream = stream
         self.length = length
-        self.file_name = file_name
+        self.file_name = file_name[:MAX_NAME]
         self.object_key = object_key
         self._sha256 = sha256
         self._header: ImageHeader | None = None

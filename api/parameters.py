@@ -35,8 +35,10 @@ from tasks.webhooks.deliveries import TASK_EVENTS
 FORMATS: Final = ("png", "webp", "avif", "jpg")
 #: Largest `metadata`, as compact JSON in UTF-8.
 _MAX_METADATA_BYTES: Final = 2048
+#: Characters of a text that `inference.options` parses.
 _MAX_TEXT: Final = 100
-_MAX_URL: Final = 2048
+#: Characters of an address.
+MAX_URL: Final = 2048
 _MAX_EXPIRES_IN: Final = 30 * 24 * 3600
 _PRIORITIES: Final = tuple(each.name.lower() for each in Priority)
 
@@ -84,9 +86,9 @@ class Address(fields.URL):
     """An address; its length is judged before a regular expression sees it."""
 
     def _deserialize(self, value: Any, *more: Any, **others: Any) -> Any:  # noqa: ANN401 - marshmallow's
-        if isinstance(value, str) and len(value) > _MAX_URL:
+        if isinstance(value, str) and len(value) > MAX_URL:
             raise ValidationError(
-                f"It has {len(value)} characters; the limit is {_MAX_URL}. Give a shorter address."
+                f"It has {len(value)} characters; the limit is {MAX_URL}. Give a shorter address."
             )
         return super()._deserialize(value, *more, **others)
 
@@ -105,7 +107,7 @@ def _address(description: str) -> fields.URL:
         load_default=None,
         schemes={"http", "https"},
         require_tld=False,
-        validate=validate.Length(max=_MAX_URL),
+        validate=validate.Length(max=MAX_URL),
         metadata={"description": description},
     )
 
@@ -125,6 +127,7 @@ class TaskParameters(Schema):
     )
     matte_color = fields.String(
         load_default=None,
+        validate=validate.Length(max=_MAX_TEXT),
         metadata={
             "description": "Fill behind the subject: #rgb, #rrggbb, #rrggbbaa or a CSS name.",
             "example": "#ffffff",

@@ -9,6 +9,7 @@ from api import tus
 from api.auth import current_owner, services
 from api.errors import ApiError
 from api.forms import unbounded_body
+from api.inputs import MAX_NAME
 from api.openapi import ApiBlueprint
 from api.quotas import tell_usage
 from api.wsgi_bridge import ANNOUNCED
@@ -64,7 +65,7 @@ class Uploads(MethodView):
             length,
             quota=runtime.quotas.of(owner),
             metadata=request.headers.get("Upload-Metadata", ""),
-            file_name=names.get("filename") or names.get("name", ""),
+            file_name=(names.get("filename") or names.get("name", ""))[:MAX_NAME],
         )
         tell_usage(runtime.quotas.usage(owner))
         if with_piece:
