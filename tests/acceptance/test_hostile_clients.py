@@ -237,6 +237,28 @@ def test_requests_that_wait_leave_places_and_threads_to_other_owners(
             over.set()
 
 
+@pytest.mark.slow
+@pytest.mark.hostile
+def test_new_silent_connections_all_the_time_hold_up_nobody(api: Api, coffee: Path) -> None:
+    picture, rate, seconds = coffee.read_bytes(), 60, 30
+
+    async def flood() -> list[str]:
+        begun, attacks = asyncio.Semaphore(0), []
+        for number in range(rate * seconds):
+            attacks.append(asyncio.ensure_future(_attack(api, silent, begun)))
+            await begun.acquire()
+            if number % rate == 0:
+                answer = await asyncio.to_thread(api.submit, picture)
+                assert answer.status == 202
+            # As fast as the attacker is: a new one at each tick.
+            await asyncio.sleep(1 / rate)
+        # The last of them ends as soon as the first one did.
+        async with asyncio.timeout(30):
+            return await asyncio.gather(*attacks)
+
+    assert set(asyncio.run(flood())) == {"408"}
+
+
 def test_a_head_without_end_is_refused(api: Api) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=20)
     connection.putrequest("GET", "/api/v1/info")
