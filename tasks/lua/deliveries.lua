@@ -9,20 +9,26 @@
 -- next attempt, or when its message or its claim lapses.
 
 local IN_FLIGHT = P .. 'webhooks:in_flight'
+local SLOW_IN_FLIGHT = P .. 'webhooks:in_flight_slow'
+local SLOW_OWNERS = P .. 'webhooks:slow_owners'
 local function owner_flight_key(owner) return IN_FLIGHT .. ':' .. owner end
 local function host_flight_key(owner, host) return IN_FLIGHT .. ':' .. owner .. '@' .. host end
 local function breaker_key(owner, host) return P .. 'webhooks:host:' .. owner .. '@' .. host end
 
 -- The sets that count a delivery of an owner to a host while it is in flight.
 local function flights(a)
-  return {IN_FLIGHT, owner_flight_key(a.owner), host_flight_key(a.owner, a.host)}
+  return {IN_FLIGHT, owner_flight_key(a.owner), host_flight_key(a.owner, a.host), SLOW_IN_FLIGHT}
 end
+
+local function is_slow(owner) return redis.call('ZSCORE', SLOW_OWNERS, owner) end
 
 -- Notes that a delivery is with the queue or a worker until `lapse`.
 local function enter_flight(a)
   for _, flight in ipairs(flights(a)) do
-    redis.call('ZADD', flight, a.lapse, a.id)
-    redis.call('EXPIRE', flight, 60)
+    if flight ~= SLOW_IN_FLIGHT or is_slow(a.owner) then
+      redis.call('ZADD', flight, a.lapse, a.id)
+      redis.call('EXPIRE', flight, 60)
+    end
   end
 end
 
@@ -33,11 +39,13 @@ local function leave_flight(a)
 end
 
 -- Why one more delivery may not be in flight: -1 if its owner has enough of them to that host, -2 if
--- its owner has as many as it leaves threads to all others; nil if it may.
+-- its owner has as many as it leaves threads to all others; nil if it may. All owners whose receivers
+-- were slow lately share half of the threads, so that however many they are, the rest is free.
 local function crowded(a)
   for _, flight in ipairs(flights(a)) do
     redis.call('ZREMRANGEBYSCORE', flight, '-inf', a.now)
   end
+  redis.call('ZREMRANGEBYSCORE', SLOW_OWNERS, '-inf', a.now)
   if redis.call('ZSCORE', IN_FLIGHT, a.id) then
     return nil
   end
@@ -45,6 +53,9 @@ local function crowded(a)
     return -1
   end
   local free = tonumber(a.threads) - redis.call('ZCARD', IN_FLIGHT)
+  if is_slow(a.owner) then
+    free = math.min(free, math.floor(a.threads / 2) - redis.call('ZCARD', SLOW_IN_FLIGHT))
+  end
   return redis.call('ZCARD', owner_flight_key(a.owner)) >= free and -2 or nil
 end
 
@@ -124,11 +135,16 @@ end
 -- took too long may add its attempt, and may report that the event arrived, but nothing else. An
 -- attempt that ran while a replay was asked for does not take the replay's place.
 -- Arguments: id, owner, host, claim, attempt (JSON; none: no attempt), state, due (of the next
--- attempt), reason, outcome (for the metrics).
+-- attempt), reason, outcome (for the metrics), slow_until (time until which its owner counts as
+-- slow; none if the attempt was quick).
 -- Returns the state, 'late' if the claim was lost, or 'missing'.
 commands.record_attempt = function(a)
   local record = delivery_key(a.id)
   count('webhook:' .. a.outcome)
+  if a.slow_until then
+    redis.call('ZADD', SLOW_OWNERS, a.slow_until, a.owner)
+    redis.call('EXPIRE', SLOW_OWNERS, 3600)
+  end
   if redis.call('EXISTS', record) == 0 then
     redis.call('ZREM', DELIVERIES_DUE, a.id)
     return 'missing'

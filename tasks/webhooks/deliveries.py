@@ -29,6 +29,9 @@ OWNER_BUSY: Final = -2
 #: Targets of one owner that are remembered as gone, the latest ones, and for how long.
 _MAX_GONE: Final = 1000
 _GONE_SECONDS: Final = 30 * 24 * 3600
+#: An owner of whose attempts one took longer than this counts as slow for so long after it.
+_SLOW_MS: Final = 2000
+_SLOW_SECONDS: Final = 60.0
 
 _log = structlog.get_logger(__name__)
 
@@ -156,6 +159,13 @@ class RetryDecision:
     reason: str = ""
     pause_host: float = 0.0
     disable: bool = False
+
+
+def _slow_until(attempt: Attempt | None) -> float | None:
+    """Return until when an attempt makes its owner one with slow receivers; None if it does not."""
+    if attempt is None or attempt.ms <= _SLOW_MS:
+        return None
+    return attempt.at + attempt.ms / 1000 + _SLOW_SECONDS
 
 
 class DeliveryStore:
@@ -324,6 +334,7 @@ class DeliveryStore:
                 due=decision.due,
                 reason=decision.reason,
                 outcome=attempt_outcome(attempt),
+                slow_until=_slow_until(attempt),
             )
         )
 

@@ -52,7 +52,8 @@ DISPATCH_SECONDS: Final = 20.0
 MAX_QUEUED: Final = 256
 #: Threads of an I/O worker (`celery … -c 32`). An owner has as many deliveries with the queue or a
 #: worker as it leaves threads free: half of them alone, a quarter beside another such owner. So one
-#: more owner finds a thread, however slow the receivers of the others are.
+#: more owner finds a thread, however slow the receivers of the others are. Owners whose receivers
+#: were slow within the last minute share half of the threads in the same way.
 THREADS: Final = 32
 #: An owner's deliveries to one host that are with the queue or a worker at once.
 MAX_PER_HOST: Final = 4

@@ -15,7 +15,7 @@ from tasks.errors import UnreadableRecordError
 from tasks.housekeeping.clock_check import ClockCheck
 from tasks.jobs.job import Job
 from tasks.webhooks import deliveries, sending
-from tasks.webhooks.deliveries import Attempt, DeliveryState
+from tasks.webhooks.deliveries import Attempt, DeliveryState, RetryDecision
 from tasks.webhooks.retry import FAILURE_THRESHOLD, FIRST_OPEN_SECONDS
 from tasks.webhooks.sending import DISPATCH_SECONDS, MAX_PER_HOST, THREADS
 from tests.support.outbox import PAUSES, Post
@@ -412,6 +412,21 @@ def test_one_owners_many_hosts_leave_threads_to_each_other_owner(post: Post) -> 
     assert post.dispatcher.run_once() == (THREADS - THREADS // 2) // 2, "a share of what is left"
     taken = {each for _, each in post.messages()}
     assert taken < {post.delivery(job).id for job in second}
+
+
+def test_however_many_slow_owners_leave_half_of_the_threads_to_the_others(post: Post) -> None:
+    slow = Attempt(post.clock(), "url_timeout", None, 15_000, "")
+    for number in range(THREADS):
+        job = post.finished("http://127.0.0.1:9/", owner=f"slow {number}")
+        # Of a claim that was lost: that, too, held a thread.
+        again = RetryDecision(DeliveryState.PENDING, post.clock())
+        post.deliveries.record_attempt(post.delivery(job), "lost", slow, again)
+    assert post.dispatcher.run_once() == THREADS // 2
+    quick = [post.finished(f"http://127.0.0.1:{number}/", owner="quick") for number in (8, 9)]
+    assert post.dispatcher.run_once() == len(quick)
+    # Nobody is slow for ever.
+    post.clock.now += 120
+    assert post.dispatcher.run_once() == THREADS
 
 
 def test_an_owners_backlog_comes_back_little_by_little(post: Post) -> None:
