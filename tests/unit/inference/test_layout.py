@@ -34,7 +34,7 @@ from tests.support.pictures import RED, SUBJECT
         ({"scale": 100, "max_side": 150}, (150, 100), Box(0, 20, 150, 80)),
         ({"canvas": "600x600", "scale": 80}, (600, 600), Box(60, 204, 540, 396)),
         ({"canvas": "100x100", "crop": True}, (100, 100), Box(0, 30, 100, 70)),
-        ({"canvas": "150x200"}, (150, 200), Box(30, 75, 80, 95)),
+        ({"canvas": "300x400"}, (300, 400), Box(60, 150, 160, 190)),
     ],
 )
 def test_crop_margin_scale_and_position(
