@@ -70,6 +70,8 @@ def fetch(
         with _progress_bar(spec) as progress:
             path = fetch_model(spec, folder or settings.model_dir, progress=progress)
     say(f"{spec.name}: {path}")
+    if spec.next_better:
+        say(f"Finer, and slower: {spec.next_better}. See docs/choosing-a-model.md.")
     if spec.patch_order is not None and spec.sha256 is None and find_spec("torch"):
         # No hash says which file this is, so its patch order is looked at.
         with exit_on_error():

@@ -80,11 +80,14 @@ class Screen:
             table.add_row(service.name, str(child.pid or "-"), escape(service.address), state)
         self._console.print(table)
 
-    def ready(self, api_url: str, flower_url: str | None, cutout: Path) -> None:
+    def ready(self, api_url: str, flower_url: str | None, cutout: Path, model: str) -> None:
         """Print the addresses, once all processes are ready and the self-check has passed."""
         login = f"(user {FLOWER_USER}, password in {cutout.parent / FLOWER_PASSWORD})"
+        better = get_spec(model).next_better
+        hint = f"; finer, and slower: make up MODEL={better}" if better else ""
         lines = [
             f"ready: {api_url}",
+            f"  model          {model}{hint} (docs/choosing-a-model.md)",
             f"  documentation  {api_url}/docs",
             *([f"  Flower         {flower_url} {login}"] if flower_url else []),
             f"  sample cutout  {cutout}",
@@ -183,7 +186,7 @@ async def _start_and_watch(
     screen.table(supervisor.children)
     await asyncio.to_thread(check_stack, stack, folder.sample_cutout)
     folder.write_json(RUN_FILE, {"api_url": stack.api_url, "flower_url": stack.flower_url})
-    screen.ready(stack.api_url, stack.flower_url, folder.sample_cutout)
+    screen.ready(stack.api_url, stack.flower_url, folder.sample_cutout, stack.settings.model)
     await supervisor.wait_for_failure()
 
 

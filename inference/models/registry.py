@@ -71,6 +71,8 @@ class ModelSpec:
     patch_order_known_from: str = ""
     #: What it is good for, in a few words.
     use: str = ""
+    #: The model that finds more, at a higher cost; empty if none is better at everything.
+    next_better: str = ""
 
 
 #: From what the patch order of a model is known: that commit, of 2024-11-05, changed it.
@@ -119,6 +121,7 @@ _SPECS = (
         size_bytes=4_574_861,
         sha256="309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
         use="CPUs: fast, coarse at hair and thin parts",
+        next_better="isnet-general-use",
     ),
     ModelSpec(
         name="isnet-general-use",
@@ -137,6 +140,7 @@ _SPECS = (
         mean=(0.5, 0.5, 0.5),
         std=(1.0, 1.0, 1.0),
         use="CPUs: finer than u2netp, at ten times its input",
+        next_better="birefnet-lite",
     ),
     ModelSpec(
         name="rmbg-2.0",
@@ -182,6 +186,7 @@ _SPECS = (
             use="small GPUs, and CPUs with time",
         ),
         sha256="4417d89795250e698c3cb0ae8df15743810065f646f48a694fdfa7ca052d0815",
+        next_better="birefnet",
     ),
     _birefnet(
         "birefnet-matting",

@@ -54,6 +54,7 @@ def test_fetching_ends_with_the_licence() -> None:
     result = _run("fetch", "u2netp")
     assert result.exit_code == 0
     assert "u2netp: " in result.output
+    assert "Finer, and slower: isnet-general-use" in result.output
     assert "Licence: Apache-2.0, https://" in result.output
 
 

@@ -17,6 +17,7 @@ def test_every_model_says_what_it_is() -> None:
         assert spec.licence
         assert spec.licence_url.startswith("https://")
         assert spec.input_size >= 64
+        assert not spec.next_better or get_spec(spec.next_better).commercial_use
         assert spec.sha256 is None or len(spec.sha256) == 64
 
 
