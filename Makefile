@@ -11,7 +11,7 @@ TEST_PROCESSES ?= 3
 FAULT_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install clients up test coverage test-slow test-faults test-hostile lint fmt bench clean
+.PHONY: help install clients up test coverage test-slow test-faults test-hostile lint fmt lock audit bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -71,6 +71,27 @@ lint: install ## Check style, types and import rules
 fmt: install ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# The programs that make and audit the lock files; the service needs neither.
+$(VENV)/.tools: Makefile
+	$(PYTHON) -m venv $(VENV)/tools
+	$(VENV)/tools/bin/pip --disable-pip-version-check install -q 'uv==0.13.9' 'pip-audit==2.10.1'
+	touch $@
+
+LOCKS := deploy/docker/locks
+# For the images' Python, with the versions of constraints.txt; without the address of the index.
+COMPILE = $(VENV)/tools/bin/uv pip compile -q --generate-hashes --python-version 3.12 --python-platform linux \
+	--no-emit-index-url --no-annotate --custom-compile-command 'make lock' -c constraints.txt
+
+lock: $(VENV)/.tools ## Write the lock files of the images, with hashes, from pyproject.toml and constraints.txt
+	mkdir -p $(LOCKS)
+	echo 'hatchling>=1.27' | $(COMPILE) - -o $(LOCKS)/build.txt
+	$(COMPILE) pyproject.toml --extra flower -o $(LOCKS)/api.txt
+	echo nvidia-ml-py | $(COMPILE) pyproject.toml - --extra cpu -o $(LOCKS)/cpu.txt
+	echo nvidia-ml-py | $(COMPILE) pyproject.toml - --extra torch -o $(LOCKS)/torch.txt
+
+audit: $(VENV)/.tools ## Ask the index for known vulnerabilities of what the images install
+	for lock in $(LOCKS)/*.txt; do $(VENV)/tools/bin/pip-audit --strict --disable-pip --progress-spinner off -r $$lock || exit 1; done
 
 bench: install ## Run the benchmarks on this machine, and print their tables
 	$(BIN)/rmbg models fetch u2netp

@@ -4,13 +4,19 @@ ARG PYTHON_IMAGE=python:3.12-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
-COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
+COPY deploy/docker/locks locks
 COPY inference inference
 COPY tasks tasks
 COPY api api
 COPY deploy deploy
-RUN python -m venv /opt/rmbg \
-    && /opt/rmbg/bin/pip install --no-cache-dir --no-compile -c constraints.txt '.[flower]' \
+# Nothing is installed whose hash is not in a lock file (`make lock`), the tools of the build included.
+RUN python -m venv /opt/build \
+    && /opt/build/bin/pip install --no-cache-dir --require-hashes -r locks/build.txt \
+    && /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
+    && python -m venv /opt/rmbg \
+    && /opt/rmbg/bin/pip install --no-cache-dir --no-compile --require-hashes -r locks/api.txt \
+    && /opt/rmbg/bin/pip install --no-cache-dir --no-compile --no-deps --no-index /wheels/*.whl \
     && /opt/rmbg/bin/pip uninstall -y pip
 
 FROM ${PYTHON_IMAGE}

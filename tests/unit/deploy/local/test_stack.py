@@ -23,7 +23,7 @@ def unchecked_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refusa
 
     def refusal(*, port: int = 0, data: Path = tmp_path / "data", **options: str) -> str:
         text = io.StringIO()
-        made = UpOptions(port=port, data=data, **options)  # type: ignore[arg-type]
+        made = UpOptions(port=port, data=data, flower_port=None, **options)  # type: ignore[arg-type]
         status = run_up(made, Screen(Console(file=text, width=300)))
         assert status == 2, text.getvalue()
         assert "Traceback" not in text.getvalue()

@@ -1,0 +1,52 @@
+"""The lock files of the images agree with pyproject.toml and constraints.txt."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.support.paths import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCKS = ROOT / "deploy/docker/locks"
+#: The extra of each image, by its lock file.
+EXTRAS = {"api": "flower", "cpu": "cpu", "torch": "torch"}
+
+
+def _pins(path: Path) -> dict[str, str]:
+    found = re.findall(r"^([\w.-]+)==([\w.+-]+)", path.read_text(), re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in found}
+
+
+@pytest.mark.parametrize("path", sorted(LOCKS.iterdir()), ids=lambda path: path.stem)
+def test_a_lock_has_the_versions_of_constraints_and_a_hash_for_each(path: Path) -> None:
+    constrained = _pins(ROOT / "constraints.txt")
+    pins = _pins(path)
+    differ = {name: pin for name, pin in pins.items() if constrained.get(name, pin) != pin}
+    assert not differ, "run `make lock`"
+    text = path.read_text()
+    entries = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
+    assert len(entries) == len(pins)
+    hashed = r"(?:[^\\\n]+ \\\n)(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+"
+    assert [entry for entry in entries if not re.fullmatch(hashed, entry)] == []
+    assert "://" not in text, "an address of an index"
+
+
+@pytest.mark.parametrize(("lock", "extra"), EXTRAS.items())
+def test_a_lock_has_all_that_its_image_needs_directly(lock: str, extra: str) -> None:
+    pins = _pins(LOCKS / f"{lock}.txt")
+    project = PROJECT["project"]
+    for line in [*project["dependencies"], *project["optional-dependencies"][extra]]:
+        needed = Requirement(line)
+        assert needed.specifier.contains(pins[canonicalize_name(needed.name)]), line
+
+
+def test_the_locks_are_those_that_are_installed() -> None:
+    (build,) = (Requirement(line) for line in PROJECT["build-system"]["requires"])
+    assert build.specifier.contains(_pins(LOCKS / "build.txt")[build.name])
+    assert {path.stem for path in LOCKS.iterdir()} == {"build", *EXTRAS}
+    assert "torch" not in _pins(LOCKS / "api.txt"), "a model library"
+    assert "onnxruntime" not in _pins(LOCKS / "api.txt"), "a model library"
