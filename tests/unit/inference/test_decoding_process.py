@@ -2,13 +2,16 @@
 
 import os
 import signal
+import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -137,6 +140,35 @@ def test_no_reader_is_loaded_but_those_of_the_accepted_formats(photo: Image.Imag
     loaded = subprocess.check_output([sys.executable, "-c", program], input=sent).decode().split()
     formats = ("Jpeg", "Png", "WebP", "Avif", "Tiff", "Bmp", "Gif")
     assert sorted(loaded) == sorted(f"PIL.{name}ImagePlugin" for name in formats)
+
+
+def test_the_memory_of_large_pictures_is_given_back(process: DecodingProcess) -> None:
+    def memory_at_rest(most: float) -> int:
+        least = psutil.Process(process.pid).memory_info().rss
+        for _ in range(100):
+            if least <= most:
+                break
+            time.sleep(0.05)  # memory's return is announced by no event
+            least = min(least, psutil.Process(process.pid).memory_info().rss)
+        return least
+
+    assert _works(process)
+    before = psutil.Process(process.pid).memory_info().rss
+    for name in ("GIF", "TIFF", "WEBP"):
+        large = picture_file(Image.new("RGB", (4000, 4000)), name, compression="tiff_lzw")
+        assert process.decode(large, DEFAULT_LIMITS)
+    assert memory_at_rest(before * 1.2) <= before * 1.2 + (1 << 24)
+
+
+def test_what_readers_say_about_a_file_reaches_no_log(
+    photo: Image.Image, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tags = b"".join(struct.pack("<HHII", 1000 + each, 1, 60_000, 8) for each in range(500))
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 500) + tags + bytes(4)
+    process = DecodingProcess()
+    assert process.decode(picture_file(photo, "JPEG", exif=exif), DEFAULT_LIMITS)
+    process.close()
+    assert capfd.readouterr().err == ""
 
 
 def test_pictures_are_decoded_here_where_the_system_has_no_bounds(
