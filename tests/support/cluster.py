@@ -300,9 +300,10 @@ class Cluster:
         self.wait_for(lambda: self.store.ids(Status.PROCESSING), 20, "a running job")
 
     def start_job(self, data: bytes) -> tuple[str, str]:
-        """A job that runs, and the member that it runs on."""
+        """A job of a SLOW_ONCE or HANG_ONCE picture whose model has begun, and who runs it."""
         task_id = self.submit(data)
-        self.wait_for(lambda: self.job(task_id).status is Status.PROCESSING, 20, f"{task_id}'s run")
+        marks = [self.folder / "slow", self.folder / "hung"]
+        self.wait_for(lambda: any(each.exists() for each in marks), 30, f"{task_id}'s run")
         return task_id, str(self.job(task_id).worker).partition("@")[0]
 
     def await_claimable(self, task_id: str, seconds: float) -> None:
