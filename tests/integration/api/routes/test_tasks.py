@@ -364,7 +364,7 @@ def test_one_stream_tells_the_states_and_places_of_several_tasks(shop: Api, stud
     last = {event["task_id"]: event["status"] for event in events}
     assert set(last.values()) == {"succeeded"}
     places = {event["task_id"]: event["position"] for event in reversed(events)}
-    assert places[second] == places[first] + 1
+    assert places[second] > places[first]
     assert _read(shop.get(path).response, lambda: None)[0]["position"] == 0
 
     many = ",".join(f"rm-{number}" for number in range(101))
