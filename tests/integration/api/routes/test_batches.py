@@ -176,6 +176,11 @@ def _cut_off() -> dict[str, Any]:
         ({"json": {"items": ["a"]}}, 422, "invalid_parameter"),
         ({"json": {"items": [{}], "image_b64": "AAAA"}}, 422, "invalid_parameter"),
         ({"json": {"items": [{}], "quality": 0}}, 422, "invalid_parameter"),
+        (form(_image("a", RED), metadata='{"a": 1e400}'), 422, "invalid_parameter"),
+        *(
+            ({"data": text, "content_type": "application/json"}, 400, "bad_request")
+            for text in (b'{"items": [{"width": 1e400}]}', b'{"metadata": {"a": -Infinity}}')
+        ),
     ],
 )
 def test_what_is_wrong_or_cut_off_is_refused_whole_and_leaves_nothing(
