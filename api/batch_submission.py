@@ -11,7 +11,6 @@ from api.forms import FilePart, TextPart, read_file
 from api.idempotency import Reservation
 from api.inputs import MAX_NAME, InputFile, check_length, close_spooled
 from api.parameters import (
-    MAX_URL,
     PICTURES,
     RemovalJson,
     build_submission,
@@ -38,6 +37,7 @@ from tasks.errors import (
 from tasks.jobs.batches import Batch, BatchItem, new_batch_id
 from tasks.jobs.job import JobError, Priority, new_task_id
 from tasks.jobs.job_objects import discard_object
+from tasks.net.url_guard import MAX_URL
 from tasks.object_store import original_key
 from tasks.quotas import Usage
 

@@ -6,6 +6,7 @@ What is left of a body without them is small, so that reading it takes little ti
 import binascii
 import hashlib
 import mmap
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -18,7 +19,9 @@ Document = bytes | mmap.mmap
 LONG_TEXT_BYTES: Final = 2**16
 _SLICE_BYTES: Final = 2**18
 _SPACES: Final = b" \t\n\r\f\v"
-_DATA_SCHEME: Final = b"data:"
+_QUOTES: Final = (b'"', b"'")
+#: The beginning of a `data:` address (RFC 2397), whose parameters may be quoted and hold a comma.
+_DATA_PREFIX: Final = re.compile(rb'data:(?:[^",]|"[^"]*")*,', re.IGNORECASE)
 #: Longest prefix of a `data:` address, with its media type and parameters.
 _MAX_DATA_PREFIX: Final = 256
 
@@ -26,6 +29,7 @@ _MAX_DATA_PREFIX: Final = 256
 JSON_ESCAPES: Final[Mapping[bytes, bytes]] = MappingProxyType(
     {
         rb"\/": b"/",
+        rb"\"": b'"',
         rb"\u002b": b"+",
         rb"\u002B": b"+",
         rb"\u002f": b"/",
@@ -41,7 +45,7 @@ JSON_ESCAPES: Final[Mapping[bytes, bytes]] = MappingProxyType(
 URL_ESCAPES: Final[Mapping[bytes, bytes]] = MappingProxyType(
     {
         escape: bytes([code])
-        for code in b"+/=:;, \r\n\t"
+        for code in b"+/=:;, \r\n\t\"'"
         for escape in (b"%%%02X" % code, b"%%%02x" % code)
     }
 )
@@ -110,12 +114,17 @@ def decode_base64(text: str | LongText) -> Iterator[bytes]:
         ValueError: it is no base64 (RFC 4648).
     """
     if isinstance(text, str):
-        whole_text = text.encode("ascii")
+        whole_text = text.encode()
         text = LongText(whole_text, 0, len(whole_text))
-    rest, padded, begun = b"", False, False
-    for piece in text.pieces():
-        plain = rest + (piece if begun else _without_data_prefix(piece))
+    rest, padded, begun, quote = b"", False, False, b""
+    for each in text.pieces():
+        piece = each
+        if not begun:
+            # As it stands in a style sheet or a log.
+            quote = piece[:1] if piece[:1] in _QUOTES else b""
+            piece = _without_data_prefix(piece.removeprefix(quote))
         begun = True
+        plain = rest + (piece.removesuffix(quote) if quote else piece)
         whole = len(plain) // 4 * 4
         block, rest = plain[:whole], plain[whole:]
         if padded and plain:
@@ -128,11 +137,9 @@ def decode_base64(text: str | LongText) -> Iterator[bytes]:
 
 def _without_data_prefix(text: bytes) -> bytes:
     """Return base64 without `data:image/png;base64,` or the like; the prefix is short, if any."""
-    if not text.startswith(_DATA_SCHEME):
-        return text
     # Without a comma within reach the text stays as it is, and is no base64: a colon is in it.
-    end = text.find(b",", 0, _MAX_DATA_PREFIX) + 1
-    return text[end:]
+    prefix = _DATA_PREFIX.match(text, 0, _MAX_DATA_PREFIX)
+    return text[prefix.end() :] if prefix else text
 
 
 #: Longest run of backslashes before the end of a text.
@@ -206,7 +213,8 @@ def _closing_quote(document: Document, start: int) -> int:
             raise ValueError("There are too many backslashes.")
         if backslashes % 2 == 0:
             return at
-        if at - start > LONG_TEXT_BYTES:
+        # Only the last one of a text that is wholly in quotes may come so late.
+        if at - start > LONG_TEXT_BYTES and document[at + 1 : at + 2] != b'"':
             raise ValueError("A long text is base64, which has no quotes.")
         at = document.find(b'"', at + 1)
     raise ValueError("A text has no end.")

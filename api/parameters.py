@@ -1,6 +1,7 @@
 """The parameters of a submission: their schemas, and how a request is read into them."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -29,6 +30,7 @@ from inference.options import (
 )
 from tasks.api_keys import Owner
 from tasks.jobs.job import Priority
+from tasks.net.url_guard import MAX_URL
 from tasks.webhooks.deliveries import TASK_EVENTS
 
 #: The result formats of this API; remove.bg's has more.
@@ -37,8 +39,10 @@ FORMATS: Final = ("png", "webp", "avif", "jpg")
 _MAX_METADATA_BYTES: Final = 2048
 #: Characters of a text that `inference.options` parses.
 _MAX_TEXT: Final = 100
-#: Characters of an address.
-MAX_URL: Final = 2048
+#: Characters of a webhook's address, which is kept with the task.
+_MAX_WEBHOOK_URL: Final = 2048
+#: What an address is at least. The guard of addresses judges the rest, by its own rules alone.
+_ADDRESS: Final = re.compile(r"https?://\S+", re.IGNORECASE)
 _MAX_EXPIRES_IN: Final = 30 * 24 * 3600
 _PRIORITIES: Final = tuple(each.name.lower() for each in Priority)
 
@@ -82,15 +86,30 @@ def _measure(description: str, *, example: str, default: str | None = None) -> f
     )
 
 
-class Address(fields.URL):
-    """An address; its length is judged before a regular expression sees it."""
+class Address(fields.String):
+    """An address; its length is judged before a regular expression sees it.
 
-    def _deserialize(self, value: Any, *more: Any, **others: Any) -> Any:  # noqa: ANN401 - marshmallow's
-        if isinstance(value, str) and len(value) > MAX_URL:
+    Args:
+        most: characters that it may have.
+        others: of every field.
+    """
+
+    def __init__(self, *, most: int, **others: Any) -> None:  # noqa: ANN401 - marshmallow's
+        super().__init__(validate=validate.Length(max=most), **others)
+        self.most = most
+
+    def _deserialize(self, value: Any, *more: Any, **others: Any) -> str:  # noqa: ANN401 - marshmallow's
+        if isinstance(value, str) and len(value) > self.most:
             raise ValidationError(
-                f"It has {len(value)} characters; the limit is {MAX_URL}. Give a shorter address."
+                f"It has {len(value)} characters; the limit is {self.most}. Give a shorter address."
             )
-        return super()._deserialize(value, *more, **others)
+        text = str(super()._deserialize(value, *more, **others))
+        if not _ADDRESS.fullmatch(text):
+            raise ValidationError(
+                "Not a valid URL. Give an address that begins with http:// or https://, and write "
+                "a space as %20."
+            )
+        return text
 
 
 class Base64(fields.String):
@@ -102,13 +121,11 @@ class Base64(fields.String):
         )
 
 
-def _address(description: str) -> fields.URL:
+def _address(description: str, most: int = MAX_URL) -> Address:
     return Address(
+        most=most,
         load_default=None,
-        schemes={"http", "https"},
-        require_tld=False,
-        validate=validate.Length(max=MAX_URL),
-        metadata={"description": description},
+        metadata={"description": description, "format": "url"},
     )
 
 
@@ -229,7 +246,7 @@ class TaskParameters(Schema):
             "example": {"order": 17},
         },
     )
-    webhook_url = _address("URL that the task's end is reported to.")
+    webhook_url = _address("URL that the task's end is reported to.", _MAX_WEBHOOK_URL)
     webhook_events = EventList(
         load_default=list,
         metadata={

@@ -71,7 +71,7 @@ class Runtime:
         self.api_keys = ApiKeys(self.redis)
         self.quotas = Quotas.from_settings(self.redis, settings)
         self.url_guard = UrlGuard(AllowList.parse(settings.url_allow))
-        self.http_client = HttpClient(self.url_guard)
+        self.http_client = HttpClient(self.url_guard, user_agent=settings.user_agent)
 
         self.job_store = JobStore(self.redis)
         self.router = Router(self.redis, routing=settings.routing)

@@ -263,6 +263,13 @@ class Settings(BaseSettings):
         description="Hosts and networks, comma-separated, that image and webhook URLs may lead to "
         "although they are not public: hooks.intra,.shop.intra,10.0.0.0/8.",
     )
+    user_agent: str = Field(
+        "rmbg-queue",
+        pattern=r"^[!-~]([ -~]{0,198}[!-~])?$",
+        description="Header User-Agent of what the service sends: fetches of pictures, webhooks. "
+        "Some sites refuse agents that they do not know, or ask for an address to write to: "
+        "shop-pictures/1.0 (admin@shop.example).",
+    )
     webhook_secret: SecretStr | None = Field(
         None,
         description="Signs the webhooks of callers without an API key: whsec_ and base64 of 24 to "

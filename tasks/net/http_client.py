@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import PurePosixPath
 from typing import BinaryIO, Final
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
@@ -26,7 +26,9 @@ from tasks.net.url_guard import PinnedTarget, UrlGuard
 _REDIRECT_STATUSES: Final = frozenset({301, 302, 303, 307, 308})
 _OK: Final = 200
 _CHUNK_BYTES: Final = 2**16
-_USER_AGENT: Final = "rmbg-queue"
+_NOT_ASCII: Final = 0x80
+#: Asks a server that offers a picture in several formats for one without loss, or the usual one.
+_ACCEPTED_PICTURES: Final = "image/png,image/jpeg,image/*;q=0.9,*/*;q=0.5"
 _MAX_REDIRECTS: Final = 3
 #: As much of the response to a POST is read.
 _MAX_ANSWER_BYTES: Final = 500
@@ -114,11 +116,13 @@ class HttpClient:
         guard: checks each URL, also those of redirects.
         tls: builds the context that verifies certificates.
         connect_seconds: limit of one connection's setup.
+        user_agent: value of the header `User-Agent`.
     """
 
     guard: UrlGuard
     tls: Callable[[], ssl.SSLContext] = ssl.create_default_context
     connect_seconds: float = 3.0
+    user_agent: str = "rmbg-queue"
 
     def fetch(self, url: str, into: BinaryIO, *, max_bytes: int, seconds: float) -> FetchedFile:
         """GET a file of up to `max_bytes` within `seconds`, name lookups and redirects included.
@@ -132,11 +136,12 @@ class HttpClient:
         deadline = Deadline(seconds)
         for _ in range(_MAX_REDIRECTS + 1):
             target = self.guard.check(url)
-            with self._answer("GET", target, deadline) as answer:
+            headers = {"Accept": _ACCEPTED_PICTURES}
+            with self._answer("GET", target, deadline, headers=headers) as answer:
                 if answer.status not in _REDIRECT_STATUSES:
                     return _write_body(answer, target, into, max_bytes, deadline)
                 try:
-                    url = urljoin(url, answer.headers.get("Location", ""))
+                    url = urljoin(url, _readable(answer.headers.get("Location", "")))
                 except ValueError:
                     raise UrlUnreachableError("The address redirects to a malformed one.") from None
         raise UrlUnreachableError(
@@ -170,7 +175,8 @@ class HttpClient:
     ) -> Iterator[BaseHTTPResponse]:
         connection = self._connect(target, deadline)
         sent = {
-            "User-Agent": _USER_AGENT,
+            "User-Agent": self.user_agent,
+            "Accept": "*/*",
             "Accept-Encoding": "identity",
             **(headers or {}),
             "Host": target.host_header,
@@ -215,6 +221,19 @@ class HttpClient:
 def _shut_down_socket(connected: socket.socket) -> None:
     with suppress(OSError):  # already closed
         connected.shutdown(socket.SHUT_RDWR)
+
+
+def _readable(location: str) -> str:
+    """Return a header `Location` as an address, as browsers read it: raw UTF-8, spaces escaped.
+
+    The URL standard also has bytes that are no UTF-8 escaped as they are.
+    """
+    sent = location.encode("latin-1")  # as http.client decodes headers
+    try:
+        text = sent.decode()
+    except UnicodeDecodeError:
+        text = "".join(chr(byte) if byte < _NOT_ASCII else quote(bytes([byte])) for byte in sent)
+    return text.strip().replace(" ", "%20")
 
 
 def _write_body(

@@ -130,7 +130,7 @@ def test_names_are_cut(caller: Caller, length: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["size", "type", "bg_color", "roi", "image_url", "shadow_type[a]"])
-@pytest.mark.parametrize("length", [2049, 60_000])
+@pytest.mark.parametrize("length", [4097, 60_000])
 def test_texts_of_remove_bg_are_never_the_services_fault(
     caller: Caller, name: str, length: int
 ) -> None:

@@ -34,10 +34,31 @@ def test_a_long_text_that_is_no_base64_is_refused_in_linear_time(text: str) -> N
         _decode(text)
 
 
-@pytest.mark.parametrize("name", ["image_url", "background_url", "webhook_url"])
-def test_a_long_address_is_refused_by_its_length_alone(name: str) -> None:
-    with pytest.raises(ApiError, match=f"{name}: It has 4194311 characters; the limit is 2048"):
+@pytest.mark.parametrize(
+    ("name", "most"), [("image_url", 4096), ("background_url", 4096), ("webhook_url", 2048)]
+)
+def test_a_long_address_is_refused_by_its_length_alone(name: str, most: int) -> None:
+    with pytest.raises(ApiError, match=f"{name}: It has 4194311 characters; the limit is {most}"):
         load(RemovalJson(), {name: "http://" + "a" * 4 * MB})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://my_shop.example/a.jpg",
+        "https://b_1._a.example:8443/?q",
+        "http://bücher.example/ä",
+        "HTTPS://[2606:4700::1111]/a~b(1).jpg",
+    ],
+)
+def test_the_guard_alone_judges_addresses(url: str) -> None:
+    assert load(RemovalJson(), {"image_url": url})["image_url"] == url
+
+
+@pytest.mark.parametrize("url", ["ftp://a.example/", "a.example/x.jpg", "http://a.example/a b.jpg"])
+def test_what_is_no_address_is_refused_with_the_remedy(url: str) -> None:
+    with pytest.raises(ApiError, match="begins with http:// or https://, and write a space as %20"):
+        load(RemovalJson(), {"image_url": url})
 
 
 def test_a_long_idempotency_key_is_refused_by_its_length_alone() -> None:

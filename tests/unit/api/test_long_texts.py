@@ -37,9 +37,11 @@ def _read(body: bytes, kind: str = "application/json") -> dict[str, object] | Fo
         lambda text: json.dumps(text).replace("/", r"\/"),
         lambda text: json.dumps(text).replace("+", r"\u002B").replace("=", r"\u003d"),
         lambda text: json.dumps("data:image/png;base64," + text),
+        lambda text: json.dumps('DATA:image/PNG;name="a,b";BASE64,' + text),
+        lambda text: json.dumps(f'"data:image/png;base64,{text}"'),
         lambda _: json.dumps(base64.encodebytes(PICTURE).decode()),
     ],
-    ids=["plain", "PHP", "C# and Gson", "data", "lines"],
+    ids=["plain", "PHP", "C# and Gson", "data", "upper case", "quoted", "lines"],
 )
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_a_picture_comes_out_of_json_whole(write: Callable[[str], str], *, on_disk: bool) -> None:
@@ -51,6 +53,25 @@ def test_a_picture_comes_out_of_json_whole(write: Callable[[str], str], *, on_di
     found = value["b"][1].pop("image_b64")
     assert value == {"a": '"', "b": ["", {}], "c": 1}
     assert b"".join(decode_base64(found)) == PICTURE
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("data:image/png;base64,QUJD", b"ABC"),
+        ('Data:image/PNG;charset="utf-8";Base64,QUJD', b"ABC"),
+        ("'data:image/png;name=\"\u00fc,.png\";base64,QUI='", b"AB"),
+        ('"QUI="', b"AB"),
+    ],
+)
+def test_a_data_address_may_have_quotes_and_upper_case(text: str, expected: bytes) -> None:
+    assert b"".join(decode_base64(text)) == expected
+
+
+@pytest.mark.parametrize("text", ['QU"JD', '"QUJD" ,', "data:x,data:x,QUJD", 'data:a="b,QUJD'])
+def test_other_quotes_are_no_base64(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        list(decode_base64(text))
 
 
 @pytest.mark.parametrize("escape", [quote, quote_plus, str])

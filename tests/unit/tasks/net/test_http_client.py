@@ -137,6 +137,48 @@ def test_each_redirection_is_checked(location: str) -> None:
         _fetch(port)
 
 
+@pytest.mark.parametrize(
+    ("sent", "path"),
+    [
+        ("/a b.jpg ", "/a%20b.jpg"),
+        ("/\u00c5ngstr\u00f6m \u6f22.jpg?\u00fc=1", "/%C3%85ngstr%C3%B6m%20%E6%BC%A2.jpg?%C3%BC=1"),
+        (b"/M\xfcller.jpg", "/M%FCller.jpg"),
+        ("/signed?token=" + "a" * 3900, "/signed?token=" + "a" * 3900),
+    ],
+    ids=["space", "UTF-8", "Latin-1", "long"],
+)
+def test_a_redirection_is_read_as_browsers_do(sent: str | bytes, path: str) -> None:
+    location = sent if isinstance(sent, bytes) else sent.encode()
+    asked: list[str] = []
+
+    def handle(request: Request) -> None:
+        asked.append(request.path)
+        if request.path == "/":
+            head = b"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: %s\r\n\r\n" % location
+            request.wfile.write(head)
+        else:
+            answer(200, b"there")(request)
+
+    with serving(handle) as port:
+        assert _fetch(port).data == b"there"
+    assert asked == ["/", path]
+
+
+def test_servers_are_told_who_asks_and_for_what() -> None:
+    seen: list[tuple[str | None, str | None]] = []
+
+    def handle(request: Request) -> None:
+        seen.append((request.headers["User-Agent"], request.headers["Accept"]))
+        answer(200)(request)
+
+    client = HttpClient(_client().guard, user_agent="shop/1.0 (a@shop.example)")
+    with serving(handle) as port:
+        _fetch_with(client, f"http://127.0.0.1:{port}/")
+        client.post(f"http://127.0.0.1:{port}/", b"{}", {}, deadline=Deadline(15))
+    pictures = "image/png,image/jpeg,image/*;q=0.9,*/*;q=0.5"
+    assert seen == [("shop/1.0 (a@shop.example)", accepted) for accepted in (pictures, "*/*")]
+
+
 def _endless(request: Request) -> None:
     request.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
     while True:

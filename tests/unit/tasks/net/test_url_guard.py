@@ -19,6 +19,7 @@ NAMES = {
     "a.shop.intra": "10.1.2.4",
     "public.example": PUBLIC,
     "xn--bcher-kva.example": PUBLIC,
+    "my_shop.example": PUBLIC,
 }
 
 
@@ -64,6 +65,7 @@ HOSTILE = [
     "gopher://127.0.0.1:6379/_FLUSHALL",
     "//127.0.0.1/",
     "javascript:alert(1)",
+    f"http://{PUBLIC}/".ljust(4097, "a"),
     "",
 ]
 
@@ -82,7 +84,9 @@ def test_a_hostile_address_is_refused(url: str) -> None:
         ("https://Public.Example/a%20b#c", "public.example", 443, "/a%20b"),
         ("https://public.example:8443/x?y=1&ü", "public.example", 8443, "/x?y=1&%C3%BC"),
         ("http://bücher.example/", "xn--bcher-kva.example", 80, "/"),
+        ("http://my_shop.example/", "my_shop.example", 80, "/"),
         (f"http://{PUBLIC}/", PUBLIC, 80, "/"),
+        (f"http://{PUBLIC}/".ljust(4096, "a"), PUBLIC, 80, "/" + "a" * (4096 - 21)),
         ("http://[2606:4700::1111]/", "2606:4700::1111", 80, "/"),
         ("http://[2606::5efe:5db8:d822]/", "2606::5efe:5db8:d822", 80, "/"),
         ("http://[64:ff9b::5db8:d822]/", "64:ff9b::5db8:d822", 80, "/"),
