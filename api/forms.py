@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import secrets
 import sys
 import tempfile
@@ -246,19 +247,26 @@ def _utf8(text: str) -> str:
     return text.encode("latin-1").decode("utf-8", "replace")
 
 
+_FILE_NAME: Final = re.compile(r";\s*filename\*?\s*=", re.IGNORECASE)
+
+
 def _file_name(segment: MultipartSegment) -> str | None:
     """The name of a part that is a file, in either of its two forms; None for a text field."""
+    if segment.filename is not None:
+        return _utf8(segment.filename)
     disposition = segment.header("Content-Disposition", "")
-    if segment.filename is None and "filename*" in disposition.lower():
-        # RFC 5987: filename*=UTF-8''%C3%BC.jpg, as some HTTP libraries still send it.
-        name: str | None = parse_options_header(disposition)[1].get("filename")
-        return name
-    return None if segment.filename is None else _utf8(segment.filename)
+    if _FILE_NAME.search(disposition) is None:
+        return None
+    # RFC 5987: filename*=UTF-8''%C3%BC.jpg, as some HTTP libraries still send it. Bare names with
+    # bytes beyond ASCII are in no standard; the part is a file all the same.
+    name = parse_options_header(disposition)[1].get("filename")
+    bare = _FILE_NAME.split(disposition, maxsplit=1)[1].partition(";")[0]
+    return _utf8(bare.strip(' "')) if name is None else name
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The fields of a form by name; of a name that came twice, the first one.
+    """The fields of a form by name; of a text that came twice, the first one.
 
     Attributes:
         texts: the text fields, empty ones left out: an HTML form sends them for "none".
@@ -279,6 +287,21 @@ class Form:
             self.long_texts.setdefault(name, value)
         elif value:
             self.texts.setdefault(name, value)
+
+    def add_file(self, name: str, file: InputFile) -> None:
+        """Add a file.
+
+        Raises:
+            ApiError: there is one of this name, and only one of them could be used.
+        """
+        if name in self.files:
+            sentence = (
+                "The form has more than one file of this name; the limit is 1. Send a request for "
+                "each picture, or all as `images` to /api/v1/remove-bg/batch."
+            )
+            shown = name[:MAX_SHOWN_NAME]
+            raise ApiError("invalid_parameter", f"{shown}: {sentence}", fields={shown: sentence})
+        self.files[name] = file
 
 
 def read_form(request: Request, *, max_file_bytes: int) -> Form:
@@ -304,7 +327,7 @@ def read_form(request: Request, *, max_file_bytes: int) -> Form:
         if isinstance(part, FilePart):
             file = read_file(part, max_file_bytes)
             if file.file_name or file.length:
-                form.files.setdefault(part.name, file)
+                form.add_file(part.name, file)
         else:
             form.add(part.name, part.value)
     return form

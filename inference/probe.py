@@ -7,6 +7,7 @@ file.
 """
 
 import math
+import re
 from dataclasses import dataclass
 from importlib import import_module
 from io import BytesIO
@@ -23,8 +24,9 @@ from inference.errors import (
 )
 from inference.structure import walk_structure
 
-#: Bytes that `identify_format` and the walks of `inference.structure` need.
-PREFIX_SIZE = 64
+#: Bytes that `identify_format` and the walks of `inference.structure` need. Before the beginning of
+#: an SVG come a prolog and comments, and before that of a PDF up to 1,024 bytes of anything.
+PREFIX_SIZE = 1032
 
 # (format, offset, bytes at the offset); the first match wins.
 _SIGNATURES = (
@@ -44,9 +46,17 @@ _SIGNATURES = (
     ("JPEG XL", 0, b"\0\0\0\x0cJXL \r\n\x87\n"),
     ("Photoshop", 0, b"8BPS"),
     ("PDF", 0, b"%PDF"),
-    ("SVG", 0, b"<svg"),
+    ("PostScript", 0, b"%!PS"),
     ("ICO", 0, b"\0\0\1\0"),
 )
+
+_SVG_BEGINNING = re.compile(
+    rb"(\xef\xbb\xbf)?\s*<(\?xml|!--|!DOCTYPE\s+svg|(\w+:)?svg)", re.IGNORECASE
+)
+_SVG_ELEMENT = re.compile(rb"<(!DOCTYPE\s+|\w+:)?svg\b", re.IGNORECASE)
+
+#: How Pillow's errors begin that are about the kind of pixels, not about damage.
+_UNKNOWN_PIXELS = ("unknown pixel mode", "unknown data organization", "cannot handle")
 
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
@@ -107,6 +117,8 @@ def probe_image(source: BinaryIO | bytes, limits: ImageLimits = DEFAULT_LIMITS) 
         if structure.size is None or min(structure.size) < 1:
             raise _damaged_header_error(name)
         width, height = structure.size
+        if structure.unreadable:
+            raise _unreadable_error(structure.unreadable)
         check_size(width, height, limits)
         if not structure.complete:
             raise InvalidImageError(
@@ -166,7 +178,10 @@ def identify_format(prefix: bytes) -> str | None:
     """Name the format, accepted or not, by a file's first `PREFIX_SIZE` bytes; None if unknown."""
     if prefix[4:8] == b"ftyp":
         return _identify_iso_media(prefix)
-    return next((name for name, at, magic in _SIGNATURES if prefix.startswith(magic, at)), None)
+    found = next((name for name, at, magic in _SIGNATURES if prefix.startswith(magic, at)), None)
+    if found is None and _SVG_BEGINNING.match(prefix) and _SVG_ELEMENT.search(prefix):
+        return "SVG"
+    return "PDF" if found is None and b"%PDF-" in prefix else found
 
 
 def _identify_iso_media(prefix: bytes) -> str:
@@ -182,12 +197,15 @@ def open_image(file: BinaryIO, name: str) -> ImageFile.ImageFile:
     """Read the header with the reader of an accepted format; the pixels are read by `.load()`.
 
     Raises:
+        UnsupportedFormatError: the reader knows no pixels of this kind.
         InvalidImageError: the header cannot be read; the reader's error is the cause.
     """
     factory, _ = Image.OPEN[_register_reader(name)]
     try:
         return factory(file, "")
     except Exception as error:  # readers raise errors of any class
+        if str(error).startswith(_UNKNOWN_PIXELS):
+            raise _unreadable_error(f"{name} files with pixels of this kind") from error
         raise _damaged_header_error(name) from error
 
 
@@ -200,6 +218,13 @@ def load_readers() -> None:
 def _damaged_header_error(name: str) -> InvalidImageError:
     return InvalidImageError(
         f"The header of this {name} file is damaged or incomplete: send another file."
+    )
+
+
+def _unreadable_error(files: str) -> UnsupportedFormatError:
+    return UnsupportedFormatError(
+        f"{files} are not accepted here. Save the picture in RGB with 8 or 16 bits a channel, as "
+        "PNG, TIFF or 8-bit JPEG."
     )
 
 

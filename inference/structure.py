@@ -40,6 +40,12 @@ _JPEG_END_OF_IMAGE: Final = b"\xff\xd9"
 # ITU-T T.81, table B.1: start of frame, without the tables and extensions between them.
 _JPEG_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+#: Starts of frame whose coding no reader takes.
+_JPEG_UNREADABLE: Final[Mapping[int, str]] = MappingProxyType(
+    dict.fromkeys((0xC3, 0xC7, 0xCB, 0xCF), "Lossless JPEG files")
+    | dict.fromkeys((0xC5, 0xC6, 0xCD, 0xCE), "Hierarchical JPEG files")
+)
+_JPEG_DEEP: Final = b"\x0c"  # bits
 # What begins no segment: fill bytes (replacing them twice leaves the last), stuffing, and markers
 # without a length, which may stand within a scan. Replaced, for bytes are searched fastest so.
 _JPEG_STUFFING: Final = (b"\xff\0", b"\0\0")
@@ -64,8 +70,17 @@ _TIFF_TYPE_BYTES: Final[Mapping[int, int]] = MappingProxyType(
 )
 _TIFF_WIDTH: Final = 256
 _TIFF_HEIGHT: Final = 257
+_TIFF_PHOTOMETRIC: Final = 262
+_TIFF_SAMPLES: Final = 277
+_TIFF_EXTRA_SAMPLES: Final = 338
+_TIFF_CMYK: Final = 5
+_CMYK_SAMPLES: Final = 4
 _TIFF_TILE_WIDTH: Final = 322
 _TIFF_TILE_HEIGHT: Final = 323
+_TIFF_TAGS: Final = (
+    *(_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT),
+    *(_TIFF_PHOTOMETRIC, _TIFF_SAMPLES, _TIFF_EXTRA_SAMPLES),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +92,8 @@ class Structure:
     #: False if the file certainly ends before its picture does. Bytes after the picture, as cameras
     #: and editors append them, are ignored.
     complete: bool = True
+    #: What no reader takes, such as "12-bit JPEG files"; empty for the kinds that are read.
+    unreadable: str = ""
 
 
 def walk_structure(file: BinaryIO, name: str, prefix: bytes) -> Structure:
@@ -117,6 +134,11 @@ def _walk_jpeg(file: BinaryIO, _: bytes) -> Structure:
         head = file.read(8)
         if kind in _JPEG_FRAMES:
             size = int.from_bytes(head[5:7], "big"), int.from_bytes(head[3:5], "big")
+            unreadable = _JPEG_UNREADABLE.get(kind, "")
+            if head[2:3] == _JPEG_DEEP and not unreadable:
+                unreadable = "12-bit JPEG files"
+            if unreadable:
+                return Structure(size, unreadable=unreadable)
             components, progressive = int.from_bytes(head[7:8], "big"), kind in _JPEG_PROGRESSIVE
         at += 2 + int.from_bytes(head[:2], "big")
         if kind == _JPEG_START_OF_SCAN:
@@ -248,7 +270,7 @@ def _walk_tiff(file: BinaryIO, prefix: bytes) -> Structure:
         raise _too_complex("tags", MAX_TIFF_TAGS)
     entry = 4 + 2 * word
     table = file.read(count * entry)
-    sides = dict.fromkeys((_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT), 0)
+    values = dict.fromkeys(_TIFF_TAGS, 0)
     claimed = 0
     for at in range(0, len(table), entry):
         tag, kind = number(table[at : at + 2]), number(table[at + 2 : at + 4])
@@ -256,13 +278,15 @@ def _walk_tiff(file: BinaryIO, prefix: bytes) -> Structure:
         value = table[at + 4 + word : at + entry]
         length = width * number(table[at + 4 : at + 4 + word])
         claimed += length if length > word else 0
-        if tag in sides:
-            sides[tag] = number(value[:width])
+        if tag in values:
+            values[tag] = number(value[:width])
     if len(table) < count * entry or claimed > file.seek(0, 2):
         return Structure(None)
-    size = sides[_TIFF_WIDTH], sides[_TIFF_HEIGHT]
-    _check_tiles(sides[_TIFF_TILE_WIDTH] * sides[_TIFF_TILE_HEIGHT], size)
-    return Structure(size)
+    size = values[_TIFF_WIDTH], values[_TIFF_HEIGHT]
+    _check_tiles(values[_TIFF_TILE_WIDTH] * values[_TIFF_TILE_HEIGHT], size)
+    alpha = values[_TIFF_SAMPLES] > _CMYK_SAMPLES and values[_TIFF_EXTRA_SAMPLES] > 0
+    cmyk = values[_TIFF_PHOTOMETRIC] == _TIFF_CMYK
+    return Structure(size, unreadable="CMYK TIFF files with alpha" if cmyk and alpha else "")
 
 
 def _walk_heif(file: BinaryIO, _: bytes) -> Structure:

@@ -1,6 +1,10 @@
 """A photo in, a cutout out, through every process of the real service."""
 
+import base64
 import io
+import json
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -135,3 +139,32 @@ def test_another_server_is_recognized(coffee: Path, service: RunningService) -> 
         pytest.raises(ClientError, match="No such endpoint"),
     ):
         client.submit(coffee, {})
+
+
+@pytest.mark.parametrize("charset", ["latin-1", "shift-jis"])
+def test_curl_sends_a_file_whose_name_is_no_utf_8(
+    service: RunningService, coffee: Path, tmp_path: Path, charset: str
+) -> None:
+    """The second byte of the Japanese letter is a backslash, before the closing quote."""
+    name = {"latin-1": "Müller.jpg", "shift-jis": "表"}[charset].encode(charset)
+    picture = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118 - a name of bytes
+    Path(os.fsdecode(picture)).write_bytes(coffee.read_bytes())
+
+    def curl(path: str, *arguments: bytes) -> bytes:
+        address = f"{service.url}{path}"
+        return subprocess.run(
+            [b"curl", b"-sf", b"-H", b"Prefer: wait=50", *arguments, address],
+            capture_output=True,
+            check=True,
+        ).stdout
+
+    single = json.loads(curl("/api/v1/remove-bg", b"-F", b"image=@" + picture))["data"]
+    assert single["status"] == "succeeded"
+    sent = (b"-F", b"images=@" + picture)
+    batch = json.loads(curl("/api/v1/remove-bg/batch", *sent, *sent))["data"]
+    assert batch["total"] == 2
+    assert _open(curl("/v1.0/removebg", b"-F", b"image_file=@" + picture)).mode == "RGBA"
+    upload = (f"Upload-Length: {coffee.stat().st_size}", "Tus-Resumable: 1.0.0")
+    named = f"Upload-Metadata: filename {base64.b64encode(name).decode()}"
+    heads = [part for text in (*upload, named) for part in (b"-H", text.encode())]
+    assert curl("/api/v1/uploads", b"-X", b"POST", *heads, b"-w", b"%{http_code}") == b"201"

@@ -118,9 +118,17 @@ def test_fields_and_files_are_told_apart(posted: Post) -> None:
     [
         (b"""name="image"; filename*=UTF-8''%C3%BC.jpg""", {}, ["ü.jpg"]),
         (b"""name="image"; filename="\xfc.jpg" """, {}, ["\ufffd.jpg"]),
+        (b"""name="image"; filename="\x95\\" """, {}, ["\ufffd\\"]),
+        (b"""name="image"; filename="\xd6\xd0\xcd\xbc.jpg" """, {}, ["\ufffd\ufffdͼ.jpg"]),
+        (b"""name="image"; filename=\xcf\xf0.jpg""", {}, ["\ufffd\ufffd.jpg"]),
+        (b"""name="image"; filename*=UTF-8''%D6%D0.jpg""", {}, ["\ufffd\ufffd.jpg"]),
+        (b"""name="image"; filename*=x-none''%D6.jpg""", {}, ["%D6.jpg"]),
         (b"""name="note"\r\nContent-Type: text/plain; charset=ISO-8859-1""", {"note": "ü"}, []),
     ],
-    ids=["RFC 5987", "latin-1 name", "latin-1 text"],
+    ids=[
+        *("RFC 5987", "latin-1 name", "Shift-JIS name", "GBK name", "bare cp1251 name"),
+        *("RFC 5987, no UTF-8", "RFC 5987, no charset", "latin-1 text"),
+    ],
 )
 def test_names_and_texts_of_older_clients(
     posted: Post, head: bytes, texts: dict[str, str], file_names: list[str]
@@ -130,6 +138,16 @@ def test_names_and_texts_of_older_clients(
         form = _read()
     assert form.texts == texts
     assert [file.file_name for file in form.files.values()] == file_names
+
+
+def test_a_second_file_of_a_name_is_refused_by_name(posted: Post) -> None:
+    data = _form(("image", ("a.jpg", b"1")), ("image", ("", b"")), ("image", ("b.jpg", b"2")))
+    with posted(data), pytest.raises(ApiError, match="more than one file of this name") as caught:
+        _read()
+    assert (caught.value.row.type, list(caught.value.fields or ())) == (
+        "invalid_parameter",
+        ["image"],
+    )
 
 
 def test_a_file_that_is_too_large_is_read_away_and_the_next_part_is_whole(posted: Post) -> None:

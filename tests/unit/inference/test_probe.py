@@ -5,6 +5,7 @@ import zlib
 import pytest
 from PIL import Image
 
+from inference.decode import decode
 from inference.errors import (
     ImageTooLargeError,
     ImageTooSmallError,
@@ -78,6 +79,18 @@ def test_a_file_is_read_from_its_start_and_left_there(photo: Image.Image) -> Non
         (b"<!doctype html><title>404</title>", InvalidImageError, "is no picture"),
         (b"%PDF-1.7\n", UnsupportedFormatError, "PDF files are not accepted here"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", UnsupportedFormatError, "SVG files"),
+        *(
+            (prolog + b"<svg:svg xmlns:svg='x'/>", UnsupportedFormatError, "SVG files")
+            for prolog in (
+                b"\xef\xbb\xbf",
+                b'<?xml version="1.0"?>\n',
+                b"<!-- Tool " + b"x" * 900 + b"-->",
+            )
+        ),
+        (b"\r\n" * 400 + b"%PDF-1.4\n", UnsupportedFormatError, "PDF files"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", UnsupportedFormatError, "PostScript files"),
+        (b"<?xml version='1.0'?><rss/>", InvalidImageError, "is no picture"),
+        (b"<!DOCTYPE html><body><svg/>", InvalidImageError, "is no picture"),
         (b"8BPS\0\1", UnsupportedFormatError, "Photoshop files"),
         (b"\0\0\0\x18ftypisom\0\0\2\0isommp41", UnsupportedFormatError, "MP4 or QuickTime files"),
         (b"\xff\xd8\xff\xe0\0\x10JFIF\0", InvalidImageError, "header of this JPEG file is damaged"),
@@ -128,6 +141,47 @@ def ending(request: pytest.FixtureRequest, photo: Image.Image) -> bytes:
     """A file of a format whose end can be told."""
     name = request.param.removeprefix("progressive ")
     return picture_file(photo, name, progressive=name != request.param)
+
+
+def _jpeg_of(photo: Image.Image, frame: bytes, bits: int) -> bytes:
+    before, after = picture_file(photo, "JPEG").split(b"\xff\xc0\0\x11\x08")
+    return before + b"\xff" + frame + b"\0\x11" + bytes([bits]) + after
+
+
+def _cmyk_tiff(photo: Image.Image, extra_samples: int) -> bytes:
+    """CMYK with a fifth sample of a kind: 0 for unspecified, 1 and 2 for alpha."""
+    width, height = photo.size
+    pixels = bytes(5 * width * height)
+    ends = 8 + len(pixels)
+    tags = {256: width, 257: height, 258: ends + 126, 259: 1, 262: 5, 273: 8, 277: 5, 278: height}
+    tags |= {279: len(pixels), 338: extra_samples}
+    table = b"".join(
+        struct.pack("<HHII", tag, 4, 5 if tag == 258 else 1, value) for tag, value in tags.items()
+    )
+    bits = struct.pack("<5I", *[8] * 5)
+    directory = struct.pack("<H", len(tags)) + table + bytes(4)
+    return b"II*\0" + struct.pack("<I", ends) + pixels + directory + bits
+
+
+def test_what_no_reader_takes_is_named(photo: Image.Image) -> None:
+    for data, words in (
+        (_jpeg_of(photo, b"\xc1", 12), "12-bit JPEG"),
+        (_jpeg_of(photo, b"\xc3", 8), "Lossless JPEG"),
+        (_jpeg_of(photo, b"\xc5", 8), "Hierarchical JPEG"),
+        (_cmyk_tiff(photo, 1), "CMYK TIFF files with alpha"),
+        (_cmyk_tiff(photo, 2), "CMYK TIFF files with alpha"),
+    ):
+        with pytest.raises(UnsupportedFormatError, match=f"{words}.* 8 or 16 bits a channel"):
+            probe_image(data)
+    assert decode(_cmyk_tiff(photo, 0)).rgb.shape == (64, 96, 3)
+
+
+def test_pixels_that_its_reader_does_not_know_are_no_damage(photo: Image.Image) -> None:
+    data = _cmyk_tiff(photo, 0).replace(
+        struct.pack("<HHII", 262, 4, 1, 5), struct.pack("<HHII", 262, 4, 1, 9)
+    )
+    with pytest.raises(UnsupportedFormatError, match="TIFF files with pixels of this kind"):
+        decode(data)
 
 
 @pytest.mark.parametrize("trailer", TRAILERS, ids=["zero", "zeros", "newline", "video"])
