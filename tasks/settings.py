@@ -122,6 +122,13 @@ def _check_tls_options(url: str) -> None:
         raise ValueError(f"ssl_cert_reqs is one of {', '.join(_CERTIFICATE_CHECKS)}")
 
 
+def _as_text(value: object) -> str:
+    """Return a setting's value as its variable has it; an empty one counts as unset."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return "" if value is None else str(value.resolve() if isinstance(value, Path) else value)
+
+
 class Settings(BaseSettings):
     """The settings that the API, the workers and the command line share."""
 
@@ -376,6 +383,12 @@ class Settings(BaseSettings):
         for name in vars(copied).keys() - type(self).model_fields.keys():
             del vars(copied)[name]
         return copied
+
+    def environment(self) -> dict[str, str]:
+        """Return the settings that were given, secrets included, as variables; paths are whole."""
+        return {
+            variable(name): _as_text(getattr(self, name)) for name in sorted(self.model_fields_set)
+        }
 
     def model_file(self, fetched: str) -> Path:
         """Return the path of the weights: `RMBG_MODEL_PATH`, or the fetched file."""

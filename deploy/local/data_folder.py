@@ -44,7 +44,7 @@ class DataFolder:
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the content of a JSON file; an empty one if it is missing or damaged."""
         try:
-            document = json.loads((self.path / name).read_text())
+            document = json.loads((self.path / name).read_text("utf-8"))
         except (OSError, ValueError):
             return {}
         return document if isinstance(document, dict) else {}
@@ -132,6 +132,7 @@ def _replace(path: Path, text: str, *, mode: int = 0o666) -> None:
     draft = path.with_name(f".{path.name}.draft")
     draft.unlink(missing_ok=True)
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(handle, "w") as file:
+    # A path of another charset, which Python keeps in surrogates, is written as it was.
+    with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
     draft.replace(path)

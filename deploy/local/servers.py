@@ -41,8 +41,8 @@ def valkey_service(folder: Path, port: int, password: str) -> Service:
         f"bind {LOOPBACK}",
         f"port {port}",
         f"requirepass {password}",
-        # Quoted: the folder's name may contain spaces.
-        f"dir {json.dumps(str(folder.resolve()))}",
+        # Its working directory: a path has characters that this file cannot hold.
+        "dir .",
         # The jobs must survive a crash of the server, and must never be evicted.
         "appendonly yes",
         "appendfsync everysec",
@@ -54,7 +54,7 @@ def valkey_service(folder: Path, port: int, password: str) -> Service:
     write_private(config, "\n".join([*lines, ""]))
     return Service(
         name="valkey",
-        command=(service.valkey_server(), str(config)),
+        command=(service.valkey_server(), config.name),
         folder=folder,
         address=f"redis://{LOOPBACK}:{port}/0",
         probe=probes.redis_answers(valkey_url(port, password)),
@@ -98,7 +98,10 @@ class StorePorts:
 def store_service(
     folder: Path, ports: StorePorts, access_key: str, secret_key: str, bucket: str = "rmbg"
 ) -> Service:
-    """Return a SeaweedFS with its S3 gateway; its data folder and the bucket are created."""
+    """Return a SeaweedFS with its S3 gateway; its data folder and the bucket are created.
+
+    Its flags name files as seen from its working directory: a comma in a path would part it in two.
+    """
     volumes = folder / "volumes"
     volumes.mkdir(parents=True, exist_ok=True)
     identity = {
@@ -135,7 +138,7 @@ def _log_flags(folder: Path) -> tuple[str, ...]:
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
     return (
-        f"-logdir={logs.resolve()}",
+        f"-logdir={logs.name}",
         "-log_max_size_mb=10",
         "-alsologtostderr=false",
         "-stderrthreshold=WARNING",
@@ -144,7 +147,7 @@ def _log_flags(folder: Path) -> tuple[str, ...]:
 
 def _server_flags(volumes: Path, ports: StorePorts, config: Path) -> tuple[str, ...]:
     return (
-        f"-dir={volumes.resolve()}",
+        f"-dir={volumes.name}",
         f"-ip={LOOPBACK}",
         f"-ip.bind={LOOPBACK}",
         # The master's HTTP API lets anybody delete a bucket.
@@ -172,7 +175,7 @@ def _server_flags(volumes: Path, ports: StorePorts, config: Path) -> tuple[str, 
         f"-s3.port.grpc={ports.s3_grpc}",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
-        f"-s3.config={config.resolve()}",
+        f"-s3.config={config.name}",
         "-s3.iam=false",
     )
 

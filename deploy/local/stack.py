@@ -170,10 +170,15 @@ def _check_object_store(given: ApiSettings) -> None:
 
 
 def child_environment(settings: ApiSettings, workers: int) -> dict[str, str]:
-    """Return the settings as variables, with the CPU cores divided among the model workers."""
+    """Return the settings as variables, with the CPU cores divided among the model workers.
+
+    All that were given are among them: who starts another API by them gets one that agrees with
+    this one on lifecycle rules, limits and quotas.
+    """
     public_endpoint = settings.s3_public_endpoint or settings.s3_endpoint
     webhook_secret = settings.webhook_secret
     return {
+        **settings.environment(),
         "RMBG_REDIS_URL": settings.redis_url.get_secret_value(),
         "RMBG_S3_ENDPOINT": str(settings.s3_endpoint),
         "RMBG_S3_PUBLIC_ENDPOINT": str(public_endpoint),

@@ -4,6 +4,7 @@ import html
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -118,7 +119,7 @@ def end(up: Up, number: signal.Signals) -> None:
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    with running_up(tmp_path_factory.mktemp("up"), "--flower-port", "0") as running:
+    with running_up(tmp_path_factory.mktemp("rené, up"), "--flower-port", "0") as running:
         yield running
 
 
@@ -196,7 +197,7 @@ def test_secrets_are_private_and_not_on_the_screen(up: Up) -> None:
 
 
 def test_a_shell_finds_the_service(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = ["bash", "-euc", f". {up.data}/service.env && env -0"]
+    command = ["bash", "-euc", f". {shlex.quote(str(up.data))}/service.env && env -0"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True, env={}).stdout
     for line in lines.split("\0"):
         if line.startswith("RMBG_"):

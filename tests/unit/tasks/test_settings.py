@@ -80,3 +80,24 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
     for name in Settings.model_fields:
         monkeypatch.setenv(variable(name), "")
     assert Settings.load().max_pending == 10_000
+
+
+def test_given_settings_come_back_from_their_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ApiSettings.load(
+        retention_hours=768,
+        redis_url="redis://:hunter2@127.0.0.1/0",
+        audit_log="audit.log",
+        removebg_keep_improvements=True,
+        public_url="https://pictures.example/rmbg",
+        threads=3,
+        metrics_token=None,
+    )
+    environment = given.environment()
+    assert environment["RMBG_AUDIT_LOG"] == str(tmp_path / "audit.log")
+    for name, text in environment.items():
+        monkeypatch.setenv(name, text)
+    loaded = ApiSettings.load()
+    assert loaded == given.model_copy(update={"audit_log": tmp_path / "audit.log"})

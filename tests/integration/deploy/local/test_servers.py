@@ -32,7 +32,7 @@ class Store:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    folder = tmp_path_factory.mktemp("store")
+    folder = tmp_path_factory.mktemp('rené, "store"')
     with reserved_ports() as free:
         ports = StorePorts.take(free)
         with pytest.MonkeyPatch.context() as patch:
