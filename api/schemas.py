@@ -104,7 +104,9 @@ class TaskSchema(Schema):
     urls_expire_at = fields.DateTime(
         required=True,
         allow_none=True,
-        metadata={"description": "Until when these two work; each answer has new ones."},
+        metadata={
+            "description": "Until when these two work, for GET alone; each answer has new ones."
+        },
     )
     format = fields.String(required=True, allow_none=True)
     width = fields.Integer(required=True, allow_none=True)

@@ -135,9 +135,16 @@ class TaskResult(MethodView):
     @blueprint.arguments(ResultQuery, location="query")
     @blueprint.fails("task_not_finished", "task_failed", "task_canceled", "task_expired")
     @blueprint.response(302, description="`Location` is the cutout's signed address.")
-    @blueprint.alt_response(200, schema=BINARY, description="The cutout, if `redirect` is false.")
+    @blueprint.alt_response(
+        200,
+        schema=BINARY,
+        description="The cutout, if `redirect` is false; its headers alone, if the method is HEAD.",
+    )
     def get(self, query: dict[str, Any], task_id: str) -> Response:
-        """Redirect to the cutout, or answer with it."""
+        """Redirect to the cutout, or answer with it.
+
+        HEAD is answered here: the signed address takes GET alone.
+        """
         job = get_owned_task(task_id)
         url = result_url(
             job, services().runtime.object_store, services().clock(), download=query["download"]
@@ -145,7 +152,7 @@ class TaskResult(MethodView):
         if url is None or job.status is not Status.SUCCEEDED:
             raise _no_result(job)
         audit_access(Access.RESULT, [job], request_id=request_id())
-        if not query["redirect"]:
+        if not query["redirect"] or request.method == "HEAD":
             return _file(str(job.result_key), OutputFormat(job.format or "auto").media_type)
         return redirect(url)  # type: ignore[return-value] # werkzeug's class is Flask's base
 

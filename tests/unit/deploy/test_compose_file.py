@@ -60,6 +60,24 @@ def test_what_a_service_needs_is_there_and_its_secrets_come_from_files(name: str
         assert healthy == ("healthcheck" in SERVICES[other]), other
 
 
+#: What the file itself connects: folders that are volumes, and ports that others scrape.
+CONNECTED = {"RMBG_MODEL_DIR", "RMBG_DATA_DIR", "RMBG_METRICS_PORT", "RMBG_METRICS_ADDRESS"}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, each in SERVICES.items() if each["image"].startswith("rmbg-queue/")]
+)
+def test_each_setting_can_be_set_in_a_file(name: str) -> None:
+    service = SERVICES[name]
+    if name == "s3-folder":  # runs none of the service's programs
+        return
+    assert service["env_file"] == [{"path": ".env", "required": False}]
+    for variable, value in service.get("environment", {}).items():
+        if variable.startswith("RMBG_") and variable not in CONNECTED:
+            # Else what stands here would go before the file. A file of a secret does not.
+            assert variable.endswith("_FILE") or value.startswith(f"${{{variable}:-"), variable
+
+
 def _neighbours(name: str) -> set[str]:
     networks = set(SERVICES[name].get("networks", ()))
     return {
@@ -187,4 +205,5 @@ def test_a_dockerfile_keeps_the_rules(path: Path) -> None:
 
 def test_nothing_secret_goes_into_an_image_or_the_repository() -> None:
     for name in (".dockerignore", ".gitignore"):
-        assert "deploy/docker/secrets" in (ROOT / name).read_text()
+        lines = (ROOT / name).read_text().splitlines()
+        assert {"deploy/docker/secrets", ".env"} <= {line.strip("/") for line in lines}

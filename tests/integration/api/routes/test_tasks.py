@@ -380,7 +380,9 @@ def test_the_pictures_come_from_this_address_too_and_never_as_a_page(
     shop.finish(task_id, b"a cutout")
     answer = shop.get(f"{path}/result?redirect=false")
     assert (answer.status_code, answer.data, answer.mimetype) == (200, b"a cutout", "image/png")
-    for each in (answer, shop.get(f"{path}/original")):
+    head = shop.head(f"{path}/result")
+    assert (head.status_code, head.data, head.content_length) == (200, b"", len(b"a cutout"))
+    for each in (answer, head, shop.get(f"{path}/original")):
         assert each.headers["Content-Disposition"] == "attachment"
         assert each.headers["X-Content-Type-Options"] == "nosniff"
         assert each.headers["Content-Security-Policy"].startswith("sandbox")
