@@ -20,7 +20,7 @@ from api.request_hooks import (
     install_room_check,
     install_upload_limit,
 )
-from api.routes import batches, deliveries, health, info, submissions, tasks, uploads
+from api.routes import batches, deliveries, health, info, ops, submissions, tasks, uploads
 from api.services import Services
 from api.settings import ApiSettings
 from api.web import pages
@@ -88,7 +88,7 @@ def _set_addresses(app: Flask, settings: ApiSettings) -> None:
 def _add_routes(app: Flask) -> None:
     api = EnvelopeApi(app)
     app.extensions[API_EXTENSION] = api
-    for resource in (submissions, batches, uploads, tasks, deliveries, info, health):
+    for resource in (submissions, batches, uploads, tasks, deliveries, ops, info, health):
         api.register_blueprint(resource.blueprint)
     app.register_blueprint(pages.blueprint)
     # Its own addresses are relative, so that they hold below any path.

@@ -10,7 +10,7 @@ from typing import Final, cast
 from flask import Flask, current_app, g, request
 
 from api.errors import ApiError
-from api.origins import is_loopback, refuse_foreign_pages
+from api.origins import host_name, is_loopback, is_own_page, refuse_foreign_pages
 from api.services import Services
 from api.settings import ApiSettings
 from api.wsgi_bridge import OWNER
@@ -91,6 +91,29 @@ def _given_key() -> str | None:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     bearer = token.strip() if scheme.lower() == "bearer" else ""
     return given or bearer or None
+
+
+def require_operator() -> None:
+    """Let only operators go on, see `is_operator`.
+
+    Raises:
+        ApiError: `operators_only`.
+    """
+    if not is_operator():
+        raise ApiError("operators_only")
+
+
+def is_operator() -> bool:
+    """Return whether the caller may look after the service: by its key, or from this machine.
+
+    Where no key is asked for, callers that come by a proxy and pages of other origins may not.
+    """
+    owner = current_owner()
+    if not owner.anonymous:
+        return owner.operator
+    here = bool(current_app.config.get(LOOPBACK_ONLY)) and is_loopback(host_name(request.host))
+    settings = services().settings
+    return here and not settings.trusted_proxies and is_own_page(request, settings)
 
 
 def require_owned(job: Job | None) -> Job:

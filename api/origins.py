@@ -47,13 +47,18 @@ def refuse_foreign_pages(request: Request, settings: ApiSettings, *, loopback_on
     """
     if not _is_trusted(host_name(request.host), settings, loopback_only=loopback_only):
         raise ApiError("host_not_trusted")
-    origin = _origin(request)
     allowed = settings.cors_allowed
-    if "*" in allowed or origin in allowed:
+    if "*" in allowed or _origin(request) in allowed:
         return
-    own_page = origin is None or origin.partition("://")[2] in _own_authorities(request, settings)
-    if not own_page or request.headers.get("Sec-Fetch-Site", "none") not in _OWN_SITES:
+    if not is_own_page(request, settings):
         raise ApiError("origin_not_allowed")
+
+
+def is_own_page(request: Request, settings: ApiSettings) -> bool:
+    """Return whether a request comes from a page of this service, or from no page."""
+    origin = _origin(request)
+    own_page = origin is None or origin.partition("://")[2] in _own_authorities(request, settings)
+    return own_page and request.headers.get("Sec-Fetch-Site", "none") in _OWN_SITES
 
 
 def _is_trusted(host: str, settings: ApiSettings, *, loopback_only: bool) -> bool:

@@ -55,6 +55,12 @@ class ApiSettings(Settings):
         description="File of the audit log, as JSON lines, ten full ones of 50 MB beside it; the "
         "API's log if unset.",
     )
+    flower_url: AnyHttpUrl | None = Field(
+        None, description="Where operators find Flower, for a link at /ops; `rmbg up` sets it."
+    )
+    grafana_url: AnyHttpUrl | None = Field(
+        None, description="Where operators find Grafana, for a link at /ops."
+    )
     removebg_megapixels_per_minute: float = Field(
         500,
         ge=0,

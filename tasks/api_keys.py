@@ -33,6 +33,7 @@ class Owner:
         webhook_secret: `whsec_…`, which signs its webhooks.
         old_webhook_secret: the one before; both sign for a day after a rotation.
         old_webhook_secret_until: the unix time at which that ends.
+        operator: it may look at and change everybody's work, by `/api/v1/ops`.
         revoked: its key is refused; its accepted tasks are still completed.
     """
 
@@ -48,6 +49,7 @@ class Owner:
     old_webhook_secret: str | None = field(default=None, repr=False)
     old_webhook_secret_until: float = 0.0
     created_at: float = 0.0
+    operator: bool = False
     revoked: bool = False
 
     @property
@@ -97,6 +99,7 @@ class ApiKeys:
         max_bytes: int | None = None,
         max_uploads: int | None = None,
         max_pending: int | None = None,
+        operator: bool = False,
     ) -> tuple[Owner, str]:
         """Create an owner, and return it with its key in plain text.
 
@@ -115,6 +118,7 @@ class ApiKeys:
             webhook_url=webhook_url,
             webhook_secret=new_webhook_secret(),
             created_at=self._clock(),
+            operator=operator,
         )
         with redis_errors():
             if not self._client.hsetnx(redis_keys.OWNER_IDS_BY_NAME, name, owner.id):

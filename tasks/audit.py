@@ -1,4 +1,7 @@
-"""The audit log: who read or erased which pictures, in the process's log or in its own file."""
+"""The audit log: who read or erased which pictures, and what operators changed.
+
+It is in the process's log or in a file of its own.
+"""
 
 import fcntl
 import logging
@@ -12,6 +15,7 @@ from typing import IO, Final
 
 import structlog
 
+from tasks.api_keys import Owner
 from tasks.jobs.job import Job
 
 _LOGGER: Final = "audit"
@@ -35,6 +39,29 @@ class Access(StrEnum):
     ADDRESSES = "audit.addresses_issued"
     #: The pictures and the record were erased.
     ERASED = "audit.erased"
+
+
+class Act(StrEnum):
+    """What an operator changed by the API: the event of the audit log."""
+
+    #: A worker takes no more jobs.
+    DRAINED = "audit.worker_drained"
+    #: A worker takes jobs again.
+    UNDRAINED = "audit.worker_undrained"
+    #: A failed or canceled job was queued again.
+    REQUEUED = "audit.task_requeued"
+    #: A job was taken off the dead letters.
+    DEAD_LETTER_DROPPED = "audit.dead_letter_dropped"
+    #: A webhook is sent again.
+    REPLAYED = "audit.webhook_replayed"
+    #: A webhook was given up.
+    DELIVERY_DROPPED = "audit.webhook_dropped"
+
+
+def audit_act(act: Act, operator: Owner, *, request_id: str, **facts: str) -> None:
+    """Log what an operator changed; `facts` name it."""
+    who = {"operator": operator.name, "owner": operator.id}
+    _log.info(act.value, **who, request_id=request_id, **facts)
 
 
 def audit_access(access: Access, jobs: Sequence[Job], *, request_id: str, **facts: str) -> None:

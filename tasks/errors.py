@@ -99,6 +99,18 @@ class LeaseLostError(TaskError):
     code = "lease_lost"
 
 
+class UnknownWorkerError(TaskError):
+    """There is no model worker of that name."""
+
+    code = "unknown_worker"
+
+
+class WorkerNotDrainedError(TaskError):
+    """The worker takes jobs already."""
+
+    code = "command_refused"
+
+
 class KeyNameError(TaskError):
     """An API key's name is taken or unknown."""
 

@@ -6,7 +6,7 @@ The number of commands does not depend on the number of jobs.
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -109,20 +109,11 @@ class QueueCollector(Collector):
         yield from _counts(counters)
 
     def _queues(self, workers: Sequence[Worker]) -> Iterator[Family]:
-        with redis_errors():
-            used = {str(name) for name in self._client.smembers(redis_keys.QUEUE_LISTS)}
-        lists = sorted(used | _lists_of(workers))
-        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
-            for name in lists:
-                pipe.zcard(redis_keys.dispatched_key(name))
-                pipe.llen(list_key(name))
-            answers = pipe.execute()
         depth = gauge_family(metrics.QUEUE_DEPTH)
         lengths: dict[str, int] = defaultdict(int)
-        for name, waiting, length in zip(lists, answers[::2], answers[1::2], strict=True):
-            queue, _, level = name.rpartition("|")
-            depth.add_metric([queue, _PRIORITIES.get(level, "other")], waiting)
-            lengths[queue] += length
+        for each in queue_lists(self._client, workers):
+            depth.add_metric([each.queue, each.level], each.jobs)
+            lengths[each.queue] += each.messages
         yield depth
         yield _family(metrics.CELERY_QUEUE_LENGTH, {(queue,): n for queue, n in lengths.items()})
 
@@ -139,6 +130,32 @@ class QueueCollector(Collector):
             metrics.WORKER_DRAINED,
             {(each.name, each.drained_by): 1 for each in workers if each.drained},
         )
+
+
+class QueueList(NamedTuple):
+    """A queue's list of one priority level, `other` for an unknown one; what waits there."""
+
+    queue: str
+    level: str
+    jobs: int
+    messages: int
+
+
+def queue_lists(client: Redis, workers: Sequence[Worker]) -> list[QueueList]:
+    """Return the lists that have been used and those that workers take from, by name."""
+    with redis_errors():
+        used = {str(name) for name in client.smembers(redis_keys.QUEUE_LISTS)}
+    lists = sorted(used | _lists_of(workers))
+    with redis_errors(), client.pipeline(transaction=False) as pipe:
+        for name in lists:
+            pipe.zcard(redis_keys.dispatched_key(name))
+            pipe.llen(list_key(name))
+        answers = pipe.execute()
+    found = []
+    for name, jobs, messages in zip(lists, answers[::2], answers[1::2], strict=True):
+        queue, _, level = name.rpartition("|")
+        found.append(QueueList(queue, _PRIORITIES.get(level, "other"), jobs, messages))
+    return found
 
 
 def _lists_of(workers: Sequence[Worker]) -> set[str]:

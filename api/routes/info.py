@@ -5,7 +5,7 @@ from typing import Any
 from flask.views import MethodView
 from marshmallow import Schema, fields, validate
 
-from api.auth import current_owner, services
+from api.auth import current_owner, is_operator, services
 from api.openapi import ApiBlueprint
 from api.parameters import FORMATS, describe_parameters
 from api.request_hooks import success
@@ -90,6 +90,9 @@ class InfoSchema(Schema):
     output_formats = fields.List(fields.String(), required=True)
     parameters = fields.List(fields.Nested(ParameterSchema), required=True)
     presets = fields.List(fields.Nested(PresetSchema), required=True)
+    operator = fields.Boolean(
+        required=True, metadata={"description": "Whether the caller may use `/ops`."}
+    )
 
 
 @blueprint.route("/info")
@@ -119,6 +122,7 @@ class Info(MethodView):
                 "presets": [
                     {"name": name, "parameters": dict(each)} for name, each in PRESETS.items()
                 ],
+                "operator": is_operator(),
             }
         )
 

@@ -58,6 +58,9 @@ def add(
     max_bytes: MaxBytes = None,
     max_uploads: MaxUploads = None,
     max_pending: MaxPending = None,
+    operator: Annotated[
+        bool, typer.Option("--operator", help="Let it look after the service, at /ops.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Add a key and show it once; Redis keeps only its SHA-256.
@@ -76,7 +79,12 @@ def add(
     quotas = _parse_quotas(max_bytes, max_uploads, max_pending)
     with exit_on_error(as_json=as_json):
         owner, key = _api_keys().add(
-            name, rate_per_minute=per_minute, models=allowed, webhook_url=webhook_url, **quotas
+            name,
+            rate_per_minute=per_minute,
+            models=allowed,
+            webhook_url=webhook_url,
+            operator=operator,
+            **quotas,
         )
     if as_json:
         secrets = {"key": key, "webhook_secret": owner.webhook_secret}
@@ -116,7 +124,8 @@ def _table(owners: Iterable[tuple[Owner, Usage]]) -> Table:
         models = "all" if owner.models is None else ", ".join(owner.models)
         since = f"{datetime.fromtimestamp(owner.created_at, UTC):%Y-%m-%d}"
         facts = (owner.id, owner.webhook_url or "-", since) if owner.id else ("-", "-", "-")
-        table.add_row(owner.name, _has(usage), rate, models, *facts)
+        name = f"{owner.name}\n(operator)" if owner.operator else owner.name
+        table.add_row(name, _has(usage), rate, models, *facts)
     return table
 
 
@@ -240,6 +249,7 @@ def _document(owner: Owner) -> dict[str, Any]:
         "max_uploads": owner.max_uploads,
         "max_pending": owner.max_pending,
         "webhook_url": owner.webhook_url,
+        "operator": owner.operator,
         "created_at": created_at.isoformat(timespec="seconds"),
         "revoked": owner.revoked,
     }

@@ -216,13 +216,20 @@ def _services(
         env=env,
         metrics_port=io_port,
     )
-    services = [*workers, io, _api(ports.api, env)]
+    services = [*workers, io, _api(ports.api, {**env, **_flower_link(settings, ports)})]
     if ports.flower is not None:
         service.require_module("flower")
         nodes = [_node(worker.name, settings) for worker in (io, *workers)]
         login = f"{FLOWER_USER}:{load_credential(folder, FLOWER_PASSWORD)}"
         services.append(_flower(ports.flower, nodes, {**env, "FLOWER_BASIC_AUTH": login}))
     return tuple(services)
+
+
+def _flower_link(settings: ApiSettings, ports: Ports) -> dict[str, str]:
+    """Return the setting of the API that links to this Flower, unless the user's names another."""
+    if settings.flower_url or ports.flower is None:
+        return {}
+    return {"RMBG_FLOWER_URL": f"http://{LOOPBACK}:{ports.flower}"}
 
 
 def _model_worker(

@@ -1,14 +1,12 @@
 """`celery jobs`: list, show, requeue, cancel and purge jobs, and manage dead letters."""
 
 import time
-from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
 import click
 
 from tasks.cli.output import (
-    MISSING_NOTE,
     CommandError,
     CommandOutput,
     OutputCommand,
@@ -22,11 +20,11 @@ from tasks.cli.output import (
 )
 from tasks.cli.stuck import stuck
 from tasks.cli.workers import drain, undrain, workers
-from tasks.errors import QueueUnavailableError
 from tasks.housekeeping.clock_check import ClockCheck
 from tasks.jobs import routing
 from tasks.jobs.job import Job, Status
 from tasks.jobs.store import ReadRecords
+from tasks.operations import MISSING, drop_dead_letter, requeue_job
 from tasks.runtime import Runtime
 
 _TIME_FIELDS = ("created_at", "started_at", "finished_at", "expires_at", "deadline")
@@ -120,29 +118,11 @@ def requeue(runtime: Runtime, task_ids: tuple[str, ...], failed: bool, yes: bool
 def _requeue_each(runtime: Runtime, task_ids: tuple[str, ...], *, nothing: str) -> CommandOutput:
     return change_each(
         task_ids,
-        lambda each: _requeue_one(runtime, each),
+        lambda each: requeue_job(runtime, each, time.time()),
         done="requeued",
         rule="Only failed and canceled jobs can be requeued, until their pictures expire.",
         nothing=nothing,
     )
-
-
-def _requeue_one(runtime: Runtime, task_id: str) -> str:
-    job = runtime.job_store.get(task_id)
-    if job is None:
-        runtime.job_store.forget(task_id)
-        return MISSING_NOTE
-    if job.expires_at <= time.time():
-        return "expired"
-    outcome = runtime.job_store.requeue(task_id)
-    if outcome == "requeued":
-        # If its message cannot be sent, the reconciler does it: the record says that it is due.
-        with suppress(QueueUnavailableError):
-            queue = runtime.router.choose(
-                job.model, job.priority, excluded_worker=job.excluded_worker
-            )
-            runtime.dispatcher.send_again(job.task_id, queue=queue)
-    return outcome
 
 
 @click.command("cancel", cls=OutputCommand)
@@ -297,9 +277,7 @@ def drop_dead(runtime: Runtime, task_ids: tuple[str, ...], every: bool, yes: boo
         confirm(f"Drop {len(chosen)} dead letters?", yes=yes)
     return change_each(
         chosen,
-        lambda each: (
-            "dropped" if runtime.job_store.drop_dead(each) else _current_state(runtime, each)
-        ),
+        lambda each: drop_dead_letter(runtime, each),
         done="dropped",
         rule=_DEAD_LETTER_RULE,
         nothing=_NO_DEAD_LETTERS,
@@ -314,7 +292,7 @@ def _chosen_dead(runtime: Runtime, task_ids: tuple[str, ...], *, every: bool) ->
 
 def _current_state(runtime: Runtime, task_id: str) -> str:
     job = runtime.job_store.get(task_id)
-    return job.status.value if job else MISSING_NOTE
+    return job.status.value if job else MISSING
 
 
 @click.command("trust-clock", cls=OutputCommand)

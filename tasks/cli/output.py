@@ -9,13 +9,12 @@ from typing import Any
 import click
 
 from tasks.errors import TaskError, UnreadableRecordError
+from tasks.operations import MISSING
 from tasks.redis_keys import is_id
 from tasks.runtime import runtime_of
 
 #: The option of commands that end jobs, or change many at once.
 yes_option: Callable[..., Any] = click.option("--yes", is_flag=True, help="Do not ask.")
-#: The outcome of a change that found no record.
-MISSING_NOTE = "missing"
 
 
 class CommandError(TaskError):
@@ -146,7 +145,7 @@ def change_each(
 
     Args:
         ids: of the jobs or deliveries.
-        change: changes one, and returns `done`, its state, or `MISSING_NOTE`.
+        change: changes one, and returns `done`, its state, or `MISSING`.
         done: the outcome of a success, such as `requeued`.
         rule: a sentence that says which ones can be changed.
         nothing: printed if there was nothing to change, which is no failure.
@@ -156,13 +155,13 @@ def change_each(
     refused, unreadable = dict[str, str](), dict[str, str]()
     for each in dict.fromkeys(ids):
         try:
-            outcome = change(each) if is_id(each) else MISSING_NOTE
+            outcome = change(each) if is_id(each) else MISSING
         except UnreadableRecordError as error:
             unreadable[each] = str(error)
             continue
         if outcome == done:
             changed.append(each)
-        elif outcome == MISSING_NOTE:
+        elif outcome == MISSING:
             unknown.append(each)
         else:
             refused[each] = outcome

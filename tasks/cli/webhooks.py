@@ -6,7 +6,6 @@ from typing import Any, Final
 import click
 
 from tasks.cli.output import (
-    MISSING_NOTE,
     CommandError,
     CommandOutput,
     OutputCommand,
@@ -17,8 +16,9 @@ from tasks.cli.output import (
     table_lines,
     yes_option,
 )
+from tasks.operations import drop_delivery, replay_delivery
 from tasks.runtime import Runtime
-from tasks.webhooks.deliveries import Delivery, DeliveryState
+from tasks.webhooks.deliveries import Delivery
 
 _NOTHING: Final = "No webhook was given up: nothing to do."
 
@@ -105,7 +105,7 @@ def replay(runtime: Runtime, webhook_ids: tuple[str, ...], dead: bool, yes: bool
     now = time.time()
     return change_each(
         chosen,
-        lambda each: "replayed" if runtime.deliveries.replay(each, now) else MISSING_NOTE,
+        lambda each: replay_delivery(runtime, each, now),
         done="replayed",
         rule="It cannot be sent.",
         nothing=_NOTHING,
@@ -124,19 +124,12 @@ def drop(runtime: Runtime, webhook_ids: tuple[str, ...], dead: bool, yes: bool) 
         confirm(f"Drop {len(chosen)} webhooks?", yes=yes)
     return change_each(
         chosen,
-        lambda each: _drop_one(runtime, each),
+        lambda each: drop_delivery(runtime, each),
         done="dropped",
         rule="Only pending and dead webhooks can be dropped.",
         nothing=_NOTHING,
         find="webhooks list",
     )
-
-
-def _drop_one(runtime: Runtime, webhook_id: str) -> str:
-    row = runtime.deliveries.get(webhook_id)
-    if row is None:
-        return MISSING_NOTE
-    return DeliveryState.DROPPED if runtime.deliveries.drop(webhook_id) else row.state
 
 
 def _chosen_deliveries(runtime: Runtime, ids: tuple[str, ...], *, dead: bool) -> tuple[str, ...]:

@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 import click
 
-from tasks.cli.output import CommandError, CommandOutput, OutputCommand, duration, table_lines
+from tasks.cli.output import CommandOutput, OutputCommand, duration, table_lines
+from tasks.operations import DEFAULT_REASON, drain_worker, undrain_worker, worker_state
 from tasks.runtime import Runtime
-from tasks.worker_registry import Worker, WorkerRegistry
 
 
 @click.command("workers", cls=OutputCommand)
@@ -16,7 +16,7 @@ def workers(runtime: Runtime) -> CommandOutput:
     rows: list[dict[str, object]] = [
         {
             "WORKER": worker.name,
-            "STATE": _state(worker, silent),
+            "STATE": worker_state(worker, silent),
             "MODEL": worker.model,
             "QUEUE": worker.queue,
             "RUNNING": worker.running,
@@ -41,7 +41,9 @@ def workers(runtime: Runtime) -> CommandOutput:
     ]
     return CommandOutput(
         {
-            "workers": [{**asdict(worker), "state": _state(worker, silent)} for worker in found],
+            "workers": [
+                {**asdict(worker), "state": worker_state(worker, silent)} for worker in found
+            ],
             "silent": [
                 {"name": name, "seconds": round(seconds)} for name, seconds in silent.items()
             ],
@@ -50,23 +52,12 @@ def workers(runtime: Runtime) -> CommandOutput:
     )
 
 
-def _state(worker: Worker, silent: dict[str, float]) -> str:
-    if worker.drained:
-        return "drained"
-    if worker.name in silent or not worker.alive:
-        return "silent"
-    if not worker.ready:
-        return "not-ready"
-    return "busy" if worker.running else "ready"
-
-
 @click.command("drain", cls=OutputCommand)
 @click.argument("worker")
-@click.option("--reason", default="by an operator", show_default=True, help="Shown by `workers`.")
+@click.option("--reason", default=DEFAULT_REASON, show_default=True, help="Shown by `workers`.")
 def drain(runtime: Runtime, worker: str, reason: str) -> CommandOutput:
     """Let WORKER finish its job and take no other; its waiting jobs go to other workers."""
-    _require_worker(runtime.registry, worker)
-    runtime.registry.drain(worker, reason or "by an operator")
+    drain_worker(runtime.registry, worker, reason)
     return CommandOutput(
         {"drained": worker, "reason": reason},
         lines=[f"drained  {worker}"],
@@ -78,17 +69,5 @@ def drain(runtime: Runtime, worker: str, reason: str) -> CommandOutput:
 @click.argument("worker")
 def undrain(runtime: Runtime, worker: str) -> CommandOutput:
     """Let WORKER take jobs again."""
-    if runtime.registry.drained(worker):
-        runtime.registry.undrain(worker)
-        return CommandOutput({"undrained": worker}, lines=[f"undrained  {worker}"])
-    _require_worker(runtime.registry, worker)
-    raise CommandError("command_refused", f"The worker {worker} is not drained: nothing to do.")
-
-
-def _require_worker(registry: WorkerRegistry, name: str) -> None:
-    known = {worker.name for worker in registry.workers()} | set(registry.silent())
-    if name not in known:
-        choice = ", ".join(sorted(known)) or "none is running"
-        raise CommandError(
-            "unknown_worker", f"There is no worker {name!r}. Model workers: {choice}."
-        )
+    undrain_worker(runtime.registry, worker)
+    return CommandOutput({"undrained": worker}, lines=[f"undrained  {worker}"])

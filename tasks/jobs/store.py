@@ -240,9 +240,9 @@ class JobStore:
         """Return the ids of a status, by the time of entry."""
         return self._members(redis_keys.index_key(status), "+inf")
 
-    def dead(self) -> list[str]:
-        """Return the ids of the dead letters, the oldest first."""
-        return self._members(redis_keys.DEAD_LETTERS, "+inf")
+    def dead(self, most: int | None = None) -> list[str]:
+        """Return the ids of the dead letters, or of the first `most`, the oldest first."""
+        return self._members(redis_keys.DEAD_LETTERS, "+inf", most)
 
     def read_newest(self, statuses: Iterable[Status], limit: int) -> ReadRecords:
         """Read the latest jobs of these statuses, with the reasons of unreadable ones."""

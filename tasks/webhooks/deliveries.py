@@ -3,7 +3,7 @@
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final, Self, cast
@@ -241,6 +241,15 @@ class DeliveryStore:
         """Return the unix time of the next attempt, or None."""
         with redis_errors():
             return self._client.zscore(redis_keys.DELIVERIES_DUE, delivery_id)
+
+    def due_times(self, delivery_ids: Sequence[str]) -> dict[str, float]:
+        """Return the unix times of the next attempts, of the deliveries that have one."""
+        if not delivery_ids:
+            return {}
+        with redis_errors():
+            found = self._client.zmscore(redis_keys.DELIVERIES_DUE, list(delivery_ids))
+        times = zip(delivery_ids, found, strict=True)
+        return {each: at for each, at in times if at is not None}
 
     def dispatch(
         self, delivery: Delivery, now: float, *, seconds: float, limit: int, threads: int

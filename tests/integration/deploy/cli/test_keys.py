@@ -26,12 +26,13 @@ def _rmbg(*arguments: str, status: int = 0) -> Result:
 
 def test_a_key_is_added_listed_rotated_and_revoked(keys: ApiKeys) -> None:
     limits = ("--rate", "2/s", "--models", "u2netp", "--max-bytes", "1.5GB", "--max-uploads", "0")
-    made = json.loads(_rmbg("add", "shop", *limits, "--json").stdout)
+    made = json.loads(_rmbg("add", "shop", *limits, "--operator", "--json").stdout)
+    assert made["operator"] is True
     assert made["rate_per_minute"] == 120
     assert made["models"] == ["u2netp"]
     owner = keys.find(made["key"])
     assert owner is not None
-    assert owner.name == "shop"
+    assert (owner.name, owner.operator) == ("shop", True)
 
     listed = _rmbg("list", "--json")
     (shop,) = json.loads(listed.stdout)["keys"]
