@@ -13,7 +13,7 @@ from api.errors import ApiError
 from api.origins import host_name, is_loopback, is_own_page, refuse_foreign_pages
 from api.services import Services
 from api.settings import ApiSettings
-from api.wsgi_bridge import OWNER
+from api.wsgi_bridge import OWNER, given_key
 from tasks.api_keys import ANONYMOUS, ApiKeys, Owner
 from tasks.errors import QueueUnavailableError, SettingsError
 from tasks.jobs.batches import Batch
@@ -56,7 +56,7 @@ def identify() -> None:
         QueueUnavailableError: Redis, which holds the keys, does not answer.
     """
     if OWNER not in request.environ:
-        request.environ[OWNER] = _owner(_given_key())
+        request.environ[OWNER] = _owner(given_key(request.environ))
     g.owner = request.environ[OWNER]
 
 
@@ -83,14 +83,6 @@ def _anonymous() -> Owner:
     local = bool(current_app.config.get(LOOPBACK_ONLY))
     refuse_foreign_pages(request, services().settings, loopback_only=local)
     return ANONYMOUS
-
-
-def _given_key() -> str | None:
-    """Return the key that the request carries in either header; an empty one counts as none."""
-    given = request.headers.get("X-API-Key", "").strip()
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    bearer = token.strip() if scheme.lower() == "bearer" else ""
-    return given or bearer or None
 
 
 def require_operator() -> None:

@@ -47,6 +47,9 @@ _SEND_BUFFER_BYTES: Final = 2**18
 #: Kernels on the way take some megabytes more, so S3 has longer to answer a large body.
 _ANSWER_BYTES_PER_SECOND: Final = 2 * 2**20
 CONNECT_SECONDS: Final = 2.0
+#: Connections of a process to Redis, more than it has threads: redis-py's own bound is 100, beyond
+#: which calls fail as if Redis did not answer.
+REDIS_CONNECTIONS: Final = 512
 #: How long Redis may take to answer the check that a caller makes after its own failure.
 CHECK_SECONDS: Final = 1.0
 #: What a call that the server did not answer ends with; any other error is an answer.
@@ -200,7 +203,8 @@ class BreakerRedis(Redis):
     @classmethod
     def connect(cls, url: str, breaker: CircuitBreaker) -> Self:
         """As `tasks.redis_client.connect`, behind a breaker."""
-        client = cast("Self", cls.from_url(url, **client_options()))
+        options = client_options() | {"max_connections": REDIS_CONNECTIONS}
+        client = cast("Self", cls.from_url(url, **options))
         client.breaker = breaker
         return client
 

@@ -164,7 +164,9 @@ def install_upload_limit(app: Flask, settings: ApiSettings) -> None:
     def _refuse() -> None:
         environ = request.environ
         if REFUSAL in environ:
-            raise ApiError(environ[REFUSAL])
+            full = environ[REFUSAL] == "store_full"
+            wait = _RETRY_WHEN_FULL_SECONDS if full else None
+            raise ApiError(environ[REFUSAL], retry_after=wait)
         length, bound = request.content_length, of_blueprint.get(request.blueprint or "", most)
         if length is not None and length > bound and request.blueprint not in of_blueprint:
             raise too_large(length, max_image_bytes)

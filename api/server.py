@@ -21,7 +21,7 @@ from uvicorn_worker import UvicornWorker
 from api.inputs import FETCHES
 from api.submission import LOOKUPS
 from api.waiting import WAITING_REQUESTS
-from api.wsgi_bridge import CONNECTION, WsgiBridge
+from api.wsgi_bridge import CONNECTION, SEND_SECONDS, WsgiBridge
 
 #: A request's head has to be complete within this time of its first byte, or of the connection.
 HEAD_SECONDS: Final = 10.0
@@ -116,6 +116,8 @@ class Connection(H11Protocol):
         """Wait for the next request, or begin one that has come already."""
         super().on_response_complete()
         self._follow()
+        if self.transport.get_write_buffer_size():
+            self.loop.call_later(SEND_SECONDS, self._drop_unsent)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, or has a head without end."""
@@ -149,6 +151,11 @@ class Connection(H11Protocol):
         self._table.mark(self, waiting=True)
         if self.conn.trailing_data[0] and self._head_deadline is None:
             self._await_head()
+
+    def _drop_unsent(self) -> None:
+        """Close a connection that has an answer's end unsent: to close it gently would wait."""
+        if self.cycle and self.cycle.response_complete and self.transport.get_write_buffer_size():
+            self.abort()
 
     def _await_head(self) -> None:
         late = partial(self._refuse, 408, "The request's head did not arrive within 10 s.")

@@ -17,6 +17,8 @@ from tasks.runtime import Runtime
 
 #: How often a waiting request reads the record, beside each time that an end is published.
 _LOOK_SECONDS: Final = 0.5
+#: A stream looks up positions so seldom that each of its queued tasks costs one in this time.
+_POSITION_SECONDS: Final = 0.1
 #: Requests of one process that may wait for a task's end at once, half of them of one owner. Each
 #: holds a thread, and there are more threads.
 WAITING_REQUESTS: Final = 128
@@ -170,12 +172,16 @@ class TaskWaiter:
     def _follow_all(
         self, left: list[str], shown: dict[str, tuple[Status, int]], render: Render
     ) -> Iterator[str]:
-        written = time.monotonic()
+        written, due = time.monotonic(), 0.0
         with self.runtime.watcher.watch(*left) as wait:
             while left:
                 jobs = self.runtime.job_store.get_many(left)
                 left = [each.task_id for each in jobs if not each.status.final]
-                for event in self._changes(jobs, shown, render):
+                positions = time.monotonic() >= due
+                if positions:
+                    queued = sum(each.status is Status.QUEUED for each in jobs)
+                    due = time.monotonic() + _POSITION_SECONDS * queued
+                for event in self._changes(jobs, shown, render, positions=positions):
                     written = time.monotonic()
                     yield event
                 if time.monotonic() - written >= _HEARTBEAT_SECONDS:
@@ -185,10 +191,24 @@ class TaskWaiter:
                     wait(_LOOK_SECONDS)
 
     def _changes(
-        self, jobs: Sequence[Job], shown: dict[str, tuple[Status, int]], render: Render
+        self,
+        jobs: Sequence[Job],
+        shown: dict[str, tuple[Status, int]],
+        render: Render,
+        *,
+        positions: bool = True,
     ) -> Iterator[str]:
-        """Yield an event for each job whose state or position is not the one shown last."""
+        """Yield an event for each job whose state or position is not the one shown last.
+
+        Args:
+            jobs: as they are now.
+            shown: what was shown of each; it is kept up to date.
+            render: makes the data of an event.
+            positions: look up those of jobs whose state is the one shown last, too.
+        """
         for job in jobs:
+            if not positions and shown.get(job.task_id, (None,))[0] is job.status:
+                continue
             queued = job.status is Status.QUEUED
             position = self.runtime.job_store.position(job) if queued else 0
             if shown.get(job.task_id) != (job.status, position):

@@ -10,13 +10,14 @@ its own, so that what has come is kept when the client or this process dies.
 
 import asyncio
 import io
+import shutil
 import sys
 import tempfile
 import time
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -30,6 +31,8 @@ import structlog
 from flask import Flask, Request, Response, request
 from werkzeug.routing import MapAdapter
 
+from tasks.api_keys import ANONYMOUS, Owner
+from tasks.capacity import FREE_BYTES
 from tasks.uploads.store import PART_BYTES
 
 #: Configuration key of the URL from which an application makes all URLs, in its parts, or None.
@@ -69,8 +72,16 @@ _DRAIN_BYTES: Final = 64 * 2**20
 _SMALL_BODY_BYTES: Final = 2**16
 #: A body stays in memory up to this size.
 _MEMORY_BYTES: Final = 2**16
+#: How often a body's share of the disk is looked at: after so many bytes.
+_LOOK_BYTES: Final = 2**20
 #: An answer of known length up to this size is made in one call.
 _ANSWER_BYTES: Final = 2**20
+#: An answer is sent in slices of this size, each of which the client has to take in time.
+_SLICE_BYTES: Final = 2**18
+#: A body up to this size is sent without a look at whether the client takes it.
+_SMALL_ANSWER_BYTES: Final = 2**16
+#: Keys whose owners are remembered, so that each owner has turns of its own.
+_KNOWN_KEYS: Final = 4096
 #: Threads of their own for what has to answer when all others are busy.
 _HEALTH_THREADS: Final = 2
 _HEALTH_PATHS: Final = ("/healthz/", "/metrics")
@@ -129,6 +140,16 @@ class End(Enum):
     DISCONNECTED = auto()
     TOO_SLOW = auto()
     TOO_LARGE = auto()
+    NO_ROOM = auto()
+
+
+#: The errors with which a body that cannot be taken is answered.
+_REFUSALS: Final = {
+    End.MORE: "payload_too_large",
+    End.TOO_LARGE: "payload_too_large",
+    End.TOO_SLOW: "request_too_slow",
+    End.NO_ROOM: "store_full",
+}
 
 
 @dataclass(slots=True)
@@ -153,6 +174,8 @@ class BodyReader:
     receive: Receive
     limit: int
     length: int = 0
+    has_room: Callable[[int], bool] = lambda _: True
+    _looked_at: int = 0
     _rest: bytes = b""
     _last: bool = False
     _began: float = field(default_factory=time.monotonic)
@@ -177,7 +200,7 @@ class BodyReader:
 
     async def drain(self) -> bool:
         """Read on and drop what comes, for a while; return whether that was all."""
-        self.limit = self.length + _DRAIN_BYTES
+        self.limit, self.has_room = self.length + _DRAIN_BYTES, lambda _: True
         try:
             async with asyncio.timeout(_DRAIN_SECONDS):
                 while not self._last:
@@ -200,7 +223,46 @@ class BodyReader:
             return End.DISCONNECTED
         self._rest, self._last = message.get("body", b""), not message.get("more_body", False)
         self.length += len(self._rest)
-        return End.TOO_LARGE if self.length > self.limit else None
+        if self.length > self.limit:
+            return End.TOO_LARGE
+        if self.length - self._looked_at < _LOOK_BYTES:
+            return None
+        self._looked_at = self.length
+        return None if self.has_room(self.length) else End.NO_ROOM
+
+
+class BodyShares:
+    """The bytes of the bodies that are in temporary files, by caller.
+
+    A caller has no more of the disk than it leaves free, above a low-water mark: one gets half, a
+    second one half of the rest, so that bodies that are sent at once leave room to others.
+
+    Args:
+        usage: measures the disk: its bytes in all, used and free.
+    """
+
+    def __init__(self, usage: Callable[[str], tuple[int, int, int]] = shutil.disk_usage) -> None:
+        self._usage = usage
+        self._held: Counter[str] = Counter()
+
+    @contextmanager
+    def share(self, caller: str) -> Iterator[Callable[[int], bool]]:
+        """Yield what tells whether there is room for a caller's body of so many bytes."""
+        counted = 0
+
+        def has_room(length: int) -> bool:
+            nonlocal counted
+            self._held[caller] += length - counted
+            counted = length
+            total, _, free = self._usage(tempfile.gettempdir())
+            return self._held[caller] <= free - min(FREE_BYTES, total // 8)
+
+        try:
+            yield has_room
+        finally:
+            self._held[caller] -= counted
+            if not self._held[caller]:
+                del self._held[caller]
 
 
 class _Turns:
@@ -253,6 +315,10 @@ class WsgiBridge:
     def __init__(self, application: Flask, *, threads: int) -> None:
         self._application = application
         self._turns = _Turns(threads // 2)
+        self._health_turns = _Turns(_HEALTH_THREADS // 2)
+        # The owners by the keys that were let in, the latest ones.
+        self._owners: OrderedDict[str, str] = OrderedDict()
+        self.body_shares = BodyShares()
         self._threads = ThreadPoolExecutor(threads, "request")
         self._health_threads = ThreadPoolExecutor(_HEALTH_THREADS, "health")
 
@@ -286,16 +352,36 @@ class WsgiBridge:
         """Run the application in a thread, and return its answer."""
         if body is not None:
             environ["wsgi.input"] = body
-        return cast("Answer", await self.run(environ, partial(_call, self._application, environ)))
+        answer = await self.run(environ, partial(_call, self._application, environ))
+        self._note_owner(environ)
+        return cast("Answer", answer)
 
     async def run(self, environ: Environ, function: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the function returns
         """Run a function in a thread for a request."""
         run = partial(environ[_CONTEXT].run, function)
         in_thread = asyncio.get_running_loop().run_in_executor
         if environ["PATH_INFO"].startswith(_HEALTH_PATHS):
-            return await in_thread(self._health_threads, run)
-        async with self._turns.turn(_caller(environ)):
+            async with self._health_turns.turn(environ["REMOTE_ADDR"]):
+                return await in_thread(self._health_threads, run)
+        async with self._turns.turn(self.caller(environ)):
             return await in_thread(self._threads, run)
+
+    def caller(self, environ: Environ) -> str:
+        """Return what tells callers apart: the owner of a key that was let in, else the address.
+
+        Nobody gets more by other spellings of a key, or by keys that nobody has.
+        """
+        owner = self._owners.get(given_key(environ) or "")
+        return f"of {owner}" if owner else f"from {environ['REMOTE_ADDR']}"
+
+    def _note_owner(self, environ: Environ) -> None:
+        """Remember the owner of a request's key, if the application has let it in."""
+        key, owner = given_key(environ), cast("Owner | None", environ.get(OWNER))
+        if key and owner and owner.id != ANONYMOUS.id:
+            self._owners[key] = owner.id
+            self._owners.move_to_end(key)
+            if len(self._owners) > _KNOWN_KEYS:
+                self._owners.popitem(last=False)
 
 
 @dataclass(slots=True)
@@ -324,7 +410,8 @@ class _Exchange:
         if _is_chunk_of_upload(self.environ):
             await self._hand_on_in_parts(reader)
             return
-        with _spool() as file:
+        shares = self.bridge.body_shares
+        with _spool() as file, shares.share(self.bridge.caller(self.environ)) as reader.has_room:
             end = await reader.read_into(file, reader.limit + 1)
             if await self._ended_well(end, reader):
                 await self._respond(await self._call_with(file, reader.length))
@@ -341,8 +428,7 @@ class _Exchange:
         if end is End.COMPLETE:
             return True
         if end is not End.DISCONNECTED:
-            refusal = "payload_too_large" if end is not End.TOO_SLOW else "request_too_slow"
-            answer = await self.bridge.call({**self.environ, REFUSAL: refusal})
+            answer = await self.bridge.call({**self.environ, REFUSAL: _REFUSALS[end]})
             await self._refuse(answer, reader, drain=end is not End.TOO_SLOW)
         return False
 
@@ -398,17 +484,20 @@ class _Exchange:
         try:
             if not await self._send(head):
                 return
-            if answer.rest is None:
+            if answer.rest is None and len(answer.start) <= _SMALL_ANSWER_BYTES:
                 await self._send({"type": "http.response.body", "body": answer.start})
                 return
+            pieces = answer.rest or iter(())
             gone = asyncio.ensure_future(self._disconnected())
             try:
                 piece: bytes | None = answer.start
                 while piece is not None and not gone.done():
-                    message = {"type": "http.response.body", "body": piece, "more_body": True}
-                    if piece and not await self._send(message):
-                        return
-                    piece = await self.bridge.run(self.environ, partial(next, answer.rest, None))
+                    for at in range(0, len(piece), _SLICE_BYTES):
+                        cut = piece[at : at + _SLICE_BYTES]
+                        message = {"type": "http.response.body", "body": cut, "more_body": True}
+                        if not await self._send(message):
+                            return
+                    piece = await self.bridge.run(self.environ, partial(next, pieces, None))
                 if not gone.done():
                     await self._send({"type": "http.response.body", "body": b""})
             finally:
@@ -433,10 +522,12 @@ class _Exchange:
         return True
 
 
-def _caller(environ: Environ) -> str:
-    """Return what tells callers apart before they are identified: the key, else the address."""
-    given = environ.get("HTTP_X_API_KEY") or environ.get("HTTP_AUTHORIZATION")
-    return given or f"from {environ['REMOTE_ADDR']}"
+def given_key(environ: Mapping[str, Any]) -> str | None:
+    """Return the key that a request carries in either header; an empty one counts as none."""
+    given = str(environ.get("HTTP_X_API_KEY", "")).strip()
+    scheme, _, token = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
+    bearer = token.strip() if scheme.lower() == "bearer" else ""
+    return given or bearer or None
 
 
 def _spool() -> Any:  # noqa: ANN401 - the class is private to tempfile

@@ -1,42 +1,76 @@
-"""How the bridge shares its threads among callers."""
+"""How the bridge shares its threads and the disk among callers, and sends answers."""
 
 import asyncio
+import io
 import threading
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, Response, request
 
-from api.wsgi_bridge import CONNECTION, WsgiBridge
+from api.wsgi_bridge import CONNECTION, OWNER, BodyReader, BodyShares, End, WsgiBridge, given_key
+from tasks.api_keys import Owner
+from tasks.capacity import FREE_BYTES
 
 _THREADS = 4
+_GB = 2**30
 
 
-async def _ask(bridge: WsgiBridge, path: str, **headers: str) -> int:
+def _app() -> Flask:
+    """Make an application that knows the owners of the keys `a` and `b`."""
+    app = Flask(__name__)
+
+    @app.before_request
+    def identify() -> None:
+        key = given_key(request.environ)
+        if key in {"a", "b"}:
+            request.environ[OWNER] = Owner(f"owner {key}", f"{key}")
+
+    app.add_url_rule("/quick", "quick", lambda: "")
+    app.add_url_rule("/healthz/quick", "healthy", lambda: "")
+    return app
+
+
+async def _ask(bridge: WsgiBridge, path: str, *, address: str = "127.0.0.1", **headers: str) -> int:
     """Send a request without a body; its status."""
     sent: list[dict[str, Any]] = []
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
+    await bridge(_scope(path, address, **headers), asyncio.Event().wait, send)
+    return int(sent[0]["status"])
+
+
+def _scope(path: str, address: str = "127.0.0.1", **headers: str) -> dict[str, Any]:
     given = [(name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()]
-    scope = {
+    return {
         "method": "GET",
         "raw_path": path.encode(),
         "query_string": b"",
         "headers": given,
         "scheme": "http",
         "http_version": "1.1",
-        "client": ("127.0.0.1", 1),
+        "client": (address, 1),
         "extensions": {CONNECTION: None},
     }
-    await bridge(scope, asyncio.Event().wait, send)
-    return int(sent[0]["status"])
 
 
-@pytest.mark.parametrize("name", ["x_api_key", "authorization"])
-def test_a_caller_whose_requests_are_slow_leaves_threads_to_others(name: str) -> None:
-    app, running, go_on = Flask(__name__), threading.Semaphore(0), threading.Event()
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        [{"x_api_key": "a"}],
+        [{"authorization": "Bearer a"}],
+        [{"authorization": f"bearer{' ' * (spaces + 1)}a"} for spaces in range(20)],
+        [{"authorization": "Bearer a"}, {"x_api_key": "a"}],
+        [{"x_api_key": f"guessed {number}"} for number in range(20)],
+        [{"authorization": f"Basic {number}"} for number in range(20)],
+    ],
+)
+def test_a_caller_whose_requests_are_slow_leaves_threads_to_others(
+    spellings: list[dict[str, str]],
+) -> None:
+    app, running, go_on = _app(), threading.Semaphore(0), threading.Event()
 
     @app.get("/slow")
     def slow() -> str:
@@ -44,13 +78,19 @@ def test_a_caller_whose_requests_are_slow_leaves_threads_to_others(name: str) ->
         assert go_on.wait(30)
         return ""
 
-    app.add_url_rule("/quick", view_func=lambda: "")
-
     async def crowd(bridge: WsgiBridge) -> list[int]:
-        slow = [asyncio.ensure_future(_ask(bridge, "/slow", **{name: "a"})) for _ in range(20)]
+        # Each owner is known from its first request on.
+        others = [await _ask(bridge, "/quick", x_api_key=key) for key in "ab"]
+        slow = [
+            asyncio.ensure_future(_ask(bridge, "/slow", **spellings[number % len(spellings)]))
+            for number in range(20)
+        ]
         for _ in range(_THREADS // 2):
             await asyncio.to_thread(running.acquire)
-        others = [await _ask(bridge, "/quick", **given) for given in ({name: "b"}, {})]
+        others += [
+            await _ask(bridge, "/quick", x_api_key="b"),
+            await _ask(bridge, "/quick", address="127.0.0.2"),
+        ]
         # One that waits for a turn may be given up; its turn goes to the next.
         slow.pop().cancel()
         assert not running.acquire(blocking=False)
@@ -58,4 +98,72 @@ def test_a_caller_whose_requests_are_slow_leaves_threads_to_others(name: str) ->
         return others + await asyncio.gather(*slow)
 
     with WsgiBridge(app, threads=_THREADS) as bridge:
+        assert asyncio.run(crowd(bridge)) == [200] * 23
+
+
+def test_one_address_leaves_a_thread_for_health_checks_to_others() -> None:
+    app, running, go_on = _app(), threading.Semaphore(0), threading.Event()
+
+    @app.get("/healthz/slow")
+    def slow() -> str:
+        running.release()
+        assert go_on.wait(30)
+        return ""
+
+    async def crowd(bridge: WsgiBridge) -> list[int]:
+        slow = [asyncio.ensure_future(_ask(bridge, "/healthz/slow")) for _ in range(20)]
+        await asyncio.to_thread(running.acquire)
+        other = await _ask(bridge, "/healthz/quick", address="127.0.0.2")
+        go_on.set()
+        return [other, *await asyncio.gather(*slow)]
+
+    with WsgiBridge(app, threads=_THREADS) as bridge:
         assert asyncio.run(crowd(bridge)) == [200] * 21
+
+
+def test_an_answer_is_sent_in_slices_that_a_slow_client_can_take() -> None:
+    app, body, sent = _app(), bytes(range(256)) * 9000, list[bytes]()
+    app.add_url_rule("/large", "large", lambda: Response(body))
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message.get("body", b""))
+
+    async def ask(bridge: WsgiBridge) -> None:
+        await bridge(_scope("/large"), asyncio.Event().wait, send)
+
+    with WsgiBridge(app, threads=_THREADS) as bridge:
+        asyncio.run(ask(bridge))
+    assert b"".join(sent) == body
+    assert max(map(len, sent)) == 2**18
+
+
+def test_a_caller_has_no_more_of_the_disk_than_it_leaves_free() -> None:
+    taken = 0
+    shares = BodyShares(lambda _: (100 * _GB, taken, 16 * _GB + FREE_BYTES - taken))
+    with shares.share("a") as first, shares.share("a") as second, shares.share("b") as other:
+        taken = 8 * _GB
+        assert first(4 * _GB)
+        assert second(4 * _GB)
+        assert not second(5 * _GB)
+        assert other(8 * _GB)
+        taken = 16 * _GB
+        assert not other(_GB)
+    taken = 0
+    with shares.share("a") as later:
+        assert later(16 * _GB)
+        assert not later(17 * _GB)
+
+
+def test_a_small_disk_takes_bodies_too() -> None:
+    shares = BodyShares(lambda _: (FREE_BYTES, 0, FREE_BYTES))
+    with shares.share("a") as has_room:
+        assert has_room(FREE_BYTES // 2)
+
+
+def test_a_body_that_finds_no_room_is_read_no_further() -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"x" * 2**16, "more_body": True}
+
+    reader = BodyReader(receive, _GB, has_room=lambda length: length < 5 * 2**20)
+    assert asyncio.run(reader.read_into(io.BytesIO(), _GB)) is End.NO_ROOM
+    assert reader.length == 5 * 2**20

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -22,7 +23,8 @@ from api.waiting import TaskWaiter
 from tasks import redis_keys
 from tasks.audit import Access
 from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
-from tasks.jobs.job import JobError, Status
+from tasks.jobs.job import Job, JobError, Status
+from tasks.jobs.store import JobStore
 from tasks.object_store import original_key, result_key
 from tests.support.api import Api
 from tests.support.redis_content import mentions
@@ -350,6 +352,27 @@ class _Places(Places):
         if got:
             self.taken.set()
         return got
+
+
+def test_a_stream_of_many_tasks_looks_seldom_for_their_places(
+    shop: Api, monkeypatch: pytest.MonkeyPatch, later: Later
+) -> None:
+    monkeypatch.setattr("api.waiting._LOOK_SECONDS", 0.02)
+    asked, position = list[str](), JobStore.position
+
+    def counted(store: JobStore, job: Job) -> int:
+        asked.append(job.task_id)
+        return position(store, job)
+
+    monkeypatch.setattr(JobStore, "position", counted)
+    ids = [shop.submit() for _ in range(5)]
+    looked = len(asked)
+    pieces = iter(shop.get(f"/api/v1/tasks/events?ids={','.join(ids)}").response)
+    later(lambda: (time.sleep(0.3), [shop.jobs.cancel(each) for each in ids]))
+    events = _read(pieces, lambda: None)
+    assert {event["task_id"] for event in events if event["status"] == "canceled"} == {*ids}
+    # Two looks at all of them, and not one in each 20 ms.
+    assert len(asked) - looked <= 3 * len(ids)
 
 
 def test_one_stream_tells_the_states_and_places_of_several_tasks(shop: Api, studio: Api) -> None:

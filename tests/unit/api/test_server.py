@@ -1,0 +1,50 @@
+"""A connection whose client takes nothing of its answer, and how many a process has to Redis."""
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from api import server
+from api.circuit_breaker import REDIS_CONNECTIONS, BreakerRedis, CircuitBreaker
+from api.server import _THREADS, Connection, ConnectionTable
+
+
+@pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
+def test_a_connection_with_an_unread_answer_is_closed(
+    monkeypatch: pytest.MonkeyPatch, close: bytes
+) -> None:
+    monkeypatch.setattr(server, "SEND_SECONDS", 0.2)
+    lost = asyncio.Event()
+
+    async def answer(_scope: Any, _receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * 2**22})
+
+    class Observed(Connection):
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            lost.set()
+
+    async def ask() -> None:
+        table, config = ConnectionTable(8, 8), Config(answer, log_config=None)
+        config.load()
+        listening = await asyncio.get_running_loop().create_server(
+            lambda: Observed(config, ServerState(), {}, table=table), "127.0.0.1"
+        )
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(listening.sockets[0].getsockname())
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + close + b"\r\n")
+            await asyncio.wait_for(lost.wait(), 5)
+        listening.close()
+
+    asyncio.run(ask())
+
+
+def test_each_thread_can_have_a_connection_to_redis() -> None:
+    client = BreakerRedis.connect("redis://localhost", CircuitBreaker())
+    assert client.connection_pool.max_connections == REDIS_CONNECTIONS > _THREADS
