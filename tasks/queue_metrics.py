@@ -161,7 +161,7 @@ def queue_lists(client: Redis, workers: Sequence[Worker]) -> list[QueueList]:
 def _lists_of(workers: Sequence[Worker]) -> set[str]:
     """Return the lists that workers take from, so that empty ones are shown as well."""
     queues = {each.queue for each in workers} | {
-        routing.model_queue(each.model) for each in workers
+        routing.model_queue(each.model) for each in workers if each.model
     }
     return {f"{queue}|{level}" for queue in queues if queue for level in _PRIORITIES}
 

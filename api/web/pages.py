@@ -1,4 +1,4 @@
-"""The page at `/`: its files, and the headers that bound what a browser lets it do.
+"""The pages at `/` and `/ops`: their files, and the headers that bound what a browser lets it do.
 
 Nothing is built and nothing comes from another host: the files of `static/` are served as they are.
 The pages hold no data. Their scripts call the same API as any client, with the same key.
@@ -52,6 +52,12 @@ blueprint = Blueprint("web", __name__)
 def photos() -> Response:
     """Answer with the page that cuts out photos."""
     return _page_file("index.html")
+
+
+@blueprint.get("/ops")
+def operators() -> Response:
+    """Answer with the operators' page, whose script asks for an operator's key."""
+    return _page_file("ops.html")
 
 
 @blueprint.get("/web/<string:name>")

@@ -17,6 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Download, Locator, Page, sync_playwright
 
+from tests.support.paths import ROOT
+
+AXE = ROOT / "tests" / "clients" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
+#: Shortest side of what a finger has to hit, in CSS pixels.
+TARGET = 44
 #: What Chromium itself writes of every answer that is no success; the page shows those in words.
 _OF_ANSWERS = "Failed to load resource"
 #: Longest that a page may take for anything; a hang guard.
@@ -115,6 +120,28 @@ def visiting(browser: Browser, url: str, **options: Any) -> Iterator[Visit]:  # 
         visit = Visit(context, url)
         yield visit
         visit.check()
+
+
+def barriers(page: Page) -> list[str]:
+    """What axe objects to in the page as it is now."""
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("() => axe.run()")["violations"]
+    return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found]
+
+
+def small_targets(visit: Visit) -> list[str]:
+    """The buttons, links and choices that are too small for a finger."""
+    found: list[str] = visit.page.evaluate(
+        """least => [...document.querySelectorAll("button, a, select, label.check, .swatch")]
+          .filter((each) => each.checkVisibility({ visibilityProperty: true }))
+          .filter((each) => !each.matches(".skip"))
+          .map((each) => [each, each.getBoundingClientRect()])
+          .filter(([, { width, height }]) => Math.min(width, height) < least)
+          .map(([each, { width, height }]) =>
+            `${each.outerHTML.slice(0, 80)} ${width}x${height}`)""",
+        TARGET,
+    )
+    return found
 
 
 def pixels(data: bytes | Path, mode: str = "RGBA") -> NDArray[np.int16]:

@@ -249,6 +249,7 @@ async function start() {
     const info = await call("GET", "info");
     limits = info.limits;
     byId("open-key").hidden = !readKey();
+    byId("ops").hidden = !info.operator;
     byId("limits").textContent = t("limits", {
       formats: info.input_formats.map((each) => each.toUpperCase()).join(", "), size: bytes(limits.max_image_bytes),
     });

@@ -51,3 +51,15 @@ def test_keys_are_asked_for_as_set_and_the_self_check_has_one_for_its_own_time(
         up.check_stack(stack, tmp_path / "cutout.png")
     assert {(each.env["RMBG_AUTH"], *key_was_valid) for each in stack.services} == {expected}
     assert len(runtime.api_keys.list()) == keys, "the self-check's key is still valid"
+
+
+@pytest.mark.parametrize("given", [None, "https://flower.example/"])
+def test_the_operators_page_links_to_this_flower_or_the_users(
+    server_settings: dict[str, object], tmp_path: Path, given: str | None
+) -> None:
+    settings = ApiSettings.load(**server_settings, **({"flower_url": given} if given else {}))
+    with reserved_ports() as free:
+        options = UpOptions(port=0, flower_port=0)
+        stack = plan_stack(options, settings, tmp_path, Ports.choose(options, free))
+    (api,) = [each for each in stack.services if each.name == "api"]
+    assert api.env["RMBG_FLOWER_URL"] == (given or stack.flower_url)

@@ -1,0 +1,156 @@
+"""The operators' page at `/ops` in a real browser: what it shows, what it changes, and to whom."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser
+
+from tasks.jobs.job import JobError, Status
+from tasks.runtime import Runtime
+from tasks.worker_registry import WorkerRegistry
+from tests.support.browser import AXE, barriers, chromium, small_targets, visiting
+from tests.support.commands import WORKER, crash
+from tests.support.jobs import make_job, recorded
+from tests.support.servers import Servers
+from tests.support.service import RunningApi, running_api, settings_of
+
+URL = "https://shop.example/hook?token=hush-hush"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def api(
+    servers: Servers,
+    service_environment: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[RunningApi]:
+    env = {
+        **service_environment,
+        "RMBG_REDIS_URL": servers.new_database(),
+        "RMBG_GRAFANA_URL": "https://grafana.example/d/rmbg",
+    }
+    with running_api(env, tmp_path_factory.mktemp("ops") / "api.log") as api:
+        yield api
+
+
+@pytest.fixture
+def runtime(api: RunningApi) -> Iterator[Runtime]:
+    """A worker, a failed task, a dead letter and a webhook that waits."""
+    with Runtime(settings_of(api.env)) as runtime:
+        runtime.redis.flushdb()
+        registry = WorkerRegistry(runtime.redis, clock=lambda: time.time() + 3600)
+        registry.record_heartbeat(WORKER, queue="gpu.testhost.0", model="u2netp")
+        registry.mark_ready(WORKER, 60, pid=7)
+        yield runtime
+
+
+def _failed(runtime: Runtime, **fields: object) -> str:
+    task_id = runtime.job_store.create(make_job(**fields)).job.task_id
+    runtime.job_store.claim(task_id, token="w/1/x", worker="w")
+    error = JobError("invalid_image", "The picture is damaged.", retryable=False)
+    runtime.job_store.finish(task_id, token="w/1/x", status=Status.FAILED, error=error)
+    return task_id
+
+
+def _dead(runtime: Runtime) -> str:
+    task_id = runtime.job_store.create(make_job()).job.task_id
+    crash(runtime.job_store, task_id)
+    return task_id
+
+
+def test_a_worker_is_drained_and_tasks_are_queued_again(
+    browser: Browser, api: RunningApi, runtime: Runtime
+) -> None:
+    failed, dead = _failed(runtime, webhook_url=URL), _dead(runtime)
+    with visiting(browser, api.url) as visit:
+        page = visit.open("/")
+        page.get_by_role("link", name="Operations").click()
+        page.wait_for_selector("html[data-ready]")
+        worker = page.locator(f'[data-name="{WORKER}"]')
+        assert worker.locator(".badge").inner_text() == "ready"
+        assert page.locator("#grafana").get_attribute("href") == api.env["RMBG_GRAFANA_URL"]
+
+        worker.get_by_role("button", name="Drain").click()
+        page.locator("#reason").fill("new fan")
+        page.keyboard.press("Enter")
+        worker.locator(".badge.drained").wait_for()
+        assert "new fan" in worker.inner_text()
+        assert runtime.registry.drained(WORKER) == "new fan"
+        worker.get_by_role("button", name="Undrain").press("Enter")
+        worker.locator(".badge.ready").wait_for()
+
+        page.get_by_role("button", name=f"Requeue: {failed}").click()
+        page.locator(f'#failed [data-name="{failed}"]').wait_for(state="detached")
+        assert recorded(runtime.job_store, failed).status is Status.QUEUED
+        page.get_by_role("button", name=f"Drop: {dead}").click()
+        page.locator("#sure-go").click()
+        page.locator(f'#failed [data-name="{dead}"]').wait_for()
+        assert runtime.job_store.dead() == []
+
+        hook = page.locator("#hooks .row")
+        assert "shop.example" in hook.inner_text()
+        assert "hush-hush" not in page.content()
+        hook.get_by_role("button", name="Drop").click()
+        page.locator("#sure-go").click()
+        hook.wait_for(state="detached")
+
+        # What others change is seen without a reload.
+        runtime.registry.drain(WORKER, "from the command line")
+        worker.locator(".badge.drained").wait_for()
+
+
+def test_a_key_that_is_no_operators_is_told_so(
+    browser: Browser, api: RunningApi, runtime: Runtime, tmp_path: Path
+) -> None:
+    shop = runtime.api_keys.add("ops-shop")[1]
+    operator = runtime.api_keys.add("ops-operator", operator=True)[1]
+    with (
+        running_api({**api.env, "RMBG_AUTH": "on"}, tmp_path / "api.log") as closed,
+        visiting(browser, closed.url) as visit,
+    ):
+        page = visit.open("/ops")
+        page.locator("#key").fill(shop)
+        page.keyboard.press("Enter")
+        page.get_by_text("This page is for operators").wait_for()
+        assert page.locator(".row").count() == 0
+        page.locator("#key").fill(operator)
+        page.keyboard.press("Enter")
+        page.locator(f'[data-name="{WORKER}"]').wait_for()
+        page.get_by_role("button", name="Drain").click()
+        page.locator("#sure-go").click()
+        page.locator(".badge.drained").wait_for()
+        assert not [each for each in visit.requested if shop in each or operator in each]
+    assert "audit.worker_drained" in (tmp_path / "api.log").read_text()
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed: make clients")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_barrier(
+    browser: Browser, api: RunningApi, runtime: Runtime, scheme: str
+) -> None:
+    _failed(runtime, webhook_url=URL)
+    _dead(runtime)
+    with visiting(browser, api.url, color_scheme=scheme) as visit:
+        page = visit.open("/ops")
+        assert barriers(page) == []
+        page.get_by_role("button", name="Drain").click()
+        assert barriers(page) == []
+
+
+def test_on_a_phone_everything_fits_and_can_be_hit(
+    browser: Browser, api: RunningApi, runtime: Runtime
+) -> None:
+    _failed(runtime, webhook_url=URL)
+    _dead(runtime)
+    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+    with visiting(browser, api.url, **phone) as visit:
+        page = visit.open("/ops")
+        assert small_targets(visit) == []
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
