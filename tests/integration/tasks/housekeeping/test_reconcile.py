@@ -260,7 +260,11 @@ class Chance:
             return
         self._held.append((turn.task_id, token, taken))
         if turn.task_id not in waiting:
-            return  # It was due: its message came all the same.
+            # It was due, and its message came all the same: that is a turn of its owner too.
+            job = self._queues.job(turn.task_id)
+            on = f"{job.queue}|{int(job.effective_priority)}"
+            self._passed.pop((on, self.jobs[turn.task_id]), None)
+            return
         list_name, owner = waiting[turn.task_id]
         self._passed.pop((list_name, owner), None)
         for (name, other), passed in self._passed.items():
