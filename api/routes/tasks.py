@@ -30,7 +30,7 @@ from tasks.jobs.serializers import result_url, task_data, visible_status
 from tasks.jobs.task_listing import Cursor
 
 blueprint = ApiBlueprint(
-    "tasks", __name__, url_prefix="/api/v1/tasks", description="Follow, cancel and erase tasks."
+    "tasks", __name__, url_prefix="/api/v1", description="Follow, cancel and erase tasks."
 )
 
 #: The fields of a task that are signed URLs, or tell of them.
@@ -58,7 +58,7 @@ def task_views(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     return views
 
 
-@blueprint.route("")
+@blueprint.route("/tasks")
 class Tasks(MethodView):
     """The caller's tasks."""
 
@@ -80,7 +80,7 @@ class Tasks(MethodView):
         )
 
 
-@blueprint.route("/<string:task_id>")
+@blueprint.route("/tasks/<string:task_id>")
 class Task(MethodView):
     """One task."""
 
@@ -111,7 +111,7 @@ class Task(MethodView):
         return success({"task_id": task_id, "erased": True})
 
 
-@blueprint.route("/<string:task_id>/cancel")
+@blueprint.route("/tasks/<string:task_id>/cancel")
 class TaskCancel(MethodView):
     """Cancels a task."""
 
@@ -128,7 +128,7 @@ class TaskCancel(MethodView):
         return success(task_view(get_owned_task(task_id)))
 
 
-@blueprint.route("/<string:task_id>/result")
+@blueprint.route("/tasks/<string:task_id>/result")
 class TaskResult(MethodView):
     """A task's result."""
 
@@ -157,12 +157,17 @@ class TaskResult(MethodView):
         return redirect(url)  # type: ignore[return-value] # werkzeug's class is Flask's base
 
 
-@blueprint.route("/<string:task_id>/original")
+@blueprint.route("/tasks/<string:task_id>/original")
 class TaskOriginal(MethodView):
     """A task's original."""
 
     @blueprint.fails("task_expired", "store_unavailable")
-    @blueprint.response(200, BINARY, description="The picture as it was submitted, byte for byte.")
+    @blueprint.response(
+        200,
+        BINARY,
+        content_type="application/octet-stream",
+        description="The picture as it was submitted, byte for byte.",
+    )
     def get(self, task_id: str) -> Response:
         """Get the picture that was submitted."""
         job = get_owned_task(task_id)
@@ -196,7 +201,7 @@ class TasksEvents(MethodView):
         return _event_stream(lambda: services().waiter.events_of(jobs, _state_data))
 
 
-@blueprint.route("/<string:task_id>/events")
+@blueprint.route("/tasks/<string:task_id>/events")
 class TaskEvents(MethodView):
     """A task's states as server-sent events."""
 

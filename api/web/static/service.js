@@ -151,7 +151,7 @@ async function uploaded(photo, signal) {
 
 // Reads the events of tasks until all are final; `EventSource` could not send the key.
 export async function follow(ids, onTask, signal) {
-  const answer = await request("GET", `${API}tasks/events?ids=${ids.join(",")}`, { signal });
+  const answer = await request("GET", `${API}events?ids=${ids.join(",")}`, { signal });
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {

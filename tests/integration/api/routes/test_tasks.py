@@ -367,7 +367,7 @@ def test_a_stream_of_many_tasks_looks_seldom_for_their_places(
     monkeypatch.setattr(JobStore, "position", counted)
     ids = [shop.submit() for _ in range(5)]
     looked = len(asked)
-    pieces = iter(shop.get(f"/api/v1/tasks/events?ids={','.join(ids)}").response)
+    pieces = iter(shop.get(f"/api/v1/events?ids={','.join(ids)}").response)
     later(lambda: (time.sleep(0.3), [shop.jobs.cancel(each) for each in ids]))
     events = _read(pieces, lambda: None)
     assert {event["task_id"] for event in events if event["status"] == "canceled"} == {*ids}
@@ -377,7 +377,7 @@ def test_a_stream_of_many_tasks_looks_seldom_for_their_places(
 
 def test_one_stream_tells_the_states_and_places_of_several_tasks(shop: Api, studio: Api) -> None:
     first, second, foreign = shop.submit(), shop.submit(), studio.submit()
-    path = f"/api/v1/tasks/events?ids={first},{second},{foreign},rm-none"
+    path = f"/api/v1/events?ids={first},{second},{foreign},rm-none"
     pieces = iter(shop.get(path).response)
     begun = [next(pieces) for _ in range(3)]
     shop.finish(first)
@@ -391,7 +391,7 @@ def test_one_stream_tells_the_states_and_places_of_several_tasks(shop: Api, stud
     assert _read(shop.get(path).response, lambda: None)[0]["position"] == 0
 
     many = ",".join(f"rm-{number}" for number in range(101))
-    assert refused_fields(shop.get(f"/api/v1/tasks/events?ids={many}"))[2] == {"ids"}
+    assert refused_fields(shop.get(f"/api/v1/events?ids={many}"))[2] == {"ids"}
 
 
 def test_the_pictures_come_from_this_address_too_and_never_as_a_page(

@@ -208,6 +208,8 @@ class Chance:
         self.done: Counter[str] = Counter()
         #: By list and owner: who had a turn since the owner's jobs wait there, or its last turn.
         self._passed: dict[tuple[str, str], set[str]] = {}
+        #: List and owner of the jobs that waited at the last look.
+        self._waited: dict[str, tuple[str, str]] = {}
 
     def submit(self) -> None:
         queue, sent = self.random.choice((SHARED, SHARED, OWN)), self.random.random() < 0.8
@@ -232,7 +234,16 @@ class Chance:
                 lambda: self.random.choice(self._reconcilers).run_once(),
             )
         )()
-        self._passed = {each: self._passed.get(each, set()) for each in self._waiting().values()}
+        self._forget_passed(self._waiting())
+
+    def _forget_passed(self, waiting: dict[str, tuple[str, str]]) -> None:
+        """Drop the owners whose jobs have all left a list: with other ones they come to it anew."""
+        stayed = {place for job, place in waiting.items() if self._waited.get(job) == place}
+        self._passed = {
+            place: self._passed.get(place, set()) if place in stayed else set()
+            for place in waiting.values()
+        }
+        self._waited = waiting
 
     def _any(self) -> str:
         return self.random.choice([*self.jobs])
@@ -255,6 +266,7 @@ class Chance:
         if taken is None:
             return
         waiting = self._waiting()
+        self._forget_passed(waiting)
         turn = self._queues.claim(taken, token)
         if turn.claim is not Claim.CLAIMED:
             return

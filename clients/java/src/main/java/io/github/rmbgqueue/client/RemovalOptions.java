@@ -157,6 +157,46 @@ public record RemovalOptions(Map<String, Object> values) {
     }
 
     /**
+     * Puts the result on a canvas of an exact size.
+     *
+     * @param size WIDTHxHEIGHT in pixels, such as 2000x2000
+     * @return the changed parameters
+     */
+    public RemovalOptions canvas(String size) {
+        return with("canvas", size);
+    }
+
+    /**
+     * Hardens the subject's edge.
+     *
+     * @param percent 1 to 100: what is opaque to that becomes opaque, and all else transparent
+     * @return the changed parameters
+     */
+    public RemovalOptions maskThreshold(int percent) {
+        return with("mask_threshold", percent);
+    }
+
+    /**
+     * Moves the subject's edge outward, or inward if it is negative.
+     *
+     * @param pixels of the picture, -100 to 100
+     * @return the changed parameters
+     */
+    public RemovalOptions maskOffset(int pixels) {
+        return with("mask_offset", pixels);
+    }
+
+    /**
+     * Fades the subject's edge.
+     *
+     * @param pixels of the picture, 0 to 100
+     * @return the changed parameters
+     */
+    public RemovalOptions maskFeather(int pixels) {
+        return with("mask_feather", pixels);
+    }
+
+    /**
      * Puts a shadow under the subject.
      *
      * @param kind none or drop
