@@ -172,6 +172,8 @@ def test_head_is_get_without_a_body_on_every_route(shop: Api) -> None:
     shop.finish(task_id)
     rules = [rule for rule, methods in _routes(shop.application) if {"GET", "HEAD"} <= methods]
     assert len(rules) > 8
+    # The signed address to which GET redirects refuses HEAD, so the service answers it itself.
+    rules.remove("/api/v1/tasks/<string:task_id>/result")
     for path in {re.sub(r"<[^>]+>", name, rule) for rule in rules for name in (task_id, "unknown")}:
         with shop.get(path) as got, shop.head(path) as headed:
             assert headed.status_code == got.status_code, path
