@@ -155,6 +155,12 @@ _ROWS: Final = (
         5,
         "You have too many jobs queued or running; try again when some have ended.",
     ),
+    ErrorType(
+        "too_many_downloads",
+        429,
+        6,
+        "Too many downloads of yours run; read those to their end, or follow the signed URLs.",
+    ),
     ErrorType("upload_locked", 423, 0, "Another request is writing to this upload; try again."),
     ErrorType("checksum_mismatch", 460, 0, "Checksum mismatch; send this chunk again."),
     ErrorType("internal_error", 500, 0, "Internal error; the service's log names the cause."),

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -11,6 +11,7 @@ from flask import g, has_app_context
 from api.circuit_breaker import BreakerPool, BreakerRedis, CircuitBreaker
 from api.idempotency import IdempotencyGuard, ReservationKeeper
 from api.inputs import ImageInputs
+from api.places import Places
 from api.settings import ApiSettings
 from api.submission import SubmissionService
 from api.waiting import TaskWaiter
@@ -18,6 +19,9 @@ from tasks.app import create_celery
 from tasks.object_store import ObjectStore
 from tasks.runtime import Runtime
 
+#: Downloads that one process sends at once, half of them for one owner. Each holds a connection to
+#: the object store, and so a file, for as long as its caller takes to read it.
+DOWNLOADS: Final = 256
 #: Longest that a job's message may take while its caller waits; the reconciler sends it otherwise.
 _SENDING_SECONDS: Final = 3.0
 
@@ -35,12 +39,14 @@ class Services:
         settings: the API's own.
         runtime: the parts that the API shares with the workers and the command line.
         waiter: lets requests wait for the end of a task.
+        downloads: places of the files that the API sends itself.
         clock: unix seconds.
     """
 
     settings: ApiSettings
     runtime: Runtime
     waiter: TaskWaiter
+    downloads: Places = field(default_factory=lambda: Places(DOWNLOADS))
     clock: Callable[[], float] = time.time
 
     @classmethod

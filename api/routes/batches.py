@@ -8,6 +8,7 @@ from flask.views import MethodView
 from api.archive import stream_archive
 from api.auth import current_owner, get_owned_batch, services
 from api.batch_submission import BatchSubmissionService
+from api.downloads import download
 from api.errors import ApiError
 from api.forms import form_boundary, form_parts, read_json_object, unbounded_body
 from api.idempotency import HEADER as IDEMPOTENCY_HEADER
@@ -109,7 +110,13 @@ class BatchCancel(MethodView):
 class BatchArchive(MethodView):
     """A batch's results."""
 
-    @blueprint.fails("batch_not_finished", "batch_empty", "batch_expired", "store_unavailable")
+    @blueprint.fails(
+        "batch_not_finished",
+        "batch_empty",
+        "batch_expired",
+        "too_many_downloads",
+        "store_unavailable",
+    )
     @blueprint.response(
         200,
         {"type": "string", "format": "binary"},
@@ -123,11 +130,9 @@ class BatchArchive(MethodView):
             raise ApiError("batch_expired")
         if batch.completed_at is None:
             raise ApiError("batch_not_finished", retry_after=1)
-        headers = {"Content-Disposition": f'attachment; filename="{batch_id}.zip"'}
-        answer = Response(mimetype="application/zip", headers=headers)
         content = stream_archive(batch, services(), request_id())
-        if request.method != "HEAD":
-            answer.response = stream_with_context(content)
+        answer = download(lambda: stream_with_context(content), "application/zip")
+        answer.headers["Content-Disposition"] = f'attachment; filename="{batch_id}.zip"'
         return answer
 
 

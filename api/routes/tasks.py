@@ -7,6 +7,7 @@ from flask import Response, redirect, request, stream_with_context
 from flask.views import MethodView
 
 from api.auth import current_owner, get_owned_task, require_owned, services
+from api.downloads import send_object
 from api.errors import ApiError
 from api.openapi import ApiBlueprint
 from api.request_hooks import request_id, success
@@ -24,7 +25,6 @@ from api.schemas import (
 from api.waiting import EVENT, MAX_WAIT_SECONDS
 from inference.options import OutputFormat
 from tasks.audit import Access, audit_access
-from tasks.errors import ObjectNotFoundError
 from tasks.jobs.job import Job, Status
 from tasks.jobs.serializers import result_url, task_data, visible_status
 from tasks.jobs.task_listing import Cursor
@@ -133,7 +133,14 @@ class TaskResult(MethodView):
     """A task's result."""
 
     @blueprint.arguments(ResultQuery, location="query")
-    @blueprint.fails("task_not_finished", "task_failed", "task_canceled", "task_expired")
+    @blueprint.fails(
+        "task_not_finished",
+        "task_failed",
+        "task_canceled",
+        "task_expired",
+        "too_many_downloads",
+        "store_unavailable",
+    )
     @blueprint.response(302, description="`Location` is the cutout's signed address.")
     @blueprint.alt_response(
         200,
@@ -153,7 +160,7 @@ class TaskResult(MethodView):
             raise _no_result(job)
         audit_access(Access.RESULT, [job], request_id=request_id())
         if not query["redirect"] or request.method == "HEAD":
-            return _file(str(job.result_key), OutputFormat(job.format or "auto").media_type)
+            return send_object(str(job.result_key), OutputFormat(job.format or "auto").media_type)
         return redirect(url)  # type: ignore[return-value] # werkzeug's class is Flask's base
 
 
@@ -161,7 +168,7 @@ class TaskResult(MethodView):
 class TaskOriginal(MethodView):
     """A task's original."""
 
-    @blueprint.fails("task_expired", "store_unavailable")
+    @blueprint.fails("task_expired", "too_many_downloads", "store_unavailable")
     @blueprint.response(
         200,
         BINARY,
@@ -174,7 +181,7 @@ class TaskOriginal(MethodView):
         if job.expires_at <= services().clock():
             raise ApiError("task_expired")
         audit_access(Access.ORIGINAL, [job], request_id=request_id())
-        return _file(job.original_key, "application/octet-stream")
+        return send_object(job.original_key, "application/octet-stream")
 
 
 @blueprint.route("/events")
@@ -235,29 +242,6 @@ def _event_stream(events: Callable[[], Iterator[str]]) -> Response:
     answer.headers |= {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     if request.method != "HEAD":
         answer.response = stream_with_context(events())
-    return answer
-
-
-def _file(key: str, media_type: str) -> Response:
-    """Answer with an object, as a file that no browser takes for a page of this origin.
-
-    Raises:
-        ApiError: `task_expired`: there is no such object any more.
-        ObjectStoreUnavailableError: the store does not answer.
-    """
-    try:
-        size = services().runtime.object_store.size(key)
-        chunks = services().runtime.object_store.chunks(key) if request.method != "HEAD" else ()
-        answer = Response(chunks, content_type=media_type)
-    except ObjectNotFoundError:
-        raise ApiError("task_expired") from None
-    answer.headers |= {
-        "Content-Length": str(size),
-        "Content-Security-Policy": "sandbox; default-src 'none'",
-        "Content-Disposition": "attachment",
-        "X-Content-Type-Options": "nosniff",
-        "Cache-Control": "no-store",
-    }
     return answer
 
 

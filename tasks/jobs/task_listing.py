@@ -17,7 +17,7 @@ from tasks.redis_client import redis_errors
 #: Records that are read at once.
 _BLOCK_SIZE: Final = 100
 #: Blocks that are read for one page, also if few jobs pass the filter.
-_MAX_BLOCKS: Final = 20
+_MAX_BLOCKS: Final = 5
 _NO_CURSOR: Final = "This is no cursor of this service; take `next_cursor` of the page before."
 
 
