@@ -1,4 +1,4 @@
-"""Save pictures of the page at / by headless Chromium: python docs/pictures/page.py."""
+"""Save pictures of the pages / and /ops by headless Chromium: python docs/pictures/page.py."""
 
 import json
 import shutil
@@ -83,6 +83,11 @@ def main() -> None:
             save(page, "touch-up")
         with photos_dropped(browser, url, _PHONE, "light") as page:
             save(page, "phone")
+        page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="light")
+        page.goto(f"{url}/ops")
+        page.get_by_text("gpu0@", exact=False).first.wait_for()
+        page.wait_for_timeout(1000)
+        save(page, "ops")
         browser.close()
 
 

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Route
 from inference.presets import PRESETS, Preset
 from tasks.runtime import Runtime
 from tests.support.browser import Visit, chromium, far_off, pixels, visiting
+from tests.support.servers import Servers
 from tests.support.service import RunningApi, RunningService, running_api, settings_of
 from tests.support.websites import website
 
@@ -232,9 +233,17 @@ def test_everything_is_done_by_keyboard_alone(visit: Visit, coffee: Path) -> Non
 
 
 def test_a_tenant_sees_its_own_photos_and_its_key_reaches_no_address_and_no_log(
-    browser: Browser, lone_api: RunningApi, coffee: Path, tmp_path: Path
+    browser: Browser,
+    servers: Servers,
+    service_environment: dict[str, str],
+    coffee: Path,
+    tmp_path: Path,
 ) -> None:
-    env = {**lone_api.env, "RMBG_AUTH": "on"}
+    env = {
+        **service_environment,
+        "RMBG_REDIS_URL": servers.new_database(),
+        "RMBG_AUTH": "on",
+    }
     keys = Runtime(settings_of(env)).api_keys
     shop, studio = keys.add("page-shop")[1], keys.add("page-studio")[1]
     log = tmp_path / "api.log"
