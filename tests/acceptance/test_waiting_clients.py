@@ -8,11 +8,13 @@ from typing import Any
 
 import urllib3
 
+from api.places import Places
 from api.waiting import WAITING_REQUESTS
 from deploy.client import ServiceClient
 from tests.support.service import RunningApi, RunningService
 
 CLIENTS = 100
+SHARE = Places(WAITING_REQUESTS).share
 
 
 def test_100_waiting_clients_do_not_keep_the_101st_from_submitting(
@@ -25,7 +27,7 @@ def test_100_waiting_clients_do_not_keep_the_101st_from_submitting(
 
     def wait(task_id: str) -> str:
         answer = pool.request("GET", f"{lone_api.url}/api/v1/tasks/{task_id}?wait=60").json()
-        status = str(answer["data"]["status"])
+        status = str(answer["data"]["status"] if answer["data"] else answer["error"]["type"])
         if not ended.is_set():
             early.append(status)
             answered.release()
@@ -34,17 +36,17 @@ def test_100_waiting_clients_do_not_keep_the_101st_from_submitting(
     with ServiceClient(lone_api.url) as client, ThreadPoolExecutor(CLIENTS) as threads:
         task_id = client.submit(coffee, {"cache": "false"})
         waiting = [threads.submit(wait, task_id) for _ in range(CLIENTS)]
-        # Those for whom there is no seat are answered at once, with the present state.
-        for _ in range(CLIENTS - WAITING_REQUESTS):
+        # Those beyond the owner's share of places are refused at once.
+        for _ in range(CLIENTS - SHARE):
             assert answered.acquire(timeout=40)
         began = time.monotonic()
         client.submit(coffee, {"cache": "false"})
         took = time.monotonic() - began
-        assert early == ["queued"] * (CLIENTS - WAITING_REQUESTS)
+        assert early == ["too_many_waiting"] * (CLIENTS - SHARE)
         ended.set()
         client.request("POST", f"/api/v1/tasks/{task_id}/cancel")
         states = [each.result(timeout=60) for each in waiting]
-    assert states.count("canceled") == WAITING_REQUESTS
+    assert states.count("canceled") == SHARE
     # A place for it was free all the time; without one it would have had to wait for theirs.
     assert took < 20
 
