@@ -16,6 +16,8 @@ from tasks.redis_client import redis_errors
 
 #: The policy of submissions, which cost 1 for each picture.
 PICTURES: Final = "pictures"
+#: The policy of webhooks that are sent again, which cost 1 each.
+REPLAYS: Final = "replays"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,10 @@ class Rate:
 
     quota: float
     seconds: int = 60
+
+
+#: Webhooks that an owner may send again. Each one is up to seven requests to somebody's server.
+_REPLAY_RATE: Final = Rate(60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +69,25 @@ def charge(cost: float = 1, *, spent: float = 0) -> None:
         ApiError: `rate_limited`: there is not enough left.
         QueueUnavailableError: Redis does not answer.
     """
-    allowance = consume(cost, spent=spent)
+    _require(consume(cost, spent=spent))
+
+
+def charge_replay() -> None:
+    """Charge the caller for a webhook that is to be sent again.
+
+    Raises:
+        ApiError: `rate_limited`: there were too many.
+        QueueUnavailableError: Redis does not answer.
+    """
+    _require(consume(policy=REPLAYS, rate=_REPLAY_RATE))
+
+
+def _require(allowance: RateLimitResult | None) -> None:
     if allowance is not None and not allowance.allowed:
         raise ApiError(
             "rate_limited",
-            f"Your key's quota of {allowance.rate.quota:g} {PICTURES} in {allowance.rate.seconds} "
-            f"s is used up; try again in {allowance.retry_after} s.",
+            f"Your key's quota of {allowance.rate.quota:g} {allowance.policy} in "
+            f"{allowance.rate.seconds} s is used up; try again in {allowance.retry_after} s.",
             retry_after=allowance.retry_after,
         )
 

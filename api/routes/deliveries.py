@@ -8,6 +8,7 @@ from flask.views import MethodView
 from api.auth import get_owned_task, services
 from api.errors import ApiError
 from api.openapi import ApiBlueprint
+from api.rate_limits import charge_replay
 from api.request_hooks import success
 from api.schemas import DeliveriesSchema, DeliverySchema, envelope
 from tasks.jobs.serializers import iso_time
@@ -37,7 +38,7 @@ class Deliveries(MethodView):
 class DeliveryReplay(MethodView):
     """Sends a webhook again."""
 
-    @blueprint.fails("delivery_not_found")
+    @blueprint.fails("delivery_not_found", "rate_limited")
     @blueprint.response(202, envelope(DeliverySchema))
     def post(self, task_id: str, number: int) -> dict[str, Any]:
         """Send a webhook again under its id, in any state."""
@@ -45,6 +46,7 @@ class DeliveryReplay(MethodView):
         found = services().runtime.deliveries.of(task_id)
         if not 1 <= number <= len(found):
             raise ApiError("delivery_not_found")
+        charge_replay()
         delivery_id = found[number - 1].id
         services().runtime.deliveries.replay(delivery_id, services().clock())
         row = services().runtime.deliveries.get(delivery_id)

@@ -13,6 +13,7 @@ from marshmallow import Schema, fields, validate
 from api.auth import current_owner, require_operator, services
 from api.errors import ApiError
 from api.openapi import ApiBlueprint
+from api.rate_limits import charge_replay
 from api.request_hooks import request_id, success
 from api.schemas import envelope
 from tasks import operations
@@ -324,10 +325,11 @@ class DeadLetter(MethodView):
 class WebhookReplay(MethodView):
     """Sends a webhook again."""
 
-    @blueprint.fails("operators_only")
+    @blueprint.fails("operators_only", "rate_limited")
     @blueprint.response(200, envelope(DoneSchema))
     def post(self, webhook_id: str) -> dict[str, Any]:
         """Send a webhook again under its id, in any state."""
+        charge_replay()
         runtime, now = services().runtime, services().clock()
         outcome = _change(webhook_id, lambda each: operations.replay_delivery(runtime, each, now))
         _refuse("replayed", outcome, {"missing": "webhook_not_found"})

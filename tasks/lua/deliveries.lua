@@ -46,9 +46,6 @@ local function crowded(a)
     redis.call('ZREMRANGEBYSCORE', flight, '-inf', a.now)
   end
   redis.call('ZREMRANGEBYSCORE', SLOW_OWNERS, '-inf', a.now)
-  if redis.call('ZSCORE', IN_FLIGHT, a.id) then
-    return nil
-  end
   if redis.call('ZCARD', host_flight_key(a.owner, a.host)) >= tonumber(a.limit) then
     return -1
   end
@@ -82,6 +79,11 @@ commands.dispatch = function(a)
     return 0
   end
   local refused = crowded(a)
+  if redis.call('ZSCORE', IN_FLIGHT, a.id) then
+    -- Replayed during an attempt, which holds a thread: the next one begins once that has ended.
+    redis.call('ZADD', DELIVERIES_DUE, tonumber(a.now) + 0.5, a.id)
+    return 0
+  end
   if refused then
     return refused
   end
@@ -158,6 +160,9 @@ commands.record_attempt = function(a)
   end
   local lost = field(record, 'claim') ~= a.claim
   if lost and (a.state ~= 'delivered' or field(record, 'replay_due') == '1') then
+    if not field(record, 'claim') and not field(record, 'dispatched') then
+      leave_flight(a)
+    end
     return 'late'
   end
   redis.call('HDEL', record, 'claim', 'dispatched')
@@ -190,17 +195,20 @@ commands.drop = function(a)
   return 1
 end
 
--- Sends an event once more under its id, whatever its state, and also while an attempt runs.
+-- Sends an event once more under its id, whatever its state: after the attempt that runs, if one
+-- does. A message that waits for a worker serves for it.
 -- Arguments: id, now.  Returns 1, or 0 if there is no such delivery.
 commands.replay = function(a)
   local record = delivery_key(a.id)
   if redis.call('EXISTS', record) == 0 then
     return 0
   end
-  redis.call('HDEL', record, 'claim', 'dispatched')
+  redis.call('HDEL', record, 'claim')
   redis.call('HSET', record, 'state', 'pending', 'tries', 0, 'reason', '', 'replayed', 1, 'replay_due', 1)
   redis.call('ZREM', DELIVERIES_DEAD, a.id)
-  redis.call('ZADD', DELIVERIES_DUE, a.now, a.id)
+  if not field(record, 'dispatched') then
+    redis.call('ZADD', DELIVERIES_DUE, a.now, a.id)
+  end
   return 1
 end
 

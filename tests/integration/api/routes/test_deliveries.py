@@ -2,6 +2,7 @@
 
 import pytest
 
+from api.rate_limits import REPLAYS, Rate, take_tokens
 from tasks.webhooks.deliveries import DeliveryState
 from tests.support.api import Api
 from tests.support.submissions import PICTURE, data_of, form, refused_fields
@@ -36,6 +37,23 @@ def test_the_tasks_webhooks_are_listed_and_sent_again(shop: Api) -> None:
     assert row.state is DeliveryState.PENDING
     for number in ("0", "2", "9" * 4300):
         assert shop.error("POST", f"{path}/{number}/replay") == (404, "delivery_not_found")
+
+
+@pytest.mark.parametrize("by", ["its owner", "an operator"])
+def test_webhooks_are_sent_again_at_a_rate_of_their_own(api: Api, by: str) -> None:
+    shop = api.tenant("shop", rate_per_minute=5, webhook_url=PUBLIC, operator=by == "an operator")
+    task_id = shop.submit()
+    shop.finish(task_id)
+    (row,) = shop.runtime.deliveries.of(task_id)
+    owners = f"/api/v1/tasks/{task_id}/deliveries/1/replay"
+    path = owners if by == "its owner" else f"/api/v1/ops/webhooks/{row.id}/replay"
+    for _ in range(60):
+        take_tokens(shop.runtime.redis, row.owner, Rate(60), policy=REPLAYS)
+    refused = shop.post(path)
+    assert (refused.status_code, refused.get_json()["error"]["type"]) == (429, "rate_limited")
+    assert refused.headers["RateLimit-Policy"] == '"replays";q=60;w=60'
+    assert int(refused.headers["Retry-After"]) == 1
+    assert shop.submit(), "pictures have a bucket of their own"
 
 
 def test_an_owners_own_receiver_is_called_unless_a_task_names_another(api: Api) -> None:
