@@ -78,6 +78,8 @@ class Claim(StrEnum):
     MISSING = "missing"
     #: This worker failed to run it before: it is left to others.
     EXCLUDED = "excluded"
+    #: It is of another model than the worker's, and was handed back to its own model's workers.
+    OTHER_MODEL = "other_model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,6 +423,7 @@ class JobStore:
         *,
         token: str,
         worker: str,
+        model: str | None = None,
         respect_exclusion: bool = True,
     ) -> Turn:
         """Claim the job of a message's list whose owner's turn it is.
@@ -430,6 +433,7 @@ class JobStore:
             place: of the message; None claims the named job.
             token: see `lease_token`.
             worker: its name, for the record.
+            model: that the worker has loaded; None takes a job of any model.
             respect_exclusion: refuse a job that this worker failed to run before.
 
         Raises:
@@ -441,6 +445,7 @@ class JobStore:
             **_at(place),
             token=token,
             worker=worker,
+            model=model,
             lease_ms=_LEASE_MS,
             respect_exclusion=respect_exclusion,
             overdue=write_error(OVERDUE),

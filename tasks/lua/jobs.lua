@@ -623,6 +623,12 @@ local function claim(id, a)
     fail(id, a.now, a.overdue)
     return 'final'
   end
+  local model = get(id, 'model')
+  if a.model and model and model ~= a.model then
+    -- Sent again by the reconciler, to the queue of a worker that has the job's model.
+    postpone(id, a.now)
+    return 'other_model'
+  end
   if a.respect_exclusion and get(id, 'excluded_worker') == a.worker then
     return 'excluded'
   end
@@ -640,8 +646,10 @@ end
 -- Takes the lease of a queued job and counts the attempt, before the picture is touched. With a
 -- message it is the job of its list whose turn it is; without one, the job that is named.
 -- Arguments: id, token, worker, now, lease_ms, respect_exclusion (boolean), overdue (the error of
--- a job whose deadline has passed); list and number of the message that names the job.
--- Returns 'claimed', 'leased', 'final', 'missing' or 'excluded', and the job's id.
+-- a job whose deadline has passed); model (that the worker has loaded: a job of another one is
+-- handed back; none, from an earlier version: any); list and number of the message that names the
+-- job.
+-- Returns 'claimed', 'leased', 'final', 'missing', 'excluded' or 'other_model', and the job's id.
 commands.claim = function(a)
   local id = a.number and take_turn(job_of_message(a)) or a.id
   return {claim(id, a), id}

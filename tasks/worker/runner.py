@@ -214,13 +214,23 @@ class Runner:
 
     def _claim(self, task_id: str, place: Place | None, token: str) -> str | None:
         """Claim the job whose turn it is, and return its id; None if there is none to run."""
-        claim = partial(self.job_store.claim_next, task_id, place, token=token, worker=self.worker)
+        claim = partial(
+            self.job_store.claim_next,
+            task_id,
+            place,
+            token=token,
+            worker=self.worker,
+            model=self.model.name,
+        )
         turn = claim()
         if turn.claim is Claim.EXCLUDED:
             if self._others_can():
                 self._pass_on(turn.task_id, place, "went wrong here")
                 return None
             turn = claim(respect_exclusion=False)
+        if turn.claim is Claim.OTHER_MODEL:
+            _log.warning("job.handed_back", task_id=turn.task_id, model=self.model.name)
+            return None
         if turn.claim is not Claim.CLAIMED:
             _log.info("job.not_claimed", task_id=turn.task_id, reason=turn.claim.value)
             return None

@@ -17,8 +17,10 @@ from deploy.cli.main import app
 from deploy.client import ClientError, ServiceClient
 from tasks.jobs.job import Status
 from tasks.object_store import ObjectStore, original_key, results_prefix
+from tasks.runtime import Runtime
+from tests.support.jobs import make_job
 from tests.support.pictures import exif_orientation, picture_file
-from tests.support.service import RunningService, settings_of
+from tests.support.service import RunningService, eventually, settings_of
 
 
 def _open(data: bytes) -> Image.Image:
@@ -91,6 +93,20 @@ def test_a_job_that_runs_is_ended_and_leaves_nothing_that_it_made(
     else:
         job = service.job(task_id)
         assert (job.status, job.result_key) == (Status.CANCELED, None)
+
+
+def test_a_job_of_another_model_on_a_gpus_queue_goes_to_its_own_models_queue(
+    service: RunningService,
+) -> None:
+    job = make_job(model="birefnet-lite", queue="gpu.acceptance.0")
+    with Runtime(settings_of(service.env)) as runtime:
+        runtime.dispatcher.send(runtime.job_store.create(job).job)
+    own = "model.birefnet-lite"
+    eventually("sent again", lambda: service.job(job.task_id).queue == own)
+    waiting = service.job(job.task_id)
+    assert (waiting.status, waiting.attempts) == (Status.QUEUED, 0)
+    assert (waiting.crashes, waiting.losses) == (0, 0)
+    service.store.erase(job.task_id)
 
 
 def test_the_worker_parent_loads_no_model_library(service: RunningService) -> None:

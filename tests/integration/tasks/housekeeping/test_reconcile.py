@@ -14,6 +14,9 @@ from tasks.jobs.store import LAST_PAUSE_SECONDS, Claim, lease_token
 from tasks.redis_client import connect
 from tests.support.queues import AGING, OWN, SHARED, Queues, Taken
 
+#: The queue of a model that the worker of the queue `OWN` has not loaded.
+OTHER = "model.other"
+
 
 def _consistent(queues: Queues) -> None:
     """Each queued job is on the one list that its record names, or due; others are on none.
@@ -214,7 +217,10 @@ class Chance:
     def submit(self) -> None:
         queue, sent = self.random.choice((SHARED, SHARED, OWN)), self.random.random() < 0.8
         priority, owner = self.random.choice(list(Priority)), self.random.choice("xxxxyz")
-        self.jobs[self._queues.submit(priority, queue=queue, sent=sent, owner=owner)] = owner
+        # The worker of that GPU has another model by now.
+        other = {"model": "other"} if queue == OWN and self.random.random() < 0.3 else {}
+        job = self._queues.submit(priority, queue=queue, sent=sent, owner=owner, **other)
+        self.jobs[job] = owner
 
     def strike(self) -> None:
         self.random.choice(
@@ -257,8 +263,8 @@ class Chance:
         }
 
     def _pop(self) -> Taken | None:
-        priority, queue = self.random.choice(list(Priority)), self.random.choice((SHARED, OWN))
-        return self._queues.take(priority, queue)
+        queue = self.random.choice((SHARED, OWN, OTHER))
+        return self._queues.take(self.random.choice(list(Priority)), queue)
 
     def take(self) -> None:
         """Claim by a message; nobody has two turns on a list while another one waits there."""
@@ -267,9 +273,11 @@ class Chance:
             return
         waiting = self._waiting()
         self._forget_passed(waiting)
-        turn = self._queues.claim(taken, token)
+        model = "other" if taken.list_name.startswith(OTHER) else "u2netp"
+        turn = self._queues.claim(taken, token, model=model)
         if turn.claim is not Claim.CLAIMED:
             return
+        assert self._queues.job(turn.task_id).model == model
         self._held.append((turn.task_id, token, taken))
         if turn.task_id not in waiting:
             # It was due, and its message came all the same: that is a turn of its owner too.

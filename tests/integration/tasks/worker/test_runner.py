@@ -18,7 +18,7 @@ from inference.options import Options, OutputFormat
 from tasks import redis_keys
 from tasks.errors import QueueUnavailableError
 from tasks.jobs.job import Job, Status, new_task_id
-from tasks.jobs.store import JobStore
+from tasks.jobs.store import Claim, JobStore
 from tasks.object_store import ObjectStore, background_key, results_prefix
 from tasks.runtime import Runtime
 from tasks.settings import Settings
@@ -69,6 +69,21 @@ def test_a_job_runs_to_its_end(runner: Runner, task_id: str) -> None:
     assert done.foreground == {"top": 0, "left": 0, "width": 40, "height": 30}
     assert (done.coverage, done.full_width, done.full_height) == (1.0, 40, 30)
     assert runner.object_store.get(str(done.result_key))
+
+
+def test_a_job_of_another_model_is_handed_back_to_that_models_workers(
+    runner: Runner, redis: Redis
+) -> None:
+    job = make_job(model="other", queue="gpu.h.0")
+    runner.job_store.create(job)
+    with capture_logs() as lines:
+        returned = _run(runner, job.task_id)
+    assert (returned.status, returned.attempts) == (Status.QUEUED, 0)
+    assert (returned.crashes, returned.losses, runner.model.calls) == (0, 0, 0)
+    assert runner.job_store.due() == [job.task_id]
+    assert [line["event"] for line in lines] == ["job.handed_back"]
+    # A worker of an earlier version does not name its model.
+    assert runner.job_store.claim(job.task_id, token="t", worker=WORKER) is Claim.CLAIMED
 
 
 @pytest.mark.parametrize(("color", "answers"), [("red", True), ("#ff000000", False)])
