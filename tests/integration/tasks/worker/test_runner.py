@@ -71,9 +71,7 @@ def test_a_job_runs_to_its_end(runner: Runner, task_id: str) -> None:
     assert runner.object_store.get(str(done.result_key))
 
 
-def test_a_job_of_another_model_is_handed_back_to_that_models_workers(
-    runner: Runner, redis: Redis
-) -> None:
+def test_a_job_of_another_model_is_handed_back_to_that_models_workers(runner: Runner) -> None:
     job = make_job(model="other", queue="gpu.h.0")
     runner.job_store.create(job)
     with capture_logs() as lines:
