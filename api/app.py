@@ -7,6 +7,7 @@ from flask_swagger_ui import get_swaggerui_blueprint
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from api.auth import SERVICES_EXTENSION, install_auth
+from api.callers import TRUSTED_PROXIES
 from api.forms import StrictJsonProvider, install_bodies
 from api.openapi import EnvelopeApi
 from api.quotas import install_quota_headers
@@ -78,6 +79,7 @@ def _set_addresses(app: Flask, settings: ApiSettings) -> None:
     """Set where URLs come from: the public URL, else what trusted proxies say, else `Host`."""
     app.config[PUBLIC_ADDRESS] = settings.public_address
     proxies = settings.trusted_proxies
+    app.config[TRUSTED_PROXIES] = proxies
     if proxies:
         fixed = ProxyFix(
             app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies, x_prefix=proxies

@@ -9,11 +9,11 @@ from typing import Final, cast
 
 from flask import Flask, current_app, g, request
 
+from api.callers import OWNER, given_key
 from api.errors import ApiError
 from api.origins import host_name, is_loopback, is_own_page, refuse_foreign_pages
 from api.services import Services
 from api.settings import ApiSettings
-from api.wsgi_bridge import OWNER, given_key
 from tasks.api_keys import ANONYMOUS, ApiKeys, Owner
 from tasks.errors import QueueUnavailableError, SettingsError
 from tasks.jobs.batches import Batch

@@ -5,7 +5,8 @@ from typing import Final
 
 from flask import Response, request
 
-from api.auth import current_owner, services
+from api.auth import services
+from api.callers import current_caller
 from api.errors import ApiError
 from tasks.errors import ObjectNotFoundError
 
@@ -44,8 +45,8 @@ def download(chunks: Callable[[], Iterable[bytes]], media_type: str) -> Response
     answer = Response(content_type=media_type)
     if request.method == "HEAD":
         return answer
-    places, owner = services().downloads, current_owner().id
-    if not places.take(owner):
+    places, caller = services().downloads, current_caller()
+    if not places.take(caller):
         raise ApiError(
             "too_many_downloads",
             f"{places.share} downloads of yours may run at once, and fewer while many others do; "
@@ -55,8 +56,8 @@ def download(chunks: Callable[[], Iterable[bytes]], media_type: str) -> Response
     try:
         answer.response = chunks()
     except BaseException:
-        places.give_back(owner)
+        places.give_back(caller)
         raise
     # Called also for an answer of which nothing was read.
-    answer.call_on_close(lambda: places.give_back(owner))
+    answer.call_on_close(lambda: places.give_back(caller))
     return answer

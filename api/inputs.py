@@ -8,6 +8,7 @@ from typing import Any, BinaryIO, Final, cast
 
 from flask import g, has_app_context
 
+from api.callers import current_caller
 from api.errors import ApiError
 from api.long_texts import LongText, decode_base64
 from api.places import Places
@@ -121,7 +122,7 @@ _FILE_FIELDS: Final = frozenset({"image", "background_image"})
 _MEMORY_BYTES: Final = 2**19
 #: Time limit of one fetch with its DNS lookups and redirects: a client is waiting.
 _FETCH_SECONDS: Final = 20.0
-#: Pictures that one process fetches by their address at once, half of them for one owner. Each
+#: Pictures that one process fetches by their address at once, half of them for one caller. Each
 #: holds a thread for as long as a slow site likes.
 FETCHES: Final = 32
 #: When a request whose picture was not fetched for the number of others may be sent again.
@@ -182,7 +183,7 @@ class ImageInputs:
         self.quotas.require_room(owner, reserved=self.reserved)
         if name == "upload_id":
             return self._fetch_upload(name, text, owner)
-        return self._fetch(name, text, owner)
+        return self._fetch(name, text)
 
     def _fetch_upload(self, name: str, upload_id: str, owner: Owner) -> InputFile:
         """Copy an upload into a temporary file: whoever judges it may read it to and fro."""
@@ -211,10 +212,10 @@ class ImageInputs:
         stream.seek(0)
         return InputFile(stream, length)
 
-    def _fetch(self, name: str, url: str, owner: Owner) -> InputFile:
+    def _fetch(self, name: str, url: str) -> InputFile:
         stream = spool()
         try:
-            with self.fetches.hold(owner.id) as placed:
+            with self.fetches.hold(current_caller()) as placed:
                 if not placed:
                     raise self._too_many_fetches(name)
                 fetched = self.http_client.fetch(

@@ -1,4 +1,4 @@
-"""Rate limits: a token bucket for each owner and policy, and the `RateLimit` headers."""
+"""Rate limits: a token bucket for each caller and policy, and the `RateLimit` headers."""
 
 import math
 from contextlib import suppress
@@ -9,6 +9,7 @@ from flask import Flask, Response, g
 from redis import Redis
 
 from api.auth import current_owner, services
+from api.callers import current_caller
 from api.errors import ApiError
 from tasks import redis_client, redis_keys
 from tasks.errors import QueueUnavailableError
@@ -122,15 +123,15 @@ def consume(
             return None
         rate = Rate(owner.rate_per_minute)
     g.allowance = take_tokens(
-        services().runtime.redis, owner.id, rate, cost=cost, policy=policy, spent=spent
+        services().runtime.redis, current_caller(), rate, cost=cost, policy=policy, spent=spent
     )
     return cast("RateLimitResult", g.allowance)
 
 
 def take_tokens(
-    client: Redis, owner_id: str, rate: Rate, *, cost: float = 1, policy: str, spent: float = 0
+    client: Redis, caller: str, rate: Rate, *, cost: float = 1, policy: str, spent: float = 0
 ) -> RateLimitResult:
-    """Take `cost` tokens from an owner's bucket, all of them or none; below 0, give them back.
+    """Take `cost` tokens from a caller's bucket, all of them or none; below 0, give them back.
 
     A request that costs more than the quota passes only with a full bucket, and leaves a debt: so
     many tokens have to refill before the next request passes. A request that takes its tokens one
@@ -143,7 +144,7 @@ def take_tokens(
         answer = redis_client.PRIMITIVES.run(
             client,
             "token_bucket",
-            key=redis_keys.rate_key(owner_id, policy),
+            key=redis_keys.rate_key(caller, policy),
             quota=rate.quota,
             seconds=rate.seconds,
             cost=cost,

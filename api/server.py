@@ -18,7 +18,9 @@ from typing import Any, Final
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn_worker import UvicornWorker
 
+from api.callers import client_network
 from api.inputs import FETCHES
+from api.settings import ApiSettings
 from api.submission import LOOKUPS
 from api.waiting import WAITING_REQUESTS
 from api.wsgi_bridge import CONNECTION, SEND_SECONDS, WsgiBridge
@@ -84,6 +86,14 @@ class ConnectionTable:
                 return
 
 
+def connection_table(limit: int, proxies: int) -> ConnectionTable:
+    """Return a process's table; behind trusted proxies, these bound the connections of an address.
+
+    All connections are theirs then.
+    """
+    return ConnectionTable(limit, limit if proxies else min(limit, MAX_CONNECTIONS_PER_ADDRESS))
+
+
 class Connection(H11Protocol):
     """One connection, with a bound on the time and the size of each request's head."""
 
@@ -97,7 +107,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         """Begin to wait for the first request."""
         super().connection_made(transport)
-        self.address = self.client[0] if self.client else ""
+        self.address = client_network(self.client[0]) if self.client else ""
         self._table.add(self)
         self._await_head()
 
@@ -183,7 +193,8 @@ class ApiWorker(UvicornWorker):  # type: ignore[misc] # it publishes no types
     """A process of the API under gunicorn."""
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - gunicorn's
-        table = ConnectionTable(_raise_connection_limit(), MAX_CONNECTIONS_PER_ADDRESS)
+        proxies = ApiSettings.load().trusted_proxies
+        table = connection_table(_raise_connection_limit(), proxies)
         self.CONFIG_KWARGS = {
             "loop": "asyncio",
             "http": partial(Connection, table=table),

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
-from flask import g, has_app_context
-
+from api.callers import current_caller
 from api.circuit_breaker import BreakerPool, BreakerRedis, CircuitBreaker
 from api.idempotency import IdempotencyGuard, ReservationKeeper
 from api.inputs import ImageInputs
@@ -24,11 +23,6 @@ from tasks.runtime import Runtime
 DOWNLOADS: Final = 256
 #: Longest that a job's message may take while its caller waits; the reconciler sends it otherwise.
 _SENDING_SECONDS: Final = 3.0
-
-
-def _caller() -> str:
-    """Return the id of the owner whose request this thread handles."""
-    return g.owner.id if has_app_context() and "owner" in g else ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +51,7 @@ class Services:
             redis=BreakerRedis.connect(settings.redis_url.get_secret_value(), CircuitBreaker()),
             celery_app=create_celery(settings, socket_timeout=_SENDING_SECONDS),
             object_store=ObjectStore.from_settings(
-                settings, BreakerPool(CircuitBreaker(), _caller)
+                settings, BreakerPool(CircuitBreaker(), current_caller)
             ),
         )
         return cls(settings, runtime, TaskWaiter(runtime))

@@ -6,6 +6,7 @@ from typing import Final
 
 import structlog
 
+from api.callers import current_caller
 from api.errors import ApiError
 from api.file_names import safe_stem
 from api.idempotency import IdempotencyGuard, Reservation
@@ -43,7 +44,7 @@ from tasks.object_store import background_key, original_key
 from tasks.runtime import Runtime
 from tasks.tracing import current_traceparent, span
 
-#: Hosts of webhooks that one process looks up at once, half of them for one owner. Each holds a
+#: Hosts of webhooks that one process looks up at once, half of them for one caller. Each holds a
 #: thread for as long as the host's name server likes.
 LOOKUPS: Final = 16
 
@@ -134,7 +135,7 @@ class SubmissionService:
             return owner.webhook_url
         guard = self.runtime.url_guard
         try:
-            with self.lookups.hold(owner.id) as placed:
+            with self.lookups.hold(current_caller()) as placed:
                 (guard if placed else guard.without_lookups()).check(url)
         except UrlUnreachableError:
             # The name may resolve by the time of the webhook; each attempt checks again.

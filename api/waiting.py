@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from flask import Request
 
+from api.callers import current_caller
 from api.errors import ApiError
 from api.places import Places
 from tasks.errors import QueueUnavailableError
@@ -19,7 +20,7 @@ from tasks.runtime import Runtime
 _LOOK_SECONDS: Final = 0.5
 #: A stream looks up positions so seldom that each of its queued tasks costs one in this time.
 _POSITION_SECONDS: Final = 0.1
-#: Requests of one process that may wait for a task's end at once, half of them of one owner. Each
+#: Requests of one process that may wait for a task's end at once, half of them of one caller. Each
 #: holds a thread, and there are more threads.
 WAITING_REQUESTS: Final = 128
 
@@ -82,7 +83,7 @@ class TaskWaiter:
             The job then, None if it was erased; and whether there was a place to wait in.
         """
         deadline = time.monotonic() + seconds
-        with self.places.hold(job.owner) as placed:
+        with self.places.hold(current_caller()) as placed:
             if not placed:
                 return job, False
             with self.runtime.watcher.watch(job.task_id) as wait:
@@ -105,7 +106,7 @@ class TaskWaiter:
     def events(self, job: Job, render: Render) -> Iterator[str]:
         """Yield an event for a job's present state and for each later one, until it is final.
 
-        While its owner has no place to wait in, the present state is the only one. The caller must
+        While its caller has no place to wait in, the present state is the only one. The caller must
         close the iterator, which gives its place back.
 
         Args:
@@ -116,7 +117,7 @@ class TaskWaiter:
         yield _event(job, render)
         if job.status.final:
             return
-        with self.places.hold(job.owner) as placed:
+        with self.places.hold(current_caller()) as placed:
             if not placed:
                 # An error would end the connection for good; after this a browser comes again.
                 yield ": too many requests of yours wait\n\n"
@@ -147,7 +148,7 @@ class TaskWaiter:
     def events_of(self, jobs: Sequence[Job], render: Render) -> Iterator[str]:
         """Yield an event for the present state of each job and for each later one or new position.
 
-        The stream ends once all are final, or erased. While their owner has no place to wait in,
+        The stream ends once all are final, or erased. While their caller has no place to wait in,
         the present states are the only ones. The caller must close the iterator.
 
         Args:
@@ -160,7 +161,7 @@ class TaskWaiter:
         left = [each.task_id for each in jobs if not each.status.final]
         if not left:
             return
-        with self.places.hold(jobs[0].owner) as placed:
+        with self.places.hold(current_caller()) as placed:
             if not placed:
                 yield ": too many requests of yours wait\n\n"
                 return

@@ -14,10 +14,10 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -31,6 +31,8 @@ import structlog
 from flask import Flask, Request, Response, request
 from werkzeug.routing import MapAdapter
 
+from api.callers import OWNER, TRUSTED_PROXIES, caller_of, client_address, client_network, given_key
+from api.places import Turns
 from tasks.api_keys import ANONYMOUS, Owner
 from tasks.capacity import FREE_BYTES
 from tasks.uploads.store import PART_BYTES
@@ -50,8 +52,7 @@ REFUSAL: Final = "rmbg.refusal"
 ANNOUNCED: Final = "rmbg.announced"
 #: Set while more parts follow: what the application answers is not the request's answer.
 INTERMEDIATE: Final = "rmbg.intermediate"
-#: The owner and the id of the request, once the head was judged.
-OWNER: Final = "rmbg.owner"
+#: The id of the request, once the head was judged.
 REQUEST_ID: Final = "rmbg.request_id"
 #: The context of the request's variables, whichever threads it runs in.
 _CONTEXT: Final = "rmbg.context"
@@ -265,59 +266,16 @@ class BodyShares:
                 del self._held[caller]
 
 
-class _Turns:
-    """Lets each caller have at most so many threads; its other requests wait, without one."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._running: Counter[str] = Counter()
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
-
-    @asynccontextmanager
-    async def turn(self, caller: str) -> AsyncIterator[None]:
-        """Wait for a turn of a caller, and hold it for the time of the block."""
-        if self._running[caller] < self._limit:
-            self._running[caller] += 1
-        else:
-            await self._wait(caller)
-        try:
-            yield
-        finally:
-            self._pass_on(caller)
-
-    async def _wait(self, caller: str) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(caller, deque()).append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if not turn.cancelled():
-                self._pass_on(caller)
-            raise
-
-    def _pass_on(self, caller: str) -> None:
-        """Give a turn to the caller's request that has waited longest, if one does."""
-        waiting = self._waiting.get(caller, deque())
-        while waiting:
-            turn = waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._waiting.pop(caller, None)
-        self._running[caller] -= 1
-        if not self._running[caller]:
-            del self._running[caller]
-
-
 class WsgiBridge:
-    """An ASGI application that runs a WSGI application in threads, half of them for one caller."""
+    """An ASGI application that runs a WSGI application in threads, which callers share."""
 
     def __init__(self, application: Flask, *, threads: int) -> None:
         self._application = application
-        self._turns = _Turns(threads // 2)
-        self._health_turns = _Turns(_HEALTH_THREADS // 2)
+        self._proxies: int = application.config.get(TRUSTED_PROXIES, 0)
+        self._turns = Turns(threads)
+        self._health_turns = Turns(_HEALTH_THREADS)
         # The owners by the keys that were let in, the latest ones.
-        self._owners: OrderedDict[str, str] = OrderedDict()
+        self._owners: OrderedDict[str, Owner] = OrderedDict()
         self.body_shares = BodyShares()
         self._threads = ThreadPoolExecutor(threads, "request")
         self._health_threads = ThreadPoolExecutor(_HEALTH_THREADS, "health")
@@ -361,24 +319,22 @@ class WsgiBridge:
         run = partial(environ[_CONTEXT].run, function)
         in_thread = asyncio.get_running_loop().run_in_executor
         if environ["PATH_INFO"].startswith(_HEALTH_PATHS):
-            async with self._health_turns.turn(environ["REMOTE_ADDR"]):
+            address = client_network(client_address(environ, self._proxies))
+            async with self._health_turns.turn(address):
                 return await in_thread(self._health_threads, run)
         async with self._turns.turn(self.caller(environ)):
             return await in_thread(self._threads, run)
 
     def caller(self, environ: Environ) -> str:
-        """Return what tells callers apart: the owner of a key that was let in, else the address.
-
-        Nobody gets more by other spellings of a key, or by keys that nobody has.
-        """
-        owner = self._owners.get(given_key(environ) or "")
-        return f"of {owner}" if owner else f"from {environ['REMOTE_ADDR']}"
+        """Return what tells callers apart; a key that was let in before is known by its head."""
+        known = self._owners.get(given_key(environ) or "")
+        return caller_of({OWNER: known, **environ} if known else environ, self._proxies)
 
     def _note_owner(self, environ: Environ) -> None:
         """Remember the owner of a request's key, if the application has let it in."""
-        key, owner = given_key(environ), cast("Owner | None", environ.get(OWNER))
-        if key and owner and owner.id != ANONYMOUS.id:
-            self._owners[key] = owner.id
+        key, owner = given_key(environ), cast("Owner", environ.get(OWNER, ANONYMOUS))
+        if key and not owner.anonymous:
+            self._owners[key] = owner
             self._owners.move_to_end(key)
             if len(self._owners) > _KNOWN_KEYS:
                 self._owners.popitem(last=False)
@@ -520,14 +476,6 @@ class _Exchange:
             self.connection.abort()
             return False
         return True
-
-
-def given_key(environ: Mapping[str, Any]) -> str | None:
-    """Return the key that a request carries in either header; an empty one counts as none."""
-    given = str(environ.get("HTTP_X_API_KEY", "")).strip()
-    scheme, _, token = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
-    bearer = token.strip() if scheme.lower() == "bearer" else ""
-    return given or bearer or None
 
 
 def _spool() -> Any:  # noqa: ANN401 - the class is private to tempfile

@@ -158,9 +158,9 @@ def owner_key(owner_id: str) -> str:
     return f"{PREFIX}owner:{owner_id}"
 
 
-def rate_key(owner_id: str, policy: str) -> str:
-    """An owner's token bucket under a policy, a hash that expires."""
-    return f"{PREFIX}rate:{policy}:{owner_id}"
+def rate_key(caller: str, policy: str) -> str:
+    """A caller's token bucket under a policy, a hash that expires."""
+    return f"{PREFIX}rate:{policy}:{caller}"
 
 
 # Quotas

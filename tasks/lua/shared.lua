@@ -21,7 +21,7 @@
 -- rmbg:webhooks:gone:<owner>      zset   an owner's targets that answered 410, by time   30 days
 -- rmbg:retention:clock            hash   the sweeper's last pass, since when the clock is doubted none
 -- rmbg:idempotency:<digest>       string which task an Idempotency-Key stands for        24 h
--- rmbg:rate:<policy>:<owner>      hash   a token bucket: tokens `left` at the time `at`  when full
+-- rmbg:rate:<policy>:<caller>     hash   a token bucket: tokens `left` at the time `at`  when full
 -- rmbg:keys                       hash   an owner's id by the SHA-256 of its key         none
 -- rmbg:owner:<id>                 hash   an owner, and the SHA-256 of its key            none
 -- rmbg:upload:<id>                hash   the record of a resumable upload                its own

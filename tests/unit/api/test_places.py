@@ -1,8 +1,11 @@
-"""Shares of places: no owner has all of them, and no number of busy ones leaves a new one none."""
+"""Shares of places: no caller has all of them, and busy ones leave a new one some."""
+
+import asyncio
+from asyncio import Event, Task
 
 import pytest
 
-from api.places import Places
+from api.places import Places, Turns
 
 
 @pytest.mark.parametrize(
@@ -29,3 +32,74 @@ def test_a_place_is_given_back_with_the_end_of_its_block() -> None:
     for _ in range(3):
         with places.hold("a") as first, places.hold("a") as second:
             assert (first, second) == (True, False)
+
+
+class Crowd:
+    """Tasks of an event loop that each hold a place until they are told to end."""
+
+    def __init__(self, number: int) -> None:
+        self.turns = Turns(number)
+        self.running: list[tuple[str, Event]] = []
+        self.tasks: list[tuple[str, Task[None]]] = []
+
+    async def come(self, callers: str) -> str:
+        """Have these callers ask for places; return all that run, in order."""
+        self.tasks += [(each, asyncio.ensure_future(self._hold(each))) for each in callers]
+        return await self.settled()
+
+    async def go(self, callers: str) -> str:
+        """Have one running task of each of these callers end; return all that run."""
+        for caller in callers:
+            found = next(each for each in self.running if each[0] == caller)
+            self.running.remove(found)
+            found[1].set()
+            await self.settled()
+        return await self.settled()
+
+    async def settled(self) -> str:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return "".join(caller for caller, _ in self.running)
+
+    async def _hold(self, caller: str) -> None:
+        async with self.turns.turn(caller):
+            end = Event()
+            self.running.append((caller, end))
+            await end.wait()
+
+
+def test_two_callers_who_ask_for_all_places_leave_some_to_others_and_all_take_turns() -> None:
+    async def crowd() -> None:
+        places = Crowd(8)
+        assert await places.come("a" * 20 + "b" * 20) == "aaaabb"
+        assert await places.come("cccd") == "aaaabbcd"
+        # The latest one comes before those that wait and have some.
+        assert await places.come("e") == "aaaabbcd"
+        assert await places.go("a") == "aaabbcde"
+        assert await places.go("cde") == "aaabbc"
+        assert await places.go("b") == "aaabca"
+        assert await places.go("b") == "aaacab"
+        assert await places.go("c") == "aaaabc"
+
+    asyncio.run(crowd())
+
+
+def test_a_place_that_was_given_to_one_who_no_longer_waits_goes_to_the_next() -> None:
+    async def crowd() -> None:
+        places = Crowd(2)
+        assert await places.come("aab") == "ab"
+        given_up = places.tasks[1][1]
+        given_up.cancel()
+        await places.settled()
+        assert await places.come("a") == "ab"
+        assert await places.go("a") == "ba"
+        # Canceled in the same moment as its turn comes.
+        assert await places.come("aa") == "ba"
+        places.running[1][1].set()
+        places.tasks[4][1].cancel()
+        places.running.pop()
+        assert await places.settled() == "ba"
+        assert await places.go("ba") == ""
+        assert await places.come("bb") == "b"
+
+    asyncio.run(crowd())

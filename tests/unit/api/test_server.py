@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from uvicorn.config import Config
@@ -10,7 +11,7 @@ from uvicorn.server import ServerState
 
 from api import server
 from api.circuit_breaker import REDIS_CONNECTIONS, BreakerRedis, CircuitBreaker
-from api.server import _THREADS, Connection, ConnectionTable
+from api.server import _THREADS, Connection, ConnectionTable, connection_table
 
 
 @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
@@ -43,6 +44,17 @@ def test_a_connection_with_an_unread_answer_is_closed(
         listening.close()
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize(("proxies", "closed"), [(0, 1), (1, 0)])
+def test_the_connections_of_trusted_proxies_are_not_those_of_one_address(
+    monkeypatch: pytest.MonkeyPatch, proxies: int, closed: int
+) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS_PER_ADDRESS", 3)
+    table, connections = connection_table(10, proxies), [Mock(address="a") for _ in range(4)]
+    for each in connections:
+        table.add(each)
+    assert [each.abort.call_count for each in connections] == [closed, 0, 0, 0]
 
 
 def test_each_thread_can_have_a_connection_to_redis() -> None:

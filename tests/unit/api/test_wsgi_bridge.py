@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from flask import Flask, Response, request
 
-from api.wsgi_bridge import CONNECTION, OWNER, BodyReader, BodyShares, End, WsgiBridge, given_key
+from api.callers import OWNER, TRUSTED_PROXIES, given_key
+from api.wsgi_bridge import CONNECTION, BodyReader, BodyShares, End, WsgiBridge
 from tasks.api_keys import Owner
 from tasks.capacity import FREE_BYTES
 
@@ -19,6 +20,7 @@ _GB = 2**30
 def _app() -> Flask:
     """Make an application that knows the owners of the keys `a` and `b`."""
     app = Flask(__name__)
+    app.config[TRUSTED_PROXIES] = 1
 
     @app.before_request
     def identify() -> None:
@@ -65,6 +67,8 @@ def _scope(path: str, address: str = "127.0.0.1", **headers: str) -> dict[str, A
         [{"authorization": "Bearer a"}, {"x_api_key": "a"}],
         [{"x_api_key": f"guessed {number}"} for number in range(20)],
         [{"authorization": f"Basic {number}"} for number in range(20)],
+        [{"x_forwarded_for": f"192.0.2.{number}, 192.0.2.1"} for number in range(20)],
+        [{"x_forwarded_for": f"2001:db8::{number}"} for number in range(20)],
     ],
 )
 def test_a_caller_whose_requests_are_slow_leaves_threads_to_others(
@@ -90,6 +94,7 @@ def test_a_caller_whose_requests_are_slow_leaves_threads_to_others(
         others += [
             await _ask(bridge, "/quick", x_api_key="b"),
             await _ask(bridge, "/quick", address="127.0.0.2"),
+            await _ask(bridge, "/quick", x_forwarded_for="192.0.2.2"),
         ]
         # One that waits for a turn may be given up; its turn goes to the next.
         slow.pop().cancel()
@@ -98,7 +103,7 @@ def test_a_caller_whose_requests_are_slow_leaves_threads_to_others(
         return others + await asyncio.gather(*slow)
 
     with WsgiBridge(app, threads=_THREADS) as bridge:
-        assert asyncio.run(crowd(bridge)) == [200] * 23
+        assert asyncio.run(crowd(bridge)) == [200] * 24
 
 
 def test_one_address_leaves_a_thread_for_health_checks_to_others() -> None:
