@@ -9,7 +9,7 @@
 -- next attempt, or when its message or its claim lapses.
 
 local IN_FLIGHT = P .. 'webhooks:in_flight'
-local SLOW_IN_FLIGHT = P .. 'webhooks:in_flight_slow'
+local LONG_IN_FLIGHT = P .. 'webhooks:in_flight_slow'
 local SLOW_OWNERS = P .. 'webhooks:slow_owners'
 local function owner_flight_key(owner) return IN_FLIGHT .. ':' .. owner end
 local function host_flight_key(owner, host) return IN_FLIGHT .. ':' .. owner .. '@' .. host end
@@ -17,15 +17,22 @@ local function breaker_key(owner, host) return P .. 'webhooks:host:' .. owner ..
 
 -- The sets that count a delivery of an owner to a host while it is in flight.
 local function flights(a)
-  return {IN_FLIGHT, owner_flight_key(a.owner), host_flight_key(a.owner, a.host), SLOW_IN_FLIGHT}
+  return {IN_FLIGHT, owner_flight_key(a.owner), host_flight_key(a.owner, a.host), LONG_IN_FLIGHT}
 end
 
 local function is_slow(owner) return redis.call('ZSCORE', SLOW_OWNERS, owner) end
 
--- Notes that a delivery is with the queue or a worker until `lapse`.
-local function enter_flight(a)
+-- How many deliveries of slow owners, or of the others, may be in flight with their full time: those
+-- of the slow ones half of the threads. The other threads so become free within seconds, however
+-- many owners turn slow at once.
+local function long_room(a, slow)
+  return math.floor(a.threads / (slow and 2 or 4)) - redis.call('ZCARD', LONG_IN_FLIGHT)
+end
+
+-- Notes that a delivery is with the queue or a worker until `lapse`, `long` with its full time.
+local function enter_flight(a, long)
   for _, flight in ipairs(flights(a)) do
-    if flight ~= SLOW_IN_FLIGHT or is_slow(a.owner) then
+    if flight ~= LONG_IN_FLIGHT or long then
       redis.call('ZADD', flight, a.lapse, a.id)
       redis.call('EXPIRE', flight, 60)
     end
@@ -40,7 +47,7 @@ end
 
 -- Why one more delivery may not be in flight: -1 if its owner has enough of them to that host, -2 if
 -- its owner has as many as it leaves threads to all others; nil if it may. All owners whose receivers
--- were slow lately share half of the threads, so that however many they are, the rest is free.
+-- were slow lately share the deliveries with their full time.
 local function crowded(a)
   for _, flight in ipairs(flights(a)) do
     redis.call('ZREMRANGEBYSCORE', flight, '-inf', a.now)
@@ -51,7 +58,7 @@ local function crowded(a)
   end
   local free = tonumber(a.threads) - redis.call('ZCARD', IN_FLIGHT)
   if is_slow(a.owner) then
-    free = math.min(free, math.floor(a.threads / 2) - redis.call('ZCARD', SLOW_IN_FLIGHT))
+    free = math.min(free, long_room(a, true))
   end
   return redis.call('ZCARD', owner_flight_key(a.owner)) >= free and -2 or nil
 end
@@ -90,7 +97,7 @@ commands.dispatch = function(a)
   local dispatches = redis.call('HINCRBY', delivery_key(a.id), 'dispatches', 1)
   redis.call('HSET', delivery_key(a.id), 'dispatched', a.now)
   redis.call('ZADD', DELIVERIES_DUE, a.lapse, a.id)
-  enter_flight(a)
+  enter_flight(a, is_slow(a.owner))
   return dispatches
 end
 
@@ -107,7 +114,9 @@ end
 
 -- Claims a dispatched delivery for one attempt; a message that comes twice finds it claimed. If
 -- the worker dies, it is due again at `lapse`.
--- Arguments: id, owner, host, claim, lapse.  Returns 1 if it was claimed.
+-- Arguments: id, owner, host, claim, now, lapse, short_lapse (of an attempt without its full time),
+-- threads.
+-- Returns 0, 1 if it was claimed for a short attempt, 2 if it was with its full time.
 commands.claim = function(a)
   local record = delivery_key(a.id)
   if field(record, 'state') ~= 'pending' or redis.call('HDEL', record, 'dispatched') == 0 then
@@ -115,15 +124,29 @@ commands.claim = function(a)
   end
   redis.call('HSET', record, 'claim', a.claim)
   redis.call('HDEL', record, 'replay_due')
+  redis.call('ZREMRANGEBYSCORE', LONG_IN_FLIGHT, '-inf', a.now)
+  local long = redis.call('ZSCORE', LONG_IN_FLIGHT, a.id) or long_room(a, is_slow(a.owner)) > 0
+  if not long then
+    a.lapse = a.short_lapse
+  end
   redis.call('ZADD', DELIVERIES_DUE, a.lapse, a.id)
-  enter_flight(a)
-  return 1
+  enter_flight(a, long)
+  return long and 2 or 1
 end
 
--- Gives a claim up without an attempt: the delivery is due now.
--- Arguments: id, owner, host, claim, now.  Returns 1, or 0 if the claim was lost.
+local function note_slow(a)
+  if a.slow_until then
+    redis.call('ZADD', SLOW_OWNERS, a.slow_until, a.owner)
+    redis.call('EXPIRE', SLOW_OWNERS, 3600)
+  end
+end
+
+-- Gives a claim up without an outcome: the delivery is due at `now`.
+-- Arguments: id, owner, host, claim, now, slow_until (see `record_attempt`).
+-- Returns 1, or 0 if the claim was lost.
 commands.release = function(a)
   local record = delivery_key(a.id)
+  note_slow(a)
   if field(record, 'claim') ~= a.claim then
     return 0
   end
@@ -143,10 +166,7 @@ end
 commands.record_attempt = function(a)
   local record = delivery_key(a.id)
   count('webhook:' .. a.outcome)
-  if a.slow_until then
-    redis.call('ZADD', SLOW_OWNERS, a.slow_until, a.owner)
-    redis.call('EXPIRE', SLOW_OWNERS, 3600)
-  end
+  note_slow(a)
   if redis.call('EXISTS', record) == 0 then
     redis.call('ZREM', DELIVERIES_DUE, a.id)
     return 'missing'

@@ -13,7 +13,7 @@
 -- rmbg:deliveries:due             zset   pending deliveries by the time to dispatch them none
 -- rmbg:deliveries:dead            zset   deliveries given up, by the time of that        none
 -- rmbg:webhooks:in_flight         zset   dispatched deliveries, by their lapse           60 s
--- rmbg:webhooks:in_flight_slow    zset   those of slow owners                            60 s
+-- rmbg:webhooks:in_flight_slow    zset   those whose attempt has its full time           60 s
 -- rmbg:webhooks:slow_owners       zset   owners, by when they count as slow no more      1 h
 -- rmbg:webhooks:in_flight:<owner> zset   an owner's of them                              60 s
 -- rmbg:webhooks:in_flight:<owner>@<host>  zset  an owner's of them to a host             60 s

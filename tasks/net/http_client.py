@@ -135,7 +135,7 @@ class HttpClient:
         """
         deadline = Deadline(seconds)
         for _ in range(_MAX_REDIRECTS + 1):
-            target = self.guard.check(url)
+            target = self._check(url, deadline)
             headers = {"Accept": _ACCEPTED_PICTURES}
             with self._answer("GET", target, deadline, headers=headers) as answer:
                 if answer.status not in _REDIRECT_STATUSES:
@@ -158,11 +158,18 @@ class HttpClient:
         Raises:
             OutboundRequestError: no response came in time.
         """
-        target = self.guard.check(url)
+        target = self._check(url, deadline)
         with self._answer("POST", target, deadline, body, headers) as answer:
             beginning = _read_start(answer, _MAX_ANSWER_BYTES)
             deadline.check()
             return HttpResponse(answer.status, beginning, answer.headers.get("Retry-After"))
+
+    def _check(self, url: str, deadline: Deadline) -> PinnedTarget:
+        try:
+            return self.guard.check(url, seconds=deadline.left())
+        except UrlUnreachableError:
+            deadline.check()
+            raise
 
     @contextmanager
     def _answer(

@@ -2,7 +2,9 @@
 
 import re
 import socket
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
@@ -14,6 +16,9 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 #: Looks up the addresses of a host and port, in the order to try; raises OSError.
 Resolver = Callable[[str, int], Sequence[str]]
+
+#: Longest that a name may take to be looked up.
+LOOKUP_SECONDS: Final = 5.0
 
 #: Special-purpose networks of the IANA registries that `ipaddress` does not call private or
 #: reserved in every supported Python.
@@ -173,16 +178,20 @@ class UrlGuard:
     allow: AllowList
     resolve: Resolver = resolve
 
-    def check(self, url: str) -> PinnedTarget:
+    def check(self, url: str, *, seconds: float = LOOKUP_SECONDS) -> PinnedTarget:
         """Check a URL and pin its addresses: later lookups cannot change where it leads.
+
+        Args:
+            url: to be called.
+            seconds: time for the lookup, `LOOKUP_SECONDS` at most.
 
         Raises:
             UrlNotAllowedError: it is malformed, or its host is not public.
-            UrlUnreachableError: its host has no address.
+            UrlUnreachableError: its host has no address, or none was found in time.
         """
         parts = _split(url)
         host, port = _host(parts), _port(parts)
-        addresses = self._addresses(host, port)
+        addresses = self._addresses(host, port, min(seconds, LOOKUP_SECONDS))
         path = quote(parts.path or "/", safe=_SAFE) + (
             f"?{quote(parts.query, safe=_SAFE)}" if parts.query else ""
         )
@@ -192,9 +201,10 @@ class UrlGuard:
         """Return a guard for which no name has an address; all else is checked."""
         return replace(self, resolve=lambda _host, _port: ())
 
-    def _addresses(self, host: str, port: int) -> tuple[str, ...]:
+    def _addresses(self, host: str, port: int, seconds: float) -> tuple[str, ...]:
         """Look a host up, and return its addresses if all of them may be called."""
-        found = (host,) if parse_address(host) is not None else self._look_up(host, port)
+        known = parse_address(host) is not None
+        found = (host,) if known else self._look_up(host, port, seconds)
         if not self.allow.host(host):
             for text in found:
                 # Only link-local addresses have a zone ("%eth0"), which does not parse.
@@ -206,11 +216,23 @@ class UrlGuard:
                     )
         return found
 
-    def _look_up(self, host: str, port: int) -> tuple[str, ...]:
+    def _look_up(self, host: str, port: int, seconds: float) -> tuple[str, ...]:
+        """Look a host up, in a thread of its own: the system's name service knows no deadline."""
+        answer = Future[Sequence[str]]()
+
+        def look_up() -> None:
+            try:
+                answer.set_result(self.resolve(host, port))
+            except (OSError, UnicodeError):
+                answer.set_result(())
+            except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+                answer.set_exception(error)
+
+        threading.Thread(target=look_up, name="lookup", daemon=True).start()
         try:
-            found = tuple(self.resolve(host, port))
-        except (OSError, UnicodeError):
-            found = ()
+            found = tuple(answer.result(max(0.0, seconds)))
+        except TimeoutError:
+            raise UrlUnreachableError("The name service does not answer in time.") from None
         if not found:
             raise UrlUnreachableError("The name service does not know the host of the address.")
         return found

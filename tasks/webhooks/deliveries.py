@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, Final, Self, cast
+from typing import Any, Final, NamedTuple, Self, cast
 from urllib.parse import urlsplit
 
 import structlog
@@ -25,13 +25,15 @@ _QUARANTINE_SECONDS: Final = 60
 NOT_DUE: Final = 0
 HOST_BUSY: Final = -1
 OWNER_BUSY: Final = -2
+#: What Lua's `claim` returns for an attempt without its full time.
+_SHORT_CLAIM: Final = 1
 
 #: Targets of one owner that are remembered as gone, the latest ones, and for how long.
 _MAX_GONE: Final = 1000
 _GONE_SECONDS: Final = 30 * 24 * 3600
 #: An owner of whose attempts one took longer than this counts as slow for so long after it.
 _SLOW_MS: Final = 2000
-_SLOW_SECONDS: Final = 60.0
+_SLOW_SECONDS: Final = 300.0
 
 _log = structlog.get_logger(__name__)
 
@@ -168,6 +170,22 @@ def _slow_until(attempt: Attempt | None) -> float | None:
     return attempt.at + attempt.ms / 1000 + _SLOW_SECONDS
 
 
+class Claim(NamedTuple):
+    """The right to one attempt at a delivery.
+
+    Attributes:
+        token: fences the outcome.
+        short: it has not its full time, since too many threads wait for slow receivers.
+    """
+
+    token: str
+    short: bool = False
+
+    def __str__(self) -> str:
+        """Return the token."""
+        return self.token
+
+
 class DeliveryStore:
     """The records. Every method raises `QueueUnavailableError` if Redis does not answer."""
 
@@ -292,28 +310,50 @@ class DeliveryStore:
         self.postpone({delivery_id: now + _QUARANTINE_SECONDS}, now)
         _log.error("webhook.unreadable", webhook_id=delivery_id)
 
-    def claim(self, delivery: Delivery, now: float, *, seconds: float) -> str | None:
+    def claim(
+        self,
+        delivery: Delivery,
+        now: float,
+        *,
+        seconds: float,
+        short: float | None = None,
+        threads: int | None = None,
+    ) -> Claim | None:
         """Claim a dispatched delivery for one attempt; None if there is no attempt to make.
 
-        If the worker dies, the delivery is due again after `seconds`.
+        If the worker dies, the delivery is due again after `seconds`, or after `short` if enough of
+        `threads` make attempts with their full time.
         """
-        claim = secrets.token_hex(8)
+        token = secrets.token_hex(8)
+        short = seconds if short is None else short
         claimed = self._run(
             "claim",
             id=delivery.id,
             owner=delivery.owner,
             host=delivery.host,
-            claim=claim,
+            claim=token,
+            now=now,
             lapse=now + seconds,
+            short_lapse=now + short,
+            threads=threads or 0,
         )
-        return claim if claimed else None
+        return Claim(token, short=claimed == _SHORT_CLAIM and short < seconds) if claimed else None
 
     def may_expire(self, delivery: Delivery, now: float) -> bool:
         """Return whether the clock has not jumped between its event and `now`."""
         return bool(self._run("has_passed", since=delivery.created_at, now=now))
 
-    def release(self, delivery: Delivery, claim: str, due: float) -> None:
-        """Give a claim up without an attempt: the delivery is due at a unix time."""
+    def release(
+        self, delivery: Delivery, claim: str, due: float, *, slow_at: float | None = None
+    ) -> None:
+        """Give a claim up without an outcome: the delivery is due at a unix time.
+
+        Args:
+            delivery: as it was claimed.
+            claim: its token.
+            due: when it is due again.
+            slow_at: unix time at which its receiver was found to be slow, if it was.
+        """
         self._run(
             "release",
             id=delivery.id,
@@ -321,6 +361,7 @@ class DeliveryStore:
             host=delivery.host,
             claim=claim,
             now=due,
+            slow_until=None if slow_at is None else slow_at + _SLOW_SECONDS,
         )
 
     def record_attempt(

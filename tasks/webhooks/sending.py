@@ -25,7 +25,12 @@ from pydantic import SecretStr
 from redis import Redis
 
 from tasks.api_keys import ApiKeys
-from tasks.errors import OutboundRequestError, QueueUnavailableError, TaskError
+from tasks.errors import (
+    OutboundRequestError,
+    QueueUnavailableError,
+    TaskError,
+    UrlTimeoutError,
+)
 from tasks.jobs.batches import BatchStore
 from tasks.jobs.routing import DELIVER_TASK, WEBHOOK_QUEUE, broker_errors
 from tasks.jobs.serializers import batch_data, task_data
@@ -38,6 +43,7 @@ from tasks.webhooks.deliveries import (
     NOT_DUE,
     OWNER_BUSY,
     Attempt,
+    Claim,
     Delivery,
     DeliveryState,
     DeliveryStore,
@@ -52,9 +58,15 @@ DISPATCH_SECONDS: Final = 20.0
 MAX_QUEUED: Final = 256
 #: Threads of an I/O worker (`celery … -c 32`). An owner has as many deliveries with the queue or a
 #: worker as it leaves threads free: half of them alone, a quarter beside another such owner. So one
-#: more owner finds a thread, however slow the receivers of the others are. Owners whose receivers
-#: were slow within the last minute share half of the threads in the same way.
+#: more owner finds a thread, however slow the receivers of the others are. Attempts with their full
+#: time have half of the threads at most; owners whose receivers were slow lately wait for one of
+#: these, and all others are cut short if there is none for them.
 THREADS: Final = 32
+#: Time limit of an attempt while enough threads wait for slow receivers. It is longer than what
+#: makes an owner slow: the next attempt has its full time.
+SHORT_SECONDS: Final = 2.5
+#: When a delivery is due again whose attempt was cut short.
+_CUT_SHORT_SECONDS: Final = 1.0
 #: An owner's deliveries to one host that are with the queue or a worker at once.
 MAX_PER_HOST: Final = 4
 #: The same for a host whose circuit breaker is half open.
@@ -252,13 +264,13 @@ class RunningAttempt:
 
     Attributes:
         delivery: as it was when it was claimed.
-        claim: fences the outcome.
+        claim: the right to make it.
         deadline: of the request.
         released: its claim was given up, so that no outcome is recorded.
     """
 
     delivery: Delivery
-    claim: str
+    claim: Claim
     deadline: Deadline
     released: bool = False
 
@@ -318,8 +330,9 @@ class DeliveryRunner:
         """Make one attempt at a delivery that was dispatched.
 
         Returns:
-            The outcome: that of the attempt, `not_claimed` if another message came first, or
-            `released` if the worker was shut down meanwhile or its clock cannot be trusted.
+            The outcome: that of the attempt, `not_claimed` if another message came first,
+            `cut_short` if others needed the thread, or `released` if the worker was shut down
+            meanwhile or its clock cannot be trusted.
 
         Raises:
             QueueUnavailableError: Redis does not answer; the claim lapses, and it is due again.
@@ -327,11 +340,18 @@ class DeliveryRunner:
         delivery = self.store.get(delivery_id)
         if delivery is None:
             return "not_claimed"
-        seconds = self.seconds + _RECORDING_SECONDS
-        claim = self.store.claim(delivery, self.clock(), seconds=seconds)
+        short = min(SHORT_SECONDS, self.seconds)
+        claim = self.store.claim(
+            delivery,
+            self.clock(),
+            seconds=self.seconds + _RECORDING_SECONDS,
+            short=short + _RECORDING_SECONDS,
+            threads=THREADS,
+        )
         if claim is None:
             return "not_claimed"
-        with self.running.track(RunningAttempt(delivery, claim, Deadline(self.seconds))) as attempt:
+        deadline = Deadline(short if claim.short else self.seconds)
+        with self.running.track(RunningAttempt(delivery, claim, deadline)) as attempt:
             try:
                 return self._attempt(attempt)
             except QueueUnavailableError:
@@ -339,7 +359,7 @@ class DeliveryRunner:
             except Exception:
                 # A damaged record, for instance. Its host's slot is for others meanwhile.
                 with suppress(TaskError):
-                    self.store.release(delivery, claim, self.clock() + _BROKEN_SECONDS)
+                    self.store.release(delivery, claim.token, self.clock() + _BROKEN_SECONDS)
                 raise
 
     def release_all(self) -> None:
@@ -350,7 +370,7 @@ class DeliveryRunner:
             attempt.deadline.expire()
         for attempt in attempts:
             try:
-                self.store.release(attempt.delivery, attempt.claim, self.clock())
+                self.store.release(attempt.delivery, attempt.claim.token, self.clock())
                 _log.warning("webhook.released", **_log_fields(attempt.delivery))
             except TaskError as error:
                 # The claim lapses by itself.
@@ -362,7 +382,7 @@ class DeliveryRunner:
     def _attempt(self, running: RunningAttempt) -> str:
         delivery, now = running.delivery, self.clock()
         if _has_expired(delivery, now) and not self.store.may_expire(delivery, now):
-            self.store.release(delivery, running.claim, now + _DOUBT_SECONDS)
+            self.store.release(delivery, running.claim.token, now + _DOUBT_SECONDS)
             return "released"
         obstacle = self._obstacle(delivery, now)
         payload = None if obstacle else self.render(delivery, now)
@@ -372,6 +392,12 @@ class DeliveryRunner:
         attempt, retry_after = self._post(running, payload, now)
         if running.released:
             return "released"
+        if running.claim.short and attempt.outcome == UrlTimeoutError.code:
+            # The receiver may be slow and sound: this is not one of the delivery's attempts.
+            again, at = self.clock() + _CUT_SHORT_SECONDS, self.clock()
+            self.store.release(delivery, running.claim.token, again, slow_at=at)
+            _log.info("webhook.cut_short", ms=attempt.ms, **_log_fields(delivery))
+            return "cut_short"
         decision = self._decide(delivery, attempt.status, retry_after)
         self._record_host(delivery, attempt, decision)
         return self._record(running, attempt, decision)
@@ -433,7 +459,7 @@ class DeliveryRunner:
     ) -> str:
         """Record an attempt, and return its outcome."""
         outcome = attempt_outcome(attempt)
-        state = self.store.record_attempt(running.delivery, running.claim, attempt, decision)
+        state = self.store.record_attempt(running.delivery, running.claim.token, attempt, decision)
         _log.info(
             "webhook.attempted",
             outcome=outcome,

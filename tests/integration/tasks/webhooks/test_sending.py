@@ -15,9 +15,9 @@ from tasks.errors import UnreadableRecordError
 from tasks.housekeeping.clock_check import ClockCheck
 from tasks.jobs.job import Job
 from tasks.webhooks import deliveries, sending
-from tasks.webhooks.deliveries import Attempt, DeliveryState, RetryDecision
+from tasks.webhooks.deliveries import Attempt, Delivery, DeliveryState, RetryDecision
 from tasks.webhooks.retry import FAILURE_THRESHOLD, FIRST_OPEN_SECONDS
-from tasks.webhooks.sending import DISPATCH_SECONDS, MAX_PER_HOST, THREADS
+from tasks.webhooks.sending import DISPATCH_SECONDS, MAX_PER_HOST, SHORT_SECONDS, THREADS
 from tests.support.outbox import PAUSES, Post
 from tests.support.receivers import answering, holding, receiver
 
@@ -425,8 +425,69 @@ def test_however_many_slow_owners_leave_half_of_the_threads_to_the_others(post: 
     quick = [post.finished(f"http://127.0.0.1:{number}/", owner="quick") for number in (8, 9)]
     assert post.dispatcher.run_once() == len(quick)
     # Nobody is slow for ever.
-    post.clock.now += 120
+    post.clock.now += 400
     assert post.dispatcher.run_once() == THREADS
+
+
+def test_however_many_owners_turn_slow_at_once_a_quick_ones_event_is_sent_within_seconds(
+    post: Post,
+) -> None:
+    for number in range(THREADS + 8):
+        post.finished("http://127.0.0.1:9/", owner=f"slow {number}")
+    ends = list[tuple[float, Delivery, deliveries.Claim]]()
+    waits, sent_at = list[float](), dict[str, float]()
+    for step in range(24):
+        post.clock.now += 1
+        now = post.clock()
+        for end in [each for each in ends if each[0] <= now]:
+            ends.remove(end)
+            _, row, claim = end
+            if claim.short:
+                post.deliveries.release(row, claim.token, now + 1, slow_at=now)
+            else:
+                slow = Attempt(now - 15, "url_timeout", None, 15_000, "")
+                again = RetryDecision(PENDING, now + 5)
+                post.deliveries.record_attempt(row, claim.token, slow, again)
+        if step % 3 == 0:
+            job = post.finished("http://127.0.0.1:8/", owner="quick")
+            sent_at[post.delivery(job).id] = now
+        post.dispatcher.run_once()
+        for _, webhook_id in post.messages():
+            row = post.deliveries.get(webhook_id)
+            assert row
+            claim = post.deliveries.claim(row, now, seconds=20, short=7.5, threads=THREADS)
+            assert claim
+            if row.owner == "quick":
+                waits.append(now - sent_at.pop(webhook_id))
+                done = Attempt(now, "delivered", 200, 5, "")
+                post.deliveries.record_attempt(
+                    row, claim.token, done, RetryDecision(DELIVERED, now)
+                )
+            else:
+                ends.append((now + (SHORT_SECONDS if claim.short else 15), row, claim))
+        assert len(ends) <= THREADS
+    assert not sent_at
+    assert max(waits) <= 2 * SHORT_SECONDS
+
+
+def test_an_attempt_that_is_cut_short_counts_as_none_and_the_next_one_has_its_time(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "SHORT_SECONDS", 0.2)
+    others = {f"other {number}": post.clock() + 0.5 for number in range(THREADS // 2)}
+    post.redis.zadd("rmbg:webhooks:in_flight_slow", others)
+    with receiver(holding()) as got:
+        job = post.finished(got.url)
+        post.start()
+        assert post.wait() == ["cut_short"]
+        assert post.run(0.1) == 0
+        assert post.deliveries.attempts(post.delivery(job).id) == []
+        post.clock.now += 1
+        post.start()
+        assert got.wait_for(2)
+        got.let_go.set()
+        assert post.wait() == ["delivered"]
+    assert len(set(got.ids)) == 1
 
 
 def test_an_owners_backlog_comes_back_little_by_little(post: Post) -> None:

@@ -1,10 +1,12 @@
 """Which addresses of outsiders are called, and which never."""
 
 from collections.abc import Callable, Sequence
+from threading import Event
 
 import pytest
 
-from tasks.errors import UrlNotAllowedError, UrlUnreachableError
+from tasks.errors import UrlNotAllowedError, UrlTimeoutError, UrlUnreachableError
+from tasks.net.http_client import Deadline, HttpClient
 from tasks.net.url_guard import AllowList, UrlGuard
 
 PUBLIC = "93.184.216.34"
@@ -125,6 +127,18 @@ def _fails(_host: str, _port: int) -> Sequence[str]:
 def test_an_unknown_host_is_unreachable(resolver: Callable[[str, int], Sequence[str]]) -> None:
     with pytest.raises(UrlUnreachableError, match="does not know the host"):
         UrlGuard(AllowList(), resolver).check("http://public.example/")
+
+
+def test_a_name_server_that_does_not_answer_holds_nobody_up() -> None:
+    late = Event()
+    slow = UrlGuard(AllowList(), lambda _host, _port: [PUBLIC] if late.wait(60) else [])
+    try:
+        with pytest.raises(UrlUnreachableError, match="in time"):
+            slow.check("http://public.example/", seconds=0.05)
+        with pytest.raises(UrlTimeoutError):
+            HttpClient(slow).post("http://public.example/", b"", {}, deadline=Deadline(0.05))
+    finally:
+        late.set()
 
 
 @pytest.mark.parametrize(
