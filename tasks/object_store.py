@@ -9,12 +9,15 @@ improvements/<name>                   what callers of remove.bg's `improve` send
 """
 # ruff: noqa: SLF001 - minio offers multipart uploads by parts only in methods that begin with `_`
 
+import ctypes
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, Final, Self
 from urllib.parse import quote, urlsplit
@@ -136,6 +139,8 @@ class ObjectStore:
     url_seconds: int
     #: The age at which the bucket itself drops an object; None sets no rules.
     lifecycle_days: int | None = None
+    #: The folder of a store on this machine that does not sync what it has taken.
+    sync_dir: Path | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings, pool: urllib3.PoolManager | None = None) -> Self:
@@ -147,6 +152,7 @@ class ObjectStore:
             settings.s3_bucket,
             settings.url_seconds,
             lifecycle_days=lifecycle_days(settings.retention_hours),
+            sync_dir=settings.s3_sync_dir,
         )
 
     def ping(self) -> None:
@@ -173,7 +179,7 @@ class ObjectStore:
 
     def put(self, key: str, data: BinaryIO, length: int, media_type: str) -> None:
         """Store `length` bytes under a key."""
-        with object_store_errors(key):
+        with self._lasting(key):
             self.client.put_object(
                 self.bucket,
                 key,
@@ -236,7 +242,7 @@ class ObjectStore:
         replaced: dict[str, Any] = {}
         if media_type is not None:
             replaced = {"metadata": {"Content-Type": media_type}, "metadata_directive": REPLACE}
-        with object_store_errors(source):
+        with self._lasting(source):
             self.client.copy_object(
                 self.bucket, target, CopySource(self.bucket, source), **replaced
             )
@@ -271,13 +277,13 @@ class ObjectStore:
 
         Returns its ETag; raises `ObjectNotFoundError` if the multipart upload no longer exists.
         """
-        with object_store_errors(key):
+        with self._lasting(key):
             return self.client._upload_part(self.bucket, key, data, None, multipart_id, number)
 
     def complete_multipart(self, key: str, multipart_id: str, etags: Sequence[str]) -> None:
         """Make one object of the parts, in this order; raises what `put_part` raises."""
         parts = [Part(number, etag) for number, etag in enumerate(etags, 1)]
-        with object_store_errors(key):
+        with self._lasting(key):
             self.client._complete_multipart_upload(self.bucket, key, multipart_id, parts)
 
     def abort_multipart(self, key: str, multipart_id: str) -> None:
@@ -297,6 +303,36 @@ class ObjectStore:
             for each in found
             if each.initiated_time is not None
         ]
+
+    @contextmanager
+    def _lasting(self, key: str) -> Iterator[None]:
+        """Sync what a call in the block has stored, where the store itself does not."""
+        with object_store_errors(key):
+            yield
+            if self.sync_dir is not None:
+                sync_disk(self.sync_dir)
+
+
+def sync_disk(folder: Path) -> None:
+    """Wait until all that any process has written to a folder's disk outlives a power failure.
+
+    One sync of the disk costs less than one of each file that a store has changed: its volume, the
+    volume's index and the journals of its directory.
+
+    Raises:
+        OSError: the disk failed to write.
+    """
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:  # macOS
+        os.sync()
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if syncfs(handle) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(folder))
+    finally:
+        os.close(handle)
 
 
 def _attachment(file_name: str) -> str:

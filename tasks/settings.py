@@ -159,6 +159,12 @@ class Settings(BaseSettings):
     s3_region: str = Field(
         "us-east-1", min_length=1, description="Region that requests are signed for."
     )
+    s3_sync_dir: DirectoryPath | None = Field(
+        None,
+        description="The folder of an object store on this machine that answers before its files "
+        "are on the disk, as SeaweedFS does: the service syncs the folder's disk before a picture "
+        "counts as stored, so that a power failure loses none. `rmbg up` sets it.",
+    )
     data_dir: DirectoryPath | None = Field(
         None,
         description="A folder on the disk that holds the files of Redis and the object store, if "

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+import structlog
+
 from deploy.local.service import Service, SetupError
 
 #: The settings as shell variables: `. data/service.env`.
@@ -21,6 +23,8 @@ TARGETS_FILE: Final = "prometheus-targets.json"
 #: The processes of an `rmbg up` that was killed need a moment to exit after it.
 _LOCK_SECONDS: Final = 3.0
 _CREDENTIAL_BYTES: Final = 24
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +98,24 @@ def _lock(file: IO[str], timeout: float) -> bool:
 def load_credential(folder: Path, name: str) -> str:
     """Return the random password kept in a file, which the first call creates.
 
+    A file without a password, which a power failure may leave, gets a new one.
+
     Raises:
         SetupError: the file can be neither read nor written.
     """
     path = folder / name
     try:
-        if not path.exists():
-            write_private(path, secrets.token_hex(_CREDENTIAL_BYTES))
-        return path.read_text().strip()
+        held = path.read_bytes() if path.exists() else None
+        found = (held or b"").decode("ascii", errors="ignore").strip()
+        if found and found.isprintable():
+            return found
+        if held is not None:
+            _log.warning("credential.replaced", file=str(path), reason="it held no password")
+        made = secrets.token_hex(_CREDENTIAL_BYTES)
+        write_private(path, made)
     except OSError as error:
         raise SetupError(f"{path} cannot be read or written: {error.strerror}.") from error
+    return made
 
 
 def write_private(path: Path, text: str) -> None:
@@ -128,11 +140,24 @@ def write_targets(folder: Path, services: Iterable[Service]) -> None:
 
 
 def _replace(path: Path, text: str, *, mode: int = 0o666) -> None:
-    """Write a file so that a reader finds the old content or the new, never a part."""
+    """Write a file so that a reader finds the old content or the new, never a part.
+
+    It is on the disk then, and so is its name: a power failure leaves no empty file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     draft = path.with_name(f".{path.name}.draft")
     draft.unlink(missing_ok=True)
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     # A path of another charset, which Python keeps in surrogates, is written as it was.
     with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     draft.replace(path)
+    parent = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)

@@ -43,9 +43,9 @@ def valkey_service(folder: Path, port: int, password: str) -> Service:
         f"requirepass {password}",
         # Its working directory: a path has characters that this file cannot hold.
         "dir .",
-        # The jobs must survive a crash of the server, and must never be evicted.
+        # The jobs must survive a crash and a power failure, and must never be evicted.
         "appendonly yes",
-        "appendfsync everysec",
+        "appendfsync always",
         "maxmemory-policy noeviction",
         'save ""',
         "daemonize no",

@@ -139,14 +139,24 @@ def _with_servers(
             "s3_public_endpoint": store.address,
             "s3_access_key": access_key,
             "s3_secret_key": secret_key,
+            "s3_sync_dir": str(folder / "store"),
         }
     if servers and given.data_dir is None:
         added["data_dir"] = str(folder)
     if given.webhook_secret is None:
-        key = bytes.fromhex(load_credential(folder, "webhook-key"))
-        added["webhook_secret"] = f"whsec_{base64.b64encode(key).decode()}"
+        added["webhook_secret"] = f"whsec_{base64.b64encode(_webhook_key(folder)).decode()}"
     chosen = {name: getattr(given, name) for name in given.model_fields_set}
     return ApiSettings.load(**{**chosen, **added}), tuple(servers)
+
+
+def _webhook_key(folder: Path) -> bytes:
+    try:
+        return bytes.fromhex(load_credential(folder, "webhook-key"))
+    except ValueError as error:
+        raise SetupError(
+            f"{folder / 'webhook-key'} does not hold the hexadecimal digits of a key. Put its old "
+            "content back, or delete it: a new key is made, which receivers of webhooks need."
+        ) from error
 
 
 def _check_redis(given: ApiSettings) -> None:
@@ -188,6 +198,7 @@ def child_environment(settings: ApiSettings, workers: int) -> dict[str, str]:
         "RMBG_MODEL": settings.model,
         "RMBG_MODEL_DIR": str(settings.model_dir.resolve()),
         "RMBG_WEBHOOK_SECRET": webhook_secret.get_secret_value() if webhook_secret else "",
+        **({"RMBG_S3_SYNC_DIR": str(settings.s3_sync_dir)} if settings.s3_sync_dir else {}),
         **({"RMBG_DATA_DIR": str(settings.data_dir)} if settings.data_dir else {}),
         "RMBG_HOST": settings.host,
         "RMBG_THREADS": str(settings.threads or max(1, service.core_count() // workers)),

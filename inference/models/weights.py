@@ -223,6 +223,7 @@ def _fetch_from_url(
             draft.unlink(missing_ok=True)
             raise
         draft.chmod(0o644)
+        os.fsync(file.fileno())
         draft.replace(target)
     return target
 

@@ -206,6 +206,9 @@ def test_a_shell_finds_the_service(up: Up, monkeypatch: pytest.MonkeyPatch) -> N
     (worker,) = runtime.registry.workers()
     assert worker.usable
     runtime.object_store.ensure_bucket()
+    # What a power failure would take is synced.
+    assert runtime.redis.config_get("appendfsync") == {"appendfsync": "always"}
+    assert runtime.object_store.sync_dir == up.data.resolve() / "store"
 
 
 @pytest.mark.parametrize("names", [("valkey", "weed"), ("gpu0", "io", "api", "flower")])

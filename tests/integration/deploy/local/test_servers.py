@@ -2,6 +2,7 @@
 
 import io
 import secrets
+import shutil
 import socket
 import ssl
 from collections.abc import Iterator
@@ -16,11 +17,13 @@ from minio import Minio
 from deploy.local import servers
 from deploy.local.ports import LOOPBACK, reserved_ports
 from deploy.local.servers import StorePorts, store_service
+from tasks.object_store import ObjectStore, sync_disk
 from tests.support.servers import running
 from tests.support.service import eventually
 
 #: What a client of HTTP/2, and so of gRPC, begins with: the preface and empty settings.
 HTTP2_START = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+KEYS = ("access", "secret-of-the-store")
 GRPC_PORTS = ("master_grpc", "volume_grpc", "filer_grpc", "s3_grpc")
 
 
@@ -37,7 +40,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         ports = StorePorts.take(free)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(servers, "_VACUUM_SECONDS", 1)
-            service = store_service(folder, ports, "access", "secret-of-the-store")
+            service = store_service(folder, ports, *KEYS)
         with running(service, folder / "weed.log"):
             yield Store(folder, ports)
 
@@ -93,11 +96,45 @@ def test_http_without_keys_is_refused(store: Store, port: str, path: str) -> Non
     assert urllib3.request("GET", url, retries=False).status in {401, 403, 404}
 
 
+def test_what_was_stored_outlives_a_power_failure(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk as of the last sync: files that were not synced are as they were before."""
+    disk, syncs = tmp_path / "disk", []
+
+    def sync(folder: Path) -> None:
+        sync_disk(folder)
+        syncs.append(folder)
+        shutil.copytree(folder, disk, dirs_exist_ok=True)
+
+    monkeypatch.setattr("tasks.object_store.sync_disk", sync)
+    objects = _objects(store.ports, store.folder)
+    for key in ("plain", "last"):
+        if key == "last":
+            objects.copy("plain", "copy")
+            upload = objects.begin_multipart("parts")
+            tag = objects.put_part("parts", upload, 1, b"parts")
+            objects.complete_multipart("parts", upload, [tag])
+        objects.put(key, io.BytesIO(key.encode()), len(key), "image/png")
+    assert syncs == [store.folder] * 5
+    with reserved_ports() as free:
+        ports = StorePorts.take(free)
+        with running(store_service(disk, ports, *KEYS), tmp_path / "weed.log"):
+            after = _objects(ports, None)
+            found = [after.get(key) for key in ("plain", "copy", "parts", "last")]
+    assert found == [b"plain", b"plain", b"parts", b"last"]
+
+
+def _objects(ports: StorePorts, sync_dir: Path | None) -> ObjectStore:
+    client = Minio(f"{LOOPBACK}:{ports.s3}", *KEYS, secure=False)
+    return ObjectStore(client, client, "rmbg", 60, sync_dir=sync_dir)
+
+
 @pytest.mark.slow
 def test_a_deleted_picture_leaves_the_disk(store: Store) -> None:
     """Even a small one that shares its volume with much that stays."""
     picture, other = secrets.token_bytes(1000), secrets.token_bytes(2**20)
-    client = Minio(f"{LOOPBACK}:{store.ports.s3}", "access", "secret-of-the-store", secure=False)
+    client = _objects(store.ports, None).client
 
     def held(data: bytes) -> bool:
         return any(data in file.read_bytes() for file in store.folder.rglob("*") if file.is_file())

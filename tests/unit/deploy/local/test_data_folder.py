@@ -5,8 +5,9 @@ import stat
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from deploy.local.data_folder import load_credential, open_data_folder
+from deploy.local.data_folder import load_credential, open_data_folder, write_private
 from deploy.local.service import SetupError
 
 
@@ -22,6 +23,32 @@ def test_the_lock_holds_while_any_process_has_it(tmp_path: Path) -> None:
         os.close(left_behind)
     with open_data_folder(tmp_path, timeout=0):
         pass
+
+
+@pytest.mark.parametrize("left", [b"", b"\n", bytes(48), b"\xff\xfe"])
+def test_a_credential_that_a_power_failure_emptied_is_made_again_and_told(
+    tmp_path: Path, left: bytes
+) -> None:
+    (tmp_path / "password").write_bytes(left)
+    with capture_logs() as lines:
+        made = load_credential(tmp_path, "password")
+    assert len(made) >= 32
+    assert load_credential(tmp_path, "password") == made
+    assert [line["event"] for line in lines] == ["credential.replaced"]
+
+
+def test_a_file_and_its_name_are_on_the_disk_once_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+
+    def sync(handle: int) -> None:
+        steps.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
+        steps.append((tmp_path / "file").read_text() if (tmp_path / "file").exists() else "")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    write_private(tmp_path / "file", "text")
+    assert steps == [str(tmp_path / ".file.draft"), "", str(tmp_path), "text"]
 
 
 def test_a_credential_is_made_once_and_is_private(tmp_path: Path) -> None:
