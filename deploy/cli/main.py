@@ -8,6 +8,7 @@ from rich.console import Console
 
 from deploy.cli import bench, health, keys, models
 from deploy.cli.bucket import bucket, restore
+from deploy.cli.mcp import mcp
 from deploy.cli.output import say
 from deploy.cli.remove import remove
 from deploy.local.stack import UpOptions
@@ -69,6 +70,7 @@ def up(  # noqa: PLR0917 - typer makes the options of a command from its paramet
 app.command()(remove)
 app.command()(restore)
 app.command()(health.doctor)
+app.command()(mcp)
 app.command()(bucket)
 app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")
