@@ -1,20 +1,21 @@
 """Generate the reference pages of the docs from the code: `python -m docs.reference`.
 
-A test compares the committed pages with the generated ones.
+So are the tables of the Python client. A test compares the committed files with the generated ones.
 """
 
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from api.app import API_EXTENSION, create_app
-from api.errors import ERRORS
+from api.errors import BY_STATUS, ERRORS, ErrorType
+from api.parameters import TaskParameters, describe_parameters
 from api.services import Services
 from api.settings import ApiSettings
 from tasks.metrics import METRICS
@@ -92,6 +93,129 @@ def openapi_document() -> str:
     return json.dumps(app.extensions[API_EXTENSION].document(), indent=1, ensure_ascii=False) + "\n"
 
 
+def client_parameters() -> str:
+    """Return the content of the Python client's table of parameters."""
+    described = describe_parameters()
+    types = "\n".join(
+        f"    #: {each['description']}\n    {each['name']}: {_python_type(each)}"
+        for each in described
+    )
+    rows = "\n".join(
+        f"    Parameter({', '.join(_literal(each[name]) for name in _TABLE_COLUMNS)}),"
+        for each in described
+    )
+    return f'''"""The parameters of a submission: their types, and a table of them for programs.
+
+{_NOTICE.capitalize()}.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, TypedDict
+
+from rmbg_client.pictures import File
+
+# fmt: off
+
+
+class Parameters(TypedDict, total=False):
+    """The parameters of a submission, beside the picture; those that are left out have defaults."""
+
+{types}
+    #: A picture that goes behind the subject, and fills; with files, not in batches.
+    background_image: File
+
+
+class Parameter(NamedTuple):
+    """A parameter: its type (boolean, integer, number, string), default, range or choices."""
+
+    name: str
+    type: str
+    default: str | float | None
+    minimum: float | None
+    maximum: float | None
+    choices: tuple[str, ...]
+    description: str
+
+
+#: All of them but `background_image`.
+PARAMETERS: Final = (
+{rows}
+)
+'''
+
+
+#: What the client's table says of a parameter.
+_TABLE_COLUMNS: Final = (
+    *("name", "type", "default", "minimum", "maximum", "choices", "description"),
+)
+
+
+def _literal(value: object) -> str:
+    """Return a value as Python, with texts in double quotes."""
+    if isinstance(value, list):
+        inner = ", ".join(map(_literal, value))
+        return f"({inner})" if len(value) != 1 else f"({inner},)"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _python_type(described: Mapping[str, Any]) -> str:
+    """Return the type of a parameter's values, for type checkers."""
+    items = TaskParameters().fields[described["name"]].metadata
+    if described["choices"]:
+        return f"Literal[{', '.join(map(_literal, described['choices']))}]"
+    if items.get("type") == "array":
+        return f"Sequence[Literal[{', '.join(map(_literal, items['items']['enum']))}]]"
+    if items.get("type") == "object":
+        return "Mapping[str, Any]"
+    return {"boolean": "bool", "integer": "int", "number": "float"}.get(described["type"], "str")
+
+
+def client_errors() -> str:
+    """Return the content of the Python client's classes of errors."""
+    # The general error of a status first: those of the same status are kinds of it.
+    rows = sorted(ERRORS.values(), key=lambda row: (row.status, row.number))
+    classes = "\n\n\n".join(map(_error_class, rows))
+    table = "\n".join(f'        "{row.type}": {_class_name(row)},' for row in rows)
+    return f'''"""The service's errors, a class for each type.
+
+{_NOTICE.capitalize()}.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from rmbg_client.errors import ServiceError
+
+# fmt: off
+
+
+{classes}
+
+
+#: The class of each type.
+SERVICE_ERRORS: Final[Mapping[str, type[ServiceError]]] = MappingProxyType(
+    {{
+{table}
+    }}
+)
+'''
+
+
+def _error_class(row: ErrorType) -> str:
+    general = BY_STATUS.get(row.status)
+    base = "ServiceError" if general in {None, row} else _class_name(general or row)
+    return (
+        f'class {_class_name(row)}({base}):\n    """{row.status}: {row.message}"""\n\n'
+        f'    type = "{row.type}"'
+    )
+
+
+def _class_name(row: ErrorType) -> str:
+    words = row.type.removesuffix("_error").split("_")
+    return "".join(word.title() for word in words) + "Error"
+
+
 def _default_cell(name: str, field: FieldInfo) -> str:
     value = _MACHINE_DEFAULTS.get(name) or _default(field)
     return f"`{value}`" if value and name not in _MACHINE_DEFAULTS else value or "none"
@@ -112,6 +236,8 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
         "docs/metrics.md": metrics_page,
         ".env.example": environment_example,
         "docs/openapi.json": openapi_document,
+        "clients/python/rmbg_client/parameters.py": client_parameters,
+        "clients/python/rmbg_client/service_errors.py": client_errors,
     }
 )
 

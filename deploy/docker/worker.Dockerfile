@@ -12,6 +12,7 @@ COPY inference inference
 COPY tasks tasks
 COPY api api
 COPY deploy deploy
+COPY clients/python/rmbg_client clients/python/rmbg_client
 # Nothing is installed whose hash is not in a lock file (`make lock`), the tools of the build included.
 RUN python -m venv /opt/build \
     && /opt/build/bin/pip install --no-cache-dir --require-hashes -r locks/build.txt \
