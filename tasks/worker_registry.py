@@ -46,6 +46,9 @@ class Worker:
         drained: why it takes no jobs; empty if it is not drained.
         path: its model's execution path; empty if the model has only one.
         path_reason: why it is not a faster one; empty if it is the fastest.
+        resident: bytes of memory that its processes hold; 0 if it does not say.
+        gpu_used: bytes of its GPU's memory that are in use, by anyone.
+        gpu_total: all of its GPU's memory, in bytes; 0 without a GPU, or if it does not say.
     """
 
     name: str
@@ -60,6 +63,9 @@ class Worker:
     drained: str = ""
     path: str = ""
     path_reason: str = ""
+    resident: int = 0
+    gpu_used: int = 0
+    gpu_total: int = 0
 
     @property
     def drained_by(self) -> str:
@@ -251,6 +257,9 @@ class WorkerRegistry:
                 running=int(facts.get("running", 0)),
                 path=facts.get("path", ""),
                 path_reason=facts.get("path_reason", ""),
+                resident=int(facts.get("resident", 0)),
+                gpu_used=int(facts.get("gpu_used", 0)),
+                gpu_total=int(facts.get("gpu_total", 0)),
             )
             for name, facts in zip(ordered, found, strict=True)
         ]

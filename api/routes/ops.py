@@ -47,6 +47,17 @@ class WorkerSchema(Schema):
     path = fields.String(required=True, metadata={"description": "How it runs its model."})
     running = fields.Integer(required=True)
     seconds_per_job = fields.Float(required=True)
+    resident_bytes = fields.Integer(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Memory of its processes; null: it does not say."},
+    )
+    gpu_used_bytes = fields.Integer(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Of its GPU's memory, by anyone; null: no GPU, or not known."},
+    )
+    gpu_total_bytes = fields.Integer(required=True, allow_none=True)
     drained = fields.String(
         required=True, metadata={"description": "Why it is drained; empty: it is not."}
     )
@@ -202,6 +213,9 @@ class Overview(MethodView):
                         "path": each.path,
                         "running": each.running,
                         "seconds_per_job": each.seconds,
+                        "resident_bytes": each.resident or None,
+                        "gpu_used_bytes": each.gpu_used if each.gpu_total else None,
+                        "gpu_total_bytes": each.gpu_total or None,
                         "drained": each.drained,
                         "silent_seconds": silent.get(each.name),
                     }

@@ -51,3 +51,12 @@ class HasExecutionPath(Protocol):
     path: str
     #: Why no faster path is in use; empty if there is none.
     path_reason: str
+
+
+@runtime_checkable
+class HasGpuMemory(Protocol):
+    """A model that may run on a GPU."""
+
+    def gpu_memory(self) -> tuple[int, int] | None:
+        """Return the bytes of its GPU that are in use, by anyone, and all; None without a GPU."""
+        ...

@@ -4,8 +4,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -38,6 +39,18 @@ def kill_child(pid: int) -> None:
     """Kill a child, unless it is gone; native code obeys no other signal."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def resident_bytes(pids: Iterable[int]) -> int:
+    """Return what processes hold in memory; 0 on systems without `/proc`.
+
+    Pages that they share count for each of them.
+    """
+    pages = 0
+    for pid in pids:
+        with suppress(OSError):  # it has just ended
+            pages += int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 class LivenessTimeout:
@@ -153,7 +166,8 @@ class WorkerMonitor:
     def tick(self) -> None:
         """Send the heartbeat, check the child, keep its messages, apply drains and revocations."""
         own = next((name for name in self._queues if name.startswith(routing.GPU_PREFIX)), "")
-        self._registry.record_heartbeat(self._name, queue=own, model=self._model)
+        resident = resident_bytes({os.getpid(), *self._children()})
+        self._registry.record_heartbeat(self._name, queue=own, model=self._model, resident=resident)
         self._check_child()
         if self._ready():
             # The messages of a worker without a model go to others: the reconciler resends them.

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -19,7 +19,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from inference.decode import Decoder, decode
 from inference.errors import GpuFaultError, GpuOutOfMemoryError, InferenceError
-from inference.models.base import MattingModel
+from inference.models.base import HasGpuMemory, MattingModel
 from inference.options import Options
 from inference.pipeline import Result, remove_background
 from inference.probe import ImageLimits
@@ -374,6 +374,16 @@ class Runner:
         _log.info("job.failed", type=reason.type, reason=reason.message)
 
 
+def _gpu_memory_facts(model: MattingModel) -> dict[str, int]:
+    """Return what of its GPU's memory is in use; empty without a GPU, or if it does not say."""
+    if not isinstance(model, HasGpuMemory):
+        return {}
+    with suppress(InferenceError, RuntimeError):  # the next job meets what is wrong with it
+        if memory := model.gpu_memory():
+            return {"gpu_used": memory[0], "gpu_total": memory[1]}
+    return {}
+
+
 class Readiness:
     """Checks a runner's model while it is idle, and marks the worker as ready while it answers.
 
@@ -431,7 +441,12 @@ class Readiness:
         model, pid = self._model.name, os.getpid()
         try:
             self._registry.mark_ready(
-                self._worker, self._seconds, model=model, pid=pid, **self._path
+                self._worker,
+                self._seconds,
+                model=model,
+                pid=pid,
+                **self._path,
+                **_gpu_memory_facts(self._model),
             )
         except QueueUnavailableError as error:
             self._unreported = True

@@ -47,7 +47,7 @@ def runtime(api: RunningApi) -> Iterator[Runtime]:
         runtime.redis.flushdb()
         registry = WorkerRegistry(runtime.redis, clock=lambda: time.time() + 3600)
         registry.record_heartbeat(WORKER, queue="gpu.testhost.0", model="u2netp")
-        registry.mark_ready(WORKER, 60, pid=7)
+        registry.mark_ready(WORKER, 60, pid=7, resident=3 * 2**30, gpu_used=2**30, gpu_total=2**35)
         yield runtime
 
 
@@ -75,6 +75,7 @@ def test_a_worker_is_drained_and_tasks_are_queued_again(
         page.wait_for_selector("html[data-ready]")
         worker = page.locator(f'[data-name="{WORKER}"]')
         assert worker.locator(".badge").inner_text() == "ready"
+        assert "3 GB of memory · GPU memory 1 GB of 32 GB" in worker.inner_text()
         assert page.locator("#grafana").get_attribute("href") == api.env["RMBG_GRAFANA_URL"]
 
         worker.get_by_role("button", name="Drain").click()

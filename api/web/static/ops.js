@@ -1,7 +1,7 @@
 // The operators' view: what the service does now, every two seconds, and the acts on it.
 import { byId, make, say, toast, translate } from "./elements.js";
 import { call, readKey, writeKey } from "./service.js";
-import { hasText, t } from "./texts.js";
+import { bytes, hasText, t } from "./texts.js";
 
 const PAUSE_MS = 2000;
 const LEVELS = ["high", "normal", "low", "other"];
@@ -73,7 +73,15 @@ function workerRow(worker) {
     : act("opsDrain", name, drain);
   const silent = worker.silent_seconds != null && t("opsSilent", { time: seconds(worker.silent_seconds) });
   return row(name, worker.state, facts(worker.model, worker.path, t("opsEach", { time: seconds(worker.seconds_per_job) }),
-    worker.running ? t("opsRunning", { count: worker.running }) : "", worker.drained, silent), end);
+    worker.running ? t("opsRunning", { count: worker.running }) : "", ...memory(worker), worker.drained, silent), end);
+}
+
+// What a worker's processes hold, and its GPU; workers of older versions do not say.
+function memory({ resident_bytes: resident, gpu_used_bytes: used, gpu_total_bytes: total }) {
+  return [
+    resident && t("opsMemory", { size: bytes(resident) }),
+    total && t("opsGpu", { used: bytes(used), total: bytes(total) }),
+  ];
 }
 
 function queueRow(queue) {

@@ -145,6 +145,18 @@ class BiRefNetModel:
         #: Why no faster path is used; empty if there is none.
         self.path_reason = runner.reason
 
+    def gpu_memory(self) -> tuple[int, int] | None:
+        """Return the bytes of its GPU that are in use, by anyone, and all; None on the CPU.
+
+        Raises:
+            GpuFaultError: the process cannot use the GPU any more.
+        """
+        if self.device.type == "cpu":
+            return None
+        with translate_gpu_errors(self.device):
+            free, total = torch.cuda.mem_get_info(self.device)
+        return total - free, total
+
     def warm_up(self) -> None:
         """Run once on a gray picture."""
         self.matte([np.full((self._side, self._side, 3), 128, np.uint8)])

@@ -83,8 +83,13 @@ def test_without_keys_only_this_machine_is_an_operator(
 
 
 def test_a_worker_is_drained_and_undrained(api: Api, operator: Api, worker: str) -> None:
+    memory = ("resident_bytes", "gpu_used_bytes", "gpu_total_bytes")
     (shown,) = operator.data(OPS)["workers"]
     assert (shown["name"], shown["state"], shown["seconds_per_job"]) == (worker, "ready", 2.0)
+    assert [shown[name] for name in memory] == [None] * 3, "one of a version that did not say"
+    api.runtime.registry.update(worker, resident=5, gpu_used=0, gpu_total=7)
+    (shown,) = operator.data(OPS)["workers"]
+    assert [shown[name] for name in memory] == [5, 0, 7]
     path = f"{OPS}/workers/{worker}"
     with capture_logs() as lines:
         done = operator.post(f"{path}/drain", json={"reason": "new fan"})

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import pytest
 from celery import Celery
@@ -79,6 +80,25 @@ def test_a_probe_that_fails_announces_nothing(task: RemovalTask) -> None:
     for task.runner.model.error in (FULL, None):
         task.readiness.check()
         assert _worker(task).ready is (task.runner.model.error is None)
+
+
+def test_an_answer_says_what_of_the_gpus_memory_is_in_use(
+    task: RemovalTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert task.readiness is not None
+    answers: list[Any] = [(3, 9), None, FULL]
+
+    def gpu_memory() -> tuple[int, int] | None:
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return cast("tuple[int, int] | None", answer)
+
+    monkeypatch.setattr(task.runner.model, "gpu_memory", gpu_memory, raising=False)
+    while answers:
+        task.runner.registry.mark_not_ready(WORKER)
+        task.readiness.check()
+        shown = _worker(task)
+        assert (shown.ready, shown.gpu_used, shown.gpu_total) == (True, 3, 9)
 
 
 @pytest.mark.parametrize("busy", [False, True])

@@ -1,5 +1,6 @@
 """The parent's beats: what it makes of a drain, and of the process that has the model."""
 
+import os
 import subprocess
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from tasks.jobs.store import Dispatch, JobStore
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.worker import monitor as module
-from tasks.worker.monitor import LivenessTimeout, WorkerMonitor, kill_child
+from tasks.worker.monitor import LivenessTimeout, WorkerMonitor, kill_child, resident_bytes
 from tasks.worker_registry import Worker
 from tests.support.clock import Clock
 from tests.support.jobs import make_job
@@ -107,6 +108,13 @@ def test_a_worker_takes_nothing_before_its_model_answers_nor_after_its_child_die
         parent.answer(pid)
         assert parent.tick() == QUEUES, "its own queue is looked into first"
     assert parent.consumer.calls == 3, "several calls might be made in any order"
+
+
+def test_a_heartbeat_says_what_memory_the_worker_holds(parent: Parent) -> None:
+    parent.children = {os.getppid()}
+    parent.tick()
+    assert parent.shown().resident > resident_bytes([os.getpid()]) > 2**20
+    assert resident_bytes([2**30]) == 0, "a process that has just ended"
 
 
 def test_a_worker_whose_answers_are_not_heard_goes_on_taking(ready: Parent) -> None:

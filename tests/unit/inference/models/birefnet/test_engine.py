@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inference.errors import ModelError
-from inference.models.base import MattingModel
+from inference.models.base import HasGpuMemory, MattingModel
 from inference.models.birefnet.device import choose_dtype
 from inference.models.birefnet.engine import (
     BiRefNetModel,
@@ -96,6 +96,8 @@ def test_each_picture_gets_its_own_matte_at_its_own_size(engine: MattingModel) -
         (alone,) = engine.matte([picture])
         assert np.abs(matte - alone).max() <= 1e-4
     assert engine.matte([]) == []
+    assert isinstance(engine, HasGpuMemory)
+    assert engine.gpu_memory() is None, "it runs on the CPU"
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.05), ("fp16", 0.01)])
