@@ -60,6 +60,7 @@ def lone_api(
         "RMBG_S3_BUCKET": f"{servers.bucket}-lone",
         "RMBG_MAX_IMAGE_MB": "256",
         "RMBG_AUTH": "auto",
+        "RMBG_GRAFANA_URL": "https://grafana.example/d/rmbg",
     }
     with running_api(env, tmp_path_factory.mktemp("lone") / "api.log") as api:
         yield api

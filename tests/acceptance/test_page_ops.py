@@ -25,30 +25,19 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture(scope="module")
-def api(
-    servers: Servers,
-    service_environment: dict[str, str],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[RunningApi]:
-    env = {
-        **service_environment,
-        "RMBG_REDIS_URL": servers.new_database(),
-        "RMBG_GRAFANA_URL": "https://grafana.example/d/rmbg",
-    }
-    with running_api(env, tmp_path_factory.mktemp("ops") / "api.log") as api:
-        yield api
-
-
 @pytest.fixture
-def runtime(api: RunningApi) -> Iterator[Runtime]:
-    """A worker, a failed task, a dead letter and a webhook that waits."""
-    with Runtime(settings_of(api.env)) as runtime:
+def runtime(lone_api: RunningApi) -> Iterator[Runtime]:
+    with Runtime(settings_of(lone_api.env)) as runtime:
         runtime.redis.flushdb()
-        registry = WorkerRegistry(runtime.redis, clock=lambda: time.time() + 3600)
-        registry.record_heartbeat(WORKER, queue="gpu.testhost.0", model="u2netp")
-        registry.mark_ready(WORKER, 60, pid=7, resident=3 * 2**30, gpu_used=2**30, gpu_total=2**35)
+        _register(runtime)
         yield runtime
+
+
+def _register(runtime: Runtime) -> None:
+    """Let a worker be ready that nobody runs."""
+    registry = WorkerRegistry(runtime.redis, clock=lambda: time.time() + 3600)
+    registry.record_heartbeat(WORKER, queue="gpu.testhost.0", model="u2netp")
+    registry.mark_ready(WORKER, 60, pid=7, resident=3 * 2**30, gpu_used=2**30, gpu_total=2**35)
 
 
 def _failed(runtime: Runtime, **fields: object) -> str:
@@ -66,17 +55,17 @@ def _dead(runtime: Runtime) -> str:
 
 
 def test_a_worker_is_drained_and_tasks_are_queued_again(
-    browser: Browser, api: RunningApi, runtime: Runtime
+    browser: Browser, lone_api: RunningApi, runtime: Runtime
 ) -> None:
     failed, dead = _failed(runtime, webhook_url=URL), _dead(runtime)
-    with visiting(browser, api.url) as visit:
+    with visiting(browser, lone_api.url) as visit:
         page = visit.open("/")
         page.get_by_role("link", name="Operations").click()
         page.wait_for_selector("html[data-ready]")
         worker = page.locator(f'[data-name="{WORKER}"]')
         assert worker.locator(".badge").inner_text() == "ready"
         assert "3 GB of memory · GPU memory 1 GB of 32 GB" in worker.inner_text()
-        assert page.locator("#grafana").get_attribute("href") == api.env["RMBG_GRAFANA_URL"]
+        assert page.locator("#grafana").get_attribute("href") == lone_api.env["RMBG_GRAFANA_URL"]
 
         worker.get_by_role("button", name="Drain").click()
         page.locator("#reason").fill("new fan")
@@ -108,12 +97,16 @@ def test_a_worker_is_drained_and_tasks_are_queued_again(
 
 
 def test_a_key_that_is_no_operators_is_told_so(
-    browser: Browser, api: RunningApi, runtime: Runtime, tmp_path: Path
+    browser: Browser, servers: Servers, service_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    shop = runtime.api_keys.add("ops-shop")[1]
-    operator = runtime.api_keys.add("ops-operator", operator=True)[1]
+    # With a database of its own: its keys would close the others' API.
+    env = {**service_environment, "RMBG_REDIS_URL": servers.new_database(), "RMBG_AUTH": "on"}
+    with Runtime(settings_of(env)) as runtime:
+        _register(runtime)
+        shop = runtime.api_keys.add("ops-shop")[1]
+        operator = runtime.api_keys.add("ops-operator", operator=True)[1]
     with (
-        running_api({**api.env, "RMBG_AUTH": "on"}, tmp_path / "api.log") as closed,
+        running_api(env, tmp_path / "api.log") as closed,
         visiting(browser, closed.url) as visit,
     ):
         page = visit.open("/ops")
@@ -134,11 +127,11 @@ def test_a_key_that_is_no_operators_is_told_so(
 @pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed: make clients")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_barrier(
-    browser: Browser, api: RunningApi, runtime: Runtime, scheme: str
+    browser: Browser, lone_api: RunningApi, runtime: Runtime, scheme: str
 ) -> None:
     _failed(runtime, webhook_url=URL)
     _dead(runtime)
-    with visiting(browser, api.url, color_scheme=scheme) as visit:
+    with visiting(browser, lone_api.url, color_scheme=scheme) as visit:
         page = visit.open("/ops")
         assert barriers(page) == []
         page.get_by_role("button", name="Drain").click()
@@ -146,12 +139,12 @@ def test_axe_finds_no_barrier(
 
 
 def test_on_a_phone_everything_fits_and_can_be_hit(
-    browser: Browser, api: RunningApi, runtime: Runtime
+    browser: Browser, lone_api: RunningApi, runtime: Runtime
 ) -> None:
     _failed(runtime, webhook_url=URL)
     _dead(runtime)
     phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
-    with visiting(browser, api.url, **phone) as visit:
+    with visiting(browser, lone_api.url, **phone) as visit:
         page = visit.open("/ops")
         assert small_targets(visit) == []
         assert page.evaluate("document.documentElement.scrollWidth") == 360

@@ -1,6 +1,7 @@
 // The operators' view: what the service does now, every two seconds, and the acts on it.
 import { byId, make, say, toast, translate } from "./elements.js";
-import { call, readKey, writeKey } from "./service.js";
+import { keyDialog } from "./key.js";
+import { call } from "./service.js";
 import { bytes, hasText, t } from "./texts.js";
 
 const PAUSE_MS = 2000;
@@ -144,21 +145,7 @@ async function look() {
 }
 document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : look()));
 
-function askKey(fault = "") {
-  byId("key-fault").textContent = fault;
-  if (!byId("key-dialog").open) byId("key-dialog").showModal();
-}
-document.addEventListener("key-refused", () => askKey(readKey() ? t("keyWrong") : ""));
-byId("open-key").onclick = () => askKey();
-byId("key-form").onsubmit = (event) => {
-  event.preventDefault();
-  const key = byId("key").value.trim();
-  if (/[^\x21-\x7e]/.test(key)) return askKey(t("keyWrong"));
-  byId("key").value = "";
-  writeKey(key);
-  byId("key-dialog").close();
-  return look();
-};
+const askKey = keyDialog({ title: t("opsKeyTitle"), why: t("opsKeyWhy"), use: look });
 
 await look();
 document.documentElement.dataset.ready = "yes";

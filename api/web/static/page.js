@@ -2,9 +2,10 @@
 import { Card, errorText } from "./card.js";
 import { extensionOf, makeFile } from "./compose.js";
 import { byId, icon, save, say, toast, translate } from "./elements.js";
+import { keyDialog } from "./key.js";
 import { LookForm } from "./look.js";
 import { Photos, RUNNING } from "./photos.js";
-import { call, readKey, writeKey } from "./service.js";
+import { call, readKey } from "./service.js";
 import { bytes, t } from "./texts.js";
 import { Viewer } from "./viewer.js";
 import { fileNames, zip } from "./zip.js";
@@ -226,22 +227,14 @@ addEventListener("keydown", (event) => {
 
 // Who asks.
 
-function askKey(fault = "") {
-  byId("key-fault").textContent = fault;
-  if (!byId("key-dialog").open) byId("key-dialog").showModal();
-}
-document.addEventListener("key-refused", () => askKey(readKey() ? t("keyWrong") : ""));
-byId("open-key").onclick = () => askKey();
-byId("key-form").onsubmit = (event) => {
-  event.preventDefault();
-  const key = byId("key").value.trim();
-  if (/[^\x21-\x7e]/.test(key)) return askKey(t("keyWrong"));
-  byId("key").value = "";
-  if (key !== readKey()) photos.forgetAll();
-  writeKey(key);
-  byId("key-dialog").close();
-  return start();
-};
+keyDialog({
+  title: t("keyTitle"),
+  why: t("keyWhy"),
+  use(key, former) {
+    if (key !== former) photos.forgetAll();
+    return start();
+  },
+});
 
 async function start() {
   form.build({});

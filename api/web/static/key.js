@@ -1,0 +1,38 @@
+// Asks for the API key in a dialog of its own, and keeps it for this tab.
+import { byId, make } from "./elements.js";
+import { readKey, writeKey } from "./service.js";
+import { t } from "./texts.js";
+
+// Makes the dialog, which opens when the service refuses a key; `use` is told of each new one.
+// Returns the function that opens it.
+export function keyDialog({ title, why, use }) {
+  const input = make("input", { type: "password", id: "key", autocomplete: "off", spellcheck: false, required: true });
+  const fault = make("p", { class: "fault", role: "alert" });
+  const form = make("form", { method: "dialog" },
+    make("h2", { id: "key-title" }, title), make("p", {}, why),
+    make("label", { class: "field" }, make("span", {}, t("key")), input), fault,
+    make("div", { class: "group end" },
+      make("button", { type: "button", class: "button quiet", onclick: () => dialog.close() }, t("back")),
+      make("button", { type: "submit", class: "button primary" }, t("useKey"))));
+  const dialog = make("dialog", { id: "key-dialog", class: "small", "aria-labelledby": "key-title" }, form);
+  document.body.append(dialog);
+
+  function ask(text = "") {
+    fault.textContent = text;
+    if (!dialog.open) dialog.showModal();
+  }
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const key = input.value.trim();
+    // A header holds no other characters.
+    if (/[^\x21-\x7e]/.test(key)) return ask(t("keyWrong"));
+    const former = readKey();
+    input.value = "";
+    writeKey(key);
+    dialog.close();
+    return use(key, former);
+  });
+  document.addEventListener("key-refused", () => ask(readKey() ? t("keyWrong") : ""));
+  byId("open-key").onclick = () => ask();
+  return ask;
+}
