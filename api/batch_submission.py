@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
@@ -304,14 +304,20 @@ class BatchSubmissionService:
         parameters = load(RemovalJson(), {**shared, **entry.parameters})
         if entry.image is not None:
             parameters["image"] = entry.image
-        inputs = replace(self.services.inputs, reserved=True)
+        task_id = entry.task_id or new_task_id()
         try:
-            submission = build_submission(
-                parameters, inputs, self.owner, priority=Priority.LOW, batch_id=batch_id
-            )
-            job = self.services.submissions.submit(
-                submission, self.request_id, task_id=entry.task_id or None
-            ).job
+            with self.services.runtime.quotas.released_on_error(self.owner.id, [task_id]):
+                submission = build_submission(
+                    parameters,
+                    self.services.inputs,
+                    self.owner,
+                    task_id=task_id,
+                    priority=Priority.LOW,
+                    batch_id=batch_id,
+                )
+                job = self.services.submissions.submit(
+                    submission, self.request_id, task_id=task_id
+                ).job
         except UncertainWriteError:
             # The task may have been recorded, and then it needs its picture.
             self.taken.add(entry.task_id)

@@ -18,6 +18,7 @@ from tasks.api_keys import ANONYMOUS, Owner
 from tasks.errors import OutboundRequestError, UrlTooLargeError
 from tasks.jobs.job import Priority
 from tasks.net.http_client import HttpClient
+from tasks.object_store import background_key, original_key
 from tasks.quotas import Quotas
 from tasks.uploads.service import UploadService
 
@@ -151,9 +152,8 @@ class ImageInputs:
         max_bytes: of one picture.
         http_client: fetches pictures by URL.
         uploads: the finished ones are copied from the bucket.
-        quotas: nothing is fetched for an owner whose quota has no room.
+        quotas: a picture is charged before it is fetched.
         fetches: one place for each picture that is fetched by URL at once.
-        reserved: the places of the pending jobs were charged before.
     """
 
     max_bytes: int
@@ -161,29 +161,35 @@ class ImageInputs:
     uploads: UploadService
     quotas: Quotas
     fetches: Places = field(default_factory=lambda: Places(FETCHES))
-    reserved: bool = False
 
-    def open(self, name: str, value: InputFile | str | LongText, owner: Owner) -> InputFile:
-        """Return the picture that a parameter gives or names.
+    def open(
+        self, name: str, value: InputFile | str | LongText, owner: Owner, task_id: str
+    ) -> InputFile:
+        """Return the picture that a parameter gives or names, for a task that is to be recorded.
+
+        What the owner is charged for one that is fetched has to be released if it becomes no task.
 
         Raises:
             ApiError: there is none, or it is empty or too large; `fields` names the parameter.
             QuotaExceededError: it would have to be fetched, and the owner's quota has no room.
         """
-        picture = value if isinstance(value, InputFile) else self._load(name, value, owner)
+        picture = value if isinstance(value, InputFile) else self._load(name, value, owner, task_id)
         check_length(picture.length, self.max_bytes, name)
         return picture
 
-    def _load(self, name: str, text: str | LongText, owner: Owner) -> InputFile:
+    def _load(self, name: str, text: str | LongText, owner: Owner, task_id: str) -> InputFile:
         if name in _FILE_FIELDS:
             sentence = f"The field `{name}` holds text; send it as a file."
             raise ApiError("missing_image", sentence, fields={name: sentence})
         if name == "image_b64" or isinstance(text, LongText):
             return self._decode(name, text)
-        self.quotas.require_room(owner, reserved=self.reserved)
-        if name == "upload_id":
-            return self._fetch_upload(name, text, owner)
-        return self._fetch(name, text)
+        key = background_key(task_id) if name == "background_url" else original_key(task_id)
+        self.quotas.reserve(owner, task_id, key, self.max_bytes)
+        upload = name == "upload_id"
+        picture = self._fetch_upload(name, text, owner) if upload else self._fetch(name, text)
+        # The rest of what was reserved is free again, for a background too.
+        self.quotas.charge(owner, [task_id], {key: picture.length}, pending=True)
+        return picture
 
     def _fetch_upload(self, name: str, upload_id: str, owner: Owner) -> InputFile:
         """Copy an upload into a temporary file: whoever judges it may read it to and fro."""

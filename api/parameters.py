@@ -402,6 +402,7 @@ def build_submission(
     sources: ImageInputs,
     owner: Owner,
     *,
+    task_id: str,
     priority: Priority = Priority.NORMAL,
     batch_id: str | None = None,
 ) -> Submission:
@@ -411,6 +412,7 @@ def build_submission(
         parameters: loaded by `RemovalForm` or `RemovalJson`.
         sources: loads the pictures.
         owner: who submits it.
+        task_id: of the task that it is to become; what is charged for it is not released here.
         priority: where the parameters name none.
         batch_id: the batch that it belongs to.
 
@@ -423,10 +425,10 @@ def build_submission(
     _require_one(names, "Send one picture in one way, not by")
     # Options are checked before any picture is loaded, the picture before its background.
     check_options(parameters)
-    image = sources.open(names[0], parameters[names[0]], owner)
+    image = sources.open(names[0], parameters[names[0]], owner, task_id)
     names = _given(parameters, _BACKGROUNDS)
     _require_one(names, "Name one background, not")
-    background = sources.open(names[0], parameters[names[0]], owner) if names else None
+    background = sources.open(names[0], parameters[names[0]], owner, task_id) if names else None
     return Submission(
         image=image,
         options=_build_options(parameters, background.sha256 if background else None),

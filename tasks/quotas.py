@@ -170,21 +170,17 @@ class Quotas:
         quota = self.of(owner)
         return Usage.read(self._run("usage", owner=owner.id, quota=quota.to_lua()), quota)
 
-    def require_room(self, owner: Owner, *, reserved: bool = False) -> None:
-        """Check that an owner may store anything at all, and have one more pending job.
+    def reserve(self, owner: Owner, task_id: str, key: str, most: int) -> None:
+        """Charge an owner for a picture of unknown size that is about to be fetched.
 
-        Args:
-            owner: for whom an address is about to be fetched, of a picture of unknown size.
-            reserved: the job's place was charged before.
+        It is charged its largest size, or what the quota has left, until `charge` names its own; so
+        requests that come at once are refused before they fetch what there is no room for. The
+        task's place is charged too.
 
         Raises:
-            QuotaExceededError: it may not; so nothing is fetched for it.
+            QuotaExceededError: a quota has no room; nothing was charged.
         """
-        usage = self.usage(owner)
-        if 0 < usage.quota.max_bytes <= usage.bytes:
-            raise usage.refused("bytes")
-        if not reserved and 0 < usage.quota.max_pending <= usage.pending:
-            raise usage.refused("pending")
+        self._charge(owner, [task_id], {key: most}, pending=True, up_to=True)
 
     def charge(
         self,
@@ -210,6 +206,18 @@ class Quotas:
         Raises:
             QuotaExceededError: a quota has no room; nothing was charged.
         """
+        return self._charge(owner, ids, objects, pending=pending, seconds=seconds)
+
+    def _charge(
+        self,
+        owner: Owner,
+        ids: Sequence[str],
+        objects: Mapping[str, int],
+        *,
+        pending: bool,
+        up_to: bool = False,
+        seconds: float = RESERVED_SECONDS,
+    ) -> Usage:
         quota = self.of(owner)
         answer = self._run(
             "charge",
@@ -218,6 +226,7 @@ class Quotas:
             ids=[(each,) for each in ids],
             objects=[(key, str(size)) for key, size in objects.items()],
             pending=pending,
+            up_to=up_to,
             lapse=self.clock() + seconds,
         )
         return Usage.read(answer, quota)

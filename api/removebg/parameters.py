@@ -73,17 +73,17 @@ _OWN_NAMES: Final = {
 _FAILED: Final = {"image_url": "failed_image_download", "bg_image_url": "failed_bg_download"}
 
 
-def open_image(form: Form, services: Services, owner: Owner) -> InputFile:
+def open_image(form: Form, services: Services, owner: Owner, task_id: str) -> InputFile:
     """Return the picture that a form gives or names; its header has been read.
 
     Raises:
         RemoveBgError: the form names no picture, or several, or the one that it names cannot be
             fetched or read.
     """
-    return _open(form, source_name(form), services, owner)
+    return _open(form, source_name(form), services, owner, task_id)
 
 
-def open_background(form: Form, services: Services, owner: Owner) -> InputFile | None:
+def open_background(form: Form, services: Services, owner: Owner, task_id: str) -> InputFile | None:
     """Return the picture to go behind the subject, if one is asked for.
 
     Raises:
@@ -95,13 +95,13 @@ def open_background(form: Form, services: Services, owner: Owner) -> InputFile |
         raise RemoveBgError("multiple_bg_sources", f"Choose one of {', '.join(names)}.")
     if not names or names == ["bg_color"]:
         return None
-    return _open(form, names[0], services, owner)
+    return _open(form, names[0], services, owner, task_id)
 
 
-def _open(form: Form, name: str, services: Services, owner: Owner) -> InputFile:
+def _open(form: Form, name: str, services: Services, owner: Owner, task_id: str) -> InputFile:
     given: InputFile | str | LongText = form.files.get(name) or _text(form, name)
     try:
-        picture = services.inputs.open(_OWN_NAMES[name], given, owner)
+        picture = services.inputs.open(_OWN_NAMES[name], given, owner, task_id)
     except ApiError as error:
         raise _cannot_be_had(name, error) from None
     try:

@@ -34,7 +34,7 @@ from api.removebg.responses import (
 from api.request_hooks import install_cors, request_id, shape_failures
 from tasks.audit import Access, audit_access
 from tasks.errors import TaskError
-from tasks.jobs.job import Job, Priority, Status
+from tasks.jobs.job import Job, Priority, Status, new_task_id
 from tasks.object_store import IMPROVEMENTS
 
 #: Longest that a request waits for its result.
@@ -77,7 +77,11 @@ def _identify() -> None:
 def remove_background() -> Response:
     """Cut the subject out while the caller waits."""
     form = read_body(request, max_file_bytes=services().settings.max_image_bytes)
-    job = _finished(services().submissions.submit(_submission(form), request_id()).job)
+    task_id = new_task_id()
+    with services().runtime.quotas.released_on_error(current_owner().id, [task_id]):
+        submission = _submission(form, task_id)
+        accepted = services().submissions.submit(submission, request_id(), task_id=task_id)
+    job = _finished(accepted.job)
     data = services().runtime.object_store.get(str(job.result_key))
     response = success_response(data, job, as_json=wants_json(request))
     audit_access(Access.RESULT, [job], request_id=request_id())
@@ -85,13 +89,13 @@ def remove_background() -> Response:
     return response
 
 
-def _submission(form: Form) -> Submission:
+def _submission(form: Form, task_id: str) -> Submission:
     owner, settings = current_owner(), services().settings
     # Before an address is fetched.
     _charge_one(consume())
     _charge_megapixels(_LEAST_MEGAPIXELS)
-    image = open_image(form, services(), owner)
-    background = None if is_mask(form.texts) else open_background(form, services(), owner)
+    image = open_image(form, services(), owner, task_id)
+    background = None if is_mask(form.texts) else open_background(form, services(), owner, task_id)
     most = settings.removebg_png_megapixels
     options = read_options(
         form.texts,
@@ -173,10 +177,19 @@ def improve() -> Response:
     # A picture that would not be kept is not fetched.
     if keep or source_name(form) != "image_url":
         _charge_one(consume())
-        picture = open_image(form, services(), current_owner())
+        picture = _open_improvement(form, contribution)
         if keep:
             _keep(contribution, picture)
     return jsonify({"id": contribution})
+
+
+def _open_improvement(form: Form, contribution: str) -> InputFile:
+    """Open a picture that becomes no task; what is charged for a fetch is released after it."""
+    owner = current_owner()
+    try:
+        return open_image(form, services(), owner, contribution)
+    finally:
+        services().runtime.quotas.release(owner.id, [contribution])
 
 
 def _keep(contribution: str, picture: InputFile) -> None:

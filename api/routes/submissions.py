@@ -99,10 +99,11 @@ class RemoveBackground(MethodView):
         def submit(task_id: str, reservation: Reservation | None) -> AcceptedJob:
             # A repeated request costs nothing; a new one is charged before an address is fetched.
             charge()
-            submission = build_submission(parameters, services().inputs, owner)
-            return services().submissions.submit(
-                submission, request_id(), task_id=task_id, reservation=reservation
-            )
+            with services().runtime.quotas.released_on_error(owner.id, [task_id]):
+                submission = build_submission(parameters, services().inputs, owner, task_id=task_id)
+                return services().submissions.submit(
+                    submission, request_id(), task_id=task_id, reservation=reservation
+                )
 
         accepted, replayed = services().idempotency.accept(
             owner.id,

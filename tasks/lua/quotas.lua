@@ -118,12 +118,21 @@ local function exceeds(value, limit)
 end
 
 -- Charges an owner for what is about to be stored under some ids: all of it, or nothing.
+-- An object of unknown size is charged as far as there is room, `up_to` the largest that it may be.
 -- Arguments: owner, quota (the limits bytes, pending and all_pending, which is the service's; '0':
 -- none), ids (in lists of one), objects (pairs of key and bytes), pending (boolean: they will be
--- pending jobs), lapse (unix time at which the charges are released unless a record holds them).
+-- pending jobs), lapse (unix time at which the charges are released unless a record holds them),
+-- up_to (boolean; then there is one object).
 -- Returns the refusal ('bytes', 'pending' or ''), and what `usage` gives.
 commands.charge = function(a)
   local bytes, new = 0, {}
+  if a.up_to and tonumber(a.quota.bytes) > 0 then
+    local room = tonumber(a.quota.bytes) - stored_by(a.owner)
+    if room <= 0 then
+      return usage(a, 'bytes')
+    end
+    a.objects[1][2] = math.min(tonumber(a.objects[1][2]), room)
+  end
   for _, object in ipairs(a.objects) do
     bytes = bytes + tonumber(object[2]) - charged_for(a.owner, object[1])
   end

@@ -31,6 +31,7 @@ class Site:
 
     visits = 0
     url = ""
+    meanwhile: Callable[[], object] = staticmethod(lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,7 @@ def site() -> Iterator[Site]:
 
     def handle(request: Request) -> None:
         site.visits += 1
+        site.meanwhile()
         answer(200, PICTURE, Content_Type="image/png")(request)
 
     with serving(handle) as port:
@@ -134,6 +136,33 @@ def test_nothing_is_kept_or_fetched_where_there_is_no_room(
     _limit(shop, max_pending=None, max_bytes=None)
     if "remove.bg" not in way:  # which waits for the result
         assert WAYS[way](shop, upload, site.url).status_code < 300
+
+
+@pytest.mark.parametrize(
+    ("way", "quotas", "refusal_"),
+    [
+        ("address", {"max_bytes": 2 * SIZE}, (403, "storage_quota_exceeded")),
+        ("background", {"max_bytes": 3 * SIZE}, (403, "storage_quota_exceeded")),
+        ("batch in JSON", {"max_bytes": 4 * SIZE}, (403, "storage_quota_exceeded")),
+        ("address", {"max_pending": 1}, (429, "too_many_pending")),
+        ("background", {"max_pending": 1}, (429, "too_many_pending")),
+        ("batch in JSON", {"max_pending": 3}, (429, "too_many_pending")),
+    ],
+)
+def test_what_has_no_room_beside_a_picture_that_is_being_fetched_is_not_fetched(
+    shop: Api, site: Site, way: str, quotas: dict[str, int], refusal_: tuple[int, str]
+) -> None:
+    upload, other = _upload(shop), shop.application.test_client()
+    _limit(shop, **quotas)
+    other.environ_base.update(shop.environ_base)
+    refused, before = list[TestResponse](), site.visits
+    site.meanwhile = lambda: refused.append(other.post(PATH, json={"image_url": site.url}))
+    try:
+        assert WAYS[way](shop, upload, site.url).status_code == 202
+    finally:
+        del site.meanwhile
+    assert (site.visits - before, [_refused(each) for each in refused]) == (1, [refusal_])
+    assert _has(shop)[0] == SIZE + {"address": 1, "background": 2, "batch in JSON": 3}[way] * SIZE
 
 
 def test_uploads_are_refused_by_number(shop: Api, studio: Api) -> None:

@@ -108,7 +108,7 @@ def test_a_jobs_charges_live_as_its_record_and_pictures_do(quotas: Quotas, jobs:
     jobs.finish(job.task_id, token="t", status=Status.SUCCEEDED, **facts)
     assert _has(quotas) == (105, 0, 0, 0)
     with pytest.raises(QuotaExceededError):
-        quotas.require_room(SHOP)
+        quotas.reserve(SHOP, "t", "originals/t", 1)
     jobs.release_pictures(job.task_id)
     assert _has(quotas) == (0, 0, 0, 0)
     jobs.erase(job.task_id)

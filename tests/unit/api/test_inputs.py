@@ -13,7 +13,7 @@ MB = 2**20
 
 def _decode(text: str) -> None:
     inputs = ImageInputs(9 * MB, *cast("Any", (None, None, None)))
-    inputs.open("image_b64", text, ANONYMOUS)
+    inputs.open("image_b64", text, ANONYMOUS, "")
 
 
 @pytest.mark.parametrize(
