@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms
+from PIL import Image, ImageCms
 
 from inference.errors import InferenceError, InvalidImageError, InvalidOptionError
+from inference.metadata import Metadata, read_exif
 from inference.models.base import Rgb
 from inference.options import Options
 from inference.probe import DEFAULT_LIMITS, ImageLimits, check_size, open_image, probe_image
+from inference.tiff_pixels import load_tiff
 
 # The ICC color space of a profile that fits each mode.
 _PROFILE_SPACES = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}
@@ -28,14 +30,15 @@ class SrgbConverter:
     """Converts strips of one picture to sRGB.
 
     Args:
-        image: the loaded picture; its mode, profile and value range are read, its pixels not kept.
+        image: the loaded picture; its mode and value range are read, its pixels not kept.
+        profile: the ICC profile of its colors; None for sRGB.
     """
 
-    def __init__(self, image: Image.Image) -> None:
+    def __init__(self, image: Image.Image, profile: bytes | None = None) -> None:
         self._transparent_color = image.info.get("transparency")
         self._scale = _scale_to_8_bit(image)
         self.has_alpha = image.mode in _ALPHA_MODES or self._transparent_color is not None
-        self._transform = _to_srgb_transform(image.info.get("icc_profile"), _opaque_mode(image))
+        self._transform = _to_srgb_transform(profile, _opaque_mode(image))
 
     def convert(self, strip: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         """Return the strip's colors in mode RGB, and its alpha in mode L if the picture has one."""
@@ -241,10 +244,7 @@ def reading(data: bytes, limits: ImageLimits) -> Iterator[Strips]:
     """Read the first frame's pixels, to be converted strip by strip; raises as `decode` does."""
     header = probe_image(data, limits)
     try:
-        image = open_image(BytesIO(data), header.format)
-        check_size(*image.size, limits)  # a GIF's first frame may be larger than its header says
-        image.load()
-        yield _convert(image)
+        yield _convert(*_load(data, header.format, limits))
     except (InferenceError, MemoryError):
         raise
     except Exception as error:  # readers raise errors of any class
@@ -254,21 +254,24 @@ def reading(data: bytes, limits: ImageLimits) -> Iterator[Strips]:
         ) from error
 
 
-def _read_orientation(image: Image.Image) -> Orientation:
-    """Read the EXIF orientation of a loaded picture; upright if it is absent or broken."""
-    try:
-        number = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # noqa: BLE001 - a picture is not refused for its broken metadata
-        number = None
-    if isinstance(number, int) and 1 <= number <= len(_ORIENTATIONS):
-        return _ORIENTATIONS[number - 1]
-    return _ORIENTATIONS[0]
+def _load(data: bytes, name: str, limits: ImageLimits) -> tuple[Image.Image, Metadata]:
+    """Read the pixels of a file as they are stored, and what is to be applied to them."""
+    if name == "TIFF":
+        return load_tiff(data)
+    image = open_image(BytesIO(data), name)
+    check_size(*image.size, limits)  # a GIF's first frame may be larger than its header says
+    image.load()
+    exif = image.info.get("exif")
+    return image, Metadata(
+        orientation=read_exif(exif).orientation if isinstance(exif, bytes) else 1,
+        profile=image.info.get("icc_profile"),
+    )
 
 
-def _convert(image: Image.Image) -> Strips:
+def _convert(image: Image.Image, metadata: Metadata) -> Strips:
     """Convert and turn a loaded picture strip by strip."""
-    orientation = _read_orientation(image)
-    converter = SrgbConverter(image)
+    orientation = _ORIENTATIONS[metadata.orientation - 1]
+    converter = SrgbConverter(image, metadata.profile)
     width, height = orientation.displayed_size(image.width, image.height)
     strip_rows = max(1, _STRIP_PIXELS // image.width)
 

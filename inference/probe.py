@@ -22,7 +22,7 @@ from inference.errors import (
     SideTooLongError,
     UnsupportedFormatError,
 )
-from inference.structure import walk_structure
+from inference.structure import CAMERA_RAW, walk_structure
 
 #: Bytes that `identify_format` and the walks of `inference.structure` need. Before the beginning of
 #: an SVG come a prolog and comments, and before that of a PDF up to 1,024 bytes of anything.
@@ -35,6 +35,20 @@ _SIGNATURES = (
     ("WEBP", 8, b"WEBP"),
     ("GIF", 0, b"GIF87a"),
     ("GIF", 0, b"GIF89a"),
+    *(
+        (CAMERA_RAW, 0, magic)
+        for magic in (
+            *(
+                b"II*\0\x10\0\0\0CR",
+                b"IIRO",
+                b"IIRS",
+                b"MMOR",
+                b"IIU\0",
+            ),  # Canon, Olympus, Panasonic
+            *(b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM"),  # Fuji, Sigma, Minolta
+        )
+    ),
+    (CAMERA_RAW, 6, b"HEAPCCDR"),  # Canon before 2004
     ("TIFF", 0, b"II*\0"),
     ("TIFF", 0, b"MM\0*"),
     ("TIFF", 0, b"II+\0"),
@@ -59,6 +73,7 @@ _SVG_ELEMENT = re.compile(rb"<(!DOCTYPE\s+|\w+:)?svg\b", re.IGNORECASE)
 _UNKNOWN_PIXELS = ("unknown pixel mode", "unknown data organization", "cannot handle")
 
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_CANON_RAW_BRAND = b"crx "
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 
 # Pillow's plugin of each format, in the order in which messages list the formats.
@@ -139,6 +154,8 @@ def _identify_accepted_format(prefix: bytes) -> str:
         raise InvalidImageError(
             f"The file is no picture: its first bytes match no known image format. {hint}"
         )
+    if name == CAMERA_RAW:
+        raise _unreadable_error(name)
     if name not in accepted:
         raise UnsupportedFormatError(f"{name} files are not accepted here. {hint}")
     return name
@@ -188,6 +205,8 @@ def _identify_iso_media(prefix: bytes) -> str:
     # ISO 14496-12: size, "ftyp", major brand, version, compatible brands.
     end = min(int.from_bytes(prefix[:4], "big"), len(prefix))
     brands = {prefix[8:12], *(prefix[at : at + 4] for at in range(16, end, 4))}
+    if _CANON_RAW_BRAND in brands:
+        return CAMERA_RAW
     if brands & _AVIF_BRANDS:
         return "AVIF"
     return "HEIC" if brands & _HEIC_BRANDS else "MP4 or QuickTime"
@@ -222,8 +241,9 @@ def _damaged_header_error(name: str) -> InvalidImageError:
 
 
 def _unreadable_error(files: str) -> UnsupportedFormatError:
+    remedy = "Develop the picture, and save" if files == CAMERA_RAW else "Save"
     return UnsupportedFormatError(
-        f"{files} are not accepted here. Save the picture in RGB with 8 or 16 bits a channel, as "
+        f"{files} are not accepted here. {remedy} it in RGB with 8 or 16 bits a channel, as "
         "PNG, TIFF or 8-bit JPEG."
     )
 

@@ -11,14 +11,13 @@ from types import MappingProxyType
 from typing import BinaryIO, Final
 
 from inference.errors import ImageTooComplexError
+from inference.tiff import describe_unreadable, find_picture, is_camera_raw, read_layout
 
 #: Scans of a JPEG, each of which costs a pass over the picture. Encoders write about 10, optimizers
 #: up to 64.
 MAX_SCANS: Final = 100
 #: Segments of a JPEG or chunks of a PNG; 60 MB of the usual 8 KiB chunks are 7,700.
 MAX_PARTS: Final = 32_768
-#: Tags of a TIFF's first picture. The standards name about 300.
-MAX_TIFF_TAGS: Final = 1_000
 #: Boxes of a HEIC or AVIF that are read. A phone's picture of 48 megapixels has about 300.
 MAX_BOXES: Final = 4_096
 #: Items of a HEIC or AVIF. libavif compares each new one with all others: 32,000 take it 3 s.
@@ -64,23 +63,8 @@ _ITEM_LISTS: Final[Mapping[bytes, tuple[int, int]]] = MappingProxyType(
     {b"iinf": (4, 1), b"iloc": (6, 2)}
 )
 
-_TIFF_TYPE_BYTES: Final[Mapping[int, int]] = MappingProxyType(
-    {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
-    | {16: 8, 17: 8, 18: 8}
-)
-_TIFF_WIDTH: Final = 256
-_TIFF_HEIGHT: Final = 257
-_TIFF_PHOTOMETRIC: Final = 262
-_TIFF_SAMPLES: Final = 277
-_TIFF_EXTRA_SAMPLES: Final = 338
-_TIFF_CMYK: Final = 5
-_CMYK_SAMPLES: Final = 4
-_TIFF_TILE_WIDTH: Final = 322
-_TIFF_TILE_HEIGHT: Final = 323
-_TIFF_TAGS: Final = (
-    *(_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT),
-    *(_TIFF_PHOTOMETRIC, _TIFF_SAMPLES, _TIFF_EXTRA_SAMPLES),
-)
+#: What a file is called that holds what a sensor saw, not yet a picture.
+CAMERA_RAW: Final = "Camera raw files (such as DNG, NEF, CR2, ARW)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,41 +236,22 @@ def _walk_bmp(_: BinaryIO, prefix: bytes) -> Structure:
     return Structure((width, abs(int.from_bytes(prefix[22:26], "little", signed=True))))
 
 
-def _walk_tiff(file: BinaryIO, prefix: bytes) -> Structure:
-    """Read the first directory; its values together must fit into the file.
-
-    A directory whose 65,535 tags all point at the same megabyte makes a reader copy it as often.
-    """
-    little = prefix[:2] == b"II"
-    big_tiff = prefix[2 if little else 3] == 43  # noqa: PLR2004 - its version number
-    start, word = (8, 8) if big_tiff else (4, 4)
-
-    def number(data: bytes) -> int:
-        return int.from_bytes(data, "little" if little else "big")
-
-    file.seek(number(prefix[start : start + word]))
-    count = number(file.read(8 if big_tiff else 2))
-    if count > MAX_TIFF_TAGS:
-        raise _too_complex("tags", MAX_TIFF_TAGS)
-    entry = 4 + 2 * word
-    table = file.read(count * entry)
-    values = dict.fromkeys(_TIFF_TAGS, 0)
-    claimed = 0
-    for at in range(0, len(table), entry):
-        tag, kind = number(table[at : at + 2]), number(table[at + 2 : at + 4])
-        width = _TIFF_TYPE_BYTES.get(kind, 1)
-        value = table[at + 4 + word : at + entry]
-        length = width * number(table[at + 4 : at + 4 + word])
-        claimed += length if length > word else 0
-        if tag in values:
-            values[tag] = number(value[:width])
-    if len(table) < count * entry or claimed > file.seek(0, 2):
+def _walk_tiff(file: BinaryIO, _: bytes) -> Structure:
+    """Find the picture among the directories; of its tags, only those of its pixels are read."""
+    if is_camera_raw(file):
+        return Structure((1, 1), unreadable=CAMERA_RAW)
+    directory = find_picture(file)
+    layout = None if directory is None else read_layout(directory)
+    if layout is None:
         return Structure(None)
-    size = values[_TIFF_WIDTH], values[_TIFF_HEIGHT]
-    _check_tiles(values[_TIFF_TILE_WIDTH] * values[_TIFF_TILE_HEIGHT], size)
-    alpha = values[_TIFF_SAMPLES] > _CMYK_SAMPLES and values[_TIFF_EXTRA_SAMPLES] > 0
-    cmyk = values[_TIFF_PHOTOMETRIC] == _TIFF_CMYK
-    return Structure(size, unreadable="CMYK TIFF files with alpha" if cmyk and alpha else "")
+    size = layout.width, layout.height
+    if layout.tiled:
+        _check_tiles(layout.tile[0] * layout.tile[1], size)
+    return Structure(
+        size,
+        complete=layout.is_complete(file.seek(0, 2)),
+        unreadable=describe_unreadable(layout),
+    )
 
 
 def _walk_heif(file: BinaryIO, _: bytes) -> Structure:

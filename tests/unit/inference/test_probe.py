@@ -178,7 +178,7 @@ def test_what_no_reader_takes_is_named(photo: Image.Image) -> None:
 
 def test_pixels_that_its_reader_does_not_know_are_no_damage(photo: Image.Image) -> None:
     data = _cmyk_tiff(photo, 0).replace(
-        struct.pack("<HHII", 262, 4, 1, 5), struct.pack("<HHII", 262, 4, 1, 9)
+        struct.pack("<HHII", 262, 4, 1, 5), struct.pack("<HHII", 262, 4, 1, 10)
     )
     with pytest.raises(UnsupportedFormatError, match="TIFF files with pixels of this kind"):
         decode(data)
