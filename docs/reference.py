@@ -6,6 +6,7 @@ So are the tables of the Python client. A test compares the committed files with
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from textwrap import indent
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -228,6 +229,13 @@ def _default(field: FieldInfo) -> str:
     return default.get_secret_value() if isinstance(default, SecretStr) else str(default)
 
 
+def kubernetes_rules() -> str:
+    """Return the rules of deploy/prometheus as an object of the Prometheus operator."""
+    rules = Path(__file__).parent.parent / "deploy" / "prometheus" / "rules" / "rmbg.yml"
+    head = "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: rmbg\n"
+    return f"# {_NOTICE}\n{head}spec:\n{indent(rules.read_text(), '  ')}"
+
+
 #: The generated files, by their paths in the repository.
 PAGES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
     {
@@ -236,6 +244,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
         "docs/metrics.md": metrics_page,
         ".env.example": environment_example,
         "docs/openapi.json": openapi_document,
+        "deploy/k8s/components/monitoring/rules.yaml": kubernetes_rules,
         "clients/python/rmbg_client/parameters.py": client_parameters,
         "clients/python/rmbg_client/service_errors.py": client_errors,
     }
