@@ -29,6 +29,7 @@ from urllib3.util.wait import wait_for_read
 
 from api.call_queue import CallQueue
 from tasks.object_store import CONNECTIONS, STALE_RETRIES
+from tasks.redis_address import RedisAddress
 from tasks.redis_client import client_options
 
 #: After a failure calls are refused for this long; then one caller probes.
@@ -204,7 +205,7 @@ class BreakerRedis(Redis):
     def connect(cls, url: str, breaker: CircuitBreaker) -> Self:
         """As `tasks.redis_client.connect`, behind a breaker."""
         options = client_options() | {"max_connections": REDIS_CONNECTIONS}
-        client = cast("Self", cls.from_url(url, **options))
+        client = cast("Self", cls.from_pool(RedisAddress.parse(url).pool(**options)))
         client.breaker = breaker
         return client
 

@@ -14,7 +14,6 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from statistics import median
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import urllib3
 from celery import Celery
@@ -32,7 +31,7 @@ from tasks.jobs import routing
 from tasks.jobs.job import Status
 from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore
-from tasks.redis_client import celery_broker
+from tasks.redis_address import RedisAddress
 from tasks.runtime import Runtime
 from tasks.settings import Settings, unknown_variables
 from tasks.webhooks.deliveries import DeliveryStore
@@ -154,9 +153,7 @@ def _check_work(runtime: Runtime) -> Iterator[CheckResult]:
 
 def check_redis(client: Redis, url: str) -> Iterator[CheckResult]:
     """Check that Redis answers, its version, append-only file, eviction, memory and latency."""
-    parts = urlsplit(url)
-    # Without its password.
-    address = f"{parts.hostname}:{parts.port or 6379}" if parts.hostname else parts.path
+    address = RedisAddress.parse(url)
     try:
         info: dict[str, Any] = client.info()
         milliseconds = 1000 * median(_time_ping(client) for _ in range(_PINGS))
@@ -165,8 +162,8 @@ def check_redis(client: Redis, url: str) -> Iterator[CheckResult]:
             "redis", f"{address} does not answer: {error}", "start it, or correct RMBG_REDIS_URL"
         )
         return
-    yield from _check_tls(url)
-    yield _check_version(info, address)
+    yield from _check_tls(address)
+    yield _check_version(info, str(address))
     yield _check_append_only_file(info)
     yield _check_eviction(info)
     if problem := redis_problem(info):
@@ -186,10 +183,9 @@ def check_redis(client: Redis, url: str) -> Iterator[CheckResult]:
     )
 
 
-def _check_tls(url: str) -> Iterator[CheckResult]:
-    _, options = celery_broker(url)
-    if options is not None:
-        checked = options["ssl_cert_reqs"] != "none" and options["ssl_check_hostname"]
+def _check_tls(address: RedisAddress) -> Iterator[CheckResult]:
+    if address.tls is not None:
+        checked = address.is_verified
         yield _warn(
             "redis.tls",
             "the server's certificate is verified" if checked else "anybody can pose as the server",

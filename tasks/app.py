@@ -11,7 +11,7 @@ from celery import Celery
 from inference.errors import ModelError
 from inference.models.registry import get_spec
 from tasks.jobs import routing
-from tasks.redis_client import celery_broker
+from tasks.redis_address import RedisAddress
 from tasks.settings import Settings
 
 #: Time limits of one job, in seconds: of a small model, on a GPU, on a CPU.
@@ -63,7 +63,7 @@ def create_celery(settings: Settings, *, socket_timeout: float = 10) -> Celery:
     """
     app = Celery("rmbg", include=["tasks.worker.celery_tasks"])
     app.conf.update(_configuration(settings))
-    app.conf.broker_transport_options = _transport_options(socket_timeout)
+    app.conf.broker_transport_options.update(_transport_options(socket_timeout))
     # Named, not imported: a process that only sends messages loads no worker code.
     app.steps["worker"].add("tasks.housekeeping.periodic:HousekeepingStep")
     app.steps["worker"].add("tasks.worker.monitor:WorkerMonitorStep")
@@ -74,10 +74,12 @@ def create_celery(settings: Settings, *, socket_timeout: float = 10) -> Celery:
 
 
 def _configuration(settings: Settings) -> dict[str, Any]:
-    broker_url, tls_options = celery_broker(settings.redis_url.get_secret_value())
+    broker = RedisAddress.parse(settings.redis_url.get_secret_value()).celery_broker()
     return {
-        "broker_url": broker_url,
-        "broker_use_ssl": tls_options,
+        "broker_url": broker.url,
+        "broker_use_ssl": broker.use_ssl,
+        "broker_transport": broker.transport,
+        "broker_transport_options": broker.transport_options,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "task_default_queue": routing.WEBHOOK_QUEUE,

@@ -7,30 +7,33 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final, Self, TypeAlias
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from redis import Redis
-from redis.backoff import NoBackoff
 from redis.client import Pipeline
-from redis.connection import parse_url
 from redis.exceptions import LockError, NoScriptError, OutOfMemoryError, RedisError, ResponseError
-from redis.retry import Retry
 
+from tasks import redis_keys
 from tasks.errors import QueueUnavailableError, RedisFullError
 from tasks.metrics import JOB_BUCKETS
-from tasks.settings import TLS_OPTION_PREFIX, Settings
+from tasks.redis_address import RedisAddress
+from tasks.settings import Settings
 
 #: How Redis's refusal of a write begins while it cannot write its append-only file.
 _DISK_FAILS: Final = "MISCONF"
 #: Timeout of a probe of Redis or the object store.
 PROBE_SECONDS = 1.0
+#: How long Redis keeps what a probe writes.
+_PROBE_KEPT_SECONDS: Final = 10
 
 
 def probe_redis(settings: Settings) -> None:
-    """Raise `QueueUnavailableError` unless Redis answers in time."""
+    """Raise `QueueUnavailableError` unless Redis takes a write in time.
+
+    A replica, a full server or one without a disk answers a `PING`, and takes no picture.
+    """
     client = connect(settings.redis_url.get_secret_value(), timeout=PROBE_SECONDS)
     with redis_errors(), client:
-        client.ping()
+        client.set(redis_keys.PROBE, "1", ex=_PROBE_KEPT_SECONDS)
 
 
 def client_options(*, timeout: float = 3.0) -> dict[str, Any]:
@@ -41,30 +44,12 @@ def client_options(*, timeout: float = 3.0) -> dict[str, Any]:
         "socket_connect_timeout": min(timeout, 3.0),
         "socket_keepalive": True,
         "health_check_interval": 10,
-        # No retries: a script whose answer was lost has run, and a silent Redis stays silent.
-        "retry": Retry(NoBackoff(), 0),
     }
 
 
 def connect(url: str, *, timeout: float = 3.0) -> Redis:
     """Build a client that fails within `timeout` seconds instead of hanging."""
-    return Redis.from_url(url, **client_options(timeout=timeout))
-
-
-def celery_broker(url: str) -> tuple[str, dict[str, Any] | None]:
-    """Return the URL and the TLS options (None without TLS) that give Celery the same connection.
-
-    Celery reads `ssl_*` options of a URL in its own way, and verifies no certificate where a URL
-    has none. So it gets them as redis-py understands them, with redis-py's defaults.
-    """
-    parts = urlsplit(url)
-    if parts.scheme != "rediss":
-        return url, None
-    read = parse_url(url)  # type: ignore[no-untyped-call] # redis leaves it so
-    given = {name: value for name, value in read.items() if name.startswith(TLS_OPTION_PREFIX)}
-    kept = [pair for pair in parse_qsl(parts.query) if not pair[0].startswith(TLS_OPTION_PREFIX)]
-    options = {"ssl_cert_reqs": "required", "ssl_check_hostname": True, **given}
-    return urlunsplit(parts._replace(query=urlencode(kept))), options
+    return Redis.from_pool(RedisAddress.parse(url).pool(**client_options(timeout=timeout)))
 
 
 @contextmanager

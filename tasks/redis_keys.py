@@ -42,6 +42,9 @@ SWEEPER_PAUSED: Final = f"{PREFIX}retention:paused"
 #: Set while the object store counts as full, as it said: a string that expires.
 OBJECTS_FULL: Final = f"{PREFIX}store_full"
 
+#: What a probe of Redis writes: a string that expires.
+PROBE: Final = f"{PREFIX}probe"
+
 # Jobs
 
 #: Queued jobs whose next message is to be dispatched, by the time from which: a sorted set.

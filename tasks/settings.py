@@ -10,7 +10,6 @@ import socket
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cached_property
-from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -21,12 +20,12 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
-from redis.connection import SSLConnection, parse_url
 
 from inference.models.birefnet.config import PatchOrder
 from inference.probe import ImageLimits
 from tasks.errors import SettingsError
 from tasks.net.url_guard import AllowList
+from tasks.redis_address import RedisAddress
 
 PREFIX = "RMBG_"
 
@@ -46,12 +45,6 @@ _TRACE_COLLECTORS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_E
 
 #: Where several processes count together; the name is that of Prometheus's client.
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-
-#: What the names of a Redis URL's TLS options begin with.
-TLS_OPTION_PREFIX = "ssl_"
-
-#: How redis-py may check a server's certificate; optional is the same as required in a client.
-_CERTIFICATE_CHECKS = ("required", "optional", "none")
 
 #: Variables `RMBG_*` that are no settings of the service: those of its clients and its own parts.
 _OTHER_VARIABLES = frozenset({"RMBG_API_KEY", "RMBG_LOOPBACK_ONLY", "RMBG_PUBLIC_ADDRESS"})
@@ -110,18 +103,6 @@ def _from_files(names: Iterable[str]) -> dict[str, str]:
     return {name: Path(path).read_text().rstrip("\n") for name, path in paths.items() if path}
 
 
-def _check_tls_options(url: str) -> None:
-    """Raise ValueError, without the URL's password, unless redis-py knows its TLS options."""
-    options = parse_url(url)  # type: ignore[no-untyped-call] # redis leaves it so
-    given = {name for name in options if name.startswith(TLS_OPTION_PREFIX)}
-    if given and not url.startswith("rediss://"):
-        raise ValueError(f"{', '.join(sorted(given))}: only a rediss:// URL has TLS")
-    if unknown := given - signature(SSLConnection).parameters.keys():
-        raise ValueError(f"redis-py has no option {', '.join(sorted(unknown))}")
-    if options.get("ssl_cert_reqs", "required") not in _CERTIFICATE_CHECKS:
-        raise ValueError(f"ssl_cert_reqs is one of {', '.join(_CERTIFICATE_CHECKS)}")
-
-
 def _as_text(value: object) -> str:
     """Return a setting's value as its variable has it; an empty one counts as unset."""
     if isinstance(value, SecretStr):
@@ -138,9 +119,10 @@ class Settings(BaseSettings):
 
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
-        description="URL of Redis or Valkey, with its password; rediss:// for TLS, with options as "
-        "redis-py names them: ?ssl_ca_certs=/etc/ca.pem. The server's certificate is verified, "
-        "unless the URL says ssl_cert_reqs=none.",
+        description="URL of Redis or Valkey: redis://user:password@host:6379/0, "
+        "unix:///run/redis.sock?db=0, or redis+sentinel://:password@host1,host2:26379/mymaster/0; "
+        "rediss:// for TLS, with options as redis-py names them: ?ssl_ca_certs=/etc/ca.pem. The "
+        "server's certificate is verified, unless the URL says ssl_cert_reqs=none.",
     )
     s3_endpoint: AnyHttpUrl = Field(
         AnyHttpUrl("http://127.0.0.1:9000"),
@@ -315,10 +297,8 @@ class Settings(BaseSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _redis_scheme(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("should look like redis://:password@host:6379/0")
-        _check_tls_options(value.get_secret_value())
+    def _redis_url(cls, value: SecretStr) -> SecretStr:
+        RedisAddress.parse(value.get_secret_value())
         return value
 
     @field_validator("s3_endpoint", "s3_public_endpoint")

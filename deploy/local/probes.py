@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 from deploy.local.service import NotReadyError, Probe
 from tasks import redis_keys
+from tasks.redis_client import connect
 from tasks.settings import Settings
 
 _TIMEOUT_SECONDS: Final = 2.0
@@ -30,7 +31,10 @@ def redis_answers(url: str) -> Probe:
     """Make a probe that sends a PING, which a server that is still loading its data refuses."""
 
     def probe(since: float) -> None:  # noqa: ARG001 - a probe's signature
-        with _not_ready("no answer to PING", RedisError), _redis_client(url) as client:
+        with (
+            _not_ready("no answer to PING", RedisError),
+            _client(url) as client,
+        ):
             client.ping()
 
     return probe
@@ -40,7 +44,10 @@ def worker_ready(url: str, worker: str) -> Probe:
     """Make a probe that passes once a worker's child has announced, since its start, its model."""
 
     def probe(since: float) -> None:
-        with _not_ready("Redis does not answer", RedisError), _redis_client(url) as client:
+        with (
+            _not_ready("Redis does not answer", RedisError),
+            _client(url) as client,
+        ):
             announced_at = client.get(redis_keys.ready_key(worker))
         if announced_at is None or float(str(announced_at)) < since:
             raise NotReadyError("its model is not loaded yet")
@@ -136,14 +143,8 @@ def _not_ready(what: str, *errors: type[Exception]) -> Iterator[None]:
         raise NotReadyError(f"{what}: {reason}") from error
 
 
-def _redis_client(url: str) -> Redis:
-    return Redis.from_url(
-        url,
-        decode_responses=True,
-        socket_timeout=_TIMEOUT_SECONDS,
-        socket_connect_timeout=_TIMEOUT_SECONDS,
-        retry=None,
-    )
+def _client(url: str) -> Redis:
+    return connect(url, timeout=_TIMEOUT_SECONDS)
 
 
 def _s3_client(endpoint: str, access_key: str, secret_key: str) -> Minio:

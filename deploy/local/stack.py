@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from api.settings import ApiSettings
 from deploy.local import probes, service
@@ -15,6 +14,7 @@ from deploy.local.ports import LOOPBACK, require_free
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
 from deploy.local.service import NotReadyError, Probe, Service, SetupError
 from tasks.jobs import routing
+from tasks.redis_address import RedisAddress
 
 #: Seconds from the end of a worker's own grace time, when its job is back in the queue, to SIGKILL.
 _WORKER_LEAD_SECONDS: Final = 10.0
@@ -165,7 +165,7 @@ def _check_redis(given: ApiSettings) -> None:
         probes.redis_answers(url)(0)
     except NotReadyError as error:
         raise SetupError(
-            f"Redis at {urlsplit(url).hostname} does not answer: {error}. Check RMBG_REDIS_URL."
+            f"Redis at {RedisAddress.parse(url)} does not answer: {error}. Check RMBG_REDIS_URL."
         ) from error
 
 

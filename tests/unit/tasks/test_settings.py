@@ -47,9 +47,17 @@ def test_limits_are_in_bytes_and_pixels() -> None:
         ("rediss://:hunter2@h/0?ssl_ca_cert=/ca.pem", "redis-py has no option ssl_ca_cert"),
         ("rediss://:hunter2@h/0?ssl_cert_reqs=CERT_NONE", "one of required, optional, none"),
         ("rediss://:hunter2@h/0?ssl_check_hostname=x&ssl_min_version=y", "ssl_min_version"),
+        ("redis://:hunter2@h/0?socket_timeout=9", "has the option socket_timeout"),
+        ("redis://:hunter2@h/3?db=4", "one database, by its number"),
+        ("redis://:hunter2@h/jobs", "one database, by its number"),
+        ("redis://:hunter2@a,b/0", "names several hosts"),
+        ("redis://:hunter2/x@h/0", "in a password, / . # @ are written"),
+        ("redis://:hunter2#x@h/0", "in a password, / . # @ are written"),
+        ("unix://:hunter2@run/redis.sock", "a socket's whole path"),
+        ("http://:hunter2@h/0", "should look like redis://"),
     ],
 )
-def test_a_wrong_tls_option_is_refused_at_start(url: str, problem: str) -> None:
+def test_a_wrong_redis_url_is_refused_at_start(url: str, problem: str) -> None:
     with pytest.raises(SettingsError, match=problem) as refused:
         Settings.load(redis_url=url)
     assert "hunter2" not in str(refused.value)

@@ -1,0 +1,107 @@
+"""Redis behind sentinels, a socket or an address that moves: one URL for every client."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from http import HTTPStatus
+from itertools import count
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, cast
+
+import pytest
+from kombu import Connection
+from werkzeug.test import TestResponse
+
+from api.circuit_breaker import BreakerRedis, CircuitBreaker
+from deploy.local import probes
+from deploy.local.ports import reserved_ports
+from deploy.local.servers import valkey_service
+from tasks.app import create_celery
+from tasks.redis_client import connect, probe_redis
+from tasks.settings import Settings
+from tests.support.api import Api
+from tests.support.failover import ValkeyPair, valkey_pair
+from tests.support.servers import Servers, running
+from tests.support.service import eventually
+from tests.support.services import services_on
+from tests.support.submissions import task_id_of
+
+
+@pytest.mark.parametrize(
+    ("url_of", "promote"),
+    [
+        pytest.param(lambda pair: pair.url, ValkeyPair.promote, id="an address that moves"),
+        pytest.param(
+            lambda pair: pair.sentinel_url, ValkeyPair.promote_by_sentinel, id="a sentinel"
+        ),
+    ],
+)
+def test_api_and_workers_follow_the_primary(
+    url_of: Callable[[ValkeyPair], str],
+    promote: Callable[[ValkeyPair], None],
+    servers: Servers,
+    objects: object,  # noqa: ARG001 - makes the bucket
+    tmp_path: Path,
+) -> None:
+    """Connections from before the change stay open to what is a replica then."""
+    with valkey_pair(tmp_path, sentinel="sentinel" in promote.__name__) as pair:
+        api = Api.on(services_on(servers.settings(url_of(pair))))
+        settings = api.services.settings
+        # What fewer threads than before do not use stays idle, connected to the former primary.
+        before = _submit(api, 8)
+        with create_celery(settings) as app, app.connection_for_read() as worker:
+            message = _next_message(worker, before[0], api)
+            promote(pair)
+            since = _submit(api, 8)
+            assert {*pair.clients[1].zrange("rmbg:jobs:queued", 0, -1)} == {*before, *since}
+            with suppress(*worker.recoverable_connection_errors):
+                message.ack()
+            # As Celery does after such an error, which ends a repeated transaction too.
+            worker.collect()
+            _next_message(worker, since[0], api).ack()
+        probe_redis(settings)
+
+
+def _submit(api: Api, number: int) -> list[str]:
+    """Submit pictures from several threads, each until it is accepted, as clients do.
+
+    A server whose role changes drops its clients, so the answer of a write may be lost.
+    """
+
+    def submit(caller: Api) -> str:
+        key = token_hex(8)
+        answers = (caller.send(key=key) for _ in count())
+        return task_id_of(eventually("an answer", lambda: _accepted(next(answers)), seconds=10))
+
+    callers = [cast("Api", api.application.test_client()) for _ in range(number)]
+    with ThreadPoolExecutor(4) as threads:
+        return list(threads.map(submit, callers))
+
+
+def _accepted(answer: TestResponse) -> TestResponse | None:
+    return None if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE else answer
+
+
+def _next_message(worker: Connection, task_id: str, api: Api) -> Any:  # noqa: ANN401 - kombu's
+    queue = worker.SimpleQueue(api.job(task_id).queue)
+    return queue.get(timeout=5)
+
+
+@pytest.mark.parametrize("place", ["unix://:p@{socket}?db=3", "redis://:p@[::1]:{port}/3"])
+def test_a_socket_and_a_database_mean_the_same_to_all_clients(tmp_path: Path, place: str) -> None:
+    with reserved_ports() as ports:
+        service = valkey_service(tmp_path, ports[0], "p")
+        more = ("--unixsocket", str(tmp_path / "r.sock"), "--bind", "127.0.0.1", "::1")
+        with running(replace(service, command=(*service.command, *more)), tmp_path / "log"):
+            url = place.format(socket=tmp_path / "r.sock", port=ports[0])
+            settings = Settings.load(redis_url=url)
+            probe_redis(settings)
+            probes.redis_answers(url)(0)
+            with BreakerRedis.connect(url, CircuitBreaker()) as client:
+                client.set("k", "v")
+            with create_celery(settings) as app, app.connection_for_write() as connection:
+                connection.SimpleQueue("q").put("m")
+            with connect(f"redis://:p@127.0.0.1:{ports[0]}/3") as client:
+                assert (client.get("k"), client.llen("q")) == ("v", 1)
