@@ -5,6 +5,7 @@ Each check yields `CheckResult`s: what was checked, how bad it is, and what to d
 
 import importlib.util
 import io
+import re
 import secrets
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from itertools import islice
 from statistics import median
 from typing import Any, Final
 
@@ -43,6 +45,16 @@ _SLOW_MILLISECONDS: Final = 10.0
 _PINGS: Final = 5
 #: Above this share of a limit, a check warns.
 _NEARLY_FULL: Final = 0.8
+
+#: Keys of Redis that are looked at for those of other programs.
+_MAX_KEYS: Final = 20_000
+#: The service's keys, and those of Celery that it causes; the last ones are of earlier versions.
+_OWN_KEYS: Final = re.compile(
+    r"rmbg:|unacked|_kombu\.binding_|(_kombu\.binding\.)?(gpu|model)\."
+    r"|(_kombu\.binding\.)?webhooks(\x06\x16\d)?$"
+    r"|_kombu\.binding\.(reply\.)?celery(ev$|\.pidbox)"
+    r"|[0-9a-f-]{36}\.reply\.celery\.pidbox"
+)
 
 _HTTP_SECONDS: Final = 5.0
 _HTTP_OK: Final = 200
@@ -166,6 +178,7 @@ def check_redis(client: Redis, url: str) -> Iterator[CheckResult]:
     yield _check_version(info, str(address))
     yield _check_append_only_file(info)
     yield _check_eviction(info)
+    yield _check_strangers(client)
     if problem := redis_problem(info):
         yield _fail("redis.room", problem, "until then, new pictures are refused")
     used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
@@ -234,6 +247,26 @@ def _check_eviction(info: dict[str, Any]) -> CheckResult:
         "redis.eviction",
         f"maxmemory-policy is {policy}: Redis may evict jobs",
         "set `maxmemory-policy noeviction` in its configuration",
+    )
+
+
+def _check_strangers(client: Redis) -> CheckResult:
+    """Look for keys that are not the service's, such as those of another Celery application.
+
+    The applications hear each other's commands (`celery control`) and events, and a worker takes
+    what the other sends to a queue of the same name.
+    """
+    try:
+        keys = islice(client.scan_iter(count=_READ_BATCH), _MAX_KEYS)
+        strange = sorted({key for key in keys if not _OWN_KEYS.match(key)})
+    except (RedisError, UnicodeDecodeError) as error:
+        return _ok("redis.keys", f"not checked: {error}")
+    if not strange:
+        return _ok("redis.keys", "no other program keeps keys in this database")
+    return _warn(
+        "redis.keys",
+        f"another program keeps keys in this database, such as {strange[0]!r}",
+        "give the service a database of its own, by its number in RMBG_REDIS_URL",
     )
 
 

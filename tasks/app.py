@@ -10,6 +10,7 @@ from celery import Celery
 
 from inference.errors import ModelError
 from inference.models.registry import get_spec
+from tasks import redis_keys
 from tasks.jobs import routing
 from tasks.redis_address import RedisAddress
 from tasks.settings import Settings
@@ -114,6 +115,9 @@ def _transport_options(socket_timeout: float) -> dict[str, Any]:
     """Return the Redis transport's options; all but the timeouts must be equal in every process."""
     return {
         "visibility_timeout": 30,
+        "unacked_key": redis_keys.UNACKED,
+        "unacked_index_key": redis_keys.UNACKED_INDEX,
+        "unacked_mutex_key": redis_keys.UNACKED_LOCK,
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
         "queue_order_strategy": "priority",

@@ -45,6 +45,18 @@ OBJECTS_FULL: Final = f"{PREFIX}store_full"
 #: What a probe of Redis writes: a string that expires.
 PROBE: Final = f"{PREFIX}probe"
 
+# Celery's messages that a worker has taken: names of the service's own, as workers of another
+# Celery application on the same database would be given each other's by a different timeout.
+
+#: The messages by their tag: a hash.
+UNACKED: Final = f"{PREFIX}unacked"
+#: Their tags, by the time at which a worker took them, which its monitor renews: a sorted set.
+UNACKED_INDEX: Final = f"{PREFIX}unacked:index"
+#: The lock of who gives the messages of dead workers back.
+UNACKED_LOCK: Final = f"{PREFIX}unacked:lock"
+#: The first two as earlier versions, and other applications, call them.
+FORMER_UNACKED: Final = ("unacked", "unacked_index")
+
 # Jobs
 
 #: Queued jobs whose next message is to be dispatched, by the time from which: a sorted set.

@@ -7,9 +7,11 @@ job's number is below that of its list's oldest message, its own message is not 
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, cast
 
 from redis import Redis
+from redis.client import Pipeline
 
 from tasks import redis_keys
 from tasks.jobs import routing
@@ -18,10 +20,11 @@ from tasks.worker_registry import ALIVE_SECONDS
 
 #: Between a queue and a priority level in Kombu's key of a list.
 _PRIORITY_SEPARATOR: Final = "\x06\x16"
-#: Kombu's hash of unacknowledged messages, and its sorted set of them by the unix time at which a
-#: worker took them, which the worker's monitor refreshes.
-_UNACKED: Final = "unacked"
-_UNACKED_INDEX: Final = "unacked_index"
+#: Where messages are that a worker of this version holds, and one of an earlier version.
+_UNACKED: Final = (
+    (redis_keys.UNACKED, redis_keys.UNACKED_INDEX),
+    redis_keys.FORMER_UNACKED,
+)
 #: A message that was not refreshed for this long belongs to a dead worker. Kombu itself waits for
 #: the visibility timeout.
 _ABANDONED_SECONDS: Final = ALIVE_SECONDS
@@ -96,9 +99,16 @@ class MissingMessageDetector:
         By number and not by name: as the owners take turns, jobs exchange their messages.
         """
         since = self._clock() - _ABANDONED_SECONDS
-        tags = cast("list[str]", self._client.zrangebyscore(_UNACKED_INDEX, since, "+inf"))
-        taken = pipeline_each(self._client, tags, lambda pipe, tag: pipe.hget(_UNACKED, tag))
-        return {_seq_in_unacked(text) for text in taken}
+        held: set[int] = set()
+        for messages, index in _UNACKED:
+            tags = cast("list[str]", self._client.zrangebyscore(index, since, "+inf"))
+            taken = pipeline_each(self._client, tags, partial(_ask_field, messages))
+            held |= {_seq_in_unacked(text) for text in taken}
+        return held
+
+
+def _ask_field(key: str, pipe: Pipeline, name: str) -> None:
+    pipe.hget(key, name)
 
 
 def _bound(texts: Sequence[Any]) -> str:

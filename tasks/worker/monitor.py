@@ -14,6 +14,7 @@ from billiard.process import active_children
 from celery import bootsteps
 from celery.worker import state
 
+from tasks import redis_keys
 from tasks.app import ready_seconds
 from tasks.errors import QueueUnavailableError
 from tasks.jobs import routing
@@ -24,8 +25,6 @@ from tasks.worker_registry import ALIVE_SECONDS, HEARTBEAT_SECONDS
 
 #: Interval of the ticks while a child loads its model.
 _LOADING_TICK_SECONDS: Final = 0.5
-#: Kombu's sorted set of unacknowledged messages, by the time at which a worker took them.
-_UNACKED_INDEX: Final = "unacked_index"
 
 _log = structlog.get_logger(__name__)
 
@@ -184,7 +183,9 @@ class WorkerMonitor:
         tags = [request._message.delivery_tag for request in tuple(state.reserved_requests)]  # noqa: SLF001 - celery has no other way
         if tags:
             with redis_errors():
-                self._client.zadd(_UNACKED_INDEX, dict.fromkeys(tags, time.time()), xx=True)
+                self._client.zadd(
+                    redis_keys.UNACKED_INDEX, dict.fromkeys(tags, time.time()), xx=True
+                )
 
     def _apply_drain(self) -> None:
         """Consume from the worker's queues if it is ready and not drained, else from none.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tasks import redis_keys
 from tasks.housekeeping.missing_messages import list_key
 from tasks.jobs.job import Status
 from tasks.worker_registry import HEARTBEAT_SECONDS
@@ -71,7 +72,7 @@ def test_a_worker_that_dies_between_popping_a_message_and_noting_it_loses_nothin
     jobs = made.submit_many(6)
     made.wait_for(made.stopped, 20, "a worker's stop")
     assert not marker.exists()
-    held = " ".join(made.redis.hvals("unacked"))
+    held = " ".join(made.redis.hvals(redis_keys.UNACKED))
     assert [each for each in _in_no_list(made, list(jobs)) if each not in held]
     made.kill(made.stopped()[0])
     done = made.succeed(jobs, 60)

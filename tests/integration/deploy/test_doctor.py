@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from celery import Celery
 from redis import Redis
 from typer.testing import CliRunner, Result
 
@@ -14,8 +15,11 @@ from deploy.cli.main import app
 from deploy.doctor import CheckResult, Level, check_redis
 from tasks import redis_keys
 from tasks.api_keys import new_webhook_secret
+from tasks.app import create_celery
+from tasks.jobs import routing
 from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore
+from tasks.settings import Settings
 from tasks.webhooks.deliveries import DeliveryState, DeliveryStore, RetryDecision
 from tasks.worker_registry import WorkerRegistry
 from tests.support.commands import crash
@@ -32,8 +36,20 @@ def _run(*arguments: str) -> Result:
 def _redis_results(redis: Redis, url: str, **changed: object) -> dict[str, CheckResult]:
     """Check a Redis whose INFO differs: the configuration of the tests' own is not changed."""
     info = {**redis.info(), **changed}
-    fake = SimpleNamespace(ping=redis.ping, info=lambda: info)
+    fake = SimpleNamespace(ping=redis.ping, info=lambda: info, scan_iter=redis.scan_iter)
     return {result.subject: result for result in check_redis(cast("Redis", fake), url)}
+
+
+def test_another_program_in_the_database_is_told(redis: Redis, redis_url: str) -> None:
+    with create_celery(Settings.load(redis_url=redis_url)) as own:
+        with own.connection_for_write() as connection:
+            connection.SimpleQueue(routing.WEBHOOK_QUEUE).put("m")
+        own.control.ping(timeout=0.01)
+    assert _redis_results(redis, redis_url)["redis.keys"].level is Level.OK
+    with Celery("shop", broker=redis_url) as shop, shop.connection_for_write() as connection:
+        connection.SimpleQueue("celery").put("m")
+    found = _redis_results(redis, redis_url)["redis.keys"]
+    assert (found.level, "celery" in found.text) == (Level.WARN, True)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from itertools import product
 
+import pytest
 from celery.bin.base import CLIContext
 from celery.bin.purge import purge
 from click.testing import CliRunner
@@ -31,15 +32,18 @@ def test_a_message_that_is_nowhere_is_sent_again_at_the_second_look(queues: Queu
     assert queues.job(task_id).redispatches == 1
 
 
+@pytest.mark.parametrize(
+    "names", [(redis_keys.UNACKED, redis_keys.UNACKED_INDEX), redis_keys.FORMER_UNACKED]
+)
 def test_a_message_in_dead_hands_is_sent_again_before_the_visibility_timeout(
-    queues: Queues,
+    queues: Queues, names: tuple[str, str]
 ) -> None:
     held, abandoned = queues.submit(), queues.submit()
     now = time.time()
     for task_id, taken in ((held, now + 60), (abandoned, now - 7)):
         message = json.loads(str(queues.redis.rpop(list_key(NORMAL))))
-        queues.redis.hset("unacked", task_id, json.dumps([message, "", SHARED]))
-        queues.redis.zadd("unacked_index", {task_id: taken})
+        queues.redis.hset(names[0], task_id, json.dumps([message, "", SHARED]))
+        queues.redis.zadd(names[1], {task_id: taken})
     queues.passes()
     assert queues.messages() == [abandoned]
     assert queues.job(held).redispatches == 0
@@ -51,8 +55,8 @@ def test_unknown_messages_hide_no_missing_one(queues: Queues) -> None:
     waits = queues.submit()
     queues.redis.rpush(list_key(NORMAL), *UNKNOWN)
     for number, text in enumerate(UNKNOWN):
-        queues.redis.hset("unacked", f"tag {number}", text)
-        queues.redis.zadd("unacked_index", {f"tag {number}": time.time() + 60})
+        queues.redis.hset(redis_keys.UNACKED, f"tag {number}", text)
+        queues.redis.zadd(redis_keys.UNACKED_INDEX, {f"tag {number}": time.time() + 60})
     with capture_logs() as logs:
         queues.passes(3)
     queues.redis.ltrim(list_key(NORMAL), 0, -1 - len(UNKNOWN))

@@ -138,8 +138,8 @@ def test_a_message_held_by_a_worker_is_that_of_the_job_with_its_number(queues: Q
     taken = queues.take()
     assert taken is not None
     assert taken.task_id == jobs[3]
-    queues.redis.hset("unacked", "tag", f'[{taken.text}, "", ""]')
-    queues.redis.zadd("unacked_index", {"tag": 4e9})
+    queues.redis.hset(redis_keys.UNACKED, "tag", f'[{taken.text}, "", ""]')
+    queues.redis.zadd(redis_keys.UNACKED_INDEX, {"tag": 4e9})
     queues.passes(3)
     assert [queues.job(each).redispatches for each in jobs] == [0, 0, 1, 0]
 

@@ -155,7 +155,7 @@ def test_a_worker_that_has_no_consumer_yet_beats_all_the_same(parent: Parent) ->
 def test_no_other_worker_gets_the_messages_of_one_that_is_ready(
     ready: Parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ready.redis.zadd("unacked_index", {"held": 1, "of another worker": 1})
+    ready.redis.zadd(redis_keys.UNACKED_INDEX, {"held": 1, "of another worker": 1})
     app, none = ready.worker.app, ((), {}, {})
     messages = [
         Message(delivery_tag=tag, headers={"id": tag, "task": "t"}) for tag in ("held", "done")
@@ -163,9 +163,9 @@ def test_no_other_worker_gets_the_messages_of_one_that_is_ready(
     held = [Request(each, app=app, task=app.Task(), body=none, decoded=True) for each in messages]
     monkeypatch.setattr(state, "reserved_requests", held)
     ready.tick()
-    assert ready.redis.zscore("unacked_index", "held") > 1
-    assert ready.redis.zscore("unacked_index", "of another worker") == 1
-    assert ready.redis.zscore("unacked_index", "done") is None
+    assert ready.redis.zscore(redis_keys.UNACKED_INDEX, "held") > 1
+    assert ready.redis.zscore(redis_keys.UNACKED_INDEX, "of another worker") == 1
+    assert ready.redis.zscore(redis_keys.UNACKED_INDEX, "done") is None
 
 
 def test_a_child_whose_answer_lapsed_is_killed_and_not_sent_to(ready: Parent) -> None:
