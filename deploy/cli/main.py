@@ -11,8 +11,9 @@ from deploy.cli.bucket import bucket, restore
 from deploy.cli.mcp import mcp
 from deploy.cli.output import say
 from deploy.cli.remove import remove
+from deploy.local.screen import Screen
 from deploy.local.stack import UpOptions
-from deploy.local.up import Screen, run_up
+from deploy.local.up import run_up
 from inference.version import __version__
 from tasks.errors import SettingsError
 
@@ -51,6 +52,7 @@ def up(  # noqa: PLR0917 - typer makes the options of a command from its paramet
         float, typer.Option(min=1, help="How long the start may take, in seconds.")
     ] = 120.0,
     *,
+    logs: Annotated[bool, typer.Option(help="Show the logs of all processes as lines.")] = False,
     flower: Annotated[bool, typer.Option(help="Run Flower, which shows tasks and workers.")] = True,
 ) -> None:
     """Run the service with all its servers on 127.0.0.1, until Ctrl-C."""
@@ -64,7 +66,7 @@ def up(  # noqa: PLR0917 - typer makes the options of a command from its paramet
         s3_endpoint=s3_endpoint,
         start_seconds=start_seconds,
     )
-    raise typer.Exit(run_up(options, Screen(Console())))
+    raise typer.Exit(run_up(options, Screen(Console(), stream=logs)))
 
 
 app.command()(remove)

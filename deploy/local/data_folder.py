@@ -18,6 +18,8 @@ from deploy.local.service import Service, SetupError
 
 #: The settings as shell variables: `. data/service.env`.
 SHELL_FILE: Final = "service.env"
+#: The result of the self-check.
+SAMPLE_CUTOUT: Final = "sample-cutout.png"
 #: The processes that serve metrics, for Prometheus's `file_sd_configs`.
 TARGETS_FILE: Final = "prometheus-targets.json"
 #: The processes of an `rmbg up` that was killed need a moment to exit after it.
@@ -39,7 +41,7 @@ class DataFolder:
     @property
     def sample_cutout(self) -> Path:
         """The result of the self-check."""
-        return self.path / "sample-cutout.png"
+        return self.path / SAMPLE_CUTOUT
 
     def write_json(self, name: str, document: dict[str, Any]) -> None:
         """Write a small JSON file."""

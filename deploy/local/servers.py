@@ -59,6 +59,7 @@ def valkey_service(folder: Path, port: int, password: str) -> Service:
         address=f"redis://{LOOPBACK}:{port}/0",
         probe=probes.redis_answers(valkey_url(port, password)),
         grace=10,
+        is_server=True,
         stop_stage=STOP_STAGE,
     )
 
@@ -127,6 +128,7 @@ def store_service(
         # On SIGTERM its filer waits 15 s for its own S3 gateway. What it has acknowledged is
         # written, so that it may be killed at any time.
         grace=0.5,
+        is_server=True,
         reports_kill=False,
         stop_stage=STOP_STAGE,
         leftovers=ports.sockets,

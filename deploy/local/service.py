@@ -110,6 +110,7 @@ class Service:
         metrics: `host:port` whose `/metrics` Prometheus may scrape; empty if there is none.
         probe_interval: seconds between two calls of the probe.
         grace: seconds from the stop signal to SIGKILL.
+        is_server: it is not of this project: its log says how it starts and ends, in warnings too.
         reports_kill: whether a SIGKILL after the grace time is reported.
         stop_stage: services of a lower stage are stopped first.
         leftovers: files that it leaves behind when it is killed.
@@ -125,6 +126,7 @@ class Service:
     probe_interval: float = 0.1
     stop_signal: signal.Signals = signal.SIGTERM
     grace: float = 5.0
+    is_server: bool = False
     reports_kill: bool = True
     stop_stage: int = 0
     leftovers: tuple[Path, ...] = ()

@@ -273,10 +273,17 @@ def _worker(
     metrics_port: int,
 ) -> Service:
     options = ("-n", node, "-Q", ",".join(queues), *pool, "-l", "info")
+    # Who runs `rmbg up` as root has chosen that; Celery would warn of it in each process.
+    quiet = {"PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges"}
     return Service(
         name=node.removesuffix(f"@{settings.host}"),
         command=(service.script("celery"), "-A", "tasks.app", "worker", *options),
-        env={**env, "RMBG_METRICS_PORT": str(metrics_port), "RMBG_METRICS_ADDRESS": LOOPBACK},
+        env={
+            **env,
+            **quiet,
+            "RMBG_METRICS_PORT": str(metrics_port),
+            "RMBG_METRICS_ADDRESS": LOOPBACK,
+        },
         metrics=f"{LOOPBACK}:{metrics_port}" if metrics_port else "",
         address=", ".join(queues),
         probe=probe,

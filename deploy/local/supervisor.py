@@ -27,7 +27,9 @@ _MAX_LINE_BYTES: Final = 2**20
 #: process group may keep the pipe open.
 _DRAIN_SECONDS: Final = 1.0
 
-#: Called with a child's name and one line of its output, or with `rmbg` and a line about a child.
+#: The name under which lines about a child come.
+SUPERVISOR: Final = "rmbg"
+#: Called with a child's name and one line of its output, or with `SUPERVISOR` and a line about one.
 LineSink = Callable[[str, str], None]
 
 
@@ -206,7 +208,7 @@ class Child:
                 self._sink(self.service.name, text)
 
     def _report(self, text: str) -> None:
-        self._sink("rmbg", f"{self.service.name} {text}")
+        self._sink(SUPERVISOR, f"{self.service.name} {text}")
 
 
 #: A bare Python runs this in the new process, and then becomes the real program: it has Linux kill

@@ -2,39 +2,34 @@
 
 import asyncio
 import io
+import resource
 import secrets
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Final, cast
 
+import structlog
 from PIL import Image, UnidentifiedImageError
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
 from api.settings import ApiSettings
 from deploy.client import ClientError, ServiceClient
 from deploy.local.data_folder import DataFolder, open_data_folder, write_shell_file, write_targets
 from deploy.local.ports import reserved_ports
+from deploy.local.screen import Facts, Screen
 from deploy.local.service import SelfCheckError, SetupError, StackError
-from deploy.local.stack import (
-    FLOWER_PASSWORD,
-    FLOWER_USER,
-    Ports,
-    Stack,
-    UpOptions,
-    child_environment,
-    plan_stack,
-)
-from deploy.local.supervisor import Child, ChildState, Supervisor
+from deploy.local.stack import Ports, Stack, UpOptions, child_environment, plan_stack
+from deploy.local.supervisor import SUPERVISOR, Supervisor
 from inference.errors import ModelError
 from inference.models.registry import get_spec
 from inference.models.weights import check_weights
-from tasks.errors import SettingsError
+from tasks.errors import QueueUnavailableError, SettingsError
+from tasks.jobs.job import Status
+from tasks.jobs.store import JobStore
+from tasks.redis_client import connect
 from tasks.runtime import Runtime
 
 #: The addresses, for scripts: written once all is ready, and removed at the end.
@@ -46,65 +41,23 @@ _PORTS_FILE: Final = "ports.json"
 #: The self-check wants one pixel with an alpha of at most the first, one of at least the second.
 _NEARLY_TRANSPARENT: Final = 10
 _NEARLY_OPAQUE: Final = 245
-
-#: The colours of the processes' names.
-_COLORS: Final = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green")
-_NAME_WIDTH: Final = 7
-
-
-class Screen:
-    """Prints to one console, in colour if it is a terminal."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._styles: dict[str, str] = {"rmbg": "bold"}
-
-    @property
-    def is_terminal(self) -> bool:
-        """Whether the output goes to a terminal."""
-        return self._console.is_terminal
-
-    def line(self, name: str, text: str) -> None:
-        """Print one line of a process behind its name, neither wrapped nor read for markup."""
-        style = self._styles.setdefault(name, _COLORS[len(self._styles) % len(_COLORS)])
-        line = Text.assemble((f"{name:<{_NAME_WIDTH}} | ", style), Text.from_ansi(text))
-        self._console.print(line, soft_wrap=True, highlight=False)
-
-    def table(self, children: Iterable[Child]) -> None:
-        """Print name, process id, address and state of each process."""
-        table = Table("name", "pid", "address", "state")
-        for child in children:
-            color = "green" if child.state is ChildState.READY else "yellow"
-            state = f"[{color}]{child.state}[/]"
-            service = child.service
-            table.add_row(service.name, str(child.pid or "-"), escape(service.address), state)
-        self._console.print(table)
-
-    def ready(self, api_url: str, flower_url: str | None, cutout: Path, model: str) -> None:
-        """Print the addresses, once all processes are ready and the self-check has passed."""
-        login = f"(user {FLOWER_USER}, password in {cutout.parent / FLOWER_PASSWORD})"
-        better = get_spec(model).next_better
-        hint = f"; finer, and slower: make up MODEL={better}" if better else ""
-        lines = [
-            f"ready: {api_url}",
-            f"  model          {model}{hint} (docs/choosing-a-model.md)",
-            f"  documentation  {api_url}/docs",
-            *([f"  Flower         {flower_url} {login}"] if flower_url else []),
-            f"  sample cutout  {cutout}",
-            f"  try it         curl -F image=@photo.jpg {api_url}/api/v1/remove-bg",
-            "Press Ctrl-C to stop all processes.",
-        ]
-        self._console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
-
-    def error(self, error: Exception) -> None:
-        """Print why the service cannot run."""
-        self._console.print(str(error), style="red", soft_wrap=True, highlight=False, markup=False)
+#: The open files that each process may have, and the limit below which the servers do not start.
+_OPEN_FILES: Final = 65_536
+_LEAST_OPEN_FILES: Final = 1024
+#: How long Redis may take to say how many jobs there are.
+_COUNT_SECONDS: Final = 1.0
 
 
 def run_up(options: UpOptions, screen: Screen) -> int:
     """Run the service until Ctrl-C or SIGTERM, and return the exit status."""
+    with _log_lines_on(screen):
+        return _run_up(options, screen)
+
+
+def _run_up(options: UpOptions, screen: Screen) -> int:
     try:
-        given = _load_settings(options, screen)
+        allow_open_files()
+        given = _load_settings(options)
         spec = get_spec(given.model)
         check_weights(spec, given.model_file(spec.file_name))
         with (
@@ -126,7 +79,41 @@ def run_up(options: UpOptions, screen: Screen) -> int:
     return 0
 
 
-def _load_settings(options: UpOptions, screen: Screen) -> ApiSettings:
+def allow_open_files(least: int = _LEAST_OPEN_FILES) -> None:
+    """Let this process and its children open as many files as the system allows them.
+
+    Raises:
+        SetupError: these are too few for the servers, which would only say that a file failed.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < least:
+        raise SetupError(
+            f"A process may open {most:,} files here, and {least:,} are needed: "
+            f"raise that limit, as by `ulimit -n {least}`, or `LimitNOFILE` of a systemd unit."
+        )
+    wanted = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+@contextmanager
+def _log_lines_on(screen: Screen) -> Iterator[None]:
+    """Hand what this process logs in the block to the screen, as lines without a time."""
+
+    def show(_logger: object, _method: str, event: structlog.typing.EventDict) -> str:
+        facts = " ".join(f"{name}={value}" for name, value in event.items() if name != "event")
+        screen.line(SUPERVISOR, f"{event.get('event')} {facts}".rstrip())
+        raise structlog.DropEvent
+
+    before = structlog.get_config()
+    structlog.configure(processors=[show])
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+def _load_settings(options: UpOptions) -> ApiSettings:
     """Load the settings with the command's options on top."""
     chosen: dict[str, Any] = {
         "model": options.model,
@@ -134,34 +121,63 @@ def _load_settings(options: UpOptions, screen: Screen) -> ApiSettings:
         "s3_endpoint": options.s3_endpoint,
     }
     settings = ApiSettings.load(**{name: value for name, value in chosen.items() if value})
-    if settings.log_format == "auto" and screen.is_terminal:
+    if settings.log_format == "auto":
         # The children write to pipes, and would take the format for machines.
         return settings.model_copy(update={"log_format": "console"})
     return settings
 
 
 async def _run(options: UpOptions, stack: Stack, folder: DataFolder, screen: Screen) -> None:
-    """Start all processes, and run until the first signal or the failure of one's supervision."""
+    """Show the processes on the screen, from their start to their end."""
     supervisor = Supervisor(screen.line, inherited=[folder.lock])
-    stop_requested = _on_signals(supervisor)
-    stopping = asyncio.create_task(stop_requested.wait())
+    model = stack.settings.model
+    better = get_spec(model).next_better
+    facts = Facts(stack.api_url, stack.flower_url, model, better, folder.path)
     # An `rmbg up` that was killed has left its own.
     folder.delete(RUN_FILE)
+    with screen.showing(facts, lambda: supervisor.children):
+        await _run_until_stopped(options, stack, folder, screen, supervisor)
+    screen.stopped()
+
+
+async def _run_until_stopped(
+    options: UpOptions, stack: Stack, folder: DataFolder, screen: Screen, supervisor: Supervisor
+) -> None:
+    """Start all processes, and run until the first signal or the failure of one's supervision."""
+    stop_requested = _on_signals(supervisor, screen)
+    stopping = asyncio.create_task(stop_requested.wait())
+    drawing = asyncio.create_task(screen.keep_drawn(_count_jobs(stack.settings)))
     running = asyncio.create_task(_start_and_watch(options, stack, folder, screen, supervisor))
+    error: BaseException | None = None
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
+            error = running.exception()
             running.result()
     finally:
         running.cancel()
         stopping.cancel()
-        screen.line("rmbg", "stopping all processes; Ctrl-C again kills them at once")
+        screen.stopping(error)
         await supervisor.stop()
+        drawing.cancel()
         folder.delete(RUN_FILE)
-        screen.line("rmbg", "all processes have stopped")
 
 
-def _on_signals(supervisor: Supervisor) -> asyncio.Event:
+def _count_jobs(settings: ApiSettings) -> Callable[[], dict[Status, int] | None]:
+    """Return a function that counts the jobs by status; None while Redis does not answer."""
+    url = settings.redis_url.get_secret_value()
+    store = JobStore(connect(url, timeout=_COUNT_SECONDS))
+
+    def count() -> dict[Status, int] | None:
+        try:
+            return store.counts()
+        except QueueUnavailableError:
+            return None
+
+    return count
+
+
+def _on_signals(supervisor: Supervisor, screen: Screen) -> asyncio.Event:
     """Return an event that the first signal sets; the second signal kills all children."""
     stop_requested = asyncio.Event()
 
@@ -173,6 +189,7 @@ def _on_signals(supervisor: Supervisor) -> asyncio.Event:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, on_signal)
+    loop.add_signal_handler(signal.SIGWINCH, screen.redraw)
     return stop_requested
 
 
@@ -183,10 +200,9 @@ async def _start_and_watch(
     deadline = time.monotonic() + options.start_seconds
     await supervisor.start(stack.servers, seconds=options.start_seconds)
     await supervisor.start(stack.services, seconds=max(1.0, deadline - time.monotonic()))
-    screen.table(supervisor.children)
     await asyncio.to_thread(check_stack, stack, folder.sample_cutout)
+    screen.ready()
     folder.write_json(RUN_FILE, {"api_url": stack.api_url, "flower_url": stack.flower_url})
-    screen.ready(stack.api_url, stack.flower_url, folder.sample_cutout, stack.settings.model)
     await supervisor.wait_for_failure()
 
 

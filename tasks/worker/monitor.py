@@ -204,8 +204,10 @@ class WorkerMonitor:
             # The consumer belongs to another thread. One call for all queues keeps their order:
             # the worker's own queue comes first, and is served first.
             consumer.call_soon(_set_consuming, consumer, wrong, take)
-            event = "worker.takes" if take else "worker.takes_nothing"
-            _log.warning(event, worker=self._name, drained=drained, ready=self._ready())
+            log, event = (
+                (_log.info, "worker.takes") if take else (_log.warning, "worker.takes_nothing")
+            )
+            log(event, worker=self._name, drained=drained, ready=self._ready())
 
     def _apply_revocations(self) -> None:
         """Cancel jobs that wait on a list and whose latest message has been revoked.

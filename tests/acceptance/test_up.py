@@ -3,10 +3,13 @@
 import html
 import json
 import os
+import pty
 import re
 import shlex
 import signal
 import subprocess
+import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
+import pyte
 import pytest
 import urllib3
 from PIL import Image
@@ -84,8 +88,10 @@ def wait_for(what: str, ask: Callable[[], T | None], up: Up, *, seconds: float) 
 
 
 @contextmanager
-def running_up(folder: Path, *options: str, **settings: str) -> Iterator[Up]:
-    """Start `rmbg up` and wait until it says that it is ready."""
+def running_up(
+    folder: Path, *options: str, at_terminal: bool = False, **settings: str
+) -> Iterator[Up]:
+    """Start `rmbg up`, its output in a file, and wait until it says that it is ready."""
     fetch_model(get_spec("u2netp"), Settings.load().model_dir)
     data, log = folder / "data", folder / "up.log"
     command = [service.script("rmbg"), "up", "--port", "0", "--data", str(data), *options]
@@ -93,8 +99,11 @@ def running_up(folder: Path, *options: str, **settings: str) -> Iterator[Up]:
         n: v for n, v in os.environ.items() if not n.startswith("RMBG_") or n == "RMBG_MODEL_DIR"
     }
     env |= settings
-    with log.open("wb") as output:
-        process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env)
+    if at_terminal:
+        process = _at_terminal(command, log, env)
+    else:
+        with log.open("wb") as output:
+            process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env)
     up = Up(process, data, log)
     try:
         wait_for("end or ready", lambda: (data / "run.json").exists() or up.ended(), up, seconds=90)
@@ -102,6 +111,35 @@ def running_up(folder: Path, *options: str, **settings: str) -> Iterator[Up]:
         yield up
     finally:
         end(up, signal.SIGTERM)
+
+
+def _at_terminal(command: list[str], log: Path, env: dict[str, str]) -> psutil.Popen:
+    """Start a command at a terminal of 80 by 24, which is written to a file."""
+    terminal, output = pty.openpty()
+    termios.tcsetwinsize(output, (24, 80))
+    process = psutil.Popen(
+        command, stdin=output, stdout=output, stderr=output, env={**env, "TERM": "xterm"}
+    )
+    os.close(output)
+
+    def keep() -> None:
+        with (
+            log.open("wb", buffering=0) as file,
+            suppress(OSError),
+            os.fdopen(terminal, "rb") as end,
+        ):
+            while piece := os.read(end.fileno(), 65536):
+                file.write(piece)
+
+    threading.Thread(target=keep, daemon=True).start()
+    return process
+
+
+def _screen(up: Up) -> list[str]:
+    """What a person sees of an `rmbg up` that runs at a terminal."""
+    cells = pyte.Screen(80, 24)
+    pyte.ByteStream(cells).feed(up.log.read_bytes())
+    return [line.rstrip() for line in cells.display]
 
 
 def end(up: Up, number: signal.Signals) -> None:
@@ -133,7 +171,7 @@ def cut_out(up: Up, photo: Path) -> bytes | None:
 def test_the_screen_shows_what_runs_where_and_that_the_sample_was_cut_out(up: Up) -> None:
     said, sample = up.output(), up.data.resolve() / "sample-cutout.png"
     assert f"ready: {up.url}" in said
-    assert f"sample cutout  {sample}" in said
+    assert f"sample  {sample}" in said
     with Image.open(sample) as cutout, Image.open(ROOT / "deploy/local/sample.jpg") as photo:
         assert (cutout.format, cutout.mode, cutout.size) == ("PNG", "RGBA", photo.size)
         assert cutout.getchannel("A").getextrema() == (0, 255)
@@ -248,7 +286,8 @@ def test_the_end_leaves_nothing_and_a_restart_finds_everything(up: Up, coffee: P
     # Older ones are another's, who had these ports and was killed.
     assert not [each for each in _sockets(ports) if each.stat().st_mtime > began]
 
-    with running_up(up.data.parent, "--no-flower", "--workers", "2") as again:
+    options = ("--no-flower", "--workers", "2")
+    with running_up(up.data.parent, *options, at_terminal=True) as again:
         assert again.child("flower") is None
         # The same addresses, so that what was handed out before the restart stays good.
         assert again.url == url
@@ -257,6 +296,13 @@ def test_the_end_leaves_nothing_and_a_restart_finds_everything(up: Up, coffee: P
         assert after["status"] == "succeeded"
         assert _fetch(before["result_url"]) == _fetch(after["result_url"])
         _assert_a_second_one_is_refused(again)
+        wait_for("screen", lambda: _screen(again)[0].endswith(f"ready  {url}"), again, seconds=30)
+        for name in ("valkey", "weed", "gpu0", "gpu1", "io", "api"):
+            row = re.compile(rf"  {name} +ready +0  ")
+            assert any(map(row.match, _screen(again))), _screen(again)
+        wait_for("jobs", lambda: re.search(r"jobs: \d+ done", _screen(again)[1]), again, seconds=30)
+        assert f"  page    {url}/" in _screen(again)
+        assert "job.accepted" in (again.data / "logs" / "api.log").read_text()
 
         family = again.process.children(recursive=True)
         again.process.kill()

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from deploy.local.ports import LOOPBACK, reserved_ports
+from deploy.local.screen import Screen
 from deploy.local.stack import Ports, UpOptions
-from deploy.local.up import Screen, run_up
+from deploy.local.up import run_up
 
 #: Starts with options, which fails, and returns what is printed.
 Refusal = Callable[..., str]
@@ -62,6 +63,13 @@ def test_a_folder_without_write_permission(refusal: Refusal, tmp_path: Path) -> 
 def test_a_folder_that_is_in_use(refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.local.data_folder._lock", lambda *_: False)
     assert "is in use by another `rmbg up`" in refusal()
+
+
+def test_too_few_open_files_are_told_before_a_server_fails_by_them(
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (256, 512))
+    assert "may open 512 files here, and 1,024 are needed" in refusal()
 
 
 def test_a_missing_model_says_how_to_fetch_it(unchecked_refusal: Refusal, tmp_path: Path) -> None:
