@@ -52,7 +52,7 @@ def test_the_worker_says_what_is_wrong_and_ends(
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     sys.stderr.write(done.stderr)  # pytest shows it beside a failure

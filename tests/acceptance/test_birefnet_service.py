@@ -44,7 +44,7 @@ def worker(service: RunningService, checkpoint: Path) -> Iterator[None]:
     name = f"gpu0@{_HOST}"
     ready = probes.worker_ready(env["RMBG_REDIS_URL"], name)
     process = worker_service(name, f"gpu.{_HOST}.0,model.{_MODEL}", env, ready)
-    with running(process, service.logs / f"{_HOST}.log", seconds=60):
+    with running(process, service.logs / f"{_HOST}.log", seconds=180):
         yield
 
 
