@@ -24,7 +24,8 @@ RUN python -m venv /opt/build \
 
 FROM ${PYTHON_IMAGE}
 ARG EXTRAS=torch
-# torch.compile and Triton build their launchers with a C compiler.
+# torch.compile and Triton build their launchers with a C compiler. Debian removes a version when it has a newer one.
+# hadolint ignore=DL3008
 RUN if [ "${EXTRAS}" = torch ]; then apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*; fi

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.local.service import script
 from tasks.settings import Settings
 from tests.support.paths import ROOT
 
@@ -195,12 +196,35 @@ def test_a_dockerfile_keeps_the_rules(path: Path) -> None:
     # Only what is installed: no weights, no secrets, no tests.
     sources = {word for line in copied for word in line.split()[1:-1]}
     wanted = {"deploy/docker/locks", "pyproject.toml", "README.md", "LICENSE"}
+    wanted |= {"clients/python/rmbg_client"}
     assert sources == wanted | {"api", "deploy", "inference", "tasks"}
     installs = re.findall(r"pip (?:install|wheel) ([^&]*)", text)
     assert len(installs) == 4
     for options in installs:
         assert "--no-cache-dir" in options
         assert ("--require-hashes" in options) != ("--no-deps" in options), "without hashes"
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_hadolint_finds_nothing(path: Path) -> None:
+    done = subprocess.run([script("hadolint"), path], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stdout
+
+
+def test_the_workflow_builds_the_images_that_compose_runs() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/images.yml").read_text())
+    job = workflow["jobs"]["image"]
+    built = {}
+    for each in job["strategy"]["matrix"]["include"]:
+        args = {"args": {"EXTRAS": each["extras"]}} if each["extras"] else {}
+        built[f"rmbg-queue/{each['name']}"] = (f"deploy/docker/{each['file']}", args.get("args"))
+    assert built == {
+        service["image"]: (service["build"]["dockerfile"], service["build"].get("args"))
+        for service in SERVICES.values()
+        if "build" in service
+    }
+    (build,) = (step["with"] for step in job["steps"] if "build-push" in step.get("uses", ""))
+    assert (build["sbom"], build["provenance"]) == (True, "mode=max")
 
 
 def test_nothing_secret_goes_into_an_image_or_the_repository() -> None:
