@@ -14,6 +14,7 @@ from inference.errors import InferenceError, InvalidImageError, InvalidOptionErr
 from inference.metadata import Metadata, read_exif
 from inference.models.base import Rgb
 from inference.options import Options
+from inference.png import load_png
 from inference.probe import DEFAULT_LIMITS, ImageLimits, check_size, open_image, probe_image
 from inference.tiff_pixels import load_tiff
 
@@ -55,8 +56,6 @@ class SrgbConverter:
         if strip.mode in {"1", "L", "LA", "La"}:
             gray = strip.convert("LA")
             return gray.getchannel("L"), gray.getchannel("A")
-        if strip.mode == "RGB":
-            strip.info["transparency"] = _transparency_to_8_bit(strip.info["transparency"])
         rgba = strip.convert("RGBA")
         return rgba.convert("RGB"), rgba.getchannel("A")
 
@@ -97,14 +96,6 @@ def _round_to_8_bit(values: NDArray[np.generic], scale: float) -> NDArray[np.uin
     levels = np.nan_to_num(np.asarray(values, np.float64)) * scale
     result: NDArray[np.uint8] = np.clip(np.rint(levels), 0, _MAX_8_BIT).astype(np.uint8)
     return result
-
-
-def _transparency_to_8_bit(color: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Scale a transparent color: Pillow reads 16-bit RGB to 8 bits, but leaves the color at 16."""
-    if max(color) <= _MAX_8_BIT:
-        return color
-    red, green, blue = (level >> 8 for level in color)
-    return red, green, blue
 
 
 def _to_srgb_transform(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
@@ -258,6 +249,8 @@ def _load(data: bytes, name: str, limits: ImageLimits) -> tuple[Image.Image, Met
     """Read the pixels of a file as they are stored, and what is to be applied to them."""
     if name == "TIFF":
         return load_tiff(data)
+    if name == "PNG":
+        return load_png(data)
     image = open_image(BytesIO(data), name)
     check_size(*image.size, limits)  # a GIF's first frame may be larger than its header says
     image.load()

@@ -179,15 +179,21 @@ def _walk_png(file: BinaryIO, prefix: bytes) -> Structure:
     size = None
     if prefix[12:16] == b"IHDR" and len(prefix) >= 24:  # noqa: PLR2004 - up to the height
         size = int.from_bytes(prefix[16:20], "big"), int.from_bytes(prefix[20:24], "big")
-    at, end = 8, file.seek(0, 2)
+    at, end, pixels = 8, file.seek(0, 2), False
     for _ in range(MAX_PARTS):
         if at + 8 > end:
-            return Structure(size, complete=False)
+            # The last chunks may be missing, but no pixels: chunks of them were whole so far.
+            return Structure(size, complete=pixels)
         file.seek(at)
         head = file.read(8)
         if head[4:] == b"IEND":
             return Structure(size)
-        at += 12 + int.from_bytes(head[:4], "big")
+        at += 8 + int.from_bytes(head[:4], "big")
+        if head[4:] == b"IDAT":
+            pixels = at <= end
+            if not pixels:
+                return Structure(size, complete=False)
+        at += 4
     raise _too_complex("chunks", MAX_PARTS)
 
 

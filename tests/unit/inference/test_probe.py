@@ -195,9 +195,12 @@ def test_a_missing_end_is_found(ending: bytes, kept: float) -> None:
         probe_image(ending[: int(len(ending) * kept)])
 
 
-def test_a_png_that_lacks_its_last_chunk_has_no_end(photo: Image.Image) -> None:
+@pytest.mark.parametrize("cut", [12, 16, 1])
+def test_a_png_that_lacks_no_pixels_is_whole(cut: int, photo: Image.Image) -> None:
+    data = picture_file(photo, "PNG")
+    assert probe_image(data[:-cut]).width == 96
     with pytest.raises(InvalidImageError, match=ENDS_EARLY):
-        probe_image(picture_file(photo, "PNG")[:-12])
+        probe_image(data[:-17])
 
 
 def test_the_end_of_an_embedded_thumbnail_is_not_the_pictures(photo: Image.Image) -> None:

@@ -1,0 +1,171 @@
+"""Read a PNG: its chunks in bounded steps, and nothing but those of the pixels by a reader.
+
+What stands in ancillary chunks is told here: a text of any length, a chunk that is short or whose
+checksum is wrong never reaches the reader, and decides nothing.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Final
+
+from isal import isal_zlib
+from PIL import Image, PngImagePlugin
+
+from inference.color import CURVES, PRIMARIES, SRGB, Chromaticities, gamma_curve, make_profile
+from inference.errors import InvalidImageError
+from inference.metadata import Metadata, read_exif
+
+_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+#: A profile's bytes at most; those of printers have 4 MB.
+_MAX_PROFILE_BYTES: Final = 1 << 23
+_PIECE_BYTES: Final = 1 << 20
+#: Samples of a pixel by the color type.
+_CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_GRAY_TYPES: Final = frozenset({0, 4})
+_PALETTE: Final = 3
+_RGB: Final = 2
+_DEEP: Final = 16
+#: Where each pass of Adam7 begins and how far its pixels are apart: x, y, x step, y step.
+_PASSES: Final = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
+
+
+def load_png(data: bytes) -> tuple[Image.Image, Metadata]:
+    """Read a PNG's pixels, and what is to be applied to them; a PNG that was probed.
+
+    Raises:
+        InvalidImageError: it has fewer pixels than it says.
+        Exception: whatever Pillow's reader meets.
+    """
+    chunks = dict[bytes, bytes]()
+    parts, pixels = [_SIGNATURE], []
+    for kind, body, checked in _chunks(data):
+        if kind in {b"IHDR", b"PLTE"} and kind not in chunks:
+            parts.append(_chunk(kind, body, right=checked))
+            chunks[kind] = body
+        elif kind == b"IDAT":
+            pixels.append(body)
+        elif checked:
+            chunks.setdefault(kind, body)
+    header = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+    _check_length(pixels, header)
+    transparency = chunks.get(b"tRNS", b"")
+    if _fits(transparency, header[3], chunks):
+        parts.append(_chunk(b"tRNS", transparency))
+    parts += [_chunk(b"IDAT", body) for body in pixels]
+    image = PngImagePlugin.PngImageFile(BytesIO(b"".join([*parts, _chunk(b"IEND", b"")])))
+    image.load()
+    _scale_transparency(image, header[2], header[3])
+    exif = read_exif(chunks.get(b"eXIf", b""))
+    gray = header[3] in _GRAY_TYPES
+    return image, Metadata(exif.orientation, _read_profile(chunks, gray=gray))
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
+    """Yield each chunk's kind and body, and whether its checksum is right; up to the end."""
+    at = len(_SIGNATURE)
+    while at + 8 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        body, stored = data[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length]
+        if kind == b"IEND":
+            return
+        # That of pixels is judged by their own checksum.
+        known = kind == b"IDAT" or int.from_bytes(stored, "big") == zlib.crc32(kind + body)
+        yield kind, body, known and len(body) == length
+        at += 12 + length
+
+
+def _chunk(kind: bytes, body: bytes, *, right: bool = True) -> bytes:
+    checksum = zlib.crc32(kind + body) ^ (not right)
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
+
+
+def _check_length(pixels: list[bytes], header: tuple[int, ...]) -> None:
+    """Refuse pixels that end before the picture does: a reader would leave the rest black."""
+    width, height, depth, kind, _, _, interlaced = header
+    bits = depth * _CHANNELS.get(kind, 0)
+    passes = _PASSES if interlaced else ((0, 0, 1, 1),)
+    expected = 0
+    for left, top, across, down in passes:
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            expected += rows * (1 + -(-columns * bits // 8))
+    inflate, length = isal_zlib.decompressobj(), 0
+    for body in pixels:
+        rest = body
+        while length < expected and not inflate.eof:
+            length += len(inflate.decompress(rest, _PIECE_BYTES))
+            rest = inflate.unconsumed_tail
+            if not rest:
+                break
+    if length < expected:
+        raise InvalidImageError(
+            "The file ends before the picture does: it was probably not sent or saved "
+            "completely. Send it again."
+        )
+
+
+def _fits(transparency: bytes, kind: int, chunks: dict[bytes, bytes]) -> bool:
+    if kind == _PALETTE:
+        return 0 < len(transparency) <= len(chunks.get(b"PLTE", b"")) // 3
+    return len(transparency) == {0: 2, _RGB: 6}.get(kind, -1)
+
+
+def _scale_transparency(image: Image.Image, depth: int, kind: int) -> None:
+    """Scale the transparent color as the reader scales pixels: from 1, 2, 4 or 16 bits to 8."""
+    color = image.info.get("transparency")
+    top = (1 << depth) - 1
+    if kind == 0 and isinstance(color, int) and depth < _DEEP:
+        image.info["transparency"] = (color & top) * 255 // top
+    elif kind == _RGB and isinstance(color, tuple):
+        shift = 8 if depth == _DEEP else 0
+        image.info["transparency"] = tuple(level >> shift & 255 for level in color)
+
+
+def _read_profile(chunks: dict[bytes, bytes], *, gray: bool) -> bytes | None:
+    """Return the profile of the colors; the first of these counts (PNG, third edition, 4.3)."""
+    code = chunks.get(b"cICP", b"")
+    if len(code) == 4 and code[0] in PRIMARIES and code[1] in CURVES:  # noqa: PLR2004
+        return make_profile(PRIMARIES[code[0]], CURVES[code[1]], gray=gray)
+    embedded = _inflate_profile(chunks.get(b"iCCP", b""))
+    if embedded is not None or b"sRGB" in chunks:
+        return embedded
+    stored = chunks.get(b"gAMA", b"")
+    gamma = int.from_bytes(stored, "big") if len(stored) == 4 else 0  # noqa: PLR2004
+    if not gamma:
+        return None
+    colors = SRGB
+    if len(chunks.get(b"cHRM", b"")) == 32:  # noqa: PLR2004 - eight numbers
+        numbers = [each / 100_000 for each in struct.unpack(">8I", chunks[b"cHRM"])]
+        colors = Chromaticities(*zip(numbers[::2], numbers[1::2], strict=True))
+    # Of a display like sRGB's, what the standard says of old files: the curve is nearly its own.
+    if gamma == _SRGB_GAMMA and _alike(colors, SRGB):
+        return None
+    return make_profile(colors, gamma_curve(100_000 / gamma), gray=gray)
+
+
+_SRGB_GAMMA: Final = 45455
+
+
+def _alike(one: Chromaticities, other: Chromaticities) -> bool:
+    return all(
+        abs(a - b) < 0.002  # noqa: PLR2004
+        for mine, its in zip(one, other, strict=True)
+        for a, b in zip(mine, its, strict=True)
+    )
+
+
+def _inflate_profile(chunk: bytes) -> bytes | None:
+    name, _, packed = chunk.partition(b"\0")
+    if not name or not packed:
+        return None
+    inflate = zlib.decompressobj()
+    try:
+        profile = inflate.decompress(packed[1:], _MAX_PROFILE_BYTES)
+    except zlib.error:
+        return None
+    return profile if inflate.eof else None

@@ -1,0 +1,117 @@
+"""Each row of the table in docs/formats.md holds for a file of that kind."""
+
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inference.decode import decode
+from inference.errors import InferenceError
+from tests.support.hostile_pictures import png_chunk
+from tests.support.paths import ROOT
+from tests.support.pictures import picture_file
+from tests.support.tiff_files import Page, tiff_file
+
+_TABLE: Final = (ROOT / "docs/formats.md").read_text()
+_ROWS: Final = dict(re.findall(r"^\| ([^|]+) \| ((?:taken|`)[^|]*) \|$", _TABLE, re.MULTILINE))
+_IMAGE: Final = Image.radial_gradient("L").resize((24, 16)).convert("RGB")
+_SAMPLES: Final = np.asarray(_IMAGE)
+
+
+def _file(name: str, **more: object) -> bytes:
+    return picture_file(_IMAGE, name, **more)
+
+
+def _jpeg(frame: bytes, bits: int) -> bytes:
+    before, after = _file("JPEG").split(b"\xff\xc0\0\x11\x08")
+    return before + b"\xff" + frame + b"\0\x11" + bytes([bits]) + after
+
+
+def _animated(name: str) -> bytes:
+    return _file(name, save_all=True, append_images=[_IMAGE.rotate(180)])
+
+
+def _tiff(
+    tags: dict[int, tuple[int, ...]] | None = None, channels: int = 3, kind: int = 2
+) -> bytes:
+    samples = np.resize(_SAMPLES, (16, 24, channels))
+    return tiff_file(Page(samples, kind, tags=tags))
+
+
+def _short_png() -> bytes:
+    head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 8, 0, 0, 0, 0))
+    pixels = png_chunk(b"IDAT", zlib.compress(bytes(50)))
+    return b"\x89PNG\r\n\x1a\n" + head + pixels + png_chunk(b"IEND", b"")
+
+
+_PNG: Final = _file("PNG")
+#: Files of a row, by the first words of it.
+_FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
+    "JPEG: gray": lambda: [
+        picture_file(_IMAGE.convert(mode), "JPEG", progressive=progressive)
+        for mode in ("L", "RGB", "CMYK")
+        for progressive in (False, True)
+    ],
+    "JPEG without its end": lambda: [_file("JPEG")[:-20]],
+    "JPEG of 12": lambda: [_jpeg(b"\xc1", 12)],
+    "JPEG, lossless": lambda: [_jpeg(b"\xc3", 8)],
+    "JPEG, hier": lambda: [_jpeg(b"\xc5", 8)],
+    "PNG of each": lambda: [picture_file(_IMAGE.convert(mode)) for mode in ("1", "L", "P", "LA")],
+    "PNG that lacks its": lambda: [_PNG[:-cut] for cut in (1, 12, 16)],
+    "PNG with": lambda: [_PNG[:33] + png_chunk(b"cHRM", b"?") + _PNG[33:]],
+    "PNG that lacks chunks": lambda: [_PNG[:-30]],
+    "PNG that lacks rows": lambda: [_short_png()],
+    "animated PNG": lambda: [_animated("PNG")],
+    "WebP": lambda: [_file("WEBP"), _file("WEBP", lossless=True)],
+    "animated WebP": lambda: [_animated("WEBP")],
+    "AVIF": lambda: [_file("AVIF")],
+    "HEIC": lambda: [_file("HEIC")],
+    "GIF": lambda: [_file("GIF"), _animated("GIF")],
+    "BMP": lambda: [picture_file(_IMAGE.convert(mode), "BMP") for mode in ("1", "L", "P", "RGB")],
+    "TIFF of 1": lambda: [
+        tiff_file(Page(_SAMPLES.astype(kind), 2, bits))
+        for kind, bits in (("u1", 4), ("u1", 8), ("u2", 12), ("f2", 16), ("u4", 32), ("f8", 64))
+    ],
+    "TIFF in planes": lambda: [tiff_file(Page(_SAMPLES, kind, planar=True)) for kind in (2, 8)],
+    "TIFF whose": lambda: [tiff_file(Page(_SAMPLES[:4], 2, tags={254: (1,)}), Page(_SAMPLES, 2))],
+    "TIFF that lacks": lambda: [_tiff({257: (99,)})],
+    "TIFF in CMYK": lambda: [_tiff({338: (2,)}, 5, 5)],
+    "TIFF of other inks": lambda: [_tiff({332: (2,)}, 4, 5)],
+    "TIFF of other comp": lambda: [_tiff({259: (34887,)})],
+    "TIFF with sub": lambda: [_tiff({530: (2, 2)}, 3, 6)],
+    "camera raw": lambda: [_tiff({50706: (1,)}), b"IIRO\x08\0\0\0"],
+    "JPEG 2000": lambda: [b"\0\0\0\x0cjP  \r\n\x87\n"],
+    "JPEG XL": lambda: [b"\xff\x0a"],
+    "Photoshop": lambda: [b"8BPS\0\1"],
+    "PDF": lambda: [b"%PDF-1.7\n"],
+    "PostScript": lambda: [b"%!PS-Adobe"],
+    "ICO": lambda: [b"\0\0\1\0\1\0"],
+    "SVG": lambda: [b"<svg xmlns='http://www.w3.org/2000/svg'/>"],
+    "MP4": lambda: [b"\0\0\0\x18ftypisom\0\0\2\0isommp41"],
+    "anything": lambda: [b"Dear shop,"],
+}
+
+
+def test_the_table_and_the_files_have_the_same_rows() -> None:
+    for row in _ROWS:
+        assert any(row.startswith(each) for each in _FILES), row
+    for each in _FILES:
+        assert any(row.startswith(each) for row in _ROWS), each
+
+
+@pytest.mark.parametrize("row", _ROWS)
+def test_a_row_says_what_becomes_of_the_file(row: str) -> None:
+    key = max((each for each in _FILES if row.startswith(each)), key=len)
+    refused = re.match(r"`(\w+)`: (.+?)(?:, when it is cut out)?$", _ROWS[row])
+    for data in _FILES[key]():
+        if refused is None:
+            assert decode(data).rgb.size
+            continue
+        with pytest.raises(InferenceError, match=re.escape(refused[2])) as caught:
+            decode(data)
+        assert caught.value.code == refused[1]
