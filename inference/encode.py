@@ -75,7 +75,10 @@ def encode(
     if output_format is OutputFormat.ZIP:
         return _encode_zip(pixels, options.quality)
     if output_format is OutputFormat.WEBP:
-        return _save_with_pillow(pixels, "WEBP", quality=options.quality, method=_WEBP_METHOD)
+        # Exact: else libwebp fills what is transparent with colors that compress well, up to white.
+        return _save_with_pillow(
+            pixels, "WEBP", quality=options.quality, method=_WEBP_METHOD, exact=True
+        )
     if output_format is OutputFormat.AVIF:
         return _save_with_pillow(
             pixels,
