@@ -1,24 +1,45 @@
 """The entry point of `rmbg`: registers all commands, and defines `rmbg up` and `rmbg version`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from deploy.cli import bench, health, keys, models
 from deploy.cli.bucket import bucket, restore
 from deploy.cli.mcp import mcp
 from deploy.cli.output import say
-from deploy.cli.remove import remove
 from deploy.local.screen import Screen
 from deploy.local.stack import UpOptions
 from deploy.local.up import run_up
 from inference.version import __version__
 from tasks.errors import SettingsError
 
+
+class _Commands(TyperGroup):
+    """Loads `remove` when it is asked for, with the HTTP client that no other command needs."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401 - typer publishes no type
+        if cmd_name == "remove" and cmd_name not in self.commands:
+            from deploy.cli.remove import remove  # noqa: PLC0415 - see above
+
+            alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            alone.command()(remove)
+            self.add_command(typer.main.get_command(alone), cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 - the same
+        first, *others = super().list_commands(ctx)
+        return list(dict.fromkeys([first, "remove", *others]))
+
+
 app = typer.Typer(
-    help="Self-hosted background removal.", no_args_is_help=True, pretty_exceptions_enable=False
+    cls=_Commands,
+    help="Self-hosted background removal.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
 )
 
 
@@ -69,7 +90,6 @@ def up(  # noqa: PLR0917 - typer makes the options of a command from its paramet
     raise typer.Exit(run_up(options, Screen(Console(), stream=logs)))
 
 
-app.command()(remove)
 app.command()(restore)
 app.command()(health.doctor)
 app.command()(mcp)

@@ -1,205 +1,277 @@
 """`rmbg remove`: cut out files and folders of pictures with a running service."""
 
-import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import asyncio
+import inspect
+import json
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import KW_ONLY, asdict, dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deploy.cli.output import say
-from deploy.client import ClientError, ServiceClient, submit_batch
-from inference.options import OutputFormat
+from deploy.removal.done_file import DoneFile, FolderInUseError
+from deploy.removal.run import LIMIT_SECONDS, Outcome, Run, StoppedError, Summary
+from deploy.removal.selection import Picture, find_pictures, shown
 from inference.presets import PRESETS, Preset
+from rmbg_client import AsyncClient, Bytes, Client, RetryPolicy, RmbgError
+from rmbg_client.parameters import PARAMETERS, Parameter, Parameters
+from rmbg_client.pictures import readable_name
 
-#: The files of a folder that are sent. A file that is named itself is sent with any suffix.
-_SUFFIXES: Final = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".heic"}
-)
+#: Standard input or output in place of a file.
+_PIPE: Final = Path("-")
+#: A long run waits for a service that is restarted, or that asks for patience.
+_PATIENT: Final = RetryPolicy(attempts=12, longest_pause=60)
+#: Whether there is a service at all is told soon.
+_QUICK: Final = RetryPolicy(attempts=2)
+_INTERRUPTED: Final = 130
+_TYPES: Final[Mapping[str, type]] = {"boolean": bool, "integer": int, "number": float}
 
-#: Pictures of a batch: few, so that the first are cut out while the next are sent.
-_BATCH_SIZE: Final = 25
+
+def _option(parameter: Parameter) -> inspect.Parameter:
+    """Return the command's option for a parameter of the API; unset, the service decides."""
+    kind: Any = _choices(parameter) if parameter.choices else _TYPES.get(parameter.type, str)
+    flag = parameter.name.replace("_", "-")
+    names = [f"--{flag}/--no-{flag}"] if kind is bool else [f"--{flag}"]
+    if parameter.name == "output_format":
+        names = ["--format", *names]
+    about = typer.Option(
+        *names,
+        min=cast("Any", parameter.minimum),
+        max=cast("Any", parameter.maximum),
+        help=parameter.description,
+        show_default=False,
+    )
+    annotation = Annotated[kind | None, about]
+    return inspect.Parameter(
+        parameter.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
 
 
-def remove(  # noqa: PLR0917 - typer makes the options of a command from its parameters
-    photos: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the cutouts.")] = Path("out"),
+def _choices(parameter: Parameter) -> type[Enum]:
+    members = {each: each for each in parameter.choices}
+    return cast("type[Enum]", Enum(parameter.name, members))
+
+
+def _with_parameters(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each parameter of the API, which come as `given`."""
+    own = inspect.signature(command)
+    options = [_option(each) for each in PARAMETERS]
+    kept = [each for each in own.parameters.values() if each.name != "given"]
+    names = [each.name for each in options]
+
+    def called(**values: Any) -> None:  # noqa: ANN401 - as typer passes them
+        given = {name: values.pop(name) for name in names}
+        command(
+            **values,
+            given={
+                name: value.value if isinstance(value, Enum) else value
+                for name, value in given.items()
+                if value is not None
+            },
+        )
+
+    positional = [each for each in kept if each.kind is not inspect.Parameter.KEYWORD_ONLY]
+    keywords = [each for each in kept if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    called.__signature__ = own.replace(parameters=[*positional, *keywords, *options])  # type: ignore[attr-defined]
+    called.__annotations__ = {each.name: each.annotation for each in (*kept, *options)}
+    called.__name__, called.__doc__ = command.__name__, command.__doc__
+    return called
+
+
+@_with_parameters
+def remove(
+    photos: Annotated[
+        list[Path], typer.Argument(help="Pictures, folders of them, or - for standard input.")
+    ],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder for the cutouts, out by default; - for a pipe."),
+    ] = None,
     url: Annotated[
         str, typer.Option(envvar="RMBG_URL", help="The service's address.")
     ] = "http://127.0.0.1:8000",
-    matte_color: Annotated[
-        str | None, typer.Option(help="Fill behind the subject: #rrggbb or a CSS name.")
-    ] = None,
-    output_format: Annotated[
-        OutputFormat | None,
-        typer.Option("--format", help="Format of the cutouts; png, unless a preset has another."),
+    api_key: Annotated[
+        str | None, typer.Option(envvar="RMBG_API_KEY", help="Your API key of the service.")
     ] = None,
     preset: Annotated[
         Preset | None,
         typer.Option(help="Parameters for a purpose; other options go before them."),
     ] = None,
-    quality: Annotated[
-        int | None, typer.Option(min=1, max=100, help="For webp, avif and jpg.")
+    background_image: Annotated[
+        Path | None, typer.Option(help="A picture that goes behind the subject, and fills.")
     ] = None,
-    mask_threshold: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Harden the edge at so many percent.")
-    ] = None,
-    mask_offset: Annotated[
-        int, typer.Option(min=-100, max=100, help="Move the edge by pixels; negative: inwards.")
-    ] = 0,
-    mask_feather: Annotated[
-        int, typer.Option(min=0, max=100, help="Fade the edge within so many pixels.")
-    ] = 0,
     jobs: Annotated[
-        int, typer.Option("-j", "--jobs", min=1, max=64, help="Cutouts to fetch at a time.")
+        int, typer.Option("-j", "--jobs", min=1, max=64, help="Pictures in flight at a time.")
     ] = 4,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="RMBG_API_KEY", help="Your API key of the service.")
-    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on with pictures that arrive, until Ctrl-C.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Skip what an earlier run has cut out, by content.")
+    ] = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object for each file, and the summary.")
+    ] = False,
+    given: Mapping[str, Any],
 ) -> None:
-    """Cut out PHOTOS, and write NAME.png for each into the folder given by -o."""
-    chosen = PRESETS[preset] if preset else {}
-    extension = output_format.value if output_format else str(chosen.get("output_format", "png"))
-    targets = plan_cutouts(photos, out, extension)
-    if not targets:
+    """Cut out PHOTOS, and write NAME.png for each into the folder given by -o.
+
+    Folders keep their structure. What an earlier run has cut out is skipped.
+    """
+    parameters = {**(PRESETS[preset] if preset else {}), **given}
+    parameters.setdefault("output_format", "png")
+    if background_image is not None:
+        parameters["background_image"] = background_image
+    if _PIPE in photos or out == _PIPE:
+        _cut_out_pipe(photos, out, Client(url, api_key=api_key, retries=_PATIENT), parameters)
+        return
+    if watch or len(photos) > 1 or photos[0].is_dir():
+        parameters.setdefault("priority", "low")  # others need not wait for a folder
+    screen = _Screen(as_json=as_json)
+    folder = out or Path("out")
+    status = 0
+    try:
+        with closing(_open_folder(folder)) as done, screen.bars:
+            order = _Order(photos, url, api_key, parameters, jobs=jobs, watch=watch, resume=resume)
+            asyncio.run(_cut_out_folders(order, done, screen))
+    except StoppedError as error:
+        say(f"Stopped: {error} Run the same command again to go on.")
+        status = 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        if not watch:
+            say("Interrupted. Run the same command again to go on.")
+            status = _INTERRUPTED
+    if not (set(screen.summary.counts) - {"left out"} or status or watch):
         say("No pictures found. Name files, or a folder with pictures in it.")
+        status = 2
+    for line in screen.summary.lines(folder):
+        say(line)
+    if as_json:
+        typer.echo(json.dumps(screen.summary.as_json()))
+    raise typer.Exit(status or (1 if screen.summary.counts["failed"] else 0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What the command was asked for."""
+
+    photos: Sequence[Path]
+    url: str
+    api_key: str | None
+    parameters: Mapping[str, Any]
+    _: KW_ONLY
+    jobs: int
+    watch: bool
+    resume: bool
+
+
+class _Screen:
+    """Shows what becomes of files, and counts it."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.summary = Summary()
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+        )
+        self._as_json = as_json
+        self._bar = self.bars.add_task("cutting out", total=0)
+
+    def expect(self, pictures: int) -> None:
+        """Raise the number of pictures to cut out."""
+        self.bars.update(self._bar, total=(self.bars.tasks[0].total or 0) + pictures)
+
+    def report(self, outcome: Outcome) -> None:
+        """Show what became of a file."""
+        self.summary.add(outcome)
+        if outcome.status != "left out":
+            self.bars.advance(self._bar)
+        if self._as_json:
+            typer.echo(json.dumps(asdict(outcome)))
+        if outcome.status == "failed" or (outcome.reason and outcome.status == "cut out"):
+            line = f"{outcome.file}: {outcome.reason}"
+            self.bars.console.print(line, style="red", markup=False, soft_wrap=True)
+
+
+def _open_folder(folder: Path) -> DoneFile:
+    """Make the output folder, and keep it to this run; else end the command."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return DoneFile.open(folder)
+    except FolderInUseError as error:
+        say(str(error))
+    except OSError as error:
+        say(f"{shown(folder)} cannot be written: {error.strerror}. Choose another with -o.")
+    raise typer.Exit(2)
+
+
+async def _cut_out_folders(order: _Order, done: DoneFile, screen: _Screen) -> None:
+    """Cut out what is there, and with `watch` what arrives.
+
+    Raises:
+        StoppedError: all others would fail alike.
+    """
+    main = asyncio.current_task()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        # What is being written is removed, whichever way the command is told to end.
+        asyncio.get_running_loop().add_signal_handler(each, cast("asyncio.Task[None]", main).cancel)
+    extension = str(order.parameters["output_format"])
+    async with AsyncClient(order.url, api_key=order.api_key, retries=_PATIENT) as client:
+        run = Run(
+            client, done, extension, order.parameters, order.jobs, order.resume, screen.report
+        )
+        found = list(find_pictures(order.photos, done.out, run.cutouts))
+        pictures = [each for each in found if isinstance(each, Picture)]
+        screen.expect(len(pictures))
+        if pictures:
+            await _greet(order)
+        await run.cut_out_all(found)
+        if order.watch:
+            folders = [each for each in order.photos if each.is_dir()]
+            seen = {(each.path, each.version) for each in pictures}
+            await run.watch(folders, seen)
+
+
+async def _greet(order: _Order) -> None:
+    """Raise `StoppedError` at once if there is no service."""
+    async with AsyncClient(order.url, api_key=order.api_key, retries=_QUICK) as client:
+        try:
+            await client.info()
+        except RmbgError as error:
+            raise StoppedError(f"{order.url}: {error}") from error
+
+
+def _cut_out_pipe(
+    photos: Sequence[Path], out: Path | None, client: Client, parameters: Mapping[str, Any]
+) -> None:
+    """Cut one picture out, from standard input or a file, to standard output."""
+    if len(photos) != 1 or out not in {None, _PIPE}:
+        say("A pipe takes one picture, and its cutout goes to standard output: leave -o away.")
+        raise typer.Exit(2)
+    if sys.stdout.isatty():
+        say("The cutout would go to the screen; write it to a file: rmbg remove - > cutout.png")
         raise typer.Exit(2)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        say(f"The folder {out} cannot be created: {error.strerror}. Choose another with -o.")
-        raise typer.Exit(2) from error
-    given = {
-        "matte_color": matte_color,
-        "quality": quality,
-        "mask_threshold": mask_threshold,
-        "mask_offset": mask_offset,
-        "mask_feather": mask_feather,
-    }
-    options = {name: str(value) for name, value in chosen.items()}
-    options |= {name: str(value) for name, value in given.items() if value}
-    options["output_format"] = extension
-    with ServiceClient(url, api_key=api_key, connections=jobs) as client:
-        failures = _cut_out_all(client, targets, options, jobs)
-    say(f"{len(targets) - failures} of {len(targets)} cut out into {out}")
-    if failures:
-        raise typer.Exit(1)
-
-
-def plan_cutouts(photos: Iterable[Path], out: Path, extension: str) -> dict[Path, Path]:
-    """Return the cutout's path for each picture; all differ, and none is a picture's own path.
-
-    Pictures with equal stems, such as `a.jpg` and `a.png`, keep their suffix in the cutout's name.
-    """
-    targets: dict[Path, Path] = {}
-    taken: set[Path] = set()
-    for photo in dict.fromkeys(_find_pictures(photos)):
-        target = out / f"{photo.stem}.{extension}"
-        number = 1
-        while target in taken or target.resolve() == photo.resolve():
-            suffix = f"-{number}" if number > 1 else ""
-            kind = photo.suffix.lstrip(".") or "cutout"
-            target = out / f"{photo.stem}-{kind}{suffix}.{extension}"
-            number += 1
-        taken.add(target)
-        targets[photo] = target
-    return targets
-
-
-def _find_pictures(photos: Iterable[Path]) -> Iterator[Path]:
-    for photo in photos:
-        if photo.is_dir():
-            yield from sorted(
-                each
-                for each in photo.rglob("*")
-                if each.suffix.lower() in _SUFFIXES and each.is_file()
+        content = sys.stdin.buffer.read() if photos[0] == _PIPE else photos[0].read_bytes()
+        with client:
+            picture = Bytes(content, readable_name(photos[0].name))
+            cutout = client.remove(
+                picture, limit=LIMIT_SECONDS, **cast("Parameters", dict(parameters))
             )
-        else:
-            yield photo
-
-
-def _cut_out_all(
-    client: ServiceClient, targets: Mapping[Path, Path], options: Mapping[str, str], jobs: int
-) -> int:
-    """Send the pictures in batches, fetch `jobs` cutouts at a time; return how many failed."""
-    failures = 0
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )
-    pictures = list(targets)
-    with bars as progress, ThreadPoolExecutor(jobs) as pool:
-        sending = progress.add_task("sending", total=len(targets))
-        cutting_out = progress.add_task("cutting out", total=len(targets))
-        fetches = {}
-        for start in range(0, len(pictures), _BATCH_SIZE):
-            photos = pictures[start : start + _BATCH_SIZE]
-            for photo, item in zip(photos, _send(client, photos, options), strict=True):
-                fetches[pool.submit(_fetch, client, item, targets[photo])] = photo
-            progress.advance(sending, len(photos))
-        for fetch in as_completed(fetches):
-            problem = fetch.result()
-            if problem:
-                failures += 1
-                line = f"{fetches[fetch]}: {problem}"
-                progress.console.print(line, style="red", markup=False, soft_wrap=True)
-            progress.advance(cutting_out)
-    return failures
-
-
-def _send(
-    client: ServiceClient, photos: Sequence[Path], options: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """Return a batch item for each picture, which holds its task's id or an error."""
-    readable = [photo for photo in photos if os.access(photo, os.R_OK)]
-    try:
-        found = submit_batch(client, readable, options)["items"] if readable else []
-    except ClientError as error:
-        found = [_refused_item(str(error))] * len(readable)
-    items = dict(zip(readable, found, strict=True))
-    return [items.get(photo) or _refused_item("cannot be read") for photo in photos]
-
-
-def _refused_item(reason: str) -> dict[str, Any]:
-    return {"task_id": None, "error": {"message": reason}}
-
-
-def _fetch(client: ServiceClient, item: Mapping[str, Any], target: Path) -> str | None:
-    """Wait for a cutout and write it to its file; return what went wrong, or None."""
-    if item["task_id"] is None:
-        return str(item["error"]["message"])
-    try:
-        _write_atomically(target, client.result(item["task_id"]))
-    except ClientError as error:
-        return str(error)
-    except OSError as error:
-        return f"{target} cannot be written: {error.strerror}"
-    return None
-
-
-def _write_atomically(target: Path, data: bytes) -> None:
-    """Write a file so that it appears under its name complete, or not at all."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    draft = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        # mkstemp creates files that only their owner can read; a cutout is an ordinary file.
-        draft.chmod(0o644)
-        draft.replace(target)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+    except (RmbgError, OSError) as error:
+        say(f"{shown(photos[0])}: {error}")
+        raise typer.Exit(1) from error
+    sys.stdout.buffer.write(cutout)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,1 @@
+"""Cutting out files and folders with a running service: which, into what, and what is done."""
