@@ -104,6 +104,22 @@ def test_photos_are_dropped_compared_touched_up_and_downloaded(
     assert far_off(pixels(kept), brushed) == 0
 
 
+def test_twenty_photos_at_once_all_finish_by_few_requests(
+    visit: Visit, coffee: Path, tmp_path: Path
+) -> None:
+    names = [f"photo {number:02}.jpg" for number in range(20)]
+    with Image.open(coffee) as image:
+        # Few kinds of pictures, so that the model has little to do, and the page has much at once.
+        for number, name in enumerate(names):
+            image.resize((96, 64 + number % 3)).save(tmp_path / name)
+    page = visit.open()
+    before = len(visit.requested)
+    visit.drop(*(tmp_path / name for name in names))
+    page.get_by_text("20 of 20 done").wait_for()
+    asked = [each for each in visit.requested[before:] if "/api/" in each]
+    assert len(asked) <= 3 * len(names), "one to send, one to fetch, and few streams for all"
+
+
 def test_a_stroke_that_keeps_brings_the_photo_back_and_can_be_undone(
     visit: Visit, coffee: Path
 ) -> None:
