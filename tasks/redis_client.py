@@ -11,6 +11,7 @@ from typing import Any, Final, Self, TypeAlias
 from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import LockError, NoScriptError, OutOfMemoryError, RedisError, ResponseError
+from redis.lock import Lock
 
 from tasks import redis_keys
 from tasks.errors import QueueUnavailableError, RedisFullError
@@ -189,3 +190,32 @@ QUOTAS: Final = LuaScript.load("shared", "quotas")
 
 #: Compare-and-set, locks, token buckets.
 PRIMITIVES: Final = LuaScript.load("shared")
+
+
+def set_absent(client: Redis, key: str, value: str, *, seconds: float) -> bool:
+    """Set a key that does not exist, for some seconds, even while Redis is full.
+
+    Returns:
+        Whether it did not exist.
+    """
+    ms = int(seconds * 1000)
+    return bool(PRIMITIVES.run(client, "set_absent", key=key, value=value, ms=ms))
+
+
+def move_member(client: Redis, key: str, member: str, score: float) -> None:
+    """Give a member of a sorted set another score, if it is one, even while Redis is full."""
+    PRIMITIVES.run(client, "move_member", key=key, member=member, score=score)
+
+
+def add_to_counter(client: Redis, name: str, number: int = 1) -> None:
+    """Add to a count since the service's first day, even while Redis is full."""
+    PRIMITIVES.run(client, "add_to_counter", name=name, number=number)
+
+
+class RedisLock(Lock):
+    """A lock of redis-py that can be taken while Redis is full: whoever holds it makes room."""
+
+    def do_acquire(self, token: str | bytes) -> bool:
+        """Take the lock, if nobody has it."""
+        text = token if isinstance(token, str) else token.decode()
+        return set_absent(self.redis, self.name, text, seconds=self.timeout or 0)

@@ -10,13 +10,13 @@ their pictures) reads in Lua what the sweeper has found: `has_passed` in `tasks/
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import structlog
 from redis import Redis
 
 from tasks import redis_keys
-from tasks.redis_client import redis_errors
+from tasks.redis_client import PRIMITIVES, redis_errors, set_absent
 
 #: The largest step of the clock from one pass to the next, and the largest difference from Redis's
 #: clock, at which erasing goes on. Passes are seconds apart. `shared.lua` has the same limit.
@@ -79,20 +79,16 @@ class ClockCheck:
             self.client.delete(redis_keys.SWEEPER_PAUSED)
 
     def _record(self, now: float, doubted_since: str | None) -> None:
-        with redis_errors(), self.client.pipeline(transaction=True) as pipe:
-            pipe.hset(redis_keys.SWEEPER_CLOCK, "last", str(now))
-            if doubted_since is None:
-                pipe.hdel(redis_keys.SWEEPER_CLOCK, "doubted_since")
-            else:
-                pipe.hset(redis_keys.SWEEPER_CLOCK, "doubted_since", doubted_since)
-            pipe.execute()
+        with redis_errors():
+            PRIMITIVES.run(self.client, "note_clock", now=now, doubted_since=doubted_since)
 
     def _pause(self, reason: str, seconds: float) -> None:
         with redis_errors():
-            shown: Any = self.client.set(
-                redis_keys.SWEEPER_PAUSED, reason, ex=_SHOWN_SECONDS, get=True
+            shown = self.client.expire(redis_keys.SWEEPER_PAUSED, _SHOWN_SECONDS)
+            shown = shown or not set_absent(
+                self.client, redis_keys.SWEEPER_PAUSED, reason, seconds=_SHOWN_SECONDS
             )
-        if shown is None:
+        if not shown:
             _log.error(
                 "retention.paused",
                 reason=reason,

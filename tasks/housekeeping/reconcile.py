@@ -17,7 +17,7 @@ from tasks.jobs import routing
 from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import Dispatch, JobStore, ReleaseOutcome
-from tasks.redis_client import redis_errors
+from tasks.redis_client import RedisLock, add_to_counter, redis_errors
 from tasks.worker_registry import WorkerRegistry
 
 #: How long a queued job stays in quarantine: by then an operator may have repaired its record, or
@@ -96,7 +96,7 @@ class Quarantine:
             return
         self._logged[task_id] = now
         with redis_errors():
-            self._client.hincrby(redis_keys.COUNTERS, f"skipped:{step}", 1)
+            add_to_counter(self._client, f"skipped:{step}")
         _log.error("job.skipped", task_id=task_id, step=step, reason=reason)
 
     def sort_last(self, task_ids: Sequence[str]) -> list[str]:
@@ -148,8 +148,8 @@ class Reconciler:
         return False
 
     def _pass(self) -> bool:
-        lock = self._client.lock(
-            redis_keys.RECONCILER_LOCK, timeout=_LOCK_SECONDS, thread_local=False
+        lock = RedisLock(
+            self._client, redis_keys.RECONCILER_LOCK, timeout=_LOCK_SECONDS, thread_local=False
         )
         if not lock.acquire(blocking=False):
             return False
@@ -294,7 +294,7 @@ class Reconciler:
     def _count(self, reason: str, task_ids: Sequence[str], **facts: str) -> None:
         if task_ids:
             with redis_errors():
-                self._client.hincrby(redis_keys.COUNTERS, f"recovered:{reason}", len(task_ids))
+                add_to_counter(self._client, f"recovered:{reason}", len(task_ids))
         known = {job.task_id: job.log_context() for job in self._job_store.read(task_ids).jobs}
         for task_id in task_ids:
             context = known.get(task_id, {"task_id": task_id})

@@ -36,7 +36,7 @@ from tasks.object_store import (
     task_id_of_object,
     upload_id_of,
 )
-from tasks.redis_client import redis_errors
+from tasks.redis_client import RedisLock, move_member, redis_errors, set_absent
 from tasks.uploads.service import UploadService
 from tasks.uploads.store import UPLOAD_GRACE_SECONDS, UploadStore
 
@@ -203,7 +203,9 @@ class RetentionSweeper:
         Returns:
             False if another process runs one, a server does not answer, or the clock may be wrong.
         """
-        lock = self.client.lock(redis_keys.SWEEPER_LOCK, timeout=_LOCK_SECONDS, blocking=False)
+        lock = RedisLock(
+            self.client, redis_keys.SWEEPER_LOCK, timeout=_LOCK_SECONDS, blocking=False
+        )
         try:
             with redis_errors():
                 if not lock.acquire():
@@ -238,7 +240,9 @@ class RetentionSweeper:
     def _rewrite_append_only_file(self) -> None:
         """Have Redis write its file anew once a day: until then it holds what was erased."""
         with redis_errors():
-            due = self.client.set(redis_keys.FILE_REWRITTEN, "1", nx=True, ex=_FILE_REWRITE_SECONDS)
+            due = set_absent(
+                self.client, redis_keys.FILE_REWRITTEN, "1", seconds=_FILE_REWRITE_SECONDS
+            )
             if not due:
                 return
             try:
@@ -250,8 +254,8 @@ class RetentionSweeper:
 
     def _bucket_is_due(self) -> bool:
         with redis_errors():
-            return bool(
-                self.client.set(redis_keys.BUCKET_SWEPT, "1", nx=True, ex=BUCKET_SWEEP_SECONDS)
+            return set_absent(
+                self.client, redis_keys.BUCKET_SWEPT, "1", seconds=BUCKET_SWEEP_SECONDS
             )
 
     def _expire_due(self, now: float) -> None:
@@ -290,7 +294,7 @@ class RetentionSweeper:
 
     def _postpone(self, index: str, item: str) -> None:
         with redis_errors():
-            self.client.zadd(index, {item: self.clock() + _RETRY_SECONDS}, xx=True)
+            move_member(self.client, index, item, self.clock() + _RETRY_SECONDS)
 
     def _expire_task(self, task_id: str, now: float) -> None:
         try:
@@ -309,7 +313,7 @@ class RetentionSweeper:
             self.eraser.erase_pictures(job)
             with redis_errors():
                 again = job.expires_at + RECORD_GRACE_SECONDS
-                self.client.zadd(redis_keys.EXPIRIES, {task_id: again}, xx=True)
+                move_member(self.client, redis_keys.EXPIRIES, task_id, again)
             _log.info("retention.task_expired", task_id=task_id)
 
     def _expire_unreadable(self, error: UnreadableRecordError, now: float) -> None:
@@ -319,7 +323,7 @@ class RetentionSweeper:
         self.eraser.erase_unread(error.task_id)
         with redis_errors():
             again = now + RECORD_GRACE_SECONDS
-            self.client.zadd(redis_keys.EXPIRIES, {error.task_id: again}, xx=True)
+            move_member(self.client, redis_keys.EXPIRIES, error.task_id, again)
         _log.error("retention.task_expired", task_id=error.task_id, unreadable=error.reason)
 
     def _expire_upload(self, upload_id: str, now: float) -> None:

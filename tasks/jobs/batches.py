@@ -123,7 +123,7 @@ class BatchStore:
         if not redis_keys.is_id(batch_id):
             return None
         name = redis_keys.batch_key(batch_id)
-        with redis_errors(), self.client.pipeline(transaction=True) as pipe:
+        with redis_errors(), self.client.pipeline(transaction=False) as pipe:
             pipe.hgetall(name)
             pipe.lrange(f"{name}:items", 0, -1)
             record, items = pipe.execute()

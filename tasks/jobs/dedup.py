@@ -20,7 +20,7 @@ from tasks.jobs.job_objects import copied_result_fields, copy_result, discard_ob
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore
-from tasks.redis_client import redis_errors
+from tasks.redis_client import move_member, redis_errors, set_absent
 
 #: Errors of a primary that do not concern its duplicates: one of these runs instead.
 _PRIMARY_ONLY_ERRORS: Final = frozenset({LOST.type, OVERDUE.type, EXPIRED.type, "original_missing"})
@@ -70,12 +70,12 @@ class DuplicateCompleter:
 
     def _put_last(self, primary_id: str) -> None:
         with redis_errors():
-            self.client.zadd(redis_keys.COMPLETING, {primary_id: self.clock()}, xx=True)
+            move_member(self.client, redis_keys.COMPLETING, primary_id, self.clock())
 
     def _complete_locked(self, primary_id: str) -> int:
         lock = f"{redis_keys.COMPLETING}:{primary_id}"
         with redis_errors():
-            if not self.client.set(lock, "1", nx=True, px=_LOCK_MS):
+            if not set_absent(self.client, lock, "1", seconds=_LOCK_MS / 1000):
                 return 0
         try:
             return self.complete(primary_id)

@@ -257,3 +257,6 @@ end
 
 record_of = function(a) return a.id and delivery_key(a.id) end
 counters = {record_attempt = {'attempts', 'tries'}, dispatch = {'dispatches'}}
+for _, name in ipairs({'postpone', 'release', 'record_attempt', 'drop'}) do
+  even_if_full[name] = true
+end

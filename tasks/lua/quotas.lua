@@ -48,8 +48,7 @@ end
 local function release_charge(owner, object)
   local before = charged_for(owner, object)
   if redis.call('HDEL', charges_key(owner), object) == 1 then
-    -- While Redis is full, it refuses this and lets keys be removed: `add_up` corrects the sum then.
-    redis.pcall('HSET', STORED, owner, whole(math.max(0, stored_by(owner) - before)))
+    redis.call('HSET', STORED, owner, whole(math.max(0, stored_by(owner) - before)))
   end
 end
 
@@ -282,4 +281,8 @@ end
 -- Arguments: now.
 commands.lapse = function(a)
   redis.call('ZREMRANGEBYSCORE', RESERVED, '-inf', a.now)
+end
+
+for _, name in ipairs({'release', 'release_unheld', 'add_up', 'lapse'}) do
+  even_if_full[name] = true
 end

@@ -94,9 +94,10 @@ local function damage(record, counters)
 end
 
 -- What a file adds to: the functions by name; by command, the fields of its record that it adds to;
--- the commands that take a record of any type, since they do not read it; and from the arguments to
--- the key of the record that a command changes, or nil.
-local commands, counters, any_type = {}, {}, {}
+-- the commands that take a record of any type, since they do not read it; those that a full Redis
+-- lets pass, since they free memory or are on the way to that; and from the arguments to the key of
+-- the record that a command changes, or nil.
+local commands, counters, any_type, even_if_full = {}, {}, {}, {}
 local function record_of() end
 
 -- Runs the command that ARGV names. The one rule on damaged records is here. Redis keeps what a
@@ -109,6 +110,11 @@ local function dispatch()
   local refused = record and damage(record, counters[name] or {})
   if refused then
     return redis.error_reply(refused)
+  end
+  if even_if_full[name] then
+    -- Redis refuses what takes memory while it is full, unless the script has begun to write before:
+    -- the first write takes none, and so all others pass.
+    redis.call('DEL', P .. 'none')
   end
   return commands[name](arguments)
 end
@@ -138,6 +144,39 @@ commands.compare_and_set = function(a)
   end
   redis.call('SET', a.key, a.value, 'EX', a.seconds)
   return 1
+end
+
+-- Sets a key that does not exist: a lock, or a mark that something was done.
+-- Arguments: key, value, ms (of its life).  Returns 1 if it did.
+commands.set_absent = function(a)
+  return redis.call('SET', a.key, a.value, 'NX', 'PX', a.ms) and 1 or 0
+end
+
+-- Gives a member of a sorted set another score, if it is still one.
+-- Arguments: key, member, score.
+commands.move_member = function(a)
+  redis.call('ZADD', a.key, 'XX', a.score, a.member)
+end
+
+-- Adds to a count since the service's first day.
+-- Arguments: name, number.
+commands.add_to_counter = function(a)
+  redis.call('HINCRBY', COUNTERS, a.name, a.number)
+end
+
+-- Notes the time of the sweeper's last pass; see `ClockCheck` in Python.
+-- Arguments: now, doubted_since (none: it is not doubted).
+commands.note_clock = function(a)
+  redis.call('HSET', P .. 'retention:clock', 'last', a.now)
+  if a.doubted_since then
+    redis.call('HSET', P .. 'retention:clock', 'doubted_since', a.doubted_since)
+  else
+    redis.call('HDEL', P .. 'retention:clock', 'doubted_since')
+  end
+end
+
+for _, name in ipairs({'set_absent', 'move_member', 'add_to_counter', 'note_clock'}) do
+  even_if_full[name] = true
 end
 
 -- Prolongs the life of a key that has the expected value.

@@ -68,3 +68,7 @@ commands.remove_upload = function(a)
   redis.call('DEL', upload_key(a.id), upload_key(a.id) .. ':wanted')
   redis.call('ZREM', UPLOADS, a.id)
 end
+
+for _, name in ipairs({'release_upload', 'remove_upload'}) do
+  even_if_full[name] = true
+end

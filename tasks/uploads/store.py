@@ -15,7 +15,7 @@ from tasks import redis_client, redis_keys
 from tasks.errors import LockLostError, UploadLockedError
 from tasks.object_store import upload_prefix
 from tasks.quotas import UNLIMITED, Quota, Usage
-from tasks.redis_client import redis_errors
+from tasks.redis_client import move_member, redis_errors, set_absent
 
 #: Size of a part; S3 takes no smaller ones but for the last.
 PART_BYTES: Final = 5 * 2**20
@@ -133,7 +133,8 @@ class UploadLock:
     def __enter__(self) -> Self:
         deadline = time.monotonic() + self._wait_seconds
         with redis_errors():
-            while not self._client.set(self._key, self.token, nx=True, px=LOCK_MS):
+            seconds = LOCK_MS / 1000
+            while not set_absent(self._client, self._key, self.token, seconds=seconds):
                 if time.monotonic() > deadline:
                     raise UploadLockedError(
                         "Another request is writing to this upload; try again in a few seconds."
@@ -271,4 +272,4 @@ class UploadStore:
     def postpone(self, upload_id: str, until: float) -> None:
         """Have `expired` return an upload again from a unix time on."""
         with redis_errors():
-            self._client.zadd(redis_keys.UPLOADS, {upload_id: until}, xx=True)
+            move_member(self._client, redis_keys.UPLOADS, upload_id, until)

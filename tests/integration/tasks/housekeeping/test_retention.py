@@ -12,11 +12,11 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from tasks import redis_keys
-from tasks.errors import ObjectStoreUnavailableError
+from tasks.errors import ObjectStoreUnavailableError, RedisFullError
 from tasks.housekeeping import retention
 from tasks.housekeeping.clock_check import ClockCheck
 from tasks.housekeeping.retention import ORPHAN_GRACE_SECONDS, OrphanSweep, RetentionSweeper
-from tasks.jobs.batches import BatchStore
+from tasks.jobs.batches import Batch, BatchItem, BatchStore, new_batch_id
 from tasks.jobs.job import Job, Status, new_task_id
 from tasks.jobs.job_objects import Eraser, put_manifest
 from tasks.jobs.store import RECORD_GRACE_SECONDS, JobStore, lease_token
@@ -33,6 +33,7 @@ from tasks.object_store import (
     result_key,
     s3_client,
 )
+from tasks.quotas import Quotas
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.uploads.service import UploadService
@@ -145,6 +146,10 @@ class World:
 @pytest.fixture
 def world(server_settings: dict[str, object], redis: Redis) -> World:
     """A bucket of its own, for what is in there is swept."""
+    return _world(server_settings, redis)
+
+
+def _world(server_settings: dict[str, object], redis: Redis) -> World:
     bucket = f"{server_settings['s3_bucket']}-retention"
     world = World(redis, Settings.load(**{**server_settings, "s3_bucket": bucket}))
     world.objects.ensure_bucket()
@@ -179,6 +184,46 @@ def test_an_expired_task_goes_in_two_steps_and_nothing_else_does(world: World) -
     assert world.bucket() == bucket
     assert world.store.recorded([*stays]) == stays
     assert world.uploads.store.get(kept_upload.upload_id) == kept_upload
+
+
+def test_a_full_redis_lets_jobs_end_and_all_be_erased(
+    server_settings: dict[str, object], tmp_path: Path
+) -> None:
+    with embedded_valkey(tmp_path) as url, connect(url) as redis:
+        world = _world(server_settings, redis)
+        batches = BatchStore(redis)
+        batch = Batch(new_batch_id(), "shop", world.clock(), world.clock() + 24 * HOUR)
+        batches.create(batch)
+        runs, waits, done = world.waiting(), world.waiting(), world.done()
+        ends = world.waiting()
+        jobs = [runs, waits, done, ends]
+        for job in jobs:
+            redis.hset(redis_keys.job_key(job.task_id), "batch_id", batch.batch_id)
+        batches.seal(batch, [BatchItem("name.png", job.task_id) for job in jobs])
+        uploads = [world.upload() for _ in range(2)]
+        token = world.claim(runs)
+        redis.config_set("maxmemory", 2**20)
+        with pytest.raises(RedisFullError):
+            world.waiting()
+
+        key = world.put(result_key(runs.task_id, token, "png"))
+        assert world.store.finish(
+            runs.task_id, token=token, status=Status.SUCCEEDED, result_key=key
+        )
+        assert world.store.cancel(ends.task_id)
+        for job in (waits, done):
+            world.eraser.erase(job)
+        world.uploads.end("", uploads[0].upload_id)
+        left = batches.get(batch.batch_id)
+        assert left
+        assert [item.name for item in left.items] == ["name.png", "", "", "name.png"]
+        world.sweep(hours=24, bucket=True)
+        world.sweep(hours=RECORD_GRACE_SECONDS / HOUR, bucket=True)
+        assert world.bucket() == set()
+        Quotas(redis, clock=world.clock).correct()
+        for word in (*(job.task_id for job in jobs), batch.batch_id, uploads[1].upload_id):
+            assert world.names(word) == []
+        assert redis.hgetall(redis_keys.STORED) == {}
 
 
 @pytest.mark.parametrize("erased", [False, True])
