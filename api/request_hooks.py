@@ -60,7 +60,7 @@ def install_request_hooks(app: Flask) -> None:
         # A span under the trace that the caller sent.
         g.tracing = ExitStack()
         parent = request.headers.get(HEADER, "")
-        g.tracing.enter_context(span(f"{request.method} {_route()}", parent=parent))
+        g.tracing.enter_context(span(f"{request.method[:16]} {_route()}", parent=parent))
 
     @app.after_request
     def _end(response: Response) -> Response:

@@ -3,12 +3,26 @@
 import logging
 import sys
 from pathlib import Path
+from typing import Final
 
 import structlog
 
 from tasks.audit import audit_to_file
 from tasks.errors import SettingsError
 from tasks.settings import Settings, unknown_variables
+
+#: Longest text of a line's field: callers choose paths of 64 KiB and headers that end up in errors.
+MAX_TEXT: Final = 2000
+
+
+def cut_texts(
+    _logger: object, _method: str, fields: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Cut each text of a log line to `MAX_TEXT` characters; tracebacks come later, and stay."""
+    for name, value in fields.items():
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            fields[name] = f"{value[:MAX_TEXT]}… ({len(value)} characters)"
+    return fields
 
 
 def configure_logging(settings: Settings, *, audit_log: Path | None = None) -> None:
@@ -28,6 +42,7 @@ def configure_logging(settings: Settings, *, audit_log: Path | None = None) -> N
         structlog.stdlib.add_logger_name,
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        cut_texts,
     ]
     rendering: list[structlog.typing.Processor] = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta

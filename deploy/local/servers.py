@@ -34,6 +34,13 @@ def valkey_url(port: int, password: str) -> str:
     return f"redis://:{password}@{LOOPBACK}:{port}/0"
 
 
+#: Share of the machine's memory that Valkey's data may have; models and pictures need the most, and
+#: rewriting the append-only file copies what changes meanwhile. Less than the least would be full
+#: with few jobs.
+MEMORY_SHARE: Final = 1 / 8
+LEAST_MAXMEMORY: Final = 256 * 2**20
+
+
 def valkey_service(folder: Path, port: int, password: str) -> Service:
     """Return a Valkey with an append-only file in `folder`, which is created."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,6 +54,8 @@ def valkey_service(folder: Path, port: int, password: str) -> Service:
         "appendonly yes",
         "appendfsync always",
         "maxmemory-policy noeviction",
+        # So that the service says that it is full before the machine swaps.
+        f"maxmemory {max(LEAST_MAXMEMORY, int(service.memory_bytes() * MEMORY_SHARE))}",
         'save ""',
         "daemonize no",
     ]

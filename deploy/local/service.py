@@ -19,6 +19,16 @@ def core_count() -> int:
     return os.cpu_count() or 1
 
 
+def memory_bytes() -> int:
+    """Return how much memory this process may use: the machine's, or what its container has."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return machine
+    return min(machine, int(limit)) if limit.isdecimal() else machine
+
+
 def script(name: str) -> str:
     """Return the path of a console script of this Python's environment.
 
