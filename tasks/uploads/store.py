@@ -148,12 +148,15 @@ class UploadLock:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         try:
-            redis_client.PRIMITIVES.run(
-                self._client, "compare_and_set", key=self._key, expected=self.token
-            )
+            self._release()
         except RedisError:
             _log.warning("upload.lock_left", upload_id=self._upload_id)
         self._keeper.join(timeout=_LOCK_RENEW_SECONDS * 5)
+
+    def _release(self) -> None:
+        redis_client.PRIMITIVES.run(
+            self._client, "compare_and_set", key=self._key, expected=self.token
+        )
 
     @property
     def takeover_requested(self) -> bool:
@@ -175,6 +178,8 @@ class UploadLock:
                     self._takeover.set()
                     since = self._reading_since
                     if since is not None and time.monotonic() - since > _LOCK_IDLE_SECONDS:
+                        # At once: the other one waits about as long as a lock takes to expire.
+                        self._release()
                         return
                 renewed = redis_client.PRIMITIVES.run(
                     self._client,
