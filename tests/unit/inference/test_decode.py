@@ -1,6 +1,9 @@
 """Files of every kind give upright sRGB pixels; damaged ones, an error."""
 
+import io
+
 import numpy as np
+import pillow_heif
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -176,12 +179,34 @@ def test_float_gray_with_no_numbers_in_it() -> None:
     assert picture.rgb[..., 0].tolist() == [[0, 0], [128, 255]]
 
 
-@pytest.mark.parametrize("name", ["GIF", "PNG", "WEBP"])
-def test_an_animation_gives_its_first_frame(name: str) -> None:
-    first, *others = (Image.new("RGB", (16, 8), color) for color in ("red", "lime", "blue"))
-    options = {"lossless": True} if name == "WEBP" else {}
-    data = picture_file(first, name, save_all=True, append_images=others, **options)
-    assert (decode(data).rgb == (255, 0, 0)).all()
+@pytest.mark.parametrize("name", ["GIF", "PNG", "WEBP", "AVIF", "TIFF", "HEIC"])
+def test_an_animation_or_a_document_gives_its_first_picture_with_its_own_alpha(name: str) -> None:
+    first = Image.new("RGBA", (16, 16), (255, 0, 0, 255))
+    # libwebp cuts what is clear off a frame, and Pillow then reads the canvas without an alpha.
+    first.paste((0, 0, 0, 40 if name == "WEBP" else 0), (8, 0, 16, 16))
+    others = [Image.new("RGBA", (16, 16), color) for color in ("lime", "blue")]
+    options = {"WEBP": {"lossless": True}, "AVIF": {"quality": 100}}.get(name, {})
+    picture = decode(picture_file(first, name, save_all=True, append_images=others, **options))
+    expected = np.asarray(first, int)
+    assert np.abs(_alpha(picture) - expected[..., 3]).max() <= 2
+    assert np.abs(picture.rgb - expected[..., :3])[:, :7].max() <= 4
+
+
+@pytest.mark.parametrize("depth", [8, 10, 12])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_heic_of_any_depth_gives_8_bits_and_its_alpha(
+    mode: str, depth: int, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pillow_heif.options, "SAVE_HDR_TO_12_BIT", depth == 12)
+    image = _with_ramp(photo).convert(mode)
+    deep = np.asarray(image, "<u2") * 257 if depth > 8 else np.asarray(image)
+    name = mode if depth == 8 else f"{mode};16"
+    heic, file = pillow_heif.from_bytes(name, image.size, deep.tobytes()), io.BytesIO()
+    heic.save(file, quality=95)
+    picture = decode(file.getvalue())
+    assert _error(picture, photo) <= 4
+    if mode == "RGBA":
+        assert np.abs(_alpha(picture) - np.asarray(image, int)[..., 3]).mean() <= 2
 
 
 @pytest.mark.parametrize("with_alpha", [False, True])
