@@ -203,7 +203,7 @@ def test_clients_over_the_rate_finish_by_obeying(service: RunningService, photo:
     # Trap 5: without a whole number in Retry-After they would never stop.
     rate = Rate(ApiSettings.load().removebg_megapixels_per_minute, 60)
     with connect(service.env["RMBG_REDIS_URL"]) as redis:
-        bucket = partial(take_tokens, redis, "", rate, policy="megapixels")
+        bucket = partial(take_tokens, redis, "from 127.0.0.1", rate, policy="megapixels")
         bucket(cost=int(bucket(cost=0).left))
 
     def client(_: int) -> list[int]:

@@ -123,9 +123,10 @@ def test_the_command_line_cuts_out_a_folder(
     arguments = ("remove", str(photos[0].parent), "-o", str(tmp_path), "--url", service.url)
     done = service.run("rmbg", *arguments, *edges)
     assert done.returncode == 0, done.stderr
-    for each in tmp_path.iterdir():
+    cutouts = list(tmp_path.glob("*.png"))
+    for each in cutouts:
         assert set(np.unique(np.asarray(_open(each.read_bytes()))[..., 3])) == {0, 255}
-    assert {each.name for each in tmp_path.iterdir()} == {f"{photo.stem}.png" for photo in photos}
+    assert {each.name for each in cutouts} == {f"{photo.stem}.png" for photo in photos}
     assert f"{len(photos)} of {len(photos)}" in done.stderr
 
 
@@ -139,14 +140,14 @@ def test_the_command_line_names_what_failed_and_does_the_rest(
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 1
     assert "words.jpg" in done.stderr
-    assert [each.name for each in out.iterdir()] == ["coffee.png"]
+    assert [each.name for each in out.glob("[!.]*")] == ["coffee.png"]
 
 
 def test_the_command_line_without_a_service_says_so(coffee: Path, tmp_path: Path) -> None:
     arguments = ["remove", str(coffee), "-o", str(tmp_path), "--url", "http://127.0.0.1:1"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 1
-    assert "is the service running" in done.stderr.replace("\n", " ")
+    assert "http://127.0.0.1:1: No answer" in done.stderr
 
 
 def test_another_server_is_recognized(coffee: Path, service: RunningService) -> None:

@@ -179,6 +179,8 @@ def test_what_is_anothers_or_no_id_is_not_there(shop: Api, studio: Api, api: Api
     names |= {"*", "nan", "\0", "\n", "ü", f"{NOBODYS['task_id']}\n", "9" * 4300, "x" * 2000}
     routes = _routes(api)
     assert len(routes) > 15
+    # Its count of bytes, of which a submission reserves some while it is judged.
+    assert studio.error("POST", PATH, json={"upload_id": NOBODYS["upload_id"]})[0] == 404
     before = content(api.redis)
     for method, template in routes:
         ids = {text for name, text in NOBODYS.items() if name.endswith("_id")}

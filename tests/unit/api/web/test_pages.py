@@ -64,20 +64,6 @@ def test_a_page_has_no_inline_code_and_its_own_addresses_only(page: Path) -> Non
             assert (STATIC / address.removeprefix("web/")).is_file()
 
 
-def test_every_script_that_a_page_needs_is_fetched_at_once() -> None:
-    """A module that is only found in another one would cost a round trip more."""
-    for page in PAGES:
-        html = page.read_text()
-        named = set(re.findall(r'href="web/(\w+\.js)"', html))
-        (first,) = re.findall(r'src="web/(\w+\.js)"', html)
-        needed, left = set[str](), [first]
-        while left:
-            found = set(re.findall(r'from "\./(\w+\.js)"', (STATIC / left.pop()).read_text()))
-            left += found - needed
-            needed |= found
-        assert needed == named, page.name
-
-
 def _languages() -> dict[str, dict[str, str]]:
     """The table of texts, which is JSON but for bare names and last commas."""
     source = (STATIC / "texts.js").read_text()
