@@ -335,9 +335,15 @@ class BreakerPool(urllib3.PoolManager):
     Args:
         breaker: opens while S3 is silent.
         caller: returns on whose behalf this thread calls; callers take turns.
+        ca_certs: the file of the authorities to trust; None for the system's.
     """
 
-    def __init__(self, breaker: CircuitBreaker, caller: Callable[[], str] = lambda: "") -> None:
+    def __init__(
+        self,
+        breaker: CircuitBreaker,
+        caller: Callable[[], str] = lambda: "",
+        ca_certs: str | None = None,
+    ) -> None:
         super().__init__(
             timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
             maxsize=CONNECTIONS,
@@ -347,6 +353,7 @@ class BreakerPool(urllib3.PoolManager):
                 *HTTPConnection.default_socket_options,
                 (socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES),
             ],
+            ca_certs=ca_certs,
         )
         self._breaker = breaker
         self._caller = caller

@@ -109,7 +109,10 @@ def install_metrics(app: Flask, settings: ApiSettings) -> None:
     """Serve the metrics to Prometheus, with what Redis knows, read within a short timeout."""
     quick = Runtime(settings, redis_timeout=PROBE_SECONDS)
     queues = QueueCollector(
-        quick.redis, quick.registry, lambda: probe_object_store(settings), quick.capacity
+        quick.redis,
+        quick.registry,
+        lambda: probe_object_store(settings, quick.object_store.role),
+        quick.capacity,
     )
 
     @app.get("/metrics")

@@ -15,7 +15,7 @@ from api.settings import ApiSettings
 from api.submission import SubmissionService
 from api.waiting import TaskWaiter
 from tasks.app import create_celery
-from tasks.object_store import ObjectStore
+from tasks.object_store import ObjectStore, authorities
 from tasks.runtime import Runtime
 
 #: Downloads that one process sends at once, half of them for one owner. Each holds a connection to
@@ -51,7 +51,7 @@ class Services:
             redis=BreakerRedis.connect(settings.redis_url.get_secret_value(), CircuitBreaker()),
             celery_app=create_celery(settings, socket_timeout=_SENDING_SECONDS),
             object_store=ObjectStore.from_settings(
-                settings, BreakerPool(CircuitBreaker(), current_caller)
+                settings, BreakerPool(CircuitBreaker(), current_caller, authorities(settings))
             ),
         )
         return cls(settings, runtime, TaskWaiter(runtime))

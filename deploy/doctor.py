@@ -9,13 +9,14 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from itertools import islice
 from statistics import median
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import urllib3
 from celery import Celery
@@ -28,11 +29,16 @@ from inference.errors import ModelError
 from inference.models.registry import ModelSpec, get_spec
 from inference.models.weights import find_weights_problem
 from tasks.capacity import REDIS_SHARE, disk_problem, free_bytes, redis_problem
-from tasks.errors import QueueUnavailableError, SettingsError, TaskError
+from tasks.errors import (
+    ObjectStoreDeniedError,
+    QueueUnavailableError,
+    SettingsError,
+    TaskError,
+)
 from tasks.jobs import routing
 from tasks.jobs.job import Status
 from tasks.jobs.store import JobStore
-from tasks.object_store import ObjectStore
+from tasks.object_store import ObjectStore, authorities
 from tasks.redis_address import RedisAddress
 from tasks.runtime import Runtime
 from tasks.settings import Settings, unknown_variables
@@ -56,6 +62,8 @@ _OWN_KEYS: Final = re.compile(
     r"|[0-9a-f-]{36}\.reply\.celery\.pidbox"
 )
 
+#: The objects that the doctor writes, and removes.
+_DOCTOR_PREFIX: Final = "doctor/"
 _HTTP_SECONDS: Final = 5.0
 _HTTP_OK: Final = 200
 #: S3 refuses requests whose clock is off by 15 minutes.
@@ -121,7 +129,7 @@ def run_checks() -> Iterator[CheckResult]:
     with Runtime(settings) as runtime:
         redis_results = list(check_redis(runtime.redis, url))
         yield from redis_results
-        yield from _check_object_store(runtime.object_store, settings)
+        yield from check_object_store(runtime.object_store, settings)
         # Only a Redis that does not answer is a result of this name.
         if redis_results[0].subject == "redis":
             yield from _check_model(settings, served=False)
@@ -273,21 +281,40 @@ def _check_strangers(client: Redis) -> CheckResult:
 # The object store
 
 
-def _check_object_store(object_store: ObjectStore, settings: Settings) -> Iterator[CheckResult]:
+def check_object_store(object_store: ObjectStore, settings: Settings) -> Iterator[CheckResult]:
+    """Check that the bucket is there, what the keys may do in it, its rules, and the clock."""
     address = f"{settings.s3_endpoint}{settings.s3_bucket}"
-    try:
-        object_store.ping()
-    except TaskError as error:
+    if error := _bucket_error(object_store):
         yield _fail(
             "store.bucket",
             f"{address}: {error}",
             "start the object store, correct RMBG_S3_ENDPOINT and the keys, or run `rmbg bucket`",
         )
+        if isinstance(error, ObjectStoreDeniedError):
+            yield _check_permissions(object_store)
         return
     yield _ok("store.bucket", f"{address} exists")
     yield from _check_disk(settings)
-    yield from _check_objects(object_store)
-    yield _check_clock(str(settings.s3_endpoint))
+    yield from _check_objects(object_store, settings)
+    yield _check_permissions(object_store)
+    yield _check_lifecycle_rules(object_store)
+    yield _check_clock(settings)
+
+
+def _bucket_error(object_store: ObjectStore) -> TaskError | None:
+    """Return why the bucket cannot be used; None if it can."""
+    try:
+        object_store.ping()
+    except ObjectStoreDeniedError as denied:
+        # The answer to a ping has no body, and does not tell a wrong key from a permission.
+        try:
+            next(object_store.list(_DOCTOR_PREFIX), None)
+        except TaskError as error:
+            return error
+        return denied
+    except TaskError as error:
+        return error
+    return None
 
 
 def _check_disk(settings: Settings) -> Iterator[CheckResult]:
@@ -300,14 +327,14 @@ def _check_disk(settings: Settings) -> Iterator[CheckResult]:
     yield _ok("store.disk", f"{left:,.1f} GiB are free on the disk of {settings.data_dir}")
 
 
-def _check_objects(object_store: ObjectStore) -> Iterator[CheckResult]:
-    key, data = f"doctor/{secrets.token_hex(8)}", secrets.token_bytes(1024)
+def _check_objects(object_store: ObjectStore, settings: Settings) -> Iterator[CheckResult]:
+    key, data = f"{_DOCTOR_PREFIX}{secrets.token_hex(8)}", secrets.token_bytes(1024)
     started = time.perf_counter()
     try:
         object_store.put(key, io.BytesIO(data), len(data), "application/octet-stream")
         try:
             is_intact = object_store.get(key) == data
-            signed_url_result = _check_signed_url(object_store, key)
+            signed_url_result = _check_signed_url(object_store, key, settings)
         finally:
             object_store.delete(key)
     except TaskError as error:
@@ -325,12 +352,68 @@ def _check_objects(object_store: ObjectStore) -> Iterator[CheckResult]:
     yield signed_url_result
 
 
-def _check_signed_url(object_store: ObjectStore, key: str) -> CheckResult:
+def _check_permissions(object_store: ObjectStore) -> CheckResult:
+    """Try all that the service does in the bucket, but for what changes it for good."""
+    key, data = f"{_DOCTOR_PREFIX}{secrets.token_hex(8)}", b"permitted"
+
+    def put() -> None:
+        object_store.put(key, io.BytesIO(data), len(data), "application/octet-stream")
+
+    def abort() -> None:
+        object_store.abort_multipart(key, object_store.begin_multipart(key))
+
+    attempts: dict[str, Callable[[], object]] = {
+        "s3:ListBucket": lambda: next(object_store.list(_DOCTOR_PREFIX), None),
+        "s3:PutObject": put,
+        "s3:GetObject": lambda: object_store.get(key),
+        "s3:AbortMultipartUpload": abort,
+        "s3:ListBucketMultipartUploads": lambda: object_store.list_multipart(_DOCTOR_PREFIX),
+        "s3:DeleteObject": lambda: object_store.delete(key),
+    }
+    refused = []
+    for action, attempt in attempts.items():
+        try:
+            attempt()
+        except ObjectStoreDeniedError:
+            refused.append(action)
+        except TaskError:
+            # Another check tells what else is wrong.
+            continue
+    if refused:
+        return _fail(
+            "store.permissions",
+            f"the S3 keys may not {', '.join(refused)}",
+            "allow all of the policy in docs/operations.md, *What the object store has to allow*",
+        )
+    return _ok("store.permissions", "the S3 keys may do all that the service does with objects")
+
+
+def _check_lifecycle_rules(object_store: ObjectStore) -> CheckResult:
+    advice = (
+        "allow s3:GetLifecycleConfiguration and s3:PutLifecycleConfiguration, and run `rmbg "
+        "bucket`; without the rules, what the sweeper misses stays for good"
+    )
+    try:
+        has_rules = object_store.has_lifecycle_rules()
+    except TaskError as error:
+        return _warn("store.lifecycle", f"the lifecycle rules are not known: {error}", advice)
+    if not has_rules:
+        return _warn("store.lifecycle", "the bucket lacks the service's lifecycle rules", advice)
+    return _ok("store.lifecycle", "the bucket has the service's lifecycle rules")
+
+
+def _get(address: str, settings: Settings) -> urllib3.BaseHTTPResponse:
+    """Send a plain GET, with trust in the store's authorities if the address is the store's."""
+    own = urlsplit(str(settings.s3_endpoint)).netloc
+    trusted = authorities(settings) if urlsplit(address).netloc.endswith(own) else None
+    with urllib3.PoolManager(timeout=_HTTP_SECONDS, retries=False, ca_certs=trusted) as pool:
+        return pool.request("GET", address, redirect=False)
+
+
+def _check_signed_url(object_store: ObjectStore, key: str, settings: Settings) -> CheckResult:
     advice = "set RMBG_S3_PUBLIC_ENDPOINT to the address at which clients reach the object store"
     try:
-        response = urllib3.request(
-            "GET", object_store.url(key, seconds=60), timeout=_HTTP_SECONDS, retries=False
-        )
+        response = _get(object_store.url(key, seconds=60), settings)
     except urllib3.exceptions.HTTPError as error:
         text = f"signed URLs do not work from this machine: {type(error).__name__}"
         return _warn("store.signed", text, advice)
@@ -339,11 +422,9 @@ def _check_signed_url(object_store: ObjectStore, key: str) -> CheckResult:
     return _ok("store.signed", "signed URLs work from this machine")
 
 
-def _check_clock(endpoint: str) -> CheckResult:
+def _check_clock(settings: Settings) -> CheckResult:
     try:
-        response = urllib3.request(
-            "GET", endpoint, timeout=_HTTP_SECONDS, retries=False, redirect=False
-        )
+        response = _get(str(settings.s3_endpoint), settings)
         skew = time.time() - parsedate_to_datetime(response.headers["Date"]).timestamp()
     except (urllib3.exceptions.HTTPError, KeyError, ValueError):
         return _ok("store.clock", "not checked: the object store sends no Date header")

@@ -73,6 +73,10 @@ class ObjectStoreUnavailableError(TaskError):
     code = "store_unavailable"
 
 
+class ObjectStoreDeniedError(ObjectStoreUnavailableError):
+    """The object store knows the access key, which lacks a permission."""
+
+
 class ObjectNotFoundError(TaskError):
     """The bucket holds no object under that key."""
 

@@ -32,17 +32,20 @@ from minio.lifecycleconfig import AbortIncompleteMultipartUpload, Expiration, Li
 
 from tasks.errors import (
     ObjectNotFoundError,
+    ObjectStoreDeniedError,
     ObjectStoreFullError,
     ObjectStoreUnavailableError,
 )
 from tasks.redis_client import PROBE_SECONDS
-from tasks.settings import Settings
+from tasks.s3_access import RoleCredentials, explain_failure, is_denied, region_of
+from tasks.settings import Settings, aws_variables
 
 #: Connections of one pool.
 CONNECTIONS: Final = 64
-#: One retry, for a connection that was dropped or a gateway without a server behind it.
+#: One retry, for a connection that was dropped or a gateway without a server behind it, and none
+#: for a certificate that is not trusted.
 STALE_RETRIES: Final[Mapping[str, Any]] = MappingProxyType(
-    {"total": 1, "backoff_factor": 0.1, "status_forcelist": (502, 503, 504)}
+    {"total": 1, "other": 0, "backoff_factor": 0.1, "status_forcelist": (502, 503, 504)}
 )
 
 _PART_BYTES: Final = 10 * 2**20
@@ -141,18 +144,22 @@ class ObjectStore:
     lifecycle_days: int | None = None
     #: The folder of a store on this machine that does not sync what it has taken.
     sync_dir: Path | None = None
+    #: The role whose credentials sign; None if keys do.
+    role: RoleCredentials | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings, pool: urllib3.PoolManager | None = None) -> Self:
         """Build a store over a pool, or one of its own; nothing is sent before the first call."""
         public = settings.s3_public_endpoint or settings.s3_endpoint
+        role = role_credentials(settings)
         return cls(
-            s3_client(settings, str(settings.s3_endpoint), pool),
-            s3_client(settings, str(public)),
+            s3_client(settings, str(settings.s3_endpoint), pool, role=role),
+            s3_client(settings, str(public), role=role),
             settings.s3_bucket,
             settings.url_seconds,
             lifecycle_days=lifecycle_days(settings.retention_hours),
             sync_dir=settings.s3_sync_dir,
+            role=role,
         )
 
     def ping(self) -> None:
@@ -176,6 +183,12 @@ class ObjectStore:
                         raise
             if self.lifecycle_days is not None:
                 apply_lifecycle_rules(self.client, self.bucket, self.lifecycle_days)
+
+    def has_lifecycle_rules(self) -> bool:
+        """Return whether the bucket has the service's lifecycle rules."""
+        with object_store_errors():
+            days = self.lifecycle_days
+            return days is None or not _rules_to_set(self.client, self.bucket, days)
 
     def put(self, key: str, data: BinaryIO, length: int, media_type: str) -> None:
         """Store `length` bytes under a key."""
@@ -251,6 +264,15 @@ class ObjectStore:
         """Remove an object, if it exists."""
         with object_store_errors(key):
             self.client.remove_object(self.bucket, key)
+
+    def url_lifetime(self) -> float:
+        """Return for how many seconds a URL works that is signed now.
+
+        That is `url_seconds`, or less if the credentials of a role end before.
+        """
+        if self.role is None:
+            return self.url_seconds
+        return min(self.url_seconds, self.role.seconds_left(self.role.retrieve()))
 
     def url(self, key: str, *, seconds: int, file_name: str | None = None) -> str:
         """Sign a public URL for so many seconds, `url_seconds` at most, without asking the store.
@@ -353,13 +375,10 @@ def object_store_errors(key: str = "") -> Iterator[None]:
             raise ObjectNotFoundError(f"There is no object {key!r}.") from error
         if _says_full(error):
             raise ObjectStoreFullError(f"The object store is full: {error.code}.") from error
-        raise ObjectStoreUnavailableError(
-            f"The object store refused with {error.code}: check the S3 keys and the bucket policy."
-        ) from error
+        kind = ObjectStoreDeniedError if is_denied(error) else ObjectStoreUnavailableError
+        raise kind(explain_failure(error)) from error
     except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise ObjectStoreUnavailableError(
-            f"The object store does not answer: {type(error).__name__}."
-        ) from error
+        raise ObjectStoreUnavailableError(explain_failure(error)) from error
 
 
 def _says_full(error: S3Error) -> bool:
@@ -371,30 +390,72 @@ def _says_full(error: S3Error) -> bool:
     )
 
 
-def probe_object_store(settings: Settings, *, seconds: float = PROBE_SECONDS) -> None:
-    """Raise `ObjectStoreUnavailableError` unless the store answers in time and has the bucket."""
-    pool = urllib3.PoolManager(timeout=seconds, retries=False)
-    client = s3_client(settings, str(settings.s3_endpoint), pool)
+def probe_object_store(
+    settings: Settings, role: RoleCredentials | None, *, seconds: float = PROBE_SECONDS
+) -> None:
+    """Raise `ObjectStoreUnavailableError` unless the store answers in time and has the bucket.
+
+    Its connection is new, and its credentials are the role's that a process has already.
+    """
+    client = impatient_client(settings, seconds, role)
     ObjectStore(client, client, settings.s3_bucket, settings.url_seconds).ping()
 
 
-def s3_client(settings: Settings, endpoint: str, pool: urllib3.PoolManager | None = None) -> Minio:
-    """Build a client for an endpoint, with the keys of the settings."""
+def impatient_client(
+    settings: Settings, seconds: float, role: RoleCredentials | None = None
+) -> Minio:
+    """Build a client that waits so long for an answer, and never asks again."""
+    pool = urllib3.PoolManager(timeout=seconds, retries=False, ca_certs=authorities(settings))
+    return s3_client(settings, str(settings.s3_endpoint), pool, role=role)
+
+
+def s3_client(
+    settings: Settings,
+    endpoint: str,
+    pool: urllib3.PoolManager | None = None,
+    *,
+    role: RoleCredentials | None = None,
+) -> Minio:
+    """Build a client for an endpoint, with the keys of the settings or a role's credentials."""
     address = urlsplit(endpoint)
-    return Minio(
+    role = role or role_credentials(settings)
+    client = Minio(
         address.netloc,
         access_key=settings.s3_access_key or None,
         secret_key=settings.s3_secret_key.get_secret_value() or None,
         secure=address.scheme == "https",
         # Without a region, the client asks the server for it before it signs a URL.
-        region=settings.s3_region,
+        region=_region(settings),
+        credentials=role,
         http_client=pool
         or urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=2, read=10),
             maxsize=CONNECTIONS,
             retries=urllib3.Retry(**STALE_RETRIES),
+            ca_certs=authorities(settings),
         ),
     )
+    if settings.s3_addressing_style == "path":
+        client.disable_virtual_style_endpoint()  # type: ignore[no-untyped-call] # minio's
+    elif settings.s3_addressing_style == "virtual":
+        client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call] # minio's
+    return client
+
+
+def authorities(settings: Settings) -> str | None:
+    """Return the file of the object store's authorities, for urllib3; None for the system's."""
+    return str(settings.s3_ca_file) if settings.s3_ca_file else None
+
+
+def role_credentials(settings: Settings) -> RoleCredentials | None:
+    """Build what renews the credentials of a role, if the settings ask for one."""
+    if settings.s3_credentials != "aws":
+        return None
+    return RoleCredentials(aws_variables(), region=_region(settings), ca_file=settings.s3_ca_file)
+
+
+def _region(settings: Settings) -> str:
+    return settings.s3_region or region_of(str(settings.s3_endpoint))
 
 
 def lifecycle_days(retention_hours: float) -> int:
@@ -409,14 +470,19 @@ def apply_lifecycle_rules(client: Minio, bucket: str, days: int) -> None:
     logged and used without.
     """
     try:
-        present = client.get_bucket_lifecycle(bucket)
-        before = list(present.rules) if present else []
-        others = [rule for rule in before if not (rule.rule_id or "").startswith(_RULE_PREFIX)]
-        rules = [*others, *_rules(days)]
-        if _rule_shape(before) != _rule_shape(rules):
+        if rules := _rules_to_set(client, bucket, days):
             client.set_bucket_lifecycle(bucket, LifecycleConfig(rules))
     except (MinioException, ValueError) as error:
         _log.warning("store.no_lifecycle", bucket=bucket, reason=str(error))
+
+
+def _rules_to_set(client: Minio, bucket: str, days: int) -> list[Rule]:
+    """Return all rules that the bucket should have; none if it has them."""
+    present = client.get_bucket_lifecycle(bucket)
+    before = list(present.rules) if present else []
+    others = [rule for rule in before if not (rule.rule_id or "").startswith(_RULE_PREFIX)]
+    rules = [*others, *_rules(days)]
+    return rules if _rule_shape(before) != _rule_shape(rules) else []
 
 
 def _rules(days: int) -> list[Rule]:

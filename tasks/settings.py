@@ -13,7 +13,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import AnyHttpUrl, DirectoryPath, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AnyHttpUrl,
+    DirectoryPath,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -26,6 +35,7 @@ from inference.probe import ImageLimits
 from tasks.errors import SettingsError
 from tasks.net.url_guard import AllowList
 from tasks.redis_address import RedisAddress
+from tasks.s3_access import REGION_PATTERN, check_address, check_authorities
 
 PREFIX = "RMBG_"
 
@@ -59,6 +69,11 @@ def visible_gpus() -> tuple[str, ...]:
     """Return the GPUs that CUDA is limited to, by index or UUID; empty means all."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return tuple(gpu.strip() for gpu in named.split(",") if gpu.strip())
+
+
+def aws_variables() -> dict[str, str]:
+    """Return Amazon's own variables, which say where the credentials of a role come from."""
+    return {name: value for name, value in os.environ.items() if name.startswith("AWS_") and value}
 
 
 def is_tracing_configured() -> bool:
@@ -126,20 +141,39 @@ class Settings(BaseSettings):
     )
     s3_endpoint: AnyHttpUrl = Field(
         AnyHttpUrl("http://127.0.0.1:9000"),
-        description="URL of the object store, as the service reaches it.",
+        description="URL of the object store, as the service reaches it: scheme, host and port.",
     )
     s3_public_endpoint: AnyHttpUrl | None = Field(
         None, description="URL of the object store as clients reach it, for signed URLs."
     )
     s3_access_key: str = Field("", description="Access key of the object store.")
     s3_secret_key: SecretStr = Field(SecretStr(""), description="Secret key of the object store.")
+    s3_credentials: Literal["keys", "aws"] = Field(
+        "keys",
+        description="Where the object store's keys come from: keys, the two settings above; aws, "
+        "from where Amazon's tools look for them: AWS_ACCESS_KEY_ID with AWS_SESSION_TOKEN, "
+        "AWS_WEB_IDENTITY_TOKEN_FILE, a credentials file, or the role of the container or machine.",
+    )
     s3_bucket: str = Field(
         "rmbg",
         pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
         description="Name of the bucket; created at start.",
     )
-    s3_region: str = Field(
-        "us-east-1", min_length=1, description="Region that requests are signed for."
+    s3_region: str | None = Field(
+        None,
+        pattern=REGION_PATTERN,
+        description="Region that requests are signed for; if unset, the one that an address of "
+        "Amazon names, else us-east-1.",
+    )
+    s3_addressing_style: Literal["auto", "path", "virtual"] = Field(
+        "auto",
+        description="Where requests name the bucket: path, or virtual for the host "
+        "(https://rmbg.s3.example/); auto is virtual for Amazon and Aliyun, path for all others.",
+    )
+    s3_ca_file: FilePath | None = Field(
+        None,
+        description="File with the authorities that may vouch for the object store, as PEM, "
+        "instead of the system's.",
     )
     s3_sync_dir: DirectoryPath | None = Field(
         None,
@@ -309,6 +343,22 @@ class Settings(BaseSettings):
                 "should hold no user or password; give them in RMBG_S3_ACCESS_KEY and "
                 "RMBG_S3_SECRET_KEY"
             )
+        if value is not None:
+            check_address(str(value))
+        return value
+
+    @field_validator("s3_credentials")
+    @classmethod
+    def _s3_credentials(cls, value: str, info: ValidationInfo) -> str:
+        if value == "aws" and info.data.get("s3_access_key"):
+            raise ValueError("aws and RMBG_S3_ACCESS_KEY exclude each other; unset one of them")
+        return value
+
+    @field_validator("s3_ca_file")
+    @classmethod
+    def _s3_ca_file(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            check_authorities(value)
         return value
 
     @field_validator("webhook_secret")

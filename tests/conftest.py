@@ -86,8 +86,8 @@ def _servers_of_this_run(config: pytest.Config) -> Servers:
 
 @pytest.fixture(autouse=True)
 def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A developer's own RMBG_* and HF_* variables must not change what is tested."""
-    for name in [name for name in os.environ if name.startswith(("RMBG_", "HF_"))]:
+    """A developer's own RMBG_*, HF_* and AWS_* variables must not change what is tested."""
+    for name in [name for name in os.environ if name.startswith(("RMBG_", "HF_", "AWS_"))]:
         if name != "RMBG_MODEL_DIR":
             monkeypatch.delenv(name)
 

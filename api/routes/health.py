@@ -35,11 +35,11 @@ class Ready(MethodView):
     @blueprint.fails("not_ready")
     def get(self) -> dict[str, Any]:
         """Check that Redis, the object store and a worker are available."""
-        settings = services().settings
+        settings, role = services().settings, services().runtime.object_store.role
         checks = {
             # On new connections: pooled ones may work while the server accepts no new ones.
             "redis": _outcome(lambda: probe_redis(settings)),
-            "store": _outcome(lambda: probe_object_store(settings)),
+            "store": _outcome(lambda: probe_object_store(settings, role)),
             "worker": _outcome(_require_worker),
         }
         failed = {name: reason for name, reason in checks.items() if reason != "ok"}

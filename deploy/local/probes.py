@@ -18,12 +18,14 @@ from redis.exceptions import RedisError
 
 from deploy.local.service import NotReadyError, Probe
 from tasks import redis_keys
+from tasks.errors import ObjectStoreUnavailableError
+from tasks.object_store import impatient_client, object_store_errors
 from tasks.redis_client import connect
+from tasks.s3_access import DEFAULT_REGION
 from tasks.settings import Settings
 
 _TIMEOUT_SECONDS: Final = 2.0
 _HTTP_OK: Final = 200
-_REGION: Final = "us-east-1"
 _STORE_ERRORS: Final = (MinioException, urllib3.exceptions.HTTPError)
 
 
@@ -110,7 +112,14 @@ def object_store_writable(endpoint: str, access_key: str, secret_key: str, bucke
 
     SeaweedFS answers a list of buckets seconds before it has a volume to write to.
     """
-    client = _s3_client(endpoint, access_key, secret_key)
+    client = Minio(
+        urlsplit(endpoint).netloc,
+        access_key=access_key,
+        secret_key=secret_key,
+        secure=False,
+        region=DEFAULT_REGION,
+        http_client=urllib3.PoolManager(timeout=_TIMEOUT_SECONDS, retries=False),
+    )
 
     def probe(since: float) -> None:  # noqa: ARG001 - a probe's signature
         with _not_ready("the object store does not answer", *_STORE_ERRORS):
@@ -122,13 +131,16 @@ def object_store_writable(endpoint: str, access_key: str, secret_key: str, bucke
     return probe
 
 
-def object_store_answers(endpoint: str, access_key: str, secret_key: str, bucket: str) -> Probe:
+def object_store_answers(settings: Settings) -> Probe:
     """Make a probe that checks endpoint and keys of a user's own store, and writes nothing."""
-    client = _s3_client(endpoint, access_key, secret_key)
+    client = impatient_client(settings, _TIMEOUT_SECONDS)
 
     def probe(since: float) -> None:  # noqa: ARG001 - a probe's signature
-        with _not_ready("the object store does not answer", *_STORE_ERRORS):
-            client.bucket_exists(bucket)
+        try:
+            with object_store_errors():
+                client.bucket_exists(settings.s3_bucket)
+        except ObjectStoreUnavailableError as error:
+            raise NotReadyError(str(error)) from error
 
     return probe
 
@@ -145,18 +157,6 @@ def _not_ready(what: str, *errors: type[Exception]) -> Iterator[None]:
 
 def _client(url: str) -> Redis:
     return connect(url, timeout=_TIMEOUT_SECONDS)
-
-
-def _s3_client(endpoint: str, access_key: str, secret_key: str) -> Minio:
-    address = urlsplit(endpoint)
-    return Minio(
-        address.netloc,
-        access_key=access_key or None,
-        secret_key=secret_key or None,
-        secure=address.scheme == "https",
-        region=_REGION,
-        http_client=urllib3.PoolManager(timeout=_TIMEOUT_SECONDS, retries=False),
-    )
 
 
 def _error_message(response: urllib3.BaseHTTPResponse) -> str:

@@ -139,6 +139,8 @@ def _with_servers(
             "s3_public_endpoint": store.address,
             "s3_access_key": access_key,
             "s3_secret_key": secret_key,
+            "s3_credentials": "keys",
+            "s3_addressing_style": "path",
             "s3_sync_dir": str(folder / "store"),
         }
     if servers and given.data_dir is None:
@@ -170,13 +172,10 @@ def _check_redis(given: ApiSettings) -> None:
 
 
 def _check_object_store(given: ApiSettings) -> None:
-    endpoint, secret_key = str(given.s3_endpoint), given.s3_secret_key.get_secret_value()
     try:
-        probes.object_store_answers(endpoint, given.s3_access_key, secret_key, given.s3_bucket)(0)
+        probes.object_store_answers(given)(0)
     except NotReadyError as error:
-        raise SetupError(
-            f"{endpoint}: {error}. Check RMBG_S3_ACCESS_KEY and RMBG_S3_SECRET_KEY, too."
-        ) from error
+        raise SetupError(f"{given.s3_endpoint}: {error} Check RMBG_S3_ENDPOINT.") from error
 
 
 def child_environment(settings: ApiSettings, workers: int) -> dict[str, str]:

@@ -66,7 +66,7 @@ def _presigned_url(
 
 def _urls_expire_at(job: Job, object_store: ObjectStore, now: float) -> float | None:
     """Return until when the presigned URLs work that are signed now; None once there are none."""
-    return min(job.expires_at, now + object_store.url_seconds) if job.expires_at > now else None
+    return min(job.expires_at, now + object_store.url_lifetime()) if job.expires_at > now else None
 
 
 def iso_time(seconds: float | None) -> datetime | None:

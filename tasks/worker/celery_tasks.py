@@ -26,7 +26,7 @@ from tasks.errors import QueueUnavailableError, TaskError
 from tasks.jobs import routing
 from tasks.log import configure_logging
 from tasks.metrics import instruments, use_shared_folder
-from tasks.object_store import STALE_RETRIES, ObjectStore
+from tasks.object_store import STALE_RETRIES, ObjectStore, authorities
 from tasks.runtime import Runtime, runtime_of
 from tasks.settings import Settings
 from tasks.tracing import configure_tracing, flush_tracing
@@ -94,6 +94,7 @@ def _object_store_pool(settings: Settings) -> urllib3.PoolManager:
     return urllib3.PoolManager(
         timeout=urllib3.Timeout(connect=min(2.0, seconds), read=seconds),
         retries=urllib3.Retry(**STALE_RETRIES),
+        ca_certs=authorities(settings),
     )
 
 

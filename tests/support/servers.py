@@ -3,6 +3,7 @@
 `rmbg up` supervises its services and restarts them; a test wants one that starts, and then ends.
 """
 
+import json
 import signal
 import subprocess
 import time
@@ -25,6 +26,11 @@ _LOG_LINES: Final = 10
 #: Redis databases of each test process, and how many processes one Valkey can serve.
 DATABASES: Final = 64
 _PROCESSES: Final = 16
+
+#: The object store also answers for https://<bucket>.<this>, to whoever names it as a proxy.
+STORE_DOMAIN: Final = "s3.test"
+#: Users of the object store who may not do all that the service does; the secret is the name twice.
+LIMITED_USERS: Final = {"reader": ["Read", "List"], "writer": ["Read", "Write"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,5 +204,20 @@ def embedded_store(folder: Path) -> Iterator[S3Address]:
     access, secret = load_credential(folder, "access-key"), load_credential(folder, "secret-key")
     with reserved_ports() as ports:
         service = store_service(folder, StorePorts.take(ports), access, secret)
-        with running(service, folder / "weed.log"):
+        _add_limited_users(folder / "s3.json")
+        command = (*service.command, f"-s3.domainName={STORE_DOMAIN}")
+        with running(replace(service, command=command), folder / "weed.log"):
             yield S3Address(service.address, access, secret)
+
+
+def _add_limited_users(path: Path) -> None:
+    config = json.loads(path.read_text())
+    config["identities"] += [
+        {
+            "name": name,
+            "credentials": [{"accessKey": name, "secretKey": name * 2}],
+            "actions": actions,
+        }
+        for name, actions in LIMITED_USERS.items()
+    ]
+    path.write_text(json.dumps(config))

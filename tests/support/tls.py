@@ -1,11 +1,11 @@
-"""TLS before the tests' Redis, with a certificate of an authority that a test makes."""
+"""TLS before the tests' servers, with a certificate of an authority that a test makes."""
 
 import contextlib
 import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,26 +15,43 @@ from tests.support.listening import listening
 
 
 @dataclass(frozen=True)
-class TlsRedis:
-    """Where Redis is with TLS: its URL without options, its authority, and what clients sent."""
+class TlsServer:
+    """Where a server is with TLS: its URL without options, its authority, and what clients sent."""
 
     url: str
     authority: Path
-    heard: bytearray
+    heard: bytearray = field(default_factory=bytearray)
+    #: An entry for each connection, trusted or not.
+    connections: list[None] = field(default_factory=list)
 
 
 @contextlib.contextmanager
-def tls_redis(url: str, folder: Path, host: str = "127.0.0.1") -> Iterator[TlsRedis]:
+def tls_redis(url: str, folder: Path, host: str = "127.0.0.1") -> Iterator[TlsServer]:
     """A Redis reached by TLS only, whose certificate names a host."""
+    parts = urlsplit(url)
+    with _tls_before(url, folder, host, f"rediss://:{parts.password}@{{}}{parts.path}") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def tls_store(endpoint: str, folder: Path, host: str = "127.0.0.1") -> Iterator[TlsServer]:
+    """An object store reached by TLS only, whose certificate names a host."""
+    with _tls_before(endpoint, folder, host, "https://{}") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _tls_before(url: str, folder: Path, host: str, address: str) -> Iterator[TlsServer]:
     authority = trustme.CA()
     path = folder / f"ca-{host}.pem"
     authority.cert_pem.write_to_path(str(path))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(host).configure_cert(context)
     parts = urlsplit(url)
-    heard = bytearray()
+    made = TlsServer("", path)
 
     def connect(client: socket.socket) -> None:
+        made.connections.append(None)
         with (
             contextlib.suppress(OSError),
             context.wrap_socket(client, server_side=True) as secure,
@@ -42,12 +59,12 @@ def tls_redis(url: str, folder: Path, host: str = "127.0.0.1") -> Iterator[TlsRe
         ):
             threading.Thread(target=_copy, args=(server, secure), daemon=True).start()
             while data := secure.recv(2**16):
-                heard.extend(data)
+                made.heard.extend(data)
                 server.sendall(data)
 
     with listening(connect) as port:
-        address = f"rediss://:{parts.password}@127.0.0.1:{port}{parts.path}"
-        yield TlsRedis(address, path, heard)
+        place = address.format(f"127.0.0.1:{port}")
+        yield TlsServer(place, path, made.heard, made.connections)
 
 
 def _copy(server: socket.socket, client: ssl.SSLSocket) -> None:

@@ -12,7 +12,7 @@ from redis import Redis
 from typer.testing import CliRunner, Result
 
 from deploy.cli.main import app
-from deploy.doctor import CheckResult, Level, check_redis
+from deploy.doctor import CheckResult, Level, check_object_store, check_redis
 from tasks import redis_keys
 from tasks.api_keys import new_webhook_secret
 from tasks.app import create_celery
@@ -38,6 +38,12 @@ def _redis_results(redis: Redis, url: str, **changed: object) -> dict[str, Check
     info = {**redis.info(), **changed}
     fake = SimpleNamespace(ping=redis.ping, info=lambda: info, scan_iter=redis.scan_iter)
     return {result.subject: result for result in check_redis(cast("Redis", fake), url)}
+
+
+def _store_results(given: dict[str, object]) -> dict[str, CheckResult]:
+    settings = Settings.load(**given)
+    results = check_object_store(ObjectStore.from_settings(settings), settings)
+    return {result.subject: result for result in results}
 
 
 def test_another_program_in_the_database_is_told(redis: Redis, redis_url: str) -> None:
@@ -82,6 +88,7 @@ def test_servers_pass_and_the_advice_is_how_to_start_workers(
     healthy = {
         *("settings", "redis.version", "redis.aof", "redis.eviction", "redis.memory"),
         *("store.bucket", "store.objects", "store.signed", "store.clock"),
+        *("store.permissions", "store.lifecycle"),
         *("model.device", "queues.depth", "dead_letters"),
     }
     assert {name: found[name]["level"] for name in healthy} == dict.fromkeys(healthy, "ok")
@@ -177,7 +184,35 @@ def test_an_object_store_that_refuses_the_keys_fails(
     monkeypatch.setenv("RMBG_S3_SECRET_KEY", "wrong")
     finding = doctor()["store.bucket"]
     assert finding["level"] == "fail"
+    assert "SignatureDoesNotMatch: check RMBG_S3_SECRET_KEY" in finding["text"]
     assert "RMBG_S3_ENDPOINT" in finding["advice"]
+
+
+@pytest.mark.parametrize(
+    ("user", "missing"),
+    [
+        ("reader", "s3:PutObject, s3:AbortMultipartUpload, s3:DeleteObject"),
+        ("writer", "s3:ListBucket"),
+    ],
+)
+def test_what_the_keys_may_not_is_named(
+    server_settings: dict[str, object], objects: ObjectStore, user: str, missing: str
+) -> None:
+    keys = {"s3_access_key": user, "s3_secret_key": user * 2, "s3_bucket": objects.bucket}
+    found = _store_results({**server_settings, **keys})["store.permissions"]
+    assert (found.level, found.text) == (Level.FAIL, f"the S3 keys may not {missing}")
+    assert "docs/operations.md" in found.advice
+
+
+def test_a_bucket_without_lifecycle_rules_is_told(
+    server_settings: dict[str, object], objects: ObjectStore
+) -> None:
+    objects.client.delete_bucket_lifecycle(objects.bucket)
+    try:
+        found = _store_results(server_settings)["store.lifecycle"]
+    finally:
+        objects.ensure_bucket()
+    assert (found.level, "`rmbg bucket`" in found.advice) == (Level.WARN, True)
 
 
 def test_a_disk_without_room_fails(

@@ -17,7 +17,7 @@ from tasks.app import create_celery
 from tasks.errors import QueueUnavailableError
 from tasks.redis_client import connect, probe_redis
 from tasks.settings import Settings
-from tests.support.tls import TlsRedis, tls_redis
+from tests.support.tls import TlsServer, tls_redis
 
 REFUSALS = (RedisError, OperationalError, NotReadyError, QueueUnavailableError)
 
@@ -45,14 +45,14 @@ CLIENTS: dict[str, Callable[[str], object]] = {
 
 
 @pytest.fixture
-def impostor(redis_url: str, tmp_path: Path) -> Iterator[TlsRedis]:
+def impostor(redis_url: str, tmp_path: Path) -> Iterator[TlsServer]:
     with tls_redis(redis_url, tmp_path) as server:
         yield server
 
 
 @pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)
 def test_a_client_tells_an_impostor_nothing(
-    client: Callable[[str], object], impostor: TlsRedis
+    client: Callable[[str], object], impostor: TlsServer
 ) -> None:
     with pytest.raises(REFUSALS):
         client(impostor.url)
@@ -80,7 +80,7 @@ def test_a_certificate_for_another_host_is_refused(
     [("?ssl_cert_reqs=none", True), ("?ssl_check_hostname=no&ssl_ca_certs={}", True), ("", False)],
 )
 def test_the_doctor_warns_of_a_server_that_is_not_verified(
-    impostor: TlsRedis, options: str, *, warned: bool
+    impostor: TlsServer, options: str, *, warned: bool
 ) -> None:
     options = (options or "?ssl_ca_certs={}").format(impostor.authority)
     url = f"{impostor.url}{options}"

@@ -11,6 +11,7 @@ from minio.error import S3Error
 
 from tasks.errors import (
     ObjectNotFoundError,
+    ObjectStoreDeniedError,
     ObjectStoreFullError,
     ObjectStoreUnavailableError,
     TaskError,
@@ -107,7 +108,7 @@ def test_a_prefix_lists_all_its_keys(objects: ObjectStore) -> None:
         (400, "XMinioAdminBucketQuotaExceeded", "", ObjectStoreFullError),
         (403, "QuotaExceeded", "", ObjectStoreFullError),
         (500, "InternalError", "try again", ObjectStoreUnavailableError),
-        (403, "AccessDenied", "", ObjectStoreUnavailableError),
+        (403, "AccessDenied", "", ObjectStoreDeniedError),
     ],
 )
 def test_a_full_store_is_told_from_one_that_refuses(

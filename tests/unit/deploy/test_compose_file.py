@@ -126,6 +126,9 @@ def test_the_services_keys_of_the_store_open_its_bucket_alone() -> None:
         assert statement["Effect"] == "Allow"
         assert set(statement["Resource"]) <= {bucket, f"{bucket}/*"}
         assert not [each for each in statement["Action"] if "*" in each or "Policy" in each]
+    documented = re.findall(r"`(s3:\w+)`", (ROOT / "docs/operations.md").read_text())
+    allowed = {action for each in policy["Statement"] for action in each["Action"]}
+    assert set(documented) == allowed, "docs/operations.md says what each is for"
 
 
 def test_the_store_gets_the_services_user_and_no_key_is_an_argument(tmp_path: Path) -> None:

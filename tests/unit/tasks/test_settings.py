@@ -63,6 +63,29 @@ def test_a_wrong_redis_url_is_refused_at_start(url: str, problem: str) -> None:
     assert "hunter2" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        *(
+            (name, f"https://s3.example/{rest}", "should end behind the host and port")
+            for name in ("s3_endpoint", "s3_public_endpoint")
+            for rest in ("rmbg", "storage/v1/s3/", "?x=y", "#x")
+        ),
+        ("s3_endpoint", "https://rmbg.s3.eu-west-1.amazonaws.com", "the address of the service"),
+        ("s3_region", "eu west", "s3_region|S3_REGION"),
+        ("s3_addressing_style", "host", "'auto', 'path' or 'virtual'"),
+        ("s3_ca_file", "/nowhere/ca.pem", "RMBG_S3_CA_FILE"),
+        ("s3_ca_file", __file__, "holds no certificates of authorities, as PEM"),
+        ("s3_credentials", "aws", "RMBG_S3_ACCESS_KEY exclude each other"),
+    ],
+)
+def test_a_store_that_cannot_be_reached_as_told_is_refused_at_start(
+    name: str, value: str, problem: str
+) -> None:
+    with pytest.raises(SettingsError, match=problem):
+        Settings.load(**{"s3_access_key": "a", name: value})
+
+
 def test_a_misspelt_variable_is_told_with_what_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RMBG_MAX_PENDNG", "5")
     monkeypatch.setenv("RMBG_S3_SECRETKEY_FILE", "/run/secrets/s3")

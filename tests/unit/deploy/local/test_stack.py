@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from api.settings import ApiSettings
 from deploy.local.ports import LOOPBACK, reserved_ports
 from deploy.local.screen import Screen
-from deploy.local.stack import Ports, UpOptions
+from deploy.local.stack import Ports, UpOptions, plan_stack
 from deploy.local.up import run_up
 
 #: Starts with options, which fails, and returns what is printed.
@@ -94,8 +95,8 @@ def test_servers_of_the_user_that_do_not_answer(refusal: Refusal) -> None:
         store = refusal(s3_endpoint=f"http://{address}")
     assert f"Redis at {address} does not answer" in redis
     assert "secret" not in redis
-    assert f"http://{address}/: the object store does not answer" in store
-    assert "RMBG_S3_ACCESS_KEY" in store
+    assert f"http://{address}/: The object store does not answer" in store
+    assert "RMBG_S3_ENDPOINT" in store
 
 
 def test_chosen_ports_are_used_and_the_others_are_free() -> None:
@@ -105,3 +106,12 @@ def test_chosen_ports_are_used_and_the_others_are_free() -> None:
         assert ports.api == wanted
         assert ports.flower in free
         assert Ports.choose(UpOptions(port=0, flower_port=None), free).flower is None
+
+
+def test_how_a_users_store_is_reached_does_not_matter_to_the_embedded_one(tmp_path: Path) -> None:
+    given = ApiSettings.load(s3_credentials="aws", s3_addressing_style="virtual")
+    with reserved_ports() as free:
+        ports = Ports.choose(UpOptions(port=0, flower_port=None), free)
+        made = plan_stack(UpOptions(flower_port=None), given, tmp_path, ports).settings
+    assert (made.s3_credentials, made.s3_addressing_style) == ("keys", "path")
+    assert made.s3_access_key
