@@ -19,7 +19,7 @@ from minio.credentials.providers import (
     IamAwsProvider,
     Provider,
 )
-from minio.error import InvalidResponseError, MinioException, S3Error
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from minio.helpers import BaseURL
 
 from tasks.errors import ObjectStoreUnavailableError
@@ -122,24 +122,32 @@ def explain_failure(error: Exception) -> str:
     """Return in one sentence why a call failed, and what to do about it."""
     if isinstance(error, S3Error):
         return _explain_refusal(error)
+    if isinstance(error, ServerError):
+        return f"The object store does not answer: status {error.status_code}."
     if isinstance(error, InvalidResponseError):
+        # minio gives the status in this text alone.
+        if " code: 5" in str(error):
+            return "The object store does not answer: a proxy before it does."
         return (
             "What answers is no object store, or speaks TLS only: check the host, the port and "
             "https:// in RMBG_S3_ENDPOINT."
         )
-    cause = _tls_error(error)
-    if isinstance(cause, ssl.SSLCertVerificationError):
+    if cause := _tls_error(error):
+        return _explain_tls(cause)
+    return f"The object store does not answer: {type(error).__name__}."
+
+
+def _explain_tls(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
         return (
-            f"The object store's certificate is not trusted ({cause.verify_message.rstrip('.')}): "
+            f"The object store's certificate is not trusted ({error.verify_message.rstrip('.')}): "
             "name the file of its authority in RMBG_S3_CA_FILE, and in RMBG_S3_ENDPOINT a host "
             "that it was made for."
         )
-    if cause is not None:
-        return (
-            f"TLS with the object store failed ({cause.reason or type(cause).__name__}): if it "
-            "speaks none, RMBG_S3_ENDPOINT begins with http://."
-        )
-    return f"The object store does not answer: {type(error).__name__}."
+    return (
+        f"TLS with the object store failed ({error.reason or type(error).__name__}): if it "
+        "speaks none, RMBG_S3_ENDPOINT begins with http://."
+    )
 
 
 def _explain_refusal(error: S3Error) -> str:
@@ -239,24 +247,26 @@ class RoleCredentials(Provider):
 
     def _renew(self) -> None:
         source, provider = self._source()
-        now = self._clock().timestamp()
+        problem = ""
         try:
             self._credentials = provider.retrieve()
         except (ValueError, KeyError, OSError, ET.ParseError, configparser.Error) as error:
             # An address may hold a web identity's token.
             text = re.sub(r"\?\S*", "", str(error)).rstrip(".")
-            self._problem, self._renewal = f"{source}: {text}.", now + _PAUSE_SECONDS
+            problem = f"{source}: {text}."
         except urllib3.exceptions.HTTPError as error:
             problem = f"{source} does not answer ({type(error).__name__})."
-            self._problem, self._renewal = problem, now + _PAUSE_SECONDS
-        else:
-            self._renewal = now + max(
-                _PAUSE_SECONDS,
-                min(
-                    self.seconds_left(self._credentials) - _RENEWED_BEFORE_SECONDS,
-                    _READ_AGAIN_SECONDS if self._credentials.expiration is None else float("inf"),
-                ),
-            )
+        pause = _PAUSE_SECONDS
+        if self._credentials and not problem:
+            pause = max(pause, self._seconds_of_use(self._credentials))
+        # The time after the call: those who have waited for it do not repeat it.
+        self._problem, self._renewal = problem, self._clock().timestamp() + pause
+
+    def _seconds_of_use(self, credentials: Credentials) -> float:
+        """Return the seconds after which new credentials are renewed."""
+        if credentials.expiration is None:
+            return _READ_AGAIN_SECONDS
+        return self.seconds_left(credentials) - _RENEWED_BEFORE_SECONDS
 
     def _source(self) -> tuple[str, Provider]:
         """Return where credentials come from, with a provider that has read nothing yet."""

@@ -84,10 +84,12 @@ def test_a_server_that_is_no_store_or_speaks_no_tls_is_said_as_such(
     server_settings: dict[str, object],
 ) -> None:
     plain = str(server_settings["s3_endpoint"]).replace("http:", "https:")
-    with serving(answer(404, b"<html>", Content_Type="text/html")) as port:
+    page = {"body": b"<html>", "Content_Type": "text/html"}
+    with serving(answer(404, **page)) as port, serving(answer(502, **page)) as gateway:
         for endpoint, said in (
             (plain, r"begins with http://"),
             (f"http://127.0.0.1:{port}", "no object store"),
+            (f"http://127.0.0.1:{gateway}", "does not answer"),
         ):
             own = Settings.load(**{**server_settings, "s3_endpoint": endpoint})
             with pytest.raises(ObjectStoreUnavailableError, match=said):
