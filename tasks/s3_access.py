@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
@@ -35,41 +36,43 @@ _RENEWED_BEFORE_SECONDS: Final = 300.0
 _READ_AGAIN_SECONDS: Final = 60.0
 #: The pause after a renewal that failed, or that brought the credentials that there were.
 _PAUSE_SECONDS: Final = 5.0
-#: What may be asked for credentials is on this machine, or is Amazon.
+#: A machine without a role has nobody at the address that is asked: requests wait meanwhile.
 _CREDENTIAL_TIMEOUT: Final = urllib3.Timeout(connect=2, read=5)
 
 #: What to do about a store's refusal, by its code.
-_REMEDIES: Final[Mapping[str, str]] = {
-    "AccessDenied": "check the S3 keys, and that they may do what docs/operations.md "
-    "lists; `rmbg doctor` names what is missing",
-    "AllAccessDisabled": "ask the store's operator",
-    "InvalidAccessKeyId": "the store does not know the access key: check RMBG_S3_ACCESS_KEY",
-    "SignatureDoesNotMatch": "check RMBG_S3_SECRET_KEY; a proxy before the store has to keep the "
-    "header Host and the path",
-    "RequestTimeTooSkewed": "set this machine's clock, by NTP for example",
-    **dict.fromkeys(
-        ("ExpiredToken", "InvalidToken", "InvalidClientTokenId", "TokenRefreshRequired"),
-        "the session token has ended or is unknown: renew it, or let RMBG_S3_CREDENTIALS=aws do it",
-    ),
-    **dict.fromkeys(
-        (
-            "AuthorizationHeaderMalformed",
-            "AuthorizationQueryParametersError",
-            "BadRequest",
-            "IllegalLocationConstraintException",
-            "InvalidLocationConstraint",
-            "InvalidRegion",
-            "PermanentRedirect",
-            "Redirect",
-            "TemporaryRedirect",
+_REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "AccessDenied": "check the S3 keys, and that they may do what docs/operations.md "
+        "lists; `rmbg doctor` names what is missing",
+        "AllAccessDisabled": "ask the store's operator",
+        "InvalidAccessKeyId": "the store does not know the access key: check RMBG_S3_ACCESS_KEY",
+        "SignatureDoesNotMatch": "check RMBG_S3_SECRET_KEY; a proxy before the store has to keep "
+        "the header Host and the path",
+        "RequestTimeTooSkewed": "set this machine's clock, by NTP for example",
+        **dict.fromkeys(
+            ("ExpiredToken", "InvalidToken", "InvalidClientTokenId", "TokenRefreshRequired"),
+            "the session token has ended or is unknown: renew what RMBG_S3_CREDENTIALS=aws reads",
         ),
-        "set RMBG_S3_REGION to the region of the bucket",
-    ),
-    **dict.fromkeys(
-        ("PathStyleRequestNotAllowed", "SecondLevelDomainForbidden"),
-        "set RMBG_S3_ADDRESSING_STYLE=virtual",
-    ),
-}
+        **dict.fromkeys(
+            (
+                "AuthorizationHeaderMalformed",
+                "AuthorizationQueryParametersError",
+                "BadRequest",
+                "IllegalLocationConstraintException",
+                "InvalidLocationConstraint",
+                "InvalidRegion",
+                "PermanentRedirect",
+                "Redirect",
+                "TemporaryRedirect",
+            ),
+            "set RMBG_S3_REGION to the region of the bucket",
+        ),
+        **dict.fromkeys(
+            ("PathStyleRequestNotAllowed", "SecondLevelDomainForbidden"),
+            "set RMBG_S3_ADDRESSING_STYLE=virtual",
+        ),
+    }
+)
 
 
 def check_address(url: str) -> None:
