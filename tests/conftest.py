@@ -36,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fault-seed", type=int, default=None, help="Seed of the random faults, to repeat a run."
     )
+    parser.addoption("--regold", action="store_true", help="write golden pictures and logits again")
 
 
 class _OneProcessOfTheService(LoadFileScheduling):

@@ -30,7 +30,7 @@ def test_cutouts_stay_as_they_were(
     (tmp_path / golden.name).write_bytes(result.data)
     with Image.open(tmp_path / golden.name) as image:
         cutout = np.asarray(image, int)
-        if request.config.getoption("--regold", default=False):
+        if request.config.getoption("--regold"):
             image.save(golden, optimize=True)
     with Image.open(golden) as image:
         expected = np.asarray(image, int)

@@ -48,6 +48,11 @@ def network_in_order(name: str, order: PatchOrder, state: dict[str, Tensor]) -> 
 
 
 @pytest.fixture(scope="session")
+def build_network() -> Callable[[str, PatchOrder, dict[str, Tensor]], BiRefNet]:
+    return network_in_order
+
+
+@pytest.fixture(scope="session")
 def build_full_size(full_size_state: dict[str, Tensor]) -> Callable[[PatchOrder], BiRefNet]:
     """Networks of full size, each with the stand-in weights in the order that it runs in."""
 
