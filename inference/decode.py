@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from inference.bmp_pixels import load_masked_bmp
 from inference.errors import InferenceError, InvalidImageError, InvalidOptionError
 from inference.metadata import Metadata, read_exif
 from inference.models.base import Rgb
@@ -251,14 +252,47 @@ def _load(data: bytes, name: str, limits: ImageLimits) -> tuple[Image.Image, Met
         return load_tiff(data)
     if name == "PNG":
         return load_png(data)
-    image = open_image(BytesIO(data), name)
+    if name == "BMP" and (masked := load_masked_bmp(data)) is not None:
+        return masked, Metadata()
+    image = open_image(BytesIO(_declare_alpha(data) if name == "WEBP" else data), name)
     check_size(*image.size, limits)  # a GIF's first frame may be larger than its header says
+    frame = image.tile[0][1] if name == "GIF" and image.tile else None
     image.load()
+    if frame is not None:
+        _clear_around(image, frame)
     exif = image.info.get("exif")
     return image, Metadata(
         orientation=read_exif(exif).orientation if isinstance(exif, bytes) else 1,
         profile=image.info.get("icc_profile"),
     )
+
+
+#: Bits of the flags that a WebP with extensions begins with, and where they stand.
+_WEBP_ANIMATION: Final = 0x02
+_WEBP_ALPHA: Final = 0x10
+_WEBP_FLAGS_AT: Final = 20
+
+
+def _declare_alpha(data: bytes) -> bytes:
+    """Return an animated WebP with its flag of alpha set.
+
+    Writers crop what is clear off a frame, and leave the flag unset if the rest is opaque. The
+    reader would give the canvas around such a frame in black.
+    """
+    flags = data[_WEBP_FLAGS_AT : _WEBP_FLAGS_AT + 1]
+    if data[12:16] != b"VP8X" or not flags or not flags[0] & _WEBP_ANIMATION:
+        return data
+    before, after = data[:_WEBP_FLAGS_AT], data[_WEBP_FLAGS_AT + 1 :]
+    return before + bytes([flags[0] | _WEBP_ALPHA]) + after
+
+
+def _clear_around(image: Image.Image, frame: tuple[int, int, int, int]) -> None:
+    """Clear a GIF's canvas around its first frame, if the reader gave it any color."""
+    if frame == (0, 0, *image.size) or "transparency" in image.info:
+        return
+    alpha = Image.new("L", image.size)
+    alpha.paste(_MAX_8_BIT, frame)
+    image.putalpha(alpha)
 
 
 def _convert(image: Image.Image, metadata: Metadata) -> Strips:

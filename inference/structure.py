@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import BinaryIO, Final
 
+from inference.bmp import BmpLayout
 from inference.errors import ImageTooComplexError
 from inference.tiff import describe_unreadable, find_picture, is_camera_raw, read_layout
 
@@ -229,7 +230,7 @@ def _walk_gif(_: BinaryIO, prefix: bytes) -> Structure:
     )
 
 
-def _walk_bmp(_: BinaryIO, prefix: bytes) -> Structure:
+def _walk_bmp(file: BinaryIO, prefix: bytes) -> Structure:
     header = int.from_bytes(prefix[14:18], "little")
     if header == 12 and len(prefix) >= 22:  # noqa: PLR2004 - BITMAPCOREHEADER, up to the height
         return Structure(
@@ -239,7 +240,15 @@ def _walk_bmp(_: BinaryIO, prefix: bytes) -> Structure:
         return Structure(None)
     width = int.from_bytes(prefix[18:22], "little", signed=True)
     # A negative height says that the top row comes first.
-    return Structure((width, abs(int.from_bytes(prefix[22:26], "little", signed=True))))
+    size = width, abs(int.from_bytes(prefix[22:26], "little", signed=True))
+    layout = BmpLayout.read(prefix)
+    if layout is None:
+        return Structure(size)
+    return Structure(
+        size,
+        complete=layout.is_complete(file.seek(0, 2)),
+        unreadable=layout.describe_unreadable(),
+    )
 
 
 def _walk_tiff(file: BinaryIO, _: bytes) -> Structure:

@@ -1,6 +1,7 @@
 """Files of every kind give upright sRGB pixels; damaged ones, an error."""
 
 import io
+import struct
 
 import numpy as np
 import pillow_heif
@@ -12,6 +13,7 @@ from inference.decode import Picture, SrgbConverter, decode, decode_background
 from inference.errors import InvalidImageError, InvalidOptionError
 from inference.options import Options
 from inference.probe import DEFAULT_LIMITS
+from tests.support.heic_files import grid_heic
 from tests.support.icc_profiles import (
     BLUE,
     GREEN,
@@ -113,6 +115,11 @@ def test_a_heic_is_turned_once_as_its_container_says(number: int, photo: Image.I
     assert _error(decode(picture_file(photo, "HEIC", exif=exif, quality=95)), photo) <= 4
 
 
+def test_a_heic_of_tiles_is_put_together_and_cut_to_its_size(photo: Image.Image) -> None:
+    image = photo.resize((150, 100))
+    assert _error(decode(grid_heic(image, 64)), image) <= 4
+
+
 def test_broken_exif_is_ignored(photo: Image.Image) -> None:
     exif = b"Exif\0\0II*\0\xff\xff\xff"
     assert _error(decode(picture_file(photo, "JPEG", exif=exif, **_SHARP_JPEG)), photo) <= 2
@@ -182,14 +189,29 @@ def test_float_gray_with_no_numbers_in_it() -> None:
 @pytest.mark.parametrize("name", ["GIF", "PNG", "WEBP", "AVIF", "TIFF", "HEIC"])
 def test_an_animation_or_a_document_gives_its_first_picture_with_its_own_alpha(name: str) -> None:
     first = Image.new("RGBA", (16, 16), (255, 0, 0, 255))
-    # libwebp cuts what is clear off a frame, and Pillow then reads the canvas without an alpha.
-    first.paste((0, 0, 0, 40 if name == "WEBP" else 0), (8, 0, 16, 16))
+    # What is clear is cut off a WebP's frame, which then claims to be opaque.
+    first.paste((0, 0, 0, 0), (8, 0, 16, 16))
     others = [Image.new("RGBA", (16, 16), color) for color in ("lime", "blue")]
-    options = {"WEBP": {"lossless": True}, "AVIF": {"quality": 100}}.get(name, {})
+    options = {"quality": 100} if name in {"WEBP", "AVIF"} else {}
     picture = decode(picture_file(first, name, save_all=True, append_images=others, **options))
     expected = np.asarray(first, int)
     assert np.abs(_alpha(picture) - expected[..., 3]).max() <= 2
     assert np.abs(picture.rgb - expected[..., :3])[:, :7].max() <= 4
+
+
+@pytest.mark.parametrize("mode", ["P", "L"])
+def test_a_gifs_canvas_is_clear_around_a_smaller_frame(mode: str) -> None:
+    data = bytearray(picture_file(Image.new("RGB", (4, 3), "red").convert(mode), "GIF"))
+    at = data.index(b",\0\0\0\0\4\0\3\0")
+    data[6:10] = struct.pack("<HH", 9, 8)
+    data[at + 1 : at + 5] = struct.pack("<HH", 3, 2)
+    frame = (slice(2, 5), slice(3, 7))
+    picture = decode(bytes(data))
+    expected = np.zeros((8, 9), np.uint8)
+    expected[frame] = 255
+    assert np.array_equal(_alpha(picture), expected)
+    assert np.ptp(picture.rgb[frame], axis=(0, 1)).max() == 0
+    assert picture.rgb[frame][0, 0, 0] > 70
 
 
 @pytest.mark.parametrize("depth", [8, 10, 12])

@@ -12,6 +12,7 @@ from PIL import Image
 
 from inference.decode import decode
 from inference.errors import InferenceError
+from tests.support.bmp_files import bmp_file
 from tests.support.hostile_pictures import png_chunk
 from tests.support.paths import ROOT
 from tests.support.pictures import picture_file
@@ -73,6 +74,10 @@ _FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
     "HEIC": lambda: [_file("HEIC")],
     "GIF": lambda: [_file("GIF"), _animated("GIF")],
     "BMP": lambda: [picture_file(_IMAGE.convert(mode), "BMP") for mode in ("1", "L", "P", "RGB")],
+    "BMP whose colors": lambda: [bmp_file((0xF00, 0xF0, 0xF, 0xF000), bits=16)],
+    "BMP that lacks": lambda: [_file("BMP")[:-30]],
+    "BMP whose masks": lambda: [bmp_file((0xFF00FF, 0xFF00, 0xFF, 0))],
+    "BMP of": lambda: [bmp_file(compression=each) for each in (4, 5)],
     "TIFF of 1": lambda: [
         tiff_file(Page(_SAMPLES.astype(kind), 2, bits))
         for kind, bits in (("u1", 4), ("u1", 8), ("u2", 12), ("f2", 16), ("u4", 32), ("f8", 64))
