@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-from rich.table import Table
 
 from deploy.cli.output import exit_on_error, require_torch, say
 from inference.errors import ModelError
@@ -36,24 +35,23 @@ _CLEAR: Final = 0.98
 def list_models() -> None:
     """List the models: licence, source, and whether the file is on this machine."""
     folder = Settings.load().model_dir
-    table = Table("model", "licence", "commercial", "what it is", "here", show_lines=True)
-    for column in table.columns[:2]:
-        column.no_wrap = True
+    width = max(map(len, MODELS))
     for spec in MODELS.values():
-        table.add_row(
-            spec.name,
-            spec.licence,
-            "yes" if spec.commercial_use else "no, ask",
-            _describe(spec),
-            "yes" if (folder / spec.file_name).exists() else "-",
-        )
-    Console().print(table)
-    Console().print(
+        use = "yes" if spec.commercial_use else "no, ask"
+        here = "; on this machine" if (folder / spec.file_name).exists() else ""
+        _print_line(f"{spec.name:{width}}  {spec.licence}; commercial use: {use}{here}", "bold")
+        for line in _describe(spec):
+            _print_line(f"  {line}")
+    _print_line(
         f"The models' folder is {folder} (RMBG_MODEL_DIR). Where a commit is not pinned, none "
         "could be verified: then a file is checked by its SHA-256 if that is known, else the hub "
-        "is trusted.",
-        soft_wrap=True,
+        "is trusted."
     )
+
+
+def _print_line(text: str, style: str = "") -> None:
+    """Print a line whole, however narrow the terminal: a shortened name or commit is no use."""
+    Console().print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -132,12 +130,14 @@ def _check_patch_order(spec: ModelSpec, path: Path, photo: Path) -> None:
         )
 
 
-def _describe(spec: ModelSpec) -> str:
-    order = f"\npatch order {spec.patch_order}" if spec.patch_order else ""
-    digest = f"{spec.sha256[:_SHOWN_DIGITS]}…" if spec.sha256 else "unknown"
+def _describe(spec: ModelSpec) -> Iterator[str]:
+    """Yield what a model is, its patch order if it has one, and where its file comes from."""
     use = f", {spec.use}" if spec.use else ""
-    known = f" ({spec.patch_order_known_from})" if spec.patch_order else ""
-    return f"{spec.title}: {spec.input_size}²{use}{order}{known}\n{_source(spec)}\nSHA-256 {digest}"
+    yield f"{spec.title}: {spec.input_size}²{use}"
+    if spec.patch_order:
+        yield f"patch order {spec.patch_order} ({spec.patch_order_known_from})"
+    digest = f"{spec.sha256[:_SHOWN_DIGITS]}…" if spec.sha256 else "unknown"
+    yield f"{_source(spec)}; SHA-256 {digest}"
 
 
 def _source(spec: ModelSpec) -> str:

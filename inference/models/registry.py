@@ -243,6 +243,7 @@ _SPECS = (
         _birefnet("birefnet-tiny", "A tiny BiRefNet with made-up weights, for tests", None),
         licence="Apache-2.0",
         licence_url="https://www.apache.org/licenses/LICENSE-2.0",
+        patch_order_known_from="its weights are made up in it",
     ),
 )
 

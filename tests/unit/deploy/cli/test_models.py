@@ -17,19 +17,18 @@ def _run(*arguments: str, **environment: str) -> Result:
     return CliRunner().invoke(models.app, arguments, env=env, catch_exceptions=False)
 
 
-def test_every_model_is_listed_with_its_licence_and_its_source() -> None:
-    result = _run("list")
+def test_every_model_is_listed_with_its_licence_its_source_and_its_patch_order() -> None:
+    result = _run("list", COLUMNS="60")
     assert result.exit_code == 0
+    lines = result.output.splitlines()
     for spec in MODELS.values():
-        (line,) = (
-            line for line in result.output.splitlines() if line.startswith(f"│ {spec.name} ")
-        )
-        assert spec.licence in line
-        assert ("no, ask" in line) == (spec.name == "rmbg-2.0")
-    words = " ".join(result.output.replace("│", " ").split())
-    assert "briaai/RMBG-2.0, commit not pinned" in words
-    assert "566ed80c3d95" in words
-    assert "none could be verified" in words
+        (at,) = (at for at, line in enumerate(lines) if line.startswith(f"{spec.name} "))
+        assert spec.licence in lines[at]
+        assert ("no, ask" in lines[at]) == (spec.name == "rmbg-2.0")
+        order = f"  patch order {spec.patch_order} ({spec.patch_order_known_from})"
+        assert (order in lines[at : at + 4]) == (spec.patch_order is not None)
+    assert "  briaai/RMBG-2.0, commit not pinned; SHA-256 566ed80c3d95…" in lines
+    assert "none could be verified" in lines[-1]
 
 
 @pytest.mark.parametrize(
