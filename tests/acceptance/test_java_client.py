@@ -17,7 +17,7 @@ from inference.version import __version__
 from tests.support.paths import ROOT
 from tests.support.servers import Servers, running
 from tests.support.service import RunningService, api_service, eventually, running_api
-from tests.support.serving import Request, answer, serving
+from tests.support.serving import busy_and_losing_an_answer, serving
 
 CLIENT = ROOT / "clients" / "java"
 PROGRAM = ROOT / "tests" / "clients" / "java" / "ClientTest.java"
@@ -63,21 +63,7 @@ def test_a_lost_answer_and_a_busy_service_are_tried_again(
     service: RunningService, classes: Path, photos: list[Path]
 ) -> None:
     seen: list[str] = []
-
-    def handle(request: Request) -> None:
-        seen.append(request.headers["Idempotency-Key"])
-        if len(seen) == 1:
-            answer(503, b"<html>", Retry_After="1")(request)
-            return
-        # The service takes the picture, and its first answer is lost on the way.
-        got = requests.post(
-            service.url + request.path, request.body, headers=dict(request.headers), timeout=30
-        )
-        if len(seen) > 2:
-            replayed = got.headers["Idempotency-Replayed"]
-            answer(got.status_code, got.content, Idempotency_Replayed=replayed)(request)
-
-    with serving(handle) as port:
+    with serving(busy_and_losing_an_answer(service.url, seen)) as port:
         shown = _run(classes, "submit", f"http://127.0.0.1:{port}", photos[0])
     assert len(seen) == 3
     assert len(set(seen)) == 1

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import requests
 
 from deploy.local import probes, supervisor
 from rmbg_client import AsyncClient, Bytes, Client, NoCutoutError, RetryPolicy, Upload
@@ -15,7 +14,7 @@ from rmbg_client.service_errors import InvalidImageError, InvalidParameterError,
 from tests.support.pictures import picture_file, subject_picture
 from tests.support.servers import Servers, running
 from tests.support.service import RunningService, api_service, running_api
-from tests.support.serving import Request, answer, serving
+from tests.support.serving import busy_and_losing_an_answer, serving
 
 PNG = b"\x89PNG"
 
@@ -80,21 +79,10 @@ def test_a_lost_answer_and_a_busy_service_make_one_task(
     service: RunningService, photos: list[Path]
 ) -> None:
     seen: list[str] = []
-
-    def handle(request: Request) -> None:
-        seen.append(request.headers["Idempotency-Key"])
-        if len(seen) == 1:
-            answer(503, b"<html>", Retry_After="1")(request)
-            return
-        # The service takes the picture, and its first answer is lost on the way.
-        got = requests.post(
-            service.url + request.path, request.body, headers=dict(request.headers), timeout=30
-        )
-        if len(seen) > 2:
-            replayed = got.headers["Idempotency-Replayed"]
-            answer(got.status_code, got.content, Idempotency_Replayed=replayed)(request)
-
-    with serving(handle) as port, Client(f"http://127.0.0.1:{port}") as client:
+    with (
+        serving(busy_and_losing_an_answer(service.url, seen)) as port,
+        Client(f"http://127.0.0.1:{port}") as client,
+    ):
         assert client.submit(photos[0]).replayed
     assert len(seen) == 3
     assert len(set(seen)) == 1

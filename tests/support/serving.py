@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import requests
+
 
 class Request(BaseHTTPRequestHandler):
     """A request of any method, whose body has been read."""
@@ -29,6 +31,30 @@ def answer(
         request.send_header("Content-Length", str(len(body)))
         request.end_headers()
         request.wfile.write(body)
+
+    return handle
+
+
+def busy_and_losing_an_answer(url: str, keys: list[str]) -> Handle:
+    """Stand before a service: first busy, then its answer is lost, then it is passed on.
+
+    Args:
+        url: the service's address.
+        keys: takes the idempotency key of each request.
+    """
+
+    def handle(request: Request) -> None:
+        keys.append(request.headers["Idempotency-Key"])
+        if len(keys) == 1:
+            answer(503, b"<html>", Retry_After="1")(request)
+            return
+        # The service takes the picture, and its first answer is lost on the way.
+        got = requests.post(
+            url + request.path, request.body, headers=dict(request.headers), timeout=30
+        )
+        if len(keys) > 2:
+            replayed = got.headers["Idempotency-Replayed"]
+            answer(got.status_code, got.content, Idempotency_Replayed=replayed)(request)
 
     return handle
 
