@@ -11,7 +11,7 @@ TEST_PROCESSES ?= 3
 FAULT_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install clients up test coverage test-slow test-faults test-hostile lint fmt lock audit bench clean
+.PHONY: help install clients up test coverage test-slow test-faults test-hostile lint fmt docs lock audit bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -71,6 +71,9 @@ lint: install ## Check style, types and import rules
 fmt: install ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: install ## Build the docs as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # The programs that make and audit the lock files; the service needs neither.
 $(VENV)/.tools: Makefile

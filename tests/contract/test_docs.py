@@ -1,11 +1,17 @@
-"""The hand-written pages name modules, keys and pages that exist."""
+"""The hand-written pages name modules, keys and pages that exist, and make a site of their own."""
 
+import os
 import re
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
+from docs.site_pages import FROM_ROOT
 from tests.support.paths import ROOT, anchors
 
 ROOMS = ("api", "tasks", "inference", "deploy")
@@ -97,3 +103,52 @@ def test_every_key_in_redis_is_documented() -> None:
     assert len(python) > 30
     documented = {_normalized(key) for key in re.findall(r"`(rmbg:[^`]+)`", ARCHITECTURE)}
     assert {key for key in lua | python if _normalized(key) not in documented} == set()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` builds it: a page without a place in it fails."""
+    folder = tmp_path_factory.mktemp("site")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(build, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_site_asks_no_other_host(site: Path) -> None:
+    pages = [path.read_text() for path in site.rglob("*.html")]
+    assert len(pages) > 40
+    for text in pages:
+        for tag in re.findall(r"<(?:script|link|img|iframe|source|video|form)\b[^>]*>", text):
+            assert not re.search(r"""(?:src|href|action|srcset)=["']?(?:https?:)?//""", tag), tag
+        # Material's script would fetch Mermaid's for it.
+        assert 'class="mermaid"' not in text
+    for path in site.rglob("*.css"):
+        assert not re.search(r"""(?:url\(|@import)\s*["']?(?:https?:)?//""", path.read_text())
+
+
+def test_a_page_has_the_same_blocks_in_the_site_as_on_a_git_host(site: Path) -> None:
+    """The site's Markdown wants four spaces in lists, and a blank line before each."""
+    git_host = MarkdownIt("commonmark").enable("table")
+    elements = {"list_item_open": "li", "table_open": "table", "tr_open": "tr", "fence": "pre"}
+    pages = {path.relative_to(ROOT / "docs").as_posix(): path for path in PAGES[3:]}
+    for name, page in {**pages, **{name: ROOT / path for name, path in FROM_ROOT.items()}}.items():
+        kinds = Counter(token.type for token in git_host.parse(page.read_text()))
+        expected = {element: kinds[kind] for kind, element in elements.items()}
+        file = re.sub("README.html$", "index.html", name.replace(".md", ".html"))
+        (article,) = re.findall(r"<article.*</article>", (site / file).read_text(), re.DOTALL)
+        found = {each: len(re.findall(rf"<{each}[ >]", article)) for each in elements.values()}
+        assert found == expected, page.name
+
+
+@pytest.mark.slow
+def test_the_files_of_a_request_are_those_of_the_architecture_page() -> None:
+    """The path that the page shows is the one that a request takes."""
+    trace = [sys.executable, "-m", "benchmarks.request_files"]
+    done = subprocess.run(trace, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert _files(done.stdout) == _files(ARCHITECTURE.partition("<!-- request files -->")[2])
+
+
+def _files(table: str) -> set[str]:
+    return set(re.findall(r"^\| \d+ \| `([^`]+)`", table, re.MULTILINE))

@@ -3,12 +3,15 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from check_jsonschema import main as check_jsonschema
+from click.testing import CliRunner
 
 from deploy.local.service import script
 from tasks.settings import Settings
@@ -23,6 +26,29 @@ PUBLISHED = {"nginx", "flower", "grafana"}
 #: What fetches from elsewhere: pictures by URL, webhooks, weights.
 OUT = {"api", "io", "models"}
 DOCKERFILES = sorted((ROOT / "deploy" / "docker").glob("*.Dockerfile"))
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [("compose-spec", "compose.yaml"), ("github-workflows", ".github/workflows/images.yml")],
+)
+def test_a_file_is_one_of_its_specification(schema: str, path: str) -> None:
+    arguments = ["--builtin-schema", f"vendor.{schema}", str(ROOT / path)]
+    done = CliRunner().invoke(check_jsonschema, arguments)
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("profile", ["cpu", "gpu", "monitoring"])
+def test_docker_compose_reads_it_without_a_warning(profile: str) -> None:
+    asked = ["docker", "compose", "version"]
+    if (
+        not shutil.which("docker")
+        or subprocess.run(asked, capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no docker compose here")
+    config = ["docker", "compose", "--profile", profile, "config", "--quiet"]
+    done = subprocess.run(config, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", SERVICES)
