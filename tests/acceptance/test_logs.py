@@ -1,4 +1,4 @@
-"""What the real processes write: a job's whole story by its request id, and no secret."""
+"""What the real processes show: a job's whole story by its request id, and no secret."""
 
 import json
 import re
@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import urllib3
 
+from tests.support.receivers import answering, receiver
 from tests.support.service import RunningService, eventually
 
 REQUEST_ID = "order-4711"
@@ -44,22 +46,45 @@ def test_a_killed_process_costs_a_job_one_attempt_and_its_request_id_leads_to_th
         assert succeeded[f"{stage}_ms"] >= 0, stage
 
 
-def test_no_secret_is_ever_written(service: RunningService, coffee: Path) -> None:
-    key = "rmbg_key_that_must_not_be_logged"
+def test_no_secret_is_written_nor_an_argument_of_a_process(
+    service: RunningService, coffee: Path
+) -> None:
+    key, token = "rmbg_key_that_must_not_be_logged", "token-that-must-not-be-logged"
     tasks = f"{service.url}/api/v1/tasks"
     for headers in ({"X-API-Key": key}, {"Authorization": f"Bearer {key}"}):
         urllib3.request("GET", tasks, headers=headers)
-    task_id = service.client.submit(coffee, {"cache": "false"})
-    task = service.client.wait(task_id)
+        urllib3.request("GET", service.metrics["api"], headers=headers)
+    with receiver(answering(200)) as got:
+        # Addresses of others, whose secrets are theirs: one is called, the other has no picture.
+        hook = f"{got.url}?token={token}"
+        task_id = service.client.submit(coffee, {"cache": "false", "webhook_url": hook})
+        urllib3.request("POST", f"{service.url}/api/v1/remove-bg", json={"image_url": hook})
+        task = service.client.wait(task_id)
+        assert got.wait_for(2, 60), service.logged()
     urllib3.request("GET", f"{tasks}/{task_id}/result", redirect=False)
     # A signed address that somebody pastes where it does not belong.
     urllib3.request("GET", f"{tasks}?url={task['result_url']}&api_key={key}")
     with_key = {"X-API-Key": key, "image": ("broken.png", b"\x89PNG\r\n\x1a\nnonsense")}
     urllib3.request("POST", f"{service.url}/api/v1/remove-bg", fields=with_key)
-    text = service.logged()
-    assert task_id in text
+    logs, arguments = service.logged(), _arguments()
+    assert task_id in logs
+    assert "gpu0@acceptance" in arguments
     password = urlsplit(service.env["RMBG_REDIS_URL"]).password
     assert password
-    secrets = {"Redis": password, "S3": service.env["RMBG_S3_SECRET_KEY"], "API key": key}
-    assert not [name for name, secret in secrets.items() if secret in text]
-    assert not _SIGNATURE.search(text)
+    secrets = {
+        "Redis": password,
+        "S3": service.env["RMBG_S3_SECRET_KEY"],
+        "webhooks": service.env["RMBG_WEBHOOK_SECRET"].removeprefix("whsec_"),
+        "API key": key,
+        "another's token": token,
+    }
+    for text in (logs, arguments):
+        assert not [name for name, secret in secrets.items() if secret in text]
+        assert not _SIGNATURE.search(text)
+
+
+def _arguments() -> str:
+    """The command lines of all processes, as `ps` shows them: the embedded servers' too."""
+    return "\n".join(
+        " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])
+    )
