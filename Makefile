@@ -99,6 +99,7 @@ audit: $(VENV)/.tools ## Ask the index for known vulnerabilities of what the ima
 bench: install ## Run the benchmarks on this machine, and print their tables
 	$(BIN)/rmbg models fetch u2netp
 	$(BIN)/python -m benchmarks
+	$(BIN)/rmbg bench service --quick
 
 clean: ## Remove what was installed, built and cached here (but not ./data)
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,7 +1,6 @@
-"""`python -m benchmarks`: all of them."""
+"""`python -m benchmarks`: all of them but `rmbg bench`."""
 
-from benchmarks import pixels, reconciler, service
+from benchmarks import pixels, reconciler
 
 pixels.main()
 reconciler.main()
-service.main()

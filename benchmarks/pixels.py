@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from benchmarks.machine import machine
 from benchmarks.tables import table
+from deploy.bench.processes import machine
 from inference.alpha import combine_alpha
 from inference.compose import Layer, compose
 from inference.decode import Picture, decode

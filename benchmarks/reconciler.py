@@ -12,8 +12,8 @@ from pathlib import Path
 import structlog
 from redis import Redis
 
-from benchmarks.machine import machine
 from benchmarks.tables import table
+from deploy.bench.processes import machine
 from tasks import redis_keys
 from tasks.housekeeping.missing_messages import list_key
 from tasks.housekeeping.reconcile import Reconciler

@@ -1,5 +1,6 @@
-"""`rmbg bench`: time the foreground estimation, and a BiRefNet on each of its execution paths."""
+"""`rmbg bench`: time the service, the foreground estimation, and BiRefNet's execution paths."""
 
+import json
 import statistics
 import timeit
 from collections.abc import Callable, Iterable, Sequence
@@ -12,8 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.cli.output import exit_on_error, require_torch, say
+from deploy.client import ClientError
+from deploy.local.service import StackError
 from inference.errors import ModelError
 from inference.models.birefnet.config import PRESETS
+from tasks.settings import Settings
 
 if TYPE_CHECKING:
     from inference.models.birefnet.bench import BenchmarkSettings, Measurement, Roofline
@@ -87,6 +91,54 @@ def bench_model(
         say(str(failure))
     if failures:
         raise typer.Exit(1)
+
+
+@app.command("service")
+def bench_service(
+    *,
+    quick: Annotated[
+        bool, typer.Option(help="Less than 4 minutes on two cores, instead of about 15.")
+    ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Model to serve; see `rmbg models list`.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Model workers; default: that of `rmbg up`.")
+    ] = None,
+    rembg: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="The program `rembg` to compare with."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File for all figures as JSON.")
+    ] = None,
+) -> None:
+    """Measure a service of its own: pictures a second, processor time, memory; as Markdown.
+
+    Beside it, in turn: the model alone, and `rembg s` if its program is given, for instance from
+    an environment with `rembg[cpu,cli]`.
+    """
+    with require_torch():
+        from deploy.bench.processes import machine  # noqa: PLC0415 - numpy, an optional extra
+        from deploy.bench.service import Plan, markdown, measure  # noqa: PLC0415 - the same
+
+    settings = Settings.load(**({"model": model} if model else {}))
+    try:
+        with exit_on_error():
+            report = measure(
+                settings,
+                Plan.of(quick=quick),
+                machine=machine(),
+                up_options=("--workers", str(workers)) if workers else (),
+                rembg=rembg,
+                progress=say,
+            )
+    except (StackError, ClientError) as error:
+        say(str(error))
+        raise typer.Exit(1) from error
+    typer.echo(markdown(report))
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.facts(), indent=1) + "\n", encoding="utf-8")
 
 
 @app.command("refine")

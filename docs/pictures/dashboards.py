@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-from benchmarks.service import service
+from deploy.bench.processes import running_stack
 from deploy.client import ServiceClient
 from deploy.local.data_folder import TARGETS_FILE
 from tests.support.grafana import Dashboard, Panel, dashboards
@@ -80,14 +80,14 @@ def main() -> None:
     mpl.use("Agg")
     with (
         tempfile.TemporaryDirectory() as name,
-        service(Path(name)) as facts,
+        running_stack(Path(name)) as program,
         running_prometheus(
             Path(name) / "prometheus", Path(name) / "data" / TARGETS_FILE, delay="1m"
         ) as server,
     ):
         start = time.time()
         time.sleep(QUIET_SECONDS)
-        work(facts["api_url"])
+        work(program.url)
         time.sleep(QUIET_SECONDS)
         for dashboard in dashboards():
             draw(dashboard, server, start, time.time(), HERE / f"{dashboard.uid}.png")
