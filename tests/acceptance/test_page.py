@@ -56,11 +56,11 @@ def test_photos_are_dropped_compared_touched_up_and_downloaded(
     coffee = visit.card("coffee.jpg")
     assert "u2netp" in coffee.locator(".state").inner_text()
     split = coffee.locator("input[type=range]")
-    after = coffee.locator("canvas").screenshot()
+    after = coffee.locator(".frame").screenshot()
     split.focus()
     page.keyboard.press("End")
     visit.settle()
-    assert coffee.locator("canvas").screenshot() != after
+    assert coffee.locator(".frame").screenshot() != after
     page.keyboard.press("Home")
 
     # The file that comes without any change is the service's own, byte for byte.
@@ -99,7 +99,7 @@ def test_photos_are_dropped_compared_touched_up_and_downloaded(
     # After a reload the cutouts are there again, with what was brushed.
     visit.open()
     again = visit.card("coffee.jpg", "done")
-    page.wait_for_selector(".card.shown canvas")
+    page.wait_for_selector(".card.shown .after")
     kept = Path(visit.download(again.get_by_role("button", name="Download")).path())
     assert far_off(pixels(kept), brushed) == 0
 

@@ -21,13 +21,15 @@ export function errorText({ type, message }, limits) {
 export class Card {
   constructor(photo, photos, page) {
     Object.assign(this, { photo, photos, page, split: 0 });
-    this.canvas = make("canvas", { role: "img", "aria-label": photo.name });
+    // The picture before and the result lie on each other; the slider only moves where each is cut off.
+    this.before = make("canvas", { class: "before", "aria-hidden": "true" });
+    this.after = make("canvas", { class: "after", role: "img", "aria-label": photo.name });
     this.range = make("input", {
       type: "range", min: 0, max: 100, value: 0, class: "split", "aria-label": t("split", { name: photo.name }),
       oninput: () => this.setSplit(Number(this.range.value)),
     });
     this.divider = make("span", { class: "divider", "aria-hidden": "true" });
-    this.frame = make("div", { class: "frame" }, this.canvas, this.range, this.divider);
+    this.frame = make("div", { class: "frame" }, this.after, this.before, this.range, this.divider);
     this.meter = make("progress", { class: "meter", max: 100, "aria-label": photo.name });
     this.state = make("p", { class: "state" });
     this.acts = make("div", { class: "acts" });
@@ -57,7 +59,12 @@ export class Card {
   setSplit(value) {
     this.split = value;
     this.range.value = value;
-    this.draw();
+    this.showSplit();
+  }
+
+  showSplit() {
+    const { state, cut } = this.photo;
+    this.frame.style.setProperty("--split", state === "done" && cut ? this.split : 100);
   }
 
   async showCutout() {
@@ -90,13 +97,22 @@ export class Card {
   }
 
   drawNow() {
-    const { photo, canvas } = this;
+    const { photo } = this;
     const done = photo.state === "done" && photo.cut;
     if (!done && !photo.small) return;
     const look = this.page.look;
     const width = done ? photo.width : photo.small.width;
     const height = done ? photo.height : photo.small.height;
     const layout = plan(width, height, done ? photo.box : null, done ? look : {});
+    const parts = { cut: photo.cut, original: photo.small, photo };
+    if (done) this.drawOn(this.after, layout, look, parts);
+    if (photo.small) this.drawOn(this.before, layout, look, { ...parts, before: true });
+    this.frame.style.setProperty("--ratio", layout.size[0] / layout.size[1]);
+    this.showSplit();
+    this.element.classList.toggle("shown", true);
+  }
+
+  drawOn(canvas, layout, look, parts) {
     const scale = Math.min(1, 720 / Math.max(...layout.size));
     const [w, h] = layout.size.map((each) => Math.max(1, Math.round(each * scale)));
     if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });
@@ -104,21 +120,7 @@ export class Card {
     pen.setTransform(1, 0, 0, 1, 0, 0);
     pen.clearRect(0, 0, w, h);
     pen.setTransform(w / layout.size[0], 0, 0, h / layout.size[1], 0, 0);
-    const parts = { cut: photo.cut, original: photo.small, photo, scale };
-    if (done) draw(pen, layout, look, parts);
-    const share = done ? this.split / 100 : 1;
-    if (share > 0 && photo.small) {
-      pen.save();
-      pen.beginPath();
-      pen.rect(0, 0, layout.size[0] * share, layout.size[1]);
-      pen.clip();
-      pen.clearRect(0, 0, ...layout.size);
-      draw(pen, layout, look, { ...parts, before: true });
-      pen.restore();
-    }
-    this.frame.style.setProperty("--ratio", w / h);
-    this.frame.style.setProperty("--split", this.split);
-    this.element.classList.toggle("shown", true);
+    draw(pen, layout, look, { ...parts, scale });
   }
 
   update() {
