@@ -1,4 +1,8 @@
-"""Save pictures of the pages / and /ops by headless Chromium: python docs/pictures/page.py."""
+"""Save pictures of the pages / and /ops: python docs/pictures/page.py [FOLDER].
+
+By headless Chromium. Without a folder it saves those that the documentation shows; with one, every
+view, there.
+"""
 
 import json
 import shutil
@@ -10,17 +14,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 from deploy.local import service
 
 HERE = Path(__file__).parent
 PHOTOS = sorted((HERE.parents[1] / "tests" / "data").glob("*.jpg"))
 _START_SECONDS = 180
+_SCHEMES: tuple[Literal["light"], Literal["dark"]] = ("light", "dark")
 _WIDE, _PHONE = (1280, 900), (390, 844)
 
 
@@ -44,25 +50,93 @@ def service_running() -> Iterator[str]:
 
 
 @contextmanager
-def photos_dropped(
-    browser: Browser, url: str, size: tuple[int, int], scheme: Literal["light", "dark"]
+def opened(
+    browser: Browser,
+    url: str,
+    size: tuple[int, int] = _WIDE,
+    scheme: Literal["light", "dark"] = "light",
+    locale: str = "en-US",
 ) -> Iterator[Page]:
-    """Open the page with all sample photos cut out."""
-    viewport = {"width": size[0], "height": size[1]}
-    page = browser.new_page(viewport=viewport, color_scheme=scheme)
+    """Open a page, and close it afterwards."""
+    viewport: ViewportSize = {"width": size[0], "height": size[1]}
+    page = browser.new_page(viewport=viewport, color_scheme=scheme, locale=locale)
     page.goto(url)
-    page.set_input_files("#files", PHOTOS)
-    for photo in PHOTOS:
-        page.locator(".card", has_text=photo.name).get_by_role("button", name="Download").wait_for()
-    page.wait_for_function("document.querySelectorAll('.card canvas').length >= 3")
-    page.wait_for_timeout(1000)
     yield page
     page.close()
 
 
-def save(page: Page, name: str) -> None:
+def drop_photos(page: Page) -> None:
+    """Have all sample photos cut out."""
+    page.set_input_files("#files", PHOTOS)
+    for photo in PHOTOS:
+        page.locator(f'.card[data-state="done"].shown:has(h2[title="{photo.name}"])').wait_for()
+    # The last one sweeps from the photo to the cutout for 0.7 s.
+    page.wait_for_timeout(1500)
+
+
+def show_result(page: Page) -> None:
+    """Blur the backgrounds, and show one photo half before and half after."""
+    page.locator(".card", has_text="coffee.jpg").locator("input[type=range]").fill("45")
+    page.locator("#background-blur").evaluate("each => each.click()")
+    page.wait_for_timeout(1000)
+
+
+def show_touch_up(page: Page) -> None:
+    """Open one photo under the brush."""
+    page.locator(".card", has_text="coffee.jpg").locator(".acts button").nth(-3).click()
+    page.locator("#viewer[data-ready]").wait_for()
+    page.wait_for_timeout(500)
+
+
+def show_ops(page: Page) -> None:
+    """Wait for the workers of /ops."""
+    page.get_by_text("gpu0@", exact=False).first.wait_for()
+    page.wait_for_timeout(1000)
+
+
+def save(page: Page, file: Path) -> None:
     """Save what is seen as WebP."""
-    Image.open(BytesIO(page.screenshot())).save(HERE / f"page-{name}.webp", quality=85, method=6)
+    Image.open(BytesIO(page.screenshot())).save(file, quality=85, method=6)
+
+
+def take_for_docs(browser: Browser, url: str) -> None:
+    """Take the pictures of the documentation."""
+    with opened(browser, url) as page:
+        drop_photos(page)
+        show_result(page)
+        save(page, HERE / "page-result.webp")
+    with opened(browser, url, scheme="dark") as page:
+        drop_photos(page)
+        show_touch_up(page)
+        save(page, HERE / "page-touch-up.webp")
+    with opened(browser, url, _PHONE) as page:
+        drop_photos(page)
+        save(page, HERE / "page-phone.webp")
+    with opened(browser, f"{url}/ops") as page:
+        show_ops(page)
+        save(page, HERE / "page-ops.webp")
+
+
+def take_all(browser: Browser, url: str, folder: Path) -> None:
+    """Take every view in both themes and at both widths, and one in Chinese."""
+    for scheme, (width, size) in product(
+        ("light", "dark"), {"wide": _WIDE, "phone": _PHONE}.items()
+    ):
+        name = f"{scheme}-{width}.webp"
+        with opened(browser, url, size, scheme) as page:
+            page.wait_for_timeout(500)
+            save(page, folder / f"empty-{name}")
+            drop_photos(page)
+            show_result(page)
+            save(page, folder / f"result-{name}")
+            show_touch_up(page)
+            save(page, folder / f"touch-up-{name}")
+        with opened(browser, f"{url}/ops", size, scheme) as page:
+            show_ops(page)
+            save(page, folder / f"ops-{name}")
+    with opened(browser, url, locale="zh-CN") as page:
+        drop_photos(page)
+        save(page, folder / "chinese.webp")
 
 
 def main() -> None:
@@ -70,24 +144,10 @@ def main() -> None:
     path = shutil.which("chromium") or sys.exit("apt install chromium")
     with service_running() as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        with photos_dropped(browser, url, _WIDE, "light") as page:
-            page.locator(".card", has_text="coffee.jpg").locator("input[type=range]").fill("45")
-            page.locator("#background-blur").check()
-            page.wait_for_timeout(1000)
-            save(page, "result")
-        with photos_dropped(browser, url, _WIDE, "dark") as page:
-            card = page.locator(".card", has_text="coffee.jpg")
-            card.get_by_role("button", name="Touch up").click()
-            page.wait_for_selector("#viewer[data-ready]")
-            page.wait_for_timeout(500)
-            save(page, "touch-up")
-        with photos_dropped(browser, url, _PHONE, "light") as page:
-            save(page, "phone")
-        page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="light")
-        page.goto(f"{url}/ops")
-        page.get_by_text("gpu0@", exact=False).first.wait_for()
-        page.wait_for_timeout(1000)
-        save(page, "ops")
+        if len(sys.argv) > 1:
+            take_all(browser, url, Path(sys.argv[1]))
+        else:
+            take_for_docs(browser, url)
         browser.close()
 
 

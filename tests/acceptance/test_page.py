@@ -15,6 +15,9 @@ from tests.support.servers import Servers
 from tests.support.service import RunningApi, RunningService, running_api, settings_of
 from tests.support.websites import website
 
+_MIDDLE_ALPHA = """(canvas) =>
+    canvas.getContext("2d").getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data[3]"""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -61,6 +64,7 @@ def test_photos_are_dropped_compared_touched_up_and_downloaded(
     page.keyboard.press("End")
     visit.settle()
     assert coffee.locator(".frame").screenshot() != after
+    assert coffee.locator(".after").evaluate(_MIDDLE_ALPHA) == 255, "the cutout is drawn"
     page.keyboard.press("Home")
 
     # The file that comes without any change is the service's own, byte for byte.

@@ -74,6 +74,7 @@ export class Card {
     } catch {
       return;
     }
+    this.draw();
     this.reveal();
     if (photo.small === undefined || (photo.url && !photo.small)) this.showOriginal();
   }
