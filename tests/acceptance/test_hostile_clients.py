@@ -7,7 +7,7 @@ import random
 import socket
 import subprocess
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import which
@@ -22,9 +22,10 @@ from tasks.redis_client import connect
 from tests.support.listening import listening
 from tests.support.servers import Servers
 from tests.support.service import running_api
+from tests.support.slow_clients import SLOW_CLIENTS, attacking
 
 MB: Final = 2**20
-#: Every attack at once, of each kind so many; `make test-hostile` takes the full size.
+#: Requests that wait, of each kind so many; `make test-hostile` takes the full size.
 SMALL, FULL = 40, 400
 _HEAD = b"POST %s HTTP/1.1\r\nHost: x\r\nX-API-Key: %s\r\n"
 _FORM = b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 5000000\r\n\r\n"
@@ -68,114 +69,19 @@ def api(
         yield Api(api.url, api.port, key, url)
 
 
-Attack = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]
-
-
-async def half_a_request_line(to: asyncio.StreamWriter, _key: bytes) -> None:
-    to.write(b"GET /api/v1/in")
-
-
-async def silent(_to: asyncio.StreamWriter, _key: bytes) -> None:
-    pass
-
-
-async def dripping_head(to: asyncio.StreamWriter, _key: bytes) -> None:
-    to.write(b"GET /api/v1/info HTTP/1.1\r\n")
-    while True:
-        to.write(b"X-A: b\r\n")
-        await to.drain()
-        await asyncio.sleep(2)
-
-
-async def body_that_never_comes(to: asyncio.StreamWriter, key: bytes) -> None:
-    to.write(_HEAD % (b"/api/v1/remove-bg", key) + _FORM)
-
-
-async def dripping_body(to: asyncio.StreamWriter, key: bytes) -> None:
-    to.write(_HEAD % (b"/api/v1/remove-bg/batch", key) + _FORM)
-    await _drip(to)
-
-
-async def dripping_upload(to: asyncio.StreamWriter, key: bytes) -> None:
-    to.write(_HEAD % (b"/api/v1/uploads", key))
-    to.write(b"Tus-Resumable: 1.0.0\r\nUpload-Length: 5000000\r\nContent-Length: 5000000\r\n")
-    to.write(b"Content-Type: application/offset+octet-stream\r\n\r\n")
-    await _drip(to)
-
-
-async def without_a_key(to: asyncio.StreamWriter, _key: bytes) -> None:
-    to.write(_HEAD % (b"/api/v1/remove-bg", b"guessed") + _FORM)
-    await _drip(to)
-
-
-async def _drip(to: asyncio.StreamWriter) -> None:
-    while True:
-        to.write(b"x")
-        await to.drain()
-        await asyncio.sleep(2)
-
-
-ATTACKS: Final[tuple[Attack, ...]] = (
-    silent,
-    half_a_request_line,
-    dripping_head,
-    body_that_never_comes,
-    dripping_body,
-    dripping_upload,
-    without_a_key,
-)
-
-
-async def _attack(api: Api, attack: Attack, begun: asyncio.Semaphore) -> str:
-    """Attack until the server closes the connection; return the status it answered, if any."""
-    answer, to = await asyncio.open_connection("127.0.0.1", api.port)
-    sending = asyncio.ensure_future(attack(to, api.key.encode()))
-    begun.release()
-    try:
-        return (await answer.read()).partition(b"\r\n")[0].decode()[9:12]
-    except ConnectionError:
-        return ""
-    finally:
-        sending.cancel()
-        to.close()
-
-
-async def _under_attack(api: Api, count: int, honest: Callable[[], None]) -> dict[str, set[str]]:
-    """Call `honest` while so many of each attack run; return how the server ended each kind."""
-    begun = asyncio.Semaphore(0)
-    running = {
-        attack.__name__: [asyncio.ensure_future(_attack(api, attack, begun)) for _ in range(count)]
-        for attack in ATTACKS
-    }
-    for _ in range(count * len(ATTACKS)):
-        await begun.acquire()
-    await asyncio.to_thread(honest)
-    # No connection is left within a minute.
-    async with asyncio.timeout(60):
-        return {name: set(await asyncio.gather(*each)) for name, each in running.items()}
-
-
 @pytest.mark.parametrize(
-    "count", [SMALL, pytest.param(FULL, marks=[pytest.mark.slow, pytest.mark.hostile])]
+    "share", [0.1, pytest.param(1.0, marks=[pytest.mark.slow, pytest.mark.hostile])]
 )
-def test_slow_clients_hold_up_nobody_and_are_closed(api: Api, coffee: Path, count: int) -> None:
+def test_slow_clients_hold_up_nobody_and_are_closed(api: Api, coffee: Path, share: float) -> None:
+    """All kinds at once, which come back as soon as they are closed."""
     picture = coffee.read_bytes()
-
-    def honest() -> None:
+    with attacking(api.port, api.key, *SLOW_CLIENTS, share=share) as attack:
         for _ in range(20):
             assert api.submit(picture).status == 202
             assert urllib3.request("GET", f"{api.url}/healthz/live", timeout=10).status == 200
-
-    ended = asyncio.run(_under_attack(api, count, honest))
-    assert {name: statuses - {""} for name, statuses in ended.items()} == {
-        "silent": {"408"},
-        "half_a_request_line": {"408"},
-        "dripping_head": {"408"},
-        "body_that_never_comes": {"408"},
-        "dripping_body": {"408"},
-        "dripping_upload": {"408"},
-        "without_a_key": {"401"},
-    }
+        outcomes = attack.stop()
+    for kind, outcome in outcomes.items():
+        assert (outcome.left, set(outcome.statuses)) == (0, SLOW_CLIENTS[kind].statuses), kind
 
 
 async def _raw(api: Api, request: bytes, begun: asyncio.Semaphore) -> bytes:
@@ -235,28 +141,6 @@ def test_requests_that_wait_leave_places_and_threads_to_other_owners(
             asyncio.run(beside(_requests_that_wait(f"/api/v1/tasks/{task}", crowd.key, site)))
         finally:
             over.set()
-
-
-@pytest.mark.slow
-@pytest.mark.hostile
-def test_new_silent_connections_all_the_time_hold_up_nobody(api: Api, coffee: Path) -> None:
-    picture, rate, seconds = coffee.read_bytes(), 60, 30
-
-    async def flood() -> list[str]:
-        begun, attacks = asyncio.Semaphore(0), []
-        for number in range(rate * seconds):
-            attacks.append(asyncio.ensure_future(_attack(api, silent, begun)))
-            await begun.acquire()
-            if number % rate == 0:
-                answer = await asyncio.to_thread(api.submit, picture)
-                assert answer.status == 202
-            # As fast as the attacker is: a new one at each tick.
-            await asyncio.sleep(1 / rate)
-        # The last of them ends as soon as the first one did.
-        async with asyncio.timeout(30):
-            return await asyncio.gather(*attacks)
-
-    assert set(asyncio.run(flood())) == {"408"}
 
 
 def test_a_head_without_end_is_refused(api: Api) -> None:

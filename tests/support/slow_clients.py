@@ -1,0 +1,234 @@
+"""Slow and silent clients: many connections that come back as soon as the server closes them.
+
+`python -m tests.support.slow_clients PORT KEY SHARE KIND...` attacks from a process of its own: it
+prints a line once all its connections are there, and goes on until a line comes on its standard
+input. Then it waits for the server to close what is left, and prints each kind's `Outcome` as JSON.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from typing import Final
+
+_HEAD: Final = "POST %s HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\n"
+_FORM: Final = "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 5000000\r\n\r\n"
+_CHUNK: Final = (
+    "Tus-Resumable: 1.0.0\r\nUpload-Length: 5000000\r\nContent-Length: 5000000\r\n"
+    "Content-Type: application/offset+octet-stream\r\n\r\n"
+)
+#: By then the server has to have closed every connection.
+LEFT_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class SlowClient:
+    """What a client sends, and how many of them there are.
+
+    Attributes:
+        count: connections at full size.
+        begin: sent at once; `{key}` stands for an API key.
+        drip: sent again and again after that.
+        seconds: between two of these.
+        per_second: connections that are opened each second beside those that are open; 0 for a
+            constant number of open ones.
+        statuses: with which the server ends them.
+    """
+
+    count: int
+    begin: str = ""
+    drip: str = ""
+    seconds: float = 4.0
+    per_second: int = 0
+    statuses: frozenset[str] = frozenset({"408"})
+
+
+SLOW_CLIENTS: Final = {
+    "half a request line": SlowClient(400, "GET /api/v1/in"),
+    "dripping head": SlowClient(200, "GET /api/v1/info HTTP/1.1\r\n", "X-A: b\r\n"),
+    "slow form": SlowClient(200, _HEAD % "/api/v1/remove-bg" + _FORM, "x"),
+    "slow batch": SlowClient(200, _HEAD % "/api/v1/remove-bg/batch" + _FORM, "x"),
+    "slow upload": SlowClient(200, _HEAD % "/api/v1/uploads" + _CHUNK, "x"),
+    "body that never comes": SlowClient(400, _HEAD % "/api/v1/remove-bg" + _FORM),
+    "body without a key": SlowClient(
+        200,
+        (_HEAD % "/api/v1/remove-bg").replace("{key}", "guessed") + _FORM,
+        "x",
+        statuses=frozenset({"401"}),
+    ),
+    "60 new silent ones a second": SlowClient(600, per_second=60),
+}
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How an attack ended.
+
+    Attributes:
+        opened: connections in all.
+        most: connections at once.
+        statuses: of the server's answers.
+        left: connections that the server had not closed after `LEFT_SECONDS`.
+        seconds: until the last one was closed, once none came back.
+    """
+
+    opened: int = 0
+    most: int = 0
+    statuses: list[str] = field(default_factory=list)
+    left: int = 0
+    seconds: float = 0.0
+
+
+class _Connection(asyncio.Protocol):
+    """One connection of an attack."""
+
+    def __init__(self, attack: "_Attack") -> None:
+        self._attack = attack
+        self._transport: asyncio.WriteTransport | None = None
+        self._answer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+        self._attack.began()
+        transport.write(self._attack.begin)
+        self._drip_later()
+
+    def data_received(self, data: bytes) -> None:
+        self._answer += data[: 12 - len(self._answer)]
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._transport = None
+        self._attack.ended(self._answer[9:12].decode())
+
+    def _drip_later(self) -> None:
+        if self._attack.kind.drip:
+            asyncio.get_running_loop().call_later(self._attack.kind.seconds, self._drip)
+
+    def _drip(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(self._attack.kind.drip.encode())
+            self._drip_later()
+
+
+class _Attack:
+    """All connections of one kind."""
+
+    def __init__(self, kind: SlowClient, port: int, key: str, share: float) -> None:
+        self.kind = kind
+        self.begin = kind.begin.replace("{key}", key).encode()
+        self._port, self._count = port, round(kind.count * share)
+        self._per_second = kind.per_second * share
+        self._open, self._opening = 0, 0
+        self._going_on = True
+        self._outcome = Outcome()
+        self._statuses: set[str] = set()
+        self.full = asyncio.Event()
+        self._none = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> Outcome:
+        opening = asyncio.ensure_future(self._keep_open())
+        await stop.wait()
+        self._going_on = False
+        await opening
+        began = time.monotonic()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEFT_SECONDS):
+                await self._none.wait()
+        self._outcome.left = self._open
+        self._outcome.seconds = round(time.monotonic() - began, 1)
+        self._outcome.statuses = sorted(self._statuses - {""})
+        return self._outcome
+
+    def began(self) -> None:
+        self._open += 1
+        self._none.clear()
+        self._outcome.opened += 1
+        self._outcome.most = max(self._outcome.most, self._open)
+        if self._open >= self._count or self.kind.per_second:
+            self.full.set()
+
+    def ended(self, status: str) -> None:
+        self._open -= 1
+        if not self._open:
+            self._none.set()
+        self._statuses.add(status)
+
+    async def _keep_open(self) -> None:
+        while self._going_on:
+            if self._per_second:
+                await self._open_one()
+                await asyncio.sleep(1 / self._per_second)
+            else:
+                for _ in range(min(20, self._count - self._open)):
+                    await self._open_one()
+                await asyncio.sleep(0.05)
+
+    async def _open_one(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self._port)
+        except OSError:
+            self._statuses.add("refused")
+
+
+@dataclass(slots=True)
+class RunningAttack:
+    """An attack in a process of its own."""
+
+    process: subprocess.Popen[str]
+
+    def stop(self) -> dict[str, Outcome]:
+        """Open no more connections, wait until the server has closed all; outcomes by kind."""
+        output, _ = self.process.communicate("stop\n", timeout=LEFT_SECONDS + 30)
+        return {kind: Outcome(**each) for kind, each in json.loads(output).items()}
+
+
+@contextmanager
+def attacking(port: int, key: str, *kinds: str, share: float = 1.0) -> Iterator[RunningAttack]:
+    """Attack with a share of the full size while the block runs; all are connected then."""
+    arguments = [str(port), key, str(share), *kinds]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.slow_clients", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield RunningAttack(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+async def _main(port: str, key: str, share: str, *kinds: str) -> None:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    attacks = [_Attack(SLOW_CLIENTS[kind], int(port), key, float(share)) for kind in kinds]
+    running = asyncio.gather(*(each.run(stop) for each in attacks))
+    for each in attacks:
+        await each.full.wait()
+    _say("attacking")
+
+    def read_line() -> None:
+        sys.stdin.readline()
+        loop.call_soon_threadsafe(stop.set)
+
+    threading.Thread(target=read_line, daemon=True).start()
+    outcomes = zip(kinds, map(asdict, await running), strict=True)
+    _say(json.dumps(dict(outcomes)))
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(*sys.argv[1:]))
