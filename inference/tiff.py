@@ -4,7 +4,9 @@ Exif data are such a file too. No pixel is read here: `inference.tiff_pixels` do
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+import sys
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
@@ -18,6 +20,8 @@ MAX_TIFF_TAGS: Final = 1_000
 MAX_DIRECTORIES: Final = 64
 #: Strips or tiles. 50 megapixels in planes of tiles of 16 x 16 have 780,000.
 MAX_BLOCKS: Final = 1 << 20
+#: Numbers of a tag that are read, but for the places of blocks: the colors of a palette.
+MAX_NUMBERS: Final = 3 << 8
 
 
 class Tag(IntEnum):
@@ -92,6 +96,9 @@ _RAW_COMPRESSIONS: Final = frozenset({32767, 32769, 32770, 32772, 34713, 65000, 
 # Color filter arrays, and the linear values of their pixels (DNG 1.7).
 _RAW_PHOTOMETRICS: Final = frozenset({32803, 34892})
 
+#: What no block has: files are shorter.
+_MOST_BYTES: Final = 1 << 62
+
 _UNSIGNED: Final = 1
 _SIGNED: Final = 2
 _FLOAT: Final = 3
@@ -107,6 +114,9 @@ _TYPES: Final[Mapping[int, tuple[int, str]]] = MappingProxyType(
     | {16: (8, "Q"), 17: (8, "q"), 18: (8, "Q")}
 )
 _RATIONALS: Final = frozenset({5, 10})
+#: Letters of what may be a place; they mean the same to `array`.
+_PLACES: Final = frozenset("BHIQ")
+_NATIVE_ORDER: Final = "<" if sys.byteorder == "little" else ">"
 _TEXT_OR_BYTES: Final = frozenset({1, 2, 6, 7})
 _BIG_TIFF: Final = 43
 
@@ -133,28 +143,46 @@ class Directory:
             return b""
         return self._tiff.read(at, count * _TYPES[kind][0])
 
-    def numbers(self, tag: int) -> tuple[float, ...]:
-        """Return a value's numbers; none if the tag is absent or broken."""
-        kind, count, _ = self._entries.get(tag, (0, 0, 0))
-        data = self.data(tag)
-        if not data:
+    def numbers(self, tag: int, most: int = MAX_NUMBERS) -> tuple[float, ...]:
+        """Return a value's numbers, the first ones of too many; none if it is absent or broken."""
+        kind, count, at = self._entries.get(tag, (0, 0, 0))
+        if kind not in _TYPES or not self._tiff.has(at, count * _TYPES[kind][0]):
             return ()
-        letters = _TYPES[kind][1]
+        width, letters = _TYPES[kind]
+        count = min(count, most)
+        data = self._tiff.read(at, count * width)
         numbers = struct.unpack(f"{self.order}{len(letters) * count}{letters[0]}", data)
         if kind in _RATIONALS:
             pairs = zip(numbers[::2], numbers[1::2], strict=True)
             return tuple(above / below if below else 0.0 for above, below in pairs)
         return numbers
 
-    def integers(self, tag: int) -> tuple[int, ...]:
-        """Return a value's numbers as integers; those that are none count as 0."""
+    def integers(self, tag: int, most: int = MAX_NUMBERS) -> tuple[int, ...]:
+        """Return a value's first numbers as integers; none if they are others."""
         kind = self._entries.get(tag, (0, 0, 0))[0]
         whole = kind not in _RATIONALS and _TYPES.get(kind, (0, "f"))[1] not in "fd"
-        return tuple(int(each) for each in self.numbers(tag)) if whole else ()
+        return tuple(int(each) for each in self.numbers(tag, most)) if whole else ()
+
+    def places(self, tag: int) -> "array[int]":
+        """Return a value's numbers, which say where blocks are or how long; few bytes for each.
+
+        Raises:
+            ImageTooComplexError: there are more than any honest writer makes.
+        """
+        kind, count, _ = self._entries.get(tag, (0, 0, 0))
+        letters = _TYPES.get(kind, (0, ""))[1]
+        if letters not in _PLACES:
+            return array("B")
+        if count > MAX_BLOCKS:
+            raise _too_complex("strips or tiles", MAX_BLOCKS)
+        found = array(letters, self.data(tag))
+        if self.order != _NATIVE_ORDER:
+            found.byteswap()
+        return found
 
     def integer(self, tag: int, default: int) -> int:
         """Return a value's first number, which is an integer."""
-        return next(iter(self.integers(tag)), default)
+        return next(iter(self.integers(tag, 1)), default)
 
 
 class TiffReader:
@@ -169,9 +197,13 @@ class TiffReader:
         self._word = 8 if self._big else 4
         self.first: Final = self._number(head[self._word : 2 * self._word])
 
+    def has(self, at: int, length: int) -> bool:
+        """Return whether a part of the file is all there."""
+        return 0 <= at <= at + length <= self._end
+
     def read(self, at: int, length: int) -> bytes:
         """Return a part of the file; nothing if it is not all there."""
-        if not 0 <= at <= at + length <= self._end:
+        if not self.has(at, length):
             return b""
         self._file.seek(at)
         return self._file.read(length)
@@ -229,7 +261,7 @@ class TiffReader:
             directory, following = found
             yield directory, is_page
             pending.append((following, is_page))
-            subdirectories = directory.integers(Tag.SUB_DIRECTORIES)[:MAX_DIRECTORIES]
+            subdirectories = directory.integers(Tag.SUB_DIRECTORIES, MAX_DIRECTORIES)
             pending.extend((each, False) for each in reversed(subdirectories))
 
 
@@ -260,15 +292,18 @@ class Layout:
     tile: tuple[int, int]
     tiled: bool
     #: Where each strip or tile begins, and how many bytes it has.
-    blocks: tuple[tuple[int, int], ...]
+    offsets: Sequence[int]
+    lengths: Sequence[int]
 
     def is_complete(self, length: int) -> bool:
         """Return whether all strips and tiles are there, and within a file of that length."""
         needed = self.planes * self.blocks_of_a_plane
         if self.compression == _OLD_JPEG:
             return True  # which has tags of its own for its place
-        blocks = self.blocks[:needed]
-        return len(blocks) == needed and all(at and at + size <= length for at, size in blocks)
+        if min(len(self.offsets), len(self.lengths)) < needed:
+            return False
+        blocks = zip(self.offsets[:needed], self.lengths, strict=False)
+        return all(at and at + size <= length for at, size in blocks)
 
     @property
     def planes(self) -> int:
@@ -357,10 +392,8 @@ def read_layout(directory: Directory) -> Layout | None:
         tile = width, min(rows, height) if rows > 0 else height
     if min(tile) < 1:
         return None
-    offsets = directory.integers(Tag.TILE_OFFSETS if tiled else Tag.STRIP_OFFSETS)
-    lengths = directory.integers(Tag.TILE_BYTES if tiled else Tag.STRIP_BYTES)
-    if len(offsets) > MAX_BLOCKS:
-        raise _too_complex("strips or tiles", MAX_BLOCKS)
+    offsets = directory.places(Tag.TILE_OFFSETS if tiled else Tag.STRIP_OFFSETS)
+    lengths = directory.places(Tag.TILE_BYTES if tiled else Tag.STRIP_BYTES)
     samples = directory.integer(Tag.SAMPLES, 1)
     compression = directory.integer(Tag.COMPRESSION, UNCOMPRESSED)
     planar = directory.integer(Tag.PLANES, 1) == _PLANES and samples > 1
@@ -368,11 +401,11 @@ def read_layout(directory: Directory) -> Layout | None:
         # Some writers leave the lengths out, or give them wrong.
         row = -(-tile[0] * bits[0] * (1 if planar else samples) // 8)
         strips = -(-height // tile[1])
-        last = tile[1] if tiled else height - (strips - 1) * tile[1]
-        whole = row * tile[1]
-        lengths = tuple(
-            whole if tiled or (at + 1) % strips else row * last for at in range(len(offsets))
-        )
+        whole = min(row * tile[1], _MOST_BYTES)
+        lengths = array("Q", [whole]) * len(offsets)
+        if not tiled:
+            for at in range(strips - 1, len(offsets), strips):  # of each plane, the last one
+                lengths[at] = min(row * (height - (strips - 1) * tile[1]), _MOST_BYTES)
     return Layout(
         directory=directory,
         width=width,
@@ -386,7 +419,8 @@ def read_layout(directory: Directory) -> Layout | None:
         planar=planar,
         tile=tile,
         tiled=tiled,
-        blocks=tuple(zip(offsets, lengths, strict=False)),
+        offsets=offsets,
+        lengths=lengths,
     )
 
 
@@ -448,5 +482,5 @@ def _has_full_chroma(layout: Layout) -> bool:
     ratio = layout.directory.integers(Tag.YCBCR_SUBSAMPLING)
     if ratio:
         return ratio[:2] == (1, 1)
-    stored = sum(layout.directory.integers(Tag.STRIP_BYTES))
+    stored = sum(layout.directory.places(Tag.STRIP_BYTES))
     return layout.compression == UNCOMPRESSED and stored >= 3 * layout.width * layout.height

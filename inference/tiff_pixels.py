@@ -52,6 +52,7 @@ _KEPT: Final = (
     *(Tag.TILE_BYTES, Tag.EXTRA_SAMPLES, Tag.JPEG_TABLES, *range(512, 522)),
     *(Tag.YCBCR_SUBSAMPLING, Tag.REFERENCE_BLACK_WHITE),
 )
+_BLOCKS: Final = frozenset({Tag.STRIP_OFFSETS, Tag.STRIP_BYTES, Tag.TILE_OFFSETS, Tag.TILE_BYTES})
 _LONG: Final = 4
 _BYTES: Final = 7
 _RATIONAL: Final = 5
@@ -108,7 +109,8 @@ def _kept_tags(directory: Directory) -> dict[int, tuple[int, bytes]]:
             pairs = [each for number in directory.numbers(tag) for each in (round(number), 1)]
             value = _RATIONAL, struct.pack(f"{directory.order}{len(pairs)}I", *pairs)
         else:
-            value = _longs(directory.order, *directory.integers(tag))
+            numbers = directory.places if tag in _BLOCKS else directory.integers
+            value = _longs(directory.order, *numbers(tag))
         if value[1]:
             tags[int(tag)] = value
     return tags
@@ -119,13 +121,14 @@ def _read_plane(data: bytes, layout: Layout, number: int) -> NDArray[np.uint8]:
     bits = layout.bits * (1 if layout.planar else layout.samples)
     block_bytes, rows = -(-layout.tile[0] * bits // 8), layout.tile[1]
     count = layout.blocks_of_a_plane
-    blocks = layout.blocks[number * count : (number + 1) * count]
+    which = slice(number * count, (number + 1) * count)
+    offsets, lengths = layout.offsets[which], layout.lengths[which]
     across, height = layout.across, -(-count // layout.across) * rows
     if not layout.tiled:
         height = layout.height
     if layout.compression == UNCOMPRESSED:
         plane = np.empty((height, across * block_bytes), np.uint8)
-        for at, (start, length) in enumerate(blocks):
+        for at, (start, length) in enumerate(zip(offsets, lengths, strict=True)):
             top, left = at // across * rows, at % across * block_bytes
             block = np.frombuffer(data, np.uint8, length, start).reshape(-1, block_bytes)
             plane[top : top + len(block), left : left + block_bytes] = block
@@ -133,7 +136,6 @@ def _read_plane(data: bytes, layout: Layout, number: int) -> NDArray[np.uint8]:
             plane = np.packbits(np.unpackbits(plane, axis=1, bitorder="little"), axis=1)
         return plane
     order = layout.directory.order
-    offsets, lengths = zip(*blocks, strict=True)
     tags: dict[int, tuple[int, bytes]] = {
         Tag.WIDTH: _longs(order, across * block_bytes),
         Tag.HEIGHT: _longs(order, height),

@@ -59,6 +59,30 @@ def many_tags(
     return file.getvalue()
 
 
+def many_directories(directories: int, length: int) -> bytes:
+    """A TIFF of so many directories, each tag of which claims nearly all of so many bytes."""
+    tags = (254, 255, 256, 257, 258, 259, 262, 273, 277, 278, 279, 330, 339)
+    table, size = b"II*\0" + struct.pack("<I", 8), 2 + 12 * len(tags) + 4
+    for number in range(1, directories + 1):
+        table += struct.pack("<H", len(tags))
+        table += b"".join(struct.pack("<HHII", tag, 1, length - 100, 50) for tag in tags)
+        table += struct.pack("<I", 8 + number * size if number < directories else 0)
+    return table.ljust(length, b"\0")
+
+
+def many_strips(strips: int) -> bytes:
+    """A TIFF of 2 x so many gray pixels, each row of which is a strip."""
+    at = 8 + 2 + 10 * 12 + 4
+    entries = [(256, 4, 1, 2), (257, 4, 1, strips), (258, 3, 1, 8), (259, 3, 1, 8)]
+    entries += [(262, 3, 1, 1), (273, 4, strips, at), (277, 3, 1, 1), (278, 4, 1, 1)]
+    entries += [(279, 4, strips, at + 4 * strips), (317, 3, 1, 1)]
+    table = struct.pack("<H", len(entries))
+    table += b"".join(struct.pack("<HHII", *each) for each in entries) + bytes(4)
+    row = zlib.compress(bytes(2))
+    places = struct.pack("<I", at + 8 * strips) * strips + struct.pack("<I", len(row)) * strips
+    return b"II*\0" + struct.pack("<I", 8) + table + places + row
+
+
 def box(kind: bytes, *parts: bytes, size: int | None = None) -> bytes:
     """A box of a HEIF file; its size may be another one than it says."""
     body = b"".join(parts)

@@ -3,6 +3,8 @@
 import io
 import secrets
 import struct
+import time
+import tracemalloc
 import zlib
 from contextlib import suppress
 
@@ -27,9 +29,17 @@ from inference.structure import (
     MAX_PARTS,
     MAX_SCANS,
 )
-from inference.tiff import MAX_TIFF_TAGS
+from inference.tiff import MAX_BLOCKS, MAX_DIRECTORIES, MAX_TIFF_TAGS
 from tests.support.fuzzed_pictures import mutated_headers
-from tests.support.hostile_pictures import box, heic_header, many_scans, many_tags, tall_png
+from tests.support.hostile_pictures import (
+    box,
+    heic_header,
+    many_directories,
+    many_scans,
+    many_strips,
+    many_tags,
+    tall_png,
+)
 from tests.support.pictures import picture_file
 from tests.support.tiff_files import Page, tiff_file
 
@@ -113,7 +123,26 @@ def test_more_tags_than_a_writer_makes_are_refused_and_what_others_claim_is_not_
     assert file.bytes_read < 100_000
 
 
-#: 8 x 6 tiles, as a phone writes them.
+def test_of_a_tag_that_claims_all_of_a_file_few_numbers_are_read() -> None:
+    """Each of 64 directories has 13 of them: read whole, 1 MB took 43 s."""
+    file = CountedFile(many_directories(MAX_DIRECTORIES, 1 << 20))
+    with pytest.raises(InferenceError):
+        probe_image(file)
+    assert file.bytes_read < 4 << 20
+
+
+def test_the_places_of_strips_take_few_bytes_each() -> None:
+    data = many_strips(300_000)
+    tracemalloc.start()
+    with pytest.raises(SideTooLongError):
+        probe_image(data)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2 * len(data)
+    with pytest.raises(ImageTooComplexError, match=f"more than {MAX_BLOCKS} strips"):
+        probe_image(many_strips(MAX_BLOCKS + 1))
+
+
 def test_a_tiff_whose_tile_is_far_larger_than_its_picture_is_refused() -> None:
     page = Page(np.zeros((8, 8, 1), np.uint8), 1, tile=16, tags={322: (1 << 15,), 323: (1 << 15,)})
     data = tiff_file(page)
@@ -121,6 +150,7 @@ def test_a_tiff_whose_tile_is_far_larger_than_its_picture_is_refused() -> None:
         probe_image(data)
 
 
+#: 8 x 6 tiles, as a phone writes them.
 _PHONE = {1: list(range(2, 50))}
 
 
@@ -209,6 +239,8 @@ def test_any_damage_to_boxes_is_refused_or_read(*, data: st.DataObject, photo: b
 #: What a walk may read: a few blocks for each part, and a file without an end a few times.
 _MAX_READS = 3 * MAX_PARTS
 _MAX_BYTES_A_READ = 1 << 12
+#: Of the processor, for one file.
+_MAX_SECONDS = 1.0
 
 
 @pytest.mark.parametrize(
@@ -219,7 +251,9 @@ def test_a_walk_over_any_header_is_bounded(count: int) -> None:
     print(f"seed {seed}")  # noqa: T201 - repeats this run
     for name, data in mutated_headers(count, seed):
         file = CountedFile(data)
+        began = time.thread_time()
         with suppress(InferenceError):
             probe_image(file)
+        assert time.thread_time() - began < _MAX_SECONDS, name
         assert file.reads <= _MAX_READS, name
         assert file.bytes_read <= 8 * len(data) + _MAX_BYTES_A_READ * file.reads, name
