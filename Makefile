@@ -11,10 +11,10 @@ TEST_PROCESSES ?= 3
 FAULT_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install clients up test coverage test-slow test-faults test-hostile lint fmt docs lock audit bench clean
+.PHONY: help install clients up test coverage test-slow test-faults test-hostile lint fmt docs lock audit bench bench-hostile clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(VENV)/.service: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -100,6 +100,10 @@ bench: install ## Run the benchmarks on this machine, and print their tables
 	$(BIN)/rmbg models fetch u2netp
 	$(BIN)/python -m benchmarks
 	$(BIN)/rmbg bench service --quick
+
+bench-hostile: install ## Attack a service of its own for up to 8 minutes, and print what others notice
+	$(BIN)/rmbg models fetch u2netp
+	$(BIN)/python -m benchmarks.hostile $(ARGS)
 
 clean: ## Remove what was installed, built and cached here (but not ./data)
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -110,7 +110,7 @@ class Honest:
 
 
 def processes(pid: int) -> list[psutil.Process]:
-    """Return the processes that serve HTTP below gunicorn's parent, or run jobs below a worker's."""
+    """Return the processes below gunicorn's parent, or a worker's."""
     return psutil.Process(pid).children()
 
 
