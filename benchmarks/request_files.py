@@ -251,7 +251,8 @@ def evaluate(trace_folder: Path, scripts: set[str]) -> Trace:
         if any(each not in idle for each in chain):
             trace.add(_file(str(chain[0][0])), _process(line["arguments"]))
     for path in sorted((ROOT / "tasks").rglob("*.lua")):
-        if any(path.read_text().strip() in script for script in scripts):
+        # The first line of a script names the file of its command.
+        if any(str(path.relative_to(ROOT)) in script.partition("\n")[0] for script in scripts):
             trace.add(str(path.relative_to(ROOT)), "Redis")
     return trace
 

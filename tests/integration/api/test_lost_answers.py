@@ -42,7 +42,8 @@ def _empty(api: Api, redis: Redis) -> None:
     for key in _bucket(api):
         api.objects.delete(key)
     # So that no script has to be sent as a text first.
-    redis.script_load(redis_client.JOBS.text)
+    for command in ("create", "create_finished", "tombstone"):
+        redis.script_load(redis_client.JOBS.script(command).text)
 
 
 def _bucket(api: Api) -> set[str]:

@@ -1,5 +1,7 @@
 """The Lua scripts as Python calls them."""
 
+import re
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -7,10 +9,11 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from tasks import redis_client, redis_keys
-from tasks.redis_client import connect
+from tasks.redis_client import LuaScripts, connect
 from tests.support.servers import embedded_valkey
 
 LATE = 1732652242.123456
+_COMMAND = re.compile(r"^commands\.(\w+)", re.MULTILINE)
 
 
 def test_a_script_is_sent_again_once_redis_has_forgotten_it(tmp_path: Path) -> None:
@@ -23,6 +26,28 @@ def test_a_script_is_sent_again_once_redis_has_forgotten_it(tmp_path: Path) -> N
             redis.script_flush()
             assert redis_client.JOBS.run_each(redis, "record_dispatch", calls) == [[], []]
             redis.script_flush()
+
+
+def test_each_command_is_a_script_with_what_it_needs(redis: Redis) -> None:
+    texts, lines = {}, set()
+    for scripts in vars(redis_client).values():
+        for name in scripts.files if isinstance(scripts, LuaScripts) else ():
+            texts[name] = text = files("tasks.lua").joinpath(f"{name}.lua").read_text()
+            for command in _COMMAND.findall(text):
+                made = scripts.script(command)
+                assert redis.script_load(made.text) == made.sha1  # Redis has compiled it
+                assert _COMMAND.findall(made.text) == [command]
+                lines.update(made.text.splitlines())
+    # No statement is lost, nor one that nothing needs.
+    assert {line for text in texts.values() for line in _code(text)} <= lines
+    whole, small = "".join(texts.values()), redis_client.JOBS.script("renew").text
+    assert len(small) < len(whole) / 8
+
+
+def _code(text: str) -> list[str]:
+    return [
+        line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("--")
+    ]
 
 
 @pytest.mark.parametrize("text", ["é", "\x00", "😀", '"\\', "a\nb"])
