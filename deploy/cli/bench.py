@@ -157,6 +157,26 @@ def bench_refine(
     Console().print(table)
 
 
+@app.command("control")
+def bench_control(
+    *,
+    quick: Annotated[bool, typer.Option(help="Measure less, in about 3 minutes.")] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File for all figures as JSON.")
+    ] = None,
+) -> None:
+    """Time the service around models that only sleep, and what grows with its queue.
+
+    Starts a service of its own, on free ports. Prints tables in Markdown.
+    """
+    try:
+        from benchmarks import control  # noqa: PLC0415 - not installed with the service
+    except ModuleNotFoundError as error:
+        say(f"{error}. This benchmark is part of the source: run it there, after `make install`.")
+        raise typer.Exit(1) from error
+    control.run(quick=quick, output=json_file)
+
+
 def _time_refine(width: int, height: int, device: str, runs: int) -> tuple[float, float]:
     """Return the median in milliseconds, and the share of soft pixels, 0..1.
 
