@@ -259,7 +259,7 @@ class BatchSubmissionService:
         if pictures:
             sentence = "Give this parameter in an item, not for the whole batch."
             raise ApiError("invalid_parameter", sentence, fields=dict.fromkeys(pictures, sentence))
-        return load(RemovalJson(), shared)
+        return load(RemovalJson, shared)
 
     def _new_batch(self, batch_id: str, common: Mapping[str, Any]) -> Batch:
         now = self.services.clock()
@@ -301,7 +301,7 @@ class BatchSubmissionService:
     def _item(self, entry: Entry, shared: Mapping[str, Any], batch_id: str) -> BatchItem:
         if entry.error is not None:
             return BatchItem(entry.name, error=entry.error)
-        parameters = load(RemovalJson(), {**shared, **entry.parameters})
+        parameters = load(RemovalJson, {**shared, **entry.parameters})
         if entry.image is not None:
             parameters["image"] = entry.image
         task_id = entry.task_id or new_task_id()

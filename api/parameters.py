@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -367,23 +368,29 @@ def read_parameters(request: Request, *, max_file_bytes: int) -> dict[str, Any]:
         ApiError: the body is neither, or a parameter is unknown or wrong.
     """
     if request.is_json:
-        return load(RemovalJson(), read_json_object(request))
+        return load(RemovalJson, read_json_object(request))
     if request.mimetype in _FORMS:
         form = read_form(request, max_file_bytes=max_file_bytes)
-        return load(RemovalForm(), {**form.texts, **form.long_texts, **form.files})
+        return load(RemovalForm, {**form.texts, **form.long_texts, **form.files})
     if not request.mimetype and not request.content_length:
         raise ApiError("missing_image")
     raise ApiError("unsupported_media_type")
 
 
-def load(schema: RemovalJson, given: Mapping[str, Any]) -> dict[str, Any]:
+@cache
+def _loader(schema: type[RemovalJson]) -> RemovalJson:
+    """Return the one instance of a schema; to make another copies all of its fields."""
+    return schema()
+
+
+def load(schema: type[RemovalJson], given: Mapping[str, Any]) -> dict[str, Any]:
     """Load parameters with a schema.
 
     Raises:
         ApiError: one is unknown or wrong.
     """
     try:
-        return dict(schema.load(given))
+        return dict(_loader(schema).load(given))
     except ValidationError as error:
         faults = error.normalized_messages()  # type: ignore[no-untyped-call] # marshmallow leaves it so
         raise from_validation({"body": faults}) from None

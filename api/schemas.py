@@ -220,6 +220,12 @@ def envelope(schema: type[Schema]) -> type[Schema]:
     return type(f"{schema.__name__.removesuffix('Schema')}Envelope", (Schema,), parts)
 
 
+@cache
+def dumper(schema: type[Schema], *, exclude: tuple[str, ...] = ()) -> Schema:
+    """Return the one instance of a schema; to make another copies all of its fields."""
+    return schema(exclude=exclude)
+
+
 class BatchForm(TaskParameters):
     """Pictures as files, with parameters that they share."""
 

@@ -158,9 +158,7 @@ class SubmissionService:
             )
             if done:
                 return done
-        else:
-            # No picture is stored while Redis, which has to record it, is away.
-            self.runtime.job_store.ping()
+        # No picture is stored while Redis, which has to record it, is away: it is charged there.
         self._charge(submission.owner, job, _inputs(job, submission))
         job = job.evolve(queue=self.runtime.router.choose(job.model, submission.priority))
         if submission.background is not None:

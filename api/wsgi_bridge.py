@@ -155,13 +155,13 @@ _REFUSALS: Final = {
 
 @dataclass(slots=True)
 class Answer:
-    """A response, whose body may still have to be made."""
+    """A response, whose body may still have to be made; `close` is None where that is done."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
     start: bytes
     rest: Iterator[bytes] | None
-    close: Callable[[], None]
+    close: Callable[[], None] | None
 
     def header(self, name: bytes) -> str | None:
         """Return a header's value."""
@@ -425,7 +425,7 @@ class _Exchange:
         """Answer a client that is still sending, and read on until it has read the answer."""
         self.connection.may_be_closed()
         body = answer.start + b"".join(answer.rest or ())
-        await self.bridge.run(self.environ, answer.close)
+        await self._close(answer)
         headers = [*answer.headers, (b"connection", b"close")]
         await self._send(
             {"type": "http.response.start", "status": answer.status, "headers": headers}
@@ -459,6 +459,10 @@ class _Exchange:
             finally:
                 gone.cancel()
         finally:
+            await self._close(answer)
+
+    async def _close(self, answer: Answer) -> None:
+        if answer.close is not None:
             await self.bridge.run(self.environ, answer.close)
 
     async def _disconnected(self) -> None:
@@ -531,6 +535,9 @@ def _call(application: Flask, environ: Environ) -> Answer:
     if length is not None and length <= _ANSWER_BYTES:
         for piece in pieces:
             start += piece
+        if length <= _SMALL_ANSWER_BYTES:
+            close()  # here, since another turn of a thread costs more than all the rest of it
+            return Answer(status, headers, bytes(start), None, None)
         return Answer(status, headers, bytes(start), None, close)
     if status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
         return Answer(status, headers, b"", None, close)

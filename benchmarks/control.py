@@ -39,9 +39,10 @@ from tasks.object_store import original_key
 
 #: Clients that submit at once, each of which waits for its answer.
 CLIENTS: Final = 8
-#: The owner of the queued jobs, whose list is asked for.
+#: Calls that are measured together.
 _CALLS: Final = 100
 _BOUNDARY: Final = "picture-of-the-benchmark"
+FORM_HEADERS: Final = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
 _LEAST_MS: Final = 1e-3
 
 
@@ -138,7 +139,7 @@ def slope(values: Mapping[int, float]) -> float:
 # -- jobs through the whole service ----------------------------------------------------------------
 
 
-def _form() -> bytes:
+def form() -> bytes:
     """A request's body: a picture of 100 kB, of which no equal one is waited for."""
     parts = (
         b'Content-Disposition: form-data; name="image"; filename="a.png"\r\n'
@@ -155,11 +156,8 @@ def submit(service: PretendService, jobs: int) -> None:
     Raises:
         RuntimeError: one was refused.
     """
-    body, refusals, left = _form(), [], iter(range(jobs))
-    headers = {
-        "Content-Type": f"multipart/form-data; boundary={_BOUNDARY}",
-        "X-API-Key": service.key,
-    }
+    body, refusals, left = form(), [], iter(range(jobs))
+    headers = {**FORM_HEADERS, "X-API-Key": service.key}
 
     def run() -> None:
         connection = http.client.HTTPConnection(service.url.removeprefix("http://"))

@@ -3,9 +3,10 @@
 Without that a worker goes on asking a server that has become a replica.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from kombu.transport import redis as kombu_redis
+from redis import Redis
 from redis.connection import Connection, SSLConnection
 from redis.sentinel import SentinelManagedConnection
 
@@ -24,7 +25,21 @@ class _Refusals:
         return {**params, "retry": refusal_retry()}
 
 
-class Channel(_Refusals, kombu_redis.Channel):
+class _OneClient:
+    """Has a channel keep the client with which it sends commands; kombu makes one for each."""
+
+    _kept: Redis | None = None
+
+    def _create_client(self, asynchronous: bool = False) -> Redis:  # noqa: FBT001, FBT002 - kombu's signature
+        if asynchronous:
+            return cast("Redis", super()._create_client(asynchronous))  # type: ignore[misc] # a channel's
+        # A channel that connects again has another pool.
+        if self._kept is None or self._kept.connection_pool is not self.pool:  # type: ignore[attr-defined] # a channel's
+            self._kept = super()._create_client()  # type: ignore[misc] # a channel's
+        return cast("Redis", self._kept)
+
+
+class Channel(_Refusals, _OneClient, kombu_redis.Channel):
     """A channel to one server."""
 
     connection_class = refusing(Connection)
@@ -37,7 +52,7 @@ class Transport(kombu_redis.Transport):
     Channel = Channel
 
 
-class SentinelChannel(_Refusals, kombu_redis.SentinelChannel):
+class SentinelChannel(_Refusals, _OneClient, kombu_redis.SentinelChannel):
     """A channel to the master that sentinels name."""
 
     connection_class = refusing(SentinelManagedConnection)

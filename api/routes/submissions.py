@@ -14,7 +14,7 @@ from api.parameters import RemovalForm, RemovalJson, build_submission, comparabl
 from api.rate_limits import charge
 from api.request_hooks import request_id, success
 from api.routes.tasks import task_view
-from api.schemas import SubmittedSchema, TaskSchema, envelope
+from api.schemas import SubmittedSchema, TaskSchema, dumper, envelope
 from api.waiting import preferred_wait
 from tasks.jobs.job import new_task_id
 from tasks.jobs.serializers import iso_time
@@ -129,7 +129,7 @@ def answer(accepted: AcceptedJob, headers: Mapping[str, str]) -> Response:
         applied = {"Preference-Applied": f"wait={seconds}"} if waited else {}
     status_url = url_for("tasks.Task", task_id=job.task_id, _external=True)
     if job.status.final:
-        status, body = 200, envelope(TaskSchema)().dump(success(task_view(job)))
+        status, body = 200, dumper(envelope(TaskSchema)).dump(success(task_view(job)))
     else:
         data = {
             "task_id": job.task_id,
@@ -140,5 +140,5 @@ def answer(accepted: AcceptedJob, headers: Mapping[str, str]) -> Response:
             "position": position,
             "created_at": iso_time(job.created_at),
         }
-        status, body = 202, envelope(SubmittedSchema)().dump(success(data))
+        status, body = 202, dumper(envelope(SubmittedSchema)).dump(success(data))
     return make_response(jsonify(body), status, {"Location": status_url, **headers, **applied})

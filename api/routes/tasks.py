@@ -20,6 +20,7 @@ from api.schemas import (
     TaskListSchema,
     TaskSchema,
     WaitQuery,
+    dumper,
     envelope,
 )
 from api.waiting import EVENT, MAX_WAIT_SECONDS
@@ -227,13 +228,13 @@ class TaskEvents(MethodView):
 
 
 def _event_data(job: Job) -> dict[str, Any]:
-    return dict(TaskSchema().dump(task_view(job)))
+    return dict(dumper(TaskSchema).dump(task_view(job)))
 
 
 def _state_data(job: Job) -> dict[str, Any]:
     """Return a task's state without signed URLs, of which many tasks would issue hundreds."""
     data = task_data(job, services().runtime.object_store, services().clock())
-    return dict(TaskSchema(exclude=SIGNED_FIELDS).dump(data))
+    return dict(dumper(TaskSchema, exclude=SIGNED_FIELDS).dump(data))
 
 
 def _event_stream(events: Callable[[], Iterator[str]]) -> Response:

@@ -305,11 +305,6 @@ class JobStore:
             ready, alive = pipe.execute()
         return sorted({*ready} & {*alive})
 
-    def ping(self) -> None:
-        """Raise unless Redis answers."""
-        with redis_errors():
-            self._client.ping()
-
     def create(
         self, job: Job, *, max_pending: int = 0, reservation: Mapping[str, str] | None = None
     ) -> AcceptedJob:

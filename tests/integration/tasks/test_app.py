@@ -30,3 +30,17 @@ def test_only_messages_of_the_service_are_given_back_early(
         redis.zincrby(names[1], -60, str(tag))
         other.default_channel.qos.restore_visible(interval=1)
         assert redis.llen("q") == own
+
+
+def test_messages_go_out_by_one_client_until_the_channel_connects_again(redis_url: str) -> None:
+    with (
+        create_celery(Settings.load(redis_url=redis_url)) as service,
+        service.connection_for_write() as connection,
+    ):
+        channel = connection.default_channel
+        with channel.conn_or_acquire() as first, channel.conn_or_acquire() as second:
+            assert first is second
+        channel._disconnect_pools()
+        with channel.conn_or_acquire() as third:
+            assert third is not first
+            assert third.ping()

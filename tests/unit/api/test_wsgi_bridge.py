@@ -172,3 +172,29 @@ def test_a_body_that_finds_no_room_is_read_no_further() -> None:
     reader = BodyReader(receive, _GB, has_room=lambda length: length < 5 * 2**20)
     assert asyncio.run(reader.read_into(io.BytesIO(), _GB)) is End.NO_ROOM
     assert reader.length == 5 * 2**20
+
+
+def test_a_small_answer_is_closed_in_the_turn_that_makes_it() -> None:
+    """A turn of a thread more would cost more than all else of a small answer."""
+    app, closed, turns = _app(), list[str](), list[int]()
+
+    @app.get("/small")
+    def small() -> Response:
+        answer = Response("small")
+        answer.call_on_close(lambda: closed.append(threading.current_thread().name))
+        return answer
+
+    async def run() -> None:
+        with WsgiBridge(app, threads=_THREADS) as bridge:
+            own_run = bridge.run
+
+            async def counted(*given: Any) -> Any:  # noqa: ANN401 - the method's own
+                turns.append(1)
+                return await own_run(*given)
+
+            bridge.run = counted  # type: ignore[method-assign]
+            assert await _ask(bridge, "/small") == 200
+
+    asyncio.run(run())
+    assert len(turns) == len(closed) == 1
+    assert closed[0].startswith("request")
