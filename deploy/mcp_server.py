@@ -5,14 +5,14 @@ judges paths alone: an agent reads and writes only below the folders that its us
 """
 
 import os
-import secrets
 import stat
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import anyio
 import anyio.to_thread
@@ -22,9 +22,21 @@ from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from api.parameters import describe_parameters
-from deploy.client import ClientError, ServiceClient
 from inference.presets import PRESETS, Preset
 from inference.version import __version__
+from rmbg_client import (
+    AsyncClient,
+    Bytes,
+    NoCutoutError,
+    RetryPolicy,
+    RmbgError,
+    Task,
+    Url,
+    WaitTimeoutError,
+)
+
+if TYPE_CHECKING:
+    from rmbg_client.parameters import Parameters
 
 #: Parameters that agents do not get. Webhooks would tell an address that a text has put into an
 #: agent's mouth where the pictures are; the others serve programs.
@@ -37,7 +49,8 @@ _STEP_SECONDS: Final = 3
 _CANCEL_SECONDS: Final = 5
 #: The largest cutout that is fetched: it is in memory once.
 _MAX_RESULT_BYTES: Final = 512 * 2**20
-_FINAL_STATUSES: Final = frozenset({"succeeded", "failed", "canceled", "expired"})
+#: An agent waits for an answer: a service that is away is told of within seconds.
+RETRIES: Final = RetryPolicy(attempts=4)
 #: The format of a file by its suffix: what a cutout is written as, and all that is ever written.
 _FORMATS: Final[Mapping[str, str]] = MappingProxyType(
     {".png": "png", ".webp": "webp", ".avif": "avif", ".jpg": "jpg", ".jpeg": "jpg"}
@@ -47,8 +60,6 @@ _INSTRUCTIONS: Final = (
     "address, and it writes the cutout to a file. If that takes long, it answers with the task's "
     "id: ask get_task for it, with the output to write, until its status is succeeded."
 )
-
-T = TypeVar("T")
 
 
 def _describe_options() -> dict[str, Any]:
@@ -205,11 +216,14 @@ def _write(target: Path, content: bytes, *, overwrite: bool) -> None:
         raise ToolError(f"{target} cannot be written: {error.strerror}.") from error
 
 
-async def _call(function: Callable[..., T], *arguments: object) -> T:
-    """Run a call of the service in a thread; its sentence is the tool's error."""
+@contextmanager
+def _telling() -> Iterator[None]:
+    """Make the client's and the service's sentences the tool's errors."""
     try:
-        return await anyio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True)
-    except ClientError as error:
+        yield
+    except NoCutoutError as error:
+        raise ToolError(f"{error} (task {error.task.task_id})") from error
+    except RmbgError as error:
         raise ToolError(str(error)) from error
 
 
@@ -229,7 +243,7 @@ class _Progress:
 class Tools:
     """The tools: what they do with one service and the allowed folders."""
 
-    client: ServiceClient
+    client: AsyncClient
     folders: Folders
 
     async def cut_out(
@@ -244,23 +258,24 @@ class Tools:
     ) -> TaskReport:
         """Remove a picture's background, and write the cutout to a file."""
         progress = _Progress(context, [])
-        fields = _read_options(options or {})
+        parameters = _read_options(options or {})
         target = None if output is None else self.folders.plan_output(output, overwrite=overwrite)
         if target is not None:
             wanted = _FORMATS[target.suffix.lower()]
-            if fields.setdefault("output_format", wanted) != wanted:
+            if parameters.setdefault("output_format", wanted) != wanted:
                 raise ToolError(
-                    f"{output} does not end as its format, {fields['output_format']}. Change the "
-                    "output's suffix or output_format."
+                    f"{output} does not end as its format, {parameters['output_format']}. Change "
+                    "the output's suffix or output_format."
                 )
-        task = await self._submit(source, fields)
-        try:
-            return await self._follow(task, target, progress, wait_seconds, overwrite=overwrite)
-        except anyio.get_cancelled_exc_class():
-            path = f"/api/v1/tasks/{task['task_id']}/cancel"
-            with anyio.move_on_after(_CANCEL_SECONDS, shield=True):
-                await _call(self.client.request, "POST", path)
-            raise
+        with _telling():
+            task_id = await self._submit(source, parameters)
+            try:
+                task = await self.client.task(task_id)
+                return await self._follow(task, target, progress, wait_seconds, overwrite=overwrite)
+            except anyio.get_cancelled_exc_class():
+                with anyio.move_on_after(_CANCEL_SECONDS, shield=True):
+                    await self.client.cancel(task_id)
+                raise
 
     async def get_task(
         self,
@@ -273,41 +288,34 @@ class Tools:
     ) -> TaskReport:
         """Ask for a task; if it has succeeded and an output is given, write its cutout there."""
         target = None if output is None else self.folders.plan_output(output, overwrite=overwrite)
-        task = await _call(self._ask, task_id, 0)
-        if target is not None and task["format"] not in {None, _FORMATS[target.suffix.lower()]}:
-            raise ToolError(f"The cutout is a {task['format']}. Give an output that ends so.")
-        progress = _Progress(context, [])
-        return await self._follow(task, target, progress, wait_seconds, overwrite=overwrite)
+        with _telling():
+            task = await self.client.task(task_id)
+            if target is not None and task.format not in {None, _FORMATS[target.suffix.lower()]}:
+                raise ToolError(f"The cutout is a {task.format}. Give an output that ends so.")
+            progress = _Progress(context, [])
+            return await self._follow(task, target, progress, wait_seconds, overwrite=overwrite)
 
     async def list_models(self) -> list[ModelReport]:
         """List the models that the service serves, with their licences."""
-        info = await _call(self.client.request, "GET", "/api/v1/info")
+        with _telling():
+            info = await self.client.info()
         return [
             ModelReport(**{name: each[name] for name in ModelReport.model_fields})
             for each in info["models"]
         ]
 
-    async def _submit(self, source: str, fields: dict[str, str]) -> dict[str, Any]:
-        if source.lower().startswith(("http://", "https://")):
-            return await _call(self._send, {**fields, "image_url": source})
-        info = await _call(self.client.request, "GET", "/api/v1/info")
-        limit = int(info["limits"]["max_image_bytes"])
-        name, content = await _call(self.folders.read, source, limit)
-        return await _call(
-            self._send, {**fields, "image": (name, content, "application/octet-stream")}
-        )
-
-    def _send(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        # A repeated request, after a lost answer, gets the same task.
-        key = {"Idempotency-Key": secrets.token_hex(16)}
-        return self.client.request("POST", "/api/v1/remove-bg", headers=key, fields=fields)
-
-    def _ask(self, task_id: str, wait: int) -> dict[str, Any]:
-        return self.client.request("GET", f"/api/v1/tasks/{task_id}?wait={wait}")
+    async def _submit(self, source: str, given: dict[str, Any]) -> str:
+        parameters = cast("Parameters", given)
+        picture: Url | Bytes = Url(source)
+        if not source.lower().startswith(("http://", "https://")):
+            limit = int((await self.client.info())["limits"]["max_image_bytes"])
+            name, content = await anyio.to_thread.run_sync(self.folders.read, source, limit)
+            picture = Bytes(content, name)
+        return (await self.client.submit(picture, **parameters)).task_id
 
     async def _follow(
         self,
-        task: dict[str, Any],
+        task: Task,
         target: Path | None,
         progress: _Progress,
         seconds: int,
@@ -315,58 +323,55 @@ class Tools:
         overwrite: bool,
     ) -> TaskReport:
         """Wait for a task's end, and write its cutout."""
-        await progress.tell(task["status"])
-        while task["status"] not in _FINAL_STATUSES and seconds > 0:
+        await progress.tell(task.status)
+        while not task.final and seconds > 0:
             step = min(seconds, _STEP_SECONDS)
-            task = await _call(self._ask, task["task_id"], step)
+            try:
+                task = await self.client.wait(task.task_id, limit=step)
+            except WaitTimeoutError:
+                task = await self.client.task(task.task_id)
             seconds -= step
-            await progress.tell(task["status"])
-        if task["status"] in _FINAL_STATUSES - {"succeeded"}:
-            reason = (task.get("error") or {}).get("message") or f"The task is {task['status']}."
-            raise ToolError(f"{reason} (task {task['task_id']})")
-        written = target if task["status"] == "succeeded" else None
+            await progress.tell(task.status)
+        if task.final and task.status != "succeeded":
+            raise NoCutoutError(task)
+        written = target if task.final else None
         if written is not None:
             await self._save(task, written, overwrite=overwrite)
         return TaskReport(
-            task_id=task["task_id"],
-            status=task["status"],
+            task_id=task.task_id,
+            status=task.status,
             output=None if written is None else str(written),
-            format=task.get("format"),
-            width=task.get("width"),
-            height=task.get("height"),
-            bytes=task.get("size"),
-            model=task.get("model"),
+            format=task.format,
+            width=task.width,
+            height=task.height,
+            bytes=task.size,
+            model=task.model,
         )
 
-    async def _save(self, task: Mapping[str, Any], target: Path, *, overwrite: bool) -> None:
-        if task["size"] > _MAX_RESULT_BYTES:
+    async def _save(self, task: Task, target: Path, *, overwrite: bool) -> None:
+        if (task.size or 0) > _MAX_RESULT_BYTES:
             raise ToolError(
-                f"The cutout has {task['size']} bytes; the limit is {_MAX_RESULT_BYTES}. Ask for "
+                f"The cutout has {task.size} bytes; the limit is {_MAX_RESULT_BYTES}. Ask for "
                 "a smaller one with max_side or another format."
             )
-        content = await _call(self.client.download, task["result_url"])
+        content = await self.client.result(task.task_id)
         await anyio.to_thread.run_sync(lambda: _write(target, content, overwrite=overwrite))
 
 
-def _read_options(given: Mapping[str, Any]) -> dict[str, str]:
-    """Return options as fields of a form, a preset's beneath them; the service judges values."""
+def _read_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as parameters, a preset's beneath them; the service judges values."""
     unknown = sorted(given.keys() - _OPTIONS["properties"].keys())
     if unknown:
         known = ", ".join(_OPTIONS["properties"])
         raise ToolError(f"There is no option {', '.join(unknown)}. Choose from {known}.")
-    fields = {name: value for name, value in given.items() if value is not None}
-    preset = fields.pop("preset", None)
+    parameters = {name: value for name, value in given.items() if value is not None}
+    preset = parameters.pop("preset", None)
     if preset is not None and preset not in {each.value for each in Preset}:
         raise ToolError(f"There is no preset {preset}. Choose from {', '.join(Preset)}.")
-    fields = {**(PRESETS[Preset(preset)] if preset else {}), **fields}
-    return {name: _form_text(value) for name, value in fields.items()}
+    return {**(PRESETS[Preset(preset)] if preset else {}), **parameters}
 
 
-def _form_text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def build_server(client: ServiceClient, folders: Folders) -> MCPServer[Any]:
+def build_server(client: AsyncClient, folders: Folders) -> MCPServer[Any]:
     """Build the server with its tools; standard output is the protocol's, so it logs to stderr."""
     server: MCPServer[Any] = MCPServer(
         "rmbg", instructions=_INSTRUCTIONS, version=__version__, log_level="WARNING"

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from deploy.cli.output import say
-from deploy.client import ServiceClient
+from rmbg_client import AsyncClient
 
 
 def mcp(
@@ -33,11 +33,11 @@ def mcp(
     """
     try:
         # Only this command needs the library, whose import takes a second.
-        from deploy.mcp_server import Folders, build_server  # noqa: PLC0415
+        from deploy.mcp_server import RETRIES, Folders, build_server  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name not in {"mcp", "mcp_types", "anyio"}:
             raise
         say("This needs the library of MCP: pip install 'rmbg-queue[mcp]'")
         raise typer.Exit(1) from error
-    with ServiceClient(url, api_key=api_key) as client:
-        build_server(client, Folders.of(folder or [Path.cwd()])).run()
+    client = AsyncClient(url, api_key=api_key, retries=RETRIES)
+    build_server(client, Folders.of(folder or [Path.cwd()])).run()

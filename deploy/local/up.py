@@ -16,7 +16,6 @@ import structlog
 from PIL import Image, UnidentifiedImageError
 
 from api.settings import ApiSettings
-from deploy.client import ClientError, ServiceClient
 from deploy.local.data_folder import DataFolder, open_data_folder, write_shell_file, write_targets
 from deploy.local.ports import reserved_ports
 from deploy.local.screen import Facts, Screen
@@ -26,6 +25,7 @@ from deploy.local.supervisor import SUPERVISOR, Supervisor
 from inference.errors import ModelError
 from inference.models.registry import get_spec
 from inference.models.weights import check_weights
+from rmbg_client import Client, RmbgError
 from tasks.errors import QueueUnavailableError, SettingsError
 from tasks.jobs.job import Status
 from tasks.jobs.store import JobStore
@@ -235,10 +235,10 @@ def run_self_check(api_url: str, target: Path, api_key: str | None = None) -> No
         SelfCheckError: the service failed, or the result is not a cutout of that photo.
     """
     sample = files("deploy.local").joinpath("sample.jpg")
-    with as_file(sample) as photo, ServiceClient(api_url, api_key=api_key) as client:
+    with as_file(sample) as photo, Client(api_url, api_key=api_key) as client:
         try:
-            cutout = client.cut_out(photo, {"cache": "false"})
-        except ClientError as error:
+            cutout = client.remove(photo, cache=False)
+        except RmbgError as error:
             raise SelfCheckError(f"The sample photo was not cut out: {error}") from error
         with Image.open(photo) as image:
             size = image.size
