@@ -7,6 +7,8 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[2]
 #: Photos, golden pictures, and weights that are small enough for git.
 DATA: Final = ROOT / "tests" / "data"
+#: The variable that names the folder of the mattes that a model remembers.
+REMEMBERED: Final = "TESTS_REMEMBERED_MATTES"
 
 
 def anchors(page: Path) -> set[str]:

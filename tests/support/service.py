@@ -25,6 +25,7 @@ from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
 from tests.support.jobs import recorded
+from tests.support.paths import REMEMBERED, ROOT
 from tests.support.servers import running
 
 HOST = "acceptance"
@@ -115,16 +116,27 @@ class RunningService:
 
 
 def worker_service(
-    name: str, queues: str, env: dict[str, str], probe: service.Probe, *pool: str
+    name: str,
+    queues: str,
+    env: dict[str, str],
+    probe: service.Probe,
+    *pool: str,
+    app: str = "tasks.app",
 ) -> Service:
-    command = (local_service.script("celery"), "-A", "tasks.app", "worker", "-n", name)
+    command = (local_service.script("celery"), "-A", app, "worker", "-n", name)
     return Service(name, (*command, "-Q", queues, *pool), env=env, probe=probe, grace=20)
 
 
 @contextmanager
 def running_service(env: dict[str, str], logs: Path) -> Iterator[RunningService]:
-    """An I/O worker, a model worker and the API with these settings, until the block ends."""
+    """An I/O worker, a model worker and the API with these settings, until the block ends.
+
+    The worker's model is the real one, and remembers what it has seen.
+    """
     redis_url, host = env["RMBG_REDIS_URL"], env["RMBG_HOST"]
+    mattes = logs / "mattes"
+    mattes.mkdir()
+    remembers = {REMEMBERED: str(mattes), "PYTHONPATH": str(ROOT)}
     io_worker, gpu = f"io@{host}", f"gpu0@{host}"
 
     def with_port(port: int) -> dict[str, str]:
@@ -142,7 +154,13 @@ def running_service(env: dict[str, str], logs: Path) -> Iterator[RunningService]
         queues, ready = f"gpu.{host}.0,model.u2netp", probes.worker_ready(redis_url, gpu)
         model_worker = stack.enter_context(
             running(
-                worker_service(gpu, queues, with_port(gpu_port), ready),
+                worker_service(
+                    gpu,
+                    queues,
+                    with_port(gpu_port) | remembers,
+                    ready,
+                    app="tests.support.remembering_app",
+                ),
                 logs / "gpu0.log",
                 seconds=60,
             )
