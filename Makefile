@@ -9,6 +9,8 @@ MODEL ?= u2netp
 # One process more than two cores, as the tests mostly wait.
 TEST_PROCESSES ?= 3
 FAULT_PROCESSES ?= 2
+# Tests are collected by several processes and start more than a hundred, which read compiled modules.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install clients up test coverage test-slow test-faults test-hostile lint fmt docs lock audit bench bench-hostile clean
