@@ -12,9 +12,11 @@ import psutil
 import pytest
 import urllib3
 
-from tests.support.fuzzed_pictures import Fuzzed, fuzzed
+from tests.support.fuzzed_pictures import KINDS, Fuzzed, fuzzed
 from tests.support.service import RunningService, running_api
 
+#: Every kind twice; the full-size test has the many.
+COUNT = 2 * len(KINDS)
 #: What only a fault of the service's own is called.
 _OUR_FAULTS = frozenset({"internal_error", "poison", "lost", "original_missing"})
 
@@ -52,8 +54,8 @@ def test_the_service_refuses_with_a_reason_or_cuts_out_and_goes_on(
 ) -> None:
     seed = secrets.randbits(32)
     print(f"seed {seed}")  # noqa: T201 - repeats this run
-    outcomes = _send_all(service.url, list(fuzzed(36, seed)))
-    assert sum(outcomes.values()) == 36
+    outcomes = _send_all(service.url, list(fuzzed(COUNT, seed)))
+    assert sum(outcomes.values()) == COUNT
     service.client.cut_out(coffee, {})
 
 

@@ -19,6 +19,8 @@ from tests.support.servers import Servers, running
 from tests.support.service import RunningService, api_service, eventually, running_api
 from tests.support.serving import busy_and_losing_an_answer, serving
 
+#: Small and short-lived: what a server's JVM prepares for would cost more than it does.
+JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 CLIENT = ROOT / "clients" / "java"
 PROGRAM = ROOT / "tests" / "clients" / "java" / "ClientTest.java"
 
@@ -33,15 +35,15 @@ def _documented(program: str) -> str:
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("classes")
-    strict = f"javac -Xlint:all -Werror --release 17 -d {folder}"
+    jvm = " ".join(f"-J{option}" for option in JVM)
+    strict = f"javac {jvm} -Xlint:all -Werror --release 17 -d {folder}"
     call = _documented("javac").replace("javac -d build", strict)
     subprocess.run(f"{call} {PROGRAM}", shell=True, cwd=ROOT, check=True, timeout=120)  # noqa: S602 - our own page
     return folder
 
 
 def _command(classes: Path, name: str, *arguments: object) -> list[str]:
-    # Small and short-lived: what a server's JVM prepares for would cost more than it does.
-    return ["java", "-XX:TieredStopAtLevel=1", "-cp", str(classes), name, *map(str, arguments)]
+    return ["java", *JVM, "-cp", str(classes), name, *map(str, arguments)]
 
 
 def _run(classes: Path, *arguments: object) -> str:

@@ -17,11 +17,10 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed: make clients")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_barrier(
-    browser: Browser, service: RunningService, coffee: Path, garbled: Path, scheme: str
+    browser: Browser, service: RunningService, coffee: Path, garbled: Path
 ) -> None:
-    with visiting(browser, service.url, color_scheme=scheme) as visit:
+    with visiting(browser, service.url) as visit:
         page = visit.open()
         assert barriers(page) == []
         visit.drop(coffee, garbled)

@@ -128,13 +128,10 @@ def test_a_key_that_is_no_operators_is_told_so(
 
 
 @pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed: make clients")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_barrier(
-    browser: Browser, lone_api: RunningApi, runtime: Runtime, scheme: str
-) -> None:
+def test_axe_finds_no_barrier(browser: Browser, lone_api: RunningApi, runtime: Runtime) -> None:
     _failed(runtime, webhook_url=URL)
     _dead(runtime)
-    with visiting(browser, lone_api.url, color_scheme=scheme) as visit:
+    with visiting(browser, lone_api.url) as visit:
         page = visit.open("/ops")
         assert barriers(page) == []
         page.get_by_role("button", name="Drain").click()

@@ -135,11 +135,19 @@ def _at_terminal(command: list[str], log: Path, env: dict[str, str]) -> psutil.P
     return process
 
 
-def _screen(up: Up) -> list[str]:
+class _Screen:
     """What a person sees of an `rmbg up` that runs at a terminal."""
-    cells = pyte.Screen(80, 24)
-    pyte.ByteStream(cells).feed(up.log.read_bytes())
-    return [line.rstrip() for line in cells.display]
+
+    def __init__(self, up: Up) -> None:
+        self._log, self._read = up.log, 0
+        self._cells = pyte.Screen(80, 24)
+        self._stream = pyte.ByteStream(self._cells)
+
+    def lines(self) -> list[str]:
+        new = self._log.read_bytes()[self._read :]
+        self._read += len(new)
+        self._stream.feed(new)
+        return [line.rstrip() for line in self._cells.display]
 
 
 def end(up: Up, number: signal.Signals) -> None:
@@ -286,8 +294,7 @@ def test_the_end_leaves_nothing_and_a_restart_finds_everything(up: Up, coffee: P
     # Older ones are another's, who had these ports and was killed.
     assert not [each for each in _sockets(ports) if each.stat().st_mtime > began]
 
-    options = ("--no-flower", "--workers", "2")
-    with running_up(up.data.parent, *options, at_terminal=True) as again:
+    with running_up(up.data.parent, "--no-flower", at_terminal=True) as again:
         assert again.child("flower") is None
         # The same addresses, so that what was handed out before the restart stays good.
         assert again.url == url
@@ -296,12 +303,14 @@ def test_the_end_leaves_nothing_and_a_restart_finds_everything(up: Up, coffee: P
         assert after["status"] == "succeeded"
         assert _fetch(before["result_url"]) == _fetch(after["result_url"])
         _assert_a_second_one_is_refused(again)
-        wait_for("screen", lambda: _screen(again)[0].endswith(f"ready  {url}"), again, seconds=30)
-        for name in ("valkey", "weed", "gpu0", "gpu1", "io", "api"):
+        screen = _Screen(again)
+        ready = f"ready  {url}"
+        wait_for("screen", lambda: screen.lines()[0].endswith(ready), again, seconds=30)
+        for name in ("valkey", "weed", "gpu0", "io", "api"):
             row = re.compile(rf"  {name} +ready +0  ")
-            assert any(map(row.match, _screen(again))), _screen(again)
-        wait_for("jobs", lambda: re.search(r"jobs: \d+ done", _screen(again)[1]), again, seconds=30)
-        assert f"  page    {url}/" in _screen(again)
+            assert any(map(row.match, screen.lines())), screen.lines()
+        wait_for("jobs", lambda: re.search(r"jobs: \d+ done", screen.lines()[1]), again, seconds=30)
+        assert f"  page    {url}/" in screen.lines()
         assert "job.accepted" in (again.data / "logs" / "api.log").read_text()
 
         family = again.process.children(recursive=True)
@@ -310,6 +319,14 @@ def test_the_end_leaves_nothing_and_a_restart_finds_everything(up: Up, coffee: P
         assert not _alive(family), "children of a killed `rmbg up` live on"
     for path in _sockets(ports):
         path.unlink()
+
+
+@pytest.mark.slow
+def test_two_workers_are_ready_and_named(tmp_path: Path) -> None:
+    with running_up(tmp_path, "--no-flower", "--workers", "2") as up:
+        assert up.child("flower") is None
+        table = re.findall(r"│ (\S+) +│ \d+ +│ .+? +│ ready │", up.output())
+        assert table == ["valkey", "weed", "gpu0", "gpu1", "io", "api"]
 
 
 def _listening(processes: list[psutil.Process]) -> set[int]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -22,6 +22,8 @@ from tests.support.paths import ROOT
 AXE = ROOT / "tests" / "clients" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
 #: Shortest side of what a finger has to hit, in CSS pixels.
 TARGET = 44
+#: Those of the pages; the last one is left set.
+THEMES: tuple[Literal["dark", "light"], ...] = ("dark", "light")
 #: What Chromium itself writes of every answer that is no success; the page shows those in words.
 _OF_ANSWERS = "Failed to load resource"
 #: Longest that a page may take for anything; a hang guard.
@@ -123,10 +125,15 @@ def visiting(browser: Browser, url: str, **options: Any) -> Iterator[Visit]:  # 
 
 
 def barriers(page: Page) -> list[str]:
-    """What axe objects to in the page as it is now."""
+    """What axe objects to in the page as it is now, in either theme."""
     page.evaluate(AXE.read_text())
-    found = page.evaluate("() => axe.run()")["violations"]
-    return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found]
+    found = []
+    for scheme in THEMES:
+        page.emulate_media(color_scheme=scheme)
+        found += [(scheme, each) for each in page.evaluate("() => axe.run()")["violations"]]
+    return [
+        f"{scheme} {each['id']}: {[n['html'] for n in each['nodes']]}" for scheme, each in found
+    ]
 
 
 def small_targets(visit: Visit) -> list[str]:

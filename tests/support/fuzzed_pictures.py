@@ -54,10 +54,10 @@ class Fuzzed:
 def fuzzed(count: int, seed: int) -> Iterator[Fuzzed]:
     """So many, every kind in turn; the same for the same seed."""
     random_ = random.Random(seed)
-    kinds = tuple(_KINDS)
+    kinds = tuple(KINDS)
     for number in range(count):
         kind = kinds[number % len(kinds)]
-        data = _KINDS[kind](random_)
+        data = KINDS[kind](random_)
         yield Fuzzed(f"{number}-{kind}", data, _size(data))
 
 
@@ -213,7 +213,7 @@ def _transparent_palette(random_: random.Random) -> bytes:
     return picture_file(image, random_.choice(("PNG", "GIF")), transparency=random_.randrange(256))
 
 
-_KINDS: dict[str, Callable[[random.Random], bytes]] = {
+KINDS: dict[str, Callable[[random.Random], bytes]] = {
     "mode": _any_mode,
     "truncated": _truncated,
     "bits": _bits_flipped,

@@ -174,7 +174,12 @@ def test_what_is_anothers_or_no_id_is_not_there(shop: Api, studio: Api, api: Api
     """Each route answers to every name in Redis as to an id that never was."""
     _everything_of(shop)
     parts = [name.split(":") for name in content(api.redis)]
-    names = {":".join(name[start:]) for name in parts for start in (-1, -2)}
+    # Of names that differ by ids and times alone, one stands for all.
+    shapes = {
+        re.sub(r"[0-9a-z]{16,}|\d+", "#", name): name
+        for name in sorted(":".join(name[start:]) for name in parts for start in (-1, -2))
+    }
+    names = set(shapes.values())
     assert {name.rpartition(":")[2] for name in names} >= {"lease", "items", "ends", "lock"}
     names |= {"*", "nan", "\0", "\n", "ü", f"{NOBODYS['task_id']}\n", "9" * 4300, "x" * 2000}
     routes = _routes(api)
