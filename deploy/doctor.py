@@ -383,7 +383,7 @@ def _check_permissions(object_store: ObjectStore) -> CheckResult:
         return _fail(
             "store.permissions",
             f"the S3 keys may not {', '.join(refused)}",
-            "allow all of the policy in docs/operations.md, *What the object store has to allow*",
+            "allow all of the policy in docs/own-servers.md, *What the object store has to allow*",
         )
     return _ok("store.permissions", "the S3 keys may do all that the service does with objects")
 

@@ -42,7 +42,7 @@ _CREDENTIAL_TIMEOUT: Final = urllib3.Timeout(connect=2, read=5)
 #: What to do about a store's refusal, by its code.
 _REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "AccessDenied": "check the S3 keys, and that they may do what docs/operations.md "
+        "AccessDenied": "check the S3 keys, and that they may do what docs/own-servers.md "
         "lists; `rmbg doctor` names what is missing",
         "AllAccessDisabled": "ask the store's operator",
         "InvalidAccessKeyId": "the store does not know the access key: check RMBG_S3_ACCESS_KEY",

@@ -55,7 +55,12 @@ def up(  # noqa: PLR0917 - typer makes the options of a command from its paramet
         Path, typer.Option(file_okay=False, help="Folder of jobs, pictures and passwords.")
     ] = Path("data"),
     workers: Annotated[
-        int, typer.Option(min=1, max=64, help="Model workers, which share the CPU cores.")
+        int,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Model workers, which share the CPU cores, and take turns on several GPUs.",
+        ),
     ] = 1,
     model: Annotated[
         str | None, typer.Option(help="Model to serve; see `rmbg models list`.")
@@ -70,8 +75,12 @@ def up(  # noqa: PLR0917 - typer makes the options of a command from its paramet
         ),
     ] = None,
     start_seconds: Annotated[
-        float, typer.Option(min=1, help="How long the start may take, in seconds.")
-    ] = 120.0,
+        float | None,
+        typer.Option(
+            min=1,
+            help="How long the start may take, in seconds: 120, on a GPU 900, unless it is set.",
+        ),
+    ] = None,
     *,
     logs: Annotated[bool, typer.Option(help="Show the logs of all processes as lines.")] = False,
     flower: Annotated[bool, typer.Option(help="Run Flower, which shows tasks and workers.")] = True,

@@ -13,8 +13,10 @@ from deploy.local.data_folder import load_credential
 from deploy.local.ports import LOOPBACK, require_free
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
 from deploy.local.service import NotReadyError, Probe, Service, SetupError
+from inference.models.registry import get_spec
 from tasks.jobs import routing
 from tasks.redis_address import RedisAddress
+from tasks.settings import visible_gpus
 
 #: Seconds from the end of a worker's own grace time, when its job is back in the queue, to SIGKILL.
 _WORKER_LEAD_SECONDS: Final = 10.0
@@ -23,6 +25,11 @@ _FLOWER_MODULE: Final = "deploy.local.celery_flower"
 #: Who may see Flower, and the file of the data folder with the password.
 FLOWER_USER: Final = "rmbg"
 FLOWER_PASSWORD: Final = "flower-password"  # noqa: S105 - a file's name
+#: How long a start may take; where a network may have to be compiled for its GPU, and elsewhere.
+_COMPILING_SECONDS: Final = 900.0
+_START_SECONDS: Final = 120.0
+#: The driver has an entry for each of its GPUs here.
+_GPUS: Final = Path("/proc/driver/nvidia/gpus")
 #: The API stops first, so that no job is submitted any more; the servers have a later stage.
 _API_STAGE, _FLOWER_STAGE, _WORKER_STAGE = range(3)
 
@@ -44,8 +51,8 @@ class UpOptions:
     #: An object store to use, with the settings' keys, instead of an embedded SeaweedFS; None for
     #: RMBG_S3_ENDPOINT, if set.
     s3_endpoint: str | None = None
-    #: How long the whole start may take.
-    start_seconds: float = 120.0
+    #: How long the whole start may take; None for what the model needs.
+    start_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,8 @@ class Stack:
     services: tuple[Service, ...]
     api_url: str
     flower_url: str | None
+    #: How long the whole start may take.
+    start_seconds: float = _START_SECONDS
 
 
 def plan_stack(options: UpOptions, given: ApiSettings, folder: Path, ports: Ports) -> Stack:
@@ -111,7 +120,13 @@ def plan_stack(options: UpOptions, given: ApiSettings, folder: Path, ports: Port
         services=_services(options, settings, folder, ports),
         api_url=f"http://{LOOPBACK}:{ports.api}",
         flower_url=f"http://{LOOPBACK}:{ports.flower}" if ports.flower else None,
+        start_seconds=options.start_seconds or _start_seconds(settings),
     )
+
+
+def _start_seconds(settings: ApiSettings) -> float:
+    compiles = _gpus() and settings.device != "cpu" and get_spec(settings.model).engine != "onnx"
+    return _COMPILING_SECONDS if compiles else _START_SECONDS
 
 
 def _with_servers(
@@ -246,6 +261,7 @@ def _model_worker(
     index: int, settings: ApiSettings, env: Mapping[str, str], metrics_port: int
 ) -> Service:
     node = _node(f"gpu{index}", settings)
+    env = {**env, **_gpu_of(index, settings)}
     return _worker(
         node,
         (routing.gpu_queue(settings.host, index), routing.model_queue(settings.model)),
@@ -255,6 +271,20 @@ def _model_worker(
         env=env,
         metrics_port=metrics_port,
     )
+
+
+def _gpus() -> tuple[str, ...]:
+    """Return this machine's GPUs, or those that CUDA is limited to."""
+    found = len(list(_GPUS.iterdir())) if _GPUS.is_dir() else 0
+    return visible_gpus() or tuple(map(str, range(found)))
+
+
+def _gpu_of(index: int, settings: ApiSettings) -> dict[str, str]:
+    """Return what gives a worker one of several GPUs, in turn, unless a setting names one."""
+    gpus = _gpus()
+    if len(gpus) < 2 or settings.device not in {"auto", "cuda"}:  # noqa: PLR2004 - one is no choice
+        return {}
+    return {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]}
 
 
 def _node(name: str, settings: ApiSettings) -> str:

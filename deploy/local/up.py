@@ -69,7 +69,7 @@ def _run_up(options: UpOptions, screen: Screen) -> int:
             stack = plan_stack(options, given, folder.path, Ports.choose(options, free))
             write_shell_file(folder.path, child_environment(stack.settings, options.workers))
             write_targets(folder.path, stack.services)
-            asyncio.run(_run(options, stack, folder, screen))
+            asyncio.run(_run(stack, folder, screen))
     except StackError as error:
         screen.error(error)
         return error.exit_code
@@ -127,7 +127,7 @@ def _load_settings(options: UpOptions) -> ApiSettings:
     return settings
 
 
-async def _run(options: UpOptions, stack: Stack, folder: DataFolder, screen: Screen) -> None:
+async def _run(stack: Stack, folder: DataFolder, screen: Screen) -> None:
     """Show the processes on the screen, from their start to their end."""
     supervisor = Supervisor(screen.line, inherited=[folder.lock])
     model = stack.settings.model
@@ -136,18 +136,18 @@ async def _run(options: UpOptions, stack: Stack, folder: DataFolder, screen: Scr
     # An `rmbg up` that was killed has left its own.
     folder.delete(RUN_FILE)
     with screen.showing(facts, lambda: supervisor.children):
-        await _run_until_stopped(options, stack, folder, screen, supervisor)
+        await _run_until_stopped(stack, folder, screen, supervisor)
     screen.stopped()
 
 
 async def _run_until_stopped(
-    options: UpOptions, stack: Stack, folder: DataFolder, screen: Screen, supervisor: Supervisor
+    stack: Stack, folder: DataFolder, screen: Screen, supervisor: Supervisor
 ) -> None:
     """Start all processes, and run until the first signal or the failure of one's supervision."""
     stop_requested = _on_signals(supervisor, screen)
     stopping = asyncio.create_task(stop_requested.wait())
     drawing = asyncio.create_task(screen.keep_drawn(_count_jobs(stack.settings)))
-    running = asyncio.create_task(_start_and_watch(options, stack, folder, screen, supervisor))
+    running = asyncio.create_task(_start_and_watch(stack, folder, screen, supervisor))
     error: BaseException | None = None
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -194,11 +194,11 @@ def _on_signals(supervisor: Supervisor, screen: Screen) -> asyncio.Event:
 
 
 async def _start_and_watch(
-    options: UpOptions, stack: Stack, folder: DataFolder, screen: Screen, supervisor: Supervisor
+    stack: Stack, folder: DataFolder, screen: Screen, supervisor: Supervisor
 ) -> None:
     """Start servers, then services, run the self-check, show and store the addresses, and watch."""
-    deadline = time.monotonic() + options.start_seconds
-    await supervisor.start(stack.servers, seconds=options.start_seconds)
+    deadline = time.monotonic() + stack.start_seconds
+    await supervisor.start(stack.servers, seconds=stack.start_seconds)
     await supervisor.start(stack.services, seconds=max(1.0, deadline - time.monotonic()))
     await asyncio.to_thread(check_stack, stack, folder.sample_cutout)
     screen.ready()

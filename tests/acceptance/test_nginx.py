@@ -3,9 +3,11 @@
 import asyncio
 import json
 import re
+import shlex
 import shutil
 import socket
 import ssl
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -38,15 +40,22 @@ class Front:
 
 @contextmanager
 def _running_nginx(folder: Path, address: str, tls: str, api: str, store: str) -> Iterator[None]:
-    """nginx as in a container, but for the addresses and the folder of temporary files."""
-    config = (ROOT / "deploy/nginx/nginx.conf").read_text()
-    config = config.replace(str(Path("/", "tmp")), str(folder))
-    config = config.replace("server api:8000", f"server {api}")
-    config = config.replace("server s3:9000", f"server {store}")
-    (folder / "nginx.conf").write_text(config.replace("listen 8080", f"listen {address}"))
-    example = (ROOT / "deploy/nginx/tls.conf.example").read_text()
-    (folder / "tls/tls.conf").write_text(example.replace("listen 8443", f"listen {tls}"))
-    command = (str(NGINX), "-p", str(folder), "-c", "nginx.conf", "-e", "stderr")
+    """nginx as docs/nginx.md starts it, but for the addresses and the folder of its files."""
+    commands = re.findall(
+        r"test_nginx.py -->\n```sh\n(.*?)```", (ROOT / "docs" / "nginx.md").read_text(), re.DOTALL
+    )
+    *set_up, start = commands[0].splitlines()
+    (folder / "deploy").symlink_to(ROOT / "deploy")
+    for command in set_up:
+        here = command.replace("127.0.0.1:8000", api).replace("127.0.0.1:9000", store)
+        subprocess.run(["sh", "-euc", here], cwd=folder, check=True)
+    config, certificate = folder / "nginx/nginx.conf", folder / "nginx/tls/tls.conf"
+    text = config.read_text().replace(str(Path("/", "tmp")), str(folder))
+    assert f"server {api};" in text
+    assert f"server {store};" in text
+    config.write_text(text.replace("listen 8080", f"listen {address}"))
+    certificate.write_text(certificate.read_text().replace("listen 8443", f"listen {tls}"))
+    command = (*shlex.split(start.replace("nginx", str(NGINX), 1)), "-g", "daemon off;")
 
     def probe(_since: float) -> None:
         host, _, port = address.partition(":")
@@ -55,7 +64,7 @@ def _running_nginx(folder: Path, address: str, tls: str, api: str, store: str) -
         except OSError as error:
             raise NotReadyError(str(error)) from error
 
-    service = Service("nginx", (*command, "-g", "daemon off;"), probe=probe)
+    service = Service("nginx", command, folder=folder, probe=probe)
     with running(service, folder / "nginx.log"):
         yield
 
@@ -67,11 +76,13 @@ def front(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Front]:
     folder = tmp_path_factory.mktemp("nginx")
-    (folder / "tls").mkdir()
+    alone = folder / "alone"
+    alone.mkdir()
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
-    certificate.private_key_and_cert_chain_pem.write_to_path(str(folder / "tls/certificate.pem"))
-    certificate.private_key_pem.write_to_path(str(folder / "tls/key.pem"))
+    for each in (folder, alone):
+        certificate.private_key_and_cert_chain_pem.write_to_path(str(each / "fullchain.pem"))
+        certificate.private_key_pem.write_to_path(str(each / "privkey.pem"))
     context = ssl.create_default_context()
     authority.configure_trust(context)
     env = service_environment | {"RMBG_REDIS_URL": servers.new_database(), "RMBG_AUTH": "off"}
@@ -82,8 +93,6 @@ def front(
         store = servers.s3.endpoint.removeprefix("http://").rstrip("/")
         api = stack.enter_context(running_api(env, folder / "api.log")).url
         stack.enter_context(_running_nginx(folder, plain, tls, api.removeprefix("http://"), store))
-        alone = folder / "alone"
-        shutil.copytree(folder / "tls", alone / "tls")
         stack.enter_context(_running_nginx(alone, plain_too, tls_too, nobody, nobody))
         pool = stack.enter_context(urllib3.PoolManager(ssl_context=context, retries=False))
         yield Front(f"http://{plain}", pool, f"https://{tls}", api, f"http://{plain_too}")

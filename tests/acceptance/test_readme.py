@@ -50,12 +50,17 @@ DOCUMENTS = (
     "docs/keys.md",
     "docs/webhooks.md",
     "docs/command-line.md",
+    "docs/alerts.md",
+    "docs/one-gpu.md",
+    "docs/eight-gpus.md",
+    "docs/own-servers.md",
 )
-_BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+#: A comment before a block says where else it is run.
+_BLOCK = re.compile(r"^(?<!-->\n) *```sh\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 #: `make up` is run by test_up.py, and `make test` and `make lint` are how this test is run.
 _RUN_ELSEWHERE = re.compile(r"make (up|test|lint|install|bench|test-slow)\b")
 _IN_A_SHELL = re.compile(
-    r"curl |\. |\S+/rmbg doctor$|\S+/celery -A tasks.app (jobs workers|webhooks list)$"
+    r"curl |set |\. |\S+/rmbg doctor$|\S+/celery -A tasks.app (jobs workers|webhooks list)$"
 )
 _CELERY: dict[str, click.Command] = {"jobs": jobs, "webhooks": webhooks, "purge": purge}
 WORKER = f"gpu0@{HOST}"
@@ -225,6 +230,8 @@ def _furnish(folder: Path, service: RunningService) -> None:
         (photos / name).symlink_to(DATA / name)
     (folder / "data").mkdir()
     write_shell_file(folder / "data", service.env)
+    given = (f"{name}={value}" for name, value in service.env.items())
+    (folder / "rmbg.env").write_text("\n".join(given))
 
 
 def _run_in_a_shell(command: str, variables: dict[str, str]) -> tuple[int, str, str]:

@@ -33,6 +33,7 @@ from inference.models.weights import fetch_model
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tests.support.paths import ROOT
+from tests.support.servers import Servers
 
 T = TypeVar("T")
 
@@ -366,3 +367,21 @@ def _assert_a_second_one_is_refused(up: Up) -> None:
     assert refused.exit_code == 2
     assert "in use by another `rmbg up`" in refused.output
     assert isinstance(refused.exception, SystemExit)
+
+
+@pytest.mark.slow
+def test_with_servers_of_ones_own_it_starts_none(
+    servers: Servers, tmp_path: Path, coffee: Path
+) -> None:
+    """docs/own-servers.md."""
+    own = {
+        "RMBG_REDIS_URL": servers.new_database(),
+        "RMBG_S3_ENDPOINT": servers.s3.endpoint,
+        "RMBG_S3_ACCESS_KEY": servers.s3.access_key,
+        "RMBG_S3_SECRET_KEY": servers.s3.secret_key,
+        "RMBG_S3_BUCKET": f"{servers.bucket}-own",
+    }
+    with running_up(tmp_path, "--flower-port", "0", **own) as up:
+        assert not up.child("valkey")
+        assert not up.child("weed")
+        assert cut_out(up, coffee)

@@ -201,7 +201,7 @@ def test_what_the_keys_may_not_is_named(
     keys = {"s3_access_key": user, "s3_secret_key": user * 2, "s3_bucket": objects.bucket}
     found = _store_results({**server_settings, **keys})["store.permissions"]
     assert (found.level, found.text) == (Level.FAIL, f"the S3 keys may not {missing}")
-    assert "docs/operations.md" in found.advice
+    assert "docs/own-servers.md" in found.advice
 
 
 def test_a_bucket_without_lifecycle_rules_is_told(

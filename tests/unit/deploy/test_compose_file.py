@@ -3,7 +3,7 @@
 import json
 import os
 import re
-import shutil
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,24 @@ from tests.support.paths import ROOT
 
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OWN_SERVERS = (ROOT / "docs" / "own-servers.md").read_text()
 #: They end by themselves.
 ONE_SHOT = {"bucket", "models", "s3-folder", "s3-user"}
 #: What is published: the service, and for operators of this machine what asks for a password.
 PUBLISHED = {"nginx", "flower", "grafana"}
 #: What fetches from elsewhere: pictures by URL, webhooks, weights.
 OUT = {"api", "io", "models"}
+GPU_WORKERS = {f"gpu{number}" for number in range(8)}
+WORKERS = {"cpu0", *GPU_WORKERS}
 DOCKERFILES = sorted((ROOT / "deploy" / "docker").glob("*.Dockerfile"))
 
 
 @pytest.mark.parametrize(
     ("schema", "path"),
-    [("compose-spec", "compose.yaml"), ("github-workflows", ".github/workflows/images.yml")],
+    [
+        ("compose-spec", "compose.yaml"),
+        ("github-workflows", ".github/workflows/images.yml"),
+    ],
 )
 def test_a_file_is_one_of_its_specification(schema: str, path: str) -> None:
     arguments = ["--builtin-schema", f"vendor.{schema}", str(ROOT / path)]
@@ -38,17 +44,41 @@ def test_a_file_is_one_of_its_specification(schema: str, path: str) -> None:
     assert done.exit_code == 0, done.output
 
 
-@pytest.mark.parametrize("profile", ["cpu", "gpu", "monitoring"])
-def test_docker_compose_reads_it_without_a_warning(profile: str) -> None:
-    asked = ["docker", "compose", "version"]
-    if (
-        not shutil.which("docker")
-        or subprocess.run(asked, capture_output=True, check=False).returncode
-    ):
-        pytest.skip("no docker compose here")
-    config = ["docker", "compose", "--profile", profile, "config", "--quiet"]
-    done = subprocess.run(config, cwd=ROOT, capture_output=True, text=True, check=False)
+def _compose(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Have Docker Compose itself, which needs no engine for that, read the file."""
+    command = [script("docker-compose"), *arguments]
+    env = {"PATH": os.environ["PATH"], **variables}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("profile", "workers"),
+    [("cpu", {"cpu0"}), ("gpu", {"gpu0"}), ("gpus-2", {"gpu0", "gpu1"})]
+    + [(f"gpus-{count}", {f"gpu{number}" for number in range(count)}) for count in (4, 8)]
+    + [("monitoring", set())],
+)
+def test_a_profile_has_its_workers_with_servers_of_ones_own_too(
+    profile: str, workers: set[str]
+) -> None:
+    other = {"prometheus", "grafana"} if profile == "monitoring" else {"models"}
+    always = {"api", "io", "nginx", "flower", "bucket"}
+    servers = {"redis", "s3", "s3-folder", "s3-user"}
+    services = ("--profile", profile, "config", "--services")
+    done = _compose(*services)
     assert (done.returncode, done.stderr) == (0, "")
+    assert set(done.stdout.split()) == always | other | workers | servers
+    own = _compose("-f", "compose.yaml", "-f", "deploy/docker/own-servers.yaml", *services)
+    assert (own.returncode, own.stderr) == (0, "")
+    assert set(own.stdout.split()) == always | other | workers
+
+
+def test_with_servers_of_ones_own_nothing_waits_for_others_and_their_networks_lead_out() -> None:
+    files = ("-f", "compose.yaml", "-f", "deploy/docker/own-servers.yaml")
+    every = ("--profile", "gpus-8", "--profile", "cpu", "config", "--format", "json")
+    read = json.loads(_compose(*files, *every).stdout)
+    for name, service in read["services"].items():
+        assert service.get("depends_on", {}).keys() <= {"api", "bucket"}, name
+    assert not [name for name in ("queue", "store") if read["networks"][name].get("internal")]
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -66,7 +96,7 @@ def test_a_service_keeps_the_rules(name: str) -> None:
     assert 0 < service["pids_limit"] <= 1024
     assert ("ports" in service) == (name in PUBLISHED)
     for port in service.get("ports", ()):
-        assert port.startswith("127.0.0.1:"), "published beyond this machine"
+        assert _with_defaults(port).startswith("127.0.0.1:"), "published beyond this machine"
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -115,7 +145,7 @@ def _neighbours(name: str) -> set[str]:
 
 
 def test_each_side_has_a_network_of_its_own() -> None:
-    workers = {"cpu0", "gpu0"}
+    workers = WORKERS
     assert _neighbours("redis") == {"api", "io", "flower"} | workers
     assert _neighbours("s3") == {"api", "io", "bucket", "s3-user", "nginx"} | workers
     assert _neighbours("nginx") == {"api", "s3"}
@@ -152,9 +182,9 @@ def test_the_services_keys_of_the_store_open_its_bucket_alone() -> None:
         assert statement["Effect"] == "Allow"
         assert set(statement["Resource"]) <= {bucket, f"{bucket}/*"}
         assert not [each for each in statement["Action"] if "*" in each or "Policy" in each]
-    documented = re.findall(r"`(s3:\w+)`", (ROOT / "docs/operations.md").read_text())
+    documented = re.findall(r"`(s3:\w+)`", OWN_SERVERS)
     allowed = {action for each in policy["Statement"] for action in each["Action"]}
-    assert set(documented) == allowed, "docs/operations.md says what each is for"
+    assert set(documented) == allowed, "docs/own-servers.md says what each is for"
 
 
 def test_the_store_gets_the_services_user_and_no_key_is_an_argument(tmp_path: Path) -> None:
@@ -194,7 +224,7 @@ def test_the_io_worker_may_take_longer_to_end_than_its_grace_time() -> None:
     assert int(SERVICES["io"]["stop_grace_period"].rstrip("s")) > Settings.load().shutdown_seconds
 
 
-@pytest.mark.parametrize("name", ["cpu0", "gpu0"])
+@pytest.mark.parametrize("name", sorted(WORKERS))
 def test_a_model_worker_may_take_15_s_longer_to_end_than_its_job(name: str) -> None:
     given = SERVICES[name]["environment"]["RMBG_SHUTDOWN_SECONDS"]
     assert given.startswith("${RMBG_SHUTDOWN_SECONDS:-")
@@ -205,12 +235,17 @@ def test_a_model_worker_may_take_15_s_longer_to_end_than_its_job(name: str) -> N
     assert _with_defaults(stop) == f"{default + 15:.0f}s"
 
 
-def test_a_gpu_worker_has_its_own_device_and_queue_and_the_weights_a_volume() -> None:
-    gpu = SERVICES["gpu0"]
+@pytest.mark.parametrize("name", sorted(GPU_WORKERS))
+def test_a_gpu_worker_has_its_own_name_queue_and_device_and_the_weights_a_volume(name: str) -> None:
+    gpu, number = SERVICES[name], name.removeprefix("gpu")
     (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
-    assert device["device_ids"] == [gpu["environment"]["CUDA_VISIBLE_DEVICES"]]
-    queues = gpu["command"][gpu["command"].index("-Q") + 1]
-    assert queues.startswith("gpu.${RMBG_HOST:-rmbg}.0,")
+    assert device["device_ids"] == [number]
+    # Inside its container, the one GPU is number 0.
+    assert gpu["environment"]["CUDA_VISIBLE_DEVICES"] == "0"
+    command = gpu["command"]
+    assert command[command.index("-n") + 1].startswith(f"{name}@")
+    assert command[command.index("-Q") + 1].startswith(f"gpu.${{RMBG_HOST:-rmbg}}.{number},")
+    assert gpu["healthcheck"]["test"][-1] == command[command.index("-n") + 1]
     assert "models:/models:ro" in gpu["volumes"]
 
 
@@ -260,3 +295,32 @@ def test_nothing_secret_goes_into_an_image_or_the_repository() -> None:
     for name in (".dockerignore", ".gitignore"):
         lines = (ROOT / name).read_text().splitlines()
         assert {"deploy/docker/secrets", ".env"} <= {line.strip("/") for line in lines}
+
+
+def test_the_pages_start_the_processes_as_compose_does() -> None:
+    """What is published and the places of programs differ."""
+    shown = re.findall(
+        r"^\.venv/bin/((?:gunicorn|celery .* worker) .*)$", OWN_SERVERS, re.MULTILINE
+    )
+    commands = [SERVICES[name]["command"] for name in ("api", "io", "gpu0")]
+    as_in_a_shell = [re.sub(r"\$\{(\w+):-[^}]*\}", r"$\1", " ".join(each)) for each in commands]
+    assert [" ".join(shlex.split(each)) for each in shown] == [
+        each.replace("0.0.0.0:", "127.0.0.1:") for each in as_in_a_shell
+    ]
+
+
+def test_the_pages_name_profiles_files_and_services_of_compose() -> None:
+    profiles = {profile for each in SERVICES.values() for profile in each.get("profiles", ())}
+    text = "".join(
+        page.read_text() for page in [ROOT / "compose.yaml", *(ROOT / "docs").glob("*.md")]
+    )
+    commands = re.findall(r"docker compose ((?:-f|--profile|run|up|exec) [^`\n#(]*)", text)
+    assert len(commands) > 15
+    for words in map(shlex.split, commands):
+        named = {word: words[at + 1] for at, word in enumerate(words[:-1]) if word.startswith("-")}
+        assert named.get("--profile", "cpu") in profiles, words
+        assert (ROOT / named.get("-f", "compose.yaml")).exists(), words
+        (begins,) = (at for at, word in enumerate(words) if word in {"run", "up", "exec", "build"})
+        services = [word for word in words[begins + 1 :] if not word.startswith("-")]
+        one = words[begins] in {"run", "exec"}
+        assert set(services[:1] if one else services) <= SERVICES.keys(), words

@@ -58,11 +58,11 @@ def test_every_metric_and_label_asked_for_is_exported() -> None:
 
 
 def test_every_alert_names_a_section_of_the_runbook() -> None:
-    known = anchors(ROOT / "docs" / "operations.md")
+    known = anchors(ROOT / "docs" / "alerts.md")
     for rule in _rules():
         if "alert" in rule:
             page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
-            assert page == "docs/operations.md"
+            assert page == "docs/alerts.md"
             assert anchor in known, rule["alert"]
 
 

@@ -17,7 +17,7 @@ from deploy.local import up
 from deploy.local.data_folder import open_data_folder
 from deploy.local.screen import Facts, Screen, warning_in
 from deploy.local.service import NotReadyError, Service, StartError
-from deploy.local.stack import Stack, UpOptions
+from deploy.local.stack import Stack
 from deploy.local.supervisor import Child, ChildState, RestartBackoff
 from tasks.jobs.job import Status
 from tests.support.service import settings_of
@@ -188,7 +188,7 @@ def test_a_person_sees_the_start_a_crash_and_the_end(stack: Stack, tmp_path: Pat
     async def play() -> None:
         screen = Screen(terminal.console)
         with open_data_folder(tmp_path) as folder:
-            running = asyncio.create_task(up._run(UpOptions(), stack, folder, screen))
+            running = asyncio.create_task(up._run(stack, folder, screen))
             await until(f"rmbg-queue {module.__version__}  ready  {FACTS[0]}")
             await until("jobs: 7 done, 7 failed, 7 running, 7 waiting")
             (child,) = screen._children()
@@ -218,7 +218,7 @@ def test_a_start_that_fails_ends_with_the_reason(stack: Stack, tmp_path: Path) -
 
     async def play() -> None:
         with open_data_folder(tmp_path) as folder:
-            await up._run(UpOptions(), stack, folder, Screen(terminal.console))
+            await up._run(stack, folder, Screen(terminal.console))
 
     with pytest.raises(StartError, match=r"api ended 3 times while starting\.\n    no such disk"):
         asyncio.run(asyncio.wait_for(play(), 60))

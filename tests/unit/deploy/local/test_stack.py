@@ -115,3 +115,37 @@ def test_how_a_users_store_is_reached_does_not_matter_to_the_embedded_one(tmp_pa
         made = plan_stack(UpOptions(flower_port=None), given, tmp_path, ports).settings
     assert (made.s3_credentials, made.s3_addressing_style) == ("keys", "path")
     assert made.s3_access_key
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "expected"),
+    [
+        ((0, ""), "auto", [None, None, None]),
+        ((1, ""), "auto", [None, None, None]),
+        ((2, ""), "auto", ["0", "1", "0"]),
+        ((8, ""), "cuda", ["0", "1", "2"]),
+        ((8, "5,GPU-1f"), "auto", ["5", "GPU-1f", "5"]),
+        ((8, ""), "cuda:3", [None, None, None]),
+        ((8, ""), "cpu", [None, None, None]),
+    ],
+)
+def test_workers_take_turns_on_several_gpus(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: tuple[int, str],
+    device: str,
+    expected: list[str | None],
+) -> None:
+    found, visible = gpus
+    for number in range(found):
+        (tmp_path / "gpus" / f"0000:{number}0:00.0").mkdir(parents=True)
+    monkeypatch.setattr("deploy.local.stack._GPUS", tmp_path / "gpus")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    given = ApiSettings.load(model="birefnet", device=device)
+    options = UpOptions(flower_port=None, workers=3)
+    with reserved_ports() as free:
+        stack = plan_stack(options, given, tmp_path, Ports.choose(options, free))
+    given_out = [each.env.get("CUDA_VISIBLE_DEVICES") for each in stack.services[:3]]
+    assert given_out == expected
+    # A first start compiles the network for its GPU.
+    assert stack.start_seconds == (900 if found and device != "cpu" else 120)
