@@ -44,6 +44,7 @@ from tests.support.service import HOST, RunningService
 
 DOCUMENTS = (
     "README.md",
+    "docs/api.md",
     "docs/operations.md",
     "docs/models.md",
     "docs/removebg.md",
@@ -167,7 +168,6 @@ _SCENES: tuple[tuple[str, Callable[[Scene], str], str], ...] = (
     ("jobs requeue --failed", Scene.dead, "requeued  {}"),
     ("jobs requeue", Scene.canceled, "requeued  {}"),
     ("jobs cancel", Scene.waiting, "canceled  {}"),
-    ("jobs purge --queue model.u2netp", Scene.worker, "messages removed from model.u2netp"),
     ("jobs purge --queue", Scene.waiting, f"messages removed from {IDLE_QUEUE}"),
     ("jobs purge --status", Scene.waiting, "canceled  {}"),
     ("jobs list --status failed", Scene.dead, "{}"),
