@@ -1,7 +1,6 @@
 """Pictures as they must not be, and as they rarely are; from a seed, so that runs repeat."""
 
 import random
-import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from PIL import Image, ImageCms, ImageOps
 from inference.probe import accepted_formats
 from tests.support.icc_profiles import named_profile
 from tests.support.pictures import exif_orientation, picture_file, read_picture
+from tests.support.png_files import png_chunk, png_file
 
 #: Modes that a format's writer takes as they are.
 MODES = {
@@ -169,26 +169,16 @@ def _noise(random_: random.Random) -> bytes:
     return random_.choice((b"", b"", b"\0", random_.randbytes(random_.randrange(5000))))
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def _png(width: int, height: int, pixels: bytes, *more: bytes) -> bytes:
-    head = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    parts = (head, *more, _chunk(b"IDAT", pixels), _chunk(b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
 @cache
 def _bombs() -> tuple[bytes, ...]:
     zeros = zlib.compress(bytes(20_000_000), 9)
     return (
-        _png(60_000, 60_000, zeros),  # more pixels than are taken
-        _png(2**31 - 1, 1, zeros),
-        _png(64, 64, zeros),  # more bytes than pixels
-        _png(3000, 3000, zeros[:200]),  # fewer
-        _png(32, 32, zlib.compress(bytes(33 * 32)), _chunk(b"zTXt", b"k\0\0" + zeros)),
-        _png(0, 0, zeros),
+        png_file((60_000, 60_000), zeros),  # more pixels than are taken
+        png_file((2**31 - 1, 1), zeros),
+        png_file((64, 64), zeros),  # more bytes than pixels
+        png_file((3000, 3000), zeros[:200]),  # fewer
+        png_file((32, 32), zlib.compress(bytes(33 * 32)), png_chunk(b"zTXt", b"k\0\0" + zeros)),
+        png_file((0, 0), zeros),
     )
 
 

@@ -7,19 +7,12 @@ import zlib
 from PIL import Image
 
 from tests.support.pictures import picture_file
-
-
-def png_chunk(kind: bytes, data: bytes) -> bytes:
-    """A chunk with its length and checksum."""
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+from tests.support.png_files import png_file
 
 
 def tall_png(width: int, height: int, *more: bytes) -> bytes:
     """A black gray PNG of any size, with more chunks before its pixels."""
-    head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    pixels = png_chunk(b"IDAT", zlib.compress(bytes((width + 1) * height), 9))
-    parts = (head, *more, pixels, png_chunk(b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    return png_file((width, height), zlib.compress(bytes((width + 1) * height), 9), *more)
 
 
 def many_scans(size: tuple[int, int], scans: int, *, progressive: bool = True) -> bytes:

@@ -37,6 +37,12 @@ def picture_file(image: Image.Image, name: str = "PNG", **parameters: object) ->
     return file.getvalue()
 
 
+def jpeg_of_frame(image: Image.Image, frame: bytes, bits: int) -> bytes:
+    """A baseline JPEG that says it has a frame of another kind, and samples of so many bits."""
+    before, after = picture_file(image, "JPEG").split(b"\xff\xc0\0\x11\x08")
+    return before + b"\xff" + frame + b"\0\x11" + bytes([bits]) + after
+
+
 def read_picture(data: bytes) -> Image.Image:
     """Read the whole of a picture's file."""
     image = Image.open(io.BytesIO(data))

@@ -1,7 +1,6 @@
 """Each row of the table in docs/formats.md holds for a file of that kind."""
 
 import re
-import struct
 import zlib
 from collections.abc import Callable
 from typing import Final
@@ -13,9 +12,9 @@ from PIL import Image
 from inference.decode import decode
 from inference.errors import InferenceError
 from tests.support.bmp_files import bmp_file
-from tests.support.hostile_pictures import png_chunk
 from tests.support.paths import ROOT
-from tests.support.pictures import picture_file
+from tests.support.pictures import jpeg_of_frame, picture_file
+from tests.support.png_files import png_chunk, png_file
 from tests.support.tiff_files import Page, tiff_file
 
 _TABLE: Final = (ROOT / "docs/formats.md").read_text()
@@ -29,8 +28,7 @@ def _file(name: str, **more: object) -> bytes:
 
 
 def _jpeg(frame: bytes, bits: int) -> bytes:
-    before, after = _file("JPEG").split(b"\xff\xc0\0\x11\x08")
-    return before + b"\xff" + frame + b"\0\x11" + bytes([bits]) + after
+    return jpeg_of_frame(_IMAGE, frame, bits)
 
 
 def _animated(name: str) -> bytes:
@@ -45,9 +43,7 @@ def _tiff(
 
 
 def _short_png() -> bytes:
-    head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 8, 0, 0, 0, 0))
-    pixels = png_chunk(b"IDAT", zlib.compress(bytes(50)))
-    return b"\x89PNG\r\n\x1a\n" + head + pixels + png_chunk(b"IEND", b"")
+    return png_file((9, 9), zlib.compress(bytes(50)))
 
 
 _PNG: Final = _file("PNG")

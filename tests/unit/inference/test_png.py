@@ -9,7 +9,7 @@ import pytest
 
 from inference.decode import decode
 from inference.errors import InvalidImageError
-from tests.support.hostile_pictures import png_chunk
+from tests.support.png_files import png_chunk, png_file
 
 Array = np.ndarray[Any, Any]
 
@@ -27,9 +27,7 @@ def _png(kind: int, depth: int, samples: Array, *chunks: bytes, rows: int = _SIZ
     bits = samples.astype(np.uint16)[..., None] >> np.arange(depth, dtype=np.uint16)[::-1] & 1
     packed = np.packbits(bits.astype(np.uint8).reshape(len(samples), -1), axis=1)
     lines = b"".join(b"\0" + row.tobytes() for row in packed[:rows])
-    head = struct.pack(">IIBBBBB", _SIZE, _SIZE, depth, kind, 0, 0, 0)
-    parts = (png_chunk(b"IHDR", head), *chunks, png_chunk(b"IDAT", zlib.compress(lines)))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + png_chunk(b"IEND", b"")
+    return png_file((_SIZE, _SIZE), zlib.compress(lines), *chunks, depth=depth, kind=kind)
 
 
 def _samples(kind: int, depth: int) -> Array:

@@ -1,6 +1,5 @@
 import io
 import struct
-import zlib
 
 import pytest
 from PIL import Image
@@ -14,7 +13,8 @@ from inference.errors import (
     UnsupportedFormatError,
 )
 from inference.probe import ImageHeader, ImageLimits, accepted_formats, probe_image
-from tests.support.pictures import picture_file
+from tests.support.pictures import jpeg_of_frame, picture_file
+from tests.support.png_files import png_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "HEIC")
 ENDS_EARLY = "The file ends before the picture does"
@@ -24,10 +24,7 @@ TRAILERS = [b"\0", b"\0" * 50_000, b"\r\n", b"MotionPhoto_Data" + bytes(range(25
 
 def _png_header(width: int, height: int) -> bytes:
     """A PNG of that size as it begins: enough of it to be judged, no pixels."""
-    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    idat = struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
-    head = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
-    return b"\x89PNG\r\n\x1a\n" + head + idat + b"\0\0\0\0IEND\xaeB`\x82"
+    return png_file((width, height), b"", kind=2)
 
 
 def _webp_header(width: int, height: int) -> bytes:
@@ -143,11 +140,6 @@ def ending(request: pytest.FixtureRequest, photo: Image.Image) -> bytes:
     return picture_file(photo, name, progressive=name != request.param)
 
 
-def _jpeg_of(photo: Image.Image, frame: bytes, bits: int) -> bytes:
-    before, after = picture_file(photo, "JPEG").split(b"\xff\xc0\0\x11\x08")
-    return before + b"\xff" + frame + b"\0\x11" + bytes([bits]) + after
-
-
 def _cmyk_tiff(photo: Image.Image, extra_samples: int) -> bytes:
     """CMYK with a fifth sample of a kind: 0 for unspecified, 1 and 2 for alpha."""
     width, height = photo.size
@@ -165,9 +157,9 @@ def _cmyk_tiff(photo: Image.Image, extra_samples: int) -> bytes:
 
 def test_what_no_reader_takes_is_named(photo: Image.Image) -> None:
     for data, words in (
-        (_jpeg_of(photo, b"\xc1", 12), "12-bit JPEG"),
-        (_jpeg_of(photo, b"\xc3", 8), "Lossless JPEG"),
-        (_jpeg_of(photo, b"\xc5", 8), "Hierarchical JPEG"),
+        (jpeg_of_frame(photo, b"\xc1", 12), "12-bit JPEG"),
+        (jpeg_of_frame(photo, b"\xc3", 8), "Lossless JPEG"),
+        (jpeg_of_frame(photo, b"\xc5", 8), "Hierarchical JPEG"),
         (_cmyk_tiff(photo, 1), "CMYK TIFF files with alpha"),
         (_cmyk_tiff(photo, 2), "CMYK TIFF files with alpha"),
     ):

@@ -5,7 +5,6 @@ import secrets
 import struct
 import time
 import tracemalloc
-import zlib
 from contextlib import suppress
 
 import numpy as np
@@ -41,6 +40,7 @@ from tests.support.hostile_pictures import (
     tall_png,
 )
 from tests.support.pictures import picture_file
+from tests.support.png_files import png_chunk
 from tests.support.tiff_files import Page, tiff_file
 
 
@@ -59,8 +59,7 @@ class CountedFile(io.BytesIO):
 
 def _chunks(count: int, kind: bytes) -> bytes:
     whole = tall_png(4, 4)
-    empty = struct.pack(">I", 0) + kind + struct.pack(">I", zlib.crc32(kind))
-    return whole[:33] + empty * count + whole[33:]
+    return whole[:33] + png_chunk(kind, b"") * count + whole[33:]
 
 
 def _segments(count: int, photo: Image.Image) -> bytes:
