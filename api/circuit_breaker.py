@@ -202,10 +202,10 @@ class BreakerRedis(Redis):
     breaker: CircuitBreaker
 
     @classmethod
-    def connect(cls, url: str, breaker: CircuitBreaker) -> Self:
+    def connect(cls, where: RedisAddress | str, breaker: CircuitBreaker) -> Self:
         """As `tasks.redis_client.connect`, behind a breaker."""
         options = client_options() | {"max_connections": REDIS_CONNECTIONS}
-        client = cast("Self", cls.from_pool(RedisAddress.parse(url).pool(**options)))
+        client = cast("Self", cls.from_pool(RedisAddress.of(where).pool(**options)))
         client.breaker = breaker
         return client
 

@@ -48,7 +48,7 @@ class Services:
         """Connect lazily: nothing is sent before the first request."""
         runtime = Runtime(
             settings,
-            redis=BreakerRedis.connect(settings.redis_url.get_secret_value(), CircuitBreaker()),
+            redis=BreakerRedis.connect(settings.redis_address, CircuitBreaker()),
             celery_app=create_celery(settings, socket_timeout=_SENDING_SECONDS),
             object_store=ObjectStore.from_settings(
                 settings, BreakerPool(CircuitBreaker(), current_caller, authorities(settings))

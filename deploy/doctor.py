@@ -10,7 +10,8 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from itertools import islice
@@ -22,7 +23,7 @@ import urllib3
 from celery import Celery
 from kombu.exceptions import OperationalError
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from api.settings import ApiSettings
 from inference.errors import ModelError
@@ -78,6 +79,28 @@ _READ_BATCH: Final = 500
 _MAX_COUNTED: Final = 1000
 _JOBS: Final = "celery -A tasks.app jobs"
 
+#: What Redis has to allow: commands of all kinds that the service and Celery send, each with the
+#: arguments behind its key.
+_KEYED_COMMANDS: Final = {
+    **dict.fromkeys(("GET", "MGET", "INCR", "DEL", "EXISTS", "EXPIRETIME", "TTL", "TYPE"), ()),
+    **dict.fromkeys(("HGETALL", "LLEN", "SMEMBERS", "ZCARD", "WATCH"), ()),
+    **dict.fromkeys(("EXPIRE", "PEXPIRE", "EXPIREAT", "HSCAN", "ZSCAN", "BRPOP"), ("1",)),
+    **dict.fromkeys(("SET", "HDEL", "LPUSH", "RPUSH", "SADD", "SREM", "ZREM"), ("1",)),
+    **dict.fromkeys(("HSET", "HINCRBY", "ZADD", "ZRANGE", "ZRANGEBYSCORE"), ("1", "1")),
+    **dict.fromkeys(("ZREMRANGEBYSCORE", "ZREVRANGE", "LRANGE", "LREM"), ("1", "1")),
+}
+_OTHER_COMMANDS: Final = ("PING", "TIME", "SCRIPT EXISTS 0", "INFO", "SCAN 0", "BGREWRITEAOF")
+#: What works less well without them.
+_OPTIONAL_COMMANDS: Final = frozenset({"INFO", "SCAN", "BGREWRITEAOF"})
+_KEYS_TO_TRY: Final = ("rmbg:doctor", "gpu.doctor", "model.doctor", "webhooks", "unacked")
+_KEYS_OF_CELERY: Final = ("_kombu.binding.celery.pidbox", "doctor.reply.celery.pidbox")
+#: With a subscription to a pattern, Redis wants the pattern itself among the rights. The number of
+#: the database is put in.
+_CHANNELS_TO_TRY: Final = (
+    *("rmbg:done:*", "/{}.celery.pidbox", "/{}.celeryev/*", "/{}.celeryev/worker.*"),
+)
+_MAX_SHOWN: Final = 5
+
 
 class Level(StrEnum):
     """The severity of a result."""
@@ -125,9 +148,8 @@ def run_checks() -> Iterator[CheckResult]:
     for name, meant in unknown_variables(ApiSettings).items():
         advice = f"{meant} is meant?" if meant else "docs/settings.md lists all settings"
         yield _warn("settings", f"{name} is no setting, and has no effect", advice)
-    url = settings.redis_url.get_secret_value()
     with Runtime(settings) as runtime:
-        redis_results = list(check_redis(runtime.redis, url))
+        redis_results = list(check_redis(runtime.redis, settings.redis_address))
         yield from redis_results
         yield from check_object_store(runtime.object_store, settings)
         # Only a Redis that does not answer is a result of this name.
@@ -171,22 +193,20 @@ def _check_work(runtime: Runtime) -> Iterator[CheckResult]:
 # Redis
 
 
-def check_redis(client: Redis, url: str) -> Iterator[CheckResult]:
-    """Check that Redis answers, its version, append-only file, eviction, memory and latency."""
-    address = RedisAddress.parse(url)
+def check_redis(client: Redis, address: RedisAddress) -> Iterator[CheckResult]:
+    """Check that Redis answers, its rights, version, file, eviction, memory and latency."""
     try:
-        info: dict[str, Any] = client.info()
         milliseconds = 1000 * median(_time_ping(client) for _ in range(_PINGS))
+        info = _redis_info(client)
     except RedisError as error:
         yield _fail(
             "redis", f"{address} does not answer: {error}", "start it, or correct RMBG_REDIS_URL"
         )
         return
     yield from _check_tls(address)
-    yield _check_version(info, str(address))
-    yield _check_append_only_file(info)
-    yield _check_eviction(info)
-    yield _check_strangers(client)
+    yield _check_rights(address)
+    yield from _check_info(info, str(address))
+    yield _check_strangers(client, address.key_prefix)
     if problem := redis_problem(info):
         yield _fail("redis.room", problem, "until then, new pictures are refused")
     used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
@@ -202,6 +222,76 @@ def check_redis(client: Redis, url: str) -> Iterator[CheckResult]:
         "run it closer to the API, and check its load with `redis-cli slowlog get`",
         when=milliseconds > _SLOW_MILLISECONDS,
     )
+
+
+def _redis_info(client: Redis) -> dict[str, Any]:
+    """Ask Redis what it says of itself; nothing if it may not be asked."""
+    try:
+        return client.info()
+    except ResponseError:
+        return {}
+
+
+def _check_info(info: dict[str, Any], address: str) -> Iterator[CheckResult]:
+    if not info:
+        yield _warn(
+            "redis.info",
+            f"{address} does not tell its version, append-only file and eviction (INFO)",
+            "allow the command, or see to it yourself: Redis 7.0 or later, `appendonly yes`, "
+            "`maxmemory-policy noeviction`",
+        )
+        return
+    yield _check_version(info, address)
+    yield _check_append_only_file(info)
+    yield _check_eviction(info)
+
+
+def _check_rights(address: RedisAddress) -> CheckResult:
+    """Have Redis judge each command as it queues it in a transaction, which is given up."""
+    plain = replace(address, key_prefix="")
+    with closing(plain.pool(decode_responses=True, socket_timeout=_HTTP_SECONDS)) as pool:
+        connection = pool.get_connection()
+
+        def is_refused(*command: str) -> bool:
+            connection.send_command(*command)  # type: ignore[no-untyped-call] # redis leaves it so
+            try:
+                connection.read_response()
+            except ResponseError as error:
+                # Any other error, as of WATCH in a transaction, is of a command that is allowed.
+                return isinstance(error, NoPermissionError) or "unknown command" in str(error)
+            return False
+
+        if is_refused("MULTI"):
+            refused = ["MULTI"]
+        else:
+            commands = _commands_to_try(address)
+            refused = [" ".join(each) for each in commands if is_refused(*each)]
+    if not refused:
+        return _ok("redis.rights", "the user may do all that the service does")
+    needed = [each for each in refused if each.partition(" ")[0] not in _OPTIONAL_COMMANDS]
+    shown = ", ".join((needed or refused)[:_MAX_SHOWN])
+    more = len(needed or refused) - _MAX_SHOWN
+    return CheckResult(
+        "redis.rights",
+        Level.FAIL if needed else Level.WARN,
+        f"the user {address.username or 'default'} may not: {shown}"
+        + (f" and {more} more" if more > 0 else ""),
+        "give it the rights in docs/own-servers.md, *What Redis has to allow*",
+    )
+
+
+def _commands_to_try(address: RedisAddress) -> Iterator[tuple[str, ...]]:
+    prefix = address.key_prefix
+    key = f"{prefix}{_KEYS_TO_TRY[0]}"
+    for command, arguments in _KEYED_COMMANDS.items():
+        yield command, key, *arguments
+    yield from (("EVAL", "return 1", "1", key), ("EVALSHA", "0" * 40, "1", key))
+    yield from (tuple(each.split()) for each in _OTHER_COMMANDS)
+    for name in _KEYS_TO_TRY[1:] + _KEYS_OF_CELERY:
+        yield "EXISTS", f"{prefix}{name}"
+    for channel in _CHANNELS_TO_TRY:
+        pattern = prefix + channel.format(address.db)
+        yield from (("PUBLISH", pattern, "1"), ("PSUBSCRIBE", pattern))
 
 
 def _check_tls(address: RedisAddress) -> Iterator[CheckResult]:
@@ -258,12 +348,14 @@ def _check_eviction(info: dict[str, Any]) -> CheckResult:
     )
 
 
-def _check_strangers(client: Redis) -> CheckResult:
+def _check_strangers(client: Redis, prefix: str) -> CheckResult:
     """Look for keys that are not the service's, such as those of another Celery application.
 
     The applications hear each other's commands (`celery control`) and events, and a worker takes
     what the other sends to a queue of the same name.
     """
+    if prefix:
+        return _ok("redis.keys", f"the service's begin with {prefix}, and leave others alone")
     try:
         keys = islice(client.scan_iter(count=_READ_BATCH), _MAX_KEYS)
         strange = sorted({key for key in keys if not _OWN_KEYS.match(key)})
@@ -274,7 +366,8 @@ def _check_strangers(client: Redis) -> CheckResult:
     return _warn(
         "redis.keys",
         f"another program keeps keys in this database, such as {strange[0]!r}",
-        "give the service a database of its own, by its number in RMBG_REDIS_URL",
+        "give the service a database of its own, by its number in RMBG_REDIS_URL; or, before its "
+        "first start, keys of its own by RMBG_REDIS_PREFIX",
     )
 
 

@@ -12,7 +12,6 @@ from inference.errors import ModelError
 from inference.models.registry import get_spec
 from tasks import redis_keys
 from tasks.jobs import routing
-from tasks.redis_address import RedisAddress
 from tasks.settings import Settings
 
 #: Time limits of one job, in seconds: of a small model, on a GPU, on a CPU.
@@ -75,7 +74,7 @@ def create_celery(settings: Settings, *, socket_timeout: float = 10) -> Celery:
 
 
 def _configuration(settings: Settings) -> dict[str, Any]:
-    broker = RedisAddress.parse(settings.redis_url.get_secret_value()).celery_broker()
+    broker = settings.redis_address.celery_broker()
     return {
         "broker_url": broker.url,
         "broker_use_ssl": broker.use_ssl,

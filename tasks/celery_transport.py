@@ -1,8 +1,10 @@
-"""Celery's Redis transport, whose connections close themselves when the server refuses.
+"""Celery's Redis transport, as the service needs it.
 
-Without that a worker goes on asking a server that has become a replica.
+Its connections close themselves when the server refuses: otherwise a worker goes on asking a server
+that has become a replica. With a prefix (`RMBG_REDIS_PREFIX`), all keys get it.
 """
 
+from functools import partial
 from typing import Any, cast
 
 from kombu.transport import redis as kombu_redis
@@ -13,7 +15,38 @@ from redis.sentinel import SentinelManagedConnection
 from tasks.redis_address import refusal_retry, refusing
 
 
-class _Refusals:
+class _PrefixedKeys(kombu_redis.GlobalKeyPrefixMixin):
+    """Puts the prefix before the keys of EXISTS too, which kombu leaves out."""
+
+    PREFIXED_COMPLEX_COMMANDS: dict[str, object] = {  # noqa: RUF012 - kombu's type
+        **kombu_redis.GlobalKeyPrefixMixin.PREFIXED_COMPLEX_COMMANDS,
+        "EXISTS": {"args_start": 0, "args_end": None},
+    }
+
+
+class _PrefixedPipeline(_PrefixedKeys, kombu_redis.PrefixedRedisPipeline):
+    """A pipeline of such a client."""
+
+
+class _PrefixedClient(_PrefixedKeys, kombu_redis.PrefixedStrictRedis):
+    """A client that puts the prefix before keys."""
+
+    def pipeline(
+        self,
+        transaction: bool = True,  # noqa: FBT001, FBT002 - redis's signature
+        shard_hint: str | None = None,
+    ) -> _PrefixedPipeline:
+        """Make a pipeline."""
+        return _PrefixedPipeline(  # type: ignore[no-untyped-call] # kombu leaves it so
+            self.connection_pool,
+            self.response_callbacks,
+            transaction,
+            shard_hint,
+            global_keyprefix=self.global_keyprefix,
+        )
+
+
+class _ServiceChannel:
     """Has the connections of a channel try refused commands again, and nothing else.
 
     With kombu's own retries redis-py takes an error within a transaction for one of its watched
@@ -24,6 +57,9 @@ class _Refusals:
         params: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[misc] # a channel's
         return {**params, "retry": refusal_retry()}
 
+    def _get_client(self) -> Any:  # noqa: ANN401 - kombu's
+        prefix = self.global_keyprefix  # type: ignore[attr-defined] # a channel's
+        return partial(_PrefixedClient, global_keyprefix=prefix) if prefix else Redis
 
 class _OneClient:
     """Has a channel keep the client with which it sends commands; kombu makes one for each."""
@@ -39,7 +75,7 @@ class _OneClient:
         return cast("Redis", self._kept)
 
 
-class Channel(_Refusals, _OneClient, kombu_redis.Channel):
+class Channel(_ServiceChannel, _OneClient, kombu_redis.Channel):
     """A channel to one server."""
 
     connection_class = refusing(Connection)
@@ -52,7 +88,7 @@ class Transport(kombu_redis.Transport):
     Channel = Channel
 
 
-class SentinelChannel(_Refusals, _OneClient, kombu_redis.SentinelChannel):
+class SentinelChannel(_ServiceChannel, _OneClient, kombu_redis.SentinelChannel):
     """A channel to the master that sentinels name."""
 
     connection_class = refusing(SentinelManagedConnection)

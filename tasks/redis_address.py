@@ -4,7 +4,7 @@ The service's clients and Celery's connections are built from it alike. All of t
 connection on which the server says that it is no master, or not ready yet.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from types import MappingProxyType
@@ -29,6 +29,8 @@ from redis.sentinel import (
     SentinelManagedConnection,
     SentinelManagedSSLConnection,
 )
+
+from tasks.key_prefix import with_prefix
 
 #: A command that a server refuses is tried again after pauses of 0.1, 0.2 and 0.4 s.
 _PAUSES: Final = ExponentialBackoff(cap=0.4, base=0.05)
@@ -63,10 +65,25 @@ class ServerNotReadyError(RedisConnectionError):
     """The server refused a command as a replica, or since it is not ready; nothing was done."""
 
 
-class _RefusingConnection(AbstractConnection):
-    """Closes itself when the server refuses, so that the next try looks for the server again."""
+class _ServiceConnection(AbstractConnection):
+    """Puts the service's prefix before keys; closes itself when the server refuses.
 
+    So the next try looks for the server again.
+    """
+
+    _key_prefix = ""
     _answers_read = 0
+
+    def send_command(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - redis's
+        """Send a command."""
+        super().send_command(*self._prefixed(args), **options)  # type: ignore[no-untyped-call] # redis's
+
+    def pack_commands(self, commands: Iterable[tuple[Any, ...]]) -> Any:  # noqa: ANN401 - redis's
+        """Encode the commands of a pipeline."""
+        return super().pack_commands([self._prefixed(each) for each in commands])  # type: ignore[no-untyped-call] # redis's
+
+    def _prefixed(self, command: tuple[Any, ...]) -> tuple[Any, ...]:
+        return with_prefix(self._key_prefix, command) if self._key_prefix else command
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: ANN401, FBT001, FBT002 - redis's
         """Send commands, of which none is answered yet."""
@@ -100,9 +117,13 @@ def is_refusal(error: RedisError) -> bool:
     return isinstance(error, BusyLoadingError) or code in _REFUSALS
 
 
-def refusing(kind: type[_Kind]) -> type[_Kind]:
-    """Return a class of connections that also close themselves when the server refuses."""
-    return cast("type[_Kind]", type(kind.__name__, (kind, _RefusingConnection), {}))
+def refusing(kind: type[_Kind], key_prefix: str = "") -> type[_Kind]:
+    """Return a class of connections that also close themselves when the server refuses.
+
+    Keys are sent with the prefix.
+    """
+    members = {"_key_prefix": key_prefix}
+    return cast("type[_Kind]", type(kind.__name__, (kind, _ServiceConnection), members))
 
 
 def refusal_retry() -> Retry:
@@ -145,9 +166,11 @@ class RedisAddress:
     sentinel_login: MappingProxyType[str, str] = field(
         default_factory=lambda: MappingProxyType({}), repr=False
     )
+    #: Stands before every key and channel.
+    key_prefix: str = ""
 
     @classmethod
-    def parse(cls, url: str) -> Self:
+    def parse(cls, url: str, key_prefix: str = "") -> Self:
         """Read a URL.
 
         Raises:
@@ -189,7 +212,13 @@ class RedisAddress:
                     if name in _SENTINEL_OPTIONS
                 }
             ),
+            key_prefix=key_prefix,
         )
+
+    @classmethod
+    def of(cls, where: Self | str) -> Self:
+        """Return an address as it is, or that of a URL."""
+        return cls.parse(where) if isinstance(where, str) else where
 
     def __str__(self) -> str:
         """The address without its password."""
@@ -217,18 +246,21 @@ class RedisAddress:
             for name in ("socket_connect_timeout", "socket_keepalive"):
                 given.pop(name, None)
             return ConnectionPool(
-                connection_class=refusing(UnixDomainSocketConnection), path=self.path, **given
+                connection_class=refusing(UnixDomainSocketConnection, self.key_prefix),
+                path=self.path,
+                **given,
             )
         if not self.master:
             [(host, port)] = self.hosts
             tcp: type[Connection] = Connection if self.tls is None else SSLConnection
-            return ConnectionPool(connection_class=refusing(tcp), host=host, port=port, **given)
+            kind = refusing(tcp, self.key_prefix)
+            return ConnectionPool(connection_class=kind, host=host, port=port, **given)
         sentinels = Sentinel(  # type: ignore[no-untyped-call] # redis leaves it so
             self.hosts, sentinel_kwargs=self._sentinel_options()
         )
         managed = SentinelManagedConnection if self.tls is None else SentinelManagedSSLConnection
         return SentinelConnectionPool(  # type: ignore[no-untyped-call] # redis leaves it so
-            self.master, sentinels, connection_class=refusing(managed), **given
+            self.master, sentinels, connection_class=refusing(managed, self.key_prefix), **given
         )
 
     def _sentinel_options(self) -> dict[str, Any]:
@@ -244,6 +276,8 @@ class RedisAddress:
         has none. So it gets them as redis-py understands them.
         """
         options: dict[str, Any] = {"client_name": self.client_name} if self.client_name else {}
+        if self.key_prefix:
+            options["global_keyprefix"] = self.key_prefix
         use_ssl = None if self.tls is None else dict(self.tls)
         login = self._login()
         if self.path:

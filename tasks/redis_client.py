@@ -34,7 +34,7 @@ def probe_redis(settings: Settings) -> None:
 
     A replica, a full server or one without a disk answers a `PING`, and takes no picture.
     """
-    client = connect(settings.redis_url.get_secret_value(), timeout=PROBE_SECONDS)
+    client = connect(settings.redis_address, timeout=PROBE_SECONDS)
     with redis_errors(), client:
         client.set(redis_keys.PROBE, "1", ex=_PROBE_KEPT_SECONDS)
 
@@ -50,9 +50,12 @@ def client_options(*, timeout: float = 3.0) -> dict[str, Any]:
     }
 
 
-def connect(url: str, *, timeout: float = 3.0) -> Redis:
-    """Build a client that fails within `timeout` seconds instead of hanging."""
-    return Redis.from_pool(RedisAddress.parse(url).pool(**client_options(timeout=timeout)))
+def connect(where: RedisAddress | str, *, timeout: float = 3.0) -> Redis:
+    """Build a client that fails within `timeout` seconds instead of hanging.
+
+    With a URL its keys have no prefix.
+    """
+    return Redis.from_pool(RedisAddress.of(where).pool(**client_options(timeout=timeout)))
 
 
 @contextmanager
@@ -147,9 +150,9 @@ class LuaScripts:
         """
         packed, script = _pack(arguments), self.script(command)
         try:
-            return client.evalsha(script.sha1, 0, command, packed)
+            return client.evalsha(script.sha1, 1, redis_keys.PREFIX, command, packed)
         except NoScriptError:
-            return client.eval(script.text, 0, command, packed)
+            return client.eval(script.text, 1, redis_keys.PREFIX, command, packed)
 
     def run_each(
         self, client: Redis, command: str, calls: Sequence[Mapping[str, Argument]]
@@ -158,7 +161,7 @@ class LuaScripts:
         script = self.script(command)
         with client.pipeline(transaction=False) as pipe:
             for arguments in calls:
-                pipe.evalsha(script.sha1, 0, command, _pack(arguments))
+                pipe.evalsha(script.sha1, 1, redis_keys.PREFIX, command, _pack(arguments))
             answers = pipe.execute(raise_on_error=False)
         missing = [place for place, each in enumerate(answers) if isinstance(each, NoScriptError)]
         if missing:

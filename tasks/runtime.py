@@ -62,7 +62,7 @@ class Runtime:
         object_store: ObjectStore | None = None,
     ) -> None:
         self.settings = settings
-        self.redis = redis or connect(settings.redis_url.get_secret_value(), timeout=redis_timeout)
+        self.redis = redis or connect(settings.redis_address, timeout=redis_timeout)
         self._given_app = celery_app
         self.celery_app = celery_app or create_celery(settings)
         self.object_store = object_store or ObjectStore.from_settings(settings)

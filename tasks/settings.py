@@ -139,6 +139,13 @@ class Settings(BaseSettings):
         "rediss:// for TLS, with options as redis-py names them: ?ssl_ca_certs=/etc/ca.pem. The "
         "server's certificate is verified, unless the URL says ssl_cert_reqs=none.",
     )
+    redis_prefix: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._:-]{0,64}$",
+        description="What every key in Redis begins with, Celery's included, such as shop: for a "
+        "database that is shared with other programs. Set it before the first start: what is "
+        "recorded without it, or with another one, is not found.",
+    )
     s3_endpoint: AnyHttpUrl = Field(
         AnyHttpUrl("http://127.0.0.1:9000"),
         description="URL of the object store, as the service reaches it: scheme, host and port.",
@@ -334,6 +341,11 @@ class Settings(BaseSettings):
     def _redis_url(cls, value: SecretStr) -> SecretStr:
         RedisAddress.parse(value.get_secret_value())
         return value
+
+    @cached_property
+    def redis_address(self) -> RedisAddress:
+        """Where Redis is, and what stands before every key there."""
+        return RedisAddress.parse(self.redis_url.get_secret_value(), self.redis_prefix)
 
     @field_validator("s3_endpoint", "s3_public_endpoint")
     @classmethod

@@ -20,6 +20,7 @@ from deploy.local.service import NotReadyError, Probe
 from tasks import redis_keys
 from tasks.errors import ObjectStoreUnavailableError
 from tasks.object_store import impatient_client, object_store_errors
+from tasks.redis_address import RedisAddress
 from tasks.redis_client import connect
 from tasks.s3_access import DEFAULT_REGION
 from tasks.settings import Settings
@@ -42,13 +43,13 @@ def redis_answers(url: str) -> Probe:
     return probe
 
 
-def worker_ready(url: str, worker: str) -> Probe:
+def worker_ready(where: RedisAddress | str, worker: str) -> Probe:
     """Make a probe that passes once a worker's child has announced, since its start, its model."""
 
     def probe(since: float) -> None:
         with (
             _not_ready("Redis does not answer", RedisError),
-            _client(url) as client,
+            _client(where) as client,
         ):
             announced_at = client.get(redis_keys.ready_key(worker))
         if announced_at is None or float(str(announced_at)) < since:
@@ -155,8 +156,8 @@ def _not_ready(what: str, *errors: type[Exception]) -> Iterator[None]:
         raise NotReadyError(f"{what}: {reason}") from error
 
 
-def _client(url: str) -> Redis:
-    return connect(url, timeout=_TIMEOUT_SECONDS)
+def _client(where: RedisAddress | str) -> Redis:
+    return connect(where, timeout=_TIMEOUT_SECONDS)
 
 
 def _error_message(response: urllib3.BaseHTTPResponse) -> str:

@@ -266,7 +266,7 @@ def _model_worker(
         node,
         (routing.gpu_queue(settings.host, index), routing.model_queue(settings.model)),
         ("-P", "prefork", "-c", "1"),
-        probes.worker_ready(settings.redis_url.get_secret_value(), node),
+        probes.worker_ready(settings.redis_address, node),
         settings=settings,
         env=env,
         metrics_port=metrics_port,

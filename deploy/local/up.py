@@ -165,8 +165,7 @@ async def _run_until_stopped(
 
 def _count_jobs(settings: ApiSettings) -> Callable[[], dict[Status, int] | None]:
     """Return a function that counts the jobs by status; None while Redis does not answer."""
-    url = settings.redis_url.get_secret_value()
-    store = JobStore(connect(url, timeout=_COUNT_SECONDS))
+    store = JobStore(connect(settings.redis_address, timeout=_COUNT_SECONDS))
 
     def count() -> dict[Status, int] | None:
         try:

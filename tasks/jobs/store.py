@@ -607,10 +607,10 @@ class JobWatcher:
         The end of a job that was final before the block is not published again: read the record
         once the block has begun.
         """
-        channels, ended = [redis_keys.done_channel(each) for each in task_ids], threading.Event()
+        ended = threading.Event()
         with self._lock:
-            for channel in channels:
-                self._waiting.setdefault(channel, []).append(ended)
+            for task_id in task_ids:
+                self._waiting.setdefault(task_id, []).append(ended)
             if not self._listening:
                 self._listening = True
                 threading.Thread(target=self._listen, name="job-watcher", daemon=True).start()
@@ -624,10 +624,10 @@ class JobWatcher:
             yield wait
         finally:
             with self._lock:
-                for channel in channels:
-                    self._waiting[channel].remove(ended)
-                    if not self._waiting[channel]:
-                        del self._waiting[channel]
+                for task_id in task_ids:
+                    self._waiting[task_id].remove(ended)
+                    if not self._waiting[task_id]:
+                        del self._waiting[task_id]
 
     def _listen(self) -> None:
         while True:
@@ -648,6 +648,7 @@ class JobWatcher:
             while self._waiting:
                 message = listener.get_message(timeout=_WATCH_SECONDS)
                 if message is not None:
+                    _, _, task_id = str(message["channel"]).rpartition(":")
                     with self._lock:
-                        for ended in self._waiting.get(str(message["channel"]), ()):
+                        for ended in self._waiting.get(task_id, ()):
                             ended.set()

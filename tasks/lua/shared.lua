@@ -4,6 +4,8 @@
 -- ARGV: the command's name, and its arguments as one JSON object. Numbers and times are text in it,
 -- as they are in Redis, so that none loses a digit; an argument that is left out is nil. Keys are
 -- built here and not declared in KEYS: the service needs one Redis, not a cluster.
+-- KEYS: 'rmbg:' behind the prefix of the service (RMBG_REDIS_PREFIX), which stands before every key
+-- that is listed here or given as an argument.
 --
 -- key                             type   what for                                        expiry
 -- rmbg:counters                   hash   counts since the service's first day            none
@@ -26,6 +28,28 @@
 -- rmbg:owner:<id>                 hash   an owner, and the SHA-256 of its key            none
 -- rmbg:upload:<id>                hash   the record of a resumable upload                its own
 -- rmbg:upload:<id>:lock           string the token of the request that writes to it      4 s
+
+local PREFIX = KEYS[1]:sub(1, -6)
+
+-- With a prefix, each call gets it before its key: the first argument, and all of some commands.
+local redis = redis
+if PREFIX ~= '' then
+  local server = redis
+  local only_keys = {DEL = true, EXISTS = true}
+  local function with(call)
+    return function(command, key, ...)
+      if not key then  -- TIME
+        return call(command)
+      end
+      local others = {...}
+      for place, other in ipairs(only_keys[command] and others or {}) do
+        others[place] = PREFIX .. other
+      end
+      return call(command, PREFIX .. key, unpack(others))
+    end
+  end
+  redis = {call = with(server.call), pcall = with(server.pcall), error_reply = server.error_reply}
+end
 
 local P = 'rmbg:'
 local COUNTERS = P .. 'counters'

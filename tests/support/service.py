@@ -22,7 +22,6 @@ from deploy.local.service import Service
 from tasks.jobs.job import Job, Status
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
-from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
 from tests.support.jobs import recorded
 from tests.support.paths import REMEMBERED, ROOT
@@ -133,7 +132,7 @@ def running_service(env: dict[str, str], logs: Path) -> Iterator[RunningService]
 
     The worker's model is the real one, and remembers what it has seen.
     """
-    redis_url, host = env["RMBG_REDIS_URL"], env["RMBG_HOST"]
+    settings, host = settings_of(env), env["RMBG_HOST"]
     mattes = logs / "mattes"
     mattes.mkdir()
     remembers = {REMEMBERED: str(mattes), "PYTHONPATH": str(ROOT)}
@@ -144,14 +143,15 @@ def running_service(env: dict[str, str], logs: Path) -> Iterator[RunningService]
 
     with ExitStack() as stack:
         gpu_port, io_port, *_ = stack.enter_context(reserved_ports())
-        online = probes.worker_online(Settings.load(redis_url=redis_url), io_worker)
+        online = probes.worker_online(settings, io_worker)
         stack.enter_context(
             running(
                 worker_service(io_worker, "webhooks", with_port(io_port), online, *IO_POOL),
                 logs / "io.log",
             )
         )
-        queues, ready = f"gpu.{host}.0,model.u2netp", probes.worker_ready(redis_url, gpu)
+        queues = f"gpu.{host}.0,model.u2netp"
+        ready = probes.worker_ready(settings.redis_address, gpu)
         model_worker = stack.enter_context(
             running(
                 worker_service(
@@ -167,7 +167,7 @@ def running_service(env: dict[str, str], logs: Path) -> Iterator[RunningService]
         )
         api = stack.enter_context(running_api(env, logs / "api.log", ready="/healthz/ready"))
         client = stack.enter_context(ServiceClient(api.url))
-        redis = connect(redis_url)
+        redis = connect(settings.redis_address)
         yield RunningService(
             env,
             api,

@@ -19,11 +19,14 @@ from tasks.app import create_celery
 from tasks.jobs import routing
 from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore
+from tasks.redis_address import RedisAddress
+from tasks.redis_client import connect
 from tasks.settings import Settings
 from tasks.webhooks.deliveries import DeliveryState, DeliveryStore, RetryDecision
 from tasks.worker_registry import WorkerRegistry
 from tests.support.commands import crash
 from tests.support.jobs import make_job
+from tests.support.redis_user import PREFIX, documented_user
 
 #: Runs the doctor where no worker is ready, and returns the worst result of each subject.
 Doctor = Callable[[], dict[str, dict[str, Any]]]
@@ -37,7 +40,8 @@ def _redis_results(redis: Redis, url: str, **changed: object) -> dict[str, Check
     """Check a Redis whose INFO differs: the configuration of the tests' own is not changed."""
     info = {**redis.info(), **changed}
     fake = SimpleNamespace(ping=redis.ping, info=lambda: info, scan_iter=redis.scan_iter)
-    return {result.subject: result for result in check_redis(cast("Redis", fake), url)}
+    results = check_redis(cast("Redis", fake), RedisAddress.parse(url))
+    return {result.subject: result for result in results}
 
 
 def _store_results(given: dict[str, object]) -> dict[str, CheckResult]:
@@ -166,6 +170,30 @@ def test_an_unsafe_redis_or_one_without_expiretime_fails(  # noqa: PLR0917 - one
     assert bool(result.advice) is (level is Level.FAIL)
     assert text in result.text
     assert text != "EXPIRETIME" or "Redis 7.0" in result.advice
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "text"),
+    [
+        ("", Level.OK, ""),
+        ("-zadd -evalsha", Level.FAIL, "ZADD shop:rmbg:doctor 1 1, EVALSHA"),
+        ("resetkeys ~shop:rmbg:*", Level.FAIL, "EXISTS shop:webhooks"),
+        ("resetchannels", Level.FAIL, "PUBLISH shop:rmbg:done:"),
+        ("-multi", Level.FAIL, "MULTI"),
+        ("-info -bgrewriteaof", Level.WARN, "INFO, BGREWRITEAOF"),
+    ],
+)
+def test_what_a_user_of_redis_may_not_is_named(
+    redis: Redis, redis_url: str, changes: str, level: Level, text: str
+) -> None:
+    before = {*redis.scan_iter()}
+    with documented_user(redis_url, *changes.split()) as url:
+        address = RedisAddress.parse(url, PREFIX)
+        with connect(address) as client:
+            found = {each.subject: each for each in check_redis(client, address)}
+    assert (found["redis.rights"].level, text in found["redis.rights"].text) == (level, True)
+    assert ("redis.info" in found) is ("info" in changes)
+    assert {*redis.scan_iter()} == before
 
 
 def test_without_redis_the_other_checks_run(

@@ -15,6 +15,7 @@ from deploy.local import probes
 from deploy.local.service import NotReadyError
 from tasks.app import create_celery
 from tasks.errors import QueueUnavailableError
+from tasks.redis_address import RedisAddress
 from tasks.redis_client import connect, probe_redis
 from tasks.settings import Settings
 from tests.support.tls import TlsServer, tls_redis
@@ -85,5 +86,9 @@ def test_the_doctor_warns_of_a_server_that_is_not_verified(
     options = (options or "?ssl_ca_certs={}").format(impostor.authority)
     url = f"{impostor.url}{options}"
     with connect(url) as client:
-        found = [each.level for each in check_redis(client, url) if each.subject == "redis.tls"]
+        found = [
+            each.level
+            for each in check_redis(client, RedisAddress.parse(url))
+            if each.subject == "redis.tls"
+        ]
     assert found == [Level.WARN if warned else Level.OK]

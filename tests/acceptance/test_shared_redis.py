@@ -1,0 +1,76 @@
+"""A second service in a database of Redis: with a prefix, as a user that sees no other keys."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.local import probes
+from deploy.local.ports import reserved_ports
+from deploy.local.service import Service
+from tasks.redis_client import connect
+from tests.support.receivers import answering, receiver
+from tests.support.redis_user import PREFIX, documented_user
+from tests.support.servers import Servers, running
+from tests.support.service import RunningService, running_service
+
+
+@pytest.mark.slow
+def test_both_work_whole_and_neither_sees_the_other(
+    service: RunningService, servers: Servers, tmp_path: Path, coffee: Path
+) -> None:
+    url = service.env["RMBG_REDIS_URL"]
+    with (
+        documented_user(url) as restricted,
+        receiver(answering(200)) as got,
+        reserved_ports() as ports,
+    ):
+        env = {
+            **service.env,
+            "RMBG_REDIS_URL": restricted,
+            "RMBG_REDIS_PREFIX": PREFIX,
+            "RMBG_S3_BUCKET": f"{servers.bucket}-tenant",
+            "RMBG_HOST": "tenant",
+        }
+        with running_service(env, tmp_path) as tenant:
+            for each in (tenant, service):
+                task = each.client.submit(coffee, {"webhook_url": got.url})
+                assert each.client.wait(task)["status"] == "succeeded"
+            assert got.wait_for(2)
+            told = tenant.run("rmbg", "doctor", "--json").stdout
+            levels = {each["subject"]: each["level"] for each in json.loads(told)["findings"]}
+            checks = ("rights", "info", "keys", "version")
+            assert {levels.get(f"redis.{name}", "ok") for name in checks} == {"ok"}
+            assert levels["workers.io"] == levels["workers"] == "ok"
+            for each, host in ((tenant, "tenant"), (service, service.env["RMBG_HOST"])):
+                found = each.run("celery", "-A", "tasks.app", "inspect", "ping", "--json").stdout
+                assert json.loads(found).keys() == {f"io@{host}", f"gpu0@{host}"}
+            listed = tenant.run("celery", "-A", "tasks.app", "jobs", "list", "--json").stdout
+            assert len(json.loads(listed)["jobs"]) == 1
+            flower = (
+                sys.executable,
+                "-m",
+                "deploy.local.celery_flower",
+                "-A",
+                "tasks.app",
+                "flower",
+            )
+            address = f"http://127.0.0.1:{ports[0]}"
+            probe = probes.flower_sees(address, ("io@tenant", "gpu0@tenant"))
+            with running(
+                Service("flower", (*flower, f"--port={ports[0]}"), env=env, probe=probe),
+                tmp_path / "flower.log",
+            ):
+                pass
+        with connect(url) as client:
+            keys = {*client.scan_iter()}
+        assert {f"{PREFIX}rmbg:jobs:succeeded", "rmbg:jobs:succeeded"} <= keys
+
+
+def _run_flower(env: dict[str, str], port: int, log: Path) -> None:
+    """Run Flower until it has heard of both workers."""
+    command = (sys.executable, "-m", "deploy.local.celery_flower", "-A", "tasks.app", "flower")
+    probe = probes.flower_sees(f"http://127.0.0.1:{port}", ("io@tenant", "gpu0@tenant"))
+    with running(Service("flower", (*command, f"--port={port}"), env=env, probe=probe), log):
+        pass
