@@ -303,7 +303,7 @@ class WsgiBridge:
         """Drop the public URL's path from a request's, where a proxy has left it."""
         public: SplitResult | None = self._application.config.get(PUBLIC_ADDRESS)
         prefix = public.path.rstrip("/") if public else ""
-        if prefix and environ["PATH_INFO"].startswith(f"{prefix}/"):
+        if prefix and f"{environ['PATH_INFO']}/".startswith(f"{prefix}/"):
             environ["PATH_INFO"] = environ["PATH_INFO"].removeprefix(prefix)
 
     async def call(self, environ: Environ, body: BinaryIO | None = None) -> Answer:

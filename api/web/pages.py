@@ -4,11 +4,13 @@ Nothing is built and nothing comes from another host: the files of `static/` are
 The pages hold no data. Their scripts call the same API as any client, with the same key.
 """
 
+from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, redirect, request, url_for
+from werkzeug.wrappers import Response as BaseResponse
 
 from api.errors import ApiError
 
@@ -49,8 +51,11 @@ blueprint = Blueprint("web", __name__)
 
 
 @blueprint.get("/")
-def photos() -> Response:
+def photos() -> BaseResponse:
     """Answer with the page that cuts out photos."""
+    if not request.environ["PATH_INFO"]:
+        # At the public URL's path without its slash, the page's relative addresses lead elsewhere.
+        return redirect(url_for(".photos", _external=True), HTTPStatus.PERMANENT_REDIRECT)
     return _page_file("index.html")
 
 

@@ -20,6 +20,7 @@ import urllib3
 from deploy.local.ports import reserved_ports
 from deploy.local.service import NotReadyError, Service
 from tasks.uploads.store import PART_BYTES
+from tests.support.browser import chromium, visiting
 from tests.support.paths import ROOT
 from tests.support.servers import Servers, running
 from tests.support.service import running_api
@@ -129,6 +130,26 @@ def test_every_address_is_the_public_one_with_its_path(front: Front, coffee: Pat
     assert front.tls.request("GET", f"{base}/docs/").status == 200
     document = front.tls.request("GET", f"{base}/openapi.json").json()
     assert document["servers"] == [{"url": "/rmbg"}]
+
+
+def test_the_pages_and_removebgs_api_work_below_the_path(front: Front, coffee: Path) -> None:
+    base = f"{front.tls_url}/rmbg"
+    for path in ("", "/docs"):
+        moved = front.tls.request("GET", f"{base}{path}")
+        assert (moved.status, moved.headers["Location"]) == (308, f"{base}{path}/")
+    with chromium() as browser, visiting(browser, base, ignore_https_errors=True) as visit:
+        visit.open()
+        visit.drop(coffee)
+        visit.card(coffee.name, "queued")
+        # Through a proxy nobody is an operator without a key: the page asks for one.
+        visit.open("/ops").locator("dialog[open]").wait_for()
+        visit.page.goto(f"{base}/docs/")
+        visit.page.locator(".opblock, rapi-doc, redoc, h1").first.wait_for()
+        assert [
+            each for each in visit.requested if not each.startswith((f"{base}/", "blob:"))
+        ] == []
+    answer = front.tls.request("GET", f"{base}/v1.0/account")
+    assert answer.json()["data"]["attributes"]["api"], answer.data
 
 
 def test_a_signed_address_is_handed_on_to_the_store_and_nothing_else_is(
