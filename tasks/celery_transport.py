@@ -1,7 +1,8 @@
 """Celery's Redis transport, as the service needs it.
 
 Its connections close themselves when the server refuses: otherwise a worker goes on asking a server
-that has become a replica. With a prefix (`RMBG_REDIS_PREFIX`), all keys get it.
+that has become a replica. A full server counts as one that is away, since Celery ends a worker for
+any other error. With a prefix (`RMBG_REDIS_PREFIX`), all keys get it.
 """
 
 from functools import partial
@@ -78,8 +79,8 @@ class _OneClient:
 class Channel(_ServiceChannel, _OneClient, kombu_redis.Channel):
     """A channel to one server."""
 
-    connection_class = refusing(Connection)
-    connection_class_ssl = refusing(SSLConnection)
+    connection_class = refusing(Connection, full_is_away=True)
+    connection_class_ssl = refusing(SSLConnection, full_is_away=True)
 
 
 class Transport(kombu_redis.Transport):
@@ -91,8 +92,8 @@ class Transport(kombu_redis.Transport):
 class SentinelChannel(_ServiceChannel, _OneClient, kombu_redis.SentinelChannel):
     """A channel to the master that sentinels name."""
 
-    connection_class = refusing(SentinelManagedConnection)
-    connection_class_ssl = refusing(kombu_redis.SentinelManagedSSLConnection)
+    connection_class = refusing(SentinelManagedConnection, full_is_away=True)
+    connection_class_ssl = refusing(kombu_redis.SentinelManagedSSLConnection, full_is_away=True)
 
 
 class SentinelTransport(kombu_redis.SentinelTransport):

@@ -20,7 +20,7 @@ from redis.connection import (
     UnixDomainSocketConnection,
     parse_url,
 )
-from redis.exceptions import BusyLoadingError, RedisError
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 from redis.sentinel import (
@@ -72,6 +72,7 @@ class _ServiceConnection(AbstractConnection):
     """
 
     _key_prefix = ""
+    _full_is_away = False
     _answers_read = 0
 
     def send_command(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - redis's
@@ -100,10 +101,13 @@ class _ServiceConnection(AbstractConnection):
         try:
             answer = super().read_response(*args, **options)
         except RedisError as error:
-            if not is_refusal(error):
+            is_full = self._full_is_away and says_full(error)
+            if not (is_full or is_refusal(error)):
                 self._answers_read += 1
                 raise
             self.disconnect()  # type: ignore[no-untyped-call] # redis's
+            if is_full:
+                raise RedisConnectionError(f"the server is full: {error}") from error
             kind = RedisConnectionError if self._answers_read else ServerNotReadyError
             raise kind(f"the server is no master, or not ready: {error}") from error
         self._answers_read += 1
@@ -117,12 +121,17 @@ def is_refusal(error: RedisError) -> bool:
     return isinstance(error, BusyLoadingError) or code in _REFUSALS
 
 
-def refusing(kind: type[_Kind], key_prefix: str = "") -> type[_Kind]:
+def says_full(error: RedisError) -> bool:
+    """Return whether a server refused a write without memory, or without room for its file."""
+    return isinstance(error, OutOfMemoryError) or "MISCONF" in str(error)
+
+
+def refusing(kind: type[_Kind], key_prefix: str = "", *, full_is_away: bool = False) -> type[_Kind]:
     """Return a class of connections that also close themselves when the server refuses.
 
-    Keys are sent with the prefix.
+    Keys are sent with the prefix. With `full_is_away`, a full server counts as one that is away.
     """
-    members = {"_key_prefix": key_prefix}
+    members = {"_key_prefix": key_prefix, "_full_is_away": full_is_away}
     return cast("type[_Kind]", type(kind.__name__, (kind, _ServiceConnection), members))
 
 

@@ -85,14 +85,19 @@ class WorkerRegistry:
         self._client = client
         self._clock = clock
 
-    def record_heartbeat(self, name: str, **facts: str | float) -> None:
-        """Record that a worker's parent process is alive, and what is known of the worker."""
+    def record_heartbeat(self, name: str, **facts: str | float) -> str:
+        """Record that a worker's parent process is alive, and what is known of the worker.
+
+        Returns:
+            The fact `instance` of the heartbeat before; empty if there was none.
+        """
         with redis_errors(), self._client.pipeline() as pipe:
             now = self._clock()
+            pipe.hget(redis_keys.worker_key(name), "instance")
             pipe.zremrangebyscore(redis_keys.ALIVE_WORKERS, "-inf", now - _MISSED_SECONDS)
             pipe.zadd(redis_keys.ALIVE_WORKERS, {name: now + ALIVE_SECONDS})
             self._set(pipe, name, facts)
-            pipe.execute()
+            return str(pipe.execute()[0] or "")
 
     def mark_ready(self, name: str, seconds: float, **facts: str | float) -> None:
         """Record that a worker's model answered, in the process `pid`; it counts for `seconds`."""

@@ -21,6 +21,7 @@ from tasks.jobs import routing
 from tasks.jobs.job import Status
 from tasks.redis_client import redis_errors
 from tasks.runtime import Runtime, runtime_of
+from tasks.worker.startup import end_namesake, new_instance
 from tasks.worker_registry import ALIVE_SECONDS, HEARTBEAT_SECONDS
 
 #: Interval of the ticks while a child loads its model.
@@ -127,6 +128,7 @@ class WorkerMonitor:
         timeout: LivenessTimeout,
         *,
         children: Callable[[], set[int]] = child_pids,
+        end_namesake: Callable[[str], None] = end_namesake,
     ) -> None:
         self._client = runtime.redis
         self._registry = runtime.registry
@@ -137,7 +139,11 @@ class WorkerMonitor:
         self._model = runtime.settings.model
         self._timeout = timeout
         self._children = children
+        self._end_namesake = end_namesake
         self._ready_pid = 0
+        self._instance = new_instance()
+        self._has_beaten = False
+        self._is_namesake = False
         #: Ids of messages whose revocation has been applied.
         self._revoked: set[str] = set()
 
@@ -157,6 +163,8 @@ class WorkerMonitor:
                 _log.exception("heartbeat.failed")
             if ended.wait(HEARTBEAT_SECONDS if self._ready() else _LOADING_TICK_SECONDS):
                 break
+        if self._is_namesake:
+            return
         try:
             self._registry.remove(self._name)
         except QueueUnavailableError as error:
@@ -166,13 +174,26 @@ class WorkerMonitor:
         """Send the heartbeat, check the child, keep its messages, apply drains and revocations."""
         own = next((name for name in self._queues if name.startswith(routing.GPU_PREFIX)), "")
         resident = resident_bytes({os.getpid(), *self._children()})
-        self._registry.record_heartbeat(self._name, queue=own, model=self._model, resident=resident)
+        before = self._registry.record_heartbeat(
+            self._name, queue=own, model=self._model, resident=resident, instance=self._instance
+        )
+        self._check_name(before)
         self._check_child()
         if self._ready():
             # The messages of a worker without a model go to others: the reconciler resends them.
             self._keep_messages()
         self._apply_drain()
         self._apply_revocations()
+
+    def _check_name(self, before: str) -> None:
+        """End if another worker of this name that began earlier sent the heartbeat before.
+
+        The check at the start finds none that began at the same moment.
+        """
+        if self._has_beaten and before and before < self._instance and not self._is_namesake:
+            self._is_namesake = True
+            self._end_namesake(self._name)
+        self._has_beaten = True
 
     def _ready(self) -> bool:
         """Return whether the current child's model has answered."""

@@ -6,6 +6,7 @@ the parent to exit with status 1; the supervisor decides on a restart.
 """
 
 import os
+import secrets
 import signal
 import time
 from contextlib import suppress
@@ -36,6 +37,7 @@ _SIG_ABORT_STARTUP: Final = signal.SIGUSR2
 #: How long a child that cannot load waits for its end, so that Celery starts no other meanwhile.
 _ABORT_SECONDS: Final = 20.0
 
+_NAME_IN_USE: Final = "a worker named {} is running: give each its own name with -n"
 #: A worker that runs answers a ping within this.
 _PING_SECONDS: Final = 1.0
 
@@ -95,12 +97,23 @@ def _check_name(worker: Any, registry: WorkerRegistry) -> None:  # noqa: ANN401
     if any(each.name == name and each.alive for each in registry.workers()):
         with suppress(OperationalError, RedisError, OSError):
             if worker.app.control.ping(destination=[name], timeout=_PING_SECONDS, limit=1):
-                _refuse(worker, f"a worker named {name} is running: give each its own name with -n")
+                _refuse(worker, _NAME_IN_USE.format(name))
 
 
 def _refuse(worker: Any, reason: str) -> None:  # noqa: ANN401
     _log.critical("worker.refused", worker=worker.hostname, reason=reason)
     raise SystemExit(_FAILURE)
+
+
+def new_instance() -> str:
+    """Return what tells a worker from another one of its name: the later it began, the greater."""
+    return f"{time.time():017.6f}-{secrets.token_hex(4)}"
+
+
+def end_namesake(name: str) -> None:
+    """Log that a worker of this name began earlier, and end this one; called in its parent."""
+    _log.critical("worker.refused", worker=name, reason=_NAME_IN_USE.format(name))
+    os.kill(os.getpid(), _SIG_ABORT_STARTUP)
 
 
 def load_served_model(settings: Settings) -> MattingModel:

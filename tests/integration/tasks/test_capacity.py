@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from deploy.local.servers import valkey_url
+from tasks.app import create_celery
 from tasks.capacity import FREE_BYTES, REDIS_SHARE, Capacity, Store, disk_problem, redis_problem
 from tasks.errors import RedisFullError, StoreFullError
 from tasks.redis_client import connect, redis_errors
+from tasks.settings import Settings
 from tests.support.clock import Clock
 from tests.support.servers import embedded_valkey
 
@@ -44,6 +47,28 @@ def fill(client: Redis, share: float) -> None:
             if info["used_memory"] >= share * info["maxmemory"]:
                 return
             client.set(f"filler:{number}", bytes(2**16))
+
+
+def test_to_celery_a_full_redis_is_one_that_is_away(small: Redis) -> None:
+    """Another error would end a worker, at a message or at its start."""
+    place = small.get_connection_kwargs()
+    settings = Settings.load(redis_url=valkey_url(place["port"], place["password"]))
+    limit = small.info("memory")["maxmemory"]
+    with create_celery(settings) as app, app.connection_for_read() as worker:
+        away = worker.recoverable_connection_errors
+        queue = worker.SimpleQueue("q")
+        queue.put("m")
+        small.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(away, match="full"):
+                queue.get(timeout=5)
+            worker.collect()
+            with pytest.raises(away, match="full"):
+                worker.SimpleQueue("another")
+        finally:
+            small.config_set("maxmemory", limit)
+        worker.collect()
+        worker.SimpleQueue("q").put("n")
 
 
 def test_redis_is_full_before_its_limit_and_says_so_beyond_it(small: Redis) -> None:

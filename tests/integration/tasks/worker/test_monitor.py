@@ -99,6 +99,26 @@ def ready(parent: Parent) -> Parent:
     return parent
 
 
+def test_of_two_of_one_name_the_later_one_ends(
+    app: Celery, settings: Settings, redis: Redis
+) -> None:
+    ended: list[int] = []
+    first, second = (
+        WorkerMonitor(
+            Runtime(settings, redis=redis),
+            SimpleNamespace(hostname=WORKER, app=app),
+            LivenessTimeout(90, 6),
+            children=set,
+            end_namesake=lambda _, number=number: ended.append(number),
+        )
+        for number in (1, 2)
+    )
+    # Neither knows at first whether what it finds is left from one that was killed.
+    for monitor in (second, first, second, first, second):
+        monitor.tick()
+    assert ended == [2]
+
+
 def test_a_worker_takes_nothing_before_its_model_answers_nor_after_its_child_died(
     parent: Parent,
 ) -> None:
