@@ -41,13 +41,12 @@ from tasks.jobs.job import Status
 from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore, authorities
 from tasks.redis_address import RedisAddress
+from tasks.redis_client import server_problem
 from tasks.runtime import Runtime
 from tasks.settings import Settings, unknown_variables
 from tasks.webhooks.deliveries import DeliveryStore
 from tasks.worker_registry import Worker
 
-#: The Lua scripts call EXPIRETIME, which came with Redis 7.0. Every release of Valkey has it.
-_MINIMUM_REDIS: Final = (7, 0)
 _SLOW_MILLISECONDS: Final = 10.0
 _PINGS: Final = 5
 #: Above this share of a limit, a check warns.
@@ -205,6 +204,7 @@ def check_redis(client: Redis, address: RedisAddress) -> Iterator[CheckResult]:
         return
     yield from _check_tls(address)
     yield _check_rights(address)
+    yield _check_server(client, info, str(address))
     yield from _check_info(info, str(address))
     yield _check_strangers(client, address.key_prefix)
     if problem := redis_problem(info):
@@ -241,7 +241,6 @@ def _check_info(info: dict[str, Any], address: str) -> Iterator[CheckResult]:
             "`maxmemory-policy noeviction`",
         )
         return
-    yield _check_version(info, address)
     yield _check_append_only_file(info)
     yield _check_eviction(info)
 
@@ -312,16 +311,13 @@ def _time_ping(client: Redis) -> float:
     return time.perf_counter() - started
 
 
-def _check_version(info: dict[str, Any], address: str) -> CheckResult:
+def _check_server(client: Redis, info: dict[str, Any], address: str) -> CheckResult:
     # Valkey gives the Redis version that it is compatible with here, and its own in another field.
-    version = str(info.get("redis_version", "0.0"))
+    version = info.get("redis_version", "of an unknown version")
     name = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {version}"
-    if tuple(int(part) for part in version.split(".")[:2]) < _MINIMUM_REDIS:
-        return _fail(
-            "redis.version",
-            f"{name} at {address} has no EXPIRETIME command",
-            "upgrade to Redis 7.0 or later, or to Valkey",
-        )
+    if problem := server_problem(client):
+        advice = "see docs/own-servers.md, *What Redis has to allow*"
+        return _fail("redis.version", f"{name} at {address}: {problem}", advice)
     return _ok("redis.version", f"{name} at {address}")
 
 

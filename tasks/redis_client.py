@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self, TypeAlias
 
 from redis import Redis
@@ -18,11 +19,19 @@ from redis.lock import Lock
 from tasks import redis_keys
 from tasks.errors import QueueUnavailableError, RedisFullError
 from tasks.metrics import JOB_BUCKETS
-from tasks.redis_address import RedisAddress
+from tasks.redis_address import RedisAddress, says_full
 from tasks.settings import Settings
 
-#: How Redis's refusal of a write begins while it cannot write its append-only file.
-_DISK_FAILS: Final = "MISCONF"
+#: The Lua scripts call EXPIRETIME, which came with Redis 7.0. Every release of Valkey has it, and
+#: tells a version of Redis that it is compatible with.
+_MINIMUM_REDIS: Final = (7, 0)
+_OTHER_MODES: Final = MappingProxyType(
+    {
+        "cluster": "it is a node of a cluster, which is not supported: use one server, with "
+        "sentinels for failover",
+        "sentinel": "it is a sentinel: write redis+sentinel://host:26379/mymaster",
+    }
+)
 #: Timeout of a probe of Redis or the object store.
 PROBE_SECONDS = 1.0
 #: How long Redis keeps what a probe writes.
@@ -30,13 +39,30 @@ _PROBE_KEPT_SECONDS: Final = 10
 
 
 def probe_redis(settings: Settings) -> None:
-    """Raise `QueueUnavailableError` unless Redis takes a write in time.
+    """Raise `QueueUnavailableError` unless Redis can be used, and takes a write in time.
 
     A replica, a full server or one without a disk answers a `PING`, and takes no picture.
     """
     client = connect(settings.redis_address, timeout=PROBE_SECONDS)
     with redis_errors(), client:
+        if problem := server_problem(client):
+            raise QueueUnavailableError(f"{settings.redis_address}: {problem}")
         client.set(redis_keys.PROBE, "1", ex=_PROBE_KEPT_SECONDS)
+
+
+def server_problem(client: Redis) -> str:
+    """Return why the service cannot work with a server; empty if it can, or if it does not tell."""
+    try:
+        info = client.info("server")
+    except ResponseError:
+        return ""
+    version = str(info.get("redis_version", ""))
+    mode = str(info.get("redis_mode", info.get("server_mode", "")))
+    if mode in _OTHER_MODES:
+        return _OTHER_MODES[mode]
+    if version[:1].isdigit() and tuple(map(int, version.split(".")[:2])) < _MINIMUM_REDIS:
+        return f"Redis {version} lacks EXPIRETIME: upgrade to Redis 7.0 or later, or to Valkey"
+    return ""
 
 
 def client_options(*, timeout: float = 3.0) -> dict[str, Any]:
@@ -72,7 +98,7 @@ def redis_errors() -> Iterator[None]:
     except OutOfMemoryError as error:
         raise RedisFullError(f"Redis is full, raise its maxmemory: {error}") from error
     except RedisError as error:
-        if _DISK_FAILS in str(error):
+        if says_full(error):
             raise RedisFullError(f"Redis cannot write, check its disk: {error}") from error
         raise QueueUnavailableError(f"Redis does not answer: {error}") from error
 

@@ -11,7 +11,7 @@ from redis.client import Pipeline
 from inference.errors import ModelError
 from inference.models.registry import get_spec
 from tasks import redis_keys
-from tasks.redis_client import redis_errors
+from tasks.redis_client import redis_errors, server_problem
 
 #: Interval of a worker's heartbeat, and how long it counts as alive after one.
 HEARTBEAT_SECONDS: Final = 2.0
@@ -84,6 +84,11 @@ class WorkerRegistry:
     def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
         self._client = client
         self._clock = clock
+
+    def server_problem(self) -> str:
+        """Return why no worker can use this Redis; empty if one can."""
+        with redis_errors():
+            return server_problem(self._client)
 
     def record_heartbeat(self, name: str, **facts: str | float) -> str:
         """Record that a worker's parent process is alive, and what is known of the worker.

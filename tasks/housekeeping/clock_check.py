@@ -27,6 +27,15 @@ CONFIRM_SECONDS: Final = 2400.0
 #: How long the metric shows a pause after the pass that found it.
 _SHOWN_SECONDS: Final = 60
 
+_GOES_ON: Final = (
+    f"once the clock has run evenly for {CONFIRM_SECONDS / 60:.0f} min, or at once after: "
+    "celery -A tasks.app jobs trust-clock"
+)
+_CHECK: Final = f"check the clocks; erasing and deadlines go on {_GOES_ON}"
+_NOTHING_TO_DO: Final = (
+    f"nothing is to be done if the service was stopped: erasing and deadlines go on {_GOES_ON}"
+)
+
 _log = structlog.get_logger(__name__)
 
 
@@ -55,7 +64,7 @@ class ClockCheck:
             known = cast("dict[str, str]", self.client.hgetall(redis_keys.SWEEPER_CLOCK))
         if abs(difference) > MAX_STEP_SECONDS:
             # Which one is wrong, nobody here can tell, and no time that passes will.
-            self._pause("this machine's clock and that of Redis differ", difference)
+            self._pause("this machine's clock and that of Redis differ", difference, is_fault=True)
             return None
         step = now - float(known.get("last", now))
         doubted = known.get("doubted_since")
@@ -64,7 +73,7 @@ class ClockCheck:
         confirmed = doubted is None or now - float(doubted) >= CONFIRM_SECONDS
         self._record(now, None if confirmed else doubted)
         if not confirmed:
-            self._pause("the clock has jumped, or the service was stopped", step)
+            self._pause(_reason(step), step, is_fault=step < 0)
             return None
         return now
 
@@ -82,18 +91,21 @@ class ClockCheck:
         with redis_errors():
             PRIMITIVES.run(self.client, "note_clock", now=now, doubted_since=doubted_since)
 
-    def _pause(self, reason: str, seconds: float) -> None:
+    def _pause(self, reason: str, seconds: float, *, is_fault: bool) -> None:
         with redis_errors():
             shown = self.client.expire(redis_keys.SWEEPER_PAUSED, _SHOWN_SECONDS)
             shown = shown or not set_absent(
                 self.client, redis_keys.SWEEPER_PAUSED, reason, seconds=_SHOWN_SECONDS
             )
         if not shown:
-            _log.error(
-                "retention.paused",
-                reason=reason,
-                seconds=round(seconds),
-                advice="check the clocks; erasing and deadlines go on once they agree and the "
-                f"clock has run evenly for {CONFIRM_SECONDS / 60:.0f} min, or at once after: "
-                "celery -A tasks.app jobs trust-clock",
-            )
+            log, advice = (_log.error, _CHECK) if is_fault else (_log.warning, _NOTHING_TO_DO)
+            log("retention.paused", reason=reason, seconds=round(seconds), advice=advice)
+
+
+def _reason(step: float) -> str:
+    """Say what lies between two passes, of which the later one is after the pause began."""
+    if step < 0:
+        return f"the clock was set back by {-step / 60:.0f} min"
+    if step > MAX_STEP_SECONDS:
+        return f"no I/O worker ran for {step / 60:.0f} min, or the clock was set forward"
+    return "the service began again, or its clock changed, a short time ago"

@@ -47,8 +47,9 @@ _log = structlog.get_logger(__name__)
 def check_command(worker: Any, settings: Settings, registry: WorkerRegistry) -> None:  # noqa: ANN401
     """Refuse a worker command that would run jobs wrongly or not at all.
 
-    That is: a model worker on the queue of another model, whose jobs it would run with its own;
-    one without exactly one process of its own for the model; and a worker of a name in use.
+    That is: with a Redis that cannot be used; a model worker on the queue of another model, whose
+    jobs it would run with its own; one without exactly one process of its own for the model; and a
+    worker of a name in use.
 
     Raises:
         SystemExit: the command is wrong; the log says what to change.
@@ -56,6 +57,8 @@ def check_command(worker: Any, settings: Settings, registry: WorkerRegistry) -> 
     """
     configure_logging(settings)  # Celery configures it later
     log_unknown_variables(type(settings), only_misspelt=True)
+    if problem := registry.server_problem():
+        _refuse(worker, f"RMBG_REDIS_URL is {settings.redis_address}: {problem}")
     if routing.is_model_worker(worker.app):
         _check_queues(worker, settings.model)
         _check_pool(worker)

@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 from deploy.cli.main import app
 from deploy.client import ClientError, ServiceClient
 from deploy.local import service
+from deploy.local.stack import UpOptions
 from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
 from tasks.runtime import Runtime
@@ -107,7 +108,11 @@ def running_up(
             process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env)
     up = Up(process, data, log)
     try:
-        wait_for("end or ready", lambda: (data / "run.json").exists() or up.ended(), up, seconds=90)
+        # What is not ready by its own limit ends it, and shows in its output.
+        limit = UpOptions().start_seconds + 40
+        wait_for(
+            "end or ready", lambda: (data / "run.json").exists() or up.ended(), up, seconds=limit
+        )
         assert process.poll() is None, up.output()
         yield up
     finally:

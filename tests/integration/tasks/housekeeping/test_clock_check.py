@@ -40,15 +40,24 @@ def machine(redis: Redis) -> Machine:
     return made
 
 
-@pytest.mark.parametrize("hours", [25, 0.2, -25, 24 * 365])
+@pytest.mark.parametrize(
+    ("hours", "level", "reason"),
+    [
+        (25, "warning", "no I/O worker ran for 1"),
+        (0.2, "warning", "no I/O worker ran for 17 min, or the clock was set forward"),
+        (-25, "error", "the clock was set back by 1"),
+        (24 * 365, "warning", "no I/O worker ran"),
+    ],
+)
 def test_after_a_jump_nothing_is_erased_until_the_clock_has_run_evenly(
-    machine: Machine, hours: float
+    machine: Machine, hours: float, level: str, reason: str
 ) -> None:
     machine.clock.now += hours * HOUR
     with capture_logs() as lines:
         assert not any(machine.passes(CONFIRM_SECONDS))
     (line,) = lines
-    assert (line["event"], line["log_level"]) == ("retention.paused", "error")
+    assert (line["event"], line["log_level"]) == ("retention.paused", level)
+    assert line["reason"].startswith(reason)
     assert machine.redis.exists(redis_keys.SWEEPER_PAUSED)
     assert all(machine.passes(HOUR))
 

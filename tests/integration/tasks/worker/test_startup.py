@@ -8,6 +8,8 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from tasks.app import create_celery
+from tasks.errors import QueueUnavailableError
+from tasks.redis_client import probe_redis
 from tasks.settings import Settings
 from tasks.worker.startup import check_command
 from tasks.worker_registry import WorkerRegistry
@@ -66,6 +68,18 @@ def test_a_right_command_is_taken(
 ) -> None:
     with pytest.raises(_Made):
         _make(settings, redis, **options)
+
+
+def test_a_redis_that_cannot_be_used_is_told(
+    settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {**redis.info("server"), "redis_version": "6.2.17"}
+    monkeypatch.setattr(Redis, "info", lambda *_: told)
+    with capture_logs() as lines, pytest.raises(SystemExit):
+        _make(settings, redis)
+    assert "Redis 6.2.17 lacks EXPIRETIME: upgrade" in lines[-1]["reason"]
+    with pytest.raises(QueueUnavailableError, match="lacks EXPIRETIME"):
+        probe_redis(settings)
 
 
 def test_a_name_in_use_is_refused_and_that_of_a_killed_worker_is_not(
