@@ -62,6 +62,7 @@ class _ServiceChannel:
         prefix = self.global_keyprefix  # type: ignore[attr-defined] # a channel's
         return partial(_PrefixedClient, global_keyprefix=prefix) if prefix else Redis
 
+
 class _OneClient:
     """Has a channel keep the client with which it sends commands; kombu makes one for each."""
 

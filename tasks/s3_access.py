@@ -1,6 +1,7 @@
 """How an S3 server is reached: its address, its certificate, and the credentials of a role."""
 
 import configparser
+import os
 import re
 import ssl
 import threading
@@ -315,4 +316,5 @@ class _Given(Provider):
 
 def _credentials_file(variables: Mapping[str, str]) -> Path:
     named = variables.get("AWS_SHARED_CREDENTIALS_FILE")
-    return Path(named) if named else Path.home() / ".aws" / "credentials"
+    # Unlike Path.home, this does not fail for a user without a home folder.
+    return Path(named or os.path.expanduser("~/.aws/credentials"))  # noqa: PTH111

@@ -41,7 +41,11 @@ PREFIX = "RMBG_"
 
 
 def _default_model_dir() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        # A container's user of any number has no home folder.
+        cache = "/var/cache"
     return Path(cache) / "rmbg-queue" / "models"
 
 

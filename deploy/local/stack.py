@@ -1,11 +1,14 @@
 """The services that make up `rmbg up`, with their commands, environment and ports."""
 
 import base64
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from redis.exceptions import RedisError
 
 from api.settings import ApiSettings
 from deploy.local import probes, service
@@ -15,11 +18,13 @@ from deploy.local.servers import StorePorts, store_service, valkey_service, valk
 from deploy.local.service import NotReadyError, Probe, Service, SetupError
 from inference.models.registry import get_spec
 from tasks.jobs import routing
-from tasks.redis_address import RedisAddress
+from tasks.redis_client import connect, server_problem
 from tasks.settings import visible_gpus
 
 #: Seconds from the end of a worker's own grace time, when its job is back in the queue, to SIGKILL.
 _WORKER_LEAD_SECONDS: Final = 10.0
+#: SeaweedFS has no option for where its sockets are.
+_SOCKET_FOLDER: Final = Path("/tmp")  # noqa: S108 - a name is not chosen here
 _FLOWER_TASKS: Final = 2000
 _FLOWER_MODULE: Final = "deploy.local.celery_flower"
 #: Who may see Flower, and the file of the data folder with the password.
@@ -143,6 +148,7 @@ def _with_servers(
     if "s3_endpoint" in given.model_fields_set:
         _check_object_store(given)
     else:
+        _check_socket_folder()
         access_key = load_credential(folder, "s3-access-key")
         secret_key = load_credential(folder, "s3-secret-key")
         store = store_service(
@@ -176,14 +182,27 @@ def _webhook_key(folder: Path) -> bytes:
         ) from error
 
 
-def _check_redis(given: ApiSettings) -> None:
-    url = given.redis_url.get_secret_value()
-    try:
-        probes.redis_answers(url)(0)
-    except NotReadyError as error:
+def _check_socket_folder() -> None:
+    if not os.access(_SOCKET_FOLDER, os.W_OK):
         raise SetupError(
-            f"Redis at {RedisAddress.parse(url)} does not answer: {error}. Check RMBG_REDIS_URL."
+            f"{_SOCKET_FOLDER} cannot be written, where SeaweedFS keeps its sockets. Mount a tmpfs "
+            "there, or use another object store: RMBG_S3_ENDPOINT."
+        )
+
+
+def _check_redis(given: ApiSettings) -> None:
+    address = given.redis_address
+    try:
+        with connect(address) as client:
+            client.ping()
+            problem = server_problem(client)
+    except RedisError as error:
+        reason = str(error).rstrip(".")
+        raise SetupError(
+            f"Redis at {address} does not answer: {reason}. Check RMBG_REDIS_URL."
         ) from error
+    if problem:
+        raise SetupError(f"RMBG_REDIS_URL is {address}: {problem}.")
 
 
 def _check_object_store(given: ApiSettings) -> None:

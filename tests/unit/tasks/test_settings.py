@@ -4,6 +4,7 @@ import pytest
 
 from api.settings import ApiSettings
 from tasks.errors import SettingsError
+from tasks.s3_access import _credentials_file
 from tasks.settings import Settings, unknown_variables, variable
 
 
@@ -111,6 +112,14 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
     for name in Settings.model_fields:
         monkeypatch.setenv(variable(name), "")
     assert Settings.load().max_pending == 10_000
+
+
+def test_a_user_without_a_home_folder_can_start_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "RMBG_MODEL_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000_000)
+    assert Settings.load().model_dir == Path("/var/cache/rmbg-queue/models")
+    assert not _credentials_file({}).is_file()
 
 
 def test_given_settings_come_back_from_their_variables(

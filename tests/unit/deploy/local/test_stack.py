@@ -66,6 +66,13 @@ def test_a_folder_that_is_in_use(refusal: Refusal, monkeypatch: pytest.MonkeyPat
     assert "is in use by another `rmbg up`" in refusal()
 
 
+def test_a_folder_that_seaweedfs_needs_and_cannot_write(
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("deploy.local.stack._SOCKET_FOLDER", tmp_path / "none")
+    assert "cannot be written, where SeaweedFS keeps its sockets" in refusal()
+
+
 def test_too_few_open_files_are_told_before_a_server_fails_by_them(
     refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
