@@ -174,6 +174,13 @@ _ROWS: Final = (
         5,
         "The service has no room for more pictures; nothing was kept. Try again in some minutes.",
     ),
+    ErrorType(
+        "too_many_bodies",
+        503,
+        6,
+        "Too many large requests are being sent at once; send yours again shortly, and fewer of "
+        "them at once.",
+    ),
     ErrorType("not_ready", 503, 3, "The service is not ready."),
 )
 

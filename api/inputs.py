@@ -184,17 +184,20 @@ class ImageInputs:
         if name == "image_b64" or isinstance(text, LongText):
             return self._decode(name, text)
         key = background_key(task_id) if name == "background_url" else original_key(task_id)
-        self.quotas.reserve(owner, task_id, key, self.max_bytes)
-        upload = name == "upload_id"
-        picture = self._fetch_upload(name, text, owner) if upload else self._fetch(name, text)
+        upload = self.uploads.complete(owner.id, text) if name == "upload_id" else None
+        if upload is not None:
+            check_length(upload.length, self.max_bytes, name)
+        # Of an address the size is unknown, so that others near the quota's end are refused
+        # meanwhile; of an upload it is not.
+        self.quotas.reserve(owner, task_id, key, upload.length if upload else self.max_bytes)
+        picture = self._fetch_upload(text, owner) if upload else self._fetch(name, text)
         # The rest of what was reserved is free again, for a background too.
         self.quotas.charge(owner, [task_id], {key: picture.length}, pending=True)
         return picture
 
-    def _fetch_upload(self, name: str, upload_id: str, owner: Owner) -> InputFile:
+    def _fetch_upload(self, upload_id: str, owner: Owner) -> InputFile:
         """Copy an upload into a temporary file: whoever judges it may read it to and fro."""
         chunks, upload = self.uploads.open(owner.id, upload_id)
-        check_length(upload.length, self.max_bytes, name)
         stream = spool()
         for chunk in chunks:
             stream.write(chunk)

@@ -6,10 +6,11 @@ failure.
 
 import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from http import HTTPStatus
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 import structlog
@@ -167,9 +168,7 @@ def install_upload_limit(app: Flask, settings: ApiSettings) -> None:
     def _refuse() -> None:
         environ = request.environ
         if REFUSAL in environ:
-            full = environ[REFUSAL] == "store_full"
-            wait = _RETRY_WHEN_FULL_SECONDS if full else None
-            raise ApiError(environ[REFUSAL], retry_after=wait)
+            raise ApiError(environ[REFUSAL], retry_after=_RETRY_REFUSED.get(environ[REFUSAL]))
         length, bound = request.content_length, of_blueprint.get(request.blueprint or "", most)
         if length is not None and length > bound and request.blueprint not in of_blueprint:
             raise too_large(length, max_image_bytes)
@@ -239,6 +238,10 @@ def install_cors(
 _RETRY_AFTER_SECONDS: Final = 5
 #: Room comes back as pictures expire, or when an operator makes some.
 _RETRY_WHEN_FULL_SECONDS: Final = 60
+#: When a body that was not read for want of room or of a place may be sent again.
+_RETRY_REFUSED: Final[Mapping[str, int]] = MappingProxyType(
+    {"store_full": _RETRY_WHEN_FULL_SECONDS, "too_many_bodies": _RETRY_AFTER_SECONDS}
+)
 #: Key of the extension that holds the other shapes of failures by path prefix.
 _SHAPES: Final = "rmbg-failure-shapes"
 

@@ -24,7 +24,7 @@ from api.inputs import FETCHES
 from api.settings import ApiSettings
 from api.submission import LOOKUPS
 from api.waiting import WAITING_REQUESTS
-from api.wsgi_bridge import CONNECTION, SEND_SECONDS, WsgiBridge
+from api.wsgi_bridge import CONNECTION, MAX_BODIES, SEND_SECONDS, WsgiBridge
 
 #: A request's head has to be complete within this time of its first byte, or of the connection.
 HEAD_SECONDS: Final = 10.0
@@ -36,8 +36,11 @@ KEEP_ALIVE_SECONDS: Final = 15
 #: request is closed for each new one.
 MAX_CONNECTIONS: Final = 4096
 MAX_CONNECTIONS_PER_ADDRESS: Final = 2048
-#: Files that a process has open beside its connections: bodies, servers, logs.
-_OTHER_FILES: Final = 512
+#: Files that a process has open beside its connections and their bodies: of each thread a picture
+#: and two connections, downloads, logs.
+_OTHER_FILES: Final = 1024
+#: Of the files that are left, one in five is for bodies.
+_BODIES_SHARE: Final = 5
 #: Threads that run requests: enough for those that wait for a task's end, a picture or a name
 #: server, and for others.
 _THREADS: Final = WAITING_REQUESTS + FETCHES + LOOKUPS + 32
@@ -201,7 +204,8 @@ class ApiWorker(UvicornWorker):  # type: ignore[misc] # it publishes no types
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - gunicorn's
         proxies = ApiSettings.load().trusted_proxies
-        table = connection_table(_raise_connection_limit(), proxies)
+        connections, self._bodies = share_files(_raise_file_limit())
+        table = connection_table(connections, proxies)
         self.CONFIG_KWARGS = {
             "loop": "asyncio",
             "http": partial(Connection, table=table),
@@ -233,7 +237,7 @@ class ApiWorker(UvicornWorker):  # type: ignore[misc] # it publishes no types
 
     async def _serve(self) -> None:
         orphaned = asyncio.ensure_future(self._end_with_the_master())
-        with WsgiBridge(self.wsgi, threads=_THREADS) as bridge:
+        with WsgiBridge(self.wsgi, threads=_THREADS, bodies=self._bodies) as bridge:
             self.wsgi = bridge
             await super()._serve()
         orphaned.cancel()
@@ -261,11 +265,21 @@ def _exit(_number: int, _frame: object) -> None:
     raise SystemExit(0)
 
 
-def _raise_connection_limit() -> int:
-    """Allow this process as many open files as it may have; return its limit of connections."""
+def share_files(files: int) -> tuple[int, int]:
+    """Return how many connections and how many bodies a process with so many open files may have.
+
+    So a process refuses bodies and closes idle connections before it has no file left.
+    """
+    free = files - min(_OTHER_FILES, files // 2)
+    bodies = min(MAX_BODIES, max(4, free // _BODIES_SHARE))
+    return min(MAX_CONNECTIONS, free - bodies), bodies
+
+
+def _raise_file_limit() -> int:
+    """Allow this process as many open files as it needs, if it may; return how many it may have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + _OTHER_FILES
+    wanted = MAX_CONNECTIONS + MAX_BODIES + _OTHER_FILES
     if soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(64, min(MAX_CONNECTIONS, soft - _OTHER_FILES))
+    return soft

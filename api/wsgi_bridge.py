@@ -32,7 +32,7 @@ from flask import Flask, Request, Response, request
 from werkzeug.routing import MapAdapter
 
 from api.callers import OWNER, TRUSTED_PROXIES, caller_of, client_address, client_network, given_key
-from api.places import Turns
+from api.places import Places, Turns
 from tasks.api_keys import ANONYMOUS, Owner
 from tasks.capacity import FREE_BYTES
 from tasks.uploads.store import PART_BYTES
@@ -73,6 +73,8 @@ _DRAIN_BYTES: Final = 64 * 2**20
 _SMALL_BODY_BYTES: Final = 2**16
 #: A body stays in memory up to this size.
 _MEMORY_BYTES: Final = 2**16
+#: Larger bodies of a process that are read, or wait for their handler, at once: each has a file.
+MAX_BODIES: Final = 1024
 #: How often a body's share of the disk is looked at: after so many bytes.
 _LOOK_BYTES: Final = 2**20
 #: An answer of known length up to this size is made in one call.
@@ -269,8 +271,10 @@ class BodyShares:
 class WsgiBridge:
     """An ASGI application that runs a WSGI application in threads, which callers share."""
 
-    def __init__(self, application: Flask, *, threads: int) -> None:
+    def __init__(self, application: Flask, *, threads: int, bodies: int = MAX_BODIES) -> None:
         self._application = application
+        #: One for each body that may be in a temporary file.
+        self.bodies = Places(bodies)
         self._proxies: int = application.config.get(TRUSTED_PROXIES, 0)
         self._turns = Turns(threads)
         self._health_turns = Turns(_HEALTH_THREADS)
@@ -363,6 +367,19 @@ class _Exchange:
                 await self._refuse(refusal, reader)
                 return
             reader.limit = self.environ.get(MAX_BODY, _SMALL_BODY_BYTES)
+        if small:
+            await self._take(reader)
+            return
+        with self.bridge.bodies.hold(self.bridge.caller(self.environ)) as placed:
+            if placed:
+                await self._take(reader)
+                return
+        # Without a place: it is read on, into no file.
+        answer = await self.bridge.call({**self.environ, REFUSAL: "too_many_bodies"})
+        await self._refuse(answer, reader)
+
+    async def _take(self, reader: BodyReader) -> None:
+        """Read the body, and answer the request."""
         if _is_chunk_of_upload(self.environ):
             await self._hand_on_in_parts(reader)
             return

@@ -1066,9 +1066,9 @@ any_type = {
   create = true, create_finished = true, quarantine = true, forget = true, uncache = true,
   position = true, erase_batch = true, release_pictures = true,
 }
--- Ends and erasures, and what leads a job that runs to its end.
+-- Ends and erasures, and what leads a job to its end.
 for _, name in ipairs({
-  'renew', 'finish', 'release', 'crash', 'cancel', 'fail_overdue', 'expire', 'release_pictures',
+  'claim', 'renew', 'finish', 'release', 'crash', 'cancel', 'fail_overdue', 'expire', 'release_pictures',
   'erase', 'forget', 'forget_list', 'complete_duplicate', 'uncache', 'erase_batch',
 }) do
   even_if_full[name] = true

@@ -272,8 +272,8 @@ class UploadService:
             self.object_store.delete(key)
         self.store.release(upload.upload_id)
 
-    def open(self, owner: str, upload_id: str) -> tuple[Iterator[bytes], ResumableUpload]:
-        """Return the chunks of a complete upload, which one call to the store fetches in turn.
+    def complete(self, owner: str, upload_id: str) -> ResumableUpload:
+        """Return an upload, all of which is there.
 
         Raises:
             UploadNotFoundError, UploadExpiredError: it does not exist, or no longer.
@@ -285,6 +285,14 @@ class UploadService:
             raise UploadUnfinishedError(
                 f"The upload {upload_id} still lacks {missing} bytes; send these first."
             )
+        return upload
+
+    def open(self, owner: str, upload_id: str) -> tuple[Iterator[bytes], ResumableUpload]:
+        """Return the chunks of a complete upload, which one call to the store fetches in turn.
+
+        Raises what `complete` does.
+        """
+        upload = self.complete(owner, upload_id)
         return self.object_store.chunks(upload.key), upload
 
     @contextmanager

@@ -29,6 +29,9 @@ NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/loca
 pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx (Debian: nginx-light)")
 
 
+_CONNECTIONS = 6
+
+
 @dataclass(frozen=True)
 class Front:
     url: str
@@ -54,6 +57,9 @@ def _running_nginx(folder: Path, address: str, tls: str, api: str, store: str) -
     text = config.read_text().replace(str(Path("/", "tmp")), str(folder))
     assert f"server {api};" in text
     assert f"server {store};" in text
+    # Tests say which address they come from, and need few connections to pass the limit.
+    realip = "set_real_ip_from 127.0.0.1; real_ip_header X-Real-IP; limit_conn address"
+    text = text.replace("limit_conn address 256", f"{realip} {_CONNECTIONS}")
     config.write_text(text.replace("listen 8080", f"listen {address}"))
     certificate.write_text(certificate.read_text().replace("listen 8443", f"listen {tls}"))
     command = (*shlex.split(start.replace("nginx", str(NGINX), 1)), "-g", "daemon off;")
@@ -228,6 +234,37 @@ def test_a_refusal_by_nginx_has_the_shape_of_the_api(
     for step in way:
         found = found[step]
     assert found == word
+
+
+@pytest.mark.parametrize(
+    ("crowd", "refused", "other"),
+    [
+        ("2001:db8:0:1::{}", "2001:db8:0:1:ffff::9", "2001:db8:0:2::1"),
+        ("2001:db8:a0a:a0a::{}", "2001:db8:a0a:a0a:a0a::", "2001:db8:a0a:a0b::"),
+        ("192.0.2.1", "192.0.2.1", "192.0.2.2"),
+        ("::ffff:198.51.100.1", "::ffff:198.51.100.1", "::ffff:198.51.100.2"),
+    ],
+)
+def test_the_addresses_of_an_ipv6_network_share_connections(
+    front: Front, crowd: str, refused: str, other: str
+) -> None:
+    async def ask(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host, _, port = front.url.removeprefix("http://").partition(":")
+        answer, to = await asyncio.open_connection(host, int(port))
+        head = f"POST /api/v1/remove-bg HTTP/1.1\r\nHost: x\r\nX-Real-IP: {address}\r\n"
+        # The API lets it pass, and the body does not come.
+        to.write(f"{head}Expect: 100-continue\r\nContent-Length: 99999\r\n\r\n".encode())
+        return answer, to
+
+    async def statuses() -> list[bytes]:
+        crowding = [await ask(crowd.format(number + 1)) for number in range(_CONNECTIONS)]
+        late = [*crowding, await ask(refused), await ask(other)]
+        lines = [(await answer.readline())[9:12] for answer, _ in late]
+        for _, to in late:
+            to.close()
+        return lines
+
+    assert asyncio.run(statuses()) == [b"100"] * _CONNECTIONS + [b"429", b"100"]
 
 
 def test_without_the_api_the_answer_is_503_in_its_shape(front: Front) -> None:

@@ -1,17 +1,19 @@
 """Slow and silent clients: many connections that come back as soon as the server closes them.
 
-`python -m tests.support.slow_clients PORT KEY SHARE KIND...` attacks from a process of its own: it
-prints a line once all its connections are there, and goes on until a line comes on its standard
-input. Then it waits for the server to close what is left, and prints each kind's `Outcome` as JSON.
+`python -m tests.support.slow_clients PORT KEY SHARE KINDS` attacks from a process of its own, with
+the fields of each `SlowClient` by its name as JSON. It prints a line once all its connections are
+there, and goes on until a line comes on its standard input. Then it waits for the server to close
+what is left, and prints each kind's `Outcome` as JSON.
 """
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Final
@@ -45,10 +47,10 @@ class SlowClient:
     drip: str = ""
     seconds: float = 4.0
     per_second: int = 0
-    statuses: frozenset[str] = frozenset({"408"})
+    statuses: tuple[str, ...] = ("408",)
 
 
-SLOW_CLIENTS: Final = {
+SLOW_CLIENTS: Final[Mapping[str, SlowClient]] = {
     "half a request line": SlowClient(400, "GET /api/v1/in"),
     "dripping head": SlowClient(200, "GET /api/v1/info HTTP/1.1\r\n", "X-A: b\r\n"),
     "slow form": SlowClient(200, _HEAD % "/api/v1/remove-bg" + _FORM, "x"),
@@ -59,7 +61,7 @@ SLOW_CLIENTS: Final = {
         200,
         (_HEAD % "/api/v1/remove-bg").replace("{key}", "guessed") + _FORM,
         "x",
-        statuses=frozenset({"401"}),
+        statuses=("401",),
     ),
     "60 new silent ones a second": SlowClient(600, per_second=60),
 }
@@ -73,15 +75,24 @@ class Outcome:
         opened: connections in all.
         most: connections at once.
         statuses: of the server's answers.
-        left: connections that the server had not closed after `LEFT_SECONDS`.
+        errors: their types.
+        left: connections that the server had not closed in the time that was given.
         seconds: until the last one was closed, once none came back.
     """
 
     opened: int = 0
     most: int = 0
     statuses: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     left: int = 0
     seconds: float = 0.0
+
+
+#: What is kept of an answer.
+_ANSWER_BYTES: Final = 4096
+_ERROR: Final = re.compile(rb'"error":\{"[^}]*"type":"(\w+)"')
+#: Connections that are opened in 50 ms: until all are there, and in place of those that ended.
+_AT_FIRST, _AGAIN = 20, 3
 
 
 class _Connection(asyncio.Protocol):
@@ -100,11 +111,11 @@ class _Connection(asyncio.Protocol):
         self._drip_later()
 
     def data_received(self, data: bytes) -> None:
-        self._answer += data[: 12 - len(self._answer)]
+        self._answer += data[: _ANSWER_BYTES - len(self._answer)]
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._transport = None
-        self._attack.ended(self._answer[9:12].decode())
+        self._attack.ended(self._answer)
 
     def _drip_later(self) -> None:
         if self._attack.kind.drip:
@@ -128,8 +139,10 @@ class _Attack:
         self._going_on = True
         self._outcome = Outcome()
         self._statuses: set[str] = set()
+        self._errors: set[str] = set()
         self.full = asyncio.Event()
         self._none = asyncio.Event()
+        self.seconds = LEFT_SECONDS
 
     async def run(self, stop: asyncio.Event) -> Outcome:
         opening = asyncio.ensure_future(self._keep_open())
@@ -138,11 +151,12 @@ class _Attack:
         await opening
         began = time.monotonic()
         with suppress(TimeoutError):
-            async with asyncio.timeout(LEFT_SECONDS):
+            async with asyncio.timeout(self.seconds):
                 await self._none.wait()
         self._outcome.left = self._open
         self._outcome.seconds = round(time.monotonic() - began, 1)
         self._outcome.statuses = sorted(self._statuses - {""})
+        self._outcome.errors = sorted(self._errors)
         return self._outcome
 
     def began(self) -> None:
@@ -153,11 +167,12 @@ class _Attack:
         if self._open >= self._count or self.kind.per_second:
             self.full.set()
 
-    def ended(self, status: str) -> None:
+    def ended(self, answer: bytes) -> None:
         self._open -= 1
         if not self._open:
             self._none.set()
-        self._statuses.add(status)
+        self._statuses.add(answer[9:12].decode())
+        self._errors |= {found.decode() for found in _ERROR.findall(answer)}
 
     async def _keep_open(self) -> None:
         while self._going_on:
@@ -165,7 +180,8 @@ class _Attack:
                 await self._open_one()
                 await asyncio.sleep(1 / self._per_second)
             else:
-                for _ in range(min(20, self._count - self._open)):
+                most = _AGAIN if self.full.is_set() else _AT_FIRST
+                for _ in range(min(most, self._count - self._open)):
                     await self._open_one()
                 await asyncio.sleep(0.05)
 
@@ -183,16 +199,19 @@ class RunningAttack:
 
     process: subprocess.Popen[str]
 
-    def stop(self) -> dict[str, Outcome]:
+    def stop(self, *, seconds: float = LEFT_SECONDS) -> dict[str, Outcome]:
         """Open no more connections, wait until the server has closed all; outcomes by kind."""
-        output, _ = self.process.communicate("stop\n", timeout=LEFT_SECONDS + 30)
+        output, _ = self.process.communicate(f"{seconds}\n", timeout=seconds + 30)
         return {kind: Outcome(**each) for kind, each in json.loads(output).items()}
 
 
 @contextmanager
-def attacking(port: int, key: str, *kinds: str, share: float = 1.0) -> Iterator[RunningAttack]:
+def attacking(
+    port: int, key: str, kinds: Mapping[str, SlowClient] = SLOW_CLIENTS, *, share: float = 1.0
+) -> Iterator[RunningAttack]:
     """Attack with a share of the full size while the block runs; all are connected then."""
-    arguments = [str(port), key, str(share), *kinds]
+    fields = json.dumps({name: asdict(kind) for name, kind in kinds.items()})
+    arguments = [str(port), key, str(share), fields]
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.slow_clients", *arguments],
         stdin=subprocess.PIPE,
@@ -208,16 +227,19 @@ def attacking(port: int, key: str, *kinds: str, share: float = 1.0) -> Iterator[
         process.communicate()
 
 
-async def _main(port: str, key: str, share: str, *kinds: str) -> None:
+async def _main(port: str, key: str, share: str, fields: str) -> None:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    attacks = [_Attack(SLOW_CLIENTS[kind], int(port), key, float(share)) for kind in kinds]
+    kinds = {name: SlowClient(**each) for name, each in json.loads(fields).items()}
+    attacks = [_Attack(kind, int(port), key, float(share)) for kind in kinds.values()]
     running = asyncio.gather(*(each.run(stop) for each in attacks))
     for each in attacks:
         await each.full.wait()
     _say("attacking")
 
     def read_line() -> None:
-        sys.stdin.readline()
+        seconds = float(sys.stdin.readline())
+        for each in attacks:
+            each.seconds = seconds
         loop.call_soon_threadsafe(stop.set)
 
     threading.Thread(target=read_line, daemon=True).start()

@@ -450,6 +450,12 @@ class StoreFullError(ServiceError):
     type = "store_full"
 
 
+class TooManyBodiesError(ServiceError):
+    """503: Too many large requests are being sent at once; send yours again shortly, and fewer of them at once."""
+
+    type = "too_many_bodies"
+
+
 #: The class of each type.
 SERVICE_ERRORS: Final[Mapping[str, type[ServiceError]]] = MappingProxyType(
     {
@@ -526,5 +532,6 @@ SERVICE_ERRORS: Final[Mapping[str, type[ServiceError]]] = MappingProxyType(
         "not_ready": NotReadyError,
         "queue_full": QueueFullError,
         "store_full": StoreFullError,
+        "too_many_bodies": TooManyBodiesError,
     }
 )

@@ -186,11 +186,18 @@ def test_uploads_are_refused_by_number(shop: Api, studio: Api) -> None:
 
 
 def test_each_copy_of_an_upload_is_charged_and_erasure_makes_room(shop: Api) -> None:
-    upload = _upload(shop)
+    upload, reserved = _upload(shop), list[int]()
     _limit(shop, max_bytes=3 * SIZE)
 
+    class Observed(WatchedStore):
+        def chunks(self, key: str) -> Iterator[bytes]:
+            reserved.append(_has(shop)[0])
+            return shop.objects.chunks(key)
+
+    watched = shop.with_parts(object_store=Observed(shop.objects))
+
     def submit() -> TestResponse:
-        return shop.post(PATH, json={"upload_id": upload, "cache": False})
+        return watched.post(PATH, json={"upload_id": upload, "cache": False})
 
     first, second, refused = submit(), submit(), submit()
     assert (first.status_code, second.status_code) == (202, 202)
@@ -198,6 +205,8 @@ def test_each_copy_of_an_upload_is_charged_and_erasure_makes_room(shop: Api) -> 
     assert first.headers["Quota-Policy"] == f'"bytes";q={3 * SIZE}, "uploads";q=1000'
     assert second.headers["Quota"] == '"bytes";r=0, "uploads";r=1000'
     assert refusal(refused) == (403, "storage_quota_exceeded")
+    # While one is copied, what it does not need is there for others.
+    assert reserved == [2 * SIZE, 3 * SIZE]
     shop.delete(f"/api/v1/tasks/{task_id_of(first)}")
     assert _has(shop) == (2 * SIZE, 0, 1)
     assert submit().status_code == 202

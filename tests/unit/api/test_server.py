@@ -11,7 +11,7 @@ from uvicorn.server import ServerState
 
 from api import server
 from api.circuit_breaker import REDIS_CONNECTIONS, BreakerRedis, CircuitBreaker
-from api.server import _THREADS, Connection, ConnectionTable, connection_table
+from api.server import _THREADS, Connection, ConnectionTable, connection_table, share_files
 
 
 @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
@@ -55,6 +55,17 @@ def test_the_connections_of_trusted_proxies_are_not_those_of_one_address(
     for each in connections:
         table.add(each)
     assert [each.abort.call_count for each in connections] == [closed, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("files", "connections", "bodies"),
+    [(20_000, 4096, 1024), (6144, 4096, 1024), (4096, 2458, 614), (1024, 410, 102), (64, 26, 6)],
+)
+def test_connections_and_bodies_leave_a_process_the_files_of_its_threads(
+    files: int, connections: int, bodies: int
+) -> None:
+    assert share_files(files) == (connections, bodies)
+    assert connections + bodies + min(1024, files // 2) <= files
 
 
 def test_each_thread_can_have_a_connection_to_redis() -> None:

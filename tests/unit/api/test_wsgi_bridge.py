@@ -9,7 +9,16 @@ import pytest
 from flask import Flask, Response, request
 
 from api.callers import OWNER, TRUSTED_PROXIES, given_key
-from api.wsgi_bridge import CONNECTION, BodyReader, BodyShares, End, WsgiBridge
+from api.wsgi_bridge import (
+    CONNECTION,
+    MAX_BODY,
+    REFUSAL,
+    ApiFlask,
+    BodyReader,
+    BodyShares,
+    End,
+    WsgiBridge,
+)
 from tasks.api_keys import Owner
 from tasks.capacity import FREE_BYTES
 
@@ -19,7 +28,7 @@ _GB = 2**30
 
 def _app() -> Flask:
     """Make an application that knows the owners of the keys `a` and `b`."""
-    app = Flask(__name__)
+    app = ApiFlask(__name__)
     app.config[TRUSTED_PROXIES] = 1
 
     @app.before_request
@@ -198,3 +207,55 @@ def test_a_small_answer_is_closed_in_the_turn_that_makes_it() -> None:
     asyncio.run(run())
     assert len(turns) == len(closed) == 1
     assert closed[0].startswith("request")
+
+
+class _Connection:
+    """A connection that is left open."""
+
+    def may_be_closed(self) -> None:
+        pass
+
+
+def test_bodies_have_places_that_callers_share() -> None:
+    """A body that fits into memory needs none."""
+    app, large = _app(), 2**16 + 1
+    app.add_url_rule("/", "body", lambda: "taken", methods=["POST"])
+
+    @app.before_request
+    def judge() -> str | None:
+        request.environ[MAX_BODY] = large
+        return request.environ.get(REFUSAL)
+
+    async def crowd(bridge: WsgiBridge) -> list[bytes]:
+        go_on, reading = asyncio.Event(), asyncio.Semaphore(0)
+
+        async def post(key: str, length: int) -> bytes:
+            scope = _scope("/", x_api_key=key, content_length=str(length))
+            scope |= {"method": "POST", "extensions": {CONNECTION: _Connection()}}
+            sent = list[bytes]()
+
+            async def receive() -> dict[str, Any]:
+                reading.release()
+                await go_on.wait()
+                return {"type": "http.request", "body": bytes(length)}
+
+            async def send(message: dict[str, Any]) -> None:
+                sent.append(message.get("body", b""))
+
+            await bridge(scope, receive, send)
+            return b"".join(sent)
+
+        for key in "ab":  # each owner is known from its first request on
+            await _ask(bridge, "/quick", x_api_key=key)
+        asking = []
+        for key, length in [("a", large)] * 5 + [("b", large)] * 3 + [("a", 2**16), ("c", large)]:
+            asking.append(asyncio.ensure_future(post(key, length)))
+            await reading.acquire()  # it is read, or read on
+        go_on.set()
+        return await asyncio.gather(*asking)
+
+    with WsgiBridge(app, threads=_THREADS, bodies=8) as bridge:
+        taken, refused = b"taken", b"too_many_bodies"
+        expected = [taken] * 4 + [refused] + [taken] * 2 + [refused] + [taken] * 2
+        assert asyncio.run(crowd(bridge)) == expected
+        assert bridge.bodies.take("a")

@@ -195,7 +195,7 @@ def test_a_full_redis_lets_jobs_end_and_all_be_erased(
         batch = Batch(new_batch_id(), "shop", world.clock(), world.clock() + 24 * HOUR)
         batches.create(batch)
         runs, waits, done = world.waiting(), world.waiting(), world.done()
-        ends = world.waiting()
+        ends, begins = world.waiting(), world.waiting()
         jobs = [runs, waits, done, ends]
         for job in jobs:
             redis.hset(redis_keys.job_key(job.task_id), "batch_id", batch.batch_id)
@@ -209,6 +209,10 @@ def test_a_full_redis_lets_jobs_end_and_all_be_erased(
         key = world.put(result_key(runs.task_id, token, "png"))
         assert world.store.finish(
             runs.task_id, token=token, status=Status.SUCCEEDED, result_key=key
+        )
+        # What was accepted is worked off.
+        assert world.store.finish(
+            begins.task_id, token=world.claim(begins), status=Status.SUCCEEDED
         )
         assert world.store.cancel(ends.task_id)
         for job in (waits, done):
