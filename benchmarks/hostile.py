@@ -22,11 +22,15 @@ import psutil
 import urllib3
 from PIL import Image
 
+from benchmarks.pretend_worker import SLEEP_FILE
 from deploy.bench.processes import machine
+from inference.models.registry import get_spec
+from inference.models.weights import fetch_model
 from tasks.api_keys import ApiKeys
 from tasks.jobs.job import Job, Status, new_task_id
 from tasks.object_store import original_key
 from tasks.redis_client import connect
+from tasks.settings import Settings
 from tests.support.hostile_requests import (
     FILES,
     MB,
@@ -51,7 +55,9 @@ _QUIET_SECONDS, _ATTACK_SECONDS = 4, 12
 #: Pictures of the other owner beside each attack.
 _PICTURES = 20
 #: Before each of these attacks.
-_QUIET_PICTURES = 8
+_QUIET_PICTURES = 10
+#: What the model takes for a picture there.
+_MODEL_MS = 200
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -186,7 +192,7 @@ def measure_inputs(servers: Servers, folder: Path) -> None:
     """Print what each input of much work takes of the API, and of the worker if it is accepted."""
     print("Inputs of much work. Targets: 1 s of the API's processor time, 50 MB of its memory.\n")
     env = environment(servers, RMBG_API_WORKERS="1", RMBG_THREADS="2")
-    with running_service(env, folder) as service:
+    with running_service(env, folder, model_app="tasks.app") as service:
         key = new_key(env, "attacker")
         plain = picture_form(_PHOTO.read_bytes())
         for _ in range(10):
@@ -398,13 +404,19 @@ def measure_owners(servers: Servers, folder: Path) -> None:
     """Print how long another owner's pictures take while one is driven against each limit."""
     print("Another owner's pictures while one is driven against a limit; ms, quiet → meanwhile, ")
     print(f"medians of {_QUIET_PICTURES} and {_PICTURES}. Target: 2 × of the quiet figure.\n")
-    env = environment(servers, RMBG_API_WORKERS="2", RMBG_THREADS="2")
+    models = folder / "models"
+    models.mkdir()
+    model = get_spec("u2netp")
+    fetched = fetch_model(model, Settings.load().model_dir)
+    (models / model.file_name).symlink_to(fetched)
+    (models / SLEEP_FILE).write_text(f"{_MODEL_MS}")
+    env = environment(servers, RMBG_API_WORKERS="2", RMBG_MODEL_DIR=str(models))
     markdown(("limit", "refused with", "submission", "webhook"), _driven(env, folder))
 
 
 def _driven(env: dict[str, str], folder: Path) -> Iterator[tuple[str, ...]]:
-    """Yield the row of each limit."""
-    with running_service(env, folder) as service:
+    """Yield the row of each limit, where the model of the worker sleeps: it is not measured."""
+    with running_service(env, folder, model_app="benchmarks.pretend_worker") as service:
         honest = new_key(env, "honest")
         _serve(service, honest, 3)
         for name, (facts, attack) in OWNERS.items():

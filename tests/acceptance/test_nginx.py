@@ -248,21 +248,20 @@ def test_a_refusal_by_nginx_has_the_shape_of_the_api(
 def test_the_addresses_of_an_ipv6_network_share_connections(
     front: Front, crowd: str, refused: str, other: str
 ) -> None:
-    async def ask(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def ask(address: str) -> tuple[bytes, asyncio.StreamWriter]:
         host, _, port = front.url.removeprefix("http://").partition(":")
         answer, to = await asyncio.open_connection(host, int(port))
         head = f"POST /api/v1/remove-bg HTTP/1.1\r\nHost: x\r\nX-Real-IP: {address}\r\n"
         # The API lets it pass, and the body does not come.
         to.write(f"{head}Expect: 100-continue\r\nContent-Length: 99999\r\n\r\n".encode())
-        return answer, to
+        return (await answer.readline())[9:12], to
 
     async def statuses() -> list[bytes]:
-        crowding = [await ask(crowd.format(number + 1)) for number in range(_CONNECTIONS)]
-        late = [*crowding, await ask(refused), await ask(other)]
-        lines = [(await answer.readline())[9:12] for answer, _ in late]
-        for _, to in late:
+        crowding = [crowd.format(number + 1) for number in range(_CONNECTIONS)]
+        answers = [await ask(address) for address in (*crowding, refused, other)]
+        for _, to in answers:
             to.close()
-        return lines
+        return [status for status, _ in answers]
 
     assert asyncio.run(statuses()) == [b"100"] * _CONNECTIONS + [b"429", b"100"]
 

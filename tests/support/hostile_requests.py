@@ -48,13 +48,15 @@ class HostileRequest:
     body: Callable[[], bytes] = bytes
 
     def send(self, port: int, key: str = "") -> tuple[int, bytes]:
-        """Send it, and return the status and the answer."""
+        """Send it, and return the status and the answer; 0 if that was cut off."""
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         headers = {**self.headers, **({"X-API-Key": key} if key else {})}
         try:
             connection.request(self.method, self.path, self.body(), headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
+        except (BrokenPipeError, ConnectionResetError):
+            return 0, b""  # it was refused while it was sent
         finally:
             connection.close()
 
@@ -126,6 +128,9 @@ TEXTS: Final[Mapping[str, HostileRequest]] = {
     "a part's head without end": _multipart(lambda: [b"X: " + 10 * MB * b"a"]),
     "a part's head of parameters": _multipart(
         lambda: [b"Content-Disposition: form-data" + 1_500 * b";a=b" + b"\r\n\r\nb"]
+    ),
+    "1,700,000 chunks of a byte": HostileRequest(
+        headers={**_JSON, "Transfer-Encoding": "chunked"}, body=lambda: 1_700_000 * b"1\r\na\r\n"
     ),
     "a batch of 1,000 addresses": _document(
         lambda: {"items": 1_000 * [{"image_url": "http://127.0.0.1:9/"}]}, f"{_REMOVE}/batch"

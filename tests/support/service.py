@@ -127,10 +127,16 @@ def worker_service(
 
 
 @contextmanager
-def running_service(env: dict[str, str], logs: Path) -> Iterator[RunningService]:
+def running_service(
+    env: dict[str, str], logs: Path, *, model_app: str = "tests.support.remembering_app"
+) -> Iterator[RunningService]:
     """An I/O worker, a model worker and the API with these settings, until the block ends.
 
-    The worker's model is the real one, and remembers what it has seen.
+    Args:
+        env: the settings.
+        logs: folder of the processes' logs.
+        model_app: module of the model worker's Celery application; by default that of the real
+            model, which remembers what it has seen.
     """
     settings, host = settings_of(env), env["RMBG_HOST"]
     mattes = logs / "mattes"
@@ -154,13 +160,7 @@ def running_service(env: dict[str, str], logs: Path) -> Iterator[RunningService]
         ready = probes.worker_ready(settings.redis_address, gpu)
         model_worker = stack.enter_context(
             running(
-                worker_service(
-                    gpu,
-                    queues,
-                    with_port(gpu_port) | remembers,
-                    ready,
-                    app="tests.support.remembering_app",
-                ),
+                worker_service(gpu, queues, with_port(gpu_port) | remembers, ready, app=model_app),
                 logs / "gpu0.log",
                 seconds=60,
             )

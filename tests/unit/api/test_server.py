@@ -46,6 +46,53 @@ def test_a_connection_with_an_unread_answer_is_closed(
     asyncio.run(ask())
 
 
+@pytest.mark.parametrize(
+    ("chunk", "count", "begun", "expected"),
+    [
+        (1, 50_000, False, b"HTTP/1.1 400"),
+        (99, 50_000, False, b"HTTP/1.1 400"),
+        (1, 50_000, True, b""),
+        (1, 4000, False, b"HTTP/1.1 200"),
+        (256, 20_000, False, b"HTTP/1.1 200"),
+    ],
+)
+def test_a_body_in_tiny_chunks_is_parsed_no_further(
+    chunk: int, count: int, expected: bytes, *, begun: bool
+) -> None:
+    """Also while it is read on after its refusal."""
+
+    async def answer(_scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's
+        head = {"type": "http.response.start", "status": 200, "headers": []}
+        if begun:
+            await send(head)
+        while (message := await receive()).get("more_body"):
+            pass
+        if message["type"] == "http.request":
+            await send(head)
+            await send({"type": "http.response.body"})
+
+    async def ask() -> bytes:
+        table, config = ConnectionTable(8, 8), Config(answer, log_config=None)
+        config.load()
+        listening = await asyncio.get_running_loop().create_server(
+            lambda: Connection(config, ServerState(), {}, table=table), "127.0.0.1"
+        )
+        async with listening:
+            reading, to = await asyncio.open_connection(*listening.sockets[0].getsockname())
+            to.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            if begun:
+                await reading.readuntil(b"\r\n\r\n")
+            to.write(count * (b"%x\r\n%b\r\n" % (chunk, bytes(chunk))) + b"0\r\n\r\n")
+            try:
+                line = await reading.read(12)
+            except ConnectionError:
+                line = b""
+            to.close()
+            return line
+
+    assert asyncio.run(ask()) == expected
+
+
 @pytest.mark.parametrize(("proxies", "closed"), [(0, 1), (1, 0)])
 def test_the_connections_of_trusted_proxies_are_not_those_of_one_address(
     monkeypatch: pytest.MonkeyPatch, proxies: int, closed: int
