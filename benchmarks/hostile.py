@@ -55,7 +55,7 @@ _QUIET_SECONDS, _ATTACK_SECONDS = 4, 12
 #: Pictures of the other owner beside each attack.
 _PICTURES = 20
 #: Before each of these attacks.
-_QUIET_PICTURES = 10
+_QUIET_PICTURES = 8
 #: What the model takes for a picture there.
 _MODEL_MS = 200
 
@@ -363,6 +363,9 @@ def _slow_receivers(*answers: int, **headers: str) -> OwnersAttack:
 
 
 _JSON_HEAD = "POST /api/v1/remove-bg HTTP/1.1\r\nContent-Type: application/json"
+#: One owner's jobs of priority high, without end, beside another's normal ones: these wait until
+#: they have aged, 60 s, so that one of them has to do.
+_STARVED = "pending jobs, priority high; the other's one picture is normal"
 OWNERS: dict[str, tuple[dict[str, float], OwnersAttack]] = {
     "pictures a minute": (
         {"rate_per_minute": 5},
@@ -376,7 +379,11 @@ OWNERS: dict[str, tuple[dict[str, float], OwnersAttack]] = {
         {"max_uploads": 5},
         _repeated(lambda s, key: _ask(s, key, "POST", "/api/v1/uploads")),
     ),
-    "pending jobs, priority high": (
+    "pending jobs": (
+        {"max_pending": 20},
+        _repeated(lambda s, key: _ask(s, key, "POST", "/api/v1/remove-bg", _PHOTO.read_bytes())),
+    ),
+    _STARVED: (
         {"max_pending": 20},
         _repeated(
             lambda s, key: _ask(
@@ -422,7 +429,7 @@ def _driven(env: dict[str, str], folder: Path) -> Iterator[tuple[str, ...]]:
         for name, (facts, attack) in OWNERS.items():
             quiet = _serve(service, honest, _QUIET_PICTURES)
             with attack(service, new_key(env, name, **facts)) as errors:
-                served = _serve(service, honest)
+                served = _serve(service, honest, 1 if name == _STARVED else _PICTURES)
             _await_idle(service)
             yield (
                 name,
