@@ -250,7 +250,7 @@ async def _greet(order: _Order) -> None:
         try:
             await client.info()
         except RmbgError as error:
-            raise StoppedError(f"{order.url}: {error}") from error
+            raise StoppedError(str(error)) from error
 
 
 def _cut_out_pipe(

@@ -147,7 +147,7 @@ def test_the_command_line_without_a_service_says_so(coffee: Path, tmp_path: Path
     arguments = ["remove", str(coffee), "-o", str(tmp_path), "--url", "http://127.0.0.1:1"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 1
-    assert "http://127.0.0.1:1: No answer" in done.stderr
+    assert "No answer from http://127.0.0.1:1: " in done.stderr
 
 
 def test_another_server_is_recognized(coffee: Path, service: RunningService) -> None:

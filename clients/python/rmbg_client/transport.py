@@ -116,7 +116,7 @@ class Answer:
         try:
             return dict(json.loads(self.content)["data"])
         except (ValueError, LookupError, TypeError):
-            raise NoAnswerError("What answered there is no rmbg service.") from None
+            raise NoAnswerError("What answered is no rmbg service. Check its address.") from None
 
 
 #: A call of the API: yields what is to be done, and returns its result.
@@ -138,18 +138,39 @@ class _Exchange:
         if self.clock() > self.end:
             raise NoAnswerError(f"No complete answer within {self.send.seconds:g} s.")
 
+    @property
+    def url(self) -> str:
+        """The whole address."""
+        return f"{self.base}{self.send.address}" if self.is_own else self.send.address
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is an address of the service itself, which gets the key."""
+        return self.send.address.startswith("/")
+
     def arguments(self, stack: ExitStack) -> dict[str, Any]:
-        own = self.send.address.startswith("/")
-        headers = {**self.send.headers, **({"X-API-Key": self.key} if own and self.key else {})}
+        key = {"X-API-Key": self.key} if self.is_own and self.key else {}
         body = self.send.body.arguments(stack, self.check) if self.send.body else {}
         return {
             "method": self.send.method,
-            "url": f"{self.base}{self.send.address}" if own else self.send.address,
-            "headers": headers,
+            "url": self.url,
+            "headers": {**self.send.headers, **key},
             "timeout": httpx.Timeout(self.send.seconds, connect=_CONNECT_SECONDS),
             **({"params": self.send.query} if self.send.query else {}),
             **body,
         }
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Turn what httpx raises while there is no answer into an error that names the server."""
+        try:
+            yield
+        except httpx.TransportError as error:
+            what = str(error) or type(error).__name__
+            # Not the path: that of a signed address is a secret.
+            url = httpx.URL(self.url)
+            server = f"{url.scheme}://{url.netloc.decode()}"
+            raise NoAnswerError(f"No answer from {server}: {what}. Is it running?") from error
 
     def sink(self, status: int) -> IO[bytes] | None:
         """Return where a success goes, if not into memory, emptied."""
@@ -272,7 +293,7 @@ class BlockingDriver:
             return None
         exchange = _Exchange(todo, self.base, self.key, self.clock, self.clock() + todo.seconds)
         with (
-            _transport_errors(),
+            exchange.told(),
             ExitStack() as stack,
             self.http.stream(**exchange.arguments(stack)) as response,
         ):
@@ -313,20 +334,10 @@ class AsyncDriver:
             await self.sleep(todo.seconds)
             return None
         exchange = _Exchange(todo, self.base, self.key, self.clock, self.clock() + todo.seconds)
-        with _transport_errors(), ExitStack() as stack:
+        with exchange.told(), ExitStack() as stack:
             async with self.http.stream(**exchange.arguments(stack)) as response:
                 reader = _Reader(exchange, response.status_code)
                 async for piece in response.aiter_bytes():
                     if not reader.take(piece):
                         break
                 return exchange.answer(response, reader.content)
-
-
-@contextmanager
-def _transport_errors() -> Iterator[None]:
-    """Turn what httpx raises while there is no answer into an error of this package."""
-    try:
-        yield
-    except httpx.TransportError as error:
-        what = str(error) or type(error).__name__
-        raise NoAnswerError(f"No answer: {what}. Is the service running?") from error
