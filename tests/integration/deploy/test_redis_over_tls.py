@@ -76,6 +76,19 @@ def test_a_certificate_for_another_host_is_refused(
         client(f"{server.url}?ssl_ca_certs={server.authority}&ssl_check_hostname=false")
 
 
+@pytest.mark.parametrize("client", [name for name in CLIENTS if name != "flower"])
+def test_a_client_tells_an_impostor_of_a_sentinel_nothing(client: str, impostor: TlsServer) -> None:
+    """A Redis stands for a sentinel here, and names no master; Flower asks by what Celery has."""
+    place = impostor.url.rpartition("@")[2].partition("/")[0]
+    url = f"rediss+sentinel://:secret@{place}/mymaster/0?sentinel_password=other"
+    with pytest.raises(REFUSALS):
+        CLIENTS[client](url)
+    assert not impostor.heard
+    with pytest.raises(REFUSALS):
+        CLIENTS[client](f"{url}&ssl_ca_certs={impostor.authority}")
+    assert impostor.heard
+
+
 @pytest.mark.parametrize(
     ("options", "warned"),
     [("?ssl_cert_reqs=none", True), ("?ssl_check_hostname=no&ssl_ca_certs={}", True), ("", False)],
