@@ -25,10 +25,10 @@ from tests.support.hostile_pictures import (
     many_scans,
     many_strips,
     many_tags,
-    png_chunk,
     tall_png,
 )
 from tests.support.pictures import picture_file
+from tests.support.png_files import png_chunk
 
 MB: Final = 2**20
 _REMOVE: Final = "/api/v1/remove-bg"
