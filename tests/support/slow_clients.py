@@ -90,7 +90,7 @@ class Outcome:
 
 #: What is kept of an answer.
 _ANSWER_BYTES: Final = 4096
-_ERROR: Final = re.compile(rb'"error":\{"[^}]*"type":"(\w+)"')
+_ERROR: Final = re.compile(rb'"error":\s*\{[^}]*"type":\s*"(\w+)"')
 #: Connections that are opened in 50 ms: until all are there, and in place of those that ended.
 _AT_FIRST, _AGAIN = 20, 3
 
