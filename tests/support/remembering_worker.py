@@ -6,24 +6,23 @@ seconds. The network is most of what that costs, and always says the same.
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference.models.base import Alpha, MattingModel
-from inference.models.onnx import OnnxModel
 from tasks.settings import Settings
 from tasks.worker.celery_tasks import RemovalTask
 from tasks.worker.startup import load_served_model
 from tests.support.paths import REMEMBERED
 
 
-def remembering(model_class: type[OnnxModel], folder: Path) -> None:
-    """Have the network of every model of a class run once for each input."""
-    run = model_class._run
+def remembering(run: Callable[..., Alpha], folder: Path) -> Callable[..., Alpha]:
+    """A network's run that is made once for each input."""
 
-    def run_once(model: OnnxModel, tensor: NDArray[np.float32]) -> Alpha:
+    def run_once(model: MattingModel, tensor: NDArray[np.float32]) -> Alpha:
         seen = folder / f"{hashlib.sha256(tensor).hexdigest()}.npy"
         if not seen.exists():
             # Renamed when it is whole: its writer may be killed.
@@ -33,11 +32,15 @@ def remembering(model_class: type[OnnxModel], folder: Path) -> None:
         matte: Alpha = np.load(seen)
         return matte
 
-    model_class._run = run_once  # type: ignore[method-assign]
+    return run_once
 
 
 def load_remembering_model(settings: Settings) -> MattingModel:
-    remembering(OnnxModel, Path(os.environ[REMEMBERED]))
+    # As in the service, the parent loads no model library.
+    from inference.models.onnx import OnnxModel  # noqa: PLC0415 - see above
+
+    folder = Path(os.environ[REMEMBERED])
+    OnnxModel._run = remembering(OnnxModel._run, folder)  # type: ignore[method-assign]
     return load_served_model(settings)
 
 
