@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Self
 
+from inference.color import SRGB, Chromaticities, make_gamma_profile
+
 #: Headers in which masks stand, or which they follow: BITMAPINFOHEADER and V2 to V5.
 _HEADERS: Final = frozenset({40, 52, 56, 108, 124})
 #: The first of them that has a mask of alpha.
@@ -81,3 +83,37 @@ def _has_gaps(mask: int) -> bool:
     """Return whether the bits of a mask do not lie side by side."""
     filled = mask | (mask - 1) if mask else 0
     return filled & (filled + 1) != 0
+
+
+#: Headers that say how colors are meant: of calibrated ones, the primaries and the curve; V5, a
+#: profile too. Where that stands in a file.
+_V4_HEADER: Final = 108
+_V5_HEADER: Final = 124
+_COLOR_SPACE_AT: Final = 70
+_PROFILE_AT: Final = 126
+_HEADER_AT: Final = 14
+_CALIBRATED: Final = 0
+#: As a number in the file's byte order, and so backwards.
+_EMBEDDED: Final = int.from_bytes(b"MBED", "big")
+
+
+def read_profile(data: bytes) -> bytes | None:
+    """Return the profile of a BMP's colors; None if they are sRGB, or what says so is broken."""
+    header = int.from_bytes(data[_HEADER_AT:18], "little")
+    if header not in {_V4_HEADER, _V5_HEADER} or len(data) < _HEADER_AT + header:
+        return None
+    kind, *numbers = struct.unpack_from("<13I", data, _COLOR_SPACE_AT)
+    if kind == _EMBEDDED and header == _V5_HEADER:
+        at, length = struct.unpack_from("<II", data, _PROFILE_AT)
+        return data[_HEADER_AT + at : _HEADER_AT + at + length] or None
+    if kind != _CALIBRATED or not all(numbers):
+        return None
+    # X, Y and Z of each primary with 30 bits behind the point, and a power with 16.
+    primaries = [
+        (x / (x + y + z), y / (x + y + z))
+        for x, y, z in zip(numbers[0:9:3], numbers[1:9:3], numbers[2:9:3], strict=True)
+    ]
+    colors = Chromaticities(SRGB.white, *primaries)
+    exponent = numbers[10] / (1 << 16)
+    # Some writers give the inverse.
+    return make_gamma_profile(colors, exponent if exponent >= 1 else 1 / exponent)

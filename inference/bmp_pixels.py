@@ -3,27 +3,40 @@
 Pillow reads some of these layouts, and takes the alpha of fewer. The other kinds of BMP are its.
 """
 
+from io import BytesIO
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from inference.bmp import HEAD_BYTES, BmpLayout
+from inference.bmp import HEAD_BYTES, BmpLayout, read_profile
+from inference.metadata import Metadata
+from inference.probe import open_image
 
 #: Pixels converted at a time.
 _STRIP_PIXELS: Final = 1 << 18
 _TOP: Final = 255
 
 
-def load_masked_bmp(data: bytes) -> Image.Image | None:
-    """Read a BMP that was probed, in mode RGB or RGBA; None if its pixels have no masks.
+def load_bmp(data: bytes) -> tuple[Image.Image, Metadata]:
+    """Read a BMP that was probed, and what is to be applied to its pixels.
 
     An alpha that is 0 everywhere becomes opaque: so writers leave it that do not know it.
 
     Raises:
         ValueError: the file has fewer pixels than it says.
+        Exception: whatever Pillow's reader meets.
     """
+    image = _load_masked(data)
+    if image is None:
+        image = open_image(BytesIO(data), "BMP")
+        image.load()
+    return image, Metadata(profile=read_profile(data))
+
+
+def _load_masked(data: bytes) -> Image.Image | None:
+    """Read pixels in mode RGB or RGBA; None if they have no masks."""
     layout = BmpLayout.read(data[:HEAD_BYTES])
     if layout is None or not layout.masks:
         return None

@@ -1,7 +1,7 @@
 """Describe colors by an ICC profile, where a file states primaries and a curve instead of one."""
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -18,6 +18,8 @@ class Chromaticities(NamedTuple):
 _D65: Final = (0.3127, 0.3290)
 _C: Final = (0.310, 0.316)
 SRGB: Final = Chromaticities(_D65, (0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
+#: Adobe RGB (1998).
+ADOBE_RGB: Final = Chromaticities(_D65, (0.64, 0.33), (0.21, 0.71), (0.15, 0.06))
 #: ITU-T H.273, table 2.
 PRIMARIES: Final[Mapping[int, Chromaticities]] = MappingProxyType(
     {
@@ -47,7 +49,13 @@ def gamma_curve(exponent: float) -> Curve:
     return lambda level: level**exponent
 
 
-def _srgb(level: float) -> float:
+def table_curve(table: Sequence[int]) -> Curve:
+    """Return the curve of a table of 16-bit light for evenly spaced levels."""
+    return lambda level: table[round(level * (len(table) - 1))] / 65_535
+
+
+def srgb_curve(level: float) -> float:
+    """Return the light of an sRGB level (IEC 61966-2-1)."""
     return level / 12.92 if level <= 0.04045 else ((level + 0.055) / 1.055) ** 2.4  # noqa: PLR2004
 
 
@@ -70,9 +78,48 @@ def _hlg(level: float) -> float:
 #: ITU-T H.273, table 3. The others are those of sRGB, or not known.
 CURVES: Final[Mapping[int, Curve]] = MappingProxyType(
     dict.fromkeys((1, 6, 14, 15), _bt709)
-    | {4: gamma_curve(2.2), 5: gamma_curve(2.8), 8: gamma_curve(1), 13: _srgb}
+    | {4: gamma_curve(2.2), 5: gamma_curve(2.8), 8: gamma_curve(1), 13: srgb_curve}
     | {16: _pq, 17: gamma_curve(2.6), 18: _hlg}
 )
+
+
+def is_like_srgb(colors: Chromaticities) -> bool:
+    """Return whether a file's white point and primaries are those of sRGB, but for rounding."""
+    return all(
+        abs(a - b) < 0.002  # noqa: PLR2004
+        for mine, its in zip(colors, SRGB, strict=True)
+        for a, b in zip(mine, its, strict=True)
+    )
+
+
+def make_gamma_profile(
+    colors: Chromaticities, exponent: float, *, gray: bool = False
+) -> bytes | None:
+    """Make an ICC profile of primaries and the power from levels to light.
+
+    None if the colors are those of a display like sRGB's, as old files state them: the curve is
+    nearly its own.
+    """
+    if is_like_srgb(colors) and abs(1 / exponent - _SRGB_GAMMA) < 1e-5:  # noqa: PLR2004
+        return None
+    return make_profile(colors, gamma_curve(exponent), gray=gray)
+
+
+#: Of a PNG's `gAMA`, for sRGB.
+_SRGB_GAMMA: Final = 0.45455
+#: Curves of cameras (of HD and SD video), and what encoders write that are told nothing.
+_CAMERA_CURVES: Final = frozenset({1, 6})
+
+
+def make_coded_profile(primaries: int, transfer: int) -> bytes | None:
+    """Make an ICC profile of what a HEIC or AVIF states by the numbers of ITU-T H.273.
+
+    What is not known counts as sRGB's, and so does the curve of a camera: displays show it so. None
+    if the colors are sRGB.
+    """
+    colors = PRIMARIES.get(primaries, SRGB)
+    curve = srgb_curve if transfer in _CAMERA_CURVES else CURVES.get(transfer, srgb_curve)
+    return None if colors is SRGB and curve is srgb_curve else make_profile(colors, curve)
 
 
 def make_profile(colors: Chromaticities, curve: Curve, *, gray: bool = False) -> bytes | None:
@@ -125,7 +172,7 @@ def _determinant(a: Vector, b: Vector, c: Vector) -> float:
 
 def _adapted_primaries(colors: Chromaticities) -> tuple[Vector, ...] | None:
     """Return X, Y, Z of each primary, adapted to D50 as profiles have it (Bradford)."""
-    if min(y for _, y in colors) <= 0:
+    if any(x < 0 or y <= 0 or x + y > 1 for x, y in colors):
         return None
     white, *primaries = ((x / y, 1.0, (1 - x - y) / y) for x, y in colors)
     red, green, blue = primaries

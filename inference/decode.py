@@ -10,14 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from inference.bmp_pixels import load_masked_bmp
+from inference import webp
+from inference.bmp_pixels import load_bmp
+from inference.color import make_coded_profile
 from inference.errors import InferenceError, InvalidImageError, InvalidOptionError
+from inference.heif import walk_heif, without_metadata
+from inference.jpeg_pixels import load_jpeg
 from inference.metadata import Metadata, read_exif
 from inference.models.base import Rgb
 from inference.options import Options
 from inference.png import load_png
 from inference.probe import DEFAULT_LIMITS, ImageLimits, check_size, open_image, probe_image
 from inference.tiff_pixels import load_tiff
+from inference.webp import first_picture, walk_webp
+
+#: How Pillow's errors begin that are about missing data.
+_CUT: Final = "image file is truncated"
 
 # The ICC color space of a profile that fits each mode.
 _PROFILE_SPACES = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}
@@ -240,6 +248,11 @@ def reading(data: bytes, limits: ImageLimits) -> Iterator[Strips]:
     except (InferenceError, MemoryError):
         raise
     except Exception as error:  # readers raise errors of any class
+        if str(error).startswith(_CUT):
+            raise InvalidImageError(
+                "The file ends before the picture does: it was probably not sent or saved "
+                "completely. Send it again."
+            ) from error
         raise InvalidImageError(
             f"The picture is damaged: its {header.format} data cannot be decoded. "
             "Save it again in an image editor, or send another file."
@@ -248,42 +261,56 @@ def reading(data: bytes, limits: ImageLimits) -> Iterator[Strips]:
 
 def _load(data: bytes, name: str, limits: ImageLimits) -> tuple[Image.Image, Metadata]:
     """Read the pixels of a file as they are stored, and what is to be applied to them."""
-    if name == "TIFF":
-        return load_tiff(data)
-    if name == "PNG":
-        return load_png(data)
-    if name == "BMP" and (masked := load_masked_bmp(data)) is not None:
-        return masked, Metadata()
-    image = open_image(BytesIO(_declare_alpha(data) if name == "WEBP" else data), name)
-    check_size(*image.size, limits)  # a GIF's first frame may be larger than its header says
-    frame = image.tile[0][1] if name == "GIF" and image.tile else None
+    match name:
+        case "JPEG":
+            found = load_jpeg(data)
+        case "PNG":
+            found = load_png(data)
+        case "TIFF":
+            found = load_tiff(data)
+        case "BMP":
+            found = load_bmp(data)
+        case "GIF":
+            found = _load_gif(data, limits), Metadata()
+        case "WEBP":
+            found = _load_webp(data, limits)
+        case _:
+            found = _load_heif(data, name, limits)
+    return found
+
+
+def _load_gif(data: bytes, limits: ImageLimits) -> Image.Image:
+    image = open_image(BytesIO(data), "GIF")
+    check_size(*image.size, limits)  # the first frame may be larger than the header says
+    frame = image.tile[0][1] if image.tile else None
     image.load()
     if frame is not None:
         _clear_around(image, frame)
-    exif = image.info.get("exif")
-    return image, Metadata(
-        orientation=read_exif(exif).orientation if isinstance(exif, bytes) else 1,
-        profile=image.info.get("icc_profile"),
-    )
+    return image
 
 
-#: Bits of the flags that a WebP with extensions begins with, and where they stand.
-_WEBP_ANIMATION: Final = 0x02
-_WEBP_ALPHA: Final = 0x10
-_WEBP_FLAGS_AT: Final = 20
+def _load_webp(data: bytes, limits: ImageLimits) -> tuple[Image.Image, Metadata]:
+    found = walk_webp(BytesIO(data))
+    image = open_image(BytesIO(first_picture(data, found)), "WEBP")
+    check_size(*image.size, limits)
+    image.load()
+    stored = {kind: data[chunk.start : chunk.end] for kind, chunk in found.metadata.items()}
+    exif = read_exif(stored.get(webp.EXIF, b""))
+    return image, Metadata(exif.orientation, stored.get(webp.PROFILE) or exif.profile)
 
 
-def _declare_alpha(data: bytes) -> bytes:
-    """Return an animated WebP with its flag of alpha set.
-
-    Writers crop what is clear off a frame, and leave the flag unset if the rest is opaque. The
-    reader would give the canvas around such a frame in black.
-    """
-    flags = data[_WEBP_FLAGS_AT : _WEBP_FLAGS_AT + 1]
-    if data[12:16] != b"VP8X" or not flags or not flags[0] & _WEBP_ANIMATION:
-        return data
-    before, after = data[:_WEBP_FLAGS_AT], data[_WEBP_FLAGS_AT + 1 :]
-    return before + bytes([flags[0] | _WEBP_ALPHA]) + after
+def _load_heif(data: bytes, name: str, limits: ImageLimits) -> tuple[Image.Image, Metadata]:
+    """Read a HEIC or AVIF; which way is up its container says, and not its EXIF data."""
+    found = walk_heif(BytesIO(data))
+    image = open_image(BytesIO(without_metadata(data, found)), name)
+    check_size(*image.size, limits)
+    image.load()
+    profile = image.info.get("icc_profile")
+    if not profile and found.colors is not None:
+        profile = make_coded_profile(*found.colors)
+    exif = image.info.get("exif")  # as the reader made it of what the container says
+    turned = read_exif(exif) if isinstance(exif, bytes) else Metadata()
+    return image, Metadata(turned.orientation, profile or None)
 
 
 def _clear_around(image: Image.Image, frame: tuple[int, int, int, int]) -> None:

@@ -1,6 +1,6 @@
 """The errors of pixel work and of models, under one root, each with a stable `code`."""
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class InferenceError(Exception):
@@ -45,6 +45,14 @@ class ImageTooComplexError(InferenceError):
     """Decoding the picture takes more time, memory or steps than its size allows for."""
 
     code = "image_too_complex"
+
+    @classmethod
+    def of_parts(cls, parts: str, limit: int) -> Self:
+        """Return the error of a file that has more parts than any honest writer makes."""
+        return cls(
+            f"The image has more than {limit} {parts}, and would take too long to decode. "
+            "Save it again in an image editor."
+        )
 
 
 class InvalidOptionError(InferenceError):

@@ -7,11 +7,25 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
 
-from inference.errors import ImageTooComplexError
-from inference.tiff import Directory, Tag, TiffReader
+from inference.color import (
+    ADOBE_RGB,
+    SRGB,
+    Chromaticities,
+    gamma_curve,
+    is_like_srgb,
+    make_profile,
+    srgb_curve,
+    table_curve,
+)
+from inference.tiff import Directory, Photometric, Tag, TiffReader
 
 _UPRIGHT: Final = 1
 _ORIENTATIONS: Final = range(1, 9)
+_ADOBE_RGB: Final = 2
+_UNCALIBRATED: Final = 65_535
+#: Kinds of a TIFF whose samples are levels of light.
+_LIGHT_KINDS: Final = frozenset({Photometric.BLACK_IS_ZERO, Photometric.RGB, Photometric.YCBCR})
+_DEEP: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +41,63 @@ class Metadata:
 def read_tiff_metadata(directory: Directory) -> Metadata:
     """Read the metadata of a TIFF's picture."""
     return Metadata(
-        orientation=_read_orientation(directory), profile=directory.data(Tag.ICC_PROFILE) or None
+        orientation=_read_orientation(directory),
+        profile=directory.data(Tag.ICC_PROFILE)
+        or _read_primaries(directory)
+        or _read_color_space(directory),
     )
 
 
 def read_exif(data: bytes) -> Metadata:
-    """Read EXIF data, which are a TIFF without pixels, with or without the letters before it."""
-    try:
-        found = TiffReader(BytesIO(data.removeprefix(b"Exif\0\0")))
-        first = found.directory(found.first)
-    except ImageTooComplexError:
-        first = None
-    return Metadata() if first is None else Metadata(orientation=_read_orientation(first[0]))
+    """Read EXIF data, which are a TIFF without pixels, with or without the letters before it.
+
+    The profile is that of Adobe RGB, if they say that colors are so.
+    """
+    reader = TiffReader(BytesIO(data.removeprefix(b"Exif\0\0")))
+    first = reader.sound_directory(reader.first)
+    if first is None:
+        return Metadata()
+    return Metadata(_read_orientation(first), _read_color_space(first))
+
+
+def _read_color_space(first: Directory) -> bytes | None:
+    """Return the profile of Adobe RGB, if EXIF says so (Exif 3.0, 4.6.6; DCF 2.0, 5.9.2).
+
+    Cameras say that colors are uncalibrated, and that the file follows the rules R03; some programs
+    write a number of their own.
+    """
+    exif = first.subdirectory(Tag.EXIF)
+    space = 0 if exif is None else exif.integer(Tag.COLOR_SPACE, 0)
+    if exif is not None and space == _UNCALIBRATED:
+        rules = exif.subdirectory(Tag.INTEROPERABILITY)
+        if rules is not None and rules.data(Tag.INTEROPERABILITY_INDEX)[:3] == b"R03":
+            space = _ADOBE_RGB
+    return make_profile(ADOBE_RGB, gamma_curve(563 / 256)) if space == _ADOBE_RGB else None
+
+
+def _read_primaries(directory: Directory) -> bytes | None:
+    """Return the profile of the primaries and the curve that a TIFF states (TIFF 6.0, section 20).
+
+    Of three curves, the first counts for all.
+    """
+    kind = directory.integer(Tag.PHOTOMETRIC, 0)
+    if kind not in _LIGHT_KINDS:
+        return None
+    white, primaries = directory.numbers(Tag.WHITE_POINT), directory.numbers(Tag.PRIMARIES)
+    colors = SRGB
+    if len(white) == 2 and len(primaries) == 6:  # noqa: PLR2004 - x and y of each
+        numbers = (*white, *primaries)
+        colors = Chromaticities(*zip(numbers[::2], numbers[1::2], strict=True))
+    # A table for each level, of one channel or three; of 16 bits it has 65,536 entries.
+    levels = directory.integer(Tag.BITS, 1)
+    table = directory.integers(Tag.TRANSFER_FUNCTION, 3 << levels) if levels <= _DEEP else ()
+    if len(table) in {1 << levels, 3 << levels}:
+        curve = table_curve(table[: 1 << levels])
+    elif colors == SRGB or is_like_srgb(colors):
+        return None
+    else:
+        curve = srgb_curve
+    return make_profile(colors, curve, gray=kind == Photometric.BLACK_IS_ZERO)
 
 
 def _read_orientation(directory: Directory) -> int:

@@ -13,7 +13,14 @@ from typing import Final
 from isal import isal_zlib
 from PIL import Image, PngImagePlugin
 
-from inference.color import CURVES, PRIMARIES, SRGB, Chromaticities, gamma_curve, make_profile
+from inference.color import (
+    CURVES,
+    PRIMARIES,
+    SRGB,
+    Chromaticities,
+    make_gamma_profile,
+    make_profile,
+)
 from inference.errors import InvalidImageError
 from inference.metadata import Metadata, read_exif
 
@@ -27,6 +34,8 @@ _GRAY_TYPES: Final = frozenset({0, 4})
 _PALETTE: Final = 3
 _RGB: Final = 2
 _DEEP: Final = 16
+#: What says how colors are meant; without any of these EXIF data may.
+_COLOR_CHUNKS: Final = frozenset({b"cICP", b"iCCP", b"sRGB", b"gAMA"})
 #: Where each pass of Adam7 begins and how far its pixels are apart: x, y, x step, y step.
 _PASSES: Final = (
     *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
@@ -61,8 +70,10 @@ def load_png(data: bytes) -> tuple[Image.Image, Metadata]:
     image.load()
     _scale_transparency(image, header[2], header[3])
     exif = read_exif(chunks.get(b"eXIf", b""))
-    gray = header[3] in _GRAY_TYPES
-    return image, Metadata(exif.orientation, _read_profile(chunks, gray=gray))
+    profile = _read_profile(chunks, gray=header[3] in _GRAY_TYPES)
+    if not _COLOR_CHUNKS & chunks.keys():
+        profile = exif.profile
+    return image, Metadata(exif.orientation, profile)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
@@ -142,21 +153,7 @@ def _read_profile(chunks: dict[bytes, bytes], *, gray: bool) -> bytes | None:
     if len(chunks.get(b"cHRM", b"")) == 32:  # noqa: PLR2004 - eight numbers
         numbers = [each / 100_000 for each in struct.unpack(">8I", chunks[b"cHRM"])]
         colors = Chromaticities(*zip(numbers[::2], numbers[1::2], strict=True))
-    # Of a display like sRGB's, what the standard says of old files: the curve is nearly its own.
-    if gamma == _SRGB_GAMMA and _alike(colors, SRGB):
-        return None
-    return make_profile(colors, gamma_curve(100_000 / gamma), gray=gray)
-
-
-_SRGB_GAMMA: Final = 45455
-
-
-def _alike(one: Chromaticities, other: Chromaticities) -> bool:
-    return all(
-        abs(a - b) < 0.002  # noqa: PLR2004
-        for mine, its in zip(one, other, strict=True)
-        for a, b in zip(mine, its, strict=True)
-    )
+    return make_gamma_profile(colors, 100_000 / gamma, gray=gray)
 
 
 def _inflate_profile(chunk: bytes) -> bytes | None:

@@ -27,6 +27,7 @@ MAX_NUMBERS: Final = 3 << 8
 class Tag(IntEnum):
     """The tags that say what a picture's pixels are."""
 
+    INTEROPERABILITY_INDEX = 1
     SUBFILE = 254
     OLD_SUBFILE = 255
     WIDTH = 256
@@ -64,6 +65,8 @@ class Tag(IntEnum):
     CFA_PATTERN = 33422
     ICC_PROFILE = 34675
     EXIF = 34665
+    COLOR_SPACE = 40961
+    INTEROPERABILITY = 40965
     DNG_VERSION = 50706
 
 
@@ -136,6 +139,10 @@ class Directory:
         """The byte order, as `struct` names it."""
         return self._tiff.order
 
+    def subdirectory(self, tag: int) -> "Directory | None":
+        """Return the directory that a tag leads to; None if it is not there, or broken."""
+        return self._tiff.sound_directory(self.integer(tag, 0))
+
     def data(self, tag: int) -> bytes:
         """Return a value's bytes; none if the tag is absent, or its value beyond the file."""
         kind, count, at = self._entries.get(tag, (0, 0, 0))
@@ -174,7 +181,7 @@ class Directory:
         if letters not in _PLACES:
             return array("B")
         if count > MAX_BLOCKS:
-            raise _too_complex("strips or tiles", MAX_BLOCKS)
+            raise ImageTooComplexError.of_parts("strips or tiles", MAX_BLOCKS)
         found = array(letters, self.data(tag))
         if self.order != _NATIVE_ORDER:
             found.byteswap()
@@ -220,7 +227,7 @@ class TiffReader:
         head = 8 if self._big else 2
         count = self._number(self.read(at, head))
         if count > MAX_TIFF_TAGS:
-            raise _too_complex("tags", MAX_TIFF_TAGS)
+            raise ImageTooComplexError.of_parts("tags", MAX_TIFF_TAGS)
         entry = 4 + 2 * self._word
         table = self.read(at + head, count * entry)
         if not table:
@@ -236,6 +243,14 @@ class TiffReader:
             entries.setdefault(tag, (kind, number, value))
         following = at + head + len(table)
         return Directory(self, entries), self._number(self.read(following, self._word))
+
+    def sound_directory(self, at: int) -> Directory | None:
+        """Return the directory at a place; None if there is none, or it is broken."""
+        try:
+            found = self.directory(at) if at else None
+        except ImageTooComplexError:
+            return None
+        return None if found is None else found[0]
 
     def _directory_if_sound(self, at: int) -> tuple[Directory, int] | None:
         try:
@@ -263,13 +278,6 @@ class TiffReader:
             pending.append((following, is_page))
             subdirectories = directory.integers(Tag.SUB_DIRECTORIES, MAX_DIRECTORIES)
             pending.extend((each, False) for each in reversed(subdirectories))
-
-
-def _too_complex(parts: str, limit: int) -> ImageTooComplexError:
-    return ImageTooComplexError(
-        f"The image has more than {limit} {parts}, and would take too long to decode. "
-        "Save it again in an image editor."
-    )
 
 
 @dataclass(frozen=True, slots=True)

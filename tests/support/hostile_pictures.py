@@ -26,8 +26,8 @@ def many_scans(size: tuple[int, int], scans: int, *, progressive: bool = True) -
         more = scans - whole.count(b"\xff\xda")
         return whole[:end] + more * whole[last:end] + whole[end:]
     # One component a scan; its entropy-coded bytes need not be whole for the structure to be.
-    scan = b"\xff\xda\0\x08\1\1\0\0\x3f\0" + whole[first + 14 : end]
-    return whole[:first] + scans * scan + whole[end:]
+    heads = (b"\xff\xda\0\x08\1%c\0\0\x3f\0" % name for name in [1] * (scans - 2) + [2, 3])
+    return whole[:first] + b"".join(head + whole[first + 14 : end] for head in heads) + whole[end:]
 
 
 def many_tags(

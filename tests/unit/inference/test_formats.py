@@ -13,7 +13,7 @@ from inference.decode import decode
 from inference.errors import InferenceError
 from tests.support.bmp_files import bmp_file
 from tests.support.paths import ROOT
-from tests.support.pictures import jpeg_of_frame, picture_file
+from tests.support.pictures import exif_orientation, jpeg_of_frame, picture_file
 from tests.support.png_files import png_chunk, png_file
 from tests.support.tiff_files import Page, tiff_file
 
@@ -46,7 +46,18 @@ def _short_png() -> bytes:
     return png_file((9, 9), zlib.compress(bytes(50)))
 
 
+def _restarts() -> bytes:
+    return _file("JPEG", restart_marker_blocks=1, subsampling=0)
+
+
+def _with_chunk(kind: bytes, body: bytes) -> bytes:
+    data = _file("WEBP") + kind + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
+    return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+
+
 _PNG: Final = _file("PNG")
+_JPEG: Final = _file("JPEG")
+_EXIF: Final = exif_orientation(1).tobytes()
 #: Files of a row, by the first words of it.
 _FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
     "JPEG: gray": lambda: [
@@ -54,7 +65,19 @@ _FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
         for mode in ("L", "RGB", "CMYK")
         for progressive in (False, True)
     ],
-    "JPEG without its end": lambda: [_file("JPEG")[:-20]],
+    "JPEG with broken": lambda: [
+        _JPEG[:-2],
+        _JPEG[:2] + b"\xff\xe1\0\x0aExif\0\0??" + _JPEG[2:],
+        _JPEG + _JPEG,
+    ],
+    "JPEG that lacks data of": lambda: [_JPEG[:-20], _JPEG[:-20] + b"\xff\xd9"],
+    "JPEG that lacks data between": lambda: [
+        re.sub(rb"\xff\xd1.*\xff\xd3", b"\xff\xd3", _restarts(), flags=re.DOTALL)
+    ],
+    "progressive": lambda: [
+        data[: data.rindex(b"\xff\xda")] + b"\xff\xd9"
+        for data in (_file("JPEG", progressive=True),)
+    ],
     "JPEG of 12": lambda: [_jpeg(b"\xc1", 12)],
     "JPEG, lossless": lambda: [_jpeg(b"\xc3", 8)],
     "JPEG, hier": lambda: [_jpeg(b"\xc5", 8)],
@@ -65,9 +88,17 @@ _FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
     "PNG that lacks rows": lambda: [_short_png()],
     "animated PNG": lambda: [_animated("PNG")],
     "WebP": lambda: [_file("WEBP"), _file("WEBP", lossless=True)],
+    "WebP with": lambda: [_with_chunk(b"EXIF", b"??"), _with_chunk(b"what", b"?")],
+    "WebP that": lambda: [_file("WEBP")[:-20]],
     "animated WebP": lambda: [_animated("WEBP")],
     "AVIF": lambda: [_file("AVIF")],
     "HEIC": lambda: [_file("HEIC")],
+    "AVIF or HEIC with": lambda: [
+        _file(name, exif=_EXIF).replace(_EXIF[-14:], b"?" * 14) + struct.pack(">I4s", 8, b"what")
+        for name in ("AVIF", "HEIC")
+    ],
+    "AVIF or HEIC that": lambda: [_file(name)[:-20] for name in ("AVIF", "HEIC")],
+    "GIF that": lambda: [_file("GIF")[:-20]],
     "GIF": lambda: [_file("GIF"), _animated("GIF")],
     "BMP": lambda: [picture_file(_IMAGE.convert(mode), "BMP") for mode in ("1", "L", "P", "RGB")],
     "BMP whose colors": lambda: [bmp_file((0xF00, 0xF0, 0xF, 0xF000), bits=16)],

@@ -133,11 +133,10 @@ def test_refuses_too_few_pixels(size: tuple[int, int]) -> None:
         probe_image(picture_file(Image.new("RGB", size), "PNG"))
 
 
-@pytest.fixture(params=["JPEG", "progressive JPEG", "PNG", "WEBP"])
+@pytest.fixture(params=["PNG", "WEBP"])
 def ending(request: pytest.FixtureRequest, photo: Image.Image) -> bytes:
-    """A file of a format whose end can be told."""
-    name = request.param.removeprefix("progressive ")
-    return picture_file(photo, name, progressive=name != request.param)
+    """A file of a format whose end its structure tells."""
+    return picture_file(photo, request.param)
 
 
 def _cmyk_tiff(photo: Image.Image, extra_samples: int) -> bytes:
@@ -195,19 +194,13 @@ def test_a_png_that_lacks_no_pixels_is_whole(cut: int, photo: Image.Image) -> No
         probe_image(data[:-17])
 
 
-def test_the_end_of_an_embedded_thumbnail_is_not_the_pictures(photo: Image.Image) -> None:
+def test_the_scans_of_an_embedded_thumbnail_are_not_the_pictures(photo: Image.Image) -> None:
     thumbnail = picture_file(photo.resize((48, 32)), "JPEG")
     whole = picture_file(photo, "JPEG", comment=thumbnail)
     assert thumbnail in whole
     assert probe_image(whole).width == 96
-    with pytest.raises(InvalidImageError, match=ENDS_EARLY):
-        probe_image(whole[:-20])
-
-
-def test_an_end_marker_that_straddles_two_reads_is_found(photo: Image.Image) -> None:
-    data = picture_file(photo, "JPEG")
-    for pad in range((1 << 18) - 4, (1 << 18) + 4):
-        assert probe_image(data + bytes(pad)).width == 96
+    with pytest.raises(InvalidImageError):
+        probe_image(whole[: whole.rindex(b"\xff\xda")])
 
 
 @pytest.mark.parametrize("between", [b"\xff\xff", b"\xff\xd0"], ids=["fill", "restart"])

@@ -20,14 +20,10 @@ from inference.errors import (
     InvalidImageError,
     SideTooLongError,
 )
+from inference.heif import MAX_BOXES, MAX_ITEM_TABLE, MAX_ITEMS
+from inference.jpeg import MAX_SCANS
 from inference.probe import ImageHeader, probe_image
-from inference.structure import (
-    MAX_BOXES,
-    MAX_ITEM_TABLE,
-    MAX_ITEMS,
-    MAX_PARTS,
-    MAX_SCANS,
-)
+from inference.structure import MAX_PARTS
 from inference.tiff import MAX_BLOCKS, MAX_DIRECTORIES, MAX_TIFF_TAGS
 from tests.support.fuzzed_pictures import mutated_headers
 from tests.support.hostile_pictures import (
@@ -207,6 +203,11 @@ def test_a_picture_of_tiles_is_read_by_its_primary_item(
         (heic_header((70_000, 2), {}), SideTooLongError, "70000 x 2"),
         (heic_header((9, 9), {})[:-1], InvalidImageError, "ends before the picture does"),
         (heic_header((9, 9), {})[:60], InvalidImageError, "damaged or incomplete"),
+        (
+            box(b"ftyp", b"avif", bytes(4), b"avif") + struct.pack(">I4sQ", 1, b"mdat", 1 << 63),
+            InvalidImageError,
+            "damaged",
+        ),
         (box(b"ftyp", b"heic", bytes(4), b"heic", size=7), InvalidImageError, "damaged"),
     ],
 )

@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from inference.decode import decode
 from inference.errors import InvalidImageError, UnsupportedFormatError
 from inference.probe import probe_image
+from tests.support.pictures import picture_file
 from tests.support.tiff_files import Page, tiff_file
 
 _COLORS = np.array(
@@ -206,3 +208,26 @@ def test_odd_tags_decide_nothing() -> None:
     data = tiff_file(Page(_PICTURE, 2, tags=odd))
     data = data.replace(b"\xbc\x02\4\0\3\0\0\0", b"\xbc\x02\4\0\0\0\0\x80")  # 700, of 8 GB
     assert np.array_equal(decode(data).rgb, _PICTURE)
+
+
+_ADOBE = {318: (0.3127, 0.329), 319: (0.64, 0.33, 0.21, 0.71, 0.15, 0.06)}
+_CURVE = tuple(round((level / 255) ** 2.2 * 65535) for level in range(256))
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({**_ADOBE, 301: _CURVE}, (124, 201, 92)),
+        ({**_ADOBE, 301: _CURVE * 3}, (124, 201, 92)),
+        (_ADOBE, (123, 201, 92)),
+        ({318: (0.3127, 0.329), 319: (0.64, 0.33, 0.3, 0.6, 0.15, 0.06)}, (150, 200, 100)),
+        ({318: (0.0, 0.0), 319: (9.0,) * 6}, (150, 200, 100)),
+        ({301: (7, 7)}, (150, 200, 100)),
+    ],
+)
+def test_stated_colors_of_a_tiff_are_converted(
+    tags: dict[int, tuple[float, ...]], expected: tuple[int, ...]
+) -> None:
+    image = Image.new("RGB", (4, 4), (150, 200, 100))
+    rgb = decode(picture_file(image, "TIFF", tiffinfo=tags)).rgb
+    assert np.abs(rgb.astype(int) - expected).max() <= 2

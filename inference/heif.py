@@ -1,0 +1,279 @@
+"""Read the boxes of a HEIC or AVIF (ISO/IEC 23008-12) in bounded steps: its items, size and colors.
+
+No pixel is read here: Pillow's readers do that.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import BinaryIO, Final, NamedTuple
+
+from inference.color import CURVES, PRIMARIES
+from inference.errors import ImageTooComplexError
+
+#: Boxes that are read. A phone's picture of 48 megapixels has about 300.
+MAX_BOXES: Final = 4_096
+#: Items. libavif compares each new one with all others: 32,000 take it 3 s.
+MAX_ITEMS: Final = 8_192
+#: Bytes of the tables that say what the items are, and which properties and parts they have.
+MAX_ITEM_TABLE: Final = 1 << 18
+
+# A grid of tiles is one; readers tell grids of grids, and overlays of those.
+_MAX_DERIVATIONS: Final = 4
+# Lists of items: where the count is, and the version from which it has 4 bytes and not 2.
+_ITEM_LISTS: Final[Mapping[bytes, tuple[int, int]]] = MappingProxyType(
+    {b"iinf": (4, 1), b"iloc": (6, 2)}
+)
+#: Boxes of a file that hold a picture. Of others, it may be that they are no boxes.
+_FILE_BOXES: Final = frozenset({b"ftyp", b"meta", b"mdat", b"moov", b"moof", b"idat"})
+#: Kinds of items that are about a picture: EXIF data, and texts such as XMP.
+_METADATA_ITEMS: Final = frozenset({b"Exif", b"mime"})
+_IGNORED_ITEM: Final = b"skip"
+#: The number of primaries or a curve that are not said. Readers refuse those that they do not know.
+_UNSPECIFIED: Final = b"\0\2"
+
+
+class CodedColors(NamedTuple):
+    """What an `nclx` says: primaries and curve, as ITU-T H.273 numbers them."""
+
+    primaries: int
+    transfer: int
+
+
+@dataclass(slots=True)
+class Heif:
+    """What the boxes of a file say of its picture."""
+
+    #: Width and height of the primary item, as stored; None if that is not said.
+    size: tuple[int, int] | None
+    #: Pixels that have to be decoded for it, its alpha and similar maps.
+    pixels: int
+    #: Whether all boxes end within the file.
+    complete: bool
+    #: Where the last of them ends; what follows is no part of the file.
+    end: int
+    #: None if they are not said by numbers.
+    colors: CodedColors | None
+    #: What takes the place of metadata that could decide whether the picture is read, by where it
+    #: stands.
+    replaced: dict[int, bytes] = field(default_factory=dict)
+
+
+def walk_heif(file: BinaryIO) -> Heif:
+    """Read the boxes of a file.
+
+    A picture may be put together from the same large tile again and again: what a reader has to
+    decode for it is counted.
+
+    Raises:
+        ImageTooComplexError: the file has more parts, or derives items more often, than any honest
+            writer makes it do.
+    """
+    length = file.seek(0, 2)
+    items, complete, end = _Items(), True, 0
+    for kind, body, stop in _boxes(file, 0, length, items.steps):
+        if kind not in _FILE_BOXES and stop > length:
+            break
+        complete = complete and stop <= length
+        end = min(stop, length)
+        if kind == b"meta":
+            _read_items(file, body + 4, end, items)
+    primary = items.primary
+    return Heif(
+        size=items.size_of(primary),
+        pixels=items.pixels(primary) + sum(map(items.pixels, items.auxiliary)),
+        complete=complete,
+        end=end,
+        colors=items.colors_of(primary),
+        replaced=items.replaced,
+    )
+
+
+def without_metadata(data: bytes, heif: Heif) -> bytes:
+    """Return a file in which readers find no EXIF, no texts, and nothing behind its boxes."""
+    changed = bytearray(data[: heif.end])
+    for at, instead in heif.replaced.items():
+        changed[at : at + len(instead)] = instead
+    return bytes(changed)
+
+
+class _Items:
+    """The items of a file: their sizes, and what they are put together from."""
+
+    def __init__(self) -> None:
+        self.primary = -1
+        #: One for each box that may still be read, on any level.
+        self.steps = iter(range(MAX_BOXES))
+        #: Bytes of tables that may still be read.
+        self.table_bytes = MAX_ITEM_TABLE
+        #: Items that belong to another one, such as its alpha.
+        self.auxiliary: list[int] = []
+        #: The items that an item is derived from, each as often as it is used.
+        self.parts: dict[int, list[int]] = {}
+        #: Each property, as far as it is known here: width and height, or colors.
+        self.known: list[tuple[int, int] | CodedColors | None] = []
+        #: The numbers of each item's properties, from 1.
+        self.properties: dict[int, list[int]] = {}
+        self.replaced: dict[int, bytes] = {}
+        self._pixels: dict[int, int] = {}
+
+    def _known_of(self, item: int) -> Iterator[tuple[int, int] | CodedColors]:
+        for number in self.properties.get(item, []):
+            found = self.known[number - 1] if 0 < number <= len(self.known) else None
+            if found is not None:
+                yield found
+
+    def size_of(self, item: int) -> tuple[int, int] | None:
+        """Return an item's width and height, as stored."""
+        known = self._known_of(item)
+        return next((each for each in known if not isinstance(each, CodedColors)), None)
+
+    def colors_of(self, item: int) -> CodedColors | None:
+        """Return an item's colors; else those of the first item that it is derived from."""
+        for each in (item, *self.parts.get(item, [])[:1]):
+            for found in self._known_of(each):
+                if isinstance(found, CodedColors):
+                    return found
+        return None
+
+    def pixels(self, item: int, depth: int = 0) -> int:
+        """Count the pixels that have to be decoded for an item.
+
+        Raises:
+            ImageTooComplexError: items are derived from others more than a few times over.
+        """
+        if depth > _MAX_DERIVATIONS:
+            raise ImageTooComplexError.of_parts("derived items in a row", _MAX_DERIVATIONS)
+        if item not in self._pixels:
+            width, height = self.size_of(item) or (0, 0)
+            parts = self.parts.get(item)
+            self._pixels[item] = (
+                width * height
+                if parts is None
+                else sum(self.pixels(each, depth + 1) for each in parts)
+            )
+        return self._pixels[item]
+
+    def read_table(self, file: BinaryIO, start: int, end: int) -> bytes:
+        """Read a table of a bounded size."""
+        self.table_bytes -= end - start
+        if self.table_bytes < 0:
+            raise ImageTooComplexError.of_parts("bytes in the tables of its items", MAX_ITEM_TABLE)
+        file.seek(start)
+        return file.read(end - start)
+
+
+def _boxes(
+    file: BinaryIO, start: int, end: int, steps: Iterator[int]
+) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the boxes of a range (ISO/IEC 14496-12, 4.2): kind, and where body and box end."""
+    at = start
+    for _ in steps:
+        if at + 8 > end:
+            return
+        file.seek(at)
+        head = file.read(16)
+        size, body = int.from_bytes(head[:4], "big"), at + 8
+        if size == 1:
+            size, body = int.from_bytes(head[8:], "big"), at + 16
+        elif size == 0:
+            size = end - at
+        if at + size < body:
+            return
+        yield head[4:8], body, at + size
+        at += size
+    raise ImageTooComplexError.of_parts("boxes", MAX_BOXES)
+
+
+def _read_items(file: BinaryIO, start: int, end: int, items: _Items) -> None:
+    for kind, body, claimed in _boxes(file, start, end, items.steps):
+        stop = min(claimed, end)
+        file.seek(body)
+        if kind == b"pitm":
+            version, *_ = file.read(4) or b"\0"
+            items.primary = int.from_bytes(file.read(4 if version else 2), "big")
+        elif kind in _ITEM_LISTS:
+            head = file.read(16)
+            _check_item_count(head, *_ITEM_LISTS[kind])
+            if kind == b"iinf":
+                _read_kinds(file, body + (8 if head[:1] > b"\0" else 6), stop, items)
+        elif kind == b"iprp":
+            _read_properties(file, body, stop, items)
+        elif kind == b"iref":
+            version, *_ = file.read(4) or b"\0"
+            width = 4 if version else 2
+            for inner, inside, close in _boxes(file, body + 4, stop, items.steps):
+                _read_reference(inner, items.read_table(file, inside, close), width, items)
+
+
+def _check_item_count(head: bytes, at: int, first_long: int) -> None:
+    version, *_ = head or b"\0"
+    if int.from_bytes(head[at : at + (4 if version >= first_long else 2)], "big") > MAX_ITEMS:
+        raise ImageTooComplexError.of_parts("items", MAX_ITEMS)
+
+
+def _read_kinds(file: BinaryIO, start: int, end: int, items: _Items) -> None:
+    """Find the items that are metadata, among the `infe` boxes of an `iinf`."""
+    table, at = items.read_table(file, start, max(start, end)), 0
+    for _ in range(MAX_ITEMS):
+        size, version = int.from_bytes(table[at : at + 4], "big"), table[at + 8 : at + 9]
+        # Version, flags, id (of 2 bytes, or 4) and a word.
+        kind = at + 12 + (6 if version > b"\2" else 4)
+        if table[at + 4 : at + 8] == b"infe" and table[kind : kind + 4] in _METADATA_ITEMS:
+            items.replaced[start + kind] = _IGNORED_ITEM
+        if size < 8 or at + size > len(table):  # noqa: PLR2004 - a box's head
+            return
+        at += size
+
+
+def _read_properties(file: BinaryIO, start: int, end: int, items: _Items) -> None:
+    for kind, body, stop in _boxes(file, start, end, items.steps):
+        if kind == b"ipco":
+            properties = _boxes(file, body, min(stop, end), items.steps)
+            items.known = [_read_property(file, kind, body, items) for kind, body, _ in properties]
+        elif kind == b"ipma":
+            _read_associations(items.read_table(file, body, stop), items)
+
+
+def _read_property(
+    file: BinaryIO, kind: bytes, body: int, items: _Items
+) -> tuple[int, int] | CodedColors | None:
+    file.seek(body)
+    data = file.read(12)
+    if kind == b"ispe":
+        return int.from_bytes(data[4:8], "big"), int.from_bytes(data[8:12], "big")
+    if kind == b"colr" and data[:4] == b"nclx":
+        primaries, transfer = struct.unpack(">HH", data[4:8].ljust(4, b"\0"))
+        for at, number, known in ((4, primaries, PRIMARIES), (6, transfer, CURVES)):
+            if number not in known:
+                items.replaced[body + at] = _UNSPECIFIED
+        return CodedColors(primaries, transfer)
+    return None
+
+
+def _read_associations(table: bytes, items: _Items) -> None:
+    """Read which properties each item has, from the body of an `ipma` box."""
+    if len(table) < 8:  # noqa: PLR2004 - version, flags and count
+        return
+    id_bytes, number_bytes = 4 if table[0] else 2, 2 if table[3] & 1 else 1
+    at = 8
+    while at + id_bytes < len(table):
+        item, count = int.from_bytes(table[at : at + id_bytes], "big"), table[at + id_bytes]
+        at += id_bytes + 1
+        end = at + count * number_bytes
+        numbers = [table[each : each + number_bytes] for each in range(at, end, number_bytes)]
+        # The first bit says whether a reader has to know the property.
+        mask = (1 << (8 * number_bytes - 1)) - 1
+        items.properties[item] = [int.from_bytes(each, "big") & mask for each in numbers]
+        at = end
+
+
+def _read_reference(kind: bytes, table: bytes, width: int, items: _Items) -> None:
+    """Read what an item refers to, from a box in `iref`; ids have `width` bytes."""
+    source = int.from_bytes(table[:width], "big")
+    if kind == b"dimg":
+        places = range(width + 2, len(table) - width + 1, width)
+        items.parts[source] = [int.from_bytes(table[at : at + width], "big") for at in places]
+    elif kind == b"auxl":
+        items.auxiliary.append(source)

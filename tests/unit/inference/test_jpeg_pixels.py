@@ -1,0 +1,151 @@
+"""A JPEG is taken if the data of all its pixels are there, whatever its marks and metadata say."""
+
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inference.decode import decode
+from inference.errors import InvalidImageError, UnsupportedFormatError
+from inference.probe import probe_image
+from tests.support.icc_profiles import BLUE, GREEN, RED, rgb_profile
+from tests.support.pictures import picture_file
+
+_END = b"\xff\xd9"
+_MISSING = "ends before the picture does"
+
+
+def _exif(color_space: int, rules: bytes) -> bytes:
+    """EXIF data that say how colors are meant."""
+    first = struct.pack("<HHHIII", 1, 34665, 4, 1, 26, 0)
+    exif = struct.pack("<HHHIIHHIII", 2, 40961, 3, 1, color_space, 40965, 4, 1, 56, 0)
+    rights = struct.pack("<HHHI4sI", 1, 1, 2, 4, rules, 0)
+    return b"Exif\0\0II*\0\x08\0\0\0" + first + exif + rights
+
+
+def _segment(kind: int, body: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, kind, len(body) + 2) + body
+
+
+@pytest.fixture(params=["RGB", "progressive RGB", "L", "progressive CMYK", "restarts"])
+def whole(request: pytest.FixtureRequest, photo: Image.Image) -> bytes:
+    mode = request.param.removeprefix("progressive ")
+    more = {"restart_marker_blocks": 3} if mode == "restarts" else {}
+    image = photo.convert("RGB" if mode == "restarts" else mode)
+    return picture_file(image, "JPEG", progressive=mode != request.param, **more)
+
+
+@pytest.mark.parametrize("end", [b"", _END, _END + b"junk"], ids=["none", "mark", "more"])
+def test_a_jpeg_is_judged_by_its_data_and_not_by_its_end_mark(whole: bytes, end: bytes) -> None:
+    data = whole.removesuffix(_END)
+    expected = decode(whole).rgb
+    assert np.array_equal(decode(data + end).rgb, expected)
+    # A byte that ends one picture and begins another is none of its data.
+    assert np.array_equal(decode(data + (end or b"\xff\xd8") + whole).rgb, expected)
+    for kept in (len(data) - 6, len(data) * 3 // 4, len(data) // 2):
+        with pytest.raises(InvalidImageError, match=_MISSING):
+            decode(data[:kept].rstrip(b"\xff") + end)
+
+
+def test_a_progressive_jpeg_that_lacks_scans_is_refused_by_its_structure(
+    photo: Image.Image,
+) -> None:
+    data = picture_file(photo, "JPEG", progressive=True)
+    ends = [at for at in range(len(data)) if data.startswith(b"\xff\xda", at)]
+    assert len(ends) > 5
+    for at in ends[1:]:
+        with pytest.raises(InvalidImageError, match=_MISSING):
+            probe_image(data[: data.rindex(b"\xff\xc4", 0, at)] + _END)
+
+
+def test_a_jpeg_that_lacks_data_between_restart_marks_is_refused(photo: Image.Image) -> None:
+    data = picture_file(photo, "JPEG", restart_marker_blocks=3)
+    start, stop = data.index(b"\xff\xd1"), data.index(b"\xff\xd3")
+    with pytest.raises(InvalidImageError, match="lacks a part of it"):
+        decode(data[:start] + data[stop:])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        _segment(0xE0, b"JFIF\0"),
+        _segment(0xE0, b"JFIF\0\x09\x09\1\0\1\0\1\xff\xff"),
+        _segment(0xE1, b"Exif\0\0II*\0" + b"\xff" * 30),
+        _segment(0xE1, b"Exif\0\0") * 300,
+        _segment(0xE2, b"ICC_PROFILE\0\2\2half"),
+        _segment(0xE2, b"ICC_PROFILE\0"),
+        _segment(0xE2, b"MPF\0II*\0" + b"\xff" * 30),
+        _segment(0xED, b"Photoshop 3.0\x008BIM\4\4\0\0\0\xff\xff\xff"),
+        _segment(0xEE, b"Ado"),
+        _segment(0xFE, b""),
+        _segment(0xFE, b"") + b"junk\0\0",
+        b"\xff\xd8",
+    ],
+)
+def test_metadata_decide_nothing(more: bytes, photo: Image.Image) -> None:
+    plain = picture_file(photo, "JPEG")
+    expected = decode(plain).rgb
+    assert np.array_equal(decode(plain[:2] + more + plain[2:]).rgb, expected)
+    first = plain.index(b"\xff\xdb")
+    assert np.array_equal(decode(plain[:first] + more + plain[first:]).rgb, expected)
+
+
+def test_a_profile_in_pieces_of_any_order_is_applied(photo: Image.Image) -> None:
+    plain = picture_file(photo, "JPEG", quality=95)
+    profile = rgb_profile(BLUE, GREEN, RED)
+    pieces = [
+        _segment(0xE2, b"ICC_PROFILE\0" + bytes([number, 2]) + profile[part])
+        for number, part in ((2, slice(150, None)), (1, slice(150)))
+    ]
+    turned = decode(plain[:2] + b"".join(pieces) + plain[2:]).rgb
+    assert np.abs(turned.astype(int) - decode(plain).rgb[..., ::-1]).mean() < 4
+    assert np.array_equal(decode(plain[:2] + pieces[0] + plain[2:]).rgb, decode(plain).rgb)
+
+
+@pytest.mark.parametrize(
+    ("space", "rules", "applied"),
+    [
+        (2, b"R98\0", True),
+        (0xFFFF, b"R03\0", True),
+        (0xFFFF, b"R98\0", False),
+        (1, b"R03\0", False),
+        (0, b"\0\0\0\0", False),
+    ],
+)
+def test_colors_of_adobe_rgb_by_exif_are_converted(
+    *, space: int, rules: bytes, applied: bool
+) -> None:
+    # Adobe RGB's green at half of its light is beyond sRGB's, and its gray is nearly sRGB's.
+    image = Image.new("RGB", (16, 16), (128, 128, 128))
+    image.paste((150, 200, 100), (8, 0, 16, 16))
+    data = picture_file(image, "JPEG", exif=_exif(space, rules), quality=100, subsampling=0)
+    rgb = decode(data).rgb.astype(int)
+    assert np.abs(rgb[4, 4] - 128).max() <= 2
+    # By the published matrices: Adobe RGB (1998), 4.3.5.3, and IEC 61966-2-1.
+    expected = (124, 201, 92) if applied else (150, 200, 100)
+    assert np.abs(rgb[4, 12] - expected).max() <= 3
+
+
+def test_a_scan_whose_parameters_a_camera_left_empty_is_read(photo: Image.Image) -> None:
+    data = picture_file(photo, "JPEG")
+    at = data.index(b"\xff\xda") + 2
+    at += data[at + 1]
+    assert data[at - 3 : at] == b"\0\x3f\0"
+    empty = data[: at - 3] + bytes(3) + data[at:]
+    assert np.array_equal(decode(empty).rgb, decode(data).rgb)
+    with pytest.raises(InvalidImageError, match=_MISSING):
+        decode(empty[: len(data) // 2] + _END)
+
+
+def test_rare_layouts_are_read_and_two_components_named(photo: Image.Image) -> None:
+    data = picture_file(photo, "JPEG", subsampling=0)
+    at = data.index(b"\xff\xc0") + 11
+    rare = bytearray(data)
+    rare[at] = 0x31  # three luminances side by side for each pair of colors
+    assert decode(bytes(rare)).rgb.shape == (64, 96, 3)
+    frame = struct.pack(">BBHBHHB", 0xFF, 0xC0, 14, 8, 64, 96, 2) + b"\1\x11\0\2\x11\1"
+    scan = b"\xff\xda\0\x0a\2\1\0\2\x11\0\x3f\0"
+    two = data[: at - 11] + frame + data[data.index(b"\xff\xc4") : data.index(b"\xff\xda")] + scan
+    with pytest.raises(UnsupportedFormatError, match="JPEG files with pixels of this kind"):
+        decode(two + bytes(1000))
