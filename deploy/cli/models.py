@@ -99,6 +99,10 @@ def check(
         if spec.patch_order is None:
             raise ModelError(f"{name} is no BiRefNet: it has no patch order to be checked.")
         path = weights or Settings.load().model_file(spec.file_name)
+        if weights is None and not path.exists():
+            raise ModelError(
+                f"There is no {path} to be checked. Fetch it first: rmbg models fetch {name}"
+            )
         _check_patch_order(spec, path, photo or SAMPLE)
 
 

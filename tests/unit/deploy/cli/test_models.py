@@ -77,7 +77,12 @@ def test_a_check_names_the_right_patch_order(
     assert words in " ".join(result.output.split())
 
 
-def test_a_check_refuses_what_has_no_patch_order_and_a_file_that_is_not_there() -> None:
+def test_a_check_refuses_what_has_no_patch_order_and_a_file_that_is_not_there(
+    tmp_path: Path,
+) -> None:
     assert "u2netp is no BiRefNet" in _run("check", "u2netp").output
     missing = _run("check", "birefnet-tiny", "--weights", "nowhere.safetensors")
     assert (missing.exit_code, "nowhere.safetensors" in missing.output) == (1, True)
+    unfetched = _run("check", "birefnet", RMBG_MODEL_DIR=str(tmp_path))
+    assert unfetched.exit_code == 1
+    assert "Fetch it first: rmbg models fetch birefnet" in " ".join(unfetched.output.split())
