@@ -1,6 +1,7 @@
 """Each row of the table in docs/formats.md holds for a file of that kind."""
 
 import re
+import struct
 import zlib
 from collections.abc import Callable
 from typing import Final
