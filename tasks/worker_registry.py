@@ -104,14 +104,22 @@ class WorkerRegistry:
             self._set(pipe, name, facts)
             return str(pipe.execute()[0] or "")
 
-    def mark_ready(self, name: str, seconds: float, **facts: str | float) -> None:
-        """Record that a worker's model answered, in the process `pid`; it counts for `seconds`."""
-        now = self._clock()
+    def mark_ready(
+        self, name: str, seconds: float, *, ago: float = 0.0, **facts: str | float
+    ) -> None:
+        """Record that a worker's model answered, in the process `pid`, so many seconds ago.
+
+        It counts for `seconds` from now.
+        """
         with redis_errors(), self._client.pipeline() as pipe:
-            pipe.set(redis_keys.ready_key(name), now, px=int(seconds * 1000))
-            pipe.zadd(redis_keys.READY_WORKERS, {name: now + seconds})
+            self._answered(pipe, name, seconds, ago)
             self._set(pipe, name, facts)
             pipe.execute()
+
+    def _answered(self, pipe: Redis, name: str, seconds: float, ago: float) -> None:
+        now = self._clock()
+        pipe.set(redis_keys.ready_key(name), now - ago, px=int(seconds * 1000))
+        pipe.zadd(redis_keys.READY_WORKERS, {name: now + seconds})
 
     def last_answer(self, name: str) -> tuple[int, bool]:
         """Return the process whose model answered last (0: none), and whether that still counts."""
@@ -199,11 +207,19 @@ class WorkerRegistry:
         self.drain(name, f"{faults} {_DRAIN_REASON}, the last: {reason}")
         return True
 
-    def record_result(self, name: str, mean_seconds: float) -> None:
-        """Record that the model made a job's result, which ends a row of faults."""
+    def record_result(
+        self, name: str, mean_seconds: float, *, ready_seconds: float = 0.0, **facts: str | float
+    ) -> None:
+        """Record that the model made a job's result, which ends a row of faults.
+
+        With `ready_seconds`, that is an answer which counts so long; see `mark_ready`.
+        """
         with redis_errors(), self._client.pipeline() as pipe:
             pipe.delete(redis_keys.gpu_faults_key(name))
-            self._set(pipe, name, {"running": 0, "seconds": round(mean_seconds, 4)})
+            if ready_seconds:
+                self._answered(pipe, name, ready_seconds, 0.0)
+            seconds = round(mean_seconds, 4)
+            self._set(pipe, name, {**facts, "running": 0, "seconds": seconds})
             pipe.execute()
 
     def workers(self) -> list[Worker]:

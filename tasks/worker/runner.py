@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
+from time import monotonic, perf_counter, process_time
 from types import FrameType
 from typing import Any, Final, Self
 
@@ -49,10 +49,20 @@ from tasks.worker_registry import WorkerRegistry
 #: take it again and again.
 _REDIRECT_SECONDS: Final = 1.0
 _PROBE_PIXELS: Final = 64
+#: A lease that was held this recently is taken to be held: a small part of what a stage that is
+#: worth sparing takes.
+_RECENTLY_SECONDS: Final = 0.1
 #: Weight of the newest job in the running mean of a job's seconds.
 _NEWEST_WEIGHT: Final = 0.3
-#: The pause before the next self-check if Redis did not take the last answer.
+#: The pause before the next announcement if Redis did not take the last one.
 _RETRY_SECONDS: Final = 2.0
+#: The share of a core that self-checks of an idle model may use: on a CPU one costs as much as a
+#: picture.
+_CHECK_SHARE: Final = 0.005
+#: A check that is due within this is made at once instead of one interval later.
+_EARLY_SECONDS: Final = 1.0
+#: A model that does not answer is found after this time even if a check costs minutes of a core.
+_MAX_CHECK_SECONDS: Final = 300.0
 
 _log = structlog.get_logger(__name__)
 
@@ -85,7 +95,9 @@ class LeaseKeeper:
     def __init__(self, store: JobStore, task_id: str, token: str) -> None:
         self._store = store
         self._task_id = task_id
-        self._token = token
+        self.token: Final = token
+        #: When the lease was last known to be held; claiming it is one such time.
+        self._held_at = monotonic()
         self._ended = threading.Event()
         self._lost = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
@@ -101,8 +113,14 @@ class LeaseKeeper:
     def check(self) -> None:
         """Renew the lease, and raise `LeaseLostError` if it is lost; called between two stages.
 
-        So a job that was canceled or erased ends at its next stage.
+        So a job that was canceled or erased ends at its next stage. A lease that was held a moment
+        ago is not asked about again.
         """
+        if self._lost.is_set() or monotonic() - self._held_at > _RECENTLY_SECONDS:
+            self.confirm()
+
+    def confirm(self) -> None:
+        """Renew the lease in any case, and raise `LeaseLostError` if it is lost."""
         self._renew()
         if self._lost.is_set():
             raise LeaseLostError("The lease expired, or the job was canceled, while it ran.")
@@ -112,12 +130,14 @@ class LeaseKeeper:
             self._renew()
 
     def _renew(self) -> None:
+        asked_at = monotonic()
         try:
-            kept = self._store.renew(self._task_id, token=self._token)
+            kept = self._store.renew(self._task_id, token=self.token)
         except QueueUnavailableError:
             # Redis may be back before the lease expires: the final write decides.
             _log.warning("lease.renewal_failed", task_id=self._task_id)
             return
+        self._held_at = asked_at
         if not kept:
             self._lost.set()
 
@@ -257,7 +277,7 @@ class Runner:
             result = self._cut_out(job, timer)
             answered = timer.has_run("inference")  # not for what has been cut out already
             with _soft_limit_deferred():
-                self._publish(job, token, result, timer)
+                self._publish(job, lease, result, timer)
         except LeaseLostError:
             _log.warning("job.lease_lost")
         except _StalledError:
@@ -299,10 +319,10 @@ class Runner:
             except SoftTimeLimitExceeded as error:
                 raise _StalledError from error
 
-    def _publish(self, job: Job, token: str, result: Result, timer: StageTimer) -> None:
+    def _publish(self, job: Job, lease: LeaseKeeper, result: Result, timer: StageTimer) -> None:
+        token = lease.token
         # A worker that was stopped for a while learns here what its lease's keeper has yet to ask.
-        if not self.job_store.renew(job.task_id, token=token):
-            raise LeaseLostError("The lease ran out before the result was stored.")
+        lease.confirm()
         key = result_key(job.task_id, token, result.format.value)
         with timer("store"):
             self.object_store.put(
@@ -387,11 +407,15 @@ def _gpu_memory_facts(model: MattingModel) -> dict[str, int]:
 class Readiness:
     """Checks a runner's model while it is idle, and marks the worker as ready while it answers.
 
+    A job's result is an answer too. An answer counts until the next check, and then as long as a
+    job may keep that one waiting.
+
     Args:
         runner: whose model it is.
-        seconds: how long an answer counts. Longer than a job may take, since no check is made
-            during a job: the time limit bounds that one.
-        interval: seconds from one check to the next.
+        seconds: how long an answer counts at least. Longer than a job may take, since no check is
+            made during a job: the time limit bounds that one.
+        interval: seconds from one announcement in Redis to the next, and from one check to the next
+            of a model that costs this machine's processors little.
     """
 
     def __init__(self, runner: Runner, *, seconds: float, interval: float) -> None:
@@ -404,6 +428,9 @@ class Readiness:
         self._interval = interval
         self._path = execution_path_facts(runner.model)
         self._mean: float | None = None
+        self._answered_at = monotonic()
+        #: Seconds of processor time that the last check took.
+        self._cost = 0.0
         self._unreported = False
         self._busy = False
         self._broken = False
@@ -432,22 +459,39 @@ class Readiness:
         self._mean = (
             took if self._mean is None else self._mean + _NEWEST_WEIGHT * (took - self._mean)
         )
-        with logged_if_away("worker.note_failed"):
-            self._registry.record_result(self._worker, self._mean)
-        self.mark_ready()
+        self._answered_at = monotonic()
+        mean = self._mean
+        self._announce(
+            lambda seconds, _ago, **facts: self._registry.record_result(
+                self._worker, mean, ready_seconds=seconds, **facts
+            )
+        )
+
+    @property
+    def check_seconds(self) -> float:
+        """How long after an answer an idle model is checked."""
+        return max(self._interval, min(self._cost / _CHECK_SHARE, _MAX_CHECK_SECONDS))
 
     def mark_ready(self) -> None:
         """Record that the model has just answered."""
-        model, pid = self._model.name, os.getpid()
-        try:
-            self._registry.mark_ready(
-                self._worker,
-                self._seconds,
-                model=model,
-                pid=pid,
-                **self._path,
-                **_gpu_memory_facts(self._model),
+        self._answered_at = monotonic()
+        self.repeat_answer()
+
+    def repeat_answer(self) -> None:
+        """Write the latest answer to Redis, which may have lost it, for as long as it counts."""
+        self._announce(
+            lambda seconds, ago, **facts: self._registry.mark_ready(
+                self._worker, seconds, ago=ago, **facts
             )
+        )
+
+    def _announce(self, write: Callable[..., None]) -> None:
+        """Write an answer: for how many seconds it counts, how old it is, and the model's facts."""
+        ago = monotonic() - self._answered_at
+        seconds = self._seconds + self.check_seconds - self._interval - ago
+        facts = {"model": self._model.name, "pid": os.getpid(), **self._path}
+        try:
+            write(seconds, ago, **facts, **_gpu_memory_facts(self._model))
         except QueueUnavailableError as error:
             self._unreported = True
             _log.warning("worker.announce_failed", reason=str(error))
@@ -464,7 +508,9 @@ class Readiness:
         """Run the model; without an answer the worker's readiness lapses."""
         try:
             with self._lock:
+                began = process_time()
                 self._model.matte([np.zeros((_PROBE_PIXELS, _PROBE_PIXELS, 3), np.uint8)])
+                self._cost = process_time() - began
         except InferenceError as error:
             _log.error("worker.probe_failed", worker=self._worker, reason=str(error))
             if isinstance(error, GpuFaultError):
@@ -484,6 +530,13 @@ class Readiness:
 
     def _run(self) -> None:
         while not self._ended.wait(_RETRY_SECONDS if self._unreported else self._interval):
+            self.keep_ready()
+
+    def keep_ready(self) -> None:
+        """Check the model if it is due and idle, or else repeat that it has answered."""
+        if monotonic() - self._answered_at < self.check_seconds - _EARLY_SECONDS:
+            self.repeat_answer()
+        elif not self._busy:
             self.check()
 
 

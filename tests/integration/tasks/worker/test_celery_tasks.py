@@ -1,12 +1,20 @@
 """The task as Celery calls it: what a run says to others of its worker."""
 
+import io
+import json
 import time
+import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
 from celery import Celery
+from PIL import Image
 from redis import Redis
+from redis.connection import AbstractConnection
+from structlog.testing import capture_logs
+from urllib3 import HTTPConnectionPool
 
 from inference.errors import GpuFaultError, GpuOutOfMemoryError
 from tasks import redis_keys
@@ -82,6 +90,33 @@ def test_a_probe_that_fails_announces_nothing(task: RemovalTask) -> None:
         assert _worker(task).ready is (task.runner.model.error is None)
 
 
+def test_an_idle_model_is_checked_by_what_that_costs_and_its_answer_is_repeated(
+    task: RemovalTask, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readiness, model, now, used = task.readiness, task.runner.model, [1000.0], [0.0]
+    assert readiness is not None
+    monkeypatch.setattr("tasks.worker.runner.monotonic", lambda: now[0])
+    monkeypatch.setattr("tasks.worker.runner.process_time", lambda: used[0])
+    model.faults = [lambda: used.__setitem__(0, used[0] + 0.6)]  # the first check costs 0.6 s
+    readiness.check()
+    assert readiness.check_seconds == pytest.approx(120)
+    calls, until = model.calls, redis.zscore(redis_keys.READY_WORKERS, WORKER)
+    assert until
+    redis.flushdb()
+    now[0] += 60
+    readiness.keep_ready()
+    assert model.calls == calls
+    # It counts as long as before: 60 s of real time have not passed.
+    assert redis.zscore(redis_keys.READY_WORKERS, WORKER) == pytest.approx(until - 60, abs=2)
+    now[0] += 60
+    readiness.begin_job()
+    readiness.keep_ready()  # the result of the job will be an answer
+    assert model.calls == calls
+    readiness.end_job(None)
+    readiness.keep_ready()
+    assert model.calls == calls + 1
+
+
 def test_an_answer_says_what_of_the_gpus_memory_is_in_use(
     task: RemovalTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,3 +153,41 @@ def test_a_probe_that_finds_a_broken_gpu_context_ends_the_process_after_its_job(
     assert left == [True]
     # The success of the job that was running forgives the fault before it.
     assert redis.scard(redis_keys.gpu_faults_key(WORKER)) == (not busy)
+
+
+def test_a_job_costs_no_more_than_its_own_round_trips_requests_and_copies(
+    task: RemovalTask, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These counts do not depend on the clock; who raises one knows what each picture pays."""
+    counts = Counter[str]()
+
+    def count(owner: type, method: str, name: str) -> None:
+        real = getattr(owner, method)
+
+        def counted(self: object, *args: object, **options: object) -> object:
+            counts[name] += 1
+            return real(self, *args, **options)
+
+        monkeypatch.setattr(owner, method, counted)
+
+    monkeypatch.setattr("tasks.worker.runner.monotonic", lambda: 1.0)  # no lease seems old
+    file = io.BytesIO()
+    Image.effect_noise((1500, 1000), 40).convert("RGB").save(file, "JPEG")
+    count(AbstractConnection, "send_packed_command", "round trips to Redis")
+    count(HTTPConnectionPool, "urlopen", "requests to the object store")
+    # The first job of a process also connects, and loads the scripts.
+    for data in (PICTURE, file.getvalue()):
+        task_id = submit(data)
+        counts.clear()
+        with capture_logs() as lines:
+            tracemalloc.start()
+            task(task_id)
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+    # Begun, drained?, claim, record, lease, finish, answered; more while a stage takes long.
+    assert counts["round trips to Redis"] <= 7
+    assert counts["requests to the object store"] <= 2  # the original, the result
+    assert len(json.dumps(lines, default=str)) < 1500
+    assert recorded(task.runner.job_store, task_id).status is Status.SUCCEEDED
+    # At most: the colors, their estimate, the matte as floats (four bytes), alpha, and the cutout.
+    assert peak / (1500 * 1000) < 3 + 3 + 4 + 1 + 4 + 2
