@@ -19,14 +19,21 @@ from tasks.housekeeping.reconcile import RECONCILE_SECONDS, Reconciler
 from tasks.housekeeping.retention import SWEEP_SECONDS, OrphanSweep, RetentionSweeper
 from tasks.jobs.dedup import DuplicateCompleter
 from tasks.jobs.routing import is_io_worker
+from tasks.jobs.store import JobWatcher
 from tasks.quotas import CORRECT_SECONDS
 from tasks.runtime import Runtime, runtime_of
 from tasks.webhooks.sending import MAX_PER_HOST
 
-#: How long a duplicate waits at most after its primary has ended.
+#: How long a duplicate waits after its primary has ended.
 _DUPLICATES_SECONDS: Final = 0.2
-#: How long a delivery that is due waits at most for its message.
+#: How long a delivery of a job that has ended waits for its message.
 _WEBHOOKS_SECONDS: Final = 0.1
+#: The same while nothing has been done for a while, for what no end of a job announces: a replay, a
+#: retry, and an end that went unnoticed.
+_IDLE_SECONDS: Final = 1.0
+#: After work, more is looked for at the short interval for so long: it makes room in a busy queue,
+#: or is due soon.
+_ACTIVE_SECONDS: Final = 5.0
 #: The pause after a failure, if it is longer than the interval.
 _FAILURE_SECONDS: Final = 2.0
 #: How long a shutdown waits for the runs that it meets.
@@ -43,15 +50,28 @@ class Periodic:
     name: str
     #: Pause between the end of one run and the start of the next.
     seconds: float
+    #: Returns whether it found work, if `watcher` is given.
     run: Callable[[], object]
+    #: Ends the longer pause of work that waits for the ends of jobs; None if it does not.
+    watcher: JobWatcher | None = None
 
     def run_until(self, stopped: threading.Event) -> None:
         """Repeat the run until `stopped` is set; no failure of a run ends it."""
-        pause = self.seconds
+        if self.watcher is None:
+            self._repeat(stopped, stopped.wait)
+            return
+        with self.watcher.watch("*") as wait:
+            self._repeat(stopped, wait)
+
+    def _repeat(self, stopped: threading.Event, wait: Callable[[float], bool]) -> None:
+        pause, active_until = self.seconds, time.monotonic() + _ACTIVE_SECONDS
         while not stopped.wait(pause):
+            if self.watcher is not None and time.monotonic() > active_until:
+                wait(_IDLE_SECONDS)
             pause = self.seconds
             try:
-                self.run()
+                if self.run():
+                    active_until = time.monotonic() + _ACTIVE_SECONDS
             except TaskError as error:
                 _log.warning(f"{self.name}.unavailable", reason=str(error))
                 pause = max(pause, _FAILURE_SECONDS)
@@ -85,8 +105,10 @@ def periodic_work(runtime: Runtime) -> tuple[Periodic, ...]:
         Periodic("reconciler", RECONCILE_SECONDS, reconciler.run_once),
         Periodic("retention", SWEEP_SECONDS, sweeper.run_once),
         Periodic("quotas", CORRECT_SECONDS, runtime.quotas.correct),
-        Periodic("duplicates", _DUPLICATES_SECONDS, completer.run_once),
-        Periodic("webhooks", _WEBHOOKS_SECONDS, runtime.webhook_dispatcher.run_once),
+        Periodic("duplicates", _DUPLICATES_SECONDS, completer.run_once, runtime.watcher),
+        Periodic(
+            "webhooks", _WEBHOOKS_SECONDS, runtime.webhook_dispatcher.run_once, runtime.watcher
+        ),
     )
 
 

@@ -605,7 +605,7 @@ class JobWatcher:
 
         The function takes the seconds to wait, and returns True if a job has ended within them.
         The end of a job that was final before the block is not published again: read the record
-        once the block has begun.
+        once the block has begun. The id `*` stands for all jobs and batches.
         """
         ended = threading.Event()
         with self._lock:
@@ -650,5 +650,6 @@ class JobWatcher:
                 if message is not None:
                     _, _, task_id = str(message["channel"]).rpartition(":")
                     with self._lock:
-                        for ended in self._waiting.get(task_id, ()):
-                            ended.set()
+                        for each in (task_id, "*"):
+                            for ended in self._waiting.get(each, ()):
+                                ended.set()

@@ -1,4 +1,7 @@
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
 import pytest
 from structlog.testing import capture_logs
@@ -29,3 +32,24 @@ def test_a_stopped_work_does_not_run() -> None:
     stopped = threading.Event()
     stopped.set()
     Periodic("sweeping", 0.0, lambda: pytest.fail("it runs")).run_until(stopped)
+
+
+@pytest.mark.parametrize(("active_seconds", "waits"), [(0.0, True), (60.0, False)])
+def test_work_that_found_nothing_for_a_while_waits_for_the_end_of_a_job(
+    monkeypatch: pytest.MonkeyPatch, active_seconds: float, *, waits: bool
+) -> None:
+    monkeypatch.setattr(periodic, "_ACTIVE_SECONDS", active_seconds)
+    stopped, waited = threading.Event(), []
+
+    class Watcher:
+        @contextmanager
+        def watch(self, *task_ids: str) -> Iterator[Callable[[float], bool]]:
+            assert task_ids == ("*",)
+            yield lambda seconds: waited.append(seconds) or True  # type: ignore[func-returns-value]
+
+    def run() -> bool:
+        stopped.set()
+        return True
+
+    Periodic("webhooks", 0.001, run, cast("Any", Watcher())).run_until(stopped)
+    assert bool(waited) is waits
