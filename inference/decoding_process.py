@@ -64,8 +64,9 @@ _CRASHES: Final = frozenset(
 )
 
 
-#: Memory that the process keeps between pictures: giving it back each time costs 1 ms a picture.
-_KEPT_BYTES: Final = 1 << 24
+#: Memory that the process keeps between pictures, what one of 4 megapixels takes: where page faults
+#: are slow, as in virtual machines, getting it anew costs more than decoding a JPEG.
+_KEPT_BYTES: Final = 1 << 25
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from tasks.worker.runner import Readiness, Runner, logged_if_away
 from tasks.worker.startup import (
     abort_startup,
     check_command,
+    keep_freed_memory,
     load_served_model,
     prepare_parent,
     revision_of,
@@ -139,6 +140,7 @@ def _check_start(sender: Any, **_: Any) -> None:  # noqa: ANN401 - celery's sign
 
 @worker_process_init.connect
 def _load_model(sender: str | None = None, **_: Any) -> None:  # noqa: ANN401 - celery's signature
+    keep_freed_memory()
     settings = Settings.load()
     runtime = Runtime(
         settings,
