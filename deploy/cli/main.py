@@ -57,11 +57,12 @@ def up(  # noqa: PLR0917 - typer makes the options of a command from its paramet
     workers: Annotated[
         int,
         typer.Option(
-            min=1,
+            min=0,
             max=64,
-            help="Model workers, which share the CPU cores, and take turns on several GPUs.",
+            help="Model workers, which share the CPU cores, and take turns on several GPUs; "
+            "0: as many as suit.",
         ),
-    ] = 1,
+    ] = 0,
     model: Annotated[
         str | None, typer.Option(help="Model to serve; see `rmbg models list`.")
     ] = None,

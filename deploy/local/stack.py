@@ -19,7 +19,7 @@ from deploy.local.service import NotReadyError, Probe, Service, SetupError
 from inference.models.registry import get_spec
 from tasks.jobs import routing
 from tasks.redis_client import connect, server_problem
-from tasks.settings import visible_gpus
+from tasks.settings import Settings, visible_gpus
 
 #: Seconds from the end of a worker's own grace time, when its job is back in the queue, to SIGKILL.
 _WORKER_LEAD_SECONDS: Final = 10.0
@@ -35,13 +35,20 @@ _COMPILING_SECONDS: Final = 900.0
 _START_SECONDS: Final = 120.0
 #: The driver has an entry for each of its GPUs here.
 _GPUS: Final = Path("/proc/driver/nvidia/gpus")
+#: Workers of a small model on CPUs: two at least, so that one decodes and encodes while the other's
+#: model runs; each holds about 400 MB.
+_LEAST_WORKERS, _MOST_WORKERS = 2, 4
+_LEAST_MEMORY: Final = 4 * 2**30
+#: Threads of all models together, for each core. Models that run at once share the cores, and one
+#: that runs alone has them all.
+_THREADS_PER_CORE: Final = 2
 #: The API stops first, so that no job is submitted any more; the servers have a later stage.
 _API_STAGE, _FLOWER_STAGE, _WORKER_STAGE = range(3)
 
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """The options of `rmbg up`; a port of 0 means any free one."""
+    """The options of `rmbg up`; a port of 0 means any free one, 0 workers as many as suit."""
 
     port: int = 8000
     #: None to run without Flower.
@@ -212,8 +219,28 @@ def _check_object_store(given: ApiSettings) -> None:
         raise SetupError(f"{given.s3_endpoint}: {error} Check RMBG_S3_ENDPOINT.") from error
 
 
+def choose_workers(settings: Settings) -> int:
+    """Return how many model workers suit both one person who waits and many.
+
+    More than one only of a small model on CPUs: each worker holds the whole model, and pictures on
+    a GPU run one after the other anyway.
+    """
+    cores = service.core_count()
+    small = get_spec(settings.model).engine == "onnx"
+    on_gpu = settings.device.startswith("cuda") or (settings.device == "auto" and bool(_gpus()))
+    if not small or on_gpu or cores == 1 or service.memory_bytes() < _LEAST_MEMORY:
+        return 1
+    return min(max(_LEAST_WORKERS, cores // 2), _MOST_WORKERS)
+
+
+def _threads(workers: int) -> int:
+    """Return the threads of each worker's model."""
+    cores = service.core_count()
+    return min(cores, max(1, _THREADS_PER_CORE * cores // workers))
+
+
 def child_environment(settings: ApiSettings, workers: int) -> dict[str, str]:
-    """Return the settings as variables, with the CPU cores divided among the model workers.
+    """Return the settings as variables, with the CPU cores shared among the model workers.
 
     All that were given are among them: who starts another API by them gets one that agrees with
     this one on lifecycle rules, limits and quotas.
@@ -234,7 +261,7 @@ def child_environment(settings: ApiSettings, workers: int) -> dict[str, str]:
         **({"RMBG_S3_SYNC_DIR": str(settings.s3_sync_dir)} if settings.s3_sync_dir else {}),
         **({"RMBG_DATA_DIR": str(settings.data_dir)} if settings.data_dir else {}),
         "RMBG_HOST": settings.host,
-        "RMBG_THREADS": str(settings.threads or max(1, service.core_count() // workers)),
+        "RMBG_THREADS": str(settings.threads or _threads(workers)),
         "RMBG_LOG_FORMAT": settings.log_format,
         # All services listen on loopback only, where keys are asked for by choice.
         "RMBG_AUTH": settings.auth if "auth" in settings.model_fields_set else "off",
@@ -320,7 +347,8 @@ def _worker(
     env: Mapping[str, str],
     metrics_port: int,
 ) -> Service:
-    options = ("-n", node, "-Q", ",".join(queues), *pool, "-l", "info")
+    # Without gossip, by which each worker reads the events of all others to no use.
+    options = ("-n", node, "-Q", ",".join(queues), *pool, "-l", "info", "--without-gossip")
     # Who runs `rmbg up` as root has chosen that; Celery would warn of it in each process.
     quiet = {"PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges"}
     return Service(

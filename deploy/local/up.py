@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Final, cast
@@ -20,7 +21,14 @@ from deploy.local.data_folder import DataFolder, open_data_folder, write_shell_f
 from deploy.local.ports import reserved_ports
 from deploy.local.screen import Facts, Screen
 from deploy.local.service import SelfCheckError, SetupError, StackError
-from deploy.local.stack import Ports, Stack, UpOptions, child_environment, plan_stack
+from deploy.local.stack import (
+    Ports,
+    Stack,
+    UpOptions,
+    child_environment,
+    choose_workers,
+    plan_stack,
+)
 from deploy.local.supervisor import SUPERVISOR, Supervisor
 from inference.errors import ModelError
 from inference.models.registry import get_spec
@@ -60,6 +68,7 @@ def _run_up(options: UpOptions, screen: Screen) -> int:
         given = _load_settings(options)
         spec = get_spec(given.model)
         check_weights(spec, given.model_file(spec.file_name))
+        options = replace(options, workers=options.workers or choose_workers(given))
         with (
             open_data_folder(options.data) as folder,
             reserved_ports(folder.read_json(_PORTS_FILE).get("first")) as free,

@@ -96,7 +96,8 @@ def running_up(
     """Start `rmbg up`, its output in a file, and wait until it says that it is ready."""
     fetch_model(get_spec("u2netp"), Settings.load().model_dir)
     data, log = folder / "data", folder / "up.log"
-    command = [service.script("rmbg"), "up", "--port", "0", "--data", str(data), *options]
+    few = () if "--workers" in options else ("--workers", "1")
+    command = [service.script("rmbg"), "up", "--port", "0", "--data", str(data), *few, *options]
     env = {
         n: v for n, v in os.environ.items() if not n.startswith("RMBG_") or n == "RMBG_MODEL_DIR"
     }

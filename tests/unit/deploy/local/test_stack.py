@@ -12,7 +12,7 @@ from rich.console import Console
 from api.settings import ApiSettings
 from deploy.local.ports import LOOPBACK, reserved_ports
 from deploy.local.screen import Screen
-from deploy.local.stack import Ports, UpOptions, plan_stack
+from deploy.local.stack import Ports, UpOptions, child_environment, choose_workers, plan_stack
 from deploy.local.up import run_up
 
 #: Starts with options, which fails, and returns what is printed.
@@ -156,3 +156,32 @@ def test_workers_take_turns_on_several_gpus(
     assert given_out == expected
     # A first start compiles the network for its GPU.
     assert stack.start_seconds == (900 if found and device != "cpu" else 120)
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "cores", "gigabytes", "workers", "threads"),
+    [
+        ("u2netp", "auto", 1, 8, 1, 1),
+        ("u2netp", "auto", 2, 8, 2, 2),
+        ("u2netp", "cpu", 8, 16, 4, 4),
+        ("u2netp", "auto", 32, 64, 4, 16),
+        ("u2netp", "auto", 2, 2, 1, 2),
+        ("u2netp", "cuda:0", 8, 64, 1, 8),
+        ("birefnet-tiny", "cpu", 8, 64, 1, 8),
+    ],
+)
+def test_workers_and_their_threads_suit_one_person_and_many(  # noqa: PLR0917 - a table
+    model: str,
+    device: str,
+    cores: int,
+    gigabytes: int,
+    workers: int,
+    threads: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("deploy.local.service.core_count", lambda: cores)
+    monkeypatch.setattr("deploy.local.service.memory_bytes", lambda: gigabytes * 2**30)
+    settings = ApiSettings.load(model=model, device=device)
+    assert choose_workers(settings) == workers
+    settings = settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:1"})
+    assert child_environment(settings, workers)["RMBG_THREADS"] == str(threads)
