@@ -317,7 +317,7 @@ def _repeated(ask: Callable[[RunningService, str], dict[str, Any]]) -> OwnersAtt
     return attack
 
 
-def _held(count: int, head: str, body: str = "") -> OwnersAttack:
+def _held(count: int, head: str, body: str = "", *, reads: bool = True) -> OwnersAttack:
     """Hold so many requests open, and send one for each that is answered."""
 
     @contextmanager
@@ -330,7 +330,7 @@ def _held(count: int, head: str, body: str = "") -> OwnersAttack:
             lines = head.format(task=task, waiting=waiting)
             begin = f"{lines}\r\nHost: x\r\nX-API-Key: {{key}}\r\nConnection: close\r\n"
             begin += f"Content-Length: {len(content)}\r\n" * bool(content)
-            kind = SlowClient(count, f"{begin}\r\n{content}")
+            kind = SlowClient(count, f"{begin}\r\n{content}", reads=reads)
             with attacking(service.api.port, key, {"requests": kind}) as held:
                 yield errors
                 errors.update(held.stop(seconds=0)["requests"].errors)
@@ -397,7 +397,10 @@ OWNERS: dict[str, tuple[dict[str, float], OwnersAttack]] = {
         {},
         _held(60, _JSON_HEAD, '{{"image_url":"http://127.0.0.1:{site}/a"}}'),
     ),
-    "downloads that are not read": ({}, _held(300, "GET /api/v1/tasks/{task}/original HTTP/1.1")),
+    "downloads that are not read": (
+        {},
+        _held(300, "GET /api/v1/tasks/{task}/original HTTP/1.1", reads=False),
+    ),
     "bodies that never come": (
         {},
         _held(1200, "POST /api/v1/remove-bg HTTP/1.1\r\nContent-Length: 5000000"),

@@ -40,6 +40,7 @@ class SlowClient:
         per_second: connections that are opened each second beside those that are open; 0 for a
             constant number of open ones.
         statuses: with which the server ends them.
+        reads: it reads answers to their end, not only what a refusal has.
     """
 
     count: int
@@ -48,6 +49,7 @@ class SlowClient:
     seconds: float = 4.0
     per_second: int = 0
     statuses: tuple[str, ...] = ("408",)
+    reads: bool = True
 
 
 SLOW_CLIENTS: Final[Mapping[str, SlowClient]] = {
@@ -112,6 +114,9 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._answer += data[: _ANSWER_BYTES - len(self._answer)]
+        full = len(self._answer) == _ANSWER_BYTES and not self._attack.kind.reads
+        if full and isinstance(self._transport, asyncio.Transport):
+            self._transport.pause_reading()
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._transport = None
