@@ -144,7 +144,7 @@ def test_what_stops_a_run_says_what_to_do(service: RunningService, tmp_path: Pat
         app, ["remove", "--url", "http://127.0.0.1:9", str(photo), "-o", str(tmp_path / "out")]
     )
     assert nobody.exit_code == 1
-    assert "Is the service running?" in nobody.stderr
+    assert "Is it running?" in nobody.stderr
     nothing = _remove(service, tmp_path / "out", "-o", tmp_path / "other")
     assert (nothing.exit_code, "No pictures found" in nothing.stderr) == (2, True)
     if os.geteuid() != 0:
