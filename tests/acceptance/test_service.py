@@ -55,6 +55,21 @@ def test_a_phones_heic_is_cut_out_upright(
         cutouts.append(np.asarray(_open(service.client.cut_out(path, {})), int))
     assert {each.shape for each in cutouts} == {(100, 150, 4)}
     assert all(np.abs(each - cutouts[0]).mean() < 4 for each in cutouts)
+    avif = _open(service.client.cut_out(path, {"output_format": "avif"}))
+    assert (avif.format, avif.size) == ("AVIF", (150, 100))
+    assert np.abs(np.asarray(avif, int) - cutouts[-1])[cutouts[-1][..., 3] > 127].mean() < 6
+
+
+def test_a_jpeg_is_judged_by_its_data_and_not_by_its_end_mark(
+    service: RunningService, coffee: Path, tmp_path: Path
+) -> None:
+    path, whole = tmp_path / "photo.jpg", coffee.read_bytes()
+    path.write_bytes(whole[:-2])
+    cutout = _open(service.client.cut_out(path, {}))
+    assert np.array_equal(cutout, _open(service.client.cut_out(coffee, {})))
+    path.write_bytes(whole[: len(whole) // 2] + whole[-2:])
+    task = service.client.wait(service.client.submit(path, {}))
+    assert (task["status"], task["error"]["type"]) == ("failed", "invalid_image")
 
 
 def _tagged(photo: Image.Image, orientation: int) -> Image.Image:
