@@ -103,6 +103,11 @@ def aged_key(list_name: str) -> str:
     return f"{PREFIX}aged:{list_name}"
 
 
+def turns_key(list_name: str) -> str:
+    """The owners of a list's jobs by their turn, a sorted set."""
+    return f"{PREFIX}turns:{list_name}"
+
+
 def duplicates_key(task_id: str) -> str:
     """The jobs that wait for a primary's result, a set."""
     return f"{PREFIX}duplicates:{task_id}"

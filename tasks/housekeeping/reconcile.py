@@ -53,6 +53,9 @@ _STEP_SECONDS: Final = 1.5
 _SENDS_PER_BATCH: Final = 50
 #: How long a job waits at each priority level before it is raised.
 AGING_SECONDS: Final = 60.0
+#: How long the next job of an owner waits while only others have jobs on the level above: its own
+#: more urgent jobs are its own to order, those of others take turns with it.
+OTHERS_SECONDS: Final = 5.0
 #: Due jobs that a pass routes one by one to a GPU; the others go to the shared queue.
 _ROUTED: Final = 8
 _Item = TypeVar("_Item")
@@ -107,7 +110,8 @@ class Quarantine:
 class Reconciler:
     """Runs passes, one at a time behind a lock; a pass that is repeated does no harm.
 
-    A job waits `aging_seconds` at each priority level before it is raised.
+    A job waits `aging_seconds` at each priority level before it is raised; one that is its owner's
+    next waits `OTHERS_SECONDS` while only others have jobs on the level above.
     """
 
     def __init__(
@@ -232,26 +236,36 @@ class Reconciler:
         above = _PRIORITY_ABOVE.get(level)
         if above is None:
             return
-        with redis_errors():
-            raised = self._client.scard(redis_keys.aged_key(f"{queue}|{int(above)}"))
+        higher = f"{queue}|{int(above)}"
         first = self._job_store.next_jobs(name, _FIRST_PER_LIST)
-        for job in islice(self._aged(first), max(0, MAX_AGED - raised)):
+        if not first:
+            return
+        with redis_errors():
+            raised = self._client.scard(redis_keys.aged_key(higher))
+        for job in islice(self._aged(first, higher), max(0, MAX_AGED - raised)):
             yield Dispatch(job.task_id, queue, above, after=job.dispatch_seq)
 
-    def _aged(self, task_ids: list[str]) -> Iterator[Job]:
-        """Yield those that have been queued for too long at their level."""
-        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
-            for task_id in task_ids:
-                pipe.zscore(redis_keys.index_key(Status.QUEUED), task_id)
-            since = dict(zip(task_ids, pipe.execute(), strict=True))
+    def _aged(self, task_ids: list[str], higher: str) -> Iterator[Job]:
+        """Yield those that have been queued for too long below the level of the list `higher`."""
         levels = list(Priority)
         found = self._job_store.read(task_ids)
         for task_id, reason in found.unreadable.items():
             self._quarantine.add(task_id, "lift", reason)
-        for job in found.jobs:
+        turns = redis_keys.turns_key(higher)
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            pipe.zcard(turns)
+            for job in found.jobs:
+                pipe.zscore(redis_keys.index_key(Status.QUEUED), job.task_id)
+                pipe.zscore(turns, job.owner)
+            others, *scores = pipe.execute()
+        served: set[str] = set()
+        for job, entered, turn in zip(found.jobs, scores[::2], scores[1::2], strict=True):
+            waits_for_others = others and turn is None and job.owner not in served
+            seconds = min(OTHERS_SECONDS, self._aging_seconds)
             raised = levels.index(job.priority) - levels.index(job.effective_priority)
-            entered, wait = since[job.task_id], self._aging_seconds * (raised + 1)
+            wait = (seconds if waits_for_others else self._aging_seconds) * (raised + 1)
             if entered is not None and self._clock() - float(entered) >= wait:
+                served.add(job.owner)
                 yield job
 
     def _prune(self) -> None:

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from tasks import redis_keys
 from tasks.housekeeping import reconcile
-from tasks.housekeeping.reconcile import MAX_AGED
+from tasks.housekeeping.reconcile import MAX_AGED, OTHERS_SECONDS
 from tasks.jobs.job import Priority, Status
 from tasks.jobs.store import LAST_PAUSE_SECONDS, Claim, lease_token
 from tasks.redis_client import connect
@@ -165,6 +165,21 @@ def test_a_batch_is_raised_a_few_at_a_time_oldest_first(queues: Queues) -> None:
         queues.store.claim(task_id, token=f"t-{task_id}", worker="w")
     queues.passes(1)
     assert queues.messages()[MAX_AGED:] == batch[MAX_AGED : 2 * MAX_AGED]
+    _consistent(queues)
+
+
+def test_an_owners_next_job_does_not_wait_for_the_urgent_ones_of_others(queues: Queues) -> None:
+    for _ in range(20):
+        queues.submit(Priority.HIGH, owner="a")
+    own, next_one, later = (queues.submit(owner=owner) for owner in "abb")
+    queues.clock.now += OTHERS_SECONDS
+    queues.passes(2)
+    levels = [queues.job(each).effective_priority for each in (own, next_one, later)]
+    assert levels == [Priority.NORMAL, Priority.HIGH, Priority.NORMAL]
+    assert next_one in [queues.run(Priority.HIGH), queues.run(Priority.HIGH)]
+    queues.passes(1)
+    assert queues.job(later).effective_priority is Priority.HIGH
+    assert queues.job(own).effective_priority is Priority.NORMAL
     _consistent(queues)
 
 
