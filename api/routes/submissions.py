@@ -76,6 +76,7 @@ SUBMISSION_ERRORS: Final = (
     "store_unavailable",
     "queue_full",
     "store_full",
+    "too_many_bodies",
 )
 
 

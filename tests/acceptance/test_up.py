@@ -110,7 +110,7 @@ def running_up(
     up = Up(process, data, log)
     try:
         # What is not ready by its own limit ends it, and shows in its output.
-        limit = UpOptions().start_seconds + 40
+        limit = (UpOptions().start_seconds or 120) + 40
         wait_for(
             "end or ready", lambda: (data / "run.json").exists() or up.ended(), up, seconds=limit
         )

@@ -39,7 +39,7 @@ def test_a_long_text_that_is_no_base64_is_refused_in_linear_time(text: str) -> N
 )
 def test_a_long_address_is_refused_by_its_length_alone(name: str, most: int) -> None:
     with pytest.raises(ApiError, match=f"{name}: It has 4194311 characters; the limit is {most}"):
-        load(RemovalJson(), {name: "http://" + "a" * 4 * MB})
+        load(RemovalJson, {name: "http://" + "a" * 4 * MB})
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,13 @@ def test_a_long_address_is_refused_by_its_length_alone(name: str, most: int) -> 
     ],
 )
 def test_the_guard_alone_judges_addresses(url: str) -> None:
-    assert load(RemovalJson(), {"image_url": url})["image_url"] == url
+    assert load(RemovalJson, {"image_url": url})["image_url"] == url
 
 
 @pytest.mark.parametrize("url", ["ftp://a.example/", "a.example/x.jpg", "http://a.example/a b.jpg"])
 def test_what_is_no_address_is_refused_with_the_remedy(url: str) -> None:
     with pytest.raises(ApiError, match="begins with http:// or https://, and write a space as %20"):
-        load(RemovalJson(), {"image_url": url})
+        load(RemovalJson, {"image_url": url})
 
 
 def test_a_long_idempotency_key_is_refused_by_its_length_alone() -> None:
