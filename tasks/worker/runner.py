@@ -460,6 +460,8 @@ class Readiness:
             took if self._mean is None else self._mean + _NEWEST_WEIGHT * (took - self._mean)
         )
         self._answered_at = monotonic()
+        # Until a check was timed: it costs about as much as a job.
+        self._cost = self._cost or took
         mean = self._mean
         self._announce(
             lambda seconds, _ago, **facts: self._registry.record_result(
