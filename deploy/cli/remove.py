@@ -18,12 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from deploy.cli.output import say
 from deploy.removal.done_file import DoneFile, FolderInUseError
-from deploy.removal.run import LIMIT_SECONDS, Outcome, Run, StoppedError, Summary
+from deploy.removal.run import LIMIT_SECONDS, Outcome, Run, StoppedError, Summary, described
 from deploy.removal.selection import Picture, find_pictures, shown
 from inference.presets import PRESETS, Preset
 from rmbg_client import AsyncClient, Bytes, Client, RetryPolicy, RmbgError
 from rmbg_client.parameters import PARAMETERS, Parameter, Parameters
 from rmbg_client.pictures import readable_name
+from rmbg_client.service_errors import InvalidParameterError, UnknownParameterError
 
 #: Standard input or output in place of a file.
 _PIPE: Final = Path("-")
@@ -107,7 +108,13 @@ def remove(
         typer.Option(help="Parameters for a purpose; other options go before them."),
     ] = None,
     background_image: Annotated[
-        Path | None, typer.Option(help="A picture that goes behind the subject, and fills.")
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="A picture that goes behind the subject, and fills.",
+        ),
     ] = None,
     jobs: Annotated[
         int, typer.Option("-j", "--jobs", min=1, max=64, help="Pictures in flight at a time.")
@@ -131,8 +138,9 @@ def remove(
     parameters.setdefault("output_format", "png")
     if background_image is not None:
         parameters["background_image"] = background_image
+    clients = _make_clients(url, api_key)
     if _PIPE in photos or out == _PIPE:
-        _cut_out_pipe(photos, out, Client(url, api_key=api_key, retries=_PATIENT), parameters)
+        _cut_out_pipe(photos, out, clients, parameters)
         return
     if watch or len(photos) > 1 or photos[0].is_dir():
         parameters.setdefault("priority", "low")  # others need not wait for a folder
@@ -144,8 +152,7 @@ def remove(
             order = _Order(photos, url, api_key, parameters, jobs=jobs, watch=watch, resume=resume)
             asyncio.run(_cut_out_folders(order, done, screen))
     except StoppedError as error:
-        say(f"Stopped: {error} Run the same command again to go on.")
-        status = 1
+        status = _say_stopped(error)
     except (KeyboardInterrupt, asyncio.CancelledError):
         if not watch:
             say("Interrupted. Run the same command again to go on.")
@@ -158,6 +165,24 @@ def remove(
     if as_json:
         typer.echo(json.dumps(screen.summary.as_json()))
     raise typer.Exit(status or (1 if screen.summary.counts["failed"] else 0))
+
+
+def _make_clients(url: str, api_key: str | None) -> tuple[Client, Client]:
+    """Return one that gives up soon and one that is patient; end the command on a wrong address."""
+    try:
+        return (
+            Client(url, api_key=api_key, retries=_QUICK),
+            Client(url, api_key=api_key, retries=_PATIENT),
+        )
+    except ValueError as error:
+        say(str(error))
+        raise typer.Exit(2) from error
+
+
+def _say_stopped(error: StoppedError) -> int:
+    """Say why the run cannot go on, and return the status to exit with."""
+    say(f"Stopped: {error}" + ("" if error.mistaken else " Run the same command again to go on."))
+    return 2 if error.mistaken else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +279,15 @@ async def _greet(order: _Order) -> None:
 
 
 def _cut_out_pipe(
-    photos: Sequence[Path], out: Path | None, client: Client, parameters: Mapping[str, Any]
+    photos: Sequence[Path],
+    out: Path | None,
+    clients: tuple[Client, Client],
+    parameters: Mapping[str, Any],
 ) -> None:
-    """Cut one picture out, from standard input or a file, to standard output."""
+    """Cut one picture out, from standard input or a file, to standard output.
+
+    Of the clients, the first one gives up soon: it finds out whether there is a service at all.
+    """
     if len(photos) != 1 or out not in {None, _PIPE}:
         say("A pipe takes one picture, and its cutout goes to standard output: leave -o away.")
         raise typer.Exit(2)
@@ -265,13 +296,22 @@ def _cut_out_pipe(
         raise typer.Exit(2)
     try:
         content = sys.stdin.buffer.read() if photos[0] == _PIPE else photos[0].read_bytes()
-        with client:
+        with clients[0] as quick, clients[1] as patient:
+            quick.info()
             picture = Bytes(content, readable_name(photos[0].name))
-            cutout = client.remove(
+            cutout = patient.remove(
                 picture, limit=LIMIT_SECONDS, **cast("Parameters", dict(parameters))
             )
-    except (RmbgError, OSError) as error:
-        say(f"{shown(photos[0])}: {error}")
+    except RmbgError as error:
+        say(f"{shown(photos[0])}: {described(error)}")
+        mistaken = isinstance(error, InvalidParameterError | UnknownParameterError)
+        raise typer.Exit(2 if mistaken else 1) from error
+    except OSError as error:
+        say(f"{shown(photos[0])} cannot be read: {error.strerror}.")
         raise typer.Exit(1) from error
-    sys.stdout.buffer.write(cutout)
-    sys.stdout.buffer.flush()
+    try:
+        sys.stdout.buffer.write(cutout)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        say(f"The cutout cannot be written: {error.strerror}.")
+        raise typer.Exit(1) from error

@@ -46,7 +46,22 @@ _LOOK_SECONDS: Final = 1.0
 
 
 class StoppedError(Exception):
-    """The run cannot go on; the text says why, and what to do."""
+    """The run cannot go on; the text says why, and what to do.
+
+    Attributes:
+        mistaken: whether the command was called wrongly, so that calling it again does not help.
+    """
+
+    def __init__(self, reason: str, *, mistaken: bool = False) -> None:
+        super().__init__(reason)
+        self.mistaken = mistaken
+
+
+def described(error: RmbgError) -> str:
+    """Return what an error says, with the options that it is about."""
+    fields = error.fields if isinstance(error, ServiceError) else {}
+    options = ", ".join(f"--{name.replace('_', '-')}" for name in fields)
+    return f"{options}: {error}" if options else str(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +181,8 @@ class Run:
             try:
                 return await self._cut_out(found, content)
             except _FOR_ALL as error:
-                raise StoppedError(str(error)) from error
+                mistaken = isinstance(error, InvalidParameterError | UnknownParameterError)
+                raise StoppedError(described(error), mistaken=mistaken) from error
             except (NoCutoutError, ServiceError) as error:
                 return self._failed(found, content, error)
             except RmbgError as error:

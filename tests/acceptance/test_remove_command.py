@@ -126,8 +126,10 @@ def test_pipes_presets_and_every_parameter(service: RunningService, tmp_path: Pa
         == 0
     )
     bad = _remove(service, "-", "--format", "jpg", data=photo.read_bytes())
-    assert (bad.exit_code, bad.stdout) == (1, "")
+    assert (bad.exit_code, bad.stdout) == (2, "")
     assert "jpg" in bad.stderr
+    away = CliRunner().invoke(app, ["remove", "-", "--url", "http://127.0.0.1:9"], input=b"x")
+    assert (away.exit_code, "Is it running?" in away.stderr) == (1, True)
     assert _remove(service, "-", photo).exit_code == 2
     options = CliRunner().invoke(app, ["remove", "--help"], env={"COLUMNS": "200"}).stdout
     assert all(f"--{each.name.replace('_', '-')}" in options for each in PARAMETERS)
@@ -137,9 +139,14 @@ def test_pipes_presets_and_every_parameter(service: RunningService, tmp_path: Pa
 def test_what_stops_a_run_says_what_to_do(service: RunningService, tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     photo.write_bytes(_photo(1))
-    wrong = _remove(service, photo, "-o", tmp_path / "out", "--format", "jpg")
-    assert wrong.exit_code == 1
-    assert "Run the same command again" in wrong.stderr
+    wrong = _remove(service, photo, "-o", tmp_path / "out", "--crop-margin", "zz")
+    assert wrong.exit_code == 2
+    assert "--crop-margin: " in wrong.stderr
+    assert "Run the same command again" not in wrong.stderr
+    for option in (("--api-key", "é"), ("--background-image", "none.png"), ("--url", "shop:80")):
+        mistaken = CliRunner().invoke(app, ["remove", str(photo), *option])
+        assert mistaken.exit_code == 2, option
+        assert mistaken.stderr, option
     nobody = CliRunner().invoke(
         app, ["remove", "--url", "http://127.0.0.1:9", str(photo), "-o", str(tmp_path / "out")]
     )

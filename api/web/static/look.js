@@ -1,6 +1,6 @@
 // The form of the look: presets, background, shadow, frame, file, and the service's own parameters.
 import { PLAIN } from "./compose.js";
-import { byId, make } from "./elements.js";
+import { byId, make, toast } from "./elements.js";
 import { hasText, t } from "./texts.js";
 
 const KEPT = "rmbg-look";
@@ -78,7 +78,7 @@ export class LookForm {
       make("label", { class: "swatch", for: radios[at].id }, radios[at], make("span", { class: `dot of-${kind}`, "aria-hidden": "true" }), make("span", {}, t(kind))));
     const blur = this.#slider("blur", t("blurStrength"), 5, 100);
     const color = make("label", { class: "field line" }, make("span", {}, t("color")), picker);
-    const again = make("button", { type: "button", class: "button small-button", onclick: () => file.click() }, t("choose"));
+    const again = make("button", { type: "button", class: "button small-button", onclick: () => file.click() }, t("choosePicture"));
     this.refreshers.push((look) => {
       radios.forEach((radio) => (radio.checked = radio.value === look.background));
       picker.value = look.color;
@@ -95,7 +95,9 @@ export class LookForm {
     file.value = "";
     try {
       if (chosen) return this.set({ background: "picture", picture: await createImageBitmap(chosen) });
-    } catch { /* no picture */ }
+    } catch {
+      toast(t("noPicture", { name: chosen.name }));
+    }
     this.refresh();
   }
 

@@ -107,12 +107,22 @@ async function fromTransfer(data) {
   return true;
 }
 
+// Returns the file name of an address as people read it, or as it is written where that is no UTF-8.
+function nameOf(url) {
+  const name = url.pathname.split("/").pop();
+  try {
+    return decodeURIComponent(name) || url.hostname;
+  } catch {
+    return name;
+  }
+}
+
 // Adds photos by address, one a line; returns a line that is none.
 function addAddresses(text) {
   const lines = text.split("\n").map((line) => line.trim()).filter(Boolean);
   const wrong = lines.find((line) => !/^https?:\/\/\S+$/i.test(line) || !URL.canParse(line));
   if (wrong !== undefined || !lines.length) return wrong ?? "";
-  photos.add(lines.map((url) => ({ url, path: decodeURIComponent(new URL(url).pathname.split("/").pop()) || new URL(url).hostname })));
+  photos.add(lines.map((url) => ({ url, path: nameOf(new URL(url)) })));
   return null;
 }
 

@@ -14,7 +14,13 @@ from rmbg_client.calls import Calls
 from rmbg_client.models import Batch, Submission, Task, TaskPage
 from rmbg_client.parameters import Parameters
 from rmbg_client.pictures import File, Picture
-from rmbg_client.transport import AsyncDriver, BlockingDriver, RetryPolicy
+from rmbg_client.transport import (
+    AsyncDriver,
+    BlockingDriver,
+    RetryPolicy,
+    checked_key,
+    checked_url,
+)
 
 #: Of the service that `rmbg up` runs.
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
@@ -36,6 +42,9 @@ class Client:
         http: with your proxy and certificates; it stays open when this client is closed.
         sleep: pauses for so many seconds.
         clock: returns seconds that only grow.
+
+    Raises:
+        ValueError: the address is none of HTTP, or the key has characters that keys do not have.
     """
 
     def __init__(
@@ -51,7 +60,7 @@ class Client:
     ) -> None:
         used = http or httpx.Client()
         self._own = None if http else used
-        self._driver = BlockingDriver(url.rstrip("/"), api_key, used, sleep, clock)
+        self._driver = BlockingDriver(checked_url(url), checked_key(api_key), used, sleep, clock)
         self._calls = Calls(timeout, retries or RetryPolicy(), clock)
 
     def __enter__(self) -> Self:
@@ -256,7 +265,7 @@ class AsyncClient:
     ) -> None:
         used = http or httpx.AsyncClient()
         self._own = None if http else used
-        self._driver = AsyncDriver(url.rstrip("/"), api_key, used, sleep, clock)
+        self._driver = AsyncDriver(checked_url(url), checked_key(api_key), used, sleep, clock)
         self._calls = Calls(timeout, retries or RetryPolicy(), clock)
 
     async def __aenter__(self) -> Self:

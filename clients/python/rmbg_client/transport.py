@@ -52,6 +52,10 @@ class RetryPolicy:
     #: Returns numbers from 0 up to 1, for the jitter.
     random: Callable[[], float] = field(default=random.random, repr=False)
 
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError("attempts counts the first one too: give 1 for no retries.")
+
     def pause(self, failures: int) -> float:
         """Return the pause after so many failures, in seconds."""
         doubled = self.first_pause * 2.0 ** min(failures - 1, 30)
@@ -70,6 +74,24 @@ def may_pass(error: Exception) -> bool:
     if isinstance(error, ServiceError):
         return error.status in _TRANSIENT_STATUSES or error.type == _IN_PROGRESS
     return isinstance(error, NoAnswerError)
+
+
+def checked_url(url: str) -> str:
+    """Return a service's address without a slash at its end."""
+    try:
+        parts = httpx.URL(url)
+    except (httpx.InvalidURL, TypeError):
+        parts = httpx.URL("")
+    if parts.scheme not in {"http", "https"} or not parts.host:
+        raise ValueError(f"{url!r} is no address of a service. Give one as http://HOST:PORT.")
+    return url.rstrip("/")
+
+
+def checked_key(key: str | None) -> str | None:
+    """Return an API key that a header can carry."""
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise ValueError("This API key has characters that no key has. Copy it again.")
+    return key
 
 
 @dataclass(frozen=True, slots=True)

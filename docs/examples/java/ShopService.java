@@ -76,8 +76,14 @@ public final class ShopService {
         }
         // Saving the same cutout twice does no harm, so events that come again need no list of ids. An answer
         // that is no 2xx, should the download fail, has the event sent again.
-        event.task().filter(task -> task.status() == TaskStatus.SUCCEEDED).ifPresent(task ->
-            rmbg.download(task.id(), folder.resolve(task.metadata().get("product") + ".png")));
+        try {
+            event.task().filter(task -> task.status() == TaskStatus.SUCCEEDED).ifPresent(task ->
+                rmbg.download(task.id(), folder.resolve(task.metadata().get("product") + ".png")));
+        } catch (RuntimeException error) {
+            System.err.println("The cutout was not saved: " + error.getMessage());
+            answer(exchange, 500, "The cutout was not saved.");
+            return;
+        }
         answer(exchange, 204, new byte[0]);
     }
 
@@ -96,9 +102,14 @@ public final class ShopService {
      * Runs the service.
      *
      * @param arguments port, address of rmbg-queue, webhook secret, folder of the cutouts
-     * @throws IOException the port is taken
+     * @throws IOException the port is taken, or the folder cannot be made
      */
     public static void main(String[] arguments) throws IOException {
+        if (arguments.length != 4) {
+            System.err.println("java ShopService PORT ADDRESS-OF-RMBG WEBHOOK-SECRET FOLDER");
+            System.exit(2);
+        }
+        Files.createDirectories(Path.of(arguments[3]));
         InetAddress host = InetAddress.getLoopbackAddress();
         HttpServer server = HttpServer.create(new InetSocketAddress(host, Integer.parseInt(arguments[0])), 0);
         ShopService service = new ShopService(

@@ -350,3 +350,16 @@ def test_the_client_stands_alone() -> None:
                 assert {root.partition(".")[0] for root in roots} <= allowed, path
     assert f'version = "{__version__}"' in (CLIENT / "pyproject.toml").read_text()
     assert all(hasattr(rmbg_client, name) for name in rmbg_client.__all__)
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://shop.example", "http://"])
+def test_an_address_that_is_none_is_refused_at_once(
+    client: type[Client] | type[AsyncClient], url: str
+) -> None:
+    with pytest.raises(ValueError, match="http://HOST:PORT"):
+        client(url)
+    with pytest.raises(ValueError, match="API key"):
+        client(api_key="schlüssel")
+    with pytest.raises(ValueError, match="1 for no retries"):
+        RetryPolicy(attempts=0)

@@ -1,10 +1,12 @@
 package io.github.rmbgqueue.client;
 
 import java.io.FileNotFoundException;
+import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.net.http.HttpRequest.BodyPublisher;
 import java.net.http.HttpRequest.BodyPublishers;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
 import java.util.ArrayList;
 import java.util.Collection;
 import java.util.List;
@@ -38,6 +40,9 @@ final class Multipart {
         String fileName;
         BodyPublisher content;
         if (picture instanceof Picture.File file) {
+            if (Files.isDirectory(file.path())) {
+                throw new UncheckedIOException(new IOException(file.path() + " is a folder, not a picture"));
+            }
             fileName = String.valueOf(file.path().getFileName());
             try {
                 content = BodyPublishers.ofFile(file.path());

@@ -24,6 +24,7 @@ import java.util.Locale;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Optional;
+import java.util.Set;
 import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
@@ -455,6 +456,11 @@ public final class RmbgClient {
     /** Writes to a file beside the target, and renames it once it is whole. */
     private static CompletableFuture<Path> saving(
             Path target, Function<BodyHandler<Path>, CompletableFuture<?>> download) {
+        Path parent = target.toAbsolutePath().getParent();
+        if (parent == null || !Files.isDirectory(parent)) {
+            return CompletableFuture.failedFuture(
+                new UncheckedIOException(new IOException("There is no folder " + parent + " to save in")));
+        }
         Path part = target.resolveSibling(target.getFileName() + "." + UUID.randomUUID() + ".part");
         return download.apply(BodyHandlers.ofFile(part)).handle((ignored, error) -> {
             try {
@@ -575,6 +581,10 @@ public final class RmbgClient {
 
         private Builder(URI address) {
             this.address = Objects.requireNonNull(address, "address");
+            if (!Set.of("http", "https").contains(String.valueOf(address.getScheme())) || address.getHost() == null) {
+                throw new IllegalArgumentException(
+                    "\"" + address + "\" is no address of a service; give one as http://HOST:PORT");
+            }
         }
 
         /**

@@ -63,8 +63,12 @@ final class Transport {
     private <T> CompletableFuture<HttpResponse<T>> attempt(
             Supplier<HttpRequest> request, BodyHandler<T> body, int number) {
         CompletableFuture<HttpResponse<T>> sent;
+        String server;
         try {
-            sent = once(request.get(), body);
+            HttpRequest made = request.get();
+            // Without the path: that of a signed address is a secret.
+            server = made.uri().getScheme() + "://" + made.uri().getAuthority();
+            sent = once(made, body);
         } catch (RuntimeException error) {
             return CompletableFuture.failedFuture(error); // a file that is not there
         }
@@ -77,7 +81,8 @@ final class Transport {
             if (pause.isEmpty()) {
                 return CompletableFuture.<HttpResponse<T>>failedFuture(
                     cause instanceof IOException
-                        ? new UnavailableException("No answer in " + number + " attempt(s): " + cause, cause)
+                        ? new UnavailableException("No answer from " + server + " in " + number + " attempt(s): "
+                            + cause + ". Is it running?", cause)
                         : cause);
             }
             return pause(pause.get()).thenCompose(ignored -> attempt(request, body, number + 1));
