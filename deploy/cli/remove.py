@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from deploy.cli.output import say
 from deploy.removal.done_file import DoneFile, FolderInUseError
 from deploy.removal.run import LIMIT_SECONDS, Outcome, Run, StoppedError, Summary, described
-from deploy.removal.selection import Picture, find_pictures, shown
+from deploy.removal.selection import PICTURE_SUFFIXES, Picture, find_pictures, shown
 from inference.presets import PRESETS, Preset
 from rmbg_client import AsyncClient, Bytes, Client, RetryPolicy, RmbgError
 from rmbg_client.parameters import PARAMETERS, Parameter, Parameters
@@ -138,6 +138,7 @@ def remove(
     parameters.setdefault("output_format", "png")
     if background_image is not None:
         parameters["background_image"] = background_image
+    _check_call(photos, out, watch=watch, as_json=as_json)
     clients = _make_clients(url, api_key)
     if _PIPE in photos or out == _PIPE:
         _cut_out_pipe(photos, out, clients, parameters)
@@ -165,6 +166,23 @@ def remove(
     if as_json:
         typer.echo(json.dumps(screen.summary.as_json()))
     raise typer.Exit(status or (1 if screen.summary.counts["failed"] else 0))
+
+
+def _check_call(photos: Sequence[Path], out: Path | None, *, watch: bool, as_json: bool) -> None:
+    """End the command, with what is right instead, if its arguments contradict each other."""
+    piped = _PIPE in photos or out == _PIPE
+    if piped and (watch or as_json):
+        say("A pipe carries one cutout and nothing else: leave --watch and --json away.")
+    elif watch and not any(each.is_dir() for each in photos):
+        say("--watch waits for pictures in folders: name one that is there.")
+    elif out and out.suffix.lower() in PICTURE_SUFFIXES and not out.is_dir():
+        say(
+            f"-o names a folder, not a file such as {shown(out)}. For a single cutout: "
+            "rmbg remove PHOTO -o - > cutout.png"
+        )
+    else:
+        return
+    raise typer.Exit(2)
 
 
 def _make_clients(url: str, api_key: str | None) -> tuple[Client, Client]:
@@ -225,7 +243,9 @@ class _Screen:
             self.bars.advance(self._bar)
         if self._as_json:
             typer.echo(json.dumps(asdict(outcome)))
-        if outcome.status == "failed" or (outcome.reason and outcome.status == "cut out"):
+        unreadable = outcome.status == "left out" and outcome.reason.startswith("cannot be read")
+        shortened = outcome.status == "cut out" and outcome.reason
+        if outcome.status == "failed" or unreadable or shortened:
             line = f"{outcome.file}: {outcome.reason}"
             self.bars.console.print(line, style="red", markup=False, soft_wrap=True)
 

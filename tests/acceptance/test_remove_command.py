@@ -143,10 +143,17 @@ def test_what_stops_a_run_says_what_to_do(service: RunningService, tmp_path: Pat
     assert wrong.exit_code == 2
     assert "--crop-margin: " in wrong.stderr
     assert "Run the same command again" not in wrong.stderr
-    for option in (("--api-key", "é"), ("--background-image", "none.png"), ("--url", "shop:80")):
-        mistaken = CliRunner().invoke(app, ["remove", str(photo), *option])
-        assert mistaken.exit_code == 2, option
-        assert mistaken.stderr, option
+    for options in (
+        ["--api-key", "é"],
+        ["--background-image", "none.png"],
+        ["--url", "shop:80"],
+        ["--watch"],
+        ["-o", "cutout.png"],
+        ["-o", "-", "--json"],
+    ):
+        mistaken = CliRunner().invoke(app, ["remove", str(photo), *options])
+        assert mistaken.exit_code == 2, options
+        assert mistaken.stderr, options
     nobody = CliRunner().invoke(
         app, ["remove", "--url", "http://127.0.0.1:9", str(photo), "-o", str(tmp_path / "out")]
     )
