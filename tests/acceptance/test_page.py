@@ -124,6 +124,14 @@ def test_twenty_photos_at_once_all_finish_by_few_requests(
     assert len(asked) <= 3 * len(names), "one to send, one to fetch, and few streams for all"
 
 
+def test_a_photo_without_a_subject_says_so(visit: Visit, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.jpg"
+    Image.new("RGB", (320, 240), (40, 160, 60)).save(plain)
+    visit.open()
+    visit.drop(plain)
+    visit.card(plain.name, "done").get_by_text("found no subject").wait_for()
+
+
 def test_a_stroke_that_keeps_brings_the_photo_back_and_can_be_undone(
     visit: Visit, coffee: Path
 ) -> None:

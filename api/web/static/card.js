@@ -110,6 +110,7 @@ export class Card {
     if (photo.small) this.drawOn(this.before, layout, look, { ...parts, before: true });
     this.frame.style.setProperty("--ratio", layout.size[0] / layout.size[1]);
     this.showSplit();
+    this.state.textContent = this.text();
     this.element.classList.toggle("shown", true);
   }
 
@@ -150,7 +151,8 @@ export class Card {
       case "uploading": return t("uploading", { percent: photo.percent ?? 0 });
       case "queued": return photo.ahead > 0 ? t("queued", { ahead: photo.ahead }) : t("next");
       case "processing": return t("processing", { seconds: ((Date.now() - (photo.began ?? Date.now())) / 1000).toFixed(1) });
-      case "done": return t(photo.cached ? "cached" : "done", { seconds: ((photo.elapsed ?? 0) / 1000).toFixed(1), model: photo.model });
+      case "done": if (photo.cut && !photo.box) return t("nothingFound", { model: photo.model });
+        return t(photo.cached ? "cached" : "done", { seconds: ((photo.elapsed ?? 0) / 1000).toFixed(1), model: photo.model });
       case "failed": return this.page.errorText(photo.error);
       default: return t(photo.state);
     }
