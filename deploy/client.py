@@ -1,4 +1,7 @@
-"""A client of the service's REST API, for the command line, the self-check and the tests."""
+"""A client that returns the API's JSON as it came, for benchmarks and tests.
+
+Programs use `rmbg_client`, which repeats submissions safely and reads answers into types.
+"""
 
 import json
 import secrets

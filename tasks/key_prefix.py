@@ -37,12 +37,12 @@ def with_prefix(prefix: str, command: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return a command with the prefix before each key.
 
     Raises:
-        NotImplementedError: nobody has told where the command has its keys; it is not sent, as it
-            would reach those of others.
+        LookupError: the table does not say where the command has its keys. It is not sent, since
+            without the prefix it would reach the keys of others.
     """
     name, arguments = str(command[0]).partition(" ")[0], command[1:]
     if name not in _KEYS:
-        raise NotImplementedError(f"{name} is missing from tasks/key_prefix.py")
+        raise LookupError(f"{name} is missing from the table of keys in tasks/key_prefix.py")
     keys = _KEYS[name](arguments)
     return (
         command[0],

@@ -28,7 +28,6 @@ from typer.testing import CliRunner
 from deploy.cli.main import app
 from deploy.client import ClientError, ServiceClient
 from deploy.local import service
-from deploy.local.stack import UpOptions
 from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
 from tasks.runtime import Runtime
@@ -38,6 +37,8 @@ from tests.support.servers import Servers
 
 T = TypeVar("T")
 
+#: How long a start of `rmbg up` may take.
+START_SECONDS = 120
 #: What `ps` shows of each process.
 COMMANDS = {
     "valkey": r"valkey-server",
@@ -98,6 +99,7 @@ def running_up(
     data, log = folder / "data", folder / "up.log"
     few = () if "--workers" in options else ("--workers", "1")
     command = [service.script("rmbg"), "up", "--port", "0", "--data", str(data), *few, *options]
+    command += ["--start-seconds", str(START_SECONDS)]
     env = {
         n: v for n, v in os.environ.items() if not n.startswith("RMBG_") or n == "RMBG_MODEL_DIR"
     }
@@ -109,10 +111,12 @@ def running_up(
             process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env)
     up = Up(process, data, log)
     try:
-        # What is not ready by its own limit ends it, and shows in its output.
-        limit = (UpOptions().start_seconds or 120) + 40
+        # A start that is not ready by its own limit ends, and its output shows why.
         wait_for(
-            "end or ready", lambda: (data / "run.json").exists() or up.ended(), up, seconds=limit
+            "end or ready",
+            lambda: (data / "run.json").exists() or up.ended(),
+            up,
+            seconds=START_SECONDS + 40,
         )
         assert process.poll() is None, up.output()
         yield up
