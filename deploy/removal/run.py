@@ -14,6 +14,7 @@ from deploy.removal.done_file import Done, DoneFile, digest_file, digest_paramet
 from deploy.removal.selection import LeftOut, Picture, choose_target, find_pictures, shown
 from rmbg_client import AsyncClient, NoAnswerError, NoCutoutError, RmbgError, ServiceError
 from rmbg_client.calls import whole_file
+from rmbg_client.parameters import PARAMETERS
 from rmbg_client.service_errors import (
     ForbiddenError,
     HostNotTrustedError,
@@ -60,7 +61,8 @@ class StoppedError(Exception):
 def described(error: RmbgError) -> str:
     """Return what an error says, with the options that it is about."""
     fields = error.fields if isinstance(error, ServiceError) else {}
-    options = ", ".join(f"--{name.replace('_', '-')}" for name in fields)
+    named = [each.name for each in PARAMETERS if each.name in fields]
+    options = ", ".join(f"--{name.replace('_', '-')}" for name in named)
     return f"{options}: {error}" if options else str(error)
 
 

@@ -128,6 +128,8 @@ def test_pipes_presets_and_every_parameter(service: RunningService, tmp_path: Pa
     bad = _remove(service, "-", "--format", "jpg", data=photo.read_bytes())
     assert (bad.exit_code, bad.stdout) == (2, "")
     assert "jpg" in bad.stderr
+    garbled = _remove(service, "-", data=b"no picture")
+    assert (garbled.exit_code, "--image" in garbled.stderr) == (1, False), "that is no option"
     away = CliRunner().invoke(app, ["remove", "-", "--url", "http://127.0.0.1:9"], input=b"x")
     assert (away.exit_code, "Is it running?" in away.stderr) == (1, True)
     assert _remove(service, "-", photo).exit_code == 2
