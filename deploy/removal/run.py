@@ -27,6 +27,8 @@ from rmbg_client.transport import may_pass
 if TYPE_CHECKING:
     from rmbg_client.parameters import Parameters
 
+#: Fields of a submission that are options of the command.
+_OPTIONS: Final = frozenset({*(each.name for each in PARAMETERS), "background_image"})
 #: Errors that every other picture would meet as well.
 _FOR_ALL: Final = (
     NoAnswerError,
@@ -61,8 +63,7 @@ class StoppedError(Exception):
 def described(error: RmbgError) -> str:
     """Return what an error says, with the options that it is about."""
     fields = error.fields if isinstance(error, ServiceError) else {}
-    named = [each.name for each in PARAMETERS if each.name in fields]
-    options = ", ".join(f"--{name.replace('_', '-')}" for name in named)
+    options = ", ".join(f"--{name.replace('_', '-')}" for name in fields if name in _OPTIONS)
     return f"{options}: {error}" if options else str(error)
 
 

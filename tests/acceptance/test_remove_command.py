@@ -145,6 +145,10 @@ def test_what_stops_a_run_says_what_to_do(service: RunningService, tmp_path: Pat
     assert wrong.exit_code == 2
     assert "--crop-margin: " in wrong.stderr
     assert "Run the same command again" not in wrong.stderr
+    words = tmp_path / "words.txt"
+    words.write_text("no picture")
+    behind = _remove(service, photo, "-o", tmp_path / "out", "--background-image", words)
+    assert "--background-image: " in behind.stderr
     for options in (
         ["--api-key", "é"],
         ["--background-image", "none.png"],
