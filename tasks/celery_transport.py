@@ -5,10 +5,13 @@ that has become a replica. A full server counts as one that is away, since Celer
 any other error. With a prefix (`RMBG_REDIS_PREFIX`), all keys get it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
 from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
 from redis import Redis
 from redis.connection import Connection, SSLConnection
 from redis.sentinel import SentinelManagedConnection
@@ -47,12 +50,40 @@ class _PrefixedClient(_PrefixedKeys, kombu_redis.PrefixedStrictRedis):
         )
 
 
+class _QoS(kombu_redis.QoS):
+    """Counts a message as out of the worker's hands even if the server did not take that down.
+
+    With kombu's own a model worker, which holds one message at a time, would take no other one for
+    ever: Celery logs the error and goes on. What the server still has of the message comes back
+    after the visibility timeout, and its job's record says that it has ended.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge a message."""
+        with self._in_any_case(delivery_tag):
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call] # kombu leaves it so
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's signature
+        """Drop a message, or give it back."""
+        with self._in_any_case(delivery_tag):
+            super().reject(delivery_tag, requeue=requeue)  # type: ignore[no-untyped-call] # kombu leaves it so
+
+    @contextmanager
+    def _in_any_case(self, delivery_tag: str) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call] # kombu leaves it so
+
+
 class _ServiceChannel:
     """Has the connections of a channel try refused commands again, and nothing else.
 
     With kombu's own retries redis-py takes an error within a transaction for one of its watched
     keys, and repeats the transaction for as long as the server refuses.
     """
+
+    QoS = _QoS
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002 - kombu's signature
         params: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[misc] # a channel's

@@ -53,11 +53,15 @@ def test_api_and_workers_follow_the_primary(
         before = _submit(api, 8)
         with create_celery(settings) as app, app.connection_for_read() as worker:
             message = _next_message(worker, before[0], api)
+            # As a model worker, which takes the next message when it has done with this one.
+            message.channel.basic_qos(0, 1, False)
+            assert not message.channel.qos.can_consume()
             promote(pair)
             since = _submit(api, 8)
             assert {*pair.clients[1].zrange("rmbg:jobs:queued", 0, -1)} == {*before, *since}
             with suppress(*worker.recoverable_connection_errors):
                 message.ack()
+            assert message.channel.qos.can_consume()
             # As Celery does after such an error, which ends a repeated transaction too.
             worker.collect()
             _next_message(worker, since[0], api).ack()
