@@ -50,7 +50,7 @@ class _PrefixedClient(_PrefixedKeys, kombu_redis.PrefixedStrictRedis):
         )
 
 
-class _QoS(kombu_redis.QoS):
+class ServiceQoS(kombu_redis.QoS):
     """Counts a message as out of the worker's hands even if the server did not take that down.
 
     With kombu's own a model worker, which holds one message at a time, would take no other one for
@@ -83,7 +83,7 @@ class _ServiceChannel:
     keys, and repeats the transaction for as long as the server refuses.
     """
 
-    QoS = _QoS
+    QoS = ServiceQoS
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002 - kombu's signature
         params: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[misc] # a channel's

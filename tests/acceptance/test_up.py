@@ -34,6 +34,7 @@ from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tests.support.paths import ROOT
 from tests.support.servers import Servers
+from tests.support.service import running_api, settings_of
 
 T = TypeVar("T")
 
@@ -176,7 +177,9 @@ def end(up: Up, number: signal.Signals) -> None:
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    with running_up(tmp_path_factory.mktemp("rené, up"), "--flower-port", "0") as running:
+    folder = tmp_path_factory.mktemp("""rené's "up", 100% $HOME;""")
+    settings = {"RMBG_RETENTION_HOURS": "720", "RMBG_THREADS": "", "RMBG_MAX_PENDING": "77"}
+    with running_up(folder, "--flower-port", "0", **settings) as running:
         yield running
 
 
@@ -253,13 +256,32 @@ def test_secrets_are_private_and_not_on_the_screen(up: Up) -> None:
     assert not [path.name for path in kept if path.read_text() in up.output()]
 
 
-def test_a_shell_finds_the_service(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
+def _shell_variables(up: Up) -> dict[str, str]:
+    """What a shell without a variable has once it has read the file of settings."""
     command = ["bash", "-euc", f". {shlex.quote(str(up.data))}/service.env && env -0"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True, env={}).stdout
-    for line in lines.split("\0"):
-        if line.startswith("RMBG_"):
-            monkeypatch.setenv(*line.split("=", 1))
-    runtime = Runtime(Settings.load())
+    pairs = (line.partition("=") for line in lines.split("\0") if line.startswith("RMBG_"))
+    return {name: value for name, _, value in pairs}
+
+
+def test_an_api_that_is_started_by_the_file_of_settings_alone_agrees_with_the_first(
+    up: Up, tmp_path: Path, coffee: Path
+) -> None:
+    env = _shell_variables(up)
+    with Runtime(settings_of(env)) as runtime, ServiceClient(up.url) as first:
+        store = runtime.object_store
+        assert (store.lifecycle_days, store.has_lifecycle_rules()) == (32, True)
+        with running_api(env, tmp_path / "api.log") as api, ServiceClient(api.url) as second:
+            path = "/api/v1/info"
+            assert second.request("GET", path) == first.request("GET", path)
+            task = second.submit(coffee, {"cache": "false"})
+            assert first.wait(task)["status"] == "succeeded"
+            assert second.cut_out(coffee, {})
+        assert store.has_lifecycle_rules()
+
+
+def test_a_shell_finds_the_service(up: Up) -> None:
+    runtime = Runtime(settings_of(_shell_variables(up)))
     (worker,) = runtime.registry.workers()
     assert worker.usable
     runtime.object_store.ensure_bucket()

@@ -17,11 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from kombu.transport.redis import Channel, QoS
 from kombu.transport.virtual import Message
 
 from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.models.selftest import check_model_output
+from tasks.celery_transport import Channel, ServiceQoS
 from tasks.jobs.routing import is_model_queue
 from tasks.settings import Settings
 from tasks.worker.celery_tasks import RemovalTask
@@ -102,7 +102,7 @@ def load_faulty_model(settings: Settings) -> FaultyModel:
     return model
 
 
-class StoppingQoS(QoS):
+class StoppingQoS(ServiceQoS):
     """Stops its process on request, at the moment at which a message is nowhere in Redis."""
 
     def append(self, message: Message, delivery_tag: str) -> None:

@@ -109,9 +109,12 @@ def test_a_workers_settings_take_none_of_the_apis_for_misspelt(
 
 
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in Settings.model_fields:
+    unset = ApiSettings.load()
+    for name in ApiSettings.model_fields:
         monkeypatch.setenv(variable(name), "")
-    assert Settings.load().max_pending == 10_000
+        monkeypatch.setenv(f"{variable(name)}_FILE", "")
+    assert ApiSettings.load() == unset
+    assert ApiSettings.load().environment() == {}
 
 
 def test_a_user_without_a_home_folder_can_start_it(monkeypatch: pytest.MonkeyPatch) -> None:
