@@ -1,4 +1,4 @@
-"""Draws the charts of the docs as SVG, which can be read on a light and on a dark page."""
+"""Draws the charts of the docs as SVG, on a card that can be read on a light and on a dark page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,48 +38,61 @@ def line_chart(
         across = _LEFT + at_x / most_x * (WIDTH - _LEFT - _RIGHT)
         return across, HEIGHT - _BOTTOM - at_y / most_y * (HEIGHT - _TOP - _BOTTOM)
 
-    parts = [_head(f"{y} by {x}: {', '.join(line.name for line in lines)}")]
+    title = f"{y} by {x}: {', '.join(line.name for line in lines)}"
+    parts = [head(title, WIDTH, HEIGHT, _line_styles())]
     for step in range(_TICKS + 1):
         across, down = place(most_x * step / _TICKS, most_y * step / _TICKS)
         parts += [
             f'<path class="grid" d="M{_LEFT} {down:.1f}H{WIDTH - _RIGHT}"/>',
-            _text(_LEFT - 8, down + 4, f"{most_y * step / _TICKS:g}", "end"),
-            _text(across, HEIGHT - _BOTTOM + 18, f"{most_x * step / _TICKS:g}", "middle"),
+            text(_LEFT - 8, down + 4, f"{most_y * step / _TICKS:g}", "end"),
+            text(across, HEIGHT - _BOTTOM + 18, f"{most_x * step / _TICKS:g}", "middle"),
         ]
     parts += [
-        _text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 10, x, "middle"),
-        _text(_LEFT - 8, _TOP - 16, y, "end"),
+        text((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 10, x, "middle"),
+        text(12, _TOP - 16, y, "start"),
     ]
     for name, at in marks:
         across, _ = place(at, 0)
         parts.append(f'<path class="mark" d="M{across:.1f} {_TOP}V{HEIGHT - _BOTTOM}"/>')
-        parts.append(_text(across + 4, _TOP + 12, name, "start"))
+        parts.append(text(across + 4, _TOP + 12, name, "start"))
     for number, line in enumerate(lines):
         path = "L".join("{:.1f} {:.1f}".format(*place(*point)) for point in line.points)
         dashed = "" if number == 0 else ' stroke-dasharray="6 4"'
         parts.append(f'<path class="line c{number}"{dashed} d="M{path}"/>')
         across = WIDTH - _RIGHT - 130 * (len(lines) - number)
         parts.append(f'<path class="line c{number}"{dashed} d="M{across} {_TOP - 20}h28"/>')
-        parts.append(_text(across + 34, _TOP - 16, line.name, "start"))
+        parts.append(text(across + 34, _TOP - 16, line.name, "start"))
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _head(title: str) -> str:
-    light = "".join(f".c{number}{{stroke:{each[0]}}}" for number, each in enumerate(_COLORS))
-    dark = "".join(f".c{number}{{stroke:{each[1]}}}" for number, each in enumerate(_COLORS))
-    style = (
-        "text{font:13px sans-serif;fill:#24292f}.grid{stroke:#d0d7de}.mark{stroke:#8c959f;"
-        "stroke-dasharray:2 3}.line{fill:none;stroke-width:2}" + light + "@media "
-        "(prefers-color-scheme:dark){text{fill:#d1d7e0}.grid{stroke:#3d444d}" + dark + "}"
+def head(title: str, width: float, height: float, style: str) -> str:
+    """Return the start of a picture: its title, its styles, and the card that it is drawn on."""
+    colors = (
+        "text{font:13px sans-serif;fill:#24292f}.card{fill:#fff;stroke:#d0d7de}"
+        "@media (prefers-color-scheme:dark){text{fill:#d1d7e0}.card{fill:#0d1117;stroke:#3d444d}}"
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
-        f"<title>{escape(title)}</title><style>{style}</style>"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
+        f'role="img"><title>{escape(title)}</title><style>{colors}{style}</style>\n'
+        f'<rect class="card" x="0.5" y="0.5" width="{width - 1:.0f}" height="{height - 1:.0f}" '
+        'rx="6"/>'
     )
 
 
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def text(x: float, y: float, words: str, anchor: str, kind: str = "") -> str:
+    """Return words that start, end or have their middle at a place."""
+    named = f' class="{kind}"' if kind else ""
+    return f'<text{named} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def _line_styles() -> str:
+    light = "".join(f".c{number}{{stroke:{each[0]}}}" for number, each in enumerate(_COLORS))
+    dark = "".join(f".c{number}{{stroke:{each[1]}}}" for number, each in enumerate(_COLORS))
+    return (
+        ".grid{stroke:#d0d7de}.mark{stroke:#8c959f;stroke-dasharray:2 3}.line{fill:none;"
+        f"stroke-width:2}}{light}@media (prefers-color-scheme:dark){{.grid{{stroke:#3d444d}}"
+        f"{dark}}}"
+    )
 
 
 def _round_up(value: float) -> float:
