@@ -11,6 +11,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self, TypeAlias
 
+import structlog
 from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import LockError, NoScriptError, OutOfMemoryError, RedisError, ResponseError
@@ -36,6 +37,8 @@ _OTHER_MODES: Final = MappingProxyType(
 PROBE_SECONDS = 1.0
 #: How long Redis keeps what a probe writes.
 _PROBE_KEPT_SECONDS: Final = 10
+
+_log = structlog.get_logger(__name__)
 
 
 def probe_redis(settings: Settings) -> None:
@@ -101,6 +104,15 @@ def redis_errors() -> Iterator[None]:
         if says_full(error):
             raise RedisFullError(f"Redis cannot write, check its disk: {error}") from error
         raise QueueUnavailableError(f"Redis does not answer: {error}") from error
+
+
+@contextmanager
+def logged_if_away(event: str) -> Iterator[None]:
+    """Log an event if Redis does not answer: the job matters more than what others learn of it."""
+    try:
+        yield
+    except QueueUnavailableError as error:
+        _log.warning(event, reason=str(error))
 
 
 def pipeline_each(

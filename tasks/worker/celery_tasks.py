@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import urllib3
@@ -19,19 +19,17 @@ from celery.signals import (
     worker_process_shutdown,
 )
 
-from inference.decoding_process import DecodingProcess
-from inference.models.base import MattingModel
 from tasks.app import probe_seconds, ready_seconds, soft_time_limit
 from tasks.errors import QueueUnavailableError, TaskError
 from tasks.jobs import routing
 from tasks.log import configure_logging
 from tasks.metrics import instruments, use_shared_folder
 from tasks.object_store import STALE_RETRIES, ObjectStore, authorities
+from tasks.redis_client import logged_if_away
 from tasks.runtime import Runtime, runtime_of
 from tasks.settings import Settings
 from tasks.tracing import configure_tracing, flush_tracing
 from tasks.webhooks.sending import DeliveryRunner
-from tasks.worker.runner import Readiness, Runner, logged_if_away
 from tasks.worker.startup import (
     abort_startup,
     check_command,
@@ -40,6 +38,11 @@ from tasks.worker.startup import (
     prepare_parent,
     revision_of,
 )
+
+if TYPE_CHECKING:
+    from inference.decoding_process import DecodingProcess
+    from inference.models.base import MattingModel
+    from tasks.worker.runner import Readiness, Runner
 
 #: A silence of the object store beyond this counts as an outage.
 _OBJECT_STORE_SECONDS: Final = 5.0
@@ -52,13 +55,17 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
 
     Request = "tasks.worker.shutdown:RemovalRequest"
     #: Loads the model; the fault tests replace it.
-    loader: Callable[[Settings], MattingModel]
-    runner: Runner | None = None
-    readiness: Readiness | None = None
-    decoding: DecodingProcess | None = None
+    loader: Callable[[Settings], "MattingModel"]
+    runner: "Runner | None" = None
+    readiness: "Readiness | None" = None
+    decoding: "DecodingProcess | None" = None
 
     def load(self, runtime: Runtime, worker: str) -> None:
         """Load and warm up the model, then mark the worker as ready."""
+        # Here, because I/O workers and Flower, whose image has no numpy, import this module too.
+        from inference.decoding_process import DecodingProcess  # noqa: PLC0415 - see above
+        from tasks.worker.runner import Readiness, Runner  # noqa: PLC0415 - see above
+
         settings = runtime.settings
         self.decoding = DecodingProcess()
         self.decoding.start()  # while the model loads

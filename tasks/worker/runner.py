@@ -19,7 +19,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from inference.decode import Decoder, decode
 from inference.errors import GpuFaultError, GpuOutOfMemoryError, InferenceError
-from inference.models.base import HasGpuMemory, MattingModel
+from inference.models.base import HasExecutionPath, HasGpuMemory, MattingModel
 from inference.options import Options
 from inference.pipeline import Result, remove_background
 from inference.probe import ImageLimits
@@ -41,8 +41,8 @@ from tasks.jobs.store import (
 )
 from tasks.metrics import instruments
 from tasks.object_store import ObjectStore, result_key, results_prefix
+from tasks.redis_client import logged_if_away
 from tasks.tracing import span
-from tasks.worker.startup import execution_path_facts
 from tasks.worker_registry import WorkerRegistry
 
 #: The pause before a job that this worker may not run is sent again, so that the worker does not
@@ -542,13 +542,11 @@ class Readiness:
             self.check()
 
 
-@contextmanager
-def logged_if_away(event: str) -> Iterator[None]:
-    """Log an event if Redis does not answer: the job matters more than what others learn of it."""
-    try:
-        yield
-    except QueueUnavailableError as error:
-        _log.warning(event, reason=str(error))
+def execution_path_facts(model: MattingModel) -> dict[str, str]:
+    """Return a model's execution path, and why it is not a faster one; empty if it has only one."""
+    if not isinstance(model, HasExecutionPath):
+        return {}
+    return {"path": model.path, "path_reason": model.path_reason}
 
 
 def _timings(job: Job, timer: StageTimer) -> dict[str, int]:

@@ -11,7 +11,7 @@ import secrets
 import signal
 import time
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from celery import concurrency
@@ -21,16 +21,16 @@ from celery.worker import state
 from redis.exceptions import RedisError
 
 from inference.errors import ModelError
-from inference.models.base import HasExecutionPath, MattingModel
 from inference.models.birefnet.config import PatchOrder
-from inference.models.load import load_model
 from inference.models.registry import get_spec
-from inference.models.selftest import check_model_output
 from inference.models.weights import check_weights, file_sha256, find_weights_file
 from tasks.jobs import routing
 from tasks.log import configure_logging, log_unknown_variables
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
+
+if TYPE_CHECKING:
+    from inference.models.base import MattingModel
 
 _FAILURE: Final = 1
 #: A signal that Celery does not use: SIGQUIT waits for the soft shutdown, SIGTERM exits with 0.
@@ -138,12 +138,17 @@ def keep_freed_memory() -> None:
         set_option(_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
-def load_served_model(settings: Settings) -> MattingModel:
+def load_served_model(settings: Settings) -> "MattingModel":
     """Load the model of these settings, warm it up, and run its self-test.
 
     Raises:
         ModelError: the file is missing or wrong, the device is missing, or the self-test failed.
     """
+    # Here, because parents, I/O workers and Flower import this module without numpy.
+    from inference.models.load import load_model  # noqa: PLC0415 - see above
+    from inference.models.selftest import check_model_output  # noqa: PLC0415 - see above
+    from tasks.worker.runner import execution_path_facts  # noqa: PLC0415 - see above
+
     spec = get_spec(settings.model)
     order = settings.patch_order
     began = time.monotonic()
@@ -173,13 +178,6 @@ def revision_of(settings: Settings) -> str:
         return file_sha256(find_weights_file(spec, settings.model_file(spec.file_name)))
     except OSError:
         return ""
-
-
-def execution_path_facts(model: MattingModel) -> dict[str, str]:
-    """Return a model's execution path, and why it is not a faster one; empty if it has only one."""
-    if not isinstance(model, HasExecutionPath):
-        return {}
-    return {"path": model.path, "path_reason": model.path_reason}
 
 
 def prepare_parent(worker: Any) -> None:  # noqa: ANN401 - celery publishes no types

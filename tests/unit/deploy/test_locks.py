@@ -1,7 +1,10 @@
 """The lock files of the images agree with pyproject.toml and constraints.txt."""
 
 import re
+import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -50,3 +53,32 @@ def test_the_locks_are_those_that_are_installed() -> None:
     assert {path.stem for path in LOCKS.iterdir()} == {"build", *EXTRAS}
     assert "torch" not in _pins(LOCKS / "api.txt"), "a model library"
     assert "onnxruntime" not in _pins(LOCKS / "api.txt"), "a model library"
+
+
+#: What the API's image runs: API, I/O worker, Flower and commands.
+_PROCESSES = """
+import importlib, sys
+sys.modules.update(dict.fromkeys(sys.argv[1].split()))
+from celery.utils.imports import symbol_by_name
+from tasks.app import app
+app.loader.import_default_modules()
+for step in app.steps["worker"]:
+    symbol_by_name(step)
+for module in ("api.app", "api.gunicorn_conf", "flower.command", "tasks.cli.jobs"):
+    importlib.import_module(module)
+for module in ("main", "remove", "models", "keys", "bucket", "health"):
+    importlib.import_module(f"deploy.cli.{module}")
+"""
+
+
+def test_the_apis_image_has_all_that_its_processes_import() -> None:
+    image = {*_pins(LOCKS / "api.txt"), "rmbg-queue"}
+    missing = {
+        module
+        for module, owners in packages_distributions().items()
+        if module.isidentifier() and not image & {canonicalize_name(each) for each in owners}
+    }
+    assert "numpy" in missing
+    command = [sys.executable, "-c", _PROCESSES, " ".join(missing)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
