@@ -176,10 +176,10 @@ def _check_work(runtime: Runtime) -> Iterator[CheckResult]:
         yield _fail(
             "workers",
             f"no worker is ready for {settings.model}: its jobs wait",
-            f"start one: celery -A tasks.app worker -n gpu0@%h -c 1 "
+            f"start one: celery -A tasks.app worker -n gpu0@{settings.host} -c 1 "
             f"-Q {routing.gpu_queue(settings.host, 0)},{routing.model_queue(settings.model)}",
         )
-    yield _check_io_worker(runtime.celery_app)
+    yield _check_io_worker(runtime.celery_app, settings.host)
     yield from _check_queues(runtime.job_store, usable, settings.max_pending)
     if given_up := len(runtime.job_store.dead()):
         advice = f"see {_JOBS} dead list; then {_JOBS} dead requeue, or dead drop"
@@ -616,7 +616,7 @@ def _check_worker(worker: Worker) -> CheckResult:
     return _ok("workers", f"{text}, {'busy' if worker.running else 'ready'}")
 
 
-def _check_io_worker(app: Celery) -> CheckResult:
+def _check_io_worker(app: Celery, host: str) -> CheckResult:
     """Check that a worker consumes the queue of webhooks, and so does the periodic work."""
     why = ""
     try:
@@ -633,7 +633,7 @@ def _check_io_worker(app: Celery) -> CheckResult:
     return _fail(
         "workers.io",
         f"no I/O worker answers{why}: webhooks and missing messages are not sent",
-        "start one: celery -A tasks.app worker -n io@%h -Q webhooks -P threads -c 32",
+        f"start one: celery -A tasks.app worker -n io@{host} -Q webhooks -P threads -c 32",
     )
 
 

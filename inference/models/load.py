@@ -63,6 +63,8 @@ def load_model(
         return load_onnx(spec, file, device=device, precision=precision, threads=threads)
     except ModuleNotFoundError as error:
         extra = {"birefnet": "torch", "onnx": "cpu"}[spec.engine]
+        other = {"birefnet": "u2netp", "onnx": "birefnet"}[spec.engine]
         raise ModelError(
-            f"The model {spec.name} needs {error.name}: pip install 'rmbg-queue[{extra}]'"
+            f"The model {spec.name} needs {error.name}, which is not installed here: pip install "
+            f"'rmbg-queue[{extra}]', or set RMBG_MODEL to one that does without, such as {other}."
         ) from error

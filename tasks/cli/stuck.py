@@ -20,8 +20,8 @@ from tasks.runtime import Runtime
 #: A message in transit from a list to a worker is in neither for less than this.
 _RECHECK_SECONDS: Final = 0.5
 _RECONCILER: Final = (
-    "the reconciler repairs it within seconds: is an I/O worker running? "
-    "(celery -A tasks.app worker -n io@%h -Q webhooks -P threads -c 32)"
+    "the reconciler repairs it within seconds: does an I/O worker run? rmbg doctor tells, and how "
+    "to start one"
 )
 _UNKNOWN_MESSAGE: Final = (
     "the oldest message of this list was not sent by the service: its sender should use another "

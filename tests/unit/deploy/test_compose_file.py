@@ -246,6 +246,8 @@ def test_a_gpu_worker_has_its_own_name_queue_and_device_and_the_weights_a_volume
     assert command[command.index("-n") + 1].startswith(f"{name}@")
     assert command[command.index("-Q") + 1].startswith(f"gpu.${{RMBG_HOST:-rmbg}}.{number},")
     assert gpu["healthcheck"]["test"][-1] == command[command.index("-n") + 1]
+    queue = _with_defaults(command[command.index("-Q") + 1]).split(",")[1]
+    assert queue == f"model.{_with_defaults(gpu['environment']['RMBG_MODEL'])}"
     assert "models:/models:ro" in gpu["volumes"]
 
 
