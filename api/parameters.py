@@ -189,7 +189,10 @@ class TaskParameters(Schema):
     output = fields.String(
         load_default="cutout",
         validate=validate.OneOf([each.value for each in Output]),
-        metadata={"description": "cutout, or mask: the subject's alpha as an 8-bit gray picture."},
+        metadata={
+            "description": "cutout; mask: the subject's alpha as an 8-bit gray picture; or "
+            "original: the picture itself, upright, in sRGB and in the format that is asked for."
+        },
     )
     crop = fields.Boolean(
         load_default=False, metadata={"description": "Trim the result to the subject."}

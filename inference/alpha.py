@@ -76,7 +76,10 @@ def is_cut_out(picture: Picture) -> bool:
 
 
 def own_matte(picture: Picture) -> Alpha:
-    """Return a picture's own alpha as a matte, of which `combine_alpha` makes the same levels."""
+    """Return a picture's own alpha as a matte, of which `combine_alpha` makes the same levels.
+
+    A picture without one is opaque.
+    """
     if picture.alpha is None:
         return np.ones(picture.rgb.shape[:2], np.float32)
     matte: Alpha = picture.alpha * np.float32(1 / 255)

@@ -109,11 +109,13 @@ class OutputFormat(StrEnum):
 
 
 class Output(StrEnum):
-    """What the result shows: the subject, or its alpha."""
+    """What the result shows: the subject, its alpha, or the picture with its background."""
 
     CUTOUT = "cutout"
     #: The alpha, as 8-bit gray.
     MASK = "mask"
+    #: All of the picture, for programs that cannot read its format. No model runs.
+    ORIGINAL = "original"
 
 
 class Shadow(StrEnum):
@@ -233,11 +235,11 @@ def parse_output_format(text: str) -> OutputFormat:
 
 
 def parse_output(text: str) -> Output:
-    """Parse `cutout` or `mask`."""
+    """Parse `cutout`, `mask` or `original`."""
     try:
         return Output(text)
     except ValueError:
-        raise InvalidOptionError("output", "Choose cutout or mask.") from None
+        raise InvalidOptionError("output", "Choose cutout, mask or original.") from None
 
 
 def parse_color(text: str) -> Rgba:

@@ -87,7 +87,7 @@ def remove_background(
         picture = settle_transparency(decoder(data, limits))
         background_rgb = decode_background(background, options, limits, decoder)
         region = _check_before_inference(picture, options, limits)
-    matte = _find_matte(picture, region, model, stages)
+    matte = _find_matte(picture, region, options, model, stages)
     with stages("compose"):
         rgb, alpha = _separate_subject(picture, matte, options, model)
         coverage = measure_coverage(alpha)
@@ -119,16 +119,25 @@ def _check_before_inference(picture: Picture, options: Options, limits: ImageLim
     return None if options.roi is None else Box(*options.roi.to_pixels(width, height))
 
 
+def _has_own_matte(picture: Picture, options: Options) -> bool:
+    """Return whether the matte is what the picture brings: it is cut out, or wanted as it is."""
+    return options.output is Output.ORIGINAL or is_cut_out(picture)
+
+
 def _find_matte(
-    picture: Picture, region: Box | None, model: MattingModel, stages: StageHook
+    picture: Picture,
+    region: Box | None,
+    options: Options,
+    model: MattingModel,
+    stages: StageHook,
 ) -> Alpha:
     """Return the matte of the whole picture, or of a region with zeros around it.
 
-    The own alpha of a picture that has been cut out already is its matte, and no model runs.
+    Where the picture's own alpha is its matte, no model runs.
     """
     height, width = picture.rgb.shape[:2]
     region = region or Box(0, 0, width, height)
-    if is_cut_out(picture):
+    if _has_own_matte(picture, options):
         part = own_matte(picture)[region.slices]
     else:
         shown = np.ascontiguousarray(flatten(picture)[region.slices])
@@ -148,7 +157,7 @@ def _separate_subject(
     The colors are estimated by the model's matte: what the caller does to the edge says nothing
     about how the picture was mixed.
     """
-    own = is_cut_out(picture)
+    own = _has_own_matte(picture, options)
     alpha = combine_alpha(matte, None if own else picture.alpha)
     if not options.semitransparency:
         alpha = fill_translucent_parts(alpha)
@@ -156,7 +165,7 @@ def _separate_subject(
     final = feather(moved, options.mask_feather) if options.mask_feather else moved
     if picture.alpha is not None and final is not alpha:
         final = np.where(picture.alpha > 0, final, np.uint8(0))  # there are no colors
-    if own or not options.refine:  # a cutout's colors hold no old background
+    if own or not options.refine:  # its colors hold no old background, or are to
         return picture.rgb, final
     # Where the edge was moved to, the caller wants the picture; where it only fades, the subject.
     revealed = None if final is moved else (final > 0) & (moved <= NEGLIGIBLE_ALPHA * OPAQUE)

@@ -28,8 +28,8 @@ class Parameters(TypedDict, total=False):
     mask_offset: int
     #: Fades the edge within about so many pixels of the picture on both sides.
     mask_feather: int
-    #: cutout, or mask: the subject's alpha as an 8-bit gray picture.
-    output: Literal["cutout", "mask"]
+    #: cutout; mask: the subject's alpha as an 8-bit gray picture; or original: the picture itself, upright, in sRGB and in the format that is asked for.
+    output: Literal["cutout", "mask", "original"]
     #: Trim the result to the subject.
     crop: bool
     #: Left around a trimmed subject: 1, 2 or 4 values in px or % (of the subject), in the order of CSS.
@@ -89,7 +89,7 @@ PARAMETERS: Final = (
     Parameter("mask_threshold", "integer", None, 1, 100, (), "Hardens the edge: what is opaque to so many percent becomes opaque, and all else transparent."),
     Parameter("mask_offset", "integer", 0, -100, 100, (), "Moves the edge by so many pixels of the picture: outwards, or inwards if it is negative."),
     Parameter("mask_feather", "integer", 0, 0, 100, (), "Fades the edge within about so many pixels of the picture on both sides."),
-    Parameter("output", "string", "cutout", None, None, ("cutout", "mask"), "cutout, or mask: the subject's alpha as an 8-bit gray picture."),
+    Parameter("output", "string", "cutout", None, None, ("cutout", "mask", "original"), "cutout; mask: the subject's alpha as an 8-bit gray picture; or original: the picture itself, upright, in sRGB and in the format that is asked for."),
     Parameter("crop", "boolean", False, None, None, (), "Trim the result to the subject."),
     Parameter("crop_margin", "string", "0", None, None, (), "Left around a trimmed subject: 1, 2 or 4 values in px or % (of the subject), in the order of CSS."),
     Parameter("max_side", "integer", None, 16, 16384, (), "The result's longer side is made no larger, in pixels."),

@@ -63,7 +63,7 @@ _OPTIONS = st.one_of(
         matte_color=st.tuples(_LEVELS, _LEVELS, _LEVELS, st.just(255)),
         **_FREE,
     ),
-    st.builds(Options, output=st.just(Output.MASK), **_FREE),
+    st.builds(Options, output=st.sampled_from([Output.MASK, Output.ORIGINAL]), **_FREE),
     st.builds(Options, canvas=st.builds(Canvas, *[st.integers(16, 5000)] * 2)),
 )
 

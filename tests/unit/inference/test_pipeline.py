@@ -143,6 +143,21 @@ def test_a_mask_is_the_subjects_alpha_in_gray() -> None:
         assert lossy[0, 0].max() < 5
 
 
+def test_the_original_is_the_whole_picture_and_no_model_sees_it() -> None:
+    def refuse(_: Rgb) -> Alpha:
+        pytest.fail("the model ran")
+
+    picture = subject_picture()
+    result, pixels = cut_out(picture, find=refuse, output="original", refine=True)
+    assert (pixels[..., :3] == np.asarray(picture)).all()
+    assert (pixels[..., 3] == 255).all()
+    assert result.coverage == 1
+    picture.putalpha(128)
+    _, own = cut_out(picture, find=refuse, output="original", matte_color=_WHITE, max_side=30)
+    assert own.shape == (20, 30, 3)
+    assert np.abs(own[0, 0] - (np.array(BLUE) + 255) / 2).max() <= 1, "it is laid on the color"
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -87,9 +87,9 @@ public record RemovalOptions(Map<String, Object> values) {
     }
 
     /**
-     * Chooses between the cutout and its alpha.
+     * Chooses between the cutout, its alpha, and the picture itself.
      *
-     * @param output cutout or mask
+     * @param output cutout, mask or original
      * @return the changed parameters
      */
     public RemovalOptions output(String output) {
