@@ -15,6 +15,7 @@ from tests.support.servers import Servers
 from tests.support.service import RunningApi, RunningService, running_api, settings_of
 from tests.support.websites import website
 
+_CORNER = """(canvas) => [...canvas.getContext("2d").getImageData(0, 0, 1, 1).data]"""
 _MIDDLE_ALPHA = """(canvas) =>
     canvas.getContext("2d").getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data[3]"""
 
@@ -36,6 +37,15 @@ def waiting(browser: Browser, lone_api: RunningApi) -> Iterator[Visit]:
     """A visit of a service whose photos wait, since it has no worker."""
     with visiting(browser, lone_api.url) as visit:
         yield visit
+
+
+@pytest.fixture
+def tiff(coffee: Path, tmp_path: Path) -> Path:
+    """A photo that no browser draws."""
+    path = tmp_path / "cup.tif"
+    with Image.open(coffee) as image:
+        image.save(path)
+    return path
 
 
 @pytest.fixture
@@ -124,42 +134,101 @@ def test_twenty_photos_at_once_all_finish_by_few_requests(
     assert len(asked) <= 3 * len(names), "one to send, one to fetch, and few streams for all"
 
 
-def test_a_photo_without_a_subject_says_so(visit: Visit, tmp_path: Path) -> None:
-    plain = tmp_path / "plain.jpg"
-    Image.new("RGB", (320, 240), (40, 160, 60)).save(plain)
-    visit.open()
-    visit.drop(plain)
-    visit.card(plain.name, "done").get_by_text("found no subject").wait_for()
-
-
-def test_a_stroke_that_keeps_brings_the_photo_back_and_can_be_undone(
-    visit: Visit, coffee: Path
+def test_a_photo_without_a_subject_says_so_and_one_that_is_too_large_is_not_sent(
+    visit: Visit, tmp_path: Path
 ) -> None:
+    plain, wide, empty = (tmp_path / each for each in ("plain.jpg", "wide.png", "empty.jpg"))
+    Image.new("RGB", (320, 240), (40, 160, 60)).save(plain)
+    Image.new("1", (10_000, 6_000)).save(wide)
+    empty.touch()
     page = visit.open()
-    visit.drop(coffee)
-    card = visit.card(coffee.name, "done")
-    before = Path(visit.download(card.get_by_role("button", name="Download")).path())
+    assert "50 megapixels" in page.locator("#limits").inner_text()
+    visit.drop(wide, empty, plain)
+    assert "50 megapixels" in visit.card(wide.name, "failed").locator(".state").inner_text()
+    assert "empty" in visit.card(empty.name, "failed").locator(".state").inner_text()
+    visit.card(plain.name, "done").get_by_text("found no subject").wait_for()
+    assert sum(each.endswith("/remove-bg") for each in visit.requested) == 1
+
+
+def test_a_photo_that_the_browser_cannot_draw_is_kept_by_the_brush(
+    visit: Visit, coffee: Path, tiff: Path
+) -> None:
+    original = pixels(coffee)
+    page = visit.open()
+    visit.drop(tiff)
+    card = visit.card(tiff.name, "done")
+    download = card.get_by_role("button", name="Download")
+    before = Path(visit.download(download).path())
+    assert page.evaluate("history.state") is None
+
+    # Nobody asked for the photo itself until now.
+    assert sum(each.endswith("/remove-bg") for each in visit.requested) == 1
     card.get_by_role("button", name="Touch up").click()
     page.wait_for_selector("#viewer[data-ready]")
     page.get_by_role("radio", name="Keep").check()
-    page.locator("#brush-size").fill("30")
+    page.locator("#brush-size").fill("10")
     page.locator("#brush-softness").fill("0")
-    canvas = page.locator(".stage canvas")
-    canvas.focus()
-    # The brush goes to the corner by keyboard, and dabs.
-    for key in ["ArrowLeft"] * 6 + ["ArrowUp"] * 6 + [" "]:
-        page.keyboard.press(key)
-    page.keyboard.press("Escape")
-    kept = pixels(Path(visit.download(card.get_by_role("button", name="Download")).path()))
-    original = pixels(coffee)
-    assert far_off(kept[:20, :20], original[:20, :20]) == 0
+    page.locator(".stage canvas").focus()
+    # By keyboard, the brush goes to the corner, and along the rim while the space bar is held.
+    for _ in range(6):
+        page.keyboard.press("Shift+ArrowLeft")
+        page.keyboard.press("Shift+ArrowUp")
+    page.keyboard.down(" ")
+    for _ in range(6):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.up(" ")
+    page.keyboard.press("Control+z")
+    assert page.locator("#undo").is_disabled()
+    page.keyboard.press("Control+Shift+z")
+    assert page.locator("#redo").is_disabled()
+    page.go_back()
+    page.wait_for_selector("#viewer:not([open])", state="attached")
+    kept = pixels(Path(visit.download(download).path()))
+    assert far_off(kept[:20, :100], original[:20, :100], levels=24) < 0.01
+    assert far_off(kept[60:, :, 3:], pixels(before)[60:, :, 3:]) == 0, "the stroke is nowhere else"
 
-    card.get_by_role("button", name="Touch up").click()
+    # The viewer is an entry of the history: Forward and a reload open it again.
+    page.go_forward()
     page.wait_for_selector("#viewer[data-ready]")
-    page.locator("#undo").click()
+    visit.open()
+    page.wait_for_selector("#viewer[data-ready]")
+    page.get_by_role("button", name="Undo all").click()
     page.keyboard.press("Escape")
-    undone = Path(visit.download(card.get_by_role("button", name="Download")).path())
-    assert undone.read_bytes() == before.read_bytes()
+    assert Path(visit.download(download).path()).read_bytes() == before.read_bytes()
+
+    drawn = [each.split("/")[-2] for each in visit.requested if "/result" in each][-1]
+    with page.expect_request(lambda each: each.method == "DELETE" and drawn in each.url):
+        page.get_by_role("button", name="Remove all").click()
+
+
+def test_backgrounds_are_shown_as_they_are_saved_and_outlast_a_reload(
+    visit: Visit, coffee: Path, tiff: Path, tmp_path: Path
+) -> None:
+    original = pixels(coffee)
+    page = visit.open()
+    visit.drop(tiff)
+    card = visit.card(tiff.name, "done")
+    download = card.get_by_role("button", name="Download")
+    page.locator("#background-blur").check()
+    blurred = pixels(Path(visit.download(download).path()))
+    assert (blurred[..., 3] == 255).all()
+    assert far_off(blurred[:40, :40], original[:40, :40], levels=90) < 0.1, "of its own colors"
+    assert sum(each.endswith("/remove-bg") for each in visit.requested) == 2
+
+    # A picture of one's own outlasts a reload; a JPEG is shown as it is saved, without holes.
+    behind = tmp_path / "behind.png"
+    Image.new("RGBA", (60, 40), (0, 0, 200, 0)).save(behind)
+    with page.expect_file_chooser() as chooser:
+        page.locator("#background-picture").click()
+    chooser.value.set_files(behind)
+    page.locator("#background-picture:checked").wait_for()
+    page.locator("#look-format").select_option("jpg")
+    visit.open()
+    page.wait_for_selector(".card.shown .after")
+    assert page.locator("#background-picture").is_checked()
+    shown = card.locator(".after").evaluate(_CORNER)
+    saved = pixels(Path(visit.download(download).path()))
+    assert shown == saved[0, 0].tolist() == [255, 255, 255, 255]
 
 
 def test_a_large_photo_goes_on_where_its_upload_broke_off(visit: Visit, large: Path) -> None:

@@ -1,6 +1,7 @@
 // A photo's card: picture, state, and what can be done with it.
 import { decodeSmall, draw, plan, preparePreview, redoStrokes } from "./compose.js";
-import { byId, icon, iconButton, make, say } from "./elements.js";
+import { decodeOriginal, isForeign } from "./originals.js";
+import { busy, byId, icon, iconButton, make, say } from "./elements.js";
 import { RUNNING } from "./photos.js";
 import { hasText, t, bytes } from "./texts.js";
 
@@ -29,6 +30,7 @@ export class Card {
       oninput: () => this.setSplit(Number(this.range.value)),
     });
     this.divider = make("span", { class: "divider", "aria-hidden": "true" });
+    for (const event of ["pointerenter", "focus"]) this.range.addEventListener(event, () => this.askOriginal());
     this.frame = make("div", { class: "frame" }, this.after, this.before, this.range, this.divider);
     this.meter = make("progress", { class: "meter", max: 100, "aria-label": photo.name });
     this.state = make("p", { class: "state" });
@@ -44,16 +46,28 @@ export class Card {
     this.update();
   }
 
-  async showOriginal() {
+  // Shows the photo before; of a format that the browser cannot draw, only if somebody asks for it.
+  async showOriginal({ ask = false } = {}) {
     const { photo } = this;
     try {
       if (!photo.file && !photo.taskId) return; // an address that the service has not fetched yet
-      photo.small = await decodeSmall(await this.photos.original(photo));
-    } catch {
-      photo.small = null; // of a format that this browser cannot show, or gone
+      photo.small = await decodeOriginal(this.photos, photo, decodeSmall, { ask });
+      photo.originalFault = null;
+    } catch (error) {
+      photo.small = null;
+      if (ask) photo.originalFault = error;
     }
     if (photo.cutBase && photo.strokes.some((each) => !each.erase)) redoStrokes(photo);
     this.draw();
+  }
+
+  async askOriginal() {
+    const { photo } = this;
+    if (photo.state !== "done" || !isForeign(photo) || photo.drawing) return;
+    const shown = this.showOriginal({ ask: true });
+    this.update();
+    await shown;
+    this.update();
   }
 
   setSplit(value) {
@@ -76,6 +90,7 @@ export class Card {
     }
     this.draw();
     this.reveal();
+    this.page.drawn(photo);
     if (photo.small === undefined || (photo.url && !photo.small)) this.showOriginal();
   }
 
@@ -107,6 +122,7 @@ export class Card {
     const layout = plan(width, height, done ? photo.box : null, done ? look : {});
     const parts = { cut: photo.cut, original: photo.small, photo };
     if (done) this.drawOn(this.after, layout, look, parts);
+    if (done && look.background === "blur" && !photo.originalFault) this.askOriginal();
     if (photo.small) this.drawOn(this.before, layout, look, { ...parts, before: true });
     this.frame.style.setProperty("--ratio", layout.size[0] / layout.size[1]);
     this.showSplit();
@@ -151,7 +167,9 @@ export class Card {
       case "uploading": return t("uploading", { percent: photo.percent ?? 0 });
       case "queued": return photo.ahead > 0 ? t("queued", { ahead: photo.ahead }) : t("next");
       case "processing": return t("processing", { seconds: ((Date.now() - (photo.began ?? Date.now())) / 1000).toFixed(1) });
-      case "done": if (photo.cut && !photo.box) return t("nothingFound", { model: photo.model });
+      case "done": if (photo.drawing) return t("drawing");
+        if (photo.originalFault) return t("noOriginal", { why: this.page.errorText(photo.originalFault) });
+        if (photo.cut && !photo.box) return t("nothingFound", { model: photo.model });
         return t(photo.cached ? "cached" : "done", { seconds: ((photo.elapsed ?? 0) / 1000).toFixed(1), model: photo.model });
       case "failed": return this.page.errorText(photo.error);
       default: return t(photo.state);
@@ -163,7 +181,8 @@ export class Card {
     const focused = this.acts.contains(document.activeElement);
     const acts = [];
     if (state === "done") {
-      acts.push(iconButton("download", t("download"), () => page.download([photo])));
+      const download = iconButton("download", t("download"), () => busy(download, () => page.download([photo])));
+      acts.push(download);
       if (navigator.clipboard?.write) acts.push(iconButton("copy", t("copy"), () => page.copy(photo)));
       acts.push(iconButton("brush", t("touch"), () => page.open(photo, "touch")));
       acts.push(iconButton("expand", t("open"), () => page.open(photo, "compare")));

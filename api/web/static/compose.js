@@ -1,4 +1,5 @@
 // Draws results: layout, background, shadow and touch-up, by the rules of the service's pipeline.
+import { decodeOriginal } from "./originals.js";
 import { limiter } from "./photos.js";
 
 // Width of the pictures on the cards, in pixels.
@@ -147,6 +148,10 @@ function cover(pen, picture, width, height) {
 }
 
 function drawBackground(pen, look, original, size, photo) {
+  if (look.format === "jpg") { // as the file, which has no transparency
+    pen.fillStyle = "#ffffff";
+    pen.fillRect(0, 0, ...size);
+  }
   if (look.background === "white" || look.background === "color") {
     pen.fillStyle = look.background === "white" ? "#ffffff" : look.color;
     pen.fillRect(0, 0, ...size);
@@ -163,8 +168,9 @@ function blurred(photo, original, strength) {
   const pen = canvas.getContext("2d");
   const radius = Math.max(0.5, (width * strength) / 1600);
   if ("filter" in pen) {
+    // Beneath and a little larger, so that the blur does not fade out at the rim.
+    pen.drawImage(original, 0, 0, width, height);
     pen.filter = `blur(${radius}px)`;
-    // A little larger, so that the blur does not fade out at the rim.
     pen.drawImage(original, -2 * radius, -2 * radius, width + 4 * radius, height + 4 * radius);
   } else {
     const small = canvasOf(Math.max(4, width / (2 * radius)), Math.max(4, height / (2 * radius)), original);
@@ -218,6 +224,10 @@ export function redoStrokes(photo) {
   photo.box = findBox(photo.cut);
 }
 
+// The look of a picture that another format than the look's shows in the same way.
+export const sameIn = (format, look) =>
+  ({ ...look, format, background: look.format === "jpg" && look.background === "none" ? "white" : look.background });
+
 const MEDIA = { png: "image/png", webp: "image/webp", jpg: "image/jpeg" };
 
 function untouched(look, photo) {
@@ -233,15 +243,11 @@ export async function makeFile(photos, photo, look) {
   const cut = canvasOf(bitmap.width, bitmap.height, bitmap);
   bitmap.close();
   const needed = look.background === "blur" || photo.strokes.some((each) => !each.erase);
-  const original = needed ? await decodeFull(await photos.original(photo)).catch(() => null) : null;
-  for (const stroke of photo.strokes) if (stroke.erase || original) applyStroke(cut, stroke, original, 1);
+  const original = needed ? await decodeOriginal(photos, photo, decodeFull) : null;
+  for (const stroke of photo.strokes) applyStroke(cut, stroke, original, 1);
   const layout = plan(cut.width, cut.height, findBox(cut), look);
   const canvas = canvasOf(...layout.size);
   const pen = canvas.getContext("2d");
-  if (look.format === "jpg" && look.background === "none") {
-    pen.fillStyle = "#ffffff";
-    pen.fillRect(0, 0, ...layout.size);
-  }
   draw(pen, layout, look, { cut, original, photo });
   original?.close();
   const made = await new Promise((resolve) => canvas.toBlob(resolve, MEDIA[look.format], look.quality / 100));

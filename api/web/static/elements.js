@@ -12,6 +12,7 @@ const ICONS = {
   plus: "M12 5v14M5 12h14",
   minus: "M5 12h14",
   undo: "M8 5 4 9l4 4M4 9h10a6 6 0 0 1 0 12h-4",
+  redo: "M16 5l4 4-4 4M20 9H10a6 6 0 0 0 0 12h4",
   compare: "M12 3v18M8 8l-4 4 4 4M16 8l4 4-4 4",
   check: "M5 12.500l4.500 4.500L19 7",
   warn: "M12 4 2.500 20h19zM12 10v4.500M12 17.300v.2",
@@ -68,7 +69,18 @@ export function say(text) {
 export function toast(text) {
   const made = make("p", { class: "toast" }, text);
   byId("toasts").append(made);
-  setTimeout(() => made.remove(), 6000);
+  setTimeout(() => made.remove(), 6000 + 40 * text.length);
+}
+
+// Shows that a button's act goes on, and takes no second click meanwhile.
+export async function busy(button, act) {
+  if (button.ariaBusy === "true") return;
+  button.ariaBusy = "true";
+  try {
+    await act();
+  } finally {
+    button.ariaBusy = null;
+  }
 }
 
 export function save(blob, name) {

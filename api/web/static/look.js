@@ -1,11 +1,14 @@
 // The form of the look: presets, background, shadow, frame, file, and the service's own parameters.
 import { PLAIN } from "./compose.js";
 import { byId, make, toast } from "./elements.js";
+import { ownerMark } from "./photos.js";
+import { keepBackground, keptBackground } from "./storage.js";
 import { hasText, t } from "./texts.js";
 
 const KEPT = "rmbg-look";
 // Parameters that only the service can apply; which of them there are, its table says.
 const EDGES = /^(mask_|refine$)/;
+const UNITS = { mask_threshold: " %", mask_offset: " px", mask_feather: " px" };
 const SIZES = ["", "1080x1080", "1600x1600", "2000x2000", "1080x1350", "1920x1080"];
 
 export class LookForm {
@@ -17,12 +20,20 @@ export class LookForm {
 
   #kept() {
     try {
-      const kept = JSON.parse(localStorage.getItem(KEPT) ?? "{}");
-      if (kept.background === "picture") kept.background = "none";
-      return kept;
+      return JSON.parse(localStorage.getItem(KEPT) ?? "{}");
     } catch {
       return {};
     }
+  }
+
+  // Brings the picture of an earlier visit; without it the background is none.
+  async bringPicture() {
+    if (this.look.background !== "picture") return;
+    const file = await keptBackground(ownerMark());
+    const picture = file && await createImageBitmap(file).catch(() => null);
+    if (this.look.background !== "picture" || (!picture && this.look.picture)) return;
+    if (!picture) toast(t("pictureGone"));
+    this.set(picture ? { picture } : { background: "none" });
   }
 
   set(changes) {
@@ -72,7 +83,8 @@ export class LookForm {
     const radios = kinds.map((kind) =>
       make("input", {
         type: "radio", name: "background", value: kind, id: `background-${kind}`,
-        onchange: () => (kind === "picture" && !this.look.picture ? file.click() : this.set({ background: kind })),
+        onclick: () => kind === "picture" && !this.look.picture && file.click(), // also where it is chosen already
+        onchange: () => kind === "picture" && !this.look.picture ? this.refresh() : this.set({ background: kind }),
       }));
     const swatches = kinds.map((kind, at) =>
       make("label", { class: "swatch", for: radios[at].id }, radios[at], make("span", { class: `dot of-${kind}`, "aria-hidden": "true" }), make("span", {}, t(kind))));
@@ -93,12 +105,10 @@ export class LookForm {
   async #picture(file) {
     const [chosen] = file.files;
     file.value = "";
-    try {
-      if (chosen) return this.set({ background: "picture", picture: await createImageBitmap(chosen) });
-    } catch {
-      toast(t("noPicture", { name: chosen.name }));
-    }
-    this.refresh();
+    const picture = chosen && await createImageBitmap(chosen).catch(() => toast(t("noPicture", { name: chosen.name })));
+    if (!picture) return this.refresh();
+    this.set({ background: "picture", picture });
+    if (!await keepBackground(ownerMark(), chosen)) toast(t("pictureNotKept"));
   }
 
   #slider(name, label, min, max, unit = "%") {
@@ -185,28 +195,35 @@ export class LookForm {
     this.onOptions(false);
   }
 
-  #parameter({ name, type, default: usual, minimum, maximum, step, description, choices }) {
+  // Makes the control of a parameter, with what it does beneath.
+  #parameter({ name, type, default: usual, minimum, maximum, description, choices }) {
     const label = hasText(`param_${name}`) ? t(`param_${name}`) : name;
     const id = `param-${name}`;
+    const help = make("p", { class: "note", id: `${id}-help` }, hasText(`help_${name}`) ? t(`help_${name}`) : description);
+    const input = (options) => make("input", { id, "aria-describedby": help.id, ...options });
+    const fieldOf = (kind, ...parts) => make("div", { class: "explained" }, make("label", { class: kind, for: id }, ...parts), help);
     if (type === "boolean") {
-      const input = make("input", { type: "checkbox", id, checked: usual, onchange: () => this.#option(name, input.checked, usual) });
-      return make("label", { class: "check", for: id, title: description }, input, make("span", {}, label));
+      const box = input({ type: "checkbox", checked: usual, onchange: () => this.#option(name, box.checked, usual) });
+      return fieldOf("check", box, make("span", {}, label));
     }
     if (choices?.length) {
-      const input = make("select", { id, onchange: () => this.#option(name, input.value, usual) }, ...choices.map((each) => make("option", { value: each }, each)));
-      return make("label", { class: "field line", for: id, title: description }, make("span", {}, label), input);
+      const select = make("select", { id, "aria-describedby": help.id, onchange: () => this.#option(name, select.value, usual) }, ...choices.map((each) => make("option", { value: each }, each)));
+      return fieldOf("field line", make("span", {}, label), select);
     }
     if (minimum == null || maximum == null) {
-      const input = make("input", { type: "text", id, value: usual ?? "", onchange: () => this.#option(name, input.value || undefined, usual ?? undefined) });
-      return make("label", { class: "field line", for: id, title: description }, make("span", {}, label), input);
+      const line = input({ type: "text", value: usual ?? "", onchange: () => this.#option(name, line.value || undefined, usual ?? undefined) });
+      return fieldOf("field line", make("span", {}, label), line);
     }
-    const out = make("output", {}, String(usual ?? minimum));
-    const input = make("input", {
-      type: "range", id, min: minimum, max: maximum, step: step ?? (type === "integer" ? 1 : (maximum - minimum) / 100),
-      oninput: () => (out.textContent = input.value), onchange: () => this.#option(name, Number(input.value), usual),
-    });
-    input.value = usual ?? minimum;
-    return make("label", { class: "field", for: id, title: description }, make("span", { class: "line" }, label, out), input);
+    // What is off by default is off one step below its least value.
+    const step = type === "integer" ? 1 : (maximum - minimum) / 100;
+    const off = usual == null ? minimum - step : null;
+    const read = () => (Number(range.value) === off ? null : Number(range.value));
+    const out = make("output", {});
+    const show = () => (out.textContent = read() === null ? t("off") : `${read()}${UNITS[name] ?? ""}`);
+    const range = input({ type: "range", min: off ?? minimum, max: maximum, step, oninput: show, onchange: () => this.#option(name, read(), usual ?? null) });
+    range.value = usual ?? off;
+    show();
+    return fieldOf("field", make("span", { class: "line" }, label, out), range);
   }
 }
 

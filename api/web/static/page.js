@@ -1,8 +1,9 @@
 // The page: takes photos in, shows their cards, and hands the results out.
 import { Card, errorText } from "./card.js";
-import { extensionOf, makeFile } from "./compose.js";
+import { extensionOf, makeFile, sameIn } from "./compose.js";
 import { byId, icon, save, say, toast, translate } from "./elements.js";
 import { keyDialog } from "./key.js";
+import { Layers } from "./layers.js";
 import { LookForm } from "./look.js";
 import { Photos, RUNNING } from "./photos.js";
 import { call, readKey } from "./service.js";
@@ -13,11 +14,14 @@ import { fileNames, zip } from "./zip.js";
 const PICTURES = /\.(jpe?g|png|webp|avif|tiff?|bmp|gif|hei[cf])$/i;
 const photos = new Photos();
 let limits = null;
+const layers = new Layers(reopen);
 
 const page = {
   get look() { return form.look; },
   errorText: (error) => errorText(error ?? {}, limits),
   open: (photo, mode) => viewer.open(photo, mode),
+  layers,
+  drawn: (photo) => history.state?.photo === photo.id && !viewer.photo && reopen(history.state),
   download,
   copy,
 };
@@ -166,7 +170,8 @@ async function make1(photo, look) {
   try {
     return await makeFile(photos, photo, look);
   } catch (error) {
-    toast(error instanceof RangeError || error.name === "InvalidStateError" ? t("drawFailed") : page.errorText(error));
+    const why = error.type ? page.errorText(error) : t("drawFailed");
+    toast(t("downloadFailed", { name: photo.name, why }));
     return null;
   }
 }
@@ -180,7 +185,7 @@ async function download(chosen) {
 
 async function copy(photo) {
   try {
-    const png = makeFile(photos, photo, { ...page.look, format: "png" });
+    const png = makeFile(photos, photo, sameIn("png", page.look));
     await navigator.clipboard.write([new ClipboardItem({ "image/png": png })]);
     toast(t("copied"));
   } catch {
@@ -250,20 +255,31 @@ async function start() {
   form.build({});
   try {
     const info = await call("GET", "info");
-    limits = info.limits;
+    limits = photos.limits = info.limits;
     byId("open-key").hidden = !readKey();
     byId("ops").hidden = !info.operator;
     byId("limits").textContent = t("limits", {
       formats: info.input_formats.map((each) => each.toUpperCase()).join(", "), size: bytes(limits.max_image_bytes),
+      megapixels: limits.max_megapixels,
     });
     form.build(info);
   } catch (error) {
     if (error.status === 401) return;
     toast(page.errorText(error));
   }
+  form.bringPicture();
   const found = await photos.restore();
   if (found) say(t("found", { count: found }));
 }
 
+// Opens the photo of an entry of the history: at a reload, or as Forward comes to it. One that is not
+// drawn yet follows when it is.
+function reopen({ photo: id, mode }) {
+  const photo = photos.list.find((each) => each.id === id);
+  if (!photo) history.replaceState(null, "");
+  else if (photo.state === "done" && photo.cut) viewer.open(photo, mode);
+}
+
 await start();
+if (history.state) reopen(history.state);
 document.documentElement.dataset.ready = "yes";

@@ -1,4 +1,5 @@
 // The photos of the page: each goes up, waits, is cut out, and comes back.
+import { refusalOf } from "./checks.js";
 import * as service from "./service.js";
 import { forget, keep, kept } from "./storage.js";
 
@@ -6,7 +7,10 @@ const UPLOADS = 3;
 const FETCHES = 3;
 const FOLLOWED = 100;
 const TRIES = 40;
-const DROPPED_FIELDS = ["cutBlob", "cut", "full", "blurred", "controller", "card", "box"];
+// What is made anew, and what would fill the disk.
+const DROPPED_FIELDS = [
+  "cutBlob", "cut", "cutBase", "small", "box", "blurred", "drawn", "drawing", "originalFault", "undone", "controller", "card",
+];
 
 // Lets a number of tasks run at once; the others wait in order.
 export function limiter(most) {
@@ -29,7 +33,7 @@ function newId() {
 }
 
 // Tells whose photos are kept in a browser that several people use; not a secret.
-function ownerMark() {
+export function ownerMark() {
   let mark = 0x811c9dc5;
   for (const each of service.readKey()) mark = Math.imul(mark ^ each.charCodeAt(0), 0x01000193) >>> 0;
   return mark.toString(36);
@@ -51,6 +55,18 @@ function pause(seconds, signal) {
 }
 
 export const RUNNING = new Set(["waiting", "uploading", "queued", "processing", "fetching"]);
+
+// Asks again while the service is busy or away.
+export async function patiently(act, signal) {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await act();
+    } catch (error) {
+      if (!error.passing || tries === TRIES) throw error;
+      await pause(error.retryAfter || Math.min(tries, 5), signal);
+    }
+  }
+}
 
 export class Photos extends EventTarget {
   list = [];
@@ -132,7 +148,7 @@ export class Photos extends EventTarget {
     photo.controller?.abort();
     this.list.splice(this.list.indexOf(photo), 1);
     forget(photo.id);
-    if (photo.taskId) service.eraseTask(photo.taskId).catch(() => {});
+    for (const id of [photo.taskId, photo.drawnTask]) if (id) service.eraseTask(id).catch(() => {});
     this.#emit("removed", photo);
     this.#followAll();
   }
@@ -156,7 +172,11 @@ export class Photos extends EventTarget {
     const controller = (photo.controller = new AbortController());
     this.#set(photo, "waiting");
     try {
-      const task = await this.#upload(() => this.#submit(photo, controller.signal));
+      const task = await this.#upload(async () => {
+        const type = photo.file && this.limits && await refusalOf(photo.file, this.limits);
+        if (type) throw new service.ServiceError(type, "");
+        return this.#submit(photo, controller.signal);
+      });
       photo.taskId = task.task_id;
       this.#take(photo, task);
       this.#followAll();
@@ -210,22 +230,11 @@ export class Photos extends EventTarget {
     const controller = (photo.controller = new AbortController());
     this.#set(photo, "fetching", { keep: false });
     try {
-      photo.cutBlob = await this.#fetch(() => this.#patiently(() => service.getResult(photo.taskId, controller.signal), controller.signal));
+      photo.cutBlob = await this.#fetch(() => patiently(() => service.getResult(photo.taskId, controller.signal), controller.signal));
       this.#set(photo, "done");
     } catch (error) {
       if (error.name === "AbortError") return;
       this.#fail(photo, { type: { task_not_found: "gone", task_expired: "expired" }[error.type] ?? error.type, message: error.message });
-    }
-  }
-
-  async #patiently(act, signal) {
-    for (let tries = 1; ; tries++) {
-      try {
-        return await act();
-      } catch (error) {
-        if (!error.passing || tries === TRIES) throw error;
-        await pause(error.retryAfter || Math.min(tries, 5), signal);
-      }
     }
   }
 

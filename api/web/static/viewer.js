@@ -1,6 +1,7 @@
 // One photo large: before and after, zoom, and touch-up of its alpha with a brush.
 import { applyStroke, canvasOf, decodeFull, draw, findBox, plan, redoStrokes } from "./compose.js";
 import { icon, iconButton, make, toast } from "./elements.js";
+import { decodeOriginal, isForeign } from "./originals.js";
 import { t } from "./texts.js";
 
 const MAX_ZOOM = 16;
@@ -15,13 +16,14 @@ export class Viewer {
     this.tabs = ["compare", "touch"].map((mode) =>
       make("button", { type: "button", class: "tab", "data-mode": mode, onclick: () => this.setMode(mode) }, icon(mode === "touch" ? "brush" : "compare"), make("span", {}, t(mode))));
     this.brushBar = this.#brushBar();
+    this.note = make("p", { class: "bar-row note", role: "status" });
     this.splitBar = make("label", { class: "bar-row" }, make("span", {}, t("before")), this.split, make("span", {}, t("after")));
     dialog.append(
       make("header", {}, this.name, make("div", { class: "tabs" }, ...this.tabs), iconButton("close", t("close"), () => dialog.close())),
       make("div", { class: "stage" }, this.canvas,
         make("div", { class: "zooms" }, iconButton("minus", t("zoomOut"), () => this.zoomBy(1 / 1.5)), this.zoomText,
           iconButton("plus", t("zoomIn"), () => this.zoomBy(1.5)), iconButton("expand", t("fit"), () => this.fit()))),
-      make("footer", {}, this.splitBar, this.brushBar),
+      make("footer", {}, this.splitBar, this.brushBar, this.note),
     );
     dialog.addEventListener("close", () => this.#closed());
     this.#listen();
@@ -36,10 +38,12 @@ export class Viewer {
     this.kinds = kinds;
     const slider = (name, min, max) =>
       make("label", { class: "field" }, make("span", {}, t(name)),
-        make("input", { type: "range", min, max, value: this.brush[name], id: `brush-${name}`, oninput: (event) => { this.brush[name] = Number(event.target.value); this.paint(); } }));
+        make("input", { type: "range", min, max, value: this.brush[name], id: `brush-${name}`, oninput: (event) => { this.brush[name] = Number(event.target.value); this.#showCursor(); } }));
     this.undoButton = make("button", { type: "button", class: "button small-button", id: "undo", onclick: () => this.undo() }, icon("undo"), make("span", {}, t("undo")));
+    this.redoButton = make("button", { type: "button", class: "button small-button", id: "redo", onclick: () => this.redo() }, icon("redo"), make("span", {}, t("redo")));
     this.resetButton = make("button", { type: "button", class: "button quiet small-button", id: "start-over", onclick: () => this.undo(true) }, t("startOver"));
-    return make("div", { class: "bar-row brushes" }, make("div", { class: "tabs" }, ...kinds), slider("size", 1, 30), slider("softness", 0, 100), this.undoButton, this.resetButton);
+    return make("div", { class: "bar-row brushes" }, make("div", { class: "tabs" }, ...kinds), slider("size", 1, 30), slider("softness", 0, 100),
+      make("div", { class: "group" }, this.undoButton, this.redoButton, this.resetButton), make("p", { class: "note keys" }, t("brushKeys")));
   }
 
   async open(photo, mode) {
@@ -48,34 +52,54 @@ export class Viewer {
     this.split.value = 0;
     this.split.setAttribute("aria-label", t("split", { name: photo.name }));
     this.dialog.showModal();
+    this.left = this.page.layers.enter(() => this.dialog.close(), { photo: photo.id, mode });
     this.setMode(mode);
-    this.fit();
     this.canvas.focus();
     // At once with the small pictures, then with those of full size.
+    const original = this.#bringOriginal(photo);
     try {
-      const [base, original] = await Promise.all([
-        this.photos.cutout(photo).then(decodeFull),
-        this.photos.original(photo).then(decodeFull).catch(() => null),
-      ]);
-      if (this.photo !== photo) return;
-      Object.assign(this, { base, original: original ?? photo.small, full: true });
+      const base = await this.photos.cutout(photo).then(decodeFull);
+      if (this.photo !== photo) return base.close();
+      Object.assign(this, { base, full: true });
       this.#redo();
-      this.dialog.dataset.ready = photo.id;
     } catch {
       toast(t("error_network"));
     }
+    await original;
+    if (this.photo === photo && this.full) this.dialog.dataset.ready = photo.id;
+  }
+
+  async #bringOriginal(photo) {
+    const foreign = isForeign(photo);
+    this.note.textContent = foreign ? t("drawing") : "";
+    try {
+      const original = await decodeOriginal(this.photos, photo, decodeFull);
+      if (photo.foreign) photo.card.showOriginal();
+      if (this.photo !== photo) return original.close();
+      this.original = original;
+      this.note.textContent = "";
+    } catch (error) {
+      if (this.photo === photo) this.note.textContent = t("noOriginal", { why: this.page.errorText(error) });
+    }
+    if (this.photo !== photo) return undefined;
+    if (this.full) this.#redo();
+    return this.#showControls();
   }
 
   #closed() {
     const { photo } = this;
+    this.#end();
     this.photo = null;
     delete this.dialog.dataset.ready;
     if (this.full) this.base.close();
-    this.full = false;
+    if (this.original !== photo.small) this.original?.close();
+    Object.assign(this, { full: false, base: null, original: null, cut: null });
+    this.left();
     redoStrokes(photo);
     photo.card.draw();
     this.photos.keep(photo);
-    photo.card.element.querySelector(this.mode === "touch" ? ".acts button:nth-last-child(3)" : ".acts button:nth-last-child(2)")?.focus();
+    const opener = t(this.mode === "touch" ? "touch" : "open");
+    [...photo.card.element.querySelectorAll(".acts button")].find((each) => each.title === opener)?.focus();
   }
 
   #redo() {
@@ -91,28 +115,60 @@ export class Viewer {
 
   #changed() {
     this.box = findBox(this.cut);
-    const touched = this.photo.strokes.length > 0;
-    this.undoButton.disabled = this.resetButton.disabled = !touched;
+    this.#showControls();
     this.paint();
   }
 
   undo(all = false) {
-    this.photo.strokes.splice(all ? 0 : -1);
+    const { strokes } = this.photo;
+    if (!strokes.length) return;
+    this.photo.undone.push(...strokes.splice(all ? 0 : -1).reverse());
     this.#redo();
+    this.canvas.focus();
+  }
+
+  redo() {
+    const stroke = this.photo.undone.pop();
+    if (!stroke) return;
+    this.photo.strokes.push(stroke);
+    this.#apply(this.cut, stroke);
+    this.#changed();
     this.canvas.focus();
   }
 
   setMode(mode) {
     this.mode = mode;
+    history.replaceState({ photo: this.photo.id, mode }, "");
     for (const tab of this.tabs) tab.setAttribute("aria-pressed", tab.dataset.mode === mode);
-    this.splitBar.hidden = mode !== "compare" || !this.original;
-    this.brushBar.hidden = mode !== "touch";
-    this.kinds[0].firstChild.disabled = !this.original;
-    this.undoButton.disabled = this.resetButton.disabled = !this.photo.strokes.length;
+    this.#showControls();
     this.canvas.setAttribute("aria-label", t(mode === "touch" ? "brushHelp" : "viewHelp"));
     this.canvas.classList.toggle("brushing", mode === "touch");
     this.cursor = null;
     this.fit();
+    if (mode === "touch") this.#showCursor();
+  }
+
+  // Shows what can be used: without the photo itself, nothing is compared with it or kept of it.
+  #showControls() {
+    const { photo, mode, original } = this;
+    photo.undone ??= [];
+    this.splitBar.hidden = mode !== "compare" || !original;
+    this.brushBar.hidden = mode !== "touch";
+    this.note.hidden = !this.note.textContent;
+    const [keep, erase] = this.kinds.map((each) => each.firstChild);
+    keep.disabled = !original;
+    if (!original && keep.checked) {
+      erase.checked = true;
+      this.brush.erase = true;
+    }
+    this.undoButton.disabled = this.resetButton.disabled = !photo.strokes.length;
+    this.redoButton.disabled = !photo.undone.length;
+  }
+
+  // Shows the ring of the brush where no pointer is: amid what is seen.
+  #showCursor() {
+    this.cursor ??= this.#inPicture({ x: this.canvas.width / 2, y: this.canvas.height / 2 });
+    this.paint();
   }
 
   // The size of what is shown, in its own pixels: the result, or the whole picture for the brush.
@@ -247,6 +303,7 @@ export class Viewer {
     const { stroke } = this;
     this.stroke = null;
     this.photo.strokes.push(stroke);
+    this.photo.undone = [];
     this.#apply(this.cut, stroke);
     this.#changed();
   }
@@ -302,32 +359,51 @@ export class Viewer {
       this.zoomBy(1.0015 ** -event.deltaY, x, y);
     }, { passive: false });
     canvas.addEventListener("keydown", (event) => this.#key(event));
+    canvas.addEventListener("keyup", (event) => event.key === " " && this.#end());
+    canvas.addEventListener("blur", () => this.photo && !pointers.size && this.#end());
   }
 
   #key(event) {
     const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const move = moves[event.key];
-    if (event.key === "+" || event.key === "=") this.zoomBy(1.25);
+    const touch = this.mode === "touch";
+    if (event.ctrlKey || event.metaKey) {
+      const name = event.key.toLowerCase();
+      if (touch && (name === "y" || (name === "z" && event.shiftKey))) this.redo();
+      else if (touch && name === "z") this.undo();
+      else return;
+    } else if (event.key === "+" || event.key === "=") this.zoomBy(1.25);
     else if (event.key === "-") this.zoomBy(0.8);
     else if (event.key === "0") this.fit();
-    else if ((event.ctrlKey || event.metaKey) && event.key === "z") this.undo();
-    else if (this.mode === "touch" && (move || event.key === " ")) {
-      this.cursor ??= { x: this.photo.width / 2, y: this.photo.height / 2 };
-      const step = this.#size / 2;
-      if (move) {
-        this.cursor.x = Math.min(Math.max(this.cursor.x + move[0] * step, 0), this.photo.width);
-        this.cursor.y = Math.min(Math.max(this.cursor.y + move[1] * step, 0), this.photo.height);
-      } else {
-        this.#begin(this.cursor);
-        this.#end();
-      }
-      this.paint();
-    } else if (move) {
+    else if (touch && (event.key === "[" || event.key === "]")) this.#resize(event.key === "[" ? -1 : 1);
+    else if (touch && event.key === " ") {
+      this.#showCursor();
+      if (!event.repeat && !this.stroke) this.#begin(this.cursor);
+    } else if (touch && move) this.#step(move, event.shiftKey);
+    else if (move) {
       this.view.x -= move[0] * 40;
       this.view.y -= move[1] * 40;
       this.paint();
     } else return;
     event.preventDefault();
+  }
+
+  #resize(change) {
+    const input = this.brushBar.querySelector("#brush-size");
+    input.valueAsNumber += change;
+    this.brush.size = Number(input.value);
+    this.#showCursor();
+  }
+
+  // Moves the brush by the keyboard; while the space bar is held, it paints.
+  #step([across, down], far) {
+    this.#showCursor();
+    const { cursor, photo, stroke } = this;
+    const step = this.#size * (far ? 2 : 0.25);
+    cursor.x = Math.min(Math.max(cursor.x + across * step, 0), photo.width);
+    cursor.y = Math.min(Math.max(cursor.y + down * step, 0), photo.height);
+    stroke?.points.push(cursor.x, cursor.y);
+    this.paint();
   }
 }
 
