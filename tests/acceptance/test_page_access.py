@@ -9,6 +9,15 @@ from playwright.sync_api import Browser
 from tests.support.browser import AXE, barriers, chromium, small_targets, visiting
 from tests.support.service import RunningService
 
+#: Whether the header covers the panel's title where the page ends.
+_COVERED = """() => {
+  scrollTo(0, document.documentElement.scrollHeight);
+  const [bar, title] = [".bar", "#look-title"].map(
+    (each) => document.querySelector(each).getBoundingClientRect());
+  return title.top < bar.bottom;
+}"""
+_HELP = "(input) => document.getElementById(input.getAttribute('aria-describedby')).textContent"
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -27,6 +36,8 @@ def test_axe_finds_no_barrier(
         card = visit.card(coffee.name, "done")
         visit.card(garbled.name, "failed")
         page.locator("summary").click()
+        assert page.evaluate(_COVERED) is False
+        assert page.locator("#param-mask_threshold").evaluate(_HELP).startswith("Makes")
         assert barriers(page) == []
         card.get_by_role("button", name="Touch up").click()
         page.wait_for_selector("#viewer[data-ready]")
@@ -45,7 +56,8 @@ def test_on_a_phone_everything_fits_and_can_be_hit(
         page.locator("#open-look").tap()
         page.locator(".look-shown").wait_for()
         assert small_targets(visit) == []
-        page.locator("#close-look").tap()
+        page.go_back()
+        page.locator("body:not(.look-shown)").wait_for()
         card.get_by_role("button", name="Touch up").tap()
         page.wait_for_selector("#viewer[data-ready]")
         assert small_targets(visit) == []

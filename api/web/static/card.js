@@ -31,7 +31,7 @@ export class Card {
     });
     this.divider = make("span", { class: "divider", "aria-hidden": "true" });
     for (const event of ["pointerenter", "focus"]) this.range.addEventListener(event, () => this.askOriginal());
-    this.frame = make("div", { class: "frame" }, this.after, this.before, this.range, this.divider);
+    this.frame = make("div", { class: "frame", "data-kind": /[^.]*$/.exec(photo.name)[0].slice(0, 5).toUpperCase() }, this.after, this.before, this.range, this.divider);
     this.meter = make("progress", { class: "meter", max: 100, "aria-label": photo.name });
     this.state = make("p", { class: "state" });
     this.acts = make("div", { class: "acts" });
@@ -57,6 +57,7 @@ export class Card {
       photo.small = null;
       if (ask) photo.originalFault = error;
     }
+    this.frame.classList.toggle("blank", photo.small === null);
     if (photo.cutBase && photo.strokes.some((each) => !each.erase)) redoStrokes(photo);
     this.draw();
   }
@@ -183,7 +184,10 @@ export class Card {
     if (state === "done") {
       const download = iconButton("download", t("download"), () => busy(download, () => page.download([photo])));
       acts.push(download);
-      if (navigator.clipboard?.write) acts.push(iconButton("copy", t("copy"), () => page.copy(photo)));
+      if (navigator.clipboard?.write) {
+        const copy = iconButton("copy", t("copy"), () => busy(copy, () => page.copy(photo)));
+        acts.push(copy);
+      }
       acts.push(iconButton("brush", t("touch"), () => page.open(photo, "touch")));
       acts.push(iconButton("expand", t("open"), () => page.open(photo, "compare")));
     }

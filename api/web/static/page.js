@@ -229,7 +229,10 @@ byId("clear").onclick = () => {
 
 // The look's sheet on narrow screens.
 
+let leaveLook = () => {};
 function showLook(shown) {
+  if (shown) leaveLook = layers.enter(() => showLook(false), { look: true });
+  else leaveLook();
   document.body.classList.toggle("look-shown", shown);
   byId("open-look").setAttribute("aria-expanded", shown);
   (shown ? byId("close-look") : byId("open-look")).focus();
@@ -246,7 +249,10 @@ keyDialog({
   title: t("keyTitle"),
   why: t("keyWhy"),
   use(key, former) {
-    if (key !== former) photos.forgetAll();
+    if (key !== former) {
+      photos.forgetAll();
+      form.look.picture = null;
+    }
     return start();
   },
 });
@@ -274,10 +280,12 @@ async function start() {
 
 // Opens the photo of an entry of the history: at a reload, or as Forward comes to it. One that is not
 // drawn yet follows when it is.
-function reopen({ photo: id, mode }) {
+function reopen({ photo: id, mode, look }) {
+  if (look) return matchMedia("(max-width: 820px)").matches && showLook(true);
   const photo = photos.list.find((each) => each.id === id);
   if (!photo) history.replaceState(null, "");
   else if (photo.state === "done" && photo.cut) viewer.open(photo, mode);
+  return undefined;
 }
 
 await start();

@@ -219,9 +219,11 @@ export class Viewer {
     if (share > 0 && this.original) {
       pen.save();
       pen.beginPath();
-      pen.rect(0, 0, w * share, h);
+      // Two pixels more: at fractions of a pixel, a rim of what is beneath would be left.
+      const rim = 2 / view.scale;
+      pen.rect(-rim, -rim, w * share + rim, h + 2 * rim);
       pen.clip();
-      pen.clearRect(0, 0, w, h);
+      pen.clearRect(-rim, -rim, w + 2 * rim, h + 2 * rim);
       draw(pen, layout, look, { ...parts, before: true });
       pen.restore();
       pen.setTransform(1, 0, 0, 1, 0, 0);
