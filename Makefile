@@ -38,7 +38,7 @@ tests/clients/%/node_modules/.installed: tests/clients/%/package-lock.json
 
 install: $(VENV)/.development clients ## Create .venv with all that the service and its tests need
 
-# PyTorch, for all models but those of ONNX Runtime; and what reads a GPU's memory.
+# PyTorch, for all models but those of ONNX files; and what reads a GPU's memory.
 $(VENV)/.torch: $(VENV)/.service
 	$(PIP) install -q -c constraints.txt -e '.[embedded,torch]' nvidia-ml-py
 	touch $@

@@ -561,27 +561,33 @@ def _check_device(spec: ModelSpec, settings: Settings) -> CheckResult:
     device = settings.device
     if device == "cpu":
         return _ok("model.device", "cpu, as RMBG_DEVICE says")
-    module = "onnxruntime" if spec.engine == "onnx" else "torch"
-    if importlib.util.find_spec(module) is None:
-        text = f"{module}, which runs {spec.name}, is not installed on this machine"
-        extra = "cpu" if spec.engine == "onnx" else "torch"
-        advice = f"to run a model worker on this machine: pip install 'rmbg-queue[{extra}]'"
-        return _warn("model.device", text, advice)
-    return _check_onnx_device(device) if spec.engine == "onnx" else _check_torch_device(device)
+    if spec.engine == "onnx":
+        return _check_onnx_device(spec, device)
+    if importlib.util.find_spec("torch") is None:
+        return _not_installed("torch", spec, "torch")
+    return _check_torch_device(device)
 
 
-def _check_onnx_device(device: str) -> CheckResult:
-    import onnxruntime  # noqa: PLC0415 - the command line starts without it
+def _not_installed(module: str, spec: ModelSpec, extra: str) -> CheckResult:
+    text = f"{module}, which runs {spec.name}, is not installed on this machine"
+    advice = f"to run a model worker on this machine: pip install 'rmbg-queue[{extra}]'"
+    return _warn("model.device", text, advice)
 
-    has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+def _check_onnx_device(spec: ModelSpec, device: str) -> CheckResult:
+    if importlib.util.find_spec("onnxruntime") is not None:
+        from inference.models.onnx import has_cuda  # noqa: PLC0415 - imports numpy
+
+        if has_cuda():
+            return _ok("model.device", f"{device}: CUDA, by ONNX Runtime")
     if device == "auto":
-        return _ok("model.device", f"auto: {'CUDA' if has_cuda else 'the CPU'}")
-    if has_cuda:
-        return _ok("model.device", f"{device}, by ONNX Runtime")
+        if importlib.util.find_spec("MNN") is None:
+            return _not_installed("MNN", spec, "cpu")
+        return _ok("model.device", "auto: the CPU")
     return _fail(
         "model.device",
-        f"RMBG_DEVICE is {device}, but this ONNX Runtime has no CUDA",
-        "install onnxruntime-gpu, or set RMBG_DEVICE=cpu",
+        f"RMBG_DEVICE is {device}, but no ONNX Runtime with CUDA is installed",
+        "pip install onnxruntime-gpu, or set RMBG_DEVICE=cpu",
     )
 
 

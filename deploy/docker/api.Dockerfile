@@ -1,4 +1,4 @@
-# The API, the I/O worker and Flower: no torch, no onnxruntime, no weights.
+# The API, the I/O worker and Flower: no torch, no MNN, no weights.
 # The base image has no digest: pin one that you have checked, --build-arg PYTHON_IMAGE=python:3.12-slim-bookworm@sha256:...
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
 

@@ -1,10 +1,12 @@
-"""U²-Net and IS-Net on ONNX Runtime."""
+"""U²-Net and IS-Net, whose graphs are ONNX files: from a picture to its matte."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -16,21 +18,31 @@ from inference.models.registry import ModelSpec
 # which is twice as fast as the whole matte at once, and takes less memory.
 _STRIP_PIXELS = 1 << 18
 
-_LOG_ERRORS_ONLY = 3  # ONNX Runtime's severity "error"
+# Where ONNX Runtime's package has what runs graphs on CUDA, in the builds that can.
+_CUDA_PROVIDER = "capi/libonnxruntime_providers_cuda.so"
+
+
+class Graph(Protocol):
+    """A graph that a runtime has loaded; safe to call from several threads."""
+
+    def __call__(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the graph's first output for one input; both (1, channels, side, side).
+
+        Raises any exception of the runtime if the graph cannot be run.
+        """
+        ...
 
 
 class OnnxModel:
-    """A session of U²-Net or IS-Net; safe to call from several threads.
+    """U²-Net or IS-Net; safe to call from several threads.
 
     Its graph takes (1, 3, side, side) float32, and returns the matte as its first output.
     """
 
-    def __init__(self, spec: ModelSpec, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, spec: ModelSpec, graph: Graph) -> None:
         self.name = spec.name
         self._spec = spec
-        self._session = session
-        self._input = session.get_inputs()[0].name
-        self._output = session.get_outputs()[0].name
+        self._graph = graph
 
     def warm_up(self) -> None:
         """Run once on a black picture."""
@@ -53,11 +65,10 @@ class OnnxModel:
 
     def _run(self, tensor: NDArray[np.float32]) -> Alpha:
         try:
-            (matte,) = self._session.run([self._output], {self._input: tensor})
-        except Exception as error:  # ONNX Runtime's own errors share no public root
+            matte: Alpha = self._graph(tensor)[0, 0]
+        except Exception as error:  # the runtimes' own errors share no public root
             raise ModelError(f"The model {self.name} failed to run: {error}") from error
-        result: Alpha = np.asarray(matte, np.float32)[0, 0]
-        return result
+        return matte
 
 
 def load_onnx(
@@ -68,52 +79,48 @@ def load_onnx(
     Raises:
         ModelError: the device or the precision is not available, or the file is no model.
     """
+    load = choose_runtime(spec, path, device=device, precision=precision, threads=threads)
+    return OnnxModel(spec, load())
+
+
+def choose_runtime(
+    spec: ModelSpec, path: Path, *, device: str, precision: str, threads: int | None
+) -> Callable[[], Graph]:
+    """Return what loads the graph: on CPUs by MNN, on GPUs by ONNX Runtime (docs/adr/0028).
+
+    The file is not read before the result is called, which raises `ModelError` if it is no model.
+
+    Raises:
+        ModelError: the device or the precision is not available.
+    """
     if precision not in {"auto", "fp32"}:
         raise ModelError(
             f"The model {spec.name} runs in fp32 only, not in {precision!r}: use precision=auto."
         )
-    providers = _choose_providers(device)
-    try:
-        session = onnxruntime.InferenceSession(
-            str(path), sess_options=_session_options(threads), providers=providers
-        )
-    except Exception as error:  # ONNX Runtime's own errors share no public root
-        raise ModelError(f"The file {path} cannot be loaded as a model: {error}") from error
-    # ONNX Runtime continues without a provider that fails to start.
-    if device.startswith("cuda") and "CUDAExecutionProvider" not in session.get_providers():
-        raise ModelError(
-            f"The device {device} was asked for, but CUDA did not start: check the driver with "
-            "nvidia-smi, or use device=cpu."
-        )
-    return OnnxModel(spec, session)
-
-
-def _session_options(threads: int | None) -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _LOG_ERRORS_ONLY
-    options.intra_op_num_threads = threads or 0  # 0: one per core
-    options.inter_op_num_threads = 1
-    # Every picture has the same size, and yet a plan of all tensors costs 190 MB and no less time:
-    # it holds them in one block, beside what the first run has allocated one by one.
-    options.enable_mem_pattern = False
-    # Waiting threads sleep instead of keeping a core busy between two pictures.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
-
-
-def _choose_providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
     kind, _, index = device.partition(":")
-    has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    if kind == "cpu" or (kind == "auto" and not has_cuda):
-        return ["CPUExecutionProvider"]
-    if kind not in {"auto", "cuda"}:
+    if kind not in {"auto", "cpu", "cuda"}:
         raise ModelError(f"There is no device {device!r}: use auto, cpu, cuda or cuda:N.")
-    if not has_cuda:
-        raise ModelError(
-            f"The device {device} was asked for, but this onnxruntime was built for the CPU: "
-            "install onnxruntime-gpu, or use device=cpu."
-        )
-    return [("CUDAExecutionProvider", {"device_id": index or "0"}), "CPUExecutionProvider"]
+    # Each runtime is imported only when it is needed: an installation has the library of one.
+    if kind == "cuda" or (kind == "auto" and has_cuda()):
+        if not has_cuda():
+            raise ModelError(
+                f"The device {device} was asked for, but no ONNX Runtime with CUDA is installed: "
+                "pip install onnxruntime-gpu, or use device=cpu."
+            )
+        from inference.models.onnx_runtime import load_graph as load_on_gpu  # noqa: PLC0415
+
+        return partial(load_on_gpu, path, index=index or "0", threads=threads)
+    from inference.models.mnn import load_graph as load_on_cpu  # noqa: PLC0415 - see above
+
+    return partial(load_on_cpu, path, side=spec.input_size, threads=threads)
+
+
+def has_cuda() -> bool:
+    """Return whether an ONNX Runtime that was built for CUDA is installed; it is not imported."""
+    found = find_spec("onnxruntime")
+    if found is None or found.origin is None:
+        return False
+    return (Path(found.origin).parent / _CUDA_PROVIDER).exists()
 
 
 def preprocess(image: Rgb, spec: ModelSpec) -> NDArray[np.float32]:

@@ -11,7 +11,8 @@ from typing import Final, Literal
 from inference.errors import ModelError
 from inference.models.birefnet.config import PRESETS, PatchOrder
 
-#: What runs a model: ONNX Runtime, or the BiRefNet code of this project on torch.
+#: What runs a model: the graph of an ONNX file by a runtime (`inference/models/onnx.py`), or the
+#: BiRefNet code of this project on torch.
 Engine = Literal["onnx", "birefnet"]
 
 

@@ -30,6 +30,8 @@ from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from inference.models.base import MattingModel
 
 _FAILURE: Final = 1
@@ -138,8 +140,12 @@ def keep_freed_memory() -> None:
         set_option(_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
-def load_served_model(settings: Settings) -> "MattingModel":
+def load_served_model(
+    settings: Settings, load: "Callable[..., MattingModel] | None" = None
+) -> "MattingModel":
     """Load the model of these settings, warm it up, and run its self-test.
+
+    Another `load` takes what `load_model` takes.
 
     Raises:
         ModelError: the file is missing or wrong, the device is missing, or the self-test failed.
@@ -152,7 +158,7 @@ def load_served_model(settings: Settings) -> "MattingModel":
     spec = get_spec(settings.model)
     order = settings.patch_order
     began = time.monotonic()
-    model = load_model(
+    model = (load or load_model)(
         spec,
         settings.model_file(spec.file_name),
         device=settings.device,

@@ -128,7 +128,9 @@ def test_the_worker_parent_loads_no_model_library(service: RunningService) -> No
     mapped = {
         Path(each.path).name for each in psutil.Process(service.model_worker_pid).memory_maps()
     }
-    assert not [name for name in mapped if "onnxruntime" in name or "torch" in name]
+    assert not [
+        name for name in mapped if "mnn" in name or "onnxruntime" in name or "torch" in name
+    ]
 
 
 def test_the_command_line_cuts_out_a_folder(

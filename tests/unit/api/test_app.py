@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-HEAVY = {"torch", "torchvision", "transformers", "kornia", "onnxruntime", "numpy", "isal"}
+HEAVY = {"torch", "torchvision", "transformers", "kornia", "MNN", "onnxruntime", "numpy", "isal"}
 SCRIPT = """
 import json, sys, api.app
 api = sorted(sys.modules)
@@ -19,4 +19,4 @@ def test_neither_the_api_nor_the_command_line_loads_a_model_library_or_a_worker(
     assert "flask" in api
     assert not api & HEAVY
     assert not {name for name in api if f"{name}.".startswith("tasks.worker.")}
-    assert not with_command_line & {"torch", "onnxruntime", "kornia", "mcp"}
+    assert not with_command_line & {"torch", "MNN", "onnxruntime", "kornia", "mcp"}

@@ -5,14 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 from PIL import Image
 
 from inference.errors import ModelError
 from inference.models.base import MattingModel
 from inference.models.load import load_model
-from inference.models.onnx import preprocess, resize_matte
+from inference.models.onnx import has_cuda, preprocess, resize_matte
 from inference.models.registry import get_spec
 from inference.models.weights import file_sha256
 from tests.support.onnx_files import mean_sigmoid_graph
@@ -144,15 +143,14 @@ def test_a_file_that_may_not_be_read(u2netp_file: Path, tmp_path: Path) -> None:
     [
         ({"device": "tpu"}, "There is no device 'tpu': use auto, cpu, cuda or cuda:N"),
         ({"precision": "fp16"}, "runs in fp32 only"),
-        ({"device": "cuda"}, "built for the CPU: install onnxruntime-gpu"),
-        ({"device": "cuda:1"}, "built for the CPU: install onnxruntime-gpu"),
+        ({"device": "cuda"}, "no ONNX Runtime with CUDA is installed: pip install onnxruntime-gpu"),
+        ({"device": "cuda:1"}, "no ONNX Runtime with CUDA is installed"),
     ],
 )
 def test_what_cannot_be_had_is_refused_and_never_replaced(
     choice: dict[str, str], words: str, u2netp_file: Path
 ) -> None:
-    cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    if cuda and choice.get("device", "").startswith("cuda"):
+    if has_cuda() and choice.get("device", "").startswith("cuda"):
         pytest.skip("this onnxruntime has CUDA")
     with pytest.raises(ModelError, match=words):
         load_model(get_spec("u2netp"), u2netp_file, **choice)  # type: ignore[arg-type]
