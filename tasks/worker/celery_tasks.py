@@ -70,7 +70,6 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
         self.decoding = DecodingProcess()
         self.decoding.start()  # while the model loads
         model = self.loader(settings)
-        revision = revision_of(settings)
         self.runner = Runner(
             job_store=runtime.job_store,
             object_store=runtime.object_store,
@@ -82,9 +81,11 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
             exit_child=_exit_child,
             decoder=self.decoding.decode,
         )
-        runtime.registry.update(worker, revision=revision)
         self.readiness = Readiness(
-            self.runner, seconds=ready_seconds(settings), interval=probe_seconds(settings)
+            self.runner,
+            revision=revision_of(settings),
+            seconds=ready_seconds(settings),
+            interval=probe_seconds(settings),
         )
         self.readiness.start()
 

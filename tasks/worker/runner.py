@@ -412,13 +412,16 @@ class Readiness:
 
     Args:
         runner: whose model it is.
+        revision: of the model's weights; empty if it is not known.
         seconds: how long an answer counts at least. Longer than a job may take, since no check is
             made during a job: the time limit bounds that one.
         interval: seconds from one announcement in Redis to the next, and from one check to the next
             of a model that costs this machine's processors little.
     """
 
-    def __init__(self, runner: Runner, *, seconds: float, interval: float) -> None:
+    def __init__(
+        self, runner: Runner, *, revision: str = "", seconds: float, interval: float
+    ) -> None:
         self._registry = runner.registry
         self._model = runner.model
         self._lock = runner.model_lock
@@ -426,7 +429,8 @@ class Readiness:
         self._exit_child = runner.exit_child
         self._seconds = seconds
         self._interval = interval
-        self._path = execution_path_facts(runner.model)
+        #: Told with each answer: Redis may take no write while the model loads.
+        self._facts = {"revision": revision, **execution_path_facts(runner.model)}
         self._mean: float | None = None
         self._answered_at = monotonic()
         #: Seconds of processor time that the last check took.
@@ -491,7 +495,7 @@ class Readiness:
         """Write an answer: for how many seconds it counts, how old it is, and the model's facts."""
         ago = monotonic() - self._answered_at
         seconds = self._seconds + self.check_seconds - self._interval - ago
-        facts = {"model": self._model.name, "pid": os.getpid(), **self._path}
+        facts = {"model": self._model.name, "pid": os.getpid(), **self._facts}
         try:
             write(seconds, ago, **facts, **_gpu_memory_facts(self._model))
         except QueueUnavailableError as error:

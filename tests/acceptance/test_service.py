@@ -15,12 +15,14 @@ from typer.testing import CliRunner
 
 from deploy.cli.main import app
 from deploy.client import ClientError, ServiceClient
+from deploy.local.service import always_ready
 from tasks.jobs.job import Status
 from tasks.object_store import ObjectStore, original_key, results_prefix
 from tasks.runtime import Runtime
 from tests.support.jobs import make_job
 from tests.support.pictures import exif_orientation, picture_file
-from tests.support.service import RunningService, eventually, settings_of
+from tests.support.servers import running
+from tests.support.service import RunningService, eventually, settings_of, worker_service
 
 
 def _open(data: bytes) -> Image.Image:
@@ -122,6 +124,17 @@ def test_a_job_of_another_model_on_a_gpus_queue_goes_to_its_own_models_queue(
     assert (waiting.status, waiting.attempts) == (Status.QUEUED, 0)
     assert (waiting.crashes, waiting.losses) == (0, 0)
     service.store.erase(job.task_id)
+
+
+def test_the_later_of_two_workers_of_one_name_ends_with_a_sentence(
+    service: RunningService, tmp_path: Path
+) -> None:
+    later = worker_service("gpu0@acceptance", "model.u2netp", service.env, always_ready)
+    with running(later, tmp_path / "log") as process:
+        assert process.wait(60) == 1
+    said = (tmp_path / "log").read_text()
+    assert "a worker named gpu0@acceptance is running: give each its own name with -n" in said
+    assert service.registry.workers()[0].usable
 
 
 def test_the_worker_parent_loads_no_model_library(service: RunningService) -> None:

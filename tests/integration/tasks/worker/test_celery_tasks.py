@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 from celery import Celery
 from PIL import Image
+from pydantic import SecretStr
 from redis import Redis
 from redis.connection import AbstractConnection
 from structlog.testing import capture_logs
@@ -44,6 +45,17 @@ def task(
     registry.record_heartbeat(WORKER, queue="gpu.h.0")
     yield task
     task.unload()
+
+
+def test_a_model_is_loaded_and_its_revision_told_though_redis_takes_no_write_meanwhile(
+    task: RemovalTask, settings: Settings
+) -> None:
+    task.unload()
+    away = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1")})
+    task.load(Runtime(away, celery_app=task.app), WORKER)
+    task.unload()
+    task.load(Runtime(settings, celery_app=task.app), WORKER)
+    assert _worker(task).revision
 
 
 def _worker(task: RemovalTask) -> Worker:
