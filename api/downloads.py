@@ -1,6 +1,7 @@
 """Downloads: files that the API sends itself, as many at once as its places allow."""
 
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from typing import Final
 
 from flask import Response, request
@@ -16,6 +17,9 @@ _RETRY_SECONDS: Final = 5
 def send_object(key: str, media_type: str) -> Response:
     """Answer with an object, as a file that no browser takes for a page of this origin.
 
+    With a header Range, the answer is the part that it names. A header that names several parts, or
+    none that there is, is ignored, as RFC 9110 has it.
+
     Raises:
         ApiError: `task_expired`: there is no such object any more; `too_many_downloads`.
         ObjectStoreUnavailableError: the store does not answer.
@@ -23,17 +27,31 @@ def send_object(key: str, media_type: str) -> Response:
     store = services().runtime.object_store
     try:
         size = store.size(key)
-        answer = download(lambda: store.chunks(key), media_type)
+        part = _asked_part(size)
+        answer = download(lambda: store.chunks(key, part), media_type)
     except ObjectNotFoundError:
         raise ApiError("task_expired") from None
+    start, stop = part or (0, size)
+    if part is not None:
+        answer.status_code = HTTPStatus.PARTIAL_CONTENT
+        answer.content_range.set(start, stop, size)
     answer.headers |= {
-        "Content-Length": str(size),
+        "Content-Length": str(stop - start),
+        "Accept-Ranges": "bytes",
         "Content-Security-Policy": "sandbox; default-src 'none'",
         "Content-Disposition": "attachment",
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "no-store",
     }
     return answer
+
+
+def _asked_part(size: int) -> tuple[int, int] | None:
+    """Return the first byte that Range asks for and the one behind the last; None for the whole."""
+    # No answer has a validator that If-Range could name, and a HEAD tells of the whole.
+    if request.method != "GET" or request.range is None or "If-Range" in request.headers:
+        return None
+    return request.range.range_for_length(size)
 
 
 def download(chunks: Callable[[], Iterable[bytes]], media_type: str) -> Response:

@@ -206,10 +206,11 @@ class ObjectStore:
         """Return all bytes of an object."""
         return b"".join(self.chunks(key))
 
-    def chunks(self, key: str) -> Iterator[bytes]:
-        """Yield an object in chunks of 256 KiB."""
+    def chunks(self, key: str, part: tuple[int, int] | None = None) -> Iterator[bytes]:
+        """Yield an object in chunks of 256 KiB, or the part from one byte up to another."""
+        start, stop = part or (0, 0)
         with object_store_errors(key):
-            answer = self.client.get_object(self.bucket, key)
+            answer = self.client.get_object(self.bucket, key, start, stop - start)
             try:
                 yield from answer.stream(_STREAM_BYTES)
             finally:

@@ -38,6 +38,8 @@ blueprint = ApiBlueprint(
 SIGNED_FIELDS: Final = ("original_url", "result_url", "urls_expire_at")
 #: The schema of a picture's bytes.
 BINARY: Final = {"type": "string", "format": "binary"}
+#: What is documented of an answer to a header Range.
+_PART: Final = "The part of the file that the header Range asks for."
 
 
 def task_view(job: Job) -> dict[str, Any]:
@@ -148,6 +150,7 @@ class TaskResult(MethodView):
         schema=BINARY,
         description="The cutout, if `redirect` is false; its headers alone, if the method is HEAD.",
     )
+    @blueprint.alt_response(206, schema=BINARY, description=_PART)
     def get(self, query: dict[str, Any], task_id: str) -> Response:
         """Redirect to the cutout, or answer with it.
 
@@ -176,6 +179,7 @@ class TaskOriginal(MethodView):
         content_type="application/octet-stream",
         description="The picture as it was submitted, byte for byte.",
     )
+    @blueprint.alt_response(206, schema=BINARY, description=_PART)
     def get(self, task_id: str) -> Response:
         """Get the picture that was submitted."""
         job = get_owned_task(task_id)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import urllib3
 from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
@@ -90,6 +91,30 @@ def test_a_task_says_who_ran_it_and_how_long_each_stage_took(
     assert {f"{stage}_ms" for stage in stages} <= set(task["timings"])
     assert task["elapsed_ms"] >= task["timings"]["inference_ms"]
     assert len(service.client.download(task["result_url"])) == task["size"]
+
+
+def test_pictures_are_asked_for_by_their_headers_or_in_parts(
+    service: RunningService, coffee: Path
+) -> None:
+    task = service.client.wait(service.client.submit(coffee, {}))
+    path = f"{service.url}/api/v1/tasks/{task['task_id']}"
+    cutout = service.client.download(task["result_url"])
+    part = {"Range": "bytes=10-99"}
+
+    def ask(method: str, url: str) -> tuple[int, bytes, str]:
+        answer = urllib3.request(method, url, headers=part)
+        return answer.status, answer.data, answer.headers.get("Content-Length", "")
+
+    for url, whole in (
+        (f"{path}/result?redirect=false", cutout),
+        (f"{path}/original", coffee.read_bytes()),
+    ):
+        assert ask("HEAD", url) == (200, b"", str(len(whole)))
+        assert ask("GET", url) == (206, whole[10:100], "90")
+    # The store's signed addresses: parts too, but of GET alone.
+    assert ask("HEAD", f"{path}/result") == (200, b"", str(len(cutout)))
+    assert ask("GET", f"{path}/result") == (206, cutout[10:100], "90")
+    assert ask("GET", task["original_url"])[:2] == (206, coffee.read_bytes()[10:100])
 
 
 @pytest.mark.parametrize(
