@@ -155,6 +155,12 @@ def _explain_tls(error: ssl.SSLError) -> str:
 
 
 def _explain_refusal(error: S3Error) -> str:
+    if error.response.status >= HTTPStatus.INTERNAL_SERVER_ERROR and error.code not in _REMEDIES:
+        # SeaweedFS says no more of a disk that is full.
+        return (
+            f"The object store failed with {error.code}: its own log says why; its disk may be "
+            "full, or broken."
+        )
     remedy = _REMEDIES.get(error.code or "", "check the S3 keys and the bucket policy")
     # The store's own words name the right region.
     said = f" ({error.message})" if error.message and "REGION" in remedy else ""

@@ -155,6 +155,7 @@ def test_an_address_of_amazon_names_the_region(address: str, region: str | None,
 @pytest.mark.parametrize(
     ("code", "remedy"),
     [
+        ("InternalError", "its disk may be full"),
         ("AuthorizationHeaderMalformed", "expecting 'x'.*RMBG_S3_REGION"),
         ("SignatureDoesNotMatch", "RMBG_S3_SECRET_KEY"),
         ("InvalidAccessKeyId", "RMBG_S3_ACCESS_KEY"),
@@ -167,8 +168,9 @@ def test_an_address_of_amazon_names_the_region(address: str, region: str | None,
 )
 def test_a_refusal_says_what_to_do(code: str, remedy: str) -> None:
     body = f"<Error><Code>{code}</Code><Message>expecting 'x'</Message></Error>".encode()
+    status = 500 if code == "InternalError" else 400
     with pytest.raises(ObjectStoreUnavailableError, match=remedy), object_store_errors():
-        raise S3Error.fromxml(urllib3.HTTPResponse(body, status=400))
+        raise S3Error.fromxml(urllib3.HTTPResponse(body, status=status))
 
 
 @dataclass
