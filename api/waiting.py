@@ -14,6 +14,7 @@ from api.errors import ApiError
 from api.places import Places
 from tasks.errors import QueueUnavailableError
 from tasks.jobs.job import Job, Status
+from tasks.jobs.routing import expected_wait
 from tasks.runtime import Runtime
 
 #: How often a waiting request reads the record, beside each time that an end is published.
@@ -62,6 +63,8 @@ EVENT: Final[dict[str, Any]] = {
 }
 
 Render = Callable[[Job], dict[str, Any]]
+#: What a stream has shown last of a job: its state, its position, and whether a worker serves it.
+_Shown = tuple[Status, int, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +149,10 @@ class TaskWaiter:
                 wait(_LOOK_SECONDS)
 
     def events_of(self, jobs: Sequence[Job], render: Render) -> Iterator[str]:
-        """Yield an event for the present state of each job and for each later one or new position.
+        """Yield an event for the present state of each job, and for each later one or new place.
 
-        The stream ends once all are final, or erased. While their caller has no place to wait in,
+        A place is the position, and whether any worker serves the job's model. The stream ends
+        once all are final, or erased. While their caller has no place to wait in,
         the present states are the only ones. The caller must close the iterator.
 
         Args:
@@ -156,7 +160,7 @@ class TaskWaiter:
             render: makes the data of an event, as JSON.
         """
         yield f"retry: {_RETRY_MS}\n\n"
-        shown = dict[str, tuple[Status, int]]()
+        shown = dict[str, _Shown]()
         yield from self._changes(jobs, shown, render)
         left = [each.task_id for each in jobs if not each.status.final]
         if not left:
@@ -171,7 +175,7 @@ class TaskWaiter:
                 return
 
     def _follow_all(
-        self, left: list[str], shown: dict[str, tuple[Status, int]], render: Render
+        self, left: list[str], shown: dict[str, _Shown], render: Render
     ) -> Iterator[str]:
         written, due = time.monotonic(), 0.0
         with self.runtime.watcher.watch(*left) as wait:
@@ -194,12 +198,12 @@ class TaskWaiter:
     def _changes(
         self,
         jobs: Sequence[Job],
-        shown: dict[str, tuple[Status, int]],
+        shown: dict[str, _Shown],
         render: Render,
         *,
         positions: bool = True,
     ) -> Iterator[str]:
-        """Yield an event for each job whose state or position is not the one shown last.
+        """Yield an event for each job whose state or place is not the one shown last.
 
         Args:
             jobs: as they are now.
@@ -207,17 +211,25 @@ class TaskWaiter:
             render: makes the data of an event.
             positions: look up those of jobs whose state is the one shown last, too.
         """
-        for job in jobs:
-            if not positions and shown.get(job.task_id, (None,))[0] is job.status:
-                continue
+        due = [
+            each
+            for each in jobs
+            if positions or shown.get(each.task_id, (None,))[0] is not each.status
+        ]
+        anyone = any(each.status is Status.QUEUED for each in due)
+        workers = self.runtime.registry.workers() if anyone else []
+        for job in due:
             queued = job.status is Status.QUEUED
             position = self.runtime.job_store.position(job) if queued else 0
-            if shown.get(job.task_id) != (job.status, position):
-                shown[job.task_id] = (job.status, position)
-                yield _event(job, render, position=position)
+            seconds = expected_wait(job, position, workers) if queued else None
+            place = (job.status, position, seconds is not None)
+            if shown.get(job.task_id) != place:
+                shown[job.task_id] = place
+                expected = None if seconds is None else round(seconds, 1)
+                yield _event(job, render, position=position, expected_seconds=expected)
 
 
-def _event(job: Job, render: Render, **more: int) -> str:
+def _event(job: Job, render: Render, **more: float | None) -> str:
     data = json.dumps({**render(job), **more}, separators=(",", ":"))
     # Not used here, since each connection begins with the present state; browsers want one.
     return f"id: {job.status.value}\nevent: status\ndata: {data}\n\n"

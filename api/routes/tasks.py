@@ -199,8 +199,10 @@ class TasksEvents(MethodView):
         EVENT,
         content_type="text/event-stream",
         description="An event `status` for each state of each task and each new `position`, the "
-        "number of tasks of its queue that go before it, without signed URLs. Ids "
-        "without a task of the caller's are left out. The stream ends once all tasks are final.",
+        "number of tasks of its queue that go before it, without signed URLs. With it comes "
+        "`expected_seconds`, what a queued task still waits at the workers' speed; null: no "
+        "worker runs it now. Ids without a task of the caller's are left out. The stream ends once "
+        "all tasks are final.",
     )
     def get(self, query: dict[str, Any]) -> Response:
         """Follow several tasks by server-sent events."""

@@ -4,7 +4,7 @@ Tasks are sent by name, so that a sender imports no worker.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -19,7 +19,7 @@ from tasks.errors import QueueUnavailableError
 from tasks.jobs.job import Job, Priority
 from tasks.jobs.store import Dispatch, JobStore, Place
 from tasks.redis_client import redis_errors
-from tasks.worker_registry import DEFAULT_JOB_SECONDS
+from tasks.worker_registry import DEFAULT_JOB_SECONDS, Worker
 
 #: The Celery task that runs one job; its one argument is the job's id.
 REMOVE_TASK: Final = "rmbg.remove"
@@ -143,6 +143,24 @@ def place_of_message(request: Any) -> Place | None:  # noqa: ANN401 - celery pub
     if not (isinstance(number, int) and isinstance(queue, str) and isinstance(level, int)):
         return None  # Something else has sent it.
     return Place(f"{queue}|{level}", number)
+
+
+def expected_wait(job: Job, position: int, workers: Iterable[Worker]) -> float | None:
+    """Return the seconds until a queued job is begun, at the workers' speed; None: nobody runs it.
+
+    Args:
+        job: it is queued.
+        position: how many jobs of its queue go before it.
+        workers: all of them.
+    """
+    serving = [each for each in workers if each.usable and each.model == job.model]
+    # Where the GPU of its queue is gone, the job is soon sent to another one.
+    own = [each for each in serving if each.queue == job.queue] or serving
+    if not own:
+        return None
+    before = position + sum(each.running for each in own)
+    # Of as many jobs as there are idle workers, each is begun at once.
+    return max(0, before - len(own) + 1) * sum(each.seconds for each in own) / len(own) ** 2
 
 
 RoutingMode = Literal["gpu", "shared"]

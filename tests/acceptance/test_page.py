@@ -1,7 +1,7 @@
 """The page at `/` in a real browser: photos go in, cutouts come out, and nothing is lost."""
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,15 +9,29 @@ from PIL import Image
 from playwright.sync_api import Browser, Route
 
 from inference.presets import PRESETS, Preset
+from tasks.jobs.job import Status
 from tasks.runtime import Runtime
 from tests.support.browser import Visit, chromium, far_off, pixels, visiting
 from tests.support.servers import Servers
-from tests.support.service import RunningApi, RunningService, running_api, settings_of
+from tests.support.service import (
+    RunningApi,
+    RunningService,
+    eventually,
+    running_api,
+    settings_of,
+)
 from tests.support.websites import website
 
 _CORNER = """(canvas) => [...canvas.getContext("2d").getImageData(0, 0, 1, 1).data]"""
 _MIDDLE_ALPHA = """(canvas) =>
     canvas.getContext("2d").getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data[3]"""
+
+_KEPT_FIELDS = """() => new Promise((done) => {
+    indexedDB.open("rmbg").onsuccess = ({ target }) => {
+      const all = target.result.transaction("photos").objectStore("photos").getAll();
+      all.onsuccess = () => done(all.result.flatMap(Object.keys));
+    };
+})"""
 
 
 @pytest.fixture(scope="module")
@@ -118,20 +132,41 @@ def test_photos_are_dropped_compared_touched_up_and_downloaded(
     assert far_off(pixels(kept), brushed) == 0
 
 
-def test_twenty_photos_at_once_all_finish_by_few_requests(
+def test_folders_of_photos_finish_by_few_requests_and_keep_their_names(
     visit: Visit, coffee: Path, tmp_path: Path
 ) -> None:
-    names = [f"photo {number:02}.jpg" for number in range(20)]
+    folders = [tmp_path / "shop" / name for name in ("front", "side")]
+    names = [f"photo {number:02}.jpg" for number in range(10)]
     with Image.open(coffee) as image:
         # Few kinds of pictures, so that the model has little to do, and the page has much at once.
         for number, name in enumerate(names):
-            image.resize((96, 64 + number % 3)).save(tmp_path / name)
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
+                image.resize((96, 64 + number % 3)).save(folder / name)
     page = visit.open()
     before = len(visit.requested)
-    visit.drop(*(tmp_path / name for name in names))
-    page.get_by_text("20 of 20 done").wait_for()
+    visit.drop(folders[0] / names[0])
+    # All ways of adding are there once there are photos, too.
+    page.get_by_role("button", name="Add photos").click()
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Choose a folder").click()
+    chooser.value.set_files(tmp_path / "shop")
+    page.get_by_text("21 of 21 done").wait_for()
     asked = [each for each in visit.requested[before:] if "/api/" in each]
-    assert len(asked) <= 3 * len(names), "one to send, one to fetch, and few streams for all"
+    assert len(asked) <= 3 * 21, "one to send, one to fetch, and few streams for all"
+
+    shown = page.locator(".name").all_text_contents()
+    assert len(set(shown)) == 21, "names that are equal are told apart by folder or number"
+    assert "shop/side/photo 07.jpg" in shown
+    archive = zipfile.ZipFile(Path(visit.download(page.locator("#download-all")).path()))
+    assert {f"shop/{each.name}/photo 03.png" for each in folders} < set(archive.namelist())
+
+    # Far from what is seen there are no pictures in memory, and none among what is kept.
+    last = page.locator(".card").last
+    assert last.locator(".after").evaluate("(canvas) => canvas.width") == 0
+    last.scroll_into_view_if_needed()
+    page.locator(".card.shown").last.locator("xpath=self::*[not(following-sibling::*)]").wait_for()
+    assert not {"small", "cut", "cutBase"} & set(page.evaluate(_KEPT_FIELDS))
 
 
 def test_a_photo_without_a_subject_says_so_and_one_that_is_too_large_is_not_sent(
@@ -260,16 +295,26 @@ def test_a_large_photo_goes_on_where_its_upload_broke_off(visit: Visit, large: P
     assert offsets == [0, 4 * 2**20, 4 * 2**20], "the broken piece is sent again, and no other"
 
 
-def test_photos_that_wait_are_canceled_retried_and_found_again(
-    waiting: Visit, photos: list[Path]
+def test_photos_that_wait_tell_their_place_and_are_canceled_and_retried(
+    waiting: Visit, lone_api: RunningApi, photos: list[Path]
 ) -> None:
     page = waiting.open()
     waiting.drop(*photos)
     for photo in photos:
         waiting.card(photo.name, "queued")
-    places = page.locator(".state").all_inner_texts()
-    assert sum(each == "Next in the queue" for each in places) <= 1
-    assert any("before it" in each for each in places)
+    page.wait_for_function(
+        """() => [...document.querySelectorAll(".state")]
+          .every((each) => each.textContent.includes("Nobody works on it now"))"""
+    )
+    with Runtime(settings_of(lone_api.env)) as runtime:
+        runtime.registry.record_heartbeat("gpu0@here", queue="gpu.here.0", model="u2netp")
+        runtime.registry.record_result("gpu0@here", 20, ready_seconds=60)
+        page.get_by_text("Next in the queue").wait_for()
+        page.get_by_text("before it, about").first.wait_for()
+        runtime.registry.drain("gpu0@here", "new fan")
+        page.get_by_text("Nobody works on it now").first.wait_for()
+        runtime.registry.undrain("gpu0@here")
+        runtime.registry.remove("gpu0@here")
 
     card = waiting.card(photos[0].name)
     card.get_by_role("button", name="Cancel").click()
@@ -277,30 +322,81 @@ def test_photos_that_wait_are_canceled_retried_and_found_again(
     card.get_by_role("button", name="Try again").click()
     waiting.card(photos[0].name, "queued")
 
+
+def test_photos_are_found_again_and_two_windows_show_the_same(
+    waiting: Visit, lone_api: RunningApi, photos: list[Path], tmp_path: Path
+) -> None:
+    page = waiting.open()
+    waiting.drop(*photos)
+    for photo in photos:
+        waiting.card(photo.name, "queued")
     card = waiting.card(photos[1].name)
     card.get_by_role("button", name="Cancel").click()
     waiting.card(photos[1].name, "canceled")
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("no picture")
+    waiting.drop(broken)
+    waiting.card(broken.name, "failed")
+    counts = page.locator("#sum").inner_text()
+    assert counts == "0 of 3 done, 1 failed, 1 canceled"
+
+    # Nothing is sent again, neither what failed by a reload nor what runs by a second window.
+    before = len(waiting.requested)
     waiting.open()
-    for photo, state in zip(photos, ("queued", "canceled", "queued"), strict=True):
-        waiting.card(photo.name, state)
+    other = waiting.context.new_page()
+    other.on("request", lambda request: waiting.requested.append(request.url))
+    other.goto(waiting.url)
+    for each in (page, other):
+        for name, state in zip(
+            [*(photo.name for photo in photos), broken.name],
+            ("queued", "canceled", "queued", "failed"),
+            strict=True,
+        ):
+            each.locator(f'.card[data-state="{state}"]', has_text=name).wait_for()
+        assert each.locator("#sum").inner_text() == counts
+    assert not [each for each in waiting.requested[before:] if each.endswith("/remove-bg")]
+
+    # What is removed in one window is gone in the other, and back if it is taken back.
+    canceled = other.locator(".card", has_text=photos[1].name)
     card.get_by_role("button", name="Remove it").click()
-    assert page.locator(".card").count() == 2
-    waiting.open()
-    assert page.locator(".card").count() == 2
+    canceled.wait_for(state="detached")
+    page.get_by_role("button", name="Undo").click()
+    canceled.wait_for()
+    order = [each.get_attribute("title") for each in page.locator(".name").all()]
+    assert order == [*(photo.name for photo in photos), broken.name]
+    page.get_by_role("button", name="Remove all").click()
+    page.get_by_text("4 photos are removed. 2 of them were still running.").wait_for()
+    other.locator("body.empty").wait_for()
+    with Runtime(settings_of(lone_api.env)) as runtime:
+        known = runtime.job_store.ids(Status.QUEUED)
+        page.goto("about:blank")  # who leaves has meant it
+        eventually(
+            "two are erased", lambda: len(runtime.job_store.ids(Status.QUEUED)) <= len(known) - 2
+        )
+    other.close()
+    assert waiting.open().locator(".card").count() == 0
 
 
 def test_a_service_that_is_away_is_waited_for(waiting: Visit, coffee: Path) -> None:
     waiting.open()
-    away = iter(range(2))
-    waiting.page.route(
-        "**/api/v1/remove-bg",
-        lambda route: (
-            route.continue_() if next(away, None) is None else route.abort("connectionrefused")
-        ),
+    full = {"code": 42901, "message": "", "data": None, "error": {"type": "rate_limited"}}
+    answers: Iterator[Callable[[Route], None]] = iter(
+        [
+            lambda route: route.abort("connectionrefused"),
+            lambda route: route.fulfill(status=429, json=full, headers={"Retry-After": "2"}),
+        ]
     )
+
+    def answer(route: Route) -> None:
+        next(answers, Route.continue_)(route)
+
+    waiting.page.route("**/api/v1/remove-bg", answer)
     waiting.drop(coffee)
     waiting.card(coffee.name).get_by_text("The connection broke").wait_for()
+    waiting.card(coffee.name).get_by_text("are used up. Going on in").wait_for()
+    waiting.page.locator("#banner", has_text="Nothing is sent for now").wait_for()
     waiting.card(coffee.name, "queued")
+    assert waiting.page.locator("#banner").is_hidden()
 
 
 def test_everything_is_done_by_keyboard_alone(visit: Visit, coffee: Path) -> None:
@@ -372,6 +468,16 @@ def test_a_tenant_sees_its_own_photos_and_its_key_reaches_no_address_and_no_log(
         page.locator("body.empty").wait_for()
         mine.open()
         assert page.locator(".card").count() == 0
+
+        # A key that is revoked while it is used: what could not be sent goes on with the next one.
+        keys.revoke("page-studio")
+        mine.drop(coffee)
+        page.get_by_text("unknown or was revoked").wait_for()
+        page.get_by_role("button", name="Back").click()
+        page.get_by_role("button", name="Enter a key").click()
+        page.locator("#key").fill(shop)
+        page.keyboard.press("Enter")
+        mine.card(coffee.name, "queued")
         assert not [each for each in mine.requested if shop in each or studio in each]
     assert shop not in log.read_text()
 

@@ -3,12 +3,12 @@ import { decodeSmall, draw, plan, preparePreview, redoStrokes } from "./compose.
 import { decodeOriginal, isForeign } from "./originals.js";
 import { busy, byId, icon, iconButton, make, say } from "./elements.js";
 import { RUNNING } from "./photos.js";
-import { hasText, t, bytes } from "./texts.js";
+import { bytes, duration, hasText, t } from "./texts.js";
 
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 // Errors that the same picture meets again: another try would only disappoint.
-const FINAL = new Set([
+export const FINAL = new Set([
   "image_too_large", "upload_too_large", "too_many_pixels", "side_too_long", "image_too_small", "unsupported_format",
   "invalid_image", "empty_image", "image_too_complex", "url_not_allowed", "expired", "gone",
 ]);
@@ -17,6 +17,12 @@ export function errorText({ type, message }, limits) {
   const name = `error_${type}`;
   if (!hasText(name)) return message || t("error_unknown", { message: type });
   return t(name, { size: limits ? bytes(limits.max_image_bytes) : "", megapixels: limits?.max_megapixels ?? "" });
+}
+
+// Returns why nothing is sent for now, and when it goes on.
+export function holdText({ type, until }) {
+  const name = `hold_${type}`;
+  return t(hasText(name) ? name : "busy", { time: duration(Math.max(1, Math.ceil((until - Date.now()) / 1000))) });
 }
 
 export class Card {
@@ -35,15 +41,46 @@ export class Card {
     this.meter = make("progress", { class: "meter", max: 100, "aria-label": photo.name });
     this.state = make("p", { class: "state" });
     this.acts = make("div", { class: "acts" });
+    this.folder = make("span", { class: "folder" });
     this.element = make(
       "li", { class: "card", "data-id": photo.id },
       make("div", { class: "picture" }, this.frame, icon("warn"), this.meter),
-      make("div", { class: "about" }, make("h2", { class: "name", title: photo.path }, photo.name), this.state),
+      make("div", { class: "about" }, make("h2", { class: "name", title: photo.path }, this.folder, photo.name), this.state),
       this.acts,
     );
-    photo.card = this;
-    this.showOriginal();
+    this.element.card = photo.card = this;
     this.update();
+  }
+
+  // Tells photos of the same name apart: by their folders, or without these by a number.
+  distinguish(number) {
+    const { photo } = this;
+    const folder = photo.path.slice(0, -photo.name.length);
+    this.folder.textContent = number ? folder || `${number} · ` : "";
+    this.range.setAttribute("aria-label", t("split", { name: this.folder.textContent + photo.name }));
+  }
+
+  // Has pictures while it is near to what is seen, and gives their memory back when it is not.
+  setNear(near) {
+    if (this.near === near) return;
+    this.near = near;
+    const { photo } = this;
+    if (near) {
+      this.showOriginal();
+      if (photo.state === "done") this.showCutout(false);
+    } else this.release();
+  }
+
+  release() {
+    const { photo } = this;
+    if (this.page.isOpen(photo)) return;
+    for (const name of ["small", "cutBase"]) {
+      photo[name]?.close();
+      photo[name] = undefined;
+    }
+    photo.cut = photo.blurred = null;
+    this.element.classList.remove("shown");
+    for (const canvas of [this.before, this.after]) canvas.width = canvas.height = 0;
   }
 
   // Shows the photo before; of a format that the browser cannot draw, only if somebody asks for it.
@@ -51,7 +88,9 @@ export class Card {
     const { photo } = this;
     try {
       if (!photo.file && !photo.taskId) return; // an address that the service has not fetched yet
-      photo.small = await decodeOriginal(this.photos, photo, decodeSmall, { ask });
+      const small = await decodeOriginal(this.photos, photo, decodeSmall, { ask });
+      if (!this.near) return small?.close();
+      photo.small = small;
       photo.originalFault = null;
     } catch (error) {
       photo.small = null;
@@ -82,15 +121,16 @@ export class Card {
     this.frame.style.setProperty("--split", state === "done" && cut ? this.split : 100);
   }
 
-  async showCutout() {
+  async showCutout(reveal = true) {
     const { photo } = this;
     try {
-      await preparePreview(photo, await this.photos.cutout(photo));
+      await preparePreview(photo, await this.photos.cutout(photo, false));
     } catch {
       return;
     }
+    if (!this.near) return this.release();
     this.draw();
-    this.reveal();
+    if (reveal) this.reveal();
     this.page.drawn(photo);
     if (photo.small === undefined || (photo.url && !photo.small)) this.showOriginal();
   }
@@ -109,6 +149,7 @@ export class Card {
   }
 
   draw() {
+    if (!this.near) return;
     cancelAnimationFrame(this.frameId);
     this.frameId = requestAnimationFrame(() => this.drawNow());
   }
@@ -116,7 +157,7 @@ export class Card {
   drawNow() {
     const { photo } = this;
     const done = photo.state === "done" && photo.cut;
-    if (!done && !photo.small) return;
+    if (!this.near || (!done && !photo.small)) return;
     const look = this.page.look;
     const width = done ? photo.width : photo.small.width;
     const height = done ? photo.height : photo.small.height;
@@ -149,7 +190,7 @@ export class Card {
       element.dataset.state = state;
       this.setActs(state);
       if (state === "done") {
-        this.showCutout();
+        if (this.near) this.showCutout();
         say(t("spokenDone", { name: photo.name }));
       } else if (state === "failed") say(t("spokenFailed", { name: photo.name, why: this.page.errorText(photo.error) }));
       else this.draw();
@@ -161,20 +202,41 @@ export class Card {
     this.state.textContent = this.text();
   }
 
+  // Shows what time alone has changed.
+  tick() {
+    const text = this.text();
+    if (this.state.textContent !== text) this.state.textContent = text;
+  }
+
+  // Another window has changed the photo's touch-up.
+  touched() {
+    if (!this.photo.cutBase) return;
+    redoStrokes(this.photo);
+    this.draw();
+  }
+
   text() {
     const { photo } = this;
-    if (photo.notice) return t(photo.notice.text, photo.notice);
+    if (photo.notice && photo.state !== "failed") return holdText(photo.notice);
     switch (photo.state) {
       case "uploading": return t("uploading", { percent: photo.percent ?? 0 });
-      case "queued": return photo.ahead > 0 ? t("queued", { ahead: photo.ahead }) : t("next");
+      case "queued": return this.queueText();
       case "processing": return t("processing", { seconds: ((Date.now() - (photo.began ?? Date.now())) / 1000).toFixed(1) });
       case "done": if (photo.drawing) return t("drawing");
         if (photo.originalFault) return t("noOriginal", { why: this.page.errorText(photo.originalFault) });
-        if (photo.cut && !photo.box) return t("nothingFound", { model: photo.model });
+        if (photo.box === null) return t("nothingFound", { model: photo.model });
         return t(photo.cached ? "cached" : "done", { seconds: ((photo.elapsed ?? 0) / 1000).toFixed(1), model: photo.model });
       case "failed": return this.page.errorText(photo.error);
       default: return t(photo.state);
     }
+  }
+
+  queueText() {
+    const { ahead, expected } = this.photo;
+    if (expected === null) return t("nobody");
+    const place = ahead > 0 ? t("queued", { ahead }) : t("next");
+    const seconds = Math.ceil(((expected ?? 0) - Date.now()) / 1000);
+    return seconds > 1 ? t("expected", { place, time: duration(seconds) }) : place;
   }
 
   setActs(state) {
@@ -205,7 +267,7 @@ export class Card {
 
   remove() {
     const next = this.element.nextElementSibling ?? this.element.previousElementSibling;
-    this.photos.remove(this.photo);
+    this.page.remove([this.photo]);
     (next?.querySelector(".acts button") ?? byId("choose")).focus();
   }
 }

@@ -19,7 +19,8 @@ export const PLAIN = Object.freeze({
 // Decodes off the main thread, at a size for the cards.
 export const decodeSmall = (blob) =>
   decoding(() => createImageBitmap(blob, { resizeWidth: PREVIEW, resizeQuality: "medium" }));
-export const decodeFull = (blob) => decoding(() => createImageBitmap(blob));
+// Before the cards' pictures that wait: somebody waits for a file.
+export const decodeFull = (blob) => decoding(() => createImageBitmap(blob), true);
 
 export function canvasOf(width, height, source) {
   const canvas = document.createElement("canvas");

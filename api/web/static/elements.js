@@ -55,6 +55,7 @@ export const byId = (id) => document.getElementById(id);
 
 // Puts the texts of this language in the place of those in the markup.
 export function translate(root = document) {
+  if (root === document) document.title = t(document.body.dataset.title);
   for (const each of root.querySelectorAll("[data-text]")) each.textContent = t(each.dataset.text);
   for (const each of root.querySelectorAll("[data-label]")) {
     each.setAttribute("aria-label", t(each.dataset.label));
@@ -66,10 +67,20 @@ export function say(text) {
   byId("spoken").textContent = text;
 }
 
-export function toast(text) {
-  const made = make("p", { class: "toast" }, text);
-  byId("toasts").append(made);
-  setTimeout(() => made.remove(), 6000 + 40 * text.length);
+// Shows a text for some seconds, with a button if there is something to do about it.
+export function toast(text, { act, label, seconds = 6 + text.length / 25 } = {}) {
+  const toasts = byId("toasts");
+  const end = () => {
+    made.remove();
+    if (!toasts.childElementCount) toasts.hidePopover?.();
+  };
+  const button = act && make("button", { type: "button", class: "button small-button", onclick: () => { end(); act(); } }, label);
+  const made = make("p", { class: "toast" }, make("span", {}, text), button);
+  // On top of a dialog that is open.
+  toasts.hidePopover?.();
+  toasts.append(made);
+  toasts.showPopover?.();
+  setTimeout(end, seconds * 1000);
 }
 
 // Shows that a button's act goes on, and takes no second click meanwhile.

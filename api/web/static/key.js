@@ -3,8 +3,8 @@ import { byId, make } from "./elements.js";
 import { readKey, writeKey } from "./service.js";
 import { t } from "./texts.js";
 
-// Makes the dialog, which opens when the service refuses a key; `use` is told of each new one.
-// Returns the function that opens it.
+// Makes the dialog, which opens when the service refuses a key; `use` is told of each new
+// one, the one before, and whether that one was refused. Returns the function that opens it.
 export function keyDialog({ title, why, use }) {
   const input = make("input", { type: "password", id: "key", autocomplete: "off", spellcheck: false, required: true });
   const fault = make("p", { class: "fault", role: "alert" });
@@ -17,6 +17,7 @@ export function keyDialog({ title, why, use }) {
   const dialog = make("dialog", { id: "key-dialog", class: "small", "aria-labelledby": "key-title" }, form);
   document.body.append(dialog);
 
+  let refused = false;
   function ask(text = "") {
     fault.textContent = text;
     if (!dialog.open) dialog.showModal();
@@ -30,9 +31,17 @@ export function keyDialog({ title, why, use }) {
     input.value = "";
     writeKey(key);
     dialog.close();
-    return use(key, former);
+    const was = refused;
+    refused = false;
+    return use(key, former, was);
   });
-  document.addEventListener("key-refused", () => ask(readKey() ? t("keyWrong") : ""));
-  byId("open-key").onclick = () => ask();
+  document.addEventListener("key-refused", () => {
+    refused = Boolean(readKey());
+    ask(readKey() ? t("keyWrong") : "");
+  });
+  byId("open-key").onclick = () => {
+    refused = false;
+    ask();
+  };
   return ask;
 }

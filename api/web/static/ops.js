@@ -2,16 +2,14 @@
 import { byId, make, say, toast, translate } from "./elements.js";
 import { keyDialog } from "./key.js";
 import { call } from "./service.js";
-import { bytes, hasText, t } from "./texts.js";
+import { bytes, duration, hasText, t } from "./texts.js";
 
 const PAUSE_MS = 2000;
 const LEVELS = ["high", "normal", "low", "other"];
 let timer = 0;
 
 translate();
-document.title = t("ops");
 
-const seconds = (value) => (value >= 90 ? t("opsMinutes", { count: Math.round(value / 60) }) : t("opsSeconds", { count: +value.toFixed(value < 10 ? 1 : 0) }));
 const time = (text) => (text ? new Date(text).toLocaleString(document.documentElement.lang) : "–");
 const facts = (...each) => each.filter(Boolean).join(" · ");
 const path = (...parts) => ["ops", ...parts.map(encodeURIComponent)].join("/");
@@ -72,8 +70,8 @@ function workerRow(worker) {
   const end = worker.state === "drained"
     ? act("opsUndrain", name, () => change("POST", path("workers", name, "undrain"), "opsUndrained"))
     : act("opsDrain", name, drain);
-  const silent = worker.silent_seconds != null && t("opsSilent", { time: seconds(worker.silent_seconds) });
-  return row(name, worker.state, facts(worker.model, worker.path, t("opsEach", { time: seconds(worker.seconds_per_job) }),
+  const silent = worker.silent_seconds != null && t("opsSilent", { time: duration(worker.silent_seconds) });
+  return row(name, worker.state, facts(worker.model, worker.path, t("opsEach", { time: duration(worker.seconds_per_job) }),
     worker.running ? t("opsRunning", { count: worker.running }) : "", ...memory(worker), worker.drained, silent), end);
 }
 
@@ -87,7 +85,7 @@ function memory({ resident_bytes: resident, gpu_used_bytes: used, gpu_total_byte
 
 function queueRow(queue) {
   const levels = LEVELS.filter((level) => level in queue.waiting).map((level) => `${t(`ops_${level}`)} ${queue.waiting[level]}`);
-  const wait = queue.expected_seconds == null ? t("opsNobody") : t("opsWait", { time: seconds(queue.expected_seconds) });
+  const wait = queue.expected_seconds == null ? t("opsNobody") : t("opsWait", { time: duration(queue.expected_seconds) });
   return row(queue.name, "", facts(...levels, t("opsRunning", { count: queue.running }), wait));
 }
 

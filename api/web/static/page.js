@@ -1,25 +1,29 @@
 // The page: takes photos in, shows their cards, and hands the results out.
-import { Card, errorText } from "./card.js";
+import { Card, FINAL, errorText, holdText } from "./card.js";
 import { extensionOf, makeFile, sameIn } from "./compose.js";
-import { byId, icon, save, say, toast, translate } from "./elements.js";
+import { byId, icon, make, save, say, toast, translate } from "./elements.js";
 import { keyDialog } from "./key.js";
 import { Layers } from "./layers.js";
 import { LookForm } from "./look.js";
-import { Photos, RUNNING } from "./photos.js";
+import { Photos, RUNNING, UNDO_MS } from "./photos.js";
 import { call, readKey } from "./service.js";
 import { bytes, t } from "./texts.js";
 import { Viewer } from "./viewer.js";
-import { fileNames, zip } from "./zip.js";
+import { fileNamer, zip } from "./zip.js";
 
 const PICTURES = /\.(jpe?g|png|webp|avif|tiff?|bmp|gif|hei[cf])$/i;
 const photos = new Photos();
 let limits = null;
 const layers = new Layers(reopen);
+// Whether the service did not answer when it was asked about itself.
+let away = false;
 
 const page = {
   get look() { return form.look; },
   errorText: (error) => errorText(error ?? {}, limits),
   open: (photo, mode) => viewer.open(photo, mode),
+  isOpen: (photo) => viewer.photo === photo,
+  remove,
   layers,
   drawn: (photo) => history.state?.photo === photo.id && !viewer.photo && reopen(history.state),
   download,
@@ -42,33 +46,86 @@ function drawAll() {
   for (const photo of photos.list) photo.card.draw();
 }
 
+// Only cards near to what is seen have their pictures in memory.
+const near = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) target.card.setNear(isIntersecting);
+}, { rootMargin: "50% 0px" });
+
 photos.addEventListener("added", ({ photo }) => {
-  const card = new Card(photo, photos, page);
-  byId("grid").append(card.element);
-  summarize();
+  const { element } = photo.card ?? new Card(photo, photos, page);
+  const next = photos.list[photos.list.indexOf(photo) + 1]?.card.element ?? null;
+  byId("grid").insertBefore(element, next);
+  near.observe(element);
+  distinguish(photo.name);
+  summarizeSoon();
 });
 photos.addEventListener("changed", ({ photo }) => {
   photo.card?.update();
-  summarize();
+  summarizeSoon();
 });
+photos.addEventListener("touched", ({ photo }) => photo.card.touched());
 photos.addEventListener("removed", ({ photo }) => {
+  near.unobserve(photo.card.element);
+  photo.card.setNear(false);
   photo.card.element.remove();
-  summarize();
+  distinguish(photo.name);
+  summarizeSoon();
 });
+photos.addEventListener("held", tellState);
 
-// Seconds of running photos tick, while there are any.
+// Tells photos of one name apart.
+function distinguish(name) {
+  const equal = photos.list.filter((each) => each.name === name);
+  equal.forEach((each, at) => each.card.distinguish(equal.length > 1 && at + 1));
+}
+
+// What changes with time alone, while there is any: seconds that run, and those until it goes on.
 setInterval(() => {
-  for (const photo of photos.list) if (photo.state === "processing") photo.card.update();
+  for (const photo of photos.list) if (photo.state === "processing" || photo.state === "queued" || photo.notice) photo.card.tick();
+  if (photos.held) tellState();
 }, 100);
 
+let summarizing = 0;
+function summarizeSoon() {
+  summarizing ||= requestAnimationFrame(summarize);
+}
+
 function summarize() {
+  summarizing = 0;
   const count = (state) => photos.list.filter((each) => each.state === state).length;
-  const [all, done, failed] = [photos.list.length, count("done"), count("failed")];
-  document.body.classList.toggle("empty", all === 0);
-  byId("sum").hidden = all === 0;
-  byId("sum").textContent = t(failed ? "sumFailed" : "sum", { all, done, failed });
+  const [done, failed, canceled] = [count("done"), count("failed"), count("canceled")];
+  const all = photos.list.length - canceled;
+  const more = [failed && t("countFailed", { failed }), canceled && t("countCanceled", { canceled })].filter(Boolean);
+  document.body.classList.toggle("empty", photos.list.length === 0);
+  byId("sum").hidden = photos.list.length === 0;
+  // A line ends between the counts, never within one.
+  const parts = [t("sum", { all, done }), ...more];
+  byId("sum").replaceChildren(...parts.flatMap((part, at) => [make("span", {}, part + (at + 1 < parts.length ? t("and").trim() : "")), " "]));
+  document.title = done + failed < all ? `${done}/${all} · ${t("pageTitle")}` : t("pageTitle");
+  const again = retriable().length;
+  byId("retry-all").hidden = again < 2;
+  byId("retry-all").textContent = t("retryAll", { count: again });
   for (const id of ["download-all", "download-all-dock"]) byId(id).disabled = done === 0 || page.packing;
 }
+
+const retriable = () => photos.list.filter(({ state, error }) => state === "failed" && !FINAL.has(error?.type));
+byId("retry-all").onclick = () => retriable().forEach((photo) => photos.retry(photo));
+
+// Says above the photos what keeps all of them from going on, and what to do.
+function tellState() {
+  const held = photos.held?.until > Date.now() ? photos.held : null;
+  let text = "";
+  if (!navigator.onLine) text = t("offline");
+  else if (away) text = t("away");
+  else if (held?.type === "unauthorized") text = t("hold_unauthorized");
+  else if (held && held.type !== "network") text = t("holding", { why: holdText(held) });
+  else if (held) text = t("away");
+  if (byId("banner-text").textContent !== text) byId("banner-text").textContent = text;
+  byId("banner").hidden = !text;
+  byId("banner-key").hidden = held?.type !== "unauthorized";
+}
+addEventListener("online", tellState);
+addEventListener("offline", tellState);
 
 // Taking photos in.
 
@@ -130,8 +187,14 @@ function addAddresses(text) {
   return null;
 }
 
-byId("choose").onclick = byId("more").onclick = () => byId("files").click();
-byId("choose-folder").onclick = () => byId("folder").click();
+// The same ways on the empty page and behind the button above the photos.
+for (const each of document.querySelectorAll("[data-add]")) {
+  each.addEventListener("click", () => {
+    byId("ways").hidePopover?.();
+    if (each.dataset.add === "address") byId("address-dialog").showModal();
+    else byId(each.dataset.add).click();
+  });
+}
 byId("files").onchange = () => fromInput(byId("files"), false);
 byId("folder").onchange = () => fromInput(byId("folder"), true);
 
@@ -153,7 +216,6 @@ addEventListener("paste", (event) => {
   fromTransfer(event.clipboardData);
 });
 
-byId("by-address").onclick = () => byId("address-dialog").showModal();
 byId("address-cancel").onclick = () => byId("address-dialog").close();
 byId("address-form").onsubmit = (event) => {
   event.preventDefault();
@@ -179,7 +241,7 @@ async function make1(photo, look) {
 async function download(chosen) {
   for (const photo of chosen) {
     const blob = await make1(photo, page.look);
-    if (blob) save(blob, fileNames([{ path: photo.name }], extensionOf(blob))[0]);
+    if (blob) save(blob, fileNamer()(photo.name, extensionOf(blob)));
   }
 }
 
@@ -196,34 +258,54 @@ async function copy(photo) {
 async function downloadAll() {
   const done = photos.list.filter((each) => each.state === "done");
   const buttons = [byId("download-all"), byId("download-all-dock")];
+  const name = fileNamer();
+  const left = [];
   page.packing = true;
+  for (const button of buttons) button.classList.add("busy");
   summarize();
   async function* files() {
-    const taken = { png: [], webp: [], jpg: [] };
     for (const [at, photo] of done.entries()) {
-      for (const button of buttons) button.textContent = t("packing", { done: at + 1, all: done.length });
+      for (const button of buttons) {
+        button.textContent = t("packing", { done: at + 1, all: done.length });
+        button.style.setProperty("--done", `${(100 * at) / done.length}%`);
+      }
+      const fetched = photo.cutBlob;
+      // While one is drawn, the next one comes.
+      if (done[at + 1]) photos.cutout(done[at + 1]).catch(() => {});
       const blob = await make1(photo, page.look);
-      if (!blob) continue;
-      const extension = extensionOf(blob);
-      taken[extension].push(photo);
-      yield { name: fileNames(taken[extension], extension).pop(), blob };
+      if (!fetched && !photo.card.near) photo.cutBlob = null;
+      if (blob) yield { name: name(photo.path, extensionOf(blob)), blob };
+      else left.push(photo.name);
     }
   }
   try {
     if (done.length === 1) await download(done);
     else save(await zip(files()), "cutouts.zip");
+    if (left.length && done.length > 1) toast(t("notPacked", { names: left.slice(0, 3).join(", "), count: left.length }), { seconds: 12 });
   } catch (error) {
     toast(t(error instanceof RangeError ? "tooLargeZip" : "drawFailed"));
   } finally {
     page.packing = false;
-    for (const button of buttons) button.textContent = t("downloadAll");
+    for (const button of buttons) {
+      button.textContent = t("downloadAll");
+      button.classList.remove("busy");
+    }
     summarize();
   }
 }
 
 byId("download-all").onclick = byId("download-all-dock").onclick = downloadAll;
+// Removes photos, with some seconds to think better of it.
+function remove(chosen) {
+  const running = chosen.filter((each) => RUNNING.has(each.state)).length;
+  const undo = photos.remove(chosen);
+  const text = t(chosen.length > 1 ? "removed" : "removedOne", { count: chosen.length, name: chosen[0].name });
+  const more = running ? t(chosen.length > 1 ? "removedRunning" : "removedRunningOne", { count: running }) : "";
+  toast([text, more].filter(Boolean).join(" "), { act: undo, label: t("undo"), seconds: UNDO_MS / 1000 });
+}
+
 byId("clear").onclick = () => {
-  for (const photo of [...photos.list]) photos.remove(photo);
+  remove([...photos.list]);
   byId("choose").focus();
 };
 
@@ -245,37 +327,49 @@ addEventListener("keydown", (event) => {
 
 // Who asks.
 
-keyDialog({
+const askKey = keyDialog({
   title: t("keyTitle"),
   why: t("keyWhy"),
-  use(key, former) {
-    if (key !== former) {
-      photos.forgetAll();
-      form.look.picture = null;
-    }
+  use(key, former, refused) {
+    if (key !== former) form.look.picture = null;
+    // Where the service has refused the former one, the same person goes on with another.
+    if (refused && photos.list.length) photos.changeKey();
+    else if (key !== former) photos.forgetAll();
     return start();
   },
 });
+byId("banner-key").onclick = () => askKey();
 
 async function start() {
-  form.build({});
+  if (!limits && !away) form.build({});
   try {
-    const info = await call("GET", "info");
-    limits = photos.limits = info.limits;
-    byId("open-key").hidden = !readKey();
-    byId("ops").hidden = !info.operator;
-    byId("limits").textContent = t("limits", {
-      formats: info.input_formats.map((each) => each.toUpperCase()).join(", "), size: bytes(limits.max_image_bytes),
-      megapixels: limits.max_megapixels,
-    });
-    form.build(info);
+    await learn();
   } catch (error) {
     if (error.status === 401) return;
-    toast(page.errorText(error));
+    away = true;
+    // Until it answers; there is something to be seen meanwhile.
+    setTimeout(start, 3000);
   }
+  tellState();
   form.bringPicture();
   const found = await photos.restore();
   if (found) say(t("found", { count: found }));
+  // A photo that was open is opened again once it is drawn, for which it has to be near.
+  photos.list.find(({ id }) => id === history.state?.photo)?.card.element.scrollIntoView({ block: "nearest" });
+}
+
+// Asks the service for its limits, models and presets.
+async function learn() {
+  const info = await call("GET", "info");
+  away = false;
+  limits = photos.limits = info.limits;
+  byId("open-key").hidden = !readKey();
+  byId("ops").hidden = !info.operator;
+  byId("limits").textContent = t("limits", {
+    formats: info.input_formats.map((each) => each.toUpperCase()).join(", "), size: bytes(limits.max_image_bytes),
+    megapixels: limits.max_megapixels,
+  });
+  form.build(info);
 }
 
 // Opens the photo of an entry of the history: at a reload, or as Forward comes to it. One that is not

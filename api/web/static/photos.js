@@ -1,23 +1,31 @@
 // The photos of the page: each goes up, waits, is cut out, and comes back.
 import { refusalOf } from "./checks.js";
 import * as service from "./service.js";
-import { forget, keep, kept } from "./storage.js";
+import { alone, forget, keep, kept, keptOne, onChange } from "./storage.js";
 
 const UPLOADS = 3;
 const FETCHES = 3;
 const FOLLOWED = 100;
-const TRIES = 40;
-// What is made anew, and what would fill the disk.
-const DROPPED_FIELDS = [
-  "cutBlob", "cut", "cutBase", "small", "box", "blurred", "drawn", "drawing", "originalFault", "undone", "controller", "card",
+// So often an upload is begun anew that the service has lost.
+const TRIES = 5;
+// How long a removal can be taken back, and then how much longer it is another window's to complete.
+export const UNDO_MS = 8000;
+const GRACE_MS = 4000;
+// What is kept of a photo: neither pictures in memory nor what only this window has.
+const KEPT = [
+  "id", "owner", "path", "name", "file", "url", "state", "attempt", "strokes", "added", "taskId", "drawnTask", "foreign", "uploadId",
+  "error", "model", "elapsed", "cached", "width", "height", "removed",
 ];
 
-// Lets a number of tasks run at once; the others wait in order.
+// Errors of a picture that the service does not have any more, as the cards name them.
+const GONE = { task_not_found: "gone", task_expired: "expired" };
+
+// Lets a number of tasks run at once; the others wait in order, the urgent ones first.
 export function limiter(most) {
   let running = 0;
   const waiting = [];
-  return async (act) => {
-    if (running >= most) await new Promise((resolve) => waiting.push(resolve));
+  return async (act, urgent = false) => {
+    if (running >= most) await new Promise((resolve) => (urgent ? waiting.unshift(resolve) : waiting.push(resolve)));
     running += 1;
     try {
       return await act();
@@ -39,53 +47,69 @@ export function ownerMark() {
   return mark.toString(36);
 }
 
+// Waits some seconds, or until the connection or the key is there again.
 function pause(seconds, signal) {
   return new Promise((resolve, reject) => {
     const done = () => {
       clearTimeout(timer);
-      removeEventListener("online", done);
+      removeEventListener("online", go);
+      document.removeEventListener("key-given", go);
       signal.removeEventListener("abort", stop);
     };
     const go = () => { done(); resolve(); };
     const stop = () => { done(); reject(new DOMException("Aborted", "AbortError")); };
-    const timer = setTimeout(go, seconds * 1000);
-    addEventListener("online", go, { once: true });
+    const timer = setTimeout(go, Math.min(seconds, 86400) * 1000);
+    addEventListener("online", go);
+    document.addEventListener("key-given", go);
     signal.addEventListener("abort", stop);
   });
 }
 
 export const RUNNING = new Set(["waiting", "uploading", "queued", "processing", "fetching"]);
 
-// Asks again while the service is busy or away.
+// Asks again while the service is busy or away, or wants another key.
 export async function patiently(act, signal) {
   for (let tries = 1; ; tries++) {
     try {
       return await act();
     } catch (error) {
-      if (!error.passing || tries === TRIES) throw error;
-      await pause(error.retryAfter || Math.min(tries, 5), signal);
+      if (!error.passing && error.status !== 401) throw error;
+      await pause(error.status === 401 ? Infinity : error.retryAfter || Math.min(tries, 5), signal);
     }
   }
 }
+
+const FOLLOWING = new Set(["queued", "processing"]);
 
 export class Photos extends EventTarget {
   list = [];
   // The options of the API that the service applies: model and edges.
   options = {};
+  // Why nothing is sent for now, and until when: the service has refused for a while.
+  held = null;
   #upload = limiter(UPLOADS);
   #fetch = limiter(FETCHES);
+  #erase = limiter(FETCHES);
   #following = null;
+  // Those that can be taken back, by the ids of their photos.
+  #removals = new Map();
+
+  constructor() {
+    super();
+    onChange((id) => this.#adopt(id));
+    addEventListener("pagehide", () => {
+      for (const complete of new Set(this.#removals.values())) complete({ keepalive: true });
+    });
+  }
 
   add(sources) {
     for (const { file, url, path } of sources) {
-      const photo = {
+      const photo = this.#takeIn({
         id: newId(), owner: ownerMark(), path, name: path.split("/").pop(), file, url,
         state: "waiting", attempt: 1, strokes: [], added: Date.now() + this.list.length / 1000,
-      };
-      this.list.push(photo);
-      this.#emit("added", photo);
-      this.#keep(photo);
-      this.#run(photo);
+      });
+      // Only now, so that this window is the first to ask for its lock.
+      this.#write(photo);
     }
   }
 
@@ -93,24 +117,39 @@ export class Photos extends EventTarget {
   async restore() {
     const records = (await kept()).filter((each) => each.owner === ownerMark());
     records.sort((one, other) => one.added - other.added);
-    for (const photo of records) {
-      if (this.list.some((each) => each.id === photo.id)) continue;
-      this.list.push(photo);
-      this.#emit("added", photo);
-      if (photo.state === "done") this.#bring(photo);
-      else if (photo.taskId && RUNNING.has(photo.state)) this.#set(photo, "queued");
-      else if (RUNNING.has(photo.state)) this.#run(photo);
+    let found = 0;
+    for (const record of records) {
+      if (record.removed) {
+        if (Date.now() - record.removed > UNDO_MS + GRACE_MS) this.#eraseForGood(record);
+      } else if (!this.#find(record.id)) {
+        this.#takeIn(record);
+        found += 1;
+      }
     }
-    this.#followAll();
-    return records.length;
+    return found;
   }
 
+  // Another person has come: shows nothing more of the one before.
   forgetAll() {
+    this.#hold(null);
     for (const photo of this.list.splice(0)) {
       photo.controller?.abort();
       this.#emit("removed", photo);
     }
     this.#followAll();
+  }
+
+  // The same person has another key. What the old one has sent is out of reach, and is sent again.
+  changeKey() {
+    this.#hold(null);
+    for (const photo of this.list.filter((each) => RUNNING.has(each.state))) {
+      photo.controller?.abort();
+      Object.assign(photo, { owner: ownerMark(), uploadId: null, attempt: photo.attempt + 1 });
+      if (photo.file || photo.url) photo.taskId = null;
+      this.#resume(photo);
+      this.#keep(photo);
+    }
+    document.dispatchEvent(new Event("key-given"));
   }
 
   async cancel(photo) {
@@ -119,7 +158,7 @@ export class Photos extends EventTarget {
       try {
         await service.cancelTask(photo.taskId);
       } catch (error) {
-        if (error.type === "task_finished") return; // its end is on the way
+        if (error.type === "task_finished") return this.#followAll(); // its end is on the way
       }
     }
     this.#set(photo, "canceled");
@@ -127,30 +166,52 @@ export class Photos extends EventTarget {
   }
 
   async retry(photo) {
-    photo.attempt += 1;
-    photo.error = null;
     const former = photo.taskId;
+    photo.error = null;
     if (!photo.file && !photo.url && former) {
-      this.#set(photo, "waiting");
+      this.#set(photo, "waiting", { store: false });
       try {
         photo.file = await service.getOriginal(former);
       } catch (error) {
         return this.#fail(photo, error);
       }
     }
-    photo.taskId = null;
+    Object.assign(photo, { taskId: null, cutBlob: null, cut: null, attempt: photo.attempt + 1 });
+    const run = this.#run(photo);
     this.#keep(photo);
-    await this.#run(photo);
+    await run;
     if (former && photo.taskId && photo.taskId !== former) service.eraseTask(former).catch(() => {});
   }
 
-  remove(photo) {
-    photo.controller?.abort();
-    this.list.splice(this.list.indexOf(photo), 1);
-    forget(photo.id);
-    for (const id of [photo.taskId, photo.drawnTask]) if (id) service.eraseTask(id).catch(() => {});
-    this.#emit("removed", photo);
+  // Takes photos off the list, and some seconds later off the service; returns what takes that back.
+  remove(photos) {
+    const end = () => {
+      clearTimeout(timer);
+      return photos.filter(({ id }) => this.#removals.delete(id));
+    };
+    const complete = (options) => {
+      for (const photo of end()) {
+        photo.controller?.abort();
+        this.#eraseForGood(photo, options);
+      }
+    };
+    const timer = setTimeout(complete, UNDO_MS);
+    for (const photo of photos) {
+      this.#removals.set(photo.id, complete);
+      this.list.splice(this.list.indexOf(photo), 1);
+      photo.removed = Date.now();
+      this.#write(photo);
+      this.#emit("removed", photo);
+    }
     this.#followAll();
+    return () => {
+      for (const photo of end()) {
+        photo.removed = undefined;
+        this.#insert(photo);
+        this.#write(photo);
+      }
+      this.#followAll();
+    };
   }
 
   keep(photo) {
@@ -163,23 +224,104 @@ export class Photos extends EventTarget {
     return photo.file;
   }
 
-  async cutout(photo) {
-    photo.cutBlob ??= await service.getResult(photo.taskId);
+  async cutout(photo, urgent = true) {
+    try {
+      photo.cutBlob ??= await this.#fetch(() => service.getResult(photo.taskId), urgent);
+    } catch (error) {
+      if (GONE[error.type] && photo.state === "done") this.#fail(photo, error);
+      throw error;
+    }
     return photo.cutBlob;
   }
 
-  async #run(photo) {
-    const controller = (photo.controller = new AbortController());
-    this.#set(photo, "waiting");
+  #find(id) {
+    return this.list.find((each) => each.id === id);
+  }
+
+  #insert(photo) {
+    const at = this.list.findIndex((each) => each.added > photo.added);
+    this.list.splice(at < 0 ? this.list.length : at, 0, photo);
+    this.#emit("added", photo);
+  }
+
+  #takeIn(record) {
+    const photo = { strokes: [], ...record };
+    this.#insert(photo);
+    if (RUNNING.has(photo.state)) this.#resume(photo);
+    return photo;
+  }
+
+  // Goes on with a photo that runs, from wherever it is.
+  #resume(photo) {
+    if (!photo.taskId) return this.#run(photo);
+    this.#set(photo, "queued", { store: false });
+    this.#followAll();
+  }
+
+  // Takes over what another window has made of a photo.
+  async #adopt(id) {
+    const record = await keptOne(id);
+    const photo = this.#find(id);
+    if (!record || record.removed || record.owner !== ownerMark()) {
+      if (photo && photo.owner === ownerMark()) this.#drop(photo);
+      return;
+    }
+    if (!photo) {
+      if (!this.#removals.has(id)) this.#takeIn(record);
+      return;
+    }
+    if (JSON.stringify(record.strokes) !== JSON.stringify(photo.strokes)) {
+      photo.strokes = record.strokes;
+      this.#emit("touched", photo);
+    }
+    const ended = ["failed", "canceled"].includes(record.state) && RUNNING.has(photo.state);
+    const other = record.attempt > photo.attempt || (record.taskId && record.taskId !== photo.taskId);
+    if (record.attempt < photo.attempt || !(ended || other)) return;
+    photo.controller?.abort();
+    for (const name of KEPT) if (name in record || name === "taskId") photo[name] = record[name];
+    Object.assign(photo, { cutBlob: null, notice: null });
+    if (RUNNING.has(photo.state)) this.#resume(photo);
+    else this.#set(photo, photo.state, { store: false });
+  }
+
+  #drop(photo) {
+    photo.controller?.abort();
+    this.list.splice(this.list.indexOf(photo), 1);
+    this.#emit("removed", photo);
+    this.#followAll();
+  }
+
+  // Without an answer the record stays, and the next visit tries again.
+  async #eraseForGood({ id, taskId, drawnTask }, options) {
+    const gone = (error) => {
+      if (!GONE[error.type]) throw error;
+    };
+    // A page that is left has no time for one after the other.
+    const inTurn = options?.keepalive ? (act) => act() : this.#erase;
     try {
-      const task = await this.#upload(async () => {
-        const type = photo.file && this.limits && await refusalOf(photo.file, this.limits);
-        if (type) throw new service.ServiceError(type, "");
-        return this.#submit(photo, controller.signal);
+      await Promise.all([taskId, drawnTask].filter(Boolean).map((each) => inTurn(() => service.eraseTask(each, options).catch(gone))));
+      await forget(id);
+    } catch { /* see above */ }
+  }
+
+  // Sends a photo, unless another window does or has.
+  async #run(photo) {
+    const { signal } = (photo.controller = new AbortController());
+    this.#set(photo, "waiting", { store: false });
+    try {
+      await alone(photo.id, signal, async () => {
+        const record = await keptOne(photo.id);
+        if (record?.attempt >= photo.attempt && (record.taskId || record.state === "canceled")) return this.#adopt(photo.id);
+        const task = await this.#upload(async () => {
+          const type = photo.file && this.limits && await refusalOf(photo.file, this.limits);
+          if (type) throw new service.ServiceError(type, "");
+          return this.#submit(photo, signal);
+        });
+        photo.taskId = task.task_id;
+        this.#take(photo, task);
+        await this.#write(photo);
+        this.#followAll();
       });
-      photo.taskId = task.task_id;
-      this.#take(photo, task);
-      this.#followAll();
     } catch (error) {
       if (error.name !== "AbortError") this.#fail(photo, error);
     }
@@ -189,26 +331,49 @@ export class Photos extends EventTarget {
     const progress = (sent, all) => {
       photo.notice = null;
       photo.percent = Math.floor((100 * sent) / all);
-      this.#set(photo, "uploading", { quiet: true });
+      this.#set(photo, "uploading", { store: false });
     };
-    for (let tries = 1; ; tries++) {
-      signal.throwIfAborted();
+    for (let tries = 1, losses = 0; ; tries++) {
+      await this.#room(photo, signal);
       try {
-        return await service.submit(photo, this.options, { signal, progress, keep: () => this.#keep(photo) });
+        const task = await service.submit(photo, this.options, { signal, progress, keep: () => this.#keep(photo) });
+        this.#hold(null);
+        return task;
       } catch (error) {
-        if (error.name === "AbortError" || !(error.passing || error.type?.startsWith("upload_not")) || tries === TRIES) throw error;
-        const seconds = error.retryAfter || Math.min(2 ** Math.min(tries - 1, 4), 15);
-        photo.notice = error.type === "network" ? { text: "sendingAgain" } : { text: "busy", seconds };
-        this.#set(photo, photo.state, { quiet: true });
-        await pause(seconds, signal);
+        const lost = error.type?.startsWith("upload_not") || error.type === "upload_expired";
+        const unknown = error.status === 401;
+        if (error.name === "AbortError" || !(error.passing || lost || unknown) || (lost && ++losses === TRIES)) throw error;
+        const seconds = unknown ? Infinity : error.retryAfter || Math.min(2 ** Math.min(tries - 1, 4), 15);
+        this.#hold(lost ? null : { type: error.type, until: Date.now() + seconds * 1000 });
       }
     }
+  }
+
+  // Waits while the service takes nothing, so that no photo goes up only to be refused.
+  async #room(photo, signal) {
+    signal.throwIfAborted();
+    while (this.held && this.held.until > Date.now()) {
+      photo.notice = this.held;
+      this.#set(photo, photo.state, { store: false });
+      await pause((this.held.until - Date.now()) / 1000, signal);
+      signal.throwIfAborted();
+      // All go on at once when the connection is back, or a key is given.
+      if (["network", "unauthorized"].includes(this.held?.type)) break;
+    }
+  }
+
+  #hold(held) {
+    if (!held && !this.held) return;
+    this.held = held;
+    this.dispatchEvent(new Event("held"));
   }
 
   // Takes what the service says of a photo's task.
   #take(photo, task) {
     photo.notice = null;
     photo.ahead = task.position ?? 0;
+    // When it is begun, as far as known; null while no worker runs such tasks.
+    photo.expected = task.expected_seconds == null ? task.expected_seconds : Date.now() + 1000 * task.expected_seconds;
     if (task.status === "queued") this.#set(photo, "queued");
     else if (task.status === "processing") {
       photo.began ??= Date.now();
@@ -219,7 +384,7 @@ export class Photos extends EventTarget {
       });
       this.#bring(photo);
     } else if (task.status === "canceled") this.#set(photo, "canceled");
-    else if (task.status === "expired") this.#fail(photo, { type: "expired", message: "" });
+    else if (task.status === "expired") this.#fail(photo, { type: "task_expired", message: "" });
     else if (task.status === "failed") this.#fail(photo, task.error ?? { type: "unknown", message: "" });
   }
 
@@ -227,20 +392,20 @@ export class Photos extends EventTarget {
     photo.began = null;
     photo.cutBlob = null;
     photo.cut = null;
-    const controller = (photo.controller = new AbortController());
-    this.#set(photo, "fetching", { keep: false });
+    const { signal } = (photo.controller = new AbortController());
+    this.#set(photo, "fetching");
     try {
-      photo.cutBlob = await this.#fetch(() => patiently(() => service.getResult(photo.taskId, controller.signal), controller.signal));
+      photo.cutBlob = await this.#fetch(() => patiently(() => service.getResult(photo.taskId, signal), signal));
       this.#set(photo, "done");
     } catch (error) {
-      if (error.name === "AbortError") return;
-      this.#fail(photo, { type: { task_not_found: "gone", task_expired: "expired" }[error.type] ?? error.type, message: error.message });
+      if (error.name !== "AbortError") this.#fail(photo, error);
     }
   }
 
   #fail(photo, { type, message }) {
     photo.began = null;
-    photo.error = { type: type ?? "unknown", message: message ?? "" };
+    photo.notice = null;
+    photo.error = { type: GONE[type] ?? type ?? "unknown", message: message ?? "" };
     this.#set(photo, "failed");
   }
 
@@ -252,39 +417,41 @@ export class Photos extends EventTarget {
 
   async #followNow() {
     this.#following?.abort();
-    const controller = (this.#following = new AbortController());
-    const pending = () => this.list.filter((each) => each.taskId && ["queued", "processing"].includes(each.state));
-    while (pending().length && !controller.signal.aborted) {
+    const { signal } = (this.#following = new AbortController());
+    const pending = () => this.list.filter((each) => each.taskId && FOLLOWING.has(each.state));
+    while (pending().length && !signal.aborted) {
       const ids = pending().slice(0, FOLLOWED).map((each) => each.taskId);
       const heard = new Set();
       try {
         await service.follow(ids, (task) => {
           heard.add(task.task_id);
           const photo = this.list.find((each) => each.taskId === task.task_id);
-          if (photo && ["queued", "processing"].includes(photo.state)) this.#take(photo, task);
-        }, controller.signal);
+          if (photo && FOLLOWING.has(photo.state)) this.#take(photo, task);
+        }, signal);
         // Without a place to wait in, the stream ends at once; what it leaves out is gone.
         for (const photo of pending()) {
           if (ids.includes(photo.taskId) && !heard.has(photo.taskId)) this.#fail(photo, { type: "gone", message: "" });
         }
-        if (pending().length) await pause(1, controller.signal);
+        if (pending().length) await pause(1, signal);
       } catch (error) {
         if (error.name === "AbortError" || error.status === 401) return;
-        await pause(2, controller.signal).catch(() => {});
+        await pause(2, signal).catch(() => {});
       }
     }
   }
 
-  #set(photo, state, { quiet = false, keep: store = true } = {}) {
+  #set(photo, state, { store = true } = {}) {
     photo.state = state;
-    if (!quiet && store) this.#keep(photo);
+    if (store) this.#keep(photo);
     this.#emit("changed", photo);
   }
 
   #keep(photo) {
-    if (!this.list.includes(photo)) return undefined;
-    const record = { ...photo };
-    for (const name of DROPPED_FIELDS) delete record[name];
+    return this.list.includes(photo) ? this.#write(photo) : undefined;
+  }
+
+  #write(photo) {
+    const record = Object.fromEntries(KEPT.filter((name) => photo[name] !== undefined).map((name) => [name, photo[name]]));
     // Once the service has the picture, its own copy is enough.
     if (photo.taskId) delete record.file;
     return keep(record);

@@ -30,10 +30,10 @@ function failure(status, text, retryAfter) {
   return new ServiceError(type, message, { status, retryAfter: Number(retryAfter) || 0 });
 }
 
-async function request(method, path, { headers, body, signal } = {}) {
+async function request(method, path, { headers, body, signal, keepalive } = {}) {
   let answer;
   try {
-    answer = await fetch(path, { method, headers: withKey(headers), body, signal, cache: "no-store" });
+    answer = await fetch(path, { method, headers: withKey(headers), body, signal, keepalive, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ServiceError("network", String(error));
@@ -53,7 +53,7 @@ export async function call(method, path, { json, ...options } = {}) {
 
 export const getTask = (id) => call("GET", `tasks/${id}`);
 export const cancelTask = (id) => call("POST", `tasks/${id}/cancel`);
-export const eraseTask = (id) => call("DELETE", `tasks/${id}`);
+export const eraseTask = (id, options) => call("DELETE", `tasks/${id}`, options);
 const blobOf = async (path, signal) => {
   const answer = await request("GET", API + path, { signal });
   try {

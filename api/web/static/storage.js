@@ -1,4 +1,5 @@
-// Keeps in IndexedDB what the page has to find again after it was left.
+// Keeps in IndexedDB what the page has to find again after it was left, and keeps the windows of a
+// browser in step: one tells the others whose record it has changed.
 const opened = new Map();
 
 function open(name) {
@@ -26,10 +27,27 @@ async function run(name, mode, act) {
   }
 }
 
-// One record for each photo.
-export const keep = (record) => run("photos", "readwrite", (store) => store.put(record));
-export const forget = (id) => run("photos", "readwrite", (store) => store.delete(id));
+const channel = new BroadcastChannel("rmbg-photos");
+
+// One record for each photo; the other windows are told of each change.
+export async function keep(record) {
+  await run("photos", "readwrite", (store) => store.put(record));
+  channel.postMessage(record.id);
+}
+export async function forget(id) {
+  await run("photos", "readwrite", (store) => store.delete(id));
+  channel.postMessage(id);
+}
 export const kept = async () => (await run("photos", "readonly", (store) => store.getAll())) ?? [];
+export const keptOne = (id) => run("photos", "readonly", (store) => store.get(id));
+// Calls back with the id of each record that another window has changed.
+export const onChange = (act) => channel.addEventListener("message", ({ data }) => act(data));
+
+// Acts for a photo while no other window does. Browsers have locks on secure origins only; elsewhere
+// two windows may both send it, and the idempotency key makes one task of that.
+export function alone(id, signal, act) {
+  return navigator.locks ? navigator.locks.request(`rmbg-photo-${id}`, { signal }, act) : act();
+}
 
 // The picture behind all photos, one for each owner. Tells whether it is kept.
 export const keepBackground = async (owner, file) =>

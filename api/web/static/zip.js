@@ -57,9 +57,9 @@ export async function zip(files) {
 }
 
 // Names each file after its input, in its folder; no name comes twice.
-export function fileNames(photos, extension) {
+export function fileNamer() {
   const taken = new Set();
-  return photos.map(({ path }) => {
+  return (path, extension) => {
     const safe = path.split(/[\\/]+/).filter((part) => part && part !== "." && part !== "..")
       .map((part) => part.replace(/[\x00-\x1f\x7f<>:"|?*]+/g, "-")).join("/");
     const stem = safe.replace(/\.[^./]*$/, "") || "photo";
@@ -67,5 +67,5 @@ export function fileNames(photos, extension) {
     for (let number = 2; taken.has(name.toLowerCase()); number++) name = `${stem}-${number}.${extension}`;
     taken.add(name.toLowerCase());
     return name;
-  });
+  };
 }

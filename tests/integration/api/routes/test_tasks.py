@@ -380,9 +380,17 @@ def test_one_stream_tells_the_states_and_places_of_several_tasks(shop: Api, stud
     path = f"/api/v1/events?ids={first},{second},{foreign},rm-none"
     pieces = iter(shop.get(path).response)
     begun = [next(pieces) for _ in range(3)]
+    nobody = _read(iter(begun), lambda: None)
+    assert [each["expected_seconds"] for each in nobody] == [None, None], "there is no worker"
+    # A worker comes, which tells by its pace what the second one waits.
+    shop.runtime.registry.record_heartbeat("gpu0@here", queue="gpu.here.0", model="u2netp")
+    shop.runtime.registry.record_result("gpu0@here", 2.5, ready_seconds=60)
+    later = [next(pieces), next(pieces)]
+    served = _read(iter([begun[0], *later]), lambda: None)
+    assert [(each["position"], each["expected_seconds"]) for each in served] == [(0, 0), (2, 5)]
     shop.finish(first)
     shop.finish(second)
-    events = _read(iter([*begun, *pieces]), lambda: None)
+    events = _read(iter([*begun, *later, *pieces]), lambda: None)
     assert {event["task_id"] for event in events} == {first, second}
     last = {event["task_id"]: event["status"] for event in events}
     assert set(last.values()) == {"succeeded"}
