@@ -259,7 +259,7 @@ async function downloadAll() {
   const done = photos.list.filter((each) => each.state === "done");
   const buttons = [byId("download-all"), byId("download-all-dock")];
   const name = fileNamer();
-  const left = [];
+  const [left, fetched] = [[], new Set()];
   page.packing = true;
   for (const button of buttons) button.classList.add("busy");
   summarize();
@@ -269,11 +269,14 @@ async function downloadAll() {
         button.textContent = t("packing", { done: at + 1, all: done.length });
         button.style.setProperty("--done", `${(100 * at) / done.length}%`);
       }
-      const fetched = photo.cutBlob;
       // While one is drawn, the next one comes.
-      if (done[at + 1]) photos.cutout(done[at + 1]).catch(() => {});
+      for (const each of done.slice(at, at + 2).filter((one) => !one.cutBlob)) {
+        fetched.add(each);
+        photos.cutout(each).catch(() => {});
+      }
       const blob = await make1(photo, page.look);
-      if (!fetched && !photo.card.near) photo.cutBlob = null;
+      // What is fetched for the archive alone is not kept in memory beside it.
+      if (fetched.has(photo) && !photo.card.near) photo.cutBlob = null;
       if (blob) yield { name: name(photo.path, extensionOf(blob)), blob };
       else left.push(photo.name);
     }

@@ -226,10 +226,14 @@ export class Photos extends EventTarget {
 
   async cutout(photo, urgent = true) {
     try {
-      photo.cutBlob ??= await this.#fetch(() => service.getResult(photo.taskId), urgent);
+      // Whoever asks meanwhile waits for the same answer.
+      photo.coming ??= photo.cutBlob ?? this.#fetch(() => service.getResult(photo.taskId), urgent);
+      photo.cutBlob = await photo.coming;
     } catch (error) {
       if (GONE[error.type] && photo.state === "done") this.#fail(photo, error);
       throw error;
+    } finally {
+      photo.coming = null;
     }
     return photo.cutBlob;
   }
