@@ -247,9 +247,9 @@ def test_backgrounds_are_shown_as_they_are_saved_and_outlast_a_reload(
     refused = {"message": "No room.", "error": {"type": "storage_quota_exceeded"}}
     page.route("**/api/v1/remove-bg", lambda route: route.fulfill(status=403, json=refused))
     page.locator("#background-blur").check()
-    card.get_by_text("The photo before cannot be shown. No room.").wait_for()
+    card.get_by_text("The photo before cannot be shown. Your key may store no more.").wait_for()
     download.click()
-    page.get_by_text("cup.tif was not saved. No room.").wait_for()
+    page.get_by_text("cup.tif was not saved. Your key may store no more.").wait_for()
     page.unroute("**/api/v1/remove-bg")
     blurred = pixels(Path(visit.download(download).path()))
     assert (blurred[..., 3] == 255).all()
