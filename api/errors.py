@@ -88,7 +88,8 @@ _ROWS: Final = (
         "idempotency_in_progress",
         409,
         7,
-        "A request with this Idempotency-Key is still being accepted; send it again shortly.",
+        "A request with this Idempotency-Key is still being accepted; send it again after "
+        "Retry-After.",
     ),
     ErrorType("worker_not_drained", 409, 13, "The worker is not drained: nothing to do."),
     ErrorType("not_requeueable", 409, 14, "Only failed and canceled tasks can be queued again."),

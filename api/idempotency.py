@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Self, TypeVar
 
 import structlog
@@ -17,6 +18,7 @@ from redis import Redis
 from api.errors import ApiError
 from tasks import redis_client, redis_keys
 from tasks.errors import QueueUnavailableError, UncertainWriteError
+from tasks.jobs.job import Job
 from tasks.redis_client import redis_errors
 
 HEADER: Final = "Idempotency-Key"
@@ -26,8 +28,13 @@ IDEMPOTENCY_SECONDS: Final = 24 * 3600
 RESERVED_SECONDS: Final = 30
 #: How often the reservation of a request that goes on, such as one that fetches, is renewed.
 _RENEW_SECONDS: Final = 10.0
-#: How long a key stays reserved after a request that may have been recorded, or not.
+#: How long a key stays reserved after a request that may have been recorded, or not, while Redis
+#: does not answer.
 _UNCERTAIN_SECONDS: Final = 120.0
+#: How often Redis is asked what became of such a request.
+_DECIDE_SECONDS: Final = 1.0
+#: A reservation that lapses sooner has missed a renewal: its process died, or cannot reach Redis.
+_RENEWED_SECONDS: Final = RESERVED_SECONDS - 1.5 * _RENEW_SECONDS
 #: The draft standard's form of a key; a bare one is taken too.
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"\Z')
 #: Longest header with a key: each character escaped, and the quotes.
@@ -77,6 +84,20 @@ class Reservation:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """How a reservation is kept.
+
+    Attributes:
+        until: monotonic time until which it is renewed.
+        decide: finds out what became of its request; raises `QueueUnavailableError` while Redis
+            does not answer. None while the request goes on.
+    """
+
+    until: float
+    decide: Callable[[], None] | None = None
+
+
 class ReservationKeeper:
     """Renews the reservations of a process's requests, from a thread that runs while there are any.
 
@@ -87,13 +108,20 @@ class ReservationKeeper:
         self._client = client
         self._lock = threading.Lock()
         self._running = False
-        #: Reservations, each with the monotonic time until which it is renewed.
-        self._kept: dict[Reservation, float] = {}
+        self._woken = threading.Event()
+        self._kept: dict[Reservation, _Kept] = {}
 
-    def keep(self, reservation: Reservation, seconds: float = math.inf) -> None:
-        """Renew a reservation for so long, or until it is dropped."""
+    def keep(
+        self,
+        reservation: Reservation,
+        seconds: float = math.inf,
+        decide: Callable[[], None] | None = None,
+    ) -> None:
+        """Renew a reservation for so long, or until it is dropped, or decided."""
         with self._lock:
-            self._kept[reservation] = time.monotonic() + seconds
+            self._kept[reservation] = _Kept(time.monotonic() + seconds, decide)
+            if decide is not None:
+                self._woken.set()
             if not self._running:
                 self._running = True
                 threading.Thread(target=self._run, name="reservations", daemon=True).start()
@@ -106,18 +134,24 @@ class ReservationKeeper:
     def _run(self) -> None:
         while kept := self._after_a_pause():
             try:
-                self._renew(kept)
+                for reservation, each in kept.items():
+                    if each.decide is not None:
+                        each.decide()
+                        self.drop(reservation)
+                self._renew([each for each, how in kept.items() if how.decide is None])
             except QueueUnavailableError as error:
                 _log.warning("idempotency.renewal_failed", reason=str(error))
 
-    def _after_a_pause(self) -> list[Reservation]:
+    def _after_a_pause(self) -> dict[Reservation, _Kept]:
         """Return the reservations that are to be renewed then; without one the thread ends."""
-        time.sleep(_RENEW_SECONDS)
+        undecided = any(each.decide for each in self._kept.copy().values())
+        self._woken.wait(_DECIDE_SECONDS if undecided else _RENEW_SECONDS)
+        self._woken.clear()
         with self._lock:
             now = time.monotonic()
-            self._kept = {each: until for each, until in self._kept.items() if until > now}
+            self._kept = {name: each for name, each in self._kept.items() if each.until > now}
             self._running = bool(self._kept)
-            return list(self._kept)
+            return self._kept.copy()
 
     def _renew(self, reservations: Sequence[Reservation]) -> None:
         calls: list[dict[str, redis_client.Argument]] = [
@@ -137,6 +171,8 @@ class IdempotencyGuard:
 
     redis: Redis
     keeper: ReservationKeeper
+    #: Returns a job by its id, or sees to it that it will never be recorded.
+    tombstone: Callable[[str], Job | None]
 
     def accept(
         self,
@@ -175,7 +211,7 @@ class IdempotencyGuard:
         if found.payload != wanted.payload:
             raise ApiError("idempotency_mismatch", fields={HEADER: "It was used before."})
         if not found.done:
-            raise ApiError("idempotency_in_progress", retry_after=1)
+            raise ApiError("idempotency_in_progress", retry_after=self._free_after(place))
         earlier = find(found.made_id)
         if earlier is None:
             raise ApiError(
@@ -189,9 +225,10 @@ class IdempotencyGuard:
         self.keeper.keep(reservation)
         try:
             made = make(reservation.made_id, reservation)
-        except UncertainWriteError:
+        except UncertainWriteError as error:
             # The key has to lead to the task if there is one: it stays reserved.
-            self.keeper.keep(reservation, _UNCERTAIN_SECONDS)
+            decide = partial(self._decide, reservation, error.task_id)
+            self.keeper.keep(reservation, _UNCERTAIN_SECONDS, decide)
             raise
         except BaseException:
             self.keeper.drop(reservation)
@@ -200,6 +237,23 @@ class IdempotencyGuard:
             raise
         self.keeper.drop(reservation)
         return made
+
+    def _decide(self, reservation: Reservation, task_id: str) -> None:
+        """Keep or free the key of a request of unknown fate.
+
+        Of a batch, one task is in doubt: the batch itself was not made.
+        """
+        recorded = self.tombstone(task_id) is not None
+        if recorded and task_id == reservation.made_id:
+            self.keep(reservation)
+        else:
+            self.free(reservation)
+
+    def _free_after(self, place: str) -> int:
+        """Return in how many seconds a key that is reserved can be tried again."""
+        with redis_errors():
+            left = self.redis.pttl(place) / 1000
+        return 1 if left > _RENEWED_SECONDS else max(1, math.ceil(left))
 
     def is_known(self, owner_id: str, header: str | None) -> bool:
         """Return whether a request was sent under a key, and is accepted or being accepted.

@@ -67,7 +67,8 @@ class Services:
     @cached_property
     def idempotency(self) -> IdempotencyGuard:
         """Accepts each request with an `Idempotency-Key` once."""
-        return IdempotencyGuard(self.runtime.redis, ReservationKeeper(self.runtime.redis))
+        redis, job_store = self.runtime.redis, self.runtime.job_store
+        return IdempotencyGuard(redis, ReservationKeeper(redis), job_store.tombstone)
 
     @cached_property
     def submissions(self) -> SubmissionService:

@@ -296,7 +296,7 @@ class SubmissionService:
             found = self.runtime.job_store.tombstone(job.task_id)
         except QueueUnavailableError as again:
             _log.warning("submit.undecided", **job.log_context())
-            raise UncertainWriteError(str(again)) from error
+            raise UncertainWriteError(str(again), job.task_id) from error
         if found is None:
             self._discard(job)
             raise error

@@ -26,7 +26,11 @@ class IdTakenError(QueueUnavailableError):
 
 
 class UncertainWriteError(QueueUnavailableError):
-    """Redis failed while a new job was recorded: the record may exist, now or later."""
+    """Redis failed while the job `task_id` was recorded: the record may exist, now or later."""
+
+    def __init__(self, text: str, task_id: str) -> None:
+        super().__init__(text)
+        self.task_id = task_id
 
 
 class ResultKnownError(TaskError):

@@ -163,7 +163,7 @@ class TaskFinishedError(ConflictError):
 
 
 class IdempotencyInProgressError(ConflictError):
-    """409: A request with this Idempotency-Key is still being accepted; send it again shortly."""
+    """409: A request with this Idempotency-Key is still being accepted; send it again after Retry-After."""
 
     type = "idempotency_in_progress"
 

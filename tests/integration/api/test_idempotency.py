@@ -1,5 +1,6 @@
 """Idempotency-Key: one task however often it is sent."""
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -19,10 +20,11 @@ from api.idempotency import (
     parse_key,
 )
 from tasks import redis_keys
-from tasks.errors import ObjectStoreUnavailableError, UncertainWriteError
+from tasks.errors import ObjectStoreUnavailableError, QueueUnavailableError, UncertainWriteError
 from tasks.jobs.job import Job
 from tasks.object_store import manifest_key, original_key
 from tests.support.api import Api
+from tests.support.jobs import make_job
 from tests.support.stores import WatchedStore
 from tests.support.submissions import PICTURE, refusal, refused_fields, task_id_of
 
@@ -114,7 +116,7 @@ def test_keys_are_their_owners_own(api: Api) -> None:
 
 
 def test_a_reservation_that_ran_out_is_not_written_over(api: Api) -> None:
-    known = IdempotencyGuard(api.redis, ReservationKeeper(api.redis))
+    known = IdempotencyGuard(api.redis, ReservationKeeper(api.redis), lambda _: None)
     place = redis_keys.idempotency_key("", "k")
     mine, other = (Reservation(place, "p", each) for each in ("rm-1", "rm-2"))
     assert known.reserve(mine) is None
@@ -142,7 +144,10 @@ def _wait_for(condition: Callable[[], bool]) -> None:
 def test_a_reservation_lasts_as_long_as_its_request_and_lapses_soon_after_a_crash(
     api: Api, keeper: ReservationKeeper
 ) -> None:
-    known, place = IdempotencyGuard(api.redis, keeper), redis_keys.idempotency_key("", "k")
+    known, place = (
+        IdempotencyGuard(api.redis, keeper, lambda _: None),
+        redis_keys.idempotency_key("", "k"),
+    )
 
     def fetch_slowly(made_id: str, _: Reservation | None) -> str:
         assert RESERVED_SECONDS - 5 < api.redis.ttl(place) <= RESERVED_SECONDS == 30
@@ -159,22 +164,59 @@ def test_a_reservation_lasts_as_long_as_its_request_and_lapses_soon_after_a_cras
     _wait_for(lambda: not keeper._running)
 
 
-def test_a_request_of_unknown_fate_keeps_its_key_for_a_while(
-    api: Api, keeper: ReservationKeeper, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("task_id", "recorded", "outcome"),
+    [("rm-1", True, "kept"), ("rm-1", False, "free"), ("rm-2", True, "free")],
+    ids=["recorded", "not recorded", "a task of a batch"],
+)
+def test_a_request_of_unknown_fate_keeps_its_key_until_it_is_known(
+    api: Api,
+    keeper: ReservationKeeper,
+    monkeypatch: pytest.MonkeyPatch,
+    task_id: str,
+    *,
+    recorded: bool,
+    outcome: str,
 ) -> None:
-    monkeypatch.setattr(idempotency, "_UNCERTAIN_SECONDS", 0.2)
-    place = redis_keys.idempotency_key("", "k")
+    monkeypatch.setattr(idempotency, "_DECIDE_SECONDS", 0.02)
+    place, away, asked = redis_keys.idempotency_key("", "k"), threading.Event(), list[str]()
+
+    def tombstone(named: str) -> Job | None:
+        asked.append(named)
+        if not away.is_set():
+            raise QueueUnavailableError("away")
+        return make_job(task_id=named) if recorded else None
 
     def lose_the_answer(*_: object) -> str:
-        api.redis.pexpire(place, 1000)
-        raise UncertainWriteError("no answer")
+        raise UncertainWriteError("no answer", task_id)
 
+    known = IdempotencyGuard(api.redis, keeper, tombstone)
     with pytest.raises(UncertainWriteError):
-        IdempotencyGuard(api.redis, keeper).accept(
-            "", "k", [], new_id=lambda: "rm-1", make=lose_the_answer, find=lambda _: None
-        )
+        known.accept("", "k", [], new_id=lambda: "rm-1", make=lose_the_answer, find=lambda _: None)
+    _wait_for(lambda: len(asked) > 2)
+    assert refusal(_reserved(api)) == (409, "idempotency_in_progress")
+    away.set()
     _wait_for(lambda: not keeper._running)
-    assert api.redis.pttl(place) > 1000
+    assert set(asked) == {task_id}
+    held = api.redis.get(place)
+    assert (held is None) if outcome == "free" else json.loads(str(held))[2]
+
+
+def _reserved(api: Api) -> TestResponse:
+    """Send what a reservation of the key `k` stands for."""
+    digest = idempotency._digest
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(idempotency, "_digest", lambda _: digest([]))
+        return api.send(key="k")
+
+
+def test_a_key_says_when_it_is_free_whose_process_has_died(api: Api) -> None:
+    known = IdempotencyGuard(api.redis, ReservationKeeper(api.redis), lambda _: None)
+    place = redis_keys.idempotency_key("", "k")
+    known.reserve(Reservation(place, idempotency._digest([]), "rm-1"))
+    assert _reserved(api).headers["Retry-After"] == "1"
+    api.redis.pexpire(place, 12_400)
+    assert _reserved(api).headers["Retry-After"] in {"12", "13"}
 
 
 @pytest.mark.parametrize(
