@@ -23,6 +23,15 @@ from tests.support.service import (
 from tests.support.websites import website
 
 _CORNER = """(canvas) => [...canvas.getContext("2d").getImageData(0, 0, 1, 1).data]"""
+#: Notes the width of each picture that is drawn from now on.
+_NOTE_DRAWN = """() => {
+  window.drawn = [];
+  const { drawImage } = CanvasRenderingContext2D.prototype;
+  CanvasRenderingContext2D.prototype.drawImage = function (picture, ...place) {
+    drawn.push(picture.width);
+    return drawImage.call(this, picture, ...place);
+  };
+}"""
 _MIDDLE_ALPHA = """(canvas) =>
     canvas.getContext("2d").getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data[3]"""
 
@@ -293,6 +302,21 @@ def test_a_large_photo_goes_on_where_its_upload_broke_off(visit: Visit, large: P
     visit.drop(photo)
     visit.card(photo.name, "done")
     assert offsets == [0, 4 * 2**20, 4 * 2**20], "the broken piece is sent again, and no other"
+
+    # What the brush costs while it moves depends on the screen, not on the photo.
+    visit.card(photo.name).get_by_role("button", name="Touch up").click()
+    page.wait_for_selector("#viewer[data-ready]")
+    box = page.locator(".stage canvas").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    visit.settle()
+    page.evaluate(_NOTE_DRAWN)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 3, box["y"] + box["height"] / 3, steps=5)
+    visit.settle()
+    assert 0 < max(page.evaluate("drawn")) <= box["width"]
+    page.mouse.up()
+    assert page.locator("#undo").is_enabled()
 
 
 def test_photos_that_wait_tell_their_place_and_are_canceled_and_retried(

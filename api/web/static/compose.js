@@ -51,13 +51,14 @@ export function findBox(canvas) {
   return { x: left / width, y: top / height, w: (right + 1 - left) / width, h: (bottom + 1 - top) / height };
 }
 
-// Applies a stroke of the brush to a cutout; `scale` is the canvas's pixels for one of the picture.
-export function applyStroke(canvas, stroke, original, scale) {
+// Applies a stroke of the brush to a cutout. `scale` is the canvas's pixels for one of the picture, whose
+// corner is at `x` and `y`; the original covers all of the canvas.
+export function applyStroke(canvas, stroke, original, scale, { x = 0, y = 0 } = {}) {
   const { size, softness, points } = stroke;
   const width = size * scale;
   const reach = width * (0.6 + softness);
-  const xs = points.filter((_, at) => at % 2 === 0).map((x) => x * scale);
-  const ys = points.filter((_, at) => at % 2 === 1).map((y) => y * scale);
+  const xs = points.filter((_, at) => at % 2 === 0).map((each) => each * scale + x);
+  const ys = points.filter((_, at) => at % 2 === 1).map((each) => each * scale + y);
   const left = Math.max(0, Math.floor(Math.min(...xs) - reach));
   const top = Math.max(0, Math.floor(Math.min(...ys) - reach));
   const right = Math.min(canvas.width, Math.ceil(Math.max(...xs) + reach));

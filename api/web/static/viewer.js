@@ -5,10 +5,13 @@ import { decodeOriginal, isForeign } from "./originals.js";
 import { t } from "./texts.js";
 
 const MAX_ZOOM = 16;
+// Sides of the copy in which the subject's box is looked for; the file's is of all pixels.
+const BOX_SIDE = 1024;
 
 export class Viewer {
   constructor(dialog, photos, page) {
-    Object.assign(this, { dialog, photos, page, brush: { erase: true, size: 6, softness: 40 } });
+    Object.assign(this, { dialog, photos, page, brush: { erase: true, size: 6, softness: 40 }, version: 0 });
+    this.#renew();
     this.name = make("h2", { id: "viewer-name" });
     this.canvas = make("canvas", { tabIndex: 0, role: "img" });
     this.split = make("input", { type: "range", min: 0, max: 100, class: "viewer-split", oninput: () => this.paint() });
@@ -48,6 +51,7 @@ export class Viewer {
 
   async open(photo, mode) {
     Object.assign(this, { photo, cut: photo.cut, base: photo.cutBase, original: photo.small, box: photo.box, stroke: null, cursor: null });
+    this.#renew();
     this.name.textContent = photo.name;
     this.split.value = 0;
     this.split.setAttribute("aria-label", t("split", { name: photo.name }));
@@ -83,6 +87,7 @@ export class Viewer {
     }
     if (this.photo !== photo) return undefined;
     if (this.full) this.#redo();
+    else this.#changed();
     return this.#showControls();
   }
 
@@ -94,6 +99,7 @@ export class Viewer {
     if (this.full) this.base.close();
     if (this.original !== photo.small) this.original?.close();
     Object.assign(this, { full: false, base: null, original: null, cut: null });
+    this.#renew();
     this.left();
     redoStrokes(photo);
     photo.card.draw();
@@ -114,9 +120,16 @@ export class Viewer {
   }
 
   #changed() {
-    this.box = findBox(this.cut);
+    this.version += 1;
+    this.box = undefined;
     this.#showControls();
     this.paint();
+  }
+
+  // Forgets what was drawn for the screen.
+  #renew() {
+    this.version += 1;
+    Object.assign(this, { layers: {}, copies: {}, scratch: null });
   }
 
   undo(all = false) {
@@ -174,6 +187,7 @@ export class Viewer {
   // The size of what is shown, in its own pixels: the result, or the whole picture for the brush.
   get layout() {
     const { photo } = this;
+    if (this.mode === "compare" && this.box === undefined) this.box = findBox(this.#reduced("cut", this.cut, BOX_SIDE / Math.max(photo.width, photo.height)));
     return this.mode === "touch" ? plan(photo.width, photo.height, null, {}) : plan(photo.width, photo.height, this.box, this.page.look);
   }
 
@@ -204,52 +218,103 @@ export class Viewer {
   }
 
   #paintNow() {
-    const { canvas, view, photo, layout, mode } = this;
+    const { canvas, view, layout, mode } = this;
     const [w, h] = layout.size;
     const pen = canvas.getContext("2d");
-    pen.setTransform(1, 0, 0, 1, 0, 0);
-    pen.clearRect(0, 0, canvas.width, canvas.height);
     const frame = [view.x, view.y, w * view.scale, h * view.scale];
+    pen.clearRect(0, 0, canvas.width, canvas.height);
     this.#checker(pen, frame);
-    pen.setTransform(view.scale, 0, 0, view.scale, view.x, view.y);
-    const look = mode === "touch" ? { background: this.page.look.background === "none" ? "none" : "color", color: solid(this.page.look) } : this.page.look;
-    const parts = { cut: this.stroke ? this.#withStroke() : this.cut, original: this.original, photo, scale: view.scale };
-    draw(pen, layout, look, parts);
-    const share = mode === "compare" ? Number(this.split.value) / 100 : 0;
-    if (share > 0 && this.original) {
-      pen.save();
-      pen.beginPath();
-      // Two pixels more: at fractions of a pixel, a rim of what is beneath would be left.
-      const rim = 2 / view.scale;
-      pen.rect(-rim, -rim, w * share + rim, h + 2 * rim);
-      pen.clip();
-      pen.clearRect(-rim, -rim, w + 2 * rim, h + 2 * rim);
-      draw(pen, layout, look, { ...parts, before: true });
-      pen.restore();
-      pen.setTransform(1, 0, 0, 1, 0, 0);
-      pen.fillStyle = "#fff";
-      pen.shadowColor = "#0008";
-      pen.shadowBlur = 4;
-      pen.fillRect(view.x + w * share * view.scale - 1, view.y, 2, h * view.scale);
-      pen.shadowBlur = 0;
-    }
-    if (mode === "touch") this.#ghost(pen, frame);
+    if (mode === "touch") this.#paintTouch(pen, frame);
+    else this.#paintCompared(pen, frame);
     this.zoomText.textContent = `${Math.round((view.scale / Math.min(devicePixelRatio, 2)) * 100)} %`;
   }
 
-  // Shows what was cut away, faintly, so that it can be brushed back; and the brush.
-  #ghost(pen, frame) {
-    if (this.original) {
-      pen.setTransform(1, 0, 0, 1, 0, 0);
+  // Returns a layer as large as the screen's canvas. It is drawn anew only after something changed, so that
+  // a slider or a brush that moves costs pixels of the screen, whatever the photo has.
+  #layer(name, render) {
+    const { view, canvas, layers } = this;
+    const key = [this.version, this.mode, view.scale, view.x, view.y, canvas.width, canvas.height].join();
+    const layer = (layers[name] ??= { canvas: canvasOf(1, 1) });
+    if (layer.key !== key) {
+      Object.assign(layer.canvas, { width: canvas.width, height: canvas.height });
+      const pen = layer.canvas.getContext("2d");
+      pen.setTransform(view.scale, 0, 0, view.scale, view.x, view.y);
+      pen.imageSmoothingQuality = "high";
+      render(pen);
+      layer.key = key;
+    }
+    return layer.canvas;
+  }
+
+  // Returns a copy of a large picture that is still sharp at a scale of the photo. Copies of the cutout
+  // are made anew after each stroke.
+  #reduced(name, picture, scale = this.view.scale) {
+    const level = Math.floor(Math.log2(picture.width / (this.photo.width * scale)));
+    if (level < 1) return picture;
+    const version = name === "cut" ? this.version : 0;
+    const kept = (this.copies[name] ??= {});
+    if (kept.picture !== picture || kept.version !== version) Object.assign(kept, { picture, version, levels: [] });
+    return (kept.levels[level] ??= canvasOf(Math.max(1, picture.width >> level), Math.max(1, picture.height >> level), picture));
+  }
+
+  #paintCompared(pen, frame) {
+    const { layout, photo, original, view } = this;
+    const look = this.page.look;
+    const parts = { cut: this.#reduced("cut", this.cut), original: original && this.#reduced("original", original), photo, scale: view.scale };
+    const after = this.#layer("after", (to) => draw(to, layout, look, parts));
+    const [x, y, w, h] = frame;
+    const share = Number(this.split.value) / 100;
+    pen.drawImage(after, 0, 0);
+    if (!share || !original) return;
+    const before = this.#layer("before", (to) => draw(to, layout, look, { ...parts, before: true }));
+    const at = x + w * share;
+    pen.save();
+    pen.beginPath();
+    // Two pixels more: at fractions of a pixel, a rim of what is beneath would be left.
+    pen.rect(x - 2, y - 2, w * share + 2, h + 4);
+    pen.clip();
+    pen.clearRect(x - 2, y - 2, w + 4, h + 4);
+    pen.drawImage(before, 0, 0);
+    pen.restore();
+    pen.save();
+    pen.fillStyle = "#fff";
+    pen.shadowColor = "#0008";
+    pen.shadowBlur = 4;
+    pen.fillRect(at - 1, y, 2, h);
+    pen.restore();
+  }
+
+  // Shows the whole picture with what was cut away, faintly, so that it can be brushed back; and the brush.
+  #paintTouch(pen, frame) {
+    const { original, stroke, view, photo } = this;
+    const place = [0, 0, photo.width, photo.height];
+    const plain = this.page.look.background === "none";
+    if (!plain) {
+      pen.fillStyle = solid(this.page.look);
+      pen.fillRect(...frame);
+    }
+    const before = original && this.#layer("before", (to) => to.drawImage(this.#reduced("original", original), ...place));
+    let cut = this.#layer("cut", (to) => to.drawImage(this.#reduced("cut", this.cut), ...place));
+    if (stroke) {
+      const scratch = (this.scratch ??= canvasOf(1, 1));
+      Object.assign(scratch, { width: cut.width, height: cut.height });
+      scratch.getContext("2d").drawImage(cut, 0, 0);
+      if (stroke.erase || before) applyStroke(scratch, stroke, before, view.scale, view);
+      cut = scratch;
+    }
+    pen.drawImage(cut, 0, 0);
+    if (before) {
       pen.globalAlpha = 0.22;
-      pen.globalCompositeOperation = this.page.look.background === "none" ? "source-over" : "multiply";
-      pen.drawImage(this.original, ...frame);
+      pen.globalCompositeOperation = plain ? "source-over" : "multiply";
+      pen.drawImage(before, 0, 0);
       pen.globalAlpha = 1;
       pen.globalCompositeOperation = "source-over";
     }
-    if (!this.cursor) return;
+    if (this.cursor) this.#ring(pen);
+  }
+
+  #ring(pen) {
     const { view, cursor } = this;
-    pen.setTransform(1, 0, 0, 1, 0, 0);
     for (const [color, width] of [["#000", 3], ["#fff", 1.5]]) {
       pen.strokeStyle = color;
       pen.lineWidth = width;
@@ -257,12 +322,6 @@ export class Viewer {
       pen.arc(view.x + cursor.x * view.scale, view.y + cursor.y * view.scale, Math.max(2, (this.#size * view.scale) / 2), 0, 7);
       pen.stroke();
     }
-  }
-
-  #withStroke() {
-    const copy = canvasOf(this.cut.width, this.cut.height, this.cut);
-    this.#apply(copy, this.stroke);
-    return copy;
   }
 
   #checker(pen, [x, y, w, h]) {
