@@ -272,9 +272,13 @@ def test_backgrounds_are_shown_as_they_are_saved_and_outlast_a_reload(
     chooser.value.set_files(behind)
     page.locator("#background-picture:checked").wait_for()
     page.locator("#look-format").select_option("jpg")
+    page.locator("summary").click()
+    page.locator("#param-mask_offset").fill("-2")
     visit.open()
     page.wait_for_selector(".card.shown .after")
     assert page.locator("#background-picture").is_checked()
+    assert page.locator("#param-mask_offset").input_value() == "-2"
+    assert page.locator("summary").inner_text() == "Edges changed"
     shown = card.locator(".after").evaluate(_CORNER)
     saved = pixels(Path(visit.download(download).path()))
     assert shown == saved[0, 0].tolist() == [255, 255, 255, 255]

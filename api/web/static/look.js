@@ -6,6 +6,7 @@ import { keepBackground, keptBackground } from "./storage.js";
 import { hasText, t } from "./texts.js";
 
 const KEPT = "rmbg-look";
+const KEPT_OPTIONS = "rmbg-options";
 // Parameters that only the service can apply; which of them there are, its table says.
 const EDGES = /^(mask_|refine$)/;
 const UNITS = { mask_threshold: " %", mask_offset: " px", mask_feather: " px" };
@@ -13,17 +14,9 @@ const SIZES = ["", "1080x1080", "1600x1600", "2000x2000", "1080x1350", "1920x108
 
 export class LookForm {
   constructor(onChange, onOptions) {
-    Object.assign(this, { onChange, onOptions, look: { ...PLAIN, ...this.#kept() }, options: {} });
+    Object.assign(this, { onChange, onOptions, look: { ...PLAIN, ...kept(KEPT) }, options: kept(KEPT_OPTIONS) });
     this.form = byId("look-form");
     this.form.addEventListener("submit", (event) => event.preventDefault());
-  }
-
-  #kept() {
-    try {
-      return JSON.parse(localStorage.getItem(KEPT) ?? "{}");
-    } catch {
-      return {};
-    }
   }
 
   // Brings the picture of an earlier visit; without it the background is none.
@@ -47,11 +40,20 @@ export class LookForm {
   build({ presets = [], parameters = [], models = [] }) {
     this.parameters = parameters.filter((each) => EDGES.test(each.name));
     this.refreshers = [];
+    if (parameters.length) this.#keepKnown(models);
     this.form.replaceChildren(
       ...(presets.length ? [this.#presets(presets)] : []),
       this.#background(), this.#shadow(), this.#frame(), this.#file(), this.#service(models),
     );
     this.refresh();
+  }
+
+  // Drops options of an earlier visit that the service does not have any more.
+  #keepKnown(models) {
+    const known = new Set(this.parameters.map(({ name }) => name));
+    if (models.some(({ name }) => name === this.options.model)) known.add("model");
+    this.options = Object.fromEntries(Object.entries(this.options).filter(([name]) => known.has(name)));
+    this.onOptions(false);
   }
 
   refresh() {
@@ -179,20 +181,29 @@ export class LookForm {
     const fields = this.parameters.map((each) => this.#parameter(each));
     if (models.length > 1) {
       const input = make("select", { id: "param-model", onchange: () => this.#option("model", input.value) },
-        ...models.map((model) => make("option", { value: model.name, selected: model.default }, model.title)));
+        ...models.map((model) => make("option", { value: model.name, selected: this.options.model ? model.name === this.options.model : model.default }, model.title)));
       fields.unshift(make("label", { class: "field line", for: input.id }, make("span", {}, t("model")), input));
     }
     const again = make("button", { type: "button", class: "button small-button wide", id: "edges-again", onclick: () => this.onOptions(true) }, t("edgesAgain"));
     this.again = again;
     again.hidden = true;
-    return make("details", { class: "more" }, make("summary", {}, t("edges")), make("p", { class: "note" }, t("edgesNote")), ...fields, again);
+    const reset = make("button", { type: "button", class: "button quiet small-button wide", id: "edges-reset", onclick: () => this.#setOptions({}) }, t("edgesReset"));
+    const mark = make("span", { class: "mark" }, t("changed"));
+    this.refreshers.push(() => (reset.hidden = mark.hidden = !Object.keys(this.options).length));
+    return make("details", { class: "more" }, make("summary", {}, t("edges"), " ", mark), make("p", { class: "note" }, t("edgesNote")), ...fields, again, reset);
+  }
+
+  #setOptions(options) {
+    this.options = options;
+    localStorage.setItem(KEPT_OPTIONS, JSON.stringify(options));
+    this.again.hidden = false;
+    this.refresh();
+    this.onOptions(false);
   }
 
   #option(name, value, usual) {
-    if (value === usual) delete this.options[name];
-    else this.options[name] = value;
-    this.again.hidden = false;
-    this.onOptions(false);
+    const { [name]: _, ...others } = this.options;
+    this.#setOptions(value === usual ? others : { ...others, [name]: value });
   }
 
   // Makes the control of a parameter, with what it does beneath.
@@ -202,16 +213,20 @@ export class LookForm {
     const help = make("p", { class: "note", id: `${id}-help` }, hasText(`help_${name}`) ? t(`help_${name}`) : description);
     const input = (options) => make("input", { id, "aria-describedby": help.id, ...options });
     const fieldOf = (kind, ...parts) => make("div", { class: "explained" }, make("label", { class: kind, for: id }, ...parts), help);
+    const value = () => this.options[name] ?? usual;
     if (type === "boolean") {
-      const box = input({ type: "checkbox", checked: usual, onchange: () => this.#option(name, box.checked, usual) });
+      const box = input({ type: "checkbox", onchange: () => this.#option(name, box.checked, usual) });
+      this.refreshers.push(() => (box.checked = value()));
       return fieldOf("check", box, make("span", {}, label));
     }
     if (choices?.length) {
       const select = make("select", { id, "aria-describedby": help.id, onchange: () => this.#option(name, select.value, usual) }, ...choices.map((each) => make("option", { value: each }, each)));
+      this.refreshers.push(() => (select.value = value()));
       return fieldOf("field line", make("span", {}, label), select);
     }
     if (minimum == null || maximum == null) {
-      const line = input({ type: "text", value: usual ?? "", onchange: () => this.#option(name, line.value || undefined, usual ?? undefined) });
+      const line = input({ type: "text", onchange: () => this.#option(name, line.value || undefined, usual ?? undefined) });
+      this.refreshers.push(() => (line.value = value() ?? ""));
       return fieldOf("field line", make("span", {}, label), line);
     }
     // What is off by default is off one step below its least value.
@@ -221,9 +236,19 @@ export class LookForm {
     const out = make("output", {});
     const show = () => (out.textContent = read() === null ? t("off") : `${read()}${UNITS[name] ?? ""}`);
     const range = input({ type: "range", min: off ?? minimum, max: maximum, step, oninput: show, onchange: () => this.#option(name, read(), usual ?? null) });
-    range.value = usual ?? off;
-    show();
+    this.refreshers.push(() => {
+      range.value = value() ?? off;
+      show();
+    });
     return fieldOf("field", make("span", { class: "line" }, label, out), range);
+  }
+}
+
+function kept(name) {
+  try {
+    return JSON.parse(localStorage.getItem(name) ?? "{}");
+  } catch {
+    return {};
   }
 }
 
