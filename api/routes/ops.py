@@ -131,6 +131,20 @@ class OverviewSchema(Schema):
         required=True,
         metadata={"description": "Jobs by status."},
     )
+    totals = fields.Dict(
+        keys=fields.String(),
+        values=fields.Integer(),
+        required=True,
+        metadata={
+            "description": "How many there are of each list below, which shows some.",
+            "example": {
+                "failed": 312,
+                "dead_letters": 2,
+                "waiting_webhooks": 0,
+                "dead_webhooks": 1,
+            },
+        },
+    )
     failed = fields.List(
         fields.Nested(FailureSchema),
         required=True,
@@ -201,6 +215,8 @@ class Overview(MethodView):
         letters = runtime.job_store.read(dead)
         failed = runtime.job_store.read_newest([Status.FAILED], MOST_ROWS)
         counts = runtime.job_store.counts()
+        waiting_hooks, dead_hooks = runtime.deliveries.counts()
+        all_dead = runtime.job_store.count_dead()
         links = {"flower": settings.flower_url, "grafana": settings.grafana_url}
         return success(
             {
@@ -231,6 +247,12 @@ class Overview(MethodView):
                     for each in operations.queue_states(runtime, workers)
                 ],
                 "counts": {status.value: count for status, count in counts.items()},
+                "totals": {
+                    "failed": max(0, counts[Status.FAILED] - all_dead),
+                    "dead_letters": all_dead,
+                    "waiting_webhooks": waiting_hooks,
+                    "dead_webhooks": dead_hooks,
+                },
                 "failed": [_failure(job) for job in failed.jobs if job.task_id not in dead],
                 "dead_letters": [_failure(job) for job in letters.jobs],
                 "unreadable": sorted({*letters.unreadable, *failed.unreadable}),

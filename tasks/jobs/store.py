@@ -246,6 +246,11 @@ class JobStore:
         """Return the ids of the dead letters, or of the first `most`, the oldest first."""
         return self._members(redis_keys.DEAD_LETTERS, "+inf", most)
 
+    def count_dead(self) -> int:
+        """Return the number of dead letters."""
+        with redis_errors():
+            return int(self._client.zcard(redis_keys.DEAD_LETTERS))
+
     def read_newest(self, statuses: Iterable[Status], limit: int) -> ReadRecords:
         """Read the latest jobs of these statuses, with the reasons of unreadable ones."""
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:

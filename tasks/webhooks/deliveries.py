@@ -249,6 +249,14 @@ class DeliveryStore:
             ids = self._client.zrevrange(redis_keys.DELIVERIES_DEAD, 0, limit - 1)
         return _readable(self._read(ids, forget=True))
 
+    def counts(self) -> tuple[int, int]:
+        """Return how many deliveries are pending, and how many are dead."""
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            pipe.zcard(redis_keys.DELIVERIES_DUE)
+            pipe.zcard(redis_keys.DELIVERIES_DEAD)
+            waiting, dead = pipe.execute()
+        return int(waiting), int(dead)
+
     def attempts(self, delivery_id: str) -> list[Attempt]:
         """Return the latest 50 attempts, the oldest first."""
         with redis_errors():

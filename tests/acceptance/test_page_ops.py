@@ -58,6 +58,7 @@ def test_a_worker_is_drained_and_tasks_are_queued_again(
     browser: Browser, lone_api: RunningApi, runtime: Runtime
 ) -> None:
     failed, dead = _failed(runtime, webhook_url=URL), _dead(runtime)
+    others, kept = [_failed(runtime, owner="other-shop") for _ in range(2)], _failed(runtime)
     with visiting(browser, lone_api.url) as visit:
         page = visit.open("/")
         page.get_by_role("link", name="Operations").click()
@@ -68,17 +69,33 @@ def test_a_worker_is_drained_and_tasks_are_queued_again(
         assert page.locator("#grafana").get_attribute("href") == lone_api.env["RMBG_GRAFANA_URL"]
 
         worker.get_by_role("button", name="Drain").click()
+        assert "No other worker takes photos of u2netp" in page.locator("#sure-why").inner_text()
         page.locator("#reason").fill("new fan")
         page.keyboard.press("Enter")
         worker.locator(".badge.drained").wait_for()
+        page.get_by_text(f"{WORKER} is drained").first.wait_for()
+        page.locator("#unserved", has_text="Nobody takes photos of u2netp").wait_for()
         assert "new fan" in worker.inner_text()
         assert runtime.registry.drained(WORKER) == "new fan"
         worker.get_by_role("button", name="Undrain").press("Enter")
         worker.locator(".badge.ready").wait_for()
+        assert page.locator("#unserved").is_hidden()
 
         page.get_by_role("button", name=f"Requeue: {failed}").click()
         page.locator(f'#failed [data-name="{failed}"]').wait_for(state="detached")
         assert recorded(runtime.job_store, failed).status is Status.QUEUED
+
+        # Many at once: those that the filter leaves.
+        assert page.locator("#failed-count").inner_text() == "3"
+        page.get_by_label("Filter the lists below").fill("OTHER-SHOP")
+        page.get_by_text("2 of 3").wait_for()
+        page.get_by_role("button", name="Requeue all shown").click()
+        page.locator("#sure-go").click()
+        page.get_by_text("2 of 2 done.").wait_for()
+        page.get_by_text("None of those shown matches the filter.").first.wait_for()
+        assert {recorded(runtime.job_store, each).status for each in others} == {Status.QUEUED}
+        page.get_by_label("Filter the lists below").fill("")
+        page.locator(f'#failed [data-name="{kept}"]').wait_for()
         page.get_by_role("button", name=f"Drop: {dead}").click()
         page.locator("#sure-go").click()
         page.locator(f'#failed [data-name="{dead}"]').wait_for()
@@ -88,7 +105,7 @@ def test_a_worker_is_drained_and_tasks_are_queued_again(
         assert "shop.example" in hook.inner_text()
         assert "hush-hush" not in page.content()
         hook.get_by_role("button", name="Send again").click()
-        page.get_by_text("It is sent again").first.wait_for()
+        page.get_by_text("is sent again").first.wait_for()
         assert "audit.webhook_replayed" in lone_api.log.read_text()
         hook.get_by_role("button", name="Drop").click()
         page.locator("#sure-go").click()
@@ -123,6 +140,11 @@ def test_a_key_that_is_no_operators_is_told_so(
         page.get_by_role("button", name="Drain").click()
         page.locator("#sure-go").click()
         page.locator(".badge.drained").wait_for()
+        # It is revoked while the page is open, which says so, and of when what it shows is.
+        with Runtime(settings_of(env)) as runtime:
+            runtime.api_keys.revoke("ops-operator")
+        page.locator("#fault", has_text="no longer accepted").wait_for()
+        assert "What you see is as of" in page.locator("#fault").inner_text()
         assert not [each for each in visit.requested if shop in each or operator in each]
     assert "audit.worker_drained" in (tmp_path / "api.log").read_text()
 

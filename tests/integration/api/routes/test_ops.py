@@ -117,6 +117,12 @@ def test_failed_tasks_of_all_owners_are_queued_again(shop: Api, operator: Api) -
     crash(shop.jobs, dead)
     shown = operator.data(OPS)
     assert [each["task_id"] for each in shown["failed"]] == [failed]
+    assert shown["totals"] == {
+        "failed": 1,
+        "dead_letters": 1,
+        "waiting_webhooks": 0,
+        "dead_webhooks": 0,
+    }
     assert shown["failed"][0]["error"] == "invalid_image"
     assert shown["failed"][0]["owner"] == shop.owner
     assert [each["task_id"] for each in shown["dead_letters"]] == [dead]
