@@ -36,12 +36,9 @@ _START_SECONDS: Final = 120.0
 #: The driver has an entry for each of its GPUs here.
 _GPUS: Final = Path("/proc/driver/nvidia/gpus")
 #: Workers of a small model on CPUs: two at least, so that one decodes and encodes while the other's
-#: model runs; each holds about 400 MB.
+#: model runs; each holds about 320 MB.
 _LEAST_WORKERS, _MOST_WORKERS = 2, 4
 _LEAST_MEMORY: Final = 4 * 2**30
-#: Threads of all models together, for each core. Models that run at once share the cores, and one
-#: that runs alone has them all.
-_THREADS_PER_CORE: Final = 2
 #: The API stops first, so that no job is submitted any more; the servers have a later stage.
 _API_STAGE, _FLOWER_STAGE, _WORKER_STAGE = range(3)
 
@@ -234,9 +231,12 @@ def choose_workers(settings: Settings) -> int:
 
 
 def _threads(workers: int) -> int:
-    """Return the threads of each worker's model."""
-    cores = service.core_count()
-    return min(cores, max(1, _THREADS_PER_CORE * cores // workers))
+    """Return the threads of each worker's model: its share of the cores.
+
+    With more, the threads of MNN wait for each other while other workers have the cores: a picture
+    took 140 ms more of 760, where a lone one is only 80 ms faster with a second thread.
+    """
+    return max(1, service.core_count() // workers)
 
 
 def child_environment(settings: ApiSettings, workers: int) -> dict[str, str]:

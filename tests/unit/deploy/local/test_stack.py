@@ -162,9 +162,9 @@ def test_workers_take_turns_on_several_gpus(
     ("model", "device", "cores", "gigabytes", "workers", "threads"),
     [
         ("u2netp", "auto", 1, 8, 1, 1),
-        ("u2netp", "auto", 2, 8, 2, 2),
-        ("u2netp", "cpu", 8, 16, 4, 4),
-        ("u2netp", "auto", 32, 64, 4, 16),
+        ("u2netp", "auto", 2, 8, 2, 1),
+        ("u2netp", "cpu", 8, 16, 4, 2),
+        ("u2netp", "auto", 32, 64, 4, 8),
         ("u2netp", "auto", 2, 2, 1, 2),
         ("u2netp", "cuda:0", 8, 64, 1, 8),
         ("birefnet-tiny", "cpu", 8, 64, 1, 8),
