@@ -446,7 +446,8 @@ def markdown(report: Report) -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table whose first column is text."""
     align = ["---", *("---:" for _ in head[1:])]
     return [*(f"| {' | '.join(row)} |" for row in (head, align, *rows)), ""]
 
@@ -469,7 +470,7 @@ def _loops_table(report: Report) -> list[str]:
                     f"{loop.per_second / peer.per_second:.2f}×" if peer else "",
                 )
             )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _processes_table(report: Report) -> list[str]:
@@ -486,7 +487,7 @@ def _processes_table(report: Report) -> list[str]:
     ]
     totals = [sum(report.loops[count][OURS].per_picture.values()) for count in counts]
     total = ("all", *(f"{each:,.1f}" for each in totals), f"{sum(report.idle.values()):.2%}")
-    return _table(head, [*rows, total])
+    return table(head, [*rows, total])
 
 
 def _stages_table(report: Report) -> list[str]:
@@ -496,7 +497,7 @@ def _stages_table(report: Report) -> list[str]:
     rows = [
         (name, *(f"{report.stages[size].get(name, 0):,.1f}" for size in sizes)) for name in names
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _formats_table(report: Report) -> list[str]:
@@ -514,7 +515,7 @@ def _formats_table(report: Report) -> list[str]:
                 f"{sum(spent.values()) - worker:,.0f}",
             )
         )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _resident_table(report: Report) -> list[str]:
@@ -523,4 +524,4 @@ def _resident_table(report: Report) -> list[str]:
         for who, each in report.resident.items()
         for name, megabytes in sorted(each.items(), key=lambda one: -one[1])
     ]
-    return _table(("process", "resident MB"), rows)
+    return table(("process", "resident MB"), rows)

@@ -112,6 +112,10 @@ def bench_service(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="File for all figures as JSON.")
     ] = None,
+    pictures: Annotated[
+        int | None,
+        typer.Option(min=1, help="Instead: the memory of each process over so many pictures."),
+    ] = None,
 ) -> None:
     """Measure a service of its own: pictures a second, processor time, memory; as Markdown.
 
@@ -119,17 +123,25 @@ def bench_service(
     an environment with `rembg[cpu,cli]`.
     """
     with require_torch():
-        from deploy.bench.processes import machine  # noqa: PLC0415 - numpy, an optional extra
+        from deploy.bench.memory import measure_memory, memory_table  # noqa: PLC0415 - numpy
+        from deploy.bench.processes import machine  # noqa: PLC0415 - an optional extra
         from deploy.bench.service import Plan, markdown, measure  # noqa: PLC0415 - the same
 
     settings = Settings.load(**({"model": model} if model else {}))
+    up_options = ("--workers", str(workers)) if workers else ()
     try:
         with exit_on_error():
+            if pictures is not None:
+                readings = measure_memory(
+                    settings.model, pictures, up_options=up_options, progress=say
+                )
+                typer.echo(memory_table(readings))
+                return
             report = measure(
                 settings,
                 Plan.of(quick=quick),
                 machine=machine(),
-                up_options=("--workers", str(workers)) if workers else (),
+                up_options=up_options,
                 rembg=rembg,
                 progress=say,
             )
