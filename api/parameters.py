@@ -240,7 +240,7 @@ class TaskParameters(Schema):
     priority = fields.String(
         load_default=None,
         validate=validate.OneOf(_PRIORITIES),
-        metadata={"description": "How urgent it is; normal unless said otherwise."},
+        metadata={"description": "How urgent it is among your own; normal unless said otherwise."},
     )
     metadata = JsonObject(
         load_default=dict,

@@ -160,7 +160,7 @@ class SubmissionService:
                 return done
         # No picture is stored while Redis, which has to record it, is away: it is charged there.
         self._charge(submission.owner, job, _inputs(job, submission))
-        job = job.evolve(queue=self.runtime.router.choose(job.model, submission.priority))
+        job = job.evolve(queue=self.runtime.router.choose(job.model))
         if submission.background is not None:
             header = self._probe_background(submission.background)
             self.runtime.object_store.put(
@@ -371,7 +371,7 @@ class SubmissionService:
 
     def _queue(self, job: Job) -> None:
         if job.primary is not None:
-            # The duplicate may have raised its primary's priority, which is then dispatched again.
+            # The duplicate has raised a primary of an earlier version, which is then due.
             send_if_due(
                 self.runtime.job_store, self.runtime.dispatcher, self.runtime.router, job.primary
             )

@@ -255,7 +255,7 @@ class Queue:
         """Record a job as the API does, and send its message."""
         now, task_id = time.time(), new_task_id()
         runtime = self.service.runtime
-        queue = runtime.router.choose(MODEL, Priority.NORMAL)
+        queue = runtime.router.choose(MODEL)
         job = Job(task_id, MODEL, queue, original_key(task_id), now, now + 1e6)
         job = job.evolve(owner=self.owner, deadline=now + 1e6, priority=Priority.NORMAL)
         accepted = runtime.job_store.create(job).job
@@ -333,7 +333,7 @@ def _costs(service: PretendService, queue: Queue) -> Iterator[tuple[str, float]]
         (
             "choose a queue",
             ("Redis",),
-            partial(service.runtime.router.choose, MODEL, Priority.NORMAL),
+            partial(service.runtime.router.choose, MODEL),
         ),
         ("position of the last", ("Redis",), queue.position),
         ("/metrics", ("Redis", "API"), partial(_get, service, "/metrics")),
@@ -353,7 +353,7 @@ def measure_routing(service: PretendService, plan: Plan, report: Report) -> None
             queue = f"gpu.measured.{index}"
             registry.record_heartbeat(name, queue=queue, model=model)
             registry.mark_ready(name, 600, model=model, pid=1)
-        choose = partial(service.runtime.router.choose, model, Priority.NORMAL)
+        choose = partial(service.runtime.router.choose, model)
         cost = cost_ms(service, ("Redis",), choose)["Redis"]
         name = "choose an idle worker's queue, Redis, ms of processor"
         report.routing.setdefault(name, {})[number] = cost

@@ -363,9 +363,6 @@ def _slow_receivers(*answers: int, **headers: str) -> OwnersAttack:
 
 
 _JSON_HEAD = "POST /api/v1/remove-bg HTTP/1.1\r\nContent-Type: application/json"
-#: One owner's jobs of priority high, without end, beside another's normal ones: these wait until
-#: they have aged, 60 s, so that one of them has to do.
-_STARVED = "pending jobs, priority high; the other's one picture is normal"
 OWNERS: dict[str, tuple[dict[str, float], OwnersAttack]] = {
     "pictures a minute": (
         {"rate_per_minute": 5},
@@ -383,7 +380,7 @@ OWNERS: dict[str, tuple[dict[str, float], OwnersAttack]] = {
         {"max_pending": 20},
         _repeated(lambda s, key: _ask(s, key, "POST", "/api/v1/remove-bg", _PHOTO.read_bytes())),
     ),
-    _STARVED: (
+    "pending jobs of priority high": (
         {"max_pending": 20},
         _repeated(
             lambda s, key: _ask(
@@ -432,7 +429,7 @@ def _driven(env: dict[str, str], folder: Path) -> Iterator[tuple[str, ...]]:
         for name, (facts, attack) in OWNERS.items():
             quiet = _serve(service, honest, _QUIET_PICTURES)
             with attack(service, new_key(env, name, **facts)) as errors:
-                served = _serve(service, honest, 1 if name == _STARVED else _PICTURES)
+                served = _serve(service, honest)
             _await_idle(service)
             yield (
                 name,

@@ -228,7 +228,7 @@ class Simulation:
 
     def _on_arrive(self, _: None) -> None:
         task_id = new_task_id()
-        queue = self._router.choose(MODEL, Priority.NORMAL)
+        queue = self._router.choose(MODEL)
         job = Job(task_id, MODEL, queue, original_key(task_id), self._now, self._now + _FAR)
         self._arrived[task_id] = self._since()
         self._dispatcher.send(self._store.create(job).job)

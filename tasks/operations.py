@@ -84,9 +84,7 @@ def requeue_job(runtime: Runtime, task_id: str, now: float) -> str:
     if outcome == "requeued":
         # If its message cannot be sent, the reconciler does it: the record says that it is due.
         with suppress(QueueUnavailableError):
-            queue = runtime.router.choose(
-                job.model, job.priority, excluded_worker=job.excluded_worker
-            )
+            queue = runtime.router.choose(job.model, excluded_worker=job.excluded_worker)
             runtime.dispatcher.send_again(job.task_id, queue=queue)
     return outcome
 

@@ -4,7 +4,7 @@ The number of commands does not depend on the number of jobs.
 """
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +17,7 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 from redis import Redis
 
-from tasks import metrics, redis_keys
+from tasks import metrics, redis_client, redis_keys
 from tasks.capacity import Capacity, Store
 from tasks.errors import QueueUnavailableError, TaskError
 from tasks.housekeeping.missing_messages import list_key
@@ -133,7 +133,10 @@ class QueueCollector(Collector):
 
 
 class QueueList(NamedTuple):
-    """A queue's list of one priority level, `other` for an unknown one; what waits there."""
+    """What waits in a queue at one priority level, `other` for an unknown one.
+
+    All messages of a queue are on the list of its `normal` ones; earlier versions had more lists.
+    """
 
     queue: str
     level: str
@@ -148,14 +151,17 @@ def queue_lists(client: Redis, workers: Sequence[Worker]) -> list[QueueList]:
     lists = sorted(used | _lists_of(workers))
     with redis_errors(), client.pipeline(transaction=False) as pipe:
         for name in lists:
-            pipe.zcard(redis_keys.dispatched_key(name))
             pipe.llen(list_key(name))
-        answers = pipe.execute()
-    found = []
-    for name, jobs, messages in zip(lists, answers[::2], answers[1::2], strict=True):
+        lengths = pipe.execute()
+        counts = redis_client.JOBS.run(client, "count_by_priority", lists=lists)
+    jobs: Counter[tuple[str, str]] = Counter()
+    messages: Counter[tuple[str, str]] = Counter()
+    for name, waiting, length in zip(lists, counts, lengths, strict=True):
         queue, _, level = name.rpartition("|")
-        found.append(QueueList(queue, _PRIORITIES.get(level, "other"), jobs, messages))
-    return found
+        messages[queue, _PRIORITIES.get(level, "other")] += length
+        for priority, number in zip(_PRIORITIES.values(), waiting, strict=True):
+            jobs[queue, priority] += number
+    return [QueueList(*place, jobs[place], messages[place]) for place in {**jobs, **messages}]
 
 
 def _lists_of(workers: Sequence[Worker]) -> set[str]:

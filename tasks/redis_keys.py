@@ -67,7 +67,7 @@ JOB_DEADLINES: Final = f"{PREFIX}deadlines"
 DEAD_LETTERS: Final = f"{PREFIX}dead"
 #: All jobs, by the time of the next step of their erasure: a sorted set.
 EXPIRIES: Final = f"{PREFIX}expiries"
-#: The lists that messages were dispatched to, as `<queue>|<priority level>`: a set.
+#: The lists that messages were dispatched to, as `<queue>|<Celery priority>`: a set.
 QUEUE_LISTS: Final = f"{PREFIX}lists"
 #: Primaries that have ended and still have duplicates, by the time of their end: a sorted set.
 COMPLETING: Final = f"{PREFIX}primaries:ended"
@@ -96,16 +96,6 @@ def owner_tasks_key(owner_id: str) -> str:
 def dispatched_key(list_name: str) -> str:
     """The queued jobs whose message was dispatched to a list, a sorted set by `dispatch_seq`."""
     return f"{PREFIX}dispatched:{list_name}"
-
-
-def aged_key(list_name: str) -> str:
-    """Those of them that were raised to the list's level after waiting too long, a set."""
-    return f"{PREFIX}aged:{list_name}"
-
-
-def turns_key(list_name: str) -> str:
-    """The owners of a list's jobs by their turn, a sorted set."""
-    return f"{PREFIX}turns:{list_name}"
 
 
 def duplicates_key(task_id: str) -> str:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Final, TypeVar
 
 import structlog
@@ -14,7 +13,7 @@ from tasks import redis_keys
 from tasks.errors import QueueUnavailableError
 from tasks.housekeeping.missing_messages import MissingMessageDetector
 from tasks.jobs import routing
-from tasks.jobs.job import Job, Priority, Status
+from tasks.jobs.job import Job, Status
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import Dispatch, JobStore, ReleaseOutcome
 from tasks.redis_client import RedisLock, add_to_counter, redis_errors
@@ -33,15 +32,10 @@ _INDEX_SETS: Final = (
     redis_keys.JOB_DEADLINES,
     redis_keys.DEAD_LETTERS,
 )
-#: Most aged jobs that wait on one list, so that a batch cannot become urgent as a whole.
+#: Most aged jobs of an owner that wait on one list, so that no batch becomes urgent as a whole.
 MAX_AGED: Final = 2
-#: Jobs that are checked on one list in one pass, by the turns of their owners.
-_FIRST_PER_LIST: Final = 16
-#: The priority above each level.
-_PRIORITY_ABOVE: Final = {
-    f"{int(Priority.LOW)}": Priority.NORMAL,
-    f"{int(Priority.NORMAL)}": Priority.HIGH,
-}
+#: Owners whose jobs on one list one pass ages. The others' turn is later, and so are their jobs.
+_AGED_OWNERS: Final = 100
 RECONCILE_SECONDS: Final = 2.0
 #: Expiry of the lock: how long a pass that died delays the next one.
 _LOCK_SECONDS: Final = 5.0
@@ -53,9 +47,6 @@ _STEP_SECONDS: Final = 1.5
 _SENDS_PER_BATCH: Final = 50
 #: How long a job waits at each priority level before it is raised.
 AGING_SECONDS: Final = 60.0
-#: How long the next job of an owner waits while only others have jobs on the level above: its own
-#: more urgent jobs are its own to order, those of others take turns with it.
-OTHERS_SECONDS: Final = 5.0
 #: Due jobs that a pass routes one by one to a GPU; the others go to the shared queue.
 _ROUTED: Final = 8
 _Item = TypeVar("_Item")
@@ -110,8 +101,7 @@ class Quarantine:
 class Reconciler:
     """Runs passes, one at a time behind a lock; a pass that is repeated does no harm.
 
-    A job waits `aging_seconds` at each priority level before it is raised; one that is its owner's
-    next waits `OTHERS_SECONDS` while only others have jobs on the level above.
+    A job waits `aging_seconds` at each priority level before it is raised.
     """
 
     def __init__(
@@ -203,11 +193,15 @@ class Reconciler:
                     self._count("deadline_exceeded", [task_id])
 
     def _move_backlogs(self) -> None:
-        """Send jobs that wait for a dead or drained GPU to their model's shared queue."""
+        """Send jobs that wait for a dead or drained GPU to their model's shared queue.
+
+        And those that an earlier version sent by their priority to where owners take turns.
+        """
         usable = {worker.queue for worker in self._registry.workers() if worker.usable}
         for name in self._job_store.lists():
-            queue = name.rpartition("|")[0]
-            if queue.startswith(routing.GPU_PREFIX) and queue not in usable:
+            queue, _, level = name.rpartition("|")
+            gone = queue.startswith(routing.GPU_PREFIX) and queue not in usable
+            if gone or level != f"{int(routing.MESSAGE_PRIORITY)}":
                 waiting = self._client.zrange(redis_keys.dispatched_key(name), 0, _MAX_PER_STEP - 1)
                 self._send([str(each) for each in waiting], _shared_queue, "backlog_moved")
 
@@ -226,47 +220,15 @@ class Reconciler:
         self._send(due[_ROUTED:], _shared_queue, "sent_again")
 
     def _raise_aged(self) -> None:
-        """Raise the effective priority of the next jobs of each list that waited too long."""
-        found = [each for name in self._job_store.lists() for each in self._aged_on(name)]
-        self._count("lifted", [job.task_id for job in self._dispatcher.send_all(found)])
-
-    def _aged_on(self, name: str) -> Iterator[Dispatch]:
-        """Yield the messages that raise jobs of a list by one level, as many as may be raised."""
-        queue, _, level = name.rpartition("|")
-        above = _PRIORITY_ABOVE.get(level)
-        if above is None:
-            return
-        higher = f"{queue}|{int(above)}"
-        first = self._job_store.next_jobs(name, _FIRST_PER_LIST)
-        if not first:
-            return
-        with redis_errors():
-            raised = self._client.scard(redis_keys.aged_key(higher))
-        for job in islice(self._aged(first, higher), max(0, MAX_AGED - raised)):
-            yield Dispatch(job.task_id, queue, above, after=job.dispatch_seq)
-
-    def _aged(self, task_ids: list[str], higher: str) -> Iterator[Job]:
-        """Yield those that have been queued for too long below the level of the list `higher`."""
-        levels = list(Priority)
-        found = self._job_store.read(task_ids)
-        for task_id, reason in found.unreadable.items():
-            self._quarantine.add(task_id, "lift", reason)
-        turns = redis_keys.turns_key(higher)
-        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
-            pipe.zcard(turns)
-            for job in found.jobs:
-                pipe.zscore(redis_keys.index_key(Status.QUEUED), job.task_id)
-                pipe.zscore(turns, job.owner)
-            others, *scores = pipe.execute()
-        served: set[str] = set()
-        for job, entered, turn in zip(found.jobs, scores[::2], scores[1::2], strict=True):
-            waits_for_others = others and turn is None and job.owner not in served
-            seconds = min(OTHERS_SECONDS, self._aging_seconds)
-            raised = levels.index(job.priority) - levels.index(job.effective_priority)
-            wait = (seconds if waits_for_others else self._aging_seconds) * (raised + 1)
-            if entered is not None and self._clock() - float(entered) >= wait:
-                served.add(job.owner)
-                yield job
+        """Raise jobs that have waited too long behind more urgent ones of their owner."""
+        for name in self._in_time(self._job_store.lists()):
+            raised = self._job_store.raise_aged(
+                name, seconds=self._aging_seconds, most=MAX_AGED, owners=_AGED_OWNERS
+            )
+            found = self._job_store.read(raised)
+            for task_id, reason in found.unreadable.items():
+                self._quarantine.add(task_id, "lift", reason)
+            self._count("lifted", [job.task_id for job in found.jobs])
 
     def _prune(self) -> None:
         """Remove jobs without a record from the next part of every index set."""
@@ -285,9 +247,7 @@ class Reconciler:
             self._cursors[key] = cursor
 
     def _route(self, job: Job) -> str:
-        return self._router.choose(
-            job.model, job.effective_priority, excluded_worker=job.excluded_worker
-        )
+        return self._router.choose(job.model, excluded_worker=job.excluded_worker)
 
     def _in_time(self, items: Iterable[_Item]) -> Iterator[_Item]:
         """Yield items while the step has time."""

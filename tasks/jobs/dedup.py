@@ -179,9 +179,7 @@ def send_if_due(
     try:
         job = job_store.get(task_id)
         if job is not None and job_store.is_due(task_id):
-            queue = router.choose(
-                job.model, job.effective_priority, excluded_worker=job.excluded_worker
-            )
+            queue = router.choose(job.model, excluded_worker=job.excluded_worker)
             dispatcher.send_again(task_id, queue=queue)
     except (QueueUnavailableError, UnreadableRecordError) as error:
         _log.warning("duplicate.not_sent", task_id=task_id, reason=str(error))

@@ -105,6 +105,8 @@ class Job:
     primary: str | None = None
     priority: Priority = Priority.NORMAL
     #: The priority that the job was raised to by aging; None if it was not.
+    raised_priority: Priority | None = None
+    #: The Celery priority of its latest message; None before the first.
     priority_level: Priority | None = None
     #: The job fails unless a worker begins it by then.
     deadline: float | None = None
@@ -146,8 +148,8 @@ class Job:
 
     @property
     def effective_priority(self) -> Priority:
-        """The priority that its message is sent with."""
-        return self.priority if self.priority_level is None else self.priority_level
+        """How urgent it is now among its owner's jobs."""
+        return self.priority if self.raised_priority is None else self.raised_priority
 
     @property
     def elapsed_ms(self) -> int | None:

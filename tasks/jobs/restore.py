@@ -78,7 +78,7 @@ class Restorer:
         Raises:
             QueueUnavailableError: Redis does not answer.
         """
-        job = job.evolve(queue=self.router.choose(job.model, job.priority))
+        job = job.evolve(queue=self.router.choose(job.model))
         if job.deadline is not None:
             # It may have passed during the outage: the queue timeout begins again.
             timeout = job.deadline - job.created_at

@@ -34,6 +34,8 @@ WEBHOOK_QUEUE: Final = "webhooks"
 DISPATCH_SEQ_HEADER: Final = "rmbg_dispatch_seq"
 #: Prefix of the queues that the worker of one GPU takes from.
 GPU_PREFIX: Final = "gpu."
+#: The Celery priority of all messages: priorities order an owner's jobs, and the claim chooses.
+MESSAGE_PRIORITY: Final = Priority.NORMAL
 #: Prefix of the queues that all workers of a model take from.
 MODEL_PREFIX: Final = "model."
 
@@ -98,7 +100,7 @@ class JobDispatcher:
                 args=[job.task_id],
                 task_id=message_id(job),
                 queue=job.queue,
-                priority=int(job.effective_priority),
+                priority=int(MESSAGE_PRIORITY),
                 headers={DISPATCH_SEQ_HEADER: job.dispatch_seq},
                 kwargsrepr=repr(shown),
                 retry=False,
@@ -175,17 +177,17 @@ class Router:
     """Chooses a job's queue: that of a GPU that is nearly idle, or its model's shared one.
 
     A worker takes from its own queue before the shared one. So nothing is assigned to a GPU while
-    jobs of the same or higher priority wait in the shared queue: they could wait for ever.
+    jobs wait in the shared queue: they could wait for ever.
     """
 
     client: Redis
     routing: RoutingMode = "gpu"
     clock: Callable[[], float] = time.time
 
-    def choose(self, model: str, priority: Priority, *, excluded_worker: str | None = None) -> str:
+    def choose(self, model: str, *, excluded_worker: str | None = None) -> str:
         """Return the queue of the worker that would begin the job soonest, or the shared one.
 
-        `priority` is the job's effective one; the excluded worker failed to run it.
+        The excluded worker failed to run it.
         """
         shared = model_queue(model)
         if self.routing == "shared":
@@ -197,7 +199,6 @@ class Router:
                         self.client,
                         "choose_queue",
                         model=model,
-                        priority=int(priority),
                         shared=shared,
                         now=self.clock(),
                         max_assigned=MAX_ASSIGNED,

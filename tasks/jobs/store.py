@@ -21,7 +21,6 @@ from tasks.jobs.job import (
     OVERDUE,
     POISON,
     Job,
-    Priority,
     Status,
     from_record,
     to_record,
@@ -88,10 +87,6 @@ class Dispatch:
 
     task_id: str
     queue: str
-    #: Raises the job to this priority; None leaves it as it is.
-    priority_level: Priority | None = None
-    #: Its `dispatch_seq` as the caller knows it: nothing is sent if a later message was dispatched.
-    after: int | None = None
 
 
 class Place(NamedTuple):
@@ -219,23 +214,40 @@ class JobStore:
         return [task_id for task_id, name in zip(task_ids, named, strict=True) if name == queue]
 
     def lists(self) -> list[str]:
-        """Return the lists that messages were dispatched to, as `<queue>|<priority level>`."""
+        """Return the lists that messages were dispatched to, as `<queue>|<Celery priority>`."""
         with redis_errors():
             return sorted(cast("set[str]", self._client.smembers(redis_keys.QUEUE_LISTS)))
 
     def position(self, job: Job) -> int:
         """Return how many jobs of its queue go before a job; 0 if it is not queued.
 
-        These are the jobs at more urgent priority levels, and at its own the earlier ones of its
-        owner and those that other owners have begun by then, as they take turns. A duplicate has
-        the position of its primary.
+        These are the more urgent and the earlier ones of its owner, and those that other owners
+        have begun by then, as they take turns. A duplicate has the position of its primary.
         """
         return int(self._run("position", job.task_id))
 
-    def next_jobs(self, list_name: str, most: int) -> list[str]:
-        """Return the first `most` jobs of a list, in the order in which their turns come."""
+    def raise_aged(self, list_name: str, *, seconds: float, most: int, owners: int) -> list[str]:
+        """Raise what waited on a list for too long behind more urgent jobs of its owner.
+
+        Args:
+            list_name: of the list.
+            seconds: that a job waits at each priority.
+            most: raised jobs of an owner that wait at a time.
+            owners: that are looked at, by their turn.
+
+        Returns:
+            The jobs that were raised by one priority level, and damaged ones that were not.
+        """
         with redis_errors():
-            found = redis_client.JOBS.run(self._client, "next_jobs", list=list_name, most=most)
+            found = redis_client.JOBS.run(
+                self._client,
+                "raise_aged",
+                list=list_name,
+                now=self._clock(),
+                seconds=seconds,
+                most=most,
+                owners=owners,
+            )
         return cast("list[str]", found)
 
     def ids(self, status: Status) -> list[str]:
@@ -385,13 +397,7 @@ class JobStore:
             queued or whose record is damaged.
         """
         calls: list[dict[str, redis_client.Argument]] = [
-            {
-                "id": each.task_id,
-                "queue": each.queue,
-                "priority_level": each.priority_level,
-                "after": each.after,
-            }
-            for each in sendings
+            {"id": each.task_id, "queue": each.queue} for each in sendings
         ]
         jobs: list[Job | None] = []
         with redis_errors():
@@ -426,7 +432,7 @@ class JobStore:
         model: str | None = None,
         respect_exclusion: bool = True,
     ) -> Turn:
-        """Claim the job of a message's list whose owner's turn it is.
+        """Claim the job whose owner's turn it is, of a message's list or the model's shared one.
 
         Args:
             task_id: the job that the message names.

@@ -2,8 +2,9 @@
 -- They are one script, since most commands may end a job, and an end writes in one step the record,
 -- the webhook's delivery, the batch's count, and that the duplicates are to be completed.
 --
--- <list> is a Celery list as `<queue>|<priority level>`; a priority level is a job's priority, or
--- the one that it was raised to.
+-- <list> is a Celery list as `<queue>|<Celery priority>`. Messages have one Celery priority, since the
+-- claim chooses the job: owners take turns, and priorities order the jobs of one owner. Earlier
+-- versions have a list for each priority.
 --
 -- key                       type    what for                                       expiry
 -- rmbg:job:<id>             hash    a record: the fields of `Job` in Python        pictures + 1 day
@@ -18,9 +19,12 @@
 -- rmbg:dispatch_seq         string  number of the latest dispatch                  none
 -- rmbg:lists                set     lists that messages were dispatched to         none
 -- rmbg:dispatched:<list>    zset    jobs dispatched to a list, by dispatch_seq     none
--- rmbg:aged:<list>          set     those of them that were raised to this list    none
--- rmbg:turns:<list>         zset    owners of dispatched jobs, by turn             none
--- rmbg:waiting:<list>:<owner>  zset  an owner's dispatched jobs, the oldest first  none
+-- rmbg:aged:<list>          set     those that an earlier version raised           none
+-- rmbg:turns:<list>         zset    owners of dispatched jobs, by their last turn  none
+-- rmbg:waiting:<list>:<owner>  zset  an owner's dispatched jobs, the next one first  none
+-- rmbg:raised:<list>:<owner>   set   those of them that have aged                  none
+-- rmbg:served               zset    owners by the number of their last turn        1 day
+-- rmbg:turn_seq             string  number of the latest turn                      none
 -- rmbg:primary:<cache key>  string  the pending job of that key that runs          its record's
 -- rmbg:cached:<cache key>   string  a succeeded job of that key to copy from       about 1 h
 -- rmbg:duplicates:<id>      set     jobs that wait for a primary's result          last record's
@@ -39,12 +43,22 @@
 
 local DUE, DEADLINES, DEAD, EXPIRIES = P .. 'due', P .. 'deadlines', P .. 'dead', P .. 'expiries'
 local LISTS, DISPATCH_SEQ = P .. 'lists', P .. 'dispatch_seq'
+local SERVED, TURN_SEQ = P .. 'served', P .. 'turn_seq'
 local ENDED_PRIMARIES = P .. 'primaries:ended'
 local ALIVE_WORKERS, READY_WORKERS = P .. 'workers:alive', P .. 'workers:ready'
 local DRAINED_WORKERS = P .. 'workers:drained'
 local STATUSES = {'queued', 'processing', 'succeeded', 'failed', 'canceled'}
-local NORMAL = '3'
+local NORMAL = 3
 local LEVELS = {'0', '3', '6'}
+-- The Celery priority of all messages, `routing.MESSAGE_PRIORITY` in Python.
+local MESSAGE_LEVEL = '3'
+-- The place of a job among its owner's is the number of a dispatch, and that many more for each
+-- priority level; `normal` has the plain numbers, as earlier versions write them.
+local PER_LEVEL = 2 ^ 40
+-- Turns of owners that had none lately come before all others, in the order of their arrival.
+local BEFORE_ALL = 2 ^ 45
+-- Owners of which the last turn is remembered; one of which it is not comes before those.
+local MAX_SERVED = 10000
 -- Entries without a job that one look for the next turn drops, so that no look takes long. Only
 -- records that expired or were damaged, and earlier versions of the service, leave such entries.
 local MAX_STALE = 100
@@ -57,6 +71,9 @@ local function dispatched_key(list) return P .. 'dispatched:' .. list end
 local function aged_key(list) return P .. 'aged:' .. list end
 local function turns_key(list) return P .. 'turns:' .. list end
 local function waiting_key(list, owner) return P .. 'waiting:' .. list .. ':' .. owner end
+local function raised_key(list, owner) return P .. 'raised:' .. list .. ':' .. owner end
+-- The list of `routing.model_queue`, from which all workers of a model take.
+local function shared_list(model) return 'model.' .. model .. '|' .. MESSAGE_LEVEL end
 local function primary_key(cache_key) return P .. 'primary:' .. cache_key end
 local function cached_key(cache_key) return P .. 'cached:' .. cache_key end
 local function duplicates_key(id) return P .. 'duplicates:' .. id end
@@ -118,35 +135,84 @@ end
 
 -- Lists and dispatches ---------------------------------------------------------------------------
 
+-- The Celery priority of a job's message; of a job of an earlier version, its priority.
 local function level_of(id)
-  return get(id, 'priority_level') or get(id, 'priority') or NORMAL
+  return get(id, 'priority_level') or get(id, 'priority') or MESSAGE_LEVEL
 end
 
 local function list_of(id)
   return (get(id, 'queue') or '') .. '|' .. level_of(id)
 end
 
--- Makes the turn of an owner the last one of a list. `condition`: NX for an owner that has none
--- yet, XX for one that has.
-local function turn_last(list, owner, condition)
-  local last = redis.call('ZRANGE', turns_key(list), -1, -1, 'WITHSCORES')
-  if last[1] ~= owner then
-    redis.call('ZADD', turns_key(list), condition, (tonumber(last[2]) or 0) + 1, owner)
+-- How urgent a job is among its owner's: its priority, or the one that it was raised to.
+local function urgency(id)
+  local found = number(get(id, 'raised_priority')) or number(get(id, 'priority')) or NORMAL
+  return math.max(0, math.min(found, 9))
+end
+
+-- A job's place among its owner's, by the number of a dispatch.
+local function place_of(id, number)
+  return (urgency(id) - NORMAL) * PER_LEVEL + tonumber(number) % PER_LEVEL
+end
+
+-- Gives an owner that is new to a list its turn there: that of its last one, so that whoever was
+-- served the longest ago is the next.
+local function join_turns(list, owner)
+  if not redis.call('ZSCORE', turns_key(list), owner) then
+    local turn = redis.call('ZSCORE', SERVED, owner)
+      or redis.call('INCR', TURN_SEQ) - BEFORE_ALL
+    redis.call('ZADD', turns_key(list), turn, owner)
   end
+end
+
+-- Makes the turn of an owner the last one on lists, and remembers it.
+local function turn_last(lists, owner)
+  local turn = redis.call('INCR', TURN_SEQ)
+  for _, list in ipairs(lists) do
+    local last = redis.call('ZRANGE', turns_key(list), -1, -1, 'WITHSCORES')
+    -- An earlier version counts the turns of each list.
+    turn = math.max(turn, (tonumber(last[2]) or 0) + 1)
+  end
+  for _, list in ipairs(lists) do
+    redis.call('ZADD', turns_key(list), 'XX', turn, owner)
+  end
+  redis.call('SET', TURN_SEQ, string.format('%.0f', turn))
+  redis.call('ZADD', SERVED, turn, owner)
+  redis.call('ZREMRANGEBYRANK', SERVED, 0, -MAX_SERVED - 1)
+  redis.call('EXPIRE', SERVED, 86400)
 end
 
 -- Adds a job to those that its owner has on a list; one that is there keeps its place.
 local function add_waiting(list, id, number)
   local owner = owner_of(id)
-  redis.call('ZADD', waiting_key(list, owner), 'NX', number, id)
-  turn_last(list, owner, 'NX')
+  redis.call('ZADD', waiting_key(list, owner), 'NX', place_of(id, number), id)
+  if get(id, 'raised_priority') then
+    redis.call('SADD', raised_key(list, owner), id)
+  end
+  join_turns(list, owner)
 end
 
 -- Takes a job from those that its owner has on a list; without a job there it has no turn.
 local function remove_waiting(list, id, owner)
   redis.call('ZREM', waiting_key(list, owner), id)
+  redis.call('SREM', raised_key(list, owner), id)
   if redis.call('EXISTS', waiting_key(list, owner)) == 0 then
     redis.call('ZREM', turns_key(list), owner)
+  end
+end
+
+-- Forgets that a job has aged.
+local function remove_raise(id)
+  redis.call('HDEL', job_key(id), 'raised_priority')
+  redis.call('SREM', raised_key(list_of(id), owner_of(id)), id)
+end
+
+-- Puts a job behind its owner's others of its urgency, after that has changed.
+local function place_anew(id)
+  local list, owner = list_of(id), owner_of(id)
+  if redis.call('ZSCORE', waiting_key(list, owner), id) then
+    local place = place_of(id, redis.call('INCR', DISPATCH_SEQ))
+    redis.call('ZADD', waiting_key(list, owner), place, id)
   end
 end
 
@@ -164,9 +230,6 @@ local function enter(id, number)
   redis.call('HSET', job_key(id), 'dispatch_seq', number)
   redis.call('SADD', LISTS, list)
   redis.call('ZADD', dispatched_key(list), number, id)
-  if level_of(id) ~= (get(id, 'priority') or NORMAL) then
-    redis.call('SADD', aged_key(list), id)
-  end
   redis.call('ZREM', DUE, id)
   add_waiting(list, id, number)
 end
@@ -175,6 +238,7 @@ end
 -- that never arrived, or that its list no longer holds, is found missing.
 local function number_dispatch(id)
   local seq = redis.call('INCR', DISPATCH_SEQ)
+  redis.call('HSET', job_key(id), 'priority_level', MESSAGE_LEVEL)
   enter(id, seq)
   return seq
 end
@@ -185,7 +249,7 @@ local function postpone(id, due)
   redis.call('ZADD', DUE, due, id)
 end
 
--- The number of jobs dispatched to a queue at a priority level up to `lowest`.
+-- The number of jobs dispatched to the lists of a queue with a Celery priority up to `lowest`.
 local function dispatched_to(queue, lowest)
   local jobs = 0
   for _, level in ipairs(LEVELS) do
@@ -220,19 +284,22 @@ local function position(id)
     return 0
   end
   local list, owner, queue = list_of(ahead), owner_of(ahead), get(ahead, 'queue') or ''
-  local level = number(level_of(ahead)) or tonumber(NORMAL)
-  -- A job that is yet to be dispatched will be its owner's last one.
+  local level = number(level_of(ahead)) or NORMAL
+  -- A job that is yet to be dispatched will be its owner's last one of its urgency.
   local waiting, turns = waiting_key(list, owner), turns_key(list)
-  local place = redis.call('ZRANK', waiting, ahead) or redis.call('ZCARD', waiting)
+  local place = redis.call('ZRANK', waiting, ahead)
+    or redis.call('ZCOUNT', waiting, '-inf', place_of(ahead, PER_LEVEL - 1))
   local turn = redis.call('ZRANK', turns, owner) or redis.call('ZCARD', turns)
   return dispatched_to(queue, level - 1) + place + jobs_of_others(list, owner, place, turn)
 end
 
 -- Turns ------------------------------------------------------------------------------------------
--- The owners of the jobs on a list take turns: a message stands for a place on its list, and the
--- worker that takes it runs the oldest job there of the owner whose turn it is. The job for which
--- the message was sent gets the number of that one in exchange, so that there is still a message
--- for each job, and each message that a list has lost is still found missing.
+-- The owners of the jobs on a list take turns, whoever was served the longest ago first: a message
+-- stands for a place on its list, and the worker that takes it runs the next job there of the owner
+-- whose turn it is. A worker takes from its own queue first, so that the turns of its model's shared
+-- queue count there too. The job for which the message was sent gets the message of that one in
+-- exchange, so that there is still a message for each job, and each message that a list has lost is
+-- still found missing.
 
 -- The queued job for which a message stands: the one that has its number, or else the one that it
 -- names, which had it once. Arguments: list and number of the message (none: only its name counts),
@@ -245,7 +312,7 @@ local function job_of_message(a)
   return found[1] or a.id
 end
 
--- The oldest job on a list of the owner whose turn it is; nil if none is found.
+-- The next job on a list of the owner whose turn it is; nil if none is found.
 local function next_in_turn(list)
   for _ = 1, MAX_STALE do
     local owner = redis.call('ZRANGE', turns_key(list), 0, 0)[1]
@@ -268,24 +335,56 @@ local function adopt(list, id)
   end
 end
 
-local function exchange_numbers(list, one, other)
-  local key = dispatched_key(list)
-  local first, second = redis.call('ZSCORE', key, one), redis.call('ZSCORE', key, other)
-  redis.call('ZADD', key, second, one, first, other)
+-- Takes a queued job to another queue, where it keeps its place among its owner's.
+local function move(id, from, to)
+  local place = redis.call('ZSCORE', waiting_key(from, owner_of(id)), id)
+  leave(from, id)
+  redis.call('HSET', job_key(id), 'queue', (to:gsub('|[^|]*$', '')))
+  redis.call('SADD', LISTS, to)
+  add_waiting(to, id, place)
+end
+
+-- Gives each of two jobs the message of the other one.
+local function exchange_messages(one, on, other, at)
+  local first = redis.call('ZSCORE', dispatched_key(on), one)
+  local second = redis.call('ZSCORE', dispatched_key(at), other)
+  if on ~= at then
+    move(one, on, at)
+    move(other, at, on)
+  end
+  redis.call('ZADD', dispatched_key(at), second, one)
+  redis.call('ZADD', dispatched_key(on), first, other)
   redis.call('HSET', job_key(one), 'dispatch_seq', second)
   redis.call('HSET', job_key(other), 'dispatch_seq', first)
 end
 
--- Returns the job that runs in place of one for which a message stands: of the same list, by turns.
-local function take_turn(id)
+-- Whether one job, the next on its list, goes before that of another list.
+local function goes_before(one, on, other, at)
+  local owner, rival = owner_of(one), owner_of(other)
+  if owner == rival then
+    return tonumber(redis.call('ZSCORE', waiting_key(on, owner), one))
+      < tonumber(redis.call('ZSCORE', waiting_key(at, rival), other))
+  end
+  return tonumber(redis.call('ZSCORE', turns_key(on), owner))
+    < tonumber(redis.call('ZSCORE', turns_key(at), rival))
+end
+
+-- Returns the job that runs in place of one for which a message stands, by turns: of the same list,
+-- or of the shared one of the worker's model.
+local function take_turn(id, model)
   local list = list_of(id)
   if not redis.call('ZSCORE', dispatched_key(list), id) then
     return id
   end
   adopt(list, id)
-  local chosen = next_in_turn(list) or id
+  local chosen, from = next_in_turn(list) or id, list
+  local shared = model and level_of(id) == MESSAGE_LEVEL and shared_list(model)
+  local other = shared and shared ~= list and next_in_turn(shared)
+  if other and goes_before(other, shared, chosen, list) then
+    chosen, from = other, shared
+  end
   if chosen ~= id then
-    exchange_numbers(list, id, chosen)
+    exchange_messages(id, list, chosen, from)
   end
   return chosen
 end
@@ -294,18 +393,19 @@ end
 -- Jobs with one cache key give one result. One of them runs, the primary; the others are queued
 -- without a message and get its result.
 
--- Raises a queued primary to the priority of its most urgent duplicate. It is dispatched again at
--- that level; the message that it had before finds it running or final.
+-- Raises a queued primary to the priority of its most urgent duplicate. One on a list of an earlier
+-- version is dispatched again; the message that it had before finds it running or final.
 local function raise(primary, priority, now)
   local wanted = number(priority)
-  if get(primary, 'status') ~= 'queued' or not wanted
-    or (number(level_of(primary)) or 0) <= wanted then
+  if get(primary, 'status') ~= 'queued' or not wanted or urgency(primary) <= wanted then
     return
   end
-  local due = redis.call('ZSCORE', DUE, primary)
-  postpone(primary, due or now)
-  redis.call('HDEL', job_key(primary), 'priority_level')
+  if level_of(primary) ~= MESSAGE_LEVEL and not redis.call('ZSCORE', DUE, primary) then
+    postpone(primary, now)
+  end
+  remove_raise(primary)
   redis.call('HSET', job_key(primary), 'priority', priority)
+  place_anew(primary)
 end
 
 local function add_duplicate(id, primary)
@@ -555,22 +655,23 @@ commands.tombstone = function(a)
   return record
 end
 
--- Numbers a queued job's next message and puts the job on that message's list.
--- Arguments: id, queue, priority_level (none: unchanged), after (a dispatch_seq: only if none came
--- after that one).
+-- Numbers a queued job's next message and puts the job on that message's list, in the place among
+-- its owner's that it has.
+-- Arguments: id, queue.
 -- Returns the record as fields and values in turn; nothing if no message is to be sent.
 commands.record_dispatch = function(a)
-  if get(a.id, 'status') ~= 'queued' or (a.after and a.after ~= get(a.id, 'dispatch_seq')) then
+  if get(a.id, 'status') ~= 'queued' then
     return {}
   end
-  local list = list_of(a.id)
+  local list, to = list_of(a.id), a.queue .. '|' .. MESSAGE_LEVEL
+  local place = redis.call('ZSCORE', waiting_key(list, owner_of(a.id)), a.id)
   redis.call('HINCRBY', job_key(a.id), 'redispatches', 1)
-  redis.call('HSET', job_key(a.id), 'queue', a.queue)
-  if a.priority_level then
-    redis.call('HSET', job_key(a.id), 'priority_level', a.priority_level)
-  end
-  if list_of(a.id) ~= list then
+  if to ~= list then
     leave(list, a.id)
+  end
+  redis.call('HSET', job_key(a.id), 'queue', a.queue)
+  if place then
+    add_waiting(to, a.id, place)
   end
   number_dispatch(a.id)
   return redis.call('HGETALL', job_key(a.id))
@@ -633,7 +734,8 @@ local function claim(id, a)
     return 'excluded'
   end
   leave_queue(id)
-  turn_last(list_of(id), owner_of(id), 'XX')
+  local list, shared = list_of(id), shared_list(model or '')
+  turn_last(list == shared and {list} or {list, shared}, owner_of(id))
   set_status(id, 'processing', a.now)
   redis.call('SET', lease_key(id), a.token, 'PX', a.lease_ms)
   count('attempts')
@@ -644,14 +746,14 @@ local function claim(id, a)
 end
 
 -- Takes the lease of a queued job and counts the attempt, before the picture is touched. With a
--- message it is the job of its list whose turn it is; without one, the job that is named.
+-- message it is the job whose turn it is; without one, the job that is named.
 -- Arguments: id, token, worker, now, lease_ms, respect_exclusion (boolean), overdue (the error of
 -- a job whose deadline has passed); model (that the worker has loaded: a job of another one is
 -- handed back; none, from an earlier version: any); list and number of the message that names the
 -- job.
 -- Returns 'claimed', 'leased', 'final', 'missing', 'excluded' or 'other_model', and the job's id.
 commands.claim = function(a)
-  local id = a.number and take_turn(job_of_message(a)) or a.id
+  local id = a.number and take_turn(job_of_message(a), a.model) or a.id
   return {claim(id, a), id}
 end
 
@@ -765,7 +867,7 @@ commands.requeue = function(a)
     return status
   end
   redis.call('HDEL', job_key(a.id), 'error', 'finished_at', 'started_at', 'excluded_worker',
-    'worker', 'priority_level')
+    'worker', 'priority_level', 'raised_priority')
   redis.call('HSET', job_key(a.id), 'attempts', 0, 'crashes', 0, 'losses', 0)
   redis.call('ZREM', DEAD, a.id)
   set_status(a.id, 'queued', a.now)
@@ -901,30 +1003,64 @@ commands.forget_list = function(a)
     return 0
   end
   for _, owner in ipairs(redis.call('ZRANGE', turns_key(a.list), 0, -1)) do
-    redis.call('DEL', waiting_key(a.list, owner))
+    redis.call('DEL', waiting_key(a.list, owner), raised_key(a.list, owner))
   end
   redis.call('DEL', aged_key(a.list), turns_key(a.list))
   return redis.call('SREM', LISTS, a.list)
 end
 
--- Lists the jobs of a list in the order in which their owners' turns come.
--- Arguments: list, most.  Returns up to so many ids.
-commands.next_jobs = function(a)
-  local key, most, lines, found = dispatched_key(a.list), tonumber(a.most), {}, {}
-  for _, id in ipairs(redis.call('ZRANGE', key, 0, most - 1)) do
-    adopt(a.list, id)
-  end
-  for rank, owner in ipairs(redis.call('ZRANGE', turns_key(a.list), 0, most - 1)) do
-    lines[rank] = redis.call('ZRANGE', waiting_key(a.list, owner), 0, most - 1)
-  end
-  for place = 1, most do
-    for _, line in ipairs(lines) do
-      if #found < most and line[place] and redis.call('ZSCORE', key, line[place]) then
-        found[#found + 1] = line[place]
+-- Whether a job has been queued for too long at its urgency: `seconds` for each raise.
+local function has_aged(id, a)
+  local entered = redis.call('ZSCORE', QUEUED, id)
+  local raises = ((number(get(id, 'priority')) or NORMAL) - urgency(id)) / NORMAL
+  return entered and tonumber(a.now) - tonumber(entered) >= tonumber(a.seconds) * (raises + 1)
+end
+
+-- Raises the next jobs of an owner that have aged by a priority level, and appends them to `found`.
+local function raise_aged_of(owner, a, found)
+  local raised, most = raised_key(a.list, owner), tonumber(a.most)
+  for _, level in ipairs({NORMAL, 2 * NORMAL}) do
+    local first = (level - NORMAL) * PER_LEVEL
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', waiting_key(a.list, owner), first,
+      '(' .. first + PER_LEVEL, 'LIMIT', 0, most)) do
+      if damage(job_key(id), {}) then
+        found[#found + 1] = id
+      elseif (redis.call('SISMEMBER', raised, id) == 1 or redis.call('SCARD', raised) < most)
+        and has_aged(id, a) then
+        redis.call('HSET', job_key(id), 'raised_priority', level - NORMAL)
+        redis.call('SADD', raised, id)
+        place_anew(id)
+        found[#found + 1] = id
       end
     end
   end
+end
+
+-- Raises the jobs of a list that have waited too long behind more urgent ones of their owner.
+-- Arguments: list, now, seconds, most (raised jobs of an owner that wait at a time), owners (how many
+-- are looked at, those first whose turn comes first).
+-- Returns the ids, with those of jobs whose record is damaged, which were not raised.
+commands.raise_aged = function(a)
+  local found = {}
+  for _, owner in ipairs(redis.call('ZRANGE', turns_key(a.list), 0, tonumber(a.owners) - 1)) do
+    raise_aged_of(owner, a, found)
+  end
   return found
+end
+
+-- Counts the jobs of lists by how urgent they are now.
+-- Arguments: lists.  Returns for each the numbers of high, normal and low ones.
+commands.count_by_priority = function(a)
+  local counts = {}
+  for place, list in ipairs(a.lists) do
+    local high, low = 0, 0
+    for _, owner in ipairs(redis.call('ZRANGE', turns_key(list), 0, -1)) do
+      high = high + redis.call('ZCOUNT', waiting_key(list, owner), '-inf', '(0')
+      low = low + redis.call('ZCOUNT', waiting_key(list, owner), PER_LEVEL, '+inf')
+    end
+    counts[place] = {high, redis.call('ZCARD', dispatched_key(list)) - high - low, low}
+  end
+  return counts
 end
 
 -- Ends a duplicate as its primary ended.
@@ -970,14 +1106,14 @@ commands.position = function(a)
 end
 
 -- Chooses the queue of the worker that would begin a job soonest. A worker takes from its own queue
--- before the model's shared one. So while a job of that priority or a higher one waits in the
--- shared queue, new ones go there too: otherwise they would pass it again and again.
--- Arguments: model, priority, shared (the model's shared queue), now, max_assigned (jobs that are
+-- before the model's shared one. So while a job waits in the shared queue, new ones go there too:
+-- otherwise they would pass it again and again.
+-- Arguments: model, shared (the model's shared queue), now, max_assigned (jobs that are
 -- assigned to one worker at a time), default_seconds (of a job, for a worker that has finished
 -- none), excluded_worker.  Returns the queue.
 commands.choose_queue = function(a)
-  local priority, best, best_wait = tonumber(a.priority), a.shared, math.huge
-  if dispatched_to(a.shared, priority) > 0 then
+  local best, best_wait = a.shared, math.huge
+  if dispatched_to(a.shared, math.huge) > 0 then
     return a.shared
   end
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', ALIVE_WORKERS, a.now, '+inf')) do
@@ -989,8 +1125,9 @@ commands.choose_queue = function(a)
       and queue ~= '' and field(worker, 'model') == a.model then
       local running = number(field(worker, 'running')) or 0
       local seconds = number(field(worker, 'seconds')) or tonumber(a.default_seconds)
-      local wait = (running + dispatched_to(queue, priority)) * seconds
-      if running + dispatched_to(queue, math.huge) < tonumber(a.max_assigned)
+      local assigned = running + dispatched_to(queue, math.huge)
+      local wait = assigned * seconds
+      if assigned < tonumber(a.max_assigned)
         and (wait < best_wait or (wait == best_wait and queue < best)) then
         best, best_wait = queue, wait
       end
@@ -1064,12 +1201,13 @@ counters = {
 }
 any_type = {
   create = true, create_finished = true, quarantine = true, forget = true, uncache = true,
-  position = true, erase_batch = true, release_pictures = true,
+  position = true, erase_batch = true, release_pictures = true, raise_aged = true,
+  count_by_priority = true,
 }
 -- Ends and erasures, and what leads a job to its end.
 for _, name in ipairs({
   'claim', 'renew', 'finish', 'release', 'crash', 'cancel', 'fail_overdue', 'expire', 'release_pictures',
-  'erase', 'forget', 'forget_list', 'complete_duplicate', 'uncache', 'erase_batch',
+  'erase', 'forget', 'forget_list', 'complete_duplicate', 'uncache', 'erase_batch', 'raise_aged',
 }) do
   even_if_full[name] = true
 end

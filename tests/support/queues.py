@@ -74,9 +74,12 @@ class Queues:
             self.dispatcher.send(job)
         return job.task_id
 
-    def take(self, priority: Priority = Priority.NORMAL, queue: str = SHARED) -> Taken | None:
-        """Take the next message of a list, as a worker's parent does; None if there is none."""
-        name = f"{queue}|{int(priority)}"
+    def take(self, level: Priority = Priority.NORMAL, queue: str = SHARED) -> Taken | None:
+        """Take the next message of a list, as a worker's parent does; None if there is none.
+
+        Only earlier versions send messages with another Celery priority than `normal`.
+        """
+        name = f"{queue}|{int(level)}"
         text = self.redis.rpop(list_key(name))
         return Taken(name, str(text)) if text else None
 
@@ -86,10 +89,12 @@ class Queues:
             taken.task_id, taken.place, **{"token": lease, "worker": "w", **options}
         )
 
-    def run(self, priority: Priority = Priority.NORMAL, queue: str = SHARED) -> str | None:
+    def run(
+        self, level: Priority = Priority.NORMAL, queue: str = SHARED, model: str | None = None
+    ) -> str | None:
         """Run the job whose turn it is to its end; its id, or None if no job was claimed."""
-        taken = self.take(priority, queue)
-        turn = taken and self.claim(taken)
+        taken = self.take(level, queue)
+        turn = taken and self.claim(taken, model=model)
         if turn is None or turn.claim is not Claim.CLAIMED:
             return None
         assert self.store.finish(turn.task_id, token="t", status=Status.SUCCEEDED)
@@ -124,8 +129,8 @@ class Queues:
     def status(self, task_id: str) -> Status:
         return self.job(task_id).status
 
-    def messages(self, priority: Priority = Priority.NORMAL, queue: str = SHARED) -> list[str]:
+    def messages(self, queue: str = SHARED) -> list[str]:
         """Return the jobs whose messages wait on a list, the next one first."""
-        found = self.redis.lrange(list_key(f"{queue}|{int(priority)}"), 0, -1)
+        found = self.redis.lrange(list_key(f"{queue}|{int(Priority.NORMAL)}"), 0, -1)
         heads = (json.loads(text)["headers"]["id"] for text in reversed(found))
         return [head.partition(".")[0] for head in heads]

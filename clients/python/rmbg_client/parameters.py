@@ -52,7 +52,7 @@ class Parameters(TypedDict, total=False):
     background_url: str
     #: One of the models being served.
     model: str
-    #: How urgent it is; normal unless said otherwise.
+    #: How urgent it is among your own; normal unless said otherwise.
     priority: Literal["high", "normal", "low"]
     #: A JSON object up to 2 kB that is echoed wherever the task is shown.
     metadata: Mapping[str, Any]
@@ -101,7 +101,7 @@ PARAMETERS: Final = (
     Parameter("shadow_opacity", "integer", 50, 0, 100, (), "Of the shadow, in percent."),
     Parameter("background_url", "string", None, None, None, (), "Address of a picture that goes behind the subject, and fills."),
     Parameter("model", "string", None, None, None, (), "One of the models being served."),
-    Parameter("priority", "string", None, None, None, ("high", "normal", "low"), "How urgent it is; normal unless said otherwise."),
+    Parameter("priority", "string", None, None, None, ("high", "normal", "low"), "How urgent it is among your own; normal unless said otherwise."),
     Parameter("metadata", "string", None, None, None, (), "A JSON object up to 2 kB that is echoed wherever the task is shown."),
     Parameter("webhook_url", "string", None, None, None, (), "URL that the task's end is reported to."),
     Parameter("webhook_events", "string", None, None, None, (), "The events that are reported; all by default. In a form, comma-separated."),

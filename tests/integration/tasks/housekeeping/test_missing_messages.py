@@ -19,16 +19,17 @@ from tasks.settings import Settings
 from tests.support.queues import OWN, SHARED, Queues
 
 NORMAL = f"{SHARED}|{int(Priority.NORMAL)}"
+OTHER = "model.other"
 UNKNOWN = ("no json", "[]", "{}", '{"headers": null}', '{"headers": {}}', b"\xff", "[" * 10**5)
 
 
 def test_a_message_that_is_nowhere_is_sent_again_at_the_second_look(queues: Queues) -> None:
     task_id = queues.submit(Priority.LOW, sent=False)
     queues.passes(1)
-    assert queues.messages(Priority.LOW) == []
+    assert queues.messages() == []
     for _ in range(4):
         queues.passes(1)
-        assert queues.messages(Priority.LOW) == [task_id]
+        assert queues.messages() == [task_id]
     assert queues.job(task_id).redispatches == 1
 
 
@@ -51,7 +52,7 @@ def test_a_message_in_dead_hands_is_sent_again_before_the_visibility_timeout(
 
 def test_unknown_messages_hide_no_missing_one(queues: Queues) -> None:
     lost = queues.submit(sent=False)
-    elsewhere = queues.submit(Priority.LOW, sent=False)
+    elsewhere = queues.submit(queue=OTHER, model="other", sent=False)
     waits = queues.submit()
     queues.redis.rpush(list_key(NORMAL), *UNKNOWN)
     for number, text in enumerate(UNKNOWN):
@@ -61,7 +62,7 @@ def test_unknown_messages_hide_no_missing_one(queues: Queues) -> None:
         queues.passes(3)
     queues.redis.ltrim(list_key(NORMAL), 0, -1 - len(UNKNOWN))
     assert queues.messages() == [waits, lost]
-    assert queues.messages(Priority.LOW) == [elsewhere]
+    assert queues.messages(queue=OTHER) == [elsewhere]
     lines = [line for line in logs if line["event"] == "queue.unknown_message"]
     assert [line["list"] for line in lines] == [NORMAL]
 
@@ -80,11 +81,7 @@ def _purge(queues: Queues, *arguments: str) -> str:
 
 def _everywhere(queues: Queues) -> Counter[str]:
     """How many messages each job has, on all lists together."""
-    return Counter(
-        task_id
-        for queue, priority in product((SHARED, OWN), Priority)
-        for task_id in queues.messages(priority, queue)
-    )
+    return Counter(task_id for queue in (SHARED, OWN) for task_id in queues.messages(queue=queue))
 
 
 def test_a_stock_purge_of_all_queues_is_undone_for_every_job_exactly_once(queues: Queues) -> None:
@@ -104,8 +101,7 @@ def test_a_stock_purge_of_all_queues_is_undone_for_every_job_exactly_once(queues
     assert set(queues.store.ids(Status.QUEUED)) == set(jobs)
     for job in queues.store.get_many(jobs):
         assert job.queue == SHARED
-        name = f"{SHARED}|{int(job.priority)}"
-        assert queues.redis.zscore(redis_keys.dispatched_key(name), job.task_id)
+        assert queues.redis.zscore(redis_keys.dispatched_key(NORMAL), job.task_id)
 
 
 def test_a_stock_purge_of_one_queue_leaves_the_others_alone(queues: Queues) -> None:

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from tasks import redis_keys
 from tasks.housekeeping import reconcile
-from tasks.housekeeping.reconcile import MAX_AGED, OTHERS_SECONDS
+from tasks.housekeeping.reconcile import MAX_AGED
 from tasks.jobs.job import Priority, Status
 from tasks.jobs.store import LAST_PAUSE_SECONDS, Claim, lease_token
 from tasks.redis_client import connect
@@ -21,31 +21,39 @@ OTHER = "model.other"
 def _consistent(queues: Queues) -> None:
     """Each queued job is on the one list that its record names, or due; others are on none.
 
-    On its list it waits among its owner's jobs, and the owners of a list's jobs have their turns.
+    On its list it waits among its owner's jobs, the more urgent ones first, and the owners of a
+    list's jobs have their turns.
     """
-    places: dict[str, list[tuple[str, float, bool]]] = {}
+    places: dict[str, list[tuple[str, float]]] = {}
     for name in queues.store.lists():
-        aged = queues.redis.smembers(redis_keys.aged_key(name))
         on_list = queues.redis.zrange(redis_keys.dispatched_key(name), 0, -1, withscores=True)
-        assert aged <= {task_id for task_id, _ in on_list}
         for task_id, number in on_list:
-            places.setdefault(task_id, []).append((name, number, task_id in aged))
+            places.setdefault(task_id, []).append((name, number))
     due = set(queues.redis.zrange(redis_keys.DUE_JOBS, 0, -1))
     assert set(places) | due == set(queues.store.ids(Status.QUEUED))
     assert not set(places) & due
     jobs = queues.store.get_many(list(places))
     assert len(jobs) == len(places)
+    urgency = {job.task_id: job.effective_priority for job in jobs}
     waiting: dict[str, set[str]] = {}
     turns: dict[str, set[str]] = {}
+    raised: dict[str, set[str]] = {}
     for job in jobs:
-        name = f"{job.queue}|{int(job.effective_priority)}"
-        raised = job.effective_priority is not job.priority
-        assert places[job.task_id] == [(name, job.dispatch_seq, raised)]
+        name = f"{job.queue}|{int(Priority.NORMAL)}"
+        assert places[job.task_id] == [(name, job.dispatch_seq)]
         waiting.setdefault(f"rmbg:waiting:{name}:{job.owner}", set()).add(job.task_id)
         turns.setdefault(f"rmbg:turns:{name}", set()).add(job.owner)
+        if job.effective_priority is not job.priority:
+            raised.setdefault(f"rmbg:raised:{name}:{job.owner}", set()).add(job.task_id)
     for kind, expected in (("waiting", waiting), ("turns", turns)):
         keys = queues.redis.scan_iter(f"rmbg:{kind}:*")
-        assert {key: set(queues.redis.zrange(key, 0, -1)) for key in keys} == expected
+        in_order = {key: queues.redis.zrange(key, 0, -1) for key in keys}
+        assert {key: set(found) for key, found in in_order.items()} == expected
+        if kind == "waiting":
+            ranks = [[urgency[each] for each in found] for found in in_order.values()]
+            assert ranks == [sorted(each) for each in ranks]
+    keys = queues.redis.scan_iter("rmbg:raised:*")
+    assert {key: queues.redis.smembers(key) for key in keys} == raised
 
 
 def test_many_due_jobs_are_not_all_bound_to_one_gpu(queues: Queues) -> None:
@@ -151,47 +159,31 @@ def test_a_job_that_waited_is_raised_a_step_and_later_another(queues: Queues) ->
         queues.passes(1)
         job = queues.job(task_id)
         assert (job.effective_priority, job.priority) == (level, Priority.LOW)
-        assert task_id in queues.messages(level)
         _consistent(queues)
-    assert job.redispatches == 2
+    assert queues.messages() == [task_id]
 
 
-def test_a_batch_is_raised_a_few_at_a_time_oldest_first(queues: Queues) -> None:
-    batch = [queues.submit(Priority.LOW) for _ in range(20)]
+def test_a_batch_is_raised_a_few_at_a_time_behind_what_is_more_urgent(queues: Queues) -> None:
+    batch = [queues.submit(Priority.LOW, owner="x") for _ in range(20)]
+    others = [queues.submit(Priority.LOW, owner="y") for _ in range(20)]
+    normal = [queues.submit(owner="x") for _ in range(3)]
     queues.clock.now += AGING
     queues.passes(5)
-    assert queues.messages() == batch[:MAX_AGED]
-    for task_id in batch[:MAX_AGED]:
-        queues.store.claim(task_id, token=f"t-{task_id}", worker="w")
-    queues.passes(1)
-    assert queues.messages()[MAX_AGED:] == batch[MAX_AGED : 2 * MAX_AGED]
+    normal += [queues.submit(owner="x")]
     _consistent(queues)
-
-
-def test_an_owners_next_job_does_not_wait_for_the_urgent_ones_of_others(queues: Queues) -> None:
-    for _ in range(20):
-        queues.submit(Priority.HIGH, owner="a")
-    own, next_one, later = (queues.submit(owner=owner) for owner in "abb")
-    queues.clock.now += OTHERS_SECONDS
-    queues.passes(2)
-    levels = [queues.job(each).effective_priority for each in (own, next_one, later)]
-    assert levels == [Priority.NORMAL, Priority.HIGH, Priority.NORMAL]
-    assert next_one in [queues.run(Priority.HIGH), queues.run(Priority.HIGH)]
+    raised = {each for each in batch + others if queues.job(each).raised_priority is not None}
+    assert raised == {*others[:MAX_AGED]}, "what is raised from normal to high counts as well"
+    assert [queues.job(each).raised_priority for each in normal] == [Priority.HIGH] * 2 + [None] * 2
+    for _ in range(2 * MAX_AGED):
+        queues.run()
     queues.passes(1)
-    assert queues.job(later).effective_priority is Priority.HIGH
-    assert queues.job(own).effective_priority is Priority.NORMAL
-    _consistent(queues)
-
-
-def test_what_was_raised_is_not_raised_twice_by_two_reconcilers(queues: Queues) -> None:
-    task_id = queues.submit(Priority.LOW)
-    queues.clock.now += AGING
-    low = f"{SHARED}|{int(Priority.LOW)}"
-    first, second = [*queues.another()._aged_on(low)], [*queues.another()._aged_on(low)]
-    sent = [queues.store.record_dispatches(each)[0] for each in (first, second)]
-    assert sent[0] is not None
-    assert sent[1] is None
-    assert queues.job(task_id).redispatches == 1
+    raised = {each for each in batch + others if queues.job(each).raised_priority is not None}
+    assert raised - {*others[:MAX_AGED]} == {batch[0], *others[MAX_AGED : 2 * MAX_AGED]}
+    order = [queues.run() for _ in range(40)]
+    assert [each for each in order if each in {*batch, *normal}] == [
+        *normal[2:],
+        *batch,
+    ]
 
 
 def test_a_raised_job_that_is_lost_or_requeued_stays_consistent(queues: Queues) -> None:
@@ -279,7 +271,7 @@ class Chance:
 
     def _pop(self) -> Taken | None:
         queue = self.random.choice((SHARED, OWN, OTHER))
-        return self._queues.take(self.random.choice(list(Priority)), queue)
+        return self._queues.take(queue=queue)
 
     def take(self) -> None:
         """Claim by a message; nobody has two turns on a list while another one waits there."""
@@ -296,16 +288,18 @@ class Chance:
         self._held.append((turn.task_id, token, taken))
         if turn.task_id not in waiting:
             # It was due, and its message came all the same: that is a turn of its owner too.
-            job = self._queues.job(turn.task_id)
-            on = f"{job.queue}|{int(job.effective_priority)}"
-            self._passed.pop((on, self.jobs[turn.task_id]), None)
+            self._has_its_turn(self.jobs[turn.task_id])
             return
         list_name, owner = waiting[turn.task_id]
-        self._passed.pop((list_name, owner), None)
+        self._has_its_turn(owner)
         for (name, other), passed in self._passed.items():
             if name == list_name:
                 assert owner not in passed, f"{owner} had two turns, {other} none"
                 passed.add(owner)
+
+    def _has_its_turn(self, owner: str) -> None:
+        """Note a turn: of whatever list the job was, it counts on the model's shared one too."""
+        self._passed = {place: by for place, by in self._passed.items() if place[1] != owner}
 
     def _let_go(self) -> list[tuple[str, str, Taken]]:
         """The oldest job that a worker holds, if any: it holds it no longer."""
@@ -412,7 +406,8 @@ def test_nothing_is_left_of_records_that_expired(queues: Queues) -> None:
     # Redis's own clock is not ours to move.
     redis.delete(*map(redis_keys.job_key, jobs), redis_keys.lease_key(running))
     queues.passes()
-    kept = {redis_keys.QUEUE_LISTS, redis_keys.owner_tasks_key(""), redis_keys.pending_key("")}
+    kept = {redis_keys.owner_tasks_key(""), redis_keys.pending_key(""), "rmbg:served"}
+    kept |= {redis_keys.QUEUE_LISTS}
     sets = {key for kind in ("zset", "set") for key in redis.scan_iter("rmbg:*", _type=kind)}
     assert sets - kept == set()
     assert store.lists() == []

@@ -52,6 +52,9 @@ OWN = {
     redis_keys.BUCKET_SWEPT,
     redis_keys.FILE_REWRITTEN,
     "rmbg:dispatch_seq",
+    "rmbg:turn_seq",
+    "rmbg:served",
+    "rmbg:turns:model.u2netp|3",
     redis_keys.COUNTERS,
 }
 

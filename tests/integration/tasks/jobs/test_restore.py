@@ -95,9 +95,9 @@ def test_a_restored_job_waits_with_a_message_and_is_restored_once(
     restored = recorded(restorer.job_store, job)
     # The queue of a worker that is gone is not what it is sent to.
     assert restored.queue == "model.u2netp"
-    assert restored.evolve(queue=job.queue, dispatch_seq=0) == job
+    assert restored.evolve(queue=job.queue, dispatch_seq=0, priority_level=None) == job
     assert restored.status is Status.QUEUED
-    assert redis.llen(list_key("model.u2netp|6")) == 1
+    assert redis.llen(list_key("model.u2netp|3")) == 1
 
 
 @pytest.mark.parametrize(("patience", "until"), [(60, NOW + 60), (3e9, 4e9)])

@@ -4,7 +4,6 @@ import pytest
 from redis import Redis
 
 from tasks import redis_keys
-from tasks.jobs.job import Priority
 from tasks.jobs.routing import MAX_ASSIGNED, Router
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
@@ -29,11 +28,11 @@ class Gpus:
         self.registry.update(name, seconds=seconds)
         return name
 
-    def assign(self, queue: str, priority: Priority = Priority.NORMAL) -> None:
-        JobStore(self.redis).create(make_job(model="m", queue=queue, priority=priority))
+    def assign(self, queue: str) -> None:
+        JobStore(self.redis).create(make_job(model="m", queue=queue))
 
-    def chosen(self, priority: Priority = Priority.NORMAL, excluded: str | None = None) -> str:
-        return Router(self.redis).choose("m", priority, excluded_worker=excluded)
+    def chosen(self, excluded: str | None = None) -> str:
+        return Router(self.redis).choose("m", excluded_worker=excluded)
 
 
 @pytest.fixture
@@ -59,21 +58,10 @@ def test_the_gpu_that_is_free_soonest_gets_it(gpus: Gpus) -> None:
     assert gpus.chosen() == "gpu.h.1"
 
 
-def test_no_job_passes_others_of_its_urgency_that_wait_in_the_shared_queue(gpus: Gpus) -> None:
+def test_no_job_passes_others_that_wait_in_the_shared_queue(gpus: Gpus) -> None:
     gpus.join()
     gpus.assign(SHARED)
-    assert gpus.chosen(Priority.NORMAL) == SHARED
-    assert gpus.chosen(Priority.LOW) == SHARED
-    # It passes them in any case.
-    assert gpus.chosen(Priority.HIGH) == OWN
-
-
-def test_what_goes_after_the_job_does_not_count_against_a_gpu(gpus: Gpus) -> None:
-    gpus.join(0, seconds=2)
-    gpus.join(1, seconds=1)
-    gpus.assign("gpu.h.0", Priority.LOW)
-    gpus.assign("gpu.h.1", Priority.HIGH)
-    assert gpus.chosen() == "gpu.h.0"
+    assert gpus.chosen() == SHARED
 
 
 def test_no_gpu_is_given_more_than_it_can_soon_begin(gpus: Gpus) -> None:
@@ -108,9 +96,9 @@ def test_a_job_avoids_the_gpu_it_went_wrong_on(gpus: Gpus) -> None:
 
 def test_routing_can_be_left_to_the_shared_queues(gpus: Gpus, redis: Redis) -> None:
     gpus.join()
-    assert Router(redis, routing="shared").choose("m", Priority.NORMAL) == SHARED
+    assert Router(redis, routing="shared").choose("m") == SHARED
 
 
 def test_redis_away_is_no_reason_not_to_choose() -> None:
     away = connect("redis://127.0.0.1:1/0", timeout=0.2)
-    assert Router(away).choose("m", Priority.NORMAL) == SHARED
+    assert Router(away).choose("m") == SHARED

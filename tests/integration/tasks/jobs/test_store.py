@@ -91,7 +91,7 @@ def test_only_one_of_many_workers_gets_the_lease(store: JobStore, job: Job) -> N
 def test_a_job_reads_back_and_a_claim_counts_the_attempt_and_names_the_worker(
     store: JobStore, redis: Redis, job: Job
 ) -> None:
-    assert recorded(store, job).evolve(dispatch_seq=0) == job
+    assert recorded(store, job).evolve(dispatch_seq=0, priority_level=None) == job
     assert redis.expiretime(redis_keys.job_key(job.task_id)) > job.expires_at
     assert store.ids(Status.QUEUED) == [job.task_id]
     assert _claim(store, job, worker="gpu0@a") is Claim.CLAIMED

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from itertools import takewhile
+from typing import Any
 
 import pytest
 from celery.app.task import Context
 
 from tasks import redis_keys
+from tasks.housekeeping.missing_messages import list_key
 from tasks.jobs.job import Priority, Status, new_task_id
 from tasks.jobs.routing import DISPATCH_SEQ_HEADER, place_of_message
 from tasks.jobs.store import Claim, Place, ReleaseOutcome, lease_holder, lease_token
-from tests.support.queues import AGING, OWN, SHARED, Queues
+from tests.support.queues import OWN, SHARED, Queues
 
 LIST = f"{SHARED}|3"
 
@@ -20,9 +22,9 @@ def _submit(queues: Queues, owners: str, **fields: object) -> dict[str, str]:
     return {queues.submit(owner=owner, **fields): owner for owner in owners}
 
 
-def _owners(queues: Queues, jobs: dict[str, str], **place: Priority) -> str:
+def _owners(queues: Queues, jobs: dict[str, str]) -> str:
     """Run all jobs; whose they were, in the order in which they were run."""
-    return "".join(jobs[queues.run(**place) or ""] for _ in jobs)
+    return "".join(jobs[queues.run() or ""] for _ in jobs)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +42,7 @@ def test_owners_take_turns_and_each_has_its_own_jobs_run_in_order(
 ) -> None:
     jobs = _submit(queues, submitted, priority=Priority.HIGH)
     places = {each: queues.store.position(queues.job(each)) for each in jobs}
-    order = [queues.run(Priority.HIGH) or "" for _ in jobs]
+    order = [queues.run() or "" for _ in jobs]
     assert "".join(jobs[each] for each in order) == run
     assert [places[each] for each in order] == [*range(len(order))]
     for owner in run:
@@ -48,13 +50,66 @@ def test_owners_take_turns_and_each_has_its_own_jobs_run_in_order(
         assert [each for each in order if jobs[each] == owner] == own
 
 
-def test_who_comes_later_has_its_turn_after_those_who_wait(queues: Queues) -> None:
+def test_who_was_served_the_longest_ago_is_next_and_who_never_was_before_all(
+    queues: Queues,
+) -> None:
     jobs = _submit(queues, "xxxyy")
     order = [queues.run(), queues.run()]
     jobs |= _submit(queues, "zyx")
-    assert queues.store.position(queues.job([*jobs][5])) == 2
+    assert queues.store.position(queues.job([*jobs][5])) == 0
     order += [queues.run() for _ in range(6)]
-    assert "".join(jobs[str(each)] for each in order) == "xyxyzxyx"
+    assert "".join(jobs[str(each)] for each in order) == "xyzxyxyx"
+
+
+def test_who_comes_with_one_job_at_a_time_has_every_second_turn_beside_a_backlog(
+    queues: Queues,
+) -> None:
+    jobs = _submit(queues, "x" * 8)
+    order = [queues.run()]
+    for _ in range(4):
+        jobs |= _submit(queues, "y")
+        order += [queues.run(), queues.run()]
+    assert "".join(jobs[str(each)] for each in order) == "x" + "yx" * 4
+
+
+def test_priorities_order_the_jobs_of_one_owner_and_nobody_elses(queues: Queues) -> None:
+    submitted = [*zip("xxxxyyzx", (6, 0, 3, 0, 6, 3, 3, 0), strict=True)]
+    jobs = [queues.submit(Priority(level), owner=owner) for owner, level in submitted]
+    places = [queues.store.position(queues.job(each)) for each in jobs]
+    order = [jobs.index(queues.run() or "") for _ in jobs]
+    assert order == [1, 5, 6, 3, 4, 7, 2, 0]
+    assert [places[each] for each in order] == [*range(len(order))]
+    queues.passes(3)
+    assert {queues.job(each).redispatches for each in jobs} == {0}
+
+
+def test_a_primary_goes_as_soon_as_its_most_urgent_duplicate(queues: Queues) -> None:
+    queues.submit(owner="x")
+    primary = queues.submit(Priority.LOW, owner="x", cache_key="k")
+    queues.submit(Priority.HIGH, owner="x", cache_key="k", sent=False)
+    assert queues.run() == primary
+
+
+@pytest.mark.parametrize(
+    ("assigned", "shared"),
+    [
+        ({"owner": "x"}, {"owner": "y"}),
+        ({"owner": "x", "priority": Priority.LOW}, {"owner": "x", "priority": Priority.HIGH}),
+    ],
+    ids=["another owner's turn", "what is more urgent"],
+)
+def test_what_a_worker_was_assigned_waits_for_whose_turn_it_is_in_the_shared_queue(
+    queues: Queues, assigned: dict[str, Any], shared: dict[str, Any]
+) -> None:
+    queues.submit(owner="x", queue=OWN)
+    assert queues.run(queue=OWN, model="u2netp")
+    waits = queues.submit(queue=OWN, **assigned)
+    goes_first = queues.submit(**shared)
+    assert queues.run(queue=OWN, model="u2netp") == goes_first
+    assert queues.job(waits).queue == SHARED
+    queues.passes(3)
+    assert queues.job(waits).redispatches == 0
+    assert queues.run(model="u2netp") == waits
 
 
 def test_jobs_that_exchange_their_messages_miss_none_and_a_lost_one_is_found(
@@ -145,13 +200,6 @@ def test_a_message_held_by_a_worker_is_that_of_the_job_with_its_number(queues: Q
     assert [queues.job(each).redispatches for each in jobs] == [0, 0, 1, 0]
 
 
-def test_a_batch_does_not_keep_others_from_being_raised(queues: Queues) -> None:
-    jobs = [*_submit(queues, "x" * 20 + "y", priority=Priority.LOW)]
-    queues.clock.now += AGING
-    queues.passes(1)
-    assert queues.messages() == [jobs[0], jobs[-1]]
-
-
 # -- a rolling upgrade ---------------------------------------------------------------------------
 
 
@@ -161,17 +209,30 @@ def _of_an_earlier_version(queues: Queues) -> None:
         queues.redis.delete(*queues.redis.scan_iter(f"rmbg:{kind}:*"))
 
 
-def test_jobs_that_an_earlier_version_dispatched_are_run_and_raised(queues: Queues) -> None:
-    jobs = _submit(queues, "xxxy")
-    bulk = [*_submit(queues, "xx", priority=Priority.LOW)]
+def _sent_by_priority(queues: Queues, task_id: str) -> None:
+    """Have a job wait where an earlier version sends it: on the list of its priority."""
+    job = queues.job(task_id)
+    name = f"{SHARED}|{int(job.priority)}"
+    queues.redis.hdel(redis_keys.job_key(task_id), "priority_level")
+    queues.redis.zrem(redis_keys.dispatched_key(LIST), task_id)
+    queues.redis.zadd(redis_keys.dispatched_key(name), {task_id: job.dispatch_seq})
+    queues.redis.sadd(redis_keys.QUEUE_LISTS, name)
+    queues.redis.lmove(list_key(LIST), list_key(name), "LEFT", "LEFT")
+
+
+def test_jobs_that_an_earlier_version_dispatched_are_run_by_turns(queues: Queues) -> None:
+    jobs = {}
+    for level in Priority:
+        for owner in "xxy":
+            jobs[queues.submit(level, owner=owner)] = owner
+            _sent_by_priority(queues, [*jobs][-1])
     _of_an_earlier_version(queues)
-    queues.clock.now += AGING
+    first = queues.run(Priority.HIGH)
+    assert first == next(iter(jobs))
     queues.passes(1)
-    assert set(queues.messages()) == {*jobs, *bulk}
-    _of_an_earlier_version(queues)
-    jobs |= _submit(queues, "zz")
-    jobs |= dict.fromkeys(bulk, "x")
-    assert sorted(_owners(queues, jobs)) == sorted(jobs.values())
+    assert queues.store.lists() == [LIST]
+    assert sorted(queues.messages()) == sorted(set(jobs) - {first})
+    assert "".join(jobs[str(queues.run())] for _ in range(8)) == "yxyxyxxx"
 
 
 def test_what_an_earlier_version_takes_off_a_list_holds_no_turn_up(queues: Queues) -> None:
