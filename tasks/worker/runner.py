@@ -18,7 +18,12 @@ from billiard import pool
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from inference.decode import Decoder, decode
-from inference.errors import GpuFaultError, GpuOutOfMemoryError, InferenceError
+from inference.errors import (
+    GpuFaultError,
+    GpuOutOfMemoryError,
+    ImageTooComplexError,
+    InferenceError,
+)
 from inference.models.base import HasExecutionPath, HasGpuMemory, MattingModel
 from inference.options import Options
 from inference.pipeline import Result, remove_background
@@ -83,6 +88,11 @@ def _soft_limit_deferred() -> Iterator[None]:
         yield
     finally:
         signal.signal(pool.SIG_SOFT_TIMEOUT, before)
+
+
+#: Stages whose time depends on the picture's size and on how busy the machine is. The soft time
+#: limit within one of these says nothing of the model, and another run would take as long.
+_OWN_STAGES: Final = frozenset({"decode", "compose", "encode"})
 
 
 class _StalledError(Exception):
@@ -153,6 +163,8 @@ class StageTimer:
         self._labels = (model, worker)
         self._before = before
         self._seconds: dict[str, float] = {}
+        #: The stage that ended by an error.
+        self.failed: str | None = None
         if job.attempts == 1 and job.started_at is not None:
             waited = max(0.0, job.started_at - job.created_at)
             instruments().stage_seconds.labels("queue").observe(waited)
@@ -166,6 +178,9 @@ class StageTimer:
             try:
                 yield
                 status = "ok"
+            except BaseException:
+                self.failed = stage
+                raise
             finally:
                 took = perf_counter() - began
                 self._seconds[stage] = self._seconds.get(stage, 0.0) + took
@@ -281,7 +296,10 @@ class Runner:
         except LeaseLostError:
             _log.warning("job.lease_lost")
         except _StalledError:
-            self._time_out(job, place)
+            if timer.failed in _OWN_STAGES:
+                self._fail(job, token, _took_too_long(timer), timer)
+            else:
+                self._time_out(job, place)
         except SoftTimeLimitExceeded:
             self._return(job, token, "The time limit struck before the model got the image.")
         except (GpuFaultError, GpuOutOfMemoryError) as error:
@@ -375,7 +393,7 @@ class Runner:
         _log.warning("job.returned", reason=reason, outcome=outcome.value)
 
     def _time_out(self, job: Job, place: Place | None) -> None:
-        """Count the soft limit during inference as a crash: the image may hang the model again."""
+        """Count the soft limit within the model as a crash: the image may hang it again."""
         holder = lease_holder(self.worker, os.getpid())
         outcome = self.job_store.crash(job.task_id, holder=holder)
         _log.warning("job.timed_out", outcome=outcome.value)
@@ -581,6 +599,14 @@ def _result_fields(result: Result) -> dict[str, Any]:
         "foreground": box
         and {"top": box.top, "left": box.left, "width": box.width, "height": box.height},
     }
+
+
+def _took_too_long(timer: StageTimer) -> ImageTooComplexError:
+    seconds = sum(timer.timings.values()) / 1000
+    return ImageTooComplexError(
+        f"The stage {timer.failed} was ended after {seconds:.0f} s, the time limit of a task. "
+        "Send a smaller image, or try again while the service is less busy."
+    )
 
 
 def _describe_error(error: Exception) -> JobError:

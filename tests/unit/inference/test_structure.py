@@ -239,8 +239,8 @@ def test_any_damage_to_boxes_is_refused_or_read(*, data: st.DataObject, photo: b
 #: What a walk may read: a few blocks for each part, and a file without an end a few times.
 _MAX_READS = 3 * MAX_PARTS
 _MAX_BYTES_A_READ = 1 << 12
-#: Of the processor, for one file.
-_MAX_SECONDS = 1.0
+#: Of the processor, for one file: 1 s where nothing else runs, more on a busy machine.
+_MAX_SECONDS = 3.0
 
 
 @pytest.mark.parametrize(

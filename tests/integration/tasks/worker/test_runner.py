@@ -12,6 +12,7 @@ from PIL import Image
 from redis import Redis
 from structlog.testing import capture_logs
 
+from inference import pipeline
 from inference.decoding_process import DecodingBounds, DecodingProcess
 from inference.errors import GpuFaultError, GpuOutOfMemoryError
 from inference.options import Options, OutputFormat
@@ -159,16 +160,17 @@ def soft_limit() -> Iterator[None]:
     [
         (ObjectStore, "get", Status.QUEUED, 0, 1),
         (FakeModel, "matte", Status.QUEUED, 1, 0),
+        (pipeline, "encode", Status.FAILED, 0, 0),
         (JobStore, "finish", Status.SUCCEEDED, 0, 0),
     ],
-    ids=["fetching", "inference", "publishing"],
+    ids=["fetching", "inference", "encoding", "publishing"],
 )
 def test_the_time_limit_is_a_crash_while_the_model_has_the_picture_and_never_spoils_a_result(
     runner: Runner,
     task_id: str,
     monkeypatch: pytest.MonkeyPatch,
     *,
-    owner: type,
+    owner: object,
     method: str,
     status: Status,
     crashes: int,
@@ -184,7 +186,11 @@ def test_the_time_limit_is_a_crash_while_the_model_has_the_picture_and_never_spo
     job = _run(runner, task_id)
     assert (job.status, job.crashes, job.losses) == (status, crashes, losses)
     succeeded = status is Status.SUCCEEDED
-    assert runner.model.calls == succeeded
+    assert runner.model.calls == (owner not in (ObjectStore, FakeModel))
+    if status is Status.FAILED:
+        assert job.error is not None
+        assert (job.error.type, job.attempts) == ("image_too_complex", 1)
+        assert "encode was ended after 0 s, the time limit of a task" in job.error.message
     assert _results(runner, task_id) == [job.result_key] * succeeded
 
 
