@@ -168,6 +168,7 @@ class SubmissionService:
                 submission.background.stream,
                 submission.background.length,
                 media_type(header),
+                lasting=False,
             )
         self._store_original(job, submission.image, submission.image.object_key)
         return self._record(job, submission.owner, reservation)
@@ -250,11 +251,12 @@ class SubmissionService:
         store = self.runtime.object_store
         with span("store original"):
             if source is None:
-                store.put(job.original_key, image.stream, image.length, kind)
+                store.put(job.original_key, image.stream, image.length, kind, lasting=False)
             elif source != job.original_key:
                 # The bytes are in the bucket: they do not pass through this process again.
-                store.copy(source, job.original_key, media_type=kind)
-            # If Redis is lost, `rmbg restore` makes the record from the manifest.
+                store.copy(source, job.original_key, media_type=kind, lasting=False)
+            # If Redis is lost, `rmbg restore` makes the record from the manifest. It comes last, so
+            # that its sync of the disk is the pictures' too.
             put_manifest(store, job)
 
     def _record(self, job: Job, owner: Owner, reservation: Reservation | None) -> AcceptedJob:
@@ -361,7 +363,9 @@ class SubmissionService:
     def _copy_inputs(self, job: Job, cached: Job, image: InputFile) -> None:
         """Store a job's pictures as copies of those of an equal job."""
         if job.background_key:
-            self.runtime.object_store.copy(cached.background_key or "", job.background_key)
+            self.runtime.object_store.copy(
+                cached.background_key or "", job.background_key, lasting=False
+            )
         self._store_original(job, image, image.object_key or cached.original_key)
 
     def _discard(self, job: Job) -> None:

@@ -190,9 +190,14 @@ class ObjectStore:
             days = self.lifecycle_days
             return days is None or not _rules_to_set(self.client, self.bucket, days)
 
-    def put(self, key: str, data: BinaryIO, length: int, media_type: str) -> None:
-        """Store `length` bytes under a key."""
-        with self._lasting(key):
+    def put(
+        self, key: str, data: BinaryIO, length: int, media_type: str, *, lasting: bool = True
+    ) -> None:
+        """Store `length` bytes under a key.
+
+        What need not be `lasting` outlives a power failure from the next object on that is.
+        """
+        with self._stored(key, lasting=lasting):
             self.client.put_object(
                 self.bucket,
                 key,
@@ -248,15 +253,17 @@ class ObjectStore:
                         str(found.object_name), found.last_modified, size=int(found.size or 0)
                     )
 
-    def copy(self, source: str, target: str, *, media_type: str | None = None) -> None:
-        """Copy an object within the store.
+    def copy(
+        self, source: str, target: str, *, media_type: str | None = None, lasting: bool = True
+    ) -> None:
+        """Copy an object within the store; `put` describes `lasting`.
 
         With a media type, the copy has that one and no metadata; else it has the source's.
         """
         replaced: dict[str, Any] = {}
         if media_type is not None:
             replaced = {"metadata": {"Content-Type": media_type}, "metadata_directive": REPLACE}
-        with self._lasting(source):
+        with self._stored(source, lasting=lasting):
             self.client.copy_object(
                 self.bucket, target, CopySource(self.bucket, source), **replaced
             )
@@ -300,13 +307,13 @@ class ObjectStore:
 
         Returns its ETag; raises `ObjectNotFoundError` if the multipart upload no longer exists.
         """
-        with self._lasting(key):
+        with self._stored(key):
             return self.client._upload_part(self.bucket, key, data, None, multipart_id, number)
 
     def complete_multipart(self, key: str, multipart_id: str, etags: Sequence[str]) -> None:
         """Make one object of the parts, in this order; raises what `put_part` raises."""
         parts = [Part(number, etag) for number, etag in enumerate(etags, 1)]
-        with self._lasting(key):
+        with self._stored(key):
             self.client._complete_multipart_upload(self.bucket, key, multipart_id, parts)
 
     def abort_multipart(self, key: str, multipart_id: str) -> None:
@@ -328,11 +335,11 @@ class ObjectStore:
         ]
 
     @contextmanager
-    def _lasting(self, key: str) -> Iterator[None]:
+    def _stored(self, key: str, *, lasting: bool = True) -> Iterator[None]:
         """Sync what a call in the block has stored, where the store itself does not."""
         with object_store_errors(key):
             yield
-            if self.sync_dir is not None:
+            if lasting and self.sync_dir is not None:
                 sync_disk(self.sync_dir)
 
 

@@ -2,6 +2,8 @@
 
 import io
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from tasks.jobs.routing import JobDispatcher
 from tasks.jobs.store import JobStore
 from tasks.object_store import MANIFESTS, task_id_of_object
 from tests.support.api import Api
+from tests.support.counting import REDIS, STORE, SYNCS, counted_calls
 from tests.support.services import services_on, with_parts, with_settings
 from tests.support.stores import WatchedStore
 from tests.support.submissions import PICTURE, bomb, png, refusal, task_id_of
@@ -37,6 +40,24 @@ def test_a_picture_is_stored_recorded_and_queued(api: Api) -> None:
     sent = {each["headers"]["id"]: dispatch_seq_of(each) for each in map(json.loads, queued)}
     assert sent == {job.task_id: job.dispatch_seq}
     assert job.dispatch_seq > 0
+
+
+def test_a_submission_and_a_poll_cost_no_more_than_their_own_round_trips_and_requests(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These counts do not depend on the clock; who raises one knows what each request pays."""
+    caller = api.with_parts(object_store=replace(api.objects, sync_dir=tmp_path))
+    caller.send()  # a first request also connects, and loads the scripts
+    counts = counted_calls(monkeypatch)
+    task_id = task_id_of(caller.send())
+    # Room, charge, queue, record and message; what is known for a second may be asked again.
+    assert counts[REDIS] <= 7
+    assert counts[STORE] <= 2  # the original, its manifest
+    assert counts[SYNCS] <= 1  # with the manifest, which is stored last
+    counts.clear()
+    assert caller.get(f"/api/v1/tasks/{task_id}").status_code == 200
+    assert counts[REDIS] <= 1
+    assert not counts[STORE]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from tasks.webhooks import deliveries, sending
 from tasks.webhooks.deliveries import Attempt, Delivery, DeliveryState, RetryDecision
 from tasks.webhooks.retry import FAILURE_THRESHOLD, FIRST_OPEN_SECONDS
 from tasks.webhooks.sending import DISPATCH_SECONDS, MAX_PER_HOST, SHORT_SECONDS, THREADS
+from tests.support.counting import REDIS, counted_calls
 from tests.support.outbox import PAUSES, Post
 from tests.support.receivers import answering, holding, receiver
 
@@ -55,6 +56,19 @@ def test_a_receiver_can_verify_what_it_gets(post: Post) -> None:
     assert len(got.bodies[0]) < 20_000
     assert states(post, job) == {DELIVERED}
     assert post.outcomes == {"delivered": 1}
+
+
+def test_a_webhook_costs_no_more_than_its_own_round_trips(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These counts do not depend on the clock; who raises one knows what each job pays."""
+    with receiver(answering(200)) as got:
+        post.finished(got.url)
+        post.run()  # the first also connects, and loads the scripts
+        post.finished(got.url)
+        counts = counted_calls(monkeypatch)
+        assert post.run() == 1
+    assert counts[REDIS] <= 16
 
 
 def test_500_500_200(post: Post) -> None:

@@ -4,7 +4,6 @@ import io
 import json
 import time
 import tracemalloc
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -13,9 +12,7 @@ from celery import Celery
 from PIL import Image
 from pydantic import SecretStr
 from redis import Redis
-from redis.connection import AbstractConnection
 from structlog.testing import capture_logs
-from urllib3 import HTTPConnectionPool
 
 from inference.errors import GpuFaultError, GpuOutOfMemoryError
 from tasks import redis_keys
@@ -25,6 +22,7 @@ from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.worker.celery_tasks import RemovalTask
 from tasks.worker_registry import MAX_FAULTS, Worker, WorkerRegistry
+from tests.support.counting import REDIS, STORE, counted_calls
 from tests.support.jobs import recorded
 from tests.support.models import FakeModel
 from tests.support.submissions import PICTURE
@@ -171,22 +169,10 @@ def test_a_job_costs_no_more_than_its_own_round_trips_requests_and_copies(
     task: RemovalTask, submit: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """These counts do not depend on the clock; who raises one knows what each picture pays."""
-    counts = Counter[str]()
-
-    def count(owner: type, method: str, name: str) -> None:
-        real = getattr(owner, method)
-
-        def counted(self: object, *args: object, **options: object) -> object:
-            counts[name] += 1
-            return real(self, *args, **options)
-
-        monkeypatch.setattr(owner, method, counted)
-
+    counts = counted_calls(monkeypatch)
     monkeypatch.setattr("tasks.worker.runner.monotonic", lambda: 1.0)  # no lease seems old
     file = io.BytesIO()
     Image.effect_noise((1500, 1000), 40).convert("RGB").save(file, "JPEG")
-    count(AbstractConnection, "send_packed_command", "round trips to Redis")
-    count(HTTPConnectionPool, "urlopen", "requests to the object store")
     # The first job of a process also connects, and loads the scripts.
     for data in (PICTURE, file.getvalue()):
         task_id = submit(data)
@@ -197,8 +183,8 @@ def test_a_job_costs_no_more_than_its_own_round_trips_requests_and_copies(
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
     # Begun, drained?, claim, record, lease, finish, answered; more while a stage takes long.
-    assert counts["round trips to Redis"] <= 7
-    assert counts["requests to the object store"] <= 2  # the original, the result
+    assert counts[REDIS] <= 7
+    assert counts[STORE] <= 2  # the original, the result
     assert len(json.dumps(lines, default=str)) < 1500
     assert recorded(task.runner.job_store, task_id).status is Status.SUCCEEDED
     # At most: the colors, their estimate, the matte as floats (four bytes), alpha, and the cutout.
