@@ -10,11 +10,28 @@ from PIL import Image, ImageDraw
 from inference.alpha import combine_alpha, feather, is_cut_out, move_edge
 from inference.decode import Picture, decode
 from inference.models.base import Alpha, Rgb
-from inference.options import Options
+from inference.options import (
+    Options,
+    OutputFormat,
+    parse_canvas,
+    parse_color,
+    parse_crop_margin,
+    parse_scale,
+    parse_shadow,
+)
 from inference.pipeline import remove_background
+from inference.presets import PRESETS, Preset
 from tests.support.cutouts import cut_out
 from tests.support.models import FakeModel
-from tests.support.pictures import BLUE, RED, SUBJECT, picture_file, read_picture
+from tests.support.pictures import (
+    BLUE,
+    RED,
+    SUBJECT,
+    find_red,
+    picture_file,
+    read_picture,
+    subject_picture,
+)
 
 _HIDDEN = (0, 255)
 _EXACT = {"WEBP": {"lossless": True, "exact": True}, "AVIF": {"quality": 100}}
@@ -75,6 +92,47 @@ def test_what_has_been_cut_out_is_returned_whatever_hides_in_it(
         assert np.array_equal(cutout[seen][:, :3], given.rgb[seen])
     lossy = 12 if source == "AVIF" else 0
     assert np.abs(np.subtract(*cutouts))[cutouts[0][..., 3] > 127].max() <= lossy
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("PNG", "RGBA"), ("WEBP", "RGBA"), ("AVIF", "RGBA"), ("PNG", "LA")]
+)
+def test_the_first_picture_of_an_animation_keeps_its_own_alpha(
+    name: str, mode: str, photo: Image.Image
+) -> None:
+    first = _hiding(photo, _shape(), 0).convert(mode)
+    further = {"save_all": True, "append_images": [Image.new(mode, _SIZE)], "duration": 100}
+    _, pixels = cut_out(picture_file(first, name, **further, **_EXACT.get(name, {})))
+    assert np.array_equal(pixels[..., 3], _shape())
+
+
+def test_a_heic_keeps_its_own_alpha(photo: Image.Image) -> None:
+    _, pixels = cut_out(picture_file(_hiding(photo, _shape(), 0), "HEIC", quality=95))
+    assert np.abs(np.subtract(pixels[..., 3], _shape(), dtype=int)).max() <= 2
+
+
+_READERS = {
+    "matte_color": parse_color,
+    "canvas": lambda _: parse_canvas("200x200"),
+    "scale": parse_scale,
+    "shadow": parse_shadow,
+    "crop_margin": parse_crop_margin,
+    "output_format": lambda _: OutputFormat.PNG,
+}
+
+
+@pytest.mark.parametrize("preset", Preset)
+def test_a_cutout_is_laid_out_by_a_preset_as_its_photo_was(preset: Preset) -> None:
+    given = {
+        name: _READERS[name](value) if name in _READERS else value
+        for name, value in PRESETS[preset].items()
+    }
+    options = Options(refine=False, **given)
+    photo, model = picture_file(subject_picture()), FakeModel(find=find_red)
+    once = remove_background(photo, options, model)
+    again = remove_background(cut_out(photo)[0].data, options, model)
+    assert model.calls == 1
+    assert np.array_equal(read_picture(once.data), read_picture(again.data))
 
 
 @pytest.mark.parametrize("options", [{}, {"matte_color": [0, 0, 255, 0]}, {"crop": True}])
