@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, TypeAlias
+from typing import IO, Any, Final, TypeAlias, TypeGuard
 
 #: The service reads a file's kind from its bytes.
 _MEDIA_TYPE: Final = "application/octet-stream"
@@ -34,7 +34,7 @@ class Bytes:
     name: str = "picture"
 
 
-#: A path, bytes, an address or an upload.
+#: A path, bytes, an address (a text that begins with http:// or https:// is one, too) or an upload.
 Picture: TypeAlias = str | os.PathLike[str] | bytes | Bytes | Url | Upload
 #: A picture whose bytes are sent.
 File: TypeAlias = str | os.PathLike[str] | bytes | Bytes
@@ -45,7 +45,11 @@ Check: TypeAlias = Callable[[], None]
 
 def is_file(picture: Picture) -> bool:
     """Return whether a picture's bytes are sent."""
-    return not isinstance(picture, Url | Upload)
+    return not isinstance(picture, Url | Upload) and not _is_address(picture)
+
+
+def _is_address(picture: object) -> TypeGuard[str]:
+    return isinstance(picture, str) and picture.lower().startswith(("http://", "https://"))
 
 
 def readable_name(name: str) -> str:
@@ -141,6 +145,8 @@ def json_item(picture: Picture) -> dict[str, Any]:
     """Return the parameter that names a picture whose bytes are not sent."""
     if isinstance(picture, Url):
         return {"image_url": picture.address}
+    if _is_address(picture):
+        return {"image_url": picture}
     if isinstance(picture, Upload):
         return {"upload_id": picture.upload_id}
     raise TypeError("This picture's bytes are sent, in a form.")

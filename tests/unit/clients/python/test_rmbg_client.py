@@ -156,6 +156,7 @@ def test_a_submission_is_sent_again_under_its_key_as_the_service_asks(
     ("picture", "sent"),
     [
         (Url("https://shop/a.jpg"), {"image_url": "https://shop/a.jpg"}),
+        ("HTTPS://shop/a.jpg", {"image_url": "HTTPS://shop/a.jpg"}),
         (Upload("up-1"), {"upload_id": "up-1"}),
     ],
 )
