@@ -19,7 +19,7 @@ import anyio.to_thread
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
-from pydantic import BaseModel, Field, WithJsonSchema
+from pydantic import BaseModel, Field, ValidationError, WithJsonSchema
 
 from api.parameters import describe_parameters
 from inference.presets import PRESETS, Preset
@@ -371,11 +371,72 @@ def _read_options(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**(PRESETS[Preset(preset)] if preset else {}), **parameters}
 
 
+#: What a value has to be, by the kind of pydantic's error; all other kinds are told as they are.
+_WANTED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "string_type": "a text",
+        "bool_parsing": "true or false",
+        "bool_type": "true or false",
+        "int_parsing": "a whole number",
+        "int_type": "a whole number",
+        "int_from_float": "a whole number",
+        "dict_type": "an object",
+        "string_pattern_mismatch": "an id as cut_out has returned it",
+        "greater_than_equal": "{ge} or more",
+        "less_than_equal": "{le} or less",
+    }
+)
+
+
+class _Server(MCPServer[Any]):
+    """Says what is wrong with a call's arguments, and what they have to be."""
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: dict[str, Any],
+        context: Context[Any, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - as the library's
+        """Call a tool.
+
+        Raises:
+            ToolError: there is no such tool or argument, a value is none that it takes, or the tool
+                says so.
+        """
+        known = {each.name: each.input_schema for each in await self.list_tools()}
+        properties = known.get(name, {}).get("properties", {})
+        unknown = sorted(arguments.keys() - properties.keys())
+        if unknown and name in known:
+            options = ", ".join(set(unknown) & _OPTIONS["properties"].keys())
+            hint = f" Give {options} in options." if options and "options" in properties else ""
+            raise ToolError(
+                f"{name} takes no {', '.join(unknown)}, but {', '.join(properties)}.{hint}"
+            )
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as error:
+            if isinstance(error.__cause__, ValidationError):
+                raise ToolError(_mistakes(error.__cause__, properties)) from error
+            raise
+
+
+def _mistakes(error: ValidationError, properties: Mapping[str, Any]) -> str:
+    """Return a sentence for each argument that is missing or wrong."""
+    told = []
+    for each in error.errors(include_url=False):
+        name = str(each["loc"][0])
+        about = properties.get(name, {}).get("description", "")
+        if each["type"] == "missing":
+            told.append(f"{name} is missing. {about}")
+            continue
+        wanted = _WANTED.get(each["type"], each["msg"]).format_map(each.get("ctx", {}))
+        told.append(f"{name}: give {wanted}. {about}")
+    return " ".join(each.strip() for each in told)
+
+
 def build_server(client: AsyncClient, folders: Folders) -> MCPServer[Any]:
     """Build the server with its tools; standard output is the protocol's, so it logs to stderr."""
-    server: MCPServer[Any] = MCPServer(
-        "rmbg", instructions=_INSTRUCTIONS, version=__version__, log_level="WARNING"
-    )
+    server = _Server("rmbg", instructions=_INSTRUCTIONS, version=__version__, log_level="WARNING")
     tools = Tools(client, folders)
     writes = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=True)
     server.add_tool(tools.cut_out, title="Remove a background", annotations=writes)

@@ -141,6 +141,25 @@ def test_an_agent_cuts_a_file_out_over_stdio(service: RunningService, folder: Pa
             {"source": "note.jpg", "output": "a.png", "options": {"preset": "none"}},
             "no preset",
         ),
+        ("cut_out", {"source": 7, "output": "a.png"}, "source: give a text. A picture: its path"),
+        (
+            "cut_out",
+            {"source": "note.jpg", "output": "a.png", "wait_seconds": 99, "overwrite": "perhaps"},
+            (
+                "overwrite: give true or false. Whether an existing output may be replaced. "
+                "wait_seconds: give 50 or less."
+            ),
+        ),
+        ("cut_out", {"output": "a.png"}, "source is missing. A picture: its path"),
+        ("get_task", {"task_id": "7"}, "task_id: give an id as cut_out has returned it."),
+        (
+            "cut_out",
+            {"source": "note.jpg", "output": "a.png", "crop": True},
+            (
+                "cut_out takes no crop, but source, output, options, overwrite, wait_seconds. Give "
+                "crop in options."
+            ),
+        ),
         # From here on the service judges, and its words are told.
         ("cut_out", {"source": "note.jpg", "output": "a.png"}, "The file is no picture"),
         (
