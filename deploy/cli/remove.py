@@ -90,7 +90,9 @@ def _with_parameters(command: Callable[..., None]) -> Callable[..., None]:
 @_with_parameters
 def remove(
     photos: Annotated[
-        list[Path], typer.Argument(help="Pictures, folders of them, or - for standard input.")
+        list[Path],
+        # One that cannot be read is a failed picture among others, as one that is missing.
+        typer.Argument(readable=False, help="Pictures, folders of them, or - for standard input."),
     ],
     *,
     out: Annotated[
@@ -279,7 +281,7 @@ async def _cut_out_folders(order: _Order, done: DoneFile, screen: _Screen) -> No
         )
         found = list(find_pictures(order.photos, done.out, run.cutouts))
         pictures = [each for each in found if isinstance(each, Picture)]
-        screen.expect(len(pictures))
+        screen.expect(sum(isinstance(each, Picture) or each.named for each in found))
         if pictures:
             await _greet(order)
         await run.cut_out_all(found)

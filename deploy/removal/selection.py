@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from deploy.removal.done_file import cutouts_below
+
 #: The files of a folder that are sent. A file that is named itself is sent with any suffix.
 PICTURE_SUFFIXES: Final = frozenset(
     {
@@ -68,6 +70,8 @@ def find_pictures(
 ) -> Iterator[Picture | LeftOut]:
     """Yield what is sent and what is left out of files and folders, each file once, by name.
 
+    Cutouts in the output folders of other runs are left out, too.
+
     Args:
         named: files, and folders that are searched with all folders below.
         out: the output folder, which is not searched.
@@ -76,6 +80,10 @@ def find_pictures(
     walk = _Walk(_identity(out), cutouts)
     for path in named:
         yield from walk.visit(path, Path(), named=True)
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` would follow links
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -105,7 +113,7 @@ class _Walk:
         except OSError as error:
             yield LeftOut(path, f"cannot be read: {error.strerror}", named)
             return
-        absolute = Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` would follow links
+        absolute = _absolute(path)
         reason = self._reason(absolute, found, named=named)
         if reason:
             yield LeftOut(path, reason, named)
@@ -123,6 +131,10 @@ class _Walk:
             yield LeftOut(path, "a folder that was searched already, by another way")
         else:
             self.visited.add(identity)
+            absolute = _absolute(path)
+            for holder in (absolute, *absolute.parents) if named else (absolute,):
+                if _identity(holder) != self.out:
+                    self.cutouts |= cutouts_below(holder)
             for entry in sorted(path.iterdir()):
                 inner = folder if named else folder / path.name
                 yield from self.visit(entry, inner, named=False)
@@ -136,7 +148,7 @@ class _Walk:
         if named:
             return ""
         if path in self.cutouts:
-            return "a cutout of an earlier run"
+            return "a cutout of an earlier run; name the file itself to send it"
         if path.suffix.lower() not in PICTURE_SUFFIXES:
             return "no picture, by the end of its name"
         return ""

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from deploy.removal.done_file import Done, DoneFile
 from deploy.removal.selection import LeftOut, Picture, choose_target, find_pictures, shown
 
 SENT = (
@@ -19,6 +21,14 @@ SENT = (
     "caf\udce9.jpg",
     "a:?.png",
 )
+
+
+def _cutout(of: Path, path: Path) -> None:
+    """A cutout that an earlier run has put into an output folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"cutout")
+    with closing(DoneFile.open(of)) as done:
+        done.add(Done("/photos/a.jpg", str(path.relative_to(of)), "c", "p", size=6))
 
 
 def _found(named: list[Path], out: Path) -> tuple[set[str], dict[str, str]]:
@@ -58,6 +68,24 @@ def test_a_cutout_is_no_picture_of_the_next_run(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     found = list(find_pictures([tmp_path], tmp_path, frozenset({tmp_path / "a.png"})))
     assert [type(each) for each in found] == [Picture, LeftOut]
+
+
+def test_cutouts_of_runs_into_other_folders_are_no_pictures_unless_they_are_named(
+    tmp_path: Path,
+) -> None:
+    earlier, out = tmp_path / "photos" / "earlier", tmp_path / "out"
+    cutout = earlier / "trip" / "a.png"
+    _cutout(earlier, cutout)
+    changed = cutout.with_name("new.png")
+    changed.touch()
+    for named in (tmp_path / "photos", earlier, cutout.parent):
+        sent, left = _found([named], out)
+        assert sent == {"new.png"}
+        assert left["a.png"] == "a cutout of an earlier run; name the file itself to send it"
+    assert _found([cutout], out)[0] == {"a.png"}
+    # What has been put in a cutout's place since is a picture.
+    cutout.write_bytes(b"painted over")
+    assert _found([earlier], out)[0] == {"a.png", "new.png"}
 
 
 def _targets(out: Path, paths: list[Path], folder: Path = Path()) -> Iterator[str]:
