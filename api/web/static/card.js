@@ -1,6 +1,6 @@
 // A photo's card: picture, state, and what can be done with it.
 import { decodeSmall, draw, plan, preparePreview, redoStrokes } from "./compose.js";
-import { decodeOriginal, isForeign } from "./originals.js";
+import { decodeOriginal, differs, isForeign } from "./originals.js";
 import { busy, byId, icon, iconButton, make, say } from "./elements.js";
 import { RUNNING } from "./photos.js";
 import { bytes, duration, hasText, t } from "./texts.js";
@@ -128,6 +128,11 @@ export class Card {
     } catch {
       return;
     }
+    // Only now the size is known of what the service read.
+    if (photo.small && photo.file && !photo.foreign && await differs(photo.file, photo.small, photo)) {
+      photo.foreign = true;
+      photo.small = null;
+    }
     if (!this.near) return this.release();
     this.draw();
     if (reveal) this.reveal();
@@ -165,6 +170,7 @@ export class Card {
     const parts = { cut: photo.cut, original: photo.small, photo };
     if (done) this.drawOn(this.after, layout, look, parts);
     if (done && look.background === "blur" && !photo.originalFault) this.askOriginal();
+    this.before.hidden = !photo.small;
     if (photo.small) this.drawOn(this.before, layout, look, { ...parts, before: true });
     this.frame.style.setProperty("--ratio", layout.size[0] / layout.size[1]);
     this.showSplit();

@@ -1,5 +1,5 @@
-// The photo itself, as a picture that this browser draws: of the file that was submitted or, where its
-// format is foreign to the browser, of the JPEG that the service makes of it.
+// The photo itself, as a picture that this browser draws: of the file that was submitted or, where the
+// browser does not read that as the service does, of the JPEG that the service makes of it.
 import { limiter, patiently } from "./photos.js";
 import * as service from "./service.js";
 
@@ -16,16 +16,24 @@ export const isForeign = (photo) => photo.foreign === true && !photo.drawn && !p
 export async function decodeOriginal(photos, photo, decode, { ask = true } = {}) {
   if (!photo.foreign) {
     const file = await photos.original(photo);
-    try {
-      return await decode(file);
-    } catch (error) {
+    const picture = await decode(file).catch((error) => {
       if (photo.small) throw error; // the browser reads it, and lacks memory for its full size
-      photo.foreign = true;
-    }
+    });
+    if (picture && !(await differs(file, picture, photo))) return picture;
+    photo.foreign = true;
   }
   if (!ask && isForeign(photo)) return null;
   photo.drawing ??= asking(() => bring(photos, photo)).finally(() => (photo.drawing = null));
   return decode(await photo.drawing);
+}
+
+// Whether the browser draws a photo otherwise than the service. It may turn it otherwise: of a WebP, for
+// one, it does not heed the EXIF data.
+export async function differs(file, picture, { width, height }) {
+  if (!width) return false; // not known yet
+  if (Math.abs((picture.width * height) / width - picture.height) > 1.5) return true;
+  const head = new Uint8Array(await file.slice(0, 21).arrayBuffer());
+  return String.fromCharCode(...head.subarray(8, 16)) === "WEBPVP8X" && (head[20] & 8) > 0;
 }
 
 async function bring(photos, photo) {

@@ -357,8 +357,7 @@ async function start() {
   form.bringPicture();
   const found = await photos.restore();
   if (found) say(t("found", { count: found }));
-  // A photo that was open is opened again once it is drawn, for which it has to be near.
-  photos.list.find(({ id }) => id === history.state?.photo)?.card.element.scrollIntoView({ block: "nearest" });
+  if (history.state && !viewer.photo) reopen(history.state);
 }
 
 // Asks the service for its limits, models and presets.
@@ -382,9 +381,12 @@ function reopen({ photo: id, mode, look }) {
   const photo = photos.list.find((each) => each.id === id);
   if (!photo) history.replaceState(null, "");
   else if (photo.state === "done" && photo.cut) viewer.open(photo, mode);
+  else {
+    summarize(); // the list may still be hidden
+    photo.card.element.scrollIntoView({ block: "nearest" }); // only what is near is drawn
+  }
   return undefined;
 }
 
 await start();
-if (history.state) reopen(history.state);
 document.documentElement.dataset.ready = "yes";

@@ -101,7 +101,7 @@ export class Viewer {
     Object.assign(this, { full: false, base: null, original: null, cut: null });
     this.#renew();
     this.left();
-    redoStrokes(photo);
+    if (photo.cutBase) redoStrokes(photo);
     photo.card.draw();
     this.photos.keep(photo);
     const opener = t(this.mode === "touch" ? "touch" : "open");
@@ -110,13 +110,14 @@ export class Viewer {
 
   #redo() {
     const { base, photo } = this;
+    if (!base) return this.#changed(); // it is on its way, and comes with all strokes
     this.cut = canvasOf(base.width, base.height, base);
     for (const stroke of photo.strokes) this.#apply(this.cut, stroke);
-    this.#changed();
+    return this.#changed();
   }
 
   #apply(canvas, stroke) {
-    if (stroke.erase || this.original) applyStroke(canvas, stroke, this.original, canvas.width / this.photo.width);
+    if (canvas && (stroke.erase || this.original)) applyStroke(canvas, stroke, this.original, canvas.width / this.photo.width);
   }
 
   #changed() {
@@ -187,7 +188,7 @@ export class Viewer {
   // The size of what is shown, in its own pixels: the result, or the whole picture for the brush.
   get layout() {
     const { photo } = this;
-    if (this.mode === "compare" && this.box === undefined) this.box = findBox(this.#reduced("cut", this.cut, BOX_SIDE / Math.max(photo.width, photo.height)));
+    if (this.mode === "compare" && this.box === undefined && this.cut) this.box = findBox(this.#reduced("cut", this.cut, BOX_SIDE / Math.max(photo.width, photo.height)));
     return this.mode === "touch" ? plan(photo.width, photo.height, null, {}) : plan(photo.width, photo.height, this.box, this.page.look);
   }
 
@@ -214,7 +215,7 @@ export class Viewer {
 
   paint() {
     cancelAnimationFrame(this.frameId);
-    this.frameId = requestAnimationFrame(() => this.photo && this.#paintNow());
+    this.frameId = requestAnimationFrame(() => this.cut && this.#paintNow());
   }
 
   #paintNow() {
