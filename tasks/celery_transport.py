@@ -5,6 +5,7 @@ that has become a replica. A full server counts as one that is away, since Celer
 any other error. With a prefix (`RMBG_REDIS_PREFIX`), all keys get it.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -57,6 +58,14 @@ class ServiceQoS(kombu_redis.QoS):
     ever: Celery logs the error and goes on. What the server still has of the message comes back
     after the visibility timeout, and its job's record says that it has ended.
     """
+
+    @property
+    def visibility_timeout(self) -> float:
+        """The timeout in seconds of this host's clock, by the server's, which all workers share."""
+        with self.channel.conn_or_acquire() as client:
+            seconds, microseconds = client.time()
+        behind = time.time() - (seconds + microseconds / 1e6)
+        return float(self.channel.visibility_timeout + behind)
 
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge a message."""

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import math
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +35,8 @@ _OTHER_MODES: Final = MappingProxyType(
         "sentinel": "it is a sentinel: write redis+sentinel://host:26379/mymaster",
     }
 )
+#: How long a comparison of this machine's clock with Redis's counts.
+_COMPARED_SECONDS: Final = 5.0
 #: Timeout of a probe of Redis or the object store.
 PROBE_SECONDS = 1.0
 #: How long Redis keeps what a probe writes.
@@ -324,6 +328,37 @@ def move_member(client: Redis, key: str, member: str, score: float) -> None:
 def add_to_counter(client: Redis, name: str, number: int = 1) -> None:
     """Add to a count since the service's first day, even while Redis is full."""
     PRIMITIVES.run(client, "add_to_counter", name=name, number=number)
+
+
+class RedisClock:
+    """Tells unix seconds by Redis's clock, which all hosts share.
+
+    What lasts for seconds, such as a heartbeat, would be over at once for a host whose own clock is
+    ahead.
+    """
+
+    def __init__(self, client: Redis, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._client = client
+        self._monotonic = monotonic
+        #: Redis's time less the monotonic one, and until when that counts.
+        self._ahead = (0.0, -math.inf)
+
+    def __call__(self) -> float:
+        """Return the time.
+
+        Raises:
+            QueueUnavailableError: Redis does not answer.
+        """
+        now = self._monotonic()
+        ahead, until = self._ahead
+        if now >= until:
+            with redis_errors():
+                seconds, microseconds = self._client.time()
+            answered = self._monotonic()
+            ahead = seconds + microseconds / 1e6 - (now + answered) / 2
+            self._ahead = (ahead, answered + _COMPARED_SECONDS)
+            now = answered
+        return now + ahead
 
 
 class RedisLock(Lock):

@@ -23,7 +23,7 @@ from tasks.net.http_client import HttpClient
 from tasks.net.url_guard import AllowList, UrlGuard
 from tasks.object_store import ObjectStore
 from tasks.quotas import Quotas
-from tasks.redis_client import connect
+from tasks.redis_client import RedisClock, connect
 from tasks.settings import Settings
 from tasks.uploads.service import UploadService
 from tasks.uploads.store import UploadStore
@@ -67,14 +67,16 @@ class Runtime:
         self.celery_app = celery_app or create_celery(settings)
         self.object_store = object_store or ObjectStore.from_settings(settings)
         self.capacity = Capacity(self.redis, settings.data_dir)
-        self.registry = WorkerRegistry(self.redis)
+        # Hosts compare these times within seconds.
+        shared_clock = RedisClock(self.redis)
+        self.registry = WorkerRegistry(self.redis, clock=shared_clock)
         self.api_keys = ApiKeys(self.redis)
         self.quotas = Quotas.from_settings(self.redis, settings)
         self.url_guard = UrlGuard(AllowList.parse(settings.url_allow))
         self.http_client = HttpClient(self.url_guard, user_agent=settings.user_agent)
 
         self.job_store = JobStore(self.redis)
-        self.router = Router(self.redis, routing=settings.routing)
+        self.router = Router(self.redis, routing=settings.routing, clock=shared_clock)
         self.dispatcher = JobDispatcher(self.celery_app, self.job_store)
         self.result_cache = ResultCache(self.redis, self.job_store)
         self.batches = BatchStore(self.redis)

@@ -85,6 +85,10 @@ class WorkerRegistry:
         self._client = client
         self._clock = clock
 
+    def now(self) -> float:
+        """Return the time by which workers live: that of Redis, outside of tests."""
+        return self._clock()
+
     def server_problem(self) -> str:
         """Return why no worker can use this Redis; empty if one can."""
         with redis_errors():
@@ -239,6 +243,15 @@ class WorkerRegistry:
             )
             for worker in self._recorded({*alive, *ready, *drained})
         ]
+
+    def ready_names(self) -> list[str]:
+        """Return the names of the workers that are alive and ready."""
+        now = self._clock()
+        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
+            for index in (redis_keys.READY_WORKERS, redis_keys.ALIVE_WORKERS):
+                pipe.zrangebyscore(index, now, "+inf")
+            ready, alive = pipe.execute()
+        return sorted({*ready} & {*alive})
 
     def revision(self, model: str) -> str | None:
         """Return the revision of the weights that serve a model; None if it is not known now."""

@@ -50,7 +50,7 @@ class Ready(MethodView):
 
 
 def _require_worker() -> None:
-    if not services().runtime.job_store.ready_workers():
+    if not services().runtime.registry.ready_names():
         raise TaskError("No worker has a model ready.")
 
 

@@ -120,7 +120,7 @@ class Reconciler:
         self._dispatcher = dispatcher
         self._registry = registry
         self._router = router
-        self._missing = MissingMessageDetector(client)
+        self._missing = MissingMessageDetector(client, clock=registry.now)
         self._quarantine = Quarantine(client, job_store, clock)
         self._aging_seconds = aging_seconds
         self._clock = clock

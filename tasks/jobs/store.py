@@ -313,15 +313,6 @@ class JobStore:
         leases = zip(newest_first, tokens, strict=True)
         return next((each for each, token in leases if str(token).startswith(holder)), None)
 
-    def ready_workers(self) -> list[str]:
-        """Return the names of the workers that are alive and ready."""
-        now = self._clock()
-        with redis_errors(), self._client.pipeline(transaction=False) as pipe:
-            for index in (redis_keys.READY_WORKERS, redis_keys.ALIVE_WORKERS):
-                pipe.zrangebyscore(index, now, "+inf")
-            ready, alive = pipe.execute()
-        return sorted({*ready} & {*alive})
-
     def create(
         self, job: Job, *, max_pending: int = 0, reservation: Mapping[str, str] | None = None
     ) -> AcceptedJob:

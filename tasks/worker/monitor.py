@@ -203,10 +203,9 @@ class WorkerMonitor:
         """Refresh the visibility timeout of the worker's messages, so that no other gets them."""
         tags = [request._message.delivery_tag for request in tuple(state.reserved_requests)]  # noqa: SLF001 - celery has no other way
         if tags:
+            now = self._registry.now()
             with redis_errors():
-                self._client.zadd(
-                    redis_keys.UNACKED_INDEX, dict.fromkeys(tags, time.time()), xx=True
-                )
+                self._client.zadd(redis_keys.UNACKED_INDEX, dict.fromkeys(tags, now), xx=True)
 
     def _apply_drain(self) -> None:
         """Consume from the worker's queues if it is ready and not drained, else from none.

@@ -1,11 +1,15 @@
 """Celery's settings, on a Redis that another application uses too."""
 
+import time
+
 import pytest
 from celery import Celery
 from redis import Redis
 
 from tasks import redis_keys
 from tasks.app import create_celery
+from tasks.jobs.job import Priority
+from tasks.runtime import Runtime
 from tasks.settings import Settings
 
 
@@ -44,3 +48,31 @@ def test_messages_go_out_by_one_client_until_the_channel_connects_again(redis_ur
         with channel.conn_or_acquire() as third:
             assert third is not first
             assert third.ping()
+
+
+def test_a_host_that_is_ahead_takes_no_message_from_a_living_worker(
+    server_settings: dict[str, object], redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages that a worker holds come back by Redis's clock, and workers live by it."""
+    settings = Settings.load(**server_settings)
+    with create_celery(settings) as app, app.connection_for_read() as worker:
+        queue = worker.SimpleQueue("q")
+        queue.put("m")
+        message = queue.get(timeout=5)
+        with Runtime(settings) as runtime:
+            runtime.registry.record_heartbeat("gpu0@h", queue="gpu.h.0", model="m")
+            runtime.registry.mark_ready("gpu0@h", 30, pid=1)
+
+        now = time.time()
+        for place in ("time.time", "kombu.transport.redis.time"):
+            monkeypatch.setattr(place, lambda: now + 600)
+        with Runtime(settings) as elsewhere:
+            assert elsewhere.registry.ready_names() == ["gpu0@h"]
+            assert elsewhere.router.choose("m", Priority.NORMAL) == "gpu.h.0"
+        with app.connection_for_read() as ahead:
+            ahead.default_channel.qos.restore_visible(interval=1)
+            assert redis.llen("q") == 0
+            # 31 s later by the server's clock.
+            redis.zadd(redis_keys.UNACKED_INDEX, {message.delivery_tag: now - 31})
+            ahead.default_channel.qos.restore_visible(interval=1)
+            assert redis.llen("q") == 1

@@ -1,15 +1,18 @@
 """The Lua scripts as Python calls them."""
 
 import re
+import time
 from importlib.resources import files
 from pathlib import Path
+from typing import cast
 
 import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
 from tasks import redis_client, redis_keys
-from tasks.redis_client import LuaScripts, connect
+from tasks.errors import QueueUnavailableError
+from tasks.redis_client import LuaScripts, RedisClock, connect
 from tests.support.servers import embedded_valkey
 
 LATE = 1732652242.123456
@@ -75,3 +78,23 @@ def test_a_damaged_counter_is_refused_before_anything_is_written(redis: Redis, c
             redis, "claim", id="rm-1", token="t", worker="w", now=LATE, lease_ms=9000, overdue="{}"
         )
     assert redis.keys("*") == [redis_keys.job_key("rm-1")]
+
+
+def test_the_time_is_that_of_redis_however_this_hosts_clock_stands(redis: Redis) -> None:
+    asked, passed = 0, 0.0
+
+    class Server:
+        def time(self) -> tuple[int, int]:
+            nonlocal asked
+            asked += 1
+            return int(LATE), 500_000
+
+    clock = RedisClock(cast("Redis", Server()), monotonic=lambda: passed)
+    assert clock() == int(LATE) + 0.5
+    passed += 4
+    assert (clock(), asked) == (int(LATE) + 4.5, 1)
+    passed += 2
+    assert (clock(), asked) == (int(LATE) + 0.5, 2)
+    assert RedisClock(redis)() == pytest.approx(time.time(), abs=5)
+    with connect("redis://127.0.0.1:1") as away, pytest.raises(QueueUnavailableError):
+        RedisClock(away)()

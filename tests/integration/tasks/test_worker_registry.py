@@ -5,7 +5,6 @@ from redis import Redis
 
 from inference.models.registry import get_spec
 from tasks import redis_keys
-from tasks.jobs.store import JobStore
 from tasks.worker_registry import ALIVE_SECONDS, MAX_FAULTS, STARTS_SECONDS, Worker, WorkerRegistry
 from tests.support.clock import Clock
 
@@ -52,13 +51,11 @@ def test_one_picture_that_is_too_much_drains_no_gpu(registry: WorkerRegistry) ->
     assert registry.drained(WORKER) == ""
 
 
-@pytest.mark.usefixtures("registry")
-def test_a_worker_is_ready_only_as_long_as_it_lives(redis: Redis, clock: Clock) -> None:
-    store = JobStore(redis, clock=clock)
-    assert store.ready_workers() == [WORKER]
+def test_a_worker_is_ready_only_as_long_as_it_lives(registry: WorkerRegistry, clock: Clock) -> None:
+    assert registry.ready_names() == [WORKER]
     # Its parent fell silent; what its model answered counts for a minute yet.
     clock.now += ALIVE_SECONDS + 1
-    assert store.ready_workers() == []
+    assert registry.ready_names() == []
 
 
 def test_the_word_of_the_next_child_is_not_taken_back(registry: WorkerRegistry) -> None:

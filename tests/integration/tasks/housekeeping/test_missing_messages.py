@@ -40,7 +40,7 @@ def test_a_message_in_dead_hands_is_sent_again_before_the_visibility_timeout(
     queues: Queues, names: tuple[str, str]
 ) -> None:
     held, abandoned = queues.submit(), queues.submit()
-    now = time.time()
+    now = queues.clock()
     for task_id, taken in ((held, now + 60), (abandoned, now - 7)):
         message = json.loads(str(queues.redis.rpop(list_key(NORMAL))))
         queues.redis.hset(names[0], task_id, json.dumps([message, "", SHARED]))
