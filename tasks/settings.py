@@ -111,8 +111,10 @@ def unknown_variables(known: type["Settings"], *, only_misspelt: bool = False) -
     for name in sorted(given):
         setting = name.removesuffix("_FILE")
         if setting not in names:
-            near = get_close_matches(setting, sorted(names), 1, _NEAR)
-            found[name] = near[0] + name.removeprefix(setting) if near else ""
+            near = get_close_matches(setting, sorted(names), 1, _NEAR) or [
+                each for each in names if each.startswith(setting) or setting.startswith(each)
+            ]
+            found[name] = near[0] + name.removeprefix(setting) if len(near) == 1 else ""
     return {name: meant for name, meant in found.items() if meant or not only_misspelt}
 
 
