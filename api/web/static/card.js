@@ -1,5 +1,5 @@
 // A photo's card: picture, state, and what can be done with it.
-import { decodeSmall, draw, plan, preparePreview, redoStrokes } from "./compose.js";
+import { PREVIEW, decodeSmall, draw, plan, preparePreview, redoStrokes } from "./compose.js";
 import { decodeOriginal, differs, isForeign } from "./originals.js";
 import { busy, byId, icon, iconButton, make, say } from "./elements.js";
 import { RUNNING } from "./photos.js";
@@ -61,9 +61,11 @@ export class Card {
   }
 
   // Has pictures while it is near to what is seen, and gives their memory back when it is not.
-  setNear(near) {
+  setNear(near, { width = 0 } = {}) {
     if (this.near === near) return;
     this.near = near;
+    // As many pixels as the screen has for it, in steps: each one more is drawn and kept in memory.
+    if (near) this.side = Math.min(PREVIEW, Math.ceil((width * devicePixelRatio) / 160) * 160 || PREVIEW);
     const { photo } = this;
     if (near) {
       this.showOriginal();
@@ -179,7 +181,7 @@ export class Card {
   }
 
   drawOn(canvas, layout, look, parts) {
-    const scale = Math.min(1, 720 / Math.max(...layout.size));
+    const scale = Math.min(1, this.side / Math.max(...layout.size));
     const [w, h] = layout.size.map((each) => Math.max(1, Math.round(each * scale)));
     if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });
     const pen = canvas.getContext("2d");
@@ -192,14 +194,15 @@ export class Card {
   update() {
     const { photo, element } = this;
     const state = photo.state;
-    if (element.dataset.state !== state) {
+    const before = element.dataset.state;
+    if (before !== state) {
       element.dataset.state = state;
       this.setActs(state);
       if (state === "done") {
         if (this.near) this.showCutout();
         say(t("spokenDone", { name: photo.name }));
       } else if (state === "failed") say(t("spokenFailed", { name: photo.name, why: this.page.errorText(photo.error) }));
-      else this.draw();
+      else if (before === "done") this.draw();
     }
     this.range.hidden = this.divider.hidden = state !== "done";
     this.meter.hidden = !RUNNING.has(state);

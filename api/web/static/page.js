@@ -48,7 +48,7 @@ function drawAll() {
 
 // Only cards near to what is seen have their pictures in memory.
 const near = new IntersectionObserver((entries) => {
-  for (const { target, isIntersecting } of entries) target.card.setNear(isIntersecting);
+  for (const { target, isIntersecting, boundingClientRect } of entries) target.card.setNear(isIntersecting, boundingClientRect);
 }, { rootMargin: "50% 0px" });
 
 photos.addEventListener("added", ({ photo }) => {

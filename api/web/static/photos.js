@@ -107,7 +107,7 @@ export class Photos extends EventTarget {
       const photo = this.#takeIn({
         id: newId(), owner: ownerMark(), path, name: path.split("/").pop(), file, url,
         state: "waiting", attempt: 1, strokes: [], added: Date.now() + this.list.length / 1000,
-      });
+      }, { fresh: true });
       // Only now, so that this window is the first to ask for its lock.
       this.#write(photo);
     }
@@ -177,7 +177,7 @@ export class Photos extends EventTarget {
       }
     }
     Object.assign(photo, { taskId: null, cutBlob: null, cut: null, attempt: photo.attempt + 1 });
-    const run = this.#run(photo);
+    const run = this.#run(photo, { fresh: true });
     this.#keep(photo);
     await run;
     if (former && photo.taskId && photo.taskId !== former) service.eraseTask(former).catch(() => {});
@@ -248,16 +248,16 @@ export class Photos extends EventTarget {
     this.#emit("added", photo);
   }
 
-  #takeIn(record) {
+  #takeIn(record, options) {
     const photo = { strokes: [], ...record };
     this.#insert(photo);
-    if (RUNNING.has(photo.state)) this.#resume(photo);
+    if (RUNNING.has(photo.state)) this.#resume(photo, options);
     return photo;
   }
 
   // Goes on with a photo that runs, from wherever it is.
-  #resume(photo) {
-    if (!photo.taskId) return this.#run(photo);
+  #resume(photo, options) {
+    if (!photo.taskId) return this.#run(photo, options);
     this.#set(photo, "queued", { store: false });
     this.#followAll();
   }
@@ -308,13 +308,14 @@ export class Photos extends EventTarget {
     } catch { /* see above */ }
   }
 
-  // Sends a photo, unless another window does or has.
-  async #run(photo) {
+  // Sends a photo, unless another window does or has. Of a fresh one, which only this window can have
+  // begun, no record is read: that would wait until the files of all others are written.
+  async #run(photo, { fresh = false } = {}) {
     const { signal } = (photo.controller = new AbortController());
     this.#set(photo, "waiting", { store: false });
     try {
       await alone(photo.id, signal, async () => {
-        const record = await keptOne(photo.id);
+        const record = fresh ? null : await keptOne(photo.id);
         if (record?.attempt >= photo.attempt && (record.taskId || record.state === "canceled")) return this.#adopt(photo.id);
         const task = await this.#upload(async () => {
           const type = photo.file && this.limits && await refusalOf(photo.file, this.limits);
