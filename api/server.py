@@ -110,11 +110,13 @@ def connection_table(limit: int, proxies: int) -> ConnectionTable:
 
 
 class BoundedParser(h11.Connection):
-    """Parses HTTP, and takes no body in tiny chunks."""
+    """Parses HTTP, and takes no body in tiny chunks, nor one whose end depends on who reads it."""
 
     def __init__(self) -> None:
         super().__init__(h11.SERVER, MAX_HEAD_BYTES)
         self._chunks = self._bytes = 0
+        #: Whether a request's body has two ends; see `_has_two_ends`.
+        self.two_ends = False
 
     @property
     def too_small_chunks(self) -> bool:
@@ -125,17 +127,31 @@ class BoundedParser(h11.Connection):
         """Return the next event.
 
         Raises:
-            h11.RemoteProtocolError: what came is no HTTP, or a body in tiny chunks.
+            h11.RemoteProtocolError: what came is no HTTP, or such a body.
         """
         event = super().next_event()
         if isinstance(event, h11.Request):
             self._chunks = self._bytes = 0
+            self.two_ends = _has_two_ends(event)
+            if self.two_ends:
+                raise h11.RemoteProtocolError("The body's end depends on who reads it.")
         elif isinstance(event, h11.Data):
             self._chunks += event.chunk_start
             self._bytes += len(event.data)
             if self.too_small_chunks:
                 raise h11.RemoteProtocolError("The body comes in tiny chunks.")
         return event
+
+
+def _has_two_ends(request: h11.Request) -> bool:
+    """Return whether a proxy in front may see another end of a request's body (RFC 9112, 6.1).
+
+    What follows that end would be a request of its own for one of the two.
+    """
+    names = {name for name, _ in request.headers}
+    return b"transfer-encoding" in names and (
+        b"content-length" in names or request.http_version < b"1.1"
+    )
 
 
 class Connection(H11Protocol):
@@ -175,9 +191,15 @@ class Connection(H11Protocol):
             self.loop.call_later(SEND_SECONDS, self._drop_unsent)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, has a head without end, or comes in tiny chunks."""
+        """Refuse what is no HTTP, a head without end, and what `BoundedParser` refuses."""
         if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             self.abort()  # its answer has begun
+        elif self.conn.two_ends:
+            self._refuse(
+                400,
+                "The request has Transfer-Encoding beside Content-Length, or in HTTP/1.0. Send the "
+                "body's length alone, or chunks in HTTP/1.1.",
+            )
         elif self.conn.too_small_chunks:
             self._refuse(
                 400,

@@ -2,10 +2,13 @@
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from uvicorn._types import ASGIApplication
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
@@ -46,6 +49,59 @@ def test_a_connection_with_an_unread_answer_is_closed(
     asyncio.run(ask())
 
 
+@asynccontextmanager
+async def _connected(
+    answer: ASGIApplication,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to an application."""
+    table, config = ConnectionTable(8, 8), Config(answer, log_config=None)
+    config.load()
+    listening = await asyncio.get_running_loop().create_server(
+        lambda: Connection(config, ServerState(), {}, table=table), "127.0.0.1"
+    )
+    async with listening:
+        reading, to = await asyncio.open_connection(*listening.sockets[0].getsockname())
+        yield reading, to
+        to.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "lengths", "expected"),
+    [
+        ("POST / HTTP/1.1", "Content-Length: 5\r\nTransfer-Encoding: chunked", 400),
+        ("POST / HTTP/1.1", "Transfer-Encoding: chunked\r\nContent-Length: 0", 400),
+        ("POST / HTTP/1.0", "Transfer-Encoding: chunked", 400),
+        ("POST / HTTP/1.1", "Transfer-Encoding: xchunked", 400),
+        ("POST / HTTP/1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity", 400),
+        ("POST / HTTP/1.1", "Transfer-Encoding : chunked", 400),
+        ("POST / HTTP/1.1", "Content-Length: 5\r\nContent-Length: 6", 400),
+        ("POST / HTTP/1.1", "Content-Length: +5", 400),
+        ("POST / HTTP/1.1", "X: a\r\n Content-Length: 5\r\nTransfer-Encoding: chunked", 200),
+    ],
+)
+def test_no_body_has_an_end_that_depends_on_who_reads_it(
+    line: str, lengths: str, expected: int
+) -> None:
+    """What a proxy takes for a body is no request here, and the other way round."""
+    asked = []
+
+    async def answer(scope: Any, _receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's
+        asked.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def ask() -> bytes:
+        async with _connected(answer) as (reading, to):
+            to.write(f"{line}\r\nHost: x\r\n{lengths}\r\n\r\n0\r\n\r\n".encode())
+            if expected == 400:
+                to.write(b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n")
+                return await reading.read()
+            return await reading.read(12)
+
+    assert asyncio.run(ask()).startswith(b"HTTP/1.1 %d" % expected)
+    assert asked == ["/"] * (expected == 200)
+
+
 @pytest.mark.parametrize(
     ("chunk", "count", "begun", "expected"),
     [
@@ -72,13 +128,7 @@ def test_a_body_in_tiny_chunks_is_parsed_no_further(
             await send({"type": "http.response.body"})
 
     async def ask() -> bytes:
-        table, config = ConnectionTable(8, 8), Config(answer, log_config=None)
-        config.load()
-        listening = await asyncio.get_running_loop().create_server(
-            lambda: Connection(config, ServerState(), {}, table=table), "127.0.0.1"
-        )
-        async with listening:
-            reading, to = await asyncio.open_connection(*listening.sockets[0].getsockname())
+        async with _connected(answer) as (reading, to):
             to.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
             if begun:
                 await reading.readuntil(b"\r\n\r\n")
@@ -87,7 +137,6 @@ def test_a_body_in_tiny_chunks_is_parsed_no_further(
                 line = await reading.read(12)
             except ConnectionError:
                 line = b""
-            to.close()
             return line
 
     assert asyncio.run(ask()) == expected
