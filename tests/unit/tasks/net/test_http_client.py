@@ -34,9 +34,9 @@ def _fetch(port: int, path: str = "/", seconds: float = 10, **options: float) ->
     return _fetch_with(_client(**options), f"http://127.0.0.1:{port}{path}", seconds)
 
 
-def _fetch_with(client: HttpClient, url: str, seconds: float = 10) -> Fetched:
+def _fetch_with(client: HttpClient, url: str, seconds: float = 10, *, most: int = MOST) -> Fetched:
     file = io.BytesIO()
-    got = client.fetch(url, file, max_bytes=MOST, seconds=seconds)
+    got = client.fetch(url, file, max_bytes=most, seconds=seconds)
     assert got.length == len(file.getvalue())
     return Fetched(got.length, got.media_type, got.file_name, file.getvalue())
 
@@ -185,6 +185,33 @@ def _endless(request: Request) -> None:
         request.wfile.write(b"x" * 65536)
 
 
+def _repeated(head: bytes, piece: bytes) -> Handle:
+    def handle(request: Request) -> None:
+        request.wfile.write(head)
+        while True:
+            request.wfile.write(piece * 1000)
+
+    return handle
+
+
+_CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+_INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def test_a_file_may_come_in_chunks_and_after_interim_responses() -> None:
+    chunks = _INTERIM * 8 + _CHUNKED + (b"100\r\n" + bytes(256) + b"\r\n") * 6000 + b"0\r\n\r\n"
+    with serving(lambda request: request.wfile.write(chunks)) as port:
+        assert _fetch_with(_client(), f"http://127.0.0.1:{port}/", most=2**21).length == 256 * 6000
+
+
+def test_a_file_in_tiny_chunks_is_read_no_further() -> None:
+    with (
+        serving(_repeated(_CHUNKED, b"1\r\na\r\n")) as port,
+        pytest.raises(UrlUnreachableError, match="less than 256 bytes"),
+    ):
+        _fetch_with(_client(), f"http://127.0.0.1:{port}/", most=2**21)
+
+
 @pytest.mark.parametrize(
     ("handle", "error", "words"),
     [
@@ -201,8 +228,12 @@ def _endless(request: Request) -> None:
             UrlUnreachableError,
             "does not speak HTTP",
         ),
+        (_repeated(b"", _INTERIM), UrlUnreachableError, "does not speak HTTP"),
     ],
-    ids=["204", "304", "404", "500", "malformed", "endless", "cut off", "not HTTP"],
+    ids=[
+        *("204", "304", "404", "500", "malformed", "endless", "cut off", "not HTTP"),
+        "interim responses",
+    ],
 )
 def test_another_answer_is_no_file(handle: Handle, error: type[Exception], words: str) -> None:
     with serving(handle) as port, pytest.raises(error, match=words):
