@@ -8,7 +8,6 @@ from redis import Redis
 
 from tasks import redis_keys
 from tasks.app import create_celery
-from tasks.jobs.job import Priority
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 
@@ -68,7 +67,7 @@ def test_a_host_that_is_ahead_takes_no_message_from_a_living_worker(
             monkeypatch.setattr(place, lambda: now + 600)
         with Runtime(settings) as elsewhere:
             assert elsewhere.registry.ready_names() == ["gpu0@h"]
-            assert elsewhere.router.choose("m", Priority.NORMAL) == "gpu.h.0"
+            assert elsewhere.router.choose("m") == "gpu.h.0"
         with app.connection_for_read() as ahead:
             ahead.default_channel.qos.restore_visible(interval=1)
             assert redis.llen("q") == 0
