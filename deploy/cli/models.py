@@ -162,10 +162,11 @@ def _progress_bar(spec: ModelSpec) -> Iterator[ProgressCallback]:
         DownloadColumn(),
         console=Console(stderr=True),
     ) as progress:
-        bar = progress.add_task(f"fetching {spec.name}", total=None)
+        # Seen once something arrives: what is here already is not fetched.
+        bar = progress.add_task(f"fetching {spec.name}", total=None, visible=False)
 
         def report(done: int, total: int | None) -> None:
-            progress.update(bar, completed=done, total=total)
+            progress.update(bar, completed=done, total=total, visible=True)
 
         yield report
 

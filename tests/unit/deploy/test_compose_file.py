@@ -291,6 +291,7 @@ def test_the_workflow_builds_the_images_that_compose_runs() -> None:
     }
     (build,) = (step["with"] for step in job["steps"] if "build-push" in step.get("uses", ""))
     assert (build["sbom"], build["provenance"]) == (True, "mode=max")
+    assert build["platforms"] == "linux/amd64,linux/arm64"
 
 
 def test_nothing_secret_goes_into_an_image_or_the_repository() -> None:
