@@ -31,6 +31,8 @@ _CONVERSION_SECONDS: Final = 180.0
 #: The converted model, and what is told of it, in a folder for these.
 _MODEL, _FACTS = "model.mnn", "facts.json"
 _STDOUT: Final = 1
+#: What a container may use: microseconds, or "max", in a period of so many (cgroup v2).
+_CONTAINER_TIME: Final = Path("/sys/fs/cgroup/cpu.max")
 #: Of the converter's last words, these many characters are told.
 _REASON_LENGTH: Final = 200
 
@@ -104,9 +106,17 @@ def load_graph(path: Path, *, side: int, threads: int | None) -> MnnGraph:
 
 
 def _core_count() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return how many cores this process may use: of the machine, and in the time of its container.
+
+    Threads beyond that would wait for each other while the container is paused.
+    """
+    known = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    try:
+        quota, period = _CONTAINER_TIME.read_text(encoding="ascii").split()
+        return min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no container of Linux, or "max"
+        return cores
 
 
 def _convert(path: Path, folder: Path) -> Mapping[str, Any]:

@@ -1,3 +1,4 @@
+import os
 import sys
 import tempfile
 import threading
@@ -138,3 +139,17 @@ def test_without_room_for_temporary_files_the_remedy_is_told(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     with pytest.raises(ModelError, match=r"cannot be converted: .* set TMPDIR to another"):
         load_graph(tmp_path / "any.onnx", side=320, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"), [("max 100000", 8), ("200000 100000", 2), ("50000 100000", 1), (None, 8)]
+)
+def test_the_cores_of_a_container_count(
+    text: str | None, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = tmp_path / "cpu.max"
+    if text is not None:
+        limit.write_text(f"{text}\n")
+    monkeypatch.setattr(mnn, "_CONTAINER_TIME", limit)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
+    assert mnn._core_count() == cores
