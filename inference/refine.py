@@ -110,7 +110,9 @@ def _resize_nearest(x: _Floats, rows: int, cols: int) -> _Floats:
     """Resize (n, height, width) to (n, rows, cols)."""
     at_rows = np.arange(rows) * x.shape[1] // rows
     at_cols = np.arange(cols) * x.shape[2] // cols
-    return np.ascontiguousarray(x[:, at_rows[:, None], at_cols])
+    # One axis after the other: three times as fast as both at once.
+    resized: _Floats = x.take(at_rows, axis=1).take(at_cols, axis=2)
+    return resized
 
 
 def _relax(pair: _Floats, colors: _Floats, alpha: _Floats, passes: int) -> None:
@@ -154,31 +156,43 @@ def _weighted_sum(
 class _CoarseSolution:
     """The solver's F and B, looked up by the picture's own pixels."""
 
-    #: (rows of the picture * samples across, 6).
-    table: _Floats
-    #: Samples across.
-    samples: int
+    #: (rows of samples, samples across, 6).
+    source: _Floats
+    #: For every row of the picture: the samples' row above it, and the weight of the next.
+    rows: tuple[NDArray[np.int64], _Floats]
     #: For every column of the picture: the sample before it, and the weight of the next.
     columns: tuple[NDArray[np.int64], _Floats]
 
     @classmethod
     def of(cls, pair: _Floats, step: int, shape: tuple[int, ...]) -> "_CoarseSolution":
-        """Interpolate all rows at once, which is cheap; columns are interpolated pixel by pixel."""
+        """Prepare the lookup of a solution, (6, height, width), in a picture of this shape."""
         _, rows, samples = pair.shape
-        above, share = _interpolation(shape[0], rows, step)
         source = np.ascontiguousarray(pair.transpose(1, 2, 0))
-        table = source[above]
-        table += (source[np.minimum(above + 1, rows - 1)] - table) * share[:, None, None]
-        return cls(table.reshape(-1, 6), samples, _interpolation(shape[1], samples, step))
+        return cls(
+            source, _interpolation(shape[0], rows, step), _interpolation(shape[1], samples, step)
+        )
 
     def around(
         self, row: NDArray[np.int64], column: NDArray[np.int64]
     ) -> tuple[_Floats, _Floats, _Floats]:
-        """Return F and B left and right of pixels, (pixels, 6), and the weight of the right."""
+        """Return F and B left and right of pixels, (pixels, 6), and the weight of the right.
+
+        The pixels are in the order of the picture.
+        """
+        # Whole rows are interpolated at once, which is cheap; columns pixel by pixel. Only the rows
+        # of these pixels: they stay in the processor's cache.
+        first, last = row[0], row[-1] + 1
+        above, weight = (each[first:last] for each in self.rows)
+        table = self.source[above]
+        below = self.source[np.minimum(above + 1, len(self.source) - 1)]
+        below -= table
+        below *= weight[:, None, None]
+        table += below
+        flat = table.reshape(-1, 6)
         before, share = self.columns
-        left, across = row * self.samples + before[column], share[column]
+        left, across = (row - first) * self.source.shape[1] + before[column], share[column]
         # The last column is its own right neighbor, with a weight of zero.
-        return self.table.take(left, axis=0), self.table.take(left + (across > 0), axis=0), across
+        return flat.take(left, axis=0), flat.take(left + (across > 0), axis=0), across
 
 
 def _interpolation(length: int, samples: int, step: int) -> tuple[NDArray[np.int64], _Floats]:
