@@ -22,7 +22,7 @@
 -- rmbg:aged:<list>          set     those that an earlier version raised           none
 -- rmbg:turns:<list>         zset    owners of dispatched jobs, by their last turn  none
 -- rmbg:waiting:<list>:<owner>  zset  an owner's dispatched jobs, the next one first  none
--- rmbg:raised:<list>:<owner>   set   those of them that have aged                  none
+-- rmbg:raised:<list>:<owner>   set   those of them that have aged                  1 day
 -- rmbg:served               zset    owners by the number of their last turn        1 day
 -- rmbg:turn_seq             string  number of the latest turn                      none
 -- rmbg:primary:<cache key>  string  the pending job of that key that runs          its record's
@@ -182,12 +182,17 @@ local function turn_last(lists, owner)
   redis.call('EXPIRE', SERVED, 86400)
 end
 
+local function add_raised(list, owner, id)
+  redis.call('SADD', raised_key(list, owner), id)
+  redis.call('EXPIRE', raised_key(list, owner), 86400)
+end
+
 -- Adds a job to those that its owner has on a list; one that is there keeps its place.
 local function add_waiting(list, id, number)
   local owner = owner_of(id)
   redis.call('ZADD', waiting_key(list, owner), 'NX', place_of(id, number), id)
   if get(id, 'raised_priority') then
-    redis.call('SADD', raised_key(list, owner), id)
+    add_raised(list, owner, id)
   end
   join_turns(list, owner)
 end
@@ -1019,6 +1024,11 @@ end
 -- Raises the next jobs of an owner that have aged by a priority level, and appends them to `found`.
 local function raise_aged_of(owner, a, found)
   local raised, most = raised_key(a.list, owner), tonumber(a.most)
+  for _, id in ipairs(redis.call('SMEMBERS', raised)) do
+    if not redis.call('ZSCORE', waiting_key(a.list, owner), id) then
+      redis.call('SREM', raised, id)  -- An earlier version has taken it off the list.
+    end
+  end
   for _, level in ipairs({NORMAL, 2 * NORMAL}) do
     local first = (level - NORMAL) * PER_LEVEL
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', waiting_key(a.list, owner), first,
@@ -1028,7 +1038,7 @@ local function raise_aged_of(owner, a, found)
       elseif (redis.call('SISMEMBER', raised, id) == 1 or redis.call('SCARD', raised) < most)
         and has_aged(id, a) then
         redis.call('HSET', job_key(id), 'raised_priority', level - NORMAL)
-        redis.call('SADD', raised, id)
+        add_raised(a.list, owner, id)
         place_anew(id)
         found[#found + 1] = id
       end

@@ -12,7 +12,7 @@ from tasks.housekeeping.missing_messages import list_key
 from tasks.jobs.job import Priority, Status, new_task_id
 from tasks.jobs.routing import DISPATCH_SEQ_HEADER, place_of_message
 from tasks.jobs.store import Claim, Place, ReleaseOutcome, lease_holder, lease_token
-from tests.support.queues import OWN, SHARED, Queues
+from tests.support.queues import AGING, OWN, SHARED, Queues
 
 LIST = f"{SHARED}|3"
 
@@ -256,6 +256,16 @@ def test_what_a_worker_of_an_earlier_version_takes_costs_no_job_its_run(queues: 
     assert queues.store.claim(taken.task_id, token="t", worker="w") is Claim.FINAL
     queues.passes(2)
     assert queues.run() == jobs[1]
+
+
+def test_what_an_earlier_version_takes_of_the_raised_keeps_no_other_from_being_raised(
+    queues: Queues,
+) -> None:
+    queues.redis.sadd(f"rmbg:raised:{LIST}:x", "rm-gone-1", "rm-gone-2")
+    job = queues.submit(Priority.LOW, owner="x")
+    queues.clock.now += AGING
+    queues.passes(1)
+    assert queues.job(job).raised_priority is Priority.NORMAL
 
 
 # -- what it costs ---------------------------------------------------------------------------------
