@@ -63,18 +63,6 @@ def test_a_phones_heic_is_cut_out_upright(
     assert np.abs(np.asarray(avif, int) - cutouts[-1])[cutouts[-1][..., 3] > 127].mean() < 6
 
 
-def test_a_jpeg_is_judged_by_its_data_and_not_by_its_end_mark(
-    service: RunningService, coffee: Path, tmp_path: Path
-) -> None:
-    path, whole = tmp_path / "photo.jpg", coffee.read_bytes()
-    path.write_bytes(whole[:-2])
-    cutout = _open(service.client.cut_out(path, {}))
-    assert np.array_equal(cutout, _open(service.client.cut_out(coffee, {})))
-    path.write_bytes(whole[: len(whole) // 2] + whole[-2:])
-    task = service.client.wait(service.client.submit(path, {}))
-    assert (task["status"], task["error"]["type"]) == ("failed", "invalid_image")
-
-
 def _tagged(photo: Image.Image, orientation: int) -> Image.Image:
     """The photo with an EXIF orientation that it does not have yet."""
     return _open(picture_file(photo, "PNG", exif=exif_orientation(orientation)))

@@ -1,4 +1,4 @@
-"""A HEIC as phones write it: a grid of tiles, each an item of its own."""
+"""A HEIC as phones write it, a grid of tiles; and colors that a HEIC or AVIF states."""
 
 import struct
 
@@ -60,3 +60,9 @@ def _body(file: bytes, kind: bytes) -> bytes:
     """The body of the first box of a kind."""
     at = file.index(kind) - 4
     return file[at + 8 : at + int.from_bytes(file[at : at + 4], "big")]
+
+
+def with_stated_colors(file: bytes, primaries: int, transfer: int) -> bytes:
+    """A HEIC or AVIF whose colors are said to be so, by the numbers of ITU-T H.273."""
+    before, after = file.split(b"nclx")
+    return before + b"nclx" + struct.pack(">HH", primaries, transfer) + after[4:]

@@ -2,6 +2,10 @@
 
 import struct
 import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
@@ -16,3 +20,22 @@ def png_file(
     head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, kind, 0, 0, 0))
     parts = (head, *more, png_chunk(b"IDAT", pixels), png_chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def png_of_samples(
+    kind: int, depth: int, samples: NDArray[Any], *chunks: bytes, rows: int | None = None
+) -> bytes:
+    """A PNG of samples, (height, width, channels), with more chunks before its pixels.
+
+    Args:
+        kind: the color type.
+        depth: bits of a sample.
+        samples: of the whole picture.
+        chunks: more chunks.
+        rows: so many rows of the picture are there; all of them, if not given.
+    """
+    bits = samples.astype(np.uint16)[..., None] >> np.arange(depth, dtype=np.uint16)[::-1] & 1
+    packed = np.packbits(bits.astype(np.uint8).reshape(len(samples), -1), axis=1)
+    lines = b"".join(b"\0" + row.tobytes() for row in packed[:rows])
+    height, width, _ = samples.shape
+    return png_file((width, height), zlib.compress(lines), *chunks, depth=depth, kind=kind)

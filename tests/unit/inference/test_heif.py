@@ -8,18 +8,12 @@ from PIL import Image
 
 from inference.decode import decode
 from inference.errors import InvalidImageError
-from tests.support.heic_files import grid_heic
+from tests.support.heic_files import grid_heic, with_stated_colors
 from tests.support.icc_profiles import named_profile
 from tests.support.pictures import exif_orientation, picture_file
 from tests.support.png_files import png_chunk
 
 _NAMES = pytest.mark.parametrize("name", ["HEIC", "AVIF"])
-
-
-def _stated(data: bytes, primaries: int, transfer: int) -> bytes:
-    """A file whose colors are said to be so."""
-    before, after = data.split(b"nclx")
-    return before + b"nclx" + struct.pack(">HH", primaries, transfer) + after[4:]
 
 
 @_NAMES
@@ -31,7 +25,7 @@ def test_colors_that_numbers_state_are_converted(
     name: str, primaries: int, transfer: int, photo: Image.Image
 ) -> None:
     more = {"quality": 100} | ({"subsampling": "4:4:4"} if name == "AVIF" else {"chroma": 444})
-    data = _stated(picture_file(photo, name, **more), primaries, transfer)
+    data = with_stated_colors(picture_file(photo, name, **more), primaries, transfer)
     png = picture_file(photo)
     code = png_chunk(b"cICP", bytes([primaries, transfer, 0, 1]))
     expected = decode(png[:33] + code + png[33:]).rgb.astype(int)
@@ -44,7 +38,9 @@ def test_what_encoders_state_that_are_told_nothing_is_srgb(
     name: str, primaries: int, transfer: int, photo: Image.Image
 ) -> None:
     data = picture_file(photo, name)
-    assert np.array_equal(decode(_stated(data, primaries, transfer)).rgb, decode(data).rgb)
+    assert np.array_equal(
+        decode(with_stated_colors(data, primaries, transfer)).rgb, decode(data).rgb
+    )
 
 
 @_NAMES

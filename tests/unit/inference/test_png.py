@@ -9,7 +9,7 @@ import pytest
 
 from inference.decode import decode
 from inference.errors import InvalidImageError
-from tests.support.png_files import png_chunk, png_file
+from tests.support.png_files import png_chunk, png_of_samples
 
 Array = np.ndarray[Any, Any]
 
@@ -20,14 +20,6 @@ _TYPES = [
     *((3, depth) for depth in (1, 2, 4, 8)),
     *((kind, depth) for kind in (2, 4, 6) for depth in (8, 16)),
 ]
-
-
-def _png(kind: int, depth: int, samples: Array, *chunks: bytes, rows: int = _SIZE) -> bytes:
-    """A PNG of some samples, (height, width, channels), with more chunks before its pixels."""
-    bits = samples.astype(np.uint16)[..., None] >> np.arange(depth, dtype=np.uint16)[::-1] & 1
-    packed = np.packbits(bits.astype(np.uint8).reshape(len(samples), -1), axis=1)
-    lines = b"".join(b"\0" + row.tobytes() for row in packed[:rows])
-    return png_file((_SIZE, _SIZE), zlib.compress(lines), *chunks, depth=depth, kind=kind)
 
 
 def _samples(kind: int, depth: int) -> Array:
@@ -51,7 +43,7 @@ def test_colors_and_transparency_of_each_type(kind: int, depth: int) -> None:
     else:
         colors = levels[..., :1].repeat(3, 2) if kind in {0, 4} else levels[..., :3]
         alpha = levels[..., -1] if kind in {4, 6} else None
-    picture = decode(_png(kind, depth, samples, *chunks))
+    picture = decode(png_of_samples(kind, depth, samples, *chunks))
     assert np.abs(picture.rgb - colors).max() <= 1
     assert (picture.alpha is None) is (alpha is None)
     if picture.alpha is not None:
@@ -66,13 +58,15 @@ def test_colors_and_transparency_of_each_type(kind: int, depth: int) -> None:
             body, hidden = struct.pack(f">{len(color)}H", *color), (samples == color).all(axis=2)
         if depth == 16 and kind == 2:
             hidden = ((samples >> 8) == (np.array(color) >> 8)).all(axis=2)
-        found = decode(_png(kind, depth, samples, *chunks, png_chunk(b"tRNS", body))).alpha
+        found = decode(
+            png_of_samples(kind, depth, samples, *chunks, png_chunk(b"tRNS", body))
+        ).alpha
         assert found is not None
         assert np.array_equal(found == 0, hidden), level
 
 
 _RGB = _samples(2, 8)
-_PLAIN = _png(2, 8, _RGB)
+_PLAIN = png_of_samples(2, 8, _RGB)
 
 
 def _broken(kind: bytes, body: bytes) -> bytes:
@@ -99,7 +93,7 @@ def _broken(kind: bytes, body: bytes) -> bytes:
     ],
 )
 def test_metadata_decide_nothing(chunk: bytes) -> None:
-    picture = decode(_png(2, 8, _RGB, chunk))
+    picture = decode(png_of_samples(2, 8, _RGB, chunk))
     assert np.array_equal(picture.rgb, _RGB)
     assert picture.alpha is None
 
@@ -107,7 +101,7 @@ def test_metadata_decide_nothing(chunk: bytes) -> None:
 @pytest.mark.parametrize("rows", [0, 8, 15])
 def test_rows_that_are_missing_are_found_though_the_file_has_its_end(rows: int) -> None:
     with pytest.raises(InvalidImageError, match="ends before the picture does"):
-        decode(_png(2, 8, _RGB, rows=rows))
+        decode(png_of_samples(2, 8, _RGB, rows=rows))
 
 
 def test_a_png_without_its_last_chunks_is_whole() -> None:
@@ -132,10 +126,10 @@ def _to_srgb(light: Array) -> Array:
 @pytest.mark.parametrize("kind", [0, 2, 6])
 def test_a_stated_curve_is_applied(kind: int, chunks: list[bytes], exponent: float) -> None:
     samples = _samples(kind, 8)
-    picture = decode(_png(kind, 8, samples, *chunks))
+    picture = decode(png_of_samples(kind, 8, samples, *chunks))
     expected = _to_srgb((samples[..., : 1 if kind == 0 else 3] / 255) ** exponent)
     assert np.abs(picture.rgb - expected)[samples[..., :1].repeat(3, 2) > 8].max() <= 2
-    marked = decode(_png(kind, 8, samples, png_chunk(b"sRGB", b"\0"), *chunks[1:]))
+    marked = decode(png_of_samples(kind, 8, samples, png_chunk(b"sRGB", b"\0"), *chunks[1:]))
     assert len(chunks) > 1 or np.abs(marked.rgb - samples[..., :3]).max() == 0
 
 
@@ -143,6 +137,6 @@ def test_stated_primaries_are_applied() -> None:
     # sRGB's pure colors and a gray, as Display P3 stores them.
     display_p3 = [[234, 51, 35], [117, 251, 76], [0, 0, 245], [128, 128, 128]]
     samples = np.resize(np.array(display_p3), (_SIZE, _SIZE, 3))
-    picture = decode(_png(2, 8, samples, png_chunk(b"cICP", b"\x0c\x0d\0\1")))
+    picture = decode(png_of_samples(2, 8, samples, png_chunk(b"cICP", b"\x0c\x0d\0\1")))
     expected = np.resize([[255, 0, 0], [0, 255, 0], [0, 0, 255], [128] * 3], (_SIZE, _SIZE, 3))
     assert np.abs(picture.rgb.astype(int) - expected).max() <= 4

@@ -1,4 +1,4 @@
-"""Each row of the table in docs/formats.md holds for a file of that kind."""
+"""Files of every kind that the table in docs/formats.md has a row for."""
 
 import re
 import struct
@@ -7,19 +7,13 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from inference.decode import decode
-from inference.errors import InferenceError
 from tests.support.bmp_files import bmp_file
-from tests.support.paths import ROOT
 from tests.support.pictures import exif_orientation, jpeg_of_frame, picture_file
 from tests.support.png_files import png_chunk, png_file
 from tests.support.tiff_files import Page, tiff_file
 
-_TABLE: Final = (ROOT / "docs/formats.md").read_text()
-_ROWS: Final = dict(re.findall(r"^\| ([^|]+) \| ((?:taken|`)[^|]*) \|$", _TABLE, re.MULTILINE))
 _IMAGE: Final = Image.radial_gradient("L").resize((24, 16)).convert("RGB")
 _SAMPLES: Final = np.asarray(_IMAGE)
 
@@ -60,7 +54,7 @@ _PNG: Final = _file("PNG")
 _JPEG: Final = _file("JPEG")
 _EXIF: Final = exif_orientation(1).tobytes()
 #: Files of a row, by the first words of it.
-_FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
+FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
     "JPEG: gray": lambda: [
         picture_file(_IMAGE.convert(mode), "JPEG", progressive=progressive)
         for mode in ("L", "RGB", "CMYK")
@@ -124,27 +118,13 @@ _FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
     "PDF": lambda: [b"%PDF-1.7\n"],
     "PostScript": lambda: [b"%!PS-Adobe"],
     "ICO": lambda: [b"\0\0\1\0\1\0"],
-    "SVG": lambda: [b"<svg xmlns='http://www.w3.org/2000/svg'/>"],
+    "SVG": lambda: [
+        prolog + b"<svg xmlns='http://www.w3.org/2000/svg'/>"
+        for prolog in (
+            b"",
+            b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- by a > b -->\n<!DOCTYPE svg>\n",
+        )
+    ],
     "MP4": lambda: [b"\0\0\0\x18ftypisom\0\0\2\0isommp41"],
     "anything": lambda: [b"Dear shop,"],
 }
-
-
-def test_the_table_and_the_files_have_the_same_rows() -> None:
-    for row in _ROWS:
-        assert any(row.startswith(each) for each in _FILES), row
-    for each in _FILES:
-        assert any(row.startswith(each) for row in _ROWS), each
-
-
-@pytest.mark.parametrize("row", _ROWS)
-def test_a_row_says_what_becomes_of_the_file(row: str) -> None:
-    key = max((each for each in _FILES if row.startswith(each)), key=len)
-    refused = re.match(r"`(\w+)`: (.+?)(?:, when it is cut out)?$", _ROWS[row])
-    for data in _FILES[key]():
-        if refused is None:
-            assert decode(data).rgb.size
-            continue
-        with pytest.raises(InferenceError, match=re.escape(refused[2])) as caught:
-            decode(data)
-        assert caught.value.code == refused[1]
