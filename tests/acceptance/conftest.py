@@ -58,6 +58,7 @@ def lone_api(
         **service_environment,
         "RMBG_REDIS_URL": servers.new_database(),
         "RMBG_S3_BUCKET": f"{servers.bucket}-lone",
+        "RMBG_S3_REGION": "eu-central-1",
         "RMBG_MAX_IMAGE_MB": "256",
         "RMBG_AUTH": "auto",
         "RMBG_GRAFANA_URL": "https://grafana.example/d/rmbg",

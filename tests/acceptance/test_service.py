@@ -1,10 +1,6 @@
 """A photo in, a cutout out, through every process of the real service."""
 
-import base64
 import io
-import json
-import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -142,11 +138,13 @@ def test_a_job_of_another_model_on_a_gpus_queue_goes_to_its_own_models_queue(
 def test_the_later_of_two_workers_of_one_name_ends_with_a_sentence(
     service: RunningService, tmp_path: Path
 ) -> None:
-    later = worker_service("gpu0@acceptance", "model.u2netp", service.env, always_ready)
+    env = {**service.env, "RMBG_LOG_LEVLE": "info"}
+    later = worker_service("gpu0@acceptance", "model.u2netp", env, always_ready)
     with running(later, tmp_path / "log") as process:
         assert process.wait(60) == 1
     said = (tmp_path / "log").read_text()
     assert "a worker named gpu0@acceptance is running: give each its own name with -n" in said
+    assert '"meant": "RMBG_LOG_LEVEL"' in said, "a misspelt setting is told"
     assert service.registry.workers()[0].usable
 
 
@@ -199,32 +197,3 @@ def test_another_server_is_recognized(coffee: Path, service: RunningService) -> 
         pytest.raises(ClientError, match="No such endpoint"),
     ):
         client.submit(coffee, {})
-
-
-@pytest.mark.parametrize("charset", ["latin-1", "shift-jis"])
-def test_curl_sends_a_file_whose_name_is_no_utf_8(
-    service: RunningService, coffee: Path, tmp_path: Path, charset: str
-) -> None:
-    """The second byte of the Japanese letter is a backslash, before the closing quote."""
-    name = {"latin-1": "Müller.jpg", "shift-jis": "表"}[charset].encode(charset)
-    picture = os.path.join(os.fsencode(tmp_path), name)  # noqa: PTH118 - a name of bytes
-    Path(os.fsdecode(picture)).write_bytes(coffee.read_bytes())
-
-    def curl(path: str, *arguments: bytes) -> bytes:
-        address = f"{service.url}{path}"
-        return subprocess.run(
-            [b"curl", b"-sf", b"-H", b"Prefer: wait=50", *arguments, address],
-            capture_output=True,
-            check=True,
-        ).stdout
-
-    single = json.loads(curl("/api/v1/remove-bg", b"-F", b"image=@" + picture))["data"]
-    assert single["status"] == "succeeded"
-    sent = (b"-F", b"images=@" + picture)
-    batch = json.loads(curl("/api/v1/remove-bg/batch", *sent, *sent))["data"]
-    assert batch["total"] == 2
-    assert _open(curl("/v1.0/removebg", b"-F", b"image_file=@" + picture)).mode == "RGBA"
-    upload = (f"Upload-Length: {coffee.stat().st_size}", "Tus-Resumable: 1.0.0")
-    named = f"Upload-Metadata: filename {base64.b64encode(name).decode()}"
-    heads = [part for text in (*upload, named) for part in (b"-H", text.encode())]
-    assert curl("/api/v1/uploads", b"-X", b"POST", *heads, b"-w", b"%{http_code}") == b"201"
