@@ -98,7 +98,7 @@ COMPILE = $(VENV)/tools/bin/uv pip compile -q --generate-hashes --python-version
 lock: $(VENV)/.tools ## Write the lock files of the images, with hashes, from pyproject.toml and constraints.txt
 	mkdir -p $(LOCKS)
 	echo 'hatchling>=1.27' | $(COMPILE) - -o $(LOCKS)/build.txt
-	$(COMPILE) pyproject.toml --extra flower -o $(LOCKS)/api.txt
+	$(COMPILE) pyproject.toml --extra flower --extra hub -o $(LOCKS)/api.txt
 	echo nvidia-ml-py | $(COMPILE) pyproject.toml - --extra cpu -o $(LOCKS)/cpu.txt
 	echo nvidia-ml-py | $(COMPILE) pyproject.toml - --extra torch -o $(LOCKS)/torch.txt
 

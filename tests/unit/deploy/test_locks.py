@@ -38,7 +38,7 @@ def test_a_lock_has_the_versions_of_constraints_and_a_hash_for_each(path: Path) 
     assert "://" not in text, "an address of an index"
 
 
-@pytest.mark.parametrize(("lock", "extra"), EXTRAS.items())
+@pytest.mark.parametrize(("lock", "extra"), [*EXTRAS.items(), ("api", "hub")])
 def test_a_lock_has_all_that_its_image_needs_directly(lock: str, extra: str) -> None:
     pins = _pins(LOCKS / f"{lock}.txt")
     project = PROJECT["project"]
