@@ -325,7 +325,7 @@ def _import_huggingface_hub(spec: ModelSpec) -> ModuleType:
         import huggingface_hub.errors  # noqa: PLC0415 - as above
     except ModuleNotFoundError as error:
         raise ModelError(
-            f"Fetching {spec.name} needs {error.name}: pip install 'rmbg-queue[torch]'. Or get "
+            f"Fetching {spec.name} needs {error.name}: pip install 'rmbg-queue[hub]'. Or get "
             "its file by other means, and set RMBG_MODEL_PATH to it."
         ) from error
     return huggingface_hub

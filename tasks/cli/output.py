@@ -4,17 +4,24 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from tasks.errors import TaskError, UnreadableRecordError
+from tasks.errors import QueueUnavailableError, TaskError, UnreadableRecordError
 from tasks.operations import MISSING
 from tasks.redis_keys import is_id
 from tasks.runtime import runtime_of
 
 #: The option of commands that end jobs, or change many at once.
 yes_option: Callable[..., Any] = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+#: Without settings, a command asks this machine's Redis at its usual port.
+_WHICH_REDIS: Final = (
+    "RMBG_REDIS_URL has to be the service's. A service of `rmbg up` writes its settings to "
+    "service.env in its data folder: read them with `. data/service.env`."
+)
 
 
 class CommandError(TaskError):
@@ -61,9 +68,10 @@ class OutputCommand(click.Command):
             ctx.params["runtime"] = runtime_of(ctx.obj.app)
             output = super().invoke(ctx)
         except TaskError as error:
+            advice = [_WHICH_REDIS] if isinstance(error, QueueUnavailableError) else []
             output = CommandOutput(
                 {"error": {"type": error.code, "message": str(error)}},
-                notes=[str(error)],
+                notes=[str(error), *advice],
                 failed=True,
             )
         if as_json:

@@ -203,10 +203,13 @@ def test_a_dropped_dead_letter_stays_failed(operator: Operator) -> None:
     assert operator.status(first) == "failed"
 
 
-def test_redis_away_is_one_line(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redis_away_is_said_with_the_remedy(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RMBG_REDIS_URL", "redis://127.0.0.1:1/0")
-    (line,) = operator.errors("list").splitlines()
-    assert "Redis does not answer" in line
+    reason, remedy = operator.errors("list").splitlines()
+    assert "Redis does not answer" in reason
+    assert "RMBG_REDIS_URL" in remedy
     assert operator.json("workers", status=1)["error"]["type"] == "queue_unavailable"
 
 
