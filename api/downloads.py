@@ -10,12 +10,13 @@ from api.auth import services
 from api.callers import current_caller
 from api.errors import ApiError
 from tasks.errors import ObjectNotFoundError
+from tasks.object_store import attachment
 
 _RETRY_SECONDS: Final = 5
 
 
-def send_object(key: str, media_type: str) -> Response:
-    """Answer with an object, as a file that no browser takes for a page of this origin.
+def send_object(key: str, media_type: str, file_name: str) -> Response:
+    """Answer with an object, as a named file that no browser takes for a page of this origin.
 
     With a header Range, the answer is the part that it names. A header that names several parts, or
     none that there is, is ignored, as RFC 9110 has it.
@@ -39,7 +40,7 @@ def send_object(key: str, media_type: str) -> Response:
         "Content-Length": str(stop - start),
         "Accept-Ranges": "bytes",
         "Content-Security-Policy": "sandbox; default-src 'none'",
-        "Content-Disposition": "attachment",
+        "Content-Disposition": attachment(file_name),
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "no-store",
     }

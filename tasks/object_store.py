@@ -289,7 +289,7 @@ class ObjectStore:
         """
         headers: dict[str, str | list[str] | tuple[str]] = {}
         if file_name:
-            headers["response-content-disposition"] = _attachment(file_name)
+            headers["response-content-disposition"] = attachment(file_name)
         return self.public_client.presigned_get_object(
             self.bucket,
             key,
@@ -365,7 +365,7 @@ def sync_disk(folder: Path) -> None:
         os.close(handle)
 
 
-def _attachment(file_name: str) -> str:
+def attachment(file_name: str) -> str:
     """Return a Content-Disposition with the name in UTF-8 (RFC 6266), and in ASCII for the rest."""
     plain = "".join(
         each if " " <= each <= "~" and each not in '"\\%' else "_" for each in file_name

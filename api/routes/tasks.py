@@ -164,7 +164,8 @@ class TaskResult(MethodView):
             raise _no_result(job)
         audit_access(Access.RESULT, [job], request_id=request_id())
         if not query["redirect"] or request.method == "HEAD":
-            return send_object(str(job.result_key), OutputFormat(job.format or "auto").media_type)
+            media_type = OutputFormat(job.format or "auto").media_type
+            return send_object(str(job.result_key), media_type, f"{job.file_stem}.{job.format}")
         return redirect(url)  # type: ignore[return-value] # werkzeug's class is Flask's base
 
 
@@ -186,7 +187,7 @@ class TaskOriginal(MethodView):
         if job.expires_at <= services().clock():
             raise ApiError("task_expired")
         audit_access(Access.ORIGINAL, [job], request_id=request_id())
-        return send_object(job.original_key, "application/octet-stream")
+        return send_object(job.original_key, "application/octet-stream", job.file_stem)
 
 
 @blueprint.route("/events")

@@ -413,8 +413,9 @@ def test_the_pictures_come_from_this_address_too_and_never_as_a_page(
     assert (answer.status_code, answer.data, answer.mimetype) == (200, b"a cutout", "image/png")
     head = shop.head(f"{path}/result")
     assert (head.status_code, head.data, head.content_length) == (200, b"", len(b"a cutout"))
-    for each in (answer, head, shop.get(f"{path}/original")):
-        assert each.headers["Content-Disposition"] == "attachment"
+    for each, name in ((answer, "a.png"), (head, "a.png"), (shop.get(f"{path}/original"), "a")):
+        disposition = each.headers["Content-Disposition"]
+        assert disposition.startswith(f'attachment; filename="{name}"; ')
         assert each.headers["X-Content-Type-Options"] == "nosniff"
         assert each.headers["Content-Security-Policy"].startswith("sandbox")
     assert studio.error("GET", f"{path}/original") == (404, "task_not_found")
