@@ -25,13 +25,15 @@ EXIF: Final = 0xE1
 ICC_PROFILE: Final = 0xE2
 ADOBE: Final = 0xEE
 TABLES: Final = frozenset({0xC4, 0xCC, 0xDB, 0xDD})
-#: Starts of frame, without the tables and extensions between them.
-FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+#: Starts of frame, without the tables and extensions between them,
+#: and with that of JPEG-LS (ITU-T T.87).
+FRAMES: Final = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 #: Starts of frame whose coding no reader takes.
 _UNREADABLE: Final[Mapping[int, str]] = MappingProxyType(
     dict.fromkeys((0xC3, 0xC7, 0xCB, 0xCF), "Lossless JPEG files")
     | dict.fromkeys((0xC5, 0xC6, 0xCD, 0xCE), "Hierarchical JPEG files")
+    | {0xF7: "JPEG-LS files"}
 )
 _DEEP: Final = 12  # bits
 _START: Final = 0xD8

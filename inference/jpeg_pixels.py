@@ -38,6 +38,11 @@ _CMYK: Final = 4
 _JFIF_SEGMENT: Final = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 _JFIF_NAME: Final = b"JFIF\0"
 _ADOBE_NAME: Final = b"Adobe"
+#: Its name, version, flags and the number of the color transform (Adobe's Technical Note 5116).
+_ADOBE_BYTES: Final = 12
+_NO_TRANSFORM: Final = 0
+_YCBCR: Final = 1
+_YCCK: Final = 2
 _EXIF_NAME: Final = b"Exif\0"
 _ICC_NAME: Final = b"ICC_PROFILE\0"
 #: The parameters of a scan of all coefficients, which some cameras write otherwise.
@@ -45,7 +50,7 @@ _WHOLE_SCAN: Final = b"\0\x3f\0"
 #: What the reader says of data that are missing: at the end, or between restart markers.
 _MISSING: Final = ("premature end", "instead of RST")
 #: What it says of data that are all there.
-_HARMLESS: Final = ("extraneous bytes", "progression sequence", "Adobe color transform")
+_HARMLESS: Final = ("extraneous bytes", "progression sequence")
 #: What it says of colors that are subsampled in a way of their own, such as 2 x 2 and 2 x 1.
 _RARE: Final = "Could not determine subsampling"
 _NO_MEMORY: Final = "Insufficient memory"
@@ -73,7 +78,9 @@ def _rebuild(data: bytes, file: BytesIO, segments: tuple[Segment, ...], frame: F
         body = data[segment.start + 4 : segment.end]
         if segment.kind == JFIF and body.startswith(_JFIF_NAME):
             parts.append(_JFIF_SEGMENT)
-        elif segment.kind in TABLES or (segment.kind == ADOBE and body.startswith(_ADOBE_NAME)):
+        elif segment.kind == ADOBE and body.startswith(_ADOBE_NAME):
+            parts.append(_adobe_segment(body, len(frame.components)))
+        elif segment.kind in TABLES:
             parts.append(data[segment.start : segment.end])
         elif segment.kind in FRAMES and not has_frame:
             parts.append(data[segment.start : segment.end])
@@ -86,6 +93,19 @@ def _rebuild(data: bytes, file: BytesIO, segments: tuple[Segment, ...], frame: F
                 data[segment.end : end],
             ]
     return b"".join([*parts, END_OF_IMAGE])
+
+
+def _adobe_segment(body: bytes, components: int) -> bytes:
+    """Return Adobe's segment; a transform that is not one of so many components is YCbCr or YCCK.
+
+    The reader refuses a number that it does not know; other programs take it so.
+    """
+    if len(body) < _ADOBE_BYTES:
+        return b""  # readers ignore it
+    usual = _YCCK if components == _CMYK else _YCBCR
+    transform = body[_ADOBE_BYTES - 1]
+    transform = transform if transform in {_NO_TRANSFORM, usual} else usual
+    return b"\xff\xee\0\x0e" + body[: _ADOBE_BYTES - 1] + bytes([transform])
 
 
 def _find_end(file: BytesIO, at: int, length: int) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from typing import Final
 
+import numpy as np
 from isal import isal_zlib
 from PIL import Image, PngImagePlugin
 
@@ -34,6 +35,8 @@ _GRAY_TYPES: Final = frozenset({0, 4})
 _PALETTE: Final = 3
 _RGB: Final = 2
 _DEEP: Final = 16
+#: How Pillow reads 16 bits of which the first byte is the lower one.
+_LOW_BYTES: Final = "RGB;16L"
 #: What says how colors are meant; without any of these EXIF data may.
 _COLOR_CHUNKS: Final = frozenset({b"cICP", b"iCCP", b"sRGB", b"gAMA"})
 #: Where each pass of Adam7 begins and how far its pixels are apart: x, y, x step, y step.
@@ -66,9 +69,12 @@ def load_png(data: bytes) -> tuple[Image.Image, Metadata]:
     if _fits(transparency, header[3], chunks):
         parts.append(_chunk(b"tRNS", transparency))
     parts += [_chunk(b"IDAT", body) for body in pixels]
-    image = PngImagePlugin.PngImageFile(BytesIO(b"".join([*parts, _chunk(b"IEND", b"")])))
-    image.load()
-    _scale_transparency(image, header[2], header[3])
+    file = b"".join([*parts, _chunk(b"IEND", b"")])
+    image: Image.Image = _read(file)
+    if image.info.get("transparency") is not None and header[2:4] == (_DEEP, _RGB):
+        image = _with_deep_transparency(image, file, transparency)
+    else:
+        _scale_transparency(image, header[2], header[3])
     exif = read_exif(chunks.get(b"eXIf", b""))
     profile = _read_profile(chunks, gray=header[3] in _GRAY_TYPES)
     if not _COLOR_CHUNKS & chunks.keys():
@@ -126,15 +132,37 @@ def _fits(transparency: bytes, kind: int, chunks: dict[bytes, bytes]) -> bool:
     return len(transparency) == {0: 2, _RGB: 6}.get(kind, -1)
 
 
+def _read(file: bytes, raw_mode: str | None = None) -> Image.Image:
+    """Read the pixels, by a raw mode of Pillow's other than its own if one is named."""
+    image = PngImagePlugin.PngImageFile(BytesIO(file))
+    if raw_mode is not None:
+        image.tile = [tile._replace(args=raw_mode) for tile in image.tile]
+    image.load()
+    return image
+
+
+def _with_deep_transparency(image: Image.Image, file: bytes, color: bytes) -> Image.Image:
+    """Make clear what has a color of 16 bits: all of them count (PNG, third edition, 13.15).
+
+    The reader takes the high bytes alone, and the low ones where it takes them for the high ones.
+    """
+    clear = np.logical_and(
+        (np.asarray(image) == tuple(color[::2])).all(axis=2),
+        (np.asarray(_read(file, _LOW_BYTES)) == tuple(color[1::2])).all(axis=2),
+    )
+    image.putalpha(Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)))
+    del image.info["transparency"]
+    return image
+
+
 def _scale_transparency(image: Image.Image, depth: int, kind: int) -> None:
-    """Scale the transparent color as the reader scales pixels: from 1, 2, 4 or 16 bits to 8."""
+    """Scale the transparent color as the reader scales pixels: from 1, 2, 4 or 8 bits to 8."""
     color = image.info.get("transparency")
     top = (1 << depth) - 1
     if kind == 0 and isinstance(color, int) and depth < _DEEP:
         image.info["transparency"] = (color & top) * 255 // top
     elif kind == _RGB and isinstance(color, tuple):
-        shift = 8 if depth == _DEEP else 0
-        image.info["transparency"] = tuple(level >> shift & 255 for level in color)
+        image.info["transparency"] = tuple(level & 255 for level in color)
 
 
 def _read_profile(chunks: dict[bytes, bytes], *, gray: bool) -> bytes | None:

@@ -7,7 +7,6 @@ file.
 """
 
 import math
-import re
 from dataclasses import dataclass
 from importlib import import_module
 from io import BytesIO
@@ -22,6 +21,7 @@ from inference.errors import (
     SideTooLongError,
     UnsupportedFormatError,
 )
+from inference.other_files import FILMS, describe_no_picture, identify_other_format
 from inference.structure import CAMERA_RAW, walk_structure
 
 #: Bytes that `identify_format` and the walks of `inference.structure` need. Before the beginning of
@@ -54,20 +54,7 @@ _SIGNATURES = (
     ("TIFF", 0, b"II+\0"),
     ("TIFF", 0, b"MM\0+"),
     ("BMP", 0, b"BM"),
-    # Known only so that the error message can name them.
-    ("JPEG 2000", 0, b"\0\0\0\x0cjP  \r\n\x87\n"),
-    ("JPEG XL", 0, b"\xff\x0a"),
-    ("JPEG XL", 0, b"\0\0\0\x0cJXL \r\n\x87\n"),
-    ("Photoshop", 0, b"8BPS"),
-    ("PDF", 0, b"%PDF"),
-    ("PostScript", 0, b"%!PS"),
-    ("ICO", 0, b"\0\0\1\0"),
 )
-
-_SVG_BEGINNING = re.compile(
-    rb"(\xef\xbb\xbf)?\s*<(\?xml|!--|!DOCTYPE\s+svg|(\w+:)?svg)", re.IGNORECASE
-)
-_SVG_ELEMENT = re.compile(rb"<(!DOCTYPE\s+|\w+:)?svg\b", re.IGNORECASE)
 
 #: How Pillow's errors begin that are about the kind of pixels, not about damage.
 _UNKNOWN_PIXELS = ("unknown pixel mode", "unknown data organization", "cannot handle")
@@ -151,13 +138,14 @@ def _identify_accepted_format(prefix: bytes) -> str:
     name, accepted = identify_format(prefix), accepted_formats()
     hint = f"Accepted are {', '.join(accepted)}."
     if name is None:
-        raise InvalidImageError(
-            f"The file is no picture: its first bytes match no known image format. {hint}"
-        )
+        raise InvalidImageError(f"The file is no picture: {describe_no_picture(prefix)} {hint}")
     if name == CAMERA_RAW:
         raise _unreadable_error(name)
     if name not in accepted:
-        raise UnsupportedFormatError(f"{name} files are not accepted here. {hint}")
+        remedy = "Save a frame of the film" if name in FILMS else "Export the picture"
+        raise UnsupportedFormatError(
+            f"{name} files are not accepted here. {remedy} as PNG or JPEG. {hint}"
+        )
     return name
 
 
@@ -196,9 +184,7 @@ def identify_format(prefix: bytes) -> str | None:
     if prefix[4:8] == b"ftyp":
         return _identify_iso_media(prefix)
     found = next((name for name, at, magic in _SIGNATURES if prefix.startswith(magic, at)), None)
-    if found is None and _SVG_BEGINNING.match(prefix) and _SVG_ELEMENT.search(prefix):
-        return "SVG"
-    return "PDF" if found is None and b"%PDF-" in prefix else found
+    return found or identify_other_format(prefix)
 
 
 def _identify_iso_media(prefix: bytes) -> str:

@@ -46,10 +46,14 @@ def _send(service: RunningService, files: Mapping[str, bytes], folder: Path) -> 
             return batch if batch["status"] == "completed" else None
 
         items = eventually("the batch is completed", ended)["items"]
+        found |= {name: item for name, item in zip(part, items, strict=True) if item["error"]}
+        if len(found) == start + len(part):
+            continue  # without a cutout there is no archive
         archive = service.client.download(f"{service.url}{address}/archive")
         with zipfile.ZipFile(io.BytesIO(archive)) as cutouts:
-            for path, name, item in zip(paths, part, items, strict=True):
-                found[name] = item if item["error"] else cutouts.read(f"{path.stem}.png")
+            for path, name in zip(paths, part, strict=True):
+                if name not in found:
+                    found[name] = cutouts.read(f"{path.stem}.png")
     return found
 
 

@@ -1,5 +1,7 @@
 """Files of every kind that the table in docs/formats.md has a row for."""
 
+import base64
+import gzip
 import re
 import struct
 import zlib
@@ -75,6 +77,7 @@ FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
     ],
     "JPEG of 12": lambda: [_jpeg(b"\xc1", 12)],
     "JPEG, lossless": lambda: [_jpeg(b"\xc3", 8)],
+    "JPEG-LS": lambda: [_jpeg(b"\xf7", 8)],
     "JPEG, hier": lambda: [_jpeg(b"\xc5", 8)],
     "PNG of each": lambda: [picture_file(_IMAGE.convert(mode)) for mode in ("1", "L", "P", "LA")],
     "PNG that lacks its": lambda: [_PNG[:-cut] for cut in (1, 12, 16)],
@@ -126,5 +129,23 @@ FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
         )
     ],
     "MP4": lambda: [b"\0\0\0\x18ftypisom\0\0\2\0isommp41"],
-    "anything": lambda: [b"Dear shop,"],
+    "JPEG XR": lambda: [
+        *(b"II\xbc\1", b"DDS |", b"v/1\1", b"#?RADIANCE", b"P6\n# x\n9 9\n", b"qoif", b"icns"),
+        *(b"\n\5\1\x08", b"\1\xda\0\1\0\3", b"gimp xcf v011", b"\xff\x4f\xff\x51"),
+        *(b"\xc5\xd0\xd3\xc6", b"\xd7\xcd\xc6\x9a", b"BA" + bytes(12) + b"BM"),
+    ],
+    "AVI,": lambda: [b"RIFF\0\0\0\0AVI LIST", b"\x1aE\xdf\xa3"],
+    "web page": lambda: [
+        *(b"\r\n<!-- x -->\n<!DOCTYPE html>", b"<?xml version='1.0'?><Error/>", b'{"error":1}'),
+        *(b"Dear shop,", "Dear shop".encode("utf-16"), b"version https://git-lfs.github.com/"),
+    ],
+    "picture within": lambda: [
+        *(base64.b64encode(_JPEG), b"data:image/png;base64,", b"PK\3\4", gzip.compress(_JPEG)),
+        *(b"--x\r\nContent-Disposition: form-data", b"\xef\xbb\xbf" + _PNG, b"\r\n" + _JPEG),
+    ],
+    "picture changed": lambda: [
+        *(_PNG.replace(b"\r\n", b"\n"), _PNG.decode(errors="replace").encode()),
+        *(_JPEG.decode(errors="replace").encode(), _JPEG.decode("latin-1").encode()),
+    ],
+    "anything": lambda: [b"\1\2\3"],
 }

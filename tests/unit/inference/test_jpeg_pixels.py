@@ -1,5 +1,6 @@
 """A JPEG is taken if the data of all its pixels are there, whatever its marks and metadata say."""
 
+import re
 import struct
 
 import numpy as np
@@ -149,3 +150,15 @@ def test_rare_layouts_are_read_and_two_components_named(photo: Image.Image) -> N
     two = data[: at - 11] + frame + data[data.index(b"\xff\xc4") : data.index(b"\xff\xda")] + scan
     with pytest.raises(UnsupportedFormatError, match="JPEG files with pixels of this kind"):
         decode(two + bytes(1000))
+
+
+@pytest.mark.parametrize(("mode", "usual"), [("RGB", 1), ("CMYK", 2)])
+def test_an_unknown_color_transform_of_adobe_is_the_usual_one(mode: str, usual: int) -> None:
+    image = Image.radial_gradient("L").resize((24, 16)).convert(mode)
+    data = picture_file(image, "JPEG")
+    without = re.sub(rb"(?s)\xff\xe0.{16}|\xff\xee.{14}", b"", data[:64]) + data[64:]
+    known, unknown = (
+        without[:2] + b"\xff\xee\0\x0eAdobe\0d\0\0\0\0" + bytes([number]) + without[2:]
+        for number in (usual, 7)
+    )
+    assert np.array_equal(decode(unknown).rgb, decode(known).rgb)

@@ -72,8 +72,12 @@ def test_a_file_is_read_from_its_start_and_left_there(photo: Image.Image) -> Non
     ("data", "error", "words"),
     [
         (b"", InvalidImageError, "The file is empty"),
-        (b"Dear shop,\nplease find attached\n", InvalidImageError, "is no picture"),
-        (b"<!doctype html><title>404</title>", InvalidImageError, "is no picture"),
+        (b"<!doctype html><title>404</title>", InvalidImageError, r"a web page \(HTML\)"),
+        # A pattern that tried each way through these would not end.
+        *(
+            (part * (1032 // len(part)), InvalidImageError, "it is text")
+            for part in (b"<!--x-->", b"<!--", b"P5 #\n", b" ")
+        ),
         (b"%PDF-1.7\n", UnsupportedFormatError, "PDF files are not accepted here"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", UnsupportedFormatError, "SVG files"),
         *(
