@@ -269,6 +269,12 @@ def test_backgrounds_are_shown_as_they_are_saved_and_outlast_a_reload(
     blurred = pixels(Path(visit.download(download).path()))
     assert (blurred[..., 3] == 255).all()
     assert far_off(blurred[:40, :40], original[:40, :40], levels=90) < 0.1, "of its own colors"
+    # With any margin, nothing is shown that the photo does not have.
+    page.locator("#look-crop").check()
+    page.locator("#look-margin").fill("50")
+    trimmed = pixels(Path(visit.download(download).path()))
+    assert all(side <= whole for side, whole in zip(trimmed.shape, blurred.shape, strict=True))
+    page.locator("#look-crop").uncheck()
 
     # A picture of one's own outlasts a reload; a JPEG is shown as it is saved, without holes.
     behind = tmp_path / "behind.png"

@@ -98,9 +98,19 @@ function canvasSize(look) {
   return found && [Number(found[1]), Number(found[2])];
 }
 
+function overlap({ x, y, w, h }, width, height) {
+  const [left, top] = [Math.max(0, x), Math.max(0, y)];
+  return { x: left, y: top, w: Math.min(width, x + w) - left, h: Math.min(height, y + h) - top };
+}
+
+// Moves a place on an axis so that as much as can be is within the photo.
+const shift = (at, room) => Math.min(Math.max(at, Math.min(0, room)), Math.max(0, room));
+
 // Returns where the picture goes in the result: its size, and the part of the picture and its place.
 export function plan(width, height, box, look) {
   const subject = box && { x: Math.round(box.x * width), y: Math.round(box.y * height), w: Math.max(1, Math.round(box.w * width)), h: Math.max(1, Math.round(box.h * height)) };
+  // Beyond the photo's rim, the subject would end within a band of its background.
+  const within = look.background === "blur";
   let view = { x: 0, y: 0, w: width, h: height };
   if (look.crop && subject) {
     const side = Math.max(subject.w, subject.h);
@@ -112,6 +122,7 @@ export function plan(width, height, box, look) {
       x: subject.x - across, y: subject.y - down - Math.max(0, seen - drop),
       w: subject.w + 2 * across, h: subject.h + 2 * down + Math.max(0, seen - drop) + seen + drop,
     };
+    if (within) view = overlap(view, width, height);
   }
   let size = [view.w, view.h];
   const wanted = canvasSize(look);
@@ -120,6 +131,7 @@ export function plan(width, height, box, look) {
     const w = Math.max(view.w, Math.round((view.h * across) / down));
     const h = Math.max(view.h, Math.round((view.w * down) / across));
     view = { x: view.x - Math.floor((w - view.w) / 2), y: view.y - Math.floor((h - view.h) / 2), w, h };
+    if (within) view = { ...view, x: shift(view.x, width - w), y: shift(view.y, height - h) };
     size = wanted;
   } else if (look.maxSide && look.maxSide < Math.max(...size)) {
     const factor = look.maxSide / Math.max(...size);
@@ -149,7 +161,14 @@ function cover(pen, picture, width, height) {
   pen.drawImage(picture, (picture.width - w) / 2, (picture.height - h) / 2, w, h, 0, 0, width, height);
 }
 
-function drawBackground(pen, look, original, size, photo) {
+// Returns where the whole picture lies in a result.
+function pictureIn({ source, target, picture }) {
+  const [across, down] = [target.w / source.w, target.h / source.h];
+  return [target.x - source.x * across, target.y - source.y * down, picture[0] * across, picture[1] * down];
+}
+
+function drawBackground(pen, look, original, layout, photo) {
+  const { size } = layout;
   if (look.format === "jpg") { // as the file, which has no transparency
     pen.fillStyle = "#ffffff";
     pen.fillRect(0, 0, ...size);
@@ -158,10 +177,17 @@ function drawBackground(pen, look, original, size, photo) {
     pen.fillStyle = look.background === "white" ? "#ffffff" : look.color;
     pen.fillRect(0, 0, ...size);
   } else if (look.background === "picture" && look.picture) cover(pen, look.picture, ...size);
-  else if (look.background === "blur" && original) cover(pen, blurred(photo, original, look.blur), ...size);
+  else if (look.background === "blur" && original) {
+    // Where the photo has it, and mirrored beyond its rims.
+    const tile = blurred(photo, original, look.blur);
+    const [x, y, w, h] = pictureIn(layout);
+    pen.fillStyle = pen.createPattern(tile, "repeat");
+    pen.fillStyle.setTransform(new DOMMatrix([(2 * w) / tile.width, 0, 0, (2 * h) / tile.height, x, y]));
+    pen.fillRect(0, 0, ...size);
+  }
 }
 
-// A blurred picture can be small: enlarging it is smooth.
+// A blurred picture can be small: enlarging it is smooth. Returns a tile of it and its mirror images.
 function blurred(photo, original, strength) {
   if (photo.blurred?.strength === strength) return photo.blurred.canvas;
   const width = 256;
@@ -178,8 +204,14 @@ function blurred(photo, original, strength) {
     const small = canvasOf(Math.max(4, width / (2 * radius)), Math.max(4, height / (2 * radius)), original);
     pen.drawImage(small, 0, 0, width, height);
   }
-  photo.blurred = { strength, canvas };
-  return canvas;
+  const tile = canvasOf(2 * width, 2 * height);
+  const to = tile.getContext("2d");
+  for (const [x, y] of [[1, 1], [-1, 1], [1, -1], [-1, -1]]) {
+    to.setTransform(x, 0, 0, y, x < 0 ? 2 * width : 0, y < 0 ? 2 * height : 0);
+    to.drawImage(canvas, 0, 0);
+  }
+  photo.blurred = { strength, canvas: tile };
+  return tile;
 }
 
 // Draws a result, or the picture before, into the present transform scaled by `scale`.
@@ -192,12 +224,11 @@ export function draw(pen, layout, look, { cut, original, photo, before = false, 
   pen.clip();
   pen.imageSmoothingQuality = "high";
   if (before) {
-    const [across, down] = [target.w / source.w, target.h / source.h];
-    pen.drawImage(original, target.x - source.x * across, target.y - source.y * down, width * across, height * down);
+    pen.drawImage(original, ...pictureIn(layout));
     pen.restore();
     return;
   }
-  drawBackground(pen, look, original, size, photo);
+  drawBackground(pen, look, original, layout, photo);
   if (look.shadow && layout.subject) {
     const side = Math.max(layout.subject.w, layout.subject.h);
     pen.shadowColor = `rgb(0 0 0 / ${look.shadowOpacity}%)`;
