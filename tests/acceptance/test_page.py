@@ -178,6 +178,42 @@ def test_folders_of_photos_finish_by_few_requests_and_keep_their_names(
     page.locator(".card.shown").last.locator("xpath=self::*[not(following-sibling::*)]").wait_for()
     assert not {"small", "cut", "cutBase"} & set(page.evaluate(_KEPT_FIELDS))
 
+    # Large, they follow one another in the list's order, whether their cards have pictures or not.
+    title, split = page.locator("#viewer-name"), page.locator(".viewer-split")
+    last.get_by_role("button", name="Open large").click()
+    assert page.get_by_role("button", name="Next photo").is_disabled()
+    for number, act in enumerate(
+        (
+            lambda: page.keyboard.press("ArrowLeft"),
+            lambda: page.keyboard.press("PageUp"),
+            page.get_by_role("button", name="Previous photo").click,
+        ),
+        start=2,
+    ):
+        act()
+        assert title.text_content() == shown[-number]
+    page.wait_for_selector("#viewer[data-ready]")
+    assert split.get_attribute("aria-valuetext") == "Before 0 %"
+    box = page.locator(".stage canvas").bounding_box()
+    assert box is not None
+    center, middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(center - (box["height"] - 24) * 96 / 65 / 2 + 8, middle)
+    page.mouse.down()
+    page.mouse.move(center, middle, steps=4)
+    page.mouse.up()
+    half = float(split.input_value())
+    assert abs(half - 50) < 3, "the divider at the picture's left is drawn along"
+    # The slider has these keys for itself.
+    split.press("ArrowLeft")
+    assert float(split.input_value()) < half
+    assert title.text_content() == shown[-4]
+    saved = visit.download(page.locator("#viewer").get_by_role("button", name="Download"))
+    assert saved.suggested_filename == shown[-4].split("/")[-1].replace(".jpg", ".png")
+    # A reload opens it before anybody could touch the list.
+    visit.open()
+    assert title.is_visible()
+    assert title.text_content() == shown[-4]
+
 
 def test_a_photo_without_a_subject_says_so_and_one_that_is_too_large_is_not_sent(
     visit: Visit, tmp_path: Path

@@ -1,7 +1,7 @@
 // A photo's card: picture, state, and what can be done with it.
 import { PREVIEW, decodeSmall, draw, plan, preparePreview, redoStrokes } from "./compose.js";
 import { decodeOriginal, differs, isForeign } from "./originals.js";
-import { busy, byId, icon, iconButton, make, say } from "./elements.js";
+import { busy, byId, icon, iconButton, make, moveSplit, say } from "./elements.js";
 import { RUNNING } from "./photos.js";
 import { bytes, duration, hasText, t } from "./texts.js";
 
@@ -114,7 +114,7 @@ export class Card {
 
   setSplit(value) {
     this.split = value;
-    this.range.value = value;
+    moveSplit(this.range, value);
     this.showSplit();
   }
 
@@ -137,8 +137,7 @@ export class Card {
     }
     if (!this.near) return this.release();
     this.draw();
-    if (reveal) this.reveal();
-    this.page.drawn(photo);
+    if (reveal && !this.split) this.reveal();
     if (photo.small === undefined || (photo.url && !photo.small)) this.showOriginal();
   }
 

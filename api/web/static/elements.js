@@ -11,6 +11,8 @@ const ICONS = {
   expand: "M4 9V4h5M20 9V4h-5M4 15v5h5M20 15v5h-5",
   plus: "M12 5v14M5 12h14",
   minus: "M5 12h14",
+  previous: "M15 5l-7 7 7 7",
+  next: "M9 5l7 7-7 7",
   undo: "M8 5 4 9l4 4M4 9h10a6 6 0 0 1 0 12h-4",
   redo: "M16 5l4 4-4 4M20 9H10a6 6 0 0 0 0 12h4",
   compare: "M12 3v18M8 8l-4 4 4 4M16 8l4 4-4 4",
@@ -81,6 +83,12 @@ export function toast(text, { act, label, seconds = 6 + text.length / 25 } = {})
   toasts.append(made);
   toasts.showPopover?.();
   setTimeout(end, seconds * 1000);
+}
+
+// Moves a slider from after, at 0, to before, and says so.
+export function moveSplit(range, value) {
+  range.value = value;
+  range.ariaValueText = `${t("before")} ${Math.round(range.value)} %`;
 }
 
 // Shows that a button's act goes on, and takes no second click meanwhile.

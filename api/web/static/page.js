@@ -25,7 +25,6 @@ const page = {
   isOpen: (photo) => viewer.photo === photo,
   remove,
   layers,
-  drawn: (photo) => history.state?.photo === photo.id && !viewer.photo && reopen(history.state),
   download,
   copy,
 };
@@ -374,17 +373,12 @@ async function learn() {
   form.build(info);
 }
 
-// Opens the photo of an entry of the history: at a reload, or as Forward comes to it. One that is not
-// drawn yet follows when it is.
+// Opens the photo of an entry of the history, at a reload or as Forward comes to it: at once or not at all.
 function reopen({ photo: id, mode, look }) {
   if (look) return matchMedia("(max-width: 820px)").matches && showLook(true);
   const photo = photos.list.find((each) => each.id === id);
-  if (!photo) history.replaceState(null, "");
-  else if (photo.state === "done" && photo.cut) viewer.open(photo, mode);
-  else {
-    summarize(); // the list may still be hidden
-    photo.card.element.scrollIntoView({ block: "nearest" }); // only what is near is drawn
-  }
+  if (photo?.state === "done") viewer.open(photo, mode);
+  else history.replaceState(null, "");
   return undefined;
 }
 

@@ -1,12 +1,15 @@
-// One photo large: before and after, zoom, and touch-up of its alpha with a brush.
+// One photo large: before and after, zoom, touch-up of its alpha with a brush, and its neighbours.
 import { applyStroke, canvasOf, decodeFull, draw, findBox, plan, redoStrokes } from "./compose.js";
-import { icon, iconButton, make, toast } from "./elements.js";
+import { busy, icon, iconButton, make, moveSplit, toast } from "./elements.js";
 import { decodeOriginal, isForeign } from "./originals.js";
 import { t } from "./texts.js";
 
 const MAX_ZOOM = 16;
 // Sides of the copy in which the subject's box is looked for; the file's is of all pixels.
 const BOX_SIDE = 1024;
+// As on the cards: the handle's radius, and its least distance from a rim, in CSS pixels.
+const HANDLE = 15;
+const INSET = 20;
 
 export class Viewer {
   constructor(dialog, photos, page) {
@@ -14,21 +17,25 @@ export class Viewer {
     this.#renew();
     this.name = make("h2", { id: "viewer-name" });
     this.canvas = make("canvas", { tabIndex: 0, role: "img" });
-    this.split = make("input", { type: "range", min: 0, max: 100, class: "viewer-split", oninput: () => this.paint() });
+    this.split = make("input", { type: "range", min: 0, max: 100, step: "any", class: "viewer-split", oninput: () => this.#setSplit(this.split.value) });
     this.zoomText = make("output", { class: "zoom" });
     this.tabs = ["compare", "touch"].map((mode) =>
       make("button", { type: "button", class: "tab", "data-mode": mode, onclick: () => this.setMode(mode) }, icon(mode === "touch" ? "brush" : "compare"), make("span", {}, t(mode))));
     this.brushBar = this.#brushBar();
     this.note = make("p", { class: "bar-row note", role: "status" });
-    this.splitBar = make("label", { class: "bar-row" }, make("span", {}, t("before")), this.split, make("span", {}, t("after")));
+    this.splitBar = make("label", { class: "bar-row" }, make("span", {}, t("after")), this.split, make("span", {}, t("before")));
+    this.steps = [["previous", -1], ["next", 1]].map(([name, by]) => iconButton(name, t(`${name}Photo`), () => this.step(by)));
+    const download = iconButton("download", t("download"), () => busy(download, () => page.download([this.photo])));
     dialog.append(
-      make("header", {}, this.name, make("div", { class: "tabs" }, ...this.tabs), iconButton("close", t("close"), () => dialog.close())),
+      make("header", {}, this.name, make("div", { class: "tabs" }, ...this.tabs),
+        make("div", { class: "viewer-acts" }, ...this.steps, download, iconButton("close", t("close"), () => dialog.close()))),
       make("div", { class: "stage" }, this.canvas,
         make("div", { class: "zooms" }, iconButton("minus", t("zoomOut"), () => this.zoomBy(1 / 1.5)), this.zoomText,
           iconButton("plus", t("zoomIn"), () => this.zoomBy(1.5)), iconButton("expand", t("fit"), () => this.fit()))),
       make("footer", {}, this.splitBar, this.brushBar, this.note),
     );
     dialog.addEventListener("close", () => this.#closed());
+    for (const name of ["changed", "removed"]) photos.addEventListener(name, () => this.photo && this.#showSteps());
     this.#listen();
     new ResizeObserver(() => this.photo && this.fit()).observe(this.canvas.parentElement);
   }
@@ -49,43 +56,75 @@ export class Viewer {
       make("div", { class: "group" }, this.undoButton, this.redoButton, this.resetButton), make("p", { class: "note keys" }, t("brushKeys")));
   }
 
-  async open(photo, mode) {
-    Object.assign(this, { photo, cut: photo.cut, base: photo.cutBase, original: photo.small, box: photo.box, stroke: null, cursor: null });
-    this.#renew();
-    this.name.textContent = photo.name;
-    this.split.value = 0;
-    this.split.setAttribute("aria-label", t("split", { name: photo.name }));
+  open(photo, mode) {
     this.dialog.showModal();
     this.left = this.page.layers.enter(() => this.dialog.close(), { photo: photo.id, mode });
-    this.setMode(mode);
     this.canvas.focus();
-    // At once with the small pictures, then with those of full size.
-    const original = this.#bringOriginal(photo);
-    try {
-      const base = await this.photos.cutout(photo).then(decodeFull);
-      if (this.photo !== photo) return base.close();
-      Object.assign(this, { base, full: true });
-      this.#redo();
-    } catch {
-      toast(t("error_network"));
-    }
-    await original;
-    if (this.photo === photo && this.full) this.dialog.dataset.ready = photo.id;
+    return this.#show(photo, mode);
   }
 
-  async #bringOriginal(photo) {
+  step(by) {
+    const photo = this.#neighbour(by);
+    if (!photo) return;
+    this.#leave();
+    this.#show(photo, this.mode);
+    if (!this.dialog.querySelector(":focus:enabled")) this.canvas.focus();
+  }
+
+  #neighbour(by) {
+    const done = this.photos.list.filter((each) => each === this.photo || each.state === "done");
+    return done[done.indexOf(this.photo) + by];
+  }
+
+  #showSteps() {
+    for (const [at, by] of [-1, 1].entries()) this.steps[at].disabled = !this.#neighbour(by);
+  }
+
+  // Shows a photo at once with the small pictures, if its card has them, then with those of full size.
+  async #show(photo, mode) {
+    const visit = {};
+    Object.assign(this, { photo, visit, cut: photo.cut, base: photo.cutBase, original: photo.small, box: photo.box, stroke: null, cursor: null, view: null });
+    this.#renew();
+    const folder = photo.card.folder.textContent;
+    this.name.replaceChildren(make("span", { class: "folder" }, folder), photo.name);
+    this.name.title = photo.path;
+    this.split.setAttribute("aria-label", t("split", { name: folder + photo.name }));
+    this.#setSplit(0);
+    this.#showSteps();
+    this.canvas.parentElement.ariaBusy = this.cut ? null : "true";
+    if (!this.cut) this.canvas.width = 1;
+    this.setMode(mode);
+    const original = this.#bringOriginal(photo, visit);
+    try {
+      const base = await this.photos.cutout(photo).then(decodeFull);
+      if (this.visit !== visit) return base.close();
+      Object.assign(this, { base, full: true });
+      this.#redo();
+      this.canvas.parentElement.ariaBusy = null;
+      if (!this.view) this.setMode(this.mode);
+    } catch {
+      if (this.visit !== visit) return undefined;
+      toast(t("error_network"));
+      if (!this.cut) return this.dialog.close();
+    }
+    await original;
+    if (this.visit === visit && this.full) this.dialog.dataset.ready = photo.id;
+    return undefined;
+  }
+
+  async #bringOriginal(photo, visit) {
     const foreign = isForeign(photo);
     this.note.textContent = foreign ? t("drawing") : "";
     try {
       const original = await decodeOriginal(this.photos, photo, decodeFull);
       if (photo.foreign) photo.card.showOriginal();
-      if (this.photo !== photo) return original.close();
+      if (this.visit !== visit) return original.close();
       this.original = original;
       this.note.textContent = "";
     } catch (error) {
-      if (this.photo === photo) this.note.textContent = t("noOriginal", { why: this.page.errorText(error) });
+      if (this.visit === visit) this.note.textContent = t("noOriginal", { why: this.page.errorText(error) });
     }
-    if (this.photo !== photo) return undefined;
+    if (this.visit !== visit) return undefined;
     if (this.full) this.#redo();
     else this.#changed();
     return this.#showControls();
@@ -93,19 +132,29 @@ export class Viewer {
 
   #closed() {
     const { photo } = this;
+    this.#leave();
+    this.left();
+    const opener = t(this.mode === "touch" ? "touch" : "open");
+    [...photo.card.element.querySelectorAll(".acts button")].find((each) => each.title === opener)?.focus();
+  }
+
+  // Keeps what was done to the photo, and gives its pictures back.
+  #leave() {
+    const { photo } = this;
     this.#end();
-    this.photo = null;
+    this.photo = this.visit = null;
     delete this.dialog.dataset.ready;
     if (this.full) this.base.close();
     if (this.original !== photo.small) this.original?.close();
     Object.assign(this, { full: false, base: null, original: null, cut: null });
     this.#renew();
-    this.left();
     if (photo.cutBase) redoStrokes(photo);
-    photo.card.draw();
+    if (photo.card.near) photo.card.draw();
+    else {
+      photo.card.release();
+      photo.cutBlob = null;
+    }
     this.photos.keep(photo);
-    const opener = t(this.mode === "touch" ? "touch" : "open");
-    [...photo.card.element.querySelectorAll(".acts button")].find((each) => each.title === opener)?.focus();
   }
 
   #redo() {
@@ -118,6 +167,11 @@ export class Viewer {
 
   #apply(canvas, stroke) {
     if (canvas && (stroke.erase || this.original)) applyStroke(canvas, stroke, this.original, canvas.width / this.photo.width);
+  }
+
+  #setSplit(value) {
+    moveSplit(this.split, value);
+    this.paint();
   }
 
   #changed() {
@@ -159,7 +213,7 @@ export class Viewer {
     this.canvas.classList.toggle("brushing", mode === "touch");
     this.cursor = null;
     this.fit();
-    if (mode === "touch") this.#showCursor();
+    if (mode === "touch" && this.view) this.#showCursor();
   }
 
   // Shows what can be used: without the photo itself, nothing is compared with it or kept of it.
@@ -193,9 +247,9 @@ export class Viewer {
   }
 
   fit() {
-    if (!this.photo) return;
+    if (!this.cut) return;
     const { clientWidth, clientHeight } = this.canvas.parentElement;
-    const ratio = Math.min(devicePixelRatio, 2);
+    const ratio = (this.ratio = Math.min(devicePixelRatio, 2));
     Object.assign(this.canvas, { width: Math.max(1, clientWidth * ratio), height: Math.max(1, clientHeight * ratio) });
     const [w, h] = this.layout.size;
     const space = 24 * ratio;
@@ -206,6 +260,7 @@ export class Viewer {
 
   zoomBy(factor, x = this.canvas.width / 2, y = this.canvas.height / 2) {
     const { view } = this;
+    if (!view) return;
     const scale = Math.min(Math.max(view.scale * factor, this.fitted / 2), Math.max(MAX_ZOOM, this.fitted));
     view.x = x - ((x - view.x) * scale) / view.scale;
     view.y = y - ((y - view.y) * scale) / view.scale;
@@ -215,7 +270,7 @@ export class Viewer {
 
   paint() {
     cancelAnimationFrame(this.frameId);
-    this.frameId = requestAnimationFrame(() => this.cut && this.#paintNow());
+    this.frameId = requestAnimationFrame(() => this.cut && this.view && this.#paintNow());
   }
 
   #paintNow() {
@@ -227,7 +282,7 @@ export class Viewer {
     this.#checker(pen, frame);
     if (mode === "touch") this.#paintTouch(pen, frame);
     else this.#paintCompared(pen, frame);
-    this.zoomText.textContent = `${Math.round((view.scale / Math.min(devicePixelRatio, 2)) * 100)} %`;
+    this.zoomText.textContent = `${Math.round((view.scale / this.ratio) * 100)} %`;
   }
 
   // Returns a layer as large as the screen's canvas. It is drawn anew only after something changed, so that
@@ -263,12 +318,15 @@ export class Viewer {
     const look = this.page.look;
     const parts = { cut: this.#reduced("cut", this.cut), original: original && this.#reduced("original", original), photo, scale: view.scale };
     const after = this.#layer("after", (to) => draw(to, layout, look, parts));
-    const [x, y, w, h] = frame;
     const share = Number(this.split.value) / 100;
     pen.drawImage(after, 0, 0);
-    if (!share || !original) return;
+    if (!original) return;
+    if (share) this.#paintBefore(pen, frame, share, layout, look, parts);
+    this.#paintDivider(pen, frame);
+  }
+
+  #paintBefore(pen, [x, y, w, h], share, layout, look, parts) {
     const before = this.#layer("before", (to) => draw(to, layout, look, { ...parts, before: true }));
-    const at = x + w * share;
     pen.save();
     pen.beginPath();
     // Two pixels more: at fractions of a pixel, a rim of what is beneath would be left.
@@ -277,12 +335,42 @@ export class Viewer {
     pen.clearRect(x - 2, y - 2, w + 4, h + 4);
     pen.drawImage(before, 0, 0);
     pen.restore();
+  }
+
+  // The handle stays on the screen, and off the rims.
+  get divider() {
+    const { view, canvas, ratio, layout: { size } } = this;
+    const [w, h] = size.map((each) => each * view.scale);
+    const [left, right] = [Math.max(0, view.x), Math.min(canvas.width, view.x + w)];
+    const [top, bottom] = [Math.max(0, view.y), Math.min(canvas.height, view.y + h)];
+    const x = view.x + (w * this.split.value) / 100;
+    const inset = INSET * ratio;
+    return { x, w, handle: [Math.min(Math.max(x, left + inset), right - inset), (top + bottom) / 2] };
+  }
+
+  #paintDivider(pen, [, y, , h]) {
+    const { ratio, divider: { x, handle } } = this;
     pen.save();
     pen.fillStyle = "#fff";
     pen.shadowColor = "#0008";
     pen.shadowBlur = 4;
-    pen.fillRect(at - 1, y, 2, h);
+    pen.fillRect(x - ratio, y, 2 * ratio, h);
+    pen.beginPath();
+    pen.arc(...handle, HANDLE * ratio, 0, 7);
+    pen.fill();
     pen.restore();
+    pen.fillStyle = "#33353c";
+    for (const side of [-ratio, ratio]) {
+      pen.beginPath();
+      for (const [across, down] of [[7, 0], [2, -4], [2, 4]]) pen.lineTo(handle[0] + across * side, handle[1] + down * ratio);
+      pen.fill();
+    }
+  }
+
+  #onDivider(at) {
+    if (!this.view || this.splitBar.hidden) return false;
+    const { x, handle } = this.divider;
+    return Math.min(Math.abs(at.x - x), Math.hypot(at.x - handle[0], at.y - handle[1])) < INSET * this.ratio;
   }
 
   // Shows the whole picture with what was cut away, faintly, so that it can be brushed back; and the brush.
@@ -376,7 +464,9 @@ export class Viewer {
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
       pointers.set(event.pointerId, this.#at(event));
+      this.dragging = null;
       if (pointers.size > 1) this.stroke = null; // two fingers move and zoom
+      else if (this.#onDivider(this.#at(event))) this.dragging = this.divider.x - this.#at(event).x;
       else if (this.mode === "touch" && event.button === 0) {
         this.cursor = this.#inPicture(this.#at(event));
         this.#begin(this.cursor);
@@ -384,8 +474,10 @@ export class Viewer {
       this.paint();
     });
     canvas.addEventListener("pointermove", (event) => {
+      if (!this.view) return;
       const at = this.#at(event);
       if (this.mode === "touch") this.cursor = this.#inPicture(at);
+      canvas.classList.toggle("dividing", this.dragging != null || (!pointers.size && this.#onDivider(at)));
       const before = pointers.get(event.pointerId);
       if (before) {
         if (pointers.size === 2) {
@@ -398,7 +490,8 @@ export class Viewer {
             const { x, y } = this.#inPicture(this.#at(each));
             this.stroke.points.push(x, y);
           }
-        } else {
+        } else if (this.dragging != null) this.#setSplit((100 * (at.x + this.dragging - this.view.x)) / this.divider.w);
+        else {
           this.view.x += at.x - before.x;
           this.view.y += at.y - before.y;
         }
@@ -407,6 +500,7 @@ export class Viewer {
       this.paint();
     });
     const up = (event) => {
+      this.dragging = null;
       if (pointers.delete(event.pointerId)) this.#end();
     };
     canvas.addEventListener("pointerup", up);
@@ -421,11 +515,22 @@ export class Viewer {
       this.zoomBy(1.0015 ** -event.deltaY, x, y);
     }, { passive: false });
     canvas.addEventListener("keydown", (event) => this.#key(event));
+    this.dialog.addEventListener("keydown", (event) => this.#stepKey(event));
     canvas.addEventListener("keyup", (event) => event.key === " " && this.#end());
     canvas.addEventListener("blur", () => this.photo && !pointers.size && this.#end());
   }
 
+  // Goes on by keys that move nothing else.
+  #stepKey(event) {
+    const by = { PageUp: -1, PageDown: 1, ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by || event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input")) return;
+    if (event.key.startsWith("Arrow") && this.mode === "touch") return;
+    event.preventDefault();
+    this.step(by);
+  }
+
   #key(event) {
+    if (!this.view) return;
     const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const move = moves[event.key];
     const touch = this.mode === "touch";
@@ -442,7 +547,7 @@ export class Viewer {
       this.#showCursor();
       if (!event.repeat && !this.stroke) this.#begin(this.cursor);
     } else if (touch && move) this.#step(move, event.shiftKey);
-    else if (move) {
+    else if (move && (move[1] || this.view.scale > this.fitted)) {
       this.view.x -= move[0] * 40;
       this.view.y -= move[1] * 40;
       this.paint();
