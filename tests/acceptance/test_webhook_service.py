@@ -68,6 +68,8 @@ def seen(service: RunningService) -> Iterator[State]:
         listener = app.events.Receiver(connection, handlers={"*": state.event}, app=app)
         thread = threading.Thread(target=listener.capture, daemon=True)
         thread.start()
+        # What a worker sends before the listener is there, no one hears.
+        eventually("a worker's heartbeat", lambda: state.event_count)
         yield state
         listener.should_stop = True
         thread.join(10)
