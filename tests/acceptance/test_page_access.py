@@ -51,6 +51,7 @@ def test_on_a_phone_everything_fits_and_can_be_hit(
     with visiting(browser, service.url, **phone) as visit:
         page = visit.open()
         assert small_targets(visit) == []
+        assert not {"Drop", "paste"} & set(page.locator("main").inner_text().split())
         visit.drop(coffee)
         card = visit.card(coffee.name, "done")
         page.locator("#open-look").tap()

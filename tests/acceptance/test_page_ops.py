@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tasks.jobs.job import JobError, Status
+from tasks.operations import DEFAULT_REASON
 from tasks.runtime import Runtime
 from tasks.worker_registry import WorkerRegistry
 from tests.support.browser import AXE, barriers, chromium, small_targets, visiting
@@ -165,8 +166,11 @@ def test_on_a_phone_everything_fits_and_can_be_hit(
 ) -> None:
     _failed(runtime, webhook_url=URL)
     _dead(runtime)
+    runtime.registry.drain(WORKER, DEFAULT_REASON)
     phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
-    with visiting(browser, lone_api.url, **phone) as visit:
+    with visiting(browser, lone_api.url, locale="zh-CN", **phone) as visit:
         page = visit.open("/ops")
+        assert "由管理员操作" in page.locator(f'[data-name="{WORKER}"]').inner_text()
+        assert page.locator("#open-key").is_hidden(), "no keys are used here"
         assert small_targets(visit) == []
         assert page.evaluate("document.documentElement.scrollWidth") == 360

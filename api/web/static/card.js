@@ -2,7 +2,7 @@
 import { PREVIEW, decodeSmall, draw, plan, preparePreview, redoStrokes } from "./compose.js";
 import { decodeOriginal, differs, isForeign } from "./originals.js";
 import { busy, byId, icon, iconButton, make, moveSplit, say } from "./elements.js";
-import { RUNNING } from "./photos.js";
+import { RUNNING, hasCut, patiently } from "./photos.js";
 import { bytes, duration, hasText, t } from "./texts.js";
 
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -14,7 +14,7 @@ export const FINAL = new Set([
 ]);
 
 export function errorText({ type, message }, limits) {
-  const name = `error_${type}`;
+  const name = `error_${type === "upload_too_large" ? "image_too_large" : type}`;
   if (!hasText(name)) return message || t("error_unknown", { message: type });
   return t(name, { size: limits ? bytes(limits.max_image_bytes) : "", megapixels: limits?.max_megapixels ?? "" });
 }
@@ -52,11 +52,11 @@ export class Card {
     this.update();
   }
 
-  // Tells photos of the same name apart: by their folders, or without these by a number.
-  distinguish(number) {
+  // Tells photos of the same name apart: by their folders, or several without these by a number.
+  distinguish(among, number) {
     const { photo } = this;
     const folder = photo.path.slice(0, -photo.name.length);
-    this.folder.textContent = number ? folder || `${number} · ` : "";
+    this.folder.textContent = among ? folder || (number ? `${number} · ` : "") : "";
     this.range.setAttribute("aria-label", t("split", { name: this.folder.textContent + photo.name }));
   }
 
@@ -69,8 +69,11 @@ export class Card {
     const { photo } = this;
     if (near) {
       this.showOriginal();
-      if (photo.state === "done") this.showCutout(false);
-    } else this.release();
+      if (hasCut(photo)) this.showCutout(false);
+    } else {
+      this.leaving?.abort();
+      this.release();
+    }
   }
 
   release() {
@@ -105,7 +108,7 @@ export class Card {
 
   async askOriginal() {
     const { photo } = this;
-    if (photo.state !== "done" || !isForeign(photo) || photo.drawing) return;
+    if (!hasCut(photo) || !isForeign(photo) || photo.drawing) return;
     const shown = this.showOriginal({ ask: true });
     this.update();
     await shown;
@@ -119,14 +122,15 @@ export class Card {
   }
 
   showSplit() {
-    const { state, cut } = this.photo;
-    this.frame.style.setProperty("--split", state === "done" && cut ? this.split : 100);
+    this.frame.style.setProperty("--split", hasCut(this.photo) && this.photo.cut ? this.split : 100);
   }
 
   async showCutout(reveal = true) {
     const { photo } = this;
+    this.leaving?.abort();
+    const { signal } = (this.leaving = new AbortController());
     try {
-      await preparePreview(photo, await this.photos.cutout(photo, false));
+      await preparePreview(photo, await patiently(() => this.photos.cutout(photo, false), signal));
     } catch {
       return;
     }
@@ -162,8 +166,10 @@ export class Card {
 
   drawNow() {
     const { photo } = this;
-    const done = photo.state === "done" && photo.cut;
-    if (!this.near || (!done && !photo.small)) return;
+    const done = hasCut(photo) && photo.cut;
+    // Until the cutout is there, the photo before would look as if it were the result.
+    const shown = hasCut(photo) && !this.element.classList.contains("shown") ? photo.cut : done || photo.small;
+    if (!this.near || !shown) return;
     const look = this.page.look;
     const width = done ? photo.width : photo.small.width;
     const height = done ? photo.height : photo.small.height;
@@ -193,21 +199,23 @@ export class Card {
   update() {
     const { photo, element } = this;
     const state = photo.state;
-    const before = element.dataset.state;
-    if (before !== state) {
+    const [before, cut] = [element.dataset.state, hasCut(photo)];
+    if (before !== state || cut !== "cut" in element.dataset) {
       element.dataset.state = state;
+      element.toggleAttribute("data-cut", cut);
       this.setActs(state);
       if (state === "done") {
         if (this.near) this.showCutout();
         say(t("spokenDone", { name: photo.name }));
       } else if (state === "failed") say(t("spokenFailed", { name: photo.name, why: this.page.errorText(photo.error) }));
-      else if (before === "done") this.draw();
+      else if (before === "done" && !cut) this.draw();
     }
-    this.range.hidden = this.divider.hidden = state !== "done";
+    this.range.hidden = this.divider.hidden = !cut;
     this.meter.hidden = !RUNNING.has(state);
     if (state === "uploading" && !photo.notice) this.meter.value = photo.percent ?? 0;
     else this.meter.removeAttribute("value");
     this.state.textContent = this.text();
+    this.state.title = state === "done" ? photo.model ?? "" : "";
   }
 
   // Shows what time alone has changed.
@@ -232,11 +240,17 @@ export class Card {
       case "processing": return t("processing", { seconds: ((Date.now() - (photo.began ?? Date.now())) / 1000).toFixed(1) });
       case "done": if (photo.drawing) return t("drawing");
         if (photo.originalFault) return t("noOriginal", { why: this.page.errorText(photo.originalFault) });
-        if (photo.box === null) return t("nothingFound", { model: photo.model });
-        return t(photo.cached ? "cached" : "done", { seconds: ((photo.elapsed ?? 0) / 1000).toFixed(1), model: photo.model });
+        if (photo.error) return t("formerCut", { why: this.page.errorText(photo.error) });
+        if (photo.box === null) return this.withModel(t("nothingFound"), t("otherModel"));
+        return this.withModel(t(photo.cached ? "cached" : "done", { seconds: ((photo.elapsed ?? 0) / 1000).toFixed(1) }), photo.model);
       case "failed": return this.page.errorText(photo.error);
       default: return t(photo.state);
     }
+  }
+
+  // Says more of the model where there are others.
+  withModel(text, more) {
+    return this.page.severalModels ? text + t("and") + more : text;
   }
 
   queueText() {
@@ -251,7 +265,7 @@ export class Card {
     const { photo, photos, page } = this;
     const focused = this.acts.contains(document.activeElement);
     const acts = [];
-    if (state === "done") {
+    if (hasCut(photo)) {
       const download = iconButton("download", t("download"), () => busy(download, () => page.download([photo])));
       acts.push(download);
       if (navigator.clipboard?.write) {

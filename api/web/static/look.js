@@ -36,15 +36,42 @@ export class LookForm {
     this.onChange();
   }
 
+  // Applies a preset in the place of the one before; without one, takes that back. What somebody has
+  // changed since stays.
+  #usePreset(name) {
+    const { wanted, former = {} } = this.#active() ?? {};
+    const back = Object.fromEntries(Object.keys(former).filter((each) => this.look[each] === wanted[each]).map((each) => [each, former[each]]));
+    const preset = name ? asLook(this.presets[name]) : {};
+    const before = { ...this.look, ...back };
+    this.set({ ...back, ...preset, preset: name, former: Object.fromEntries(Object.keys(preset).map((each) => [each, before[each]])) });
+  }
+
+  // Returns what the preset in use has set, and what was there before.
+  #active() {
+    const parameters = this.presets?.[this.look.preset];
+    return parameters && { wanted: asLook(parameters), former: this.look.former };
+  }
+
+  // Marks the controls that are as the preset in use has set them.
+  #markPreset() {
+    const { wanted, former } = this.#active() ?? {};
+    for (const [name, field] of this.fields) {
+      field.classList.toggle("of-preset", Boolean(wanted) && this.look[name] === wanted[name] && former[name] !== wanted[name]);
+    }
+  }
+
   // Builds the form from what the service says of itself.
   build({ presets = [], parameters = [], models = [] }) {
     this.parameters = parameters.filter((each) => EDGES.test(each.name));
     this.refreshers = [];
+    this.fields = new Map();
+    this.presets = Object.fromEntries(presets.map((each) => [each.name, each.parameters]));
     if (parameters.length) this.#keepKnown(models);
     this.form.replaceChildren(
       ...(presets.length ? [this.#presets(presets)] : []),
-      this.#background(), this.#shadow(), this.#frame(), this.#file(), this.#service(models),
+      this.#background(), this.#shadow(), this.#frame(), this.#file(), this.#reset(), this.#service(models),
     );
+    this.refreshers.push(() => this.#markPreset());
     this.refresh();
   }
 
@@ -65,17 +92,28 @@ export class LookForm {
   }
 
   #presets(presets) {
-    const chips = presets.map(({ name, parameters }) =>
-      make("button", { type: "button", class: "chip", "data-preset": name, onclick: () => this.set(asLook(parameters)) },
-        hasText(`preset_${name}`) ? t(`preset_${name}`) : name));
-    this.refreshers.push((look) => {
-      presets.forEach(({ parameters }, at) => {
-        const wanted = asLook(parameters);
-        const chosen = Object.entries(wanted).every(([name, value]) => look[name] === value || unused(name, wanted));
-        chips[at].setAttribute("aria-pressed", chosen);
-      });
+    const titleOf = (name) => (hasText(`preset_${name}`) ? t(`preset_${name}`) : name);
+    const chips = presets.map(({ name }) =>
+      make("button", { type: "button", class: "chip", "data-preset": name, onclick: () => this.#usePreset(this.look.preset === name ? "" : name) }, titleOf(name)));
+    const note = make("p", { class: "note" });
+    this.refreshers.push(({ preset }) => {
+      for (const chip of chips) chip.setAttribute("aria-pressed", chip.dataset.preset === preset);
+      note.hidden = !this.#active();
+      note.textContent = t("presetNote", { preset: titleOf(preset) });
     });
-    return this.#group(t("presets"), make("div", { class: "chips" }, ...chips));
+    return this.#group(t("presets"), make("div", { class: "chips" }, ...chips), note);
+  }
+
+  #reset() {
+    const button = make("button", { type: "button", class: "button quiet small-button", id: "look-reset", onclick: () => this.set({ ...PLAIN, picture: this.look.picture, preset: "", former: {} }) }, t("lookReset"));
+    this.refreshers.push((look) => (button.hidden = Object.keys(PLAIN).every((name) => name === "picture" || look[name] === PLAIN[name])));
+    return button;
+  }
+
+  // Notes which control is that of a value of the look.
+  #field(name, field) {
+    this.fields.set(name, field);
+    return field;
   }
 
   #background() {
@@ -101,7 +139,7 @@ export class LookForm {
       blur.hidden = look.background !== "blur";
       again.hidden = look.background !== "picture";
     });
-    return this.#group(t("background"), make("div", { class: "swatches" }, ...swatches), color, blur, again, file);
+    return this.#group(t("background"), this.#field("background", make("div", { class: "swatches" }, ...swatches)), color, blur, again, file);
   }
 
   async #picture(file) {
@@ -120,20 +158,20 @@ export class LookForm {
       input.value = look[name];
       out.textContent = `${look[name]}${unit}`;
     });
-    return make("label", { class: "field", for: input.id }, make("span", { class: "line" }, label, out), input);
+    return this.#field(name, make("label", { class: "field", for: input.id }, make("span", { class: "line" }, label, out), input));
   }
 
   #check(name, label) {
     const input = make("input", { type: "checkbox", id: `look-${name}`, onchange: () => this.set({ [name]: input.checked }) });
     this.refreshers.push((look) => (input.checked = look[name]));
-    return make("label", { class: "check", for: input.id }, input, make("span", {}, label));
+    return this.#field(name, make("label", { class: "check", for: input.id }, input, make("span", {}, label)));
   }
 
   #select(name, label, choices, read = (value) => value) {
     const input = make("select", { id: `look-${name}`, onchange: () => this.set({ [name]: read(input.value) }) },
       ...choices.map(([value, text]) => make("option", { value }, text)));
     this.refreshers.push((look) => (input.value = look[name]));
-    return make("label", { class: "field line", for: input.id }, make("span", {}, label), input);
+    return this.#field(name, make("label", { class: "field line", for: input.id }, make("span", {}, label), input));
   }
 
   #shadow() {
@@ -250,11 +288,6 @@ function kept(name) {
   } catch {
     return {};
   }
-}
-
-// Margins and strengths do not matter where what they belong to is off.
-function unused(name, look) {
-  return (name === "margin" && !look.crop) || (name === "shadowOpacity" && !look.shadow) || (name === "quality" && look.format === "png");
 }
 
 // Turns the API's parameters of a preset into a look.

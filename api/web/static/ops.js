@@ -1,11 +1,13 @@
 // The operators' view: what the service does now, every two seconds, and the acts on it.
 import { byId, make, say, toast, translate } from "./elements.js";
 import { keyDialog } from "./key.js";
-import { call } from "./service.js";
+import { call, readKey } from "./service.js";
 import { bytes, duration, hasText, t } from "./texts.js";
 
 const PAUSE_MS = 2000;
 const LEVELS = ["high", "normal", "low", "other"];
+// The reason of a drain that nobody gave one for.
+const BY_OPERATOR = "by an operator";
 // Lists that have acts on all that they show.
 const LISTS = ["dead", "failed", "hooks-dead", "hooks"];
 let timer = 0;
@@ -141,7 +143,7 @@ function workerRow(worker) {
     : act("opsDrain", name, drain);
   const silent = worker.silent_seconds != null && t("opsSilent", { time: duration(worker.silent_seconds) });
   return row(name, worker.state, facts(worker.model, worker.path, t("opsEach", { time: duration(worker.seconds_per_job) }),
-    worker.running ? t("opsRunning", { count: worker.running }) : "", ...memory(worker), worker.drained, silent), end);
+    worker.running ? t("opsRunning", { count: worker.running }) : "", ...memory(worker), worker.drained === BY_OPERATOR ? t("opsByOperator") : worker.drained, silent), end);
 }
 
 // What a worker's processes hold, and its GPU; workers of older versions do not say.
@@ -204,7 +206,10 @@ function stale(error) {
   const key = error.status === 401 || error.type === "operators_only";
   const why = key ? t("opsKeyGone") : error.type === "network" ? t("error_network") : t("error_unknown", { message: error.message });
   byId("fault").textContent = [why, readAt && t("opsAsOf", { time: time(readAt) })].filter(Boolean).join(" ");
-  if (key) refused(error);
+  if (key) {
+    byId("open-key").hidden = false;
+    refused(error);
+  }
   return key;
 }
 
@@ -214,6 +219,7 @@ async function look() {
   try {
     state = await call("GET", "ops");
     readAt = Date.now();
+    byId("open-key").hidden = !readKey();
     show();
     document.body.classList.remove("stale");
   } catch (error) {

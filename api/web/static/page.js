@@ -1,11 +1,11 @@
 // The page: takes photos in, shows their cards, and hands the results out.
 import { Card, FINAL, errorText, holdText } from "./card.js";
-import { extensionOf, makeFile, sameIn } from "./compose.js";
+import { extensionOf, makeFile, preparePreview, sameIn } from "./compose.js";
 import { byId, icon, make, save, say, toast, translate } from "./elements.js";
 import { keyDialog } from "./key.js";
 import { Layers } from "./layers.js";
 import { LookForm } from "./look.js";
-import { Photos, RUNNING, UNDO_MS } from "./photos.js";
+import { Photos, RUNNING, UNDO_MS, hasCut } from "./photos.js";
 import { call, readKey } from "./service.js";
 import { bytes, t } from "./texts.js";
 import { Viewer } from "./viewer.js";
@@ -13,6 +13,7 @@ import { fileNamer, zip } from "./zip.js";
 
 const PICTURES = /\.(jpe?g|png|webp|avif|tiff?|bmp|gif|hei[cf])$/i;
 const photos = new Photos();
+const downloads = [byId("download-all"), byId("download-all-dock")];
 let limits = null;
 const layers = new Layers(reopen);
 // Whether the service did not answer when it was asked about itself.
@@ -20,6 +21,7 @@ let away = false;
 
 const page = {
   get look() { return form.look; },
+  severalModels: false,
   errorText: (error) => errorText(error ?? {}, limits),
   open: (photo, mode) => viewer.open(photo, mode),
   isOpen: (photo) => viewer.photo === photo,
@@ -36,7 +38,7 @@ const form = new LookForm(drawAll, (again) => {
   photos.options = { ...form.options };
   if (again) {
     form.again.hidden = true;
-    photos.list.filter((each) => !RUNNING.has(each.state)).forEach((each) => photos.retry(each));
+    cutAgain().forEach((each) => photos.retry(each));
   }
 });
 const viewer = new Viewer(byId("viewer"), photos, page);
@@ -75,7 +77,8 @@ photos.addEventListener("held", tellState);
 // Tells photos of one name apart.
 function distinguish(name) {
   const equal = photos.list.filter((each) => each.name === name);
-  equal.forEach((each, at) => each.card.distinguish(equal.length > 1 && at + 1));
+  const loose = equal.filter((each) => each.path === name);
+  for (const each of equal) each.card.distinguish(equal.length > 1, loose.length > 1 && loose.indexOf(each) + 1);
 }
 
 // What changes with time alone, while there is any: seconds that run, and those until it goes on.
@@ -91,6 +94,7 @@ function summarizeSoon() {
 
 function summarize() {
   summarizing = 0;
+  if (page.waiting && !running().length) downloadAll();
   const count = (state) => photos.list.filter((each) => each.state === state).length;
   const [done, failed, canceled] = [count("done"), count("failed"), count("canceled")];
   const all = photos.list.length - canceled;
@@ -104,11 +108,26 @@ function summarize() {
   const again = retriable().length;
   byId("retry-all").hidden = again < 2;
   byId("retry-all").textContent = t("retryAll", { count: again });
-  for (const id of ["download-all", "download-all-dock"]) byId(id).disabled = done === 0 || page.packing;
+  byId("cancel-all").hidden = running().length < 2;
+  if (form.again) {
+    const count = cutAgain().length;
+    form.again.textContent = t("edgesAgain", { count });
+    form.again.disabled = !count;
+  }
+  const ready = photos.list.filter(hasCut).length;
+  for (const button of downloads.filter(() => !page.packing)) {
+    button.disabled = ready === 0;
+    button.textContent = page.waiting ? t("waitingFor", { count: running().length })
+      : ready && ready < photos.list.length ? t("downloadSome", { count: ready, all: photos.list.length }) : t("downloadAll");
+  }
+  tellLeft();
 }
 
-const retriable = () => photos.list.filter(({ state, error }) => state === "failed" && !FINAL.has(error?.type));
+const running = () => photos.list.filter(({ state }) => RUNNING.has(state));
+const retriable = () => photos.list.filter(({ state, error }) => state === "canceled" || (state === "failed" && !FINAL.has(error?.type)));
+const cutAgain = () => [...photos.list.filter(({ state }) => state === "done"), ...retriable()];
 byId("retry-all").onclick = () => retriable().forEach((photo) => photos.retry(photo));
+byId("cancel-all").onclick = () => running().forEach((photo) => photos.cancel(photo));
 
 // Says above the photos what keeps all of them from going on, and what to do.
 function tellState() {
@@ -132,7 +151,16 @@ function take(files) {
   const chosen = files.filter(({ file, folder }) => !folder || PICTURES.test(file.name));
   const left = files.length - chosen.length;
   if (left) toast(t("leftOut", { count: left }));
-  photos.add(chosen);
+  add(chosen);
+}
+
+// Adds photos and brings the first of them into sight, unless somebody looks at another or types.
+function add(sources) {
+  photos.add(sources);
+  const first = photos.list.at(-sources.length);
+  if (!sources.length || viewer.photo || document.activeElement?.matches("#look-form :is([type=number], [type=text])")) return;
+  summarize(); // the list may still be hidden
+  first.card.element.scrollIntoView({ block: "nearest" });
 }
 
 function fromInput(input, folder) {
@@ -182,7 +210,7 @@ function addAddresses(text) {
   const lines = text.split("\n").map((line) => line.trim()).filter(Boolean);
   const wrong = lines.find((line) => !/^https?:\/\/\S+$/i.test(line) || !URL.canParse(line));
   if (wrong !== undefined || !lines.length) return wrong ?? "";
-  photos.add(lines.map((url) => ({ url, path: nameOf(new URL(url)) })));
+  add(lines.map((url) => ({ url, path: nameOf(new URL(url)) })));
   return null;
 }
 
@@ -254,14 +282,31 @@ async function copy(photo) {
   }
 }
 
+// Whether a photo's cutout shows nothing; one that was not drawn yet is looked at.
+async function isEmpty(photo) {
+  try {
+    if (photo.box === undefined) await preparePreview(photo, await photos.cutout(photo));
+  } catch {
+    return false; // what is wrong is told as its file is made
+  }
+  if (!photo.card.near) photo.card.release();
+  return photo.box === null && photo.strokes.every((each) => each.erase);
+}
+
+// Packs all cutouts that are there, and tells what is not among them and why.
 async function downloadAll() {
-  const done = photos.list.filter((each) => each.state === "done");
-  const buttons = [byId("download-all"), byId("download-all-dock")];
+  page.waiting = false;
+  const done = photos.list.filter(hasCut);
+  if (!done.length) return;
+  const buttons = downloads;
   const name = fileNamer();
-  const [left, fetched] = [[], new Set()];
+  const fetched = new Set();
+  const left = photos.list.filter((each) => !hasCut(each)).map(({ path, state }) => [path, RUNNING.has(state) ? "running" : state]);
   page.packing = true;
-  for (const button of buttons) button.classList.add("busy");
-  summarize();
+  for (const button of buttons) {
+    button.disabled = true;
+    button.classList.add("busy");
+  }
   async function* files() {
     for (const [at, photo] of done.entries()) {
       for (const button of buttons) {
@@ -273,30 +318,57 @@ async function downloadAll() {
         fetched.add(each);
         photos.cutout(each).catch(() => {});
       }
-      const blob = await make1(photo, page.look);
+      const empty = await isEmpty(photo);
+      const blob = empty ? null : await make1(photo, page.look);
       // What is fetched for the archive alone is not kept in memory beside it.
       if (fetched.has(photo) && !photo.card.near) photo.cutBlob = null;
       if (blob) yield { name: name(photo.path, extensionOf(blob)), blob };
-      else left.push(photo.name);
+      else left.push([photo.path, empty ? "empty" : "unmade"]);
     }
   }
   try {
     if (done.length === 1) await download(done);
-    else save(await zip(files()), "cutouts.zip");
-    if (left.length && done.length > 1) toast(t("notPacked", { names: left.slice(0, 3).join(", "), count: left.length }), { seconds: 12 });
+    else {
+      const archive = await zip(files());
+      if (left.length < photos.list.length) save(archive, "cutouts.zip");
+    }
+    const names = left.slice(0, 5).map(([path, why]) => `${path} (${t(`left_${why}`)})`).join(t("and"));
+    if (left.length) toast(t("notPacked", { names: left.length > 5 ? `${names} …` : names, count: left.length }), { seconds: 20 });
   } catch (error) {
     toast(t(error instanceof RangeError ? "tooLargeZip" : "drawFailed"));
   } finally {
     page.packing = false;
     for (const button of buttons) {
-      button.textContent = t("downloadAll");
       button.classList.remove("busy");
     }
     summarize();
   }
 }
 
-byId("download-all").onclick = byId("download-all-dock").onclick = downloadAll;
+// Asks, while some still run, whether to wait for them; a second click ends the waiting.
+for (const button of downloads) {
+  button.onclick = () => {
+    if (page.waiting) {
+      page.waiting = false;
+      return summarize();
+    }
+    if (!running().length) return downloadAll();
+    tellLeft();
+    return byId("some").showModal();
+  };
+}
+function tellLeft() {
+  const count = photos.list.filter(hasCut).length;
+  byId("some-title").textContent = t("someTitle", { count, all: photos.list.length });
+  byId("some-why").textContent = t("someWhy", { count: running().length });
+  byId("some-take").textContent = t("someTake", { count });
+}
+byId("some-form").onsubmit = ({ submitter }) => {
+  page.waiting = submitter.value === "wait";
+  if (submitter.value === "take") downloadAll();
+  summarize();
+};
+
 // Removes photos, with some seconds to think better of it.
 function remove(chosen) {
   const running = chosen.filter((each) => RUNNING.has(each.state)).length;
@@ -370,14 +442,16 @@ async function learn() {
     formats: info.input_formats.map((each) => each.toUpperCase()).join(", "), size: bytes(limits.max_image_bytes),
     megapixels: limits.max_megapixels,
   });
+  page.severalModels = info.models.length > 1;
   form.build(info);
+  summarize();
 }
 
 // Opens the photo of an entry of the history, at a reload or as Forward comes to it: at once or not at all.
 function reopen({ photo: id, mode, look }) {
   if (look) return matchMedia("(max-width: 820px)").matches && showLook(true);
   const photo = photos.list.find((each) => each.id === id);
-  if (photo?.state === "done") viewer.open(photo, mode);
+  if (photo && hasCut(photo)) viewer.open(photo, mode);
   else history.replaceState(null, "");
   return undefined;
 }

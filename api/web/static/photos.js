@@ -14,8 +14,10 @@ const GRACE_MS = 4000;
 // What is kept of a photo: neither pictures in memory nor what only this window has.
 const KEPT = [
   "id", "owner", "path", "name", "file", "url", "state", "attempt", "strokes", "added", "taskId", "drawnTask", "foreign", "uploadId",
-  "error", "model", "elapsed", "cached", "width", "height", "removed",
+  "error", "model", "elapsed", "cached", "width", "height", "removed", "former",
 ];
+// What is told of a cutout, and comes back with it where a new one does not come about.
+const TOLD = ["taskId", "model", "elapsed", "cached", "width", "height"];
 
 // Errors of a picture that the service does not have any more, as the cards name them.
 const GONE = { task_not_found: "gone", task_expired: "expired" };
@@ -66,6 +68,9 @@ function pause(seconds, signal) {
 }
 
 export const RUNNING = new Set(["waiting", "uploading", "queued", "processing", "fetching"]);
+
+// Whether there is a cutout to be shown and taken: also the former one, while the photo is cut again.
+export const hasCut = (photo) => photo.state === "done" || Boolean(photo.former);
 
 // Asks again while the service is busy or away, or wants another key.
 export async function patiently(act, signal) {
@@ -144,7 +149,7 @@ export class Photos extends EventTarget {
     this.#hold(null);
     for (const photo of this.list.filter((each) => RUNNING.has(each.state))) {
       photo.controller?.abort();
-      Object.assign(photo, { owner: ownerMark(), uploadId: null, attempt: photo.attempt + 1 });
+      Object.assign(photo, { owner: ownerMark(), uploadId: null, former: null, attempt: photo.attempt + 1 });
       if (photo.file || photo.url) photo.taskId = null;
       this.#resume(photo);
       this.#keep(photo);
@@ -153,21 +158,24 @@ export class Photos extends EventTarget {
   }
 
   async cancel(photo) {
+    if (photo.state === "fetching" && !photo.former) return; // it is cut out already
     photo.controller?.abort();
-    if (photo.taskId) {
+    if (photo.taskId && photo.taskId !== photo.former?.taskId) {
       try {
         await service.cancelTask(photo.taskId);
       } catch (error) {
-        if (error.type === "task_finished") return this.#followAll(); // its end is on the way
+        if (error.type === "task_finished" && !photo.former) return this.#followAll(); // its end is on the way
       }
     }
-    this.#set(photo, "canceled");
+    if (RUNNING.has(photo.state)) this.#stop(photo);
     this.#followAll();
   }
 
+  // Cuts a photo again; its cutout stays until the new one is there.
   async retry(photo) {
     const former = photo.taskId;
     photo.error = null;
+    if (photo.state === "done") photo.former = Object.fromEntries(TOLD.map((name) => [name, photo[name]]));
     if (!photo.file && !photo.url && former) {
       this.#set(photo, "waiting", { store: false });
       try {
@@ -175,12 +183,13 @@ export class Photos extends EventTarget {
       } catch (error) {
         return this.#fail(photo, error);
       }
+      if (photo.state !== "waiting") return; // canceled meanwhile
     }
-    Object.assign(photo, { taskId: null, cutBlob: null, cut: null, attempt: photo.attempt + 1 });
+    Object.assign(photo, { taskId: null, began: null, attempt: photo.attempt + 1 });
     const run = this.#run(photo, { fresh: true });
     this.#keep(photo);
     await run;
-    if (former && photo.taskId && photo.taskId !== former) service.eraseTask(former).catch(() => {});
+    if (former && photo.taskId && photo.taskId !== former && !photo.former) service.eraseTask(former).catch(() => {});
   }
 
   // Takes photos off the list, and some seconds later off the service; returns what takes that back.
@@ -220,20 +229,28 @@ export class Photos extends EventTarget {
 
   // Returns the picture as it was submitted.
   async original(photo) {
-    photo.file ??= await this.#fetch(() => service.getOriginal(photo.taskId));
+    photo.file ??= await this.#fetch(() => service.getOriginal((photo.former ?? photo).taskId));
     return photo.file;
   }
 
   async cutout(photo, urgent = true) {
+    let coming;
     try {
       // Whoever asks meanwhile waits for the same answer.
-      photo.coming ??= photo.cutBlob ?? this.#fetch(() => service.getResult(photo.taskId), urgent);
-      photo.cutBlob = await photo.coming;
+      coming = photo.coming ??= photo.cutBlob ?? this.#fetch(() => service.getResult((photo.former ?? photo).taskId), urgent);
+      const blob = await coming;
+      if (photo.coming === coming) photo.cutBlob = blob; // no newer one has come meanwhile
     } catch (error) {
-      if (GONE[error.type] && photo.state === "done") this.#fail(photo, error);
+      if (GONE[error.type] && photo.coming === coming) {
+        if (photo.state === "done") this.#fail(photo, error);
+        else if (photo.former) {
+          photo.former = null;
+          this.#set(photo, photo.state);
+        }
+      }
       throw error;
     } finally {
-      photo.coming = null;
+      if (photo.coming === coming) photo.coming = null;
     }
     return photo.cutBlob;
   }
@@ -282,8 +299,8 @@ export class Photos extends EventTarget {
     const other = record.attempt > photo.attempt || (record.taskId && record.taskId !== photo.taskId);
     if (record.attempt < photo.attempt || !(ended || other)) return;
     photo.controller?.abort();
-    for (const name of KEPT) if (name in record || name === "taskId") photo[name] = record[name];
-    Object.assign(photo, { cutBlob: null, notice: null });
+    for (const name of KEPT) if (name in record || name === "taskId" || name === "former") photo[name] = record[name];
+    Object.assign(photo, { coming: null, cutBlob: null, notice: null });
     if (RUNNING.has(photo.state)) this.#resume(photo);
     else this.#set(photo, photo.state, { store: false });
   }
@@ -296,14 +313,14 @@ export class Photos extends EventTarget {
   }
 
   // Without an answer the record stays, and the next visit tries again.
-  async #eraseForGood({ id, taskId, drawnTask }, options) {
+  async #eraseForGood({ id, taskId, drawnTask, former }, options) {
     const gone = (error) => {
       if (!GONE[error.type]) throw error;
     };
     // A page that is left has no time for one after the other.
     const inTurn = options?.keepalive ? (act) => act() : this.#erase;
     try {
-      await Promise.all([taskId, drawnTask].filter(Boolean).map((each) => inTurn(() => service.eraseTask(each, options).catch(gone))));
+      await Promise.all([taskId, drawnTask, former?.taskId].filter(Boolean).map((each) => inTurn(() => service.eraseTask(each, options).catch(gone))));
       await forget(id);
     } catch { /* see above */ }
   }
@@ -385,23 +402,26 @@ export class Photos extends EventTarget {
       this.#set(photo, "processing");
     } else if (task.status === "succeeded") {
       Object.assign(photo, {
-        model: task.model, elapsed: task.elapsed_ms, cached: task.cached, width: task.width, height: task.height,
+        model: task.model, cached: task.cached, width: task.width, height: task.height,
+        // Of the work alone, without the wait for it.
+        elapsed: task.started_at ? Date.parse(task.finished_at) - Date.parse(task.started_at) : task.elapsed_ms,
       });
       this.#bring(photo);
-    } else if (task.status === "canceled") this.#set(photo, "canceled");
+    } else if (task.status === "canceled") this.#stop(photo);
     else if (task.status === "expired") this.#fail(photo, { type: "task_expired", message: "" });
     else if (task.status === "failed") this.#fail(photo, task.error ?? { type: "unknown", message: "" });
   }
 
   async #bring(photo) {
     photo.began = null;
-    photo.cutBlob = null;
-    photo.cut = null;
     const { signal } = (photo.controller = new AbortController());
     this.#set(photo, "fetching");
     try {
-      photo.cutBlob = await this.#fetch(() => patiently(() => service.getResult(photo.taskId, signal), signal));
+      const cutBlob = await this.#fetch(() => patiently(() => service.getResult(photo.taskId, signal), signal));
+      const { former } = photo;
+      Object.assign(photo, { cutBlob, coming: null, former: null, box: undefined });
       this.#set(photo, "done");
+      if (former) service.eraseTask(former.taskId).catch(() => {});
     } catch (error) {
       if (error.name !== "AbortError") this.#fail(photo, error);
     }
@@ -411,7 +431,16 @@ export class Photos extends EventTarget {
     photo.began = null;
     photo.notice = null;
     photo.error = { type: GONE[type] ?? type ?? "unknown", message: message ?? "" };
-    this.#set(photo, "failed");
+    this.#stop(photo, "failed");
+  }
+
+  // Ends a photo without a new cutout: it has its former one again, and of the try nothing stays on the service.
+  #stop(photo, state = "canceled") {
+    if (!photo.former) return this.#set(photo, state);
+    const { taskId } = photo;
+    Object.assign(photo, photo.former, { former: null, began: null, notice: null });
+    this.#set(photo, "done");
+    if (taskId && taskId !== photo.taskId) service.eraseTask(taskId).catch(() => {});
   }
 
   // Follows all tasks that are not final by one stream; begins anew when their number changes.
