@@ -477,6 +477,10 @@ class Readiness:
         if took is None:
             with logged_if_away("worker.note_failed"):
                 self._registry.update(self._worker, running=0)
+            # Jobs that end without the model, one after the other as while the object store hangs,
+            # leave it no idle moment, and a child that gives no answer is replaced.
+            if self._check_is_due():
+                self.check()
             return
         self._mean = (
             took if self._mean is None else self._mean + _NEWEST_WEIGHT * (took - self._mean)
@@ -558,10 +562,13 @@ class Readiness:
 
     def keep_ready(self) -> None:
         """Check the model if it is due and idle, or else repeat that it has answered."""
-        if monotonic() - self._answered_at < self.check_seconds - _EARLY_SECONDS:
+        if not self._check_is_due():
             self.repeat_answer()
         elif not self._busy:
             self.check()
+
+    def _check_is_due(self) -> bool:
+        return monotonic() - self._answered_at >= self.check_seconds - _EARLY_SECONDS
 
 
 def execution_path_facts(model: MattingModel) -> dict[str, str]:
