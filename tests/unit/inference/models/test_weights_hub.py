@@ -232,4 +232,4 @@ def test_without_the_library_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     said = _refusal(spec, tmp_path)
-    assert "pip install 'rmbg-queue[torch]'" in said
+    assert "pip install 'rmbg-queue[hub]'" in said
