@@ -117,7 +117,7 @@ class ReservationKeeper:
         seconds: float = math.inf,
         decide: Callable[[], None] | None = None,
     ) -> None:
-        """Renew a reservation for so long, or until it is dropped, or decided."""
+        """Renew a reservation for `seconds`, unless it is dropped or decided before."""
         with self._lock:
             self._kept[reservation] = _Kept(time.monotonic() + seconds, decide)
             if decide is not None:
@@ -171,7 +171,7 @@ class IdempotencyGuard:
 
     redis: Redis
     keeper: ReservationKeeper
-    #: Returns a job by its id, or sees to it that it will never be recorded.
+    #: Returns the job of an id; None after making sure that it will never be recorded.
     tombstone: Callable[[str], Job | None]
 
     def accept(

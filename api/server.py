@@ -146,7 +146,7 @@ class BoundedParser(h11.Connection):
 def _has_two_ends(request: h11.Request) -> bool:
     """Return whether a proxy in front may see another end of a request's body (RFC 9112, 6.1).
 
-    What follows that end would be a request of its own for one of the two.
+    The proxy and this server would then disagree about where the next request begins.
     """
     names = {name for name, _ in request.headers}
     return b"transfer-encoding" in names and (

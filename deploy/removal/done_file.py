@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Final, Self
 
@@ -69,20 +68,13 @@ def cutouts_below(out: Path) -> frozenset[Path]:
     The folder is an absolute path. Another run may be writing there.
     """
     try:
-        found = (out / DONE_FILE).stat()
-        return frozenset(_read_again(out, (found.st_size, found.st_mtime_ns)).targets())
+        with (out / DONE_FILE).open(encoding="ascii", errors="replace") as file:
+            found = DoneFile(out, file)
+            for line in file:
+                found._read(line)  # noqa: SLF001 - of its own module
     except OSError:
         return frozenset()
-
-
-@lru_cache(maxsize=64)
-def _read_again(out: Path, _version: tuple[int, int]) -> "DoneFile":
-    """Read a file that has changed: a watching run asks for it each second."""
-    with (out / DONE_FILE).open(encoding="ascii", errors="replace") as file:
-        read = DoneFile(out, file)
-        for line in file:
-            read._read(line)  # noqa: SLF001 - of its own module
-    return read
+    return frozenset(found.targets())
 
 
 @dataclass(slots=True)

@@ -49,6 +49,8 @@ local ALIVE_WORKERS, READY_WORKERS = P .. 'workers:alive', P .. 'workers:ready'
 local DRAINED_WORKERS = P .. 'workers:drained'
 local STATUSES = {'queued', 'processing', 'succeeded', 'failed', 'canceled'}
 local NORMAL = 3
+-- From one priority to the next less urgent one.
+local STEP = 3
 local LEVELS = {'0', '3', '6'}
 -- The Celery priority of all messages, `routing.MESSAGE_PRIORITY` in Python.
 local MESSAGE_LEVEL = '3'
@@ -871,8 +873,9 @@ commands.requeue = function(a)
   if status ~= 'failed' and status ~= 'canceled' then
     return status
   end
+  -- The priority of its latest message stays: that message may still come, and begin the job.
   redis.call('HDEL', job_key(a.id), 'error', 'finished_at', 'started_at', 'excluded_worker',
-    'worker', 'priority_level', 'raised_priority')
+    'worker', 'raised_priority')
   redis.call('HSET', job_key(a.id), 'attempts', 0, 'crashes', 0, 'losses', 0)
   redis.call('ZREM', DEAD, a.id)
   set_status(a.id, 'queued', a.now)
@@ -1017,7 +1020,7 @@ end
 -- Whether a job has been queued for too long at its urgency: `seconds` for each raise.
 local function has_aged(id, a)
   local entered = redis.call('ZSCORE', QUEUED, id)
-  local raises = ((number(get(id, 'priority')) or NORMAL) - urgency(id)) / NORMAL
+  local raises = ((number(get(id, 'priority')) or NORMAL) - urgency(id)) / STEP
   return entered and tonumber(a.now) - tonumber(entered) >= tonumber(a.seconds) * (raises + 1)
 end
 
@@ -1029,7 +1032,7 @@ local function raise_aged_of(owner, a, found)
       redis.call('SREM', raised, id)  -- An earlier version has taken it off the list.
     end
   end
-  for _, level in ipairs({NORMAL, 2 * NORMAL}) do
+  for _, level in ipairs({NORMAL, NORMAL + STEP}) do
     local first = (level - NORMAL) * PER_LEVEL
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', waiting_key(a.list, owner), first,
       '(' .. first + PER_LEVEL, 'LIMIT', 0, most)) do
@@ -1037,7 +1040,7 @@ local function raise_aged_of(owner, a, found)
         found[#found + 1] = id
       elseif (redis.call('SISMEMBER', raised, id) == 1 or redis.call('SCARD', raised) < most)
         and has_aged(id, a) then
-        redis.call('HSET', job_key(id), 'raised_priority', level - NORMAL)
+        redis.call('HSET', job_key(id), 'raised_priority', level - STEP)
         add_raised(a.list, owner, id)
         place_anew(id)
         found[#found + 1] = id

@@ -92,7 +92,7 @@ def _soft_limit_deferred() -> Iterator[None]:
 
 #: Stages whose time depends on the picture's size and on how busy the machine is. The soft time
 #: limit within one of these says nothing of the model, and another run would take as long.
-_OWN_STAGES: Final = frozenset({"decode", "compose", "encode"})
+_PICTURE_STAGES: Final = frozenset({"decode", "compose", "encode"})
 
 
 class _StalledError(Exception):
@@ -296,7 +296,7 @@ class Runner:
         except LeaseLostError:
             _log.warning("job.lease_lost")
         except _StalledError:
-            if timer.failed in _OWN_STAGES:
+            if timer.failed in _PICTURE_STAGES:
                 self._fail(job, token, _took_too_long(timer), timer)
             else:
                 self._time_out(job, place)

@@ -88,7 +88,7 @@ export class Card {
     for (const canvas of [this.before, this.after]) canvas.width = canvas.height = 0;
   }
 
-  // Shows the photo before; of a format that the browser cannot draw, only if somebody asks for it.
+  // Shows the photo as it was. One that the browser cannot draw is drawn by the service, only if `ask`.
   async showOriginal({ ask = false } = {}) {
     const { photo } = this;
     try {

@@ -19,7 +19,7 @@ export const PLAIN = Object.freeze({
 // Decodes off the main thread, at a size for the cards.
 export const decodeSmall = (blob) =>
   decoding(() => createImageBitmap(blob, { resizeWidth: PREVIEW, resizeQuality: "medium" }));
-// Before the cards' pictures that wait: somebody waits for a file.
+// Decodes at full size, before what cards wait for: a person waits for this file.
 export const decodeFull = (blob) => decoding(() => createImageBitmap(blob), true);
 
 export function canvasOf(width, height, source) {

@@ -3,8 +3,8 @@ import { byId, make } from "./elements.js";
 import { readKey, writeKey } from "./service.js";
 import { t } from "./texts.js";
 
-// Makes the dialog, which opens when the service refuses a key; `use` is told of each new
-// one, the one before, and whether that one was refused. Returns the function that opens it.
+// Makes the dialog that asks for a key when the service refuses one, and returns what opens it.
+// It calls `use` with the new key, the former one, and whether the service refused that.
 export function keyDialog({ title, why, use }) {
   const input = make("input", { type: "password", id: "key", autocomplete: "off", spellcheck: false, required: true });
   const fault = make("p", { class: "fault", role: "alert" });

@@ -255,7 +255,8 @@ byId("address-form").onsubmit = (event) => {
 
 // Handing results out.
 
-async function make1(photo, look) {
+// Returns the file of a photo; null, after saying why, if it cannot be made.
+async function makeOrSay(photo, look) {
   try {
     return await makeFile(photos, photo, look);
   } catch (error) {
@@ -267,7 +268,7 @@ async function make1(photo, look) {
 
 async function download(chosen) {
   for (const photo of chosen) {
-    const blob = await make1(photo, page.look);
+    const blob = await makeOrSay(photo, page.look);
     if (blob) save(blob, fileNamer()(photo.name, extensionOf(blob)));
   }
 }
@@ -319,7 +320,7 @@ async function downloadAll() {
         photos.cutout(each).catch(() => {});
       }
       const empty = await isEmpty(photo);
-      const blob = empty ? null : await make1(photo, page.look);
+      const blob = empty ? null : await makeOrSay(photo, page.look);
       // What is fetched for the archive alone is not kept in memory beside it.
       if (fetched.has(photo) && !photo.card.near) photo.cutBlob = null;
       if (blob) yield { name: name(photo.path, extensionOf(blob)), blob };

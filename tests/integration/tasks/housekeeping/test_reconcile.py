@@ -203,6 +203,19 @@ def test_a_raised_job_that_is_lost_or_requeued_stays_consistent(queues: Queues) 
     _consistent(queues)
 
 
+def test_a_requeued_job_that_its_former_message_begins_and_that_crashes_stays_consistent(
+    queues: Queues,
+) -> None:
+    task_id = queues.submit(Priority.HIGH)
+    former = queues.take()
+    assert former
+    queues.store.cancel(task_id)
+    queues.store.requeue(task_id)
+    assert queues.claim(former, lease_token("w", 1)).claim is Claim.CLAIMED
+    queues.store.crash(task_id, holder="w/1/")
+    _consistent(queues)
+
+
 class Chance:
     """Does any of the things that happen to jobs of several owners."""
 
