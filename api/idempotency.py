@@ -132,6 +132,7 @@ class ReservationKeeper:
             self._kept.pop(reservation, None)
 
     def _run(self) -> None:
+        told = False  # once in each time that Redis is away
         while kept := self._after_a_pause():
             try:
                 for reservation, each in kept.items():
@@ -139,8 +140,11 @@ class ReservationKeeper:
                         each.decide()
                         self.drop(reservation)
                 self._renew([each for each, how in kept.items() if how.decide is None])
+                told = False
             except QueueUnavailableError as error:
-                _log.warning("idempotency.renewal_failed", reason=str(error))
+                if not told:
+                    _log.warning("idempotency.renewal_failed", reason=str(error))
+                told = True
 
     def _after_a_pause(self) -> dict[Reservation, _Kept]:
         """Return the reservations that are to be renewed then; without one the thread ends."""

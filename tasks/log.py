@@ -93,6 +93,15 @@ def configure_logging(settings: Settings, *, audit_log: Path | None = None) -> N
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
+def log_to_stderr() -> None:
+    """Write a command's log lines to standard error: standard output holds its answer alone."""
+    structlog.configure(logger_factory=_stderr_logger)
+
+
+def _stderr_logger(*_: object) -> structlog.PrintLogger:
+    return structlog.PrintLogger(sys.stderr)
+
+
 def log_unknown_variables(known: type[Settings], *, only_misspelt: bool = False) -> None:
     """Warn of each variable `RMBG_*` that is no setting: whoever set it meant one."""
     for name, meant in unknown_variables(known, only_misspelt=only_misspelt).items():

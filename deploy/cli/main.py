@@ -16,6 +16,7 @@ from deploy.local.stack import UpOptions
 from deploy.local.up import run_up
 from inference.version import __version__
 from tasks.errors import SettingsError
+from tasks.log import log_to_stderr
 
 
 class _Commands(TyperGroup):
@@ -35,12 +36,13 @@ class _Commands(TyperGroup):
         return list(dict.fromkeys([first, "remove", *others]))
 
 
-app = typer.Typer(
-    cls=_Commands,
-    help="Self-hosted background removal.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _all_commands() -> None:
+    """Self-hosted background removal."""
+    log_to_stderr()
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from tasks.errors import QueueUnavailableError, TaskError, UnreadableRecordError
+from tasks.log import log_to_stderr
 from tasks.operations import MISSING
 from tasks.redis_keys import is_id
 from tasks.runtime import runtime_of
@@ -63,6 +64,7 @@ class OutputCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> None:
         """Run the command, then print its output or its error."""
+        log_to_stderr()
         as_json = ctx.params.pop("as_json")
         try:
             ctx.params["runtime"] = runtime_of(ctx.obj.app)

@@ -1,0 +1,25 @@
+"""`rmbg`: standard output holds the answer and nothing else."""
+
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from typer.testing import CliRunner
+
+from deploy.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _put_logging_back() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+
+
+def test_a_line_that_a_command_logs_is_no_part_of_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = structlog.get_logger("version")
+    monkeypatch.setattr(main.typer, "echo", lambda _: log.warning("clock.jumped"))
+    done = CliRunner().invoke(main.app, ["version"])
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "clock.jumped" in done.stderr
