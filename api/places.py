@@ -1,10 +1,25 @@
-"""Places: how many things of a process may go on at once, and a caller's share of them."""
+"""A caller's share of a process: places for what goes on at once, and the processor's time."""
 
 import asyncio
+import math
 import threading
+import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+#: Share of the time that one caller has while others ask too.
+_TIME_SHARE: Final = 0.5
+#: Seconds of the time that a caller may use at once.
+_TIME_AT_ONCE: Final = 0.1
+#: A caller asks "too" for so many seconds after each of its requests.
+_ASKS_SECONDS: Final = 2.0
+#: Weight of the latest call in what a caller's next one is expected to take.
+_LATEST: Final = 0.2
+#: Callers that are remembered; those without a debt are forgotten beyond it.
+_KNOWN_CALLERS: Final = 4096
 
 
 class Places:
@@ -108,3 +123,72 @@ class Turns:
             if line:
                 self._waiting[caller] = line  # after all others
         return placed
+
+
+@dataclass(slots=True)
+class _Used:
+    """What a caller has used.
+
+    Attributes:
+        until: until when its share of the time is used up, by the clock.
+        expected: seconds that its next call will probably take.
+    """
+
+    until: float = 0.0
+    expected: float = 0.0
+
+
+class TimeShares:
+    """Shares of a process's time, of which a caller has half while others ask too.
+
+    A caller that asks alone has all of it. One that has used up its share waits in the event loop,
+    not in a thread, so that no number of requests keeps the others from being served.
+
+    Args:
+        clock: seconds that never go back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._used: dict[str, _Used] = {}
+        # Who asked last and when, and when somebody else did.
+        self._latest = ""
+        self._latest_asked = self._other_asked = -math.inf
+
+    @asynccontextmanager
+    async def turn(self, caller: str) -> AsyncIterator[list[float]]:
+        """Wait until a caller has time left, and count what its call takes of it.
+
+        Yields:
+            A list to which the call adds the seconds that it took of the processor.
+        """
+        reserved, taken = self._of(caller).expected, list[float]()
+        wait = self._reserve(caller, reserved)
+        try:
+            await asyncio.sleep(wait)
+            yield taken
+            self._of(caller).expected += _LATEST * (sum(taken) - reserved)
+        finally:
+            self.spend(caller, sum(taken) - reserved)
+
+    def _reserve(self, caller: str, seconds: float) -> float:
+        """Reserve time for a caller's next call; return in how many seconds it begins."""
+        now, used = self._clock(), self._of(caller)
+        if caller != self._latest:
+            self._latest, self._other_asked = caller, self._latest_asked
+        self._latest_asked = now
+        if now - self._other_asked > _ASKS_SECONDS:  # it has the time for itself
+            used.until = min(used.until, now)
+        begins = max(now, used.until)
+        used.until = begins + seconds / _TIME_SHARE
+        return max(0.0, begins - _TIME_AT_ONCE / _TIME_SHARE - now)
+
+    def spend(self, caller: str, seconds: float) -> None:
+        """Count what a caller has taken of the time, or give it back what was reserved."""
+        self._of(caller).until += seconds / _TIME_SHARE
+
+    def _of(self, caller: str) -> _Used:
+        if caller not in self._used and len(self._used) >= _KNOWN_CALLERS:
+            now = self._clock()
+            self._used = {name: each for name, each in self._used.items() if each.until > now}
+        return self._used.setdefault(caller, _Used())

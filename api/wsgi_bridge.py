@@ -32,7 +32,7 @@ from flask import Flask, Request, Response, request
 from werkzeug.routing import MapAdapter
 
 from api.callers import OWNER, TRUSTED_PROXIES, caller_of, client_address, client_network, given_key
-from api.places import Places, Turns
+from api.places import Places, TimeShares, Turns
 from tasks.api_keys import ANONYMOUS, Owner
 from tasks.capacity import FREE_BYTES
 from tasks.uploads.store import PART_BYTES
@@ -278,6 +278,7 @@ class WsgiBridge:
         self._proxies: int = application.config.get(TRUSTED_PROXIES, 0)
         self._turns = Turns(threads)
         self._health_turns = Turns(_HEALTH_THREADS)
+        self._time_shares = TimeShares()
         # The owners by the keys that were let in, the latest ones.
         self._owners: OrderedDict[str, Owner] = OrderedDict()
         self.body_shares = BodyShares()
@@ -314,15 +315,27 @@ class WsgiBridge:
         """Run the application in a thread, and return its answer."""
         if body is not None:
             environ["wsgi.input"] = body
-        answer = await self.run(environ, partial(_call, self._application, environ))
+        function = partial(_call, self._application, environ)
+        if _is_health_check(environ):
+            answer, _ = await self._run(environ, function)
+        else:
+            async with self._time_shares.turn(self.caller(environ)) as taken:
+                answer, seconds = await self._run(environ, function)
+                taken.append(seconds)
         self._note_owner(environ)
         return cast("Answer", answer)
 
     async def run(self, environ: Environ, function: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the function returns
-        """Run a function in a thread for a request."""
-        run = partial(environ[_CONTEXT].run, function)
+        """Run a function in a thread for a request that has begun."""
+        made, seconds = await self._run(environ, function)
+        self._time_shares.spend(self.caller(environ), seconds)
+        return made
+
+    async def _run(self, environ: Environ, function: Callable[[], Any]) -> tuple[Any, float]:
+        """Run a function in a thread; return what it returns, and its seconds of the processor."""
+        run = partial(environ[_CONTEXT].run, _timed, function)
         in_thread = asyncio.get_running_loop().run_in_executor
-        if environ["PATH_INFO"].startswith(_HEALTH_PATHS):
+        if _is_health_check(environ):
             address = client_network(client_address(environ, self._proxies))
             async with self._health_turns.turn(address):
                 return await in_thread(self._health_threads, run)
@@ -530,6 +543,17 @@ def _next_part(environ: Environ, first: Answer) -> dict[str, Any]:
         path = f"{_UPLOADS}/{location.rpartition('/')[2]}"
     offset = first.header(b"upload-offset")
     return {"REQUEST_METHOD": "PATCH", "PATH_INFO": path, "HTTP_UPLOAD_OFFSET": offset}
+
+
+def _is_health_check(environ: Environ) -> bool:
+    """Return whether a request is for what has to answer when all else is busy."""
+    return str(environ["PATH_INFO"]).startswith(_HEALTH_PATHS)
+
+
+def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what a function returns, and the seconds of the processor that it took."""
+    began = time.thread_time()
+    return function(), time.thread_time() - began
 
 
 def _call(application: Flask, environ: Environ) -> Answer:

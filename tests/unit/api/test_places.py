@@ -1,11 +1,13 @@
-"""Shares of places: no caller has all of them, and busy ones leave a new one some."""
+"""Shares of places and time: no caller has all, and busy ones leave a new one some."""
 
 import asyncio
 from asyncio import Event, Task
+from contextlib import AsyncExitStack
+from itertools import pairwise
 
 import pytest
 
-from api.places import Places, Turns
+from api.places import Places, TimeShares, Turns
 
 
 @pytest.mark.parametrize(
@@ -103,3 +105,71 @@ def test_a_place_that_was_given_to_one_who_no_longer_waits_goes_to_the_next() ->
         assert await places.come("bb") == "b"
 
     asyncio.run(crowd())
+
+
+class _Time:
+    """Shares of a time that stands still but where a test lets it pass."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.waits = 100.0, list[float]()
+        self.shares = TimeShares(lambda: self.now)
+        monkeypatch.setattr(asyncio, "sleep", self._sleep)
+
+    async def _sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+    def call(self, caller: str, seconds: float) -> float:
+        """Make a call that takes so long of the processor; how long it had to wait."""
+
+        async def call() -> None:
+            async with self.shares.turn(caller) as taken:
+                taken.append(seconds)
+
+        asyncio.run(call())
+        return self.waits[-1]
+
+
+@pytest.fixture
+def passing(monkeypatch: pytest.MonkeyPatch) -> _Time:
+    return _Time(monkeypatch)
+
+
+def test_a_caller_that_asks_alone_has_all_of_the_time(passing: _Time) -> None:
+    assert {passing.call("a", 1.0) for _ in range(20)} == {0.0}
+
+
+def test_a_caller_that_asks_on_and_on_has_half_of_the_time_while_another_asks(
+    passing: _Time,
+) -> None:
+    began, spent = passing.now, 0.0
+    while passing.now < began + 20:
+        assert passing.call("other", 0.001) == 0.0
+        passing.now += max(0.01, passing.call("greedy", 0.01))
+        spent += 0.01
+    assert spent == pytest.approx(0.5 * 20, rel=0.05)
+    passing.now += 2.1
+    passing.call("greedy", 5.0)
+    assert passing.call("greedy", 0.01) == 0.0, "it asks alone now"
+
+
+def test_requests_that_come_at_once_begin_one_after_the_other(passing: _Time) -> None:
+    passing.call("other", 0.0)
+    for _ in range(40):
+        passing.call("greedy", 0.01)
+
+    async def crowd() -> None:
+        async with AsyncExitStack() as stack:
+            for _ in range(50):
+                await stack.enter_async_context(passing.shares.turn("greedy"))
+
+    passing.waits.clear()
+    asyncio.run(crowd())
+    between = [after - before for before, after in pairwise(passing.waits)]
+    assert between == [pytest.approx(0.02, rel=0.05)] * 49
+
+
+def test_callers_without_a_debt_are_forgotten(passing: _Time) -> None:
+    for number in range(10_000):
+        passing.call(f"from {number}", 0.001)
+        passing.now += 0.01
+    assert len(passing.shares._used) < 5000

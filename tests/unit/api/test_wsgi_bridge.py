@@ -3,6 +3,7 @@
 import asyncio
 import io
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -115,6 +116,35 @@ def test_a_caller_whose_requests_are_slow_leaves_threads_to_others(
         assert asyncio.run(crowd(bridge)) == [200] * 24
 
 
+@pytest.mark.parametrize("path", ["/busy", "/healthz/live"])
+def test_a_caller_of_busy_handlers_waits_for_its_share_while_another_asks(
+    monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    app, waits, own_sleep = _app(), list[float](), asyncio.sleep
+
+    @app.get("/busy", endpoint="busy")
+    @app.get("/healthz/live", endpoint="live")
+    def busy() -> str:
+        end = time.thread_time() + 0.05
+        while time.thread_time() < end:
+            pass
+        return "done"
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        await own_sleep(0)
+
+    async def ask() -> None:
+        with WsgiBridge(app, threads=_THREADS) as bridge:
+            await _ask(bridge, "/busy", x_api_key="a")
+            for _ in range(8):
+                assert await _ask(bridge, path, x_api_key="b") == 200
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    asyncio.run(ask())
+    assert (max(waits[1:], default=0.0) > 0) == (path == "/busy")
+
+
 def test_one_address_leaves_a_thread_for_health_checks_to_others() -> None:
     app, running, go_on = _app(), threading.Semaphore(0), threading.Event()
 
@@ -195,13 +225,13 @@ def test_a_small_answer_is_closed_in_the_turn_that_makes_it() -> None:
 
     async def run() -> None:
         with WsgiBridge(app, threads=_THREADS) as bridge:
-            own_run = bridge.run
+            own_run = bridge._run
 
             async def counted(*given: Any) -> Any:  # noqa: ANN401 - the method's own
                 turns.append(1)
                 return await own_run(*given)
 
-            bridge.run = counted  # type: ignore[method-assign]
+            bridge._run = counted  # type: ignore[method-assign]
             assert await _ask(bridge, "/small") == 200
 
     asyncio.run(run())
