@@ -12,20 +12,25 @@ import numpy as np
 from PIL import Image
 
 from tests.support.bmp_files import bmp_file
+from tests.support.paths import ROOT
 from tests.support.pictures import exif_orientation, jpeg_of_frame, picture_file
 from tests.support.png_files import png_chunk, png_file
 from tests.support.tiff_files import Page, tiff_file
 
+#: What becomes of the files of each row, in the table's words.
+ROWS: Final[dict[str, str]] = dict(
+    re.findall(
+        r"^\| ([^|]+) \| ((?:taken|`)[^|]*) \|$",
+        (ROOT / "docs/formats.md").read_text(),
+        re.MULTILINE,
+    )
+)
 _IMAGE: Final = Image.radial_gradient("L").resize((24, 16)).convert("RGB")
 _SAMPLES: Final = np.asarray(_IMAGE)
 
 
 def _file(name: str, **more: object) -> bytes:
     return picture_file(_IMAGE, name, **more)
-
-
-def _jpeg(frame: bytes, bits: int) -> bytes:
-    return jpeg_of_frame(_IMAGE, frame, bits)
 
 
 def _animated(name: str) -> bytes:
@@ -37,14 +42,6 @@ def _tiff(
 ) -> bytes:
     samples = np.resize(_SAMPLES, (16, 24, channels))
     return tiff_file(Page(samples, kind, tags=tags))
-
-
-def _short_png() -> bytes:
-    return png_file((9, 9), zlib.compress(bytes(50)))
-
-
-def _restarts() -> bytes:
-    return _file("JPEG", restart_marker_blocks=1, subsampling=0)
 
 
 def _with_chunk(kind: bytes, body: bytes) -> bytes:
@@ -69,21 +66,22 @@ FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
     ],
     "JPEG that lacks data of": lambda: [_JPEG[:-20], _JPEG[:-20] + b"\xff\xd9"],
     "JPEG that lacks data between": lambda: [
-        re.sub(rb"\xff\xd1.*\xff\xd3", b"\xff\xd3", _restarts(), flags=re.DOTALL)
+        re.sub(rb"(?s)\xff\xd1.*\xff\xd3", b"\xff\xd3", data)
+        for data in (_file("JPEG", restart_marker_blocks=1, subsampling=0),)
     ],
     "progressive": lambda: [
         data[: data.rindex(b"\xff\xda")] + b"\xff\xd9"
         for data in (_file("JPEG", progressive=True),)
     ],
-    "JPEG of 12": lambda: [_jpeg(b"\xc1", 12)],
-    "JPEG, lossless": lambda: [_jpeg(b"\xc3", 8)],
-    "JPEG-LS": lambda: [_jpeg(b"\xf7", 8)],
-    "JPEG, hier": lambda: [_jpeg(b"\xc5", 8)],
+    "JPEG of 12": lambda: [jpeg_of_frame(_IMAGE, b"\xc1", 12)],
+    "JPEG, lossless": lambda: [jpeg_of_frame(_IMAGE, b"\xc3", 8)],
+    "JPEG-LS": lambda: [jpeg_of_frame(_IMAGE, b"\xf7", 8)],
+    "JPEG, hier": lambda: [jpeg_of_frame(_IMAGE, b"\xc5", 8)],
     "PNG of each": lambda: [picture_file(_IMAGE.convert(mode)) for mode in ("1", "L", "P", "LA")],
     "PNG that lacks its": lambda: [_PNG[:-cut] for cut in (1, 12, 16)],
     "PNG with": lambda: [_PNG[:33] + png_chunk(b"cHRM", b"?") + _PNG[33:]],
     "PNG that lacks chunks": lambda: [_PNG[:-30]],
-    "PNG that lacks rows": lambda: [_short_png()],
+    "PNG that lacks rows": lambda: [png_file((9, 9), zlib.compress(bytes(n))) for n in (0, 50, 89)],
     "animated PNG": lambda: [_animated("PNG")],
     "WebP": lambda: [_file("WEBP"), _file("WEBP", lossless=True)],
     "WebP with": lambda: [_with_chunk(b"EXIF", b"??"), _with_chunk(b"what", b"?")],
@@ -114,7 +112,11 @@ FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
     "TIFF of other inks": lambda: [_tiff({332: (2,)}, 4, 5)],
     "TIFF of other comp": lambda: [_tiff({259: (34887,)})],
     "TIFF with sub": lambda: [_tiff({530: (2, 2)}, 3, 6)],
-    "camera raw": lambda: [_tiff({50706: (1,)}), b"IIRO\x08\0\0\0"],
+    "camera raw": lambda: [
+        *(_tiff({50706: (1,)}), b"II*\0\x10\0\0\0CR\2\0", b"IIRO\x08\0\0\0", b"IIU\0"),
+        *(b"FUJIFILMCCD-RAW 0201", b"II\x1a\0\0\0HEAPCCDR", b"\0MRM", b"FOVb"),
+        b"\0\0\0\x18ftypcrx \0\0\0\1crx isom",
+    ],
     "JPEG 2000": lambda: [b"\0\0\0\x0cjP  \r\n\x87\n"],
     "JPEG XL": lambda: [b"\xff\x0a"],
     "Photoshop": lambda: [b"8BPS\0\1"],
@@ -149,3 +151,8 @@ FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
     ],
     "anything": lambda: [b"\1\2\3"],
 }
+
+
+def make_files(row: str) -> list[bytes]:
+    """Make the files of a row of the table."""
+    return FILES[max((each for each in FILES if row.startswith(each)), key=len)]()

@@ -43,10 +43,6 @@ def rgb_profile(red: tuple[float, ...], green: tuple[float, ...], blue: tuple[fl
     )
 
 
-def gray_profile(gamma: float) -> bytes:
-    return _profile(b"GRAY", b"XYZ ", b"mntr", {b"wtpt": _xyz(*_D50), b"kTRC": _gamma(gamma)})
-
-
 def inverted_cmyk_profile() -> bytes:
     """No ink is black and all ink is white: nothing but this profile can say so."""
     lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0])

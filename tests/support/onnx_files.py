@@ -19,9 +19,8 @@ _DECODER = (
 
 def mean_sigmoid_graph(side: int) -> bytes:
     """A model that answers (1, 3, side, side) with the sigmoid of the channels' mean."""
-    axes = _text(1, b"axes") + _number(20, 7) + _number(8, 1)  # AttributeProto, of type INTS
-    keep = _text(1, b"keepdims") + _number(20, 2) + _number(3, 1)
-    mean = _node(b"x", b"m", b"ReduceMean", _text(5, axes), _text(5, keep))
+    keep = _text(5, _text(1, b"keepdims") + _number(20, 2) + _number(3, 1))
+    mean = _node(b"x", b"m", b"ReduceMean", _ints(b"axes", [1]), keep)
     sigmoid = _node(b"m", b"y", b"Sigmoid")
     graph = (
         _text(1, mean)
@@ -34,17 +33,13 @@ def mean_sigmoid_graph(side: int) -> bytes:
 
 
 class IsNetGraph:
-    """A graph of IS-Net's shape with random weights: its file, and its arithmetic."""
+    """A graph of IS-Net's shape with random weights."""
 
     def __init__(self, side: int = 1024) -> None:
         self._rng = np.random.default_rng(0)
         self._nodes: list[bytes] = []
         self._tensors: list[bytes] = []
         self._sides = {b"x": side}
-        #: Multiplications and additions of one picture's convolutions.
-        self.operations = 0
-        #: Numbers of its weights.
-        self.parameters = 0
         self._scales = self._tensor(np.array([1, 1, 2, 2], np.float32))
         last = self._conv(b"x", 3, 64, stride=2)
         seen = []
@@ -96,7 +91,6 @@ class IsNetGraph:
         gain: float = 1.0,
     ) -> bytes:
         side = self._sides[source] // stride
-        self.operations += 2 * 9 * before * after * side * side
         spread = gain * (2 / (9 * before)) ** 0.5
         weights = self._rng.standard_normal((after, before, 3, 3), np.float32) * np.float32(spread)
         inputs = [source, self._tensor(weights), self._tensor(np.zeros(after, np.float32))]
@@ -133,7 +127,6 @@ class IsNetGraph:
 
     def _tensor(self, values: NDArray[np.float32]) -> bytes:
         name = b"t%d" % len(self._tensors)
-        self.parameters += values.size
         dims = b"".join(_number(1, length) for length in values.shape)
         self._tensors.append(dims + _number(2, 1) + _text(8, name) + _text(9, values.tobytes()))
         return name

@@ -22,20 +22,13 @@ def png_file(
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def png_of_samples(
-    kind: int, depth: int, samples: NDArray[Any], *chunks: bytes, rows: int | None = None
-) -> bytes:
-    """A PNG of samples, (height, width, channels), with more chunks before its pixels.
+def png_of_samples(kind: int, depth: int, samples: NDArray[Any], *chunks: bytes) -> bytes:
+    """A PNG of a color type and so many bits a sample, with more chunks before its pixels.
 
-    Args:
-        kind: the color type.
-        depth: bits of a sample.
-        samples: of the whole picture.
-        chunks: more chunks.
-        rows: so many rows of the picture are there; all of them, if not given.
+    The samples are (height, width, channels).
     """
     bits = samples.astype(np.uint16)[..., None] >> np.arange(depth, dtype=np.uint16)[::-1] & 1
     packed = np.packbits(bits.astype(np.uint8).reshape(len(samples), -1), axis=1)
-    lines = b"".join(b"\0" + row.tobytes() for row in packed[:rows])
+    lines = b"".join(b"\0" + row.tobytes() for row in packed)
     height, width, _ = samples.shape
     return png_file((width, height), zlib.compress(lines), *chunks, depth=depth, kind=kind)

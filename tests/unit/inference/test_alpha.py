@@ -7,31 +7,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from inference.alpha import combine_alpha, feather, is_cut_out, move_edge
+from inference.alpha import feather, is_cut_out, move_edge
 from inference.decode import Picture, decode
 from inference.models.base import Alpha, Rgb
-from inference.options import (
-    Options,
-    OutputFormat,
-    parse_canvas,
-    parse_color,
-    parse_crop_margin,
-    parse_scale,
-    parse_shadow,
-)
-from inference.pipeline import remove_background
-from inference.presets import PRESETS, Preset
+from inference.options import Options
 from tests.support.cutouts import cut_out
-from tests.support.models import FakeModel
-from tests.support.pictures import (
-    BLUE,
-    RED,
-    SUBJECT,
-    find_red,
-    picture_file,
-    read_picture,
-    subject_picture,
-)
+from tests.support.pictures import BLUE, RED, SUBJECT, picture_file
 
 _HIDDEN = (0, 255)
 _EXACT = {"WEBP": {"lossless": True, "exact": True}, "AVIF": {"quality": 100}}
@@ -56,35 +37,17 @@ def _hiding(colors: Image.Image, alpha: Image.Image, hidden: int) -> Image.Image
     return picture
 
 
-def _file(colors: Image.Image, hidden: int, name: str) -> bytes:
-    """A cutout with hidden colors; in a GIF, what is half transparent is left out."""
-    if name != "GIF":
-        return picture_file(_hiding(colors, _shape(), hidden), name, **_EXACT.get(name, {}))
-    indexed = colors.quantize(255, dither=Image.Dither.NONE)
-    palette = indexed.getpalette() or []
-    indexed.putpalette(palette + [hidden] * (768 - len(palette)))
-    indexed.paste(255, mask=_shape().point(lambda level: (level < 255) * 255))
-    return picture_file(indexed, "GIF", transparency=255)
-
-
-def _bright(rgb: Rgb) -> Alpha:
-    """The matte of a model that takes what is bright for the subject."""
-    return (rgb.mean(axis=2) > 127).astype(np.float32)
-
-
-@pytest.mark.parametrize("source", ["PNG", "WEBP", "AVIF", "GIF", "TIFF"])
+@pytest.mark.parametrize("source", ["PNG", "WEBP", "AVIF", "TIFF"])
 @pytest.mark.parametrize("level", [0, 128, 255, None])
 def test_what_has_been_cut_out_is_returned_whatever_hides_in_it(
     source: str, level: int | None, photo: Image.Image
 ) -> None:
     colors = photo if level is None else Image.new("RGB", _SIZE, (level,) * 3)
-    files = [_file(colors, hidden, source) for hidden in _HIDDEN]
-    model = FakeModel(find=_bright)
-    cutouts = [
-        np.asarray(read_picture(remove_background(file, Options(), model).data), int)
-        for file in files
+    files = [
+        picture_file(_hiding(colors, _shape(), hidden), source, **_EXACT.get(source, {}))
+        for hidden in _HIDDEN
     ]
-    assert model.calls == 0
+    cutouts = [cut_out(file, find=_nothing, refine=True)[1].astype(int) for file in files]
     for file, cutout in zip(files, cutouts, strict=True):
         given = decode(file)
         assert np.array_equal(cutout[..., 3], given.alpha)
@@ -95,52 +58,21 @@ def test_what_has_been_cut_out_is_returned_whatever_hides_in_it(
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"), [("PNG", "RGBA"), ("WEBP", "RGBA"), ("AVIF", "RGBA"), ("PNG", "LA")]
+    "options",
+    [
+        {},
+        {"matte_color": [0, 0, 255, 0]},
+        {"matte_color": [255, 255, 255, 255], "canvas": "200x200", "scale": 85},
+        {"canvas": "200x200", "scale": 80, "shadow": "drop", "shadow_opacity": 35},
+        {"crop": True, "crop_margin": "5%"},
+    ],
 )
-def test_the_first_picture_of_an_animation_keeps_its_own_alpha(
-    name: str, mode: str, photo: Image.Image
-) -> None:
-    first = _hiding(photo, _shape(), 0).convert(mode)
-    further = {"save_all": True, "append_images": [Image.new(mode, _SIZE)], "duration": 100}
-    _, pixels = cut_out(picture_file(first, name, **further, **_EXACT.get(name, {})))
-    assert np.array_equal(pixels[..., 3], _shape())
-
-
-def test_a_heic_keeps_its_own_alpha(photo: Image.Image) -> None:
-    _, pixels = cut_out(picture_file(_hiding(photo, _shape(), 0), "HEIC", quality=95))
-    assert np.abs(np.subtract(pixels[..., 3], _shape(), dtype=int)).max() <= 2
-
-
-_READERS = {
-    "matte_color": parse_color,
-    "canvas": lambda _: parse_canvas("200x200"),
-    "scale": parse_scale,
-    "shadow": parse_shadow,
-    "crop_margin": parse_crop_margin,
-    "output_format": lambda _: OutputFormat.PNG,
-}
-
-
-@pytest.mark.parametrize("preset", Preset)
-def test_a_cutout_is_laid_out_by_a_preset_as_its_photo_was(preset: Preset) -> None:
-    given = {
-        name: _READERS[name](value) if name in _READERS else value
-        for name, value in PRESETS[preset].items()
-    }
-    options = Options(refine=False, **given)
-    photo, model = picture_file(subject_picture()), FakeModel(find=find_red)
-    once = remove_background(photo, options, model)
-    again = remove_background(cut_out(photo)[0].data, options, model)
-    assert model.calls == 1
-    assert np.array_equal(read_picture(once.data), read_picture(again.data))
-
-
-@pytest.mark.parametrize("options", [{}, {"matte_color": [0, 0, 255, 0]}, {"crop": True}])
-def test_a_cutout_cut_out_again_stays_as_it_is(options: dict[str, object]) -> None:
+def test_a_cutout_is_laid_out_as_its_photo_was(options: dict[str, object]) -> None:
     once, pixels = cut_out(find=_soft, refine=True, **options)
-    twice, again = cut_out(once.data, find=_nothing, refine=True, **options)
-    assert np.array_equal(again, pixels)
-    assert twice.foreground == once.foreground
+    cutout, _ = cut_out(find=_soft, refine=True)
+    again, own = cut_out(cutout.data, find=_nothing, refine=True, **options)
+    assert np.array_equal(own, pixels)
+    assert again.foreground == once.foreground
 
 
 def _soft(rgb: Rgb) -> Alpha:
@@ -197,16 +129,10 @@ def test_a_model_sees_what_can_be_seen_on_a_ground_that_it_stands_out_from(
 
 
 def test_an_alpha_that_is_opaque_everywhere_says_nothing(photo: Image.Image) -> None:
-    assert _pixels(photo.convert("RGBA")).tolist() == _pixels(photo).tolist()
-
-
-def _pixels(picture: Image.Image) -> NDArray[np.uint8]:
-    return cut_out(picture, find=_bright, refine=True)[1]
-
-
-@pytest.mark.parametrize(("level", "expected"), [(0.0, 0), (0.5, 128), (1.0, 255), (1 / 255, 1)])
-def test_the_matte_is_rounded_to_the_nearest_level(level: float, expected: int) -> None:
-    assert (combine_alpha(np.full((2, 2), level, np.float32), None) == expected).all()
+    plain, opaque = (
+        cut_out(each, find=_soft, refine=True)[1] for each in (photo, photo.convert("RGBA"))
+    )
+    assert np.array_equal(plain, opaque)
 
 
 def _disc(radius: float, size: int = 101) -> NDArray[np.uint8]:

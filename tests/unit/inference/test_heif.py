@@ -7,21 +7,18 @@ import pytest
 from PIL import Image
 
 from inference.decode import decode
-from inference.errors import InvalidImageError
-from tests.support.heic_files import grid_heic, with_stated_colors
+from tests.support.heic_files import with_stated_colors
 from tests.support.icc_profiles import named_profile
 from tests.support.pictures import exif_orientation, picture_file
 from tests.support.png_files import png_chunk
 
-_NAMES = pytest.mark.parametrize("name", ["HEIC", "AVIF"])
+pytestmark = pytest.mark.parametrize("name", ["HEIC", "AVIF"])
 
 
-@_NAMES
 @pytest.mark.parametrize(
-    ("primaries", "transfer"),
-    [(12, 13), (9, 13), (9, 16), (9, 18), (1, 8), (5, 4), (1, 13), (9, 14)],
+    ("primaries", "transfer"), [(12, 13), (9, 13), (9, 16), (9, 18), (1, 8), (5, 4)]
 )
-def test_colors_that_numbers_state_are_converted(
+def test_colors_that_numbers_state_are_those_of_a_png_that_states_them(
     name: str, primaries: int, transfer: int, photo: Image.Image
 ) -> None:
     more = {"quality": 100} | ({"subsampling": "4:4:4"} if name == "AVIF" else {"chroma": 444})
@@ -32,30 +29,21 @@ def test_colors_that_numbers_state_are_converted(
     assert np.abs(decode(data).rgb - expected).mean() <= 3
 
 
-@_NAMES
 @pytest.mark.parametrize(("primaries", "transfer"), [(1, 13), (2, 2), (1, 1), (1, 6), (0, 999)])
 def test_what_encoders_state_that_are_told_nothing_is_srgb(
     name: str, primaries: int, transfer: int, photo: Image.Image
 ) -> None:
     data = picture_file(photo, name)
-    assert np.array_equal(
-        decode(with_stated_colors(data, primaries, transfer)).rgb, decode(data).rgb
-    )
+    stated = with_stated_colors(data, primaries, transfer)
+    assert np.array_equal(decode(stated).rgb, decode(data).rgb)
 
 
-@_NAMES
 def test_a_profile_goes_before_numbers(name: str, photo: Image.Image) -> None:
     data = picture_file(photo, name, icc_profile=named_profile("sRGB"), quality=95)
     assert np.abs(decode(data).rgb - np.asarray(photo, int)).mean() <= 4
 
 
-def test_colors_of_the_tiles_are_those_of_a_grid(photo: Image.Image) -> None:
-    data = grid_heic(photo.resize((150, 100)), 64)
-    assert decode(data).rgb.shape == (100, 150, 3)
-
-
-@_NAMES
-def test_metadata_of_a_heic_or_avif_decide_nothing(name: str, photo: Image.Image) -> None:
+def test_metadata_decide_nothing(name: str, photo: Image.Image) -> None:
     exif = exif_orientation(6)
     exif[0x10F] = "a camera"
     data = picture_file(photo, name, exif=exif.tobytes(), xmp=b"<x:xmpmeta/>")
@@ -63,14 +51,11 @@ def test_metadata_of_a_heic_or_avif_decide_nothing(name: str, photo: Image.Image
     assert expected.shape == (96, 64, 3)  # as the container says
     at = max(data.rfind(b"MM\0*"), data.rfind(b"II*\0"))
     assert at > 0
-    broken = data[: at - 10] + b"\xff" * 20 + data[at + 10 :]
     for each in (
-        broken,
+        data[: at - 10] + b"\xff" * 20 + data[at + 10 :],
         data.replace(b"<x:xmpmeta/>", b"\xff" * 12),
         data + struct.pack(">I4s", 16, b"abcd") + bytes(8),
         data + b"SEFT" * 5,
         data + b"junk",
     ):
         assert np.array_equal(decode(each).rgb, expected)
-    with pytest.raises(InvalidImageError):
-        decode(data[: len(data) // 2])

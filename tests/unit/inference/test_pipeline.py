@@ -4,7 +4,6 @@ import secrets
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -34,13 +33,6 @@ _STAGES = ["decode", "preprocess", "inference", "compose", "encode"]
 _FILES = [OutputFormat.PNG, OutputFormat.WEBP, OutputFormat.AVIF, OutputFormat.JPG]
 _WHITE = [255, 255, 255, 255]
 _SECRET = b"shot at 52.5163 N, 13.3777 E by Jane Doe"
-
-
-def _ramp(left: float, right: float) -> Callable[[Rgb], Alpha]:
-    """A matte that rises from the left to the right."""
-    return lambda rgb: np.tile(
-        np.linspace(left, right, rgb.shape[1], dtype=np.float32), (rgb.shape[0], 1)
-    )
 
 
 @pytest.mark.parametrize("name", _FILES)
@@ -84,15 +76,12 @@ def test_stages_come_in_order_and_a_job_can_be_ended_before_each(last: str | Non
 def test_impossible_options_are_found_before_the_model_runs(
     size: tuple[int, int], options: dict[str, object], background: bytes | None, words: str
 ) -> None:
-    model = FakeModel()
     with pytest.raises(InvalidOptionError, match=words):
-        remove_background(
-            picture_file(Image.new("L", size)),
-            Options.from_dict(options),
-            model,
-            background=background,
-        )
-    assert model.calls == 0
+        cut_out(Image.new("L", size), find=_refuse, background=background, **options)
+
+
+def _refuse(_: Rgb) -> Alpha:
+    pytest.fail("the model ran")
 
 
 def test_a_region_restricts_what_the_model_sees_and_finds() -> None:
@@ -133,8 +122,7 @@ def test_no_result_has_more_pixels_than_an_input_may() -> None:
 
 def test_a_mask_is_the_subjects_alpha_in_gray() -> None:
     result, pixels = cut_out(output="mask", crop=True, crop_margin="10px")
-    assert result.format is OutputFormat.PNG
-    assert pixels.shape == (60, 120)
+    assert (result.format, pixels.shape) == (OutputFormat.PNG, (60, 120))
     assert (pixels[10:50, 10:110] == 255).all()
     assert np.count_nonzero(pixels) == 100 * 40
     for name in ("jpg", "webp", "avif"):
@@ -144,16 +132,13 @@ def test_a_mask_is_the_subjects_alpha_in_gray() -> None:
 
 
 def test_the_original_is_the_whole_picture_and_no_model_sees_it() -> None:
-    def refuse(_: Rgb) -> Alpha:
-        pytest.fail("the model ran")
-
     picture = subject_picture()
-    result, pixels = cut_out(picture, find=refuse, output="original", refine=True)
+    result, pixels = cut_out(picture, find=_refuse, output="original", refine=True)
     assert (pixels[..., :3] == np.asarray(picture)).all()
     assert (pixels[..., 3] == 255).all()
     assert result.coverage == 1
     picture.putalpha(128)
-    _, own = cut_out(picture, find=refuse, output="original", matte_color=_WHITE, max_side=30)
+    _, own = cut_out(picture, find=_refuse, output="original", matte_color=_WHITE, max_side=30)
     assert own.shape == (20, 30, 3)
     assert np.abs(own[0, 0] - (np.array(BLUE) + 255) / 2).max() <= 1, "it is laid on the color"
 
@@ -212,8 +197,9 @@ def test_no_metadata_of_the_input_reaches_a_result(
 
 def test_soft_edges_are_refined_unless_that_is_refused() -> None:
     picture = Image.linear_gradient("L").resize((64, 64)).rotate(90).convert("RGB")
+    ramp = np.tile(np.linspace(0.1, 0.9, 64, dtype=np.float32), (64, 1))
     refined, plain = (
-        cut_out(picture, find=_ramp(0.1, 0.9), refine=refine)[1] for refine in (True, False)
+        cut_out(picture, find=lambda _: ramp, refine=refine)[1] for refine in (True, False)
     )
     assert np.array_equal(refined[..., 3], plain[..., 3])
     assert (refined[..., :3] != plain[..., :3]).any()

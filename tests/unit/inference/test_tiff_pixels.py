@@ -1,15 +1,14 @@
 """A TIFF of any depth, order, layout and colors gives its picture, or is refused by name."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from inference.decode import decode
 from inference.errors import InvalidImageError, UnsupportedFormatError
 from inference.probe import probe_image
-from tests.support.pictures import picture_file
 from tests.support.tiff_files import Page, tiff_file
 
 _COLORS = np.array(
@@ -47,18 +46,8 @@ _KINDS: dict[str, tuple[int, np.ndarray[Any, Any], dict[int, tuple[int, ...]]]] 
 @pytest.mark.parametrize(
     ("bits", "kind"),
     [
-        (1, "u"),
-        (2, "u"),
-        (4, "u"),
-        (6, "u"),
-        (8, "u"),
-        (10, "u"),
-        (12, "u"),
-        (16, "u"),
-        (32, "u"),
-        (16, "f"),
-        (32, "f"),
-        (64, "f"),
+        *((bits, "u") for bits in (1, 2, 4, 6, 8, 10, 12, 16, 32)),
+        *((bits, "f") for bits in (16, 32, 64)),
     ],
 )
 @pytest.mark.parametrize("name", _KINDS)
@@ -157,32 +146,12 @@ def test_camera_raw_is_refused_by_name(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    "beginning",
-    [
-        b"II*\x00\x10\x00\x00\x00CR\x02\x00",
-        b"IIRO\x08\x00\x00\x00",
-        b"IIU\x00",
-        b"FUJIFILMCCD-RAW 0201",
-        b"\x00\x00\x00\x18ftypcrx \x00\x00\x00\x01crx isom",
-        b"II\x1a\x00\x00\x00HEAPCCDR",
-        b"\x00MRM",
-        b"FOVb",
-    ],
-)
-def test_camera_raw_of_other_layouts_is_refused_by_name(beginning: bytes) -> None:
-    with pytest.raises(UnsupportedFormatError, match="Camera raw files"):
-        probe_image(beginning)
-
-
-@pytest.mark.parametrize(
     ("tags", "words"),
     [
         ({262: (10,)}, "pixels of this kind"),
         ({258: (5, 6, 5)}, "pixels of this kind"),
         ({258: (24,) * 3}, "pixels of this kind"),
-        ({259: (34887,)}, "compression 34887"),
         ({259: (7,), 284: (2,)}, "JPEG in planes"),
-        ({262: (6,), 530: (2, 2)}, "subsampled colors"),
     ],
 )
 def test_what_is_not_read_is_named(tags: dict[int, tuple[int, ...]], words: str) -> None:
@@ -194,13 +163,10 @@ def test_what_is_not_read_is_named(tags: dict[int, tuple[int, ...]], words: str)
 @pytest.mark.parametrize("deflated", [False, True])
 def test_missing_strips_are_found(*, planar: bool, deflated: bool) -> None:
     page = Page(_PICTURE, 2, planar=planar, deflated=deflated)
-    whole = tiff_file(page)
-    assert np.array_equal(decode(whole).rgb, _PICTURE)
-    short = tiff_file(Page(_PICTURE, 2, planar=planar, deflated=deflated, tags={257: (30,)}))
-    beyond = tiff_file(Page(_PICTURE, 2, planar=planar, deflated=deflated, tags={273: (1 << 30,)}))
-    for data in (short, beyond):
+    assert np.array_equal(decode(tiff_file(page)).rgb, _PICTURE)
+    for tags in ({257: (30,)}, {273: (1 << 30,)}):  # too few, and beyond the end
         with pytest.raises(InvalidImageError, match="ends before the picture does"):
-            probe_image(data)
+            probe_image(tiff_file(replace(page, tags=tags)))
 
 
 def test_odd_tags_decide_nothing() -> None:
@@ -208,26 +174,3 @@ def test_odd_tags_decide_nothing() -> None:
     data = tiff_file(Page(_PICTURE, 2, tags=odd))
     data = data.replace(b"\xbc\x02\4\0\3\0\0\0", b"\xbc\x02\4\0\0\0\0\x80")  # 700, of 8 GB
     assert np.array_equal(decode(data).rgb, _PICTURE)
-
-
-_ADOBE = {318: (0.3127, 0.329), 319: (0.64, 0.33, 0.21, 0.71, 0.15, 0.06)}
-_CURVE = tuple(round((level / 255) ** 2.2 * 65535) for level in range(256))
-
-
-@pytest.mark.parametrize(
-    ("tags", "expected"),
-    [
-        ({**_ADOBE, 301: _CURVE}, (124, 201, 92)),
-        ({**_ADOBE, 301: _CURVE * 3}, (124, 201, 92)),
-        (_ADOBE, (123, 201, 92)),
-        ({318: (0.3127, 0.329), 319: (0.64, 0.33, 0.3, 0.6, 0.15, 0.06)}, (150, 200, 100)),
-        ({318: (0.0, 0.0), 319: (9.0,) * 6}, (150, 200, 100)),
-        ({301: (7, 7)}, (150, 200, 100)),
-    ],
-)
-def test_stated_colors_of_a_tiff_are_converted(
-    tags: dict[int, tuple[float, ...]], expected: tuple[int, ...]
-) -> None:
-    image = Image.new("RGB", (4, 4), (150, 200, 100))
-    rgb = decode(picture_file(image, "TIFF", tiffinfo=tags)).rgb
-    assert np.abs(rgb.astype(int) - expected).max() <= 2

@@ -8,7 +8,7 @@ from PIL import Image
 
 from inference.decode import decode
 from inference.errors import ImageTooComplexError, InvalidImageError
-from inference.probe import probe_image
+from inference.probe import ImageHeader, probe_image
 from inference.webp import MAX_CHUNKS
 from tests.support.icc_profiles import BLUE, GREEN, RED, rgb_profile
 from tests.support.pictures import exif_orientation, picture_file
@@ -45,6 +45,7 @@ def chunks(request: pytest.FixtureRequest, photo: Image.Image) -> Chunks:
 
 
 def test_chunks_that_are_no_picture_decide_nothing(chunks: Chunks) -> None:
+    assert probe_image(_webp(chunks)) == ImageHeader("WEBP", 96, 64)
     whole = decode(_webp(chunks))
     odd = [
         (b"EXIF", b"Exif\0\0II*\0\xff"),

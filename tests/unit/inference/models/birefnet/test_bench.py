@@ -1,47 +1,14 @@
-"""What `rmbg bench model` measures, and in which order."""
+"""What `rmbg bench model` counts; deploy/cli/test_bench.py shows its table."""
 
 import mmap
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from inference.models.birefnet import bench
-from inference.models.birefnet.bench import BenchmarkSettings, Timings, compare_paths
 from inference.models.birefnet.config import PRESETS
-from inference.models.birefnet.fast.runners import ExecutionPath
 
 _CPU = torch.device("cpu")
-
-
-class _Noted:
-    """A candidate whose every measurement takes as many milliseconds as there are notes."""
-
-    start_seconds = 0
-
-    def __init__(self, path: ExecutionPath, notes: list[str]) -> None:
-        self.runner, self.notes = SimpleNamespace(path=path, reason=""), notes
-
-    def warm_up(self, batch: int) -> None:
-        self.notes.append(f"{self.runner.path} warm {batch}")
-
-    def measure(self, batch: int, timings: Timings) -> None:
-        self.notes.append(f"{self.runner.path} {batch}")
-        timings.milliseconds.append(len(self.notes))
-        timings.peaks.append(len(self.notes))
-
-
-def test_in_each_round_every_path_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    notes: list[str] = []
-    monkeypatch.setattr(bench, "Candidate", lambda _settings, path: _Noted(path, notes))
-    settings = BenchmarkSettings(PRESETS["birefnet-tiny"], _CPU, torch.float32, 64)
-    paths = ExecutionPath.REFERENCE, ExecutionPath.FAST
-    first, second = compare_paths(settings, paths, batches=[4], runs=2)
-    warm_ups, in_turn = ["reference warm 4", "fast warm 4"], ["reference 4", "fast 4"]
-    assert notes == [*warm_ups, *in_turn, *in_turn]
-    assert (first.path, first.milliseconds, first.peak_bytes) == ("reference", 4, 5)
-    assert (second.path, second.milliseconds, second.peak_bytes) == ("fast", 5, 6)
-    assert first.loop_milliseconds is None
 
 
 def test_a_peak_is_forgotten() -> None:

@@ -33,10 +33,6 @@ def test_the_header_tells_shapes_and_types_and_no_metadata(checkpoint: Path) -> 
     }
 
 
-def test_a_folder_stands_for_the_file_in_it(checkpoint: Path) -> None:
-    assert find_checkpoint(checkpoint.parent) == find_checkpoint(checkpoint) == checkpoint
-
-
 @pytest.mark.parametrize("name", ["", "absent.safetensors"])
 def test_an_absent_file_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="There are no weights at"):
