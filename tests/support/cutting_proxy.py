@@ -6,9 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from tests.support.listening import listening
-
-_CHUNK = 2**16
+from tests.support.listening import CHUNK, listening, pass_on
 
 
 @dataclass
@@ -28,23 +26,16 @@ class CuttingProxy:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def connect(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
-            server = socket.create_connection(("127.0.0.1", self.target))
-            with server:
-                back = threading.Thread(target=_copy, args=(server, client), daemon=True)
-                back.start()
-                self._forward(client, server)
-                back.join()
+        pass_on(client, self.target, self._forward)
 
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
-        while data := client.recv(_CHUNK):
+        while data := client.recv(CHUNK):
             server.sendall(data)
             if self._count(len(data), server):
-                _shut(client)
-                _shut(server)
+                for end in (client, server):
+                    with contextlib.suppress(OSError):
+                        end.shutdown(socket.SHUT_RDWR)
                 return
-        with contextlib.suppress(OSError):
-            server.shutdown(socket.SHUT_WR)
 
     def _count(self, size: int, server: socket.socket) -> bool:
         with self._lock:
@@ -55,18 +46,6 @@ class CuttingProxy:
             self.done += 1
         act(server.getsockname()[1])
         return True
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(_CHUNK):
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
-
-
-def _shut(end: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        end.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,6 @@
 """Two Valkeys, a primary with its replica, whose roles a test swaps; with a sentinel if wanted."""
 
 import contextlib
-import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from deploy.local.ports import is_free, reserved_ports
 from deploy.local.servers import valkey_service, valkey_url
 from deploy.local.service import NotReadyError, Service, valkey_server
 from tasks.redis_client import connect
-from tests.support.listening import listening
+from tests.support.listening import listening, pass_on
 from tests.support.servers import running
 from tests.support.service import eventually
 
@@ -100,7 +98,7 @@ def valkey_pair(folder: Path, *, sentinel: bool = False) -> Iterator[ValkeyPair]
         if sentinel:
             stack.enter_context(_sentinel(folder / "sentinel", ports[2], ports[0]))
         targets = [ports[0]]
-        port = stack.enter_context(listening(lambda client: _pass(client, targets[-1])))
+        port = stack.enter_context(listening(lambda client: pass_on(client, targets[-1])))
         yield ValkeyPair(
             (first, second),
             valkey_url(port, _PASSWORD),
@@ -126,22 +124,3 @@ def _sentinel(folder: Path, port: int, primary: int) -> Iterator[None]:
     service = Service("sentinel", command, folder=folder, probe=probe)
     with running(service, folder / "sentinel.log"):
         yield
-
-
-def _pass(client: socket.socket, port: int) -> None:
-    with (
-        client,
-        contextlib.suppress(OSError),
-        socket.create_connection(("127.0.0.1", port)) as server,
-    ):
-        back = threading.Thread(target=_copy, args=(server, client), daemon=True)
-        back.start()
-        _copy(client, server)
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(2**16):
-            target.sendall(data)
-    with contextlib.suppress(OSError):
-        target.shutdown(socket.SHUT_RDWR)

@@ -1,9 +1,13 @@
-"""A listener on loopback, for as long as a test needs it."""
+"""Listeners on loopback, for as long as a test needs them, and how they pass bytes on."""
 
 import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import Final
+
+#: Bytes that are passed on at a time.
+CHUNK: Final = 2**16
 
 
 @contextlib.contextmanager
@@ -25,3 +29,32 @@ def listening(connect: Callable[[socket.socket], None]) -> Iterator[int]:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         thread.join(10)
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(CHUNK):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+def pass_on(
+    client: socket.socket,
+    port: int,
+    forward: Callable[[socket.socket, socket.socket], object] = _copy,
+) -> None:
+    """Pass a connection on to a port, in both directions, until its ends are closed.
+
+    `forward`, which gets the client and the server, takes the client's bytes to the server.
+    """
+    with (
+        client,
+        contextlib.suppress(OSError),
+        socket.create_connection(("127.0.0.1", port)) as server,
+    ):
+        back = threading.Thread(target=_copy, args=(server, client), daemon=True)
+        back.start()
+        forward(client, server)
+        with contextlib.suppress(OSError):
+            server.shutdown(socket.SHUT_WR)
+        back.join()

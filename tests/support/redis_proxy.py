@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from tests.support.listening import listening
-
-_CHUNK = 2**16
+from tests.support.listening import CHUNK, listening
 
 
 class Fault(Enum):
@@ -50,7 +48,7 @@ class RedisProxy:
             for server, data in self._held:
                 server.sendall(data)
                 server.settimeout(10)
-                assert server.recv(_CHUNK)
+                assert server.recv(CHUNK)
             self._held.clear()
 
     def connect(self, client: socket.socket) -> None:
@@ -58,10 +56,10 @@ class RedisProxy:
         self.servers.append(server)
         with client, contextlib.suppress(OSError):
             answered = True
-            while data := client.recv(_CHUNK):
+            while data := client.recv(CHUNK):
                 answered = answered and self._forward(server, data)
                 if answered:
-                    client.sendall(server.recv(_CHUNK))
+                    client.sendall(server.recv(CHUNK))
 
     def _forward(self, server: socket.socket, data: bytes) -> bool:
         """Is its answer to be passed back?"""

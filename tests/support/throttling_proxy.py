@@ -7,9 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tests.support.listening import listening
-
-_CHUNK = 2**16
+from tests.support.listening import CHUNK, listening, pass_on
 
 
 @dataclass
@@ -22,17 +20,12 @@ class _ThrottlingProxy:
     _free_at: float = 0.0
 
     def connect(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
-            server = socket.create_connection(("127.0.0.1", self.target))
-            with server:
-                back = threading.Thread(target=_copy, args=(server, client), daemon=True)
-                back.start()
-                while data := client.recv(_CHUNK):
-                    self._await_room(len(data))
-                    server.sendall(data)
-                with contextlib.suppress(OSError):
-                    server.shutdown(socket.SHUT_WR)
-                back.join()
+        pass_on(client, self.target, self._forward)
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        while data := client.recv(CHUNK):
+            self._await_room(len(data))
+            server.sendall(data)
 
     def _await_room(self, size: int) -> None:
         with self._lock:
@@ -40,13 +33,6 @@ class _ThrottlingProxy:
             at = max(now, self._free_at)
             self._free_at = at + size / self.bytes_per_second
         time.sleep(at - now)
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(_CHUNK):
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
 
 
 @contextlib.contextmanager

@@ -1,20 +1,20 @@
 """`rmbg doctor` against real servers, with and without faults."""
 
 import json
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from celery import Celery
 from redis import Redis
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from deploy.cli.main import app
 from deploy.doctor import CheckResult, Level, check_object_store, check_redis
 from tasks import redis_keys
-from tasks.api_keys import new_webhook_secret
 from tasks.app import create_celery
 from tasks.jobs import routing
 from tasks.jobs.store import JobStore
@@ -28,12 +28,142 @@ from tests.support.commands import crash
 from tests.support.jobs import make_job
 from tests.support.redis_user import PREFIX, documented_user
 
-#: Runs the doctor where no worker is ready, and returns the worst result of each subject.
-Doctor = Callable[[], dict[str, dict[str, Any]]]
+#: Runs the doctor where it finds something bad; what it says of each subject, one finding a line.
+Doctor = Callable[[], Mapping[str, str]]
 
 
-def _run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["doctor", *arguments])
+@pytest.fixture
+def doctor(
+    server_settings: dict[str, object], objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> Doctor:
+    for name in ("redis_url", "s3_endpoint", "s3_access_key", "s3_secret_key"):
+        monkeypatch.setenv(f"RMBG_{name.upper()}", str(server_settings[name]))
+    monkeypatch.setenv("RMBG_S3_BUCKET", objects.bucket)
+    monkeypatch.setenv("RMBG_DEVICE", "cpu")
+
+    def doctor() -> Mapping[str, str]:
+        result = CliRunner().invoke(app, ["doctor", "--json"])
+        document = json.loads(result.stdout)
+        assert (result.exit_code, document["level"]) == (1, "fail"), document
+        said = defaultdict[str, str](str)
+        for each in document["findings"]:
+            said[each["subject"]] += f"{each['level']}: {each['text']} → {each['advice']}\n"
+        return said
+
+    return doctor
+
+
+def test_servers_pass_and_the_advice_is_how_to_start_workers(
+    doctor: Doctor, objects: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RMBG_DATA_DIR", str(tmp_path))
+    found = doctor()
+    healthy = (
+        *("settings", "redis.version", "redis.aof", "redis.eviction", "redis.memory"),
+        *("store.bucket", "store.objects", "store.signed", "store.clock"),
+        *("store.permissions", "store.lifecycle"),
+        *("model.device", "queues.depth", "dead_letters", "webhooks"),
+    )
+    assert [name for name in healthy if not found[name].startswith("ok: ")] == []
+    assert list(objects.list("doctor/")) == []
+    assert "GiB are free" in found["store.disk"]
+    assert "celery -A tasks.app worker" in found["workers"]
+    assert "model.u2netp" in found["workers"]
+    assert "-Q webhooks" in found["workers.io"]
+    assert "RMBG_WEBHOOK_SECRET is not set" in found["webhooks"]
+
+
+def test_workers_jobs_and_webhooks_that_need_somebody_are_reported(
+    redis: Redis, doctor: Doctor
+) -> None:
+    registry, store, rows = WorkerRegistry(redis), JobStore(redis), DeliveryStore(redis)
+    for worker in ("gpu0@a", "gpu1@a"):
+        registry.record_heartbeat(worker, model="u2netp")
+    registry.mark_ready("gpu0@a", 60)
+    registry.drain("gpu0@a", "new fan")
+    dead, broken, waiting = (store.create(make_job(created_at=1e9)).job.task_id for _ in range(3))
+    crash(store, dead)
+    redis.hset(redis_keys.job_key(broken), "options", "{no json")
+    store.cancel(store.create(make_job(webhook_url="http://127.0.0.1:9/")).job.task_id)
+    (row,) = rows.waiting(1)
+    rows.dispatch(row, 4e9, seconds=30, limit=99, threads=99)
+    claim = str(rows.claim(row, 4e9, seconds=30))
+    rows.record_attempt(row, claim, None, RetryDecision(DeliveryState.DEAD, 1.0, "It is gone."))
+
+    found = doctor()
+    for subject, said in (
+        ("workers", "warn: gpu0@a is drained: new fan"),
+        ("workers", "jobs undrain gpu0@a"),
+        ("workers", "warn: gpu1@a is alive, but its model does not answer"),
+        ("workers", "fail: no worker is ready for u2netp"),
+        ("dead_letters", "jobs dead list"),
+        ("queues.oldest", waiting),
+        ("queues", "1 queued for u2netp"),
+        ("queues.records", "1 queued with records that cannot be read"),
+        ("queues.records", "jobs stuck"),
+        ("webhooks", "warn: 1 given up; the latest: It is gone."),
+        ("webhooks", "webhooks list --dead"),
+    ):
+        assert said in found[subject]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            {
+                "REDIS_URL": "redis://:hush@127.0.0.1:1/0",
+                "DATA_DIR": "/nowhere",
+                "DEVICE": "cuda:99",
+                "MODEL": "rmbg-2.0",
+            },
+            {
+                "redis": "fail: 127.0.0.1:1 does not answer",
+                "store.objects": "ok: ",
+                "store.disk": "fail: ",
+                "model.file": "rmbg models fetch rmbg-2.0",
+                "model.device": "cuda:99",
+            },
+        ),
+        (
+            {
+                "S3_SECRET_KEY": "wrong",
+                "MODEL_DIR": "/nowhere",
+                "WEBHOOK_SECRET": "whsec_" + "A" * 32,
+            },
+            {
+                "store.bucket": "SignatureDoesNotMatch: check RMBG_S3_SECRET_KEY",
+                "workers": "ok: gpu0@a",
+                "model.file": "but a worker serves the model",
+                "webhooks": "ok: none given up; signed with",
+            },
+        ),
+    ],
+)
+def test_a_wrong_setting_is_named_and_all_else_is_checked(
+    redis: Redis,
+    doctor: Doctor,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, str],
+    expected: dict[str, str],
+) -> None:
+    registry = WorkerRegistry(redis)
+    registry.record_heartbeat("gpu0@a", model="u2netp")
+    registry.mark_ready("gpu0@a", 60)
+    for name, value in settings.items():
+        monkeypatch.setenv(f"RMBG_{name}", value)
+    found = doctor()
+    assert [name for name, said in expected.items() if said not in found[name]] == [], found
+    assert "hush" not in str(found)
+
+
+def test_all_invalid_settings_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RMBG_THREADS", "none")
+    monkeypatch.setenv("RMBG_REDIS_URL", "http://x")
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 1
+    assert "RMBG_THREADS" in result.output
+    assert "RMBG_REDIS_URL" in result.output
 
 
 def _redis_results(redis: Redis, url: str, **changed: object) -> dict[str, CheckResult]:
@@ -41,12 +171,6 @@ def _redis_results(redis: Redis, url: str, **changed: object) -> dict[str, Check
     info = {**redis.info(), **changed}
     fake = SimpleNamespace(ping=redis.ping, info=lambda *_: info, scan_iter=redis.scan_iter)
     results = check_redis(cast("Redis", fake), RedisAddress.parse(url))
-    return {result.subject: result for result in results}
-
-
-def _store_results(given: dict[str, object]) -> dict[str, CheckResult]:
-    settings = Settings.load(**given)
-    results = check_object_store(ObjectStore.from_settings(settings), settings)
     return {result.subject: result for result in results}
 
 
@@ -62,106 +186,22 @@ def test_another_program_in_the_database_is_told(redis: Redis, redis_url: str) -
     assert (found.level, "celery" in found.text) == (Level.WARN, True)
 
 
-@pytest.fixture
-def doctor(
-    server_settings: dict[str, object], objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
-) -> Doctor:
-    for name in ("redis_url", "s3_endpoint", "s3_access_key", "s3_secret_key"):
-        monkeypatch.setenv(f"RMBG_{name.upper()}", str(server_settings[name]))
-    monkeypatch.setenv("RMBG_S3_BUCKET", objects.bucket)
-    monkeypatch.setenv("RMBG_DEVICE", "cpu")
-
-    def doctor() -> dict[str, dict[str, Any]]:
-        result = _run("--json")
-        assert result.exit_code == 1, result.output
-        document = json.loads(result.stdout)
-        assert document["level"] == "fail", document
-        worst: dict[str, dict[str, Any]] = {}
-        for found in document["findings"]:
-            if found["level"] != "ok" or found["subject"] not in worst:
-                worst[found["subject"]] = found
-        return worst
-
-    return doctor
-
-
-def test_servers_pass_and_the_advice_is_how_to_start_workers(
-    doctor: Doctor, objects: ObjectStore
-) -> None:
-    found = doctor()
-    healthy = {
-        *("settings", "redis.version", "redis.aof", "redis.eviction", "redis.memory"),
-        *("store.bucket", "store.objects", "store.signed", "store.clock"),
-        *("store.permissions", "store.lifecycle"),
-        *("model.device", "queues.depth", "dead_letters"),
-    }
-    assert {name: found[name]["level"] for name in healthy} == dict.fromkeys(healthy, "ok")
-    assert list(objects.list("doctor/")) == []
-    assert "celery -A tasks.app worker" in found["workers"]["advice"]
-    assert "model.u2netp" in found["workers"]["advice"]
-    assert "-Q webhooks" in found["workers.io"]["advice"]
-
-
-def test_each_worker_is_checked(redis: Redis, doctor: Doctor) -> None:
-    registry = WorkerRegistry(redis)
-    registry.record_heartbeat("gpu0@a", model="u2netp")
-    registry.mark_ready("gpu0@a", 60)
-    assert doctor()["workers"]["level"] == "ok"
-    registry.drain("gpu0@a", "new fan")
-    registry.record_heartbeat("gpu1@a", model="u2netp")
-    texts = _run().output
-    assert "gpu0@a is drained: new fan" in texts
-    assert "jobs undrain gpu0@a" in texts
-    assert "gpu1@a is alive, but its model does not answer" in texts
-    assert "no worker is ready for u2netp" in texts
-
-
-def test_jobs_that_wait_are_dead_or_cannot_be_read_are_reported(
-    redis: Redis, doctor: Doctor
-) -> None:
-    store = JobStore(redis)
-    dead, broken, waiting = (store.create(make_job(created_at=1e9)).job.task_id for _ in range(3))
-    crash(store, dead)
-    redis.hset(redis_keys.job_key(broken), "options", "{no json")
-    found = doctor()
-    assert "jobs dead list" in found["dead_letters"]["advice"]
-    assert waiting in found["queues.oldest"]["text"]
-    assert "1 queued for u2netp" in found["queues"]["text"]
-    assert "1 queued with records that cannot be read" in found["queues.records"]["text"]
-    assert "jobs stuck" in found["queues.records"]["advice"]
-
-
-def test_a_missing_model_file_is_reported_with_the_command_to_fetch_it(
-    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("RMBG_MODEL_DIR", str(tmp_path))
-    assert "rmbg models fetch u2netp" in doctor()["model.file"]["advice"]
-
-
-def test_a_missing_gpu_fails(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RMBG_DEVICE", "cuda:99")
-    monkeypatch.setenv("RMBG_MODEL", "rmbg-2.0")
-    finding = doctor()["model.device"]
-    assert finding["level"] == "fail"
-    assert "cuda:99" in finding["text"]
-
-
 @pytest.mark.parametrize(
     ("subject", "changed", "level", "text"),
     [
         ("aof", {"aof_enabled": 0}, Level.FAIL, ""),
         ("eviction", {"maxmemory_policy": "allkeys-lru"}, Level.FAIL, ""),
         ("room", {"maxmemory": 1}, Level.FAIL, "raise maxmemory"),
-        *(
-            ("version", {"redis_version": version}, Level.FAIL, "EXPIRETIME")
-            for version in ("5.0.14", "6.2.17", "6.9")
+        (
+            "version",
+            {"redis_version": "6.2.17"},
+            Level.FAIL,
+            "lacks EXPIRETIME: upgrade to Redis 7.0",
         ),
+        ("version", {"redis_version": "7.0.0"}, Level.OK, ""),
+        ("version", {"redis_version": "10.0"}, Level.OK, ""),
         ("version", {"redis_mode": "cluster"}, Level.FAIL, "a cluster, which is not supported"),
         ("version", {"server_mode": "sentinel"}, Level.FAIL, "redis+sentinel://"),
-        *(
-            ("version", {"redis_version": version}, Level.OK, "")
-            for version in ("7.0.0", "7.2.4", "8.2.1", "10.0")
-        ),
     ],
 )
 def test_an_unsafe_redis_or_one_without_expiretime_fails(  # noqa: PLR0917 - one case
@@ -171,7 +211,6 @@ def test_an_unsafe_redis_or_one_without_expiretime_fails(  # noqa: PLR0917 - one
     assert result.level is level
     assert bool(result.advice) is (level is Level.FAIL)
     assert text in result.text
-    assert text != "EXPIRETIME" or "Redis 7.0" in result.text
 
 
 @pytest.mark.parametrize(
@@ -198,24 +237,10 @@ def test_what_a_user_of_redis_may_not_is_named(
     assert {*redis.scan_iter()} == before
 
 
-def test_without_redis_the_other_checks_run(
-    doctor: Doctor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RMBG_REDIS_URL", "redis://:secret@127.0.0.1:1/0")
-    found = doctor()
-    assert "127.0.0.1:1 does not answer" in found["redis"]["text"]
-    assert found["store.objects"]["level"] == "ok"
-    assert "secret" not in json.dumps(found)
-
-
-def test_an_object_store_that_refuses_the_keys_fails(
-    doctor: Doctor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RMBG_S3_SECRET_KEY", "wrong")
-    finding = doctor()["store.bucket"]
-    assert finding["level"] == "fail"
-    assert "SignatureDoesNotMatch: check RMBG_S3_SECRET_KEY" in finding["text"]
-    assert "RMBG_S3_ENDPOINT" in finding["advice"]
+def _store_results(given: dict[str, object]) -> dict[str, CheckResult]:
+    settings = Settings.load(**given)
+    results = check_object_store(ObjectStore.from_settings(settings), settings)
+    return {result.subject: result for result in results}
 
 
 @pytest.mark.parametrize(
@@ -243,41 +268,3 @@ def test_a_bucket_without_lifecycle_rules_is_told(
     finally:
         objects.ensure_bucket()
     assert (found.level, "`rmbg bucket`" in found.advice) == (Level.WARN, True)
-
-
-def test_a_disk_without_room_fails(
-    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    assert "store.disk" not in doctor()
-    monkeypatch.setenv("RMBG_DATA_DIR", str(tmp_path))
-    assert "are free" in doctor()["store.disk"]["text"]
-    monkeypatch.setattr("deploy.doctor.disk_problem", lambda folder: f"{folder} has no room")
-    assert doctor()["store.disk"]["level"] == "fail"
-
-
-def test_all_invalid_settings_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RMBG_THREADS", "none")
-    monkeypatch.setenv("RMBG_REDIS_URL", "http://x")
-    result = _run()
-    assert result.exit_code == 1
-    assert "RMBG_THREADS" in result.output
-    assert "RMBG_REDIS_URL" in result.output
-
-
-def test_webhooks_without_a_secret_and_those_given_up_are_reported(
-    redis: Redis, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "RMBG_WEBHOOK_SECRET" in doctor()["webhooks"]["text"]
-    monkeypatch.setenv("RMBG_WEBHOOK_SECRET", new_webhook_secret())
-    assert "signed with" in doctor()["webhooks"]["text"]
-    store, rows = JobStore(redis), DeliveryStore(redis)
-    store.cancel(store.create(make_job(webhook_url="http://127.0.0.1:9/")).job.task_id)
-    (row,) = rows.waiting(1)
-    rows.dispatch(row, 4e9, seconds=30, limit=99, threads=99)
-    claim = str(rows.claim(row, 4e9, seconds=30))
-    gone = RetryDecision(DeliveryState.DEAD, 1.0, "It is gone.")
-    rows.record_attempt(row, claim, None, gone)
-    finding = doctor()["webhooks"]
-    assert finding["level"] == "warn"
-    assert "1 given up; the latest: It is gone." in finding["text"]
-    assert "webhooks list --dead" in finding["advice"]

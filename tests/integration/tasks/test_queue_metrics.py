@@ -17,11 +17,10 @@ from tasks.redis_client import connect
 from tasks.webhooks.deliveries import Attempt, DeliveryState, DeliveryStore, RetryDecision
 from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
 from tests.support.clock import Clock
+from tests.support.counting import commands_of
 from tests.support.jobs import make_job
 
 WORKER, TOKEN = "gpu0@h", "gpu0@h/1/x"
-#: What a new connection begins with, and one that was idle for a while.
-_GREETINGS = {"HELLO", "CLIENT", "SELECT", "PING"}
 
 
 @pytest.fixture
@@ -148,22 +147,6 @@ def test_without_redis_or_store_the_scrape_says_so() -> None:
     assert value("pending") is None
 
 
-def _scrape_commands(redis: Redis) -> list[str]:
-    """The names of the commands that one scrape sends to its database.
-
-    The server's own count would not do: a service of other tests uses it meanwhile.
-    """
-    database = redis.get_connection_kwargs()["db"]
-    with redis.monitor() as monitor:
-        list(Scrape(redis).registry.collect())
-        redis.echo("scraped")
-        heard = list(
-            itertools.takewhile(lambda each: each["command"] != "ECHO scraped", monitor.listen())
-        )
-    sent = [each["command"].split()[0] for each in heard if each["db"] == database]
-    return [command for command in sent if command not in _GREETINGS]
-
-
 def test_the_stores_without_room_are_named(redis: Redis, tmp_path: Path) -> None:
     redis.set(redis_keys.OBJECTS_FULL, "1")
     scrape = Scrape(redis, folder=tmp_path)
@@ -172,10 +155,13 @@ def test_the_stores_without_room_are_named(redis: Redis, tmp_path: Path) -> None
 
 
 def test_a_scrape_costs_the_same_however_many_jobs_wait(redis: Redis, store: JobStore) -> None:
+    def commands() -> list[str]:
+        return commands_of(redis, lambda: list(Scrape(redis).registry.collect()))
+
     _queued(store)
-    few = _scrape_commands(redis)
+    few = commands()
     many = {f"rm-{number}": number for number in range(2000)}
     redis.zadd(redis_keys.index_key(Status.QUEUED), many)
     redis.zadd(redis_keys.dispatched_key("model.m|3"), many)
-    assert _scrape_commands(redis) == few
+    assert commands() == few
     assert 0 < len(few) < 30

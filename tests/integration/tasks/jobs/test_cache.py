@@ -1,37 +1,38 @@
 """The result cache: whom it serves, with what, and for how long."""
 
 import io
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from api.inputs import InputFile
 from api.services import Services
-from inference.options import Options
 from tasks import redis_keys
 from tasks.api_keys import Owner
 from tasks.jobs.cache import JITTER_SECONDS, REDIS_SECONDS, cache_key, cache_ttl
-from tasks.jobs.job import Job, Status
+from tasks.jobs.job import Status
 from tasks.jobs.job_objects import get_manifest
 from tests.support.equal_jobs import PICTURE, EqualJobs
+from tests.support.submissions import PATH, data_of, form, png, task_id_of
 
 
 def test_a_known_result_comes_at_once_with_objects_of_its_own(equal: EqualJobs) -> None:
-    first = equal.submit()
-    equal.run(first)
-    form = {"image": (io.BytesIO(PICTURE), "mine.png")}
-    answer = equal.client().post("/api/v1/remove-bg", data=form)
-    assert answer.status_code == 200
-    data = answer.get_json()["data"]
+    api, photo = equal.client(), png("teal")
+    theirs, mine = (
+        form(image=(name, PICTURE), background_image=("b.png", photo))
+        for name in ("theirs.png", "mine.png")
+    )
+    first = task_id_of(api.post(PATH, **theirs))
+    equal.run(equal.now(first))
+    data = data_of(api.post(PATH, **mine), 200)
     assert (data["status"], data["cached"], data["width"]) == ("succeeded", True, 60)
-    assert data["task_id"] != first.task_id
-    mine = equal.now(data["task_id"])
-    assert equal.objects.get(mine.original_key) == PICTURE
-    assert Image.open(io.BytesIO(equal.objects.get(str(mine.result_key)))).size == (60, 40)
-    assert mine.file_stem == "mine"
+    assert data["task_id"] != first
+    copy = equal.now(data["task_id"])
+    assert equal.objects.get(copy.original_key) == PICTURE
+    assert equal.objects.get(str(copy.background_key)) == photo
+    assert Image.open(io.BytesIO(equal.objects.get(str(copy.result_key)))).size == (60, 40)
+    assert copy.file_stem == "mine"
     # Should Redis be lost, the copy's manifest tells whose it is.
-    kept = get_manifest(equal.objects, mine.task_id)
+    kept = get_manifest(equal.objects, copy.task_id)
     assert kept is not None
     assert kept.file_stem == "mine"
 
@@ -113,17 +114,3 @@ def test_the_key_tells_apart_whatever_changes_the_result() -> None:
     made = [cache_key(**parts) for parts in (base, *each_changed)]  # type: ignore[arg-type]
     assert len(set(made)) == 6
     assert cache_key(**base) == made[0]  # type: ignore[arg-type]
-
-
-def test_a_hit_behind_a_background_of_its_own(equal: EqualJobs, coffee: Path) -> None:
-    photo = coffee.read_bytes()
-
-    def submit() -> Job:
-        background = InputFile(io.BytesIO(photo), len(photo), "b.jpg")
-        return equal.submit(background=background, options=Options(background_sha256="0" * 64))
-
-    equal.run(submit())
-    hit = submit()
-    assert hit.cached
-    assert equal.objects.get(str(hit.background_key)) == photo
-    assert equal.objects.get(hit.original_key) == PICTURE

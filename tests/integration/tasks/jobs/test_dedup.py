@@ -5,7 +5,6 @@ from contextlib import suppress
 
 import pytest
 
-from inference.errors import InvalidImageError
 from inference.options import Options
 from tasks import redis_keys
 from tasks.errors import ObjectStoreUnavailableError
@@ -43,35 +42,12 @@ def test_erasing_one_of_two_equal_tasks_leaves_the_other_whole(
     assert equal.submit().cached is (erased == "the copy")
 
 
-def test_a_duplicate_has_no_message_and_takes_no_worker(equal: EqualJobs) -> None:
-    _, duplicate = equal.pair()
-    assert duplicate.primary is not None
-    lists = [key for key in equal.redis.keys("model.*") if equal.redis.type(key) == "list"]
-    assert sum(equal.redis.llen(key) for key in lists) == 1
-
-
-def test_when_the_primary_is_canceled_a_duplicate_runs_and_the_others_follow_it(
-    equal: EqualJobs,
-) -> None:
-    primary, *duplicates = [equal.submit() for _ in range(4)]
-    equal.store.cancel(primary.task_id)
-    equal.complete()
-    present = [equal.now(each) for each in duplicates]
-    (new,) = [each for each in present if each.primary is None]
-    assert {each.primary for each in present} == {None, new.task_id}
-    assert equal.submit().primary == new.task_id
-    # It has a message of its own now.
-    assert new.redispatches == 1
-    equal.run(new)
-    assert equal.complete() == 3
-    for each in map(equal.now, duplicates):
-        assert (each.status, _results(equal, each)) == (Status.SUCCEEDED, [each.result_key])
-    assert equal.now(primary).status is Status.CANCELED
-    assert equal.model.calls == 1
-
-
 def _erase(equal: EqualJobs, primary: Job) -> None:
     assert equal.client().delete(f"/api/v1/tasks/{primary.task_id}").status_code == 200
+
+
+def _cancel(equal: EqualJobs, primary: Job) -> None:
+    equal.store.cancel(primary.task_id)
 
 
 def _cancel_the_running_one(equal: EqualJobs, primary: Job) -> None:
@@ -89,18 +65,25 @@ def _lose_the_result(equal: EqualJobs, primary: Job) -> None:
     equal.objects.delete(str(equal.now(primary).result_key))
 
 
-@pytest.mark.parametrize("end", [_erase, _cancel_the_running_one, _damage, _lose_the_result])
-def test_a_primary_that_ends_without_a_result_leaves_its_duplicates_a_run(
+@pytest.mark.parametrize(
+    "end", [_erase, _cancel, _cancel_the_running_one, _damage, _lose_the_result]
+)
+def test_one_duplicate_of_a_primary_without_a_result_runs_and_the_others_follow_it(
     equal: EqualJobs, end: Callable[[EqualJobs, Job], None]
 ) -> None:
     primary, *duplicates = [equal.submit() for _ in range(3)]
     end(equal, primary)
     calls = equal.model.calls
     assert equal.complete() == 0
-    (new,) = [each for each in map(equal.now, duplicates) if each.primary is None]
+    present = [equal.now(each) for each in duplicates]
+    (new,) = [each for each in present if each.primary is None]
+    assert {each.primary for each in present} == {None, new.task_id}
+    assert new.redispatches == 1, "it has a message of its own now"
+    assert equal.submit().primary == new.task_id
     equal.run(new)
-    assert equal.complete() == 1
-    assert {equal.now(each).status for each in duplicates} == {Status.SUCCEEDED}
+    assert equal.complete() == 2
+    for each in map(equal.now, duplicates):
+        assert (each.status, _results(equal, each)) == (Status.SUCCEEDED, [each.result_key])
     assert equal.model.calls == calls + 1
 
 
@@ -152,39 +135,26 @@ def test_the_duplicates_of_a_canceled_primary_follow_whoever_leads_by_then(
     assert equal.now(duplicate).primary == new.task_id
 
 
-def test_a_pictures_fault_ends_its_duplicates_too(equal: EqualJobs) -> None:
-    primary, duplicate = equal.pair()
-    equal.model.error = InvalidImageError("The picture is damaged.")
-    equal.run(primary)
-    assert equal.complete() == 1
-    failed = equal.now(duplicate)
-    assert failed.status is Status.FAILED
-    assert failed.error == JobError("invalid_image", "The picture is damaged.")
-    # What failed is not kept: the next one is tried.
-    assert equal.submit().primary is None
-    assert equal.model.calls == 1
-
-
-@pytest.mark.parametrize(("reason", "status"), [(POISON, Status.FAILED), (LOST, Status.QUEUED)])
-def test_poison_is_shared_and_bad_luck_is_not(
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [
+        (JobError("invalid_image", "The picture is damaged."), Status.FAILED),
+        (POISON, Status.FAILED),
+        (LOST, Status.QUEUED),
+    ],
+)
+def test_what_a_picture_does_to_workers_is_shared_and_bad_luck_is_not(
     equal: EqualJobs, reason: JobError, status: Status
 ) -> None:
     primary, duplicate = equal.pair()
     _claim(equal, primary)
     equal.store.finish(primary.task_id, token=TOKEN, status=Status.FAILED, error=reason)
-    equal.complete()
+    assert equal.complete() == (status is Status.FAILED)
     present = equal.now(duplicate)
     assert (present.status, present.primary) == (status, None)
-
-
-def test_a_primary_becomes_as_urgent_as_its_duplicates(equal: EqualJobs) -> None:
-    primary = equal.submit(priority=Priority.LOW)
-    equal.submit(priority=Priority.NORMAL)
-    assert equal.now(primary).priority is Priority.NORMAL
-    equal.submit(priority=Priority.HIGH)
-    equal.submit(priority=Priority.LOW)
-    raised = equal.now(primary)
-    assert (raised.priority, raised.redispatches) == (Priority.HIGH, 0)
+    assert present.error == (reason if status is Status.FAILED else None)
+    # What failed is not kept: the next one is tried.
+    assert equal.submit().primary == (None if status is Status.FAILED else duplicate.task_id)
 
 
 def test_the_most_urgent_duplicate_takes_over(equal: EqualJobs) -> None:
