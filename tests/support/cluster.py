@@ -19,7 +19,6 @@ from standardwebhooks.webhooks import Webhook
 
 from api.inputs import InputFile, Submission
 from api.services import Services
-from api.settings import ApiSettings
 from deploy.local import probes, supervisor
 from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
@@ -42,6 +41,7 @@ from tests.support.jobs import recorded
 from tests.support.paths import ROOT
 from tests.support.receivers import Receiver
 from tests.support.servers import spawn, wait_until
+from tests.support.service import settings_of
 
 HOST = "faults"
 WORKERS = ("gpu0", "gpu1")
@@ -221,10 +221,7 @@ class Cluster:
             (self.folder / name).unlink(missing_ok=True)
         for name in self.members:
             wait_until(self._start_and_probe(name), since=0.0, seconds=_READY_SECONDS)
-        settings = {
-            name.removeprefix("RMBG_").lower(): text for name, text in self._our_settings().items()
-        }
-        self.services = Services.from_settings(ApiSettings.load(**settings))
+        self.services = Services.from_settings(settings_of(self._our_settings()))
         for worker in self.registry.workers():
             self.registry.undrain(worker.name)
 

@@ -6,15 +6,13 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from tasks.app import create_celery
 from tasks.housekeeping.missing_messages import list_key
 from tasks.jobs import restore
 from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.job_objects import MANIFEST_METADATA, put_manifest, write_manifest
 from tasks.jobs.restore import Restorer
-from tasks.jobs.routing import JobDispatcher, Router
-from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore
+from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tests.support.clock import Clock
 from tests.support.jobs import make_job, recorded
@@ -23,32 +21,22 @@ NOW = 1.7e9
 
 
 @pytest.fixture
-def settings(server_settings: dict[str, object]) -> Settings:
-    bucket = f"{server_settings['s3_bucket']}-restoring"
-    return Settings.load(**{**server_settings, "s3_bucket": bucket})
-
-
-@pytest.fixture
-def bucket(settings: Settings) -> Iterator[ObjectStore]:
-    bucket = ObjectStore.from_settings(settings)
-    bucket.ensure_bucket()
-    yield bucket
-    for key in bucket.list(""):
-        bucket.delete(key)
-
-
-@pytest.fixture
-def restorer(
-    redis: Redis, store: JobStore, settings: Settings, bucket: ObjectStore
-) -> Iterator[Restorer]:
-    with create_celery(settings) as app:
+def restorer(server_settings: dict[str, object]) -> Iterator[Restorer]:
+    """On a bucket of its own, as it compares all of it with the records."""
+    own = {"s3_bucket": f"{server_settings['s3_bucket']}-restoring"}
+    with Runtime(Settings.load(**{**server_settings, **own})) as runtime:
+        bucket = runtime.object_store
+        bucket.ensure_bucket()
         yield Restorer(
-            job_store=store,
-            object_store=bucket,
-            dispatcher=JobDispatcher(app, store),
-            router=Router(redis),
-            clock=Clock(NOW),
+            runtime.job_store, bucket, runtime.dispatcher, runtime.router, clock=Clock(NOW)
         )
+        for key in bucket.list(""):
+            bucket.delete(key)
+
+
+@pytest.fixture
+def bucket(restorer: Restorer) -> ObjectStore:
+    return restorer.object_store
 
 
 def _submitted(bucket: ObjectStore, *, earlier: bool = False, **changes: object) -> Job:
