@@ -40,7 +40,7 @@ def test_its_matte_comes_through_the_service_unchanged(
     worker = f"gpu0@{host}"
     ready = probes.worker_ready(env["RMBG_REDIS_URL"], worker)
     queues = f"gpu.{host}.0,model.{_NAME}"
-    process = worker_service(worker, queues, env, ready, app="tests.support.isnet_app")
+    process = worker_service(worker, queues, env, ready, app="tests.support.isnet_worker")
     with running(process, service.logs / f"{host}.log", seconds=180):
         task = service.client.wait(service.client.submit(coffee, {"model": _NAME}))
         assert (task["model"], task["worker"], task["status"]) == (_NAME, worker, "succeeded")

@@ -1,4 +1,4 @@
-"""The real model, which runs once for each input: for `celery -A tests.support.remembering_app`.
+"""The real model, which runs once for each input: for `celery -A tests.support.remembering_worker`.
 
 Tests send the same few photos hundreds of times, and an idle worker checks its model every two
 seconds. The network is most of what that costs, and always says the same; it is loaded for an input
@@ -18,6 +18,8 @@ from inference.models.base import MattingModel
 from inference.models.load import load_model
 from inference.models.registry import ModelSpec
 from inference.models.weights import check_weights, find_weights_file
+from tasks.app import create_celery
+from tasks.settings import Settings
 from tasks.worker.celery_tasks import RemovalTask
 from tasks.worker.startup import load_served_model
 from tests.support.paths import REMEMBERED
@@ -67,3 +69,6 @@ def load_remembering(
 
 
 RemovalTask.loader = staticmethod(partial(load_served_model, load=load_remembering))
+
+app = create_celery(Settings.load())
+app.conf.include = [*app.conf.include, __name__]

@@ -128,7 +128,7 @@ def worker_service(
 
 @contextmanager
 def running_service(
-    env: dict[str, str], logs: Path, *, model_app: str = "tests.support.remembering_app"
+    env: dict[str, str], logs: Path, *, model_app: str = "tests.support.remembering_worker"
 ) -> Iterator[RunningService]:
     """An I/O worker, a model worker and the API with these settings, until the block ends.
 
