@@ -8,6 +8,7 @@ import pytest
 from inference.options import Options
 from tasks import redis_keys
 from tasks.errors import ObjectStoreUnavailableError
+from tasks.housekeeping.missing_messages import list_key
 from tasks.jobs.job import LOST, POISON, Job, JobError, Priority, Status
 from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore, results_prefix
@@ -72,6 +73,7 @@ def test_one_duplicate_of_a_primary_without_a_result_runs_and_the_others_follow_
     equal: EqualJobs, end: Callable[[EqualJobs, Job], None]
 ) -> None:
     primary, *duplicates = [equal.submit() for _ in range(3)]
+    assert equal.redis.llen(list_key("model.u2netp|3")) == 1, "a duplicate has no message"
     end(equal, primary)
     calls = equal.model.calls
     assert equal.complete() == 0
