@@ -73,9 +73,11 @@ def test_servers_pass_and_the_advice_is_how_to_start_workers(
     assert "RMBG_WEBHOOK_SECRET is not set" in found["webhooks"]
 
 
-def test_workers_jobs_and_webhooks_that_need_somebody_are_reported(
-    redis: Redis, doctor: Doctor
+def test_what_needs_somebody_is_reported_with_what_to_do(
+    redis: Redis, doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("RMBG_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr("deploy.doctor.disk_problem", lambda _: "no room")
     registry, store, rows = WorkerRegistry(redis), JobStore(redis), DeliveryStore(redis)
     for worker in ("gpu0@a", "gpu1@a"):
         registry.record_heartbeat(worker, model="u2netp")
@@ -96,6 +98,7 @@ def test_workers_jobs_and_webhooks_that_need_somebody_are_reported(
         ("workers", "jobs undrain gpu0@a"),
         ("workers", "warn: gpu1@a is alive, but its model does not answer"),
         ("workers", "fail: no worker is ready for u2netp"),
+        ("store.disk", "fail: no room"),
         ("dead_letters", "jobs dead list"),
         ("queues.oldest", waiting),
         ("queues", "1 queued for u2netp"),
@@ -113,14 +116,12 @@ def test_workers_jobs_and_webhooks_that_need_somebody_are_reported(
         (
             {
                 "REDIS_URL": "redis://:hush@127.0.0.1:1/0",
-                "DATA_DIR": "/nowhere",
                 "DEVICE": "cuda:99",
                 "MODEL": "rmbg-2.0",
             },
             {
                 "redis": "fail: 127.0.0.1:1 does not answer",
                 "store.objects": "ok: ",
-                "store.disk": "fail: ",
                 "model.file": "rmbg models fetch rmbg-2.0",
                 "model.device": "cuda:99",
             },

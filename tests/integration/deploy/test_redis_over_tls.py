@@ -45,6 +45,12 @@ CLIENTS: dict[str, Callable[[str], object]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients try a connection that was refused again at once."""
+    monkeypatch.setattr("redis.retry.sleep", lambda _: None)
+
+
 @pytest.fixture
 def impostor(redis_url: str, tmp_path: Path) -> Iterator[TlsServer]:
     with tls_redis(redis_url, tmp_path) as server:
