@@ -18,7 +18,7 @@ from tusclient.client import TusClient
 from tasks.runtime import Runtime
 from tests.support.cutting_proxy import cutting_proxy
 from tests.support.paths import ROOT
-from tests.support.service import RunningApi, settings_of
+from tests.support.service import RunningApi, eventually, settings_of
 
 MB = 2**20
 JS = ROOT / "tests" / "clients" / "tus-js"
@@ -28,13 +28,16 @@ Client = Callable[[str, Path, int], str]
 
 
 def _kill_reader(api: RunningApi, port: int) -> None:
-    """Kill the process that has a connection to this port."""
-    (reader,) = [
-        worker
-        for worker in psutil.Process(api.pid).children()
-        for connection in worker.net_connections("tcp")
-        if connection.raddr and connection.raddr.port == port
-    ]
+    """Kill the process that has a connection to this port; a busy one accepts it a little later."""
+    (reader,) = eventually(
+        "the connection's process",
+        lambda: [
+            worker
+            for worker in psutil.Process(api.pid).children()
+            for connection in worker.net_connections("tcp")
+            if connection.raddr and connection.raddr.port == port
+        ],
+    )
     os.kill(reader.pid, signal.SIGKILL)
 
 
