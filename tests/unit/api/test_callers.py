@@ -9,7 +9,6 @@ from tasks.api_keys import ANONYMOUS, Owner
 @pytest.mark.parametrize(
     ("peer", "forwarded", "proxies", "caller"),
     [
-        ("192.0.2.1", None, 0, "from 192.0.2.1"),
         ("192.0.2.1", "198.51.100.1", 0, "from 192.0.2.1"),
         ("10.0.0.1", "203.0.113.9, 198.51.100.1", 1, "from 198.51.100.1"),
         ("10.0.0.1", "203.0.113.9,198.51.100.1, 10.0.0.2", 2, "from 198.51.100.1"),

@@ -49,20 +49,6 @@ def test_a_file_that_is_not_read_is_skipped() -> None:
     assert names == ["a", "b"]
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        *((_form(("images", ("a", b"x" * 200)))[:kept], "cut off") for kept in (0, 10, 100, 180)),
-        (_form(("note", "x" * 2**17)), r"'note': It has more than 64 kB"),
-        (_form(*[("note", "x")] * 200), "more than 75 parts"),
-    ],
-    ids=["0", "10", "100", "180", "large", "many"],
-)
-def test_a_form_that_is_cut_off_or_endless_is_refused(data: bytes, words: str) -> None:
-    with pytest.raises(ApiError, match=words):
-        list(_parts(data))
-
-
 # -- forms that are read whole --------------------------------------------------------------------
 
 _TYPE = "multipart/form-data; boundary=edge"
@@ -119,16 +105,11 @@ def test_fields_and_files_are_told_apart(posted: Post) -> None:
         (b"""name="image"; filename*=UTF-8''%C3%BC.jpg""", {}, ["ü.jpg"]),
         (b"""name="image"; filename="\xfc.jpg" """, {}, ["\ufffd.jpg"]),
         (b"""name="image"; filename="\x95\\" """, {}, ["\ufffd\\"]),
-        (b"""name="image"; filename="\xd6\xd0\xcd\xbc.jpg" """, {}, ["\ufffd\ufffdͼ.jpg"]),
         (b"""name="image"; filename=\xcf\xf0.jpg""", {}, ["\ufffd\ufffd.jpg"]),
-        (b"""name="image"; filename*=UTF-8''%D6%D0.jpg""", {}, ["\ufffd\ufffd.jpg"]),
         (b"""name="image"; filename*=x-none''%D6.jpg""", {}, ["%D6.jpg"]),
         (b"""name="note"\r\nContent-Type: text/plain; charset=ISO-8859-1""", {"note": "ü"}, []),
     ],
-    ids=[
-        *("RFC 5987", "latin-1 name", "Shift-JIS name", "GBK name", "bare cp1251 name"),
-        *("RFC 5987, no UTF-8", "RFC 5987, no charset", "latin-1 text"),
-    ],
+    ids=["RFC 5987", "latin-1", "Shift-JIS", "bare cp1251", "RFC 5987, no charset", "latin-1 text"],
 )
 def test_names_and_texts_of_older_clients(
     posted: Post, head: bytes, texts: dict[str, str], file_names: list[str]
@@ -138,16 +119,6 @@ def test_names_and_texts_of_older_clients(
         form = _read()
     assert form.texts == texts
     assert [file.file_name for file in form.files.values()] == file_names
-
-
-def test_a_second_file_of_a_name_is_refused_by_name(posted: Post) -> None:
-    data = _form(("image", ("a.jpg", b"1")), ("image", ("", b"")), ("image", ("b.jpg", b"2")))
-    with posted(data), pytest.raises(ApiError, match="more than one file of this name") as caught:
-        _read()
-    assert (caught.value.row.type, list(caught.value.fields or ())) == (
-        "invalid_parameter",
-        ["image"],
-    )
 
 
 def test_a_file_that_is_too_large_is_read_away_and_the_next_part_is_whole(posted: Post) -> None:
@@ -161,19 +132,29 @@ def test_a_file_that_is_too_large_is_read_away_and_the_next_part_is_whole(posted
     assert form.texts == {"quality": "80"}
 
 
+_FILE = _form(("image", ("a", b"x" * 200)))
+
+
 @pytest.mark.parametrize(
-    ("data", "kind", "error"),
+    ("data", "kind", "error", "words"),
     [
-        (b"\r\n", _TYPE, "bad_request"),
-        (b"no form at all", _TYPE, "bad_request"),
-        (_form(("image", ("a", b"x")))[:-4], _TYPE, "bad_request"),
-        (b"x", "multipart/form-data", "bad_request"),
-        (_form(("note", "x" * 600_000)), _TYPE, "payload_too_large"),
+        (b"\r\n", _TYPE, "bad_request", "cut off"),
+        (b"no form at all", _TYPE, "bad_request", "cut off"),
+        *((_FILE[:kept], _TYPE, "bad_request", "cut off") for kept in (10, 100, -4)),
+        (b"x", "multipart/form-data", "bad_request", "no boundary"),
+        (_form(("note", "x" * 2**17)), _TYPE, "payload_too_large", "'note': It has more than 64"),
+        (_form(*[("note", "x")] * 200), _TYPE, "payload_too_large", "more than 73 parts"),
+        (
+            _form(*(("image", (name, name.encode())) for name in ("a", "", "b"))),
+            *(_TYPE, "invalid_parameter", "image: The form has more than one file of this name"),
+        ),
     ],
-    ids=["empty", "none", "cut off", "no boundary", "large field"],
+    ids=["empty", "none", "10", "100", "-4", "no boundary", "large field", "many parts", "twice"],
 )
-def test_a_form_that_cannot_be_read(posted: Post, data: bytes, kind: str, error: str) -> None:
-    with posted(data, kind), pytest.raises(ApiError) as raised:
+def test_a_form_that_cannot_be_read(
+    posted: Post, data: bytes, kind: str, error: str, words: str
+) -> None:
+    with posted(data, kind), pytest.raises(ApiError, match=words) as raised:
         _read()
     assert raised.value.row.type == error
 
@@ -181,22 +162,12 @@ def test_a_form_that_cannot_be_read(posted: Post, data: bytes, kind: str, error:
 # -- JSON -----------------------------------------------------------------------------------------
 
 
+_NO_JSON = ("{", "NaN", '{"a": [-Infinity]}', '{"a": 1e400}', '"\\ud800"', '{"\\udfff": 1}')
+_TOO_DEEP = ("[" * 100_000, "[" * 33 + "]" * 33)
+
+
 @pytest.mark.parametrize(
-    "text",
-    [
-        "{",
-        "NaN",
-        '{"a": Infinity}',
-        '{"a": [-Infinity]}',
-        '{"a": 1e400}',
-        "-1e400",
-        '"\\ud800"',
-        '{"\\udfff": 1}',
-        "[" * 100_000,
-        "[" * 33 + "]" * 33,
-        b"\xff\xfe\xfd",
-    ],
-    ids=lambda text: repr(text)[:20],
+    "text", [*_NO_JSON, *_TOO_DEEP, b"\xff\xfe\xfd"], ids=lambda text: repr(text)[:20]
 )
 def test_json_that_could_not_be_written_again_is_refused(text: str | bytes) -> None:
     with pytest.raises(ValueError, match=r"\w"):

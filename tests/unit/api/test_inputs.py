@@ -20,13 +20,11 @@ def _decode(text: str) -> None:
     "text",
     [
         "data:" + "a" * 4 * MB,
-        "data:" + "a;" * 2 * MB,
         "data:/" + "a;a=" * MB + "!",
-        "data:" + " " * 4 * MB + "!!!!",
-        " \n" * 2 * MB + "!!!!",
+        "data:" + " \n" * 2 * MB + "!!!!",
         "=" * 4 * MB + "!",
     ],
-    ids=["letters", "semicolons", "parameters", "spaces", "lines", "padding"],
+    ids=["letters", "parameters", "spaces", "padding"],
 )
 def test_a_long_text_that_is_no_base64_is_refused_in_linear_time(text: str) -> None:
     """Quadratic work on a text of this length takes hours: the timeout of the test ends it."""
@@ -42,15 +40,7 @@ def test_a_long_address_is_refused_by_its_length_alone(name: str, most: int) -> 
         load(RemovalJson, {name: "http://" + "a" * 4 * MB})
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://my_shop.example/a.jpg",
-        "https://b_1._a.example:8443/?q",
-        "http://bücher.example/ä",
-        "HTTPS://[2606:4700::1111]/a~b(1).jpg",
-    ],
-)
+@pytest.mark.parametrize("url", ["http://b_1.bücher.example/ä", "HTTPS://[2606:4700::1111]/a~b(1)"])
 def test_the_guard_alone_judges_addresses(url: str) -> None:
     assert load(RemovalJson, {"image_url": url})["image_url"] == url
 

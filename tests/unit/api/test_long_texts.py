@@ -19,10 +19,10 @@ from api.long_texts import LongText, decode_base64, document_of, split_json
 MB = 2**20
 PICTURE = random.Random(3).randbytes(300_001)
 TEXT = base64.b64encode(PICTURE).decode()
-_URLENCODED = "application/x-www-form-urlencoded"
+_JSON, _URLENCODED = "application/json", "application/x-www-form-urlencoded"
 
 
-def _read(body: bytes, kind: str = "application/json") -> dict[str, object] | Form:
+def _read(body: bytes, kind: str) -> dict[str, object] | Form:
     app = Flask("bodies")
     with app.test_request_context("/", method="POST", data=body, content_type=kind):
         if kind == _URLENCODED:
@@ -36,12 +36,10 @@ def _read(body: bytes, kind: str = "application/json") -> dict[str, object] | Fo
         json.dumps,
         lambda text: json.dumps(text).replace("/", r"\/"),
         lambda text: json.dumps(text).replace("+", r"\u002B").replace("=", r"\u003d"),
-        lambda text: json.dumps("data:image/png;base64," + text),
-        lambda text: json.dumps('DATA:image/PNG;name="a,b";BASE64,' + text),
-        lambda text: json.dumps(f'"data:image/png;base64,{text}"'),
+        lambda text: json.dumps(f"\"DATA:image/PNG;name='a';BASE64,{text}\""),
         lambda _: json.dumps(base64.encodebytes(PICTURE).decode()),
     ],
-    ids=["plain", "PHP", "C# and Gson", "data", "upper case", "quoted", "lines"],
+    ids=["plain", "PHP", "C# and Gson", "data", "lines"],
 )
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_a_picture_comes_out_of_json_whole(write: Callable[[str], str], *, on_disk: bool) -> None:
@@ -68,12 +66,6 @@ def test_a_data_address_may_have_quotes_and_upper_case(text: str, expected: byte
     assert b"".join(decode_base64(text)) == expected
 
 
-@pytest.mark.parametrize("text", ['QU"JD', '"QUJD" ,', "data:x,data:x,QUJD", 'data:a="b,QUJD'])
-def test_other_quotes_are_no_base64(text: str) -> None:
-    with pytest.raises(ValueError, match=r"."):
-        list(decode_base64(text))
-
-
 @pytest.mark.parametrize("escape", [quote, quote_plus, str])
 def test_a_picture_comes_out_of_a_form_whole(escape: Callable[[str], str]) -> None:
     form = _read(f"size=a%20b&image_file_b64={escape(TEXT)}&crop=1".encode(), _URLENCODED)
@@ -82,41 +74,39 @@ def test_a_picture_comes_out_of_a_form_whole(escape: Callable[[str], str]) -> No
     assert b"".join(decode_base64(form.long_texts["image_file_b64"])) == PICTURE
 
 
-@pytest.mark.parametrize(
-    "text", ["AAAA" * 2**16 + "=" + "AAAA" * 2**16, "AA==" + "A" * 2**18, "AA"]
-)
-def test_padding_ends_base64(text: str) -> None:
+_PADDING_WITHIN = ("AAAA" * 2**16 + "=" + "AAAA" * 2**16, "AA==" + "A" * 2**18)
+_QUOTES_WITHIN = ('QU"JD', '"QUJD" ,', "data:x,data:x,QUJD", 'data:a="b,QUJD')
+
+
+@pytest.mark.parametrize("text", [*_PADDING_WITHIN, "AA", *_QUOTES_WITHIN])
+def test_padding_and_quotes_end_base64(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         list(decode_base64(text))
 
 
-_LONG: dict[str, tuple[bytes, str, str]] = {
-    "names": (b"{%s}" % b",".join(b'"a%d":1' % n for n in range(MB)), "payload_too_large", "json"),
-    "depth": (b"[" * 9 * MB, "payload_too_large", "json"),
-    "a long name": (b'{"%s":1}' % (b"a" * 9 * MB), "bad_request", "json"),
-    "a long text": (b'{"note":"%s"}' % (b"a" * 9 * MB), "payload_too_large", "json"),
-    "quotes": (b'{"image_b64":"%s"}' % (rb"\"" * 4 * MB), "bad_request", "json"),
-    "backslashes": (b'{"image_b64":"%s"}' % (b"\\" * 9 * MB), "bad_request", "json"),
-    "no end": (b'{"image_b64":"' + b"a" * 9 * MB, "bad_request", "json"),
-    "one picture and names": (
-        b'{"image_b64":"%s",%s}' % (b"A" * 9 * MB, b'"a":1,' * MB),
-        "payload_too_large",
-        "json",
-    ),
-    "fields": (b"a=1&" * 3 * MB, "payload_too_large", "form"),
-    "separators": (b"&" * 9 * MB, "payload_too_large", "form"),
-    "a long field": (b"note=" + b"%41" * 3 * MB, "payload_too_large", "form"),
-    "a field's long name": (b"a" * 9 * MB, "payload_too_large", "form"),
+#: Bodies, made when a test wants one: what they are answered, and their type.
+_LONG: dict[str, tuple[Callable[[], bytes], str, str]] = {
+    "names": (lambda: b'{%s"a":1}' % (b'"a":1,' * MB), "payload_too_large", _JSON),
+    "depth": (lambda: b"[" * 9 * MB, "payload_too_large", _JSON),
+    "a long name": (lambda: b'{"%s":1}' % (b"a" * 9 * MB), "bad_request", _JSON),
+    "a long text": (lambda: b'{"note":"%s"}' % (b"a" * 9 * MB), "payload_too_large", _JSON),
+    "quotes": (lambda: b'{"image_b64":"%s"}' % (rb"\"" * 4 * MB), "bad_request", _JSON),
+    "backslashes": (lambda: b'{"image_b64":"%s"}' % (b"\\" * 9 * MB), "bad_request", _JSON),
+    "no end": (lambda: b'{"image_b64":"' + b"a" * 9 * MB, "bad_request", _JSON),
+    "fields": (lambda: b"a=1&" * 3 * MB, "payload_too_large", _URLENCODED),
+    "a long field": (lambda: b"note=" + b"%41" * 3 * MB, "payload_too_large", _URLENCODED),
+    "a field's long name": (lambda: b"a" * 9 * MB, "payload_too_large", _URLENCODED),
 }
 
 
 @pytest.mark.parametrize("case", _LONG)
 def test_what_is_no_picture_is_small(case: str) -> None:
-    body, error, kind = _LONG[case]
+    make, error, kind = _LONG[case]
+    body = make()
     tracemalloc.start()
     try:
         with pytest.raises(ApiError) as raised:
-            _read(body, _URLENCODED if kind == "form" else "application/json")
+            _read(body, kind)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

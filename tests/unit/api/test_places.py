@@ -13,9 +13,7 @@ from api.places import Places, TimeShares, Turns
 @pytest.mark.parametrize(
     ("number", "asking", "placed"),
     [
-        (8, "aaaaaa", "aaaa"),
         (8, "aaaaaabbbbbccccdddefg", "aaaabbcd"),
-        (8, "abcdefgh", "abcdefgh"),
         (8, "aabbccddeeffgghh", "aabbccde"),
         (1, "ab", "a"),
         (0, "a", ""),
