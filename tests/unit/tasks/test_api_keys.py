@@ -1,9 +1,4 @@
-from tasks.api_keys import ANONYMOUS, Owner
-
-
-def test_anybody_has_no_id_and_no_secret() -> None:
-    assert ANONYMOUS.anonymous
-    assert ANONYMOUS.signing_secrets(0) == ()
+from tasks.api_keys import Owner
 
 
 def test_no_secret_shows_when_an_owner_is_printed() -> None:

@@ -7,7 +7,6 @@ from tasks.settings import Settings
 @pytest.mark.parametrize(
     ("settings", "seconds"),
     [
-        ({"model": "u2netp"}, 30),
         ({"model": "u2netp", "device": "cuda"}, 30),
         ({"model": "rmbg-2.0", "device": "cuda:1"}, 60),
         ({"model": "rmbg-2.0", "device": "cpu"}, 180),

@@ -2,12 +2,10 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from tasks.audit import Access, AuditFile, audit_access
@@ -15,29 +13,6 @@ from tasks.errors import SettingsError
 from tasks.log import configure_logging
 from tasks.settings import Settings
 from tests.support.jobs import make_job
-
-
-@pytest.fixture
-def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Put the loggers that `configure_logging` changes back."""
-    # One that keeps its configuration from its first use on.
-    monkeypatch.setattr("tasks.audit._log", structlog.get_logger("audit"))
-    loggers = [logging.getLogger(name) for name in ("", "audit", "kombu", "urllib3")]
-    before = [(each.handlers[:], each.level, each.propagate) for each in loggers]
-    yield
-    structlog.reset_defaults()
-    for handler in logging.getLogger("audit").handlers:
-        handler.close()
-    for each, (handlers, level, propagate) in zip(loggers, before, strict=True):
-        each.handlers[:], each.propagate = handlers, propagate
-        each.setLevel(level)
-
-
-@pytest.fixture
-def closed() -> Iterator[Callable[[AuditFile], AuditFile]]:
-    """Closes files at the end of the test."""
-    with ExitStack() as stack:
-        yield lambda file: stack.enter_context(closing(file))
 
 
 def _record(text: str) -> logging.LogRecord:
@@ -57,10 +32,9 @@ def test_a_request_about_many_tasks_has_few_lines_of_bounded_size() -> None:
     assert max(len(json.dumps(line)) for line in lines) < 4096
 
 
+@pytest.mark.usefixtures("kept_loggers")
 def test_the_file_gets_the_lines_whatever_the_level_and_the_log_does_not(
-    untouched: None,  # noqa: ARG001 - puts the loggers back
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "audit.log"
     configure_logging(Settings.load(log_level="error", log_format="console"), audit_log=path)
@@ -74,11 +48,9 @@ def test_the_file_gets_the_lines_whatever_the_level_and_the_log_does_not(
         configure_logging(Settings.load(), audit_log=tmp_path)
 
 
-def test_processes_that_share_a_file_begin_a_new_one_once_and_lose_no_line(
-    tmp_path: Path, closed: Callable[[AuditFile], AuditFile]
-) -> None:
+def test_processes_that_share_a_file_begin_a_new_one_once_and_lose_no_line(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
-    processes = [closed(AuditFile(path, file_bytes=100, kept_files=3)) for _ in range(2)]
+    processes = [AuditFile(path, file_bytes=100, kept_files=3) for _ in range(2)]
     for number in range(40):
         processes[number % 2].emit(_record(f"{number:09}"))
     files = [tmp_path / f"audit.log{end}" for end in (".3", ".2", ".1", "")]
@@ -91,18 +63,19 @@ def test_processes_that_share_a_file_begin_a_new_one_once_and_lose_no_line(
     path.rename(tmp_path / "elsewhere")
     processes[1].emit(_record("after that"))
     assert path.read_text() == "after that\n"
+    for each in processes:
+        each.close()
 
 
 def test_while_the_file_cannot_be_written_the_lines_go_to_the_log(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, closed: Callable[[AuditFile], AuditFile]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    handler = closed(AuditFile(folder / "audit.log"))
-    folder.rename(tmp_path / "moved")
-    for number in range(2):
-        handler.emit(_record(f"line {number}"))
-    assert caplog.messages == ["line 0", "line 1"]
-    folder.mkdir()
-    handler.emit(_record("line 2"))
+    with closing(AuditFile(folder / "audit.log")) as handler:
+        folder.rename(tmp_path / "moved")
+        handler.emit(_record("lost otherwise"))
+        assert caplog.messages == ["lost otherwise"]
+        folder.mkdir()
+        handler.emit(_record("line 2"))
     assert (folder / "audit.log").read_text() == "line 2\n"

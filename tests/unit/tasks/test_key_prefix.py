@@ -8,13 +8,10 @@ from tasks.key_prefix import with_prefix
 @pytest.mark.parametrize(
     ("command", "sent"),
     [
-        ("GET k", "GET p:k"),
         ("SET k v EX 3", "SET p:k v EX 3"),
         ("DEL k l", "DEL p:k p:l"),
         ("EVALSHA sha 1 k a", "EVALSHA sha 1 p:k a"),
-        ("PSUBSCRIBE a b", "PSUBSCRIBE p:a p:b"),
         ("SCAN 0 MATCH *", "SCAN 0 MATCH *"),
-        ("SELECT 3", "SELECT 3"),
     ],
 )
 def test_it_stands_before_keys_and_nothing_else(command: str, sent: str) -> None:

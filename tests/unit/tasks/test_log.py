@@ -9,21 +9,16 @@ from tasks.log import MAX_TEXT, configure_logging
 from tasks.settings import Settings
 
 
+@pytest.mark.usefixtures("kept_loggers")
 @pytest.mark.parametrize("library", [False, True])
 def test_a_text_that_a_caller_gives_is_cut(
     capsys: pytest.CaptureFixture[str], *, library: bool
 ) -> None:
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    try:
-        configure_logging(Settings.load(log_format="json"))
-        if library:
-            logging.getLogger("uvicorn").warning("no %s", "p" * 2**16)
-        else:
-            structlog.get_logger("api").warning("request", path="/" + "p" * 2**16, status=404)
-    finally:
-        root.handlers[:] = before
-        root.setLevel(level)
+    configure_logging(Settings.load(log_format="json"))
+    if library:
+        logging.getLogger("uvicorn").warning("no %s", "p" * 2**16)
+    else:
+        structlog.get_logger("api").warning("request", path="/" + "p" * 2**16, status=404)
     line = capsys.readouterr().out
     assert "characters)" in line
     assert len(line) < MAX_TEXT + 400

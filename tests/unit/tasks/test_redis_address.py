@@ -9,7 +9,6 @@ from tasks.redis_address import RedisAddress
     ("url", "shown", "celery"),
     [
         ("redis://:p%40@h", "h:6379", "redis://:p%40@h:6379/0"),
-        ("redis://h/3?db=3", "h:6379", "redis://h:6379/3"),
         ("redis://u:p@[::1]:7?db=3", "[::1]:7", "redis://u:p@[::1]:7/3"),
         ("rediss://h/2?ssl_ca_certs=/ca", "h:6379", "rediss://h:6379/2"),
         ("unix://:p@/r.sock?db=3", "/r.sock", "redis+socket://:p@/r.sock?virtual_host=3"),

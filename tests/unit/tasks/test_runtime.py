@@ -4,7 +4,6 @@ import socket
 import pytest
 
 from tasks.app import create_celery
-from tasks.errors import QueueUnavailableError
 from tasks.runtime import Runtime, runtime_of
 from tasks.settings import Settings
 
@@ -27,11 +26,6 @@ def test_an_application_that_is_given_is_used_and_not_closed(away: Settings) -> 
             assert runtime.celery_app is app
             assert runtime.dispatcher.app is app
         assert app.pool is not None
-
-
-def test_redis_away_is_found_when_a_part_is_called(away: Settings) -> None:
-    with Runtime(away, redis_timeout=0.5) as runtime, pytest.raises(QueueUnavailableError):
-        runtime.registry.workers()
 
 
 def test_an_application_has_one_runtime_which_a_spawned_process_does_not_inherit(

@@ -1,7 +1,5 @@
 """`rmbg`: standard output holds the answer and nothing else."""
 
-from collections.abc import Iterator
-
 import pytest
 import structlog
 from typer.testing import CliRunner
@@ -9,12 +7,7 @@ from typer.testing import CliRunner
 from deploy.cli import main
 
 
-@pytest.fixture(autouse=True)
-def _put_logging_back() -> Iterator[None]:
-    yield
-    structlog.reset_defaults()
-
-
+@pytest.mark.usefixtures("kept_loggers")
 def test_a_line_that_a_command_logs_is_no_part_of_its_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,7 +1,6 @@
 """Commands: standard output holds the answer and nothing else."""
 
 import json
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import click
@@ -14,12 +13,7 @@ from tasks.cli import output
 from tasks.cli.output import CommandOutput, OutputCommand
 
 
-@pytest.fixture(autouse=True)
-def _put_logging_back() -> Iterator[None]:
-    yield
-    structlog.reset_defaults()
-
-
+@pytest.mark.usefixtures("kept_loggers")
 def test_a_line_that_a_celery_command_logs_is_no_part_of_its_json(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -6,13 +6,12 @@ import ssl
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pytest
 import trustme
 
 from tasks.errors import UrlNotAllowedError, UrlTimeoutError, UrlTooLargeError, UrlUnreachableError
-from tasks.net.http_client import Deadline, FetchedFile, HttpClient, HttpResponse
+from tasks.net.http_client import Deadline, HttpClient, HttpResponse
 from tasks.net.url_guard import AllowList, UrlGuard
 from tests.support.serving import Handle, Request, answer, serving
 
@@ -25,20 +24,15 @@ def _client(connect_seconds: float = 3.0) -> HttpClient:
     return HttpClient(guard, connect_seconds=connect_seconds)
 
 
-@dataclass(frozen=True)
-class Fetched(FetchedFile):
-    data: bytes
-
-
-def _fetch(port: int, path: str = "/", seconds: float = 10, **options: float) -> Fetched:
+def _fetch(port: int, path: str = "/", seconds: float = 10, **options: float) -> bytes:
     return _fetch_with(_client(**options), f"http://127.0.0.1:{port}{path}", seconds)
 
 
-def _fetch_with(client: HttpClient, url: str, seconds: float = 10, *, most: int = MOST) -> Fetched:
+def _fetch_with(client: HttpClient, url: str, seconds: float = 10, *, most: int = MOST) -> bytes:
     file = io.BytesIO()
     got = client.fetch(url, file, max_bytes=most, seconds=seconds)
     assert got.length == len(file.getvalue())
-    return Fetched(got.length, got.media_type, got.file_name, file.getvalue())
+    return file.getvalue()
 
 
 def _post(port: int, deadline: Deadline, **options: float) -> HttpResponse:
@@ -47,20 +41,20 @@ def _post(port: int, deadline: Deadline, **options: float) -> HttpResponse:
 
 
 def test_a_file_of_the_largest_size_comes_with_its_type_and_name() -> None:
+    file = io.BytesIO()
     with serving(answer(200, b"x" * MOST, Content_Type="image/jpeg; x=y")) as port:
-        got = _fetch(port, "/a/b%20c.jpg?d")
-    assert (got.data, got.media_type, got.file_name) == (b"x" * MOST, "image/jpeg", "b c.jpg")
+        url = f"http://127.0.0.1:{port}/a/b%20c.jpg?d"
+        got = _client().fetch(url, file, max_bytes=MOST, seconds=10)
+    assert (got.length, got.media_type, got.file_name) == (MOST, "image/jpeg", "b c.jpg")
+    assert file.getvalue() == b"x" * MOST
 
 
-def test_a_compressed_answer_is_not_blown_up() -> None:
-    with serving(answer(200, b"\x1f\x8bsmall", Content_Encoding="gzip")) as port:
-        assert _fetch(port).data == b"\x1f\x8bsmall"
-
-
-def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compressed_answer_is_not_blown_up_and_a_proxy_of_the_environment_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    with serving(answer(200, b"direct")) as port:
-        assert _fetch(port).data == b"direct"
+    with serving(answer(200, b"\x1f\x8bsmall", Content_Encoding="gzip")) as port:
+        assert _fetch(port) == b"\x1f\x8bsmall"
 
 
 def test_a_host_is_looked_up_once_a_request_and_called_by_its_name() -> None:
@@ -105,7 +99,7 @@ def test_certificates_are_checked_against_the_original_name() -> None:
         for client, host in ((calling, "other"), (HttpClient(open_), "shop")):
             with pytest.raises(UrlUnreachableError):
                 _fetch_with(client, f"https://{host}.example:{port}/")
-    assert good.data == b"safe"
+    assert good == b"safe"
     assert names == ["shop.example", "other.example", "shop.example"]
 
 
@@ -115,22 +109,14 @@ def test_redirections_are_followed_up_to_a_number() -> None:
         (answer(302, Location=f"/{left - 1}") if left else answer(200, b"there"))(request)
 
     with serving(count_down) as port:
-        assert _fetch(port, "/3").data == b"there"
+        assert _fetch(port, "/3") == b"there"
         with pytest.raises(UrlUnreachableError, match="more than 3 times"):
             _fetch(port, "/4")
 
 
 @pytest.mark.parametrize(
     "location",
-    [
-        "http://10.0.0.1/",
-        "http://169.254.169.254/latest/",
-        "http://localhost:6379/",
-        "//10.0.0.1/x",
-        "file:///etc/passwd",
-        "ftp://127.0.0.1/",
-        "http://user@127.0.0.1/",
-    ],
+    ["http://10.0.0.1/", "http://localhost:6379/", "//10.0.0.1/x", "file:///etc/passwd"],
 )
 def test_each_redirection_is_checked(location: str) -> None:
     with serving(answer(302, Location=location)) as port, pytest.raises(UrlNotAllowedError):
@@ -140,27 +126,25 @@ def test_each_redirection_is_checked(location: str) -> None:
 @pytest.mark.parametrize(
     ("sent", "path"),
     [
-        ("/a b.jpg ", "/a%20b.jpg"),
-        ("/\u00c5ngstr\u00f6m \u6f22.jpg?\u00fc=1", "/%C3%85ngstr%C3%B6m%20%E6%BC%A2.jpg?%C3%BC=1"),
+        ("/Ångström 漢.jpg?ü=1 ".encode(), "/%C3%85ngstr%C3%B6m%20%E6%BC%A2.jpg?%C3%BC=1"),
         (b"/M\xfcller.jpg", "/M%FCller.jpg"),
-        ("/signed?token=" + "a" * 3900, "/signed?token=" + "a" * 3900),
+        (b"/signed?token=" + b"a" * 3900, "/signed?token=" + "a" * 3900),
     ],
-    ids=["space", "UTF-8", "Latin-1", "long"],
+    ids=["UTF-8", "Latin-1", "long"],
 )
-def test_a_redirection_is_read_as_browsers_do(sent: str | bytes, path: str) -> None:
-    location = sent if isinstance(sent, bytes) else sent.encode()
+def test_a_redirection_is_read_as_browsers_do(sent: bytes, path: str) -> None:
     asked: list[str] = []
 
     def handle(request: Request) -> None:
         asked.append(request.path)
         if request.path == "/":
-            head = b"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: %s\r\n\r\n" % location
-            request.wfile.write(head)
+            head = b"HTTP/1.1 302 Found\r\nConnection: close\r\nLocation: %s\r\n\r\n"
+            request.wfile.write(head % sent)
         else:
             answer(200, b"there")(request)
 
     with serving(handle) as port:
-        assert _fetch(port).data == b"there"
+        assert _fetch(port) == b"there"
     assert asked == ["/", path]
 
 
@@ -179,10 +163,8 @@ def test_servers_are_told_who_asks_and_for_what() -> None:
     assert seen == [("shop/1.0 (a@shop.example)", accepted) for accepted in (pictures, "*/*")]
 
 
-def _endless(request: Request) -> None:
-    request.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
-    while True:
-        request.wfile.write(b"x" * 65536)
+def _said(head: bytes) -> Handle:
+    return lambda request: request.wfile.write(head)  # type: ignore[func-returns-value,return-value]
 
 
 def _repeated(head: bytes, piece: bytes) -> Handle:
@@ -198,44 +180,31 @@ _CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 _INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def test_a_file_may_come_in_chunks_and_after_interim_responses() -> None:
+def test_a_file_may_come_in_chunks_that_are_not_tiny_and_after_interim_responses() -> None:
     chunks = _INTERIM * 8 + _CHUNKED + (b"100\r\n" + bytes(256) + b"\r\n") * 6000 + b"0\r\n\r\n"
-    with serving(lambda request: request.wfile.write(chunks)) as port:
-        assert _fetch_with(_client(), f"http://127.0.0.1:{port}/", most=2**21).length == 256 * 6000
-
-
-def test_a_file_in_tiny_chunks_is_read_no_further() -> None:
-    with (
-        serving(_repeated(_CHUNKED, b"1\r\na\r\n")) as port,
-        pytest.raises(UrlUnreachableError, match="less than 256 bytes"),
-    ):
-        _fetch_with(_client(), f"http://127.0.0.1:{port}/", most=2**21)
+    with serving(_said(chunks)) as port:
+        url = f"http://127.0.0.1:{port}/"
+        assert _fetch_with(_client(), url, most=2**21) == bytes(256 * 6000)
+    with serving(_repeated(_CHUNKED, b"1\r\na\r\n")) as port:
+        url = f"http://127.0.0.1:{port}/"
+        with pytest.raises(UrlUnreachableError, match="less than 256 bytes"):
+            _fetch_with(_client(), url, most=2**21)
 
 
 @pytest.mark.parametrize(
-    ("handle", "error", "words"),
+    ("handle", "words"),
     [
-        *((answer(status), UrlUnreachableError, str(status)) for status in (204, 304, 404, 500)),
-        (answer(302, Location="http://["), UrlUnreachableError, "malformed one"),
-        (_endless, UrlTooLargeError, "larger than"),
-        (
-            lambda request: request.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"),
-            UrlUnreachableError,
-            "closed the connection early",
-        ),
-        (
-            lambda request: request.wfile.write(b"-ERR unknown command\r\n"),
-            UrlUnreachableError,
-            "does not speak HTTP",
-        ),
-        (_repeated(b"", _INTERIM), UrlUnreachableError, "does not speak HTTP"),
+        *((answer(status), str(status)) for status in (204, 404, 500)),
+        (answer(302, Location="http://["), "malformed one"),
+        (_repeated(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65), "larger than"),
+        (_said(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"), "closed the connection early"),
+        (_said(b"-ERR unknown command\r\n"), "does not speak HTTP"),
+        (_repeated(b"", _INTERIM), "does not speak HTTP"),
     ],
-    ids=[
-        *("204", "304", "404", "500", "malformed", "endless", "cut off", "not HTTP"),
-        "interim responses",
-    ],
+    ids=["204", "404", "500", "malformed", "endless", "cut off", "not HTTP", "interim responses"],
 )
-def test_another_answer_is_no_file(handle: Handle, error: type[Exception], words: str) -> None:
+def test_another_answer_is_no_file(handle: Handle, words: str) -> None:
+    error = UrlTooLargeError if words == "larger than" else UrlUnreachableError
     with serving(handle) as port, pytest.raises(error, match=words):
         _fetch(port)
 
@@ -282,18 +251,17 @@ def test_an_answer_may_take_longer_than_a_connection() -> None:
 
     with serving(slow) as port:
         assert _post(port, Deadline(15), connect_seconds=0.2).status == 200
-        assert _fetch(port, connect_seconds=0.2).data == b""
+        assert _fetch(port, connect_seconds=0.2) == b""
 
 
 def test_a_deadline_that_expires_early_ends_a_request() -> None:
-    ended, deadline, began = threading.Event(), Deadline(15), time.monotonic()
-    with serving(lambda _request: ended.wait(30)) as port:  # type: ignore[arg-type,return-value]
-        timer = threading.Timer(0.2, deadline.expire)
-        timer.start()
-        try:
-            with pytest.raises(UrlTimeoutError):
-                _post(port, deadline)
-            assert time.monotonic() - began < 5
-        finally:
-            ended.set()
-            timer.join()
+    ended, deadline = threading.Event(), Deadline(600)
+
+    def expire(_: Request) -> None:
+        deadline.expire()
+        ended.wait(30)
+
+    with serving(expire) as port:
+        with pytest.raises(UrlTimeoutError):
+            _post(port, deadline)
+        ended.set()

@@ -35,22 +35,18 @@ def test_the_contracts_pauses_are_the_default() -> None:
     assert Settings.load().webhook_pauses == (5, 300, 1800, *(each * 3600 for each in hours))
 
 
-@pytest.mark.parametrize("status", [200, 201, 204, 299])
-def test_2xx_delivers(status: int) -> None:
-    assert decide(status).state is DeliveryState.DELIVERED
-
-
-@pytest.mark.parametrize("status", [None, 199, 301, 302, 400, 404, 429, 500, 503])
 @pytest.mark.parametrize("tries", [0, 1, 2])
-def test_all_else_is_tried_again(status: int | None, tries: int) -> None:
-    decision = decide(status, tries=tries)
-    assert (decision.state, decision.due) == (DeliveryState.PENDING, NOW + PAUSES[tries])
+def test_2xx_delivers_and_all_else_is_tried_again(tries: int) -> None:
+    for status in (200, 299):
+        assert decide(status, tries=tries).state is DeliveryState.DELIVERED
+    for status in (None, 199, 301, 404, 429, 500, 503):
+        decision = decide(status, tries=tries)
+        assert (decision.state, decision.due) == (DeliveryState.PENDING, NOW + PAUSES[tries])
 
 
-@pytest.mark.parametrize("random", [0.0, 0.25, 0.999])
-def test_the_jitter_is_a_tenth_either_way(random: float) -> None:
-    due = decide(500, tries=1, random=random).due
-    assert due == pytest.approx(NOW + 300 * (0.9 + 0.2 * random))
+def test_the_jitter_is_a_tenth_either_way() -> None:
+    for random, pause in ((0.0, 270), (0.25, 285), (1.0, 330)):
+        assert decide(500, tries=1, random=random).due == pytest.approx(NOW + pause)
 
 
 def test_it_is_dead_after_the_last_pause_and_where_the_pictures_expire_before_the_next() -> None:
@@ -60,20 +56,19 @@ def test_it_is_dead_after_the_last_pause_and_where_the_pictures_expire_before_th
     assert "expire" in late.reason
 
 
-@pytest.mark.parametrize(
-    ("status", "pause"), [*((busy, PAUSES[0]) for busy in (429, 502, 503, 504)), (500, 0)]
-)
-def test_a_busy_host_is_left_alone_and_no_other(status: int, pause: float) -> None:
-    asked = decide(status, "120")
-    assert (asked.due, asked.pause_host) == (NOW + 120, 120 if pause else 0)
-    assert decide(status).pause_host == pause
+@pytest.mark.parametrize("status", [429, 502, 503, 504, 500])
+def test_a_busy_host_is_left_alone_as_it_asks_and_no_other(status: int) -> None:
+    asked, busy = decide(status, "120"), status != 500
+    assert (asked.due, asked.pause_host) == (NOW + 120, 120 * busy)
+    assert decide(status).pause_host == PAUSES[0] * busy
+    assert decide(status, "99999999", lasts=10**9).due == NOW + 86400
+    assert decide(status, "1", tries=1).due == NOW + 300, "the pause is no shorter"
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
         (None, 0),
-        ("", 0),
         ("7", 7),
         ("-7", 0),
         ("soon", 0),
@@ -85,8 +80,3 @@ def test_a_busy_host_is_left_alone_and_no_other(status: int, pause: float) -> No
 )
 def test_retry_after_has_two_forms(text: str | None, seconds: float) -> None:
     assert parse_retry_after(text, NOW) == seconds
-
-
-def test_an_absurd_retry_after_is_cut_and_a_short_one_does_not_shorten_the_pause() -> None:
-    assert decide(503, "99999999", lasts=10**9).due == NOW + 86400
-    assert decide(503, "1", tries=1).due == NOW + 300
