@@ -60,20 +60,24 @@ def _settings(overlay: str) -> dict[str, str]:
     return dict(config["data"])
 
 
+def _container(workload: Object) -> Object:
+    (container,) = workload["spec"]["template"]["spec"]["containers"]
+    return dict(container)
+
+
 def _chosen(selector: Object, overlay: str) -> set[str]:
     """The workloads whose pods a selector chooses."""
-    chosen = set()
-    for name, each in _workloads(overlay).items():
-        labels = each["spec"]["template"]["metadata"]["labels"]
-        fits = all(
-            labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()
-        )
-        for rule in selector.get("matchExpressions", ()):
-            assert rule["operator"] == "In"
-            fits = fits and labels.get(rule["key"]) in rule["values"]
-        if fits:
-            chosen.add(name)
-    return chosen
+    wanted = {key: [value] for key, value in selector.get("matchLabels", {}).items()}
+    for rule in selector.get("matchExpressions", ()):
+        assert rule["operator"] == "In"
+        wanted[rule["key"]] = rule["values"]
+    found = _workloads(overlay).items()
+    labels = {name: each["spec"]["template"]["metadata"]["labels"] for name, each in found}
+    return {
+        name
+        for name, own in labels.items()
+        if all(own.get(key) in values for key, values in wanted.items())
+    }
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -96,7 +100,7 @@ def test_pods_are_restricted_and_have_all_that_they_mount(overlay: str) -> None:
         assert pod["automountServiceAccountToken"] is False
         # Else Kubernetes sets RMBG_API_PORT and the like.
         assert pod["enableServiceLinks"] is False
-        (container,) = pod["containers"]
+        container = _container(each)
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -118,8 +122,7 @@ def test_settings_and_secrets_are_those_of_the_service(overlay: str) -> None:
     known = {f"RMBG_{name.upper()}" for name in ApiSettings.model_fields}
     given = _settings(overlay)
     for each in _workloads(overlay).values():
-        (container,) = each["spec"]["template"]["spec"]["containers"]
-        own = {one["name"]: one.get("value", "") for one in container["env"]}
+        own = {one["name"]: one.get("value", "") for one in _container(each)["env"]}
         for name, value in {**given, **own}.items():
             if name.startswith("RMBG_"):
                 assert name.removesuffix("_FILE") in known, name
@@ -142,7 +145,7 @@ def test_a_worker_has_the_name_that_its_probes_ask_for(overlay: str) -> None:
         ("rmbg-io", "io", "webhooks"),
         ("rmbg-worker", "worker", "gpu.pod-0.0,model." + model),
     ):
-        (container,) = _workloads(overlay)[name]["spec"]["template"]["spec"]["containers"]
+        container = _container(_workloads(overlay)[name])
         own = {"RMBG_HOST": "pod-0", "RMBG_MODEL": model}
         text = "\n".join(container["args"])
         for variable, value in own.items():
@@ -166,19 +169,14 @@ def test_services_and_budgets_choose_pods(overlay: str) -> None:
         assert _chosen(each["spec"]["selector"], overlay) == {name}
     for name, each in _all(overlay, "Service").items():
         assert _chosen({"matchLabels": each["spec"]["selector"]}, overlay) == {name}
-        (container,) = workloads[name]["spec"]["template"]["spec"]["containers"]
-        assert [port["targetPort"] for port in each["spec"]["ports"]] == [
-            port["name"] for port in container["ports"]
-        ]
-
-
-def _gpus(overlay: str) -> str | None:
-    worker = _workloads(overlay)["rmbg-worker"]["spec"]["template"]["spec"]["containers"][0]
-    return dict(worker["resources"]["limits"]).get("nvidia.com/gpu")
+        names = [port["name"] for port in _container(workloads[name])["ports"]]
+        assert [port["targetPort"] for port in each["spec"]["ports"]] == names
 
 
 def test_overlays_differ_as_the_page_says() -> None:
-    assert [_gpus(overlay) for overlay in OVERLAYS] == [None, "1", "1"]
+    workers = [_container(_workloads(overlay)["rmbg-worker"]) for overlay in OVERLAYS]
+    gpus = [each["resources"]["limits"].get("nvidia.com/gpu") for each in workers]
+    assert gpus == [None, "1", "1"]
     assert [_settings(overlay)["RMBG_DEVICE"] for overlay in OVERLAYS] == ["cpu", "cuda", "cuda"]
     assert _settings("gpus")["RMBG_ROUTING"] == "shared"
     modes = [each["spec"]["accessModes"] for each in _all("gpus", "PersistentVolumeClaim").values()]
@@ -234,8 +232,8 @@ def test_prometheus_finds_every_port_and_the_rules_find_their_labels() -> None:
     (rules,) = _all("gpus", "PrometheusRule").values()
     own = yaml.safe_load((ROOT / "deploy/prometheus/rules/rmbg.yml").read_text())
     # Kustomize folds long lines in its own way.
-    assert _words(rules["spec"]["groups"]) == _words(own["groups"])
-
-
-def _words(groups: list[Object]) -> list[str]:
-    return json.dumps(groups, sort_keys=True).replace("\\n", " ").split()
+    found, expected = (
+        json.dumps(each["groups"], sort_keys=True).replace("\\n", " ").split()
+        for each in (rules["spec"], own)
+    )
+    assert found == expected

@@ -52,52 +52,33 @@ def test_golden_logits_equal_those_of_the_same_weights_in_a_file(tmp_path: Path)
     assert np.abs(run(*files, "birefnet") - made_up).max() > 0.05
 
 
-@pytest.mark.parametrize(
-    ("pixels", "arguments", "words"),
-    [
-        (b"", "--keys-from golden --size 100", "multiple of 32"),
-        (b"", "", "Give either"),
-        (b"no array", "--weights absent --input x.npy", "cannot be read as a .npy array"),
-        (np.zeros((2, 64, 64), np.float32), "--weights absent --input x.npy", "give (batch, 3, "),
-        (golden_input(64), "--weights absent --input x.npy", "There are no weights at"),
-    ],
-    ids=["size", "nothing", "no array", "shape", "no weights"],
-)
-def test_logits_name_what_is_wrong(
-    pixels: bytes | NDArray[np.float32],
-    arguments: str,
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    if isinstance(pixels, bytes):
-        Path("x.npy").write_bytes(pixels)
-    else:
-        np.save("x.npy", pixels)
-    status = 1 if arguments else 2
-    assert words in _invoke("logits", *arguments.split(), "--out", "out.npy", status=status)
+def test_logits_name_what_is_wrong(tmp_path: Path) -> None:
+    def refusal(*arguments: str, status: int = 1) -> str:
+        return _invoke("logits", *arguments, "--out", str(tmp_path / "out"), status=status)
+
+    assert "multiple of 32" in refusal("--keys-from", "golden", "--size", "100")
+    assert "Give either" in refusal(status=2)
+    picture = tmp_path / "x.npy"
+    given = ("--weights", "absent", "--input", str(picture))
+    picture.write_bytes(b"no array")
+    assert "cannot be read as a .npy array" in refusal(*given)
+    np.save(picture, np.zeros((2, 64, 64), np.float32))
+    assert "give (batch, 3, " in refusal(*given)
+    np.save(picture, golden_input(64))
+    assert "There are no weights at" in refusal(*given)
 
 
 def test_bench_model_prints_its_table() -> None:
     table = _invoke(*_BENCH, "--batch", "1", "--batch", "2", "--check", "--loop")
-    assert "birefnet-tiny, cpu, 64², float32, median of 1" in table
     (head,) = (line for line in table.splitlines() if line.startswith("path"))
     names = ["batch", "ms", "loop", "ms", "images/s", "gain", "MiB", "roof", "start", "error"]
     assert head.split() == ["path", *names]
-    assert len(head) <= 80
     for path in ("reference", "fast"):
         rows = [line.split() for line in table.splitlines() if line.startswith(path)]
-        assert [row[1] for row in rows] == ["1", "2"]
-        assert all(row[-1] == "0.000" for row in rows)
-    assert "GFLOP a picture" in table
-
-
-def test_bench_model_measures_no_more_than_it_is_asked() -> None:
-    table = _invoke(*_BENCH, "--path", "fast")
-    assert "loop" not in table
-    assert "error" not in table
-    assert "gain: speed-up over fast." in table
+        assert [(row[1], row[-1]) for row in rows] == [("1", "0.000"), ("2", "0.000")]
+    plain = _invoke(*_BENCH, "--path", "fast")
+    assert "loop" not in plain
+    assert "error" not in plain
 
 
 def test_bench_model_shows_what_it_measured_before_a_failure(

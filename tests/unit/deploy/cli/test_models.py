@@ -18,9 +18,7 @@ def _run(*arguments: str, **environment: str) -> Result:
 
 
 def test_every_model_is_listed_with_its_licence_its_source_and_its_patch_order() -> None:
-    result = _run("list", COLUMNS="60")
-    assert result.exit_code == 0
-    lines = result.output.splitlines()
+    lines = _run("list", COLUMNS="60").output.splitlines()
     for spec in MODELS.values():
         (at,) = (at for at, line in enumerate(lines) if line.startswith(f"{spec.name} "))
         assert spec.licence in lines[at]
@@ -28,23 +26,25 @@ def test_every_model_is_listed_with_its_licence_its_source_and_its_patch_order()
         order = f"  patch order {spec.patch_order} ({spec.patch_order_known_from})"
         assert (order in lines[at : at + 4]) == (spec.patch_order is not None)
     assert "  briaai/RMBG-2.0, commit not pinned; SHA-256 566ed80c3d95…" in lines
-    assert "none could be verified" in lines[-1]
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("command", "words"),
     [
-        ("no-such-model", "Known models: birefnet, birefnet-dynamic"),
-        ("birefnet-tiny", "set RMBG_MODEL_PATH to a file of your own"),
-        ("rmbg-2.0", "HF_HUB_OFFLINE forbids asking the hub"),
+        ("fetch no-such-model", "Known models: birefnet, birefnet-dynamic"),
+        ("fetch birefnet-tiny", "set RMBG_MODEL_PATH to a file of your own"),
+        ("fetch rmbg-2.0", "HF_HUB_OFFLINE forbids asking the hub"),
+        ("check u2netp", "u2netp is no BiRefNet"),
+        ("check birefnet-tiny --weights nowhere", "nowhere"),
+        ("check birefnet", "Fetch it first: rmbg models fetch birefnet"),
     ],
 )
-def test_a_model_that_cannot_be_fetched_is_reported_with_the_reason(
-    name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_cannot_be_fetched_or_checked_is_reported_with_the_reason(
+    command: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    result = _run("fetch", name, "--into", str(tmp_path))
+    result = _run(*command.split(), RMBG_MODEL_DIR=str(tmp_path))
     assert result.exit_code == 1
     assert words in " ".join(result.output.split())
 
@@ -52,7 +52,6 @@ def test_a_model_that_cannot_be_fetched_is_reported_with_the_reason(
 def test_fetching_ends_with_the_licence() -> None:
     result = _run("fetch", "u2netp")
     assert result.exit_code == 0
-    assert "u2netp: " in result.output
     assert "Finer, and slower: isnet-general-use" in result.output
     assert "Licence: Apache-2.0, https://" in result.output
 
@@ -75,14 +74,3 @@ def test_a_check_names_the_right_patch_order(
     result = _run("check", "birefnet", "--weights", "mine.safetensors")
     assert result.exit_code == 0
     assert words in " ".join(result.output.split())
-
-
-def test_a_check_refuses_what_has_no_patch_order_and_a_file_that_is_not_there(
-    tmp_path: Path,
-) -> None:
-    assert "u2netp is no BiRefNet" in _run("check", "u2netp").output
-    missing = _run("check", "birefnet-tiny", "--weights", "nowhere.safetensors")
-    assert (missing.exit_code, "nowhere.safetensors" in missing.output) == (1, True)
-    unfetched = _run("check", "birefnet", RMBG_MODEL_DIR=str(tmp_path))
-    assert unfetched.exit_code == 1
-    assert "Fetch it first: rmbg models fetch birefnet" in " ".join(unfetched.output.split())

@@ -25,18 +25,6 @@ def test_the_lock_holds_while_any_process_has_it(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("left", [b"", b"\n", bytes(48), b"\xff\xfe"])
-def test_a_credential_that_a_power_failure_emptied_is_made_again_and_told(
-    tmp_path: Path, left: bytes
-) -> None:
-    (tmp_path / "password").write_bytes(left)
-    with capture_logs() as lines:
-        made = load_credential(tmp_path, "password")
-    assert len(made) >= 32
-    assert load_credential(tmp_path, "password") == made
-    assert [line["event"] for line in lines] == ["credential.replaced"]
-
-
 def test_a_file_and_its_name_are_on_the_disk_once_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,9 +39,16 @@ def test_a_file_and_its_name_are_on_the_disk_once_it_is_written(
     assert steps == [str(tmp_path / ".file.draft"), "", str(tmp_path), "text"]
 
 
-def test_a_credential_is_made_once_and_is_private(tmp_path: Path) -> None:
-    made = load_credential(tmp_path, "password")
+@pytest.mark.parametrize("left", [None, b"", bytes(48), b"\xff\xfe"])
+def test_a_credential_that_a_power_failure_emptied_is_made_again_and_told(
+    tmp_path: Path, left: bytes | None
+) -> None:
+    if left is not None:
+        (tmp_path / "password").write_bytes(left)
+    with capture_logs() as lines:
+        made = load_credential(tmp_path, "password")
     assert len(made) >= 32
     assert load_credential(tmp_path, "password") == made
     assert load_credential(tmp_path, "other") != made
+    assert [line["event"] for line in lines] == ["credential.replaced"] * (left is not None)
     assert stat.S_IMODE((tmp_path / "password").stat().st_mode) == 0o600

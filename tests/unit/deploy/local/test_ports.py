@@ -1,4 +1,4 @@
-"""Blocks of free ports: never shared, and the same ones again after a restart."""
+"""Blocks of free ports: never shared."""
 
 import socket
 
@@ -12,13 +12,6 @@ def test_two_blocks_of_ports_never_overlap() -> None:
     with reserved_ports() as one, reserved_ports(preferred=one[0]) as other:
         assert not set(one) & set(other)
         assert all(is_free(port) for port in [*one, *other])
-
-
-def test_the_same_block_comes_back_while_it_is_free() -> None:
-    with reserved_ports() as first:
-        pass
-    with reserved_ports(preferred=first[0]) as second:
-        assert second == first
 
 
 def test_a_block_with_a_taken_port_is_skipped() -> None:

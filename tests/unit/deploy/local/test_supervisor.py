@@ -3,11 +3,8 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 
 import psutil
 import pytest
@@ -59,35 +56,23 @@ def is_gone(pid: int) -> bool:
 
 def supervise(
     *services: Service,
-    scenario: Callable[[Supervisor, Lines], Coroutine[None, None, None]],
+    scenario: Callable[[Supervisor, Lines], Coroutine[None, None, None]] | None = None,
     seconds: float = 20,
-    fails: str = "",
 ) -> Lines:
-    """Start services, run a scenario, and stop all children after it.
-
-    Args:
-        seconds: how long the start may take.
-        fails: what the start fails with.
-    """
+    """Start services within a time, run a scenario, and stop all children after it."""
 
     async def run() -> Lines:
         lines = Lines()
         supervisor = Supervisor(lines, backoff=QUICK)
         try:
-            if fails:
-                with pytest.raises(StartError, match=fails):
-                    await supervisor.start(services, seconds=seconds)
-            else:
-                await supervisor.start(services, seconds=seconds)
-            await scenario(supervisor, lines)
+            await supervisor.start(services, seconds=seconds)
+            if scenario:
+                await scenario(supervisor, lines)
         finally:
             await supervisor.stop()
         return lines
 
     return asyncio.run(run())
-
-
-async def nothing_more(_supervisor: Supervisor, _lines: Lines) -> None: ...
 
 
 def never_ready(since: float) -> None:
@@ -153,23 +138,18 @@ def test_stages_are_stopped_one_after_the_other() -> None:
     assert [name for name, text in lines.all if text == "bye"] == ["api", "worker", "server"]
 
 
-def test_a_child_that_keeps_exiting_fails_the_start_with_its_last_lines() -> None:
-    lines = supervise(
-        toy("echo no such model; exit 3", probe=never_ready),
-        scenario=nothing_more,
-        fails="(?s)toy ended 3 times while starting.*no such model",
-    )
-    assert "toy ended with status 3; restarting in 0.01 s" in lines.of("rmbg")
-
-
-def test_a_child_that_is_never_ready_fails_the_start_with_the_reason() -> None:
-    lines = supervise(
-        toy(SLEEP, probe=never_ready),
-        scenario=nothing_more,
-        seconds=1,
-        fails="toy is not ready after 1 s: still asleep, True",
-    )
-    assert len(lines.of("toy")) == 1
+@pytest.mark.parametrize(
+    ("code", "seconds", "reason"),
+    [
+        ("echo no such disk; exit 3", 20, "(?s)toy ended 3 times while starting.*no such disk"),
+        (SLEEP, 1, "toy is not ready after 1 s: still asleep, True"),
+    ],
+)
+def test_a_child_that_never_gets_ready_fails_the_start_with_the_reason(
+    code: str, seconds: float, reason: str
+) -> None:
+    with pytest.raises(StartError, match=reason):
+        supervise(toy(code, probe=never_ready), seconds=seconds)
 
 
 def test_a_line_that_is_too_long_does_not_stop_the_output() -> None:
@@ -188,29 +168,3 @@ def test_pauses_double_up_to_a_limit_and_start_over_after_a_long_run() -> None:
     for uptime in (1, 1, 1, 1, 1, 1, 29.9, 30, 1):
         pauses.append(backoff.next_pause(pauses[-1] if pauses else None, uptime))
     assert pauses == [0.5, 1, 2, 4, 8, 10, 10, 0.5, 1]
-
-
-KILLED_SUPERVISOR = """
-import os, signal, sys
-from pathlib import Path
-from deploy.local.service import Service
-from tests.support.servers import running
-
-toy = Service("toy", ("/bin/sh", "-c", sys.argv[1]))
-with running(toy, Path(sys.argv[2])) as process:
-    print(process.pid, flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
-def test_children_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED_SUPERVISOR, SLEEP, str(tmp_path / "log")],
-        stdout=subprocess.PIPE,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == -signal.SIGKILL
-    psutil.wait_procs([p for p in psutil.process_iter() if p.pid == int(done.stdout)], timeout=10)
-    assert is_gone(int(done.stdout))

@@ -10,17 +10,7 @@ import pytest
 from deploy.removal.done_file import Done, DoneFile
 from deploy.removal.selection import LeftOut, Picture, choose_target, find_pictures, shown
 
-SENT = (
-    "a.jpg",
-    "B.JFIF",
-    "c.jpe",
-    "d.mpo",
-    "e.heif",
-    "f.apng",
-    "g.dib",
-    "caf\udce9.jpg",
-    "a:?.png",
-)
+SENT = ("a.jpg", "B.JFIF", "d.mpo", "f.apng", "caf\udce9.jpg", "a:?.png")
 
 
 def _cutout(of: Path, path: Path) -> None:
@@ -33,7 +23,7 @@ def _cutout(of: Path, path: Path) -> None:
 
 def _found(named: list[Path], out: Path) -> tuple[set[str], dict[str, str]]:
     found = list(find_pictures(named, out))
-    sent = [str(each.path.name) for each in found if isinstance(each, Picture)]
+    sent = [each.path.name for each in found if isinstance(each, Picture)]
     assert len(set(sent)) == len(sent)
     left = {each.path.name: each.reason for each in found if isinstance(each, LeftOut)}
     return set(sent), left
@@ -108,16 +98,13 @@ def _targets(out: Path, paths: list[Path], folder: Path = Path()) -> Iterator[st
 def test_each_picture_has_a_cutout_of_its_own(
     tmp_path: Path, names: list[str], folder: str, targets: list[str]
 ) -> None:
-    assert (
-        list(_targets(tmp_path, [tmp_path / "in" / each for each in names], Path(folder)))
-        == targets
-    )
+    paths = [tmp_path / "in" / each for each in names]
+    assert list(_targets(tmp_path, paths, Path(folder))) == targets
 
 
 def test_a_picture_is_never_replaced_by_its_cutout(tmp_path: Path) -> None:
-    photo = tmp_path / "a.png"
-    photo.touch()
-    assert list(_targets(tmp_path, [photo])) == ["a-png.png"]
+    (tmp_path / "a.png").touch()
+    assert list(_targets(tmp_path, [tmp_path / "a.png"])) == ["a-png.png"]
 
 
 @pytest.mark.parametrize("stem", ["x" * 251, "ü" * 125 + "x", "\udce9" * 250])
@@ -128,7 +115,6 @@ def test_long_names_are_shortened_at_a_character_and_stay_apart(tmp_path: Path, 
     for name in names:
         assert len(os.fsencode(name)) <= 255
         (tmp_path / name).touch()
-        assert ("�" in shown(name)) is False
 
 
 def test_names_are_shown_without_control_characters() -> None:
