@@ -8,7 +8,7 @@ import pytest
 
 from api.app import create_app
 from api.errors import ERRORS
-from api.openapi import ApiBlueprint, example_of, operations
+from api.openapi import operations
 from api.services import Services
 from api.settings import ApiSettings
 from tests.support.paths import ROOT
@@ -63,21 +63,3 @@ def test_nothing_is_referred_to_that_is_not_there() -> None:
     for name in re.findall(r'"\$ref": "#/components/([^"]+)"', json.dumps(DOCUMENT)):
         kind, _, key = name.partition("/")
         assert key in DOCUMENT["components"][kind]
-
-
-def test_an_error_that_is_not_in_the_table_cannot_be_documented() -> None:
-    with pytest.raises(ValueError, match="no_such_error"):
-        ApiBlueprint("x", __name__).fails("no_such_error")
-
-
-def test_an_example_is_made_of_what_the_properties_say() -> None:
-    properties = {
-        "id": {"type": "string", "example": "rm-1"},
-        "at": {"type": ["string", "null"], "format": "date-time"},
-        "state": {"type": "string", "enum": ["queued", "failed"]},
-        "sizes": {"type": "array", "items": {"type": "integer"}},
-    }
-    components = {"schemas": {"Task": {"type": "object", "properties": properties}}}
-    made = example_of({"anyOf": [{"$ref": "#/components/schemas/Task"}]}, components)
-    assert made.pop("at").startswith("2026-")
-    assert made == {"id": "rm-1", "state": "queued", "sizes": [1]}
