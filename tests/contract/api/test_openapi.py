@@ -8,7 +8,7 @@ import pytest
 
 from api.app import create_app
 from api.errors import ERRORS
-from api.openapi import operations
+from api.openapi import ApiBlueprint, operations
 from api.services import Services
 from api.settings import ApiSettings
 from tests.support.paths import ROOT
@@ -57,6 +57,11 @@ def test_every_error_of_the_native_api_is_an_example_somewhere() -> None:
     # What Flask itself answers at addresses that are no operation, or that stands for a status.
     generic = {row.type for row in ERRORS.values() if row.number == 0}
     assert set(ERRORS) - generic <= shown
+
+
+def test_an_error_that_is_not_in_the_table_cannot_be_documented() -> None:
+    with pytest.raises(ValueError, match="no_such_error"):
+        ApiBlueprint("x", __name__).fails("no_such_error")
 
 
 def test_nothing_is_referred_to_that_is_not_there() -> None:

@@ -167,7 +167,11 @@ def test_requests_that_come_at_once_begin_one_after_the_other(passing: _Time) ->
 
 
 def test_callers_without_a_debt_are_forgotten(passing: _Time) -> None:
-    for number in range(10_000):
-        passing.call(f"from {number}", 0.001)
-        passing.now += 0.01
+    async def crowd() -> None:
+        for number in range(10_000):
+            async with passing.shares.turn(f"from {number}") as taken:
+                taken.append(0.001)
+            passing.now += 0.01
+
+    asyncio.run(crowd())
     assert len(passing.shares._used) < 5000
