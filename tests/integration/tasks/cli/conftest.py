@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-from celery import Celery
 from click import Command
 from redis import Redis
 
@@ -14,18 +13,15 @@ from tests.support.commands import Operator
 
 
 @pytest.fixture
-def app(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Celery]:
-    monkeypatch.setenv("RMBG_REDIS_URL", redis_url)
-    with create_celery(Settings.load()) as app:
-        yield app
-
-
-@pytest.fixture
 def command() -> Command:
     """The command that the operator gives."""
     return jobs
 
 
 @pytest.fixture
-def operator(command: Command, app: Celery, redis: Redis) -> Operator:
-    return Operator(command, app, redis)
+def operator(
+    command: Command, redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Operator]:
+    monkeypatch.setenv("RMBG_REDIS_URL", redis_url)
+    with create_celery(Settings.load()) as app:
+        yield Operator(command, app, redis)
