@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from tasks import redis_keys
 from tasks.app import create_celery
 from tasks.housekeeping.missing_messages import list_key
-from tasks.jobs.job import Priority, Status
+from tasks.jobs.job import Priority
 from tasks.settings import Settings
 from tests.support.queues import OWN, SHARED, Queues
 
@@ -67,11 +67,8 @@ def test_unknown_messages_hide_no_missing_one(queues: Queues) -> None:
     assert [line["list"] for line in lines] == [NORMAL]
 
 
-# -- Celery's own `purge` ------------------------------------------------------------------------
-
-
 def _purge(queues: Queues, *arguments: str) -> str:
-    """Run the command as an operator would; what it says."""
+    """Run Celery's own `purge` as an operator would; what it says."""
     with create_celery(Settings.load(redis_url=queues.app.conf.broker_url)) as app:
         context = CLIContext(app=app, no_color=True, workdir=None)
         done = CliRunner().invoke(purge, ["-f", *arguments], obj=context, catch_exceptions=False)
@@ -84,35 +81,23 @@ def _everywhere(queues: Queues) -> Counter[str]:
     return Counter(task_id for queue in (SHARED, OWN) for task_id in queues.messages(queue=queue))
 
 
-def test_a_stock_purge_of_all_queues_is_undone_for_every_job_exactly_once(queues: Queues) -> None:
-    jobs = [
-        queues.submit(priority, queue=queue)
-        for queue, priority in product((SHARED, OWN), Priority)
-        for _ in range(3)
-    ]
-    everyone = Counter(jobs)
+def test_a_stock_purge_is_undone_for_every_job_exactly_once(queues: Queues) -> None:
+    queues.registry.record_heartbeat("gpu0@h", queue=OWN)
+    queues.registry.mark_ready("gpu0@h", 90, model="u2netp")
+    jobs = [queues.submit(level, queue=each) for each, level in product((SHARED, OWN), Priority)]
+    bound = jobs[3:]
     # It knows the queues that the application declares: that of the I/O workers alone.
     assert "No messages purged from 1 queue" in _purge(queues)
-    assert _everywhere(queues) == everyone
-    assert "Purged 18 messages from 2 known task queues" in _purge(queues, "-Q", f"{SHARED},{OWN}")
-    assert _everywhere(queues) == Counter()
-    queues.passes(4)
-    assert _everywhere(queues) == everyone
-    assert set(queues.store.ids(Status.QUEUED)) == set(jobs)
+    assert _everywhere(queues) == Counter(jobs)
+    assert "Purged 3 messages from 1 known task queue" in _purge(queues, "-Q", SHARED)
+    assert _everywhere(queues) == Counter(bound)
+    queues.passes(3)
+    assert _everywhere(queues) == Counter(jobs)
+    assert {job.queue for job in queues.store.get_many(bound)} == {OWN}
+    assert [queues.job(each).redispatches for each in jobs] == [1] * 3 + [0] * 3
+    assert "Purged 6 messages from 2 known task queues" in _purge(queues, "-Q", f"{SHARED},{OWN}")
+    queues.passes(3)
+    assert _everywhere(queues) == Counter(jobs)
     for job in queues.store.get_many(jobs):
         assert job.queue == SHARED
         assert queues.redis.zscore(redis_keys.dispatched_key(NORMAL), job.task_id)
-
-
-def test_a_stock_purge_of_one_queue_leaves_the_others_alone(queues: Queues) -> None:
-    queues.registry.record_heartbeat("gpu0@h", queue=OWN)
-    queues.registry.mark_ready("gpu0@h", 90, model="u2netp")
-    shared = [queues.submit(each) for each in Priority]
-    bound = [queues.submit(each, queue=OWN) for each in Priority]
-    for _ in range(2):
-        assert "Purged 3 messages from 1 known task queue" in _purge(queues, "-Q", SHARED)
-        assert _everywhere(queues) == Counter(bound)
-        queues.passes(3)
-        assert _everywhere(queues) == Counter(shared + bound)
-    assert {job.queue for job in queues.store.get_many(bound)} == {OWN}
-    assert [queues.job(each).redispatches for each in shared + bound] == [2, 2, 2, 0, 0, 0]

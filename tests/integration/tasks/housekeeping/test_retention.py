@@ -45,18 +45,6 @@ from tests.support.servers import embedded_valkey
 from tests.support.service import eventually
 
 HOUR = 3600.0
-#: Of the sweeper itself, and counts that only go up.
-OWN = {
-    redis_keys.SWEEPER_LOCK,
-    redis_keys.SWEEPER_CLOCK,
-    redis_keys.BUCKET_SWEPT,
-    redis_keys.FILE_REWRITTEN,
-    "rmbg:dispatch_seq",
-    "rmbg:turn_seq",
-    "rmbg:served",
-    "rmbg:turns:model.u2netp|3",
-    redis_keys.COUNTERS,
-}
 
 
 class World:
@@ -71,25 +59,13 @@ class World:
         uploads = UploadStore(redis)
         self.uploads = UploadService(uploads, self.objects, seconds=seconds, clock=self.clock)
         self.orphans = OrphanSweep(self.store, uploads, self.objects, seconds, self.clock)
-        batches = BatchStore(redis)
-        self.sweeper = RetentionSweeper(
-            redis,
-            self.store,
-            self.eraser,
-            self.uploads,
-            batches,
-            self.orphans,
-            # These tests move the clock by hours; test_clock_check.py has the check.
-            self.clock,
-            self.clock,
-        )
+        self.batches = BatchStore(redis)
+        parts = (self.store, self.eraser, self.uploads, self.batches, self.orphans)
+        # These tests move the clock by hours; test_clock_check.py has the check.
+        self.sweeper = RetentionSweeper(redis, *parts, self.clock, self.clock)
 
     def bucket(self) -> set[str]:
         return set(self.objects.list(""))
-
-    def content(self) -> dict[str, object]:
-        """Everything in Redis but what is the sweeper's own."""
-        return {name: held for name, held in content(self.redis).items() if name not in OWN}
 
     def names(self, word: str) -> list[str]:
         """Where a word still stands, in Redis or in the bucket."""
@@ -106,8 +82,8 @@ class World:
         self.objects.put(key, io.BytesIO(b"bytes"), 5, "image/png")
         return key
 
-    def stored(self, *, hours: float = 24) -> Job:
-        """A job whose pictures are stored, and which has no record yet; it expires in `hours`."""
+    def waiting(self, *, hours: float = 24) -> Job:
+        """A job whose pictures are stored; it expires in `hours`."""
         task_id = new_task_id()
         job = make_job(
             task_id=task_id,
@@ -118,10 +94,7 @@ class World:
         )
         self.put(job.original_key)
         put_manifest(self.objects, job)
-        return job
-
-    def waiting(self, *, hours: float = 24) -> Job:
-        return self.store.create(self.stored(hours=hours)).job
+        return recorded(self.store, self.store.create(job).job)
 
     def claim(self, job: Job) -> str:
         """Claim a job; returns the token."""
@@ -129,11 +102,14 @@ class World:
         assert self.store.claim(job.task_id, token=token, worker="gpu0@host") == "claimed"
         return token
 
+    def finish(self, job: Job, token: str, status: Status = Status.SUCCEEDED) -> bool:
+        """Store a result and finish a job; whether its record took that."""
+        key = self.put(result_key(job.task_id, token, "png"))
+        return self.store.finish(job.task_id, token=token, status=status, result_key=key)
+
     def done(self, *, hours: float = 24, status: Status = Status.SUCCEEDED) -> Job:
         job = self.waiting(hours=hours)
-        token = self.claim(job)
-        key = self.put(result_key(job.task_id, token, "png"))
-        assert self.store.finish(job.task_id, token=token, status=status, result_key=key)
+        assert self.finish(job, self.claim(job), status)
         return recorded(self.store, job)
 
     def damage(self, job: Job) -> None:
@@ -162,9 +138,9 @@ def _world(server_settings: dict[str, object], redis: Redis) -> World:
 
 
 def test_an_expired_task_goes_in_two_steps_and_nothing_else_does(world: World) -> None:
-    stays = {world.done(hours=100).task_id, world.waiting(hours=100).task_id}
+    stays = [world.done(hours=100), world.waiting(hours=100)]
     kept_upload = replace(world.uploads, seconds=100 * HOUR).create("", 5)
-    bucket, before = world.bucket(), world.content()
+    bucket = world.bucket()
     waiting = world.waiting()
     goes = [world.done(), world.done(status=Status.FAILED), waiting]
 
@@ -182,10 +158,8 @@ def test_an_expired_task_goes_in_two_steps_and_nothing_else_does(world: World) -
     world.sweep(hours=RECORD_GRACE_SECONDS / HOUR)
     for job in goes:
         assert world.names(job.task_id) == []
-    after = world.content()
-    assert {name: after.get(name) for name in before} == before
     assert world.bucket() == bucket
-    assert world.store.recorded([*stays]) == stays
+    assert [recorded(world.store, job) for job in stays] == stays
     assert world.uploads.store.get(kept_upload.upload_id) == kept_upload
 
 
@@ -194,8 +168,8 @@ def test_a_full_redis_lets_jobs_end_and_all_be_erased(
 ) -> None:
     with embedded_valkey(tmp_path) as url, connect(url) as redis:
         world = _world(server_settings, redis)
-        batches = BatchStore(redis)
-        batch = Batch(new_batch_id(), "shop", world.clock(), world.clock() + 24 * HOUR)
+        batches, now = world.batches, world.clock()
+        batch = Batch(new_batch_id(), "shop", now, now + 24 * HOUR)
         batches.create(batch)
         runs, waits, done = world.waiting(), world.waiting(), world.done()
         ends, begins = world.waiting(), world.waiting()
@@ -209,14 +183,9 @@ def test_a_full_redis_lets_jobs_end_and_all_be_erased(
         with pytest.raises(RedisFullError):
             world.waiting()
 
-        key = world.put(result_key(runs.task_id, token, "png"))
-        assert world.store.finish(
-            runs.task_id, token=token, status=Status.SUCCEEDED, result_key=key
-        )
         # What was accepted is worked off.
-        assert world.store.finish(
-            begins.task_id, token=world.claim(begins), status=Status.SUCCEEDED
-        )
+        assert world.finish(runs, token)
+        assert world.finish(begins, world.claim(begins))
         assert world.store.cancel(ends.task_id)
         for job in (waits, done):
             world.eraser.erase(job)
@@ -234,7 +203,7 @@ def test_a_full_redis_lets_jobs_end_and_all_be_erased(
 
 
 @pytest.mark.parametrize("erased", [False, True])
-def test_what_a_running_job_writes_after_its_expiry_or_erasure_is_swept(
+def test_what_a_job_writes_after_its_expiry_or_erasure_is_swept(
     world: World, *, erased: bool
 ) -> None:
     job = world.waiting()
@@ -244,36 +213,27 @@ def test_what_a_running_job_writes_after_its_expiry_or_erasure_is_swept(
     else:
         world.sweep(hours=24)
     # It had the picture in memory; it stores its result, and dies before its write was refused.
-    world.put(result_key(job.task_id, token, "png"))
-    assert not world.store.finish(job.task_id, token=token, status=Status.SUCCEEDED)
+    assert not world.finish(job, token)
     world.sweep(bucket=True)
     assert world.bucket() == set()
 
 
-def test_what_no_record_names_goes_but_not_at_once(world: World) -> None:
+def test_what_no_record_names_goes_but_not_at_once_and_the_rest_is_charged(world: World) -> None:
     job = world.done()
     of_an_earlier_run = world.put(result_key(job.task_id, lease_token("gpu1@host", 1), "png"))
     # A process died between the two.
     half = {world.put(key(new_task_id())) for key in (original_key, manifest_key)}
-    assert world.orphans.sweep() == []
+    found = list[tuple[str, int]]()
+    orphans = replace(world.orphans, charge_found=found.extend)
+    assert orphans.sweep() == []
+    named = {job.original_key, job.background_key, job.result_key}
+    assert set(found) == {(str(key), world.objects.size(str(key))) for key in named}
     world.clock.now += ORPHAN_GRACE_SECONDS + 60
-    assert set(world.orphans.sweep()) == {of_an_earlier_run, *half}
+    assert set(orphans.sweep()) == {of_an_earlier_run, *half}
     assert job.result_key in world.bucket()
 
 
-def test_what_records_name_is_charged_by_the_sweep(world: World) -> None:
-    done, waiting = world.done(), world.waiting()
-    world.put(result_key(done.task_id, lease_token("gpu1@host", 1), "png"))
-    found: list[tuple[str, int]] = []
-    replace(world.orphans, charge_found=found.extend).sweep()
-    keys = {key for job in (done, waiting) for key in (job.original_key, job.background_key)}
-    assert {key for key, _ in found} == {*keys, done.result_key}
-    assert all(size == world.objects.size(key) for key, size in found)
-
-
-def test_after_a_loss_of_redis_all_that_can_be_restored_stays_until_its_expiry(
-    world: World,
-) -> None:
+def test_after_a_loss_of_redis_what_can_be_restored_stays_until_its_expiry(world: World) -> None:
     world.done()
     bucket = world.bucket()
     assert len(bucket) == 4
@@ -306,9 +266,7 @@ def test_an_upload_without_a_record_is_swept_with_its_parts(world: World) -> Non
     assert world.objects.list_multipart(UPLOAD_OBJECTS) == []
 
 
-def test_an_improvement_goes_after_the_retention_time_and_what_is_not_ours_never_does(
-    world: World,
-) -> None:
+def test_an_improvement_goes_in_time_and_what_is_not_ours_never(world: World) -> None:
     ours, other = world.put(f"{IMPROVEMENTS}picture"), world.put("elsewhere/picture.png")
     world.sweep(hours=world.settings.retention_hours - 0.1)
     assert world.bucket() == {ours, other}
@@ -316,35 +274,32 @@ def test_an_improvement_goes_after_the_retention_time_and_what_is_not_ours_never
     assert world.bucket() == {other}
 
 
-def test_one_sweeps_at_a_time(world: World) -> None:
-    with world.redis.lock(redis_keys.SWEEPER_LOCK, timeout=30):
-        assert not world.sweeper.run_once()
-    world.sweep()
-
-
-def test_a_pass_that_lost_its_lock_says_so(world: World) -> None:
+def test_one_sweeps_at_a_time_and_a_pass_that_lost_its_lock_says_so(world: World) -> None:
     def overtaken() -> float:
         world.redis.delete(redis_keys.SWEEPER_LOCK)
         return world.clock()
 
+    with world.redis.lock(redis_keys.SWEEPER_LOCK, timeout=30):
+        assert not world.sweeper.run_once()
     with capture_logs() as logs:
         assert not replace(world.sweeper, trusted_time=overtaken).run_once()
     assert logs[-1]["event"] == "retention.lock_lost"
 
 
-def test_a_long_sweep_of_the_bucket_is_no_jump_of_the_clock(world: World) -> None:
+def test_a_long_sweep_of_the_bucket_is_no_jump_of_the_clock(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     check = ClockCheck(world.redis, world.clock, lambda _: world.clock())
     for _ in range(3):
         world.put(original_key(new_task_id()))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retention, "_OBJECTS_PER_BLOCK", 1)
+    monkeypatch.setattr(retention, "_OBJECTS_PER_BLOCK", 1)
 
-        def trusted() -> float | None:
-            """Five minutes pass for each object that is looked at."""
-            world.clock.now += 300
-            return check.trusted_time()
+    def trusted() -> float | None:
+        """Five minutes pass for each object that is looked at."""
+        world.clock.now += 300
+        return check.trusted_time()
 
-        assert replace(world.sweeper, trusted_time=trusted).run_once()
+    assert replace(world.sweeper, trusted_time=trusted).run_once()
     assert check.trusted_time() is not None
 
 
@@ -362,9 +317,6 @@ def test_lifecycle_rules_are_later_than_the_sweeper_and_spare_other_rules(world:
     ours = ("originals", "manifests", "backgrounds", "results", "uploads", "improvements")
     assert found == {"theirs": 9, **{f"rmbg-{each}": 5 for each in ours}, "rmbg-parts": None}
     assert lifecycle_days(24) * 24 > 24 + RECORD_GRACE_SECONDS / 3600
-
-
-# -- what cannot be read, or does not go --------------------------------------------------------
 
 
 def test_the_pictures_of_a_record_that_cannot_be_read_go_at_their_time_too(world: World) -> None:
@@ -397,59 +349,38 @@ def test_a_record_that_cannot_be_read_keeps_its_results_and_its_place(world: Wor
     assert world.redis.zrange(redis_keys.owner_tasks_key("shop"), 0, -1) == [job.task_id]
 
 
-def _lock(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
-    """Let the store refuse to delete the objects whose key has a word."""
-    delete = ObjectStore.delete
+def test_an_object_that_does_not_go_holds_up_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete, stays = ObjectStore.delete, world.done()
+    locked = world.bucket()
+    world.done()
+    orphan, _ = (world.put(f"results/{new_task_id()}/a.png") for _ in range(2))
 
     def refuse(store: ObjectStore, key: str) -> None:
-        if word in key:
+        if key == orphan or stays.task_id in key:
             raise ObjectStoreUnavailableError("Access Denied: the object is locked")
         delete(store, key)
 
     monkeypatch.setattr(ObjectStore, "delete", refuse)
-
-
-def test_an_object_that_does_not_go_holds_up_no_other(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stays = world.done()
-    locked = world.bucket()
-    world.done()
+    assert len(world.orphans.sweep()) == 1
     world.clock.now += 24 * HOUR
-    _lock(monkeypatch, stays.task_id)
     for _ in range(2):
         world.sweeper.run_once()
-    assert world.bucket() == locked
+    assert world.bucket() == {*locked, orphan}
     monkeypatch.undo()
-    world.sweep(hours=1 / 6)
+    world.sweep(hours=1 / 6, bucket=True)
     assert world.bucket() == set()
 
 
-def test_an_orphan_that_does_not_go_holds_up_no_other(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    locked, _ = (world.put(f"results/{new_task_id()}/a.png") for _ in range(2))
-    _lock(monkeypatch, locked)
-    world.sweep(hours=2 * ORPHAN_GRACE_SECONDS / HOUR)
-    assert world.bucket() == {locked}
-
-
-def test_a_clock_that_jumps_takes_nothing_with_it(world: World) -> None:
-    check = ClockCheck(world.redis, world.clock, lambda _: world.clock())
-    world.sweeper = replace(world.sweeper, trusted_time=check.trusted_time)
-    job = world.stored()
-    world.store.create(job)
-    world.sweep()
-    before, kept = world.bucket(), world.content()
+def test_a_clock_that_may_be_wrong_takes_nothing_with_it(world: World) -> None:
+    world.done()
+    bucket, kept = world.bucket(), content(world.redis)
     world.clock.now += 25 * HOUR
-    world.redis.delete(redis_keys.BUCKET_SWEPT)
-    assert not world.sweeper.run_once()
-    assert world.bucket() == before
-    world.redis.delete(redis_keys.SWEEPER_PAUSED)
-    assert world.content().keys() - kept.keys() == set()
-    check.confirm()
+    assert not replace(world.sweeper, trusted_time=lambda: None).run_once()
+    assert (world.bucket(), content(world.redis)) == (bucket, kept)
     world.sweep(bucket=True)
-    assert not [key for key in world.bucket() if job.task_id in key]
+    assert world.bucket() == set()
 
 
 def test_redis_file_holds_what_was_erased_for_a_day_at_most(world: World, tmp_path: Path) -> None:
