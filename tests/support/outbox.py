@@ -3,25 +3,20 @@
 import base64
 import json
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 
 from redis import Redis
 
 from tasks import redis_keys
 from tasks.api_keys import new_webhook_secret
-from tasks.app import create_celery
-from tasks.jobs.batches import BatchStore
 from tasks.jobs.job import Job, JobError, Status
 from tasks.jobs.routing import DELIVER_TASK, WEBHOOK_QUEUE
 from tasks.jobs.store import JobStore, lease_token
-from tasks.net.http_client import HttpClient
-from tasks.net.url_guard import AllowList, UrlGuard
 from tasks.object_store import ObjectStore
+from tasks.runtime import Runtime
 from tasks.settings import Settings
-from tasks.webhooks.deliveries import Delivery, DeliveryStore
-from tasks.webhooks.retry import HostBreaker, RetryPolicy
-from tasks.webhooks.sending import DeliveryRunner, WebhookDispatcher, render_payload
+from tasks.webhooks.deliveries import Delivery
+from tasks.webhooks.retry import RetryPolicy
 from tests.support.clock import Clock
 from tests.support.jobs import make_job
 
@@ -41,22 +36,17 @@ class Post:
     futures: list[Future[str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        settings = Settings.load(redis_url=self.redis_url, url_allow="127.0.0.1")
+        runtime = Runtime(settings, redis=self.redis, object_store=self.objects)
+        self.app, self.deliveries = runtime.celery_app, runtime.deliveries
         self.jobs = JobStore(self.redis, clock=self.clock)
-        self.deliveries = DeliveryStore(self.redis)
-        self.app = create_celery(Settings.load(redis_url=self.redis_url))
-        breaker = HostBreaker(self.redis)
-        self.dispatcher = WebhookDispatcher(
-            self.app, self.redis, self.deliveries, breaker, clock=self.clock
-        )
-        self.runner = DeliveryRunner(
-            self.deliveries,
-            breaker,
-            RetryPolicy(PAUSES, lambda: 0.5),
-            partial(render_payload, self.jobs, BatchStore(self.redis), self.objects),
-            HttpClient(UrlGuard(AllowList.parse("127.0.0.1")), connect_seconds=1.0),
-            lambda _owner, _now: (self.secret,) if self.secret else (),
-            10.0,
-            self.clock,
+        self.dispatcher = replace(runtime.webhook_dispatcher, clock=self.clock)
+        self.runner = replace(
+            runtime.delivery_runner,
+            policy=RetryPolicy(PAUSES, lambda: 0.5),
+            secrets=lambda _owner, _now: (self.secret,) if self.secret else (),
+            seconds=10.0,
+            clock=self.clock,
         )
 
     def messages(self) -> list[tuple[str, str]]:
@@ -94,11 +84,8 @@ class Post:
 
     def job(self, url: str | None, **fields: object) -> Job:
         now = self.clock()
-        options = {"output_format": "png"}
-        times = {"created_at": now, "expires_at": now + 86400}
-        return self.jobs.create(
-            make_job(**{**times, "webhook_url": url, "options": options, **fields})
-        ).job
+        given = {"created_at": now, "expires_at": now + 86400, "webhook_url": url, **fields}
+        return self.jobs.create(make_job(options={"output_format": "png"}, **given)).job
 
     def finish(self, job: Job, status: Status = Status.SUCCEEDED, **facts: object) -> None:
         token = lease_token("gpu0@test", 1)
@@ -115,12 +102,9 @@ class Post:
     @property
     def outcomes(self) -> dict[str, int]:
         """As the metrics count them."""
-        counters = self.redis.hgetall(redis_keys.COUNTERS).items()
-        return {
-            name.removeprefix("webhook:"): int(number)
-            for name, number in counters
-            if name.startswith("webhook:")
-        }
+        counters = self.redis.hgetall(redis_keys.COUNTERS)
+        webhooks = {name: int(counters[name]) for name in counters if name.startswith("webhook:")}
+        return {name.removeprefix("webhook:"): number for name, number in webhooks.items()}
 
     def delivery(self, job: Job) -> Delivery:
         """The first delivery of a job, as it is now."""
