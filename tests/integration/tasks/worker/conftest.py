@@ -14,7 +14,6 @@ from tasks.object_store import ObjectStore
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
 from tests.support.jobs import make_job
-from tests.support.models import FakeModel
 from tests.support.submissions import PICTURE
 
 
@@ -32,11 +31,6 @@ def app(settings: Settings) -> Iterator[Celery]:
 @pytest.fixture
 def registry(redis: Redis) -> WorkerRegistry:
     return WorkerRegistry(redis)
-
-
-@pytest.fixture
-def model() -> FakeModel:
-    return FakeModel("m")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from celery import Celery
@@ -33,21 +33,17 @@ Submit = Callable[..., str]
 
 
 @pytest.fixture
-def task(
-    app: Celery, settings: Settings, model: FakeModel, registry: WorkerRegistry
-) -> Iterator[RemovalTask]:
+def task(app: Celery, settings: Settings, registry: WorkerRegistry) -> Iterator[RemovalTask]:
     app.loader.import_default_modules()
     task = app.tasks[routing.REMOVE_TASK]
-    task.loader = lambda _settings: model
+    task.loader = lambda _settings: FakeModel("m")
     task.load(Runtime(settings, celery_app=app), WORKER)
     registry.record_heartbeat(WORKER, queue="gpu.h.0")
     yield task
     task.unload()
 
 
-def test_a_model_is_loaded_and_its_revision_told_though_redis_takes_no_write_meanwhile(
-    task: RemovalTask, settings: Settings
-) -> None:
+def test_a_model_is_loaded_though_redis_is_away(task: RemovalTask, settings: Settings) -> None:
     task.unload()
     away = settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1")})
     task.load(Runtime(away, celery_app=task.app), WORKER)
@@ -80,9 +76,10 @@ def test_jobs_that_find_no_memory_drain_their_gpu(
     assert redis.zscore(redis_keys.DUE_JOBS, left) > time.time()
 
 
-def test_only_a_result_shows_that_the_model_answers(
+def test_only_a_result_or_a_probe_is_an_answer(
     task: RemovalTask, redis: Redis, submit: Submit
 ) -> None:
+    assert task.readiness is not None
     task.runner.registry.mark_not_ready(WORKER)
     for data, task.runner.model.error in ((b"no picture", None), (PICTURE, FULL), (PICTURE, None)):
         task(submit(data))
@@ -90,10 +87,6 @@ def test_only_a_result_shows_that_the_model_answers(
         assert _worker(task).ready is ready
         # What did not come to its end says nothing of how long a job takes.
         assert redis.hexists(redis_keys.worker_key(WORKER), "seconds") is ready
-
-
-def test_a_probe_that_fails_announces_nothing(task: RemovalTask) -> None:
-    assert task.readiness is not None
     task.runner.registry.mark_not_ready(WORKER)
     for task.runner.model.error in (FULL, None):
         task.readiness.check()
@@ -126,19 +119,13 @@ def test_an_idle_model_is_checked_by_what_that_costs_and_its_answer_is_repeated(
     assert model.calls == calls + 1
 
 
-def test_an_answer_says_what_of_the_gpus_memory_is_in_use(
+def test_an_answer_says_what_gpu_memory_is_used(
     task: RemovalTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert task.readiness is not None
-    answers: list[Any] = [(3, 9), None, FULL]
-
-    def gpu_memory() -> tuple[int, int] | None:
-        if isinstance(answer := answers.pop(0), Exception):
-            raise answer
-        return cast("tuple[int, int] | None", answer)
-
-    monkeypatch.setattr(task.runner.model, "gpu_memory", gpu_memory, raising=False)
-    while answers:
+    memory = Mock(side_effect=[(3, 9), None, FULL])
+    monkeypatch.setattr(task.runner.model, "gpu_memory", memory, raising=False)
+    for _ in range(3):
         task.runner.registry.mark_not_ready(WORKER)
         task.readiness.check()
         shown = _worker(task)

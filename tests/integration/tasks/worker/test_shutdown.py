@@ -15,30 +15,22 @@ from tasks.worker_registry import WorkerRegistry
 WORKER, READY, LOADING = "gpu0@shutdown", 7, 8
 
 
-@pytest.fixture
-def killed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    killed: list[int] = []
-    monkeypatch.setattr(monitor, "child_pids", lambda: {READY, LOADING} - set(killed))
-    monkeypatch.setattr(monitor, "kill_child", killed.append)
-    return killed
-
-
 def test_a_child_that_loads_is_killed_at_once_and_one_that_works_after_the_grace_period(
     app: Celery,
     registry: WorkerRegistry,
     server_settings: dict[str, object],
-    killed: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An interpreter that ends while a thread is in `Settings.load`, native code, aborts."""
-    loaders: list[threading.Thread] = []
-    load = Settings.load
+    loaders, killed, load = list[threading.Thread](), list[int](), Settings.load
 
     def loading(**given: Any) -> Settings:  # noqa: ANN401 - any setting's
         loaders.append(threading.current_thread())
         return load(**{**server_settings, "shutdown_seconds": 0.3, **given})
 
     monkeypatch.setattr(Settings, "load", loading)
+    monkeypatch.setattr(monitor, "child_pids", lambda: {READY, LOADING} - set(killed))
+    monkeypatch.setattr(monitor, "kill_child", killed.append)
     at_the_end: list[tuple[str, list[int]]] = []
     ended = threading.Event()
 
