@@ -14,18 +14,22 @@ import threading
 from collections import Counter
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn_worker import UvicornWorker
 
+from api.auth import SERVICES_EXTENSION
 from api.callers import client_network
 from api.inputs import FETCHES
 from api.settings import ApiSettings
 from api.submission import LOOKUPS
 from api.waiting import WAITING_REQUESTS
 from api.wsgi_bridge import CONNECTION, MAX_BODIES, SEND_SECONDS, WsgiBridge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: A request's head has to be complete within this time of its first byte, or of the connection.
 HEAD_SECONDS: Final = 10.0
@@ -65,6 +69,8 @@ class ConnectionTable:
     """The connections of one process by address, and those that may be closed for a new one."""
 
     def __init__(self, limit: int, per_address: int) -> None:
+        #: Called when the process is asked to end, once for each connection.
+        self.on_shutdown: Callable[[], object] = lambda: None
         self._limit = limit
         self._per_address = per_address
         self._count: Counter[str] = Counter()
@@ -211,6 +217,11 @@ class Connection(H11Protocol):
         else:
             super().send_400_response(msg)
 
+    def shutdown(self) -> None:
+        """Close the connection once its answer is complete: the process is asked to end."""
+        super().shutdown()
+        self._table.on_shutdown()
+
     def abort(self) -> None:
         """Close the connection at once, and drop what has not been sent."""
         self.transport.abort()
@@ -270,10 +281,10 @@ class ApiWorker(UvicornWorker):  # type: ignore[misc] # it publishes no types
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - gunicorn's
         proxies = ApiSettings.load().trusted_proxies
         connections, self._bodies = share_files(_raise_file_limit())
-        table = connection_table(connections, proxies)
+        self._table = connection_table(connections, proxies)
         self.CONFIG_KWARGS = {
             "loop": "asyncio",
-            "http": partial(Connection, table=table),
+            "http": partial(Connection, table=self._table),
             "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
             "ws": "none",
             "lifespan": "off",
@@ -302,6 +313,7 @@ class ApiWorker(UvicornWorker):  # type: ignore[misc] # it publishes no types
 
     async def _serve(self) -> None:
         orphaned = asyncio.ensure_future(self._end_with_the_master())
+        self._table.on_shutdown = self.wsgi.extensions[SERVICES_EXTENSION].waiter.ending.set
         with WsgiBridge(self.wsgi, threads=_THREADS, bodies=self._bodies) as bridge:
             self.wsgi = bridge
             await super()._serve()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -74,13 +75,15 @@ class TaskWaiter:
     Attributes:
         runtime: has the records, and watches for their ends.
         places: one for each request that may wait at once.
+        ending: set once the process is asked to end: nobody waits any longer, within 0.5 s.
     """
 
     runtime: Runtime
     places: Places = field(default_factory=lambda: Places(WAITING_REQUESTS))
+    ending: threading.Event = field(default_factory=threading.Event)
 
     def wait(self, job: Job, seconds: float) -> tuple[Job | None, bool]:
-        """Wait until a job is final or the time is up.
+        """Wait until a job is final, the time is up, or this process is asked to end.
 
         Returns:
             The job then, None if it was erased; and whether there was a place to wait in.
@@ -93,7 +96,8 @@ class TaskWaiter:
                 while True:
                     present = self.runtime.job_store.get(job.task_id)
                     left = deadline - time.monotonic()
-                    if present is None or present.status.final or left <= 0:
+                    over = left <= 0 or self.ending.is_set()
+                    if present is None or present.status.final or over:
                         return present, True
                     wait(min(_LOOK_SECONDS, left))
 
@@ -109,8 +113,9 @@ class TaskWaiter:
     def events(self, job: Job, render: Render) -> Iterator[str]:
         """Yield an event for a job's present state and for each later one, until it is final.
 
-        While its caller has no place to wait in, the present state is the only one. The caller must
-        close the iterator, which gives its place back.
+        The stream ends before that if this process is asked to end; a browser connects again, to
+        another. While its caller has no place to wait in, the present state is the only one. The
+        caller must close the iterator, which gives its place back.
 
         Args:
             job: as it is now.
@@ -134,7 +139,7 @@ class TaskWaiter:
     def _follow(self, job: Job, render: Render) -> Iterator[str]:
         known, written = job, time.monotonic()
         with self.runtime.watcher.watch(job.task_id) as wait:
-            while True:
+            while not self.ending.is_set():
                 present = self.runtime.job_store.get(job.task_id)
                 if present is None:
                     return  # erased
@@ -152,8 +157,8 @@ class TaskWaiter:
         """Yield an event for the present state of each job, and for each later one or new place.
 
         A place is the position, and whether any worker serves the job's model. The stream ends
-        once all are final, or erased. While their caller has no place to wait in,
-        the present states are the only ones. The caller must close the iterator.
+        once all are final, or erased, or this process is asked to end. While their caller has no
+        place to wait in, the present states are the only ones. The caller must close the iterator.
 
         Args:
             jobs: as they are now, all of one owner.
@@ -179,7 +184,7 @@ class TaskWaiter:
     ) -> Iterator[str]:
         written, due = time.monotonic(), 0.0
         with self.runtime.watcher.watch(*left) as wait:
-            while left:
+            while left and not self.ending.is_set():
                 jobs = self.runtime.job_store.get_many(left)
                 left = [each.task_id for each in jobs if not each.status.final]
                 positions = time.monotonic() >= due

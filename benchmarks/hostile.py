@@ -317,8 +317,10 @@ def _repeated(ask: Callable[[RunningService, str], dict[str, Any]]) -> OwnersAtt
     return attack
 
 
-def _held(count: int, head: str, body: str = "", *, reads: bool = True) -> OwnersAttack:
-    """Hold so many requests open, and send one for each that is answered."""
+def _held(
+    count: int, head: str, body: str = "", *, reads: bool = True, again: int = 20
+) -> OwnersAttack:
+    """Hold so many requests open, and send one for each that is answered, `again` in 50 ms."""
 
     @contextmanager
     def attack(service: RunningService, key: str) -> Iterator[set[str]]:
@@ -330,7 +332,7 @@ def _held(count: int, head: str, body: str = "", *, reads: bool = True) -> Owner
             lines = head.format(task=task, waiting=waiting)
             begin = f"{lines}\r\nHost: x\r\nX-API-Key: {{key}}\r\nConnection: close\r\n"
             begin += f"Content-Length: {len(content)}\r\n" * bool(content)
-            kind = SlowClient(count, f"{begin}\r\n{content}", reads=reads)
+            kind = SlowClient(count, f"{begin}\r\n{content}", reads=reads, again=again)
             with attacking(service.api.port, key, {"requests": kind}) as held:
                 yield errors
                 errors.update(held.stop(seconds=0)["requests"].errors)
@@ -390,6 +392,8 @@ OWNERS: dict[str, tuple[dict[str, float], OwnersAttack]] = {
     ),
     "long polls": ({}, _held(200, "GET /api/v1/tasks/{waiting}?wait=60 HTTP/1.1")),
     "event streams": ({}, _held(200, "GET /api/v1/tasks/{waiting}/events HTTP/1.1")),
+    "cheap requests, on and on": ({}, _held(200, "GET /api/v1/tasks?limit=1 HTTP/1.1")),
+    "requests without a route, on and on": ({}, _held(200, "GET /api/v2/tasks HTTP/1.1")),
     "pictures on a slow site": (
         {},
         _held(60, _JSON_HEAD, '{{"image_url":"http://127.0.0.1:{site}/a"}}'),

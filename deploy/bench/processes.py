@@ -28,6 +28,8 @@ from deploy.local.up import RUN_FILE
 _START_SECONDS: Final = 180.0
 _POLL_SECONDS: Final = 0.1
 _LOG_CHARACTERS: Final = 2000
+#: Beyond the PNG of 12 megapixels, which has 21 MB with a camera's grain.
+_MAX_IMAGE_MB: Final = 32
 #: What a command line says of its process; the first that matches counts.
 _NAMES: Final = (
     (r"gunicorn: master", "API, master"),
@@ -137,11 +139,11 @@ def running_stack(folder: Path, options: Sequence[str] = ()) -> Iterator[Program
         StartError: it did not become ready; with the end of its output.
     """
     data = folder / "data"
-    command = [local_service.script("rmbg"), "up", "--port", "0", "--flower-port", "0"]
+    command = ["env", f"RMBG_MAX_IMAGE_MB={_MAX_IMAGE_MB}", local_service.script("rmbg"), "up"]
+    ports = ["--port", "0", "--flower-port", "0"]
     facts = data / RUN_FILE
-    with _started(
-        [*command, "--data", str(data), *options], folder / "up.log", facts.exists
-    ) as pid:
+    whole = [*command, *ports, "--data", str(data), *options]
+    with _started("rmbg up", whole, folder / "up.log", facts.exists) as pid:
         yield Program(json.loads(facts.read_text("utf-8"))["api_url"], pid)
 
 
@@ -155,7 +157,8 @@ def running_rembg(program: Path, models: Path, folder: Path, port: int) -> Itera
     url = f"http://{LOOPBACK}:{port}"
     server = [str(program), "s", "--no-ui", "-h", LOOPBACK, "-p", str(port)]
     log = folder / "rembg.log"
-    with _started(["env", f"U2NET_HOME={models}", *server], log, lambda: _answers(url)) as pid:
+    command = ["env", f"U2NET_HOME={models}", *server]
+    with _started("rembg s", command, log, lambda: _answers(url)) as pid:
         yield Program(url, pid)
 
 
@@ -168,7 +171,9 @@ def _answers(url: str) -> bool:
 
 
 @contextmanager
-def _started(command: Sequence[str], log: Path, ready: Callable[[], bool]) -> Iterator[int]:
+def _started(
+    name: str, command: Sequence[str], log: Path, ready: Callable[[], bool]
+) -> Iterator[int]:
     """Start a program, wait until it is ready, and end it after the block."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
@@ -177,7 +182,7 @@ def _started(command: Sequence[str], log: Path, ready: Callable[[], bool]) -> It
         while not ready():
             if process.poll() is not None or time.monotonic() > end:
                 said = log.read_text("utf-8", "replace")[-_LOG_CHARACTERS:]
-                raise StartError(f"{Path(command[0]).name} did not start:\n{said}")
+                raise StartError(f"{name} did not start:\n{said}")
             time.sleep(_POLL_SECONDS)
         yield process.pid
     finally:

@@ -41,6 +41,7 @@ class SlowClient:
             constant number of open ones.
         statuses: with which the server ends them.
         reads: it reads answers to their end, not only what a refusal has.
+        again: connections that take the place of ended ones in 50 ms, once all have been there.
     """
 
     count: int
@@ -50,6 +51,7 @@ class SlowClient:
     per_second: int = 0
     statuses: tuple[str, ...] = ("408",)
     reads: bool = True
+    again: int = 3
 
 
 SLOW_CLIENTS: Final[Mapping[str, SlowClient]] = {
@@ -93,8 +95,8 @@ class Outcome:
 #: What is kept of an answer.
 _ANSWER_BYTES: Final = 4096
 _ERROR: Final = re.compile(rb'"error":\s*\{[^}]*"type":\s*"(\w+)"')
-#: Connections that are opened in 50 ms: until all are there, and in place of those that ended.
-_AT_FIRST, _AGAIN = 20, 3
+#: Connections that are opened in 50 ms until all have been there.
+_AT_FIRST: Final = 20
 
 
 class _Connection(asyncio.Protocol):
@@ -169,7 +171,7 @@ class _Attack:
         self._none.clear()
         self._outcome.opened += 1
         self._outcome.most = max(self._outcome.most, self._open)
-        if self._open >= self._count or self.kind.per_second:
+        if self._outcome.opened >= self._count or self.kind.per_second:
             self.full.set()
 
     def ended(self, answer: bytes) -> None:
@@ -185,7 +187,7 @@ class _Attack:
                 await self._open_one()
                 await asyncio.sleep(1 / self._per_second)
             else:
-                most = _AGAIN if self.full.is_set() else _AT_FIRST
+                most = self.kind.again if self.full.is_set() else _AT_FIRST
                 for _ in range(min(most, self._count - self._open)):
                     await self._open_one()
                 await asyncio.sleep(0.05)

@@ -75,6 +75,27 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def test_all_that_wait_get_the_present_state_when_the_process_is_asked_to_end(api: Api) -> None:
+    waiter = api.services.waiter
+    queued = api.jobs.get(task_id_of(api.send()))
+    assert queued is not None
+    with ThreadPoolExecutor(3) as pool:
+        waits = pool.submit(waiter.wait, queued, 60)
+        streams = [
+            pool.submit(list, events)
+            for events in (
+                waiter.events(queued, lambda _: {}),
+                waiter.events_of([queued], lambda _: {}),
+            )
+        ]
+        _until(lambda: len(api.runtime.watcher._waiting.get(queued.task_id, ())) == 3)
+        waiter.ending.set()
+        job, waited = waits.result(30)
+        assert job is not None
+        assert (job.status, waited) == (Status.QUEUED, True)
+        assert [len(each.result(30)) for each in streams] == [2, 2]  # `retry:`, and the state
+
+
 def test_when_the_time_is_up_the_task_is_accepted_all_the_same(api: Api) -> None:
     answer = api.send(headers={"Prefer": "wait=1"})
     assert answer.status_code == 202
