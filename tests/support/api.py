@@ -1,6 +1,8 @@
 """A client of the API in this process: sends pictures, reads answers, and does a worker's part."""
 
 import io
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -11,13 +13,30 @@ from werkzeug.test import TestResponse
 from api.app import create_app
 from api.auth import SERVICES_EXTENSION
 from api.services import Services
+from api.waiting import TaskWaiter
+from tasks.jobs.cache import ResultCache
 from tasks.jobs.job import Job, JobError, Status
+from tasks.jobs.job_objects import Eraser
+from tasks.jobs.routing import JobDispatcher
 from tasks.jobs.store import JobStore, lease_token
+from tasks.jobs.task_listing import TaskList
 from tasks.object_store import ObjectStore, result_key
 from tasks.runtime import Runtime
 from tests.support.jobs import recorded
-from tests.support.services import with_parts, with_settings
 from tests.support.submissions import PATH, PICTURE, data_of, form, refusal, task_id_of
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def audited(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return those lines of a log that belong to the audit log."""
+    return [line for line in lines if str(line["event"]).startswith("audit.")]
 
 
 class Api(FlaskClient):
@@ -37,20 +56,29 @@ class Api(FlaskClient):
         app.test_client_class = cls
         return cast("Api", app.test_client())
 
-    def with_parts(self, **parts: object) -> "Api":
-        """Return an API over a runtime that has these parts."""
-        return self._on(with_parts(self.services, **parts))
+    def with_parts(self, **parts: Any) -> "Api":  # noqa: ANN401 - as those of a runtime
+        """Return an API over a runtime that has these parts and builds the others from them."""
+        made = self.runtime
+        store, jobs = parts.get("object_store", made.object_store), parts.get("job_store")
+        runtime = Runtime(
+            made.settings, redis=made.redis, celery_app=made.celery_app, object_store=store
+        )
+        if jobs is not None:
+            runtime.dispatcher = JobDispatcher(made.celery_app, jobs)
+            runtime.result_cache = ResultCache(made.redis, jobs)
+            runtime.task_list = TaskList(made.redis, jobs)
+            runtime.eraser = Eraser(jobs, made.object_store)
+        for name, part in parts.items():
+            setattr(runtime, name, part)
+        return self.replaced(runtime=runtime, waiter=TaskWaiter(runtime))
 
     def with_settings(self, **settings: object) -> "Api":
         """Return an API with some settings of its own, over the same runtime."""
-        return self._on(with_settings(self.services, **settings))
+        return self.replaced(settings=self.services.settings.model_copy(update=settings))
 
     def replaced(self, **parts: Any) -> "Api":  # noqa: ANN401 - as those of the services
         """Return an API whose services have these parts."""
-        return self._on(replace(self.services, **parts))
-
-    def _on(self, services: Services) -> "Api":
-        made = Api.on(services)
+        made = Api.on(replace(self.services, **parts))
         made.owner, made.key, made.environ_base = self.owner, self.key, self.environ_base
         return made
 

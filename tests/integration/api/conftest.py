@@ -1,15 +1,13 @@
 """The API in this process, on a database that is empty when a test begins; tests override parts.
 
-It is a module's, with its settings: `SETTINGS`, if it has that.
+It is a module's, with its settings `SETTINGS` and its own bucket `BUCKET`, if it has these.
 """
 
 from collections.abc import Iterator
 
 import pytest
-from flask.testing import FlaskClient
 from redis import Redis
 
-from api.services import Services
 from tests.support.api import Api
 from tests.support.servers import Servers
 from tests.support.services import services_on
@@ -18,9 +16,13 @@ from tests.support.websites import website
 
 
 @pytest.fixture(scope="module")
-def api(request: pytest.FixtureRequest, servers: Servers, objects: object) -> Api:  # noqa: ARG001 - makes the bucket
-    settings = servers.settings(servers.redis_url())
-    return Api.on(services_on(settings, **getattr(request.module, "SETTINGS", {})))
+def api(request: pytest.FixtureRequest, servers: Servers) -> Api:
+    module = vars(request.module)
+    bucket = f"{servers.bucket}{module.get('BUCKET', '')}"
+    settings = servers.settings(servers.redis_url(), s3_bucket=bucket)
+    api = Api.on(services_on(settings, **module.get("SETTINGS", {})))
+    api.objects.ensure_bucket()
+    return api
 
 
 @pytest.fixture(autouse=True)
@@ -36,16 +38,6 @@ def shop(api: Api) -> Api:
 @pytest.fixture
 def studio(api: Api) -> Api:
     return api.tenant("studio")
-
-
-@pytest.fixture(scope="module")
-def services(api: Api) -> Services:
-    return api.services
-
-
-@pytest.fixture(scope="module")
-def client(api: Api) -> FlaskClient:
-    return api
 
 
 @pytest.fixture(scope="module")

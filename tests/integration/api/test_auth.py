@@ -4,8 +4,6 @@ import base64
 import re
 from urllib.parse import quote
 
-import pytest
-
 from api.auth import LOOPBACK_ONLY
 from tasks.redis_keys import lease_key, upload_lock_key, upload_takeover_key
 from tests.support.api import Api
@@ -14,104 +12,6 @@ from tests.support.services import services_on
 from tests.support.submissions import PATH, PICTURE, data_of, refusal
 
 SETTINGS = {"auth": "on"}
-
-_UNKNOWN_TASK = "/api/v1/tasks/rm-20261122-nothing"
-
-
-def test_without_a_key_the_answer_says_how_to_send_one(api: Api) -> None:
-    answer = api.get(_UNKNOWN_TASK)
-    assert refusal(answer) == (401, "unauthorized")
-    assert answer.get_json()["code"] == 40100
-    assert "X-API-Key" in answer.get_json()["message"]
-    assert answer.headers["WWW-Authenticate"] == "Bearer"
-
-
-@pytest.mark.parametrize(
-    ("header", "form"), [("X-API-Key", "{}"), ("Authorization", "Bearer {}"), ("x-api-key", " {} ")]
-)
-def test_a_key_is_taken_in_either_form_until_it_is_revoked(
-    api: Api, header: str, form: str
-) -> None:
-    _, key = api.runtime.api_keys.add("shop")
-    headers = {header: form.format(key)}
-    assert refusal(api.get(_UNKNOWN_TASK, headers=headers)) == (404, "task_not_found")
-    api.runtime.api_keys.revoke("shop")
-    answer = api.get(_UNKNOWN_TASK, headers=headers)
-    assert refusal(answer) == (401, "unauthorized")
-    assert "revoked" in answer.get_json()["message"]
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"X-API-Key": "wrong"},
-        {"X-API-Key": ""},
-        {"X-API-Key": "ü€"},
-        {"Authorization": "Bearer"},
-        {"Authorization": "Basic cm1iZzpyb21iZw=="},
-        {"Authorization": ""},
-    ],
-    ids=str,
-)
-def test_what_is_no_key_opens_nothing(api: Api, headers: dict[str, str]) -> None:
-    api.runtime.api_keys.add("shop")
-    assert refusal(api.get(_UNKNOWN_TASK, headers=headers)) == (401, "unauthorized")
-
-
-@pytest.mark.parametrize("path", ["/healthz/live", "/openapi.json", "/docs/"])
-def test_what_belongs_to_nobody_needs_no_key(api: Api, path: str) -> None:
-    assert api.get(path).status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("auth", "local", "keys", "status"),
-    [
-        ("off", False, True, 404),
-        ("auto", True, False, 404),
-        ("auto", True, True, 401),
-        ("auto", False, False, 401),
-        ("auto", False, True, 401),
-    ],
-)
-def test_auto_asks_for_a_key_unless_nobody_else_comes_by_and_there_is_none(
-    api: Api, auth: str, *, local: bool, keys: bool, status: int
-) -> None:
-    if keys:
-        api.runtime.api_keys.add("shop")
-    asking = api.with_settings(auth=auth)
-    asking.application.config[LOOPBACK_ONLY] = local
-    for headers in ({}, {"X-API-Key": "of nobody"}):
-        assert asking.get(_UNKNOWN_TASK, headers=headers).status_code == status
-
-
-def test_while_redis_is_away_nobody_is_let_in(server_settings: dict[str, object]) -> None:
-    away = services_on(server_settings, redis_url="redis://127.0.0.1:1/0", auth="on")
-    answer = Api.on(away).get(_UNKNOWN_TASK, headers={"X-API-Key": "any"})
-    assert refusal(answer) == (503, "queue_unavailable")
-
-
-def test_a_quota_counts_pictures_and_is_stated(api: Api, studio: Api) -> None:
-    shop = api.tenant("shop", rate_per_minute=2)
-    first, second, refused = shop.send(), shop.send(), shop.send()
-    assert (first.status_code, second.status_code) == (202, 202)
-    assert first.headers["RateLimit-Policy"] == '"pictures";q=2;w=60'
-    assert re.fullmatch(r'"pictures";r=1;t=\d+', first.headers["RateLimit"])
-    assert refusal(refused) == (429, "rate_limited")
-    assert 1 <= int(refused.headers["Retry-After"]) <= 30
-    assert refused.headers["RateLimit"].startswith('"pictures";r=0;')
-    # Looking costs nothing, and other keys have their own.
-    assert shop.data(f"/api/v1/tasks/{data_of(first)['task_id']}")
-    free = studio.send()
-    assert free.status_code == 202
-    assert "RateLimit" not in free.headers
-
-
-def test_a_repeated_request_costs_nothing(api: Api) -> None:
-    shop = api.tenant("shop", rate_per_minute=1)
-    first = data_of(shop.send(key="k"))["task_id"]
-    assert data_of(shop.send(key="k"))["task_id"] == first
-    assert refusal(shop.send(key="l")) == (429, "rate_limited")
-
 
 #: For each variable of a route, a value that nothing has: a new one has to be added here.
 NOBODYS = {
@@ -122,6 +22,57 @@ NOBODYS = {
     "worker": "gpu9@nowhere",
     "webhook_id": "msg_rm-20261122-22222222222222222222_1",
 }
+_TASK = f"/api/v1/tasks/{NOBODYS['task_id']}"
+
+
+def test_a_key_is_taken_in_either_form_until_it_is_revoked(api: Api, shop: Api) -> None:
+    forms = [{"X-API-Key": f" {shop.key} "}, {"Authorization": f"Bearer {shop.key}"}]
+    for headers in forms:
+        assert api.error("GET", _TASK, headers=headers) == (404, "task_not_found")
+    api.runtime.api_keys.revoke("shop")
+    for headers in forms:
+        answer = api.get(_TASK, headers=headers)
+        assert refusal(answer) == (401, "unauthorized")
+        assert "revoked" in answer.get_json()["message"]
+
+
+def test_what_is_no_key_opens_nothing(api: Api) -> None:
+    none: list[dict[str, str]] = [
+        {},
+        {"X-API-Key": ""},
+        {"X-API-Key": "ü€"},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Basic cm1iZzpyb21iZw=="},
+    ]
+    for headers in none:
+        answer = api.get(_TASK, headers=headers)
+        assert refusal(answer) == (401, "unauthorized"), headers
+        assert "X-API-Key" in answer.get_json()["message"], "it says how to send one"
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+    for path in ("/healthz/live", "/openapi.json", "/docs/"):  # which belong to nobody
+        assert api.get(path).status_code == 200
+
+
+def test_auto_asks_for_a_key_unless_nobody_else_comes_by_and_there_is_none(api: Api) -> None:
+    def statuses(auth: str, *, local: bool) -> set[int]:
+        asking = api.with_settings(auth=auth)
+        asking.application.config[LOOPBACK_ONLY] = local
+        sent: list[dict[str, str]] = [{}, {"X-API-Key": "of nobody"}]
+        return {asking.get(_TASK, headers=headers).status_code for headers in sent}
+
+    assert statuses("auto", local=True) == {404}
+    assert statuses("auto", local=False) == {401}
+    api.tenant("shop")
+    assert statuses("auto", local=True) == {401}
+    assert statuses("off", local=False) == {404}
+
+
+def test_while_redis_is_away_nobody_is_let_in(server_settings: dict[str, object]) -> None:
+    away = Api.on(services_on(server_settings, redis_url="redis://127.0.0.1:1/0", auth="on"))
+    error = away.error("GET", _TASK, headers={"X-API-Key": "any"})
+    assert error == (503, "queue_unavailable")
+
+
 #: Endpoints of the pages' files, which belong to nobody.
 _FILES = {"swagger_ui.show", "web.page_file"}
 #: What makes each method a request that the routes take.
@@ -135,10 +86,9 @@ _HEADERS = {
 
 def _routes(api: Api) -> list[tuple[str, str]]:
     """Method and template, such as `/api/v1/tasks/{task_id}`, of each route that takes an id."""
-    rules = api.application.url_map.iter_rules()
     return [
         (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
-        for rule in rules
+        for rule in api.application.url_map.iter_rules()
         if rule.arguments and rule.endpoint not in _FILES
         for method in sorted((rule.methods or set()) - {"OPTIONS"})
     ]
@@ -202,11 +152,7 @@ def test_what_is_anothers_or_no_id_is_not_there(shop: Api, studio: Api, api: Api
     for text in names:
         assert studio.error("POST", PATH, json={"upload_id": text})[0] in {404, 422}, text
     assert content(api.redis) == before
-    # Nor for whoever sends no key.
-    task_id = shop.data("/api/v1/tasks")["tasks"][0]["task_id"]
-    assert api.get(f"/api/v1/tasks/{task_id}").status_code == 401
-
-
-def test_a_list_holds_the_callers_own_tasks_alone(shop: Api, studio: Api) -> None:
-    mine, _ = shop.submit(), studio.submit()
-    assert [each["task_id"] for each in shop.data("/api/v1/tasks")["tasks"]] == [mine]
+    # Nor for whoever sends no key, and a list holds the caller's own tasks alone.
+    task = shop.data("/api/v1/tasks")["tasks"][0]
+    assert api.get(f"/api/v1/tasks/{task['task_id']}").status_code == 401
+    assert studio.data("/api/v1/tasks")["tasks"] == []

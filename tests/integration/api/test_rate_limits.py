@@ -1,5 +1,6 @@
-"""Token buckets in a real Redis."""
+"""Token buckets in a real Redis, and the quota of pictures as its owner sees it."""
 
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -8,6 +9,10 @@ import pytest
 from redis import Redis
 
 from api.rate_limits import Rate, take_tokens
+from tests.support.api import Api
+from tests.support.submissions import refusal
+
+SETTINGS = {"auth": "on"}
 
 # So slow that nothing is refilled meanwhile.
 _SECONDS = 100_000
@@ -68,3 +73,18 @@ def test_fifty_threads_share_one_bucket_exactly(redis: Redis) -> None:
 
     with ThreadPoolExecutor(50) as pool:
         assert sum(pool.map(take, range(50))) == 20
+
+
+def test_a_quota_counts_pictures_and_is_stated(api: Api, studio: Api) -> None:
+    shop = api.tenant("shop", rate_per_minute=2)
+    first, again, second = shop.send(key="k"), shop.send(key="k"), shop.send()
+    assert [each.status_code for each in (first, again, second)] == [202] * 3
+    assert first.headers["RateLimit-Policy"] == '"pictures";q=2;w=60'
+    assert re.fullmatch(r'"pictures";r=1;t=\d+', first.headers["RateLimit"])
+    refused = shop.send()
+    assert refusal(refused) == (429, "rate_limited")
+    assert 1 <= int(refused.headers["Retry-After"]) <= 30
+    assert refused.headers["RateLimit"].startswith('"pictures";r=0;')
+    # Looking costs nothing, and other keys have their own.
+    assert shop.data("/api/v1/tasks")
+    assert "RateLimit" not in studio.send().headers

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -24,9 +25,6 @@ from tests.support.submissions import PATH, refusal
 SETTINGS = {"auth": "on"}
 
 _UPLOADS, _TUS = "/api/v1/uploads", {"Tus-Resumable": "1.0.0"}
-_FORM = "multipart/form-data; boundary=b"
-_PART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\nno file\r\n--b--\r\n'
-_HEAD = b"--b\r\nContent-Disposition: form-data\r\n\r\nx"
 
 
 def _checked(answer: TestResponse) -> tuple[int, str]:
@@ -38,70 +36,40 @@ def _checked(answer: TestResponse) -> tuple[int, str]:
     return refusal(answer)
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status", "kind"),
-    [
-        ("GET", "/nowhere", 404, "not_found"),
-        ("GET", "/api/v1/nowhere", 404, "not_found"),
-        ("GET", "/api/v1/tasks/a/b/c", 404, "not_found"),
-        ("GET", "/api/v1/tasks/%00", 404, "task_not_found"),
-        ("GET", "/api/v1/tasks/" + "x" * 3000, 404, "task_not_found"),
-        ("GET", "/api/v1/tasks/rm-unknown?wait=30", 404, "task_not_found"),
-        ("GET", "/api/v1/remove-bg", 405, "method_not_allowed"),
-        ("PUT", "/api/v1/remove-bg", 405, "method_not_allowed"),
-        ("DELETE", "/api/v1/info", 405, "method_not_allowed"),
-        ("DELETE", "/healthz/live", 405, "method_not_allowed"),
-        ("BREW", "/api/v1/tasks", 405, "method_not_allowed"),
-        ("GET", "/api/v1/tasks?limit=NaN", 422, "invalid_parameter"),
-        ("GET", "/api/v1/tasks?x=1", 422, "unknown_parameter"),
-        ("GET", "/api/v1/tasks/rm-1?wiat=1", 422, "unknown_parameter"),
-        ("GET", "/api/v1/tasks/rm-1?wait=-1", 422, "invalid_parameter"),
-        ("GET", "/api/v1/tasks/rm-1?wait=inf", 422, "invalid_parameter"),
-        ("GET", "/api/v1/tasks/rm-1?wait=nan", 422, "invalid_parameter"),
-    ],
-)
-def test_an_address_that_does_not_fit_is_answered_in_the_envelope(
-    shop: Api, method: str, path: str, status: int, kind: str
-) -> None:
-    answer = shop.open(path, method=method)
-    assert _checked(answer) == (status, kind)
-    assert (status == 405) == ("Allow" in answer.headers)
+def _json(text: bytes) -> dict[str, Any]:
+    return {"data": text, "content_type": "application/json"}
 
 
 @pytest.mark.parametrize(
-    ("data", "content_type", "status", "kind"),
+    ("method", "path", "sent", "status", "kind"),
     [
-        (b"<a/>", "text/xml", 415, "unsupported_media_type"),
-        (b"x", "nonsense", 415, "unsupported_media_type"),
-        (b"", None, 400, "missing_image"),
-        (b"", _FORM, 400, "missing_image"),
-        (_PART % b"image", _FORM, 400, "missing_image"),
-        ({"quality": "5"}, None, 400, "missing_image"),
-        ({"a": "b"}, None, 422, "unknown_parameter"),
-        (b"x" * 2**24, _FORM, 400, "bad_request"),
-        (b"x", "multipart/form-data", 400, "bad_request"),
-        (b"--b\r\n", _FORM, 400, "bad_request"),
-        (_HEAD, _FORM, 400, "bad_request"),
-        (b"", "application/json", 400, "bad_request"),
-        (b"{", "application/json", 400, "bad_request"),
-        (b"\xff", "application/json", 400, "bad_request"),
-        (b"[1]", "application/json", 400, "bad_request"),
-        (b"null", "application/json", 400, "bad_request"),
-        (b"[" * 60_000, "application/json", 400, "bad_request"),
-        (b'{"metadata": {"a": NaN}}', "application/json", 400, "bad_request"),
-        ({"metadata": "[" * 9_000}, None, 422, "invalid_parameter"),
-        (b'{"metadata": {"a": 1e400}}', "application/json", 400, "bad_request"),
-        ({"metadata": '{"a": NaN}'}, None, 422, "invalid_parameter"),
-        ({"metadata": '{"a": 1e400}'}, None, 422, "invalid_parameter"),
-        ({"metadata": '{"a": "\\ud800"}'}, None, 422, "invalid_parameter"),
+        ("GET", "/nowhere", {}, 404, "not_found"),
+        ("GET", "/api/v1/tasks/rm-unknown?wait=30", {}, 404, "task_not_found"),
+        ("GET", PATH, {}, 405, "method_not_allowed"),
+        ("DELETE", "/healthz/live", {}, 405, "method_not_allowed"),
+        ("BREW", "/api/v1/tasks", {}, 405, "method_not_allowed"),
+        ("GET", "/api/v1/tasks?limit=NaN", {}, 422, "invalid_parameter"),
+        ("GET", "/api/v1/tasks/rm-1?wiat=1", {}, 422, "unknown_parameter"),
+        ("GET", "/api/v1/tasks/rm-1?wait=inf", {}, 422, "invalid_parameter"),
+        ("POST", PATH, {"content_type": "text/xml"}, 415, "unsupported_media_type"),
+        ("POST", PATH, {}, 400, "missing_image"),
+        ("POST", PATH, {"content_type": "multipart/form-data; boundary=b"}, 400, "missing_image"),
+        ("POST", PATH, {"data": {"quality": "5"}}, 400, "missing_image"),
+        ("POST", PATH, {"data": {"a": "b"}}, 422, "unknown_parameter"),
+        ("POST", PATH, {"data": {"metadata": "[" * 9_000}}, 422, "invalid_parameter"),
+        ("POST", PATH, _json(b""), 400, "bad_request"),
+        ("POST", PATH, _json(b"[1]"), 400, "bad_request"),
+        ("POST", PATH, _json(b"[" * 60_000), 400, "bad_request"),
+        ("POST", PATH, _json(b'{"metadata": {"a": 1e400}}'), 400, "bad_request"),
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_a_body_that_does_not_fit_is_answered_in_the_envelope(
-    shop: Api, data: bytes | dict[str, str], content_type: str | None, status: int, kind: str
+def test_what_does_not_fit_is_answered_in_the_envelope(
+    shop: Api, method: str, path: str, *, sent: dict[str, Any], status: int, kind: str
 ) -> None:
-    answer = shop.post("/api/v1/remove-bg", data=data, content_type=content_type)
+    answer = shop.open(path, method=method, **sent)
     assert _checked(answer) == (status, kind)
+    assert (status == 405) == ("Allow" in answer.headers)
 
 
 def test_a_crash_shows_no_secrets(api: Api) -> None:
@@ -119,16 +87,10 @@ def test_a_crash_shows_no_secrets(api: Api) -> None:
 def test_a_damaged_record_has_an_error_of_its_own_and_hides_no_other(shop: Api) -> None:
     other, task_id = shop.submit(), shop.submit()
     shop.redis.hset(redis_keys.job_key(task_id), "options", "{a secret")
-    for method, path in [
-        ("GET", ""),
-        ("GET", "/result"),
-        ("GET", "/events"),
-        ("GET", "/deliveries"),
-        ("POST", "/cancel"),
-        ("DELETE", ""),
-    ]:
+    ends = {"": "GET", "/result": "GET", "/events": "GET", "/deliveries": "GET", "/cancel": "POST"}
+    for end, method in [*ends.items(), ("", "DELETE")]:
         with capture_logs() as lines:
-            answer = shop.open(f"/api/v1/tasks/{task_id}{path}", method=method)
+            answer = shop.open(f"/api/v1/tasks/{task_id}{end}", method=method)
         assert _checked(answer) == (500, "task_unreadable")
         assert "secret" not in answer.text
         logged = [line["task_id"] for line in lines if line["event"] == "record.unreadable"]
@@ -136,15 +98,11 @@ def test_a_damaged_record_has_an_error_of_its_own_and_hides_no_other(shop: Api) 
     assert [each["task_id"] for each in shop.data("/api/v1/tasks")["tasks"]] == [other]
 
 
-@pytest.mark.parametrize(
-    ("given", "kept"), [("order-17", "order-17"), ("a b {evil}", r"req-\w+")], ids=str
-)
-def test_the_callers_request_id_is_kept_unless_it_could_forge_log_lines(
-    api: Api, given: str, kept: str
-) -> None:
-    answer = api.get("/healthz/live", headers={"X-Request-Id": given})
-    assert re.fullmatch(kept, answer.headers["X-Request-Id"])
-    assert answer.get_json()["request_id"] == answer.headers["X-Request-Id"]
+def test_the_callers_request_id_is_kept_unless_it_could_forge_log_lines(api: Api) -> None:
+    for given, kept in (("order-17", "order-17"), ("a b {evil}", r"req-\w+")):
+        answer = api.get("/healthz/live", headers={"X-Request-Id": given})
+        assert re.fullmatch(kept, answer.headers["X-Request-Id"])
+        assert answer.get_json()["request_id"] == answer.headers["X-Request-Id"]
 
 
 def _routes(app: Flask, *more: str) -> Iterator[tuple[str, set[str]]]:
@@ -156,14 +114,13 @@ def _routes(app: Flask, *more: str) -> Iterator[tuple[str, set[str]]]:
 def test_options_names_the_methods_of_every_route_and_needs_no_key(api: Api) -> None:
     allowed: dict[str, set[str]] = {}
     for rule, methods in _routes(api.application):
-        allowed.setdefault(rule, set()).update(methods)
+        allowed.setdefault(re.sub(r"<[^>]+>", "1", rule), set()).update(methods)
     assert len(allowed) > 8
-    for rule, methods in allowed.items():
-        answer = api.options(re.sub(r"<[^>]+>", "1", rule))
-        assert answer.status_code in {200, 204}, rule
-        assert not answer.data
+    for path, methods in allowed.items():
+        answer = api.options(path)
+        assert (answer.status_code // 100, answer.data) == (2, b""), path
         if "Allow" in answer.headers:
-            assert {each.strip() for each in answer.headers["Allow"].split(",")} == methods, rule
+            assert set(answer.headers["Allow"].split(", ")) == methods, path
         assert "Access-Control-Allow-Origin" not in answer.headers
 
 
@@ -176,8 +133,7 @@ def test_head_is_get_without_a_body_on_every_route(shop: Api) -> None:
     rules.remove("/api/v1/tasks/<string:task_id>/result")
     for path in {re.sub(r"<[^>]+>", name, rule) for rule in rules for name in (task_id, "unknown")}:
         with shop.get(path) as got, shop.head(path) as headed:
-            assert headed.status_code == got.status_code, path
-            assert headed.data == b""
+            assert (headed.status_code, headed.data) == (got.status_code, b""), path
             assert headed.content_type == got.content_type
 
 
@@ -185,7 +141,7 @@ def test_only_named_origins_may_call_from_a_browser_and_none_by_default(api: Api
     shop, studio = "https://shop.example", "https://studio.example"
     named = api.with_settings(cors_origins=f"{shop}, {studio}/")
     asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
-    asked = named.options("/api/v1/remove-bg", headers={"Origin": shop, **asks})
+    asked = named.options(PATH, headers={"Origin": shop, **asks})
     assert asked.status_code == 200
     assert asked.headers["Access-Control-Allow-Origin"] == shop
     assert asked.headers["Access-Control-Allow-Headers"] == "x-api-key"
@@ -195,10 +151,9 @@ def test_only_named_origins_may_call_from_a_browser_and_none_by_default(api: Api
         ("https://evil.example", named, None),
         (shop, api, None),
     ):
-        seen = called.get("/api/v1/info", headers={"Origin": origin})
-        assert seen.headers.get("Access-Control-Allow-Origin") == allowed
-        exposed = seen.headers.get("Access-Control-Expose-Headers", "")
-        assert ("RateLimit" in exposed) == (allowed is not None)
+        seen = called.get("/api/v1/info", headers={"Origin": origin}).headers
+        assert seen.get("Access-Control-Allow-Origin") == allowed
+        assert ("RateLimit" in seen.get("Access-Control-Expose-Headers", "")) == bool(allowed)
 
 
 def test_without_room_nothing_is_kept_and_the_rest_goes_on(shop: Api, tmp_path: Path) -> None:
@@ -209,27 +164,20 @@ def test_without_room_nothing_is_kept_and_the_rest_goes_on(shop: Api, tmp_path: 
     store = WatchedStore(shop.objects)
     room = Capacity(shop.redis, tmp_path, free=lambda _: FREE_BYTES - 1)
     full = shop.with_parts(capacity=room, object_store=store)
-    changing = [
-        (method, re.sub(r"<int:[^>]+>", "1", re.sub(r"<string:[^>]+>", kept, rule)))
-        for rule, methods in _routes(shop.application, "/v1.0/")
-        for method in methods & {"POST", "PUT", "PATCH"}
-    ]
-    refused = {
-        (method, path)
-        for method, path in changing
-        if (answer := full.open(path, method=method, headers=_TUS)).status_code == 503
-        and int(answer.headers["Retry-After"]) >= 60
-        and b"store_full" in answer.data
-    }
-    goes_on = {path for method, path in changing if (method, path) not in refused}
+    goes_on, refused = set[str](), set[str]()
+    for rule, methods in _routes(shop.application, "/v1.0/"):
+        path = re.sub(r"<int:[^>]+>", "1", re.sub(r"<string:[^>]+>", kept, rule))
+        for method in methods & {"POST", "PUT", "PATCH"}:
+            answer = full.open(path, method=method, headers=_TUS)
+            is_full = answer.status_code == 503 and b"store_full" in answer.data
+            (refused if is_full else goes_on).add(path)
+            assert not is_full or int(answer.headers["Retry-After"]) >= 60
     assert goes_on == {
         f"/api/v1/tasks/{kept}/cancel",
         f"/api/v1/batches/{kept}/cancel",
         f"/api/v1/tasks/{kept}/deliveries/1/replay",
     }
-    assert {"/api/v1/remove-bg", "/api/v1/remove-bg/batch", _UPLOADS, "/v1.0/removebg"} <= {
-        path for _, path in refused
-    }
+    assert {PATH, f"{PATH}/batch", _UPLOADS, "/v1.0/removebg"} <= refused
     assert (store.calls, content(shop.redis)) == ([], before)
     # Who asks for DELETE by POST erases, and nobody else gets past by that header.
     by_post = {**_TUS, "X-HTTP-Method-Override": "DELETE"}
@@ -273,7 +221,7 @@ def test_a_redis_that_fills_up_in_between_keeps_nothing(
         assert api.redis.hkeys(redis_keys.charges_key("")) == charged
         assert refusal(full.send()) == (503, "store_full")
         assert store.named("put") == lost
-        assert len(api.redis.zrange("rmbg:jobs:queued", 0, -1)) == 0
+        assert api.queued() == []
         assert full.get(f"/api/v1/tasks/{task_id}").status_code == 200
         assert full.delete(f"/api/v1/tasks/{task_id}").status_code == 200
 
@@ -281,28 +229,21 @@ def test_a_redis_that_fills_up_in_between_keeps_nothing(
 _TOKEN = "a-token-of-an-operator"
 
 
-@pytest.mark.parametrize(
-    ("token", "address", "headers", "status"),
-    [
+def test_the_metrics_are_for_this_machine_or_who_has_the_token(api: Api) -> None:
+    bearer = {"Authorization": f"Bearer {_TOKEN}", "Host": "api:8000"}
+    for token, address, headers, status in (
         (None, "127.0.0.1", {}, 200),
         (None, "::ffff:127.0.0.1", {"Host": "[::1]:8000"}, 200),
         (None, "127.0.0.1", {"Host": "evil.example"}, 403),
         (None, "127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, 403),
         (None, "10.0.0.1", {}, 403),
-        (None, "10.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, 403),
         (None, "", {}, 403),
-        (_TOKEN, "10.0.0.1", {"Authorization": f"Bearer {_TOKEN}", "Host": "api:8000"}, 200),
+        (_TOKEN, "10.0.0.1", bearer, 200),
         (_TOKEN, "127.0.0.1", {"Authorization": f"Bearer {_TOKEN}x"}, 401),
         (_TOKEN, "127.0.0.1", {"Authorization": "Bearer ü"}, 401),
-        (_TOKEN, "127.0.0.1", {"X-API-Key": _TOKEN}, 401),
         (_TOKEN, "127.0.0.1", {}, 401),
-    ],
-    ids=str,
-)
-def test_the_metrics_are_for_this_machine_or_who_has_the_token(
-    api: Api, token: str | None, address: str, headers: dict[str, str], status: int
-) -> None:
-    settings = {"metrics_token": SecretStr(token) if token else None, "trusted_proxies": 1}
-    asked = api.with_settings(**settings)
-    environ = {"REMOTE_ADDR": address}
-    assert asked.get("/metrics", headers=headers, environ_base=environ).status_code == status
+    ):
+        secret = SecretStr(token) if token else None
+        asked = api.with_settings(metrics_token=secret, trusted_proxies=1)
+        answer = asked.get("/metrics", headers=headers, environ_base={"REMOTE_ADDR": address})
+        assert answer.status_code == status, (token, address, headers)

@@ -5,19 +5,16 @@ import pytest
 from api.rate_limits import REPLAYS, Rate, take_tokens
 from tasks.webhooks.deliveries import DeliveryState
 from tests.support.api import Api
-from tests.support.submissions import PICTURE, data_of, form, refused_fields
+from tests.support.submissions import PICTURE, data_of, form, refusal, refused_fields
 
 SETTINGS = {"auth": "on"}
 
 PUBLIC = "https://93.184.216.34/hook"
 
 
-@pytest.mark.parametrize(
-    "url", ["http://127.0.0.1/", "http://169.254.169.254/", "http://[::1]/", "http://10.1.2.3:81/"]
-)
-def test_a_receiver_inside_is_refused_at_once(shop: Api, url: str) -> None:
-    answer = shop.send(webhook_url=url)
-    assert refused_fields(answer)[::2] == (422, {"webhook_url"})
+def test_a_receiver_inside_is_refused_at_once(shop: Api) -> None:
+    answer = shop.send(webhook_url="http://10.1.2.3:81/")
+    assert refused_fields(answer) == (422, "invalid_parameter", {"webhook_url"})
     assert "RMBG_URL_ALLOW" in answer.get_json()["error"]["fields"]["webhook_url"]
 
 
@@ -32,35 +29,29 @@ def test_the_tasks_webhooks_are_listed_and_sent_again(shop: Api) -> None:
     assert shown["next_attempt_at"]
     assert shop.runtime.deliveries.drop(shown["webhook_id"])
     again = data_of(shop.post(f"{path}/1/replay"))
-    assert again["webhook_id"] == shown["webhook_id"]
+    assert (again["webhook_id"], again["state"]) == (shown["webhook_id"], "pending")
     (row,) = shop.runtime.deliveries.of(task_id)
     assert row.state is DeliveryState.PENDING
     for number in ("0", "2", "9" * 4300):
         assert shop.error("POST", f"{path}/{number}/replay") == (404, "delivery_not_found")
 
 
-@pytest.mark.parametrize("by", ["its owner", "an operator"])
-def test_webhooks_are_sent_again_at_a_rate_of_their_own(api: Api, by: str) -> None:
-    shop = api.tenant("shop", rate_per_minute=5, webhook_url=PUBLIC, operator=by == "an operator")
+@pytest.mark.parametrize("operator", [False, True], ids=["by its owner", "by an operator"])
+def test_webhooks_are_sent_again_at_a_rate_of_their_own(api: Api, *, operator: bool) -> None:
+    shop = api.tenant("shop", rate_per_minute=5, webhook_url=PUBLIC, operator=operator)
     task_id = shop.submit()
     shop.finish(task_id)
     (row,) = shop.runtime.deliveries.of(task_id)
-    owners = f"/api/v1/tasks/{task_id}/deliveries/1/replay"
-    path = owners if by == "its owner" else f"/api/v1/ops/webhooks/{row.id}/replay"
+    assert row.url == PUBLIC, "an owner's own receiver is called unless a task names another"
     for _ in range(60):
-        take_tokens(shop.runtime.redis, row.owner, Rate(60), policy=REPLAYS)
-    refused = shop.post(path)
-    assert (refused.status_code, refused.get_json()["error"]["type"]) == (429, "rate_limited")
+        take_tokens(shop.redis, row.owner, Rate(60), policy=REPLAYS)
+    path = f"ops/webhooks/{row.id}" if operator else f"tasks/{task_id}/deliveries/1"
+    refused = shop.post(f"/api/v1/{path}/replay")
+    assert refusal(refused) == (429, "rate_limited")
     assert refused.headers["RateLimit-Policy"] == '"replays";q=60;w=60'
     assert int(refused.headers["Retry-After"]) == 1
-    assert shop.submit(), "pictures have a bucket of their own"
-
-
-def test_an_owners_own_receiver_is_called_unless_a_task_names_another(api: Api) -> None:
-    named = api.tenant("named", webhook_url="https://93.184.216.34/own")
-    ids = [named.submit(), named.submit(webhook_url=PUBLIC)]
-    urls = [api.job(task_id).webhook_url for task_id in ids]
-    assert urls == ["https://93.184.216.34/own", PUBLIC]
+    named = shop.submit(webhook_url=f"{PUBLIC}/2")  # pictures have a bucket of their own
+    assert shop.job(named).webhook_url == f"{PUBLIC}/2"
 
 
 def test_a_batch_is_reported_once(shop: Api) -> None:

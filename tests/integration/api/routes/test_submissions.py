@@ -1,79 +1,57 @@
-"""How often one submission asks Redis and waits for the answer.
+"""How often one submission asks Redis and the object store, and waits for the answer.
 
-What is sent at once is one round trip: a command, a script, or a pipeline. So each call of the
-method through which all clients of redis-py send is counted, kombu's among them.
+What is sent to Redis at once is one round trip: a command, a script, or a pipeline. These counts do
+not depend on the clock; who raises one knows what each request pays.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from redis.connection import Connection
-from werkzeug.test import TestResponse
 
 from tests.support.api import Api
-from tests.support.submissions import PATH, form, png
+from tests.support.counting import REDIS, STORE, SYNCS, counted_calls
+from tests.support.submissions import data_of, png, task_id_of
 
 SETTINGS = {"auth": "on"}
 
-#: Gives what a block sent to Redis, a text for each round trip.
-Count = Callable[[], AbstractContextManager[list[str]]]
-
 
 @pytest.fixture
-def shop(api: Api) -> Api:
+def shop(api: Api, tmp_path: Path) -> Api:
     # A live worker, so that the choice of the queue has something to choose from.
     registry, model = api.runtime.registry, api.services.settings.model
     registry.record_heartbeat("gpu0@test", queue="gpu.test.0", model=model)
     registry.mark_ready("gpu0@test", 90, model=model)
-    shop = api.tenant("shop", rate_per_minute=1000)
-    # Connections are made, and scripts loaded, by the first submission.
-    assert _submit(shop, "red", "order-16").status_code == 202
-    return shop
+    synced = api.with_parts(object_store=replace(api.objects, sync_dir=tmp_path))
+    return synced.tenant("shop", rate_per_minute=1000)
 
 
 @pytest.fixture
-def count(api: Api, monkeypatch: pytest.MonkeyPatch) -> Count:
-    send = Connection.send_packed_command
-    database = api.redis.connection_pool.connection_kwargs["db"]
-
-    @contextmanager
-    def count() -> Iterator[list[str]]:
-        trips: list[str] = []
-
-        def counted(connection: Any, command: Any, check_health: bool = True) -> None:  # noqa: ANN401, FBT001, FBT002 - redis's
-            send(connection, command, check_health)
-            if connection.db == database:
-                text = command if isinstance(command, bytes) else b"".join(command)
-                trips.append(text.decode(errors="replace"))
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Connection, "send_packed_command", counted)
-            yield trips
-
-    return count
+def counts(shop: Api, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    # Connections are made, and scripts loaded, by the first submission.
+    shop.finish(shop.submit(key="order-16", cache="true"))
+    return counted_calls(monkeypatch)
 
 
-def _submit(shop: Api, color: str, key: str) -> TestResponse:
-    sent = form(image=("a.png", png(color)))
-    return shop.post(PATH, headers={"Idempotency-Key": key}, **sent)
+def test_a_submission_with_both_keys_takes_nine_round_trips(
+    shop: Api, counts: Counter[str]
+) -> None:
+    answer = shop.send(png("blue"), key="order-17", cache="true")
+    assert data_of(answer)["queue"] == "gpu.test.0"
+    assert 0 < counts[REDIS] <= 9
+    assert counts[STORE] <= 2  # the original, its manifest
+    assert counts[SYNCS] <= 1  # with the manifest, which is stored last
+    counts.clear()
+    assert shop.data(f"/api/v1/tasks/{task_id_of(answer)}")["status"] == "queued"
+    assert counts[REDIS] <= 2  # the key, and the record
+    assert not counts[STORE]
 
 
-def test_a_submission_with_both_keys_takes_nine_round_trips(shop: Api, count: Count) -> None:
-    with count() as trips:
-        answer = _submit(shop, "blue", "order-17")
-    assert answer.status_code == 202, answer.get_json()
-    assert answer.get_json()["data"]["queue"] == "gpu.test.0"
-    assert any("choose_queue" in trip for trip in trips)
-    assert len(trips) <= 9, trips
-
-
-def test_a_cache_hit_takes_seven_round_trips_and_asks_no_router(shop: Api, count: Count) -> None:
-    shop.finish(_submit(shop, "green", "order-18").get_json()["data"]["task_id"])
-    with count() as trips:
-        answer = _submit(shop, "green", "order-19")
-    assert answer.status_code == 200, answer.get_json()
-    assert answer.get_json()["data"]["cached"]
-    assert 0 < len(trips) <= 7, trips
-    assert not any("choose_queue" in trip for trip in trips)
+def test_a_cache_hit_takes_seven_round_trips_and_asks_no_router(
+    shop: Api, counts: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shop.runtime, "router", None)
+    answer = shop.send(key="order-18", cache="true")
+    assert data_of(answer, 200)["cached"]
+    assert 0 < counts[REDIS] <= 7
