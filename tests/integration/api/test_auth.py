@@ -91,6 +91,7 @@ def _routes(api: Api) -> list[tuple[str, str]]:
         for rule in api.application.url_map.iter_rules()
         if rule.arguments and rule.endpoint not in _FILES
         for method in sorted((rule.methods or set()) - {"OPTIONS"})
+        if method != "HEAD" or "GET" not in (rule.methods or set())  # which is GET's
     ]
 
 

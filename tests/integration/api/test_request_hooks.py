@@ -55,8 +55,10 @@ def _json(text: bytes) -> dict[str, Any]:
         ("POST", PATH, {}, 400, "missing_image"),
         ("POST", PATH, {"content_type": "multipart/form-data; boundary=b"}, 400, "missing_image"),
         ("POST", PATH, {"data": {"quality": "5"}}, 400, "missing_image"),
+        ("POST", PATH, {"data": {"image": "text"}}, 400, "missing_image"),
+        ("POST", PATH, {"data": {"image_url": "nowhere"}}, 422, "invalid_parameter"),
         ("POST", PATH, {"data": {"a": "b"}}, 422, "unknown_parameter"),
-        ("POST", PATH, {"data": {"metadata": "[" * 9_000}}, 422, "invalid_parameter"),
+        ("POST", PATH, {"data": {"metadata": '{"a": NaN}'}}, 422, "invalid_parameter"),
         ("POST", PATH, _json(b""), 400, "bad_request"),
         ("POST", PATH, _json(b"[1]"), 400, "bad_request"),
         ("POST", PATH, _json(b"[" * 60_000), 400, "bad_request"),
@@ -231,19 +233,19 @@ _TOKEN = "a-token-of-an-operator"
 
 def test_the_metrics_are_for_this_machine_or_who_has_the_token(api: Api) -> None:
     bearer = {"Authorization": f"Bearer {_TOKEN}", "Host": "api:8000"}
-    for token, address, headers, status in (
-        (None, "127.0.0.1", {}, 200),
-        (None, "::ffff:127.0.0.1", {"Host": "[::1]:8000"}, 200),
-        (None, "127.0.0.1", {"Host": "evil.example"}, 403),
-        (None, "127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, 403),
-        (None, "10.0.0.1", {}, 403),
-        (None, "", {}, 403),
-        (_TOKEN, "10.0.0.1", bearer, 200),
-        (_TOKEN, "127.0.0.1", {"Authorization": f"Bearer {_TOKEN}x"}, 401),
-        (_TOKEN, "127.0.0.1", {"Authorization": "Bearer ü"}, 401),
-        (_TOKEN, "127.0.0.1", {}, 401),
+    asked = api.with_settings(trusted_proxies=1)
+    guarded = api.with_settings(trusted_proxies=1, metrics_token=SecretStr(_TOKEN))
+    for called, address, headers, status in (
+        (asked, "127.0.0.1", {}, 200),
+        (asked, "::ffff:127.0.0.1", {"Host": "[::1]:8000"}, 200),
+        (asked, "127.0.0.1", {"Host": "evil.example"}, 403),
+        (asked, "127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}, 403),
+        (asked, "10.0.0.1", {}, 403),
+        (asked, "", {}, 403),
+        (guarded, "10.0.0.1", bearer, 200),
+        (guarded, "127.0.0.1", {"Authorization": f"Bearer {_TOKEN}x"}, 401),
+        (guarded, "127.0.0.1", {"Authorization": "Bearer ü"}, 401),
+        (guarded, "127.0.0.1", {}, 401),
     ):
-        secret = SecretStr(token) if token else None
-        asked = api.with_settings(metrics_token=secret, trusted_proxies=1)
-        answer = asked.get("/metrics", headers=headers, environ_base={"REMOTE_ADDR": address})
-        assert answer.status_code == status, (token, address, headers)
+        answer = called.get("/metrics", headers=headers, environ_base={"REMOTE_ADDR": address})
+        assert answer.status_code == status, (address, headers)
