@@ -305,7 +305,7 @@ def test_the_same_request_again_is_answered_with_the_same_batch_and_costs_nothin
     assert again.headers["Idempotency-Replayed"] == "true"
     assert len(api.queued()) == 2
     assert data_of(send("order-8", RED, GREEN))["batch_id"] != batch_id
-    assert refusal(send("order-9", RED)) == (429, "rate_limited")
+    assert refusal(send("order-9", RED, GREEN, BLUE)) == (429, "rate_limited")
     caller.delete(f"/api/v1/batches/{batch_id}")
     assert refusal(send("order-7", RED, GREEN)) == (410, "gone")
 
