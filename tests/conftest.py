@@ -28,7 +28,7 @@ settings.register_profile("tests", deadline=None, print_blob=True)
 settings.load_profile("tests")
 
 #: A parameter of a function.
-_SHARED = re.compile(r"[(,]\s*(service: RunningService|lone_api: RunningApi)\b")
+_SHARED = re.compile(r"[(,]\s*(service: RunningService|(lone|keyed)_api: RunningApi)\b")
 _SERVERS = pytest.StashKey[Servers]()
 
 

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
+from playwright.sync_api import Browser
 
 from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
 from tasks.api_keys import new_webhook_secret
 from tasks.settings import Settings
+from tests.support.browser import chromium
 from tests.support.paths import DATA
 from tests.support.servers import Servers
 from tests.support.service import HOST, RunningApi, RunningService, running_api, running_service
@@ -58,13 +60,30 @@ def lone_api(
         **service_environment,
         "RMBG_REDIS_URL": servers.new_database(),
         "RMBG_S3_BUCKET": f"{servers.bucket}-lone",
-        "RMBG_S3_REGION": "eu-central-1",
         "RMBG_MAX_IMAGE_MB": "256",
         "RMBG_AUTH": "auto",
         "RMBG_GRAFANA_URL": "https://grafana.example/d/rmbg",
     }
     with running_api(env, tmp_path_factory.mktemp("lone") / "api.log") as api:
         yield api
+
+
+@pytest.fixture(scope="session")
+def keyed_api(
+    servers: Servers,
+    service_environment: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[RunningApi]:
+    """An API without workers that asks everybody for a key."""
+    own = {"RMBG_REDIS_URL": servers.new_database(), "RMBG_AUTH": "on"}
+    with running_api(service_environment | own, tmp_path_factory.mktemp("keyed") / "log") as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -77,17 +77,6 @@ def test_an_agent_cuts_a_file_out_over_stdio(service: RunningService, folder: Pa
             assert set(tools) == {"cut_out", "get_task", "list_models"}
             models = (await _call(client, "list_models"))["result"]
             assert [each["name"] for each in models if each["default"]] == ["u2netp"]
-            answer = await client.call_tool(
-                "cut_out",
-                {
-                    "source": "kofe фото.jpg",
-                    "output": "coffee.webp",
-                    "options": {"max_side": 64, "crop": True, "quality": 70, "cache": None},
-                },
-                progress_callback=note,
-            )
-            assert answer.structured_content is None
-            assert "no option cache" in str(answer.content)
             cutout = await client.call_tool(
                 "cut_out",
                 {"source": "kofe фото.jpg", "output": "coffee.webp", "options": {"max_side": 64}},
@@ -108,85 +97,52 @@ def test_an_agent_cuts_a_file_out_over_stdio(service: RunningService, folder: Pa
     anyio.run(talk)
 
 
+OUTSIDE = "outside of the folders"
+
+
 @pytest.mark.parametrize(
-    ("tool", "arguments", "words"),
+    ("tool", "changes", "words"),
     [
-        ("cut_out", {"source": "../secret.png", "output": "a.png"}, "outside of the folders"),
-        ("cut_out", {"source": "/etc/passwd", "output": "a.png"}, "outside of the folders"),
-        ("cut_out", {"source": "linked.png", "output": "a.png"}, "outside of the folders"),
-        ("cut_out", {"source": "note.jpg", "output": "leads out/a.png"}, "outside of the folders"),
-        ("cut_out", {"source": "note.jpg", "output": "linked.png"}, "outside of the folders"),
-        ("cut_out", {"source": "note.jpg", "output": "../a.png"}, "outside of the folders"),
-        ("get_task", {"task_id": NOBODY, "output": "../a.png"}, "outside of the folders"),
-        ("cut_out", {"source": "a\0b", "output": "a.png"}, "is no path"),
-        ("cut_out", {"source": "none.jpg", "output": "a.png"}, "No such file"),
-        ("cut_out", {"source": ".", "output": "a.png"}, "is a directory"),
-        ("cut_out", {"source": "pipe.jpg", "output": "a.png"}, "is no file"),
-        ("cut_out", {"source": "large.jpg", "output": "a.png"}, "the service takes"),
-        ("cut_out", {"source": "note.jpg", "output": ".bashrc"}, "no name for a cutout"),
-        ("cut_out", {"source": "note.jpg", "output": "new/a.png"}, "does not exist"),
-        ("cut_out", {"source": "note.jpg", "output": "note.jpg"}, "set overwrite"),
-        (
-            "cut_out",
-            {"source": "note.jpg", "output": "a.png", "options": {"output_format": "jpg"}},
-            "does not end as its format",
-        ),
-        (
-            "cut_out",
-            {"source": "note.jpg", "output": "a.png", "options": {"webhook_url": "http://x.y/"}},
-            "no option webhook_url",
-        ),
-        (
-            "cut_out",
-            {"source": "note.jpg", "output": "a.png", "options": {"preset": "none"}},
-            "no preset",
-        ),
-        ("cut_out", {"source": 7, "output": "a.png"}, "source: give a text. A picture: its path"),
-        (
-            "cut_out",
-            {"source": "note.jpg", "output": "a.png", "wait_seconds": 99, "overwrite": "perhaps"},
-            (
-                "overwrite: give true or false. Whether an existing output may be replaced. "
-                "wait_seconds: give 50 or less."
-            ),
-        ),
-        ("cut_out", {"output": "a.png"}, "source is missing. A picture: its path"),
+        ("cut_out", {"source": "../secret.png"}, OUTSIDE),
+        ("cut_out", {"source": "linked.png"}, OUTSIDE),
+        ("cut_out", {"output": "leads out/a.png"}, OUTSIDE),
+        ("cut_out", {"output": "linked.png", "overwrite": True}, OUTSIDE),
+        ("get_task", {"task_id": NOBODY, "output": "../a.png"}, OUTSIDE),
+        ("cut_out", {"source": "a\0b"}, "is no path"),
+        ("cut_out", {"source": "none.jpg"}, "No such file"),
+        ("cut_out", {"source": "pipe.jpg"}, "is no file"),
+        ("cut_out", {"source": "large.jpg"}, "the service takes"),
+        ("cut_out", {"output": ".bashrc"}, "no name for a cutout"),
+        ("cut_out", {"output": "new/a.png"}, "does not exist"),
+        ("cut_out", {"output": "note.jpg"}, "set overwrite"),
+        ("cut_out", {"options": {"output_format": "jpg"}}, "does not end as its format"),
+        ("cut_out", {"options": {"webhook_url": "http://x.y/"}}, "no option webhook_url"),
+        ("cut_out", {"options": {"preset": "none"}}, "no preset"),
+        ("cut_out", {"source": 7}, "source: give a text. A picture: its path"),
+        ("cut_out", {"wait_seconds": 99}, "wait_seconds: give 50 or less."),
+        ("cut_out", {"overwrite": "perhaps"}, "overwrite: give true or false. Whether an existing"),
+        ("cut_out", {"crop": True}, "takes no crop, but source, output, options, overwrite"),
+        ("get_task", {}, "task_id is missing. Id of a task"),
         ("get_task", {"task_id": "7"}, "task_id: give an id as cut_out has returned it."),
-        (
-            "cut_out",
-            {"source": "note.jpg", "output": "a.png", "crop": True},
-            (
-                "cut_out takes no crop, but source, output, options, overwrite, wait_seconds. Give "
-                "crop in options."
-            ),
-        ),
         # From here on the service judges, and its words are told.
-        ("cut_out", {"source": "note.jpg", "output": "a.png"}, "The file is no picture"),
-        (
-            "cut_out",
-            {"source": "kofe фото.jpg", "output": "a.png", "options": {"quality": 0}},
-            "quality",
-        ),
-        ("cut_out", {"source": "http://10.1.2.3/a.jpg", "output": "a.png"}, "must not be called"),
+        ("cut_out", {}, "The file is no picture"),
+        ("cut_out", {"source": "http://10.1.2.3/a.jpg"}, "must not be called"),
         ("get_task", {"task_id": NOBODY}, "task"),
     ],
 )
 def test_what_is_refused_says_why_and_writes_nothing(
-    service: RunningService,
-    folder: Path,
-    tool: str,
-    arguments: dict[str, object],
-    words: str,
+    service: RunningService, folder: Path, tool: str, changes: dict[str, object], words: str
 ) -> None:
     limit = service.client.request("GET", "/api/v1/info")["limits"]["max_image_bytes"]
     with (folder / "large.jpg").open("wb") as large:
         large.truncate(limit + 1)
     os.mkfifo(folder / "pipe.jpg")
     before = sorted(folder.parent.rglob("*"))
+    usual = {"source": "note.jpg", "output": "a.png"} if tool == "cut_out" else {}
 
     async def talk() -> str:
         async with _connected(service.url, folder) as client:
-            return await _refusal(client, tool, **arguments)
+            return await _refusal(client, tool, **usual | changes)
 
     assert words.lower() in anyio.run(talk).lower()
     assert sorted(folder.parent.rglob("*")) == before

@@ -46,6 +46,7 @@ def test_the_worker_says_what_is_wrong_and_ends(
         "RMBG_MODEL": "birefnet-tiny",
         "RMBG_MODEL_PATH": str(path),
         "RMBG_THREADS": "1",
+        "RMBG_LOG_LEVLE": "info",
     }
     done = subprocess.run(
         [*command, "-Q", "gpu.bad.0,model.birefnet-tiny"],
@@ -59,6 +60,7 @@ def test_the_worker_says_what_is_wrong_and_ends(
     assert "Traceback" not in done.stdout + done.stderr
     assert done.returncode == 1
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert "RMBG_LOG_LEVEL" in {line.get("meant") for line in lines}, "a misspelt setting is told"
     # Once: no child was started after one that failed.
     (fault,) = [line for line in lines if line["event"] == "worker.model_unusable"]
     assert reason in fault["reason"]

@@ -1,12 +1,10 @@
 """A BiRefNet from a checkpoint on disk, in a worker of its own beside the service's."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from safetensors.torch import save_file
 
 from deploy.local import probes
@@ -16,6 +14,7 @@ from inference.models.load import load_model
 from inference.models.registry import get_spec
 from inference.options import Options
 from inference.pipeline import remove_background
+from tests.support.pictures import read_picture
 from tests.support.servers import running
 from tests.support.service import RunningService, worker_service
 
@@ -48,23 +47,16 @@ def worker(service: RunningService, checkpoint: Path) -> Iterator[None]:
         yield
 
 
-def _pixels(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image)
-
-
 def test_its_matte_comes_through_the_service_unchanged(
     service: RunningService, checkpoint: Path, coffee: Path
 ) -> None:
     task = service.client.wait(service.client.submit(coffee, {"model": _MODEL}))
     assert (task["model"], task["worker"]) == (_MODEL, f"gpu0@{_HOST}")
-    served = _pixels(service.client.download(task["result_url"]))
+    served = np.asarray(read_picture(service.client.download(task["result_url"])))
     assert served.shape == (400, 600, 4)
-    mattes = {}
-    for order in PatchOrder:
-        model = load_model(get_spec(_MODEL), checkpoint, device="cpu", threads=2, patch_order=order)
-        result = remove_background(coffee.read_bytes(), Options(), model)
-        mattes[order] = _pixels(result.data)[..., 3].astype(int)
+    order = PatchOrder.COLUMNS_ROWS_COLORS
+    model = load_model(get_spec(_MODEL), checkpoint, device="cpu", threads=2, patch_order=order)
+    matte = np.asarray(read_picture(remove_background(coffee.read_bytes(), Options(), model).data))
     # Threads split sums in other ways, hence a level of 255.
-    assert np.abs(mattes[PatchOrder.COLUMNS_ROWS_COLORS] - served[..., 3]).max() <= 1
-    assert np.abs(mattes[PatchOrder.COLORS_ROWS_COLUMNS] - served[..., 3]).max() > 5
+    assert np.abs(matte[..., 3].astype(int) - served[..., 3]).max() <= 1
+    assert len(np.unique(served[..., 3])) > 10, "a matte that differs from place to place"

@@ -1,12 +1,10 @@
 """A graph of IS-Net's shape and size, with random weights, in a worker beside the service's."""
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from deploy.local import probes
 from inference.models.load import load_model
@@ -15,6 +13,7 @@ from inference.models.weights import file_sha256
 from inference.options import Options
 from inference.pipeline import remove_background
 from tests.support.onnx_files import IsNetGraph
+from tests.support.pictures import read_picture
 from tests.support.servers import running
 from tests.support.service import RunningService, worker_service
 
@@ -44,11 +43,9 @@ def test_its_matte_comes_through_the_service_unchanged(
     with running(process, service.logs / f"{host}.log", seconds=180):
         task = service.client.wait(service.client.submit(coffee, {"model": _NAME}))
         assert (task["model"], task["worker"], task["status"]) == (_NAME, worker, "succeeded")
-        with Image.open(io.BytesIO(service.client.download(task["result_url"]))) as cutout:
-            served = np.asarray(cutout)
+        served = np.asarray(read_picture(service.client.download(task["result_url"])))
     stand_in = replace(spec, size_bytes=path.stat().st_size, sha256=file_sha256(path))
     model = load_model(stand_in, path, device="cpu", threads=1)
     result = remove_background(coffee.read_bytes(), Options(), model)
-    with Image.open(io.BytesIO(result.data)) as cutout:
-        assert np.array_equal(served, np.asarray(cutout))
+    assert np.array_equal(served, np.asarray(read_picture(result.data)))
     assert len(np.unique(served[..., 3])) > 10, "a matte that differs from place to place"

@@ -1,7 +1,7 @@
 """The page at `/` in a real browser: photos go in, cutouts come out, and nothing is lost."""
 
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,14 +11,12 @@ from playwright.sync_api import Browser, Route
 from inference.presets import PRESETS, Preset
 from tasks.jobs.job import Status
 from tasks.runtime import Runtime
-from tests.support.browser import Visit, chromium, far_off, pixels, visiting
+from tests.support.browser import Visit, far_off, pixels, visiting
 from tests.support.pictures import exif_orientation
-from tests.support.servers import Servers
 from tests.support.service import (
     RunningApi,
     RunningService,
     eventually,
-    running_api,
     settings_of,
 )
 from tests.support.websites import website
@@ -44,12 +42,6 @@ _KEPT_FIELDS = """() => new Promise((done) => {
 })"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
 @pytest.fixture
 def visit(browser: Browser, service: RunningService) -> Iterator[Visit]:
     with visiting(browser, service.url) as visit:
@@ -61,21 +53,6 @@ def waiting(browser: Browser, lone_api: RunningApi) -> Iterator[Visit]:
     """A visit of a service whose photos wait, since it has no worker."""
     with visiting(browser, lone_api.url) as visit:
         yield visit
-
-
-@pytest.fixture
-def tiff(coffee: Path, tmp_path: Path) -> Path:
-    """A photo that no browser draws."""
-    path = tmp_path / "cup.tif"
-    with Image.open(coffee) as image:
-        image.save(path)
-    return path
-
-
-@pytest.fixture
-def website_of_photos(coffee: Path) -> Iterator[str]:
-    with website({"/cup.jpg": coffee.read_bytes()}) as address:
-        yield address
 
 
 def test_photos_are_dropped_compared_touched_up_and_downloaded(
@@ -101,35 +78,30 @@ def test_photos_are_dropped_compared_touched_up_and_downloaded(
     assert coffee.locator(".after").evaluate(_MIDDLE_ALPHA) == 255, "the cutout is drawn"
     page.keyboard.press("Home")
 
-    # The file that comes without any change is the service's own, byte for byte.
-    plain = visit.download(coffee.get_by_role("button", name="Download"))
+    download = coffee.get_by_role("button", name="Download")
+    plain = visit.download(download)
     assert plain.suggested_filename == "coffee.png"
-    cutout = Path(plain.path()).read_bytes()
-    assert (pixels(cutout)[..., 3] == 0).mean() > 0.1
-
+    assert (pixels(Path(plain.path()))[..., 3] == 0).mean() > 0.1
     page.locator("#background-color").check()
     page.locator("#color").fill("#2060a0")
-    coloured = Path(visit.download(coffee.get_by_role("button", name="Download")).path())
+    coloured = visit.saved(download)
     served = service.client.cut_out(chosen[1], {"matte_color": "#2060a0"})
     assert far_off(pixels(coloured), pixels(served)) < 0.001
 
     coffee.get_by_role("button", name="Touch up").click()
-    page.wait_for_selector("#viewer[data-ready]")
-    box = page.locator(".stage canvas").bounding_box()
-    assert box is not None
-    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    x, y, *_ = visit.stage()
     page.locator("#brush-softness").fill("0")
-    page.mouse.move(middle[0] - 40, middle[1])
+    page.mouse.move(x - 40, y)
     page.mouse.down()
-    page.mouse.move(middle[0] + 40, middle[1], steps=8)
+    page.mouse.move(x + 40, y, steps=8)
     page.mouse.up()
     page.get_by_role("button", name="Close").click()
-    brushed = pixels(Path(visit.download(coffee.get_by_role("button", name="Download")).path()))
+    brushed = pixels(visit.saved(download))
     rows, columns = brushed.shape[:2]
     assert tuple(brushed[rows // 2, columns // 2]) == (0x20, 0x60, 0xA0, 255)
     assert 0.001 < far_off(brushed, pixels(coloured)) < 0.2
 
-    archive = zipfile.ZipFile(Path(visit.download(page.locator("#download-all")).path()))
+    archive = zipfile.ZipFile(visit.saved(page.locator("#download-all")))
     assert archive.testzip() is None
     assert sorted(archive.namelist()) == ["chelsea.png", "coffee.png"]
     assert far_off(pixels(archive.read("coffee.png")), brushed) == 0
@@ -138,7 +110,7 @@ def test_photos_are_dropped_compared_touched_up_and_downloaded(
     visit.open()
     again = visit.card("coffee.jpg", "done")
     page.wait_for_selector(".card.shown .after")
-    kept = Path(visit.download(again.get_by_role("button", name="Download")).path())
+    kept = visit.saved(again.get_by_role("button", name="Download"))
     assert far_off(pixels(kept), brushed) == 0
 
 
@@ -169,7 +141,7 @@ def test_folders_of_photos_finish_by_few_requests_and_keep_their_names(
     assert len(set(shown)) == 21, "names that are equal are told apart by folder or number"
     assert "shop/side/photo 07.jpg" in shown
     assert names[0] in shown, "the only one without a folder needs no number"
-    archive = zipfile.ZipFile(Path(visit.download(page.locator("#download-all")).path()))
+    archive = zipfile.ZipFile(visit.saved(page.locator("#download-all")))
     assert {f"shop/{each.name}/photo 03.png" for each in folders} < set(archive.namelist())
 
     # Far from what is seen there are no pictures in memory, and none among what is kept.
@@ -183,24 +155,16 @@ def test_folders_of_photos_finish_by_few_requests_and_keep_their_names(
     title, split = page.locator("#viewer-name"), page.locator(".viewer-split")
     last.get_by_role("button", name="Open large").click()
     assert page.get_by_role("button", name="Next photo").is_disabled()
-    for number, act in enumerate(
-        (
-            lambda: page.keyboard.press("ArrowLeft"),
-            lambda: page.keyboard.press("PageUp"),
-            page.get_by_role("button", name="Previous photo").click,
-        ),
-        start=2,
-    ):
-        act()
-        assert title.text_content() == shown[-number]
-    page.wait_for_selector("#viewer[data-ready]")
+    page.keyboard.press("ArrowLeft")
+    assert title.text_content() == shown[-2]
+    page.keyboard.press("PageUp")
+    page.get_by_role("button", name="Previous photo").click()
+    assert title.text_content() == shown[-4]
+    x, y, _, height = visit.stage()
     assert split.get_attribute("aria-valuetext") == "Before 0 %"
-    box = page.locator(".stage canvas").bounding_box()
-    assert box is not None
-    center, middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(center - (box["height"] - 24) * 96 / 65 / 2 + 8, middle)
+    page.mouse.move(x - (height - 24) * 96 / 65 / 2 + 8, y)
     page.mouse.down()
-    page.mouse.move(center, middle, steps=4)
+    page.mouse.move(x, y, steps=4)
     page.mouse.up()
     half = float(split.input_value())
     assert abs(half - 50) < 3, "the divider at the picture's left is drawn along"
@@ -233,14 +197,16 @@ def test_a_photo_without_a_subject_says_so_and_one_that_is_too_large_is_not_sent
 
 
 def test_a_photo_that_the_browser_cannot_draw_is_kept_by_the_brush(
-    visit: Visit, coffee: Path, tiff: Path
+    visit: Visit, coffee: Path, tmp_path: Path
 ) -> None:
-    original = pixels(coffee)
+    original, tiff = pixels(coffee), tmp_path / "cup.tif"
+    with Image.open(coffee) as image:
+        image.save(tiff)
     page = visit.open()
     visit.drop(tiff)
     card = visit.card(tiff.name, "done")
     download = card.get_by_role("button", name="Download")
-    before = Path(visit.download(download).path())
+    before = visit.saved(download)
     assert page.evaluate("history.state") is None
 
     # Nobody asked for the photo itself until now.
@@ -265,7 +231,7 @@ def test_a_photo_that_the_browser_cannot_draw_is_kept_by_the_brush(
     assert page.locator("#redo").is_disabled()
     page.go_back()
     page.wait_for_selector("#viewer:not([open])", state="attached")
-    kept = pixels(Path(visit.download(download).path()))
+    kept = pixels(visit.saved(download))
     assert far_off(kept[:20, :100], original[:20, :100], levels=24) < 0.01
     assert far_off(kept[60:, :, 3:], pixels(before)[60:, :, 3:]) == 0, "the stroke is nowhere else"
 
@@ -276,7 +242,7 @@ def test_a_photo_that_the_browser_cannot_draw_is_kept_by_the_brush(
     page.wait_for_selector("#viewer[data-ready]")
     page.get_by_role("button", name="Undo all").click()
     page.keyboard.press("Escape")
-    assert Path(visit.download(download).path()).read_bytes() == before.read_bytes()
+    assert visit.saved(download).read_bytes() == before.read_bytes()
 
     drawn = [each.split("/")[-2] for each in visit.requested if "/result" in each][-1]
     with page.expect_request(lambda each: each.method == "DELETE" and drawn in each.url):
@@ -303,13 +269,13 @@ def test_backgrounds_are_shown_as_they_are_saved_and_outlast_a_reload(
     download.click()
     page.get_by_text("turned.webp was not saved. Your key may store no more.").wait_for()
     page.unroute("**/api/v1/remove-bg")
-    blurred = pixels(Path(visit.download(download).path()))
+    blurred = pixels(visit.saved(download))
     assert (blurred[..., 3] == 255).all()
     assert far_off(blurred[:40, :40], original[:40, :40], levels=90) < 0.1, "of its own colors"
     # With any margin, nothing is shown that the photo does not have.
     page.locator("#look-crop").check()
     page.locator("#look-margin").fill("50")
-    trimmed = pixels(Path(visit.download(download).path()))
+    trimmed = pixels(visit.saved(download))
     assert all(side <= whole for side, whole in zip(trimmed.shape, blurred.shape, strict=True))
     page.locator("#look-crop").uncheck()
 
@@ -329,24 +295,21 @@ def test_backgrounds_are_shown_as_they_are_saved_and_outlast_a_reload(
     assert page.locator("#param-mask_offset").input_value() == "-2"
     assert page.locator("summary").inner_text() == "Edges changed"
     shown = card.locator(".after").evaluate(_CORNER)
-    saved = pixels(Path(visit.download(download).path()))
+    saved = pixels(visit.saved(download))
     assert shown == saved[0, 0].tolist() == [255, 255, 255, 255]
 
 
 def test_a_large_photo_goes_on_where_its_upload_broke_off(visit: Visit, large: Path) -> None:
     page = visit.open()
-    breaks = iter(["connectionfailed"])
     offsets: list[int] = []
 
-    def cut(route: Route) -> None:
-        offsets.append(int(route.request.headers["upload-offset"]))
-        if len(offsets) > 1 and (why := next(breaks, None)):
-            route.abort(why)
-        else:
-            route.continue_()
-
     def pieces(route: Route) -> None:
-        cut(route) if route.request.method == "PATCH" else route.continue_()
+        if route.request.method == "PATCH":
+            offsets.append(int(route.request.headers["upload-offset"]))
+            if len(offsets) == 2:
+                route.abort("connectionfailed")
+                return
+        route.continue_()
 
     photo = large.with_name("huge.bmp")
     with Image.open(large) as image:
@@ -358,16 +321,14 @@ def test_a_large_photo_goes_on_where_its_upload_broke_off(visit: Visit, large: P
 
     # What the brush costs while it moves depends on the screen, not on the photo.
     visit.card(photo.name).get_by_role("button", name="Touch up").click()
-    page.wait_for_selector("#viewer[data-ready]")
-    box = page.locator(".stage canvas").bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    x, y, width, _ = visit.stage()
+    page.mouse.move(x, y)
     visit.settle()
     page.evaluate(_NOTE_DRAWN)
     page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] / 3, box["y"] + box["height"] / 3, steps=5)
+    page.mouse.move(x - 50, y - 50, steps=5)
     visit.settle()
-    assert 0 < max(page.evaluate("drawn")) <= box["width"]
+    assert 0 < max(page.evaluate("drawn")) <= width
     page.mouse.up()
     assert page.locator("#undo").is_enabled()
 
@@ -461,15 +422,16 @@ def test_photos_are_found_again_and_two_windows_show_the_same(
 def test_a_service_that_is_away_is_waited_for(waiting: Visit, coffee: Path) -> None:
     waiting.open()
     full = {"code": 42901, "message": "", "data": None, "error": {"type": "rate_limited"}}
-    answers: Iterator[Callable[[Route], None]] = iter(
-        [
-            lambda route: route.abort("connectionrefused"),
-            lambda route: route.fulfill(status=429, json=full, headers={"Retry-After": "2"}),
-        ]
-    )
+    asked: list[Route] = []
 
     def answer(route: Route) -> None:
-        next(answers, Route.continue_)(route)
+        asked.append(route)
+        if len(asked) == 1:
+            route.abort("connectionrefused")
+        elif len(asked) == 2:
+            route.fulfill(status=429, json=full, headers={"Retry-After": "2"})
+        else:
+            route.continue_()
 
     waiting.page.route("**/api/v1/remove-bg", answer)
     waiting.drop(coffee)
@@ -512,24 +474,11 @@ def test_everything_is_done_by_keyboard_alone(visit: Visit, coffee: Path) -> Non
 
 
 def test_a_tenant_sees_its_own_photos_and_its_key_reaches_no_address_and_no_log(
-    browser: Browser,
-    servers: Servers,
-    service_environment: dict[str, str],
-    coffee: Path,
-    tmp_path: Path,
+    browser: Browser, keyed_api: RunningApi, coffee: Path
 ) -> None:
-    env = {
-        **service_environment,
-        "RMBG_REDIS_URL": servers.new_database(),
-        "RMBG_AUTH": "on",
-    }
-    keys = Runtime(settings_of(env)).api_keys
+    keys = Runtime(settings_of(keyed_api.env)).api_keys
     shop, studio = keys.add("page-shop")[1], keys.add("page-studio")[1]
-    log = tmp_path / "api.log"
-    with (
-        running_api(env, log) as api,
-        visiting(browser, api.url) as mine,
-    ):
+    with visiting(browser, keyed_api.url) as mine:
         page = mine.open()
         page.locator("#key").fill("rmbg_wrong")
         page.keyboard.press("Enter")
@@ -560,20 +509,21 @@ def test_a_tenant_sees_its_own_photos_and_its_key_reaches_no_address_and_no_log(
         page.keyboard.press("Enter")
         mine.card(coffee.name, "queued")
         assert not [each for each in mine.requested if shop in each or studio in each]
-    assert shop not in log.read_text()
+    assert shop not in keyed_api.log.read_text()
 
 
-def test_a_photo_by_address_is_fetched_by_the_service(visit: Visit, website_of_photos: str) -> None:
+def test_a_photo_by_address_is_fetched_by_the_service(visit: Visit, coffee: Path) -> None:
     page = visit.open()
     page.get_by_role("button", name="By web address").click()
     page.locator("#addresses").fill("no address")
     page.keyboard.press("Tab")
     page.get_by_role("button", name="Add them").click()
     assert "is no web address" in page.locator("#address-fault").inner_text()
-    page.locator("#addresses").fill(f"{website_of_photos}/cup.jpg\n{website_of_photos}/none.jpg")
-    page.get_by_role("button", name="Add them").click()
-    visit.card("cup.jpg", "done")
-    failed = visit.card("none.jpg", "failed")
+    with website({"/cup.jpg": coffee.read_bytes()}) as site:
+        page.locator("#addresses").fill(f"{site}/cup.jpg\n{site}/none.jpg")
+        page.get_by_role("button", name="Add them").click()
+        visit.card("cup.jpg", "done")
+        failed = visit.card("none.jpg", "failed")
     assert "Nothing could be fetched" in failed.locator(".state").inner_text()
 
 
@@ -588,7 +538,7 @@ def test_a_cutout_stays_until_a_new_one_comes_and_an_archive_tells_what_it_lacks
     card = visit.card(coffee.name, "done")
     visit.card(plain.name, "done").get_by_text("No subject was found").wait_for()
     download = card.get_by_role("button", name="Download")
-    former = Path(visit.download(download).path()).read_bytes()
+    former = visit.saved(download).read_bytes()
     page.locator("summary").click()
     page.locator("#param-mask_offset").fill("-9")
 
@@ -596,22 +546,22 @@ def test_a_cutout_stays_until_a_new_one_comes_and_an_archive_tells_what_it_lacks
     page.route("**/api/v1/remove-bg", lambda _: None)
     page.get_by_role("button", name="Cut 2 photos again").click()
     card.get_by_role("button", name="Cancel").wait_for()
-    assert Path(visit.download(download).path()).read_bytes() == former
+    assert visit.saved(download).read_bytes() == former
     page.get_by_role("button", name="Cancel all").click()
     visit.card(coffee.name, "done")
-    assert Path(visit.download(download).path()).read_bytes() == former
+    assert visit.saved(download).read_bytes() == former
     page.unroute("**/api/v1/remove-bg")
     refused = {"message": "No room.", "error": {"type": "storage_quota_exceeded"}}
     page.route("**/api/v1/remove-bg", lambda route: route.fulfill(status=403, json=refused))
     page.locator("#param-mask_offset").fill("-8")
     page.locator("#edges-again").click()
     card.get_by_text("This is the cutout from before. Your key may store no more.").wait_for()
-    assert Path(visit.download(download).path()).read_bytes() == former
+    assert visit.saved(download).read_bytes() == former
     page.unroute("**/api/v1/remove-bg")
     page.locator("#param-mask_offset").fill("-9")
     page.locator("#edges-again").click()
     card.get_by_text("Cut out in").wait_for()
-    assert Path(visit.download(download).path()).read_bytes() != former
+    assert visit.saved(download).read_bytes() != former
 
     # Some still run: the archive waits for them, or names them.
     page.route("**/api/v1/remove-bg", lambda _: None)
@@ -622,7 +572,7 @@ def test_a_cutout_stays_until_a_new_one_comes_and_an_archive_tells_what_it_lacks
     page.get_by_role("button", name="Wait for all").click()
     page.get_by_role("button", name="Waiting for 1").click()
     page.get_by_role("button", name="Download 2 of 3").click()
-    archive = zipfile.ZipFile(Path(visit.download(page.locator("#some-take")).path()))
+    archive = zipfile.ZipFile(visit.saved(page.locator("#some-take")))
     assert archive.namelist() == ["coffee.png"]
     lacking = "Not in the archive: 2, namely wide.png (running), plain.png (no subject)."
     page.get_by_text(lacking).wait_for()
@@ -643,14 +593,12 @@ def test_a_preset_gives_the_same_picture_as_the_service(
     chip = page.locator(f'[data-preset="{preset}"]')
     page.locator("#look-shadow").check()
     chip.click()
-    assert chip.get_attribute("aria-pressed") == "true"
     assert page.locator(".of-preset").count() > 1
     page.locator("#background-blur").check()
     chip.click()
     assert page.locator(".of-preset").count() == 0
     assert page.locator("#look-shadow").is_checked()
     assert page.locator("#background-blur").is_checked()
-    assert page.locator("#look-format").input_value() == "png"
     page.get_by_role("button", name="Reset the look").click()
     assert page.locator("#background-none").is_checked()
     chip.click()

@@ -1,12 +1,11 @@
 """Nobody is kept out of the page: axe finds no barrier in either theme, and targets are large."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
 
-from tests.support.browser import AXE, barriers, chromium, small_targets, visiting
+from tests.support.browser import AXE, barriers, small_targets, visiting
 from tests.support.service import RunningService
 
 #: Whether the header covers the panel's title where the page ends.
@@ -17,12 +16,6 @@ _COVERED = """() => {
   return title.top < bar.bottom;
 }"""
 _HELP = "(input) => document.getElementById(input.getAttribute('aria-describedby')).textContent"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed: make clients")

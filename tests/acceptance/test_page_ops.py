@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
@@ -11,19 +10,12 @@ from tasks.jobs.job import JobError, Status
 from tasks.operations import DEFAULT_REASON
 from tasks.runtime import Runtime
 from tasks.worker_registry import WorkerRegistry
-from tests.support.browser import AXE, barriers, chromium, small_targets, visiting
+from tests.support.browser import AXE, barriers, small_targets, visiting
 from tests.support.commands import WORKER, crash
 from tests.support.jobs import make_job, recorded
-from tests.support.servers import Servers
-from tests.support.service import RunningApi, running_api, settings_of
+from tests.support.service import RunningApi, settings_of
 
 URL = "https://shop.example/hook?token=hush-hush"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
@@ -117,19 +109,14 @@ def test_a_worker_is_drained_and_tasks_are_queued_again(
         worker.locator(".badge.drained").wait_for()
 
 
-def test_a_key_that_is_no_operators_is_told_so(
-    browser: Browser, servers: Servers, service_environment: dict[str, str], tmp_path: Path
-) -> None:
-    # With a database of its own: its keys would close the others' API.
-    env = {**service_environment, "RMBG_REDIS_URL": servers.new_database(), "RMBG_AUTH": "on"}
-    with Runtime(settings_of(env)) as runtime:
+def test_a_key_that_is_no_operators_is_told_so(browser: Browser, keyed_api: RunningApi) -> None:
+    with (
+        Runtime(settings_of(keyed_api.env)) as runtime,
+        visiting(browser, keyed_api.url) as visit,
+    ):
         _register(runtime)
         shop = runtime.api_keys.add("ops-shop")[1]
         operator = runtime.api_keys.add("ops-operator", operator=True)[1]
-    with (
-        running_api(env, tmp_path / "api.log") as closed,
-        visiting(browser, closed.url) as visit,
-    ):
         page = visit.open("/ops")
         page.locator("#key").fill(shop)
         page.keyboard.press("Enter")
@@ -142,12 +129,11 @@ def test_a_key_that_is_no_operators_is_told_so(
         page.locator("#sure-go").click()
         page.locator(".badge.drained").wait_for()
         # It is revoked while the page is open, which says so, and of when what it shows is.
-        with Runtime(settings_of(env)) as runtime:
-            runtime.api_keys.revoke("ops-operator")
+        runtime.api_keys.revoke("ops-operator")
         page.locator("#fault", has_text="no longer accepted").wait_for()
         assert "What you see is as of" in page.locator("#fault").inner_text()
         assert not [each for each in visit.requested if shop in each or operator in each]
-    assert "audit.worker_drained" in (tmp_path / "api.log").read_text()
+    assert "audit.worker_drained" in keyed_api.log.read_text()
 
 
 @pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed: make clients")

@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -65,6 +65,7 @@ _IN_A_SHELL = re.compile(
 )
 _CELERY: dict[str, click.Command] = {"jobs": jobs, "webhooks": webhooks, "purge": purge}
 WORKER = f"gpu0@{HOST}"
+PHOTO = DATA / "coffee.jpg"
 #: A model that no worker serves, so that its jobs wait, and a queue of it.
 IDLE_MODEL, IDLE_QUEUE = "nobody", "model.nobody"
 
@@ -85,58 +86,37 @@ class Scene:
 
     service: RunningService
     redis: Redis
-    coffee: Path
     made: list[str] = field(default_factory=list)
 
-    def submit(self) -> str:
-        return self.service.client.submit(self.coffee, {"cache": "false"})
-
-    def succeeded(self) -> str:
-        task_id = self.submit()
-        self.service.client.wait(task_id)
+    def make(self, what: str) -> str:
+        """Make something of a kind, or put it into a state; its name or id."""
+        store = self.service.store
+        if what == "key":
+            ApiKeys(self.redis).add("shop")
+            return "shop"
+        if what == "worker":
+            return WORKER
+        if what == "drained worker":
+            self.service.registry.drain(WORKER, "by a test")
+            return WORKER
+        if what == "batch":
+            batch = submit_batch(self.service.client, [PHOTO], {})
+            self.service.client.wait(batch["items"][0]["task_id"])
+            return str(batch["batch_id"])
+        if what == "succeeded":
+            return str(self.service.client.wait(self.service.client.submit(PHOTO, {}))["task_id"])
+        # The owner of a webhook has no secret to sign it, so it is soon given up.
+        notified = {"webhook_url": "http://127.0.0.1:9/", "owner": "nobody"}
+        facts = notified if what == "webhook" else {}
+        task_id = store.create(make_job(model=IDLE_MODEL, queue=IDLE_QUEUE, **facts)).job.task_id
+        self.made.append(task_id)
+        if what in {"canceled", "webhook"}:
+            store.cancel(task_id)
+        elif what == "dead":
+            crash(store, task_id)
+        elif what == "unreadable":
+            self.redis.hset(redis_keys.job_key(task_id), "options", "{no json")
         return task_id
-
-    def batch(self) -> str:
-        batch = submit_batch(self.service.client, [self.coffee], {})
-        for item in batch["items"]:
-            self.service.client.wait(item["task_id"])
-        return str(batch["batch_id"])
-
-    def waiting(self, **changes: object) -> str:
-        job = make_job(model=IDLE_MODEL, queue=IDLE_QUEUE, **changes)
-        self.service.store.create(job)
-        self.made.append(job.task_id)
-        return job.task_id
-
-    def unreadable(self) -> str:
-        task_id = self.waiting()
-        self.redis.hset(redis_keys.job_key(task_id), "options", "{no json")
-        return task_id
-
-    def canceled(self, **changes: object) -> str:
-        task_id = self.waiting(**changes)
-        self.service.store.cancel(task_id)
-        return task_id
-
-    def dead(self) -> str:
-        task_id = self.waiting()
-        crash(self.service.store, task_id)
-        return task_id
-
-    def drained(self) -> str:
-        self.service.registry.drain(WORKER, "by a test")
-        return WORKER
-
-    def notifying(self) -> str:
-        """A job that had a webhook; its owner has no secret to sign it, so it is soon given up."""
-        return self.canceled(webhook_url="http://127.0.0.1:9/", owner="nobody")
-
-    def keyed(self) -> str:
-        ApiKeys(self.redis).add("shop")
-        return "shop"
-
-    def worker(self) -> str:
-        return WORKER
 
     def clear(self) -> None:
         with suppress(KeyNameError):
@@ -149,9 +129,9 @@ class Scene:
 
 
 @pytest.fixture
-def scene(service: RunningService, coffee: Path) -> Iterator[Scene]:
+def scene(service: RunningService) -> Iterator[Scene]:
     with connect(service.env["RMBG_REDIS_URL"]) as redis:
-        scene = Scene(service, redis, coffee)
+        scene = Scene(service, redis)
         for task_id in service.store.dead():
             service.store.drop_dead(task_id)
         yield scene
@@ -159,34 +139,34 @@ def scene(service: RunningService, coffee: Path) -> Iterator[Scene]:
 
 
 #: Words of a command, what has to be there before it, and what it must say: what it does is tested
-#: with the command. The first that fits counts; `$TASK_ID` and the like, and `{}`, stand for what
-#: the second one returns.
-_SCENES: tuple[tuple[str, Callable[[Scene], str], str], ...] = (
-    ("jobs dead requeue", Scene.dead, "requeued  {}"),
-    ("jobs dead drop", Scene.dead, "dropped  {}"),
-    ("jobs dead list", Scene.dead, "{}"),
-    ("jobs requeue --failed", Scene.dead, "requeued  {}"),
-    ("jobs requeue", Scene.canceled, "requeued  {}"),
-    ("jobs cancel", Scene.waiting, "canceled  {}"),
-    ("jobs purge --queue", Scene.waiting, f"messages removed from {IDLE_QUEUE}"),
-    ("jobs purge --status", Scene.waiting, "canceled  {}"),
-    ("jobs list --status failed", Scene.dead, "{}"),
-    ("jobs list --status queued", Scene.waiting, "{}"),
-    ("jobs list", Scene.succeeded, "{}"),
-    ("jobs show", Scene.waiting, "{}"),
-    ("jobs stuck", Scene.unreadable, "{}"),
-    ("jobs drain", Scene.worker, "drained  {}"),
-    ("jobs undrain", Scene.drained, "undrained  {}"),
-    ("jobs workers", Scene.worker, "{}"),
-    ("jobs trust-clock", Scene.worker, "trusted  "),
-    ("$WEBHOOK_ID", Scene.notifying, "{}"),
-    ("keys rotate-secret", Scene.keyed, ""),
-    ("keys revoke", Scene.keyed, ""),
-    ("keys set-quotas", Scene.keyed, ""),
-    ("keys list", Scene.keyed, "{}"),
-    ("$BATCH_ID", Scene.batch, ""),
-    ("$TASK_ID", Scene.succeeded, ""),
-    ("", Scene.worker, ""),
+#: with the command. The first that fits counts; `$TASK_ID` and the like, and `{}`, stand for the
+#: name of what was made.
+_SCENES: tuple[tuple[str, str, str], ...] = (
+    ("jobs dead requeue", "dead", "requeued  {}"),
+    ("jobs dead drop", "dead", "dropped  {}"),
+    ("jobs dead list", "dead", "{}"),
+    ("jobs requeue --failed", "dead", "requeued  {}"),
+    ("jobs requeue", "canceled", "requeued  {}"),
+    ("jobs cancel", "waiting", "canceled  {}"),
+    ("jobs purge --queue", "waiting", f"messages removed from {IDLE_QUEUE}"),
+    ("jobs purge --status", "waiting", "canceled  {}"),
+    ("jobs list --status failed", "dead", "{}"),
+    ("jobs list --status queued", "waiting", "{}"),
+    ("jobs list", "succeeded", "{}"),
+    ("jobs show", "waiting", "{}"),
+    ("jobs stuck", "unreadable", "{}"),
+    ("jobs drain", "worker", "drained  {}"),
+    ("jobs undrain", "drained worker", "undrained  {}"),
+    ("jobs workers", "worker", "{}"),
+    ("jobs trust-clock", "worker", "trusted  "),
+    ("$WEBHOOK_ID", "webhook", "{}"),
+    ("keys rotate-secret", "key", ""),
+    ("keys revoke", "key", ""),
+    ("keys set-quotas", "key", ""),
+    ("keys list", "key", "{}"),
+    ("$BATCH_ID", "batch", ""),
+    ("$TASK_ID", "succeeded", ""),
+    ("", "worker", ""),
 )
 
 
@@ -203,7 +183,7 @@ def test_a_command_works_as_it_is_written(
     scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     before, wanted = next((before, said) for words, before, said in _SCENES if words in command)
-    name = before(scene)
+    name = scene.make(before)
     _furnish(tmp_path, scene.service)
     monkeypatch.chdir(tmp_path)
     variables = {"WEBHOOK_ID": f"msg_{name}_1", "WORKER": WORKER, "QUEUE": IDLE_QUEUE}

@@ -74,34 +74,6 @@ def _check(data: bytes, answer: requests.Response) -> None:
     np.testing.assert_array_equal(_pixels(data), _pixels(answer.content))
 
 
-_LOGO_FILES: dict[str, dict[str, Any]] = {
-    "png": {},
-    "webp": {"lossless": True, "exact": True},
-    "avif": {"quality": 100},
-    "gif": {},
-}
-
-
-@pytest.mark.parametrize("name", _LOGO_FILES)
-@pytest.mark.parametrize("levels", [(0, 0), (128, 255), (255, 255), (255, 0)])
-def test_a_logo_on_nothing_stays_whole_whatever_hides_in_it(
-    service: RunningService, tmp_path: Path, name: str, levels: tuple[int, int]
-) -> None:
-    level, hidden = levels
-    logo = np.full((80, 120, 4), hidden, np.uint8)
-    logo[..., 3] = 0
-    logo[20:60, 30:90] = (level, level, level, 255)
-    if name != "gif":  # whose pixels can be seen or not, and nothing between
-        logo[20:60, 30] = (level, level, level, 100)
-    path = tmp_path / f"logo.{name}"
-    Image.fromarray(logo).save(path, **_LOGO_FILES[name])
-    answer = _post(service, path)
-    assert answer.status_code == requests.codes.ok, answer.text
-    seen = logo * (logo[..., 3:] > 0)
-    # AVIF's colors have another scale, and round.
-    np.testing.assert_allclose(_pixels(answer.content), seen, atol=2 if name == "avif" else 0)
-
-
 @pytest.fixture
 def client(
     service: RunningService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -171,11 +143,8 @@ def test_the_npm_client(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["-F", "image_file=@{file}", "-F", "size=auto"],
-        ["-F", "image_file=@{file}"],
         ["-F", "image_file=@{file}", "-F", "size=preview", "-F", "type=auto", "-F", "roi="],
         ["-F", "image_file_b64=<{text}", "-F", "size=auto"],
-        ["-F", "image_url={url}", "-F", "size=auto"],
         ["-d", "image_url={url}", "-d", "size=auto"],
         ["--data-urlencode", "image_file_b64@{text}", "-d", "size=full", "-d", "format=png"],
     ],
@@ -229,6 +198,6 @@ def test_clients_over_the_rate_finish_by_obeying(service: RunningService, photo:
                 time.sleep(int(answer.headers["Retry-After"]))
         return statuses
 
-    with ThreadPoolExecutor(12) as pool:
-        runs = list(pool.map(client, range(12)))
+    with ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(client, range(4)))
     assert {status for statuses in runs for status in statuses} == {200, 429}

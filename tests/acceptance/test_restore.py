@@ -1,12 +1,10 @@
 """Redis loses everything under a running service: `rmbg restore` brings every job to success."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis import Redis
 from typer.testing import CliRunner
 
 from deploy.cli.main import app
@@ -18,12 +16,6 @@ from tests.support.jobs import recorded
 from tests.support.service import HOST, RunningService
 
 JOBS = 5
-
-
-@pytest.fixture
-def service_redis(service: RunningService) -> Iterator[Redis]:
-    with connect(service.env["RMBG_REDIS_URL"]) as client:
-        yield client
 
 
 @pytest.fixture
@@ -47,7 +39,7 @@ def restore() -> dict[str, Any]:
 
 
 def test_all_jobs_succeed_after_redis_lost_everything(
-    service: RunningService, service_redis: Redis, bucket: ObjectStore, coffee: Path
+    service: RunningService, bucket: ObjectStore, coffee: Path
 ) -> None:
     """Those that wait, as the one worker takes none while it is drained, and one that was done."""
     client, store = service.client, service.store
@@ -58,7 +50,8 @@ def test_all_jobs_succeed_after_redis_lost_everything(
     assert set(store.ids(Status.QUEUED)) == set(waiting)
     before = {task_id: recorded(store, task_id) for task_id in [done, *waiting]}
     lost_result = before[done].result_key
-    service_redis.flushdb()
+    with connect(service.env["RMBG_REDIS_URL"]) as redis:
+        redis.flushdb()
     assert store.get(done) is None
 
     first, second = restore(), restore()

@@ -48,21 +48,7 @@ def test_both_work_whole_and_neither_sees_the_other(
                 assert json.loads(found).keys() == {f"io@{host}", f"gpu0@{host}"}
             listed = tenant.run("celery", "-A", "tasks.app", "jobs", "list", "--json").stdout
             assert len(json.loads(listed)["jobs"]) == 1
-            flower = (
-                sys.executable,
-                "-m",
-                "deploy.local.celery_flower",
-                "-A",
-                "tasks.app",
-                "flower",
-            )
-            address = f"http://127.0.0.1:{ports[0]}"
-            probe = probes.flower_sees(address, ("io@tenant", "gpu0@tenant"))
-            with running(
-                Service("flower", (*flower, f"--port={ports[0]}"), env=env, probe=probe),
-                tmp_path / "flower.log",
-            ):
-                pass
+            _run_flower(env, ports[0], tmp_path / "flower.log")
         with connect(url) as client:
             keys = {*client.scan_iter()}
         assert {f"{PREFIX}rmbg:jobs:succeeded", "rmbg:jobs:succeeded"} <= keys

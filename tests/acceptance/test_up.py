@@ -3,13 +3,10 @@
 import html
 import json
 import os
-import pty
 import re
 import shlex
 import signal
 import subprocess
-import termios
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,22 +16,22 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
-import pyte
 import pytest
 import urllib3
 from PIL import Image
 from typer.testing import CliRunner
 
+from api.services import Services
 from deploy.cli.main import app
 from deploy.client import ClientError, ServiceClient
 from deploy.local import service
 from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
-from tasks.runtime import Runtime
 from tasks.settings import Settings
+from tests.support.api import Api
 from tests.support.paths import ROOT
 from tests.support.servers import Servers
-from tests.support.service import running_api, settings_of
+from tests.support.service import settings_of
 
 T = TypeVar("T")
 
@@ -92,24 +89,17 @@ def wait_for(what: str, ask: Callable[[], T | None], up: Up, *, seconds: float) 
 
 
 @contextmanager
-def running_up(
-    folder: Path, *options: str, at_terminal: bool = False, **settings: str
-) -> Iterator[Up]:
+def running_up(folder: Path, *options: str, **settings: str) -> Iterator[Up]:
     """Start `rmbg up`, its output in a file, and wait until it says that it is ready."""
     fetch_model(get_spec("u2netp"), Settings.load().model_dir)
     data, log = folder / "data", folder / "up.log"
-    few = () if "--workers" in options else ("--workers", "1")
-    command = [service.script("rmbg"), "up", "--port", "0", "--data", str(data), *few, *options]
-    command += ["--start-seconds", str(START_SECONDS)]
+    command = [service.script("rmbg"), "up", "--port", "0", "--data", str(data), *options]
+    command += ["--workers", "1", "--start-seconds", str(START_SECONDS)]
     env = {
         n: v for n, v in os.environ.items() if not n.startswith("RMBG_") or n == "RMBG_MODEL_DIR"
     }
-    env |= settings
-    if at_terminal:
-        process = _at_terminal(command, log, env)
-    else:
-        with log.open("wb") as output:
-            process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env)
+    with log.open("wb") as output:
+        process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env | settings)
     up = Up(process, data, log)
     try:
         # A start that is not ready by its own limit ends, and its output shows why.
@@ -123,43 +113,6 @@ def running_up(
         yield up
     finally:
         end(up, signal.SIGTERM)
-
-
-def _at_terminal(command: list[str], log: Path, env: dict[str, str]) -> psutil.Popen:
-    """Start a command at a terminal of 80 by 24, which is written to a file."""
-    terminal, output = pty.openpty()
-    termios.tcsetwinsize(output, (24, 80))
-    process = psutil.Popen(
-        command, stdin=output, stdout=output, stderr=output, env={**env, "TERM": "xterm"}
-    )
-    os.close(output)
-
-    def keep() -> None:
-        with (
-            log.open("wb", buffering=0) as file,
-            suppress(OSError),
-            os.fdopen(terminal, "rb") as end,
-        ):
-            while piece := os.read(end.fileno(), 65536):
-                file.write(piece)
-
-    threading.Thread(target=keep, daemon=True).start()
-    return process
-
-
-class _Screen:
-    """What a person sees of an `rmbg up` that runs at a terminal."""
-
-    def __init__(self, up: Up) -> None:
-        self._log, self._read = up.log, 0
-        self._cells = pyte.Screen(80, 24)
-        self._stream = pyte.ByteStream(self._cells)
-
-    def lines(self) -> list[str]:
-        new = self._log.read_bytes()[self._read :]
-        self._read += len(new)
-        self._stream.feed(new)
-        return [line.rstrip() for line in self._cells.display]
 
 
 def end(up: Up, number: signal.Signals) -> None:
@@ -264,30 +217,21 @@ def _shell_variables(up: Up) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def test_an_api_that_is_started_by_the_file_of_settings_alone_agrees_with_the_first(
-    up: Up, tmp_path: Path, coffee: Path
+def test_who_reads_the_file_of_settings_finds_the_service_and_agrees_with_it(
+    up: Up, coffee: Path
 ) -> None:
-    env = _shell_variables(up)
-    with Runtime(settings_of(env)) as runtime, ServiceClient(up.url) as first:
-        store = runtime.object_store
-        assert (store.lifecycle_days, store.has_lifecycle_rules()) == (32, True)
-        with running_api(env, tmp_path / "api.log") as api, ServiceClient(api.url) as second:
-            path = "/api/v1/info"
-            assert second.request("GET", path) == first.request("GET", path)
-            task = second.submit(coffee, {"cache": "false"})
-            assert first.wait(task)["status"] == "succeeded"
-            assert second.cut_out(coffee, {})
-        assert store.has_lifecycle_rules()
-
-
-def test_a_shell_finds_the_service(up: Up) -> None:
-    runtime = Runtime(settings_of(_shell_variables(up)))
-    (worker,) = runtime.registry.workers()
+    second = Api.on(Services.from_settings(settings_of(_shell_variables(up))))
+    (worker,) = second.runtime.registry.workers()
     assert worker.usable
-    runtime.object_store.ensure_bucket()
+    second.objects.ensure_bucket()
+    assert (second.objects.lifecycle_days, second.objects.has_lifecycle_rules()) == (32, True)
     # What a power failure would take is synced.
-    assert runtime.redis.config_get("appendfsync") == {"appendfsync": "always"}
-    assert runtime.object_store.sync_dir == up.data.resolve() / "store"
+    assert second.redis.config_get("appendfsync") == {"appendfsync": "always"}
+    assert second.objects.sync_dir == up.data.resolve() / "store"
+    with ServiceClient(up.url) as first:
+        assert second.data("/api/v1/info") == first.request("GET", "/api/v1/info")
+        task_id = second.submit(image=coffee.read_bytes())
+        assert first.wait(task_id)["status"] == "succeeded"
 
 
 @pytest.mark.parametrize("names", [("valkey", "weed"), ("gpu0", "io", "api", "flower")])
@@ -327,7 +271,7 @@ def test_the_end_leaves_nothing_and_a_restart_finds_everything(up: Up, coffee: P
     # Older ones are another's, who had these ports and was killed.
     assert not [each for each in _sockets(ports) if each.stat().st_mtime > began]
 
-    with running_up(up.data.parent, "--no-flower", at_terminal=True) as again:
+    with running_up(up.data.parent, "--no-flower") as again:
         assert again.child("flower") is None
         # The same addresses, so that what was handed out before the restart stays good.
         assert again.url == url
@@ -336,30 +280,12 @@ def test_the_end_leaves_nothing_and_a_restart_finds_everything(up: Up, coffee: P
         assert after["status"] == "succeeded"
         assert _fetch(before["result_url"]) == _fetch(after["result_url"])
         _assert_a_second_one_is_refused(again)
-        screen = _Screen(again)
-        ready = f"ready  {url}"
-        wait_for("screen", lambda: screen.lines()[0].endswith(ready), again, seconds=30)
-        for name in ("valkey", "weed", "gpu0", "io", "api"):
-            row = re.compile(rf"  {name} +ready +0  ")
-            assert any(map(row.match, screen.lines())), screen.lines()
-        wait_for("jobs", lambda: re.search(r"jobs: \d+ done", screen.lines()[1]), again, seconds=30)
-        assert f"  page    {url}/" in screen.lines()
-        assert "job.accepted" in (again.data / "logs" / "api.log").read_text()
-
         family = again.process.children(recursive=True)
         again.process.kill()
         again.process.wait(10)
         assert not _alive(family), "children of a killed `rmbg up` live on"
     for path in _sockets(ports):
         path.unlink()
-
-
-@pytest.mark.slow
-def test_two_workers_are_ready_and_named(tmp_path: Path) -> None:
-    with running_up(tmp_path, "--no-flower", "--workers", "2") as up:
-        assert up.child("flower") is None
-        table = re.findall(r"│ (\S+) +│ \d+ +│ .+? +│ ready │", up.output())
-        assert table == ["valkey", "weed", "gpu0", "gpu1", "io", "api"]
 
 
 def _listening(processes: list[psutil.Process]) -> set[int]:

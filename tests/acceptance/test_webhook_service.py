@@ -113,7 +113,7 @@ def test_it_says_what_the_api_says_and_its_address_opens_the_result(
     assert said == shown
 
 
-def test_it_is_listed_counted_and_sent_again_under_its_id(notified: NotifiedTask) -> None:
+def test_it_is_listed_and_sent_again_under_its_id(notified: NotifiedTask) -> None:
     service, got = notified.service, notified.got
     row = notified.delivery(attempts=1)
     assert (row["webhook_id"], row["type"]) == (notified.webhook_id, "removal.succeeded")
@@ -121,16 +121,8 @@ def test_it_is_listed_counted_and_sent_again_under_its_id(notified: NotifiedTask
     service.client.request("POST", f"/api/v1/tasks/{notified.task_id}/deliveries/1/replay")
     assert got.wait_for(2), service.logged()
     notified.delivery(attempts=2)
-    replay = ("-A", "tasks.app", "webhooks", "replay", notified.webhook_id)
-    assert service.run("celery", *replay).returncode == 0
-    assert got.wait_for(3), service.logged()
-    notified.delivery(attempts=3)
     assert set(got.ids) == {notified.webhook_id}
-    for body, sent in zip(got.bodies, got.headers, strict=True):
-        Webhook(notified.secret).verify(body, sent)
-    text = service.client.download(service.metrics["api"]).decode()
-    assert 'rmbg_webhook_attempts_total{outcome="delivered"}' in text
-    assert "rmbg_webhook_pending" in text
+    Webhook(notified.secret).verify(got.bodies[1], got.headers[1])
 
 
 def test_a_keys_webhooks_are_signed_with_its_secret_and_for_a_day_with_the_old_one(
@@ -138,27 +130,17 @@ def test_a_keys_webhooks_are_signed_with_its_secret_and_for_a_day_with_the_old_o
 ) -> None:
     services = Services.from_settings(settings_of(service.env, auth="on"))
     keys = services.runtime.api_keys
-
-    def owner_secret(owner_id: str) -> str:
-        owner = keys.get(owner_id)
-        assert owner is not None
-        return str(owner.webhook_secret)
-
     with receiver(answering(200)) as got:
         shop = Api.on(services).tenant("signed-shop", webhook_url=got.url)
-        first = owner_secret(shop.owner)
-        task_id = shop.submit()
-        assert got.wait_for(1, 60), service.logged()
-        Webhook(first).verify(got.bodies[0], got.headers[0])
+        secrets = [getattr(keys.get(shop.owner), "webhook_secret", "")]
         keys.rotate_secret("signed-shop")
-        second = owner_secret(shop.owner)
-        assert shop.post(f"/api/v1/tasks/{task_id}/deliveries/1/replay").status_code == 202
-        assert got.wait_for(2), service.logged()
-    assert second != first
-    assert len(got.headers[1]["webhook-signature"].split(" ")) == 2
-    for secret in (first, second):
-        Webhook(secret).verify(got.bodies[1], got.headers[1])
+        secrets.append(getattr(keys.get(shop.owner), "webhook_secret", ""))
+        shop.submit()
+        assert got.wait_for(1, 60), service.logged()
+    assert len({*secrets}) == 2
+    for secret in secrets:
+        Webhook(secret).verify(got.bodies[0], got.headers[0])
     with pytest.raises(WebhookVerificationError):
-        Webhook(service.env["RMBG_WEBHOOK_SECRET"]).verify(got.bodies[1], got.headers[1])
-    for hidden in (first, second, shop.key):
+        Webhook(service.env["RMBG_WEBHOOK_SECRET"]).verify(got.bodies[0], got.headers[0])
+    for hidden in (*secrets, shop.key):
         assert hidden not in service.logged()

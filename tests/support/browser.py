@@ -105,6 +105,17 @@ class Visit:
             button.click()
         return found.value
 
+    def saved(self, button: Locator) -> Path:
+        return Path(self.download(button).path())
+
+    def stage(self) -> tuple[float, float, float, float]:
+        """Wait for the large view; the middle of its picture, its width and its height."""
+        self.page.wait_for_selector("#viewer[data-ready]")
+        box = self.page.locator(".stage canvas").bounding_box()
+        assert box is not None
+        width, height = box["width"], box["height"]
+        return box["x"] + width / 2, box["y"] + height / 2, width, height
+
     def check(self) -> None:
         """Fail if the page made an error, broke its policy, or called another host."""
         assert self.faults == []
