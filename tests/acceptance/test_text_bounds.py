@@ -115,26 +115,23 @@ def test_headers(caller: Caller, over: int) -> None:
     assert caller.send("/api/v1/uploads", headers=tus).status == (int(beyond) if over else 201)
 
 
-@pytest.mark.parametrize("length", [255, 256, 2048, 60_000])
+@pytest.mark.parametrize("length", [255, 2048])
 def test_names_are_cut(caller: Caller, length: int) -> None:
     bounds = {BOUNDS[f"name of {text}"] for text in ("a form's file", "a batch item", "an upload")}
     assert bounds == {(255, "cut")}
     name = "n" * length
-    (item,) = caller.batch(json={"items": [{"image_url": f"http://127.0.0.1:1/{name}?q"}]})
-    assert item["name"] == name[:255]
-    if length < 3000:  # that of a part's head, and of Upload-Metadata
-        (item,) = caller.batch(fields={"images": (name, PICTURE)})
-        assert item["name"] == name[:255]
-        (item,) = caller.batch(json={"items": [{"upload_id": caller.upload(name)}]})
+    for given in (
+        {"json": {"items": [{"image_url": f"http://127.0.0.1:1/{name}?q"}]}},
+        {"json": {"items": [{"upload_id": caller.upload(name)}]}},
+        {"fields": {"images": (name, PICTURE)}},
+    ):
+        (item,) = caller.batch(**given)
         assert item["name"] == name[:255]
 
 
-@pytest.mark.parametrize("name", ["size", "type", "bg_color", "roi", "image_url", "shadow_type[a]"])
-@pytest.mark.parametrize("length", [4097, 60_000])
-def test_texts_of_remove_bg_are_never_the_services_fault(
-    caller: Caller, name: str, length: int
-) -> None:
+@pytest.mark.parametrize("name", ["size", "bg_color", "roi", "image_url"])
+def test_texts_of_remove_bg_are_never_the_services_fault(caller: Caller, name: str) -> None:
     beginning = "http://127.0.0.1:1/" if name == "image_url" else ""
     picture = {} if name == "image_url" else {"image_file_b64": "AAAA"}
-    fields = {name: beginning + "a" * length, **picture}
+    fields = {name: beginning + "a" * 60_000, **picture}
     assert caller.send("/v1.0/removebg", fields=fields).status == 400
