@@ -20,10 +20,10 @@ _BATCH: Final = 100
 def items(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What became of each file, by the row's first words and a number, in batches."""
     folder = tmp_path_factory.mktemp("kinds")
-    names = [(row, at) for row in FILES for at in range(len(FILES[row]()))]
-    paths = [folder / f"{number}.bin" for number in range(len(names))]
-    for (row, at), path in zip(names, paths, strict=True):
-        path.write_bytes(FILES[row]()[at])
+    files = {f"{row} {at}": data for row in FILES for at, data in enumerate(FILES[row]())}
+    paths = [folder / f"{number}.bin" for number in range(len(files))]
+    for data, path in zip(files.values(), paths, strict=True):
+        path.write_bytes(data)
     found: list[dict[str, Any]] = []
     for start in range(0, len(paths), _BATCH):
         batch = submit_batch(service.client, paths[start : start + _BATCH], {})
@@ -34,7 +34,7 @@ def items(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> 
             return batch if batch["status"] == "completed" else None
 
         found += eventually("the batch is completed", completed)["items"]
-    return {f"{row} {at}": item for (row, at), item in zip(names, found, strict=True)}
+    return dict(zip(files, found, strict=True))
 
 
 def test_the_table_and_the_files_have_the_same_rows() -> None:
