@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,12 +14,12 @@ import yaml
 
 from deploy.client import ServiceClient
 from deploy.local.ports import reserved_ports
-from deploy.local.service import script, valkey_server
+from deploy.local.service import NotReadyError, Service, script, valkey_server
 from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
 from tasks.settings import Settings
 from tests.support.paths import ROOT
-from tests.support.servers import S3Address, Servers
+from tests.support.servers import S3Address, Servers, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())[
@@ -95,41 +94,24 @@ class Stage:
     def running(self, *names: str) -> Iterator[None]:
         """The services' own commands, until their own health checks are content."""
         with ExitStack() as stack:
-            processes = {name: stack.enter_context(self._process(name)) for name in names}
-            end = time.monotonic() + 90
-            for name, process in processes.items():
-                while not (name == "redis" and not self.has_cli) and not self.healthy(name):
-                    if process.poll() is not None or time.monotonic() > end:
-                        log = (self.folder / f"{name}.log").read_text()
-                        pytest.fail(f"{name} is not healthy:\n{log[-4000:]}")
-                    time.sleep(0.3)
+            for name in names:
+                log = self.folder / f"{name}.log"
+                stack.enter_context(running(self._service(name), log, seconds=90))
             yield
 
-    @contextmanager
-    def _process(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
-        with (self.folder / f"{name}.log").open("wb") as output:
-            process = subprocess.Popen(
-                self.command(name),
-                env=self.environment(name),
-                cwd=self.folder,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(40)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    def _service(self, name: str) -> Service:
+        def probe(_since: float) -> None:
+            if not self.healthy(name) and (name != "redis" or self.has_cli):
+                raise NotReadyError("its health check is not content")
+
+        command = tuple(self.command(name))
+        env = self.environment(name)
+        return Service(name, command, env=env, folder=self.folder, probe=probe, grace=40)
 
 
 @pytest.fixture
 def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
-    spec = get_spec("u2netp")
-    fetch_model(spec, Settings.load().model_dir)
+    fetch_model(get_spec("u2netp"), Settings.load().model_dir)
     with reserved_ports() as ports:
         made = Stage(tmp_path, ports, servers.s3)
         config = (ROOT / "deploy/docker/redis.conf").read_text()

@@ -72,10 +72,6 @@ def test_a_lost_answer_and_a_busy_service_are_tried_again(
     assert "replayed=true" in shown
 
 
-def test_nobody_answers(classes: Path, photos: list[Path]) -> None:
-    _run(classes, "nobody", "http://127.0.0.1:9", photos[0])
-
-
 def test_a_wait_survives_the_death_of_the_api(
     servers: Servers,
     service_environment: dict[str, str],
@@ -145,13 +141,5 @@ def test_the_client_has_every_parameter_of_the_api() -> None:
 
 
 def test_the_coordinates_have_the_services_version() -> None:
-    coordinates = (CLIENT / "pom.xml").read_text()
-    assert f"<version>{__version__}</version>" in coordinates
-    assert f"<version>{__version__}</version>" in (ROOT / "docs" / "java.md").read_text()
-
-
-@pytest.mark.slow
-def test_every_public_name_has_a_comment(tmp_path: Path) -> None:
-    sources = list((CLIENT / "src").rglob("*.java"))
-    call = ["javadoc", "-quiet", "-Xdoclint:all,-missing", "-Werror", "-d", tmp_path, *sources]
-    subprocess.run(call, check=True, timeout=120)
+    for page in (CLIENT / "pom.xml", ROOT / "docs" / "java.md"):
+        assert f"<version>{__version__}</version>" in page.read_text(), page

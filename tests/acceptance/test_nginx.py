@@ -25,6 +25,7 @@ from tests.support.browser import chromium, visiting
 from tests.support.paths import ROOT
 from tests.support.servers import Servers, running
 from tests.support.service import running_api
+from tests.support.submissions import PICTURE
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx (Debian: nginx-light)")
@@ -45,6 +46,13 @@ class Front:
     @property
     def address(self) -> str:
         return self.url.removeprefix("http://")
+
+    def submit(self, base: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - urllib3's
+        """Submit a picture, which nothing runs."""
+        fields = {"image": ("a.png", PICTURE), "cache": "false"}
+        answer = self.tls.request("POST", f"{base}/api/v1/remove-bg", fields=fields, **more)
+        assert answer.status == 202, answer.data
+        return dict(answer.json()["data"])
 
 
 @contextmanager
@@ -107,14 +115,10 @@ def front(
         yield Front(f"http://{plain}", pool, f"https://{tls}", api, f"http://{plain_too}")
 
 
-def test_every_address_is_the_public_one_with_its_path(front: Front, coffee: Path) -> None:
+def test_every_address_is_the_public_one_with_its_path(front: Front) -> None:
     base = f"{front.tls_url}/rmbg"
     spoofed = {f"X-Forwarded-{name}": "evil.example" for name in ("Host", "Prefix", "Proto")}
-    fields = {"image": ("coffee.jpg", coffee.read_bytes())}
-    made = front.tls.request(
-        "POST", f"{base}/api/v1/remove-bg", fields=fields, headers=spoofed
-    ).json()
-    status_url = made["data"]["status_url"]
+    status_url = front.submit(base, headers=spoofed)["status_url"]
     assert status_url.startswith(f"{base}/api/v1/tasks/")
     assert front.tls.request("GET", status_url).status == 200
     # An upload of two parts, which the API takes one by one.
@@ -155,15 +159,14 @@ def test_the_pages_and_removebgs_api_work_below_the_path(front: Front, coffee: P
 
 
 def test_a_signed_address_is_handed_on_to_the_store_and_nothing_else_is(
-    front: Front, coffee: Path
+    front: Front,
 ) -> None:
-    fields = {"image": ("coffee.jpg", coffee.read_bytes())}
-    made = front.tls.request("POST", f"{front.tls_url}/api/v1/remove-bg", fields=fields).json()
-    task = front.tls.request("GET", made["data"]["status_url"]).json()["data"]
+    status_url = front.submit(front.tls_url)["status_url"]
+    task = front.tls.request("GET", status_url).json()["data"]
     signed = task["original_url"]
     assert signed.startswith(f"{front.tls_url}/")
     got = front.tls.request("GET", signed)
-    assert (got.status, got.data) == (200, coffee.read_bytes())
+    assert (got.status, got.data) == (200, PICTURE)
     assert got.headers["X-Content-Type-Options"] == "nosniff"
     assert "sandbox" in got.headers["Content-Security-Policy"]
     address, _, _ = signed.partition("?")
@@ -187,10 +190,8 @@ def test_the_metrics_are_not_published(front: Front) -> None:
         assert urllib3.request("GET", f"{front.url}{path}").status == 404
 
 
-def test_events_arrive_as_they_happen(front: Front, coffee: Path) -> None:
-    fields = {"image": ("coffee.jpg", coffee.read_bytes()), "cache": "false"}
-    made = urllib3.request("POST", f"{front.url}/api/v1/remove-bg", fields=fields)
-    url = f"{front.url}/api/v1/tasks/{made.json()['data']['task_id']}/events"
+def test_events_arrive_as_they_happen(front: Front) -> None:
+    url = f"{front.url}/api/v1/tasks/{front.submit(front.url)['task_id']}/events"
     # Nothing runs the task: the stream stays open after its first event.
     stream = urllib3.request("GET", url, preload_content=False, timeout=30)
     seen = b""

@@ -1,6 +1,7 @@
 import io.github.rmbgqueue.client.Batch;
 import io.github.rmbgqueue.client.Picture;
 import io.github.rmbgqueue.client.RemovalOptions;
+import io.github.rmbgqueue.client.RetryPolicy;
 import io.github.rmbgqueue.client.RmbgClient;
 import io.github.rmbgqueue.client.ServiceException;
 import io.github.rmbgqueue.client.Submission;
@@ -92,6 +93,12 @@ public final class ClientTest {
         fails(IllegalArgumentException.class, () -> client.submitBatch(List.of(), RemovalOptions.none()));
     }
 
+    private static void nobody(Path photo) {
+        RmbgClient client = RmbgClient.builder(URI.create("http://127.0.0.1:9"))
+            .retryPolicy(new RetryPolicy(2, Duration.ofMillis(1), Duration.ofMillis(1))).build();
+        fails(UnavailableException.class, () -> client.submit(Picture.of(photo), RemovalOptions.none()));
+    }
+
     public static void main(String[] arguments) throws Exception {
         RmbgClient client = RmbgClient.builder(URI.create(arguments[1])).build();
         Path photo = Path.of(arguments[2]);
@@ -101,6 +108,7 @@ public final class ClientTest {
                 tasks(client, photo, Path.of(arguments[3]), folder);
                 concurrent(client, photo);
                 batch(client, photo, folder);
+                nobody(photo);
                 try (var files = Files.list(folder)) {
                     check(files.noneMatch(each -> each.toString().endsWith(".part")), "no half files");
                 }
@@ -113,9 +121,6 @@ public final class ClientTest {
                 check(fails(TaskFailedException.class, () -> client.awaitTask(task, LIMIT)).task().status()
                     == TaskStatus.CANCELED, "canceled");
             }
-            case "nobody" -> fails(UnavailableException.class, () -> RmbgClient.builder(URI.create(arguments[1]))
-                .retryPolicy(new io.github.rmbgqueue.client.RetryPolicy(2, Duration.ofMillis(1), Duration.ofMillis(1)))
-                .build().submit(Picture.of(photo), RemovalOptions.none()));
             default -> throw new IllegalArgumentException(arguments[0]);
         }
     }
