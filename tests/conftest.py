@@ -1,10 +1,8 @@
 """One Valkey and one SeaweedFS for a run, and what a test gets of them."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +18,13 @@ from inference.models.weights import fetch_model
 from tasks.object_store import ObjectStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tests.support.paths import DATA, ROOT
+from tests.support.paths import DATA
 from tests.support.servers import S3Address, Servers, embedded_servers
+from tests.support.sharing import SERVICE, group_of, stack_of
 
 # The seed of a failing example is printed; shared machines are slow now and then.
 settings.register_profile("tests", deadline=None, print_blob=True)
 settings.load_profile("tests")
-
-#: A parameter of a function.
-_SHARED = re.compile(r"[(,]\s*(service: RunningService|(lone|keyed)_api: RunningApi)\b")
 _SERVERS = pytest.StashKey[Servers]()
 
 
@@ -44,7 +40,7 @@ class _OneProcessOfTheService(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         path = super()._split_scope(nodeid)
-        return "service" if _shares_the_service(path) else path
+        return SERVICE if group_of(path) == SERVICE else path
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -55,14 +51,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the service, whose tests take longest."""
-    items.sort(key=lambda item: not _shares_the_service(item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: _group(item) != SERVICE)
 
 
-@cache
-def _shares_the_service(path: str) -> bool:
-    """Whether a test file has a function that takes a fixture of tests/acceptance/conftest.py."""
-    file = ROOT / path
-    return file.parent.name == "acceptance" and bool(_SHARED.search(file.read_text()))
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End what the test's group shares if it is the group's last one: idle workers take time."""
+    if nextitem is None or _group(nextitem) != _group(item):
+        stack_of(item.config, _group(item)).close()
+
+
+def _group(item: pytest.Item) -> str:
+    return group_of(item.nodeid.partition("::")[0])
 
 
 @pytest.hookimpl(optionalhook=True)

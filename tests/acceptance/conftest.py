@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from PIL import Image, ImageDraw
@@ -15,6 +16,7 @@ from tests.support.browser import chromium
 from tests.support.paths import DATA
 from tests.support.servers import Servers
 from tests.support.service import HOST, RunningApi, RunningService, running_api, running_service
+from tests.support.sharing import SERVICE, stack_of
 
 
 @pytest.fixture(scope="session")
@@ -41,43 +43,56 @@ def service_environment(servers: Servers) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def service(
-    service_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningService]:
+    pytestconfig: pytest.Config,
+    service_environment: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> RunningService:
     """One service for all tests: each looks at tasks and counts of its own."""
     env = {**service_environment, "RMBG_API_WORKERS": "2"}
-    with running_service(env, tmp_path_factory.mktemp("logs")) as service:
-        yield service
+    running = running_service(env, tmp_path_factory.mktemp("logs"))
+    return stack_of(pytestconfig, SERVICE).enter_context(running)
+
+
+class StartApi(Protocol):
+    def __call__(self, name: str, **settings: str) -> RunningApi: ...
 
 
 @pytest.fixture(scope="session")
-def lone_api(
+def start_api(
+    pytestconfig: pytest.Config,
     servers: Servers,
     service_environment: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[RunningApi]:
-    """An API of one process without workers, so that nothing of what it takes in is begun."""
-    env = {
-        **service_environment,
-        "RMBG_REDIS_URL": servers.new_database(),
-        "RMBG_S3_BUCKET": f"{servers.bucket}-lone",
-        "RMBG_MAX_IMAGE_MB": "256",
-        "RMBG_AUTH": "auto",
-        "RMBG_GRAFANA_URL": "https://grafana.example/d/rmbg",
-    }
-    with running_api(env, tmp_path_factory.mktemp("lone") / "api.log") as api:
-        yield api
+) -> StartApi:
+    """Start an API of one process without workers, so that nothing of what it takes in is begun."""
+
+    def start(name: str, **settings: str) -> RunningApi:
+        own = {
+            "RMBG_REDIS_URL": servers.new_database(),
+            "RMBG_S3_BUCKET": f"{servers.bucket}-{name}",
+        }
+        env = service_environment | own | settings
+        api = running_api(env, tmp_path_factory.mktemp(name) / "api.log")
+        return stack_of(pytestconfig, SERVICE).enter_context(api)
+
+    return start
 
 
 @pytest.fixture(scope="session")
-def keyed_api(
-    servers: Servers,
-    service_environment: dict[str, str],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[RunningApi]:
-    """An API without workers that asks everybody for a key."""
-    own = {"RMBG_REDIS_URL": servers.new_database(), "RMBG_AUTH": "on"}
-    with running_api(service_environment | own, tmp_path_factory.mktemp("keyed") / "log") as api:
-        yield api
+def lone_api(start_api: StartApi) -> RunningApi:
+    """An API that asks for keys once there is one."""
+    return start_api(
+        "lone",
+        RMBG_MAX_IMAGE_MB="256",
+        RMBG_AUTH="auto",
+        RMBG_GRAFANA_URL="https://grafana.example/d/rmbg",
+    )
+
+
+@pytest.fixture(scope="session")
+def keyed_api(start_api: StartApi) -> RunningApi:
+    """An API that asks everybody for a key."""
+    return start_api("keyed", RMBG_AUTH="on")
 
 
 @pytest.fixture(scope="module")

@@ -1,23 +1,22 @@
 """One cluster, which each test hurts and the next one finds healed."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tasks.api_keys import new_webhook_secret
 from tests.support.cluster import Cluster, cluster
+from tests.support.sharing import stack_of
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def shared(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     settings = {
         "RMBG_TIME_LIMIT": "6",
         "RMBG_MAX_MEMORY_MB": "300",
         "RMBG_WEBHOOK_SECRET": new_webhook_secret(),
         "RMBG_URL_ALLOW": "127.0.0.1",
     }
-    with cluster(tmp_path_factory.mktemp("cluster"), **settings) as made:
-        yield made
+    running = cluster(tmp_path_factory.mktemp("cluster"), **settings)
+    return stack_of(pytestconfig, "tests/acceptance/faults").enter_context(running)
 
 
 @pytest.fixture
