@@ -110,8 +110,8 @@ def photos() -> list[Path]:
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A picture that takes long enough that there is time to strike while it runs."""
     path = tmp_path_factory.mktemp("large") / "large.jpg"
-    picture = Image.effect_noise((3000, 2250), 80).convert("RGB")
-    ImageDraw.Draw(picture).ellipse((750, 375, 2250, 1875), fill="orange")
+    picture = Image.effect_noise((2000, 1500), 80).convert("RGB")
+    ImageDraw.Draw(picture).ellipse((500, 250, 1500, 1250), fill="orange")
     picture.save(path, quality=85)
     return path
 

@@ -78,7 +78,7 @@ def _large(folder: Path, count: int, size: int) -> list[Path]:
     return paths
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [8, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.timeout(600)
 def test_a_batch_of_large_pictures_does_not_stand_in_memory(
     lone_api: RunningApi, tmp_path: Path, count: int

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,46 +14,8 @@ from api.services import Services
 from tasks.app import create_celery
 from tasks.jobs.routing import DELIVER_TASK
 from tests.support.api import Api
-from tests.support.paths import DATA
-from tests.support.receivers import Receiver, answering, receiver
+from tests.support.receivers import answering, receiver
 from tests.support.service import RunningService, eventually, settings_of
-
-
-@dataclass(frozen=True)
-class NotifiedTask:
-    """A task of whose end a receiver was notified."""
-
-    service: RunningService
-    task_id: str
-    got: Receiver
-
-    @property
-    def secret(self) -> str:
-        return self.service.env["RMBG_WEBHOOK_SECRET"]
-
-    @property
-    def webhook_id(self) -> str:
-        return self.got.ids[0]
-
-    def delivery(self, attempts: int) -> dict[str, Any]:
-        """Its one delivery after so many attempts: a receiver has it before the record says so."""
-
-        def delivered() -> dict[str, Any] | None:
-            path = f"/api/v1/tasks/{self.task_id}/deliveries"
-            (row,) = self.service.client.request("GET", path)["deliveries"]
-            done = (row["state"], len(row["attempts"])) == ("delivered", attempts)
-            return dict(row) if done else None
-
-        return eventually(f"{attempts} attempts", delivered) or {}
-
-
-@pytest.fixture(scope="module")
-def notified(service: RunningService) -> Iterator[NotifiedTask]:
-    with receiver(answering(200)) as got:
-        fields = {"webhook_url": f"{got.url}?token=hush-hush", "metadata": '{"order": 17}'}
-        task_id = service.client.submit(DATA / "coffee.jpg", fields)
-        assert got.wait_for(1, 60), service.logged()
-        yield NotifiedTask(service, task_id, got)
 
 
 @pytest.fixture
@@ -96,33 +57,26 @@ def test_celerys_events_show_a_delivery_by_its_id(
 
 
 def test_it_says_what_the_api_says_and_its_address_opens_the_result(
-    notified: NotifiedTask,
+    service: RunningService, coffee: Path
 ) -> None:
-    event = Webhook(notified.secret).verify(notified.got.bodies[0], notified.got.headers[0])
+    with receiver(answering(200)) as got:
+        fields = {"webhook_url": f"{got.url}?token=hush-hush", "metadata": '{"order": 17}'}
+        task_id = service.client.submit(coffee, fields)
+        assert got.wait_for(1, 60), service.logged()
+    secret = service.env["RMBG_WEBHOOK_SECRET"]
+    event = Webhook(secret).verify(got.bodies[0], got.headers[0])
     assert event["type"] == "removal.succeeded"
-    assert notified.got.headers[0]["content-type"] == "application/json"
-    assert len(notified.got.bodies[0]) < 20_000
+    assert got.headers[0]["content-type"] == "application/json"
+    assert len(got.bodies[0]) < 20_000
     said = event["data"]
-    shown = notified.service.client.request("GET", f"/api/v1/tasks/{notified.task_id}")
+    shown = service.client.request("GET", f"/api/v1/tasks/{task_id}")
     assert said["metadata"] == {"order": 17}
-    assert notified.service.client.download(said["result_url"]).startswith(b"\x89PNG")
+    assert service.client.download(said["result_url"]).startswith(b"\x89PNG")
     for name in ("original_url", "result_url"):
         # Signed again each time; they lead to the same object.
         assert urlsplit(said.pop(name)).path == urlsplit(shown.pop(name)).path
     assert said.pop("urls_expire_at") <= shown.pop("urls_expire_at")
     assert said == shown
-
-
-def test_it_is_listed_and_sent_again_under_its_id(notified: NotifiedTask) -> None:
-    service, got = notified.service, notified.got
-    row = notified.delivery(attempts=1)
-    assert (row["webhook_id"], row["type"]) == (notified.webhook_id, "removal.succeeded")
-    assert [each["status"] for each in row["attempts"]] == [200]
-    service.client.request("POST", f"/api/v1/tasks/{notified.task_id}/deliveries/1/replay")
-    assert got.wait_for(2), service.logged()
-    notified.delivery(attempts=2)
-    assert set(got.ids) == {notified.webhook_id}
-    Webhook(notified.secret).verify(got.bodies[1], got.headers[1])
 
 
 def test_a_keys_webhooks_are_signed_with_its_secret_and_for_a_day_with_the_old_one(
