@@ -35,11 +35,7 @@ def test_bad_pictures_fail_alone_and_the_archive_holds_the_rest(
 
     batch = eventually("the batch is completed", completed) or {}
     failed = {item["name"]: item["error"]["type"] for item in batch["items"] if item["error"]}
-    assert failed == {
-        words.name: "unsupported_format",
-        cut.name: "invalid_image",
-        garbled.name: "invalid_image",
-    }
+    assert failed == dict.fromkeys((words.name, cut.name, garbled.name), "invalid_image")
     data = service.client.download(f"{service.url}{path}/archive")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         assert archive.testzip() is None
