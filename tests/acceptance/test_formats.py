@@ -6,12 +6,9 @@ from typing import Any, Final
 import pytest
 
 from deploy.client import submit_batch
-from tests.support.format_files import FILES
-from tests.support.paths import ROOT
+from tests.support.format_files import FILES, ROWS
 from tests.support.service import RunningService, eventually
 
-_TABLE: Final = (ROOT / "docs/formats.md").read_text()
-_ROWS: Final = dict(re.findall(r"^\| ([^|]+) \| ((?:taken|`)[^|]*) \|$", _TABLE, re.MULTILINE))
 #: Pictures of a batch, at most.
 _BATCH: Final = 100
 
@@ -38,16 +35,16 @@ def items(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_the_table_and_the_files_have_the_same_rows() -> None:
-    for row in _ROWS:
+    for row in ROWS:
         assert any(row.startswith(each) for each in FILES), row
     for each in FILES:
-        assert any(row.startswith(each) for row in _ROWS), each
+        assert any(row.startswith(each) for row in ROWS), each
 
 
-@pytest.mark.parametrize("row", _ROWS)
+@pytest.mark.parametrize("row", ROWS)
 def test_a_row_says_what_becomes_of_the_file(items: dict[str, Any], row: str) -> None:
     key = max((each for each in FILES if row.startswith(each)), key=len)
-    refused = re.match(r"`(\w+)`: (.+?)(, when it is cut out)?$", _ROWS[row])
+    refused = re.match(r"`(\w+)`: (.+?)(, when it is cut out)?$", ROWS[row])
     for item in [items[f"{key} {at}"] for at in range(len(FILES[key]()))]:
         if refused is None:
             assert item["status"] == "succeeded", item

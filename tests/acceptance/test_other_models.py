@@ -77,4 +77,4 @@ def test_a_graph_of_isnets_shape_and_size_with_random_weights(
         "RMBG_MODEL_PATH": str(path),
         "RMBG_THREADS": "1",
     }
-    _check_served(service, coffee, here, env, "tests.support.isnet_app")
+    _check_served(service, coffee, here, env, "tests.support.isnet_worker")
