@@ -15,8 +15,8 @@ import urllib3
 from tests.support.fuzzed_pictures import KINDS, Fuzzed, fuzzed
 from tests.support.service import RunningService, running_api
 
-#: Every kind twice; the full-size test has the many.
-COUNT = 2 * len(KINDS)
+#: Every kind once; the full-size test has the many.
+COUNT = len(KINDS)
 #: What only a fault of the service's own is called.
 _OUR_FAULTS = frozenset({"internal_error", "poison", "lost", "original_missing"})
 

@@ -58,8 +58,9 @@ DOCUMENTS = (
 )
 #: A comment before a block says where else it is run.
 _BLOCK = re.compile(r"^(?<!-->\n) *```sh\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
-#: `make up` is run by test_up.py, and `make test` and `make lint` are how this test is run.
-_RUN_ELSEWHERE = re.compile(r"make (up|test|lint|install|bench|test-slow)\b")
+#: `make up` is run by test_up.py, a model's benchmark by tests/unit/deploy/cli/test_bench.py;
+#: `make test` and `make lint` are how this test is run.
+_RUN_ELSEWHERE = re.compile(r"make (up|test|lint|install|bench|test-slow)\b|\S+/rmbg bench model ")
 _IN_A_SHELL = re.compile(
     r"curl |set |\. |\S+/rmbg doctor$|\S+/celery -A tasks.app (jobs workers|webhooks list)$"
 )
@@ -191,8 +192,6 @@ def test_a_command_works_as_it_is_written(
     for variable, value in {**scene.service.env, "RMBG_URL": scene.service.url}.items():
         monkeypatch.setenv(variable, value)
     command = command.replace("http://127.0.0.1:8000", scene.service.url)
-    # A benchmark of fewer and smaller pictures runs the same code.
-    command = command.replace("--size 256 --runs 3", "--size 64 --runs 1")
     run = _run_in_a_shell if _IN_A_SHELL.match(command) else _run_here
     status, said, errors = run(command, variables)
     assert status == 0, errors + said

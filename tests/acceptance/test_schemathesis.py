@@ -36,7 +36,7 @@ def environment(lone_api: RunningApi) -> Iterator[dict[str, str]]:
 @pytest.mark.parametrize(
     ("phases", "examples"),
     [
-        ("examples,coverage,fuzzing", 1),
+        ("examples,fuzzing", 3),
         pytest.param("examples,coverage,fuzzing,stateful", 150, marks=pytest.mark.slow),
     ],
     ids=["short", "long"],
