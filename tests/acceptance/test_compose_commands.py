@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -106,7 +107,8 @@ class Stage:
             if not self.healthy(name):
                 raise NotReadyError("its health check is not content")
 
-        command = tuple(self.command(name))
+        program, *arguments = self.command(name)
+        command = (str(shutil.which(program, path=self.path)), *arguments)
         env = self.environment(name)
         return Service(name, command, env=env, folder=self.folder, probe=probe, grace=40)
 
