@@ -313,7 +313,7 @@ def test_a_large_photo_goes_on_where_its_upload_broke_off(visit: Visit, large: P
 
     photo = large.with_name("huge.bmp")
     with Image.open(large) as image:
-        image.resize((1500, 1000)).save(photo)
+        image.resize((1800, 1350)).save(photo)
     page.route("**/api/v1/uploads/*", pieces)
     visit.drop(photo)
     visit.card(photo.name, "done")
