@@ -79,6 +79,12 @@ def test_a_hostile_address_is_refused(url: str) -> None:
     assert "10.0.0.8" not in str(caught.value), "the text must not tell what a name leads to"
 
 
+def test_the_length_of_a_host_is_judged_before_its_letters() -> None:
+    letters = "".join(map(chr, range(0x4E00, 0x4E00 + 4_000)))
+    with pytest.raises(UrlNotAllowedError, match="longer than 254 characters"):
+        guard().check(f"http://{letters}/")
+
+
 @pytest.mark.parametrize(
     ("url", "host", "port", "path"),
     [
