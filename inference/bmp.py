@@ -13,6 +13,8 @@ from inference.color import SRGB, Chromaticities, make_gamma_profile
 
 #: Headers in which masks stand, or which they follow: BITMAPINFOHEADER and V2 to V5.
 _HEADERS: Final = frozenset({40, 52, 56, 108, 124})
+#: Sizes of the headers that are read, that of OS/2 2.0 in full among them. Others leave off parts.
+READ_HEADERS: Final = _HEADERS | {12, 64}
 #: The first of them that has a mask of alpha.
 _V3_HEADER: Final = 56
 #: Masks stand in the same place for each header, or after the shortest.

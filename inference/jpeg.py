@@ -4,7 +4,7 @@ No pixel is read here: `inference.jpeg_pixels` does that.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import BinaryIO, Final, NamedTuple, Self
 
@@ -36,6 +36,8 @@ _UNREADABLE: Final[Mapping[int, str]] = MappingProxyType(
     | {0xF7: "JPEG-LS files"}
 )
 _DEEP: Final = 12  # bits
+#: Defines the number of lines, behind the first scan, where the frame leaves it open (B.2.5).
+_LINES: Final = 0xDC
 _START: Final = 0xD8
 _END: Final = 0xD9
 _COEFFICIENTS: Final = 64
@@ -148,8 +150,7 @@ def walk_jpeg(file: BinaryIO) -> Jpeg:
     segments: list[Segment] = []
     at, scans = len(START_OF_IMAGE), 0
     while (found := find_segment(file, at)) is not None:
-        if len(segments) >= MAX_SEGMENTS:
-            raise ImageTooComplexError.of_parts("segments", MAX_SEGMENTS)
+        _check_number(len(segments) + 1, MAX_SEGMENTS, "segments")
         start, kind = found
         if kind == _END or (kind == _START and scans):
             break
@@ -161,16 +162,28 @@ def walk_jpeg(file: BinaryIO) -> Jpeg:
             coverage = _Coverage(frame)
             if frame.unreadable:
                 break
-        if kind != START_OF_SCAN:
-            continue
-        scans += 1
-        if scans > MAX_SCANS:
-            raise ImageTooComplexError.of_parts("scans", MAX_SCANS)
-        if coverage is not None and frame is not None:
-            coverage.add(segment)
-            if coverage.complete and not frame.progressive:
-                break
+        if kind == _LINES and frame is not None and not frame.height and scans == 1:
+            frame = replace(frame, height=int.from_bytes(segment.head[2:4], "big"))
+        elif kind == START_OF_SCAN:
+            scans += 1
+            _check_number(scans, MAX_SCANS, "scans")
+            if coverage is not None:
+                coverage.add(segment)
+        if _has_all(frame, coverage):
+            break
     return Jpeg(frame, tuple(segments), coverage is not None and coverage.complete)
+
+
+def _check_number(count: int, most: int, parts: str) -> None:
+    if count > most:
+        raise ImageTooComplexError.of_parts(parts, most)
+
+
+def _has_all(frame: Frame | None, coverage: _Coverage | None) -> bool:
+    """Return whether nothing of a sequential picture is missing, its height included."""
+    if frame is None or coverage is None or frame.progressive or not frame.height:
+        return False
+    return coverage.complete
 
 
 def _read_segment(file: BinaryIO, start: int, kind: int) -> Segment:

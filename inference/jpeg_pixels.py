@@ -5,6 +5,7 @@ what is appended to the picture, never reach it, and decide nothing. What it war
 data that end early it makes gray.
 """
 
+from contextlib import suppress
 from io import BytesIO
 from typing import Final
 
@@ -71,6 +72,19 @@ def load_jpeg(data: bytes) -> tuple[Image.Image, Metadata]:
     return pixels, _read_metadata(data, found.segments)
 
 
+def require_all_data(data: bytes) -> None:
+    """Raise `InvalidImageError` if data of the pixels are missing; of other faults say nothing.
+
+    It is for a JPEG within another file, whose reader makes gray of what is missing.
+    """
+    file = BytesIO(data)
+    found = walk_jpeg(file)
+    if found.frame is None or len(found.frame.components) not in _COLORS:
+        return
+    with suppress(ValueError):
+        _decode(_rebuild(data, file, found.segments, found.frame), found.frame)
+
+
 def _rebuild(data: bytes, file: BytesIO, segments: tuple[Segment, ...], frame: Frame) -> bytes:
     """Put together what the reader needs, with an end, whether the file has one or not."""
     parts, has_frame = [START_OF_IMAGE], False
@@ -83,7 +97,12 @@ def _rebuild(data: bytes, file: BytesIO, segments: tuple[Segment, ...], frame: F
         elif segment.kind in TABLES:
             parts.append(data[segment.start : segment.end])
         elif segment.kind in FRAMES and not has_frame:
-            parts.append(data[segment.start : segment.end])
+            # Its marker, length and depth; then the height, which may stand elsewhere.
+            parts += [
+                data[segment.start : segment.start + 5],
+                frame.height.to_bytes(2, "big"),
+                data[segment.start + 7 : segment.end],
+            ]
             has_frame = True
         elif segment.kind == START_OF_SCAN:
             end = following.start if following else _find_end(file, segment.end, len(data))

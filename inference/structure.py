@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import BinaryIO, Final
 
-from inference.bmp import BmpLayout
+from inference.bmp import READ_HEADERS, BmpLayout
 from inference.errors import ImageTooComplexError
 from inference.heif import walk_heif
 from inference.jpeg import walk_jpeg
@@ -69,6 +69,8 @@ def _walk_jpeg(file: BinaryIO, _: bytes) -> Structure:
 
 def _walk_png(file: BinaryIO, prefix: bytes) -> Structure:
     size = None
+    if prefix[12:16] == b"CgBI":
+        return Structure((1, 1), unreadable="PNG files made for iPhone apps (CgBI)")
     if prefix[12:16] == b"IHDR" and len(prefix) >= 24:  # noqa: PLR2004 - up to the height
         size = int.from_bytes(prefix[16:20], "big"), int.from_bytes(prefix[20:24], "big")
     at, end, pixels = 8, file.seek(0, 2), False
@@ -110,6 +112,8 @@ def _walk_bmp(file: BinaryIO, prefix: bytes) -> Structure:
         )
     if not 16 <= header <= 124 or len(prefix) < 26:  # noqa: PLR2004 - the later headers' sizes
         return Structure(None)
+    if header not in READ_HEADERS:
+        return Structure((1, 1), unreadable=f"BMP files of OS/2 with a header of {header} bytes")
     width = int.from_bytes(prefix[18:22], "little", signed=True)
     # A negative height says that the top row comes first.
     size = width, abs(int.from_bytes(prefix[22:26], "little", signed=True))

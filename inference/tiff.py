@@ -92,7 +92,8 @@ UNCOMPRESSED: Final = 1
 BYTE_COMPRESSIONS: Final = frozenset({UNCOMPRESSED, 5, 8, 32946, 32773, 34925, 50000})
 _FAX_COMPRESSIONS: Final = frozenset({2, 3, 4})
 _OLD_JPEG: Final = 6
-_JPEG_COMPRESSIONS: Final = frozenset({_OLD_JPEG, 7})
+JPEG: Final = 7
+_JPEG_COMPRESSIONS: Final = frozenset({_OLD_JPEG, JPEG})
 
 # Compressions of cameras: Sony, packed, Samsung, Nikon, Kodak, Pentax.
 _RAW_COMPRESSIONS: Final = frozenset({32767, 32769, 32770, 32772, 34713, 65000, 65535})

@@ -15,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
+from inference.jpeg import END_OF_IMAGE, START_OF_IMAGE
+from inference.jpeg_pixels import require_all_data
 from inference.metadata import Metadata, read_tiff_metadata
 from inference.tiff import (
     BYTE_COMPRESSIONS,
     COLOR_SAMPLES,
+    JPEG,
     UNCOMPRESSED,
     Directory,
     Layout,
@@ -71,9 +74,18 @@ def load_tiff(data: bytes) -> tuple[Image.Image, Metadata]:
         raise OSError("no directory")
     metadata = read_tiff_metadata(directory)
     if layout.compression not in BYTE_COMPRESSIONS:
+        if layout.compression == JPEG:
+            _require_all_data(data, layout)
         return _load(data, directory.order, _kept_tags(directory)), metadata
     planes = [_read_plane(data, layout, number) for number in range(layout.planes)]
     return _Converter(layout, planes).convert(), metadata
+
+
+def _require_all_data(data: bytes, layout: Layout) -> None:
+    """Check each strip or tile of a TIFF in JPEG, the tables that they share before its own."""
+    tables = layout.directory.data(Tag.JPEG_TABLES).removesuffix(END_OF_IMAGE) or START_OF_IMAGE
+    for start, length in zip(layout.offsets, layout.lengths, strict=True):
+        require_all_data(tables + data[start + len(START_OF_IMAGE) : start + length])
 
 
 def _load(data: bytes, order: str, tags: Mapping[int, tuple[int, bytes]]) -> Image.Image:

@@ -13,7 +13,13 @@ from PIL import Image
 
 from tests.support.bmp_files import bmp_file
 from tests.support.paths import ROOT
-from tests.support.pictures import exif_orientation, jpeg_of_frame, picture_file
+from tests.support.pictures import (
+    ended_early,
+    exif_orientation,
+    height_behind_the_scan,
+    jpeg_of_frame,
+    picture_file,
+)
 from tests.support.png_files import png_chunk, png_file
 from tests.support.tiff_files import Page, tiff_file
 
@@ -73,6 +79,7 @@ FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
         data[: data.rindex(b"\xff\xda")] + b"\xff\xd9"
         for data in (_file("JPEG", progressive=True),)
     ],
+    "JPEG whose": lambda: [height_behind_the_scan(_JPEG, 16)],
     "JPEG of 12": lambda: [jpeg_of_frame(_IMAGE, b"\xc1", 12)],
     "JPEG, lossless": lambda: [jpeg_of_frame(_IMAGE, b"\xc3", 8)],
     "JPEG-LS": lambda: [jpeg_of_frame(_IMAGE, b"\xf7", 8)],
@@ -83,6 +90,7 @@ FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
     "PNG that lacks chunks": lambda: [_PNG[:-30]],
     "PNG that lacks rows": lambda: [png_file((9, 9), zlib.compress(bytes(n))) for n in (0, 50, 89)],
     "animated PNG": lambda: [_animated("PNG")],
+    "PNG made": lambda: [_PNG[:8] + png_chunk(b"CgBI", b"P\0 \2") + _PNG[8:]],
     "WebP": lambda: [_file("WEBP"), _file("WEBP", lossless=True)],
     "WebP with": lambda: [_with_chunk(b"EXIF", b"??"), _with_chunk(b"what", b"?")],
     "WebP that": lambda: [_file("WEBP")[:-20]],
@@ -101,6 +109,7 @@ FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
     "BMP that lacks": lambda: [_file("BMP")[:-30]],
     "BMP whose masks": lambda: [bmp_file((0xFF00FF, 0xFF00, 0xFF, 0))],
     "BMP of": lambda: [bmp_file(compression=each) for each in (4, 5)],
+    "BMP of OS/2": lambda: [bmp_file(header=each) for each in (16, 48)],
     "TIFF of 1": lambda: [
         tiff_file(Page(_SAMPLES.astype(kind), 2, bits))
         for kind, bits in (("u1", 4), ("u1", 8), ("u2", 12), ("f2", 16), ("u4", 32), ("f8", 64))
@@ -108,6 +117,7 @@ FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
     "TIFF in planes": lambda: [tiff_file(Page(_SAMPLES, kind, planar=True)) for kind in (2, 8)],
     "TIFF whose": lambda: [tiff_file(Page(_SAMPLES[:4], 2, tags={254: (1,)}), Page(_SAMPLES, 2))],
     "TIFF that lacks": lambda: [_tiff({257: (99,)})],
+    "TIFF whose JPEG": lambda: [ended_early(_file("TIFF", compression="jpeg"))],
     "TIFF in CMYK": lambda: [_tiff({338: (2,)}, 5, 5)],
     "TIFF of other inks": lambda: [_tiff({332: (2,)}, 4, 5)],
     "TIFF of other comp": lambda: [_tiff({259: (34887,)})],

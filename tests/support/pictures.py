@@ -43,6 +43,19 @@ def jpeg_of_frame(image: Image.Image, frame: bytes, bits: int) -> bytes:
     return before + b"\xff" + frame + b"\0\x11" + bytes([bits]) + after
 
 
+def height_behind_the_scan(data: bytes, height: int) -> bytes:
+    """A baseline JPEG whose frame leaves its height open, which a segment DNL says later."""
+    frame = data.index(b"\xff\xc0") + 5
+    lines = b"\xff\xdc\0\4" + height.to_bytes(2, "big")
+    return data[:frame] + b"\0\0" + data[frame + 2 : -2] + lines + data[-2:]
+
+
+def ended_early(data: bytes) -> bytes:
+    """A file whose first JPEG has its end mark before its last data, of the same length."""
+    end = data.index(b"\xff\xd9")
+    return data[: end - 20] + b"\xff\xd9" + bytes(18) + data[end:]
+
+
 def read_picture(data: bytes) -> Image.Image:
     """Read the whole of a picture's file."""
     image = Image.open(io.BytesIO(data))

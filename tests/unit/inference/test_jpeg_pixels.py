@@ -11,7 +11,7 @@ from inference.decode import decode
 from inference.errors import InvalidImageError, UnsupportedFormatError
 from inference.probe import probe_image
 from tests.support.icc_profiles import BLUE, GREEN, RED, rgb_profile
-from tests.support.pictures import picture_file
+from tests.support.pictures import height_behind_the_scan, picture_file
 
 _END = b"\xff\xd9"
 _MISSING = "ends before the picture does"
@@ -39,6 +39,14 @@ def test_a_jpeg_is_judged_by_its_data_and_not_by_its_end_mark(whole: bytes, end:
     for kept in (len(data) - 6, len(data) * 3 // 4, len(data) // 2):
         with pytest.raises(InvalidImageError, match=_MISSING):
             decode(data[:kept].rstrip(b"\xff") + end)
+
+
+def test_a_height_behind_the_first_scan_counts(photo: Image.Image) -> None:
+    data = picture_file(photo, "JPEG")
+    assert np.array_equal(decode(height_behind_the_scan(data, 64)).rgb, decode(data).rgb)
+    for height, words in ((0, "header of this JPEG file is damaged"), (65_000, _MISSING)):
+        with pytest.raises(InvalidImageError, match=words):
+            decode(height_behind_the_scan(data, height))
 
 
 def test_a_progressive_jpeg_that_lacks_scans_is_refused_by_its_structure(

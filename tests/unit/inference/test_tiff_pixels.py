@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from inference.decode import decode
 from inference.errors import InvalidImageError, UnsupportedFormatError
 from inference.probe import probe_image
+from tests.support.pictures import ended_early, picture_file
 from tests.support.tiff_files import Page, tiff_file
 
 _COLORS = np.array(
@@ -167,6 +169,15 @@ def test_missing_strips_are_found(*, planar: bool, deflated: bool) -> None:
     for tags in ({257: (30,)}, {273: (1 << 30,)}):  # too few, and beyond the end
         with pytest.raises(InvalidImageError, match="ends before the picture does"):
             probe_image(tiff_file(replace(page, tags=tags)))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_missing_data_of_a_jpeg_within_a_tiff_are_found(mode: str, photo: Image.Image) -> None:
+    strips = {"compression": "jpeg", "tiffinfo": {278: 16}}
+    whole = picture_file(photo.convert(mode), "TIFF", **strips)
+    assert decode(whole).rgb.shape == (64, 96, 3)
+    with pytest.raises(InvalidImageError, match="ends before the picture does"):
+        decode(ended_early(whole))
 
 
 def test_odd_tags_decide_nothing() -> None:
