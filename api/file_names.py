@@ -12,7 +12,8 @@ _REFUSED: Final = frozenset('<>:"/\\|?*')
 _HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 #: Names that Windows keeps for devices, whatever their extension.
 _DEVICES: Final = frozenset(
-    {"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in "123456789")}
+    {"con", "prn", "aux", "nul", "conin$", "conout$"}
+    | {f"{kind}{n}" for kind in ("com", "lpt") for n in "123456789¹²³"}
 )
 #: Most bytes of a stem in UTF-8: with a number and an extension it stays below the 255 of most
 #: file systems.
@@ -30,7 +31,7 @@ def safe_stem(name: str) -> str:
     stem, dot, extension = last.rpartition(".")
     text = unicodedata.normalize("NFC", stem if dot and stem and extension else last)
     stem = _cut("".join(_shown(text))).strip(" .-")
-    if stem.partition(".")[0].casefold() in _DEVICES:
+    if stem.partition(".")[0].rstrip(" ").casefold() in _DEVICES:
         stem = f"_{stem}"
     return stem or "image"
 

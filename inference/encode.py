@@ -7,8 +7,10 @@ as small for twenty times the work. The layout follows the PNG specification, th
 """
 
 import struct
+import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import Future
 from io import BytesIO
 
 import numpy as np
@@ -16,12 +18,16 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 from PIL import Image
 
+from inference.errors import InvalidOptionError
 from inference.options import OPAQUE, Options, OutputFormat
 
 _COLOR_CHANNELS = 3
 # 0 (fast) .. 6 (small): method 4, Pillow's default, takes 2.7 times as long for a file that is
 # 12 % smaller (benchmarks/pixels.py).
 _WEBP_METHOD = 0
+# What Pillow says of libwebp's VP8_ENC_ERROR_PARTITION0_OVERFLOW: what is kept of each 16 x 16
+# pixels beside their coefficients is over 512 kB.
+_WEBP_TOO_DETAILED = "encoding error 6"
 # 4:4:4: halved color smears along a cutout's edges, on a flat background most of all.
 _JPEG_SUBSAMPLING, _AVIF_SUBSAMPLING = 0, "4:4:4"
 # 0 (small) .. 10 (fast): a 2000 x 1333 cutout takes 0.6 s, as long as a webp, and is a sixth of it.
@@ -68,6 +74,9 @@ def encode(
             for jpg only where it is opaque.
         options: format and quality. The size must be one that `Options.check_size` passes.
         output_format: instead of the options' format; never `auto`.
+
+    Raises:
+        InvalidOptionError: the format cannot hold such pixels.
     """
     output_format = output_format or options.output_format
     if output_format is OutputFormat.PNG:
@@ -75,12 +84,9 @@ def encode(
     if output_format is OutputFormat.ZIP:
         return _encode_zip(pixels, options.quality)
     if output_format is OutputFormat.WEBP:
-        # Exact: else libwebp fills what is transparent with colors that compress well, up to white.
-        return _save_with_pillow(
-            pixels, "WEBP", quality=options.quality, method=_WEBP_METHOD, exact=True
-        )
+        return _encode_webp(pixels, options.quality)
     if output_format is OutputFormat.AVIF:
-        return _save_with_pillow(
+        return _save_in_thread(
             pixels,
             "AVIF",
             quality=options.quality,
@@ -108,6 +114,38 @@ def _encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
     if pixels.ndim == _COLOR_CHANNELS:
         pixels = np.ascontiguousarray(pixels[..., :_COLOR_CHANNELS])
     return _save_with_pillow(pixels, "JPEG", quality=quality, subsampling=_JPEG_SUBSAMPLING)
+
+
+def _encode_webp(pixels: NDArray[np.uint8], quality: int) -> bytes:
+    try:
+        # Exact: else libwebp fills what is transparent with colors that compress well, up to white.
+        return _save_in_thread(pixels, "WEBP", quality=quality, method=_WEBP_METHOD, exact=True)
+    except ValueError as error:
+        if str(error) != _WEBP_TOO_DETAILED:
+            raise
+        raise InvalidOptionError(
+            "output_format",
+            "The result has more detail than a webp of its size can hold at this quality: ask for "
+            "output_format=png or avif, a lower quality, or a smaller result.",
+        ) from error
+
+
+def _save_in_thread(pixels: NDArray[np.uint8], name: str, **parameters: int | str) -> bytes:
+    """Encode by a codec that does all in one long call, during which Python hears no signal.
+
+    The call is made in a thread, so that a job's time limit ends the wait for it: a worker that
+    overstays its soft limit is killed, and the job run again. The thread itself ends with the call.
+    """
+    saved = Future[bytes]()
+
+    def save() -> None:
+        try:
+            saved.set_result(_save_with_pillow(pixels, name, **parameters))
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            saved.set_exception(error)
+
+    threading.Thread(target=save, name="encode", daemon=True).start()
+    return saved.result()
 
 
 def _save_with_pillow(pixels: NDArray[np.uint8], name: str, **parameters: int | str) -> bytes:

@@ -36,6 +36,8 @@ Samples = NDArray[np.generic]
 #: Samples handled at a time, so that their wider copies stay small.
 _SAMPLES_AT_A_TIME: Final = 1 << 20
 _MAX_8_BIT: Final = 255
+#: Of floats, of which 1 is white; in a picture of 0 to 255, this is next to black.
+_BRIGHTEST_HIGHLIGHT: Final = 16
 _MAX_16_BIT: Final = 65535
 _SIGNED: Final = 2
 _FLOAT: Final = 3
@@ -212,7 +214,8 @@ class _Converter:
         """Return the value that is brightest.
 
         Numbers of 32 bits and more, and signed ones, do not declare their range: the smallest of 1
-        (floats only), 255, 65535 and 2^32 - 1 that holds the brightest value is assumed.
+        (floats only), 255, 65535 and 2^32 - 1 that holds the brightest value is assumed. Floats of
+        up to 16 are those of highlights, which are cut at 1; infinite ones are brightest anyway.
         """
         layout = self._layout
         if layout.sample_format not in {_SIGNED, _FLOAT} and layout.bits <= 16:  # noqa: PLR2004
@@ -221,10 +224,12 @@ class _Converter:
             return float((1 << layout.bits) - 1)
         used = max(COLOR_SAMPLES[layout.photometric], (layout.alpha or 0) + 1)
         brightest = max(
-            float(np.nan_to_num(np.asarray(samples[..., :used], np.float64)).max())
+            float(_finite(np.asarray(samples[..., :used], np.float64), 0).max())
             for samples in self._samples()
         )
-        maxima = (1, _MAX_8_BIT, _MAX_16_BIT)[layout.sample_format != _FLOAT :]
+        if layout.sample_format == _FLOAT and brightest <= _BRIGHTEST_HIGHLIGHT:
+            return 1.0
+        maxima = (_MAX_8_BIT, _MAX_16_BIT)
         return float(next((top for top in maxima if brightest <= top), max(brightest, 2**32 - 1)))
 
     def _to_8_bit(self, samples: Samples) -> NDArray[np.uint8]:
@@ -251,12 +256,17 @@ class _Converter:
         """Scale samples to 0..255; colors that were multiplied by an alpha are divided by it."""
         if self._top == _MAX_8_BIT and samples.dtype == np.uint8 and alpha is None:
             return np.asarray(samples, np.uint8)
-        levels = np.nan_to_num(np.asarray(samples, np.float32))
+        levels = _finite(np.asarray(samples, np.float32), self._top)
         if alpha is not None and self._layout.associated_alpha:
-            share = np.nan_to_num(np.asarray(alpha, np.float32)) / np.float32(self._top)
+            share = _finite(np.asarray(alpha, np.float32), self._top) / np.float32(self._top)
             levels = np.divide(levels, share, out=np.zeros_like(levels), where=share > 0)
         levels *= np.float32(_MAX_8_BIT / self._top)
         return _round(levels)
+
+
+def _finite(levels: NDArray[np.floating], top: float) -> NDArray[np.floating]:
+    finite: NDArray[np.floating] = np.nan_to_num(levels, posinf=top, neginf=0)
+    return finite
 
 
 def _round(levels: NDArray[np.floating]) -> NDArray[np.uint8]:

@@ -115,6 +115,7 @@ FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
         for kind, bits in (("u1", 4), ("u1", 8), ("u2", 12), ("f2", 16), ("u4", 32), ("f8", 64))
     ],
     "TIFF in planes": lambda: [tiff_file(Page(_SAMPLES, kind, planar=True)) for kind in (2, 8)],
+    "TIFF of floating": lambda: [tiff_file(Page((_SAMPLES / 200).astype("f4"), 2, 32))],
     "TIFF whose": lambda: [tiff_file(Page(_SAMPLES[:4], 2, tags={254: (1,)}), Page(_SAMPLES, 2))],
     "TIFF that lacks": lambda: [_tiff({257: (99,)})],
     "TIFF whose JPEG": lambda: [ended_early(_file("TIFF", compression="jpeg"))],

@@ -16,6 +16,7 @@ from api.file_names import numbered_names, safe_stem
         (["", "..", ".jpg", "a\x00b?.jpg"], ["image.png", "image-2.png", "jpg.png", "a-b.png"]),
         (["фото кота №1.jpg", "猫.jpg"], ["фото кота №1.png", "猫.png"]),
         (["CON.png", "lpt1.tar.gz", "console.jpg"], ["_CON.png", "_lpt1.tar.png", "console.png"]),
+        (["con .x.png", "COM¹.png", "conin$"], ["_con .x.png", "_COM¹.png", "_conin$.png"]),
         (["e\u0301.jpg", "\xe9.jpg"], ["\xe9.png", "\xe9-2.png"]),
         (["gpj.\u202eevil.jpg", "\udcff.jpg"], ["gpj.-evil.png", "image.png"]),
     ],

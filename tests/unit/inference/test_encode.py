@@ -1,7 +1,9 @@
 """Encoding: each format as Pillow reads it back, and PNG down to its chunks."""
 
 import io
+import signal
 import struct
+import threading
 import zipfile
 import zlib
 
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image
 
 from inference.encode import encode, encode_png
+from inference.errors import InvalidOptionError
 from inference.options import Options, OutputFormat
 from inference.pipeline import remove_background
 from tests.support.cutouts import cut_out
@@ -45,6 +48,37 @@ def test_webp_and_avif_keep_the_alpha_and_hide_nothing(
     assert np.abs(pixels[..., 3].astype(int) - cutout[..., 3]).max() <= lost
     weight = cutout[..., 3:] / 255
     assert (np.abs(pixels[..., :3].astype(int) - cutout[..., :3]) * weight).mean() < 5
+
+
+class _OutOfTimeError(Exception):
+    pass
+
+
+def test_a_time_limit_ends_the_wait_for_a_codec() -> None:
+    """What a worker's soft limit does: it raises in the main thread, and the job fails once."""
+
+    def strike(_number: int, _frame: object) -> None:
+        raise _OutOfTimeError
+
+    noise = np.random.default_rng(3).integers(0, 255, (1500, 1500, 3), dtype=np.uint8)
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(_OutOfTimeError):
+            encode(noise, Options(output_format=OutputFormat.AVIF, quality=100))
+        left = [each for each in threading.enumerate() if each.name == "encode"]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert left, "the codec's call had ended before"
+    for each in left:
+        each.join()
+
+
+def test_a_webp_that_cannot_hold_its_details_is_refused_with_what_to_do() -> None:
+    noise = np.random.default_rng(3).integers(0, 255, (5000, 5000), dtype=np.uint8)
+    with pytest.raises(InvalidOptionError, match="more detail than a webp of its size"):
+        encode(noise, Options(output_format=OutputFormat.WEBP, quality=100))
 
 
 def test_jpg_keeps_colors_at_full_resolution() -> None:

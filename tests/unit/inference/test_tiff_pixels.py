@@ -171,6 +171,15 @@ def test_missing_strips_are_found(*, planar: bool, deflated: bool) -> None:
             probe_image(tiff_file(replace(page, tags=tags)))
 
 
+@pytest.mark.parametrize("brightest", [1.2, 16, np.inf])
+def test_highlights_beyond_white_are_cut_and_darken_nothing(brightest: float) -> None:
+    levels = (_PICTURE / 255).astype(np.float32)
+    levels[0, 0] = brightest
+    expected = _PICTURE.copy()
+    expected[0, 0] = 255
+    assert np.array_equal(decode(tiff_file(Page(levels, 2, 32))).rgb, expected)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 def test_missing_data_of_a_jpeg_within_a_tiff_are_found(mode: str, photo: Image.Image) -> None:
     strips = {"compression": "jpeg", "tiffinfo": {278: 16}}
