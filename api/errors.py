@@ -258,5 +258,7 @@ def _sentence(faults: object) -> str:
 def from_inference(error: InferenceError) -> ApiError:
     """Return the error for a picture or an option that cannot be used."""
     field = error.field if isinstance(error, InvalidOptionError) else "image"
-    name = error.code if error.code in ERRORS else "internal_error"
+    # One without a row of its own, such as that of an empty region, is of its base's kind.
+    kinds = (each.code for each in type(error).__mro__ if issubclass(each, InferenceError))
+    name = next((code for code in kinds if code in ERRORS), "internal_error")
     return ApiError(name, str(error), fields={field: str(error)})

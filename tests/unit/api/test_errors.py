@@ -22,6 +22,8 @@ def test_a_parameter_that_is_unknown_or_out_of_range_is_named() -> None:
     error = from_inference(InvalidOptionError("matte_color", "Give a colour."))
     assert error.row.type == "invalid_parameter"
     assert error.fields == {"matte_color": "Give a colour."}
+    for kind in InvalidOptionError.__subclasses__():  # such as an empty region
+        assert from_inference(kind("roi", "Give another.")).row.status == 422
     error = from_validation({"files": {"imgae": ["Unknown field."], "quality": ["Bad."]}})
     assert (error.row.type, set(error.fields)) == ("unknown_parameter", {"imgae"})
 
