@@ -302,9 +302,12 @@ def _load_webp(data: bytes, limits: ImageLimits) -> tuple[Image.Image, Metadata]
 def _load_heif(data: bytes, name: str, limits: ImageLimits) -> tuple[Image.Image, Metadata]:
     """Read a HEIC or AVIF; which way is up its container says, and not its EXIF data."""
     found = walk_heif(BytesIO(data))
-    image = open_image(BytesIO(without_metadata(data, found)), name)
+    image: Image.Image = open_image(BytesIO(without_metadata(data, found)), name)
     check_size(*image.size, limits)
     image.load()
+    box = found.crop.box(*image.size) if found.crop is not None and name == "AVIF" else None
+    if box is not None:  # what the reader of HEIC does itself
+        image = image.crop(box)
     profile = image.info.get("icc_profile")
     if not profile and found.colors is not None:
         profile = make_coded_profile(*found.colors)

@@ -6,6 +6,7 @@ No pixel is read here: Pillow's readers do that.
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from types import MappingProxyType
 from typing import BinaryIO, Final, NamedTuple
 
@@ -34,11 +35,45 @@ _IGNORED_ITEM: Final = b"skip"
 _UNSPECIFIED: Final = b"\0\2"
 
 
+class Size(NamedTuple):
+    """What an `ispe` says, in pixels."""
+
+    width: int
+    height: int
+
+
 class CodedColors(NamedTuple):
     """What an `nclx` says: primaries and curve, as ITU-T H.273 numbers them."""
 
     primaries: int
     transfer: int
+
+
+class CleanAperture(NamedTuple):
+    """What a `clap` leaves of a picture (ISO/IEC 14496-12, 12.1.4): eight numbers as stored.
+
+    Width, height, and how far its center is right of and below the picture's; each a fraction.
+    """
+
+    width: tuple[int, int]
+    height: tuple[int, int]
+    right: tuple[int, int]
+    down: tuple[int, int]
+
+    def box(self, width: int, height: int) -> tuple[int, int, int, int] | None:
+        """Return left, top, right and bottom in a picture; None unless they are pixels of it."""
+        if not all(below for _, below in self):
+            return None
+        across, tall, right, down = (Fraction(above, below) for above, below in self)
+        left, top = right + (width - across) / 2, down + (height - tall) / 2
+        edges = left, top, left + across, top + tall
+        whole = all(each.denominator == 1 for each in edges)
+        if not whole or not (0 <= left < edges[2] <= width and 0 <= top < edges[3] <= height):
+            return None
+        return int(left), int(top), int(edges[2]), int(edges[3])
+
+
+_Property = Size | CodedColors | CleanAperture
 
 
 @dataclass(slots=True)
@@ -55,6 +90,8 @@ class Heif:
     end: int
     #: None if they are not said by numbers.
     colors: CodedColors | None
+    #: What is left of the picture before it is turned; None for all of it.
+    crop: CleanAperture | None
     #: What takes the place of metadata that could decide whether the picture is read, by where it
     #: stands.
     replaced: dict[int, bytes] = field(default_factory=dict)
@@ -86,6 +123,7 @@ def walk_heif(file: BinaryIO) -> Heif:
         complete=complete,
         end=end,
         colors=items.colors_of(primary),
+        crop=items.crop_of(primary),
         replaced=items.replaced,
     )
 
@@ -111,14 +149,14 @@ class _Items:
         self.auxiliary: list[int] = []
         #: The items that an item is derived from, each as often as it is used.
         self.parts: dict[int, list[int]] = {}
-        #: Each property, as far as it is known here: width and height, or colors.
-        self.known: list[tuple[int, int] | CodedColors | None] = []
+        #: Each property, as far as it is known here.
+        self.known: list[_Property | None] = []
         #: The numbers of each item's properties, from 1.
         self.properties: dict[int, list[int]] = {}
         self.replaced: dict[int, bytes] = {}
         self._pixels: dict[int, int] = {}
 
-    def _known_of(self, item: int) -> Iterator[tuple[int, int] | CodedColors]:
+    def _known_of(self, item: int) -> Iterator[_Property]:
         for number in self.properties.get(item, []):
             found = self.known[number - 1] if 0 < number <= len(self.known) else None
             if found is not None:
@@ -126,8 +164,13 @@ class _Items:
 
     def size_of(self, item: int) -> tuple[int, int] | None:
         """Return an item's width and height, as stored."""
-        known = self._known_of(item)
-        return next((each for each in known if not isinstance(each, CodedColors)), None)
+        sizes = (each for each in self._known_of(item) if isinstance(each, Size))
+        return next(sizes, None)
+
+    def crop_of(self, item: int) -> CleanAperture | None:
+        """Return what is left of an item."""
+        crops = (each for each in self._known_of(item) if isinstance(each, CleanAperture))
+        return next(crops, None)
 
     def colors_of(self, item: int) -> CodedColors | None:
         """Return an item's colors; else those of the first item that it is derived from."""
@@ -236,13 +279,14 @@ def _read_properties(file: BinaryIO, start: int, end: int, items: _Items) -> Non
             _read_associations(items.read_table(file, body, stop), items)
 
 
-def _read_property(
-    file: BinaryIO, kind: bytes, body: int, items: _Items
-) -> tuple[int, int] | CodedColors | None:
+def _read_property(file: BinaryIO, kind: bytes, body: int, items: _Items) -> _Property | None:
     file.seek(body)
-    data = file.read(12)
+    data = file.read(32)
     if kind == b"ispe":
-        return int.from_bytes(data[4:8], "big"), int.from_bytes(data[8:12], "big")
+        return Size(int.from_bytes(data[4:8], "big"), int.from_bytes(data[8:12], "big"))
+    if kind == b"clap" and len(data) == 32:  # noqa: PLR2004 - eight numbers
+        numbers = struct.unpack(">2I2IiIiI", data)
+        return CleanAperture(*zip(numbers[::2], numbers[1::2], strict=True))
     if kind == b"colr" and data[:4] == b"nclx":
         primaries, transfer = struct.unpack(">HH", data[4:8].ljust(4, b"\0"))
         for at, number, known in ((4, primaries, PRIMARIES), (6, transfer, CURVES)):

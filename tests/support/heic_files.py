@@ -66,3 +66,29 @@ def with_stated_colors(file: bytes, primaries: int, transfer: int) -> bytes:
     """A HEIC or AVIF whose colors are said to be so, by the numbers of ITU-T H.273."""
     before, after = file.split(b"nclx")
     return before + b"nclx" + struct.pack(">HH", primaries, transfer) + after[4:]
+
+
+def with_crop(avif: bytes, *fractions: int) -> bytes:
+    """An AVIF of one item of which a `clap` of eight numbers leaves a part."""
+    data = bytearray(avif)
+    clap = box(b"clap", struct.pack(">2I2IiIiI", *fractions))
+
+    def grow(kind: bytes, size: int) -> None:
+        at = data.index(kind) - 4
+        data[at : at + 4] = (int.from_bytes(data[at : at + 4], "big") + size).to_bytes(4, "big")
+
+    start = data.index(b"ipco") - 4
+    end, at, count = start + int.from_bytes(data[start : start + 4], "big"), start + 8, 0
+    while at < end:
+        at, count = at + int.from_bytes(data[at : at + 4], "big"), count + 1
+    data[end:end] = clap
+    links = data.index(b"ipma") + 4 + 8 + 2
+    data.insert(links + 1 + data[links], 0x80 | (count + 1))
+    data[links] += 1
+    for kind, size in ((b"ipco", 40), (b"ipma", 1), (b"iprp", 41), (b"meta", 41)):
+        grow(kind, size)
+    # Behind its kind and version: widths, the count of items, an id, zeros, the count of parts.
+    at = data.index(b"iloc") + 4 + 4 + 2 + 2 + 2 + 2 + 2
+    place = int.from_bytes(data[at : at + 4], "big") + 41
+    data[at : at + 4] = place.to_bytes(4, "big")
+    return bytes(data)

@@ -15,7 +15,7 @@ from inference.errors import InferenceError, InvalidImageError, InvalidOptionErr
 from inference.options import Options
 from inference.probe import DEFAULT_LIMITS, probe_image
 from tests.support.format_files import ROWS, make_files
-from tests.support.heic_files import grid_heic
+from tests.support.heic_files import grid_heic, with_crop
 from tests.support.icc_profiles import (
     BLUE,
     GREEN,
@@ -256,3 +256,23 @@ def test_a_background_that_cannot_be_used(data: bytes | None, digest: str | None
     with pytest.raises(InvalidOptionError) as caught:
         decode_background(data, Options(background_sha256=digest), DEFAULT_LIMITS)
     assert caught.value.field == "background_image"
+
+
+@pytest.mark.parametrize(
+    ("fractions", "left"),
+    [
+        ((48, 1, 32, 1, -24, 1, -16, 1), (0, 0, 48, 32)),
+        ((96, 2, 32, 1, 24, 1, 16, 1), (48, 32, 96, 64)),
+        ((48, 1, 32, 1, 25, 1, 0, 1), (0, 0, 96, 64)),  # beyond the picture
+        ((47, 1, 32, 1, 0, 1, 0, 1), (0, 0, 96, 64)),  # halves of pixels
+        ((48, 0, 32, 1, 0, 1, 0, 1), (0, 0, 96, 64)),
+    ],
+)
+def test_what_an_avif_leaves_of_its_picture_is_taken(
+    fractions: tuple[int, ...], left: tuple[int, int, int, int], photo: Image.Image
+) -> None:
+    rows, columns = slice(left[1], left[3]), slice(left[0], left[2])
+    expected = decode(picture_file(photo, "AVIF")).rgb[rows, columns]
+    assert np.array_equal(decode(with_crop(picture_file(photo, "AVIF"), *fractions)).rgb, expected)
+    sideways = picture_file(photo, "AVIF", exif=exif_orientation(6).tobytes())
+    assert np.array_equal(decode(with_crop(sideways, *fractions)).rgb, np.rot90(expected, 3))
