@@ -16,7 +16,7 @@ pytestmark = pytest.mark.parametrize("name", ["HEIC", "AVIF"])
 
 
 @pytest.mark.parametrize(
-    ("primaries", "transfer"), [(12, 13), (9, 13), (9, 16), (9, 18), (1, 8), (5, 4)]
+    ("primaries", "transfer"), [(12, 13), (9, 13), (9, 14), (9, 16), (9, 18), (1, 8), (5, 4)]
 )
 def test_colors_that_numbers_state_are_those_of_a_png_that_states_them(
     name: str, primaries: int, transfer: int, photo: Image.Image
