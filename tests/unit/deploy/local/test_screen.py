@@ -1,6 +1,10 @@
 """What people see of `rmbg up`, read from a terminal's cells, and what its log files hold."""
 
+import asyncio
 import io
+import os
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +13,14 @@ import pytest
 from rich.console import Console
 
 from deploy.local import screen as module
+from deploy.local import up
+from deploy.local.data_folder import open_data_folder
 from deploy.local.screen import Facts, Screen, warning_in
 from deploy.local.service import Service
+from deploy.local.stack import Stack
 from deploy.local.supervisor import Child, ChildState, RestartBackoff
+from tasks.jobs.job import Status
+from tests.support.service import settings_of
 
 LONG = "[bold]x[/] /healthz " + "y" * 200
 TIME = "2026-11-27T10:53:07Z"
@@ -28,9 +37,11 @@ class Terminal(io.StringIO):
             file=self, force_terminal=True, color_system="standard", width=columns, height=rows
         )
         self.raw = ""
+        self.drawn = asyncio.Event()
 
     def write(self, text: str) -> int:
         self.raw += text
+        self.drawn.set()
         self._stream.feed(text.replace("\n", "\r\n"))
         return len(text)
 
@@ -141,3 +152,39 @@ def test_log_files_have_a_bounded_size(tmp_path: Path, monkeypatch: pytest.Monke
     assert [file.name for file in files] == ["api.log", "api.log.1", "api.log.2"]
     assert all(file.stat().st_size <= 1000 for file in files)
     assert "0099" in files[0].read_text()
+
+
+def test_a_person_sees_the_start_a_crash_and_the_end(
+    terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up, "check_stack", lambda *_: None)
+    monkeypatch.setattr(up, "_count_jobs", lambda _: lambda: dict.fromkeys(Status, 7))
+    monkeypatch.setattr(module, "DRAW_SECONDS", 0.01)
+    monkeypatch.setattr(module, "_SOON_SECONDS", 0.01)
+    service = Service("api", (sys.executable, "-c", "import time; time.sleep(60)"))
+    stack = Stack(settings_of({}), (), (service,), FACTS[0], FACTS[1])
+
+    async def until(text: str) -> None:
+        while not any(text in line for line in terminal.lines):
+            terminal.drawn.clear()
+            await terminal.drawn.wait()
+
+    async def play() -> None:
+        screen = Screen(terminal.console)
+        with open_data_folder(tmp_path) as folder:
+            running = asyncio.create_task(up._run(stack, folder, screen))
+            await until(f"rmbg-queue {module.__version__}  ready  {FACTS[0]}")
+            await until("jobs: 7 done, 7 failed, 7 running, 7 waiting")
+            (child,) = screen._children()
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGKILL)
+            await until("api was killed by SIGKILL; restarting in 0.5 s")
+            await until("api       ready              1")
+            os.kill(os.getpid(), signal.SIGINT)
+            await running
+
+    asyncio.run(asyncio.wait_for(play(), 60))
+    assert any("rmbg    | all processes have stopped" in line for line in terminal.lines)
+    # The normal screen and the cursor are back.
+    assert terminal.raw.rindex("\x1b[?1049l") > terminal.raw.rindex("\x1b[?1049h")
+    assert "\x1b[?25h" in terminal.raw
