@@ -1,6 +1,9 @@
-from api.errors import ERRORS, from_inference, from_validation
+from api.errors import BY_STATUS, ERRORS, from_inference, from_validation
 from inference.errors import (
+    ImageTooLargeError,
+    ImageTooSmallError,
     InferenceError,
+    InvalidImageError,
     InvalidOptionError,
     UnsupportedFormatError,
 )
@@ -11,10 +14,12 @@ def test_no_two_errors_share_a_code_and_those_that_clients_rely_on_stay() -> Non
     assert len(codes) == len(set(codes))
     known = {"image_too_large": 41301, "task_not_found": 40401, "invalid_parameter": 42201}
     assert known == {name: ERRORS[name].code for name in known}
+    assert {400, 404, 405, 413, 415, 500} <= BY_STATUS.keys(), "what Flask itself answers"
 
 
 def test_a_picture_that_cannot_be_used_is_the_callers_fault_and_all_else_is_ours() -> None:
-    assert from_inference(UnsupportedFormatError("why")).row.status == 415
+    kinds = (InvalidImageError, UnsupportedFormatError, ImageTooLargeError, ImageTooSmallError)
+    assert {from_inference(kind("why")).row.status for kind in kinds} <= {413, 415, 422}
     assert from_inference(InferenceError("boom")).row.status == 500
 
 
