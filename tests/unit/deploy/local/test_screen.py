@@ -16,7 +16,7 @@ from deploy.local import screen as module
 from deploy.local import up
 from deploy.local.data_folder import open_data_folder
 from deploy.local.screen import Facts, Screen, warning_in
-from deploy.local.service import Service
+from deploy.local.service import NotReadyError, Service, StartError
 from deploy.local.stack import Stack
 from deploy.local.supervisor import Child, ChildState, RestartBackoff
 from tasks.jobs.job import Status
@@ -188,3 +188,22 @@ def test_a_person_sees_the_start_a_crash_and_the_end(
     # The normal screen and the cursor are back.
     assert terminal.raw.rindex("\x1b[?1049l") > terminal.raw.rindex("\x1b[?1049h")
     assert "\x1b[?25h" in terminal.raw
+
+
+def test_a_start_that_fails_ends_with_the_reason(
+    terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never_ready(_since: float) -> None:
+        raise NotReadyError("it does not answer")
+
+    monkeypatch.setattr(up, "_count_jobs", lambda _: lambda: None)
+    command = (sys.executable, "-c", "raise SystemExit('no such disk')")
+    failing = Service("api", command, probe=never_ready)
+    stack = Stack(settings_of({}), (), (failing,), FACTS[0], None)
+
+    async def play() -> None:
+        with open_data_folder(tmp_path) as folder:
+            await up._run(stack, folder, Screen(terminal.console))
+
+    with pytest.raises(StartError, match=r"api ended 3 times while starting\.\n    no such disk"):
+        asyncio.run(asyncio.wait_for(play(), 60))
