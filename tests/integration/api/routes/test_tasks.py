@@ -201,10 +201,17 @@ def test_what_has_expired_leaves_the_lists(shop: Api) -> None:
 
 
 def test_a_task_is_canceled_unless_it_has_ended(shop: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = f"/api/v1/tasks/{shop.submit()}"
-    assert data_of(shop.post(f"{path}/cancel"), 200)["status"] == "canceled"
-    assert shop.error("POST", f"{path}/cancel") == (409, "task_finished")
-    assert shop.error("GET", f"{path}/result") == (409, "task_canceled")
+    waiting, running = shop.submit(), shop.submit()
+    lease = shop.begin(running)
+    for canceled in (waiting, running):
+        path = f"/api/v1/tasks/{canceled}"
+        assert data_of(shop.post(f"{path}/cancel"), 200)["status"] == "canceled"
+        assert shop.error("POST", f"{path}/cancel") == (409, "task_finished")
+        assert shop.error("GET", f"{path}/result") == (409, "task_canceled")
+    # No worker begins or ends it any more.
+    assert shop.jobs.claim(waiting, token="t", worker="w") == "final"
+    assert not shop.jobs.finish(running, token=lease, status=Status.SUCCEEDED)
+    assert shop.job(running).status is Status.CANCELED
     # It ends while the request is judged.
     task_id = shop.submit()
     token, cancel = shop.begin(task_id), JobStore.cancel
