@@ -16,20 +16,22 @@ from structlog.testing import capture_logs
 from inference import pipeline
 from inference.decoding_process import DecodingBounds, DecodingProcess
 from inference.errors import GpuFaultError, GpuOutOfMemoryError
+from inference.options import Options, OutputFormat
 from tasks import redis_keys
 from tasks.errors import QueueUnavailableError
-from tasks.jobs.job import Job, Status
+from tasks.jobs.job import Job, Status, new_task_id
 from tasks.jobs.store import JobStore
-from tasks.object_store import ObjectStore, results_prefix
+from tasks.object_store import ObjectStore, background_key, original_key, results_prefix
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.worker import runner as module
 from tasks.worker.runner import Runner
 from tasks.worker_registry import WorkerRegistry
 from tests.support.hostile_pictures import tall_png
-from tests.support.jobs import recorded
+from tests.support.jobs import make_job, recorded
 from tests.support.models import FakeModel
 from tests.support.pictures import picture_file
+from tests.support.submissions import png
 from tests.support.workers import make_runner
 
 WORKER = "gpu0@h"
@@ -57,6 +59,13 @@ def _run(runner: Runner, task_id: str) -> Job:
     """The record after a run."""
     runner.run(task_id)
     return recorded(runner.job_store, task_id)
+
+
+def test_a_job_runs_to_its_end(runner: Runner, task_id: str) -> None:
+    done = _run(runner, task_id)
+    assert (done.status, done.attempts, done.worker) == (Status.SUCCEEDED, 1, WORKER)
+    assert done.foreground == {"top": 0, "left": 0, "width": 40, "height": 30}
+    assert (done.coverage, done.full_width, done.full_height) == (1.0, 40, 30)
 
 
 @pytest.mark.parametrize(("color", "answers"), [("red", True), ("#ff000000", False)])
@@ -198,3 +207,22 @@ def test_what_a_dead_run_stored_is_removed_by_the_next(runner: Runner, task_id: 
     runner.job_store.crash(task_id, holder="gpu1@h/1/")
     done = _run(runner, task_id)
     assert [*runner.object_store.list(results_prefix(task_id))] == [done.result_key]
+
+
+def test_a_background_is_fetched_and_lies_behind(runner: Runner, task_id: str) -> None:
+    runner.model.opacity = 0  # a picture without a subject
+    made, blue = new_task_id(), png("blue", (9, 9))
+    behind = background_key(made)
+    runner.object_store.put(behind, io.BytesIO(blue), len(blue), "image/png")
+    job = make_job(
+        task_id=made,
+        model="m",
+        original_key=original_key(task_id),
+        options=Options(OutputFormat.AUTO, background_sha256="0" * 64).to_dict(),
+        background_key=behind,
+    )
+    runner.job_store.create(job)
+    done = _run(runner, made)
+    assert (done.format, done.foreground, done.coverage) == ("jpg", None, 0.0)
+    with Image.open(io.BytesIO(runner.object_store.get(str(done.result_key)))) as image:
+        assert image.getpixel((20, 15)) == pytest.approx((0, 0, 255), abs=3)
