@@ -47,6 +47,7 @@ class LimitsSchema(Schema):
     max_image_bytes = fields.Integer(required=True)
     max_megapixels = fields.Float(required=True)
     min_side = fields.Integer(required=True, metadata={"description": "Pixels."})
+    max_side = fields.Integer(required=True, metadata={"description": "Pixels."})
     max_wait_seconds = fields.Integer(required=True)
     retention_hours = fields.Float(required=True)
     pictures_per_minute = fields.Float(
@@ -112,6 +113,7 @@ class Info(MethodView):
                     "max_image_bytes": settings.max_image_bytes,
                     "max_megapixels": settings.max_megapixels,
                     "min_side": settings.image_limits.min_side,
+                    "max_side": settings.image_limits.max_side,
                     "max_wait_seconds": MAX_WAIT_SECONDS,
                     "retention_hours": settings.retention_hours,
                     "pictures_per_minute": owner.rate_per_minute,

@@ -163,7 +163,7 @@ def remove(
     if not (set(screen.summary.counts) - {"left out"} or status or watch):
         say("No pictures found. Name files, or a folder with pictures in it.")
         status = 2
-    for line in screen.summary.lines(folder):
+    for line in screen.summary.lines(folder) if screen.summary.counts else ():
         say(line)
     if as_json:
         typer.echo(json.dumps(screen.summary.as_json()))

@@ -314,8 +314,7 @@ class Screen:
         kept = latest + 2 if latest else 0
         rows = self._rows(room - kept)
         room -= len(rows)
-        told = [f"  {line}" for line in (self._facts.lines() if self._facts else ())]
-        foot = [part for line in told for part in Text(line).wrap(self._console, width)]
+        foot = self._told(width)
         foot = foot[: max(0, room - kept - 1)]
         room -= len(foot) + (1 if foot else 0) + 2
         warnings = [self._warning_row(each) for each in self._warnings][-room:] if room > 0 else []
@@ -325,6 +324,14 @@ class Screen:
         for line in lines:
             line.truncate(width, overflow="ellipsis")
         return lines[:height]
+
+    def _told(self, width: int) -> list[Text]:
+        """Return the facts, wrapped; the command among them so that a shell takes it whole."""
+        lines = [f"  {line}" for line in (self._facts.lines() if self._facts else ())]
+        wrapped = [list(Text(line).wrap(self._console, max(1, width - 2))) for line in lines]
+        for part in wrapped[0][:-1] if wrapped else ():
+            part.append("\\" if part.plain.endswith(" ") else " \\")
+        return [part for parts in wrapped for part in parts]
 
     def _headline(self) -> Text:
         color = {"ready": "green", "stopping": "red"}.get(self._phase, "yellow")

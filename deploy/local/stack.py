@@ -380,8 +380,8 @@ def _api(port: int, env: Mapping[str, str]) -> Service:
         probe=probes.http_ok(f"{url}/healthz/ready"),
         # The API logs each request of the probe.
         probe_interval=0.5,
-        # A request that still waits for its task is cut off after this time.
-        grace=5.0,
+        # Who waits for a task is answered at once; a download may go on for this time.
+        grace=10.0,
         stop_stage=_API_STAGE,
     )
 

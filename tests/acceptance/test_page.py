@@ -183,15 +183,25 @@ def test_folders_of_photos_finish_by_few_requests_and_keep_their_names(
 def test_a_photo_without_a_subject_says_so_and_one_that_is_too_large_is_not_sent(
     visit: Visit, tmp_path: Path
 ) -> None:
-    plain, wide, empty = (tmp_path / each for each in ("plain.jpg", "wide.png", "empty.jpg"))
+    plain, wide, long, empty = (
+        tmp_path / f"{each}.png" for each in ("plain", "wide", "long", "no")
+    )
     Image.new("RGB", (320, 240), (40, 160, 60)).save(plain)
     Image.new("1", (10_000, 6_000)).save(wide)
+    Image.new("1", (70_000, 8)).save(long)
     empty.touch()
     page = visit.open()
     assert "50 megapixels" in page.locator("#limits").inner_text()
-    visit.drop(wide, empty, plain)
+    visit.drop(wide, long, empty, plain)
     assert "50 megapixels" in visit.card(wide.name, "failed").locator(".state").inner_text()
+    assert "65535 pixels" in visit.card(long.name, "failed").locator(".state").inner_text()
     assert "empty" in visit.card(empty.name, "failed").locator(".state").inner_text()
+    # Of a folder that is chosen twice, the files are told apart by numbers.
+    (tmp_path / "twice").mkdir()
+    (tmp_path / "twice" / "none.jpg").touch()
+    for _ in range(2):
+        page.set_input_files("#folder", tmp_path / "twice")
+    visit.card("2 · twice/none.jpg", "failed")
     visit.card(plain.name, "done").get_by_text("No subject was found").wait_for()
     assert sum(each.endswith("/remove-bg") for each in visit.requested) == 1
 
@@ -278,6 +288,12 @@ def test_backgrounds_are_shown_as_they_are_saved_and_outlast_a_reload(
     trimmed = pixels(visit.saved(download))
     assert all(side <= whole for side, whole in zip(trimmed.shape, blurred.shape, strict=True))
     page.locator("#look-crop").uncheck()
+    # Beyond its rims are its colors, and nothing that could be made out.
+    page.locator("#look-scaled").check()
+    page.locator("#look-scale").fill("30")
+    around = pixels(visit.saved(download))[:40, :, :3]
+    assert max(around.std(axis=(0, 1))) < 25
+    page.locator("#look-scaled").uncheck()
 
     # A picture of one's own outlasts a reload; a JPEG is shown as it is saved, without holes.
     behind = tmp_path / "behind.png"
@@ -547,6 +563,10 @@ def test_a_cutout_stays_until_a_new_one_comes_and_an_archive_tells_what_it_lacks
     page.get_by_role("button", name="Cut 2 photos again").click()
     card.get_by_role("button", name="Cancel").wait_for()
     assert visit.saved(download).read_bytes() == former
+    card.get_by_role("button", name="Open large").click()
+    page.get_by_role("button", name="Next photo").click()
+    assert page.locator("#viewer-name").text_content() == plain.name
+    page.keyboard.press("Escape")
     page.get_by_role("button", name="Cancel all").click()
     visit.card(coffee.name, "done")
     assert visit.saved(download).read_bytes() == former

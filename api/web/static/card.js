@@ -16,7 +16,7 @@ export const FINAL = new Set([
 export function errorText({ type, message }, limits) {
   const name = `error_${type === "upload_too_large" ? "image_too_large" : type}`;
   if (!hasText(name)) return message || t("error_unknown", { message: type });
-  return t(name, { size: limits ? bytes(limits.max_image_bytes) : "", megapixels: limits?.max_megapixels ?? "" });
+  return t(name, { size: limits ? bytes(limits.max_image_bytes) : "", megapixels: limits?.max_megapixels ?? "", side: limits?.max_side ?? "" });
 }
 
 // Returns why nothing is sent for now, and when it goes on.
@@ -52,11 +52,11 @@ export class Card {
     this.update();
   }
 
-  // Tells photos of the same name apart: by their folders, or several without these by a number.
+  // Tells photos of the same name apart: by their folders, and those of the same folder by a number.
   distinguish(among, number) {
     const { photo } = this;
     const folder = photo.path.slice(0, -photo.name.length);
-    this.folder.textContent = among ? folder || (number ? `${number} · ` : "") : "";
+    this.folder.textContent = among ? (number ? `${number} · ` : "") + folder : "";
     this.range.setAttribute("aria-label", t("split", { name: this.folder.textContent + photo.name }));
   }
 

@@ -21,5 +21,6 @@ export async function refusalOf(file, limits) {
   const size = await measure(file);
   if (!size) return null;
   if (size[0] * size[1] > limits.max_megapixels * 1e6) return "too_many_pixels";
+  if (Math.max(...size) > limits.max_side) return "side_too_long";
   return Math.min(...size) < limits.min_side ? "image_too_small" : null;
 }

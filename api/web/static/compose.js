@@ -177,19 +177,35 @@ function drawBackground(pen, look, original, layout, photo) {
     pen.fillStyle = look.background === "white" ? "#ffffff" : look.color;
     pen.fillRect(0, 0, ...size);
   } else if (look.background === "picture" && look.picture) cover(pen, look.picture, ...size);
-  else if (look.background === "blur" && original) {
-    // Where the photo has it, and mirrored beyond its rims.
-    const tile = blurred(photo, original, look.blur);
-    const [x, y, w, h] = pictureIn(layout);
-    pen.fillStyle = pen.createPattern(tile, "repeat");
-    pen.fillStyle.setTransform(new DOMMatrix([(2 * w) / tile.width, 0, 0, (2 * h) / tile.height, x, y]));
-    pen.fillRect(0, 0, ...size);
-  }
+  else if (look.background === "blur" && original) drawBlurred(pen, layout, look.blur, original, photo);
 }
 
-// A blurred picture can be small: enlarging it is smooth. Returns a tile of it and its mirror images.
-function blurred(photo, original, strength) {
-  if (photo.blurred?.strength === strength) return photo.blurred.canvas;
+// Draws the blurred photo in its place. Beyond its rims it fades into a blur of all of it.
+function drawBlurred(pen, { size, ...layout }, strength, original, photo) {
+  if (photo.blurred?.strength !== strength) photo.blurred = { strength, canvas: blurred(original, strength) };
+  let { canvas } = photo.blurred;
+  const [x, y, w, h] = pictureIn(layout);
+  const { width, height } = canvas;
+  const fade = Math.min(width, height) / 3;
+  const [right, bottom] = [size[0] - x - w, size[1] - y - h];
+  const rims = [[x, 0, 0, fade, 0], [y, 0, 0, 0, fade], [right, width, 0, width - fade, 0], [bottom, 0, height, 0, height - fade]].filter(([gap]) => gap > 0);
+  if (rims.length) {
+    cover(pen, blurred(canvas, 240), ...size);
+    canvas = canvasOf(width, height, canvas);
+    const eraser = canvas.getContext("2d");
+    eraser.globalCompositeOperation = "destination-out";
+    for (const [, ...line] of rims) {
+      eraser.fillStyle = eraser.createLinearGradient(...line);
+      eraser.fillStyle.addColorStop(0, "#000");
+      eraser.fillStyle.addColorStop(1, "#0000");
+      eraser.fillRect(0, 0, width, height);
+    }
+  }
+  pen.drawImage(canvas, x, y, w, h);
+}
+
+// Blurs a picture. The result can be small: enlarging it is smooth.
+function blurred(original, strength) {
   const width = 256;
   const height = Math.max(1, Math.round((256 * original.height) / original.width));
   const canvas = canvasOf(width, height);
@@ -204,14 +220,7 @@ function blurred(photo, original, strength) {
     const small = canvasOf(Math.max(4, width / (2 * radius)), Math.max(4, height / (2 * radius)), original);
     pen.drawImage(small, 0, 0, width, height);
   }
-  const tile = canvasOf(2 * width, 2 * height);
-  const to = tile.getContext("2d");
-  for (const [x, y] of [[1, 1], [-1, 1], [1, -1], [-1, -1]]) {
-    to.setTransform(x, 0, 0, y, x < 0 ? 2 * width : 0, y < 0 ? 2 * height : 0);
-    to.drawImage(canvas, 0, 0);
-  }
-  photo.blurred = { strength, canvas: tile };
-  return tile;
+  return canvas;
 }
 
 // Draws a result, or the picture before, into the present transform scaled by `scale`.

@@ -4,10 +4,9 @@ import { t } from "./texts.js";
 const ICONS = {
   close: "M6 6l12 12M18 6L6 18",
   copy: "M9 9h11v11H9zM5 15H4V4h11v1",
-  download: "M12 4v11m-5-4.500 5 5 5-5M5 20h14",
-  brush: "M4 20c3.500 0 5-1.500 5-4a2.500 2.500 0 0 0-5 0c0 2-1 3-2 3 .5.700 1.200 1 2 1zM9.500 14 20 3.500M8 12.500l3 3",
+  download: "M12 4v11m-5-4.5 5 5 5-5M5 20h14",
+  brush: "M4 20c3.5 0 5-1.5 5-4a2.5 2.5 0 0 0-5 0c0 2-1 3-2 3 .5.7 1.2 1 2 1zM9.5 14 20 3.5M8 12.5l3 3",
   trash: "M4 7h16M9 7V4h6v3M6 7l1 13h10l1-13M10 11v5M14 11v5",
-  retry: "M20 5v5h-5M20 10a8 8 0 1 0 .5 5",
   expand: "M4 9V4h5M20 9V4h-5M4 15v5h5M20 15v5h-5",
   plus: "M12 5v14M5 12h14",
   minus: "M5 12h14",
@@ -16,8 +15,7 @@ const ICONS = {
   undo: "M8 5 4 9l4 4M4 9h10a6 6 0 0 1 0 12h-4",
   redo: "M16 5l4 4-4 4M20 9H10a6 6 0 0 0 0 12h4",
   compare: "M12 3v18M8 8l-4 4 4 4M16 8l4 4-4 4",
-  check: "M5 12.500l4.500 4.500L19 7",
-  warn: "M12 4 2.500 20h19zM12 10v4.500M12 17.300v.2",
+  warn: "M12 4 2.5 20h19zM12 10v4.5M12 17.3v.2",
 };
 
 export function icon(name) {

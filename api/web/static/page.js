@@ -77,8 +77,10 @@ photos.addEventListener("held", tellState);
 // Tells photos of one name apart.
 function distinguish(name) {
   const equal = photos.list.filter((each) => each.name === name);
-  const loose = equal.filter((each) => each.path === name);
-  for (const each of equal) each.card.distinguish(equal.length > 1, loose.length > 1 && loose.indexOf(each) + 1);
+  for (const each of equal) {
+    const same = equal.filter(({ path }) => path === each.path);
+    each.card.distinguish(equal.length > 1, same.length > 1 && same.indexOf(each) + 1);
+  }
 }
 
 // What changes with time alone, while there is any: seconds that run, and those until it goes on.
@@ -299,18 +301,17 @@ async function downloadAll() {
   page.waiting = false;
   const done = photos.list.filter(hasCut);
   if (!done.length) return;
-  const buttons = downloads;
   const name = fileNamer();
   const fetched = new Set();
   const left = photos.list.filter((each) => !hasCut(each)).map(({ path, state }) => [path, RUNNING.has(state) ? "running" : state]);
   page.packing = true;
-  for (const button of buttons) {
+  for (const button of downloads) {
     button.disabled = true;
     button.classList.add("busy");
   }
   async function* files() {
     for (const [at, photo] of done.entries()) {
-      for (const button of buttons) {
+      for (const button of downloads) {
         button.textContent = t("packing", { done: at + 1, all: done.length });
         button.style.setProperty("--done", `${(100 * at) / done.length}%`);
       }
@@ -339,9 +340,7 @@ async function downloadAll() {
     toast(t(error instanceof RangeError ? "tooLargeZip" : "drawFailed"));
   } finally {
     page.packing = false;
-    for (const button of buttons) {
-      button.classList.remove("busy");
-    }
+    for (const button of downloads) button.classList.remove("busy");
     summarize();
   }
 }

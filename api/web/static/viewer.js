@@ -2,6 +2,7 @@
 import { applyStroke, canvasOf, decodeFull, draw, findBox, plan, redoStrokes } from "./compose.js";
 import { busy, icon, iconButton, make, moveSplit, toast } from "./elements.js";
 import { decodeOriginal, isForeign } from "./originals.js";
+import { hasCut } from "./photos.js";
 import { t } from "./texts.js";
 
 const MAX_ZOOM = 16;
@@ -72,7 +73,7 @@ export class Viewer {
   }
 
   #neighbour(by) {
-    const done = this.photos.list.filter((each) => each === this.photo || each.state === "done");
+    const done = this.photos.list.filter((each) => each === this.photo || hasCut(each));
     return done[done.indexOf(this.photo) + by];
   }
 

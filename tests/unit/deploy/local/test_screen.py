@@ -142,6 +142,13 @@ def test_the_screen_shows_states_warnings_the_model_and_where_to_go(
     assert (tmp_path / "logs" / "gpu0.log").read_text().count("\n") == 3
 
 
+def test_on_a_narrow_screen_the_command_can_be_pasted(tmp_path: Path) -> None:
+    terminal = Terminal(40)
+    _shown(terminal, tmp_path, [], [])
+    at = terminal.lines.index("  try it  curl -F image=@photo.jpg \\")
+    assert terminal.lines[at + 1] == "http://127.0.0.1:8000/api/v1/remove-bg"
+
+
 def test_log_files_have_a_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LOG_BYTES", 1000)
     screen = Screen(Console(file=io.StringIO()))
