@@ -310,6 +310,7 @@ def test_backgrounds_are_shown_as_they_are_saved_and_outlast_a_reload(
     assert page.locator("#background-picture").is_checked()
     assert page.locator("#param-mask_offset").input_value() == "-2"
     assert page.locator("summary").inner_text() == "Edges changed"
+    assert page.locator("#edges-again").text_content() == "Cut 1 photo again"
     shown = card.locator(".after").evaluate(_CORNER)
     saved = pixels(visit.saved(download))
     assert shown == saved[0, 0].tolist() == [255, 255, 255, 255]

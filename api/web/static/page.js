@@ -373,7 +373,7 @@ byId("some-form").onsubmit = ({ submitter }) => {
 function remove(chosen) {
   const running = chosen.filter((each) => RUNNING.has(each.state)).length;
   const undo = photos.remove(chosen);
-  const text = t(chosen.length > 1 ? "removed" : "removedOne", { count: chosen.length, name: chosen[0].name });
+  const text = t("removed", { count: chosen.length, name: chosen[0].name });
   const more = running ? t(chosen.length > 1 ? "removedRunning" : "removedRunningOne", { count: running }) : "";
   toast([text, more].filter(Boolean).join(" "), { act: undo, label: t("undo"), seconds: UNDO_MS / 1000 });
 }

@@ -51,7 +51,6 @@ export async function call(method, path, { json, ...options } = {}) {
   return (await answer.json()).data;
 }
 
-export const getTask = (id) => call("GET", `tasks/${id}`);
 export const cancelTask = (id) => call("POST", `tasks/${id}/cancel`);
 export const eraseTask = (id, options) => call("DELETE", `tasks/${id}`, options);
 const blobOf = async (path, signal) => {

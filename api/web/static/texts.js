@@ -12,7 +12,7 @@ const TEXTS = {
     addressWrong: "“{line}” is no web address. Addresses begin with https:// or http://.",
     sum: "{done} of {all} done", countFailed: "{failed} failed", countCanceled: "{canceled} canceled", and: ", ",
     pageTitle: "Cut out photos", retryAll: "Try {count} again", dropToo: "Or drop or paste them anywhere.", enterKey: "Enter a key",
-    removedOne: "{name} is removed.", removed: "{count} photos are removed.", removedRunningOne: "It was still running.", removedRunning: "{count} of them were still running.",
+    removed_one: "{name} is removed.", removed: "{count} photos are removed.", removedRunningOne: "It was still running.", removedRunning: "{count} of them were still running.",
     offline: "You are offline. Photos wait here, and go on by themselves once you are back.",
     away: "The service cannot be reached. Check that it runs and that you are connected; the page goes on by itself once it answers.",
     holding: "Nothing is sent for now. {why}", notPacked: "Not in the archive: {count}, namely {names}.",
@@ -40,14 +40,14 @@ const TEXTS = {
     blurStrength: "Blur", shadow: "Shadow", shadowOn: "Soft shadow", strength: "Strength", frame: "Frame", crop: "Trim to the subject", margin: "Margin",
     canvas: "Size", asIs: "Unchanged", fill: "Subject fills", file: "File", format: "Format", quality: "Quality", maxSide: "Longest side, px",
     jpgNote: "JPEG has no transparency: white is put behind.", edges: "Edges", edgesNote: "The service cuts the edges: new photos get these values, those on the page when you cut them again.",
-    edgesAgain: "Cut {count} photos again", edgesReset: "Back to the usual edges", changed: "changed", model: "Model", packing: "Packing {done} of {all}…", tooLargeZip: "The archive would exceed 4 GB. Download in two parts.",
+    edgesAgain: "Cut {count} photos again", edgesAgain_one: "Cut 1 photo again", edgesReset: "Back to the usual edges", changed: "changed", model: "Model", packing: "Packing {done} of {all}…", tooLargeZip: "The archive would exceed 4 GB. Download in two parts.",
     drawFailed: "The browser could not draw this picture at full size. Close other tabs, or ask for a smaller longest side.",
     nothingFound: "No subject was found. Paint it back by Touch up", otherModel: "or try another model",
     formerCut: "This is the cutout from before. {why}",
-    someTitle: "{count} of {all} photos are done", someWhy: "{count} are still running.", someTake: "Take {count}", someWait: "Wait for all",
+    someTitle: "{count} of {all} photos are done", someWhy: "{count} are still running.", someWhy_one: "1 is still running.", someTake: "Take {count}", someWait: "Wait for all",
     left_running: "running", left_failed: "failed", left_canceled: "canceled", left_empty: "no subject", left_unmade: "not drawn",
     choosePicture: "Choose a picture", noPicture: "{name} is no picture that this browser reads. Choose a JPEG, PNG or WebP.",
-    leftOut: "{count} files were left out, since they are no pictures.", found: "{count} photos of your last visit are here again.",
+    leftOut: "{count} files were left out, since they are no pictures.", leftOut_one: "1 file was left out, since it is no picture.", found: "{count} photos of your last visit are here again.",
     presetNote: "{preset} set what is marked. Another click takes that back.", lookReset: "Reset the look", preset_marketplace: "Marketplace", preset_square: "Shop square", preset_transparent: "Transparent PNG", preset_portrait: "Portrait",
     param_mask_threshold: "Harden", param_mask_offset: "Grow or shrink", param_mask_feather: "Feather", param_refine: "Clean edge colors",
     help_mask_threshold: "Makes half-transparent edges hard: opaque from so many percent on, else clear. For print and cutting.",
@@ -107,7 +107,7 @@ const TEXTS = {
     addressWrong: "“{line}”不是网址。网址以 https:// 或 http:// 开头。",
     sum: "已完成 {done} / {all}", countFailed: "失败 {failed}", countCanceled: "取消 {canceled}", and: "，",
     pageTitle: "照片抠图", retryAll: "重试 {count} 张", dropToo: "也可以拖放或粘贴到页面任意位置。", enterKey: "输入密钥",
-    removedOne: "已移除 {name}。", removed: "已移除 {count} 张照片。", removedRunningOne: "它还在处理中。", removedRunning: "其中 {count} 张还在处理中。",
+    removed_one: "已移除 {name}。", removed: "已移除 {count} 张照片。", removedRunningOne: "它还在处理中。", removedRunning: "其中 {count} 张还在处理中。",
     offline: "您已离线。照片会留在这里，恢复连接后自动继续。",
     away: "无法连接服务。请确认服务正在运行且网络正常；服务恢复后页面会自动继续。",
     holding: "暂停上传。{why}", notPacked: "有 {count} 张未打包：{names}。",
@@ -198,9 +198,11 @@ document.documentElement.lang = language === "zh" ? "zh-Hans" : "en";
 const touch = matchMedia("(pointer: coarse)").matches;
 export const hasText = (name) => name in TEXTS[language];
 
-// Returns a text with its values put in; on phones, where nothing is dropped or pasted, its own for these.
+// Returns a text with its values put in: its own for a count of one and, where nothing is dropped or pasted,
+// for phones.
 export function t(name, values = {}) {
-  const text = (touch ? TEXTS[language][`${name}_touch`] : null) ?? TEXTS[language][name] ?? TEXTS.en[name] ?? name;
+  const own = TEXTS[language];
+  const text = (touch ? own[`${name}_touch`] : null) ?? (values.count === 1 ? own[`${name}_one`] : null) ?? own[name] ?? TEXTS.en[name] ?? name;
   return text.replace(/\{(\w+)\}/g, (_, key) => values[key] ?? "");
 }
 
