@@ -1,6 +1,7 @@
 """`rmbg remove` with the running service: a folder as people have them, run after run."""
 
 import json
+import re
 import signal
 import subprocess
 from collections import Counter
