@@ -5,12 +5,14 @@ A server that is stopped by SIGSTOP does that: the kernel goes on taking connect
 
 import os
 import signal
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,10 +28,10 @@ from tasks.jobs.store import JobStore
 from tasks.object_store import ORIGINALS, ObjectStore, original_key
 from tasks.redis_client import connect
 from tasks.settings import Settings
+from tests.support.listening import CHUNK, listening, pass_on
 from tests.support.paths import DATA
 from tests.support.servers import Servers, running
 from tests.support.service import running_api
-from tests.support.throttling_proxy import throttling_proxy
 
 #: What was promised is 5 s; it was some 20 s before there was a limit.
 BOUND_SECONDS = 8.0
@@ -123,6 +125,31 @@ def world(
         yield World(url, servers, JobStore(redis), bucket, pool)
 
 
+@dataclass
+class _ThrottlingProxy:
+    """Passes bytes on to a port; those to the server share its rate, in bytes a second."""
+
+    target: int
+    rate: float
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _free_at: float = 0.0
+
+    def connect(self, client: socket.socket) -> None:
+        pass_on(client, self.target, self._forward)
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        while data := client.recv(CHUNK):
+            self._await_room(len(data))
+            server.sendall(data)
+
+    def _await_room(self, size: int) -> None:
+        with self._lock:
+            now = time.monotonic()
+            at = max(now, self._free_at)
+            self._free_at = at + size / self.rate
+        time.sleep(at - now)
+
+
 @pytest.mark.slow
 @pytest.mark.hostile
 def test_a_hundred_large_pictures_at_once_are_accepted_by_a_store_that_is_merely_busy(
@@ -130,7 +157,7 @@ def test_a_hundred_large_pictures_at_once_are_accepted_by_a_store_that_is_merely
 ) -> None:
     port = urlsplit(servers.s3.endpoint).port or 0
     picture = _PHOTO + bytes(10 * 2**20)
-    with throttling_proxy(port, 40 * 2**20) as slow:
+    with listening(_ThrottlingProxy(port, 40 * 2**20).connect) as slow:
         env = service_environment | {
             "RMBG_REDIS_URL": servers.new_database(),
             "RMBG_S3_ENDPOINT": f"http://127.0.0.1:{slow}",

@@ -6,8 +6,12 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +20,7 @@ import pytest
 from tusclient.client import TusClient
 
 from tasks.runtime import Runtime
-from tests.support.cutting_proxy import cutting_proxy
+from tests.support.listening import CHUNK, listening, pass_on
 from tests.support.paths import ROOT
 from tests.support.service import RunningApi, eventually, settings_of
 
@@ -25,6 +29,45 @@ JS = ROOT / "tests" / "clients" / "tus-js"
 
 #: Uploads a file in pieces to an address; what it printed or returned as the upload's address.
 Client = Callable[[str, Path, int], str]
+
+
+@dataclass
+class CuttingProxy:
+    """Passes bytes on to a port, and cuts a connection once so many went to the server.
+
+    Attributes:
+        target: the server's port.
+        cuts: total bytes after which a connection is cut, and what else happens then, which is
+            called with the port of the proxy's end of that connection.
+    """
+
+    target: int
+    cuts: list[tuple[int, Callable[[int], None]]]
+    passed: int = 0
+    done: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def connect(self, client: socket.socket) -> None:
+        pass_on(client, self.target, self._forward)
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        while data := client.recv(CHUNK):
+            server.sendall(data)
+            if act := self._cut_after(len(data)):
+                act(server.getsockname()[1])
+                for end in (client, server):
+                    with suppress(OSError):
+                        end.shutdown(socket.SHUT_RDWR)
+                return
+
+    def _cut_after(self, size: int) -> Callable[[int], None] | None:
+        """Count bytes; return what happens if they lead to a cut."""
+        with self._lock:
+            self.passed += size
+            if self.done == len(self.cuts) or self.passed < self.cuts[self.done][0]:
+                return None
+            self.done += 1
+            return self.cuts[self.done - 1][1]
 
 
 def _kill_reader(api: RunningApi, port: int) -> None:
@@ -84,7 +127,8 @@ def test_a_file_arrives_through_two_cuts(
     path.write_bytes(random.Random(size).randbytes(size))
     # Both in the middle of a piece.
     cuts = [(size * 3 // 10, lambda _port: None), (size * 7 // 10, partial(_kill_reader, lone_api))]
-    with cutting_proxy(lone_api.port, cuts) as (proxy, port):
+    proxy = CuttingProxy(lone_api.port, cuts)
+    with listening(proxy.connect) as port:
         url = client(f"http://127.0.0.1:{port}/api/v1/uploads", path, chunk)
         assert proxy.done == 2
         # The pieces that were cut off were sent again, perhaps twice where the server was slow to
