@@ -151,6 +151,14 @@ def test_a_job_avoids_the_worker_it_went_wrong_on_if_another_can_run_it(
     assert claim is Claim.CLAIMED
 
 
+def test_a_canceled_job_stays_canceled(store: JobStore, job: Job) -> None:
+    _claim(store, job)
+    assert store.cancel(job.task_id) == "canceled"
+    assert not store.renew(job.task_id, token="t")
+    assert not store.finish(job.task_id, token="t", status=Status.SUCCEEDED)
+    assert recorded(store, job).status is Status.CANCELED
+
+
 # -- deadlines -----------------------------------------------------------------------------------
 
 
@@ -170,13 +178,14 @@ def test_a_requeued_job_may_wait(
     store = JobStore(redis, clock=clock)
     deadline = None if seconds is None else now + seconds
     job = store.create(make_job(created_at=now, expires_at=now + 1000, deadline=deadline)).job
+    assert _claim(store, job) is Claim.CLAIMED
     for later, expected in zip((100, 500), deadlines, strict=True):
         clock.now = now + later
         store.cancel(job.task_id)
         assert redis.zscore(redis_keys.JOB_DEADLINES, job.task_id) is None
         assert store.requeue(job.task_id) == "requeued"
         again = recorded(store, job)
-        assert (again.status, again.finished_at) == (Status.QUEUED, None)
+        assert (again.status, again.attempts, again.finished_at) == (Status.QUEUED, 0, None)
         assert store.due() == [job.task_id]
         until = None if expected is None else pytest.approx(now + expected)
         assert redis.zscore(redis_keys.JOB_DEADLINES, job.task_id) == until
