@@ -10,8 +10,8 @@ import pytest
 from tests.support.paths import ROOT
 
 SERVICE: Final = "the service"
-#: A parameter of a function.
-_SHARED: Final = re.compile(r"[(,]\s*(service: RunningService|(lone|keyed)_api: RunningApi)\b")
+#: A parameter of a function, on a line of its own or not.
+_SHARED: Final = re.compile(r"\b(service: RunningService|(lone|keyed)_api: RunningApi)\b")
 _STACKS: Final = pytest.StashKey[dict[str, ExitStack]]()
 
 
