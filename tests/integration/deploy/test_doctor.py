@@ -77,6 +77,7 @@ def test_what_needs_somebody_is_reported_with_what_to_do(
     redis: Redis, doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("RMBG_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("RMBG_S3_REGIN", "eu-central-1")
     monkeypatch.setattr("deploy.doctor.disk_problem", lambda _: "no room")
     registry, store, rows = WorkerRegistry(redis), JobStore(redis), DeliveryStore(redis)
     for worker in ("gpu0@a", "gpu1@a"):
@@ -94,6 +95,7 @@ def test_what_needs_somebody_is_reported_with_what_to_do(
 
     found = doctor()
     for subject, said in (
+        ("settings", "warn: RMBG_S3_REGIN is no setting"),
         ("workers", "warn: gpu0@a is drained: new fan"),
         ("workers", "jobs undrain gpu0@a"),
         ("workers", "warn: gpu1@a is alive, but its model does not answer"),
