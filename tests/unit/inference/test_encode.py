@@ -15,8 +15,10 @@ from inference.encode import encode, encode_png
 from inference.errors import InvalidOptionError
 from inference.options import Options, OutputFormat
 from inference.pipeline import remove_background
+from inference.version import PIPELINE_VERSION
 from tests.support.cutouts import cut_out
 from tests.support.models import FakeModel
+from tests.support.paths import ROOT
 from tests.support.pictures import (
     BLUE,
     find_red,
@@ -161,3 +163,12 @@ def _read_zip(**options: object) -> tuple[np.ndarray, np.ndarray]:
     assert {each.compress_type for each in entries} == {zipfile.ZIP_STORED}
     assert (color.mode, alpha.mode) == ("RGB", "L")
     return np.asarray(color, int), np.asarray(alpha)
+
+
+def test_what_is_transparent_in_a_webp_is_nearly_black() -> None:
+    pixels = np.asarray(
+        read_picture((ROOT / f"tests/golden/coffee-u2netp-v{PIPELINE_VERSION}.png").read_bytes())
+    )
+    result = np.asarray(read_picture(encode(pixels, Options(output_format=OutputFormat.WEBP))))
+    hidden = result[result[..., 3] == 0][:, :3].max(axis=1)
+    assert np.percentile(hidden, 99) <= 32  # 160 as libwebp fills them, if it may
