@@ -143,3 +143,10 @@ def test_the_client_has_every_parameter_of_the_api() -> None:
 def test_the_coordinates_have_the_services_version() -> None:
     for page in (CLIENT / "pom.xml", ROOT / "docs" / "java.md"):
         assert f"<version>{__version__}</version>" in page.read_text(), page
+
+
+@pytest.mark.slow
+def test_every_public_name_has_a_comment(tmp_path: Path) -> None:
+    sources = list((CLIENT / "src").rglob("*.java"))
+    call = ["javadoc", "-quiet", "-Xdoclint:all,-missing", "-Werror", "-d", tmp_path, *sources]
+    subprocess.run(call, check=True, timeout=120)

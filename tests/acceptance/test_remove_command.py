@@ -74,8 +74,11 @@ def _submitted(service: RunningService) -> int:
         return int(redis.zcard(redis_keys.EXPIRIES))
 
 
-def test_every_good_picture_is_cut_out_once(service: RunningService, tmp_path: Path) -> None:
-    folder, count = tmp_path / "photos", 10
+@pytest.mark.parametrize("count", [10, pytest.param(200, marks=pytest.mark.slow)])
+def test_every_good_picture_is_cut_out_once(
+    service: RunningService, tmp_path: Path, count: int
+) -> None:
+    folder = tmp_path / "photos"
     out = folder / "out"
     folder.mkdir()
     _fill(folder, count)
