@@ -19,6 +19,8 @@ from api.errors import BY_STATUS, ERRORS, ErrorType
 from api.parameters import TaskParameters, describe_parameters
 from api.services import Services
 from api.settings import ApiSettings
+from inference import errors
+from tasks.jobs.job import EXPIRED, INTERNAL_ERROR, LOST, ORIGINAL_MISSING, OVERDUE, POISON
 from tasks.metrics import METRICS
 from tasks.settings import variable
 
@@ -68,7 +70,30 @@ def errors_page() -> str:
         "The body of an error holds a `code` (status × 100 + number), an `error.type`, a `message` "
         "for people and, in `error.fields`, what is wrong with each parameter. Status, code and "
         "type are stable; messages may change.\n\n"
-        f"| HTTP | code | type | usual message |\n|---|---|---|---|\n{rows}\n"
+        f"| HTTP | code | type | usual message |\n|---|---|---|---|\n{rows}\n\n"
+        "## Of tasks\n\n"
+        "A task that was accepted and failed has an `error` with `type`, `message` and "
+        "`retryable`: whether the same picture may succeed when it is submitted again. A "
+        "picture of a batch that could not be taken has a type of the table above.\n\n"
+        f"| type | retryable | meaning |\n|---|---|---|\n{_task_errors()}\n"
+    )
+
+
+def _task_errors() -> str:
+    """Return the rows of the errors with which a task fails, each type once."""
+    found = {
+        each.code: (each.retryable, str(each.__doc__).partition("\n")[0])
+        for each in vars(errors).values()
+        if isinstance(each, type)
+        and issubclass(each, errors.InferenceError)
+        and each is not errors.InferenceError
+        and "code" in vars(each)
+    }
+    jobs = (ORIGINAL_MISSING, EXPIRED, OVERDUE, LOST, POISON, INTERNAL_ERROR)
+    found |= {each.type: (each.retryable, each.message) for each in jobs}
+    return "\n".join(
+        f"| `{code}` | {'yes' if retryable else 'no'} | {text} |"
+        for code, (retryable, text) in found.items()
     )
 
 

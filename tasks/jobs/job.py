@@ -254,3 +254,15 @@ EXPIRED: Final = JobError(
 OVERDUE: Final = JobError(
     "deadline_exceeded", "No worker was free before the task's deadline.", retryable=True
 )
+
+#: What it was submitted with is no longer there.
+ORIGINAL_MISSING: Final = JobError(
+    "original_missing", "The uploaded image is no longer stored; submit it again."
+)
+
+#: An error that nobody foresaw; its text stays in the log.
+INTERNAL_ERROR: Final = JobError(
+    "internal_error",
+    "The image could not be processed; the service's log says why.",
+    retryable=True,
+)

@@ -34,7 +34,7 @@ from tasks.errors import (
     QueueUnavailableError,
     TaskError,
 )
-from tasks.jobs.job import Job, JobError, Status
+from tasks.jobs.job import INTERNAL_ERROR, ORIGINAL_MISSING, Job, JobError, Status
 from tasks.jobs.store import (
     RENEW_SECONDS,
     Claim,
@@ -621,9 +621,5 @@ def _describe_error(error: Exception) -> JobError:
     if isinstance(error, InferenceError):
         return JobError(error.code, str(error), error.retryable)
     if isinstance(error, ObjectNotFoundError):
-        return JobError("original_missing", "The uploaded image is no longer stored.")
-    return JobError(
-        "internal_error",
-        "The image could not be processed; the service's log says why.",
-        retryable=True,
-    )
+        return ORIGINAL_MISSING
+    return INTERNAL_ERROR
