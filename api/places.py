@@ -39,6 +39,12 @@ class Places:
         """Most places that one caller can have."""
         return self.number // 2
 
+    @property
+    def taken(self) -> int:
+        """Places that callers have now."""
+        with self._lock:
+            return self._held.total()
+
     def take(self, caller: str) -> bool:
         """Take a place for a caller, if there is one for it."""
         with self._lock:

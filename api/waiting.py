@@ -1,6 +1,7 @@
 """Waiting for a task's end: `Prefer: wait=N` (RFC 7240) and server-sent events."""
 
 import json
+import math
 import re
 import threading
 import time
@@ -20,6 +21,8 @@ from tasks.runtime import Runtime
 
 #: How often a waiting request reads the record, beside each time that an end is published.
 _LOOK_SECONDS: Final = 0.5
+#: Where many requests wait, how often all of a process together do.
+_LOOKS_PER_SECOND: Final = 32
 #: A stream looks up positions so seldom that each of its queued tasks costs one in this time.
 _POSITION_SECONDS: Final = 0.1
 #: Requests of one process that may wait for a task's end at once, half of them of one caller. Each
@@ -99,7 +102,15 @@ class TaskWaiter:
                     over = left <= 0 or self.ending.is_set()
                     if present is None or present.status.final or over:
                         return present, True
-                    wait(min(_LOOK_SECONDS, left))
+                    self._pause(wait, left)
+
+    def _pause(self, wait: Callable[[float], bool], longest: float = math.inf) -> None:
+        """Wait for an end to be published, or until the record is to be read again."""
+        pause = max(_LOOK_SECONDS, self.places.taken / _LOOKS_PER_SECOND)
+        end = time.monotonic() + min(longest, pause)
+        while not self.ending.is_set() and (left := end - time.monotonic()) > 0:
+            if wait(min(_LOOK_SECONDS, left)):
+                return
 
     def refusal(self) -> ApiError:
         """Return the error for a request that would wait and found no place."""
@@ -151,7 +162,7 @@ class TaskWaiter:
                 if time.monotonic() - written >= _HEARTBEAT_SECONDS:
                     written = time.monotonic()
                     yield ": still here\n\n"
-                wait(_LOOK_SECONDS)
+                self._pause(wait)
 
     def events_of(self, jobs: Sequence[Job], render: Render) -> Iterator[str]:
         """Yield an event for the present state of each job, and for each later one or new place.
@@ -198,7 +209,7 @@ class TaskWaiter:
                     written = time.monotonic()
                     yield ": still here\n\n"
                 if left:
-                    wait(_LOOK_SECONDS)
+                    self._pause(wait)
 
     def _changes(
         self,
