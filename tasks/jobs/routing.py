@@ -137,6 +137,14 @@ def task_id_of_message(message: str) -> str:
     return message.partition(".")[0]
 
 
+def redispatches_of_message(message: str) -> int:
+    """Return how many messages of its job came before one, by its id; -1 if it is none of ours."""
+    _, _, number = message.partition(".")
+    if not number:
+        return 0
+    return int(number) - 1 if number.isdecimal() else -1
+
+
 def place_of_message(request: Any) -> Place | None:  # noqa: ANN401 - celery publishes no types
     """Return the place of the message that Celery's request is about; None if it has no number."""
     number = request.get(DISPATCH_SEQ_HEADER)

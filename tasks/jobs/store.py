@@ -502,14 +502,17 @@ class JobStore:
         )
         return ReleaseOutcome(outcome)
 
-    def cancel(self, task_id: str, *, only: Status | None = None, dispatched: bool = False) -> str:
+    def cancel(
+        self, task_id: str, *, only: Status | None = None, redispatches: int | None = None
+    ) -> str:
         """Cancel a job that is not final: `canceled`, else its status, or `missing`.
 
         `only` names the state in which it is canceled: purging a queue stops no worker.
-        `dispatched` spares a job whose next message is yet to be sent.
+        `redispatches` is that of a message which was revoked: a job that was requeued or dispatched
+        again since then is spared.
         """
         status = only.value if only else None
-        return str(self._change("cancel", task_id, only=status, dispatched=dispatched))
+        return str(self._change("cancel", task_id, only=status, redispatches=redispatches))
 
     def erase(self, task_id: str) -> bool:
         """Remove a record and all that names it; False if there was none."""

@@ -845,9 +845,15 @@ commands.crash = function(a)
   return 'queued'
 end
 
+-- Whether no message of a job follows the one with this number of redispatches, or is to follow.
+local function is_at_its_message(id, status, redispatches)
+  return (number(get(id, 'redispatches')) or 0) == redispatches
+    and (status ~= 'queued' or redis.call('ZSCORE', dispatched_key(list_of(id)), id))
+end
+
 -- Cancels a job that is not final. A worker that runs it finds its lease gone.
--- Arguments: id, now, only (a status: no job of another one is canceled), dispatched (boolean: only
--- a job that is on a list).
+-- Arguments: id, now, only (a status: no job of another one is canceled), redispatches (of the
+-- message that was revoked: a job that was dispatched again, or is to be, is not canceled).
 -- Returns 'canceled', 'missing', or the status of a job that is not canceled.
 commands.cancel = function(a)
   local status = get(a.id, 'status')
@@ -855,7 +861,7 @@ commands.cancel = function(a)
     return 'missing'
   end
   if not is_open(status) or (a.only and a.only ~= status)
-    or (a.dispatched and not redis.call('ZSCORE', dispatched_key(list_of(a.id)), a.id)) then
+    or (a.redispatches and not is_at_its_message(a.id, status, tonumber(a.redispatches))) then
     return status
   end
   end_job(a.id, a.now, 'canceled', {})

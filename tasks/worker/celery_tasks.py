@@ -189,7 +189,8 @@ def _cancel_revoked(sender: Any, request: Any, **_: Any) -> None:  # noqa: ANN40
     task_id = routing.task_id_of_message(request.id)
     store = runtime_of(current_app).job_store
     try:
-        outcome = store.cancel(task_id)
+        sent_before = routing.redispatches_of_message(request.id)
+        outcome = store.cancel(task_id, redispatches=sent_before)
         # Another job may have got its message when this one had its turn.
         store.postpone(task_id, seconds=0, place=routing.place_of_message(request))
     except QueueUnavailableError as error:

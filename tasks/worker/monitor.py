@@ -239,7 +239,9 @@ class WorkerMonitor:
         named = [routing.task_id_of_message(each) for each in revoked - self._revoked]
         for job in self._job_store.read(named).jobs:
             if routing.message_id(job) in revoked:
-                outcome = self._job_store.cancel(job.task_id, only=Status.QUEUED, dispatched=True)
+                outcome = self._job_store.cancel(
+                    job.task_id, only=Status.QUEUED, redispatches=job.redispatches
+                )
                 _log.info("job.revoked", task_id=job.task_id, outcome=outcome)
         self._revoked = revoked
 

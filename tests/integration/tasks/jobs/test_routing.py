@@ -102,3 +102,10 @@ def test_routing_can_be_left_to_the_shared_queues(gpus: Gpus, redis: Redis) -> N
 def test_redis_away_is_no_reason_not_to_choose() -> None:
     away = connect("redis://127.0.0.1:1/0", timeout=0.2)
     assert Router(away).choose("m") == SHARED
+
+
+@pytest.mark.parametrize(
+    ("message", "before"), [("rm-a", 0), ("rm-a.2", 1), ("rm-a.13", 12), ("rm-a.x", -1)]
+)
+def test_a_messages_id_tells_how_many_came_before_it(message: str, before: int) -> None:
+    assert routing.redispatches_of_message(message) == before

@@ -216,7 +216,9 @@ def test_a_job_whose_revoked_message_another_one_has_used_is_canceled(
     ready.tick()
     assert store.ids(Status.CANCELED) == [waits]
     store.requeue(waits)
+    assert store.cancel(waits, redispatches=0) == "queued", "it is requeued"
     store.record_dispatches([Dispatch(waits, "model.u2netp")])
+    assert store.cancel(waits, redispatches=0) == "queued", "it has another message by now"
     ready.tick()
     assert store.ids(Status.CANCELED) == []
     monkeypatch.setattr(state, "revoked", {waits, f"{waits}.2"})
