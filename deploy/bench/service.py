@@ -8,6 +8,7 @@ turn, so that all meet the machine in the same state.
 import io
 import itertools
 import os
+import queue
 import statistics
 import tempfile
 import threading
@@ -211,31 +212,30 @@ class ModelAlone:
     """Runs the model on one small picture: what is left if nothing else costs time."""
 
     def __init__(self, settings: Settings) -> None:
-        """Load it twice: on all cores for one client, on one core for each of many."""
+        """Load it on all cores, for one client, and once for each core, for many."""
         side = get_spec(settings.model).input_size
         self._picture = np.zeros((side, side, 3), np.uint8)
-        self._models = {
-            threads: load_served_model(settings.model_copy(update={"threads": threads}))
-            for threads in {1, core_count()}
-        }
+        single = settings.model_copy(update={"threads": 1})
+        # A model runs one picture at a time.
+        self._of_a_core = [load_served_model(single) for _ in range(core_count())]
+        #: The model as a lone worker has it.
+        self.on_all_cores = load_served_model(settings.model_copy(update={"threads": core_count()}))
 
     def loop(self, *, clients: int, pictures: int) -> Loop:
         """Run it as many times as clients would ask for, as many at a time as there are cores."""
-        cores = core_count()
-        model = self._models[cores if clients < cores else 1]
-        at_once = 1 if clients < cores else cores
+        models = self._of_a_core if clients >= core_count() else [self.on_all_cores]
+        idle = queue.SimpleQueue[MattingModel]()
+        for model in models:
+            idle.put(model)
 
         def call(_photo: bytes) -> None:
-            model.matte([self._picture])
+            mine = idle.get()
+            mine.matte([self._picture])
+            idle.put(mine)
 
-        each = max(1, clients * pictures // at_once)
+        each = max(1, clients * pictures // len(models))
         usage = partial(read_usage, os.getpid(), alone=True)
-        return closed_loop(call, b"", usage, clients=at_once, pictures=each)
-
-    @property
-    def on_all_cores(self) -> MattingModel:
-        """The model as a lone worker has it."""
-        return self._models[core_count()]
+        return closed_loop(call, b"", usage, clients=len(models), pictures=each)
 
 
 def make_photo(size: str, kind: str) -> bytes:

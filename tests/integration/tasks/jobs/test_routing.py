@@ -4,6 +4,7 @@ import pytest
 from redis import Redis
 
 from tasks import redis_keys
+from tasks.jobs import routing
 from tasks.jobs.routing import MAX_ASSIGNED, Router
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
