@@ -7,7 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 #: Share of the time that one caller has while others ask too.
@@ -18,6 +18,8 @@ _TIME_AT_ONCE: Final = 0.1
 _ASKS_SECONDS: Final = 2.0
 #: Weight of the latest call in what a caller's next one is expected to take.
 _LATEST: Final = 0.2
+#: Calls that wait are looked at so often at least: once their caller asks alone, they begin.
+_LOOK_SECONDS: Final = 0.25
 #: Callers that are remembered; those without a debt are forgotten beyond it.
 _KNOWN_CALLERS: Final = 4096
 
@@ -133,15 +135,19 @@ class Turns:
 
 @dataclass(slots=True)
 class _Used:
-    """What a caller has used.
+    """What a caller has used, and its calls that wait.
 
     Attributes:
         until: until when its share of the time is used up, by the clock.
         expected: seconds that its next call will probably take.
+        waiting: its calls that wait, the first one first.
+        looking: they are looked at again before long.
     """
 
     until: float = 0.0
     expected: float = 0.0
+    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+    looking: bool = False
 
 
 class TimeShares:
@@ -168,33 +174,55 @@ class TimeShares:
         Yields:
             A list to which the call adds the seconds that it took of the processor.
         """
-        reserved, taken = self._of(caller).expected, list[float]()
-        wait = self._reserve(caller, reserved)
-        try:
-            await asyncio.sleep(wait)
-            yield taken
-            self._of(caller).expected += _LATEST * (sum(taken) - reserved)
-        finally:
-            self.spend(caller, sum(taken) - reserved)
-
-    def _reserve(self, caller: str, seconds: float) -> float:
-        """Reserve time for a caller's next call; return in how many seconds it begins."""
         now, used = self._clock(), self._of(caller)
         if caller != self._latest:
             self._latest, self._other_asked = caller, self._latest_asked
         self._latest_asked = now
-        if now - self._other_asked > _ASKS_SECONDS:  # it has the time for itself
-            used.until = min(used.until, now)
-        begins = max(now, used.until)
-        used.until = begins + seconds / _TIME_SHARE
-        return max(0.0, begins - _TIME_AT_ONCE / _TIME_SHARE - now)
+        if used.waiting or self._wait(caller, used) > 0:
+            turn = asyncio.get_running_loop().create_future()
+            used.waiting.append(turn)
+            self._look_later(caller, used)
+            await turn
+        # The next one of a crowd sees what this one will probably take.
+        reserved, taken = used.expected, list[float]()
+        used.until = max(self._clock(), used.until) + reserved / _TIME_SHARE
+        try:
+            yield taken
+            used.expected += _LATEST * (sum(taken) - reserved)
+        finally:
+            self.spend(caller, sum(taken) - reserved)
 
     def spend(self, caller: str, seconds: float) -> None:
         """Count what a caller has taken of the time, or give it back what was reserved."""
         self._of(caller).until += seconds / _TIME_SHARE
 
+    def _wait(self, caller: str, used: _Used) -> float:
+        """Return in how many seconds a caller may begin its next call."""
+        now = self._clock()
+        others = self._other_asked if caller == self._latest else self._latest_asked
+        if now - others > _ASKS_SECONDS:  # it has the time for itself
+            used.until = min(used.until, now)
+        return max(0.0, used.until - _TIME_AT_ONCE / _TIME_SHARE - now)
+
+    def _look_later(self, caller: str, used: _Used) -> None:
+        if used.waiting and not used.looking:
+            used.looking = True
+            pause = min(_LOOK_SECONDS, self._wait(caller, used))
+            asyncio.get_running_loop().call_later(pause, self._look, caller, used)
+
+    def _look(self, caller: str, used: _Used) -> None:
+        """Let the first call that waits begin, if its caller may."""
+        used.looking = False
+        while used.waiting and used.waiting[0].done():
+            used.waiting.popleft()  # its request was given up
+        if used.waiting and not self._wait(caller, used):
+            used.waiting.popleft().set_result(None)
+        self._look_later(caller, used)
+
     def _of(self, caller: str) -> _Used:
         if caller not in self._used and len(self._used) >= _KNOWN_CALLERS:
             now = self._clock()
-            self._used = {name: each for name, each in self._used.items() if each.until > now}
+            self._used = {
+                name: each for name, each in self._used.items() if each.waiting or each.until > now
+            }
         return self._used.setdefault(caller, _Used())

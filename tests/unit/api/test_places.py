@@ -2,8 +2,9 @@
 
 import asyncio
 from asyncio import Event, Task
-from contextlib import AsyncExitStack
+from collections.abc import Coroutine, Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -105,73 +106,112 @@ def test_a_place_that_was_given_to_one_who_no_longer_waits_goes_to_the_next() ->
     asyncio.run(crowd())
 
 
-class _Time:
-    """Shares of a time that stands still but where a test lets it pass."""
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop whose time goes on when nothing else is to be done."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.waits = 100.0, list[float]()
-        self.shares = TimeShares(lambda: self.now)
-        monkeypatch.setattr(asyncio, "sleep", self._sleep)
+    now = 100.0
 
-    async def _sleep(self, seconds: float) -> None:
-        self.waits.append(seconds)
+    def time(self) -> float:
+        return self.now
 
-    def call(self, caller: str, seconds: float) -> float:
-        """Make a call that takes so long of the processor; how long it had to wait."""
+    def _run_once(self) -> None:
+        if not self._ready and self._scheduled:
+            self.now = max(self.now, self._scheduled[0]._when)
+        super()._run_once()
 
-        async def call() -> None:
-            async with self.shares.turn(caller) as taken:
-                taken.append(seconds)
 
-        asyncio.run(call())
-        return self.waits[-1]
+class _Callers:
+    """Callers that share a process's time, in a time of their own."""
+
+    def __init__(self) -> None:
+        self.loop = _Loop()
+        self.shares = TimeShares(self.loop.time)
+
+    def run(self, scene: Coroutine[Any, Any, None]) -> float:
+        """Play a scene; the seconds that it took."""
+        began = self.loop.now
+        self.loop.run_until_complete(scene)
+        return self.loop.now - began
+
+    async def call(self, caller: str, seconds: float) -> float:
+        """Make a call that takes so long of the processor; when it began."""
+        async with self.shares.turn(caller) as taken:
+            began = self.loop.now
+            await asyncio.sleep(seconds)
+            taken.append(seconds)
+        return began
+
+    async def now_and_then(self) -> None:
+        """Ask as another caller, which never waits."""
+        while True:
+            before = self.loop.now
+            assert await self.call("other", 0.001) == before
+            await asyncio.sleep(0.1)
 
 
 @pytest.fixture
-def passing(monkeypatch: pytest.MonkeyPatch) -> _Time:
-    return _Time(monkeypatch)
+def callers() -> Iterator[_Callers]:
+    made = _Callers()
+    yield made
+    made.loop.close()
 
 
-def test_a_caller_that_asks_alone_has_all_of_the_time(passing: _Time) -> None:
-    assert {passing.call("a", 1.0) for _ in range(20)} == {0.0}
+def test_a_caller_that_asks_alone_has_all_of_the_time(callers: _Callers) -> None:
+    async def scene() -> None:
+        for _ in range(20):
+            await callers.call("a", 1.0)
+
+    assert callers.run(scene()) == pytest.approx(20)
 
 
-def test_a_caller_that_asks_on_and_on_has_half_of_the_time_while_another_asks(
-    passing: _Time,
+def test_a_caller_has_half_of_the_time_while_another_asks_and_all_after_that(
+    callers: _Callers,
 ) -> None:
-    began, spent = passing.now, 0.0
-    while passing.now < began + 20:
-        assert passing.call("other", 0.001) == 0.0
-        passing.now += max(0.01, passing.call("greedy", 0.01))
-        spent += 0.01
-    assert spent == pytest.approx(0.5 * 20, rel=0.05)
-    passing.now += 2.1
-    passing.call("greedy", 5.0)
-    assert passing.call("greedy", 0.01) == 0.0, "it asks alone now"
+    async def scene(*, others: bool) -> None:
+        asking = asyncio.ensure_future(callers.now_and_then()) if others else None
+        for _ in range(1000):
+            await callers.call("greedy", 0.01)
+        if asking is not None:
+            assert not asking.done()
+            asking.cancel()
+            await asyncio.sleep(3)
+
+    assert callers.run(scene(others=True)) == pytest.approx(20 + 3, rel=0.05)
+    assert callers.run(scene(others=False)) == pytest.approx(10)
 
 
-def test_requests_that_come_at_once_begin_one_after_the_other(passing: _Time) -> None:
-    passing.call("other", 0.0)
-    for _ in range(40):
-        passing.call("greedy", 0.01)
+def test_calls_that_come_at_once_begin_one_after_the_other(callers: _Callers) -> None:
+    async def scene() -> None:
+        asking = asyncio.ensure_future(callers.now_and_then())
+        for _ in range(60):
+            await callers.call("greedy", 0.01)
+        crowd = [asyncio.ensure_future(callers.call("greedy", 0.01)) for _ in range(50)]
+        await asyncio.sleep(0.01)
+        crowd.pop(20).cancel()  # it is given up; the next ones go on
+        begins = await asyncio.gather(*crowd)
+        asking.cancel()
+        between = [after - before for before, after in pairwise(begins)]
+        assert sum(between) / len(between) == pytest.approx(0.02, rel=0.1)
+        assert max(between) < 0.05
 
-    async def crowd() -> None:
-        async with AsyncExitStack() as stack:
-            for _ in range(50):
-                await stack.enter_async_context(passing.shares.turn("greedy"))
-
-    passing.waits.clear()
-    asyncio.run(crowd())
-    between = [after - before for before, after in pairwise(passing.waits)]
-    assert between == [pytest.approx(0.02, rel=0.05)] * 49
+    callers.run(scene())
 
 
-def test_callers_without_a_debt_are_forgotten(passing: _Time) -> None:
-    async def crowd() -> None:
+def test_calls_that_wait_begin_once_nobody_else_asks(callers: _Callers) -> None:
+    async def scene() -> None:
+        await callers.call("greedy", 1.0)
+        await callers.call("other", 0.0)
+        crowd = [callers.call("greedy", 1.0) for _ in range(100)]
+        await asyncio.gather(*crowd)
+
+    assert callers.run(scene()) < 10
+
+
+def test_callers_without_a_debt_are_forgotten(callers: _Callers) -> None:
+    async def scene() -> None:
         for number in range(10_000):
-            async with passing.shares.turn(f"from {number}") as taken:
-                taken.append(0.001)
-            passing.now += 0.01
+            await callers.call(f"from {number}", 0.001)
+            await asyncio.sleep(0.01)
 
-    asyncio.run(crowd())
-    assert len(passing.shares._used) < 5000
+    callers.run(scene())
+    assert len(callers.shares._used) < 5000
