@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 #: Share of the time that one caller has while others ask too.
-_TIME_SHARE: Final = 0.5
+_TIME_SHARE: Final = 0.25
 #: Seconds of the time that a caller may use at once.
-_TIME_AT_ONCE: Final = 0.1
+_TIME_AT_ONCE: Final = 0.03
 #: A caller asks "too" for so many seconds after each of its requests.
 _ASKS_SECONDS: Final = 2.0
 #: Weight of the latest call in what a caller's next one is expected to take.
@@ -151,7 +151,7 @@ class _Used:
 
 
 class TimeShares:
-    """Shares of a process's time, of which a caller has half while others ask too.
+    """Shares of a process's time, of which a caller has a quarter while others ask too.
 
     A caller that asks alone has all of it. One that has used up its share waits in the event loop,
     not in a thread, so that no number of requests keeps the others from being served.
