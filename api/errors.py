@@ -258,7 +258,8 @@ def _sentence(faults: object) -> str:
 def from_inference(error: InferenceError) -> ApiError:
     """Return the error for a picture or an option that cannot be used."""
     field = error.field if isinstance(error, InvalidOptionError) else "image"
-    # One without a row of its own, such as that of an empty region, is of its base's kind.
-    kinds = (each.code for each in type(error).__mro__ if issubclass(each, InferenceError))
-    name = next((code for code in kinds if code in ERRORS), "internal_error")
+    # An error class without a row, such as `roi_region_empty`, is answered as its nearest base
+    # class that has one.
+    codes = (each.code for each in type(error).__mro__ if issubclass(each, InferenceError))
+    name = next((code for code in codes if code in ERRORS), "internal_error")
     return ApiError(name, str(error), fields={field: str(error)})

@@ -132,7 +132,7 @@ class ReservationKeeper:
             self._kept.pop(reservation, None)
 
     def _run(self) -> None:
-        told = False  # once in each time that Redis is away
+        told = False  # whether this outage of Redis was logged
         while kept := self._after_a_pause():
             try:
                 for reservation, each in kept.items():

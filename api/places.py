@@ -14,11 +14,12 @@ from typing import Final
 _TIME_SHARE: Final = 0.25
 #: Seconds of the time that a caller may use at once.
 _TIME_AT_ONCE: Final = 0.03
-#: A caller asks "too" for so many seconds after each of its requests.
+#: A caller counts as one that asks for so many seconds after each of its requests.
 _ASKS_SECONDS: Final = 2.0
 #: Weight of the latest call in what a caller's next one is expected to take.
 _LATEST: Final = 0.2
-#: Calls that wait are looked at so often at least: once their caller asks alone, they begin.
+#: Longest pause, in seconds, until calls that wait are looked at again: they begin when no other
+#: caller asks any more.
 _LOOK_SECONDS: Final = 0.25
 #: Callers that are remembered; those without a debt are forgotten beyond it.
 _KNOWN_CALLERS: Final = 4096
@@ -163,7 +164,7 @@ class TimeShares:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._used: dict[str, _Used] = {}
-        # Who asked last and when, and when somebody else did.
+        # The caller of the latest request, its time, and that of any other caller's latest request.
         self._latest = ""
         self._latest_asked = self._other_asked = -math.inf
 

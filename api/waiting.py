@@ -78,7 +78,8 @@ class TaskWaiter:
     Attributes:
         runtime: has the records, and watches for their ends.
         places: one for each request that may wait at once.
-        ending: set once the process is asked to end: nobody waits any longer, within 0.5 s.
+        ending: set when this process is asked to end. Each request that waits is then answered with
+            its task's present state, within 0.5 s.
     """
 
     runtime: Runtime
@@ -99,8 +100,8 @@ class TaskWaiter:
                 while True:
                     present = self.runtime.job_store.get(job.task_id)
                     left = deadline - time.monotonic()
-                    over = left <= 0 or self.ending.is_set()
-                    if present is None or present.status.final or over:
+                    gives_up = left <= 0 or self.ending.is_set()
+                    if present is None or present.status.final or gives_up:
                         return present, True
                     self._pause(wait, left)
 

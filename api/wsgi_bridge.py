@@ -328,7 +328,8 @@ class WsgiBridge:
     async def run(self, environ: Environ, function: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the function returns
         """Run a function in a thread for a request that has begun."""
         made, seconds = await self._run(environ, function)
-        self._time_shares.spend(self.caller(environ), seconds)
+        if not _is_health_check(environ):
+            self._time_shares.spend(self.caller(environ), seconds)
         return made
 
     async def _run(self, environ: Environ, function: Callable[[], Any]) -> tuple[Any, float]:

@@ -389,8 +389,8 @@ def markdown(report: Report) -> str:
         f"{report.machine}, rmbg-queue {report.version}. `*`: by the clock.",
         _table(head, rows),
         f"Most: {most.a_second:.0f} jobs a second *: {most.gpus} GPUs at {most.sleep_ms:g} ms.",
-        _growth("with so many jobs queued", report.growth),
-        _growth("with so many workers", report.routing),
+        _growth("jobs queued", report.growth),
+        _growth("workers", report.routing),
         _table(["idle", "of a core"], idle),
         _table(["resident", "MB"], resident),
     ]

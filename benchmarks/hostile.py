@@ -320,7 +320,7 @@ def _repeated(ask: Callable[[RunningService, str], dict[str, Any]]) -> OwnersAtt
 def _held(
     count: int, head: str, body: str = "", *, reads: bool = True, again: int = 20
 ) -> OwnersAttack:
-    """Hold so many requests open, and send one for each that is answered, `again` in 50 ms."""
+    """Keep `count` requests open: one takes the place of each that ends, up to `again` in 50 ms."""
 
     @contextmanager
     def attack(service: RunningService, key: str) -> Iterator[set[str]]:

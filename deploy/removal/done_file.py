@@ -71,7 +71,7 @@ def cutouts_below(out: Path) -> frozenset[Path]:
         with (out / DONE_FILE).open(encoding="ascii", errors="replace") as file:
             found = DoneFile(out, file)
             for line in file:
-                found._read(line)  # noqa: SLF001 - of its own module
+                found.note_line(line)
     except OSError:
         return frozenset()
     return frozenset(found.targets())
@@ -112,14 +112,15 @@ class DoneFile:
         file.seek(0)
         text = file.read()
         for line in text.splitlines():
-            found._read(line)
+            found.note_line(line)
         if text and not text.endswith("\n"):
             file.write("\n")  # a crash left half a line
         for draft in out.rglob(".rmbg-*.part"):
             draft.unlink(missing_ok=True)
         return found
 
-    def _read(self, line: str) -> None:
+    def note_line(self, line: str) -> None:
+        """Note the picture that a line of the file names; of other lines, none."""
         try:
             self._note(Done(**json.loads(line)))
         except (ValueError, TypeError):

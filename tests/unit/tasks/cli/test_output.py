@@ -3,7 +3,6 @@
 import json
 from types import SimpleNamespace
 
-import click
 import pytest
 import structlog
 from celery.bin.base import CLIContext
@@ -24,7 +23,7 @@ def test_a_line_that_a_celery_command_logs_is_no_part_of_its_json(
         return CommandOutput({"jobs": []})
 
     context = CLIContext(app=SimpleNamespace(), no_color=True, workdir=None)
-    command = OutputCommand("report", callback=click.pass_context(lambda _ctx, **_: report()))
+    command = OutputCommand("report", callback=report)
     done = CliRunner().invoke(command, ["--json"], obj=context)
     assert json.loads(done.stdout) == {"jobs": []}
     assert "redis.slow" in done.stderr
