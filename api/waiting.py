@@ -52,8 +52,11 @@ def preferred_wait(request: Request) -> int:
 _HEARTBEAT_SECONDS: Final = 10.0
 #: When a request that found no place to wait in may be sent again.
 _RETRY_AFTER_SECONDS: Final = 5
-#: How long a browser waits before it connects again.
-_RETRY_MS: Final = 3000
+#: The first line of a stream: how long a browser waits, in ms, before it connects again.
+_BEGIN: Final = "retry: 3000\n\n"
+#: The last line for who finds no place to wait in. An error would end the connection for good;
+#: after this a browser comes again.
+_NO_PLACE: Final = ": too many requests of yours wait\n\n"
 #: An event's schema, for the documentation.
 EVENT: Final[dict[str, Any]] = {
     "type": "object",
@@ -133,14 +136,14 @@ class TaskWaiter:
             job: as it is now.
             render: makes the data of an event, as JSON.
         """
-        yield f"retry: {_RETRY_MS}\n\n"
-        yield _event(job, render)
+        begin = f"{_BEGIN}{_event(job, render)}"
         if job.status.final:
+            yield begin
             return
         with self.places.hold(current_caller()) as placed:
+            # In one piece, as each costs a turn of a thread.
+            yield begin if placed else f"{begin}{_NO_PLACE}"
             if not placed:
-                # An error would end the connection for good; after this a browser comes again.
-                yield ": too many requests of yours wait\n\n"
                 return
             try:
                 yield from self._follow(job, render)
@@ -176,15 +179,15 @@ class TaskWaiter:
             jobs: as they are now, all of one owner.
             render: makes the data of an event, as JSON.
         """
-        yield f"retry: {_RETRY_MS}\n\n"
         shown = dict[str, _Shown]()
-        yield from self._changes(jobs, shown, render)
+        begin = "".join((_BEGIN, *self._changes(jobs, shown, render)))
         left = [each.task_id for each in jobs if not each.status.final]
         if not left:
+            yield begin
             return
         with self.places.hold(current_caller()) as placed:
+            yield begin if placed else f"{begin}{_NO_PLACE}"
             if not placed:
-                yield ": too many requests of yours wait\n\n"
                 return
             try:
                 yield from self._follow_all(left, shown, render)

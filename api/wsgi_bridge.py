@@ -169,6 +169,19 @@ class Answer:
         """Return a header's value."""
         return next((value.decode("latin-1") for key, value in self.headers if key == name), None)
 
+    def next_piece(self) -> bytes | None:
+        """Make the next piece of the body; at its end, close the response and return None."""
+        piece = next(self.rest or iter(()), None)
+        if piece is None:
+            self.end()  # here, since another turn of a thread costs more than the rest of it
+        return piece
+
+    def end(self) -> None:
+        """Close the response, once."""
+        close, self.close = self.close, None
+        if close is not None:
+            close()
+
 
 @dataclass(slots=True)
 class BodyReader:
@@ -325,12 +338,22 @@ class WsgiBridge:
         self._note_owner(environ)
         return cast("Answer", answer)
 
-    async def run(self, environ: Environ, function: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the function returns
-        """Run a function in a thread for a request that has begun."""
-        made, seconds = await self._run(environ, function)
-        if not _is_health_check(environ):
-            self._time_shares.spend(self.caller(environ), seconds)
-        return made
+    async def next_piece(self, environ: Environ, answer: Answer) -> bytes | None:
+        """Make the next piece of an answer in a thread; at its end, close it and return None."""
+        if _is_health_check(environ):
+            piece, _ = await self._run(environ, answer.next_piece)
+        else:
+            async with self._time_shares.turn(self.caller(environ)) as taken:
+                piece, seconds = await self._run(environ, answer.next_piece)
+                taken.append(seconds)
+        return cast("bytes | None", piece)
+
+    async def close(self, environ: Environ, answer: Answer) -> None:
+        """Let go, in a thread, of what an answer still holds, and do not wait for a share first."""
+        if answer.close is not None:
+            _, seconds = await self._run(environ, answer.end)
+            if not _is_health_check(environ):
+                self._time_shares.spend(self.caller(environ), seconds)
 
     async def _run(self, environ: Environ, function: Callable[[], Any]) -> tuple[Any, float]:
         """Run a function in a thread; return what it returns, and its seconds of the processor."""
@@ -456,7 +479,7 @@ class _Exchange:
         """Answer a client that is still sending, and read on until it has read the answer."""
         self.connection.may_be_closed()
         body = answer.start + b"".join(answer.rest or ())
-        await self._close(answer)
+        await self.bridge.close(self.environ, answer)
         headers = [*answer.headers, (b"connection", b"close")]
         await self._send(
             {"type": "http.response.start", "status": answer.status, "headers": headers}
@@ -474,7 +497,6 @@ class _Exchange:
             if answer.rest is None and len(answer.start) <= _SMALL_ANSWER_BYTES:
                 await self._send({"type": "http.response.body", "body": answer.start})
                 return
-            pieces = answer.rest or iter(())
             gone = asyncio.ensure_future(self._disconnected())
             try:
                 piece: bytes | None = answer.start
@@ -484,17 +506,13 @@ class _Exchange:
                         message = {"type": "http.response.body", "body": cut, "more_body": True}
                         if not await self._send(message):
                             return
-                    piece = await self.bridge.run(self.environ, partial(next, pieces, None))
+                    piece = await self.bridge.next_piece(self.environ, answer)
                 if not gone.done():
                     await self._send({"type": "http.response.body", "body": b""})
             finally:
                 gone.cancel()
         finally:
-            await self._close(answer)
-
-    async def _close(self, answer: Answer) -> None:
-        if answer.close is not None:
-            await self.bridge.run(self.environ, answer.close)
+            await self.bridge.close(self.environ, answer)
 
     async def _disconnected(self) -> None:
         """Return once the client has gone."""

@@ -64,7 +64,7 @@ def test_all_that_wait_get_the_present_state_when_the_process_is_asked_to_end(ap
         job, waited = waits.result(30)
         assert job is not None
         assert (job.status, waited) == (Status.QUEUED, True)
-        assert [len(each.result(30)) for each in streams] == [2, 2]  # `retry:`, and the state
+        assert [len(each.result(30)) for each in streams] == [1, 1]  # the state
 
 
 @pytest.mark.parametrize(

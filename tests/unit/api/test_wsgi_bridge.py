@@ -129,8 +129,13 @@ def test_a_caller_whose_requests_are_slow_leaves_threads_to_others(
         assert asyncio.run(crowd(bridge)) == [200] * 45
 
 
-@pytest.mark.parametrize("path", ["/busy", "/healthz/live"])
-def test_a_caller_waits_for_its_share_of_the_time_but_for_health_checks(path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "requests", "waits"),
+    [("/busy", 8, True), ("/pieces", 1, True), ("/healthz/live", 8, False)],
+)
+def test_a_caller_waits_for_its_share_of_the_time_but_for_health_checks(
+    path: str, requests: int, *, waits: bool
+) -> None:
     app = _app()
 
     @app.get("/busy", endpoint="busy")
@@ -141,12 +146,14 @@ def test_a_caller_waits_for_its_share_of_the_time_but_for_health_checks(path: st
             pass
         return "done"
 
+    app.add_url_rule("/pieces", "pieces", lambda: Response(busy() for _ in range(8)))
+
     async def ask() -> bool:
         with WsgiBridge(app, threads=_THREADS) as bridge:
             # Its clock stands still: no share comes back.
             shares = bridge._time_shares = TimeShares(Clock())
             await _ask(bridge, "/busy", x_api_key="a")
-            for _ in range(8):
+            for _ in range(requests):
                 asked = asyncio.ensure_future(_ask(bridge, path, x_api_key="b"))
                 while not asked.done():
                     await asyncio.sleep(0.01)
@@ -154,7 +161,7 @@ def test_a_caller_waits_for_its_share_of_the_time_but_for_health_checks(path: st
                         return asked.cancel()
         return False
 
-    assert asyncio.run(ask()) == (path == "/busy")
+    assert asyncio.run(ask()) == waits
 
 
 def test_an_answer_is_sent_in_slices_that_a_slow_client_can_take() -> None:

@@ -3,12 +3,12 @@
 import base64
 import io
 import json
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -21,10 +21,10 @@ from api.places import Places
 from api.waiting import TaskWaiter
 from tasks import redis_keys
 from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
-from tasks.jobs.job import Job, JobError, Status
+from tasks.jobs.job import JobError, Status
 from tasks.jobs.store import JobStore
 from tasks.object_store import original_key, result_key
-from tests.support.api import Api, audited
+from tests.support.api import Api, audited, until
 from tests.support.redis_content import mentions
 from tests.support.submissions import PICTURE, data_of, refusal, refused_fields
 
@@ -257,11 +257,11 @@ def test_an_erasure_that_the_store_cut_short_can_be_repeated(shop: Api) -> None:
 
 
 def _read(pieces: Iterator[bytes | str], step: Callable[[], object]) -> list[dict[str, Any]]:
-    """Read a stream of events, with a step of the test once two pieces came; what each holds."""
+    """Read a stream of events, with a step of the test once one piece came; what each holds."""
     text, events = "", []
     for number, piece in enumerate(pieces):
         text += piece if isinstance(piece, str) else piece.decode()
-        if number == 1:
+        if number == 0:
             step()
     assert text.startswith("retry: 3000\n\n")
     for block in text.split("\n\n"):
@@ -315,8 +315,8 @@ def test_events_count_among_the_waiting_and_give_their_place_back(
     with caller.get(path) as idle:  # nobody reads it, so that it waits for nothing
         assert idle.status_code == 200
     pieces = iter(caller.get(path).response)
-    begun = [next(pieces) for _ in range(3)]
-    assert begun[2] == b": still here\n\n", "it waits"
+    begun = [next(pieces), next(pieces)]
+    assert begun[1] == b": still here\n\n", "it waits"
     assert _states(caller.get(path)) == ["queued"]
     shop.jobs.cancel(task_id)
     events = _read(iter([*begun, *pieces]), lambda: None)
@@ -328,39 +328,41 @@ def test_a_stream_of_many_tasks_looks_seldom_for_their_places(
     shop: Api, monkeypatch: pytest.MonkeyPatch, later: Later
 ) -> None:
     monkeypatch.setattr("api.waiting._LOOK_SECONDS", 0.02)
-    asked, position = list[str](), JobStore.position
-
-    def counted(store: JobStore, job: Job) -> int:
-        asked.append(job.task_id)
-        return position(store, job)
-
-    monkeypatch.setattr(JobStore, "position", counted)
+    asked = {name: Mock(wraps=getattr(shop.jobs, name)) for name in ("position", "get_many")}
+    for name, mock in asked.items():
+        monkeypatch.setattr(JobStore, name, mock)
     ids = [shop.submit() for _ in range(5)]
-    looked = len(asked)
+    positions, reads = asked["position"].call_count, asked["get_many"].call_count + 10
     pieces = iter(shop.get(f"/api/v1/events?ids={','.join(ids)}").response)
-    later(lambda: (time.sleep(0.3), [shop.jobs.cancel(each) for each in ids]))
+
+    def cancel() -> None:
+        until(lambda: asked["get_many"].call_count >= reads)
+        for each in ids:
+            shop.jobs.cancel(each)
+
+    later(cancel)
     events = _read(pieces, lambda: None)
     assert {event["task_id"] for event in events if event["status"] == "canceled"} == {*ids}
-    # Two looks at all of them, and not one in each 20 ms.
-    assert len(asked) - looked <= 3 * len(ids)
+    # Two looks at all of them, and not one with each of ten reads.
+    assert asked["position"].call_count - positions <= 3 * len(ids)
 
 
 def test_one_stream_tells_the_states_and_places_of_several_tasks(shop: Api, studio: Api) -> None:
     first, second, foreign = shop.submit(), shop.submit(), studio.submit()
     path = f"/api/v1/events?ids={first},{second},{foreign},rm-none"
     pieces = iter(shop.get(path).response)
-    begun = [next(pieces) for _ in range(3)]
-    nobody = _read(iter(begun), lambda: None)
+    begun = next(pieces)
+    nobody = _read(iter([begun]), lambda: None)
     assert [each["expected_seconds"] for each in nobody] == [None, None], "there is no worker"
     # A worker comes, which tells by its pace what the second one waits.
     shop.runtime.registry.record_heartbeat("gpu0@here", queue="gpu.here.0", model="u2netp")
     shop.runtime.registry.record_result("gpu0@here", 2.5, ready_seconds=60)
     later = [next(pieces), next(pieces)]
-    served = _read(iter([begun[0], *later]), lambda: None)
+    served = _read(iter([b"retry: 3000\n\n", *later]), lambda: None)
     assert [(each["position"], each["expected_seconds"]) for each in served] == [(0, 0), (2, 5)]
     shop.finish(first)
     shop.finish(second)
-    events = _read(iter([*begun, *later, *pieces]), lambda: None)
+    events = _read(iter([begun, *later, *pieces]), lambda: None)
     assert {event["task_id"] for event in events} == {first, second}
     last = {event["task_id"]: event["status"] for event in events}
     assert set(last.values()) == {"succeeded"}
