@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -125,31 +126,41 @@ class TaskWaiter:
         )
         return ApiError("too_many_waiting", sentence, retry_after=_RETRY_AFTER_SECONDS)
 
-    def events(self, job: Job, render: Render) -> Iterator[str]:
-        """Yield an event for a job's present state and for each later one, until it is final.
+    def events(self, job: Job, render: Render) -> Iterator[str] | str:
+        """Return the event of a job's present state, and of each later one until it is final.
 
         The stream ends before that if this process is asked to end; a browser connects again, to
-        another. While its caller has no place to wait in, the present state is the only one. The
-        caller must close the iterator, which gives its place back.
+        another. While its caller has no place to wait in, the present state is the only one.
 
         Args:
             job: as it is now.
             render: makes the data of an event, as JSON.
+
+        Returns:
+            The whole of a stream that ends at once; else an iterator, which the caller must close,
+            as that gives its place back.
         """
         begin = f"{_BEGIN}{_event(job, render)}"
-        if job.status.final:
+        return begin if job.status.final else self._stream(begin, self._follow(job, render))
+
+    def _stream(self, begin: str, later: Iterator[str]) -> Iterator[str] | str:
+        """Return an iterator that has a place, or what is told without one, in one piece."""
+        caller = current_caller()
+        if not self.places.take(caller):
+            return f"{begin}{_NO_PLACE}"
+        stream = self._pieces(caller, begin, later)
+        next(stream)  # from here on, closing it gives the place back
+        return stream
+
+    def _pieces(self, caller: str, begin: str, later: Iterator[str]) -> Iterator[str]:
+        try:
+            yield ""
             yield begin
-            return
-        with self.places.hold(current_caller()) as placed:
-            # In one piece, as each costs a turn of a thread.
-            yield begin if placed else f"{begin}{_NO_PLACE}"
-            if not placed:
-                return
-            try:
-                yield from self._follow(job, render)
-            except QueueUnavailableError:
-                # The browser connects again, and gets the state then.
-                return
+            # Without Redis, the browser connects again, and gets the state then.
+            with suppress(QueueUnavailableError):
+                yield from later
+        finally:
+            self.places.give_back(caller)
 
     def _follow(self, job: Job, render: Render) -> Iterator[str]:
         known, written = job, time.monotonic()
@@ -168,31 +179,24 @@ class TaskWaiter:
                     yield ": still here\n\n"
                 self._pause(wait)
 
-    def events_of(self, jobs: Sequence[Job], render: Render) -> Iterator[str]:
-        """Yield an event for the present state of each job, and for each later one or new place.
+    def events_of(self, jobs: Sequence[Job], render: Render) -> Iterator[str] | str:
+        """Return an event of the present state of each job, and of each later one or new place.
 
         A place is the position, and whether any worker serves the job's model. The stream ends
         once all are final, or erased, or this process is asked to end. While their caller has no
-        place to wait in, the present states are the only ones. The caller must close the iterator.
+        place to wait in, the present states are the only ones.
 
         Args:
             jobs: as they are now, all of one owner.
             render: makes the data of an event, as JSON.
+
+        Returns:
+            As `events`.
         """
         shown = dict[str, _Shown]()
         begin = "".join((_BEGIN, *self._changes(jobs, shown, render)))
         left = [each.task_id for each in jobs if not each.status.final]
-        if not left:
-            yield begin
-            return
-        with self.places.hold(current_caller()) as placed:
-            yield begin if placed else f"{begin}{_NO_PLACE}"
-            if not placed:
-                return
-            try:
-                yield from self._follow_all(left, shown, render)
-            except QueueUnavailableError:
-                return
+        return self._stream(begin, self._follow_all(left, shown, render)) if left else begin
 
     def _follow_all(
         self, left: list[str], shown: dict[str, _Shown], render: Render

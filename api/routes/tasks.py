@@ -244,12 +244,16 @@ def _state_data(job: Job) -> dict[str, Any]:
     return dict(dumper(TaskSchema, exclude=SIGNED_FIELDS).dump(data))
 
 
-def _event_stream(events: Callable[[], Iterator[str]]) -> Response:
+def _event_stream(events: Callable[[], Iterator[str] | str]) -> Response:
     answer = Response(mimetype="text/event-stream")
     # Proxies such as nginx would buffer the stream.
     answer.headers |= {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     if request.method != "HEAD":
-        answer.response = stream_with_context(events())
+        stream = events()
+        if isinstance(stream, str):
+            answer.set_data(stream)
+        else:
+            answer.response = stream_with_context(stream)
     return answer
 
 
