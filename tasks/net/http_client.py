@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPResponse
 from pathlib import PurePosixPath
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -34,8 +34,9 @@ _MAX_REDIRECTS: Final = 3
 #: Each costs 10 µs: within the time of a fetch, a server that sends bytes one by one took 4 s.
 _FREE_PIECES: Final = 4096
 _BYTES_A_PIECE: Final = 256
-#: Responses `100 Continue` before the one that counts; http.client reads any number of them.
-_MAX_INTERIM: Final = 8
+#: Bytes of a response's head, with the responses `100 Continue` before it, and of its trailers:
+#: http.client reads any number of these, and lines of 64 KiB.
+_MAX_HEAD_BYTES: Final = 2**16
 #: As much of the response to a POST is read.
 _MAX_ANSWER_BYTES: Final = 500
 
@@ -70,20 +71,48 @@ class HttpResponse:
     retry_after: str | None
 
 
+class _HeadLines:
+    """The lines of a response's head or trailers, within a bound."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.close = file.close
+        self._file = file
+        self._left = _MAX_HEAD_BYTES
+
+    def readline(self, most: int) -> bytes:
+        """Return the next line, of `most` bytes at most."""
+        line = self._file.readline(most)
+        self._left -= len(line)
+        if self._left < 0:
+            raise HTTPException(f"a head of more than {_MAX_HEAD_BYTES} bytes")
+        text = line.removesuffix(b"\n").removesuffix(b"\r")
+        # Email's parser would end a line at each (RFC 9112, 2.2).
+        return text.replace(b"\r", b" ") + line[len(text) :]
+
+
 class _BoundedResponse(HTTPResponse):
-    """A response before which only a few others may come."""
+    """A response whose head and trailers are bounded."""
+
+    fp: Any
 
     def begin(self) -> None:
         """Read the response's head."""
-        self._heads = 0
-        super().begin()
+        with self._bounded():
+            super().begin()
 
-    def _read_status(self) -> tuple[str, int, str]:
-        self._heads += 1
-        if self._heads > _MAX_INTERIM + 1:
-            raise HTTPException(f"more than {_MAX_INTERIM} interim responses")
-        status: tuple[str, int, str] = super()._read_status()  # type: ignore[misc] # not published
-        return status
+    def _read_and_discard_trailer(self) -> None:
+        with self._bounded():
+            super()._read_and_discard_trailer()  # type: ignore[misc] # not published
+
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        file = self.fp
+        self.fp = file and _HeadLines(file)
+        try:
+            yield
+        finally:
+            if self.fp is not None:  # it closes what is no HTTP
+                self.fp = file
 
 
 class Deadline:

@@ -200,13 +200,26 @@ def test_a_file_may_come_in_chunks_that_are_not_tiny_and_after_interim_responses
         (_said(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"), "closed the connection early"),
         (_said(b"-ERR unknown command\r\n"), "does not speak HTTP"),
         (_repeated(b"", _INTERIM), "does not speak HTTP"),
+        (_said(b"HTTP/1.1 200 OK\r\n" + 2 * (b"a: " + 40_000 * b"b" + b"\r\n")), "does not speak"),
+        (_repeated(_CHUNKED + b"0\r\n", b"a:\n"), "does not speak HTTP"),
     ],
-    ids=["204", "404", "500", "malformed", "endless", "cut off", "not HTTP", "interim responses"],
+    ids=[
+        *("204", "404", "500", "malformed", "endless", "cut off", "not HTTP"),
+        *("interim responses", "large head", "trailers"),
+    ],
 )
 def test_another_answer_is_no_file(handle: Handle, words: str) -> None:
     error = UrlTooLargeError if words == "larger than" else UrlUnreachableError
     with serving(handle) as port, pytest.raises(error, match=words):
         _fetch(port)
+
+
+def test_a_carriage_return_ends_no_line_of_a_head() -> None:
+    head = (
+        b"HTTP/1.1 200 OK\r\na: b\rLocation: c\r\rContent-Length: 9\r\nContent-Length: 1\r\n\r\nx"
+    )
+    with serving(_said(head)) as port:
+        assert _fetch(port) == b"x"
 
 
 def test_a_closed_port_is_unreachable() -> None:
