@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from unittest.mock import Mock
 
+import h11
 import pytest
 from uvicorn._types import ASGIApplication
 from uvicorn.config import Config
@@ -103,6 +104,36 @@ def test_no_body_has_an_end_that_depends_on_who_reads_it(
 
     assert asyncio.run(ask()).startswith(b"HTTP/1.1 %d" % expected)
     assert asked == ["/"] * (expected == 200)
+
+
+@pytest.mark.parametrize(
+    ("head", "trailers", "expected"),
+    [
+        (b"a:\r\n" * 97, b"", 200),
+        (b"a:\r\n" * 98, b"", 431),
+        (b"a: b\n c\n" * 49, b"", 431),
+        (b"a: %b\r\n" % bytes(2**16).replace(b"\0", b"b"), b"", 431),
+        (b"", b"a:\r\n" * 100, 200),
+        (b"", b"a:\r\n" * 101, 431),
+    ],
+)
+def test_a_head_and_trailers_are_bounded_also_where_they_come_at_once(
+    head: bytes, trailers: bytes, expected: int
+) -> None:
+    parser = server.BoundedParser()
+    parser.receive_data(b"POST / HTTP/1.1\r\nHost: x\r\n%b" % head)
+    parser.receive_data(b"Transfer-Encoding: chunked\r\n\r\n0\r\n%b\r\n" % trailers)
+
+    def parse() -> int:
+        try:
+            while not isinstance(parser.next_event(), h11.EndOfMessage):
+                pass
+        except h11.RemoteProtocolError:
+            assert parser.too_large_head
+            return 431
+        return 200
+
+    assert parse() == expected
 
 
 @pytest.mark.parametrize(
