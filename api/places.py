@@ -169,16 +169,21 @@ class TimeShares:
         self._latest_asked = self._other_asked = -math.inf
 
     @asynccontextmanager
-    async def turn(self, caller: str) -> AsyncIterator[list[float]]:
+    async def turn(self, caller: str, *, asks: bool = True) -> AsyncIterator[list[float]]:
         """Wait until a caller has time left, and count what its call takes of it.
+
+        Args:
+            caller: whose share it is.
+            asks: False for what leaves another caller that asks alone all of the time.
 
         Yields:
             A list to which the call adds the seconds that it took of the processor.
         """
         now, used = self._clock(), self._of(caller)
-        if caller != self._latest:
-            self._latest, self._other_asked = caller, self._latest_asked
-        self._latest_asked = now
+        if asks:
+            if caller != self._latest:
+                self._latest, self._other_asked = caller, self._latest_asked
+            self._latest_asked = now
         if used.waiting or self._wait(caller, used) > 0:
             turn = asyncio.get_running_loop().create_future()
             used.waiting.append(turn)

@@ -83,6 +83,8 @@ _ANSWER_BYTES: Final = 2**20
 _SLICE_BYTES: Final = 2**18
 #: A body up to this size is sent without a look at whether the client takes it.
 _SMALL_ANSWER_BYTES: Final = 2**16
+#: What each call, and each piece of an answer, takes of the event loop.
+_LOOP_SECONDS: Final = 0.0004
 #: Keys whose owners are remembered, so that each owner has turns of its own.
 _KNOWN_KEYS: Final = 4096
 #: Threads of their own for what has to answer when all others are busy.
@@ -328,43 +330,45 @@ class WsgiBridge:
         """Run the application in a thread, and return its answer."""
         if body is not None:
             environ["wsgi.input"] = body
-        function = partial(_call, self._application, environ)
-        if _is_health_check(environ):
-            answer, _ = await self._run(environ, function)
-        else:
-            async with self._time_shares.turn(self.caller(environ)) as taken:
-                answer, seconds = await self._run(environ, function)
-                taken.append(seconds)
+        answer = await self._in_share(environ, partial(_call, self._application, environ))
         self._note_owner(environ)
         return cast("Answer", answer)
 
     async def next_piece(self, environ: Environ, answer: Answer) -> bytes | None:
         """Make the next piece of an answer in a thread; at its end, close it and return None."""
-        if _is_health_check(environ):
-            piece, _ = await self._run(environ, answer.next_piece)
-        else:
-            async with self._time_shares.turn(self.caller(environ)) as taken:
-                piece, seconds = await self._run(environ, answer.next_piece)
-                taken.append(seconds)
-        return cast("bytes | None", piece)
+        return cast("bytes | None", await self._in_share(environ, answer.next_piece))
 
     async def close(self, environ: Environ, answer: Answer) -> None:
         """Let go, in a thread, of what an answer still holds, and do not wait for a share first."""
         if answer.close is not None:
             _, seconds = await self._run(environ, answer.end)
-            if not _is_health_check(environ):
-                self._time_shares.spend(self.caller(environ), seconds)
+            self._time_shares.spend(self._sharer(environ), seconds)
+
+    async def _in_share(self, environ: Environ, function: Callable[[], Any]) -> Any:  # noqa: ANN401 - the function's
+        """Run a function in a thread once its caller has time left, and return what it returns."""
+        asks = not _is_health_check(environ)
+        async with self._time_shares.turn(self._sharer(environ), asks=asks) as taken:
+            found, seconds = await self._run(environ, function)
+            taken.append(seconds)
+        return found
+
+    def _sharer(self, environ: Environ) -> str:
+        """Return whose share of the time a request takes: health checks have one of their own."""
+        if _is_health_check(environ):
+            return f"checks {client_network(client_address(environ, self._proxies))}"
+        return self.caller(environ)
 
     async def _run(self, environ: Environ, function: Callable[[], Any]) -> tuple[Any, float]:
-        """Run a function in a thread; return what it returns, and its seconds of the processor."""
+        """Run a function in a thread; return what it returns, and what it took of the processor."""
         run = partial(environ[_CONTEXT].run, _timed, function)
         in_thread = asyncio.get_running_loop().run_in_executor
-        if _is_health_check(environ):
-            address = client_network(client_address(environ, self._proxies))
-            async with self._health_turns.turn(address):
-                return await in_thread(self._health_threads, run)
-        async with self._turns.turn(self.caller(environ)):
-            return await in_thread(self._threads, run)
+        health = _is_health_check(environ)
+        turns, threads = (
+            (self._health_turns, self._health_threads) if health else (self._turns, self._threads)
+        )
+        async with turns.turn(self._sharer(environ)):
+            found, seconds = await in_thread(threads, run)
+        return found, seconds + _LOOP_SECONDS
 
     def caller(self, environ: Environ) -> str:
         """Return what tells callers apart; a key that was let in before is known by its head."""

@@ -130,11 +130,17 @@ def test_a_caller_whose_requests_are_slow_leaves_threads_to_others(
 
 
 @pytest.mark.parametrize(
-    ("path", "requests", "waits"),
-    [("/busy", 8, True), ("/pieces", 1, True), ("/healthz/live", 8, False)],
+    ("paths", "waits"),
+    [
+        (8 * ["/busy"], True),
+        (["/pieces"], True),
+        (1000 * ["/quick"], True),
+        (8 * ["/healthz/live"], True),
+        (["/busy", "/healthz/live"], False),
+    ],
 )
-def test_a_caller_waits_for_its_share_of_the_time_but_for_health_checks(
-    path: str, requests: int, *, waits: bool
+def test_a_caller_waits_for_its_share_of_the_time_and_its_health_checks_for_theirs(
+    paths: list[str], *, waits: bool
 ) -> None:
     app = _app()
 
@@ -153,7 +159,7 @@ def test_a_caller_waits_for_its_share_of_the_time_but_for_health_checks(
             # Its clock stands still: no share comes back.
             shares = bridge._time_shares = TimeShares(Clock())
             await _ask(bridge, "/busy", x_api_key="a")
-            for _ in range(requests):
+            for path in paths:
                 asked = asyncio.ensure_future(_ask(bridge, path, x_api_key="b"))
                 while not asked.done():
                     await asyncio.sleep(0.01)
