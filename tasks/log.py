@@ -2,8 +2,9 @@
 
 import logging
 import sys
+from io import StringIO
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 import structlog
 
@@ -23,6 +24,32 @@ def cut_texts(
         if isinstance(value, str) and len(value) > MAX_TEXT:
             fields[name] = f"{value[:MAX_TEXT]}… ({len(value)} characters)"
     return fields
+
+
+def escape_texts(
+    _logger: object, _method: str, fields: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Escape what a terminal would obey in the texts of a log line, such as paths of callers."""
+    for name, value in fields.items():
+        if isinstance(value, str):
+            fields[name] = _escaped(value, kept="\n" if name == "event" else "")
+    return fields
+
+
+def _escaped(text: str, kept: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each in kept or each.isprintable() else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
+def _write_traceback(to: TextIO, error: structlog.typing.ExcInfo) -> None:
+    """Write a traceback without local variables, and with them secrets, as the default has them."""
+    plain = StringIO()
+    structlog.dev.plain_traceback(plain, error)
+    to.write(_escaped(plain.getvalue(), kept="\n"))
 
 
 def configure_logging(settings: Settings, *, audit_log: Path | None = None) -> None:
@@ -55,14 +82,14 @@ def configure_logging(settings: Settings, *, audit_log: Path | None = None) -> N
     if as_json:
         rendering = json_rendering
     else:
-        rendering.append(
+        rendering += [
+            escape_texts,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stdout.isatty(),
                 pad_event_to=0,
-                # The default shows local variables, and with them secrets.
-                exception_formatter=structlog.dev.plain_traceback,
-            )
-        )
+                exception_formatter=_write_traceback,
+            ),
+        ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

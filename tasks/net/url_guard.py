@@ -51,7 +51,7 @@ _PORTS: Final = {"http": 80, "https": 443}
 #: at least 8,000 of a request's first line (RFC 9112, 3), and an item of a batch has 8 kB.
 MAX_URL: Final = 4096
 # JSON can spell half a surrogate pair, which cannot be sent.
-_FORBIDDEN_CHARACTERS: Final = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
+_FORBIDDEN_CHARACTERS: Final = re.compile(r"[\x00-\x20\x7f-\x9f\\\ud800-\udfff]")
 #: Characters of a host (RFC 1035, 2.3.4), with the point that may end it. Encoded, an international
 #: name has more: to encode one of 4,000 different letters took 2.2 s.
 _MAX_HOST: Final = 254

@@ -10,6 +10,14 @@ from tasks.settings import Settings
 
 
 @pytest.mark.usefixtures("kept_loggers")
+def test_a_terminal_obeys_nothing_that_a_caller_gives(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(Settings.load(log_format="console"))
+    for text in ("/a\x1b[2J\x9b31m\u202e", "/a\x1b[2J b\nc"):
+        structlog.get_logger("api").error(text, path=text, exc_info=ValueError(text))
+    assert capsys.readouterr().out.replace("\n", "").isprintable()
+
+
+@pytest.mark.usefixtures("kept_loggers")
 @pytest.mark.parametrize("library", [False, True])
 def test_a_text_that_a_caller_gives_is_cut(
     capsys: pytest.CaptureFixture[str], *, library: bool
