@@ -58,6 +58,7 @@ HOSTILE = [
     "http://169.254.169.254/latest/meta-data/",
     "http://127.0.0.1 .public.example/",
     "http://public.example/\ud800",
+    "http://public.example/\x9b",
     "http://public.example/?\udfff",
     "http://\ud800.example/",
     "http://exa mple/",
