@@ -60,8 +60,9 @@ def original_url(job: Job, object_store: ObjectStore, now: float) -> str | None:
 def _presigned_url(
     job: Job, object_store: ObjectStore, key: str, now: float, file_name: str | None
 ) -> str | None:
-    left = int(job.expires_at - now)
-    return object_store.url(key, seconds=left, file_name=file_name) if left > 0 else None
+    if job.expires_at <= now:
+        return None
+    return object_store.url(key, seconds=int(job.expires_at - now), file_name=file_name)
 
 
 def _urls_expire_at(job: Job, object_store: ObjectStore, now: float) -> float | None:

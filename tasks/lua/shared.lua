@@ -226,7 +226,9 @@ commands.token_bucket = function(a)
   local bucket = redis.call('HMGET', a.key, 'left', 'at')
   local left = quota
   if bucket[1] then
-    left = math.min(quota, tonumber(bucket[1]) + (now - tonumber(bucket[2])) * quota / seconds)
+    -- A clock that was set back since then takes nothing.
+    local since = math.max(0, now - tonumber(bucket[2]))
+    left = math.min(quota, tonumber(bucket[1]) + since * quota / seconds)
   end
   local lacking = math.min(spent + cost, quota) - spent - left
   local allowed = cost < 0 or lacking <= 0

@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -43,6 +44,9 @@ def test_a_bucket_refills_with_time(redis: Redis) -> None:
         done.wait(0.02)
     else:
         pytest.fail("it never refilled")
+    # Redis's clock has been set back since.
+    redis.hset("rmbg:rate:a:o", mapping={"left": 1000, "at": time.time() + 3600})
+    assert take_tokens(redis, "o", rate, cost=20, policy="a").allowed
 
 
 @pytest.mark.parametrize("steps", [1, 50], ids=["at once", "one after another"])
