@@ -42,10 +42,13 @@ def place_subject(rgb: Rgb, alpha: NDArray[np.uint8], layout: Layout) -> Layer:
     Colors are resized weighted by their alpha, so that no old background bleeds into the edges;
     where a pixel ends up fully transparent, it keeps the picture's own color.
     """
-    if layout.is_identity:
+    width, height = layout.size
+    # A crop at the upper left keeps places too: the result must be as large as the picture.
+    if alpha.shape == (height, width) and layout.source == layout.target == Box(
+        0, 0, width, height
+    ):
         return Layer(rgb, alpha)
     source, target = layout.source.slices, layout.target.slices
-    width, height = layout.size
     placed = Layer(np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8))
     placed.rgb[target], placed.alpha[target] = _resize_subject(
         rgb[source], alpha[source], layout.target.width, layout.target.height

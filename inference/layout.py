@@ -57,10 +57,12 @@ class Box:
     def map_to_result(self, view: "Box", width: int, height: int) -> "Box":
         """Convert to the coordinates of a result of width x height pixels that shows `view`.
 
-        The box that is returned is at least one pixel wide and high.
+        The box that is returned is at least one pixel wide and high, and that pixel is one of the
+        result's.
         """
         across, down = width / view.width, height / view.height
-        left, top = round((self.left - view.left) * across), round((self.top - view.top) * down)
+        left = min(round((self.left - view.left) * across), width - 1)
+        top = min(round((self.top - view.top) * down), height - 1)
         right = round((self.right - view.left) * across)
         bottom = round((self.bottom - view.top) * down)
         return Box(left, top, max(right, left + 1), max(bottom, top + 1))
@@ -80,12 +82,6 @@ class Layout:
     target: Box
     #: Where the subject lies in the result; None if there is no subject.
     subject: Box | None
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether every pixel of the picture keeps its place."""
-        whole = Box(0, 0, *self.size)
-        return self.source == self.target == whole
 
 
 def limit_size(width: int, height: int, options: Options, max_pixels: int) -> tuple[int, int]:

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from inference.layout import Box, limit_size, plan_layout
 from inference.options import Options
 from tests.support.cutouts import cut_out
-from tests.support.pictures import RED, SUBJECT
+from tests.support.pictures import RED, SUBJECT, subject_picture
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,12 @@ def test_crop_margin_scale_and_position(
     assert np.count_nonzero(pixels[..., 3]) == expected.width * expected.height
 
 
+def test_a_subject_at_the_upper_left_is_cropped_like_others() -> None:
+    result, pixels = cut_out(subject_picture((300, 200), Box(0, 0, 100, 40)), crop=True)
+    assert (result.width, result.height) == (100, 40)
+    assert (pixels == (*RED, 255)).all()
+
+
 @given(
     width=st.integers(1, 20_000),
     height=st.integers(1, 20_000),
@@ -75,15 +81,22 @@ def test_limits_hold_and_proportions_stay(
             "crop_margin": st.just("7% 3px"),
             "scale": st.none() | st.integers(10, 100),
             "position": st.sampled_from([None, "original", "center", "0%", "100%", "33.3% 66.6%"]),
-            "max_side": st.none() | st.integers(16, 200),
         }
     ),
+    limits=st.fixed_dictionaries({"max_side": st.none() | st.integers(16, 200)})
+    | st.fixed_dictionaries({"canvas": st.sampled_from(["16x19", "16x400", "400x16"])})
+    | st.fixed_dictionaries({"max_pixels": st.integers(1, 9)}),
 )
+@example(place=(90, 40), size=(9, 9), options={}, limits={"max_pixels": 1})
 def test_a_subject_never_leaves_its_result(
-    place: tuple[int, int], size: tuple[int, int], options: dict[str, object]
+    place: tuple[int, int],
+    size: tuple[int, int],
+    options: dict[str, object],
+    limits: dict[str, object],
 ) -> None:
     subject = Box(*place, place[0] + size[0], place[1] + size[1])
-    layout = plan_layout(100, 50, subject, Options.from_dict(options), max_pixels=10_000)
+    chosen = Options.from_dict(options | limits)
+    layout = plan_layout(100, 50, subject, chosen, max_pixels=10_000)
     whole = Box(0, 0, *layout.size)
     assert layout.subject is not None
     for box in (layout.target, layout.subject):
