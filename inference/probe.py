@@ -7,10 +7,12 @@ file.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib import import_module
 from io import BytesIO
-from typing import BinaryIO
+from types import MappingProxyType
+from typing import BinaryIO, Final
 
 from PIL import Image, ImageFile, features
 
@@ -23,6 +25,9 @@ from inference.errors import (
 )
 from inference.other_files import FILMS, describe_no_picture, identify_other_format
 from inference.structure import CAMERA_RAW, walk_structure
+
+# Some readers ask that figure too, and of parts of a picture. The limits are the caller's.
+Image.MAX_IMAGE_PIXELS = None
 
 #: Bytes that `identify_format` and the walks of `inference.structure` need. Before the beginning of
 #: an SVG come a prolog and comments, and before that of a PDF up to 1,024 bytes of anything.
@@ -75,13 +80,17 @@ _PLUGINS = {
 }
 
 
+#: The longest side that the readers of libjpeg and libavif take.
+_MAX_SIDES: Final[Mapping[str, int]] = MappingProxyType({"JPEG": 65_500, "AVIF": 32_768})
+
+
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
     """The accepted size of a picture, in pixels."""
 
     max_pixels: int = 50_000_000
     min_side: int = 2
-    #: That of a JPEG. Steps after decoding cost by the side as well as by the pixel.
+    #: The most that a JPEG can say. Steps after decoding cost by the side as well as by the pixel.
     max_side: int = 65_535
 
 
@@ -121,7 +130,8 @@ def probe_image(source: BinaryIO | bytes, limits: ImageLimits = DEFAULT_LIMITS) 
         width, height = structure.size
         if structure.unreadable:
             raise _unreadable_error(structure.unreadable)
-        check_size(width, height, limits)
+        longest = min(limits.max_side, _MAX_SIDES.get(name, limits.max_side))
+        check_size(width, height, replace(limits, max_side=longest))
         if not structure.complete:
             raise InvalidImageError(
                 "The file ends before the picture does: it was probably not sent or saved "

@@ -1,10 +1,12 @@
 """A file's header tells its format and size, and what is no picture is refused with clear words."""
 
 import io
+import struct
 
 import pytest
 from PIL import Image
 
+from inference.decode import decode
 from inference.errors import (
     ImageTooLargeError,
     ImageTooSmallError,
@@ -83,6 +85,21 @@ def test_refuses_a_size_by_the_header_alone(
 ) -> None:
     with pytest.raises(error, match=words):
         probe_image(png_file(size, b"", kind=2))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "longer"),
+    [
+        ("JPEG", struct.pack(">HH", 2, 65_500), struct.pack(">HH", 2, 65_501)),
+        ("AVIF", struct.pack(">II", 32_768, 2), struct.pack(">II", 32_769, 2)),
+    ],
+)
+def test_a_side_that_no_reader_takes_is_too_long(name: str, size: bytes, longer: bytes) -> None:
+    longest = max(struct.unpack(">HH" if len(size) == 4 else ">II", size))
+    data = picture_file(Image.new("RGB", (longest, 2)), name)
+    assert decode(data).rgb.shape == (2, longest, 3)
+    with pytest.raises(SideTooLongError, match=f"at most {longest}"):
+        probe_image(data.replace(size, longer))
 
 
 def test_a_size_at_a_limit_of_ones_own_is_taken() -> None:

@@ -171,6 +171,12 @@ def test_missing_strips_are_found(*, planar: bool, deflated: bool) -> None:
             probe_image(tiff_file(replace(page, tags=tags)))
 
 
+def test_a_picture_of_many_bytes_a_pixel_is_no_bomb() -> None:
+    samples = np.full((1700, 1700, 4), 0.5)  # 92 MB
+    picture = decode(tiff_file(Page(samples, 2, 64, deflated=True, predictor=3)))
+    assert (picture.rgb == 128).all()
+
+
 @pytest.mark.parametrize("brightest", [1.2, 16, np.inf])
 def test_highlights_beyond_white_are_cut_and_darken_nothing(brightest: float) -> None:
     levels = (_PICTURE / 255).astype(np.float32)
