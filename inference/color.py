@@ -59,10 +59,6 @@ def srgb_curve(level: float) -> float:
     return level / 12.92 if level <= 0.04045 else ((level + 0.055) / 1.055) ** 2.4  # noqa: PLR2004
 
 
-def _bt709(level: float) -> float:
-    return level / 4.5 if level < 0.081 else ((level + 0.099) / 1.099) ** (1 / 0.45)  # noqa: PLR2004
-
-
 def _pq(level: float) -> float:
     power = level ** (1 / 78.84375)
     ratio = max(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)
@@ -75,9 +71,10 @@ def _hlg(level: float) -> float:
     return float(scene**1.2 * 1_000 / _WHITE)
 
 
-#: ITU-T H.273, table 3. The others are those of sRGB, or not known.
+#: ITU-T H.273, table 3. The others are not known. Those of video cameras (1, 6, 14 and 15) count as
+#: sRGB's: displays show them so, and encoders write them that are told nothing.
 CURVES: Final[Mapping[int, Curve]] = MappingProxyType(
-    dict.fromkeys((1, 6, 14, 15), _bt709)
+    dict.fromkeys((1, 6, 14, 15), srgb_curve)
     | {4: gamma_curve(2.2), 5: gamma_curve(2.8), 8: gamma_curve(1), 13: srgb_curve}
     | {16: _pq, 17: gamma_curve(2.6), 18: _hlg}
 )
@@ -107,19 +104,17 @@ def make_gamma_profile(
 
 #: Of a PNG's `gAMA`, for sRGB.
 _SRGB_GAMMA: Final = 0.45455
-#: Curves of cameras (of HD and SD video), and what encoders write that are told nothing.
-_CAMERA_CURVES: Final = frozenset({1, 6})
 
 
-def make_coded_profile(primaries: int, transfer: int) -> bytes | None:
-    """Make an ICC profile of what a HEIC or AVIF states by the numbers of ITU-T H.273.
+def make_coded_profile(primaries: int, transfer: int, *, gray: bool = False) -> bytes | None:
+    """Make an ICC profile of what a file states by the numbers of ITU-T H.273.
 
-    What is not known counts as sRGB's, and so does the curve of a camera: displays show it so. None
-    if the colors are sRGB.
+    What is not known counts as sRGB's. None if the colors are sRGB.
     """
-    colors = PRIMARIES.get(primaries, SRGB)
-    curve = srgb_curve if transfer in _CAMERA_CURVES else CURVES.get(transfer, srgb_curve)
-    return None if colors is SRGB and curve is srgb_curve else make_profile(colors, curve)
+    colors, curve = PRIMARIES.get(primaries, SRGB), CURVES.get(transfer, srgb_curve)
+    if curve is srgb_curve and (gray or colors is SRGB):
+        return None
+    return make_profile(colors, curve, gray=gray)
 
 
 def make_profile(colors: Chromaticities, curve: Curve, *, gray: bool = False) -> bytes | None:

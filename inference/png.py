@@ -19,8 +19,8 @@ from inference.color import (
     PRIMARIES,
     SRGB,
     Chromaticities,
+    make_coded_profile,
     make_gamma_profile,
-    make_profile,
 )
 from inference.errors import InvalidImageError
 from inference.metadata import Metadata, read_exif
@@ -61,7 +61,7 @@ def load_png(data: bytes) -> tuple[Image.Image, Metadata]:
             chunks[kind] = body
         elif kind == b"IDAT":
             pixels.append(body)
-        elif checked:
+        elif checked and (not pixels or kind == b"eXIf"):  # the others go before pixels
             chunks.setdefault(kind, body)
     header = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
     _check_length(pixels, header)
@@ -169,7 +169,7 @@ def _read_profile(chunks: dict[bytes, bytes], *, gray: bool) -> bytes | None:
     """Return the profile of the colors; the first of these counts (PNG, third edition, 4.3)."""
     code = chunks.get(b"cICP", b"")
     if len(code) == 4 and code[0] in PRIMARIES and code[1] in CURVES:  # noqa: PLR2004
-        return make_profile(PRIMARIES[code[0]], CURVES[code[1]], gray=gray)
+        return make_coded_profile(code[0], code[1], gray=gray)
     embedded = _inflate_profile(chunks.get(b"iCCP", b""))
     if embedded is not None or b"sRGB" in chunks:
         return embedded

@@ -112,6 +112,7 @@ _CHROMATICITIES = struct.pack(">8I", 31270, 32900, 64000, 33000, 21000, 71000, 1
         ([_SRGB, _gamma(1)], _COLOR),
         ([png_chunk(b"cICP", b"\1\x08\0\1")], _LINEAR),
         ([png_chunk(b"cICP", b"\1\4\0\1"), _SRGB, _gamma(0.1)], (151, 201, 100)),
+        *(([png_chunk(b"cICP", bytes([1, each, 0, 1])), _gamma(1)], _COLOR) for each in (1, 6, 14)),
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3, 4])

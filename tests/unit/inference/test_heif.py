@@ -29,7 +29,9 @@ def test_colors_that_numbers_state_are_those_of_a_png_that_states_them(
     assert np.abs(decode(data).rgb - expected).mean() <= 3
 
 
-@pytest.mark.parametrize(("primaries", "transfer"), [(1, 13), (2, 2), (1, 1), (1, 6), (0, 999)])
+@pytest.mark.parametrize(
+    ("primaries", "transfer"), [(1, 13), (2, 2), (1, 1), (1, 6), (1, 15), (0, 999)]
+)
 def test_what_encoders_state_that_are_told_nothing_is_srgb(
     name: str, primaries: int, transfer: int, photo: Image.Image
 ) -> None:

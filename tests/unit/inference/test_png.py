@@ -91,7 +91,10 @@ def test_metadata_decide_nothing(chunk: bytes) -> None:
 
 
 def test_what_follows_the_pixels_is_neither_needed_nor_harmful() -> None:
-    for data in (_PLAIN[:-1], _PLAIN[:-12], _PLAIN[:-16], _PLAIN + bytes(50_000)):
+    late = (png_chunk(b"tRNS", struct.pack(">3H", *_RGB[0, 0])), png_chunk(b"cICP", b"\1\x08\0\1"))
+    more = (_PLAIN[:-12] + each + _PLAIN[-12:] for each in late)
+    for data in (_PLAIN[:-1], _PLAIN[:-12], _PLAIN[:-16], _PLAIN + bytes(50_000), *more):
+        assert decode(data).alpha is None
         assert np.array_equal(decode(data).rgb, _RGB)
     with pytest.raises(InvalidImageError, match="ends before the picture does"):
         decode(_PLAIN[:-17])
