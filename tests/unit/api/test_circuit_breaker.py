@@ -214,13 +214,13 @@ def test_a_busy_store_gets_few_calls_at_once_and_none_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It works at one call at a time, and needs longer for all than one may be silent."""
-    monkeypatch.setattr("api.circuit_breaker.READ_SECONDS", 0.2)
+    monkeypatch.setattr("api.circuit_breaker.READ_SECONDS", 1)
     lock, calls, most = threading.Lock(), threading.Semaphore(CALLS), []
 
     def busy(request: Request) -> None:
         most.append(calls.acquire(blocking=False))
         with lock:
-            time.sleep(0.05)
+            time.sleep(0.15)
             calls.release()
             answer(200)(request)
 

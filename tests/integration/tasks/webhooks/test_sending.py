@@ -13,7 +13,14 @@ from tasks.errors import UnreadableRecordError
 from tasks.housekeeping.clock_check import ClockCheck
 from tasks.jobs.job import Job
 from tasks.webhooks import deliveries, sending
-from tasks.webhooks.deliveries import Attempt, Claim, Delivery, DeliveryState, RetryDecision
+from tasks.webhooks.deliveries import (
+    NOT_DUE,
+    Attempt,
+    Claim,
+    Delivery,
+    DeliveryState,
+    RetryDecision,
+)
 from tasks.webhooks.retry import FAILURE_THRESHOLD, FIRST_OPEN_SECONDS
 from tasks.webhooks.sending import DISPATCH_SECONDS, MAX_PER_HOST, SHORT_SECONDS, THREADS
 from tests.support.counting import REDIS, counted_calls
@@ -249,8 +256,11 @@ def test_a_lost_message_is_sent_again_and_not_before_its_time(post: Post) -> Non
 
 def test_a_message_that_comes_twice_makes_one_attempt(post: Post) -> None:
     with receiver(answering(500, 200)) as got:
-        webhook_id = post.delivery(post.finished(got.url)).id
+        row = post.delivery(post.finished(got.url))
+        webhook_id = row.id
         assert post.run() == 1
+        # A dispatcher that read it before another one sent it.
+        assert post.deliveries.dispatch(row, post.clock(), seconds=9, limit=4, threads=9) == NOT_DUE
         assert post.runner.run(webhook_id) == "not_claimed", "after the attempt"
         post.clock.now += PAUSES[0] + 1
         assert post.runner.run(webhook_id) == "not_claimed", "before it is dispatched"
