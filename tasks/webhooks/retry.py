@@ -58,17 +58,16 @@ class RetryPolicy:
                 DeliveryState.DEAD, now, "The receiver answered 410 Gone.", disable=True
             )
         asked = min(parse_retry_after(retry_after, now), _MAX_RETRY_AFTER_SECONDS)
+        # Also after the last attempt: the pause is for the owner's other deliveries to that host.
+        pause = max(asked, self.pauses[0]) if status in BUSY_STATUSES else 0.0
         if delivery.tries >= len(self.pauses):
-            return RetryDecision(DeliveryState.DEAD, now, f"{delivery.tries + 1} attempts failed.")
+            reason = f"{delivery.tries + 1} attempts failed."
+            return RetryDecision(DeliveryState.DEAD, now, reason, pause_host=pause)
         due = now + max(self._jittered(self.pauses[delivery.tries]), asked)
         if due >= delivery.expires_at:
-            return RetryDecision(
-                DeliveryState.DEAD, now, "The pictures expire before the next attempt."
-            )
-        busy = status in BUSY_STATUSES
-        return RetryDecision(
-            DeliveryState.PENDING, due, pause_host=max(asked, self.pauses[0]) if busy else 0.0
-        )
+            reason = "The pictures expire before the next attempt."
+            return RetryDecision(DeliveryState.DEAD, now, reason, pause_host=pause)
+        return RetryDecision(DeliveryState.PENDING, due, pause_host=pause)
 
     def _jittered(self, seconds: float) -> float:
         """Add or take up to a tenth, so that the events of an outage do not come all at once."""

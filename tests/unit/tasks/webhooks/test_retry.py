@@ -60,7 +60,9 @@ def test_it_is_dead_after_the_last_pause_and_where_the_pictures_expire_before_th
 def test_a_busy_host_is_left_alone_as_it_asks_and_no_other(status: int) -> None:
     asked, busy = decide(status, "120"), status != 500
     assert (asked.due, asked.pause_host) == (NOW + 120, 120 * busy)
-    assert decide(status).pause_host == PAUSES[0] * busy
+    for tries, lasts in ((0, 86400), (0, 1), (len(PAUSES), 86400)):
+        ended = decide(status, tries=tries, lasts=lasts)
+        assert ended.pause_host == PAUSES[0] * busy, "also after the last attempt"
     assert decide(status, "99999999", lasts=10**9).due == NOW + 86400
     assert decide(status, "1", tries=1).due == NOW + 300, "the pause is no shorter"
 
