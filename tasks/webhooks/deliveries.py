@@ -423,14 +423,14 @@ class DeliveryStore:
             pipe.hdel(redis_keys.DISABLED_TARGETS, f"{delivery.owner}|{digest}")
             pipe.execute()
 
-    def disabled(self, delivery: Delivery) -> bool:
-        """Return whether its target has answered 410."""
+    def disabled(self, delivery: Delivery, now: float) -> bool:
+        """Return whether its target has answered 410 within 30 days before `now`."""
         digest = _target_digest(delivery)
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             pipe.zscore(redis_keys.gone_targets_key(delivery.owner), digest)
             pipe.hexists(redis_keys.DISABLED_TARGETS, f"{delivery.owner}|{digest}")
             since, noted_before = pipe.execute()
-        return since is not None or bool(noted_before)
+        return bool(noted_before) or (since is not None and since > now - _GONE_SECONDS)
 
 
 def _readable(found: Mapping[str, Delivery | None]) -> list[Delivery]:

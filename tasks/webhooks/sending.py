@@ -417,7 +417,7 @@ class DeliveryRunner:
         """Return why no attempt is to be made, or nothing."""
         if _has_expired(delivery, now):
             return "The pictures have expired."
-        if not delivery.replayed and self.store.disabled(delivery):
+        if not delivery.replayed and self.store.disabled(delivery, now):
             return "The receiver answered 410 Gone to an earlier event."
         if not self.secrets(delivery.owner, now):
             return "There is no secret to sign with; set RMBG_WEBHOOK_SECRET."

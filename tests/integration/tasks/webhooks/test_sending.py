@@ -442,8 +442,11 @@ def test_the_latest_gone_targets_are_known(post: Post, monkeypatch: pytest.Monke
     targets = [replace(first, url=f"http://127.0.0.1:9/{number}") for number in range(5)]
     for number, target in enumerate(targets):
         post.deliveries.disable(target, post.clock() + number)
-    assert [post.deliveries.disabled(each) for each in targets] == [False] * 2 + [True] * 3
+    month = post.clock() + 30 * 24 * 3600
+    for now, known in ((post.clock(), 3), (month + 2, 2)):
+        gone = [post.deliveries.disabled(each, now) for each in targets]
+        assert gone == [False] * (5 - known) + [True] * known
     post.deliveries.enable(targets[4])
-    assert not post.deliveries.disabled(targets[4])
-    assert not post.deliveries.disabled(replace(targets[3], owner="another"))
+    assert not post.deliveries.disabled(targets[4], month)
+    assert not post.deliveries.disabled(replace(targets[3], owner="another"), month)
     assert post.redis.ttl(redis_keys.gone_targets_key(first.owner)) > 0
