@@ -45,6 +45,14 @@ local function leave_flight(a)
   end
 end
 
+-- Ends an attempt that has lost its claim: the delivery is in flight no longer, unless a message or
+-- another attempt of it is.
+local function leave_without_claim(a)
+  if not field(delivery_key(a.id), 'claim') and not field(delivery_key(a.id), 'dispatched') then
+    leave_flight(a)
+  end
+end
+
 -- Why one more delivery may not be in flight: -1 if its owner has enough of them to that host, -2 if
 -- its owner has as many as it leaves threads to all others; nil if it may. All owners whose receivers
 -- were slow lately share the deliveries with their full time.
@@ -141,17 +149,18 @@ local function note_slow(a)
   end
 end
 
--- Gives a claim up without an outcome: the delivery is due at `now`.
--- Arguments: id, owner, host, claim, now, slow_until (see `record_attempt`).
+-- Gives a claim up without an outcome.
+-- Arguments: id, owner, host, claim, due (when it is due again), slow_until (see `record_attempt`).
 -- Returns 1, or 0 if the claim was lost.
 commands.release = function(a)
   local record = delivery_key(a.id)
   note_slow(a)
   if field(record, 'claim') ~= a.claim then
+    leave_without_claim(a)
     return 0
   end
   redis.call('HDEL', record, 'claim')
-  redis.call('ZADD', DELIVERIES_DUE, a.now, a.id)
+  redis.call('ZADD', DELIVERIES_DUE, a.due, a.id)
   leave_flight(a)
   return 1
 end
@@ -169,6 +178,7 @@ commands.record_attempt = function(a)
   note_slow(a)
   if redis.call('EXISTS', record) == 0 then
     redis.call('ZREM', DELIVERIES_DUE, a.id)
+    leave_without_claim(a)
     return 'missing'
   end
   if a.attempt then
@@ -180,9 +190,7 @@ commands.record_attempt = function(a)
   end
   local lost = field(record, 'claim') ~= a.claim
   if lost and (a.state ~= 'delivered' or field(record, 'replay_due') == '1') then
-    if not field(record, 'claim') and not field(record, 'dispatched') then
-      leave_flight(a)
-    end
+    leave_without_claim(a)
     return 'late'
   end
   redis.call('HDEL', record, 'claim', 'dispatched')

@@ -368,7 +368,7 @@ class DeliveryStore:
             owner=delivery.owner,
             host=delivery.host,
             claim=claim,
-            now=due,
+            due=due,
             slow_until=None if slow_at is None else slow_at + _SLOW_SECONDS,
         )
 

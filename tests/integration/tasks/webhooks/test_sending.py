@@ -295,6 +295,30 @@ def test_a_host_has_a_few_deliveries_in_flight(post: Post) -> None:
     assert states(post, *jobs) == {DELIVERED}
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("dropped", [True, False])
+def test_attempts_at_what_was_erased_or_dropped_make_room(
+    post: Post, *, dropped: bool, recorded: bool
+) -> None:
+    url = "http://127.0.0.1:9/"
+    rows = [post.delivery(post.finished(url)) for _ in range(MAX_PER_HOST)]
+    assert post.dispatcher.run_once() == MAX_PER_HOST
+    for row in rows:
+        claim = post.deliveries.claim(row, post.clock(), seconds=30)
+        assert claim
+        if dropped:
+            post.deliveries.drop(row.id)
+        else:
+            post.jobs.erase(row.subject)
+        if recorded:
+            decision = RetryDecision(PENDING, post.clock())
+            post.deliveries.record_attempt(row, claim.token, None, decision)
+        else:
+            post.deliveries.release(row, claim.token, post.clock())
+    post.finished(url)
+    assert post.dispatcher.run_once() == 1
+
+
 def test_a_host_that_hangs_delays_no_other(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "_PAGE_SIZE", 6)
     post.runner = replace(post.runner, seconds=60)
