@@ -17,6 +17,7 @@ from tasks.jobs.job import Job, Status
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import Dispatch, JobStore, ReleaseOutcome
 from tasks.redis_client import RedisLock, add_to_counter, redis_errors
+from tasks.webhooks.deliveries import DeliveryStore
 from tasks.worker_registry import WorkerRegistry
 
 #: How long a queued job stays in quarantine: by then an operator may have repaired its record, or
@@ -121,6 +122,7 @@ class Reconciler:
         self._registry = registry
         self._router = router
         self._missing = MissingMessageDetector(client, clock=registry.now)
+        self._deliveries = DeliveryStore(client)
         self._quarantine = Quarantine(client, job_store, clock)
         self._aging_seconds = aging_seconds
         self._clock = clock
@@ -231,20 +233,28 @@ class Reconciler:
             self._count("lifted", [job.task_id for job in found.jobs])
 
     def _prune(self) -> None:
-        """Remove jobs without a record from the next part of every index set."""
+        """Remove jobs and webhooks without a record from the next part of every index set."""
         lists = {redis_keys.dispatched_key(name): name for name in self._job_store.lists()}
-        self._cursors = {key: self._cursors.get(key, 0) for key in (*_INDEX_SETS, *lists)}
+        keys = (redis_keys.DELIVERIES_DEAD, *_INDEX_SETS, *lists)
+        self._cursors = {key: self._cursors.get(key, 0) for key in keys}
         with redis_errors(), self._client.pipeline(transaction=False) as pipe:
             for key, cursor in self._cursors.items():
                 pipe.zscan(key, cursor, count=_SCAN_COUNT)
             parts = list(zip(self._cursors, pipe.execute(), strict=True))
         for key, (cursor, members) in self._in_time(parts):
-            task_ids = [member for member, _ in members]
-            if key in lists and not task_ids:
-                self._job_store.forget_list(lists[key])
-            for task_id in set(task_ids) - self._job_store.recorded(task_ids):
-                self._job_store.forget(task_id, list_name=lists.get(key, ""))
+            ids = [member for member, _ in members]
+            if key == redis_keys.DELIVERIES_DEAD:
+                self._deliveries.forget_expired(ids)
+            else:
+                self._forget_expired(ids, lists.get(key, ""))
             self._cursors[key] = cursor
+
+    def _forget_expired(self, task_ids: Sequence[str], list_name: str) -> None:
+        """Forget those of the jobs that have no record, and the list that they are on, if empty."""
+        if list_name and not task_ids:
+            self._job_store.forget_list(list_name)
+        for task_id in set(task_ids) - self._job_store.recorded(task_ids):
+            self._job_store.forget(task_id, list_name=list_name)
 
     def _route(self, job: Job) -> str:
         return self._router.choose(job.model, excluded_worker=job.excluded_worker)

@@ -208,11 +208,23 @@ class DeliveryStore:
                 self._client, ids, lambda pipe, each: pipe.hgetall(redis_keys.delivery_key(each))
             )
             found = dict(zip(ids, records, strict=True))
-            gone = [each for each, record in found.items() if not record]
-            if forget and gone:
-                self._client.zrem(redis_keys.DELIVERIES_DUE, *gone)
-                self._client.zrem(redis_keys.DELIVERIES_DEAD, *gone)
+            if forget:
+                self._forget([each for each, record in found.items() if not record])
         return {each: _parse_delivery(record) for each, record in found.items() if record}
+
+    def _forget(self, ids: Sequence[str]) -> None:
+        """Take deliveries that have no record off the due and the dead ones."""
+        if ids:
+            self._client.zrem(redis_keys.DELIVERIES_DUE, *ids)
+            self._client.zrem(redis_keys.DELIVERIES_DEAD, *ids)
+
+    def forget_expired(self, ids: Sequence[str]) -> None:
+        """Take those of the ids whose record has expired off the due and the dead ones."""
+        with redis_errors():
+            there = pipeline_each(
+                self._client, ids, lambda pipe, each: pipe.exists(redis_keys.delivery_key(each))
+            )
+            self._forget([each for each, found in zip(ids, there, strict=True) if not found])
 
     def get(self, delivery_id: str) -> Delivery | None:
         """Return a delivery, or None."""
