@@ -106,7 +106,9 @@ class UploadWriter:
         while len(self._rest) >= PART_BYTES:
             self._put_part(bytes(self._rest[:PART_BYTES]))
             del self._rest[:PART_BYTES]
-            if record:
+            # The last byte is recorded once the upload is complete: a client that is told of it
+            # sends no more, and nothing else would complete it.
+            if record and self._upload.offset < self._upload.length:
                 self._record(self._upload)
 
     def _put_part(self, data: bytes) -> None:

@@ -5,13 +5,14 @@ import hashlib
 import io
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 from werkzeug.test import TestResponse
 
 from tasks.object_store import UPLOAD_OBJECTS, manifest_key, upload_prefix
+from tasks.uploads.service import UploadWriter
 from tasks.uploads.store import PART_BYTES
 from tests.support.api import Api
 from tests.support.hostile_pictures import many_tags
@@ -253,6 +254,24 @@ def test_a_process_that_died_between_completing_and_recording(api: Api) -> None:
     uploads.object_store.complete_multipart(upload.key, upload.multipart_id, [*upload.etags, last])
     assert _offset(api, url) == 6 * MB
     assert _add(api, url, 6 * MB, data[6 * MB :]).status_code == 204
+    assert _whole(api, url) == data
+
+
+def test_a_process_that_died_between_the_last_part_and_completing(api: Api) -> None:
+    data, uploads = _bytes(2 * PART_BYTES), api.runtime.uploads
+    url = _begin(api, len(data))
+
+    def dies() -> Iterator[bytes]:
+        yield data
+        raise SystemExit
+
+    upload = uploads.store.get(_id(url))
+    assert upload is not None
+    with uploads.store.lock(_id(url)) as lock, pytest.raises(SystemExit):
+        UploadWriter(uploads.store, uploads.object_store, upload, lock.token).append(dies())
+    # Else its client would take it for complete.
+    assert (offset := _offset(api, url)) < len(data)
+    assert _add(api, url, offset, data[offset:]).status_code == 204
     assert _whole(api, url) == data
 
 
