@@ -1,7 +1,6 @@
 """Accept a batch: each item becomes a task of its own, or carries the reason why it could not."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -241,13 +240,12 @@ class BatchSubmissionService:
             self.services.runtime.batches.create(batch)
             each = {name: value for name, value in shared.items() if name not in _OF_BATCH}
             items = list(self._items(entries, each, batch.batch_id))
-            self.services.runtime.batches.seal(batch, items)
+            self.services.runtime.batches.seal(
+                batch, items, reservation=reservation.to_keep() if reservation else None
+            )
         except BaseException:
             give_back(uncharged)
             raise
-        if reservation is not None:
-            with suppress(QueueUnavailableError):  # the reservation expires, and the batch is kept
-                self.services.idempotency.keep(reservation)
         return self.services.runtime.batches.get(batch.batch_id) or batch
 
     def _reserve(self, entries: Iterable[Entry]) -> Usage:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
@@ -106,8 +106,18 @@ class BatchStore:
             pipe.zadd(redis_keys.BATCHES, {batch.batch_id: batch.expires_at + RECORD_GRACE_SECONDS})
             pipe.execute()
 
-    def seal(self, batch: Batch, items: Sequence[BatchItem]) -> None:
-        """Record the items of a batch; it completes once all their jobs have ended, perhaps now."""
+    def seal(
+        self,
+        batch: Batch,
+        items: Sequence[BatchItem],
+        *,
+        reservation: Mapping[str, str] | None = None,
+    ) -> None:
+        """Record the items of a batch; it completes once all their jobs have ended, perhaps now.
+
+        `reservation` is of the request's Idempotency-Key, which is kept with them; see
+        `JobStore.create`.
+        """
         with redis_errors():
             redis_client.JOBS.run(
                 self.client,
@@ -116,6 +126,7 @@ class BatchStore:
                 now=self.clock(),
                 expiry=int(batch.expires_at + RECORD_GRACE_SECONDS),
                 items=[(item.write(), item.task_id or "") for item in items],
+                reservation=reservation,
             )
 
     def get(self, batch_id: str) -> Batch | None:

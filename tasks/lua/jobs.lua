@@ -108,9 +108,17 @@ local function set_status(id, status, now)
   count_pending(id)
 end
 
--- Writes a new record with its entries in the indices of status, time and owner, and marks the
--- request of its Idempotency-Key as accepted, unless that reservation has expired. The owner's index
--- lives as long as its last job; two members at a time that have expired are dropped from it.
+-- Marks the request of an Idempotency-Key as accepted, unless its reservation has expired.
+-- reservation: key, expected, value and seconds; nil without a key.
+local function keep_reservation(reservation)
+  if reservation and redis.call('GET', reservation.key) == reservation.expected then
+    redis.call('SET', reservation.key, reservation.value, 'EX', reservation.seconds)
+  end
+end
+
+-- Writes a new record with its entries in the indices of status, time and owner, and keeps the key
+-- of its request. The owner's index lives as long as its last job; two members at a time that have
+-- expired are dropped from it.
 -- Arguments: those of `create` and `create_finished`.
 local function add_record(a)
   redis.call('HSET', job_key(a.id), unpack(flat(a.fields)))
@@ -129,10 +137,7 @@ local function add_record(a)
   if redis.call('EXPIRETIME', index) < tonumber(a.expiry) then
     redis.call('EXPIREAT', index, a.expiry)
   end
-  local reservation = a.reservation
-  if reservation and redis.call('GET', reservation.key) == reservation.expected then
-    redis.call('SET', reservation.key, reservation.value, 'EX', reservation.seconds)
-  end
+  keep_reservation(a.reservation)
 end
 
 -- Lists and dispatches ---------------------------------------------------------------------------
@@ -610,7 +615,7 @@ end
 
 -- Accepts a new job. Nothing is written unless it is 'created' or 'joined'.
 -- Arguments: id, fields, expiry (unix seconds), now, max_pending ('0': no limit), deadline,
--- reservation (of an Idempotency-Key: key, expected, value, seconds).
+-- reservation (see `keep_reservation`).
 -- Returns {'created', dispatch_seq of its first message, position}, {'joined', its primary,
 -- position}, {'exists'}, {'full'}, or {'known', a succeeded job of its cache key}.
 commands.create = function(a)
@@ -1174,9 +1179,11 @@ commands.uncache = function(a)
   end
 end
 
--- Says which items a batch has. Jobs that have ended by now are counted here, others as they end.
+-- Says which items a batch has, which accepts its request. Jobs that have ended by now are counted
+-- here, others as they end.
 -- Arguments: batch, now, expiry (unix seconds), items (pairs of an item as JSON and its job's id;
--- '' for an item that was refused).  Returns 1, or 0 if there is no such batch.
+-- '' for an item that was refused), reservation (see `keep_reservation`).
+-- Returns 1, or 0 if there is no such batch.
 commands.seal_batch = function(a)
   local batch, jobs = batch_key(a.batch), 0
   if redis.call('EXISTS', batch) == 0 then
@@ -1198,6 +1205,7 @@ commands.seal_batch = function(a)
   redis.call('HSET', batch, 'jobs', jobs)
   redis.call('EXPIREAT', batch .. ':items', a.expiry)
   redis.call('EXPIREAT', batch .. ':ends', a.expiry)
+  keep_reservation(a.reservation)
   complete_batch(a.batch, a.now)
   return 1
 end

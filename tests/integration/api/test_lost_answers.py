@@ -12,6 +12,7 @@ from werkzeug.test import TestResponse
 from api.circuit_breaker import BreakerRedis, CircuitBreaker
 from api.services import Services
 from tasks import redis_client
+from tasks.jobs.batches import BatchStore
 from tasks.jobs.job import Status
 from tasks.jobs.restore import Restorer
 from tasks.jobs.store import JobStore
@@ -33,7 +34,7 @@ def _empty(api: Api, redis: Redis) -> None:
     for key in _bucket(api):
         api.objects.delete(key)
     # So that no script has to be sent as a text first.
-    for command in ("create", "create_finished", "tombstone"):
+    for command in ("create", "create_finished", "tombstone", "seal_batch"):
         redis.script_load(redis_client.JOBS.script(command).text)
 
 
@@ -161,6 +162,21 @@ def test_a_batch_takes_part_in_none_of_that(api: Api, through: Api, faulty: Redi
     # A task of its own, which no batch waits for.
     (task_id,) = _run_all(api)
     assert api.job(task_id).original_key in _bucket(api)
+
+
+def test_a_batch_whose_answer_was_lost_is_found_by_its_key(
+    api: Api, proxy: tuple[RedisProxy, str]
+) -> None:
+    faulty, address = proxy
+    faulty.marker, faulty.fault = b"seal_batch", Fault.LOSE_ANSWER
+    path, key = "/api/v1/remove-bg/batch", {"Idempotency-Key": "k"}
+    with Redis.from_url(address, **client_options()) as redis:
+        cut_off = api.with_parts(batches=BatchStore(redis))
+        _assert_refused(cut_off.post(path, headers=key, **form(("images", ("a.png", PICTURE)))))
+    assert faulty.met.is_set()
+    found = api.post(path, headers=key, **form(("images", ("a.png", PICTURE))))
+    assert found.headers["Idempotency-Replayed"] == "true"
+    assert [each["task_id"] for each in found.get_json()["data"]["items"]] == api.queued()
 
 
 def test_a_message_that_is_not_taken_holds_nobody_for_long(
