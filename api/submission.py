@@ -339,7 +339,7 @@ class SubmissionService:
         inputs = {} if to_store is None else _inputs(done, to_store)
         try:
             self._charge(owner, done, {**inputs, copied: done.size or 0})
-        except QuotaExceededError:
+        except (QuotaExceededError, QueueUnavailableError):
             if to_store is None:
                 self._discard(job)
             raise
@@ -356,6 +356,9 @@ class SubmissionService:
             self.runtime.job_store.create_finished(
                 done, reservation=reservation.to_keep() if reservation else None
             )
+        except RedisFullError:
+            self._discard(done)
+            raise
         except QueueUnavailableError as error:
             return self._resolve_create(done, reservation, error)
         return AcceptedJob(done, 0)
@@ -372,6 +375,9 @@ class SubmissionService:
         """Remove the pictures of a job that was not accepted."""
         for key in filter(None, (*input_keys(job), job.result_key)):
             discard_object(self.runtime.object_store, key)
+        if job.result_key:
+            # What was charged for the inputs is released with the submission.
+            self.runtime.quotas.release(job.owner, [job.task_id], [job.result_key])
 
     def _queue(self, job: Job) -> None:
         if job.primary is not None:

@@ -203,25 +203,28 @@ def test_an_object_store_that_is_full_is_not_asked_for_every_picture(shop: Api) 
     assert shop.queued() == []
 
 
+@pytest.mark.parametrize("cache", ["false", "true"])
 def test_a_redis_that_fills_up_in_between_keeps_nothing(
-    tmp_path: Path, server_settings: dict[str, object]
+    tmp_path: Path, server_settings: dict[str, object], cache: str
 ) -> None:
     with embedded_valkey(tmp_path) as url:
         api = Api.on(services_on(server_settings, redis_url=url))
-        task_id = api.submit()
+        task_id = api.submit(cache=cache)
         api.finish(task_id)
         charged = api.redis.hkeys(redis_keys.charges_key(""))
         used = api.redis.info("memory")["used_memory"]
         store = WatchedStore(api.objects, lambda _: api.redis.config_set("maxmemory", used - 2**20))
         # It was measured before.
         full = api.with_parts(object_store=store, capacity=Capacity(api.redis, None, clock=Clock()))
-        assert refusal(full.send()) == (503, "store_full")
+        assert refusal(full.send(cache=cache)) == (503, "store_full")
         lost = store.named("put")
         assert lost
-        assert {*lost} <= {*store.named("delete")}
+        assert {*lost, *(call[-1] for call in store.calls if call[0] == "copy")} <= {
+            *store.named("delete")
+        }
         # What was charged is free again, and the next one stores nothing.
         assert api.redis.hkeys(redis_keys.charges_key("")) == charged
-        assert refusal(full.send()) == (503, "store_full")
+        assert refusal(full.send(cache=cache)) == (503, "store_full")
         assert store.named("put") == lost
         assert api.queued() == []
         assert full.get(f"/api/v1/tasks/{task_id}").status_code == 200
