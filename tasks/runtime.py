@@ -4,7 +4,8 @@ The API, the workers, the command line, the doctor and the tests take them from 
 """
 
 import random
-from functools import partial
+import ssl
+from functools import cache, partial
 from typing import Final, Self, cast
 
 from celery import Celery
@@ -73,7 +74,9 @@ class Runtime:
         self.api_keys = ApiKeys(self.redis)
         self.quotas = Quotas.from_settings(self.redis, settings)
         self.url_guard = UrlGuard(AllowList.parse(settings.url_allow))
-        self.http_client = HttpClient(self.url_guard, user_agent=settings.user_agent)
+        # To read the system's authorities takes 20 ms, which each webhook would cost.
+        tls = cache(ssl.create_default_context)
+        self.http_client = HttpClient(self.url_guard, tls, user_agent=settings.user_agent)
 
         self.job_store = JobStore(self.redis)
         self.router = Router(self.redis, routing=settings.routing, clock=shared_clock)

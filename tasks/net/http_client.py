@@ -30,6 +30,8 @@ _NOT_ASCII: Final = 0x80
 #: Asks a server that offers a picture in several formats for one without loss, or the usual one.
 _ACCEPTED_PICTURES: Final = "image/png,image/jpeg,image/*;q=0.9,*/*;q=0.5"
 _MAX_REDIRECTS: Final = 3
+#: Addresses of a host that are tried; a name server may give thousands.
+_MAX_ADDRESSES: Final = 8
 #: Pieces of a file that may have any size; if there are more, they need so many bytes on average.
 #: Each costs 10 µs: within the time of a fetch, a server that sends bytes one by one took 4 s.
 _FREE_PIECES: Final = 4096
@@ -165,7 +167,7 @@ class HttpClient:
 
     Attributes:
         guard: checks each URL, also those of redirects.
-        tls: builds the context that verifies certificates.
+        tls: returns the context that verifies certificates.
         connect_seconds: limit of one connection's setup.
         user_agent: value of the header `User-Agent`.
     """
@@ -253,8 +255,9 @@ class HttpClient:
 
     def _connect(self, target: PinnedTarget, deadline: Deadline) -> HTTPConnection:
         """Connect to the first of the checked addresses that accepts the connection."""
-        for address in target.addresses:
-            connection = self._connection(target, address)
+        tls = None if target.scheme == "http" else self.tls()
+        for address in target.addresses[:_MAX_ADDRESSES]:
+            connection = _connection(target, address, tls)
             connection.response_class = _BoundedResponse
             connection.timeout = max(0.001, min(self.connect_seconds, deadline.left()))
             try:
@@ -269,12 +272,11 @@ class HttpClient:
         deadline.check()
         raise UrlUnreachableError("The host of the address accepts no connection.")
 
-    def _connection(self, target: PinnedTarget, address: str) -> HTTPConnection:
-        if target.scheme == "http":
-            return HTTPConnection(address, target.port)
-        return HTTPSConnection(
-            address, target.port, ssl_context=self.tls(), server_hostname=target.host
-        )
+
+def _connection(target: PinnedTarget, address: str, tls: ssl.SSLContext | None) -> HTTPConnection:
+    if tls is None:
+        return HTTPConnection(address, target.port)
+    return HTTPSConnection(address, target.port, ssl_context=tls, server_hostname=target.host)
 
 
 def _shut_down_socket(connected: socket.socket) -> None:

@@ -21,11 +21,12 @@ Resolver = Callable[[str, int], Sequence[str]]
 LOOKUP_SECONDS: Final = 5.0
 
 #: Special-purpose networks of the IANA registries that `ipaddress` does not call private or
-#: reserved in every supported Python.
+#: reserved in every supported Python, and what a cloud has in place of one.
 _SPECIAL: Final = tuple(
     ip_network(text)
     for text in (
         "0.0.0.0/8",
+        "168.63.129.16/32",  # Azure's platform, as its machines see it
         "100.64.0.0/10",  # shared by carriers' customers (RFC 6598)
         "192.0.0.0/24",
         "192.88.99.0/24",  # 6to4 relays (RFC 7526)

@@ -229,6 +229,25 @@ def test_a_closed_port_is_unreachable() -> None:
             _fetch(taken.getsockname()[1])
 
 
+def test_of_a_host_with_thousands_of_addresses_a_few_are_tried_with_one_context() -> None:
+    contexts: list[ssl.SSLContext] = []
+
+    def tls() -> ssl.SSLContext:
+        contexts.append(ssl.create_default_context())
+        return contexts[-1]
+
+    def client(closed: int) -> HttpClient:
+        found = [f"127.0.0.{2 + each}" for each in range(closed)] + ["127.0.0.1"]
+        return HttpClient(UrlGuard(AllowList.parse("127.0.0.0/8"), lambda *_: found), tls)
+
+    with serving(answer(200, b"there")) as port:
+        assert _fetch_with(client(7), f"http://many.example:{port}/") == b"there"
+        for scheme in ("http", "https"):
+            with pytest.raises(UrlUnreachableError, match="no connection"):
+                _fetch_with(client(8), f"{scheme}://many.example:{port}/")
+    assert len(contexts) == 1
+
+
 @pytest.mark.parametrize(
     "beginning",
     [b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n", b"HTTP/1.1 200 OK\r\nX-Slow: "],
