@@ -214,10 +214,10 @@ class RetentionSweeper:
                 now = self.trusted_time()
                 if now is None:
                     return False
-                self._expire_due(now)
+                alive = partial(self._go_on, lock)
+                self._expire_due(now, alive)
                 self._rewrite_append_only_file()
                 if self._bucket_is_due():
-                    alive = partial(self._go_on, lock)
                     replace(self.orphans, clock=lambda: now, alive=alive).sweep()
             finally:
                 with redis_errors():
@@ -232,7 +232,7 @@ class RetentionSweeper:
         return True
 
     def _go_on(self, lock: Lock) -> None:
-        """Keep the lock, and note the time: a sweep that takes long is no jump of the clock."""
+        """Keep the lock, and note the time: a pass that takes long is no jump of the clock."""
         with redis_errors():
             lock.reacquire()
         self.trusted_time()
@@ -258,25 +258,31 @@ class RetentionSweeper:
                 self.client, redis_keys.BUCKET_SWEPT, "1", seconds=BUCKET_SWEEP_SECONDS
             )
 
-    def _expire_due(self, now: float) -> None:
-        """Erase what is due.
+    def _expire_due(self, now: float, alive: Callable[[], object]) -> None:
+        """Erase all that is due; `alive` is called again and again.
 
         Raises:
             QueueUnavailableError, ObjectStoreUnavailableError: the rest waits for the next pass.
         """
-        with redis_errors():
-            found = self.client.zrangebyscore(
-                redis_keys.EXPIRIES, "-inf", now, start=0, num=_EXPIRED_PER_BLOCK
-            )
         # Before its tasks, each of which would take its name out of the batch.
         for batch_id in self.batches.expired(now):
             self.batches.remove(batch_id)
-        for task_id in cast("list[str]", found):
-            self._attempt(redis_keys.EXPIRIES, task_id, lambda each: self._expire_task(each, now))
+        while self._expire_tasks(now):
+            alive()
         for upload_id in self.uploads.store.expired(now):
             self._attempt(
                 redis_keys.UPLOADS, upload_id, lambda each: self._expire_upload(each, now)
             )
+
+    def _expire_tasks(self, now: float) -> bool:
+        """Erase tasks that are due, the first block of them; return whether there may be more."""
+        with redis_errors():
+            found = self.client.zrangebyscore(
+                redis_keys.EXPIRIES, "-inf", now, start=0, num=_EXPIRED_PER_BLOCK
+            )
+        for task_id in cast("list[str]", found):
+            self._attempt(redis_keys.EXPIRIES, task_id, lambda each: self._expire_task(each, now))
+        return len(found) == _EXPIRED_PER_BLOCK
 
     def _attempt(self, index: str, item: str, expire: Callable[[str], None]) -> None:
         """Erase one item; if that fails, postpone it, so that the others come first."""

@@ -286,21 +286,24 @@ def test_one_sweeps_at_a_time_and_a_pass_that_lost_its_lock_says_so(world: World
     assert logs[-1]["event"] == "retention.lock_lost"
 
 
-def test_a_long_sweep_of_the_bucket_is_no_jump_of_the_clock(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("block", ["_OBJECTS_PER_BLOCK", "_EXPIRED_PER_BLOCK"])
+def test_a_pass_that_takes_long_does_all_of_it_and_is_no_jump_of_the_clock(
+    world: World, monkeypatch: pytest.MonkeyPatch, block: str
 ) -> None:
     check = ClockCheck(world.redis, world.clock, lambda _: world.clock())
     for _ in range(3):
         world.put(original_key(new_task_id()))
-    monkeypatch.setattr(retention, "_OBJECTS_PER_BLOCK", 1)
+        world.done(hours=0)
+    monkeypatch.setattr(retention, block, 1)
 
     def trusted() -> float | None:
-        """Five minutes pass for each object that is looked at."""
+        """Five minutes pass for each task or object that is looked at."""
         world.clock.now += 300
         return check.trusted_time()
 
     assert replace(world.sweeper, trusted_time=trusted).run_once()
     assert check.trusted_time() is not None
+    assert len(world.bucket()) == 3, "the pictures of tasks that are due are gone"
 
 
 def test_lifecycle_rules_are_later_than_the_sweeper_and_spare_other_rules(world: World) -> None:
