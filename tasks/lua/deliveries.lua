@@ -124,11 +124,12 @@ end
 -- the worker dies, it is due again at `lapse`.
 -- Arguments: id, owner, host, claim, now, lapse, short_lapse (of an attempt without its full time),
 -- threads.
--- Returns 0, 1 if it was claimed for a short attempt, 2 if it was with its full time.
+-- Returns nothing if there is no attempt to make; else 1 for a short attempt, 2 for one with its full
+-- time, and the record as fields and values in turn: a replay may have changed it since it was read.
 commands.claim = function(a)
   local record = delivery_key(a.id)
   if field(record, 'state') ~= 'pending' or redis.call('HDEL', record, 'dispatched') == 0 then
-    return 0
+    return {}
   end
   redis.call('HSET', record, 'claim', a.claim)
   redis.call('HDEL', record, 'replay_due')
@@ -139,7 +140,7 @@ commands.claim = function(a)
   end
   redis.call('ZADD', DELIVERIES_DUE, a.lapse, a.id)
   enter_flight(a, long)
-  return long and 2 or 1
+  return {long and 2 or 1, unpack(redis.call('HGETALL', record))}
 end
 
 local function note_slow(a)

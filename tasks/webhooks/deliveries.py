@@ -175,10 +175,12 @@ class Claim(NamedTuple):
 
     Attributes:
         token: fences the outcome.
+        delivery: as it was when it was claimed.
         short: it has not its full time, since too many threads wait for slow receivers.
     """
 
     token: str
+    delivery: Delivery
     short: bool = False
 
     def __str__(self) -> str:
@@ -346,7 +348,7 @@ class DeliveryStore:
         """
         token = secrets.token_hex(8)
         short = seconds if short is None else short
-        claimed = self._run(
+        answer = self._run(
             "claim",
             id=delivery.id,
             owner=delivery.owner,
@@ -357,7 +359,11 @@ class DeliveryStore:
             short_lapse=now + short,
             threads=threads or 0,
         )
-        return Claim(token, short=claimed == _SHORT_CLAIM and short < seconds) if claimed else None
+        if not answer:
+            return None
+        kind, *record = answer
+        claimed = Delivery.from_record(dict(zip(record[::2], record[1::2], strict=True)))
+        return Claim(token, claimed, short=kind == _SHORT_CLAIM and short < seconds)
 
     def may_expire(self, delivery: Delivery, now: float) -> bool:
         """Return whether the clock has not jumped between its event and `now`."""

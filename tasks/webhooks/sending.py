@@ -350,6 +350,7 @@ class DeliveryRunner:
         )
         if claim is None:
             return "not_claimed"
+        delivery = claim.delivery
         deadline = Deadline(short if claim.short else self.seconds)
         with self.running.track(RunningAttempt(delivery, claim, deadline)) as attempt:
             try:

@@ -19,6 +19,7 @@ from tasks.webhooks.deliveries import (
     Claim,
     Delivery,
     DeliveryState,
+    DeliveryStore,
     RetryDecision,
 )
 from tasks.webhooks.retry import FAILURE_THRESHOLD, FIRST_OPEN_SECONDS
@@ -195,6 +196,24 @@ def test_what_has_expired_is_not_sent_unless_somebody_replays_it(post: Post) -> 
     data = json.loads(got.bodies[1])["data"]
     assert (data["status"], data["result_url"]) == ("expired", None)
     assert states(post, late) == {DELIVERED}
+
+
+def test_a_replay_while_a_worker_begins_an_attempt_is_made_by_that(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = DeliveryStore.get
+
+    def replayed_then(store: DeliveryStore, webhook_id: str) -> Delivery | None:
+        before = read(store, webhook_id)
+        store.replay(webhook_id, post.clock())
+        return before
+
+    with receiver(answering(200)) as got:
+        job = post.finished(got.url, expires_at=post.clock() + 4)
+        post.clock.now += 5
+        monkeypatch.setattr(DeliveryStore, "get", replayed_then)
+        post.run()
+    assert states(post, job) == {DELIVERED}, "the replay of an event that has expired"
 
 
 @pytest.mark.parametrize(
