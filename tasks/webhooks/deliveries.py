@@ -183,10 +183,6 @@ class Claim(NamedTuple):
     delivery: Delivery
     short: bool = False
 
-    def __str__(self) -> str:
-        """Return the token."""
-        return self.token
-
 
 class DeliveryStore:
     """The records. Every method raises `QueueUnavailableError` if Redis does not answer."""

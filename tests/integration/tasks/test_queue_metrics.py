@@ -102,7 +102,7 @@ def test_webhooks_are_counted_by_what_came_of_them(redis: Redis, store: JobStore
         rows.dispatch(row, 1000.0, seconds=30, limit=99, threads=99)
         claim = rows.claim(row, 1000.0, seconds=30)
         attempt = Attempt(1000.0, outcome, None, 1, "")
-        rows.record_attempt(row, str(claim), attempt, RetryDecision(state, 1030.0))
+        rows.record_attempt(row, claim.token, attempt, RetryDecision(state, 1030.0))
     value = Scrape(redis)
     assert [value("webhook_attempts_total", outcome=each) for each in outcomes] == [1, 1]
     assert value("webhook_pending") == 2

@@ -38,7 +38,7 @@ def make(redis: Redis) -> Make:
             claim = deliveries.claim(row, 1000.0, seconds=30)
             attempt = Attempt(1000.0, "refused", 410, 7, "what it answered")
             end = RetryDecision(state, 1001.0, "it says so")
-            deliveries.record_attempt(row, str(claim), attempt, end)
+            deliveries.record_attempt(row, claim.token, attempt, end)
         return row.id
 
     return make
