@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, cast
 
 from redis import Redis
+from redis.client import Pipeline
 
 from tasks import redis_client, redis_keys
 from tasks.errors import KeyNameError
@@ -120,17 +121,22 @@ class ApiKeys:
             created_at=self._clock(),
             operator=operator,
         )
-        with redis_errors():
-            if not self._client.hsetnx(redis_keys.OWNER_IDS_BY_NAME, name, owner.id):
+
+        def record(pipe: Pipeline) -> None:
+            if pipe.hexists(redis_keys.OWNER_IDS_BY_NAME, name):
                 raise KeyNameError(
                     f"There is a key named {name!r} already; revoke it or choose another name."
                 )
             digest = key_digest(key)
-            with self._client.pipeline(transaction=True) as pipe:
-                values = ["owner", _to_json(owner), "sha256", digest]
-                pipe.hset(redis_keys.owner_key(owner.id), items=values)
-                pipe.hset(redis_keys.API_KEYS, digest, owner.id)
-                pipe.execute()
+            pipe.multi()
+            # All at once: a name without an owner could be neither used nor revoked.
+            pipe.hset(redis_keys.OWNER_IDS_BY_NAME, name, owner.id)
+            values = ["owner", _to_json(owner), "sha256", digest]
+            pipe.hset(redis_keys.owner_key(owner.id), items=values)
+            pipe.hset(redis_keys.API_KEYS, digest, owner.id)
+
+        with redis_errors():
+            self._client.transaction(record, redis_keys.OWNER_IDS_BY_NAME)
         return owner, key
 
     def find(self, key: str) -> Owner | None:

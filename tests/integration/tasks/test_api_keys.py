@@ -1,14 +1,17 @@
 """Keys in a real Redis."""
 
 import base64
+from urllib.parse import urlsplit
 
 import pytest
 from redis import Redis
 
 from tasks import redis_keys
 from tasks.api_keys import ANONYMOUS, OLD_SECRET_SECONDS, ApiKeys, key_digest
-from tasks.errors import KeyNameError
+from tasks.errors import KeyNameError, QueueUnavailableError
+from tasks.redis_client import connect
 from tests.support.clock import Clock
+from tests.support.redis_proxy import Fault, redis_proxy
 
 
 @pytest.fixture
@@ -47,6 +50,20 @@ def test_a_name_belongs_to_one_key_at_a_time(api_keys: ApiKeys) -> None:
     api_keys.revoke("shop")
     second, _ = api_keys.add("shop")
     assert second.id != first.id
+
+
+def test_a_name_is_free_again_if_redis_goes_away_while_its_key_is_written(
+    api_keys: ApiKeys, redis_url: str
+) -> None:
+    parts = urlsplit(redis_url)
+    assert parts.port
+    with redis_proxy(parts.port, b"MULTI") as (faulty, port):
+        faulty.fault = Fault.DELAY
+        address = parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{port}").geturl()
+        with connect(address, timeout=1) as cut_off, pytest.raises(QueueUnavailableError):
+            ApiKeys(cut_off).add("shop")
+    assert api_keys.list() == []
+    api_keys.add("shop")
 
 
 def test_a_secret_has_the_form_of_standard_webhooks_and_outlives_its_rotation_by_a_day(
