@@ -121,7 +121,6 @@ _RATIONALS: Final = frozenset({5, 10})
 #: Letters of what may be a place; they mean the same to `array`.
 _PLACES: Final = frozenset("BHIQ")
 _NATIVE_ORDER: Final = "<" if sys.byteorder == "little" else ">"
-_TEXT_OR_BYTES: Final = frozenset({1, 2, 6, 7})
 _BIG_TIFF: Final = 43
 
 

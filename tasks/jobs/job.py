@@ -147,11 +147,6 @@ class Job:
         return replace(self, **changes)
 
     @property
-    def effective_priority(self) -> Priority:
-        """How urgent it is now among its owner's jobs."""
-        return self.priority if self.raised_priority is None else self.raised_priority
-
-    @property
     def elapsed_ms(self) -> int | None:
         """Milliseconds from submission to the end; None before the end."""
         if self.finished_at is None:

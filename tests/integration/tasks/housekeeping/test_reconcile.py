@@ -9,13 +9,17 @@ from structlog.testing import capture_logs
 from tasks import redis_keys
 from tasks.housekeeping import reconcile
 from tasks.housekeeping.reconcile import MAX_AGED
-from tasks.jobs.job import Priority, Status
+from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.store import LAST_PAUSE_SECONDS, Claim, lease_token
 from tasks.redis_client import connect
 from tests.support.queues import AGING, OWN, SHARED, Queues, Taken
 
 #: The queue of a model that the worker of the queue `OWN` has not loaded.
 OTHER = "model.other"
+
+
+def _urgency(job: Job) -> Priority:
+    return job.priority if job.raised_priority is None else job.raised_priority
 
 
 def _consistent(queues: Queues) -> None:
@@ -34,7 +38,7 @@ def _consistent(queues: Queues) -> None:
     assert not set(places) & due
     jobs = queues.store.get_many(list(places))
     assert len(jobs) == len(places)
-    urgency = {job.task_id: job.effective_priority for job in jobs}
+    urgency = {job.task_id: _urgency(job) for job in jobs}
     waiting: dict[str, set[str]] = {}
     turns: dict[str, set[str]] = {}
     raised: dict[str, set[str]] = {}
@@ -43,7 +47,7 @@ def _consistent(queues: Queues) -> None:
         assert places[job.task_id] == [(name, job.dispatch_seq)]
         waiting.setdefault(f"rmbg:waiting:{name}:{job.owner}", set()).add(job.task_id)
         turns.setdefault(f"rmbg:turns:{name}", set()).add(job.owner)
-        if job.effective_priority is not job.priority:
+        if _urgency(job) is not job.priority:
             raised.setdefault(f"rmbg:raised:{name}:{job.owner}", set()).add(job.task_id)
     in_order = {key: queues.redis.zrange(key, 0, -1) for key in queues.redis.keys("rmbg:waiting:*")}
     assert {key: set(found) for key, found in in_order.items()} == waiting
@@ -142,16 +146,16 @@ def test_a_job_that_waited_is_raised_step_by_step_until_it_is_requeued(queues: Q
         queues.clock.now += seconds
         queues.passes(1)
         job = queues.job(task_id)
-        assert (job.effective_priority, job.priority) == (level, Priority.LOW)
+        assert (_urgency(job), job.priority) == (level, Priority.LOW)
         _consistent(queues)
     assert queues.messages() == [task_id]
     assert queues.store.claim(task_id, token="t", worker="w") == "claimed"
     queues.store.release(task_id, token="t")
     queues.passes(1)
-    assert queues.job(task_id).effective_priority is Priority.HIGH, "also over a loss"
+    assert _urgency(queues.job(task_id)) is Priority.HIGH, "also over a loss"
     queues.store.cancel(task_id)
     queues.store.requeue(task_id)
-    assert queues.job(task_id).effective_priority is Priority.LOW
+    assert _urgency(queues.job(task_id)) is Priority.LOW
     _consistent(queues)
 
 
