@@ -249,10 +249,7 @@ def reading(data: bytes, limits: ImageLimits) -> Iterator[Strips]:
         raise
     except Exception as error:  # readers raise errors of any class
         if str(error).startswith(_CUT):
-            raise InvalidImageError(
-                "The file ends before the picture does: it was probably not sent or saved "
-                "completely. Send it again."
-            ) from error
+            raise InvalidImageError.of_early_end() from error
         raise InvalidImageError(
             f"The picture is damaged: its {header.format} data cannot be decoded. "
             "Save it again in an image editor, or send another file."

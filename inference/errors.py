@@ -16,6 +16,14 @@ class InvalidImageError(InferenceError):
 
     code = "invalid_image"
 
+    @classmethod
+    def of_early_end(cls) -> Self:
+        """Return the error of a file that ends before its picture does."""
+        return cls(
+            "The file ends before the picture does: it was probably not sent or saved "
+            "completely. Send it again."
+        )
+
 
 class UnsupportedFormatError(InferenceError):
     """The file is a picture or document in a format that is not accepted."""

@@ -120,10 +120,7 @@ def _check_length(pixels: list[bytes], header: tuple[int, ...]) -> None:
             if not rest:
                 break
     if length < expected:
-        raise InvalidImageError(
-            "The file ends before the picture does: it was probably not sent or saved "
-            "completely. Send it again."
-        )
+        raise InvalidImageError.of_early_end()
 
 
 def _fits(transparency: bytes, kind: int, chunks: dict[bytes, bytes]) -> bool:

@@ -133,10 +133,7 @@ def probe_image(source: BinaryIO | bytes, limits: ImageLimits = DEFAULT_LIMITS) 
         longest = min(limits.max_side, _MAX_SIDES.get(name, limits.max_side))
         check_size(width, height, replace(limits, max_side=longest))
         if not structure.complete:
-            raise InvalidImageError(
-                "The file ends before the picture does: it was probably not sent or saved "
-                "completely. Send it again."
-            )
+            raise InvalidImageError.of_early_end()
         return ImageHeader(format=name, width=width, height=height)
     finally:
         file.seek(0)
