@@ -1,4 +1,4 @@
-"""BMPs whose pixels are divided by masks."""
+"""BMPs whose pixels are divided by masks, or numbers of colors."""
 
 import struct
 
@@ -36,3 +36,11 @@ def bmp_file(
     info += struct.pack(f"<{len(masks)}I", *masks)
     info += bytes(max(0, header - len(info)))
     return struct.pack("<2sIII", b"BM", 0, 0, 14 + len(info)) + info + stored
+
+
+def indexed_bmp(bits: int, compression: int, rows: bytes, colors: int = 16) -> bytes:
+    """A BMP of 4 x 3 pixels, the last row first, whose colors have their own number as red."""
+    palette = b"".join(bytes([0, 9, each % 256, 0]) for each in range(colors))
+    head = (40, 4, 3, 1, bits, compression, 0, 0, 0, colors, 0)
+    info = struct.pack("<IiiHHIIiiII", *head)
+    return struct.pack("<2sIII", b"BM", 0, 0, 14 + len(info + palette)) + info + palette + rows

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from tests.support.bmp_files import bmp_file
+from tests.support.bmp_files import bmp_file, indexed_bmp
 from tests.support.paths import ROOT
 from tests.support.pictures import (
     ended_early,
@@ -107,6 +107,8 @@ FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
     "BMP": lambda: [picture_file(_IMAGE.convert(mode), "BMP") for mode in ("1", "L", "P", "RGB")],
     "BMP whose colors": lambda: [bmp_file((0xF00, 0xF0, 0xF, 0xF000), bits=16)],
     "BMP that lacks": lambda: [_file("BMP")[:-30]],
+    "BMP in run lengths (": lambda: [indexed_bmp(8, 1, b"\4\1\0\1")],
+    "BMP in run lengths that": lambda: [indexed_bmp(8, 1, b"\4\1\0\0")],
     "BMP whose masks": lambda: [bmp_file((0xFF00FF, 0xFF00, 0xFF, 0))],
     "BMP of": lambda: [bmp_file(compression=each) for each in (4, 5)],
     "BMP of OS/2": lambda: [bmp_file(header=each) for each in (16, 48)],
