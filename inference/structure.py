@@ -5,6 +5,7 @@ what they meet before the first pixel, so that a small file can make them use se
 Each walk takes a bounded number of steps, whatever the file says.
 """
 
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -96,12 +97,30 @@ def _walk_webp(file: BinaryIO, _: bytes) -> Structure:
     return Structure(found.size, complete=found.complete)
 
 
-def _walk_gif(_: BinaryIO, prefix: bytes) -> Structure:
+def _walk_gif(file: BinaryIO, prefix: bytes) -> Structure:
     if len(prefix) < 13:  # noqa: PLR2004 - the logical screen descriptor's end
         return Structure(None)
-    return Structure(
-        (int.from_bytes(prefix[6:8], "little"), int.from_bytes(prefix[8:10], "little"))
-    )
+    size = int.from_bytes(prefix[6:8], "little"), int.from_bytes(prefix[8:10], "little")
+    return Structure(size if all(size) else _read_frame_size(file, prefix[10]))
+
+
+def _read_frame_size(file: BinaryIO, flags: int) -> tuple[int, int] | None:
+    """Return the size of a GIF's first frame: where its canvas has none, viewers show that."""
+    file.seek(13 + (3 << (flags & 7) + 1 if flags >> 7 else 0))  # behind the color table
+    within = False
+    for _ in range(MAX_PARTS):
+        byte = file.read(1)
+        if within:  # an extension, which is parted into blocks up to an empty one
+            within = byte > b"\0"
+            file.seek(int.from_bytes(byte), 1)
+        elif byte == b"!":
+            within = bool(file.read(1))
+        elif byte == b"," and len(place := file.read(8)) == 8:  # noqa: PLR2004 - four numbers
+            left, top, width, height = struct.unpack("<4H", place)
+            return left + width, top + height
+        else:
+            return None
+    raise ImageTooComplexError.of_parts("blocks", MAX_PARTS)
 
 
 def _walk_bmp(file: BinaryIO, prefix: bytes) -> Structure:

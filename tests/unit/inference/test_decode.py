@@ -170,6 +170,15 @@ def test_a_gif_that_lacks_pixels_is_refused(
     assert np.array_equal(decode(data[:-2]).rgb, decode(data + b"more").rgb)
 
 
+def test_a_gif_whose_canvas_has_no_size_is_as_large_as_its_first_frame(photo: Image.Image) -> None:
+    data = picture_file(photo, "GIF", comment=b"x" * 600)
+    shown = decode(data[:6] + bytes(4) + data[10:])
+    assert np.array_equal(shown.rgb, decode(data).rgb)
+    for end in (b"", b";", b"!\xfe" + b"\1x" * (1 << 15)):
+        with pytest.raises(InferenceError, match=r"header of this GIF|32768 blocks"):
+            probe_image(data[:6] + bytes(7) + end)
+
+
 @pytest.mark.parametrize("mode", ["P", "L"])
 def test_a_gifs_canvas_is_clear_around_a_smaller_frame(mode: str) -> None:
     data = bytearray(picture_file(Image.new("RGB", (4, 3), "red").convert(mode), "GIF"))
