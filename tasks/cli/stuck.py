@@ -91,7 +91,7 @@ def _without_lease(runtime: Runtime) -> Iterator[StuckJob]:
 
 def _without_message(runtime: Runtime, older_than: float) -> Iterator[StuckJob]:
     queued = dict(_scores(runtime, redis_keys.index_key(Status.QUEUED)))
-    detector = MissingMessageDetector(runtime.redis)
+    detector = MissingMessageDetector(runtime.redis, clock=runtime.registry.now)
     detector.find()
     time.sleep(_RECHECK_SECONDS)
     missing = detector.find()

@@ -5,7 +5,6 @@ job's number is below that of its list's oldest message, its own message is not 
 """
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, cast
@@ -37,9 +36,12 @@ _UNKNOWN_MAX: Final = 100
 
 
 class MissingMessageDetector:
-    """Reports what two passes in a row found missing: a message in transit is missed once."""
+    """Reports what two passes in a row found missing: a message in transit is missed once.
 
-    def __init__(self, client: Redis, *, clock: Callable[[], float] = time.time) -> None:
+    `clock` is the one by which workers hold messages: `WorkerRegistry.now`.
+    """
+
+    def __init__(self, client: Redis, *, clock: Callable[[], float]) -> None:
         self._client = client
         self._clock = clock
         self._suspects: set[tuple[str, int]] = set()

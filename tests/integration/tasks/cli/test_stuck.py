@@ -1,5 +1,8 @@
 """`celery jobs stuck`: what does not move, and what to do about it."""
 
+import json
+import time
+
 import pytest
 
 from tasks import redis_keys
@@ -55,6 +58,18 @@ def test_stuck_finds_each_kind_and_says_what_to_do(operator: Operator) -> None:
                 assert part in line
         else:
             assert "I/O worker" in line or not name.startswith("rm-")
+
+
+def test_a_message_that_a_worker_holds_by_the_clock_of_redis_is_not_missing(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = 3600  # this host's clock
+    monkeypatch.setattr(WorkerRegistry, "now", lambda _: time.time() - ahead)
+    operator.make()
+    message = json.loads(operator.redis.rpop(list_key(f"{QUEUE}|3")))
+    operator.redis.hset(redis_keys.UNACKED, "tag", json.dumps([message, "", QUEUE]))
+    operator.redis.zadd(redis_keys.UNACKED_INDEX, {"tag": time.time() - ahead})
+    assert "queued_without_message" not in {problem for _, problem in _stuck(operator, 0)}
 
 
 def test_a_silent_worker_is_shown_until_it_is_back(operator: Operator) -> None:
