@@ -421,14 +421,14 @@ class _Exchange:
 
     async def _take(self, reader: BodyReader) -> None:
         """Read the body, and answer the request."""
-        if _is_chunk_of_upload(self.environ):
-            await self._hand_on_in_parts(reader)
-            return
-        shares = self.bridge.body_shares
-        with _spool() as file, shares.share(self.bridge.caller(self.environ)) as reader.has_room:
-            end = await reader.read_into(file, reader.limit + 1)
-            if await self._ended_well(end, reader):
-                await self._respond(await self._call_with(file, reader.length))
+        with self.bridge.body_shares.share(self.bridge.caller(self.environ)) as reader.has_room:
+            if _is_chunk_of_upload(self.environ):
+                await self._hand_on_in_parts(reader)
+                return
+            with _spool() as file:
+                end = await reader.read_into(file, reader.limit + 1)
+                if await self._ended_well(end, reader):
+                    await self._respond(await self._call_with(file, reader.length))
 
     async def _judge_head(self) -> Answer | None:
         """Return the refusal of a request by its head alone; None if it may send its body."""
@@ -454,12 +454,15 @@ class _Exchange:
 
     async def _hand_on_in_parts(self, reader: BodyReader) -> None:
         """Run the application for each part of an upload's chunk; answer as for the whole."""
+        has_room = reader.has_room
         announced = self.environ.get("CONTENT_LENGTH")
         more: dict[str, Any] = {}
         first: Answer | None = None
         while True:
             with _spool() as file:
                 before = reader.taken
+                # The parts before are in no file any more.
+                reader.has_room = lambda length, before=before: has_room(length - before)  # type: ignore[misc] # mypy takes it for a function of two
                 end = await reader.read_into(file, PART_BYTES)
                 length = file.tell()
                 if announced is not None:

@@ -211,6 +211,36 @@ def test_a_body_that_finds_no_room_is_read_no_further() -> None:
     assert reader.length == 5 * 2**20
 
 
+@pytest.mark.parametrize(("free", "answer", "kept"), [(6, b"", 12), (4, b"store_full", 4)])
+def test_of_an_uploads_chunk_each_part_needs_room(free: int, answer: bytes, kept: int) -> None:
+    app, sizes = _app(), list[int]()
+    pieces = iter([True] * 12 * 16 + [False])
+
+    @app.route("/api/v1/uploads/x", methods=["PATCH"])
+    def take() -> tuple[str, int]:
+        sizes.append(len(request.get_data()))
+        return "", 204
+
+    @app.before_request
+    def judge() -> str | None:
+        request.environ[MAX_BODY] = _GB
+        return request.environ.get(REFUSAL)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": bytes(2**16), "more_body": next(pieces)}
+
+    async def ask() -> list[Any]:
+        with WsgiBridge(app, threads=_THREADS) as bridge:
+            bridge.body_shares = BodyShares(lambda _: (_GB, 0, _GB // 8 + free * 2**20))
+            scope = _scope("/api/v1/uploads/x", content_type="application/offset+octet-stream")
+            scope["headers"].append((b"transfer-encoding", b"chunked"))
+            scope |= {"method": "PATCH", "extensions": {CONNECTION: Mock()}}
+            return await _sent(bridge, scope, receive)
+
+    sent = b"".join(message.get("body", b"") for message in asyncio.run(ask()))
+    assert (sent, sum(sizes) // 2**20) == (answer, kept)
+
+
 def test_bodies_have_places_that_callers_share() -> None:
     """A body that fits into memory needs none."""
     app, large = _app(), 2**16 + 1
