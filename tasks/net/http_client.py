@@ -39,6 +39,8 @@ _BYTES_A_PIECE: Final = 256
 #: Bytes of a response's head, with the responses `100 Continue` before it, and of its trailers:
 #: http.client reads any number of these, and lines of 64 KiB.
 _MAX_HEAD_BYTES: Final = 2**16
+#: Characters of a media type (RFC 6838, 4.2), which the error of a file that is no picture names.
+_MAX_MEDIA_TYPE: Final = 255
 #: As much of the response to a POST is read.
 _MAX_ANSWER_BYTES: Final = 500
 
@@ -318,7 +320,8 @@ def _write_body(
     deadline.check()
     if answer.length_remaining:
         raise UrlUnreachableError("The host of the address closed the connection early.")
-    media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    declared = answer.headers.get("Content-Type", "").partition(";")[0]
+    media_type = declared.strip().lower()[:_MAX_MEDIA_TYPE]
     return FetchedFile(length, media_type, PurePosixPath(unquote(urlsplit(target.path).path)).name)
 
 

@@ -47,6 +47,9 @@ def test_a_file_of_the_largest_size_comes_with_its_type_and_name() -> None:
         got = _client().fetch(url, file, max_bytes=MOST, seconds=10)
     assert (got.length, got.media_type, got.file_name) == (MOST, "image/jpeg", "b c.jpg")
     assert file.getvalue() == b"x" * MOST
+    with serving(answer(200, Content_Type="x" * 60_000)) as port:
+        got = _client().fetch(f"http://127.0.0.1:{port}/", file, max_bytes=MOST, seconds=10)
+    assert got.media_type == "x" * 255
 
 
 def test_a_compressed_answer_is_not_blown_up_and_a_proxy_of_the_environment_not_used(
