@@ -1,5 +1,6 @@
 """The settings that only the API has."""
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -8,6 +9,10 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AnyHttpUrl, Field, SecretStr, field_validator
 
 from tasks.settings import Settings
+
+#: What browsers send as `Origin`: a scheme and a host, with a port that the scheme does not imply.
+_ORIGIN = re.compile(r"https?://([^\s/?#@:\[\]]+|\[[\da-f:.]+\])(:\d+)?")
+_NAME = re.compile(r"[\w.-]+|[\da-f:]*:[\da-f:.]*", re.ASCII)
 
 
 class ApiSettings(Settings):
@@ -79,8 +84,16 @@ class ApiSettings(Settings):
     @classmethod
     def _are_origins(cls, value: str) -> str:
         for origin in _split(value):
-            if origin != "*" and not origin.startswith(("http://", "https://")):
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"should be origins such as https://shop.example, not {origin}")
+        return value
+
+    @field_validator("trusted_hosts")
+    @classmethod
+    def _are_names(cls, value: str) -> str:
+        for name in _split(value):
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"should be names such as rmbg.intra, without a port, not {name}")
         return value
 
     @field_validator("public_url")

@@ -40,8 +40,9 @@ def settings_page() -> str:
     return (
         f"# Settings\n\n<!-- {_NOTICE} -->\n\n"
         "Settings are environment variables, read once at start. Each can come from a file: "
-        "`RMBG_S3_SECRET_KEY_FILE=/run/secrets/s3` takes that file's content, without its last "
-        "newline. An empty variable counts as unset. A variable `RMBG_*` that is no setting, "
+        "`RMBG_S3_SECRET_KEY_FILE=/run/secrets/s3` takes that file's content, unless the variable "
+        "itself is set. Spaces and line ends around a value are no part of it, and an empty "
+        "variable counts as unset. A variable `RMBG_*` that is no setting, "
         "such as a misspelt one, is named in the log at start and by `rmbg doctor`.\n\n"
         "Some libraries read their own variables: OpenTelemetry `OTEL_*` (traces go to the "
         "collector that `OTEL_EXPORTER_OTLP_ENDPOINT` names, with the extra `tracing`), the "

@@ -3,6 +3,7 @@
 Each option that reliability rests on says which stock behaviour it replaces.
 """
 
+import sys
 from functools import cache
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from celery import Celery
 from inference.errors import ModelError
 from inference.models.registry import get_spec
 from tasks import redis_keys
+from tasks.errors import SettingsError
 from tasks.jobs import routing
 from tasks.settings import Settings
 
@@ -136,5 +138,10 @@ def _cached_app() -> Celery:
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attribute may be anything
     """Make `tasks.app.app` when the celery command asks for it, not at import."""
     if name == "app":
-        return _cached_app()
+        try:
+            return _cached_app()
+        except SettingsError as error:
+            # Celery would print any exception with its whole trace.
+            print(error, file=sys.stderr)  # noqa: T201 - the command's message
+            raise SystemExit(2) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

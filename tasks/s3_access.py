@@ -138,7 +138,9 @@ def explain_failure(error: Exception) -> str:
         )
     if cause := _tls_error(error):
         return _explain_tls(cause)
-    return f"The object store does not answer: {type(error).__name__}."
+    innermost = _causes(error)[-1]
+    said = innermost.strerror if isinstance(innermost, OSError) else None
+    return f"The object store does not answer: {said or type(innermost).__name__}."
 
 
 def _explain_tls(error: ssl.SSLError) -> str:
@@ -176,14 +178,20 @@ def is_denied(error: MinioException) -> bool:
     )
 
 
-def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
+def _tls_error(error: Exception) -> ssl.SSLError | None:
     """Return the error of TLS that is behind one of urllib3's."""
-    while error is not None:
-        if isinstance(error, ssl.SSLError):
-            return error
-        inner = getattr(error, "reason", None) or next(iter(error.args), None)
-        error = inner if isinstance(inner, BaseException) else None
-    return None
+    return next((each for each in _causes(error) if isinstance(each, ssl.SSLError)), None)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return an error of urllib3 and what it was made for, the innermost last."""
+    causes = []
+    inner: BaseException | None = error
+    while inner is not None and inner not in causes:
+        causes.append(inner)
+        behind = (getattr(inner, "reason", None), inner.__cause__, *inner.args)
+        inner = next((each for each in behind if isinstance(each, BaseException)), None)
+    return causes
 
 
 class RoleCredentials(Provider):

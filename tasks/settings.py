@@ -1,7 +1,7 @@
 """The settings, read from `RMBG_*` once and checked at start; one error lists all that are wrong.
 
-A secret, or any other setting, can come from a file: `RMBG_S3_SECRET_KEY_FILE=/run/secrets/s3`. A
-variable that is empty counts as unset.
+A secret, or any other setting, can come from a file: `RMBG_S3_SECRET_KEY_FILE=/run/secrets/s3`.
+Spaces and line ends around a value are no part of it, and a variable that is empty counts as unset.
 """
 
 import base64
@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
+from minio.helpers import check_bucket_name
 from pydantic import (
     AnyHttpUrl,
     DirectoryPath,
@@ -22,7 +23,9 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -67,6 +70,9 @@ _OTHER_VARIABLES = frozenset({"RMBG_API_KEY", "RMBG_LOOPBACK_ONLY", "RMBG_PUBLIC
 _NEAR = 0.88
 
 _WEBHOOK_SECRET_SIZES = range(24, 65)
+
+#: Longer times are not meant, and beyond what calendars and timers can hold some day.
+_MOST_SECONDS: Final = 365 * 24 * 3600
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -119,9 +125,33 @@ def unknown_variables(known: type["Settings"], *, only_misspelt: bool = False) -
 
 
 def _from_files(names: Iterable[str]) -> dict[str, str]:
-    """Read the settings that have a variable `RMBG_<NAME>_FILE`, without a file's last newline."""
-    paths = {name: os.environ.get(f"{variable(name)}_FILE") for name in names}
-    return {name: Path(path).read_text().rstrip("\n") for name, path in paths.items() if path}
+    """Read the settings that have a variable `RMBG_<NAME>_FILE`.
+
+    Raises:
+        SettingsError: a file cannot be read, or is no text.
+    """
+    texts = {}
+    for name in names:
+        file = f"{variable(name)}_FILE"
+        if path := os.environ.get(file):
+            try:
+                texts[name] = Path(path).read_text(encoding="utf-8")
+            except OSError as error:
+                raise SettingsError(f"{file} cannot be read: {error}") from error
+            except UnicodeDecodeError:
+                # The text of the cause would hold a part of the secret.
+                raise SettingsError(f"{file} names {path}, which is no text in UTF-8") from None
+    return texts
+
+
+def _explain(fault: ErrorDetails, meaning: str) -> str:
+    """Return what is wrong with a setting, and what it should be, without its value."""
+    if fault["type"] == "value_error":
+        return fault["msg"].removeprefix("Value error, ")
+    text = fault["msg"]
+    if fault["type"] == "too_short":
+        text = f"Value should have at least {fault['ctx']['min_length']} characters"
+    return f"{text}. Meaning: {meaning}"
 
 
 def _as_text(value: object) -> str:
@@ -135,7 +165,13 @@ class Settings(BaseSettings):
     """The settings that the API, the workers and the command line share."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore"
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,
+        # Whoever prints the cause of a refusal prints no password.
+        hide_input_in_errors=True,
     )
 
     redis_url: SecretStr = Field(
@@ -160,7 +196,9 @@ class Settings(BaseSettings):
         None, description="URL of the object store as clients reach it, for signed URLs."
     )
     s3_access_key: str = Field("", description="Access key of the object store.")
-    s3_secret_key: SecretStr = Field(SecretStr(""), description="Secret key of the object store.")
+    s3_secret_key: SecretStr = Field(
+        SecretStr(""), validate_default=True, description="Secret key of the object store."
+    )
     s3_credentials: Literal["keys", "aws"] = Field(
         "keys",
         description="Where the object store's keys come from: keys, the two settings above; aws, "
@@ -257,12 +295,14 @@ class Settings(BaseSettings):
     time_limit: int | None = Field(
         None,
         ge=2,
+        le=_MOST_SECONDS,
         description="Seconds after which a job's process is killed and the job retried; if unset, "
         "30 for small models, 60 on a GPU, 180 on a CPU.",
     )
     shutdown_seconds: float = Field(
         30,
         ge=0,
+        le=_MOST_SECONDS,
         description="Grace period in seconds of a worker's shutdown: a job that still runs after "
         "it goes back to the queue.",
     )
@@ -294,6 +334,7 @@ class Settings(BaseSettings):
     queue_seconds: float = Field(
         24 * 3600,
         gt=0,
+        le=_MOST_SECONDS,
         description="Seconds after which a job that no worker has begun fails. A caller's "
         "`expires_in` can only shorten that, and RMBG_RETENTION_HOURS limits it. Raise both for "
         "batches that take longer than a day.",
@@ -319,7 +360,6 @@ class Settings(BaseSettings):
     )
     webhook_retries: str = Field(
         "5,300,1800,7200,18000,36000,50400,72000,86400",
-        pattern=r"^\d+(\.\d+)?(,\d+(\.\d+)?)*$",
         description="Seconds after the first, second, ... failed attempt at a webhook.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -336,6 +376,16 @@ class Settings(BaseSettings):
     metrics_address: str = Field(
         "127.0.0.1", min_length=1, description="Address that a worker's metrics port listens on."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_space_around(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Strip values, as a file's line ends of another system would make keys wrong."""
+        stripped = {
+            name: value.strip() if isinstance(value, str) else value
+            for name, value in values.items()
+        }
+        return {name: value for name, value in stripped.items() if value or values[name] == value}
 
     @field_validator("patch_order", mode="before")
     @classmethod
@@ -363,6 +413,19 @@ class Settings(BaseSettings):
             )
         if value is not None:
             check_address(str(value))
+        return value
+
+    @field_validator("s3_secret_key")
+    @classmethod
+    def _s3_secret_key(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        if bool(value.get_secret_value()) != bool(info.data.get("s3_access_key")):
+            raise ValueError("RMBG_S3_ACCESS_KEY and RMBG_S3_SECRET_KEY need each other; set both")
+        return value
+
+    @field_validator("s3_bucket")
+    @classmethod
+    def _s3_bucket(cls, value: str) -> str:
+        check_bucket_name(value, strict=True)
         return value
 
     @field_validator("s3_credentials")
@@ -396,6 +459,17 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("webhook_retries")
+    @classmethod
+    def _webhook_retries(cls, value: str) -> str:
+        try:
+            pauses = [float(pause) for pause in value.split(",")]
+        except ValueError:
+            pauses = [-1]
+        if not all(0 <= pause <= _MOST_SECONDS for pause in pauses):
+            raise ValueError("should be seconds, comma-separated, such as 5,300,1800")
+        return value
+
     @field_validator("url_allow")
     @classmethod
     def _url_allow(cls, value: str) -> str:
@@ -424,11 +498,12 @@ class Settings(BaseSettings):
         """
         try:
             return cls(**values)  # type: ignore[arg-type] # checked by pydantic, which is the point
-        except OSError as error:
-            raise SettingsError(f"A settings file cannot be read: {error}") from error
         except ValidationError as error:
-            faults = error.errors(include_input=False, include_url=False)
-            lines = [f"  {variable(str(each['loc'][0]))}: {each['msg']}" for each in faults]
+            lines = [
+                f"  {variable(name)}: {_explain(fault, cls.model_fields[name].description or '')}"
+                for fault in error.errors(include_input=False, include_url=False)
+                for name in (str(fault["loc"][0]),)
+            ]
             raise SettingsError("\n".join(["These settings are wrong:", *lines])) from error
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:

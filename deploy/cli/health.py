@@ -92,6 +92,8 @@ def api(
     url: Annotated[str, typer.Argument(help="The API's address.")] = "http://127.0.0.1:8000",
 ) -> None:
     """Check that an API answers; `/healthz/ready` checks Redis and the object store, too."""
+    if not url.startswith(("http://", "https://")):
+        raise typer.BadParameter("an address begins with http:// or https://")
     _probe(url, http_ok(f"{url.rstrip('/')}/healthz/live"))
 
 

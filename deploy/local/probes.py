@@ -63,11 +63,13 @@ def worker_online(settings: Settings, worker: str) -> Probe:
 
     def probe(since: float) -> None:  # noqa: ARG001 - a probe's signature
         # Celery is slow to import, and only this probe needs it.
+        from kombu.exceptions import OperationalError  # noqa: PLC0415 - see above
+
         from tasks.app import create_celery  # noqa: PLC0415 - see above
 
         with (
             create_celery(settings) as app,
-            _not_ready("Redis does not answer", OSError, RedisError),
+            _not_ready("Redis does not answer", OSError, RedisError, OperationalError),
         ):
             answers = app.control.ping(destination=[worker], timeout=_TIMEOUT_SECONDS, limit=1)
         if not answers:

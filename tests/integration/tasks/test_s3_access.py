@@ -90,6 +90,8 @@ def test_a_server_that_is_no_store_or_speaks_no_tls_is_said_as_such(
             (plain, r"begins with http://"),
             (f"http://127.0.0.1:{port}", "no object store"),
             (f"http://127.0.0.1:{gateway}", "does not answer"),
+            ("http://127.0.0.1:1", r"does not answer: Connection refused\."),
+            ("http://store.invalid", r"does not answer: .*(not known|resolution)"),
         ):
             own = Settings.load(**{**server_settings, "s3_endpoint": endpoint})
             with pytest.raises(ObjectStoreUnavailableError, match=said):

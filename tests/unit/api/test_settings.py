@@ -6,7 +6,23 @@ from api.settings import ApiSettings
 from tasks.errors import SettingsError
 
 
-@pytest.mark.parametrize("origins", ["shop.example", "https://a.example,b.example"])
-def test_an_origin_without_its_scheme_is_a_wrong_setting(origins: str) -> None:
-    with pytest.raises(SettingsError, match="RMBG_CORS_ORIGINS"):
-        ApiSettings.load(cors_origins=origins)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cors_origins", "shop.example"),
+        ("cors_origins", "https://a.example,b.example"),
+        ("cors_origins", "https://shop.example/studio"),
+        ("trusted_hosts", "rmbg.intra,rmbg.intra:8000"),
+        ("trusted_hosts", "https://rmbg.intra"),
+    ],
+)
+def test_what_no_browser_would_send_is_a_wrong_setting(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"RMBG_{name.upper()}"):
+        ApiSettings.load(**{name: value})
+
+
+def test_origins_and_names_are_those_that_browsers_send() -> None:
+    origins = "https://shop.example/, http://[::1]:3000,http://10.0.0.1:80,*"
+    settings = ApiSettings.load(cors_origins=origins, trusted_hosts="API, rmbg.intra,fd00::1")
+    assert len(settings.cors_allowed) == 4
+    assert settings.trusted_names == {"api", "rmbg.intra", "fd00::1"}

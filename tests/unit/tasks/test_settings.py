@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,20 +21,39 @@ def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -
     text = str(caught.value)
     names = ("REDIS_URL", "RETENTION_HOURS", "PRECISION", "S3_ENDPOINT", "RMBG_S3_ACCESS_KEY")
     assert all(name in text for name in names)
-    assert "hunter2" not in text, "a secret is not repeated"
+    assert "greater than 0. Meaning: Hours for which an original" in text
+    assert "hunter2" not in f"{text} {caught.value.__cause__}", "a secret is not repeated"
 
 
 def test_a_secret_comes_from_a_file_and_is_not_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "secret").write_text("s3cr3t\n")
+    (tmp_path / "secret").write_bytes(b"s3cr3t\r\n")
     monkeypatch.setenv("RMBG_S3_SECRET_KEY_FILE", str(tmp_path / "secret"))
-    settings = Settings.load(redis_url="redis://:s3cr3t@localhost/0")
+    settings = Settings.load(redis_url=" redis://:s3cr3t@localhost/0\n", s3_access_key="a")
     assert settings.s3_secret_key.get_secret_value() == "s3cr3t"
+    assert settings.redis_url.get_secret_value() == "redis://:s3cr3t@localhost/0"
     assert "s3cr3t" not in repr(settings)
-    monkeypatch.setenv("RMBG_S3_SECRET_KEY_FILE", "/nowhere/secret")
-    with pytest.raises(SettingsError, match="/nowhere/secret"):
-        Settings.load()
+    (tmp_path / "binary").write_bytes(b"s3cr3t\xff")
+    for unreadable in ("/nowhere/secret", str(tmp_path), str(tmp_path / "binary")):
+        monkeypatch.setenv("RMBG_S3_SECRET_KEY_FILE", unreadable)
+        with pytest.raises(SettingsError, match=f"RMBG_S3_SECRET_KEY_FILE .*{unreadable}"):
+            Settings.load()
+
+
+def test_a_wrong_setting_ends_a_celery_command_without_trace_or_secret() -> None:
+    done = subprocess.run(
+        (sys.executable, "-m", "celery", "-A", "tasks.app", "report"),
+        env={**os.environ, "RMBG_REDIS_URL": "http://:hunter2@nowhere"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "RMBG_REDIS_URL: should look like" in done.stderr
+    assert "hunter2" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -69,13 +91,36 @@ def test_a_wrong_redis_url_is_refused_at_start(url: str, problem: str) -> None:
         ("s3_ca_file", "/nowhere/ca.pem", "RMBG_S3_CA_FILE"),
         ("s3_ca_file", __file__, "holds no certificates of authorities, as PEM"),
         ("s3_credentials", "aws", "RMBG_S3_ACCESS_KEY exclude each other"),
+        ("s3_secret_key", "", "RMBG_S3_ACCESS_KEY and RMBG_S3_SECRET_KEY need each other"),
+        ("s3_access_key", "", "RMBG_S3_ACCESS_KEY and RMBG_S3_SECRET_KEY need each other"),
+        ("s3_bucket", "shop..pictures", "invalid successive characters"),
+        ("s3_bucket", "10.0.0.1", "must not be formatted as an IP address"),
     ],
 )
 def test_a_store_that_cannot_be_reached_as_told_is_refused_at_start(
     name: str, value: str, problem: str
 ) -> None:
     with pytest.raises(SettingsError, match=problem):
-        Settings.load(**{"s3_access_key": "a", name: value})
+        Settings.load(**{"s3_access_key": "a", "s3_secret_key": "b", name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        *(
+            (name, value, f"{name.upper()}: Input should be ")
+            for name in ("queue_seconds", "shutdown_seconds", "time_limit")
+            for value in ("inf", "1e300", "-1")
+        ),
+        *((name, "inf", "finite") for name in ("max_image_mb", "max_megapixels")),
+        *(("webhook_retries", pauses, "such as 5,300") for pauses in ("5,", "5;300", "5,inf")),
+    ],
+)
+def test_a_time_or_size_beyond_all_bounds_is_refused_at_start(
+    name: str, value: str, problem: str
+) -> None:
+    with pytest.raises(SettingsError, match=problem):
+        Settings.load(**{name: value})
 
 
 def test_a_misspelt_variable_is_told_with_what_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +144,7 @@ def test_a_misspelt_variable_is_told_with_what_is_meant(monkeypatch: pytest.Monk
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     unset = ApiSettings.load()
     for name in ApiSettings.model_fields:
-        monkeypatch.setenv(variable(name), "")
+        monkeypatch.setenv(variable(name), " \r\n" if name == "redis_url" else "")
         monkeypatch.setenv(f"{variable(name)}_FILE", "")
     assert ApiSettings.load() == unset
     assert unset.environment() == {}

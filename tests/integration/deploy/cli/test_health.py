@@ -50,7 +50,9 @@ def test_the_exit_status_is_the_health(
     gone = _health("worker", WORKER)
     assert (gone.exit_code, gone.stderr) == (1, f"{WORKER}: no heartbeat\n")
     monkeypatch.setenv("RMBG_REDIS_URL", "redis://127.0.0.1:1/0")
-    away = _health("worker", WORKER)
-    assert away.exit_code == 1
-    assert "Redis does not answer" in away.stderr
+    for kind in ("worker", "io"):
+        away = _health(kind, WORKER)
+        assert (away.exit_code, type(away.exception)) == (1, SystemExit)
+        assert "Redis does not answer" in away.stderr
     assert _health("api", "http://127.0.0.1:1").exit_code == 1
+    assert _health("api", "127.0.0.1:1").exit_code == 2
