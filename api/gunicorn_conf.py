@@ -28,14 +28,15 @@ def on_starting(server: Any) -> None:  # noqa: ANN401 - gunicorn publishes no ty
     """Refuse a public address without API keys, and create the bucket if S3 answers.
 
     Raises:
-        SystemExit: others could reach the service, and there is no API key.
+        SystemExit: others could reach the service, and there is no API key; or the audit log cannot
+            be written.
     """
     # All workers share their metrics: a scrape reaches any of them.
     make_shared_folder()
     settings = ApiSettings.load()
-    configure_logging(settings)
-    log_unknown_variables(ApiSettings)
     try:
+        configure_logging(settings, audit_log=settings.audit_log)
+        log_unknown_variables(ApiSettings)
         with Runtime(settings) as runtime:
             refuse_public_bind_without_keys(settings, server.cfg.address, runtime.api_keys)
             runtime.object_store.ensure_bucket()

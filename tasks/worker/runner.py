@@ -514,10 +514,18 @@ class Readiness:
         )
 
     def _announce(self, write: Callable[..., None]) -> None:
-        """Write an answer: for how many seconds it counts, how old it is, and the model's facts."""
+        """Write an answer: for how many seconds it counts, how old it is, and the model's facts.
+
+        That a job runs, or none, is among them: Redis may have been away when one began or ended.
+        """
         ago = monotonic() - self._answered_at
         seconds = self._seconds + self.check_seconds - self._interval - ago
-        facts = {"model": self._model.name, "pid": os.getpid(), **self._facts}
+        facts = {
+            "model": self._model.name,
+            "pid": os.getpid(),
+            "running": int(self._busy),
+            **self._facts,
+        }
         try:
             write(seconds, ago, **facts, **_gpu_memory_facts(self._model))
         except QueueUnavailableError as error:

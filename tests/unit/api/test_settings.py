@@ -1,7 +1,10 @@
 """The API's own settings: what is refused at start."""
 
+from pathlib import Path
+
 import pytest
 
+from api import gunicorn_conf
 from api.settings import ApiSettings
 from tasks.errors import SettingsError
 
@@ -26,3 +29,13 @@ def test_origins_and_names_are_those_that_browsers_send() -> None:
     settings = ApiSettings.load(cors_origins=origins, trusted_hosts="API, rmbg.intra,fd00::1")
     assert len(settings.cors_allowed) == 4
     assert settings.trusted_names == {"api", "rmbg.intra", "fd00::1"}
+
+
+@pytest.mark.usefixtures("kept_loggers")
+def test_an_audit_log_that_cannot_be_written_ends_the_start_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RMBG_AUDIT_LOG", str(tmp_path))
+    monkeypatch.setattr(gunicorn_conf, "make_shared_folder", lambda: None)
+    with pytest.raises(SystemExit, match=r"RMBG_AUDIT_LOG: .* Is a directory"):
+        gunicorn_conf.on_starting(None)

@@ -106,9 +106,10 @@ def test_an_idle_model_is_checked_by_what_that_costs_and_its_answer_is_repeated(
     calls, until = model.calls, redis.zscore(redis_keys.READY_WORKERS, WORKER)
     assert until
     redis.flushdb()
+    task.runner.registry.update(WORKER, running=1)  # as if Redis was away when the last job ended
     now[0] += 60
     readiness.keep_ready()
-    assert model.calls == calls
+    assert (model.calls, _worker(task).running) == (calls, 0)
     # It counts as long as before: 60 s of real time have not passed.
     assert redis.zscore(redis_keys.READY_WORKERS, WORKER) == pytest.approx(until - 60, abs=2)
     now[0] += 60
