@@ -9,12 +9,12 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from itertools import islice
+from itertools import count, islice
 from statistics import median
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -167,18 +167,16 @@ def _check_work(runtime: Runtime) -> Iterator[CheckResult]:
     settings, workers = runtime.settings, runtime.registry.workers()
     usable = {worker.model for worker in workers if worker.usable}
     yield from _check_model(settings, served=settings.model in usable)
+    silent = runtime.registry.silent()
     for worker in workers:
-        yield _check_worker(worker)
-    for name, seconds in runtime.registry.silent().items():
+        if worker.drained or worker.name not in silent:
+            yield _check_worker(worker)
+    for name, seconds in silent.items():
         text = f"{name}: no heartbeat for {seconds:.0f} s"
         yield _warn("workers", text, "restart it, unless it was removed on purpose")
     if settings.model not in usable:
-        yield _fail(
-            "workers",
-            f"no worker is ready for {settings.model}: its jobs wait",
-            f"start one: celery -A tasks.app worker -n gpu0@{settings.host} -c 1 "
-            f"-Q {routing.gpu_queue(settings.host, 0)},{routing.model_queue(settings.model)}",
-        )
+        text = f"no worker is ready for {settings.model}: its jobs wait"
+        yield _fail("workers", text, _how_to_get_a_worker(settings, workers))
     yield _check_io_worker(runtime.celery_app, settings.host)
     yield from _check_queues(runtime.job_store, usable, settings.max_pending)
     if given_up := len(runtime.job_store.dead()):
@@ -608,6 +606,19 @@ def _check_torch_device(device: str) -> CheckResult:
 # Workers, queues and webhooks
 
 
+def _how_to_get_a_worker(settings: Settings, workers: Sequence[Worker]) -> str:
+    """Return how the model gets a worker: one that is only drained, else a new one."""
+    for worker in workers:
+        if worker.drained and worker.alive and worker.ready and worker.model == settings.model:
+            return f"let one take jobs again: {_JOBS} undrain {worker.name}"
+    host, taken = settings.host, {worker.name for worker in workers}
+    number = next(number for number in count() if f"gpu{number}@{host}" not in taken)
+    return (
+        f"start one: celery -A tasks.app worker -n gpu{number}@{host} -c 1 "
+        f"-Q {routing.gpu_queue(host, number)},{routing.model_queue(settings.model)}"
+    )
+
+
 def _check_worker(worker: Worker) -> CheckResult:
     name = worker.name
     if worker.drained:
@@ -671,7 +682,7 @@ def _check_queues(job_store: JobStore, served: set[str], limit: int) -> Iterator
     for model, number in sorted(Counter(job.model for job in queued).items()):
         if model not in served:
             text = f"{number} queued for {model}, which no ready worker serves"
-            advice = f"start a worker for {model}, or cancel them: {_JOBS} purge"
+            advice = f"start or undrain a worker of {model}, or cancel them: {_JOBS} purge"
             yield _fail("queues", text, advice)
 
 

@@ -24,6 +24,8 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _RATE: Final = re.compile(r"(\d+(?:\.\d+)?)/(s|sec|second|min|minute|h|hour)\Z")
 _BYTES: Final = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)i?B?\Z", re.IGNORECASE)
 _COUNT: Final = re.compile(r"\d{1,15}\Z")
+#: The largest number that the headers which state limits can hold.
+_MOST: Final = 10**15 - 1
 #: By the first letter of the unit, as a power of 1024.
 _POWERS: Final = "kmgt"
 #: In place of a quota: the one that the settings give to each owner.
@@ -192,9 +194,10 @@ def _api_keys() -> ApiKeys:
 def _parse_rate(text: str) -> float:
     """Return the pictures a minute."""
     found = _RATE.match(text.strip())
-    if not found or float(found[1]) <= 0:
+    rate = float(found[1]) * _PER_MINUTE[found[2][0]] if found else 0.0
+    if not 0 < rate <= _MOST:
         raise typer.BadParameter("give a number and a unit of time, such as 60/min or 2/s")
-    return float(found[1]) * _PER_MINUTE[found[2][0]]
+    return rate
 
 
 def _parse_quotas(
@@ -215,9 +218,13 @@ def _parse_quota(name: str, text: str) -> int:
             raise typer.BadParameter(f"{text!r}: give a whole number, 0 for no limit, or default")
         return int(text)
     found = _BYTES.match(text.strip())
-    if not found:
-        raise typer.BadParameter(f"{text!r}: give a size such as 500MB, 0 for no limit, or default")
-    return round(float(found[1]) * 2.0 ** (10 * (_POWERS.find(found[2].lower() or "-") + 1)))
+    power = _POWERS.find(found[2].lower() or "-") + 1 if found else 0
+    size = float(found[1]) * 1024.0**power if found else -1.0
+    if not 0 <= size <= _MOST:
+        raise typer.BadParameter(
+            f"{text!r}: give a size such as 500MB, at most 900TB, 0 for no limit, or default"
+        )
+    return round(size)
 
 
 def _size(count: int) -> str:

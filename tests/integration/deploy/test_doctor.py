@@ -84,6 +84,9 @@ def test_what_needs_somebody_is_reported_with_what_to_do(
         registry.record_heartbeat(worker, model="u2netp")
     registry.mark_ready("gpu0@a", 60)
     registry.drain("gpu0@a", "new fan")
+    assert "let one take jobs again: celery -A tasks.app jobs undrain gpu0@a" in doctor()["workers"]
+    registry.mark_not_ready("gpu0@a")
+    monkeypatch.setenv("RMBG_HOST", "a")
     dead, broken, waiting = (store.create(make_job(created_at=1e9)).job.task_id for _ in range(3))
     crash(store, dead)
     redis.hset(redis_keys.job_key(broken), "options", "{no json")
@@ -100,6 +103,7 @@ def test_what_needs_somebody_is_reported_with_what_to_do(
         ("workers", "jobs undrain gpu0@a"),
         ("workers", "warn: gpu1@a is alive, but its model does not answer"),
         ("workers", "fail: no worker is ready for u2netp"),
+        ("workers", "worker -n gpu2@a -c 1 -Q gpu.a.2,model.u2netp"),
         ("store.disk", "fail: no room"),
         ("dead_letters", "jobs dead list"),
         ("queues.oldest", waiting),
