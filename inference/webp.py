@@ -85,8 +85,10 @@ def walk_webp(file: BinaryIO) -> WebP:
     if found.frame is None:
         found.picture = _find_picture(loose)
         found.size = _read_size(file, found.picture[-1]) if found.picture else found.size
-    # Some writers omit the last padding byte.
-    found.complete = bool(found.picture) and found.picture[-1].end <= limit + 1
+    if found.picture:
+        # Encoders count the padding byte to lossy data, and some files lack it.
+        spare = found.picture[-1].kind == _LOSSY
+        found.complete = found.picture[-1].end <= limit + spare
     return found
 
 
