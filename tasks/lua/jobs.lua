@@ -552,20 +552,31 @@ local function complete_batch(batch, now)
   end
 end
 
-local function count_in_batch(id)
+-- Counts a job in its batch as one that has ended.
+-- status: with which it ended, or 'erased'.
+local function count_in_batch(id, status, now)
   local batch = get(id, 'batch_id')
   if not batch or redis.call('EXISTS', batch_key(batch)) == 0 then
     return
   end
   local ends = batch_key(batch) .. ':ends'
-  redis.call('HSET', ends, id, get(id, 'status'))
+  redis.call('HSET', ends, id, status)
   redis.call('EXPIREAT', ends, redis.call('EXPIRETIME', batch_key(batch)))
-  complete_batch(batch, get(id, 'finished_at'))
+  complete_batch(batch, now)
+end
+
+-- Counts a job that is queued again as one that has not ended: its batch, if it is not complete yet,
+-- waits for it.
+local function await_in_batch(id)
+  local batch = get(id, 'batch_id')
+  if batch then
+    redis.call('HDEL', batch_key(batch) .. ':ends', id)
+  end
 end
 
 local function report_end(id)
   count_end(id)
-  count_in_batch(id)
+  count_in_batch(id, get(id, 'status'), get(id, 'finished_at'))
   local event = 'removal.' .. get(id, 'status')
   if takes(get(id, 'webhook_events'), event) then
     add_delivery('task', id, job_key(id), event, get(id, 'finished_at'))
@@ -890,6 +901,7 @@ commands.requeue = function(a)
   redis.call('HSET', job_key(a.id), 'attempts', 0, 'crashes', 0, 'losses', 0)
   redis.call('ZREM', DEAD, a.id)
   set_status(a.id, 'queued', a.now)
+  await_in_batch(a.id)
   postpone(a.id, a.now)
   local timeout = number(get(a.id, 'queue_timeout'))
   if not timeout then
@@ -984,11 +996,13 @@ commands.erase = function(a)
   release_pictures(owner, id, get(id, 'result_key'))
   end_primary(id)
   erase_deliveries(id)
-  redis.call('DEL', lease_key(id), job_key(id))
   if is_open(status) then
-    -- Requeued since it was canceled: the requests that wait for its end need wait no longer.
+    -- Requeued since it was canceled: neither its batch nor the requests that wait for its end need
+    -- wait any longer.
+    count_in_batch(id, 'erased', a.now)
     announce(id)
   end
+  redis.call('DEL', lease_key(id), job_key(id))
   return 1
 end
 

@@ -209,8 +209,13 @@ def test_ends_are_counted_and_the_last_one_completes_it(api: Api) -> None:
 
 
 def test_a_batch_completes_once_even_if_a_task_is_begun_again(api: Api) -> None:
-    url, (task_id,) = _begin(api, a=RED)
-    api.fail(task_id, JobError("internal_error", "It crashed."))
+    url, (task_id, other) = _begin(api, a=RED, b=GREEN)
+    crash = JobError("internal_error", "It crashed.")
+    api.fail(task_id, crash)
+    api.jobs.requeue(task_id)
+    api.finish(other)
+    assert api.data(url)["completed_at"] is None, "it is queued again"
+    api.fail(task_id, crash)
     first = api.data(url)["completed_at"]
     api.jobs.requeue(task_id)
     api.finish(task_id)
@@ -219,6 +224,15 @@ def test_a_batch_completes_once_even_if_a_task_is_begun_again(api: Api) -> None:
     afterwards = api.replaced(clock=lambda: later)
     assert afterwards.data(url)["status"] == "expired"
     assert afterwards.error("GET", f"{url}/archive") == (410, "batch_expired")
+
+
+def test_a_task_that_is_begun_again_while_it_is_erased_holds_up_no_batch(api: Api) -> None:
+    url, (task_id, other) = _begin(api, a=RED, b=GREEN)
+    api.jobs.cancel(task_id)
+    api.jobs.requeue(task_id)
+    api.finish(other)
+    api.jobs.erase(task_id)
+    assert api.data(url)["completed_at"] is not None
 
 
 def test_a_batch_that_nobody_begins_is_over_after_a_day(api: Api) -> None:
