@@ -135,16 +135,18 @@ class ReservationKeeper:
         told = False  # whether this outage of Redis was logged
         while kept := self._after_a_pause():
             try:
+                self._renew([each for each, how in kept.items() if how.decide is None])
                 for reservation, each in kept.items():
                     if each.decide is not None:
                         each.decide()
                         self.drop(reservation)
-                self._renew([each for each, how in kept.items() if how.decide is None])
                 told = False
             except QueueUnavailableError as error:
                 if not told:
                     _log.warning("idempotency.renewal_failed", reason=str(error))
                 told = True
+            except Exception:  # noqa: BLE001 - other requests count on this thread
+                _log.exception("idempotency.not_decided")
 
     def _after_a_pause(self) -> dict[Reservation, _Kept]:
         """Return the reservations that are to be renewed then; without one the thread ends."""
