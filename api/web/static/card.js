@@ -1,7 +1,7 @@
 // A photo's card: picture, state, and what can be done with it.
 import { PREVIEW, decodeSmall, draw, plan, preparePreview, redoStrokes } from "./compose.js";
 import { decodeOriginal, differs, isForeign } from "./originals.js";
-import { busy, byId, icon, iconButton, make, moveSplit, say } from "./elements.js";
+import { busy, icon, iconButton, make, moveSplit, say } from "./elements.js";
 import { RUNNING, hasCut, patiently } from "./photos.js";
 import { bytes, duration, hasText, t } from "./texts.js";
 
@@ -45,7 +45,7 @@ export class Card {
     this.element = make(
       "li", { class: "card", "data-id": photo.id },
       make("div", { class: "picture" }, this.frame, icon("warn"), this.meter),
-      make("div", { class: "about" }, make("h2", { class: "name", title: photo.path }, this.folder, photo.name), this.state),
+      make("div", { class: "about" }, make("h2", { class: "name", title: photo.path }, this.folder, make("bdi", {}, photo.name)), this.state),
       this.acts,
     );
     this.element.card = photo.card = this;
@@ -276,10 +276,10 @@ export class Card {
       acts.push(iconButton("expand", t("open"), () => page.open(photo, "compare")));
     }
     if (state === "canceled" || (state === "failed" && !FINAL.has(photo.error?.type))) {
-      acts.push(make("button", { type: "button", class: "button small-button", onclick: () => photos.retry(photo) }, t("retry")));
+      acts.push(make("button", { class: "button small-button", onclick: () => photos.retry(photo) }, t("retry")));
     }
     if (RUNNING.has(state)) {
-      acts.push(make("button", { type: "button", class: "button quiet small-button", onclick: () => photos.cancel(photo) }, t("cancel")));
+      acts.push(make("button", { class: "button quiet small-button", onclick: () => photos.cancel(photo) }, t("cancel")));
     } else {
       acts.push(iconButton("trash", t("remove"), () => this.remove(), "push"));
     }
@@ -289,7 +289,7 @@ export class Card {
 
   remove() {
     const next = this.element.nextElementSibling ?? this.element.previousElementSibling;
+    (next ?? document).querySelector(".acts button").focus();
     this.page.remove([this.photo]);
-    (next?.querySelector(".acts button") ?? byId("choose")).focus();
   }
 }

@@ -167,16 +167,15 @@ function pictureIn({ source, target, picture }) {
   return [target.x - source.x * across, target.y - source.y * down, picture[0] * across, picture[1] * down];
 }
 
+export const solid = (look) => (look.background === "color" ? look.color : "#ffffff");
+
 function drawBackground(pen, look, original, layout, photo) {
   const { size } = layout;
-  if (look.format === "jpg") { // as the file, which has no transparency
-    pen.fillStyle = "#ffffff";
+  if (["white", "color"].includes(look.background) || look.format === "jpg") { // as the file, which has no transparency
+    pen.fillStyle = solid(look);
     pen.fillRect(0, 0, ...size);
   }
-  if (look.background === "white" || look.background === "color") {
-    pen.fillStyle = look.background === "white" ? "#ffffff" : look.color;
-    pen.fillRect(0, 0, ...size);
-  } else if (look.background === "picture" && look.picture) cover(pen, look.picture, ...size);
+  if (look.background === "picture" && look.picture) cover(pen, look.picture, ...size);
   else if (look.background === "blur" && original) drawBlurred(pen, layout, look.blur, original, photo);
 }
 

@@ -30,9 +30,11 @@ export function icon(name) {
   return svg;
 }
 
-// Makes an element: properties by name, `data-` and `aria-` as attributes, `on…` as listeners.
+// Makes an element: properties by name, `data-` and `aria-` as attributes, `on…` as listeners. A button submits
+// nothing unless its type says so.
 export function make(tag, options = {}, ...children) {
   const made = document.createElement(tag);
+  if (tag === "button") made.type = tag;
   for (const [name, value] of Object.entries(options)) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
     else if (name === "class") made.className = value;
@@ -46,7 +48,7 @@ export function make(tag, options = {}, ...children) {
 export function iconButton(name, label, act, more = "") {
   return make(
     "button",
-    { type: "button", class: `icon-button ${more}`, "aria-label": label, title: label, onclick: act },
+    { class: `icon-button ${more}`, "aria-label": label, title: label, onclick: act },
     icon(name),
   );
 }
@@ -70,18 +72,29 @@ export function say(text) {
 // Shows a text for some seconds, with a button if there is something to do about it.
 export function toast(text, { act, label, seconds = 6 + text.length / 25 } = {}) {
   const toasts = byId("toasts");
+  const from = document.activeElement;
   const end = () => {
+    if (made.contains(document.activeElement)) from.focus();
     made.remove();
     if (!toasts.childElementCount) toasts.hidePopover?.();
   };
-  const button = act && make("button", { type: "button", class: "button small-button", onclick: () => { end(); act(); } }, label);
+  const button = act && make("button", { class: "button small-button", onclick: () => { end(); act(); } }, label);
   const made = make("p", { class: "toast" }, make("span", {}, text), button);
   // On top of a dialog that is open.
   toasts.hidePopover?.();
   toasts.append(made);
-  toasts.showPopover?.();
+  // To the keyboard, it follows what has the focus.
+  toasts.showPopover?.({ source: from });
   setTimeout(end, seconds * 1000);
 }
+
+// Gives the focus of a control that has gone to an element, from where the keyboard goes on.
+export function keepFocus(next) {
+  const { activeElement: now } = document;
+  if (had && (now === document.body || now === had) && !had.checkVisibility()) next.focus({ preventScroll: true });
+}
+let had = null;
+addEventListener("focusin", ({ target }) => (had = target));
 
 // Moves a slider from after, at 0, to before, and says so.
 export function moveSplit(range, value) {

@@ -9,10 +9,10 @@ export function keyDialog({ title, why, use }) {
   const input = make("input", { type: "password", id: "key", autocomplete: "off", spellcheck: false, required: true });
   const fault = make("p", { class: "fault", role: "alert" });
   const form = make("form", { method: "dialog" },
-    make("h2", { id: "key-title" }, title), make("p", {}, why),
+    make("h2", { id: "key-title" }, title), make("p", {}, `${why} ${t("keyStays")}`),
     make("label", { class: "field" }, make("span", {}, t("key")), input), fault,
     make("div", { class: "group end" },
-      make("button", { type: "button", class: "button quiet", onclick: () => dialog.close() }, t("back")),
+      make("button", { class: "button quiet", onclick: () => dialog.close() }, t("back")),
       make("button", { type: "submit", class: "button primary" }, t("useKey"))));
   const dialog = make("dialog", { id: "key-dialog", class: "small", "aria-labelledby": "key-title" }, form);
   document.body.append(dialog);
@@ -36,12 +36,10 @@ export function keyDialog({ title, why, use }) {
     return use(key, former, was);
   });
   document.addEventListener("key-refused", () => {
-    refused = Boolean(readKey());
+    refused = true;
+    byId("open-key").hidden = false;
     ask(readKey() ? t("keyWrong") : "");
   });
-  byId("open-key").onclick = () => {
-    refused = false;
-    ask();
-  };
+  byId("open-key").onclick = () => ask();
   return ask;
 }

@@ -2,7 +2,7 @@
 import { PLAIN } from "./compose.js";
 import { byId, make, toast } from "./elements.js";
 import { ownerMark } from "./photos.js";
-import { keepBackground, keptBackground } from "./storage.js";
+import { keepBackground, keptBackground, recall, remember } from "./storage.js";
 import { hasText, t } from "./texts.js";
 
 const KEPT = "rmbg-look";
@@ -31,7 +31,7 @@ export class LookForm {
 
   set(changes) {
     Object.assign(this.look, changes);
-    localStorage.setItem(KEPT, JSON.stringify({ ...this.look, picture: null }));
+    remember(KEPT, JSON.stringify({ ...this.look, picture: null }), "localStorage");
     this.refresh();
     this.onChange();
   }
@@ -94,7 +94,7 @@ export class LookForm {
   #presets(presets) {
     const titleOf = (name) => (hasText(`preset_${name}`) ? t(`preset_${name}`) : name);
     const chips = presets.map(({ name }) =>
-      make("button", { type: "button", class: "chip", "data-preset": name, onclick: () => this.#usePreset(this.look.preset === name ? "" : name) }, titleOf(name)));
+      make("button", { class: "chip", "data-preset": name, onclick: () => this.#usePreset(this.look.preset === name ? "" : name) }, titleOf(name)));
     const note = make("p", { class: "note" });
     this.refreshers.push(({ preset }) => {
       for (const chip of chips) chip.setAttribute("aria-pressed", chip.dataset.preset === preset);
@@ -105,7 +105,7 @@ export class LookForm {
   }
 
   #reset() {
-    const button = make("button", { type: "button", class: "button quiet small-button", id: "look-reset", onclick: () => this.set({ ...PLAIN, picture: this.look.picture, preset: "", former: {} }) }, t("lookReset"));
+    const button = make("button", { class: "button quiet small-button", id: "look-reset", onclick: () => this.set({ ...PLAIN, picture: this.look.picture, preset: "", former: {} }) }, t("lookReset"));
     this.refreshers.push((look) => (button.hidden = Object.keys(PLAIN).every((name) => name === "picture" || look[name] === PLAIN[name])));
     return button;
   }
@@ -130,7 +130,7 @@ export class LookForm {
       make("label", { class: "swatch", for: radios[at].id }, radios[at], make("span", { class: `dot of-${kind}`, "aria-hidden": "true" }), make("span", {}, t(kind))));
     const blur = this.#slider("blur", t("blurStrength"), 5, 100);
     const color = make("label", { class: "field line" }, make("span", {}, t("color")), picker);
-    const again = make("button", { type: "button", class: "button small-button", onclick: () => file.click() }, t("choosePicture"));
+    const again = make("button", { class: "button small-button", onclick: () => file.click() }, t("choosePicture"));
     this.refreshers.push((look) => {
       radios.forEach((radio) => (radio.checked = radio.value === look.background));
       picker.value = look.color;
@@ -222,10 +222,10 @@ export class LookForm {
         ...models.map((model) => make("option", { value: model.name, selected: this.options.model ? model.name === this.options.model : model.default }, model.title)));
       fields.unshift(make("label", { class: "field line", for: input.id }, make("span", {}, t("model")), input));
     }
-    const again = make("button", { type: "button", class: "button small-button wide", id: "edges-again", onclick: () => this.onOptions(true) }, t("edgesAgain"));
+    const again = make("button", { class: "button small-button wide", id: "edges-again", onclick: () => this.onOptions(true) }, t("edgesAgain"));
     this.again = again;
     again.hidden = true;
-    const reset = make("button", { type: "button", class: "button quiet small-button wide", id: "edges-reset", onclick: () => this.#setOptions({}) }, t("edgesReset"));
+    const reset = make("button", { class: "button quiet small-button wide", id: "edges-reset", onclick: () => this.#setOptions({}) }, t("edgesReset"));
     const mark = make("span", { class: "mark" }, t("changed"));
     this.refreshers.push(() => (reset.hidden = mark.hidden = !Object.keys(this.options).length));
     return make("details", { class: "more" }, make("summary", {}, t("edges"), " ", mark), make("p", { class: "note" }, t("edgesNote")), ...fields, again, reset);
@@ -233,7 +233,7 @@ export class LookForm {
 
   #setOptions(options) {
     this.options = options;
-    localStorage.setItem(KEPT_OPTIONS, JSON.stringify(options));
+    remember(KEPT_OPTIONS, JSON.stringify(options), "localStorage");
     this.again.hidden = false;
     this.refresh();
     this.onOptions(false);
@@ -284,7 +284,7 @@ export class LookForm {
 
 function kept(name) {
   try {
-    return JSON.parse(localStorage.getItem(name) ?? "{}");
+    return JSON.parse(recall(name, "localStorage") ?? "{}");
   } catch {
     return {};
   }

@@ -8,13 +8,17 @@ const PAUSE_MS = 2000;
 const LEVELS = ["high", "normal", "low", "other"];
 // The reason of a drain that nobody gave one for.
 const BY_OPERATOR = "by an operator";
-// Lists that have acts on all that they show.
-const LISTS = ["dead", "failed", "hooks-dead", "hooks"];
+// Lists that have acts on all that they show, and their titles.
+const LISTS = { dead: "opsDead", failed: "opsFailed", "hooks-dead": "opsHooksDead", hooks: "opsHooks" };
 let timer = 0;
 let state = null;
 let readAt = null;
 const drawn = {};
 
+for (const [id, title] of Object.entries(LISTS)) {
+  const head = [make("h2", { id: `${id}-title` }, t(title)), make("span", { class: "count", id: `${id}-count` }), make("div", { class: "group", id: `${id}-all` })];
+  document.querySelector("main").append(make("section", { "aria-labelledby": `${id}-title` }, make("div", { class: "section-head" }, ...head), make("div", { class: "rows", id })));
+}
 translate();
 
 const time = (text) => (text ? new Date(text).toLocaleString(document.documentElement.lang) : "–");
@@ -30,7 +34,7 @@ function row(name, badge, text, ...acts) {
 
 // A button of a row; its label names the row for those who do not see it.
 function act(text, name, run) {
-  return make("button", { type: "button", class: "button small-button", "aria-label": `${t(text)}: ${name}`, "data-act": `${text} ${name}`, onclick: run }, t(text));
+  return make("button", { class: "button small-button", "aria-label": `${t(text)}: ${name}`, "data-act": `${text} ${name}`, onclick: run }, t(text));
 }
 
 // Does one act, and tells of which worker, task or webhook it was.
@@ -89,12 +93,12 @@ byId("sure-back").onclick = () => byId("sure").close();
 // Puts rows in their place if they have changed, and the focus back on the button that had it.
 function fill(id, all, rowOf, nothing, total = all.length) {
   const list = byId(id);
-  const asked = LISTS.includes(id) ? byId("filter").value.trim().toLowerCase() : "";
+  const asked = id in LISTS ? byId("filter").value.trim().toLowerCase() : "";
   const shown = asked ? all.filter((each) => Object.values(each).join(" ").toLowerCase().includes(asked)) : all;
   const now = JSON.stringify([shown, total]);
   if (drawn[id] === now) return;
   drawn[id] = now;
-  if (LISTS.includes(id)) headOf(id, shown, total);
+  if (id in LISTS) headOf(id, shown, total);
   const rows = shown.map(rowOf);
   const focused = list.contains(document.activeElement) ? document.activeElement.dataset.act : null;
   if (rows.length) list.setAttribute("role", "list");
@@ -110,15 +114,15 @@ const takes = ({ state: now }) => now === "ready" || now === "busy";
 function headOf(id, shown, total) {
   byId(`${id}-count`).textContent = shown.length < total ? t("opsOf", { shown: shown.length, total }) : total || "";
   const ids = shown.map((each) => each.task_id ?? each.webhook_id);
-  const many = (text, title, why, method, target) => {
-    const button = make("button", { type: "button", class: "button small-button", onclick: () =>
-      ask(t(title, { count: ids.length }), t(why), t(text), () => changeAll(ids, method, target, button)) }, t(text));
+  const many = (text, method, target) => {
+    const button = make("button", { class: "button small-button", onclick: () =>
+      ask(t(`${text}Title`, { count: ids.length }), t(`${text}Why`), t(text), () => changeAll(ids, method, target, button)) }, t(text));
     return button;
   };
   const acts = id.startsWith("hooks")
-    ? [many("opsReplayAll", "opsReplayAllTitle", "opsReplayAllWhy", "POST", (each) => path("webhooks", each, "replay"))]
-    : [many("opsRequeueAll", "opsRequeueAllTitle", "opsRequeueAllWhy", "POST", (each) => path("tasks", each, "requeue"))];
-  if (id === "dead") acts.push(many("opsDropAll", "opsDropAllTitle", "opsDropAllWhy", "DELETE", (each) => path("dead-letters", each)));
+    ? [many("opsReplayAll", "POST", (each) => path("webhooks", each, "replay"))]
+    : [many("opsRequeueAll", "POST", (each) => path("tasks", each, "requeue"))];
+  if (id === "dead") acts.push(many("opsDropAll", "DELETE", (each) => path("dead-letters", each)));
   byId(`${id}-all`).replaceChildren(...(ids.length > 1 ? acts : []));
 }
 

@@ -1,7 +1,7 @@
 // The page: takes photos in, shows their cards, and hands the results out.
 import { Card, FINAL, errorText, holdText } from "./card.js";
 import { extensionOf, makeFile, preparePreview, sameIn } from "./compose.js";
-import { byId, icon, make, save, say, toast, translate } from "./elements.js";
+import { byId, icon, keepFocus, make, save, say, toast, translate } from "./elements.js";
 import { keyDialog } from "./key.js";
 import { Layers } from "./layers.js";
 import { LookForm } from "./look.js";
@@ -11,7 +11,7 @@ import { bytes, t } from "./texts.js";
 import { Viewer } from "./viewer.js";
 import { fileNamer, zip } from "./zip.js";
 
-const PICTURES = /\.(jpe?g|png|webp|avif|tiff?|bmp|gif|hei[cf])$/i;
+const PICTURES = /\.(jpe?g|png|webp|avif|tiff?|bmp|gif|hei[cf]|jpe|jfif|mpo|apng|dib)$/i;
 const photos = new Photos();
 const downloads = [byId("download-all"), byId("download-all-dock")];
 let limits = null;
@@ -123,6 +123,7 @@ function summarize() {
       : ready && ready < photos.list.length ? t("downloadSome", { count: ready, all: photos.list.length }) : t("downloadAll");
   }
   tellLeft();
+  keepFocus(byId(photos.list.length ? "photos" : "choose"));
 }
 
 const running = () => photos.list.filter(({ state }) => RUNNING.has(state));
@@ -136,11 +137,11 @@ function tellState() {
   const held = photos.held?.until > Date.now() ? photos.held : null;
   let text = "";
   if (!navigator.onLine) text = t("offline");
-  else if (away) text = t("away");
+  else if (away || held?.type === "network") text = t("away");
   else if (held?.type === "unauthorized") text = t("hold_unauthorized");
-  else if (held && held.type !== "network") text = t("holding", { why: holdText(held) });
-  else if (held) text = t("away");
-  if (byId("banner-text").textContent !== text) byId("banner-text").textContent = text;
+  else if (held) text = t("holding", { why: holdText(held) });
+  const shown = byId("banner-text");
+  if (shown.textContent !== text) shown.textContent = text;
   byId("banner").hidden = !text;
   byId("banner-key").hidden = held?.type !== "unauthorized";
 }
@@ -305,10 +306,7 @@ async function downloadAll() {
   const fetched = new Set();
   const left = photos.list.filter((each) => !hasCut(each)).map(({ path, state }) => [path, RUNNING.has(state) ? "running" : state]);
   page.packing = true;
-  for (const button of downloads) {
-    button.disabled = true;
-    button.classList.add("busy");
-  }
+  for (const button of downloads) button.ariaBusy = "true"; // not disabled: it keeps the focus
   async function* files() {
     for (const [at, photo] of done.entries()) {
       for (const button of downloads) {
@@ -340,7 +338,7 @@ async function downloadAll() {
     toast(t(error instanceof RangeError ? "tooLargeZip" : "drawFailed"));
   } finally {
     page.packing = false;
-    for (const button of downloads) button.classList.remove("busy");
+    for (const button of downloads) button.ariaBusy = null;
     summarize();
   }
 }
@@ -348,6 +346,7 @@ async function downloadAll() {
 // Asks, while some still run, whether to wait for them; a second click ends the waiting.
 for (const button of downloads) {
   button.onclick = () => {
+    if (page.packing) return undefined;
     if (page.waiting) {
       page.waiting = false;
       return summarize();
@@ -372,16 +371,19 @@ byId("some-form").onsubmit = ({ submitter }) => {
 // Removes photos, with some seconds to think better of it.
 function remove(chosen) {
   const running = chosen.filter((each) => RUNNING.has(each.state)).length;
-  const undo = photos.remove(chosen);
+  const back = photos.remove(chosen);
+  summarize(); // the list may be hidden from now on, or shown again
+  const undo = () => {
+    back();
+    summarize();
+    chosen[0].card.element.querySelector(".acts button").focus();
+  };
   const text = t("removed", { count: chosen.length, name: chosen[0].name });
   const more = running ? t(chosen.length > 1 ? "removedRunning" : "removedRunningOne", { count: running }) : "";
   toast([text, more].filter(Boolean).join(" "), { act: undo, label: t("undo"), seconds: UNDO_MS / 1000 });
 }
 
-byId("clear").onclick = () => {
-  remove([...photos.list]);
-  byId("choose").focus();
-};
+byId("clear").onclick = () => remove([...photos.list]);
 
 // The look's sheet on narrow screens.
 
@@ -419,10 +421,9 @@ async function start() {
   try {
     await learn();
   } catch (error) {
-    if (error.status === 401) return;
-    away = true;
-    // Until it answers; there is something to be seen meanwhile.
-    setTimeout(start, 3000);
+    // There is something to be seen meanwhile, without a key too.
+    away = error.status !== 401;
+    if (away) setTimeout(start, 3000);
   }
   tellState();
   form.bringPicture();
@@ -438,7 +439,7 @@ async function learn() {
   limits = photos.limits = info.limits;
   byId("open-key").hidden = !readKey();
   byId("ops").hidden = !info.operator;
-  byId("limits").textContent = t("limits", {
+  byId("limits").textContent = t("orPaste") + t("limits", {
     formats: info.input_formats.map((each) => each.toUpperCase()).join(", "), size: bytes(limits.max_image_bytes),
     megapixels: limits.max_megapixels,
   });

@@ -227,8 +227,20 @@ export class Photos extends EventTarget {
     this.#keep(photo);
   }
 
+  // Whether a photo's file can be read. One that has gone or changed since it was chosen gives way to the
+  // browser's own copy.
+  async #readable(photo) {
+    const reads = (file) => file?.slice(0, 1).arrayBuffer().then(() => true, () => false);
+    if (await reads(photo.file)) return true;
+    const copy = (await keptOne(photo.id))?.file;
+    if (!await reads(copy)) return false;
+    photo.file = copy;
+    return true;
+  }
+
   // Returns the picture as it was submitted.
   async original(photo) {
+    if (photo.file && photo.taskId && !await this.#readable(photo)) photo.file = null;
     photo.file ??= await this.#fetch(() => service.getOriginal((photo.former ?? photo).taskId));
     return photo.file;
   }
@@ -364,6 +376,7 @@ export class Photos extends EventTarget {
       } catch (error) {
         const lost = error.type?.startsWith("upload_not") || error.type === "upload_expired";
         const unknown = error.status === 401;
+        if (error.type === "network" && photo.file && !await this.#readable(photo)) throw new service.ServiceError("file_gone", "");
         if (error.name === "AbortError" || !(error.passing || lost || unknown) || (lost && ++losses === TRIES)) throw error;
         const seconds = unknown ? Infinity : error.retryAfter || Math.min(2 ** Math.min(tries - 1, 4), 15);
         this.#hold(lost ? null : { type: error.type, until: Date.now() + seconds * 1000 });

@@ -1,8 +1,10 @@
 // Calls the API of this origin: requests with the key, uploads with progress, tus, events.
+import { recall, remember } from "./storage.js";
+
 const KEY = "rmbg-key";
 // The key is never in an address, and gone with the tab.
-export const readKey = () => sessionStorage.getItem(KEY) ?? "";
-export const writeKey = (key) => sessionStorage.setItem(KEY, key);
+export const readKey = () => recall(KEY) ?? "";
+export const writeKey = (key) => remember(KEY, key);
 
 const withKey = (headers = {}) => (readKey() ? { ...headers, "X-API-Key": readKey() } : headers);
 const API = "api/v1/";
@@ -30,15 +32,14 @@ function failure(status, text, retryAfter) {
   return new ServiceError(type, message, { status, retryAfter: Number(retryAfter) || 0 });
 }
 
+// A connection that broke, be it before an answer or within one.
+function broken(error) {
+  throw error.name === "AbortError" ? error : new ServiceError("network", String(error));
+}
+
 async function request(method, path, { headers, body, signal, keepalive } = {}) {
-  let answer;
-  try {
-    answer = await fetch(path, { method, headers: withKey(headers), body, signal, keepalive, cache: "no-store" });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new ServiceError("network", String(error));
-  }
-  if (!answer.ok) throw failure(answer.status, await answer.text(), answer.headers.get("Retry-After"));
+  const answer = await fetch(path, { method, headers: withKey(headers), body, signal, keepalive, cache: "no-store" }).catch(broken);
+  if (!answer.ok) throw failure(answer.status, await answer.text().catch(broken), answer.headers.get("Retry-After"));
   return answer;
 }
 
@@ -48,20 +49,12 @@ export async function call(method, path, { json, ...options } = {}) {
     options.headers = { ...options.headers, "Content-Type": "application/json" };
   }
   const answer = await request(method, API + path, options);
-  return (await answer.json()).data;
+  return (await answer.json().catch(broken)).data;
 }
 
 export const cancelTask = (id) => call("POST", `tasks/${id}/cancel`);
 export const eraseTask = (id, options) => call("DELETE", `tasks/${id}`, options);
-const blobOf = async (path, signal) => {
-  const answer = await request("GET", API + path, { signal });
-  try {
-    return await answer.blob();
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new ServiceError("network", String(error));
-  }
-};
+const blobOf = async (path, signal) => (await request("GET", API + path, { signal })).blob().catch(broken);
 export const getResult = (id, signal) => blobOf(`tasks/${id}/result?redirect=false`, signal);
 export const getOriginal = (id, signal) => blobOf(`tasks/${id}/original`, signal);
 

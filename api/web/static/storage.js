@@ -27,6 +27,23 @@ async function run(name, mode, act) {
   }
 }
 
+// A text of the window or, by `localStorage`, of the browser. Where that is full or blocked, as with all
+// cookies, the page itself knows it until it is left.
+const texts = {};
+export function recall(name, area = "sessionStorage") {
+  try {
+    return texts[name] ?? window[area].getItem(name);
+  } catch {
+    return null;
+  }
+}
+export function remember(name, text, area = "sessionStorage") {
+  texts[name] = text;
+  try {
+    window[area].setItem(name, text);
+  } catch { /* see above */ }
+}
+
 const channel = new BroadcastChannel("rmbg-photos");
 
 // One record for each photo; the other windows are told of each change.
@@ -43,10 +60,11 @@ export const keptOne = (id) => run("photos", "readonly", (store) => store.get(id
 // Calls back with the id of each record that another window has changed.
 export const onChange = (act) => channel.addEventListener("message", ({ data }) => act(data));
 
-// Acts for a photo while no other window does. Browsers have locks on secure origins only; elsewhere
-// two windows may both send it, and the idempotency key makes one task of that.
+// Acts for a photo while no other window does. Browsers have locks on secure origins only, and if they keep
+// anything. Elsewhere two windows may both send it, and the idempotency key makes one task of that.
+const locks = await navigator.locks?.query().then(() => navigator.locks, () => null);
 export function alone(id, signal, act) {
-  return navigator.locks ? navigator.locks.request(`rmbg-photo-${id}`, { signal }, act) : act();
+  return locks ? locks.request(`rmbg-photo-${id}`, { signal }, act) : act();
 }
 
 // The picture behind all photos, one for each owner. Tells whether it is kept.

@@ -1,5 +1,5 @@
 // One photo large: before and after, zoom, touch-up of its alpha with a brush, and its neighbours.
-import { applyStroke, canvasOf, decodeFull, draw, findBox, plan, redoStrokes } from "./compose.js";
+import { applyStroke, canvasOf, decodeFull, draw, findBox, plan, redoStrokes, solid } from "./compose.js";
 import { busy, icon, iconButton, make, moveSplit, toast } from "./elements.js";
 import { decodeOriginal, isForeign } from "./originals.js";
 import { hasCut } from "./photos.js";
@@ -21,7 +21,7 @@ export class Viewer {
     this.split = make("input", { type: "range", min: 0, max: 100, step: "any", class: "viewer-split", oninput: () => this.#setSplit(this.split.value) });
     this.zoomText = make("output", { class: "zoom" });
     this.tabs = ["compare", "touch"].map((mode) =>
-      make("button", { type: "button", class: "tab", "data-mode": mode, onclick: () => this.setMode(mode) }, icon(mode === "touch" ? "brush" : "compare"), make("span", {}, t(mode))));
+      make("button", { class: "tab", "data-mode": mode, onclick: () => this.setMode(mode) }, icon(mode === "touch" ? "brush" : "compare"), make("span", {}, t(mode))));
     this.brushBar = this.#brushBar();
     this.note = make("p", { class: "bar-row note", role: "status" });
     this.splitBar = make("label", { class: "bar-row" }, make("span", {}, t("after")), this.split, make("span", {}, t("before")));
@@ -50,9 +50,9 @@ export class Viewer {
     const slider = (name, min, max) =>
       make("label", { class: "field" }, make("span", {}, t(name)),
         make("input", { type: "range", min, max, value: this.brush[name], id: `brush-${name}`, oninput: (event) => { this.brush[name] = Number(event.target.value); this.#showCursor(); } }));
-    this.undoButton = make("button", { type: "button", class: "button small-button", id: "undo", onclick: () => this.undo() }, icon("undo"), make("span", {}, t("undo")));
-    this.redoButton = make("button", { type: "button", class: "button small-button", id: "redo", onclick: () => this.redo() }, icon("redo"), make("span", {}, t("redo")));
-    this.resetButton = make("button", { type: "button", class: "button quiet small-button", id: "start-over", onclick: () => this.undo(true) }, t("startOver"));
+    this.undoButton = make("button", { class: "button small-button", id: "undo", onclick: () => this.undo() }, icon("undo"), make("span", {}, t("undo")));
+    this.redoButton = make("button", { class: "button small-button", id: "redo", onclick: () => this.redo() }, icon("redo"), make("span", {}, t("redo")));
+    this.resetButton = make("button", { class: "button quiet small-button", id: "start-over", onclick: () => this.undo(true) }, t("startOver"));
     return make("div", { class: "bar-row brushes" }, make("div", { class: "tabs" }, ...kinds), slider("size", 1, 30), slider("softness", 0, 100),
       make("div", { class: "group" }, this.undoButton, this.redoButton, this.resetButton), make("p", { class: "note keys" }, t("brushKeys")));
   }
@@ -87,7 +87,7 @@ export class Viewer {
     Object.assign(this, { photo, visit, cut: photo.cut, base: photo.cutBase, original: photo.small, box: photo.box, stroke: null, cursor: null, view: null });
     this.#renew();
     const folder = photo.card.folder.textContent;
-    this.name.replaceChildren(make("span", { class: "folder" }, folder), photo.name);
+    this.name.replaceChildren(make("span", { class: "folder" }, folder), make("bdi", {}, photo.name));
     this.name.title = photo.path;
     this.split.setAttribute("aria-label", t("split", { name: folder + photo.name }));
     this.#setSplit(0);
@@ -210,7 +210,7 @@ export class Viewer {
     history.replaceState({ photo: this.photo.id, mode }, "");
     for (const tab of this.tabs) tab.setAttribute("aria-pressed", tab.dataset.mode === mode);
     this.#showControls();
-    this.canvas.setAttribute("aria-label", t(mode === "touch" ? "brushHelp" : "viewHelp"));
+    this.canvas.setAttribute("aria-label", mode === "touch" ? `${t("brushHelp")} ${t("brushKeys")}` : t("viewHelp"));
     this.canvas.classList.toggle("brushing", mode === "touch");
     this.cursor = null;
     this.fit();
@@ -573,8 +573,4 @@ export class Viewer {
     stroke?.points.push(cursor.x, cursor.y);
     this.paint();
   }
-}
-
-function solid(look) {
-  return look.background === "color" ? look.color : "#ffffff";
 }
