@@ -15,6 +15,12 @@ _COVERED = """() => {
     (each) => document.querySelector(each).getBoundingClientRect());
   return title.top < bar.bottom;
 }"""
+#: What is cut off at the right.
+_CUT_OFF = """() => [...document.querySelectorAll("body *")]
+  .filter((each) => each.checkVisibility({ visibilityProperty: true, opacityProperty: true }))
+  .filter((each) => !each.closest(".hidden-text"))
+  .filter((each) => each.getBoundingClientRect().right > innerWidth + 1)
+  .map((each) => each.outerHTML.slice(0, 80))"""
 _HELP = "(input) => document.getElementById(input.getAttribute('aria-describedby')).textContent"
 
 
@@ -56,3 +62,13 @@ def test_on_a_phone_everything_fits_and_can_be_hit(
         page.wait_for_selector("#viewer[data-ready]")
         assert small_targets(visit) == []
         assert page.evaluate("document.documentElement.scrollWidth") == 360
+        # And with text of twice the size: large, the look, the list, and without photos.
+        page.evaluate("document.documentElement.style.fontSize = '200%'")
+        assert page.evaluate(_CUT_OFF) == []
+        page.go_back()
+        page.locator("#open-look").tap()
+        page.locator(".look-shown").wait_for()
+        assert page.evaluate(_CUT_OFF) == []
+        page.locator("#clear").tap()
+        page.locator("body.empty").wait_for()
+        assert page.evaluate(_CUT_OFF) == []
