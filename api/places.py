@@ -25,6 +25,13 @@ _LOOK_SECONDS: Final = 0.25
 _KNOWN_CALLERS: Final = 4096
 
 
+#: Is told the future that a task waits with, so that it can cancel the wait.
+OnWait = Callable[[asyncio.Future[None]], object]
+
+
+def _ignore(_: asyncio.Future[None]) -> None: ...
+
+
 class Places:
     """A number of places that callers share.
 
@@ -84,18 +91,19 @@ class Turns:
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
     @asynccontextmanager
-    async def turn(self, caller: str) -> AsyncIterator[None]:
+    async def turn(self, caller: str, on_wait: OnWait = _ignore) -> AsyncIterator[None]:
         """Wait for a place of a caller, and hold it for the time of the block."""
         if caller in self._waiting or not self._places.take(caller):
-            await self._wait(caller)
+            await self._wait(caller, on_wait)
         try:
             yield
         finally:
             self._give_back(caller)
 
-    async def _wait(self, caller: str) -> None:
+    async def _wait(self, caller: str, on_wait: OnWait) -> None:
         turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(caller, deque()).append(turn)
+        on_wait(turn)
         try:
             await turn
         except asyncio.CancelledError:
@@ -169,11 +177,14 @@ class TimeShares:
         self._latest_asked = self._other_asked = -math.inf
 
     @asynccontextmanager
-    async def turn(self, caller: str, *, asks: bool = True) -> AsyncIterator[list[float]]:
+    async def turn(
+        self, caller: str, on_wait: OnWait = _ignore, *, asks: bool = True
+    ) -> AsyncIterator[list[float]]:
         """Wait until a caller has time left, and count what its call takes of it.
 
         Args:
             caller: whose share it is.
+            on_wait: see `OnWait`.
             asks: False for what leaves another caller that asks alone all of the time.
 
         Yields:
@@ -188,6 +199,7 @@ class TimeShares:
             turn = asyncio.get_running_loop().create_future()
             used.waiting.append(turn)
             self._look_later(caller, used)
+            on_wait(turn)
             await turn
         # The next one of a crowd sees what this one will probably take.
         reserved, taken = used.expected, list[float]()

@@ -200,6 +200,9 @@ class Connection(H11Protocol):
         self.address = ""
         self._table = table
         self._seen: object = None
+        #: The client has gone.
+        self.lost = False
+        self._wait: asyncio.Future[None] | None = None
         self._head_deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
@@ -213,6 +216,9 @@ class Connection(H11Protocol):
         """Forget the connection."""
         self._head_arrived()
         self._table.remove(self)
+        self.lost = True
+        if self._wait is not None:
+            self._wait.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -263,6 +269,15 @@ class Connection(H11Protocol):
     def may_be_closed(self) -> None:
         """Allow to close the connection for a new one: its request is refused already."""
         self._table.mark(self, waiting=True)
+
+    def on_wait(self, wait: asyncio.Future[None]) -> None:
+        """Cancel a wait once the client has gone, or now if it has.
+
+        Otherwise calls that nobody waits for would gather, while their connections do not count.
+        """
+        self._wait = wait
+        if self.lost:
+            wait.cancel()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: Java's client offers HTTP/2 with each first request, and goes on without."""

@@ -32,7 +32,7 @@ from flask import Flask, Request, Response, request
 from werkzeug.routing import MapAdapter
 
 from api.callers import OWNER, TRUSTED_PROXIES, caller_of, client_address, client_network, given_key
-from api.places import Places, TimeShares, Turns
+from api.places import OnWait, Places, TimeShares, Turns
 from tasks.api_keys import ANONYMOUS, Owner
 from tasks.capacity import FREE_BYTES
 from tasks.uploads.store import PART_BYTES
@@ -56,6 +56,8 @@ INTERMEDIATE: Final = "rmbg.intermediate"
 REQUEST_ID: Final = "rmbg.request_id"
 #: The context of the request's variables, whichever threads it runs in.
 _CONTEXT: Final = "rmbg.context"
+#: Is told what a call waits with before it begins, see `OnWait`; none if it is never given up.
+_ON_WAIT: Final = "rmbg.on_wait"
 #: When the request's head had arrived, by `time.perf_counter`.
 STARTED: Final = "rmbg.started"
 
@@ -128,13 +130,22 @@ def judged_head_only() -> bool:
 
 
 class ConnectionHandle(Protocol):
-    """What the bridge does with a connection."""
+    """What the bridge does with a connection.
+
+    Attributes:
+        lost: the client has gone.
+    """
+
+    lost: bool
 
     def abort(self) -> None:
         """Close it at once."""
 
     def may_be_closed(self) -> None:
         """Allow to close it for a new one."""
+
+    def on_wait(self, wait: asyncio.Future[None]) -> None:
+        """Cancel a wait once the client has gone."""
 
 
 class End(Enum):
@@ -317,7 +328,14 @@ class WsgiBridge:
         connection = scope["extensions"][CONNECTION]
         environ = make_environ(scope)
         self._drop_prefix(environ)
-        await _Exchange(self, environ, connection, receive, send).run()
+        # A part of an upload's chunk is kept, whether its client is there or not.
+        if not _is_chunk_of_upload(environ):
+            environ[_ON_WAIT] = connection.on_wait
+        try:
+            await _Exchange(self, environ, connection, receive, send).run()
+        except asyncio.CancelledError:
+            if not connection.lost:
+                raise
 
     def _drop_prefix(self, environ: Environ) -> None:
         """Drop the public URL's path from a request's, where a proxy has left it."""
@@ -345,10 +363,15 @@ class WsgiBridge:
             self._time_shares.spend(self._sharer(environ), seconds)
 
     async def _in_share(self, environ: Environ, function: Callable[[], Any]) -> Any:  # noqa: ANN401 - the function's
-        """Run a function in a thread once its caller has time left, and return what it returns."""
+        """Run a function in a thread once its caller has time left, and return what it returns.
+
+        Raises:
+            asyncio.CancelledError: its client has gone before it began.
+        """
         asks = not _is_health_check(environ)
-        async with self._time_shares.turn(self._sharer(environ), asks=asks) as taken:
-            found, seconds = await self._run(environ, function)
+        on_wait: OnWait = environ.get(_ON_WAIT, lambda _: None)
+        async with self._time_shares.turn(self._sharer(environ), on_wait, asks=asks) as taken:
+            found, seconds = await self._run(environ, function, on_wait)
             taken.append(seconds)
         return found
 
@@ -358,7 +381,9 @@ class WsgiBridge:
             return f"checks {client_network(client_address(environ, self._proxies))}"
         return self.caller(environ)
 
-    async def _run(self, environ: Environ, function: Callable[[], Any]) -> tuple[Any, float]:
+    async def _run(
+        self, environ: Environ, function: Callable[[], Any], on_wait: OnWait = lambda _: None
+    ) -> tuple[Any, float]:
         """Run a function in a thread; return what it returns, and what it took of the processor."""
         run = partial(environ[_CONTEXT].run, _timed, function)
         in_thread = asyncio.get_running_loop().run_in_executor
@@ -366,7 +391,7 @@ class WsgiBridge:
         turns, threads = (
             (self._health_turns, self._health_threads) if health else (self._turns, self._threads)
         )
-        async with turns.turn(self._sharer(environ)):
+        async with turns.turn(self._sharer(environ), on_wait):
             found, seconds = await in_thread(threads, run)
         return found, seconds + _LOOP_SECONDS
 
@@ -513,6 +538,8 @@ class _Exchange:
                         message = {"type": "http.response.body", "body": cut, "more_body": True}
                         if not await self._send(message):
                             return
+                    if answer.rest is None:
+                        break  # that was all: it does not stay until its caller has time left
                     piece = await self.bridge.next_piece(self.environ, answer)
                 if not gone.done():
                     await self._send({"type": "http.response.body", "body": b""})

@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 from api import server
 from api.circuit_breaker import REDIS_CONNECTIONS, BreakerRedis, CircuitBreaker
 from api.server import _THREADS, Connection, ConnectionTable, connection_table, share_files
+from api.wsgi_bridge import CONNECTION
 
 
 @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
@@ -41,6 +42,29 @@ def test_a_connection_with_an_unread_answer_is_closed(
                 client.connect(address)
                 client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + close + b"\r\n")
                 await asyncio.wait_for(lost.wait(), 30)
+
+    asyncio.run(ask())
+
+
+def test_a_wait_is_cancelled_once_its_client_has_gone() -> None:
+    async def ask() -> None:
+        waits = asyncio.Queue[asyncio.Future[None]]()
+
+        async def answer(scope: Any, _receive: Any, _send: Any) -> None:  # noqa: ANN401 - ASGI's
+            for _ in range(2):  # the second one begins when it has gone
+                wait = asyncio.get_running_loop().create_future()
+                scope["extensions"][CONNECTION].on_wait(wait)
+                waits.put_nowait(wait)
+                await asyncio.wait([wait])
+
+        async with _connected(answer) as (_, to):
+            to.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            first = await waits.get()
+            to.close()
+            second = await asyncio.wait_for(waits.get(), 30)
+            assert first.cancelled()
+            await asyncio.wait([second], timeout=30)
+            assert second.cancelled()
 
     asyncio.run(ask())
 

@@ -74,7 +74,7 @@ def _scope(path: str, address: str = "127.0.0.1", **headers: str) -> dict[str, A
         "scheme": "http",
         "http_version": "1.1",
         "client": (address, 1),
-        "extensions": {CONNECTION: None},
+        "extensions": {CONNECTION: Mock(lost=False)},
     }
 
 
@@ -168,6 +168,37 @@ def test_a_caller_waits_for_its_share_of_the_time_and_its_health_checks_for_thei
         return False
 
     assert asyncio.run(ask()) == waits
+
+
+@pytest.mark.parametrize(("path", "expected"), [("/busy", 3), ("/api/v1/uploads/x", 4)])
+def test_a_call_is_not_begun_once_its_client_has_gone_but_for_parts_of_uploads(
+    path: str, expected: int
+) -> None:
+    app, run = _app(), list[str]()
+
+    @app.route("/busy", methods=["GET", "PATCH"])
+    @app.route("/api/v1/uploads/x", methods=["PATCH"])
+    def busy() -> str:
+        run.append(request.path)
+        end = time.thread_time() + 0.05
+        while time.thread_time() < end:
+            pass
+        return ""
+
+    async def ask() -> None:
+        with WsgiBridge(app, threads=_THREADS) as bridge:
+            clock = Clock()
+            bridge._time_shares = TimeShares(clock)
+            for key in "abb":  # its first call is that of its address
+                await _ask(bridge, "/busy", x_api_key=key)
+            scope = _scope(path, x_api_key="b", content_type="application/offset+octet-stream")
+            gone = Mock(lost=True, on_wait=lambda wait: wait.cancel())
+            scope |= {"method": "PATCH", "extensions": {CONNECTION: gone}}
+            asyncio.get_running_loop().call_later(0.1, setattr, clock, "now", clock.now + 10)
+            await _sent(bridge, scope, asyncio.Event().wait)
+
+    asyncio.run(ask())
+    assert len(run) == expected
 
 
 def test_an_answer_is_sent_in_slices_that_a_slow_client_can_take() -> None:
