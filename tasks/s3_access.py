@@ -269,8 +269,9 @@ class RoleCredentials(Provider):
         try:
             self._credentials = provider.retrieve()
         except (ValueError, KeyError, OSError, ET.ParseError, configparser.Error) as error:
-            # An address may hold a web identity's token.
-            text = re.sub(r"\?\S*", "", str(error)).rstrip(".")
+            # An address may hold a web identity's token. Lines after the first are those of a
+            # file that could not be read.
+            text = re.sub(r"\?\S*", "", str(error).partition("\n")[0]).rstrip(".")
             problem = f"{source}: {text}."
         except urllib3.exceptions.HTTPError as error:
             problem = f"{source} does not answer ({type(error).__name__})."

@@ -15,8 +15,9 @@ from tasks.errors import TaskError
 
 
 def say(sentence: str) -> None:
-    """Print a sentence on standard error, neither wrapped nor read for markup."""
-    Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
+    """Print a sentence on standard error as it is, neither wrapped nor read for markup."""
+    console = Console(stderr=True, emoji=False)
+    console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -267,6 +267,17 @@ def test_a_session_token_or_a_role_signs(
         assert store.url_lifetime() == (86400 if ends else pytest.approx(3600, abs=60))
 
 
+def test_a_credentials_file_without_its_section_is_said_without_what_it_holds(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "credentials"
+    file.write_text("aws_secret_access_key=hunter2\n")
+    role = RoleCredentials({"AWS_SHARED_CREDENTIALS_FILE": str(file)}, region=REGION)
+    with pytest.raises(ObjectStoreUnavailableError, match="no section headers") as refused:
+        role.retrieve()
+    assert "hunter2" not in str(refused.value)
+
+
 def test_credentials_are_renewed_before_their_end_and_used_to_it(tmp_path: Path) -> None:
     begun = datetime.now(UTC)
     passed = timedelta()
