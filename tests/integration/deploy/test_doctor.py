@@ -93,8 +93,11 @@ def test_what_needs_somebody_is_reported_with_what_to_do(
     store.cancel(store.create(make_job(webhook_url="http://127.0.0.1:9/")).job.task_id)
     (row,) = rows.waiting(1)
     rows.dispatch(row, 4e9, seconds=30, limit=99, threads=99)
-    claim = str(rows.claim(row, 4e9, seconds=30))
-    rows.record_attempt(row, claim, None, RetryDecision(DeliveryState.DEAD, 1.0, "It is gone."))
+    claim = rows.claim(row, 4e9, seconds=30)
+    assert claim
+    rows.record_attempt(
+        row, claim.token, None, RetryDecision(DeliveryState.DEAD, 1.0, "It is gone.")
+    )
 
     found = doctor()
     for subject, said in (

@@ -149,9 +149,10 @@ def test_a_webhook_that_was_delivered_is_not_dropped(shop: Api, operator: Api) -
     webhook, deliveries = _webhook(shop), operator.runtime.deliveries
     (row,) = deliveries.waiting(9)
     deliveries.dispatch(row, 4e9, seconds=30, limit=99, threads=99)
-    claim = str(deliveries.claim(row, 4e9, seconds=30))
+    claim = deliveries.claim(row, 4e9, seconds=30)
+    assert claim
     end = RetryDecision(DeliveryState.DELIVERED, 4e9)
-    deliveries.record_attempt(row, claim, Attempt(4e9, "delivered", 200, 7, ""), end)
+    deliveries.record_attempt(row, claim.token, Attempt(4e9, "delivered", 200, 7, ""), end)
     assert operator.error("DELETE", f"{OPS}/webhooks/{webhook}") == (409, "webhook_ended")
 
 
