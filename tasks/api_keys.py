@@ -105,8 +105,10 @@ class ApiKeys:
         """Create an owner, and return it with its key in plain text.
 
         Raises:
-            KeyNameError: another key has that name.
+            KeyNameError: another key has that name, or it stands for callers without a key.
         """
+        if name == ANONYMOUS.name:
+            raise KeyNameError(f"Callers without a key are {name!r}; choose another name.")
         key = f"{_KEY_PREFIX}{secrets.token_urlsafe(_SECRET_BYTES)}"
         owner = Owner(
             id=f"own-{secrets.token_hex(8)}",
@@ -228,7 +230,10 @@ class ApiKeys:
             owner_id = self._client.hget(redis_keys.OWNER_IDS_BY_NAME, name)
         owner = self.get(str(owner_id)) if owner_id else None
         if owner is None:
-            raise KeyNameError(f"There is no key named {name!r}; see `rmbg keys list`.")
+            hint = "see `rmbg keys list`."
+            if name == ANONYMOUS.name:
+                hint = "the quotas of callers without one are the settings RMBG_OWNER_MAX_…"
+            raise KeyNameError(f"There is no key named {name!r}; {hint}")
         return owner
 
     def _record(self, owner_id: str) -> dict[str, str]:

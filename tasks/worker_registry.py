@@ -180,9 +180,9 @@ class WorkerRegistry:
             pipe.execute()
 
     def drain(self, name: str, reason: str) -> None:
-        """Let a worker finish its job, and take no other."""
+        """Let a worker finish its job, and take no other; the reason is shown in a table's line."""
         with redis_errors():
-            self._client.hset(redis_keys.DRAINED_WORKERS, name, reason)
+            self._client.hset(redis_keys.DRAINED_WORKERS, name, " ".join(reason.split()))
 
     def undrain(self, name: str) -> bool:
         """Let a worker take jobs again; False if it was not drained."""

@@ -50,6 +50,8 @@ def test_a_name_belongs_to_one_key_at_a_time(api_keys: ApiKeys) -> None:
     api_keys.revoke("shop")
     second, _ = api_keys.add("shop")
     assert second.id != first.id
+    with pytest.raises(KeyNameError, match="without a key"):
+        api_keys.add("anonymous")
 
 
 def test_a_name_is_free_again_if_redis_goes_away_while_its_key_is_written(
@@ -85,6 +87,8 @@ def test_an_unknown_name_is_refused_and_an_unknown_owner_is_none(api_keys: ApiKe
     for change in (api_keys.revoke, api_keys.rotate_secret):
         with pytest.raises(KeyNameError, match="rmbg keys list"):
             change("nobody")
+    with pytest.raises(KeyNameError, match="RMBG_OWNER_MAX_"):
+        api_keys.set_quotas("anonymous", max_uploads=1)
     assert api_keys.get("own-nobody") is None
     assert api_keys.get("") is ANONYMOUS
 

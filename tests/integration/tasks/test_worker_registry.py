@@ -44,6 +44,8 @@ def test_faults_in_a_row_drain_a_gpu_until_somebody_undrains_it(registry: Worker
     assert registry.undrain(WORKER)
     assert _fail(registry, MAX_FAULTS - 1) == most, "it may fail as often as at first"
     assert _worker(registry).usable
+    registry.drain(WORKER, "new\r\nfan")
+    assert registry.drained(WORKER) == "new fan", "it is a cell of a table"
 
 
 def test_one_picture_that_is_too_much_drains_no_gpu(registry: WorkerRegistry) -> None:
