@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from deploy.cli.output import exit_on_error, require_torch, say
@@ -20,13 +21,20 @@ from inference.models.birefnet.config import PRESETS
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
-    from inference.models.birefnet.bench import BenchmarkSettings, Measurement, Roofline
+    from inference.models.birefnet.bench import (
+        BenchmarkSettings,
+        Measurement,
+        OperationTime,
+        Roofline,
+    )
 
 app = typer.Typer(help="Time the image processing on this machine.", no_args_is_help=True)
 
 _MODELS: Final = ", ".join(PRESETS)
 _PATHS: Final = ("reference", "fast", "graphed")
 _PATHS_ON_CPU: Final = ("reference", "fast")
+#: Of a profile, so many kernels or operations are printed, with so many characters of a name.
+_PROFILE_ROWS, _PROFILE_NAME = 25, 52
 
 
 @app.command("model")
@@ -52,6 +60,9 @@ def bench_model(
     ] = False,
     loop: Annotated[
         bool, typer.Option(help="Time preprocessing and the resized mattes, too.")
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option(help="Print what takes the time of one picture, by kernel.")
     ] = False,
     cache: Annotated[
         Path | None, typer.Option(help="Folder of the compiler's output, for the next run.")
@@ -85,6 +96,8 @@ def bench_model(
             dtype_name = str(dtype).removeprefix("torch.")
             title = f"{model}, {chosen}, {side}², {dtype_name}, median of {runs}"
             failures += _print_tables(title, settings, groups, batches, runs, check=check)
+            if profile:
+                _print_profiles(title, settings, paths, runs)
     except ModelError as error:
         failures.append(error)
     for failure in failures:
@@ -275,6 +288,34 @@ def _print_tables(
             baseline = baseline or rows
             _print_table(title, rows, baseline, roofline)
     return failures
+
+
+def _print_profiles(
+    title: str, settings: "BenchmarkSettings", paths: Sequence[str], runs: int
+) -> None:
+    from inference.models.birefnet.bench import profile_path  # noqa: PLC0415 - imports torch
+    from inference.models.birefnet.fast.runners import ExecutionPath  # noqa: PLC0415 - imports torch
+
+    for path in paths:
+        found = profile_path(settings, ExecutionPath(path), runs)
+        whole = sum(each.milliseconds for each in found)
+        table = Table(title=f"{title}: {path} by kernel", title_justify="left", box=None)
+        table.add_column("kernel", no_wrap=True)
+        for name in ("ms", "share", "calls"):
+            table.add_column(name, justify="right")
+        for each in found[:_PROFILE_ROWS]:
+            table.add_row(*_profile_cells(each, whole))
+        Console(highlight=False).print(table)
+
+
+def _profile_cells(each: "OperationTime", whole: float) -> tuple[str, ...]:
+    share = each.milliseconds / whole if whole else 0.0
+    return (
+        escape(each.name[:_PROFILE_NAME]),
+        f"{each.milliseconds:,.2f}",
+        f"{share:.1%}",
+        f"{each.calls:,.0f}",
+    )
 
 
 def _print_table(

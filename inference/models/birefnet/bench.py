@@ -13,6 +13,7 @@ from types import MappingProxyType
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from inference.models.base import Alpha, Rgb
@@ -45,6 +46,8 @@ _DATA_SHEET_TFLOPS: Mapping[str, float] = MappingProxyType(
 #: Side of the matrices by which the peak is measured, by device type.
 _GEMM_SIDE: Mapping[str, int] = MappingProxyType({"cpu": 2048, "cuda": 8192})
 _GEMM_RUNS = 5
+#: Height and width of the small pictures whose mattes are compared, pixels.
+_SMALL_SIDES = ((20, 20), (20, 600))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,8 @@ class Measurement:
     peak_bytes: int
     #: From weights in memory to the first logits.
     start_seconds: float
-    #: Largest difference of a matte from the float32 reference's, 0..1; None if not compared.
+    #: Largest difference of a matte from the float32 reference's, 0..1, those of two small pictures
+    #: included; None if not compared.
     alpha_error: float | None
 
     @property
@@ -103,6 +107,37 @@ class Roofline:
     def milliseconds(self) -> float:
         """That time."""
         return self.gflop / self.tflops
+
+
+@dataclass(frozen=True, slots=True)
+class OperationTime:
+    """What one kernel of a GPU, or operation of the CPU, takes of one picture's time."""
+
+    name: str
+    milliseconds: float
+    calls: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedMattes:
+    """What the float32 reference answers on the CPU."""
+
+    #: For the golden input.
+    logits: Tensor
+    #: Small pictures, each with its matte at its own size.
+    small: Sequence[tuple[Rgb, Alpha]]
+
+    @classmethod
+    def compute(cls, config: BiRefNetConfig, size: int) -> "ExpectedMattes":
+        """Run the reference, for pictures that are resized to a side of `size` pixels."""
+        network, cpu = golden_network(config), torch.device("cpu")
+        noise = np.random.default_rng(1)
+        small = []
+        for height, width in _SMALL_SIDES:
+            picture = noise.integers(0, 256, (height, width, 3), np.uint8)
+            logits = network(preprocess(picture, size, cpu))
+            small.append((picture, logits_to_matte(logits, height, width)))
+        return cls(network(torch.from_numpy(golden_input(size))), small)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +176,14 @@ class Candidate:
         #: From weights in memory to the first logits: what a worker's start waits for.
         self.start_seconds = time.perf_counter() - started
 
-    def error(self, expected: Tensor) -> float:
-        """Return the largest difference of its matte from that of the expected logits, 0..1."""
+    def error(self, expected: ExpectedMattes) -> float:
+        """Return the largest difference of its mattes from those that are expected, 0..1."""
         matte = self.runner.run(self._pixels(1)).float().sigmoid().cpu()
-        return float((matte - expected.sigmoid()).abs().max())
+        errors = [float((matte - expected.logits.sigmoid()).abs().max())]
+        for picture, right in expected.small:
+            (found,) = self._loop([picture])
+            errors.append(float(np.abs(found - right).max()))
+        return max(errors)
 
     def warm_up(self, batch: int) -> None:
         """Warm up for batches of this size."""
@@ -162,6 +201,26 @@ class Candidate:
             picture = np.random.default_rng(0).integers(0, 256, (side, 3 * side // 2, 3), np.uint8)
             pictures: list[Rgb] = [picture] * batch
             timings.loop_milliseconds.append(time_call(partial(self._loop, pictures), device))
+
+    def profile(self, runs: int) -> list[OperationTime]:
+        """Return what takes the time of one picture, the longest first."""
+        self.warm_up(1)
+        pixels, device = self._pixels(1), self._settings.device
+        on_gpu = device.type == "cuda"
+        activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
+        with profile(activities=[activity]) as profiled:
+            for _ in range(runs):
+                self.runner.run(pixels)
+            synchronize(device)
+        found = [
+            OperationTime(
+                each.key,
+                (each.self_device_time_total if on_gpu else each.self_cpu_time_total) / 1000 / runs,
+                each.count / runs,
+            )
+            for each in profiled.key_averages()
+        ]
+        return sorted(found, key=lambda each: -each.milliseconds)
 
     def _pixels(self, batch: int) -> Tensor:
         settings = self._settings
@@ -191,16 +250,13 @@ def compare_paths(
     """Time a network with stand-in weights: medians of `runs` rounds, after a warm-up.
 
     In each round every path runs once, so that a drift of the machine's speed affects all alike.
-    All paths are in memory together: measure one alone to see how much it needs. With `check`, one
-    matte of each is compared with the float32 reference's first.
+    All paths are in memory together: measure one alone to see how much it needs. With `check`,
+    mattes of each are compared with the float32 reference's first.
 
     Raises:
         ModelError: the GPU failed or its memory is full.
     """
-    expected = None
-    if check:
-        pixels = torch.from_numpy(golden_input(settings.size))
-        expected = golden_network(settings.config)(pixels)
+    expected = ExpectedMattes.compute(settings.config, settings.size) if check else None
     torch.compiler.reset()  # else code compiled before would shorten the start
     with translate_gpu_errors(settings.device), use_device(settings.device):
         candidates = [Candidate(settings, path) for path in paths]
@@ -224,6 +280,19 @@ def compare_paths(
                     start_seconds=candidate.start_seconds,
                     alpha_error=error,
                 )
+
+
+@torch.inference_mode()
+def profile_path(
+    settings: BenchmarkSettings, path: ExecutionPath, runs: int
+) -> list[OperationTime]:
+    """Return what takes the time of one picture on a path, the longest first: means of `runs`.
+
+    Raises:
+        ModelError: the GPU failed or its memory is full.
+    """
+    with translate_gpu_errors(settings.device), use_device(settings.device):
+        return Candidate(settings, path).profile(runs)
 
 
 def find_roofline(settings: BenchmarkSettings) -> Roofline:

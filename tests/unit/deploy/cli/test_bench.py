@@ -76,9 +76,11 @@ def test_bench_model_prints_its_table() -> None:
     for path in ("reference", "fast"):
         rows = [line.split() for line in table.splitlines() if line.startswith(path)]
         assert [(row[1], row[-1]) for row in rows] == [("1", "0.000"), ("2", "0.000")]
-    plain = _invoke(*_BENCH, "--path", "fast")
+    plain = _invoke(*_BENCH, "--path", "fast", "--profile")
     assert "loop" not in plain
     assert "error" not in plain
+    profile = plain.partition("fast by kernel")[2].splitlines()
+    assert any(line.lstrip().startswith(("aten::addmm", "aten::mm")) for line in profile)
 
 
 def test_bench_model_shows_what_it_measured_before_a_failure(
