@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Self
 
 import urllib3
@@ -132,18 +133,32 @@ class Program:
 
 
 @contextmanager
-def running_stack(folder: Path, options: Sequence[str] = ()) -> Iterator[Program]:
+def running_stack(
+    folder: Path,
+    options: Sequence[str] = (),
+    *,
+    env: Mapping[str, str] = MappingProxyType({}),
+    seconds: float = _START_SECONDS,
+) -> Iterator[Program]:
     """Run `rmbg up` with these options on free ports and an empty data folder.
+
+    Args:
+        folder: for its data and its output.
+        options: of `rmbg up`.
+        env: variables beside those of this process.
+        seconds: how long it may take to become ready.
 
     Raises:
         StartError: it did not become ready; with the end of its output.
     """
     data = folder / "data"
-    command = ["env", f"RMBG_MAX_IMAGE_MB={_MAX_IMAGE_MB}", local_service.script("rmbg"), "up"]
+    given = {"RMBG_MAX_IMAGE_MB": str(_MAX_IMAGE_MB), **env}
+    variables = [f"{name}={value}" for name, value in given.items()]
+    command = ["env", *variables, local_service.script("rmbg"), "up"]
     ports = ["--port", "0", "--flower-port", "0"]
     facts = data / RUN_FILE
     whole = [*command, *ports, "--data", str(data), *options]
-    with _started("rmbg up", whole, folder / "up.log", facts.exists) as pid:
+    with _started("rmbg up", whole, folder / "up.log", facts.exists, seconds) as pid:
         yield Program(json.loads(facts.read_text("utf-8"))["api_url"], pid)
 
 
@@ -172,13 +187,17 @@ def _answers(url: str) -> bool:
 
 @contextmanager
 def _started(
-    name: str, command: Sequence[str], log: Path, ready: Callable[[], bool]
+    name: str,
+    command: Sequence[str],
+    log: Path,
+    ready: Callable[[], bool],
+    seconds: float = _START_SECONDS,
 ) -> Iterator[int]:
     """Start a program, wait until it is ready, and end it after the block."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
-        end = time.monotonic() + _START_SECONDS
+        end = time.monotonic() + seconds
         while not ready():
             if process.poll() is not None or time.monotonic() > end:
                 said = log.read_text("utf-8", "replace")[-_LOG_CHARACTERS:]

@@ -33,6 +33,7 @@ app = typer.Typer(help="Time the image processing on this machine.", no_args_is_
 _MODELS: Final = ", ".join(PRESETS)
 _PATHS: Final = ("reference", "fast", "graphed")
 _PATHS_ON_CPU: Final = ("reference", "fast")
+_WORKERS: Final = (1, 2, 4, 8, 16)
 #: Of a profile, so many kernels or operations are printed, with so many characters of a name.
 _PROFILE_ROWS, _PROFILE_NAME = 25, 52
 
@@ -164,6 +165,37 @@ def bench_service(
     typer.echo(markdown(report))
     if json_file is not None:
         json_file.write_text(json.dumps(report.facts(), indent=1) + "\n", encoding="utf-8")
+
+
+@app.command("gpu-share")
+def bench_gpu_share(
+    *,
+    model: Annotated[str, typer.Option(help=f"One of {_MODELS}.")] = "rmbg-2.0",
+    device: Annotated[str, typer.Option(help="cuda, cuda:N or cpu.")] = "cuda",
+    workers: Annotated[
+        list[int] | None, typer.Option(min=1, help="Workers; may be repeated.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures of each client.")] = 20,
+) -> None:
+    """Measure services of 1, 2, 4, 8 and 16 workers that share one GPU; as Markdown.
+
+    The weights are made up. Each service has two clients for each worker.
+    """
+    _check_size(model, None)
+    with require_torch():
+        from deploy.bench.gpu_share import measure_shares, share_table  # noqa: PLC0415 - torch
+    shares = []
+    try:
+        with exit_on_error():
+            counts = workers or _WORKERS
+            for share in measure_shares(model, device, counts, pictures, progress=say):
+                shares.append(share)  # noqa: PERF402 - those before a failure are kept
+    except (StackError, ClientError) as error:
+        say(str(error))
+        raise typer.Exit(1) from error
+    finally:
+        if shares:
+            typer.echo(share_table(shares))
 
 
 @app.command("refine")

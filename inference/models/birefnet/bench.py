@@ -156,7 +156,9 @@ class Candidate:
         ModelError: the GPU failed or its memory is full.
     """
 
-    def __init__(self, settings: BenchmarkSettings, path: ExecutionPath) -> None:
+    def __init__(
+        self, settings: BenchmarkSettings, path: ExecutionPath, batches: Sequence[int] = (1,)
+    ) -> None:
         self._settings = settings
         device = settings.device
         reason = "" if path is ExecutionPath.REFERENCE else deformable_fallback_reason(device)
@@ -170,6 +172,7 @@ class Candidate:
             side=settings.size,
             cache=settings.cache,
             reason=reason,
+            batches=batches,
         )
         self.runner.run(self._pixels(1))
         synchronize(device)
@@ -259,7 +262,7 @@ def compare_paths(
     expected = ExpectedMattes.compute(settings.config, settings.size) if check else None
     torch.compiler.reset()  # else code compiled before would shorten the start
     with translate_gpu_errors(settings.device), use_device(settings.device):
-        candidates = [Candidate(settings, path) for path in paths]
+        candidates = [Candidate(settings, path, batches) for path in paths]
         errors = [None if expected is None else each.error(expected) for each in candidates]
         for batch in batches:
             for candidate in candidates:

@@ -1,7 +1,7 @@
 """The execution paths of a loaded network, and the choice of one for a device."""
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,9 +20,6 @@ from inference.models.birefnet.fast import deformable
 from inference.models.birefnet.fast.network import FAST_STRIDE, FastBiRefNet
 from inference.models.birefnet.network import BiRefNet
 
-#: Batch sizes that graphs are captured for, largest first so that the others fit into its memory.
-CAPTURED_BATCHES: Final = (8, 4, 2, 1)
-
 _WARM_UP_RUNS: Final = 3
 _ROOT_UID: Final = 0
 _GROUP_OR_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
@@ -35,7 +32,7 @@ class ExecutionPath(StrEnum):
     REFERENCE = "reference"
     #: `FastBiRefNet`, operator by operator.
     FAST = "fast"
-    #: `FastBiRefNet`, compiled by torch.compile and captured as CUDA graphs of a few batch sizes.
+    #: `FastBiRefNet`, compiled by torch.compile and captured as CUDA graphs of some batch sizes.
     GRAPHED = "graphed"
 
 
@@ -81,10 +78,13 @@ def make_runner(
     side: int,
     cache: Path | None,
     reason: str = "",
+    batches: Sequence[int] = (1,),
 ) -> Runner:
     """Make the runner of a path, warmed up; the fast path replaces one that cannot be compiled.
 
-    The network is moved to the device and the precision.
+    The network is moved to the device and the precision. Graphs are captured for these batch sizes:
+    by default of one picture, as the service runs them; each further one costs a worker memory, and
+    its start time.
 
     Raises:
         ModelError: the GPU failed or its memory is full.
@@ -94,7 +94,7 @@ def make_runner(
     fast = FastBiRefNet(network, side).to(device, dtype)
     if path is ExecutionPath.GRAPHED:
         try:
-            return _make_graphed(fast, cache, reason)
+            return _make_graphed(fast, cache, reason, batches)
         except (GpuFaultError, GpuOutOfMemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever the compiler raises, the fast path remains
@@ -103,11 +103,13 @@ def make_runner(
     return Runner(partial(_prepare_and_run, fast, fast), ExecutionPath.FAST, reason)
 
 
-def _make_graphed(network: FastBiRefNet, cache: Path | None, reason: str) -> Runner:
+def _make_graphed(
+    network: FastBiRefNet, cache: Path | None, reason: str, batches: Sequence[int]
+) -> Runner:
     """Compile the network and capture it as CUDA graphs; `cache` keeps the compiled code."""
     compiled = cast("nn.Module", torch.compile(network, fullgraph=True, dynamic=False))
     with compiler_cache_folder(cache) as kept:
-        graphs = CapturedGraphs(partial(_prepare_and_run, network, compiled), network)
+        graphs = CapturedGraphs(partial(_prepare_and_run, network, compiled), network, batches)
     if cache is not None and not kept:
         problem = f"{cache} cannot be made, or is not its owner's alone"
         reason = _join_reasons(reason, f"compiled code is not kept: {problem}")
@@ -180,12 +182,15 @@ class CapturedGraphs:
     Args:
         run: the network; it is called on the current stream.
         network: provides example pictures.
+        batches: sizes of the pieces.
     """
 
-    def __init__(self, run: Callable[[Tensor], Tensor], network: FastBiRefNet) -> None:
+    def __init__(
+        self, run: Callable[[Tensor], Tensor], network: FastBiRefNet, batches: Sequence[int]
+    ) -> None:
         self._captured: dict[int, _CapturedGraph] = {}
         pool = torch.cuda.graph_pool_handle()
-        for batch in CAPTURED_BATCHES:
+        for batch in sorted(batches, reverse=True):  # the others fit into the largest one's memory
             try:
                 self._captured[batch] = _capture_graph(run, network.example(batch), pool)
             except torch.OutOfMemoryError:

@@ -1,6 +1,6 @@
 """Which path an engine takes, what it says of it, and what it does when the memory is full."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from inference.models.birefnet.engine import BiRefNetModel
 from inference.models.birefnet.fast import runners
 from inference.models.birefnet.fast.network import FastBiRefNet
 from inference.models.birefnet.fast.runners import (
-    CAPTURED_BATCHES,
     ExecutionPath,
     Runner,
     choose_execution_path,
@@ -110,7 +109,10 @@ def test_a_batch_that_does_not_fit_is_split_and_the_size_is_remembered(
 class _NoGraphs:
     """In place of `CapturedGraphs`, which needs a GPU: it compiles for one picture, and runs."""
 
-    def __init__(self, run: Callable[[Tensor], Tensor], network: FastBiRefNet) -> None:
+    def __init__(
+        self, run: Callable[[Tensor], Tensor], network: FastBiRefNet, batches: Sequence[int]
+    ) -> None:
+        assert batches == (1,), "the service runs one picture at a time"
         self._run = run
         run(network.example(1))
 
@@ -150,7 +152,7 @@ def test_a_compiler_that_fails_leaves_the_fast_path(
 
 
 def test_batches_are_padded_to_the_next_captured_size() -> None:
-    filled = [smallest_fitting_batch(count, CAPTURED_BATCHES) for count in range(1, 9)]
+    filled = [smallest_fitting_batch(count, (8, 4, 2, 1)) for count in range(1, 9)]
     assert filled == [1, 2, 4, 4, 8, 8, 8, 8]
 
 
@@ -217,6 +219,6 @@ def test_a_folder_that_is_not_used_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr(runners, "CapturedGraphs", lambda _run, _network: None)
+    monkeypatch.setattr(runners, "CapturedGraphs", lambda *_: None)
     cache = tmp_path / "file" / "compiled"
     assert f"compiled code is not kept: {cache}" in _make_graphed(cache).reason
