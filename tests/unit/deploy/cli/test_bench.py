@@ -1,5 +1,6 @@
 """`rmbg models logits` and `rmbg bench`, as a person runs them."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +80,8 @@ def test_bench_model_prints_its_table() -> None:
     plain = _invoke(*_BENCH, "--path", "fast", "--profile")
     assert "loop" not in plain
     assert "error" not in plain
-    profile = plain.partition("fast by kernel")[2].splitlines()
-    assert any(line.lstrip().startswith(("aten::addmm", "aten::mm")) for line in profile)
+    kernels = re.findall(r"(aten::\w+) +[\d.]+ +[\d.]+% +\d", plain.partition("by kernel")[2])
+    assert len(kernels) > 5
 
 
 def test_bench_model_shows_what_it_measured_before_a_failure(
