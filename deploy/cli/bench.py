@@ -331,13 +331,16 @@ def _print_profiles(
     for path in paths:
         found = profile_path(settings, ExecutionPath(path), runs)
         whole = sum(each.milliseconds for each in found)
-        table = Table(title=f"{title}: {path} by kernel", title_justify="left", box=None)
+        table = Table(box=None)
         table.add_column("kernel", no_wrap=True)
         for name in ("ms", "share", "calls"):
             table.add_column(name, justify="right")
         for each in found[:_PROFILE_ROWS]:
             table.add_row(*_profile_cells(each, whole))
-        Console(highlight=False).print(table)
+        console = Console(highlight=False)
+        # No title of the table's, which would be broken at its width.
+        console.print(f"{title}: {path} by kernel", markup=False)
+        console.print(table)
 
 
 def _profile_cells(each: "OperationTime", whole: float) -> tuple[str, ...]:
