@@ -14,7 +14,7 @@ from typing import Final
 _TIME_SHARE: Final = 0.25
 #: Seconds of the time that a caller may use at once.
 _TIME_AT_ONCE: Final = 0.03
-#: A caller counts as one that asks for so many seconds after each of its requests.
+#: For so many seconds after each of its requests, a caller counts as asking.
 _ASKS_SECONDS: Final = 2.0
 #: Weight of the latest call in what a caller's next one is expected to take.
 _LATEST: Final = 0.2
@@ -24,8 +24,7 @@ _LOOK_SECONDS: Final = 0.25
 #: Callers that are remembered; those without a debt are forgotten beyond it.
 _KNOWN_CALLERS: Final = 4096
 
-
-#: Is told the future that a task waits with, so that it can cancel the wait.
+#: A function that `turn` calls with the future on which a task waits; canceling it ends the wait.
 OnWait = Callable[[asyncio.Future[None]], object]
 
 

@@ -133,7 +133,7 @@ class _BoundedBuffer(ReceiveBuffer):
         """
         blank = blank_line_regex.search(self._data, self._multiple_lines_search)
         end = blank.end() if blank else 0
-        # The blank line is none of them.
+        # The blank line at the end is not counted.
         if end > MAX_HEAD_BYTES or self._data.count(b"\n", 0, end) > MAX_HEAD_LINES + 1:
             self.too_large = True
             raise h11.RemoteProtocolError("The head or the trailers are too large.")
@@ -273,7 +273,8 @@ class Connection(H11Protocol):
     def on_wait(self, wait: asyncio.Future[None]) -> None:
         """Cancel a wait once the client has gone, or now if it has.
 
-        Otherwise calls that nobody waits for would gather, while their connections do not count.
+        Without this, calls of clients that have gone would accumulate: the limit of connections
+        does not count them any more.
         """
         self._wait = wait
         if self.lost:

@@ -144,7 +144,7 @@ class TaskWaiter:
         return begin if job.status.final else self._stream(begin, self._follow(job, render))
 
     def _stream(self, begin: str, later: Iterator[str]) -> Iterator[str] | str:
-        """Return an iterator that has a place, or what is told without one, in one piece."""
+        """Return an iterator that holds a place; if none is free, the whole stream as one text."""
         caller = current_caller()
         if not self.places.take(caller):
             return f"{begin}{_NO_PLACE}"

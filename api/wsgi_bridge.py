@@ -56,7 +56,7 @@ INTERMEDIATE: Final = "rmbg.intermediate"
 REQUEST_ID: Final = "rmbg.request_id"
 #: The context of the request's variables, whichever threads it runs in.
 _CONTEXT: Final = "rmbg.context"
-#: Is told what a call waits with before it begins, see `OnWait`; none if it is never given up.
+#: The `OnWait` of a request's calls; absent where they run even if the client has gone.
 _ON_WAIT: Final = "rmbg.on_wait"
 #: When the request's head had arrived, by `time.perf_counter`.
 STARTED: Final = "rmbg.started"

@@ -65,27 +65,33 @@ class Share:
 
 
 @contextmanager
-def watched_gpu() -> Iterator[GpuLoad]:
-    """Read the first GPU's load again and again during the block, if `pynvml` finds one."""
+def watched_gpu(device: str) -> Iterator[GpuLoad]:
+    """Read a GPU's load again and again during the block, if `pynvml` is installed and finds it.
+
+    Args:
+        device: cuda, cuda:N, or another one, of which nothing is read.
+    """
     load, ended = GpuLoad(), threading.Event()
-    nvml: Any = None
-    with suppress(ImportError):
-        nvml = import_module("pynvml")
-    thread = threading.Thread(target=_watch, args=(nvml, load, ended))
-    if nvml is not None:
+    kind, _, index = device.partition(":")
+    thread = threading.Thread(target=_watch, args=(int(index or 0), load, ended))
+    if kind == "cuda":
         thread.start()
     try:
         yield load
     finally:
         ended.set()
-        if nvml is not None:
+        if kind == "cuda":
             thread.join()
 
 
-def _watch(nvml: Any, load: GpuLoad, ended: threading.Event) -> None:  # noqa: ANN401 - a module
+def _watch(index: int, load: GpuLoad, ended: threading.Event) -> None:
+    try:
+        nvml: Any = import_module("pynvml")
+    except ImportError:
+        return
     with suppress(nvml.NVMLError):
         nvml.nvmlInit()
-        gpu = nvml.nvmlDeviceGetHandleByIndex(0)
+        gpu = nvml.nvmlDeviceGetHandleByIndex(index)
         while not ended.wait(_SAMPLE_SECONDS):
             load.busy.append(nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100)
             load.used.append(nvml.nvmlDeviceGetMemoryInfo(gpu).used)
@@ -106,7 +112,7 @@ def measure_shares(
         device: cuda, cuda:N or cpu.
         counts: numbers of workers.
         pictures: of each client.
-        progress: is told what is being measured.
+        progress: called with the name of each measurement before it begins.
 
     Raises:
         StackError, ClientError: a service did not start, or failed.
@@ -149,7 +155,7 @@ def _model_alone(settings: Settings, pictures: int) -> Share:
     for _ in range(_WARM_UPS):
         model.matte([picture])
     seconds = []
-    with watched_gpu() as load:
+    with watched_gpu(settings.device) as load:
         for _ in range(pictures):
             began = time.perf_counter()
             model.matte([picture])
@@ -170,7 +176,7 @@ def _service(
         call = OurService(service.url).cut_out
         clients = _CLIENTS_A_WORKER * workers
         closed_loop(call, photo, service.usage, clients=clients, pictures=_WARM_UPS)
-        load = stack.enter_context(watched_gpu())
+        load = stack.enter_context(watched_gpu(env["RMBG_DEVICE"]))
         loop = closed_loop(call, photo, service.usage, clients=clients, pictures=pictures)
         resident = service.usage().resident.get(_WORKER, 0) / 2**20 / workers
     return Share(workers, loop.per_second, quantile(loop.latencies, 50), load, resident)

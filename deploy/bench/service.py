@@ -334,7 +334,7 @@ def measure(
         machine: its name for the report.
         up_options: of `rmbg up`.
         rembg: the program `rembg` of another environment to compare with; None compares with none.
-        progress: is told what is being measured.
+        progress: called with the name of each measurement before it begins.
 
     Raises:
         StackError, ClientError: a service did not start, or failed.
