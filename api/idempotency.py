@@ -16,7 +16,7 @@ import structlog
 from redis import Redis
 
 from api.errors import ApiError
-from tasks import redis_client, redis_keys
+from tasks import lua_scripts, redis_keys
 from tasks.errors import QueueUnavailableError, UncertainWriteError
 from tasks.jobs.job import Job
 from tasks.redis_client import redis_errors
@@ -160,12 +160,12 @@ class ReservationKeeper:
             return self._kept.copy()
 
     def _renew(self, reservations: Sequence[Reservation]) -> None:
-        calls: list[dict[str, redis_client.Argument]] = [
+        calls: list[dict[str, lua_scripts.Argument]] = [
             {"key": each.place, "expected": each.write(), "ms": RESERVED_SECONDS * 1000}
             for each in reservations
         ]
         with redis_errors():
-            redis_client.PRIMITIVES.run_each(self._client, "compare_and_expire", calls)
+            lua_scripts.PRIMITIVES.run_each(self._client, "compare_and_expire", calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +290,7 @@ class IdempotencyGuard:
 
     def _compare_and_set(self, **arguments: str) -> None:
         with redis_errors():
-            redis_client.PRIMITIVES.run(self.redis, "compare_and_set", **arguments)
+            lua_scripts.PRIMITIVES.run(self.redis, "compare_and_set", **arguments)
 
 
 def parse_key(header: str) -> str:

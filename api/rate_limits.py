@@ -11,7 +11,7 @@ from redis import Redis
 from api.auth import current_owner, services
 from api.callers import current_caller
 from api.errors import ApiError
-from tasks import redis_client, redis_keys
+from tasks import lua_scripts, redis_keys
 from tasks.errors import QueueUnavailableError
 from tasks.redis_client import redis_errors
 
@@ -141,7 +141,7 @@ def take_tokens(
         QueueUnavailableError: Redis does not answer.
     """
     with redis_errors():
-        answer = redis_client.PRIMITIVES.run(
+        answer = lua_scripts.PRIMITIVES.run(
             client,
             "token_bucket",
             key=redis_keys.rate_key(caller, policy),

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 from redis import Redis
 from redis.client import Pipeline
 
-from tasks import redis_client, redis_keys
+from tasks import lua_scripts, redis_keys
 from tasks.errors import KeyNameError
 from tasks.redis_client import redis_errors
 
@@ -145,7 +145,7 @@ class ApiKeys:
         """Return the owner of a key; None if the key is unknown or revoked."""
         given = key_digest(key)
         with redis_errors():
-            found = redis_client.PRIMITIVES.run(
+            found = lua_scripts.PRIMITIVES.run(
                 self._client,
                 "named_hash",
                 index=redis_keys.API_KEYS,

@@ -17,7 +17,7 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 from redis import Redis
 
-from tasks import metrics, redis_client, redis_keys
+from tasks import lua_scripts, metrics, redis_keys
 from tasks.capacity import Capacity, Store
 from tasks.errors import QueueUnavailableError, TaskError
 from tasks.housekeeping.missing_messages import list_key
@@ -153,7 +153,7 @@ def queue_lists(client: Redis, workers: Sequence[Worker]) -> list[QueueList]:
         for name in lists:
             pipe.llen(list_key(name))
         lengths = pipe.execute()
-        counts = redis_client.JOBS.run(client, "count_by_priority", lists=lists)
+        counts = lua_scripts.JOBS.run(client, "count_by_priority", lists=lists)
     jobs: Counter[tuple[str, str]] = Counter()
     messages: Counter[tuple[str, str]] = Counter()
     for name, waiting, length in zip(lists, counts, lengths, strict=True):

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import structlog
 from redis import Redis
 
-from tasks import redis_client, redis_keys
+from tasks import lua_scripts, redis_keys
 from tasks.api_keys import Owner
 from tasks.errors import QueueUnavailableError, QuotaExceededError, UncertainWriteError
 from tasks.jobs.job import Status
@@ -300,9 +300,9 @@ class Quotas:
         pending = self.client.zscan_iter(redis_keys.pending_key(owner_id), count=_BLOCK)
         yield "pending", (str(each) for each, _ in pending)
 
-    def _run(self, command: str, **arguments: redis_client.Argument) -> Any:  # noqa: ANN401 - what Redis gives
+    def _run(self, command: str, **arguments: lua_scripts.Argument) -> Any:  # noqa: ANN401 - what Redis gives
         with redis_errors():
-            return redis_client.QUOTAS.run(self.client, command, **arguments)
+            return lua_scripts.QUOTAS.run(self.client, command, **arguments)
 
 
 def _blocks(values: Iterable[str]) -> Iterator[list[tuple[str]]]:

@@ -16,7 +16,8 @@ import structlog
 from redis import Redis
 
 from tasks import redis_keys
-from tasks.redis_client import PRIMITIVES, redis_errors, set_absent
+from tasks.lua_scripts import PRIMITIVES, set_absent
+from tasks.redis_client import redis_errors
 
 #: The largest step of the clock from one pass to the next, and the largest difference from Redis's
 #: clock, at which erasing goes on. Passes are seconds apart. `shared.lua` has the same limit.

@@ -16,7 +16,8 @@ from tasks.jobs import routing
 from tasks.jobs.job import Job, Status
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import Dispatch, JobStore, ReleaseOutcome
-from tasks.redis_client import RedisLock, add_to_counter, redis_errors
+from tasks.lua_scripts import add_to_counter
+from tasks.redis_client import RedisLock, redis_errors
 from tasks.webhooks.deliveries import DeliveryStore
 from tasks.worker_registry import WorkerRegistry
 

@@ -24,6 +24,7 @@ from tasks.jobs.batches import BatchStore
 from tasks.jobs.job import Job
 from tasks.jobs.job_objects import Eraser, get_manifest
 from tasks.jobs.store import RECORD_GRACE_SECONDS, JobStore
+from tasks.lua_scripts import move_member, set_absent
 from tasks.object_store import (
     BACKGROUNDS,
     IMPROVEMENTS,
@@ -36,7 +37,7 @@ from tasks.object_store import (
     task_id_of_object,
     upload_id_of,
 )
-from tasks.redis_client import RedisLock, move_member, redis_errors, set_absent
+from tasks.redis_client import RedisLock, redis_errors
 from tasks.uploads.service import UploadService
 from tasks.uploads.store import UPLOAD_GRACE_SECONDS, UploadStore
 

@@ -8,7 +8,7 @@ from typing import Any, Self, cast
 
 from redis import Redis
 
-from tasks import redis_client, redis_keys
+from tasks import lua_scripts, redis_keys
 from tasks.jobs.job import JobError, dated_id, to_record
 from tasks.jobs.store import RECORD_GRACE_SECONDS
 from tasks.redis_client import redis_errors
@@ -119,7 +119,7 @@ class BatchStore:
         `JobStore.create`.
         """
         with redis_errors():
-            redis_client.JOBS.run(
+            lua_scripts.JOBS.run(
                 self.client,
                 "seal_batch",
                 batch=batch.batch_id,
@@ -143,7 +143,7 @@ class BatchStore:
     def remove(self, batch_id: str) -> None:
         """Remove a batch's record and its deliveries; its jobs stay."""
         with redis_errors():
-            redis_client.JOBS.run(self.client, "erase_batch", batch=batch_id)
+            lua_scripts.JOBS.run(self.client, "erase_batch", batch=batch_id)
 
     def expired(self, now: float) -> list[str]:
         """Return the ids of batches whose records had expired at `now`."""

@@ -17,7 +17,7 @@ from cachetools import TTLCache
 from redis import Redis
 
 from inference.version import PIPELINE_VERSION
-from tasks import redis_client
+from tasks import lua_scripts
 from tasks.errors import UnreadableRecordError
 from tasks.jobs.job import Job, Status
 from tasks.jobs.store import JobStore, parse_record
@@ -83,7 +83,7 @@ class ResultCache:
             return near
         _count_lookup("memory", hit=False)
         with redis_errors():
-            answer = redis_client.JOBS.run(self._client, "cached_job", cache_key=key)
+            answer = lua_scripts.JOBS.run(self._client, "cached_job", cache_key=key)
         found = None
         if answer:
             task_id, record = answer
@@ -110,7 +110,7 @@ class ResultCache:
         with self._lock:
             self._near.pop(key, None)
         with redis_errors():
-            redis_client.JOBS.run(self._client, "uncache", id=task_id, cache_key=key)
+            lua_scripts.JOBS.run(self._client, "uncache", id=task_id, cache_key=key)
 
 
 def _count_lookup(level: str, *, hit: bool) -> None:

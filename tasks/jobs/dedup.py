@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 import structlog
 from redis import Redis
 
-from tasks import redis_client, redis_keys
+from tasks import lua_scripts, redis_keys
 from tasks.errors import (
     ObjectNotFoundError,
     ObjectStoreUnavailableError,
@@ -19,8 +19,9 @@ from tasks.jobs.job import EXPIRED, LOST, OVERDUE, Job, Status, to_record
 from tasks.jobs.job_objects import copied_result_fields, copy_result, discard_object
 from tasks.jobs.routing import JobDispatcher, Router
 from tasks.jobs.store import JobStore
+from tasks.lua_scripts import move_member, set_absent
 from tasks.object_store import ObjectStore
-from tasks.redis_client import move_member, redis_errors, set_absent
+from tasks.redis_client import redis_errors
 
 #: Errors of a primary that do not concern its duplicates: one of these runs instead.
 _PRIMARY_ONLY_ERRORS: Final = frozenset({LOST.type, OVERDUE.type, EXPIRED.type, "original_missing"})
@@ -144,7 +145,7 @@ class DuplicateCompleter:
     def _end(self, duplicate: Job, primary: Job, **changes: Any) -> bool:  # noqa: ANN401 - any field's type
         """End a duplicate as its primary ended; False if it no longer waits for that one."""
         with redis_errors():
-            ended = redis_client.JOBS.run(
+            ended = lua_scripts.JOBS.run(
                 self.client,
                 "complete_duplicate",
                 id=duplicate.task_id,
@@ -159,7 +160,7 @@ class DuplicateCompleter:
         """Let the most urgent duplicate run as the primary of the others."""
         for chosen in sorted(duplicates, key=lambda job: (job.priority, job.created_at)):
             with redis_errors():
-                promoted = redis_client.JOBS.run(
+                promoted = lua_scripts.JOBS.run(
                     self.client,
                     "promote_duplicate",
                     id=chosen.task_id,

@@ -14,7 +14,7 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tasks import redis_client
+from tasks import lua_scripts
 from tasks.errors import QueueUnavailableError
 from tasks.jobs.job import Job, Priority
 from tasks.jobs.store import Dispatch, JobStore, Place
@@ -203,7 +203,7 @@ class Router:
         try:
             with redis_errors():
                 return str(
-                    redis_client.JOBS.run(
+                    lua_scripts.JOBS.run(
                         self.client,
                         "choose_queue",
                         model=model,

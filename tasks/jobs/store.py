@@ -13,7 +13,7 @@ import structlog
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from tasks import redis_client, redis_keys
+from tasks import lua_scripts, redis_keys
 from tasks.errors import IdTakenError, QueueFullError, ResultKnownError, UnreadableRecordError
 from tasks.jobs.job import (
     EXPIRED,
@@ -239,7 +239,7 @@ class JobStore:
             The jobs that were raised by one priority level, and damaged ones that were not.
         """
         with redis_errors():
-            found = redis_client.JOBS.run(
+            found = lua_scripts.JOBS.run(
                 self._client,
                 "raise_aged",
                 list=list_name,
@@ -359,7 +359,7 @@ class JobStore:
         command: str,
         job: Job,
         reservation: Mapping[str, str] | None,
-        **arguments: redis_client.Argument,
+        **arguments: lua_scripts.Argument,
     ) -> list[Any]:
         answer: list[Any] = self._run(
             command,
@@ -387,12 +387,12 @@ class JobStore:
             The records after that, in the order of the arguments; None for a job that is not
             queued or whose record is damaged.
         """
-        calls: list[dict[str, redis_client.Argument]] = [
+        calls: list[dict[str, lua_scripts.Argument]] = [
             {"id": each.task_id, "queue": each.queue} for each in sendings
         ]
         jobs: list[Job | None] = []
         with redis_errors():
-            answers = redis_client.JOBS.run_each(self._client, "record_dispatch", calls)
+            answers = lua_scripts.JOBS.run_each(self._client, "record_dispatch", calls)
             for each, answer in zip(sendings, answers, strict=True):
                 try:
                     jobs.append(parse_record(each.task_id, answer))
@@ -541,7 +541,7 @@ class JobStore:
     def forget_list(self, list_name: str) -> bool:
         """Drop a list to which no job is dispatched; False if one is."""
         with redis_errors():
-            return bool(redis_client.JOBS.run(self._client, "forget_list", list=list_name))
+            return bool(lua_scripts.JOBS.run(self._client, "forget_list", list=list_name))
 
     def drop_dead(self, task_id: str) -> bool:
         """Take a failed job off the dead letters; False if it is none."""
@@ -563,7 +563,7 @@ class JobStore:
             found = self._client.zrangebyscore(key, "-inf", until, start=start, num=most)
         return cast("list[str]", found)
 
-    def _change(self, command: str, task_id: str, **arguments: redis_client.Argument) -> Any:  # noqa: ANN401 - what Redis gives
+    def _change(self, command: str, task_id: str, **arguments: lua_scripts.Argument) -> Any:  # noqa: ANN401 - what Redis gives
         """Run a command that changes one record.
 
         Raises:
@@ -571,7 +571,7 @@ class JobStore:
         """
         with redis_errors():
             try:
-                return redis_client.JOBS.run(
+                return lua_scripts.JOBS.run(
                     self._client, command, id=task_id, now=self._clock(), **arguments
                 )
             except ResponseError as error:
@@ -579,14 +579,14 @@ class JobStore:
                     raise
                 raise UnreadableRecordError(task_id, str(error)) from error
 
-    def _run(self, command: str, task_id: str, **arguments: redis_client.Argument) -> Any:  # noqa: ANN401 - what Redis gives
+    def _run(self, command: str, task_id: str, **arguments: lua_scripts.Argument) -> Any:  # noqa: ANN401 - what Redis gives
         with redis_errors():
-            return redis_client.JOBS.run(
+            return lua_scripts.JOBS.run(
                 self._client, command, id=task_id, now=self._clock(), **arguments
             )
 
 
-def _at(place: Place | None) -> dict[str, redis_client.Argument]:
+def _at(place: Place | None) -> dict[str, lua_scripts.Argument]:
     """Return a message's place as arguments of a command."""
     return {} if place is None else {"list": place.list_name, "number": place.number}
 

@@ -11,11 +11,12 @@ import structlog
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tasks import redis_client, redis_keys
+from tasks import lua_scripts, redis_keys
 from tasks.errors import LockLostError, UploadLockedError
+from tasks.lua_scripts import move_member, set_absent
 from tasks.object_store import upload_prefix
 from tasks.quotas import UNLIMITED, Quota, Usage
-from tasks.redis_client import move_member, redis_errors, set_absent
+from tasks.redis_client import redis_errors
 
 #: Size of a part; S3 takes no smaller ones but for the last.
 PART_BYTES: Final = 5 * 2**20
@@ -154,7 +155,7 @@ class UploadLock:
         self._keeper.join(timeout=_LOCK_RENEW_SECONDS * 5)
 
     def _release(self) -> None:
-        redis_client.PRIMITIVES.run(
+        lua_scripts.PRIMITIVES.run(
             self._client, "compare_and_set", key=self._key, expected=self.token
         )
 
@@ -181,7 +182,7 @@ class UploadLock:
                         # At once: the other one waits about as long as a lock takes to expire.
                         self._release()
                         return
-                renewed = redis_client.PRIMITIVES.run(
+                renewed = lua_scripts.PRIMITIVES.run(
                     self._client,
                     "compare_and_expire",
                     key=self._key,
@@ -208,7 +209,7 @@ class UploadStore:
             QuotaExceededError: the owner's quota has no room; nothing was written.
         """
         with redis_errors():
-            answer = redis_client.UPLOADS.run(
+            answer = lua_scripts.UPLOADS.run(
                 self._client,
                 "create_upload",
                 id=upload.upload_id,
@@ -249,7 +250,7 @@ class UploadStore:
             LockLostError: the token no longer holds the lock, or the upload was removed.
         """
         with redis_errors():
-            written = redis_client.UPLOADS.run(
+            written = lua_scripts.UPLOADS.run(
                 self._client,
                 "update_upload",
                 id=upload.upload_id,
@@ -262,12 +263,12 @@ class UploadStore:
     def remove(self, upload_id: str) -> None:
         """Remove an upload's record, and release what its owner was charged."""
         with redis_errors():
-            redis_client.UPLOADS.run(self._client, "remove_upload", id=upload_id)
+            lua_scripts.UPLOADS.run(self._client, "remove_upload", id=upload_id)
 
     def release(self, upload_id: str) -> None:
         """Release what an upload's owner was charged for its bytes, which are erased."""
         with redis_errors():
-            redis_client.UPLOADS.run(self._client, "release_upload", id=upload_id)
+            lua_scripts.UPLOADS.run(self._client, "release_upload", id=upload_id)
 
     def expired(self, now: float) -> list[str]:
         """Return the ids of uploads that had expired at `now`."""

@@ -13,8 +13,9 @@ import structlog
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from tasks import redis_client, redis_keys
-from tasks.redis_client import Argument, pipeline_each, redis_errors
+from tasks import lua_scripts, redis_keys
+from tasks.lua_scripts import Argument
+from tasks.redis_client import pipeline_each, redis_errors
 
 #: The events of a task.
 TASK_EVENTS: Final = ("removal.succeeded", "removal.failed", "removal.canceled")
@@ -192,7 +193,7 @@ class DeliveryStore:
 
     def _run(self, command: str, **arguments: Argument) -> Any:  # noqa: ANN401 - what Redis gives
         with redis_errors():
-            return redis_client.DELIVERIES.run(self._client, command, **arguments)
+            return lua_scripts.DELIVERIES.run(self._client, command, **arguments)
 
     def _read(self, ids: Any, *, forget: bool = False) -> dict[str, Delivery | None]:  # noqa: ANN401 - ids as Redis gives them
         """Read the records that exist; None in place of a damaged one.
@@ -301,7 +302,7 @@ class DeliveryStore:
         """
         with redis_errors():
             try:
-                answer = redis_client.DELIVERIES.run(
+                answer = lua_scripts.DELIVERIES.run(
                     self._client,
                     "dispatch",
                     id=delivery.id,

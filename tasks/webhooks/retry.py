@@ -8,8 +8,9 @@ from typing import Final, cast
 
 from redis import Redis
 
-from tasks import redis_client, redis_keys
-from tasks.redis_client import Argument, redis_errors
+from tasks import lua_scripts, redis_keys
+from tasks.lua_scripts import Argument
+from tasks.redis_client import redis_errors
 from tasks.webhooks.deliveries import Delivery, DeliveryState, RetryDecision
 
 #: Statuses of a receiver that is overloaded.
@@ -148,4 +149,4 @@ class HostBreaker:
 
     def _run(self, command: str, **arguments: Argument) -> None:
         with redis_errors():
-            redis_client.DELIVERIES.run(self._client, command, memory=_MEMORY_SECONDS, **arguments)
+            lua_scripts.DELIVERIES.run(self._client, command, memory=_MEMORY_SECONDS, **arguments)

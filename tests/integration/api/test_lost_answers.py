@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from api.circuit_breaker import BreakerRedis, CircuitBreaker
 from api.services import Services
-from tasks import redis_client
+from tasks import lua_scripts
 from tasks.jobs.batches import BatchStore
 from tasks.jobs.job import Status
 from tasks.jobs.restore import Restorer
@@ -35,7 +35,7 @@ def _empty(api: Api, redis: Redis) -> None:
         api.objects.delete(key)
     # So that no script has to be sent as a text first.
     for command in ("create", "create_finished", "tombstone", "seal_batch"):
-        redis.script_load(redis_client.JOBS.script(command).text)
+        redis.script_load(lua_scripts.JOBS.script(command).text)
 
 
 @pytest.fixture

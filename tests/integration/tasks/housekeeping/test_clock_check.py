@@ -4,7 +4,7 @@ import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
-from tasks import redis_client, redis_keys
+from tasks import lua_scripts, redis_keys
 from tasks.housekeeping.clock_check import CONFIRM_SECONDS, MAX_STEP_SECONDS, ClockCheck
 from tasks.jobs.job import Job
 from tasks.jobs.store import Claim, JobStore
@@ -113,5 +113,5 @@ def test_a_clock_that_jumps_ends_no_job_until_it_counts(machine: Machine) -> Non
 def test_the_scripts_have_the_same_limit(machine: Machine, sign: int) -> None:
     for step, passed in ((MAX_STEP_SECONDS - 1, 1), (MAX_STEP_SECONDS + 1, 0)):
         now = machine.clock() + sign * step
-        counts = redis_client.PRIMITIVES.run(machine.redis, "has_passed", since=1.0, now=now)
+        counts = lua_scripts.PRIMITIVES.run(machine.redis, "has_passed", since=1.0, now=now)
         assert counts == passed
