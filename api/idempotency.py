@@ -186,6 +186,7 @@ class IdempotencyGuard:
         header: str | None,
         payload: object,
         *,
+        former: object = None,
         new_id: Callable[[], str],
         make: Callable[[str, Reservation | None], Made],
         find: Callable[[str], Made | None],
@@ -196,6 +197,7 @@ class IdempotencyGuard:
             owner_id: whose key it is; equal keys of two owners differ.
             header: `Idempotency-Key` as it was sent, if it was.
             payload: what is asked for, as JSON; files by their digests.
+            former: the same as earlier versions wrote it, if that differs; their keys last a day.
             new_id: draws an id.
             make: makes it under an id, and keeps the key's reservation when it is recorded.
             find: the earlier one by its id; None if it was erased.
@@ -214,7 +216,7 @@ class IdempotencyGuard:
         found = self.reserve(wanted)
         if found is None:
             return self._make(wanted, make), False
-        if found.payload != wanted.payload:
+        if found.payload not in {wanted.payload, _digest(former)}:
             raise ApiError("idempotency_mismatch", fields={HEADER: "It was used before."})
         if not found.done:
             raise ApiError("idempotency_in_progress", retry_after=self._free_after(place))

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 from typing import Any, Final
@@ -364,17 +365,32 @@ def describe_parameters() -> list[dict[str, Any]]:
 _FORMS: Final = frozenset({"multipart/form-data", "application/x-www-form-urlencoded"})
 
 
-def read_parameters(request: Request, *, max_file_bytes: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class RequestParameters:
+    """The checked parameters of a request.
+
+    Attributes:
+        values: by name, with the defaults of those that were not given.
+        given: the names that the request has.
+    """
+
+    values: dict[str, Any]
+    given: frozenset[str]
+
+
+def read_parameters(request: Request, *, max_file_bytes: int) -> RequestParameters:
     """Read and check the parameters of a form or a JSON object.
 
     Raises:
         ApiError: the body is neither, or a parameter is unknown or wrong.
     """
     if request.is_json:
-        return load(RemovalJson, read_json_object(request))
+        body = read_json_object(request)
+        return RequestParameters(load(RemovalJson, body), frozenset(body))
     if request.mimetype in _FORMS:
         form = read_form(request, max_file_bytes=max_file_bytes)
-        return load(RemovalForm, {**form.texts, **form.long_texts, **form.files})
+        fields = {**form.texts, **form.long_texts, **form.files}
+        return RequestParameters(load(RemovalForm, fields), frozenset(fields))
     if not request.mimetype and not request.content_length:
         raise ApiError("missing_image")
     raise ApiError("unsupported_media_type")
@@ -399,11 +415,20 @@ def load(schema: type[RemovalJson], given: Mapping[str, Any]) -> dict[str, Any]:
         raise from_validation({"body": faults}) from None
 
 
-def comparable(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return checked parameters as JSON, with the digests of files: equal for equal requests."""
+def comparable(
+    parameters: Mapping[str, Any], given: Collection[str] | None = None
+) -> dict[str, Any]:
+    """Return parameters as JSON, with the digests of files: equal for equal requests.
+
+    Args:
+        parameters: as they came, or checked.
+        given: names to which they are limited, if any are: defaults differ between versions.
+            A null is left out then, as if it had not been given.
+    """
     return {
         name: f"sha256:{value.sha256}" if isinstance(value, InputFile | LongText) else value
         for name, value in parameters.items()
+        if given is None or (name in given and value is not None)
     }
 
 

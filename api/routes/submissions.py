@@ -101,7 +101,9 @@ class RemoveBackground(MethodView):
             # A repeated request costs nothing; a new one is charged before an address is fetched.
             charge()
             with services().runtime.quotas.released_on_error(owner.id, [task_id]):
-                submission = build_submission(parameters, services().inputs, owner, task_id=task_id)
+                submission = build_submission(
+                    parameters.values, services().inputs, owner, task_id=task_id
+                )
                 return services().submissions.submit(
                     submission, request_id(), task_id=task_id, reservation=reservation
                 )
@@ -109,7 +111,8 @@ class RemoveBackground(MethodView):
         accepted, replayed = services().idempotency.accept(
             owner.id,
             request.headers.get(IDEMPOTENCY_HEADER),
-            comparable(parameters),
+            comparable(parameters.values, parameters.given),
+            former=comparable(parameters.values),
             new_id=new_task_id,
             make=submit,
             find=services().submissions.find,

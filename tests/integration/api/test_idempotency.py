@@ -1,14 +1,16 @@
 """Idempotency-Key: one task however often it is sent."""
 
+import hashlib
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from marshmallow import fields
 from structlog.testing import capture_logs
 
-from api import idempotency
+from api import idempotency, parameters
 from api.idempotency import (
     RESERVED_SECONDS,
     IdempotencyGuard,
@@ -16,6 +18,7 @@ from api.idempotency import (
     ReservationKeeper,
     parse_key,
 )
+from api.parameters import RemovalForm
 from tasks.errors import ObjectStoreUnavailableError, QueueUnavailableError, UncertainWriteError
 from tasks.jobs.job import Job
 from tasks.object_store import manifest_key, original_key
@@ -47,6 +50,27 @@ def test_the_same_request_again_within_a_day_is_the_same_task(api: Api) -> None:
     # The key of an erased task is used up.
     assert api.delete(f"/api/v1/tasks/{task_id}").status_code == 200
     assert refusal(api.send(key="k")) == (410, "gone")
+
+
+def test_a_request_is_the_same_after_an_upgrade_that_adds_a_parameter(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = task_id_of(api.send(key="k", quality="50"))
+    # An earlier version counted the defaults in.
+    former = parameters.load(RemovalForm, {"quality": "50", "cache": "false"})
+    former["image"] = f"sha256:{hashlib.sha256(PICTURE).hexdigest()}"
+    digest = idempotency._digest(former)
+    api.redis.set(idempotency_key("", "earlier"), Reservation("", digest, made, done=True).write())
+    assert task_id_of(api.send(key="earlier", quality="50")) == made
+
+    class Later(RemovalForm):
+        sparkle = fields.Boolean(load_default=False)
+        refine = fields.Boolean(load_default=False)
+
+    monkeypatch.setattr(parameters, "RemovalForm", Later)
+    assert task_id_of(api.send(key="k", quality="50")) == made
+    for other in ({"quality": "50", "sparkle": "true"}, {}):
+        assert refusal(api.send(key="k", **other)) == (422, "idempotency_mismatch")
 
 
 def test_twenty_threads_with_one_key_make_one_task(api: Api) -> None:
