@@ -42,7 +42,8 @@ from tasks.worker.startup import (
 if TYPE_CHECKING:
     from inference.decoding_process import DecodingProcess
     from inference.models.base import MattingModel
-    from tasks.worker.runner import Readiness, Runner
+    from tasks.worker.readiness import Readiness
+    from tasks.worker.runner import Runner
 
 #: A silence of the object store beyond this counts as an outage.
 _OBJECT_STORE_SECONDS: Final = 5.0
@@ -64,7 +65,8 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
         """Load and warm up the model, then mark the worker as ready."""
         # Here, because I/O workers and Flower, whose image has no numpy, import this module too.
         from inference.decoding_process import DecodingProcess  # noqa: PLC0415 - see above
-        from tasks.worker.runner import Readiness, Runner  # noqa: PLC0415 - see above
+        from tasks.worker.readiness import Readiness  # noqa: PLC0415 - see above
+        from tasks.worker.runner import Runner  # noqa: PLC0415 - see above
 
         settings = runtime.settings
         self.decoding = DecodingProcess()

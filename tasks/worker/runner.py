@@ -1,18 +1,17 @@
-"""The child of a model worker: run one job at a time, renew its lease, and report readiness."""
+"""Run one job in the child of a model worker, from its claim to its end, and renew its lease."""
 
 import io
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic, perf_counter, process_time
+from time import monotonic, perf_counter
 from types import FrameType
 from typing import Any, Final, Self
 
-import numpy as np
 import structlog
 from billiard import pool
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -24,7 +23,7 @@ from inference.errors import (
     ImageTooComplexError,
     InferenceError,
 )
-from inference.models.base import HasExecutionPath, HasGpuMemory, MattingModel
+from inference.models.base import MattingModel
 from inference.options import Options
 from inference.pipeline import Result, remove_background
 from inference.probe import ImageLimits
@@ -46,28 +45,15 @@ from tasks.jobs.store import (
 )
 from tasks.metrics import instruments
 from tasks.object_store import ObjectStore, result_key, results_prefix
-from tasks.redis_client import logged_if_away
 from tasks.tracing import span
 from tasks.worker_registry import WorkerRegistry
 
 #: The pause before a job that this worker may not run is sent again, so that the worker does not
 #: take it again and again.
 _REDIRECT_SECONDS: Final = 1.0
-_PROBE_PIXELS: Final = 64
 #: A lease that was held this recently is taken to be held: a small part of what a stage that is
 #: worth sparing takes.
 _RECENTLY_SECONDS: Final = 0.1
-#: Weight of the newest job in the running mean of a job's seconds.
-_NEWEST_WEIGHT: Final = 0.3
-#: The pause before the next announcement if Redis did not take the last one.
-_RETRY_SECONDS: Final = 2.0
-#: The share of a core that self-checks of an idle model may use: on a CPU one costs as much as a
-#: picture.
-_CHECK_SHARE: Final = 0.005
-#: A check that is due within this is made at once instead of one interval later.
-_EARLY_SECONDS: Final = 1.0
-#: A model that does not answer is found after this time even if a check costs minutes of a core.
-_MAX_CHECK_SECONDS: Final = 300.0
 
 _log = structlog.get_logger(__name__)
 
@@ -199,6 +185,23 @@ class StageTimer:
 
 
 @dataclass(frozen=True, slots=True)
+class _Attempt:
+    """A job that this process has claimed, and runs.
+
+    Attributes:
+        job: as it was claimed.
+        place: of the message by which it was claimed.
+        lease: fences all that is written of it.
+        timer: of its stages.
+    """
+
+    job: Job
+    place: Place | None
+    lease: LeaseKeeper
+    timer: StageTimer
+
+
+@dataclass(frozen=True, slots=True)
 class Runner:
     """Runs jobs in a child, on a model that is loaded and warm."""
 
@@ -245,7 +248,8 @@ class Runner:
         ):
             if job.task_id != task_id:
                 _log.info("job.has_its_turn", message_id=task_id)
-            return self._run_claimed(job, place, token, lease)
+            timer = StageTimer(job, self.model.name, self.worker, lease.check)
+            return self._run_claimed(_Attempt(job, place, lease, timer))
 
     def _claim(self, task_id: str, place: Place | None, token: str) -> str | None:
         """Claim the job whose turn it is, and return its id; None if there is none to run."""
@@ -285,32 +289,33 @@ class Runner:
         self.job_store.postpone(task_id, seconds=_REDIRECT_SECONDS, place=place)
         _log.info("job.passed_on", task_id=task_id, reason=reason)
 
-    def _run_claimed(self, job: Job, place: Place | None, token: str, lease: LeaseKeeper) -> bool:
+    def _run_claimed(self, attempt: _Attempt) -> bool:
+        """Run a claimed job, and record its end or return it; return as `run`."""
+        timer = attempt.timer
         answered = False
-        timer = StageTimer(job, self.model.name, self.worker, lease.check)
         try:
-            result = self._cut_out(job, timer)
+            result = self._cut_out(attempt.job, timer)
             answered = timer.has_run("inference")  # not for what has been cut out already
             with _soft_limit_deferred():
-                self._publish(job, lease, result, timer)
+                self._publish(attempt, result)
         except LeaseLostError:
             _log.warning("job.lease_lost")
         except _StalledError:
             if timer.failed in _PICTURE_STAGES:
-                self._fail(job, token, _took_too_long(timer), timer)
+                self._fail(attempt, _took_too_long(timer))
             else:
-                self._time_out(job, place)
+                self._time_out(attempt)
         except SoftTimeLimitExceeded:
-            self._return(job, token, "The time limit struck before the model got the image.")
+            self._return(attempt, "The time limit struck before the model got the image.")
         except (GpuFaultError, GpuOutOfMemoryError) as error:
-            self._return_after_fault(job, token, error)
+            self._return_after_fault(attempt, error)
         except (InferenceError, ObjectNotFoundError) as error:
-            self._fail(job, token, error, timer)
+            self._fail(attempt, error)
         except TaskError as error:
-            self._return(job, token, str(error))
+            self._return(attempt, str(error))
         except Exception as error:  # noqa: BLE001 - the job must end
             _log.exception("job.crashed")
-            self._fail(job, token, error, timer)
+            self._fail(attempt, error)
         return answered
 
     def _cut_out(self, job: Job, timer: StageTimer) -> Result:
@@ -337,20 +342,20 @@ class Runner:
             except SoftTimeLimitExceeded as error:
                 raise _StalledError from error
 
-    def _publish(self, job: Job, lease: LeaseKeeper, result: Result, timer: StageTimer) -> None:
-        token = lease.token
+    def _publish(self, attempt: _Attempt, result: Result) -> None:
+        job, lease = attempt.job, attempt.lease
         # A worker that was stopped for a while learns here what its lease's keeper has yet to ask.
         lease.confirm()
-        key = result_key(job.task_id, token, result.format.value)
-        with timer("store"):
+        key = result_key(job.task_id, lease.token, result.format.value)
+        with attempt.timer("store"):
             self.object_store.put(
                 key, io.BytesIO(result.data), len(result.data), result.format.media_type
             )
         facts = _result_fields(result)
-        timings = _timings(job, timer)
+        timings = _timings(attempt)
         published = self.job_store.finish(
             job.task_id,
-            token=token,
+            token=lease.token,
             status=Status.SUCCEEDED,
             result_key=key,
             timings=timings,
@@ -375,11 +380,11 @@ class Runner:
             # The job is done; the retention sweeper removes them later.
             _log.warning("job.results_left", reason=str(error))
 
-    def _return_after_fault(self, job: Job, token: str, error: InferenceError) -> None:
+    def _return_after_fault(self, attempt: _Attempt, error: InferenceError) -> None:
         """Return the job to the queue, since the GPU is at fault and not its image."""
         try:
-            self._return(job, token, str(error), excluded_worker=self.worker)
-            if self.registry.record_fault(self.worker, job.task_id, error.code):
+            self._return(attempt, str(error), excluded_worker=self.worker)
+            if self.registry.record_fault(self.worker, attempt.job.task_id, error.code):
                 _log.error("worker.drained", worker=self.worker, reason=error.code)
         finally:
             if isinstance(error, GpuFaultError):
@@ -388,207 +393,37 @@ class Runner:
                 _log.error("worker.leaves", reason=str(error))
                 self.exit_child()
 
-    def _return(self, job: Job, token: str, reason: str, *, excluded_worker: str = "") -> None:
-        outcome = self.job_store.release(job.task_id, token=token, excluded_worker=excluded_worker)
+    def _return(self, attempt: _Attempt, reason: str, *, excluded_worker: str = "") -> None:
+        outcome = self.job_store.release(
+            attempt.job.task_id, token=attempt.lease.token, excluded_worker=excluded_worker
+        )
         _log.warning("job.returned", reason=reason, outcome=outcome.value)
 
-    def _time_out(self, job: Job, place: Place | None) -> None:
+    def _time_out(self, attempt: _Attempt) -> None:
         """Count the soft limit within the model as a crash: the image may hang it again."""
         holder = lease_holder(self.worker, os.getpid())
-        outcome = self.job_store.crash(job.task_id, holder=holder)
+        outcome = self.job_store.crash(attempt.job.task_id, holder=holder)
         _log.warning("job.timed_out", outcome=outcome.value)
         if outcome is ReleaseOutcome.QUEUED:
-            self._pass_on(job.task_id, place, "timed out")
+            self._pass_on(attempt.job.task_id, attempt.place, "timed out")
 
-    def _fail(self, job: Job, token: str, error: Exception, timer: StageTimer) -> None:
+    def _fail(self, attempt: _Attempt, error: Exception) -> None:
         reason = _describe_error(error)
         self.job_store.finish(
-            job.task_id,
-            token=token,
+            attempt.job.task_id,
+            token=attempt.lease.token,
             status=Status.FAILED,
             error=reason,
-            timings=_timings(job, timer),
+            timings=_timings(attempt),
         )
         _log.info("job.failed", type=reason.type, reason=reason.message)
 
 
-def _gpu_memory_facts(model: MattingModel) -> dict[str, int]:
-    """Return what of its GPU's memory is in use; empty without a GPU, or if it does not say."""
-    if not isinstance(model, HasGpuMemory):
-        return {}
-    with suppress(InferenceError, RuntimeError):  # the next job meets what is wrong with it
-        if memory := model.gpu_memory():
-            return {"gpu_used": memory[0], "gpu_total": memory[1]}
-    return {}
-
-
-class Readiness:
-    """Checks a runner's model while it is idle, and marks the worker as ready while it answers.
-
-    A job's result is an answer too. An answer counts until the next check, and then as long as a
-    job may keep that one waiting.
-
-    Args:
-        runner: whose model it is.
-        revision: of the model's weights; empty if it is not known.
-        seconds: how long an answer counts at least. Longer than a job may take, since no check is
-            made during a job: the time limit bounds that one.
-        interval: seconds from one announcement in Redis to the next, and from one check to the next
-            of a model that costs this machine's processors little.
-    """
-
-    def __init__(
-        self, runner: Runner, *, revision: str = "", seconds: float, interval: float
-    ) -> None:
-        self._registry = runner.registry
-        self._model = runner.model
-        self._lock = runner.model_lock
-        self._worker = runner.worker
-        self._exit_child = runner.exit_child
-        self._seconds = seconds
-        self._interval = interval
-        #: Told with each answer: Redis may take no write while the model loads.
-        self._facts = {"revision": revision, **execution_path_facts(runner.model)}
-        self._mean: float | None = None
-        self._answered_at = monotonic()
-        #: Seconds of processor time that the last check took.
-        self._cost = 0.0
-        self._unreported = False
-        self._busy = False
-        self._broken = False
-        self._ended = threading.Event()
-
-    def start(self) -> None:
-        """Mark the worker as ready, then check the model from a thread."""
-        self.mark_ready()
-        threading.Thread(target=self._run, name="self-check", daemon=True).start()
-
-    def begin_job(self) -> None:
-        """Record that a job begins."""
-        self._busy = True
-        with logged_if_away("worker.note_failed"):
-            self._registry.update(self._worker, running=1)
-
-    def end_job(self, took: float | None) -> None:
-        """Record that a job is over; it took so many seconds, None if the model made no result."""
-        self._busy = False
-        if self._broken:
-            self._exit_child()
-        if took is None:
-            with logged_if_away("worker.note_failed"):
-                self._registry.update(self._worker, running=0)
-            # Jobs that end without the model, one after the other as while the object store hangs,
-            # leave it no idle moment, and a child that gives no answer is replaced.
-            if self._check_is_due():
-                self.check()
-            return
-        self._mean = (
-            took if self._mean is None else self._mean + _NEWEST_WEIGHT * (took - self._mean)
-        )
-        self._answered_at = monotonic()
-        # Until a check was timed: it costs about as much as a job.
-        self._cost = self._cost or took
-        mean = self._mean
-        self._announce(
-            lambda seconds, _ago, **facts: self._registry.record_result(
-                self._worker, mean, ready_seconds=seconds, **facts
-            )
-        )
-
-    @property
-    def check_seconds(self) -> float:
-        """How long after an answer an idle model is checked."""
-        return max(self._interval, min(self._cost / _CHECK_SHARE, _MAX_CHECK_SECONDS))
-
-    def mark_ready(self) -> None:
-        """Record that the model has just answered."""
-        self._answered_at = monotonic()
-        self.repeat_answer()
-
-    def repeat_answer(self) -> None:
-        """Write the latest answer to Redis, which may have lost it, for as long as it counts."""
-        self._announce(
-            lambda seconds, ago, **facts: self._registry.mark_ready(
-                self._worker, seconds, ago=ago, **facts
-            )
-        )
-
-    def _announce(self, write: Callable[..., None]) -> None:
-        """Write an answer: for how many seconds it counts, how old it is, and the model's facts.
-
-        That a job runs, or none, is among them: Redis may have been away when one began or ended.
-        """
-        ago = monotonic() - self._answered_at
-        seconds = self._seconds + self.check_seconds - self._interval - ago
-        facts = {
-            "model": self._model.name,
-            "pid": os.getpid(),
-            "running": int(self._busy),
-            **self._facts,
-        }
-        try:
-            write(seconds, ago, **facts, **_gpu_memory_facts(self._model))
-        except QueueUnavailableError as error:
-            self._unreported = True
-            _log.warning("worker.announce_failed", reason=str(error))
-        else:
-            self._unreported = False
-
-    def stop(self) -> None:
-        """Stop the checks, and mark the worker as not ready."""
-        self._ended.set()
-        with logged_if_away("worker.withdraw_failed"):
-            self._registry.mark_not_ready(self._worker)
-
-    def check(self) -> None:
-        """Run the model; without an answer the worker's readiness lapses."""
-        try:
-            with self._lock:
-                began = process_time()
-                self._model.matte([np.zeros((_PROBE_PIXELS, _PROBE_PIXELS, 3), np.uint8)])
-                self._cost = process_time() - began
-        except InferenceError as error:
-            _log.error("worker.probe_failed", worker=self._worker, reason=str(error))
-            if isinstance(error, GpuFaultError):
-                self._end_broken(error.code)
-        except Exception:  # noqa: BLE001 - the next check may succeed
-            _log.exception("worker.probe_failed", worker=self._worker)
-        else:
-            self.mark_ready()
-
-    def _end_broken(self, reason: str) -> None:
-        """End this process, since a new one gets a new context, as soon as no job is running."""
-        with logged_if_away("worker.note_failed"):
-            self._registry.record_fault(self._worker, f"probe:{os.getpid()}", reason)
-        self._broken = True
-        if not self._busy:
-            self._exit_child()
-
-    def _run(self) -> None:
-        while not self._ended.wait(_RETRY_SECONDS if self._unreported else self._interval):
-            self.keep_ready()
-
-    def keep_ready(self) -> None:
-        """Check the model if it is due and idle, or else repeat that it has answered."""
-        if not self._check_is_due():
-            self.repeat_answer()
-        elif not self._busy:
-            self.check()
-
-    def _check_is_due(self) -> bool:
-        return monotonic() - self._answered_at >= self.check_seconds - _EARLY_SECONDS
-
-
-def execution_path_facts(model: MattingModel) -> dict[str, str]:
-    """Return a model's execution path, and why it is not a faster one; empty if it has only one."""
-    if not isinstance(model, HasExecutionPath):
-        return {}
-    return {"path": model.path, "path_reason": model.path_reason}
-
-
-def _timings(job: Job, timer: StageTimer) -> dict[str, int]:
+def _timings(attempt: _Attempt) -> dict[str, int]:
+    job = attempt.job
     started = job.started_at or job.created_at
-    return {"queue_ms": max(0, round((started - job.created_at) * 1000)), **timer.timings}
+    waited = max(0, round((started - job.created_at) * 1000))
+    return {"queue_ms": waited, **attempt.timer.timings}
 
 
 def _retry_out_of_memory(cut_out: Callable[[], Result]) -> Result:

@@ -153,7 +153,7 @@ def load_served_model(
     # Here, because parents, I/O workers and Flower import this module without numpy.
     from inference.models.load import load_model  # noqa: PLC0415 - see above
     from inference.models.selftest import check_model_output  # noqa: PLC0415 - see above
-    from tasks.worker.runner import execution_path_facts  # noqa: PLC0415 - see above
+    from tasks.worker.readiness import execution_path_facts  # noqa: PLC0415 - see above
 
     spec = get_spec(settings.model)
     order = settings.patch_order

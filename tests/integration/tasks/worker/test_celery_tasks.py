@@ -98,8 +98,8 @@ def test_an_idle_model_is_checked_by_what_that_costs_and_its_answer_is_repeated(
 ) -> None:
     readiness, model, now, used = task.readiness, task.runner.model, [1000.0], [0.0]
     assert readiness is not None
-    monkeypatch.setattr("tasks.worker.runner.monotonic", lambda: now[0])
-    monkeypatch.setattr("tasks.worker.runner.process_time", lambda: used[0])
+    monkeypatch.setattr("tasks.worker.readiness.monotonic", lambda: now[0])
+    monkeypatch.setattr("tasks.worker.readiness.process_time", lambda: used[0])
     model.faults = [lambda: used.__setitem__(0, used[0] + 0.6)]  # the first check costs 0.6 s
     readiness.check()
     assert readiness.check_seconds == pytest.approx(120)
