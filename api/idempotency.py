@@ -52,32 +52,32 @@ class Reservation:
     """The use of a key: the idempotency record.
 
     Attributes:
-        place: the key's entry in Redis.
+        redis_key: of the record.
         payload: digest of the request.
         made_id: of the task or batch. It is drawn before that is recorded, so that a repeated
             request finds it even if the process died right after recording it.
         done: the request was accepted.
     """
 
-    place: str
+    redis_key: str
     payload: str
     made_id: str
     done: bool = False
 
     @classmethod
-    def read(cls, place: str, text: str) -> Self:
-        """Read what Redis holds at a place."""
+    def read(cls, redis_key: str, text: str) -> Self:
+        """Parse the record that Redis holds under a key."""
         payload, made_id, done = json.loads(text)
-        return cls(place, payload, made_id, done)
+        return cls(redis_key, payload, made_id, done)
 
     def write(self) -> str:
-        """Return what Redis holds of it."""
+        """Return the record as Redis holds it."""
         return json.dumps([self.payload, self.made_id, self.done])
 
     def to_keep(self) -> dict[str, str]:
         """Return the arguments with which a Lua command keeps the key for what it records."""
         return {
-            "key": self.place,
+            "key": self.redis_key,
             "expected": self.write(),
             "value": replace(self, done=True).write(),
             "seconds": str(IDEMPOTENCY_SECONDS),
@@ -85,11 +85,11 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """How a reservation is kept.
+class _Renewal:
+    """How a reservation is renewed.
 
     Attributes:
-        until: monotonic time until which it is renewed.
+        until: monotonic time at which that ends.
         decide: finds out what became of its request; raises `QueueUnavailableError` while Redis
             does not answer. None while the request goes on.
     """
@@ -98,7 +98,7 @@ class _Kept:
     decide: Callable[[], None] | None = None
 
 
-class ReservationKeeper:
+class ReservationRenewer:
     """Renews the reservations of a process's requests, from a thread that runs while there are any.
 
     A reservation that has lapsed, and that another request may hold, is not taken again.
@@ -109,59 +109,61 @@ class ReservationKeeper:
         self._lock = threading.Lock()
         self._running = False
         self._woken = threading.Event()
-        self._kept: dict[Reservation, _Kept] = {}
+        self._renewals: dict[Reservation, _Renewal] = {}
 
-    def keep(
+    def start(
         self,
         reservation: Reservation,
         seconds: float = math.inf,
         decide: Callable[[], None] | None = None,
     ) -> None:
-        """Renew a reservation for `seconds`, unless it is dropped or decided before."""
+        """Renew a reservation for `seconds`, unless that is stopped or it is decided before."""
         with self._lock:
-            self._kept[reservation] = _Kept(time.monotonic() + seconds, decide)
+            self._renewals[reservation] = _Renewal(time.monotonic() + seconds, decide)
             if decide is not None:
                 self._woken.set()
             if not self._running:
                 self._running = True
                 threading.Thread(target=self._run, name="reservations", daemon=True).start()
 
-    def drop(self, reservation: Reservation) -> None:
+    def stop(self, reservation: Reservation) -> None:
         """Renew a reservation no longer."""
         with self._lock:
-            self._kept.pop(reservation, None)
+            self._renewals.pop(reservation, None)
 
     def _run(self) -> None:
-        told = False  # whether this outage of Redis was logged
-        while kept := self._after_a_pause():
+        outage_logged = False
+        while renewals := self._after_a_pause():
             try:
-                self._renew([each for each, how in kept.items() if how.decide is None])
-                for reservation, each in kept.items():
+                self._renew([each for each, how in renewals.items() if how.decide is None])
+                for reservation, each in renewals.items():
                     if each.decide is not None:
                         each.decide()
-                        self.drop(reservation)
-                told = False
+                        self.stop(reservation)
+                outage_logged = False
             except QueueUnavailableError as error:
-                if not told:
+                if not outage_logged:
                     _log.warning("idempotency.renewal_failed", reason=str(error))
-                told = True
+                outage_logged = True
             except Exception:  # noqa: BLE001 - other requests count on this thread
                 _log.exception("idempotency.not_decided")
 
-    def _after_a_pause(self) -> dict[Reservation, _Kept]:
+    def _after_a_pause(self) -> dict[Reservation, _Renewal]:
         """Return the reservations that are to be renewed then; without one the thread ends."""
-        undecided = any(each.decide for each in self._kept.copy().values())
+        undecided = any(each.decide for each in self._renewals.copy().values())
         self._woken.wait(_DECIDE_SECONDS if undecided else _RENEW_SECONDS)
         self._woken.clear()
         with self._lock:
             now = time.monotonic()
-            self._kept = {name: each for name, each in self._kept.items() if each.until > now}
-            self._running = bool(self._kept)
-            return self._kept.copy()
+            self._renewals = {
+                name: each for name, each in self._renewals.items() if each.until > now
+            }
+            self._running = bool(self._renewals)
+            return self._renewals.copy()
 
     def _renew(self, reservations: Sequence[Reservation]) -> None:
         calls: list[dict[str, lua_scripts.Argument]] = [
-            {"key": each.place, "expected": each.write(), "ms": RESERVED_SECONDS * 1000}
+            {"key": each.redis_key, "expected": each.write(), "ms": RESERVED_SECONDS * 1000}
             for each in reservations
         ]
         with redis_errors():
@@ -176,7 +178,7 @@ class IdempotencyGuard:
     """
 
     redis: Redis
-    keeper: ReservationKeeper
+    renewer: ReservationRenewer
     #: Returns the job of an id; None after making sure that it will never be recorded.
     tombstone: Callable[[str], Job | None]
 
@@ -211,15 +213,15 @@ class IdempotencyGuard:
         """
         if header is None:
             return make(new_id(), None), False
-        place = redis_keys.idempotency_key(owner_id, parse_key(header))
-        wanted = Reservation(place, _digest(payload), new_id())
+        redis_key = redis_keys.idempotency_key(owner_id, parse_key(header))
+        wanted = Reservation(redis_key, _digest(payload), new_id())
         found = self.reserve(wanted)
         if found is None:
             return self._make(wanted, make), False
         if found.payload not in {wanted.payload, _digest(former)}:
             raise ApiError("idempotency_mismatch", fields={HEADER: "It was used before."})
         if not found.done:
-            raise ApiError("idempotency_in_progress", retry_after=self._free_after(place))
+            raise ApiError("idempotency_in_progress", retry_after=self._free_after(redis_key))
         earlier = find(found.made_id)
         if earlier is None:
             raise ApiError(
@@ -230,20 +232,20 @@ class IdempotencyGuard:
     def _make(
         self, reservation: Reservation, make: Callable[[str, Reservation | None], Made]
     ) -> Made:
-        self.keeper.keep(reservation)
+        self.renewer.start(reservation)
         try:
             made = make(reservation.made_id, reservation)
         except UncertainWriteError as error:
             # The key has to lead to the task if there is one: it stays reserved.
             decide = partial(self._decide, reservation, error.task_id)
-            self.keeper.keep(reservation, _UNCERTAIN_SECONDS, decide)
+            self.renewer.start(reservation, _UNCERTAIN_SECONDS, decide)
             raise
         except BaseException:
-            self.keeper.drop(reservation)
+            self.renewer.stop(reservation)
             with suppress(QueueUnavailableError):  # then the reservation runs out
                 self.free(reservation)
             raise
-        self.keeper.drop(reservation)
+        self.renewer.stop(reservation)
         return made
 
     def _decide(self, reservation: Reservation, task_id: str) -> None:
@@ -257,10 +259,10 @@ class IdempotencyGuard:
         else:
             self.free(reservation)
 
-    def _free_after(self, place: str) -> int:
+    def _free_after(self, redis_key: str) -> int:
         """Return in how many seconds a key that is reserved can be tried again."""
         with redis_errors():
-            left = self.redis.pttl(place) / 1000
+            left = self.redis.pttl(redis_key) / 1000
         return 1 if left > _RENEWED_SECONDS else max(1, math.ceil(left))
 
     def is_known(self, owner_id: str, header: str | None) -> bool:
@@ -278,9 +280,9 @@ class IdempotencyGuard:
         """Reserve a key; return None on success, else the reservation that holds it."""
         with redis_errors():
             found = self.redis.set(
-                wanted.place, wanted.write(), nx=True, get=True, ex=RESERVED_SECONDS
+                wanted.redis_key, wanted.write(), nx=True, get=True, ex=RESERVED_SECONDS
             )
-        return None if found is None else Reservation.read(wanted.place, str(found))
+        return None if found is None else Reservation.read(wanted.redis_key, str(found))
 
     def keep(self, reserved: Reservation) -> None:
         """Keep the key for the accepted request."""
@@ -288,7 +290,7 @@ class IdempotencyGuard:
 
     def free(self, reserved: Reservation) -> None:
         """Free the key, unless the request was recorded and has kept it."""
-        self._compare_and_set(key=reserved.place, expected=reserved.write())
+        self._compare_and_set(key=reserved.redis_key, expected=reserved.write())
 
     def _compare_and_set(self, **arguments: str) -> None:
         with redis_errors():

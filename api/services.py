@@ -8,7 +8,7 @@ from typing import Final
 
 from api.callers import current_caller
 from api.circuit_breaker import BreakerPool, BreakerRedis, CircuitBreaker
-from api.idempotency import IdempotencyGuard, ReservationKeeper
+from api.idempotency import IdempotencyGuard, ReservationRenewer
 from api.inputs import ImageInputs
 from api.places import Places
 from api.settings import ApiSettings
@@ -68,7 +68,7 @@ class Services:
     def idempotency(self) -> IdempotencyGuard:
         """Accepts each request with an `Idempotency-Key` once."""
         redis, job_store = self.runtime.redis, self.runtime.job_store
-        return IdempotencyGuard(redis, ReservationKeeper(redis), job_store.tombstone)
+        return IdempotencyGuard(redis, ReservationRenewer(redis), job_store.tombstone)
 
     @cached_property
     def submissions(self) -> SubmissionService:

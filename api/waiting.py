@@ -180,9 +180,9 @@ class TaskWaiter:
                 self._pause(wait)
 
     def events_of(self, jobs: Sequence[Job], render: Render) -> Iterator[str] | str:
-        """Return an event of the present state of each job, and of each later one or new place.
+        """Return an event of the present state of each job, and of each change of what is shown.
 
-        A place is the position, and whether any worker serves the job's model. The stream ends
+        That is its state, its position, and whether any worker serves its model. The stream ends
         once all are final, or erased, or this process is asked to end. While their caller has no
         place to wait in, the present states are the only ones.
 
@@ -227,7 +227,7 @@ class TaskWaiter:
         *,
         positions: bool = True,
     ) -> Iterator[str]:
-        """Yield an event for each job whose state or place is not the one shown last.
+        """Yield an event for each job of which something else was shown last.
 
         Args:
             jobs: as they are now.
@@ -246,9 +246,9 @@ class TaskWaiter:
             queued = job.status is Status.QUEUED
             position = self.runtime.job_store.position(job) if queued else 0
             seconds = expected_wait(job, position, workers) if queued else None
-            place = (job.status, position, seconds is not None)
-            if shown.get(job.task_id) != place:
-                shown[job.task_id] = place
+            present = (job.status, position, seconds is not None)
+            if shown.get(job.task_id) != present:
+                shown[job.task_id] = present
                 expected = None if seconds is None else round(seconds, 1)
                 yield _event(job, render, position=position, expected_seconds=expected)
 

@@ -34,7 +34,7 @@ from deploy.bench.processes import machine
 from inference.version import __version__
 from tasks.jobs.job import Job, Priority, Status, new_task_id
 from tasks.jobs.routing import model_queue
-from tasks.jobs.store import Place, lease_token
+from tasks.jobs.store import Message, lease_token
 from tasks.object_store import original_key
 
 #: Clients that submit at once, each of which waits for its answer.
@@ -266,10 +266,10 @@ class Queue:
     def take(self) -> None:
         """Claim the next job and end it, as a worker does."""
         store, worker = self.service.runtime.job_store, f"gpu0@{HOST}"
-        place = Place(f"{model_queue(MODEL)}|{int(Priority.NORMAL)}", 0)
+        message = Message(f"{model_queue(MODEL)}|{int(Priority.NORMAL)}", 0)
         token = lease_token(worker, 1)
         assert self.last is not None  # noqa: S101 - it was filled
-        turn = store.claim_next(self.last.task_id, place, token=token, worker=worker, model=MODEL)
+        turn = store.claim_next(self.last.task_id, message, token=token, worker=worker, model=MODEL)
         store.finish(turn.task_id, token=token, status=Status.SUCCEEDED, result_key="none")
         self.size -= 1
 

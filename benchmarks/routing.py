@@ -44,7 +44,7 @@ from tasks.jobs.routing import (
     model_queue,
     task_id_of_message,
 )
-from tasks.jobs.store import Claim, JobStore, Place, lease_holder, lease_token
+from tasks.jobs.store import Claim, JobStore, Message, lease_holder, lease_token
 from tasks.object_store import original_key
 from tasks.redis_client import connect
 from tasks.redis_keys import ALIVE_WORKERS, lease_key
@@ -300,7 +300,7 @@ class Simulation:
         token = lease_token(gpu.name, gpu.pid)
         turn = self._store.claim_next(
             task_id_of_message(message["headers"]["id"]),
-            Place(name, dispatch_seq_of(message)),
+            Message(name, dispatch_seq_of(message)),
             token=token,
             worker=gpu.name,
             model=MODEL,

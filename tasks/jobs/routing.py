@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from tasks import lua_scripts
 from tasks.errors import QueueUnavailableError
 from tasks.jobs.job import Job, Priority
-from tasks.jobs.store import Dispatch, JobStore, Place
+from tasks.jobs.store import Dispatch, JobStore, Message
 from tasks.redis_client import redis_errors
 from tasks.worker_registry import DEFAULT_JOB_SECONDS, Worker
 
@@ -145,14 +145,14 @@ def redispatches_of_message(message: str) -> int:
     return int(number) - 1 if number.isdecimal() else -1
 
 
-def place_of_message(request: Any) -> Place | None:  # noqa: ANN401 - celery publishes no types
-    """Return the place of the message that Celery's request is about; None if it has no number."""
+def message_of(request: Any) -> Message | None:  # noqa: ANN401 - celery publishes no types
+    """Return the message that Celery's request is about; None if it has no dispatch number."""
     number = request.get(DISPATCH_SEQ_HEADER)
     sent_to = request.delivery_info or {}
     queue, level = sent_to.get("routing_key"), sent_to.get("priority")
     if not (isinstance(number, int) and isinstance(queue, str) and isinstance(level, int)):
         return None  # Something else has sent it.
-    return Place(f"{queue}|{level}", number)
+    return Message(f"{queue}|{level}", number)
 
 
 def expected_wait(job: Job, position: int, workers: Iterable[Worker]) -> float | None:

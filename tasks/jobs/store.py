@@ -89,15 +89,15 @@ class Dispatch:
     queue: str
 
 
-class Place(NamedTuple):
-    """Where a message waited: its list, and the dispatch number that it was sent with."""
+class Message(NamedTuple):
+    """A message that a worker got: the list that it was sent to, and its dispatch number."""
 
     list_name: str
     number: int
 
 
 class Turn(NamedTuple):
-    """A claim by a message: its outcome, and the job whose turn it was."""
+    """What a claim by a message came to: its outcome, and the job whose turn it was."""
 
     claim: Claim
     task_id: str
@@ -380,7 +380,7 @@ class JobStore:
         """
         return parse_record(task_id, self._run("tombstone", task_id, seconds=TOMBSTONE_SECONDS))
 
-    def record_dispatches(self, sendings: Sequence[Dispatch]) -> list[Job | None]:
+    def record_dispatches(self, dispatches: Sequence[Dispatch]) -> list[Job | None]:
         """Number queued jobs' next messages and note their lists, in one round trip.
 
         Returns:
@@ -388,12 +388,12 @@ class JobStore:
             queued or whose record is damaged.
         """
         calls: list[dict[str, lua_scripts.Argument]] = [
-            {"id": each.task_id, "queue": each.queue} for each in sendings
+            {"id": each.task_id, "queue": each.queue} for each in dispatches
         ]
         jobs: list[Job | None] = []
         with redis_errors():
             answers = lua_scripts.JOBS.run_each(self._client, "record_dispatch", calls)
-            for each, answer in zip(sendings, answers, strict=True):
+            for each, answer in zip(dispatches, answers, strict=True):
                 try:
                     jobs.append(parse_record(each.task_id, answer))
                 except UnreadableRecordError as error:
@@ -416,7 +416,7 @@ class JobStore:
     def claim_next(
         self,
         task_id: str,
-        place: Place | None,
+        message: Message | None,
         *,
         token: str,
         worker: str,
@@ -427,7 +427,7 @@ class JobStore:
 
         Args:
             task_id: the job that the message names.
-            place: of the message; None claims the named job.
+            message: stands for a job of its list; None claims the named job.
             token: see `lease_token`.
             worker: its name, for the record.
             model: that the worker has loaded; None takes a job of any model.
@@ -439,7 +439,7 @@ class JobStore:
         outcome, claimed = self._change(
             "claim",
             task_id,
-            **_at(place),
+            **_message_arguments(message),
             token=token,
             worker=worker,
             model=model,
@@ -482,14 +482,13 @@ class JobStore:
         )
         return ReleaseOutcome(outcome)
 
-    def postpone(self, task_id: str, *, seconds: float, place: Place | None = None) -> bool:
+    def postpone(self, task_id: str, *, seconds: float, message: Message | None = None) -> bool:
         """Have a queued job's next message sent after a pause; False if it is not queued.
 
-        With a message's place it is the job for which that message stands, which may be another
-        one than it names.
+        With a message it is the job for which that stands, which may be another one than it names.
         """
         due = self._clock() + seconds
-        return bool(self._run("postpone", task_id, **_at(place), due=due))
+        return bool(self._run("postpone", task_id, **_message_arguments(message), due=due))
 
     def crash(self, task_id: str, *, holder: str) -> ReleaseOutcome:
         """Count a crash of the worker's process, the lease's holder, over the job; put it back."""
@@ -586,9 +585,8 @@ class JobStore:
             )
 
 
-def _at(place: Place | None) -> dict[str, lua_scripts.Argument]:
-    """Return a message's place as arguments of a command."""
-    return {} if place is None else {"list": place.list_name, "number": place.number}
+def _message_arguments(message: Message | None) -> dict[str, lua_scripts.Argument]:
+    return {} if message is None else {"list": message.list_name, "number": message.number}
 
 
 class JobWatcher:

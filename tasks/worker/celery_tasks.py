@@ -126,7 +126,7 @@ def remove(self: RemovalTask, task_id: str) -> None:
     began = time.monotonic()
     answered = False
     try:
-        answered = self.runner.run(task_id, routing.place_of_message(self.request))
+        answered = self.runner.run(task_id, routing.message_of(self.request))
     finally:
         self.readiness.end_job(time.monotonic() - began if answered else None)
 
@@ -194,7 +194,7 @@ def _cancel_revoked(sender: Any, request: Any, **_: Any) -> None:  # noqa: ANN40
         sent_before = routing.redispatches_of_message(request.id)
         outcome = store.cancel(task_id, redispatches=sent_before)
         # Another job may have got its message when this one had its turn.
-        store.postpone(task_id, seconds=0, place=routing.place_of_message(request))
+        store.postpone(task_id, seconds=0, message=routing.message_of(request))
     except QueueUnavailableError as error:
         _log.warning("job.revocation_not_noted", task_id=task_id, reason=str(error))
     else:

@@ -38,7 +38,7 @@ from tasks.jobs.store import (
     RENEW_SECONDS,
     Claim,
     JobStore,
-    Place,
+    Message,
     ReleaseOutcome,
     lease_holder,
     lease_token,
@@ -190,13 +190,13 @@ class _Attempt:
 
     Attributes:
         job: as it was claimed.
-        place: of the message by which it was claimed.
+        message: by which it was claimed.
         lease: fences all that is written of it.
         timer: of its stages.
     """
 
     job: Job
-    place: Place | None
+    message: Message | None
     lease: LeaseKeeper
     timer: StageTimer
 
@@ -219,12 +219,12 @@ class Runner:
     #: Decodes pictures; that of a worker does so in a process with bounds.
     decoder: Decoder = decode
 
-    def run(self, task_id: str, place: Place | None = None) -> bool:
+    def run(self, task_id: str, message: Message | None = None) -> bool:
         """Run the job whose turn it is, if this worker gets its lease.
 
         Args:
             task_id: the job that the message names.
-            place: of the message; None runs the named job.
+            message: stands for a job of its list; None runs the named job.
 
         Returns:
             Whether the model made a result, even if the result was not stored.
@@ -234,10 +234,10 @@ class Runner:
                 returns the job to the queue.
         """
         if self.registry.drained(self.worker):
-            self._pass_on(task_id, place, "drained")
+            self._pass_on(task_id, message, "drained")
             return False
         token = lease_token(self.worker, os.getpid())
-        claimed = self._claim(task_id, place, token)
+        claimed = self._claim(task_id, message, token)
         job = self.job_store.get(claimed) if claimed else None
         if job is None:
             return False
@@ -249,14 +249,14 @@ class Runner:
             if job.task_id != task_id:
                 _log.info("job.has_its_turn", message_id=task_id)
             timer = StageTimer(job, self.model.name, self.worker, lease.check)
-            return self._run_claimed(_Attempt(job, place, lease, timer))
+            return self._run_claimed(_Attempt(job, message, lease, timer))
 
-    def _claim(self, task_id: str, place: Place | None, token: str) -> str | None:
+    def _claim(self, task_id: str, message: Message | None, token: str) -> str | None:
         """Claim the job whose turn it is, and return its id; None if there is none to run."""
         claim = partial(
             self.job_store.claim_next,
             task_id,
-            place,
+            message,
             token=token,
             worker=self.worker,
             model=self.model.name,
@@ -264,7 +264,7 @@ class Runner:
         turn = claim()
         if turn.claim is Claim.EXCLUDED:
             if self._others_can():
-                self._pass_on(turn.task_id, place, "went wrong here")
+                self._pass_on(turn.task_id, message, "went wrong here")
                 return None
             turn = claim(respect_exclusion=False)
         if turn.claim is Claim.OTHER_MODEL:
@@ -281,12 +281,12 @@ class Runner:
             for each in self.registry.workers()
         )
 
-    def _pass_on(self, task_id: str, place: Place | None, reason: str) -> None:
+    def _pass_on(self, task_id: str, message: Message | None, reason: str) -> None:
         """Let the reconciler send a message again, to a worker that the router chooses.
 
         It is the message of this job, unless another one's turn gave it to that one meanwhile.
         """
-        self.job_store.postpone(task_id, seconds=_REDIRECT_SECONDS, place=place)
+        self.job_store.postpone(task_id, seconds=_REDIRECT_SECONDS, message=message)
         _log.info("job.passed_on", task_id=task_id, reason=reason)
 
     def _run_claimed(self, attempt: _Attempt) -> bool:
@@ -405,7 +405,7 @@ class Runner:
         outcome = self.job_store.crash(attempt.job.task_id, holder=holder)
         _log.warning("job.timed_out", outcome=outcome.value)
         if outcome is ReleaseOutcome.QUEUED:
-            self._pass_on(attempt.job.task_id, attempt.place, "timed out")
+            self._pass_on(attempt.job.task_id, attempt.message, "timed out")
 
     def _fail(self, attempt: _Attempt, error: Exception) -> None:
         reason = _describe_error(error)

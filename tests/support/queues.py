@@ -11,7 +11,7 @@ from tasks.housekeeping.missing_messages import dispatch_seq_of, list_key
 from tasks.housekeeping.reconcile import Reconciler
 from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.routing import JobDispatcher, Router, task_id_of_message
-from tasks.jobs.store import Claim, JobStore, Place, Turn
+from tasks.jobs.store import Claim, JobStore, Message, Turn
 from tasks.worker_registry import WorkerRegistry
 from tests.support.clock import Clock
 from tests.support.jobs import make_job, recorded
@@ -35,8 +35,8 @@ class Taken(NamedTuple):
         return task_id_of_message(json.loads(self.text)["headers"]["id"])
 
     @property
-    def place(self) -> Place:
-        return Place(self.list_name, dispatch_seq_of(json.loads(self.text)))
+    def message(self) -> Message:
+        return Message(self.list_name, dispatch_seq_of(json.loads(self.text)))
 
 
 class Queues:
@@ -86,7 +86,7 @@ class Queues:
     def claim(self, taken: Taken, lease: str = "t", **options: Any) -> Turn:  # noqa: ANN401 - any argument's
         """Claim by a message, as a worker's child does."""
         return self.store.claim_next(
-            taken.task_id, taken.place, **{"token": lease, "worker": "w", **options}
+            taken.task_id, taken.message, **{"token": lease, "worker": "w", **options}
         )
 
     def run(

@@ -15,7 +15,7 @@ from api.idempotency import (
     RESERVED_SECONDS,
     IdempotencyGuard,
     Reservation,
-    ReservationKeeper,
+    ReservationRenewer,
     parse_key,
 )
 from api.parameters import RemovalForm
@@ -112,7 +112,7 @@ def test_a_process_that_dies_having_recorded_the_task_makes_no_second_one(api: A
 
 
 def test_a_reservation_that_ran_out_is_not_written_over(api: Api) -> None:
-    known = IdempotencyGuard(api.redis, ReservationKeeper(api.redis), lambda _: None)
+    known = IdempotencyGuard(api.redis, ReservationRenewer(api.redis), lambda _: None)
     mine, other = (Reservation(PLACE, "p", each) for each in ("rm-1", "rm-2"))
     assert known.reserve(mine) is None
     api.redis.delete(PLACE)
@@ -123,16 +123,16 @@ def test_a_reservation_that_ran_out_is_not_written_over(api: Api) -> None:
 
 
 @pytest.fixture
-def keeper(api: Api, monkeypatch: pytest.MonkeyPatch) -> ReservationKeeper:
+def renewer(api: Api, monkeypatch: pytest.MonkeyPatch) -> ReservationRenewer:
     monkeypatch.setattr(idempotency, "_RENEW_SECONDS", 0.02)
     monkeypatch.setattr(idempotency, "_DECIDE_SECONDS", 0.02)
-    return ReservationKeeper(api.redis)
+    return ReservationRenewer(api.redis)
 
 
 def test_a_reservation_lasts_as_long_as_its_request_and_lapses_soon_after_a_crash(
-    api: Api, keeper: ReservationKeeper
+    api: Api, renewer: ReservationRenewer
 ) -> None:
-    known = IdempotencyGuard(api.redis, keeper, lambda _: None)
+    known = IdempotencyGuard(api.redis, renewer, lambda _: None)
 
     def fetch_slowly(made_id: str, _: Reservation | None) -> str:
         assert RESERVED_SECONDS - 5 < api.redis.ttl(PLACE) <= RESERVED_SECONDS == 30
@@ -146,7 +146,7 @@ def test_a_reservation_lasts_as_long_as_its_request_and_lapses_soon_after_a_cras
 
     made = known.accept("", "k", [], new_id=lambda: "rm-1", make=fetch_slowly, find=lambda _: None)
     assert made == ("rm-1", False)
-    until(lambda: not keeper._running)
+    until(lambda: not renewer._running)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_reservation_lasts_as_long_as_its_request_and_lapses_soon_after_a_cras
     ids=["recorded", "not recorded", "a task of a batch"],
 )
 def test_a_request_of_unknown_fate_keeps_its_key_until_it_is_known(
-    api: Api, keeper: ReservationKeeper, task_id: str, *, recorded: bool, kept: bool
+    api: Api, renewer: ReservationRenewer, task_id: str, *, recorded: bool, kept: bool
 ) -> None:
     back, asked = threading.Event(), list[str]()
 
@@ -169,13 +169,13 @@ def test_a_request_of_unknown_fate_keeps_its_key_until_it_is_known(
     def lose_the_answer(*_: object) -> str:
         raise UncertainWriteError("no answer", task_id)
 
-    known = IdempotencyGuard(api.redis, keeper, tombstone)
+    known = IdempotencyGuard(api.redis, renewer, tombstone)
     with pytest.raises(UncertainWriteError):
         known.accept("", "k", [], new_id=lambda: "rm-1", make=lose_the_answer, find=lambda _: None)
     until(lambda: len(asked) > 2)
     assert api.redis.exists(PLACE)
     back.set()
-    until(lambda: not keeper._running)
+    until(lambda: not renewer._running)
     assert set(asked) == {task_id}
     held = api.redis.get(PLACE)
     assert bool(held and json.loads(str(held))[2]) == kept

@@ -314,12 +314,12 @@ class Chance:
 
     def _pass_on(self) -> None:
         if taken := self._pop():
-            self._store.postpone(taken.task_id, seconds=1, place=taken.place)
+            self._store.postpone(taken.task_id, seconds=1, message=taken.message)
 
     def _revoke(self) -> None:
         if taken := self._pop():
             self._store.cancel(taken.task_id)
-            self._store.postpone(taken.task_id, seconds=0, place=taken.place)
+            self._store.postpone(taken.task_id, seconds=0, message=taken.message)
 
     def _wait(self) -> None:
         self._queues.clock.now += self.random.choice((1, AGING))

@@ -9,8 +9,8 @@ from celery.app.task import Context
 from tasks import redis_keys
 from tasks.housekeeping.missing_messages import list_key
 from tasks.jobs.job import Priority, Status, new_task_id
-from tasks.jobs.routing import DISPATCH_SEQ_HEADER, place_of_message
-from tasks.jobs.store import Claim, Place, ReleaseOutcome, lease_holder, lease_token
+from tasks.jobs.routing import DISPATCH_SEQ_HEADER, message_of
+from tasks.jobs.store import Claim, Message, ReleaseOutcome, lease_holder, lease_token
 from tests.support.counting import commands_of
 from tests.support.queues import AGING, OWN, SHARED, Queues
 
@@ -165,7 +165,7 @@ def test_a_message_that_a_worker_may_not_run_is_sent_again_for_the_job_that_has_
     assert queues.claim(taken, respect_exclusion=True) == (Claim.EXCLUDED, other)
     assert queues.claim(taken, "u", worker="v") == (Claim.CLAIMED, other)
     # Another worker's claim gave the message to the other job meanwhile.
-    assert queues.store.postpone(other, seconds=1, place=taken.place) is False
+    assert queues.store.postpone(other, seconds=1, message=taken.message) is False
     queues.passes(1)
     assert queues.job(named).redispatches == 0
 
@@ -177,7 +177,7 @@ def test_a_revoked_message_leaves_the_job_that_had_got_it_one(queues: Queues) ->
     assert taken is not None
     assert taken.task_id == jobs[2]
     assert queues.store.cancel(taken.task_id) == "succeeded"
-    assert queues.store.postpone(taken.task_id, seconds=0, place=taken.place)
+    assert queues.store.postpone(taken.task_id, seconds=0, message=taken.message)
     queues.passes(1)
     assert queues.run() == jobs[1]
 
@@ -281,17 +281,17 @@ def test_no_step_takes_more_commands_with_more_owners_and_jobs(
 
 
 @pytest.mark.parametrize(
-    ("headers", "place"),
+    ("headers", "message"),
     [
         ({}, None),
         (
             {DISPATCH_SEQ_HEADER: 5, "delivery_info": {"routing_key": OWN, "priority": 3}},
-            Place(f"{OWN}|3", 5),
+            Message(f"{OWN}|3", 5),
         ),
         ({DISPATCH_SEQ_HEADER: "5", "delivery_info": {"routing_key": OWN, "priority": 3}}, None),
     ],
 )
 def test_the_place_of_a_message_is_known_if_the_service_sent_it(
-    headers: dict[str, object], place: Place | None
+    headers: dict[str, object], message: Message | None
 ) -> None:
-    assert place_of_message(Context(headers)) == place
+    assert message_of(Context(headers)) == message
