@@ -94,6 +94,12 @@ def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The event loop of tests that are coroutines."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
 def servers(pytestconfig: pytest.Config) -> Servers:
     """The servers, with databases and a bucket for this test process."""
     given: dict[str, Any] | None = getattr(pytestconfig, "workerinput", None)

@@ -2,9 +2,7 @@
 
 import asyncio
 from asyncio import Event, Task
-from collections.abc import Coroutine, Iterator
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
@@ -69,41 +67,35 @@ class Crowd:
             await end.wait()
 
 
-def test_two_callers_who_ask_for_all_places_leave_some_to_others_and_all_take_turns() -> None:
-    async def crowd() -> None:
-        places = Crowd(8)
-        assert await places.come("a" * 20 + "b" * 20) == "aaaabb"
-        assert await places.come("cccd") == "aaaabbcd"
-        # The latest one comes before those that wait and have some.
-        assert await places.come("e") == "aaaabbcd"
-        assert await places.go("a") == "aaabbcde"
-        assert await places.go("cde") == "aaabbc"
-        assert await places.go("b") == "aaabca"
-        assert await places.go("b") == "aaacab"
-        assert await places.go("c") == "aaaabc"
-
-    asyncio.run(crowd())
+async def test_two_callers_who_ask_for_all_places_leave_some_to_others_and_all_take_turns() -> None:
+    places = Crowd(8)
+    assert await places.come("a" * 20 + "b" * 20) == "aaaabb"
+    assert await places.come("cccd") == "aaaabbcd"
+    # The latest one comes before those that wait and have some.
+    assert await places.come("e") == "aaaabbcd"
+    assert await places.go("a") == "aaabbcde"
+    assert await places.go("cde") == "aaabbc"
+    assert await places.go("b") == "aaabca"
+    assert await places.go("b") == "aaacab"
+    assert await places.go("c") == "aaaabc"
 
 
-def test_a_place_that_was_given_to_one_who_no_longer_waits_goes_to_the_next() -> None:
-    async def crowd() -> None:
-        places = Crowd(2)
-        assert await places.come("aab") == "ab"
-        given_up = places.tasks[1][1]
-        given_up.cancel()
-        await places.settled()
-        assert await places.come("a") == "ab"
-        assert await places.go("a") == "ba"
-        # Canceled in the same moment as its turn comes.
-        assert await places.come("aa") == "ba"
-        places.running[1][1].set()
-        places.tasks[4][1].cancel()
-        places.running.pop()
-        assert await places.settled() == "ba"
-        assert await places.go("ba") == ""
-        assert await places.come("bb") == "b"
-
-    asyncio.run(crowd())
+async def test_a_place_that_was_given_to_one_who_no_longer_waits_goes_to_the_next() -> None:
+    places = Crowd(2)
+    assert await places.come("aab") == "ab"
+    given_up = places.tasks[1][1]
+    given_up.cancel()
+    await places.settled()
+    assert await places.come("a") == "ab"
+    assert await places.go("a") == "ba"
+    # Canceled in the same moment as its turn comes.
+    assert await places.come("aa") == "ba"
+    places.running[1][1].set()
+    places.tasks[4][1].cancel()
+    places.running.pop()
+    assert await places.settled() == "ba"
+    assert await places.go("ba") == ""
+    assert await places.come("bb") == "b"
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -120,23 +112,28 @@ class _Loop(asyncio.SelectorEventLoop):
         super()._run_once()
 
 
+@pytest.fixture(scope="module")
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    return "asyncio", {"loop_factory": _Loop}
+
+
 class _Callers:
-    """Callers that share a process's time, in a time of their own."""
+    """Callers that share a process's time."""
 
     def __init__(self) -> None:
-        self.loop = _Loop()
-        self.shares = TimeShares(self.loop.time)
+        self.time = asyncio.get_running_loop().time
+        self.shares = TimeShares(self.time)
+        self.began = self.time()
 
-    def run(self, scene: Coroutine[Any, Any, None]) -> float:
-        """Play a scene; the seconds that it took."""
-        began = self.loop.now
-        self.loop.run_until_complete(scene)
-        return self.loop.now - began
+    def seconds(self) -> float:
+        """How long it took since the last call of this."""
+        before, self.began = self.began, self.time()
+        return self.began - before
 
     async def call(self, caller: str, seconds: float) -> float:
         """Make a call that takes so long of the processor; when it began."""
         async with self.shares.turn(caller) as taken:
-            began = self.loop.now
+            began = self.time()
             await asyncio.sleep(seconds)
             taken.append(seconds)
         return began
@@ -144,74 +141,59 @@ class _Callers:
     async def now_and_then(self) -> None:
         """Ask as another caller, which never waits."""
         while True:
-            before = self.loop.now
+            before = self.time()
             assert await self.call("other", 0.001) == before
             await asyncio.sleep(0.1)
 
 
-@pytest.fixture
-def callers() -> Iterator[_Callers]:
-    made = _Callers()
-    yield made
-    made.loop.close()
+async def test_a_caller_that_asks_alone_has_all_of_the_time() -> None:
+    callers = _Callers()
+    for _ in range(20):
+        await callers.call("a", 1.0)
+    assert callers.seconds() == pytest.approx(20)
 
 
-def test_a_caller_that_asks_alone_has_all_of_the_time(callers: _Callers) -> None:
-    async def scene() -> None:
-        for _ in range(20):
-            await callers.call("a", 1.0)
-
-    assert callers.run(scene()) == pytest.approx(20)
-
-
-def test_a_caller_has_a_quarter_of_the_time_while_another_asks_and_all_after_that(
-    callers: _Callers,
-) -> None:
-    async def scene(*, others: bool) -> None:
-        asking = asyncio.ensure_future(callers.now_and_then()) if others else None
-        for _ in range(1000):
-            await callers.call("greedy", 0.01)
-        if asking is not None:
-            assert not asking.done()
-            asking.cancel()
-            await asyncio.sleep(3)
-
-    assert callers.run(scene(others=True)) == pytest.approx(40 + 3, rel=0.05)
-    assert callers.run(scene(others=False)) == pytest.approx(10)
+async def test_a_caller_has_a_quarter_of_the_time_while_another_asks_and_all_after_that() -> None:
+    callers = _Callers()
+    asking = asyncio.ensure_future(callers.now_and_then())
+    for _ in range(1000):
+        await callers.call("greedy", 0.01)
+    assert not asking.done()
+    asking.cancel()
+    assert callers.seconds() == pytest.approx(40, rel=0.05)
+    await asyncio.sleep(3)
+    assert callers.seconds() == 3
+    for _ in range(1000):
+        await callers.call("greedy", 0.01)
+    assert callers.seconds() == pytest.approx(10)
 
 
-def test_calls_that_come_at_once_begin_one_after_the_other(callers: _Callers) -> None:
-    async def scene() -> None:
-        asking = asyncio.ensure_future(callers.now_and_then())
-        for _ in range(60):
-            await callers.call("greedy", 0.01)
-        crowd = [asyncio.ensure_future(callers.call("greedy", 0.01)) for _ in range(50)]
+async def test_calls_that_come_at_once_begin_one_after_the_other() -> None:
+    callers = _Callers()
+    asking = asyncio.ensure_future(callers.now_and_then())
+    for _ in range(60):
+        await callers.call("greedy", 0.01)
+    crowd = [asyncio.ensure_future(callers.call("greedy", 0.01)) for _ in range(50)]
+    await asyncio.sleep(0.01)
+    crowd.pop(20).cancel()  # it is given up; the next ones go on
+    begins = await asyncio.gather(*crowd)
+    asking.cancel()
+    between = [after - before for before, after in pairwise(begins)]
+    assert sum(between) / len(between) == pytest.approx(0.04, rel=0.1)
+    assert max(between) < 0.09
+
+
+async def test_calls_that_wait_begin_once_nobody_else_asks() -> None:
+    callers = _Callers()
+    await callers.call("greedy", 1.0)
+    await callers.call("other", 0.0)
+    await asyncio.gather(*(callers.call("greedy", 1.0) for _ in range(100)))
+    assert callers.seconds() < 10
+
+
+async def test_callers_without_a_debt_are_forgotten() -> None:
+    callers = _Callers()
+    for number in range(10_000):
+        await callers.call(f"from {number}", 0.001)
         await asyncio.sleep(0.01)
-        crowd.pop(20).cancel()  # it is given up; the next ones go on
-        begins = await asyncio.gather(*crowd)
-        asking.cancel()
-        between = [after - before for before, after in pairwise(begins)]
-        assert sum(between) / len(between) == pytest.approx(0.04, rel=0.1)
-        assert max(between) < 0.09
-
-    callers.run(scene())
-
-
-def test_calls_that_wait_begin_once_nobody_else_asks(callers: _Callers) -> None:
-    async def scene() -> None:
-        await callers.call("greedy", 1.0)
-        await callers.call("other", 0.0)
-        crowd = [callers.call("greedy", 1.0) for _ in range(100)]
-        await asyncio.gather(*crowd)
-
-    assert callers.run(scene()) < 10
-
-
-def test_callers_without_a_debt_are_forgotten(callers: _Callers) -> None:
-    async def scene() -> None:
-        for number in range(10_000):
-            await callers.call(f"from {number}", 0.001)
-            await asyncio.sleep(0.01)
-
-    callers.run(scene())
     assert len(callers.shares._used) < 5000

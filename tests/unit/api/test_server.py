@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from unittest.mock import Mock
 
@@ -20,7 +20,7 @@ from api.wsgi_bridge import CONNECTION
 
 
 @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
-def test_a_connection_with_an_unread_answer_is_closed(
+async def test_a_connection_with_an_unread_answer_is_closed(
     monkeypatch: pytest.MonkeyPatch, close: bytes
 ) -> None:
     monkeypatch.setattr(server, "SEND_SECONDS", 0.2)
@@ -35,38 +35,32 @@ def test_a_connection_with_an_unread_answer_is_closed(
             super().connection_lost(exc)
             lost.set()
 
-    async def ask() -> None:
-        async with _listening(answer, Observed) as address:
-            with socket.socket() as client:
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                client.connect(address)
-                client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + close + b"\r\n")
-                await asyncio.wait_for(lost.wait(), 30)
-
-    asyncio.run(ask())
+    async with _listening(answer, Observed) as address:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(address)
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + close + b"\r\n")
+            await asyncio.wait_for(lost.wait(), 30)
 
 
-def test_a_wait_is_cancelled_once_its_client_has_gone() -> None:
-    async def ask() -> None:
-        waits = asyncio.Queue[asyncio.Future[None]]()
+async def test_a_wait_is_cancelled_once_its_client_has_gone() -> None:
+    waits = asyncio.Queue[asyncio.Future[None]]()
 
-        async def answer(scope: Any, _receive: Any, _send: Any) -> None:  # noqa: ANN401 - ASGI's
-            for _ in range(2):  # the second one begins when it has gone
-                wait = asyncio.get_running_loop().create_future()
-                scope["extensions"][CONNECTION].on_wait(wait)
-                waits.put_nowait(wait)
-                await asyncio.wait([wait])
+    async def answer(scope: Any, _receive: Any, _send: Any) -> None:  # noqa: ANN401 - ASGI's
+        for _ in range(2):  # the second one begins when it has gone
+            wait = asyncio.get_running_loop().create_future()
+            scope["extensions"][CONNECTION].on_wait(wait)
+            waits.put_nowait(wait)
+            await asyncio.wait([wait])
 
-        async with _connected(answer) as (_, to):
-            to.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            first = await waits.get()
-            to.close()
-            second = await asyncio.wait_for(waits.get(), 30)
-            assert first.cancelled()
-            await asyncio.wait([second], timeout=30)
-            assert second.cancelled()
-
-    asyncio.run(ask())
+    async with _connected(answer) as (_, to):
+        to.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        first = await waits.get()
+        to.close()
+        second = await asyncio.wait_for(waits.get(), 30)
+        assert first.cancelled()
+        await asyncio.wait([second], timeout=30)
+        assert second.cancelled()
 
 
 @asynccontextmanager
@@ -107,7 +101,7 @@ async def _connected(
         ("POST / HTTP/1.1", "X: a\r\n Content-Length: 5\r\nTransfer-Encoding: chunked", 200),
     ],
 )
-def test_no_body_has_an_end_that_depends_on_who_reads_it(
+async def test_no_body_has_an_end_that_depends_on_who_reads_it(
     line: str, lengths: str, expected: int
 ) -> None:
     """What a proxy takes for a body is no request here, and the other way round."""
@@ -118,15 +112,12 @@ def test_no_body_has_an_end_that_depends_on_who_reads_it(
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body"})
 
-    async def ask() -> bytes:
-        async with _connected(answer) as (reading, to):
-            to.write(f"{line}\r\nHost: x\r\n{lengths}\r\n\r\n0\r\n\r\n".encode())
-            if expected == 400:
-                to.write(b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n")
-                return await reading.read()
-            return await reading.read(12)
-
-    assert asyncio.run(ask()).startswith(b"HTTP/1.1 %d" % expected)
+    async with _connected(answer) as (reading, to):
+        to.write(f"{line}\r\nHost: x\r\n{lengths}\r\n\r\n0\r\n\r\n".encode())
+        if expected == 400:
+            to.write(b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n")
+        got = await reading.read(-1 if expected == 400 else 12)
+    assert got.startswith(b"HTTP/1.1 %d" % expected)
     assert asked == ["/"] * (expected == 200)
 
 
@@ -170,7 +161,7 @@ def test_a_head_and_trailers_are_bounded_also_where_they_come_at_once(
         (256, 20_000, False, b"HTTP/1.1 200"),
     ],
 )
-def test_a_body_in_tiny_chunks_is_parsed_no_further(
+async def test_a_body_in_tiny_chunks_is_parsed_no_further(
     chunk: int, count: int, expected: bytes, *, begun: bool
 ) -> None:
     """Also while it is read on after its refusal."""
@@ -185,18 +176,15 @@ def test_a_body_in_tiny_chunks_is_parsed_no_further(
             await send(head)
             await send({"type": "http.response.body"})
 
-    async def ask() -> bytes:
-        async with _connected(answer) as (reading, to):
-            to.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-            if begun:
-                await reading.readuntil(b"\r\n\r\n")
-            to.write(count * (b"%x\r\n%b\r\n" % (chunk, bytes(chunk))) + b"0\r\n\r\n")
-            try:
-                return await reading.read(12)
-            except ConnectionError:
-                return b""
-
-    assert asyncio.run(ask()) == expected
+    got = b""
+    async with _connected(answer) as (reading, to):
+        to.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        if begun:
+            await reading.readuntil(b"\r\n\r\n")
+        to.write(count * (b"%x\r\n%b\r\n" % (chunk, bytes(chunk))) + b"0\r\n\r\n")
+        with suppress(ConnectionError):
+            got = await reading.read(12)
+    assert got == expected
 
 
 @pytest.mark.parametrize(("proxies", "closed"), [(0, 1), (1, 0)])

@@ -37,10 +37,12 @@ def _app() -> Flask:
     app.config[TRUSTED_PROXIES] = 1
 
     @app.before_request
-    def identify() -> None:
+    def judge() -> str | None:
         key = given_key(request.environ)
         if key in {"a", "b"}:
             request.environ[OWNER] = Owner(f"owner {key}", f"{key}")
+        request.environ[MAX_BODY] = _GB
+        return request.environ.get(REFUSAL)
 
     app.add_url_rule("/quick", "quick", lambda: "")
     app.add_url_rule("/healthz/quick", "healthy", lambda: "")
@@ -62,6 +64,17 @@ async def _sent(bridge: WsgiBridge, scope: dict[str, Any], receive: Receive) -> 
 
     await bridge(scope, receive, send)
     return sent
+
+
+def _body(sent: list[Any]) -> bytes:
+    return b"".join(message.get("body", b"") for message in sent)
+
+
+def _be_busy() -> str:
+    end = time.thread_time() + 0.05
+    while time.thread_time() < end:
+        pass
+    return "done"
 
 
 def _scope(path: str, address: str = "127.0.0.1", **headers: str) -> dict[str, Any]:
@@ -89,19 +102,19 @@ def _scope(path: str, address: str = "127.0.0.1", **headers: str) -> dict[str, A
         [{"x_forwarded_for": f"2001:db8::{number}"} for number in range(20)],
     ],
 )
-def test_a_caller_whose_requests_are_slow_leaves_threads_to_others(
+async def test_a_caller_whose_requests_are_slow_leaves_threads_to_others(
     spellings: list[dict[str, str]],
 ) -> None:
     app, running, go_on = _app(), threading.Semaphore(0), threading.Event()
 
     @app.get("/slow")
     @app.get("/healthz/slow")
-    def slow() -> str:
+    def hold() -> str:
         running.release()
         assert go_on.wait(30)
         return ""
 
-    async def crowd(bridge: WsgiBridge) -> list[int]:
+    with WsgiBridge(app, threads=_THREADS) as bridge:
         # Each owner is known from its first request on.
         others = [await _ask(bridge, "/quick", x_api_key=key) for key in "ab"]
         slow = [
@@ -123,10 +136,7 @@ def test_a_caller_whose_requests_are_slow_leaves_threads_to_others(
         await asyncio.to_thread(running.acquire)
         others.append(await _ask(bridge, "/healthz/quick", address="127.0.0.2"))
         go_on.set()
-        return others + await asyncio.gather(*slow)
-
-    with WsgiBridge(app, threads=_THREADS) as bridge:
-        assert asyncio.run(crowd(bridge)) == [200] * 45
+        assert others + await asyncio.gather(*slow) == [200] * 45
 
 
 @pytest.mark.parametrize(
@@ -139,39 +149,34 @@ def test_a_caller_whose_requests_are_slow_leaves_threads_to_others(
         (["/busy", "/healthz/live"], False),
     ],
 )
-def test_a_caller_waits_for_its_share_of_the_time_and_its_health_checks_for_theirs(
+async def test_a_caller_waits_for_its_share_of_the_time_and_its_health_checks_for_theirs(
     paths: list[str], *, waits: bool
 ) -> None:
     app = _app()
+    app.add_url_rule("/busy", "busy", _be_busy)
+    app.add_url_rule("/healthz/live", "live", _be_busy)
+    app.add_url_rule("/pieces", "pieces", lambda: Response(_be_busy() for _ in range(8)))
 
-    @app.get("/busy", endpoint="busy")
-    @app.get("/healthz/live", endpoint="live")
-    def busy() -> str:
-        end = time.thread_time() + 0.05
-        while time.thread_time() < end:
-            pass
-        return "done"
-
-    app.add_url_rule("/pieces", "pieces", lambda: Response(busy() for _ in range(8)))
-
-    async def ask() -> bool:
-        with WsgiBridge(app, threads=_THREADS) as bridge:
-            # Its clock stands still: no share comes back.
-            shares = bridge._time_shares = TimeShares(Clock())
-            await _ask(bridge, "/busy", x_api_key="a")
-            for path in paths:
-                asked = asyncio.ensure_future(_ask(bridge, path, x_api_key="b"))
-                while not asked.done():
-                    await asyncio.sleep(0.01)
-                    if any(each.waiting for each in shares._used.values()):
-                        return asked.cancel()
+    async def any_waits(bridge: WsgiBridge) -> bool:
+        # Its clock stands still: no share comes back.
+        shares = bridge._time_shares = TimeShares(Clock())
+        await _ask(bridge, "/busy", x_api_key="a")
+        for path in paths:
+            asked = asyncio.ensure_future(_ask(bridge, path, x_api_key="b"))
+            while not asked.done():
+                await asyncio.sleep(0.01)
+                if any(each.waiting for each in shares._used.values()):
+                    asked.cancel()
+                    await asyncio.wait([asked])
+                    return True
         return False
 
-    assert asyncio.run(ask()) == waits
+    with WsgiBridge(app, threads=_THREADS) as bridge:
+        assert await any_waits(bridge) == waits
 
 
 @pytest.mark.parametrize(("path", "expected"), [("/busy", 3), ("/api/v1/uploads/x", 4)])
-def test_a_call_is_not_begun_once_its_client_has_gone_but_for_parts_of_uploads(
+async def test_a_call_is_not_begun_once_its_client_has_gone_but_for_parts_of_uploads(
     path: str, expected: int
 ) -> None:
     app, run = _app(), list[str]()
@@ -180,38 +185,29 @@ def test_a_call_is_not_begun_once_its_client_has_gone_but_for_parts_of_uploads(
     @app.route("/api/v1/uploads/x", methods=["PATCH"])
     def busy() -> str:
         run.append(request.path)
-        end = time.thread_time() + 0.05
-        while time.thread_time() < end:
-            pass
-        return ""
+        return _be_busy()
 
-    async def ask() -> None:
-        with WsgiBridge(app, threads=_THREADS) as bridge:
-            clock = Clock()
-            bridge._time_shares = TimeShares(clock)
-            for key in "abb":  # its first call is that of its address
-                await _ask(bridge, "/busy", x_api_key=key)
-            scope = _scope(path, x_api_key="b", content_type="application/offset+octet-stream")
-            gone = Mock(lost=True, on_wait=lambda wait: wait.cancel())
-            scope |= {"method": "PATCH", "extensions": {CONNECTION: gone}}
-            asyncio.get_running_loop().call_later(0.1, setattr, clock, "now", clock.now + 10)
-            await _sent(bridge, scope, asyncio.Event().wait)
-
-    asyncio.run(ask())
+    with WsgiBridge(app, threads=_THREADS) as bridge:
+        clock = Clock()
+        bridge._time_shares = TimeShares(clock)
+        for key in "abb":  # its first call is that of its address
+            await _ask(bridge, "/busy", x_api_key=key)
+        scope = _scope(path, x_api_key="b", content_type="application/offset+octet-stream")
+        gone = Mock(lost=True, on_wait=lambda wait: wait.cancel())
+        scope |= {"method": "PATCH", "extensions": {CONNECTION: gone}}
+        asyncio.get_running_loop().call_later(0.1, setattr, clock, "now", clock.now + 10)
+        await _sent(bridge, scope, asyncio.Event().wait)
     assert len(run) == expected
 
 
-def test_an_answer_is_sent_in_slices_that_a_slow_client_can_take() -> None:
+async def test_an_answer_is_sent_in_slices_that_a_slow_client_can_take() -> None:
     app, body = _app(), bytes(range(256)) * 9000
     app.add_url_rule("/large", "large", lambda: Response(body))
 
-    async def ask() -> list[Any]:
-        with WsgiBridge(app, threads=_THREADS) as bridge:
-            return await _sent(bridge, _scope("/large"), asyncio.Event().wait)
-
-    _, *slices = (message.get("body", b"") for message in asyncio.run(ask()))
-    assert b"".join(slices) == body
-    assert max(map(len, slices)) == 2**18
+    with WsgiBridge(app, threads=_THREADS) as bridge:
+        sent = await _sent(bridge, _scope("/large"), asyncio.Event().wait)
+    assert _body(sent) == body
+    assert max(len(message.get("body", b"")) for message in sent) == 2**18
 
 
 def test_a_caller_has_no_more_of_the_disk_than_it_leaves_free() -> None:
@@ -233,17 +229,19 @@ def test_a_caller_has_no_more_of_the_disk_than_it_leaves_free() -> None:
         assert on_a_small_disk(FREE_BYTES // 2)
 
 
-def test_a_body_that_finds_no_room_is_read_no_further() -> None:
+async def test_a_body_that_finds_no_room_is_read_no_further() -> None:
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"x" * 2**16, "more_body": True}
 
     reader = BodyReader(receive, _GB, has_room=lambda length: length < 5 * 2**20)
-    assert asyncio.run(reader.read_into(io.BytesIO(), _GB)) is End.NO_ROOM
+    assert await reader.read_into(io.BytesIO(), _GB) is End.NO_ROOM
     assert reader.length == 5 * 2**20
 
 
 @pytest.mark.parametrize(("free", "answer", "kept"), [(6, b"", 12), (4, b"store_full", 4)])
-def test_of_an_uploads_chunk_each_part_needs_room(free: int, answer: bytes, kept: int) -> None:
+async def test_of_an_uploads_chunk_each_part_needs_room(
+    free: int, answer: bytes, kept: int
+) -> None:
     app, sizes = _app(), list[int]()
     pieces = iter([True] * 12 * 16 + [False])
 
@@ -252,62 +250,43 @@ def test_of_an_uploads_chunk_each_part_needs_room(free: int, answer: bytes, kept
         sizes.append(len(request.get_data()))
         return "", 204
 
-    @app.before_request
-    def judge() -> str | None:
-        request.environ[MAX_BODY] = _GB
-        return request.environ.get(REFUSAL)
-
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": bytes(2**16), "more_body": next(pieces)}
 
-    async def ask() -> list[Any]:
-        with WsgiBridge(app, threads=_THREADS) as bridge:
-            bridge.body_shares = BodyShares(lambda _: (_GB, 0, _GB // 8 + free * 2**20))
-            scope = _scope("/api/v1/uploads/x", content_type="application/offset+octet-stream")
-            scope["headers"].append((b"transfer-encoding", b"chunked"))
-            scope |= {"method": "PATCH", "extensions": {CONNECTION: Mock()}}
-            return await _sent(bridge, scope, receive)
-
-    sent = b"".join(message.get("body", b"") for message in asyncio.run(ask()))
+    with WsgiBridge(app, threads=_THREADS) as bridge:
+        bridge.body_shares = BodyShares(lambda _: (_GB, 0, _GB // 8 + free * 2**20))
+        headers = {"content_type": "application/offset+octet-stream"}
+        scope = _scope("/api/v1/uploads/x", transfer_encoding="chunked", **headers)
+        scope["method"] = "PATCH"
+        sent = _body(await _sent(bridge, scope, receive))
     assert (sent, sum(sizes) // 2**20) == (answer, kept)
 
 
-def test_bodies_have_places_that_callers_share() -> None:
+async def test_bodies_have_places_that_callers_share() -> None:
     """A body that fits into memory needs none."""
     app, large = _app(), 2**16 + 1
     app.add_url_rule("/", "body", lambda: "taken", methods=["POST"])
 
-    @app.before_request
-    def judge() -> str | None:
-        request.environ[MAX_BODY] = large
-        return request.environ.get(REFUSAL)
+    go_on, reading, asking = asyncio.Event(), asyncio.Semaphore(0), []
 
-    async def crowd(bridge: WsgiBridge) -> list[bytes]:
-        go_on, reading = asyncio.Event(), asyncio.Semaphore(0)
+    async def post(key: str, length: int) -> bytes:
+        scope = _scope("/", x_api_key=key, content_length=str(length)) | {"method": "POST"}
 
-        async def post(key: str, length: int) -> bytes:
-            scope = _scope("/", x_api_key=key, content_length=str(length))
-            scope |= {"method": "POST", "extensions": {CONNECTION: Mock()}}
+        async def receive() -> dict[str, Any]:
+            reading.release()
+            await go_on.wait()
+            return {"type": "http.request", "body": bytes(length)}
 
-            async def receive() -> dict[str, Any]:
-                reading.release()
-                await go_on.wait()
-                return {"type": "http.request", "body": bytes(length)}
+        return _body(await _sent(bridge, scope, receive))
 
-            sent = await _sent(bridge, scope, receive)
-            return b"".join(message.get("body", b"") for message in sent)
-
+    with WsgiBridge(app, threads=_THREADS, bodies=8) as bridge:
         for key in "ab":  # each owner is known from its first request on
             await _ask(bridge, "/quick", x_api_key=key)
-        asking = []
         for key, length in [("a", large)] * 5 + [("b", large)] * 3 + [("a", 2**16), ("c", large)]:
             asking.append(asyncio.ensure_future(post(key, length)))
             await reading.acquire()  # it is read, or read on
         go_on.set()
-        return await asyncio.gather(*asking)
-
-    with WsgiBridge(app, threads=_THREADS, bodies=8) as bridge:
         taken, refused = b"taken", b"too_many_bodies"
         expected = [taken] * 4 + [refused] + [taken] * 2 + [refused] + [taken] * 2
-        assert asyncio.run(crowd(bridge)) == expected
+        assert await asyncio.gather(*asking) == expected
         assert bridge.bodies.take("a")
