@@ -25,9 +25,7 @@ def service_environment(servers: Servers) -> dict[str, str]:
     fetch_model(get_spec("u2netp"), settings.model_dir)
     return {
         "RMBG_REDIS_URL": servers.new_database(),
-        "RMBG_S3_ENDPOINT": servers.s3.endpoint,
-        "RMBG_S3_ACCESS_KEY": servers.s3.access_key,
-        "RMBG_S3_SECRET_KEY": servers.s3.secret_key,
+        **servers.s3.environment,
         "RMBG_S3_BUCKET": f"{servers.bucket}-acceptance",
         "RMBG_MODEL": "u2netp",
         "RMBG_MODEL_DIR": str(settings.model_dir),

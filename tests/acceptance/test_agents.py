@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,11 +13,11 @@ import pytest
 from mcp import Client, StdioServerParameters
 from PIL import Image
 
-from deploy.client import ServiceClient
 from deploy.local.service import script
 from deploy.mcp_server import RETRIES, Folders, build_server
-from rmbg_client import AsyncClient
+from rmbg_client import AsyncClient, NoCutoutError
 from tests.support.paths import ROOT
+from tests.support.programs import run_program
 from tests.support.service import RunningApi, RunningService
 from tests.support.serving import answer, serving
 
@@ -62,39 +61,36 @@ def folder(tmp_path: Path, coffee: Path) -> Path:
     return folder
 
 
-def test_an_agent_cuts_a_file_out_over_stdio(service: RunningService, folder: Path) -> None:
-    async def talk() -> None:
-        told: list[tuple[float, str | None]] = []
+async def test_an_agent_cuts_a_file_out_over_stdio(service: RunningService, folder: Path) -> None:
+    told: list[tuple[float, str | None]] = []
 
-        async def note(progress: float, _total: float | None, message: str | None) -> None:
-            told.append((progress, message))
+    async def note(progress: float, _total: float | None, message: str | None) -> None:
+        told.append((progress, message))
 
-        parameters = StdioServerParameters(
-            command=script("rmbg"), args=["mcp", "--url", service.url], cwd=folder
+    parameters = StdioServerParameters(
+        command=script("rmbg"), args=["mcp", "--url", service.url], cwd=folder
+    )
+    async with Client(parameters) as client:
+        tools = {each.name: each for each in (await client.list_tools()).tools}
+        assert set(tools) == {"cut_out", "get_task", "list_models"}
+        models = (await _call(client, "list_models"))["result"]
+        assert [each["name"] for each in models if each["default"]] == ["u2netp"]
+        cutout = await client.call_tool(
+            "cut_out",
+            {"source": "kofe фото.jpg", "output": "coffee.webp", "options": {"max_side": 64}},
+            progress_callback=note,
         )
-        async with Client(parameters) as client:
-            tools = {each.name: each for each in (await client.list_tools()).tools}
-            assert set(tools) == {"cut_out", "get_task", "list_models"}
-            models = (await _call(client, "list_models"))["result"]
-            assert [each["name"] for each in models if each["default"]] == ["u2netp"]
-            cutout = await client.call_tool(
-                "cut_out",
-                {"source": "kofe фото.jpg", "output": "coffee.webp", "options": {"max_side": 64}},
-                progress_callback=note,
-            )
-            report = cutout.structured_content
-            assert report is not None, cutout.content
-            with Image.open(folder / "coffee.webp") as picture:
-                assert (picture.format, picture.mode) == ("WEBP", "RGBA")
-                assert picture.size == (report["width"], report["height"])
-            asked = await _call(client, "get_task", task_id=report["task_id"], output="again.webp")
-            assert asked["status"] == "succeeded"
-            assert (folder / "again.webp").read_bytes() == (folder / "coffee.webp").read_bytes()
-        numbers = [number for number, _ in told]
-        assert numbers == sorted(set(numbers))
-        assert told[0][1] in {"queued", "processing"}
-
-    anyio.run(talk)
+        report = cutout.structured_content
+        assert report is not None, cutout.content
+        with Image.open(folder / "coffee.webp") as picture:
+            assert (picture.format, picture.mode) == ("WEBP", "RGBA")
+            assert picture.size == (report["width"], report["height"])
+        asked = await _call(client, "get_task", task_id=report["task_id"], output="again.webp")
+        assert asked["status"] == "succeeded"
+        assert (folder / "again.webp").read_bytes() == (folder / "coffee.webp").read_bytes()
+    numbers = [number for number, _ in told]
+    assert numbers == sorted(set(numbers))
+    assert told[0][1] in {"queued", "processing"}
 
 
 OUTSIDE = "outside of the folders"
@@ -130,7 +126,7 @@ OUTSIDE = "outside of the folders"
         ("get_task", {"task_id": NOBODY}, "task"),
     ],
 )
-def test_what_is_refused_says_why_and_writes_nothing(
+async def test_what_is_refused_says_why_and_writes_nothing(
     service: RunningService, folder: Path, tool: str, changes: dict[str, object], words: str
 ) -> None:
     limit = service.client.request("GET", "/api/v1/info")["limits"]["max_image_bytes"]
@@ -140,40 +136,34 @@ def test_what_is_refused_says_why_and_writes_nothing(
     before = sorted(folder.parent.rglob("*"))
     usual = {"source": "note.jpg", "output": "a.png"} if tool == "cut_out" else {}
 
-    async def talk() -> str:
-        async with _connected(service.url, folder) as client:
-            return await _refusal(client, tool, **usual | changes)
-
-    assert words.lower() in anyio.run(talk).lower()
+    async with _connected(service.url, folder) as client:
+        told = await _refusal(client, tool, **usual | changes)
+    assert words.lower() in told.lower()
     assert sorted(folder.parent.rglob("*")) == before
 
 
-def test_a_task_that_takes_long_is_asked_for_again_and_a_canceled_call_cancels_it(
+async def test_a_task_that_takes_long_is_asked_for_again_and_a_canceled_call_cancels_it(
     lone_api: RunningApi, folder: Path
 ) -> None:
     picture = {"source": "kofe фото.jpg", "output": "a.png"}
+    async with _connected(lone_api.url, folder) as client, AsyncClient(lone_api.url) as api:
+        report = await _call(client, "cut_out", **picture, wait_seconds=0)
+        assert (report["status"], report["output"]) == ("queued", None)
+        asked = await _call(client, "get_task", task_id=report["task_id"], output="a.png")
+        assert (asked["status"], asked["output"]) == ("queued", None)
 
-    async def talk(api: ServiceClient) -> None:
-        async with _connected(lone_api.url, folder) as client:
-            report = await _call(client, "cut_out", **picture, wait_seconds=0)
-            assert (report["status"], report["output"]) == ("queued", None)
-            asked = await _call(client, "get_task", task_id=report["task_id"], output="a.png")
-            assert (asked["status"], asked["output"]) == ("queued", None)
+        async def cancel(*_: object) -> None:
+            scope.cancel()
 
-            async def cancel(*_: object) -> None:
-                scope.cancel()
-
-            other = {**picture, "options": {"crop": True}}
-            with anyio.CancelScope() as scope:
-                await client.call_tool("cut_out", other, progress_callback=cancel)
-            newest = api.request("GET", "/api/v1/tasks")["tasks"][0]["task_id"]
-            assert newest != report["task_id"]
-            assert api.wait(newest)["status"] == "canceled"
-            assert "canceled" in await _refusal(client, "get_task", task_id=newest)
-        assert not (folder / "a.png").exists()
-
-    with ServiceClient(lone_api.url) as api:
-        anyio.run(talk, api)
+        other = {**picture, "options": {"crop": True}}
+        with anyio.CancelScope() as scope:
+            await client.call_tool("cut_out", other, progress_callback=cancel)
+        newest = (await api.tasks(limit=1)).tasks[0].task_id
+        assert newest != report["task_id"]
+        with pytest.raises(NoCutoutError, match="canceled"):
+            await api.wait(newest)
+        assert "canceled" in await _refusal(client, "get_task", task_id=newest)
+    assert not (folder / "a.png").exists()
 
 
 LLMS = (ROOT / "docs" / "llms.txt").read_text()
@@ -190,15 +180,8 @@ def test_the_calls_of_llms_txt_work_as_they_are_written(
         for call in calls:
             here = call.replace("http://127.0.0.1:8000", service.url)
             here = here.replace("https://shop.example", f"http://127.0.0.1:{port}")
-            done = subprocess.run(
-                ["bash", "-euc", here],
-                cwd=tmp_path,
-                env=variables,
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=60,
-            )
+            done = run_program("bash", "-euc", here, cwd=tmp_path, env=variables)
+            assert done.returncode == 0, done.stderr
             assert "-o cutout.png" in call or json.loads(done.stdout)["code"] == 0, done.stdout
     assert (tmp_path / "cutout.png").read_bytes().startswith(b"\x89PNG")
 

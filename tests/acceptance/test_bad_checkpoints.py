@@ -5,7 +5,6 @@ Each fault's words are tested beside the code that finds it; here, that both pro
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deploy.local import service
+from deploy.local.service import script
 from inference.models.birefnet.config import PRESETS
 from inference.models.birefnet.golden import golden_state
+from tests.support.programs import run_program
 
 
 def _overflowing(path: Path) -> None:
@@ -40,7 +40,8 @@ def test_the_worker_says_what_is_wrong_and_ends(
 ) -> None:
     path = tmp_path / "weights.safetensors"
     write(path)
-    command = [service.script("celery"), "-A", "tasks.app", "worker", "-n", "gpu0@bad"]
+    queues = "gpu.bad.0,model.birefnet-tiny"
+    command = (script("celery"), "-A", "tasks.app", "worker", "-n", "gpu0@bad", "-Q", queues)
     environment = {
         "RMBG_REDIS_URL": redis_url,
         "RMBG_MODEL": "birefnet-tiny",
@@ -48,14 +49,7 @@ def test_the_worker_says_what_is_wrong_and_ends(
         "RMBG_THREADS": "1",
         "RMBG_LOG_LEVLE": "info",
     }
-    done = subprocess.run(
-        [*command, "-Q", "gpu.bad.0,model.birefnet-tiny"],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    done = run_program(*command, env={**os.environ, **environment}, seconds=180)
     sys.stderr.write(done.stderr)  # pytest shows it beside a failure
     assert "Traceback" not in done.stdout + done.stderr
     assert done.returncode == 1

@@ -7,15 +7,15 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from PIL import Image
 
 from deploy.client import ServiceClient, submit_batch
+from rmbg_client import Client
 from tests.support.pictures import read_picture
-from tests.support.service import RunningApi, RunningService, eventually
+from tests.support.service import RunningApi, RunningService
 
 MB = 2**20
 
@@ -27,17 +27,12 @@ def test_bad_pictures_fail_alone_and_the_archive_holds_the_rest(
     words.write_text("no picture")
     cut.write_bytes(photos[0].read_bytes()[:100])
     sent = [photos[0], words, cut, garbled, *photos[1:]]
-    path = f"/api/v1/batches/{submit_batch(service.client, sent, {})['batch_id']}"
-
-    def completed() -> dict[str, Any] | None:
-        batch = service.client.request("GET", path)
-        return batch if batch["status"] == "completed" else None
-
-    batch = eventually("the batch is completed", completed) or {}
-    failed = {item["name"]: item["error"]["type"] for item in batch["items"] if item["error"]}
+    with Client(service.url) as client:
+        batch = client.wait_batch(client.submit_batch(sent).batch_id)
+        path = client.archive(batch.batch_id, tmp_path / "cutouts.zip")
+    failed = {item.name: item.error.type for item in batch.items if item.error}
     assert failed == dict.fromkeys((words.name, cut.name, garbled.name), "invalid_image")
-    data = service.client.download(f"{service.url}{path}/archive")
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+    with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
         assert archive.namelist() == [f"{photo.stem}.png" for photo in photos]
         assert read_picture(archive.read("coffee.png")).mode == "RGBA"

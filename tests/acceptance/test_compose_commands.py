@@ -20,6 +20,7 @@ from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
 from tasks.settings import Settings
 from tests.support.paths import ROOT
+from tests.support.programs import run_program
 from tests.support.servers import S3Address, Servers, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -76,14 +77,7 @@ class Stage:
         return [self.here(word, name) for word in SERVICES[name]["command"]]
 
     def run(self, name: str, command: list[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command,
-            env=self.environment(name),
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return run_program(*command, env=self.environment(name), cwd=self.folder)
 
     def healthy(self, name: str) -> bool:
         if name == "redis" and not self.has_cli:

@@ -4,30 +4,27 @@ All files of a row are read in tests/unit/inference/test_decode.py.
 """
 
 import re
-from typing import Any
 
 import pytest
 
-from deploy.client import submit_batch
+from rmbg_client import Client
+from rmbg_client.models import BatchItem
 from tests.support.format_files import FILES, ROWS
-from tests.support.service import RunningService, eventually
+from tests.support.service import RunningService
 
 
 @pytest.fixture(scope="module")
-def items(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def items(
+    service: RunningService, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, BatchItem]:
     """What became of a file of each row, by the row's first words."""
     folder = tmp_path_factory.mktemp("kinds")
     paths = [folder / f"{number}.bin" for number in range(len(FILES))]
     for make, path in zip(FILES.values(), paths, strict=True):
         path.write_bytes(make()[0])
-    address = f"/api/v1/batches/{submit_batch(service.client, paths, {})['batch_id']}"
-
-    def completed() -> dict[str, Any] | None:
-        batch = service.client.request("GET", address)
-        return batch if batch["status"] == "completed" else None
-
-    found = eventually("the batch is completed", completed) or {}
-    return dict(zip(FILES, found["items"], strict=True))
+    with Client(service.url) as client:
+        batch = client.wait_batch(client.submit_batch(paths).batch_id)
+    return dict(zip(FILES, batch.items, strict=True))
 
 
 def test_the_table_and_the_files_have_the_same_rows() -> None:
@@ -38,13 +35,14 @@ def test_the_table_and_the_files_have_the_same_rows() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_a_row_says_what_becomes_of_the_file(items: dict[str, Any], row: str) -> None:
+def test_a_row_says_what_becomes_of_the_file(items: dict[str, BatchItem], row: str) -> None:
     key = max((each for each in FILES if row.startswith(each)), key=len)
     refused = re.match(r"`(\w+)`: (.+?)(, when it is cut out)?$", ROWS[row])
     item = items[key]
     if refused is None:
-        assert item["status"] == "succeeded", item
+        assert item.status == "succeeded", item
     else:
-        assert item["error"]["type"] == refused[1]
-        assert refused[2] in item["error"]["message"]
-        assert (item["task_id"] is not None) is (refused[3] is not None)
+        assert item.error is not None
+        assert item.error.type == refused[1]
+        assert refused[2] in item.error.message
+        assert (item.task_id is not None) is (refused[3] is not None)

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from api.services import Services
 from deploy.client import ClientError, ServiceClient
 from tasks.capacity import FREE_BYTES, free_bytes
-from tests.support.api import Api
+from tests.support.programs import run_program
 from tests.support.servers import embedded_store
-from tests.support.service import eventually, running_api, settings_of
+from tests.support.service import api_here, eventually, running_api
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     place.mkdir()
     size = FREE_BYTES // 2**20 + 128
     command = ("mount", "-t", "tmpfs", "-o", f"size={size}m", "none", str(place))
-    if subprocess.run(command, capture_output=True, check=False).returncode:
+    if run_program(*command).returncode:
         pytest.skip("needs the right to mount a disk")
     yield place
     subprocess.run(("umount", "-l", str(place)), check=True)
@@ -46,12 +45,7 @@ def test_a_full_disk_is_told_and_pictures_are_taken_once_it_has_room(
     service_environment: dict[str, str], disk: Path, tmp_path: Path, coffee: Path
 ) -> None:
     with embedded_store(disk / "store") as s3:
-        env = service_environment | {
-            "RMBG_S3_ENDPOINT": s3.endpoint,
-            "RMBG_S3_ACCESS_KEY": s3.access_key,
-            "RMBG_S3_SECRET_KEY": s3.secret_key,
-            "RMBG_S3_BUCKET": "rmbg",
-        }
+        env = {**service_environment, **s3.environment, "RMBG_S3_BUCKET": "rmbg"}
         own = {**env, "RMBG_DATA_DIR": str(disk)}
         with running_api(own, tmp_path / "log") as api, ServiceClient(api.url) as client:
 
@@ -68,7 +62,7 @@ def test_a_full_disk_is_told_and_pictures_are_taken_once_it_has_room(
                     client.submit(coffee, {})
             eventually("room", accepted)
         # An API that does not know the disk has the store's word alone.
-        elsewhere = Api.on(Services.from_settings(settings_of(env)))
+        elsewhere = api_here(env)
         with _filled(disk, leaving=0):
             refused = elsewhere.send(image=coffee.read_bytes())
             assert refused.status_code == HTTPStatus.SERVICE_UNAVAILABLE

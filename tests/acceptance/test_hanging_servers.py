@@ -19,37 +19,24 @@ from urllib.parse import urlsplit
 
 import pytest
 import urllib3
+from urllib3 import BaseHTTPResponse
 
 from deploy.local.ports import reserved_ports
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
 from deploy.local.supervisor import signal_group
 from tasks.jobs.job import Status
-from tasks.jobs.store import JobStore
-from tasks.object_store import ORIGINALS, ObjectStore, original_key
-from tasks.redis_client import connect
-from tasks.settings import Settings
+from tasks.object_store import ORIGINALS, original_key
+from tasks.runtime import Runtime
 from tests.support.listening import CHUNK, listening, pass_on
 from tests.support.paths import DATA
-from tests.support.servers import Servers, running
-from tests.support.service import running_api
+from tests.support.servers import S3Address, Servers, running
+from tests.support.service import eventually, running_api, settings_of
 
 #: What was promised is 5 s; it was some 20 s before there was a limit.
 BOUND_SECONDS = 8.0
 _KEYS = ("access", "secret-of-the-tests")
+_PATH = "/api/v1/remove-bg"
 _PHOTO = (DATA / "coffee.jpg").read_bytes()
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    body: dict[str, Any]
-    retry_after: str | None
-    seconds: float
-
-    def assert_refused(self, error: str) -> None:
-        assert (self.status, self.body["error"]["type"]) == (503, error)
-        assert self.retry_after
-        assert self.seconds < BOUND_SECONDS
 
 
 @dataclass(frozen=True)
@@ -58,9 +45,7 @@ class World:
 
     url: str
     servers: dict[str, subprocess.Popen[bytes]]
-    store: JobStore
-    bucket: ObjectStore
-    pool: urllib3.PoolManager
+    runtime: Runtime
 
     @contextmanager
     def hanging(self, name: str) -> Iterator[None]:
@@ -71,28 +56,34 @@ class World:
         finally:
             signal_group(group, signal.SIGCONT)
 
-    def ask(self, method: str, path: str, **more: Any) -> Answer:  # noqa: ANN401 - urllib3's
-        began = time.monotonic()
-        answer = self.pool.request(method, f"{self.url}{path}", **more)
-        took = time.monotonic() - began
-        return Answer(answer.status, answer.json(), answer.headers.get("Retry-After"), took)
+    def ask(self, method: str, path: str, **more: Any) -> BaseHTTPResponse:  # noqa: ANN401 - urllib3's
+        return urllib3.request(method, f"{self.url}{path}", retries=False, timeout=120, **more)
 
-    def submit(self, *, large: bool = False) -> Answer:
-        # What is behind a JPEG's end is no part of the picture.
-        data = _PHOTO + (os.urandom(8 * 2**20) if large else b"")
-        fields = {"cache": "false", "image": ("coffee.jpg", data)}
-        return self.ask("POST", "/api/v1/remove-bg", fields=fields)
+    def refusal(self, method: str, path: str, **more: Any) -> tuple[str, dict[str, str]]:  # noqa: ANN401 - urllib3's
+        """The type and the fields of an error that comes soon, and says when to come again."""
+        began = time.monotonic()
+        answer = self.ask(method, path, **more)
+        assert time.monotonic() - began < BOUND_SECONDS
+        assert (answer.status, bool(answer.headers.get("Retry-After"))) == (503, True), answer.data
+        error = answer.json()["error"]
+        return error["type"], error["fields"]
 
     def accepted(self) -> str:
         """The id of the first job that is accepted: soon after the server goes on."""
-        end = time.monotonic() + 30
-        while (answer := self.submit()).status == 503 and time.monotonic() < end:
-            time.sleep(0.2)
-        assert answer.status == 202, answer.body
-        return str(answer.body["data"]["task_id"])
+
+        def ask() -> str:
+            answer = self.ask("POST", _PATH, fields=_fields(_PHOTO))
+            assert answer.status in {202, 503}, answer.data
+            return str(answer.json()["data"]["task_id"]) if answer.status == 202 else ""
+
+        return eventually("a job is accepted", ask, seconds=30)
 
     def task_ids(self) -> set[str]:
-        return {task_id for status in Status for task_id in self.store.ids(status)}
+        return {each for status in Status for each in self.runtime.job_store.ids(status)}
+
+
+def _fields(picture: bytes) -> dict[str, Any]:
+    return {"cache": "false", "image": ("coffee.jpg", picture)}
 
 
 @pytest.fixture(scope="module")
@@ -103,26 +94,21 @@ def world(
     with ExitStack() as stack:
         port, *ports = stack.enter_context(reserved_ports())
         store = store_service(folder / "store", StorePorts.take(ports), *_KEYS)
-        redis_url = valkey_url(port, "test")
         servers = {
             each.name: stack.enter_context(running(each, folder / f"{each.name}.log"))
             for each in (valkey_service(folder / "valkey", port, "test"), store)
         }
-        own = {
-            "redis_url": redis_url,
-            "s3_endpoint": store.address,
-            "s3_access_key": _KEYS[0],
-            "s3_secret_key": _KEYS[1],
-            "s3_bucket": "rmbg",
-            "host": "hanging",
+        env = {
+            **service_environment,
+            **S3Address(store.address, *_KEYS).environment,
+            "RMBG_REDIS_URL": valkey_url(port, "test"),
+            "RMBG_S3_BUCKET": "rmbg",
+            "RMBG_HOST": "hanging",
         }
-        bucket = ObjectStore.from_settings(Settings.load(**own))
-        bucket.ensure_bucket()
-        env = service_environment | {f"RMBG_{name.upper()}": text for name, text in own.items()}
-        url = stack.enter_context(running_api(env, folder / "api.log")).url
-        pool = stack.enter_context(urllib3.PoolManager(maxsize=16, retries=False, timeout=120))
-        redis = stack.enter_context(connect(redis_url))
-        yield World(url, servers, JobStore(redis), bucket, pool)
+        runtime = stack.enter_context(Runtime(settings_of(env)))
+        runtime.object_store.ensure_bucket()
+        api = stack.enter_context(running_api(env, folder / "api.log"))
+        yield World(api.url, servers, runtime)
 
 
 @dataclass
@@ -166,9 +152,8 @@ def test_a_hundred_large_pictures_at_once_are_accepted_by_a_store_that_is_merely
         }
 
         def submit(_: int) -> int:
-            fields = {"cache": "false", "image": ("coffee.jpg", picture)}
-            url = f"{api.url}/api/v1/remove-bg"
-            return urllib3.request("POST", url, fields=fields, retries=False, timeout=180).status
+            sent = {"fields": _fields(picture), "retries": False, "timeout": 180}
+            return urllib3.request("POST", f"{api.url}{_PATH}", **sent).status
 
         with running_api(env, tmp_path / "api.log") as api, ThreadPoolExecutor(100) as pool:
             assert set(pool.map(submit, range(100))) == {202}
@@ -181,25 +166,27 @@ def test_a_hundred_large_pictures_at_once_are_accepted_by_a_store_that_is_merely
 def test_callers_are_refused_soon_while_a_server_hangs_and_nothing_is_half_accepted(
     world: World, server: str, check: str, error: str
 ) -> None:
+    def submit(picture: bytes) -> str:
+        return world.refusal("POST", _PATH, fields=_fields(picture))[0]
+
     task = f"/api/v1/tasks/{world.accepted()}"
     before = world.task_ids()
     with world.hanging(server):
         # The first one meets it within a second of a success, and the others meet it together.
-        world.submit(large=True).assert_refused(error)
+        # What is behind a JPEG's end is no part of the picture.
+        assert submit(_PHOTO + os.urandom(8 * 2**20)) == error
         with ThreadPoolExecutor(8) as pool:
-            for answer in [pool.submit(world.submit) for _ in range(8)]:
-                answer.result().assert_refused(error)
+            assert set(pool.map(submit, [_PHOTO] * 8)) == {error}
         time.sleep(1.2)
-        world.submit().assert_refused(error)
+        assert submit(_PHOTO) == error
         if server == "valkey":
-            world.ask("GET", task).assert_refused(error)
+            assert world.refusal("GET", task)[0] == error
         else:
             assert world.ask("GET", task).status == 200
-        ready = world.ask("GET", "/healthz/ready")
-        ready.assert_refused("not_ready")
-        assert check in ready.body["error"]["fields"]
+        kind, fields = world.refusal("GET", "/healthz/ready")
+        assert (kind, check in fields) == ("not_ready", True)
         assert world.ask("GET", "/healthz/live").status == 200
     task_id = world.accepted()
     assert world.task_ids() == before | {task_id}
     originals = {original_key(each) for each in world.task_ids()}
-    assert originals <= set(world.bucket.list(ORIGINALS))
+    assert originals <= set(world.runtime.object_store.list(ORIGINALS))

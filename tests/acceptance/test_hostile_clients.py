@@ -5,7 +5,6 @@ import http.client
 import json
 import random
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from api.server import MAX_HEAD_BYTES
 from tasks.api_keys import ApiKeys
 from tasks.redis_client import connect
 from tests.support.listening import listening
+from tests.support.programs import run_program
 from tests.support.servers import Servers
 from tests.support.service import eventually, running_api
 from tests.support.slow_clients import SLOW_CLIENTS, attacking
@@ -187,8 +187,7 @@ def test_node_reads_a_refusal_while_it_sends(api: Api) -> None:
       const answer = await fetch(process.argv[1], {method: "POST", body});
       console.log(answer.status, (await answer.json()).error.type);
     }"""
-    command = [node, "--input-type=module", "-e", script, f"{api.url}/api/v1/remove-bg"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = run_program(node, "--input-type=module", "-e", script, f"{api.url}/api/v1/remove-bg")
     assert done.stdout.splitlines() == ["401 unauthorized"] * 7, done.stderr
 
 

@@ -15,6 +15,7 @@ import requests
 from deploy.local import probes, supervisor
 from inference.version import __version__
 from tests.support.paths import ROOT
+from tests.support.programs import run_program
 from tests.support.servers import Servers, running
 from tests.support.service import RunningService, api_service, eventually, running_api
 from tests.support.serving import busy_and_losing_an_answer, serving
@@ -47,8 +48,7 @@ def _command(classes: Path, name: str, *arguments: object) -> list[str]:
 
 
 def _run(classes: Path, *arguments: object) -> str:
-    call = _command(classes, "ClientTest", *arguments)
-    done = subprocess.run(call, capture_output=True, text=True, timeout=120, check=False)
+    done = run_program(*_command(classes, "ClientTest", *arguments))
     assert done.returncode == 0, done.stderr
     return done.stdout
 

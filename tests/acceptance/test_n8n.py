@@ -3,13 +3,13 @@
 import base64
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tasks.api_keys import new_webhook_secret
 from tests.support.paths import ROOT
+from tests.support.programs import run_program
 from tests.support.service import RunningService
 from tests.support.serving import answer, serving
 
@@ -47,13 +47,7 @@ def test_a_workflow_ends_with_the_cutout_or_with_the_reason(  # noqa: PLR0917 - 
             "webhook_secret": service.env["RMBG_WEBHOOK_SECRET"],
             **changes,
         }
-        done = subprocess.run(
-            ["node", PLAYER, workflow, json.dumps(settings)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        done = run_program("node", PLAYER, workflow, json.dumps(settings))
     if refusal:
         assert done.returncode == 1, done.stdout
         assert refusal in done.stderr

@@ -10,11 +10,10 @@ from typing import Any, Final
 import pytest
 from werkzeug.test import TestResponse
 
-from api.services import Services
 from tasks.quotas import Quota, Quotas
 from tests.support.api import Api
 from tests.support.receivers import answering, receiver
-from tests.support.service import RunningApi, RunningService, settings_of
+from tests.support.service import RunningApi, RunningService, api_here
 from tests.support.submissions import PICTURE, png, refusal
 
 _TUS: Final = {"Tus-Resumable": "1.0.0"}
@@ -49,7 +48,7 @@ LIMITS: Final = {
 @pytest.fixture(scope="module")
 def keyed(service: RunningService) -> Api:
     """The API in this process, where keys are asked for."""
-    return Api.on(Services.from_settings(settings_of(service.env, auth="on")))
+    return api_here(service.env, auth="on")
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +116,7 @@ def test_an_owner_at_its_limit_is_refused_and_another_key_notices_nothing(
 @pytest.mark.slow
 @pytest.mark.hostile
 def test_of_4000_uploads_without_a_submission_a_thousand_are_kept(lone_api: RunningApi) -> None:
-    api = Api.on(Services.from_settings(settings_of(lone_api.env, auth="on")))
+    api = api_here(lone_api.env, auth="on")
     caller = api.tenant("uploader", rate_per_minute=1)
     longest = "filename " + base64.b64encode(bytes(3000)).decode()
     headers = {**_TUS, "Upload-Length": "100", "Upload-Metadata": longest}

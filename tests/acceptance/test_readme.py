@@ -40,6 +40,7 @@ from tasks.settings import Settings
 from tests.support.commands import crash
 from tests.support.jobs import make_job
 from tests.support.paths import DATA, ROOT
+from tests.support.programs import run_program
 from tests.support.service import HOST, RunningService
 
 DOCUMENTS = (
@@ -217,15 +218,9 @@ def _run_in_a_shell(command: str, variables: dict[str, str]) -> tuple[int, str, 
     for program in ("rmbg", "celery"):
         command = command.replace(f".venv/bin/{program}", script(program))
     kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME"}}
-    done = subprocess.run(
-        # In one shell, as a reader would: the settings first.
-        ["bash", "-euc", f". data/{SHELL_FILE}\n{command}"],
-        env={**kept, **variables},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # In one shell, as a reader would: the settings first.
+    here = f". data/{SHELL_FILE}\n{command}"
+    done = run_program("bash", "-euc", here, env={**kept, **variables}, stdin=subprocess.DEVNULL)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from api.rate_limits import Rate, take_tokens
 from api.settings import ApiSettings
 from tasks.redis_client import connect
 from tests.support.paths import DATA, ROOT
+from tests.support.programs import run_program
 from tests.support.service import RunningService
 from tests.support.websites import website
 
@@ -106,11 +106,9 @@ def test_the_python_client(
 def _npm(service: RunningService, source: str, /, **options: object) -> dict[str, Any]:
     if shutil.which("node") is None or not (_NPM / "node_modules").is_dir():
         pytest.skip("no npm client here: `make clients` fetches it where npm is")
-    call = ["node", "--no-deprecation", "removebg.js", service.url]
-    arguments = [f"removeBackgroundFromImage{source}", json.dumps({"apiKey": "KEY", **options})]
-    done = subprocess.run(
-        [*call, *arguments], cwd=_NPM, capture_output=True, text=True, timeout=60, check=False
-    )
+    call = ("node", "--no-deprecation", "removebg.js", service.url)
+    given = json.dumps({"apiKey": "KEY", **options})
+    done = run_program(*call, f"removeBackgroundFromImage{source}", given, cwd=_NPM)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
@@ -162,7 +160,8 @@ def test_curl(  # noqa: PLR0917 - fixtures
     text.write_bytes(base64.b64encode(photo.read_bytes()))
     filled = [each.format(file=photo, text=text, url=photo_url) for each in arguments]
     call = ["curl", "-sSf", "-H", "X-Api-Key: INSERT_YOUR_API_KEY_HERE", *filled]
-    subprocess.run([*call, f"{service.url}/v1.0/removebg", "-o", str(out)], check=True, timeout=60)
+    done = run_program(*call, f"{service.url}/v1.0/removebg", "-o", out)
+    assert done.returncode == 0, done.stderr
     _check(out.read_bytes(), answer)
 
 
@@ -173,8 +172,7 @@ def test_javas_own_client(
         pytest.skip("no JDK here")
     # One file is compiled and run at once (JEP 330).
     out = tmp_path / "out.png"
-    call = ["java", str(_JAVA), service.url, str(photo), str(out)]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=90, check=False)
+    done = run_program("java", _JAVA, service.url, photo, out)
     assert (done.returncode, done.stdout.strip()) == (0, "300"), done.stderr
     _check(out.read_bytes(), answer)
 

@@ -1,7 +1,6 @@
 """Addresses, names and forms as real clients write them, through the running service."""
 
 import base64
-import io
 import json
 import os
 import subprocess
@@ -13,8 +12,9 @@ from urllib.parse import quote
 import pytest
 import urllib3
 
+from rmbg_client import Client
 from tests.support.pictures import read_picture
-from tests.support.service import RunningService, eventually
+from tests.support.service import RunningService
 from tests.support.serving import Request, answer, serving
 from tests.support.submissions import PICTURE, png
 
@@ -63,19 +63,15 @@ _NAMES: Final = {
 }
 
 
-def test_names_are_kept_and_fit_every_file_system(service: RunningService) -> None:
+def test_names_are_kept_and_fit_every_file_system(service: RunningService, tmp_path: Path) -> None:
     files = [("images", (name, png(size=(30 + at, 30)))) for at, name in enumerate(_NAMES)]
     _, body = _post(service.url, f"{_PATH}/batch", fields=files)
-    path = f"/api/v1/batches/{body['data']['batch_id']}"
-
-    eventually(
-        "the batch is completed",
-        lambda: service.client.request("GET", path)["status"] == "completed",
-    )
-    address = f"{service.url}{path}/archive"
-    with zipfile.ZipFile(io.BytesIO(service.client.download(address))) as archive:
+    with Client(service.url) as client:
+        batch = client.wait_batch(body["data"]["batch_id"])
+        path = client.archive(batch.batch_id, tmp_path / "cutouts.zip")
+    with zipfile.ZipFile(path) as archive:
         assert archive.namelist() == list(_NAMES.values())
-    task_id = body["data"]["items"][0]["task_id"]
+    task_id = batch.items[0].task_id
     named = f"filename*=UTF-8''{quote('фото кота.png')}"
     result = urllib3.request("GET", f"{service.url}/api/v1/tasks/{task_id}/result?download=true")
     assert named in result.headers["Content-Disposition"]

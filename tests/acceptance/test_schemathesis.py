@@ -1,17 +1,15 @@
 """The live API against its own description, by `schemathesis` with every check."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from api.services import Services
-from tests.support.api import Api
 from tests.support.paths import ROOT
-from tests.support.service import RunningApi, settings_of
+from tests.support.programs import run_program
+from tests.support.service import RunningApi, api_here
 
 _RUN = "from schemathesis.cli import schemathesis; schemathesis()"
 
@@ -19,8 +17,7 @@ _RUN = "from schemathesis.cli import schemathesis; schemathesis()"
 @pytest.fixture
 def environment(lone_api: RunningApi) -> Iterator[dict[str, str]]:
     """A key, which makes the API ask everybody for one, and a finished task of it."""
-    services = Services.from_settings(settings_of(lone_api.env, auth="on"))
-    examiner = Api.on(services).tenant("examiner")
+    examiner = api_here(lone_api.env, auth="on").tenant("examiner")
     task_id = examiner.submit()
     examiner.finish(task_id)
     yield {
@@ -30,7 +27,7 @@ def environment(lone_api: RunningApi) -> Iterator[dict[str, str]]:
         "SCHEMATHESIS_HOOKS": "tests.support.schemathesis_hooks",
         "PYTHONPATH": str(ROOT),
     }
-    services.runtime.api_keys.revoke("examiner")
+    examiner.runtime.api_keys.revoke("examiner")
 
 
 @pytest.mark.parametrize(
@@ -45,19 +42,14 @@ def environment(lone_api: RunningApi) -> Iterator[dict[str, str]]:
 def test_nothing_that_is_asked_is_answered_against_the_description(
     lone_api: RunningApi, environment: dict[str, str], tmp_path: Path, phases: str, examples: int
 ) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-c", _RUN, "--no-color"),
-            *("--config-file", str(ROOT / "tests" / "support" / "schemathesis.toml")),
-            *("run", f"{lone_api.url}/openapi.json", "--checks", "all", "--warnings", "off"),
-            *("--phases", phases, "--max-examples", str(examples)),
-        ],
+    done = run_program(
+        *(sys.executable, "-c", _RUN, "--no-color"),
+        *("--config-file", ROOT / "tests" / "support" / "schemathesis.toml"),
+        *("run", f"{lone_api.url}/openapi.json", "--checks", "all", "--warnings", "off"),
+        *("--phases", phases, "--max-examples", examples),
         cwd=tmp_path,
         env=environment,
-        capture_output=True,
-        text=True,
-        timeout=1400,
-        check=False,
+        seconds=1400,
     )
     # It prints its seed, and for each failure a command that repeats it.
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-4000:]

@@ -1,5 +1,6 @@
 """A photo in, a cutout out, through every process of the real service."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from tasks.object_store import ObjectStore, original_key, results_prefix
 from tasks.runtime import Runtime
 from tests.support.jobs import make_job
 from tests.support.pictures import read_picture
-from tests.support.service import RunningService, eventually, settings_of
+from tests.support.programs import run_program
+from tests.support.service import RunningApi, RunningService, api_service, eventually, settings_of
 
 
 def test_every_photo_comes_back_cut_out(service: RunningService, photos: list[Path]) -> None:
@@ -117,3 +119,13 @@ def test_equal_pictures_at_once_run_the_model_once(service: RunningService, coff
     assert sum(each["attempts"] for each in done) == 1
     assert sum(each["cached"] for each in done) == 49
     assert len({service.client.download(each["result_url"]) for each in done[::7]}) == 1
+
+
+def test_an_open_address_without_keys_is_not_served(lone_api: RunningApi) -> None:
+    command = api_service(0, {}).command
+    everywhere = [each.replace("127.0.0.1", "0.0.0.0") for each in command]  # noqa: S104 - refused
+    done = run_program(*everywhere, env={**os.environ, **lone_api.env})
+    assert done.returncode == 1
+    assert "rmbg keys add" in done.stderr
+    assert "RMBG_AUTH=off" in done.stderr
+    assert "Listening" not in done.stderr

@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
 import pytest
@@ -21,19 +20,16 @@ import urllib3
 from PIL import Image
 from typer.testing import CliRunner
 
-from api.services import Services
 from deploy.cli.main import app
 from deploy.client import ClientError, ServiceClient
 from deploy.local import service
 from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
 from tasks.settings import Settings
-from tests.support.api import Api
 from tests.support.paths import ROOT
+from tests.support.programs import run_program
 from tests.support.servers import Servers
-from tests.support.service import settings_of
-
-T = TypeVar("T")
+from tests.support.service import T, api_here, eventually
 
 #: How long a start of `rmbg up` may take.
 START_SECONDS = 120
@@ -77,15 +73,8 @@ class Up:
     def times_ready(self, name: str) -> int:
         return self.output().count(f"rmbg    | {name} ready after")
 
-
-def wait_for(what: str, ask: Callable[[], T | None], up: Up, *, seconds: float) -> T:
-    """Ask until the answer is true."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if answer := ask():
-            return answer
-        time.sleep(0.05)
-    pytest.fail(f"no {what} within {seconds} s; the output:\n{up.output()[-8000:]}")
+    def wait_for(self, what: str, ask: Callable[[], T], seconds: float) -> T:
+        return eventually(what, ask, seconds=seconds, show=self.output)
 
 
 @contextmanager
@@ -103,12 +92,8 @@ def running_up(folder: Path, *options: str, **settings: str) -> Iterator[Up]:
     up = Up(process, data, log)
     try:
         # A start that is not ready by its own limit ends, and its output shows why.
-        wait_for(
-            "end or ready",
-            lambda: (data / "run.json").exists() or up.ended(),
-            up,
-            seconds=START_SECONDS + 40,
-        )
+        started = (data / "run.json").exists
+        up.wait_for("its start or end", lambda: started() or up.ended(), START_SECONDS + 40)
         assert process.poll() is None, up.output()
         yield up
     finally:
@@ -181,7 +166,7 @@ def test_flower_finds_a_task_by_its_id_for_who_has_its_password(up: Up, coffee: 
         text = html.unescape(answer.data.decode())
         return text if answer.status == 200 and "SUCCESS" in text else None
 
-    text = wait_for("finished task in Flower", page, up, seconds=60)
+    text = up.wait_for("the finished task in Flower", page, 60)
     assert task_id in text
     assert "rmbg.remove" in text
     assert "'model': 'u2netp', 'format': 'webp', 'priority': 'normal'" in text
@@ -211,8 +196,8 @@ def test_secrets_are_private_and_not_on_the_screen(up: Up) -> None:
 
 def _shell_variables(up: Up) -> dict[str, str]:
     """What a shell without a variable has once it has read the file of settings."""
-    command = ["bash", "-euc", f". {shlex.quote(str(up.data))}/service.env && env -0"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, env={}).stdout
+    command = f". {shlex.quote(str(up.data))}/service.env && env -0"
+    lines = run_program("bash", "-euc", command, env={}).stdout
     pairs = (line.partition("=") for line in lines.split("\0") if line.startswith("RMBG_"))
     return {name: value for name, _, value in pairs}
 
@@ -220,7 +205,7 @@ def _shell_variables(up: Up) -> dict[str, str]:
 def test_who_reads_the_file_of_settings_finds_the_service_and_agrees_with_it(
     up: Up, coffee: Path
 ) -> None:
-    second = Api.on(Services.from_settings(settings_of(_shell_variables(up))))
+    second = api_here(_shell_variables(up))
     (worker,) = second.runtime.registry.workers()
     assert worker.usable
     second.objects.ensure_bucket()
@@ -241,7 +226,7 @@ def test_killed_children_are_back_and_the_next_photo_works(
     up: Up, names: tuple[str, ...], coffee: Path
 ) -> None:
     times_ready = {name: up.times_ready(name) for name in names}
-    victims = {name: wait_for(name, partial(up.child, name), up, seconds=30) for name in names}
+    victims = {name: up.wait_for(name, partial(up.child, name), 30) for name in names}
     for victim in victims.values():
         victim.kill()
 
@@ -252,9 +237,9 @@ def test_killed_children_are_back_and_the_next_photo_works(
     def ready() -> bool:
         return all(up.times_ready(name) > before for name, before in times_ready.items())
 
-    wait_for("new processes", replaced, up, seconds=30)
-    wait_for("processes ready", ready, up, seconds=90)
-    wait_for("cutout", lambda: cut_out(up, coffee), up, seconds=90)
+    up.wait_for("new processes", replaced, 30)
+    up.wait_for("processes ready", ready, 90)
+    up.wait_for("a cutout", lambda: cut_out(up, coffee), 90)
     for name in names:
         assert f"rmbg    | {name} was killed by SIGKILL; restarting in" in up.output()
 
@@ -334,14 +319,8 @@ def test_with_servers_of_ones_own_it_starts_none(
     servers: Servers, tmp_path: Path, coffee: Path
 ) -> None:
     """docs/own-servers.md."""
-    own = {
-        "RMBG_REDIS_URL": servers.new_database(),
-        "RMBG_S3_ENDPOINT": servers.s3.endpoint,
-        "RMBG_S3_ACCESS_KEY": servers.s3.access_key,
-        "RMBG_S3_SECRET_KEY": servers.s3.secret_key,
-        "RMBG_S3_BUCKET": f"{servers.bucket}-own",
-    }
-    with running_up(tmp_path, "--flower-port", "0", **own) as up:
+    own = {"RMBG_REDIS_URL": servers.new_database(), "RMBG_S3_BUCKET": f"{servers.bucket}-own"}
+    with running_up(tmp_path, "--flower-port", "0", **servers.s3.environment, **own) as up:
         assert not up.child("valkey")
         assert not up.child("weed")
         assert cut_out(up, coffee)

@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +21,7 @@ from tusclient.client import TusClient
 from tasks.runtime import Runtime
 from tests.support.listening import CHUNK, listening, pass_on
 from tests.support.paths import ROOT
+from tests.support.programs import run_program
 from tests.support.service import RunningApi, eventually, settings_of
 
 MB = 2**20
@@ -96,13 +96,7 @@ def _tuspy(endpoint: str, path: Path, chunk: int) -> str:
 def _tus_js(endpoint: str, path: Path, chunk: int) -> str:
     if not shutil.which("node") or not (JS / "node_modules").is_dir():
         pytest.skip("needs node, and `make clients`")
-    done = subprocess.run(
-        ["node", "upload.mjs", endpoint, str(path), str(chunk)],
-        cwd=JS,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_program("node", "upload.mjs", endpoint, path, chunk, cwd=JS, seconds=600)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["retries"] >= 2

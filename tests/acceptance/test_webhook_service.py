@@ -10,12 +10,10 @@ import pytest
 from celery.events.state import State
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from api.services import Services
 from tasks.app import create_celery
 from tasks.jobs.routing import DELIVER_TASK
-from tests.support.api import Api
 from tests.support.receivers import answering, receiver
-from tests.support.service import RunningService, eventually, settings_of
+from tests.support.service import RunningService, api_here, eventually, settings_of
 
 
 @pytest.fixture
@@ -82,10 +80,10 @@ def test_it_says_what_the_api_says_and_its_address_opens_the_result(
 def test_a_keys_webhooks_are_signed_with_its_secret_and_for_a_day_with_the_old_one(
     service: RunningService,
 ) -> None:
-    services = Services.from_settings(settings_of(service.env, auth="on"))
-    keys = services.runtime.api_keys
+    api = api_here(service.env, auth="on")
+    keys = api.runtime.api_keys
     with receiver(answering(200)) as got:
-        shop = Api.on(services).tenant("signed-shop", webhook_url=got.url)
+        shop = api.tenant("signed-shop", webhook_url=got.url)
         secrets = [getattr(keys.get(shop.owner), "webhook_secret", "")]
         keys.rotate_secret("signed-shop")
         secrets.append(getattr(keys.get(shop.owner), "webhook_secret", ""))

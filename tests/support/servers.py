@@ -41,6 +41,15 @@ class S3Address:
     access_key: str
     secret_key: str
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The settings by which a process of the service reaches it."""
+        return {
+            "RMBG_S3_ENDPOINT": self.endpoint,
+            "RMBG_S3_ACCESS_KEY": self.access_key,
+            "RMBG_S3_SECRET_KEY": self.secret_key,
+        }
+
 
 def wait_until(probe: Probe, *, since: float, seconds: float, interval: float = 0.1) -> None:
     """Call a probe until it passes.

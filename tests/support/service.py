@@ -13,18 +13,20 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 
+from api.services import Services
 from api.settings import ApiSettings
 from deploy.client import ServiceClient
 from deploy.local import probes, service
-from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports
-from deploy.local.service import Service
+from deploy.local.service import Service, script
 from tasks.jobs.job import Job, Status
 from tasks.jobs.store import JobStore
 from tasks.redis_client import connect
 from tasks.worker_registry import WorkerRegistry
+from tests.support.api import Api
 from tests.support.jobs import recorded
 from tests.support.paths import REMEMBERED, ROOT
+from tests.support.programs import run_program
 from tests.support.servers import running
 
 HOST = "acceptance"
@@ -33,12 +35,14 @@ IO_POOL = ("-P", "threads", "-c", "32")
 T = TypeVar("T")
 
 
-def eventually(what: str, ask: Callable[[], T], *, seconds: float = 60) -> T:
-    """Return the first answer that counts as true."""
+def eventually(
+    what: str, ask: Callable[[], T], *, seconds: float = 60, show: Callable[[], str] = str
+) -> T:
+    """Return the first answer that counts as true; if none comes, fail with the end of a text."""
     end = time.monotonic() + seconds
     while not (answer := ask()):
         if time.monotonic() > end:
-            pytest.fail(f"not within {seconds} s: {what}")
+            pytest.fail(f"not within {seconds} s: {what}\n{show()[-8000:]}")
         time.sleep(0.02)
     return answer
 
@@ -47,6 +51,11 @@ def settings_of(env: dict[str, str], **changes: object) -> ApiSettings:
     """Return what a process of the service would load in this environment."""
     own = {name.removeprefix("RMBG_").lower(): value for name, value in env.items()}
     return ApiSettings.load(**{**own, **changes})
+
+
+def api_here(env: dict[str, str], **changes: object) -> Api:
+    """Return an API in this process beside a service of this environment."""
+    return Api.on(Services.from_settings(settings_of(env, **changes)))
 
 
 @dataclass(frozen=True)
@@ -105,13 +114,7 @@ class RunningService:
 
     def run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the project on the service's settings."""
-        return subprocess.run(
-            [local_service.script(program), *arguments],
-            env={**os.environ, **self.env},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return run_program(script(program), *arguments, env={**os.environ, **self.env})
 
 
 def worker_service(
@@ -122,7 +125,7 @@ def worker_service(
     *pool: str,
     app: str = "tasks.app",
 ) -> Service:
-    command = (local_service.script("celery"), "-A", app, "worker", "-n", name)
+    command = (script("celery"), "-A", app, "worker", "-n", name)
     return Service(name, (*command, "-Q", queues, *pool), env=env, probe=probe, grace=20)
 
 
@@ -198,7 +201,7 @@ def running_api(
 
 def api_service(port: int, env: dict[str, str], probe: service.Probe | None = None) -> Service:
     address = f"127.0.0.1:{port}"
-    command = (local_service.script("gunicorn"), "-c", "python:api.gunicorn_conf", "-b", address)
+    command = (script("gunicorn"), "-c", "python:api.gunicorn_conf", "-b", address)
     return Service(
         "api",
         (*command, "api.app:create_app()"),
