@@ -143,6 +143,10 @@ class Api(FlaskClient):
         """Return a job as its record is now."""
         return recorded(self.jobs, task_id)
 
+    def bucket(self) -> set[str]:
+        """Return the keys of all objects."""
+        return set(self.objects.list(""))
+
     def queued(self) -> list[str]:
         """Return the ids of the jobs that wait."""
         return self.jobs.ids(Status.QUEUED)

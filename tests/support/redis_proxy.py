@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from urllib.parse import urlsplit
 
 from tests.support.listening import CHUNK, listening
 
@@ -28,12 +29,14 @@ class RedisProxy:
 
     Attributes:
         target: Redis's port.
+        url: the URL that leads through it.
         marker: stands in the command that is to suffer.
         fault: for the next such command.
     """
 
     target: int
     marker: bytes
+    url: str = ""
     fault: Fault = Fault.NONE
     met: threading.Event = field(default_factory=threading.Event)
     _held: list[tuple[socket.socket, bytes]] = field(default_factory=list)
@@ -77,10 +80,13 @@ class RedisProxy:
 
 
 @contextlib.contextmanager
-def redis_proxy(target: int, marker: bytes) -> Iterator[tuple[RedisProxy, int]]:
-    """The proxy, and its own port."""
-    proxy = RedisProxy(target, marker)
+def redis_proxy(url: str, marker: bytes) -> Iterator[RedisProxy]:
+    """The proxy before the server of a URL."""
+    parts = urlsplit(url)
+    proxy = RedisProxy(parts.port or 6379, marker)
     with listening(proxy.connect) as port:
-        yield proxy, port
+        place = f"{parts.netloc.rpartition(':')[0]}:{port}"
+        proxy.url = parts._replace(netloc=place).geturl()
+        yield proxy
         for server in proxy.servers:
             server.close()

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import pytest
 from pydantic import SecretStr
@@ -31,7 +30,7 @@ MARKER = b"original_key"
 
 @pytest.fixture(autouse=True)
 def _empty(api: Api, redis: Redis) -> None:
-    for key in _bucket(api):
+    for key in api.bucket():
         api.objects.delete(key)
     # So that no script has to be sent as a text first.
     for command in ("create", "create_finished", "tombstone", "seal_batch"):
@@ -39,30 +38,17 @@ def _empty(api: Api, redis: Redis) -> None:
 
 
 @pytest.fixture
-def proxy(api: Api) -> Iterator[tuple[RedisProxy, str]]:
-    """A proxy, and the URL of the test's database through it."""
-    parts = urlsplit(api.services.settings.redis_url.get_secret_value())
-    assert parts.port
-    with redis_proxy(parts.port, MARKER) as (made, port):
-        address = f"{parts.netloc.rpartition(':')[0]}:{port}"
-        yield made, parts._replace(netloc=address).geturl()
+def faulty(redis_url: str) -> Iterator[RedisProxy]:
+    with redis_proxy(redis_url, MARKER) as proxy:
+        yield proxy
 
 
 @pytest.fixture
-def faulty(proxy: tuple[RedisProxy, str]) -> RedisProxy:
-    return proxy[0]
-
-
-@pytest.fixture
-def through(api: Api, proxy: tuple[RedisProxy, str]) -> Iterator[Api]:
+def through(api: Api, faulty: RedisProxy) -> Iterator[Api]:
     """The API whose job store is behind the proxy."""
-    with BreakerRedis.from_url(proxy[1], **client_options(timeout=0.7)) as redis:
+    with BreakerRedis.from_url(faulty.url, **client_options(timeout=0.7)) as redis:
         redis.breaker = CircuitBreaker()
         yield api.with_parts(job_store=JobStore(redis))
-
-
-def _bucket(api: Api) -> set[str]:
-    return set(api.objects.list(""))
 
 
 def _send(api: Api, key: str | None = "k") -> TestResponse:
@@ -111,11 +97,11 @@ def test_a_job_whose_record_was_written_is_accepted_though_the_answer_was_lost(
 def test_a_record_that_comes_after_the_refusal_is_not_written(
     api: Api, through: Api, faulty: RedisProxy, before: list[str]
 ) -> None:
-    bucket = _bucket(api)
+    bucket = api.bucket()
     faulty.fault = Fault.DELAY
     _assert_refused(_send(through))
     # Nothing is accepted, nothing stays, and the key is free.
-    assert _bucket(api) == bucket
+    assert api.bucket() == bucket
     faulty.release()
     assert _run_all(api) == before
     assert api.jobs.dead() == []
@@ -126,10 +112,10 @@ def test_a_record_that_comes_after_the_refusal_is_not_written(
 def test_where_nothing_can_be_known_a_late_record_finds_its_pictures(
     api: Api, through: Api, faulty: RedisProxy, before: list[str]
 ) -> None:
-    bucket = _bucket(api)
+    bucket = api.bucket()
     faulty.fault = Fault.STALL
     _assert_refused(_send(through))
-    left = _bucket(api) - bucket
+    left = api.bucket() - bucket
     assert {key.partition("/")[0] for key in left} >= {"originals", "backgrounds"}
     # While nobody knows, the key stands for neither that task nor another one.
     assert refusal(_send(api)) == (409, "idempotency_in_progress")
@@ -161,16 +147,13 @@ def test_a_batch_takes_part_in_none_of_that(api: Api, through: Api, faulty: Redi
     faulty.release()
     # A task of its own, which no batch waits for.
     (task_id,) = _run_all(api)
-    assert api.job(task_id).original_key in _bucket(api)
+    assert api.job(task_id).original_key in api.bucket()
 
 
-def test_a_batch_whose_answer_was_lost_is_found_by_its_key(
-    api: Api, proxy: tuple[RedisProxy, str]
-) -> None:
-    faulty, address = proxy
+def test_a_batch_whose_answer_was_lost_is_found_by_its_key(api: Api, faulty: RedisProxy) -> None:
     faulty.marker, faulty.fault = b"seal_batch", Fault.LOSE_ANSWER
     path, key = "/api/v1/remove-bg/batch", {"Idempotency-Key": "k"}
-    with Redis.from_url(address, **client_options()) as redis:
+    with Redis.from_url(faulty.url, **client_options()) as redis:
         cut_off = api.with_parts(batches=BatchStore(redis))
         _assert_refused(cut_off.post(path, headers=key, **form(("images", ("a.png", PICTURE)))))
     assert faulty.met.is_set()
@@ -179,12 +162,9 @@ def test_a_batch_whose_answer_was_lost_is_found_by_its_key(
     assert [each["task_id"] for each in found.get_json()["data"]["items"]] == api.queued()
 
 
-def test_a_message_that_is_not_taken_holds_nobody_for_long(
-    api: Api, proxy: tuple[RedisProxy, str]
-) -> None:
+def test_a_message_that_is_not_taken_holds_nobody_for_long(api: Api, faulty: RedisProxy) -> None:
     """The record stands by then: the job is accepted, and the reconciler will send it."""
-    faulty, address = proxy
-    settings = api.services.settings.model_copy(update={"redis_url": SecretStr(address)})
+    settings = api.services.settings.model_copy(update={"redis_url": SecretStr(faulty.url)})
     dispatcher = Services.from_settings(settings).runtime.dispatcher
     faulty.marker, faulty.fault = b"LPUSH", Fault.STALL
     began = time.monotonic()

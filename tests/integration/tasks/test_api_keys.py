@@ -1,7 +1,6 @@
 """Keys in a real Redis."""
 
 import base64
-from urllib.parse import urlsplit
 
 import pytest
 from redis import Redis
@@ -57,12 +56,9 @@ def test_a_name_belongs_to_one_key_at_a_time(api_keys: ApiKeys) -> None:
 def test_a_name_is_free_again_if_redis_goes_away_while_its_key_is_written(
     api_keys: ApiKeys, redis_url: str
 ) -> None:
-    parts = urlsplit(redis_url)
-    assert parts.port
-    with redis_proxy(parts.port, b"MULTI") as (faulty, port):
+    with redis_proxy(redis_url, b"MULTI") as faulty:
         faulty.fault = Fault.DELAY
-        address = parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{port}").geturl()
-        with connect(address, timeout=1) as cut_off, pytest.raises(QueueUnavailableError):
+        with connect(faulty.url, timeout=1) as cut_off, pytest.raises(QueueUnavailableError):
             ApiKeys(cut_off).add("shop")
     assert api_keys.list() == []
     api_keys.add("shop")
