@@ -1,6 +1,7 @@
 """Accept a submission: check the header, ask the cache, store the original, record and queue."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,9 +19,7 @@ from inference.errors import InferenceError, InvalidOptionError
 from inference.probe import ImageHeader
 from tasks.api_keys import Owner
 from tasks.errors import (
-    QueueFullError,
     QueueUnavailableError,
-    QuotaExceededError,
     RedisFullError,
     ResultKnownError,
     TaskError,
@@ -161,17 +160,21 @@ class SubmissionService:
         # No picture is stored while Redis, which has to record it, is away: it is charged there.
         self._charge(submission.owner, job, _inputs(job, submission))
         job = job.evolve(queue=self.runtime.router.choose(job.model))
-        if submission.background is not None:
-            header = self._probe_background(submission.background)
-            self.runtime.object_store.put(
-                background_key(job.task_id),
-                submission.background.stream,
-                submission.background.length,
-                media_type(header),
-                lasting=False,
-            )
-        self._store_original(job, submission.image, submission.image.object_key)
-        return self._record(job, submission.owner, reservation)
+        with self._discarded_on_error(job):
+            if submission.background is not None:
+                header = self._probe_background(submission.background)
+                self.runtime.object_store.put(
+                    background_key(job.task_id),
+                    submission.background.stream,
+                    submission.background.length,
+                    media_type(header),
+                    lasting=False,
+                )
+            self._store_original(job, submission.image, submission.image.object_key)
+            accepted = self._record(job, submission.owner, reservation)
+        if not accepted.job.cached:
+            self._queue(accepted.job)
+        return accepted
 
     def _charge(self, owner: Owner, job: Job, objects: Mapping[str, int]) -> None:
         pending = not job.status.final
@@ -260,9 +263,9 @@ class SubmissionService:
             put_manifest(store, job)
 
     def _record(self, job: Job, owner: Owner, reservation: Reservation | None) -> AcceptedJob:
-        """Record a job whose pictures are stored, and send its message."""
+        """Record a job whose pictures are stored."""
         try:
-            recorded = self.runtime.job_store.create(
+            return self.runtime.job_store.create(
                 job,
                 max_pending=self.settings.max_pending,
                 reservation=reservation.to_keep() if reservation else None,
@@ -273,13 +276,10 @@ class SubmissionService:
             done = cached and self._reuse(job, cached, reservation, owner=owner)
             # A result that cannot be copied was forgotten, so `create` does not name it again.
             return done or self._record(job, owner, reservation)
-        except (QueueFullError, RedisFullError):
-            self._discard(job)
-            raise
+        except RedisFullError:
+            raise  # nothing was written
         except QueueUnavailableError as error:
-            recorded = self._resolve_create(job, reservation, error)
-        self._queue(recorded.job)
-        return recorded
+            return self._resolve_create(job, reservation, error)
 
     def _resolve_create(
         self, job: Job, reservation: Reservation | None, error: QueueUnavailableError
@@ -300,7 +300,6 @@ class SubmissionService:
             _log.warning("submit.undecided", **job.log_context())
             raise UncertainWriteError(str(again), job.task_id) from error
         if found is None:
-            self._discard(job)
             raise error
         # What `create` does beside recording a job.
         try:
@@ -337,31 +336,26 @@ class SubmissionService:
         )
         copied = str(done.result_key)
         inputs = {} if to_store is None else _inputs(done, to_store)
-        try:
-            self._charge(owner, done, {**inputs, copied: done.size or 0})
-        except (QuotaExceededError, QueueUnavailableError):
-            if to_store is None:
-                self._discard(job)
-            raise
-        try:
-            if to_store is not None:
-                self._copy_inputs(done, cached, to_store.image)
-            copy_result(self.runtime.object_store, done, cached)
-        except TaskError as error:
-            _log.info("cache.copy_failed", cached_from=cached.task_id, reason=str(error))
-            self.runtime.result_cache.forget(job.cache_key or "", cached.task_id)
-            self.runtime.quotas.release(job.owner, [job.task_id], [copied])
-            return None
-        try:
-            self.runtime.job_store.create_finished(
-                done, reservation=reservation.to_keep() if reservation else None
-            )
-        except RedisFullError:
-            self._discard(done)
-            raise
-        except QueueUnavailableError as error:
-            return self._resolve_create(done, reservation, error)
-        return AcceptedJob(done, 0)
+        self._charge(owner, done, {**inputs, copied: done.size or 0})
+        with self._discarded_on_error(done):
+            try:
+                if to_store is not None:
+                    self._copy_inputs(done, cached, to_store.image)
+                copy_result(self.runtime.object_store, done, cached)
+            except TaskError as error:
+                _log.info("cache.copy_failed", cached_from=cached.task_id, reason=str(error))
+                self.runtime.result_cache.forget(job.cache_key or "", cached.task_id)
+                self.runtime.quotas.release(job.owner, [job.task_id], [copied])
+                return None
+            try:
+                self.runtime.job_store.create_finished(
+                    done, reservation=reservation.to_keep() if reservation else None
+                )
+            except RedisFullError:
+                raise  # nothing was written
+            except QueueUnavailableError as error:
+                return self._resolve_create(done, reservation, error)
+            return AcceptedJob(done, 0)
 
     def _copy_inputs(self, job: Job, cached: Job, image: InputFile) -> None:
         """Store a job's pictures as copies of those of an equal job."""
@@ -370,6 +364,18 @@ class SubmissionService:
                 cached.background_key or "", job.background_key, lasting=False
             )
         self._store_original(job, image, image.object_key or cached.original_key)
+
+    @contextmanager
+    def _discarded_on_error(self, job: Job) -> Iterator[None]:
+        """Remove a job's pictures if a block of code fails before the job is recorded."""
+        try:
+            yield
+        except UncertainWriteError:
+            # A record may be written late, which needs them.
+            raise
+        except BaseException:
+            self._discard(job)
+            raise
 
     def _discard(self, job: Job) -> None:
         """Remove the pictures of a job that was not accepted."""

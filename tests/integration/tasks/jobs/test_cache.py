@@ -8,6 +8,7 @@ from PIL import Image
 from api.services import Services
 from tasks import redis_keys
 from tasks.api_keys import Owner
+from tasks.errors import QueueUnavailableError
 from tasks.jobs.cache import JITTER_SECONDS, REDIS_SECONDS, cache_key, cache_ttl
 from tasks.jobs.job import Status
 from tasks.jobs.job_objects import get_manifest
@@ -56,6 +57,28 @@ def test_a_result_that_comes_to_be_known_during_a_submission_is_reused(
     cache = equal.services.runtime.result_cache
     monkeypatch.setattr(cache, "find", lambda _: None)
     assert equal.submit().cached
+
+
+@pytest.mark.parametrize("call", ["remember", "forget"])
+def test_pictures_do_not_stay_if_redis_goes_away_as_the_result_is_looked_up(
+    equal: EqualJobs, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    first = equal.submit()
+    equal.run(first)
+    cache, before = equal.services.runtime.result_cache, set(equal.objects.list(""))
+    if call == "forget":
+        equal.objects.delete(str(equal.now(first).result_key))
+        before.discard(str(equal.now(first).result_key))
+    else:
+        monkeypatch.setattr(cache, "find", lambda _: None)
+
+    def go_away(*_: object) -> None:
+        raise QueueUnavailableError("away")
+
+    monkeypatch.setattr(cache, call, go_away)
+    with pytest.raises(QueueUnavailableError):
+        equal.submit()
+    assert set(equal.objects.list("")) == before
 
 
 @pytest.mark.parametrize("damaged", [False, True])
