@@ -25,7 +25,6 @@ from api.auth import SERVICES_EXTENSION
 from api.callers import client_network
 from api.inputs import FETCHES
 from api.settings import ApiSettings
-from api.submission import LOOKUPS
 from api.waiting import WAITING_REQUESTS
 from api.wsgi_bridge import CONNECTION, MAX_BODIES, SEND_SECONDS, WsgiBridge
 
@@ -54,9 +53,9 @@ MAX_CONNECTIONS_PER_ADDRESS: Final = 2048
 _OTHER_FILES: Final = 1024
 #: Of the files that are left, one in five is for bodies.
 _BODIES_SHARE: Final = 5
-#: Threads that run requests: enough for those that wait for a task's end, a picture or a name
-#: server, and for others.
-_THREADS: Final = WAITING_REQUESTS + FETCHES + LOOKUPS + 32
+#: Threads that run requests: enough for those that wait for a task's end or a picture, and for
+#: others.
+_THREADS: Final = WAITING_REQUESTS + FETCHES + 48
 #: How often a process looks whether gunicorn's master lives.
 _PARENT_SECONDS: Final = 1.0
 #: Requests that are running may end within this time of a SIGTERM.

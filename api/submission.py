@@ -2,17 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
 
 import structlog
 
-from api.callers import current_caller
 from api.errors import ApiError
 from api.file_names import safe_stem
 from api.idempotency import IdempotencyGuard, Reservation
 from api.inputs import InputFile, Submission
-from api.places import Places
 from api.quotas import tell_usage
 from api.settings import ApiSettings
 from inference.errors import InferenceError, InvalidOptionError
@@ -25,7 +22,6 @@ from tasks.errors import (
     TaskError,
     UncertainWriteError,
     UrlNotAllowedError,
-    UrlUnreachableError,
 )
 from tasks.jobs.cache import cache_key, cache_ttl
 from tasks.jobs.dedup import send_if_due
@@ -43,10 +39,6 @@ from tasks.object_store import background_key, original_key
 from tasks.runtime import Runtime
 from tasks.tracing import current_traceparent, span
 
-#: Hosts of webhooks that one process looks up at once, half of them for one caller. Each holds a
-#: thread for as long as the host's name server likes.
-LOOKUPS: Final = 16
-
 _log = structlog.get_logger(__name__)
 
 
@@ -56,14 +48,12 @@ class SubmissionService:
 
     Attributes:
         clock: unix seconds.
-        lookups: one place for each receiver of webhooks that is looked up at once.
     """
 
     settings: ApiSettings
     runtime: Runtime
     idempotency: IdempotencyGuard
     clock: Callable[[], float]
-    lookups: Places = field(default_factory=lambda: Places(LOOKUPS))
 
     def submit(
         self,
@@ -126,19 +116,17 @@ class SubmissionService:
     def webhook_url(self, url: str | None, owner: Owner) -> str | None:
         """Return the address of a task's webhooks: the one asked for, or the owner's own.
 
+        Its host is looked up at each attempt, not here: an answer that told what its name leads
+        to would tell which names there are in the service's network.
+
         Raises:
             ApiError: `invalid_parameter`: the address may not be called, or there is no secret to
                 sign webhooks with.
         """
         if url is None:
             return owner.webhook_url
-        guard = self.runtime.url_guard
         try:
-            with self.lookups.hold(current_caller()) as placed:
-                (guard if placed else guard.without_lookups()).check(url)
-        except UrlUnreachableError:
-            # The name may resolve by the time of the webhook; each attempt checks again.
-            _log.info("submit.receiver_unknown")
+            self.runtime.url_guard.check_text(url)
         except UrlNotAllowedError as error:
             raise _refused_webhook(str(error)) from None
         if owner.anonymous and self.settings.webhook_secret is None:

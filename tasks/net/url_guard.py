@@ -5,10 +5,12 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 from urllib.parse import SplitResult, quote, urlsplit
+
+import structlog
 
 from tasks.errors import UrlNotAllowedError, UrlUnreachableError
 
@@ -60,6 +62,20 @@ _HOST: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(
 #: With a last label like this, browsers and `inet_aton` read the host as an IPv4 address.
 _NUMBER: Final = re.compile(r"(0x[0-9a-f]*|[0-9]+)\Z")
 _SAFE: Final = "%/:?#[]@!$&'()*+,;=~"
+#: Domains whose names are never public: RFC 6761, 6762 and 8375, and ICANN's for private use.
+_LOCAL_DOMAINS: Final = (".localhost", ".local", ".home.arpa", ".internal")
+_NOT_PUBLIC: Final = (
+    "This address must not be called: its host is not on the public internet. An operator can "
+    "allow it with RMBG_URL_ALLOW."
+)
+#: One sentence, whether a name is unknown or leads inside: who asks must not learn which names
+#: there are in the service's network.
+_NO_ADDRESS: Final = (
+    "The name service gives no public address for the host: check its name. An operator can allow "
+    "a host inside with RMBG_URL_ALLOW; the log says why, as `url.refused`."
+)
+
+_log = structlog.get_logger(__name__)
 
 
 def is_public(address: Address) -> bool:
@@ -190,38 +206,61 @@ class UrlGuard:
             seconds: time for the lookup, `LOOKUP_SECONDS` at most.
 
         Raises:
-            UrlNotAllowedError: it is malformed, or its host is not public.
-            UrlUnreachableError: its host has no address, or none was found in time.
+            UrlNotAllowedError: its text shows that it is malformed, or that its host is not public.
+            UrlUnreachableError: its host has no address, a private one, or none was found in time.
         """
-        parts = _split(url)
-        host, port = _host(parts), _port(parts)
+        parts, host, port = self._parse(url)
         addresses = self._addresses(host, port, min(seconds, LOOKUP_SECONDS))
         path = quote(parts.path or "/", safe=_SAFE) + (
             f"?{quote(parts.query, safe=_SAFE)}" if parts.query else ""
         )
         return PinnedTarget(parts.scheme, host, port, addresses, path)
 
-    def without_lookups(self) -> "UrlGuard":
-        """Return a guard for which no name has an address; all else is checked."""
-        return replace(self, resolve=lambda _host, _port: ())
+    def check_text(self, url: str) -> None:
+        """Check a URL as far as its text tells, and look nothing up.
+
+        Raises:
+            UrlNotAllowedError: it is malformed, or its host is not public.
+        """
+        self._parse(url)
+
+    def _parse(self, url: str) -> tuple[SplitResult, str, int]:
+        parts = _split(url)
+        host, port = _host(parts), _port(parts)
+        address = parse_address(host)
+        if address is not None:
+            allowed = self._may_call(address)
+        else:
+            # A name inside may lead to a network that is allowed.
+            allowed = bool(self.allow.networks) or not _is_local_name(host)
+        if not (allowed or self.allow.host(host)):
+            raise UrlNotAllowedError(_NOT_PUBLIC)
+        return parts, host, port
+
+    def _may_call(self, address: Address | None) -> bool:
+        # Only link-local addresses have a zone ("%eth0"), which does not parse.
+        return address is not None and (is_public(address) or self.allow.address(address))
 
     def _addresses(self, host: str, port: int, seconds: float) -> tuple[str, ...]:
         """Look a host up, and return its addresses if all of them may be called."""
-        known = parse_address(host) is not None
-        found = (host,) if known else self._look_up(host, port, seconds)
-        if not self.allow.host(host):
-            for text in found:
-                # Only link-local addresses have a zone ("%eth0"), which does not parse.
-                address = parse_address(text)
-                if address is None or not (is_public(address) or self.allow.address(address)):
-                    raise UrlNotAllowedError(
-                        "This address must not be called: its host is not on the public internet. "
-                        "An operator can allow it with RMBG_URL_ALLOW."
-                    )
+        if parse_address(host) is not None:
+            return (host,)
+        found, reason = self._look_up(host, port, seconds)
+        if not self.allow.host(host) and not all(
+            self._may_call(parse_address(text)) for text in found
+        ):
+            reason = "not_public"
+        if reason:
+            _log.info("url.refused", host=host, reason=reason)
+            raise UrlUnreachableError(_NO_ADDRESS)
         return found
 
-    def _look_up(self, host: str, port: int, seconds: float) -> tuple[str, ...]:
-        """Look a host up, in a thread of its own: the system's name service knows no deadline."""
+    def _look_up(self, host: str, port: int, seconds: float) -> tuple[tuple[str, ...], str]:
+        """Look a host up in a thread of its own, since the system's name service knows no deadline.
+
+        Returns:
+            Its addresses, and why there are none: `unknown` or `late`.
+        """
         answer = Future[Sequence[str]]()
 
         def look_up() -> None:
@@ -236,10 +275,13 @@ class UrlGuard:
         try:
             found = tuple(answer.result(max(0.0, seconds)))
         except TimeoutError:
-            raise UrlUnreachableError("The name service does not answer in time.") from None
-        if not found:
-            raise UrlUnreachableError("The name service does not know the host of the address.")
-        return found
+            return (), "late"
+        return found, "" if found else "unknown"
+
+
+def _is_local_name(host: str) -> bool:
+    """Return whether a name is never one of the public internet, whether it is known or not."""
+    return "." not in host or f".{host}".endswith(_LOCAL_DOMAINS)
 
 
 def _split(url: str) -> SplitResult:

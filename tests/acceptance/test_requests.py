@@ -34,7 +34,7 @@ def _post(url: str, path: str = _PATH, **more: Any) -> tuple[int, dict[str, Any]
         ("HTTP://{host}/moved", ""),
         ("http://[::ffff:{host}/", "url_not_allowed: malformed"),
         ("http://user:word@{host}/a.png", "url_not_allowed: user name or password"),
-        ("http://my_shop.invalid/a.png", "url_unreachable: does not know the host"),
+        ("http://my_shop.invalid/a.png", "url_unreachable: no public address"),
     ],
 )
 def test_an_address_is_read_as_clients_write_it(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tasks.net.http_client import HttpClient
 from tasks.net.url_guard import AllowList, UrlGuard
 from tests.support.api import Api
 from tests.support.removebg_requests import error_of, send
@@ -68,18 +69,18 @@ def test_an_owner_with_its_share_of_slow_sites_is_refused_and_another_is_not(
     shop.accepted(shop.post(PATH, json=by_address))
 
 
-def test_a_receiver_is_not_looked_up_while_many_of_its_owner_are(api: Api) -> None:
-    """A name server that is slow holds no further thread; each attempt looks up, and checks."""
-    guard = UrlGuard(AllowList(), lambda _host, _port: ["10.0.0.1"])
-    shop = api.with_settings(auth="on").with_parts(url_guard=guard).tenant("shop")
-    lookups = shop.services.submissions.lookups
-    with ExitStack() as slow:
-        while lookups.take(shop.owner):
-            slow.callback(lookups.give_back, shop.owner)
-        assert shop.job(shop.submit(webhook_url="http://a.example/")).webhook_url
-        by_number = shop.send(webhook_url="http://10.0.0.1/")
-    for answer in (by_number, shop.send(webhook_url="http://a.example/")):
-        assert refused_fields(answer) == (422, "invalid_parameter", {"webhook_url"})
+@pytest.mark.parametrize("leads_to", ["10.0.0.1", ""], ids=["inside", "nowhere"])
+def test_no_answer_tells_a_name_inside_from_an_unknown_one(api: Api, leads_to: str) -> None:
+    guard = UrlGuard(AllowList(), lambda _host, _port: list(filter(None, [leads_to])))
+    parts = {"url_guard": guard, "http_client": HttpClient(guard)}
+    closed = api.with_settings(auth="on").with_parts(**parts).tenant("shop")
+    answer = closed.post(PATH, json={"image_url": "http://db.example/"})
+    assert refused_fields(answer) == (422, "url_unreachable", {"image_url"})
+    assert "no public address" in answer.get_json()["message"]
+    # A receiver is looked up at each attempt alone.
+    assert closed.job(closed.submit(webhook_url="http://db.example/")).webhook_url
+    answer = closed.send(webhook_url="http://db/")
+    assert refused_fields(answer) == (422, "invalid_parameter", {"webhook_url"})
 
 
 @pytest.mark.parametrize("name", ["image_url", "background_url"])

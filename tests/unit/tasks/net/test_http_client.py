@@ -78,7 +78,7 @@ def test_a_host_is_looked_up_once_a_request_and_called_by_its_name() -> None:
         _fetch_with(client, f"http://shop.example:{port}/")
         assert looked_up == ["shop.example"], "a second look-up could have another answer"
         assert hosts == [f"shop.example:{port}"]
-        with pytest.raises(UrlNotAllowedError):  # the name has turned private
+        with pytest.raises(UrlUnreachableError):  # the name has turned private
             _fetch_with(client, f"http://shop.example:{port}/moved")
     assert len(hosts) == 2
 
