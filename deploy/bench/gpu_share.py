@@ -10,11 +10,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from safetensors.torch import save_file
@@ -25,6 +25,7 @@ from deploy.bench.service import MAIN_SIZE, OurService, closed_loop, make_photo,
 from inference.models.birefnet.config import PRESETS
 from inference.models.birefnet.golden import golden_state
 from tasks.settings import Settings
+from tasks.worker.metrics import Gpu, find_gpu
 from tasks.worker.startup import load_served_model
 
 _SAMPLE_SECONDS: Final = 0.2
@@ -69,32 +70,23 @@ def watched_gpu(device: str) -> Iterator[GpuLoad]:
     """Read a GPU's load again and again during the block, if `pynvml` is installed and finds it.
 
     Args:
-        device: cuda, cuda:N, or another one, of which nothing is read.
+        device: cuda, cuda:N, or cpu, of which nothing is read.
     """
     load, ended = GpuLoad(), threading.Event()
-    kind, _, index = device.partition(":")
-    thread = threading.Thread(target=_watch, args=(int(index or 0), load, ended))
-    if kind == "cuda":
-        thread.start()
-    try:
-        yield load
-    finally:
-        ended.set()
-        if kind == "cuda":
-            thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        if gpu := find_gpu(device):
+            pool.submit(_watch, gpu, load, ended)
+        try:
+            yield load
+        finally:
+            ended.set()
 
 
-def _watch(index: int, load: GpuLoad, ended: threading.Event) -> None:
-    try:
-        nvml: Any = import_module("pynvml")
-    except ImportError:
-        return
-    with suppress(nvml.NVMLError):
-        nvml.nvmlInit()
-        gpu = nvml.nvmlDeviceGetHandleByIndex(index)
-        while not ended.wait(_SAMPLE_SECONDS):
-            load.busy.append(nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100)
-            load.used.append(nvml.nvmlDeviceGetMemoryInfo(gpu).used)
+def _watch(gpu: Gpu, load: GpuLoad, ended: threading.Event) -> None:
+    while not ended.wait(_SAMPLE_SECONDS):
+        if reading := gpu.read():
+            load.busy.append(reading.busy)
+            load.used.append(reading.used)
 
 
 def measure_shares(

@@ -4,10 +4,9 @@ import errno
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 from celery import bootsteps
@@ -38,47 +37,79 @@ _TASK_EVENTS: Final = frozenset(
 _log = structlog.get_logger(__name__)
 
 
+class GpuReading(NamedTuple):
+    """What a GPU's driver says of it: bytes of its memory, and how busy it is, 0 to 1."""
+
+    used: int
+    total: int
+    busy: float
+
+
 @dataclass(frozen=True, slots=True)
-class GpuCollector(Collector):
-    """Shows memory and utilization of the worker's GPU."""
+class Gpu:
+    """A GPU whose load can be read."""
 
     #: The library `pynvml`, initialized.
     nvml: Any
-    worker: str
-    #: The GPU's index or UUID, as CUDA_VISIBLE_DEVICES has it.
-    gpu: str
+    #: Its index or UUID, as CUDA_VISIBLE_DEVICES has it.
+    name: str
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Yield the families of one scrape; a GPU that does not answer is left out."""
-        memory = gauge_family(metrics.GPU_MEMORY)
-        busy = gauge_family(metrics.GPU_UTILISATION)
-        with suppress(self.nvml.NVMLError):
-            if self.gpu.isdigit():
-                handle = self.nvml.nvmlDeviceGetHandleByIndex(int(self.gpu))
+    def read(self) -> GpuReading | None:
+        """Return its load, that of all processes; None while it does not answer."""
+        nvml = self.nvml
+        try:
+            if self.name.isdigit():
+                handle = nvml.nvmlDeviceGetHandleByIndex(int(self.name))
             else:
-                handle = self.nvml.nvmlDeviceGetHandleByUUID(self.gpu)
-            facts = self.nvml.nvmlDeviceGetMemoryInfo(handle)
-            memory.add_metric([self.worker, self.gpu, "used"], facts.used)
-            memory.add_metric([self.worker, self.gpu, "total"], facts.total)
-            percent = self.nvml.nvmlDeviceGetUtilizationRates(handle).gpu
-            busy.add_metric([self.worker, self.gpu], percent / 100)
-        yield memory
-        yield busy
+                handle = nvml.nvmlDeviceGetHandleByUUID(self.name)
+            memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+            percent = nvml.nvmlDeviceGetUtilizationRates(handle).gpu
+        except nvml.NVMLError:
+            return None
+        return GpuReading(memory.used, memory.total, percent / 100)
 
 
-def gpu_collectors(worker: str) -> tuple[Collector, ...]:
-    """Return the collector of this worker's GPU, if it has one and `pynvml` is installed."""
+def find_gpu(device: str) -> Gpu | None:
+    """Return the GPU of a device that a model runs on, if it has one and `pynvml` is installed.
+
+    Args:
+        device: auto, cpu, cuda or cuda:N, which counts the GPUs that CUDA is limited to.
+    """
+    if device == "cpu":
+        return None
     try:
-        nvml = import_module("pynvml")
+        nvml: Any = import_module("pynvml")
     except ImportError:
-        return ()
+        return None
     try:
         nvml.nvmlInit()
         gpus = visible_gpus() or tuple(map(str, range(nvml.nvmlDeviceGetCount())))
     except nvml.NVMLError as error:
         _log.debug("metrics.no_gpu", reason=str(error))
-        return ()
-    return (GpuCollector(nvml, worker, gpus[0]),) if gpus else ()
+        return None
+    number = device.partition(":")[2]
+    index = int(number) if number.isdecimal() else 0
+    return Gpu(nvml, gpus[index]) if index < len(gpus) else None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuCollector(Collector):
+    """Shows memory and utilization of a worker's GPU."""
+
+    worker: str
+    gpu: Gpu
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Yield the families of one scrape, without samples while the GPU does not answer."""
+        memory = gauge_family(metrics.GPU_MEMORY)
+        busy = gauge_family(metrics.GPU_UTILISATION)
+        if reading := self.gpu.read():
+            labels = [self.worker, self.gpu.name]
+            memory.add_metric([*labels, "used"], reading.used)
+            memory.add_metric([*labels, "total"], reading.total)
+            busy.add_metric(labels, reading.busy)
+        yield memory
+        yield busy
 
 
 class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publishes no types
@@ -98,7 +129,9 @@ class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publi
         port = self._settings.metrics_port
         if not port:
             return
-        more = gpu_collectors(worker.hostname) if routing.is_model_worker(worker.app) else ()
+        is_model_worker = routing.is_model_worker(worker.app)
+        gpu = find_gpu(self._settings.device) if is_model_worker else None
+        more = (GpuCollector(worker.hostname, gpu),) if gpu else ()
         try:
             self._server, _ = start_http_server(
                 port, addr=self._settings.metrics_address, registry=scrape_registry(*more)
