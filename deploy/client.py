@@ -4,9 +4,7 @@ Programs use `rmbg_client`, which repeats submissions safely and reads answers i
 """
 
 import json
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self, cast
 
@@ -16,10 +14,6 @@ import urllib3
 _WAIT_SECONDS: Final = 30
 _FINAL_STATUSES: Final = frozenset({"succeeded", "failed", "canceled", "expired"})
 _HTTP_OK: Final = 200
-#: A batch is answered once every picture has been checked and stored.
-_BATCH_TIMEOUT: Final = urllib3.Timeout(connect=5, read=600)
-_CHUNK_BYTES: Final = 2**18
-_CRLF: Final = b"\r\n"
 
 
 class ClientError(Exception):
@@ -48,10 +42,9 @@ class ServiceClient:
         self._pool.clear()
 
     def submit(self, photo: Path, options: Mapping[str, str]) -> str:
-        """Submit a picture, which has to be readable, and return its task's id."""
-        with _reading(photo):
-            content = photo.read_bytes()
-        fields = {**options, "image": (photo.name, content, "application/octet-stream")}
+        """Submit a picture, and return its task's id."""
+        image = (photo.name, photo.read_bytes(), "application/octet-stream")
+        fields = {**options, "image": image}
         return str(self.request("POST", "/api/v1/remove-bg", fields=fields)["task_id"])
 
     def wait(self, task_id: str) -> dict[str, Any]:
@@ -109,65 +102,3 @@ class ServiceClient:
             raise ClientError(
                 f"no answer from {self._url} ({type(reason).__name__}); is the service running?"
             ) from error
-
-
-def submit_batch(
-    client: ServiceClient, photos: Sequence[Path], options: Mapping[str, str]
-) -> dict[str, Any]:
-    """Submit pictures as one batch, and return it, its items in the order of the pictures.
-
-    The files are streamed: one chunk of one picture is in memory at a time.
-
-    Raises:
-        ClientError: a file cannot be read, or the service refused the batch.
-    """
-    boundary = secrets.token_hex(16)
-    start = b"".join(
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
-        for name, value in options.items()
-    )
-    files = [(_file_head(boundary, photo.name), photo) for photo in photos]
-    end = f"--{boundary}--\r\n".encode()
-    size = len(start) + len(end)
-    for head, photo in files:
-        with _reading(photo):
-            size += len(head) + photo.stat().st_size + len(_CRLF)
-    return client.request(
-        "POST",
-        "/api/v1/remove-bg/batch",
-        body=_stream_body(start, files, end),
-        headers={
-            "Content-Type": f"multipart/form-data; boundary={boundary}",
-            "Content-Length": str(size),
-        },
-        timeout=_BATCH_TIMEOUT,
-    )
-
-
-def _file_head(boundary: str, name: str) -> bytes:
-    """Return the head of a file's part, with the file's name quoted."""
-    quoted = name.replace("\\", "\\\\").replace('"', '\\"').replace("\r", " ").replace("\n", " ")
-    return (
-        f"--{boundary}\r\n"
-        f'Content-Disposition: form-data; name="images"; filename="{quoted}"\r\n'
-        "Content-Type: application/octet-stream\r\n\r\n"
-    ).encode()
-
-
-def _stream_body(start: bytes, files: Sequence[tuple[bytes, Path]], end: bytes) -> Iterator[bytes]:
-    yield start
-    for head, photo in files:
-        yield head
-        with _reading(photo), photo.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                yield chunk
-        yield _CRLF
-    yield end
-
-
-@contextmanager
-def _reading(photo: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ClientError(f"{photo} cannot be read: {error.strerror}") from error

@@ -12,7 +12,6 @@ import psutil
 import pytest
 from PIL import Image
 
-from deploy.client import ServiceClient, submit_batch
 from rmbg_client import Client
 from tests.support.pictures import read_picture
 from tests.support.service import RunningApi, RunningService
@@ -74,13 +73,13 @@ def _large(folder: Path, count: int, size: int) -> list[Path]:
 def test_a_batch_of_large_pictures_does_not_stand_in_memory(
     lone_api: RunningApi, tmp_path: Path, count: int
 ) -> None:
-    with ServiceClient(lone_api.url) as client:
+    with Client(lone_api.url) as client:
         # What is imported and connected at the first use is no part of it.
-        submit_batch(client, _large(tmp_path, 1, MB), {})
+        client.submit_batch(_large(tmp_path, 1, MB))
         photos = _large(tmp_path, count, 10 * MB)
         with _watched(lone_api.pid) as samples:
-            batch = submit_batch(client, photos, {})
-        client.request("DELETE", f"/api/v1/batches/{batch['batch_id']}")
-    assert batch["counts"]["queued"] == count
+            batch = client.submit_batch(photos)
+        client.erase_batch(batch.batch_id)
+    assert batch.counts["queued"] == count
     rise = (max(samples) - samples[0]) / MB
     assert rise < 60, f"{rise:.0f} MB for {count} pictures of 10 MB"

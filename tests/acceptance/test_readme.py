@@ -24,9 +24,9 @@ from redis import Redis
 from typer.testing import CliRunner as TyperRunner
 
 from deploy.cli.main import app as rmbg
-from deploy.client import submit_batch
 from deploy.local.data_folder import SHELL_FILE, write_shell_file
 from deploy.local.service import script
+from rmbg_client import Client
 from tasks import redis_keys
 from tasks.api_keys import ApiKeys
 from tasks.app import create_celery
@@ -102,9 +102,9 @@ class Scene:
             self.service.registry.drain(WORKER, "by a test")
             return WORKER
         if what == "batch":
-            batch = submit_batch(self.service.client, [PHOTO], {})
-            self.service.client.wait(batch["items"][0]["task_id"])
-            return str(batch["batch_id"])
+            with Client(self.service.url) as client:
+                batch = client.submit_batch([PHOTO])
+                return client.wait_batch(batch.batch_id).batch_id
         if what == "succeeded":
             return str(self.service.client.wait(self.service.client.submit(PHOTO, {}))["task_id"])
         # The owner of a webhook has no secret to sign it, so it is soon given up.
