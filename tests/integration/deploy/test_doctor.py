@@ -1,6 +1,7 @@
 """`rmbg doctor` against real servers, with and without faults."""
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from tasks.worker_registry import WorkerRegistry
 from tests.support.commands import crash
 from tests.support.jobs import make_job
 from tests.support.redis_user import PREFIX, documented_user
+from tests.support.serving import answer, serving
 
 #: Runs the doctor where it finds something bad; what it says of each subject, one finding a line.
 Doctor = Callable[[], Mapping[str, str]]
@@ -78,7 +80,9 @@ def test_what_needs_somebody_is_reported_with_what_to_do(
 ) -> None:
     monkeypatch.setenv("RMBG_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("RMBG_S3_REGIN", "eu-central-1")
+    monkeypatch.setenv("RMBG_MAX_PENDING", "2")
     monkeypatch.setattr("deploy.doctor.disk_problem", lambda _: "no room")
+    WorkerRegistry(redis, clock=lambda: time.time() - 60).record_heartbeat("gpu8@a")
     registry, store, rows = WorkerRegistry(redis), JobStore(redis), DeliveryStore(redis)
     for worker in ("gpu0@a", "gpu1@a"):
         registry.record_heartbeat(worker, model="u2netp")
@@ -105,10 +109,12 @@ def test_what_needs_somebody_is_reported_with_what_to_do(
         ("workers", "warn: gpu0@a is drained: new fan"),
         ("workers", "jobs undrain gpu0@a"),
         ("workers", "warn: gpu1@a is alive, but its model does not answer"),
+        ("workers", "warn: gpu8@a: no heartbeat for "),
         ("workers", "fail: no worker is ready for u2netp"),
         ("workers", "worker -n gpu2@a -c 1 -Q gpu.a.2,model.u2netp"),
         ("store.disk", "fail: no room"),
         ("dead_letters", "jobs dead list"),
+        ("queues.depth", "warn: 2 queued, 0 running, of at most 2"),
         ("queues.oldest", waiting),
         ("queues", "1 queued for u2netp"),
         ("queues.records", "1 queued with records that cannot be read"),
@@ -147,6 +153,21 @@ def test_what_needs_somebody_is_reported_with_what_to_do(
                 "model.file": "but a worker serves the model",
                 "webhooks": "ok: none given up; signed with",
             },
+        ),
+        (
+            {"MODEL": "rmbg-2.0", "DEVICE": "auto", "S3_PUBLIC_ENDPOINT": "http://127.0.0.1:1"},
+            {
+                "store.signed": "warn: signed URLs do not work from this machine: NewConnection",
+                "model.device": "no GPU was found, and the CPU needs seconds for a picture",
+            },
+        ),
+        (
+            {"DEVICE": "cuda:0"},
+            {"model.device": "fail: RMBG_DEVICE is cuda:0, but no ONNX Runtime with CUDA"},
+        ),
+        (
+            {"MODEL": "nobody"},
+            {"model.file": "correct RMBG_MODEL", "workers": "no worker is ready for nobody"},
         ),
     ],
 )
@@ -194,12 +215,17 @@ def test_another_program_in_the_database_is_told(redis: Redis, redis_url: str) -
         connection.SimpleQueue("celery").put("m")
     found = _redis_results(redis, redis_url)["redis.keys"]
     assert (found.level, "celery" in found.text) == (Level.WARN, True)
+    redis.flushdb()
+    redis.set(b"\xff", "")
+    found = _redis_results(redis, redis_url)["redis.keys"]
+    assert (found.level, r"b'\xff'" in found.text) == (Level.WARN, True)
 
 
 @pytest.mark.parametrize(
     ("subject", "changed", "level", "text"),
     [
         ("aof", {"aof_enabled": 0}, Level.FAIL, ""),
+        ("aof", {"aof_last_write_status": "err"}, Level.FAIL, "the last write failed"),
         ("eviction", {"maxmemory_policy": "allkeys-lru"}, Level.FAIL, ""),
         ("room", {"maxmemory": 1}, Level.FAIL, "raise maxmemory"),
         (
@@ -251,6 +277,35 @@ def _store_results(given: dict[str, object]) -> dict[str, CheckResult]:
     settings = Settings.load(**given)
     results = check_object_store(ObjectStore.from_settings(settings), settings)
     return {result.subject: result for result in results}
+
+
+@pytest.mark.parametrize(
+    ("ahead", "level"), [(0, Level.OK), (-200, Level.WARN), (2000, Level.FAIL)]
+)
+def test_a_clock_that_differs_from_the_object_stores_is_told(
+    server_settings: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    ahead: float,
+    level: Level,
+) -> None:
+    clock = SimpleNamespace(time=lambda: time.time() + ahead, perf_counter=time.perf_counter)
+    monkeypatch.setattr("deploy.doctor.time", clock)
+    found = _store_results(server_settings)["store.clock"]
+    assert (found.level, bool(found.advice)) == (level, level is not Level.OK)
+    # The store tells whole seconds, and takes some time to answer.
+    assert abs(int(found.text.partition(" ")[0]) - abs(ahead)) < 30
+
+
+def test_a_store_that_refuses_signed_urls_or_loses_bytes_is_told(
+    server_settings: dict[str, object], objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(answer(403)) as port:
+        proxy = {"s3_public_endpoint": f"http://127.0.0.1:{port}"}
+        found = _store_results({**server_settings, "s3_bucket": objects.bucket, **proxy})
+    assert found["store.signed"].text == "a signed URL was answered with 403"
+    assert "RMBG_S3_PUBLIC_ENDPOINT" in found["store.signed"].advice
+    monkeypatch.setattr(ObjectStore, "get", lambda *_: b"")
+    assert "differs from the written one" in _store_results(server_settings)["store.objects"].text
 
 
 @pytest.mark.parametrize(
