@@ -2,7 +2,6 @@
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final, cast
 
@@ -12,11 +11,9 @@ from api.callers import current_caller
 from api.errors import ApiError
 from api.long_texts import LongText, decode_base64
 from api.places import Places
-from inference.options import Options
 from inference.probe import PREFIX_SIZE, ImageHeader, ImageLimits, identify_format, probe_image
-from tasks.api_keys import ANONYMOUS, Owner
+from tasks.api_keys import Owner
 from tasks.errors import OutboundRequestError, UrlTooLargeError
-from tasks.jobs.job import Priority
 from tasks.net.http_client import HttpClient
 from tasks.object_store import background_key, original_key
 from tasks.quotas import Quotas
@@ -80,39 +77,6 @@ class InputFile:
         if self._header is None:
             self._header = probe_image(self.stream, limits)
         return self._header
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
-    """One picture and what is asked for. All of it has been checked except the pictures.
-
-    Attributes:
-        image: the picture.
-        options: how the result is to look.
-        background: the picture to be put behind the subject.
-        owner: who submits it.
-        model: name of a served model; None for the service's own.
-        priority: how urgent it is.
-        metadata: a JSON object that is echoed wherever the task is shown.
-        webhook_url: where the end is reported.
-        webhook_events: the events to report; empty for all.
-        expires_in: seconds; not begun by then, the task fails.
-        cache: False neither reads nor writes the cache, and makes no duplicate of a running job.
-        batch_id: the batch that it belongs to.
-    """
-
-    image: InputFile
-    options: Options = field(default_factory=Options)
-    background: InputFile | None = None
-    owner: Owner = ANONYMOUS
-    model: str | None = None
-    priority: Priority = Priority.NORMAL
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    webhook_url: str | None = None
-    webhook_events: tuple[str, ...] = ()
-    expires_in: float | None = None
-    cache: bool = True
-    batch_id: str | None = None
 
 
 #: Name of the request's temporary files, in Flask's `g`.

@@ -14,8 +14,9 @@ from marshmallow import RAISE, Schema, ValidationError, fields, post_load, valid
 
 from api.errors import ApiError, from_validation
 from api.forms import read_form, read_json, read_json_object
-from api.inputs import ImageInputs, InputFile, Submission
+from api.inputs import ImageInputs, InputFile
 from api.long_texts import LongText
+from api.submission import Submission
 from inference.options import (
     Options,
     Output,

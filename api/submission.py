@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
 from api.errors import ApiError
 from api.file_names import safe_stem
 from api.idempotency import IdempotencyGuard, Reservation
-from api.inputs import InputFile, Submission
+from api.inputs import InputFile
 from api.quotas import tell_usage
 from api.settings import ApiSettings
 from inference.errors import InferenceError, InvalidOptionError
+from inference.options import Options
 from inference.probe import ImageHeader
-from tasks.api_keys import Owner
+from tasks.api_keys import ANONYMOUS, Owner
 from tasks.errors import (
     QueueUnavailableError,
     RedisFullError,
@@ -25,7 +27,7 @@ from tasks.errors import (
 )
 from tasks.jobs.cache import cache_key, cache_ttl
 from tasks.jobs.dedup import send_if_due
-from tasks.jobs.job import Job, Status, new_task_id
+from tasks.jobs.job import Job, Priority, Status, new_task_id
 from tasks.jobs.job_objects import (
     copied_result_fields,
     copy_result,
@@ -40,6 +42,39 @@ from tasks.runtime import Runtime
 from tasks.tracing import current_traceparent, span
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One picture and what is asked for. All of it has been checked except the pictures.
+
+    Attributes:
+        image: the picture.
+        options: how the result is to look.
+        background: the picture to be put behind the subject.
+        owner: who submits it.
+        model: name of a served model; None for the service's own.
+        priority: how urgent it is.
+        metadata: a JSON object that is echoed wherever the task is shown.
+        webhook_url: where the end is reported.
+        webhook_events: the events to report; empty for all.
+        expires_in: seconds; not begun by then, the task fails.
+        cache: False neither reads nor writes the cache, and makes no duplicate of a running job.
+        batch_id: the batch that it belongs to.
+    """
+
+    image: InputFile
+    options: Options = field(default_factory=Options)
+    background: InputFile | None = None
+    owner: Owner = ANONYMOUS
+    model: str | None = None
+    priority: Priority = Priority.NORMAL
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    webhook_url: str | None = None
+    webhook_events: tuple[str, ...] = ()
+    expires_in: float | None = None
+    cache: bool = True
+    batch_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +175,7 @@ class SubmissionService:
     ) -> AcceptedJob:
         if job.cache_key:
             cached = self.runtime.result_cache.find(job.cache_key)
-            done = cached and self._reuse(
-                job, cached, reservation, owner=submission.owner, to_store=submission
-            )
+            done = cached and self._reuse(job, cached, submission, reservation, stored=False)
             if done:
                 return done
         # No picture is stored while Redis, which has to record it, is away: it is charged there.
@@ -159,7 +192,7 @@ class SubmissionService:
                     lasting=False,
                 )
             self._store_original(job, submission.image, submission.image.object_key)
-            accepted = self._record(job, submission.owner, reservation)
+            accepted = self._record(job, submission, reservation)
         if not accepted.job.cached:
             self._queue(accepted.job)
         return accepted
@@ -250,7 +283,9 @@ class SubmissionService:
             # that its sync of the disk is the pictures' too.
             put_manifest(store, job)
 
-    def _record(self, job: Job, owner: Owner, reservation: Reservation | None) -> AcceptedJob:
+    def _record(
+        self, job: Job, submission: Submission, reservation: Reservation | None
+    ) -> AcceptedJob:
         """Record a job whose pictures are stored."""
         try:
             return self.runtime.job_store.create(
@@ -261,9 +296,9 @@ class SubmissionService:
         except ResultKnownError as known:
             # An equal job ended while this one's pictures were stored.
             cached = self.runtime.result_cache.remember(job.cache_key or "", known.task_id)
-            done = cached and self._reuse(job, cached, reservation, owner=owner)
+            done = cached and self._reuse(job, cached, submission, reservation, stored=True)
             # A result that cannot be copied was forgotten, so `create` does not name it again.
-            return done or self._record(job, owner, reservation)
+            return done or self._record(job, submission, reservation)
         except RedisFullError:
             raise  # nothing was written
         except QueueUnavailableError as error:
@@ -303,14 +338,14 @@ class SubmissionService:
         self,
         job: Job,
         cached: Job,
+        submission: Submission,
         reservation: Reservation | None,
         *,
-        owner: Owner,
-        to_store: Submission | None = None,
+        stored: bool,
     ) -> AcceptedJob | None:
         """Finish a job with a copy of a cached job's result; None if that cannot be copied.
 
-        `to_store` is the submission, if the job's pictures are not stored yet.
+        `stored` says whether the job's own pictures are stored already.
         """
         now = self.clock()
         done = job.evolve(
@@ -323,12 +358,12 @@ class SubmissionService:
             **copied_result_fields(job, cached),
         )
         copied = str(done.result_key)
-        inputs = {} if to_store is None else _inputs(done, to_store)
-        self._charge(owner, done, {**inputs, copied: done.size or 0})
+        inputs = {} if stored else _inputs(done, submission)
+        self._charge(submission.owner, done, {**inputs, copied: done.size or 0})
         with self._discarded_on_error(done):
             try:
-                if to_store is not None:
-                    self._copy_inputs(done, cached, to_store.image)
+                if not stored:
+                    self._copy_inputs(done, cached, submission.image)
                 copy_result(self.runtime.object_store, done, cached)
             except TaskError as error:
                 _log.info("cache.copy_failed", cached_from=cached.task_id, reason=str(error))

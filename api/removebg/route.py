@@ -9,7 +9,7 @@ from flask import Blueprint, Flask, Response, g, jsonify, request
 from api.auth import current_owner, identify, services
 from api.errors import ApiError
 from api.forms import Form
-from api.inputs import InputFile, Submission
+from api.inputs import InputFile
 from api.rate_limits import Rate, RateLimitResult, consume
 from api.removebg.parameters import (
     MEGAPIXEL,
@@ -32,6 +32,7 @@ from api.removebg.responses import (
     wants_json,
 )
 from api.request_hooks import install_cors, request_id, shape_failures
+from api.submission import Submission
 from tasks.audit import Access, audit_access
 from tasks.errors import TaskError
 from tasks.jobs.job import Job, Priority, Status, new_task_id

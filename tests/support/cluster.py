@@ -17,8 +17,9 @@ from PIL import Image
 from redis import Redis
 from standardwebhooks.webhooks import Webhook
 
-from api.inputs import InputFile, Submission
+from api.inputs import InputFile
 from api.services import Services
+from api.submission import Submission
 from deploy.local import probes, supervisor
 from deploy.local import service as local_service
 from deploy.local.ports import reserved_ports

@@ -6,8 +6,9 @@ from typing import Final
 from flask.testing import FlaskClient
 
 from api.app import create_app
-from api.inputs import InputFile, Submission
+from api.inputs import InputFile
 from api.services import Services
+from api.submission import Submission
 from tasks.jobs.dedup import DuplicateCompleter
 from tasks.jobs.job import Job
 from tests.support.jobs import recorded
