@@ -18,7 +18,7 @@ from api.parameters import (
     load,
 )
 from api.quotas import tell_usage
-from api.rate_limits import charge, give_back
+from api.rate_limits import charge_pictures, refund_pictures
 from api.services import Services
 from api.submission import media_type
 from inference.errors import InferenceError
@@ -57,7 +57,7 @@ class Entry:
         task_id: that its task is to have; empty if its file cannot be used.
         image: the file, stored under that task's key unless it cannot be used.
         error: why it cannot become a task.
-        charged: number of pictures that the caller's quota was charged for it.
+        charged: tokens that were taken from the caller's rate limit for it.
         only_read: the file was read for its digest, since the request was sent before.
     """
 
@@ -71,14 +71,22 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class BatchSubmissionService:
-    """Accepts the batches of one request."""
+class BatchSubmission:
+    """Accepts the batch that one request submits.
+
+    Attributes:
+        services: of the application.
+        owner: who submits it.
+        request_id: goes with its tasks into every log line.
+        idempotency_key: the request's header, if it has one.
+        recorded: ids of the entries that have become tasks, or may have.
+    """
 
     services: Services
     owner: Owner
     request_id: str
     idempotency_key: str | None
-    taken: set[str] = field(default_factory=set)
+    recorded: set[str] = field(default_factory=set)
 
     @cached_property
     def repeats(self) -> bool:
@@ -109,38 +117,45 @@ class BatchSubmissionService:
             ApiError: the form or the shared parameters are invalid; nothing of it is kept.
         """
         entries: list[Entry] = []
-        shared: dict[str, str] = {}
         accepted = False
         try:
-            for part in parts:
-                if isinstance(part, TextPart):
-                    # An empty field is what an HTML form sends for "none".
-                    if part.value and isinstance(part.value, str):
-                        shared[part.name] = part.value
-                elif part.name in IMAGES:
-                    self._check_number(len(entries) + 1)
-                    entries.append(self._take(part, len(entries)))
-                else:
-                    raise ApiError(
-                        "unknown_parameter",
-                        f"{part.name}: {_SEND_IMAGES}",
-                        fields={part.name: _SEND_IMAGES},
-                    )
+            shared = self._read_form(parts, entries)
             self._check_number(len(entries))
             # Options that do not go together here do so in no item either.
-            check_options(self._shared(shared))
+            check_options(self._load_shared(shared))
             batch = self._accept(entries, shared)
             accepted = True
             return batch
         finally:
             if not accepted:
-                give_back(sum(entry.charged for entry in entries))
+                refund_pictures(sum(entry.charged for entry in entries))
             for entry in entries:
                 # A stored file that has not become a task.
                 key = entry.image and entry.image.object_key
-                if key and entry.task_id not in self.taken:
+                if key and entry.task_id not in self.recorded:
                     discard_object(self.services.runtime.object_store, key)
             self._release(entries)
+
+    def _read_form(
+        self, parts: Iterable[TextPart | FilePart], entries: list[Entry]
+    ) -> dict[str, str]:
+        """Add a form's files to the entries, one by one, and return its shared parameters."""
+        shared: dict[str, str] = {}
+        for part in parts:
+            if isinstance(part, TextPart):
+                # An empty field is what an HTML form sends for "none".
+                if part.value and isinstance(part.value, str):
+                    shared[part.name] = part.value
+            elif part.name in IMAGES:
+                self._check_number(len(entries) + 1)
+                entries.append(self._receive(part, len(entries)))
+            else:
+                raise ApiError(
+                    "unknown_parameter",
+                    f"{part.name}: {_SEND_IMAGES}",
+                    fields={part.name: _SEND_IMAGES},
+                )
+        return shared
 
     def _check_number(self, count: int) -> None:
         most = self.services.settings.max_batch_images
@@ -151,7 +166,7 @@ class BatchSubmissionService:
                 "batch_too_large", f"A batch may have {most} pictures; send several batches."
             )
 
-    def _take(self, part: FilePart, before: int) -> Entry:
+    def _receive(self, part: FilePart, before: int) -> Entry:
         """Charge and stage a file; of a request that was sent before, only read it.
 
         Args:
@@ -162,12 +177,12 @@ class BatchSubmissionService:
             image = read_file(part, self.services.settings.max_image_bytes)
             image.stream.close()
             return Entry(part.file_name, {}, image=image, only_read=True)
-        charge(spent=before)
+        charge_pictures(spent=before)
         try:
             return self._stage(part)
         except BaseException:
             # The form's other files are given back with their entries.
-            give_back(1)
+            refund_pictures(1)
             raise
 
     def _stage(self, part: FilePart) -> Entry:
@@ -195,13 +210,13 @@ class BatchSubmissionService:
 
     def _release(self, entries: Iterable[Entry]) -> None:
         """Release what was charged for entries that have not become tasks."""
-        left = [each.task_id for each in entries if each.task_id not in {"", *self.taken}]
+        left = [each.task_id for each in entries if each.task_id not in {"", *self.recorded}]
         if left:
             self.services.runtime.quotas.release(self.owner.id, left)
 
     def _accept(self, entries: list[Entry], shared: Mapping[str, Any]) -> tuple[Batch, bool]:
         """Return the batch, and whether an earlier request made it."""
-        common = self._shared(shared)
+        common = self._load_shared(shared)
         payload = [
             shared,
             [
@@ -233,7 +248,7 @@ class BatchSubmissionService:
         uncharged = len(entries) - sum(entry.charged for entry in entries)
         if uncharged:
             # Before an address is fetched.
-            charge(uncharged)
+            charge_pictures(uncharged)
         try:
             # All places at once; those of files were charged as the files came.
             tell_usage(self._reserve(entries))
@@ -244,7 +259,7 @@ class BatchSubmissionService:
                 batch, items, reservation=reservation.to_keep() if reservation else None
             )
         except BaseException:
-            give_back(uncharged)
+            refund_pictures(uncharged)
             raise
         return self.services.runtime.batches.get(batch.batch_id) or batch
 
@@ -252,7 +267,7 @@ class BatchSubmissionService:
         ids = [each.task_id for each in entries if each.task_id]
         return self.services.runtime.quotas.charge(self.owner, ids, {}, pending=True)
 
-    def _shared(self, shared: Mapping[str, Any]) -> dict[str, Any]:
+    def _load_shared(self, shared: Mapping[str, Any]) -> dict[str, Any]:
         pictures = [name for name in PICTURES if name in shared]
         if pictures:
             sentence = "Give this parameter in an item, not for the whole batch."
@@ -318,12 +333,12 @@ class BatchSubmissionService:
                 ).job
         except UncertainWriteError:
             # The task may have been recorded, and then it needs its picture.
-            self.taken.add(entry.task_id)
+            self.recorded.add(entry.task_id)
             raise
         finally:
             # One item's pictures at a time take memory, or files.
             close_spooled()
-        self.taken.add(entry.task_id)
+        self.recorded.add(entry.task_id)
         return BatchItem(entry.name or submission.image.file_name, job.task_id)
 
 

@@ -23,7 +23,7 @@ REPLAYS: Final = "replays"
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A quota that refills evenly.
+    """A rate limit: the size of a token bucket, and how fast it refills.
 
     Attributes:
         quota: tokens in a full bucket.
@@ -44,7 +44,7 @@ class RateLimitResult:
 
     Attributes:
         policy: the bucket's name.
-        rate: its quota.
+        rate: of the bucket.
         allowed: the tokens were taken.
         left: tokens in the bucket now; 0 in debt.
         retry_after: whole seconds until the cost is there; 0 if the request was allowed.
@@ -59,8 +59,8 @@ class RateLimitResult:
     reset_after: int
 
 
-def charge(cost: float = 1, *, spent: float = 0) -> None:
-    """Charge pictures to the caller's quota, and state the rest in the response's headers.
+def charge_pictures(cost: float = 1, *, spent: float = 0) -> None:
+    """Take tokens for pictures from the caller's bucket, and state the rest in headers.
 
     Args:
         cost: number of pictures.
@@ -93,8 +93,8 @@ def _require(allowance: RateLimitResult | None) -> None:
         )
 
 
-def give_back(cost: float) -> None:
-    """Give pictures back that a request was charged and that nothing was kept of."""
+def refund_pictures(cost: float) -> None:
+    """Give back the tokens of pictures of which nothing was kept."""
     if cost:
         with suppress(QueueUnavailableError):  # then the bucket refills with time
             consume(-cost)
@@ -103,16 +103,16 @@ def give_back(cost: float) -> None:
 def consume(
     cost: float = 1, *, policy: str = PICTURES, rate: Rate | None = None, spent: float = 0
 ) -> RateLimitResult | None:
-    """Charge the caller's quota, and state the rest in the response's headers.
+    """Take tokens from the caller's bucket, and state the rest in the response's headers.
 
     Args:
         cost: in the policy's unit; all of it is taken, or nothing.
         policy: name of the bucket; each has its own.
-        rate: its quota; the key's own pictures a minute if None.
+        rate: of the bucket; the key's own pictures a minute if None.
         spent: what this request has taken before; see `take_tokens`.
 
     Returns:
-        What is left, or a refusal: see `allowed`. None if the caller has no quota.
+        What is left, or a refusal: see `allowed`. None if the caller has no rate limit.
 
     Raises:
         QueueUnavailableError: Redis does not answer.
@@ -133,7 +133,7 @@ def take_tokens(
 ) -> RateLimitResult:
     """Take `cost` tokens from a caller's bucket, all of them or none; below 0, give them back.
 
-    A request that costs more than the quota passes only with a full bucket, and leaves a debt: so
+    A request that costs more than a bucket holds passes only with a full one, and leaves a debt: so
     many tokens have to refill before the next request passes. A request that takes its tokens one
     after another names in `spent` those that it has taken, and passes as if it took them at once.
 
@@ -162,7 +162,7 @@ def take_tokens(
 
 
 def install_rate_headers(app: Flask) -> None:
-    """State the rest of the quota in headers of draft-ietf-httpapi-ratelimit-headers."""
+    """State the rest of the rate limit in headers of draft-ietf-httpapi-ratelimit-headers."""
 
     @app.after_request
     def _tell(response: Response) -> Response:

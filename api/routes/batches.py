@@ -7,7 +7,7 @@ from flask.views import MethodView
 
 from api.archive import stream_archive
 from api.auth import current_owner, get_owned_batch, services
-from api.batch_submission import BatchSubmissionService
+from api.batch_submission import BatchSubmission
 from api.downloads import download
 from api.errors import ApiError
 from api.forms import form_boundary, form_parts, read_json_object, unbounded_body
@@ -58,7 +58,7 @@ class RemoveBackgrounds(MethodView):
         Each becomes a task of its own, with low priority by default. One that cannot be used fails
         alone, with its reason. A `webhook_url` gets one event, when all are done.
         """
-        batch, replayed = _take_in()
+        batch, replayed = _submit_batch()
         view = _view(batch)
         headers = {"Idempotency-Replayed": "true"} if replayed else {}
         return success(view), 202, {"Location": view["status_url"], **headers}
@@ -153,13 +153,13 @@ def _view(batch: Batch) -> dict[str, Any]:
     }
 
 
-def _take_in() -> tuple[Batch, bool]:
+def _submit_batch() -> tuple[Batch, bool]:
     """Accept the request's batch; return it, and whether an earlier request made it."""
     key = request.headers.get(IDEMPOTENCY_HEADER)
-    intake = BatchSubmissionService(services(), current_owner(), request_id(), key)
+    submission = BatchSubmission(services(), current_owner(), request_id(), key)
     if request.is_json:
         most = _ITEM_BYTES * (1 + services().settings.max_batch_images)
-        return intake.from_json(read_json_object(request, max_bytes=most))
+        return submission.from_json(read_json_object(request, max_bytes=most))
     if request.mimetype != "multipart/form-data":
         raise ApiError("unsupported_media_type")
     parts = form_parts(
@@ -167,7 +167,7 @@ def _take_in() -> tuple[Batch, bool]:
         form_boundary(request),
         max_files=services().settings.max_batch_images,
     )
-    return intake.from_form(parts)
+    return submission.from_form(parts)
 
 
 def _check_size() -> None:

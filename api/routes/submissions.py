@@ -11,7 +11,7 @@ from api.idempotency import HEADER as IDEMPOTENCY_HEADER
 from api.idempotency import Reservation
 from api.openapi import ApiBlueprint
 from api.parameters import RemovalForm, RemovalJson, build_submission, comparable, read_parameters
-from api.rate_limits import charge
+from api.rate_limits import charge_pictures
 from api.request_hooks import request_id, success
 from api.routes.tasks import task_view
 from api.schemas import SubmittedSchema, TaskSchema, dumper, envelope
@@ -99,7 +99,7 @@ class RemoveBackground(MethodView):
 
         def submit(task_id: str, reservation: Reservation | None) -> AcceptedJob:
             # A repeated request costs nothing; a new one is charged before an address is fetched.
-            charge()
+            charge_pictures()
             with services().runtime.quotas.released_on_error(owner.id, [task_id]):
                 submission = build_submission(
                     parameters.values, services().inputs, owner, task_id=task_id
