@@ -10,17 +10,14 @@ its own, so that what has come is kept when the client or this process dies.
 
 import asyncio
 import io
-import shutil
 import sys
 import tempfile
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from contextvars import Context
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from types import TracebackType
@@ -31,10 +28,10 @@ import structlog
 from flask import Flask, Request, Response, request
 from werkzeug.routing import MapAdapter
 
+from api.body_reader import REFUSALS, BodyReader, BodyShares, End, Receive
 from api.callers import OWNER, TRUSTED_PROXIES, caller_of, client_address, client_network, given_key
 from api.places import OnWait, Places, TimeShares, Turns
 from tasks.api_keys import ANONYMOUS, Owner
-from tasks.capacity import FREE_BYTES
 from tasks.uploads.store import PART_BYTES
 
 #: Configuration key of the URL from which an application makes all URLs, in its parts, or None.
@@ -61,24 +58,14 @@ _ON_WAIT: Final = "rmbg.on_wait"
 #: When the request's head had arrived, by `time.perf_counter`.
 STARTED: Final = "rmbg.started"
 
-#: A body that arrives slower than this, after a time of grace, is cut off; so is a silent one.
-MIN_BYTES_PER_SECOND: Final = 8 * 2**10
-GRACE_SECONDS: Final = 10.0
-SILENCE_SECONDS: Final = 20.0
 #: A client that takes nothing of its answer for this long is cut off.
 SEND_SECONDS: Final = 30.0
-#: A refused body is read on for this long, and up to this size, so that the client, which may read
-#: the answer only after it has sent all, gets to read it.
-_DRAIN_SECONDS: Final = 30.0
-_DRAIN_BYTES: Final = 64 * 2**20
 #: A body up to this size is read before the head is judged: one call does for both.
 _SMALL_BODY_BYTES: Final = 2**16
 #: A body stays in memory up to this size.
 _MEMORY_BYTES: Final = 2**16
 #: Larger bodies of a process that are read, or wait for their handler, at once: each has a file.
 MAX_BODIES: Final = 1024
-#: How often a body's share of the disk is looked at: after so many bytes.
-_LOOK_BYTES: Final = 2**20
 #: An answer of known length up to this size is made in one call.
 _ANSWER_BYTES: Final = 2**20
 #: An answer is sent in slices of this size, each of which the client has to take in time.
@@ -97,7 +84,6 @@ _UPLOADS: Final = "/api/v1/uploads"
 _log = structlog.get_logger(__name__)
 
 Environ = dict[str, Any]
-Receive = Callable[[], Any]
 Send = Callable[[dict[str, Any]], Any]
 
 
@@ -148,26 +134,6 @@ class ConnectionHandle(Protocol):
         """Cancel a wait once the client has gone."""
 
 
-class End(Enum):
-    """How the reading of a body ended."""
-
-    MORE = auto()
-    COMPLETE = auto()
-    DISCONNECTED = auto()
-    TOO_SLOW = auto()
-    TOO_LARGE = auto()
-    NO_ROOM = auto()
-
-
-#: The errors with which a body that cannot be taken is answered.
-_REFUSALS: Final = {
-    End.MORE: "payload_too_large",
-    End.TOO_LARGE: "payload_too_large",
-    End.TOO_SLOW: "request_too_slow",
-    End.NO_ROOM: "store_full",
-}
-
-
 @dataclass(slots=True)
 class Answer:
     """A response, whose body may still have to be made; `close` is None where that is done."""
@@ -194,104 +160,6 @@ class Answer:
         close, self.close = self.close, None
         if close is not None:
             close()
-
-
-@dataclass(slots=True)
-class BodyReader:
-    """Reads a request's body within its deadlines."""
-
-    receive: Receive
-    limit: int
-    length: int = 0
-    has_room: Callable[[int], bool] = lambda _: True
-    _looked_at: int = 0
-    _rest: bytes = b""
-    _last: bool = False
-    _began: float = field(default_factory=time.monotonic)
-
-    async def read_into(self, file: BinaryIO, most: int) -> End:
-        """Read up to `most` bytes into a file; `MORE` if the body may go on after that."""
-        while True:
-            piece, self._rest = self._rest[:most], self._rest[most:]
-            file.write(piece)
-            most -= len(piece)
-            if self._last and not self._rest:
-                return End.COMPLETE
-            if not most:
-                return End.MORE
-            if end := await self._next():
-                return end
-
-    @property
-    def taken(self) -> int:
-        """The number of bytes that were written to files."""
-        return self.length - len(self._rest)
-
-    async def drain(self) -> bool:
-        """Read on and drop what comes, for a while; return whether that was all."""
-        self.limit, self.has_room = self.length + _DRAIN_BYTES, lambda _: True
-        try:
-            async with asyncio.timeout(_DRAIN_SECONDS):
-                while not self._last:
-                    self._rest = b""
-                    if await self._next():
-                        return False
-        except TimeoutError:
-            return False
-        return True
-
-    async def _next(self) -> End | None:
-        now = time.monotonic()
-        slowest = self._began + GRACE_SECONDS + self.length / MIN_BYTES_PER_SECOND
-        try:
-            async with asyncio.timeout(min(SILENCE_SECONDS, slowest - now)):
-                message = await self.receive()
-        except TimeoutError:
-            return End.TOO_SLOW
-        if message["type"] == "http.disconnect":
-            return End.DISCONNECTED
-        self._rest, self._last = message.get("body", b""), not message.get("more_body", False)
-        self.length += len(self._rest)
-        if self.length > self.limit:
-            return End.TOO_LARGE
-        if self.length - self._looked_at < _LOOK_BYTES:
-            return None
-        self._looked_at = self.length
-        return None if self.has_room(self.length) else End.NO_ROOM
-
-
-class BodyShares:
-    """The bytes of the bodies that are in temporary files, by caller.
-
-    A caller has no more of the disk than it leaves free, above a low-water mark: one gets half, a
-    second one half of the rest, so that bodies that are sent at once leave room to others.
-
-    Args:
-        usage: measures the disk: its bytes in all, used and free.
-    """
-
-    def __init__(self, usage: Callable[[str], tuple[int, int, int]] = shutil.disk_usage) -> None:
-        self._usage = usage
-        self._held: Counter[str] = Counter()
-
-    @contextmanager
-    def share(self, caller: str) -> Iterator[Callable[[int], bool]]:
-        """Yield what tells whether there is room for a caller's body of so many bytes."""
-        counted = 0
-
-        def has_room(length: int) -> bool:
-            nonlocal counted
-            self._held[caller] += length - counted
-            counted = length
-            total, _, free = self._usage(tempfile.gettempdir())
-            return self._held[caller] <= free - min(FREE_BYTES, total // 8)
-
-        try:
-            yield has_room
-        finally:
-            self._held[caller] -= counted
-            if not self._held[caller]:
-                del self._held[caller]
 
 
 class WsgiBridge:
@@ -467,7 +335,7 @@ class _Exchange:
         if end is End.COMPLETE:
             return True
         if end is not End.DISCONNECTED:
-            answer = await self.bridge.call({**self.environ, REFUSAL: _REFUSALS[end]})
+            answer = await self.bridge.call({**self.environ, REFUSAL: REFUSALS[end]})
             await self._refuse(answer, reader, drain=end is not End.TOO_SLOW)
         return False
 
@@ -522,31 +390,39 @@ class _Exchange:
         await self._send({"type": "http.response.body", "body": b""})
 
     async def _respond(self, answer: Answer) -> None:
+        """Send a whole answer, for as long as its client takes it."""
         head = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
         try:
-            if not await self._send(head):
-                return
-            if answer.rest is None and len(answer.start) <= _SMALL_ANSWER_BYTES:
-                await self._send({"type": "http.response.body", "body": answer.start})
-                return
-            gone = asyncio.ensure_future(self._disconnected())
-            try:
-                piece: bytes | None = answer.start
-                while piece is not None and not gone.done():
-                    for at in range(0, len(piece), _SLICE_BYTES):
-                        cut = piece[at : at + _SLICE_BYTES]
-                        message = {"type": "http.response.body", "body": cut, "more_body": True}
-                        if not await self._send(message):
-                            return
-                    if answer.rest is None:
-                        break  # that was all: it does not stay until its caller has time left
-                    piece = await self.bridge.next_piece(self.environ, answer)
-                if not gone.done():
-                    await self._send({"type": "http.response.body", "body": b""})
-            finally:
-                gone.cancel()
+            if await self._send(head):
+                await self._send_body(answer)
         finally:
             await self.bridge.close(self.environ, answer)
+
+    async def _send_body(self, answer: Answer) -> None:
+        if answer.rest is None and len(answer.start) <= _SMALL_ANSWER_BYTES:
+            await self._send({"type": "http.response.body", "body": answer.start})
+            return
+        gone = asyncio.ensure_future(self._disconnected())
+        try:
+            piece: bytes | None = answer.start
+            while piece is not None and not gone.done():
+                if not await self._send_slices(piece):
+                    return
+                if answer.rest is None:
+                    break  # that was all: it does not stay until its caller has time left
+                piece = await self.bridge.next_piece(self.environ, answer)
+            if not gone.done():
+                await self._send({"type": "http.response.body", "body": b""})
+        finally:
+            gone.cancel()
+
+    async def _send_slices(self, piece: bytes) -> bool:
+        """Send a piece of the body in slices; return False if the client takes nothing."""
+        for at in range(0, len(piece), _SLICE_BYTES):
+            cut = piece[at : at + _SLICE_BYTES]
+            if not await self._send({"type": "http.response.body", "body": cut, "more_body": True}):
+                return False
+        return True
 
     async def _disconnected(self) -> None:
         """Return once the client has gone."""

@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import pytest
 from flask import Flask, Response, request
 
+from api.body_reader import BodyReader, BodyShares, End, Receive
 from api.callers import OWNER, TRUSTED_PROXIES, given_key
 from api.places import TimeShares
 from api.wsgi_bridge import (
@@ -17,10 +18,6 @@ from api.wsgi_bridge import (
     MAX_BODY,
     REFUSAL,
     ApiFlask,
-    BodyReader,
-    BodyShares,
-    End,
-    Receive,
     WsgiBridge,
 )
 from tasks.api_keys import Owner
