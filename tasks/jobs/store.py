@@ -651,8 +651,10 @@ class JobWatcher:
             while self._waiting:
                 message = listener.get_message(timeout=_WATCH_SECONDS)
                 if message is not None:
-                    _, _, task_id = str(message["channel"]).rpartition(":")
-                    with self._lock:
-                        for each in (task_id, "*"):
-                            for ended in self._waiting.get(each, ()):
-                                ended.set()
+                    self._wake(str(message["channel"]).rpartition(":")[2])
+
+    def _wake(self, task_id: str) -> None:
+        """Wake the threads that wait for a job or batch, and those that wait for any."""
+        with self._lock:
+            for ended in (*self._waiting.get(task_id, ()), *self._waiting.get("*", ())):
+                ended.set()

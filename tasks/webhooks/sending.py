@@ -107,16 +107,25 @@ class WebhookDispatcher:
         with redis_errors():
             # So that an abandoned queue does not grow for ever.
             room = MAX_QUEUED - int(self.client.llen(WEBHOOK_QUEUE))
-        sent, later = 0, Postponed()
+        sent, postponed = 0, Counter[str]()
         while sent < room:
             page = self.store.due(self.clock(), _PAGE_SIZE)
-            sent += self._dispatch_page(page, room - sent, later)
+            sent += self._dispatch_page(page, room - sent, postponed)
             # What was not sent is due later, so that a busy host's backlog hides no other host's.
             if len(page) < _PAGE_SIZE:
                 break
         return sent
 
-    def _dispatch_page(self, page: list[Delivery], room: int, later: "Postponed") -> int:
+    def _dispatch_page(self, page: list[Delivery], room: int, postponed: Counter[str]) -> int:
+        """Send messages of due deliveries and postpone the others; return how many were sent.
+
+        Args:
+            page: the deliveries.
+            room: most messages that are sent.
+            postponed: how many this run has postponed of each owner; it is kept up to date. An
+                owner's are due one after another, so that of a long backlog each later run has a
+                few, which do not fill the pages of the others.
+        """
         now = self.clock()
         states = {key: self.breaker.state(*key) for key in {_receiver(each) for each in page}}
         busy: set[str | tuple[str, str]] = set()
@@ -138,7 +147,9 @@ class WebhookDispatcher:
                     self._send(delivery, number)
                     sent += 1
             if paused or crowd & busy:
-                due[delivery.id] = later.time(delivery, state.open_until if paused else None, now)
+                until = state.open_until if paused else now + _BUSY_SECONDS
+                due[delivery.id] = until + postponed[delivery.owner] * _SPREAD_SECONDS
+                postponed[delivery.owner] += 1
         self.store.postpone(due, now)
         return sent
 
@@ -169,23 +180,6 @@ class WebhookDispatcher:
 def _receiver(delivery: Delivery) -> tuple[str, str]:
     """Return what has a circuit breaker and a number of deliveries of its own."""
     return delivery.owner, delivery.host
-
-
-class Postponed:
-    """The times of what one run puts off: each owner's follow one another.
-
-    An owner with a long backlog so has a few deliveries in each later run, and does not fill the
-    pages of the others.
-    """
-
-    def __init__(self) -> None:
-        self._number: Counter[str] = Counter()
-
-    def time(self, delivery: Delivery, until: float | None, now: float) -> float:
-        """Return when a delivery is due: after a pause until then, or because of a crowd."""
-        number = self._number[delivery.owner]
-        self._number[delivery.owner] += 1
-        return (now + _BUSY_SECONDS if until is None else until) + number * _SPREAD_SECONDS
 
 
 def render_payload(

@@ -56,7 +56,7 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
 
     Request = "tasks.worker.shutdown:RemovalRequest"
     #: Loads the model; the fault tests replace it.
-    loader: Callable[[Settings], "MattingModel"]
+    loader: Callable[[Settings], "MattingModel"] = staticmethod(load_served_model)
     runner: "Runner | None" = None
     readiness: "Readiness | None" = None
     decoding: "DecodingProcess | None" = None
@@ -99,19 +99,6 @@ class RemovalTask(Task):  # type: ignore[misc] # celery publishes no types
             self.decoding.close()
 
 
-def _object_store_pool(settings: Settings) -> urllib3.PoolManager:
-    """Return connections that time out on a hanging store, twice, before the soft time limit."""
-    seconds = min(_OBJECT_STORE_SECONDS, soft_time_limit(settings) / 4)
-    return urllib3.PoolManager(
-        timeout=urllib3.Timeout(connect=min(2.0, seconds), read=seconds),
-        retries=urllib3.Retry(**STALE_RETRIES),
-        ca_certs=authorities(settings),
-    )
-
-
-RemovalTask.loader = staticmethod(load_served_model)
-
-
 def _exit_child() -> None:
     """Exit at once: an orderly exit would hang on the broken GPU context."""
     os._exit(os.EX_SOFTWARE)
@@ -146,6 +133,16 @@ def _check_start(sender: Any, **_: Any) -> None:  # noqa: ANN401 - celery's sign
         # A killed worker of the same name may have left its readiness.
         with logged_if_away("worker.withdraw_failed"):
             registry.mark_not_ready(sender.hostname)
+
+
+def _object_store_pool(settings: Settings) -> urllib3.PoolManager:
+    """Return connections that time out on a hanging store, twice, before the soft time limit."""
+    seconds = min(_OBJECT_STORE_SECONDS, soft_time_limit(settings) / 4)
+    return urllib3.PoolManager(
+        timeout=urllib3.Timeout(connect=min(2.0, seconds), read=seconds),
+        retries=urllib3.Retry(**STALE_RETRIES),
+        ca_certs=authorities(settings),
+    )
 
 
 @worker_process_init.connect
