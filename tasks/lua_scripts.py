@@ -149,8 +149,8 @@ def _pack(arguments: Mapping[str, Argument]) -> str:
     return json.dumps(given, ensure_ascii=False, separators=(",", ":"))
 
 
-#: Jobs, duplicates and batches.
-JOBS: Final = LuaScripts(("shared", "quotas", "jobs"))
+#: Jobs, the lists that their messages wait on, duplicates and batches.
+JOBS: Final = LuaScripts(("shared", "quotas", "lists", "jobs"))
 
 #: Webhook deliveries.
 DELIVERIES: Final = LuaScripts(("shared", "deliveries"))
