@@ -201,7 +201,7 @@ def check_redis(client: Redis, address: RedisAddress) -> Iterator[CheckResult]:
         )
         return
     yield from _check_tls(address)
-    yield _check_rights(address)
+    yield check_rights(address)
     yield _check_server(client, info, str(address))
     yield from _check_info(info, str(address))
     yield _check_strangers(client, address.key_prefix)
@@ -243,7 +243,7 @@ def _check_info(info: dict[str, Any], address: str) -> Iterator[CheckResult]:
     yield _check_eviction(info)
 
 
-def _check_rights(address: RedisAddress) -> CheckResult:
+def check_rights(address: RedisAddress) -> CheckResult:
     """Have Redis judge each command as it queues it in a transaction, which is given up."""
     plain = replace(address, key_prefix="")
     with closing(plain.pool(decode_responses=True, socket_timeout=_HTTP_SECONDS)) as pool:
@@ -380,12 +380,12 @@ def check_object_store(object_store: ObjectStore, settings: Settings) -> Iterato
             "start the object store, correct RMBG_S3_ENDPOINT and the keys, or run `rmbg bucket`",
         )
         if isinstance(error, ObjectStoreDeniedError):
-            yield _check_permissions(object_store)
+            yield check_permissions(object_store)
         return
     yield _ok("store.bucket", f"{address} exists")
     yield from _check_disk(settings)
     yield from _check_objects(object_store, settings)
-    yield _check_permissions(object_store)
+    yield check_permissions(object_store)
     yield _check_lifecycle_rules(object_store)
     yield _check_clock(settings)
 
@@ -441,7 +441,7 @@ def _check_objects(object_store: ObjectStore, settings: Settings) -> Iterator[Ch
     yield signed_url_result
 
 
-def _check_permissions(object_store: ObjectStore) -> CheckResult:
+def check_permissions(object_store: ObjectStore) -> CheckResult:
     """Try all that the service does in the bucket, but for what changes it for good."""
     key, data = f"{_DOCTOR_PREFIX}{secrets.token_hex(8)}", b"permitted"
 

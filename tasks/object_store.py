@@ -21,6 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, Final, Self
 from urllib.parse import quote, urlsplit
+from xml.etree.ElementTree import ParseError
 
 import structlog
 import urllib3
@@ -385,7 +386,7 @@ def object_store_errors(key: str = "") -> Iterator[None]:
             raise ObjectStoreFullError(f"The object store is full: {error.code}.") from error
         kind = ObjectStoreDeniedError if is_denied(error) else ObjectStoreUnavailableError
         raise kind(explain_failure(error)) from error
-    except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
+    except (MinioException, urllib3.exceptions.HTTPError, ParseError, OSError) as error:
         raise ObjectStoreUnavailableError(explain_failure(error)) from error
 
 

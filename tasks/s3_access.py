@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
+from xml.etree.ElementTree import ParseError
 
 import urllib3
 from minio.credentials.credentials import Credentials
@@ -40,6 +41,11 @@ _PAUSE_SECONDS: Final = 5.0
 #: A machine without a role has nobody at the address that is asked: requests wait meanwhile.
 _CREDENTIAL_TIMEOUT: Final = urllib3.Timeout(connect=2, read=5)
 
+#: Said of a server that does not answer as S3 does.
+NO_STORE: Final = (
+    "What answers is no object store, or speaks TLS only: check the host, the port and https:// in "
+    "RMBG_S3_ENDPOINT."
+)
 #: What to do about a store's refusal, by its code.
 _REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -128,14 +134,11 @@ def explain_failure(error: Exception) -> str:
         return _explain_refusal(error)
     if isinstance(error, ServerError):
         return f"The object store does not answer: status {error.status_code}."
-    if isinstance(error, InvalidResponseError):
+    if isinstance(error, InvalidResponseError | ParseError):
         # minio gives the status in this text alone.
         if " code: 5" in str(error):
             return "The object store does not answer: a proxy before it does."
-        return (
-            "What answers is no object store, or speaks TLS only: check the host, the port and "
-            "https:// in RMBG_S3_ENDPOINT."
-        )
+        return NO_STORE
     if cause := _tls_error(error):
         return _explain_tls(cause)
     innermost = _causes(error)[-1]

@@ -5,6 +5,7 @@ A probe returns if the process is ready, and raises `NotReadyError` with the rea
 
 import io
 import json
+import secrets
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -18,11 +19,11 @@ from redis.exceptions import RedisError
 
 from deploy.local.service import NotReadyError, Probe
 from tasks import redis_keys
-from tasks.errors import ObjectStoreUnavailableError
+from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
 from tasks.object_store import impatient_client, object_store_errors
 from tasks.redis_address import RedisAddress
 from tasks.redis_client import connect
-from tasks.s3_access import DEFAULT_REGION
+from tasks.s3_access import DEFAULT_REGION, NO_STORE, is_denied
 from tasks.settings import Settings
 
 _TIMEOUT_SECONDS: Final = 2.0
@@ -135,15 +136,33 @@ def object_store_writable(endpoint: str, access_key: str, secret_key: str, bucke
 
 
 def object_store_answers(settings: Settings) -> Probe:
-    """Make a probe that checks endpoint and keys of a user's own store, and writes nothing."""
-    client = impatient_client(settings, _TIMEOUT_SECONDS)
+    """Make a probe that checks the endpoint and the keys of a user's own store.
+
+    It creates the bucket if it is missing, as the API would. The question for the bucket is
+    answered without a body, and so by any server: that for an object which is not there only by a
+    store, which also says there what is wrong with the keys.
+    """
+    client, bucket = impatient_client(settings, _TIMEOUT_SECONDS), settings.s3_bucket
+
+    def exists() -> bool:
+        try:
+            return client.bucket_exists(bucket)
+        except MinioException as error:
+            if not is_denied(error):
+                raise
+            return True
 
     def probe(since: float) -> None:  # noqa: ARG001 - a probe's signature
         try:
             with object_store_errors():
-                client.bucket_exists(settings.s3_bucket)
+                if not exists():
+                    client.make_bucket(bucket)
+                client.get_object(bucket, f".absent-{secrets.token_hex(8)}").close()
+        except ObjectNotFoundError:
+            return
         except ObjectStoreUnavailableError as error:
             raise NotReadyError(str(error)) from error
+        raise NotReadyError(NO_STORE)
 
     return probe
 

@@ -11,18 +11,23 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from api.settings import ApiSettings
+from deploy.doctor import CheckResult, Level, check_permissions, check_rights
 from deploy.local import probes, service
 from deploy.local.data_folder import load_credential
 from deploy.local.ports import LOOPBACK, require_free
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
 from deploy.local.service import NotReadyError, Probe, Service, SetupError
 from inference.models.registry import get_spec
+from tasks import redis_keys
 from tasks.jobs import routing
+from tasks.object_store import ObjectStore
 from tasks.redis_client import connect, server_problem
 from tasks.settings import Settings, visible_gpus
 
 #: Seconds from the end of a worker's own grace time, when its job is back in the queue, to SIGKILL.
 _WORKER_LEAD_SECONDS: Final = 10.0
+#: A key that is written to see whether a user's own Redis takes writes.
+_WRITE_PROBE: Final = f"{redis_keys.PREFIX}up"
 #: SeaweedFS has no option for where its sockets are.
 _SOCKET_FOLDER: Final = Path("/tmp")  # noqa: S108 - a name is not chosen here
 _FLOWER_TASKS: Final = 2000
@@ -196,24 +201,33 @@ def _check_socket_folder() -> None:
 
 def _check_redis(given: ApiSettings) -> None:
     address = given.redis_address
+    fault = "does not answer"
     try:
         with connect(address) as client:
             client.ping()
-            problem = server_problem(client)
+            if problem := server_problem(client):
+                raise SetupError(f"RMBG_REDIS_URL is {address}: {problem}.")
+            _require(check_rights(address), f"Redis at {address}")
+            # A replica, or a server that is full, answers all of that.
+            fault = "takes no writes"
+            client.set(_WRITE_PROBE, "1", px=1)
     except RedisError as error:
         reason = str(error).rstrip(".")
-        raise SetupError(
-            f"Redis at {address} does not answer: {reason}. Check RMBG_REDIS_URL."
-        ) from error
-    if problem:
-        raise SetupError(f"RMBG_REDIS_URL is {address}: {problem}.")
+        raise SetupError(f"Redis at {address} {fault}: {reason}. Check RMBG_REDIS_URL.") from error
 
 
 def _check_object_store(given: ApiSettings) -> None:
+    store = f"The object store that RMBG_S3_ENDPOINT names, {given.s3_endpoint}"
     try:
         probes.object_store_answers(given)(0)
     except NotReadyError as error:
-        raise SetupError(f"{given.s3_endpoint}: {error} Check RMBG_S3_ENDPOINT.") from error
+        raise SetupError(f"{store}: {error}") from error
+    _require(check_permissions(ObjectStore.from_settings(given)), store)
+
+
+def _require(result: CheckResult, server: str) -> None:
+    if result.level is Level.FAIL:
+        raise SetupError(f"{server}: {result.text}: {result.advice}.")
 
 
 def choose_workers(settings: Settings) -> int:

@@ -101,7 +101,9 @@ def test_a_server_that_is_no_store_or_speaks_no_tls_is_said_as_such(
 def _of_one_region(request: Request) -> None:
     """Answer like a store of one region, which tells it to who signs for another."""
     if f"/{REGION}/s3/" in request.headers["Authorization"]:
-        answer(200)(request)
+        absent = b"<Error><Code>NoSuchKey</Code></Error>"
+        here = request.command == "HEAD"
+        answer(*((200, b"") if here else (404, absent)), Content_Type="application/xml")(request)
     else:
         answer(400, x_amz_bucket_region=REGION)(request)
 
