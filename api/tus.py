@@ -14,7 +14,7 @@ from tasks.uploads.store import ResumableUpload
 
 VERSION: Final = "1.0.0"
 _EXTENSIONS: Final = "creation,creation-with-upload,expiration,termination,checksum"
-PIECE_TYPE: Final = "application/offset+octet-stream"
+CHUNK_TYPE: Final = "application/offset+octet-stream"
 _MAX_METADATA: Final = 4096
 _ALGORITHMS: Final = ("sha1", "sha256", "sha512", "md5")
 _MAX_DIGITS: Final = 15
@@ -170,26 +170,26 @@ _OVERRIDE: Final = _header(
     example="PATCH",
     required=True,
 )
-_PIECE: Final = {
+_CHUNK: Final = {
     "description": "The piece's bytes.",
-    "content": {PIECE_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+    "content": {CHUNK_TYPE: {"schema": {"type": "string", "format": "binary"}}},
 }
 
-BEGIN: Final[dict[str, Any]] = {
+CREATE_DOC: Final[dict[str, Any]] = {
     "parameters": [VERSION_HEADER, _LENGTH, _METADATA, _CHECKSUM],
-    "requestBody": {**_PIECE, "required": False},
+    "requestBody": {**_CHUNK, "required": False},
 }
-LOOK: Final[dict[str, Any]] = {"parameters": [VERSION_HEADER]}
-APPEND: Final[dict[str, Any]] = {
+STATUS_DOC: Final[dict[str, Any]] = {"parameters": [VERSION_HEADER]}
+APPEND_DOC: Final[dict[str, Any]] = {
     "parameters": [VERSION_HEADER, _OFFSET, _CHECKSUM],
-    "requestBody": {**_PIECE, "required": True},
+    "requestBody": {**_CHUNK, "required": True},
 }
-OVERRIDE: Final[dict[str, Any]] = {
+OVERRIDE_DOC: Final[dict[str, Any]] = {
     "parameters": [VERSION_HEADER, _OVERRIDE, {**_OFFSET, "required": False}, _CHECKSUM],
-    "requestBody": {**_PIECE, "required": False},
+    "requestBody": {**_CHUNK, "required": False},
 }
 
-BEGIN_ERRORS: Final = (
+CREATE_ERRORS: Final = (
     "bad_request",
     "tus_version",
     "storage_quota_exceeded",
@@ -200,10 +200,10 @@ BEGIN_ERRORS: Final = (
     "store_unavailable",
     "store_full",
 )
-LOOK_ERRORS: Final = ("tus_version", "upload_expired")
-DROP_ERRORS: Final = (*LOOK_ERRORS, "upload_locked", "store_unavailable")
+STATUS_ERRORS: Final = ("tus_version", "upload_expired")
+TERMINATE_ERRORS: Final = (*STATUS_ERRORS, "upload_locked", "store_unavailable")
 APPEND_ERRORS: Final = (
-    *DROP_ERRORS,
+    *TERMINATE_ERRORS,
     "bad_request",
     "upload_offset_mismatch",
     "upload_too_long",

@@ -49,16 +49,16 @@ class Uploads(MethodView):
         """Get the server's version and extensions of tus."""
         return _options()
 
-    @blueprint.doc(**tus.BEGIN)
-    @blueprint.fails(*tus.BEGIN_ERRORS)
+    @blueprint.doc(**tus.CREATE_DOC)
+    @blueprint.fails(*tus.CREATE_ERRORS)
     @blueprint.response(201, description="Begun; `Location` is the upload's address.")
     def post(self) -> Response:
         """Create an upload of `Upload-Length` bytes; the body may be its first chunk."""
         length = tus.length(request.headers, services().settings.max_image_bytes)
         names = tus.metadata(request.headers)
-        with_piece = request.mimetype == tus.PIECE_TYPE
-        if request.content_length and not with_piece:
-            raise ApiError("unsupported_media_type", f"Send a first piece as {tus.PIECE_TYPE}.")
+        with_chunk = request.mimetype == tus.CHUNK_TYPE
+        if request.content_length and not with_chunk:
+            raise ApiError("unsupported_media_type", f"Send a first piece as {tus.CHUNK_TYPE}.")
         owner, runtime = current_owner(), services().runtime
         upload = runtime.uploads.create(
             owner.id,
@@ -68,7 +68,7 @@ class Uploads(MethodView):
             file_name=(names.get("filename") or names.get("name", ""))[:MAX_NAME],
         )
         tell_usage(runtime.quotas.usage(owner))
-        if with_piece:
+        if with_chunk:
             upload = _append(upload.upload_id, 0)
         location = url_for("uploads.Upload", upload_id=upload.upload_id, _external=True)
         return Response(status=201, headers={**tus.state(upload), "Location": location})
@@ -83,8 +83,8 @@ class Upload(MethodView):
         """Get the server's version and extensions of tus."""
         return _options()
 
-    @blueprint.doc(**tus.LOOK)
-    @blueprint.fails(*tus.LOOK_ERRORS)
+    @blueprint.doc(**tus.STATUS_DOC)
+    @blueprint.fails(*tus.STATUS_ERRORS)
     @blueprint.response(200, description="`Upload-Offset` says how many bytes have come.")
     def head(self, upload_id: str) -> Response:
         """Get the number of bytes received."""
@@ -94,25 +94,25 @@ class Upload(MethodView):
             headers["Upload-Metadata"] = upload.metadata
         return Response(status=200, headers=headers)
 
-    @blueprint.doc(**tus.APPEND)
+    @blueprint.doc(**tus.APPEND_DOC)
     @blueprint.fails(*tus.APPEND_ERRORS)
     @blueprint.response(204, description="Taken; `Upload-Offset` says how many bytes have come.")
     def patch(self, upload_id: str) -> Response:
         """Append a chunk at `Upload-Offset`."""
-        if request.mimetype != tus.PIECE_TYPE:
-            raise ApiError("unsupported_media_type", f"Send the piece as {tus.PIECE_TYPE}.")
+        if request.mimetype != tus.CHUNK_TYPE:
+            raise ApiError("unsupported_media_type", f"Send the piece as {tus.CHUNK_TYPE}.")
         upload = _append(upload_id, tus.number(request.headers, "Upload-Offset"))
         return Response(status=204, headers=tus.state(upload))
 
-    @blueprint.doc(**tus.LOOK)
-    @blueprint.fails(*tus.DROP_ERRORS)
+    @blueprint.doc(**tus.STATUS_DOC)
+    @blueprint.fails(*tus.TERMINATE_ERRORS)
     @blueprint.response(204, description="Gone.")
     def delete(self, upload_id: str) -> Response:
         """Delete the upload and its bytes."""
         services().runtime.uploads.end(current_owner().id, upload_id)
         return Response(status=204)
 
-    @blueprint.doc(**tus.OVERRIDE)
+    @blueprint.doc(**tus.OVERRIDE_DOC)
     @blueprint.fails(*tus.OVERRIDE_ERRORS)
     @blueprint.response(204, description="As the method in `X-HTTP-Method-Override`.")
     def post(self, upload_id: str) -> Response:
