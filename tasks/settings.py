@@ -86,8 +86,13 @@ def aws_variables() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("AWS_") and value}
 
 
+def child_variables(added: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a process that this one starts: its own, and others added."""
+    return {**os.environ, **added}
+
+
 def is_tracing_configured() -> bool:
-    """Whether OpenTelemetry's own variables name a collector for traces."""
+    """Return whether OpenTelemetry's own variables name a collector for traces."""
     return any(os.environ.get(name) for name in _TRACE_COLLECTORS)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from deploy.local.service import NotReadyError, Service, StartError
+from tasks.settings import child_variables
 
 #: After this number of exits without having been ready, a child has failed to start.
 MAX_START_FAILURES: Final = 3
@@ -234,7 +235,7 @@ def command_line(service: Service) -> tuple[str, ...]:
 
 def environment(service: Service) -> dict[str, str]:
     """Return this process's environment with the service's variables added."""
-    return {**os.environ, "PYTHONUNBUFFERED": "1", **service.env}
+    return child_variables({"PYTHONUNBUFFERED": "1", **service.env})
 
 
 def signal_group(group: int, number: signal.Signals) -> bool:

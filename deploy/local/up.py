@@ -58,27 +58,9 @@ _COUNT_SECONDS: Final = 1.0
 
 def run_up(options: UpOptions, screen: Screen) -> int:
     """Run the service until Ctrl-C or SIGTERM, and return the exit status."""
-    with _log_lines_on(screen):
-        return _run_up(options, screen)
-
-
-def _run_up(options: UpOptions, screen: Screen) -> int:
     try:
-        allow_open_files()
-        given = _load_settings(options)
-        spec = get_spec(given.model)
-        check_weights(spec, given.model_file(spec.file_name))
-        options = replace(options, workers=options.workers or choose_workers(given))
-        with (
-            open_data_folder(options.data) as folder,
-            reserved_ports(folder.read_json(_PORTS_FILE).get("first")) as free,
-        ):
-            # The next start takes the same ports, so that addresses handed out stay valid.
-            folder.write_json(_PORTS_FILE, {"first": free[0]})
-            stack = plan_stack(options, given, folder.path, Ports.choose(options, free))
-            write_shell_file(folder.path, child_environment(stack.settings, options.workers))
-            write_targets(folder.path, stack.services)
-            asyncio.run(_run(stack, folder, screen))
+        with _log_lines_on(screen):
+            _prepare_and_run(options, screen)
     except StackError as error:
         screen.error(error)
         return error.exit_code
@@ -86,6 +68,25 @@ def _run_up(options: UpOptions, screen: Screen) -> int:
         screen.error(error)
         return SetupError.exit_code
     return 0
+
+
+def _prepare_and_run(options: UpOptions, screen: Screen) -> None:
+    """Check settings, model and folder, plan the processes, write the files for others, and run."""
+    allow_open_files()
+    given = _load_settings(options)
+    spec = get_spec(given.model)
+    check_weights(spec, given.model_file(spec.file_name))
+    options = replace(options, workers=options.workers or choose_workers(given))
+    with (
+        open_data_folder(options.data) as folder,
+        reserved_ports(folder.read_json(_PORTS_FILE).get("first")) as free,
+    ):
+        # The next start takes the same ports, so that addresses handed out stay valid.
+        folder.write_json(_PORTS_FILE, {"first": free[0]})
+        stack = plan_stack(options, given, folder.path, Ports.choose(options, free))
+        write_shell_file(folder.path, child_environment(stack.settings, options.workers))
+        write_targets(folder.path, stack.services)
+        asyncio.run(_run_on_screen(stack, folder, screen))
 
 
 def allow_open_files(least: int = _LEAST_OPEN_FILES) -> None:
@@ -136,8 +137,8 @@ def _load_settings(options: UpOptions) -> ApiSettings:
     return settings
 
 
-async def _run(stack: Stack, folder: DataFolder, screen: Screen) -> None:
-    """Show the processes on the screen, from their start to their end."""
+async def _run_on_screen(stack: Stack, folder: DataFolder, screen: Screen) -> None:
+    """Run the processes, and show them on the screen from their start to their end."""
     supervisor = Supervisor(screen.line, inherited=[folder.lock])
     model = stack.settings.model
     better = get_spec(model).next_better

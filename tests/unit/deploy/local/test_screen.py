@@ -179,7 +179,7 @@ def test_a_person_sees_the_start_a_crash_and_the_end(
     async def play() -> None:
         screen = Screen(terminal.console)
         with open_data_folder(tmp_path) as folder:
-            running = asyncio.create_task(up._run(stack, folder, screen))
+            running = asyncio.create_task(up._run_on_screen(stack, folder, screen))
             await until(f"rmbg-queue {module.__version__}  ready  {FACTS[0]}")
             await until("jobs: 7 done, 7 failed, 7 running, 7 waiting")
             (child,) = screen._children()
@@ -210,7 +210,7 @@ def test_a_start_that_fails_ends_with_the_reason(
 
     async def play() -> None:
         with open_data_folder(tmp_path) as folder:
-            await up._run(stack, folder, Screen(terminal.console))
+            await up._run_on_screen(stack, folder, Screen(terminal.console))
 
     with pytest.raises(StartError, match=r"api ended 3 times while starting\.\n    no such disk"):
         asyncio.run(asyncio.wait_for(play(), 60))
