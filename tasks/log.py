@@ -52,6 +52,38 @@ def _write_traceback(to: TextIO, error: structlog.typing.ExcInfo) -> None:
     to.write(_escaped(plain.getvalue(), kept="\n"))
 
 
+def _preparing() -> list[structlog.typing.Processor]:
+    """Return the steps that each line goes through before it is written in some format."""
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        cut_texts,
+    ]
+
+
+def _formatter(*, as_json: bool) -> logging.Formatter:
+    """Return what writes lines, those of libraries too: as JSON, or as columns for people."""
+    writing: list[structlog.typing.Processor] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        if as_json
+        else [
+            escape_texts,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stdout.isatty(),
+                pad_event_to=0,
+                exception_formatter=_write_traceback,
+            ),
+        ]
+    )
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=_preparing(),
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *writing],
+    )
+
+
 def configure_logging(settings: Settings, *, audit_log: Path | None = None) -> None:
     """Write all log lines, those of libraries too, to standard output in one format.
 
@@ -63,50 +95,16 @@ def configure_logging(settings: Settings, *, audit_log: Path | None = None) -> N
     as_json = settings.log_format == "json" or (
         settings.log_format == "auto" and not sys.stdout.isatty()
     )
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        cut_texts,
-    ]
-    rendering: list[structlog.typing.Processor] = [
-        structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    ]
-    json_rendering: list[structlog.typing.Processor] = [
-        *rendering,
-        structlog.processors.format_exc_info,
-        structlog.processors.JSONRenderer(),
-    ]
-    if as_json:
-        rendering = json_rendering
-    else:
-        rendering += [
-            escape_texts,
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stdout.isatty(),
-                pad_event_to=0,
-                exception_formatter=_write_traceback,
-            ),
-        ]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*_preparing(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=rendering)
-    )
+    handler.setFormatter(_formatter(as_json=as_json))
     if audit_log is not None:
         try:
-            audit_to_file(
-                audit_log,
-                structlog.stdlib.ProcessorFormatter(
-                    foreign_pre_chain=shared, processors=json_rendering
-                ),
-            )
+            audit_to_file(audit_log, _formatter(as_json=True))
         except OSError as error:
             raise SettingsError(
                 f"RMBG_AUDIT_LOG: {audit_log} cannot be written: {error.strerror}."
