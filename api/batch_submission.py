@@ -242,6 +242,7 @@ class BatchSubmission:
         entries: list[Entry],
         shared: Mapping[str, Any],
     ) -> Batch:
+        """Charge the pictures, record the batch, submit each entry, and seal the batch."""
         if any(entry.only_read for entry in entries):
             # The earlier request was refused after this one had found its key.
             raise ApiError("idempotency_in_progress", retry_after=1)
@@ -289,6 +290,7 @@ class BatchSubmission:
     def _items(
         self, entries: Iterable[Entry], shared: Mapping[str, Any], batch_id: str
     ) -> Iterator[BatchItem]:
+        """Submit the entries, and yield an item for each: its task, or why it has none."""
         accepted = 0
         for entry in entries:
             try:
@@ -312,6 +314,7 @@ class BatchSubmission:
                 yield BatchItem(entry.name, error=explain(error))
 
     def _item(self, entry: Entry, shared: Mapping[str, Any], batch_id: str) -> BatchItem:
+        """Submit an entry as a task of its own."""
         if entry.error is not None:
             return BatchItem(entry.name, error=entry.error)
         parameters = load(RemovalJson, {**shared, **entry.parameters})

@@ -203,7 +203,7 @@ class BreakerRedis(Redis):
 
     @classmethod
     def connect(cls, where: RedisAddress | str, breaker: CircuitBreaker) -> Self:
-        """As `tasks.redis_client.connect`, behind a breaker."""
+        """Build a client as `tasks.redis_client.connect` does, behind a breaker."""
         options = client_options() | {"max_connections": REDIS_CONNECTIONS}
         client = cast("Self", cls.from_pool(RedisAddress.of(where).pool(**options)))
         client.breaker = breaker

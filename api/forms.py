@@ -251,7 +251,7 @@ _FILE_NAME: Final = re.compile(r";\s*filename\*?\s*=", re.IGNORECASE)
 
 
 def _file_name(segment: MultipartSegment) -> str | None:
-    """The name of a part that is a file, in either of its two forms; None for a text field."""
+    """Return the name of a part that is a file, in either of its forms; None for a text field."""
     if segment.filename is not None:
         return _utf8(segment.filename)
     disposition = segment.header("Content-Disposition", "")

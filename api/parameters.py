@@ -81,7 +81,7 @@ class EventList(fields.Field[list[str]]):
 
 
 def _measure(description: str, *, example: str, default: str | None = None) -> fields.String:
-    """A short text that `inference.options` parses."""
+    """Return a field for a short text that `inference.options` parses."""
     return fields.String(
         load_default=default,
         validate=validate.Length(max=_MAX_TEXT),

@@ -173,6 +173,7 @@ class SubmissionService:
     def _accept(
         self, job: Job, submission: Submission, reservation: Reservation | None
     ) -> AcceptedJob:
+        """Copy a cached result; without one store the pictures, record the job and queue it."""
         if job.cache_key:
             cached = self.runtime.result_cache.find(job.cache_key)
             done = cached and self._reuse(job, cached, submission, reservation, stored=False)
@@ -202,6 +203,7 @@ class SubmissionService:
         tell_usage(self.runtime.quotas.charge(owner, [job.task_id], objects, pending=pending))
 
     def _new_job(self, submission: Submission, task_id: str, request_id: str) -> Job:
+        """Return the job that a submission asks for, with its times, receiver and cache key."""
         now = self.clock()
         model = self._model(submission)
         retention = self.settings.retention_hours * 3600

@@ -289,6 +289,7 @@ class _Exchange:
     send: Send
 
     async def run(self) -> None:
+        """Judge the head of a request with a body, read the body, and answer."""
         length = self.environ.get("CONTENT_LENGTH", "")
         if length in {"", "0"} and "HTTP_TRANSFER_ENCODING" not in self.environ:
             await self._respond(await self.bridge.call(self.environ))

@@ -138,7 +138,7 @@ def _statements(names: tuple[str, ...]) -> tuple[_Statement, ...]:
 
 
 def _pack(arguments: Mapping[str, Argument]) -> str:
-    """The arguments as JSON, numbers as text: Lua's JSON would round a unix time."""
+    """Return arguments as JSON, numbers as text: Lua's JSON would round a unix time."""
     given = {
         name: str(value)
         if isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -375,6 +375,7 @@ class DeliveryRunner:
                 return
 
     def _attempt(self, running: RunningAttempt) -> str:
+        """Render and post the payload, decide what follows, and record it; return the outcome."""
         delivery, now = running.delivery, self.clock()
         if _has_expired(delivery, now) and not self.store.may_expire(delivery, now):
             self.store.release(delivery, running.claim.token, now + _DOUBT_SECONDS)

@@ -319,6 +319,7 @@ class Runner:
         return answered
 
     def _cut_out(self, job: Job, timer: StageTimer) -> Result:
+        """Fetch a job's pictures, and run the pipeline on them."""
         options = Options.from_dict(job.options)
         with timer("fetch"):
             original = self.object_store.get(job.original_key)
@@ -343,6 +344,7 @@ class Runner:
                 raise _StalledError from error
 
     def _publish(self, attempt: _Attempt, result: Result) -> None:
+        """Store the result, then record the job's success, unless another attempt did so first."""
         job, lease = attempt.job, attempt.lease
         # A worker that was stopped for a while learns here what its lease's keeper has yet to ask.
         lease.confirm()
