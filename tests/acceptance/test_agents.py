@@ -68,7 +68,10 @@ async def test_an_agent_cuts_a_file_out_over_stdio(service: RunningService, fold
         told.append((progress, message))
 
     parameters = StdioServerParameters(
-        command=script("rmbg"), args=["mcp", "--url", service.url], cwd=folder
+        command=script("rmbg"),
+        args=["mcp", "--url", service.url],
+        cwd=folder,
+        env=dict(os.environ),
     )
     async with Client(parameters) as client:
         tools = {each.name: each for each in (await client.list_tools()).tools}
