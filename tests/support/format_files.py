@@ -50,6 +50,11 @@ def _tiff(
     return tiff_file(Page(samples, kind, tags=tags))
 
 
+def _with_thumbnail(tags: dict[int, tuple[int, ...]]) -> bytes:
+    picture = Page(_SAMPLES, 2, tags=tags)
+    return tiff_file(Page(_SAMPLES[:4], 2, tags={254: (1,)}, subdirectories=(picture,)))
+
+
 def _with_chunk(kind: bytes, body: bytes) -> bytes:
     data = _file("WEBP") + kind + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
     return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
@@ -76,8 +81,9 @@ FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
         for data in (_file("JPEG", restart_marker_blocks=1, subsampling=0),)
     ],
     "progressive": lambda: [
-        data[: data.rindex(b"\xff\xda")] + b"\xff\xd9"
-        for data in (_file("JPEG", progressive=True),)
+        b"\xff\xc4".join(parts[:kept]) + b"\xff\xd9"
+        for parts in (_file("JPEG", progressive=True).split(b"\xff\xc4"),)
+        for kept in range(3, len(parts))
     ],
     "JPEG whose": lambda: [height_behind_the_scan(_JPEG, 16)],
     "JPEG of 12": lambda: [jpeg_of_frame(_IMAGE, b"\xc1", 12)],
@@ -87,13 +93,16 @@ FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
     "PNG of each": lambda: [picture_file(_IMAGE.convert(mode)) for mode in ("1", "L", "P", "LA")],
     "PNG that lacks its": lambda: [_PNG[:-cut] for cut in (1, 12, 16)],
     "PNG with": lambda: [_PNG[:33] + png_chunk(b"cHRM", b"?") + _PNG[33:]],
-    "PNG that lacks chunks": lambda: [_PNG[:-30]],
+    "PNG that lacks chunks": lambda: [_PNG[:-30], _PNG[:-17]],
     "PNG that lacks rows": lambda: [png_file((9, 9), zlib.compress(bytes(n))) for n in (0, 50, 89)],
     "animated PNG": lambda: [_animated("PNG")],
     "PNG made": lambda: [_PNG[:8] + png_chunk(b"CgBI", b"P\0 \2") + _PNG[8:]],
     "WebP": lambda: [_file("WEBP"), _file("WEBP", lossless=True)],
     "WebP with": lambda: [_with_chunk(b"EXIF", b"??"), _with_chunk(b"what", b"?")],
-    "WebP that": lambda: [_file("WEBP")[:-20]],
+    "WebP that": lambda: [
+        _file("WEBP")[:-20],
+        _file("WEBP", lossless=True).removesuffix(b"\0")[:-1],
+    ],
     "animated WebP": lambda: [_animated("WEBP")],
     "AVIF": lambda: [_file("AVIF")],
     "HEIC": lambda: [_file("HEIC")],
@@ -126,7 +135,10 @@ FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
     "TIFF of other comp": lambda: [_tiff({259: (34887,)})],
     "TIFF with sub": lambda: [_tiff({530: (2, 2)}, 3, 6)],
     "camera raw": lambda: [
-        *(_tiff({50706: (1,)}), b"II*\0\x10\0\0\0CR\2\0", b"IIRO\x08\0\0\0", b"IIU\0"),
+        # DNG, samples behind a mosaic of colors, PEF; linear raw and NEF behind their thumbnails.
+        *(_tiff({50706: (1,)}), _tiff({262: (32803,)}), _tiff({259: (65535,)})),
+        *(_with_thumbnail(tags) for tags in ({262: (34892,)}, {259: (34713,)})),
+        *(b"II*\0\x10\0\0\0CR\2\0", b"IIRO\x08\0\0\0", b"IIU\0"),
         *(b"FUJIFILMCCD-RAW 0201", b"II\x1a\0\0\0HEAPCCDR", b"\0MRM", b"FOVb"),
         b"\0\0\0\x18ftypcrx \0\0\0\1crx isom",
     ],

@@ -9,7 +9,6 @@ from PIL import Image
 
 from inference.decode import decode
 from inference.errors import InvalidImageError, UnsupportedFormatError
-from inference.probe import probe_image
 from tests.support.icc_profiles import BLUE, GREEN, RED, rgb_profile
 from tests.support.pictures import height_behind_the_scan, picture_file
 
@@ -47,17 +46,6 @@ def test_a_height_behind_the_first_scan_counts(photo: Image.Image) -> None:
     for height, words in ((0, "header of this JPEG file is damaged"), (65_000, _MISSING)):
         with pytest.raises(InvalidImageError, match=words):
             decode(height_behind_the_scan(data, height))
-
-
-def test_a_progressive_jpeg_that_lacks_scans_is_refused_by_its_structure(
-    photo: Image.Image,
-) -> None:
-    data = picture_file(photo, "JPEG", progressive=True)
-    ends = [at for at in range(len(data)) if data.startswith(b"\xff\xda", at)]
-    assert len(ends) > 5
-    for at in ends[1:]:
-        with pytest.raises(InvalidImageError, match=_MISSING):
-            probe_image(data[: data.rindex(b"\xff\xc4", 0, at)] + _END)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import os
 import shutil
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,25 +73,6 @@ def test_isnet_sees_a_picture_by_its_brightest_value_and_its_answer_is_not_stret
     (alpha,) = isnet.matte([half])
     assert abs(alpha[20, 55] - 0.5) < 1e-3, "the mean of 1, 0.5 and 0, less a half"
     assert abs(alpha[20, 5] - 0.3775) < 1e-3
-
-
-def test_each_picture_gets_its_own_matte_at_its_own_size(u2netp: MattingModel) -> None:
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((40, 90), (300, 200))]
-    for image in images:
-        image.flags.writeable = False
-    entered: list[str] = []
-
-    def enter(stage: str) -> AbstractContextManager[None]:
-        entered.append(stage)
-        return nullcontext()
-
-    together = u2netp.matte(images, enter)
-    assert entered == ["preprocess", "inference"]
-    assert [matte.shape for matte in together] == [(40, 90), (300, 200)]
-    for image, matte in zip(images, together, strict=True):
-        assert np.array_equal(u2netp.matte([image])[0], matte)
-    assert u2netp.matte([]) == []
 
 
 def test_an_idle_model_burns_no_processor(u2netp: MattingModel) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inference.errors import ModelError
-from inference.models.base import HasGpuMemory, MattingModel
+from inference.models.base import MattingModel
 from inference.models.birefnet.device import choose_dtype
 from inference.models.birefnet.engine import (
     BiRefNetModel,
@@ -82,22 +82,6 @@ def test_a_faint_matte_is_not_stretched() -> None:
     logits = torch.linspace(-4, -3, 64 * 64).view(1, 1, 64, 64)  # a picture without a subject
     matte = logits_to_matte(logits, 100, 80)
     assert 0.017 < matte.min() < matte.max() < 0.048
-
-
-def test_each_picture_gets_its_own_matte_at_its_own_size(engine: MattingModel) -> None:
-    pictures = [_picture(seed, 60 + 40 * seed, 200 - 60 * seed) for seed in range(3)]
-    for picture in pictures:
-        picture.flags.writeable = False
-    together = engine.matte(pictures)
-    assert [matte.shape for matte in together] == [(60, 200), (100, 140), (140, 80)]
-    for picture, matte in zip(pictures, together, strict=True):
-        assert matte.dtype == np.float32
-        assert 0 <= matte.min() <= matte.max() <= 1
-        (alone,) = engine.matte([picture])
-        assert np.abs(matte - alone).max() <= 1e-4
-    assert engine.matte([]) == []
-    assert isinstance(engine, HasGpuMemory)
-    assert engine.gpu_memory() is None, "it runs on the CPU"
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.05), ("fp16", 0.01)])

@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from inference.errors import GpuOutOfMemoryError
-from inference.models.base import HasExecutionPath
+from inference.models.base import HasExecutionPath, HasGpuMemory
 from inference.models.birefnet.config import PRESETS, BiRefNetConfig, SwinConfig
 from inference.models.birefnet.engine import BiRefNetModel
 from inference.models.birefnet.fast import runners
@@ -46,6 +46,8 @@ def test_the_cpu_takes_the_fast_path_and_the_same_mattes_come_of_it(
 ) -> None:
     reference = BiRefNetModel("mine", tiny_network, _CPU, torch.float32, compile_="off")
     assert isinstance(engine, HasExecutionPath)
+    assert isinstance(engine, HasGpuMemory)
+    assert engine.gpu_memory() is None, "it runs on the CPU"
     assert (engine.path, reference.path) == ("fast", "reference")
     assert "compiling" in engine.path_reason
     assert reference.path_reason == "it was asked for"
