@@ -1,6 +1,5 @@
 """Models of other kinds in workers beside the service's: their mattes come through unchanged."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,9 @@ from inference.models.birefnet.config import PRESETS, PatchOrder
 from inference.models.birefnet.golden import golden_state
 from inference.models.load import load_model
 from inference.models.registry import get_spec
-from inference.models.weights import file_sha256
 from inference.options import Options
 from inference.pipeline import remove_background
+from tests.support.models import spec_of
 from tests.support.onnx_files import IsNetGraph
 from tests.support.pictures import read_picture
 from tests.support.servers import running
@@ -69,7 +68,7 @@ def test_a_graph_of_isnets_shape_and_size_with_random_weights(
     path.write_bytes(IsNetGraph().file)
     assert spec.size_bytes is not None
     assert abs(path.stat().st_size / spec.size_bytes - 1) < 0.02, "as large as the published file"
-    stand_in = replace(spec, size_bytes=path.stat().st_size, sha256=file_sha256(path))
+    stand_in = spec_of(spec.name, path.read_bytes())
     here = load_model(stand_in, path, device="cpu", threads=1)
     env = {
         "RMBG_HOST": "isnet",

@@ -28,19 +28,6 @@ def _jpeg(space: int, rules: bytes) -> bytes:
     return picture_file(_FLAT, "JPEG", exif=exif, quality=100, subsampling=0)
 
 
-@pytest.mark.parametrize(
-    ("space", "rules", "expected"),
-    [
-        (2, b"R98\0", _ADOBE_RGB),
-        (0xFFFF, b"R03\0", _ADOBE_RGB),
-        (0xFFFF, b"R98\0", _COLOR),
-        (1, b"R03\0", _COLOR),
-    ],
-)
-def test_exif_marks_adobe_rgb(space: int, rules: bytes, expected: tuple[int, ...]) -> None:
-    _check(_jpeg(space, rules), expected)
-
-
 def _check(data: bytes, expected: tuple[int, ...]) -> None:
     assert np.abs(decode(data).rgb.astype(int) - expected).max() <= 3
 
@@ -50,21 +37,8 @@ _PRIMARIES = {318: _D65, 319: (0.64, 0.33, 0.21, 0.71, 0.15, 0.06)}
 _CURVE = tuple(round((level / 255) ** 2.2 * 65535) for level in range(256))
 
 
-@pytest.mark.parametrize(
-    ("tags", "expected"),
-    [
-        ({**_PRIMARIES, 301: _CURVE}, _ADOBE_RGB),
-        ({**_PRIMARIES, 301: _CURVE * 3}, _ADOBE_RGB),
-        (_PRIMARIES, (123, 201, 92)),
-        ({318: _D65, 319: (0.64, 0.33, 0.3, 0.6, 0.15, 0.06)}, _COLOR),
-        ({318: (0.0, 0.0), 319: (9.0,) * 6}, _COLOR),
-        ({301: (7, 7)}, _COLOR),
-    ],
-)
-def test_primaries_and_curves_of_a_tiff(
-    tags: dict[int, tuple[float, ...]], expected: tuple[int, ...]
-) -> None:
-    _check(picture_file(_FLAT, "TIFF", tiffinfo=tags), expected)
+def _tiff(tags: dict[int, tuple[float, ...]]) -> bytes:
+    return picture_file(_FLAT, "TIFF", tiffinfo=tags)
 
 
 def _bmp(kind: bytes, gamma: float, profile: bytes) -> bytes:
@@ -79,20 +53,28 @@ def _bmp(kind: bytes, gamma: float, profile: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("kind", "gamma", "profile", "expected"),
+    ("data", "expected"),
     [
-        (bytes(4), 2.2, b"", _ADOBE_RGB),
-        (bytes(4), 1 / 2.2, b"", _ADOBE_RGB),
-        (bytes(4), 0, b"", _COLOR),
-        (b"BGRs", 2.2, b"", _COLOR),
-        (b"DEBM", 0, rgb_profile(BLUE, GREEN, RED), _COLOR[::-1]),
-        (b"DEBM", 0, b"broken", _COLOR),
+        (_jpeg(2, b"R98\0"), _ADOBE_RGB),
+        (_jpeg(0xFFFF, b"R03\0"), _ADOBE_RGB),
+        (_jpeg(0xFFFF, b"R98\0"), _COLOR),
+        (_jpeg(1, b"R03\0"), _COLOR),
+        (_tiff({**_PRIMARIES, 301: _CURVE}), _ADOBE_RGB),
+        (_tiff({**_PRIMARIES, 301: _CURVE * 3}), _ADOBE_RGB),
+        (_tiff(_PRIMARIES), (123, 201, 92)),
+        (_tiff({318: _D65, 319: (0.64, 0.33, 0.3, 0.6, 0.15, 0.06)}), _COLOR),
+        (_tiff({318: (0.0, 0.0), 319: (9.0,) * 6}), _COLOR),
+        (_tiff({301: (7, 7)}), _COLOR),
+        (_bmp(bytes(4), 2.2, b""), _ADOBE_RGB),
+        (_bmp(bytes(4), 1 / 2.2, b""), _ADOBE_RGB),
+        (_bmp(bytes(4), 0, b""), _COLOR),
+        (_bmp(b"BGRs", 2.2, b""), _COLOR),
+        (_bmp(b"DEBM", 0, rgb_profile(BLUE, GREEN, RED)), _COLOR[::-1]),
+        (_bmp(b"DEBM", 0, b"broken"), _COLOR),
     ],
 )
-def test_colors_of_a_bmp_by_its_header(
-    kind: bytes, gamma: float, profile: bytes, expected: tuple[int, ...]
-) -> None:
-    _check(_bmp(kind, gamma, profile), expected)
+def test_marks_of_exif_and_headers_are_heeded(data: bytes, expected: tuple[int, ...]) -> None:
+    _check(data, expected)
 
 
 def _gamma(value: float) -> bytes:

@@ -6,10 +6,9 @@ import pytest
 
 from api.settings import ApiSettings
 from deploy.local import up
-from deploy.local.ports import reserved_ports
 from deploy.local.service import SelfCheckError
-from deploy.local.stack import Ports, UpOptions, plan_stack
 from tasks.runtime import Runtime
+from tests.support.stacks import planned
 
 
 @pytest.mark.parametrize(
@@ -37,9 +36,7 @@ def test_keys_are_asked_for_as_set_and_the_self_check_has_one_for_its_own_time(
     runtime.object_store.ensure_bucket()
     for number in range(keys):
         runtime.api_keys.add(f"shop-{number}")
-    with reserved_ports() as free:
-        options = UpOptions(port=0, flower_port=None)
-        stack = plan_stack(options, given, tmp_path, Ports.choose(options, free))
+    stack = planned(given, tmp_path)
     key_was_valid = []
 
     def check(_url: str, _target: Path, api_key: str | None = None) -> None:
@@ -58,8 +55,6 @@ def test_the_operators_page_links_to_this_flower_or_the_users(
     server_settings: dict[str, object], tmp_path: Path, given: str | None
 ) -> None:
     settings = ApiSettings.load(**server_settings, **({"flower_url": given} if given else {}))
-    with reserved_ports() as free:
-        options = UpOptions(port=0, flower_port=0)
-        stack = plan_stack(options, settings, tmp_path, Ports.choose(options, free))
+    stack = planned(settings, tmp_path, flower_port=0)
     (api,) = [each for each in stack.services if each.name == "api"]
     assert api.env["RMBG_FLOWER_URL"] == (given or stack.flower_url)

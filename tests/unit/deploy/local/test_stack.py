@@ -1,6 +1,7 @@
 """What can prevent the start of `rmbg up`: one clear line and exit status 2 for each."""
 
 import io
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ from rich.console import Console
 from api.settings import ApiSettings
 from deploy.local.ports import LOOPBACK, reserved_ports
 from deploy.local.screen import Screen
-from deploy.local.stack import Ports, UpOptions, child_environment, choose_workers, plan_stack
+from deploy.local.stack import Ports, UpOptions, child_environment, choose_workers
 from deploy.local.up import run_up
+from tests.support.stacks import planned
 
 #: Starts with options, which fails, and returns what is printed.
 Refusal = Callable[..., str]
@@ -48,12 +50,6 @@ def test_a_taken_port_is_named_with_its_option(refusal: Refusal) -> None:
     assert "--port" in output
 
 
-def test_a_folder_that_cannot_be_created(refusal: Refusal, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    data = tmp_path / "file" / "data"
-    assert f"The data folder {data} cannot be written (Not a directory)." in refusal(data=data)
-
-
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -70,21 +66,21 @@ def test_what_a_server_would_fail_by_is_told_before(
     assert words in refusal()
 
 
-def test_a_missing_model_says_how_to_fetch_it(unchecked_refusal: Refusal, tmp_path: Path) -> None:
-    output = unchecked_refusal()
-    assert "is missing" in output
-    assert "rmbg models fetch u2netp" in output
-    assert not (tmp_path / "data").exists()
-
-
-def test_an_unknown_model_lists_the_known_ones_and_a_wrong_setting_is_named(
-    unchecked_refusal: Refusal,
+def test_a_missing_or_unknown_model_and_a_wrong_setting_are_named(
+    unchecked_refusal: Refusal, tmp_path: Path
 ) -> None:
+    assert re.search("is missing.*rmbg models fetch u2netp", unchecked_refusal())
+    assert not (tmp_path / "data").exists()
     assert "u2netp" in unchecked_refusal(model="no-such-model")
     assert "RMBG_REDIS_URL" in unchecked_refusal(redis_url="http://example.org")
 
 
-def test_servers_of_the_user_that_do_not_answer(refusal: Refusal) -> None:
+def test_a_folder_and_servers_that_cannot_be_used_are_named(
+    refusal: Refusal, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    data = tmp_path / "file" / "data"
+    assert f"The data folder {data} cannot be written (Not a directory)." in refusal(data=data)
     with reserved_ports() as ports:
         address = f"{LOOPBACK}:{ports[0]}"
         redis = refusal(redis_url=f"redis://:secret@{address}/0")
@@ -106,9 +102,7 @@ def test_chosen_ports_are_used_and_the_others_are_free() -> None:
 
 def test_how_a_users_store_is_reached_does_not_matter_to_the_embedded_one(tmp_path: Path) -> None:
     given = ApiSettings.load(s3_credentials="aws", s3_addressing_style="virtual")
-    with reserved_ports() as free:
-        ports = Ports.choose(UpOptions(port=0, flower_port=None), free)
-        made = plan_stack(UpOptions(flower_port=None), given, tmp_path, ports).settings
+    made = planned(given, tmp_path).settings
     assert (made.s3_credentials, made.s3_addressing_style) == ("keys", "path")
     assert made.s3_access_key
 
@@ -137,9 +131,7 @@ def test_workers_take_turns_on_several_gpus(
     monkeypatch.setattr("deploy.local.stack._GPUS", tmp_path / "gpus")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     given = ApiSettings.load(model="birefnet", device=device)
-    options = UpOptions(flower_port=None, workers=3)
-    with reserved_ports() as free:
-        stack = plan_stack(options, given, tmp_path, Ports.choose(options, free))
+    stack = planned(given, tmp_path, workers=3)
     given_out = [each.env.get("CUDA_VISIBLE_DEVICES") for each in stack.services[:3]]
     assert given_out == expected
     # A first start compiles the network for its GPU.

@@ -3,7 +3,6 @@
 import os
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from inference.models.base import MattingModel
 from inference.models.load import load_model
 from inference.models.onnx import has_cuda, preprocess, resize_matte
 from inference.models.registry import get_spec
-from inference.models.weights import file_sha256
+from tests.support.models import spec_of
 from tests.support.onnx_files import mean_sigmoid_graph
 
 _U2NETP = get_spec("u2netp")
@@ -53,11 +52,7 @@ def isnet(tmp_path: Path) -> MattingModel:
     """Stands in for IS-Net, whose weights are not at hand: the same input, and a known answer."""
     path = tmp_path / "isnet.onnx"
     path.write_bytes(mean_sigmoid_graph(1024))
-    spec = replace(
-        get_spec("isnet-general-use"),
-        size_bytes=path.stat().st_size,
-        sha256=file_sha256(path),
-    )
+    spec = spec_of("isnet-general-use", path.read_bytes())
     return load_model(spec, path, device="cpu", threads=1)
 
 

