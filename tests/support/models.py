@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from inference.models.base import Alpha, Rgb, StageHook, no_stages
 from inference.models.registry import ModelSpec, get_spec
 
 
-def spec_of(model: str, data: bytes, **changes: object) -> ModelSpec:
+def spec_of(model: str, data: bytes, **changes: Any) -> ModelSpec:  # noqa: ANN401 - of the table
     """What the table would say of a model if its file held this."""
     digest = hashlib.sha256(data).hexdigest()
     return replace(get_spec(model), size_bytes=len(data), sha256=digest, **changes)
