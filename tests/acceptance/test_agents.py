@@ -21,6 +21,7 @@ from tests.support.programs import run_program
 from tests.support.service import RunningApi, RunningService
 from tests.support.serving import answer, serving
 
+TOOLS = {"cut_out", "get_task", "list_models"}
 #: A task that nobody has.
 NOBODY = "rm-20261122-aaaaaaaaaaaaaaaaaaaa"
 
@@ -74,8 +75,7 @@ async def test_an_agent_cuts_a_file_out_over_stdio(service: RunningService, fold
         env=dict(os.environ),
     )
     async with Client(parameters) as client:
-        tools = {each.name: each for each in (await client.list_tools()).tools}
-        assert set(tools) == {"cut_out", "get_task", "list_models"}
+        assert {each.name for each in (await client.list_tools()).tools} == TOOLS
         models = (await _call(client, "list_models"))["result"]
         assert [each["name"] for each in models if each["default"]] == ["u2netp"]
         cutout = await client.call_tool(
@@ -194,11 +194,7 @@ def test_the_pages_name_what_is_there() -> None:
     assert len(links) >= 8
     assert [each for each in links if not (ROOT / "docs" / each.partition("#")[0]).exists()] == []
     page = (ROOT / "docs" / "agents.md").read_text()
-    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == {
-        "cut_out",
-        "get_task",
-        "list_models",
-    }
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == TOOLS
     for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL):
         (entry,) = json.loads(block)["mcpServers"].values()
         assert entry["args"][0] == "mcp"

@@ -1,9 +1,8 @@
-"""Batches through the real service: what fails alone, and what memory they take."""
+"""A batch of large pictures to the real API: what memory it takes."""
 
 import io
 import random
 import threading
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,28 +12,9 @@ import pytest
 from PIL import Image
 
 from rmbg_client import Client
-from tests.support.pictures import read_picture
-from tests.support.service import RunningApi, RunningService
+from tests.support.service import RunningApi
 
 MB = 2**20
-
-
-def test_bad_pictures_fail_alone_and_the_archive_holds_the_rest(
-    service: RunningService, photos: list[Path], garbled: Path, tmp_path: Path
-) -> None:
-    words, cut = tmp_path / "words.jpg", tmp_path / "cut.jpg"
-    words.write_text("no picture")
-    cut.write_bytes(photos[0].read_bytes()[:100])
-    sent = [photos[0], words, cut, garbled, *photos[1:]]
-    with Client(service.url) as client:
-        batch = client.wait_batch(client.submit_batch(sent).batch_id)
-        path = client.archive(batch.batch_id, tmp_path / "cutouts.zip")
-    failed = {item.name: item.error.type for item in batch.items if item.error}
-    assert failed == dict.fromkeys((words.name, cut.name, garbled.name), "invalid_image")
-    with zipfile.ZipFile(path) as archive:
-        assert archive.testzip() is None
-        assert archive.namelist() == [f"{photo.stem}.png" for photo in photos]
-        assert read_picture(archive.read("coffee.png")).mode == "RGBA"
 
 
 @contextmanager

@@ -14,13 +14,7 @@ from tasks.jobs.job import Status
 from tasks.redis_client import connect
 from tests.support.receivers import answering, receiver
 from tests.support.servers import embedded_valkey, running
-from tests.support.service import (
-    HOST,
-    RunningService,
-    eventually,
-    running_service,
-    worker_service,
-)
+from tests.support.service import HOST, RunningService, eventually, running_service, worker_service
 
 
 def _why_not_ready(service: RunningService) -> str:

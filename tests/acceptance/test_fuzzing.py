@@ -13,7 +13,7 @@ import pytest
 import urllib3
 
 from tests.support.fuzzed_pictures import KINDS, Fuzzed, fuzzed
-from tests.support.service import RunningService, running_api
+from tests.support.service import RunningApi, RunningService, running_api
 
 #: Every kind once; the full-size test has the many.
 COUNT = len(KINDS)
@@ -21,16 +21,15 @@ COUNT = len(KINDS)
 _OUR_FAULTS = frozenset({"internal_error", "poison", "lost", "original_missing"})
 
 
-def _send(url: str, each: Fuzzed) -> str:
+def _send(api: RunningApi, each: Fuzzed) -> str:
     """Submit one and see it through; what came of it, once that is known to be right."""
-    fields = {"image": (each.name, each.data), "cache": "false"}
-    answer = urllib3.request("POST", f"{url}/api/v1/remove-bg", fields=fields, timeout=60)
+    answer = api.submit(each.data)
     body = json.loads(answer.data)
     if answer.status != 202:
         assert 400 <= answer.status < 500, (each.name, body)
         assert body["message"], each.name
         return str(body["error"]["type"])
-    address = f"{url}/api/v1/tasks/{body['data']['task_id']}?wait=30"
+    address = f"{api.url}/api/v1/tasks/{body['data']['task_id']}?wait=30"
     for _ in range(10):
         task = json.loads(urllib3.request("GET", address, timeout=90).data)["data"]
         if task["status"] in {"succeeded", "failed"}:
@@ -44,9 +43,9 @@ def _send(url: str, each: Fuzzed) -> str:
     return f"failed: {task['error']['type']}"
 
 
-def _send_all(url: str, cases: Sequence[Fuzzed]) -> Counter[str]:
+def _send_all(api: RunningApi, cases: Sequence[Fuzzed]) -> Counter[str]:
     with ThreadPoolExecutor(4) as pool:
-        return Counter(pool.map(lambda each: _send(url, each), cases))
+        return Counter(pool.map(lambda each: _send(api, each), cases))
 
 
 def test_the_service_refuses_with_a_reason_or_cuts_out_and_goes_on(
@@ -54,7 +53,7 @@ def test_the_service_refuses_with_a_reason_or_cuts_out_and_goes_on(
 ) -> None:
     seed = secrets.randbits(32)
     print(f"seed {seed}")  # noqa: T201 - repeats this run
-    outcomes = _send_all(service.url, list(fuzzed(COUNT, seed)))
+    outcomes = _send_all(service.api, list(fuzzed(COUNT, seed)))
     assert sum(outcomes.values()) == COUNT
     service.client.cut_out(coffee, {})
 
@@ -84,10 +83,10 @@ def test_five_hundred_of_them_leave_no_memory_behind(
     cases = list(fuzzed(500, seed))
     with running_api(service.env, tmp_path / "api.log", ready="/healthz/ready") as api:
         # Every kind has been met by then: what is loaded once is loaded.
-        _send_all(api.url, list(fuzzed(120, seed + 1)))
+        _send_all(api, list(fuzzed(120, seed + 1)))
         pids = {"api": api.pid, "worker": service.model_worker_pid}
         before = {name: _resident_at_rest(pid) for name, pid in pids.items()}
-        outcomes = _send_all(api.url, cases)
+        outcomes = _send_all(api, cases)
         after = {name: _resident_at_rest(pid) for name, pid in pids.items()}
         print(outcomes, before, after)  # noqa: T201 - the figures are the point
         assert sum(outcomes.values()) == 500

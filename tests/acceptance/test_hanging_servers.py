@@ -9,12 +9,12 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -30,12 +30,11 @@ from tasks.runtime import Runtime
 from tests.support.listening import CHUNK, listening, pass_on
 from tests.support.paths import DATA
 from tests.support.servers import S3Address, Servers, running
-from tests.support.service import eventually, running_api, settings_of
+from tests.support.service import RunningApi, eventually, running_api, settings_of
 
 #: What was promised is 5 s; it was some 20 s before there was a limit.
 BOUND_SECONDS = 8.0
 _KEYS = ("access", "secret-of-the-tests")
-_PATH = "/api/v1/remove-bg"
 _PHOTO = (DATA / "coffee.jpg").read_bytes()
 
 
@@ -43,7 +42,7 @@ _PHOTO = (DATA / "coffee.jpg").read_bytes()
 class World:
     """An API with servers of its own, since all others would hang with it."""
 
-    url: str
+    api: RunningApi
     servers: dict[str, subprocess.Popen[bytes]]
     runtime: Runtime
 
@@ -56,34 +55,31 @@ class World:
         finally:
             signal_group(group, signal.SIGCONT)
 
-    def ask(self, method: str, path: str, **more: Any) -> BaseHTTPResponse:  # noqa: ANN401 - urllib3's
-        return urllib3.request(method, f"{self.url}{path}", retries=False, timeout=120, **more)
-
-    def refusal(self, method: str, path: str, **more: Any) -> tuple[str, dict[str, str]]:  # noqa: ANN401 - urllib3's
-        """The type and the fields of an error that comes soon, and says when to come again."""
-        began = time.monotonic()
-        answer = self.ask(method, path, **more)
-        assert time.monotonic() - began < BOUND_SECONDS
-        assert (answer.status, bool(answer.headers.get("Retry-After"))) == (503, True), answer.data
-        error = answer.json()["error"]
-        return error["type"], error["fields"]
+    def get(self, path: str) -> BaseHTTPResponse:
+        return urllib3.request("GET", f"{self.api.url}{path}", retries=False, timeout=120)
 
     def accepted(self) -> str:
         """The id of the first job that is accepted: soon after the server goes on."""
 
-        def ask() -> str:
-            answer = self.ask("POST", _PATH, fields=_fields(_PHOTO))
+        def submit() -> str:
+            answer = self.api.submit(_PHOTO)
             assert answer.status in {202, 503}, answer.data
             return str(answer.json()["data"]["task_id"]) if answer.status == 202 else ""
 
-        return eventually("a job is accepted", ask, seconds=30)
+        return eventually("a job is accepted", submit, seconds=30)
 
     def task_ids(self) -> set[str]:
         return {each for status in Status for each in self.runtime.job_store.ids(status)}
 
 
-def _fields(picture: bytes) -> dict[str, Any]:
-    return {"cache": "false", "image": ("coffee.jpg", picture)}
+def _refusal(ask: Callable[[], BaseHTTPResponse]) -> tuple[str, dict[str, str]]:
+    """The type and the fields of an error that comes soon, and says when to come again."""
+    began = time.monotonic()
+    answer = ask()
+    assert time.monotonic() - began < BOUND_SECONDS
+    assert (answer.status, bool(answer.headers.get("Retry-After"))) == (503, True), answer.data
+    error = answer.json()["error"]
+    return error["type"], error["fields"]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +104,7 @@ def world(
         runtime = stack.enter_context(Runtime(settings_of(env)))
         runtime.object_store.ensure_bucket()
         api = stack.enter_context(running_api(env, folder / "api.log"))
-        yield World(api.url, servers, runtime)
+        yield World(api, servers, runtime)
 
 
 @dataclass
@@ -151,12 +147,9 @@ def test_a_hundred_large_pictures_at_once_are_accepted_by_a_store_that_is_merely
             "RMBG_API_WORKERS": "2",
         }
 
-        def submit(_: int) -> int:
-            sent = {"fields": _fields(picture), "retries": False, "timeout": 180}
-            return urllib3.request("POST", f"{api.url}{_PATH}", **sent).status
-
         with running_api(env, tmp_path / "api.log") as api, ThreadPoolExecutor(100) as pool:
-            assert set(pool.map(submit, range(100))) == {202}
+            answers = pool.map(api.submit, [picture] * 100)
+            assert {answer.status for answer in answers} == {202}
 
 
 @pytest.mark.parametrize(
@@ -167,7 +160,7 @@ def test_callers_are_refused_soon_while_a_server_hangs_and_nothing_is_half_accep
     world: World, server: str, check: str, error: str
 ) -> None:
     def submit(picture: bytes) -> str:
-        return world.refusal("POST", _PATH, fields=_fields(picture))[0]
+        return _refusal(partial(world.api.submit, picture))[0]
 
     task = f"/api/v1/tasks/{world.accepted()}"
     before = world.task_ids()
@@ -180,12 +173,12 @@ def test_callers_are_refused_soon_while_a_server_hangs_and_nothing_is_half_accep
         time.sleep(1.2)
         assert submit(_PHOTO) == error
         if server == "valkey":
-            assert world.refusal("GET", task)[0] == error
+            assert _refusal(partial(world.get, task))[0] == error
         else:
-            assert world.ask("GET", task).status == 200
-        kind, fields = world.refusal("GET", "/healthz/ready")
+            assert world.get(task).status == 200
+        kind, fields = _refusal(partial(world.get, "/healthz/ready"))
         assert (kind, check in fields) == ("not_ready", True)
-        assert world.ask("GET", "/healthz/live").status == 200
+        assert world.get("/healthz/live").status == 200
     task_id = world.accepted()
     assert world.task_ids() == before | {task_id}
     originals = {original_key(each) for each in world.task_ids()}

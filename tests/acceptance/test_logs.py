@@ -10,7 +10,7 @@ import psutil
 import urllib3
 
 from tests.support.receivers import answering, receiver
-from tests.support.service import RunningService, eventually
+from tests.support.service import STAGES, WORKER, RunningService, eventually
 
 REQUEST_ID = "order-4711"
 #: Of a signed address, whoever may have written it down.
@@ -41,9 +41,8 @@ def test_a_killed_process_costs_a_job_one_attempt_and_its_request_id_leads_to_th
     assert (request["method"], request["status"]) == ("POST", 202)
     assert died["outcome"] == "queued"
     assert {line["task_id"] for line in (accepted, died, succeeded)} == {task_id}
-    assert succeeded["worker"] == "gpu0@acceptance"
-    for stage in ("queue", "fetch", "decode", "preprocess", "inference", "encode", "store"):
-        assert succeeded[f"{stage}_ms"] >= 0, stage
+    assert succeeded["worker"] == WORKER
+    assert min(succeeded[f"{stage}_ms"] for stage in STAGES) >= 0
 
 
 def test_no_secret_is_written_nor_an_argument_of_a_process(
@@ -68,7 +67,7 @@ def test_no_secret_is_written_nor_an_argument_of_a_process(
     urllib3.request("POST", f"{service.url}/api/v1/remove-bg", fields=with_key)
     logs, arguments = service.logged(), _arguments()
     assert task_id in logs
-    assert "gpu0@acceptance" in arguments
+    assert WORKER in arguments
     password = urlsplit(service.env["RMBG_REDIS_URL"]).password
     assert password
     secrets = {

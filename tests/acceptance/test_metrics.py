@@ -8,10 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tasks import metrics
 from tasks.metrics import MetricSource
-from tests.support.service import RunningService, eventually
+from tests.support.service import STAGES, WORKER, RunningService, eventually
 
-WORKER = "gpu0@acceptance"
-STAGES = ("queue", "fetch", "decode", "preprocess", "inference", "compose", "encode", "store")
 PLACES = {
     "api": {MetricSource.ALL, MetricSource.API, MetricSource.REDIS},
     "gpu0": {MetricSource.ALL, MetricSource.WORKER},

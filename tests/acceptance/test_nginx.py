@@ -88,9 +88,7 @@ def _running_nginx(folder: Path, address: str, tls: str, api: str, store: str) -
 
 @pytest.fixture(scope="module")
 def front(
-    servers: Servers,
-    service_environment: dict[str, str],
-    tmp_path_factory: pytest.TempPathFactory,
+    servers: Servers, service_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Front]:
     folder = tmp_path_factory.mktemp("nginx")
     alone = folder / "alone"
@@ -158,9 +156,7 @@ def test_the_pages_and_removebgs_api_work_below_the_path(front: Front, coffee: P
     assert answer.json()["data"]["attributes"]["api"], answer.data
 
 
-def test_a_signed_address_is_handed_on_to_the_store_and_nothing_else_is(
-    front: Front,
-) -> None:
+def test_a_signed_address_is_handed_on_to_the_store_and_nothing_else_is(front: Front) -> None:
     status_url = front.submit(front.tls_url)["status_url"]
     task = front.tls.request("GET", status_url).json()["data"]
     signed = task["original_url"]
@@ -226,7 +222,7 @@ def test_a_refusal_by_nginx_has_the_shape_of_the_api(front: Front) -> None:
         ("::ffff:198.51.100.1", "::ffff:198.51.100.1", "::ffff:198.51.100.2"),
     ],
 )
-def test_the_addresses_of_an_ipv6_network_share_connections(
+async def test_the_addresses_of_an_ipv6_network_share_connections(
     front: Front, crowd: str, refused: str, other: str
 ) -> None:
     async def ask(address: str) -> tuple[bytes, asyncio.StreamWriter]:
@@ -237,14 +233,11 @@ def test_the_addresses_of_an_ipv6_network_share_connections(
         to.write(f"{head}Expect: 100-continue\r\nContent-Length: 99999\r\n\r\n".encode())
         return (await answer.readline())[9:12], to
 
-    async def statuses() -> list[bytes]:
-        crowding = [crowd.format(number + 1) for number in range(_CONNECTIONS)]
-        answers = [await ask(address) for address in (*crowding, refused, other)]
-        for _, to in answers:
-            to.close()
-        return [status for status, _ in answers]
-
-    assert asyncio.run(statuses()) == [b"100"] * _CONNECTIONS + [b"429", b"100"]
+    crowding = [crowd.format(number + 1) for number in range(_CONNECTIONS)]
+    answers = [await ask(address) for address in (*crowding, refused, other)]
+    for _, to in answers:
+        to.close()
+    assert [status for status, _ in answers] == [b"100"] * _CONNECTIONS + [b"429", b"100"]
 
 
 def test_without_the_api_the_answer_is_503_in_its_shape(front: Front) -> None:

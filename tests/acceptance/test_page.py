@@ -14,12 +14,7 @@ from tasks.jobs.job import Status
 from tasks.runtime import Runtime
 from tests.support.browser import Visit, far_off, pixels, visiting
 from tests.support.pictures import exif_orientation
-from tests.support.service import (
-    RunningApi,
-    RunningService,
-    eventually,
-    settings_of,
-)
+from tests.support.service import RunningApi, RunningService, eventually, settings_of
 from tests.support.websites import website
 
 _CORNER = """(canvas) => [...canvas.getContext("2d").getImageData(0, 0, 1, 1).data]"""
@@ -50,6 +45,11 @@ _KEEPS_NOTHING = """
     Object.defineProperty(window, name, { get: refuse });
   for (const name of ["query", "request"]) LockManager.prototype[name] = async () => refuse();
 """
+
+
+def _refuse(route: Route) -> None:
+    error = {"type": "storage_quota_exceeded"}
+    route.fulfill(status=403, json={"message": "No room.", "error": error})
 
 
 @pytest.fixture
@@ -101,10 +101,7 @@ def test_photos_are_dropped_compared_touched_up_and_downloaded(
     coffee.get_by_role("button", name="Touch up").click()
     x, y, *_ = visit.stage()
     page.locator("#brush-softness").fill("0")
-    page.mouse.move(x - 40, y)
-    page.mouse.down()
-    page.mouse.move(x + 40, y, steps=8)
-    page.mouse.up()
+    visit.drag(x - 40, y, x + 40, y)
     page.get_by_role("button", name="Close").click()
     brushed = pixels(visit.saved(download))
     rows, columns = brushed.shape[:2]
@@ -172,10 +169,7 @@ def test_folders_of_photos_finish_by_few_requests_and_keep_their_names(
     assert title.text_content() == shown[-4]
     x, y, _, height = visit.stage()
     assert split.get_attribute("aria-valuetext") == "Before 0 %"
-    page.mouse.move(x - (height - 24) * 96 / 65 / 2 + 8, y)
-    page.mouse.down()
-    page.mouse.move(x, y, steps=4)
-    page.mouse.up()
+    visit.drag(x - (height - 24) * 96 / 65 / 2 + 8, y, x, y)
     half = float(split.input_value())
     assert abs(half - 50) < 3, "the divider at the picture's left is drawn along"
     # The slider has these keys for itself.
@@ -282,8 +276,7 @@ def test_backgrounds_are_shown_as_they_are_saved_and_outlast_a_reload(
     visit.drop(photo)
     card = visit.card(photo.name, "done")
     download = card.get_by_role("button", name="Download")
-    refused = {"message": "No room.", "error": {"type": "storage_quota_exceeded"}}
-    page.route("**/api/v1/remove-bg", lambda route: route.fulfill(status=403, json=refused))
+    page.route("**/api/v1/remove-bg", _refuse)
     page.locator("#background-blur").check()
     card.get_by_text("The photo before cannot be shown. Your key may store no more.").wait_for()
     download.click()
@@ -406,6 +399,7 @@ def test_photos_are_found_again_and_two_windows_show_the_same(
     broken.write_text("no picture")
     waiting.drop(broken)
     waiting.card(broken.name, "failed")
+    names = [*(photo.name for photo in photos), broken.name]
     counts = page.locator("#sum").inner_text()
     assert counts == "0 of 3 done, 1 failed, 1 canceled"
 
@@ -416,11 +410,7 @@ def test_photos_are_found_again_and_two_windows_show_the_same(
     other.on("request", lambda request: waiting.requested.append(request.url))
     other.goto(waiting.url)
     for each in (page, other):
-        for name, state in zip(
-            [*(photo.name for photo in photos), broken.name],
-            ("queued", "canceled", "queued", "failed"),
-            strict=True,
-        ):
+        for name, state in zip(names, ("queued", "canceled", "queued", "failed"), strict=True):
             each.locator(f'.card[data-state="{state}"]', has_text=name).wait_for()
         assert each.locator("#sum").inner_text() == counts
     assert not [each for each in waiting.requested[before:] if each.endswith("/remove-bg")]
@@ -432,7 +422,7 @@ def test_photos_are_found_again_and_two_windows_show_the_same(
     page.get_by_role("button", name="Undo").click()
     canceled.wait_for()
     order = [each.get_attribute("title") for each in page.locator(".name").all()]
-    assert order == [*(photo.name for photo in photos), broken.name]
+    assert order == names
     page.get_by_role("button", name="Remove all").click()
     page.get_by_text("4 photos are removed. 2 of them were still running.").wait_for()
     other.locator("body.empty").wait_for()
@@ -545,20 +535,17 @@ def test_a_tenant_sees_its_own_photos_and_its_key_reaches_no_address_and_no_log(
         page.get_by_text("asks for an API key").first.wait_for()
         page.keyboard.press("Escape")
         page.get_by_role("button", name="API key").click()
-        page.locator("#key").fill("rmbg_wrong")
-        page.keyboard.press("Enter")
+        mine.use_key("rmbg_wrong")
         page.get_by_text("unknown or was revoked").wait_for()
         mine.open()
-        page.locator("#key").fill(shop)
-        page.keyboard.press("Enter")
+        mine.use_key(shop)
         mine.card(coffee.name, "queued")
         mine.open()
         mine.card(coffee.name, "queued")
 
         # Another person at the same browser.
         page.get_by_role("button", name="API key").click()
-        page.locator("#key").fill(studio)
-        page.keyboard.press("Enter")
+        mine.use_key(studio)
         page.locator("body.empty").wait_for()
         mine.open()
         assert page.locator(".card").count() == 0
@@ -569,8 +556,7 @@ def test_a_tenant_sees_its_own_photos_and_its_key_reaches_no_address_and_no_log(
         page.get_by_text("unknown or was revoked").wait_for()
         page.get_by_role("button", name="Back").click()
         page.get_by_role("button", name="Enter a key").click()
-        page.locator("#key").fill(shop)
-        page.keyboard.press("Enter")
+        mine.use_key(shop)
         mine.card(coffee.name, "queued")
         assert not [each for each in mine.requested if shop in each or studio in each]
     assert shop not in keyed_api.log.read_text()
@@ -621,8 +607,7 @@ def test_a_cutout_stays_until_a_new_one_comes_and_an_archive_tells_what_it_lacks
     visit.card(coffee.name, "done")
     assert visit.saved(download).read_bytes() == former
     page.unroute("**/api/v1/remove-bg")
-    refused = {"message": "No room.", "error": {"type": "storage_quota_exceeded"}}
-    page.route("**/api/v1/remove-bg", lambda route: route.fulfill(status=403, json=refused))
+    page.route("**/api/v1/remove-bg", _refuse)
     page.locator("#param-mask_offset").fill("-8")
     page.locator("#edges-again").click()
     card.get_by_text("This is the cutout from before. Your key may store no more.").wait_for()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from tests.support.browser import AXE, barriers, small_targets, visiting
+from tests.support.browser import AXE, PHONE, barriers, small_targets, visiting
 from tests.support.service import RunningService
 
 #: Whether the header covers the panel's title where the page ends.
@@ -46,8 +46,7 @@ def test_axe_finds_no_barrier(
 def test_on_a_phone_everything_fits_and_can_be_hit(
     browser: Browser, service: RunningService, coffee: Path
 ) -> None:
-    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
-    with visiting(browser, service.url, **phone) as visit:
+    with visiting(browser, service.url, **PHONE) as visit:
         page = visit.open()
         assert small_targets(visit) == []
         assert not {"Drop", "paste"} & set(page.locator("main").inner_text().split())

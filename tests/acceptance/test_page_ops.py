@@ -10,7 +10,7 @@ from tasks.jobs.job import JobError, Status
 from tasks.operations import DEFAULT_REASON
 from tasks.runtime import Runtime
 from tasks.worker_registry import WorkerRegistry
-from tests.support.browser import AXE, barriers, small_targets, visiting
+from tests.support.browser import AXE, PHONE, barriers, small_targets, visiting
 from tests.support.commands import WORKER, crash
 from tests.support.jobs import make_job, recorded
 from tests.support.service import RunningApi, settings_of
@@ -110,20 +110,15 @@ def test_a_worker_is_drained_and_tasks_are_queued_again(
 
 
 def test_a_key_that_is_no_operators_is_told_so(browser: Browser, keyed_api: RunningApi) -> None:
-    with (
-        Runtime(settings_of(keyed_api.env)) as runtime,
-        visiting(browser, keyed_api.url) as visit,
-    ):
+    with Runtime(settings_of(keyed_api.env)) as runtime, visiting(browser, keyed_api.url) as visit:
         _register(runtime)
         shop = runtime.api_keys.add("ops-shop")[1]
         operator = runtime.api_keys.add("ops-operator", operator=True)[1]
         page = visit.open("/ops")
-        page.locator("#key").fill(shop)
-        page.keyboard.press("Enter")
+        visit.use_key(shop)
         page.get_by_text("This page is for operators").wait_for()
         assert page.locator(".row").count() == 0
-        page.locator("#key").fill(operator)
-        page.keyboard.press("Enter")
+        visit.use_key(operator)
         page.locator(f'[data-name="{WORKER}"]').wait_for()
         page.get_by_role("button", name="Drain").click()
         page.locator("#sure-go").click()
@@ -153,8 +148,7 @@ def test_on_a_phone_everything_fits_and_can_be_hit(
     _failed(runtime, webhook_url=URL)
     _dead(runtime)
     runtime.registry.drain(WORKER, DEFAULT_REASON)
-    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
-    with visiting(browser, lone_api.url, locale="zh-CN", **phone) as visit:
+    with visiting(browser, lone_api.url, locale="zh-CN", **PHONE) as visit:
         page = visit.open("/ops")
         assert "由管理员操作" in page.locator(f'[data-name="{WORKER}"]').inner_text()
         assert page.locator("#open-key").is_hidden(), "no keys are used here"

@@ -28,9 +28,7 @@ FORMATS = ({}, {"output_format": "webp"}, {"output_format": "jpg", "matte_color"
 
 @pytest.fixture(scope="module")
 def own_service(
-    servers: Servers,
-    service_environment: dict[str, str],
-    tmp_path_factory: pytest.TempPathFactory,
+    servers: Servers, service_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningService]:
     own = {"RMBG_REDIS_URL": servers.new_database(), "RMBG_HOST": "watched"}
     with running_service(service_environment | own, tmp_path_factory.mktemp("watched")) as service:

@@ -1,5 +1,6 @@
 """The Python client against the running service: every call."""
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,14 +42,19 @@ def test_a_task_from_submission_to_erasure(
     assert failed.value.task.error is not None
 
 
-def test_a_batch_and_an_upload(client: Client, photos: list[Path], tmp_path: Path) -> None:
-    batch = client.submit_batch([photos[0], Bytes(b"no picture", "broken.jpg")])
-    assert [each.name for each in batch.items] == [photos[0].name, "broken.jpg"]
-    assert batch.items[1].error is not None
+def test_a_batch_and_an_upload(
+    client: Client, photos: list[Path], garbled: Path, tmp_path: Path
+) -> None:
+    sent = [photos[0], Bytes(b"no picture", "words.jpg"), garbled, *photos[1:]]
+    batch = client.submit_batch(sent)
+    assert [each.name for each in batch.items if each.error] == ["words.jpg"]
     done = client.wait_batch(batch.batch_id)
-    assert (done.status, done.counts["succeeded"]) == ("completed", 1)
-    archive = client.archive(batch.batch_id, tmp_path / "cutouts.zip")
-    assert archive.read_bytes().startswith(b"PK")
+    failed = {each.name: each.error.type for each in done.items if each.error}
+    assert failed == dict.fromkeys(("words.jpg", garbled.name), "invalid_image")
+    assert (done.status, done.counts["succeeded"]) == ("completed", len(photos))
+    with zipfile.ZipFile(client.archive(batch.batch_id, tmp_path / "cutouts.zip")) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == [f"{photo.stem}.png" for photo in photos]
     assert client.cancel_batch(batch.batch_id).status == "completed"
     client.erase_batch(batch.batch_id)
     upload_id = client.begin_upload(photos[0])

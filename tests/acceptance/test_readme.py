@@ -41,7 +41,7 @@ from tests.support.commands import crash
 from tests.support.jobs import make_job
 from tests.support.paths import DATA, ROOT
 from tests.support.programs import run_program
-from tests.support.service import HOST, RunningService
+from tests.support.service import WORKER, RunningService
 
 DOCUMENTS = (
     "README.md",
@@ -66,7 +66,6 @@ _IN_A_SHELL = re.compile(
     r"curl |set |\. |\S+/rmbg doctor$|\S+/celery -A tasks.app (jobs workers|webhooks list)$"
 )
 _CELERY: dict[str, click.Command] = {"jobs": jobs, "webhooks": webhooks, "purge": purge}
-WORKER = f"gpu0@{HOST}"
 PHOTO = DATA / "coffee.jpg"
 #: A model that no worker serves, so that its jobs wait, and a queue of it.
 IDLE_MODEL, IDLE_QUEUE = "nobody", "model.nobody"

@@ -4,10 +4,7 @@ import base64
 import io
 import json
 import shutil
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +14,6 @@ import removebg.removebg as python_client
 import requests
 from PIL import Image
 
-from api.rate_limits import Rate, take_tokens
-from api.settings import ApiSettings
-from tasks.redis_client import connect
 from tests.support.paths import DATA, ROOT
 from tests.support.programs import run_program
 from tests.support.service import RunningService
@@ -43,21 +37,16 @@ def photo_url(photo: Path) -> Iterator[str]:
         yield f"{url}/coffee.jpg"
 
 
-def _post(service: RunningService, photo: Path) -> requests.Response:
-    """As remove.bg's documentation does by Python's requests."""
-    return requests.post(
+@pytest.fixture(scope="module")
+def answer(service: RunningService, photo: Path) -> requests.Response:
+    """The cutout that every client has to receive, as Python's requests gets it."""
+    answer = requests.post(
         f"{service.url}/v1.0/removebg",
         files={"image_file": photo.read_bytes()},
         data={"size": "auto"},
         headers={"X-Api-Key": "INSERT_YOUR_API_KEY_HERE"},
         timeout=60,
     )
-
-
-@pytest.fixture(scope="module")
-def answer(service: RunningService, photo: Path) -> requests.Response:
-    """The cutout that every client has to receive, as Python's requests gets it."""
-    answer = _post(service, photo)
     assert answer.status_code == requests.codes.ok, answer.text
     alpha = _pixels(answer.content)[..., 3]
     assert alpha.shape == (200, 300)
@@ -175,27 +164,3 @@ def test_javas_own_client(
     done = run_program("java", _JAVA, service.url, photo, out)
     assert (done.returncode, done.stdout.strip()) == (0, "300"), done.stderr
     _check(out.read_bytes(), answer)
-
-
-@pytest.mark.usefixtures("answer")
-def test_clients_over_the_rate_finish_by_obeying(service: RunningService, photo: Path) -> None:
-    # Trap 5: without a whole number in Retry-After they would never stop.
-    rate = Rate(ApiSettings.load().removebg_megapixels_per_minute, 60)
-    with connect(service.env["RMBG_REDIS_URL"]) as redis:
-        bucket = partial(take_tokens, redis, "from 127.0.0.1", rate, policy="megapixels")
-        bucket(cost=int(bucket(cost=0).left))
-
-    def client(_: int) -> list[int]:
-        statuses = []
-        while not statuses or statuses[-1] != requests.codes.ok:
-            answer = _post(service, photo)
-            statuses.append(answer.status_code)
-            if answer.status_code != requests.codes.ok:
-                assert answer.headers["Retry-After"].isdigit()
-                assert int(answer.headers["Retry-After"]) >= 1
-                time.sleep(int(answer.headers["Retry-After"]))
-        return statuses
-
-    with ThreadPoolExecutor(4) as pool:
-        runs = list(pool.map(client, range(4)))
-    assert {status for statuses in runs for status in statuses} == {200, 429}

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import subprocess
-import zipfile
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -12,11 +11,10 @@ from urllib.parse import quote
 import pytest
 import urllib3
 
-from rmbg_client import Client
 from tests.support.pictures import read_picture
 from tests.support.service import RunningService
 from tests.support.serving import Request, answer, serving
-from tests.support.submissions import PICTURE, png
+from tests.support.submissions import PICTURE
 
 _PATH: Final = "/api/v1/remove-bg"
 _WAITING: Final = {"Prefer": "wait=50"}
@@ -55,26 +53,11 @@ def test_an_address_is_read_as_clients_write_it(
         assert (status, body["data"]["status"]) == (200, "succeeded"), body
 
 
-#: Names as clients send them, and of the cutouts in a batch's archive.
-_NAMES: Final = {
-    "фото кота.jpg": "фото кота.png",
-    "CON.png": "_CON.png",
-    "../con.jpg": "_con-2.png",
-}
-
-
-def test_names_are_kept_and_fit_every_file_system(service: RunningService, tmp_path: Path) -> None:
-    files = [("images", (name, png(size=(30 + at, 30)))) for at, name in enumerate(_NAMES)]
-    _, body = _post(service.url, f"{_PATH}/batch", fields=files)
-    with Client(service.url) as client:
-        batch = client.wait_batch(body["data"]["batch_id"])
-        path = client.archive(batch.batch_id, tmp_path / "cutouts.zip")
-    with zipfile.ZipFile(path) as archive:
-        assert archive.namelist() == list(_NAMES.values())
-    task_id = batch.items[0].task_id
+def test_a_cutout_has_the_name_of_its_picture_in_any_script(service: RunningService) -> None:
+    _, body = _post(service.url, fields={"image": ("фото кота.jpg", PICTURE)})
+    url = f"{service.url}/api/v1/tasks/{body['data']['task_id']}/result?download=true"
     named = f"filename*=UTF-8''{quote('фото кота.png')}"
-    result = urllib3.request("GET", f"{service.url}/api/v1/tasks/{task_id}/result?download=true")
-    assert named in result.headers["Content-Disposition"]
+    assert named in urllib3.request("GET", url).headers["Content-Disposition"]
 
 
 @pytest.mark.parametrize(("charset", "text"), [("latin-1", "Müller.jpg"), ("shift-jis", "表")])

@@ -13,7 +13,7 @@ from tasks.object_store import ORIGINALS, ObjectStore, results_prefix
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tests.support.jobs import recorded
-from tests.support.service import HOST, RunningService
+from tests.support.service import WORKER, RunningService
 
 JOBS = 5
 
@@ -45,7 +45,7 @@ def test_all_jobs_succeed_after_redis_lost_everything(
     client, store = service.client, service.store
     options = {"output_format": "webp", "quality": "60", "cache": "false"}
     done = client.wait(client.submit(coffee, options))["task_id"]
-    service.registry.drain(f"gpu0@{HOST}", "so that they wait")
+    service.registry.drain(WORKER, "so that they wait")
     waiting = [client.submit(coffee, options) for _ in range(JOBS)]
     assert set(store.ids(Status.QUEUED)) == set(waiting)
     before = {task_id: recorded(store, task_id) for task_id in [done, *waiting]}

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import urllib3
 from PIL import Image
 
 from tasks.jobs.job import Status
@@ -16,12 +15,24 @@ from tasks.runtime import Runtime
 from tests.support.jobs import make_job
 from tests.support.pictures import read_picture
 from tests.support.programs import run_program
-from tests.support.service import RunningApi, RunningService, api_service, eventually, settings_of
+from tests.support.service import (
+    STAGES,
+    WORKER,
+    RunningApi,
+    RunningService,
+    api_service,
+    eventually,
+    settings_of,
+)
 
 
 def test_every_photo_comes_back_cut_out(service: RunningService, photos: list[Path]) -> None:
     for photo in photos:
-        cutout = read_picture(service.client.cut_out(photo, {}))
+        task = service.client.wait(service.client.submit(photo, {"cache": "false"}))
+        assert (task["status"], task["worker"], task["attempts"]) == ("succeeded", WORKER, 1)
+        assert {f"{stage}_ms" for stage in STAGES} <= set(task["timings"])
+        assert task["elapsed_ms"] >= task["timings"]["inference_ms"]
+        cutout = read_picture(service.client.download(task["result_url"]))
         assert (cutout.format, cutout.mode) == ("PNG", "RGBA"), photo.name
         with Image.open(photo) as original:
             assert cutout.size == original.size, photo.name
@@ -30,38 +41,6 @@ def test_every_photo_comes_back_cut_out(service: RunningService, photos: list[Pa
         assert (alpha < 10).mean() > 0.1, f"{photo.name}: no background was removed"
         assert (alpha > 245).mean() > 0.1, f"{photo.name}: no subject was kept"
         assert not pixels[alpha == 0][:, :3].any(), f"{photo.name}: old background under alpha 0"
-
-
-def test_a_task_says_who_ran_it_and_how_long_each_stage_took(
-    service: RunningService, coffee: Path
-) -> None:
-    task = service.client.wait(service.client.submit(coffee, {"cache": "false"}))
-    assert task["status"] == "succeeded"
-    assert task["worker"] == "gpu0@acceptance"
-    assert task["attempts"] == 1
-    stages = ("queue", "fetch", "decode", "preprocess", "inference", "compose", "encode", "store")
-    assert {f"{stage}_ms" for stage in stages} <= set(task["timings"])
-    assert task["elapsed_ms"] >= task["timings"]["inference_ms"]
-    assert len(service.client.download(task["result_url"])) == task["size"]
-
-
-def test_pictures_are_asked_for_by_their_headers_or_in_parts(
-    service: RunningService, coffee: Path
-) -> None:
-    task = service.client.wait(service.client.submit(coffee, {}))
-    path = f"{service.url}/api/v1/tasks/{task['task_id']}"
-    cutout = service.client.download(task["result_url"])
-    part = {"Range": "bytes=10-99"}
-
-    def ask(method: str, url: str) -> tuple[int, bytes, str]:
-        answer = urllib3.request(method, url, headers=part)
-        return answer.status, answer.data, answer.headers.get("Content-Length", "")
-
-    assert ask("GET", f"{path}/original") == (206, coffee.read_bytes()[10:100], "90")
-    # The store's signed addresses: parts too, but of GET alone.
-    assert ask("HEAD", f"{path}/result") == (200, b"", str(len(cutout)))
-    assert ask("GET", f"{path}/result") == (206, cutout[10:100], "90")
-    assert ask("GET", task["original_url"])[:2] == (206, coffee.read_bytes()[10:100])
 
 
 @pytest.mark.parametrize(

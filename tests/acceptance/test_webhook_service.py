@@ -20,10 +20,7 @@ from tests.support.service import RunningService, api_here, eventually, settings
 def seen(service: RunningService) -> Iterator[State]:
     """What Celery's events tell Flower, and whoever listens."""
     state = State()
-    with (
-        create_celery(settings_of(service.env)) as app,
-        app.connection_for_read() as connection,
-    ):
+    with create_celery(settings_of(service.env)) as app, app.connection_for_read() as connection:
         listener = app.events.Receiver(connection, handlers={"*": state.event}, app=app)
         thread = threading.Thread(target=listener.capture, daemon=True)
         thread.start()

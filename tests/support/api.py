@@ -1,8 +1,7 @@
 """A client of the API in this process: sends pictures, reads answers, and does a worker's part."""
 
 import io
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -24,14 +23,6 @@ from tasks.object_store import ObjectStore, result_key
 from tasks.runtime import Runtime
 from tests.support.jobs import recorded
 from tests.support.submissions import PATH, PICTURE, data_of, form, refusal, task_id_of
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds."""
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def audited(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

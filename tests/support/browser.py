@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -26,6 +26,8 @@ TARGET = 44
 THEMES: tuple[Literal["dark", "light"], ...] = ("dark", "light")
 #: What Chromium itself writes of every answer that is no success; the page shows those in words.
 _OF_ANSWERS = "Failed to load resource"
+#: A window of a phone.
+PHONE: Final = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 #: Longest that a page may take for anything; a hang guard.
 _PATIENCE_MS = 60_000
 
@@ -107,6 +109,18 @@ class Visit:
 
     def saved(self, button: Locator) -> Path:
         return Path(self.download(button).path())
+
+    def drag(self, x: float, y: float, to_x: float, to_y: float) -> None:
+        """Draw a line with the mouse."""
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(to_x, to_y, steps=8)
+        self.page.mouse.up()
+
+    def use_key(self, key: str) -> None:
+        """Enter an API key where the page asks for one."""
+        self.page.locator("#key").fill(key)
+        self.page.keyboard.press("Enter")
 
     def stage(self) -> tuple[float, float, float, float]:
         """Wait for the large view; the middle of its picture, its width and its height."""

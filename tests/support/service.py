@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import psutil
 import pytest
+import urllib3
+from urllib3 import BaseHTTPResponse
 
 from api.services import Services
 from api.settings import ApiSettings
@@ -30,6 +32,9 @@ from tests.support.programs import run_program
 from tests.support.servers import running
 
 HOST = "acceptance"
+WORKER = f"gpu0@{HOST}"
+#: Whose times a task's record has.
+STAGES = ("queue", "fetch", "decode", "preprocess", "inference", "compose", "encode", "store")
 IO_POOL = ("-P", "threads", "-c", "32")
 
 T = TypeVar("T")
@@ -70,6 +75,17 @@ class RunningApi:
     @property
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
+
+    def submit(self, picture: bytes, key: str = "", **headers: str) -> BaseHTTPResponse:
+        """Submit a picture, whatever the cache knows."""
+        return urllib3.request(
+            "POST",
+            f"{self.url}/api/v1/remove-bg",
+            fields={"image": ("a.jpg", picture), "cache": "false"},
+            headers={"X-API-Key": key, **headers},
+            retries=False,
+            timeout=120,
+        )
 
 
 @dataclass(frozen=True)

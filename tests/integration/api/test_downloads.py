@@ -1,5 +1,7 @@
 """Files that the API sends itself: how many at once, and parts of them."""
 
+import urllib3
+
 from api.places import Places
 from tests.support.api import Api
 from tests.support.submissions import refusal
@@ -45,3 +47,8 @@ def test_a_part_of_a_file_is_sent_where_one_is_asked_for(api: Api) -> None:
         head = api.head(path, headers=headers)
         assert (head.status_code, head.content_length) == (200, 8)
         assert head.headers["Accept-Ranges"] == "bytes"
+    # The store's signed addresses know parts, too.
+    shown = api.data(f"/api/v1/tasks/{task}")["result_url"]
+    for address in (shown, api.get(path).headers["Location"]):
+        part = urllib3.request("GET", address, headers={"Range": "bytes=2-4"})
+        assert (part.status, part.data) == (206, b"cut")

@@ -23,7 +23,8 @@ from tasks.errors import ObjectStoreUnavailableError, QueueUnavailableError, Unc
 from tasks.jobs.job import Job
 from tasks.object_store import manifest_key, original_key
 from tasks.redis_keys import idempotency_key
-from tests.support.api import Api, until
+from tests.support.api import Api
+from tests.support.clock import until
 from tests.support.jobs import make_job
 from tests.support.stores import WatchedStore
 from tests.support.submissions import PICTURE, refusal, refused_fields, task_id_of

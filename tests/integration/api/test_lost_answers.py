@@ -17,7 +17,8 @@ from tasks.jobs.restore import Restorer
 from tasks.jobs.store import JobStore
 from tasks.object_store import task_id_of_object
 from tasks.redis_client import client_options
-from tests.support.api import Api, until
+from tests.support.api import Api
+from tests.support.clock import until
 from tests.support.models import FakeModel
 from tests.support.redis_proxy import Fault, RedisProxy, redis_proxy
 from tests.support.submissions import PICTURE, form, png, refusal, task_id_of

@@ -83,8 +83,7 @@ WAYS: Final[dict[str, Send]] = {
     "background": lambda api, _u, address: api.send(background_url=address),
     "batch of files": lambda api, _u, _a: api.post(BATCH, **_images(PICTURE, PICTURE)),
     "batch in JSON": lambda api, upload, address: api.post(
-        BATCH,
-        json={"items": [{"image_url": address}, {"upload_id": upload}, {"image_b64": TEXT}]},
+        BATCH, json={"items": [{"image_url": address}, {"upload_id": upload}, {"image_b64": TEXT}]}
     ),
     "remove.bg": lambda api, _u, address: api.post("/v1.0/removebg", json={"image_url": address}),
     "remove.bg file": lambda api, _u, _a: post(api, PICTURE),

@@ -9,7 +9,8 @@ import pytest
 from api.places import Places
 from api.waiting import TaskWaiter
 from tasks.jobs.job import Status
-from tests.support.api import Api, until
+from tests.support.api import Api
+from tests.support.clock import until
 from tests.support.removebg_requests import error_of, post
 from tests.support.servers import Servers
 from tests.support.services import services_on

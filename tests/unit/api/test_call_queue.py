@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from api.call_queue import CallQueue, CallQueueTimeoutError
+from tests.support.clock import until
 
 
 def _never() -> bool:
@@ -26,7 +27,7 @@ def test_owners_take_turns_and_no_more_calls_run_than_the_limit() -> None:
         calls = []
         for owner in "aaaabbc":
             calls.append(pool.submit(call, owner))
-            _wait_until(lambda: sum(map(len, queue._waiting.values())) == len(calls))
+            until(lambda: sum(map(len, queue._waiting.values())) == len(calls))
         # A call within another one waits for nobody.
         with queue.turn("first", _never):
             assert not order
@@ -47,16 +48,7 @@ def test_a_call_waits_for_so_long_and_not_for_what_does_not_come() -> None:
             pool.submit(call, _never).result(30)
         queue._seconds = 30
         waiting = pool.submit(call, hopeless.is_set)
-        _wait_until(lambda: bool(queue._waiting))
+        until(lambda: queue._waiting)
         hopeless.set()
         queue.look_again()
         assert waiting.result(30) == "made"
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    end = threading.Event()
-    for _ in range(3000):
-        if condition():
-            return
-        end.wait(0.01)
-    raise AssertionError

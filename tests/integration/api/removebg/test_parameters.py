@@ -8,15 +8,7 @@ import pytest
 
 from tasks.jobs.job import Priority
 from tests.support.api import Api
-from tests.support.removebg_requests import (
-    PICTURE,
-    REMOVE,
-    accepted,
-    error_of,
-    picture,
-    post,
-    send,
-)
+from tests.support.removebg_requests import PICTURE, REMOVE, accepted, error_of, picture, post, send
 
 SETTINGS = {"max_image_mb": 1}
 

@@ -5,15 +5,7 @@ import pytest
 from tasks.errors import UrlUnreachableError
 from tasks.net.http_client import HttpClient
 from tests.support.api import Api
-from tests.support.removebg_requests import (
-    PICTURE,
-    REMOVE,
-    accepted,
-    error_of,
-    picture,
-    post,
-    send,
-)
+from tests.support.removebg_requests import PICTURE, REMOVE, accepted, error_of, picture, post, send
 from tests.support.services import services_on
 from tests.support.submissions import bomb, png
 

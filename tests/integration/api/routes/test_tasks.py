@@ -24,7 +24,8 @@ from tasks.errors import ObjectNotFoundError, ObjectStoreUnavailableError
 from tasks.jobs.job import JobError, Status
 from tasks.jobs.store import JobStore
 from tasks.object_store import original_key, result_key
-from tests.support.api import Api, audited, until
+from tests.support.api import Api, audited
+from tests.support.clock import until
 from tests.support.redis_content import mentions
 from tests.support.submissions import PICTURE, data_of, refusal, refused_fields
 
@@ -78,12 +79,7 @@ def test_each_access_to_a_picture_and_its_erasure_is_one_line(shop: Api, studio:
         studio.delete(path)
         shop.get(f"{path}/result")
         shop.finish(task_id)
-        for method, end in (
-            ("GET", ""),
-            ("GET", "/result"),
-            ("GET", "/original"),
-            ("DELETE", ""),
-        ):
+        for method, end in (("GET", ""), ("GET", "/result"), ("GET", "/original"), ("DELETE", "")):
             assert shop.open(path + end, method=method, headers=request).status_code in {200, 302}
     lines = audited(logged)
     names = ["addresses_issued", "result_read", "original_read", "erased"]
