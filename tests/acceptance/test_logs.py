@@ -65,7 +65,10 @@ def test_no_secret_is_written_nor_an_argument_of_a_process(
     urllib3.request("GET", f"{tasks}?url={task['result_url']}&api_key={key}")
     with_key = {"X-API-Key": key, "image": ("broken.png", b"\x89PNG\r\n\x1a\nnonsense")}
     urllib3.request("POST", f"{service.url}/api/v1/remove-bg", fields=with_key)
-    logs, arguments = service.logged(), _arguments()
+    logs = service.logged()
+    # As `ps` shows the command lines of all processes: the embedded servers' too.
+    processes = psutil.process_iter(["cmdline"])
+    arguments = "\n".join(" ".join(each.info["cmdline"] or ()) for each in processes)
     assert task_id in logs
     assert WORKER in arguments
     password = urlsplit(service.env["RMBG_REDIS_URL"]).password
@@ -80,10 +83,3 @@ def test_no_secret_is_written_nor_an_argument_of_a_process(
     for text in (logs, arguments):
         assert not [name for name, secret in secrets.items() if secret in text]
         assert not _SIGNATURE.search(text)
-
-
-def _arguments() -> str:
-    """The command lines of all processes, as `ps` shows them: the embedded servers' too."""
-    return "\n".join(
-        " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])
-    )

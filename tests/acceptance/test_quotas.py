@@ -16,53 +16,43 @@ from tests.support.receivers import answering, receiver
 from tests.support.service import RunningApi, RunningService, api_here
 from tests.support.submissions import PICTURE, png, refusal
 
+_BATCH: Final = "/api/v1/remove-bg/batch"
 _TUS: Final = {"Tus-Resumable": "1.0.0"}
 #: Most requests that it takes to reach a limit.
 _MOST: Final = 60
 _SECONDS: Final = 120
 
 
-def _store(api: Api, _sent: int) -> TestResponse:
-    return api.send(cache="true")
-
-
-def _begin_upload(api: Api, _sent: int) -> TestResponse:
-    """Begin one of no length, which is complete at once and kept as any other."""
-    return api.post("/api/v1/uploads", headers={**_TUS, "Upload-Length": "0"})
-
-
-def _submit_batch(api: Api, sent: int) -> TestResponse:
-    """Submit a batch of one picture more each time, up to five."""
-    items = [{"image_b64": base64.b64encode(PICTURE).decode()}] * min(sent + 1, 5)
-    return api.post("/api/v1/remove-bg/batch", json={"items": items})
-
-
-#: An owner's quota, how it is used up, and the error that the owner gets then.
-LIMITS: Final = {
-    "bytes": (Quota(max_bytes=5 * len(PICTURE)), _store, (403, "storage_quota_exceeded")),
-    "uploads": (Quota(max_uploads=1), _begin_upload, (429, "too_many_uploads")),
-    "a share of all places": (Quota(all_pending=8), _submit_batch, (429, "too_many_pending")),
+_PICTURE: Final = {"image_b64": base64.b64encode(PICTURE).decode()}
+#: An owner's quota, how it is used up, and the error that the owner gets then. An upload of no
+#: length is complete at once and kept as any other; a batch has a picture more each time, up to 5.
+LIMITS: Final[dict[str, tuple[Quota, Callable[[Api, int], TestResponse], tuple[int, str]]]] = {
+    "bytes": (
+        Quota(max_bytes=5 * len(PICTURE)),
+        lambda api, _: api.send(cache="true"),
+        (403, "storage_quota_exceeded"),
+    ),
+    "uploads": (
+        Quota(max_uploads=1),
+        lambda api, _: api.post("/api/v1/uploads", headers={**_TUS, "Upload-Length": "0"}),
+        (429, "too_many_uploads"),
+    ),
+    "a share of all places": (
+        Quota(all_pending=8),
+        lambda api, sent: api.post(_BATCH, json={"items": min(sent + 1, 5) * [_PICTURE]}),
+        (429, "too_many_pending"),
+    ),
 }
 
 
-@pytest.fixture(scope="module")
-def keyed(service: RunningService) -> Api:
-    """The API in this process, where keys are asked for."""
-    return api_here(service.env, auth="on")
-
-
-@pytest.fixture(scope="module")
-def quiet(keyed: Api) -> Iterator[Api]:
-    """A caller without limits."""
-    yield keyed.tenant("quiet", max_bytes=0, max_uploads=0, max_pending=0)
-    keyed.runtime.api_keys.revoke("quiet")
-
-
 @pytest.fixture
-def greedy(keyed: Api) -> Iterator[Api]:
-    """An owner that has nothing yet."""
-    yield keyed.tenant("greedy")
-    keyed.runtime.api_keys.revoke("greedy")
+def callers(service: RunningService) -> Iterator[tuple[Api, Api]]:
+    """A caller without limits, and an owner that has nothing yet, where keys are asked for."""
+    keyed = api_here(service.env, auth="on")
+    quiet = keyed.tenant("quiet", max_bytes=0, max_uploads=0, max_pending=0)
+    yield quiet, keyed.tenant("greedy")
+    for name in ("quiet", "greedy"):
+        keyed.runtime.api_keys.revoke(name)
 
 
 def _served(api: Api) -> tuple[Any, ...]:
@@ -97,8 +87,9 @@ def _going_on(attack: Callable[[], object]) -> Iterator[None]:
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_an_owner_at_its_limit_is_refused_and_another_key_notices_nothing(
-    quiet: Api, greedy: Api, name: str
+    callers: tuple[Api, Api], name: str
 ) -> None:
+    quiet, greedy = callers
     before = _served(quiet)
     assert before[:2] == ("removal.succeeded", "succeeded")
     quota, attack, error = LIMITS[name]

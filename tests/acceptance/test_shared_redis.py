@@ -15,6 +15,8 @@ from tests.support.redis_user import PREFIX, documented_user
 from tests.support.servers import Servers, running
 from tests.support.service import RunningService, running_service
 
+_FLOWER = (sys.executable, "-m", "deploy.local.celery_flower", "-A", "tasks.app", "flower")
+
 
 @pytest.mark.slow
 def test_both_work_whole_and_neither_sees_the_other(
@@ -48,15 +50,12 @@ def test_both_work_whole_and_neither_sees_the_other(
                 assert json.loads(found).keys() == {f"io@{host}", f"gpu0@{host}"}
             listed = tenant.run("celery", "-A", "tasks.app", "jobs", "list", "--json").stdout
             assert len(json.loads(listed)["jobs"]) == 1
-            _run_flower(env, ports[0], tmp_path / "flower.log")
+            # Flower hears of both workers.
+            command = (*_FLOWER, f"--port={ports[0]}")
+            url, workers = f"http://127.0.0.1:{ports[0]}", ("io@tenant", "gpu0@tenant")
+            flower = Service("flower", command, env=env, probe=probes.flower_sees(url, workers))
+            with running(flower, tmp_path / "flower.log"):
+                pass
         with connect(url) as client:
             keys = {*client.scan_iter()}
         assert {f"{PREFIX}rmbg:jobs:succeeded", "rmbg:jobs:succeeded"} <= keys
-
-
-def _run_flower(env: dict[str, str], port: int, log: Path) -> None:
-    """Run Flower until it has heard of both workers."""
-    command = (sys.executable, "-m", "deploy.local.celery_flower", "-A", "tasks.app", "flower")
-    probe = probes.flower_sees(f"http://127.0.0.1:{port}", ("io@tenant", "gpu0@tenant"))
-    with running(Service("flower", (*command, f"--port={port}"), env=env, probe=probe), log):
-        pass
