@@ -49,12 +49,13 @@ def task_id_of(answer: TestResponse) -> str:
     return str(answer.get_json()["data"]["task_id"])
 
 
-def refusal(answer: TestResponse) -> tuple[int, str]:
-    """Return the status and the type of an error, whose envelope is checked."""
+def refusal(answer: TestResponse, says: str = "") -> tuple[int, str]:
+    """Return the status and the type of an error; its envelope, and what it says, are checked."""
     body = answer.get_json()
     assert set(body) == {"code", "message", "data", "error", "request_id"}
     assert body["data"] is None
     assert body["message"]
+    assert says in body["message"]
     row = ERRORS[body["error"]["type"]]
     assert (body["code"], answer.status_code) == (row.code, row.status)
     return answer.status_code, row.type

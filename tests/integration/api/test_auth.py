@@ -32,8 +32,7 @@ def test_a_key_is_taken_in_either_form_until_it_is_revoked(api: Api, shop: Api) 
     api.runtime.api_keys.revoke("shop")
     for headers in forms:
         answer = api.get(_TASK, headers=headers)
-        assert refusal(answer) == (401, "unauthorized")
-        assert "revoked" in answer.get_json()["message"]
+        assert refusal(answer, "revoked") == (401, "unauthorized")
 
 
 def test_what_is_no_key_opens_nothing(api: Api) -> None:
@@ -46,8 +45,8 @@ def test_what_is_no_key_opens_nothing(api: Api) -> None:
     ]
     for headers in none:
         answer = api.get(_TASK, headers=headers)
-        assert refusal(answer) == (401, "unauthorized"), headers
-        assert "X-API-Key" in answer.get_json()["message"], "it says how to send one"
+        # It says how to send one.
+        assert refusal(answer, "X-API-Key") == (401, "unauthorized"), headers
         assert answer.headers["WWW-Authenticate"] == "Bearer"
     for path in ("/healthz/live", "/openapi.json", "/docs/"):  # which belong to nobody
         assert api.get(path).status_code == 200

@@ -137,21 +137,24 @@ def test_head_is_get_without_a_body_on_every_route(shop: Api) -> None:
 
 def test_only_named_origins_may_call_from_a_browser_and_none_by_default(api: Api) -> None:
     shop, studio = "https://shop.example", "https://studio.example"
-    named = api.with_settings(cors_origins=f"{shop}, {studio}/")
     asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
-    asked = named.options(PATH, headers={"Origin": shop, **asks})
-    assert asked.status_code == 200
-    assert asked.headers["Access-Control-Allow-Origin"] == shop
-    assert asked.headers["Access-Control-Allow-Headers"] == "x-api-key"
-    assert "POST" in asked.headers["Access-Control-Allow-Methods"]
-    for origin, called, allowed in (
-        (studio, named, studio),
-        ("https://evil.example", named, None),
-        (shop, api, None),
+    for origins, origin, allowed in (
+        ("", shop, None),
+        ("*", shop, shop),
+        (f"{shop}, {studio}/", studio, studio),
+        (f"{shop}, {studio}/", "https://evil.example", None),
     ):
-        seen = called.get("/api/v1/info", headers={"Origin": origin}).headers
-        assert seen.get("Access-Control-Allow-Origin") == allowed
-        assert ("RateLimit" in seen.get("Access-Control-Expose-Headers", "")) == bool(allowed)
+        calls = api.with_settings(cors_origins=origins)
+        for path, exposed in ((PATH, "RateLimit"), ("/v1.0/removebg", "X-Width")):
+            asked = calls.options(path, headers={"Origin": origin, **asks})
+            assert asked.status_code == 200
+            assert asked.headers.get("Access-Control-Allow-Origin") == allowed
+            assert asked.headers.get("Access-Control-Allow-Headers") == (allowed and "x-api-key")
+            assert "POST" in asked.headers.get("Access-Control-Allow-Methods", "POST")
+            seen = calls.get(path, headers={"Origin": origin}).headers
+            assert seen.get("Access-Control-Allow-Origin") == allowed
+            shown = seen.get("Access-Control-Expose-Headers", "")
+            assert (exposed in shown) == bool(allowed)
 
 
 def test_without_room_nothing_is_kept_and_the_rest_goes_on(shop: Api, tmp_path: Path) -> None:

@@ -28,6 +28,14 @@ def test_what_is_wrong_is_named(api: Api) -> None:
         "multiple_bg_sources": {"bg_color": "red", "bg_image_url": "http://127.0.0.1/"},
     }.items():
         assert error_of(post(api, **parameters)) == (400, code)
+    for code, parameters in {
+        "missing_source": {},
+        "invalid_image_url": {"image_url": "example.com/a.jpg"},
+        "failed_to_read_image": {"image_file_b64": "not base64!"},
+        "multiple_sources": {"image_file_b64": "AAAA", "image_url": "http://example.com/a.jpg"},
+    }.items():
+        assert error_of(send(api, **parameters)) == (400, code)
+        assert error_of(api.post(REMOVE, json=parameters)) == (400, code)
 
 
 def test_empty_means_absent(api: Api) -> None:
@@ -85,7 +93,6 @@ def test_a_png_may_be_capped(api: Api) -> None:
     ("parameters", "expected"),
     [
         ({"size": "preview"}, {"max_pixels": 250_000}),
-        ({"size": "medium"}, {"max_pixels": 1_500_000}),
         ({"size": "hd"}, {"max_pixels": 4_000_000}),
         ({"size": "auto"}, {"max_pixels": 25_000_000}),
         ({"size": "50MP"}, {"max_pixels": 50_000_000}),

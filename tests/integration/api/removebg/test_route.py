@@ -11,19 +11,6 @@ from tests.support.submissions import bomb, png
 
 SETTINGS = {"max_image_mb": 1}
 MB = 2**20
-ORIGIN = "https://shop.example"
-
-
-def test_a_source_that_will_not_do(api: Api) -> None:
-    refused: list[tuple[str, dict[str, str]]] = [
-        ("missing_source", {}),
-        ("invalid_image_url", {"image_url": "example.com/a.jpg"}),
-        ("failed_to_read_image", {"image_file_b64": "not base64!"}),
-        ("multiple_sources", {"image_file_b64": "AAAA", "image_url": "http://example.com/a.jpg"}),
-    ]
-    for code, parameters in refused:
-        assert error_of(send(api, **parameters)) == (400, code)
-        assert error_of(api.post(REMOVE, json=parameters)) == (400, code)
 
 
 def test_what_cannot_be_used_as_a_picture(api: Api) -> None:
@@ -139,16 +126,3 @@ def test_no_address_is_fetched_over_the_quota(api: Api, monkeypatch: pytest.Monk
         answers = [send(caller, path, image_url="http://example.com/a") for _ in range(3)]
         assert [answer.status_code for answer in answers] == [400, 429, 429]
     assert len(fetched) == 2
-
-
-def test_only_pages_of_allowed_origins_may_call(api: Api) -> None:
-    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
-    for origins, allowed in (("", None), ("*", ORIGIN), (ORIGIN, ORIGIN)):
-        calls = api.with_settings(cors_origins=origins)
-        for path in (REMOVE, "/v1.0/nothing"):
-            asked = calls.options(path, headers={"Origin": ORIGIN, **asks}).headers
-            assert asked.get("Access-Control-Allow-Origin") == allowed
-            assert asked.get("Access-Control-Allow-Headers") == (allowed and "x-api-key")
-        refused = calls.get(REMOVE, headers={"Origin": ORIGIN}).headers
-        assert "POST" in refused["Allow"]
-        assert ("X-Width" in refused.get("Access-Control-Expose-Headers", "")) == bool(allowed)
