@@ -52,8 +52,8 @@ def test_both_work_whole_and_neither_sees_the_other(
             assert len(json.loads(listed)["jobs"]) == 1
             # Flower hears of both workers.
             command = (*_FLOWER, f"--port={ports[0]}")
-            url, workers = f"http://127.0.0.1:{ports[0]}", ("io@tenant", "gpu0@tenant")
-            flower = Service("flower", command, env=env, probe=probes.flower_sees(url, workers))
+            address, workers = f"http://127.0.0.1:{ports[0]}", ("io@tenant", "gpu0@tenant")
+            flower = Service("flower", command, env=env, probe=probes.flower_sees(address, workers))
             with running(flower, tmp_path / "flower.log"):
                 pass
         with connect(url) as client:
