@@ -17,7 +17,7 @@ from api.parameters import (
     comparable,
     load,
 )
-from api.quotas import tell_usage
+from api.quotas import note_usage
 from api.rate_limits import charge_pictures, refund_pictures
 from api.services import Services
 from api.submission import media_type
@@ -252,7 +252,7 @@ class BatchSubmission:
             charge_pictures(uncharged)
         try:
             # All places at once; those of files were charged as the files came.
-            tell_usage(self._reserve(entries))
+            note_usage(self._reserve(entries))
             self.services.runtime.batches.create(batch)
             each = {name: value for name, value in shared.items() if name not in _OF_BATCH}
             items = list(self._items(entries, each, batch.batch_id))

@@ -13,8 +13,8 @@ from tasks.quotas import Usage
 _QUOTA_SECONDS: Final = 30
 
 
-def tell_usage(usage: Usage) -> None:
-    """State what is left of the caller's quotas in the response's headers, if there is one."""
+def note_usage(usage: Usage) -> None:
+    """Note what the caller has, for the headers of this request's response."""
     if has_app_context():
         g.usage = usage
 
@@ -27,7 +27,7 @@ def install_quota_headers(app: Flask) -> None:
     """
 
     @app.after_request
-    def _tell(response: Response) -> Response:
+    def _add_headers(response: Response) -> Response:
         usage: Usage | None = g.get("usage")
         limited = _limited(usage) if usage else []
         if limited:

@@ -165,7 +165,7 @@ def install_rate_headers(app: Flask) -> None:
     """State the rest of the rate limit in headers of draft-ietf-httpapi-ratelimit-headers."""
 
     @app.after_request
-    def _tell(response: Response) -> Response:
+    def _add_headers(response: Response) -> Response:
         allowance: RateLimitResult | None = g.get("allowance")
         if allowance is not None:
             rate, name = allowance.rate, allowance.policy

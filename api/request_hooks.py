@@ -23,7 +23,7 @@ from api.auth import current_owner, services
 from api.errors import ApiError, from_inference
 from api.inputs import too_large
 from api.origins import host_name, is_loopback
-from api.quotas import from_quota, tell_usage
+from api.quotas import from_quota, note_usage
 from api.settings import ApiSettings
 from api.wsgi_bridge import MAX_BODY, REFUSAL, REQUEST_ID, STARTED, judged_head_only
 from inference.errors import InferenceError
@@ -280,7 +280,7 @@ def install_error_handlers(app: Flask) -> None:
     @app.errorhandler(QuotaExceededError)
     def _quota(error: QuotaExceededError) -> Response:
         with suppress(QueueUnavailableError):
-            tell_usage(services().runtime.quotas.usage(current_owner()))
+            note_usage(services().runtime.quotas.usage(current_owner()))
         return failure(from_quota(error))
 
     @app.errorhandler(UnreadableRecordError)

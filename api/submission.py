@@ -11,7 +11,7 @@ from api.errors import ApiError
 from api.file_names import safe_stem
 from api.idempotency import IdempotencyGuard, Reservation
 from api.inputs import InputFile
-from api.quotas import tell_usage
+from api.quotas import note_usage
 from api.settings import ApiSettings
 from inference.errors import InferenceError, InvalidOptionError
 from inference.options import Options
@@ -200,7 +200,7 @@ class SubmissionService:
 
     def _charge(self, owner: Owner, job: Job, objects: Mapping[str, int]) -> None:
         pending = not job.status.final
-        tell_usage(self.runtime.quotas.charge(owner, [job.task_id], objects, pending=pending))
+        note_usage(self.runtime.quotas.charge(owner, [job.task_id], objects, pending=pending))
 
     def _new_job(self, submission: Submission, task_id: str, request_id: str) -> Job:
         """Return the job that a submission asks for, with its times, receiver and cache key."""

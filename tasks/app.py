@@ -20,11 +20,11 @@ from tasks.settings import Settings
 _SMALL_MODEL_SECONDS: Final = 30
 _GPU_SECONDS: Final = 60
 _CPU_SECONDS: Final = 180
-#: An idle model is asked this often whether it answers, and three times within the time limit.
+#: How often an idle model is probed at least, and how often within the time limit.
 _PROBE_SECONDS: Final = 30
 _PROBES_PER_LIMIT: Final = 3
 #: A model's answer counts for so many seconds more than a job may keep the probe away.
-_HARD_LIMIT_LEAD_SECONDS: Final = 10
+_READY_LEAD_SECONDS: Final = 10
 #: The soft limit comes at most so much before the hard one.
 _SOFT_LEAD_SECONDS: Final = 10
 
@@ -49,13 +49,13 @@ def soft_time_limit(settings: Settings) -> float:
 
 
 def probe_seconds(settings: Settings) -> float:
-    """Return how often an idle model is asked whether it answers."""
+    """Return how often an idle model is probed, in seconds."""
     return min(_PROBE_SECONDS, time_limit(settings) / _PROBES_PER_LIMIT)
 
 
 def ready_seconds(settings: Settings) -> float:
-    """Return how long a model's answer counts: longer than a job may keep it from being asked."""
-    return time_limit(settings) + _HARD_LIMIT_LEAD_SECONDS
+    """Return how long a model's answer counts: longer than a job may keep it from being probed."""
+    return time_limit(settings) + _READY_LEAD_SECONDS
 
 
 def create_celery(settings: Settings, *, socket_timeout: float = 10) -> Celery:

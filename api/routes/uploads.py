@@ -11,7 +11,7 @@ from api.errors import ApiError
 from api.forms import unbounded_body
 from api.inputs import MAX_NAME
 from api.openapi import ApiBlueprint
-from api.quotas import tell_usage
+from api.quotas import note_usage
 from api.wsgi_bridge import ANNOUNCED
 from tasks.uploads.store import ResumableUpload
 
@@ -67,7 +67,7 @@ class Uploads(MethodView):
             metadata=request.headers.get("Upload-Metadata", ""),
             file_name=(names.get("filename") or names.get("name", ""))[:MAX_NAME],
         )
-        tell_usage(runtime.quotas.usage(owner))
+        note_usage(runtime.quotas.usage(owner))
         if with_chunk:
             upload = _append(upload.upload_id, 0)
         location = url_for("uploads.Upload", upload_id=upload.upload_id, _external=True)

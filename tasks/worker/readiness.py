@@ -1,4 +1,4 @@
-"""Readiness: the child checks its model while that is idle, and says in Redis that it answers."""
+"""Readiness: the child probes its model while that is idle, and says in Redis that it answers."""
 
 import os
 import threading
@@ -21,29 +21,29 @@ _PROBE_PIXELS: Final = 64
 _NEWEST_WEIGHT: Final = 0.3
 #: The pause before the next announcement if Redis did not take the last one.
 _RETRY_SECONDS: Final = 2.0
-#: The share of a core that self-checks of an idle model may use: on a CPU one costs as much as a
+#: The share of a core that probes of an idle model may use: on a CPU one costs as much as a
 #: picture.
-_CHECK_SHARE: Final = 0.005
-#: A check that is due within this is made at once instead of one interval later.
+_PROBE_SHARE: Final = 0.005
+#: A probe that is due within this is made at once instead of one interval later.
 _EARLY_SECONDS: Final = 1.0
-#: A model that does not answer is found after this time even if a check costs minutes of a core.
-_MAX_CHECK_SECONDS: Final = 300.0
+#: A model that does not answer is found after this time even if a probe costs minutes of a core.
+_MAX_PROBE_SECONDS: Final = 300.0
 
 _log = structlog.get_logger(__name__)
 
 
 class Readiness:
-    """Checks a runner's model while it is idle, and marks the worker as ready while it answers.
+    """Probes a runner's model while it is idle, and marks the worker as ready while it answers.
 
-    A job's result is an answer too. An answer counts until the next check, and then as long as a
+    A job's result is an answer too. An answer counts until the next probe, and then as long as a
     job may keep that one waiting.
 
     Args:
         runner: whose model it is.
         revision: of the model's weights; empty if it is not known.
-        seconds: how long an answer counts at least. Longer than a job may take, since no check is
+        seconds: how long an answer counts at least. Longer than a job may take, since no probe is
             made during a job: the time limit bounds that one.
-        interval: seconds from one announcement in Redis to the next, and from one check to the next
+        interval: seconds from one announcement in Redis to the next, and from one probe to the next
             of a model that costs this machine's processors little.
     """
 
@@ -61,7 +61,7 @@ class Readiness:
         self._facts = {"revision": revision, **execution_path_facts(runner.model)}
         self._mean: float | None = None
         self._answered_at = monotonic()
-        #: Seconds of processor time that the last check took.
+        #: Seconds of processor time that the last probe took.
         self._cost = 0.0
         self._unreported = False
         self._busy = False
@@ -69,9 +69,9 @@ class Readiness:
         self._ended = threading.Event()
 
     def start(self) -> None:
-        """Mark the worker as ready, then check the model from a thread."""
+        """Mark the worker as ready, then probe the model from a thread."""
         self.mark_ready()
-        threading.Thread(target=self._run, name="self-check", daemon=True).start()
+        threading.Thread(target=self._run, name="probe", daemon=True).start()
 
     def begin_job(self) -> None:
         """Record that a job begins."""
@@ -89,14 +89,14 @@ class Readiness:
                 self._registry.update(self._worker, running=0)
             # Jobs that end without the model, one after the other as while the object store hangs,
             # leave it no idle moment, and a child that gives no answer is replaced.
-            if self._check_is_due():
-                self.check()
+            if self._probe_is_due():
+                self.probe()
             return
         self._mean = (
             took if self._mean is None else self._mean + _NEWEST_WEIGHT * (took - self._mean)
         )
         self._answered_at = monotonic()
-        # Until a check was timed: it costs about as much as a job.
+        # Until a probe was timed: it costs about as much as a job.
         self._cost = self._cost or took
         mean = self._mean
         self._announce(
@@ -106,9 +106,9 @@ class Readiness:
         )
 
     @property
-    def check_seconds(self) -> float:
-        """How long after an answer an idle model is checked."""
-        return max(self._interval, min(self._cost / _CHECK_SHARE, _MAX_CHECK_SECONDS))
+    def probe_seconds(self) -> float:
+        """How long after an answer an idle model is probed."""
+        return max(self._interval, min(self._cost / _PROBE_SHARE, _MAX_PROBE_SECONDS))
 
     def mark_ready(self) -> None:
         """Record that the model has just answered."""
@@ -129,7 +129,7 @@ class Readiness:
         That a job runs, or none, is among them: Redis may have been away when one began or ended.
         """
         ago = monotonic() - self._answered_at
-        seconds = self._seconds + self.check_seconds - self._interval - ago
+        seconds = self._seconds + self.probe_seconds - self._interval - ago
         facts = {
             "model": self._model.name,
             "pid": os.getpid(),
@@ -145,12 +145,12 @@ class Readiness:
             self._unreported = False
 
     def stop(self) -> None:
-        """Stop the checks, and mark the worker as not ready."""
+        """Stop the probes, and mark the worker as not ready."""
         self._ended.set()
         with logged_if_away("worker.withdraw_failed"):
             self._registry.mark_not_ready(self._worker)
 
-    def check(self) -> None:
+    def probe(self) -> None:
         """Run the model; without an answer the worker's readiness lapses."""
         try:
             with self._lock:
@@ -161,7 +161,7 @@ class Readiness:
             _log.error("worker.probe_failed", worker=self._worker, reason=str(error))
             if isinstance(error, GpuFaultError):
                 self._end_broken(error.code)
-        except Exception:  # noqa: BLE001 - the next check may succeed
+        except Exception:  # noqa: BLE001 - the next probe may succeed
             _log.exception("worker.probe_failed", worker=self._worker)
         else:
             self.mark_ready()
@@ -180,13 +180,13 @@ class Readiness:
 
     def keep_ready(self) -> None:
         """Check the model if it is due and idle, or else repeat that it has answered."""
-        if not self._check_is_due():
+        if not self._probe_is_due():
             self.repeat_answer()
         elif not self._busy:
-            self.check()
+            self.probe()
 
-    def _check_is_due(self) -> bool:
-        return monotonic() - self._answered_at >= self.check_seconds - _EARLY_SECONDS
+    def _probe_is_due(self) -> bool:
+        return monotonic() - self._answered_at >= self.probe_seconds - _EARLY_SECONDS
 
 
 def execution_path_facts(model: MattingModel) -> dict[str, str]:

@@ -209,7 +209,7 @@ class Runner:
     object_store: ObjectStore
     registry: WorkerRegistry
     model: MattingModel
-    #: Held while the model runs, by a job or by the self-check.
+    #: Held while the model runs, by a job or by a probe of the idle model.
     model_lock: AbstractContextManager[Any]
     limits: ImageLimits
     #: Celery's name of this worker.
@@ -336,7 +336,7 @@ class Runner:
                 decoder=self.decoder,
             )
 
-        # The self-check of an idle model must not run beside a job.
+        # The probe of an idle model must not run beside a job.
         with self.model_lock:
             try:
                 return _retry_out_of_memory(cut_out)

@@ -89,7 +89,7 @@ def test_only_a_result_or_a_probe_is_an_answer(
         assert redis.hexists(redis_keys.worker_key(WORKER), "seconds") is ready
     task.runner.registry.mark_not_ready(WORKER)
     for task.runner.model.error in (FULL, None):
-        task.readiness.check()
+        task.readiness.probe()
         assert _worker(task).ready is (task.runner.model.error is None)
 
 
@@ -101,8 +101,8 @@ def test_an_idle_model_is_checked_by_what_that_costs_and_its_answer_is_repeated(
     monkeypatch.setattr("tasks.worker.readiness.monotonic", lambda: now[0])
     monkeypatch.setattr("tasks.worker.readiness.process_time", lambda: used[0])
     model.faults = [lambda: used.__setitem__(0, used[0] + 0.6)]  # the first check costs 0.6 s
-    readiness.check()
-    assert readiness.check_seconds == pytest.approx(120)
+    readiness.probe()
+    assert readiness.probe_seconds == pytest.approx(120)
     calls, until = model.calls, redis.zscore(redis_keys.READY_WORKERS, WORKER)
     assert until
     redis.flushdb()
@@ -128,7 +128,7 @@ def test_an_answer_says_what_gpu_memory_is_used(
     monkeypatch.setattr(task.runner.model, "gpu_memory", memory, raising=False)
     for _ in range(3):
         task.runner.registry.mark_not_ready(WORKER)
-        task.readiness.check()
+        task.readiness.probe()
         shown = _worker(task)
         assert (shown.ready, shown.gpu_used, shown.gpu_total) == (True, 3, 9)
 
@@ -143,7 +143,7 @@ def test_a_probe_that_finds_a_broken_gpu_context_ends_the_process_after_its_job(
     task.runner.model.error = GpuFaultError("illegal address")
     if busy:
         task.readiness.begin_job()
-    task.readiness.check()
+    task.readiness.probe()
     assert left == [True] * (not busy)
     if busy:
         task.readiness.end_job(0.5)
