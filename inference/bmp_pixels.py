@@ -23,8 +23,8 @@ _TOP: Final = 255
 #: Compressions in run lengths, and the bits of a pixel that each is for.
 _RUN_LENGTHS: Final = frozenset({(1, 8), (2, 4)})
 _BYTE: Final = 8
-_FEW_BYTES: Final = 64
-_HEXADECIMAL: Final = bytes.maketrans(b"0123456789abcdef", bytes(range(16)))
+#: Of so many, a few MB of pixels at most.
+_CODES_AT_A_TIME: Final = 1 << 12
 #: What follows a run of no pixels: the end of a row or of the picture, a step to another place, or
 #: so many pixels as they are.
 _END_OF_ROW: Final = 0
@@ -99,63 +99,77 @@ def _unpack_runs(data: bytes, layout: BmpLayout) -> NDArray[np.uint8]:
     Raises:
         InvalidImageError: the data end before the picture does.
     """
-    width, bits = layout.width, layout.bits
-    rows = bytearray(width * layout.height)
-    codes = data[layout.offset :]
-    counts = np.frombuffer(codes, np.uint8)[: len(codes) // 2 * 2 : 2]
-    escapes = (2 * np.flatnonzero(counts == 0)).data
-    x = y = at = number = 0
-    while y < layout.height:
-        while number < len(escapes) and escapes[number] < at:
-            number += 1  # a zero among pixels as they are
-        escape = escapes[number] if number < len(escapes) else 2 * len(counts)
-        pixels = _repeat(codes[at:escape], width - x, bits) if at < escape else b""
-        x += _put(rows, y * width + x, pixels, width - x)
-        if escape == 2 * len(counts):
-            break
-        kind, at = codes[escape + 1], escape + 2
-        if kind == _END_OF_ROW:
-            x, y = 0, y + 1
-        elif kind == _END_OF_PICTURE:
-            y = layout.height
-        elif kind == _STEP:
-            right, down = codes[at : at + 2] if at + 1 < len(codes) else (0, 0)
-            x, y, at = x + right, y + down, at + 2
-        else:
-            size = -(-kind * bits // _BYTE)
-            pixels = _unpack(codes[at : at + size], bits)[:kind]
-            x += _put(rows, y * width + x, pixels, width - x)
-            at += size + size % 2
-    if (y, x) < (layout.height - 1, width):
+    runs = _RunLengths(data[layout.offset :], layout)
+    while runs.y < layout.height and runs.at < runs.count:
+        runs.unpack_some()
+    if (runs.y, runs.x) < (layout.height - 1, layout.width):
         raise InvalidImageError.of_early_end()
-    return np.frombuffer(rows, np.uint8).reshape(-1, width)
+    return runs.pixels.reshape(-1, layout.width)
 
 
-def _put(rows: bytearray, at: int, pixels: bytes, room: int) -> int:
-    """Write the pixels that there is room for, and return how many."""
-    count = max(0, min(len(pixels), room))
-    rows[at : at + count] = pixels[:count]
-    return count
+class _RunLengths:
+    """Unpacks run lengths, some thousand codes at a time: what takes a step for each is slow."""
 
+    def __init__(self, data: bytes, layout: BmpLayout) -> None:
+        self._layout = layout
+        self._bytes = np.frombuffer(data, np.uint8)
+        #: Pairs of bytes: codes, and what belongs to them. Behind the last may be a step's, as 0.
+        self.count = len(data) // 2
+        self._pairs = np.append(self._bytes[: 2 * self.count], np.zeros(2, np.uint8)).reshape(-1, 2)
+        self.pixels = np.zeros(layout.width * layout.height, np.uint8)
+        #: The pair that is the next code, and the place of its first pixel.
+        self.at = self.x = self.y = 0
 
-def _repeat(runs: bytes, room: int, bits: int) -> bytes:
-    """Return the pixels of counts and colors, not many more than there is room for."""
-    if len(runs) <= _FEW_BYTES:  # numpy would take longer
-        pairs = zip(runs[::2], runs[1::2], strict=True)
-        return b"".join([(_unpack(bytes([color]), bits) * count)[:count] for count, color in pairs])
-    table = np.frombuffer(runs, np.uint8).reshape(-1, 2)
-    ends = np.cumsum(table[:, 0], dtype=np.int64)
-    counts, colors = table[: np.searchsorted(ends, max(room, 0)) + 1].T
-    pixels = np.repeat(colors, counts)
-    if bits < _BYTE:  # two colors by turns, in each run from the upper half of its byte on
-        starts = np.repeat(ends[: len(counts)] - counts, counts)
-        pixels = np.where((np.arange(len(pixels)) - starts) % 2, pixels & 15, pixels >> 4)
-    return pixels.tobytes()
+    def unpack_some(self) -> None:
+        """Write the pixels of the next codes, and step over them."""
+        layout, numbers = self._layout, self._find_codes()
+        counts, kinds = self._pairs[numbers].T.astype(np.int64)
+        kinds[counts > 0] = -1
+        ends = np.flatnonzero(kinds == _END_OF_PICTURE)
+        if len(ends):
+            numbers, counts, kinds = (each[: ends[0]] for each in (numbers, counts, kinds))
+        literal, step, row_end = kinds > _STEP, kinds == _STEP, kinds == _END_OF_ROW
+        first = 2 * numbers + 1 + literal
+        stored = (len(self._bytes) - first) * _BYTE // layout.bits
+        counts = np.where(literal, np.minimum(kinds, stored), counts)
+        right, down = counts.copy(), row_end.astype(np.int64)
+        right[step], down[step] = self._pairs[numbers[step] + 1].T
+        # How far all codes go to the right, less how far those before the row went.
+        past = np.append(0, np.cumsum(right))
+        before = np.append(-self.x, np.where(row_end, past[1:], -self.x))
+        x = past - np.maximum.accumulate(before)
+        y = self.y + np.append(0, np.cumsum(down))
+        room = np.where(y < layout.height, layout.width - x, 0)[:-1]
+        self._copy(np.clip(room, 0, counts), (y * layout.width + x)[:-1], first, literal)
+        self.x, self.y = (0, layout.height) if len(ends) else (int(x[-1]), int(y[-1]))
 
+    def _find_codes(self) -> NDArray[np.int64]:
+        """Return which of the next pairs are codes, and step over them."""
+        start, end = self.at, min(self.at + _CODES_AT_A_TIME, self.count)
+        counts, kinds = self._pairs[start:end].T
+        literals = 1 - (-kinds.astype(np.int64) * self._layout.bits) // 16
+        sizes = np.where(kinds > _STEP, literals, 1 + kinds // _STEP)
+        steps, found, at = np.where(counts, 1, sizes).tolist(), [], 0
+        while at < len(steps):
+            found.append(at)
+            at += steps[at]
+        self.at += at
+        return start + np.array(found)
 
-def _unpack(data: bytes, bits: int) -> bytes:
-    """Return the numbers of colors in bytes, one or two in each, as a byte each."""
-    return data if bits == _BYTE else data.hex().encode().translate(_HEXADECIMAL)
+    def _copy(
+        self,
+        counts: NDArray[np.int64],
+        places: NDArray[np.int64],
+        first: NDArray[np.int64],
+        literal: NDArray[np.bool],
+    ) -> None:
+        """Copy so many pixels of each code to its place, from its first byte on or that alone."""
+        nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        beyond = nth * self._layout.bits // _BYTE
+        colors = self._bytes[np.repeat(first, counts) + np.repeat(literal, counts) * beyond]
+        if self._layout.bits < _BYTE:  # two in each byte, the upper half first
+            colors = np.where(nth % 2, colors & 15, colors >> 4)
+        self.pixels[np.repeat(places, counts) + nth] = colors
 
 
 def _split(words: NDArray[np.unsignedinteger], masks: tuple[int, ...]) -> NDArray[np.uint8]:
