@@ -15,7 +15,14 @@ from inference.bmp import READ_HEADERS, BmpLayout
 from inference.errors import ImageTooComplexError
 from inference.heif import walk_heif
 from inference.jpeg import walk_jpeg
-from inference.tiff import describe_unreadable, find_picture, is_camera_raw, read_layout
+from inference.tiff import (
+    JPEG,
+    Layout,
+    describe_unreadable,
+    find_picture,
+    is_camera_raw,
+    read_layout,
+)
 from inference.webp import walk_webp
 
 #: Chunks of a PNG; 60 MB of the usual 8 KiB chunks are 7,700.
@@ -24,6 +31,10 @@ MAX_PARTS: Final = 32_768
 #: since a small picture takes whole tiles. That includes its alpha, depth and similar maps.
 MAX_TILE_RATIO: Final = 4
 _SPARE_TILE_PIXELS: Final = 1 << 22
+
+#: Bytes of a JPEG at most for a sample, and beside those for its tables.
+_JPEG_BYTES: Final = 8
+_JPEG_HEAD_BYTES: Final = 1 << 12
 
 #: What a file is called that holds what a sensor saw, not yet a picture.
 CAMERA_RAW: Final = "Camera raw files (such as DNG, NEF, CR2, ARW)"
@@ -157,11 +168,27 @@ def _walk_tiff(file: BinaryIO, _: bytes) -> Structure:
     size = layout.width, layout.height
     if layout.tiled:
         _check_tiles(layout.tile[0] * layout.tile[1], size)
+    length = file.seek(0, 2)
+    if layout.compression == JPEG:
+        _check_blocks(layout, length)
     return Structure(
         size,
-        complete=layout.is_complete(file.seek(0, 2)),
+        complete=layout.is_complete(length),
         unreadable=describe_unreadable(layout),
     )
+
+
+def _check_blocks(layout: Layout, length: int) -> None:
+    """Refuse strips or tiles that lie within each other: of a JPEG, all bytes are read.
+
+    Equal ones, such as white tiles, may be stored once, but have few bytes for their pixels.
+    """
+    few = _JPEG_BYTES * layout.samples * layout.tile[0] * layout.tile[1] + _JPEG_HEAD_BYTES
+    if sum(layout.lengths) > length + few * len(layout.lengths):
+        raise ImageTooComplexError(
+            "The image is put together from strips or tiles that lie within each other, and would "
+            "take too long to decode. Save it again in an image editor."
+        )
 
 
 def _walk_heif(file: BinaryIO, _: bytes) -> Structure:

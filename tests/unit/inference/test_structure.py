@@ -127,6 +127,18 @@ def test_a_tiff_whose_tile_is_far_larger_than_its_picture_is_refused() -> None:
         probe_image(tiff_file(page))
 
 
+def test_strips_of_jpeg_may_be_the_same_few_bytes_but_not_the_same_many() -> None:
+    """1 MB of fill bytes, 1,000 times the same: 16 s."""
+
+    def strips(length: int) -> bytes:
+        tags = {259: (7,), 273: (8,) * 10, 279: (length,) * 10}
+        return tiff_file(Page(np.zeros((50, 8, 1), np.uint8), 1, tags=tags)) + bytes(length)
+
+    assert probe_image(strips(4_000)).width == 8
+    with pytest.raises(ImageTooComplexError, match="lie within each other"):
+        probe_image(strips(100_000))
+
+
 #: 8 x 6 tiles, as a phone writes them.
 _PHONE = {1: list(range(2, 50))}
 
