@@ -28,6 +28,15 @@ _ITEM_LISTS: Final[Mapping[bytes, tuple[int, int]]] = MappingProxyType(
 )
 #: Boxes of a file that hold a picture. Of others, it may be that they are no boxes.
 _FILE_BOXES: Final = frozenset({b"ftyp", b"meta", b"mdat", b"moov", b"moof", b"idat"})
+#: The format by the kind of the primary item, or of those that it is derived from. Brands may say
+#: no more than that it is a picture, or name another codec too.
+_FORMATS: Final[Mapping[bytes, str]] = MappingProxyType({b"av01": "AVIF", b"hvc1": "HEIC"})
+#: Kinds of items that no reader takes.
+_UNREADABLE: Final[Mapping[bytes, str]] = MappingProxyType(
+    {b"jpeg": "JPEG", b"j2k1": "JPEG 2000", b"avc1": "H.264", b"vvc1": "VVC"}
+)
+#: What the readers look for in the first box.
+_BRANDS: Final[Mapping[str, bytes]] = MappingProxyType({"AVIF": b"avif", "HEIC": b"heic"})
 #: Kinds of items that are about a picture: EXIF data, and texts such as XMP.
 _METADATA_ITEMS: Final = frozenset({b"Exif", b"mime"})
 _IGNORED_ITEM: Final = b"skip"
@@ -92,6 +101,10 @@ class Heif:
     colors: CodedColors | None
     #: What is left of the picture before it is turned; None for all of it.
     crop: CleanAperture | None
+    #: "AVIF" or "HEIC", by how its pixels are coded; empty if the file does not say so.
+    format: str
+    #: What no reader takes, such as "HEIF files of JPEG 2000 data"; empty for what is read.
+    unreadable: str
     #: What takes the place of metadata that could decide whether the picture is read, by where it
     #: stands.
     replaced: dict[int, bytes] = field(default_factory=dict)
@@ -108,15 +121,22 @@ def walk_heif(file: BinaryIO) -> Heif:
             writer makes it do.
     """
     length = file.seek(0, 2)
-    items, complete, end = _Items(), True, 0
+    items, complete, end, brand = _Items(), True, 0, 0
     for kind, body, stop in _boxes(file, 0, length, items.steps):
         if kind not in _FILE_BOXES and stop > length:
             break
         complete = complete and stop <= length
         end = min(stop, length)
-        if kind == b"meta":
+        if kind == b"ftyp":
+            brand = body
+        elif kind == b"meta":
             _read_items(file, body + 4, end, items)
     primary = items.primary
+    coding = items.coding_of(primary)
+    coded_format = _FORMATS.get(coding, "")
+    if coded_format and brand:
+        items.replaced[brand] = _BRANDS[coded_format]
+    other = _UNREADABLE.get(coding)
     return Heif(
         size=items.size_of(primary),
         pixels=items.pixels(primary) + sum(map(items.pixels, items.auxiliary)),
@@ -124,6 +144,8 @@ def walk_heif(file: BinaryIO) -> Heif:
         end=end,
         colors=items.colors_of(primary),
         crop=items.crop_of(primary),
+        format=coded_format,
+        unreadable=f"HEIF files of {other} data" if other else "",
         replaced=items.replaced,
     )
 
@@ -153,6 +175,8 @@ class _Items:
         self.known: list[_Property | None] = []
         #: The numbers of each item's properties, from 1.
         self.properties: dict[int, list[int]] = {}
+        #: How each item is coded, or derived from others.
+        self.kinds: dict[int, bytes] = {}
         self.replaced: dict[int, bytes] = {}
         self._pixels: dict[int, int] = {}
 
@@ -171,6 +195,12 @@ class _Items:
         """Return what is left of an item."""
         crops = (each for each in self._known_of(item) if isinstance(each, CleanAperture))
         return next(crops, None)
+
+    def coding_of(self, item: int) -> bytes:
+        """Return how an item is coded, or the first of those that it is derived from."""
+        for _ in range(_MAX_DERIVATIONS):
+            item = next(iter(self.parts.get(item, ())), item)
+        return self.kinds.get(item, b"")
 
     def colors_of(self, item: int) -> CodedColors | None:
         """Return an item's colors; else those of the first item that it is derived from."""
@@ -257,14 +287,16 @@ def _check_item_count(head: bytes, at: int, first_long: int) -> None:
 
 
 def _read_kinds(file: BinaryIO, start: int, end: int, items: _Items) -> None:
-    """Find the items that are metadata, among the `infe` boxes of an `iinf`."""
+    """Read the kinds of items, those of metadata among them, in the `infe` boxes of an `iinf`."""
     table, at = items.read_table(file, start, max(start, end)), 0
     for _ in range(MAX_ITEMS):
         size, version = int.from_bytes(table[at : at + 4], "big"), table[at + 8 : at + 9]
         # Version, flags, id (of 2 bytes, or 4) and a word.
         kind = at + 12 + (6 if version > b"\2" else 4)
-        if table[at + 4 : at + 8] == b"infe" and table[kind : kind + 4] in _METADATA_ITEMS:
-            items.replaced[start + kind] = _IGNORED_ITEM
+        if table[at + 4 : at + 8] == b"infe":
+            items.kinds[int.from_bytes(table[at + 12 : kind - 2])] = table[kind : kind + 4]
+            if table[kind : kind + 4] in _METADATA_ITEMS:
+                items.replaced[start + kind] = _IGNORED_ITEM
         if size < 8 or at + size > len(table):  # noqa: PLR2004 - a box's head
             return
         at += size

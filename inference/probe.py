@@ -123,8 +123,9 @@ def probe_image(source: BinaryIO | bytes, limits: ImageLimits = DEFAULT_LIMITS) 
     try:
         file.seek(0)
         prefix = file.read(PREFIX_SIZE)
-        name = _identify_accepted_format(prefix)
+        name = _require_accepted_format(prefix, identify_format(prefix))
         structure = walk_structure(file, name, prefix)
+        name = _require_accepted_format(prefix, structure.format or name)
         if structure.size is None or min(structure.size) < 1:
             raise _damaged_header_error(name)
         width, height = structure.size
@@ -139,10 +140,11 @@ def probe_image(source: BinaryIO | bytes, limits: ImageLimits = DEFAULT_LIMITS) 
         file.seek(0)
 
 
-def _identify_accepted_format(prefix: bytes) -> str:
+def _require_accepted_format(prefix: bytes, name: str | None) -> str:
+    """Return a format's name; raises as `probe_image` does if it is None or not accepted."""
     if not prefix:
         raise InvalidImageError("The file is empty: it has no bytes. Send a picture.")
-    name, accepted = identify_format(prefix), accepted_formats()
+    accepted = accepted_formats()
     hint = f"Accepted are {', '.join(accepted)}."
     if name is None:
         raise InvalidImageError(f"The file is no picture: {describe_no_picture(prefix)} {hint}")

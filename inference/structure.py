@@ -51,6 +51,8 @@ class Structure:
     complete: bool = True
     #: What no reader takes, such as "12-bit JPEG files"; empty for the kinds that are read.
     unreadable: str = ""
+    #: The format, where the first bytes leave it open or name another; empty where they tell.
+    format: str = ""
 
 
 def walk_structure(file: BinaryIO, name: str, prefix: bytes) -> Structure:
@@ -196,7 +198,9 @@ def _walk_heif(file: BinaryIO, _: bytes) -> Structure:
     if found.size is None:
         return Structure(None)
     _check_tiles(found.pixels, found.size)
-    return Structure(found.size, complete=found.complete)
+    return Structure(
+        found.size, complete=found.complete, unreadable=found.unreadable, format=found.format
+    )
 
 
 _WALKS: Final[Mapping[str, Callable[[BinaryIO, bytes], Structure]]] = MappingProxyType(

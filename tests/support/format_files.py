@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tests.support.bmp_files import bmp_file, indexed_bmp
+from tests.support.heic_files import with_brand
 from tests.support.paths import ROOT
 from tests.support.pictures import (
     ended_early,
@@ -106,6 +107,13 @@ FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
     "animated WebP": lambda: [_animated("WEBP")],
     "AVIF": lambda: [_file("AVIF")],
     "HEIC": lambda: [_file("HEIC")],
+    "AVIF or HEIC whose": lambda: [
+        with_brand(_file("AVIF"), b"mif1"),
+        with_brand(_file("HEIC"), b"avif"),
+    ],
+    "HEIF of": lambda: [
+        _file("HEIC").replace(b"hvc1", each) for each in (b"jpeg", b"j2k1", b"avc1", b"vvc1")
+    ],
     "AVIF or HEIC with": lambda: [
         _file(name, exif=_EXIF).replace(_EXIF[-14:], b"?" * 14) + struct.pack(">I4s", 8, b"what")
         for name in ("AVIF", "HEIC")

@@ -62,6 +62,12 @@ def _body(file: bytes, kind: bytes) -> bytes:
     return file[at + 8 : at + int.from_bytes(file[at : at + 4], "big")]
 
 
+def with_brand(file: bytes, brand: bytes) -> bytes:
+    """A HEIC or AVIF which is said to be of this brand and of no other."""
+    end = int.from_bytes(file[:4], "big")
+    return file[:8] + brand + bytes(4) + brand * ((end - 16) // 4) + file[end:]
+
+
 def with_stated_colors(file: bytes, primaries: int, transfer: int) -> bytes:
     """A HEIC or AVIF whose colors are said to be so, by the numbers of ITU-T H.273."""
     before, after = file.split(b"nclx")

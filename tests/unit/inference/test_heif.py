@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from inference.decode import decode
-from tests.support.heic_files import with_stated_colors
+from inference.probe import ImageHeader, probe_image
+from tests.support.heic_files import grid_heic, with_brand, with_stated_colors
 from tests.support.icc_profiles import named_profile
 from tests.support.pictures import exif_orientation, picture_file
 from tests.support.png_files import png_chunk
@@ -38,6 +39,17 @@ def test_what_encoders_state_that_are_told_nothing_is_srgb(
     data = picture_file(photo, name)
     stated = with_stated_colors(data, primaries, transfer)
     assert np.array_equal(decode(stated).rgb, decode(data).rgb)
+
+
+@pytest.mark.parametrize("brand", [b"mif1", b"heic", b"avif"])
+def test_the_coding_of_its_pixels_says_which_format_a_file_is(
+    name: str, brand: bytes, photo: Image.Image
+) -> None:
+    files = [picture_file(photo, name)] + [grid_heic(photo, 64)] * (name == "HEIC")
+    for data in files:
+        changed = with_brand(data, brand)
+        assert probe_image(changed) == ImageHeader(name, 96, 64)
+        assert np.array_equal(decode(changed).rgb, decode(data).rgb)
 
 
 def test_a_profile_goes_before_numbers(name: str, photo: Image.Image) -> None:
