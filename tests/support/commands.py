@@ -14,7 +14,7 @@ from tasks.jobs.job import Status
 from tasks.jobs.routing import JobDispatcher
 from tasks.jobs.store import MAX_CRASHES, JobStore
 from tasks.worker_registry import WorkerRegistry
-from tests.support.jobs import make_job, recorded
+from tests.support.jobs import claim, finish, make_job, recorded
 
 QUEUE: Final = "model.u2netp"
 WORKER: Final = "gpu0@testhost"
@@ -23,7 +23,7 @@ WORKER: Final = "gpu0@testhost"
 def crash(store: JobStore, task_id: str) -> None:
     """Crash a worker over a job until the job is poison."""
     for _ in range(MAX_CRASHES):
-        store.claim(task_id, token="w/1/x", worker="w")
+        claim(store, task_id, "w/1/x")
         store.crash(task_id, holder="w/1/")
 
 
@@ -53,17 +53,17 @@ class Operator:
     def make(self, state: str = "queued", *, queue: str = QUEUE, model: str = "u2netp") -> str:
         """Make a job of a state, or `dead`; one that waits has a message."""
         job = self.store.create(make_job(queue=queue, model=model)).job
-        task_id, lease = job.task_id, {"token": "w/1/x", "worker": "w"}
+        task_id = job.task_id
         if state == "queued":
             JobDispatcher(self._app, self.store).send(job)
         elif state == "canceled":
             self.store.cancel(task_id)
         elif state == "dead":
             crash(self.store, task_id)
+        elif state == "processing":
+            assert claim(self.store, job) == "claimed"
         else:
-            assert self.store.claim(task_id, **lease) == "claimed"
-            if state != "processing":
-                self.store.finish(task_id, token="w/1/x", status=Status(state))
+            finish(self.store, job, Status(state))
         return task_id
 
     def damage(self, task_id: str) -> str:

@@ -1,7 +1,7 @@
-"""Jobs of the tests."""
+"""Jobs of the tests, and what workers make of them."""
 
-from tasks.jobs.job import Job, new_task_id
-from tasks.jobs.store import JobStore
+from tasks.jobs.job import Job, Status, new_task_id
+from tasks.jobs.store import Claim, JobStore
 from tasks.object_store import original_key
 
 
@@ -13,8 +13,30 @@ def make_job(**changes: object) -> Job:
     return job.evolve(**changes)
 
 
+def _id_of(job: Job | str) -> str:
+    return job if isinstance(job, str) else job.task_id
+
+
+def claim(store: JobStore, job: Job | str, lease: str = "t", worker: str = "w") -> Claim:
+    """Claim a job as a worker does that has its message."""
+    return store.claim(_id_of(job), token=lease, worker=worker)
+
+
+def finish(
+    store: JobStore,
+    job: Job | str,
+    status: Status = Status.SUCCEEDED,
+    *,
+    lease: str = "t",
+    **facts: object,
+) -> None:
+    """Claim a job and finish it as a worker does."""
+    assert claim(store, job, lease, lease.partition("/")[0]) is Claim.CLAIMED
+    assert store.finish(_id_of(job), token=lease, status=status, **facts)
+
+
 def recorded(store: JobStore, job: Job | str) -> Job:
     """A job as its record is now."""
-    found = store.get(job if isinstance(job, str) else job.task_id)
+    found = store.get(_id_of(job))
     assert found is not None
     return found

@@ -11,16 +11,40 @@ from tasks import redis_keys
 from tasks.api_keys import new_webhook_secret
 from tasks.jobs.job import Job, JobError, Status
 from tasks.jobs.routing import DELIVER_TASK, WEBHOOK_QUEUE
-from tasks.jobs.store import JobStore, lease_token
+from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore
 from tasks.runtime import Runtime
 from tasks.settings import Settings
-from tasks.webhooks.deliveries import Delivery
+from tasks.webhooks.deliveries import (
+    Attempt,
+    Delivery,
+    DeliveryState,
+    DeliveryStore,
+    RetryDecision,
+)
 from tasks.webhooks.retry import RetryPolicy
 from tests.support.clock import Clock
-from tests.support.jobs import make_job
+from tests.support.jobs import finish, make_job
 
 PAUSES = (5.0, 300.0, 1800.0)
+
+
+def attempted(
+    rows: DeliveryStore,
+    row: Delivery,
+    state: DeliveryState,
+    *,
+    now: float,
+    outcome: str = "refused",
+    status: int | None = None,
+    reason: str = "",
+) -> None:
+    """Make an attempt at a delivery, which gets this state by it."""
+    rows.dispatch(row, now, seconds=30, limit=99, threads=99)
+    claim = rows.claim(row, now, seconds=30)
+    assert claim
+    attempt = Attempt(now, outcome, status, 7, "what it answered")
+    rows.record_attempt(row, claim.token, attempt, RetryDecision(state, now + 1, reason))
 
 
 @dataclass
@@ -88,11 +112,9 @@ class Post:
         return self.jobs.create(make_job(options={"output_format": "png"}, **given)).job
 
     def finish(self, job: Job, status: Status = Status.SUCCEEDED, **facts: object) -> None:
-        token = lease_token("gpu0@test", 1)
-        self.jobs.claim(job.task_id, token=token, worker="gpu0@test")
         if status is Status.FAILED:
             facts["error"] = JobError("invalid_image", "It is no picture.")
-        assert self.jobs.finish(job.task_id, token=token, status=status, **facts)
+        finish(self.jobs, job, status, **facts)
 
     def finished(self, url: str | None, **fields: object) -> Job:
         job = self.job(url, **fields)

@@ -14,7 +14,7 @@ from tasks.jobs.routing import JobDispatcher, Router, task_id_of_message
 from tasks.jobs.store import Claim, JobStore, Message, Turn
 from tasks.worker_registry import WorkerRegistry
 from tests.support.clock import Clock
-from tests.support.jobs import make_job, recorded
+from tests.support.jobs import claim, make_job, recorded
 
 SHARED: Final = "model.u2netp"
 #: The queue of a GPU, which nobody serves unless a test says so.
@@ -83,6 +83,13 @@ class Queues:
         text = self.redis.rpop(list_key(name))
         return Taken(name, str(text)) if text else None
 
+    def take_of(self, task_id: str) -> Taken:
+        """Take the next message of the shared list, which names this job."""
+        taken = self.take()
+        assert taken is not None
+        assert taken.task_id == task_id
+        return taken
+
     def claim(self, taken: Taken, lease: str = "t", **options: Any) -> Turn:  # noqa: ANN401 - any argument's
         """Claim by a message, as a worker's child does."""
         return self.store.claim_next(
@@ -107,7 +114,7 @@ class Queues:
     def running(self) -> str:
         """Accept a job that a worker has claimed under the token `t`."""
         task_id = self.submit(sent=False)
-        assert self.store.claim(task_id, token="t", worker="w") == "claimed"
+        assert claim(self.store, task_id) is Claim.CLAIMED
         return task_id
 
     def orphan(self) -> str:

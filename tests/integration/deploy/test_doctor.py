@@ -23,10 +23,11 @@ from tasks.object_store import ObjectStore
 from tasks.redis_address import RedisAddress
 from tasks.redis_client import connect
 from tasks.settings import Settings
-from tasks.webhooks.deliveries import DeliveryState, DeliveryStore, RetryDecision
+from tasks.webhooks.deliveries import DeliveryState, DeliveryStore
 from tasks.worker_registry import WorkerRegistry
 from tests.support.commands import crash
 from tests.support.jobs import make_job
+from tests.support.outbox import attempted
 from tests.support.redis_user import PREFIX, documented_user
 from tests.support.serving import answer, serving
 
@@ -96,12 +97,7 @@ def test_what_needs_somebody_is_reported_with_what_to_do(
     redis.hset(redis_keys.job_key(broken), "options", "{no json")
     store.cancel(store.create(make_job(webhook_url="http://127.0.0.1:9/")).job.task_id)
     (row,) = rows.waiting(1)
-    rows.dispatch(row, 4e9, seconds=30, limit=99, threads=99)
-    claim = rows.claim(row, 4e9, seconds=30)
-    assert claim
-    rows.record_attempt(
-        row, claim.token, None, RetryDecision(DeliveryState.DEAD, 1.0, "It is gone.")
-    )
+    attempted(rows, row, DeliveryState.DEAD, now=4e9, reason="It is gone.")
 
     found = doctor()
     for subject, said in (

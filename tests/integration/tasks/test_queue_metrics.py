@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -14,11 +15,12 @@ from tasks.jobs.job import JobError, Priority, Status
 from tasks.jobs.store import MAX_CRASHES, JobStore
 from tasks.queue_metrics import QueueCollector
 from tasks.redis_client import connect
-from tasks.webhooks.deliveries import Attempt, DeliveryState, DeliveryStore, RetryDecision
+from tasks.webhooks.deliveries import DeliveryState, DeliveryStore
 from tasks.worker_registry import MAX_FAULTS, WorkerRegistry
 from tests.support.clock import Clock
 from tests.support.counting import commands_of
-from tests.support.jobs import make_job
+from tests.support.jobs import claim, finish, make_job
+from tests.support.outbox import attempted
 
 WORKER, TOKEN = "gpu0@h", "gpu0@h/1/x"
 
@@ -28,24 +30,18 @@ def store(redis: Redis) -> JobStore:
     return JobStore(redis, clock=Clock(1000.0))
 
 
-def _answering() -> None:
-    pass
-
-
-def _gone() -> None:
-    raise ObjectStoreUnavailableError("gone")
-
-
 class Scrape:
     """One look at a database, ten seconds after its jobs were made."""
 
     def __init__(
-        self, redis: Redis, *, store: object = _answering, folder: Path | None = None
+        self, redis: Redis, *, ping: Mock | None = None, folder: Path | None = None
     ) -> None:
         workers = WorkerRegistry(redis, clock=Clock(1010.0))
         self.registry = CollectorRegistry()
         room = Capacity(redis, folder, free=lambda _: 0)
-        self.registry.register(QueueCollector(redis, workers, store, room, clock=Clock(1010.0)))
+        self.registry.register(
+            QueueCollector(redis, workers, ping or Mock(), room, clock=Clock(1010.0))
+        )
 
     def __call__(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"rmbg_{name}", labels)
@@ -56,16 +52,10 @@ def _queued(store: JobStore, **fields: object) -> str:
     return store.create(make_job(**made)).job.task_id
 
 
-def _claimed(store: JobStore) -> str:
-    task_id = _queued(store)
-    store.claim(task_id, token=TOKEN, worker=WORKER)
-    return task_id
-
-
 def test_jobs_are_counted_at_their_end_by_what_they_were(redis: Redis, store: JobStore) -> None:
     for status in (Status.SUCCEEDED, Status.FAILED):
-        facts = {"status": status, "error": JobError("a", "b"), "format": "webp"}
-        store.finish(_claimed(store), token=TOKEN, **facts)
+        facts = {"error": JobError("a", "b"), "format": "webp"}
+        finish(store, _queued(store), status, lease=TOKEN, **facts)
     store.cancel(_queued(store))
     value = Scrape(redis)
     for status, worker in (("succeeded", WORKER), ("failed", WORKER), ("canceled", "none")):
@@ -80,11 +70,13 @@ def test_jobs_are_counted_at_their_end_by_what_they_were(redis: Redis, store: Jo
 def test_crashes_losses_dead_letters_and_duplicates(redis: Redis, store: JobStore) -> None:
     task_id = _queued(store)
     for _ in range(MAX_CRASHES):
-        store.claim(task_id, token=TOKEN, worker=WORKER)
-        store.claim(task_id, token="gpu1@h/2/y", worker="gpu1@h")
+        claim(store, task_id, TOKEN)
+        claim(store, task_id, "gpu1@h/2/y")
         store.crash(task_id, holder=f"{WORKER}/1/")
     assert not store.finish(task_id, token=TOKEN, status=Status.SUCCEEDED)
-    store.release(_claimed(store), token=TOKEN)
+    lost = _queued(store)
+    claim(store, lost)
+    store.release(lost, token="t")
     value = Scrape(redis)
     assert value("crashes_total") == MAX_CRASHES
     assert value("losses_total") == 1
@@ -99,10 +91,7 @@ def test_webhooks_are_counted_by_what_came_of_them(redis: Redis, store: JobStore
     rows = DeliveryStore(redis)
     outcomes = {"delivered": DeliveryState.DELIVERED, "url_timeout": DeliveryState.PENDING}
     for row, (outcome, state) in zip(rows.waiting(2), outcomes.items(), strict=True):
-        rows.dispatch(row, 1000.0, seconds=30, limit=99, threads=99)
-        claim = rows.claim(row, 1000.0, seconds=30)
-        attempt = Attempt(1000.0, outcome, None, 1, "")
-        rows.record_attempt(row, claim.token, attempt, RetryDecision(state, 1030.0))
+        attempted(rows, row, state, now=1000.0, outcome=outcome)
     value = Scrape(redis)
     assert [value("webhook_attempts_total", outcome=each) for each in outcomes] == [1, 1]
     assert value("webhook_pending") == 2
@@ -111,7 +100,7 @@ def test_webhooks_are_counted_by_what_came_of_them(redis: Redis, store: JobStore
 def test_what_waits_is_shown_by_queue_and_priority(redis: Redis, store: JobStore) -> None:
     _queued(store)
     _queued(store, priority=Priority.LOW)
-    _claimed(store)
+    claim(store, _queued(store))
     value = Scrape(redis)
     for priority in ("normal", "low"):
         assert value("queue_depth", queue="model.m", priority=priority) == 1
@@ -141,7 +130,7 @@ def test_workers_are_up_down_or_drained(redis: Redis) -> None:
 
 def test_without_redis_or_store_the_scrape_says_so() -> None:
     with connect("redis://127.0.0.1:1/0", timeout=0.2) as nowhere:
-        value = Scrape(nowhere, store=_gone)
+        value = Scrape(nowhere, ping=Mock(side_effect=ObjectStoreUnavailableError("gone")))
     assert value("redis_up") == 0
     assert value("store_up") == 0
     assert value("pending") is None

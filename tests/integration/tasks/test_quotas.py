@@ -1,6 +1,7 @@
 """What owners are charged, on a real Redis: in one step, within limits, and as the records say."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -11,12 +12,12 @@ from redis import Redis
 from tasks import redis_keys
 from tasks.api_keys import ANONYMOUS, ApiKeys, Owner
 from tasks.errors import QuotaExceededError
-from tasks.jobs.job import Status
 from tasks.jobs.store import JobStore
 from tasks.quotas import KEPT_PER_UNFINISHED, RESERVED_SECONDS, Quota, Quotas
 from tasks.uploads.store import ResumableUpload, UploadStore
 from tests.support.clock import Clock
-from tests.support.jobs import make_job
+from tests.support.jobs import finish, make_job
+from tests.support.redis_content import mentions
 
 SHOP = Owner("own-shop", "shop")
 STUDIO = Owner("own-studio", "studio")
@@ -33,11 +34,6 @@ def quotas(redis: Redis, clock: Clock) -> Quotas:
     return Quotas(redis, Quota(max_bytes=100, max_uploads=2, max_pending=3), clock)
 
 
-@pytest.fixture
-def jobs(redis: Redis, clock: Clock) -> JobStore:
-    return JobStore(redis, clock=clock)
-
-
 def _upload(name: str, length: int = 1, *, complete: bool = False) -> ResumableUpload:
     return ResumableUpload(name, SHOP.id, length, 1.7e9, 4e9, complete=complete)
 
@@ -47,14 +43,11 @@ def _has(quotas: Quotas, owner: Owner = SHOP) -> tuple[int, int, int, int]:
     return usage.bytes, usage.uploads, usage.kept_uploads, usage.pending
 
 
-def _running(jobs: JobStore, owner: Owner = SHOP, *, size: int = 0, **fields: Any) -> str:  # noqa: ANN401
-    """Record a job and claim it; `size` is of the result with which it then succeeds."""
-    job = make_job(owner=owner.id, **fields)
-    jobs.create(job)
+def _submitted(store: JobStore, owner: Owner = SHOP, *, size: int = 0, **fields: Any) -> str:  # noqa: ANN401
+    """Record a job; `size` is of the result with which it succeeds, if it does."""
+    job = store.create(make_job(owner=owner.id, **fields)).job
     if size:
-        jobs.claim(job.task_id, token="t", worker="w")
-        facts = {"result_key": f"results/{job.task_id}/t.png", "size": size}
-        assert jobs.finish(job.task_id, token="t", status=Status.SUCCEEDED, **facts)
+        finish(store, job, result_key=f"results/{job.task_id}/t.png", size=size)
     return job.task_id
 
 
@@ -95,36 +88,32 @@ def test_many_at_once_pass_no_limit(quotas: Quotas) -> None:
     assert _has(quotas) == (90, 0, 0, 2)
 
 
-def test_a_jobs_charges_live_as_its_record_and_pictures_do(quotas: Quotas, jobs: JobStore) -> None:
+def test_a_jobs_charges_live_as_its_record_and_pictures_do(quotas: Quotas, store: JobStore) -> None:
     job = make_job(owner=SHOP.id)
     quotas.charge(SHOP, [job.task_id], {job.original_key: 10}, pending=True)
-    jobs.create(job)
+    store.create(job)
     # A record holds it: a request that fails from here on releases nothing.
     quotas.release(SHOP.id, [job.task_id])
     assert _has(quotas) == (10, 0, 0, 1)
-    jobs.claim(job.task_id, token="t", worker="w")
-    facts = {"result_key": f"results/{job.task_id}/t.png", "size": 95}
     # What runs may end above the quota; what comes then is refused.
-    jobs.finish(job.task_id, token="t", status=Status.SUCCEEDED, **facts)
+    finish(store, job, result_key=f"results/{job.task_id}/t.png", size=95)
     assert _has(quotas) == (105, 0, 0, 0)
     with pytest.raises(QuotaExceededError):
         quotas.reserve(SHOP, "t", "originals/t", 1)
-    jobs.release_pictures(job.task_id)
-    assert _has(quotas) == (0, 0, 0, 0)
-    jobs.erase(job.task_id)
+    store.release_pictures(job.task_id)
     assert _has(quotas) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("way", ["cancel", "erase", "fail_overdue", "expire"])
 def test_however_a_job_ends_it_is_pending_no_longer(
-    quotas: Quotas, jobs: JobStore, clock: Clock, way: str
+    quotas: Quotas, store: JobStore, clock: Clock, way: str
 ) -> None:
-    task_id = _running(jobs, deadline=clock.now + 1)
+    task_id = _submitted(store, deadline=clock.now + 1)
     assert _has(quotas)[3] == 1
     clock.now += 2
-    assert getattr(jobs, way)(task_id)
+    assert getattr(store, way)(task_id)
     assert _has(quotas)[3] == 0
-    requeued = jobs.requeue(task_id) == "requeued"
+    requeued = store.requeue(task_id) == "requeued"
     assert (_has(quotas)[3], requeued) == (requeued, way != "erase")
 
 
@@ -160,12 +149,12 @@ def test_uploads_are_counted_by_length_and_by_number_complete_or_not(
     [(1, 0, 0, 0), (2, 0, 0, 6), (2, 4, 0, 4), (2, 4, 3, 3), (2, 11, 0, 1)],
 )
 def test_of_the_services_places_an_owner_has_no_more_than_it_leaves_free(
-    jobs: JobStore, redis: Redis, *, keys: int, others: int, own: int, most: int
+    store: JobStore, redis: Redis, *, keys: int, others: int, own: int, most: int
 ) -> None:
     for number in range(keys):
         ApiKeys(redis).add(f"key {number}")
     for _ in range(others):
-        _running(jobs, STUDIO)
+        _submitted(store, STUDIO)
     quotas = Quotas(redis, Quota(max_pending=own, all_pending=12))
     assert quotas.usage(SHOP).quota.max_pending == most
     allowed = most or 12
@@ -190,22 +179,18 @@ def _wrong_sum(quotas: Quotas, _: JobStore) -> None:
     quotas.client.hset(redis_keys.STORED, SHOP.id, 77)
 
 
-def _ended_by_an_older_version(quotas: Quotas, jobs: JobStore) -> None:
-    task_id = _running(jobs)
-    jobs.erase(task_id)
+def _ended_by_an_older_version(quotas: Quotas, store: JobStore) -> None:
+    task_id = _submitted(store)
+    store.erase(task_id)
     quotas.client.zadd(redis_keys.pending_key(SHOP.id), {task_id: 0})
     quotas.client.hset(redis_keys.STORED, SHOP.id, 0)
 
 
 @pytest.mark.parametrize("drift", [_lost_job, _lost_upload, _wrong_sum, _ended_by_an_older_version])
 def test_what_no_record_holds_is_released(
-    quotas: Quotas,
-    jobs: JobStore,
-    redis: Redis,
-    clock: Clock,
-    drift: Any,  # noqa: ANN401
+    quotas: Quotas, store: JobStore, clock: Clock, drift: Callable[[Quotas, JobStore], None]
 ) -> None:
-    drift(quotas, jobs)
+    drift(quotas, store)
     clock.now += RESERVED_SECONDS - 1
     young = _has(quotas) if drift is _lost_job else (0, 0, 0, 0)
     quotas.correct()
@@ -214,17 +199,15 @@ def test_what_no_record_holds_is_released(
     quotas.correct()
     assert _has(quotas) == (0, 0, 0, 0)
     assert quotas.correct() == 0
-    left = [str(name) for name in redis.scan_iter() if SHOP.id in str(name)]
-    assert not redis.exists(redis_keys.STORED)
-    assert set(left) <= {redis_keys.owner_tasks_key(SHOP.id)}
+    assert set(mentions(quotas.client, SHOP.id)) <= {redis_keys.owner_tasks_key(SHOP.id)}
 
 
 def test_what_records_hold_is_counted_though_nobody_was_charged(
-    quotas: Quotas, jobs: JobStore, redis: Redis
+    quotas: Quotas, store: JobStore, redis: Redis
 ) -> None:
-    _, done = _running(jobs), _running(jobs, size=50)
+    _, done = _submitted(store), _submitted(store, size=50)
     UploadStore(redis).create(_upload("up-1", 7), quotas.of(SHOP))
-    before = _has(quotas)
+    assert _has(quotas) == (57, 1, 1, 1)
     quotas.charge_found([(f"originals/{done}", 20)])
     assert _has(quotas) == (77, 1, 1, 1)
     # An older version of the service made all of that.
@@ -236,4 +219,3 @@ def test_what_records_hold_is_counted_though_nobody_was_charged(
     for _ in range(2):
         quotas.charge_found(found)
     assert _has(quotas) == (77, 1, 1, 1)
-    assert before == (57, 1, 1, 1)

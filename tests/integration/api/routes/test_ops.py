@@ -5,9 +5,10 @@ from structlog.testing import capture_logs
 
 from api.auth import LOOPBACK_ONLY
 from tasks.jobs.job import JobError
-from tasks.webhooks.deliveries import Attempt, DeliveryState, RetryDecision
+from tasks.webhooks.deliveries import DeliveryState
 from tests.support.api import Api, audited
 from tests.support.commands import WORKER, crash
+from tests.support.outbox import attempted
 from tests.support.submissions import data_of
 
 SETTINGS = {"auth": "on", "grafana_url": "https://grafana.example/d/rmbg"}
@@ -148,11 +149,7 @@ def test_each_act_is_done_once_and_audited(shop: Api, operator: Api, worker: str
 def test_a_webhook_that_was_delivered_is_not_dropped(shop: Api, operator: Api) -> None:
     webhook, deliveries = _webhook(shop), operator.runtime.deliveries
     (row,) = deliveries.waiting(9)
-    deliveries.dispatch(row, 4e9, seconds=30, limit=99, threads=99)
-    claim = deliveries.claim(row, 4e9, seconds=30)
-    assert claim
-    end = RetryDecision(DeliveryState.DELIVERED, 4e9)
-    deliveries.record_attempt(row, claim.token, Attempt(4e9, "delivered", 200, 7, ""), end)
+    attempted(deliveries, row, DeliveryState.DELIVERED, now=4e9)
     assert operator.error("DELETE", f"{OPS}/webhooks/{webhook}") == (409, "webhook_ended")
 
 

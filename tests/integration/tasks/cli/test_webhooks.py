@@ -8,10 +8,11 @@ from redis import Redis
 
 from tasks.cli.webhooks import webhooks
 from tasks.jobs.store import JobStore
-from tasks.webhooks.deliveries import Attempt, DeliveryState, DeliveryStore, RetryDecision
+from tasks.webhooks.deliveries import DeliveryState, DeliveryStore
 from tests.support.clock import Clock
 from tests.support.commands import Operator
 from tests.support.jobs import make_job
+from tests.support.outbox import attempted
 
 UNKNOWN = "msg_rm-20260101-unknown_1"
 URL = "https://shop.example:8443/hook?token=hush-hush"
@@ -34,11 +35,7 @@ def make(redis: Redis) -> Make:
         jobs.cancel(job.task_id)
         (row,) = deliveries.of(job.task_id)
         if state is not PENDING:
-            deliveries.dispatch(row, 1000.0, seconds=30, limit=99, threads=99)
-            claim = deliveries.claim(row, 1000.0, seconds=30)
-            attempt = Attempt(1000.0, "refused", 410, 7, "what it answered")
-            end = RetryDecision(state, 1001.0, "it says so")
-            deliveries.record_attempt(row, claim.token, attempt, end)
+            attempted(deliveries, row, state, now=1000.0, status=410, reason="it says so")
         return row.id
 
     return make

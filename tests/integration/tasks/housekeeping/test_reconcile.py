@@ -1,7 +1,7 @@
 """The reconciler: what it sends again, raises, moves and forgets."""
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pytest
 from structlog.testing import capture_logs
@@ -12,6 +12,8 @@ from tasks.housekeeping.reconcile import MAX_AGED
 from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.store import LAST_PAUSE_SECONDS, Claim, lease_token
 from tasks.redis_client import connect
+from tests.support.commands import crash
+from tests.support.jobs import claim, finish
 from tests.support.queues import AGING, OWN, SHARED, Queues, Taken
 
 #: The queue of a model that the worker of the queue `OWN` has not loaded.
@@ -28,35 +30,32 @@ def _consistent(queues: Queues) -> None:
     On its list it waits among its owner's jobs, the more urgent ones first, and the owners of a
     list's jobs have their turns.
     """
-    places: dict[str, list[tuple[str, float]]] = {}
+    redis = queues.redis
+    places: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for name in queues.store.lists():
-        on_list = queues.redis.zrange(redis_keys.dispatched_key(name), 0, -1, withscores=True)
+        on_list = redis.zrange(redis_keys.dispatched_key(name), 0, -1, withscores=True)
         for task_id, number in on_list:
-            places.setdefault(task_id, []).append((name, number))
-    due = set(queues.redis.zrange(redis_keys.DUE_JOBS, 0, -1))
+            places[task_id].append((name, number))
+    due = set(redis.zrange(redis_keys.DUE_JOBS, 0, -1))
     assert set(places) | due == set(queues.store.ids(Status.QUEUED))
     assert not set(places) & due
     jobs = queues.store.get_many(list(places))
     assert len(jobs) == len(places)
     urgency = {job.task_id: _urgency(job) for job in jobs}
-    waiting: dict[str, set[str]] = {}
-    turns: dict[str, set[str]] = {}
-    raised: dict[str, set[str]] = {}
+    expected: dict[str, set[str]] = defaultdict(set)
     for job in jobs:
         name = f"{job.queue}|{int(Priority.NORMAL)}"
         assert places[job.task_id] == [(name, job.dispatch_seq)]
-        waiting.setdefault(f"rmbg:waiting:{name}:{job.owner}", set()).add(job.task_id)
-        turns.setdefault(f"rmbg:turns:{name}", set()).add(job.owner)
+        expected[f"rmbg:waiting:{name}:{job.owner}"].add(job.task_id)
+        expected[f"rmbg:turns:{name}"].add(job.owner)
         if _urgency(job) is not job.priority:
-            raised.setdefault(f"rmbg:raised:{name}:{job.owner}", set()).add(job.task_id)
-    in_order = {key: queues.redis.zrange(key, 0, -1) for key in queues.redis.keys("rmbg:waiting:*")}
-    assert {key: set(found) for key, found in in_order.items()} == waiting
+            expected[f"rmbg:raised:{name}:{job.owner}"].add(job.task_id)
+    in_order = {key: redis.zrange(key, 0, -1) for key in redis.keys("rmbg:waiting:*")}
     ranks = [[urgency[each] for each in found] for found in in_order.values()]
     assert ranks == [sorted(each) for each in ranks]
-    owners = {key: queues.redis.zrange(key, 0, -1) for key in queues.redis.keys("rmbg:turns:*")}
-    assert {key: set(found) for key, found in owners.items()} == turns
-    keys = queues.redis.keys("rmbg:raised:*")
-    assert {key: queues.redis.smembers(key) for key in keys} == raised
+    turns = {key: redis.zrange(key, 0, -1) for key in redis.keys("rmbg:turns:*")}
+    raised = {key: redis.smembers(key) for key in redis.keys("rmbg:raised:*")}
+    assert {key: set(held) for key, held in (in_order | turns | raised).items()} == expected
 
 
 def test_many_due_jobs_are_not_all_bound_to_one_gpu(queues: Queues) -> None:
@@ -82,13 +81,12 @@ def test_a_step_that_fails_stops_no_other(queues: Queues, monkeypatch: pytest.Mo
     assert failed == ["_move_backlogs"]
 
 
-def test_one_pass_at_a_time(queues: Queues) -> None:
+def test_one_pass_at_a_time_and_one_that_is_overtaken_ends(
+    queues: Queues, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with queues.redis.lock(redis_keys.RECONCILER_LOCK, timeout=30):
         assert not queues.reconciler.run_once()
-    queues.passes(1)
 
-
-def test_a_pass_that_is_overtaken_ends(queues: Queues, monkeypatch: pytest.MonkeyPatch) -> None:
     def expire(_: object) -> list[object]:
         queues.redis.delete(redis_keys.RECONCILER_LOCK)
         return []
@@ -110,10 +108,10 @@ def test_a_step_that_has_no_time_left_leaves_its_jobs_to_the_next_pass(
     queues: Queues, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     due = queues.due()
-    with monkeypatch.context() as patch:
-        patch.setattr(reconcile, "_STEP_SECONDS", -1.0)
-        queues.passes(1)
+    monkeypatch.setattr(reconcile, "_STEP_SECONDS", -1.0)
+    queues.passes(1)
     assert queues.messages() == []
+    monkeypatch.undo()
     queues.passes(1)
     assert queues.messages() == [due]
 
@@ -149,7 +147,7 @@ def test_a_job_that_waited_is_raised_step_by_step_until_it_is_requeued(queues: Q
         assert (_urgency(job), job.priority) == (level, Priority.LOW)
         _consistent(queues)
     assert queues.messages() == [task_id]
-    assert queues.store.claim(task_id, token="t", worker="w") == "claimed"
+    claim(queues.store, task_id)
     queues.store.release(task_id, token="t")
     queues.passes(1)
     assert _urgency(queues.job(task_id)) is Priority.HIGH, "also over a loss"
@@ -181,8 +179,7 @@ def test_a_batch_is_raised_a_few_at_a_time_behind_what_is_more_urgent(queues: Qu
 
 def test_a_requeued_job_may_be_begun_by_its_former_message_and_crash(queues: Queues) -> None:
     task_id = queues.submit(Priority.HIGH)
-    former = queues.take()
-    assert former
+    former = queues.take_of(task_id)
     queues.store.cancel(task_id)
     queues.store.requeue(task_id)
     assert queues.claim(former, lease_token("w", 1)).claim is Claim.CLAIMED
@@ -364,13 +361,10 @@ def test_nothing_is_left_of_records_that_expired(queues: Queues) -> None:
     store, redis = queues.store, queues.redis
     jobs = [*(queues.submit(chosen) for chosen in Priority for _ in range(5)), queues.due()]
     done, poison, canceled, running, aged = jobs[:5]
-    store.claim(done, token="t", worker="w")
-    store.finish(done, token="t", status=Status.SUCCEEDED)
-    for number in range(3):
-        store.claim(poison, token=f"w/{number}/x", worker="w")
-        store.crash(poison, holder=f"w/{number}/")
+    finish(store, done)
+    crash(store, poison)
     store.cancel(canceled)
-    store.claim(running, token="r", worker="w")
+    claim(store, running)
     queues.clock.now += AGING
     queues.passes(1)
     assert aged in store.ids(Status.QUEUED)

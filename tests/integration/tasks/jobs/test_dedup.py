@@ -13,16 +13,15 @@ from tasks.jobs.job import LOST, POISON, Job, JobError, Priority, Status
 from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore, results_prefix
 from tests.support.equal_jobs import EqualJobs
-
-TOKEN = "gpu0@t/1/run"
-
-
-def _claim(equal: EqualJobs, job: Job) -> None:
-    assert equal.store.claim(job.task_id, token=TOKEN, worker="gpu0@t") == "claimed"
+from tests.support.jobs import claim
 
 
 def _results(equal: EqualJobs, job: Job) -> list[str]:
     return list(equal.objects.list(results_prefix(job.task_id)))
+
+
+def _erase(equal: EqualJobs, job: Job) -> None:
+    assert equal.client().delete(f"/api/v1/tasks/{job.task_id}").status_code == 200
 
 
 @pytest.mark.parametrize("erased", ["the first", "the copy"])
@@ -33,7 +32,7 @@ def test_erasing_one_of_two_equal_tasks_leaves_the_other_whole(
     equal.run(first)
     copy = equal.submit()
     gone, stays = (first, copy) if erased == "the first" else (copy, first)
-    assert equal.client().delete(f"/api/v1/tasks/{gone.task_id}").status_code == 200
+    _erase(equal, gone)
     assert equal.store.get(gone.task_id) is None
     assert _results(equal, gone) == []
     left = equal.now(stays)
@@ -43,16 +42,12 @@ def test_erasing_one_of_two_equal_tasks_leaves_the_other_whole(
     assert equal.submit().cached is (erased == "the copy")
 
 
-def _erase(equal: EqualJobs, primary: Job) -> None:
-    assert equal.client().delete(f"/api/v1/tasks/{primary.task_id}").status_code == 200
-
-
 def _cancel(equal: EqualJobs, primary: Job) -> None:
     equal.store.cancel(primary.task_id)
 
 
 def _cancel_the_running_one(equal: EqualJobs, primary: Job) -> None:
-    _claim(equal, primary)
+    claim(equal.store, primary)
     equal.store.cancel(primary.task_id)
 
 
@@ -149,8 +144,8 @@ def test_what_a_picture_does_to_workers_is_shared_and_bad_luck_is_not(
     equal: EqualJobs, reason: JobError, status: Status
 ) -> None:
     primary, duplicate = equal.pair()
-    _claim(equal, primary)
-    equal.store.finish(primary.task_id, token=TOKEN, status=Status.FAILED, error=reason)
+    claim(equal.store, primary)
+    equal.store.finish(primary.task_id, token="t", status=Status.FAILED, error=reason)
     assert equal.complete() == (status is Status.FAILED)
     present = equal.now(duplicate)
     assert (present.status, present.primary) == (status, None)
@@ -164,16 +159,6 @@ def test_the_most_urgent_duplicate_takes_over(equal: EqualJobs) -> None:
     equal.store.cancel(primary.task_id)
     equal.complete()
     assert equal.now(normal).primary == high.task_id
-
-
-def test_a_duplicate_that_is_canceled_is_left_alone(equal: EqualJobs) -> None:
-    primary, gone, stays = equal.submit(), equal.submit(), equal.submit()
-    assert equal.store.cancel(gone.task_id) == "canceled"
-    equal.run(primary)
-    assert equal.complete() == 1
-    assert equal.now(gone).status is Status.CANCELED
-    assert _results(equal, gone) == []
-    assert equal.now(stays).status is Status.SUCCEEDED
 
 
 def test_a_duplicate_that_is_canceled_while_its_copy_is_made_keeps_no_copy(
@@ -195,7 +180,7 @@ def test_a_duplicate_that_is_canceled_while_its_copy_is_made_keeps_no_copy(
 def test_a_duplicate_whose_primary_runs_has_begun_by_its_deadline(equal: EqualJobs) -> None:
     primary, duplicate = equal.submit(), equal.submit(expires_in=1)
     later = JobStore(equal.redis, clock=lambda: duplicate.created_at + 2)
-    _claim(equal, primary)
+    claim(equal.store, primary)
     assert not later.fail_overdue(duplicate.task_id)
-    equal.store.release(primary.task_id, token=TOKEN)
+    equal.store.release(primary.task_id, token="t")
     assert later.fail_overdue(duplicate.task_id)

@@ -1,14 +1,13 @@
 """The records' transitions, against a real Valkey."""
 
 import time
-from typing import Any
 
 import pytest
 from redis import Redis
 
 from tasks import redis_keys
 from tasks.errors import QueueFullError, QueueUnavailableError
-from tasks.jobs.job import Job, Priority, Status, new_task_id
+from tasks.jobs.job import LOST, OVERDUE, POISON, Job, Priority, Status, new_task_id
 from tasks.jobs.store import (
     MAX_CRASHES,
     MAX_LOSSES,
@@ -19,7 +18,7 @@ from tasks.jobs.store import (
     lease_token,
 )
 from tests.support.clock import Clock
-from tests.support.jobs import make_job, recorded
+from tests.support.jobs import claim, make_job, recorded
 from tests.support.redis_content import mentions
 
 
@@ -30,27 +29,13 @@ def job(store: JobStore) -> Job:
     return job
 
 
-def _claim(store: JobStore, job: Job, lease: str = "t", worker: str = "w") -> Claim:
-    return store.claim(job.task_id, token=lease, worker=worker)
-
-
-def _error(store: JobStore, job: Job) -> str:
-    error = recorded(store, job).error
-    assert error is not None
-    return error.type
-
-
 def test_a_position_counts_the_jobs_of_the_queue_that_go_first(store: JobStore) -> None:
-    def submit(**changes: Any) -> Job:  # noqa: ANN401 - any field's type
-        return store.create(make_job(**changes)).job
-
-    first = submit()
-    submit(queue="model.another")
-    submit(priority=Priority.LOW)
-    submit(priority=Priority.HIGH)
-    last = submit()
+    low, high = {"priority": Priority.LOW}, {"priority": Priority.HIGH}
+    key, other = {"cache_key": "k", **low}, {"queue": "model.another"}
+    first, _, _, _, last, primary, duplicate = (
+        store.create(make_job(**fields)).job for fields in ({}, other, low, high, {}, key, key)
+    )
     assert (store.position(first), store.position(last)) == (1, 2)
-    primary, duplicate = (submit(cache_key="k", priority=Priority.LOW) for _ in range(2))
     assert duplicate.primary == primary.task_id
     assert store.position(duplicate) == store.position(primary) == 4
     assert store.cancel(last.task_id) == "canceled"
@@ -71,10 +56,9 @@ def test_a_job_reads_back_and_a_claim_counts_the_attempt_and_names_the_worker(
     assert recorded(store, job).evolve(dispatch_seq=0, priority_level=None) == job
     assert redis.expiretime(redis_keys.job_key(job.task_id)) > job.expires_at
     assert store.ids(Status.QUEUED) == [job.task_id]
-    assert _claim(store, job, worker="gpu0@a") is Claim.CLAIMED
+    assert claim(store, job, worker="gpu0@a") is Claim.CLAIMED
     claimed = recorded(store, job)
-    assert (claimed.status, claimed.attempts) == (Status.PROCESSING, 1)
-    assert claimed.worker == "gpu0@a"
+    assert (claimed.status, claimed.attempts, claimed.worker) == (Status.PROCESSING, 1, "gpu0@a")
     assert store.ids(Status.PROCESSING) == [job.task_id]
     assert store.ids(Status.QUEUED) == []
 
@@ -82,11 +66,11 @@ def test_a_job_reads_back_and_a_claim_counts_the_attempt_and_names_the_worker(
 def test_only_the_holder_of_the_lease_renews_it_and_ends_the_job_for_good(
     store: JobStore, redis: Redis, job: Job
 ) -> None:
-    _claim(store, job, "late", "w1")
+    claim(store, job, "late", "w1")
     redis.delete(redis_keys.lease_key(job.task_id))  # as if it had run out
-    assert _claim(store, job, "hasty", "w2") is Claim.LEASED
+    assert claim(store, job, "hasty", "w2") is Claim.LEASED
     assert store.release(job.task_id) is ReleaseOutcome.QUEUED
-    assert _claim(store, job, "next", "w2") is Claim.CLAIMED
+    assert claim(store, job, "next", "w2") is Claim.CLAIMED
     redis.pexpire(redis_keys.lease_key(job.task_id), 2000)
     assert not store.renew(job.task_id, token="late")
     assert redis.pttl(redis_keys.lease_key(job.task_id)) <= 2000
@@ -95,7 +79,7 @@ def test_only_the_holder_of_the_lease_renews_it_and_ends_the_job_for_good(
     assert not store.finish(job.task_id, token="late", status=Status.SUCCEEDED)
     assert store.finish(job.task_id, token="next", status=Status.SUCCEEDED, size=7)
     assert not store.finish(job.task_id, token="next", status=Status.FAILED)
-    assert _claim(store, job) is Claim.FINAL
+    assert claim(store, job) is Claim.FINAL
     done = recorded(store, job)
     assert (done.status, done.size) == (Status.SUCCEEDED, 7)
 
@@ -103,56 +87,55 @@ def test_only_the_holder_of_the_lease_renews_it_and_ends_the_job_for_good(
 def test_a_job_that_kills_its_workers_is_poison(store: JobStore, job: Job) -> None:
     outcomes = []
     for number in range(MAX_CRASHES):
-        assert _claim(store, job, lease_token("gpu0@a", number), "gpu0@a") is Claim.CLAIMED
+        assert claim(store, job, lease_token("gpu0@a", number), "gpu0@a") is Claim.CLAIMED
         outcomes.append(store.crash(job.task_id, holder=lease_holder("gpu0@a", number)))
     assert outcomes == [ReleaseOutcome.QUEUED] * (MAX_CRASHES - 1) + [ReleaseOutcome.DEAD]
     dead = recorded(store, job)
-    assert (dead.status, dead.attempts, dead.crashes) == (Status.FAILED, MAX_CRASHES, MAX_CRASHES)
-    assert _error(store, job) == "poison"
+    assert (dead.status, dead.error) == (Status.FAILED, POISON)
+    assert (dead.attempts, dead.crashes) == (MAX_CRASHES, MAX_CRASHES)
     assert store.dead() == [job.task_id]
 
 
 def test_neither_another_crash_nor_the_reconciler_takes_a_job_from_a_living_worker(
     store: JobStore, job: Job
 ) -> None:
-    _claim(store, job, lease_token("gpu0@a", 12))
+    claim(store, job, lease_token("gpu0@a", 12))
     assert store.crash(job.task_id, holder=lease_holder("gpu0@a", 1)) is ReleaseOutcome.NONE
     assert store.crash(job.task_id, holder=lease_holder("gpu0@b", 12)) is ReleaseOutcome.NONE
     assert store.release(job.task_id) is ReleaseOutcome.NONE
     assert recorded(store, job).status is Status.PROCESSING
 
 
-def test_losses_pause_longer_and_longer_until_the_job_is_given_up(redis: Redis, job: Job) -> None:
-    clock = Clock()
-    store, pauses = JobStore(redis, clock=clock), []
+def test_losses_pause_longer_and_longer_until_the_job_is_given_up(
+    store: JobStore, redis: Redis, clock: Clock, job: Job
+) -> None:
+    pauses = []
     for number in range(1, MAX_LOSSES):
-        assert _claim(store, job) is Claim.CLAIMED
+        assert claim(store, job) is Claim.CLAIMED
         assert store.release(job.task_id, token="t") is ReleaseOutcome.QUEUED
         pauses.append(redis.zscore(redis_keys.DUE_JOBS, job.task_id) - clock.now)
         lost = recorded(store, job)
         assert (lost.losses, lost.crashes) == (number, 0)
         clock.now += 1000
     assert pauses == [0, 2, 4, 8, 16, 32, *[60] * 13]
-    assert _claim(store, job) is Claim.CLAIMED
+    assert claim(store, job) is Claim.CLAIMED
     assert store.release(job.task_id, token="t") is ReleaseOutcome.DEAD
-    error = recorded(store, job).error
-    assert error is not None
-    assert (error.type, error.retryable) == ("lost", True)
+    assert recorded(store, job).error == LOST
 
 
 def test_a_job_avoids_the_worker_it_went_wrong_on_if_another_can_run_it(
     store: JobStore, job: Job
 ) -> None:
     for _ in range(2):
-        assert _claim(store, job, worker="gpu1@a") is Claim.CLAIMED
+        assert claim(store, job, worker="gpu1@a") is Claim.CLAIMED
         store.release(job.task_id, token="t", excluded_worker="gpu0@a")
-        assert _claim(store, job, worker="gpu0@a") is Claim.EXCLUDED
-    claim = store.claim(job.task_id, token="u", worker="gpu0@a", respect_exclusion=False)
-    assert claim is Claim.CLAIMED
+        assert claim(store, job, worker="gpu0@a") is Claim.EXCLUDED
+    taken = store.claim(job.task_id, token="u", worker="gpu0@a", respect_exclusion=False)
+    assert taken is Claim.CLAIMED
 
 
 def test_a_canceled_job_stays_canceled(store: JobStore, job: Job) -> None:
-    _claim(store, job)
+    claim(store, job)
     assert store.cancel(job.task_id) == "canceled"
     assert not store.renew(job.task_id, token="t")
     assert not store.finish(job.task_id, token="t", status=Status.SUCCEEDED)
@@ -171,14 +154,12 @@ def test_a_canceled_job_stays_canceled(store: JobStore, job: Job) -> None:
     ],
 )
 def test_a_requeued_job_may_wait(
-    redis: Redis, seconds: int | None, deadlines: list[int | None]
+    store: JobStore, redis: Redis, clock: Clock, seconds: int | None, deadlines: list[int | None]
 ) -> None:
-    now = time.time()
-    clock = Clock(now)
-    store = JobStore(redis, clock=clock)
+    now = clock.now = time.time() // 1  # Redis lets records expire by its own
     deadline = None if seconds is None else now + seconds
     job = store.create(make_job(created_at=now, expires_at=now + 1000, deadline=deadline)).job
-    assert _claim(store, job) is Claim.CLAIMED
+    assert claim(store, job) is Claim.CLAIMED
     for later, expected in zip((100, 500), deadlines, strict=True):
         clock.now = now + later
         store.cancel(job.task_id)
@@ -187,15 +168,15 @@ def test_a_requeued_job_may_wait(
         again = recorded(store, job)
         assert (again.status, again.attempts, again.finished_at) == (Status.QUEUED, 0, None)
         assert store.due() == [job.task_id]
-        until = None if expected is None else pytest.approx(now + expected)
+        until = None if expected is None else now + expected
         assert redis.zscore(redis_keys.JOB_DEADLINES, job.task_id) == until
         assert again.deadline == until
         assert store.overdue() == []
     if seconds == 60:
         clock.now = now + 561
         assert store.overdue() == [job.task_id]
-        assert _claim(store, job) is Claim.FINAL
-        assert _error(store, job) == "deadline_exceeded"
+        assert claim(store, job) is Claim.FINAL
+        assert recorded(store, job).error == OVERDUE
 
 
 # -- what is left --------------------------------------------------------------------------------
@@ -206,13 +187,13 @@ def test_an_erased_job_leaves_nothing_and_its_run_cannot_bring_it_back(
     store: JobStore, redis: Redis, job: Job, *, claimed: bool
 ) -> None:
     if claimed:
-        _claim(store, job)
+        claim(store, job)
     assert store.erase(job.task_id)
     assert not store.finish(job.task_id, token="t", status=Status.SUCCEEDED)
     assert store.release(job.task_id, token="t") is ReleaseOutcome.NONE
     assert store.crash(job.task_id, holder="t") is ReleaseOutcome.NONE
     assert store.requeue(job.task_id) == "missing"
-    assert _claim(store, job) is Claim.MISSING
+    assert claim(store, job) is Claim.MISSING
     assert mentions(redis, job.task_id) == []
 
 

@@ -12,6 +12,7 @@ from tasks.jobs.job import Priority, Status, new_task_id
 from tasks.jobs.routing import DISPATCH_SEQ_HEADER, message_of
 from tasks.jobs.store import Claim, Message, ReleaseOutcome, lease_holder, lease_token
 from tests.support.counting import commands_of
+from tests.support.jobs import claim
 from tests.support.queues import AGING, OWN, SHARED, Queues
 
 LIST = f"{SHARED}|3"
@@ -27,7 +28,6 @@ def _submit(queues: Queues, owners: str, **fields: object) -> dict[str, str]:
     [
         ("x" * 9 + "y", "xy" + "x" * 8),
         ("xxxxyzzy", "xyzxyzxx"),
-        ("yxxxxz", "yxzxxx"),
     ],
 )
 def test_owners_take_turns_and_each_has_its_own_jobs_run_in_order(
@@ -52,17 +52,6 @@ def test_who_was_served_the_longest_ago_is_next_and_who_never_was_before_all(
     assert queues.store.position(queues.job([*jobs][5])) == 0
     order += [queues.run() for _ in range(6)]
     assert "".join(jobs[str(each)] for each in order) == "xyzxyxyx"
-
-
-def test_who_comes_with_one_job_at_a_time_has_every_second_turn_beside_a_backlog(
-    queues: Queues,
-) -> None:
-    jobs = _submit(queues, "x" * 8)
-    order = [queues.run()]
-    for _ in range(4):
-        jobs |= _submit(queues, "y")
-        order += [queues.run(), queues.run()]
-    assert "".join(jobs[str(each)] for each in order) == "x" + "yx" * 4
 
 
 def test_priorities_order_the_jobs_of_one_owner_and_nobody_elses(queues: Queues) -> None:
@@ -139,9 +128,7 @@ def test_a_crash_is_that_of_the_job_which_had_its_turn_and_its_message_comes_bac
     queues: Queues,
 ) -> None:
     named, other, token = _swapped(queues)
-    taken = queues.take()
-    assert taken is not None
-    assert taken.task_id == named
+    taken = queues.take_of(named)
     assert queues.claim(taken, token) == (Claim.CLAIMED, other)
     assert queues.store.claimed_by(lease_holder("w", 2)) is None
     assert queues.store.claimed_by(lease_holder("w", 1)) == queues.store.claimed_by("w/") == other
@@ -158,10 +145,8 @@ def test_a_message_that_a_worker_may_not_run_is_sent_again_for_the_job_that_has_
     queues: Queues,
 ) -> None:
     named, other, _ = _swapped(queues)
-    taken = queues.take()
-    assert taken is not None
-    excluded = {"excluded_worker": "w"}
-    queues.redis.hset(redis_keys.job_key(other), mapping=excluded)
+    taken = queues.take_of(named)
+    queues.redis.hset(redis_keys.job_key(other), "excluded_worker", "w")
     assert queues.claim(taken, respect_exclusion=True) == (Claim.EXCLUDED, other)
     assert queues.claim(taken, "u", worker="v") == (Claim.CLAIMED, other)
     # Another worker's claim gave the message to the other job meanwhile.
@@ -173,9 +158,7 @@ def test_a_message_that_a_worker_may_not_run_is_sent_again_for_the_job_that_has_
 def test_a_revoked_message_leaves_the_job_that_had_got_it_one(queues: Queues) -> None:
     jobs = [*_submit(queues, "xxy")]
     assert [queues.run(), queues.run()] == [jobs[0], jobs[2]]
-    taken = queues.take()
-    assert taken is not None
-    assert taken.task_id == jobs[2]
+    taken = queues.take_of(jobs[2])
     assert queues.store.cancel(taken.task_id) == "succeeded"
     assert queues.store.postpone(taken.task_id, seconds=0, message=taken.message)
     queues.passes(1)
@@ -186,9 +169,7 @@ def test_a_message_held_by_a_worker_is_that_of_the_job_with_its_number(queues: Q
     jobs = [*_submit(queues, "xxxy")]
     assert [queues.run(), queues.run()] == [jobs[0], jobs[3]]
     queues.redis.rpop(SHARED + "\x06\x163")
-    taken = queues.take()
-    assert taken is not None
-    assert taken.task_id == jobs[3]
+    taken = queues.take_of(jobs[3])
     queues.redis.hset(redis_keys.UNACKED, "tag", f'[{taken.text}, "", ""]')
     queues.redis.zadd(redis_keys.UNACKED_INDEX, {"tag": 4e9})
     queues.passes(3)
@@ -245,10 +226,9 @@ def test_what_an_earlier_version_takes_off_a_list_holds_no_turn_up(queues: Queue
 def test_what_a_worker_of_an_earlier_version_takes_costs_no_job_its_run(queues: Queues) -> None:
     jobs = [*_submit(queues, "xxy")]
     assert [queues.run(), queues.run()] == [jobs[0], jobs[2]]
-    taken = queues.take()
-    assert taken is not None
-    # It knows a message by its name alone, and this one names a job that is done.
-    assert queues.store.claim(taken.task_id, token="t", worker="w") is Claim.FINAL
+    taken = queues.take_of(jobs[2])
+    # It knows a message by its name alone, and this job is done.
+    assert claim(queues.store, taken.task_id) is Claim.FINAL
     queues.passes(2)
     assert queues.run() == jobs[1]
 
@@ -280,18 +260,8 @@ def test_no_step_takes_more_commands_with_more_owners_and_jobs(
     assert costs[1] <= costs[0] + 10
 
 
-@pytest.mark.parametrize(
-    ("headers", "message"),
-    [
-        ({}, None),
-        (
-            {DISPATCH_SEQ_HEADER: 5, "delivery_info": {"routing_key": OWN, "priority": 3}},
-            Message(f"{OWN}|3", 5),
-        ),
-        ({DISPATCH_SEQ_HEADER: "5", "delivery_info": {"routing_key": OWN, "priority": 3}}, None),
-    ],
-)
-def test_the_place_of_a_message_is_known_if_the_service_sent_it(
-    headers: dict[str, object], message: Message | None
-) -> None:
-    assert message_of(Context(headers)) == message
+def test_the_place_of_a_message_is_known_if_the_service_sent_it() -> None:
+    info = {"routing_key": OWN, "priority": 3}
+    for number, message in ((5, Message(f"{OWN}|3", 5)), ("5", None), (None, None)):
+        headers = {DISPATCH_SEQ_HEADER: number, "delivery_info": info}
+        assert message_of(Context(headers)) == message

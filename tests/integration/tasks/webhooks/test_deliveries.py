@@ -5,9 +5,8 @@ import pytest
 from tasks import redis_keys
 from tasks.errors import QueueUnavailableError
 from tasks.jobs.job import Status
-from tasks.jobs.store import MAX_CRASHES, lease_holder, lease_token
 from tasks.webhooks.deliveries import Attempt, DeliveryState, RetryDecision
-from tests.support.jobs import recorded
+from tests.support.commands import crash
 from tests.support.outbox import Post
 from tests.support.receivers import holding, receiver
 
@@ -24,16 +23,12 @@ def test_every_way_to_end_has_its_event(post: Post) -> None:
     late = post.job(URL, deadline=post.clock() + 1)
     post.finish(failed, Status.FAILED)
     post.jobs.cancel(canceled.task_id)
-    for attempt in range(MAX_CRASHES):
-        token = lease_token("gpu0@test", attempt)
-        post.jobs.claim(poison.task_id, token=token, worker="gpu0@test")
-        post.jobs.crash(poison.task_id, holder=lease_holder("gpu0@test", attempt))
+    crash(post.jobs, poison.task_id)
     post.clock.now += 2
     assert post.jobs.fail_overdue(late.task_id)
     events = [post.delivery(job).event for job in (done, failed, canceled, poison, late)]
     ends = ("succeeded", "failed", "canceled", "failed", "failed")
     assert events == [f"removal.{each}" for each in ends]
-    assert recorded(post.jobs, poison).error.type == "poison"
 
 
 def test_only_the_events_that_were_asked_for_are_born(post: Post) -> None:

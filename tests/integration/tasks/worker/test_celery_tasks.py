@@ -36,7 +36,7 @@ Submit = Callable[..., str]
 def task(app: Celery, settings: Settings, registry: WorkerRegistry) -> Iterator[RemovalTask]:
     app.loader.import_default_modules()
     task = app.tasks[routing.REMOVE_TASK]
-    task.loader = lambda _settings: FakeModel("m")
+    task.loader = lambda _settings: FakeModel()
     task.load(Runtime(settings, celery_app=app), WORKER)
     registry.record_heartbeat(WORKER, queue="gpu.h.0")
     yield task

@@ -47,7 +47,7 @@ def left() -> list[bool]:
 @pytest.fixture
 def runner(settings: Settings, redis: Redis, objects: ObjectStore, left: list[bool]) -> Runner:
     runtime = Runtime(settings, redis=redis, object_store=objects)
-    return make_runner(runtime, FakeModel("m"), worker=WORKER, exit_child=lambda: left.append(True))
+    return make_runner(runtime, FakeModel(), worker=WORKER, exit_child=lambda: left.append(True))
 
 
 @pytest.fixture
@@ -216,7 +216,6 @@ def test_a_background_is_fetched_and_lies_behind(runner: Runner, task_id: str) -
     runner.object_store.put(behind, io.BytesIO(blue), len(blue), "image/png")
     job = make_job(
         task_id=made,
-        model="m",
         original_key=original_key(task_id),
         options=Options(OutputFormat.AUTO, background_sha256="0" * 64).to_dict(),
         background_key=behind,
