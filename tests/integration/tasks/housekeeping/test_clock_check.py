@@ -9,7 +9,7 @@ from tasks.housekeeping.clock_check import CONFIRM_SECONDS, MAX_STEP_SECONDS, Cl
 from tasks.jobs.job import Job
 from tasks.jobs.store import Claim, JobStore
 from tests.support.clock import Clock
-from tests.support.jobs import make_job
+from tests.support.jobs import claim, make_job
 
 HOUR = 3600.0
 
@@ -97,7 +97,7 @@ def test_a_clock_that_jumps_ends_no_job_until_it_counts(machine: Machine) -> Non
     job, taken, store = machine.waiting(), machine.waiting(), machine.store
     machine.clock.now += 25 * HOUR
     assert not store.fail_overdue(job.task_id)
-    assert store.claim(taken.task_id, token="t", worker="w") is Claim.CLAIMED
+    assert claim(store, taken) is Claim.CLAIMED
     machine.passes(600)
     assert not store.fail_overdue(job.task_id)
     # The time since the jump counts for what began after it.

@@ -10,6 +10,7 @@ from tasks import redis_keys
 from tasks.errors import UnreadableRecordError
 from tasks.jobs.job import Priority, Status
 from tasks.jobs.store import Dispatch
+from tests.support.jobs import claim, finish
 from tests.support.queues import AGING, OWN, Queues
 from tests.support.redis_content import content
 
@@ -106,7 +107,7 @@ def test_a_record_that_was_mended_goes_on_by_itself(queues: Queues) -> None:
 @pytest.mark.parametrize(
     ("make", "step", "counted"),
     [
-        (Queues.submit, lambda store, bad: store.claim(bad, token="t", worker="w"), "attempts"),
+        (Queues.submit, claim, "attempts"),
         (Queues.running, lambda store, bad: store.release(bad, token="t"), "losses"),
         (Queues.running, lambda store, bad: store.crash(bad, holder="t"), "crashes"),
     ],
@@ -135,8 +136,7 @@ def test_a_job_whose_numbers_are_damaged_ends_whole(queues: Queues, value: str) 
     bad, duplicate = queues.submit(cache_key="k"), queues.submit(cache_key="k", sent=False)
     numbers = ("created_at", "cache_seconds", "expires_at", "priority")
     _damage(queues.redis, bad, dict.fromkeys(numbers, value))
-    assert queues.store.claim(bad, token="t", worker="w") == "claimed"
-    assert queues.store.finish(bad, token="t", status=Status.SUCCEEDED)
+    finish(queues.store, bad)
     assert queues.store.ids(Status.SUCCEEDED) == [bad]
     assert queues.store.ids(Status.QUEUED) == [duplicate]
     assert queues.redis.zrange(redis_keys.COMPLETING, 0, -1) == [bad]

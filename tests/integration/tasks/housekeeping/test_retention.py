@@ -17,7 +17,7 @@ from tasks.housekeeping import retention
 from tasks.housekeeping.clock_check import ClockCheck
 from tasks.housekeeping.retention import ORPHAN_GRACE_SECONDS, OrphanSweep, RetentionSweeper
 from tasks.jobs.batches import Batch, BatchItem, BatchStore, new_batch_id
-from tasks.jobs.job import Job, Status, new_task_id
+from tasks.jobs.job import EXPIRED, Job, Status, new_task_id
 from tasks.jobs.job_objects import Eraser, put_manifest
 from tasks.jobs.store import RECORD_GRACE_SECONDS, JobStore, lease_token
 from tasks.jobs.task_listing import TaskList
@@ -31,7 +31,6 @@ from tasks.object_store import (
     manifest_key,
     original_key,
     result_key,
-    s3_client,
 )
 from tasks.quotas import Quotas
 from tasks.redis_client import connect
@@ -39,12 +38,13 @@ from tasks.settings import Settings
 from tasks.uploads.service import UploadService
 from tasks.uploads.store import PART_BYTES, ResumableUpload, UploadStore
 from tests.support.clock import Clock
-from tests.support.jobs import make_job, recorded
+from tests.support.jobs import claim, make_job, recorded
 from tests.support.redis_content import content, mentions
 from tests.support.servers import embedded_valkey
 from tests.support.service import eventually
 
 HOUR = 3600.0
+LEASE = lease_token("gpu0@host", 1)
 
 
 class World:
@@ -96,20 +96,20 @@ class World:
         put_manifest(self.objects, job)
         return recorded(self.store, self.store.create(job).job)
 
-    def claim(self, job: Job) -> str:
-        """Claim a job; returns the token."""
-        token = lease_token("gpu0@host", 1)
-        assert self.store.claim(job.task_id, token=token, worker="gpu0@host") == "claimed"
-        return token
+    def running(self) -> Job:
+        job = self.waiting()
+        claim(self.store, job, LEASE)
+        return job
 
-    def finish(self, job: Job, token: str, status: Status = Status.SUCCEEDED) -> bool:
-        """Store a result and finish a job; whether its record took that."""
-        key = self.put(result_key(job.task_id, token, "png"))
-        return self.store.finish(job.task_id, token=token, status=status, result_key=key)
+    def finish(self, job: Job, status: Status = Status.SUCCEEDED) -> bool:
+        """Store a running job's result and finish it; whether its record took that."""
+        key = self.put(result_key(job.task_id, LEASE, "png"))
+        return self.store.finish(job.task_id, token=LEASE, status=status, result_key=key)
 
     def done(self, *, hours: float = 24, status: Status = Status.SUCCEEDED) -> Job:
         job = self.waiting(hours=hours)
-        assert self.finish(job, self.claim(job), status)
+        claim(self.store, job, LEASE)
+        assert self.finish(job, status)
         return recorded(self.store, job)
 
     def damage(self, job: Job) -> None:
@@ -152,8 +152,7 @@ def test_an_expired_task_goes_in_two_steps_and_nothing_else_does(world: World) -
     # Their records still say that there were such.
     assert len(world.store.get_many([job.task_id for job in goes])) == 3
     ended = recorded(world.store, waiting)
-    assert ended.error is not None
-    assert (ended.status, ended.error.type) == (Status.FAILED, "expired")
+    assert (ended.status, ended.error) == (Status.FAILED, EXPIRED)
 
     world.sweep(hours=RECORD_GRACE_SECONDS / HOUR)
     for job in goes:
@@ -171,28 +170,27 @@ def test_a_full_redis_lets_jobs_end_and_all_be_erased(
         batches, now = world.batches, world.clock()
         batch = Batch(new_batch_id(), "shop", now, now + 24 * HOUR)
         batches.create(batch)
-        runs, waits, done = world.waiting(), world.waiting(), world.done()
+        runs, waits, done = world.running(), world.waiting(), world.done()
         ends, begins = world.waiting(), world.waiting()
         jobs = [runs, waits, done, ends]
         for job in jobs:
             redis.hset(redis_keys.job_key(job.task_id), "batch_id", batch.batch_id)
         batches.seal(batch, [BatchItem("name.png", job.task_id) for job in jobs])
         uploads = [world.upload() for _ in range(2)]
-        token = world.claim(runs)
         redis.config_set("maxmemory", 2**20)
         with pytest.raises(RedisFullError):
             world.waiting()
 
         # What was accepted is worked off.
-        assert world.finish(runs, token)
-        assert world.finish(begins, world.claim(begins))
+        assert world.finish(runs)
+        claim(world.store, begins, LEASE)
+        assert world.finish(begins)
         assert world.store.cancel(ends.task_id)
         for job in (waits, done):
             world.eraser.erase(job)
         world.uploads.end("", uploads[0].upload_id)
-        left = batches.get(batch.batch_id)
-        assert left
-        assert [item.name for item in left.items] == ["name.png", "", "", "name.png"]
+        left = batches.get(batch.batch_id).items
+        assert [item.name for item in left] == ["name.png", "", "", "name.png"]
         world.sweep(hours=24, bucket=True)
         world.sweep(hours=RECORD_GRACE_SECONDS / HOUR, bucket=True)
         assert world.bucket() == set()
@@ -206,14 +204,13 @@ def test_a_full_redis_lets_jobs_end_and_all_be_erased(
 def test_what_a_job_writes_after_its_expiry_or_erasure_is_swept(
     world: World, *, erased: bool
 ) -> None:
-    job = world.waiting()
-    token = world.claim(job)
+    job = world.running()
     if erased:
         world.eraser.erase(job)
     else:
         world.sweep(hours=24)
     # It had the picture in memory; it stores its result, and dies before its write was refused.
-    assert not world.finish(job, token)
+    assert not world.finish(job)
     world.sweep(bucket=True)
     assert world.bucket() == set()
 
@@ -227,7 +224,7 @@ def test_what_no_record_names_goes_but_not_at_once_and_the_rest_is_charged(world
     orphans = replace(world.orphans, charge_found=found.extend)
     assert orphans.sweep() == []
     named = {job.original_key, job.background_key, job.result_key}
-    assert set(found) == {(str(key), world.objects.size(str(key))) for key in named}
+    assert set(found) == {(key, world.objects.size(key)) for key in named}
     world.clock.now += ORPHAN_GRACE_SECONDS + 60
     assert set(orphans.sweep()) == {of_an_earlier_run, *half}
     assert job.result_key in world.bucket()
@@ -307,8 +304,7 @@ def test_a_pass_that_takes_long_does_all_of_it_and_is_no_jump_of_the_clock(
 
 
 def test_lifecycle_rules_are_later_than_the_sweeper_and_spare_other_rules(world: World) -> None:
-    client = s3_client(world.settings, str(world.settings.s3_endpoint))
-    bucket = world.settings.s3_bucket
+    client, bucket = world.objects.client, world.objects.bucket
     other = Rule(
         ENABLED, rule_filter=Filter(prefix="logs/"), rule_id="theirs", expiration=Expiration(days=9)
     )

@@ -3,7 +3,6 @@
 import json
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
 
 import pytest
@@ -41,9 +40,7 @@ def dispatch_and_claim(post: Post, job: Job) -> Claim:
     """The claim of a worker that has the delivery's message."""
     post.dispatcher.run_once()
     assert post.delivery(job).id in [each for _, each in post.messages()]
-    claim = post.deliveries.claim(post.delivery(job), post.clock(), seconds=30)
-    assert claim
-    return claim
+    return post.deliveries.claim(post.delivery(job), post.clock(), seconds=30)
 
 
 def test_a_webhook_costs_few_round_trips(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,24 +117,6 @@ def test_an_answer_that_is_cut_off_or_never_ends(
     assert (attempt.outcome, attempt.status, post.delivery(job).state) == end
 
 
-def test_a_receiver_that_sends_100_mb_is_not_read(post: Post) -> None:
-    sent = []
-
-    def flood(request: BaseHTTPRequestHandler, _before: int) -> None:
-        request.send_response(200)
-        request.send_header("Content-Length", str(100 * 2**20))
-        request.end_headers()
-        for _ in range(100):
-            request.wfile.write(b"x" * 2**20)
-            sent.append(1)
-
-    with receiver(flood) as got:
-        job = post.finished(got.url)
-        post.run()
-    assert states(post, job) == {DELIVERED}
-    assert len(sent) < 50
-
-
 def test_a_receiver_that_is_down_for_a_minute(post: Post) -> None:
     with receiver(answering(200)) as gone:
         pass
@@ -148,7 +127,7 @@ def test_a_receiver_that_is_down_for_a_minute(post: Post) -> None:
             post.run(5)
         tried = sum(post.delivery(job).attempts for job in jobs)
         assert tried == 2 * MAX_PER_HOST, "without a breaker each would be tried twice"
-        with receiver(answering(200), urlsplit(gone.url).port or 0) as got:
+        with receiver(answering(200), urlsplit(gone.url).port) as got:
             for _ in range(120):
                 post.run(10)
         assert states(post, *jobs) == {DELIVERED}
@@ -326,7 +305,6 @@ def test_attempts_at_what_was_erased_or_dropped_make_room(
     assert post.dispatcher.run_once() == MAX_PER_HOST
     for row in rows:
         claim = post.deliveries.claim(row, post.clock(), seconds=30)
-        assert claim
         if dropped:
             post.deliveries.drop(row.id)
         else:
@@ -421,7 +399,7 @@ def _end_slow(post: Post, row: Delivery, claim: Claim) -> None:
 def test_owners_that_turn_slow_at_once_delay_a_quick_one_by_seconds(post: Post) -> None:
     for number in range(THREADS + 8):
         post.finished("http://127.0.0.1:9/", owner=f"slow {number}")
-    running, waits = list[tuple[float, Delivery, Claim]](), list[float]()
+    running, waits = [], []
     for step in range(24):
         post.clock.now += 1
         now = post.clock()
@@ -433,9 +411,7 @@ def test_owners_that_turn_slow_at_once_delay_a_quick_one_by_seconds(post: Post) 
         post.dispatcher.run_once()
         for _, webhook_id in post.messages():
             row = post.deliveries.get(webhook_id)
-            assert row
             claim = post.deliveries.claim(row, now, seconds=20, short=7.5, threads=THREADS)
-            assert claim
             if row.owner == "quick":
                 waits.append(now - row.created_at)
                 end = RetryDecision(DELIVERED, now)

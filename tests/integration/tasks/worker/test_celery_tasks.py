@@ -79,7 +79,6 @@ def test_jobs_that_find_no_memory_drain_their_gpu(
 def test_only_a_result_or_a_probe_is_an_answer(
     task: RemovalTask, redis: Redis, submit: Submit
 ) -> None:
-    assert task.readiness is not None
     task.runner.registry.mark_not_ready(WORKER)
     for data, task.runner.model.error in ((b"no picture", None), (PICTURE, FULL), (PICTURE, None)):
         task(submit(data))
@@ -97,14 +96,12 @@ def test_an_idle_model_is_checked_by_what_that_costs_and_its_answer_is_repeated(
     task: RemovalTask, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readiness, model, now, used = task.readiness, task.runner.model, [1000.0], [0.0]
-    assert readiness is not None
     monkeypatch.setattr("tasks.worker.readiness.monotonic", lambda: now[0])
     monkeypatch.setattr("tasks.worker.readiness.process_time", lambda: used[0])
     model.faults = [lambda: used.__setitem__(0, used[0] + 0.6)]  # the first check costs 0.6 s
     readiness.probe()
     assert readiness.probe_seconds == pytest.approx(120)
     calls, until = model.calls, redis.zscore(redis_keys.READY_WORKERS, WORKER)
-    assert until
     redis.flushdb()
     task.runner.registry.update(WORKER, running=1)  # as if Redis was away when the last job ended
     now[0] += 60
@@ -123,7 +120,6 @@ def test_an_idle_model_is_checked_by_what_that_costs_and_its_answer_is_repeated(
 def test_an_answer_says_what_gpu_memory_is_used(
     task: RemovalTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert task.readiness is not None
     memory = Mock(side_effect=[(3, 9), None, FULL])
     monkeypatch.setattr(task.runner.model, "gpu_memory", memory, raising=False)
     for _ in range(3):
@@ -137,17 +133,16 @@ def test_an_answer_says_what_gpu_memory_is_used(
 def test_a_probe_that_finds_a_broken_gpu_context_ends_the_process_after_its_job(
     task: RemovalTask, redis: Redis, monkeypatch: pytest.MonkeyPatch, *, busy: bool
 ) -> None:
-    assert task.readiness is not None
-    left: list[bool] = []
-    monkeypatch.setattr(task.readiness, "_exit_child", lambda: left.append(True))
+    leave = Mock()
+    monkeypatch.setattr(task.readiness, "_exit_child", leave)
     task.runner.model.error = GpuFaultError("illegal address")
     if busy:
         task.readiness.begin_job()
     task.readiness.probe()
-    assert left == [True] * (not busy)
+    assert leave.call_count == (not busy)
     if busy:
         task.readiness.end_job(0.5)
-    assert left == [True]
+    leave.assert_called_once()
     # The success of the job that was running forgives the fault before it.
     assert redis.scard(redis_keys.gpu_faults_key(WORKER)) == (not busy)
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from celery import Celery
@@ -23,7 +24,7 @@ from tasks.worker import monitor as module
 from tasks.worker.monitor import LivenessTimeout, WorkerMonitor, kill_child, resident_bytes
 from tasks.worker_registry import Worker
 from tests.support.clock import Clock
-from tests.support.jobs import make_job
+from tests.support.jobs import claim, make_job
 
 WORKER, PID = "gpu0@h", 7
 QUEUES = ["gpu.h.0", "model.m"]
@@ -97,21 +98,21 @@ def ready(parent: Parent) -> Parent:
 def test_of_two_of_one_name_the_later_one_ends(
     app: Celery, settings: Settings, redis: Redis
 ) -> None:
-    ended: list[int] = []
+    ends, worker = (Mock(), Mock()), SimpleNamespace(hostname=WORKER, app=app)
     first, second = (
         WorkerMonitor(
             Runtime(settings, redis=redis),
-            SimpleNamespace(hostname=WORKER, app=app),
+            worker,
             LivenessTimeout(90, 6),
             children=set,
-            end_namesake=lambda _, number=number: ended.append(number),
+            end_namesake=end,
         )
-        for number in (1, 2)
+        for end in ends
     )
     # Neither knows at first whether what it finds is left from one that was killed.
     for monitor in (second, first, second, first, second):
         monitor.tick()
-    assert ended == [2]
+    assert [each.call_count for each in ends] == [0, 1]
 
 
 def test_nothing_is_taken_before_a_model_answers_nor_after_its_child_died(parent: Parent) -> None:
@@ -205,13 +206,12 @@ def test_a_child_that_is_gone_already_cannot_be_killed_and_need_not_be() -> None
 
 
 def test_a_job_whose_revoked_message_another_one_has_used_is_canceled(
-    ready: Parent, monkeypatch: pytest.MonkeyPatch
+    ready: Parent, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = JobStore(ready.redis)
     waits, again, due, runs = (store.create(make_job()).job.task_id for _ in range(4))
     store.record_dispatches([Dispatch(again, "model.u2netp")])
     store.postpone(due, seconds=60)
-    store.claim(runs, token="t", worker="w")
+    claim(store, runs)
     monkeypatch.setattr(state, "revoked", {waits, again, due, runs, "msg_1"})
     ready.tick()
     assert store.ids(Status.CANCELED) == [waits]
