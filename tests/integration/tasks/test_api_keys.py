@@ -6,10 +6,11 @@ import pytest
 from redis import Redis
 
 from tasks import redis_keys
-from tasks.api_keys import ANONYMOUS, OLD_SECRET_SECONDS, ApiKeys, key_digest
+from tasks.api_keys import ANONYMOUS, OLD_SECRET_SECONDS, ApiKeys, Owner, key_digest
 from tasks.errors import KeyNameError, QueueUnavailableError
 from tasks.redis_client import connect
 from tests.support.clock import Clock
+from tests.support.redis_content import mentions
 from tests.support.redis_proxy import Fault, redis_proxy
 
 
@@ -37,9 +38,8 @@ def test_a_key_stands_for_its_owner_until_it_is_revoked(api_keys: ApiKeys) -> No
 
 def test_redis_never_holds_the_key_itself(api_keys: ApiKeys, redis: Redis) -> None:
     _, key = api_keys.add("shop")
-    held = str([redis.hgetall(name) for name in redis.keys("*")])
-    assert key not in held
-    assert key_digest(key) in held
+    assert mentions(redis, key) == []
+    assert redis_keys.API_KEYS in mentions(redis, key_digest(key))
 
 
 def test_a_name_belongs_to_one_key_at_a_time(api_keys: ApiKeys) -> None:
@@ -93,3 +93,10 @@ def test_a_hash_that_points_at_another_owner_is_no_way_in(api_keys: ApiKeys, red
     owner, _ = api_keys.add("shop")
     redis.hset(redis_keys.API_KEYS, key_digest("forged"), owner.id)
     assert api_keys.find("forged") is None
+
+
+def test_an_owner_shows_no_secret_when_printed_and_may_have_some_models_only() -> None:
+    owner = Owner("o-1", "shop", webhook_secret="whsec_new", models=("rmbg-2.0",))
+    assert "whsec" not in repr(owner)
+    assert not owner.may_use("u2netp")
+    assert Owner("o-1", "shop").may_use("u2netp")

@@ -7,23 +7,20 @@ from celery import Celery
 from redis import Redis
 
 from tasks import redis_keys
-from tasks.app import create_celery
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 
 
 @pytest.mark.parametrize("own", [True, False])
 def test_only_messages_of_the_service_are_given_back_early(
-    redis: Redis, redis_url: str, *, own: bool
+    app: Celery, redis: Redis, redis_url: str, *, own: bool
 ) -> None:
     """The other application's tasks may run for an hour before its own workers repeat them."""
     names = (redis_keys.UNACKED, redis_keys.UNACKED_INDEX) if own else redis_keys.FORMER_UNACKED
-    settings = Settings.load(redis_url=redis_url)
     with (
-        create_celery(settings) as service,
         Celery("shop", broker=redis_url) as shop,
-        (service if own else shop).connection_for_write() as connection,
-        service.connection_for_read() as other,
+        (app if own else shop).connection_for_write() as connection,
+        app.connection_for_read() as other,
     ):
         queue = connection.SimpleQueue("q")
         queue.put("m")
@@ -35,11 +32,8 @@ def test_only_messages_of_the_service_are_given_back_early(
         assert redis.llen("q") == own
 
 
-def test_messages_go_out_by_one_client_until_the_channel_connects_again(redis_url: str) -> None:
-    with (
-        create_celery(Settings.load(redis_url=redis_url)) as service,
-        service.connection_for_write() as connection,
-    ):
+def test_messages_go_out_by_one_client_until_the_channel_connects_again(app: Celery) -> None:
+    with app.connection_for_write() as connection:
         channel = connection.default_channel
         with channel.conn_or_acquire() as first, channel.conn_or_acquire() as second:
             assert first is second
@@ -50,18 +44,16 @@ def test_messages_go_out_by_one_client_until_the_channel_connects_again(redis_ur
 
 
 def test_a_host_that_is_ahead_takes_no_message_from_a_living_worker(
-    server_settings: dict[str, object], redis: Redis, monkeypatch: pytest.MonkeyPatch
+    app: Celery, settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Messages that a worker holds come back by Redis's clock, and workers live by it."""
-    settings = Settings.load(**server_settings)
-    with create_celery(settings) as app, app.connection_for_read() as worker:
+    with app.connection_for_read() as worker:
         queue = worker.SimpleQueue("q")
         queue.put("m")
         message = queue.get(timeout=5)
         with Runtime(settings) as runtime:
             runtime.registry.record_heartbeat("gpu0@h", queue="gpu.h.0", model="m")
             runtime.registry.mark_ready("gpu0@h", 30, pid=1)
-
         now = time.time()
         for place in ("time.time", "kombu.transport.redis.time"):
             monkeypatch.setattr(place, lambda: now + 600)

@@ -1,32 +1,24 @@
 """Redis's clock, which all hosts share."""
 
 import time
-from typing import cast
+from unittest.mock import Mock
 
 import pytest
 from redis import Redis
 
 from tasks.errors import QueueUnavailableError
 from tasks.redis_client import RedisClock, connect
-
-NOW = 1732652242
+from tests.support.clock import Clock
 
 
 def test_the_time_is_that_of_redis_however_this_hosts_clock_stands(redis: Redis) -> None:
-    asked, passed = 0, 0.0
-
-    class Server:
-        def time(self) -> tuple[int, int]:
-            nonlocal asked
-            asked += 1
-            return NOW, 500_000
-
-    clock = RedisClock(cast("Redis", Server()), monotonic=lambda: passed)
-    assert clock() == NOW + 0.5
-    passed += 4
-    assert (clock(), asked) == (NOW + 4.5, 1)
-    passed += 2
-    assert (clock(), asked) == (NOW + 0.5, 2)
+    server, passed = Mock(**{"time.return_value": (1000, 500_000)}), Clock(0)
+    clock = RedisClock(server, monotonic=passed)
+    assert clock() == 1000.5
+    passed.now += 4
+    assert (clock(), server.time.call_count) == (1004.5, 1)
+    passed.now += 2
+    assert (clock(), server.time.call_count) == (1000.5, 2)
     assert RedisClock(redis)() == pytest.approx(time.time(), abs=5)
     with connect("redis://127.0.0.1:1") as away, pytest.raises(QueueUnavailableError):
         RedisClock(away)()

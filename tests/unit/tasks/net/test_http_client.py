@@ -181,9 +181,9 @@ def test_a_file_may_come_in_chunks_that_are_not_tiny_and_after_interim_responses
     chunks = _INTERIM * 8 + _CHUNKED + (b"100\r\n" + bytes(256) + b"\r\n") * 6000 + b"0\r\n\r\n"
     with serving(_said(chunks)) as port:
         assert _fetch(port, most=2**21) == bytes(256 * 6000)
-    with serving(_repeated(_CHUNKED, b"1\r\na\r\n")) as port:
-        with pytest.raises(UrlUnreachableError, match="less than 256 bytes"):
-            _fetch(port, most=2**21)
+    tiny = _repeated(_CHUNKED, b"1\r\na\r\n")
+    with serving(tiny) as port, pytest.raises(UrlUnreachableError, match="less than 256 bytes"):
+        _fetch(port, most=2**21)
 
 
 @pytest.mark.parametrize(
