@@ -4,13 +4,11 @@ import pytest
 from celery import Celery
 from redis import Redis
 
-from tasks.app import create_celery
 from tasks.housekeeping.reconcile import Reconciler
 from tests.support.api import Api
 from tests.support.models import FakeModel
 from tests.support.redis_user import PREFIX, documented_user
 from tests.support.services import services_on
-from tests.support.submissions import task_id_of
 from tests.support.workers import make_runner
 
 
@@ -21,26 +19,20 @@ def test_no_key_or_channel_is_without_the_prefix(
     """The whole service does the same in tests/acceptance/test_shared_redis.py."""
     with documented_user(redis_url) as url:
         given = {**server_settings, "redis_url": url, "redis_prefix": PREFIX, "auth": "on"}
-        api = Api.on(services_on(given))
-        runtime = api.services.runtime
-        api = api.tenant("shop")
-        task_id = task_id_of(api.send(key="once"))
-        queue = runtime.job_store.get(task_id).queue  # type: ignore[union-attr]
-        with (
-            create_celery(runtime.settings) as app,
-            app.connection_for_read() as worker,
-            runtime.watcher.watch(task_id) as wait,
-        ):
-            runtime.job_store.get(task_id)
+        api = Api.on(services_on(given)).tenant("shop")
+        runtime = api.runtime
+        task_id = api.submit(key="once")
+        queue, app = runtime.job_store.get(task_id).queue, runtime.celery_app
+        with app.connection_for_read() as worker, runtime.watcher.watch(task_id) as wait:
             message = worker.SimpleQueue(queue).get(timeout=5)
-            assert make_runner(runtime, FakeModel("u2netp")).run(task_id)
+            assert make_runner(runtime, FakeModel()).run(task_id)
             message.ack()
             assert wait(5)
             app.control.ping(timeout=0.01)
         Reconciler(
             runtime.redis, runtime.job_store, runtime.dispatcher, runtime.registry, runtime.router
         ).run_once()
-        assert api.get(f"/api/v1/tasks/{task_id}").get_json()["data"]["status"] == "succeeded"
+        assert api.data(f"/api/v1/tasks/{task_id}")["status"] == "succeeded"
         assert {*redis.scan_iter()} == {*redis.scan_iter(f"{PREFIX}*")}
         # Without the prefix nothing of it is there, and another application's messages stay.
         with Celery("other", broker=redis_url) as other, other.connection_for_write() as connection:

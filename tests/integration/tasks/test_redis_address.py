@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
-from itertools import count
+from operator import attrgetter
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from kombu import Connection
@@ -29,20 +29,19 @@ from tests.support.services import services_on
 from tests.support.submissions import task_id_of
 
 
+@pytest.mark.usefixtures("objects")
 @pytest.mark.parametrize(
     ("url_of", "promote"),
     [
-        pytest.param(lambda pair: pair.url, ValkeyPair.promote, id="an address that moves"),
-        pytest.param(
-            lambda pair: pair.sentinel_url, ValkeyPair.promote_by_sentinel, id="a sentinel"
-        ),
+        (attrgetter("url"), ValkeyPair.promote),
+        (attrgetter("sentinel_url"), ValkeyPair.promote_by_sentinel),
     ],
+    ids=["an address that moves", "a sentinel"],
 )
 def test_api_and_workers_follow_the_primary(
     url_of: Callable[[ValkeyPair], str],
     promote: Callable[[ValkeyPair], None],
     servers: Servers,
-    objects: object,  # noqa: ARG001 - makes the bucket
     tmp_path: Path,
 ) -> None:
     """Connections from before the change stay open to what is a replica then."""
@@ -76,16 +75,16 @@ def _submit(api: Api, number: int) -> list[str]:
 
     def submit(caller: Api) -> str:
         key = token_hex(8)
-        answers = (caller.send(key=key) for _ in count())
-        return task_id_of(eventually("an answer", lambda: _accepted(next(answers)), seconds=10))
 
-    callers = [cast("Api", api.application.test_client()) for _ in range(number)]
+        def answer() -> TestResponse | None:
+            given = caller.send(key=key)
+            return None if given.status_code == HTTPStatus.SERVICE_UNAVAILABLE else given
+
+        return task_id_of(eventually("an answer", answer, seconds=10))
+
+    callers = [api.application.test_client() for _ in range(number)]
     with ThreadPoolExecutor(4) as threads:
         return list(threads.map(submit, callers))
-
-
-def _accepted(answer: TestResponse) -> TestResponse | None:
-    return None if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE else answer
 
 
 def _next_message(worker: Connection, task_id: str, api: Api) -> Any:  # noqa: ANN401 - kombu's

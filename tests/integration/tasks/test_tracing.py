@@ -66,10 +66,10 @@ def collector(spans: list[Any]) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+@pytest.mark.usefixtures("objects")
 def test_one_trace_runs_from_the_caller_to_the_stored_result(
-    server_settings: dict[str, object], objects: object, monkeypatch: pytest.MonkeyPatch
+    server_settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    del objects  # makes the bucket
     services, spans = services_on(server_settings), list[Any]()
     runtime = services.runtime
     runner = make_runner(runtime, FakeModel())

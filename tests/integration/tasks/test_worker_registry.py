@@ -27,9 +27,8 @@ def _worker(registry: WorkerRegistry) -> Worker:
 
 def _fail(registry: WorkerRegistry, times: int, job: str = "job{}") -> list[bool]:
     """Record faults of a GPU; which of them drained it."""
-    return [
-        registry.record_fault(WORKER, job.format(number), "gpu_fault") for number in range(times)
-    ]
+    names = map(job.format, range(times))
+    return [registry.record_fault(WORKER, name, "gpu_fault") for name in names]
 
 
 def test_faults_in_a_row_drain_a_gpu_until_somebody_undrains_it(registry: WorkerRegistry) -> None:

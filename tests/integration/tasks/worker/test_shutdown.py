@@ -1,8 +1,8 @@
 """The thread that ends a worker, which is there until the very last moment of its process."""
 
 import threading
+from queue import Queue
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from celery import Celery
@@ -22,29 +22,23 @@ def test_a_child_that_loads_is_killed_at_once_and_one_that_works_after_the_grace
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An interpreter that ends while a thread is in `Settings.load`, native code, aborts."""
-    loaders, killed, load = list[threading.Thread](), list[int](), Settings.load
+    loaders, killed, load = [], [], Settings.load
 
-    def loading(**given: Any) -> Settings:  # noqa: ANN401 - any setting's
+    def loading(**given: object) -> Settings:
         loaders.append(threading.current_thread())
         return load(**{**server_settings, "shutdown_seconds": 0.3, **given})
 
     monkeypatch.setattr(Settings, "load", loading)
     monkeypatch.setattr(monitor, "child_pids", lambda: {READY, LOADING} - set(killed))
     monkeypatch.setattr(monitor, "kill_child", killed.append)
-    at_the_end: list[tuple[str, list[int]]] = []
-    ended = threading.Event()
-
-    def force_exit(worker: str) -> None:
-        at_the_end.append((worker, killed.copy()))
-        ended.set()
-
+    at_the_end = Queue[tuple[str, list[int]]]()
     monkeypatch.setattr(shutdown, "_POLL_SECONDS", 0.05)
-    monkeypatch.setattr(shutdown, "_force_exit", force_exit)
+    monkeypatch.setattr(shutdown, "_force_exit", lambda name: at_the_end.put((name, [*killed])))
     registry.mark_ready(WORKER, 90, pid=READY)
     app.amqp.queues.select(["model.m"])
     step = ShutdownStep(SimpleNamespace(hostname=WORKER, app=app))
     for _ in range(2):
         step.close(None)
-    assert ended.wait(30)
-    assert at_the_end == [(WORKER, [LOADING, READY])]
+    assert at_the_end.get(timeout=30) == (WORKER, [LOADING, READY])
+    assert at_the_end.empty()
     assert loaders == [threading.main_thread()]

@@ -1,6 +1,5 @@
 """Which worker commands are refused, by workers that Celery makes as its command line does."""
 
-import re
 from typing import Any
 
 import pytest
@@ -29,15 +28,10 @@ def _make(settings: Settings, redis: Redis, **options: Any) -> None:  # noqa: AN
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("celery.signals.worker_init.send", check)
+        patch.setattr("tasks.worker.startup.configure_logging", lambda _settings: None)
         # It warns of root, as which tests may run.
         patch.setattr("celery.apps.worker.check_privileges", lambda _: None)
         app.Worker(**{"queues": "model.u2netp,gpu.h.0", "hostname": "gpu0@h", **options})
-
-
-@pytest.fixture
-def settings(server_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr("tasks.worker.startup.configure_logging", lambda _settings: None)
-    return Settings.load(**server_settings)
 
 
 @pytest.mark.parametrize(
@@ -86,4 +80,4 @@ def test_a_name_in_use_is_refused_and_that_of_a_killed_worker_is_not(
     monkeypatch.setattr("celery.app.control.Control.ping", lambda *_, **__: [{"gpu0@h": "ok"}])
     with capture_logs() as lines, pytest.raises(SystemExit):
         _make(settings, redis)
-    assert re.search("gpu0@h is running: give each its own name with -n", lines[-1]["reason"])
+    assert "gpu0@h is running: give each its own name with -n" in lines[-1]["reason"]

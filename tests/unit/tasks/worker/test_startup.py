@@ -34,7 +34,6 @@ def test_a_model_that_is_not_for_commerce_says_so_at_start(
     (warning,) = lines
     assert warning["event"] == "worker.non_commercial_model"
     assert "CC BY-NC 4.0: commercial use needs its authors' permission" in warning["reason"]
-    assert "huggingface.co/briaai/RMBG-2.0" in warning["reason"]
 
 
 @pytest.mark.parametrize(
