@@ -37,6 +37,18 @@ def settings(server_settings: dict[str, object]) -> Settings:
 
 
 @pytest.fixture
+def emptied(server_settings: dict[str, object]) -> Settings:
+    """With a bucket that is empty, for those who look at the whole of it."""
+    bucket = f"{server_settings['s3_bucket']}-emptied"
+    settings = Settings.load(**{**server_settings, "s3_bucket": bucket})
+    store = ObjectStore.from_settings(settings)
+    store.ensure_bucket()
+    for key in store.list(""):
+        store.delete(key)
+    return settings
+
+
+@pytest.fixture
 def app(settings: Settings) -> Iterator[Celery]:
     with create_celery(settings) as app:
         yield app

@@ -123,18 +123,8 @@ class World:
 
 
 @pytest.fixture
-def world(server_settings: dict[str, object], redis: Redis) -> World:
-    """A bucket of its own, for what is in there is swept."""
-    return _world(server_settings, redis)
-
-
-def _world(server_settings: dict[str, object], redis: Redis) -> World:
-    bucket = f"{server_settings['s3_bucket']}-retention"
-    world = World(redis, Settings.load(**{**server_settings, "s3_bucket": bucket}))
-    world.objects.ensure_bucket()
-    for key in world.objects.list(""):
-        world.objects.delete(key)
-    return world
+def world(emptied: Settings, redis: Redis) -> World:
+    return World(redis, emptied)
 
 
 def test_an_expired_task_goes_in_two_steps_and_nothing_else_does(world: World) -> None:
@@ -162,11 +152,9 @@ def test_an_expired_task_goes_in_two_steps_and_nothing_else_does(world: World) -
     assert world.uploads.store.get(kept_upload.upload_id) == kept_upload
 
 
-def test_a_full_redis_lets_jobs_end_and_all_be_erased(
-    server_settings: dict[str, object], tmp_path: Path
-) -> None:
+def test_a_full_redis_lets_jobs_end_and_all_be_erased(emptied: Settings, tmp_path: Path) -> None:
     with embedded_valkey(tmp_path) as url, connect(url) as redis:
-        world = _world(server_settings, redis)
+        world = World(redis, emptied)
         batches, now = world.batches, world.clock()
         batch = Batch(new_batch_id(), "shop", now, now + 24 * HOUR)
         batches.create(batch)
@@ -305,9 +293,8 @@ def test_a_pass_that_takes_long_does_all_of_it_and_is_no_jump_of_the_clock(
 
 def test_lifecycle_rules_are_later_than_the_sweeper_and_spare_other_rules(world: World) -> None:
     client, bucket = world.objects.client, world.objects.bucket
-    other = Rule(
-        ENABLED, rule_filter=Filter(prefix="logs/"), rule_id="theirs", expiration=Expiration(days=9)
-    )
+    logs, nine_days = Filter(prefix="logs/"), Expiration(days=9)
+    other = Rule(ENABLED, rule_filter=logs, rule_id="theirs", expiration=nine_days)
     client.set_bucket_lifecycle(bucket, LifecycleConfig([other]))
     for days in (lifecycle_days(24), lifecycle_days(72), lifecycle_days(72)):
         apply_lifecycle_rules(client, bucket, days)

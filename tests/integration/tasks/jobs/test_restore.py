@@ -21,17 +21,10 @@ NOW = 1.7e9
 
 
 @pytest.fixture
-def restorer(server_settings: dict[str, object]) -> Iterator[Restorer]:
-    """On a bucket of its own, as it compares all of it with the records."""
-    own = {"s3_bucket": f"{server_settings['s3_bucket']}-restoring"}
-    with Runtime(Settings.load(**{**server_settings, **own})) as runtime:
-        bucket = runtime.object_store
-        bucket.ensure_bucket()
-        yield Restorer(
-            runtime.job_store, bucket, runtime.dispatcher, runtime.router, clock=Clock(NOW)
-        )
-        for key in bucket.list(""):
-            bucket.delete(key)
+def restorer(emptied: Settings) -> Iterator[Restorer]:
+    with Runtime(emptied) as runtime:
+        parts = (runtime.job_store, runtime.object_store, runtime.dispatcher, runtime.router)
+        yield Restorer(*parts, clock=Clock(NOW))
 
 
 @pytest.fixture
@@ -43,15 +36,12 @@ def _submitted(bucket: ObjectStore, *, earlier: bool = False, **changes: object)
     """A job whose original and manifest are in the bucket, perhaps as an earlier version did it."""
     fields = {"queue": "gpu.gone.0", "options": {"quality": 80}, "priority": Priority.LOW}
     job = make_job(**fields, **changes)
+    original = (job.original_key, io.BytesIO(b"x"), 1)
     if earlier:
-        named: dict[str, str | list[str] | tuple[str]] = {
-            MANIFEST_METADATA: write_manifest(job).decode()
-        }
-        bucket.client.put_object(
-            bucket.bucket, job.original_key, io.BytesIO(b"x"), 1, metadata=named
-        )
+        named = {MANIFEST_METADATA: write_manifest(job).decode()}
+        bucket.client.put_object(bucket.bucket, *original, metadata=named)
     else:
-        bucket.put(job.original_key, io.BytesIO(b"x"), 1, "image/png")
+        bucket.put(*original, "image/png")
         put_manifest(bucket, job)
     return job
 
