@@ -44,7 +44,7 @@ from tasks.jobs.routing import (
     model_queue,
     task_id_of_message,
 )
-from tasks.jobs.store import Claim, JobStore, Message, lease_holder, lease_token
+from tasks.jobs.store import ClaimOutcome, JobStore, Message, lease_holder, lease_token
 from tasks.object_store import original_key
 from tasks.redis_client import connect
 from tasks.redis_keys import ALIVE_WORKERS, lease_key
@@ -305,7 +305,7 @@ class Simulation:
             worker=gpu.name,
             model=MODEL,
         )
-        if turn.claim is not Claim.CLAIMED:
+        if turn.claim is not ClaimOutcome.CLAIMED:
             gpu.held = None
             return
         # A lease ends by Redis's clock, which is not that of the simulation.

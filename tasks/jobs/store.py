@@ -64,7 +64,7 @@ def lease_token(worker: str, pid: int) -> str:
     return f"{lease_holder(worker, pid)}{secrets.token_hex(8)}"
 
 
-class Claim(StrEnum):
+class ClaimOutcome(StrEnum):
     """The outcome of a claim."""
 
     #: The caller holds the lease.
@@ -99,7 +99,7 @@ class Message(NamedTuple):
 class Turn(NamedTuple):
     """What a claim by a message came to: its outcome, and the job whose turn it was."""
 
-    claim: Claim
+    claim: ClaimOutcome
     task_id: str
 
 
@@ -407,7 +407,7 @@ class JobStore:
 
     def claim(
         self, task_id: str, *, token: str, worker: str, respect_exclusion: bool = True
-    ) -> Claim:
+    ) -> ClaimOutcome:
         """Take the lease of a job if it is free, and count the attempt; see `claim_next`."""
         return self.claim_next(
             task_id, None, token=token, worker=worker, respect_exclusion=respect_exclusion
@@ -447,7 +447,7 @@ class JobStore:
             respect_exclusion=respect_exclusion,
             overdue=write_error(OVERDUE),
         )
-        return Turn(Claim(outcome), str(claimed))
+        return Turn(ClaimOutcome(outcome), str(claimed))
 
     def renew(self, task_id: str, *, token: str) -> bool:
         """Prolong the lease; False if it was lost, or the job was canceled."""

@@ -36,7 +36,7 @@ from tasks.errors import (
 from tasks.jobs.job import INTERNAL_ERROR, ORIGINAL_MISSING, Job, JobError, Status
 from tasks.jobs.store import (
     RENEW_SECONDS,
-    Claim,
+    ClaimOutcome,
     JobStore,
     Message,
     ReleaseOutcome,
@@ -262,15 +262,15 @@ class Runner:
             model=self.model.name,
         )
         turn = claim()
-        if turn.claim is Claim.EXCLUDED:
+        if turn.claim is ClaimOutcome.EXCLUDED:
             if self._others_can():
                 self._pass_on(turn.task_id, message, "went wrong here")
                 return None
             turn = claim(respect_exclusion=False)
-        if turn.claim is Claim.OTHER_MODEL:
+        if turn.claim is ClaimOutcome.OTHER_MODEL:
             _log.warning("job.handed_back", task_id=turn.task_id, model=self.model.name)
             return None
-        if turn.claim is not Claim.CLAIMED:
+        if turn.claim is not ClaimOutcome.CLAIMED:
             _log.info("job.not_claimed", task_id=turn.task_id, reason=turn.claim.value)
             return None
         return turn.task_id

@@ -1,7 +1,7 @@
 """Jobs of the tests, and what workers make of them."""
 
 from tasks.jobs.job import Job, Status, new_task_id
-from tasks.jobs.store import Claim, JobStore
+from tasks.jobs.store import ClaimOutcome, JobStore
 from tasks.object_store import original_key
 
 
@@ -17,7 +17,7 @@ def _id_of(job: Job | str) -> str:
     return job if isinstance(job, str) else job.task_id
 
 
-def claim(store: JobStore, job: Job | str, lease: str = "t", worker: str = "w") -> Claim:
+def claim(store: JobStore, job: Job | str, lease: str = "t", worker: str = "w") -> ClaimOutcome:
     """Claim a job as a worker does that has its message."""
     return store.claim(_id_of(job), token=lease, worker=worker)
 
@@ -31,7 +31,7 @@ def finish(
     **facts: object,
 ) -> None:
     """Claim a job and finish it as a worker does."""
-    assert claim(store, job, lease, lease.partition("/")[0]) is Claim.CLAIMED
+    assert claim(store, job, lease, lease.partition("/")[0]) is ClaimOutcome.CLAIMED
     assert store.finish(_id_of(job), token=lease, status=status, **facts)
 
 

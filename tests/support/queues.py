@@ -11,7 +11,7 @@ from tasks.housekeeping.missing_messages import dispatch_seq_of, list_key
 from tasks.housekeeping.reconcile import Reconciler
 from tasks.jobs.job import Job, Priority, Status
 from tasks.jobs.routing import JobDispatcher, Router, task_id_of_message
-from tasks.jobs.store import Claim, JobStore, Message, Turn
+from tasks.jobs.store import ClaimOutcome, JobStore, Message, Turn
 from tasks.worker_registry import WorkerRegistry
 from tests.support.clock import Clock
 from tests.support.jobs import claim, make_job, recorded
@@ -102,7 +102,7 @@ class Queues:
         """Run the job whose turn it is to its end; its id, or None if no job was claimed."""
         taken = self.take(level, queue)
         turn = taken and self.claim(taken, model=model)
-        if turn is None or turn.claim is not Claim.CLAIMED:
+        if turn is None or turn.claim is not ClaimOutcome.CLAIMED:
             return None
         assert self.store.finish(turn.task_id, token="t", status=Status.SUCCEEDED)
         return turn.task_id

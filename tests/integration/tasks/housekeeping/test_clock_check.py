@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 from tasks import lua_scripts, redis_keys
 from tasks.housekeeping.clock_check import CONFIRM_SECONDS, MAX_STEP_SECONDS, ClockCheck
 from tasks.jobs.job import Job
-from tasks.jobs.store import Claim, JobStore
+from tasks.jobs.store import ClaimOutcome, JobStore
 from tests.support.clock import Clock
 from tests.support.jobs import claim, make_job
 
@@ -97,7 +97,7 @@ def test_a_clock_that_jumps_ends_no_job_until_it_counts(machine: Machine) -> Non
     job, taken, store = machine.waiting(), machine.waiting(), machine.store
     machine.clock.now += 25 * HOUR
     assert not store.fail_overdue(job.task_id)
-    assert claim(store, taken) is Claim.CLAIMED
+    assert claim(store, taken) is ClaimOutcome.CLAIMED
     machine.passes(600)
     assert not store.fail_overdue(job.task_id)
     # The time since the jump counts for what began after it.

@@ -10,7 +10,7 @@ from tasks import redis_keys
 from tasks.housekeeping import reconcile
 from tasks.housekeeping.reconcile import MAX_AGED
 from tasks.jobs.job import Job, Priority, Status
-from tasks.jobs.store import LAST_PAUSE_SECONDS, Claim, lease_token
+from tasks.jobs.store import LAST_PAUSE_SECONDS, ClaimOutcome, lease_token
 from tasks.redis_client import connect
 from tests.support.commands import crash
 from tests.support.jobs import claim, finish
@@ -182,7 +182,7 @@ def test_a_requeued_job_may_be_begun_by_its_former_message_and_crash(queues: Que
     former = queues.take_of(task_id)
     queues.store.cancel(task_id)
     queues.store.requeue(task_id)
-    assert queues.claim(former, lease_token("w", 1)).claim is Claim.CLAIMED
+    assert queues.claim(former, lease_token("w", 1)).claim is ClaimOutcome.CLAIMED
     queues.store.crash(task_id, holder="w/1/")
     _consistent(queues)
 
@@ -266,7 +266,7 @@ class Chance:
         self._forget_passed(waiting)
         model = "other" if taken.list_name.startswith(OTHER) else "u2netp"
         turn = self._queues.claim(taken, token, model=model)
-        if turn.claim is not Claim.CLAIMED:
+        if turn.claim is not ClaimOutcome.CLAIMED:
             return
         assert self._queues.job(turn.task_id).model == model
         self._held.append((turn.task_id, token, taken))

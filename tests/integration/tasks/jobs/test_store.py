@@ -11,7 +11,7 @@ from tasks.jobs.job import LOST, OVERDUE, POISON, Job, Priority, Status, new_tas
 from tasks.jobs.store import (
     MAX_CRASHES,
     MAX_LOSSES,
-    Claim,
+    ClaimOutcome,
     JobStore,
     ReleaseOutcome,
     lease_holder,
@@ -56,7 +56,7 @@ def test_a_job_reads_back_and_a_claim_counts_the_attempt_and_names_the_worker(
     assert recorded(store, job).evolve(dispatch_seq=0, priority_level=None) == job
     assert redis.expiretime(redis_keys.job_key(job.task_id)) > job.expires_at
     assert store.ids(Status.QUEUED) == [job.task_id]
-    assert claim(store, job, worker="gpu0@a") is Claim.CLAIMED
+    assert claim(store, job, worker="gpu0@a") is ClaimOutcome.CLAIMED
     claimed = recorded(store, job)
     assert (claimed.status, claimed.attempts, claimed.worker) == (Status.PROCESSING, 1, "gpu0@a")
     assert store.ids(Status.PROCESSING) == [job.task_id]
@@ -68,9 +68,9 @@ def test_only_the_holder_of_the_lease_renews_it_and_ends_the_job_for_good(
 ) -> None:
     claim(store, job, "late", "w1")
     redis.delete(redis_keys.lease_key(job.task_id))  # as if it had run out
-    assert claim(store, job, "hasty", "w2") is Claim.LEASED
+    assert claim(store, job, "hasty", "w2") is ClaimOutcome.LEASED
     assert store.release(job.task_id) is ReleaseOutcome.QUEUED
-    assert claim(store, job, "next", "w2") is Claim.CLAIMED
+    assert claim(store, job, "next", "w2") is ClaimOutcome.CLAIMED
     redis.pexpire(redis_keys.lease_key(job.task_id), 2000)
     assert not store.renew(job.task_id, token="late")
     assert redis.pttl(redis_keys.lease_key(job.task_id)) <= 2000
@@ -79,7 +79,7 @@ def test_only_the_holder_of_the_lease_renews_it_and_ends_the_job_for_good(
     assert not store.finish(job.task_id, token="late", status=Status.SUCCEEDED)
     assert store.finish(job.task_id, token="next", status=Status.SUCCEEDED, size=7)
     assert not store.finish(job.task_id, token="next", status=Status.FAILED)
-    assert claim(store, job) is Claim.FINAL
+    assert claim(store, job) is ClaimOutcome.FINAL
     done = recorded(store, job)
     assert (done.status, done.size) == (Status.SUCCEEDED, 7)
 
@@ -87,7 +87,7 @@ def test_only_the_holder_of_the_lease_renews_it_and_ends_the_job_for_good(
 def test_a_job_that_kills_its_workers_is_poison(store: JobStore, job: Job) -> None:
     outcomes = []
     for number in range(MAX_CRASHES):
-        assert claim(store, job, lease_token("gpu0@a", number), "gpu0@a") is Claim.CLAIMED
+        assert claim(store, job, lease_token("gpu0@a", number), "gpu0@a") is ClaimOutcome.CLAIMED
         outcomes.append(store.crash(job.task_id, holder=lease_holder("gpu0@a", number)))
     assert outcomes == [ReleaseOutcome.QUEUED] * (MAX_CRASHES - 1) + [ReleaseOutcome.DEAD]
     dead = recorded(store, job)
@@ -111,14 +111,14 @@ def test_losses_pause_longer_and_longer_until_the_job_is_given_up(
 ) -> None:
     pauses = []
     for number in range(1, MAX_LOSSES):
-        assert claim(store, job) is Claim.CLAIMED
+        assert claim(store, job) is ClaimOutcome.CLAIMED
         assert store.release(job.task_id, token="t") is ReleaseOutcome.QUEUED
         pauses.append(redis.zscore(redis_keys.DUE_JOBS, job.task_id) - clock.now)
         lost = recorded(store, job)
         assert (lost.losses, lost.crashes) == (number, 0)
         clock.now += 1000
     assert pauses == [0, 2, 4, 8, 16, 32, *[60] * 13]
-    assert claim(store, job) is Claim.CLAIMED
+    assert claim(store, job) is ClaimOutcome.CLAIMED
     assert store.release(job.task_id, token="t") is ReleaseOutcome.DEAD
     assert recorded(store, job).error == LOST
 
@@ -127,11 +127,11 @@ def test_a_job_avoids_the_worker_it_went_wrong_on_if_another_can_run_it(
     store: JobStore, job: Job
 ) -> None:
     for _ in range(2):
-        assert claim(store, job, worker="gpu1@a") is Claim.CLAIMED
+        assert claim(store, job, worker="gpu1@a") is ClaimOutcome.CLAIMED
         store.release(job.task_id, token="t", excluded_worker="gpu0@a")
-        assert claim(store, job, worker="gpu0@a") is Claim.EXCLUDED
+        assert claim(store, job, worker="gpu0@a") is ClaimOutcome.EXCLUDED
     taken = store.claim(job.task_id, token="u", worker="gpu0@a", respect_exclusion=False)
-    assert taken is Claim.CLAIMED
+    assert taken is ClaimOutcome.CLAIMED
 
 
 def test_a_canceled_job_stays_canceled(store: JobStore, job: Job) -> None:
@@ -159,7 +159,7 @@ def test_a_requeued_job_may_wait(
     now = clock.now = time.time() // 1  # Redis lets records expire by its own
     deadline = None if seconds is None else now + seconds
     job = store.create(make_job(created_at=now, expires_at=now + 1000, deadline=deadline)).job
-    assert claim(store, job) is Claim.CLAIMED
+    assert claim(store, job) is ClaimOutcome.CLAIMED
     for later, expected in zip((100, 500), deadlines, strict=True):
         clock.now = now + later
         store.cancel(job.task_id)
@@ -175,7 +175,7 @@ def test_a_requeued_job_may_wait(
     if seconds == 60:
         clock.now = now + 561
         assert store.overdue() == [job.task_id]
-        assert claim(store, job) is Claim.FINAL
+        assert claim(store, job) is ClaimOutcome.FINAL
         assert recorded(store, job).error == OVERDUE
 
 
@@ -193,7 +193,7 @@ def test_an_erased_job_leaves_nothing_and_its_run_cannot_bring_it_back(
     assert store.release(job.task_id, token="t") is ReleaseOutcome.NONE
     assert store.crash(job.task_id, holder="t") is ReleaseOutcome.NONE
     assert store.requeue(job.task_id) == "missing"
-    assert claim(store, job) is Claim.MISSING
+    assert claim(store, job) is ClaimOutcome.MISSING
     assert mentions(redis, job.task_id) == []
 
 

@@ -10,7 +10,7 @@ from tasks import redis_keys
 from tasks.housekeeping.missing_messages import list_key
 from tasks.jobs.job import Priority, Status, new_task_id
 from tasks.jobs.routing import DISPATCH_SEQ_HEADER, message_of
-from tasks.jobs.store import Claim, Message, ReleaseOutcome, lease_holder, lease_token
+from tasks.jobs.store import ClaimOutcome, Message, ReleaseOutcome, lease_holder, lease_token
 from tests.support.counting import commands_of
 from tests.support.jobs import claim
 from tests.support.queues import AGING, OWN, SHARED, Queues
@@ -129,7 +129,7 @@ def test_a_crash_is_that_of_the_job_which_had_its_turn_and_its_message_comes_bac
 ) -> None:
     named, other, token = _swapped(queues)
     taken = queues.take_of(named)
-    assert queues.claim(taken, token) == (Claim.CLAIMED, other)
+    assert queues.claim(taken, token) == (ClaimOutcome.CLAIMED, other)
     assert queues.store.claimed_by(lease_holder("w", 2)) is None
     assert queues.store.claimed_by(lease_holder("w", 1)) == queues.store.claimed_by("w/") == other
     assert queues.store.crash(other, holder=lease_holder("w", 1)) is ReleaseOutcome.QUEUED
@@ -147,8 +147,8 @@ def test_a_message_that_a_worker_may_not_run_is_sent_again_for_the_job_that_has_
     named, other, _ = _swapped(queues)
     taken = queues.take_of(named)
     queues.redis.hset(redis_keys.job_key(other), "excluded_worker", "w")
-    assert queues.claim(taken, respect_exclusion=True) == (Claim.EXCLUDED, other)
-    assert queues.claim(taken, "u", worker="v") == (Claim.CLAIMED, other)
+    assert queues.claim(taken, respect_exclusion=True) == (ClaimOutcome.EXCLUDED, other)
+    assert queues.claim(taken, "u", worker="v") == (ClaimOutcome.CLAIMED, other)
     # Another worker's claim gave the message to the other job meanwhile.
     assert queues.store.postpone(other, seconds=1, message=taken.message) is False
     queues.passes(1)
@@ -228,7 +228,7 @@ def test_what_a_worker_of_an_earlier_version_takes_costs_no_job_its_run(queues: 
     assert [queues.run(), queues.run()] == [jobs[0], jobs[2]]
     taken = queues.take_of(jobs[2])
     # It knows a message by its name alone, and this job is done.
-    assert claim(queues.store, taken.task_id) is Claim.FINAL
+    assert claim(queues.store, taken.task_id) is ClaimOutcome.FINAL
     queues.passes(2)
     assert queues.run() == jobs[1]
 
