@@ -114,7 +114,7 @@ class Queues:
     def running(self) -> str:
         """Accept a job that a worker has claimed under the token `t`."""
         task_id = self.submit(sent=False)
-        assert claim(self.store, task_id) is Claim.CLAIMED
+        assert claim(self.store, task_id) is ClaimOutcome.CLAIMED
         return task_id
 
     def orphan(self) -> str:
