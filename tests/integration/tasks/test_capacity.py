@@ -1,6 +1,5 @@
 """When there is no room for more, by a real Redis with little memory and a disk that is told."""
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
@@ -22,26 +21,13 @@ from tests.support.servers import embedded_valkey
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     """A Redis of its own, as its limit holds for all databases."""
     with embedded_valkey(tmp_path_factory.mktemp("small")) as url, connect(url) as client:
-        client.config_set("maxmemory", "12mb")
         yield client
-
-
-def fill(client: Redis, share: float) -> None:
-    """Use up a share of the memory of a Redis."""
-    client.flushall()
-    with redis_errors():
-        for number in itertools.count():
-            info = client.info("memory")
-            if info["used_memory"] >= share * info["maxmemory"]:
-                return
-            client.set(f"filler:{number}", bytes(2**16))
 
 
 def test_to_celery_a_full_redis_is_one_that_is_away(small: Redis) -> None:
     """Another error would end a worker, at a message or at its start."""
     place = small.get_connection_kwargs()
     settings = Settings.load(redis_url=valkey_url(place["port"], place["password"]))
-    limit = small.info("memory")["maxmemory"]
     with create_celery(settings) as app, app.connection_for_read() as worker:
         away = worker.recoverable_connection_errors
         queue = worker.SimpleQueue("q")
@@ -54,22 +40,22 @@ def test_to_celery_a_full_redis_is_one_that_is_away(small: Redis) -> None:
             with pytest.raises(away, match="full"):
                 worker.SimpleQueue("another")
         finally:
-            small.config_set("maxmemory", limit)
+            small.config_set("maxmemory", 0)
         worker.collect()
         worker.SimpleQueue("q").put("n")
 
 
 def test_redis_is_full_before_its_limit_and_says_so_beyond_it(small: Redis) -> None:
-    capacity = Capacity(small, None)
-    fill(small, 0.5)
-    assert capacity.full_stores() == {}
-    fill(small, REDIS_SHARE + 0.05)
-    assert set(capacity.full_stores()) == {Store.REDIS}
-    small.set("there", "is room for accepted jobs")
-    with pytest.raises(RedisFullError):
-        fill(small, 2)
-    assert set(capacity.full_stores()) == {Store.REDIS}
-    small.delete("there")
+    small.set("filler", bytes(2**24))
+    used = small.info("memory")["used_memory"]
+    for share, full in ((0.5, set()), (REDIS_SHARE + 0.05, {Store.REDIS}), (2, {Store.REDIS})):
+        small.config_set("maxmemory", int(used / share))
+        assert set(Capacity(small, None).full_stores()) == full
+        if share < 1:
+            small.set("there", "is room for accepted jobs")
+    with pytest.raises(RedisFullError), redis_errors():
+        small.set("there", "is none")
+    small.config_set("maxmemory", 0)
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,7 @@ _COMMAND = re.compile(r"^commands\.(\w+)", re.MULTILINE)
 
 
 def test_a_script_is_sent_again_once_redis_has_forgotten_it(tmp_path: Path) -> None:
-    calls: list[dict[str, lua_scripts.Argument]] = [
-        {"id": each, "queue": "q", "priority_level": None} for each in ("rm-1", "rm-2")
-    ]
+    calls = [{"id": each, "queue": "q", "priority_level": None} for each in ("rm-1", "rm-2")]
     with embedded_valkey(tmp_path) as url, connect(url) as redis:
         for _ in range(2):
             assert lua_scripts.JOBS.run(redis, "renew", id="rm-1", token="t", lease_ms=1) == 0

@@ -34,7 +34,7 @@ def untraced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         trace._TRACER_PROVIDER.shutdown()
 
 
-def test_without_tracing_the_callers_trace_is_kept_all_the_same(
+def test_without_tracing_the_callers_trace_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)

@@ -60,9 +60,7 @@ def _among_damaged(queues: Queues, make: Callable[[], str]) -> list[str]:
     ],
     ids=["whose worker died", "that are due", "whose message is lost", "of a GPU that is gone"],
 )
-def test_jobs_are_sent_beside_damaged_records(
-    queues: Queues, make: Callable[[Queues], str]
-) -> None:
+def test_jobs_go_out_beside_damaged_records(queues: Queues, make: Callable[[Queues], str]) -> None:
     good = _among_damaged(queues, lambda: make(queues))
     queues.passes()
     assert sorted(queues.messages()) == sorted(good)

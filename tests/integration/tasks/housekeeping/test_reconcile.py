@@ -336,9 +336,7 @@ def _finish_all(queues: Queues, chance: Chance) -> None:
 
 
 @pytest.mark.parametrize("steps", [150, *[pytest.param(300, marks=pytest.mark.slow)] * 12])
-def test_records_and_lists_agree_whatever_happens_in_whatever_order(
-    queues: Queues, steps: int
-) -> None:
+def test_records_and_lists_agree_whatever_happens_in_any_order(queues: Queues, steps: int) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - shown with a failure
     chance = Chance(queues, seed)

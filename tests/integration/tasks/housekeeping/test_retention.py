@@ -189,9 +189,7 @@ def test_a_full_redis_lets_jobs_end_and_all_be_erased(emptied: Settings, tmp_pat
 
 
 @pytest.mark.parametrize("erased", [False, True])
-def test_what_a_job_writes_after_its_expiry_or_erasure_is_swept(
-    world: World, *, erased: bool
-) -> None:
+def test_what_a_job_writes_after_expiry_or_erasure_is_swept(world: World, *, erased: bool) -> None:
     job = world.running()
     if erased:
         world.eraser.erase(job)

@@ -9,7 +9,7 @@ from inference.options import Options
 from tasks import redis_keys
 from tasks.errors import ObjectStoreUnavailableError
 from tasks.housekeeping.missing_messages import list_key
-from tasks.jobs.job import LOST, POISON, Job, JobError, Priority, Status
+from tasks.jobs.job import LOST, Job, JobError, Priority, Status
 from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore, results_prefix
 from tests.support.equal_jobs import EqualJobs
@@ -25,9 +25,7 @@ def _erase(equal: EqualJobs, job: Job) -> None:
 
 
 @pytest.mark.parametrize("erased", ["the first", "the copy"])
-def test_erasing_one_of_two_equal_tasks_leaves_the_other_whole(
-    equal: EqualJobs, erased: str
-) -> None:
+def test_erasing_one_of_equal_tasks_leaves_the_other_whole(equal: EqualJobs, erased: str) -> None:
     first = equal.submit()
     equal.run(first)
     copy = equal.submit()
@@ -121,7 +119,7 @@ def test_a_result_that_the_store_does_not_give_holds_up_no_other_primary(
     assert equal.redis.zcard(redis_keys.COMPLETING) == 0
 
 
-def test_the_duplicates_of_a_canceled_primary_follow_whoever_leads_by_then(
+def test_duplicates_of_a_canceled_primary_follow_whoever_leads_by_then(
     equal: EqualJobs,
 ) -> None:
     primary, duplicate = equal.pair()
@@ -136,7 +134,6 @@ def test_the_duplicates_of_a_canceled_primary_follow_whoever_leads_by_then(
     ("reason", "status"),
     [
         (JobError("invalid_image", "The picture is damaged."), Status.FAILED),
-        (POISON, Status.FAILED),
         (LOST, Status.QUEUED),
     ],
 )

@@ -197,9 +197,7 @@ def test_an_erased_job_leaves_nothing_and_its_run_cannot_bring_it_back(
     assert mentions(redis, job.task_id) == []
 
 
-def test_duplicates_of_a_job_whose_record_is_gone_are_seen_to(
-    store: JobStore, redis: Redis
-) -> None:
+def test_duplicates_of_a_job_without_a_record_are_seen_to(store: JobStore, redis: Redis) -> None:
     primary, duplicate = (store.create(make_job(cache_key="k")).job for _ in range(2))
     assert redis.smembers(redis_keys.duplicates_key(primary.task_id)) == {duplicate.task_id}
     redis.delete(redis_keys.job_key(primary.task_id))

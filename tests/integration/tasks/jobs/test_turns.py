@@ -43,7 +43,7 @@ def test_owners_take_turns_and_each_has_its_own_jobs_run_in_order(
         assert [each for each in order if jobs[each] == owner] == own
 
 
-def test_who_was_served_the_longest_ago_is_next_and_who_never_was_before_all(
+def test_who_was_served_longest_ago_is_next_and_who_never_was_before_all(
     queues: Queues,
 ) -> None:
     jobs = _submit(queues, "xxxyy")
@@ -96,7 +96,7 @@ def test_what_a_worker_was_assigned_waits_for_whose_turn_it_is_in_the_shared_que
     assert queues.run(model="u2netp") == waits
 
 
-def test_jobs_that_exchange_their_messages_miss_none_and_a_lost_one_is_found(
+def test_jobs_that_exchange_messages_miss_none_and_a_lost_one_is_found(
     queues: Queues,
 ) -> None:
     jobs = _submit(queues, "xxxxy")
@@ -124,7 +124,7 @@ def _swapped(queues: Queues) -> tuple[str, str, str]:
     return second, other, lease_token("w", 1)
 
 
-def test_a_crash_is_that_of_the_job_which_had_its_turn_and_its_message_comes_back(
+def test_a_crash_is_that_of_the_job_whose_turn_it_was_and_its_message_comes_back(
     queues: Queues,
 ) -> None:
     named, other, token = _swapped(queues)
@@ -141,7 +141,7 @@ def test_a_crash_is_that_of_the_job_which_had_its_turn_and_its_message_comes_bac
     assert (queues.job(named).crashes, queues.job(other).crashes) == (0, 1)
 
 
-def test_a_message_that_a_worker_may_not_run_is_sent_again_for_the_job_that_has_it(
+def test_a_message_that_a_worker_may_not_run_is_sent_again_for_its_job(
     queues: Queues,
 ) -> None:
     named, other, _ = _swapped(queues)
@@ -233,7 +233,7 @@ def test_what_a_worker_of_an_earlier_version_takes_costs_no_job_its_run(queues: 
     assert queues.run() == jobs[1]
 
 
-def test_what_an_earlier_version_takes_of_the_raised_keeps_no_other_from_being_raised(
+def test_what_an_earlier_version_takes_of_the_raised_holds_no_other_up(
     queues: Queues,
 ) -> None:
     queues.redis.sadd(f"rmbg:raised:{LIST}:x", "rm-gone-1", "rm-gone-2")

@@ -336,9 +336,7 @@ def test_a_host_that_hangs_delays_no_other(post: Post, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("field", ["created_at", "dispatches"])
-def test_a_damaged_delivery_holds_up_no_other_and_goes_out_once_mended(
-    post: Post, field: str
-) -> None:
+def test_a_damaged_delivery_holds_up_no_other_and_goes_once_mended(post: Post, field: str) -> None:
     with receiver(answering(200)) as got:
         bad, good = post.finished(got.url), post.finished(got.url)
         webhook_id = post.delivery(bad).id

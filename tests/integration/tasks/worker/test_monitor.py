@@ -95,9 +95,7 @@ def ready(parent: Parent) -> Parent:
     return parent
 
 
-def test_of_two_of_one_name_the_later_one_ends(
-    app: Celery, settings: Settings, redis: Redis
-) -> None:
+def test_of_two_of_one_name_the_later_ends(app: Celery, settings: Settings, redis: Redis) -> None:
     ends, worker = (Mock(), Mock()), SimpleNamespace(hostname=WORKER, app=app)
     first, second = (
         WorkerMonitor(

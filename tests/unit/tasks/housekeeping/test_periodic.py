@@ -1,7 +1,6 @@
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+from contextlib import nullcontext
+from unittest.mock import Mock
 
 import pytest
 from structlog.testing import capture_logs
@@ -33,17 +32,13 @@ def test_work_that_found_nothing_for_a_while_waits_for_the_end_of_a_job(
     monkeypatch: pytest.MonkeyPatch, active_seconds: float, *, waits: bool
 ) -> None:
     monkeypatch.setattr(periodic, "_ACTIVE_SECONDS", active_seconds)
-    stopped, waited = threading.Event(), []
-
-    class Watcher:
-        @contextmanager
-        def watch(self, *task_ids: str) -> Iterator[Callable[[float], bool]]:
-            assert task_ids == ("*",)
-            yield lambda seconds: waited.append(seconds) or True  # type: ignore[func-returns-value]
+    stopped, watcher, wait = threading.Event(), Mock(), Mock(return_value=True)
+    watcher.watch.return_value = nullcontext(wait)
 
     def run() -> bool:
         stopped.set()
         return True
 
-    Periodic("webhooks", 0.001, run, cast("Any", Watcher())).run_until(stopped)
-    assert bool(waited) is waits
+    Periodic("webhooks", 0.001, run, watcher).run_until(stopped)
+    watcher.watch.assert_called_once_with("*")
+    assert wait.called is waits
