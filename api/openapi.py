@@ -64,14 +64,14 @@ _RESPONSE_HEADERS: Final = {
         "The wait that was applied; only if the client preferred to wait.", "wait=5"
     ),
     "Idempotency-Replayed": _header(
-        "true: an earlier request with the same key made the task.", "true"
+        "true: an earlier request with the same key made the task, batch or upload.", "true"
     ),
 }
 
 #: Headers of answers by HTTP status, beside the request's id.
 _HEADERS_BY_STATUS: Final = MappingProxyType(
     {
-        "201": ("Location", "Quota-Policy", "Quota"),
+        "201": ("Location", "Quota-Policy", "Quota", "Idempotency-Replayed"),
         "202": (
             "Location",
             "RateLimit-Policy",

@@ -175,8 +175,16 @@ _CHUNK: Final = {
     "content": {CHUNK_TYPE: {"schema": {"type": "string", "format": "binary"}}},
 }
 
+_KEY: Final = _header(
+    "Idempotency-Key",
+    "1 to 255 visible characters, bare or quoted. For 24 hours, the same key, length and metadata "
+    "are answered with the same upload (`Idempotency-Replayed: true`).",
+    {"type": "string", "pattern": r"^[!#-\[\]-~]{1,255}$"},
+    example="order-17-upload",
+)
+
 CREATE_DOC: Final[dict[str, Any]] = {
-    "parameters": [VERSION_HEADER, _LENGTH, _METADATA, _CHECKSUM],
+    "parameters": [VERSION_HEADER, _LENGTH, _METADATA, _CHECKSUM, _KEY],
     "requestBody": {**_CHUNK, "required": False},
 }
 STATUS_DOC: Final[dict[str, Any]] = {"parameters": [VERSION_HEADER]}
@@ -196,7 +204,12 @@ CREATE_ERRORS: Final = (
     "too_many_uploads",
     "upload_too_large",
     "upload_too_long",
+    "upload_offset_mismatch",
+    "upload_expired",
     "checksum_mismatch",
+    "idempotency_in_progress",
+    "idempotency_mismatch",
+    "gone",
     "store_unavailable",
     "store_full",
 )

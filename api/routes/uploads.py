@@ -1,5 +1,6 @@
 """`/api/v1/uploads`: large files in pieces, by tus 1.0.0."""
 
+from functools import partial
 from typing import Final
 
 from flask import Response, g, request, url_for
@@ -9,10 +10,13 @@ from api import tus
 from api.auth import current_owner, services
 from api.errors import ApiError
 from api.forms import unbounded_body
+from api.idempotency import HEADER as IDEMPOTENCY_HEADER
+from api.idempotency import Reservation
 from api.inputs import MAX_NAME
 from api.openapi import ApiBlueprint
 from api.quotas import note_usage
 from api.wsgi_bridge import ANNOUNCED
+from tasks.uploads.service import new_upload_id
 from tasks.uploads.store import ResumableUpload
 
 _DESCRIPTION: Final = (
@@ -53,25 +57,46 @@ class Uploads(MethodView):
     @blueprint.fails(*tus.CREATE_ERRORS)
     @blueprint.response(201, description="Begun; `Location` is the upload's address.")
     def post(self) -> Response:
-        """Create an upload of `Upload-Length` bytes; the body may be its first chunk."""
+        """Create an upload of `Upload-Length` bytes; the body may be its first chunk.
+
+        Sent again under its `Idempotency-Key`, as where the answer was lost, it finds the upload
+        that it has made. A first chunk is appended then if nothing has come so far.
+        """
         length = tus.length(request.headers, services().settings.max_image_bytes)
         names = tus.metadata(request.headers)
         with_chunk = request.mimetype == tus.CHUNK_TYPE
         if request.content_length and not with_chunk:
             raise ApiError("unsupported_media_type", f"Send a first piece as {tus.CHUNK_TYPE}.")
         owner, runtime = current_owner(), services().runtime
-        upload = runtime.uploads.create(
+        metadata = request.headers.get("Upload-Metadata", "")
+
+        def create(upload_id: str, reservation: Reservation | None) -> ResumableUpload:
+            return runtime.uploads.create(
+                owner.id,
+                length,
+                quota=runtime.quotas.of(owner),
+                metadata=metadata,
+                file_name=(names.get("filename") or names.get("name", ""))[:MAX_NAME],
+                upload_id=upload_id,
+                reservation=reservation.to_keep() if reservation else None,
+            )
+
+        upload, replayed = services().idempotency.accept(
             owner.id,
-            length,
-            quota=runtime.quotas.of(owner),
-            metadata=request.headers.get("Upload-Metadata", ""),
-            file_name=(names.get("filename") or names.get("name", ""))[:MAX_NAME],
+            request.headers.get(IDEMPOTENCY_HEADER),
+            ["upload", length, metadata],
+            new_id=new_upload_id,
+            make=create,
+            find=partial(runtime.uploads.find, owner.id),
         )
         note_usage(runtime.quotas.usage(owner))
         if with_chunk:
             upload = _append(upload.upload_id, 0)
         location = url_for("uploads.Upload", upload_id=upload.upload_id, _external=True)
-        return Response(status=201, headers={**tus.state(upload), "Location": location})
+        headers = {**tus.state(upload), "Location": location}
+        if replayed:
+            headers["Idempotency-Replayed"] = "true"
+        return Response(status=201, headers=headers)
 
 
 @blueprint.route("/<string:upload_id>")

@@ -58,14 +58,6 @@ local function set_status(id, status, now)
   count_pending(id)
 end
 
--- Marks the request of an Idempotency-Key as accepted, unless its reservation has expired.
--- reservation: key, expected, value and seconds; nil without a key.
-local function keep_reservation(reservation)
-  if reservation and redis.call('GET', reservation.key) == reservation.expected then
-    redis.call('SET', reservation.key, reservation.value, 'EX', reservation.seconds)
-  end
-end
-
 -- Writes a new record with its entries in the indices of status, time and owner, and keeps the key
 -- of its request. The owner's index lives as long as its last job; two members at a time that have
 -- expired are dropped from it.

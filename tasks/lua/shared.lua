@@ -93,6 +93,14 @@ local function decode(text)
   return readable and type(value) == 'table' and value or {}
 end
 
+-- Marks the request of an Idempotency-Key as accepted, unless its reservation has expired.
+-- reservation: key, expected, value and seconds; nil without a key.
+local function keep_reservation(reservation)
+  if reservation and redis.call('GET', reservation.key) == reservation.expected then
+    redis.call('SET', reservation.key, reservation.value, 'EX', reservation.seconds)
+  end
+end
+
 -- The arguments of HSET for a table of fields.
 local function flat(fields)
   local list = {}

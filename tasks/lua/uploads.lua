@@ -20,7 +20,7 @@ end
 -- Records an upload, and charges its whole length; or nothing.
 -- Arguments: id, owner, fields, expires_at, expiry (of the record, unix seconds), length, complete
 -- (boolean), quota (the limits bytes, uploads, which is that of unfinished ones, and kept; those of
--- `charge`).
+-- `charge`), reservation (see `keep_reservation`).
 -- Returns the refusal ('bytes', 'uploads', 'kept' or ''), and what `usage` gives.
 commands.create_upload = function(a)
   local uploads, length = uploads_key(a.owner), tonumber(a.length)
@@ -38,6 +38,7 @@ commands.create_upload = function(a)
   redis.call('ZADD', UPLOADS, a.expires_at, a.id)
   redis.call('ZADD', uploads, a.complete and 1 or 0, a.id)
   set_charge(a.owner, upload_object(a.id), length)
+  keep_reservation(a.reservation)
   return usage(a)
 end
 

@@ -3,7 +3,7 @@
 import hmac
 import io
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -12,7 +12,6 @@ from tasks.errors import (
     ChecksumMismatchError,
     ObjectNotFoundError,
     OffsetMismatchError,
-    TaskError,
     UploadExpiredError,
     UploadNotFoundError,
     UploadTooLongError,
@@ -154,6 +153,11 @@ class UploadWriter:
         self._upload = upload
 
 
+def new_upload_id() -> str:
+    """Draw the id of an upload, which cannot be guessed."""
+    return f"up-{random_word()}"
+
+
 def _completed(upload: ResumableUpload) -> ResumableUpload:
     return replace(upload, offset=upload.length, complete=True, multipart_id="", etags=(), tail="")
 
@@ -182,15 +186,20 @@ class UploadService:
         metadata: str = "",
         file_name: str = "",
         quota: Quota = UNLIMITED,
+        upload_id: str | None = None,
+        reservation: Mapping[str, str] | None = None,
     ) -> ResumableUpload:
         """Create an upload of `length` bytes, which are charged to its owner at once.
+
+        It gets a fresh id, unless one is given. `reservation` is of the request's Idempotency-Key,
+        which is kept with the record; see `JobStore.create`.
 
         Raises:
             QuotaExceededError: the owner's quota has no room; nothing was kept.
         """
         now = self.clock()
         upload = ResumableUpload(
-            upload_id=f"up-{random_word()}",
+            upload_id=upload_id or new_upload_id(),
             owner=owner,
             length=length,
             created_at=now,
@@ -199,17 +208,22 @@ class UploadService:
             file_name=file_name,
         )
         upload = replace(upload, complete=length == 0)
-        self.store.create(upload, quota)
         if upload.complete:
-            self._put_empty(upload)
+            # Before its record, with which the key of its request is used up.
+            self.object_store.put(upload.key, io.BytesIO(), 0, _MEDIA_TYPE)
+        self.store.create(upload, quota, reservation=reservation)
         return upload
 
-    def _put_empty(self, upload: ResumableUpload) -> None:
+    def find(self, owner: str, upload_id: str) -> ResumableUpload | None:
+        """Return an upload, which another request may write to; None if there is none.
+
+        Raises:
+            UploadExpiredError: it has expired.
+        """
         try:
-            self.object_store.put(upload.key, io.BytesIO(), 0, _MEDIA_TYPE)
-        except TaskError:
-            self.store.remove(upload.upload_id)
-            raise
+            return self._found(owner, upload_id)
+        except UploadNotFoundError:
+            return None
 
     def status(self, owner: str, upload_id: str) -> ResumableUpload:
         """Return an upload once no other request writes to it, so that its offset is final.

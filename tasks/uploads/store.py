@@ -4,6 +4,7 @@ import json
 import secrets
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final, Protocol, Self, cast
 
@@ -202,8 +203,17 @@ class UploadStore:
     def __init__(self, client: Redis) -> None:
         self._client = client
 
-    def create(self, upload: ResumableUpload, quota: Quota = UNLIMITED) -> Usage:
+    def create(
+        self,
+        upload: ResumableUpload,
+        quota: Quota = UNLIMITED,
+        *,
+        reservation: Mapping[str, str] | None = None,
+    ) -> Usage:
         """Write a new record, and charge its owner the whole length; returns what that one has.
+
+        `reservation` is of the request's Idempotency-Key, which is kept with it; see
+        `JobStore.create`.
 
         Raises:
             QuotaExceededError: the owner's quota has no room; nothing was written.
@@ -220,6 +230,7 @@ class UploadStore:
                 length=upload.length,
                 complete=upload.complete,
                 quota=quota.to_lua(),
+                reservation=reservation,
             )
         return Usage.read(answer, quota)
 

@@ -257,7 +257,13 @@ class Calls:
         with _opened(file) as (_, size, name):
             pass
         given = base64.b64encode(name.encode()).decode()
-        headers = {**_TUS, "Upload-Length": str(size), "Upload-Metadata": f"filename {given}"}
+        headers = {
+            **_TUS,
+            "Upload-Length": str(size),
+            "Upload-Metadata": f"filename {given}",
+            # An attempt whose answer was lost leaves no second upload.
+            "Idempotency-Key": self.new_key(),
+        }
         answer = yield from self._attempts("POST", _UPLOADS, headers=headers)
         return answer.headers["Location"].rstrip("/").rpartition("/")[2]
 

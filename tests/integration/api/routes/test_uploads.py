@@ -7,13 +7,16 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any, NoReturn
 
 import pytest
 from werkzeug.test import TestResponse
 
+from tasks.api_keys import ANONYMOUS
+from tasks.errors import QueueUnavailableError
 from tasks.object_store import UPLOAD_OBJECTS, manifest_key, upload_prefix
 from tasks.uploads.service import UploadWriter
-from tasks.uploads.store import PART_BYTES
+from tasks.uploads.store import PART_BYTES, UploadStore
 from tests.support.api import Api
 from tests.support.hostile_pictures import many_tags
 from tests.support.stores import WatchedStore
@@ -31,6 +34,47 @@ def _begin(api: Api, length: int, **more: str) -> str:
     answer = api.post(UPLOADS, headers={**TUS, "Upload-Length": str(length), **more})
     assert answer.status_code == 201, answer.text
     return str(answer.headers["Location"]).removeprefix("http://localhost")
+
+
+def _replayed(answer: TestResponse) -> str:
+    assert answer.status_code == 201, answer.text
+    assert answer.headers["Idempotency-Replayed"] == "true"
+    return str(answer.headers["Location"]).removeprefix("http://localhost")
+
+
+def test_a_creation_whose_answer_was_lost_finds_its_upload_by_its_key(api: Api) -> None:
+    key = {"Idempotency-Key": "k"}
+    again = {"headers": {**TUS, "Upload-Length": "7", **key}}
+    url, other = _begin(api, 7, **key), _begin(api, 7)
+    assert _replayed(api.post(UPLOADS, **again)) == url != other
+    assert api.runtime.quotas.usage(ANONYMOUS).bytes == 2 * 7
+    # A first chunk is taken as long as nothing has come.
+    first = {"data": b"abc", "headers": {**again["headers"], **PIECE}}
+    assert _replayed(api.post(UPLOADS, **first)) == url
+    assert refusal(api.post(UPLOADS, **first)) == (409, "upload_offset_mismatch")
+    answer = api.post(UPLOADS, **again)
+    assert (_replayed(answer), answer.headers["Upload-Offset"]) == (url, "3")
+    for headers in ({"Upload-Length": "8"}, {"Upload-Length": "7", "Upload-Metadata": "name"}):
+        refused = api.post(UPLOADS, headers={**TUS, **key, **headers})
+        assert refusal(refused) == (422, "idempotency_mismatch")
+    assert api.delete(url, headers=TUS).status_code == 204
+    assert refusal(api.post(UPLOADS, **again)) == (410, "gone")
+
+
+def test_a_key_is_kept_with_the_upload_that_it_made(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = api.runtime.uploads.store.create
+
+    def lose_the_answer(*given: Any, **more: Any) -> NoReturn:  # noqa: ANN401 - those of `create`
+        create(*given, **more)
+        raise QueueUnavailableError("away")
+
+    headers = {**TUS, "Upload-Length": "0", "Idempotency-Key": "k"}
+    with monkeypatch.context() as patch:
+        patch.setattr(UploadStore, "create", staticmethod(lose_the_answer))
+        assert refusal(api.post(UPLOADS, headers=headers)) == (503, "queue_unavailable")
+    assert _whole(api, _replayed(api.post(UPLOADS, headers=headers))) == b""
 
 
 def _add(api: Api, url: str, offset: int, data: bytes, **more: str) -> TestResponse:

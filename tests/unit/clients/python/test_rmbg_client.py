@@ -243,7 +243,14 @@ def test_an_upload_goes_on_where_the_service_says(is_async: bool) -> None:
     content = bytes(range(256)) * (CHUNK_BYTES // 256) + b"the end"
     got = bytearray()
 
+    keys = list[str]()
+
+    def lose(request: httpx.Request) -> httpx.Response:
+        keys.append(request.headers["Idempotency-Key"])
+        raise httpx.ReadError("cut off")
+
     def begun(request: httpx.Request) -> httpx.Response:
+        keys.append(request.headers["Idempotency-Key"])
         name = request.headers["Upload-Metadata"].removeprefix("filename ")
         assert base64.b64decode(name).decode() == "ü.jpg"
         assert request.headers["Upload-Length"] == str(len(content))
@@ -262,8 +269,10 @@ def test_an_upload_goes_on_where_the_service_says(is_async: bool) -> None:
         raise httpx.ReadError("cut off")
 
     lost = [lose_half, refused("upload_locked"), ask, refused("checksum_mismatch"), ask]
-    scene = Scene([begun, ask, *lost, take, take], is_async=is_async)
+    scene = Scene([lose, begun, ask, *lost, take, take], is_async=is_async)
     assert scene.run("upload", Bytes(content, "ü.jpg")) == "up-1"
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
     assert bytes(got) == content
     got.clear()
     gone = Scene([begun, ask, refused("upload_expired")])
