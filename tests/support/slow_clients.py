@@ -99,105 +99,65 @@ _ERROR: Final = re.compile(rb'"error":\s*\{[^}]*"type":\s*"(\w+)"')
 _AT_FIRST: Final = 20
 
 
-class _Connection(asyncio.Protocol):
-    """One connection of an attack."""
-
-    def __init__(self, attack: "_Attack") -> None:
-        self._attack = attack
-        self._transport: asyncio.WriteTransport | None = None
-        self._answer = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
-        self._attack.began()
-        transport.write(self._attack.begin)
-        self._drip_later()
-
-    def data_received(self, data: bytes) -> None:
-        self._answer += data[: _ANSWER_BYTES - len(self._answer)]
-        full = len(self._answer) == _ANSWER_BYTES and not self._attack.kind.reads
-        if full and isinstance(self._transport, asyncio.Transport):
-            self._transport.pause_reading()
-
-    def connection_lost(self, _exc: Exception | None) -> None:
-        self._transport = None
-        self._attack.ended(self._answer)
-
-    def _drip_later(self) -> None:
-        if self._attack.kind.drip:
-            asyncio.get_running_loop().call_later(self._attack.kind.seconds, self._drip)
-
-    def _drip(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(self._attack.kind.drip.encode())
-            self._drip_later()
-
-
 class _Attack:
     """All connections of one kind."""
 
     def __init__(self, kind: SlowClient, port: int, key: str, share: float) -> None:
-        self.kind = kind
-        self.begin = kind.begin.replace("{key}", key).encode()
+        self.kind, self.full, self.seconds = kind, asyncio.Event(), LEFT_SECONDS
+        self._begin = kind.begin.replace("{key}", key).encode()
         self._port, self._count = port, round(kind.count * share)
-        self._per_second = kind.per_second * share
-        self._open, self._opening = 0, 0
-        self._going_on = True
-        self._outcome = Outcome()
-        self._statuses: set[str] = set()
-        self._errors: set[str] = set()
-        self.full = asyncio.Event()
-        self._none = asyncio.Event()
-        self.seconds = LEFT_SECONDS
+        self._pause = 1 / (kind.per_second * share) if kind.per_second else 0.05
+        self._open, self._outcome = set[asyncio.Task[None]](), Outcome()
+        self._statuses, self._errors = set[str](), set[str]()
 
     async def run(self, stop: asyncio.Event) -> Outcome:
-        opening = asyncio.ensure_future(self._keep_open())
-        await stop.wait()
-        self._going_on = False
-        await opening
+        while not stop.is_set():
+            most = self.kind.again if self.full.is_set() else _AT_FIRST
+            missing = 1 if self.kind.per_second else min(most, self._count - len(self._open))
+            for _ in range(missing):
+                self._open.add(connection := asyncio.ensure_future(self._connect()))
+                connection.add_done_callback(self._open.discard)
+            await asyncio.sleep(self._pause)
         began = time.monotonic()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self.seconds):
-                await self._none.wait()
-        self._outcome.left = self._open
+        if self._open:
+            await asyncio.wait(self._open, timeout=self.seconds)
+        self._outcome.left = len(self._open)
         self._outcome.seconds = round(time.monotonic() - began, 1)
         self._outcome.statuses = sorted(self._statuses - {""})
         self._outcome.errors = sorted(self._errors)
         return self._outcome
 
-    def began(self) -> None:
-        self._open += 1
-        self._none.clear()
+    async def _connect(self) -> None:
+        """Open a connection, and keep it until the server closes it."""
+        try:
+            # Nobody reads more than twice the limit.
+            reading, to = await asyncio.open_connection(
+                "127.0.0.1", self._port, limit=_ANSWER_BYTES // 2
+            )
+        except OSError:
+            self._statuses.add("refused")
+            return
         self._outcome.opened += 1
-        self._outcome.most = max(self._outcome.most, self._open)
+        self._outcome.most = max(self._outcome.most, len(self._open))
         if self._outcome.opened >= self._count or self.kind.per_second:
             self.full.set()
-
-    def ended(self, answer: bytes) -> None:
-        self._open -= 1
-        if not self._open:
-            self._none.set()
+        to.write(self._begin)
+        dripping, answer = asyncio.ensure_future(self._drip(to)), b""
+        with suppress(ConnectionError):
+            answer = await reading.read(_ANSWER_BYTES)
+            if answer and not self.kind.reads:
+                await to.wait_closed()
+            while piece := await reading.read(_ANSWER_BYTES):
+                answer += piece[: _ANSWER_BYTES - len(answer)]
+        dripping.cancel()
+        to.close()
         self._statuses.add(answer[9:12].decode())
         self._errors |= {found.decode() for found in _ERROR.findall(answer)}
 
-    async def _keep_open(self) -> None:
-        while self._going_on:
-            if self._per_second:
-                await self._open_one()
-                await asyncio.sleep(1 / self._per_second)
-            else:
-                most = self.kind.again if self.full.is_set() else _AT_FIRST
-                for _ in range(min(most, self._count - self._open)):
-                    await self._open_one()
-                await asyncio.sleep(0.05)
-
-    async def _open_one(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self._port)
-        except OSError:
-            self._statuses.add("refused")
+    async def _drip(self, to: asyncio.StreamWriter) -> None:
+        while self.kind.drip:
+            await asyncio.sleep(self.kind.seconds)
+            to.write(self.kind.drip.encode())
 
 
 @dataclass(slots=True)
