@@ -60,12 +60,8 @@ def test_a_workflow_ends_with_the_cutout_or_with_the_reason(  # noqa: PLR0917 - 
 
 
 @pytest.mark.parametrize("name", ["webhook", "polling"])
-def test_a_workflow_holds_no_secret_and_each_node_is_connected(name: str) -> None:
-    workflow = json.loads((WORKFLOWS / f"{name}.json").read_text())
-    nodes = {each["name"] for each in workflow["nodes"]}
-    assert len(nodes) == len(workflow["nodes"]) == len({each["id"] for each in workflow["nodes"]})
-    outputs = [way for each in workflow["connections"].values() for way in each["main"]]
-    led_to = {to["node"] for way in outputs for to in way}
-    assert nodes - led_to == {"Start"}
-    assert workflow["connections"].keys() <= nodes
-    assert not [each for each in workflow["nodes"] if "credentials" in each]
+def test_a_workflow_holds_no_secret_and_names_each_node_once(name: str) -> None:
+    nodes = json.loads((WORKFLOWS / f"{name}.json").read_text())["nodes"]
+    for field in ("name", "id"):
+        assert len({each[field] for each in nodes}) == len(nodes)
+    assert not [each for each in nodes if "credentials" in each]
