@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Final
 
 from flask import Response, request
 
@@ -11,8 +10,6 @@ from api.callers import current_caller
 from api.errors import ApiError
 from tasks.errors import ObjectNotFoundError
 from tasks.object_store import attachment
-
-_RETRY_SECONDS: Final = 5
 
 
 def send_object(key: str, media_type: str, file_name: str) -> Response:
@@ -70,7 +67,6 @@ def download(chunks: Callable[[], Iterable[bytes]], media_type: str) -> Response
             "too_many_downloads",
             f"{places.share} downloads of yours may run at once, and fewer while many others do; "
             "read those to their end, or follow the signed URLs, which the object store serves.",
-            retry_after=_RETRY_SECONDS,
         )
     try:
         answer.response = chunks()

@@ -15,12 +15,21 @@ from inference.errors import InferenceError, InvalidOptionError
 
 @dataclass(frozen=True, slots=True)
 class ErrorType:
-    """A row of the table of errors."""
+    """A row of the table of errors.
+
+    Attributes:
+        type: its stable name.
+        status: of HTTP.
+        number: tells the errors of a status apart.
+        message: for people, unless an error has a text of its own.
+        retry_after: seconds after which the request may be sent again, where that is always so.
+    """
 
     type: str
     status: int
     number: int
     message: str
+    retry_after: int | None = None
 
     @property
     def code(self) -> int:
@@ -75,13 +84,15 @@ _ROWS: Final = (
         "The request's body arrived too slowly; send it again over a faster line.",
     ),
     ErrorType("conflict", 409, 0, "The current state does not allow this request."),
-    ErrorType("task_not_finished", 409, 1, "The task has not finished yet."),
+    ErrorType("task_not_finished", 409, 1, "The task has not finished yet.", retry_after=1),
     ErrorType("task_failed", 409, 2, "The task failed; it has no result."),
     ErrorType("task_canceled", 409, 5, "The task was canceled; it has no result."),
     ErrorType("task_finished", 409, 6, "The task has finished; it cannot be canceled."),
     ErrorType("upload_offset_mismatch", 409, 3, "The piece does not begin where the upload ends."),
     ErrorType("upload_unfinished", 409, 4, "Some of the upload is still missing."),
-    ErrorType("batch_not_finished", 409, 10, "Some of the batch's tasks are not done yet."),
+    ErrorType(
+        "batch_not_finished", 409, 10, "Some of the batch's tasks are not done yet.", retry_after=1
+    ),
     ErrorType("batch_finished", 409, 11, "The batch is done; it cannot be canceled."),
     ErrorType("batch_empty", 409, 12, "None of the batch's pictures was cut out."),
     ErrorType(
@@ -137,43 +148,58 @@ _ROWS: Final = (
         429,
         2,
         "Too many requests of yours wait for a task's end; wait for fewer at once.",
+        retry_after=5,
     ),
     ErrorType(
         "too_many_fetches",
         429,
         3,
         "Too many pictures are being fetched for you; send fewer addresses at once, or the files.",
+        retry_after=5,
     ),
     ErrorType(
         "too_many_uploads",
         429,
         4,
         "You have too many uploads; finish or end some, or wait until they expire.",
+        retry_after=30,
     ),
     ErrorType(
         "too_many_pending",
         429,
         5,
         "You have too many jobs queued or running; try again when some have ended.",
+        retry_after=30,
     ),
     ErrorType(
         "too_many_downloads",
         429,
         6,
         "Too many downloads of yours run; read those to their end, or follow the signed URLs.",
+        retry_after=5,
     ),
     ErrorType("upload_locked", 423, 0, "Another request is writing to this upload; try again."),
     ErrorType("checksum_mismatch", 460, 0, "Checksum mismatch; send this chunk again."),
     ErrorType("internal_error", 500, 0, "Internal error; the service's log names the cause."),
     ErrorType("task_unreadable", 500, 1, "The task's record is damaged; contact the operator."),
-    ErrorType("queue_unavailable", 503, 1, "The queue does not answer; try again shortly."),
-    ErrorType("store_unavailable", 503, 2, "The object store does not answer; try again shortly."),
-    ErrorType("queue_full", 503, 4, "Too many jobs are waiting; try again shortly."),
+    ErrorType(
+        "queue_unavailable", 503, 1, "The queue does not answer; try again shortly.", retry_after=5
+    ),
+    ErrorType(
+        "store_unavailable",
+        503,
+        2,
+        "The object store does not answer; try again shortly.",
+        retry_after=5,
+    ),
+    ErrorType("queue_full", 503, 4, "Too many jobs are waiting; try again shortly.", retry_after=5),
+    # Room comes back as pictures expire, or when an operator makes some.
     ErrorType(
         "store_full",
         503,
         5,
         "The service has no room for more pictures; nothing was kept. Try again in some minutes.",
+        retry_after=60,
     ),
     ErrorType(
         "too_many_bodies",
@@ -181,8 +207,9 @@ _ROWS: Final = (
         6,
         "Too many large requests are being sent at once; send yours again shortly, and fewer of "
         "them at once.",
+        retry_after=5,
     ),
-    ErrorType("not_ready", 503, 3, "The service is not ready."),
+    ErrorType("not_ready", 503, 3, "The service is not ready.", retry_after=2),
 )
 
 #: Every error by its stable name.
@@ -194,7 +221,14 @@ BY_STATUS: Final[Mapping[int, ErrorType]] = MappingProxyType(
 
 
 class ApiError(Exception):
-    """Ends a request with a row of the table of errors."""
+    """Ends a request with a row of the table of errors.
+
+    Args:
+        error_type: names the row.
+        message: in place of the row's.
+        fields: what is wrong with each parameter or header.
+        retry_after: in place of the row's.
+    """
 
     def __init__(
         self,
@@ -207,7 +241,7 @@ class ApiError(Exception):
         self.row = ERRORS[error_type]
         super().__init__(message or self.row.message)
         self.fields = dict(fields or {})
-        self.retry_after = retry_after
+        self.retry_after = self.row.retry_after if retry_after is None else retry_after
 
 
 _UNKNOWN: Final = "Unknown field."

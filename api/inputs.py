@@ -90,8 +90,6 @@ _FETCH_SECONDS: Final = 20.0
 #: Pictures that one process fetches by their address at once, half of them for one caller. Each
 #: holds a thread for as long as a slow site likes.
 FETCHES: Final = 32
-#: When a request whose picture was not fetched for the number of others may be sent again.
-_FETCH_RETRY_SECONDS: Final = 5
 
 
 def spool() -> BinaryIO:
@@ -217,7 +215,6 @@ class ImageInputs:
             "too_many_fetches",
             f"{name}: {sentence}",
             fields={name: sentence},
-            retry_after=_FETCH_RETRY_SECONDS,
         )
 
 

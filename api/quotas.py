@@ -1,16 +1,10 @@
 """What the caller may still store, upload and have pending: the `Quota` headers, and the error."""
 
-from http import HTTPStatus
-from typing import Final
-
 from flask import Flask, Response, g, has_app_context
 
-from api.errors import ERRORS, ApiError
+from api.errors import ApiError
 from tasks.errors import QuotaExceededError
 from tasks.quotas import Usage
-
-#: When to come again after a quota had no room that is freed as jobs and uploads end.
-_QUOTA_SECONDS: Final = 30
 
 
 def note_usage(usage: Usage) -> None:
@@ -50,5 +44,4 @@ def _limited(usage: Usage) -> list[tuple[str, int, int]]:
 
 def from_quota(error: QuotaExceededError) -> ApiError:
     """Return the error for a quota of the caller that has no room."""
-    temporary = ERRORS[error.code].status == HTTPStatus.TOO_MANY_REQUESTS
-    return ApiError(error.code, str(error), retry_after=_QUOTA_SECONDS if temporary else None)
+    return ApiError(error.code, str(error))

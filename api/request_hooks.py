@@ -6,11 +6,10 @@ failure.
 
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from http import HTTPStatus
 from time import perf_counter
-from types import MappingProxyType
 from typing import Any, Final, cast
 
 import structlog
@@ -168,7 +167,7 @@ def install_upload_limit(app: Flask, settings: ApiSettings) -> None:
     def _refuse() -> None:
         environ = request.environ
         if REFUSAL in environ:
-            raise ApiError(environ[REFUSAL], retry_after=_RETRY_REFUSED.get(environ[REFUSAL]))
+            raise ApiError(environ[REFUSAL])
         length, bound = request.content_length, of_blueprint.get(request.blueprint or "", most)
         if length is not None and length > bound and request.blueprint not in of_blueprint:
             raise too_large(length, max_image_bytes)
@@ -235,13 +234,6 @@ def install_cors(
         )
 
 
-_RETRY_AFTER_SECONDS: Final = 5
-#: Room comes back as pictures expire, or when an operator makes some.
-_RETRY_WHEN_FULL_SECONDS: Final = 60
-#: When a body that was not read for want of room or of a place may be sent again.
-_RETRY_REFUSED: Final[Mapping[str, int]] = MappingProxyType(
-    {"store_full": _RETRY_WHEN_FULL_SECONDS, "too_many_bodies": _RETRY_AFTER_SECONDS}
-)
 #: Key of the extension that holds the other shapes of failures by path prefix.
 _SHAPES: Final = "rmbg-failure-shapes"
 
@@ -266,7 +258,7 @@ def install_error_handlers(app: Flask) -> None:
         if isinstance(error, ObjectStoreFullError):
             services().runtime.capacity.note_full_object_store()
         _log.warning("request.not_accepted", reason=str(error))
-        return failure(ApiError(error.code, retry_after=_RETRY_WHEN_FULL_SECONDS))
+        return failure(ApiError(error.code))
 
     @app.errorhandler(QueueFullError)
     @app.errorhandler(QueueUnavailableError)
@@ -275,7 +267,7 @@ def install_error_handlers(app: Flask) -> None:
         error: QueueFullError | QueueUnavailableError | ObjectStoreUnavailableError,
     ) -> Response:
         _log.warning("request.not_accepted", reason=str(error))
-        return failure(ApiError(error.code, retry_after=_RETRY_AFTER_SECONDS))
+        return failure(ApiError(error.code))
 
     @app.errorhandler(QuotaExceededError)
     def _quota(error: QuotaExceededError) -> Response:

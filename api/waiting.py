@@ -51,8 +51,6 @@ def preferred_wait(request: Request) -> int:
 
 #: Proxies cut off a silent connection, and only writing shows that a client has gone.
 _HEARTBEAT_SECONDS: Final = 10.0
-#: When a request that found no place to wait in may be sent again.
-_RETRY_AFTER_SECONDS: Final = 5
 #: The first line of a stream: how long a browser waits, in ms, before it connects again.
 _BEGIN: Final = "retry: 3000\n\n"
 #: The last line for who finds no place to wait in. An error would end the connection for good;
@@ -124,7 +122,7 @@ class TaskWaiter:
             "do. Wait for fewer tasks at once, ask again after `Retry-After`, or give a "
             "`webhook_url`."
         )
-        return ApiError("too_many_waiting", sentence, retry_after=_RETRY_AFTER_SECONDS)
+        return ApiError("too_many_waiting", sentence)
 
     def events(self, job: Job, render: Render) -> Iterator[str] | str:
         """Return the event of a job's present state, and of each later one until it is final.

@@ -129,7 +129,7 @@ class BatchArchive(MethodView):
         if batch.expires_at <= services().clock():
             raise ApiError("batch_expired")
         if batch.completed_at is None:
-            raise ApiError("batch_not_finished", retry_after=1)
+            raise ApiError("batch_not_finished")
         content = stream_archive(batch, services(), request_id())
         answer = download(lambda: stream_with_context(content), "application/zip")
         answer.headers["Content-Disposition"] = f'attachment; filename="{batch_id}.zip"'

@@ -45,7 +45,7 @@ class Ready(MethodView):
         failed = {name: reason for name, reason in checks.items() if reason != "ok"}
         if failed:
             listed = " ".join(f"{name}: {reason}" for name, reason in failed.items())
-            raise ApiError("not_ready", listed, fields=failed, retry_after=2)
+            raise ApiError("not_ready", listed, fields=failed)
         return success({"checks": checks})
 
 

@@ -271,4 +271,4 @@ def _no_result(job: Job) -> ApiError:
         return ApiError("task_failed", f"The task failed: {job.error.message}")
     if job.status is Status.CANCELED:
         return ApiError("task_canceled")
-    return ApiError("task_not_finished", f"The task is {job.status}.", retry_after=1)
+    return ApiError("task_not_finished", f"The task is {job.status}.")
