@@ -109,8 +109,7 @@ def _script(names: tuple[str, ...], command: str) -> Script:
     in their order: those that define nothing, and the definitions of each word in them.
     """
     statements = _statements(names)
-    # A command that two files have is that of the later one.
-    own = next(each for each in reversed(statements) if each.command == command)
+    own = next(each for each in statements if each.command == command)
     defined = {name: each for each in statements for name in each.names}
     pending = [own, defined["dispatch"]]
     pending += (each for each in statements if not each.names and not each.command)

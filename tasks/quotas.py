@@ -238,7 +238,9 @@ class Quotas:
         """
         named = [(key,) for key in objects] or None
         with suppress(QueueUnavailableError):
-            self._run("release", owner=owner_id, ids=[(each,) for each in ids], objects=named)
+            self._run(
+                "release_charges", owner=owner_id, ids=[(each,) for each in ids], objects=named
+            )
 
     @contextmanager
     def released_on_error(self, owner_id: str, ids: Sequence[str]) -> Iterator[None]:

@@ -294,7 +294,7 @@ class RoleCredentials(Provider):
         """Return where credentials come from, with a provider that has read nothing yet."""
         given = self._variables
         if given.get("AWS_ACCESS_KEY_ID"):
-            return "AWS_ACCESS_KEY_ID", _Given(given)
+            return "AWS_ACCESS_KEY_ID", _VariableCredentials(given)
         if given.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
             address = given.get("AWS_ENDPOINT_URL_STS")
             return "The token service (STS)", self._role(address)
@@ -318,8 +318,8 @@ class RoleCredentials(Provider):
         )
 
 
-class _Given(Provider):
-    """Takes credentials from variables; one that is missing is told when they are used."""
+class _VariableCredentials(Provider):
+    """Takes credentials from Amazon's variables when they are used; without a secret that fails."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._variables = variables

@@ -162,7 +162,7 @@ end
 
 -- Releases what was charged for ids of which no record was made.
 -- Arguments: owner, ids (in lists of one), objects (keys in lists of one; none: all of the ids).
-commands.release = function(a)
+commands.release_charges = function(a)
   for _, each in ipairs(a.ids) do
     local id = each[1]
     if redis.call('EXISTS', job_key(id)) == 0 then
@@ -283,6 +283,6 @@ commands.lapse = function(a)
   redis.call('ZREMRANGEBYSCORE', RESERVED, '-inf', a.now)
 end
 
-for _, name in ipairs({'release', 'release_unheld', 'add_up', 'lapse'}) do
+for _, name in ipairs({'release_charges', 'release_unheld', 'add_up', 'lapse'}) do
   even_if_full[name] = true
 end
