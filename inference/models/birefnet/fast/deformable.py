@@ -28,9 +28,12 @@ _MIN_CHUNK_PIXELS: Final = 256
 _CHUNK_PIXELS_ON_GPU: Final = 8192
 #: A map's zero border, in pixels: samples end one pixel outside, and read one pixel further.
 _BORDER_BEFORE, _BORDER_AFTER = 1, 2
-# The Triton kernel's tile of pixels and outputs, and its slice of channels.
-_TILE_PIXELS, _TILE_OUTPUTS, _SLICE_CHANNELS = 64, 256, 32
+# The Triton kernel's tile of pixels and outputs, and its slice of channels. A slice is
+# of so many bytes: with more, the kernel would exceed some cards' shared memory in float32.
+_TILE_PIXELS, _TILE_OUTPUTS, _SLICE_BYTES = 64, 256, 64
 _MIN_TILE_SIDE = 16  # the shortest side of Triton's matrix products
+#: Warps of 32 threads that work on one tile.
+KERNEL_WARPS: Final = 8
 
 
 @torch.library.custom_op("rmbg::deformable", mutates_args=())
@@ -149,10 +152,9 @@ def deformable_triton(  # noqa: PLR0917 - an operator's parameters are positiona
     from inference.models.birefnet.fast.triton_program import deformable_program  # noqa: PLC0415 - Triton may be absent
 
     channels, outputs = x.shape[1], weight.shape[1]
-    tile_outputs = min(_TILE_OUTPUTS, max(_MIN_TILE_SIDE, 1 << (outputs - 1).bit_length()))
-    slice_channels = min(_SLICE_CHANNELS, max(_MIN_TILE_SIDE, 1 << (channels - 1).bit_length()))
+    constants = kernel_constants(places.shape[1] // 3, channels, outputs, x.element_size())
     out = x.new_empty(len(x), outputs)
-    grid = (-(-len(x) // _TILE_PIXELS), -(-outputs // tile_outputs))
+    grid = (-(-len(x) // constants["PIXELS"]), -(-outputs // constants["OUTPUTS"]))
     deformable_program[grid](
         x.contiguous(),
         places.contiguous(),
@@ -164,13 +166,31 @@ def deformable_triton(  # noqa: PLR0917 - an operator's parameters are positiona
         width,
         channels,
         outputs,
-        SIDE=math.isqrt(places.shape[1] // 3),
-        PIXELS=_TILE_PIXELS,
-        OUTPUTS=tile_outputs,
-        CHANNELS=slice_channels,
-        num_warps=8,
+        **constants,
+        num_warps=KERNEL_WARPS,
     )
     return out
+
+
+def kernel_constants(taps: int, channels: int, outputs: int, item_size: int) -> dict[str, int]:
+    """Return what the Triton kernel is compiled for.
+
+    Args:
+        taps: of the convolution, a square of 1 or more.
+        channels: of the pixels.
+        outputs: channels of the result.
+        item_size: bytes of a number.
+    """
+    return {
+        "SIDE": math.isqrt(taps),
+        "PIXELS": _TILE_PIXELS,
+        "OUTPUTS": _tile_side(outputs, _TILE_OUTPUTS),
+        "CHANNELS": _tile_side(channels, _SLICE_BYTES // item_size),
+    }
+
+
+def _tile_side(length: int, most: int) -> int:
+    return min(most, max(_MIN_TILE_SIDE, 1 << (length - 1).bit_length()))
 
 
 def _try_triton(device: torch.device) -> None:
