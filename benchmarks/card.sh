@@ -3,6 +3,7 @@
 #   sh benchmarks/card.sh
 # Needs the CUDA build of torch (pip install 'rmbg-queue[torch]'); no weights, no network.
 # Writes card.txt beside what it prints: copy its tables into docs/performance.md.
+# With CACHE=FOLDER, a new one, what was compiled is kept there, for card-service.sh.
 # To rehearse it without a card, with a small network: DEVICE=cpu sh benchmarks/card.sh
 set -eu
 cd "$(dirname "$0")/.."
@@ -17,8 +18,9 @@ run() {
   echo "+ rmbg bench $*"
   timeout "$seconds" "$rmbg" bench "$@" || echo "failed or out of time: $*"
 }
-cache=$(mktemp -d)
-trap 'rm -rf "$cache"' EXIT
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cache=${CACHE:-$folder}
 if [ "$device" = cpu ]; then
   half=fp32 other=fp32 fastest=fast
   measure() { run model --model birefnet-tiny --size 128 --runs 2 --device "$device" --cache "$cache" "$@"; }

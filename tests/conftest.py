@@ -32,6 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fault-seed", type=int, default=None, help="Seed of the random faults, to repeat a run."
     )
+    parser.addoption(
+        "--gpu", default="cpu", help="Device of the GPU faults: cuda:0, or cpu to play them."
+    )
     parser.addoption("--regold", action="store_true", help="write golden pictures and logits again")
 
 
@@ -89,7 +92,7 @@ def _servers_of_this_run(config: pytest.Config) -> Servers:
 def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own RMBG_*, HF_* and AWS_* variables must not change what is tested."""
     for name in [name for name in os.environ if name.startswith(("RMBG_", "HF_", "AWS_"))]:
-        if name != "RMBG_MODEL_DIR":
+        if name not in {"RMBG_MODEL_DIR", "RMBG_COMPILE_DIR"}:
             monkeypatch.delenv(name)
 
 

@@ -18,7 +18,6 @@ from typing import Final
 
 import numpy as np
 from safetensors.torch import save_file
-from torch import Tensor
 
 from deploy.bench.processes import running_stack
 from deploy.bench.service import MAIN_SIZE, OurService, closed_loop, make_photo, quantile, table
@@ -111,13 +110,7 @@ def measure_shares(
         ModelError: the model does not run on the device.
     """
     with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder, "model.safetensors")
-        save_file(_stand_in(model), weights)
-        env = {
-            "RMBG_MODEL_PATH": str(weights),
-            "RMBG_PATCH_ORDER": PRESETS[model].patch_order.value,
-            "RMBG_DEVICE": device,
-        }
+        env = {**stand_in_settings(model, Path(folder)), "RMBG_DEVICE": device}
         progress("the model alone")
         yield _model_alone(Settings.load(**_fields(env, model)), pictures)
         for count in counts:
@@ -125,12 +118,22 @@ def measure_shares(
             yield _service(Path(folder, str(count)), model, count, pictures, env)
 
 
-def _stand_in(model: str) -> dict[str, Tensor]:
-    """Return made-up weights whose mattes are decided, as `rmbg up` checks its sample's."""
-    state = golden_state(PRESETS[model])
+def stand_in_settings(model: str, folder: Path) -> dict[str, str]:
+    """Write made-up weights of a BiRefNet to a folder, and return the settings that name them.
+
+    Their mattes are decided, as `rmbg up` checks its sample's.
+    """
+    config = PRESETS[model]
+    state = golden_state(config)
     for name in _LAST_LAYER:
         state[name] = _DECIDED * state[name]
-    return state
+    weights = folder / "model.safetensors"
+    save_file(state, weights)
+    return {
+        "RMBG_MODEL": model,
+        "RMBG_MODEL_PATH": str(weights),
+        "RMBG_PATCH_ORDER": config.patch_order.value,
+    }
 
 
 def _fields(env: Mapping[str, str], model: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from zlib import crc32
 
@@ -32,11 +33,13 @@ from inference.pipeline import remove_background
 from tasks.api_keys import ANONYMOUS, Owner
 from tasks.errors import TaskError
 from tasks.jobs.job import Job, Priority, Status
+from tasks.jobs.routing import model_queue
 from tasks.jobs.store import JobStore
 from tasks.object_store import results_prefix
 from tasks.settings import Settings
 from tasks.webhooks.deliveries import DeliveryState
 from tasks.worker_registry import WorkerRegistry
+from tests.support.faulty_gpu import GPU_COMMANDS
 from tests.support.faulty_worker import GATE, FaultyModel
 from tests.support.jobs import recorded
 from tests.support.paths import ROOT
@@ -48,10 +51,11 @@ HOST = "faults"
 WORKERS = ("gpu0", "gpu1")
 #: All lists of the cluster's model queues, for the celery command.
 QUEUES = f"model.u2netp,gpu.{HOST}.0,gpu.{HOST}.1"
+#: Files by which tests command the faulty model.
+COMMANDS = ("slow-start", "slow", "hung", "hang", "blind", "stop-after-pop", GATE)
 _PASSWORD = "test"
 _KEYS = ("access", "secret-of-the-tests")
 _READY_SECONDS = 60.0
-_CELERY = (local_service.script("celery"), "-A", "tests.support.faulty_app")
 
 
 @dataclass
@@ -71,6 +75,10 @@ class Cluster:
     valkey_port: int
     store_ports: StorePorts
     settings: Mapping[str, str]
+    #: Module of the workers' Celery application, and the model that they serve.
+    app: str = "tests.support.faulty_app"
+    model: str = "u2netp"
+    ready_seconds: float = _READY_SECONDS
     members: dict[str, Member] = field(default_factory=dict)
     #: Of this process; `heal` renews them, so that no breaker is open when a test begins.
     services: Services = field(init=False)
@@ -112,7 +120,7 @@ class Cluster:
     def start_worker(self, index: int = 0, *, wait: bool = True, **settings: str) -> str:
         name = f"gpu{index}"
         ready = probes.worker_ready(self.environment["RMBG_REDIS_URL"], at(name))
-        queues = f"gpu.{HOST}.{index},model.u2netp"
+        queues = f"gpu.{HOST}.{index},{model_queue(self.model)}"
         self.start(self._celery(name, queues, ready, **settings), wait=wait)
         return name
 
@@ -122,13 +130,17 @@ class Cluster:
     def _celery(
         self, name: str, queues: str, probe: local_service.Probe, *pool: str, **settings: str
     ) -> Service:
-        command = (*_CELERY, "worker", "-n", at(name), "-Q", queues, *pool)
+        command = (*self._application, "worker", "-n", at(name), "-Q", queues, *pool)
         env = {**self.environment, **settings}
         return Service(name, command, env=env, probe=probe, grace=60)
 
+    @property
+    def _application(self) -> tuple[str, ...]:
+        return local_service.script("celery"), "-A", self.app
+
     def celery(self, *arguments: str) -> str:
         """What a stock celery command prints."""
-        command = (*_CELERY, *arguments)
+        command = (*self._application, *arguments)
         env = supervisor.environment(Service("celery", command, env=self.environment))
         done = subprocess.run(
             command, env=env, check=True, capture_output=True, text=True, timeout=60
@@ -140,7 +152,7 @@ class Cluster:
         process = spawn(service, self.folder / f"{service.name}.log")
         self.members[service.name] = Member(service, process, started)
         if wait:
-            wait_until(service.probe, since=started, seconds=_READY_SECONDS)
+            wait_until(service.probe, since=started, seconds=self.ready_seconds)
 
     def signal(self, number: signal.Signals, *names: str) -> None:
         for name in names:
@@ -218,10 +230,10 @@ class Cluster:
 
     def heal(self) -> None:
         """Whatever a test did: every member runs and is ready, and nobody is drained."""
-        for name in ("slow-start", "slow", "hung", "hang", "blind", "stop-after-pop", GATE):
+        for name in (*COMMANDS, *GPU_COMMANDS):
             (self.folder / name).unlink(missing_ok=True)
         for name in self.members:
-            wait_until(self._start_and_probe(name), since=0.0, seconds=_READY_SECONDS)
+            wait_until(self._start_and_probe(name), since=0.0, seconds=self.ready_seconds)
         self.services = Services.from_settings(settings_of(self._our_settings()))
         for worker in self.registry.workers():
             self.registry.undrain(worker.name)
@@ -347,12 +359,15 @@ class Cluster:
             result = self.services.runtime.object_store.get(done.result_key)
             right = remove_background(data, Options(), FaultyModel()).data
             assert result == right, f"{done}\n{result.hex()}\n{right.hex()}\n{self.logs()}"
-            # A late run removes what it stored as soon as its final write was refused.
-            self.wait_for(
-                lambda: self._results(task_id) == [done.result_key],  # noqa: B023 - called here
-                20,
-                f"one result of {task_id} alone",
-            )
+            self.assert_one_result(done)
+
+    def assert_one_result(self, done: Job) -> None:
+        # A late run removes what it stored as soon as its final write was refused.
+        self.wait_for(
+            lambda: self._results(done.task_id) == [done.result_key],
+            20,
+            f"one result of {done.task_id} alone",
+        )
 
     def ended(self, task_ids: Iterable[str]) -> bool:
         return all(self.job(each).status.final for each in task_ids)
@@ -382,13 +397,20 @@ def at(name: str) -> str:
 
 @contextmanager
 def cluster(folder: Path, **settings: str) -> Iterator[Cluster]:
-    """Two model workers and one I/O worker, with servers of their own."""
+    """Two workers with the faulty model and one I/O worker, with servers of their own."""
     # The parent looks at the model's file; the faulty model does without it.
     model = get_spec("u2netp")
     fetched = fetch_model(model, Settings.load().model_dir)
     (folder / model.file_name).symlink_to(fetched)
+    with started(partial(Cluster, folder, settings=settings)) as made:
+        yield made
+
+
+@contextmanager
+def started(make: Callable[..., Cluster]) -> Iterator[Cluster]:
+    """A cluster on free ports, with its servers, workers and I/O worker."""
     with reserved_ports() as ports:
-        made = Cluster(folder, ports[0], StorePorts.take(ports[1:]), settings)
+        made = make(valkey_port=ports[0], store_ports=StorePorts.take(ports[1:]))
         try:
             made.start_servers()
             made.start_io()
