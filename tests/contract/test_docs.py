@@ -51,6 +51,16 @@ def test_every_path_that_is_named_exists(page: Path) -> None:
             assert list(ROOT.glob(path.rstrip("/"))), path
 
 
+def test_every_step_of_a_request_is_in_the_file_that_is_named() -> None:
+    steps = re.findall(r"^\| [^|`]+ \| (`\w[^|]+) \| (`\w[^|]+) \|$", ARCHITECTURE, re.MULTILINE)
+    assert len(steps) > 10
+    for functions, files in steps:
+        text = "".join((ROOT / path).read_text() for path in re.findall(r"`([^`]+)`", files))
+        for owner, name in re.findall(r"`(?:(\w+)\.)?(\w+)`", functions):
+            assert re.search(rf"def {name}\(|^commands\.{name} =", text, re.MULTILINE), name
+            assert owner in {"", "commands"} or f"class {owner}" in text, owner
+
+
 def _mapped() -> Iterator[str]:
     """The paths of the map in CONTRIBUTING, whose folders are told by indentation."""
     (block,) = re.findall(
