@@ -1,7 +1,6 @@
 """The lock files of the images agree with pyproject.toml and constraints.txt."""
 
 import re
-import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -12,6 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.support.paths import ROOT
+from tests.support.programs import run_program
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKS = ROOT / "deploy/docker/locks"
@@ -79,6 +79,5 @@ def test_the_apis_image_has_all_that_its_processes_import() -> None:
         if module.isidentifier() and not image & {canonicalize_name(each) for each in owners}
     }
     assert "numpy" in missing
-    command = [sys.executable, "-c", _PROCESSES, " ".join(missing)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_program(sys.executable, "-c", _PROCESSES, " ".join(missing), cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ import yaml
 from tasks.metrics import METRICS, Metric
 from tests.support.grafana import dashboards
 from tests.support.paths import ROOT, anchors
+from tests.support.programs import run_program
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 _NAME = re.compile(r"\b(?:rmbg|celery)[_:]\w+")
@@ -76,7 +76,5 @@ def test_promtool_accepts_the_rules_and_runs_their_tests(command: tuple[str, ...
     if shutil.which("promtool") is None:
         missing = pytest.fail if os.environ.get("REQUIRE_PROMTOOL") else pytest.skip
         missing("promtool is missing; on Debian: apt install prometheus")
-    done = subprocess.run(
-        ["promtool", *command], cwd=PROMETHEUS, capture_output=True, text=True, check=False
-    )
+    done = run_program("promtool", *command, cwd=PROMETHEUS)
     assert done.returncode == 0, done.stdout + done.stderr

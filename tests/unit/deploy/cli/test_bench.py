@@ -1,6 +1,8 @@
 """`rmbg models logits` and `rmbg bench`, as a person runs them."""
 
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from deploy.bench import gpu_share
+from deploy.bench.gpu_share import GpuLoad, Share
 from deploy.cli import bench
 from deploy.cli.models import logits
+from deploy.local.service import StartError
 from inference.errors import GpuOutOfMemoryError
 from inference.models.birefnet import bench as birefnet_bench
 from inference.models.birefnet.bench import Candidate, Timings
@@ -111,6 +116,33 @@ def test_bench_model_shows_what_it_measured_before_a_failure(
 )
 def test_bench_refuses_what_it_cannot_run(option: str, value: str, status: int, words: str) -> None:
     assert words in _invoke("bench", "model", option, value, status=status)
+
+
+@pytest.mark.parametrize(
+    ("command", "missing", "words"),
+    [
+        ("refine", "numpy", "This needs numpy: pip install 'rmbg-queue[torch]'"),
+        ("control", "benchmarks", "run it there, after `make install`"),
+    ],
+)
+def test_what_is_not_installed_is_named_with_how_to_get_it(
+    command: str, missing: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert words in _invoke("bench", command, status=1)
+
+
+def test_bench_gpu_share_shows_what_it_measured_before_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measure(*_: object, **__: object) -> Iterator[Share]:
+        yield Share(0, 100.0, 0.01, GpuLoad(), 0.0)
+        raise StartError("rmbg up did not start")
+
+    monkeypatch.setattr(gpu_share, "measure_shares", measure)
+    output = _invoke("bench", "gpu-share", status=1)
+    assert "| the model alone | 100.00 | 1.00× | 10 | – | – |  |" in output
+    assert "rmbg up did not start" in output
 
 
 def test_bench_refine_prints_its_table() -> None:

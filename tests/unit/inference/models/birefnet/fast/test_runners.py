@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,12 +19,12 @@ from inference.models.birefnet.engine import BiRefNetModel
 from inference.models.birefnet.fast import runners
 from inference.models.birefnet.fast.network import FastBiRefNet
 from inference.models.birefnet.fast.runners import (
+    CapturedGraphs,
     ExecutionPath,
     Runner,
     choose_execution_path,
     compiler_cache_folder,
     make_runner,
-    smallest_fitting_batch,
 )
 from inference.models.birefnet.golden import golden_network
 from inference.models.birefnet.network import BiRefNet
@@ -153,9 +154,34 @@ def test_a_compiler_that_fails_leaves_the_fast_path(
     assert runner.run(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 64, 64)
 
 
-def test_batches_are_padded_to_the_next_captured_size() -> None:
-    filled = [smallest_fitting_batch(count, (8, 4, 2, 1)) for count in range(1, 9)]
-    assert filled == [1, 2, 4, 4, 8, 8, 8, 8]
+def test_batches_run_in_the_captured_sizes_that_fit_into_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran: list[int] = []
+
+    def capture(run: Callable[[Tensor], Tensor], pixels: Tensor, _pool: object) -> object:
+        """Run anew where a GPU would replay."""
+        logits = run(pixels)
+
+        def replay() -> None:
+            ran.append(len(pixels))
+            logits.copy_(run(pixels))
+
+        return runners._CapturedGraph(SimpleNamespace(replay=replay), pixels, logits)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runners, "_capture_graph", capture)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    network = golden_network(_SMALLEST, "tiny")
+    fast = FastBiRefNet(network, 64)
+    graphs = CapturedGraphs(_Small(holds=4), fast, (1, 2, 4, 8))
+    for count, sizes in ((1, [1]), (2, [2]), (3, [4]), (4, [4]), (7, [4, 4]), (9, [4, 4, 1])):
+        pictures = torch.rand(count, 3, 64, 64)
+        torch.testing.assert_close(graphs(pictures), pictures.mean(1, keepdim=True))
+        assert ran == sizes
+        ran.clear()
+    with pytest.raises(torch.OutOfMemoryError, match="no batch fits"):
+        CapturedGraphs(_Small(holds=4), fast, (8,))
 
 
 def _start(cache: Path) -> Runner:
