@@ -13,7 +13,7 @@ from tasks.errors import ObjectStoreUnavailableError
 from tasks.quotas import RESERVED_SECONDS, Quotas
 from tests.support.api import Api
 from tests.support.redis_content import content
-from tests.support.removebg_requests import post
+from tests.support.removebg_requests import error_of, post
 from tests.support.serving import Request, answer, serving
 from tests.support.stores import WatchedStore
 from tests.support.submissions import PATH, PICTURE, data_of, form, refusal, task_id_of
@@ -92,12 +92,6 @@ WAYS: Final[dict[str, Send]] = {
 }
 
 
-def _refused(answer: TestResponse) -> tuple[int, str]:
-    """The status and the type of an error in either API's shape."""
-    errors = answer.get_json().get("errors")
-    return (answer.status_code, errors[0]["code"]) if errors else refusal(answer)
-
-
 def _kept(api: Api, site: Site) -> tuple[object, ...]:
     """All that a submission would add to."""
     held = {name: value for name, value in content(api.redis).items() if ":rate:" not in name}
@@ -129,8 +123,9 @@ def test_nothing_is_kept_or_fetched_where_there_is_no_room(
     _limit(shop, **quota)
     before = _kept(shop, site)
     answer = WAYS[way](shop, upload, site.url)
-    status = 429 if answer.get_json().get("errors") else ERRORS[type_].status
-    assert _refused(answer) == (status, type_)
+    other_api = "errors" in answer.get_json()
+    status = 429 if other_api else ERRORS[type_].status
+    assert (error_of if other_api else refusal)(answer) == (status, type_)
     assert f'"{resource}";r=0' in answer.headers["Quota"]
     assert ("Retry-After" in answer.headers) == (status == 429)
     assert _kept(shop, site) == before
