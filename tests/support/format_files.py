@@ -40,8 +40,8 @@ def _file(name: str, **more: object) -> bytes:
     return picture_file(_IMAGE, name, **more)
 
 
-def _animated(name: str) -> bytes:
-    return _file(name, save_all=True, append_images=[_IMAGE.rotate(180)])
+def _animated(name: str, **more: object) -> bytes:
+    return _file(name, save_all=True, append_images=[_IMAGE.rotate(180)], **more)
 
 
 def _tiff(
@@ -97,10 +97,15 @@ FILES: Final[dict[str, Callable[[], list[bytes]]]] = {
     "PNG that lacks chunks": lambda: [_PNG[:-30], _PNG[:-17]],
     "PNG that lacks rows": lambda: [png_file((9, 9), zlib.compress(bytes(n))) for n in (0, 50, 89)],
     "animated PNG": lambda: [_animated("PNG")],
+    "animated PNG whose": lambda: [_animated("PNG", default_image=True)],
+    "PNG, AVIF or HEIC in": lambda: [
+        _PNG[:33] + png_chunk(b"cICP", bytes([9, curve, 0, 1])) + _PNG[33:] for curve in (16, 18)
+    ],
     "PNG made": lambda: [_PNG[:8] + png_chunk(b"CgBI", b"P\0 \2") + _PNG[8:]],
     "WebP": lambda: [_file("WEBP"), _file("WEBP", lossless=True)],
     "WebP with": lambda: [_with_chunk(b"EXIF", b"??"), _with_chunk(b"what", b"?")],
-    "WebP that": lambda: [
+    "WebP that is": lambda: [_file("WEBP", exif=exif_orientation(6))],
+    "WebP that lacks": lambda: [
         _file("WEBP")[:-20],
         _file("WEBP", lossless=True).removesuffix(b"\0")[:-1],
     ],

@@ -105,6 +105,14 @@ def test_chunks_of_a_png(channels: int, chunks: list[bytes], expected: tuple[int
     _check(png_of_samples({1: 0, 3: 2, 4: 6}[channels], 8, samples, *chunks), expected)
 
 
+@pytest.mark.parametrize(("curve", "levels"), [(16, (130, 148, 200)), (18, (160, 191, 230))])
+def test_pq_and_hlg_are_cut_at_203_candelas(curve: int, levels: tuple[int, ...]) -> None:
+    """The first level is 100 candelas, the second 203."""
+    stored = np.tile(np.array(levels)[:, None], (2, 1, 3))
+    picture = decode(png_of_samples(2, 8, stored, png_chunk(b"cICP", bytes([1, curve, 0, 1]))))
+    assert np.abs(picture.rgb[0].astype(int) - [[186] * 3, [255] * 3, [255] * 3]).max() <= 3
+
+
 def test_display_p3_of_a_png() -> None:
     # sRGB's pure colors and a gray, as Display P3 stores them.
     stored = np.array([[[234, 51, 35], [117, 251, 76], [0, 0, 245], [128, 128, 128]]] * 2)

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from inference.decode import decode
+from tests.support.pictures import picture_file
 from tests.support.png_files import png_chunk, png_of_samples
 
 Array = np.ndarray[Any, Any]
@@ -87,6 +89,18 @@ def test_metadata_decide_nothing(chunk: bytes) -> None:
     picture = decode(png_of_samples(2, 8, _RGB, chunk))
     assert np.array_equal(picture.rgb, _RGB)
     assert picture.alpha is None
+
+
+def test_the_static_image_is_taken_also_if_the_animation_leaves_it_out() -> None:
+    """PNG, third edition: viewers without animation show it."""
+    rgb = _RGB.astype(np.uint8)
+    frames = [Image.fromarray(255 - rgb), Image.fromarray(rgb // 2)]
+    for static in (False, True):
+        data = picture_file(
+            Image.fromarray(rgb), save_all=True, append_images=frames, default_image=static
+        )
+        assert (data.index(b"IDAT") < data.index(b"fcTL")) is static
+        assert np.array_equal(decode(data).rgb, _RGB)
 
 
 def test_what_follows_the_pixels_is_neither_needed_nor_harmful() -> None:
