@@ -319,6 +319,22 @@ def test_backgrounds_are_shown_as_they_are_saved_and_outlast_a_reload(
     assert shown == saved[0, 0].tolist() == [255, 255, 255, 255]
 
 
+def test_pictures_of_cards_in_view_are_decoded_before_those_that_were_scrolled_past(
+    visit: Visit,
+) -> None:
+    order = visit.open().evaluate("""async () => {
+        const { decodeSmall } = await import("/web/compose.js");
+        const order = [];
+        window.createImageBitmap = async (number) => order.push(number);
+        const photos = [0, 1, 2, 3, 4, 5].map(() => ({ card: { near: true } }));
+        const all = photos.map((photo, number) => decodeSmall(number, photo));
+        for (const passed of photos.slice(0, 4)) passed.card.near = false;
+        await Promise.all(all);
+        return order;
+    }""")
+    assert order == [0, 1, 4, 5, 2, 3]
+
+
 def test_a_large_photo_goes_on_where_its_upload_broke_off(visit: Visit, large: Path) -> None:
     page = visit.open()
     offsets: list[int] = []
@@ -558,6 +574,15 @@ def test_a_tenant_sees_its_own_photos_and_its_key_reaches_no_address_and_no_log(
         page.get_by_role("button", name="Enter a key").click()
         mine.use_key(shop)
         mine.card(coffee.name, "queued")
+
+        # After a reload with a key that was revoked, nothing is shown that it has sent.
+        keys.revoke("page-shop")
+        mine.open()
+        page.get_by_text("unknown or was revoked").wait_for()
+        mine.use_key(keys.add("page-other")[1])
+        page.locator("#key-dialog").wait_for(state="hidden")
+        mine.settle()
+        assert page.locator(".card").count() == 0
         assert not [each for each in mine.requested if shop in each or studio in each]
     assert shop not in keyed_api.log.read_text()
 

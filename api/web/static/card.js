@@ -1,8 +1,8 @@
 // A photo's card: picture, state, and what can be done with it.
 import { PREVIEW, decodeSmall, draw, plan, preparePreview, redoStrokes } from "./compose.js";
 import { decodeOriginal, differs, isForeign } from "./originals.js";
-import { busy, icon, iconButton, make, moveSplit, say } from "./elements.js";
-import { RUNNING, hasCut, patiently } from "./photos.js";
+import { busy, icon, iconButton, make, moveSplit, say, textButton } from "./elements.js";
+import { RUNNING, hasCut, nearness, patiently } from "./photos.js";
 import { bytes, duration, hasText, t } from "./texts.js";
 
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -130,7 +130,7 @@ export class Card {
     this.leaving?.abort();
     const { signal } = (this.leaving = new AbortController());
     try {
-      await preparePreview(photo, await patiently(() => this.photos.cutout(photo, false), signal));
+      await preparePreview(photo, await patiently(() => this.photos.cutout(photo, nearness(photo)), signal));
     } catch {
       return;
     }
@@ -276,10 +276,10 @@ export class Card {
       acts.push(iconButton("expand", t("open"), () => page.open(photo, "compare")));
     }
     if (state === "canceled" || (state === "failed" && !FINAL.has(photo.error?.type))) {
-      acts.push(make("button", { class: "button small-button", onclick: () => photos.retry(photo) }, t("retry")));
+      acts.push(textButton(t("retry"), () => photos.retry(photo), "small-button"));
     }
     if (RUNNING.has(state)) {
-      acts.push(make("button", { class: "button quiet small-button", onclick: () => photos.cancel(photo) }, t("cancel")));
+      acts.push(textButton(t("cancel"), () => photos.cancel(photo), "quiet small-button"));
     } else {
       acts.push(iconButton("trash", t("remove"), () => this.remove(), "push"));
     }

@@ -1,6 +1,6 @@
 // Draws results: layout, background, shadow and touch-up, by the rules of the service's pipeline.
 import { decodeOriginal } from "./originals.js";
-import { limiter } from "./photos.js";
+import { limiter, nearness, urgent } from "./photos.js";
 
 // Width of the pictures on the cards, in pixels.
 export const PREVIEW = 640;
@@ -17,10 +17,10 @@ export const PLAIN = Object.freeze({
 });
 
 // Decodes off the main thread, at a size for the cards.
-export const decodeSmall = (blob) =>
-  decoding(() => createImageBitmap(blob, { resizeWidth: PREVIEW, resizeQuality: "medium" }));
-// Decodes at full size, before what cards wait for: a person waits for this file.
-export const decodeFull = (blob) => decoding(() => createImageBitmap(blob), true);
+export const decodeSmall = (blob, photo) =>
+  decoding(() => createImageBitmap(blob, { resizeWidth: PREVIEW, resizeQuality: "medium" }), nearness(photo));
+// Decodes at full size: a person waits for this file.
+export const decodeFull = (blob) => decoding(() => createImageBitmap(blob), urgent);
 
 export function canvasOf(width, height, source) {
   const canvas = document.createElement("canvas");
@@ -93,6 +93,9 @@ export function applyStroke(canvas, stroke, original, scale, { x = 0, y = 0 } = 
   target.restore();
 }
 
+// At least one pixel.
+const whole = (length) => Math.max(1, Math.round(length));
+
 function canvasSize(look) {
   const found = /^(\d+)\s*[x×]\s*(\d+)$/.exec(look.canvas);
   return found && [Number(found[1]), Number(found[2])];
@@ -108,7 +111,7 @@ const shift = (at, room) => Math.min(Math.max(at, Math.min(0, room)), Math.max(0
 
 // Returns where the picture goes in the result: its size, and the part of the picture and its place.
 export function plan(width, height, box, look) {
-  const subject = box && { x: Math.round(box.x * width), y: Math.round(box.y * height), w: Math.max(1, Math.round(box.w * width)), h: Math.max(1, Math.round(box.h * height)) };
+  const subject = box && { x: Math.round(box.x * width), y: Math.round(box.y * height), w: whole(box.w * width), h: whole(box.h * height) };
   // Beyond the photo's rim, the subject would end within a band of its background.
   const within = look.background === "blur";
   let view = { x: 0, y: 0, w: width, h: height };
@@ -135,18 +138,18 @@ export function plan(width, height, box, look) {
     size = wanted;
   } else if (look.maxSide && look.maxSide < Math.max(...size)) {
     const factor = look.maxSide / Math.max(...size);
-    size = size.map((each) => Math.max(1, Math.round(each * factor)));
+    size = size.map((each) => whole(each * factor));
   }
   const [across, down] = [size[0] / view.w, size[1] / view.h];
   const map = (part) => {
     const x = Math.round((part.x - view.x) * across);
     const y = Math.round((part.y - view.y) * down);
-    return { x, y, w: Math.max(1, Math.round((part.x + part.w - view.x) * across) - x), h: Math.max(1, Math.round((part.y + part.h - view.y) * down) - y) };
+    return { x, y, w: whole((part.x + part.w - view.x) * across - x), h: whole((part.y + part.h - view.y) * down - y) };
   };
   if (subject && look.scale) {
     const factor = (look.scale / 100) * Math.min(size[0] / subject.w, size[1] / subject.h);
-    const w = Math.min(size[0], Math.max(1, Math.round(subject.w * factor)));
-    const h = Math.min(size[1], Math.max(1, Math.round(subject.h * factor)));
+    const w = Math.min(size[0], whole(subject.w * factor));
+    const h = Math.min(size[1], whole(subject.h * factor));
     const target = { x: Math.round((size[0] - w) / 2), y: Math.round((size[1] - h) / 2), w, h };
     return { size, source: subject, target, subject: target, picture: [width, height] };
   }
@@ -206,7 +209,7 @@ function drawBlurred(pen, { size, ...layout }, strength, original, photo) {
 // Blurs a picture. The result can be small: enlarging it is smooth.
 function blurred(original, strength) {
   const width = 256;
-  const height = Math.max(1, Math.round((256 * original.height) / original.width));
+  const height = whole((256 * original.height) / original.width);
   const canvas = canvasOf(width, height);
   const pen = canvas.getContext("2d");
   const radius = Math.max(0.5, (width * strength) / 1600);
@@ -250,8 +253,7 @@ export function draw(pen, layout, look, { cut, original, photo, before = false, 
 
 // Prepares a photo's cutout for the cards, with its touch-up.
 export async function preparePreview(photo, cutBlob) {
-  const cut = await decodeSmall(cutBlob);
-  photo.cutBase = cut;
+  photo.cutBase = await decodeSmall(cutBlob, photo);
   redoStrokes(photo);
 }
 

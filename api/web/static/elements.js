@@ -45,6 +45,8 @@ export function make(tag, options = {}, ...children) {
   return made;
 }
 
+export const textButton = (text, onclick, more = "", options = {}) => make("button", { class: `button ${more}`, onclick, ...options }, text);
+
 export function iconButton(name, label, act, more = "") {
   return make(
     "button",
@@ -78,7 +80,7 @@ export function toast(text, { act, label, seconds = 6 + text.length / 25 } = {})
     made.remove();
     if (!toasts.childElementCount) toasts.hidePopover?.();
   };
-  const button = act && make("button", { class: "button small-button", onclick: () => { end(); act(); } }, label);
+  const button = act && textButton(label, () => { end(); act(); }, "small-button");
   const made = make("p", { class: "toast" }, make("span", {}, text), button);
   // On top of a dialog that is open.
   toasts.hidePopover?.();

@@ -1,5 +1,5 @@
 // Asks for the API key in a dialog of its own, and keeps it for this tab.
-import { byId, make } from "./elements.js";
+import { byId, make, textButton } from "./elements.js";
 import { readKey, writeKey } from "./service.js";
 import { t } from "./texts.js";
 
@@ -12,7 +12,7 @@ export function keyDialog({ title, why, use }) {
     make("h2", { id: "key-title" }, title), make("p", {}, `${why} ${t("keyStays")}`),
     make("label", { class: "field" }, make("span", {}, t("key")), input), fault,
     make("div", { class: "group end" },
-      make("button", { class: "button quiet", onclick: () => dialog.close() }, t("back")),
+      textButton(t("back"), () => dialog.close(), "quiet"),
       make("button", { type: "submit", class: "button primary" }, t("useKey"))));
   const dialog = make("dialog", { id: "key-dialog", class: "small", "aria-labelledby": "key-title" }, form);
   document.body.append(dialog);

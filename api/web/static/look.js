@@ -1,6 +1,6 @@
 // The form of the look: presets, background, shadow, frame, file, and the service's own parameters.
 import { PLAIN } from "./compose.js";
-import { byId, make, toast } from "./elements.js";
+import { byId, make, textButton, toast } from "./elements.js";
 import { ownerMark } from "./photos.js";
 import { keepBackground, keptBackground, recall, remember } from "./storage.js";
 import { hasText, t } from "./texts.js";
@@ -105,7 +105,7 @@ export class LookForm {
   }
 
   #reset() {
-    const button = make("button", { class: "button quiet small-button", id: "look-reset", onclick: () => this.set({ ...PLAIN, picture: this.look.picture, preset: "", former: {} }) }, t("lookReset"));
+    const button = textButton(t("lookReset"), () => this.set({ ...PLAIN, picture: this.look.picture, preset: "", former: {} }), "quiet small-button", { id: "look-reset" });
     this.refreshers.push((look) => (button.hidden = Object.keys(PLAIN).every((name) => name === "picture" || look[name] === PLAIN[name])));
     return button;
   }
@@ -130,7 +130,7 @@ export class LookForm {
       make("label", { class: "swatch", for: radios[at].id }, radios[at], make("span", { class: `dot of-${kind}`, "aria-hidden": "true" }), make("span", {}, t(kind))));
     const blur = this.#slider("blur", t("blurStrength"), 5, 100);
     const color = make("label", { class: "field line" }, make("span", {}, t("color")), picker);
-    const again = make("button", { class: "button small-button", onclick: () => file.click() }, t("choosePicture"));
+    const again = textButton(t("choosePicture"), () => file.click(), "small-button");
     this.refreshers.push((look) => {
       radios.forEach((radio) => (radio.checked = radio.value === look.background));
       picker.value = look.color;
@@ -161,38 +161,41 @@ export class LookForm {
     return this.#field(name, make("label", { class: "field", for: input.id }, make("span", { class: "line" }, label, out), input));
   }
 
-  #check(name, label) {
-    const input = make("input", { type: "checkbox", id: `look-${name}`, onchange: () => this.set({ [name]: input.checked }) });
-    this.refreshers.push((look) => (input.checked = look[name]));
-    return this.#field(name, make("label", { class: "check", for: input.id }, input, make("span", {}, label)));
+  // Makes a control that shows what `read` returns, and hands to `write` what somebody chooses.
+  #checkbox(id, label, read, write, more) {
+    const input = make("input", { type: "checkbox", id, onchange: () => write(input.checked), ...more });
+    this.refreshers.push(() => (input.checked = read()));
+    return make("label", { class: "check", for: id }, input, make("span", {}, label));
   }
 
-  #select(name, label, choices, read = (value) => value) {
-    const input = make("select", { id: `look-${name}`, onchange: () => this.set({ [name]: read(input.value) }) },
-      ...choices.map(([value, text]) => make("option", { value }, text)));
-    this.refreshers.push((look) => (input.value = look[name]));
-    return this.#field(name, make("label", { class: "field line", for: input.id }, make("span", {}, label), input));
+  #choice(id, label, choices, read, write, more) {
+    const input = make("select", { id, onchange: () => write(input.value), ...more }, ...choices.map(([value, text]) => make("option", { value }, text ?? value)));
+    this.refreshers.push(() => (input.value = read()));
+    return make("label", { class: "field line", for: id }, make("span", {}, label), input);
+  }
+
+  // Makes the control of a value of the look.
+  #control(build, name, ...parts) {
+    return this.#field(name, build.call(this, `look-${name}`, ...parts, () => this.look[name], (value) => this.set({ [name]: value })));
   }
 
   #shadow() {
     const strength = this.#slider("shadowOpacity", t("strength"), 5, 100);
     this.refreshers.push((look) => (strength.hidden = !look.shadow));
-    return this.#group(t("shadow"), this.#check("shadow", t("shadowOn")), strength);
+    return this.#group(t("shadow"), this.#control(this.#checkbox, "shadow", t("shadowOn")), strength);
   }
 
   #frame() {
     const margin = this.#slider("margin", t("margin"), 0, 50);
     const fill = this.#slider("scale", t("fill"), 10, 100);
-    const sizes = this.#select("canvas", t("canvas"), SIZES.map((size) => [size, size.replace("x", " × ") || t("asIs")]));
+    const sizes = this.#control(this.#choice, "canvas", t("canvas"), SIZES.map((size) => [size, size.replace("x", " × ") || t("asIs")]));
     this.refreshers.push((look) => {
       margin.hidden = !look.crop;
       fill.hidden = !look.scale;
     });
-    const scale = make("input", { type: "checkbox", id: "look-scaled", onchange: () => this.set({ scale: scale.checked ? 85 : 0 }) });
-    this.refreshers.push((look) => (scale.checked = look.scale > 0));
     return this.#group(
-      t("frame"), sizes, this.#check("crop", t("crop")), margin,
-      make("label", { class: "check", for: scale.id }, scale, make("span", {}, t("fill"))), fill,
+      t("frame"), sizes, this.#control(this.#checkbox, "crop", t("crop")), margin,
+      this.#checkbox("look-scaled", t("fill"), () => this.look.scale > 0, (on) => this.set({ scale: on ? 85 : 0 })), fill,
     );
   }
 
@@ -209,7 +212,7 @@ export class LookForm {
       side.value = look.maxSide || "";
     });
     return this.#group(
-      t("file"), this.#select("format", t("format"), [["png", "PNG"], ["webp", "WebP"], ["jpg", "JPEG"]]), quality, note,
+      t("file"), this.#control(this.#choice, "format", t("format"), [["png", "PNG"], ["webp", "WebP"], ["jpg", "JPEG"]]), quality, note,
       make("label", { class: "field line", for: side.id }, make("span", {}, t("maxSide")), side),
     );
   }
@@ -218,17 +221,14 @@ export class LookForm {
   #service(models) {
     const fields = this.parameters.map((each) => this.#parameter(each));
     if (models.length > 1) {
-      const input = make("select", { id: "param-model", onchange: () => this.#option("model", input.value) },
-        ...models.map((model) => make("option", { value: model.name, selected: this.options.model ? model.name === this.options.model : model.default }, model.title)));
-      fields.unshift(make("label", { class: "field line", for: input.id }, make("span", {}, t("model")), input));
+      const usual = models.find((model) => model.default)?.name;
+      fields.unshift(this.#choice("param-model", t("model"), models.map(({ name, title }) => [name, title]), () => this.options.model ?? usual, (name) => this.#option("model", name)));
     }
-    const again = make("button", { class: "button small-button wide", id: "edges-again", onclick: () => this.onOptions(true) }, t("edgesAgain"));
-    this.again = again;
-    again.hidden = true;
-    const reset = make("button", { class: "button quiet small-button wide", id: "edges-reset", onclick: () => this.#setOptions({}) }, t("edgesReset"));
+    this.again = textButton(t("edgesAgain"), () => this.onOptions(true), "small-button wide", { id: "edges-again", hidden: true });
+    const reset = textButton(t("edgesReset"), () => this.#setOptions({}), "quiet small-button wide", { id: "edges-reset" });
     const mark = make("span", { class: "mark" }, t("changed"));
     this.refreshers.push(() => (reset.hidden = mark.hidden = !Object.keys(this.options).length));
-    return make("details", { class: "more" }, make("summary", {}, t("edges"), " ", mark), make("p", { class: "note" }, t("edgesNote")), ...fields, again, reset);
+    return make("details", { class: "more" }, make("summary", {}, t("edges"), " ", mark), make("p", { class: "note" }, t("edgesNote")), ...fields, this.again, reset);
   }
 
   #setOptions(options) {
@@ -249,23 +249,16 @@ export class LookForm {
     const label = hasText(`param_${name}`) ? t(`param_${name}`) : name;
     const id = `param-${name}`;
     const help = make("p", { class: "note", id: `${id}-help` }, hasText(`help_${name}`) ? t(`help_${name}`) : description);
-    const input = (options) => make("input", { id, "aria-describedby": help.id, ...options });
-    const fieldOf = (kind, ...parts) => make("div", { class: "explained" }, make("label", { class: kind, for: id }, ...parts), help);
+    const more = { "aria-describedby": help.id };
+    const explained = (control) => make("div", { class: "explained" }, control, help);
     const value = () => this.options[name] ?? usual;
-    if (type === "boolean") {
-      const box = input({ type: "checkbox", onchange: () => this.#option(name, box.checked, usual) });
-      this.refreshers.push(() => (box.checked = value()));
-      return fieldOf("check", box, make("span", {}, label));
-    }
-    if (choices?.length) {
-      const select = make("select", { id, "aria-describedby": help.id, onchange: () => this.#option(name, select.value, usual) }, ...choices.map((each) => make("option", { value: each }, each)));
-      this.refreshers.push(() => (select.value = value()));
-      return fieldOf("field line", make("span", {}, label), select);
-    }
+    const write = (chosen) => this.#option(name, chosen, usual);
+    if (type === "boolean") return explained(this.#checkbox(id, label, value, write, more));
+    if (choices?.length) return explained(this.#choice(id, label, choices.map((each) => [each]), value, write, more));
     if (minimum == null || maximum == null) {
-      const line = input({ type: "text", onchange: () => this.#option(name, line.value || undefined, usual ?? undefined) });
+      const line = make("input", { id, type: "text", onchange: () => this.#option(name, line.value || undefined, usual ?? undefined), ...more });
       this.refreshers.push(() => (line.value = value() ?? ""));
-      return fieldOf("field line", make("span", {}, label), line);
+      return explained(make("label", { class: "field line", for: id }, make("span", {}, label), line));
     }
     // What is off by default is off one step below its least value.
     const step = type === "integer" ? 1 : (maximum - minimum) / 100;
@@ -273,12 +266,12 @@ export class LookForm {
     const read = () => (Number(range.value) === off ? null : Number(range.value));
     const out = make("output", {});
     const show = () => (out.textContent = read() === null ? t("off") : `${read()}${UNITS[name] ?? ""}`);
-    const range = input({ type: "range", min: off ?? minimum, max: maximum, step, oninput: show, onchange: () => this.#option(name, read(), usual ?? null) });
+    const range = make("input", { id, type: "range", min: off ?? minimum, max: maximum, step, oninput: show, onchange: () => this.#option(name, read(), usual ?? null), ...more });
     this.refreshers.push(() => {
       range.value = value() ?? off;
       show();
     });
-    return fieldOf("field", make("span", { class: "line" }, label, out), range);
+    return explained(make("label", { class: "field", for: id }, make("span", { class: "line" }, label, out), range));
   }
 }
 

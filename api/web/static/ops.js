@@ -1,5 +1,5 @@
 // The operators' view: what the service does now, every two seconds, and the acts on it.
-import { byId, make, say, toast, translate } from "./elements.js";
+import { byId, make, say, textButton, toast, translate } from "./elements.js";
 import { keyDialog } from "./key.js";
 import { call, readKey } from "./service.js";
 import { bytes, duration, hasText, t } from "./texts.js";
@@ -34,7 +34,7 @@ function row(name, badge, text, ...acts) {
 
 // A button of a row; its label names the row for those who do not see it.
 function act(text, name, run) {
-  return make("button", { class: "button small-button", "aria-label": `${t(text)}: ${name}`, "data-act": `${text} ${name}`, onclick: run }, t(text));
+  return textButton(t(text), run, "small-button", { "aria-label": `${t(text)}: ${name}`, "data-act": `${text} ${name}` });
 }
 
 // Does one act, and tells of which worker, task or webhook it was.
@@ -115,8 +115,8 @@ function headOf(id, shown, total) {
   byId(`${id}-count`).textContent = shown.length < total ? t("opsOf", { shown: shown.length, total }) : total || "";
   const ids = shown.map((each) => each.task_id ?? each.webhook_id);
   const many = (text, method, target) => {
-    const button = make("button", { class: "button small-button", onclick: () =>
-      ask(t(`${text}Title`, { count: ids.length }), t(`${text}Why`), t(text), () => changeAll(ids, method, target, button)) }, t(text));
+    const button = textButton(t(text), () =>
+      ask(t(`${text}Title`, { count: ids.length }), t(`${text}Why`), t(text), () => changeAll(ids, method, target, button)), "small-button");
     return button;
   };
   const acts = id.startsWith("hooks")

@@ -16,7 +16,7 @@ export const isForeign = (photo) => photo.foreign === true && !photo.drawn && !p
 export async function decodeOriginal(photos, photo, decode, { ask = true } = {}) {
   if (!photo.foreign) {
     const file = await photos.original(photo);
-    const picture = await decode(file).catch((error) => {
+    const picture = await decode(file, photo).catch((error) => {
       if (photo.small) throw error; // the browser reads it, and lacks memory for its full size
     });
     if (picture && !(await differs(file, picture, photo))) return picture;
@@ -24,7 +24,7 @@ export async function decodeOriginal(photos, photo, decode, { ask = true } = {})
   }
   if (!ask && isForeign(photo)) return null;
   photo.drawing ??= asking(() => bring(photos, photo)).finally(() => (photo.drawing = null));
-  return decode(await photo.drawing);
+  return decode(await photo.drawing, photo);
 }
 
 // Whether the browser draws a photo otherwise than the service. It may turn it otherwise: of a WebP, for

@@ -352,7 +352,6 @@ for (const button of downloads) {
       return summarize();
     }
     if (!running().length) return downloadAll();
-    tellLeft();
     return byId("some").showModal();
   };
 }
@@ -418,16 +417,18 @@ byId("banner-key").onclick = () => askKey();
 
 async function start() {
   if (!limits && !away) form.build({});
+  let refused = false;
   try {
     await learn();
   } catch (error) {
     // There is something to be seen meanwhile, without a key too.
-    away = error.status !== 401;
+    refused = error.status === 401;
+    away = !refused;
     if (away) setTimeout(start, 3000);
   }
   tellState();
-  form.bringPicture();
-  const found = await photos.restore();
+  if (!refused) form.bringPicture();
+  const found = await photos.restore({ sent: !refused });
   if (found) say(t("found", { count: found }));
   if (history.state && !viewer.photo) reopen(history.state);
 }

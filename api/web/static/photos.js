@@ -22,21 +22,26 @@ const TOLD = ["taskId", "model", "elapsed", "cached", "width", "height"];
 // Errors of a picture that the service does not have any more, as the cards name them.
 const GONE = { task_not_found: "gone", task_expired: "expired" };
 
-// Lets a number of tasks run at once; the others wait in order, the urgent ones first.
+// Lets a number of tasks run at once. The next is the first of those that wait whose rank is highest by then.
 export function limiter(most) {
   let running = 0;
   const waiting = [];
-  return async (act, urgent = false) => {
-    if (running >= most) await new Promise((resolve) => (urgent ? waiting.unshift(resolve) : waiting.push(resolve)));
+  return async (act, rank = () => 0) => {
+    if (running >= most) await new Promise((go) => waiting.push({ go, rank }));
     running += 1;
     try {
       return await act();
     } finally {
       running -= 1;
-      waiting.shift()?.();
+      const ranks = waiting.map((each) => each.rank());
+      waiting.splice(ranks.indexOf(Math.max(...ranks)), 1)[0]?.go();
     }
   };
 }
+
+// Ranks: of what a person waits for, and of a card's picture, by whether it is near to what is seen.
+export const urgent = () => 2;
+export const nearness = (photo) => () => (photo.card?.near ? 1 : 0);
 
 function newId() {
   return [...crypto.getRandomValues(new Uint8Array(12))].map((each) => each.toString(16).padStart(2, "0")).join("");
@@ -118,9 +123,10 @@ export class Photos extends EventTarget {
     }
   }
 
-  // Finds the photos of an earlier visit, those that run as well as those that are done.
-  async restore() {
-    const records = (await kept()).filter((each) => each.owner === ownerMark());
+  // Finds the photos of an earlier visit, those that run as well as those that are done. Of a key that is
+  // refused, only those that it has not sent.
+  async restore({ sent = true } = {}) {
+    const records = (await kept()).filter((each) => each.owner === ownerMark() && (sent || !each.taskId));
     records.sort((one, other) => one.added - other.added);
     let found = 0;
     for (const record of records) {
@@ -152,7 +158,7 @@ export class Photos extends EventTarget {
       Object.assign(photo, { owner: ownerMark(), uploadId: null, former: null, attempt: photo.attempt + 1 });
       if (photo.file || photo.url) photo.taskId = null;
       this.#resume(photo);
-      this.#keep(photo);
+      this.keep(photo);
     }
     document.dispatchEvent(new Event("key-given"));
   }
@@ -177,7 +183,7 @@ export class Photos extends EventTarget {
     photo.error = null;
     if (photo.state === "done") photo.former = Object.fromEntries(TOLD.map((name) => [name, photo[name]]));
     if (!photo.file && !photo.url && former) {
-      this.#set(photo, "waiting", { store: false });
+      this.#show(photo, "waiting");
       try {
         photo.file = await service.getOriginal(former);
       } catch (error) {
@@ -187,7 +193,7 @@ export class Photos extends EventTarget {
     }
     Object.assign(photo, { taskId: null, began: null, attempt: photo.attempt + 1 });
     const run = this.#run(photo, { fresh: true });
-    this.#keep(photo);
+    this.keep(photo);
     await run;
     if (former && photo.taskId && photo.taskId !== former && !photo.former) service.eraseTask(former).catch(() => {});
   }
@@ -223,10 +229,6 @@ export class Photos extends EventTarget {
     };
   }
 
-  keep(photo) {
-    this.#keep(photo);
-  }
-
   // Whether a photo's file can be read. One that has gone or changed since it was chosen gives way to the
   // browser's own copy.
   async #readable(photo) {
@@ -241,15 +243,15 @@ export class Photos extends EventTarget {
   // Returns the picture as it was submitted.
   async original(photo) {
     if (photo.file && photo.taskId && !await this.#readable(photo)) photo.file = null;
-    photo.file ??= await this.#fetch(() => service.getOriginal((photo.former ?? photo).taskId));
+    photo.file ??= await this.#fetch(() => service.getOriginal((photo.former ?? photo).taskId), nearness(photo));
     return photo.file;
   }
 
-  async cutout(photo, urgent = true) {
+  async cutout(photo, rank = urgent) {
     let coming;
     try {
       // Whoever asks meanwhile waits for the same answer.
-      coming = photo.coming ??= photo.cutBlob ?? this.#fetch(() => service.getResult((photo.former ?? photo).taskId), urgent);
+      coming = photo.coming ??= photo.cutBlob ?? this.#fetch(() => service.getResult((photo.former ?? photo).taskId), rank);
       const blob = await coming;
       if (photo.coming === coming) photo.cutBlob = blob; // no newer one has come meanwhile
     } catch (error) {
@@ -287,7 +289,7 @@ export class Photos extends EventTarget {
   // Goes on with a photo that runs, from wherever it is.
   #resume(photo, options) {
     if (!photo.taskId) return this.#run(photo, options);
-    this.#set(photo, "queued", { store: false });
+    this.#show(photo, "queued");
     this.#followAll();
   }
 
@@ -314,7 +316,7 @@ export class Photos extends EventTarget {
     for (const name of KEPT) if (name in record || name === "taskId" || name === "former") photo[name] = record[name];
     Object.assign(photo, { coming: null, cutBlob: null, notice: null });
     if (RUNNING.has(photo.state)) this.#resume(photo);
-    else this.#set(photo, photo.state, { store: false });
+    else this.#show(photo, photo.state);
   }
 
   #drop(photo) {
@@ -341,7 +343,7 @@ export class Photos extends EventTarget {
   // begun, no record is read: that would wait until the files of all others are written.
   async #run(photo, { fresh = false } = {}) {
     const { signal } = (photo.controller = new AbortController());
-    this.#set(photo, "waiting", { store: false });
+    this.#show(photo, "waiting");
     try {
       await alone(photo.id, signal, async () => {
         const record = fresh ? null : await keptOne(photo.id);
@@ -365,12 +367,12 @@ export class Photos extends EventTarget {
     const progress = (sent, all) => {
       photo.notice = null;
       photo.percent = Math.floor((100 * sent) / all);
-      this.#set(photo, "uploading", { store: false });
+      this.#show(photo, "uploading");
     };
     for (let tries = 1, losses = 0; ; tries++) {
       await this.#room(photo, signal);
       try {
-        const task = await service.submit(photo, this.options, { signal, progress, keep: () => this.#keep(photo) });
+        const task = await service.submit(photo, this.options, { signal, progress, keep: () => this.keep(photo) });
         this.#hold(null);
         return task;
       } catch (error) {
@@ -389,7 +391,7 @@ export class Photos extends EventTarget {
     signal.throwIfAborted();
     while (this.held && this.held.until > Date.now()) {
       photo.notice = this.held;
-      this.#set(photo, photo.state, { store: false });
+      this.#show(photo, photo.state);
       await pause((this.held.until - Date.now()) / 1000, signal);
       signal.throwIfAborted();
       // All go on at once when the connection is back, or a key is given.
@@ -430,7 +432,7 @@ export class Photos extends EventTarget {
     const { signal } = (photo.controller = new AbortController());
     this.#set(photo, "fetching");
     try {
-      const cutBlob = await this.#fetch(() => patiently(() => service.getResult(photo.taskId, signal), signal));
+      const cutBlob = await this.#fetch(() => patiently(() => service.getResult(photo.taskId, signal), signal), nearness(photo));
       const { former } = photo;
       Object.assign(photo, { cutBlob, coming: null, former: null, box: undefined });
       this.#set(photo, "done");
@@ -487,13 +489,18 @@ export class Photos extends EventTarget {
     }
   }
 
-  #set(photo, state, { store = true } = {}) {
+  #show(photo, state) {
     photo.state = state;
-    if (store) this.#keep(photo);
     this.#emit("changed", photo);
   }
 
-  #keep(photo) {
+  #set(photo, state) {
+    photo.state = state;
+    this.keep(photo);
+    this.#show(photo, state);
+  }
+
+  keep(photo) {
     return this.list.includes(photo) ? this.#write(photo) : undefined;
   }
 

@@ -1,6 +1,6 @@
 // One photo large: before and after, zoom, touch-up of its alpha with a brush, and its neighbours.
 import { applyStroke, canvasOf, decodeFull, draw, findBox, plan, redoStrokes, solid } from "./compose.js";
-import { busy, icon, iconButton, make, moveSplit, toast } from "./elements.js";
+import { busy, icon, iconButton, make, moveSplit, textButton, toast } from "./elements.js";
 import { decodeOriginal, isForeign } from "./originals.js";
 import { hasCut } from "./photos.js";
 import { t } from "./texts.js";
@@ -50,9 +50,9 @@ export class Viewer {
     const slider = (name, min, max) =>
       make("label", { class: "field" }, make("span", {}, t(name)),
         make("input", { type: "range", min, max, value: this.brush[name], id: `brush-${name}`, oninput: (event) => { this.brush[name] = Number(event.target.value); this.#showCursor(); } }));
-    this.undoButton = make("button", { class: "button small-button", id: "undo", onclick: () => this.undo() }, icon("undo"), make("span", {}, t("undo")));
-    this.redoButton = make("button", { class: "button small-button", id: "redo", onclick: () => this.redo() }, icon("redo"), make("span", {}, t("redo")));
-    this.resetButton = make("button", { class: "button quiet small-button", id: "start-over", onclick: () => this.undo(true) }, t("startOver"));
+    [this.undoButton, this.redoButton] = ["undo", "redo"].map((id) =>
+      make("button", { class: "button small-button", id, onclick: () => this[id]() }, icon(id), make("span", {}, t(id))));
+    this.resetButton = textButton(t("startOver"), () => this.undo(true), "quiet small-button", { id: "start-over" });
     return make("div", { class: "bar-row brushes" }, make("div", { class: "tabs" }, ...kinds), slider("size", 1, 30), slider("softness", 0, 100),
       make("div", { class: "group" }, this.undoButton, this.redoButton, this.resetButton), make("p", { class: "note keys" }, t("brushKeys")));
   }
@@ -461,8 +461,9 @@ export class Viewer {
 
   #listen() {
     const { canvas } = this;
+    const on = canvas.addEventListener.bind(canvas);
     const pointers = new Map();
-    canvas.addEventListener("pointerdown", (event) => {
+    on("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
       pointers.set(event.pointerId, this.#at(event));
       this.dragging = null;
@@ -474,7 +475,7 @@ export class Viewer {
       }
       this.paint();
     });
-    canvas.addEventListener("pointermove", (event) => {
+    on("pointermove", (event) => {
       if (!this.view) return;
       const at = this.#at(event);
       if (this.mode === "touch") this.cursor = this.#inPicture(at);
@@ -504,21 +505,21 @@ export class Viewer {
       this.dragging = null;
       if (pointers.delete(event.pointerId)) this.#end();
     };
-    canvas.addEventListener("pointerup", up);
-    canvas.addEventListener("pointercancel", up);
-    canvas.addEventListener("pointerleave", () => {
+    on("pointerup", up);
+    on("pointercancel", up);
+    on("pointerleave", () => {
       if (!pointers.size) this.cursor = null;
       this.paint();
     });
-    canvas.addEventListener("wheel", (event) => {
+    on("wheel", (event) => {
       event.preventDefault();
       const { x, y } = this.#at(event);
       this.zoomBy(1.0015 ** -event.deltaY, x, y);
     }, { passive: false });
-    canvas.addEventListener("keydown", (event) => this.#key(event));
+    on("keydown", (event) => this.#key(event));
     this.dialog.addEventListener("keydown", (event) => this.#stepKey(event));
-    canvas.addEventListener("keyup", (event) => event.key === " " && this.#end());
-    canvas.addEventListener("blur", () => this.photo && !pointers.size && this.#end());
+    on("keyup", (event) => event.key === " " && this.#end());
+    on("blur", () => this.photo && !pointers.size && this.#end());
   }
 
   // Goes on by keys that move nothing else.
