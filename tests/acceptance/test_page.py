@@ -573,7 +573,7 @@ def test_a_tenant_sees_its_own_photos_and_its_key_reaches_no_address_and_no_log(
         page.get_by_role("button", name="Back").click()
         page.get_by_role("button", name="Enter a key").click()
         mine.use_key(shop)
-        mine.card(coffee.name, "queued")
+        page.locator('.card[data-state="queued"]').nth(1).wait_for()
 
         # After a reload with a key that was revoked, nothing is shown that it has sent.
         keys.revoke("page-shop")

@@ -54,6 +54,9 @@ export function ownerMark() {
   return mark.toString(36);
 }
 
+// Erases a task for which nobody waits any more.
+const discard = (id) => service.eraseTask(id).catch(() => {});
+
 // Waits some seconds, or until the connection or the key is there again.
 function pause(seconds, signal) {
   return new Promise((resolve, reject) => {
@@ -195,7 +198,7 @@ export class Photos extends EventTarget {
     const run = this.#run(photo, { fresh: true });
     this.keep(photo);
     await run;
-    if (former && photo.taskId && photo.taskId !== former && !photo.former) service.eraseTask(former).catch(() => {});
+    if (former && photo.taskId && photo.taskId !== former && !photo.former) discard(former);
   }
 
   // Takes photos off the list, and some seconds later off the service; returns what takes that back.
@@ -436,7 +439,7 @@ export class Photos extends EventTarget {
       const { former } = photo;
       Object.assign(photo, { cutBlob, coming: null, former: null, box: undefined });
       this.#set(photo, "done");
-      if (former) service.eraseTask(former.taskId).catch(() => {});
+      if (former) discard(former.taskId);
     } catch (error) {
       if (error.name !== "AbortError") this.#fail(photo, error);
     }
@@ -455,7 +458,7 @@ export class Photos extends EventTarget {
     const { taskId } = photo;
     Object.assign(photo, photo.former, { former: null, began: null, notice: null });
     this.#set(photo, "done");
-    if (taskId && taskId !== photo.taskId) service.eraseTask(taskId).catch(() => {});
+    if (taskId && taskId !== photo.taskId) discard(taskId);
   }
 
   // Follows all tasks that are not final by one stream; begins anew when their number changes.
