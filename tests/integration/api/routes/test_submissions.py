@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tasks.capacity import Capacity
+from tasks.redis_client import RedisClock
 from tests.support.api import Api
+from tests.support.clock import Clock
 from tests.support.counting import REDIS, STORE, SYNCS, counted_calls
 from tests.support.submissions import data_of, png, task_id_of
 
@@ -18,12 +21,16 @@ SETTINGS = {"auth": "on"}
 
 
 @pytest.fixture
-def shop(api: Api, tmp_path: Path) -> Api:
+def shop(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Api:
+    # Redis's clock and its space are asked for every few seconds, and a heartbeat ends with them.
+    monkeypatch.setattr(RedisClock, "__call__", Clock())
+    capacity = Capacity(api.runtime.redis, api.runtime.settings.data_dir, clock=Clock())
     # A live worker, so that the choice of the queue has something to choose from.
     registry, model = api.runtime.registry, api.services.settings.model
     registry.record_heartbeat("gpu0@test", queue="gpu.test.0", model=model)
     registry.mark_ready("gpu0@test", 90, model=model)
-    synced = api.with_parts(object_store=replace(api.objects, sync_dir=tmp_path))
+    store = replace(api.objects, sync_dir=tmp_path)
+    synced = api.with_parts(object_store=store, capacity=capacity)
     return synced.tenant("shop", rate_per_minute=1000)
 
 
