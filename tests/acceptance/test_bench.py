@@ -123,6 +123,7 @@ def test_services_that_share_a_gpu_are_given_it_and_the_weights(
     ((options, env),) = asked
     assert options == ("--model", "rmbg-2.0", "--workers", "2", "--no-flower")
     assert env == {
+        "RMBG_MODEL": "rmbg-2.0",
         "RMBG_MODEL_PATH": str(loaded[0].model_path),
         "RMBG_PATCH_ORDER": PRESETS["rmbg-2.0"].patch_order,
         "RMBG_DEVICE": loaded[0].device,
