@@ -9,19 +9,21 @@ from redis.connection import AbstractConnection
 from urllib3 import HTTPConnectionPool
 
 REDIS, STORE, SYNCS = "round trips to Redis", "requests to the object store", "syncs of the disk"
+_CLOCK = b"*1\r\n$4\r\nTIME\r\n"
 #: What a new connection begins with, and one that was idle for a while.
 _GREETINGS = {"HELLO", "CLIENT", "SELECT", "PING"}
 
 
 def counted_calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Count calls from now on; a pipeline is one round trip."""
+    """Count calls from now on; a pipeline is one round trip, and Redis's clock is for nothing."""
     counts = Counter[str]()
 
     def count(owner: type, method: str, name: str) -> None:
         real = getattr(owner, method)
 
         def counted(self: object, *args: object, **options: object) -> object:
-            counts[name] += 1
+            # It is asked every few seconds, whatever else is done.
+            counts[name] += args != ([_CLOCK],)
             return real(self, *args, **options)
 
         monkeypatch.setattr(owner, method, counted)
