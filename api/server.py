@@ -44,8 +44,8 @@ _FREE_CHUNKS: Final = 4096
 _BYTES_A_CHUNK: Final = 256
 #: A connection that is kept alive may be silent for this long between two requests.
 KEEP_ALIVE_SECONDS: Final = 15
-#: Most connections of a process, and of one address to it; above that the oldest that waits for a
-#: request is closed for each new one.
+#: Most connections of a process, and of one address to it; above that the one that has waited the
+#: longest, for a request or its turn, is closed for each new one.
 MAX_CONNECTIONS: Final = 4096
 MAX_CONNECTIONS_PER_ADDRESS: Final = 2048
 #: Files that a process has open beside its connections and their bodies: of each thread a picture
@@ -77,11 +77,15 @@ class ConnectionTable:
         self._limit = limit
         self._per_address = per_address
         self._count: Counter[str] = Counter()
-        # Ordered by the time since which each waits for a request.
+        # Ordered by the time since which each waits for a request, or that one for its turn.
         self._waiting: dict[Connection, None] = {}
 
     def add(self, connection: "Connection") -> None:
-        """Add a connection; over a limit, close the one that has waited longest for its request."""
+        """Add a connection; over a limit, close the one that has waited longest.
+
+        What it waits for may be its request, or that one's turn: without the latter the new
+        connections of others would be closed, where one client's requests wait in great number.
+        """
         self._count[connection.address] += 1
         self._waiting[connection] = None
         if self._count[connection.address] > self._per_address:
@@ -97,7 +101,7 @@ class ConnectionTable:
             del self._count[connection.address]
 
     def mark(self, connection: "Connection", *, waiting: bool) -> None:
-        """Say whether a connection waits for a request, so that it may be closed."""
+        """Say whether a connection waits, so that it may be closed."""
         self._waiting.pop(connection, None)
         if waiting:
             self._waiting[connection] = None
@@ -106,7 +110,7 @@ class ConnectionTable:
         for each in self._waiting:
             if address in {None, each.address}:
                 self._waiting.pop(each)
-                each.abort()
+                each.make_room()
                 return
 
 
@@ -278,6 +282,24 @@ class Connection(H11Protocol):
         self._wait = wait
         if self.lost:
             wait.cancel()
+        elif not wait.done():
+            self._table.mark(self, waiting=True)
+            wait.add_done_callback(self._begins)
+
+    def make_room(self) -> None:
+        """Close the connection for a new one; one whose request waits for its turn is told so."""
+        waits = self._wait is not None and not self._wait.done()
+        if waits and self.cycle and not self.cycle.response_started:
+            self._refuse(
+                503,
+                "Too many of your requests wait. Send fewer at once, and this one again later.",
+                "retry-after: 5\r\n",
+            )
+        else:
+            self.abort()
+
+    def _begins(self, _: asyncio.Future[Any]) -> None:
+        self._table.mark(self, waiting=False)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: Java's client offers HTTP/2 with each first request, and goes on without."""
@@ -311,14 +333,14 @@ class Connection(H11Protocol):
             self._head_deadline.cancel()
             self._head_deadline = None
 
-    def _refuse(self, status: int, sentence: str) -> None:
+    def _refuse(self, status: int, sentence: str, header: str = "") -> None:
         self._head_arrived()
         if self.transport.is_closing():
             return
         head = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
             f"content-type: text/plain; charset=utf-8\r\ncontent-length: {len(sentence)}\r\n"
-            "connection: close\r\n\r\n"
+            f"{header}connection: close\r\n\r\n"
         )
         self.transport.write((head + sentence).encode("ascii"))
         self.transport.close()

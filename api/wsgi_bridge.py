@@ -9,6 +9,7 @@ its own, so that what has come is kept when the client or this process dies.
 """
 
 import asyncio
+import hashlib
 import io
 import sys
 import tempfile
@@ -74,6 +75,8 @@ _SLICE_BYTES: Final = 2**18
 _SMALL_ANSWER_BYTES: Final = 2**16
 #: What each call, and each piece of an answer, takes of the event loop.
 _LOOP_SECONDS: Final = 0.0004
+#: How the name of a share begins that is for finding out whose the keys of an address are.
+_NEW_KEYS: Final = "new keys "
 #: Keys whose owners are remembered, so that each owner has turns of its own.
 _KNOWN_KEYS: Final = 4096
 #: Threads of their own for what has to answer when all others are busy.
@@ -173,8 +176,12 @@ class WsgiBridge:
         self._turns = Turns(threads)
         self._health_turns = Turns(_HEALTH_THREADS)
         self._time_shares = TimeShares()
-        # The owners by the keys that were let in, the latest ones.
+        # The owners by the keys that were let in, and the digests of keys that nobody has; the
+        # latest ones.
         self._owners: OrderedDict[str, Owner] = OrderedDict()
+        self._refused_keys: OrderedDict[bytes, None] = OrderedDict()
+        # The requests that wait until it is known whose their key is, by the key.
+        self._identifying: dict[str, list[asyncio.Future[bool]]] = {}
         self.body_shares = BodyShares()
         self._threads = ThreadPoolExecutor(threads, "request")
         self._health_threads = ThreadPoolExecutor(_HEALTH_THREADS, "health")
@@ -214,11 +221,64 @@ class WsgiBridge:
 
     async def call(self, environ: Environ, body: BinaryIO | None = None) -> Answer:
         """Run the application in a thread, and return its answer."""
+        refusal = await self.identify(environ)
+        if refusal is not None:
+            return refusal
         if body is not None:
             environ["wsgi.input"] = body
+        return await self._call(environ)
+
+    async def _call(self, environ: Environ) -> Answer:
         answer = await self._in_share(environ, partial(_call, self._application, environ))
-        self._note_owner(environ)
+        self._note_owner(environ, answer.status)
         return cast("Answer", answer)
+
+    async def identify(self, environ: Environ) -> Answer | None:
+        """Find out whose a request's key is, if this process does not know; return its refusal.
+
+        Until then a request would have to wait among those of its address: without end, where
+        another client behind it sends more than an address may. So one request of each key is
+        judged by its head at once, in a share of its own, and others of that key wait for it.
+        """
+        key = given_key(environ)
+        while key and self._is_new(environ):
+            others = self._identifying.get(key)
+            if others is not None:
+                judged: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+                others.append(judged)
+                environ.get(_ON_WAIT, _ignore)(judged)
+                if await judged:
+                    return None
+                continue  # That client has gone.
+            others = self._identifying[key] = []
+            answer = None
+            try:
+                answer, goes_on = await self.judge_head(environ)
+            finally:
+                del self._identifying[key]
+                for each in others:
+                    if not each.done():
+                        each.set_result(answer is not None)
+            return None if goes_on else answer
+        return None
+
+    async def judge_head(self, environ: Environ) -> tuple[Answer, bool]:
+        """Run the application up to the handler; return its answer, and whether it would go on."""
+        before = environ.get(_HEAD_ONLY)
+        environ[_HEAD_ONLY] = True
+        answer = await self._call(environ)
+        environ[_HEAD_ONLY] = before
+        return answer, environ.pop(_GO_ON, False)
+
+    def _is_new(self, environ: Environ) -> bool:
+        """Return whether a request has a key of which this process does not know whose it is."""
+        key = given_key(environ)
+        return (
+            key is not None
+            and not _is_health_check(environ)
+            and key not in self._owners
+            and _digest(key) not in self._refused_keys
+        )
 
     async def next_piece(self, environ: Environ, answer: Answer) -> bytes | None:
         """Make the next piece of an answer in a thread; at its end, close it and return None."""
@@ -237,17 +297,21 @@ class WsgiBridge:
             asyncio.CancelledError: its client has gone before it began.
         """
         asks = not _is_health_check(environ)
-        on_wait: OnWait = environ.get(_ON_WAIT, lambda _: None)
-        async with self._time_shares.turn(self._sharer(environ), on_wait, asks=asks) as taken:
+        on_wait: OnWait = environ.get(_ON_WAIT, _ignore)
+        sharer = self._sharer(environ)
+        async with self._time_shares.turn(sharer, on_wait, asks=asks) as taken:
             found, seconds = await self._run(environ, function, on_wait)
             taken.append(seconds)
+        if sharer.startswith(_NEW_KEYS):
+            # Its address has no more time than it had, whichever keys it tries.
+            self._time_shares.spend(sharer.removeprefix(_NEW_KEYS), seconds)
         return found
 
     def _sharer(self, environ: Environ) -> str:
         """Return whose share of the time a request takes: health checks have one of their own."""
         if _is_health_check(environ):
             return f"checks {client_network(client_address(environ, self._proxies))}"
-        return self.caller(environ)
+        return f"{_NEW_KEYS * self._is_new(environ)}{self.caller(environ)}"
 
     async def _run(
         self, environ: Environ, function: Callable[[], Any], on_wait: OnWait = lambda _: None
@@ -268,14 +332,16 @@ class WsgiBridge:
         known = self._owners.get(given_key(environ) or "")
         return caller_of({OWNER: known, **environ} if known else environ, self._proxies)
 
-    def _note_owner(self, environ: Environ) -> None:
-        """Remember the owner of a request's key, if the application has let it in."""
+    def _note_owner(self, environ: Environ, status: int) -> None:
+        """Remember the owner of a request's key, or that it has none."""
         key, owner = given_key(environ), cast("Owner", environ.get(OWNER, ANONYMOUS))
-        if key and not owner.anonymous:
-            self._owners[key] = owner
-            self._owners.move_to_end(key)
-            if len(self._owners) > _KNOWN_KEYS:
-                self._owners.popitem(last=False)
+        if not key:
+            return
+        if not owner.anonymous:
+            self._refused_keys.pop(_digest(key), None)
+            _remember(self._owners, key, owner)
+        elif status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            _remember(self._refused_keys, _digest(key), None)
 
 
 @dataclass(slots=True)
@@ -326,10 +392,11 @@ class _Exchange:
 
     async def _judge_head(self) -> Answer | None:
         """Return the refusal of a request by its head alone; None if it may send its body."""
-        self.environ[_HEAD_ONLY] = True
-        answer = await self.bridge.call(self.environ)
-        del self.environ[_HEAD_ONLY]
-        return None if self.environ.pop(_GO_ON, False) else answer
+        refusal = await self.bridge.identify(self.environ)
+        if refusal is not None:
+            return refusal
+        answer, goes_on = await self.bridge.judge_head(self.environ)
+        return None if goes_on else answer
 
     async def _ended_well(self, end: End, reader: BodyReader) -> bool:
         """Return whether the body is complete; else answer why not, if anybody is there."""
@@ -440,6 +507,21 @@ class _Exchange:
             self.connection.abort()
             return False
         return True
+
+
+def _ignore(_: asyncio.Future[Any]) -> None: ...
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _remember(table: OrderedDict[Any, Any], key: object, value: object) -> None:
+    """Set an entry of a table of the latest ones."""
+    table[key] = value
+    table.move_to_end(key)
+    if len(table) > _KNOWN_KEYS:
+        table.popitem(last=False)
 
 
 def _spool() -> Any:  # noqa: ANN401 - the class is private to tempfile

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 from unittest.mock import Mock
 
@@ -63,12 +63,42 @@ async def test_a_wait_is_cancelled_once_its_client_has_gone() -> None:
         assert second.cancelled()
 
 
+async def test_of_too_many_connections_the_one_whose_request_waits_for_its_turn_is_closed() -> None:
+    asked = asyncio.Queue[None]()
+
+    async def answer(scope: Any, _receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's
+        if scope["raw_path"] == b"/waits":
+            wait = asyncio.get_running_loop().create_future()
+            scope["extensions"][CONNECTION].on_wait(wait)
+            asked.put_nowait(None)
+            await asyncio.wait([wait])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async with _listening(answer, most=2) as address, AsyncExitStack() as stack:
+
+        async def send(path: bytes) -> asyncio.StreamReader:
+            reading, to = await asyncio.open_connection(*address)
+            stack.callback(to.close)
+            to.write(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+            return reading
+
+        waiting = []
+        for _ in range(2):
+            waiting.append(await send(b"/waits"))
+            await asked.get()
+        assert await (await send(b"/new")).read(12) == b"HTTP/1.1 200"
+        refusal = await waiting[0].read()
+        assert refusal.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: 5\r\n" in refusal
+
+
 @asynccontextmanager
 async def _listening(
-    answer: ASGIApplication, kind: type[Connection] = Connection
+    answer: ASGIApplication, kind: type[Connection] = Connection, *, most: int = 8
 ) -> AsyncIterator[tuple[str, int]]:
-    """The address of an application."""
-    table, config = ConnectionTable(8, 8), Config(answer, log_config=None)
+    """The address of an application that has so many connections."""
+    table, config = ConnectionTable(most, most), Config(answer, log_config=None)
     config.load()
     listening = await asyncio.get_running_loop().create_server(
         lambda: kind(config, ServerState(), {}, table=table), "127.0.0.1"
@@ -195,7 +225,7 @@ def test_the_connections_of_trusted_proxies_are_not_those_of_one_address(
     table, connections = connection_table(10, proxies), [Mock(address="a") for _ in range(4)]
     for each in connections:
         table.add(each)
-    assert [each.abort.call_count for each in connections] == [closed, 0, 0, 0]
+    assert [each.make_room.call_count for each in connections] == [closed, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

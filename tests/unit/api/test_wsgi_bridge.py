@@ -172,7 +172,30 @@ async def test_a_caller_waits_for_its_share_of_the_time_and_its_health_checks_fo
         assert await any_waits(bridge) == waits
 
 
-@pytest.mark.parametrize(("path", "expected"), [("/busy", 3), ("/api/v1/uploads/x", 4)])
+async def test_the_first_request_of_a_key_does_not_wait_among_those_of_its_address() -> None:
+    app, asked = _app(), list[str | None]()
+    app.add_url_rule("/busy", "busy", _be_busy)
+    app.before_request(lambda: asked.append(given_key(request.environ)))
+    with WsgiBridge(app, threads=_THREADS) as bridge:
+        shares = bridge._time_shares = TimeShares(Clock())  # no share comes back
+        address = shares._of("from 127.0.0.1")
+        await _ask(bridge, "/quick", x_api_key="b")
+        await _ask(bridge, "/busy")
+        waiting = asyncio.ensure_future(_ask(bridge, "/busy"))
+        await asyncio.sleep(0)
+        assert address.waiting
+        asked.clear()
+        used = address.until
+        requests = [_ask(bridge, "/quick", x_api_key="a") for _ in range(3)]
+        assert await asyncio.wait_for(asyncio.gather(*requests), 30) == [200] * 3
+        assert asked == ["a"] * 4, "one of them is judged first"
+        assert not waiting.done()
+        # What finding that out takes is its address's too, whichever keys it tries.
+        assert address.until > used
+        waiting.cancel()
+
+
+@pytest.mark.parametrize(("path", "expected"), [("/busy", 2), ("/api/v1/uploads/x", 3)])
 async def test_a_call_is_not_begun_once_its_client_has_gone_but_for_parts_of_uploads(
     path: str, expected: int
 ) -> None:
@@ -187,7 +210,7 @@ async def test_a_call_is_not_begun_once_its_client_has_gone_but_for_parts_of_upl
     with WsgiBridge(app, threads=_THREADS) as bridge:
         clock = Clock()
         bridge._time_shares = TimeShares(clock)
-        for key in "abb":  # its first call is that of its address
+        for key in "ab":
             await _ask(bridge, "/busy", x_api_key=key)
         scope = _scope(path, x_api_key="b", content_type="application/offset+octet-stream")
         gone = Mock(lost=True, on_wait=lambda wait: wait.cancel())
