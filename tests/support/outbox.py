@@ -25,6 +25,7 @@ from tasks.webhooks.deliveries import (
 from tasks.webhooks.retry import RetryPolicy
 from tests.support.clock import Clock
 from tests.support.jobs import finish, make_job
+from tests.support.receivers import Behaviour, Receiver, answering
 
 PAUSES = (5.0, 300.0, 1800.0)
 
@@ -55,6 +56,9 @@ class Post:
     redis_url: str
     objects: ObjectStore
     threads: ThreadPoolExecutor
+    #: Where webhooks go unless a test says otherwise, and what is answered there.
+    got: Receiver
+    behave: Behaviour = field(default_factory=lambda: answering(200))
     clock: Clock = field(default_factory=lambda: Clock(1.8e9))
     secret: str | None = field(default_factory=new_webhook_secret)
     futures: list[Future[str]] = field(default_factory=list)
@@ -106,18 +110,21 @@ class Post:
         self.wait()
         return sent
 
-    def job(self, url: str | None, **fields: object) -> Job:
+    def job(self, **fields: object) -> Job:
+        """A job that waits; its webhook goes to the receiver unless a field says otherwise."""
         now = self.clock()
-        given = {"created_at": now, "expires_at": now + 86400, "webhook_url": url, **fields}
-        return self.jobs.create(make_job(options={"output_format": "png"}, **given)).job
+        given = {"created_at": now, "expires_at": now + 86400, "webhook_url": self.got.url}
+        return self.jobs.create(
+            make_job(**{"options": {"output_format": "png"}, **given, **fields})
+        ).job
 
     def finish(self, job: Job, status: Status = Status.SUCCEEDED, **facts: object) -> None:
         if status is Status.FAILED:
             facts["error"] = JobError("invalid_image", "It is no picture.")
         finish(self.jobs, job, status, **facts)
 
-    def finished(self, url: str | None, **fields: object) -> Job:
-        job = self.job(url, **fields)
+    def finished(self, **fields: object) -> Job:
+        job = self.job(**fields)
         self.finish(job, result_key=f"results/{job.task_id}/1.png", format="png")
         return job
 

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 from celery import Celery
@@ -13,6 +14,7 @@ from tasks.app import create_celery
 from tasks.cli.jobs import jobs
 from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore
+from tasks.runtime import Runtime
 from tasks.settings import Settings
 from tasks.worker_registry import WorkerRegistry
 from tests.support.clock import Clock
@@ -21,6 +23,7 @@ from tests.support.equal_jobs import EqualJobs
 from tests.support.jobs import make_job
 from tests.support.outbox import Post
 from tests.support.queues import Queues
+from tests.support.receivers import receiver
 from tests.support.services import services_on
 from tests.support.submissions import PICTURE
 
@@ -52,6 +55,11 @@ def emptied(server_settings: dict[str, object]) -> Settings:
 def app(settings: Settings) -> Iterator[Celery]:
     with create_celery(settings) as app:
         yield app
+
+
+@pytest.fixture
+def runtime(settings: Settings, app: Celery, redis: Redis, objects: ObjectStore) -> Runtime:
+    return Runtime(settings, redis=redis, celery_app=app, object_store=objects)
 
 
 @pytest.fixture
@@ -88,8 +96,11 @@ def submit(store: JobStore, objects: ObjectStore) -> Callable[..., str]:
 
 @pytest.fixture
 def post(redis: Redis, redis_url: str, objects: ObjectStore) -> Iterator[Post]:
-    with ThreadPoolExecutor(8) as threads:
-        post = Post(redis, redis_url, objects, threads)
+    def behave(request: BaseHTTPRequestHandler, before: int) -> None:
+        post.behave(request, before)
+
+    with ThreadPoolExecutor(8) as threads, receiver(behave) as got:
+        post = Post(redis, redis_url, objects, threads, got)
         yield post
         post.app.close()
 

@@ -117,17 +117,15 @@ def test_however_a_job_ends_it_is_pending_no_longer(
     assert (_has(quotas)[3], requeued) == (requeued, way != "erase")
 
 
-def test_uploads_are_counted_by_length_and_by_number_complete_or_not(
-    quotas: Quotas, redis: Redis
-) -> None:
-    store, quota = UploadStore(redis), quotas.of(SHOP)
+def test_uploads_are_counted_by_length_and_by_number_complete_or_not(quotas: Quotas) -> None:
+    store, quota = UploadStore(quotas.client), quotas.of(SHOP)
     for name in ("up-1", "up-2"):
         store.create(_upload(name, 30), quota)
     assert _has(quotas) == (60, 2, 2, 0)
     with pytest.raises(QuotaExceededError, match="2 unfinished uploads, and your quota is 2"):
         store.create(_upload("up-3"), quota)
     # Completing one makes room for another, and one of no length never was unfinished.
-    redis.set(redis_keys.upload_lock_key("up-1"), "t")
+    quotas.client.set(redis_keys.upload_lock_key("up-1"), "t")
     store.commit(replace(_upload("up-1", 30), complete=True), "t")
     for number in range(3, KEPT_PER_UNFINISHED * 2 + 1):
         store.create(_upload(f"up-{number}", 0, complete=True), quota)

@@ -8,19 +8,17 @@ from tasks.jobs.job import Status
 from tasks.webhooks.deliveries import Attempt, DeliveryState, RetryDecision
 from tests.support.commands import crash
 from tests.support.outbox import Post
-from tests.support.receivers import holding, receiver
-
-URL = "http://127.0.0.1:9/"
+from tests.support.receivers import holding
 
 
 def test_every_way_to_end_has_its_event(post: Post) -> None:
-    done = post.finished(URL)
+    done = post.finished()
     delivery = post.delivery(done)
     assert delivery.state is DeliveryState.PENDING
     assert post.deliveries.next_due(delivery.id) == post.clock(), "it is there with the job's end"
     assert delivery.id.startswith(f"msg_{done.task_id}_")
-    failed, canceled, poison = post.job(URL), post.job(URL), post.job(URL)
-    late = post.job(URL, deadline=post.clock() + 1)
+    failed, canceled, poison = (post.job() for _ in range(3))
+    late = post.job(deadline=post.clock() + 1)
     post.finish(failed, Status.FAILED)
     post.jobs.cancel(canceled.task_id)
     crash(post.jobs, poison.task_id)
@@ -32,13 +30,17 @@ def test_every_way_to_end_has_its_event(post: Post) -> None:
 
 
 def test_only_the_events_that_were_asked_for_are_born(post: Post) -> None:
-    for url, events, born in ((URL, ["failed"], 0), (URL, ["succeeded"], 1), (None, [], 0)):
-        job = post.finished(url, webhook_events=[f"removal.{each}" for each in events])
+    for fields, born in (
+        ({"webhook_events": ["removal.failed"]}, 0),
+        ({"webhook_events": ["removal.succeeded"]}, 1),
+        ({"webhook_url": None}, 0),
+    ):
+        job = post.finished(**fields)
         assert len(post.deliveries.of(job.task_id)) == born
 
 
 def test_a_job_that_runs_once_more_has_a_second_event(post: Post) -> None:
-    job = post.job(URL)
+    job = post.job()
     post.finish(job, Status.FAILED)
     assert post.jobs.requeue(job.task_id)
     post.finish(job, result_key="results/x", format="png")
@@ -49,7 +51,7 @@ def test_a_job_that_runs_once_more_has_a_second_event(post: Post) -> None:
 
 @pytest.mark.parametrize("counted", ["attempts", "tries"])
 def test_an_attempt_that_a_damaged_count_refuses_changes_nothing(post: Post, counted: str) -> None:
-    delivery = post.delivery(post.finished(URL))
+    delivery = post.delivery(post.finished())
     key = redis_keys.delivery_key(delivery.id)
     post.redis.hset(key, counted, "x")
     record = post.redis.hgetall(key)
@@ -63,7 +65,7 @@ def test_an_attempt_that_a_damaged_count_refuses_changes_nothing(post: Post, cou
 
 
 def test_rows_live_as_long_as_the_record_and_go_with_it(post: Post) -> None:
-    job = post.finished(URL)
+    job = post.finished()
     record = post.redis.ttl(redis_keys.job_key(job.task_id))
     assert abs(post.redis.ttl(redis_keys.delivery_key(post.delivery(job).id)) - record) <= 1
     post.jobs.erase(job.task_id)
@@ -71,17 +73,17 @@ def test_rows_live_as_long_as_the_record_and_go_with_it(post: Post) -> None:
 
 
 def test_a_replay_during_an_attempt_is_sent_once_the_attempt_has_ended(post: Post) -> None:
-    with receiver(holding()) as got:
-        delivery = post.delivery(post.finished(got.url))
-        post.start()
-        assert got.wait_for(1)
-        for _ in range(3):
-            assert post.deliveries.replay(delivery.id, post.clock())
-            # However often it is asked for: one attempt at a time, which holds one thread.
-            assert post.dispatcher.run_once() == 0
-            post.clock.now += 1
-        got.let_go.set()
-        assert post.wait() == ["delivered"]
-        assert post.run() == 1
-        assert got.ids == [delivery.id] * 2
-        assert post.run(60) == 0
+    post.behave = holding()
+    delivery = post.delivery(post.finished())
+    post.start()
+    assert post.got.wait_for(1)
+    for _ in range(3):
+        assert post.deliveries.replay(delivery.id, post.clock())
+        # However often it is asked for: one attempt at a time, which holds one thread.
+        assert post.dispatcher.run_once() == 0
+        post.clock.now += 1
+    post.got.let_go.set()
+    assert post.wait() == ["delivered"]
+    assert post.run() == 1
+    assert post.got.ids == [delivery.id] * 2
+    assert post.run(60) == 0

@@ -45,53 +45,52 @@ def dispatch_and_claim(post: Post, job: Job) -> Claim:
 
 def test_a_webhook_costs_few_round_trips(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     """These counts do not depend on the clock; who raises one knows what each job pays."""
-    with receiver(answering(200)) as got:
-        post.finished(got.url)
-        post.run()  # the first also connects, and loads the scripts
-        post.finished(got.url)
-        counts = counted_calls(monkeypatch)
-        assert post.run() == 1
+    post.finished()
+    post.run()  # the first also connects, and loads the scripts
+    post.finished()
+    counts = counted_calls(monkeypatch)
+    assert post.run() == 1
     assert counts[REDIS] <= 16
 
 
 def test_it_is_tried_after_each_pause_then_is_dead_and_can_be_replayed(post: Post) -> None:
-    with receiver(answering(500, 500, 500, 500, 200)) as got:
-        job = post.finished(got.url)
-        assert post.run() == 1
-        for pause in PAUSES:
-            assert post.run(pause - 0.1) == 0, "not before its time"
-            assert post.run(0.2) == 1
-        assert states(post, job) == {DEAD}
-        assert [each.id for each in post.deliveries.dead(10)] == [post.delivery(job).id]
-        assert post.run(86400 / 2) == 0
-        assert post.deliveries.replay(post.delivery(job).id, post.clock())
-        post.run()
+    post.behave = answering(500, 500, 500, 500, 200)
+    job = post.finished()
+    assert post.run() == 1
+    for pause in PAUSES:
+        assert post.run(pause - 0.1) == 0, "not before its time"
+        assert post.run(0.2) == 1
+    assert states(post, job) == {DEAD}
+    assert [each.id for each in post.deliveries.dead(10)] == [post.delivery(job).id]
+    assert post.run(86400 / 2) == 0
+    assert post.deliveries.replay(post.delivery(job).id, post.clock())
+    post.run()
     assert states(post, job) == {DELIVERED}
     assert post.deliveries.dead(10) == []
     attempts = post.deliveries.attempts(post.delivery(job).id)
     assert [each.status for each in attempts] == [500, 500, 500, 500, 200]
-    assert len(set(got.ids)) == 1
-    assert len({each["webhook-timestamp"] for each in got.headers}) == 5
-    data = [json.loads(body)["data"] for body in got.bodies]
+    assert len(set(post.got.ids)) == 1
+    assert len({each["webhook-timestamp"] for each in post.got.headers}) == 5
+    data = [json.loads(body)["data"] for body in post.got.bodies]
     assert len({each["urls_expire_at"] for each in data}) == 5, "each is signed at its own time"
     assert {each["task_id"] for each in data} == {job.task_id}
     assert post.outcomes == {"refused": 4, "delivered": 1}
 
 
 def test_410_disables_the_target_until_somebody_replays(post: Post) -> None:
-    with receiver(answering(410, 200)) as got:
-        first = post.finished(got.url)
-        post.run()
-        assert states(post, first) == {DEAD}
-        second = post.finished(got.url)
-        post.run(1)
-        assert len(got.bodies) == 1, "a disabled target is not called"
-        assert "410" in post.delivery(second).reason
-        assert post.deliveries.replay(post.delivery(second).id, post.clock())
-        post.run()
-        third = post.finished(got.url)
-        post.run()
-        assert states(post, second, third) == {DELIVERED}, "it took one, so it is there again"
+    post.behave = answering(410, 200)
+    first = post.finished()
+    post.run()
+    assert states(post, first) == {DEAD}
+    second = post.finished()
+    post.run(1)
+    assert len(post.got.bodies) == 1, "a disabled target is not called"
+    assert "410" in post.delivery(second).reason
+    assert post.deliveries.replay(post.delivery(second).id, post.clock())
+    post.run()
+    third = post.finished()
+    post.run()
+    assert states(post, second, third) == {DELIVERED}, "it took one, so it is there again"
 
 
 @pytest.mark.parametrize(
@@ -110,9 +109,9 @@ def test_an_answer_that_is_cut_off_or_never_ends(
 ) -> None:
     post.runner = replace(post.runner, seconds=0.3 if hangs else 10.0)
     behave = holding(text) if hangs else lambda request, _before: request.wfile.write(text)
-    with receiver(behave) as got:
-        job = post.finished(got.url)
-        post.run()
+    post.behave = behave
+    job = post.finished()
+    post.run()
     (attempt,) = post.deliveries.attempts(post.delivery(job).id)
     assert (attempt.outcome, attempt.status, post.delivery(job).state) == end
 
@@ -120,7 +119,7 @@ def test_an_answer_that_is_cut_off_or_never_ends(
 def test_a_receiver_that_is_down_for_a_minute(post: Post) -> None:
     with receiver(answering(200)) as gone:
         pass
-    jobs = [post.finished(gone.url) for _ in range(12)]
+    jobs = [post.finished(webhook_url=gone.url) for _ in range(12)]
     # One attempt after the other, so that the last failure decides how long the breaker is open.
     with ThreadPoolExecutor(1) as post.threads:
         for _ in range(12):
@@ -135,46 +134,46 @@ def test_a_receiver_that_is_down_for_a_minute(post: Post) -> None:
 
 
 def test_a_busy_receiver_is_left_alone_by_the_owner_that_it_answered(post: Post) -> None:
-    with receiver(answering(503, 200, Retry_After="120")) as got:
-        first = post.finished(got.url)
-        post.run()
-        second, other = post.finished(got.url), post.finished(got.url, owner="2")
-        post.run(60)
-        assert states(post, other) == {DELIVERED}
-        assert post.delivery(second).attempts == 0, "a pause of the host is no attempt"
-        post.run(61)
-        post.run(5)
+    post.behave = answering(503, 200, Retry_After="120")
+    first = post.finished()
+    post.run()
+    second, other = post.finished(), post.finished(owner="2")
+    post.run(60)
+    assert states(post, other) == {DELIVERED}
+    assert post.delivery(second).attempts == 0, "a pause of the host is no attempt"
+    post.run(61)
+    post.run(5)
     assert states(post, first, second) == {DELIVERED}
 
 
 def test_a_clock_that_jumps_ends_no_delivery(post: Post) -> None:
     check = ClockCheck(post.redis, redis_time=lambda _: post.clock())
     check.confirm()
-    with receiver(answering(500)) as got:
-        job, late = (post.finished(got.url, expires_at=post.clock() + 4000) for _ in range(2))
-        post.deliveries.postpone({post.delivery(late).id: post.clock() + 4001}, post.clock())
-        post.run(3997)
-        # Its next attempt would be after the expiry, and the other one's is.
-        post.run(10)
-        assert states(post, job, late) == {PENDING}
-        check.confirm()
-        post.run(60)
+    post.behave = answering(500)
+    job, late = (post.finished(expires_at=post.clock() + 4000) for _ in range(2))
+    post.deliveries.postpone({post.delivery(late).id: post.clock() + 4001}, post.clock())
+    post.run(3997)
+    # Its next attempt would be after the expiry, and the other one's is.
+    post.run(10)
+    assert states(post, job, late) == {PENDING}
+    check.confirm()
+    post.run(60)
     assert states(post, job, late) == {DEAD}
-    assert len(got.bodies) == 1
+    assert len(post.got.bodies) == 1
 
 
 def test_what_has_expired_is_not_sent_unless_somebody_replays_it(post: Post) -> None:
-    with receiver(answering(500, 200)) as got:
-        job, late = (post.finished(got.url, expires_at=post.clock() + 4) for _ in range(2))
-        post.deliveries.postpone({post.delivery(late).id: post.clock() + 1}, post.clock())
-        post.run()
-        assert "expire" in post.delivery(job).reason
-        post.run(10)
-        assert "expired" in post.delivery(late).reason
-        assert len(got.bodies) == 1
-        assert post.deliveries.replay(post.delivery(late).id, post.clock())
-        post.run()
-    data = json.loads(got.bodies[1])["data"]
+    post.behave = answering(500, 200)
+    job, late = (post.finished(expires_at=post.clock() + 4) for _ in range(2))
+    post.deliveries.postpone({post.delivery(late).id: post.clock() + 1}, post.clock())
+    post.run()
+    assert "expire" in post.delivery(job).reason
+    post.run(10)
+    assert "expired" in post.delivery(late).reason
+    assert len(post.got.bodies) == 1
+    assert post.deliveries.replay(post.delivery(late).id, post.clock())
+    post.run()
+    data = json.loads(post.got.bodies[1])["data"]
     assert (data["status"], data["result_url"]) == ("expired", None)
     assert states(post, late) == {DELIVERED}
 
@@ -189,11 +188,10 @@ def test_a_replay_while_a_worker_begins_an_attempt_is_made_by_that(
         store.replay(webhook_id, post.clock())
         return before
 
-    with receiver(answering(200)) as got:
-        job = post.finished(got.url, expires_at=post.clock() + 4)
-        post.clock.now += 5
-        monkeypatch.setattr(DeliveryStore, "get", replayed_then)
-        post.run()
+    job = post.finished(expires_at=post.clock() + 4)
+    post.clock.now += 5
+    monkeypatch.setattr(DeliveryStore, "get", replayed_then)
+    post.run()
     assert states(post, job) == {DELIVERED}, "the replay of an event that has expired"
 
 
@@ -203,79 +201,76 @@ def test_a_replay_while_a_worker_begins_an_attempt_is_made_by_that(
 def test_what_is_dropped_during_an_attempt_is_not_tried_again(
     post: Post, status: int, state: DeliveryState
 ) -> None:
-    with receiver(holding(then=answering(status))) as got:
-        job = post.finished(got.url)
-        post.start()
-        assert got.wait_for(1)
-        assert post.deliveries.drop(post.delivery(job).id)
-        got.let_go.set()
-        post.wait()
-        assert post.run(86400 / 2) == 0
+    post.behave = holding(then=answering(status))
+    job = post.finished()
+    post.start()
+    assert post.got.wait_for(1)
+    assert post.deliveries.drop(post.delivery(job).id)
+    post.got.let_go.set()
+    post.wait()
+    assert post.run(86400 / 2) == 0
     assert states(post, job) == {state}
     assert post.deliveries.waiting(1) == []
 
 
 def test_without_a_secret_nothing_is_sent(post: Post) -> None:
     post.secret = None
-    with receiver(answering(200)) as got:
-        job = post.finished(got.url)
-        post.run()
-    assert got.bodies == []
+    job = post.finished()
+    post.run()
+    assert post.got.bodies == []
     assert post.outcomes == {"not_sent": 1}
     assert "RMBG_WEBHOOK_SECRET" in post.delivery(job).reason
 
 
 def test_a_worker_that_dies_or_is_too_slow_leaves_its_claim_to_others(post: Post) -> None:
-    with receiver(answering(200)) as got:
-        job = post.finished(got.url)
-        row, claim = post.delivery(job), dispatch_and_claim(post, job)
-        assert post.run() == 0, "an attempt runs"
-        post.clock.now += 31
-        dispatch_and_claim(post, job)  # another worker took over
-        decision = post.runner.policy.decide(row, 410, None, post.clock())
-        assert post.deliveries.record_attempt(row, claim.token, None, decision) == "late"
-        assert states(post, job) == {PENDING}
-        assert post.run(31) == 1
+    job = post.finished()
+    row, claim = post.delivery(job), dispatch_and_claim(post, job)
+    assert post.run() == 0, "an attempt runs"
+    post.clock.now += 31
+    dispatch_and_claim(post, job)  # another worker took over
+    decision = post.runner.policy.decide(row, 410, None, post.clock())
+    assert post.deliveries.record_attempt(row, claim.token, None, decision) == "late"
+    assert states(post, job) == {PENDING}
+    assert post.run(31) == 1
     assert states(post, job) == {DELIVERED}
-    assert len(got.bodies) == 1
+    assert len(post.got.bodies) == 1
 
 
 def test_a_lost_message_is_sent_again_and_not_before_its_time(post: Post) -> None:
-    with receiver(answering(200)) as got:
-        job = post.finished(got.url)
-        webhook_id = post.delivery(job).id
-        assert post.dispatcher.run_once() == 1
-        assert post.messages() == [(webhook_id, webhook_id)], "Flower finds it by its id"
-        assert post.run(DISPATCH_SECONDS - 1) == 0
-        post.clock.now += 2
-        assert post.dispatcher.run_once() == 1
-        assert post.messages() == [(f"{webhook_id}.2", webhook_id)], "the first may be revoked"
-        assert post.run(DISPATCH_SECONDS + 1) == 1
+    job = post.finished()
+    webhook_id = post.delivery(job).id
+    assert post.dispatcher.run_once() == 1
+    assert post.messages() == [(webhook_id, webhook_id)], "Flower finds it by its id"
+    assert post.run(DISPATCH_SECONDS - 1) == 0
+    post.clock.now += 2
+    assert post.dispatcher.run_once() == 1
+    assert post.messages() == [(f"{webhook_id}.2", webhook_id)], "the first may be revoked"
+    assert post.run(DISPATCH_SECONDS + 1) == 1
     assert (post.delivery(job).state, post.delivery(job).attempts) == (DELIVERED, 1)
 
 
 def test_a_message_that_comes_twice_makes_one_attempt(post: Post) -> None:
-    with receiver(answering(500, 200)) as got:
-        row = post.delivery(post.finished(got.url))
-        webhook_id = row.id
-        assert post.run() == 1
-        # A dispatcher that read it before another one sent it.
-        assert post.deliveries.dispatch(row, post.clock(), seconds=9, limit=4, threads=9) == NOT_DUE
-        assert post.runner.run(webhook_id) == "not_claimed", "after the attempt"
-        post.clock.now += PAUSES[0] + 1
-        assert post.runner.run(webhook_id) == "not_claimed", "before it is dispatched"
-        post.dispatcher.run_once()
-        twice = [post.runner.run(webhook_id) for _ in range(2)]
-        assert twice == ["delivered", "not_claimed"]
-        post.run()
-        assert len(got.bodies) == 2
+    post.behave = answering(500, 200)
+    row = post.delivery(post.finished())
+    webhook_id = row.id
+    assert post.run() == 1
+    # A dispatcher that read it before another one sent it.
+    assert post.deliveries.dispatch(row, post.clock(), seconds=9, limit=4, threads=9) == NOT_DUE
+    assert post.runner.run(webhook_id) == "not_claimed", "after the attempt"
+    post.clock.now += PAUSES[0] + 1
+    assert post.runner.run(webhook_id) == "not_claimed", "before it is dispatched"
+    post.dispatcher.run_once()
+    twice = [post.runner.run(webhook_id) for _ in range(2)]
+    assert twice == ["delivered", "not_claimed"]
+    post.run()
+    assert len(post.got.bodies) == 2
     assert post.runner.run("msg_unknown_1") == "not_claimed"
 
 
 def test_the_queue_does_not_grow_for_ever(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "MAX_QUEUED", 5)
     for number in range(8):
-        post.finished(f"http://127.0.0.1:{9 + number}/")
+        post.finished(webhook_url=f"http://127.0.0.1:{9 + number}/")
     for _ in range(5):
         post.dispatcher.run_once()
         post.clock.now += DISPATCH_SECONDS + 1
@@ -283,15 +278,14 @@ def test_the_queue_does_not_grow_for_ever(post: Post, monkeypatch: pytest.Monkey
 
 
 def test_a_host_has_a_few_deliveries_in_flight(post: Post) -> None:
-    with receiver(answering(200)) as got:
-        jobs = [post.finished(got.url) for _ in range(MAX_PER_HOST + 3)]
-        assert post.dispatcher.run_once() == MAX_PER_HOST
-        assert replace(post.dispatcher).run_once() == 0, "another dispatcher counts them too"
-        post.clock.now += 1
-        assert post.dispatcher.run_once() == 0, "none has ended"
-        post.work()
-        post.wait()
-        assert post.run(1) == 3
+    jobs = [post.finished() for _ in range(MAX_PER_HOST + 3)]
+    assert post.dispatcher.run_once() == MAX_PER_HOST
+    assert replace(post.dispatcher).run_once() == 0, "another dispatcher counts them too"
+    post.clock.now += 1
+    assert post.dispatcher.run_once() == 0, "none has ended"
+    post.work()
+    post.wait()
+    assert post.run(1) == 3
     assert states(post, *jobs) == {DELIVERED}
 
 
@@ -300,8 +294,7 @@ def test_a_host_has_a_few_deliveries_in_flight(post: Post) -> None:
 def test_attempts_at_what_was_erased_or_dropped_make_room(
     post: Post, *, dropped: bool, recorded: bool
 ) -> None:
-    url = "http://127.0.0.1:9/"
-    rows = [post.delivery(post.finished(url)) for _ in range(MAX_PER_HOST)]
+    rows = [post.delivery(post.finished()) for _ in range(MAX_PER_HOST)]
     assert post.dispatcher.run_once() == MAX_PER_HOST
     for row in rows:
         claim = post.deliveries.claim(row, post.clock(), seconds=30)
@@ -314,7 +307,7 @@ def test_attempts_at_what_was_erased_or_dropped_make_room(
             post.deliveries.record_attempt(row, claim.token, None, decision)
         else:
             post.deliveries.release(row, claim.token, post.clock())
-    post.finished(url)
+    post.finished()
     assert post.dispatcher.run_once() == 1
 
 
@@ -327,7 +320,7 @@ def test_a_host_that_hangs_delays_no_other(post: Post, monkeypatch: pytest.Monke
         receiver(answering(200)) as good,
     ):
         for url in (*[slow.url] * 13, good.url):
-            post.finished(url)
+            post.finished(webhook_url=url)
             post.clock.now += 0.01  # so that they are due in this order
         post.start()
         assert good.wait_for(1, 10), "one pass has to reach it, and one thread is free"
@@ -337,31 +330,29 @@ def test_a_host_that_hangs_delays_no_other(post: Post, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("field", ["created_at", "dispatches"])
 def test_a_damaged_delivery_holds_up_no_other_and_goes_once_mended(post: Post, field: str) -> None:
-    with receiver(answering(200)) as got:
-        bad, good = post.finished(got.url), post.finished(got.url)
-        webhook_id = post.delivery(bad).id
-        key = redis_keys.delivery_key(webhook_id)
-        before = post.redis.hget(key, field)
-        post.redis.hset(key, field, "x")
-        assert post.run() == 1
-        assert states(post, good) == {DELIVERED}
-        assert post.deliveries.next_due(webhook_id) == post.clock() + 60
-        post.redis.hset(key, field, before or 0)
-        assert post.run(61) == 1
+    bad, good = post.finished(), post.finished()
+    webhook_id = post.delivery(bad).id
+    key = redis_keys.delivery_key(webhook_id)
+    before = post.redis.hget(key, field)
+    post.redis.hset(key, field, "x")
+    assert post.run() == 1
+    assert states(post, good) == {DELIVERED}
+    assert post.deliveries.next_due(webhook_id) == post.clock() + 60
+    post.redis.hset(key, field, before or 0)
+    assert post.run(61) == 1
     assert states(post, bad) == {DELIVERED}
 
 
 def test_tasks_that_are_damaged_keep_no_slot_of_their_host(post: Post) -> None:
-    with receiver(answering(200)) as got:
-        damaged = [post.finished(got.url) for _ in range(MAX_PER_HOST)]
-        for job in damaged:
-            post.redis.hset(redis_keys.job_key(job.task_id), "created_at", "x")
-        assert post.start() == MAX_PER_HOST
-        ended, _ = wait(post.futures, 10)
-        post.futures.clear()
-        assert [type(each.exception()) for each in ended] == [UnreadableRecordError] * MAX_PER_HOST
-        good = post.finished(got.url)
-        assert post.run(1) == 1
+    damaged = [post.finished() for _ in range(MAX_PER_HOST)]
+    for job in damaged:
+        post.redis.hset(redis_keys.job_key(job.task_id), "created_at", "x")
+    assert post.start() == MAX_PER_HOST
+    ended, _ = wait(post.futures, 10)
+    post.futures.clear()
+    assert [type(each.exception()) for each in ended] == [UnreadableRecordError] * MAX_PER_HOST
+    good = post.finished()
+    assert post.run(1) == 1
     assert states(post, good) == {DELIVERED}
     assert post.deliveries.next_due(post.delivery(damaged[0]).id) == post.clock() + 59
 
@@ -371,13 +362,16 @@ def test_one_owners_many_hosts_leave_threads_to_each_other_owner(
 ) -> None:
     monkeypatch.setattr(sending, "_PAGE_SIZE", 80)
     for number in range(100):
-        post.finished(f"http://127.0.0.1:{20_000 + number}/", owner="slow")
-    quick = post.finished("http://127.0.0.1:9/", owner="quick")
+        post.finished(webhook_url=f"http://127.0.0.1:{20_000 + number}/", owner="slow")
+    quick = post.finished(webhook_url="http://127.0.0.1:9/", owner="quick")
     assert post.dispatcher.run_once() == THREADS // 2 + 1, "though a page is 80 of the slow one's"
     assert post.delivery(quick).id in [each for _, each in post.messages()]
     post.clock.now += 1
     assert len(post.deliveries.due(post.clock(), 1000)) < 60, "it comes back little by little"
-    second = [post.finished(f"http://127.0.0.1:{number + 1}/", owner="2") for number in range(20)]
+    second = [
+        post.finished(webhook_url=f"http://127.0.0.1:{number + 1}/", owner="2")
+        for number in range(20)
+    ]
     post.clock.now += 4
     assert post.dispatcher.run_once() == (THREADS - THREADS // 2) // 2, "a share of what is left"
     taken = {each for _, each in post.messages()}
@@ -396,7 +390,7 @@ def _end_slow(post: Post, row: Delivery, claim: Claim) -> None:
 
 def test_owners_that_turn_slow_at_once_delay_a_quick_one_by_seconds(post: Post) -> None:
     for number in range(THREADS + 8):
-        post.finished("http://127.0.0.1:9/", owner=f"slow {number}")
+        post.finished(webhook_url="http://127.0.0.1:9/", owner=f"slow {number}")
     running, waits = [], []
     for step in range(24):
         post.clock.now += 1
@@ -405,7 +399,7 @@ def test_owners_that_turn_slow_at_once_delay_a_quick_one_by_seconds(post: Post) 
             _end_slow(post, row, claim)
         running = [each for each in running if each[0] > now]
         if step % 3 == 0:
-            post.finished("http://127.0.0.1:8/", owner="quick")
+            post.finished(webhook_url="http://127.0.0.1:8/", owner="quick")
         post.dispatcher.run_once()
         for _, webhook_id in post.messages():
             row = post.deliveries.get(webhook_id)
@@ -427,18 +421,18 @@ def test_an_attempt_cut_short_counts_as_none(post: Post, monkeypatch: pytest.Mon
     monkeypatch.setattr(sending, "SHORT_SECONDS", 0.2)
     others = {f"other {number}": post.clock() + 0.5 for number in range(THREADS // 2)}
     post.redis.zadd("rmbg:webhooks:in_flight_slow", others)
-    with receiver(holding()) as got:
-        job = post.finished(got.url)
-        post.start()
-        assert post.wait() == ["cut_short"]
-        assert post.run(0.1) == 0
-        assert post.deliveries.attempts(post.delivery(job).id) == []
-        post.clock.now += 1
-        post.start()
-        assert got.wait_for(2)
-        got.let_go.set()
-        assert post.wait() == ["delivered"]
-    assert len(set(got.ids)) == 1
+    post.behave = holding()
+    job = post.finished()
+    post.start()
+    assert post.wait() == ["cut_short"]
+    assert post.run(0.1) == 0
+    assert post.deliveries.attempts(post.delivery(job).id) == []
+    post.clock.now += 1
+    post.start()
+    assert post.got.wait_for(2)
+    post.got.let_go.set()
+    assert post.wait() == ["delivered"]
+    assert len(set(post.got.ids)) == 1
 
 
 def test_a_shorter_pause_never_ends_a_longer_one(post: Post) -> None:
@@ -457,7 +451,7 @@ def test_a_shorter_pause_never_ends_a_longer_one(post: Post) -> None:
 
 def test_the_latest_gone_targets_are_known(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deliveries, "_MAX_GONE", 3)
-    first = post.delivery(post.finished("http://127.0.0.1:9/"))
+    first = post.delivery(post.finished())
     targets = [replace(first, url=f"http://127.0.0.1:9/{number}") for number in range(5)]
     for number, target in enumerate(targets):
         post.deliveries.disable(target, post.clock() + number)

@@ -13,13 +13,11 @@ from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 from kombu import Connection, Message
 from kombu import Consumer as TaskConsumer
-from redis import Redis
 
 from tasks import redis_keys
 from tasks.jobs.job import Status
 from tasks.jobs.store import Dispatch, JobStore
 from tasks.runtime import Runtime
-from tasks.settings import Settings
 from tasks.worker import monitor as module
 from tasks.worker.monitor import LivenessTimeout, WorkerMonitor, kill_child, resident_bytes
 from tasks.worker_registry import Worker
@@ -51,7 +49,8 @@ class FakeConsumer:
 class Parent:
     """A worker's parent with one child, which has yet to answer; `killed` are those it killed."""
 
-    def __init__(self, app: Celery, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime) -> None:
+        app = runtime.celery_app
         app.amqp.queues.select(QUEUES)
         self.redis, self.registry = runtime.redis, runtime.registry
         self.consumer, self.clock = FakeConsumer(app), Clock()
@@ -79,10 +78,8 @@ class Parent:
 
 
 @pytest.fixture
-def parent(
-    app: Celery, settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> Parent:
-    parent = Parent(app, Runtime(settings, redis=redis))
+def parent(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Parent:
+    parent = Parent(runtime)
     monkeypatch.setattr(module, "kill_child", parent.killed.append)
     return parent
 
@@ -95,18 +92,10 @@ def ready(parent: Parent) -> Parent:
     return parent
 
 
-def test_of_two_of_one_name_the_later_ends(app: Celery, settings: Settings, redis: Redis) -> None:
-    ends, worker = (Mock(), Mock()), SimpleNamespace(hostname=WORKER, app=app)
-    first, second = (
-        WorkerMonitor(
-            Runtime(settings, redis=redis),
-            worker,
-            LivenessTimeout(90, 6),
-            children=set,
-            end_namesake=end,
-        )
-        for end in ends
-    )
+def test_of_two_of_one_name_the_later_ends(runtime: Runtime) -> None:
+    ends, worker = (Mock(), Mock()), SimpleNamespace(hostname=WORKER, app=runtime.celery_app)
+    parts = (runtime, worker, LivenessTimeout(90, 6))
+    first, second = (WorkerMonitor(*parts, children=set, end_namesake=end) for end in ends)
     # Neither knows at first whether what it finds is left from one that was killed.
     for monitor in (second, first, second, first, second):
         monitor.tick()

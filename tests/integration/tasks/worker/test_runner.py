@@ -23,7 +23,6 @@ from tasks.jobs.job import INTERNAL_ERROR, Job, Status, new_task_id
 from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore, background_key, results_prefix
 from tasks.runtime import Runtime
-from tasks.settings import Settings
 from tasks.worker import runner as module
 from tasks.worker.runner import Runner
 from tasks.worker_registry import WorkerRegistry
@@ -39,9 +38,8 @@ FULL, BROKEN = GpuOutOfMemoryError("full"), GpuFaultError("illegal address")
 
 
 @pytest.fixture
-def runner(settings: Settings, redis: Redis, objects: ObjectStore) -> Runner:
+def runner(runtime: Runtime) -> Runner:
     """Its process would only be told to leave."""
-    runtime = Runtime(settings, redis=redis, object_store=objects)
     return make_runner(runtime, FakeModel(), worker=WORKER, exit_child=Mock())
 
 
