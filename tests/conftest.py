@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coverage import Coverage
 from hypothesis import settings
 from redis import Redis
 from xdist.scheduler import LoadFileScheduling
@@ -55,6 +56,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the service, whose tests take longest."""
     items.sort(key=lambda item: _group(item) != SERVICE)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """Save what was measured: pytest-xdist kills a test process that takes 10 s to end."""
+    if (measured := Coverage.current()) is not None:
+        measured.save()
 
 
 @pytest.hookimpl(trylast=True)
