@@ -255,10 +255,19 @@ def test_a_server_that_drips_is_cut_off(head: bytes) -> None:
 
 
 def test_a_post_reads_the_status_and_the_beginning_of_the_answer_and_does_not_follow() -> None:
-    moved = b"HTTP/1.1 301 Moved\r\nLocation: http://127.0.0.1/\r\nRetry-After: 7\r\n\r\n"
-    with serving(_repeated(moved, b"y")) as port:
+    sent = []
+
+    def flood(request: Request) -> None:
+        head = b"HTTP/1.1 301 Moved\r\nLocation: http://127.0.0.1/\r\nRetry-After: 7\r\n\r\n"
+        request.wfile.write(head)
+        for _ in range(100):
+            request.wfile.write(b"y" * 2**20)
+            sent.append(1)
+
+    with serving(flood) as port:
         got = _post(port, Deadline(15))
     assert (got.status, got.body, got.retry_after) == (301, b"y" * 500, "7")
+    assert len(sent) < 50, "100 MiB are not read"
 
 
 def test_an_answer_may_take_longer_than_a_connection() -> None:
